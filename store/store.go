@@ -1,0 +1,224 @@
+// Package store holds narbor's vocabulary and what is on this machine's disk: the Nix store (metadata by
+// the worker protocol, archive bytes straight from the files), directories in Nix's binary-cache layout, and
+// the spool of verified archives that wait for Nix.
+//
+// Nothing here decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes
+// of a [NAR] are unchecked until a [Draft] has compared their hash. The package never logs, and imports no
+// other package of narbor.
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/ipfs/go-cid"
+	"github.com/multiformats/go-multihash"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
+)
+
+// Dir is the only store directory narbor knows: upstream signatures name it, so no other can be shared.
+const Dir = "/nix/store"
+
+// BlockSize is the length in bytes of every block of a NAR but the last, which may be shorter. A NAR no longer
+// than this is a single block, whose CID is the one that the upstream signature names.
+const BlockSize = 256 << 10
+
+// MaxNarSize bounds the NarSize that a claim may state: 1 TiB, far above any real store path, and low enough
+// that sums of sizes never overflow.
+const MaxNarSize = 1 << 40
+
+const (
+	hashPartLen = 32  // characters of nixbase32: 20 bytes
+	maxNameLen  = 211 // Nix's own limit for what follows "<hash part>-"
+)
+
+var (
+	// ErrNotFound says that a source does not have what was asked for. It is an answer, not a failure.
+	ErrNotFound = errors.New("not found")
+	// ErrCorrupt says that bytes are not what their hash, size or format promised.
+	ErrCorrupt = errors.New("corrupt")
+)
+
+// HashPart is the 32 characters that begin a store path's base name, and by which Nix asks for it.
+type HashPart string
+
+// ParseHashPart accepts exactly 32 characters of Nix's base-32 alphabet.
+func ParseHashPart(s string) (HashPart, error) {
+	if len(s) != hashPartLen || nixbase32.ValidateString(s) != nil {
+		return "", fmt.Errorf("%.40q is not a hash part: want %d characters of Nix's base 32", s, hashPartLen)
+	}
+	return HashPart(s), nil
+}
+
+// HashPartFromBytes is the inverse of [HashPart.Bytes]. Every value of 20 bytes is a hash part.
+func HashPartFromBytes(b [20]byte) HashPart { return HashPart(nixbase32.EncodeToString(b[:])) }
+
+// Bytes returns the 20 bytes that the hash part encodes, which is how it travels between neighbours.
+func (h HashPart) Bytes() [20]byte {
+	var out [20]byte
+	b, err := nixbase32.DecodeString(string(h))
+	if err == nil {
+		copy(out[:], b)
+	}
+	return out
+}
+
+// Path is a store path. The zero value is no path.
+type Path struct{ name string }
+
+// ParsePath accepts an absolute store path, "/nix/store/<hash part>-<name>", with nothing below it.
+func ParsePath(s string) (Path, error) {
+	name, ok := strings.CutPrefix(s, Dir+"/")
+	if !ok {
+		return Path{}, fmt.Errorf("%.80q is not a store path: it does not begin with %s/", s, Dir)
+	}
+	return ParsePathName(name)
+}
+
+// ParsePathName accepts the base name of a store path, "<hash part>-<name>".
+func ParsePathName(s string) (Path, error) {
+	if len(s) < hashPartLen+2 || s[hashPartLen] != '-' {
+		return Path{}, fmt.Errorf("%.80q is not a store path name: want <hash part>-<name>", s)
+	}
+	if _, err := ParseHashPart(s[:hashPartLen]); err != nil {
+		return Path{}, err
+	}
+	name := s[hashPartLen+1:]
+	if len(name) > maxNameLen || name[0] == '.' {
+		return Path{}, fmt.Errorf("%.80q is not a store path name: its name begins with a dot or has over %d characters", s, maxNameLen)
+	}
+	for i := range len(name) {
+		if !isNameByte(name[i]) {
+			return Path{}, fmt.Errorf("%.80q is not a store path name: %q is not allowed in it", s, name[i])
+		}
+	}
+	return Path{s}, nil
+}
+
+func isNameByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("+-._?=", c) >= 0
+}
+
+// String returns the absolute path, or "" for the zero Path.
+func (p Path) String() string {
+	if p.name == "" {
+		return ""
+	}
+	return Dir + "/" + p.name
+}
+
+// Base returns the path without the store directory, as narinfo files name references.
+func (p Path) Base() string { return p.name }
+
+// Name returns what follows the hash part and its dash.
+func (p Path) Name() string {
+	if p.name == "" {
+		return ""
+	}
+	return p.name[hashPartLen+1:]
+}
+
+// HashPart returns the path's first 32 characters. It must not be called on the zero Path.
+func (p Path) HashPart() HashPart { return HashPart(p.name[:hashPartLen]) }
+
+// IsZero says whether p is no path at all.
+func (p Path) IsZero() bool { return p.name == "" }
+
+// Hash is a SHA-256 digest: of a whole NAR (Nix's NarHash), or of a block.
+type Hash [32]byte
+
+// ParseHash accepts a SHA-256 hash in each of Nix's spellings: "sha256:" with base 16, base 32 or base 64, and
+// SRI. Base 16 may be without the prefix, which is how the worker protocol sends it.
+func ParseHash(s string) (Hash, error) {
+	var h Hash
+	if len(s) == hex.EncodedLen(len(h)) {
+		if _, err := hex.Decode(h[:], []byte(s)); err == nil {
+			return h, nil
+		}
+	}
+	if !strings.HasPrefix(s, "sha256:") && !strings.HasPrefix(s, "sha256-") {
+		return Hash{}, fmt.Errorf("%.80q is not a SHA-256 hash", s)
+	}
+	parsed, err := nixhash.ParseAny(s, nil)
+	if err != nil || parsed.Algo() != nixhash.SHA256 || copy(h[:], parsed.Digest()) != len(h) {
+		return Hash{}, fmt.Errorf("%.80q is not a SHA-256 hash", s)
+	}
+	return h, nil
+}
+
+// String returns "sha256:" and the digest in base 32, as narinfo files and fingerprints have it.
+func (h Hash) String() string { return "sha256:" + h.Base32() }
+
+// Base32 returns the digest alone in Nix's base 32: 52 characters.
+func (h Hash) Base32() string { return nixbase32.EncodeToString(h[:]) }
+
+// CID returns the content address: CIDv1, codec raw, multihash sha2-256.
+func (h Hash) CID() cid.Cid {
+	mh, err := multihash.Encode(h[:], multihash.SHA2_256)
+	if err != nil { // only for an unknown code or a wrong length, and both are fixed here
+		panic(err)
+	}
+	return cid.NewCidV1(cid.Raw, mh)
+}
+
+// HashFromCID is the inverse of [Hash.CID]; it refuses every other kind of CID.
+func HashFromCID(c cid.Cid) (Hash, error) {
+	var h Hash
+	if p := c.Prefix(); p != (cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: len(h)}) {
+		return Hash{}, fmt.Errorf("CID %s is not raw sha2-256", c)
+	}
+	copy(h[:], c.Hash()[len(c.Hash())-len(h):])
+	return h, nil
+}
+
+// Info is a claim about a store path: what Nix's database, a narinfo file or a neighbour says, not yet checked.
+type Info struct {
+	Path       Path
+	NarHash    Hash
+	NarSize    int64  // bytes; 1 to [MaxNarSize]
+	References []Path // sorted, without duplicates; may hold Path itself
+	Deriver    Path   // zero if unknown; no signature covers it
+	Signatures []string
+	CA         string // Nix's content address, "" if none; no signature covers it
+}
+
+// Block is a piece of a NAR: its content address and its length in bytes, at most [BlockSize].
+type Block struct {
+	Hash Hash
+	Size int
+}
+
+// Manifest lists the blocks of a NAR in order: a neighbour's hint, never trusted.
+type Manifest []Block
+
+// NumBlocks returns how many blocks a NAR of size bytes has.
+func NumBlocks(size int64) int { return int((size + BlockSize - 1) / BlockSize) }
+
+// BlockLen returns the length in bytes of block i of a NAR of size bytes; i must be in [0, NumBlocks(size)).
+func BlockLen(size int64, i int) int { return int(min(BlockSize, size-int64(i)*BlockSize)) }
+
+// A Source knows store paths and can produce their archives. All methods may be called concurrently.
+type Source interface {
+	// Info returns what the source says of the store path with that hash part. The error is ErrNotFound (or
+	// wraps it) if it has none; any other error means that the source could not be asked.
+	Info(ctx context.Context, hp HashPart) (Info, error)
+	// NAR opens the archive of a path as Info described it. The caller closes it. Its bytes are unchecked:
+	// whoever hands them on hashes them first. The path is kept from garbage collection until then where the
+	// source can do so. The error wraps ErrNotFound if the path has gone, and ErrCorrupt if what is there
+	// cannot have info's NarSize.
+	NAR(ctx context.Context, info Info) (NAR, error)
+}
+
+// A NAR is an open archive that can be read at any offset, concurrently. A read of a file that has vanished or
+// shrunk since is an error, never io.EOF before Size.
+type NAR interface {
+	io.ReaderAt
+	io.Closer
+	// Size is the archive's length in bytes.
+	Size() int64
+}
