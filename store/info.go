@@ -53,10 +53,8 @@ func infoLines(text string) iter.Seq2[string, string] {
 		}
 		for n := 1; text != ""; n++ {
 			line, rest, ended := strings.Cut(text, "\n")
-			key, value, ok := strings.Cut(line, ": ")
-			if !ok && strings.HasSuffix(line, ":") && len(line) > 1 { // "References:" without a value
-				key, ok = line[:len(line)-1], true
-			}
+			key, value, _ := strings.Cut(line, ":")
+			value, ok := strings.CutPrefix(value, " ")
 			if !ended || !ok || key == "" {
 				yield("", fmt.Sprintf("line %d is not \"Key: value\" and a line feed", n))
 				return
@@ -83,7 +81,7 @@ func (i *Info) set(key, value string) (err error) {
 	case "References":
 		i.References, err = parseReferences(value)
 	case "Deriver":
-		if value != "unknown-deriver" && value != "" {
+		if value != "unknown-deriver" {
 			i.Deriver, err = ParsePathName(value)
 		}
 	case "Sig":
@@ -99,7 +97,10 @@ func (i *Info) set(key, value string) (err error) {
 
 func parseReferences(value string) ([]Path, error) {
 	var refs []Path
-	for base := range strings.FieldsSeq(value) {
+	for base := range strings.SplitSeq(value, " ") {
+		if base == "" { // several spaces are one, to Nix
+			continue
+		}
 		p, err := ParsePathName(base)
 		if err != nil {
 			return nil, err

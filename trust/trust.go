@@ -1,96 +1,94 @@
 // Package trust decides what narbor believes. A claim ([store.Info]) becomes a [Mapping] only if an upstream that
 // this machine trusts has signed it, or if its store path can be recomputed from its content; there is no other
-// way to make a Mapping, so code that is handed one cannot be handed an unchecked claim. The package does no I/O
-// and never logs.
+// way to make a Mapping, so code that is handed one cannot be handed an unchecked claim. What is believed here, the
+// machine's own Nix believes too: where the two differ, this package is the stricter. It does no I/O and never logs.
+//
+// A signature covers the fingerprint, which is text:
+//
+//	1;<store path>;sha256:<base 32 of NarHash>;<NarSize>;<references, absolute, sorted, separated by commas>
+//
+// A content address (CA) needs no signature, because the store path is a hash over it. Three kinds count, each with
+// SHA-256 and written as Nix writes it, and none if the path refers to itself:
+//
+//	fixed:r:sha256:H  H is the NarHash
+//	fixed:sha256:H    H is the hash of the one file that the NAR holds; no references
+//	text:sha256:H     the same, with references
+//
+// Claims of the last two kinds leave open what NAR has that file in it. Nix looks for the hash after unpacking, and
+// is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is not.
 package trust
 
 import (
 	"cmp"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
-
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"narbor/store"
 )
 
+// maxVerify bounds the ed25519 verifications, 50 µs each, that one claim can cost. It is as many as a narinfo may
+// have signatures, so it matters only for claims that were never narinfo text.
+const maxVerify = 64
+
 // ErrUntrusted says that a claim is neither signed by a trusted key nor proven by its content.
 var ErrUntrusted = errors.New("not signed by a trusted key")
 
-// Keys is a set of upstream public keys. All methods may be called concurrently; the set may be replaced at any
-// time, as when nix.conf changes. The zero value trusts nobody.
-type Keys struct{ byName atomic.Pointer[map[string][]signature.PublicKey] }
-
-// ParseKeys reads keys in the form of Nix's trusted-public-keys: "<name>:<base64 of 32 bytes>". It fails on the
-// first that is not one.
-func ParseKeys(keys []string) (*Keys, error) {
-	k := new(Keys)
-	return k, k.Replace(keys)
-}
-
-// Replace makes keys, in the form that [ParseKeys] takes, the whole set. On an error the set stays as it was.
-func (k *Keys) Replace(keys []string) error {
-	byName := map[string][]signature.PublicKey{}
-	for _, s := range keys {
-		pk, err := signature.ParsePublicKey(s)
-		if err != nil || pk.Name == "" || len(pk.Data) != ed25519.PublicKeySize {
-			return fmt.Errorf("%.80q is not a public key: want <name>:<base64 of %d bytes>", s, ed25519.PublicKeySize)
-		}
-		byName[pk.Name] = append(byName[pk.Name], pk)
-	}
-	k.byName.Store(&byName)
-	return nil
-}
-
-// Names returns the names of the keys, sorted.
-func (k *Keys) Names() []string {
-	var names []string
-	if m := k.byName.Load(); m != nil {
-		for name := range *m {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // Check turns a claim into a mapping if it deserves belief. The error wraps [ErrUntrusted] if it does not.
 func (k *Keys) Check(info store.Info) (Mapping, error) {
-	fp := fingerprint(info)
-	m := Mapping{path: info.Path, narHash: info.NarHash, narSize: info.NarSize, refs: slices.Clone(info.References)}
-	for _, s := range info.Signatures {
-		if name := k.verify(fp, s); name != "" {
-			m.signatures = append(m.signatures, s)
-			m.signedBy = cmp.Or(m.signedBy, name)
-		}
+	if info.Path.IsZero() || info.NarSize < 1 || info.NarSize > store.MaxNarSize {
+		return Mapping{}, fmt.Errorf("%s with NarSize %d is no claim: %w", cmp.Or(info.Path.String(), "no path"), info.NarSize, ErrUntrusted)
 	}
-	if m.signedBy == "" {
+	info.References = store.SortPaths(slices.Clone(info.References))
+	m := Mapping{path: info.Path, narHash: info.NarHash, narSize: info.NarSize, refs: info.References, checkedBy: k.set.Load()}
+	m.signatures, m.signedBy = m.checkedBy.verifyAll(fingerprint(info), info.Signatures)
+	content, proven := recompute(info)
+	switch {
+	case m.signedBy == "" && !proven:
 		return Mapping{}, fmt.Errorf("%s: %w", info.Path, ErrUntrusted)
+	case proven && (m.signedBy == "" || !content.flat):
+		m.content = content
 	}
 	return m, nil
 }
 
-// verify returns the name of the trusted key that made sig, or "".
-func (k *Keys) verify(fingerprint, sig string) string {
-	m := k.byName.Load()
-	parsed, err := signature.ParseSignature(sig)
-	if err != nil || m == nil || parsed.String() != sig {
-		return ""
+// Trusts says whether Check would still believe m, which another set of keys, or these before they were replaced,
+// may have checked. It costs nothing as long as the keys are the ones that checked it.
+func (k *Keys) Trusts(m Mapping) bool {
+	if m.path.IsZero() {
+		return false
 	}
-	for _, pk := range (*m)[parsed.Name] {
-		if pk.Verify(fingerprint, parsed) {
-			return pk.Name
-		}
+	set := k.set.Load()
+	if m.signedBy == "" || m.checkedBy == set {
+		return true
 	}
-	return ""
+	_, name := set.verifyAll(fingerprint(m.Info()), m.signatures)
+	return name != ""
 }
 
-// fingerprint is what an upstream signs: ValidPathInfo::fingerprint in Nix's store-api.cc.
+// verifyAll returns those signatures of a fingerprint that verify, one for each key, and the name of the key that
+// made the first. A bad signature does not hide a good one of the same key after it.
+func (s *keySet) verifyAll(fingerprint string, signatures []string) (good []string, first string) {
+	done, budget := map[string]bool{}, maxVerify
+	for _, sig := range signatures {
+		name, _, _ := strings.Cut(sig, ":")
+		if !s.has(name) || done[name] {
+			continue
+		}
+		if budget--; budget < 0 {
+			break
+		}
+		if s.verify(fingerprint, sig) {
+			done[name] = true
+			good, first = append(good, sig), cmp.Or(first, name)
+		}
+	}
+	return good, first
+}
+
+// fingerprint is what an upstream signs. The references must be sorted.
 func fingerprint(info store.Info) string {
 	refs := make([]string, len(info.References))
 	for i, r := range info.References {

@@ -1,0 +1,129 @@
+package trust
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+)
+
+// Keys is a set of upstream public keys. All methods may be called concurrently; the set may be replaced at any
+// time, as when nix.conf changes. The zero value trusts nobody.
+type Keys struct{ set atomic.Pointer[keySet] }
+
+// A keySet never changes. A nil one is empty.
+type keySet struct {
+	byName map[string]signature.PublicKey
+}
+
+// ParseKeys reads keys in the form of Nix's trusted-public-keys: "<name>:<base64 of 32 bytes>". It fails on the
+// first that is not one. Of two keys with one name only the first counts, as in Nix.
+func ParseKeys(keys []string) (*Keys, error) {
+	k := new(Keys)
+	return k, k.Replace(keys)
+}
+
+// Replace makes keys, in the form that [ParseKeys] takes, the whole set. On an error the set stays as it was.
+func (k *Keys) Replace(keys []string) error {
+	set := &keySet{map[string]signature.PublicKey{}}
+	for _, s := range keys {
+		pk, err := parseKey(s)
+		if err != nil {
+			return err
+		}
+		if !set.has(pk.Name) {
+			set.byName[pk.Name] = pk
+		}
+	}
+	k.set.Store(set)
+	return nil
+}
+
+// Names returns the names of the keys, sorted.
+func (k *Keys) Names() []string {
+	var names []string
+	if set := k.set.Load(); set != nil {
+		for name := range set.byName {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *keySet) has(name string) bool {
+	if s == nil {
+		return false
+	}
+	_, ok := s.byName[name]
+	return ok
+}
+
+// verify says whether sig is a signature of the fingerprint by the key it names. Base64 has several spellings of
+// the same bytes; only the one that Nix writes is accepted, since it is what we pass on.
+func (s *keySet) verify(fingerprint, sig string) bool {
+	parsed, err := signature.ParseSignature(sig)
+	return err == nil && parsed.String() == sig && s.byName[parsed.Name].Verify(fingerprint, parsed)
+}
+
+// parseKey accepts one spelling of each key, and no key for which everybody can make signatures.
+func parseKey(s string) (signature.PublicKey, error) {
+	pk, err := signature.ParsePublicKey(s)
+	switch {
+	case err != nil || len(pk.Data) != ed25519.PublicKeySize || pk.String() != s:
+		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: want <name>:<base64 of %d bytes>", s, ed25519.PublicKeySize)
+	case pk.Name == "" || strings.ContainsFunc(pk.Name, isSpaceOrControl):
+		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: its name is empty or has a space in it", s)
+	case isWeak(pk.Data):
+		return signature.PublicKey{}, fmt.Errorf("public key %.80q is weak: anybody could sign for it", s)
+	}
+	return pk, nil
+}
+
+// isSpaceOrControl finds what would break a name out of the line of narinfo text that it is printed on.
+func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }
+
+// weakKeys are the points of ed25519 whose order divides 8, by their y coordinate, little-endian: 0, 1, −1, and the
+// two of order 8. A signature (R, S) is good if S·B = R + k·A; if A is one of these, k·A is zero for one message in
+// eight at worst, and R = 0, S = 0 will do. crypto/ed25519 lets that pass; libsodium, in Nix, does not.
+var weakKeys = [...]string{
+	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	"\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",
+	"\xec\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f",
+	"\x26\xe8\x95\x8f\xc2\xb2\x27\xb0\x45\xc3\xf4\x89\xf2\xef\x98\xf0\xd5\xdf\xac\x05\xd3\xc6\x33\x39\xb1\x38\x02\x88\x6d\x53\xfc\x05",
+	"\xc7\x17\x6a\x70\x3d\x4d\xd8\x4f\xba\x3c\x0b\x76\x0d\x10\x67\x0f\x2a\x20\x53\xfa\x2c\x39\xcc\xc6\x4e\xc7\xfd\x77\x92\xac\x03\x7a",
+}
+
+// isWeak says whether key is one of weakKeys, or not the canonical encoding of any point: y is 2²⁵⁵−19 or more.
+func isWeak(key ed25519.PublicKey) bool {
+	y := bytes.Clone(key)
+	y[31] &= 0x7f // the sign of x
+	if slices.Contains(weakKeys[:], string(y)) {
+		return true
+	}
+	return y[0] >= 0xed && y[31] == 0x7f && bytes.Count(y[1:31], []byte{0xff}) == 30
+}
+
+// OwnPublicKey returns the public half of a secret key, given the text of a file that Nix's secret-key-files names.
+func OwnPublicKey(secretKeyFile string) (string, error) {
+	name, _, ok := strings.Cut(secretKeyFile, ":")
+	sk, err := signature.LoadSecretKey(strings.TrimSpace(secretKeyFile))
+	if !ok || name == "" || err != nil {
+		return "", errors.New("not a secret key: want <name>:<base64 of 64 bytes>") // never quote it
+	}
+	return sk.ToPublicKey().String(), nil
+}
+
+// Upstream returns the keys in trusted but those that are also in own, whatever name they go by: a machine trusts
+// its own key too, but what it signed itself no upstream has published.
+func Upstream(trusted, own []string) []string {
+	bits := func(key string) string { return key[strings.IndexByte(key, ':')+1:] }
+	return slices.DeleteFunc(slices.Clone(trusted), func(key string) bool {
+		return slices.ContainsFunc(own, func(o string) bool { return bits(o) == bits(key) })
+	})
+}
