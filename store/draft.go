@@ -1,0 +1,375 @@
+package store
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"os"
+	"slices"
+	"sync"
+)
+
+const (
+	// catchUp bounds how many bytes that others wrote one WriteAt hashes, so that its caller's neighbour does not
+	// wait while everybody else's blocks are hashed: 4 MiB take 3 ms.
+	catchUp = 4 << 20
+
+	rereadSize = 128 << 10
+)
+
+// A Draft is a NAR being received: a file of the spool, hashed as it grows.
+//
+// Until a Commit has failed, the first to write a byte wins: what was written before, or is being written by another
+// call, is left out of a write and counts as written. So what has been hashed is what is on disk, even if two
+// neighbours send different bytes for a block. After a Commit has failed every write replaces what is there, and the
+// next Commit hashes the whole file again.
+//
+// WriteAt and ReadAt may be called concurrently, with each other and with Commit. A write that has not returned when
+// Commit is called may or may not be part of what is committed.
+type Draft struct {
+	spool *Spool
+	file  *os.File
+	name  string
+	want  Hash
+	size  int64
+
+	mu      sync.Mutex // guards the rest
+	quiet   *sync.Cond // signalled when writers reaches 0, and when committing ends
+	phase   phase
+	redo    bool // a Commit has failed
+	writers int  // calls of WriteAt under way
+	claimed spans
+	written spans // part of claimed
+	prefix  prefix
+}
+
+// phase is where a draft is in its life.
+type phase int
+
+const (
+	receiving phase = iota
+	committing
+	ended // committed or discarded
+)
+
+// prefix is the hashed beginning of a draft. Only whoever has set busy, with the draft's mutex held, touches sum and
+// buf; length is guarded by the mutex.
+type prefix struct {
+	length int64
+	busy   bool
+	sum    hash.Hash
+	buf    []byte
+}
+
+func newDraft(s *Spool, f *os.File, name string, want Hash, size int64) *Draft {
+	d := &Draft{spool: s, file: f, name: name, want: want, size: size, prefix: prefix{sum: sha256.New()}}
+	d.quiet = sync.NewCond(&d.mu)
+	return d
+}
+
+// WriteAt stores p and hashes it if it continues what is hashed already, with what has come beyond it. It writes all
+// of p or returns an error, which wraps [ErrNoSpace] if the disk is full; p may then be written again.
+func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
+	if off < 0 || int64(len(p)) > d.size-off {
+		return 0, fmt.Errorf("spool: %d bytes at offset %d do not fit into nar %s of %d bytes", len(p), off, d.want, d.size)
+	}
+	mine, err := d.claim(span{off, off + int64(len(p))})
+	if err != nil {
+		return 0, err
+	}
+	defer d.leave()
+	for _, m := range mine {
+		if _, err = d.file.WriteAt(p[m.from-off:m.to-off], m.from); err != nil {
+			break
+		}
+	}
+	d.record(mine, err)
+	if err != nil {
+		return 0, fmt.Errorf("spool %s: %w", d.spool.root.Name(), noSpace(err))
+	}
+	d.advance(p, off, mine)
+	return len(p), nil
+}
+
+// claim returns the parts of s that the caller is to write, and counts it as a writer.
+func (d *Draft) claim(s span) (spans, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.phase == ended {
+		return nil, fmt.Errorf("spool: nar %s: %w", d.want, os.ErrClosed)
+	}
+	d.writers++
+	if d.phase == committing { // everything had been written: a block that came twice
+		return nil, nil
+	}
+	if d.redo {
+		return spans{s}, nil
+	}
+	mine := d.claimed.missing(s)
+	d.claimed = d.claimed.add(s)
+	return mine, nil
+}
+
+// record notes that the caller has written its parts, or has not.
+func (d *Draft) record(mine spans, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, m := range mine {
+		if err != nil && !d.redo {
+			d.claimed = d.claimed.remove(m)
+		} else if err == nil {
+			d.claimed, d.written = d.claimed.add(m), d.written.add(m)
+		}
+	}
+}
+
+func (d *Draft) leave() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.writers--
+	if d.writers == 0 {
+		d.quiet.Broadcast()
+	}
+}
+
+// advance hashes what continues the prefix, unless another call is at it, who then does it for us: p where it is what
+// we wrote, else what is on disk. The mutex is not held meanwhile. An error of the disk is left for Commit to meet.
+func (d *Draft) advance(p []byte, off int64, mine spans) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.prefix.busy || d.redo {
+		return
+	}
+	d.prefix.busy = true
+	defer func() { d.prefix.busy = false }()
+	for budget := int64(catchUp); budget > 0; {
+		next := span{d.prefix.length, d.written.end(d.prefix.length)}
+		if next.from == next.to {
+			return
+		}
+		d.mu.Unlock()
+		var n int64
+		var err error
+		if own := mine.at(next.from); own.to > own.from {
+			n = min(own.to, next.to) - next.from
+			d.prefix.sum.Write(p[next.from-off:][:n])
+		} else {
+			n, err = d.reread(span{next.from, min(next.to, mine.after(next.from))})
+			budget -= n
+		}
+		d.mu.Lock()
+		d.prefix.length += n
+		if err != nil {
+			return
+		}
+	}
+}
+
+// reread hashes the beginning of s from the disk and returns how much that was.
+func (d *Draft) reread(s span) (int64, error) {
+	if d.prefix.buf == nil {
+		d.prefix.buf = make([]byte, rereadSize)
+	}
+	b := d.prefix.buf[:min(s.to-s.from, rereadSize)]
+	if _, err := d.file.ReadAt(b, s.from); err != nil {
+		return 0, err
+	}
+	d.prefix.sum.Write(b)
+	return int64(len(b)), nil
+}
+
+// ReadAt reads what has been written; other bytes are an error. They are unchecked.
+func (d *Draft) ReadAt(p []byte, off int64) (int, error) {
+	d.mu.Lock()
+	gone, here := d.phase == ended, off >= 0 && d.written.end(off) >= off+int64(len(p))
+	d.mu.Unlock()
+	if gone {
+		return 0, fmt.Errorf("spool: nar %s: %w", d.want, os.ErrClosed)
+	}
+	if !here {
+		return 0, fmt.Errorf("spool: %d bytes at offset %d of nar %s have not been received", len(p), off, d.want)
+	}
+	return d.file.ReadAt(p, off)
+}
+
+// Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right and check, which
+// may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [ErrCorrupt]. After any error the draft
+// can be written to and committed again.
+func (d *Draft) Commit(check func(NAR) error) (*Spooled, error) {
+	if err := d.quiesce(); err != nil {
+		return nil, err
+	}
+	nar, err := d.verify(check)
+	d.mu.Lock()
+	d.phase = receiving
+	if nar != nil {
+		d.phase = ended
+	}
+	d.redo = d.redo || errors.Is(err, ErrCorrupt)
+	d.quiet.Broadcast()
+	d.mu.Unlock()
+	return nar, err
+}
+
+// quiesce begins to commit: no new write is let in, and those under way are waited for.
+func (d *Draft) quiesce() error {
+	whole := span{0, d.size}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.phase == committing:
+		return fmt.Errorf("spool: nar %s is being committed", d.want)
+	case d.phase == ended:
+		return fmt.Errorf("spool: nar %s: %w", d.want, os.ErrClosed)
+	case !d.claimed.contain(whole):
+		return fmt.Errorf("spool: nar %s is not complete", d.want)
+	}
+	d.phase = committing
+	for d.writers > 0 {
+		d.quiet.Wait()
+	}
+	if !d.written.contain(whole) { // one of them failed
+		d.phase = receiving
+		d.quiet.Broadcast()
+		return fmt.Errorf("spool: nar %s is not complete", d.want)
+	}
+	if d.redo {
+		d.prefix.sum.Reset()
+		d.prefix.length = 0
+	}
+	return nil
+}
+
+// verify hashes what is not hashed yet, compares, and hands the file over. While a draft is committing nobody else
+// touches it, so the mutex is not needed.
+func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
+	for d.prefix.length < d.size {
+		n, err := d.reread(span{d.prefix.length, d.size})
+		if err != nil {
+			return nil, fmt.Errorf("spool %s: %w", d.spool.root.Name(), err)
+		}
+		d.prefix.length += n
+	}
+	if got := Hash(d.prefix.sum.Sum(nil)); got != d.want {
+		return nil, fmt.Errorf("nar %s: %w: hashes to %s", d.want, ErrCorrupt, got)
+	}
+	if check != nil {
+		if err := check(draftNAR{d}); err != nil {
+			return nil, fmt.Errorf("nar %s: %w: %w", d.want, ErrCorrupt, err)
+		}
+	}
+	nar, err := d.spool.adopt(d.file, d.name, d.want, d.size)
+	if err != nil {
+		return nil, fmt.Errorf("spool %s: %w", d.spool.root.Name(), err)
+	}
+	return nar, nil
+}
+
+// Discard deletes the draft. After a successful Commit it does nothing.
+func (d *Draft) Discard() {
+	d.mu.Lock()
+	for d.phase == committing {
+		d.quiet.Wait()
+	}
+	first := d.phase != ended
+	d.phase = ended
+	d.mu.Unlock()
+	if first {
+		d.file.Close()
+		d.spool.remove([]string{d.name})
+		d.spool.release(d.size)
+	}
+}
+
+// draftNAR implements [NAR] for the check of a complete draft.
+type draftNAR struct{ *Draft }
+
+func (n draftNAR) Size() int64  { return n.size }
+func (n draftNAR) Close() error { return nil }
+
+func (n draftNAR) ReadAt(p []byte, off int64) (int, error) { return readFile(n.file, p, off, n.size) }
+
+// A span is a range of bytes, from inclusive, to exclusive.
+type span struct{ from, to int64 }
+
+// spans are sorted and do not touch.
+type spans []span
+
+// around returns the range of indices of the spans that s touches or overlaps.
+func (ss spans) around(s span) (i, j int) {
+	i, _ = slices.BinarySearchFunc(ss, s.from, func(e span, from int64) int {
+		if e.to < from {
+			return -1
+		}
+		return 1
+	})
+	for j = i; j < len(ss) && ss[j].from <= s.to; j++ {
+	}
+	return i, j
+}
+
+func (ss spans) add(s span) spans {
+	if s.from >= s.to {
+		return ss
+	}
+	i, j := ss.around(s)
+	if i < j {
+		s = span{min(s.from, ss[i].from), max(s.to, ss[j-1].to)}
+	}
+	return slices.Replace(ss, i, j, s)
+}
+
+func (ss spans) remove(s span) spans {
+	i, j := ss.around(s)
+	var rest spans
+	for _, e := range ss[i:j] {
+		for _, r := range []span{{e.from, min(e.to, s.from)}, {max(e.from, s.to), e.to}} {
+			if r.from < r.to {
+				rest = append(rest, r)
+			}
+		}
+	}
+	return slices.Replace(ss, i, j, rest...)
+}
+
+// missing returns the parts of s that no span covers.
+func (ss spans) missing(s span) (out spans) {
+	i, j := ss.around(s)
+	for _, e := range ss[i:j] {
+		if s.from < e.from {
+			out = append(out, span{s.from, e.from})
+		}
+		s.from = max(s.from, e.to)
+	}
+	if s.from < s.to {
+		out = append(out, s)
+	}
+	return out
+}
+
+// at returns the span that covers the byte at off, or none.
+func (ss spans) at(off int64) span {
+	i, j := ss.around(span{off, off})
+	for _, e := range ss[i:j] {
+		if e.from <= off && off < e.to {
+			return e
+		}
+	}
+	return span{}
+}
+
+// end returns how far the bytes from off on are covered: off itself if the first is not.
+func (ss spans) end(off int64) int64 { return max(off, ss.at(off).to) }
+
+// after returns where the first span beyond off begins.
+func (ss spans) after(off int64) int64 {
+	for _, e := range ss {
+		if e.from > off {
+			return e.from
+		}
+	}
+	return MaxNarSize
+}
+
+func (ss spans) contain(s span) bool { return ss.end(s.from) >= s.to }

@@ -1,0 +1,398 @@
+package store
+
+import (
+	"container/list"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoSpace says that the spool may not grow by what was asked for: its cap, the floor of free space, or the disk.
+var ErrNoSpace = errors.New("no space")
+
+const (
+	defaultSpoolMax = 4 << 30
+	defaultMinFree  = 2 << 30
+
+	// spoolIdle is how long a verified NAR waits for somebody to ask for it. Nix asks for a NAR seconds after its
+	// narinfo; who comes later than this pays a second fetch over the LAN, which is cheap.
+	spoolIdle = 10 * time.Minute
+
+	// spoolUnit is what sizes are rounded up to in accounts: a small NAR takes a whole block of the file system.
+	spoolUnit = 4096
+
+	lockName   = "lock"
+	partSuffix = ".part" // being received
+	narSuffix  = ".nar"  // verified
+)
+
+// SpoolConfig says where a spool is and how large it may be.
+type SpoolConfig struct {
+	Dir      string // required; created if absent, and nobody else's
+	MaxBytes int64  // cap on what is in it, half-received NARs included; 0 is 4 GiB
+	MinFree  int64  // bytes that the spool leaves free on the disk; 0 is 2 GiB, negative is no floor
+}
+
+// A Spool keeps NARs on disk between their arrival and Nix's request. A NAR enters as a [Draft] and becomes readable
+// as [Spooled] once its hash is right. A NAR that nobody holds is deleted when its space is wanted, the least
+// recently held first, after 10 minutes, or at once if Nix has had it. All methods may be called concurrently.
+type Spool struct {
+	max, minFree int64
+	root         *os.Root
+	lock         *os.File // holds the flock; its file system is the spool's
+
+	mu      sync.Mutex // guards the rest, and the entries
+	closed  bool
+	seq     uint64 // makes file names unique: those being deleted never meet those being made
+	bytes   int64  // reserved by drafts and entries
+	entries map[Hash]*spoolEntry
+	idle    *list.List // of *spoolEntry without a handle, the longest idle first
+}
+
+// A spoolEntry is one verified file. It is guarded by the spool's mutex, but for what never changes.
+type spoolEntry struct {
+	spool *Spool
+	hash  Hash
+	size  int64
+	name  string
+
+	file    *os.File // nil while there is no handle
+	handles int
+	used    bool
+	place   *list.Element // in spool.idle, nil while there is a handle
+	since   time.Time     // when it became idle
+}
+
+// SpoolStats is what a spool holds at a moment.
+type SpoolStats struct {
+	Bytes    int64 // reserved on disk, by verified NARs and by those being received
+	Entries  int   // verified NARs
+	MaxBytes int64
+}
+
+// OpenSpool takes a directory as spool, for this process alone, and deletes the NARs an earlier process left in it,
+// half-received or verified: a verified one would have to be hashed again, which is not cheaper than fetching it.
+func OpenSpool(cfg SpoolConfig) (*Spool, error) {
+	if cfg.MaxBytes < 0 {
+		return nil, fmt.Errorf("spool %s: a cap of %d bytes", cfg.Dir, cfg.MaxBytes)
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = defaultSpoolMax
+	}
+	if cfg.MinFree == 0 {
+		cfg.MinFree = defaultMinFree
+	}
+	s := &Spool{max: cfg.MaxBytes, minFree: cfg.MinFree, entries: map[Hash]*spoolEntry{}, idle: list.New()}
+	if err := s.open(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Spool) open(dir string) (err error) {
+	if err = os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if s.root, err = os.OpenRoot(dir); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.root.Close()
+		}
+	}()
+	if err = s.root.Chmod(".", 0o700); err != nil {
+		return err
+	}
+	if s.lock, err = s.root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			s.lock.Close()
+		}
+	}()
+	if err = unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+		return errors.New("another narbor uses it; give this one a state directory of its own")
+	} else if err != nil {
+		return fmt.Errorf("lock: %w", err)
+	}
+	return s.clean()
+}
+
+// clean deletes every file that a spool may have made. Others are left alone, lest a wrong path cost someone's data.
+func (s *Spool) clean() error {
+	d, err := s.root.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, partSuffix) || strings.HasSuffix(name, narSuffix) {
+			if err := s.root.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Close deletes what is in the spool and gives the directory free. Handles that are open stay readable, but for
+// [Spooled.Open]; drafts cannot be committed any more.
+func (s *Spool) Close() error {
+	s.mu.Lock()
+	for _, e := range s.entries {
+		s.forget(e)
+	}
+	first := !s.closed
+	s.closed = true
+	s.mu.Unlock()
+	if !first {
+		return nil
+	}
+	return errors.Join(s.clean(), s.lock.Close(), s.root.Close())
+}
+
+// Get returns a handle on the NAR with that hash if it is in the spool.
+func (s *Spool) Get(h Hash) (*Spooled, bool) {
+	s.mu.Lock()
+	victims := s.expire()
+	e, ok := s.entries[h]
+	if ok && !s.hold(e) {
+		victims, ok = append(victims, e.name), false
+	}
+	var nar *Spooled
+	if ok {
+		nar = &Spooled{entry: e, file: e.file}
+	}
+	s.mu.Unlock()
+	s.remove(victims)
+	return nar, ok
+}
+
+// hold adds a handle to an entry, or forgets the entry and returns false if its file has gone. The file is opened
+// with the mutex held: a local open of a name that is in the kernel's cache takes microseconds.
+func (s *Spool) hold(e *spoolEntry) bool {
+	if e.file == nil {
+		f, err := s.root.Open(e.name)
+		if err != nil {
+			s.forget(e)
+			return false
+		}
+		e.file = f
+	}
+	if e.place != nil {
+		s.idle.Remove(e.place)
+		e.place = nil
+	}
+	e.handles++
+	e.used = false // somebody wants it again
+	return true
+}
+
+// forget takes an entry out of the books; its file is the caller's to delete.
+func (s *Spool) forget(e *spoolEntry) {
+	if s.entries[e.hash] != e {
+		return
+	}
+	delete(s.entries, e.hash)
+	s.bytes -= roundUp(e.size)
+	if e.place != nil {
+		s.idle.Remove(e.place)
+		e.place = nil
+	}
+}
+
+// expire forgets what has been idle for too long and returns the files to delete.
+func (s *Spool) expire() (names []string) {
+	for el := s.idle.Front(); el != nil && time.Since(el.Value.(*spoolEntry).since) >= spoolIdle; el = s.idle.Front() {
+		e := el.Value.(*spoolEntry)
+		s.forget(e)
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// evict forgets the entry that has been idle longest and deletes it. It returns false if every entry is held.
+func (s *Spool) evict() bool {
+	s.mu.Lock()
+	el := s.idle.Front()
+	var name string
+	if el != nil {
+		name = el.Value.(*spoolEntry).name
+		s.forget(el.Value.(*spoolEntry))
+	}
+	s.mu.Unlock()
+	if el == nil {
+		return false
+	}
+	s.remove([]string{name})
+	return true
+}
+
+// remove deletes files, without the mutex, because deleting a large file takes a while. An error is of no use to
+// anybody: the file is deleted at the next start.
+func (s *Spool) remove(names []string) {
+	for _, name := range names {
+		_ = s.root.Remove(name)
+	}
+}
+
+// Create reserves the space for a NAR of that hash and size. Several drafts may exist for one hash, each with its
+// own file; the first that is committed becomes the entry. The error wraps [ErrNoSpace] if the NAR does not fit even
+// after everything that nobody holds has gone.
+func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
+	if size < 1 || size > MaxNarSize {
+		return nil, fmt.Errorf("spool: %d is not a NAR's size", size)
+	}
+	name, err := s.reserve(h, size)
+	if err != nil {
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.root.Name(), size, h, err)
+	}
+	f, err := s.allocate(name, size)
+	if err != nil {
+		s.remove([]string{name})
+		s.release(size)
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.root.Name(), size, h, noSpace(err))
+	}
+	return newDraft(s, f, name, h, size), nil
+}
+
+// reserve takes size bytes of the cap and returns the name of the file to come.
+func (s *Spool) reserve(h Hash, size int64) (name string, err error) {
+	need := roundUp(size)
+	s.mu.Lock()
+	victims := s.expire()
+	var idle int64
+	for el := s.idle.Front(); el != nil && s.bytes-idle+need > s.max; el = el.Next() {
+		idle += roundUp(el.Value.(*spoolEntry).size)
+	}
+	switch {
+	case s.closed:
+		err = os.ErrClosed
+	case s.bytes-idle+need > s.max:
+		err = fmt.Errorf("%w: %d of at most %d bytes are in use", ErrNoSpace, s.bytes-idle, s.max)
+	default:
+		for s.bytes+need > s.max {
+			e := s.idle.Front().Value.(*spoolEntry)
+			victims = append(victims, e.name)
+			s.forget(e)
+		}
+		s.bytes += need
+		s.seq++
+		name = fmt.Sprintf("%s-%d%s", h.Base32(), s.seq, partSuffix)
+	}
+	s.mu.Unlock()
+	s.remove(victims)
+	return name, err
+}
+
+// release gives back what reserve took.
+func (s *Spool) release(size int64) {
+	s.mu.Lock()
+	s.bytes -= roundUp(size)
+	s.mu.Unlock()
+}
+
+// allocate makes a file of size bytes whose blocks the file system has set aside, where it can. The floor is looked
+// at before, so that the disk is never fuller than it may be, and after, because others allocate meanwhile.
+func (s *Spool) allocate(name string, size int64) (*os.File, error) {
+	if err := s.floor(size); err != nil {
+		return nil, err
+	}
+	f, err := s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	rest := int64(0) // what the free space does not show yet
+	err = retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
+	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
+		rest, err = size, f.Truncate(size)
+	}
+	if err == nil {
+		err = s.floor(rest)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// floor evicts until need bytes can be taken and the floor be left, and fails if that cannot be.
+func (s *Spool) floor(need int64) error {
+	for {
+		var st unix.Statfs_t
+		if err := retryEINTR(func() error { return unix.Fstatfs(int(s.lock.Fd()), &st) }); err != nil {
+			return fmt.Errorf("free space: %w", err)
+		}
+		free := int64(st.Bavail) * st.Bsize
+		if free-need >= max(s.minFree, 0) || st.Blocks == 0 { // 0 blocks: a file system that does not know
+			return nil
+		}
+		if !s.evict() {
+			return fmt.Errorf("%w: %d bytes are free on the disk, %d must stay so", ErrNoSpace, free, s.minFree)
+		}
+	}
+}
+
+// adopt makes a draft's file an entry, or deletes it if the same NAR has become one meanwhile.
+func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, error) {
+	name := strings.TrimSuffix(part, partSuffix) + narSuffix
+	if err := s.root.Rename(part, name); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, os.ErrClosed
+	}
+	e, ok := s.entries[h]
+	if ok && s.hold(e) {
+		s.bytes -= roundUp(size)
+		nar := &Spooled{entry: e, file: e.file}
+		s.mu.Unlock()
+		f.Close()
+		s.remove([]string{name})
+		return nar, nil
+	}
+	e = &spoolEntry{spool: s, hash: h, size: size, name: name, file: f, handles: 1}
+	s.entries[h] = e
+	s.mu.Unlock()
+	return &Spooled{entry: e, file: f}, nil
+}
+
+// Stats says how full the spool is.
+func (s *Spool) Stats() SpoolStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max}
+}
+
+// noSpace adds [ErrNoSpace] to what the kernel says of a full disk or an exhausted quota.
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+func roundUp(size int64) int64 { return (size + spoolUnit - 1) / spoolUnit * spoolUnit }
+
+// retryEINTR repeats a system call that a signal interrupted, as package os does for those it makes.
+func retryEINTR(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}

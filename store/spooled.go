@@ -1,0 +1,92 @@
+package store
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// Spooled is a handle on a verified NAR in the spool, and implements [NAR]. Its holder closes it once; until then
+// the NAR stays. All methods may be called concurrently, but none after Close.
+type Spooled struct {
+	entry  *spoolEntry
+	file   *os.File // shared with the entry and the other handles
+	closed atomic.Bool
+}
+
+// Hash is the NarHash that the bytes have.
+func (n *Spooled) Hash() Hash { return n.entry.hash }
+
+// Size implements [NAR].
+func (n *Spooled) Size() int64 { return n.entry.size }
+
+// ReadAt implements [NAR].
+func (n *Spooled) ReadAt(p []byte, off int64) (int, error) {
+	if n.closed.Load() {
+		return 0, os.ErrClosed
+	}
+	return readFile(n.file, p, off, n.entry.size)
+}
+
+// Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The caller closes it.
+func (n *Spooled) Open() (*os.File, error) {
+	if n.closed.Load() {
+		return nil, os.ErrClosed
+	}
+	return n.entry.spool.root.Open(n.entry.name)
+}
+
+// Retain returns a second handle, which is closed on its own.
+func (n *Spooled) Retain() *Spooled {
+	s := n.entry.spool
+	s.mu.Lock()
+	n.entry.handles++
+	s.mu.Unlock()
+	return &Spooled{entry: n.entry, file: n.file}
+}
+
+// Used says that Nix has the NAR: it is deleted when the last handle closes, unless somebody asks for it before that.
+func (n *Spooled) Used() {
+	s := n.entry.spool
+	s.mu.Lock()
+	n.entry.used = true
+	s.mu.Unlock()
+}
+
+// Close gives the handle back.
+func (n *Spooled) Close() error {
+	if n.closed.Swap(true) {
+		return os.ErrClosed
+	}
+	e, s := n.entry, n.entry.spool
+	s.mu.Lock()
+	e.handles--
+	if e.handles > 0 {
+		s.mu.Unlock()
+		return nil
+	}
+	f := e.file
+	e.file = nil
+	gone := e.used || s.entries[e.hash] != e
+	if gone {
+		s.forget(e)
+	} else {
+		e.since, e.place = time.Now(), s.idle.PushBack(e)
+	}
+	s.mu.Unlock()
+	if gone {
+		s.remove([]string{e.name})
+	}
+	return f.Close()
+}
+
+// readFile reads from a NAR that is a file of that size, as [NAR] wants it: a file that is shorter is an error.
+func readFile(f *os.File, p []byte, off, size int64) (int, error) {
+	n, err := f.ReadAt(p, off)
+	if err == io.EOF && off+int64(n) < size {
+		err = fmt.Errorf("%s: %w: shorter than %d bytes", f.Name(), ErrCorrupt, size)
+	}
+	return n, err
+}
