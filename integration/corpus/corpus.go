@@ -1,0 +1,191 @@
+// Package corpus makes binary caches whose contents are like those of real ones: every store path is an unpacked
+// Debian package, the packages' dependencies are the references, and all is signed by a key of the corpus.
+// Real Nix makes the archives and checks them.
+//
+// A corpus is built once and kept below the user's cache directory; that needs root, Nix, apt-get and the network
+// and takes some minutes. Opening it again needs none of these.
+package corpus
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"narbor/store"
+)
+
+// version is part of the name of what is kept; a change of what is built changes it.
+const version = "1"
+
+// KeyName is the name of the key that signs every corpus.
+const KeyName = "corpus.narbor.test-1"
+
+// A Spec describes a corpus. Two with the same Name must be equal.
+type Spec struct {
+	Name  string
+	Seeds []string // Debian packages; they come with what they depend on
+	// MaxInstalled leaves out packages, other than seeds, whose installed size in KiB is above it.
+	MaxInstalled int64
+	Random       int64 // bytes of a store path made of noise; 0 is none
+
+	// What the result must reach. A corpus that does not is an error, for a test with it would say too little.
+	MinPaths         int
+	MinBytes, MinNar int64
+}
+
+// Small is quick to fetch, and yet has references and archives of many blocks.
+func Small() Spec {
+	return Spec{Name: "small", Seeds: []string{"curl", "python3"}, MaxInstalled: 8 << 10,
+		MinPaths: 30, MinBytes: 30 << 20, MinNar: 5 << 20}
+}
+
+// First has over 200 paths and 300 MB, with a file of over 150 MB in it.
+func First() Spec {
+	return Spec{Name: "first", Seeds: []string{"chromium"}, MaxInstalled: 8 << 10,
+		MinPaths: 200, MinBytes: 300e6, MinNar: 150e6}
+}
+
+// Medium is like the closure of a desktop program with all its libraries.
+func Medium() Spec {
+	return Spec{Name: "medium", Seeds: []string{"chromium", "git", "gimp", "vlc"}, MaxInstalled: 4 << 10,
+		MinPaths: 380, MinBytes: 450e6, MinNar: 150e6}
+}
+
+// Large is like a whole desktop system.
+func Large() Spec {
+	return Spec{Name: "large", MaxInstalled: 300 << 10,
+		Seeds:    []string{"chromium", "libreoffice", "gimp", "vlc", "inkscape", "kde-plasma-desktop", "emacs", "texlive-latex-extra"},
+		MinPaths: 900, MinBytes: 1900e6, MinNar: 150e6}
+}
+
+// Noise is a single archive of the given size that cannot be compressed.
+func Noise(size int64) Spec {
+	return Spec{Name: "noise-" + strconv.FormatInt(size, 10), Random: size, MinPaths: 1, MinBytes: size, MinNar: size}
+}
+
+// A Corpus is a signed closure on disk. Nobody may write to its directories.
+type Corpus struct {
+	Cache string       // a directory in Nix's binary-cache layout, not compressed
+	Nix   string       // what /nix is on a machine that has fetched the whole corpus
+	Infos []store.Info // sorted by path
+	Top   store.Path   // refers, over others, to all
+}
+
+// Open returns the corpus, and builds it if it is not there. progress is told what takes long.
+func Open(ctx context.Context, spec Spec, progress func(string)) (*Corpus, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return nil, err
+	}
+	base = filepath.Join(base, "narbor-corpus")
+	if err := os.MkdirAll(base, 0o755); err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(base, spec.Name+"-v"+version)
+	unlock, err := lock(dir + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if err := build(ctx, spec, dir, progress); err != nil {
+			return nil, fmt.Errorf("corpus %s: %w", spec.Name, err)
+		}
+	}
+	return load(spec, dir)
+}
+
+// lock makes sure that two test programs do not build the same corpus. The kernel unlocks when a program ends.
+func lock(name string) (unlock func(), err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", name, err), f.Close())
+	}
+	return func() { f.Close() }, nil
+}
+
+func load(spec Spec, dir string) (*Corpus, error) {
+	c := &Corpus{Cache: filepath.Join(dir, "cache"), Nix: filepath.Join(dir, "nix")}
+	names, err := filepath.Glob(filepath.Join(c.Cache, "*.narinfo"))
+	if err != nil {
+		return nil, err
+	}
+	var bytes, biggest int64
+	for _, name := range names {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		info, err := store.ParseInfo(string(text))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		c.Infos = append(c.Infos, info)
+		bytes += info.NarSize
+		biggest = max(biggest, info.NarSize)
+		if info.Path.Name() == topName(spec) {
+			c.Top = info.Path
+		}
+	}
+	slices.SortFunc(c.Infos, func(a, b store.Info) int { return strings.Compare(a.Path.Base(), b.Path.Base()) })
+	if len(c.Infos) < spec.MinPaths || bytes < spec.MinBytes || biggest < spec.MinNar || c.Top.IsZero() {
+		return nil, fmt.Errorf("corpus %s has %d paths of %d bytes, the biggest %d: less than wanted; was Debian's archive all there? (it is in %s)",
+			spec.Name, len(c.Infos), bytes, biggest, dir)
+	}
+	return c, nil
+}
+
+func topName(spec Spec) string { return "corpus-" + spec.Name }
+
+// Bytes is the size of all archives together.
+func (c *Corpus) Bytes() int64 {
+	var n int64
+	for _, info := range c.Infos {
+		n += info.NarSize
+	}
+	return n
+}
+
+// Biggest is the path with the largest archive.
+func (c *Corpus) Biggest() store.Info {
+	return slices.MaxFunc(c.Infos, func(a, b store.Info) int { return int(a.NarSize - b.NarSize) })
+}
+
+// privateKey is no secret: it must be the same wherever a corpus is built, and nothing real trusts it.
+func privateKey() ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte("the key that signs narbor's test corpora"))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+// PublicKey is the corpora's key in the form of Nix's trusted-public-keys.
+func PublicKey() string {
+	return KeyName + ":" + base64.StdEncoding.EncodeToString(privateKey().Public().(ed25519.PublicKey))
+}
+
+// SecretKey is the corpora's key in the form of the files that Nix's secret-key-files names.
+func SecretKey() string {
+	return KeyName + ":" + base64.StdEncoding.EncodeToString(privateKey())
+}
+
+// Sign returns a signature of info, over the fingerprint that Nix defines (store-api.cc).
+func Sign(info store.Info) string {
+	refs := make([]string, len(info.References))
+	for i, r := range info.References {
+		refs[i] = r.String()
+	}
+	text := fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(refs, ","))
+	return KeyName + ":" + base64.StdEncoding.EncodeToString(ed25519.Sign(privateKey(), []byte(text)))
+}

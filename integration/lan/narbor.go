@@ -1,0 +1,186 @@
+package lan
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path"
+	"strings"
+	"time"
+)
+
+// Substituter is where narbor answers Nix on each host.
+const Substituter = "http://127.0.0.1:6272"
+
+// readyTimeout is how long a process may take until it answers. Two cores shared with a build need some seconds.
+const readyTimeout = 30 * time.Second
+
+// StartNarbor starts narbor as an unprivileged user, as its systemd unit would: behind sockets that are opened
+// before it and stay open when it ends, with its state in a directory of its own. It returns once HTTP is answered.
+// binary is a path on the host.
+func (h *Host) StartNarbor(binary string, args ...string) (*Process, error) {
+	sockets, err := h.listen()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	p, err := h.start("narbor", command{
+		// The shell's process ID stays that of what it runs, and LISTEN_PID must name it.
+		args:   append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" run "$@"`, binary}, args...),
+		chroot: h.root,
+		uid:    nobody,
+		files:  sockets,
+		env:    append(h.narborEnv(), fmt.Sprintf("LISTEN_FDS=%d", len(sockets))),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p, h.waitHTTP(p, Substituter+"/nix-cache-info")
+}
+
+func (h *Host) narborEnv() []string {
+	return []string{"HOME=/", "STATE_DIRECTORY=/var/lib/narbor", "RUNTIME_DIRECTORY=/run/narbor"}
+}
+
+// Narbor runs a narbor command beside the narbor that runs, as the same user.
+func (h *Host) Narbor(ctx context.Context, binary string, args ...string) (string, error) {
+	out, err := h.ns.run(ctx, command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
+	if err != nil {
+		return out, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	return out, nil
+}
+
+// StartHelper starts another program that speaks to narbor's neighbours, as narbor's user.
+func (h *Host) StartHelper(binary string, args ...string) (*Process, error) {
+	return h.start(path.Base(binary), command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
+}
+
+// listen opens the sockets that narbor gets, or returns those that are open.
+func (h *Host) listen() ([]*os.File, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.sockets != nil {
+		return h.sockets, nil
+	}
+	err := h.ns.do(func() error {
+		for _, addr := range []string{"127.0.0.1:6272", "[::1]:6272"} {
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				return err
+			}
+			f, err := l.(*net.TCPListener).File()
+			l.Close()
+			if err != nil {
+				return err
+			}
+			h.sockets = append(h.sockets, f)
+		}
+		return nil
+	})
+	return h.sockets, err
+}
+
+// CloseSockets closes the sockets of narbor, as uninstalling its unit would.
+func (h *Host) CloseSockets() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.sockets {
+		f.Close()
+	}
+	h.sockets = nil
+}
+
+// waitHTTP waits until p answers with success.
+func (h *Host) waitHTTP(p *Process, url string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	defer cancel()
+	for {
+		_, err := h.Run(ctx, "curl", "-sf", "--max-time", "10", url)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-p.done:
+			log, _ := p.Log()
+			return fmt.Errorf("%s: ended at once: %v\n%s", p.name, p.err, tail(log))
+		case <-ctx.Done():
+			log, _ := p.Log()
+			return fmt.Errorf("%s: does not answer: %w\n%s", p.name, err, tail(log))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// Status is the part of `narbor status --json` that tests look at.
+type Status struct {
+	PeerID     string `json:"peerId"`
+	Settled    bool   `json:"settled"`
+	Neighbours []struct {
+		ID             string `json:"id"`
+		Addr           string `json:"addr"`
+		Via            string `json:"via"`
+		Claims         int64  `json:"claims"`
+		BlocksReceived int64  `json:"blocksReceived"`
+		BytesReceived  int64  `json:"bytesReceived"`
+		BlocksSent     int64  `json:"blocksSent"`
+		BytesSent      int64  `json:"bytesSent"`
+		Strikes        int64  `json:"strikes"`
+	} `json:"neighbours"`
+	Struck []struct {
+		ID     string `json:"id"`
+		Reason string `json:"reason"`
+	} `json:"struck"`
+	Nix struct {
+		NarinfoHits    int64 `json:"narinfoHits"`
+		NarinfoMisses  int64 `json:"narinfoMisses"`
+		NarsServed     int64 `json:"narsServed"`
+		NarBytesServed int64 `json:"narBytesServed"`
+	} `json:"nix"`
+	Spool struct {
+		Bytes    int64 `json:"bytes"`
+		Entries  int64 `json:"entries"`
+		MaxBytes int64 `json:"maxBytes"`
+	} `json:"spool"`
+}
+
+// Status asks the narbor that runs on the host.
+func (h *Host) Status(ctx context.Context, binary string) (Status, error) {
+	out, err := h.Narbor(ctx, binary, "status", "--json")
+	if err != nil {
+		return Status{}, err
+	}
+	var s Status
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
+		return Status{}, fmt.Errorf("%s: narbor status --json: %w in %s", h.Name, err, out)
+	}
+	return s, nil
+}
+
+// WaitNeighbours waits until the host's narbor has at least n neighbours, and returns its status.
+func (h *Host) WaitNeighbours(ctx context.Context, binary string, n int) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	for {
+		s, err := h.Status(ctx, binary)
+		if err == nil && len(s.Neighbours) >= n {
+			return s, nil
+		}
+		select {
+		case <-ctx.Done():
+			return s, fmt.Errorf("%s: %d of %d neighbours: %w %v", h.Name, len(s.Neighbours), n, ctx.Err(), err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// Get asks over HTTP from the host itself. It returns the status code and the body.
+func (h *Host) Get(ctx context.Context, url string) (code, body string, err error) {
+	out, err := h.Run(ctx, "curl", "-s", "--max-time", "30", "-w", "\n%{http_code}", url)
+	i := strings.LastIndexByte(out, '\n')
+	if err != nil || i < 0 {
+		return "", out, err
+	}
+	return out[i+1:], out[:i], nil
+}

@@ -1,0 +1,84 @@
+package lan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Configure appends lines to the host's nix.conf. A daemon that runs does not look at it again.
+func (h *Host) Configure(lines ...string) error {
+	c := h.command([]string{"sh", "-c", "cat >> /etc/nix/nix.conf"})
+	c.stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
+	_, err := h.ns.run(context.Background(), c)
+	return err
+}
+
+// StartNixDaemon starts the real nix-daemon and returns once it takes connections.
+func (h *Host) StartNixDaemon() (*Process, error) {
+	c := h.command([]string{"nix-daemon"})
+	c.env = []string{"HOME=/root"} // without NIX_REMOTE: it would ask itself
+	p, err := h.start("nix-daemon", c)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(readyTimeout); ; time.Sleep(10 * time.Millisecond) {
+		_, err := h.Run(context.Background(), "nix-store", "--query", "--requisites")
+		if err == nil {
+			return p, nil
+		}
+		if time.Now().After(deadline) {
+			return nil, err
+		}
+	}
+}
+
+// Realise makes Nix fetch store paths with all that they refer to.
+func (h *Host) Realise(ctx context.Context, paths ...string) error {
+	_, err := h.Run(ctx, "nix-store", append([]string{"--realise", "--no-gc-warning"}, paths...)...)
+	return err
+}
+
+// Build makes Nix build a derivation that reads a file below each of the store paths, and returns its output.
+// Nix fetches the paths first, and asks its substituters for the output in vain.
+func (h *Host) Build(ctx context.Context, name string, paths ...string) (string, error) {
+	var inputs strings.Builder
+	for _, p := range paths {
+		fmt.Fprintf(&inputs, "(builtins.storePath %q) ", p)
+	}
+	expr := fmt.Sprintf(`derivation { name = %q; system = builtins.currentSystem; builder = "/bin/sh";
+		inputs = [ %s ]; args = [ "-c" "for i in $inputs; do read x < $i/nix-support/references; done; echo $inputs > $out" ]; }`,
+		name, inputs.String())
+	out, err := h.Run(ctx, "nix-build", "--no-out-link", "--expr", expr)
+	return strings.TrimSpace(out), err
+}
+
+// Verify lets Nix compare every valid path with its hash.
+func (h *Host) Verify(ctx context.Context) error {
+	_, err := h.Run(ctx, "nix-store", "--verify", "--check-contents")
+	return err
+}
+
+// IsValid says whether the path is in the host's Nix database.
+func (h *Host) IsValid(ctx context.Context, path string) bool {
+	_, err := h.Run(ctx, "nix-store", "--check-validity", path)
+	return err == nil
+}
+
+// Requisites returns the paths of a closure.
+func (h *Host) Requisites(ctx context.Context, path string) ([]string, error) {
+	out, err := h.Run(ctx, "nix-store", "--query", "--requisites", path)
+	return strings.Fields(out), err
+}
+
+// Hashes returns the NarHash of each path as the host's database has it, in the order given.
+func (h *Host) Hashes(ctx context.Context, paths ...string) ([]string, error) {
+	out, err := h.Run(ctx, "nix-store", append([]string{"--query", "--hash"}, paths...)...)
+	hashes := strings.Fields(out)
+	if err == nil && len(hashes) != len(paths) {
+		err = errors.New("nix-store --query --hash: " + out)
+	}
+	return hashes, err
+}

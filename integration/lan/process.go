@@ -1,0 +1,137 @@
+package lan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Process runs on a host in the background. Its output goes to a log, which further processes of the same name
+// on the same host append to.
+type Process struct {
+	name string
+	log  string
+	proc *os.Process
+	done chan struct{} // closed when the process has ended
+	err  error         // how it ended; read after done
+}
+
+// start starts a long-running process.
+func (h *Host) start(name string, c command) (*Process, error) {
+	log, err := os.OpenFile(h.logFile(name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close() // the child has its own
+	cmd := c.cmd(context.Background())
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := h.ns.do(cmd.Start); err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", h.Name, name, err)
+	}
+	p := &Process{name: h.Name + "'s " + name, log: log.Name(), proc: cmd.Process, done: make(chan struct{})}
+	go func() { // ends with the process, which the host's end ends
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// Pid is the process ID as this computer sees it.
+func (p *Process) Pid() int { return p.proc.Pid }
+
+// Log returns what the process has written so far.
+func (p *Process) Log() (string, error) {
+	b, err := os.ReadFile(p.log)
+	return string(b), err
+}
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Kill ends the process with SIGKILL and waits for that.
+func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 10*time.Second) }
+
+// Terminate ends the process with SIGTERM. It is an error if that takes longer than patience, or if the process
+// says that something went wrong.
+func (p *Process) Terminate(patience time.Duration) error {
+	if err := p.end(syscall.SIGTERM, patience); err != nil {
+		return err
+	}
+	if p.err != nil {
+		return fmt.Errorf("%s: after SIGTERM: %w", p.name, p.err)
+	}
+	return nil
+}
+
+func (p *Process) end(sig syscall.Signal, patience time.Duration) error {
+	if err := p.proc.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-time.After(patience):
+		return fmt.Errorf("%s: still there %s after %s", p.name, patience, sig)
+	}
+}
+
+// Stop halts the process (SIGSTOP): its connections stay open and nobody answers on them.
+func (p *Process) Stop() error { return p.proc.Signal(syscall.SIGSTOP) }
+
+// Continue lets a stopped process go on.
+func (p *Process) Continue() error { return p.proc.Signal(syscall.SIGCONT) }
+
+// Usage is what a running process has used.
+type Usage struct {
+	CPU     time.Duration // user and system
+	RSS     int64         // bytes of memory now
+	PeakRSS int64         // bytes since the start or the last ResetPeak
+}
+
+// Usage reads what the process has used so far.
+func (p *Process) Usage() (Usage, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid()))
+	if err != nil {
+		return Usage{}, err
+	}
+	// utime and stime are fields 14 and 15; the second field, in parentheses, may hold blanks.
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 13 {
+		return Usage{}, fmt.Errorf("%s: strange /proc/stat", p.name)
+	}
+	var u Usage
+	const tick = time.Second / 100 // USER_HZ, the same on all Linux architectures that matter here
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return Usage{}, err
+		}
+		u.CPU += time.Duration(n) * tick
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
+	if err != nil {
+		return Usage{}, err
+	}
+	for line := range strings.Lines(string(status)) {
+		key, value, _ := strings.Cut(line, ":")
+		n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+		switch key {
+		case "VmRSS":
+			u.RSS = n << 10
+		case "VmHWM":
+			u.PeakRSS = n << 10
+		}
+	}
+	return u, nil
+}
+
+// ResetPeak makes PeakRSS begin anew.
+func (p *Process) ResetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.Pid()), []byte("5"), 0)
+}
