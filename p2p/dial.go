@@ -1,0 +1,307 @@
+package p2p
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs
+	// nothing, so when it is full whoever could not be reached most often makes room.
+	maxKnown = 256
+	// maxDials is how many machines are dialled at a time; dialRate and dialBudget bound how often a flood of
+	// announcements can make us dial at all: a LAN's worth at once, then a trickle.
+	maxDials             = 8
+	dialRate, dialBudget = 8, 48
+	// The pause before a neighbour is dialled again begins at redialMin and doubles up to redialMax.
+	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
+	// steady is how long a connection must hold for the pause to begin anew.
+	steady = 10 * time.Second
+	// yield is how long, at most, one of two machines that see each other waits for the other to dial first.
+	// Without it, most pairs would end up with two connections.
+	yield = 250 * time.Millisecond
+
+	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
+	// Nix wait for that.
+	settleLimit = 2 * time.Second
+	// firstRound is how long the first answers to a multicast question may take, after which nobody is expected
+	// who is not known; and lateAnswer how long it must have been quiet.
+	firstRound = time.Second
+	lateAnswer = 300 * time.Millisecond
+)
+
+// An announcement is a machine's word about where it can be reached.
+type announcement struct {
+	id     peer.ID
+	addrs  []ma.Multiaddr
+	expiry time.Time
+}
+
+// A candidate is a machine that announced itself.
+type candidate struct {
+	announcement
+	due      time.Time // when to dial it, unless it is connected by then
+	failures int       // in a row
+	dialing  bool
+	tried    bool      // at least once
+	since    time.Time // when the last dial succeeded
+}
+
+// A keeper stays connected to every machine that announces itself.
+type keeper struct {
+	lan    *lan
+	budget *rate.Limiter
+	wake   chan struct{} // there may be something to do
+
+	mu      sync.Mutex // guards what follows
+	peers   map[peer.ID]*candidate
+	dialing int
+	round   firstLook
+}
+
+// A firstLook is what there is to know about whether discovery has settled.
+type firstLook struct {
+	start   time.Time // when looking began
+	linked  time.Time // when the first link came up; zero: there is none
+	newest  time.Time // when the last machine was found
+	untried int       // named peers that have not been tried
+	looked  bool      // whether the links have been looked at
+	mdns    bool
+	done    bool
+}
+
+// over reports whether nobody more is to be expected soon; busy says that somebody known is yet to be tried.
+func (f firstLook) over(now time.Time, busy bool) bool {
+	if now.Sub(f.start) >= settleLimit {
+		return true
+	}
+	if busy || f.untried > 0 || !f.looked {
+		return false
+	}
+	if !f.mdns || f.linked.IsZero() {
+		return true
+	}
+	return now.Sub(f.linked) >= firstRound && now.Sub(f.newest) >= lateAnswer
+}
+
+func newKeeper(l *lan) *keeper {
+	return &keeper{
+		lan: l, budget: rate.NewLimiter(dialRate, dialBudget), wake: make(chan struct{}, 1),
+		peers: make(map[peer.ID]*candidate),
+		round: firstLook{untried: len(l.named), mdns: l.mdns},
+	}
+}
+
+// run dials until ctx ends.
+func (k *keeper) run(ctx context.Context) error {
+	k.mu.Lock()
+	k.round.start = time.Now()
+	k.mu.Unlock()
+	var dials sync.WaitGroup
+	defer dials.Wait()
+	for {
+		due, wait := k.step(time.Now())
+		for _, info := range due {
+			dials.Go(func() {
+				err := k.lan.connect(ctx, info)
+				if err != nil {
+					k.lan.log.Debug("neighbour not reached", zap.Stringer("peer", info.ID), zap.Error(err))
+				}
+				k.finished(info.ID, err, time.Now())
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-k.wake:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// step forgets who has expired, and returns who is to be dialled now, and how long until the next step.
+func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var due []peer.AddrInfo
+	wait := redialMax
+	busy := k.dialing > 0
+	for id, c := range k.peers {
+		switch connected := k.lan.connected(id); {
+		case c.dialing, connected:
+			c.tried = c.tried || connected
+			continue
+		case now.After(c.expiry):
+			delete(k.peers, id)
+			continue
+		case now.Before(c.due):
+			wait = min(wait, c.due.Sub(now))
+		case k.dialing >= maxDials:
+			// the end of a dial wakes us
+		case !k.budget.AllowN(now, 1):
+			wait = min(wait, time.Second/dialRate)
+		default:
+			c.dialing, busy = true, true
+			k.dialing++
+			due = append(due, peer.AddrInfo{ID: id, Addrs: c.addrs})
+		}
+		busy = busy || !c.tried
+	}
+	if !k.round.done {
+		wait = min(wait, 50*time.Millisecond)
+		if k.round.over(now, busy) {
+			k.round.done = true
+			close(k.lan.settled)
+		}
+	}
+	return due, wait
+}
+
+// finished notes how a dial ended.
+func (k *keeper) finished(id peer.ID, err error, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	defer hint(k.wake)
+	k.dialing--
+	c := k.peers[id]
+	if c == nil {
+		return
+	}
+	c.dialing, c.tried = false, true
+	if err == nil {
+		c.since = now
+		return
+	}
+	c.failures++
+	c.due = now.Add(backoff(c.failures-1, redialMin))
+}
+
+// announce takes a machine's word. It is dialled soon if it is new, or to be found elsewhere than before.
+func (k *keeper) announce(a announcement, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.peers[a.id]
+	if c == nil {
+		if len(k.peers) >= maxKnown && !k.makeRoom() {
+			return
+		}
+		c = &candidate{announcement: a, due: now}
+		if k.lan.host.ID() < a.id {
+			c.due = now.Add(yield/2 + rand.N(yield/2))
+		}
+		k.peers[a.id] = c
+		k.round.newest = now
+		hint(k.wake)
+		return
+	}
+	c.expiry = a.expiry
+	for _, m := range a.addrs {
+		if !ma.Contains(c.addrs, m) {
+			c.addrs = append([]ma.Multiaddr{m}, c.addrs...) // the newest first
+			c.due, c.failures = now, 0
+			hint(k.wake)
+		}
+	}
+	c.addrs = slices.Clip(c.addrs[:min(len(c.addrs), maxAddrs)])
+}
+
+// makeRoom forgets the machine that could not be reached most often. The caller holds mu.
+func (k *keeper) makeRoom() bool {
+	var worst *candidate
+	for id, c := range k.peers {
+		if c.failures > 0 && !c.dialing && !k.lan.connected(id) && (worst == nil || c.failures > worst.failures) {
+			worst = c
+		}
+	}
+	if worst != nil {
+		delete(k.peers, worst.id)
+	}
+	return worst != nil
+}
+
+// lose notes that the last connection to a machine ended.
+func (k *keeper) lose(id peer.ID, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.peers[id]
+	if c == nil {
+		return
+	}
+	c.failures++
+	if now.Sub(c.since) > steady {
+		c.failures = 0
+	}
+	c.due = now.Add(backoff(c.failures, redialMin))
+	hint(k.wake)
+}
+
+// linksChanged makes everybody worth another try at once.
+func (k *keeper) linksChanged(now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.peers {
+		c.due, c.failures = now, 0
+	}
+	hint(k.wake)
+}
+
+// looked notes that the links have been looked at, and whether there was one to find somebody on.
+func (k *keeper) looked(linked bool, now time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.round.looked = true
+	if linked && k.round.linked.IsZero() {
+		k.round.linked = now
+	}
+	hint(k.wake)
+}
+
+// namedTried notes that one more of the named peers has been tried.
+func (k *keeper) namedTried() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.round.untried--
+	hint(k.wake)
+}
+
+// knows reports whether a machine has announced itself lately.
+func (k *keeper) knows(id peer.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.peers[id] != nil
+}
+
+// backoff returns the pause after a number of failures: it doubles, with half of it up to chance, so that machines
+// that lost each other at the same moment do not come back at the same moment.
+func backoff(failures int, first time.Duration) time.Duration {
+	d := min(first<<min(failures, 10), redialMax)
+	return d/2 + rand.N(d/2+1)
+}
+
+func (l *lan) connected(id peer.ID) bool {
+	return l.host.Network().Connectedness(id) == network.Connected
+}
+
+// connect connects to a peer at exactly these addresses, unless it is connected already.
+func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	if l.connected(info.ID) {
+		return nil
+	}
+	if s, ok := l.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(info.ID) // ours is shorter
+	}
+	l.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
+	return l.host.Connect(ctx, info)
+}

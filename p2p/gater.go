@@ -1,0 +1,183 @@
+package p2p
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// maxBlocked bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
+// against the honest and broken, not a wall: the one to be forgotten first goes.
+const maxBlocked = 1024
+
+// A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
+// interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
+type gater struct {
+	mu      sync.Mutex // guards what follows
+	links   []link     // those that are used
+	named   map[string][]netip.Addr
+	blocked map[peer.ID]time.Time
+}
+
+func newGater() *gater {
+	return &gater{named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
+}
+
+// setLinks replaces the links.
+func (g *gater) setLinks(links []link) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.links = links
+}
+
+// setNamed replaces the addresses that belong to one name given by the user.
+func (g *gater) setNamed(name string, addrs []netip.Addr) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.named[name] = addrs
+}
+
+// block refuses a peer until a moment.
+func (g *gater) block(p peer.ID, until time.Time) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.blocked[p] = until
+	if len(g.blocked) <= maxBlocked {
+		return
+	}
+	soonest := p
+	for id, t := range g.blocked {
+		if t.Before(g.blocked[soonest]) {
+			soonest = id
+		}
+	}
+	delete(g.blocked, soonest)
+}
+
+func (g *gater) isBlocked(p peer.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	until, ok := g.blocked[p]
+	if ok && !time.Now().Before(until) {
+		delete(g.blocked, p)
+		return false
+	}
+	return ok
+}
+
+// isNeighbour reports whether a is the address of another machine on one of our links.
+func (g *gater) isNeighbour(a netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.onLink(a) && !g.own(a) && !isMetadata(a)
+}
+
+// mayDial reports whether a is a neighbour's address, or one that the user named.
+func (g *gater) mayDial(a netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.isNamed(a) || g.onLink(a) && !g.own(a) && !isMetadata(a)
+}
+
+// mayAccept is like mayDial, but this machine may always connect to itself.
+func (g *gater) mayAccept(a netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return a.IsLoopback() || g.isNamed(a) || g.onLink(a)
+}
+
+// onLink reports whether a is in the network of one of the links.
+func (g *gater) onLink(a netip.Addr) bool {
+	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
+		return false
+	}
+	for _, l := range g.links {
+		if a.Zone() != "" && a.Zone() != l.Name {
+			continue
+		}
+		for _, p := range l.addrs {
+			if p.Contains(a.WithZone("")) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (g *gater) own(a netip.Addr) bool {
+	for _, l := range g.links {
+		for _, p := range l.addrs {
+			if p.Addr() == a.WithZone("") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (g *gater) isNamed(a netip.Addr) bool {
+	for _, addrs := range g.named {
+		for _, n := range addrs {
+			if n.WithZone("") == a.WithZone("") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// isMetadata reports the addresses where clouds hand secrets to whoever asks. They can look on-link there.
+func isMetadata(a netip.Addr) bool {
+	return a == netip.AddrFrom4([4]byte{169, 254, 169, 254}) || a == netip.MustParseAddr("fd00:ec2::254")
+}
+
+// ipOf returns the IP address that a multiaddr begins with.
+func ipOf(m ma.Multiaddr) (netip.Addr, bool) {
+	ip, err := manet.ToIP(m)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return netip.Addr{}, false
+	}
+	if zone, err := m.ValueForProtocol(ma.P_IP6ZONE); err == nil {
+		a = a.WithZone(zone)
+	}
+	return a.Unmap(), true
+}
+
+// announceable leaves, of the addresses that libp2p would tell a peer, those where a neighbour can reach us.
+func (g *gater) announceable(all []ma.Multiaddr) []ma.Multiaddr {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(all), func(m ma.Multiaddr) bool {
+		a, ok := ipOf(m)
+		return !ok || !g.own(a) || a.IsLinkLocalUnicast() && a.Is6()
+	})
+}
+
+func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.isBlocked(p) }
+
+func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
+	a, ok := ipOf(m)
+	return ok && g.mayDial(a)
+}
+
+func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
+	a, ok := ipOf(c.RemoteMultiaddr())
+	return ok && g.mayAccept(a)
+}
+
+func (g *gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
+	return !g.isBlocked(p)
+}
+
+func (g *gater) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) { return true, 0 }

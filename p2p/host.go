@@ -1,0 +1,198 @@
+package p2p
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/gologshim"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+)
+
+const (
+	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most.
+	keepAlive    = 5 * time.Second
+	writeTimeout = 3 * time.Second
+	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
+	// guest may take a second for the handshake.
+	dialTimeout = 3 * time.Second
+
+	// maxMemory bounds what libp2p may hold in buffers for all peers together.
+	maxMemory = 256 << 20
+	// maxConns is far above the neighbours of any LAN that multicast still works on.
+	maxConns = 512
+	// connsHigh and connsLow: when there are more than the one, idle connections are closed down to the other.
+	connsHigh, connsLow = 256, 192
+	// maxPeerStreams bounds the streams between us and one peer, in each direction. A few long-lived ones do.
+	maxPeerStreams = 64
+	// connsPerIP leaves room for the virtual machines behind one address.
+	connsPerIP = 32
+	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
+	dialsPerSecond, dialBurst = 2, 64
+
+	// yamuxMessage is the largest piece that one stream sends at a time: a block.
+	yamuxMessage = 256 << 10
+	// firstWindow is what a stream may send before the receiver answers; lastWindow is what it can grow to,
+	// enough for 2.5 Gbit/s at 13 ms.
+	firstWindow, lastWindow = 1 << 20, 4 << 20
+)
+
+// newHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6.
+func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
+	silenceLibp2p()
+	limits, err := newResourceManager()
+	if err != nil {
+		return nil, fmt.Errorf("resource manager: %w", err)
+	}
+	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(30*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("connection manager: %w", err)
+	}
+	h, err := libp2p.New(
+		libp2p.Identity(cfg.Identity),
+		libp2p.UserAgent(cfg.UserAgent),
+		libp2p.NoListenAddrs, // below: the families are not equally important
+		libp2p.NoTransports,
+		libp2p.Transport(tcp.NewTCPTransport,
+			tcp.WithConnectionTimeout(dialTimeout),
+			tcp.DisableReuseport()), // with it, a second narbor on this port would take half of the first one's connections
+		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(noise.ID, noise.New),
+		libp2p.Muxer(yamux.ID, newMuxer()),
+		libp2p.ResourceManager(limits),
+		libp2p.ConnectionManager(conns),
+		libp2p.ConnectionGater(gate),
+		libp2p.AddrsFactory(gate.announceable),
+		libp2p.DisableRelay(),
+		libp2p.DisableMetrics(),
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.UDPBlackHoleSuccessCounter(nil),
+		libp2p.IPv6BlackHoleSuccessCounter(nil), // it gives up on global IPv6 addresses, which neighbours may have
+		libp2p.WithDialTimeout(dialTimeout),
+		libp2p.SwarmOpts(swarm.WithDialTimeoutLocal(dialTimeout)),
+	)
+	if err != nil {
+		return nil, err
+	}
+	if err := listen(h, cfg.Port, cfg.Log); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+// listen opens the same port on both families. A machine may lack one of them, but not both.
+func listen(h host.Host, port uint16, log *zap.Logger) error {
+	sw, ok := h.Network().(*swarm.Swarm)
+	if !ok {
+		return fmt.Errorf("listen: %T is not a swarm", h.Network())
+	}
+	var missing error
+	for _, ip := range []string{"/ip4/0.0.0.0", "/ip6/::"} {
+		addr, err := ma.NewMultiaddr(ip + "/tcp/" + strconv.Itoa(int(port)))
+		if err != nil {
+			return err
+		}
+		switch err := sw.AddListenAddr(addr); {
+		case errors.Is(err, syscall.EADDRINUSE):
+			return fmt.Errorf("TCP port %d is taken, perhaps by another narbor; --port chooses another: %w", port, err)
+		case err != nil:
+			log.Info("an address family is missing", zap.Stringer("addr", addr), zap.Error(err))
+			missing = errors.Join(missing, err)
+		case port == 0:
+			port = listenPort(h)
+		}
+	}
+	if listenPort(h) == 0 {
+		return missing
+	}
+	return nil
+}
+
+// listenPort returns the TCP port that h listens on, or 0.
+func listenPort(h host.Host) uint16 {
+	for _, a := range h.Network().ListenAddresses() {
+		text, err := a.ValueForProtocol(ma.P_TCP)
+		if err != nil {
+			continue
+		}
+		if n, err := strconv.ParseUint(text, 10, 16); err == nil {
+			return uint16(n)
+		}
+	}
+	return 0
+}
+
+func newMuxer() *yamux.Transport {
+	m := *yamux.DefaultTransport
+	m.KeepAliveInterval = keepAlive
+	m.ConnectionWriteTimeout = writeTimeout
+	m.MaxMessageSize = yamuxMessage
+	m.InitialStreamWindowSize = firstWindow
+	m.MaxStreamWindowSize = lastWindow
+	return &m
+}
+
+// newResourceManager counts each neighbour for itself. libp2p's own limits take all of an IPv6 /56, so a whole
+// LAN and more, for one host that may have eight connections.
+func newResourceManager() (network.ResourceManager, error) {
+	base := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&base)
+	limits := rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{
+			Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns, FD: maxConns,
+			Streams: 16 * maxConns, StreamsInbound: 8 * maxConns, StreamsOutbound: 8 * maxConns,
+			Memory: maxMemory,
+		},
+		Transient: rcmgr.ResourceLimits{Conns: 128, ConnsInbound: 96, ConnsOutbound: 64, FD: 128, Memory: maxMemory / 4},
+		PeerDefault: rcmgr.ResourceLimits{
+			Conns: 6, ConnsInbound: 4, ConnsOutbound: 4, FD: 6,
+			Streams: 2 * maxPeerStreams, StreamsInbound: maxPeerStreams, StreamsOutbound: maxPeerStreams,
+			Memory: maxMemory / 4,
+		},
+	}.Build(base.Scale(maxMemory, maxConns))
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits),
+		rcmgr.WithMetricsDisabled(),
+		rcmgr.WithLimitPerSubnet(
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerIP}},
+			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: connsPerIP}}),
+		rcmgr.WithConnRateLimiters(newConnRateLimiter()))
+}
+
+func newConnRateLimiter() *rate.Limiter {
+	limit := rate.Limit{RPS: dialsPerSecond, Burst: dialBurst}
+	return &rate.Limiter{
+		NetworkPrefixLimits: []rate.PrefixLimit{ // this machine is not limited
+			{Prefix: netip.MustParsePrefix("127.0.0.0/8")},
+			{Prefix: netip.MustParsePrefix("::1/128")},
+		},
+		SubnetRateLimiter: rate.SubnetLimiter{
+			IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: limit}},
+			IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 128, Limit: limit}},
+			GracePeriod:      time.Minute,
+		},
+	}
+}
+
+// silenceLibp2p drops libp2p's own log, which speaks of every refused dial. GOLOG_LOG_LEVEL brings it back.
+func silenceLibp2p() {
+	if os.Getenv("GOLOG_LOG_LEVEL") == "" {
+		gologshim.SetDefaultHandler(slog.DiscardHandler)
+	}
+}

@@ -1,0 +1,205 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"path"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// pollInterfaces is how often the interfaces are looked at when nothing says that they changed. On Linux
+	// the kernel says so; this is for a lost message, and for other systems.
+	pollInterfaces = 15 * time.Second
+	// interfaceQuiet is how long the kernel must be silent before a change is acted on: one change of network
+	// makes a handful of messages within milliseconds. interfacePatience bounds the wait when it never is.
+	interfaceQuiet    = 150 * time.Millisecond
+	interfacePatience = 500 * time.Millisecond
+)
+
+// InterfaceStatus says whether neighbours are looked for on a network interface, and if not, why not.
+type InterfaceStatus struct {
+	Name   string `json:"name"`
+	Used   bool   `json:"used"`
+	Reason string `json:"reason"` // why it is not used; "" if it is
+}
+
+// A link is a network interface as it was at one moment.
+type link struct {
+	InterfaceStatus
+	ifi   net.Interface
+	addrs []netip.Prefix // its usable addresses, each with the length of its network; sorted
+}
+
+// same reports whether o would be announced just as l is.
+func (l link) same(o link) bool {
+	return l.Name == o.Name && l.ifi.Index == o.ifi.Index && slices.Equal(l.addrs, o.addrs)
+}
+
+// An interfacePolicy chooses interfaces by name, with the patterns of [path.Match].
+type interfacePolicy struct {
+	allow []string // if there are any, only these
+	deny  []string // never these
+}
+
+// newInterfacePolicy checks the patterns.
+func newInterfacePolicy(allow, deny []string) (interfacePolicy, error) {
+	for _, pattern := range slices.Concat(allow, deny) {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return interfacePolicy{}, fmt.Errorf("interface pattern %q: %w", pattern, err)
+		}
+	}
+	return interfacePolicy{allow, deny}, nil
+}
+
+// deniedByDefault names the interfaces of containers and tunnels: what is behind them is this machine, or is
+// far away. Bridges and taps of virtual machines are not among them: guests are neighbours.
+func deniedByDefault() []string {
+	return []string{"docker*", "br-*", "veth*", "cni*", "podman*", "tailscale*", "wg*", "tun*", "zt*"}
+}
+
+// refuse returns why an interface is not used, or "".
+func (p interfacePolicy) refuse(name string, flags net.Flags) string {
+	switch {
+	case flags&net.FlagLoopback != 0:
+		return "loopback"
+	case matchAny(p.deny, name):
+		return "excluded by --no-interface"
+	case len(p.allow) > 0 && !matchAny(p.allow, name):
+		return "not among --interface"
+	case len(p.allow) == 0 && matchAny(deniedByDefault(), name):
+		return "container or tunnel, by its name (--interface would use it)"
+	case flags&net.FlagUp == 0:
+		return "down"
+	case flags&net.FlagRunning == 0:
+		return "no carrier"
+	case flags&net.FlagPointToPoint != 0:
+		return "point-to-point (name its peers with --peer)"
+	case flags&net.FlagMulticast == 0:
+		return "no multicast (name its peers with --peer)"
+	}
+	return ""
+}
+
+func matchAny(patterns []string, name string) bool {
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return ok && err == nil
+	})
+}
+
+// scan returns the interfaces as they are now, sorted by name.
+func (p interfacePolicy) scan() ([]link, error) {
+	ifis, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("list interfaces: %w", err)
+	}
+	addrs := interfaceAddrs(ifis)
+	links := make([]link, 0, len(ifis))
+	for _, ifi := range ifis {
+		l := link{InterfaceStatus: InterfaceStatus{Name: ifi.Name}, ifi: ifi, addrs: addrs[ifi.Index]}
+		slices.SortFunc(l.addrs, func(a, b netip.Prefix) int { return a.Compare(b) })
+		l.Reason = p.refuse(ifi.Name, ifi.Flags)
+		if l.Reason == "" && len(l.addrs) == 0 {
+			l.Reason = "no address"
+		}
+		l.Used = l.Reason == ""
+		links = append(links, l)
+	}
+	slices.SortFunc(links, func(a, b link) int { return cmp.Compare(a.Name, b.Name) })
+	return links, nil
+}
+
+// plainInterfaceAddrs asks the standard library, which does not say whether an address is usable yet.
+func plainInterfaceAddrs(ifis []net.Interface) map[int][]netip.Prefix {
+	out := make(map[int][]netip.Prefix, len(ifis))
+	for _, ifi := range ifis {
+		addrs, err := ifi.Addrs()
+		if err != nil {
+			continue // it has gone meanwhile
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			if p, ok := prefixOf(n); ok {
+				out[ifi.Index] = append(out[ifi.Index], p)
+			}
+		}
+	}
+	return out
+}
+
+// prefixOf keeps the whole address beside the length of its network.
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	ip, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	ones, bits := n.Mask.Size()
+	ip = ip.Unmap()
+	if bits == 128 && ip.Is4() {
+		ones -= 96
+	}
+	p := netip.PrefixFrom(ip, ones)
+	return p, p.IsValid()
+}
+
+// watchInterfaces calls changed with the interfaces as they are and again whenever they may have changed, always
+// from the calling goroutine, until ctx ends.
+func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, changed func([]link)) error {
+	hints := make(chan struct{}, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		subscribeInterfaces(ctx, log, hints)
+	}()
+	defer func() { <-done }()
+	poll := time.NewTicker(pollInterfaces)
+	defer poll.Stop()
+	for {
+		links, err := p.scan()
+		if err != nil {
+			log.Warn("interfaces cannot be listed", zap.Error(err))
+		} else {
+			changed(links)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-poll.C:
+		case <-hints:
+			settle(ctx, hints)
+		}
+	}
+}
+
+// settle returns once no hint has come for a while.
+func settle(ctx context.Context, hints <-chan struct{}) {
+	ctx, cancel := context.WithTimeout(ctx, interfacePatience)
+	defer cancel()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hints:
+		case <-time.After(interfaceQuiet):
+			return
+		}
+	}
+}
+
+// hint tells a channel of one that there is something to look at; one waiting hint is as good as many.
+func hint(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

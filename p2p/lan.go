@@ -1,0 +1,216 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+)
+
+// lanConfig says who we are on the LAN and whom to look for.
+type lanConfig struct {
+	Identity                        crypto.PrivKey // required
+	Port                            uint16         // TCP; 0 picks one
+	Peers                           []string       // multiaddr, IP address or DNS name, with or without a port
+	MDNS                            bool           // announce and browse
+	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
+	UserAgent                       string         // what identify tells neighbours
+	Log                             *zap.Logger    // nil discards
+}
+
+// How a neighbour was found.
+const (
+	viaMDNS    = "mdns"
+	viaNamed   = "named"
+	viaInbound = "inbound"
+)
+
+// A lan finds the machines around this one that announce themselves, and those that the user named, and stays
+// connected to them. Whether a peer is of any use is for others to find out.
+type lan struct {
+	log     *zap.Logger
+	host    host.Host
+	gate    *gater
+	policy  interfacePolicy
+	named   []*namedPeer
+	mdns    bool
+	keeper  *keeper
+	settled chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	links   []link
+	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
+}
+
+// newLAN starts the host, which listens and accepts from now on, and nothing else. The caller must call Run,
+// or close the host.
+func newLAN(cfg lanConfig) (*lan, error) {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	policy, err := newInterfacePolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)
+	if err != nil {
+		return nil, err
+	}
+	named, err := parseNamed(cfg.Peers)
+	if err != nil {
+		return nil, err
+	}
+	links, err := policy.scan()
+	if err != nil {
+		return nil, err
+	}
+	gate := newGater()
+	h, err := newHost(cfg, gate)
+	if err != nil {
+		return nil, fmt.Errorf("start libp2p: %w", err)
+	}
+	l := &lan{
+		log: cfg.Log, host: h, gate: gate, policy: policy, named: named, mdns: cfg.MDNS,
+		settled: make(chan struct{}), viaName: make(map[peer.ID]*namedPeer),
+	}
+	l.keeper = newKeeper(l)
+	l.setLinks(links)
+	return l, nil
+}
+
+// Host returns the libp2p host.
+func (l *lan) Host() host.Host { return l.host }
+
+// Settled is closed when the first round of discovery is over: nobody more is to be expected soon. That is at
+// most [settleLimit] after Run began.
+func (l *lan) Settled() <-chan struct{} { return l.settled }
+
+// Interfaces returns the network interfaces as they were seen last.
+func (l *lan) Interfaces() []InterfaceStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]InterfaceStatus, len(l.links))
+	for i, k := range l.links {
+		out[i] = k.InterfaceStatus
+	}
+	return out
+}
+
+// Via says how a peer was found: "mdns", "named" or "inbound".
+func (l *lan) Via(p peer.ID) string {
+	l.mu.Lock()
+	named := l.viaName[p]
+	l.mu.Unlock()
+	switch {
+	case named != nil:
+		return viaNamed
+	case l.keeper.knows(p):
+		return viaMDNS
+	default:
+		return viaInbound
+	}
+}
+
+// Block refuses all connections with a peer until a moment, and closes those there are.
+func (l *lan) Block(p peer.ID, until time.Time) {
+	l.gate.block(p, until)
+	if err := l.host.Network().ClosePeer(p); err != nil {
+		l.log.Debug("closing the connection of a blocked peer", zap.Stringer("peer", p), zap.Error(err))
+	}
+}
+
+// Run announces this machine, looks for others, and keeps connections to them, until ctx ends. It closes the host
+// and returns when all that it started has ended.
+func (l *lan) Run(ctx context.Context) error {
+	events := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) { l.lost(c.RemotePeer()) }}
+	l.host.Network().Notify(events)
+	defer l.host.Network().StopNotify(events)
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return l.keeper.run(ctx) })
+	g.Go(func() error { return l.follow(ctx) })
+	for _, n := range l.named {
+		g.Go(func() error { return l.keepNamed(ctx, n) })
+	}
+	err := g.Wait()
+	return errors.Join(err, l.host.Close())
+}
+
+// follow announces this machine on every link there is, as links come and go.
+func (l *lan) follow(ctx context.Context) error {
+	d := newDiscovery(l)
+	defer d.close()
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	return watchInterfaces(ctx, l.policy, l.log, func(links []link) {
+		changed := l.setLinks(links)
+		if l.mdns {
+			d.update(ctx, links)
+		}
+		l.keeper.looked(len(used(links)) > 0, time.Now())
+		if changed {
+			l.closeOrphans(&closing)
+			l.keeper.linksChanged(time.Now())
+			for _, n := range l.named {
+				hint(n.hurry)
+			}
+		}
+	})
+}
+
+// setLinks notes the interfaces and reports whether one that is used has changed.
+func (l *lan) setLinks(links []link) bool {
+	l.mu.Lock()
+	before := used(l.links)
+	l.links = links
+	l.mu.Unlock()
+	now := used(links)
+	l.gate.setLinks(now)
+	return !slices.EqualFunc(before, now, link.same)
+}
+
+func used(links []link) []link {
+	return slices.DeleteFunc(slices.Clone(links), func(k link) bool { return !k.Used })
+}
+
+// closeOrphans closes connections from addresses that are no longer this machine's. TCP would take long to notice,
+// and meanwhile we would take their peers for connected.
+func (l *lan) closeOrphans(closing *sync.WaitGroup) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return
+	}
+	own := make(map[netip.Addr]bool)
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			if p, ok := prefixOf(n); ok {
+				own[p.Addr()] = true
+			}
+		}
+	}
+	for _, c := range l.host.Network().Conns() {
+		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] {
+			closing.Go(func() { c.Close() }) // waits for writeTimeout: the other side is out of reach
+		}
+	}
+}
+
+// lost is called by libp2p for each connection that ends.
+func (l *lan) lost(p peer.ID) {
+	if l.connected(p) {
+		return // there was another one
+	}
+	l.keeper.lose(p, time.Now())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.viaName[p]; n != nil {
+		hint(n.lost)
+	}
+}

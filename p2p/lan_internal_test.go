@@ -1,0 +1,107 @@
+package p2p
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/goleak"
+)
+
+func newTestIdentity(t *testing.T) crypto.PrivKey {
+	t.Helper()
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// startTestLAN runs a lan until the test ends, and fails the test if that takes long or leaves a goroutine.
+func startTestLAN(t *testing.T, cfg lanConfig) (l *lan, stop func()) {
+	t.Helper()
+	if cfg.Identity == nil {
+		cfg.Identity = newTestIdentity(t)
+	}
+	l, err := newLAN(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run = %v, want nil", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run has not returned 10 s after its context ended")
+		}
+	}
+	t.Cleanup(stop)
+	return l, stop
+}
+
+// waitConnected returns once a is connected to b.
+func waitConnected(t *testing.T, a *lan, b peer.ID, limit time.Duration) {
+	t.Helper()
+	up := make(chan struct{}, 1)
+	events := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
+		if c.RemotePeer() == b {
+			hint(up)
+		}
+	}}
+	a.host.Network().Notify(events)
+	defer a.host.Network().StopNotify(events)
+	if a.connected(b) {
+		return
+	}
+	select {
+	case <-up:
+	case <-time.After(limit):
+		t.Fatalf("not connected after %v", limit)
+	}
+}
+
+func loopback(l *lan) string { return fmt.Sprintf("127.0.0.1:%d", listenPort(l.host)) }
+
+func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	a, stopA := startTestLAN(t, lanConfig{})
+	b, stopB := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	start := time.Now()
+	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, a, b.host.ID(), 5*time.Second)
+	t.Logf("connected after %v", time.Since(start))
+	select {
+	case <-b.Settled():
+	case <-time.After(settleLimit):
+		t.Errorf("not settled %v after the only peer was reached", settleLimit)
+	}
+	if got := b.Via(a.host.ID()); got != viaNamed {
+		t.Errorf("Via(named peer) = %q, want %q", got, viaNamed)
+	}
+	if got := a.Via(b.host.ID()); got != viaInbound {
+		t.Errorf("Via(inbound peer) = %q, want %q", got, viaInbound)
+	}
+
+	if err := a.host.Network().ClosePeer(b.host.ID()); err != nil {
+		t.Fatal(err)
+	}
+	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	stopB()
+	stopA()
+}

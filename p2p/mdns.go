@@ -1,0 +1,229 @@
+package p2p
+
+import (
+	"context"
+	"crypto/rand"
+	mrand "math/rand/v2"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/zeroconf/v2"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+)
+
+const (
+	mdnsService = "_narbor._tcp"
+	mdnsDomain  = "local"
+	// mdnsText begins each address in a TXT record, as in libp2p's own discovery: any libp2p program can read it.
+	mdnsText = "dnsaddr="
+
+	// mdnsTTL is how long an announcement may be believed, in seconds. It outlives browseRound, after which
+	// everybody is asked again.
+	mdnsTTL = 600
+	// browseRound is how long one round of browsing lasts, give or take a fifth. zeroconf reports a machine once
+	// a round, remembers all it was told until the round ends, and asks more and more rarely in it.
+	browseRound = 4 * time.Minute
+	// maxEntries ends a round early: somebody floods us with names.
+	maxEntries = 4096
+	// mdnsRetry is the pause after a family could not be used on a link. Often it has no address yet, and then
+	// a change of the link starts everything anew; so this may be slow.
+	mdnsRetry = 10 * time.Second
+	// goodbyeLimit bounds the time to say goodbye.
+	goodbyeLimit = time.Second
+
+	// maxAddrs bounds the addresses of one machine, ours and others', and maxAddrText the text of one.
+	maxAddrs    = 8
+	maxAddrText = 200
+)
+
+// A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes
+// gets a new session under a new name, because others would take the old name for old news. Owned by one goroutine.
+type discovery struct {
+	lan      *lan
+	port     uint16
+	sessions map[string]*session
+	running  sync.WaitGroup
+}
+
+type session struct {
+	link   link
+	cancel context.CancelFunc
+}
+
+func newDiscovery(l *lan) *discovery {
+	return &discovery{lan: l, port: listenPort(l.host), sessions: make(map[string]*session)}
+}
+
+// update starts and ends sessions so that there is one for each link that is used.
+func (d *discovery) update(ctx context.Context, links []link) {
+	now := make(map[string]link)
+	for _, k := range used(links) {
+		now[k.Name] = k
+	}
+	for name, s := range d.sessions {
+		if k, ok := now[name]; !ok || !k.same(s.link) {
+			s.cancel()
+			delete(d.sessions, name)
+		}
+	}
+	for name, k := range now {
+		if d.sessions[name] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(ctx)
+		d.sessions[name] = &session{k, cancel}
+		d.running.Go(func() { d.announce(ctx, k) })
+		for _, family := range []zeroconf.IPType{zeroconf.IPv4, zeroconf.IPv6} {
+			d.running.Go(func() { d.browse(ctx, k, family) })
+		}
+	}
+}
+
+// close ends all sessions.
+func (d *discovery) close() {
+	for _, s := range d.sessions {
+		s.cancel()
+	}
+	d.running.Wait()
+}
+
+// announce makes this machine known on a link until ctx ends.
+func (d *discovery) announce(ctx context.Context, k link) {
+	ips, texts := d.texts(k)
+	if len(texts) == 0 {
+		return // nothing but link-local IPv6, which libp2p does not dial
+	}
+	for ctx.Err() == nil {
+		s, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, int(d.port), rand.Text(), ips, texts,
+			[]net.Interface{k.ifi}, zeroconf.TTL(mdnsTTL))
+		if err != nil {
+			d.lan.log.Debug("mdns announcement", zap.String("interface", k.Name), zap.Error(err))
+			sleep(ctx, mdnsRetry)
+			continue
+		}
+		<-ctx.Done()
+		d.goodbye(s)
+	}
+}
+
+// goodbye tells the others that this name has gone. It does not wait for long.
+func (d *discovery) goodbye(s *zeroconf.Server) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.Shutdown()
+	}()
+	select {
+	case <-done:
+	case <-time.After(goodbyeLimit):
+		d.lan.log.Debug("mdns goodbye takes too long")
+	}
+}
+
+// texts returns the addresses of a link by which neighbours can reach us, plain and as TXT strings.
+func (d *discovery) texts(k link) (ips, texts []string) {
+	for _, p := range k.addrs {
+		a := p.Addr()
+		if a.Is6() && a.IsLinkLocalUnicast() || len(ips) == maxAddrs {
+			continue
+		}
+		m, err := tcpAddr(a, d.port)
+		if err != nil {
+			continue
+		}
+		ips = append(ips, a.String())
+		texts = append(texts, mdnsText+m.String()+"/p2p/"+d.lan.host.ID().String())
+	}
+	return ips, texts
+}
+
+// browse listens for others on a link until ctx ends.
+func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) {
+	for ctx.Err() == nil {
+		err := d.browseOnce(ctx, k, family)
+		if err != nil {
+			d.lan.log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
+			sleep(ctx, mdnsRetry)
+		}
+	}
+}
+
+func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPType) error {
+	round := browseRound + time.Duration((mrand.Float64()-0.5)*0.4*float64(browseRound))
+	ctx, cancel := context.WithTimeout(ctx, round)
+	defer cancel()
+	entries := make(chan *zeroconf.ServiceEntry, 16)
+	failed := make(chan error, 1)
+	go func() {
+		failed <- zeroconf.Browse(ctx, mdnsService, mdnsDomain, entries,
+			zeroconf.SelectIfaces([]net.Interface{k.ifi}), zeroconf.SelectIPTraffic(family))
+	}()
+	// zeroconf closes entries when ctx has ended, but not if it could not begin; until then it blocks unless
+	// they are read.
+	for n := 0; ; n++ {
+		select {
+		case err := <-failed:
+			return err
+		case e, ok := <-entries:
+			if !ok {
+				return <-failed
+			}
+			if a, ok := d.parse(e); ok && ctx.Err() == nil {
+				d.lan.keeper.announce(a, time.Now())
+			}
+			if n == maxEntries {
+				cancel()
+			}
+		}
+	}
+}
+
+// parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves.
+func (d *discovery) parse(e *zeroconf.ServiceEntry) (announcement, bool) {
+	a := announcement{expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
+	for _, text := range e.Text {
+		id, m, ok := parseText(text)
+		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == maxAddrs {
+			continue
+		}
+		ip, ok := ipOf(m)
+		if !ok || !d.lan.gate.isNeighbour(ip) || ma.Contains(a.addrs, m) {
+			continue
+		}
+		a.id = id
+		a.addrs = append(a.addrs, m)
+	}
+	return a, len(a.addrs) > 0
+}
+
+// parseText accepts "dnsaddr=/(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID" and nothing else.
+func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
+	text, ok := strings.CutPrefix(text, mdnsText)
+	if !ok || len(text) > maxAddrText {
+		return "", nil, false
+	}
+	m, err := ma.NewMultiaddr(text)
+	if err != nil || len(m) != 3 || m[1].Code() != ma.P_TCP || m[2].Code() != ma.P_P2P {
+		return "", nil, false
+	}
+	if c := m[0].Code(); c != ma.P_IP4 && c != ma.P_IP6 {
+		return "", nil, false
+	}
+	info, err := peer.AddrInfoFromP2pAddr(m)
+	if err != nil || len(info.Addrs) != 1 {
+		return "", nil, false
+	}
+	return info.ID, info.Addrs[0], true
+}
+
+// sleep waits, give or take a quarter, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d*3/4 + mrand.N(d/2)):
+	}
+}

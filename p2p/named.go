@@ -1,0 +1,297 @@
+package p2p
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/sec"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"go.uber.org/zap"
+)
+
+const (
+	// defaultPort is where narbor listens unless it is told otherwise.
+	defaultPort = 6273
+	// namedMin is the first pause before a named peer is dialled again; the last is redialMax.
+	namedMin = time.Second
+	// lookAgain is how often a name is resolved anew while its peers are connected.
+	lookAgain = 5 * time.Minute
+	// resolveTimeout is longer than a resolver waits before it asks its second server.
+	resolveTimeout = 6 * time.Second
+	// maxNamedAddrs bounds the addresses that one name may stand for.
+	maxNamedAddrs = 8
+)
+
+// A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.
+type namedPeer struct {
+	text   string     // as the user wrote it
+	addr   netip.Addr // or
+	name   string     // a DNS name
+	family string     // "ip", "ip4" or "ip6": which of the name's addresses count
+	port   uint16
+	id     peer.ID // "": whoever answers
+
+	hurry chan struct{} // the network has changed: dial at once
+	lost  chan struct{} // a connection to one of its peers has ended
+}
+
+// parseNamed parses what users give to --peer.
+func parseNamed(texts []string) ([]*namedPeer, error) {
+	var out []*namedPeer
+	for i, text := range texts {
+		if slices.Contains(texts[:i], text) {
+			continue
+		}
+		n, err := parseNamedPeer(text)
+		if err != nil {
+			return nil, fmt.Errorf("peer %.100q: %w", text, err)
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+func parseNamedPeer(text string) (*namedPeer, error) {
+	n := &namedPeer{text: text, port: defaultPort, family: "ip", hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
+	if strings.HasPrefix(text, "/") {
+		return n, n.parseMultiaddr(text)
+	}
+	host := text
+	if h, p, err := net.SplitHostPort(text); err == nil {
+		port, err := strconv.ParseUint(p, 10, 16)
+		if err != nil || port == 0 {
+			return nil, fmt.Errorf("%q is not a port", p)
+		}
+		host, n.port = h, uint16(port)
+	} else if strings.HasPrefix(text, "[") && strings.HasSuffix(text, "]") {
+		host = text[1 : len(text)-1]
+	}
+	if a, err := netip.ParseAddr(host); err == nil {
+		return n, n.setAddr(a)
+	}
+	return n, n.setName(host)
+}
+
+// parseMultiaddr accepts /(ip4|ip6|dns|dns4|dns6)/HOST[/tcp/PORT][/p2p/ID].
+func (n *namedPeer) parseMultiaddr(text string) error {
+	m, err := ma.NewMultiaddr(text)
+	if err != nil {
+		return err
+	}
+	for i, c := range m {
+		switch code := c.Protocol().Code; {
+		case i == 0 && (code == ma.P_IP4 || code == ma.P_IP6):
+			a, _ := ipOf(m)
+			err = n.setAddr(a)
+		case i == 0 && code == ma.P_DNS:
+			err = n.setName(c.Value())
+		case i == 0 && code == ma.P_DNS4:
+			n.family, err = "ip4", n.setName(c.Value())
+		case i == 0 && code == ma.P_DNS6:
+			n.family, err = "ip6", n.setName(c.Value())
+		case i == 1 && code == ma.P_TCP && c.Value() != "0":
+			port, perr := strconv.ParseUint(c.Value(), 10, 16)
+			n.port, err = uint16(port), perr
+		case i > 0 && i == len(m)-1 && code == ma.P_P2P:
+			n.id, err = peer.Decode(c.Value())
+		default:
+			err = fmt.Errorf("/%s is not expected there; want /ip4/ADDRESS/tcp/PORT/p2p/ID", c.Protocol().Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *namedPeer) setAddr(a netip.Addr) error {
+	a = a.Unmap()
+	switch {
+	case a.IsUnspecified() || a.IsMulticast():
+		return errors.New("not the address of a machine")
+	case a.Is6() && a.IsLinkLocalUnicast() || a.Zone() != "":
+		return errors.New("link-local IPv6 cannot be dialled; use another address of that machine")
+	}
+	n.addr = a
+	return nil
+}
+
+func (n *namedPeer) setName(name string) error {
+	ok := len(name) > 0 && len(name) <= 253 && !strings.HasPrefix(name, "-") && !strings.ContainsFunc(name, func(r rune) bool {
+		return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._", r)
+	})
+	if !ok {
+		return errors.New("neither a multiaddr nor an IP address nor a DNS name")
+	}
+	n.name = name
+	return nil
+}
+
+// resolve returns the addresses that the name stands for now.
+func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
+	if n.addr.IsValid() {
+		return []netip.Addr{n.addr}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, n.family, n.name)
+	if err != nil {
+		return nil, err
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	addrs = slices.Compact(addrs)
+	return addrs[:min(len(addrs), maxNamedAddrs)], nil
+}
+
+// keepNamed stays connected to a named peer until ctx ends.
+func (l *lan) keepNamed(ctx context.Context, n *namedPeer) error {
+	tried := sync.OnceFunc(l.keeper.namedTried)
+	defer tried()
+	learned := make(map[netip.Addr]peer.ID)
+	failures, since := 0, time.Now()
+	for {
+		wait := lookAgain
+		if err := l.connectNamed(ctx, n, learned); err != nil {
+			l.logNamed(ctx, n, failures, err)
+			wait = backoff(failures, namedMin)
+			failures++
+		} else {
+			since = time.Now()
+		}
+		tried()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.hurry:
+			failures = 0
+		case <-time.After(wait):
+		case <-n.lost:
+			failures++
+			if time.Since(since) > steady {
+				failures = 0
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-n.hurry:
+			case <-time.After(backoff(failures, redialMin)):
+			}
+		}
+	}
+}
+
+// logNamed tells of the first of a row of failures; the others are no news.
+func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	log := l.log.Debug
+	if failures == 0 {
+		log = l.log.Info
+	}
+	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
+}
+
+// connectNamed connects to whoever is at the addresses of a named peer. It returns an error if nobody is.
+func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
+	addrs, err := n.resolve(ctx)
+	if err != nil {
+		return err
+	}
+	l.gate.setNamed(n.text, addrs)
+	if n.id != "" {
+		return l.connectAs(ctx, n, n.id, addrs...)
+	}
+	ids, errs := make([]peer.ID, len(addrs)), make([]error, len(addrs))
+	var wg sync.WaitGroup
+	for i, a := range addrs {
+		id := learned[a]
+		wg.Go(func() { ids[i], errs[i] = l.connectAnyone(ctx, n, id, a) })
+	}
+	wg.Wait()
+	clear(learned)
+	for i, a := range addrs {
+		if ids[i] != "" {
+			learned[a] = ids[i]
+		}
+	}
+	if slices.Contains(errs, nil) {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// connectAnyone connects to whoever is at an address: the one who was there the last time, if it is known, or
+// somebody new.
+func (l *lan) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
+	if last != "" {
+		err := l.connectAs(ctx, n, last, a)
+		if !errors.As(err, new(sec.ErrPeerIDMismatch)) {
+			return last, err
+		}
+	}
+	id, err := l.whoIs(ctx, n, a)
+	if err != nil {
+		return "", err
+	}
+	return id, l.connectAs(ctx, n, id, a)
+}
+
+func (l *lan) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...netip.Addr) error {
+	if id == l.host.ID() {
+		return errors.New("that is this machine itself")
+	}
+	l.mu.Lock()
+	l.viaName[id] = n
+	l.mu.Unlock()
+	return l.connect(ctx, peer.AddrInfo{ID: id, Addrs: n.multiaddrs(addrs)})
+}
+
+// whoIs returns the ID of the peer at an address. A libp2p connection needs to know whom it expects, so it expects
+// a stranger, and reads from the handshake's refusal who answered.
+func (l *lan) whoIs(ctx context.Context, n *namedPeer, a netip.Addr) (peer.ID, error) {
+	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	stranger, err := peer.IDFromPublicKey(pub)
+	if err != nil {
+		return "", err
+	}
+	err = l.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: n.multiaddrs([]netip.Addr{a})})
+	l.host.Peerstore().ClearAddrs(stranger)
+	var mismatch sec.ErrPeerIDMismatch
+	if errors.As(err, &mismatch) {
+		return mismatch.Actual, nil
+	}
+	return "", fmt.Errorf("ask who is there: %w", err)
+}
+
+func (n *namedPeer) multiaddrs(addrs []netip.Addr) []ma.Multiaddr {
+	out := make([]ma.Multiaddr, 0, len(addrs))
+	for _, a := range addrs {
+		if m, err := tcpAddr(a, n.port); err == nil {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func tcpAddr(a netip.Addr, port uint16) (ma.Multiaddr, error) {
+	return manet.FromNetAddr(net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, port)))
+}
