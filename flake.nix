@@ -1,0 +1,107 @@
+{
+  description = "NARs from your neighbours: a Nix substituter for the local network";
+
+  inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-unstable";
+
+  outputs =
+    { self, nixpkgs }:
+    let
+      inherit (nixpkgs) lib;
+
+      eachSystem = lib.genAttrs [
+        "x86_64-linux"
+        "aarch64-linux"
+        "x86_64-darwin"
+        "aarch64-darwin"
+      ];
+
+      version = "0.1.0-${self.shortRev or "dirty"}";
+
+      narbor =
+        {
+          lib,
+          stdenv,
+          buildGoModule,
+          installShellFiles,
+        }:
+        buildGoModule {
+          pname = "narbor";
+          inherit version;
+
+          src = lib.fileset.toSource {
+            root = ./.;
+            fileset = lib.fileset.unions [
+              ./go.mod
+              ./go.sum
+              ./cmd
+              ./narserve
+              ./p2p
+              ./store
+              ./trust
+            ];
+          };
+
+          # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
+          vendorHash = "sha256-Nmojsr882AU+0kgXxGR+79KNDwrY7ILhOn+PwPC/Qhk=";
+
+          subPackages = [ "cmd/narbor" ];
+          env.CGO_ENABLED = 0;
+          ldflags = [
+            "-s"
+            "-w"
+            "-X main.version=${version}"
+          ];
+
+          nativeBuildInputs = [ installShellFiles ];
+          postInstall = lib.optionalString (stdenv.buildPlatform.canExecute stdenv.hostPlatform) ''
+            for shell in bash zsh fish; do
+              $out/bin/narbor completion $shell >narbor.$shell
+            done
+            installShellCompletion narbor.{bash,zsh,fish}
+          '';
+
+          meta = {
+            description = "Fetches NARs from neighbours on the local network";
+            license = lib.licenses.mit;
+            mainProgram = "narbor";
+            platforms = lib.platforms.unix;
+          };
+        };
+    in
+    {
+      packages = eachSystem (system: {
+        default = nixpkgs.legacyPackages.${system}.callPackage narbor { };
+      });
+
+      apps = eachSystem (system: {
+        default = {
+          type = "app";
+          program = "${self.packages.${system}.default}/bin/narbor";
+        };
+      });
+
+      devShells = eachSystem (
+        system:
+        let
+          pkgs = nixpkgs.legacyPackages.${system};
+        in
+        {
+          default = pkgs.mkShell {
+            packages = [
+              pkgs.go
+              pkgs.gopls
+            ];
+          };
+        }
+      );
+
+      overlays.default = final: _: { narbor = final.callPackage narbor { }; };
+
+      nixosModules.default =
+        { lib, pkgs, ... }:
+        {
+          imports = [ ./integration/nixos/module.nix ];
+          services.narbor.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+        };
+    };
+}

@@ -1,0 +1,91 @@
+# Evaluates a NixOS module once for each of cases, which are modules themselves. The result fits into JSON: for each
+# case { success; value; }, where value holds what the module may have changed.
+module: cases:
+let
+  lib = import ./lib.nix;
+  pkgs = import ./pkgs.nix {
+    inherit lib;
+    system = "x86_64-linux";
+  };
+
+  # As NixOS does it, but for characters that need none of it.
+  utils.escapeSystemdExecArgs =
+    args:
+    builtins.concatStringsSep " " (
+      map (a: builtins.replaceStrings [ "%" "$" ] [ "%%" "$$" ] (builtins.toJSON (toString a))) args
+    );
+
+  option =
+    type: default:
+    lib.mkOption {
+      inherit type default;
+      description = "NixOS's own.";
+    };
+
+  inherit (lib) types;
+
+  # The options of NixOS that the module reads or sets.
+  nixos.options = {
+    assertions = option types.anything [ ];
+    warnings = option (types.listOf types.str) [ ];
+    environment.systemPackages = option (types.listOf types.package) [ ];
+    networking = {
+      enableIPv6 = option types.bool true;
+      firewall.allowedTCPPorts = option (types.listOf types.port) [ ];
+      firewall.allowedUDPPorts = option (types.listOf types.port) [ ];
+      proxy.httpProxy = option (types.nullOr types.str) null;
+      proxy.noProxy = option (types.nullOr types.str) null;
+    };
+    nix.package = option types.package pkgs.nix;
+    nix.settings = option types.anything { };
+    systemd.services = option types.anything { };
+    systemd.sockets = option types.anything { };
+  };
+
+  evaluate =
+    case:
+    let
+      result = lib.evalModules {
+        modules = [
+          nixos
+          module
+          case
+        ];
+        specialArgs = { inherit pkgs utils; };
+      };
+      undescribed = builtins.filter (
+        name:
+        let
+          o = result.options.services.narbor.${name};
+        in
+        (o._type or null) == "option" && !(o ? type && o ? description)
+      ) (builtins.attrNames result.options.services.narbor);
+    in
+    {
+      inherit (result.config)
+        assertions
+        warnings
+        networking
+        systemd
+        ;
+      inherit undescribed;
+      nix = { inherit (result.config.nix) settings; };
+      systemPackages = map (p: p.name) result.config.environment.systemPackages;
+      options = builtins.attrNames result.options.services.narbor;
+      package = {
+        inherit (result.config.services.narbor.package) name;
+        src = map baseNameOf result.config.services.narbor.package.args.src.fileset;
+        args = removeAttrs result.config.services.narbor.package.args [
+          "src"
+          "nativeBuildInputs"
+        ];
+      };
+    };
+in
+map (
+  case:
+  let
+    value = evaluate case;
+  in
+  builtins.tryEval (builtins.deepSeq value value)
+) cases
