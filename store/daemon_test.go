@@ -1,0 +1,391 @@
+package store_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/wire"
+
+	"narbor/store"
+)
+
+const (
+	hpCurl   = store.HashPart("syd87l2rxw8cbsxmxl853h0r6pdwhwjr")
+	pathCurl = "/nix/store/syd87l2rxw8cbsxmxl853h0r6pdwhwjr-curl-7.82.0-bin"
+	pathLibc = "/nix/store/6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115"
+	sigCurl  = "cache.nixos.org-1:TsTTb3WGTZKphvYdBHXwo6weVILmTytUjLB+vcX89fOjjRicCHmKA4RCPMVLkj6TMJ4GMX3HPVWRdD1hkeKZBQ=="
+	hexHash  = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+)
+
+// Messages of the protocol, which the tests write themselves.
+const (
+	msgNext  = 0x6f6c6d67
+	msgLast  = 0x616c7473
+	msgError = 0x63787470
+	msgStart = 0x53545254
+	msgStop  = 0x53544f50
+	msgRes   = 0x52534c54
+)
+
+// frames encodes integers and strings in Nix's framing; []string is a list.
+func frames(items ...any) []byte {
+	var b bytes.Buffer
+	for _, item := range items {
+		switch v := item.(type) {
+		case int:
+			_ = wire.WriteUint64(&b, uint64(v))
+		case string:
+			_ = wire.WriteString(&b, v)
+		case []string:
+			_ = wire.WriteUint64(&b, uint64(len(v)))
+			for _, s := range v {
+				_ = wire.WriteString(&b, s)
+			}
+		case []byte:
+			b.Write(v)
+		}
+	}
+	return b.Bytes()
+}
+
+// A twin is a daemon in memory: it greets with a version, and answers each operation with the given bytes. An answer
+// of nil hangs up; one in stuck is never sent.
+type twin struct {
+	version int
+	answers map[int][]byte
+	stuck   map[int]bool
+	conns   atomic.Int32 // accepted so far
+	open    atomic.Int32
+	hangUp  atomic.Bool // close the connection after one operation
+}
+
+func pathInfoReply(sigs ...string) []byte {
+	return frames(msgLast, 1, "", hexHash, []string{pathLibc, pathCurl, pathLibc}, 1, 196040, 0, sigs, "")
+}
+
+func newTwin() *twin {
+	return &twin{version: 1<<8 | 35, answers: map[int][]byte{
+		11: frames(msgLast, 1),
+		23: frames(msgLast, []string{pathLibc, pathCurl}),
+		26: pathInfoReply(sigCurl),
+		29: frames(msgLast, pathCurl),
+		31: frames(msgLast, []string{pathCurl}),
+	}}
+}
+
+// serve speaks the daemon's side of the protocol on one connection.
+func (d *twin) serve(conn net.Conn) {
+	d.conns.Add(1)
+	d.open.Add(1)
+	defer d.open.Add(-1)
+	defer conn.Close()
+	r := bufio.NewReader(conn)
+	word := func() int { n, _ := wire.ReadUint64(r); return int(n) }
+	word()
+	conn.Write(frames(0x6478696f, d.version))
+	word()
+	word()
+	word()
+	v := min(d.version, 1<<8|35)
+	if v >= 1<<8|33 {
+		conn.Write(frames("2.18.1"))
+	}
+	if v >= 1<<8|35 {
+		conn.Write(frames(2))
+	}
+	conn.Write(frames(msgLast))
+	for {
+		op, err := wire.ReadUint64(r)
+		if err != nil {
+			return
+		}
+		switch op {
+		case 11, 26, 29:
+			wire.ReadString(r, 1000)
+		case 31:
+			for range word() {
+				wire.ReadString(r, 1000)
+			}
+			if v >= 1<<8|27 {
+				word()
+			}
+		}
+		answer := d.answers[int(op)]
+		if d.stuck[int(op)] {
+			_, _ = r.ReadByte() // until the client hangs up
+			return
+		}
+		if answer == nil {
+			return
+		}
+		conn.Write(answer)
+		if d.hangUp.Load() {
+			return
+		}
+	}
+}
+
+// listen makes a chroot store with a daemon whose connections serve handles, and opens it.
+func listen(t *testing.T, serve func(net.Conn)) (store.NixStoreConfig, net.Listener) {
+	t.Helper()
+	root := t.TempDir()
+	must(t, os.MkdirAll(root+"/nix/store", 0o755))
+	l, err := net.Listen("unix", filepath.Join(root, "s"))
+	must(t, err)
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go serve(conn)
+		}
+	}()
+	return store.NixStoreConfig{Root: root, Socket: filepath.Join(root, "s")}, l
+}
+
+func openTwin(t *testing.T, d *twin) *store.Nix {
+	t.Helper()
+	cfg, _ := listen(t, d.serve)
+	n, err := store.OpenNix(t.Context(), cfg)
+	must(t, err)
+	t.Cleanup(func() { n.Close() })
+	return n
+}
+
+func TestEveryProtocolVersion(t *testing.T) {
+	for _, minor := range []int{18, 21, 24, 26, 27, 32, 33, 34, 35, 37, 38, 39, 200} {
+		d := newTwin()
+		d.version = 1<<8 | minor
+		noise := frames(msgNext, "log", msgStart, 1, 2, 3, "building", 2, 0, 7, 1, "x", 0, msgRes, 1, 2, 1, 1, "y", msgStop, 1)
+		for op, answer := range d.answers {
+			d.answers[op] = slices.Concat(noise, answer)
+		}
+		n := openTwin(t, d)
+		info, err := n.Info(t.Context(), hpCurl)
+		if err != nil || info.Path.String() != pathCurl || info.NarSize != 196040 || len(info.Signatures) != 1 {
+			t.Errorf("1.%d: Info = %+v, %v", minor, info, err)
+		}
+		if len(info.References) != 2 || info.References[0].String() != pathLibc || info.References[1] != info.Path {
+			t.Errorf("1.%d: references = %v, want both, sorted and once", minor, info.References)
+		}
+		if all, err := n.AllValidPaths(t.Context()); err != nil || len(all) != 2 || all[0].String() != pathLibc {
+			t.Errorf("1.%d: AllValidPaths = %v, %v", minor, all, err)
+		}
+		if valid, err := n.ValidPaths(t.Context(), info.References); err != nil || len(valid) != 1 || valid[0] != info.Path {
+			t.Errorf("1.%d: ValidPaths = %v, %v", minor, valid, err)
+		}
+		if c := d.conns.Load(); c != 1 {
+			t.Errorf("1.%d: %d connections, want 1", minor, c)
+		}
+	}
+}
+
+func TestGreetingsRefused(t *testing.T) {
+	for name, greeting := range map[string][]byte{
+		"nothing":        nil,
+		"half a word":    {1, 2, 3},
+		"http":           []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
+		"too old":        frames(0x6478696f, 1<<8|17, msgLast),
+		"another major":  frames(0x6478696f, 2<<8|35, "x", 0, msgLast),
+		"huge version":   frames(0x6478696f, 1<<8|35, 1<<40),
+		"length -1":      frames(0x6478696f, 1<<8|35, -1),
+		"cut off":        frames(0x6478696f, 1<<8|35, "2.18", 0),
+		"error":          frames(0x6478696f, 1<<8|35, "2.18", 0, msgError, "Error", 0, "x", "go away", 0, 0),
+		"unknown":        frames(0x6478696f, 1<<8|35, "2.18", 0, 77),
+		"wrong padding":  slices.Concat(frames(0x6478696f, 1<<8|35, 1), []byte("axxxxxxx"), frames(0, msgLast)),
+		"list too long":  frames(0x6478696f, 1<<8|35, "2.18", 0, msgRes, 1, 1, 1<<30),
+		"unknown field":  frames(0x6478696f, 1<<8|35, "2.18", 0, msgRes, 1, 1, 1, 2, msgLast),
+		"endless traces": frames(0x6478696f, 1<<8|35, "2.18", 0, msgError, "Error", 0, "x", "m", 0, -1),
+	} {
+		cfg, _ := listen(t, func(conn net.Conn) {
+			conn.Write(greeting)
+			conn.(*net.UnixConn).CloseWrite()
+			io.Copy(io.Discard, conn)
+			conn.Close()
+		})
+		n, err := store.OpenNix(t.Context(), cfg)
+		if err == nil {
+			n.Close()
+			t.Errorf("%s: OpenNix succeeded", name)
+		} else if errors.Is(err, store.ErrNoNix) || errors.Is(err, io.EOF) {
+			t.Errorf("%s: OpenNix = %v", name, err)
+		}
+	}
+}
+
+func TestAnswersRefused(t *testing.T) {
+	good := pathInfoReply(sigCurl)
+	for name, answer := range map[string][]byte{
+		"hangs up":          nil,
+		"huge string":       frames(msgLast, 1, 1<<62),
+		"length -1":         frames(msgLast, 1, -1),
+		"65 KiB deriver":    frames(msgLast, 1, strings.Repeat("x", 65<<10), hexHash, 0, 1, 5, 0, 0, ""),
+		"huge list":         frames(msgLast, 1, "", hexHash, 1<<40),
+		"list cut off":      frames(msgLast, 1, "", hexHash, 60000, pathCurl),
+		"md5":               frames(msgLast, 1, "", hexHash[:32], 0, 1, 5, 0, 0, ""),
+		"no hash":           frames(msgLast, 1, "", "", 0, 1, 5, 0, 0, ""),
+		"size 0":            frames(msgLast, 1, "", hexHash, 0, 1, 0, 0, 0, ""),
+		"size -1":           frames(msgLast, 1, "", hexHash, 0, 1, -1, 0, 0, ""),
+		"size over limit":   frames(msgLast, 1, "", hexHash, 0, 1, store.MaxNarSize+1, 0, 0, ""),
+		"reference to /":    frames(msgLast, 1, "", hexHash, []string{"/"}, 1, 5, 0, 0, ""),
+		"relative":          frames(msgLast, 1, "", hexHash, []string{pathCurl[11:]}, 1, 5, 0, 0, ""),
+		"wrong padding":     slices.Concat(frames(msgLast, 1, 1), []byte("a\x00\x00\x00\x00\x00\x00\x01"), good[24:]),
+		"error":             frames(msgError, "Error", 0, "x", "no such thing", 0, 0),
+		"error, traces":     frames(msgError, "Error", 0, "x", "no such thing", 0, 1, 0, "while"),
+		"not a message":     frames(0),
+		"more than a reply": slices.Concat(good, frames(msgLast)),
+	} {
+		d := newTwin()
+		d.answers[26] = answer
+		d.hangUp.Store(true)
+		n := openTwin(t, d)
+		if info, err := n.Info(t.Context(), hpCurl); err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, io.EOF) {
+			t.Errorf("%s: Info = %+v, %v, want an error of its own", name, info, err)
+		}
+	}
+	for cut := range good {
+		if info, err := store.ReadPathInfo(bytes.NewReader(good[:cut]), 1<<8|35, pathCurl); err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("cut at %d of %d: %+v, %v, want an error", cut, len(good), info, err)
+		}
+	}
+}
+
+func TestInfoOfAnotherPathIsRefused(t *testing.T) {
+	for _, answer := range []string{pathLibc, "/", "/nix/store", pathCurl + "/bin", pathCurl[11:]} {
+		d := newTwin()
+		d.answers[29] = frames(msgLast, answer)
+		if info, err := openTwin(t, d).Info(t.Context(), hpCurl); err == nil || errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Info where the daemon answers %q = %+v, %v, want an error", answer, info, err)
+		}
+	}
+}
+
+func TestInfoNotFound(t *testing.T) {
+	for op, answer := range map[int][]byte{29: frames(msgLast, ""), 26: frames(msgLast, 0)} {
+		d := newTwin()
+		d.answers[op] = answer
+		if info, err := openTwin(t, d).Info(t.Context(), hpCurl); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Info = %+v, %v, want ErrNotFound", info, err)
+		}
+	}
+}
+
+func TestDaemonErrorIsToldInOneLine(t *testing.T) {
+	d := newTwin()
+	d.answers[29] = frames(msgError, "Error", 0, "x", "\x1b[31;1merror:\x1b[0m the\x00 disk is full\nsecond line", 0, 0)
+	_, err := openTwin(t, d).Info(t.Context(), hpCurl)
+	if err == nil || !strings.Contains(err.Error(), "the disk is full") || strings.ContainsAny(err.Error(), "\x1b\x00\n") {
+		t.Errorf("Info = %q, want the daemon's message on one line", err)
+	}
+}
+
+func TestSignaturesAreLimited(t *testing.T) {
+	d := newTwin()
+	d.answers[26] = pathInfoReply(slices.Repeat([]string{"a:b"}, 5000)...)
+	info, err := openTwin(t, d).Info(t.Context(), hpCurl)
+	if err != nil || len(info.Signatures) != 64 {
+		t.Errorf("Info with 5000 signatures has %d, %v, want 64", len(info.Signatures), err)
+	}
+}
+
+// TestDaemonRestart hangs up after every operation: the pool holds a dead connection each time.
+func TestDaemonRestart(t *testing.T) {
+	d := newTwin()
+	d.hangUp.Store(true)
+	n := openTwin(t, d)
+	for range 5 {
+		if _, err := n.Info(t.Context(), hpCurl); err != nil {
+			t.Fatalf("Info after the daemon hung up = %v", err)
+		}
+	}
+}
+
+func TestStuckDaemon(t *testing.T) {
+	d := newTwin()
+	d.stuck = map[int]bool{29: true, 11: true}
+	n := openTwin(t, d)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := n.Info(ctx, hpCurl); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Info of a stuck daemon = %v, want DeadlineExceeded", err)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	defer time.AfterFunc(10*time.Millisecond, cancel).Stop()
+	p, err := store.ParsePath(pathCurl)
+	must(t, err)
+	if _, err := n.NAR(ctx, store.Info{Path: p, NarSize: 1}); !errors.Is(err, context.Canceled) {
+		t.Errorf("NAR of a stuck daemon = %v, want Canceled", err)
+	}
+	if all, err := n.AllValidPaths(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("AllValidPaths after that = %v, %v", all, err)
+	}
+}
+
+// TestStuckPool fills all the pool's connections with requests that never end.
+func TestStuckPool(t *testing.T) {
+	d := newTwin()
+	d.stuck = map[int]bool{29: true}
+	n := openTwin(t, d)
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error)
+	for range 20 {
+		go func() {
+			_, err := n.Info(ctx, hpCurl)
+			errs <- err
+		}()
+	}
+	for d.open.Load() < 4 {
+		time.Sleep(time.Millisecond) // the twin runs on a real socket
+	}
+	cancel()
+	for range 20 {
+		if err := <-errs; !errors.Is(err, context.Canceled) {
+			t.Errorf("Info = %v, want Canceled", err)
+		}
+	}
+	if c := d.conns.Load(); c > 4+1 {
+		t.Errorf("%d connections were made, want at most 4", c)
+	}
+}
+
+func TestNoNix(t *testing.T) {
+	root := t.TempDir()
+	if _, err := store.OpenNix(t.Context(), store.NixStoreConfig{Root: root}); !errors.Is(err, store.ErrNoNix) {
+		t.Errorf("OpenNix without a store = %v, want ErrNoNix", err)
+	}
+	must(t, os.MkdirAll(root+"/nix/store", 0o755))
+	must(t, os.MkdirAll(root+"/nix/var/nix/db", 0o755))
+	must(t, os.WriteFile(root+"/nix/var/nix/db/db.sqlite", nil, 0o644))
+	t.Setenv("PATH", root)
+	_, err := store.OpenNix(t.Context(), store.NixStoreConfig{Root: root})
+	if err == nil || errors.Is(err, store.ErrNoNix) || !strings.Contains(err.Error(), "nix-daemon") {
+		t.Errorf("OpenNix with a store but no daemon = %v, want an error about nix-daemon", err)
+	}
+}
+
+func FuzzDaemonAnswer(f *testing.F) {
+	f.Add(pathInfoReply(sigCurl))
+	f.Add(frames(msgNext, "x", msgError, "Error", 0, "x", "y", 0, 1, 0, "z"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		if len(answer) == 0 {
+			return
+		}
+		info, err := store.ReadPathInfo(bytes.NewReader(answer), 1<<8|35, pathCurl)
+		if err == nil && (info.NarSize < 1 || info.NarSize > store.MaxNarSize) {
+			t.Errorf("PathInfo from %x = %+v", answer, info)
+		}
+	})
+}

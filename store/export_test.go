@@ -1,0 +1,42 @@
+package store
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"io"
+)
+
+// OpenLayout lays out the archive of root and opens it, without a daemon.
+func OpenLayout(ctx context.Context, root string, size int64) (NAR, error) {
+	l, err := newLayout(ctx, root, size)
+	if err != nil {
+		return nil, err
+	}
+	return newLayoutNAR(l, root), nil
+}
+
+// LayoutBytes is what the layout of root takes in memory.
+func LayoutBytes(ctx context.Context, root string, size int64) (int64, error) {
+	l, err := newLayout(ctx, root, size)
+	if err != nil {
+		return 0, err
+	}
+	return l.bytes(), nil
+}
+
+// ReadPathInfo reads what a daemon sends after a request for the path's metadata.
+func ReadPathInfo(answer io.Reader, version uint64, path string) (Info, error) {
+	p, err := ParsePath(path)
+	if err != nil {
+		return Info{}, err
+	}
+	r := wireReader{r: bufio.NewReader(answer)}
+	r.skipMessages(version)
+	var info Info
+	if r.bool() {
+		info = r.pathInfo(p)
+		return info, r.err
+	}
+	return Info{}, cmp.Or(r.err, ErrNotFound)
+}

@@ -1,0 +1,342 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"narbor/store"
+)
+
+// needNix skips a test that runs Nix's own programs where they are not installed; under CI=true they must be.
+func needNix(tb testing.TB, programs ...string) {
+	tb.Helper()
+	for _, p := range programs {
+		if _, err := exec.LookPath(p); err != nil {
+			needs(tb, err.Error())
+		}
+	}
+}
+
+func needs(tb testing.TB, what string) {
+	tb.Helper()
+	if os.Getenv("CI") == "true" {
+		tb.Fatalf("CI=true, but: %s", what)
+	}
+	tb.Skip(what)
+}
+
+// dump returns what Nix makes of path.
+func dump(tb testing.TB, path string) []byte {
+	tb.Helper()
+	needNix(tb, "nix-store")
+	cmd := exec.Command("nix-store", "--dump", path)
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		tb.Fatalf("nix-store --dump %s: %v: %s", path, err, stderr.String())
+	}
+	return out
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func writeFile(tb testing.TB, path string, size int, mode os.FileMode) {
+	tb.Helper()
+	must(tb, os.MkdirAll(filepath.Dir(path), 0o755))
+	data := make([]byte, size)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(data)
+	must(tb, os.WriteFile(path, data, mode))
+}
+
+// trees are the shapes that a NAR can have, made below a directory; each returns the root.
+var trees = map[string]func(tb testing.TB, dir string) string{
+	"file": func(tb testing.TB, dir string) string {
+		writeFile(tb, dir+"/f", 1001, 0o444)
+		return dir + "/f"
+	},
+	"executable": func(tb testing.TB, dir string) string {
+		writeFile(tb, dir+"/x", 8, 0o555)
+		return dir + "/x"
+	},
+	"empty file": func(tb testing.TB, dir string) string {
+		writeFile(tb, dir+"/e", 0, 0o444)
+		return dir + "/e"
+	},
+	"empty directory": func(tb testing.TB, dir string) string { return dir },
+	"symlink": func(tb testing.TB, dir string) string {
+		must(tb, os.Symlink("no such file", dir+"/s"))
+		return dir + "/s"
+	},
+	"longest symlink": func(tb testing.TB, dir string) string {
+		must(tb, os.Symlink(strings.Repeat("x", 4095), dir+"/s"))
+		return dir + "/s"
+	},
+	"names": func(tb testing.TB, dir string) string {
+		for i, name := range []string{"..foo", "...", "a", "a.b", "a b", "A", "ab", "ä", "\xff\xfe", "\x01", ")", "(", "entry", "node",
+			strings.Repeat("n", 255), "a\nb", "~nix~case~hack~1", "Z", "_", "-", "a-"} {
+			writeFile(tb, filepath.Join(dir, name), i, 0o444)
+		}
+		writeFile(tb, dir+"/b/..bar/x", 17, 0o755)
+		writeFile(tb, dir+"/b0/empty", 0, 0o755)
+		must(tb, os.Symlink("/etc/passwd", dir+"/b/link"))
+		must(tb, os.Symlink("b", dir+"/blink"))
+		must(tb, os.Mkdir(dir+"/nothing", 0o755))
+		return dir
+	},
+	"deep": func(tb testing.TB, dir string) string {
+		writeFile(tb, dir+strings.Repeat("/d", 62)+"/leaf", 300, 0o444) // 64 nodes one below the other
+		return dir
+	},
+	"ten thousand": func(tb testing.TB, dir string) string {
+		for i := range 10000 {
+			name := fmt.Sprintf("%s/%d", dir, i*7919%10007)
+			if i < 70 {
+				writeFile(tb, name, i, 0o444)
+			} else {
+				must(tb, os.Link(fmt.Sprintf("%s/%d", dir, i%70*7919%10007), name))
+			}
+		}
+		return dir
+	},
+	"large": func(tb testing.TB, dir string) string {
+		for i := range 20 {
+			writeFile(tb, fmt.Sprintf("%s/%c/%d/data", dir, 'a'+i%3, i), 300_000+i, 0o444)
+		}
+		return dir
+	},
+}
+
+func openLayout(tb testing.TB, root string, size int) store.NAR {
+	tb.Helper()
+	nar, err := store.OpenLayout(context.Background(), root, int64(size))
+	must(tb, err)
+	tb.Cleanup(func() { nar.Close() })
+	return nar
+}
+
+func TestArchiveIsWhatNixDumps(t *testing.T) {
+	for name, tree := range trees {
+		t.Run(name, func(t *testing.T) {
+			root := tree(t, t.TempDir())
+			want := dump(t, root)
+			nar := openLayout(t, root, len(want))
+			got, err := io.ReadAll(io.NewSectionReader(nar, 0, nar.Size()))
+			if err != nil || !bytes.Equal(got, want) {
+				t.Errorf("archive has %d bytes, %v; nix-store --dump has %d, and they differ", len(got), err, len(want))
+			}
+			for off := 0; off < len(want); off += max(1, len(want)/500) {
+				checkRange(t, nar, want, off, rand.IntN(200))
+				checkRange(t, nar, want, off, rand.IntN(3_000))
+			}
+			checkRange(t, nar, want, rand.IntN(len(want)), len(want))
+		})
+	}
+}
+
+func checkRange(t *testing.T, nar store.NAR, want []byte, off, n int) {
+	t.Helper()
+	buf := make([]byte, n)
+	got, err := nar.ReadAt(buf, int64(off))
+	end := min(off+n, len(want))
+	if wantErr := off+n > len(want); got != end-off || (err == io.EOF) != wantErr || err != nil && err != io.EOF {
+		t.Errorf("ReadAt(%d bytes, %d) of %d = %d, %v", n, off, len(want), got, err)
+	}
+	if !bytes.Equal(buf[:got], want[off:end]) {
+		t.Errorf("ReadAt(%d bytes, %d): wrong bytes", n, off)
+	}
+}
+
+// TestArchiveReadAtEdges needs no Nix: this is the start of every archive of a file.
+func TestArchiveReadAtEdges(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir+"/f", 13, 0o444)
+	const size = 7*16 + 16 // of 13 bytes
+	nar, err := store.OpenLayout(t.Context(), dir+"/f", size)
+	must(t, err)
+	defer nar.Close()
+	buf := make([]byte, 21)
+	if n, err := nar.ReadAt(buf, 0); n != 21 || err != nil || string(buf) != "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1" {
+		t.Errorf("ReadAt(0) = %d, %v, %q", n, err, buf)
+	}
+	if n, err := nar.ReadAt(buf, size); n != 0 || err != io.EOF {
+		t.Errorf("ReadAt at the end = %d, %v, want 0, EOF", n, err)
+	}
+	if n, err := nar.ReadAt(buf, -1); n != 0 || err == nil || err == io.EOF {
+		t.Errorf("ReadAt(-1) = %d, %v, want an error", n, err)
+	}
+	if n, err := nar.ReadAt(nil, 3); n != 0 || err != nil {
+		t.Errorf("ReadAt(nothing) = %d, %v, want 0, nil", n, err)
+	}
+	must(t, nar.Close())
+	if n, err := nar.ReadAt(make([]byte, size), 0); err == nil {
+		t.Errorf("ReadAt after Close = %d, nil, want an error", n)
+	}
+}
+
+func TestLayoutRefuses(t *testing.T) {
+	for name, c := range map[string]struct {
+		size int64
+		make func(dir string) error
+	}{
+		"too deep": {1 << 20, func(dir string) error { return os.MkdirAll(dir+"/r"+strings.Repeat("/d", 64), 0o755) }},
+		"pipe": {1 << 20, func(dir string) error {
+			return errors.Join(os.Mkdir(dir+"/r", 0o755), exec.Command("mkfifo", dir+"/r/p").Run())
+		}},
+		"longer than stated":  {1000, func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
+		"a bit longer":        {1111, func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
+		"shorter than stated": {1113, func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
+		"many more files": {1000, func(dir string) error {
+			err := os.Mkdir(dir+"/r", 0o755)
+			for i := range 1000 {
+				err = errors.Join(err, os.Mkdir(fmt.Sprint(dir, "/r/", i), 0o755))
+			}
+			return err
+		}},
+	} {
+		dir := t.TempDir()
+		must(t, c.make(dir))
+		if _, err := store.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) {
+			t.Errorf("%s: OpenLayout = %v, want ErrCorrupt", name, err)
+		}
+	}
+	if _, err := store.OpenLayout(t.Context(), t.TempDir()+"/absent", 1000); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("OpenLayout(absent) = %v, want ErrNotFound", err)
+	}
+}
+
+// TestChangedFilesAreErrors changes a tree after it has been laid out: no read may deliver anything in place of what
+// was there, or end early without an error.
+func TestChangedFilesAreErrors(t *testing.T) {
+	for name, change := range map[string]func(dir string) error{
+		"shrunk":        func(dir string) error { return os.Truncate(dir+"/sub/f", 99_999) },
+		"grown":         func(dir string) error { return os.Truncate(dir+"/sub/f", 100_001) },
+		"removed":       func(dir string) error { return os.Remove(dir + "/sub/f") },
+		"dir removed":   func(dir string) error { return os.RemoveAll(dir + "/sub") },
+		"root removed":  func(dir string) error { return os.RemoveAll(dir) },
+		"a symlink now": func(dir string) error { return errors.Join(os.Rename(dir+"/sub/f", dir+"/f"), os.Symlink("../f", dir+"/sub/f")) },
+		"dir a symlink": func(dir string) error { return errors.Join(os.Rename(dir+"/sub", dir+"/bus"), os.Symlink("bus", dir+"/sub")) },
+		"a pipe now": func(dir string) error {
+			return errors.Join(os.Remove(dir+"/sub/f"), exec.Command("mkfifo", dir+"/sub/f").Run())
+		},
+		"a directory": func(dir string) error { return errors.Join(os.Remove(dir+"/sub/f"), os.Mkdir(dir+"/sub/f", 0o755)) },
+	} {
+		dir := t.TempDir() + "/root"
+		writeFile(t, dir+"/sub/f", 100_000, 0o644)
+		size := 100_000 + 448
+		nar := openLayout(t, dir, size)
+		must(t, change(dir))
+		n, err := nar.ReadAt(make([]byte, size), 0)
+		if err == nil || errors.Is(err, io.EOF) {
+			t.Errorf("%s: ReadAt = %d, %v, want an error other than EOF", name, n, err)
+		}
+		if strings.Contains(name, "removed") && !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: ReadAt = %v, want ErrNotFound", name, err)
+		}
+	}
+}
+
+// TestShrinkingWhileOpen shrinks a file whose descriptor is kept, so that only the read itself can notice.
+func TestShrinkingWhileOpen(t *testing.T) {
+	dir := t.TempDir()
+	writeFile(t, dir+"/f", 100_000, 0o644)
+	nar := openLayout(t, dir+"/f", 100_000+112)
+	buf := make([]byte, 50_000)
+	if _, err := nar.ReadAt(buf, 0); err != nil {
+		t.Fatal(err)
+	}
+	must(t, os.Truncate(dir+"/f", 60_000))
+	if n, err := nar.ReadAt(buf, 50_000); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("ReadAt past the new end = %d, %v, want ErrCorrupt", n, err)
+	}
+}
+
+func TestConcurrentReadsAndDescriptors(t *testing.T) {
+	root := trees["large"](t, t.TempDir())
+	want := dump(t, root)
+	before := descriptors(t)
+	nar := openLayout(t, root, len(want))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 100 {
+				off := rand.IntN(len(want))
+				checkRange(t, nar, want, off, rand.IntN(100_000))
+			}
+		})
+	}
+	wg.Wait()
+	if open := descriptors(t) - before; open < 1 || open > 16 {
+		t.Errorf("%d descriptors are open after concurrent reads, want 1 to 16", open)
+	}
+	must(t, nar.Close())
+	if open := descriptors(t) - before; open != 0 {
+		t.Errorf("%d descriptors are open after Close", open)
+	}
+}
+
+func descriptors(t *testing.T) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	return len(entries)
+}
+
+func BenchmarkLayout(b *testing.B) {
+	root := trees["ten thousand"](b, b.TempDir())
+	size := int64(len(dump(b, root)))
+	mem, err := store.LayoutBytes(b.Context(), root, size)
+	must(b, err)
+	for b.Loop() {
+		nar, err := store.OpenLayout(b.Context(), root, size)
+		must(b, err)
+		nar.Close()
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/10001, "µs/node")
+	b.ReportMetric(float64(mem)/10001, "B/node")
+}
+
+func BenchmarkRead(b *testing.B) {
+	for name, tree := range map[string]func(b *testing.B, dir string){
+		"one 256 MiB file": func(b *testing.B, dir string) { writeFile(b, dir+"/f", 256<<20, 0o444) },
+		"10,000 files of 6 KB": func(b *testing.B, dir string) {
+			for i := range 10000 {
+				writeFile(b, fmt.Sprintf("%s/%d/%d", dir, i/50, i), 6000, 0o444)
+			}
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			root := b.TempDir()
+			tree(b, root)
+			size := int64(len(dump(b, root)))
+			buf := make([]byte, store.BlockSize)
+			b.SetBytes(size)
+			for b.Loop() {
+				nar := openLayout(b, root, int(size))
+				for off := int64(0); off < size; off += int64(len(buf)) {
+					if _, err := nar.ReadAt(buf, off); err != nil && err != io.EOF {
+						b.Fatal(err)
+					}
+				}
+				nar.Close()
+			}
+		})
+	}
+}
