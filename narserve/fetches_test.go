@@ -1,0 +1,202 @@
+package narserve_test
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/narserve"
+	"narbor/store"
+	"narbor/trust"
+)
+
+func TestBrokenSourcesMakeNotFound(t *testing.T) {
+	w := newWorld(t)
+	info, nar := w.add(t, "hello", 5000)
+	other, otherNAR := w.info(t, "other", 5000)
+	good := w.local()
+	for name, fetch := range map[string]func(context.Context, trust.Mapping) (*store.Spooled, error){
+		"error":   func(context.Context, trust.Mapping) (*store.Spooled, error) { return nil, errBroken },
+		"panic":   func(context.Context, trust.Mapping) (*store.Spooled, error) { panic("at the disco") },
+		"nothing": func(context.Context, trust.Mapping) (*store.Spooled, error) { return nil, nil },
+		"another nar": func(context.Context, trust.Mapping) (*store.Spooled, error) {
+			d, err := w.spool.Create(other.NarHash, other.NarSize)
+			if err != nil {
+				return nil, err
+			}
+			d.WriteAt(otherNAR, 0)
+			return d.Commit(nil)
+		},
+	} {
+		core, logs := observer.New(zap.InfoLevel)
+		broken := &probe{inner: good, fetch: fetch}
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{broken}, Keys: w.keys, Log: zap.New(core)})
+		wantStatus(t, name, do(s, "GET", narPath(info)), 404)
+		if logs.Len() != 1 {
+			t.Errorf("%s: logged %v, want one line", name, logs.All())
+		}
+		w.wantIdle(t)
+		s = narserve.New(narserve.Config{Sources: []narserve.Source{broken, good}, Keys: w.keys})
+		resp := do(s, "GET", narPath(info))
+		wantStatus(t, name+", then the next source", resp, 200)
+		if !bytes.Equal(body(t, resp), nar) {
+			t.Errorf("%s: the next source's bytes differ", name)
+		}
+		w.wantIdle(t)
+	}
+}
+
+func TestStuckFetch(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		deaf   bool
+		second bool
+		status int
+		after  time.Duration
+	}{
+		{"alone", false, false, 404, 240 * time.Second},
+		{"alone and deaf", true, false, 404, 240 * time.Second},
+		{"leaves half of the time", false, true, 200, 120 * time.Second},
+		{"deaf before another", true, true, 404, 240 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			info, _ := w.add(t, "hello", 10)
+			release := make(chan struct{})
+			stuck := &probe{inner: w.local(), fetch: func(ctx context.Context, _ trust.Mapping) (*store.Spooled, error) {
+				if tt.deaf {
+					<-release
+					return nil, store.ErrNotFound
+				}
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}}
+			sources := []narserve.Source{stuck}
+			if tt.second {
+				sources = append(sources, w.local())
+			}
+			s := narserve.New(narserve.Config{Sources: sources, Keys: w.keys})
+			began := time.Now()
+			wantStatus(t, tt.name, do(s, "GET", narPath(info)), tt.status)
+			if dur := time.Since(began); dur != tt.after {
+				t.Errorf("%s: answered after %v, want %v", tt.name, dur, tt.after)
+			}
+			close(release)
+			synctest.Wait()
+			w.wantIdle(t)
+		})
+	}
+}
+
+// gated is a source whose fetches wait for the gate; how each context ended is sent to ended.
+func gated(src narserve.Source, gate chan struct{}, cancelled *atomic.Int32) *probe {
+	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+		select {
+		case <-gate:
+			return src.Fetch(ctx, m)
+		case <-ctx.Done():
+			cancelled.Add(1)
+			return nil, ctx.Err()
+		}
+	}}
+}
+
+func TestConcurrentRequestsShareOneFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar := w.add(t, "hello", 1<<20)
+		gate := make(chan struct{})
+		var cancelled, whole atomic.Int32
+		src := gated(w.local(), gate, &cancelled)
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() {
+				if bytes.Equal(body(t, do(s, "GET", narPath(info))), nar) {
+					whole.Add(1)
+				}
+			})
+		}
+		synctest.Wait()
+		close(gate)
+		wg.Wait()
+		if src.fetched.Load() != 1 || whole.Load() != 20 {
+			t.Errorf("20 requests made %d fetches and %d whole bodies, want 1 and 20", src.fetched.Load(), whole.Load())
+		}
+		if st := w.spool.Stats(); st.Entries != 0 {
+			t.Errorf("Stats = %+v: Nix has it, the spool has it still", st)
+		}
+		if st := s.Stats(); st.NarsServed != 20 || st.NarBytesServed != 20*int64(len(nar)) {
+			t.Errorf("Stats = %+v", st)
+		}
+	})
+}
+
+func TestFetchStopsWhenTheLastWaiterHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar := w.add(t, "hello", 5000)
+		core, logs := observer.New(zap.InfoLevel)
+		gate := make(chan struct{})
+		var cancelled atomic.Int32
+		src := gated(w.local(), gate, &cancelled)
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Log: zap.New(core)})
+		var hangUp []context.CancelFunc
+		var wg sync.WaitGroup
+		for range 3 {
+			ctx, cancel := context.WithCancel(t.Context())
+			hangUp = append(hangUp, cancel)
+			wg.Go(func() { doContext(ctx, s, "GET", narPath(info)) })
+		}
+		synctest.Wait()
+		hangUp[0]()
+		hangUp[1]()
+		synctest.Wait()
+		if cancelled.Load() != 0 {
+			t.Error("the fetch was cancelled while one still waits")
+		}
+		hangUp[2]()
+		synctest.Wait()
+		if cancelled.Load() != 1 {
+			t.Error("the fetch goes on though nobody waits")
+		}
+		wg.Wait()
+		close(gate)
+		if got := body(t, do(s, "GET", narPath(info))); !bytes.Equal(got, nar) || src.fetched.Load() != 2 {
+			t.Errorf("a new request got %d bytes by fetch %d, want %d by fetch 2", len(got), src.fetched.Load(), len(nar))
+		}
+		if logs.Len() != 0 {
+			t.Errorf("hanging up is nobody's business, but: %v", logs.All())
+		}
+	})
+}
+
+// TestLateFetchIsClosed has a fetch end well after the last waiter went: its handle must not stay open.
+func TestLateFetchIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, _ := w.add(t, "hello", 5000)
+		gate := make(chan struct{})
+		src := &probe{inner: w.local(), fetch: func(_ context.Context, m trust.Mapping) (*store.Spooled, error) {
+			<-gate
+			return w.local().Fetch(context.Background(), m)
+		}}
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		doContext(ctx, s, "GET", narPath(info))
+		close(gate)
+		synctest.Wait()
+		if st := w.spool.Stats(); st.Entries != 1 {
+			t.Errorf("Stats = %+v, want the late NAR", st)
+		}
+		w.wantIdle(t)
+	})
+}

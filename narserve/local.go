@@ -1,0 +1,101 @@
+package narserve
+
+import (
+	"context"
+	"fmt"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// copyBufferSize is how much of a NAR is read at a time on its way into the spool.
+const copyBufferSize = 1 << 20
+
+// local is this machine's own store as a [Source].
+type local struct {
+	src   store.Source
+	keys  *trust.Keys
+	spool *store.Spool
+}
+
+// Local returns a source for what src may share: paths with a signature by one of shareKeys. Their archives are
+// copied into spool and verified there: what is on the disk may have changed since it was signed.
+func Local(src store.Source, shareKeys *trust.Keys, spool *store.Spool) Source {
+	return local{src, shareKeys, spool}
+}
+
+// Lookup implements [Source]. An error other than ErrNotFound means that the store could not be asked.
+func (l local) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	info, err := l.src.Info(ctx, hp)
+	if err != nil {
+		return trust.Mapping{}, err
+	}
+	m, err := l.keys.Check(info)
+	if err != nil {
+		return trust.Mapping{}, fmt.Errorf("%w: %w", store.ErrNotFound, err)
+	}
+	if m.SignedBy() == "" { // content-addressed: private sources are too
+		return trust.Mapping{}, fmt.Errorf("%s: %w: not signed", info.Path, store.ErrNotFound)
+	}
+	return m, nil
+}
+
+// Fetch implements [Source]. An archive that is in the spool already is returned from there.
+func (l local) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	sp, err := l.fetch(ctx, m)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+	}
+	return sp, nil
+}
+
+func (l local) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	if sp, ok := l.spool.Get(m.NarHash()); ok {
+		// It got there by another mapping, maybe, and that one's check said nothing about this path.
+		if err := m.CheckNAR(sp); err != nil {
+			_ = sp.Close()
+			return nil, err
+		}
+		return sp, nil
+	}
+	own, err := l.Lookup(ctx, m.Path().HashPart()) // m may come from a neighbour
+	if err != nil {
+		return nil, err
+	}
+	if own.Path() != m.Path() || own.NarHash() != m.NarHash() || own.NarSize() != m.NarSize() {
+		return nil, fmt.Errorf("the own store has it with NarHash %s", own.NarHash())
+	}
+	nar, err := l.src.NAR(ctx, own.Info())
+	if err != nil {
+		return nil, err
+	}
+	defer nar.Close() // only read from
+	draft, err := l.spool.Create(m.NarHash(), m.NarSize())
+	if err != nil {
+		return nil, err
+	}
+	defer draft.Discard()
+	if err := copyInto(ctx, draft, nar, m.NarSize()); err != nil {
+		return nil, err
+	}
+	return draft.Commit(m.CheckNAR)
+}
+
+// copyInto copies size bytes of nar.
+func copyInto(ctx context.Context, draft *store.Draft, nar store.NAR, size int64) error {
+	buf := make([]byte, min(size, copyBufferSize))
+	for off := int64(0); off < size; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		p := buf[:min(int64(len(buf)), size-off)]
+		if n, err := nar.ReadAt(p, off); n < len(p) {
+			return fmt.Errorf("read at %d: %w", off, err)
+		}
+		if _, err := draft.WriteAt(p, off); err != nil {
+			return err
+		}
+		off += int64(len(p))
+	}
+	return nil
+}

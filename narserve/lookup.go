@@ -1,0 +1,151 @@
+package narserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// narinfoTimeout bounds what we add to each path that nobody near has: Nix waits for our 404 before it asks
+	// its next substituter. Our own database answers within 1 ms and a neighbour within 5, so one that needs
+	// longer than this is stuck or asleep, and worse than the internet. Nix asks for 25 paths at a time, so that
+	// even if every answer took this long a closure of 1,000 paths would lose 12 s once.
+	narinfoTimeout = 300 * time.Millisecond
+	// mappingTimeout is the same for a NAR whose mapping we have forgotten. Nix was promised this path and its
+	// download takes far longer than a question, so patience costs less here than a 404.
+	mappingTimeout = 2 * time.Second
+	// settleTimeout bounds, from the start, how long a miss waits for discovery to settle. Nix remembers a 404
+	// for an hour, so a narbor that was only just started, maybe by this very request through its socket, would
+	// be useless for the build that it was started for. Discovery takes 2 s at most.
+	settleTimeout = 2 * time.Second
+	// maxLookups bounds the questions that a source is asked at a time, so that one that is stuck does not
+	// collect goroutines for ever. Nix asks 25 at a time for each build.
+	maxLookups = 256
+)
+
+// A source is a [Source] and what the server knows of it.
+type source struct {
+	Source
+	name    string        // for the log
+	slots   chan struct{} // one for each question that it is working on
+	failing atomic.Bool   // its last answer was an error
+}
+
+// A question is what the sources are asked.
+type question struct {
+	hashPart store.HashPart
+	narHash  *store.Hash // nil: any
+	timeout  time.Duration
+}
+
+// answeredBy says whether m is an answer. A source may know a path by another NarHash if its build is not
+// reproducible and two upstreams have signed it.
+func (q question) answeredBy(m trust.Mapping) bool {
+	return !m.Path().IsZero() && m.Path().HashPart() == q.hashPart && (q.narHash == nil || *q.narHash == m.NarHash())
+}
+
+// find returns a mapping that answers q. While discovery has not settled, it has the patience to ask twice.
+func (s *Server) find(ctx context.Context, q question) (trust.Mapping, error) {
+	settled := s.hasSettled()
+	m, err := s.ask(ctx, q)
+	if err == nil || settled {
+		return m, err
+	}
+	t := time.NewTimer(time.Until(s.started.Add(settleTimeout)))
+	defer t.Stop()
+	select {
+	case <-s.settled:
+	case <-t.C:
+	case <-ctx.Done():
+		return trust.Mapping{}, ctx.Err()
+	}
+	return s.ask(ctx, q)
+}
+
+// hasSettled says whether a miss is final.
+func (s *Server) hasSettled() bool {
+	select {
+	case <-s.settled:
+		return true
+	default:
+		return time.Since(s.started) >= settleTimeout
+	}
+}
+
+// ask puts q to the sources in order and returns the first answer. The next source's turn comes when one has said
+// no, or has said nothing for its share of the time; a late answer still counts. It returns in time even if a
+// source ignores its context.
+func (s *Server) ask(ctx context.Context, q question) (trust.Mapping, error) {
+	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	defer cancel()
+	type answer struct {
+		m   trust.Mapping
+		err error
+	}
+	answers := make(chan answer, len(s.sources)) // no sender ever waits
+	turn := time.NewTicker(q.timeout / time.Duration(len(s.sources)+1))
+	defer turn.Stop()
+	next, pending := 0, 0
+	for {
+		if next < len(s.sources) {
+			src := s.sources[next]
+			go func() {
+				m, err := s.askOne(ctx, src, q)
+				answers <- answer{m, err}
+			}()
+			turn.Reset(q.timeout / time.Duration(len(s.sources)+1))
+			next, pending = next+1, pending+1
+		}
+		if pending == 0 {
+			return trust.Mapping{}, store.ErrNotFound
+		}
+		select {
+		case a := <-answers:
+			if pending--; a.err == nil {
+				return a.m, nil
+			}
+		case <-turn.C:
+		case <-ctx.Done():
+			return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, errNoAnswer)
+		}
+	}
+}
+
+// askOne puts q to src once it has a slot free.
+func (s *Server) askOne(ctx context.Context, src *source, q question) (trust.Mapping, error) {
+	select {
+	case src.slots <- struct{}{}:
+		defer func() { <-src.slots }()
+	case <-ctx.Done():
+		return trust.Mapping{}, ctx.Err()
+	}
+	m, err := guard(func() (trust.Mapping, error) { return src.Lookup(ctx, q.hashPart) })
+	s.noteHealth(src, err)
+	if err == nil && !q.answeredBy(m) {
+		err = fmt.Errorf("%s: %w", q.hashPart, store.ErrNotFound)
+	}
+	return m, err
+}
+
+// noteHealth logs the first failure of a source in a row, and the end of the row: Nix asks for thousands of paths.
+func (s *Server) noteHealth(src *source, err error) {
+	switch {
+	case err == nil || errors.Is(err, store.ErrNotFound):
+		if src.failing.CompareAndSwap(true, false) {
+			s.log.Info("source answers again", zap.String("source", src.name))
+		}
+	case errors.Is(err, context.Canceled): // another source was faster, or Nix went away
+	default:
+		if src.failing.CompareAndSwap(false, true) {
+			s.log.Warn("source fails; nix gets 404 for what only it has", zap.String("source", src.name), zap.Error(err))
+		}
+	}
+}

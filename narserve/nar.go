@@ -1,0 +1,175 @@
+package narserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// fetchTimeout bounds the time from a request for a NAR to its first byte. Nix gives up after 300 s without
+	// one (stalled-download-timeout) and asks us again, four times; a 404 before that makes it ask its next
+	// substituter. A minute is left for looking up the mapping and for clocks.
+	fetchTimeout = 240 * time.Second
+	// chunkSize is how much of a NAR goes out under one write deadline: at [writeTimeout], any client that takes
+	// 30 kB/s keeps its connection.
+	chunkSize = 16 << 20
+)
+
+// A narReply is a NAR, or a range of it, on its way out. Without a file it is the answer to HEAD.
+type narReply struct {
+	path          store.Path
+	spooled       *store.Spooled
+	file          *os.File
+	start, length int64
+	size          int64
+}
+
+func (n *narReply) close() {
+	if n.file == nil {
+		return
+	}
+	// Only read from, and the spool has its own handle: there is nothing that an error would change.
+	_ = n.file.Close()
+	_ = n.spooled.Close()
+}
+
+// nar answers a request for nar/<name>.
+func (s *Server) nar(r *http.Request, name string) (reply, error) {
+	hp, narHash, err := parseNarName(name)
+	if err != nil {
+		return reply{}, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), fetchTimeout)
+	defer cancel()
+	m, err := s.mapping(ctx, hp, narHash)
+	if err != nil {
+		return reply{}, err
+	}
+	n := &narReply{path: m.Path(), size: m.NarSize(), length: m.NarSize()}
+	a := reply{status: http.StatusOK, contentType: "application/x-nix-nar", nar: n}
+	if r.Method == http.MethodHead { // it asks whether, not for the thing: nothing is fetched
+		return a, nil
+	}
+	n.spooled, err = s.fetches.do(ctx, fetchKey{hp, narHash}, func(ctx context.Context) (*store.Spooled, error) { return s.fetch(ctx, m) })
+	if err != nil {
+		return reply{}, err
+	}
+	if n.file, err = n.spooled.Open(); err != nil {
+		_ = n.spooled.Close()
+		s.log.Error("cannot read the spool", zap.Stringer("path", m.Path()), zap.Error(err))
+		return reply{}, err
+	}
+	if start, length, err := parseRange(r.Header, n.size); err == nil {
+		a.status, n.start, n.length = http.StatusPartialContent, start, length
+	}
+	return a, nil
+}
+
+// mapping returns a mapping for hp with that NarHash: the one that Nix's narinfo was written from, if it is still
+// remembered and still believed, else one from the sources.
+func (s *Server) mapping(ctx context.Context, hp store.HashPart, narHash store.Hash) (trust.Mapping, error) {
+	q := question{hashPart: hp, narHash: &narHash, timeout: mappingTimeout}
+	if m, ok := s.mappings.Get(hp); ok && q.answeredBy(m) {
+		if s.keys.Trusts(m) {
+			return m, nil
+		}
+		s.mappings.Remove(hp)
+	}
+	return s.find(ctx, q)
+}
+
+// fetch returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of
+// the time to the next.
+func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	began := time.Now()
+	var errs []error
+	for i, src := range s.sources {
+		sp, err := s.fetchFrom(ctx, src, m, len(s.sources)-i)
+		if err == nil {
+			return sp, nil
+		}
+		errs = append(errs, err)
+	}
+	err := errors.Join(append(errs, ctx.Err())...)
+	if !errors.Is(err, context.Canceled) { // that is Nix hanging up
+		s.log.Warn("nar not fetched; nix asks its next substituter", zap.Stringer("path", m.Path()),
+			zap.Int64("size", m.NarSize()), zap.Duration("dur", time.Since(began)), zap.Error(err))
+	}
+	return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+}
+
+// fetchFrom gives src one of shares equal parts of the time left.
+func (s *Server) fetchFrom(ctx context.Context, src *source, m trust.Mapping, shares int) (*store.Spooled, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(shares))
+		defer cancel()
+	}
+	sp, err := guard(func() (*store.Spooled, error) { return src.Fetch(ctx, m) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", src.name, err)
+	}
+	if sp == nil || sp.Hash() != m.NarHash() || sp.Size() != m.NarSize() {
+		if sp != nil {
+			_ = sp.Close()
+		}
+		return nil, fmt.Errorf("%s: %w: returned another nar", src.name, store.ErrCorrupt)
+	}
+	return sp, nil
+}
+
+// sendNAR writes a reply that has a NAR. Nothing wraps w and nothing but [io.LimitedReader] the file, so that
+// net/http lets the kernel copy (sendfile).
+func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
+	n := a.nar
+	defer n.close()
+	h := w.Header()
+	h.Set("Accept-Ranges", "bytes")
+	h.Set("Content-Length", strconv.FormatInt(n.length, 10))
+	if a.status == http.StatusPartialContent {
+		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", n.start, n.start+n.length-1, n.size))
+	}
+	w.WriteHeader(a.status)
+	if n.file == nil {
+		return
+	}
+	if err := s.copyNAR(w, n); err != nil {
+		if r.Context().Err() == nil {
+			s.log.Warn("sending a nar broke off", zap.Stringer("path", n.path), zap.Error(err))
+		}
+		panic(http.ErrAbortHandler) // the entry stays in the spool: Nix may come back for the rest
+	}
+	if n.start+n.length == n.size {
+		s.nars.Add(1)
+		n.spooled.Used()
+	}
+}
+
+// copyNAR writes the range and returns once all of it has left our own buffers.
+func (s *Server) copyNAR(w http.ResponseWriter, n *narReply) error {
+	if _, err := n.file.Seek(n.start, io.SeekStart); err != nil {
+		return err
+	}
+	rc := http.NewResponseController(w)
+	for rest := n.length; rest > 0; {
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // as in ServeHTTP
+		sent, err := io.CopyN(w, n.file, min(rest, chunkSize))
+		rest -= sent
+		s.narBytes.Add(sent)
+		if err != nil {
+			return err
+		}
+	}
+	return rc.Flush()
+}

@@ -1,0 +1,268 @@
+// Package narserve is a Nix binary cache over HTTP, for the Nix on this machine and for guests that are pointed
+// at it.
+//
+//	GET, HEAD /nix-cache-info                            the cache's parameters
+//	GET, HEAD /<hash part>.narinfo                       a narinfo written here from a [trust.Mapping]
+//	GET, HEAD /nar/<hash part>-<NarHash, base 32>.nar    the archive, uncompressed; GET with Range
+//
+// It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
+// holds, archives come out of a [store.Spooled]. Nix is never worse off for having asked: the answer is 200, 206
+// or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a method other than
+// GET and HEAD, which Nix does not use to substitute, gets 405). And a NAR's URL means the same archive for ever:
+// Nix remembers it for 30 days, so it works across restarts and whoever has the archive by then.
+package narserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// maxMappings bounds the memory of mappings for which Nix has yet to fetch the NAR. Nix asks for all narinfos
+	// of a closure before its first NAR; a desktop system has about 3,000 paths. Forgetting one costs a question
+	// to the sources, no more.
+	maxMappings = 4096
+	// maxMappingLen is the longest narinfo text, in bytes, whose mapping is remembered, so that [maxMappings] of
+	// them take 64 MiB at the very worst and about 4 MiB in practice.
+	maxMappingLen = 16 << 10
+
+	// readHeaderTimeout is far above what a client on this machine needs, and ends one that only holds a socket.
+	readHeaderTimeout = 10 * time.Second
+	// idleTimeout is above the 118 s after which curl, and so Nix, gives up reusing a connection: we never
+	// close one that Nix is about to ask on.
+	idleTimeout = 3 * time.Minute
+	// maxHeaderBytes bounds what a request may make us hold. Nix sends 200 bytes.
+	maxHeaderBytes = 16 << 10
+	// writeTimeout bounds each reply that is not a NAR, and each [chunkSize] of one that is. Nix stops reading
+	// for 10 s and more while it unpacks to a slow disk, and for as long as somebody suspends it; a NAR that
+	// broke off here is resumed. It has to be longer than [fetchTimeout], for it starts with the request.
+	writeTimeout = 10 * time.Minute
+)
+
+// cacheInfo is served as nix-cache-info. The priority puts us before cache.nixos.org, which has 40.
+const cacheInfo = "StoreDir: " + store.Dir + "\nWantMassQuery: 1\nPriority: 30\n"
+
+// Source is where archives come from. All methods may be called concurrently, and end soon after ctx does.
+// p2p.Node is one; [Local] makes one of this machine's own store.
+type Source interface {
+	// Lookup returns a mapping for the store path with that hash part; ErrNotFound if the source has none.
+	Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
+	// Fetch returns the verified archive. The caller closes it. The error wraps ErrNotFound if the source
+	// cannot produce it.
+	Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error)
+}
+
+// Config is what a [Server] needs.
+type Config struct {
+	Sources []Source        // asked in order: this machine's own store first, then the neighbours
+	Keys    *trust.Keys     // checks remembered mappings again when their NAR is asked for; nil trusts nobody
+	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
+	Hosts   []string        // names under which this server may be asked, besides localhost and IP addresses
+	Log     *zap.Logger     // nil discards
+}
+
+// Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
+type Server struct {
+	sources  []*source
+	keys     *trust.Keys
+	hosts    map[string]bool
+	log      *zap.Logger
+	mappings *lru.Cache[store.HashPart, trust.Mapping]
+	fetches  fetches
+	settled  <-chan struct{}
+	started  time.Time
+
+	hits, misses, nars, narBytes atomic.Int64
+}
+
+// New returns a server; it starts nothing. The time that it waits for Settled begins now.
+func New(cfg Config) *Server {
+	s := &Server{keys: cfg.Keys, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{"localhost": true}}
+	if s.keys == nil {
+		s.keys = new(trust.Keys)
+	}
+	if s.log == nil {
+		s.log = zap.NewNop()
+	}
+	if s.settled == nil {
+		closed := make(chan struct{})
+		close(closed)
+		s.settled = closed
+	}
+	for _, h := range cfg.Hosts {
+		s.hosts[strings.ToLower(strings.TrimSuffix(h, "."))] = true
+	}
+	for _, src := range cfg.Sources {
+		s.sources = append(s.sources, &source{Source: src, name: fmt.Sprintf("%T", src), slots: make(chan struct{}, maxLookups)})
+	}
+	var err error
+	if s.mappings, err = lru.New[store.HashPart, trust.Mapping](maxMappings); err != nil { // only for a size below 1
+		panic(err)
+	}
+	return s
+}
+
+// HTTPServer returns an [http.Server] for s with its limits set. There is no WriteTimeout, which would cut off a
+// long NAR; s sets the deadlines of its replies itself.
+func (s *Server) HTTPServer() *http.Server {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		// net/http would answer "OPTIONS *" with 200 by itself.
+		DisableGeneralOptionsHandler: true,
+	}
+	if l, err := zap.NewStdLogAt(s.log, zap.WarnLevel); err == nil {
+		srv.ErrorLog = l
+	}
+	return srv
+}
+
+// Stats counts what Nix asked for and got, since the start.
+type Stats struct {
+	NarinfoHits    int64 `json:"narinfoHits"`
+	NarinfoMisses  int64 `json:"narinfoMisses"`
+	NarsServed     int64 `json:"narsServed"`     // sent to their last byte
+	NarBytesServed int64 `json:"narBytesServed"` // bytes of NARs sent, broken-off ones included
+}
+
+// Stats returns the counters.
+func (s *Server) Stats() Stats {
+	return Stats{NarinfoHits: s.hits.Load(), NarinfoMisses: s.misses.Load(), NarsServed: s.nars.Load(), NarBytesServed: s.narBytes.Load()}
+}
+
+// A reply is decided on completely before its first byte is written: whatever goes wrong until then is a 404.
+// One of text and nar is set.
+type reply struct {
+	status      int
+	contentType string
+	text        string
+	nar         *narReply
+}
+
+var notFound = reply{status: http.StatusNotFound, contentType: "text/plain", text: "not found\n"}
+
+// ServeHTTP implements [http.Handler].
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// Errors are those of connections that are gone, or of a recorder, which has no deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	a := s.answer(r)
+	defer func() {
+		if p := recover(); p != nil {
+			if p != http.ErrAbortHandler {
+				s.logPanic(r, p)
+			}
+			panic(http.ErrAbortHandler) // the reply has begun: all that is left is to break it off
+		}
+	}()
+	h := w.Header()
+	if r.ContentLength != 0 {
+		h.Set("Connection", "close") // else net/http waits, without a deadline, for a body that nobody wants
+	}
+	h.Set("Content-Type", a.contentType)
+	if a.nar != nil {
+		s.sendNAR(w, r, a)
+		return
+	}
+	if a.status == http.StatusMethodNotAllowed {
+		h.Set("Allow", "GET, HEAD")
+	}
+	h.Set("Content-Length", strconv.Itoa(len(a.text)))
+	w.WriteHeader(a.status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write([]byte(a.text)) // if Nix has gone, nobody is left to tell
+	}
+}
+
+// answer turns a request into a reply, and everything that goes wrong into a 404.
+func (s *Server) answer(r *http.Request) (a reply) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.logPanic(r, p)
+			a = notFound
+		}
+	}()
+	if !s.allowed(r) {
+		return notFound
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return reply{status: http.StatusMethodNotAllowed, contentType: "text/plain", text: "this cache is read-only\n"}
+	}
+	if r.URL.RawPath != "" { // something is escaped that needs no escape: not Nix's way of writing any URL of ours
+		return notFound
+	}
+	var err error
+	switch path := r.URL.Path; {
+	case path == "/nix-cache-info":
+		return reply{status: http.StatusOK, contentType: "text/x-nix-cache-info", text: cacheInfo}
+	case strings.HasSuffix(path, ".narinfo"):
+		a, err = s.narinfo(r, strings.TrimSuffix(path[1:], ".narinfo"))
+	case strings.HasPrefix(path, "/nar/"):
+		a, err = s.nar(r, path[len("/nar/"):])
+	default:
+		return notFound
+	}
+	if err != nil {
+		s.log.Debug("not found", zap.String("url", r.URL.Path), zap.Error(err))
+		return notFound
+	}
+	return a
+}
+
+// narinfo answers a request for <hash part>.narinfo.
+func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
+	hp, err := store.ParseHashPart(name)
+	if err != nil {
+		return reply{}, err
+	}
+	m, err := s.find(r.Context(), question{hashPart: hp, timeout: narinfoTimeout})
+	if err != nil {
+		s.misses.Add(1)
+		return reply{}, err
+	}
+	s.hits.Add(1)
+	text := infoText(m)
+	if len(text) <= maxMappingLen {
+		s.mappings.Add(hp, m)
+	}
+	return reply{status: http.StatusOK, contentType: "text/x-nix-narinfo", text: text}, nil
+}
+
+// infoText writes the narinfo of a mapping. Nix takes a missing Compression for bzip2.
+func infoText(m trust.Mapping) string {
+	info := m.Info()
+	info.Deriver = store.Path{} // no signature covers it
+	return info.String() + "URL: nar/" + narName(m.Path().HashPart(), m.NarHash()) + "\nCompression: none\n"
+}
+
+func (s *Server) logPanic(r *http.Request, p any) {
+	s.log.Error("request panicked", zap.String("url", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+}
+
+// guard calls f and turns its panic into an error. Code of a source runs in goroutines of its own, where a panic
+// would otherwise end the program and with it every build that waits for an answer.
+func guard[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// errNoAnswer says that the time for an answer was over before a source gave one.
+var errNoAnswer = errors.New("no answer in time")
