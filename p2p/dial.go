@@ -66,6 +66,7 @@ type keeper struct {
 	mu      sync.Mutex // guards what follows
 	peers   map[peer.ID]*candidate
 	dialing int
+	changed time.Time // when the links changed last
 	round   firstLook
 }
 
@@ -242,6 +243,9 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 		c.failures = 0
 	}
 	c.due = now.Add(backoff(c.failures, redialMin))
+	if now.Sub(k.changed) < time.Second {
+		c.due = now // it is we who moved
+	}
 	hint(k.wake)
 }
 
@@ -249,6 +253,7 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 func (k *keeper) linksChanged(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.changed = now
 	for _, c := range k.peers {
 		c.due, c.failures = now, 0
 	}

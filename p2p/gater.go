@@ -111,6 +111,21 @@ func (g *gater) onLink(a netip.Addr) bool {
 	return false
 }
 
+// moved reports whether a machine that was at one address and is at another has changed it, rather than having both:
+// they differ, and are in one network of ours.
+func (g *gater) moved(was, now netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.links {
+		for _, p := range l.addrs {
+			if was != now && p.Contains(was) && p.Contains(now) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (g *gater) own(a netip.Addr) bool {
 	for _, l := range g.links {
 		for _, p := range l.addrs {

@@ -27,8 +27,8 @@ import (
 )
 
 const (
-	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most.
-	keepAlive    = 5 * time.Second
+	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room.
+	keepAlive    = 4 * time.Second
 	writeTimeout = 3 * time.Second
 	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
 	// guest may take a second for the handshake.

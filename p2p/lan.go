@@ -47,6 +47,7 @@ type lan struct {
 	mdns    bool
 	keeper  *keeper
 	settled chan struct{}
+	dead    chan network.Conn // to be closed
 
 	mu      sync.Mutex // guards what follows
 	links   []link
@@ -78,7 +79,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	}
 	l := &lan{
 		log: cfg.Log, host: h, gate: gate, policy: policy, named: named, mdns: cfg.MDNS,
-		settled: make(chan struct{}), viaName: make(map[peer.ID]*namedPeer),
+		settled: make(chan struct{}), dead: make(chan network.Conn, 64), viaName: make(map[peer.ID]*namedPeer),
 	}
 	l.keeper = newKeeper(l)
 	l.setLinks(links)
@@ -129,13 +130,17 @@ func (l *lan) Block(p peer.ID, until time.Time) {
 // Run announces this machine, looks for others, and keeps connections to them, until ctx ends. It closes the host
 // and returns when all that it started has ended.
 func (l *lan) Run(ctx context.Context) error {
-	events := &network.NotifyBundle{DisconnectedF: func(_ network.Network, c network.Conn) { l.lost(c.RemotePeer()) }}
+	events := &network.NotifyBundle{
+		ConnectedF:    func(_ network.Network, c network.Conn) { l.gained(c) },
+		DisconnectedF: func(_ network.Network, c network.Conn) { l.lost(c.RemotePeer()) },
+	}
 	l.host.Network().Notify(events)
 	defer l.host.Network().StopNotify(events)
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.keeper.run(ctx) })
 	g.Go(func() error { return l.follow(ctx) })
+	g.Go(func() error { return l.bury(ctx) })
 	for _, n := range l.named {
 		g.Go(func() error { return l.keepNamed(ctx, n) })
 	}
@@ -147,8 +152,6 @@ func (l *lan) Run(ctx context.Context) error {
 func (l *lan) follow(ctx context.Context) error {
 	d := newDiscovery(l)
 	defer d.close()
-	var closing sync.WaitGroup
-	defer closing.Wait()
 	return watchInterfaces(ctx, l.policy, l.log, func(links []link) {
 		changed := l.setLinks(links)
 		if l.mdns {
@@ -156,7 +159,7 @@ func (l *lan) follow(ctx context.Context) error {
 		}
 		l.keeper.looked(len(used(links)) > 0, time.Now())
 		if changed {
-			l.closeOrphans(&closing)
+			l.closeOrphans()
 			l.keeper.linksChanged(time.Now())
 			for _, n := range l.named {
 				hint(n.hurry)
@@ -182,7 +185,7 @@ func used(links []link) []link {
 
 // closeOrphans closes connections from addresses that are no longer this machine's. TCP would take long to notice,
 // and meanwhile we would take their peers for connected.
-func (l *lan) closeOrphans(closing *sync.WaitGroup) {
+func (l *lan) closeOrphans() {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return
@@ -197,7 +200,52 @@ func (l *lan) closeOrphans(closing *sync.WaitGroup) {
 	}
 	for _, c := range l.host.Network().Conns() {
 		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] {
-			closing.Go(func() { c.Close() }) // waits for writeTimeout: the other side is out of reach
+			l.discard(c)
+		}
+	}
+}
+
+// gained is called by libp2p for each new connection. If the peer has moved to another address of the same network,
+// its old connections are dead, but TCP would not know for a while.
+func (l *lan) gained(c network.Conn) {
+	now, ok := ipOf(c.RemoteMultiaddr())
+	if !ok {
+		return
+	}
+	for _, old := range l.host.Network().ConnsToPeer(c.RemotePeer()) {
+		was, ok := ipOf(old.RemoteMultiaddr())
+		if ok && l.gate.moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
+			l.discard(old)
+		}
+	}
+}
+
+// outlived reports whether a connection of this age may be given up for a newer one. Young ones are left alone: two
+// machines that dial each other at once could otherwise each close the connection that the other one keeps.
+func outlived(age time.Duration) bool { return age > steady/2 }
+
+// discard has a connection closed that no longer leads anywhere.
+func (l *lan) discard(c network.Conn) {
+	select {
+	case l.dead <- c:
+	default: // its keep-alive will find out
+	}
+}
+
+// bury closes dead connections. Each may take writeTimeout, because closing one tells the other side.
+func (l *lan) bury(ctx context.Context) error {
+	var closing sync.WaitGroup
+	defer closing.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case c := <-l.dead:
+			closing.Go(func() {
+				if err := c.Close(); err != nil {
+					l.log.Debug("closing a dead connection", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
+				}
+			})
 		}
 	}
 }

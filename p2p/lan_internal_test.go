@@ -13,7 +13,7 @@ import (
 	"go.uber.org/goleak"
 )
 
-func newTestIdentity(t *testing.T) crypto.PrivKey {
+func newTestIdentity(t testing.TB) crypto.PrivKey {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
@@ -23,7 +23,7 @@ func newTestIdentity(t *testing.T) crypto.PrivKey {
 }
 
 // startTestLAN runs a lan until the test ends, and fails the test if that takes long or leaves a goroutine.
-func startTestLAN(t *testing.T, cfg lanConfig) (l *lan, stop func()) {
+func startTestLAN(t testing.TB, cfg lanConfig) (l *lan, stop func()) {
 	t.Helper()
 	if cfg.Identity == nil {
 		cfg.Identity = newTestIdentity(t)
@@ -56,7 +56,7 @@ func startTestLAN(t *testing.T, cfg lanConfig) (l *lan, stop func()) {
 }
 
 // waitConnected returns once a is connected to b.
-func waitConnected(t *testing.T, a *lan, b peer.ID, limit time.Duration) {
+func waitConnected(t testing.TB, a *lan, b peer.ID, limit time.Duration) {
 	t.Helper()
 	up := make(chan struct{}, 1)
 	events := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {

@@ -1,0 +1,67 @@
+package p2p
+
+import (
+	"errors"
+	"io"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+)
+
+func TestSecondHostOnThePortIsRefused(t *testing.T) {
+	a, _ := startTestLAN(t, lanConfig{})
+	b, err := newLAN(lanConfig{Identity: newTestIdentity(t), Port: listenPort(a.host)})
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("newLAN on a port in use = %v, want EADDRINUSE", err)
+	}
+	if err == nil {
+		b.host.Close()
+	}
+}
+
+func TestConnectionsAreSecuredByTLS(t *testing.T) {
+	a, _ := startTestLAN(t, lanConfig{})
+	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	for _, c := range b.host.Network().ConnsToPeer(a.host.ID()) {
+		state := c.ConnState()
+		if state.Security != "/tls/1.0.0" || state.StreamMultiplexer != "/yamux/1.0.0" || state.Transport != "tcp" {
+			t.Errorf("connection state %+v, want TLS and yamux over TCP", state)
+		}
+	}
+}
+
+// BenchmarkStream copies through one stream, both ends in this process.
+func BenchmarkStream(b *testing.B) {
+	const size = 256 << 20
+	x, _ := startTestLAN(b, lanConfig{})
+	y, _ := startTestLAN(b, lanConfig{Peers: []string{loopback(x)}})
+	waitConnected(b, y, x.host.ID(), 5*time.Second)
+	x.host.SetStreamHandler("/bench", func(s network.Stream) {
+		defer s.Close()
+		buf := make([]byte, 256<<10)
+		for range size / len(buf) {
+			if _, err := s.Write(buf); err != nil {
+				return
+			}
+		}
+	})
+	b.SetBytes(size)
+	buf := make([]byte, 256<<10)
+	for b.Loop() {
+		s, err := y.host.NewStream(b.Context(), x.host.ID(), "/bench")
+		if err != nil {
+			b.Fatal(err)
+		}
+		n, err := io.CopyBuffer(onlyWriter{io.Discard}, s, buf)
+		if n != size || err != nil {
+			b.Fatalf("copied %d bytes, %v, want %d", n, err, size)
+		}
+		s.Close()
+	}
+}
+
+// onlyWriter hides io.Discard's own way of reading.
+type onlyWriter struct{ io.Writer }
