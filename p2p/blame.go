@@ -1,0 +1,120 @@
+package p2p
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+// convict finds somebody who lied, when the whole NAR is here and wrong. It returns the NAR if that mended it; or
+// nothing, and then what is doubtful is missing again and the liar is out. See the package comment for the proof.
+func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error) {
+	defer func() { f.manifest = nil; f.only() }()
+	by := f.contributors()
+	if len(by) == 1 {
+		for id := range by {
+			f.liar(id, cause)
+		}
+		f.redo(func(int, peer.ID) bool { return true })
+		return nil, nil
+	}
+	witness := f.witness(by)
+	if witness == nil { // they have left meanwhile: nothing can be held against anybody
+		f.redo(func(int, peer.ID) bool { return true })
+		return nil, nil
+	}
+	manifest, err := f.askManifest(ctx, witness)
+	if err != nil {
+		f.failed(ctx, witness, err)
+		f.redo(func(_ int, from peer.ID) bool { return from == witness.id })
+		return nil, ctx.Err()
+	}
+	accused, err := f.compare(manifest)
+	if err != nil {
+		return nil, err
+	}
+	f.manifest = manifest
+	f.only(witness)
+	if err := f.run(ctx); err != nil {
+		if !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		f.exclude(witness.id) // it could not stand by its word, and run has told why
+		return nil, ctx.Err()
+	}
+	sp, err := f.draft.Commit(f.m.CheckNAR)
+	if errors.Is(err, store.ErrCorrupt) {
+		f.liar(witness.id, fmt.Errorf("vouched for all of it: %w", err))
+		f.redo(func(_ int, from peer.ID) bool { return from == witness.id })
+		return nil, nil
+	}
+	if err == nil {
+		for _, id := range accused {
+			f.liar(id, errors.New("sent a block that is not of this NAR"))
+		}
+	}
+	return sp, err
+}
+
+// liar strikes a peer, and takes it out of the fetch.
+func (f *fetch) liar(id peer.ID, cause error) {
+	f.node.strike(id, fmt.Sprintf("%s: %s", f.m.Path(), cause))
+	f.exclude(id)
+}
+
+// witness returns the holder, still here, who sent most of the NAR, or nil.
+func (f *fetch) witness(by map[peer.ID]int) *neighbour {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var best *neighbour
+	for _, nb := range f.all {
+		if !f.excluded[nb.id] && by[nb.id] > 0 && (best == nil || by[nb.id] > by[best.id]) {
+			best = nb
+		}
+	}
+	return best
+}
+
+// compare makes the blocks that are not in the manifest missing again, and returns who sent them. It is called
+// while no run is on.
+func (f *fetch) compare(manifest store.Manifest) (accused []peer.ID, err error) {
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	wrong := make([]bool, len(manifest))
+	for i, block := range manifest {
+		b := (*buf)[:block.Size]
+		if _, err := f.draft.ReadAt(b, int64(i)*store.BlockSize); err != nil {
+			return nil, err
+		}
+		wrong[i] = sha256.Sum256(b) != block.Hash
+	}
+	f.redo(func(i int, from peer.ID) bool {
+		if wrong[i] && !slices.Contains(accused, from) {
+			accused = append(accused, from)
+		}
+		return wrong[i]
+	})
+	return accused, nil
+}
+
+// askManifest gets a holder's word on what the blocks are.
+func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest, error) {
+	ex, err := nb.open(ctx, readStall)
+	if err != nil {
+		return nil, err
+	}
+	defer ex.Reset()
+	stop := context.AfterFunc(ctx, func() { ex.Reset() })
+	defer stop()
+	r := request{kind: askManifest, hashParts: []store.HashPart{f.m.Path().HashPart()}, nar: f.m.NarHash()}
+	if err := ex.send(r); err != nil {
+		return nil, err
+	}
+	return readManifest(ex.br, f.m.NarSize())
+}

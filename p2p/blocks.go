@@ -1,0 +1,275 @@
+package p2p
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A fetch is one NAR on its way: which blocks are here, who was asked for the others, who may be asked.
+type fetch struct {
+	node     *Node
+	m        trust.Mapping
+	draft    *store.Draft
+	complete chan struct{}  // closed when no block is missing; made by run
+	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
+
+	mu       sync.Mutex // guards the rest
+	blocks   []block
+	left     int // blocks not done
+	next     int // no block below it is missing
+	all      []*neighbour
+	waiting  []*neighbour // of all, those not asked yet
+	excluded map[peer.ID]bool
+	err      error // the draft cannot be written
+}
+
+type blockState byte
+
+const (
+	blockMissing blockState = iota
+	blockAsked
+	blockWriting
+	blockDone
+)
+
+type block struct {
+	state  blockState
+	copies byte      // how many were asked for it and have not answered
+	from   peer.ID   // asked: who was asked last; done: who sent it
+	due    time.Time // asked: when it was expected
+}
+
+func newFetch(n *Node, m trust.Mapping, draft *store.Draft, holders []*neighbour) *fetch {
+	blocks := make([]block, store.NumBlocks(m.NarSize()))
+	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks),
+		all: holders, waiting: byPromise(slices.Clone(holders)), excluded: map[peer.ID]bool{}}
+}
+
+// pick gives a holder its next block: the first that is missing; or if all have been asked for, the one expected
+// last, provided that this holder, after what it was asked before, would be sooner.
+func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
+	each, known := nb.expect()
+	if !known {
+		each = overdueAfter
+	}
+	now := time.Now()
+	mine := now.Add(time.Duration(len(asked)+1) * each)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.next < len(f.blocks) && f.blocks[f.next].state != blockMissing {
+		f.next++
+	}
+	i := f.next
+	if i == len(f.blocks) {
+		if i = f.latest(now, mine, asked); i < 0 {
+			return 0, false
+		}
+	}
+	b := &f.blocks[i]
+	b.state, b.from, b.due = blockAsked, nb.id, mine
+	b.copies++
+	return i, true
+}
+
+// latest returns the block expected last of those under way, or -1 if all are expected before mine. The caller
+// holds mu.
+func (f *fetch) latest(now, mine time.Time, asked []int) int {
+	late := -1
+	for i := range f.blocks {
+		b := &f.blocks[i]
+		if b.state != blockAsked || b.copies >= maxCopies || slices.Contains(asked, i) {
+			continue
+		}
+		if eta := b.expected(now); eta.After(mine.Add(tick)) {
+			late, mine = i, eta
+		}
+	}
+	return late
+}
+
+// expected is when a block will come. One that is overdue is as far off again as it is overdue.
+func (b *block) expected(now time.Time) time.Time {
+	if now.Before(b.due) {
+		return b.due
+	}
+	return now.Add(now.Sub(b.due))
+}
+
+// deliver writes a block, unless somebody else was faster. It fails if the block is not what its sender vouched for.
+func (f *fetch) deliver(nb *neighbour, i int, data []byte) error {
+	if f.manifest != nil && sha256.Sum256(data) != f.manifest[i].Hash {
+		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
+	}
+	f.mu.Lock()
+	b := &f.blocks[i]
+	b.copies--
+	if b.state == blockWriting || b.state == blockDone {
+		f.mu.Unlock()
+		nb.tally.wasted.Add(int64(len(data)))
+		return nil
+	}
+	b.state = blockWriting
+	f.mu.Unlock()
+
+	_, err := f.draft.WriteAt(data, int64(i)*store.BlockSize)
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err != nil {
+		f.err = err
+		f.end()
+		return nil // not the holder's fault
+	}
+	b.state, b.from = blockDone, nb.id
+	if f.left--; f.left == 0 {
+		f.end()
+	}
+	return nil
+}
+
+// end wakes whoever waits for this run's end. The caller holds mu.
+func (f *fetch) end() {
+	select {
+	case <-f.complete:
+	default:
+		close(f.complete)
+	}
+}
+
+// giveBack makes blocks that a holder owes missing again, unless another was asked, too.
+func (f *fetch) giveBack(owed []int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, i := range owed {
+		b := &f.blocks[i]
+		if b.copies--; b.copies == 0 && b.state == blockAsked {
+			b.state = blockMissing
+			f.next = min(f.next, i)
+		}
+	}
+}
+
+// failed takes a holder out of the fetch, and strikes it if the error says that it lied.
+func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	if errors.Is(err, errWire) || errors.Is(err, store.ErrCorrupt) {
+		f.node.strike(nb.id, fmt.Sprintf("%s: %s", f.m.Path(), err))
+	} else {
+		f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	}
+	f.exclude(nb.id)
+}
+
+func (f *fetch) exclude(id peer.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.excluded[id] = true
+}
+
+// nextHolder returns one who has not been asked yet, or nil.
+func (f *fetch) nextHolder() *neighbour {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.waiting) > 0 {
+		nb := f.waiting[0]
+		f.waiting = f.waiting[1:]
+		if !f.excluded[nb.id] {
+			return nb
+		}
+	}
+	return nil
+}
+
+// join adds holders found meanwhile, unless a single one is on trial.
+func (f *fetch) join(holders []*neighbour) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, nb := range byPromise(holders) {
+		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
+			f.all = append(f.all, nb)
+			f.waiting = append(f.waiting, nb)
+		}
+	}
+}
+
+// only makes holders, or with none everybody not excluded, the ones to ask in the next run.
+func (f *fetch) only(holders ...*neighbour) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.waiting = holders
+	if len(holders) == 0 {
+		f.waiting = byPromise(append(f.waiting, f.all...))
+	}
+}
+
+func (f *fetch) missing() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.left
+}
+
+// state says whether all blocks are here, or why they never will be.
+func (f *fetch) state() (done bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.left == 0, f.err
+}
+
+// unasked says whether there is work for one more holder.
+func (f *fetch) unasked() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.next < len(f.blocks)
+}
+
+// overdue says whether a block was expected longer ago than that.
+func (f *fetch) overdue(by time.Duration) bool {
+	now := time.Now()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.blocks {
+		if b := &f.blocks[i]; b.state == blockAsked && now.Sub(b.due) > by {
+			return true
+		}
+	}
+	return false
+}
+
+// redo makes every block for which wrong returns true missing again.
+func (f *fetch) redo(wrong func(i int, from peer.ID) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.blocks {
+		if f.blocks[i].state == blockDone && wrong(i, f.blocks[i].from) {
+			f.blocks[i] = block{}
+			f.left++
+		}
+	}
+	f.next = 0
+}
+
+// contributors counts the blocks in the draft by who sent them.
+func (f *fetch) contributors() map[peer.ID]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	by := map[peer.ID]int{}
+	for _, b := range f.blocks {
+		if b.state == blockDone {
+			by[b.from]++
+		}
+	}
+	return by
+}

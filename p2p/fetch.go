@@ -1,0 +1,269 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
+	maxWorkers = 8
+	// maxCopies is how many holders may be asked for one block before one of them has answered or failed.
+	maxCopies = 3
+	// overdueAfter is how late a block may be before a stand-by holder takes part, and what a block is expected to
+	// take from a holder that was never measured.
+	overdueAfter = 50 * time.Millisecond
+	// tick is how often somebody looks for blocks that are overdue.
+	tick = 10 * time.Millisecond
+)
+
+// Fetch gets the NAR of a mapping from the neighbours who have it, all at once, into the spool. Its bytes have the
+// mapping's NarHash. The caller closes what it gets. The error wraps [store.ErrNotFound] if no honest neighbour
+// is left that has it, and [store.ErrNoSpace] if the spool is full.
+func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
+		return sp, nil
+	}
+	holders := n.holders(ctx, m, false)
+	if len(holders) == 0 {
+		return nil, fmt.Errorf("%s: no neighbour has it: %w", m.Path(), store.ErrNotFound)
+	}
+	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Path(), err)
+	}
+	defer draft.Discard()
+	f := newFetch(n, m, draft, holders)
+	start := time.Now()
+	sp, err := f.honest(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m.Path(), err)
+	}
+	n.log.Debug("fetched", zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()),
+		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
+	return sp, nil
+}
+
+// honest fetches, and convicts who lied, until the NAR is right or nobody is left.
+func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
+	for {
+		if err := f.run(ctx); err != nil {
+			return nil, err
+		}
+		sp, err := f.draft.Commit(f.m.CheckNAR)
+		if errors.Is(err, store.ErrCorrupt) {
+			sp, err = f.convict(ctx, err)
+		}
+		if sp != nil || err != nil {
+			return sp, err
+		}
+	}
+}
+
+// run gets all blocks that are missing. It returns once they are in the draft, or nobody is left to ask.
+func (f *fetch) run(ctx context.Context) error {
+	f.complete = make(chan struct{})
+	if f.missing() == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ticker := time.NewTicker(overdueAfter)
+	defer ticker.Stop()
+	ended := make(chan *neighbour)
+	working := 0
+	defer func() {
+		cancel()
+		for ; working > 0; working-- {
+			<-ended
+		}
+	}()
+	start := func() bool {
+		nb := f.nextHolder()
+		if nb == nil {
+			return false
+		}
+		working++
+		go func() {
+			f.work(ctx, nb)
+			ended <- nb
+		}()
+		return true
+	}
+	for range min(maxWorkers, max(1, f.missing())) {
+		if !start() {
+			break
+		}
+	}
+	for asked := false; ; {
+		if done, err := f.state(); done || err != nil {
+			return err
+		}
+		if working == 0 && !start() {
+			if asked || f.manifest != nil {
+				return fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
+			}
+			asked = true
+			f.join(f.node.holders(ctx, f.m, true))
+			continue
+		}
+		select {
+		case <-ended:
+			working--
+		case <-ticker.C:
+			f.join(f.node.known(f.m)) // who answered later than the first
+			if f.overdue(overdueAfter) || working < maxWorkers && f.unasked() {
+				start()
+			}
+		case <-f.complete:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// work asks one holder for blocks until none is missing, or it fails.
+func (f *fetch) work(ctx context.Context, nb *neighbour) {
+	w := &worker{fetch: f, nb: nb}
+	defer w.end()
+	for ctx.Err() == nil {
+		if err := w.fill(ctx); err != nil {
+			f.failed(ctx, nb, err)
+			return
+		}
+		if len(w.asked) > 0 {
+			if err := w.receive(ctx); err != nil {
+				f.failed(ctx, nb, err)
+				return
+			}
+			continue
+		}
+		select {
+		case <-time.After(tick): // what others owe may become overdue
+		case <-f.complete:
+			return
+		case <-ctx.Done():
+		}
+	}
+}
+
+// A worker is one holder's part in a fetch. It is owned by the goroutine that runs work.
+type worker struct {
+	fetch *fetch
+	nb    *neighbour
+	ex    *exchange
+	stop  func() bool
+	asked []int // blocks under way, in the order asked
+	last  time.Time
+}
+
+// fill keeps as many blocks under way as the link needs to stay busy.
+func (w *worker) fill(ctx context.Context) error {
+	for len(w.asked) < w.nb.window() {
+		i, ok := w.fetch.pick(w.nb, w.asked)
+		if !ok {
+			return nil
+		}
+		if w.ex == nil {
+			ex, err := w.nb.take(ctx)
+			if err != nil {
+				return err
+			}
+			w.ex = ex
+			w.stop = context.AfterFunc(ctx, func() { ex.Reset() })
+		}
+		w.asked = append(w.asked, i)
+		w.nb.busy.Add(1)
+		if len(w.asked) == 1 {
+			w.last = time.Now()
+		}
+		r := request{kind: askBlock, hashParts: []store.HashPart{w.fetch.m.Path().HashPart()}, nar: w.fetch.m.NarHash(), block: i}
+		if err := w.ex.send(r); err != nil {
+			return w.reopen(ctx, err)
+		}
+	}
+	return nil
+}
+
+// receive reads the block that was asked for first.
+func (w *worker) receive(ctx context.Context) error {
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	i := w.asked[0]
+	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
+	if err := readBlock(w.ex.br, block); err != nil {
+		return w.reopen(ctx, err)
+	}
+	w.ex.kept = false
+	now := time.Now()
+	w.nb.measured(now.Sub(w.last), len(block))
+	w.last = now
+	w.asked = w.asked[1:]
+	w.nb.busy.Add(-1)
+	w.nb.tally.blocksReceived.Add(1)
+	w.nb.tally.bytesReceived.Add(int64(len(block)))
+	return w.fetch.deliver(w.nb, i, block)
+}
+
+// reopen gives a stream that was kept open a second chance: the other side may have closed it meanwhile.
+func (w *worker) reopen(ctx context.Context, err error) error {
+	if !w.ex.kept || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, errWire) {
+		return err
+	}
+	w.drop()
+	w.ex = nil
+	return nil
+}
+
+// drop returns what is under way to the others, and resets the stream.
+func (w *worker) drop() {
+	w.fetch.giveBack(w.asked)
+	w.nb.busy.Add(int32(-len(w.asked)))
+	w.asked = nil
+	w.stop()
+	w.ex.Reset()
+}
+
+// end gives the stream back to the neighbour if nothing is under way on it.
+func (w *worker) end() {
+	if w.ex == nil {
+		return
+	}
+	if len(w.asked) == 0 && w.stop() {
+		w.nb.put(w.ex)
+		return
+	}
+	w.drop()
+}
+
+// window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
+// busy over a round trip and a slow one is not owed much.
+func (n *neighbour) window() int {
+	const ahead = 40 * time.Millisecond
+	d, ok := n.expect()
+	if !ok {
+		return 2
+	}
+	return min(max(int(ahead/d)+1, 2), 16)
+}
+
+// byPromise sorts holders: who has least to do, then who is fastest, and chance among equals.
+func byPromise(holders []*neighbour) []*neighbour {
+	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
+	slices.SortStableFunc(holders, func(a, b *neighbour) int {
+		da, _ := a.expect()
+		db, _ := b.expect()
+		return cmp.Or(cmp.Compare(a.busy.Load(), b.busy.Load()), cmp.Compare(da, db))
+	})
+	return holders
+}

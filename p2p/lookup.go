@@ -1,0 +1,186 @@
+package p2p
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// infoTimeout bounds what one unresponsive neighbour can add to a build. Neighbours share our network: one that
+	// needs longer is worse than asking the internet.
+	infoTimeout = 200 * time.Millisecond
+	// holdersFresh is how long it is remembered who has a path. Nix asks for the NARs of a closure within minutes
+	// of its narinfos; after that, asking again costs a millisecond and finds who has come since.
+	holdersFresh = time.Minute
+	// maxFindings bounds the memory of who has what: some closures' worth.
+	maxFindings = 16 << 10
+)
+
+// A finding is what the neighbours said about a hash part: the claim that was believed, and who else made it.
+type finding struct {
+	mapping trust.Mapping
+	found   time.Time
+
+	mu      sync.Mutex // guards holders
+	holders []peer.ID
+}
+
+func (f *finding) add(id peer.ID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !slices.Contains(f.holders, id) {
+		f.holders = append(f.holders, id)
+	}
+}
+
+// Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
+// [store.ErrNotFound] if there is none within 200 ms, or within ctx.
+func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	f, err := n.lookup(ctx, hp, false)
+	if err != nil {
+		return trust.Mapping{}, err
+	}
+	return f.mapping, nil
+}
+
+// lookup asks all neighbours. With all, it waits for everybody's answer, so that the finding has every holder.
+func (n *Node) lookup(ctx context.Context, hp store.HashPart, all bool) (*finding, error) {
+	neighbours := n.neighbours()
+	if len(neighbours) == 0 {
+		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
+	}
+	replies := make(chan reply, len(neighbours))
+	owed := map[*neighbour]bool{} // who is waited for
+	for _, nb := range neighbours {
+		select {
+		case nb.asks <- &ask{hp, replies}:
+			if !nb.late.Load() {
+				owed[nb] = true
+			}
+		default: // it has left hundreds of questions unanswered
+		}
+	}
+	found := make(chan *finding, 1)
+	if !n.begin() {
+		return nil, fmt.Errorf("%s: narbor is stopping: %w", hp, store.ErrNotFound)
+	}
+	go func() {
+		defer n.running.Done()
+		// Holders are collected beyond the first answer, and so beyond the caller's interest.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), infoTimeout)
+		defer cancel()
+		defer close(found)
+		n.collect(ctx, hp, replies, owed, func(f *finding, last bool) {
+			if f != nil && (last || !all) && len(found) == 0 {
+				found <- f
+			}
+		})
+	}()
+	select {
+	case f := <-found:
+		if f != nil {
+			return f, nil
+		}
+	case <-ctx.Done():
+	}
+	return nil, fmt.Errorf("%s: none of %d neighbours has it: %w", hp, len(neighbours), store.ErrNotFound)
+}
+
+// collect takes in answers until nobody owes one or ctx ends. It tells report of each, and at last once more.
+func (n *Node) collect(ctx context.Context, hp store.HashPart, replies <-chan reply, owed map[*neighbour]bool, report func(f *finding, last bool)) {
+	var f *finding
+	for len(owed) > 0 {
+		select {
+		case r := <-replies:
+			delete(owed, r.from)
+			f = n.take(f, hp, r)
+			report(f, false)
+		case <-ctx.Done():
+			for nb := range owed {
+				nb.late.Store(true) // nobody waits for it again before it has answered something
+			}
+			clear(owed)
+		}
+	}
+	report(f, true)
+}
+
+// take judges one neighbour's answer, and returns the finding with what it adds.
+func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
+	if r.err != nil {
+		n.log.Debug("neighbour did not answer", zap.Stringer("peer", r.from.id), zap.Error(r.err))
+	}
+	if r.text == "" {
+		return f
+	}
+	info, err := store.ParseInfo(r.text)
+	if err == nil && info.Path.HashPart() != hp {
+		err = fmt.Errorf("asked about %s, got %s", hp, info.Path)
+	}
+	if err != nil {
+		n.strike(r.from.id, err.Error())
+		return f
+	}
+	if f == nil {
+		m, err := n.cfg.Trusted.Check(info)
+		if err != nil {
+			n.log.Debug("claim not believed", zap.Stringer("peer", r.from.id), zap.Error(err))
+			return nil // its keys may be honest ones that this machine does not trust
+		}
+		f = &finding{mapping: m, found: time.Now()}
+		n.findings.Add(hp, f)
+	}
+	// Whoever claims to have this very NAR is worth asking for it: its bytes will be judged, not its claim.
+	if info.NarHash == f.mapping.NarHash() {
+		r.from.tally.claims.Add(1)
+		f.add(r.from.id)
+	}
+	return f
+}
+
+// holders returns the neighbours who said that they have the NAR, asking everybody if that is not known or if
+// again is set.
+func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neighbour {
+	hp := m.Path().HashPart()
+	f, ok := n.findings.Get(hp)
+	if !ok || again || time.Since(f.found) > holdersFresh || f.mapping.NarHash() != m.NarHash() || len(n.connected(f)) == 0 {
+		var err error
+		if f, err = n.lookup(ctx, hp, true); err != nil || f.mapping.NarHash() != m.NarHash() {
+			return nil
+		}
+	}
+	return n.connected(f)
+}
+
+// known returns the holders that are known without asking anybody.
+func (n *Node) known(m trust.Mapping) []*neighbour {
+	if f, ok := n.findings.Peek(m.Path().HashPart()); ok && f.mapping.NarHash() == m.NarHash() {
+		return n.connected(f)
+	}
+	return nil
+}
+
+// connected returns the holders of a finding who are still neighbours.
+func (n *Node) connected(f *finding) []*neighbour {
+	f.mu.Lock()
+	ids := slices.Clone(f.holders)
+	f.mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []*neighbour
+	for _, id := range ids {
+		if nb := n.peers[id]; nb != nil {
+			out = append(out, nb)
+		}
+	}
+	return out
+}

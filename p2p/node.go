@@ -1,0 +1,274 @@
+package p2p
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// maxStrikes is how many lies a peer may tell before it is banned.
+	maxStrikes = 3
+	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
+	// machine with a broken disk is welcome again once it is repaired.
+	banTime = time.Hour
+	// maxTallies bounds what is remembered of peers that come and go.
+	maxTallies = 4096
+	// askQueue is how many questions may wait for one neighbour.
+	askQueue = 1024
+)
+
+// Config says who this node is, what it shares, and whom it believes.
+type Config struct {
+	Identity crypto.PrivKey // required
+	Port     uint16         // TCP, all addresses; 0 picks one
+	Peers    []string       // named by the user: multiaddr, IP or DNS name, with or without port
+	MDNS     bool           // find neighbours by multicast DNS
+	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
+	AllowInterfaces, DenyInterfaces []string
+	Version                         string // told to neighbours
+
+	Share     []store.Source // asked in order for what neighbours want; none shares nothing
+	Trusted   *trust.Keys    // whose claims are believed
+	ShareKeys *trust.Keys    // a path is shared only if one of these has signed it
+	Spool     *store.Spool   // where fetched NARs go
+	Log       *zap.Logger    // nil discards
+}
+
+// A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
+// when there are no neighbours.
+type Node struct {
+	cfg      Config
+	log      *zap.Logger
+	lan      *lan
+	sharer   *sharer
+	serving  chan struct{} // a token for each answer under way
+	findings *lru.Cache[store.HashPart, *finding]
+	settled  chan struct{}
+	running  sync.WaitGroup // what Run waits for; see begin
+
+	mu      sync.Mutex // guards the rest
+	ended   bool       // Run has ended, or is about to
+	peers   map[peer.ID]*neighbour
+	tallies *lru.Cache[peer.ID, *tally]
+	struck  map[peer.ID]Struck
+}
+
+// New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
+func New(cfg Config) (*Node, error) {
+	if cfg.Log == nil {
+		cfg.Log = zap.NewNop()
+	}
+	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, MDNS: cfg.MDNS,
+		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
+		UserAgent: "narbor/" + cfg.Version, Log: cfg.Log})
+	if err != nil {
+		return nil, err
+	}
+	findings, err := lru.New[store.HashPart, *finding](maxFindings)
+	if err != nil {
+		return nil, err
+	}
+	tallies, err := lru.New[peer.ID, *tally](maxTallies)
+	if err != nil {
+		return nil, err
+	}
+	return &Node{
+		cfg: cfg, log: cfg.Log, lan: l,
+		sharer:   &sharer{sources: cfg.Share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
+		serving:  make(chan struct{}, maxServing),
+		findings: findings,
+		settled:  make(chan struct{}),
+		peers:    map[peer.ID]*neighbour{},
+		tallies:  tallies,
+		struck:   map[peer.ID]Struck{},
+	}, nil
+}
+
+// Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
+// returns once nothing of it runs any more. It is called once.
+func (n *Node) Run(ctx context.Context) error {
+	bus := n.lan.Host().EventBus()
+	sub, err := bus.Subscribe([]any{new(event.EvtPeerIdentificationCompleted), new(event.EvtPeerProtocolsUpdated),
+		new(event.EvtPeerConnectednessChanged)}, eventbus.BufSize(256))
+	if err != nil {
+		return fmt.Errorf("libp2p events: %w", err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	n.lan.Host().SetStreamHandler(protocolID, func(s network.Stream) {
+		if !n.begin() {
+			s.Reset()
+			return
+		}
+		defer n.running.Done()
+		n.serve(ctx, s)
+	})
+	g.Go(func() error { return n.lan.Run(ctx) })
+	g.Go(func() error {
+		defer sub.Close()
+		n.watch(ctx, sub.Out())
+		return nil
+	})
+	err = g.Wait()
+	n.mu.Lock()
+	n.ended = true
+	n.mu.Unlock()
+	n.running.Wait()
+	n.sharer.closeIdle(0)
+	return err
+}
+
+// begin says whether something may still start that Run waits for; the caller calls running.Done at its end.
+func (n *Node) begin() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ended {
+		return false
+	}
+	n.running.Add(1)
+	return true
+}
+
+// watch keeps the list of neighbours, and closes what has not been read for a while.
+func (n *Node) watch(ctx context.Context, events <-chan any) {
+	defer n.leaveAll()
+	sweep := time.NewTicker(openNARIdle / 2)
+	defer sweep.Stop()
+	settled := n.lan.Settled()
+	for {
+		select {
+		case e := <-events:
+			n.handle(ctx, e)
+		case <-sweep.C:
+			n.sharer.closeIdle(openNARIdle)
+		case <-settled:
+			if len(events) == 0 { // those who were found are in the list
+				close(n.settled)
+				settled = nil
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (n *Node) handle(ctx context.Context, e any) {
+	switch e := e.(type) {
+	case event.EvtPeerIdentificationCompleted:
+		n.greet(ctx, e.Peer)
+	case event.EvtPeerProtocolsUpdated:
+		n.greet(ctx, e.Peer)
+	case event.EvtPeerConnectednessChanged:
+		if e.Connectedness == network.NotConnected {
+			n.leave(e.Peer)
+		}
+	}
+}
+
+// greet makes a connected peer a neighbour if it speaks our protocol.
+func (n *Node) greet(ctx context.Context, id peer.ID) {
+	h := n.lan.Host()
+	if supported, err := h.Peerstore().SupportsProtocols(id, protocolID); err != nil || len(supported) == 0 ||
+		h.Network().Connectedness(id) != network.Connected {
+		return
+	}
+	nb := &neighbour{id: id, host: h, since: time.Now(), tally: n.tallyOf(id), asks: make(chan *ask, askQueue), done: make(chan struct{})}
+	n.mu.Lock()
+	_, known := n.peers[id]
+	if !known {
+		n.peers[id] = nb
+	}
+	n.mu.Unlock()
+	if known {
+		return
+	}
+	n.running.Go(func() { nb.askLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	n.log.Info("neighbour joined", zap.Stringer("peer", id), zap.String("addr", addrOf(h, id)), zap.String("via", n.lan.Via(id)))
+}
+
+func (n *Node) leave(id peer.ID) {
+	n.mu.Lock()
+	nb := n.peers[id]
+	delete(n.peers, id)
+	n.mu.Unlock()
+	if nb != nil {
+		nb.leave()
+		n.log.Info("neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.since)))
+	}
+}
+
+func (n *Node) leaveAll() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for id, nb := range n.peers {
+		delete(n.peers, id)
+		nb.leave()
+	}
+}
+
+func (n *Node) neighbours() []*neighbour {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]*neighbour, 0, len(n.peers))
+	for _, nb := range n.peers {
+		out = append(out, nb)
+	}
+	return out
+}
+
+func (n *Node) tallyOf(id peer.ID) *tally {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	t, ok := n.tallies.Get(id)
+	if !ok {
+		t = new(tally)
+		n.tallies.Add(id, t)
+	}
+	return t
+}
+
+// strike holds a lie against a peer, and bans it after the third.
+func (n *Node) strike(id peer.ID, reason string) {
+	strikes := n.tallyOf(id).strikes.Add(1)
+	n.log.Warn("neighbour lied", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
+	if strikes < maxStrikes {
+		return
+	}
+	until := time.Now().Add(banTime)
+	n.mu.Lock()
+	for other, s := range n.struck {
+		if time.Now().After(s.Until) {
+			delete(n.struck, other)
+		}
+	}
+	n.struck[id] = Struck{ID: id.String(), Reason: reason, Until: until}
+	n.mu.Unlock()
+	n.tallyOf(id).strikes.Store(0) // it starts anew after the ban
+	n.lan.Block(id, until)
+	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
+}
+
+// Settled is closed when those who are around have had time to be found, at most 2 s after Run began.
+func (n *Node) Settled() <-chan struct{} { return n.settled }
+
+// addrOf returns the address of a connection to a peer, or "".
+func addrOf(h host.Host, id peer.ID) string {
+	for _, c := range h.Network().ConnsToPeer(id) {
+		return c.RemoteMultiaddr().String()
+	}
+	return ""
+}

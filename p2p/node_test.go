@@ -1,0 +1,379 @@
+package p2p_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	mrand "math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"go.uber.org/zap/zaptest"
+
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// An upstream signs paths, as cache.nixos.org does.
+type upstream struct {
+	secret signature.SecretKey
+	keys   *trust.Keys
+}
+
+func newUpstream(t *testing.T) upstream {
+	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := trust.ParseKeys([]string{public.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return upstream{secret, keys}
+}
+
+// sign makes a claim about a path whose NAR is nar.
+func (u upstream) sign(t *testing.T, name string, nar []byte) store.Info {
+	part := sha256.Sum256([]byte(name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
+	sig, err := u.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Signatures = []string{sig.String()}
+	return info
+}
+
+// noise returns size bytes that are the same for the same seed.
+func noise(seed, size int) []byte {
+	b := make([]byte, size)
+	r := mrand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	io.ReadFull(r, b)
+	return b
+}
+
+// A machine is a node that runs, with what it shares.
+type machine struct {
+	*p2p.Node
+	mem  *store.Mem
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func (m *machine) id() string { return m.Status().ID }
+
+// newMachine starts a node that shares src, or nothing, and connects to those machines.
+func (u upstream) newMachine(t *testing.T, src store.Source, to ...*machine) *machine {
+	t.Helper()
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := p2p.Config{Identity: key, Trusted: u.keys, ShareKeys: u.keys, Spool: spool, Version: "test",
+		Log: zaptest.NewLogger(t)}
+	if src != nil {
+		cfg.Share = []store.Source{src}
+	}
+	for _, other := range to {
+		for _, addr := range other.Status().Addrs {
+			if strings.HasPrefix(addr, "/ip4/127.0.0.1/") || strings.HasPrefix(addr, "/ip4/0.0.0.0/") {
+				cfg.Peers = append(cfg.Peers, strings.Replace(addr, "0.0.0.0", "127.0.0.1", 1)+"/p2p/"+other.id())
+			}
+		}
+	}
+	node, err := p2p.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	m := &machine{Node: node, stop: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(m.done)
+		if err := node.Run(ctx); err != nil && ctx.Err() == nil {
+			t.Errorf("Run = %v", err)
+		}
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-m.done
+		spool.Close()
+	})
+	if len(to) > 0 {
+		<-node.Settled()
+		if got := len(node.Status().Neighbours); got != len(to) {
+			t.Fatalf("%d neighbours once settled, want %d", got, len(to))
+		}
+	}
+	return m
+}
+
+// fetch looks a path up and fetches it, and checks every byte.
+func (m *machine) fetch(t *testing.T, info store.Info, want []byte) {
+	t.Helper()
+	mapping, err := m.Lookup(t.Context(), info.Path.HashPart())
+	if err != nil {
+		t.Fatalf("Lookup(%s) = %v", info.Path, err)
+	}
+	sp, err := m.Fetch(t.Context(), mapping)
+	if err != nil {
+		t.Fatalf("Fetch(%s) = %v", info.Path, err)
+	}
+	defer sp.Close()
+	got, err := io.ReadAll(io.NewSectionReader(sp, 0, sp.Size()))
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("Fetch(%s) gave %d bytes, %v; want the %d of the NAR", info.Path, len(got), err, len(want))
+	}
+}
+
+func memWith(infos []store.Info, nars [][]byte) *store.Mem {
+	mem := store.NewMem()
+	for i, info := range infos {
+		mem.Add(info, nars[i])
+	}
+	return mem
+}
+
+func TestFetchesWhatANeighbourShares(t *testing.T) {
+	u := newUpstream(t)
+	var infos []store.Info
+	var nars [][]byte
+	for i, size := range []int{1, 100, store.BlockSize - 1, store.BlockSize, store.BlockSize + 1, 9*store.BlockSize + 77} {
+		nars = append(nars, noise(i, size))
+		infos = append(infos, u.sign(t, fmt.Sprintf("p%d", i), nars[i]))
+	}
+	a := u.newMachine(t, memWith(infos, nars))
+	b := u.newMachine(t, nil, a)
+	for i := range infos {
+		b.fetch(t, infos[i], nars[i])
+	}
+	absent := u.sign(t, "absent", []byte("x"))
+	if _, err := b.Lookup(t.Context(), absent.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup(absent) = %v, want ErrNotFound", err)
+	}
+}
+
+func TestSharesOnlyWhatAnUpstreamSigned(t *testing.T) {
+	u, stranger := newUpstream(t), newUpstream(t)
+	nar := []byte("private")
+	unsigned := u.sign(t, "unsigned", nar)
+	unsigned.Signatures = nil
+	own := stranger.sign(t, "own", nar)
+	swapped := u.sign(t, "swapped", nar)
+	swapped.Signatures = u.sign(t, "other", nar).Signatures
+	secret := []store.Info{unsigned, own, swapped}
+	a := u.newMachine(t, memWith(secret, [][]byte{nar, nar, nar}))
+
+	// This one would believe anything that a signs; so what is refused is refused by a.
+	gullible := upstream{u.secret, stranger.keys}
+	b := gullible.newMachine(t, nil, a)
+	for _, info := range secret {
+		if m, err := b.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m, err)
+		}
+		m, err := stranger.keys.Check(stranger.sign(t, info.Path.Name(), nar))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sp, err := b.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Fetch(%s) = %v, %v, want ErrNotFound", info.Path, sp, err)
+		}
+	}
+}
+
+// A liar has the right claims and serves other bytes.
+type liar struct {
+	store.Source
+	flip func(off int64, p []byte) // changes what was read at off
+}
+
+type lyingNAR struct {
+	store.NAR
+	flip func(off int64, p []byte)
+}
+
+func (l liar) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	nar, err := l.Source.NAR(ctx, info)
+	return lyingNAR{nar, l.flip}, err
+}
+
+func (l lyingNAR) ReadAt(p []byte, off int64) (int, error) {
+	n, err := l.NAR.ReadAt(p, off)
+	l.flip(off, p[:n])
+	return n, err
+}
+
+func flipAll(_ int64, p []byte) { p[len(p)/2] ^= 1 }
+
+func TestLiarsAreConvictedAndHonestOnesAreNot(t *testing.T) {
+	for _, size := range []int{1000, 12*store.BlockSize + 5} {
+		for _, liars := range []int{1, 2, 3} {
+			t.Run(fmt.Sprintf("%d liars, %d bytes", liars, size), func(t *testing.T) {
+				u := newUpstream(t)
+				nar := noise(1, size)
+				info := u.sign(t, "big", nar)
+				mem := memWith([]store.Info{info}, [][]byte{nar})
+				machines := []*machine{u.newMachine(t, mem)}
+				for range liars {
+					machines = append(machines, u.newMachine(t, liar{mem, flipAll}))
+				}
+				b := u.newMachine(t, nil, machines...)
+				b.fetch(t, info, nar)
+				for _, nb := range b.Status().Neighbours {
+					if nb.ID == machines[0].id() && nb.Strikes > 0 {
+						t.Errorf("the honest one has %d strikes", nb.Strikes)
+					}
+					if nb.ID != machines[0].id() && nb.BlocksReceived > 0 && nb.Strikes == 0 {
+						t.Errorf("a liar sent %d blocks and has no strike", nb.BlocksReceived)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestNobodyHonestLeft(t *testing.T) {
+	u := newUpstream(t)
+	nar := noise(1, 5*store.BlockSize)
+	info := u.sign(t, "big", nar)
+	mem := memWith([]store.Info{info}, [][]byte{nar})
+	l1, l2 := u.newMachine(t, liar{mem, flipAll}), u.newMachine(t, liar{mem, flipAll})
+	b := u.newMachine(t, nil, l1, l2)
+	m, err := b.Lookup(t.Context(), info.Path.HashPart())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sp, err := b.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
+	}
+}
+
+func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
+	u := newUpstream(t)
+	nar := noise(1, 40*store.BlockSize)
+	info := u.sign(t, "big", nar)
+	mem := memWith([]store.Info{info}, [][]byte{nar})
+	lied := make(chan struct{})
+	honest := u.newMachine(t, gate{mem, lied}) // slow enough for the sly one to have its turn
+	var reads atomic.Int64
+	sly := u.newMachine(t, liar{mem, func(off int64, p []byte) { // lies once, and its manifest is true
+		if reads.Add(1) == 2 {
+			p[0] ^= 1
+			close(lied)
+		}
+	}})
+	b := u.newMachine(t, nil, honest, sly)
+	b.fetch(t, info, nar)
+	for _, nb := range b.Status().Neighbours {
+		if want := nb.ID == sly.id(); (nb.Strikes > 0) != want {
+			t.Errorf("%s (sly: %v) has %d strikes", nb.ID, want, nb.Strikes)
+		}
+	}
+}
+
+// A gate holds up reads until it is opened.
+type gate struct {
+	store.Source
+	open chan struct{}
+}
+
+type gatedNAR struct {
+	store.NAR
+	open chan struct{}
+}
+
+func (g gate) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	nar, err := g.Source.NAR(ctx, info)
+	return gatedNAR{nar, g.open}, err
+}
+
+func (g gatedNAR) ReadAt(p []byte, off int64) (int, error) {
+	<-g.open
+	return g.NAR.ReadAt(p, off)
+}
+
+func TestSilentNeighbourIsOvertaken(t *testing.T) {
+	u := newUpstream(t)
+	nar := noise(1, 20*store.BlockSize)
+	info := u.sign(t, "big", nar)
+	mem := memWith([]store.Info{info}, [][]byte{nar})
+	open := make(chan struct{})
+	silent, honest := u.newMachine(t, gate{mem, open}), u.newMachine(t, mem)
+	t.Cleanup(func() { close(open) })
+	b := u.newMachine(t, nil, silent, honest)
+	b.fetch(t, info, nar) // before the gate opens
+}
+
+func TestNeighbourThatDiesIsReplaced(t *testing.T) {
+	u := newUpstream(t)
+	nar := noise(1, 64*store.BlockSize)
+	info := u.sign(t, "big", nar)
+	mem := memWith([]store.Info{info}, [][]byte{nar})
+	var dying *machine
+	var reads atomic.Int64
+	dying = u.newMachine(t, liar{mem, func(int64, []byte) {
+		if reads.Add(1) == 3 {
+			dying.stop()
+		}
+	}})
+	honest := u.newMachine(t, mem)
+	b := u.newMachine(t, nil, dying, honest)
+	b.fetch(t, info, nar)
+}
+
+func TestForgedClaimsAreNotBelieved(t *testing.T) {
+	u := newUpstream(t)
+	nar := []byte("content")
+	forged := u.sign(t, "forged", nar)
+	forged.NarHash = sha256.Sum256([]byte("evil"))
+	other := newUpstream(t) // the forger shares by its own rules: here, a key of the same name
+	resigned := other.sign(t, "resigned", nar)
+	mem := memWith([]store.Info{forged, resigned}, [][]byte{[]byte("evil"), nar})
+	a := other.newMachine(t, mem)
+	b := u.newMachine(t, nil, a)
+	for _, info := range []store.Info{forged, resigned} {
+		if m, err := b.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m, err)
+		}
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	u := newUpstream(t)
+	const count = 200
+	var infos []store.Info
+	var nars [][]byte
+	for i := range count {
+		nars = append(nars, noise(i, 1+i*i*17))
+		infos = append(infos, u.sign(t, fmt.Sprintf("p%d", i), nars[i]))
+	}
+	mem := memWith(infos, nars)
+	b := u.newMachine(t, nil, u.newMachine(t, mem), u.newMachine(t, mem))
+	start := time.Now()
+	t.Run("group", func(t *testing.T) {
+		for i := range infos {
+			t.Run(infos[i].Path.Name(), func(t *testing.T) {
+				t.Parallel()
+				b.fetch(t, infos[i], nars[i])
+			})
+		}
+	})
+	t.Logf("%d paths in %v", count, time.Since(start))
+}

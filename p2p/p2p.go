@@ -1,0 +1,60 @@
+// Package p2p finds the neighbours that run narbor, asks them what they have, and fetches NARs from them. What
+// it returns has been checked: a [trust.Mapping] from [Node.Lookup], and from [Node.Fetch] an archive whose every
+// byte was hashed against one. Bytes leave the package in no other way. In the other direction a neighbour is
+// told only of paths that an upstream has signed, and only if it asks for exactly that path.
+//
+// # Wire format
+//
+// Neighbours speak the libp2p protocol "/narbor/1" over TCP, secured by TLS 1.3 or Noise and multiplexed by
+// yamux. Whoever opens a stream sends requests on it, as many as it likes without waiting; the other side answers
+// them in order. Streams are kept open between requests. Numbers are unsigned varints (unsigned LEB128, shortest
+// form, at most 9 bytes). A violation of this grammar resets the stream.
+//
+// A request is one frame:
+//
+//	uvarint  length of the rest, 1 to [maxRequestLen]
+//	1 byte   kind: 1 claims, 2 manifest, 3 block
+//	...      by kind
+//
+// Claims asks who knows these store paths:
+//
+//	20 bytes hash part, as decoded from Nix's base 32; 1 to [maxClaims] times
+//
+// The answer holds for each hash part, in the order asked:
+//
+//	uvarint  length of the claim, at most [store.MaxInfoLen]; 0 is "not here", whatever the reason
+//	...      the claim: narinfo text with StorePath, NarHash, NarSize, References and Sig lines, and nothing else
+//
+// Block asks for one block of a NAR. Blocks are numbered from 0 and hold [store.BlockSize] bytes, the last one
+// what is left. The hash part tells the holder where to look, the CID what the asker will accept:
+//
+//	20 bytes hash part
+//	36 bytes CID of the whole NAR: CIDv1, raw, sha2-256, that is 01 55 12 20 and the 32 bytes of its NarHash
+//	uvarint  number of the block
+//
+// The answer:
+//
+//	1 byte   0 "not here", which ends the answer, or 1 "as it is"
+//	uvarint  length of the block; it follows from NarSize, and every other value is a violation
+//	...      the bytes of the block
+//
+// Manifest asks for the content addresses of all blocks of a NAR:
+//
+//	20 bytes hash part
+//	36 bytes CID of the whole NAR
+//
+// The answer:
+//
+//	uvarint  number of blocks, or 0 for "not here"; it follows from NarSize, and every other value is a violation
+//	32 bytes sha2-256 digest of the block (its CID is CIDv1, raw, sha2-256); for each block in order
+//
+// A holder that can no longer read a NAR in the middle of an answer resets the stream.
+//
+// # Who lied
+//
+// A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No
+// manifest is needed for that. Only when the hash is wrong is a holder's manifest compared with the blocks at
+// hand, and what differs fetched again from that holder alone. If the NAR is right now, that manifest was true,
+// and whoever had sent other blocks has lied; if it is still wrong, everything in it is what this one holder
+// vouched for, so this one has lied. Each round convicts somebody, beyond doubt, or ends well.
+package p2p

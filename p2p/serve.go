@@ -1,0 +1,146 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+const (
+	// serveStall is how long an answer may make no progress before the stream is reset. A neighbour reads as fast
+	// as its link and disk allow, and 256 KiB take 20 s at 100 kbit/s.
+	serveStall = 30 * time.Second
+	// maxServing bounds the answers under way at once, and so the memory they take: a block each.
+	maxServing = 32
+	// blockHead is what precedes the bytes of a block in an answer: its status and its length.
+	blockHead = 1 + binary.MaxVarintLen32
+)
+
+// errGone is what a stream is reset with when a NAR can no longer be read in the middle of an answer.
+const errGone network.StreamErrorCode = 0x2001
+
+// blockBuffers holds buffers for one block, and what precedes it on the wire.
+var blockBuffers = sync.Pool{New: func() any {
+	b := make([]byte, blockHead+store.BlockSize)
+	return &b
+}}
+
+// serve answers the requests on a stream that a neighbour opened, one after the other, until it ends.
+func (n *Node) serve(ctx context.Context, s network.Stream) {
+	stop := context.AfterFunc(ctx, func() { s.Reset() })
+	defer stop()
+	br := bufio.NewReader(s)
+	bw := bufio.NewWriterSize(stallWriter{s}, 4<<10)
+	t := n.tallyOf(s.Conn().RemotePeer())
+	for {
+		r, err := readRequest(br)
+		if err == nil {
+			err = n.answer(ctx, t, bw, r)
+		}
+		if err == nil && br.Buffered() == 0 {
+			err = bw.Flush() // otherwise together with the next answer
+		}
+		switch {
+		case err == nil:
+			continue
+		case errors.Is(err, errWire):
+			n.strike(s.Conn().RemotePeer(), err.Error())
+			s.ResetWithError(network.StreamProtocolViolation)
+		case err == io.EOF:
+			s.Close()
+		default:
+			n.log.Debug("stopped serving a neighbour", zap.Stringer("peer", s.Conn().RemotePeer()), zap.Error(err))
+			s.ResetWithError(errGone)
+		}
+		return
+	}
+}
+
+func (n *Node) answer(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+	select {
+	case n.serving <- struct{}{}:
+		defer func() { <-n.serving }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
+	switch r.kind {
+	case askClaims:
+		return n.answerClaims(ctx, t, bw, r)
+	case askManifest:
+		return n.answerManifest(ctx, bw, r)
+	}
+	return n.answerBlock(ctx, t, bw, r)
+}
+
+func (n *Node) answerClaims(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+	for _, hp := range r.hashParts {
+		text, err := n.sharer.claimText(ctx, hp)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			n.log.Warn("cannot tell neighbours what is here", zap.String("hashPart", string(hp)), zap.Error(err))
+		}
+		if text != "" {
+			t.claimsSent.Add(1)
+		}
+		if _, err := bw.Write(append(binary.AppendUvarint(nil, uint64(len(text))), text...)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *Node) answerBlock(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	size, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
+	if err != nil {
+		if !errors.Is(err, store.ErrNotFound) {
+			n.log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(r.hashParts[0])), zap.Error(err))
+		}
+		return bw.WriteByte(byte(statusGone))
+	}
+	// Head and block lie side by side in the buffer, so that they leave in one write.
+	head := binary.AppendUvarint([]byte{byte(statusRaw)}, uint64(size))
+	start := blockHead - len(head)
+	copy((*buf)[start:], head)
+	t.blocksSent.Add(1)
+	t.bytesSent.Add(int64(size))
+	_, err = bw.Write((*buf)[start : blockHead+size])
+	return err
+}
+
+func (n *Node) answerManifest(ctx context.Context, bw *bufio.Writer, r request) error {
+	started := false
+	err := n.sharer.manifest(ctx, r, func(blocks int) error {
+		started = true
+		_, err := bw.Write(binary.AppendUvarint(nil, uint64(blocks)))
+		return err
+	}, func(h store.Hash) error {
+		_, err := bw.Write(h[:])
+		return err
+	})
+	if err != nil && !started {
+		return bw.WriteByte(0)
+	}
+	return err
+}
+
+// A stallWriter gives each write its own deadline, so that a slow reader is served and a dead one is not.
+type stallWriter struct{ s network.Stream }
+
+func (w stallWriter) Write(p []byte) (int, error) {
+	if err := w.s.SetWriteDeadline(time.Now().Add(serveStall)); err != nil {
+		return 0, err
+	}
+	return w.s.Write(p)
+}

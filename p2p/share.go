@@ -1,0 +1,207 @@
+package p2p
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// maxOpenNARs bounds the archives held open for neighbours, each with a few file descriptors.
+	maxOpenNARs = 64
+	// openNARIdle is how long an archive stays open after its last use: a neighbour that asks for block after
+	// block, with pauses, finds it open; and garbage collection is not held up for long.
+	openNARIdle = 10 * time.Second
+	// shareTimeout bounds what a stuck Nix daemon or disk can cost one request of a neighbour, who would ask
+	// somebody else long before.
+	shareTimeout = 10 * time.Second
+)
+
+// A sharer is what this machine gives to neighbours: paths of its sources that an upstream has signed.
+type sharer struct {
+	sources []store.Source
+	keys    *trust.Keys // upstream keys; a path that none of them signed is not here
+
+	mu   sync.Mutex // guards open
+	open map[narKey]*openNAR
+}
+
+type narKey struct {
+	hp  store.HashPart
+	nar store.Hash
+}
+
+// An openNAR is an archive that neighbours are reading, or were until a moment ago. Its mutex is held while it is
+// being opened, so that many who want it open it once.
+type openNAR struct {
+	mu  sync.Mutex // guards nar and err until opened
+	nar store.NAR
+	err error
+
+	refs int       // guarded by sharer.mu
+	used time.Time // guarded by sharer.mu
+	dead bool      // guarded by sharer.mu; out of the table, to be closed by its last reader
+}
+
+// claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing.
+func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, store.Source, error) {
+	var failed error
+	for _, src := range s.sources {
+		info, err := src.Info(ctx, hp)
+		if err != nil {
+			if !errors.Is(err, store.ErrNotFound) {
+				failed = err
+			}
+			continue
+		}
+		m, err := s.keys.Check(info)
+		if err == nil && m.SignedBy() != "" && m.Path().HashPart() == hp {
+			return m, src, nil
+		}
+	}
+	if failed != nil {
+		return trust.Mapping{}, nil, failed
+	}
+	return trust.Mapping{}, nil, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
+}
+
+// claimText is what is sent about a hash part: the signed claim without what no signature covers, or "".
+func (s *sharer) claimText(ctx context.Context, hp store.HashPart) (string, error) {
+	m, _, err := s.claim(ctx, hp)
+	if err != nil {
+		return "", err
+	}
+	info := m.Info()
+	info.CA, info.Deriver = "", store.Path{}
+	return info.String(), nil
+}
+
+// acquire opens a NAR, or finds it open. The caller calls release once it has read what it wants.
+func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
+	s.mu.Lock()
+	o := s.open[key]
+	if o == nil {
+		o = &openNAR{}
+		s.open[key] = o
+	}
+	o.refs++
+	full := len(s.open) > maxOpenNARs
+	s.mu.Unlock()
+	if full {
+		s.closeIdle(0)
+	}
+
+	o.mu.Lock()
+	if o.nar == nil && o.err == nil {
+		o.nar, o.err = s.openNAR(ctx, key)
+	}
+	err := o.err
+	o.mu.Unlock()
+	if err != nil {
+		s.forget(key, o) // whoever comes next tries again
+		s.release(o)
+		return nil, err
+	}
+	return o, nil
+}
+
+func (s *sharer) openNAR(ctx context.Context, key narKey) (store.NAR, error) {
+	m, src, err := s.claim(ctx, key.hp)
+	if err != nil {
+		return nil, err
+	}
+	if m.NarHash() != key.nar {
+		return nil, fmt.Errorf("%s with another NarHash: %w", m.Path(), store.ErrNotFound)
+	}
+	return src.NAR(ctx, m.Info())
+}
+
+func (s *sharer) release(o *openNAR) {
+	s.mu.Lock()
+	o.refs--
+	o.used = time.Now()
+	last := o.dead && o.refs == 0
+	s.mu.Unlock()
+	if last && o.nar != nil {
+		o.nar.Close()
+	}
+}
+
+// closeIdle closes what nobody has read for that long.
+func (s *sharer) closeIdle(idleFor time.Duration) {
+	var idle []*openNAR
+	s.mu.Lock()
+	for key, o := range s.open {
+		if o.refs == 0 && time.Since(o.used) >= idleFor {
+			delete(s.open, key)
+			idle = append(idle, o)
+		}
+	}
+	s.mu.Unlock()
+	for _, o := range idle {
+		if o.nar != nil {
+			o.nar.Close()
+		}
+	}
+}
+
+// readBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length.
+func (s *sharer) readBlock(ctx context.Context, r request, buf []byte) (int, error) {
+	key := narKey{r.hashParts[0], r.nar}
+	o, err := s.acquire(ctx, key)
+	if err != nil {
+		return 0, err
+	}
+	defer s.release(o)
+	if r.block >= store.NumBlocks(o.nar.Size()) {
+		return 0, fmt.Errorf("block %d of %s: %w", r.block, r.hashParts[0], store.ErrNotFound)
+	}
+	n := store.BlockLen(o.nar.Size(), r.block)
+	if _, err := o.nar.ReadAt(buf[:n], int64(r.block)*store.BlockSize); err != nil {
+		s.forget(key, o)
+		return 0, fmt.Errorf("block %d of %s: %w", r.block, r.hashParts[0], err)
+	}
+	return n, nil
+}
+
+// forget makes the next request open the NAR anew, which finds out whether the path is still valid.
+func (s *sharer) forget(key narKey, o *openNAR) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o.dead = true
+	if s.open[key] == o {
+		delete(s.open, key)
+	}
+}
+
+// manifest yields the digests of a NAR's blocks in order to each, after their number to start.
+func (s *sharer) manifest(ctx context.Context, r request, start func(n int) error, each func(store.Hash) error) error {
+	o, err := s.acquire(ctx, narKey{r.hashParts[0], r.nar})
+	if err != nil {
+		return err
+	}
+	defer s.release(o)
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	size := o.nar.Size()
+	n := store.NumBlocks(size)
+	if err := start(n); err != nil {
+		return err
+	}
+	for i := range n {
+		block := (*buf)[:store.BlockLen(size, i)]
+		if _, err := o.nar.ReadAt(block, int64(i)*store.BlockSize); err != nil {
+			return fmt.Errorf("manifest of %s: %w", r.hashParts[0], err)
+		}
+		if err := each(sha256.Sum256(block)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,70 @@
+package p2p
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Status is what a node knows of itself and its neighbours at a moment. Times are in seconds, amounts in bytes or
+// blocks since the start of the program.
+type Status struct {
+	ID         string            `json:"peerId"`
+	Settled    bool              `json:"settled"`
+	Addrs      []string          `json:"addrs"`
+	Interfaces []InterfaceStatus `json:"interfaces"`
+	Neighbours []NeighbourStatus `json:"neighbours"`
+	Struck     []Struck          `json:"struck"`
+}
+
+// NeighbourStatus is what passed between a neighbour and this node, over all its connections.
+type NeighbourStatus struct {
+	ID               string `json:"id"`
+	Addr             string `json:"addr"`
+	Via              string `json:"via"` // how it was found
+	ConnectedSeconds int64  `json:"connectedSeconds"`
+	Claims           int64  `json:"claims"` // believed ones that it made
+	BlocksReceived   int64  `json:"blocksReceived"`
+	BytesReceived    int64  `json:"bytesReceived"`
+	BytesWasted      int64  `json:"bytesWasted"` // of those received, what another had delivered first
+	BlocksSent       int64  `json:"blocksSent"`
+	BytesSent        int64  `json:"bytesSent"`
+	Strikes          int64  `json:"strikes"`
+}
+
+// Struck is a peer that is banned, and the lie that was its last.
+type Struck struct {
+	ID     string    `json:"id"`
+	Reason string    `json:"reason"`
+	Until  time.Time `json:"until"`
+}
+
+// Status returns the node's state, neighbours sorted by ID.
+func (n *Node) Status() Status {
+	h := n.lan.Host()
+	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}}
+	select {
+	case <-n.settled:
+		s.Settled = true
+	default:
+	}
+	for _, a := range h.Network().ListenAddresses() {
+		s.Addrs = append(s.Addrs, a.String())
+	}
+	for _, nb := range n.neighbours() {
+		t := nb.tally
+		s.Neighbours = append(s.Neighbours, NeighbourStatus{
+			ID: nb.id.String(), Addr: addrOf(h, nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
+			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), BytesWasted: t.wasted.Load(),
+			BlocksSent: t.blocksSent.Load(), BytesSent: t.bytesSent.Load(), Strikes: t.strikes.Load()})
+	}
+	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, b := range n.struck {
+		if time.Now().Before(b.Until) {
+			s.Struck = append(s.Struck, b)
+		}
+	}
+	return s
+}
