@@ -331,13 +331,9 @@ func (s *Spool) allocate(name string, size int64) (*os.File, error) {
 // floor evicts until need bytes can be taken and the floor be left, and fails if that cannot be.
 func (s *Spool) floor(need int64) error {
 	for {
-		var st unix.Statfs_t
-		if err := retryEINTR(func() error { return unix.Fstatfs(int(s.lock.Fd()), &st) }); err != nil {
-			return fmt.Errorf("free space: %w", err)
-		}
-		free := int64(st.Bavail) * st.Bsize
-		if free-need >= max(s.minFree, 0) || st.Blocks == 0 { // 0 blocks: a file system that does not know
-			return nil
+		free, err := freeBytes(s.lock)
+		if err != nil || free-need >= max(s.minFree, 0) {
+			return err
 		}
 		if !s.evict() {
 			return fmt.Errorf("%w: %d bytes are free on the disk, %d must stay so", ErrNoSpace, free, s.minFree)
@@ -376,23 +372,4 @@ func (s *Spool) Stats() SpoolStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max}
-}
-
-// noSpace adds [ErrNoSpace] to what the kernel says of a full disk or an exhausted quota.
-func noSpace(err error) error {
-	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
-	}
-	return err
-}
-
-func roundUp(size int64) int64 { return (size + spoolUnit - 1) / spoolUnit * spoolUnit }
-
-// retryEINTR repeats a system call that a signal interrupted, as package os does for those it makes.
-func retryEINTR(call func() error) error {
-	for {
-		if err := call(); err != unix.EINTR {
-			return err
-		}
-	}
 }

@@ -1,8 +1,6 @@
 package store
 
 import (
-	"fmt"
-	"io"
 	"os"
 	"sync/atomic"
 	"time"
@@ -80,13 +78,4 @@ func (n *Spooled) Close() error {
 		s.remove([]string{e.name})
 	}
 	return f.Close()
-}
-
-// readFile reads from a NAR that is a file of that size, as [NAR] wants it: a file that is shorter is an error.
-func readFile(f *os.File, p []byte, off, size int64) (int, error) {
-	n, err := f.ReadAt(p, off)
-	if err == io.EOF && off+int64(n) < size {
-		err = fmt.Errorf("%s: %w: shorter than %d bytes", f.Name(), ErrCorrupt, size)
-	}
-	return n, err
 }

@@ -1,0 +1,309 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const cacheInfoName = "nix-cache-info"
+
+// maxCacheInfo bounds the nix-cache-info file, which has three short lines.
+const maxCacheInfo = 64 << 10
+
+// Cache is a directory in the layout of a Nix binary cache, as `nix copy --to file://DIR` makes it, and implements
+// [Source]. NARs are uncompressed or compressed by xz or zstd; a path whose NAR is compressed otherwise counts as not
+// found. Nothing outside of the directory is ever read. The directory need not exist, as when a disk is not plugged
+// in: then it has no path.
+type Cache struct {
+	dir    string
+	unpack *unpacker
+}
+
+// OpenCache returns the cache in dir. NARs that are compressed there are unpacked into files without a name in
+// spoolDir. It fails if dir is the cache of another store directory, or no directory.
+func OpenCache(dir, spoolDir string) (*Cache, error) {
+	c := &Cache{dir: dir, unpack: newUnpacker(spoolDir)}
+	root, err := c.root()
+	if errors.Is(err, ErrNotFound) {
+		return c, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	text, err := c.readFile(root, cacheInfoName, maxCacheInfo)
+	if errors.Is(err, ErrNotFound) {
+		return c, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(text) {
+		if v, ok := strings.CutPrefix(line, "StoreDir:"); ok && strings.TrimSpace(v) != Dir {
+			return nil, fmt.Errorf("cache %s: it is of store %.80q, not %s", dir, strings.TrimSpace(v), Dir)
+		}
+	}
+	return c, nil
+}
+
+// root opens the directory anew each time, so that a disk mounted there later is seen.
+func (c *Cache) root() (*os.Root, error) {
+	root, err := os.OpenRoot(c.dir)
+	return root, c.fail(err)
+}
+
+// fail adds [ErrNotFound] to an error that says that a file does not exist, and the cache to every error.
+func (c *Cache) fail(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("cache %s: %w: %w", c.dir, ErrNotFound, err)
+	}
+	return fmt.Errorf("cache %s: %w", c.dir, err)
+}
+
+// openFile opens a regular file and never waits for the other end of a pipe.
+func (c *Cache) openFile(root *os.Root, name string) (*os.File, os.FileInfo, error) {
+	f, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, nil, c.fail(err)
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", name)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, c.fail(err)
+	}
+	return f, st, nil
+}
+
+// readFile returns what is in a file of at most limit bytes.
+func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error) {
+	f, _, err := c.openFile(root, name)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return string(b), c.fail(err)
+}
+
+// A cachePath is what a narinfo file says: the claim, and where its NAR is.
+type cachePath struct {
+	info        Info
+	url         string
+	compression string
+}
+
+// narinfo reads the file for a hash part. The error wraps ErrNotFound if there is none, or if it names a NAR that
+// narbor does not reach or cannot unpack.
+func (c *Cache) narinfo(root *os.Root, hp HashPart) (p cachePath, err error) {
+	if hp, err = ParseHashPart(string(hp)); err != nil { // it becomes part of a file name
+		return p, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	name := string(hp) + ".narinfo"
+	text, err := c.readFile(root, name, MaxInfoLen)
+	if err != nil {
+		return p, err
+	}
+	if p.info, err = ParseInfo(text); err != nil {
+		return p, fmt.Errorf("cache %s: %s: %w: %w", c.dir, name, ErrCorrupt, err)
+	}
+	if p.info.Path.HashPart() != hp {
+		return p, fmt.Errorf("cache %s: %s: %w: it is about %s", c.dir, name, ErrCorrupt, p.info.Path)
+	}
+	p.compression = "bzip2" // what Nix takes for granted
+	for key, value := range infoLines(text) {
+		switch key {
+		case "URL":
+			p.url = value
+		case "Compression":
+			p.compression = value
+		}
+	}
+	if !filepath.IsLocal(p.url) || strings.Contains(p.url, ":") || path.Clean(p.url) != p.url {
+		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, ErrNotFound, p.url)
+	}
+	if !unpackable(p.compression) {
+		return p, fmt.Errorf("cache %s: %s: %w: compression %.40q is not supported, only none, xz and zstd",
+			c.dir, name, ErrNotFound, p.compression)
+	}
+	return p, nil
+}
+
+// Info implements [Source]. A path whose NAR is not there is not found either.
+func (c *Cache) Info(ctx context.Context, hp HashPart) (Info, error) {
+	if err := ctx.Err(); err != nil {
+		return Info{}, err
+	}
+	_ = c.unpack.trim() // here, because neighbours ask all the time
+	root, err := c.root()
+	if err != nil {
+		return Info{}, err
+	}
+	defer root.Close()
+	p, err := c.narinfo(root, hp)
+	if err != nil {
+		return Info{}, err
+	}
+	st, err := root.Stat(p.url)
+	if err != nil {
+		return Info{}, c.fail(err)
+	}
+	return p.info, c.checkSize(p, st.Size())
+}
+
+// checkSize fails if a NAR's file cannot be what its narinfo says.
+func (c *Cache) checkSize(p cachePath, size int64) error {
+	if p.compression == "none" && size != p.info.NarSize {
+		return fmt.Errorf("cache %s: %s: %w: %d bytes, not %d", c.dir, p.url, ErrCorrupt, size, p.info.NarSize)
+	}
+	if size > maxPacked(p.info.NarSize) {
+		return fmt.Errorf("cache %s: %s: %w: %d bytes, too many for a NAR of %d", c.dir, p.url, ErrCorrupt, size, p.info.NarSize)
+	}
+	return nil
+}
+
+// Has says whether the path with that hash part is in the cache, NAR and all.
+func (c *Cache) Has(hp HashPart) bool {
+	_, err := c.Info(context.Background(), hp)
+	return err == nil
+}
+
+// NAR implements [Source]. A compressed NAR is unpacked as a whole before NAR returns.
+func (c *Cache) NAR(ctx context.Context, info Info) (NAR, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	root, err := c.root()
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	p, err := c.narinfo(root, info.Path.HashPart())
+	if err != nil {
+		return nil, err
+	}
+	if p.info.NarHash != info.NarHash {
+		return nil, fmt.Errorf("cache %s: %s: %w: it has another NarHash now", c.dir, info.Path, ErrNotFound)
+	}
+	if p.info.NarSize != info.NarSize {
+		return nil, fmt.Errorf("cache %s: %s: %w: NarSize is %d, not %d", c.dir, info.Path, ErrCorrupt, p.info.NarSize, info.NarSize)
+	}
+	f, st, err := c.openFile(root, p.url)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.checkSize(p, st.Size()); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if p.compression == "none" {
+		return &fileNAR{File: f, size: info.NarSize}, nil
+	}
+	defer f.Close()
+	nar, err := c.unpack.open(ctx, f, packedFile{p.url, st.Size(), st.ModTime().UnixNano(), p.compression, info.NarSize})
+	if err != nil {
+		return nil, fmt.Errorf("cache %s: %s: %w", c.dir, p.url, err)
+	}
+	return nar, nil
+}
+
+// A fileNAR is a file that is a NAR.
+type fileNAR struct {
+	*os.File
+	size int64
+}
+
+func (n *fileNAR) Size() int64                             { return n.size }
+func (n *fileNAR) ReadAt(p []byte, off int64) (int, error) { return readFile(n.File, p, off, n.size) }
+
+// Add puts a path that the caller has verified into the cache: its NAR, uncompressed, then its narinfo, each of which
+// appears whole or not at all. The error wraps [ErrCorrupt] if nar is not what info says; then nothing is added.
+func (c *Cache) Add(info Info, nar io.Reader) error {
+	if info.Path.IsZero() {
+		return errors.New("cache: no path to add")
+	}
+	name := path.Join("nar", info.NarHash.Base32()+narSuffix)
+	text := info.String() + "URL: " + name + "\nCompression: none\n"
+	if parsed, err := ParseInfo(text); err != nil || parsed.String() != info.String() {
+		return fmt.Errorf("cache %s: %s cannot be written as narinfo: %w", c.dir, info.Path, errors.Join(ErrCorrupt, err))
+	}
+	if err := os.MkdirAll(filepath.Join(c.dir, "nar"), 0o777); err != nil {
+		return c.fail(err)
+	}
+	root, err := c.root()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if _, err := root.Stat(cacheInfoName); errors.Is(err, fs.ErrNotExist) {
+		text := "StoreDir: " + Dir + "\nWantMassQuery: 1\nPriority: 30\n"
+		if err := c.write(root, cacheInfoName, strings.NewReader(text), nil); err != nil {
+			return err
+		}
+	}
+	if err := c.write(root, name, nar, &info); err != nil {
+		return err
+	}
+	return c.write(root, string(info.Path.HashPart())+".narinfo", strings.NewReader(text), nil)
+}
+
+// write makes or replaces a file, durably and at once; with info, only if what r yields is its NAR.
+func (c *Cache) write(root *os.Root, name string, r io.Reader, info *Info) (err error) {
+	temp := path.Join(path.Dir(name), ".tmp-"+rand.Text())
+	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
+	if err != nil {
+		return c.fail(err)
+	}
+	defer func() {
+		f.Close()
+		if err != nil {
+			_ = root.Remove(temp)
+			err = c.fail(err)
+		}
+	}()
+	if info == nil {
+		_, err = io.Copy(f, r)
+	} else {
+		err = copyNAR(f, r, *info)
+	}
+	if err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	return root.Rename(temp, name)
+}
+
+// copyNAR copies a NAR and fails if it is not info's.
+func copyNAR(w io.Writer, r io.Reader, info Info) error {
+	h := sha256.New()
+	n, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(r, info.NarSize+1))
+	if err != nil {
+		return err
+	}
+	if got := Hash(h.Sum(nil)); n != info.NarSize || got != info.NarHash {
+		return fmt.Errorf("nar of %s: %w: %d bytes or more that hash to %s, want %d and %s",
+			info.Path, ErrCorrupt, n, got, info.NarSize, info.NarHash)
+	}
+	return nil
+}

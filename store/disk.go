@@ -1,0 +1,51 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// readFile reads from a NAR that is a file of that size, as [NAR] wants it: a file that is shorter is an error.
+func readFile(f *os.File, p []byte, off, size int64) (int, error) {
+	n, err := f.ReadAt(p, off)
+	if err == io.EOF && off+int64(n) < size {
+		err = fmt.Errorf("%s: %w: shorter than %d bytes", f.Name(), ErrCorrupt, size)
+	}
+	return n, err
+}
+
+// freeBytes returns how many bytes may still be written to the file system of f.
+func freeBytes(f *os.File) (int64, error) {
+	var st unix.Statfs_t
+	if err := retryEINTR(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
+		return 0, fmt.Errorf("free space: %w", err)
+	}
+	if st.Blocks == 0 { // a file system that does not know
+		return math.MaxInt64, nil
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}
+
+// noSpace adds [ErrNoSpace] to what the kernel says of a full disk or an exhausted quota.
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+	}
+	return err
+}
+
+func roundUp(size int64) int64 { return (size + spoolUnit - 1) / spoolUnit * spoolUnit }
+
+// retryEINTR repeats a system call that a signal interrupted, as package os does for those it makes.
+func retryEINTR(call func() error) error {
+	for {
+		if err := call(); err != unix.EINTR {
+			return err
+		}
+	}
+}
