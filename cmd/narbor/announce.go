@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/store"
+)
+
+// announce says in a few lines what narbor found and what is left to do.
+func (s *service) announce(c *cli.Context) error {
+	w := c.App.Writer
+	line := func(key, format string, args ...any) {
+		fmt.Fprintf(w, "  %-11s %s\n", key, fmt.Sprintf(format, args...))
+	}
+	fmt.Fprintf(w, "narbor %s\n", version)
+	line("store", "%s", s.shares.describe())
+	switch names := s.shareKeys.Names(); {
+	case s.shares.off:
+		line("sharing", "nothing (--share none)")
+	case len(names) == 0:
+		line("sharing", "nothing: there is no upstream key")
+	default:
+		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
+	}
+	if names := s.trusted.Names(); len(names) > 0 {
+		line("trusting", "%s (%s)", strings.Join(names, ", "), s.settings.Origin)
+	} else {
+		line("trusting", "nobody: Nix has no trusted-public-keys, so nothing from a neighbour can be believed; give --trusted-key")
+	}
+	st := s.node.Status()
+	var used, ignored []string
+	for _, i := range st.Interfaces {
+		if i.Used {
+			used = append(used, i.Name)
+		} else if i.Name != "lo" {
+			ignored = append(ignored, i.Name+" ("+i.Reason+")")
+		}
+	}
+	switch {
+	case c.Bool("no-mdns"):
+		line("neighbours", "only those named by --peer, and who finds us; TCP port %d", c.Uint("port"))
+	case len(used) == 0:
+		line("neighbours", "no network yet; looking as soon as there is one; TCP port %d", c.Uint("port"))
+	default:
+		line("neighbours", "by mDNS on %s; TCP port %d", strings.Join(used, ", "), c.Uint("port"))
+	}
+	if len(ignored) > 0 {
+		line("ignored", "%s", strings.Join(ignored, ", "))
+	}
+	s.announceNix(w, line)
+	return nil
+}
+
+// announceNix says where Nix asks, and the line for nix.conf if it does not yet.
+func (s *service) announceNix(w io.Writer, line func(key, format string, args ...any)) {
+	urls := make([]string, len(s.listeners))
+	for i, l := range s.listeners {
+		urls[i] = "http://" + l.Addr().String()
+	}
+	line("for Nix", "%s", strings.Join(urls, ", "))
+	asked := func(sub string) bool {
+		sub, _, _ = strings.Cut(sub, "?")
+		return slices.Contains(urls, strings.TrimSuffix(sub, "/"))
+	}
+	if s.shares.nix == nil || len(urls) == 0 || slices.ContainsFunc(s.settings.Substituters, asked) {
+		return
+	}
+	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
+		"  extra-substituters = %s\n", urls[0])
+}
+
+func (s shares) describe() string {
+	if s.off {
+		return "not used"
+	}
+	what := "no Nix here"
+	if s.nix != nil {
+		what = store.Dir + " by way of Nix"
+	}
+	return what + "; cache in " + strings.Join(s.cacheDirs, ", ")
+}
+
+func addrsOf(ls []net.Listener) []string {
+	out := make([]string, len(ls))
+	for i, l := range ls {
+		out[i] = l.Addr().String()
+	}
+	return out
+}

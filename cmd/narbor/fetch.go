@@ -1,0 +1,313 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/urfave/cli/v2"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// fetchParallel is how many NARs are fetched at once: enough that small ones do not wait for each other.
+	fetchParallel = 4
+	// lookupParallel is how many claims are asked for at once; they leave in few requests.
+	lookupParallel = 64
+	// maxClosure bounds the paths of one fetch: far above any system, so that false references end.
+	maxClosure = 1 << 20
+)
+
+func fetchCommand() *cli.Command {
+	flags := append(peerFlags(),
+		&cli.StringFlag{Name: "to", Category: categoryKeep, EnvVars: env("to"),
+			Usage: "`DIR` in Nix's binary-cache layout (default: cache in the state directory, which `narbor run` shares)"},
+		stateFlag(),
+	)
+	return &cli.Command{
+		Name:      "fetch",
+		Usage:     "get store paths, with all they refer to, from neighbours into a directory",
+		ArgsUsage: "PATH|HASH…",
+		Description: "The directory is a binary cache for Nix (nix copy --from file://DIR …). What is in it already is not\n" +
+			"fetched again, so after an interruption the same command goes on where it was. It needs no `narbor run`.\n\n" +
+			"Example: narbor fetch /nix/store/…-firefox-141.0 --to /mnt/usb\n\n" +
+			"Exit code 5 means that no neighbour has something that is needed.",
+		Flags: append(flags, logFlags()...),
+		Action: func(c *cli.Context) error {
+			return fetch(c)
+		},
+	}
+}
+
+// fetch runs a node of its own for as long as it takes.
+func fetch(c *cli.Context) (err error) {
+	wanted, err := parseWanted(c.Args().Slice())
+	if err != nil {
+		return codedError{err, exitUsage}
+	}
+	if !c.IsSet("log-level") {
+		c.Set("log-level", "warn") // what is going on is told by the progress
+	}
+	log, err := newLog(c, c.App.ErrWriter)
+	if err != nil {
+		return err
+	}
+	dir := c.String("to")
+	if dir == "" {
+		state, err := stateDir(c)
+		if err != nil {
+			return err
+		}
+		dir = filepath.Join(state, "cache")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	scratch := filepath.Join(dir, ".incoming") // on the same disk, and cleared when the next fetch begins
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: scratch, MaxBytes: store.MaxNarSize, MinFree: -1})
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	defer spool.Close()
+	cache, err := store.OpenCache(dir, scratch)
+	if err != nil {
+		return err
+	}
+	node, err := fetchNode(c, spool, log)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(c.Context)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return node.Run(ctx) })
+	g.Go(func() error {
+		defer cancel()
+		f := fetcher{node: node, cache: cache, out: c.App.Writer}
+		return f.closure(ctx, wanted)
+	})
+	if err := g.Wait(); err != nil {
+		if errors.Is(err, store.ErrNotFound) {
+			return codedError{err, exitNotFound}
+		}
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "all there: %s\n", dir)
+	return nil
+}
+
+func parseWanted(args []string) ([]store.HashPart, error) {
+	var wanted []store.HashPart
+	for _, arg := range args {
+		if p, err := store.ParsePath(strings.TrimSuffix(arg, "/")); err == nil {
+			wanted = append(wanted, p.HashPart())
+			continue
+		}
+		if p, err := store.ParsePathName(arg); err == nil {
+			wanted = append(wanted, p.HashPart())
+			continue
+		}
+		hp, err := store.ParseHashPart(arg)
+		if err != nil {
+			return nil, fmt.Errorf("%q is neither a store path nor the %d characters that begin one's name", arg, 32)
+		}
+		wanted = append(wanted, hp)
+	}
+	if len(wanted) == 0 {
+		return nil, errors.New("fetch what? Give a store path, or the hash part of one")
+	}
+	return wanted, nil
+}
+
+// fetchNode makes a node that shares nothing, and has an identity for the moment.
+func fetchNode(c *cli.Context, spool *store.Spool, log *zap.Logger) (*p2p.Node, error) {
+	settings, err := store.ReadNixSettings(c.Context)
+	if err != nil {
+		return nil, fmt.Errorf("Nix's configuration: %w", err)
+	}
+	keys, err := trust.ParseKeys(append(settings.TrustedPublicKeys, c.StringSlice("trusted-key")...))
+	if err != nil {
+		return nil, err
+	}
+	if len(keys.Names()) == 0 {
+		return nil, errors.New("Nix trusts no key, so nothing from a neighbour could be believed; give --trusted-key")
+	}
+	identity, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return p2p.New(p2p.Config{Identity: identity, Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
+		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
+		Trusted: keys, ShareKeys: new(trust.Keys), Spool: spool, Log: log})
+}
+
+// A fetcher brings closures from neighbours into a cache directory.
+type fetcher struct {
+	node  *p2p.Node
+	cache *store.Cache
+	out   io.Writer
+}
+
+// closure fetches paths and all they refer to.
+func (f *fetcher) closure(ctx context.Context, wanted []store.HashPart) error {
+	select {
+	case <-f.node.Settled():
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	missing, err := f.missing(ctx, wanted)
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, m := range missing {
+		total += m.NarSize()
+	}
+	fmt.Fprintf(f.out, "%d paths to fetch, %s, from %d neighbours\n", len(missing), bytes(total), len(f.node.Status().Neighbours))
+	progress := f.progress(total)
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchParallel)
+	for _, m := range missing {
+		g.Go(func() error {
+			if err := f.one(gctx, m); err != nil {
+				return err
+			}
+			progress.add(m)
+			return nil
+		})
+	}
+	err = g.Wait()
+	progress.end()
+	return err
+}
+
+// missing finds what of the closure is not in the cache, references before what refers to them.
+func (f *fetcher) missing(ctx context.Context, wanted []store.HashPart) ([]trust.Mapping, error) {
+	all := map[store.HashPart]found{}
+	for todo := wanted; len(todo) > 0; {
+		if len(all) > maxClosure {
+			return nil, fmt.Errorf("a closure of more than %d paths cannot be right", maxClosure)
+		}
+		results, err := f.lookup(ctx, todo)
+		if err != nil {
+			return nil, err
+		}
+		for i, hp := range todo {
+			all[hp] = results[i]
+		}
+		todo = nil
+		for _, r := range results {
+			for _, p := range r.refs {
+				if _, ok := all[p.HashPart()]; !ok {
+					all[p.HashPart()] = found{} // until the next round
+					todo = append(todo, p.HashPart())
+				}
+			}
+		}
+	}
+	var missing []trust.Mapping
+	seen := map[store.HashPart]bool{}
+	var visit func(hp store.HashPart)
+	visit = func(hp store.HashPart) {
+		if seen[hp] {
+			return
+		}
+		seen[hp] = true
+		for _, p := range all[hp].refs {
+			visit(p.HashPart())
+		}
+		if !all[hp].here {
+			missing = append(missing, all[hp].mapping)
+		}
+	}
+	for _, hp := range wanted {
+		visit(hp)
+	}
+	return missing, nil
+}
+
+type found struct {
+	mapping trust.Mapping
+	refs    []store.Path
+	here    bool
+}
+
+// lookup finds out about paths, in the cache or from neighbours.
+func (f *fetcher) lookup(ctx context.Context, wanted []store.HashPart) ([]found, error) {
+	results := make([]found, len(wanted))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(lookupParallel)
+	for i, hp := range wanted {
+		g.Go(func() error {
+			if info, err := f.cache.Info(ctx, hp); err == nil && f.cache.Has(hp) {
+				results[i] = found{refs: info.References, here: true}
+				return nil
+			}
+			m, err := f.node.Lookup(ctx, hp)
+			if err != nil {
+				return fmt.Errorf("nobody around has it: %w", err)
+			}
+			results[i] = found{mapping: m, refs: m.Info().References}
+			return nil
+		})
+	}
+	return results, g.Wait()
+}
+
+// one fetches one path into the cache.
+func (f *fetcher) one(ctx context.Context, m trust.Mapping) error {
+	sp, err := f.node.Fetch(ctx, m)
+	if err != nil {
+		return err
+	}
+	defer sp.Close()
+	sp.Used()
+	return f.cache.Add(m.Info(), io.NewSectionReader(sp, 0, sp.Size()))
+}
+
+// A progress tells how far a fetch is: with a bar on a terminal, with a line for each path elsewhere.
+type progress struct {
+	out  io.Writer
+	bars *mpb.Progress
+	bar  *mpb.Bar
+}
+
+func (f *fetcher) progress(total int64) progress {
+	p := progress{out: f.out}
+	if file, ok := f.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		p.bars = mpb.New(mpb.WithOutput(f.out))
+		p.bar = p.bars.AddBar(total,
+			mpb.PrependDecorators(decor.Counters(decor.SizeB1024(0), "% .1f / % .1f")),
+			mpb.AppendDecorators(decor.AverageSpeed(decor.SizeB1024(0), "% .1f"), decor.Name("  "), decor.AverageETA(decor.ET_STYLE_GO)))
+	}
+	return p
+}
+
+func (p progress) add(m trust.Mapping) {
+	if p.bar != nil {
+		p.bar.IncrInt64(m.NarSize())
+		return
+	}
+	fmt.Fprintf(p.out, "%s  %s\n", m.Path(), bytes(m.NarSize()))
+}
+
+func (p progress) end() {
+	if p.bar != nil {
+		p.bar.Abort(false)
+		p.bars.Wait()
+	}
+}

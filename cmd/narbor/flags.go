@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"github.com/urfave/cli/v2"
+)
+
+const (
+	defaultPort  = 6273 // libp2p
+	categoryNet  = "Network"
+	categoryKeep = "Storage"
+	categoryWho  = "Trust and sharing"
+	categoryLog  = "Logging"
+)
+
+// env names the environment variable of a flag.
+func env(flag string) []string {
+	return []string{"NARBOR_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+}
+
+func stringFlag(name, value, category, usage string) cli.Flag {
+	return &cli.StringFlag{Name: name, Value: value, Category: category, Usage: usage, EnvVars: env(name)}
+}
+
+func listFlag(name, category, usage string) *cli.StringSliceFlag {
+	return &cli.StringSliceFlag{Name: name, Category: category, Usage: usage, EnvVars: env(name)}
+}
+
+// peerFlags say where to look for neighbours.
+func peerFlags() []cli.Flag {
+	return []cli.Flag{
+		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273); repeatable"),
+		&cli.BoolFlag{Name: "no-mdns", Category: categoryNet, Usage: "neither announce this machine nor look for others by multicast DNS", EnvVars: env("no-mdns")},
+		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but containers, VPNs and tunnels); repeatable"),
+		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
+		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),
+	}
+}
+
+func logFlags() []cli.Flag {
+	return []cli.Flag{
+		stringFlag("log-level", "info", categoryLog, "`LEVEL`: debug, info, warn or error"),
+		stringFlag("log-format", "auto", categoryLog, "`FORMAT`: auto, console or json"),
+	}
+}
+
+func stateFlag() cli.Flag {
+	return &cli.StringFlag{Name: "state-dir", Category: categoryKeep, EnvVars: append(env("state-dir"), "STATE_DIRECTORY"),
+		Usage: "`DIR` for identity, cache and spool (default: /var/lib/narbor for root, else ~/.local/state/narbor)"}
+}
+
+func socketFlag() cli.Flag {
+	return stringFlag("socket", "", categoryNet, "`PATH` of the control socket (default: narbor.sock in $RUNTIME_DIRECTORY, else in the state directory)")
+}
+
+// stateDir is where narbor keeps what must survive a restart.
+func stateDir(c *cli.Context) (string, error) {
+	if dir := c.String("state-dir"); dir != "" {
+		first, _, _ := strings.Cut(dir, ":") // systemd separates several by colons
+		return first, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/var/lib/narbor", nil
+	}
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "narbor"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", errors.New("no home directory to keep state in: give --state-dir")
+	}
+	return filepath.Join(home, ".local", "state", "narbor"), nil
+}
+
+// socketPaths lists where the control socket may be, the likeliest first.
+func socketPaths(c *cli.Context) ([]string, error) {
+	if path := c.String("socket"); path != "" {
+		return []string{path}, nil
+	}
+	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" {
+		first, _, _ := strings.Cut(dir, ":")
+		return []string{filepath.Join(first, socketName)}, nil
+	}
+	dir, err := stateDir(c)
+	if err != nil {
+		return nil, err
+	}
+	return []string{filepath.Join(dir, socketName), filepath.Join("/run/narbor", socketName), filepath.Join("/var/lib/narbor", socketName)}, nil
+}
+
+// size reads an amount such as 4GiB, 500MB or 0.
+func size(c *cli.Context, flag string) (int64, error) {
+	n, err := humanize.ParseBytes(c.String(flag))
+	if err != nil || n > 1<<60 {
+		return 0, codedError{fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), exitUsage}
+	}
+	return int64(n), nil
+}
+
+// bytes prints an amount for people.
+func bytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

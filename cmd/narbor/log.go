@@ -1,0 +1,41 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/term"
+)
+
+// newLog makes the logger that --log-level and --log-format ask for. It writes to w.
+func newLog(c *cli.Context, w io.Writer) (*zap.Logger, error) {
+	level, err := zapcore.ParseLevel(c.String("log-level"))
+	if err != nil {
+		return nil, codedError{fmt.Errorf("--log-level %q is none of debug, info, warn, error", c.String("log-level")), exitUsage}
+	}
+	cfg := zap.NewProductionEncoderConfig()
+	cfg.EncodeTime = zapcore.ISO8601TimeEncoder
+	cfg.EncodeDuration = zapcore.StringDurationEncoder
+	var enc zapcore.Encoder
+	switch format := c.String("log-format"); format {
+	case "json":
+		enc = zapcore.NewJSONEncoder(cfg)
+	case "auto", "console":
+		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
+		if f, ok := w.(*os.File); ok && format == "auto" && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
+			cfg.EncodeLevel = zapcore.CapitalColorLevelEncoder
+		}
+		if os.Getenv("JOURNAL_STREAM") != "" {
+			cfg.TimeKey = "" // the journal has its own
+		}
+		cfg.ConsoleSeparator = "  "
+		enc = zapcore.NewConsoleEncoder(cfg)
+	default:
+		return nil, codedError{fmt.Errorf("--log-format %q is none of auto, console, json", format), exitUsage}
+	}
+	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(w)), level)), nil
+}

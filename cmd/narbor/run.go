@@ -1,0 +1,317 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"narbor/narserve"
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes what is cut after it.
+const drainTime = 10 * time.Second
+
+func runCommand() *cli.Command {
+	flags := append(peerFlags(),
+		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
+			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
+			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
+		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
+		stateFlag(), socketFlag(),
+		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
+		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB"),
+		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB"),
+		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none"),
+	)
+	return &cli.Command{
+		Name:  "run",
+		Usage: "run the service: share with neighbours, and serve Nix from them",
+		Description: "It needs no configuration. With Nix on this machine it shares what the upstreams that Nix trusts have\n" +
+			"signed; without, what is in its own cache directory, which `narbor fetch` fills.\n\n" +
+			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals.",
+		Flags: append(flags, logFlags()...),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return codedError{fmt.Errorf("run takes no arguments, but got %q", c.Args().First()), exitUsage}
+			}
+			s, err := newService(c)
+			if err != nil {
+				return err
+			}
+			return s.run(c.Context)
+		},
+	}
+}
+
+// A service is all that `narbor run` is made of. It is owned by the goroutine that calls run.
+type service struct {
+	log       *zap.Logger
+	started   time.Time
+	keys      []string // --trusted-key
+	trusted   *trust.Keys
+	shareKeys *trust.Keys
+	settings  store.NixSettings
+	shares    shares
+	spool     *store.Spool
+	node      *p2p.Node
+	server    *narserve.Server
+	listeners []net.Listener
+	control   net.Listener
+}
+
+// newService sets up everything and starts nothing but listeners, so that Nix may connect already.
+func newService(c *cli.Context) (s *service, err error) {
+	s = &service{started: time.Now(), keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.log, err = newLog(c, c.App.ErrWriter); err != nil {
+		return s, err
+	}
+	if c.Uint("port") > 65535 {
+		return s, codedError{fmt.Errorf("--port %d is not a TCP port", c.Uint("port")), exitUsage}
+	}
+	dir, err := stateDir(c)
+	if err != nil {
+		return s, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return s, fmt.Errorf("state directory: %w; give another by --state-dir", err)
+	}
+	if s.listeners, err = listen(c, s.log); err != nil {
+		return s, err
+	}
+	if s.settings, err = store.ReadNixSettings(c.Context); err != nil {
+		return s, fmt.Errorf("Nix's configuration: %w", err)
+	}
+	if err := s.believe(s.settings); err != nil {
+		return s, err
+	}
+	if s.spool, err = openSpool(c, dir); err != nil {
+		return s, err
+	}
+	if s.shares, err = openShares(c, dir, s.log); err != nil {
+		return s, err
+	}
+	return s, s.connect(c, dir)
+}
+
+// connect makes the parts that face neighbours and Nix.
+func (s *service) connect(c *cli.Context, dir string) error {
+	identity, err := p2p.LoadIdentity(filepath.Join(dir, "identity.key"))
+	if err != nil {
+		return err
+	}
+	cfg := p2p.Config{Identity: identity, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
+		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
+		Share: s.shares.sources, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Log: s.log.Named("p2p")}
+	if s.node, err = p2p.New(cfg); err != nil {
+		return err
+	}
+	var sources []narserve.Source
+	for _, src := range s.shares.sources {
+		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
+	}
+	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Keys: s.trusted, Settled: s.node.Settled(),
+		Hosts: hostsOf(c.StringSlice("listen")), Log: s.log.Named("http")})
+	paths, err := socketPaths(c)
+	if err != nil {
+		return err
+	}
+	if s.control, err = listenControl(paths[0]); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return s.announce(c)
+}
+
+// believe takes over the keys of Nix's configuration.
+func (s *service) believe(settings store.NixSettings) error {
+	trusted := slices.Concat(settings.TrustedPublicKeys, s.keys)
+	if err := s.trusted.Replace(trusted); err != nil {
+		return err
+	}
+	own, unreadable := ownKeys(settings.SecretKeyFiles)
+	if len(unreadable) > 0 {
+		// A key whose name is unknown may be any of the trusted ones, and what it signed was built here.
+		s.log.Warn("cannot tell which trusted key is this machine's own, so nothing is shared: let narbor read the file, or remove it from secret-key-files",
+			zap.Strings("secretKeyFiles", unreadable))
+		return s.shareKeys.Replace(nil)
+	}
+	return s.shareKeys.Replace(trust.Upstream(trusted, own))
+}
+
+// ownKeys returns the public keys of the secret keys in files, and the files that cannot be read.
+func ownKeys(files []string) (own, unreadable []string) {
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		key := ""
+		if err == nil {
+			key, err = trust.OwnPublicKey(string(text))
+		}
+		if err != nil {
+			unreadable = append(unreadable, file)
+			continue
+		}
+		own = append(own, key)
+	}
+	return own, unreadable
+}
+
+// run serves until ctx ends, then lets transfers finish for a while.
+func (s *service) run(ctx context.Context) error {
+	defer s.close()
+	// What is being sent to Nix may still need neighbours while it drains, so they outlive ctx.
+	alive, die := context.WithCancel(context.WithoutCancel(ctx))
+	defer die()
+	g, alive := errgroup.WithContext(alive)
+	g.Go(func() error { return s.node.Run(alive) })
+	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
+
+	nix := s.server.HTTPServer()
+	control := &http.Server{Handler: controlHandler(s.status), ReadHeaderTimeout: controlTimeout, ErrorLog: zap.NewStdLog(s.log)}
+	for _, l := range s.listeners {
+		g.Go(func() error { return serveHTTP(nix, l) })
+	}
+	g.Go(func() error { return serveHTTP(control, s.control) })
+	s.notify(daemon.SdNotifyReady)
+
+	select {
+	case <-ctx.Done():
+		s.notify(daemon.SdNotifyStopping)
+		s.log.Info("stopping", zap.Duration("atMost", drainTime))
+	case <-alive.Done(): // a part has failed
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	if err := nix.Shutdown(drain); err != nil {
+		nix.Close()
+	}
+	control.Close()
+	die()
+	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func serveHTTP(srv *http.Server, l net.Listener) error {
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func (s *service) settingsChanged(settings store.NixSettings, err error) {
+	if err == nil {
+		err = s.believe(settings)
+	}
+	if err != nil {
+		s.log.Error("Nix's configuration has changed and cannot be read; the keys stay as they were", zap.Error(err))
+		return
+	}
+	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("shareKeys", s.shareKeys.Names()))
+}
+
+func (s *service) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		s.log.Warn("cannot tell systemd", zap.String("state", state), zap.Error(err))
+	}
+}
+
+// close releases what newService has opened. The node closes itself at the end of its Run.
+func (s *service) close() {
+	for _, l := range s.listeners {
+		l.Close()
+	}
+	if s.control != nil {
+		s.control.Close()
+	}
+	s.shares.close()
+	if s.spool != nil {
+		s.spool.Close()
+	}
+}
+
+// listen returns the sockets that systemd handed over, or opens those of --listen.
+func listen(c *cli.Context, log *zap.Logger) ([]net.Listener, error) {
+	inherited, err := activation.Listeners()
+	if err != nil {
+		return nil, fmt.Errorf("sockets from systemd: %w", err)
+	}
+	inherited = slices.DeleteFunc(inherited, func(l net.Listener) bool { return l == nil })
+	if len(inherited) > 0 {
+		return inherited, nil
+	}
+	var ls []net.Listener
+	var failed error
+	for _, addr := range c.StringSlice("listen") {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			failed = fmt.Errorf("%w; is another narbor running? Choose another address by --listen", err)
+			if !c.IsSet("listen") && strings.HasPrefix(addr, "[::1]") {
+				log.Info("no IPv6 on the loopback interface; Nix asks by IPv4", zap.Error(err))
+				continue
+			}
+			break
+		}
+		ls = append(ls, l)
+		failed = nil
+	}
+	if failed == nil || len(ls) > 0 && !c.IsSet("listen") {
+		return ls, nil
+	}
+	for _, l := range ls {
+		l.Close()
+	}
+	return nil, failed
+}
+
+// hostsOf returns the host names in listen addresses, by which Nix may ask.
+func hostsOf(addrs []string) []string {
+	var hosts []string
+	for _, addr := range addrs {
+		if host, _, err := net.SplitHostPort(addr); err == nil && host != "" && net.ParseIP(host) == nil {
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
+func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
+	most, err := size(c, "spool-size")
+	if err != nil {
+		return nil, err
+	}
+	if most == 0 {
+		return nil, codedError{errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage}
+	}
+	free, err := size(c, "min-free")
+	if err != nil {
+		return nil, err
+	}
+	if free == 0 {
+		free = -1
+	}
+	return store.OpenSpool(store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+// shares is what this machine has and may share, the Nix store first.
+type shares struct {
+	sources   []store.Source
+	nix       *store.Nix // nil if there is no Nix here
+	caches    []*store.Cache
+	cacheDirs []string
+	off       bool // --share none: the sources are not told to neighbours
+}
+
+// openShares finds the Nix store of this machine, its own cache directory, and those of --cache-dir.
+func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err error) {
+	switch what := c.String("share"); what {
+	case "signed":
+	case "none":
+		s.off = true
+		return s, nil
+	default:
+		return s, codedError{fmt.Errorf("--share %q is neither signed nor none", what), exitUsage}
+	}
+	defer func() {
+		if err != nil {
+			s.close()
+			s = shares{}
+		}
+	}()
+	nix, err := store.OpenNix(c.Context, store.NixStoreConfig{})
+	switch {
+	case err == nil:
+		s.nix = nix
+		s.sources = append(s.sources, nix)
+	case !errors.Is(err, store.ErrNoNix):
+		// Nix may come up later; without it this machine still fetches for it.
+		log.Warn("the Nix store cannot be asked, so it is not shared; start narbor again once it can be", zap.Error(err))
+	}
+	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
+	for _, cacheDir := range s.cacheDirs {
+		cache, err := store.OpenCache(cacheDir, filepath.Join(dir, "unpacked"))
+		if err != nil {
+			return s, fmt.Errorf("cache directory %s: %w", cacheDir, err)
+		}
+		s.caches = append(s.caches, cache)
+		s.sources = append(s.sources, cache)
+	}
+	return s, nil
+}
+
+func (s shares) close() {
+	if s.nix != nil {
+		s.nix.Close()
+	}
+}
