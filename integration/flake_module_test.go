@@ -49,7 +49,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		service + "serviceConfig.AmbientCapabilities":     `null`,
 		service + "serviceConfig.IPAddressDeny":           `null`,
 		service + "serviceConfig.PrivateNetwork":          `null`,
-		service + "environment":                           `null`,
+		service + "environment":                           `{"HOME":"%S/narbor"}`,
 		"systemd.services.nix-daemon":                     `null`,
 		"services":                                        `null`,
 		"networking.firewall.interfaces":                  `null`,
@@ -73,7 +73,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 func TestModuleUsesOptionsThatExist(t *testing.T) {
 	c := newFlake(t).evaluate(t, enabled)[0]
 	for unit, known := range map[string][]string{
-		"systemd.services.narbor": {"after", "description", "path", "requires", "serviceConfig", "stopIfChanged", "unitConfig", "wantedBy"},
+		"systemd.services.narbor": {"after", "description", "environment", "path", "requires", "serviceConfig", "stopIfChanged", "unitConfig", "wantedBy"},
 		"systemd.sockets.narbor":  {"description", "socketConfig", "wantedBy"},
 	} {
 		m, _ := c.at(unit).(map[string]any)

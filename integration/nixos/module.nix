@@ -197,6 +197,7 @@ in
         "nix-daemon.socket"
       ];
       path = [ config.nix.package ]; # asked for its effective configuration
+      environment.HOME = "%S/narbor"; # without one, nix does not answer
 
       # A switch that downloads through narbor must not cut itself off half-way.
       stopIfChanged = false;
