@@ -1,0 +1,154 @@
+package store_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"narbor/store"
+)
+
+// onTmpfs runs the calling test again, in a process with a mount namespace of its own, with a tmpfs of that many bytes
+// on the directory that it returns there. In the calling process it returns "" when that test has ended.
+func onTmpfs(t *testing.T, bytes string) (dir string) {
+	t.Helper()
+	const variable = "NARBOR_TEST_TMPFS"
+	if dir := os.Getenv(variable); dir != "" {
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+bytes); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	if os.Getuid() != 0 {
+		needs(t, "root mounts a tmpfs for this test")
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), variable+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("on a tmpfs of %s bytes: %v\n%s", bytes, err, out)
+	}
+	return ""
+}
+
+// ballast leaves free bytes on a disk.
+func ballast(t *testing.T, dir string, free int64) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "ballast"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		t.Fatal(err)
+	}
+	if size := int64(st.Bavail)*st.Bsize - free; size > 0 {
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// However full the disk is, at whatever moment: the NAR is refused for lack of space, or right.
+func TestSpoolFullDisk(t *testing.T) {
+	dir := onTmpfs(t, "16777216")
+	if dir == "" {
+		return
+	}
+	s := openSpool(t, store.SpoolConfig{Dir: filepath.Join(dir, "spool")})
+	b, h := randomNAR(1, 8<<20)
+	var refusedFirst, refusedLater, ended int
+	for i := range 50 {
+		ballast(t, dir, int64(i)*330_000)
+		d, err := s.Create(h, int64(len(b)))
+		if err != nil {
+			if !errors.Is(err, store.ErrNoSpace) || s.Stats().Bytes != 0 || len(nars(t, filepath.Join(dir, "spool"))) != 0 {
+				t.Fatalf("Create with %d bytes free = %v, %+v is left, want ErrNoSpace and nothing", i*330_000, err, s.Stats())
+			}
+			refusedFirst++
+			continue
+		}
+		// A file system that reserves nothing: the blocks are given back, and taken by somebody else.
+		part := filepath.Join(dir, "spool", nars(t, filepath.Join(dir, "spool"))[0])
+		punch(t, part, len(b))
+		ballast(t, dir, int64(i-20)*330_000)
+		fill := func() (err error) {
+			for off := 0; off < len(b); off += store.BlockSize {
+				_, e := d.WriteAt(b[off:off+store.BlockSize], int64(off))
+				err = errors.Join(err, e)
+			}
+			return err
+		}
+		if err = fill(); err != nil {
+			refusedLater++
+			if !errors.Is(err, store.ErrNoSpace) || !bytes.Contains([]byte(err.Error()), []byte(dir)) {
+				t.Fatalf("WriteAt to a full disk = %v, want ErrNoSpace that names the spool", err)
+			}
+			if n, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) {
+				t.Fatalf("Commit after a full disk = %v, %v, want an error that blames nobody", n, err)
+			}
+			ballast(t, dir, 16<<20)
+			if err := fill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n := commit(t, d)
+		if !bytes.Equal(readAll(t, n), b) {
+			t.Fatal("other bytes")
+		}
+		n.Used()
+		n.Close()
+		ended++
+	}
+	if refusedFirst == 0 || refusedLater == 0 || ended == 0 || s.Stats().Bytes != 0 {
+		t.Errorf("%d refused by Create, %d by WriteAt, %d ended well, %+v: want some of each, and nothing left",
+			refusedFirst, refusedLater, ended, s.Stats())
+	}
+}
+
+func punch(t *testing.T, name string, size int) {
+	t.Helper()
+	f, err := os.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 0, int64(size)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Idle NARs give way when others fill the disk to the floor.
+func TestSpoolEvictsForTheFloor(t *testing.T) {
+	dir := onTmpfs(t, "16777216")
+	if dir == "" {
+		return
+	}
+	s := openSpool(t, store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MinFree: 4 << 20})
+	var hashes []store.Hash
+	for i := range 3 {
+		b, h := randomNAR(uint64(i), 3<<20)
+		hashes = append(hashes, h)
+		spooled(t, s, b, h).Close()
+	}
+	n, _ := s.Get(hashes[0])
+	defer n.Close()
+	if _, err := s.Create(hashes[0], 10<<20); !errors.Is(err, store.ErrNoSpace) {
+		t.Errorf("Create of what would leave less than the floor = %v, want ErrNoSpace", err)
+	}
+	d := create(t, s, hashes[0], 8<<20)
+	defer d.Discard()
+	if st := s.Stats(); st.Entries != 1 || st.Bytes != 11<<20 {
+		t.Errorf("Stats = %+v, want the NAR that is held and the draft", st)
+	}
+}
