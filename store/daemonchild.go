@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -116,7 +117,11 @@ func (d *daemonChild) Close() error {
 
 // explain adds what the child has printed to err. It must be closed.
 func (d *daemonChild) explain(err error) error {
-	if said := firstLine(d.stderr.String()); said != "" {
+	said := d.stderr.String()
+	if i := strings.Index(said, "error:"); i >= 0 {
+		said = said[i:] // what comes before are warnings
+	}
+	if said = firstLine(said); said != "" {
 		return fmt.Errorf("no daemon listens, and our own nix-daemon says %q: %w", said, err)
 	}
 	return fmt.Errorf("no daemon listens, and our own nix-daemon: %w", err)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"net"
 )
 
 // OpenLayout lays out the archive of root and opens it, without a daemon.
@@ -40,3 +41,20 @@ func ReadPathInfo(answer io.Reader, version uint64, path string) (Info, error) {
 	}
 	return Info{}, cmp.Or(r.err, ErrNotFound)
 }
+
+// AskNix asks the nix that is installed, and does not fall back to reading the files.
+func AskNix(ctx context.Context) (NixSettings, error) {
+	return runNix(ctx, "nix", []string{"show-config", "--json", "--extra-experimental-features", "nix-command"})
+}
+
+// NewNixOn returns a store that reaches its daemon by dial.
+func NewNixOn(dial func() net.Conn) *Nix {
+	d := newDaemon(func(context.Context) (rwc, error) { return dial(), nil })
+	return &Nix{daemon: d, roots: newTempRoots(d), layouts: newLayoutCache(maxLayoutBytes)}
+}
+
+// Hold keeps p from being collected until [Nix.Release].
+func (n *Nix) Hold(ctx context.Context, p Path) error { return n.roots.hold(ctx, p) }
+
+// Release undoes [Nix.Hold].
+func (n *Nix) Release(p Path) { n.roots.release(p) }

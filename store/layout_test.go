@@ -225,13 +225,17 @@ func TestLayoutRefuses(t *testing.T) {
 // was there, or end early without an error.
 func TestChangedFilesAreErrors(t *testing.T) {
 	for name, change := range map[string]func(dir string) error{
-		"shrunk":        func(dir string) error { return os.Truncate(dir+"/sub/f", 99_999) },
-		"grown":         func(dir string) error { return os.Truncate(dir+"/sub/f", 100_001) },
-		"removed":       func(dir string) error { return os.Remove(dir + "/sub/f") },
-		"dir removed":   func(dir string) error { return os.RemoveAll(dir + "/sub") },
-		"root removed":  func(dir string) error { return os.RemoveAll(dir) },
-		"a symlink now": func(dir string) error { return errors.Join(os.Rename(dir+"/sub/f", dir+"/f"), os.Symlink("../f", dir+"/sub/f")) },
-		"dir a symlink": func(dir string) error { return errors.Join(os.Rename(dir+"/sub", dir+"/bus"), os.Symlink("bus", dir+"/sub")) },
+		"shrunk":       func(dir string) error { return os.Truncate(dir+"/sub/f", 99_999) },
+		"grown":        func(dir string) error { return os.Truncate(dir+"/sub/f", 100_001) },
+		"removed":      func(dir string) error { return os.Remove(dir + "/sub/f") },
+		"dir removed":  func(dir string) error { return os.RemoveAll(dir + "/sub") },
+		"root removed": func(dir string) error { return os.RemoveAll(dir) },
+		"a symlink now": func(dir string) error {
+			return errors.Join(os.Rename(dir+"/sub/f", dir+"/f"), os.Symlink("../f", dir+"/sub/f"))
+		},
+		"dir a symlink": func(dir string) error {
+			return errors.Join(os.Rename(dir+"/sub", dir+"/bus"), os.Symlink("bus", dir+"/sub"))
+		},
 		"a pipe now": func(dir string) error {
 			return errors.Join(os.Remove(dir+"/sub/f"), exec.Command("mkfifo", dir+"/sub/f").Run())
 		},

@@ -1,0 +1,140 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+)
+
+// NixSettings is the part of this machine's Nix configuration that narbor goes by.
+type NixSettings struct {
+	TrustedPublicKeys []string // "<name>:<base64>"
+	Substituters      []string // URLs
+	SecretKeyFiles    []string // of keys that Nix signs its own builds with
+	RequireSigs       bool
+	Origin            string // where this was learned, for the user to read
+}
+
+// defaultNixSettings are built into Nix.
+func defaultNixSettings() NixSettings {
+	return NixSettings{
+		TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
+		Substituters:      []string{"https://cache.nixos.org/"},
+		RequireSigs:       true,
+		Origin:            "Nix's defaults",
+	}
+}
+
+const (
+	// nixSettingsTimeout bounds one run of nix, which takes 30–100 ms.
+	nixSettingsTimeout = 10 * time.Second
+	// maxNixSettings bounds what nix prints, which is about 60 KB.
+	maxNixSettings = 4 << 20
+	// nixSettingsPoll is how often the configuration files are looked at. A key that was just added is waited for by
+	// a user who has to restart nix-daemon, too.
+	nixSettingsPoll = 10 * time.Second
+)
+
+// ReadNixSettings returns the effective configuration of this machine's Nix: what nix itself says, or what the
+// configuration files say where there is no nix to ask, or Nix's defaults where there are no files either.
+func ReadNixSettings(ctx context.Context) (NixSettings, error) {
+	nix, err := exec.LookPath("nix")
+	if err == nil {
+		if s, err := askNix(ctx, nix); err == nil || ctx.Err() != nil {
+			return s, err
+		}
+	}
+	conf := readNixConf()
+	return conf.settings, conf.err
+}
+
+// askNix runs the first of the commands that this version of Nix has.
+func askNix(ctx context.Context, nix string) (s NixSettings, err error) {
+	const feature = "--extra-experimental-features"
+	for _, args := range [][]string{
+		{"config", "show", "--json", feature, "nix-command"}, // since 2.20
+		{"show-config", "--json", feature, "nix-command"},    // since 2.4
+		{"show-config", "--json"},                            // since 2.0
+	} {
+		if s, err = runNix(ctx, nix, args); err == nil {
+			s.Origin = "nix " + strings.Join(args[:slices.Index(args, "--json")], " ")
+			break
+		}
+	}
+	return s, err
+}
+
+func runNix(ctx context.Context, nix string, args []string) (NixSettings, error) {
+	ctx, cancel := context.WithTimeout(ctx, nixSettingsTimeout)
+	defer cancel()
+	var out capped
+	cmd := exec.CommandContext(ctx, nix, args...)
+	cmd.Stdout, cmd.WaitDelay = &out, time.Second
+	if err := cmd.Run(); err != nil {
+		return NixSettings{}, cmp.Or(ctx.Err(), err)
+	}
+	var values map[string]struct{ Value json.RawMessage }
+	if err := json.Unmarshal(out, &values); err != nil {
+		return NixSettings{}, err
+	}
+	var s NixSettings
+	for name, dst := range map[string]any{
+		"trusted-public-keys": &s.TrustedPublicKeys,
+		"substituters":        &s.Substituters,
+		"secret-key-files":    &s.SecretKeyFiles,
+		"require-sigs":        &s.RequireSigs,
+	} {
+		if err := json.Unmarshal(values[name].Value, dst); err != nil {
+			return NixSettings{}, fmt.Errorf("nix %s: %s: %w", args[0], name, err)
+		}
+	}
+	return s, nil
+}
+
+// A capped collects what a program prints, and fails when that is more than maxNixSettings.
+type capped []byte
+
+func (c *capped) Write(p []byte) (int, error) {
+	if len(*c)+len(p) > maxNixSettings {
+		return 0, errors.New("prints too much")
+	}
+	*c = append(*c, p...)
+	return len(p), nil
+}
+
+// WatchNixSettings calls changed each time that the configuration files have changed and the settings with them,
+// or cannot be read since. It returns the context's error when that ends.
+func WatchNixSettings(ctx context.Context, changed func(NixSettings, error)) error {
+	seen := readNixConf().digest
+	last, lastErr := ReadNixSettings(ctx)
+	tick := time.NewTicker(nixSettingsPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+		now := readNixConf().digest
+		if now == seen {
+			continue
+		}
+		s, err := ReadNixSettings(ctx)
+		if ctx.Err() != nil {
+			continue
+		}
+		seen = now
+		last.Origin = s.Origin // another file that says nothing new is no change
+		if !reflect.DeepEqual(s, last) || (err == nil) != (lastErr == nil) {
+			changed(s, err)
+		}
+		last, lastErr = s, err
+	}
+}

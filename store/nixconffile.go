@@ -1,0 +1,190 @@
+package store
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+const (
+	maxConfSize  = 1 << 20 // bytes of one configuration file
+	maxConfFiles = 256     // files read in all, a file included twice counted twice
+	maxConfDepth = 16      // files included from files
+)
+
+// A nixConf is what the configuration files say, read as Nix does: line by line, the later line wins, "#" begins a
+// comment, settings that begin with "extra-" append to a list.
+type nixConf struct {
+	settings NixSettings
+	digest   string // of everything read: it changes if and only if any of the files does
+	err      error  // of the first file that Nix would refuse
+
+	sum   hash.Hash
+	files int
+	found []string
+}
+
+// readNixConf reads the system's file, the user's own files, and the environment variable NIX_CONFIG.
+func readNixConf() nixConf {
+	c := nixConf{settings: defaultNixSettings(), sum: sha256.New()}
+	files := userConfFiles()
+	slices.Reverse(files)
+	system := filepath.Join(cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix"), "nix.conf")
+	for _, file := range append([]string{system}, files...) {
+		c.keep(c.readFile(file, 0))
+	}
+	if text, ok := os.LookupEnv("NIX_CONFIG"); ok {
+		c.found = append(c.found, "NIX_CONFIG")
+		c.keep(c.parse(text, "NIX_CONFIG", 0))
+	}
+	if len(c.found) > 0 {
+		c.settings.Origin = strings.Join(c.found, ", ")
+	}
+	c.digest = string(c.sum.Sum(nil))
+	return c
+}
+
+// keep keeps the first error.
+func (c *nixConf) keep(err error) { c.err = cmp.Or(c.err, err) }
+
+// userConfFiles returns the files of the user that we run as, those that win first.
+func userConfFiles() []string {
+	if files, ok := os.LookupEnv("NIX_USER_CONF_FILES"); ok {
+		return splitColons(files)
+	}
+	var dirs []string
+	if home := os.Getenv("XDG_CONFIG_HOME"); home != "" {
+		dirs = append(dirs, home)
+	} else if home, err := os.UserHomeDir(); err == nil {
+		dirs = append(dirs, filepath.Join(home, ".config"))
+	}
+	system, ok := os.LookupEnv("XDG_CONFIG_DIRS")
+	if !ok {
+		system = "/etc/xdg"
+	}
+	files := make([]string, 0, 4)
+	for _, dir := range append(dirs, splitColons(system)...) {
+		files = append(files, filepath.Join(dir, "nix", "nix.conf"))
+	}
+	return files
+}
+
+func splitColons(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ':' })
+}
+
+// readFile applies a file. One that is not there, or not readable, says nothing, as with Nix.
+func (c *nixConf) readFile(path string, depth int) error {
+	if c.files++; c.files > maxConfFiles || depth > maxConfDepth {
+		return fmt.Errorf("%s: too many files are included, or in a circle", path)
+	}
+	fmt.Fprintf(c.sum, "%q ", path)
+	text, err := readConfText(path)
+	if err != nil {
+		fmt.Fprint(c.sum, "- ")
+		return nil
+	}
+	fmt.Fprintf(c.sum, "%q ", text)
+	if len(text) > maxConfSize {
+		return fmt.Errorf("%s: longer than %d bytes", path, maxConfSize)
+	}
+	c.found = append(c.found, path)
+	return c.parse(text, path, depth)
+}
+
+// readConfText reads what parse may get and one byte more. It does not wait for a writer should path be a pipe.
+func readConfText(path string) (string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxConfSize+1))
+	return string(text), err
+}
+
+// parse applies the lines of text, which comes from path.
+func (c *nixConf) parse(text, path string, depth int) error {
+	for line := range strings.Lines(text) {
+		line, _, _ = strings.Cut(line, "#")
+		words := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\n\r", r) })
+		if len(words) == 0 {
+			continue
+		}
+		var err error
+		switch {
+		case words[0] == "include" || words[0] == "!include":
+			err = c.include(words, path, depth)
+		case len(words) < 2 || words[1] != "=":
+			err = fmt.Errorf("%s: illegal line %.80q", path, line)
+		default:
+			err = c.set(words[0], words[2:], path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *nixConf) include(words []string, path string, depth int) error {
+	if len(words) != 2 {
+		return fmt.Errorf("%s: illegal line %.80q", path, strings.Join(words, " "))
+	}
+	file := words[1]
+	if !filepath.IsAbs(file) {
+		file = filepath.Join(filepath.Dir(path), file)
+	}
+	if !filepath.IsAbs(file) {
+		return fmt.Errorf("%s: %s is not an absolute path", path, words[1])
+	}
+	if _, err := os.Lstat(file); err != nil && words[0] == "include" {
+		fmt.Fprintf(c.sum, "%q - ", file)
+		return fmt.Errorf("%s includes %s, which is not there", path, file)
+	}
+	return c.readFile(file, depth+1)
+}
+
+func (c *nixConf) set(name string, words []string, path string) error {
+	name, extra := strings.CutPrefix(name, "extra-")
+	var list *[]string
+	switch name {
+	case "trusted-public-keys", "binary-cache-public-keys":
+		list = &c.settings.TrustedPublicKeys
+	case "substituters", "binary-caches":
+		list = &c.settings.Substituters
+	case "secret-key-files":
+		list = &c.settings.SecretKeyFiles
+	case "require-sigs":
+		if extra {
+			return nil // unknown, which Nix tells with a warning
+		}
+		return c.setRequireSigs(strings.Join(words, " "), path)
+	default:
+		return nil
+	}
+	if !extra {
+		*list = nil
+	}
+	*list = append(slices.Clone(*list), words...)
+	return nil
+}
+
+func (c *nixConf) setRequireSigs(value, path string) error {
+	switch value {
+	case "true", "yes", "1":
+		c.settings.RequireSigs = true
+	case "false", "no", "0":
+		c.settings.RequireSigs = false
+	default:
+		return fmt.Errorf("%s: require-sigs = %.80q is neither true nor false", path, value)
+	}
+	return nil
+}
