@@ -17,6 +17,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
 
 	"narbor/p2p"
@@ -30,7 +32,7 @@ type upstream struct {
 	keys   *trust.Keys
 }
 
-func newUpstream(t *testing.T) upstream {
+func newUpstream(t testing.TB) upstream {
 	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +45,7 @@ func newUpstream(t *testing.T) upstream {
 }
 
 // sign makes a claim about a path whose NAR is nar.
-func (u upstream) sign(t *testing.T, name string, nar []byte) store.Info {
+func (u upstream) sign(t testing.TB, name string, nar []byte) store.Info {
 	part := sha256.Sum256([]byte(name))
 	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
 	if err != nil {
@@ -76,8 +78,16 @@ type machine struct {
 
 func (m *machine) id() string { return m.Status().ID }
 
+// level keeps what is logged out of the way of benchmarks.
+func level(t testing.TB) zapcore.Level {
+	if _, ok := t.(*testing.B); ok {
+		return zap.ErrorLevel
+	}
+	return zap.DebugLevel
+}
+
 // newMachine starts a node that shares src, or nothing, and connects to those machines.
-func (u upstream) newMachine(t *testing.T, src store.Source, to ...*machine) *machine {
+func (u upstream) newMachine(t testing.TB, src store.Source, to ...*machine) *machine {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
@@ -88,7 +98,7 @@ func (u upstream) newMachine(t *testing.T, src store.Source, to ...*machine) *ma
 		t.Fatal(err)
 	}
 	cfg := p2p.Config{Identity: key, Trusted: u.keys, ShareKeys: u.keys, Spool: spool, Version: "test",
-		Log: zaptest.NewLogger(t)}
+		Log: zaptest.NewLogger(t, zaptest.Level(level(t)))}
 	if src != nil {
 		cfg.Share = []store.Source{src}
 	}

@@ -1,0 +1,175 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"narbor/store"
+)
+
+// With -update the golden requests in testdata/wire are written anew: go test ./p2p -run Golden -update
+var update = flag.Bool("update", false, "write testdata/wire anew")
+
+const (
+	partA = store.HashPart("syd87l2rxw8cbsxmxl853h0r6pdwhwjr")
+	partB = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
+)
+
+// nar is the NarHash sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0.
+func narHash(t testing.TB) store.Hash {
+	h, err := store.ParseHash("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func goldenRequests(t testing.TB) map[string]request {
+	nar := narHash(t)
+	return map[string]request{
+		"claims-1":    {kind: askClaims, hashParts: []store.HashPart{partA}},
+		"claims-2":    {kind: askClaims, hashParts: []store.HashPart{partA, partB}},
+		"manifest":    {kind: askManifest, hashParts: []store.HashPart{partA}, nar: nar},
+		"block-0":     {kind: askBlock, hashParts: []store.HashPart{partA}, nar: nar},
+		"block-127":   {kind: askBlock, hashParts: []store.HashPart{partB}, nar: nar, block: 127},
+		"block-70000": {kind: askBlock, hashParts: []store.HashPart{partA}, nar: nar, block: 70000},
+	}
+}
+
+func TestGoldenRequests(t *testing.T) {
+	for name, want := range goldenRequests(t) {
+		file := filepath.Join("testdata", "wire", name+".hex")
+		if *update {
+			if err := os.WriteFile(file, []byte(hex.EncodeToString(appendRequest(nil, want))+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame, err := hex.DecodeString(strings.TrimSpace(string(text)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendRequest(nil, want); !bytes.Equal(got, frame) {
+			t.Errorf("%s: request is %x, want %x", name, got, frame)
+		}
+		if got, err := readRequest(bufio.NewReader(bytes.NewReader(frame))); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: readRequest = %+v, %v, want %+v", name, got, err, want)
+		}
+	}
+}
+
+func TestReadRequestRefuses(t *testing.T) {
+	good := appendRequest(nil, request{kind: askBlock, hashParts: []store.HashPart{partA}, nar: narHash(t), block: 5})
+	frame := func(body ...byte) []byte { return append([]byte{byte(len(body))}, body...) }
+	edit := func(at int, b byte) []byte {
+		f := bytes.Clone(good)
+		f[at] = b
+		return f
+	}
+	for name, in := range map[string][]byte{
+		"empty frame":           {0},
+		"unknown kind":          frame(9, 1, 2, 3),
+		"no hash part":          frame(byte(askClaims)),
+		"half a hash part":      frame(append([]byte{byte(askClaims)}, make([]byte, 30)...)...),
+		"too long":              {0xff, 0xff, 0x7f, 1},
+		"endless length":        bytes.Repeat([]byte{0xff}, 20),
+		"length not shortest":   {0x81, 0x00, 1},
+		"other multihash":       edit(2+hashPartBytes+2, 0x13),
+		"other codec":           edit(2+hashPartBytes+1, 0x70),
+		"CID version 0":         edit(2+hashPartBytes, 0x12),
+		"no block number":       append([]byte{good[0] - 1}, good[1:len(good)-1]...),
+		"bytes after it":        append([]byte{good[0] + 1}, append(bytes.Clone(good[1:]), 7)...),
+		"block of more than TB": append([]byte{good[0] + 3}, append(bytes.Clone(good[1:len(good)-1]), 0xff, 0xff, 0xff, 0x7f)...),
+		"manifest with a block": edit(1, byte(askManifest)),
+	} {
+		if r, err := readRequest(bufio.NewReader(bytes.NewReader(in))); !errors.Is(err, errWire) {
+			t.Errorf("%s: readRequest(%x) = %+v, %v, want errWire", name, in, r, err)
+		}
+	}
+	for cut := 1; cut < len(good); cut++ {
+		if r, err := readRequest(bufio.NewReader(bytes.NewReader(good[:cut]))); err != io.ErrUnexpectedEOF {
+			t.Errorf("readRequest(cut at %d) = %+v, %v, want unexpected EOF", cut, r, err)
+		}
+	}
+}
+
+func TestAnswersThatBreakTheFormat(t *testing.T) {
+	const size = 3*store.BlockSize + 10
+	read := func(in []byte, what string) error {
+		br := bufio.NewReader(bytes.NewReader(in))
+		var err error
+		switch what {
+		case "claim":
+			_, err = readClaim(br)
+		case "block":
+			err = readBlock(br, make([]byte, 10))
+		case "manifest":
+			_, err = readManifest(br, size)
+		}
+		return err
+	}
+	for _, c := range []struct {
+		what, name string
+		in         []byte
+		want       error
+	}{
+		{"claim", "too long", []byte{0x81, 0x80, 0x40}, errWire},
+		{"claim", "cut", []byte{5, 'a'}, io.ErrUnexpectedEOF},
+		{"claim", "nothing", nil, io.ErrUnexpectedEOF},
+		{"block", "gone", []byte{0}, store.ErrNotFound},
+		{"block", "unknown status", []byte{7}, errWire},
+		{"block", "shorter", append([]byte{1, 9}, make([]byte, 9)...), errWire},
+		{"block", "longer", append([]byte{1, 11}, make([]byte, 11)...), errWire},
+		{"block", "cut", append([]byte{1, 10}, make([]byte, 9)...), io.ErrUnexpectedEOF},
+		{"block", "nothing", nil, io.ErrUnexpectedEOF},
+		{"manifest", "none", []byte{0}, store.ErrNotFound},
+		{"manifest", "fewer", append([]byte{3}, make([]byte, 96)...), errWire},
+		{"manifest", "more", append([]byte{5}, make([]byte, 160)...), errWire},
+		{"manifest", "cut", append([]byte{4}, make([]byte, 127)...), io.ErrUnexpectedEOF},
+	} {
+		if err := read(c.in, c.what); !errors.Is(err, c.want) {
+			t.Errorf("%s, %s: %v, want %v", c.what, c.name, err, c.want)
+		}
+	}
+}
+
+func FuzzReadRequest(f *testing.F) {
+	for _, r := range goldenRequests(f) {
+		f.Add(appendRequest(nil, r))
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r, err := readRequest(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		if out := appendRequest(nil, r); !bytes.HasPrefix(in, out) {
+			t.Errorf("readRequest accepted %x, but %+v is written as %x", in, r, out)
+		}
+	})
+}
+
+func FuzzReadAnswers(f *testing.F) {
+	f.Add([]byte{1, 10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, int64(store.BlockSize+10))
+	f.Fuzz(func(t *testing.T, in []byte, size int64) {
+		if size < 1 || size > 64<<20 {
+			return
+		}
+		readClaim(bufio.NewReader(bytes.NewReader(in)))
+		readBlock(bufio.NewReader(bytes.NewReader(in)), make([]byte, 10))
+		if m, err := readManifest(bufio.NewReader(bytes.NewReader(in)), size); err == nil && len(m) != store.NumBlocks(size) {
+			t.Errorf("readManifest = %d blocks of %d", len(m), store.NumBlocks(size))
+		}
+	})
+}
