@@ -58,6 +58,9 @@ func build(ctx context.Context, spec Spec, dir string, progress func(string)) (e
 	if err := b.fill(ctx, top); err != nil {
 		return err
 	}
+	if _, err := load(spec, filepath.Join(tmp, "corpus")); err != nil {
+		return err
+	}
 	return os.Rename(filepath.Join(tmp, "corpus"), dir)
 }
 

@@ -52,7 +52,8 @@ func (l *LAN) Add(cfg HostConfig) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Name, err)
 	}
-	n := len(l.hosts) + 1
+	l.added++
+	n := l.added
 	h := &Host{Name: cfg.Name, Addr4: addr4(n), Addr6: addr6(n), lan: l, ns: ns,
 		root: filepath.Join(l.dir, "root-"+cfg.Name), port: "port" + strconv.Itoa(n)}
 	l.hosts = append(l.hosts, h)
@@ -199,6 +200,17 @@ func bindReadOnly(source, target string) error {
 // Run runs a command as root to its end and returns its standard output. The error has its standard error in it.
 func (h *Host) Run(ctx context.Context, name string, args ...string) (string, error) {
 	out, err := h.ns.run(ctx, h.command(append([]string{name}, args...)))
+	if err != nil {
+		return out, fmt.Errorf("%s: %w", h.Name, err)
+	}
+	return out, nil
+}
+
+// Watch is Run for a command whose progress matters: line is told each line of its standard error as it comes.
+func (h *Host) Watch(ctx context.Context, line func(string), args ...string) (string, error) {
+	c := h.command(args)
+	c.line = line
+	out, err := h.ns.run(ctx, c)
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", h.Name, err)
 	}

@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 )
 
@@ -25,6 +26,7 @@ type LAN struct {
 	dir    string // logs, mount points
 	bridge *namespace
 	hosts  []*Host
+	added  int // hosts ever, for names and addresses that no other has had
 	closed bool
 }
 
@@ -65,6 +67,12 @@ func (l *LAN) Close() error {
 		errs = append(errs, h.close())
 	}
 	return errors.Join(append(errs, l.bridge.close())...)
+}
+
+// Remove ends one host.
+func (l *LAN) Remove(h *Host) error {
+	l.hosts = slices.DeleteFunc(l.hosts, func(o *Host) bool { return o == h })
+	return h.close()
 }
 
 // Hosts returns the hosts in the order in which they were added.

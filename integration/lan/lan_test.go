@@ -123,11 +123,15 @@ func TestRealNixFetchesFromNginxNextDoor(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	start := time.Now()
-	out, err := b.Build(ctx, "reader", c.Top.String())
+	var said []string
+	out, err := b.Watch(ctx, func(line string) { said = append(said, line) }, lan.BuildCommand("reader", c.Top.String())...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Logf("%s after %s", out, time.Since(start))
+	if len(said) < len(c.Infos) {
+		t.Errorf("Watch told %d lines of nix-build, want one for each of %d paths at least", len(said), len(c.Infos))
+	}
 	for _, h := range []*lan.Host{a, b} {
 		if err := h.Verify(ctx); err != nil {
 			t.Error(err)

@@ -93,7 +93,8 @@ type command struct {
 	env    []string
 	stdin  io.Reader // nil is /dev/null
 	uid    uint32
-	files  []*os.File // become file descriptors 3, 4, …
+	files  []*os.File   // become file descriptors 3, 4, …
+	line   func(string) // is told each line of the standard error as it comes; may be nil
 }
 
 func (c command) cmd(ctx context.Context) *exec.Cmd {
@@ -115,8 +116,8 @@ func (n *namespace) run(ctx context.Context, c command) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	cmd := c.cmd(ctx)
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	stdout, stderr := new(bytes.Buffer), &lines{each: c.line}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
 	if err := n.do(cmd.Start); err != nil {
 		return "", fmt.Errorf("%s: %w", strings.Join(c.args, " "), err)
 	}
@@ -124,9 +125,29 @@ func (n *namespace) run(ctx context.Context, c command) (string, error) {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", strings.Join(c.args, " "), err, tail(stdout.String()), tail(stderr.String()))
+		return stdout.String(), fmt.Errorf("%s: %w\n%s%s", strings.Join(c.args, " "), err, tail(stdout.String()), tail(stderr.all.String()))
 	}
 	return stdout.String(), nil
+}
+
+// lines keeps what is written to it, and tells somebody each line.
+type lines struct {
+	all  bytes.Buffer
+	told int // bytes of all
+	each func(string)
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.all.Write(p)
+	for l.each != nil {
+		line, _, ended := bytes.Cut(l.all.Bytes()[l.told:], []byte("\n"))
+		if !ended {
+			break
+		}
+		l.told += len(line) + 1
+		l.each(string(line))
+	}
+	return len(p), nil
 }
 
 // tail returns the end of what a command said: enough to see why it failed.

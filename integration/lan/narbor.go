@@ -184,3 +184,17 @@ func (h *Host) Get(ctx context.Context, url string) (code, body string, err erro
 	}
 	return out[i+1:], out[:i], nil
 }
+
+// Codes asks over HTTP from the host itself for each URL, and returns the status codes.
+func (h *Host) Codes(ctx context.Context, urls ...string) ([]string, error) {
+	args := []string{"-s", "--max-time", "30", "-w", "%{http_code}\n"}
+	for _, url := range urls {
+		args = append(args, "-o", "/dev/null", url)
+	}
+	out, err := h.Run(ctx, "curl", args...)
+	codes := strings.Fields(out)
+	if err == nil && len(codes) != len(urls) {
+		err = fmt.Errorf("%s: curl printed %q for %d URLs", h.Name, out, len(urls))
+	}
+	return codes, err
+}

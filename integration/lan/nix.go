@@ -25,7 +25,7 @@ func (h *Host) StartNixDaemon() (*Process, error) {
 		return nil, err
 	}
 	for deadline := time.Now().Add(readyTimeout); ; time.Sleep(10 * time.Millisecond) {
-		_, err := h.Run(context.Background(), "nix-store", "--query", "--requisites")
+		_, err := h.Run(context.Background(), "nix", "--extra-experimental-features", "nix-command", "store", "ping", "--store", "daemon")
 		if err == nil {
 			return p, nil
 		}
@@ -35,15 +35,16 @@ func (h *Host) StartNixDaemon() (*Process, error) {
 	}
 }
 
-// Realise makes Nix fetch store paths with all that they refer to.
-func (h *Host) Realise(ctx context.Context, paths ...string) error {
-	_, err := h.Run(ctx, "nix-store", append([]string{"--realise", "--no-gc-warning"}, paths...)...)
-	return err
+// Realise makes Nix fetch store paths with all that they refer to. It returns what Nix said about it.
+func (h *Host) Realise(ctx context.Context, paths ...string) (said string, err error) {
+	var b strings.Builder
+	_, err = h.Watch(ctx, func(line string) { b.WriteString(line + "\n") }, append([]string{"nix-store", "--realise"}, paths...)...)
+	return b.String(), err
 }
 
-// Build makes Nix build a derivation that reads a file below each of the store paths, and returns its output.
-// Nix fetches the paths first, and asks its substituters for the output in vain.
-func (h *Host) Build(ctx context.Context, name string, paths ...string) (string, error) {
+// BuildCommand makes Nix build a derivation that reads a file below each of the store paths. Nix fetches these
+// first, and asks its substituters for the output in vain.
+func BuildCommand(name string, paths ...string) []string {
 	var inputs strings.Builder
 	for _, p := range paths {
 		fmt.Fprintf(&inputs, "(builtins.storePath %q) ", p)
@@ -51,8 +52,7 @@ func (h *Host) Build(ctx context.Context, name string, paths ...string) (string,
 	expr := fmt.Sprintf(`derivation { name = %q; system = builtins.currentSystem; builder = "/bin/sh";
 		inputs = [ %s ]; args = [ "-c" "for i in $inputs; do read x < $i/nix-support/references; done; echo $inputs > $out" ]; }`,
 		name, inputs.String())
-	out, err := h.Run(ctx, "nix-build", "--no-out-link", "--expr", expr)
-	return strings.TrimSpace(out), err
+	return []string{"nix-build", "--no-out-link", "--expr", expr}
 }
 
 // Verify lets Nix compare every valid path with its hash.

@@ -1,0 +1,103 @@
+package integration_test
+
+import (
+	"testing"
+	"time"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+// liar adds a machine that claims to have the corpus, and corrupts every byte of it.
+func (w world) liar(name string, c *corpus.Corpus) *lan.Host {
+	w.Helper()
+	h := w.host(lan.HostConfig{Name: name, Nix: c.Nix}, "substituters =")
+	_, err := h.StartHelper("/opt/hostile", "/var/lib/narbor/spool")
+	w.must(err)
+	return h
+}
+
+// One neighbour is killed while it sends, one halts, and one sends nothing but wrong bytes. The fourth is honest, and
+// there is no other substituter.
+func TestOneHonestNeighbourIsEnough(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.First())
+	honest, _ := w.sharing("honest", c)
+	doomed, killed := w.sharing("doomed", c)
+	asleep, stopped := w.sharing("asleep", c)
+	sources := []*lan.Host{honest, doomed, asleep, w.liar("liar", c)}
+	for _, h := range sources {
+		w.must(h.Shape(300)) // so that there is a middle of the transfer
+	}
+	fetcher, _ := w.fetching("fetcher")
+	w.neighbours(fetcher, len(sources))
+
+	start := time.Now()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		said, err := fetcher.Realise(w.ctx, c.Top.String())
+		if err != nil {
+			t.Error(err)
+		}
+		w.noWrongByte(fetcher, said)
+	}()
+	// Each has sent its part of the first quarter, and has more to come.
+	w.until(fetcher, "got blocks from doomed and asleep", func(s lan.Status) bool {
+		sending := 0
+		for _, nb := range s.Neighbours {
+			if (at(nb.Addr, doomed) || at(nb.Addr, asleep)) && nb.BlocksReceived > 100 {
+				sending++
+			}
+		}
+		return sending == 2
+	})
+	w.must(killed.Kill())
+	w.must(stopped.Stop())
+	t.Logf("killed and stopped after %s", time.Since(start))
+	<-done
+	t.Logf("done after %s", time.Since(start))
+	if t.Failed() {
+		return
+	}
+	s := w.status(fetcher)
+	t.Logf("%+v", s)
+	if len(s.Struck) != 1 {
+		t.Errorf("struck are %+v, want the liar alone", s.Struck)
+	}
+	if s.Nix.NarsServed < int64(len(c.Infos)) {
+		t.Errorf("narbor served %d archives of %d", s.Nix.NarsServed, len(c.Infos))
+	}
+	w.whole(fetcher, c, c.Top.String())
+}
+
+// Nobody honest is left: Nix gets everything from its second substituter, and nothing wrong from the first.
+func TestNginxIsEnoughWhenNoNeighbourIsHonest(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	_, stopped := w.sharing("asleep", c)
+	_, killed := w.sharing("dead", c)
+	w.liar("liar", c)
+	nginx, url := w.upstream(c)
+	fetcher, _ := w.fetching("fetcher", url)
+	w.neighbours(fetcher, 3)
+	w.must(killed.Kill())
+	w.must(stopped.Stop())
+
+	w.realise(fetcher, c.Top.String())
+	s := w.status(fetcher)
+	t.Logf("%+v", s)
+	if len(s.Struck) != 1 {
+		t.Errorf("struck are %+v, want the liar alone", s.Struck)
+	}
+	if s.Nix.NarinfoHits == 0 {
+		t.Error("the liar's true claims were not believed, so its wrong bytes were never asked for")
+	}
+	if s.Nix.NarsServed != 0 {
+		t.Errorf("narbor served %d archives, though nobody had sent it a right byte", s.Nix.NarsServed)
+	}
+	if nars := w.nars(nginx); len(nars) != len(c.Infos) {
+		t.Errorf("nginx served %d archives, want all %d", len(nars), len(c.Infos))
+	}
+	w.whole(fetcher, c, c.Top.String())
+}
