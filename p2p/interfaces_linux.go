@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,7 +34,41 @@ func interfaceAddrs(ifis []net.Interface) map[int][]netip.Prefix {
 			out[a.LinkIndex] = append(out[a.LinkIndex], p)
 		}
 	}
+	for index, prefixes := range out {
+		widenHostPrefixes(index, prefixes)
+	}
 	return out
+}
+
+// widenHostPrefixes gives addresses that came from DHCPv6, which knows no prefix lengths, the length of the route to
+// their network.
+func widenHostPrefixes(index int, prefixes []netip.Prefix) {
+	alone := func(p netip.Prefix) bool { return p.Addr().Is6() && p.Bits() == 128 }
+	if !slices.ContainsFunc(prefixes, alone) {
+		return
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6,
+		&netlink.Route{LinkIndex: index, Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_OIF|netlink.RT_FILTER_TABLE)
+	if err != nil {
+		return
+	}
+	for i, p := range prefixes {
+		if !alone(p) {
+			continue
+		}
+		bits := 0
+		for _, r := range routes {
+			if r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0 || r.Dst == nil || r.Type != unix.RTN_UNICAST {
+				continue
+			}
+			if n, ok := prefixOf(r.Dst); ok && n.Contains(p.Addr()) && n.Bits() < 128 {
+				bits = max(bits, n.Bits())
+			}
+		}
+		if bits > 0 {
+			prefixes[i] = netip.PrefixFrom(p.Addr(), bits)
+		}
+	}
 }
 
 // subscribeInterfaces gives a hint for every message of the kernel about an interface or an address, and

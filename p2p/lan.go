@@ -47,7 +47,7 @@ type lan struct {
 	mdns    bool
 	keeper  *keeper
 	settled chan struct{}
-	dead    chan network.Conn // to be closed
+	dead    chan network.Conn // to be closed by bury
 
 	mu      sync.Mutex // guards what follows
 	links   []link
@@ -119,11 +119,11 @@ func (l *lan) Via(p peer.ID) string {
 	}
 }
 
-// Block refuses all connections with a peer until a moment, and closes those there are.
+// Block refuses all connections with a peer until a moment, and has those closed that there are.
 func (l *lan) Block(p peer.ID, until time.Time) {
 	l.gate.block(p, until)
-	if err := l.host.Network().ClosePeer(p); err != nil {
-		l.log.Debug("closing the connection of a blocked peer", zap.Stringer("peer", p), zap.Error(err))
+	for _, c := range l.host.Network().ConnsToPeer(p) {
+		l.discard(c)
 	}
 }
 
@@ -224,15 +224,16 @@ func (l *lan) gained(c network.Conn) {
 // machines that dial each other at once could otherwise each close the connection that the other one keeps.
 func outlived(age time.Duration) bool { return age > steady/2 }
 
-// discard has a connection closed that no longer leads anywhere.
+// discard closes a connection, but does not wait for it.
 func (l *lan) discard(c network.Conn) {
 	select {
 	case l.dead <- c:
-	default: // its keep-alive will find out
+	default: // many at once: now it has to be waited for
+		l.close(c)
 	}
 }
 
-// bury closes dead connections. Each may take writeTimeout, because closing one tells the other side.
+// bury closes discarded connections. Each may take writeTimeout, because closing one tells the other side.
 func (l *lan) bury(ctx context.Context) error {
 	var closing sync.WaitGroup
 	defer closing.Wait()
@@ -241,12 +242,14 @@ func (l *lan) bury(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case c := <-l.dead:
-			closing.Go(func() {
-				if err := c.Close(); err != nil {
-					l.log.Debug("closing a dead connection", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
-				}
-			})
+			closing.Go(func() { l.close(c) })
 		}
+	}
+}
+
+func (l *lan) close(c network.Conn) {
+	if err := c.Close(); err != nil {
+		l.log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 }
 

@@ -3,11 +3,14 @@ package p2p
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/zeroconf/v2"
 )
 
 func TestHostsFindEachOther(t *testing.T) {
@@ -115,6 +118,119 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	}
 	if got["6666"] != 0 {
 		t.Errorf("%d packets went to addresses that are not a neighbour's", got["6666"])
+	}
+}
+
+func TestHostsWithDHCPv6AddressesFindEachOther(t *testing.T) {
+	t.Parallel()
+	n := newTestNet(t)
+	hosts := [2]*testChild{}
+	for i, addr := range []string{"fd77::1/128", "fd77::2/128"} {
+		h := n.up(addr)
+		h.ip("route", "add", "fd77::/64", "dev", "eth0", "proto", "ra")
+		hosts[i] = h.start(childConfig{})
+	}
+	hosts[0].wait("up "+hosts[1].id, 5*time.Second)
+}
+
+func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
+	l, err := newLAN(lanConfig{Identity: newTestIdentity(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.host.Close()
+	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	d := newDiscovery(l)
+	a, b, self := newTestPeer(t), newTestPeer(t), l.host.ID()
+	var many []string
+	for i := range 3 * maxAddrs {
+		many = append(many, fmt.Sprintf("/ip4/10.1.0.%d/tcp/1/p2p/%s", i+10, a))
+	}
+	for _, c := range []struct {
+		name string
+		in   []string
+		want int // addresses kept
+	}{
+		{"two neighbours' addresses", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + a.String(), "/ip6/fd01::6/tcp/1/p2p/" + a.String()}, 2},
+		{"twice the same", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + a.String(), "/ip4/10.1.0.6/tcp/1/p2p/" + a.String()}, 1},
+		{"two peers", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + a.String(), "/ip4/10.1.0.7/tcp/1/p2p/" + b.String()}, 1},
+		{"ourselves", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + self.String()}, 0},
+		{"our own address", []string{"/ip4/10.1.0.5/tcp/1/p2p/" + a.String()}, 0},
+		{"another network", []string{"/ip4/10.2.0.6/tcp/1/p2p/" + a.String()}, 0},
+		{"loopback", []string{"/ip4/127.0.0.1/tcp/1/p2p/" + a.String()}, 0},
+		{"very long", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + strings.Repeat("1", 1000)}, 0},
+		{"too many", many, maxAddrs},
+		{"none", nil, 0},
+	} {
+		e := &zeroconf.ServiceEntry{Expiry: time.Now().Add(1000 * time.Hour)}
+		for _, text := range c.in {
+			e.Text = append(e.Text, mdnsText+text)
+		}
+		got, ok := d.parse(e)
+		if len(got.addrs) != c.want || ok != (c.want > 0) {
+			t.Errorf("%s: parse = %v, %v, want %d addresses", c.name, got.addrs, ok, c.want)
+		}
+		if time.Until(got.expiry) > mdnsTTL*time.Second {
+			t.Errorf("%s: believed for %v, want at most %d s", c.name, time.Until(got.expiry), mdnsTTL)
+		}
+	}
+}
+
+func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
+	l, err := newLAN(lanConfig{Identity: newTestIdentity(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.host.Close()
+	d := newDiscovery(l)
+	ips, texts := d.texts(testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"))
+	tail := fmt.Sprintf("/tcp/%d/p2p/%s", listenPort(l.host), l.host.ID())
+	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail}; !slices.Equal(texts, want) {
+		t.Errorf("announced %q, want %q", texts, want)
+	}
+	if want := []string{"10.1.0.5", "fd01::5"}; !slices.Equal(ips, want) {
+		t.Errorf("announced %q, want %q", ips, want)
+	}
+}
+
+func TestStrangersAreNotAccepted(t *testing.T) {
+	t.Parallel()
+	n := newTestNet(t)
+	host := n.up("10.77.0.1/24")
+	host.ip("route", "add", "10.88.0.0/24", "dev", "eth0") // it can be reached from there, but that is not its network
+	a := host.start(childConfig{Port: 6273})
+	far := n.up("10.88.0.2/24")
+	far.ip("route", "add", "10.77.0.0/24", "dev", "eth0")
+	b := far.start(childConfig{Peers: []string{"10.77.0.1"}})
+	b.wait("settled ", settleLimit+time.Second) // it has tried
+
+	c := n.up("10.77.0.3/24").start(childConfig{Peers: []string{"10.77.0.1"}})
+	for {
+		who, _ := a.wait("up ", 5*time.Second)
+		if strings.HasPrefix(who, b.id) {
+			t.Fatal("connected to a machine of another network")
+		}
+		if strings.HasPrefix(who, c.id) {
+			return
+		}
+	}
+}
+
+func TestDeniedInterfaceIsNotUsed(t *testing.T) {
+	t.Parallel()
+	n := newTestNet(t)
+	a := n.up("10.77.0.1/24").start(childConfig{})
+	b := n.up("10.77.0.2/24").start(childConfig{Deny: []string{"eth*"}})
+	c := n.up("10.77.0.3/24").start(childConfig{})
+	c.wait("settled ", settleLimit+time.Second)
+	for {
+		who, _ := a.wait("up ", 5*time.Second)
+		if strings.HasPrefix(who, b.id) {
+			t.Fatal("connected over an interface that was denied")
+		}
+		if strings.HasPrefix(who, c.id) {
+			return
+		}
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -256,10 +257,19 @@ func (l *lan) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...
 	if id == l.host.ID() {
 		return errors.New("that is this machine itself")
 	}
-	l.mu.Lock()
-	l.viaName[id] = n
-	l.mu.Unlock()
+	l.remember(id, n)
 	return l.connect(ctx, peer.AddrInfo{ID: id, Addrs: n.multiaddrs(addrs)})
+}
+
+// remember notes that a peer is one of those the user named. A machine that answers with a new ID each time must not
+// fill the memory: beyond what all names can stand for, the absent are forgotten.
+func (l *lan) remember(id peer.ID, n *namedPeer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.viaName) >= len(l.named)*maxNamedAddrs {
+		maps.DeleteFunc(l.viaName, func(p peer.ID, _ *namedPeer) bool { return !l.connected(p) })
+	}
+	l.viaName[id] = n
 }
 
 // whoIs returns the ID of the peer at an address. A libp2p connection needs to know whom it expects, so it expects

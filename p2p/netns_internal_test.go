@@ -234,7 +234,7 @@ func (c *testChild) stop() {
 func TestLANChild(t *testing.T) {
 	text := os.Getenv(childEnv)
 	if text == "" {
-		t.Skip("this is the child process of other tests")
+		return
 	}
 	var cfg childConfig
 	if err := json.Unmarshal([]byte(text), &cfg); err != nil {

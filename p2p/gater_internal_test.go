@@ -1,0 +1,174 @@
+package p2p
+
+import (
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// conn is the addresses of an inbound connection.
+type conn struct{ remote ma.Multiaddr }
+
+func (c conn) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/10.1.0.5/tcp/6273") }
+func (c conn) RemoteMultiaddr() ma.Multiaddr { return c.remote }
+
+func testLink(name string, addrs ...string) link {
+	l := link{InterfaceStatus: InterfaceStatus{Name: name, Used: true}}
+	for _, a := range addrs {
+		l.addrs = append(l.addrs, netip.MustParsePrefix(a))
+	}
+	return l
+}
+
+func TestGaterKeepsToLinksAndNames(t *testing.T) {
+	g := newGater()
+	g.setLinks([]link{
+		testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
+		testLink("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
+	})
+	g.setNamed("far", []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("127.0.0.2")})
+	for addr, want := range map[string]struct{ dial, accept bool }{
+		"/ip4/10.1.0.6/tcp/1":              {true, true},
+		"/ip4/10.1.0.5/tcp/1":              {false, true}, // this machine
+		"/ip4/10.1.1.6/tcp/1":              {false, false},
+		"/ip4/10.2.0.6/tcp/1":              {false, false},
+		"/ip4/8.8.8.8/tcp/1":               {false, false},
+		"/ip4/203.0.113.7/tcp/1":           {true, true}, // named
+		"/ip4/203.0.113.8/tcp/1":           {false, false},
+		"/ip4/127.0.0.1/tcp/1":             {false, true},
+		"/ip4/127.0.0.2/tcp/1":             {true, true}, // named
+		"/ip4/0.0.0.0/tcp/1":               {false, false},
+		"/ip4/224.0.0.251/tcp/1":           {false, false},
+		"/ip4/169.254.1.1/tcp/1":           {true, true},
+		"/ip4/169.254.169.254/tcp/1":       {false, true}, // where clouds keep secrets
+		"/ip6/::1/tcp/1":                   {false, true},
+		"/ip6/::ffff:10.1.0.6/tcp/1":       {true, true},
+		"/ip6/fd01::6/tcp/1":               {true, true},
+		"/ip6/fd01::5/tcp/1":               {false, true}, // this machine
+		"/ip6/fd01:0:0:1::6/tcp/1":         {false, false},
+		"/ip6/2001:db8:1::6/tcp/1":         {true, true},
+		"/ip6/2001:db8:2::6/tcp/1":         {false, false},
+		"/ip6/fe80::6/tcp/1":               {true, true},
+		"/ip6zone/eth0/ip6/fe80::6/tcp/1":  {true, true},
+		"/ip6zone/wlan0/ip6/fe80::6/tcp/1": {false, false},
+		"/dns4/localhost/tcp/1":            {false, false},
+		"/unix/tmp":                        {false, false},
+	} {
+		m := ma.StringCast(addr)
+		if got := g.InterceptAddrDial("", m); got != want.dial {
+			t.Errorf("InterceptAddrDial(%s) = %v, want %v", addr, got, want.dial)
+		}
+		if got := g.InterceptAccept(conn{m}); got != want.accept {
+			t.Errorf("InterceptAccept(%s) = %v, want %v", addr, got, want.accept)
+		}
+	}
+}
+
+func TestBlockedPeerIsRefusedBothWays(t *testing.T) {
+	g := newGater()
+	p, other := newTestPeer(t), newTestPeer(t)
+	allowed := func() bool {
+		a := g.InterceptPeerDial(p)
+		b := g.InterceptSecured(network.DirInbound, p, nil)
+		if a != b {
+			t.Errorf("dial %v, accept %v, want both the same", a, b)
+		}
+		return a
+	}
+	if !allowed() {
+		t.Error("refused before Block")
+	}
+	g.block(p, time.Now().Add(time.Hour))
+	if allowed() {
+		t.Error("not refused after Block")
+	}
+	if !g.InterceptPeerDial(other) {
+		t.Error("another peer is refused as well")
+	}
+	g.block(p, time.Now().Add(-time.Second))
+	if !allowed() {
+		t.Error("refused after the moment has passed")
+	}
+	g.block(p, time.Now().Add(time.Hour))
+	for range 2 * maxBlocked {
+		g.block(newTestPeer(t), time.Now().Add(time.Minute))
+	}
+	if len(g.blocked) > maxBlocked {
+		t.Errorf("%d peers blocked, want at most %d", len(g.blocked), maxBlocked)
+	}
+	if allowed() {
+		t.Error("forgotten in favour of others that were blocked for less long")
+	}
+}
+
+func TestBlockClosesTheConnection(t *testing.T) {
+	a, _ := startTestLAN(t, lanConfig{})
+	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, a, b.host.ID(), 5*time.Second)
+	down := make(chan struct{}, 1)
+	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { hint(down) }})
+	a.Block(b.host.ID(), time.Now().Add(time.Hour))
+	select {
+	case <-down:
+	case <-time.After(5 * time.Second):
+		t.Fatal("still connected 5 s after Block")
+	}
+	err := b.connect(t.Context(), b.host.Peerstore().PeerInfo(a.host.ID()))
+	if err == nil && a.connected(b.host.ID()) {
+		t.Error("connected again while blocked")
+	}
+}
+
+func TestInterfacesAreChosenByName(t *testing.T) {
+	const ether = net.FlagUp | net.FlagRunning | net.FlagBroadcast | net.FlagMulticast
+	for _, c := range []struct {
+		allow, deny []string
+		name        string
+		flags       net.Flags
+		used        bool
+	}{
+		{nil, nil, "eth0", ether, true},
+		{nil, nil, "wlp3s0", ether, true},
+		{nil, nil, "virbr0", ether, true},
+		{nil, nil, "vmbr1", ether, true},
+		{nil, nil, "tap0", ether, true},
+		{nil, nil, "microvm1", ether, true},
+		{nil, nil, "br0", ether, true},
+		{nil, nil, "br-3f8a", ether, false},
+		{nil, nil, "docker0", ether, false},
+		{nil, nil, "veth12", ether, false},
+		{nil, nil, "cni0", ether, false},
+		{nil, nil, "podman1", ether, false},
+		{nil, nil, "tailscale0", ether, false},
+		{nil, nil, "wg0", ether, false},
+		{nil, nil, "tun0", ether, false},
+		{nil, nil, "zt5u4", ether, false},
+		{nil, nil, "lo", net.FlagUp | net.FlagRunning | net.FlagLoopback, false},
+		{nil, nil, "eth0", ether &^ net.FlagUp, false},
+		{nil, nil, "eth0", ether &^ net.FlagRunning, false},
+		{nil, nil, "eth0", ether &^ net.FlagMulticast, false},
+		{nil, nil, "ppp0", ether | net.FlagPointToPoint, false},
+		{[]string{"eth*"}, nil, "eth0", ether, true},
+		{[]string{"eth*"}, nil, "wlan0", ether, false},
+		{[]string{"docker0"}, nil, "docker0", ether, true},
+		{nil, []string{"eth*"}, "eth0", ether, false},
+		{[]string{"eth*"}, []string{"eth1"}, "eth1", ether, false},
+		{[]string{"lo"}, nil, "lo", net.FlagUp | net.FlagLoopback, false},
+	} {
+		p, err := newInterfacePolicy(c.allow, c.deny)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if reason := p.refuse(c.name, c.flags); (reason == "") != c.used {
+			t.Errorf("allow %v, deny %v: refuse(%s, %v) = %q, want used %v", c.allow, c.deny, c.name, c.flags, reason, c.used)
+		}
+	}
+	if _, err := newInterfacePolicy(nil, []string{"eth["}); err == nil {
+		t.Error("newInterfacePolicy(bad pattern) = nil, want an error")
+	}
+}
