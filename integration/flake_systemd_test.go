@@ -1,0 +1,218 @@
+package integration_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// systemdTimeout bounds the life of the systemd that a test starts. It needs a few seconds.
+const systemdTimeout = 2 * time.Minute
+
+// bootScript makes a machine of the namespaces it is in, with its root in $1: this machine's programs, a tmpfs for the
+// rest, and no units but those in $2. It ends as systemd.
+const bootScript = `set -eu
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs "$1"
+cp -R "$2" "$1/units"
+cd "$1"
+mkdir -m 1777 tmp
+mkdir -p dev etc old proc run sys usr var/lib
+mkdir -m 1777 var/tmp
+for d in bin sbin lib lib64; do
+  if [ -L /$d ]; then cp -P /$d .; elif [ -d /$d ]; then mkdir $d; mount --bind /$d $d; fi
+done
+mount --bind /usr usr
+mount --bind /etc etc
+mount -t tmpfs -o mode=755 tmpfs usr/local/bin
+cp "$3" usr/local/bin/narbor
+mount -t proc proc proc
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs dev
+mkdir dev/shm dev/pts
+mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+for d in null zero full random urandom tty; do
+  touch dev/$d
+  mount --bind /dev/$d dev/$d
+done
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+ip link set lo up
+pivot_root . old
+umount -l /old
+exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/units \
+  /lib/systemd/systemd --unit=test.target --log-target=null`
+
+// Under a real systemd, with all that the unit forbids, the service starts as nobody in particular; and however it ends,
+// the port is never closed.
+func TestUnitsKeepThePortOpen(t *testing.T) {
+	s := bootSystemd(t)
+	s.await("narbor.service", "active")
+	if got := s.run("curl", "-s", "http://127.0.0.1:6272/nix-cache-info"); !strings.Contains(got, "StoreDir: /nix/store\n") {
+		t.Errorf("/nix-cache-info is %q", got)
+	}
+	var status struct{ HTTP []string }
+	if err := json.Unmarshal([]byte(s.run("narbor", "status", "--json")), &status); err != nil || len(status.HTTP) != 2 {
+		t.Errorf("narbor status --json: %v, %v, want two HTTP addresses", err, status)
+	}
+	if got := s.run("stat", "-c", "%a %U", "/var/lib/private/narbor"); strings.HasPrefix(got, "700 root") || !strings.HasPrefix(got, "700 ") {
+		t.Errorf("the state directory is %s, want 700 and a user of its own", got)
+	}
+
+	ctx, stop := context.WithCancel(t.Context())
+	answers := make(chan [2]int, 1)
+	go func() { answers <- s.ask(ctx) }()
+	for range 6 { // more often than systemd's start limit allows, if it has one
+		s.run("systemctl", "kill", "--signal=KILL", "narbor.service")
+		s.await("narbor.service", "active")
+	}
+	s.run("systemctl", "restart", "narbor.service")
+	s.await("narbor.service", "active")
+	stop()
+	if got := <-answers; got[0] < 10 || got[1] > 0 {
+		t.Errorf("%d answers and %d refused connections while narbor was killed and restarted, want answers only", got[0], got[1])
+	}
+}
+
+// A systemd is a machine in namespaces, run by systemd, with nothing but narbor on it.
+type systemd struct {
+	t   *testing.T
+	pid int
+}
+
+func bootSystemd(t *testing.T) systemd {
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	flakeNeeds(t, "unshare", "nsenter", "ip", "curl", "systemctl")
+	if os.Geteuid() != 0 {
+		unable(t, "namespaces need root")
+	}
+	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
+		unable(t, err.Error())
+	}
+	root, units := t.TempDir(), t.TempDir()
+	writeUnits(t, units)
+	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child",
+		"sh", "-c", bootScript, "boot", root, units, filepath.Join(programs.dir, "narbor"))
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cancel() // kills unshare, which takes the namespace with it
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("systemd: %s", &out)
+		}
+	})
+	s := systemd{t: t}
+	s.pid = s.firstChild(cmd.Process.Pid)
+	return s
+}
+
+// writeUnits copies narbor's units, and gives them the targets that they and systemd refer to, with nothing in them.
+func writeUnits(t *testing.T, dir string) {
+	if err := os.CopyFS(dir, os.DirFS("systemd")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"sysinit", "basic", "sockets", "shutdown", "multi-user", "test"} {
+		text := "[Unit]\nDefaultDependencies=no\n"
+		if name == "test" {
+			text += "Wants=narbor.socket narbor.service\n"
+		}
+		if err := os.WriteFile(filepath.Join(dir, name+".target"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// firstChild waits for the process that pid starts, and for it to become systemd.
+func (s systemd) firstChild(pid int) int {
+	s.t.Helper()
+	var child int
+	for s.pause() {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		if _, err := fmt.Sscan(string(text), &child); err != nil {
+			continue
+		}
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child))
+		if err == nil && string(name) == "systemd\n" {
+			break
+		}
+	}
+	return child
+}
+
+// pause waits a moment for a process that has no other way to tell; it is false, and the test ended, once that is late.
+func (s systemd) pause() bool {
+	select {
+	case <-s.t.Context().Done():
+		return false
+	case <-time.After(50 * time.Millisecond):
+		return true
+	}
+}
+
+// command is one to be run on the machine.
+func (s systemd) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--all", "--target", fmt.Sprint(s.pid), "env", "-i",
+		"PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, args...)...)
+}
+
+func (s systemd) run(args ...string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), systemdTimeout/4)
+	defer cancel()
+	out, err := s.command(ctx, args...).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("%s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// await waits until the unit is in that state.
+func (s systemd) await(unit, state string) {
+	s.t.Helper()
+	var got []byte
+	for deadline := time.Now().Add(systemdTimeout / 4); time.Now().Before(deadline) && s.pause(); {
+		got, _ = s.command(s.t.Context(), "systemctl", "is-active", unit).Output() // says the state by its exit code too
+		if strings.TrimSpace(string(got)) == state {
+			return
+		}
+	}
+	status, _ := s.command(s.t.Context(), "systemctl", "status", "--no-pager", unit).CombinedOutput()
+	s.t.Fatalf("%s is %s, want %s\n%s", unit, bytes.TrimSpace(got), state, status)
+}
+
+// ask asks for /nix-cache-info, on a new connection each time, until the context ends. It returns how often there was
+// an answer, and how often the connection was refused. A connection that breaks is neither: Nix tries those again.
+func (s systemd) ask(ctx context.Context) (counts [2]int) {
+	const refused = 7 // curl's exit code
+	for ctx.Err() == nil {
+		err := s.command(ctx, "curl", "-s", "-f", "-m", "10", "http://127.0.0.1:6272/nix-cache-info").Run()
+		exit, failed := err.(*exec.ExitError)
+		switch {
+		case err == nil:
+			counts[0]++
+		case failed && exit.ExitCode() == refused:
+			counts[1]++
+		}
+	}
+	return counts
+}
