@@ -177,7 +177,7 @@ func (f *fetcher) closure(ctx context.Context, wanted []store.HashPart) error {
 	for _, m := range missing {
 		total += m.NarSize()
 	}
-	fmt.Fprintf(f.out, "%d paths to fetch, %s, from %d neighbours\n", len(missing), bytes(total), len(f.node.Status().Neighbours))
+	fmt.Fprintf(f.out, "%d paths to fetch, %s, from %d neighbours\n", len(missing), amount(total), len(f.node.Status().Neighbours))
 	progress := f.progress(total)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchParallel)
@@ -302,7 +302,7 @@ func (p progress) add(m trust.Mapping) {
 		p.bar.IncrInt64(m.NarSize())
 		return
 	}
-	fmt.Fprintf(p.out, "%s  %s\n", m.Path(), bytes(m.NarSize()))
+	fmt.Fprintf(p.out, "%s  %s\n", m.Path(), amount(m.NarSize()))
 }
 
 func (p progress) end() {

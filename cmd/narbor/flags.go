@@ -103,5 +103,5 @@ func size(c *cli.Context, flag string) (int64, error) {
 	return int64(n), nil
 }
 
-// bytes prints an amount for people.
-func bytes(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+// amount prints an amount for people.
+func amount(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }

@@ -89,20 +89,20 @@ func (st Status) print(w io.Writer) error {
 	up := time.Duration(st.UptimeSeconds) * time.Second
 	fmt.Fprintf(w, "narbor %s, peer %s, up %s\n", st.Version, st.ID, up)
 	fmt.Fprintf(w, "Nix asks   %s: %d found, %d not found; %d NARs, %s\n", strings.Join(st.HTTP, ", "),
-		st.Nix.NarinfoHits, st.Nix.NarinfoMisses, st.Nix.NarsServed, bytes(st.Nix.NarBytesServed))
+		st.Nix.NarinfoHits, st.Nix.NarinfoMisses, st.Nix.NarsServed, amount(st.Nix.NarBytesServed))
 	if st.Sharing == "signed" && len(st.ShareKeys) > 0 {
 		fmt.Fprintf(w, "sharing    what %s has signed\n", strings.Join(st.ShareKeys, " or "))
 	} else {
 		fmt.Fprintln(w, "sharing    nothing")
 	}
-	fmt.Fprintf(w, "spool      %s of %s\n", bytes(st.Spool.Bytes), bytes(st.Spool.MaxBytes))
+	fmt.Fprintf(w, "spool      %s of %s\n", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
 	if len(st.Neighbours) == 0 {
 		fmt.Fprintln(w, "\nNo neighbours. Is narbor running on another machine of this network, and UDP 5353 and TCP 6273 open there?")
 	} else {
 		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(tw, "\nNEIGHBOUR\tADDRESS\tFOUND BY\tFROM IT\tTO IT\tSTRIKES")
 		for _, n := range st.Neighbours {
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\n", shortID(n.ID), n.Addr, n.Via, bytes(n.BytesReceived), bytes(n.BytesSent), n.Strikes)
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\n", shortID(n.ID), n.Addr, n.Via, amount(n.BytesReceived), amount(n.BytesSent), n.Strikes)
 		}
 		tw.Flush()
 	}

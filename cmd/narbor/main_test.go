@@ -1,0 +1,239 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"narbor/store"
+)
+
+// A buffer may be written to by several goroutines.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// narbor runs the program to its end.
+func narbor(ctx context.Context, args ...string) (stdout, stderr string, err error) {
+	var out, errs buffer
+	err = run(ctx, append([]string{"narbor"}, args...), &out, &errs)
+	return out.String(), errs.String(), err
+}
+
+func TestUsageErrors(t *testing.T) {
+	for _, args := range [][]string{
+		{"frob"}, {"run", "--nope"}, {"run", "extra"}, {"run", "--port", "70000"}, {"run", "--share", "all"},
+		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
+		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},
+	} {
+		if args[0] == "run" {
+			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
+		}
+		_, _, err := narbor(t.Context(), args...)
+		var coded codedError
+		if !errors.As(err, &coded) || coded.code != exitUsage {
+			t.Errorf("narbor %s = %v, want a usage error", strings.Join(args, " "), err)
+		}
+	}
+}
+
+func TestStatusWithoutNarbor(t *testing.T) {
+	_, _, err := narbor(t.Context(), "status", "--socket", filepath.Join(t.TempDir(), "none.sock"))
+	var coded codedError
+	if !errors.As(err, &coded) || coded.code != exitNotRunning {
+		t.Errorf("status = %v, want exit code %d", err, exitNotRunning)
+	}
+}
+
+func TestFlagsMayComeLast(t *testing.T) {
+	flags := fetchCommand().Flags
+	got := flagsFirst(flags, []string{"a", "--to", "dir", "b", "--no-mdns", "--peer=x", "c", "--", "--to"})
+	want := []string{"--to", "dir", "--no-mdns", "--peer=x", "--", "a", "b", "c", "--to"}
+	if !slices.Equal(got, want) {
+		t.Errorf("flagsFirst = %q, want %q", got, want)
+	}
+}
+
+func TestCompletionAndVersion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out, _, err := narbor(t.Context(), "completion", shell); err != nil || !strings.Contains(out, "narbor") {
+			t.Errorf("completion %s = %q, %v", shell, out, err)
+		}
+	}
+	if out, _, err := narbor(t.Context(), "version"); err != nil || out != "narbor "+version+"\n" {
+		t.Errorf("version = %q, %v", out, err)
+	}
+}
+
+// A closure of two paths in a cache directory, signed by a key.
+func makeClosure(t *testing.T, dir string) (top store.Info, key string) {
+	secret, public, err := signature.GenerateKeypair("test-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := store.OpenCache(dir, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refs []store.Path
+	for _, name := range []string{"library", "program"} {
+		nar := bytes.Repeat([]byte(name), 50_000)
+		part := sha256.Sum256([]byte(name))
+		path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		top = store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), References: refs}
+		var names []string
+		for _, r := range refs {
+			names = append(names, r.String())
+		}
+		sig, err := secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", path, top.NarHash, top.NarSize, strings.Join(names, ",")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		top.Signatures = []string{sig.String()}
+		if err := cache.Add(top, bytes.NewReader(nar)); err != nil {
+			t.Fatal(err)
+		}
+		refs = []store.Path{path}
+	}
+	return top, public.String()
+}
+
+// started runs narbor until the test ends, and waits until it answers status.
+func started(t *testing.T, args ...string) Status {
+	t.Helper()
+	state := t.TempDir()
+	socket := filepath.Join(state, "s.sock")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	var out, errs buffer
+	go func() {
+		done <- run(ctx, append([]string{"narbor", "run", "--state-dir", state, "--socket", socket, "--port", "0", "--no-mdns",
+			"--listen", "127.0.0.1:0", "--min-free", "0"}, args...), &out, &errs)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run = %v\n%s%s", err, out.String(), errs.String())
+		}
+	})
+	for deadline := time.After(20 * time.Second); ; {
+		if text, _, err := narbor(ctx, "status", "--json", "--socket", socket); err == nil {
+			var st Status
+			if err := json.Unmarshal([]byte(text), &st); err != nil {
+				t.Fatal(err)
+			}
+			return st
+		}
+		select {
+		case err := <-done:
+			done <- err
+			t.Fatalf("run = %v\n%s%s", err, out.String(), errs.String())
+		case <-deadline:
+			t.Fatal("narbor does not answer")
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// peerArg is how to reach a narbor that listens on all addresses from this machine.
+func peerArg(t *testing.T, st Status) string {
+	for _, addr := range st.Addrs {
+		if port, ok := strings.CutPrefix(addr, "/ip4/0.0.0.0/tcp/"); ok {
+			return "127.0.0.1:" + port
+		}
+	}
+	t.Fatalf("no IPv4 address in %q", st.Addrs)
+	return ""
+}
+
+func TestFetchBringsAClosure(t *testing.T) {
+	cacheDir := t.TempDir()
+	top, key := makeClosure(t, cacheDir)
+	st := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
+	if !slices.Contains(st.ShareKeys, "test-1") || st.Sharing != "signed" || st.Schema != 1 {
+		t.Errorf("status = %+v: wrong about sharing", st)
+	}
+	to := t.TempDir()
+	fetch := []string{"fetch", top.Path.String(), "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key}
+	out, errs, err := narbor(t.Context(), fetch...)
+	if err != nil {
+		t.Fatalf("fetch = %v\n%s%s", err, out, errs)
+	}
+	got, err := store.OpenCache(to, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range []store.Path{top.Path, top.References[0]} {
+		if !got.Has(p.HashPart()) {
+			t.Errorf("%s has not arrived", p)
+		}
+	}
+	if out, _, err := narbor(t.Context(), fetch...); err != nil || !strings.Contains(out, "0 paths to fetch") {
+		t.Errorf("fetch again = %q, %v: want nothing to do", out, err)
+	}
+	if _, err := os.Stat(filepath.Join(to, ".incoming")); !os.IsNotExist(err) {
+		t.Errorf("the scratch directory is left behind: %v", err)
+	}
+	absent := strings.Repeat("a", 32)
+	_, _, err = narbor(t.Context(), "fetch", absent, "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
+	var coded codedError
+	if !errors.As(err, &coded) || coded.code != exitNotFound {
+		t.Errorf("fetch of what nobody has = %v, want exit code %d", err, exitNotFound)
+	}
+}
+
+func TestShareNoneSharesNothing(t *testing.T) {
+	cacheDir := t.TempDir()
+	top, key := makeClosure(t, cacheDir)
+	st := started(t, "--cache-dir", cacheDir, "--trusted-key", key, "--share", "none")
+	_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
+	if !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("fetch from who shares nothing = %v, want ErrNotFound", err)
+	}
+}
+
+func TestOwnKeysAreFoundOut(t *testing.T) {
+	secret, public, err := signature.GenerateKeypair("me-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	good, bad := filepath.Join(dir, "good"), filepath.Join(dir, "bad")
+	if err := errors.Join(os.WriteFile(good, []byte(secret.String()+"\n"), 0o600), os.WriteFile(bad, []byte("nonsense"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	own, unreadable := ownKeys([]string{good, bad, filepath.Join(dir, "absent")})
+	if !slices.Equal(own, []string{public.String()}) || !slices.Equal(unreadable, []string{bad}) {
+		t.Errorf("ownKeys = %q, %q, want %q and %q", own, unreadable, public, bad)
+	}
+}
