@@ -28,7 +28,7 @@ func freeBytes(f *os.File) (int64, error) {
 	if st.Blocks == 0 { // a file system that does not know
 		return math.MaxInt64, nil
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * int64(st.Bsize), nil
 }
 
 // noSpace adds [ErrNoSpace] to what the kernel says of a full disk or an exhausted quota.

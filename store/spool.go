@@ -314,7 +314,7 @@ func (s *Spool) allocate(name string, size int64) (*os.File, error) {
 		return nil, err
 	}
 	rest := int64(0) // what the free space does not show yet
-	err = retryEINTR(func() error { return unix.Fallocate(int(f.Fd()), 0, 0, size) })
+	err = fallocate(f, size)
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
 		rest, err = size, f.Truncate(size)
 	}
