@@ -32,6 +32,11 @@ const (
 // is left that has it, and [store.ErrNoSpace] if the spool is full.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
+		// Another mapping may have brought it here, whose check said nothing about this path.
+		if err := m.CheckNAR(sp); err != nil {
+			sp.Close()
+			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+		}
 		return sp, nil
 	}
 	holders := n.holders(ctx, m, false)

@@ -142,11 +142,18 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	return s.announce(c)
 }
 
-// believe takes over the keys of Nix's configuration.
+// believe takes over the keys of Nix's configuration. One that is no key is left out, as it makes Nix fail already.
 func (s *service) believe(settings store.NixSettings) error {
-	trusted := slices.Concat(settings.TrustedPublicKeys, s.keys)
+	trusted := slices.Clone(s.keys)
+	for _, key := range settings.TrustedPublicKeys {
+		if _, err := trust.ParseKeys([]string{key}); err != nil {
+			s.log.Warn("left out of trusted-public-keys", zap.String("from", settings.Origin), zap.Error(err))
+			continue
+		}
+		trusted = append(trusted, key)
+	}
 	if err := s.trusted.Replace(trusted); err != nil {
-		return err
+		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
 	}
 	own, unreadable := ownKeys(settings.SecretKeyFiles)
 	if len(unreadable) > 0 {
