@@ -138,7 +138,7 @@ func (c *Cache) narinfo(root *os.Root, hp HashPart) (p cachePath, err error) {
 			p.compression = value
 		}
 	}
-	if !filepath.IsLocal(p.url) || strings.Contains(p.url, ":") || path.Clean(p.url) != p.url {
+	if !filepath.IsLocal(p.url) || path.Clean(p.url) != p.url {
 		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, ErrNotFound, p.url)
 	}
 	if !unpackable(p.compression) {

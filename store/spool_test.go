@@ -375,6 +375,75 @@ func TestDraftConcurrentLiar(t *testing.T) {
 	}
 }
 
+func TestCommitWhileWriting(t *testing.T) {
+	b, h := randomNAR(9, 10_000)
+	dir := t.TempDir()
+	begin := func(t *testing.T, d *store.Draft, off int) func(error) {
+		end, err := d.BeginWrite(b[off:], int64(off))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return end
+	}
+	for name, disk := range map[string]error{"that ends well": nil, "that fails": errors.New("disk on fire")} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				d := create(t, openSpool(t, store.SpoolConfig{Dir: dir}), h, len(b))
+				end := begin(t, d, 5000)
+				if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) { // does not wait for that write
+					t.Errorf("Commit = %v, want to hear that it is not complete", err)
+				}
+				write(t, d, b[:5000], 0)
+				done := make(chan error, 1)
+				go func() {
+					n, err := d.Commit(nil)
+					if err == nil {
+						n.Close()
+					}
+					done <- err
+				}()
+				synctest.Wait()
+				if len(done) != 0 {
+					t.Fatalf("Commit = %v during a write", <-done)
+				}
+				end(disk)
+				if err := <-done; (err == nil) != (disk == nil) || errors.Is(err, store.ErrCorrupt) {
+					t.Fatalf("Commit = %v after a write that ended with %v", err, disk)
+				}
+				if disk != nil { // the range can be written again
+					write(t, d, b[5000:], 5000)
+					commit(t, d).Close()
+				}
+			})
+		})
+	}
+}
+
+// What arrives while a NAR is being committed does not change it.
+func TestWriteWhileCommitting(t *testing.T) {
+	b, h := randomNAR(9, 10_000)
+	d := create(t, openSpool(t, store.SpoolConfig{}), h, len(b))
+	write(t, d, make([]byte, len(b)), 0)
+	if _, err := d.Commit(nil); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("Commit = %v, want ErrCorrupt", err)
+	}
+	write(t, d, b, 0)
+	n, err := d.Commit(func(store.NAR) error {
+		write(t, d, make([]byte, 100), 0)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.Close()
+	if !bytes.Equal(readAll(t, n), b) {
+		t.Error("the NAR has changed after its hash was compared")
+	}
+	if _, err := d.WriteAt(make([]byte, 100), 0); !errors.Is(err, os.ErrClosed) || !bytes.Equal(readAll(t, n), b) {
+		t.Errorf("WriteAt after Commit = %v, want ErrClosed and no change", err)
+	}
+}
+
 func TestTwoDraftsOfOneNAR(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, store.SpoolConfig{Dir: dir})
