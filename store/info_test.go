@@ -72,6 +72,18 @@ func TestParseInfoRefuses(t *testing.T) {
 	}
 }
 
+func TestParseInfoSortsReferences(t *testing.T) {
+	const a, b = "0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0", "6w8g7njm4mck5dmjxws0z1xnrxvl81xa-glibc-2.34-115"
+	want, err := store.ParseInfo(narinfoText)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := store.ParseInfo(strings.Replace(narinfoText, a+" "+b, b+"  "+a+" "+b, 1))
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("ParseInfo of shuffled references = %+v, %v, want %+v", got, err, want)
+	}
+}
+
 func TestParsePathRefuses(t *testing.T) {
 	const hp = "syd87l2rxw8cbsxmxl853h0r6pdwhwjr"
 	for _, s := range []string{

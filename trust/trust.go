@@ -29,7 +29,7 @@ import (
 	"narbor/store"
 )
 
-// maxVerify bounds the ed25519 verifications, 50 µs each, that one claim can cost. It is as many as a narinfo may
+// maxVerify bounds the ed25519 verifications, some 60 µs each, that one claim can cost. It is as many as a narinfo may
 // have signatures, so it matters only for claims that were never narinfo text.
 const maxVerify = 64
 

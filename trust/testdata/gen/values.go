@@ -23,11 +23,20 @@ func valueVectors(m material) []vector {
 	unsignedFields(m, v)
 	extra := strings.TrimPrefix(m.tree.path, "/nix/store/")
 	self := m.app.field("References") + " " + strings.TrimPrefix(m.app.path, "/nix/store/")
+	for _, x := range []struct{ name, ca string }{
+		{"tree", m.tree.field("CA")}, {"tree, rewritten", m.caApp.field("CA")},
+		{"tree with its own NarHash", "fixed:r:" + m.app.field("NarHash")}, {"text with its own NarHash", "text:" + m.app.field("NarHash")},
+	} {
+		vs = append(vs, vector{name: "CA: no self-reference, " + x.name, base: m.app, text: m.app.add("CA", x.ca), want: signedByUpstream, why: stripped})
+	}
 	return append(vs,
 		vector{name: "References: itself added", base: m.app, text: m.app.set("References", self), want: untrusted},
 		vector{name: "References: none, and one added", base: m.dep, text: m.dep.set("References", extra), want: untrusted},
 		vector{name: "References: none, and no line", base: m.dep, text: m.dep.line("References"), want: signedByUpstream})
 }
+
+// Why narbor accepts a claim that Nix would refuse or die of.
+const stripped = "the content address is not true, so it is not passed on"
 
 // An adder appends a vector.
 type adder func(name string, t text, want string, why ...string)
@@ -190,7 +199,6 @@ func unsignedFields(m material, v adder) {
 	v("FileSize: not a number", m.lib.set("FileSize", "many"), signedByUpstream, noUse)
 	v("Compression: unknown", m.lib.set("Compression", "rot13"), signedByUpstream, ourURL)
 	v("URL: elsewhere", m.lib.set("URL", "http://127.0.0.1:1/nar"), signedByUpstream, ourURL)
-	const stripped = "the content address is not true, so it is not passed on"
 	for _, x := range []struct{ name, ca, why string }{
 		{"text", m.note.field("CA"), stripped},
 		{"flat", m.file.field("CA"), stripped},
