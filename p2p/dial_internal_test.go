@@ -122,7 +122,7 @@ func TestRedialBacksOff(t *testing.T) {
 	k.finished(a.id, nil, now)
 	k.lose(a.id, now.Add(time.Second))
 	k.lose(a.id, now.Add(time.Second))
-	if k.peers[a.id].failures != 2 {
+	if k.peers[a.id].failures != 2 || k.peers[a.id].due.Sub(now) < redialMin {
 		t.Error("a connection that does not hold is dialled again without growing pauses")
 	}
 	now = now.Add(time.Hour)

@@ -68,6 +68,25 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 	}
 }
 
+func TestMovedMeansWithinOneNetwork(t *testing.T) {
+	g := newGater()
+	g.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	for _, c := range []struct {
+		was, now string
+		want     bool
+	}{
+		{"10.1.0.6", "10.1.0.7", true},
+		{"10.1.0.6", "10.1.0.6", false},
+		{"10.1.0.6", "fd01::6", false},
+		{"10.1.0.6", "10.2.0.6", false},
+		{"10.2.0.6", "10.2.0.7", false},
+	} {
+		if got := g.moved(netip.MustParseAddr(c.was), netip.MustParseAddr(c.now)); got != c.want {
+			t.Errorf("moved(%s, %s) = %v, want %v", c.was, c.now, got, c.want)
+		}
+	}
+}
+
 func TestBlockedPeerIsRefusedBothWays(t *testing.T) {
 	g := newGater()
 	p, other := newTestPeer(t), newTestPeer(t)

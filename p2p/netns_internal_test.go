@@ -275,7 +275,9 @@ func TestLANChild(t *testing.T) {
 			}
 		},
 		DisconnectedF: func(_ network.Network, c network.Conn) {
-			if !l.connected(c.RemotePeer()) {
+			if l.connected(c.RemotePeer()) {
+				print("dropped %s", c.RemotePeer()) // there is another one
+			} else {
 				print("down %s", c.RemotePeer())
 			}
 		},
