@@ -94,7 +94,7 @@ func addresses(g genuine, v func(name string, t text, want, why string)) {
 }
 
 // claim returns a narinfo for a path whose hash part is computed like Nix's, for wrong input.
-func claim(g genuine, ca, kind, inner string) (vector, string) {
+func claim(g genuine, ca, kind, inner string) vector {
 	name := g.path[len("/nix/store/")+33:]
 	sum := sha256.Sum256([]byte(kind + ":sha256:" + inner + ":/nix/store:" + name))
 	var short [20]byte
@@ -102,7 +102,7 @@ func claim(g genuine, ca, kind, inner string) (vector, string) {
 		short[i%20] ^= b
 	}
 	path := "/nix/store/" + string(store.HashPartFromBytes(short)) + "-" + name
-	return vector{base: g, text: g.set("StorePath", path).set("CA", ca)}, path
+	return vector{base: g, text: g.set("StorePath", path).set("CA", ca)}
 }
 
 // wrongKinds are paths that follow from the content address in a way that is not the one Nix has for its kind.
@@ -133,12 +133,12 @@ func wrongKinds(m material) []vector {
 		{"text as a source", m.note, note, "source", hexOf(note)},
 		{"text with a reference that is not stated", m.note, note, "text:" + m.tree.path, hexOf(note)},
 	} {
-		v, _ := claim(x.g, x.ca, x.kind, x.inner)
+		v := claim(x.g, x.ca, x.kind, x.inner)
 		v.name, v.want = "computed otherwise: "+x.name, untrusted
 		vs = append(vs, v)
 	}
 	// The address is honest, and the archive is another: what a neighbour could do who swaps NarHash.
-	v, _ := claim(m.tree, "fixed:r:"+m.caDep.field("NarHash"), "source", hexOf(m.caDep.field("CA")))
+	v := claim(m.tree, "fixed:r:"+m.caDep.field("NarHash"), "source", hexOf(m.caDep.field("CA")))
 	v.name, v.want = "tree with another's NarHash", untrusted
 	return append(vs, v)
 }

@@ -42,15 +42,6 @@ func (t text) set(key, value string) text { return t.line(key, key+": "+value) }
 // add appends a line.
 func (t text) add(key, value string) text { return t + text(key+": "+value+"\n") }
 
-// swap replaces in a value what is there once.
-func (t text) swap(key, from, to string) text {
-	v := t.field(key)
-	if strings.Count(v, from) != 1 {
-		panic(fmt.Sprintf("%q is not once in %q", from, v))
-	}
-	return t.set(key, strings.Replace(v, from, to, 1))
-}
-
 // genuine is a store path as Nix made it: its narinfo and its archive.
 type genuine struct {
 	path string
