@@ -12,14 +12,23 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const cacheInfoName = "nix-cache-info"
+const (
+	cacheInfoName = "nix-cache-info"
 
-// maxCacheInfo bounds the nix-cache-info file, which has three short lines.
-const maxCacheInfo = 64 << 10
+	// maxCacheInfo bounds the nix-cache-info file, which has three short lines.
+	maxCacheInfo = 64 << 10
+
+	// cacheTemp is the directory of files that are being written. What has not been touched for leftoverAge was left
+	// by a crash: even a NAR that comes over a slow link grows all the time.
+	cacheTemp   = ".tmp"
+	leftoverAge = 24 * time.Hour
+)
 
 // Cache is a directory in the layout of a Nix binary cache, as `nix copy --to file://DIR` makes it, and implements
 // [Source]. NARs are uncompressed or compressed by xz or zstd; a path whose NAR is compressed otherwise counts as not
@@ -28,6 +37,7 @@ const maxCacheInfo = 64 << 10
 type Cache struct {
 	dir    string
 	unpack *unpacker
+	swept  sync.Once // leftovers are deleted before the first Add
 }
 
 // OpenCache returns the cache in dir. NARs that are compressed there are unpacked into files without a name in
@@ -254,6 +264,10 @@ func (c *Cache) Add(info Info, nar io.Reader) error {
 		return err
 	}
 	defer root.Close()
+	if err := root.Mkdir(cacheTemp, 0o777); err != nil && !errors.Is(err, fs.ErrExist) {
+		return c.fail(err)
+	}
+	c.swept.Do(func() { sweep(root) })
 	if _, err := root.Stat(cacheInfoName); errors.Is(err, fs.ErrNotExist) {
 		text := "StoreDir: " + Dir + "\nWantMassQuery: 1\nPriority: 30\n"
 		if err := c.write(root, cacheInfoName, strings.NewReader(text), nil); err != nil {
@@ -266,9 +280,19 @@ func (c *Cache) Add(info Info, nar io.Reader) error {
 	return c.write(root, string(info.Path.HashPart())+".narinfo", strings.NewReader(text), nil)
 }
 
+// sweep deletes what a crash has left. If it cannot, the next one may.
+func sweep(root *os.Root) {
+	entries, _ := fs.ReadDir(root.FS(), cacheTemp)
+	for _, e := range entries {
+		if st, err := e.Info(); err == nil && time.Since(st.ModTime()) > leftoverAge {
+			_ = root.Remove(path.Join(cacheTemp, e.Name()))
+		}
+	}
+}
+
 // write makes or replaces a file, durably and at once; with info, only if what r yields is its NAR.
 func (c *Cache) write(root *os.Root, name string, r io.Reader, info *Info) (err error) {
-	temp := path.Join(path.Dir(name), ".tmp-"+rand.Text())
+	temp := path.Join(cacheTemp, rand.Text())
 	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
 		return c.fail(err)

@@ -324,8 +324,13 @@ func TestCacheLimitsMemory(t *testing.T) {
 	}
 	w.Write(nar)
 	w.Close()
-	for name, file := range map[string][]byte{"dictionary": greedy, "blocks": blocks.Bytes()} {
-		c, info, _ := cacheOf(t, "xz", len(nar), file)
+	second := append(packXZ(t, nar), greedy...)
+	for name, file := range map[string][]byte{"dictionary": greedy, "blocks": blocks.Bytes(), "second stream": second} {
+		size := len(nar)
+		if name == "second stream" {
+			size *= 2
+		}
+		c, info, _ := cacheOf(t, "xz", size, file)
 		if got, err := c.NAR(t.Context(), info); !errors.Is(err, store.ErrCorrupt) {
 			t.Errorf("xz %s: NAR = %v, %v, want ErrCorrupt", name, got, err)
 		}
@@ -425,6 +430,30 @@ func TestCacheUnpackingIsCancelled(t *testing.T) {
 	}
 	cancel()
 	wg.Wait()
+}
+
+func TestCacheUnpacksAfterFailure(t *testing.T) {
+	nar, _ := randomNAR(1, 1000)
+	_, info, dir := cacheOf(t, "zstd", len(nar), packZstd(t, nar))
+	scratch := filepath.Join(t.TempDir(), "scratch")
+	if err := os.WriteFile(scratch, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := store.OpenCache(dir, scratch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.NAR(t.Context(), info); err == nil || errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("NAR with a file as scratch directory = %v, %v, want an error that does not blame the NAR", n, err)
+	}
+	if err := os.Remove(scratch); err != nil {
+		t.Fatal(err)
+	}
+	n, err := c.NAR(t.Context(), info)
+	if err != nil {
+		t.Fatalf("NAR, once the scratch directory can be made: %v", err)
+	}
+	n.Close()
 }
 
 func TestCacheKeepsFewUnpacked(t *testing.T) {
@@ -553,12 +582,29 @@ func TestCacheAddRefuses(t *testing.T) {
 		if left, _ := filepath.Glob(filepath.Join(dir, "nar", "*")); left != nil {
 			t.Errorf("%s: %q is left", name, left)
 		}
-		if left, _ := filepath.Glob(filepath.Join(dir, "nar", ".*")); left != nil {
+		if left, _ := filepath.Glob(filepath.Join(dir, ".tmp", "*")); left != nil {
 			t.Errorf("%s: %q is left", name, left)
 		}
 	}
 	if err := c.Add(store.Info{}, bytes.NewReader(nil)); err == nil {
 		t.Error("Add of no path went well")
+	}
+}
+
+func TestCacheAddSweepsLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	old, young := filepath.Join(dir, ".tmp", "old"), filepath.Join(dir, ".tmp", "young")
+	yesterday := time.Now().Add(-25 * time.Hour)
+	if err := errors.Join(os.Mkdir(filepath.Dir(old), 0o755), os.WriteFile(old, nil, 0o644), os.WriteFile(young, nil, 0o644),
+		os.Chtimes(old, yesterday, yesterday)); err != nil {
+		t.Fatal(err)
+	}
+	p := cachePaths(t, goldenCaches)[0]
+	if err := openCache(t, dir).Add(p.info, bytes.NewReader(p.nar)); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".tmp", "*")); len(left) != 1 || left[0] != young {
+		t.Errorf("%q are left, want only the young one", left)
 	}
 }
 

@@ -662,18 +662,24 @@ func TestSpoolIsExclusive(t *testing.T) {
 }
 
 func BenchmarkDraft(b *testing.B) {
-	const size = 64 << 20
-	nar, h := randomNAR(70, size)
-	s := openSpool(b, store.SpoolConfig{})
-	b.SetBytes(size)
-	for b.Loop() {
-		d := create(b, s, h, size)
-		for off := 0; off < size; off += store.BlockSize {
-			write(b, d, nar[off:off+store.BlockSize], off)
-		}
-		n := commit(b, d)
-		n.Used()
-		n.Close()
+	for name, size := range map[string]int{"4KiB": 4 << 10, "64MiB": 64 << 20} {
+		b.Run(name, func(b *testing.B) {
+			nar, h := randomNAR(70, size)
+			s := openSpool(b, store.SpoolConfig{})
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				d, err := s.Create(h, int64(size))
+				if err != nil {
+					b.Fatal(err)
+				}
+				for off := 0; off < size; off += store.BlockSize {
+					write(b, d, nar[off:min(off+store.BlockSize, size)], off)
+				}
+				n := commit(b, d)
+				n.Used()
+				n.Close()
+			}
+		})
 	}
 }
 
