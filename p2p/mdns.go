@@ -42,6 +42,11 @@ const (
 
 // A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes
 // gets a new session under a new name, because others would take the old name for old news. Owned by one goroutine.
+//
+// What a session sends of its own accord stays on its link. But Linux hands zeroconf's sockets every multicast packet
+// that any program on the machine has joined the group for, and zeroconf answers where the question came from: if
+// Avahi listens on a link that is not used here, a question there is answered with the addresses of those that are.
+// Nobody can connect from there: the gater sees to that.
 type discovery struct {
 	lan      *lan
 	port     uint16
