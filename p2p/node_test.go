@@ -71,7 +71,6 @@ func noise(seed, size int) []byte {
 // A machine is a node that runs, with what it shares.
 type machine struct {
 	*p2p.Node
-	mem  *store.Mem
 	stop context.CancelFunc
 	done chan struct{}
 }

@@ -66,6 +66,9 @@ func fetch(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if _, err := zap.RedirectStdLogAt(log.Named("mdns"), zap.DebugLevel); err != nil {
+		return err
+	}
 	dir := c.String("to")
 	if dir == "" {
 		state, err := stateDir(c)

@@ -86,6 +86,10 @@ func newService(c *cli.Context) (s *service, err error) {
 	if s.log, err = newLog(c, c.App.ErrWriter); err != nil {
 		return s, err
 	}
+	// zeroconf writes to the standard logger; what it has to say is of interest to who looks for trouble.
+	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
+		return s, err
+	}
 	if c.Uint("port") > 65535 {
 		return s, codedError{fmt.Errorf("--port %d is not a TCP port", c.Uint("port")), exitUsage}
 	}
