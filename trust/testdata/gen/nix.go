@@ -71,7 +71,7 @@ func (w world) complaint(s string) string {
 func (w world) key(keysDir, name string) (file, public string) {
 	file = filepath.Join(keysDir, name+".secret")
 	if _, err := os.Stat(file); err != nil {
-		check(exec.Command("nix-store", "--generate-binary-cache-key", name, file, file+".public").Run())
+		must(w.nix("nix-store", "--generate-binary-cache-key", name, file, file+".public"))
 		check(os.Rename(file+".public", filepath.Join(keysDir, name+".public")))
 	}
 	b, err := os.ReadFile(filepath.Join(keysDir, name+".public"))
