@@ -76,8 +76,8 @@ func (f *fetches) leave(key fetchKey, fl *flight) {
 	f.unlockAndTidy(key, fl)
 }
 
-// unlockAndTidy gives f.mu back. It forgets a flight that nobody may join any more, because it has ended or is being
-// cancelled, and closes its handle once it has ended and nobody waits.
+// unlockAndTidy gives f.mu back. It cancels a flight for which nobody waits, so that nobody may join it any more, and
+// closes its handle once it has ended.
 func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
 	ended := false
 	select {
@@ -85,12 +85,12 @@ func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
 		ended = true
 	default:
 	}
-	if (ended || fl.waiters == 0) && f.running[key] == fl {
-		delete(f.running, key)
-	}
 	var last *store.Spooled
 	if fl.waiters == 0 {
 		fl.cancel()
+		if f.running[key] == fl {
+			delete(f.running, key)
+		}
 		if ended {
 			last, fl.spooled = fl.spooled, nil
 		}

@@ -178,25 +178,42 @@ func TestFetchStopsWhenTheLastWaiterHasGone(t *testing.T) {
 	})
 }
 
-// TestLateFetchIsClosed has a fetch end well after the last waiter went: its handle must not stay open.
+// TestLateFetchIsClosed has a fetch end well after its only waiter went: its handle must not stay open, and the
+// fetch that was begun since must not notice.
 func TestLateFetchIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		info, _ := w.add(t, "hello", 5000)
-		gate := make(chan struct{})
-		src := &probe{inner: w.local(), fetch: func(_ context.Context, m trust.Mapping) (*store.Spooled, error) {
-			<-gate
+		gates := []chan struct{}{make(chan struct{}), make(chan struct{}), make(chan struct{})}
+		src := &probe{inner: w.local()}
+		src.fetch = func(_ context.Context, m trust.Mapping) (*store.Spooled, error) {
+			<-gates[src.fetched.Load()-1]
 			return w.local().Fetch(context.Background(), m)
-		}}
+		}
 		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		doContext(ctx, s, "GET", narPath(info))
-		close(gate)
+		part := func() { wantStatus(t, "a newcomer", do(s, "GET", narPath(info), "Range", "bytes=0-9"), 206) }
+		go part()
+		synctest.Wait()
+		if n := src.fetched.Load(); n != 2 {
+			t.Errorf("%d fetches, want 2: a newcomer must not join one that is being cancelled", n)
+		}
+		close(gates[0])
 		synctest.Wait()
 		if st := w.spool.Stats(); st.Entries != 1 {
 			t.Errorf("Stats = %+v, want the late NAR", st)
 		}
+		w.wantIdle(t)
+		go part()
+		synctest.Wait()
+		if n := src.fetched.Load(); n != 2 {
+			t.Errorf("%d fetches, want 2: the end of the first made the second one invisible", n)
+		}
+		close(gates[1])
+		close(gates[2])
+		synctest.Wait()
 		w.wantIdle(t)
 	})
 }

@@ -156,7 +156,7 @@ func TestLocalFetchRefusesWhatItMayNotShare(t *testing.T) {
 	again.NarHash, again.NarSize = sum(rebuilt), int64(len(rebuilt))
 	w.sign(&again)
 	w.mem.Add(again, rebuilt)
-	if sp, err := w.local().Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+	if sp, err := narserve.Local(sealed{w.mem, t}, w.keys, w.spool).Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch of what the own store has by another NarHash = %v, %v, want ErrNotFound", sp, err)
 	}
 }
@@ -181,9 +181,15 @@ func TestSpooledForAnotherPath(t *testing.T) {
 		t.Fatalf("Check(%v) = %v: the test's claim is not believed until its NAR is seen", forged, err)
 	}
 	if sp, err := w.local().Fetch(t.Context(), m); !errors.Is(err, store.ErrCorrupt) {
-		t.Errorf("Fetch = %v, %v, want ErrCorrupt", sp, err)
+		t.Errorf("Fetch from the spool = %v, %v, want ErrCorrupt", sp, err)
 	}
 	w.wantIdle(t)
+	signedToo := forged
+	w.sign(&signedToo)
+	w.mem.Add(signedToo, nar)
+	if sp, err := narserve.Local(w.mem, w.keys, newWorld(t).spool).Fetch(t.Context(), m); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("Fetch from the store = %v, %v, want ErrCorrupt", sp, err)
+	}
 }
 
 // textClaim makes what `builtins.toFile` makes of contents.
@@ -200,6 +206,17 @@ func textClaim(t *testing.T, name string, contents []byte) store.Info {
 		t.Fatal(err)
 	}
 	return store.Info{Path: path, CA: "text:" + h.String()}
+}
+
+// sealed is a store whose archives must not be opened.
+type sealed struct {
+	store.Source
+	t *testing.T
+}
+
+func (s sealed) NAR(_ context.Context, info store.Info) (store.NAR, error) {
+	s.t.Errorf("NAR(%s) was called", info.Path)
+	return nil, errBroken
 }
 
 // brokenSource is a store that cannot be asked.

@@ -111,15 +111,16 @@ func TestEarlyMissHasPatience(t *testing.T) {
 		asked            time.Duration
 		status           int
 		after            time.Duration // since the start
+		lookups          int32
 	}{
-		{"there from the start", never, 0, 0, 200, 0},
-		{"appears before it settles", 700 * time.Millisecond, 600 * time.Millisecond, 0, 200, 700 * time.Millisecond},
-		{"does not appear", 700 * time.Millisecond, never, 0, 404, 700 * time.Millisecond},
-		{"never settles", never, never, 0, 404, 2 * time.Second},
-		{"never settles, appears", never, 1900 * time.Millisecond, 0, 200, 2 * time.Second},
-		{"asked late", never, never, 1500 * time.Millisecond, 404, 2 * time.Second},
-		{"asked after it settled", 700 * time.Millisecond, never, 900 * time.Millisecond, 404, 900 * time.Millisecond},
-		{"asked after the patience", never, never, 3 * time.Second, 404, 3 * time.Second},
+		{"there from the start", never, 0, 0, 200, 0, 1},
+		{"appears before it settles", 700 * time.Millisecond, 600 * time.Millisecond, 0, 200, 700 * time.Millisecond, 2},
+		{"does not appear", 700 * time.Millisecond, never, 0, 404, 700 * time.Millisecond, 2},
+		{"never settles", never, never, 0, 404, 2 * time.Second, 2},
+		{"never settles, appears", never, 1900 * time.Millisecond, 0, 200, 2 * time.Second, 2},
+		{"asked late", never, never, 1500 * time.Millisecond, 404, 2 * time.Second, 2},
+		{"asked after it settled", 700 * time.Millisecond, never, 900 * time.Millisecond, 404, 900 * time.Millisecond, 1},
+		{"asked after the patience", never, never, 3 * time.Second, 404, 3 * time.Second, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
@@ -139,6 +140,9 @@ func TestEarlyMissHasPatience(t *testing.T) {
 			wantStatus(t, tt.name, do(s, "GET", narinfoPath(info)), tt.status)
 			if dur := time.Since(began); dur != tt.after {
 				t.Errorf("%s: answered at %v, want %v", tt.name, dur, tt.after)
+			}
+			if n := src.lookups.Load(); n != tt.lookups {
+				t.Errorf("%s: %d lookups, want %d", tt.name, n, tt.lookups)
 			}
 		})
 	}
@@ -222,6 +226,21 @@ func TestFailingSourceIsLoggedOnce(t *testing.T) {
 	if st := s.Stats(); st.NarinfoHits != 10 || st.NarinfoMisses != 100 {
 		t.Errorf("Stats = %+v, want 10 hits and 100 misses", st)
 	}
+}
+
+func TestSlowerSourceIsNotBlamed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.InfoLevel)
+		w := newWorld(t)
+		info, _ := w.add(t, "hello", 10)
+		sources := []narserve.Source{after(200*time.Millisecond, w.local()), w.local()}
+		s := narserve.New(narserve.Config{Sources: sources, Keys: w.keys, Log: zap.New(core)})
+		wantStatus(t, "narinfo", do(s, "GET", narinfoPath(info)), 200)
+		synctest.Wait()
+		if logs.Len() != 0 {
+			t.Errorf("logged %v", logs.All())
+		}
+	})
 }
 
 func TestOrdinaryMissesAreNotLogged(t *testing.T) {

@@ -44,6 +44,9 @@ const (
 	// idleTimeout is above the 118 s after which curl, and so Nix, gives up reusing a connection: we never
 	// close one that Nix is about to ask on.
 	idleTimeout = 3 * time.Minute
+	// bodyTimeout bounds how long net/http waits, after our reply, for the body of a request: nobody reads it,
+	// and Nix sends none unless it mistakes us for a cache that it may write to.
+	bodyTimeout = 5 * time.Second
 	// maxHeaderBytes bounds what a request may make us hold. Nix sends 200 bytes.
 	maxHeaderBytes = 16 << 10
 	// writeTimeout bounds each reply that is not a NAR, and each [chunkSize] of one that is. Nix stops reading
@@ -159,7 +162,11 @@ var notFound = reply{status: http.StatusNotFound, contentType: "text/plain", tex
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Errors are those of connections that are gone, or of a recorder, which has no deadlines.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	rc := http.NewResponseController(w)
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if r.ContentLength != 0 {
+		_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	}
 	a := s.answer(r)
 	defer func() {
 		if p := recover(); p != nil {
@@ -170,9 +177,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	h := w.Header()
-	if r.ContentLength != 0 {
-		h.Set("Connection", "close") // else net/http waits, without a deadline, for a body that nobody wants
-	}
 	h.Set("Content-Type", a.contentType)
 	if a.nar != nil {
 		s.sendNAR(w, r, a)
@@ -244,9 +248,7 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 
 // infoText writes the narinfo of a mapping. Nix takes a missing Compression for bzip2.
 func infoText(m trust.Mapping) string {
-	info := m.Info()
-	info.Deriver = store.Path{} // no signature covers it
-	return info.String() + "URL: nar/" + narName(m.Path().HashPart(), m.NarHash()) + "\nCompression: none\n"
+	return m.Info().String() + "URL: nar/" + narName(m.Path().HashPart(), m.NarHash()) + "\nCompression: none\n"
 }
 
 func (s *Server) logPanic(r *http.Request, p any) {
