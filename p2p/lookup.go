@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -133,6 +134,9 @@ func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
 	if f == nil {
 		m, err := n.cfg.Trusted.Check(info)
 		if err != nil {
+			if errors.Is(err, trust.ErrForged) {
+				n.strike(r.from.id, err.Error())
+			}
 			n.log.Debug("claim not believed", zap.Stringer("peer", r.from.id), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}

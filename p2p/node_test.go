@@ -362,6 +362,9 @@ func TestForgedClaimsAreNotBelieved(t *testing.T) {
 			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m, err)
 		}
 	}
+	if got := b.Status().Neighbours[0].Strikes; got != 1 { // for what it signed in the upstream's name
+		t.Errorf("the forger has %d strikes, want 1", got)
+	}
 }
 
 func TestManyAtOnce(t *testing.T) {

@@ -275,3 +275,34 @@ func TestCheckSortsReferences(t *testing.T) {
 		t.Error("Check has changed its argument")
 	}
 }
+
+func TestForgedIsNotMerelyUntrusted(t *testing.T) {
+	a, b := newSigner("a-1"), newSigner("b-1")
+	imposter := signer{a.name, b.private}
+	info := sampleInfo(t)
+	keys := parseKeys(t, a.key())
+	for name, c := range map[string]struct {
+		info   store.Info
+		forged bool
+	}{
+		"unsigned":             {info, false},
+		"by an unknown key":    {b.sign(info), false},
+		"in a trusted name":    {imposter.sign(info), true},
+		"of another path's":    {sampleOf(a.sign(store.Info{Path: info.Path, NarHash: store.Hash{2}, NarSize: 1}), info), true},
+		"unknown and imposter": {imposter.sign(b.sign(info)), true},
+	} {
+		_, err := keys.Check(c.info)
+		if !errors.Is(err, trust.ErrUntrusted) || errors.Is(err, trust.ErrForged) != c.forged {
+			t.Errorf("%s: Check = %v, want ErrUntrusted, and ErrForged: %v", name, err, c.forged)
+		}
+	}
+	if _, err := keys.Check(a.sign(imposter.sign(info))); err != nil {
+		t.Errorf("Check of an imposter's signature beside a good one = %v", err)
+	}
+}
+
+// sampleOf returns info with the signatures of another.
+func sampleOf(other, info store.Info) store.Info {
+	info.Signatures = other.Signatures
+	return info
+}

@@ -36,7 +36,12 @@ const maxVerify = 64
 // ErrUntrusted says that a claim is neither signed by a trusted key nor proven by its content.
 var ErrUntrusted = errors.New("not signed by a trusted key")
 
-// Check turns a claim into a mapping if it deserves belief. The error wraps [ErrUntrusted] if it does not.
+// ErrForged says that a claim is signed in the name of a trusted key, and that none of these signatures is right.
+// An honest neighbour passes on only signatures that it has verified.
+var ErrForged = errors.New("its signature in the name of a trusted key is wrong")
+
+// Check turns a claim into a mapping if it deserves belief. The error wraps [ErrUntrusted] if it does not,
+// and [ErrForged], too, if somebody has lied.
 func (k *Keys) Check(info store.Info) (Mapping, error) {
 	if info.Path.IsZero() || info.NarSize < 1 || info.NarSize > store.MaxNarSize {
 		return Mapping{}, fmt.Errorf("%s with NarSize %d is no claim: %w", cmp.Or(info.Path.String(), "no path"), info.NarSize, ErrUntrusted)
@@ -46,6 +51,8 @@ func (k *Keys) Check(info store.Info) (Mapping, error) {
 	m.signatures, m.signedBy = m.checkedBy.verifyAll(fingerprint(info), info.Signatures)
 	content, proven := recompute(info)
 	switch {
+	case m.signedBy == "" && !proven && m.checkedBy.named(info.Signatures):
+		return Mapping{}, fmt.Errorf("%s: %w: %w", info.Path, ErrUntrusted, ErrForged)
 	case m.signedBy == "" && !proven:
 		return Mapping{}, fmt.Errorf("%s: %w", info.Path, ErrUntrusted)
 	case proven && (m.signedBy == "" || !content.flat):
@@ -86,6 +93,14 @@ func (s *keySet) verifyAll(fingerprint string, signatures []string) (good []stri
 		}
 	}
 	return good, first
+}
+
+// named says whether one of the signatures claims to be by a key of the set.
+func (s *keySet) named(signatures []string) bool {
+	return slices.ContainsFunc(signatures, func(sig string) bool {
+		name, _, _ := strings.Cut(sig, ":")
+		return s.has(name)
+	})
 }
 
 // fingerprint is what an upstream signs. The references must be sorted.

@@ -156,10 +156,10 @@ func (s *service) believe(settings store.NixSettings) error {
 		}
 		trusted = append(trusted, key)
 	}
-	if err := s.trusted.Replace(trusted); err != nil {
+	own, unreadable := ownKeys(settings.SecretKeyFiles)
+	if err := s.trusted.Replace(slices.Concat(trusted, own)); err != nil { // Nix trusts its own keys, too
 		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
 	}
-	own, unreadable := ownKeys(settings.SecretKeyFiles)
 	if len(unreadable) > 0 {
 		// A key whose name is unknown may be any of the trusted ones, and what it signed was built here.
 		s.log.Warn("cannot tell which trusted key is this machine's own, so nothing is shared: let narbor read the file, or remove it from secret-key-files",
