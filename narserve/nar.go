@@ -86,7 +86,11 @@ func (s *Server) mapping(ctx context.Context, hp store.HashPart, narHash store.H
 		}
 		s.mappings.Remove(hp)
 	}
-	return s.find(ctx, q)
+	m, err := s.find(ctx, q)
+	if err == nil {
+		s.remember(m, infoText(m)) // Nix may come back for the rest
+	}
+	return m, err
 }
 
 // fetch returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of

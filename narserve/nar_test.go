@@ -135,6 +135,10 @@ func TestURLOutlivesTheServer(t *testing.T) {
 	if !bytes.Equal(body(t, resp), nar) {
 		t.Error("other bytes after a restart")
 	}
+	wantStatus(t, "NAR again", do(after, "GET", narPath(info)), 200)
+	if n := src.lookups.Load(); n != 2 {
+		t.Errorf("%d lookups with a restart between, want 2", n)
+	}
 }
 
 // TestEarlyNARHasPatience is a restart in the middle of a build: Nix knows the URL, and we do not know anybody yet.

@@ -240,10 +240,15 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	}
 	s.hits.Add(1)
 	text := infoText(m)
-	if len(text) <= maxMappingLen {
-		s.mappings.Add(hp, m)
-	}
+	s.remember(m, text)
 	return reply{status: http.StatusOK, contentType: "text/x-nix-narinfo", text: text}, nil
+}
+
+// remember keeps a mapping, whose narinfo is text, for the request for its NAR.
+func (s *Server) remember(m trust.Mapping, text string) {
+	if len(text) <= maxMappingLen {
+		s.mappings.Add(m.Path().HashPart(), m)
+	}
 }
 
 // infoText writes the narinfo of a mapping. Nix takes a missing Compression for bzip2.
