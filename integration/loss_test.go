@@ -20,18 +20,13 @@ func TestPathIsCollectedWhileItIsSent(t *testing.T) {
 	w.neighbours(bob, 1)
 	big := c.Biggest()
 
-	done := make(chan error, 1)
-	go func() {
-		said, err := bob.Realise(w.ctx, c.Top.String())
-		w.noWrongByte(bob, said)
-		done <- err
-	}()
+	r := w.begin(bob, c.Top.String())
 	w.until(bob, "was in the middle of the archive", func(s lan.Status) bool { return received(s) > 400 })
 	_, err := alice.Run(w.ctx, "sh", "-c", `NIX_REMOTE= nix-store --delete --ignore-liveness "$0"`, big.Path.String())
 	t.Logf("nix-store --delete while the path is sent: %v", err)
 	_, err = alice.Run(w.ctx, "rm", "-rf", big.Path.String())
 	w.must(err)
-	w.must(<-done)
+	r.end()
 	w.whole(bob, c, c.Top.String())
 }
 
@@ -87,17 +82,12 @@ func TestNetworkGoesAwayForAMoment(t *testing.T) {
 	w.sharing("alice", c)
 	bob, _ := w.fetching("bob")
 	w.must(bob.Shape(100))
-	done := make(chan error, 1)
-	go func() {
-		said, err := bob.Realise(w.ctx, c.Top.String())
-		w.noWrongByte(bob, said)
-		done <- err
-	}()
+	r := w.begin(bob, c.Top.String())
 	w.until(bob, "got blocks", func(s lan.Status) bool { return received(s) > 20 })
 	w.must(bob.Unplug())
 	time.Sleep(2 * time.Second) // the outage itself; nothing waits for something here
 	w.must(bob.Plug())
-	w.must(<-done)
+	r.end()
 	w.whole(bob, c, c.Top.String())
 }
 
@@ -118,15 +108,10 @@ func TestNetworkGoesAwayAndComesBack(t *testing.T) {
 	w.must(bob.Shape(50))
 	w.neighbours(bob, 1)
 
-	done := make(chan error, 1)
-	go func() {
-		said, err := bob.Realise(w.ctx, c.Top.String())
-		w.noWrongByte(bob, said)
-		done <- err
-	}()
+	r := w.begin(bob, c.Top.String())
 	w.until(bob, "got blocks", func(s lan.Status) bool { return received(s) > 20 })
 	w.must(bob.SetInterface(false))
-	w.must(<-done)
+	r.end()
 	if nars := w.nars(bob); len(nars) == 0 || len(nars) == len(c.Infos) {
 		t.Errorf("nginx served %d archives of %d, want some, and not all", len(nars), len(c.Infos))
 	}

@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"testing"
-	"time"
 
 	"narbor/integration/corpus"
 	"narbor/integration/lan"
@@ -32,16 +31,7 @@ func TestOneHonestNeighbourIsEnough(t *testing.T) {
 	fetcher, _ := w.fetching("fetcher")
 	w.neighbours(fetcher, len(sources))
 
-	start := time.Now()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		said, err := fetcher.Realise(w.ctx, c.Top.String())
-		if err != nil {
-			t.Error(err)
-		}
-		w.noWrongByte(fetcher, said)
-	}()
+	r := w.begin(fetcher, c.Top.String())
 	// Each has sent its part of the first quarter, and has more to come.
 	w.until(fetcher, "got blocks from doomed and asleep", func(s lan.Status) bool {
 		sending := 0
@@ -54,12 +44,7 @@ func TestOneHonestNeighbourIsEnough(t *testing.T) {
 	})
 	w.must(killed.Kill())
 	w.must(stopped.Stop())
-	t.Logf("killed and stopped after %s", time.Since(start))
-	<-done
-	t.Logf("done after %s", time.Since(start))
-	if t.Failed() {
-		return
-	}
+	r.end()
 	s := w.status(fetcher)
 	t.Logf("%+v", s)
 	if len(s.Struck) != 1 {

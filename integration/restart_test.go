@@ -54,7 +54,7 @@ func TestRestartsOfNarborFailNoBuild(t *testing.T) {
 				t.Fatalf("narbor was killed at path %d: %v", at, err)
 			}
 			t.Logf("killed at path %d of %d: %s", at, len(c.Infos), strings.TrimSpace(out))
-			w.noWrongByte(bob, said.String())
+			w.noHarm(bob, said.String())
 			w.whole(bob, c, c.Top.String())
 			if !t.Failed() {
 				w.must(w.lan.Remove(bob)) // or the next would fetch from it, too
@@ -73,15 +73,10 @@ func TestRestartInTheMiddleOfOneNAR(t *testing.T) {
 	big := c.Biggest()
 	w.realise(bob, references(big)...)
 	before := received(w.status(bob))
-	done := make(chan error, 1)
-	go func() {
-		said, err := bob.Realise(w.ctx, big.Path.String())
-		w.noWrongByte(bob, said)
-		done <- err
-	}()
+	r := w.begin(bob, big.Path.String())
 	w.until(bob, "was in the middle of the archive", func(s lan.Status) bool { return received(s)-before > 200 })
 	w.must(p.Kill())
 	w.start(bob)
-	w.must(<-done)
+	r.end()
 	w.whole(bob, c, big.Path.String())
 }

@@ -24,9 +24,12 @@ func TestOnlyWhatAnUpstreamSignedIsServed(t *testing.T) {
 	w.must(err)
 	public, err := alice.Run(w.ctx, "sh", "-c", "nix key convert-secret-to-public < /etc/nix/secret")
 	w.must(err)
-	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+public)
-
 	unsigned := w.various(alice, c)
+	// Bob would believe each key that has signed anything here, so that it is Alice who keeps things to herself.
+	others, err := alice.Run(w.ctx, "sh", "-ec", "for k in mallory impostor; do nix key convert-secret-to-public < /tmp/$k; echo; done")
+	w.must(err)
+	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters = "+lan.Substituter,
+		"extra-trusted-public-keys = "+public+" "+strings.Join(strings.Fields(others), " "))
 	w.must(alice.Configure("extra-trusted-public-keys = "+public, "secret-key-files = /etc/nix/secret"))
 	maps.Copy(unsigned, w.own(alice))
 	signed := w.resigned(alice)

@@ -185,21 +185,50 @@ func (w world) neighbours(h *lan.Host, n int) lan.Status {
 	return s
 }
 
-// realise lets Nix fetch, and ends the test if Nix fails. It is an error if Nix got a wrong byte.
+// realise lets Nix fetch, and ends the test if Nix fails. It is an error if Nix was harmed.
 func (w world) realise(h *lan.Host, paths ...string) {
 	w.Helper()
-	start := time.Now()
-	said, err := h.Realise(w.ctx, paths...)
-	w.must(err)
-	w.Logf("%s: fetched in %s", h.Name, time.Since(start).Round(time.Millisecond))
-	w.noWrongByte(h, said)
+	w.begin(h, paths...).end()
 }
 
-func (w world) noWrongByte(h *lan.Host, said string) {
+// A realisation is Nix fetching in the background.
+type realisation struct {
+	w    world
+	h    *lan.Host
+	done chan struct{} // closed once the rest is set
+	said string
+	took time.Duration
+	err  error
+}
+
+// begin lets Nix fetch while the test does something else.
+func (w world) begin(h *lan.Host, paths ...string) *realisation {
+	r := &realisation{w: w, h: h, done: make(chan struct{})}
+	start := time.Now()
+	go func() { // ends with the host at the latest, and does not touch the test, which may have ended before
+		r.said, r.err = h.Realise(w.ctx, paths...)
+		r.took = time.Since(start).Round(time.Millisecond)
+		close(r.done)
+	}()
+	return r
+}
+
+// end waits for Nix.
+func (r *realisation) end() {
+	r.w.Helper()
+	<-r.done
+	r.w.must(r.err)
+	r.w.Logf("%s: fetched in %s", r.h.Name, r.took)
+	r.w.noHarm(r.h, r.said)
+}
+
+// noHarm reads what Nix said: it must have been given no wrong byte, and nothing that makes old versions give up.
+func (w world) noHarm(h *lan.Host, said string) {
 	w.Helper()
-	for line := range strings.Lines(said) {
-		if strings.Contains(line, "hash mismatch") || strings.Contains(line, "Nix archive") {
-			w.Errorf("%s: Nix was given wrong bytes: %s", h.Name, line)
+	for _, bad := range []string{"hash mismatch", "Nix archive", "is incomplete", "HTTP error 5", "HTTP error 400"} {
+		if _, rest, found := strings.Cut(said, bad); found {
+			rest, _, _ = strings.Cut(rest, "\n")
+			w.Errorf("%s: Nix says %d times: %s%s", h.Name, strings.Count(said, bad), bad, rest)
 		}
 	}
 }
