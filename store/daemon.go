@@ -64,18 +64,10 @@ type daemonRequest struct {
 	reply func(r *wireReader)
 }
 
-// newDaemonConn greets the daemon on conn, and closes conn if that fails.
+// newDaemonConn greets the daemon on conn.
 func newDaemonConn(ctx context.Context, conn rwc) (*daemonConn, error) {
 	c := &daemonConn{rwc: conn, r: wireReader{r: bufio.NewReader(conn)}, w: bufio.NewWriter(conn), born: time.Now()}
-	err := c.guarded(ctx, c.greet)
-	if err != nil {
-		conn.Close()
-		if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
-			return nil, fmt.Errorf("nix daemon hung up (allowed-users in nix.conf may leave this user out): %w", err)
-		}
-		return nil, err
-	}
-	return c, nil
+	return c, c.guarded(ctx, c.greet)
 }
 
 func (c *daemonConn) greet() error {
@@ -128,11 +120,7 @@ func (c *daemonConn) do(ctx context.Context, req daemonRequest) error {
 
 // guarded runs f, which uses the connection, until ctx ends or daemonTimeout is over.
 func (c *daemonConn) guarded(ctx context.Context, f func() error) error {
-	deadline, late := time.Now().Add(daemonTimeout), os.ErrDeadlineExceeded
-	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
-		deadline, late = d, context.DeadlineExceeded
-	}
-	if err := c.rwc.SetDeadline(deadline); err != nil {
+	if err := c.rwc.SetDeadline(time.Now().Add(daemonTimeout)); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = c.rwc.SetDeadline(time.Unix(1, 0)) })
@@ -142,7 +130,7 @@ func (c *daemonConn) guarded(ctx context.Context, f func() error) error {
 	case interrupted && ctx.Err() != nil: // the deadline in the past may still be set: not even a success keeps it
 		return fmt.Errorf("nix daemon: %w", context.Cause(ctx))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("nix daemon has not answered in time: %w", late)
+		return fmt.Errorf("nix daemon has not answered for %v: %w", daemonTimeout, os.ErrDeadlineExceeded)
 	case err == nil || isDaemonError(err):
 		return err
 	}
@@ -154,9 +142,7 @@ func isDaemonError(err error) bool {
 	return ok
 }
 
-func isTimeout(err error) bool {
-	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
-}
+func isTimeout(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
 
 func (c *daemonConn) close() { _ = c.rwc.Close() }
 
@@ -183,10 +169,17 @@ func (d *daemon) connect(ctx context.Context) (*daemonConn, error) {
 		return nil, err
 	}
 	c, err := newDaemonConn(ctx, conn)
-	if child, ok := conn.(*daemonChild); ok && err != nil {
+	if err == nil {
+		return c, nil
+	}
+	_ = conn.Close()
+	if child, ok := conn.(*daemonChild); ok {
 		return nil, child.explain(err)
 	}
-	return c, err
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		err = fmt.Errorf("%w (allowed-users in nix.conf may leave this user out)", err)
+	}
+	return nil, err
 }
 
 // call runs one request on a pooled connection. If that is one from before, and turns out to be dead, the daemon

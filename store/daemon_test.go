@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/wire"
@@ -198,6 +199,7 @@ func TestGreetingsRefused(t *testing.T) {
 		"nothing":        nil,
 		"half a word":    {1, 2, 3},
 		"http":           []byte("HTTP/1.1 400 Bad Request\r\n\r\n"),
+		"wrong magic":    frames(0x6478696e, 1<<8|35, "2.18", 0, msgLast),
 		"too old":        frames(0x6478696f, 1<<8|17, msgLast),
 		"another major":  frames(0x6478696f, 2<<8|35, "x", 0, msgLast),
 		"huge version":   frames(0x6478696f, 1<<8|35, 1<<40),
@@ -243,6 +245,8 @@ func TestAnswersRefused(t *testing.T) {
 		"reference to /":    frames(msgLast, 1, "", hexHash, []string{"/"}, 1, 5, 0, 0, ""),
 		"relative":          frames(msgLast, 1, "", hexHash, []string{pathCurl[11:]}, 1, 5, 0, 0, ""),
 		"wrong padding":     slices.Concat(frames(msgLast, 1, 1), []byte("a\x00\x00\x00\x00\x00\x00\x01"), good[24:]),
+		"too many refs":     frames(msgLast, 1, "", hexHash, slices.Repeat([]string{pathCurl}, 1<<16+1), 1, 5, 0, 0, ""),
+		"unknown message":   slices.Concat(frames(77), good),
 		"error":             frames(msgError, "Error", 0, "x", "no such thing", 0, 0),
 		"error, traces":     frames(msgError, "Error", 0, "x", "no such thing", 0, 1, 0, "while"),
 		"not a message":     frames(0),
@@ -319,6 +323,7 @@ func TestStuckDaemon(t *testing.T) {
 	n := openTwin(t, d)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
+	start := time.Now()
 	if _, err := n.Info(ctx, hpCurl); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Info of a stuck daemon = %v, want DeadlineExceeded", err)
 	}
@@ -329,8 +334,39 @@ func TestStuckDaemon(t *testing.T) {
 	if _, err := n.NAR(ctx, store.Info{Path: p, NarSize: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("NAR of a stuck daemon = %v, want Canceled", err)
 	}
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("a stuck daemon has held us up for %v, far longer than our contexts allow", d)
+	}
 	if all, err := n.AllValidPaths(t.Context()); err != nil || len(all) != 2 {
 		t.Errorf("AllValidPaths after that = %v, %v", all, err)
+	}
+}
+
+// TestStuckDaemonWithoutDeadline waits with a context that never ends, in a time of our own.
+func TestStuckDaemonWithoutDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newTwin()
+		d.stuck = map[int]bool{29: true}
+		n := store.NewNixOn(func() net.Conn {
+			client, server := net.Pipe()
+			go d.serve(server)
+			return client
+		})
+		defer n.Close()
+		if _, err := n.Info(context.Background(), hpCurl); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Info of a stuck daemon = %v, want ErrDeadlineExceeded", err)
+		}
+	})
+}
+
+func TestNoArchiveWithoutRoot(t *testing.T) {
+	d := newTwin()
+	d.answers[11] = frames(msgError, "Error", 0, "x", "no more roots", 0, 0)
+	n := openTwin(t, d)
+	info, err := n.Info(t.Context(), hpCurl)
+	must(t, err)
+	if _, err := n.NAR(t.Context(), info); err == nil || !strings.Contains(err.Error(), "no more roots") {
+		t.Errorf("NAR = %v, want the daemon's error about the root", err)
 	}
 }
 

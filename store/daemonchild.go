@@ -122,9 +122,9 @@ func (d *daemonChild) explain(err error) error {
 		said = said[i:] // what comes before are warnings
 	}
 	if said = firstLine(said); said != "" {
-		return fmt.Errorf("no daemon listens, and our own nix-daemon says %q: %w", said, err)
+		err = fmt.Errorf("%w: %q", err, said)
 	}
-	return fmt.Errorf("no daemon listens, and our own nix-daemon: %w", err)
+	return fmt.Errorf("no daemon listens, and with one of our own: %w", err)
 }
 
 // A tail keeps the last bytes written to it.

@@ -58,3 +58,21 @@ func (n *Nix) Hold(ctx context.Context, p Path) error { return n.roots.hold(ctx,
 
 // Release undoes [Nix.Hold].
 func (n *Nix) Release(p Path) { n.roots.release(p) }
+
+// LayoutCache is the cache of layouts.
+type LayoutCache struct{ *layoutCache }
+
+// NewLayoutCache returns a cache of limit bytes.
+func NewLayoutCache(limit int64) LayoutCache { return LayoutCache{newLayoutCache(limit)} }
+
+// Get makes or finds the layout of the path that info describes, and says where in memory that is.
+func (c LayoutCache) Get(ctx context.Context, storeDir string, info Info) (any, error) {
+	return c.get(ctx, storeDir, info)
+}
+
+// Held returns how many layouts are remembered, and their size.
+func (c LayoutCache) Held() (n int, bytes int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.lru.Len(), c.bytes
+}

@@ -100,6 +100,12 @@ var trees = map[string]func(tb testing.TB, dir string) string{
 		must(tb, os.Mkdir(dir+"/nothing", 0o755))
 		return dir
 	},
+	"modes": func(tb testing.TB, dir string) string {
+		for _, mode := range []os.FileMode{0o400, 0o500, 0o600, 0o644, 0o654, 0o645, 0o744, 0o444} {
+			writeFile(tb, fmt.Sprintf("%s/%o", dir, mode), 100, mode)
+		}
+		return dir
+	},
 	"deep": func(tb testing.TB, dir string) string {
 		writeFile(tb, dir+strings.Repeat("/d", 62)+"/leaf", 300, 0o444) // 64 nodes one below the other
 		return dir
@@ -193,16 +199,17 @@ func TestArchiveReadAtEdges(t *testing.T) {
 func TestLayoutRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		size int64
+		why  string
 		make func(dir string) error
 	}{
-		"too deep": {1 << 20, func(dir string) error { return os.MkdirAll(dir+"/r"+strings.Repeat("/d", 64), 0o755) }},
-		"pipe": {1 << 20, func(dir string) error {
+		"too deep": {1 << 20, "nested deeper", func(dir string) error { return os.MkdirAll(dir+"/r"+strings.Repeat("/d", 64), 0o755) }},
+		"pipe": {1 << 20, "none of file", func(dir string) error {
 			return errors.Join(os.Mkdir(dir+"/r", 0o755), exec.Command("mkfifo", dir+"/r/p").Run())
 		}},
-		"longer than stated":  {1000, func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
-		"a bit longer":        {1111, func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
-		"shorter than stated": {1113, func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
-		"many more files": {1000, func(dir string) error {
+		"longer than stated":  {1000, "longer", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
+		"a bit longer":        {1111, "longer", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
+		"shorter than stated": {1113, "1112 bytes", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
+		"many more files": {1000, "more files", func(dir string) error {
 			err := os.Mkdir(dir+"/r", 0o755)
 			for i := range 1000 {
 				err = errors.Join(err, os.Mkdir(fmt.Sprint(dir, "/r/", i), 0o755))
@@ -212,8 +219,8 @@ func TestLayoutRefuses(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		must(t, c.make(dir))
-		if _, err := store.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) {
-			t.Errorf("%s: OpenLayout = %v, want ErrCorrupt", name, err)
+		if _, err := store.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), c.why) {
+			t.Errorf("%s: OpenLayout = %v, want ErrCorrupt because of %q", name, err, c.why)
 		}
 	}
 	if _, err := store.OpenLayout(t.Context(), t.TempDir()+"/absent", 1000); !errors.Is(err, store.ErrNotFound) {
@@ -301,6 +308,88 @@ func descriptors(t *testing.T) int {
 		t.Skip(err)
 	}
 	return len(entries)
+}
+
+func TestLayoutCache(t *testing.T) {
+	dir := t.TempDir()
+	var infos []store.Info
+	for i := range 20 {
+		p, err := store.ParsePathName(fmt.Sprintf("%s-%d", hpCurl, i))
+		must(t, err)
+		writeFile(t, filepath.Join(dir, p.Base()), 1000, 0o444)
+		infos = append(infos, store.Info{Path: p, NarHash: store.Hash{byte(i)}, NarSize: 1112})
+	}
+	one, err := store.LayoutBytes(t.Context(), filepath.Join(dir, infos[0].Path.Base()), 1112)
+	must(t, err)
+	c := store.NewLayoutCache(10 * one)
+	get := func(info store.Info) any {
+		t.Helper()
+		l, err := c.Get(t.Context(), dir, info)
+		must(t, err)
+		return l
+	}
+	first := get(infos[0])
+	for _, info := range infos[1:] {
+		get(info)
+		if get(infos[0]) != first {
+			t.Fatal("the layout that is used all the time is made again")
+		}
+	}
+	if n, bytes := c.Held(); n != 10 || bytes != 10*one {
+		t.Errorf("%d layouts of %d bytes are held, want 10 of %d", n, bytes, 10*one)
+	}
+	other := infos[0]
+	other.NarHash[31] = 1
+	if get(other) == first {
+		t.Error("one layout serves two hashes")
+	}
+	other.NarSize++
+	if _, err := c.Get(t.Context(), dir, other); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("Get of another size = %v, want ErrCorrupt", err)
+	}
+	p, err := store.ParsePathName(string(hpCurl) + "-large")
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(dir, p.Base()), 0o755))
+	for i := range 100 {
+		must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 100+i)))
+	}
+	get(store.Info{Path: p, NarSize: int64(len(dump(t, filepath.Join(dir, p.Base()))))})
+	if n, _ := c.Held(); n != 10 {
+		t.Errorf("a layout larger than the cache leaves %d others in it, want 10", n)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	must(t, os.Mkdir(dir+"/"+string(hpCurl)+"-dir", 0o755))
+	p, err = store.ParsePathName(string(hpCurl) + "-dir")
+	must(t, err)
+	if _, err := c.Get(ctx, dir, store.Info{Path: p, NarSize: 96}); !errors.Is(err, context.Canceled) {
+		t.Errorf("Get = %v, want Canceled", err)
+	}
+	get(store.Info{Path: p, NarSize: 96}) // the one that was canceled stands in nobody's way
+}
+
+// TestLayoutIsMadeOnce asks for one layout from many sides.
+func TestLayoutIsMadeOnce(t *testing.T) {
+	dir := t.TempDir()
+	p, err := store.ParsePathName(string(hpCurl) + "-x")
+	must(t, err)
+	must(t, os.Mkdir(filepath.Join(dir, p.Base()), 0o755))
+	for i := range 2000 {
+		must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 1000+i)))
+	}
+	size := int64(len(dump(t, filepath.Join(dir, p.Base()))))
+	c := store.NewLayoutCache(1 << 20)
+	layouts := make([]any, 20)
+	var wg sync.WaitGroup
+	for i := range layouts {
+		wg.Go(func() { layouts[i], _ = c.Get(t.Context(), dir, store.Info{Path: p, NarSize: size}) })
+	}
+	wg.Wait()
+	for _, l := range layouts {
+		if l == nil || l != layouts[0] {
+			t.Fatalf("layouts differ: %v", layouts)
+		}
+	}
 }
 
 func BenchmarkLayout(b *testing.B) {

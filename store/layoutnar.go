@@ -105,7 +105,7 @@ func (n *layoutNAR) openFile(i int, size int64, keep bool) (*openFile, error) {
 	}
 	var st unix.Stat_t
 	err = retry(func() error { return unix.Fstat(fd, &st) })
-	if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFREG || st.Size != size) {
+	if err == nil && st.Size != size { // pipes and devices have size 0, and directories cannot be read
 		err = fmt.Errorf("not a file of %d bytes any more: %w", size, ErrCorrupt)
 	}
 	if err != nil {

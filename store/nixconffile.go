@@ -16,7 +16,6 @@ import (
 const (
 	maxConfSize  = 1 << 20 // bytes of one configuration file
 	maxConfFiles = 256     // files read in all, a file included twice counted twice
-	maxConfDepth = 16      // files included from files
 )
 
 // A nixConf is what the configuration files say, read as Nix does: line by line, the later line wins, "#" begins a
@@ -38,11 +37,11 @@ func readNixConf() nixConf {
 	slices.Reverse(files)
 	system := filepath.Join(cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix"), "nix.conf")
 	for _, file := range append([]string{system}, files...) {
-		c.keep(c.readFile(file, 0))
+		c.keep(c.readFile(file))
 	}
 	if text, ok := os.LookupEnv("NIX_CONFIG"); ok {
 		c.found = append(c.found, "NIX_CONFIG")
-		c.keep(c.parse(text, "NIX_CONFIG", 0))
+		c.keep(c.parse(text, "NIX_CONFIG"))
 	}
 	if len(c.found) > 0 {
 		c.settings.Origin = strings.Join(c.found, ", ")
@@ -81,8 +80,8 @@ func splitColons(s string) []string {
 }
 
 // readFile applies a file. One that is not there, or not readable, says nothing, as with Nix.
-func (c *nixConf) readFile(path string, depth int) error {
-	if c.files++; c.files > maxConfFiles || depth > maxConfDepth {
+func (c *nixConf) readFile(path string) error {
+	if c.files++; c.files > maxConfFiles {
 		return fmt.Errorf("%s: too many files are included, or in a circle", path)
 	}
 	fmt.Fprintf(c.sum, "%q ", path)
@@ -96,7 +95,7 @@ func (c *nixConf) readFile(path string, depth int) error {
 		return fmt.Errorf("%s: longer than %d bytes", path, maxConfSize)
 	}
 	c.found = append(c.found, path)
-	return c.parse(text, path, depth)
+	return c.parse(text, path)
 }
 
 // readConfText reads what parse may get and one byte more. It does not wait for a writer should path be a pipe.
@@ -111,7 +110,7 @@ func readConfText(path string) (string, error) {
 }
 
 // parse applies the lines of text, which comes from path.
-func (c *nixConf) parse(text, path string, depth int) error {
+func (c *nixConf) parse(text, path string) error {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
 		words := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\n\r", r) })
@@ -121,7 +120,7 @@ func (c *nixConf) parse(text, path string, depth int) error {
 		var err error
 		switch {
 		case words[0] == "include" || words[0] == "!include":
-			err = c.include(words, path, depth)
+			err = c.include(words, path)
 		case len(words) < 2 || words[1] != "=":
 			err = fmt.Errorf("%s: illegal line %.80q", path, line)
 		default:
@@ -134,7 +133,7 @@ func (c *nixConf) parse(text, path string, depth int) error {
 	return nil
 }
 
-func (c *nixConf) include(words []string, path string, depth int) error {
+func (c *nixConf) include(words []string, path string) error {
 	if len(words) != 2 {
 		return fmt.Errorf("%s: illegal line %.80q", path, strings.Join(words, " "))
 	}
@@ -149,7 +148,7 @@ func (c *nixConf) include(words []string, path string, depth int) error {
 		fmt.Fprintf(c.sum, "%q - ", file)
 		return fmt.Errorf("%s includes %s, which is not there", path, file)
 	}
-	return c.readFile(file, depth+1)
+	return c.readFile(file)
 }
 
 func (c *nixConf) set(name string, words []string, path string) error {

@@ -94,7 +94,7 @@ func newWorld(tb testing.TB) nixWorld {
 	tb.Helper()
 	root := tb.TempDir()
 	w := nixWorld{root: root, socket: root + "/s"}.fill(tb)
-	tb.Cleanup(func() { makeRemovable(root) })
+	tb.Cleanup(func() { remove(root) })
 	w.startDaemon(tb)
 	return w
 }
@@ -119,13 +119,20 @@ func (w nixWorld) startDaemon(tb testing.TB) (stop func()) {
 	return nil
 }
 
-func makeRemovable(root string) {
-	_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			_ = os.Chmod(path, 0o755)
+// remove removes a store. Nix's own processes may still be writing to it for a moment after we hung up.
+func remove(root string) {
+	for range 100 {
+		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				_ = os.Chmod(path, 0o755)
+			}
+			return nil
+		})
+		if os.RemoveAll(root) == nil {
+			return
 		}
-		return nil
-	})
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 func open(tb testing.TB, cfg store.NixStoreConfig) *store.Nix {
@@ -210,7 +217,7 @@ func TestNixStore(t *testing.T) {
 // TestNixStoreWithoutDaemon talks to a nix-daemon of our own.
 func TestNixStoreWithoutDaemon(t *testing.T) {
 	root := t.TempDir()
-	t.Cleanup(func() { makeRemovable(root) })
+	t.Cleanup(func() { remove(root) })
 	w := nixWorld{root: root}.fill(t)
 	n := open(t, w.config())
 	w.check(t, n)
@@ -235,14 +242,14 @@ func TestNixStoreBrokenChild(t *testing.T) {
 	if err == nil {
 		n.Close()
 	}
-	if err == nil || !strings.Contains(err.Error(), "our own nix-daemon says \"error: ") {
+	if err == nil || !strings.Contains(err.Error(), "with one of our own: ") || !strings.Contains(err.Error(), "\"error: ") {
 		t.Errorf("OpenNix with a broken database = %v, want what nix-daemon prints", err)
 	}
 }
 
 func TestNixDaemonRestarts(t *testing.T) {
 	root := t.TempDir()
-	t.Cleanup(func() { makeRemovable(root) })
+	t.Cleanup(func() { remove(root) })
 	w := nixWorld{root: root, socket: root + "/s"}.fill(t)
 	stop := w.startDaemon(t)
 	n := open(t, w.config())
@@ -358,24 +365,28 @@ func TestRootsAreReleased(t *testing.T) {
 		time.Sleep(30 * time.Minute)
 		expect("held once", 1, 1)
 		n.Release(p)
+		time.Sleep(6 * time.Second)
+		expect("released", 0, 1)
+		must(t, n.Hold(ctx, p))
+		n.Release(p)
 		time.Sleep(4 * time.Second)
 		must(t, n.Hold(ctx, p))
 		time.Sleep(30 * time.Second)
-		expect("held again in time", 1, 1)
+		expect("held again in time", 1, 2)
 		for range 5000 {
 			must(t, n.Hold(ctx, p))
 			n.Release(p)
 		}
-		expect("many roots left over", 1, 5)
+		expect("many roots left over", 1, 6)
 		n.Release(p)
 		time.Sleep(6 * time.Second)
-		expect("released", 0, 5)
+		expect("released again", 0, 6)
 		must(t, n.Hold(ctx, p))
 		time.Sleep(2 * time.Hour)
 		must(t, n.Hold(ctx, p))
-		expect("an old connection", 1, 7)
+		expect("an old connection", 1, 8)
 		n.Close()
-		expect("closed", 0, 7)
+		expect("closed", 0, 8)
 		if err := n.Hold(ctx, p); err == nil {
 			t.Error("Hold after Close succeeds")
 		}
