@@ -199,6 +199,18 @@ func TestCacheRefusesNarinfo(t *testing.T) {
 			t.Errorf("%s: Info = %v, %v, want an error, but not that there is none", name, info, err)
 		}
 	}
+	name := filepath.Join(dir, string(hp)+".narinfo")
+	if err := errors.Join(os.Remove(name), syscall.Mkfifo(name, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	writer, err := os.OpenFile(name, os.O_RDWR, 0) // who never writes
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer writer.Close()
+	if info, err := c.Info(t.Context(), hp); err == nil || errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Info out of a pipe = %v, %v, want an error, but not that there is none", info, err)
+	}
 	if info, err := c.Info(t.Context(), "../../../../etc/passwd"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Info of no hash part = %v, %v, want ErrNotFound", info, err)
 	}
@@ -244,6 +256,12 @@ func TestCacheMayAppearLater(t *testing.T) {
 	}
 	if _, err := store.OpenCache(dir, t.TempDir()); err == nil || !strings.Contains(err.Error(), "/gnu/store") {
 		t.Errorf("OpenCache of another store's cache = %v, want to hear of it", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "nix-cache-info"), make([]byte, 65<<10), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.OpenCache(dir, t.TempDir()); err == nil {
+		t.Error("OpenCache with a nix-cache-info of 65 KiB went well")
 	}
 	if _, err := store.OpenCache(filepath.Join(dir, "nix-cache-info"), t.TempDir()); err == nil {
 		t.Error("OpenCache of a file went well")
@@ -298,6 +316,9 @@ func TestCacheRefusesBadCompression(t *testing.T) {
 				c, info, _ := cacheOf(t, compression, len(nar), file)
 				if got, err := c.NAR(t.Context(), info); !errors.Is(err, store.ErrCorrupt) {
 					t.Errorf("NAR = %v, %v, want ErrCorrupt", got, err)
+				}
+				if got, err := c.Info(t.Context(), info.Path.HashPart()); name == "more than could be" && !errors.Is(err, store.ErrCorrupt) {
+					t.Errorf("Info = %v, %v, want ErrCorrupt", got, err)
 				}
 			})
 		}
@@ -402,6 +423,36 @@ func TestCacheUnpacksOnce(t *testing.T) {
 		}
 		again.Close()
 		n.Close()
+	}
+}
+
+// A fading context ends when it has been asked so many times.
+type fading struct {
+	context.Context
+	left int
+}
+
+func (f *fading) Err() error {
+	if f.left--; f.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// Whenever the caller gives up, the compressed file is not blamed.
+func TestCacheUnpackingIsCancelledAnywhere(t *testing.T) {
+	nar, _ := randomNAR(1, 20_000)
+	for compression, pack := range packers {
+		ended := false
+		for left := 0; !ended; left++ {
+			c, info, _ := cacheOf(t, compression, len(nar), pack(t, nar))
+			n, err := c.NAR(&fading{t.Context(), left}, info)
+			if ended = err == nil; ended {
+				n.Close()
+			} else if !errors.Is(err, context.Canceled) || errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("%s: NAR with a context good for %d questions = %v, want Canceled", compression, left, err)
+			}
+		}
 	}
 }
 

@@ -69,7 +69,7 @@ func checkXZHeader(r *bufio.Reader, n int) error {
 			b = b[k:]
 		}
 	}
-	if flags&3 != 0 || len(b) < 3 || b[0] != 0x21 || b[1] != 1 {
+	if len(b) < 3 || b[0] != 0x21 || b[1] != 1 {
 		return errors.New("xz: another filter than LZMA2")
 	}
 	if b[2] > maxXZDict {
