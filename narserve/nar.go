@@ -33,6 +33,7 @@ type narReply struct {
 	file          *os.File
 	start, length int64
 	size          int64
+	done          func() // called once Nix has it, or has gone
 }
 
 func (n *narReply) close() {
@@ -42,10 +43,11 @@ func (n *narReply) close() {
 	// Only read from, and the spool has its own handle: there is nothing that an error would change.
 	_ = n.file.Close()
 	_ = n.spooled.Close()
+	n.done()
 }
 
 // nar answers a request for nar/<name>.
-func (s *Server) nar(r *http.Request, name string) (reply, error) {
+func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 	hp, narHash, err := parseNarName(name)
 	if err != nil {
 		return reply{}, err
@@ -61,8 +63,14 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 	if r.Method == http.MethodHead { // it asks whether, not for the thing: nothing is fetched
 		return a, nil
 	}
-	n.spooled, err = s.fetches.do(ctx, fetchKey{hp, narHash}, func(ctx context.Context) (*store.Spooled, error) { return s.fetch(ctx, m) })
-	if err != nil {
+	s.ahead.begin(hp)
+	n.done = s.ahead.end
+	defer func() {
+		if err != nil {
+			n.done()
+		}
+	}()
+	if n.spooled, err = s.spooled(ctx, m); err != nil {
 		return reply{}, err
 	}
 	if n.file, err = n.spooled.Open(); err != nil {
@@ -70,7 +78,7 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 		s.log.Error("cannot read the spool", zap.Stringer("path", m.Path()), zap.Error(err))
 		return reply{}, err
 	}
-	if start, length, err := parseRange(r.Header, n.size); err == nil {
+	if start, length, unusable := parseRange(r.Header, n.size); unusable == nil {
 		a.status, n.start, n.length = http.StatusPartialContent, start, length
 	}
 	return a, nil
@@ -91,6 +99,12 @@ func (s *Server) mapping(ctx context.Context, hp store.HashPart, narHash store.H
 		s.remember(m, infoText(m)) // Nix may come back for the rest
 	}
 	return m, err
+}
+
+// spooled returns the NAR, fetching it unless that is going on already. The caller closes it.
+func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	key := fetchKey{m.Path().HashPart(), m.NarHash()}
+	return s.fetches.do(ctx, key, func(ctx context.Context) (*store.Spooled, error) { return s.fetch(ctx, m) })
 }
 
 // fetch returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -74,6 +75,7 @@ type Config struct {
 	Keys    *trust.Keys     // checks remembered mappings again when their NAR is asked for; nil trusts nobody
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names under which this server may be asked, besides localhost and IP addresses
+	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
 	Log     *zap.Logger     // nil discards
 }
 
@@ -85,6 +87,7 @@ type Server struct {
 	log      *zap.Logger
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
 	fetches  fetches
+	ahead    *ahead
 	settled  <-chan struct{}
 	started  time.Time
 
@@ -111,6 +114,13 @@ func New(cfg Config) *Server {
 	for _, src := range cfg.Sources {
 		s.sources = append(s.sources, &source{Source: src, name: fmt.Sprintf("%T", src), slots: make(chan struct{}, maxLookups)})
 	}
+	s.ahead = newAhead(cfg.Ahead, func(ctx context.Context, m trust.Mapping) error {
+		sp, err := s.spooled(ctx, m)
+		if err == nil {
+			err = sp.Close() // it stays in the spool
+		}
+		return err
+	})
 	var err error
 	if s.mappings, err = lru.New[store.HashPart, trust.Mapping](maxMappings); err != nil { // only for a size below 1
 		panic(err)
@@ -128,6 +138,11 @@ func (s *Server) HTTPServer() *http.Server {
 		MaxHeaderBytes:    maxHeaderBytes,
 		// net/http would answer "OPTIONS *" with 200 by itself.
 		DisableGeneralOptionsHandler: true,
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateNew || state == http.StateClosed || state == http.StateHijacked {
+				s.ahead.connected(c, state == http.StateNew)
+			}
+		},
 	}
 	if l, err := zap.NewStdLogAt(s.log, zap.WarnLevel); err == nil {
 		srv.ErrorLog = l
@@ -141,11 +156,15 @@ type Stats struct {
 	NarinfoMisses  int64 `json:"narinfoMisses"`
 	NarsServed     int64 `json:"narsServed"`     // sent to their last byte
 	NarBytesServed int64 `json:"narBytesServed"` // bytes of NARs sent, broken-off ones included
+	AheadFetched   int64 `json:"aheadFetched"`   // bytes of NARs fetched before Nix asked for them
+	AheadUsed      int64 `json:"aheadUsed"`      // of these, what Nix asked for
 }
 
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
-	return Stats{NarinfoHits: s.hits.Load(), NarinfoMisses: s.misses.Load(), NarsServed: s.nars.Load(), NarBytesServed: s.narBytes.Load()}
+	fetched, used := s.ahead.counts()
+	return Stats{NarinfoHits: s.hits.Load(), NarinfoMisses: s.misses.Load(), NarsServed: s.nars.Load(),
+		NarBytesServed: s.narBytes.Load(), AheadFetched: fetched, AheadUsed: used}
 }
 
 // A reply is decided on completely before its first byte is written: whatever goes wrong until then is a 404.
@@ -239,6 +258,9 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 		return reply{}, err
 	}
 	s.hits.Add(1)
+	if r.Method == http.MethodGet {
+		s.ahead.expect(m)
+	}
 	text := infoText(m)
 	s.remember(m, text)
 	return reply{status: http.StatusOK, contentType: "text/x-nix-narinfo", text: text}, nil

@@ -140,14 +140,14 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 func fetchNode(c *cli.Context, spool *store.Spool, log *zap.Logger) (*p2p.Node, error) {
 	settings, err := store.ReadNixSettings(c.Context)
 	if err != nil {
-		return nil, fmt.Errorf("Nix's configuration: %w", err)
+		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}
 	keys, err := trust.ParseKeys(append(settings.TrustedPublicKeys, c.StringSlice("trusted-key")...))
 	if err != nil {
 		return nil, err
 	}
 	if len(keys.Names()) == 0 {
-		return nil, errors.New("Nix trusts no key, so nothing from a neighbour could be believed; give --trusted-key")
+		return nil, errors.New("no key is trusted by Nix, so nothing from a neighbour could be believed; give --trusted-key")
 	}
 	identity, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {

@@ -27,6 +27,10 @@ import (
 // drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes what is cut after it.
 const drainTime = 10 * time.Second
 
+// aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
+// the spool holds for other reasons must not suffer, so it is at most a quarter of that.
+const aheadBudget = 512 << 20
+
 func runCommand() *cli.Command {
 	flags := append(peerFlags(),
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
@@ -104,7 +108,7 @@ func newService(c *cli.Context) (s *service, err error) {
 		return s, err
 	}
 	if s.settings, err = store.ReadNixSettings(c.Context); err != nil {
-		return s, fmt.Errorf("Nix's configuration: %w", err)
+		return s, fmt.Errorf("configuration of Nix: %w", err)
 	}
 	if err := s.believe(s.settings); err != nil {
 		return s, err
@@ -135,7 +139,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
 	}
 	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Keys: s.trusted, Settled: s.node.Settled(),
-		Hosts: hostsOf(c.StringSlice("listen")), Log: s.log.Named("http")})
+		Hosts: hostsOf(c.StringSlice("listen")), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Log: s.log.Named("http")})
 	paths, err := socketPaths(c)
 	if err != nil {
 		return err

@@ -1,0 +1,161 @@
+package narserve_test
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"narbor/narserve"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A fetchLog is the names of what was fetched because it was not in the spool, in order.
+type fetchLog struct {
+	mu    sync.Mutex
+	names []string
+}
+
+// of returns the world's store as a source that keeps the log. It calls before ahead of each fetch.
+func (l *fetchLog) of(w *world, before func(context.Context)) *probe {
+	src := w.local()
+	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+		if sp, ok := w.spool.Get(m.NarHash()); ok {
+			return sp, nil
+		}
+		l.mu.Lock()
+		l.names = append(l.names, m.Path().Name())
+		l.mu.Unlock()
+		if before != nil {
+			before(ctx)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return src.Fetch(ctx, m)
+	}}
+}
+
+func (l *fetchLog) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	names := l.names
+	l.names = nil
+	return names
+}
+
+// closure puts a chain and its leaves into the store: top refers to the rest, and d to c, although c's name is later.
+func (w *world) closure(t *testing.T) []store.Info {
+	a, _ := w.add(t, "a-leaf", 1000)
+	z, _ := w.add(t, "z-leaf", 1000)
+	d, _ := w.add(t, "d-user", 1000, z.Path)
+	top, _ := w.add(t, "b-top", 1000, a.Path, z.Path, d.Path)
+	return []store.Info{a, z, d, top}
+}
+
+func TestFetchesAheadInNixsOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		infos := w.closure(t)
+		var log fetchLog
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys, Ahead: 1 << 20})
+		for _, i := range []int{3, 0, 1, 2} { // as Nix asks: the top first
+			wantStatus(t, "narinfo", do(s, http.MethodGet, narinfoPath(infos[i])), http.StatusOK)
+		}
+		synctest.Wait()
+		if got := log.take(); len(got) != 0 {
+			t.Errorf("a dry run fetched %q", got)
+		}
+		wantStatus(t, "nar", do(s, http.MethodGet, narPath(infos[0])), http.StatusOK)
+		synctest.Wait()
+		got := log.take()
+		slices.Sort(got) // those fetched at once may overtake each other
+		if want := []string{"a-leaf", "b-top", "d-user", "z-leaf"}; !slices.Equal(got, want) {
+			t.Errorf("fetched %q, want %q", got, want)
+		}
+		for _, i := range []int{1, 2, 3} {
+			wantStatus(t, "nar", do(s, http.MethodGet, narPath(infos[i])), http.StatusOK)
+		}
+		st := s.Stats()
+		if sum := infos[1].NarSize + infos[2].NarSize + infos[3].NarSize; st.AheadFetched != sum || st.AheadUsed != sum {
+			t.Errorf("%d bytes fetched ahead and %d used, want %d", st.AheadFetched, st.AheadUsed, sum)
+		}
+		time.Sleep(time.Minute) // the session ends, or synctest complains
+	})
+}
+
+func TestAheadKeepsToItsBudgetAndTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		infos := w.closure(t)
+		var log fetchLog
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys, Ahead: 1}) // one at a time
+		for _, info := range infos {
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		for i, want := range [][]string{{"a-leaf", "z-leaf"}, {"d-user"}, {"b-top"}, nil} {
+			do(s, http.MethodGet, narPath(infos[i]))
+			synctest.Wait()
+			got := log.take()
+			slices.Sort(got)
+			if !slices.Equal(got, want) {
+				t.Errorf("after request %d: fetched %q, want %q", i, got, want)
+			}
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+func TestAheadStopsWhenNixGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		infos := w.closure(t)
+		var log fetchLog
+		var calls, cancelled atomic.Int32
+		src := log.of(w, func(ctx context.Context) {
+			if calls.Add(1) > 1 { // all but the first hang
+				<-ctx.Done()
+				cancelled.Add(1)
+			}
+		})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Ahead: 1 << 20})
+		for _, info := range infos {
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		do(s, http.MethodGet, narPath(infos[0]))
+		synctest.Wait()
+		if n := cancelled.Load(); n != 0 {
+			t.Fatalf("%d fetches cancelled while Nix is there", n)
+		}
+		time.Sleep(time.Minute) // Nix says no more
+		synctest.Wait()
+		if cancelled.Load() == 0 {
+			t.Error("nothing was cancelled when Nix had gone")
+		}
+		if st := s.Stats(); st.AheadFetched != 0 || st.AheadUsed != 0 {
+			t.Errorf("stats = %+v, want nothing fetched ahead", st)
+		}
+	})
+}
+
+func TestAheadIsOffWithoutABudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		infos := w.closure(t)
+		var log fetchLog
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys})
+		for _, info := range infos {
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		do(s, http.MethodGet, narPath(infos[0]))
+		synctest.Wait()
+		if got := log.take(); len(got) != 1 {
+			t.Errorf("fetched %q, want only what was asked for", got)
+		}
+	})
+}
