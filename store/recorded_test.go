@@ -122,10 +122,10 @@ func TestRecordedDaemon(t *testing.T) {
 	ask(t, n, said)
 }
 
-// TestRecordDaemon makes the recording anew from the Nix that is installed.
+// TestRecordDaemon makes the recording anew from the Nix that is installed, if NARBOR_RECORD is set; it tests nothing.
 func TestRecordDaemon(t *testing.T) {
 	if os.Getenv("NARBOR_RECORD") == "" {
-		t.Skip("NARBOR_RECORD is not set")
+		return
 	}
 	w := newWorld(t)
 	said := sayings{Version: w.nix(t, "", "nix", "--version")}
