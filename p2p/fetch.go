@@ -206,7 +206,8 @@ func (w *worker) receive(ctx context.Context) error {
 	defer blockBuffers.Put(buf)
 	i := w.asked[0]
 	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
-	if err := readBlock(w.ex.br, block); err != nil {
+	wire, err := readBlock(w.ex.br, block)
+	if err != nil {
 		return w.reopen(ctx, err)
 	}
 	w.ex.kept = false
@@ -217,6 +218,7 @@ func (w *worker) receive(ctx context.Context) error {
 	w.nb.busy.Add(-1)
 	w.nb.tally.blocksReceived.Add(1)
 	w.nb.tally.bytesReceived.Add(int64(len(block)))
+	w.nb.tally.wireReceived.Add(int64(wire))
 	return w.fetch.deliver(w.nb, i, block)
 }
 

@@ -20,6 +20,8 @@ const maxBlocked = 1024
 // A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
+	paces *paces // notes the connections that are let in
+
 	mu      sync.Mutex // guards what follows
 	links   []link     // those that are used
 	named   map[string][]netip.Addr
@@ -27,7 +29,7 @@ type gater struct {
 }
 
 func newGater() *gater {
-	return &gater{named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
+	return &gater{paces: newPaces(), named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
 }
 
 // setLinks replaces the links.
@@ -188,7 +190,11 @@ func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 
 func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 	a, ok := ipOf(c.RemoteMultiaddr())
-	return ok && g.mayAccept(a)
+	if !ok || !g.mayAccept(a) {
+		return false
+	}
+	g.paces.add(c)
+	return true
 }
 
 func (g *gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {

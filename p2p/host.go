@@ -72,6 +72,7 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 		libp2p.NoTransports,
 		libp2p.Transport(tcp.NewTCPTransport,
 			tcp.WithConnectionTimeout(dialTimeout),
+			tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate.paces, nil }),
 			tcp.DisableReuseport()), // with it, a second narbor on this port would take half of the first one's connections
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Security(noise.ID, noise.New),

@@ -33,6 +33,7 @@ type tally struct {
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64
 	strikes                               atomic.Int64
+	wireReceived, wireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
 	wasted                                atomic.Int64 // bytes received that somebody else had delivered first
 }
 

@@ -34,9 +34,13 @@
 //
 // The answer:
 //
-//	1 byte   0 "not here", which ends the answer, or 1 "as it is"
-//	uvarint  length of the block; it follows from NarSize, and every other value is a violation
-//	...      the bytes of the block
+//	1 byte   0 "not here", which ends the answer; 1 "as it is"; 2 in S2's block format, which extends Snappy's; 3 as
+//	         one zstd frame (RFC 8878) with a window of at most [store.BlockSize]
+//	uvarint  length of what follows: for 1 the block's, which follows from NarSize; for 2 and 3 less than that
+//	...      the block; what it unpacks to has the block's length
+//
+// The holder chooses for each block: it compresses what the link, as far as it can tell, is slower to carry than
+// processors are to compress.
 //
 // Manifest asks for the content addresses of all blocks of a NAR:
 //

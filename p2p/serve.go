@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
 
@@ -28,9 +29,9 @@ const (
 // errGone is what a stream is reset with when a NAR can no longer be read in the middle of an answer.
 const errGone network.StreamErrorCode = 0x2001
 
-// blockBuffers holds buffers for one block, and what precedes it on the wire.
+// blockBuffers holds buffers for one block, packed in whatever way, and what precedes it on the wire.
 var blockBuffers = sync.Pool{New: func() any {
-	b := make([]byte, blockHead+store.BlockSize)
+	b := make([]byte, blockHead+max(store.BlockSize, s2.MaxEncodedLen(store.BlockSize)))
 	return &b
 }}
 
@@ -44,7 +45,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	for {
 		r, err := readRequest(br)
 		if err == nil {
-			err = n.answer(ctx, t, bw, r)
+			err = n.answer(ctx, s.Conn(), t, bw, r)
 		}
 		if err == nil && br.Buffered() == 0 {
 			err = bw.Flush() // otherwise together with the next answer
@@ -65,7 +66,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
-func (n *Node) answer(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
 	select {
 	case n.serving <- struct{}{}:
 		defer func() { <-n.serving }()
@@ -80,7 +81,7 @@ func (n *Node) answer(ctx context.Context, t *tally, bw *bufio.Writer, r request
 	case askManifest:
 		return n.answerManifest(ctx, bw, r)
 	}
-	return n.answerBlock(ctx, t, bw, r)
+	return n.answerBlock(ctx, conn, t, bw, r)
 }
 
 func (n *Node) answerClaims(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
@@ -99,7 +100,7 @@ func (n *Node) answerClaims(ctx context.Context, t *tally, bw *bufio.Writer, r r
 	return nil
 }
 
-func (n *Node) answerBlock(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
 	buf := blockBuffers.Get().(*[]byte)
 	defer blockBuffers.Put(buf)
 	size, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
@@ -109,13 +110,29 @@ func (n *Node) answerBlock(ctx context.Context, t *tally, bw *bufio.Writer, r re
 		}
 		return bw.WriteByte(byte(statusGone))
 	}
-	// Head and block lie side by side in the buffer, so that they leave in one write.
-	head := binary.AppendUvarint([]byte{byte(statusRaw)}, uint64(size))
-	start := blockHead - len(head)
-	copy((*buf)[start:], head)
 	t.blocksSent.Add(1)
 	t.bytesSent.Add(int64(size))
-	_, err = bw.Write((*buf)[start : blockHead+size])
+	frame := (*buf)[blockHead : blockHead+size]
+	as := codecFor(n.lan.gate.paces.of(conn))
+	if as != statusRaw {
+		out := blockBuffers.Get().(*[]byte)
+		defer blockBuffers.Put(out)
+		if packed, ok := pack(as, frame, (*out)[blockHead:]); ok {
+			t.wireSent.Add(int64(len(packed)))
+			return writeBlock(bw, as, *out, len(packed))
+		}
+	}
+	t.wireSent.Add(int64(size))
+	return writeBlock(bw, statusRaw, *buf, size)
+}
+
+// writeBlock writes size bytes that begin at blockHead in buf. What precedes them on the wire is put right before
+// them, so that all leaves in one write.
+func writeBlock(bw *bufio.Writer, as status, buf []byte, size int) error {
+	head := binary.AppendUvarint([]byte{byte(as)}, uint64(size))
+	start := blockHead - len(head)
+	copy(buf[start:], head)
+	_, err := bw.Write(buf[start : blockHead+size])
 	return err
 }
 

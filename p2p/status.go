@@ -26,9 +26,11 @@ type NeighbourStatus struct {
 	Claims           int64  `json:"claims"` // believed ones that it made
 	BlocksReceived   int64  `json:"blocksReceived"`
 	BytesReceived    int64  `json:"bytesReceived"`
-	BytesWasted      int64  `json:"bytesWasted"` // of those received, what another had delivered first
+	WireReceived     int64  `json:"wireReceived"` // bytes that these took on the wire, compressed as they were
+	BytesWasted      int64  `json:"bytesWasted"`  // of those received, what another had delivered first
 	BlocksSent       int64  `json:"blocksSent"`
 	BytesSent        int64  `json:"bytesSent"`
+	WireSent         int64  `json:"wireSent"`
 	Strikes          int64  `json:"strikes"`
 }
 
@@ -55,8 +57,8 @@ func (n *Node) Status() Status {
 		t := nb.tally
 		s.Neighbours = append(s.Neighbours, NeighbourStatus{
 			ID: nb.id.String(), Addr: addrOf(h, nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
-			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), BytesWasted: t.wasted.Load(),
-			BlocksSent: t.blocksSent.Load(), BytesSent: t.bytesSent.Load(), Strikes: t.strikes.Load()})
+			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
+			BlocksSent: t.blocksSent.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load()})
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
 	n.mu.Lock()

@@ -52,6 +52,8 @@ type status byte
 const (
 	statusGone status = 0
 	statusRaw  status = 1
+	statusS2   status = 2
+	statusZstd status = 3
 )
 
 // appendRequest appends the frame of r to b.
@@ -155,28 +157,41 @@ func readClaim(br *bufio.Reader) (string, error) {
 	return string(text), nil
 }
 
-// readBlock reads the answer to a block request into block, whose length is the block's. The error is
-// store.ErrNotFound if the holder says that it has it no more.
-func readBlock(br *bufio.Reader, block []byte) error {
-	s, err := br.ReadByte()
+// readBlock reads the answer to a block request into block, whose length is the block's, and returns how many bytes
+// came for it. The error is store.ErrNotFound if the holder says that it has it no more.
+func readBlock(br *bufio.Reader, block []byte) (int, error) {
+	first, err := br.ReadByte()
 	if err != nil {
-		return noEOF(err)
+		return 0, noEOF(err)
 	}
-	switch status(s) {
-	case statusGone:
-		return store.ErrNotFound
-	case statusRaw:
-		n, err := readUvarint(br, store.BlockSize)
-		if err != nil {
-			return noEOF(err)
-		}
+	s := status(first)
+	if s == statusGone {
+		return 0, store.ErrNotFound
+	}
+	if s > statusZstd {
+		return 0, fmt.Errorf("%w: block of unknown status %d", errWire, s)
+	}
+	n, err := readUvarint(br, store.BlockSize)
+	if err != nil {
+		return 0, noEOF(err)
+	}
+	if s == statusRaw {
 		if n != len(block) {
-			return fmt.Errorf("%w: a block of %d bytes in place of %d", errWire, n, len(block))
+			return 0, fmt.Errorf("%w: a block of %d bytes in place of %d", errWire, n, len(block))
 		}
 		_, err = io.ReadFull(br, block)
-		return noEOF(err)
+		return n, noEOF(err)
 	}
-	return fmt.Errorf("%w: block of unknown status %d", errWire, s)
+	if n >= len(block) {
+		return 0, fmt.Errorf("%w: a block of %d bytes takes %d compressed", errWire, len(block), n)
+	}
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	packed := (*buf)[:n]
+	if _, err := io.ReadFull(br, packed); err != nil {
+		return 0, noEOF(err)
+	}
+	return n, unpack(s, packed, block)
 }
 
 // readManifest reads the answer to a manifest request about a NAR of narSize bytes.

@@ -1,0 +1,128 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
+
+	"narbor/store"
+)
+
+// text is compressible, as store content is.
+func text(size int) []byte {
+	r := rand.New(rand.NewPCG(1, 2))
+	b := make([]byte, 0, size+32)
+	for len(b) < size {
+		b = binary.LittleEndian.AppendUint64(b, r.Uint64())
+		b = append(b, "what store content is, too"...)
+	}
+	return b[:size]
+}
+
+func random(size int) []byte {
+	b := make([]byte, size)
+	rand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
+	for _, as := range []status{statusS2, statusZstd} {
+		for _, size := range []int{1000, 70_000, store.BlockSize} {
+			block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
+			packed, ok := pack(as, block, out)
+			if !ok {
+				t.Errorf("pack(%d, text of %d bytes) is not worth it", as, size)
+				continue
+			}
+			got := make([]byte, size)
+			if err := unpack(as, packed, got); err != nil || !bytes.Equal(got, block) {
+				t.Errorf("unpack(%d, %d bytes) = %v, or other bytes", as, size, err)
+			}
+		}
+		if packed, ok := pack(as, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
+		}
+	}
+}
+
+// bombs are packed blocks that unpack to other than 1000 bytes, or not at all.
+func bombs(t testing.TB) map[string][]byte {
+	e, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	zeros := make([]byte, 64<<20)
+	frame := func(as status, packed []byte) []byte {
+		return append(binary.AppendUvarint([]byte{byte(as)}, uint64(len(packed))), packed...)
+	}
+	return map[string][]byte{
+		"s2 bomb":           frame(statusS2, s2.EncodeBest(nil, zeros[:1<<20])[:900]),
+		"s2 a byte longer":  frame(statusS2, s2.Encode(nil, zeros[:1001])),
+		"s2 a byte shorter": frame(statusS2, s2.Encode(nil, zeros[:999])),
+		"s2 huge length":    frame(statusS2, []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0}),
+		"s2 nothing":        frame(statusS2, nil),
+		"zstd bomb":         frame(statusZstd, e.EncodeAll(zeros, nil)[:900]),
+		"zstd 1 MiB":        frame(statusZstd, e.EncodeAll(zeros[:1<<20], nil)),
+		"zstd byte longer":  frame(statusZstd, e.EncodeAll(zeros[:1001], nil)),
+		"zstd byte shorter": frame(statusZstd, e.EncodeAll(zeros[:999], nil)),
+		"zstd two frames":   frame(statusZstd, e.EncodeAll(zeros[:1000], e.EncodeAll(zeros[:1000], nil))),
+		"zstd nothing":      frame(statusZstd, nil),
+		"zstd rubbish":      frame(statusZstd, random(500)),
+		"not smaller":       frame(statusS2, s2.Encode(nil, random(1000))),
+		"longer than raw":   frame(statusS2, make([]byte, 5000)),
+	}
+}
+
+func TestBombsAreRefused(t *testing.T) {
+	for name, in := range bombs(t) {
+		block := make([]byte, 1000)
+		if _, err := readBlock(bufio.NewReader(bytes.NewReader(in)), block); !errors.Is(err, errWire) {
+			t.Errorf("%s: readBlock = %v, want errWire", name, err)
+		}
+	}
+}
+
+func TestBombsTakeNoMemory(t *testing.T) {
+	in := bombs(t)["zstd bomb"]
+	block := make([]byte, 1000)
+	readBlock(bufio.NewReader(bytes.NewReader(in)), block) // fills the pools
+	if n := testing.AllocsPerRun(20, func() { readBlock(bufio.NewReader(bytes.NewReader(in)), block) }); n > 30 {
+		t.Errorf("a bomb takes %v allocations", n)
+	}
+}
+
+func TestSlowLinksCompress(t *testing.T) {
+	for pace, want := range map[int64]status{0: statusRaw, 1 << 20: statusZstd, 12 << 20: statusZstd, 118 << 20: statusS2, 1 << 30: statusRaw} {
+		if got := codecFor(pace); got != want {
+			t.Errorf("codecFor(%d) = %d, want %d", pace, got, want)
+		}
+	}
+}
+
+func FuzzUnpack(f *testing.F) {
+	for _, in := range bombs(f) {
+		f.Add(in)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		readBlock(bufio.NewReader(bytes.NewReader(in)), make([]byte, 1000))
+	})
+}
+
+func BenchmarkPack(b *testing.B) {
+	block, out := text(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))
+	for name, as := range map[string]status{"s2": statusS2, "zstd": statusZstd} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(block)))
+			for b.Loop() {
+				pack(as, block, out)
+			}
+		})
+	}
+}

@@ -1,0 +1,87 @@
+package p2p
+
+import (
+	"context"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// paceFresh is how long a measured pace is used before the kernel is asked again: many blocks, and a fraction of
+// what a transfer worth speeding up takes.
+const paceFresh = 100 * time.Millisecond
+
+// paces tells how fast the TCP connections under libp2p's are, as the kernel measures it from what is acknowledged:
+// that is the pace of the link, even while a processor or the other side's disk is what limits the transfer.
+// libp2p does not give its connections away, so they are noted as they come.
+type paces struct {
+	mu    sync.Mutex // guards conns, and what is in them
+	conns map[string]*pace
+}
+
+type pace struct {
+	raw            syscall.RawConn
+	asked          time.Time
+	bytesPerSecond int64
+}
+
+func newPaces() *paces { return &paces{conns: map[string]*pace{}} }
+
+// DialContext implements the dialer that libp2p's TCP transport uses.
+func (p *paces) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if m, err := manet.WrapNetConn(conn); err == nil {
+		p.add(m)
+	}
+	return conn, nil
+}
+
+// add notes a connection, if it is one that the kernel can be asked about, and forgets those that are closed.
+func (p *paces) add(c network.ConnMultiaddrs) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for key, old := range p.conns {
+		if old.raw.Control(func(uintptr) {}) != nil {
+			delete(p.conns, key)
+		}
+	}
+	p.conns[paceKey(c)] = &pace{raw: raw}
+}
+
+func paceKey(c network.ConnMultiaddrs) string {
+	return c.LocalMultiaddr().String() + " " + c.RemoteMultiaddr().String()
+}
+
+// of returns the pace of a connection in bytes per second; 0 is unknown.
+func (p *paces) of(c network.ConnMultiaddrs) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	found := p.conns[paceKey(c)]
+	if found == nil {
+		return 0
+	}
+	if time.Since(found.asked) > paceFresh {
+		found.asked = time.Now()
+		var rate int64
+		var err error
+		if e := found.raw.Control(func(fd uintptr) { rate, err = deliveryRate(int(fd)) }); e == nil && err == nil && rate > 0 {
+			found.bytesPerSecond = rate
+		}
+	}
+	return found.bytesPerSecond
+}
