@@ -64,9 +64,10 @@ func Medium() Spec {
 
 // Large is like a whole desktop system.
 func Large() Spec {
-	return Spec{Name: "large", MaxInstalled: 100 << 10,
-		Seeds:    []string{"chromium", "libreoffice", "gimp", "vlc", "inkscape", "kde-plasma-desktop", "emacs"},
-		MinPaths: 900, MinBytes: 1900e6, MinNar: 150e6}
+	return Spec{Name: "large", MaxInstalled: 23 << 10,
+		Seeds: []string{"chromium", "libreoffice", "gimp", "vlc", "inkscape", "kde-plasma-desktop", "emacs", "evolution",
+			"gnome-terminal", "nautilus", "dolphin", "evince", "git"},
+		MinPaths: 900, MinBytes: 1600e6, MinNar: 150e6}
 }
 
 // Noise is a single archive of the given size that cannot be compressed.
