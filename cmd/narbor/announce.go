@@ -68,7 +68,7 @@ func (s *service) announceNix(w io.Writer, line func(key, format string, args ..
 		sub, _, _ = strings.Cut(sub, "?")
 		return slices.Contains(urls, strings.TrimSuffix(sub, "/"))
 	}
-	if s.shares.nix == nil || len(urls) == 0 || slices.ContainsFunc(s.settings.Substituters, asked) {
+	if !s.shares.hasNix() || len(urls) == 0 || slices.ContainsFunc(s.settings.Substituters, asked) {
 		return
 	}
 	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
@@ -80,7 +80,7 @@ func (s shares) describe() string {
 		return "not used"
 	}
 	what := "no Nix here"
-	if s.nix != nil {
+	if s.hasNix() {
 		what = store.Dir + " by way of Nix"
 	}
 	return what + "; cache in " + strings.Join(s.cacheDirs, ", ")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -14,7 +13,7 @@ import (
 // shares is what this machine has and may share, the Nix store first.
 type shares struct {
 	sources   []store.Source
-	nix       *store.Nix // nil if there is no Nix here
+	nix       *lateNix // nil with off
 	caches    []*store.Cache
 	cacheDirs []string
 	off       bool // --share none: the sources are not told to neighbours
@@ -36,15 +35,9 @@ func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err erro
 			s = shares{}
 		}
 	}()
-	nix, err := store.OpenNix(c.Context, store.NixStoreConfig{})
-	switch {
-	case err == nil:
-		s.nix = nix
-		s.sources = append(s.sources, nix)
-	case !errors.Is(err, store.ErrNoNix):
-		// Nix may come up later; without it this machine still fetches for it.
-		log.Warn("the Nix store cannot be asked, so it is not shared; start narbor again once it can be", zap.Error(err))
-	}
+	s.nix = &lateNix{log: log}
+	s.nix.open(c.Context) // a failure is logged, and repaired by trying again
+	s.sources = append(s.sources, s.nix)
 	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
 	for _, cacheDir := range s.cacheDirs {
 		cache, err := store.OpenCache(cacheDir, filepath.Join(dir, "unpacked"))
@@ -57,8 +50,11 @@ func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err erro
 	return s, nil
 }
 
+// hasNix says whether the Nix store of this machine is shared.
+func (s shares) hasNix() bool { return s.nix != nil && s.nix.here() }
+
 func (s shares) close() {
 	if s.nix != nil {
-		s.nix.Close()
+		s.nix.close()
 	}
 }

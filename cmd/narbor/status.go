@@ -46,7 +46,7 @@ func (s *service) status() Status {
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
 		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes},
 	}
-	if s.shares.nix != nil {
+	if s.shares.hasNix() {
 		st.Store = store.Dir
 	}
 	if s.shares.off {

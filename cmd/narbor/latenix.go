@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+// nixRetry is how often a Nix store is looked for that was not there at the start: it may be installed, or its
+// daemon may start, later than narbor.
+const nixRetry = 5 * time.Second
+
+// A lateNix is this machine's Nix store, whether it is there already or not. It is a [store.Source].
+type lateNix struct {
+	log *zap.Logger
+
+	mu    sync.Mutex // guards the rest; held while connecting, which others wait for
+	nix   *store.Nix // nil while there is none
+	err   error      // why
+	tried time.Time
+	quiet bool // the error has been told
+}
+
+// open returns the store, connecting to it unless that has failed a moment ago.
+func (l *lateNix) open(ctx context.Context) (*store.Nix, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.nix != nil || time.Since(l.tried) < nixRetry {
+		return l.nix, l.err
+	}
+	l.nix, l.err = store.OpenNix(ctx, store.NixStoreConfig{})
+	l.tried = time.Now()
+	switch {
+	case l.err == nil && l.quiet:
+		l.log.Info("the Nix store is there now, and shared")
+	case l.err != nil && !errors.Is(l.err, store.ErrNoNix) && !l.quiet:
+		l.log.Warn("the Nix store cannot be asked, so it is not shared until it can be", zap.Error(l.err))
+	}
+	l.quiet = l.err != nil
+	if l.err != nil {
+		l.err = fmt.Errorf("%w: %w", store.ErrNotFound, l.err)
+	}
+	return l.nix, l.err
+}
+
+// here says whether the store is there, as far as is known.
+func (l *lateNix) here() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.nix != nil
+}
+
+// Info implements [store.Source].
+func (l *lateNix) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	nix, err := l.open(ctx)
+	if err != nil {
+		return store.Info{}, err
+	}
+	return nix.Info(ctx, hp)
+}
+
+// NAR implements [store.Source].
+func (l *lateNix) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	nix, err := l.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return nix.NAR(ctx, info)
+}
+
+func (l *lateNix) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.nix != nil {
+		l.nix.Close()
+	}
+}
