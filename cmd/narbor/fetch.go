@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/urfave/cli/v2"
@@ -284,13 +285,14 @@ func (f *fetcher) one(ctx context.Context, m trust.Mapping) error {
 
 // A progress tells how far a fetch is: with a bar on a terminal, with a line for each path elsewhere.
 type progress struct {
+	mu   sync.Mutex // one line at a time
 	out  io.Writer
 	bars *mpb.Progress
 	bar  *mpb.Bar
 }
 
-func (f *fetcher) progress(total int64) progress {
-	p := progress{out: f.out}
+func (f *fetcher) progress(total int64) *progress {
+	p := &progress{out: f.out}
 	if file, ok := f.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		p.bars = mpb.New(mpb.WithOutput(f.out))
 		p.bar = p.bars.AddBar(total,
@@ -300,15 +302,17 @@ func (f *fetcher) progress(total int64) progress {
 	return p
 }
 
-func (p progress) add(m trust.Mapping) {
+func (p *progress) add(m trust.Mapping) {
 	if p.bar != nil {
 		p.bar.IncrInt64(m.NarSize())
 		return
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	fmt.Fprintf(p.out, "%s  %s\n", m.Path(), amount(m.NarSize()))
 }
 
-func (p progress) end() {
+func (p *progress) end() {
 	if p.bar != nil {
 		p.bar.Abort(false)
 		p.bars.Wait()

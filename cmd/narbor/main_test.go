@@ -9,10 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,27 +23,9 @@ import (
 	"narbor/store"
 )
 
-// A buffer may be written to by several goroutines.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // narbor runs the program to its end.
 func narbor(ctx context.Context, args ...string) (stdout, stderr string, err error) {
-	var out, errs buffer
+	var out, errs bytes.Buffer
 	err = run(ctx, append([]string{"narbor"}, args...), &out, &errs)
 	return out.String(), errs.String(), err
 }
@@ -128,26 +111,39 @@ func makeClosure(t *testing.T, dir string) (top store.Info, key string) {
 	return top, public.String()
 }
 
+// TestMain lets the test binary be narbor itself, for services that run beside a test: the cli package has global
+// state, so two programs cannot be in one process.
+func TestMain(m *testing.M) {
+	if os.Getenv("NARBOR_TEST_IS_NARBOR") != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
 // started runs narbor until the test ends, and waits until it answers status.
 func started(t *testing.T, args ...string) Status {
 	t.Helper()
 	state := t.TempDir()
 	socket := filepath.Join(state, "s.sock")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	var out, errs buffer
-	go func() {
-		done <- run(ctx, append([]string{"narbor", "run", "--state-dir", state, "--socket", socket, "--port", "0", "--no-mdns",
-			"--listen", "127.0.0.1:0", "--min-free", "0"}, args...), &out, &errs)
-	}()
+	cmd := exec.Command(os.Args[0], append([]string{"run", "--state-dir", state, "--socket", socket, "--port", "0", "--no-mdns",
+		"--listen", "127.0.0.1:0", "--min-free", "0"}, args...)...)
+	cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1")
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run = %v\n%s%s", err, out.String(), errs.String())
+		cmd.Process.Signal(syscall.SIGTERM)
+		if err := <-ended; err != nil {
+			t.Errorf("run = %v\n%s", err, out.String())
 		}
 	})
 	for deadline := time.After(20 * time.Second); ; {
-		if text, _, err := narbor(ctx, "status", "--json", "--socket", socket); err == nil {
+		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); err == nil {
 			var st Status
 			if err := json.Unmarshal([]byte(text), &st); err != nil {
 				t.Fatal(err)
@@ -155,9 +151,9 @@ func started(t *testing.T, args ...string) Status {
 			return st
 		}
 		select {
-		case err := <-done:
-			done <- err
-			t.Fatalf("run = %v\n%s%s", err, out.String(), errs.String())
+		case err := <-ended:
+			ended <- err
+			t.Fatal("narbor ended before it answered")
 		case <-deadline:
 			t.Fatal("narbor does not answer")
 		case <-time.After(20 * time.Millisecond):
