@@ -19,9 +19,11 @@ const (
 	// infoTimeout bounds what one unresponsive neighbour can add to a build. Neighbours share our network: one that
 	// needs longer is worse than asking the internet.
 	infoTimeout = 200 * time.Millisecond
-	// holdersFresh is how long it is remembered who has a path. Nix asks for the NARs of a closure within minutes
-	// of its narinfos; after that, asking again costs a millisecond and finds who has come since.
-	holdersFresh = time.Minute
+	// holdersFresh is how long it is relied on who has a path. In a crowd that wants the same closure every moment
+	// somebody has it who did not when Nix asked for the narinfo; asking costs a fraction of a millisecond.
+	holdersFresh = 2 * time.Second
+	// refreshTimeout bounds what asking again may delay a NAR of which a holder is known.
+	refreshTimeout = 20 * time.Millisecond
 	// maxFindings bounds the memory of who has what: some closures' worth.
 	maxFindings = 16 << 10
 )
@@ -151,15 +153,23 @@ func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
 	return f
 }
 
-// holders returns the neighbours who said that they have the NAR, asking everybody if that is not known or if
+// holders returns the neighbours who said that they have the NAR. It asks everybody if that was too long ago, or if
 // again is set.
 func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neighbour {
 	hp := m.Path().HashPart()
 	f, ok := n.findings.Get(hp)
-	if !ok || again || time.Since(f.found) > holdersFresh || f.mapping.NarHash() != m.NarHash() || len(n.connected(f)) == 0 {
+	if !ok || again || f.mapping.NarHash() != m.NarHash() || len(n.connected(f)) == 0 {
 		var err error
 		if f, err = n.lookup(ctx, hp, true); err != nil || f.mapping.NarHash() != m.NarHash() {
 			return nil
+		}
+		return n.connected(f)
+	}
+	if time.Since(f.found) > holdersFresh {
+		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+		defer cancel()
+		if now, err := n.lookup(ctx, hp, true); err == nil && now.mapping.NarHash() == m.NarHash() {
+			f = now
 		}
 	}
 	return n.connected(f)
@@ -167,10 +177,18 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neig
 
 // known returns the holders that are known without asking anybody.
 func (n *Node) known(m trust.Mapping) []*neighbour {
-	if f, ok := n.findings.Peek(m.Path().HashPart()); ok && f.mapping.NarHash() == m.NarHash() {
-		return n.connected(f)
+	f, ok := n.findings.Peek(m.Path().HashPart())
+	if !ok || f.mapping.NarHash() != m.NarHash() {
+		return nil
 	}
-	return nil
+	return n.connected(f)
+}
+
+// askAround asks everybody who has a path, for known to find, and does not wait for the answers.
+func (n *Node) askAround(hp store.HashPart) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // nobody waits; the answers are collected all the same
+	n.lookup(ctx, hp, true)
 }
 
 // connected returns the holders of a finding who are still neighbours.

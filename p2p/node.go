@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -42,7 +43,7 @@ type Config struct {
 	AllowInterfaces, DenyInterfaces []string
 	Version                         string // told to neighbours
 
-	Share     []store.Source // asked in order for what neighbours want; none shares nothing
+	Share     []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	Trusted   *trust.Keys    // whose claims are believed
 	ShareKeys *trust.Keys    // a path is shared only if one of these has signed it
 	Spool     *store.Spool   // where fetched NARs go
@@ -56,6 +57,7 @@ type Node struct {
 	log      *zap.Logger
 	lan      *lan
 	sharer   *sharer
+	fetched  *fetched
 	serving  chan struct{} // a token for each answer under way
 	findings *lru.Cache[store.HashPart, *finding]
 	settled  chan struct{}
@@ -87,9 +89,17 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	passed, err := newFetched(cfg.Spool)
+	if err != nil {
+		return nil, err
+	}
+	share := cfg.Share
+	if len(share) > 0 {
+		share = append(slices.Clone(share), passed)
+	}
 	return &Node{
-		cfg: cfg, log: cfg.Log, lan: l,
-		sharer:   &sharer{sources: cfg.Share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
+		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
+		sharer:   &sharer{sources: share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
 		serving:  make(chan struct{}, maxServing),
 		findings: findings,
 		settled:  make(chan struct{}),

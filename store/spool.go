@@ -179,6 +179,13 @@ func (s *Spool) Get(h Hash) (*Spooled, bool) {
 	return nar, ok
 }
 
+// Has says whether the NAR with that hash is in the spool, and leaves it as it is.
+func (s *Spool) Has(h Hash) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.entries[h] != nil
+}
+
 // hold adds a handle to an entry, or forgets the entry and returns false if its file has gone. The file is opened
 // with the mutex held: a local open of a name that is in the kernel's cache takes microseconds.
 func (s *Spool) hold(e *spoolEntry) bool {
