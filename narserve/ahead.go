@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,6 +20,9 @@ const (
 	// aheadParallel is how many NARs are fetched ahead at once: small ones cost a round trip each, and more at once
 	// would delay the one that Nix wants next.
 	aheadParallel = 4
+	// aheadSpread is from how many of the next NARs every second one is taken by chance. Machines that want the same
+	// closure at the same time so fetch different parts of it from where it is, and the rest from each other.
+	aheadSpread = 64
 	// aheadIdle is how long Nix may be silent before it is taken to have gone. It needs that long to unpack a large
 	// NAR to a slow disk; while one is on its way to it, it is not silent.
 	aheadIdle = 30 * time.Second
@@ -36,6 +41,7 @@ type ahead struct {
 	expected map[store.HashPart]expectation
 	plan     []trust.Mapping // of expected, in the order that Nix will ask; found anew if stale
 	stale    bool
+	astray   bool                     // whether the last one was taken by chance
 	ready    map[store.HashPart]int64 // sizes of what is here, or coming, and not yet asked for
 	pending  int64                    // their sum
 	serving  int                      // NARs on their way to Nix
@@ -163,16 +169,20 @@ func (a *ahead) next(free bool) (trust.Mapping, bool) {
 		a.stale = false
 	}
 	for len(a.plan) > 0 {
-		m := a.plan[0]
+		i := 0
+		if a.astray = !a.astray; a.astray && a.pending > 0 {
+			i = rand.IntN(min(len(a.plan), aheadSpread))
+		}
+		m := a.plan[i]
 		hp := m.Path().HashPart()
 		if _, ok := a.expected[hp]; !ok { // Nix was faster
-			a.plan = a.plan[1:]
+			a.plan = slices.Delete(a.plan, i, i+1)
 			continue
 		}
 		if a.pending > 0 && a.pending+m.NarSize() > a.budget {
 			return trust.Mapping{}, false
 		}
-		a.plan = a.plan[1:]
+		a.plan = slices.Delete(a.plan, i, i+1)
 		delete(a.expected, hp)
 		a.ready[hp] = m.NarSize()
 		a.pending += m.NarSize()

@@ -2,6 +2,7 @@ package narserve_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -158,4 +159,43 @@ func TestAheadIsOffWithoutABudget(t *testing.T) {
 			t.Errorf("fetched %q, want only what was asked for", got)
 		}
 	})
+}
+
+// Machines that want the same closure must not all fetch it in the same order.
+func TestAheadGoesAstray(t *testing.T) {
+	first := map[string]bool{}
+	for range 8 {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			var infos []store.Info
+			for i := range 100 {
+				info, _ := w.add(t, fmt.Sprintf("leaf%02d", i), 10)
+				infos = append(infos, info)
+			}
+			var log fetchLog
+			src := log.of(w, func(ctx context.Context, name string) {
+				if name != "leaf00" { // those that come first hold up the rest
+					<-ctx.Done()
+				}
+			})
+			s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Ahead: 1 << 20})
+			for _, info := range infos {
+				do(s, http.MethodGet, narinfoPath(info))
+			}
+			do(s, http.MethodGet, narPath(infos[0]))
+			synctest.Wait()
+			got := log.take()
+			if !slices.Contains(got, "leaf01") {
+				t.Errorf("fetched %q, and not leaf01, which Nix wants next", got)
+			}
+			for _, name := range got {
+				first[name] = true
+			}
+			time.Sleep(time.Minute)
+			synctest.Wait()
+		})
+	}
+	if len(first) < 8 {
+		t.Errorf("8 machines fetched first only %d different paths", len(first))
+	}
 }
