@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
@@ -10,89 +11,177 @@ import (
 	"strings"
 )
 
-// A report is what one run of bench has found. Times are in seconds, and memory in bytes, unless a name says other.
+// A report is what one run of bench has found.
 type report struct {
-	Date     string          `json:"date"`
-	Machine  string          `json:"machine"`
-	Corpus   string          `json:"corpus"`
-	Paths    int             `json:"paths"`
-	Bytes    int64           `json:"bytes"`
-	Closures []closureResult `json:"closures"`
-	Big      bigResult       `json:"big"`
-	Miss     missResult      `json:"miss"`
-	Idle     idleResult      `json:"idle"`
+	Date    string   `json:"date"`
+	Machine string   `json:"machine"`
+	Commit  string   `json:"commit"`
+	Runs    int      `json:"runs"`
+	Rows    []row    `json:"rows"`
+	Left    []string `json:"left,omitempty"`   // cases that were not asked for
+	Failed  []string `json:"failed,omitempty"` // cases that ended with an error
 }
 
-type closureResult struct {
-	Mbit         int       `json:"mbit"` // 0 is not shaped
-	Nginx        []float64 `json:"nginx"`
-	Narbor       []float64 `json:"narbor"`
-	SenderCPU    []float64 `json:"senderCPU"`
-	ReceiverCPU  []float64 `json:"receiverCPU"`
-	SenderPeak   int64     `json:"senderPeakRSS"`
-	ReceiverPeak int64     `json:"receiverPeakRSS"`
+// A row is a figure and its limit. It is a ratio of two series' wall times if there is a rival.
+type row struct {
+	Case    string  `json:"case"`
+	What    string  `json:"what"`
+	Unit    string  `json:"unit,omitempty"` // "" is a ratio
+	Value   float64 `json:"value"`
+	Limit   float64 `json:"limit"`
+	AtLeast bool    `json:"atLeast,omitempty"` // the limit is one below
+	Narbor  series  `json:"narbor,omitzero"`
+	Rival   series  `json:"rival,omitzero"`
 }
 
-type bigResult struct {
-	Bytes        int64   `json:"bytes"`
-	Seconds      float64 `json:"seconds"`
-	SenderPeak   int64   `json:"senderPeakRSS"`
-	ReceiverPeak int64   `json:"receiverPeakRSS"`
+// A series is all turns of one rival.
+type series struct {
+	Name    string   `json:"name"`
+	Samples []sample `json:"samples"`
 }
 
-type missResult struct {
-	Paths         int     `json:"paths"`
-	NginxMs       float64 `json:"nginxMs"`       // wall time of Nix per path, all at once, from nginx next door
-	NarborMs      float64 `json:"narborMs"`      // the same through narbor
-	SingleMs      float64 `json:"singleMs"`      // median, one at a time
-	SingleWorstMs float64 `json:"singleWorstMs"` // of 100
+func ratio(name, what string, narbor, rival series, limit float64) row {
+	return row{Case: name, What: what, Value: median(narbor.seconds()) / median(rival.seconds()), Limit: limit, Narbor: narbor, Rival: rival}
 }
 
-type idleResult struct {
-	SharingRSS  int64 `json:"sharingRSS"`
-	FetchingRSS int64 `json:"fetchingRSS"`
+func value(name, what, unit string, v, limit float64) row {
+	return row{Case: name, What: what, Unit: unit, Value: v, Limit: limit}
 }
 
-func (c closureResult) link() string {
-	if c.Mbit == 0 {
-		return "not shaped"
+func atLeast(name, what, unit string, v, limit float64) row {
+	r := value(name, what, unit, v, limit)
+	r.AtLeast = true
+	return r
+}
+
+func (r row) missed(by float64) bool {
+	if r.AtLeast {
+		return r.Value*by < r.Limit
 	}
-	return fmt.Sprintf("%d Mbit/s", c.Mbit)
+	return r.Value > r.Limit*by
 }
 
-func (c closureResult) ratio() float64 { return median(c.Narbor) / median(c.Nginx) }
+func (s series) of(f func(sample) float64) []float64 {
+	var all []float64
+	for _, t := range s.Samples {
+		all = append(all, f(t))
+	}
+	return all
+}
 
-// markdown prints the report as two tables.
+func (s series) seconds() []float64 { return s.of(func(t sample) float64 { return t.Seconds }) }
+
+// out is the median of what a host has sent, in bytes.
+func (s series) out(host string) float64 {
+	return median(s.of(func(t sample) float64 { return float64(t.Wires[host].Out) }))
+}
+
+// peak is the most memory that a process had.
+func (s series) peak(proc string) int64 {
+	return int64(slices.Max(s.of(func(t sample) float64 { return float64(t.Uses[proc].Peak) })))
+}
+
+// verdict is an error if a limit was missed grossly, or a case could not be measured.
+func (r report) verdict() error {
+	var bad []string
+	for _, row := range r.Rows {
+		if row.missed(grossly) {
+			bad = append(bad, fmt.Sprintf("%s: %s: %s, limit %s", row.Case, row.What, row.value(), row.limit()))
+		}
+	}
+	for _, name := range r.Failed {
+		bad = append(bad, name+" was not measured")
+	}
+	if bad == nil {
+		return nil
+	}
+	return fmt.Errorf("limits missed by more than %.1f times:\n\t%s", grossly, strings.Join(bad, "\n\t"))
+}
+
+func (r row) value() string { return figure(r.Value) + unit(r.Unit) }
+
+func (r row) limit() string {
+	if r.AtLeast {
+		return "≥ " + figure(r.Limit) + unit(r.Unit)
+	}
+	return "≤ " + figure(r.Limit) + unit(r.Unit)
+}
+
+func figure(v float64) string {
+	if v >= 10 {
+		return fmt.Sprintf("%.0f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+func unit(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " " + s
+}
+
+func (r row) verdict() string {
+	if r.missed(1) {
+		return "**missed**"
+	}
+	return "met"
+}
+
+// markdown prints the figures and then what they cost.
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s. Closure %q: %d paths, %d MB; medians (least–most).\n\n", r.Date, r.Machine, r.Corpus, r.Paths, r.Bytes/1e6)
-	fmt.Fprintln(&b, "| link | nginx | narbor | ratio | limit | CPU sender / receiver | peak RSS sender / receiver |")
-	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|")
-	for _, c := range r.Closures {
-		limit := 2.0
-		if c.Mbit > 0 {
-			limit = 1.15
+	fmt.Fprintf(&b, "%s, commit %s, %s. Medians of %d, in brackets least and most.\n\n", r.Date, r.Commit, r.Machine, r.Runs)
+	fmt.Fprintln(&b, "| case | what | against | that takes | narbor takes | figure | limit | |")
+	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|")
+	for _, row := range r.Rows {
+		rival, taken := "–", "–"
+		if row.Rival.Samples != nil {
+			rival, taken = spread(row.Rival.seconds()), spread(row.Narbor.seconds())
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %.2f | ≤ %.2f | %.1f / %.1f s | %s / %s |\n", c.link(), spread(c.Nginx), spread(c.Narbor), c.ratio(), limit,
-			median(c.SenderCPU), median(c.ReceiverCPU), mib(c.SenderPeak), mib(c.ReceiverPeak))
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", row.Case, row.What, row.Rival.Name, rival, taken, row.value(), row.limit(), row.verdict())
 	}
-	fmt.Fprintln(&b, "\n| what | measured | limit |")
-	fmt.Fprintln(&b, "|---|---|---|")
-	fmt.Fprintf(&b, "| peak RSS while one archive of %s is fetched (%.1f s), sender / receiver | %s / %s | ≤ 128 MiB |\n",
-		mib(r.Big.Bytes), r.Big.Seconds, mib(r.Big.SenderPeak), mib(r.Big.ReceiverPeak))
-	fmt.Fprintf(&b, "| a miss with two neighbours, Nix asking for %d paths (nginx: %.2f ms) | %.2f ms | ≤ 5 ms |\n", r.Miss.Paths, r.Miss.NginxMs, r.Miss.NarborMs)
-	fmt.Fprintf(&b, "| a miss with two neighbours, one at a time (worst of 100: %.1f ms) | %.2f ms | ≤ 5 ms |\n", r.Miss.SingleWorstMs, r.Miss.SingleMs)
-	fmt.Fprintf(&b, "| idle RSS with two neighbours, sharing / fetching | %s / %s | ≤ 60 MiB |\n", mib(r.Idle.SharingRSS), mib(r.Idle.FetchingRSS))
+	for _, name := range r.Left {
+		fmt.Fprintf(&b, "| %s | not measured | | | | | | |\n", name)
+	}
+	for _, name := range r.Failed {
+		fmt.Fprintf(&b, "| %s | not measured, or not wholly: an error | | | | | | |\n", name)
+	}
+	fmt.Fprint(&b, "\nWhat that costs: processor time and peak memory of each process, bytes in and out on each host's wire.\n\n")
+	fmt.Fprintln(&b, "| case | what | who | processes | wires |")
+	fmt.Fprintln(&b, "|---|---|---|---|---|")
+	for i, row := range r.Rows {
+		for _, s := range []series{row.Rival, row.Narbor} {
+			if s.Samples == nil || i > 0 && s.Name == r.Rows[i-1].Narbor.Name && row.What == r.Rows[i-1].What {
+				continue
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", row.Case, row.What, s.Name, s.processes(), s.wires())
+		}
+	}
 	return b.String()
 }
 
-func spread(s []float64) string {
-	return fmt.Sprintf("%.2f s (%.2f–%.2f)", median(s), slices.Min(s), worst(s))
+func (s series) processes() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(s.Samples[0].Uses)) {
+		cpu := median(s.of(func(t sample) float64 { return t.Uses[name].CPU }))
+		all = append(all, fmt.Sprintf("%s %.1f s, %d MiB", name, cpu, s.peak(name)>>20))
+	}
+	return strings.Join(all, "; ")
 }
 
-func mib(n int64) string { return fmt.Sprintf("%d MiB", n>>20) }
+func (s series) wires() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(s.Samples[0].Wires)) {
+		in := median(s.of(func(t sample) float64 { return float64(t.Wires[name].In) }))
+		all = append(all, fmt.Sprintf("%s %.1f / %.1f MB", name, in/1e6, s.out(name)/1e6))
+	}
+	return strings.Join(all, "; ")
+}
 
-func worst(s []float64) float64 { return slices.Max(s) }
+func spread(s []float64) string {
+	return fmt.Sprintf("%.2f s [%.2f–%.2f]", median(s), slices.Min(s), slices.Max(s))
+}
 
 // median of an even number is the mean of the two in the middle.
 func median(s []float64) float64 {
@@ -115,4 +204,12 @@ func machine(ctx context.Context) string {
 		nix = []byte("no Nix")
 	}
 	return fmt.Sprintf("%d cores of %s, %s, %s", runtime.NumCPU(), model, strings.TrimSpace(string(nix)), runtime.Version())
+}
+
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
 }

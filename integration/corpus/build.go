@@ -111,22 +111,53 @@ func (b *builder) addPackages(ctx context.Context) ([]store.Path, error) {
 
 // addTop adds the path that refers to all, and holds the noise if there is any.
 func (b *builder) addTop(ctx context.Context, refs []store.Path) (store.Path, error) {
-	id := sha256.Sum256(fmt.Appendf(nil, "narbor corpus %s top %v %d", version, refs, b.spec.Random))
+	id := sha256.Sum256(fmt.Appendf(nil, "narbor corpus %s top %v %d", version, refs, b.spec.Random+b.spec.Mixed))
 	top, err := store.ParsePathName(string(store.HashPartFromBytes([20]byte(id[:20]))) + "-" + topName(b.spec))
 	if err != nil {
 		return store.Path{}, err
 	}
 	return top, b.add(ctx, top, store.SortPaths(refs), func(dir string) error {
-		if err := os.Mkdir(dir, 0o755); err != nil || b.spec.Random == 0 {
+		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		f, err := os.Create(filepath.Join(dir, "noise"))
-		if err != nil {
-			return err
+		if b.spec.Mixed > 0 {
+			return b.mix(ctx, filepath.Join(dir, "mixed"))
 		}
-		_, err = io.CopyN(f, rand.NewChaCha8(id), b.spec.Random)
-		return errors.Join(err, f.Close())
+		if b.spec.Random > 0 {
+			return write(filepath.Join(dir, "noise"), rand.NewChaCha8(id), b.spec.Random)
+		}
+		return nil
 	})
+}
+
+// mix writes a file of archives of [Medium]. Those that are there twice are too far apart for any compressor.
+func (b *builder) mix(ctx context.Context, name string) error {
+	c, err := Open(ctx, Medium(), b.progress)
+	if err != nil {
+		return err
+	}
+	var parts []io.Reader
+	for n := int64(0); n < b.spec.Mixed; {
+		for _, info := range c.Infos {
+			f, err := os.Open(c.nar(info))
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			parts = append(parts, f)
+			n += info.NarSize
+		}
+	}
+	return write(name, io.MultiReader(parts...), b.spec.Mixed)
+}
+
+func write(name string, r io.Reader, n int64) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = io.CopyN(f, r, n)
+	return errors.Join(err, f.Close())
 }
 
 // add makes a directory with unpack, and of that a signed archive for path.

@@ -37,6 +37,7 @@ type Spec struct {
 	// MaxInstalled leaves out packages, other than seeds, whose installed size in KiB is above it.
 	MaxInstalled int64
 	Random       int64 // bytes of a store path made of noise; 0 is none
+	Mixed        int64 // bytes of a store path made of what programs are made of, about 2:1 compressible; 0 is none
 
 	// What the result must reach. A corpus that does not is an error, for a test with it would say too little.
 	MinPaths         int
@@ -73,6 +74,11 @@ func Large() Spec {
 // Noise is a single archive of the given size that cannot be compressed.
 func Noise(size int64) Spec {
 	return Spec{Name: "noise-" + strconv.FormatInt(size, 10), Random: size, MinPaths: 1, MinBytes: size, MinNar: size}
+}
+
+// Mixed is a single archive of the given size that compresses about as well as store paths do.
+func Mixed(size int64) Spec {
+	return Spec{Name: "mixed-" + strconv.FormatInt(size, 10), Mixed: size, MinPaths: 1, MinBytes: size, MinNar: size}
 }
 
 // A Corpus is a signed closure on disk. Nobody may write to its directories.

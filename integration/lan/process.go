@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 )
@@ -85,53 +83,3 @@ func (p *Process) Stop() error { return p.proc.Signal(syscall.SIGSTOP) }
 
 // Continue lets a stopped process go on.
 func (p *Process) Continue() error { return p.proc.Signal(syscall.SIGCONT) }
-
-// Usage is what a running process has used.
-type Usage struct {
-	CPU     time.Duration // user and system
-	RSS     int64         // bytes of memory now
-	PeakRSS int64         // bytes since the start or the last ResetPeak
-}
-
-// Usage reads what the process has used so far.
-func (p *Process) Usage() (Usage, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid()))
-	if err != nil {
-		return Usage{}, err
-	}
-	// utime and stime are fields 14 and 15; the second field, in parentheses, may hold blanks.
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return Usage{}, fmt.Errorf("%s: strange /proc/stat", p.name)
-	}
-	var u Usage
-	const tick = time.Second / 100 // USER_HZ, the same on all Linux architectures that matter here
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return Usage{}, err
-		}
-		u.CPU += time.Duration(n) * tick
-	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.Pid()))
-	if err != nil {
-		return Usage{}, err
-	}
-	for line := range strings.Lines(string(status)) {
-		key, value, _ := strings.Cut(line, ":")
-		n, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
-		switch key {
-		case "VmRSS":
-			u.RSS = n << 10
-		case "VmHWM":
-			u.PeakRSS = n << 10
-		}
-	}
-	return u, nil
-}
-
-// ResetPeak makes PeakRSS begin anew.
-func (p *Process) ResetPeak() error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.Pid()), []byte("5"), 0)
-}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"fmt"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+func link(mbit int) string {
+	switch {
+	case mbit == 0:
+		return "not shaped"
+	case mbit%1000 == 0:
+		return fmt.Sprintf("%d Gbit/s", mbit/1000)
+	default:
+		return fmt.Sprintf("%d Mbit/s", mbit)
+	}
+}
+
+// describe says what is fetched.
+func describe(spec corpus.Spec, c *corpus.Corpus) string {
+	return fmt.Sprintf("%s (%d paths, %d MB)", spec.Name, len(c.Infos), c.Bytes()/1e6)
+}
+
+// slow is what is fetched over slow links: for five minutes' sake not always what the limits are about.
+func (b *bench) slow() corpus.Spec {
+	if b.short {
+		return corpus.Small()
+	}
+	return corpus.Medium()
+}
+
+// closures fetches the medium and the large closure from one neighbour.
+func (b *bench) closures(name string, mbit int, limit float64) ([]row, error) {
+	specs := []corpus.Spec{corpus.Medium()}
+	if b.large {
+		specs = append(specs, corpus.Large())
+	}
+	var rows []row
+	for _, spec := range specs {
+		r, err := b.pair(name, spec, mbit, limit)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, r)
+	}
+	return rows, nil
+}
+
+// pair fetches a closure from one neighbour, through nginx and through narbor in turn.
+func (b *bench) pair(name string, spec corpus.Spec, mbit int, limit float64) (r row, err error) {
+	c, err := corpus.Open(b.ctx, spec, b.progress)
+	if err != nil {
+		return r, err
+	}
+	what := describe(spec, c) + ", " + link(mbit)
+	err = b.withLAN(func(l *lan.LAN) error {
+		from, err := b.sender(l, "sender", c, c.Cache)
+		if err != nil {
+			return err
+		}
+		if err := shape(mbit, from); err != nil {
+			return err
+		}
+		all, err := b.turns(what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from))
+		if err == nil {
+			r = ratio(name, what, all[1], all[0], limit)
+		}
+		return err
+	})
+	return r, err
+}
+
+func shape(mbit int, senders ...*sender) error {
+	for _, s := range senders {
+		if mbit == 0 {
+			continue
+		}
+		if err := s.Shape(mbit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wifi fetches over 100 Mbit/s, where what is compressed already is an advantage.
+func (b *bench) wifi() (rows []row, err error) {
+	spec := b.slow()
+	c, err := corpus.Open(b.ctx, spec, b.progress)
+	if err != nil {
+		return nil, err
+	}
+	compressed, err := c.Zstd(b.ctx, b.progress)
+	if err != nil {
+		return nil, err
+	}
+	what := describe(spec, c) + ", " + link(100)
+	err = b.withLAN(func(l *lan.LAN) error {
+		from, err := b.sender(l, "sender", c, c.Cache)
+		if err != nil {
+			return err
+		}
+		ready, err := b.server(l, "zstd", compressed)
+		if err != nil {
+			return err
+		}
+		if err := shape(100, from, ready); err != nil {
+			return err
+		}
+		all, err := b.turns(what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from), b.viaNginx(l, "nginx, ready-made zstd", c, ready))
+		if err == nil {
+			rows = []row{ratio("wifi", what, all[1], all[0], 0.50), ratio("wifi", what, all[1], all[2], 1.20)}
+		}
+		return err
+	})
+	return rows, err
+}
+
+// four fetches from four neighbours at once, or from one of them.
+func (b *bench) four() (rows []row, err error) {
+	spec := b.slow()
+	c, err := corpus.Open(b.ctx, spec, b.progress)
+	if err != nil {
+		return nil, err
+	}
+	what := describe(spec, c) + ", 4 neighbours at " + link(100)
+	err = b.withLAN(func(l *lan.LAN) error {
+		from, err := b.senders(l, 4, c, c.Cache)
+		if err != nil {
+			return err
+		}
+		if err := shape(100, from...); err != nil {
+			return err
+		}
+		all, err := b.turns(what, b.viaNginx(l, "one nginx", c, from[0]), b.viaNarbor(l, "narbor", c, from...))
+		if err == nil {
+			rows = []row{ratio("four", what, all[1], all[0], 0.25)}
+		}
+		return err
+	})
+	return rows, err
+}
+
+// senders adds n of them. cache is what the first one's nginx serves.
+func (b *bench) senders(l *lan.LAN, n int, c *corpus.Corpus, cache string) ([]*sender, error) {
+	var all []*sender
+	for i := range n {
+		if i > 0 {
+			cache = ""
+		}
+		s, err := b.sender(l, fmt.Sprintf("sender%d", i), c, cache)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// bigBytes is the size of the one path of the big rows.
+const bigBytes = 1 << 30
+
+// big fetches one large path. Its memory is what issue of blocks and spool it takes, for Nix streams.
+func (b *bench) big() (rows []row, err error) {
+	for _, k := range []struct {
+		spec  corpus.Spec
+		kind  string
+		mbit  int
+		limit float64
+	}{
+		{corpus.Mixed(bigBytes), "one path of 1 GiB, compressible", 1000, 0.90},
+		{corpus.Noise(bigBytes), "one path of 1 GiB, incompressible", 1000, 1.30},
+		{corpus.Noise(bigBytes), "one path of 1 GiB, incompressible", 0, 2.0},
+	} {
+		r, err := b.pair("big", k.spec, k.mbit, k.limit)
+		if err != nil {
+			return rows, err
+		}
+		r.What = k.kind + ", " + link(k.mbit)
+		rows = append(rows, r)
+		if k.mbit == 0 {
+			rows = append(rows,
+				value("big", "peak RSS of the narbor that sends it", "MiB", float64(r.Narbor.peak("sender's narbor")>>20), 96),
+				value("big", "peak RSS of the narbor that fetches it", "MiB", float64(r.Narbor.peak("receiver's narbor")>>20), 128))
+		}
+	}
+	return rows, nil
+}
+
+// first is what narbor's first light was measured by.
+func (b *bench) first() ([]row, error) {
+	var rows []row
+	for _, k := range []struct {
+		mbit  int
+		limit float64
+	}{{0, 2.0}, {1000, 1.15}} {
+		r, err := b.pair("first", corpus.First(), k.mbit, k.limit)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, r)
+	}
+	return rows, nil
+}

@@ -1,0 +1,116 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+// crowdSize is how many hosts want the same at once.
+const crowdSize = 6
+
+// crowd lets one host, and then six at once, fetch from one holder with a thin cable; the others' are ten times
+// as thick. A rival is itself alone: nginx needs six times as long and sends six times as much.
+func (b *bench) crowd() (rows []row, err error) {
+	spec := b.slow()
+	c, err := corpus.Open(b.ctx, spec, b.progress)
+	if err != nil {
+		return nil, err
+	}
+	what := fmt.Sprintf("%s, %d hosts at once, one holder of %s", describe(spec, c), crowdSize, link(100))
+	err = b.withLAN(func(l *lan.LAN) error {
+		holder, err := b.sender(l, "holder", c, "")
+		if err != nil {
+			return err
+		}
+		if err := shape(100, holder); err != nil {
+			return err
+		}
+		all, err := b.turns(what, b.hosts(l, "one host alone", c, holder, 1), b.hosts(l, "last of six", c, holder, crowdSize))
+		if err != nil {
+			return err
+		}
+		alone, six := all[0], all[1]
+		sent := value("crowd", "the same: what the holder sends ÷ what it sends to one host", "", six.out("sender")/alone.out("sender"), 1.3)
+		rows = []row{ratio("crowd", what, six, alone, 1.4), sent}
+		return nil
+	})
+	return rows, err
+}
+
+// hosts is a turn in which n new receivers fetch a corpus at once.
+func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender, n int) turn {
+	return turn{name, func(i int) (sample, error) {
+		var w watch
+		w.sender(holder, true)
+		var fetch []func() error
+		var added []*receiver
+		for j := range n {
+			r, err := b.throughNarbor(l, fmt.Sprintf("crowd%d-%d-%d", n, i, j), 1)
+			if err != nil {
+				return sample{}, err
+			}
+			added = append(added, r)
+			if err := r.Shape(1000); err != nil {
+				return sample{}, err
+			}
+			w.proc("receivers' Nix", r.nix)
+			w.proc("receivers' narbor", r.narbor)
+			w.host("receivers", r.Host)
+			fetch = append(fetch, func() error {
+				_, err := b.realise(r.Host, c)
+				return err
+			})
+		}
+		for _, r := range added {
+			if _, err := r.WaitNeighbours(b.ctx, narbor, n); err != nil { // the holder, and one another
+				return sample{}, err
+			}
+		}
+		s, err := b.observe(w, func() (float64, error) { return together(fetch) })
+		for _, r := range added {
+			err = errors.Join(err, l.Remove(r.Host))
+		}
+		return s, err
+	}}
+}
+
+// lame fetches from four neighbours of which one goes silent as Nix begins, and one has a very thin cable.
+func (b *bench) lame() (rows []row, err error) {
+	spec := corpus.Medium()
+	c, err := corpus.Open(b.ctx, spec, b.progress)
+	if err != nil {
+		return nil, err
+	}
+	what := describe(spec, c) + ", 4 neighbours at " + link(1000) + ", of which one is unplugged and one has " + link(1)
+	err = b.withLAN(func(l *lan.LAN) error {
+		from, err := b.senders(l, 4, c, "")
+		if err != nil {
+			return err
+		}
+		if err := shape(1000, from...); err != nil {
+			return err
+		}
+		clean := b.viaNarbor(l, "clean", c, from...)
+		lamed := turn{"lame", func(i int) (s sample, err error) {
+			r, err := b.throughNarbor(l, fmt.Sprintf("lame%d", i), len(from))
+			if err != nil {
+				return s, err
+			}
+			dead, slow := from[2], from[3]
+			if err := errors.Join(slow.Shape(1), dead.Unplug()); err != nil {
+				return s, err
+			}
+			s, err = b.observe(watching(r, from...), func() (float64, error) { return b.realise(r.Host, c) })
+			return s, errors.Join(err, slow.Shape(1000), dead.Plug(), l.Remove(r.Host))
+		}}
+		all, err := b.turns(what, clean, lamed)
+		if err == nil {
+			rows = []row{ratio("lame", what, all[1], all[0], 1.2)}
+		}
+		return err
+	})
+	return rows, err
+}

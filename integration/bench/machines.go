@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+const narbor = "/opt/narbor"
+
+// A bench owns a LAN for each measurement.
+type bench struct {
+	ctx      context.Context
+	dir      string
+	programs string
+	runs     int
+	short    bool
+	large    bool
+}
+
+func (b *bench) close() error { return os.RemoveAll(b.dir) }
+
+func (b *bench) progress(s string) { fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), s) }
+
+// withLAN calls f with a new LAN. Its logs go with it, unless f fails.
+func (b *bench) withLAN(f func(*lan.LAN) error) (err error) {
+	dir, err := os.MkdirTemp(b.dir, "lan-")
+	if err != nil {
+		return err
+	}
+	l, err := lan.New(dir)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && b.ctx.Err() == nil {
+			logs, _ := l.Logs()
+			for _, name := range logs {
+				text, _ := os.ReadFile(name)
+				fmt.Fprintf(os.Stderr, "---- %s:\n%s", filepath.Base(name), text)
+			}
+		}
+		err = errors.Join(err, l.Close())
+	}()
+	return f(l)
+}
+
+// A sender has a corpus in memory, and shares it by narbor and perhaps by nginx.
+type sender struct {
+	*lan.Host
+	narbor *lan.Process
+	nginx  *lan.Process // nil without
+	url    string
+}
+
+// sender adds one. cache is what its nginx serves; without one it has none.
+func (b *bench) sender(l *lan.LAN, name string, c *corpus.Corpus, cache string) (*sender, error) {
+	s := &sender{}
+	cfg := lan.HostConfig{Name: name, Nix: c.Nix, Copy: true, Binds: map[string]string{"opt": b.programs}}
+	if cache != "" {
+		cfg.Binds["mnt"] = cache
+	}
+	var err error
+	if s.Host, err = l.Add(cfg); err != nil {
+		return nil, err
+	}
+	if cache != "" {
+		if err := b.serve(s, cache); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := b.startNix(s.Host, "substituters ="); err != nil {
+		return nil, err
+	}
+	s.narbor, err = s.StartNarbor(narbor)
+	return s, err
+}
+
+// server adds a machine that has a binary cache in memory and serves it by nginx alone.
+func (b *bench) server(l *lan.LAN, name, cache string) (*sender, error) {
+	s := &sender{}
+	var err error
+	if s.Host, err = l.Add(lan.HostConfig{Name: name, Binds: map[string]string{"mnt": cache}}); err != nil {
+		return nil, err
+	}
+	return s, b.serve(s, cache)
+}
+
+func (b *bench) serve(s *sender, cache string) error {
+	if _, err := s.Run(b.ctx, "cp", "-r", "/mnt", "/srv/cache"); err != nil {
+		return err
+	}
+	var err error
+	s.nginx, s.url, err = s.StartNginx("/srv/cache")
+	return err
+}
+
+// startNix starts nix-daemon as NixOS configures it, with as many jobs as there are processors.
+func (b *bench) startNix(h *lan.Host, conf ...string) (*lan.Process, error) {
+	conf = append(conf, "max-jobs = auto", "trusted-public-keys = "+corpus.PublicKey())
+	if err := h.Configure(conf...); err != nil {
+		return nil, err
+	}
+	return h.StartNixDaemon()
+}
+
+// A receiver has an empty store.
+type receiver struct {
+	*lan.Host
+	nix    *lan.Process
+	narbor *lan.Process // nil if it fetches from somebody's nginx
+}
+
+// throughNginx adds a receiver that fetches from a URL.
+func (b *bench) throughNginx(l *lan.LAN, name, url string) (*receiver, error) {
+	h, err := l.Add(lan.HostConfig{Name: name, Binds: map[string]string{"opt": b.programs}})
+	if err != nil {
+		return nil, err
+	}
+	nix, err := b.startNix(h, "substituters = "+url)
+	return &receiver{Host: h, nix: nix}, err
+}
+
+// throughNarbor adds a receiver that fetches from its neighbours.
+func (b *bench) throughNarbor(l *lan.LAN, name string, neighbours int) (*receiver, error) {
+	r, err := b.throughNginx(l, name, lan.Substituter)
+	if err != nil {
+		return nil, err
+	}
+	if r.narbor, err = r.StartNarbor(narbor); err != nil {
+		return nil, err
+	}
+	_, err = r.WaitNeighbours(b.ctx, narbor, neighbours)
+	return r, err
+}
+
+// watching is what to look at while a receiver fetches.
+func watching(r *receiver, from ...*sender) watch {
+	var w watch
+	w.proc("receiver's Nix", r.nix)
+	if r.narbor != nil {
+		w.proc("receiver's narbor", r.narbor)
+	}
+	w.host("receiver", r.Host)
+	for _, s := range from {
+		w.sender(s, r.narbor != nil)
+	}
+	return w
+}
+
+func (w *watch) sender(s *sender, narbor bool) {
+	if narbor {
+		w.proc("sender's narbor", s.narbor)
+	} else {
+		w.proc("sender's nginx", s.nginx)
+	}
+	w.host("sender", s.Host)
+}
+
+// realise lets Nix fetch the closure, and makes sure that all has come.
+func (b *bench) realise(h *lan.Host, c *corpus.Corpus) (float64, error) {
+	seconds, err := timed(func() error {
+		_, err := h.Realise(b.ctx, c.Top.String())
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	paths, err := h.Requisites(b.ctx, c.Top.String())
+	if err == nil && len(paths) != len(c.Infos) {
+		err = fmt.Errorf("%s: the closure has %d paths, want %d", h.Name, len(paths), len(c.Infos))
+	}
+	return seconds, err
+}
+
+// viaNginx is a turn in which a new receiver fetches a corpus from the sender's nginx.
+func (b *bench) viaNginx(l *lan.LAN, name string, c *corpus.Corpus, from *sender) turn {
+	return turn{name, func(i int) (sample, error) {
+		r, err := b.throughNginx(l, fmt.Sprintf("%s-nginx%d", from.Name, i), from.url)
+		if err != nil {
+			return sample{}, err
+		}
+		s, err := b.observe(watching(r, from), func() (float64, error) { return b.realise(r.Host, c) })
+		return s, errors.Join(err, l.Remove(r.Host))
+	}}
+}
+
+// viaNarbor is a turn in which a new receiver fetches a corpus from its neighbours.
+func (b *bench) viaNarbor(l *lan.LAN, name string, c *corpus.Corpus, from ...*sender) turn {
+	return turn{name, func(i int) (sample, error) {
+		r, err := b.throughNarbor(l, fmt.Sprintf("%s-narbor%d", from[0].Name, i), len(from))
+		if err != nil {
+			return sample{}, err
+		}
+		s, err := b.observe(watching(r, from...), func() (float64, error) { return b.realise(r.Host, c) })
+		return s, errors.Join(err, l.Remove(r.Host))
+	}}
+}
