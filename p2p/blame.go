@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -45,7 +46,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		f.exclude(witness.id) // it could not stand by its word, and run has told why
+		f.exclude(witness.id, 1) // it could not stand by its word, and run has told why
 		return nil, ctx.Err()
 	}
 	sp, err := f.draft.Commit(f.m.CheckNAR)
@@ -60,12 +61,6 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		}
 	}
 	return sp, err
-}
-
-// liar strikes a peer, and takes it out of the fetch.
-func (f *fetch) liar(id peer.ID, cause error) {
-	f.node.strike(id, fmt.Sprintf("%s: %s", f.m.Path(), cause))
-	f.exclude(id)
 }
 
 // witness returns the holder, still here, who sent most of the NAR, or nil.
@@ -116,5 +111,6 @@ func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest,
 	if err := ex.send(r); err != nil {
 		return nil, err
 	}
+	ex.until = time.Now().Add(manifestTimeout + time.Duration(f.m.NarSize()/manifestPace)*time.Second)
 	return readManifest(ex.br, f.m.NarSize())
 }

@@ -31,7 +31,8 @@ type fetch struct {
 	all      []*neighbour
 	waiting  []*neighbour // of all, those not asked yet
 	excluded map[peer.ID]bool
-	err      error // the draft cannot be written
+	failures map[peer.ID]int // how often one has failed; [lied] or more if it has lied
+	err      error           // the draft cannot be written
 }
 
 type blockState byte
@@ -45,7 +46,7 @@ const (
 
 type block struct {
 	state  blockState
-	copies byte      // how many were asked for it and have not answered
+	copies int       // how many were asked for it and have not answered
 	from   peer.ID   // asked: who was asked last; done: who sent it
 	due    time.Time // asked: when it was expected
 }
@@ -53,7 +54,7 @@ type block struct {
 func newFetch(n *Node, m trust.Mapping, draft *store.Draft, holders []*neighbour) *fetch {
 	blocks := make([]block, store.NumBlocks(m.NarSize()))
 	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks),
-		all: holders, waiting: byPromise(slices.Clone(holders)), excluded: map[peer.ID]bool{}}
+		all: holders, waiting: byPromise(slices.Clone(holders)), excluded: map[peer.ID]bool{}, failures: map[peer.ID]int{}}
 }
 
 // pick gives a holder its next block: the first that is missing; or if all have been asked for, the one expected
@@ -88,7 +89,8 @@ func (f *fetch) latest(now, mine time.Time, asked []int) int {
 	late := -1
 	for i := range f.blocks {
 		b := &f.blocks[i]
-		if b.state != blockAsked || b.copies >= maxCopies || slices.Contains(asked, i) {
+		enough := b.copies >= maxCopies && now.Sub(b.due) < hopelessAfter
+		if b.state != blockAsked || enough || slices.Contains(asked, i) {
 			continue
 		}
 		if eta := b.expected(now); eta.After(mine.Add(tick)) {
@@ -109,6 +111,7 @@ func (b *block) expected(now time.Time) time.Time {
 // deliver writes a block, unless somebody else was faster. It fails if the block is not what its sender vouched for.
 func (f *fetch) deliver(nb *neighbour, i int, data []byte) error {
 	if f.manifest != nil && sha256.Sum256(data) != f.manifest[i].Hash {
+		f.giveBack([]int{i})
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
 	}
 	f.mu.Lock()
@@ -166,17 +169,24 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 		return
 	}
 	if errors.Is(err, errWire) || errors.Is(err, store.ErrCorrupt) {
-		f.node.strike(nb.id, fmt.Sprintf("%s: %s", f.m.Path(), err))
-	} else {
-		f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+		f.liar(nb.id, err)
+		return
 	}
-	f.exclude(nb.id)
+	f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.exclude(nb.id, 1)
 }
 
-func (f *fetch) exclude(id peer.ID) {
+// liar strikes a peer, and takes it out of the fetch for good.
+func (f *fetch) liar(id peer.ID, cause error) {
+	f.node.strike(id, fmt.Sprintf("%s: %s", f.m.Path(), cause))
+	f.exclude(id, lied)
+}
+
+func (f *fetch) exclude(id peer.ID, failures int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.excluded[id] = true
+	f.failures[id] += failures
 }
 
 // nextHolder returns one who has not been asked yet, or nil.
@@ -205,13 +215,27 @@ func (f *fetch) join(holders []*neighbour) {
 	}
 }
 
+// readmit adds holders found now that nobody is left, and lets those try again who have failed without a lie: a
+// machine that changes from cable to radio is back under another address a moment later.
+func (f *fetch) readmit(holders []*neighbour) {
+	f.mu.Lock()
+	for _, nb := range holders {
+		if f.excluded[nb.id] && f.failures[nb.id] < lied {
+			delete(f.excluded, nb.id)
+			f.all = slices.DeleteFunc(f.all, func(old *neighbour) bool { return old.id == nb.id })
+		}
+	}
+	f.mu.Unlock()
+	f.join(holders)
+}
+
 // only makes holders, or with none everybody not excluded, the ones to ask in the next run.
 func (f *fetch) only(holders ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.waiting = holders
 	if len(holders) == 0 {
-		f.waiting = byPromise(append(f.waiting, f.all...))
+		f.waiting = byPromise(slices.Clone(f.all))
 	}
 }
 

@@ -25,6 +25,16 @@ const (
 	overdueAfter = 50 * time.Millisecond
 	// tick is how often somebody looks for blocks that are overdue.
 	tick = 10 * time.Millisecond
+	// hopelessAfter is how late a block may be before [maxCopies] counts no longer: those who were asked may be in
+	// league, each sending a byte now and then.
+	hopelessAfter = time.Second
+	// blockTimeout bounds what a trickle can hold up: 256 KiB take 20 s at 100 kbit/s.
+	blockTimeout = 30 * time.Second
+	// manifestTimeout and manifestPace, in bytes of the NAR per second, bound how long a holder may take to hash a
+	// NAR that it has to read from a slow disk first.
+	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
+	// lied, as a number of failures, is how many end a holder's part in a fetch: one lie, or so many broken streams.
+	lied = 3
 )
 
 // Fetch gets the NAR of a mapping from the neighbours who have it, all at once, into the spool. Its bytes have the
@@ -54,6 +64,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
+	n.fetched.add(m)
 	n.log.Debug("fetched", zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()),
 		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
 	return sp, nil
@@ -110,23 +121,29 @@ func (f *fetch) run(ctx context.Context) error {
 			break
 		}
 	}
-	for asked := false; ; {
+	askedAround := time.Now()
+	for before := -1; ; { // how many blocks were missing when nobody was left, the last time
 		if done, err := f.state(); done || err != nil {
 			return err
 		}
 		if working == 0 && !start() {
-			if asked || f.manifest != nil {
+			left := f.missing()
+			if left == before || f.manifest != nil {
 				return fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
 			}
-			asked = true
-			f.join(f.node.holders(ctx, f.m, true))
+			before = left
+			f.readmit(f.node.holders(ctx, f.m, true))
 			continue
 		}
 		select {
 		case <-ended:
 			working--
 		case <-ticker.C:
-			f.join(f.node.known(f.m)) // who answered later than the first
+			if time.Since(askedAround) > holdersFresh {
+				f.node.askAround(f.m.Path().HashPart())
+				askedAround = time.Now()
+			}
+			f.join(f.node.known(f.m)) // who answered later than the first, or has it by now
 			if f.overdue(overdueAfter) || working < maxWorkers && f.unasked() {
 				start()
 			}
@@ -167,8 +184,8 @@ type worker struct {
 	fetch *fetch
 	nb    *neighbour
 	ex    *exchange
-	stop  func() bool
-	asked []int // blocks under way, in the order asked
+	stop  func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
+	asked []int       // blocks under way, in the order asked
 	last  time.Time
 }
 
@@ -179,16 +196,18 @@ func (w *worker) fill(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
+		w.asked = append(w.asked, i)
+		w.nb.busy.Add(1)
 		if w.ex == nil {
 			ex, err := w.nb.take(ctx)
 			if err != nil {
 				return err
 			}
 			w.ex = ex
+		}
+		if ex := w.ex; w.stop == nil {
 			w.stop = context.AfterFunc(ctx, func() { ex.Reset() })
 		}
-		w.asked = append(w.asked, i)
-		w.nb.busy.Add(1)
 		if len(w.asked) == 1 {
 			w.last = time.Now()
 		}
@@ -206,6 +225,7 @@ func (w *worker) receive(ctx context.Context) error {
 	defer blockBuffers.Put(buf)
 	i := w.asked[0]
 	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
+	w.ex.until = time.Now().Add(blockTimeout)
 	wire, err := readBlock(w.ex.br, block)
 	if err != nil {
 		return w.reopen(ctx, err)
@@ -214,12 +234,23 @@ func (w *worker) receive(ctx context.Context) error {
 	now := time.Now()
 	w.nb.measured(now.Sub(w.last), len(block))
 	w.last = now
-	w.asked = w.asked[1:]
+	if w.asked = w.asked[1:]; len(w.asked) == 0 {
+		w.rest()
+	}
 	w.nb.busy.Add(-1)
 	w.nb.tally.blocksReceived.Add(1)
 	w.nb.tally.bytesReceived.Add(int64(len(block)))
 	w.nb.tally.wireReceived.Add(int64(wire))
 	return w.fetch.deliver(w.nb, i, block)
+}
+
+// rest takes note that every answer has been read. It comes before the last block is delivered, for that ends the
+// fetch, and the stream must live on.
+func (w *worker) rest() {
+	if !w.stop() {
+		w.ex = nil // too late: it is being reset
+	}
+	w.stop = nil
 }
 
 // reopen gives a stream that was kept open a second chance: the other side may have closed it meanwhile.
@@ -228,25 +259,23 @@ func (w *worker) reopen(ctx context.Context, err error) error {
 		return err
 	}
 	w.drop()
-	w.ex = nil
 	return nil
 }
 
-// drop returns what is under way to the others, and resets the stream.
+// drop returns what is under way to the others, and resets the stream, if there is one.
 func (w *worker) drop() {
 	w.fetch.giveBack(w.asked)
 	w.nb.busy.Add(int32(-len(w.asked)))
 	w.asked = nil
-	w.stop()
-	w.ex.Reset()
+	if w.ex != nil && (w.stop == nil || w.stop()) { // otherwise that is under way
+		w.ex.Reset()
+	}
+	w.ex, w.stop = nil, nil
 }
 
 // end gives the stream back to the neighbour if nothing is under way on it.
 func (w *worker) end() {
-	if w.ex == nil {
-		return
-	}
-	if len(w.asked) == 0 && w.stop() {
+	if w.ex != nil && len(w.asked) == 0 {
 		w.nb.put(w.ex)
 		return
 	}

@@ -71,6 +71,7 @@ type exchange struct {
 	network.Stream
 	br    *bufio.Reader
 	stall time.Duration // how long a read may make no progress
+	until time.Time     // when what is being read must be here, whatever progress it makes; zero is no limit
 	kept  bool          // it was kept open, and nothing has been read from it since
 }
 
@@ -102,28 +103,30 @@ func (n *neighbour) take(ctx context.Context) (*exchange, error) {
 // put gives back a stream on which every answer has been read.
 func (n *neighbour) put(ex *exchange) {
 	n.mu.Lock()
-	defer n.mu.Unlock()
 	select {
 	case <-n.done:
 	default:
 		if len(n.idle) < maxIdleStreams {
 			ex.kept = true
 			n.idle = append(n.idle, ex)
+			n.mu.Unlock()
 			return
 		}
 	}
-	ex.Reset()
+	n.mu.Unlock()
+	ex.Reset() // may wait for a connection that is stuck
 }
 
 // leave drops what the neighbour's end makes useless.
 func (n *neighbour) leave() {
 	close(n.done)
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, ex := range n.idle {
+	idle := n.idle
+	n.idle = nil
+	n.mu.Unlock()
+	for _, ex := range idle {
 		ex.Reset()
 	}
-	n.idle = nil
 }
 
 // send asks for one thing on an exchange.
@@ -137,7 +140,11 @@ func (ex *exchange) send(r request) error {
 
 // Read gives each read its own deadline, so that a slow neighbour is heard and a silent one is not.
 func (ex *exchange) Read(p []byte) (int, error) {
-	if err := ex.SetReadDeadline(time.Now().Add(ex.stall)); err != nil {
+	deadline := time.Now().Add(ex.stall)
+	if !ex.until.IsZero() && ex.until.Before(deadline) {
+		deadline = ex.until
+	}
+	if err := ex.SetReadDeadline(deadline); err != nil {
 		return 0, err
 	}
 	return ex.Stream.Read(p)

@@ -1,0 +1,229 @@
+package p2p
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+var errEnd = errors.New("end of the stream") // makes a rogue reset
+
+// ghost is a neighbour whose connection has gone and who is still in somebody's list.
+func ghost(t testing.TB, n *Node) *neighbour {
+	id, err := peer.IDFromPrivateKey(newTestIdentity(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &neighbour{id: id, host: n.lan.Host(), tally: n.tallyOf(id), asks: make(chan *ask, 1), done: make(chan struct{})}
+}
+
+func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {
+	s := newSigner(t)
+	nar := random(1000)
+	info, m := s.sign(t, "small", nar)
+	g := (&rogue{info: info, nar: nar}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	honest := n.neighbours()[0]
+	honest.measured(time.Second, store.BlockSize) // the others look faster and are asked first
+	holders := []*neighbour{honest}
+	for range maxCopies + 1 {
+		holders = append(holders, ghost(t, n))
+	}
+	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer draft.Discard()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	start := time.Now()
+	sp, err := newFetch(n, m, draft, holders).honest(ctx)
+	if err != nil {
+		t.Fatalf("fetch = %v, want the NAR", err)
+	}
+	sp.Close()
+	if d := time.Since(start); d > time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
+
+func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
+	s := newSigner(t)
+	nar := random(1000)
+	_, m := s.sign(t, "small", nar)
+	n, _ := runNode(t, s, nil)
+	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer draft.Discard()
+	f := newFetch(n, m, draft, nil)
+	f.complete = make(chan struct{})
+	f.manifest = store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}}
+	i, ok := f.pick(ghost(t, n), nil)
+	if !ok {
+		t.Fatal("nothing to pick")
+	}
+	if err := f.deliver(ghost(t, n), i, random(999)); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("deliver(wrong block) = %v, want ErrCorrupt", err)
+	}
+	if _, ok := f.pick(ghost(t, n), nil); !ok {
+		t.Error("the block is not asked for again")
+	}
+}
+
+// trickle sends a block a byte at a time, for ever.
+func trickle(s network.Stream, _ int, b []byte) error {
+	head := []byte{byte(statusRaw), byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}
+	for i := 0; ; i++ {
+		p := []byte{0}
+		if i < len(head) {
+			p[0] = head[i]
+		}
+		if _, err := s.Write(p); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+func TestThoseWhoTrickleAreOvertaken(t *testing.T) {
+	s := newSigner(t)
+	nar := random(1000)
+	info, m := s.sign(t, "small", nar)
+	honest := (&rogue{info: info, nar: nar}).start(t)
+	rogues := []*rogue{honest}
+	for range maxCopies {
+		rogues = append(rogues, (&rogue{info: info, nar: nar, block: trickle}).start(t))
+	}
+	n, _ := runNode(t, s, nil, rogues...)
+	for _, nb := range n.neighbours() {
+		if nb.id == honest.ID() {
+			nb.measured(100*time.Millisecond, store.BlockSize) // the others are asked first
+		}
+	}
+	fetchAll(t, n, m, nar)
+}
+
+func TestTrickledBlockEndsInTime(t *testing.T) {
+	s := newSigner(t)
+	nar := random(1000)
+	info, _ := s.sign(t, "small", nar)
+	g := (&rogue{info: info, nar: nar, block: trickle}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	ex, err := n.neighbours()[0].open(t.Context(), readStall)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ex.Reset()
+	if err := ex.send(request{kind: askBlock, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}); err != nil {
+		t.Fatal(err)
+	}
+	ex.until = time.Now().Add(300 * time.Millisecond)
+	start := time.Now()
+	if _, err := readBlock(ex.br, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
+		t.Errorf("readBlock = %v after %v, want an error after 300 ms", err, time.Since(start))
+	}
+}
+
+func TestOnlyHolderMayFailOnce(t *testing.T) {
+	for name, fail := range map[string]func(s network.Stream, b []byte) error{
+		"reset mid block": func(s network.Stream, b []byte) error {
+			writeRaw(s, b)
+			return errEnd
+		},
+		"early end": func(s network.Stream, b []byte) error {
+			s.Write([]byte{byte(statusRaw), 0xff})
+			s.CloseWrite()
+			return nil
+		},
+		"not here, this time": func(s network.Stream, b []byte) error {
+			_, err := s.Write([]byte{byte(statusGone)})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSigner(t)
+			nar := random(3*store.BlockSize + 5)
+			info, m := s.sign(t, "big", nar)
+			var blocks atomic.Int64
+			g := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
+				if blocks.Add(1) == 2 {
+					return fail(s, b[:len(b)-1])
+				}
+				return writeRaw(s, b)
+			}}).start(t)
+			n, _ := runNode(t, s, nil, g)
+			fetchAll(t, n, m, nar)
+		})
+	}
+}
+
+func TestBrokenAnswersCostTheirSender(t *testing.T) {
+	write := func(p ...byte) func(network.Stream, int, []byte) error {
+		return func(s network.Stream, _ int, _ []byte) error {
+			_, err := s.Write(p)
+			return err
+		}
+	}
+	for name, c := range map[string]struct {
+		block   func(s network.Stream, i int, b []byte) error
+		strikes int64
+	}{
+		"unknown status": {write(9), 1},
+		"wrong length":   {write(byte(statusRaw), 5, 1, 2, 3, 4, 5), 1},
+		"endless length": {write(byte(statusRaw), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), 1},
+		"bomb":           {write(byte(statusZstd), 3, 1, 2, 3), 1},
+		"gone":           {write(byte(statusGone)), 0},
+		"reset":          {func(network.Stream, int, []byte) error { return errEnd }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSigner(t)
+			nar := random(1000)
+			info, m := s.sign(t, "small", nar)
+			honest, bad := (&rogue{info: info, nar: nar}).start(t), (&rogue{info: info, nar: nar, block: c.block}).start(t)
+			n, _ := runNode(t, s, nil, honest, bad)
+			for _, nb := range n.neighbours() {
+				if nb.id == honest.ID() {
+					nb.measured(time.Second, store.BlockSize) // the other one is asked first
+				}
+			}
+			fetchAll(t, n, m, nar)
+			if got := strikesOf(n, bad); got != c.strikes {
+				t.Errorf("it has %d strikes, want %d", got, c.strikes)
+			}
+			if got := strikesOf(n, honest); got != 0 {
+				t.Errorf("the honest one has %d strikes", got)
+			}
+		})
+	}
+}
+
+func TestStreamsAreKeptBetweenNARs(t *testing.T) {
+	s := newSigner(t)
+	nar := random(1000)
+	info, m := s.sign(t, "small", nar)
+	g := (&rogue{info: info, nar: nar}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	for range 50 {
+		fetchAll(t, n, m, nar)
+		sp, ok := n.cfg.Spool.Get(m.NarHash())
+		if !ok {
+			t.Fatal("nothing in the spool")
+		}
+		sp.Used()
+		sp.Close()
+	}
+	if got := g.streams.Load(); got > 3 { // one for claims, one for blocks, and one for luck
+		t.Errorf("50 fetches took %d streams", got)
+	}
+}

@@ -1,0 +1,224 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A signer is an upstream for tests that speak the wire format themselves.
+type signer struct {
+	secret signature.SecretKey
+	keys   *trust.Keys
+}
+
+func newSigner(t testing.TB) signer {
+	t.Helper()
+	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := trust.ParseKeys([]string{public.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer{secret, keys}
+}
+
+// sign makes a claim about a path whose NAR is nar, and the mapping that it is good for.
+func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
+	t.Helper()
+	part := sha256.Sum256([]byte(name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
+	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Signatures = []string{sig.String()}
+	m, err := s.keys.Check(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info, m
+}
+
+// A rogue is a machine that speaks the wire format as its test wants. Without more it is honest.
+type rogue struct {
+	host.Host
+	info     store.Info
+	nar      []byte
+	claims   func(s network.Stream, r request) error       // instead of honest claims
+	block    func(s network.Stream, i int, b []byte) error // instead of the true block
+	manifest func(s network.Stream) error                  // instead of "not here"
+	streams  atomic.Int64                                  // how many were opened to it
+}
+
+// start makes the rogue listen and answer.
+func (g *rogue) start(t testing.TB) *rogue {
+	t.Helper()
+	gate := newGater()
+	gate.setNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	h, err := newHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}, gate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { h.Close() })
+	g.Host = h
+	h.SetStreamHandler(protocolID, func(s network.Stream) {
+		g.streams.Add(1)
+		defer s.Reset()
+		for br := bufio.NewReader(s); ; {
+			r, err := readRequest(br)
+			if err == nil {
+				err = g.answer(s, r)
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	return g
+}
+
+func (g *rogue) answer(s network.Stream, r request) error {
+	switch {
+	case r.kind == askClaims && g.claims != nil:
+		return g.claims(s, r)
+	case r.kind == askClaims:
+		return g.writeClaims(s, r)
+	case r.kind == askManifest && g.manifest != nil:
+		return g.manifest(s)
+	case r.kind == askManifest:
+		_, err := s.Write([]byte{0})
+		return err
+	}
+	from := r.block * store.BlockSize
+	b := g.nar[from : from+store.BlockLen(int64(len(g.nar)), r.block)]
+	if g.block != nil {
+		return g.block(s, r.block, b)
+	}
+	return writeRaw(s, b)
+}
+
+func (g *rogue) writeClaims(s network.Stream, r request) error {
+	var out []byte
+	for _, hp := range r.hashParts {
+		text := ""
+		if hp == g.info.Path.HashPart() {
+			text = g.info.String()
+		}
+		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
+	}
+	_, err := s.Write(out)
+	return err
+}
+
+func writeRaw(s io.Writer, b []byte) error {
+	_, err := s.Write(append(binary.AppendUvarint([]byte{byte(statusRaw)}, uint64(len(b))), b...))
+	return err
+}
+
+func (g *rogue) addr() string { return fmt.Sprintf("127.0.0.1:%d", listenPort(g.Host)) }
+
+// dial makes the rogue connect to a node and open a stream to it.
+func (g *rogue) dial(t testing.TB, n *Node) network.Stream {
+	t.Helper()
+	addr, err := ma.NewMultiaddr(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := g.NewStream(t.Context(), n.lan.host.ID(), protocolID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// runNode runs a node that knows those rogues, until the test ends.
+func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n *Node, stop func()) {
+	t.Helper()
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, Share: share}
+	for _, g := range rogues {
+		cfg.Peers = append(cfg.Peers, g.addr())
+	}
+	if n, err = New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- n.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run = %v, want nil", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("Run has not returned 10 s after its context ended")
+		}
+		spool.Close()
+	}
+	t.Cleanup(stop)
+	if len(rogues) > 0 {
+		<-n.Settled()
+	}
+	if got := len(n.neighbours()); got != len(rogues) {
+		t.Fatalf("%d neighbours, want %d", got, len(rogues))
+	}
+	return n, stop
+}
+
+// fetchAll looks up and fetches, and compares every byte.
+func fetchAll(t testing.TB, n *Node, m trust.Mapping, want []byte) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	sp, err := n.Fetch(ctx, m)
+	if err != nil {
+		t.Fatalf("Fetch(%s) = %v", m.Path(), err)
+	}
+	defer sp.Close()
+	got, err := io.ReadAll(io.NewSectionReader(sp, 0, sp.Size()))
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("Fetch(%s) gave %d bytes, %v; want the %d of the NAR", m.Path(), len(got), err, len(want))
+	}
+}
+
+func strikesOf(n *Node, g *rogue) int64 { return n.tallyOf(g.ID()).strikes.Load() }
