@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
 )
 
@@ -55,6 +57,19 @@ func (e codedError) Unwrap() error { return e.error }
 
 // run is the program: tests call it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	inherited, err := activation.Listeners()
+	if err != nil {
+		return fmt.Errorf("sockets from systemd: %w", err)
+	}
+	inherited = slices.DeleteFunc(inherited, func(l net.Listener) bool { return l == nil })
+	err = runApp(ctx, args, stdout, stderr, inherited)
+	if err != nil && ctx.Err() == nil && len(inherited) > 0 {
+		return answerNotFound(ctx, stderr, inherited, err)
+	}
+	return err
+}
+
+func runApp(ctx context.Context, args []string, stdout, stderr io.Writer, inherited []net.Listener) error {
 	app := &cli.App{
 		Name:  "narbor",
 		Usage: "NARs from your neighbours: Nix asks the machines around it before the internet",
@@ -67,7 +82,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		ExitErrHandler:       func(*cli.Context, error) {},
 		EnableBashCompletion: true,
 		Suggest:              true,
-		Commands:             []*cli.Command{runCommand(), statusCommand(), fetchCommand(), completionCommand(), versionCommand()},
+		Commands:             []*cli.Command{runCommand(inherited), statusCommand(), fetchCommand(), completionCommand(), versionCommand()},
 		OnUsageError:         usageError,
 	}
 	for _, c := range app.Commands {

@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -215,6 +217,60 @@ func TestShareNoneSharesNothing(t *testing.T) {
 	_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
 	if !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("fetch from who shares nothing = %v, want ErrNotFound", err)
+	}
+}
+
+// With the socket from systemd, Nix must get an answer even if narbor cannot start: here, for a port that is taken,
+// and for a setting that is none.
+func TestNixGetsAnAnswerWhenNarborCannotStart(t *testing.T) {
+	taken, err := net.Listen("tcp", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	_, port, err := net.SplitHostPort(taken.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, setting := range map[string]string{"port taken": "NARBOR_PORT=" + port, "no port": "NARBOR_PORT=x", "no size": "NARBOR_SPOOL_SIZE=x"} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			file, err := l.(*net.TCPListener).File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			state := t.TempDir()
+			cmd := exec.Command("sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`, os.Args[0], "run", "--state-dir", state, "--no-mdns")
+			cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1", "LISTEN_FDS=1", setting)
+			cmd.ExtraFiles = []*os.File{file}
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				cmd.Process.Signal(syscall.SIGTERM)
+				if err := cmd.Wait(); err == nil || !strings.Contains(out.String(), "Nix gets 404") {
+					t.Errorf("narbor ended with %v and said %q, want an error that says what Nix gets", err, out.String())
+				}
+			})
+			client := http.Client{Timeout: 15 * time.Second}
+			for path, want := range map[string]int{"/nix-cache-info": http.StatusOK, "/" + strings.Repeat("a", 32) + ".narinfo": http.StatusNotFound} {
+				resp, err := client.Get("http://" + l.Addr().String() + path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != want {
+					t.Errorf("GET %s = %s, want %d", path, resp.Status, want)
+				}
+			}
+		})
 	}
 }
 

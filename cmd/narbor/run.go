@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
@@ -24,6 +23,9 @@ import (
 	"narbor/trust"
 )
 
+// retryTime is how long narbor answers 404 to everything before it is started anew, if it could not start.
+const retryTime = 20 * time.Second
+
 // drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes what is cut after it.
 const drainTime = 10 * time.Second
 
@@ -31,7 +33,8 @@ const drainTime = 10 * time.Second
 // the spool holds for other reasons must not suffer, so it is at most a quarter of that.
 const aheadBudget = 512 << 20
 
-func runCommand() *cli.Command {
+// runCommand serves Nix on the sockets that systemd handed over, if there are any.
+func runCommand(inherited []net.Listener) *cli.Command {
 	flags := append(peerFlags(),
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
 			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
@@ -54,7 +57,7 @@ func runCommand() *cli.Command {
 			if c.Args().Present() {
 				return codedError{fmt.Errorf("run takes no arguments, but got %q", c.Args().First()), exitUsage}
 			}
-			s, err := newService(c)
+			s, err := newService(c, inherited)
 			if err != nil {
 				return err
 			}
@@ -80,8 +83,8 @@ type service struct {
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
-func newService(c *cli.Context) (s *service, err error) {
-	s = &service{started: time.Now(), keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
+func newService(c *cli.Context, inherited []net.Listener) (s *service, err error) {
+	s = &service{started: time.Now(), listeners: inherited, keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -104,8 +107,10 @@ func newService(c *cli.Context) (s *service, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return s, fmt.Errorf("state directory: %w; give another by --state-dir", err)
 	}
-	if s.listeners, err = listen(c, s.log); err != nil {
-		return s, err
+	if len(inherited) == 0 {
+		if s.listeners, err = listen(c); err != nil {
+			return s, err
+		}
 	}
 	if s.settings, err = store.ReadNixSettings(c.Context); err != nil {
 		return s, fmt.Errorf("configuration of Nix: %w", err)
@@ -131,6 +136,13 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	cfg := p2p.Config{Identity: identity, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Log: s.log.Named("p2p")}
+	paths, err := socketPaths(c)
+	if err != nil {
+		return err
+	}
+	if s.control, err = listenControl(paths[0]); err != nil {
+		return fmt.Errorf("control socket: %w", err)
+	}
 	if s.node, err = p2p.New(cfg); err != nil {
 		return err
 	}
@@ -140,13 +152,6 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	}
 	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Keys: s.trusted, Settled: s.node.Settled(),
 		Hosts: hostsOf(c.StringSlice("listen")), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Log: s.log.Named("http")})
-	paths, err := socketPaths(c)
-	if err != nil {
-		return err
-	}
-	if s.control, err = listenControl(paths[0]); err != nil {
-		return fmt.Errorf("control socket: %w", err)
-	}
 	return s.announce(c)
 }
 
@@ -256,9 +261,6 @@ func (s *service) notify(state string) {
 
 // close releases what newService has opened. The node closes itself at the end of its Run.
 func (s *service) close() {
-	for _, l := range s.listeners {
-		l.Close()
-	}
 	if s.control != nil {
 		s.control.Close()
 	}
@@ -268,38 +270,42 @@ func (s *service) close() {
 	}
 }
 
-// listen returns the sockets that systemd handed over, or opens those of --listen.
-func listen(c *cli.Context, log *zap.Logger) ([]net.Listener, error) {
-	inherited, err := activation.Listeners()
-	if err != nil {
-		return nil, fmt.Errorf("sockets from systemd: %w", err)
-	}
-	inherited = slices.DeleteFunc(inherited, func(l net.Listener) bool { return l == nil })
-	if len(inherited) > 0 {
-		return inherited, nil
-	}
-	var ls []net.Listener
-	var failed error
+// listen opens the sockets of --listen.
+func listen(c *cli.Context) (ls []net.Listener, err error) {
 	for _, addr := range c.StringSlice("listen") {
 		l, err := net.Listen("tcp", addr)
+		if err != nil && len(ls) > 0 && !c.IsSet("listen") {
+			continue // a machine without IPv6
+		}
 		if err != nil {
-			failed = fmt.Errorf("%w; is another narbor running? Choose another address by --listen", err)
-			if !c.IsSet("listen") && strings.HasPrefix(addr, "[::1]") {
-				log.Info("no IPv6 on the loopback interface; Nix asks by IPv4", zap.Error(err))
-				continue
+			for _, l := range ls {
+				l.Close()
 			}
-			break
+			return nil, fmt.Errorf("%w; is another narbor running? Choose another address by --listen", err)
 		}
 		ls = append(ls, l)
-		failed = nil
 	}
-	if failed == nil || len(ls) > 0 && !c.IsSet("listen") {
-		return ls, nil
+	return ls, nil
+}
+
+// answerNotFound serves a cache that has nothing for retryTime, and then fails with the error that it was called
+// with, so that systemd starts narbor anew. The sockets are systemd's and stay open: if nobody accepted on them, Nix
+// would wait for minutes, and then fail.
+func answerNotFound(ctx context.Context, stderr io.Writer, ls []net.Listener, cause error) error {
+	fmt.Fprintf(stderr, "narbor: %v\nnarbor: Nix gets 404 for everything until that is mended; trying again in %s\n", cause, retryTime)
+	ctx, cancel := context.WithTimeout(ctx, retryTime)
+	defer cancel()
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Not working: "+cause.Error()); err != nil {
+		cause = errors.Join(cause, err)
 	}
+	srv := narserve.New(narserve.Config{}).HTTPServer()
+	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range ls {
-		l.Close()
+		g.Go(func() error { return serveHTTP(srv, l) })
 	}
-	return nil, failed
+	<-ctx.Done()
+	srv.Close()
+	return errors.Join(cause, g.Wait())
 }
 
 // hostsOf returns the host names in listen addresses, by which Nix may ask.
