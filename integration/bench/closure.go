@@ -63,7 +63,11 @@ func (b *bench) pair(name string, spec corpus.Spec, mbit int, limit float64) (r 
 		if err := shape(mbit, from); err != nil {
 			return err
 		}
-		all, err := b.turns(what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from))
+		runs := b.runs
+		if spec.Name == corpus.Large().Name {
+			runs = b.fewer()
+		}
+		all, err := b.turns(runs, what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from))
 		if err == nil {
 			r = ratio(name, what, all[1], all[0], limit)
 		}
@@ -108,7 +112,7 @@ func (b *bench) wifi() (rows []row, err error) {
 		if err := shape(100, from, ready); err != nil {
 			return err
 		}
-		all, err := b.turns(what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from), b.viaNginx(l, "nginx, ready-made zstd", c, ready))
+		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from), b.viaNginx(l, "nginx, ready-made zstd", c, ready))
 		if err == nil {
 			rows = []row{ratio("wifi", what, all[1], all[0], 0.50), ratio("wifi", what, all[1], all[2], 1.20)}
 		}
@@ -133,7 +137,7 @@ func (b *bench) four() (rows []row, err error) {
 		if err := shape(100, from...); err != nil {
 			return err
 		}
-		all, err := b.turns(what, b.viaNginx(l, "one nginx", c, from[0]), b.viaNarbor(l, "narbor", c, from...))
+		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "one nginx", c, from[0]), b.viaNarbor(l, "narbor", c, from...))
 		if err == nil {
 			rows = []row{ratio("four", what, all[1], all[0], 0.25)}
 		}
@@ -161,7 +165,7 @@ func (b *bench) senders(l *lan.LAN, n int, c *corpus.Corpus, cache string) ([]*s
 // bigBytes is the size of the one path of the big rows.
 const bigBytes = 1 << 30
 
-// big fetches one large path. Its memory is what issue of blocks and spool it takes, for Nix streams.
+// big fetches one large path, and looks at the memory that this takes.
 func (b *bench) big() (rows []row, err error) {
 	for _, k := range []struct {
 		spec  corpus.Spec

@@ -28,7 +28,7 @@ func (b *bench) crowd() (rows []row, err error) {
 		if err := shape(100, holder); err != nil {
 			return err
 		}
-		all, err := b.turns(what, b.hosts(l, "one host alone", c, holder, 1), b.hosts(l, "last of six", c, holder, crowdSize))
+		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, 1), b.hosts(l, "last of six", c, holder, crowdSize))
 		if err != nil {
 			return err
 		}
@@ -106,7 +106,7 @@ func (b *bench) lame() (rows []row, err error) {
 			s, err = b.observe(watching(r, from...), func() (float64, error) { return b.realise(r.Host, c) })
 			return s, errors.Join(err, slow.Shape(1000), dead.Plug(), l.Remove(r.Host))
 		}}
-		all, err := b.turns(what, clean, lamed)
+		all, err := b.turns(b.runs, what, clean, lamed)
 		if err == nil {
 			rows = []row{ratio("lame", what, all[1], all[0], 1.2)}
 		}

@@ -136,8 +136,18 @@ func (b *bench) throughNarbor(l *lan.LAN, name string, neighbours int) (*receive
 	if r.narbor, err = r.StartNarbor(narbor); err != nil {
 		return nil, err
 	}
-	_, err = r.WaitNeighbours(b.ctx, narbor, neighbours)
-	return r, err
+	return r, b.settle(r.Host, neighbours)
+}
+
+// settle waits until narbor has so many neighbours and expects no more: until then a miss takes longer.
+func (b *bench) settle(h *lan.Host, neighbours int) error {
+	for {
+		s, err := h.WaitNeighbours(b.ctx, narbor, neighbours)
+		if err != nil || s.Settled {
+			return err
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 }
 
 // watching is what to look at while a receiver fetches.

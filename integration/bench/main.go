@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		names = append(names, c.name)
 	}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	runs := flags.Int("runs", 3, "how often each rival has its turn")
+	runs := flags.Int("runs", 3, "how often each rival has its turn; a third of it where turns take minutes")
 	only := flags.String("only", "", "cases to measure, separated by commas: "+strings.Join(names, ", "))
 	short := flags.Bool("short", false, "measure once, and small closures on slow links: five minutes")
 	large := flags.Bool("large", true, "measure the large closure too")

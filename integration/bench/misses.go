@@ -52,7 +52,7 @@ func (b *bench) misses() (rows []row, err error) {
 		var w watch
 		w.proc("receiver's Nix", nix)
 		w.proc("receiver's nginx", plain.nginx)
-		all, err := b.turns(what, turn{"nginx on loopback", ask(plain.Host, w)}, turn{"narbor", ask(asker.Host, watching(asker))})
+		all, err := b.turns(b.runs, what, turn{"nginx on loopback", ask(plain.Host, w)}, turn{"narbor", ask(asker.Host, watching(asker))})
 		if err == nil {
 			rows = []row{ratio("misses", what, all[1], all[0], 1.3)}
 		}

@@ -100,12 +100,15 @@ type turn struct {
 	take func(i int) (sample, error)
 }
 
-// turns lets rivals take turns, as often as there are runs.
-func (b *bench) turns(what string, rivals ...turn) ([]series, error) {
+// fewer is how often rivals take turns where a turn takes up to minutes, and where the link decides, not chance.
+func (b *bench) fewer() int { return (b.runs + 2) / 3 }
+
+// turns lets rivals take turns, for a number of runs.
+func (b *bench) turns(runs int, what string, rivals ...turn) ([]series, error) {
 	all := make([]series, len(rivals))
-	for i := range b.runs {
+	for i := range runs {
 		for j, r := range rivals {
-			b.progress(fmt.Sprintf("%s: %s, run %d of %d", what, r.name, i+1, b.runs))
+			b.progress(fmt.Sprintf("%s: %s, run %d of %d", what, r.name, i+1, runs))
 			s, err := r.take(i)
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", r.name, err)

@@ -131,7 +131,7 @@ func (r row) verdict() string {
 // markdown prints the figures and then what they cost.
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, commit %s, %s. Medians of %d, in brackets least and most.\n\n", r.Date, r.Commit, r.Machine, r.Runs)
+	fmt.Fprintf(&b, "%s, commit %s, %s. Medians; in brackets least and most of how many.\n\n", r.Date, r.Commit, r.Machine)
 	fmt.Fprintln(&b, "| case | what | against | that takes | narbor takes | figure | limit | |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|")
 	for _, row := range r.Rows {
@@ -146,6 +146,9 @@ func (r report) markdown() string {
 	}
 	for _, name := range r.Failed {
 		fmt.Fprintf(&b, "| %s | not measured, or not wholly: an error | | | | | | |\n", name)
+	}
+	if !slices.ContainsFunc(r.Rows, func(row row) bool { return row.Rival.Samples != nil }) {
+		return b.String()
 	}
 	fmt.Fprint(&b, "\nWhat that costs: processor time and peak memory of each process, bytes in and out on each host's wire.\n\n")
 	fmt.Fprintln(&b, "| case | what | who | processes | wires |")
@@ -180,7 +183,10 @@ func (s series) wires() string {
 }
 
 func spread(s []float64) string {
-	return fmt.Sprintf("%.2f s [%.2f–%.2f]", median(s), slices.Min(s), slices.Max(s))
+	if len(s) == 1 {
+		return fmt.Sprintf("%.2f s [1]", s[0])
+	}
+	return fmt.Sprintf("%.2f s [%.2f–%.2f, %d]", median(s), slices.Min(s), slices.Max(s), len(s))
 }
 
 // median of an even number is the mean of the two in the middle.
@@ -203,7 +209,10 @@ func machine(ctx context.Context) string {
 	if err != nil {
 		nix = []byte("no Nix")
 	}
-	return fmt.Sprintf("%d cores of %s, %s, %s", runtime.NumCPU(), model, strings.TrimSpace(string(nix)), runtime.Version())
+	load, _ := os.ReadFile("/proc/loadavg")
+	others, _, _ := strings.Cut(string(load), " ")
+	return fmt.Sprintf("%d cores of %s (load by others at the start: %s), %s, %s", runtime.NumCPU(), model, others,
+		strings.TrimSpace(string(nix)), runtime.Version())
 }
 
 func commit(ctx context.Context) string {
