@@ -367,6 +367,22 @@ func TestForgedClaimsAreNotBelieved(t *testing.T) {
 	}
 }
 
+func TestWhatWasFetchedIsPassedOn(t *testing.T) {
+	u := newUpstream(t)
+	nar := noise(1, 3*store.BlockSize)
+	info := u.sign(t, "big", nar)
+	a := u.newMachine(t, memWith([]store.Info{info}, [][]byte{nar}))
+	b := u.newMachine(t, store.NewMem(), a) // shares, and has nothing yet
+	mute := u.newMachine(t, nil, a)         // shares nothing, by its configuration
+	b.fetch(t, info, nar)
+	mute.fetch(t, info, nar)
+	if _, err := u.newMachine(t, nil, mute).Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup at who shares nothing = %v, want ErrNotFound", err)
+	}
+	c := u.newMachine(t, nil, b)
+	c.fetch(t, info, nar)
+}
+
 func TestManyAtOnce(t *testing.T) {
 	u := newUpstream(t)
 	const count = 200
