@@ -54,6 +54,10 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 		return nil, fmt.Errorf("%s: no neighbour has it: %w", m.Path(), store.ErrNotFound)
 	}
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
+	if errors.Is(err, store.ErrNoSpace) {
+		n.sharer.closeIdle(0) // what is kept open for neighbours, the spool cannot clear out
+		draft, err = n.cfg.Spool.Create(m.NarHash(), m.NarSize())
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
@@ -140,7 +144,7 @@ func (f *fetch) run(ctx context.Context) error {
 			working--
 		case <-ticker.C:
 			if time.Since(askedAround) > holdersFresh {
-				f.node.askAround(f.m.Path().HashPart())
+				f.node.askAround(f.m)
 				askedAround = time.Now()
 			}
 			f.join(f.node.known(f.m)) // who answered later than the first, or has it by now

@@ -3,13 +3,17 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
+	"io"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/store"
 )
@@ -225,5 +229,101 @@ func TestStreamsAreKeptBetweenNARs(t *testing.T) {
 	}
 	if got := g.streams.Load(); got > 3 { // one for claims, one for blocks, and one for luck
 		t.Errorf("50 fetches took %d streams", got)
+	}
+}
+
+func TestAnswersComeAgainAfterAStreamHasBroken(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", random(1000))
+	g := &rogue{info: info}
+	var asked atomic.Int64
+	g.claims = func(s network.Stream, r request) error {
+		if asked.Add(1) == 2 {
+			return errEnd
+		}
+		return g.writeClaims(s, r)
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	hp := info.Path.HashPart()
+	if _, err := n.Lookup(t.Context(), hp); err != nil {
+		t.Fatalf("Lookup = %v", err)
+	}
+	if _, err := n.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("Lookup while the stream breaks = %v, want ErrNotFound", err)
+	}
+	if _, err := n.Lookup(t.Context(), hp); err != nil {
+		t.Errorf("Lookup after that = %v, want the mapping", err)
+	}
+}
+
+func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", random(1000))
+	g := &rogue{info: info}
+	var asked atomic.Int64
+	ended := make(chan struct{})
+	g.claims = func(s network.Stream, r request) error {
+		if asked.Add(1) > 1 {
+			return g.writeClaims(s, r)
+		}
+		io.Copy(io.Discard, s) // until the other side gives up
+		close(ended)
+		return errEnd
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	hp := info.Path.HashPart()
+	for range 2 { // the second is not waited for: the first has gone without an answer
+		if _, err := n.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
+			t.Fatalf("Lookup at who is silent = %v, want ErrNotFound", err)
+		}
+	}
+	<-ended
+	for range 2 { // the first may come before this side has noticed
+		if _, err := n.Lookup(t.Context(), hp); err == nil {
+			return
+		}
+	}
+	t.Error("Lookup after that = ErrNotFound, want the mapping")
+}
+
+// contentAddressed is a path that needs no signature.
+func contentAddressed(t testing.TB, name string, nar []byte) (path store.Path, ca string) {
+	hash := store.Hash(sha256.Sum256(nar))
+	sum := sha256.Sum256([]byte("source:sha256:" + hex.EncodeToString(hash[:]) + ":" + store.Dir + ":" + name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(nixhash.CompressHash(sum[:], 20)) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, "fixed:r:" + hash.String()
+}
+
+func TestWrongSizeOfAContentAddressedPathHurtsItsSenderAlone(t *testing.T) {
+	s := newSigner(t)
+	nar := random(store.BlockSize + 1000)
+	path, ca := contentAddressed(t, "source", nar)
+	info, m := s.signPath(t, path, nar)
+	wrong := store.Info{Path: path, NarHash: info.NarHash, NarSize: info.NarSize - 1, CA: ca}
+	heard := make(chan struct{})
+	liar := (&rogue{info: wrong, nar: nar[:len(nar)-1]}).start(t)
+	honest := &rogue{info: info, nar: nar}
+	honest.claims = func(s network.Stream, r request) error {
+		<-heard
+		return honest.writeClaims(s, r)
+	}
+	n, _ := runNode(t, s, nil, liar, honest.start(t))
+	believed, err := n.Lookup(t.Context(), path.HashPart())
+	if err != nil || believed.NarSize() != wrong.NarSize {
+		t.Fatalf("Lookup = %v, %v, want the liar's: it came first", believed, err)
+	}
+	close(heard)
+	if sp, err := n.Fetch(t.Context(), believed); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch(wrong size) = %v, %v, want ErrNotFound", sp, err)
+	}
+	fetchAll(t, n, m, nar)
+	if got := strikesOf(n, honest); got != 0 {
+		t.Errorf("the honest one has %d strikes", got)
+	}
+	if strikesOf(n, liar) == 0 {
+		t.Error("the liar has no strike")
 	}
 }

@@ -48,27 +48,33 @@ func (f *finding) add(id peer.ID) {
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
 // [store.ErrNotFound] if there is none within 200 ms, or within ctx.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	f, err := n.lookup(ctx, hp, false)
+	f, err := n.lookup(ctx, hp, nil)
 	if err != nil {
 		return trust.Mapping{}, err
 	}
 	return f.mapping, nil
 }
 
-// lookup asks all neighbours. With all, it waits for everybody's answer, so that the finding has every holder.
-func (n *Node) lookup(ctx context.Context, hp store.HashPart, all bool) (*finding, error) {
+// is says whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover
+// it: a content address settles the hash alone, and who believed a wrong size would take the right blocks for lies.
+func is(m trust.Mapping, hash store.Hash, size int64) bool {
+	return m.NarHash() == hash && m.NarSize() == size
+}
+
+// lookup asks all neighbours, and returns what the first says that can be believed. If a mapping is wanted, its holders
+// alone count, and it waits for everybody's answer, so that the finding has all of them; for the answers of those who
+// are late only as long as there is no holder.
+func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*finding, error) {
 	neighbours := n.neighbours()
 	if len(neighbours) == 0 {
 		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
 	}
 	replies := make(chan reply, len(neighbours))
-	owed := map[*neighbour]bool{} // who is waited for
+	owed := map[*neighbour]bool{} // who has been asked, and whether to wait for it
 	for _, nb := range neighbours {
 		select {
 		case nb.asks <- &ask{hp, replies}:
-			if !nb.late.Load() {
-				owed[nb] = true
-			}
+			owed[nb] = !nb.late.Load()
 		default: // it has left hundreds of questions unanswered
 		}
 	}
@@ -82,8 +88,8 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, all bool) (*findin
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), infoTimeout)
 		defer cancel()
 		defer close(found)
-		n.collect(ctx, hp, replies, owed, func(f *finding, last bool) {
-			if f != nil && (last || !all) && len(found) == 0 {
+		n.collect(ctx, hp, want, replies, owed, func(f *finding, last bool) {
+			if f != nil && (last || want == nil) && len(found) == 0 {
 				found <- f
 			}
 		})
@@ -99,13 +105,21 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, all bool) (*findin
 }
 
 // collect takes in answers until nobody owes one or ctx ends. It tells report of each, and at last once more.
-func (n *Node) collect(ctx context.Context, hp store.HashPart, replies <-chan reply, owed map[*neighbour]bool, report func(f *finding, last bool)) {
+func (n *Node) collect(ctx context.Context, hp store.HashPart, want *trust.Mapping, replies <-chan reply, owed map[*neighbour]bool, report func(f *finding, last bool)) {
 	var f *finding
-	for len(owed) > 0 {
+	wait := func() bool {
+		for _, prompt := range owed {
+			if prompt || f == nil && want != nil {
+				return true
+			}
+		}
+		return false
+	}
+	for wait() {
 		select {
 		case r := <-replies:
 			delete(owed, r.from)
-			f = n.take(f, hp, r)
+			f = n.take(f, hp, want, r)
 			report(f, false)
 		case <-ctx.Done():
 			for nb := range owed {
@@ -118,7 +132,7 @@ func (n *Node) collect(ctx context.Context, hp store.HashPart, replies <-chan re
 }
 
 // take judges one neighbour's answer, and returns the finding with what it adds.
-func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
+func (n *Node) take(f *finding, hp store.HashPart, want *trust.Mapping, r reply) *finding {
 	if r.err != nil {
 		n.log.Debug("neighbour did not answer", zap.Stringer("peer", r.from.id), zap.Error(r.err))
 	}
@@ -133,7 +147,11 @@ func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
 		n.strike(r.from.id, err.Error())
 		return f
 	}
-	if f == nil {
+	if f == nil && want != nil && is(*want, info.NarHash, info.NarSize) {
+		f = &finding{mapping: *want, found: time.Now()}
+		n.findings.Add(hp, f)
+	}
+	if f == nil && want == nil {
 		m, err := n.cfg.Trusted.Check(info)
 		if err != nil {
 			if errors.Is(err, trust.ErrForged) {
@@ -146,7 +164,7 @@ func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
 		n.findings.Add(hp, f)
 	}
 	// Whoever claims to have this very NAR is worth asking for it: its bytes will be judged, not its claim.
-	if info.NarHash == f.mapping.NarHash() {
+	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
 		r.from.tally.claims.Add(1)
 		f.add(r.from.id)
 	}
@@ -158,17 +176,17 @@ func (n *Node) take(f *finding, hp store.HashPart, r reply) *finding {
 func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neighbour {
 	hp := m.Path().HashPart()
 	f, ok := n.findings.Get(hp)
-	if !ok || again || f.mapping.NarHash() != m.NarHash() || len(n.connected(f)) == 0 {
-		var err error
-		if f, err = n.lookup(ctx, hp, true); err != nil || f.mapping.NarHash() != m.NarHash() {
-			return nil
+	if !ok || again || !is(f.mapping, m.NarHash(), m.NarSize()) || len(n.connected(f)) == 0 {
+		now, err := n.lookup(ctx, hp, &m)
+		if err == nil {
+			return n.connected(now)
 		}
-		return n.connected(f)
+		return n.known(m) // a holder that is busy answers late
 	}
 	if time.Since(f.found) > holdersFresh {
 		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 		defer cancel()
-		if now, err := n.lookup(ctx, hp, true); err == nil && now.mapping.NarHash() == m.NarHash() {
+		if now, err := n.lookup(ctx, hp, &m); err == nil {
 			f = now
 		}
 	}
@@ -178,17 +196,17 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neig
 // known returns the holders that are known without asking anybody.
 func (n *Node) known(m trust.Mapping) []*neighbour {
 	f, ok := n.findings.Peek(m.Path().HashPart())
-	if !ok || f.mapping.NarHash() != m.NarHash() {
+	if !ok || !is(f.mapping, m.NarHash(), m.NarSize()) {
 		return nil
 	}
 	return n.connected(f)
 }
 
-// askAround asks everybody who has a path, for known to find, and does not wait for the answers.
-func (n *Node) askAround(hp store.HashPart) {
+// askAround asks everybody who has a NAR, for known to find, and does not wait for the answers.
+func (n *Node) askAround(m trust.Mapping) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // nobody waits; the answers are collected all the same
-	n.lookup(ctx, hp, true)
+	n.lookup(ctx, m.Path().HashPart(), &m)
 }
 
 // connected returns the holders of a finding who are still neighbours.

@@ -21,6 +21,8 @@ const (
 	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given
 	// up. It is longer than anybody waits for the answer, so that one late answer does not cost a new stream.
 	askTimeout = 2 * time.Second
+	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
+	claimsTimeout = 10 * time.Second
 	// readStall is how long a block may make no progress. Whoever else has the block has been asked by then; this
 	// only frees what waits for a neighbour that will never answer.
 	readStall = 5 * time.Second
@@ -47,7 +49,7 @@ type neighbour struct {
 	done  chan struct{} // closed when the neighbour is gone
 
 	busy atomic.Int32 // blocks asked for and not yet here
-	late atomic.Bool  // it has not answered in time, nor anything since
+	late atomic.Bool  // it has not answered in time, nor anything since on that stream
 
 	mu        sync.Mutex // guards idle and blockTime
 	idle      []*exchange
@@ -176,24 +178,29 @@ func (n *neighbour) measured(d time.Duration, size int) {
 // askLoop sends questions about claims and hands out the answers, until the neighbour is gone. Questions that
 // wait are put into one request; several requests may be under way.
 func (n *neighbour) askLoop(ctx context.Context) {
+	var batch []*ask
 	for {
-		select {
-		case a := <-n.asks:
-			n.askOn(ctx, a)
-		case <-n.done:
-			return
-		case <-ctx.Done():
-			return
+		if batch == nil {
+			select {
+			case a := <-n.asks:
+				batch = []*ask{a}
+			case <-n.done:
+				return
+			case <-ctx.Done():
+				return
+			}
 		}
+		batch = n.askOn(ctx, batch)
 	}
 }
 
-// askOn asks first, and all that comes after it, on one stream until that fails.
-func (n *neighbour) askOn(ctx context.Context, first *ask) {
+// askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns questions that
+// it has taken and not asked, because the stream had failed before.
+func (n *neighbour) askOn(ctx context.Context, batch []*ask) (left []*ask) {
 	ex, err := n.open(ctx, askTimeout)
 	if err != nil {
-		first.reply <- reply{n, "", err}
-		return
+		fail(n, batch, err)
+		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -203,39 +210,46 @@ func (n *neighbour) askOn(ctx context.Context, first *ask) {
 	sent := make(chan []*ask, 64)
 	var readers sync.WaitGroup
 	readers.Go(func() {
-		defer cancel()
 		for batch := range sent {
-			ex.readClaims(n, batch)
+			if !ex.readClaims(n, batch) {
+				cancel()
+			}
 		}
 	})
 	defer readers.Wait()
 	defer close(sent)
-	batch := []*ask{first}
-	for {
+	for used := false; ; used = true {
 		batch = n.more(batch)
+		if err := ex.ask(batch); err != nil && used {
+			return batch
+		} else if err != nil {
+			fail(n, batch, err)
+			return nil
+		}
 		select {
 		case sent <- batch:
 		case <-ctx.Done():
 			fail(n, batch, ctx.Err())
-			return
-		}
-		r := request{kind: askClaims}
-		for _, a := range batch {
-			r.hashParts = append(r.hashParts, a.hp)
-		}
-		if err := ex.send(r); err != nil {
-			cancel() // the reader fails the batch
-			return
+			return nil
 		}
 		select {
 		case a := <-n.asks:
 			batch = []*ask{a}
 		case <-n.done:
-			return
+			return nil
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
+}
+
+// ask sends a batch of questions in one request.
+func (ex *exchange) ask(batch []*ask) error {
+	r := request{kind: askClaims}
+	for _, a := range batch {
+		r.hashParts = append(r.hashParts, a.hp)
+	}
+	return ex.send(r)
 }
 
 // more adds the questions that wait already.
@@ -251,18 +265,20 @@ func (n *neighbour) more(batch []*ask) []*ask {
 	return batch
 }
 
-// readClaims answers each ask of a batch exactly once.
-func (ex *exchange) readClaims(n *neighbour, batch []*ask) {
+// readClaims answers each ask of a batch exactly once. It returns false if the stream is of no more use.
+func (ex *exchange) readClaims(n *neighbour, batch []*ask) bool {
+	ex.until = time.Now().Add(claimsTimeout)
 	for i, a := range batch {
 		text, err := readClaim(ex.br)
+		n.late.Store(false) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
 			ex.Reset()
 			fail(n, batch[i:], err)
-			return
+			return false
 		}
-		n.late.Store(false)
 		a.reply <- reply{n, text, nil}
 	}
+	return true
 }
 
 func fail(n *neighbour, batch []*ask, err error) {

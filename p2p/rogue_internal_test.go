@@ -53,6 +53,11 @@ func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.M
 	if err != nil {
 		t.Fatal(err)
 	}
+	return s.signPath(t, path, nar)
+}
+
+func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
+	t.Helper()
 	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
 	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
 	if err != nil {
