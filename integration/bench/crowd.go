@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"narbor/integration/corpus"
 	"narbor/integration/lan"
@@ -28,20 +29,37 @@ func (b *bench) crowd() (rows []row, err error) {
 		if err := shape(100, holder); err != nil {
 			return err
 		}
-		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, 1), b.hosts(l, "last of six", c, holder, crowdSize))
+		var again atomic.Int64
+		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, 1, &again), b.hosts(l, "last of six", c, holder, crowdSize, &again))
 		if err != nil {
 			return err
 		}
 		alone, six := all[0], all[1]
 		sent := value("crowd", "the same: what the holder sends ÷ what it sends to one host", "", six.out("sender")/alone.out("sender"), 1.3)
-		rows = []row{ratio("crowd", what, six, alone, 1.4), sent}
+		repeated := value("crowd", "the same: how often Nix gave up on one of six hosts, and was started again", "", float64(again.Load())/float64(b.fewer()), 0)
+		rows = []row{ratio("crowd", what, six, alone, 1.4), sent, repeated}
 		return nil
 	})
 	return rows, err
 }
 
+// maxAttempts is how often Nix is started on one host.
+const maxAttempts = 20
+
+// insist starts Nix again where it ends for want of a path that a neighbour has, and counts that.
+func (b *bench) insist(h *lan.Host, c *corpus.Corpus, again *atomic.Int64) error {
+	for i := 1; ; i++ {
+		_, err := b.realise(h, c)
+		if err == nil || i == maxAttempts || b.ctx.Err() != nil {
+			return err
+		}
+		b.progress("starting Nix again: " + err.Error())
+		again.Add(1)
+	}
+}
+
 // hosts is a turn in which n new receivers fetch a corpus at once.
-func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender, n int) turn {
+func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender, n int, again *atomic.Int64) turn {
 	return turn{name, func(i int) (sample, error) {
 		var w watch
 		w.sender(holder, true)
@@ -59,10 +77,7 @@ func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender,
 			w.proc("receivers' Nix", r.nix)
 			w.proc("receivers' narbor", r.narbor)
 			w.host("receivers", r.Host)
-			fetch = append(fetch, func() error {
-				_, err := b.realise(r.Host, c)
-				return err
-			})
+			fetch = append(fetch, func() error { return b.insist(r.Host, c, again) })
 		}
 		for _, r := range added {
 			if _, err := r.WaitNeighbours(b.ctx, narbor, n); err != nil { // the holder, and one another

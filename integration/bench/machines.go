@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"narbor/integration/corpus"
@@ -123,7 +124,7 @@ func (b *bench) throughNginx(l *lan.LAN, name, url string) (*receiver, error) {
 	if err != nil {
 		return nil, err
 	}
-	nix, err := b.startNix(h, "substituters = "+url)
+	nix, err := b.startNix(h, "substituters = "+url, "narinfo-cache-negative-ttl = 0") // some are started again; see insist
 	return &receiver{Host: h, nix: nix}, err
 }
 
@@ -176,8 +177,11 @@ func (w *watch) sender(s *sender, narbor bool) {
 // realise lets Nix fetch the closure, and makes sure that all has come.
 func (b *bench) realise(h *lan.Host, c *corpus.Corpus) (float64, error) {
 	seconds, err := timed(func() error {
-		_, err := h.Realise(b.ctx, c.Top.String())
-		return err
+		said, err := h.Realise(b.ctx, c.Top.String())
+		if err == nil {
+			return nil
+		}
+		return fmt.Errorf("%s: nix-store --realise: %s", h.Name, complaints(said))
 	})
 	if err != nil {
 		return 0, err
@@ -187,6 +191,17 @@ func (b *bench) realise(h *lan.Host, c *corpus.Corpus) (float64, error) {
 		err = fmt.Errorf("%s: the closure has %d paths, want %d", h.Name, len(paths), len(c.Infos))
 	}
 	return seconds, err
+}
+
+// complaints leaves out of what Nix said what it says of every path.
+func complaints(said string) string {
+	var b strings.Builder
+	for line := range strings.Lines(said) {
+		if !strings.HasPrefix(line, "copying path ") && !strings.HasPrefix(line, "  /nix/store/") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 // viaNginx is a turn in which a new receiver fetches a corpus from the sender's nginx.
