@@ -88,11 +88,17 @@ func level(t testing.TB) zapcore.Level {
 // newMachine starts a node that shares src, or nothing, and connects to those machines.
 func (u upstream) newMachine(t testing.TB, src store.Source, to ...*machine) *machine {
 	t.Helper()
+	return u.newMachineWith(t, store.SpoolConfig{}, src, to...)
+}
+
+func (u upstream) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.Source, to ...*machine) *machine {
+	t.Helper()
+	sc.Dir, sc.MinFree = t.TempDir(), -1
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := store.OpenSpool(sc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -381,6 +387,20 @@ func TestWhatWasFetchedIsPassedOn(t *testing.T) {
 	}
 	c := u.newMachine(t, nil, b)
 	c.fetch(t, info, nar)
+}
+
+func TestWhatIsPassedOnMakesRoom(t *testing.T) {
+	u := newUpstream(t)
+	var infos []store.Info
+	nars := [][]byte{noise(1, 3<<20), noise(2, 3<<20)}
+	for i, nar := range nars {
+		infos = append(infos, u.sign(t, fmt.Sprintf("p%d", i), nar))
+	}
+	a := u.newMachine(t, memWith(infos, nars))
+	b := u.newMachineWith(t, store.SpoolConfig{MaxBytes: 4 << 20}, store.NewMem(), a) // room for one
+	b.fetch(t, infos[0], nars[0])
+	u.newMachine(t, nil, b).fetch(t, infos[0], nars[0]) // b keeps it open for a while
+	b.fetch(t, infos[1], nars[1])
 }
 
 func TestManyAtOnce(t *testing.T) {
