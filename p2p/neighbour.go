@@ -32,6 +32,8 @@ const (
 
 // A tally is what a peer has done, kept when it disconnects.
 type tally struct {
+	turns turns
+
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64
 	strikes                               atomic.Int64

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,6 +28,8 @@ const (
 	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
 	// machine with a broken disk is welcome again once it is repaired.
 	banTime = time.Hour
+	// maxReason is how many bytes of a reason are logged and kept: what a liar has said may be part of it.
+	maxReason = 500
 	// maxTallies bounds what is remembered of peers that come and go.
 	maxTallies = 4096
 	// askQueue is how many questions may wait for one neighbour.
@@ -58,7 +61,7 @@ type Node struct {
 	lan      *lan
 	sharer   *sharer
 	fetched  *fetched
-	serving  chan struct{} // a token for each answer under way
+	turns    turns // what is answered at once
 	findings *lru.Cache[store.HashPart, *finding]
 	settled  chan struct{}
 	running  sync.WaitGroup // what Run waits for; see begin
@@ -100,7 +103,7 @@ func New(cfg Config) (*Node, error) {
 	return &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   &sharer{sources: share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
-		serving:  make(chan struct{}, maxServing),
+		turns:    newTurns(maxServing),
 		findings: findings,
 		settled:  make(chan struct{}),
 		peers:    map[peer.ID]*neighbour{},
@@ -183,7 +186,8 @@ func (n *Node) handle(ctx context.Context, e any) {
 	case event.EvtPeerProtocolsUpdated:
 		n.greet(ctx, e.Peer)
 	case event.EvtPeerConnectednessChanged:
-		if e.Connectedness == network.NotConnected {
+		// It may be back already, and greeted: events of different kinds overtake each other.
+		if e.Connectedness == network.NotConnected && n.lan.Host().Network().Connectedness(e.Peer) != network.Connected {
 			n.leave(e.Peer)
 		}
 	}
@@ -223,9 +227,10 @@ func (n *Node) leave(id peer.ID) {
 
 func (n *Node) leaveAll() {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	for id, nb := range n.peers {
-		delete(n.peers, id)
+	peers := n.peers
+	n.peers = map[peer.ID]*neighbour{}
+	n.mu.Unlock()
+	for _, nb := range peers {
 		nb.leave()
 	}
 }
@@ -245,7 +250,7 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 	defer n.mu.Unlock()
 	t, ok := n.tallies.Get(id)
 	if !ok {
-		t = new(tally)
+		t = &tally{turns: newTurns(maxServingPeer)}
 		n.tallies.Add(id, t)
 	}
 	return t
@@ -253,6 +258,7 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 
 // strike holds a lie against a peer, and bans it after the third.
 func (n *Node) strike(id peer.ID, reason string) {
+	reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 	strikes := n.tallyOf(id).strikes.Add(1)
 	n.log.Warn("neighbour lied", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
 	if strikes < maxStrikes {
@@ -261,7 +267,7 @@ func (n *Node) strike(id peer.ID, reason string) {
 	until := time.Now().Add(banTime)
 	n.mu.Lock()
 	for other, s := range n.struck {
-		if time.Now().After(s.Until) {
+		if time.Now().After(s.Until) || len(n.struck) >= maxBlocked {
 			delete(n.struck, other)
 		}
 	}

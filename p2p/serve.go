@@ -20,8 +20,10 @@ const (
 	// serveStall is how long an answer may make no progress before the stream is reset. A neighbour reads as fast
 	// as its link and disk allow, and 256 KiB take 20 s at 100 kbit/s.
 	serveStall = 30 * time.Second
-	// maxServing bounds the answers under way at once, and so the memory they take: a block each.
-	maxServing = 32
+	// maxServing bounds the answers of a kind under way at once, and so the memory they take: a block each, or two
+	// for a moment. maxServingPeer bounds those to one peer: a machine that falls asleep while it reads keeps its
+	// answers until [serveStall], and must not keep everybody else's turns.
+	maxServing, maxServingPeer = 128, 8
 	// blockHead is what precedes the bytes of a block in an answer: its status and its length.
 	blockHead = 1 + binary.MaxVarintLen32
 )
@@ -47,8 +49,8 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 		if err == nil {
 			err = n.answer(ctx, s.Conn(), t, bw, r)
 		}
-		if err == nil && br.Buffered() == 0 {
-			err = bw.Flush() // otherwise together with the next answer
+		if err == nil && (br.Buffered() == 0 || r.kind == askClaims) {
+			err = bw.Flush() // otherwise together with the next answer; claims are waited for
 		}
 		switch {
 		case err == nil:
@@ -66,12 +68,27 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
+// turns holds a token for each answer under way. Claims have their own: who asks for them waits for a moment only,
+// and not until blocks have gone over a slow link.
+type turns struct{ claims, blocks chan struct{} }
+
+func newTurns(n int) turns { return turns{make(chan struct{}, n), make(chan struct{}, n)} }
+
+func (t turns) of(r request) chan struct{} {
+	if r.kind == askClaims {
+		return t.claims
+	}
+	return t.blocks
+}
+
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
-	select {
-	case n.serving <- struct{}{}:
-		defer func() { <-n.serving }()
-	case <-ctx.Done():
-		return ctx.Err()
+	for _, turn := range []chan struct{}{t.turns.of(r), n.turns.of(r)} { // its own first: waiting there is in nobody's way
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
@@ -87,9 +104,7 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufi
 func (n *Node) answerClaims(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
 	for _, hp := range r.hashParts {
 		text, err := n.sharer.claimText(ctx, hp)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			n.log.Warn("cannot tell neighbours what is here", zap.String("hashPart", string(hp)), zap.Error(err))
-		}
+		n.noteHealth(hp, err)
 		if text != "" {
 			t.claimsSent.Add(1)
 		}
@@ -105,9 +120,7 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 	defer blockBuffers.Put(buf)
 	size, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
 	if err != nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			n.log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(r.hashParts[0])), zap.Error(err))
-		}
+		n.noteHealth(r.hashParts[0], err)
 		return bw.WriteByte(byte(statusGone))
 	}
 	t.blocksSent.Add(1)
@@ -124,6 +137,17 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 	}
 	t.wireSent.Add(int64(size))
 	return writeBlock(bw, statusRaw, *buf, size)
+}
+
+// noteHealth logs that what is shared cannot be read, once in a while: neighbours ask for thousands of paths.
+func (n *Node) noteHealth(hp store.HashPart, err error) {
+	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
+		return
+	}
+	last, now := n.sharer.warned.Load(), time.Now().UnixNano()
+	if now-last > int64(time.Minute) && n.sharer.warned.CompareAndSwap(last, now) {
+		n.log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
+	}
 }
 
 // writeBlock writes size bytes that begin at blockHead in buf. What precedes them on the wire is put right before

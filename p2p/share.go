@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"narbor/store"
@@ -27,6 +28,8 @@ const (
 type sharer struct {
 	sources []store.Source
 	keys    *trust.Keys // upstream keys; a path that none of them signed is not here
+
+	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR

@@ -1,0 +1,266 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/goleak"
+
+	"narbor/store"
+)
+
+// sharing is a node that shares one path.
+func sharing(t testing.TB, nar []byte) (n *Node, info store.Info) {
+	s := newSigner(t)
+	info, _ = s.sign(t, "shared", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	n, _ = runNode(t, s, []store.Source{mem})
+	return n, info
+}
+
+func blockRequest(info store.Info, i int) request {
+	return request{kind: askBlock, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash, block: i}
+}
+
+// ended waits until the other side has ended a stream, and returns what came on it before.
+func ended(t testing.TB, s network.Stream) []byte {
+	t.Helper()
+	s.SetReadDeadline(time.Now().Add(5 * time.Second))
+	b, err := io.ReadAll(s)
+	if err == nil || strings.Contains(err.Error(), "deadline") {
+		t.Errorf("the stream ended with %v, want a reset", err)
+	}
+	return b
+}
+
+func TestBrokenRequestsCostTheirSender(t *testing.T) {
+	n, info := sharing(t, random(1000))
+	good := appendRequest(nil, blockRequest(info, 0))
+	for name, in := range map[string][]byte{
+		"65 KiB":         append([]byte{0x80, 0x80, 0x04}, make([]byte, 1<<16)...),
+		"garbage":        random(3000),
+		"empty":          {0},
+		"endless length": bytes.Repeat([]byte{0xff}, 100),
+		"unknown kind":   {1, 99},
+		"after good one": append(bytes.Clone(good), 1, 99),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := (&rogue{}).start(t)
+			s := g.dial(t, n)
+			s.Write(in)
+			ended(t, s)
+			if got := strikesOf(n, g); got != 1 {
+				t.Errorf("it has %d strikes, want 1", got)
+			}
+		})
+	}
+}
+
+func TestWhoDoesNotReadKeepsNobodyWaiting(t *testing.T) {
+	nar := random(4 * store.BlockSize)
+	n, info := sharing(t, nar)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	frame := bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 2000)
+	for range 2 {
+		g := (&rogue{}).start(t)
+		for range 40 {
+			s := g.dial(t, n)
+			s.SetWriteDeadline(time.Now().Add(3 * time.Second))
+			if _, err := s.Write(frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	honest := (&rogue{}).start(t)
+	s := honest.dial(t, n)
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(5 * time.Second))
+	got := make([]byte, store.BlockSize)
+	br := bufio.NewReader(s)
+	for i := range 4 {
+		s.Write(appendRequest(nil, blockRequest(info, i)))
+		if _, err := readBlock(br, got); err != nil || !bytes.Equal(got, nar[i*store.BlockSize:][:store.BlockSize]) {
+			t.Fatalf("block %d for who reads = %v, or other bytes", i, err)
+		}
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 100<<20 { // of which the rogues hold 80 MiB unread
+		t.Errorf("the heap has grown by %d MiB", grown>>20)
+	}
+}
+
+func TestClaimsDoNotWaitForBlocks(t *testing.T) {
+	nar := random(store.BlockSize)
+	n, info := sharing(t, nar)
+	g := (&rogue{}).start(t)
+	for range 2 * maxServingPeer {
+		g.dial(t, n).Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 100))
+	}
+	s := g.dial(t, n)
+	defer s.Reset()
+	for sent := n.tallyOf(g.ID()).blocksSent.Load; sent() < maxServingPeer*firstWindow/store.BlockSize; {
+		runtime.Gosched() // until some streams are full
+	}
+	s.SetDeadline(time.Now().Add(5 * time.Second))
+	s.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
+	if text, err := readClaim(bufio.NewReader(s)); err != nil || text == "" {
+		t.Errorf("readClaim = %q, %v, want the claim", text, err)
+	}
+}
+
+func TestReasonsOfStrikesAreBounded(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	for range maxBlocked + 5 {
+		id := ghost(t, n).id
+		for range maxStrikes {
+			n.strike(id, strings.Repeat("lies ", 10_000))
+		}
+	}
+	struck := n.Status().Struck
+	if len(struck) == 0 || len(struck) > maxBlocked {
+		t.Errorf("%d are banned, want 1 to %d", len(struck), maxBlocked)
+	}
+	for _, s := range struck {
+		if len(s.Reason) > maxReason {
+			t.Fatalf("a reason of %d bytes is kept", len(s.Reason))
+		}
+	}
+}
+
+// A counted source counts the NARs that it has open, and fails the test when one is closed twice or read after.
+type counted struct {
+	store.Source
+	t            testing.TB
+	open, opened atomic.Int64
+}
+
+type countedNAR struct {
+	store.NAR
+	src    *counted
+	closed atomic.Bool
+}
+
+func (c *counted) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	nar, err := c.Source.NAR(ctx, info)
+	if err != nil {
+		return nil, err
+	}
+	c.open.Add(1)
+	c.opened.Add(1)
+	return &countedNAR{NAR: nar, src: c}, nil
+}
+
+func (n *countedNAR) ReadAt(p []byte, off int64) (int, error) {
+	if rand.IntN(8) == 0 {
+		return 0, fmt.Errorf("the disk has a bad day")
+	}
+	k, err := n.NAR.ReadAt(p, off)
+	if n.closed.Load() {
+		n.src.t.Error("read from a closed NAR")
+	}
+	return k, err
+}
+
+func (n *countedNAR) Close() error {
+	if n.closed.Swap(true) {
+		n.src.t.Error("a NAR was closed twice")
+	}
+	n.src.open.Add(-1)
+	return n.NAR.Close()
+}
+
+func TestSharedNARsAreClosedOnce(t *testing.T) {
+	s := newSigner(t)
+	mem := store.NewMem()
+	var infos []store.Info
+	for i := range 2 * maxOpenNARs {
+		nar := random(100 + i)
+		info, _ := s.sign(t, fmt.Sprintf("p%d", i), nar)
+		mem.Add(info, nar)
+		infos = append(infos, info)
+	}
+	src := &counted{Source: mem, t: t}
+	sh := &sharer{sources: []store.Source{src}, keys: s.keys, open: map[narKey]*openNAR{}}
+	var readers sync.WaitGroup
+	for range 16 {
+		readers.Go(func() {
+			buf := make([]byte, store.BlockSize)
+			for range 150 {
+				info := infos[rand.IntN(len(infos))]
+				if rand.IntN(4) == 0 {
+					info.NarHash[0]++ // not here
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				if rand.IntN(8) == 0 {
+					cancel()
+				}
+				sh.readBlock(ctx, blockRequest(info, rand.IntN(2)), buf)
+				cancel()
+				if rand.IntN(100) == 0 {
+					sh.closeIdle(0)
+				}
+			}
+		})
+	}
+	readers.Wait()
+	if got := src.open.Load(); got > maxOpenNARs+1 {
+		t.Errorf("%d NARs are open, want at most %d", got, maxOpenNARs)
+	}
+	if len(infos) > int(src.opened.Load()) {
+		t.Errorf("only %d NARs were opened", src.opened.Load())
+	}
+	sh.closeIdle(0)
+	if got := src.open.Load(); got != 0 || len(sh.open) != 0 {
+		t.Errorf("%d NARs are open at the end, and %d in the table", got, len(sh.open))
+	}
+}
+
+func TestRunLeavesNothingBehind(t *testing.T) {
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	t.Run("", func(t *testing.T) {
+		s := newSigner(t)
+		nar := random(20 * store.BlockSize)
+		info, m := s.sign(t, "shared", nar)
+		src := &counted{Source: store.NewMem(), t: t}
+		src.Source.(*store.Mem).Add(info, nar)
+		quick := (&rogue{info: info, nar: nar}).start(t)
+		silent := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, _ []byte) error {
+			io.Copy(io.Discard, s)
+			return errEnd
+		}}).start(t)
+		n, stop := runNode(t, s, []store.Source{src}, quick, silent)
+		fetchAll(t, n, m, nar)
+		reader := quick.dial(t, n)
+		reader.Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 3)), 1000)) // answered when Run ends
+		br, b := bufio.NewReader(reader), make([]byte, store.BlockSize)
+		if _, err := readBlock(br, b); err != nil && err != store.ErrNotFound {
+			t.Fatal(err)
+		}
+		stop()
+		if got := src.open.Load(); got != 0 {
+			t.Errorf("%d NARs are open after Run", got)
+		}
+		if _, err := n.Fetch(t.Context(), m); err == nil {
+			t.Error("Fetch after Run works")
+		}
+		if _, err := n.Lookup(t.Context(), info.Path.HashPart()); err == nil {
+			t.Error("Lookup after Run works")
+		}
+	})
+}
