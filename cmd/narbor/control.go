@@ -12,6 +12,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -24,6 +26,9 @@ const (
 // listenControl opens the control socket, replacing one that a dead narbor left. Whoever may enter its directory
 // may ask; it only tells.
 func listenControl(path string) (net.Listener, error) {
+	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSocket == 0 {
+		return nil, fmt.Errorf("%s is there and is no socket: give another by --socket", path)
+	}
 	if c, err := net.DialTimeout("unix", path, controlTimeout); err == nil {
 		c.Close()
 		return nil, fmt.Errorf("another narbor answers on %s: stop it, or give this one --state-dir and --socket of its own", path)
@@ -50,6 +55,12 @@ func controlHandler(status func() Status) http.Handler {
 		json.NewEncoder(w).Encode(status())
 	})
 	return mux
+}
+
+// controlServer has the limits that are due to every user of this machine.
+func controlServer(h http.Handler, log *zap.Logger) *http.Server {
+	return &http.Server{Handler: h, ReadTimeout: controlTimeout, WriteTimeout: controlTimeout, IdleTimeout: controlTimeout,
+		MaxHeaderBytes: 16 << 10, ErrorLog: zap.NewStdLog(log)}
 }
 
 // askControl asks the narbor that runs here, at the first of the paths where one answers.

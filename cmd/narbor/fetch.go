@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/urfave/cli/v2"
@@ -29,6 +30,8 @@ const (
 	fetchParallel = 4
 	// lookupParallel is how many claims are asked for at once; they leave in few requests.
 	lookupParallel = 64
+	// lookupTries and lookupPause are how often, and after how long, a neighbourhood that has not answered is asked.
+	lookupTries, lookupPause = 4, 300 * time.Millisecond
 	// maxClosure bounds the paths of one fetch: far above any system, so that false references end.
 	maxClosure = 1 << 20
 )
@@ -143,9 +146,9 @@ func fetchNode(c *cli.Context, spool *store.Spool, log *zap.Logger) (*p2p.Node, 
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	keys, err := trust.ParseKeys(append(settings.TrustedPublicKeys, c.StringSlice("trusted-key")...))
+	keys, err := trust.ParseKeys(append(keysOf(settings, log), c.StringSlice("trusted-key")...))
 	if err != nil {
-		return nil, err
+		return nil, codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
 	}
 	if len(keys.Names()) == 0 {
 		return nil, errors.New("no key is trusted by Nix, so nothing from a neighbour could be believed; give --trusted-key")
@@ -261,7 +264,7 @@ func (f *fetcher) lookup(ctx context.Context, wanted []store.HashPart) ([]found,
 				results[i] = found{refs: info.References, here: true}
 				return nil
 			}
-			m, err := f.node.Lookup(ctx, hp)
+			m, err := patiently(ctx, func() (trust.Mapping, error) { return f.node.Lookup(ctx, hp) })
 			if err != nil {
 				return fmt.Errorf("nobody around has it: %w", err)
 			}
@@ -270,6 +273,22 @@ func (f *fetcher) lookup(ctx context.Context, wanted []store.HashPart) ([]found,
 		})
 	}
 	return results, g.Wait()
+}
+
+// patiently asks again for what was not found: neighbours have a fifth of a second to answer, because a build waits
+// for that, but here one late answer would end a fetch of thousands of paths.
+func patiently[T any](ctx context.Context, ask func() (T, error)) (v T, err error) {
+	for range lookupTries {
+		if v, err = ask(); !errors.Is(err, store.ErrNotFound) {
+			break
+		}
+		select {
+		case <-time.After(lookupPause):
+		case <-ctx.Done():
+			return v, ctx.Err()
+		}
+	}
+	return v, err
 }
 
 // one fetches one path into the cache.

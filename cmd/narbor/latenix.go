@@ -16,6 +16,9 @@ import (
 // daemon may start, later than narbor.
 const nixRetry = 5 * time.Second
 
+// nixTimeout bounds how long it is looked for. Whoever asked may have less time, but what is found is for all.
+const nixTimeout = 2 * time.Second
+
 // A lateNix is this machine's Nix store, whether it is there already or not. It is a [store.Source].
 type lateNix struct {
 	log *zap.Logger
@@ -34,6 +37,8 @@ func (l *lateNix) open(ctx context.Context) (*store.Nix, error) {
 	if l.nix != nil || time.Since(l.tried) < nixRetry {
 		return l.nix, l.err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), nixTimeout)
+	defer cancel()
 	l.nix, l.err = store.OpenNix(ctx, store.NixStoreConfig{})
 	l.tried = time.Now()
 	switch {

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
@@ -287,5 +288,69 @@ func TestOwnKeysAreFoundOut(t *testing.T) {
 	own, unreadable := ownKeys([]string{good, bad, filepath.Join(dir, "absent")})
 	if !slices.Equal(own, []string{public.String()}) || !slices.Equal(unreadable, []string{bad}) {
 		t.Errorf("ownKeys = %q, %q, want %q and %q", own, unreadable, public, bad)
+	}
+}
+
+func TestControlSocketReplacesSocketsOnly(t *testing.T) {
+	dir := t.TempDir()
+	file, stale := filepath.Join(dir, "file"), filepath.Join(dir, "stale")
+	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := listenControl(file); err == nil {
+		l.Close()
+		t.Error("listenControl(a file) works, want an error")
+	}
+	if text, err := os.ReadFile(file); err != nil || string(text) != "precious" {
+		t.Errorf("the file is %q, %v: want it untouched", text, err)
+	}
+	dead, err := net.Listen("unix", stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.(*net.UnixListener).SetUnlinkOnClose(false)
+	dead.Close()
+	l, err := listenControl(stale)
+	if err != nil {
+		t.Fatalf("listenControl(a dead socket) = %v", err)
+	}
+	defer l.Close()
+	if _, err := listenControl(stale); err == nil {
+		t.Error("listenControl(a live socket) works, want an error")
+	}
+}
+
+func TestLookupsArePatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			misses, asked int
+			err           error
+		}{{0, 1, nil}, {2, 3, nil}, {99, lookupTries, store.ErrNotFound}} {
+			asked := 0
+			_, err := patiently(t.Context(), func() (int, error) {
+				if asked++; asked <= c.misses {
+					return 0, store.ErrNotFound
+				}
+				return 1, nil
+			})
+			if !errors.Is(err, c.err) || asked != c.asked {
+				t.Errorf("after %d misses: %v, asked %d times, want %v, %d", c.misses, err, asked, c.err, c.asked)
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := patiently(ctx, func() (int, error) { return 0, store.ErrNotFound }); !errors.Is(err, context.Canceled) {
+			t.Errorf("patiently after the end = %v, want %v", err, context.Canceled)
+		}
+	})
+}
+
+func TestFetchLeavesOutWhatIsNoKey(t *testing.T) {
+	_, key := makeClosure(t, t.TempDir())
+	t.Setenv("NIX_CONFIG", "extra-trusted-public-keys = nonsense")
+	_, errs, err := narbor(t.Context(), "fetch", strings.Repeat("a", 32), "--to", t.TempDir(), "--no-mdns", "--trusted-key", key)
+	var coded codedError
+	if !errors.As(err, &coded) || coded.code != exitNotFound {
+		t.Errorf("fetch with a broken key in nix.conf = %v, want that nobody has it\n%s", err, errs)
 	}
 }

@@ -155,16 +155,21 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	return s.announce(c)
 }
 
-// believe takes over the keys of Nix's configuration. One that is no key is left out, as it makes Nix fail already.
-func (s *service) believe(settings store.NixSettings) error {
-	trusted := slices.Clone(s.keys)
+// keysOf returns the keys of Nix's configuration. What is no key is left out, as it makes Nix fail already.
+func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
 	for _, key := range settings.TrustedPublicKeys {
 		if _, err := trust.ParseKeys([]string{key}); err != nil {
-			s.log.Warn("left out of trusted-public-keys", zap.String("from", settings.Origin), zap.Error(err))
+			log.Warn("left out of trusted-public-keys", zap.String("from", settings.Origin), zap.Error(err))
 			continue
 		}
-		trusted = append(trusted, key)
+		keys = append(keys, key)
 	}
+	return keys
+}
+
+// believe takes over the keys of Nix's configuration.
+func (s *service) believe(settings store.NixSettings) error {
+	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
 	own, unreadable := ownKeys(settings.SecretKeyFiles)
 	if err := s.trusted.Replace(slices.Concat(trusted, own)); err != nil { // Nix trusts its own keys, too
 		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
@@ -209,7 +214,7 @@ func (s *service) run(ctx context.Context) error {
 	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()
-	control := &http.Server{Handler: controlHandler(s.status), ReadHeaderTimeout: controlTimeout, ErrorLog: zap.NewStdLog(s.log)}
+	control := controlServer(controlHandler(s.status), s.log)
 	for _, l := range s.listeners {
 		g.Go(func() error { return serveHTTP(nix, l) })
 	}
