@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"container/heap"
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -68,6 +69,9 @@ func (a *ahead) expect(m trust.Mapping) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.last = time.Now()
+	if len(a.expected) >= maxMappings { // dry runs, mostly
+		maps.DeleteFunc(a.expected, func(_ store.HashPart, e expectation) bool { return a.last.Sub(e.at) > aheadFresh })
+	}
 	if a.budget <= 0 || len(a.expected) >= maxMappings {
 		return
 	}

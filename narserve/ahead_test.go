@@ -199,3 +199,26 @@ func TestAheadGoesAstray(t *testing.T) {
 		t.Errorf("8 machines fetched first only %d different paths", len(first))
 	}
 }
+
+func TestDryRunsOfLongAgoDoNotHinderFetchingAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		infos := w.closure(t)
+		var log fetchLog
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys, Ahead: 1 << 20})
+		for i := range 4096 { // as many as are kept
+			info, _ := w.add(t, fmt.Sprintf("dry-%d", i), 1)
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		time.Sleep(10 * time.Minute)
+		for _, info := range infos {
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		do(s, http.MethodGet, narPath(infos[0]))
+		synctest.Wait()
+		if got := log.take(); len(got) != len(infos) {
+			t.Errorf("fetched %q, want all %d", got, len(infos))
+		}
+		time.Sleep(time.Minute)
+	})
+}
