@@ -150,11 +150,11 @@ func readClaim(br *bufio.Reader) (string, error) {
 	if err != nil || n == 0 {
 		return "", noEOF(err)
 	}
-	text := make([]byte, n)
-	if _, err := io.ReadFull(br, text); err != nil {
-		return "", noEOF(err)
+	text, err := io.ReadAll(io.LimitReader(br, int64(n))) // grows as it arrives: a promised length alone reserves nothing
+	if err == nil && len(text) < n {
+		err = io.ErrUnexpectedEOF
 	}
-	return string(text), nil
+	return string(text), err
 }
 
 // readBlock reads the answer to a block request into block, whose length is the block's, and returns how many bytes

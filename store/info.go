@@ -25,7 +25,7 @@ func ParseInfo(text string) (Info, error) {
 			return Info{}, fmt.Errorf("narinfo: %s", value)
 		}
 		if key != "Sig" && seen[key] {
-			return Info{}, fmt.Errorf("narinfo: %s is given twice", key)
+			return Info{}, fmt.Errorf("narinfo: %.40q is given twice", key)
 		}
 		seen[key] = true
 		if err := info.set(key, value); err != nil {
