@@ -83,7 +83,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	short := flags.Bool("short", false, "measure once, and small closures on slow links: five minutes")
 	large := flags.Bool("large", true, "measure the large closure too")
 	asJSON := flags.Bool("json", false, "print JSON, not a table")
-	output := flags.String("o", "", "write to this file instead of standard output")
+	output := flags.String("o", "", "write to this file instead of standard output; its notes below a heading of level two are kept")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -121,6 +121,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	return errors.Join(r.write(*output, *asJSON, stdout), r.verdict())
 }
 
+// write prints the report, or writes it to a file. What the file says under a heading of its own stays there.
 func (r report) write(name string, asJSON bool, stdout io.Writer) error {
 	text := r.markdown()
 	if asJSON {
@@ -129,6 +130,12 @@ func (r report) write(name string, asJSON bool, stdout io.Writer) error {
 			return err
 		}
 		text = string(b) + "\n"
+	}
+	if name != "" && !asJSON {
+		old, _ := os.ReadFile(name)
+		if _, notes, ok := strings.Cut(string(old), "\n## "); ok {
+			text += "\n## " + notes
+		}
 	}
 	if name != "" {
 		return os.WriteFile(name, []byte(text), 0o644)

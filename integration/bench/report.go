@@ -131,6 +131,7 @@ func (r row) verdict() string {
 // markdown prints the figures and then what they cost.
 func (r report) markdown() string {
 	var b strings.Builder
+	fmt.Fprint(&b, "# What the benchmark has found\n\nMade by `go run ./integration/bench -o integration/bench/RESULTS.md`; the package's comment explains.\n")
 	fmt.Fprintf(&b, "%s, commit %s, %s. Medians; in brackets least and most of how many.\n\n", r.Date, r.Commit, r.Machine)
 	fmt.Fprintln(&b, "| case | what | against | that takes | narbor takes | figure | limit | |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|")
