@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -141,7 +142,7 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 func TestOnlyHolderMayFailOnce(t *testing.T) {
 	for name, fail := range map[string]func(s network.Stream, b []byte) error{
 		"reset mid block": func(s network.Stream, b []byte) error {
-			writeRaw(s, b)
+			s.Write(append(binary.AppendUvarint([]byte{byte(statusRaw)}, uint64(len(b))), b[:len(b)/2]...))
 			return errEnd
 		},
 		"early end": func(s network.Stream, b []byte) error {
@@ -161,12 +162,15 @@ func TestOnlyHolderMayFailOnce(t *testing.T) {
 			var blocks atomic.Int64
 			g := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
 				if blocks.Add(1) == 2 {
-					return fail(s, b[:len(b)-1])
+					return fail(s, b)
 				}
 				return writeRaw(s, b)
 			}}).start(t)
 			n, _ := runNode(t, s, nil, g)
 			fetchAll(t, n, m, nar)
+			if got := strikesOf(n, g); got != 0 {
+				t.Errorf("it has %d strikes for that", got)
+			}
 		})
 	}
 }
