@@ -17,8 +17,8 @@ import (
 
 const (
 	// infoTimeout bounds what one unresponsive neighbour can add to a build. Neighbours share our network: one that
-	// needs longer is worse than asking the internet.
-	infoTimeout = 200 * time.Millisecond
+	// needs longer is worse than asking the internet. It leaves a part of narserve's 300 ms to the own store.
+	infoTimeout = 250 * time.Millisecond
 	// holdersFresh is how long it is relied on who has a path. In a crowd that wants the same closure every moment
 	// somebody has it who did not when Nix asked for the narinfo; asking costs a fraction of a millisecond.
 	holdersFresh = 2 * time.Second
@@ -46,7 +46,7 @@ func (f *finding) add(id peer.ID) {
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
-// [store.ErrNotFound] if there is none within 200 ms, or within ctx.
+// [store.ErrNotFound] if there is none within 250 ms, or within ctx.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	f, err := n.lookup(ctx, hp, nil)
 	if err != nil {
@@ -74,7 +74,7 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mappin
 	for _, nb := range neighbours {
 		select {
 		case nb.asks <- &ask{hp, replies}:
-			owed[nb] = !nb.late.Load()
+			owed[nb] = !nb.isLate()
 		default: // it has left hundreds of questions unanswered
 		}
 	}
@@ -123,7 +123,7 @@ func (n *Node) collect(ctx context.Context, hp store.HashPart, want *trust.Mappi
 			report(f, false)
 		case <-ctx.Done():
 			for nb := range owed {
-				nb.late.Store(true) // nobody waits for it again before it has answered something
+				nb.late.CompareAndSwap(0, time.Now().UnixNano())
 			}
 			clear(owed)
 		}

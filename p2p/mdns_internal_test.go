@@ -22,8 +22,8 @@ func TestPulledCableIsNoticed(t *testing.T) {
 	b := host.start(childConfig{})
 	mover := n.up("10.77.0.3/24")
 	c := mover.start(childConfig{})
-	a.wait("up "+b.id, 5*time.Second)
-	b.wait("up "+c.id, 5*time.Second)
+	a.wait("up "+b.id, 20*time.Second)
+	b.wait("up "+c.id, 20*time.Second)
 	host.pull()
 	_, took := a.wait("down "+b.id, keepAlive+writeTimeout+time.Second)
 	t.Logf("noticed after %v", took)
@@ -32,11 +32,11 @@ func TestPulledCableIsNoticed(t *testing.T) {
 	// a and c have been connected for longer than it takes for an old connection to give way.
 	mover.ip("addr", "del", "10.77.0.3/24", "dev", "eth0")
 	mover.addAddr("10.77.0.33/24")
-	_, took = a.wait("dropped "+c.id, 3*time.Second)
+	_, took = a.wait("dropped "+c.id, 20*time.Second)
 	t.Logf("the old connection of a machine that moved was closed after %v", took)
 
 	host.plug()
-	_, took = a.wait("up "+b.id, 10*time.Second)
+	_, took = a.wait("up "+b.id, 20*time.Second)
 	t.Logf("connected again after %v", took)
 }
 
@@ -51,15 +51,15 @@ func TestHostsFindEachOther(t *testing.T) {
 			n := newTestNet(t)
 			a := n.up(family.a).start(childConfig{})
 			b := n.up(family.b).start(childConfig{})
-			_, took := a.wait("up "+b.id, 5*time.Second)
-			b.wait("up "+a.id, time.Second)
+			_, took := a.wait("up "+b.id, 20*time.Second)
+			b.wait("up "+a.id, 15*time.Second)
 			t.Logf("two hosts: %v", took)
-			settled, _ := b.wait("settled ", settleLimit+time.Second)
+			settled, _ := b.wait("settled ", settleLimit+10*time.Second)
 			t.Logf("settled after %s", settled)
 
 			c := n.up(family.c).start(childConfig{})
-			_, took = a.wait("up "+c.id, time.Second)
-			b.wait("up "+c.id, time.Second)
+			_, took = a.wait("up "+c.id, 15*time.Second)
+			b.wait("up "+c.id, 15*time.Second)
 			t.Logf("late-comer: %v", took)
 		})
 	}
@@ -71,10 +71,10 @@ func TestStartedBeforeTheLinkIsUp(t *testing.T) {
 	a := n.up("10.77.0.1/24").start(childConfig{})
 	host := n.host()
 	b := host.start(childConfig{})
-	b.wait("settled ", time.Second)
+	b.wait("settled ", 15*time.Second)
 	host.ip("link", "set", "eth0", "up")
 	host.addAddr("10.77.0.2/24")
-	_, took := a.wait("up "+b.id, 3*time.Second)
+	_, took := a.wait("up "+b.id, 20*time.Second)
 	t.Logf("after the link came up: %v", took)
 }
 
@@ -84,11 +84,11 @@ func TestAddressChangeIsFollowed(t *testing.T) {
 	a := n.up("10.77.0.1/24").start(childConfig{})
 	host := n.up("10.77.0.2/24")
 	b := host.start(childConfig{})
-	a.wait("up "+b.id, 5*time.Second)
-	b.wait("up "+a.id, 5*time.Second)
+	a.wait("up "+b.id, 20*time.Second)
+	b.wait("up "+a.id, 20*time.Second)
 	host.ip("addr", "del", "10.77.0.2/24", "dev", "eth0")
 	host.addAddr("10.77.0.77/24")
-	_, took := b.wait("up "+a.id, 5*time.Second)
+	_, took := b.wait("up "+a.id, 20*time.Second)
 	t.Logf("connected again after %v", took)
 
 	for range 20 { // an indecisive network
@@ -102,7 +102,7 @@ func TestAddressChangeIsFollowed(t *testing.T) {
 
 	// Someone new must be told the new address alone, by an announcement.
 	c := n.up("10.77.0.3/24").start(childConfig{})
-	addr, took := c.wait("up "+b.id, 5*time.Second)
+	addr, took := c.wait("up "+b.id, 20*time.Second)
 	t.Logf("a new host is connected after %v", took)
 	if want := regexp.MustCompile(`^ /ip4/10\.77\.0\.77/`); !want.MatchString(addr) {
 		t.Errorf("the new host is connected to %q, want %v", addr, want)
@@ -127,7 +127,7 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	}
 	liar.start(childConfig{Forge: texts})
 	a := host.start(childConfig{})
-	a.wait("settled ", settleLimit+time.Second)
+	a.wait("settled ", settleLimit+10*time.Second)
 	counters := regexp.MustCompile(`tcp dport (\d+) counter packets (\d+)`).
 		FindAllStringSubmatch(host.exec("", "nft", "list", "table", "inet", "t"), -1)
 	got := make(map[string]int)
@@ -151,7 +151,7 @@ func TestHostsWithDHCPv6AddressesFindEachOther(t *testing.T) {
 		h.ip("route", "add", "fd77::/64", "dev", "eth0", "proto", "ra")
 		hosts[i] = h.start(childConfig{})
 	}
-	hosts[0].wait("up "+hosts[1].id, 5*time.Second)
+	hosts[0].wait("up "+hosts[1].id, 20*time.Second)
 }
 
 func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
@@ -223,11 +223,11 @@ func TestStrangersAreNotAccepted(t *testing.T) {
 	far := n.up("10.88.0.2/24")
 	far.ip("route", "add", "10.77.0.0/24", "dev", "eth0")
 	b := far.start(childConfig{Peers: []string{"10.77.0.1"}})
-	b.wait("settled ", settleLimit+time.Second) // it has tried
+	b.wait("settled ", settleLimit+10*time.Second) // it has tried
 
 	c := n.up("10.77.0.3/24").start(childConfig{Peers: []string{"10.77.0.1"}})
 	for {
-		who, _ := a.wait("up ", 5*time.Second)
+		who, _ := a.wait("up ", 20*time.Second)
 		if strings.HasPrefix(who, b.id) {
 			t.Fatal("connected to a machine of another network")
 		}
@@ -243,9 +243,9 @@ func TestDeniedInterfaceIsNotUsed(t *testing.T) {
 	a := n.up("10.77.0.1/24").start(childConfig{})
 	b := n.up("10.77.0.2/24").start(childConfig{Deny: []string{"eth*"}})
 	c := n.up("10.77.0.3/24").start(childConfig{})
-	c.wait("settled ", settleLimit+time.Second)
+	c.wait("settled ", settleLimit+10*time.Second)
 	for {
-		who, _ := a.wait("up ", 5*time.Second)
+		who, _ := a.wait("up ", 20*time.Second)
 		if strings.HasPrefix(who, b.id) {
 			t.Fatal("connected over an interface that was denied")
 		}

@@ -23,6 +23,10 @@ const (
 	askTimeout = 2 * time.Second
 	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
 	claimsTimeout = 10 * time.Second
+	// lateAfter is how long a neighbour may leave all questions unanswered before nobody waits for it any more. A
+	// moment's stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; one
+	// that has died costs this once, and its connection is gone after 8 s.
+	lateAfter = time.Second
 	// readStall is how long a block may make no progress. Whoever else has the block has been asked by then; this
 	// only frees what waits for a neighbour that will never answer.
 	readStall = 5 * time.Second
@@ -51,7 +55,7 @@ type neighbour struct {
 	done  chan struct{} // closed when the neighbour is gone
 
 	busy atomic.Int32 // blocks asked for and not yet here
-	late atomic.Bool  // it has not answered in time, nor anything since on that stream
+	late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
 
 	mu        sync.Mutex // guards idle and blockTime
 	idle      []*exchange
@@ -77,6 +81,12 @@ type exchange struct {
 	stall time.Duration // how long a read may make no progress
 	until time.Time     // when what is being read must be here, whatever progress it makes; zero is no limit
 	kept  bool          // it was kept open, and nothing has been read from it since
+}
+
+// isLate says whether the neighbour has been silent for so long that nobody should wait for it.
+func (n *neighbour) isLate() bool {
+	since := n.late.Load()
+	return since != 0 && time.Now().UnixNano()-since > int64(lateAfter)
 }
 
 func (n *neighbour) open(ctx context.Context, stall time.Duration) (*exchange, error) {
@@ -272,7 +282,7 @@ func (ex *exchange) readClaims(n *neighbour, batch []*ask) bool {
 	ex.until = time.Now().Add(claimsTimeout)
 	for i, a := range batch {
 		text, err := readClaim(ex.br)
-		n.late.Store(false) // it has answered, or is asked on a new stream from now on and deserves a new chance
+		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
 			ex.Reset()
 			fail(n, batch[i:], err)

@@ -144,6 +144,12 @@ func (u upstream) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.S
 func (m *machine) fetch(t *testing.T, info store.Info, want []byte) {
 	t.Helper()
 	mapping, err := m.Lookup(t.Context(), info.Path.HashPart())
+	for range 20 { // a machine that also runs other tests may not answer in time
+		if err == nil {
+			break
+		}
+		mapping, err = m.Lookup(t.Context(), info.Path.HashPart())
+	}
 	if err != nil {
 		t.Fatalf("Lookup(%s) = %v", info.Path, err)
 	}

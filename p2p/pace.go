@@ -15,6 +15,16 @@ import (
 // what a transfer worth speeding up takes.
 const paceFresh = 100 * time.Millisecond
 
+const (
+	// queueTime is how much of a link's time blocks may lie in queues on this side of it. A neighbour's question about
+	// claims is answered behind them, and it waits 250 ms at most, maybe while several others fetch, too.
+	queueTime = 20 * time.Millisecond
+	// queueMin keeps a slow link busy while the next block is read and compressed.
+	queueMin = 128 << 10
+	// queuePatience bounds the wait for a queue to drain, whatever the kernel says.
+	queuePatience = 250 * time.Millisecond
+)
+
 // paces tells how fast the TCP connections under libp2p's are, as the kernel measures it from what is acknowledged:
 // that is the pace of the link, even while a processor or the other side's disk is what limits the transfer.
 // libp2p does not give its connections away, so they are noted as they come.
@@ -27,6 +37,8 @@ type pace struct {
 	raw            syscall.RawConn
 	asked          time.Time
 	bytesPerSecond int64
+	written        int64 // bytes of blocks given to libp2p
+	before         int64 // bytes acknowledged that were none of them, as far as is known
 }
 
 func newPaces() *paces { return &paces{conns: map[string]*pace{}} }
@@ -79,9 +91,51 @@ func (p *paces) of(c network.ConnMultiaddrs) int64 {
 		found.asked = time.Now()
 		var rate int64
 		var err error
-		if e := found.raw.Control(func(fd uintptr) { rate, err = deliveryRate(int(fd)) }); e == nil && err == nil && rate > 0 {
+		if e := found.raw.Control(func(fd uintptr) { rate, _, err = delivery(int(fd)) }); e == nil && err == nil && rate > 0 {
 			found.bytesPerSecond = rate
 		}
 	}
 	return found.bytesPerSecond
+}
+
+// admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and
+// what is written after them would wait for seconds on a slow link. It is not for long: at worst the queue grows.
+func (p *paces) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
+	p.mu.Lock()
+	found := p.conns[paceKey(c)]
+	p.mu.Unlock()
+	if found == nil {
+		return
+	}
+	patience := time.NewTimer(queuePatience)
+	defer patience.Stop()
+	for !p.fits(found, size) {
+		select {
+		case <-time.After(queueTime / 8):
+			continue
+		case <-patience.C:
+		case <-ctx.Done():
+		}
+		break
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	found.written += int64(size)
+}
+
+// fits says whether there is room in the queue of a connection.
+func (p *paces) fits(c *pace, size int) bool {
+	var rate, acked int64
+	var err error
+	if e := c.raw.Control(func(fd uintptr) { rate, acked, err = delivery(int(fd)) }); e != nil || err != nil || rate == 0 {
+		return true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	queued := c.written - (acked - c.before)
+	if queued < 0 { // what is not a block was acknowledged, too
+		c.before -= queued
+		queued = 0
+	}
+	return queued == 0 || queued+int64(size) <= max(queueMin, rate*int64(queueTime)/int64(time.Second))
 }

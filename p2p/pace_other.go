@@ -4,5 +4,5 @@ package p2p
 
 import "errors"
 
-// deliveryRate is known on Linux only; elsewhere blocks are sent as they are.
-func deliveryRate(int) (int64, error) { return 0, errors.ErrUnsupported }
+// delivery is known on Linux only; elsewhere blocks are sent as they are.
+func delivery(int) (rate, acked int64, err error) { return 0, 0, errors.ErrUnsupported }

@@ -132,10 +132,12 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 		defer blockBuffers.Put(out)
 		if packed, ok := pack(as, frame, (*out)[blockHead:]); ok {
 			t.wireSent.Add(int64(len(packed)))
+			n.lan.gate.paces.admit(ctx, conn, len(packed))
 			return writeBlock(bw, as, *out, len(packed))
 		}
 	}
 	t.wireSent.Add(int64(size))
+	n.lan.gate.paces.admit(ctx, conn, size)
 	return writeBlock(bw, statusRaw, *buf, size)
 }
 

@@ -1,0 +1,87 @@
+package p2p
+
+import (
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// connected returns a TCP connection of ours that p knows, with bytes sent over it and received.
+func connected(t *testing.T, p *paces) manet.Conn {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	c, err := p.DialContext(t.Context(), "tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	other, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { other.Close() })
+	const size = 4 << 20
+	go c.Write(make([]byte, size))
+	if _, err := io.ReadFull(other, make([]byte, size)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := manet.WrapNetConn(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestPaceOfAConnection(t *testing.T) {
+	p := newPaces()
+	c := connected(t, p)
+	if rate := p.of(c); rate < 1<<20 {
+		t.Errorf("loopback delivers %d bytes a second, says the kernel", rate)
+	}
+	c.Close()
+	other := connected(t, p)
+	if len(p.conns) != 1 {
+		t.Errorf("%d connections are known, want the open one", len(p.conns))
+	}
+	if p.of(other) == 0 {
+		t.Error("the pace of the second connection is unknown")
+	}
+}
+
+func TestQueueOfAConnectionIsBounded(t *testing.T) {
+	p := newPaces()
+	c := connected(t, p)
+	known := p.conns[paceKey(c)]
+	if !p.fits(known, 1<<20) {
+		t.Error("nothing is queued, and yet a block does not fit")
+	}
+	known.written += 1 << 40 // which will never be acknowledged
+	if p.fits(known, 1) {
+		t.Error("a terabyte is queued, and yet a byte fits")
+	}
+	p.admit(t.Context(), c, 1) // patience ends
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	p.admit(ctx, c, 1)
+}
+
+func TestAMomentsStallMakesNobodyLate(t *testing.T) {
+	nb := new(neighbour)
+	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
+		nb.late.Store(time.Now().Add(-since).UnixNano())
+		if got := nb.isLate(); got != want {
+			t.Errorf("silent for %v: late %v, want %v", since, got, want)
+		}
+	}
+	nb.late.Store(0)
+	if nb.isLate() {
+		t.Error("late without having been silent")
+	}
+}
