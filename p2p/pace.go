@@ -91,7 +91,7 @@ func (p *paces) of(c network.ConnMultiaddrs) int64 {
 		found.asked = time.Now()
 		var rate int64
 		var err error
-		if e := found.raw.Control(func(fd uintptr) { rate, _, err = delivery(int(fd)) }); e == nil && err == nil && rate > 0 {
+		if e := found.raw.Control(func(fd uintptr) { rate, _, _, err = delivery(int(fd)) }); e == nil && err == nil && rate > 0 {
 			found.bytesPerSecond = rate
 		}
 	}
@@ -126,14 +126,15 @@ func (p *paces) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
 // fits says whether there is room in the queue of a connection.
 func (p *paces) fits(c *pace, size int) bool {
 	var rate, acked int64
+	var idle bool
 	var err error
-	if e := c.raw.Control(func(fd uintptr) { rate, acked, err = delivery(int(fd)) }); e != nil || err != nil || rate == 0 {
+	if e := c.raw.Control(func(fd uintptr) { rate, acked, idle, err = delivery(int(fd)) }); e != nil || err != nil || rate == 0 {
 		return true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	queued := c.written - (acked - c.before)
-	if queued < 0 { // what is not a block was acknowledged, too
+	if queued < 0 || idle { // what is not a block was acknowledged, too; or a stream was reset, and its block never sent
 		c.before -= queued
 		queued = 0
 	}
