@@ -120,10 +120,7 @@ func (f *fetch) run(ctx context.Context) error {
 		}()
 		return true
 	}
-	for range min(maxWorkers, max(1, f.missing())) {
-		if !start() {
-			break
-		}
+	for working < min(maxWorkers, f.missing()) && start() {
 	}
 	askedAround := time.Now()
 	for before := -1; ; { // how many blocks were missing when nobody was left, the last time
@@ -143,11 +140,7 @@ func (f *fetch) run(ctx context.Context) error {
 		case <-ended:
 			working--
 		case <-ticker.C:
-			if time.Since(askedAround) > holdersFresh {
-				f.node.askAround(f.m)
-				askedAround = time.Now()
-			}
-			f.join(f.node.known(f.m)) // who answered later than the first, or has it by now
+			askedAround = f.lookAround(askedAround)
 			if f.overdue(overdueAfter) || working < maxWorkers && f.unasked() {
 				start()
 			}
@@ -156,6 +149,16 @@ func (f *fetch) run(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// lookAround takes in who answered later than the first, or has the NAR by now. It returns when everybody was asked.
+func (f *fetch) lookAround(asked time.Time) time.Time {
+	if time.Since(asked) > holdersFresh {
+		f.node.askAround(f.m)
+		asked = time.Now()
+	}
+	f.join(f.node.known(f.m))
+	return asked
 }
 
 // work asks one holder for blocks until none is missing, or it fails.
