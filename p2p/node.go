@@ -50,6 +50,7 @@ type Config struct {
 	Trusted   *trust.Keys    // whose claims are believed
 	ShareKeys *trust.Keys    // a path is shared only if one of these has signed it
 	Spool     *store.Spool   // where fetched NARs go
+	Bans      string         // file that keeps who is banned across restarts; "" is none
 	Log       *zap.Logger    // nil discards
 }
 
@@ -63,6 +64,7 @@ type Node struct {
 	fetched  *fetched
 	turns    turns // what is answered at once
 	findings *lru.Cache[store.HashPart, *finding]
+	bans     *bans
 	settled  chan struct{}
 	running  sync.WaitGroup // what Run waits for; see begin
 
@@ -70,7 +72,6 @@ type Node struct {
 	ended   bool       // Run has ended, or is about to
 	peers   map[peer.ID]*neighbour
 	tallies *lru.Cache[peer.ID, *tally]
-	struck  map[peer.ID]Struck
 }
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
@@ -100,15 +101,22 @@ func New(cfg Config) (*Node, error) {
 	if len(share) > 0 {
 		share = append(slices.Clone(share), passed)
 	}
+	banned, err := loadBans(cfg.Bans)
+	if err != nil {
+		cfg.Log.Warn("nobody stays banned: the bans from before cannot be read", zap.Error(err))
+	}
+	for id, s := range banned.current() {
+		l.gate.block(id, s.Until)
+	}
 	return &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   &sharer{sources: share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
 		turns:    newTurns(maxServing),
 		findings: findings,
+		bans:     banned,
 		settled:  make(chan struct{}),
 		peers:    map[peer.ID]*neighbour{},
 		tallies:  tallies,
-		struck:   map[peer.ID]Struck{},
 	}, nil
 }
 
@@ -131,6 +139,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.serve(ctx, s)
 	})
 	g.Go(func() error { return n.lan.Run(ctx) })
+	g.Go(func() error { return n.bans.run(ctx, n.log) })
 	g.Go(func() error {
 		defer sub.Close()
 		n.watch(ctx, sub.Out())
@@ -258,24 +267,22 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 
 // strike holds a lie against a peer, and bans it after the third.
 func (n *Node) strike(id peer.ID, reason string) {
-	reason = strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
+	reason = bounded(reason)
 	strikes := n.tallyOf(id).strikes.Add(1)
 	n.log.Warn("neighbour lied", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
 	if strikes < maxStrikes {
 		return
 	}
 	until := time.Now().Add(banTime)
-	n.mu.Lock()
-	for other, s := range n.struck {
-		if time.Now().After(s.Until) || len(n.struck) >= maxBlocked {
-			delete(n.struck, other)
-		}
-	}
-	n.struck[id] = Struck{ID: id.String(), Reason: reason, Until: until}
-	n.mu.Unlock()
+	n.bans.add(id, Struck{ID: id.String(), Reason: reason, Until: until})
 	n.tallyOf(id).strikes.Store(0) // it starts anew after the ban
 	n.lan.Block(id, until)
 	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
+}
+
+// bounded returns what is kept and logged of a reason.
+func bounded(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
 // Settled is closed when those who are around have had time to be found, at most 2 s after Run began.

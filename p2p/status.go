@@ -61,12 +61,9 @@ func (n *Node) Status() Status {
 			BlocksSent: t.blocksSent.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load()})
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	for _, b := range n.struck {
-		if time.Now().Before(b.Until) {
-			s.Struck = append(s.Struck, b)
-		}
+	for _, b := range n.bans.current() {
+		s.Struck = append(s.Struck, b)
 	}
+	slices.SortFunc(s.Struck, func(a, b Struck) int { return cmp.Compare(a.ID, b.ID) })
 	return s
 }

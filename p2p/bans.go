@@ -1,0 +1,165 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+)
+
+// maxBanFile bounds the file of bans: as many as there may be, each reason with every byte escaped.
+const maxBanFile = maxBlocked * (6*maxReason + 256)
+
+// bans are the peers that are refused because they lied, in memory and in a file, so that a restart pardons nobody.
+type bans struct {
+	file  string        // "" is none
+	dirty chan struct{} // the file may be out of date
+
+	mu  sync.Mutex // guards all
+	all map[peer.ID]Struck
+}
+
+// loadBans reads the bans of an earlier run that have not ended. Nothing of a file that cannot be read as a whole is
+// believed; the bans are usable even then.
+func loadBans(file string) (*bans, error) {
+	b := &bans{file: file, dirty: make(chan struct{}, 1), all: map[peer.ID]Struck{}}
+	if file == "" {
+		return b, nil
+	}
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil
+	}
+	if err != nil {
+		return b, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxBanFile))
+	if err != nil {
+		return b, err
+	}
+	read, err := parseBans(text, time.Now())
+	if err != nil {
+		return b, fmt.Errorf("%s: %w", file, err)
+	}
+	for id, s := range read {
+		b.add(id, s)
+	}
+	return b, nil
+}
+
+// parseBans reads what save writes, without the bans that have ended. None is longer than from now on: the clock may
+// have been wrong when it was written.
+func parseBans(text []byte, now time.Time) (map[peer.ID]Struck, error) {
+	var list []Struck
+	d := json.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&list); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("something follows the list")
+	}
+	all := map[peer.ID]Struck{}
+	for _, s := range list {
+		id, err := peer.Decode(s.ID)
+		if err != nil {
+			return nil, err
+		}
+		if latest := now.Add(banTime); s.Until.After(latest) {
+			s.Until = latest
+		}
+		s.ID, s.Reason = id.String(), bounded(s.Reason)
+		if now.Before(s.Until) {
+			all[id] = s
+		}
+	}
+	return all, nil
+}
+
+// add bans a peer. Of too many, the one to be forgotten first goes.
+func (b *bans) add(id peer.ID, s Struck) {
+	b.mu.Lock()
+	b.all[id] = s
+	if len(b.all) > maxBlocked {
+		soonest := id
+		for other, o := range b.all {
+			if o.Until.Before(b.all[soonest].Until) {
+				soonest = other
+			}
+		}
+		delete(b.all, soonest)
+	}
+	b.mu.Unlock()
+	hint(b.dirty)
+}
+
+// current returns the bans that have not ended, and forgets the others.
+func (b *bans) current() map[peer.ID]Struck {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	out := map[peer.ID]Struck{}
+	for id, s := range b.all {
+		if now.Before(s.Until) {
+			out[id] = s
+		} else {
+			delete(b.all, id)
+		}
+	}
+	return out
+}
+
+// run keeps the file up to date until ctx ends.
+func (b *bans) run(ctx context.Context, log *zap.Logger) error {
+	for {
+		select {
+		case <-b.dirty:
+		case <-ctx.Done():
+			if len(b.dirty) == 0 {
+				return nil
+			}
+			<-b.dirty
+		}
+		if err := b.save(); err != nil {
+			log.Warn("bans will not outlast this run", zap.Error(err))
+		}
+	}
+}
+
+// save writes beside the file and renames, so that it is whole whenever the power goes.
+func (b *bans) save() error {
+	if b.file == "" {
+		return nil
+	}
+	list := []Struck{}
+	for _, s := range b.current() {
+		list = append(list, s)
+	}
+	text, err := json.Marshal(list)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(b.file), ".bans-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), b.file)
+}
