@@ -124,6 +124,30 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	}
 }
 
+// Whoever reads nothing keeps its turns until serveStall. Many peers that somebody invented are one machine.
+func TestInventedPeersKeepNobodyWaiting(t *testing.T) {
+	n, info := sharing(t, random(4*store.BlockSize))
+	for range maxServing/maxServingPeer + 2 {
+		g := (&rogue{}).start(t)
+		for range maxServingPeer {
+			g.dial(t, n).Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 100))
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); len(n.turns.blocks) < maxServingAddr && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // until they have all that they can get
+	}
+	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(10 * time.Second))
+	s.Write(appendRequest(nil, blockRequest(info, 1)))
+	if _, err := readBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
+		t.Errorf("a block for a machine at another address = %v", err)
+	}
+	if held := len(n.turns.blocks); held > maxServingAddr+1 {
+		t.Errorf("%d turns are taken, want %d for one address", held, maxServingAddr)
+	}
+}
+
 func TestReasonsOfStrikesAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	for range maxBlocked + 5 {
@@ -261,6 +285,9 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		}
 		if _, err := n.Lookup(t.Context(), info.Path.HashPart()); err == nil {
 			t.Error("Lookup after Run works")
+		}
+		if len(n.places.all) != 0 {
+			t.Errorf("%d addresses are remembered after Run", len(n.places.all))
 		}
 	})
 }

@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -63,6 +64,7 @@ type Node struct {
 	sharer   *sharer
 	fetched  *fetched
 	turns    turns // what is answered at once
+	places   addrTurns
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
 	settled  chan struct{}
@@ -112,6 +114,7 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   &sharer{sources: share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
 		turns:    newTurns(maxServing),
+		places:   addrTurns{all: map[netip.Addr]*addrTurn{}},
 		findings: findings,
 		bans:     banned,
 		settled:  make(chan struct{}),

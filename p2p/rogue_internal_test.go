@@ -86,7 +86,7 @@ type rogue struct {
 func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
 	gate := newGater()
-	gate.setNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1")})
+	gate.setNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
 	h, err := newHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}, gate)
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +152,12 @@ func (g *rogue) addr() string { return fmt.Sprintf("127.0.0.1:%d", listenPort(g.
 // dial makes the rogue connect to a node and open a stream to it.
 func (g *rogue) dial(t testing.TB, n *Node) network.Stream {
 	t.Helper()
-	addr, err := ma.NewMultiaddr(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	return g.dialAt(t, n, "/ip4/127.0.0.1")
+}
+
+func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
+	t.Helper()
+	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, listenPort(n.lan.host)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,10 +20,6 @@ const (
 	// serveStall is how long an answer may make no progress before the stream is reset. A neighbour reads as fast
 	// as its link and disk allow, and 256 KiB take 20 s at 100 kbit/s.
 	serveStall = 30 * time.Second
-	// maxServing bounds the answers of a kind under way at once, and so the memory they take: a block each, or two
-	// for a moment. maxServingPeer bounds those to one peer: a machine that falls asleep while it reads keeps its
-	// answers until [serveStall], and must not keep everybody else's turns.
-	maxServing, maxServingPeer = 128, 8
 	// blockHead is what precedes the bytes of a block in an answer: its status and its length.
 	blockHead = 1 + binary.MaxVarintLen32
 )
@@ -68,28 +64,15 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
-// turns holds a token for each answer under way. Claims have their own: who asks for them waits for a moment only,
-// and not until blocks have gone over a slow link.
-type turns struct{ claims, blocks chan struct{} }
-
-func newTurns(n int) turns { return turns{make(chan struct{}, n), make(chan struct{}, n)} }
-
-func (t turns) of(r request) chan struct{} {
-	if r.kind == askClaims {
-		return t.claims
-	}
-	return t.blocks
-}
-
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
-	for _, turn := range []chan struct{}{t.turns.of(r), n.turns.of(r)} { // its own first: waiting there is in nobody's way
-		select {
-		case turn <- struct{}{}:
-			defer func() { <-turn }()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	addr, _ := ipOf(conn.RemoteMultiaddr())
+	place := n.places.enter(addr)
+	defer n.places.leave(addr)
+	done, err := takeTurns(ctx, r, t.turns, place, n.turns) // its own first: waiting there is in nobody's way
+	if err != nil {
+		return err
 	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	switch r.kind {
