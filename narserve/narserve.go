@@ -8,7 +8,7 @@
 // It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
 // holds, archives come out of a [store.Spooled]. Nix is never worse off for having asked: the answer is 200, 206
 // or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a method other than
-// GET and HEAD, which Nix does not use to substitute, gets 405). And a NAR's URL means the same archive for ever:
+// GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403). And a NAR's URL means the same archive for ever:
 // Nix remembers it for 30 days, so it works across restarts and whoever has the archive by then.
 package narserve
 
@@ -74,7 +74,7 @@ type Config struct {
 	Sources []Source        // asked in order: this machine's own store first, then the neighbours
 	Keys    *trust.Keys     // checks remembered mappings again when their NAR is asked for; nil trusts nobody
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
-	Hosts   []string        // names under which this server may be asked, besides localhost and IP addresses
+	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
 	Log     *zap.Logger     // nil discards
 }
@@ -96,7 +96,7 @@ type Server struct {
 
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
 func New(cfg Config) *Server {
-	s := &Server{keys: cfg.Keys, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{"localhost": true}}
+	s := &Server{keys: cfg.Keys, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{}}
 	if s.keys == nil {
 		s.keys = new(trust.Keys)
 	}
@@ -109,7 +109,7 @@ func New(cfg Config) *Server {
 		s.settled = closed
 	}
 	for _, h := range cfg.Hosts {
-		s.hosts[strings.ToLower(strings.TrimSuffix(h, "."))] = true
+		s.hosts[plainHost(h)] = true
 	}
 	for _, src := range cfg.Sources {
 		s.sources = append(s.sources, &source{Source: src, name: fmt.Sprintf("%T", src), slots: make(chan struct{}, maxLookups)})
@@ -176,7 +176,12 @@ type reply struct {
 	nar         *narReply
 }
 
-var notFound = reply{status: http.StatusNotFound, contentType: "text/plain", text: "not found\n"}
+var (
+	notFound  = reply{status: http.StatusNotFound, contentType: "text/plain", text: "not found\n"}
+	readOnly  = reply{status: http.StatusMethodNotAllowed, contentType: "text/plain", text: "this cache is read-only\n"}
+	forbidden = reply{status: http.StatusForbidden, contentType: "text/plain",
+		text: "not for web pages, nor under this name or port: see --allow-host\n"} // Nix takes it for a 404
+)
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -220,12 +225,12 @@ func (s *Server) answer(r *http.Request) (a reply) {
 		}
 	}()
 	if !s.allowed(r) {
-		return notFound
+		return forbidden
 	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return reply{status: http.StatusMethodNotAllowed, contentType: "text/plain", text: "this cache is read-only\n"}
+		return readOnly
 	}
-	if r.URL.RawPath != "" { // something is escaped that needs no escape: not Nix's way of writing any URL of ours
+	if r.RequestURI != r.URL.Path { // an escape, a query or a host: not Nix's way of writing any URL of ours
 		return notFound
 	}
 	var err error

@@ -151,14 +151,21 @@ func do(h http.Handler, method, target string, headers ...string) *http.Response
 }
 
 func doContext(ctx context.Context, h http.Handler, method, target string, headers ...string) *http.Response {
-	r := httptest.NewRequestWithContext(ctx, method, target, nil)
-	r.Host = "127.0.0.1:6272"
+	r := newRequest(ctx, method, target)
 	for i := 0; i < len(headers); i += 2 {
 		r.Header.Add(headers[i], headers[i+1])
 	}
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, r)
 	return rec.Result()
+}
+
+// newRequest is a request as it arrives at 127.0.0.1:6272.
+func newRequest(ctx context.Context, method, target string) *http.Request {
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 6272})
+	r := httptest.NewRequestWithContext(ctx, method, target, nil)
+	r.Host = "127.0.0.1:6272"
+	return r
 }
 
 func body(t testing.TB, resp *http.Response) []byte {

@@ -14,31 +14,63 @@ import (
 
 // allowed refuses what a web page may have sent: without a check, any site could learn through a visitor's browser
 // which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to this
-// machine (DNS rebinding) shows in Host; a page of another origin shows in Origin and Sec-Fetch-Site, neither of
-// which Nix sends.
+// machine (DNS rebinding) shows in Host; a page of another origin shows in the rest, none of which Nix sends.
 func (s *Server) allowed(r *http.Request) bool {
-	if _, ok := r.Header["Origin"]; ok {
-		return false
+	for _, name := range []string{"Origin", "Referer"} {
+		if _, ok := r.Header[name]; ok {
+			return false
+		}
 	}
 	for _, site := range r.Header["Sec-Fetch-Site"] {
 		if site != "none" { // somebody typed the address
 			return false
 		}
 	}
-	host := r.Host
-	if h, port, err := net.SplitHostPort(host); err == nil {
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-			return false
-		}
-		host = h
-	} else if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
-		host = host[1 : len(host)-1]
+	host, port, ok := splitHost(r.Host)
+	if !ok {
+		return false
 	}
-	if _, err := netip.ParseAddr(host); err == nil {
+	if s.hosts[host] {
 		return true
 	}
-	return s.hosts[strings.ToLower(strings.TrimSuffix(host, "."))]
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok || port != local.Port {
+		return false
+	}
+	return host == "localhost" || host == "127.0.0.1" || host == "::1" || host == plainAddr(local.AddrPort().Addr())
 }
+
+// splitHost takes a Host header apart. The host is in the one way in which this package writes hosts.
+func splitHost(s string) (host string, port int, ok bool) {
+	host, port = s, 80
+	if i := strings.LastIndexByte(s, ':'); i > strings.LastIndexByte(s, ']') {
+		n, err := strconv.ParseUint(s[i+1:], 10, 16)
+		if err != nil {
+			return "", 0, false
+		}
+		host, port = s[:i], int(n)
+	}
+	inner, bracket := strings.CutPrefix(host, "[")
+	if bracket {
+		if host, ok = strings.CutSuffix(inner, "]"); !ok {
+			return "", 0, false
+		}
+	}
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return plainAddr(addr), port, addr.Is6() == bracket
+	}
+	return plainHost(host), port, host != "" && !bracket
+}
+
+// plainHost is a host name or an IP address, without brackets, as this package writes it.
+func plainHost(s string) string {
+	if addr, err := netip.ParseAddr(s); err == nil {
+		return plainAddr(addr)
+	}
+	return strings.ToLower(strings.TrimSuffix(s, "."))
+}
+
+func plainAddr(a netip.Addr) string { return a.Unmap().WithZone("").String() }
 
 // narName is the last element of a NAR's URL. The store path is in it so that a mapping can be asked for again.
 func narName(hp store.HashPart, h store.Hash) string { return string(hp) + "-" + h.Base32() + ".nar" }

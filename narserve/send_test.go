@@ -125,8 +125,7 @@ func TestBrokenReplyIsBrokenOff(t *testing.T) {
 					t.Errorf("recovered %v, want ErrAbortHandler", p)
 				}
 			}()
-			r := httptest.NewRequest("GET", "http://127.0.0.1"+narPath(info), nil)
-			s.ServeHTTP(fw, r)
+			s.ServeHTTP(fw, newRequest(t.Context(), "GET", narPath(info)))
 		}()
 		if st := w.spool.Stats(); st.Entries != 1 || s.Stats().NarsServed != 0 {
 			t.Errorf("a reply that broke off counts as served: %+v, %+v", st, s.Stats())
@@ -154,7 +153,7 @@ func TestNobodyHoldsANARForEver(t *testing.T) {
 		s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys})
 		for path, want := range map[string]int{"/x": 1, narinfoPath(info): 1, narPath(info): 4} {
 			var got []time.Duration
-			s.ServeHTTP(deadlineWriter{httptest.NewRecorder(), &got}, httptest.NewRequest("GET", "http://127.0.0.1"+path, nil))
+			s.ServeHTTP(deadlineWriter{httptest.NewRecorder(), &got}, newRequest(t.Context(), "GET", path))
 			if len(got) != want || slices.Min(got) != 10*time.Minute || slices.Max(got) != 10*time.Minute {
 				t.Errorf("%s: deadlines in %v, want %d of 10 minutes", path, got, want)
 			}

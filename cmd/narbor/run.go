@@ -39,6 +39,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
 			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
 			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
+		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, such as 10.0.2.2; repeatable"),
 		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
 		stateFlag(), socketFlag(),
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
@@ -151,7 +152,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
 	}
 	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Keys: s.trusted, Settled: s.node.Settled(),
-		Hosts: hostsOf(c.StringSlice("listen")), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Log: s.log.Named("http")})
+		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Log: s.log.Named("http")})
 	return s.announce(c)
 }
 
