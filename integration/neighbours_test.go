@@ -1,7 +1,9 @@
 package integration_test
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"narbor/integration/corpus"
 	"narbor/integration/lan"
@@ -11,9 +13,26 @@ import (
 func (w world) liar(name string, c *corpus.Corpus) *lan.Host {
 	w.Helper()
 	h := w.host(lan.HostConfig{Name: name, Nix: c.Nix}, "substituters =")
-	_, err := h.StartHelper("/opt/hostile", "/var/lib/narbor/spool")
-	w.must(err)
+	w.hostile(h, "--fault", "wrong-block")
 	return h
+}
+
+// hostile starts a neighbour that misbehaves, once on a machine, and returns it with its identity.
+func (w world) hostile(h *lan.Host, args ...string) (p *lan.Process, id string) {
+	w.Helper()
+	p, err := h.StartHelper("/opt/hostile", args...)
+	w.must(err)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		log, err := p.Log()
+		w.must(err)
+		if _, rest, ok := strings.Cut(log, "identity "); ok {
+			if id, _, ok := strings.Cut(rest, "\n"); ok {
+				return p, id
+			}
+		}
+	}
+	w.Fatalf("%s: hostile does not start", h.Name)
+	return nil, ""
 }
 
 // One neighbour is killed while it sends, one halts, and one sends nothing but wrong bytes. The fourth is honest, and

@@ -1,51 +1,87 @@
-// Hostile is a neighbour that lies: it speaks narbor's protocol, claims truthfully which store paths it has, and
-// corrupts every byte of every archive that it sends. Tests let it loose on a LAN.
+// Hostile is a neighbour that misbehaves on demand. It speaks narbor's protocol with code of its own, claims what this
+// machine's Nix store has and its Nix trusts, and breaks the rules as its flags say. Tests let it loose on a LAN; there
+// is no other use for it.
+//
+//	hostile --fault wrong-block,trickle
+//
+// Without a fault it is honest. A fault in what it answers is committed whenever it fits; of several, they take turns.
+// Every offence is a line on standard error that begins with "offence" and the fault's name.
 package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
-	"go.uber.org/zap"
-
-	"narbor/p2p"
 	"narbor/store"
-	"narbor/trust"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Args[1:], os.Stderr); err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "hostile:", err)
 		os.Exit(1)
 	}
 }
 
-// run shares, badly, what this machine's Nix store has and its Nix trusts.
-func run(ctx context.Context, args []string) error {
-	if len(args) != 1 {
-		return errors.New("want one argument: a directory for the spool")
+// options are what the command line says.
+type options struct {
+	faults []fault
+	port   int
+	target string        // address of the one to be attacked; "" is everybody
+	count  int           // identities, announcements
+	over   time.Duration // how long the announcements take
+	quiet  bool          // do not announce
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("hostile", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	names := fs.String("fault", "", "`NAME[,NAME]` of what to do wrong; see below")
+	fs.IntVar(&o.port, "port", 6273, "TCP port to be found at")
+	fs.StringVar(&o.target, "target", "", "attack the machine with this IP `ADDRESS` alone")
+	fs.IntVar(&o.count, "count", 0, "how many identities or announcements; 0 is 1,000 and 10,000")
+	fs.DurationVar(&o.over, "over", time.Minute, "how long the announcements take")
+	fs.BoolVar(&o.quiet, "quiet", false, "do not announce")
+	fs.Usage = func() {
+		fmt.Fprintln(stderr, "usage: hostile [flags]")
+		fs.PrintDefaults()
+		fmt.Fprintln(stderr, "\nfaults:")
+		for _, f := range allFaults() {
+			fmt.Fprintf(stderr, "  %-22s %s\n", f.name, f.says)
+		}
 	}
-	log, err := zap.NewDevelopment()
-	if err != nil {
-		return err
+	if err := fs.Parse(args); err != nil {
+		return o, err
 	}
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		return err
+	if fs.NArg() > 0 {
+		return o, fmt.Errorf("unexpected argument %q", fs.Arg(0))
 	}
-	settings, err := store.ReadNixSettings(ctx)
-	if err != nil {
-		return err
+	for name := range strings.SplitSeq(*names, ",") {
+		i := slices.IndexFunc(allFaults(), func(f fault) bool { return f.name == name })
+		if i < 0 && name != "" {
+			return o, fmt.Errorf("no fault is called %q; --help lists them", name)
+		}
+		if i >= 0 {
+			o.faults = append(o.faults, allFaults()[i])
+		}
 	}
-	keys, err := trust.ParseKeys(settings.TrustedPublicKeys)
+	return o, nil
+}
+
+// run answers, and attacks, until ctx ends.
+func run(ctx context.Context, args []string, stderr io.Writer) error {
+	o, err := parse(args, stderr)
 	if err != nil {
 		return err
 	}
@@ -54,37 +90,10 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer nix.Close()
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: args[0], MinFree: -1})
+	p, err := newMachine(o, nix, stderr)
 	if err != nil {
 		return err
 	}
-	defer spool.Close()
-	node, err := p2p.New(p2p.Config{Identity: key, Port: 6273, MDNS: true, Version: "hostile",
-		Share: []store.Source{liar{nix}}, Trusted: keys, ShareKeys: keys, Spool: spool, Log: log})
-	if err != nil {
-		return err
-	}
-	return node.Run(ctx)
-}
-
-// A liar is a Source whose claims are right and whose archives are wrong.
-type liar struct{ store.Source }
-
-func (l liar) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
-	nar, err := l.Source.NAR(ctx, info)
-	if err != nil {
-		return nil, err
-	}
-	return wrongNAR{nar}, nil
-}
-
-// A wrongNAR has no byte that is right.
-type wrongNAR struct{ store.NAR }
-
-func (w wrongNAR) ReadAt(p []byte, off int64) (int, error) {
-	n, err := w.NAR.ReadAt(p, off)
-	for i := range p[:n] {
-		p[i] = ^p[i]
-	}
-	return n, err
+	defer p.host.Close()
+	return p.run(ctx)
 }

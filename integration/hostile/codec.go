@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"narbor/store"
+)
+
+// This file is all that the program knows of the wire format, and it shares no code with narbor's: what one of them
+// gets wrong, the other would forgive.
+
+const protocolID = "/narbor/1"
+
+const (
+	kindClaims   = 1
+	kindManifest = 2
+	kindBlock    = 3
+)
+
+const (
+	statusGone = 0
+	statusRaw  = 1
+	statusS2   = 2
+	statusZstd = 3
+)
+
+// maxFrame bounds what a request may hold: well more than the format does.
+const maxFrame = 1 << 20
+
+// A request is what one machine asks of another.
+type request struct {
+	kind  byte
+	parts []store.HashPart // of claims any number, otherwise one
+	nar   store.Hash       // manifest and block
+	block int              // block
+}
+
+// readRequest reads one frame.
+func readRequest(br *bufio.Reader) (request, error) {
+	n, err := binary.ReadUvarint(br)
+	if err != nil {
+		return request{}, err
+	}
+	if n == 0 || n > maxFrame {
+		return request{}, fmt.Errorf("request of %d bytes", n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(br, b); err != nil {
+		return request{}, err
+	}
+	r := request{kind: b[0]}
+	b = b[1:]
+	if r.kind == kindClaims {
+		for ; len(b) >= 20; b = b[20:] {
+			r.parts = append(r.parts, store.HashPartFromBytes([20]byte(b)))
+		}
+		return r, nil
+	}
+	if r.kind != kindManifest && r.kind != kindBlock || len(b) < 20+36 {
+		return request{}, fmt.Errorf("request of kind %d with %d bytes", r.kind, n)
+	}
+	r.parts = []store.HashPart{store.HashPartFromBytes([20]byte(b))}
+	copy(r.nar[:], b[20+4:])
+	if r.kind == kindBlock {
+		i, k := binary.Uvarint(b[20+36:])
+		if k <= 0 {
+			return request{}, errors.New("block request without a number")
+		}
+		r.block = int(i)
+	}
+	return r, nil
+}
+
+// frame is the inverse of readRequest.
+func (r request) frame() []byte {
+	b := []byte{r.kind}
+	for _, hp := range r.parts {
+		raw := hp.Bytes()
+		b = append(b, raw[:]...)
+	}
+	if r.kind != kindClaims {
+		b = append(append(b, 0x01, 0x55, 0x12, 0x20), r.nar[:]...)
+	}
+	if r.kind == kindBlock {
+		b = binary.AppendUvarint(b, uint64(r.block))
+	}
+	return sized(b)
+}
+
+// sized puts its length before b.
+func sized(b []byte) []byte { return append(binary.AppendUvarint(nil, uint64(len(b))), b...) }
+
+// claimAnswer answers for one hash part; "" is "not here".
+func claimAnswer(text string) []byte { return sized([]byte(text)) }
+
+// blockAnswer answers with a block, packed as status says.
+func blockAnswer(status byte, b []byte) []byte { return append([]byte{status}, sized(b)...) }
+
+// manifestAnswer answers with the digests of blocks.
+func manifestAnswer(digests []store.Hash) []byte {
+	b := binary.AppendUvarint(nil, uint64(len(digests)))
+	for _, d := range digests {
+		b = append(b, d[:]...)
+	}
+	return b
+}
+
+// readClaim reads the answer for one hash part.
+func readClaim(br *bufio.Reader) (string, error) {
+	n, err := binary.ReadUvarint(br)
+	if err != nil || n > maxFrame {
+		return "", errors.Join(err, errors.New("claim"))
+	}
+	b := make([]byte, n)
+	_, err = io.ReadFull(br, b)
+	return string(b), err
+}
+
+// skipBlock reads the answer to a block request and returns how many bytes came for it.
+func skipBlock(br *bufio.Reader) (int, error) {
+	status, err := br.ReadByte()
+	if err != nil || status == statusGone {
+		return 0, err
+	}
+	n, err := binary.ReadUvarint(br)
+	if err != nil {
+		return 0, err
+	}
+	return br.Discard(int(n))
+}
