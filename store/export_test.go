@@ -50,7 +50,8 @@ func AskNix(ctx context.Context) (NixSettings, error) {
 // NewNixOn returns a store that reaches its daemon by dial.
 func NewNixOn(dial func() net.Conn) *Nix {
 	d := newDaemon(func(context.Context) (rwc, error) { return dial(), nil })
-	return &Nix{daemon: d, roots: newTempRoots(d), layouts: newLayoutCache(maxLayoutBytes)}
+	return &Nix{daemon: d, roots: newTempRoots(d), layouts: newLayoutCache(maxLayoutBytes),
+		names: newStoreNames("/nonexistent")}
 }
 
 // Hold keeps p from being collected until [Nix.Release].

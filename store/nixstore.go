@@ -34,6 +34,7 @@ type Nix struct {
 	daemon   *daemon
 	roots    *tempRoots
 	layouts  *layoutCache
+	names    *storeNames
 }
 
 // OpenNix connects to the daemon of the store. The error wraps [ErrNoNix] if there is no store at all; any other
@@ -50,7 +51,8 @@ func OpenNix(ctx context.Context, cfg NixStoreConfig) (*Nix, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoNix, err)
 	}
 	d := newDaemon(place.dial)
-	n := &Nix{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: newLayoutCache(maxLayoutBytes)}
+	n := &Nix{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: newLayoutCache(maxLayoutBytes),
+		names: newStoreNames(storeDir)}
 	c, err := d.connect(ctx)
 	if err != nil {
 		return nil, err
@@ -77,8 +79,12 @@ func (n *Nix) Close() error {
 	return nil
 }
 
-// Info implements [Source]: it returns what Nix's database says.
+// Info implements [Source]: it returns what Nix's database says. About a hash part that no file begins with, the
+// database is asked only until many such questions in a row pay for reading the names of all files.
 func (n *Nix) Info(ctx context.Context, hp HashPart) (Info, error) {
+	if n.names.lack(hp) {
+		return Info{}, ErrNotFound
+	}
 	var found string
 	err := n.daemon.call(ctx, daemonRequest{
 		op:    opQueryPathFromHashPart,
@@ -89,6 +95,7 @@ func (n *Nix) Info(ctx context.Context, hp HashPart) (Info, error) {
 		return Info{}, err
 	}
 	if found == "" {
+		n.names.missed()
 		return Info{}, ErrNotFound
 	}
 	p, err := ParsePath(found)
