@@ -27,7 +27,7 @@ func ghost(t testing.TB, n *Node) *neighbour {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &neighbour{id: id, host: n.lan.Host(), tally: n.tallyOf(id), asks: make(chan *ask, 1), done: make(chan struct{})}
+	return &neighbour{id: id, host: n.lan.Host(), tally: n.tallyOf(id), asks: make(chan *lookup, 1), done: make(chan struct{})}
 }
 
 func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {

@@ -61,114 +61,201 @@ func is(m trust.Mapping, hash store.Hash, size int64) bool {
 	return m.NarHash() == hash && m.NarSize() == size
 }
 
+// A lookup is one question to all neighbours. Their answers come to it from the goroutines that read them; as long
+// as somebody waits for it, that one judges them, so that signatures of many claims are checked at once.
+type lookup struct {
+	node  *Node
+	hp    store.HashPart
+	want  *trust.Mapping // its holders alone count; nil: whatever can be believed
+	timer *time.Timer    // ends it
+	news  chan struct{}  // has room for one
+
+	mu       sync.Mutex // guards the rest
+	owed     []owed
+	unjudged []reply
+	left     bool // nobody waits for it any more
+	f        *finding
+}
+
+// An owed answer is a neighbour's that has been asked.
+type owed struct {
+	by     *neighbour
+	prompt bool // it is worth waiting for
+}
+
+// A reply is what a neighbour says about a hash part.
+type reply struct {
+	from *neighbour
+	text string // "" is "not here"
+	err  error
+}
+
 // lookup asks all neighbours, and returns what the first says that can be believed. If a mapping is wanted, its holders
 // alone count, and it waits for everybody's answer, so that the finding has all of them; for the answers of those who
-// are late only as long as there is no holder.
+// are late only as long as there is no holder. Holders are collected beyond its end.
 func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*finding, error) {
 	neighbours := n.neighbours()
 	if len(neighbours) == 0 {
 		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
 	}
-	replies := make(chan reply, len(neighbours))
-	owed := map[*neighbour]bool{} // who has been asked, and whether to wait for it
+	l := &lookup{node: n, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, len(neighbours))}
+	l.ask(neighbours)
+	for {
+		f, done := l.judgeAll()
+		if f != nil && (want == nil || done) {
+			l.leave()
+			return f, nil
+		}
+		if done {
+			return nil, fmt.Errorf("%s: none of %d neighbours has it: %w", hp, len(neighbours), store.ErrNotFound)
+		}
+		select {
+		case <-l.news:
+		case <-ctx.Done():
+			l.leave()
+			return nil, fmt.Errorf("%s: %w: %w", hp, store.ErrNotFound, ctx.Err())
+		}
+	}
+}
+
+// ask puts the question to the neighbours.
+func (l *lookup) ask(neighbours []*neighbour) {
+	l.mu.Lock() // until the list is complete, nobody shall find that nothing is owed
+	defer l.mu.Unlock()
+	l.timer = time.AfterFunc(infoTimeout, l.expire)
 	for _, nb := range neighbours {
 		select {
-		case nb.asks <- &ask{hp, replies}:
-			owed[nb] = !nb.isLate()
+		case nb.asks <- l:
+			l.owed = append(l.owed, owed{nb, !nb.isLate()})
 		default: // it has left hundreds of questions unanswered
 		}
 	}
-	found := make(chan *finding, 1)
-	if !n.begin() {
-		return nil, fmt.Errorf("%s: narbor is stopping: %w", hp, store.ErrNotFound)
-	}
-	go func() {
-		defer n.running.Done()
-		// Holders are collected beyond the first answer, and so beyond the caller's interest.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), infoTimeout)
-		defer cancel()
-		defer close(found)
-		n.collect(ctx, hp, want, replies, owed, func(f *finding, last bool) {
-			if f != nil && (last || want == nil) && len(found) == 0 {
-				found <- f
-			}
-		})
-	}()
-	select {
-	case f := <-found:
-		if f != nil {
-			return f, nil
-		}
-	case <-ctx.Done():
-	}
-	return nil, fmt.Errorf("%s: none of %d neighbours has it: %w", hp, len(neighbours), store.ErrNotFound)
 }
 
-// collect takes in answers until nobody owes one or ctx ends. It tells report of each, and at last once more.
-func (n *Node) collect(ctx context.Context, hp store.HashPart, want *trust.Mapping, replies <-chan reply, owed map[*neighbour]bool, report func(f *finding, last bool)) {
-	var f *finding
-	wait := func() bool {
-		for _, prompt := range owed {
-			if prompt || f == nil && want != nil {
-				return true
-			}
-		}
-		return false
-	}
-	for wait() {
-		select {
-		case r := <-replies:
-			delete(owed, r.from)
-			f = n.take(f, hp, want, r)
-			report(f, false)
-		case <-ctx.Done():
-			for nb := range owed {
-				nb.late.CompareAndSwap(0, time.Now().UnixNano())
-			}
-			clear(owed)
-		}
-	}
-	report(f, true)
-}
-
-// take judges one neighbour's answer, and returns the finding with what it adds.
-func (n *Node) take(f *finding, hp store.HashPart, want *trust.Mapping, r reply) *finding {
+// answered takes in one neighbour's answer.
+func (l *lookup) answered(r reply) {
 	if r.err != nil {
-		n.log.Debug("neighbour did not answer", zap.Stringer("peer", r.from.id), zap.Error(r.err))
+		l.node.log.Debug("neighbour did not answer", zap.Stringer("peer", r.from.id), zap.Error(r.err))
 	}
-	if r.text == "" {
-		return f
+	l.mu.Lock()
+	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return o.by == r.from })
+	if len(l.owed) == 0 {
+		l.timer.Stop()
 	}
+	left := l.left
+	if !left && r.text != "" {
+		l.unjudged = append(l.unjudged, r)
+	}
+	tell := !left && (r.text != "" || l.done())
+	l.mu.Unlock()
+	if tell {
+		l.tell()
+	}
+	if left && r.text != "" {
+		l.judge(r)
+	}
+}
+
+// expire ends the wait for those who have not answered in time.
+func (l *lookup) expire() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range l.owed {
+		o.by.late.CompareAndSwap(0, time.Now().UnixNano())
+	}
+	l.owed = nil
+	l.tell()
+}
+
+func (l *lookup) tell() {
+	select {
+	case l.news <- struct{}{}:
+	default: // whoever waits is about to look
+	}
+}
+
+// done says whether nobody is left to wait for. The caller holds mu.
+func (l *lookup) done() bool {
+	return !slices.ContainsFunc(l.owed, func(o owed) bool { return o.prompt || l.f == nil && l.want != nil })
+}
+
+// leave is called by who has waited, and judges no more.
+func (l *lookup) leave() {
+	l.mu.Lock()
+	l.left = true
+	rest := l.unjudged
+	l.unjudged = nil
+	l.mu.Unlock()
+	for _, r := range rest {
+		l.judge(r)
+	}
+}
+
+// judgeAll judges what has come. It returns what was found, and whether that is all there will be.
+func (l *lookup) judgeAll() (f *finding, done bool) {
+	for {
+		l.mu.Lock()
+		rs := l.unjudged
+		l.unjudged = nil
+		f, done = l.f, l.done()
+		l.mu.Unlock()
+		if len(rs) == 0 {
+			return f, done
+		}
+		for _, r := range rs {
+			l.judge(r)
+		}
+	}
+}
+
+// judge takes in what one neighbour claims.
+func (l *lookup) judge(r reply) {
 	info, err := store.ParseInfo(r.text)
-	if err == nil && info.Path.HashPart() != hp {
-		err = fmt.Errorf("asked about %s, got %s", hp, info.Path)
+	if err == nil && info.Path.HashPart() != l.hp {
+		err = fmt.Errorf("asked about %s, got %s", l.hp, info.Path)
 	}
 	if err != nil {
-		n.strike(r.from.id, err.Error())
-		return f
+		l.node.strike(r.from.id, err.Error())
+		return
 	}
-	if f == nil && want != nil && is(*want, info.NarHash, info.NarSize) {
-		f = &finding{mapping: *want, found: time.Now()}
-		n.findings.Add(hp, f)
-	}
-	if f == nil && want == nil {
-		m, err := n.cfg.Trusted.Check(info)
-		if err != nil {
-			if errors.Is(err, trust.ErrForged) {
-				n.strike(r.from.id, err.Error())
-			}
-			n.log.Debug("claim not believed", zap.Stringer("peer", r.from.id), zap.Error(err))
-			return nil // its keys may be honest ones that this machine does not trust
-		}
-		f = &finding{mapping: m, found: time.Now()}
-		n.findings.Add(hp, f)
-	}
+	f := l.believe(r.from, info)
 	// Whoever claims to have this very NAR is worth asking for it: its bytes will be judged, not its claim.
 	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
 		r.from.tally.claims.Add(1)
 		f.add(r.from.id)
 	}
-	return f
+}
+
+// believe returns the finding, which a claim begins if it is the first that deserves it. Nothing is begun for nobody.
+func (l *lookup) believe(from *neighbour, info store.Info) *finding {
+	l.mu.Lock()
+	f, left := l.f, l.left
+	l.mu.Unlock()
+	var m trust.Mapping
+	switch {
+	case f != nil:
+		return f
+	case l.want != nil && is(*l.want, info.NarHash, info.NarSize):
+		m = *l.want
+	case l.want != nil || left:
+		return nil
+	default:
+		var err error
+		if m, err = l.node.cfg.Trusted.Check(info); err != nil {
+			if errors.Is(err, trust.ErrForged) {
+				l.node.strike(from.id, err.Error())
+			}
+			l.node.log.Debug("claim not believed", zap.Stringer("peer", from.id), zap.Error(err))
+			return nil // its keys may be honest ones that this machine does not trust
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f == nil {
+		l.f = &finding{mapping: m, found: time.Now()}
+		l.node.findings.Add(l.hp, l.f)
+	}
+	return l.f
 }
 
 // holders returns the neighbours who said that they have the NAR. It asks everybody if that was too long ago, or if

@@ -18,15 +18,6 @@ import (
 const (
 	// openTimeout bounds how long opening a stream to a connected neighbour may take.
 	openTimeout = 3 * time.Second
-	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given
-	// up. It is longer than anybody waits for the answer, so that one late answer does not cost a new stream.
-	askTimeout = 2 * time.Second
-	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
-	claimsTimeout = 10 * time.Second
-	// lateAfter is how long a neighbour may leave all questions unanswered before nobody waits for it any more. A
-	// moment's stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; one
-	// that has died costs this once, and its connection is gone after 8 s.
-	lateAfter = time.Second
 	// readStall is how long a block may make no progress. Whoever else has the block has been asked by then; this
 	// only frees what waits for a neighbour that will never answer.
 	readStall = 5 * time.Second
@@ -51,7 +42,7 @@ type neighbour struct {
 	host  host.Host
 	since time.Time
 	tally *tally
-	asks  chan *ask
+	asks  chan *lookup  // who want to know what it says
 	done  chan struct{} // closed when the neighbour is gone
 
 	busy atomic.Int32 // blocks asked for and not yet here
@@ -62,18 +53,6 @@ type neighbour struct {
 	blockTime time.Duration // moving average from one block to the next while busy; 0 is unknown
 }
 
-// An ask is a question for one claim. Its answer goes to reply, which has room for it.
-type ask struct {
-	hp    store.HashPart
-	reply chan<- reply
-}
-
-type reply struct {
-	from *neighbour
-	text string // "" is "not here"
-	err  error
-}
-
 // An exchange is a stream on which blocks are asked for; one goroutine at a time has it.
 type exchange struct {
 	network.Stream
@@ -81,12 +60,6 @@ type exchange struct {
 	stall time.Duration // how long a read may make no progress
 	until time.Time     // when what is being read must be here, whatever progress it makes; zero is no limit
 	kept  bool          // it was kept open, and nothing has been read from it since
-}
-
-// isLate says whether the neighbour has been silent for so long that nobody should wait for it.
-func (n *neighbour) isLate() bool {
-	since := n.late.Load()
-	return since != 0 && time.Now().UnixNano()-since > int64(lateAfter)
 }
 
 func (n *neighbour) open(ctx context.Context, stall time.Duration) (*exchange, error) {
@@ -184,117 +157,5 @@ func (n *neighbour) measured(d time.Duration, size int) {
 		n.blockTime = d
 	} else {
 		n.blockTime += (d - n.blockTime) / 4
-	}
-}
-
-// askLoop sends questions about claims and hands out the answers, until the neighbour is gone. Questions that
-// wait are put into one request; several requests may be under way.
-func (n *neighbour) askLoop(ctx context.Context) {
-	var batch []*ask
-	for {
-		if batch == nil {
-			select {
-			case a := <-n.asks:
-				batch = []*ask{a}
-			case <-n.done:
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
-		batch = n.askOn(ctx, batch)
-	}
-}
-
-// askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns questions that
-// it has taken and not asked, because the stream had failed before.
-func (n *neighbour) askOn(ctx context.Context, batch []*ask) (left []*ask) {
-	ex, err := n.open(ctx, askTimeout)
-	if err != nil {
-		fail(n, batch, err)
-		return nil
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { ex.Reset() })
-	defer stop()
-
-	sent := make(chan []*ask, 64)
-	var readers sync.WaitGroup
-	readers.Go(func() {
-		for batch := range sent {
-			if !ex.readClaims(n, batch) {
-				cancel()
-			}
-		}
-	})
-	defer readers.Wait()
-	defer close(sent)
-	for used := false; ; used = true {
-		batch = n.more(batch)
-		if err := ex.ask(batch); err != nil && used {
-			return batch
-		} else if err != nil {
-			fail(n, batch, err)
-			return nil
-		}
-		select {
-		case sent <- batch:
-		case <-ctx.Done():
-			fail(n, batch, ctx.Err())
-			return nil
-		}
-		select {
-		case a := <-n.asks:
-			batch = []*ask{a}
-		case <-n.done:
-			return nil
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
-// ask sends a batch of questions in one request.
-func (ex *exchange) ask(batch []*ask) error {
-	r := request{kind: askClaims}
-	for _, a := range batch {
-		r.hashParts = append(r.hashParts, a.hp)
-	}
-	return ex.send(r)
-}
-
-// more adds the questions that wait already.
-func (n *neighbour) more(batch []*ask) []*ask {
-	for len(batch) < maxClaims {
-		select {
-		case a := <-n.asks:
-			batch = append(batch, a)
-		default:
-			return batch
-		}
-	}
-	return batch
-}
-
-// readClaims answers each ask of a batch exactly once. It returns false if the stream is of no more use.
-func (ex *exchange) readClaims(n *neighbour, batch []*ask) bool {
-	ex.until = time.Now().Add(claimsTimeout)
-	for i, a := range batch {
-		text, err := readClaim(ex.br)
-		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
-		if err != nil {
-			ex.Reset()
-			fail(n, batch[i:], err)
-			return false
-		}
-		a.reply <- reply{n, text, nil}
-	}
-	return true
-}
-
-func fail(n *neighbour, batch []*ask, err error) {
-	for _, a := range batch {
-		a.reply <- reply{n, "", fmt.Errorf("neighbour %s: %w", n.id, err)}
 	}
 }

@@ -212,7 +212,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		h.Network().Connectedness(id) != network.Connected {
 		return
 	}
-	nb := &neighbour{id: id, host: h, since: time.Now(), tally: n.tallyOf(id), asks: make(chan *ask, askQueue), done: make(chan struct{})}
+	nb := &neighbour{id: id, host: h, since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), done: make(chan struct{})}
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {
