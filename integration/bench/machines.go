@@ -55,6 +55,7 @@ func (b *bench) withLAN(f func(*lan.LAN) error) (err error) {
 // A sender has a corpus in memory, and shares it by narbor and perhaps by nginx.
 type sender struct {
 	*lan.Host
+	nix    *lan.Process
 	narbor *lan.Process
 	nginx  *lan.Process // nil without
 	url    string
@@ -76,7 +77,7 @@ func (b *bench) sender(l *lan.LAN, name string, c *corpus.Corpus, cache string) 
 			return nil, err
 		}
 	}
-	if _, err := b.startNix(s.Host, "substituters ="); err != nil {
+	if s.nix, err = b.startNix(s.Host, "substituters ="); err != nil {
 		return nil, err
 	}
 	s.narbor, err = s.StartNarbor(narbor)
