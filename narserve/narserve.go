@@ -131,6 +131,7 @@ func New(cfg Config) *Server {
 // HTTPServer returns an [http.Server] for s with its limits set. There is no WriteTimeout, which would cut off a
 // long NAR; s sets the deadlines of its replies itself.
 func (s *Server) HTTPServer() *http.Server {
+	open := new(conns)
 	srv := &http.Server{
 		Handler:           s,
 		ReadHeaderTimeout: readHeaderTimeout,
@@ -139,6 +140,7 @@ func (s *Server) HTTPServer() *http.Server {
 		// net/http would answer "OPTIONS *" with 200 by itself.
 		DisableGeneralOptionsHandler: true,
 		ConnState: func(c net.Conn, state http.ConnState) {
+			open.changed(c, state)
 			if state == http.StateNew || state == http.StateClosed || state == http.StateHijacked {
 				s.ahead.connected(c, state == http.StateNew)
 			}
@@ -191,6 +193,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
+	h := w.Header()
+	if r.ContentLength != 0 || !r.ProtoAtLeast(1, 1) {
+		h.Set("Connection", "close") // people disagree on where such a request ends: nothing after it is one
+	}
 	a := s.answer(r)
 	defer func() {
 		if p := recover(); p != nil {
@@ -200,7 +206,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler) // the reply has begun: all that is left is to break it off
 		}
 	}()
-	h := w.Header()
 	h.Set("Content-Type", a.contentType)
 	if a.nar != nil {
 		s.sendNAR(w, r, a)
