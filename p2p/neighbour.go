@@ -27,7 +27,9 @@ const (
 
 // A tally is what a peer has done, kept when it disconnects.
 type tally struct {
-	turns turns
+	id      peer.ID
+	turns   turns
+	probing *probing
 
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64

@@ -48,6 +48,7 @@ type Config struct {
 	Version                         string // told to neighbours
 
 	Share     []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
+	ShareOff  bool           // share nothing until [Node.Share] turns it on
 	Trusted   *trust.Keys    // whose claims are believed
 	ShareKeys *trust.Keys    // a path is shared only if one of these has signed it
 	Spool     *store.Spool   // where fetched NARs go
@@ -74,6 +75,8 @@ type Node struct {
 	ended   bool       // Run has ended, or is about to
 	peers   map[peer.ID]*neighbour
 	tallies *lru.Cache[peer.ID, *tally]
+	// missesAt is what whoever asks from an address has left to ask about that is not here; see probing.
+	missesAt *lru.Cache[netip.Addr, *bucket]
 }
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
@@ -99,6 +102,10 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	missesAt, err := lru.New[netip.Addr, *bucket](maxMissAddrs)
+	if err != nil {
+		return nil, err
+	}
 	share := cfg.Share
 	if len(share) > 0 {
 		share = append(slices.Clone(share), passed)
@@ -110,7 +117,7 @@ func New(cfg Config) (*Node, error) {
 	for id, s := range banned.current() {
 		l.gate.block(id, s.Until)
 	}
-	return &Node{
+	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   &sharer{sources: share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
 		turns:    newTurns(maxServing),
@@ -120,8 +127,18 @@ func New(cfg Config) (*Node, error) {
 		settled:  make(chan struct{}),
 		peers:    map[peer.ID]*neighbour{},
 		tallies:  tallies,
-	}, nil
+		missesAt: missesAt,
+	}
+	n.Share(!cfg.ShareOff)
+	return n, nil
 }
+
+// Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
+// sent. A node without sources shares nothing anyway.
+func (n *Node) Share(on bool) { n.sharer.share(on) }
+
+// Sharing says whether sharing is on.
+func (n *Node) Sharing() bool { return !n.sharer.off.Load() }
 
 // Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
 // returns once nothing of it runs any more. It is called once.
@@ -262,7 +279,7 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 	defer n.mu.Unlock()
 	t, ok := n.tallies.Get(id)
 	if !ok {
-		t = &tally{turns: newTurns(maxServingPeer)}
+		t = &tally{id: id, turns: newTurns(maxServingPeer), probing: newProbing()}
 		n.tallies.Add(id, t)
 	}
 	return t

@@ -431,3 +431,27 @@ func TestManyAtOnce(t *testing.T) {
 	})
 	t.Logf("%d paths in %v", count, time.Since(start))
 }
+
+// What is in the spool is not passed on, either, by who has turned sharing off; and is again once it is back on.
+func TestSpoolIsSharedNoMore(t *testing.T) {
+	u := newUpstream(t)
+	nar := noise(1, 3*store.BlockSize)
+	info := u.sign(t, "big", nar)
+	a := u.newMachine(t, memWith([]store.Info{info}, [][]byte{nar}))
+	b := u.newMachine(t, store.NewMem(), a)
+	b.fetch(t, info, nar)
+	c := u.newMachine(t, nil, b)
+	m, err := c.Lookup(t.Context(), info.Path.HashPart())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Share(false)
+	if _, err := c.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup = %v, want ErrNotFound", err)
+	}
+	if _, err := c.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch = %v, want ErrNotFound", err)
+	}
+	b.Share(true)
+	c.fetch(t, info, nar)
+}

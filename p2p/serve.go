@@ -40,6 +40,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	br := bufio.NewReader(s)
 	bw := bufio.NewWriterSize(stallWriter{s}, 4<<10)
 	t := n.tallyOf(s.Conn().RemotePeer())
+	n.asks(t, s.Conn())
 	for {
 		r, err := readRequest(br)
 		if err == nil {
@@ -75,18 +76,21 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufi
 	defer done()
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
+	if n.sharer.off.Load() || r.kind != askClaims && !n.mayLook(t, 0) {
+		return refuse(bw, r)
+	}
 	switch r.kind {
 	case askClaims:
 		return n.answerClaims(ctx, t, bw, r)
 	case askManifest:
-		return n.answerManifest(ctx, bw, r)
+		return n.answerManifest(ctx, t, bw, r)
 	}
 	return n.answerBlock(ctx, conn, t, bw, r)
 }
 
 func (n *Node) answerClaims(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
 	for _, hp := range r.hashParts {
-		text, err := n.sharer.claimText(ctx, hp)
+		text, err := n.claimTo(ctx, t, hp)
 		n.noteHealth(hp, err)
 		if text != "" {
 			t.claimsSent.Add(1)
@@ -106,6 +110,7 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 		n.noteHealth(r.hashParts[0], err)
 		return bw.WriteByte(byte(statusGone))
 	}
+	t.probing.found()
 	t.blocksSent.Add(1)
 	t.bytesSent.Add(int64(size))
 	frame := (*buf)[blockHead : blockHead+size]
@@ -145,10 +150,11 @@ func writeBlock(bw *bufio.Writer, as status, buf []byte, size int) error {
 	return err
 }
 
-func (n *Node) answerManifest(ctx context.Context, bw *bufio.Writer, r request) error {
+func (n *Node) answerManifest(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
 	started := false
 	err := n.sharer.manifest(ctx, r, func(blocks int) error {
 		started = true
+		t.probing.found()
 		_, err := bw.Write(binary.AppendUvarint(nil, uint64(blocks)))
 		return err
 	}, func(h store.Hash) error {

@@ -30,6 +30,7 @@ type sharer struct {
 	keys    *trust.Keys // upstream keys; a path that none of them signed is not here
 
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
+	off    atomic.Bool  // nothing is here, whatever is asked for
 
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR
@@ -56,6 +57,9 @@ type openNAR struct {
 func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, store.Source, error) {
 	var failed error
 	for _, src := range s.sources {
+		if s.off.Load() {
+			break
+		}
 		info, err := src.Info(ctx, hp)
 		if err != nil {
 			if !errors.Is(err, store.ErrNotFound) {
@@ -154,6 +158,24 @@ func (s *sharer) closeIdle(idleFor time.Duration) {
 	}
 }
 
+// share turns sharing on or off. Once it is off, no further block is read for anybody, and what is held open for
+// neighbours is closed as soon as nobody is in the middle of one.
+func (s *sharer) share(on bool) {
+	s.off.Store(!on)
+	if on {
+		return
+	}
+	s.mu.Lock()
+	for key, o := range s.open {
+		if o.refs > 0 {
+			o.dead = true
+			delete(s.open, key)
+		}
+	}
+	s.mu.Unlock()
+	s.closeIdle(0)
+}
+
 // readBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length.
 func (s *sharer) readBlock(ctx context.Context, r request, buf []byte) (int, error) {
 	key := narKey{r.hashParts[0], r.nar}
@@ -198,6 +220,9 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 		return err
 	}
 	for i := range n {
+		if s.off.Load() {
+			return fmt.Errorf("manifest of %s: shared no more: %w", r.hashParts[0], store.ErrNotFound)
+		}
 		block := (*buf)[:store.BlockLen(size, i)]
 		if _, err := o.nar.ReadAt(block, int64(i)*store.BlockSize); err != nil {
 			return fmt.Errorf("manifest of %s: %w", r.hashParts[0], err)

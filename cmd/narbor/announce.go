@@ -76,9 +76,6 @@ func (s *service) announceNix(w io.Writer, line func(key, format string, args ..
 }
 
 func (s shares) describe() string {
-	if s.off {
-		return "not used"
-	}
 	what := "no Nix here"
 	if s.hasNix() {
 		what = store.Dir + " by way of Nix"

@@ -82,7 +82,7 @@ func runApp(ctx context.Context, args []string, stdout, stderr io.Writer, inheri
 		ExitErrHandler:       func(*cli.Context, error) {},
 		EnableBashCompletion: true,
 		Suggest:              true,
-		Commands:             []*cli.Command{runCommand(inherited), statusCommand(), fetchCommand(), completionCommand(), versionCommand()},
+		Commands:             []*cli.Command{runCommand(inherited), statusCommand(), shareCommand(), fetchCommand(), completionCommand(), versionCommand()},
 		OnUsageError:         usageError,
 	}
 	for _, c := range app.Commands {

@@ -38,6 +38,7 @@ func TestUsageErrors(t *testing.T) {
 		{"frob"}, {"run", "--nope"}, {"run", "extra"}, {"run", "--port", "70000"}, {"run", "--share", "all"},
 		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
 		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},
+		{"share"}, {"share", "all"}, {"share", "none", "signed"},
 	} {
 		if args[0] == "run" {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
@@ -127,8 +128,12 @@ func TestMain(m *testing.M) {
 // started runs narbor until the test ends, and waits until it answers status.
 func started(t *testing.T, args ...string) Status {
 	t.Helper()
+	return startedAt(t, filepath.Join(t.TempDir(), "s.sock"), args...)
+}
+
+func startedAt(t *testing.T, socket string, args ...string) Status {
+	t.Helper()
 	state := t.TempDir()
-	socket := filepath.Join(state, "s.sock")
 	cmd := exec.Command(os.Args[0], append([]string{"run", "--state-dir", state, "--socket", socket, "--port", "0", "--no-mdns",
 		"--listen", "127.0.0.1:0", "--min-free", "0"}, args...)...)
 	cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1")
@@ -211,13 +216,54 @@ func TestFetchBringsAClosure(t *testing.T) {
 	}
 }
 
-func TestShareNoneSharesNothing(t *testing.T) {
-	cacheDir := t.TempDir()
+func TestSharingIsTurnedOnAndOff(t *testing.T) {
+	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)
-	st := started(t, "--cache-dir", cacheDir, "--trusted-key", key, "--share", "none")
-	_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
-	if !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("fetch from who shares nothing = %v, want ErrNotFound", err)
+	st := startedAt(t, socket, "--cache-dir", cacheDir, "--trusted-key", key, "--share", "none")
+	for _, what := range []string{"none", "signed", "none", "signed"} { // the first is what it was started with
+		_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
+		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
+			t.Errorf("fetch from who shares %s = %v", what, err)
+		}
+		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); err != nil || !strings.Contains(out, `"sharing": "`+what+`"`) {
+			t.Errorf("status = %v, want sharing %s in %s", err, what, out)
+		}
+		next := map[string]string{"none": "signed", "signed": "none"}[what]
+		if out, _, err := narbor(t.Context(), "share", next, "--socket", socket); err != nil || !strings.Contains(out, "until narbor is restarted") {
+			t.Fatalf("share %s = %q, %v", next, out, err)
+		}
+	}
+}
+
+func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("becoming another user needs root")
+	}
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	socket := filepath.Join(dir, "s.sock")
+	startedAt(t, socket)
+	for _, c := range []struct {
+		uid             uint32
+		method, path    string
+		body, want, now string
+	}{
+		{12345, "GET", "/status", "", "200", "signed"}, {12345, "PUT", "/share", "none", "403", "signed"}, {65534, "PUT", "/share", "none", "403", "signed"},
+		{0, "PUT", "/share", "all", "400", "signed"}, {0, "POST", "/share", "none", "405", "signed"}, {0, "PUT", "/share", "none", "204", "none"},
+	} {
+		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "-X", c.method, "-d", c.body, "http://narbor"+c.path)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.uid, Gid: c.uid}}
+		out, err := cmd.CombinedOutput()
+		if err != nil || string(out) != c.want {
+			t.Errorf("as user %d, %s %s %q = %s, %v, want %s", c.uid, c.method, c.path, c.body, out, err, c.want)
+		}
+		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); err != nil || !strings.Contains(st, `"sharing": "`+c.now+`"`) {
+			t.Errorf("after that, status = %v, want sharing %s in %s", err, c.now, st)
+		}
 	}
 }
 

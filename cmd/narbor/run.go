@@ -45,7 +45,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB"),
 		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB"),
-		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none"),
+		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none; `narbor share` changes it until the next start"),
 	)
 	return &cli.Command{
 		Name:  "run",
@@ -136,7 +136,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	}
 	cfg := p2p.Config{Identity: identity, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Log: s.log.Named("p2p")}
+		Share: s.shares.sources, ShareOff: s.shares.off, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Log: s.log.Named("p2p")}
 	paths, err := socketPaths(c)
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func (s *service) run(ctx context.Context) error {
 	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()
-	control := controlServer(controlHandler(s.status), s.log)
+	control := controlServer(controlHandler(s.status, s.share), s.log)
 	for _, l := range s.listeners {
 		g.Go(func() error { return serveHTTP(nix, l) })
 	}
@@ -257,6 +257,12 @@ func (s *service) settingsChanged(settings store.NixSettings, err error) {
 		return
 	}
 	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("shareKeys", s.shareKeys.Names()))
+}
+
+// share turns sharing on or off.
+func (s *service) share(on bool) {
+	s.node.Share(on)
+	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
 }
 
 func (s *service) notify(state string) {

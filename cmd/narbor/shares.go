@@ -13,22 +13,19 @@ import (
 // shares is what this machine has and may share, the Nix store first.
 type shares struct {
 	sources   []store.Source
-	nix       *lateNix // nil with off
+	nix       *lateNix
 	caches    []*store.Cache
 	cacheDirs []string
-	off       bool // --share none: the sources are not told to neighbours
+	off       bool // --share none: neighbours are not told of them until somebody turns that on
 }
 
 // openShares finds the Nix store of this machine, its own cache directory, and those of --cache-dir.
 func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err error) {
-	switch what := c.String("share"); what {
-	case "signed":
-	case "none":
-		s.off = true
-		return s, nil
-	default:
-		return s, codedError{fmt.Errorf("--share %q is neither signed nor none", what), exitUsage}
+	on, err := parseShare(c.String("share"))
+	if err != nil {
+		return s, codedError{fmt.Errorf("--share %w", err), exitUsage}
 	}
+	s.off = !on
 	defer func() {
 		if err != nil {
 			s.close()
@@ -50,7 +47,7 @@ func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err erro
 	return s, nil
 }
 
-// hasNix says whether the Nix store of this machine is shared.
+// hasNix says whether this machine has a Nix store.
 func (s shares) hasNix() bool { return s.nix != nil && s.nix.here() }
 
 func (s shares) close() {

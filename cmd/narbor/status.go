@@ -22,7 +22,7 @@ type Status struct {
 	UptimeSeconds int64  `json:"uptimeSeconds"`
 	p2p.Status
 	HTTP      []string       `json:"http"`  // where Nix asks
-	Store     string         `json:"store"` // "" if there is no Nix, or it is not shared
+	Store     string         `json:"store"` // "" if there is no Nix
 	CacheDirs []string       `json:"cacheDirs"`
 	Keys      []string       `json:"keys"`
 	ShareKeys []string       `json:"shareKeys"`
@@ -49,7 +49,7 @@ func (s *service) status() Status {
 	if s.shares.hasNix() {
 		st.Store = store.Dir
 	}
-	if s.shares.off {
+	if !s.node.Sharing() {
 		st.Sharing = "none"
 	}
 	return st

@@ -1,0 +1,11 @@
+//go:build !linux && !darwin
+
+package main
+
+import (
+	"errors"
+	"net"
+)
+
+// peerUID returns the user ID of the process at the other end.
+func peerUID(*net.UnixConn) (uint32, error) { return 0, errors.ErrUnsupported }

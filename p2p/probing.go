@@ -1,0 +1,159 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+// Neighbours are answered exact questions only, but whoever has a dictionary of store paths, say of all versions of a
+// program with a known hole, can ask for each. So a question about what is not here costs a miss. A peer that has
+// spent its misses is told "not here" to everything, before anything is looked up: neither the answer nor the time that
+// it takes then depends on what is here. Questions about what is here cost nothing.
+const (
+	// missBurst is what an honest machine may need at once. One that builds 5,000 paths that nobody has asks for each
+	// once; one that fetches them from another neighbour asks us twice for some, when Nix looks and when it fetches.
+	missBurst = 8000
+	// missesPerMinute is what a peer gets back, and so what a dictionary yields in the long run.
+	missesPerMinute = 1000
+	// narMisses are left for blocks and manifests when claims have spent all others: whoever has asked for too much is
+	// still given what it has been told of, even if some of that has been collected as garbage since.
+	narMisses = 1000
+	// missShares is for how many peers the misses of one address last. Identities cost nothing, addresses a little more;
+	// and several virtual machines may stand behind one.
+	missShares = 4
+	// missPatience is how many questions of a peer may be left unanswered before that is held against it, and
+	// missesPerMinute of these are forgotten. An honest machine may well ask for more than its burst, and loses nothing but
+	// what we might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
+	missPatience = 60_000
+	// maxMissAddrs bounds the addresses whose misses are counted: more than a LAN has.
+	maxMissAddrs = 4096
+)
+
+// A bucket has size tokens at first, and gets missesPerMinute times shares back, up to size again.
+type bucket struct {
+	size, shares float64
+
+	mu   sync.Mutex // guards the rest
+	left float64
+	at   time.Time // when that was left; zero: never, so it is full
+}
+
+func newBucket(size, shares int) *bucket {
+	return &bucket{size: float64(size * shares), shares: float64(shares)}
+}
+
+// take takes a token, unless that would leave less than reserve.
+func (b *bucket) take(reserve int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := time.Now()
+	if b.at.IsZero() {
+		b.left = b.size
+	} else {
+		b.left = min(b.size, b.left+now.Sub(b.at).Minutes()*missesPerMinute*b.shares)
+	}
+	b.at = now
+	if b.left-1 < float64(reserve)*b.shares {
+		return false
+	}
+	b.left--
+	return true
+}
+
+func (b *bucket) giveBack() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.left++
+}
+
+// fill makes the bucket full again.
+func (b *bucket) fill() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.at = time.Time{}
+}
+
+// A probing is what a peer has asked about that is not here.
+type probing struct {
+	misses   *bucket
+	patience *bucket
+	silent   atomic.Int64           // questions answered without looking
+	address  atomic.Pointer[bucket] // where it asked from last, whose misses it shares; nil before it asked
+}
+
+func newProbing() *probing {
+	return &probing{misses: newBucket(missBurst+narMisses, 1), patience: newBucket(missPatience, 1)}
+}
+
+// asks notes from where a peer asks.
+func (n *Node) asks(t *tally, conn network.Conn) {
+	a, ok := ipOf(conn.RemoteMultiaddr())
+	if !ok {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	b, ok := n.missesAt.Get(a)
+	if !ok {
+		b = newBucket(missBurst+narMisses, missShares)
+		n.missesAt.Add(a, b)
+	}
+	t.probing.address.Store(b)
+}
+
+// mayLook says whether something may be looked up for a peer, which costs a miss until found takes that back. Of its
+// misses reserve must be left.
+func (n *Node) mayLook(t *tally, reserve int) bool {
+	p := t.probing
+	if p.misses.take(reserve) {
+		there := p.address.Load()
+		if there == nil || there.take(reserve) {
+			return true
+		}
+		p.misses.giveBack()
+	}
+	if p.silent.Add(1) == 1 {
+		n.log.Info("neighbour asks for much that is not here, so some of it is answered without looking", zap.Stringer("peer", t.id))
+	}
+	if !p.patience.take(0) {
+		p.patience.fill()
+		n.strike(t.id, fmt.Sprintf("asked about far more than %d paths that are not here", missPatience))
+	}
+	return false
+}
+
+// found says that what was looked up is here.
+func (p *probing) found() {
+	p.misses.giveBack()
+	if there := p.address.Load(); there != nil {
+		there.giveBack()
+	}
+}
+
+// claimTo is the claim about a hash part that a peer gets, or "".
+func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (string, error) {
+	if !n.mayLook(t, narMisses) {
+		return "", store.ErrNotFound
+	}
+	text, err := n.sharer.claimText(ctx, hp)
+	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
+		t.probing.found()
+	}
+	return text, err
+}
+
+// refuse answers a request with "not here", for each thing that it asks for.
+func refuse(bw *bufio.Writer, r request) error {
+	_, err := bw.Write(make([]byte, len(r.hashParts)))
+	return err
+}

@@ -1,0 +1,251 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/store"
+)
+
+// A watched source counts how often it is asked.
+type watched struct {
+	store.Source
+	infos, nars atomic.Int64
+}
+
+func (w *watched) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	w.infos.Add(1)
+	return w.Source.Info(ctx, hp)
+}
+
+func (w *watched) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	w.nars.Add(1)
+	return w.Source.NAR(ctx, info)
+}
+
+// A target is a node that shares one path, and a peer that asks it without a connection, so that time may be simulated.
+type target struct {
+	*Node
+	t    testing.TB
+	src  *watched
+	info store.Info
+	peer *tally
+}
+
+func newTarget(t testing.TB) *target {
+	s := newSigner(t)
+	nar := random(2000)
+	info, _ := s.sign(t, "shared", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	src := &watched{Source: mem}
+	n, _ := runNode(t, s, []store.Source{src})
+	return &target{n, t, src, info, n.tallyOf(ghost(t, n).id)}
+}
+
+// words returns count hash parts of a dictionary, from a number on.
+func words(from, count int) []store.HashPart {
+	var out []store.HashPart
+	for i := from; i < from+count; i++ {
+		out = append(out, store.HashPartFromBytes([hashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
+	}
+	return out
+}
+
+// asks sends one request, and returns how many claims came and how many hash parts were looked up.
+func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
+	g.t.Helper()
+	before := g.src.infos.Load()
+	var out bytes.Buffer
+	bw := bufio.NewWriter(&out)
+	if err := g.answerClaims(g.t.Context(), g.peer, bw, request{kind: askClaims, hashParts: hps}); err != nil {
+		g.t.Fatalf("answerClaims = %v", err)
+	}
+	bw.Flush()
+	br := bufio.NewReader(&out)
+	for range hps {
+		text, err := readClaim(br)
+		if err != nil {
+			g.t.Fatalf("readClaim = %v", err)
+		}
+		if text != "" {
+			claims++
+		}
+	}
+	if n, _ := io.Copy(io.Discard, br); n > 0 {
+		g.t.Errorf("%d bytes follow the answer", n)
+	}
+	return claims, int(g.src.infos.Load() - before)
+}
+
+func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
+	g := newTarget(t)
+	here := g.info.Path.HashPart()
+	synctest.Test(t, func(t *testing.T) {
+		const rounds = 10 // a minute
+		next, struck := 0, 0
+		for minute := range 12 {
+			looked := 0
+			for range rounds {
+				_, n := g.asks(words(next, maxClaims)...)
+				looked += n
+				next += maxClaims
+				time.Sleep(time.Minute / rounds)
+			}
+			want := missesPerMinute
+			if minute == 0 {
+				want += missBurst
+			}
+			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*maxClaims, g.peer.strikes.Load())
+			if looked > want {
+				t.Errorf("minute %d: %d were looked up, want at most %d", minute, looked, want)
+			}
+			if struck = int(g.peer.strikes.Load()); struck > 0 && minute < 5 {
+				t.Errorf("a strike after %d minutes", minute)
+			}
+		}
+		if struck != 1 {
+			t.Errorf("%d strikes for a dictionary of %d, want 1", struck, next)
+		}
+		g.asks(words(next, maxClaims)...)
+		// What is here is answered like what is not, and not even looked for.
+		if claims, looked := g.asks(here); claims != 0 || looked != 0 {
+			t.Errorf("after the budget: %d claims, %d looked up, want none", claims, looked)
+		}
+		time.Sleep(time.Minute)
+		if claims, looked := g.asks(here); claims != 1 || looked != 1 {
+			t.Errorf("a minute later: %d claims, %d looked up, want 1", claims, looked)
+		}
+	})
+}
+
+func TestHonestBuilderIsAnswered(t *testing.T) {
+	g := newTarget(t)
+	here := g.info.Path.HashPart()
+	synctest.Test(t, func(t *testing.T) {
+		for i := range 5000 { // each after what it has found, all within a second
+			if claims, looked := g.asks(words(i, 1)[0], here); claims != 1 || looked != 2 {
+				t.Fatalf("path %d: %d claims, %d looked up, want 1 and 2", i, claims, looked)
+			}
+		}
+		for range 50 { // a large evaluation, every day for weeks
+			time.Sleep(24 * time.Hour)
+			for i := range 60 {
+				g.asks(words(i*maxClaims, maxClaims)...)
+			}
+		}
+		for range 20 { // questions about what is here cost nothing, as long as something is left
+			time.Sleep(time.Second)
+			for range 1000 {
+				if claims, _ := g.asks(here); claims != 1 {
+					t.Fatal("what is here was not found")
+				}
+			}
+		}
+	})
+	if got := g.peer.strikes.Load(); got != 0 {
+		t.Errorf("it has %d strikes, want none", got)
+	}
+}
+
+func TestBlocksCannotBeProbedEither(t *testing.T) {
+	g := newTarget(t)
+	synctest.Test(t, func(t *testing.T) {
+		ask := func(kind requestKind, hp store.HashPart) []byte {
+			var out bytes.Buffer
+			bw := bufio.NewWriter(&out)
+			r := request{kind: kind, hashParts: []store.HashPart{hp}, nar: g.info.NarHash}
+			if err := g.answer(t.Context(), connNowhere{}, g.peer, bw, r); err != nil {
+				t.Fatalf("answer = %v", err)
+			}
+			bw.Flush()
+			return out.Bytes()
+		}
+		for i := range 20 {
+			g.asks(words(i*1000, 1000)...)
+		}
+		if got := ask(askBlock, g.info.Path.HashPart()); len(got) < 2000 {
+			t.Fatalf("what was promised is answered by %x once the claims are spent, want the block", got)
+		}
+		for _, kind := range []requestKind{askBlock, askManifest} {
+			before := g.src.infos.Load()
+			for i := range 3000 {
+				if got := ask(kind, words(i, 1)[0]); !bytes.Equal(got, []byte{0}) {
+					t.Fatalf("answer about what is not here = %x, want 00", got)
+				}
+			}
+			if looked := g.src.infos.Load() - before; looked > narMisses {
+				t.Errorf("kind %d: %d were looked up, want at most %d", kind, looked, narMisses)
+			}
+			if got := ask(kind, g.info.Path.HashPart()); !bytes.Equal(got, []byte{0}) {
+				t.Errorf("kind %d: what is here is answered by %d bytes, want as what is not", kind, len(got))
+			}
+			time.Sleep(time.Minute)
+			if got := ask(kind, g.info.Path.HashPart()); len(got) < 32 {
+				t.Errorf("kind %d: a minute later %x, want an answer", kind, got)
+			}
+		}
+	})
+}
+
+func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
+	g := newTarget(t)
+	looked, asked := 0, 0
+	start := time.Now()
+	for range 3 * missShares {
+		r := (&rogue{}).start(t)
+		s := r.dial(t, g.Node)
+		g.peer = g.tallyOf(r.ID())
+		for range 9 {
+			s.Write(appendRequest(nil, request{kind: askClaims, hashParts: words(asked, maxClaims)}))
+			asked += maxClaims
+		}
+		br := bufio.NewReader(s)
+		s.SetReadDeadline(time.Now().Add(20 * time.Second))
+		for range 9 * maxClaims {
+			if text, err := readClaim(br); err != nil || text != "" {
+				t.Fatalf("readClaim = %q, %v", text, err)
+			}
+		}
+		s.Reset()
+	}
+	looked = int(g.src.infos.Load())
+	most := missShares * (missBurst + int((time.Since(start).Minutes()+1)*missesPerMinute))
+	t.Logf("%d of %d looked up", looked, asked)
+	if looked > most {
+		t.Errorf("%d identities of one address had %d of %d looked up, want at most %d", 3*missShares, looked, asked, most)
+	}
+}
+
+func TestBrokenStoreIsNotThePeersFault(t *testing.T) {
+	g := newTarget(t)
+	g.src.Source = broken{}
+	for i := range 20 {
+		if _, looked := g.asks(words(i*1000, 1000)...); looked != 1000 {
+			t.Fatalf("%d of 1000 were looked up, want all", looked)
+		}
+	}
+}
+
+type broken struct{ store.Source }
+
+func (broken) Info(context.Context, store.HashPart) (store.Info, error) {
+	return store.Info{}, fmt.Errorf("the Nix daemon is gone")
+}
+
+// connNowhere is a connection of which no pace is known.
+type connNowhere struct{ network.Conn }
+
+func (connNowhere) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/127.0.0.1/tcp/1") }
+func (connNowhere) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/127.0.0.1/tcp/2") }
