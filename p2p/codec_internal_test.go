@@ -106,15 +106,6 @@ func TestSlowLinksCompress(t *testing.T) {
 	}
 }
 
-func FuzzUnpack(f *testing.F) {
-	for _, in := range bombs(f) {
-		f.Add(in)
-	}
-	f.Fuzz(func(t *testing.T, in []byte) {
-		readBlock(bufio.NewReader(bytes.NewReader(in)), make([]byte, 1000))
-	})
-}
-
 func BenchmarkPack(b *testing.B) {
 	block, out := text(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))
 	for name, as := range map[string]status{"s2": statusS2, "zstd": statusZstd} {

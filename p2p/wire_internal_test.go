@@ -144,32 +144,3 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		}
 	}
 }
-
-func FuzzReadRequest(f *testing.F) {
-	for _, r := range goldenRequests(f) {
-		f.Add(appendRequest(nil, r))
-	}
-	f.Fuzz(func(t *testing.T, in []byte) {
-		r, err := readRequest(bufio.NewReader(bytes.NewReader(in)))
-		if err != nil {
-			return
-		}
-		if out := appendRequest(nil, r); !bytes.HasPrefix(in, out) {
-			t.Errorf("readRequest accepted %x, but %+v is written as %x", in, r, out)
-		}
-	})
-}
-
-func FuzzReadAnswers(f *testing.F) {
-	f.Add([]byte{1, 10, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9}, int64(store.BlockSize+10))
-	f.Fuzz(func(t *testing.T, in []byte, size int64) {
-		if size < 1 || size > 64<<20 {
-			return
-		}
-		readClaim(bufio.NewReader(bytes.NewReader(in)))
-		readBlock(bufio.NewReader(bytes.NewReader(in)), make([]byte, 10))
-		if m, err := readManifest(bufio.NewReader(bytes.NewReader(in)), size); err == nil && len(m) != store.NumBlocks(size) {
-			t.Errorf("readManifest = %d blocks of %d", len(m), store.NumBlocks(size))
-		}
-	})
-}

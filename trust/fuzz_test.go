@@ -2,12 +2,15 @@ package trust_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/nix-community/go-nix/pkg/nixhash"
@@ -170,4 +173,22 @@ func BenchmarkTrusts(b *testing.B) {
 			}
 		})
 	}
+}
+
+// FuzzParseKeys is about a line of trusted-public-keys: of each key there is one spelling.
+func FuzzParseKeys(f *testing.F) {
+	f.Fuzz(func(t *testing.T, s string) {
+		k, err := trust.ParseKeys([]string{s})
+		if err != nil {
+			return
+		}
+		name, text, _ := strings.Cut(s, ":")
+		bits, err := base64.StdEncoding.DecodeString(text)
+		if err != nil || len(bits) != ed25519.PublicKeySize || base64.StdEncoding.EncodeToString(bits) != text {
+			t.Errorf("ParseKeys accepts %q, but its key is %x, %v", s, bits, err)
+		}
+		if got := k.Names(); len(got) != 1 || got[0] != name || strings.ContainsAny(name, " \t\r\n") {
+			t.Errorf("ParseKeys(%q) is named %q", s, got)
+		}
+	})
 }
