@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash"
 	"os"
-	"slices"
 	"sync"
 )
 
@@ -16,6 +15,9 @@ const (
 	catchUp = 4 << 20
 
 	rereadSize = 128 << 10
+
+	// besideSize is from how many bytes on hashing beside the writing, on another processor, is worth a goroutine.
+	besideSize = 64 << 10
 )
 
 // A Draft is a NAR being received: a file of the spool, hashed as it grows.
@@ -34,14 +36,15 @@ type Draft struct {
 	want  Hash
 	size  int64
 
-	mu      sync.Mutex // guards the rest
-	quiet   *sync.Cond // signalled when writers reaches 0, and when committing ends
-	phase   phase
-	redo    bool // a Commit has failed
-	writers int  // calls of WriteAt under way
-	claimed spans
-	written spans // part of claimed
-	prefix  prefix
+	mu        sync.Mutex // guards the rest
+	quiet     *sync.Cond // signalled when writers reaches 0, and when committing ends
+	phase     phase
+	redo      bool  // a Commit has failed
+	writers   int   // calls of WriteAt under way
+	unwritten int64 // bytes that the spool counts as still to be written
+	claimed   spans
+	written   spans // part of claimed
+	prefix    prefix
 }
 
 // phase is where a draft is in its life.
@@ -63,7 +66,7 @@ type prefix struct {
 }
 
 func newDraft(s *Spool, f *os.File, name string, want Hash, size int64) *Draft {
-	d := &Draft{spool: s, file: f, name: name, want: want, size: size, prefix: prefix{sum: sha256.New()}}
+	d := &Draft{spool: s, file: f, name: name, want: want, size: size, unwritten: size, prefix: prefix{sum: sha256.New()}}
 	d.quiet = sync.NewCond(&d.mu)
 	return d
 }
@@ -79,17 +82,47 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer d.leave()
+	hashed := d.hashBeside(p, off, mine)
 	for _, m := range mine {
 		if _, err = d.file.WriteAt(p[m.from-off:m.to-off], m.from); err != nil {
 			break
 		}
 	}
+	hashed(err)
 	d.record(mine, err)
 	if err != nil {
 		return 0, fmt.Errorf("spool %s: %w", d.spool.root.Name(), noSpace(err))
 	}
 	d.advance(p, off, mine)
 	return len(p), nil
+}
+
+// hashBeside hashes what continues the prefix while the caller writes it, which calls wait with what came of that.
+// Bytes that were hashed and not written are forgotten together with the whole prefix.
+func (d *Draft) hashBeside(p []byte, off int64, mine spans) (wait func(error)) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	from := d.prefix.length
+	n := mine.at(from).to - from
+	if d.prefix.busy || d.redo || n < besideSize {
+		return func(error) {}
+	}
+	d.prefix.busy = true
+	done := make(chan struct{})
+	go func() {
+		d.prefix.sum.Write(p[from-off:][:n])
+		close(done)
+	}()
+	return func(err error) {
+		<-done
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.prefix.busy = false
+		if d.prefix.length += n; err != nil {
+			d.prefix.sum.Reset()
+			d.prefix.length = 0
+		}
+	}
 }
 
 // claim returns the parts of s that the caller is to write, and counts it as a writer.
@@ -122,6 +155,15 @@ func (d *Draft) record(mine spans, err error) {
 			d.claimed, d.written = d.claimed.add(m), d.written.add(m)
 		}
 	}
+	if err == nil && !d.redo {
+		d.settle(mine.bytes())
+	}
+}
+
+// settle tells the spool of bytes that are on the disk now, or never will be. The caller holds mu.
+func (d *Draft) settle(n int64) {
+	d.unwritten -= n
+	d.spool.settle(n)
 }
 
 func (d *Draft) leave() {
@@ -274,6 +316,7 @@ func (d *Draft) Discard() {
 	}
 	first := d.phase != ended
 	d.phase = ended
+	d.settle(d.unwritten)
 	d.mu.Unlock()
 	if first {
 		d.file.Close()
@@ -289,87 +332,3 @@ func (n draftNAR) Size() int64  { return n.size }
 func (n draftNAR) Close() error { return nil }
 
 func (n draftNAR) ReadAt(p []byte, off int64) (int, error) { return readFile(n.file, p, off, n.size) }
-
-// A span is a range of bytes, from inclusive, to exclusive.
-type span struct{ from, to int64 }
-
-// spans are sorted and do not touch.
-type spans []span
-
-// around returns the range of indices of the spans that s touches or overlaps.
-func (ss spans) around(s span) (i, j int) {
-	i, _ = slices.BinarySearchFunc(ss, s.from, func(e span, from int64) int {
-		if e.to < from {
-			return -1
-		}
-		return 1
-	})
-	for j = i; j < len(ss) && ss[j].from <= s.to; j++ {
-	}
-	return i, j
-}
-
-func (ss spans) add(s span) spans {
-	if s.from >= s.to {
-		return ss
-	}
-	i, j := ss.around(s)
-	if i < j {
-		s = span{min(s.from, ss[i].from), max(s.to, ss[j-1].to)}
-	}
-	return slices.Replace(ss, i, j, s)
-}
-
-func (ss spans) remove(s span) spans {
-	i, j := ss.around(s)
-	var rest spans
-	for _, e := range ss[i:j] {
-		for _, r := range []span{{e.from, min(e.to, s.from)}, {max(e.from, s.to), e.to}} {
-			if r.from < r.to {
-				rest = append(rest, r)
-			}
-		}
-	}
-	return slices.Replace(ss, i, j, rest...)
-}
-
-// missing returns the parts of s that no span covers.
-func (ss spans) missing(s span) (out spans) {
-	i, j := ss.around(s)
-	for _, e := range ss[i:j] {
-		if s.from < e.from {
-			out = append(out, span{s.from, e.from})
-		}
-		s.from = max(s.from, e.to)
-	}
-	if s.from < s.to {
-		out = append(out, s)
-	}
-	return out
-}
-
-// at returns the span that covers the byte at off, or none.
-func (ss spans) at(off int64) span {
-	i, j := ss.around(span{off, off})
-	for _, e := range ss[i:j] {
-		if e.from <= off && off < e.to {
-			return e
-		}
-	}
-	return span{}
-}
-
-// end returns how far the bytes from off on are covered: off itself if the first is not.
-func (ss spans) end(off int64) int64 { return max(off, ss.at(off).to) }
-
-// after returns where the first span beyond off begins.
-func (ss spans) after(off int64) int64 {
-	for _, e := range ss {
-		if e.from > off {
-			return e.from
-		}
-	}
-	return MaxNarSize
-}
-
-func (ss spans) contain(s span) bool { return ss.end(s.from) >= s.to }

@@ -50,6 +50,7 @@ type Spool struct {
 	closed  bool
 	seq     uint64 // makes file names unique: those being deleted never meet those being made
 	bytes   int64  // reserved by drafts and entries
+	coming  int64  // of drafts: what they will write yet, which the free space of the disk does not show
 	entries map[Hash]*spoolEntry
 	idle    *list.List // of *spoolEntry without a handle, the longest idle first
 }
@@ -265,10 +266,11 @@ func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.root.Name(), size, h, err)
 	}
-	f, err := s.allocate(name, size)
+	f, err := s.make(name)
 	if err != nil {
 		s.remove([]string{name})
 		s.release(size)
+		s.settle(size)
 		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.root.Name(), size, h, noSpace(err))
 	}
 	return newDraft(s, f, name, h, size), nil
@@ -295,6 +297,7 @@ func (s *Spool) reserve(h Hash, size int64) (name string, err error) {
 			s.forget(e)
 		}
 		s.bytes += need
+		s.coming += size
 		s.seq++
 		name = fmt.Sprintf("%s-%d%s", h.Base32(), s.seq, partSuffix)
 	}
@@ -310,40 +313,34 @@ func (s *Spool) release(size int64) {
 	s.mu.Unlock()
 }
 
-// allocate makes a file of size bytes whose blocks the file system has set aside, where it can. The floor is looked
-// at before, so that the disk is never fuller than it may be, and after, because others allocate meanwhile.
-func (s *Spool) allocate(name string, size int64) (*os.File, error) {
-	if err := s.floor(size); err != nil {
-		return nil, err
-	}
-	f, err := s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	rest := int64(0) // what the free space does not show yet
-	err = fallocate(f, size)
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		rest, err = size, f.Truncate(size)
-	}
-	if err == nil {
-		err = s.floor(rest)
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+// settle takes note that size bytes of a draft have been written, or never will be.
+func (s *Spool) settle(size int64) {
+	s.mu.Lock()
+	s.coming -= size
+	s.mu.Unlock()
 }
 
-// floor evicts until need bytes can be taken and the floor be left, and fails if that cannot be.
-func (s *Spool) floor(need int64) error {
+// make makes the file of a draft for which there is space. Its blocks are not set aside: that costs as much as writing
+// them, before the first byte has come, and most files are deleted before a disk would have seen them.
+func (s *Spool) make(name string) (*os.File, error) {
+	if err := s.floor(); err != nil {
+		return nil, err
+	}
+	return s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+// floor evicts until what drafts will write leaves the floor free, and fails if that cannot be.
+func (s *Spool) floor() error {
 	for {
 		free, err := freeBytes(s.lock)
-		if err != nil || free-need >= max(s.minFree, 0) {
+		s.mu.Lock()
+		coming := s.coming
+		s.mu.Unlock()
+		if err != nil || free-coming >= max(s.minFree, 0) {
 			return err
 		}
 		if !s.evict() {
-			return fmt.Errorf("%w: %d bytes are free on the disk, %d must stay so", ErrNoSpace, free, s.minFree)
+			return fmt.Errorf("%w: %d bytes are free on the disk, %d are to come, %d must stay free", ErrNoSpace, free, coming, s.minFree)
 		}
 	}
 }
