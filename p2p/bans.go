@@ -86,9 +86,24 @@ func parseBans(text []byte, now time.Time) (map[peer.ID]Struck, error) {
 	return all, nil
 }
 
-// add bans a peer. Of too many, the one to be forgotten first goes.
-func (b *bans) add(id peer.ID, s Struck) {
+// strike counts a lie, and bans the peer as s says if it was the last that it may tell. It returns how many that makes;
+// 0 if the peer is banned already: what it sent before is found out after.
+func (b *bans) strike(id peer.ID, t *tally, s Struck) (strikes int64) {
 	b.mu.Lock()
+	defer b.mu.Unlock()
+	if time.Now().Before(b.all[id].Until) {
+		return 0
+	}
+	strikes = t.strikes.Add(1)
+	if strikes == maxStrikes {
+		t.strikes.Store(0) // it starts anew after the ban
+		b.add(id, s)
+	}
+	return strikes
+}
+
+// add bans a peer. Of too many, the one to be forgotten first goes. The caller holds mu.
+func (b *bans) add(id peer.ID, s Struck) {
 	b.all[id] = s
 	if len(b.all) > maxBlocked {
 		soonest := id
@@ -99,7 +114,6 @@ func (b *bans) add(id peer.ID, s Struck) {
 		}
 		delete(b.all, soonest)
 	}
-	b.mu.Unlock()
 	hint(b.dirty)
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -124,6 +125,25 @@ func TestNodeRefusesWhoWasBannedBefore(t *testing.T) {
 	}
 	if s := n.Status().Struck; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {
 		t.Errorf("struck are %v, want the liar", s)
+	}
+}
+
+// What a liar sent to many fetches at once is found out one by one.
+func TestLiesBeforeTheBanCountOnce(t *testing.T) {
+	core, logs := observer.New(zap.WarnLevel)
+	n, _ := startBanned(t, "")
+	n.log = zap.New(core)
+	id := newTestPeer(t)
+	var fetches sync.WaitGroup
+	for range 50 {
+		fetches.Go(func() { n.strike(id, "lied") })
+	}
+	fetches.Wait()
+	if lies, bans := logs.FilterMessage("neighbour lied").Len(), logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes || bans != 1 {
+		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, maxStrikes)
+	}
+	if got := n.tallyOf(id).strikes.Load(); got != 0 {
+		t.Errorf("after the ban it begins with %d strikes", got)
 	}
 }
 

@@ -287,15 +287,15 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 
 // strike holds a lie against a peer, and bans it after the third.
 func (n *Node) strike(id peer.ID, reason string) {
-	reason = bounded(reason)
-	strikes := n.tallyOf(id).strikes.Add(1)
+	reason, until := bounded(reason), time.Now().Add(banTime)
+	strikes := n.bans.strike(id, n.tallyOf(id), Struck{ID: id.String(), Reason: reason, Until: until})
+	if strikes == 0 {
+		return
+	}
 	n.log.Warn("neighbour lied", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
 	if strikes < maxStrikes {
 		return
 	}
-	until := time.Now().Add(banTime)
-	n.bans.add(id, Struck{ID: id.String(), Reason: reason, Until: until})
-	n.tallyOf(id).strikes.Store(0) // it starts anew after the ban
 	n.lan.Block(id, until)
 	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
 }
