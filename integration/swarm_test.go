@@ -2,7 +2,6 @@ package integration_test
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -154,7 +153,7 @@ func TestSwarmWithLiars(t *testing.T) {
 // Each fault by itself, committed by one, three and five machines among eight honest ones: for the nightly run, which
 // sets NARBOR_NIGHTLY. It is no skip, which would be a failure where nothing may be left out.
 func TestSwarmWithEachFault(t *testing.T) {
-	if os.Getenv("NARBOR_NIGHTLY") == "" {
+	if !nightly() {
 		t.Log("the nightly run has this one: it takes 20 minutes")
 		return
 	}

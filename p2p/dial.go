@@ -1,7 +1,9 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -137,7 +139,8 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	var due []peer.AddrInfo
 	wait := redialMax
 	busy := k.dialing > 0
-	for id, c := range k.peers {
+	for _, id := range k.byPromise() {
+		c := k.peers[id]
 		switch connected := k.lan.connected(id); {
 		case c.dialing, connected:
 			c.tried = c.tried || connected
@@ -166,6 +169,15 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 		}
 	}
 	return due, wait
+}
+
+// byPromise returns the machines in the order in which they are to be dialled: whoever failed least and has waited
+// longest comes first, so that a flood of invented ones holds up nobody for long. The caller holds mu.
+func (k *keeper) byPromise() []peer.ID {
+	return slices.SortedFunc(maps.Keys(k.peers), func(a, b peer.ID) int {
+		x, y := k.peers[a], k.peers[b]
+		return cmp.Or(cmp.Compare(x.failures, y.failures), x.due.Compare(y.due))
+	})
 }
 
 // finished notes how a dial ended.

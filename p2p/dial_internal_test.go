@@ -74,6 +74,27 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 	}
 }
 
+func TestNewMachineIsDialledBeforeThoseWhoFailed(t *testing.T) {
+	k := newIdleKeeper(t)
+	now := time.Now()
+	for range maxKnown - 1 {
+		k.announce(announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"), now)
+	}
+	for at := now; at.Before(now.Add(time.Minute)); at = at.Add(100 * time.Millisecond) { // each has failed by then
+		due, _ := k.step(at)
+		for _, info := range due {
+			k.finished(info.ID, errors.New("nobody there"), at)
+		}
+	}
+	now = now.Add(2 * time.Minute) // all are due again
+	honest := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.2/tcp/6273")
+	k.announce(honest, now)
+	due, _ := k.step(now.Add(yield))
+	if len(due) == 0 || due[0].ID != honest.id {
+		t.Errorf("of %d dials the new machine's is not the first", len(due))
+	}
+}
+
 func TestExpiredMachineIsForgotten(t *testing.T) {
 	k := newIdleKeeper(t)
 	now := time.Now()

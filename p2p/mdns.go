@@ -1,10 +1,13 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	mrand "math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -29,6 +32,10 @@ const (
 	browseRound = 4 * time.Minute
 	// maxEntries ends a round early: somebody floods us with names.
 	maxEntries = 4096
+	// maxEntryBytes ends one early, too: a packet may hold 65,000 strings, and zeroconf keeps them.
+	maxEntryBytes = 8 << 20
+	// floodPause is how long a family of a link is left alone after that, so that our own questions are no flood.
+	floodPause = time.Second
 	// mdnsRetry is the pause after a family could not be used on a link. Often it has no address yet, and then
 	// a change of the link starts everything anew; so this may be slow.
 	mdnsRetry = 10 * time.Second
@@ -36,8 +43,13 @@ const (
 	goodbyeLimit = time.Second
 
 	// maxAddrs bounds the addresses of one machine, ours and others', and maxAddrText the text of one.
-	maxAddrs    = 8
+	maxAddrs = 8
+	// maxTexts bounds the strings of an announcement that are looked at.
+	maxTexts    = 4 * maxAddrs
 	maxAddrText = 200
+	// minPort is the lowest port that is dialled because of an announcement: narbor cannot have a lower one without
+	// privileges, and it would be what a router or a printer is managed by.
+	minPort = 1024
 )
 
 // A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes
@@ -150,7 +162,10 @@ func (d *discovery) texts(k link) (ips, texts []string) {
 func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) {
 	for ctx.Err() == nil {
 		err := d.browseOnce(ctx, k, family)
-		if err != nil {
+		if errors.Is(err, errFlood) {
+			d.lan.log.Debug("mdns flood", zap.String("interface", k.Name))
+			sleep(ctx, floodPause)
+		} else if err != nil {
 			d.lan.log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
 			sleep(ctx, mdnsRetry)
 		}
@@ -167,6 +182,7 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 		failed <- zeroconf.Browse(ctx, mdnsService, mdnsDomain, entries,
 			zeroconf.SelectIfaces([]net.Interface{k.ifi}), zeroconf.SelectIPTraffic(family))
 	}()
+	bytes, flooded := 0, error(nil)
 	// zeroconf closes entries when ctx has ended, but not if it could not begin; until then it blocks unless
 	// they are read.
 	for n := 0; ; n++ {
@@ -175,22 +191,36 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 			return err
 		case e, ok := <-entries:
 			if !ok {
-				return <-failed
+				return cmp.Or(flooded, <-failed)
 			}
 			if a, ok := d.parse(e); ok && ctx.Err() == nil {
 				d.lan.keeper.announce(a, time.Now())
 			}
-			if n == maxEntries {
+			if bytes += weigh(e); bytes > maxEntryBytes || n == maxEntries {
+				flooded = errFlood
 				cancel()
 			}
 		}
 	}
 }
 
+// errFlood ends a round of browsing that has become too expensive.
+var errFlood = errors.New("too many announcements")
+
+// weigh returns about how much memory an entry takes.
+func weigh(e *zeroconf.ServiceEntry) int {
+	const header = 16 // of a string
+	n := len(e.Instance) + len(e.HostName) + header*(len(e.Text)+len(e.AddrIPv4)+len(e.AddrIPv6))
+	for _, text := range e.Text {
+		n += len(text)
+	}
+	return n
+}
+
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves.
 func (d *discovery) parse(e *zeroconf.ServiceEntry) (announcement, bool) {
 	a := announcement{expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
-	for _, text := range e.Text {
+	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
 		id, m, ok := parseText(text)
 		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == maxAddrs {
 			continue
@@ -216,6 +246,10 @@ func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 		return "", nil, false
 	}
 	if c := m[0].Code(); c != ma.P_IP4 && c != ma.P_IP6 {
+		return "", nil, false
+	}
+	port, err := strconv.Atoi(m[1].Value())
+	if err != nil || port < minPort {
 		return "", nil, false
 	}
 	info, err := peer.AddrInfoFromP2pAddr(m)

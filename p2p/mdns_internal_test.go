@@ -116,11 +116,11 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	host := n.up("10.77.0.1/24", "169.254.7.1/16")
 	host.ip("route", "add", "default", "via", "10.77.0.9") // so that far addresses are not refused by the kernel
 	host.exec("", "nft", "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
-		"add rule inet t out tcp dport 6666 counter; add rule inet t out tcp dport 7777 counter")
+		"add rule inet t out tcp dport 6666 counter; add rule inet t out tcp dport 7777 counter; add rule inet t out tcp dport 666 counter")
 	var texts []string
 	for _, addr := range []string{
 		"/ip4/8.8.8.8/tcp/6666", "/ip4/10.78.0.1/tcp/6666", "/ip4/127.0.0.1/tcp/6666", "/ip6/::1/tcp/6666",
-		"/ip4/169.254.169.254/tcp/6666", "/ip4/10.77.0.1/tcp/6666", "/ip4/0.0.0.0/tcp/6666", "/dns4/localhost/tcp/6666",
+		"/ip4/169.254.169.254/tcp/6666", "/ip4/10.77.0.1/tcp/6666", "/ip4/10.77.0.9/tcp/666", "/ip4/0.0.0.0/tcp/6666", "/dns4/localhost/tcp/6666",
 		"/ip4/10.77.0.9/tcp/7777", // on our link: this one may be dialled
 	} {
 		texts = append(texts, mdnsText+addr+"/p2p/"+newTestPeer(t).String())
@@ -136,6 +136,9 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	}
 	if got["7777"] == 0 {
 		t.Error("the address on our link was not dialled: the test proves nothing")
+	}
+	if got["666"] != 0 {
+		t.Errorf("%d packets went to a port that narbor cannot have", got["666"])
 	}
 	if got["6666"] != 0 {
 		t.Errorf("%d packets went to addresses that are not a neighbour's", got["6666"])
@@ -165,22 +168,24 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 	a, b, self := newTestPeer(t), newTestPeer(t), l.host.ID()
 	var many []string
 	for i := range 3 * maxAddrs {
-		many = append(many, fmt.Sprintf("/ip4/10.1.0.%d/tcp/1/p2p/%s", i+10, a))
+		many = append(many, fmt.Sprintf("/ip4/10.1.0.%d/tcp/6273/p2p/%s", i+10, a))
 	}
 	for _, c := range []struct {
 		name string
 		in   []string
 		want int // addresses kept
 	}{
-		{"two neighbours' addresses", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + a.String(), "/ip6/fd01::6/tcp/1/p2p/" + a.String()}, 2},
-		{"twice the same", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + a.String(), "/ip4/10.1.0.6/tcp/1/p2p/" + a.String()}, 1},
-		{"two peers", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + a.String(), "/ip4/10.1.0.7/tcp/1/p2p/" + b.String()}, 1},
-		{"ourselves", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + self.String()}, 0},
-		{"our own address", []string{"/ip4/10.1.0.5/tcp/1/p2p/" + a.String()}, 0},
-		{"another network", []string{"/ip4/10.2.0.6/tcp/1/p2p/" + a.String()}, 0},
-		{"loopback", []string{"/ip4/127.0.0.1/tcp/1/p2p/" + a.String()}, 0},
-		{"very long", []string{"/ip4/10.1.0.6/tcp/1/p2p/" + strings.Repeat("1", 1000)}, 0},
+		{"two neighbours' addresses", []string{"/ip4/10.1.0.6/tcp/6273/p2p/" + a.String(), "/ip6/fd01::6/tcp/6273/p2p/" + a.String()}, 2},
+		{"twice the same", []string{"/ip4/10.1.0.6/tcp/6273/p2p/" + a.String(), "/ip4/10.1.0.6/tcp/6273/p2p/" + a.String()}, 1},
+		{"two peers", []string{"/ip4/10.1.0.6/tcp/6273/p2p/" + a.String(), "/ip4/10.1.0.7/tcp/6273/p2p/" + b.String()}, 1},
+		{"ourselves", []string{"/ip4/10.1.0.6/tcp/6273/p2p/" + self.String()}, 0},
+		{"our own address", []string{"/ip4/10.1.0.5/tcp/6273/p2p/" + a.String()}, 0},
+		{"another network", []string{"/ip4/10.2.0.6/tcp/6273/p2p/" + a.String()}, 0},
+		{"loopback", []string{"/ip4/127.0.0.1/tcp/6273/p2p/" + a.String()}, 0},
+		{"very long", []string{"/ip4/10.1.0.6/tcp/6273/p2p/" + strings.Repeat("1", 1000)}, 0},
 		{"too many", many, maxAddrs},
+		{"far behind nonsense", append(make([]string, maxTexts), "/ip4/10.1.0.6/tcp/6273/p2p/"+a.String()), 0},
+		{"a router's pages", []string{"/ip4/10.1.0.1/tcp/80/p2p/" + a.String(), "/ip4/10.1.0.1/tcp/443/p2p/" + a.String()}, 0},
 		{"none", nil, 0},
 	} {
 		e := &zeroconf.ServiceEntry{Expiry: time.Now().Add(1000 * time.Hour)}
@@ -268,7 +273,9 @@ func TestParseText(t *testing.T) {
 	id := newTestPeer(t)
 	for text, want := range map[string]string{
 		"dnsaddr=/ip4/10.0.0.1/tcp/6273/p2p/%s":                    "/ip4/10.0.0.1/tcp/6273",
-		"dnsaddr=/ip6/fd00::1/tcp/1/p2p/%s":                        "/ip6/fd00::1/tcp/1",
+		"dnsaddr=/ip6/fd00::1/tcp/1024/p2p/%s":                     "/ip6/fd00::1/tcp/1024",
+		"dnsaddr=/ip4/10.0.0.1/tcp/1023/p2p/%s":                    "",
+		"dnsaddr=/ip4/10.0.0.1/tcp/0/p2p/%s":                       "",
 		"/ip4/10.0.0.1/tcp/6273/p2p/%s":                            "",
 		"dnsaddr=/ip4/10.0.0.1/tcp/6273":                           "",
 		"dnsaddr=/ip4/10.0.0.1/udp/6273/p2p/%s":                    "",

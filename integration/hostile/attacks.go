@@ -31,6 +31,7 @@ func attacks() []fault {
 		{name: "garbage-request", says: "requests that are none, on stream after stream", attack: eachNeighbour(garbage)},
 		{name: "identities", says: "1,000 identities that connect and ask, from this one address", attack: eachNeighbour(identities)},
 		{name: "mdns-flood", says: "10,000 announcements in a minute of peers at off-link, loopback, metadata and gateway addresses", attack: flood},
+		{name: "mdns-fat", says: "announcements of 65,000 strings each", attack: fatFlood},
 	}
 }
 
@@ -218,6 +219,7 @@ func identities(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 				return
 			}
 			defer h.Close()
+			h.SetStreamHandler(protocolID, func(s network.Stream) { s.Reset() }) // or it is no neighbour
 			dial, cancel := context.WithTimeout(ctx, 5*time.Second)
 			err = h.Connect(dial, info)
 			cancel()

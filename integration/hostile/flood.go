@@ -20,25 +20,42 @@ func flood(ctx context.Context, m *machine, f fault) error {
 	if count == 0 {
 		count = 10_000
 	}
+	addrs := floodAddrs()
+	return m.multicast(ctx, f, count, func(i int) ([]string, error) {
+		id, err := inventedPeer()
+		var texts []string
+		for k := range 8 {
+			texts = append(texts, fmt.Sprintf("%s%s/p2p/%s", addrPrefix, addrs[(i+k*7)%len(addrs)], id))
+		}
+		return texts, err
+	})
+}
+
+// fatFlood announces nothing, at length.
+func fatFlood(ctx context.Context, m *machine, f fault) error {
+	count := m.count
+	if count == 0 {
+		count = 1000
+	}
+	return m.multicast(ctx, f, count, func(int) ([]string, error) { return make([]string, 65_000), nil })
+}
+
+// multicast announces under ever new names what texts returns.
+func (m *machine) multicast(ctx context.Context, f fault, count int, texts func(i int) ([]string, error)) error {
 	conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	addrs := floodAddrs()
 	if !sleep(ctx, time.Second) { // for the others to listen
 		return nil
 	}
 	for i := range count {
-		id, err := inventedPeer()
+		said, err := texts(i)
 		if err != nil {
 			return err
 		}
-		var texts []string
-		for k := range 8 {
-			texts = append(texts, fmt.Sprintf("%s%s/p2p/%s", addrPrefix, addrs[(i+k*7)%len(addrs)], id))
-		}
-		conn.Write(announcementPacket(rand.Text(), texts)) // a full buffer loses one, as a network would
+		conn.Write(announcementPacket(rand.Text(), said)) // a full buffer loses one, as a network would
 		if i%1000 == 999 {
 			m.offence(f, "%d announcements", i+1)
 		}

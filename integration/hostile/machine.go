@@ -53,9 +53,9 @@ func newMachine(o options, nix *store.Nix, stderr io.Writer) (*machine, error) {
 	return &machine{options: o, host: h, nix: nix, stderr: stderr, open: map[store.HashPart]archive{}}, nil
 }
 
-// newHost makes a libp2p host with a new identity and no limits.
+// newHost makes a libp2p host with a new identity and no limits. Without addresses it does not listen.
 func newHost(listen ...string) (host.Host, error) {
-	return libp2p.New(libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.DisableMetrics(),
+	return libp2p.New(libp2p.NoListenAddrs, libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.DisableMetrics(),
 		libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.UserAgent("hostile"))
 }
 

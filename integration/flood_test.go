@@ -1,0 +1,200 @@
+package integration_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+// maxGrowth is what an attack may cost in memory.
+const maxGrowth = 64 << 20
+
+// nightly says whether there is time.
+func nightly() bool { return os.Getenv("NARBOR_NIGHTLY") != "" }
+
+// growing watches a process, and returns what says how much memory it has taken at most since.
+func (w world) growing(p *lan.Process) func(what string) {
+	w.Helper()
+	before, err := p.Usage()
+	w.must(err)
+	w.must(p.ResetPeak())
+	return func(what string) {
+		w.Helper()
+		now, err := p.Usage()
+		w.must(err)
+		w.Logf("%s: memory %d MiB before, %d MiB at most, and %s of processor time", what, before.RSS>>20, now.PeakRSS>>20, now.CPU-before.CPU)
+		if now.PeakRSS-before.RSS > maxGrowth {
+			w.Errorf("%s: memory grew from %d to %d MiB, want %d MiB more at most", what, before.RSS>>20, now.PeakRSS>>20, maxGrowth>>20)
+		}
+	}
+}
+
+// countDials makes a host count the connections that narbor begins, by where they go. It returns what reads the counts.
+func (w world) countDials(h *lan.Host) func() map[string]int {
+	w.Helper()
+	script := `add table inet t; add chain inet t out { type filter hook output priority 0; }`
+	for name, where := range map[string]string{
+		"loopback": "oif lo", "offlink4": "oif != lo ip daddr != 10.62.72.0/24", "offlink6": "oif != lo ip6 daddr != fd62:7200::/64",
+		"metadata": "ip daddr 169.254.169.254", "gateway": "ip daddr 10.62.72.254 tcp dport < 1024", "onlink": "ip daddr 10.62.72.200-10.62.72.207",
+	} {
+		script += fmt.Sprintf(`; add rule inet t out meta skuid 65534 tcp flags & (syn|ack) == syn %s counter comment "%s"`, where, name)
+	}
+	_, err := h.Run(w.ctx, "nft", script)
+	w.must(err)
+	return func() map[string]int {
+		out, err := h.Run(w.ctx, "nft", "list", "table", "inet", "t")
+		w.must(err)
+		counts := map[string]int{}
+		for _, m := range regexp.MustCompile(`counter packets (\d+) .* comment "(\w+)"`).FindAllStringSubmatch(out, -1) {
+			counts[m[2]], _ = strconv.Atoi(m[1])
+		}
+		return counts
+	}
+}
+
+// Ten thousand announcements name addresses where nobody may be dialled, and machines that do not exist. Who listens
+// dials none of the first, and goes on with its transfer; it finds who is new soon after.
+func TestFloodOfAnnouncements(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	w.sharing("alice", c)
+	bob, p := w.fetching("bob")
+	_, err := bob.Run(w.ctx, "ip", "route", "add", "default", "via", "10.62.72.254") // or the kernel refused what is far
+	w.must(err)
+	_, err = bob.Run(w.ctx, "ip", "neigh", "add", "10.62.72.254", "lladdr", "02:00:00:00:00:fe", "dev", "eth0")
+	w.must(err)
+	w.neighbours(bob, 1)
+	w.realise(bob, references(c.Biggest())...)
+	dials := w.countDials(bob)
+	grown := w.growing(p)
+
+	over := 15 * time.Second // four times as bad as in the long run
+	if nightly() {
+		over = time.Minute
+	}
+	mallory := w.host(lan.HostConfig{Name: "mallory"}, "substituters =")
+	flood, _ := w.hostile(mallory, "--quiet", "--fault", "mdns-flood", "--over", over.String())
+	w.until(bob, "dialled one of those on its link", func(lan.Status) bool { return dials()["onlink"] > 0 })
+	w.realise(bob, c.Top.String())
+	w.whole(bob, c, c.Top.String())
+	w.over(flood, over)
+	start := time.Now()
+	w.sharing("carol", c)
+	w.neighbours(bob, 2)
+	t.Logf("a new machine is found %s after the flood", time.Since(start).Round(time.Millisecond))
+	got := dials()
+	t.Logf("dials: %v", got)
+	grown("10,000 announcements")
+	for _, where := range []string{"loopback", "offlink4", "offlink6", "metadata", "gateway"} {
+		if n, ok := got[where]; n > 0 || !ok {
+			t.Errorf("%d dials of the kind %q (counted: %v), want none", n, where, ok)
+		}
+	}
+}
+
+// over waits until a flood of announcements has ended.
+func (w world) over(flood *lan.Process, takes time.Duration) {
+	w.Helper()
+	for deadline := time.Now().Add(takes + 40*time.Second); ; time.Sleep(100 * time.Millisecond) {
+		log, err := flood.Log()
+		w.must(err)
+		if strings.Contains(log, "and no more") {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.Fatalf("the flood does not end:\n%s", log)
+		}
+	}
+}
+
+// Announcements of 65,000 strings each take no memory for long.
+func TestFloodOfFatAnnouncements(t *testing.T) {
+	w := newWorld(t)
+	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters =")
+	p := w.start(bob)
+	mallory := w.host(lan.HostConfig{Name: "mallory"}, "substituters =")
+	grown := w.growing(p)
+	flood, _ := w.hostile(mallory, "--quiet", "--fault", "mdns-fat", "--over", "5s")
+	w.over(flood, 5*time.Second)
+	grown("1,000 fat announcements")
+}
+
+// A thousand identities of one machine ask for all there is and read nothing. Who is honest gets its share.
+func TestManyIdentitiesOfOneMachine(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	alice, p := w.sharing("alice", c)
+	carol, _ := w.fetching("carol")
+	w.neighbours(carol, 1)
+	r := w.begin(carol, c.Top.String())
+	r.end()
+	w.must(w.lan.Remove(carol))
+	bob, _ := w.fetching("bob")
+	w.neighbours(bob, 1)
+	grown := w.growing(p)
+
+	mallory := w.host(lan.HostConfig{Name: "mallory", Nix: c.Nix}, "substituters =")
+	attack, _ := w.hostile(mallory, "--quiet", "--fault", "identities", "--target", alice.Addr4.String())
+	most := 0
+	w.until(alice, "was connected to 20 more", func(s lan.Status) bool {
+		if len(s.Neighbours) > most {
+			most = len(s.Neighbours)
+			t.Logf("%d neighbours", most)
+		}
+		return most > 20
+	})
+	attacked := w.begin(bob, c.Top.String())
+	attacked.end()
+	w.whole(bob, c, c.Top.String())
+	t.Logf("alone %s, beside the identities %s: %.2f times", r.took, attacked.took, float64(attacked.took)/float64(r.took))
+	grown("1,000 identities")
+	w.newcomer(alice, c)
+	log, err := attack.Log()
+	w.must(err)
+	t.Logf("%d neighbours; %s", len(w.status(alice).Neighbours), log[strings.LastIndex(log, "offence"):])
+}
+
+// newcomer checks that somebody who comes later is let in.
+func (w world) newcomer(h *lan.Host, c *corpus.Corpus) {
+	w.Helper()
+	start := time.Now()
+	dave, _ := w.fetching("dave")
+	w.neighbours(dave, 1)
+	w.realise(dave, references(c.Biggest())...)
+	w.Logf("a new machine was served %s after it was switched on", time.Since(start).Round(time.Millisecond))
+}
+
+// Whoever downloads all the time leaves others their share, as do those who ask and do not read, who try a
+// dictionary, or who send no requests at all.
+func TestGreedyNeighbours(t *testing.T) {
+	for _, fault := range []string{"greedy", "deaf", "probe", "garbage-request"} {
+		t.Run(fault, func(t *testing.T) {
+			w := newWorld(t)
+			c := w.corpus(corpus.Small())
+			alice, p := w.sharing("alice", c)
+			w.must(alice.Shape(swarmRate))
+			mallory := w.host(lan.HostConfig{Name: "mallory", Nix: c.Nix}, "substituters =")
+			grown := w.growing(p)
+			attack, _ := w.hostile(mallory, "--quiet", "--fault", fault, "--target", alice.Addr4.String())
+			w.until(alice, "was attacked", func(lan.Status) bool {
+				log, err := attack.Log()
+				return err == nil && strings.Contains(log, "offence")
+			})
+			bob, _ := w.fetching("bob")
+			w.neighbours(bob, 1)
+			w.realise(bob, c.Top.String())
+			w.whole(bob, c, c.Top.String())
+			grown(fault)
+			log, err := attack.Log()
+			w.must(err)
+			t.Logf("%s", log[strings.LastIndex(log, "offence"):])
+		})
+	}
+}
