@@ -126,49 +126,58 @@ func TestFloodOfFatAnnouncements(t *testing.T) {
 	grown("1,000 fat announcements")
 }
 
-// A thousand identities of one machine ask for all there is and read nothing. Who is honest gets its share.
+// A thousand identities of one machine ask for all there is and read nothing. Who is honest keeps its place, and gets
+// its share; and so does who comes later.
 func TestManyIdentitiesOfOneMachine(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
 	alice, p := w.sharing("alice", c)
-	carol, _ := w.fetching("carol")
+	_, url := w.upstream(c)
+	carol, _ := w.fetching("carol", url)
 	w.neighbours(carol, 1)
-	r := w.begin(carol, c.Top.String())
-	r.end()
+	alone := w.begin(carol, c.Top.String())
+	alone.end()
 	w.must(w.lan.Remove(carol))
-	bob, _ := w.fetching("bob")
+	bob, _ := w.fetching("bob", url)
 	w.neighbours(bob, 1)
 	grown := w.growing(p)
 
 	mallory := w.host(lan.HostConfig{Name: "mallory", Nix: c.Nix}, "substituters =")
 	attack, _ := w.hostile(mallory, "--quiet", "--fault", "identities", "--target", alice.Addr4.String())
-	most := 0
-	w.until(alice, "was connected to 20 more", func(s lan.Status) bool {
-		if len(s.Neighbours) > most {
-			most = len(s.Neighbours)
-			t.Logf("%d neighbours", most)
-		}
-		return most > 20
+	w.until(alice, "was connected to 20 more", func(s lan.Status) bool { return len(s.Neighbours) > 20 })
+	w.until(alice, "was tried by all", func(s lan.Status) bool {
+		log, err := attack.Log()
+		return err == nil && strings.Contains(log, ": 1000 identities tried")
 	})
-	attacked := w.begin(bob, c.Top.String())
-	attacked.end()
-	w.whole(bob, c, c.Top.String())
-	t.Logf("alone %s, beside the identities %s: %.2f times", r.took, attacked.took, float64(attacked.took)/float64(r.took))
+	for _, h := range []*lan.Host{bob, w.newcomer(url)} {
+		beside := w.begin(h, c.Top.String())
+		beside.end()
+		w.whole(h, c, c.Top.String())
+		s := w.status(h)
+		t.Logf("%s, beside the identities: %s, %.2f times as long as alone; %d of %d archives from narbor", h.Name, beside.took,
+			float64(beside.took)/float64(alone.took), s.Nix.NarsServed, len(c.Infos))
+		if s.Nix.NarsServed == 0 {
+			t.Errorf("%s got nothing from its neighbour", h.Name)
+		}
+	}
 	grown("1,000 identities")
-	w.newcomer(alice, c)
-	log, err := attack.Log()
-	w.must(err)
-	t.Logf("%d neighbours; %s", len(w.status(alice).Neighbours), log[strings.LastIndex(log, "offence"):])
+	connected := 0
+	for _, nb := range w.status(alice).Neighbours {
+		if at(nb.Addr, mallory) {
+			connected++
+		}
+	}
+	t.Logf("%d of them are connected", connected)
 }
 
-// newcomer checks that somebody who comes later is let in.
-func (w world) newcomer(h *lan.Host, c *corpus.Corpus) {
+// newcomer adds a machine and waits until it has found a neighbour.
+func (w world) newcomer(url string) *lan.Host {
 	w.Helper()
 	start := time.Now()
-	dave, _ := w.fetching("dave")
+	dave, _ := w.fetching("dave", url)
 	w.neighbours(dave, 1)
-	w.realise(dave, references(c.Biggest())...)
-	w.Logf("a new machine was served %s after it was switched on", time.Since(start).Round(time.Millisecond))
+	w.Logf("a new machine had a neighbour %s after it was switched on", time.Since(start).Round(time.Millisecond))
+	return dave
 }
 
 // Whoever downloads all the time leaves others their share, as do those who ask and do not read, who try a

@@ -201,8 +201,9 @@ func identities(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 		count = 1000
 	}
 	all := m.wanted(ctx)
-	var connected atomic.Int64
+	var connected, tried atomic.Int64
 	go m.report(ctx, f, info, "identities got in", &connected)
+	go m.report(ctx, f, info, "identities tried", &tried)
 	var running sync.WaitGroup
 	defer running.Wait()
 	slots := make(chan struct{}, 64) // handshakes at once
@@ -224,6 +225,7 @@ func identities(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 			err = h.Connect(dial, info)
 			cancel()
 			<-slots
+			tried.Add(1)
 			if err != nil {
 				return
 			}
