@@ -105,7 +105,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if err != nil {
 		return s, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeStateDir(dir); err != nil {
 		return s, fmt.Errorf("state directory: %w; give another by --state-dir", err)
 	}
 	if len(inherited) == 0 {
@@ -126,6 +126,18 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 		return s, err
 	}
 	return s, s.connect(c, dir)
+}
+
+// makeStateDir makes the directory unless it is there. Where every user may write, any could swap what is in it.
+func makeStateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	st, err := os.Stat(dir)
+	if err == nil && st.Mode()&0o002 != 0 {
+		err = fmt.Errorf("every user may write to %s: chmod o-w it", dir)
+	}
+	return err
 }
 
 // connect makes the parts that face neighbours and Nix.
