@@ -33,7 +33,7 @@ const (
 // could unpack. It begins with the first NAR of a closure: a dry run, which asks for narinfos alone, fetches
 // nothing. It ends with the last NAR, or when Nix goes away.
 type ahead struct {
-	budget int64 // bytes that may be fetched and not yet asked for; 0 or less: nothing is fetched ahead
+	budget int64 // bytes that may be fetched and not yet asked for, see fits; 0 or less: nothing is fetched ahead
 	fetch  func(ctx context.Context, m trust.Mapping) error
 	wake   chan struct{} // something has changed for the session; has room for one
 
@@ -46,6 +46,7 @@ type ahead struct {
 	ready    map[store.HashPart]int64 // sizes of what is here, or coming, and not yet asked for
 	pending  int64                    // their sum
 	serving  int                      // NARs on their way to Nix
+	waiting  int                      // of these, those that Nix waits for
 	conns    map[any]bool             // connections that Nix has open, as far as they are told
 	told     bool                     // they are
 	last     time.Time                // when Nix was last heard of
@@ -81,10 +82,12 @@ func (a *ahead) expect(m trust.Mapping) {
 	}
 }
 
-// begin takes note that Nix asks for a NAR, and sets the session going. The caller calls end when it is through.
+// begin takes note that Nix asks for a NAR, and sets the session going. The caller calls waited when it is here, or
+// will not come, and end when it is through.
 func (a *ahead) begin(hp store.HashPart) {
 	a.mu.Lock()
 	a.serving++
+	a.waiting++
 	a.last = time.Now()
 	delete(a.expected, hp)
 	if size, ok := a.ready[hp]; ok {
@@ -98,6 +101,13 @@ func (a *ahead) begin(hp store.HashPart) {
 	if start {
 		go a.run()
 	}
+	a.signal()
+}
+
+func (a *ahead) waited() {
+	a.mu.Lock()
+	a.waiting--
+	a.mu.Unlock()
 	a.signal()
 }
 
@@ -140,7 +150,7 @@ func (a *ahead) run() {
 	idle := time.NewTicker(aheadIdle / 4)
 	defer idle.Stop()
 	for {
-		m, ok := a.next(len(slots) < aheadParallel)
+		m, ok := a.next(len(slots))
 		if ok {
 			slots <- struct{}{}
 			fetches.Go(func() {
@@ -161,38 +171,47 @@ func (a *ahead) run() {
 	}
 }
 
-// next returns what to fetch next, if there is something and it fits into the budget.
-func (a *ahead) next(free bool) (trust.Mapping, bool) {
+// next returns what to fetch next, if there is something, and running fetches and the budget leave room for it.
+func (a *ahead) next(running int) (trust.Mapping, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !free {
+	if running >= aheadParallel || a.waiting > 0 && running > 0 { // what Nix waits for has the link
 		return trust.Mapping{}, false
 	}
 	if a.stale {
 		a.plan = order(a.expected, time.Now().Add(-aheadFresh))
 		a.stale = false
 	}
-	for len(a.plan) > 0 {
-		i := 0
-		if a.astray = !a.astray; a.astray && a.pending > 0 {
-			i = rand.IntN(min(len(a.plan), aheadSpread))
-		}
-		m := a.plan[i]
-		hp := m.Path().HashPart()
-		if _, ok := a.expected[hp]; !ok { // Nix was faster
-			a.plan = slices.Delete(a.plan, i, i+1)
-			continue
-		}
-		if a.pending > 0 && a.pending+m.NarSize() > a.budget {
-			return trust.Mapping{}, false
-		}
-		a.plan = slices.Delete(a.plan, i, i+1)
-		delete(a.expected, hp)
-		a.ready[hp] = m.NarSize()
-		a.pending += m.NarSize()
-		return m, true
+	for len(a.plan) > 0 && !a.isExpected(a.plan[0]) { // Nix was faster
+		a.plan = a.plan[1:]
 	}
-	return trust.Mapping{}, false
+	if len(a.plan) == 0 || !a.fits(a.plan[0]) { // others would take its room again and again, until Nix waits for it
+		return trust.Mapping{}, false
+	}
+	i := 0
+	if a.astray = !a.astray; a.astray && a.pending > 0 {
+		i = rand.IntN(min(len(a.plan), aheadSpread))
+	}
+	if m := a.plan[i]; !a.isExpected(m) || !a.fits(m) {
+		i = 0
+	}
+	m := a.plan[i]
+	a.plan = slices.Delete(a.plan, i, i+1)
+	delete(a.expected, m.Path().HashPart())
+	a.ready[m.Path().HashPart()] = m.NarSize()
+	a.pending += m.NarSize()
+	return m, true
+}
+
+func (a *ahead) isExpected(m trust.Mapping) bool {
+	_, ok := a.expected[m.Path().HashPart()]
+	return ok
+}
+
+// fits says whether the budget leaves room for m. A large one needs no more than half of it, or it would have to wait
+// until Nix has taken all the others, and then Nix for it.
+func (a *ahead) fits(m trust.Mapping) bool {
+	return a.pending == 0 || a.pending+min(m.NarSize(), a.budget/2) <= a.budget
 }
 
 // came takes note of how a fetch ended. One that failed is left to Nix, which will be told then.

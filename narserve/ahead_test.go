@@ -222,3 +222,70 @@ func TestDryRunsOfLongAgoDoNotHinderFetchingAhead(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+// A large NAR is not passed over for ever because small ones fill the budget.
+func TestAheadKeepsRoomForALargeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var infos []store.Info
+		for i := range 40 {
+			info, _ := w.add(t, fmt.Sprintf("leaf%02d", i), 1000)
+			infos = append(infos, info)
+		}
+		large, _ := w.add(t, "leaf10-large", 9000)
+		var log fetchLog
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys, Ahead: 12_000})
+		do(s, http.MethodGet, narinfoPath(large))
+		for _, info := range infos {
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		for _, info := range infos[:11] {
+			do(s, http.MethodGet, narPath(info))
+			synctest.Wait()
+		}
+		if got := log.take(); !slices.Contains(got, "leaf10-large") {
+			t.Errorf("fetched %q, and not leaf10-large, which Nix wants next", got)
+		}
+		time.Sleep(time.Minute)
+	})
+}
+
+// What Nix waits for shares the link with no more than one that it does not wait for.
+func TestWhatNixWaitsForComesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var infos []store.Info
+		for i := range 20 {
+			info, _ := w.add(t, fmt.Sprintf("leaf%02d", i), 1000)
+			infos = append(infos, info)
+		}
+		var log fetchLog
+		arrive := make(chan struct{})
+		src := log.of(w, func(ctx context.Context, name string) {
+			select {
+			case <-arrive:
+			case <-ctx.Done():
+			}
+		})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Ahead: 1 << 20})
+		for _, info := range infos {
+			do(s, http.MethodGet, narinfoPath(info))
+		}
+		asked := make(chan struct{})
+		go func() {
+			defer close(asked)
+			do(s, http.MethodGet, narPath(infos[0]))
+		}()
+		synctest.Wait()
+		if got := log.take(); len(got) != 2 || !slices.Contains(got, "leaf00") {
+			t.Errorf("while Nix waits for leaf00: fetched %q, want it and one more", got)
+		}
+		close(arrive)
+		<-asked
+		synctest.Wait()
+		if got := log.take(); len(got) != 18 {
+			t.Errorf("when Nix had it: fetched %q, want all that were left", got)
+		}
+		time.Sleep(time.Minute)
+	})
+}

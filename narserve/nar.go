@@ -70,7 +70,9 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 			n.done()
 		}
 	}()
-	if n.spooled, err = s.spooled(ctx, m); err != nil {
+	n.spooled, err = s.spooled(ctx, m)
+	s.ahead.waited()
+	if err != nil {
 		return reply{}, err
 	}
 	if n.file, err = n.spooled.Open(); err != nil {
