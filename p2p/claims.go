@@ -2,10 +2,14 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"narbor/store"
 )
@@ -24,7 +28,42 @@ const (
 	// wait and go out together: they would be answered after the others anyway, and what each message costs, on both
 	// sides, is ten times what another question in it costs.
 	maxAsked = 1
+	// maxTold bounds what is kept of a neighbour's claims that were not asked for, 512 KiB at most, and toldFresh for
+	// how long: Nix asks for what it is about to ask for within a moment.
+	maxTold, maxToldLen = 512, 1 << 10
+	toldFresh           = 5 * time.Second
 )
+
+// A toldClaim is a claim that was not asked for. It is judged when somebody asks.
+type toldClaim struct {
+	text string
+	at   time.Time
+}
+
+func newTold() *lru.Cache[store.HashPart, toldClaim] {
+	told, err := lru.New[store.HashPart, toldClaim](maxTold)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return told
+}
+
+// hear keeps a claim that was not asked for, unless it is long: those are few, and can be asked for.
+func (n *neighbour) hear(hp store.HashPart, text string) {
+	if len(text) <= maxToldLen {
+		n.told.Add(hp, toldClaim{text, time.Now()})
+	}
+}
+
+// recall answers with what the neighbour has said unasked a moment ago, and forgets it: the next time it is asked.
+func (n *neighbour) recall(hp store.HashPart) (text string, ok bool) {
+	c, ok := n.told.Peek(hp)
+	if !ok {
+		return "", false
+	}
+	n.told.Remove(hp)
+	return c.text, time.Since(c.at) < toldFresh
+}
 
 // isLate says whether the neighbour has been silent for so long that nobody should wait for it.
 func (n *neighbour) isLate() bool {
@@ -83,14 +122,16 @@ func (n *neighbour) askOn(ctx context.Context, batch []*lookup) (left []*lookup)
 			n.fail(batch, ctx.Err())
 			return nil
 		}
-		batch = n.more(batch)
-		if err := ex.ask(batch); err != nil && used {
+		if batch = n.more(batch); len(batch) == 0 {
+			<-turns
+		} else if err := ex.ask(batch); err != nil && used {
 			return batch
 		} else if err != nil {
 			n.fail(batch, err)
 			return nil
+		} else {
+			sent <- batch
 		}
-		sent <- batch
 		select {
 		case l := <-n.asks:
 			batch = []*lookup{l}
@@ -111,18 +152,30 @@ func (ex *exchange) ask(batch []*lookup) error {
 	return ex.send(r)
 }
 
-// more adds the questions that wait already, or are about to: who asks one often has others that are ready to run.
+// more adds the questions that wait already, or are about to: who asks one often has others that are ready to run. It
+// leaves out those that have been answered before they were asked.
 func (n *neighbour) more(batch []*lookup) []*lookup {
 	runtime.Gosched()
+	batch = slices.DeleteFunc(batch, n.answeredUnasked)
 	for len(batch) < maxClaims {
 		select {
 		case l := <-n.asks:
-			batch = append(batch, l)
+			if !n.answeredUnasked(l) {
+				batch = append(batch, l)
+			}
 		default:
 			return batch
 		}
 	}
 	return batch
+}
+
+func (n *neighbour) answeredUnasked(l *lookup) bool {
+	text, ok := n.recall(l.hp)
+	if ok {
+		l.answered(reply{n, text, nil})
+	}
+	return ok
 }
 
 // readClaims answers each question of a batch exactly once. It returns false if the stream is of no more use.
@@ -137,6 +190,13 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) bool {
 			return false
 		}
 		l.answered(reply{n, text, nil})
+	}
+	if err := readFurther(ex.br, n.hear); err != nil {
+		ex.Reset()
+		if errors.Is(err, errWire) {
+			batch[0].node.strike(n.id, err.Error())
+		}
+		return false
 	}
 	return true
 }

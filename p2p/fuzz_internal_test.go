@@ -141,3 +141,17 @@ func mayBeAnnounced(m ma.Multiaddr) bool {
 	}
 	return false
 }
+
+func FuzzReadFurther(f *testing.F) {
+	f.Add(appendFurther(f, goldenFurther()))
+	f.Add(appendFurther(f, nil))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		all, err := readAllFurther(in)
+		if err != nil {
+			return
+		}
+		if out := appendFurther(t, all); !bytes.HasPrefix(in, out) {
+			t.Errorf("readFurther accepted %x, but %+v is written as %x", in, all, out)
+		}
+	})
+}

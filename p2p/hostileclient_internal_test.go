@@ -220,7 +220,7 @@ func TestSharedNARsAreClosedOnce(t *testing.T) {
 		infos = append(infos, info)
 	}
 	src := &counted{Source: mem, t: t}
-	sh := &sharer{sources: []store.Source{src}, keys: s.keys, open: map[narKey]*openNAR{}}
+	sh := newSharer([]store.Source{src}, s.keys)
 	var readers sync.WaitGroup
 	for range 16 {
 		readers.Go(func() {

@@ -124,6 +124,10 @@ func (l *lookup) ask(neighbours []*neighbour) {
 	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(infoTimeout, l.expire)
 	for _, nb := range neighbours {
+		if text, ok := nb.recall(l.hp); ok {
+			l.unjudged = append(l.unjudged, reply{nb, text, nil})
+			continue
+		}
 		select {
 		case nb.asks <- l:
 			l.owed = append(l.owed, owed{nb, !nb.isLate()})

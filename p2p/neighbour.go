@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -44,8 +45,9 @@ type neighbour struct {
 	host  host.Host
 	since time.Time
 	tally *tally
-	asks  chan *lookup  // who want to know what it says
-	done  chan struct{} // closed when the neighbour is gone
+	asks  chan *lookup                          // who want to know what it says
+	told  *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
+	done  chan struct{}                         // closed when the neighbour is gone
 
 	busy atomic.Int32 // blocks asked for and not yet here
 	late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has

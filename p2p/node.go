@@ -119,7 +119,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		sharer:   &sharer{sources: share, keys: cfg.ShareKeys, open: map[narKey]*openNAR{}},
+		sharer:   newSharer(share, cfg.ShareKeys),
 		turns:    newTurns(maxServing),
 		places:   addrTurns{all: map[netip.Addr]*addrTurn{}},
 		findings: findings,
@@ -229,7 +229,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		h.Network().Connectedness(id) != network.Connected {
 		return
 	}
-	nb := &neighbour{id: id, host: h, since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), done: make(chan struct{})}
+	nb := &neighbour{id: id, host: h, since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), done: make(chan struct{})}
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {

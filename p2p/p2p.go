@@ -1,7 +1,8 @@
 // Package p2p finds the neighbours that run narbor, asks them what they have, and fetches NARs from them. What
 // it returns has been checked: a [trust.Mapping] from [Node.Lookup], and from [Node.Fetch] an archive whose every
 // byte was hashed against one. Bytes leave the package in no other way. In the other direction a neighbour is
-// told only of paths that an upstream has signed, and only if it asks for exactly that path.
+// told only of paths that an upstream has signed, and only if it asks for exactly that path, or has been told of one
+// that refers to it.
 //
 // # Wire format
 //
@@ -24,6 +25,14 @@
 //
 //	uvarint  length of the claim, at most [store.MaxInfoLen]; 0 is "not here", whatever the reason
 //	...      the claim: narinfo text with StorePath, NarHash, NarSize, References and Sig lines, and nothing else
+//
+// Then come claims that were not asked for: about references of the paths in claims before them, for they are what
+// Nix asks about next. Nobody owes them, and nobody need keep them. There are at most [maxFurther] in an answer,
+// with at most [maxFurtherLen] bytes of text:
+//
+//	uvarint  length of the claim; 0 ends the answer
+//	20 bytes hash part
+//	...      the claim, as above
 //
 // Block asks for one block of a NAR. Blocks are numbered from 0 and hold [store.BlockSize] bytes, the last one
 // what is left. The hash part tells the holder where to look, the CID what the asker will accept:

@@ -140,20 +140,24 @@ func (p *probing) found() {
 	}
 }
 
-// claimTo is the claim about a hash part that a peer gets, or "".
-func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (string, error) {
+// claimTo is the claim about a hash part that a peer gets.
+func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (sharedClaim, error) {
 	if !n.mayLook(t, narMisses) {
-		return "", store.ErrNotFound
+		return sharedClaim{}, store.ErrNotFound
 	}
-	text, err := n.sharer.claimText(ctx, hp)
+	c, err := n.sharer.sharedClaim(ctx, hp)
 	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
 		t.probing.found()
 	}
-	return text, err
+	return c, err
 }
 
 // refuse answers a request with "not here", for each thing that it asks for.
 func refuse(bw *bufio.Writer, r request) error {
-	_, err := bw.Write(make([]byte, len(r.hashParts)))
+	b := make([]byte, len(r.hashParts), len(r.hashParts)+1)
+	if r.kind == askClaims {
+		b = append(b, 0) // nothing further
+	}
+	_, err := bw.Write(b)
 	return err
 }

@@ -69,7 +69,7 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 	before := g.src.infos.Load()
 	var out bytes.Buffer
 	bw := bufio.NewWriter(&out)
-	if err := g.answerClaims(g.t.Context(), g.peer, bw, request{kind: askClaims, hashParts: hps}); err != nil {
+	if err := g.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)}, request{kind: askClaims, hashParts: hps}); err != nil {
 		g.t.Fatalf("answerClaims = %v", err)
 	}
 	bw.Flush()
@@ -82,6 +82,9 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 		if text != "" {
 			claims++
 		}
+	}
+	if err := readFurther(br, func(hp store.HashPart, _ string) { g.t.Errorf("%s was told, too", hp) }); err != nil {
+		g.t.Fatalf("readFurther = %v", err)
 	}
 	if n, _ := io.Copy(io.Discard, br); n > 0 {
 		g.t.Errorf("%d bytes follow the answer", n)
@@ -166,7 +169,7 @@ func TestBlocksCannotBeProbedEither(t *testing.T) {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
 			r := request{kind: kind, hashParts: []store.HashPart{hp}, nar: g.info.NarHash}
-			if err := g.answer(t.Context(), connNowhere{}, g.peer, bw, r); err != nil {
+			if err := g.answer(t.Context(), connNowhere{}, g.peer, answers{bw, new(toldParts)}, r); err != nil {
 				t.Fatalf("answer = %v", err)
 			}
 			bw.Flush()

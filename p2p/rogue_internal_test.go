@@ -138,7 +138,7 @@ func (g *rogue) writeClaims(s network.Stream, r request) error {
 		}
 		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
 	}
-	_, err := s.Write(out)
+	_, err := s.Write(append(out, 0))
 	return err
 }
 

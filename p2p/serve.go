@@ -39,12 +39,13 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	defer stop()
 	br := bufio.NewReader(s)
 	bw := bufio.NewWriterSize(stallWriter{s}, 4<<10)
+	var told toldParts
 	t := n.tallyOf(s.Conn().RemotePeer())
 	n.asks(t, s.Conn())
 	for {
 		r, err := readRequest(br)
 		if err == nil {
-			err = n.answer(ctx, s.Conn(), t, bw, r)
+			err = n.answer(ctx, s.Conn(), t, answers{bw, &told}, r)
 		}
 		if err == nil && (br.Buffered() == 0 || r.kind == askClaims) {
 			err = bw.Flush() // otherwise together with the next answer; claims are waited for
@@ -65,7 +66,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
-func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
 	addr, _ := ipOf(conn.RemoteMultiaddr())
 	place := n.places.enter(addr)
 	defer n.places.leave(addr)
@@ -77,29 +78,15 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, bw *bufi
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	if n.sharer.off.Load() || r.kind != askClaims && !n.mayLook(t, 0) {
-		return refuse(bw, r)
+		return refuse(w.Writer, r)
 	}
 	switch r.kind {
 	case askClaims:
-		return n.answerClaims(ctx, t, bw, r)
+		return n.answerClaims(ctx, t, w, r)
 	case askManifest:
-		return n.answerManifest(ctx, t, bw, r)
+		return n.answerManifest(ctx, t, w.Writer, r)
 	}
-	return n.answerBlock(ctx, conn, t, bw, r)
-}
-
-func (n *Node) answerClaims(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
-	for _, hp := range r.hashParts {
-		text, err := n.claimTo(ctx, t, hp)
-		n.noteHealth(hp, err)
-		if text != "" {
-			t.claimsSent.Add(1)
-		}
-		if _, err := bw.Write(append(binary.AppendUvarint(nil, uint64(len(text))), text...)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return n.answerBlock(ctx, conn, t, w.Writer, r)
 }
 
 func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {

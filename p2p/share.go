@@ -3,11 +3,12 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 
 	"narbor/store"
 	"narbor/trust"
@@ -32,6 +33,8 @@ type sharer struct {
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
 
+	checked *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
+
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR
 }
@@ -51,42 +54,6 @@ type openNAR struct {
 	refs int       // guarded by sharer.mu
 	used time.Time // guarded by sharer.mu
 	dead bool      // guarded by sharer.mu; out of the table, to be closed by its last reader
-}
-
-// claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing.
-func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, store.Source, error) {
-	var failed error
-	for _, src := range s.sources {
-		if s.off.Load() {
-			break
-		}
-		info, err := src.Info(ctx, hp)
-		if err != nil {
-			if !errors.Is(err, store.ErrNotFound) {
-				failed = err
-			}
-			continue
-		}
-		m, err := s.keys.Check(info)
-		if err == nil && m.SignedBy() != "" && m.Path().HashPart() == hp {
-			return m, src, nil
-		}
-	}
-	if failed != nil {
-		return trust.Mapping{}, nil, failed
-	}
-	return trust.Mapping{}, nil, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
-}
-
-// claimText is what is sent about a hash part: the signed claim without what no signature covers, or "".
-func (s *sharer) claimText(ctx context.Context, hp store.HashPart) (string, error) {
-	m, _, err := s.claim(ctx, hp)
-	if err != nil {
-		return "", err
-	}
-	info := m.Info()
-	info.CA, info.Deriver = "", store.Path{}
-	return info.String(), nil
 }
 
 // acquire opens a NAR, or finds it open. The caller calls release once it has read what it wants.

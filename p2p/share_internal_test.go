@@ -132,7 +132,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	sh := &sharer{sources: []store.Source{mem}, keys: s.keys, open: map[narKey]*openNAR{}}
+	sh := newSharer([]store.Source{mem}, s.keys)
 	digests := 0
 	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func(store.Hash) error {
 		if digests++; digests == 3 {

@@ -23,6 +23,10 @@ const (
 	// maxRequestLen is the longest request in bytes, its length prefix not counted: a full claims request.
 	maxRequestLen = 1 + maxClaims*hashPartBytes
 
+	// maxFurther is how many claims an answer may hold that were not asked for, and maxFurtherLen how many bytes their
+	// texts may have together: two rounds of Nix's, which asks for 25 paths at a time, in less than a window of yamux's.
+	maxFurther, maxFurtherLen = 64, 32 << 10
+
 	hashPartBytes = 20
 	cidBytes      = 36
 )
@@ -155,6 +159,33 @@ func readClaim(br *bufio.Reader) (string, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return string(text), err
+}
+
+// writeFurther writes a claim that was not asked for.
+func writeFurther(bw *bufio.Writer, hp store.HashPart, text string) error {
+	raw := hp.Bytes()
+	b := append(binary.AppendUvarint(nil, uint64(len(text))), raw[:]...)
+	_, err := bw.Write(append(b, text...))
+	return err
+}
+
+// readFurther reads the claims that follow what was asked for, and hands each to tell.
+func readFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) error {
+	for left, room := maxFurther, maxFurtherLen; ; left-- {
+		n, err := readUvarint(br, uint64(room))
+		if err != nil || n == 0 {
+			return noEOF(err)
+		}
+		if left == 0 {
+			return fmt.Errorf("%w: more than %d claims not asked for", errWire, maxFurther)
+		}
+		b := make([]byte, hashPartBytes+n)
+		if _, err := io.ReadFull(br, b); err != nil {
+			return noEOF(err)
+		}
+		room -= n
+		tell(store.HashPartFromBytes([hashPartBytes]byte(b)), string(b[hashPartBytes:]))
+	}
 }
 
 // readBlock reads the answer to a block request into block, whose length is the block's, and returns how many bytes

@@ -70,6 +70,86 @@ func TestGoldenRequests(t *testing.T) {
 	}
 }
 
+// goldenFurther is claims that were not asked for, and their end.
+func goldenFurther() []furtherClaim {
+	return []furtherClaim{{partA, "StorePath: " + store.Dir + "/" + string(partA) + "-a\n"}, {partB, "x"}}
+}
+
+type furtherClaim struct {
+	hp   store.HashPart
+	text string
+}
+
+func appendFurther(t testing.TB, all []furtherClaim) []byte {
+	var b bytes.Buffer
+	bw := bufio.NewWriter(&b)
+	for _, c := range all {
+		if err := writeFurther(bw, c.hp, c.text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bw.WriteByte(0)
+	bw.Flush()
+	return b.Bytes()
+}
+
+func readAllFurther(in []byte) (got []furtherClaim, err error) {
+	err = readFurther(bufio.NewReader(bytes.NewReader(in)), func(hp store.HashPart, text string) {
+		got = append(got, furtherClaim{hp, text})
+	})
+	return got, err
+}
+
+func TestGoldenFurtherClaims(t *testing.T) {
+	file, want := filepath.Join("testdata", "wire", "further.hex"), goldenFurther()
+	if *update {
+		if err := os.WriteFile(file, []byte(hex.EncodeToString(appendFurther(t, want))+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := appendFurther(t, want); !bytes.Equal(got, answer) {
+		t.Errorf("further claims are %x, want %x", got, answer)
+	}
+	if got, err := readAllFurther(answer); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("readFurther = %+v, %v, want %+v", got, err, want)
+	}
+	for cut := range answer {
+		if got, err := readAllFurther(answer[:cut]); err != io.ErrUnexpectedEOF {
+			t.Errorf("readFurther(cut at %d) = %+v, %v, want unexpected EOF", cut, got, err)
+		}
+	}
+}
+
+func TestFurtherClaimsHaveLimits(t *testing.T) {
+	text := strings.Repeat("x", maxFurtherLen/4)
+	many := make([]furtherClaim, maxFurther+1)
+	for i := range many {
+		many[i] = furtherClaim{partA, "x"}
+	}
+	for _, c := range []struct {
+		name string
+		all  []furtherClaim
+		want error
+	}{
+		{"as many as may be", many[1:], nil},
+		{"one too many", many, errWire},
+		{"as long as may be", []furtherClaim{{partA, text}, {partA, text}, {partA, text}, {partA, text}}, nil},
+		{"a byte too long", []furtherClaim{{partA, text}, {partA, text}, {partA, text}, {partA, text}, {partA, "x"}}, errWire},
+	} {
+		if got, err := readAllFurther(appendFurther(t, c.all)); !errors.Is(err, c.want) {
+			t.Errorf("%s: readFurther = %d claims, %v, want %v", c.name, len(got), err, c.want)
+		}
+	}
+}
+
 func TestReadRequestRefuses(t *testing.T) {
 	good := appendRequest(nil, request{kind: askBlock, hashParts: []store.HashPart{partA}, nar: narHash(t), block: 5})
 	frame := func(body ...byte) []byte { return append([]byte{byte(len(body))}, body...) }

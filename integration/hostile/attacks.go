@@ -175,6 +175,9 @@ func probe(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 					hits.Add(1)
 				}
 			}
+			if err := skipFurther(br); err != nil {
+				return err
+			}
 		}
 	})
 }

@@ -132,3 +132,19 @@ func skipBlock(br *bufio.Reader) (int, error) {
 	}
 	return br.Discard(int(n))
 }
+
+// skipFurther reads the claims that were not asked for.
+func skipFurther(br *bufio.Reader) error {
+	for {
+		n, err := binary.ReadUvarint(br)
+		if err != nil || n == 0 {
+			return err
+		}
+		if n > maxFrame {
+			return errors.New("claim")
+		}
+		if _, err := br.Discard(20 + int(n)); err != nil {
+			return err
+		}
+	}
+}

@@ -224,7 +224,8 @@ func (m *machine) answerClaims(ctx context.Context, s network.Stream, r request)
 			return err
 		}
 	}
-	return nil
+	_, err := s.Write([]byte{0}) // nothing but what was asked for
+	return err
 }
 
 func (m *machine) answerManifest(ctx context.Context, s network.Stream, r request) error {

@@ -1,0 +1,287 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"narbor/store"
+)
+
+// chain makes a closure of count paths, each of which refers to the next.
+func (s signer) chain(t testing.TB, name string, count int) []store.Info {
+	t.Helper()
+	var infos []store.Info
+	for i := range count {
+		part := sha256.Sum256(fmt.Appendf(nil, "%s %d", name, i))
+		path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		infos = append(infos, store.Info{Path: path, NarHash: part, NarSize: 8})
+	}
+	for i := range infos {
+		refs := ""
+		if i+1 < count {
+			infos[i].References = []store.Path{infos[i+1].Path}
+			refs = infos[i+1].Path.String()
+		}
+		sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", infos[i].Path, infos[i].NarHash, infos[i].NarSize, refs))
+		if err != nil {
+			t.Fatal(err)
+		}
+		infos[i].Signatures = []string{sig.String()}
+	}
+	return infos
+}
+
+// withFurther answers what is asked with info and nothing else, and adds further claims.
+func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(network.Stream, request) error {
+	return func(s network.Stream, r request) error {
+		asked.Add(int64(len(r.hashParts)))
+		var out bytes.Buffer
+		for _, hp := range r.hashParts {
+			text := ""
+			if hp == g.info.Path.HashPart() {
+				text = g.info.String()
+			}
+			out.Write(binary.AppendUvarint(nil, uint64(len(text))))
+			out.WriteString(text)
+		}
+		for _, c := range further {
+			raw := c.hp.Bytes()
+			out.Write(append(binary.AppendUvarint(nil, uint64(len(c.text))), raw[:]...))
+			out.WriteString(c.text)
+		}
+		out.WriteByte(0)
+		_, err := s.Write(out.Bytes())
+		return err
+	}
+}
+
+// lookupAndHear looks a path up and waits until what its neighbour says beside the answer has come.
+func lookupAndHear(t *testing.T, n *Node, hp store.HashPart) {
+	t.Helper()
+	if _, err := n.Lookup(t.Context(), hp); err != nil {
+		t.Fatalf("Lookup(%s) = %v", hp, err)
+	}
+	n.Lookup(t.Context(), partB) // its answer comes after that, and nobody has it
+}
+
+func TestClosureComesWithItsFirstPath(t *testing.T) {
+	s := newSigner(t)
+	infos := s.chain(t, "chain", 5)
+	g := &rogue{info: infos[0]}
+	var asked atomic.Int64
+	var further []furtherClaim
+	for _, info := range infos[1:] {
+		further = append(further, furtherClaim{info.Path.HashPart(), info.String()})
+	}
+	g.claims = g.withFurther(&asked, further...)
+	n, _ := runNode(t, s, nil, g.start(t))
+	lookupAndHear(t, n, infos[0].Path.HashPart())
+	before := asked.Load()
+	for _, info := range infos[1:] {
+		m, err := n.Lookup(t.Context(), info.Path.HashPart())
+		if err != nil || m.Path() != info.Path {
+			t.Errorf("Lookup(%s) = %v, %v, want it", info.Path, m.Path(), err)
+		}
+		if got := n.known(m); len(got) != 1 || got[0].id != g.ID() {
+			t.Errorf("holders of %s are %v, want who told of it", info.Path, got)
+		}
+	}
+	if got := asked.Load() - before; got != 0 {
+		t.Errorf("%d questions were asked, want none", got)
+	}
+}
+
+func TestEveryNeighbourIsAskedWhoHasNotTold(t *testing.T) {
+	s := newSigner(t)
+	infos := s.chain(t, "chain", 2)
+	teller, other := &rogue{info: infos[0]}, (&rogue{info: infos[1]}).start(t)
+	var asked atomic.Int64
+	teller.claims = teller.withFurther(&asked, furtherClaim{infos[1].Path.HashPart(), infos[1].String()})
+	n, _ := runNode(t, s, nil, teller.start(t), other)
+	lookupAndHear(t, n, infos[0].Path.HashPart())
+	m, err := n.Lookup(t.Context(), infos[1].Path.HashPart())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.holders(t.Context(), m, true); len(got) == 0 {
+		t.Error("nobody has it")
+	}
+	if got := n.known(m); len(got) != 1 || got[0].id != other.ID() { // asked anew, the teller says no
+		t.Errorf("holders are %v, want the other one", got)
+	}
+}
+
+func TestForgedFurtherClaimsAreNotBelieved(t *testing.T) {
+	s := newSigner(t)
+	infos := s.chain(t, "chain", 3)
+	forged := infos[1]
+	forged.NarHash[0]++
+	g := &rogue{info: infos[0]}
+	var asked atomic.Int64
+	g.claims = g.withFurther(&asked, furtherClaim{forged.Path.HashPart(), forged.String()},
+		furtherClaim{infos[2].Path.HashPart(), infos[1].String()}) // the second is about another path
+	honest := (&rogue{info: infos[1]}).start(t)
+	n, _ := runNode(t, s, nil, g.start(t), honest)
+	lookupAndHear(t, n, infos[0].Path.HashPart())
+	if m, err := n.Lookup(t.Context(), infos[1].Path.HashPart()); err != nil || m.NarHash() != infos[1].NarHash {
+		t.Errorf("Lookup(%s) = %v, %v, want the honest one's", infos[1].Path, m.NarHash(), err)
+	}
+	if m, err := n.Lookup(t.Context(), infos[2].Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", infos[2].Path, m.Path(), err)
+	}
+	if got := strikesOf(n, g); got != 2 {
+		t.Errorf("the liar has %d strikes, want 2", got)
+	}
+	if got := strikesOf(n, honest); got != 0 {
+		t.Errorf("the honest one has %d strikes", got)
+	}
+}
+
+func TestFloodOfFurtherClaims(t *testing.T) {
+	s := newSigner(t)
+	infos := s.chain(t, "chain", 1)
+	g := &rogue{info: infos[0]}
+	var asked atomic.Int64
+	flood := make([]furtherClaim, 10*maxFurther)
+	for i := range flood {
+		flood[i] = furtherClaim{partA, "x"}
+	}
+	g.claims = g.withFurther(&asked, flood...)
+	n, _ := runNode(t, s, nil, g.start(t))
+	nb := n.neighbours()[0]
+	if _, err := n.Lookup(t.Context(), infos[0].Path.HashPart()); err != nil {
+		t.Fatal(err)
+	}
+	n.Lookup(t.Context(), partB) // on a new stream
+	if strikesOf(n, g) == 0 {
+		t.Error("it has no strike")
+	}
+	for i := range 3 * maxTold {
+		nb.hear(store.HashPartFromBytes([20]byte{byte(i), byte(i >> 8)}), "x")
+	}
+	nb.hear(partA, strings.Repeat("x", maxToldLen+1))
+	if _, kept := nb.told.Peek(partA); nb.told.Len() > maxTold || kept {
+		t.Errorf("%d claims are kept, want at most %d; the long one: %v", nb.told.Len(), maxTold, kept)
+	}
+}
+
+// shared reads a node's answer to a question.
+func shared(t *testing.T, n *Node, g *rogue, parts ...store.HashPart) (claims []string, further []furtherClaim) {
+	t.Helper()
+	s := g.dial(t, n)
+	defer s.Reset()
+	return sharedOn(t, &exchange{Stream: s, stall: readStall}, parts...)
+}
+
+func sharedOn(t *testing.T, ex *exchange, parts ...store.HashPart) (claims []string, further []furtherClaim) {
+	t.Helper()
+	if err := ex.send(request{kind: askClaims, hashParts: parts}); err != nil {
+		t.Fatal(err)
+	}
+	br := bufio.NewReader(ex)
+	for range parts {
+		text, err := readClaim(br)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims = append(claims, text)
+	}
+	if err := readFurther(br, func(hp store.HashPart, text string) { further = append(further, furtherClaim{hp, text}) }); err != nil {
+		t.Fatal(err)
+	}
+	return claims, further
+}
+
+func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
+	s := newSigner(t)
+	infos := s.chain(t, "chain", maxFurther+10)
+	mem := store.NewMem()
+	unsigned := 3
+	for i, info := range infos {
+		if i == unsigned {
+			info.Signatures = nil
+		}
+		mem.Add(info, make([]byte, 8))
+	}
+	alone := s.chain(t, "alone", 1)[0]
+	mem.Add(alone, make([]byte, 8))
+	n, _ := runNode(t, s, []store.Source{mem})
+	g := (&rogue{}).start(t)
+
+	claims, further := shared(t, n, g, infos[0].Path.HashPart(), partB)
+	if claims[0] != infos[0].String() || claims[1] != "" {
+		t.Errorf("claims are %q, want the first and nothing", claims)
+	}
+	for i, c := range further { // not the unsigned one, nor what only it leads to
+		if want := infos[i+1]; c.hp != want.Path.HashPart() || c.text != want.String() {
+			t.Errorf("further claim %d is %+v, want %s", i, c, want.Path)
+		}
+	}
+	if len(further) != unsigned-1 {
+		t.Errorf("%d further claims, want %d", len(further), unsigned-1)
+	}
+	if _, further = shared(t, n, g, infos[unsigned+1].Path.HashPart()); len(further) != maxFurther {
+		t.Errorf("%d further claims of a long closure, want %d", len(further), maxFurther)
+	}
+	stream := g.dial(t, n)
+	defer stream.Reset()
+	ex := &exchange{Stream: stream, stall: readStall}
+	for i, want := range []int{unsigned - 1, 0} {
+		if _, further = sharedOn(t, ex, infos[0].Path.HashPart()); len(further) != want {
+			t.Errorf("asked for the %d. time on a stream: %d further claims, want %d", i+1, len(further), want)
+		}
+	}
+}
+
+// changing is a source whose claims change.
+type changing struct {
+	store.Source
+	info atomic.Pointer[store.Info]
+}
+
+func (c *changing) Info(context.Context, store.HashPart) (store.Info, error) {
+	return *c.info.Load(), nil
+}
+
+func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
+	s, other := newSigner(t), newSigner(t)
+	info, _ := s.sign(t, "path", random(10))
+	src := &changing{}
+	src.info.Store(&info)
+	sh := newSharer([]store.Source{src}, s.keys)
+	claim := func() error {
+		_, _, err := sh.claim(t.Context(), info.Path.HashPart())
+		return err
+	}
+	for range 2 {
+		if err := claim(); err != nil {
+			t.Fatalf("claim = %v", err)
+		}
+	}
+	altered := info
+	altered.NarSize++
+	src.info.Store(&altered)
+	if err := claim(); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("claim of another size = %v, want ErrNotFound", err)
+	}
+	src.info.Store(&info)
+	sh.keys = other.keys
+	if err := claim(); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("claim under other keys = %v, want ErrNotFound", err)
+	}
+}

@@ -1,0 +1,205 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// claimsAtOnce is how many claims are made before they are sent, on as many processors as there are: a signature
+	// takes some 50 µs to verify, and the asker, who does the same, begins with the first while the next are made.
+	claimsAtOnce = 32
+	// maxChecked bounds the memory of verified signatures, at about 1 KiB each, and maxCheckedRefs what one may take.
+	maxChecked, maxCheckedRefs = 4096, 64
+	// toldFor is for how long a neighbour is trusted to remember what it was told unasked, and maxToldParts for how
+	// many paths. It asks for what it has forgotten.
+	toldFor, maxToldParts = 30 * time.Second, 4096
+)
+
+// checkedInfo is a claim of a source's, and what was found when its signatures were verified.
+type checkedInfo struct {
+	info store.Info
+	m    trust.Mapping
+}
+
+func newSharer(sources []store.Source, keys *trust.Keys) *sharer {
+	checked, err := lru.New[store.HashPart, checkedInfo](maxChecked)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return &sharer{sources: sources, keys: keys, open: map[narKey]*openNAR{}, checked: checked}
+}
+
+// claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing.
+func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, store.Source, error) {
+	var failed error
+	for _, src := range s.sources {
+		if s.off.Load() {
+			break
+		}
+		info, err := src.Info(ctx, hp)
+		if err != nil {
+			if !errors.Is(err, store.ErrNotFound) {
+				failed = err
+			}
+			continue
+		}
+		m, err := s.check(hp, info)
+		if err == nil && m.SignedBy() != "" && m.Path().HashPart() == hp {
+			return m, src, nil
+		}
+	}
+	if failed != nil {
+		return trust.Mapping{}, nil, failed
+	}
+	return trust.Mapping{}, nil, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
+}
+
+// check verifies the signatures of a claim, unless it has done so before, and neither claim nor keys have changed.
+func (s *sharer) check(hp store.HashPart, info store.Info) (trust.Mapping, error) {
+	if c, ok := s.checked.Get(hp); ok && sameSigned(c.info, info) && s.keys.Trusts(c.m) {
+		return c.m, nil
+	}
+	m, err := s.keys.Check(info)
+	if err == nil && m.SignedBy() != "" && len(info.References) <= maxCheckedRefs {
+		s.checked.Add(hp, checkedInfo{info, m})
+	}
+	return m, err
+}
+
+func sameSigned(a, b store.Info) bool {
+	return a.Path == b.Path && a.NarHash == b.NarHash && a.NarSize == b.NarSize && a.CA == b.CA &&
+		slices.Equal(a.References, b.References) && slices.Equal(a.Signatures, b.Signatures)
+}
+
+// A sharedClaim is what is told about a hash part: the signed claim without what no signature covers, or "".
+type sharedClaim struct {
+	text string
+	refs []store.Path
+}
+
+func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClaim, error) {
+	m, _, err := s.claim(ctx, hp)
+	if err != nil {
+		return sharedClaim{}, err
+	}
+	info := m.Info()
+	info.CA, info.Deriver = "", store.Path{}
+	return sharedClaim{info.String(), info.References}, nil
+}
+
+// sharedClaims makes several claims at once.
+func (n *Node) sharedClaims(parts []store.HashPart, claim func(store.HashPart) (sharedClaim, error)) []sharedClaim {
+	out := make([]sharedClaim, len(parts))
+	var next atomic.Int64
+	work := func() {
+		for i := int(next.Add(1)) - 1; i < len(parts); i = int(next.Add(1)) - 1 {
+			c, err := claim(parts[i])
+			n.noteHealth(parts[i], err)
+			out[i] = c
+		}
+	}
+	var helpers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(parts)/4) - 1 {
+		helpers.Go(work)
+	}
+	work()
+	helpers.Wait()
+	return out
+}
+
+// answers is where the answers on a stream go, and what has been told there.
+type answers struct {
+	*bufio.Writer
+	told *toldParts
+}
+
+// toldParts is what was told on a stream, so that it is not told again unasked.
+type toldParts struct {
+	since time.Time
+	parts map[store.HashPart]bool
+}
+
+// add notes that a hash part is told now, and says whether that was news.
+func (t *toldParts) add(hp store.HashPart) bool {
+	if len(t.parts) >= maxToldParts || time.Since(t.since) > toldFor {
+		t.since, t.parts = time.Now(), map[store.HashPart]bool{}
+	}
+	news := !t.parts[hp]
+	t.parts[hp] = true
+	return news
+}
+
+func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r request) error {
+	var buf []byte
+	var refs []store.Path
+	ask := func(hp store.HashPart) (sharedClaim, error) { return n.claimTo(ctx, t, hp) }
+	for part := range slices.Chunk(r.hashParts, claimsAtOnce) {
+		buf = buf[:0]
+		for i, c := range n.sharedClaims(part, ask) {
+			buf = append(binary.AppendUvarint(buf, uint64(len(c.text))), c.text...)
+			if c.text == "" {
+				continue
+			}
+			t.claimsSent.Add(1)
+			w.told.add(part[i])
+			if len(refs) < maxFurther {
+				refs = append(refs, c.refs...)
+			}
+		}
+		if _, err := w.Write(buf); err != nil {
+			return err
+		}
+	}
+	if err := n.tellFurther(ctx, t, w, refs); err != nil {
+		return err
+	}
+	return w.WriteByte(0)
+}
+
+// tellFurther tells of what the asker is likely to ask next, breadth first as Nix does: the references of what it has
+// been told, and theirs. That is no more than it could ask about, for it knows the references of a claim.
+func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []store.Path) error {
+	add := func(hp store.HashPart) (sharedClaim, error) { return n.sharer.sharedClaim(ctx, hp) }
+	for left, room := maxFurther, maxFurtherLen; ; {
+		var part []store.HashPart
+		for ; len(refs) > 0 && len(part) < min(left, claimsAtOnce); refs = refs[1:] {
+			if hp := refs[0].HashPart(); w.told.add(hp) {
+				part = append(part, hp)
+			}
+		}
+		if len(part) == 0 {
+			return nil
+		}
+		left -= len(part)
+		if err := w.Flush(); err != nil { // somebody waits for what was asked
+			return err
+		}
+		for i, c := range n.sharedClaims(part, add) {
+			if c.text == "" || len(c.text) > room {
+				continue
+			}
+			room -= len(c.text)
+			t.claimsSent.Add(1)
+			if err := writeFurther(w.Writer, part[i], c.text); err != nil {
+				return err
+			}
+			if len(refs) < maxFurther {
+				refs = append(refs, c.refs...)
+			}
+		}
+	}
+}
