@@ -33,6 +33,7 @@ type fetch struct {
 	excluded map[peer.ID]bool
 	failures map[peer.ID]int // how often one has failed; [lied] or more if it has lied
 	err      error           // the draft cannot be written
+	crowd    crowd
 }
 
 type blockState byte
@@ -45,20 +46,22 @@ const (
 )
 
 type block struct {
-	state  blockState
-	copies int       // how many were asked for it and have not answered
-	from   peer.ID   // asked: who was asked last; done: who sent it
-	due    time.Time // asked: when it was expected
+	state   blockState
+	relayed bool      // done: whoever sent it has not verified it
+	copies  int       // how many were asked for it and have not answered
+	from    peer.ID   // asked: who was asked last; done: who sent it
+	due     time.Time // asked: when it was expected
 }
 
-func newFetch(n *Node, m trust.Mapping, draft *store.Draft, holders []*neighbour) *fetch {
+func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
 	blocks := make([]block, store.NumBlocks(m.NarSize()))
-	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks),
-		all: holders, waiting: byPromise(slices.Clone(holders)), excluded: map[peer.ID]bool{}, failures: map[peer.ID]int{}}
+	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{},
+		failures: map[peer.ID]int{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), n.sharer.may(m))}
 }
 
-// pick gives a holder its next block: the first that is missing; or if all have been asked for, the one expected
-// last, provided that this holder, after what it was asked before, would be sooner.
+// pick gives a holder its next block: the first that is missing, or as the crowd has it; or if all have been asked
+// for, the one expected last, provided that this holder, after what it was asked before, would be sooner. It may
+// be [askedHave] for a member of the crowd.
 func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	each, known := nb.expect()
 	if !known {
@@ -71,11 +74,24 @@ func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	for f.next < len(f.blocks) && f.blocks[f.next].state != blockMissing {
 		f.next++
 	}
-	i := f.next
-	if i == len(f.blocks) {
-		if i = f.latest(now, mine, asked); i < 0 {
-			return 0, false
+	i, ok := f.next, true
+	r := f.crowd.members[nb.id]
+	if r != nil {
+		var sure bool
+		if i, sure = f.pickRelayed(r, asked); i == askedHave {
+			return i, true
 		}
+		if !sure {
+			mine = mine.Add(relayWait)
+		}
+	} else if len(f.crowd.members) > 0 {
+		i, ok = f.pickVouched(each)
+	}
+	if i == len(f.blocks) {
+		i = f.latest(now, mine, asked, r)
+	}
+	if i < 0 || !ok {
+		return 0, false
 	}
 	b := &f.blocks[i]
 	b.state, b.from, b.due = blockAsked, nb.id, mine
@@ -83,14 +99,14 @@ func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	return i, true
 }
 
-// latest returns the block expected last of those under way, or -1 if all are expected before mine. The caller
-// holds mu.
-func (f *fetch) latest(now, mine time.Time, asked []int) int {
+// latest returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, it
+// has that block. The caller holds mu.
+func (f *fetch) latest(now, mine time.Time, asked []int, r *relay) int {
 	late := -1
 	for i := range f.blocks {
 		b := &f.blocks[i]
 		enough := b.copies >= maxCopies && now.Sub(b.due) < hopelessAfter
-		if b.state != blockAsked || enough || slices.Contains(asked, i) {
+		if b.state != blockAsked || enough || slices.Contains(asked, i) || r != nil && !r.have.has(i) {
 			continue
 		}
 		if eta := b.expected(now); eta.After(mine.Add(tick)) {
@@ -109,7 +125,7 @@ func (b *block) expected(now time.Time) time.Time {
 }
 
 // deliver writes a block, unless somebody else was faster. It fails if the block is not what its sender vouched for.
-func (f *fetch) deliver(nb *neighbour, i int, data []byte) error {
+func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	if f.manifest != nil && sha256.Sum256(data) != f.manifest[i].Hash {
 		f.giveBack([]int{i})
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
@@ -134,7 +150,9 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte) error {
 		f.end()
 		return nil // not the holder's fault
 	}
-	b.state, b.from = blockDone, nb.id
+	b.state, b.from, b.relayed = blockDone, nb.id, relayed
+	f.crowd.last = time.Now()
+	f.tell()
 	if f.left--; f.left == 0 {
 		f.end()
 	}
@@ -155,6 +173,9 @@ func (f *fetch) giveBack(owed []int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, i := range owed {
+		if i == askedHave {
+			continue
+		}
 		b := &f.blocks[i]
 		if b.copies--; b.copies == 0 && b.state == blockAsked {
 			b.state = blockMissing
@@ -170,6 +191,10 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 	}
 	if errors.Is(err, errWire) || errors.Is(err, store.ErrCorrupt) {
 		f.liar(nb.id, err)
+		return
+	}
+	if f.leave(nb) { // it owes nothing
+		f.node.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 		return
 	}
 	f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
@@ -203,11 +228,20 @@ func (f *fetch) nextHolder() *neighbour {
 	return nil
 }
 
-// join adds holders found meanwhile, unless a single one is on trial.
-func (f *fetch) join(holders []*neighbour) {
+// join adds holders, unless a single one is on trial.
+func (f *fetch) join(holders []holder) {
+	var whole []*neighbour
+	for _, h := range holders {
+		if h.receiving {
+			f.meet(h.neighbour)
+		} else {
+			whole = append(whole, h.neighbour)
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, nb := range byPromise(holders) {
+	for _, nb := range byPromise(whole) {
+		f.crowd.drop(nb.id)
 		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
 			f.all = append(f.all, nb)
 			f.waiting = append(f.waiting, nb)
@@ -217,7 +251,7 @@ func (f *fetch) join(holders []*neighbour) {
 
 // readmit adds holders found now that nobody is left, and lets those try again who have failed without a lie: a
 // machine that changes from cable to radio is back under another address a moment later.
-func (f *fetch) readmit(holders []*neighbour) {
+func (f *fetch) readmit(holders []holder) {
 	f.mu.Lock()
 	for _, nb := range holders {
 		if f.excluded[nb.id] && f.failures[nb.id] < lied {
@@ -227,6 +261,13 @@ func (f *fetch) readmit(holders []*neighbour) {
 	}
 	f.mu.Unlock()
 	f.join(holders)
+}
+
+// nobody says whether there is nobody to ask.
+func (f *fetch) nobody() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.all) == 0 && len(f.crowd.members) == 0
 }
 
 // only makes holders, or with none everybody not excluded, the ones to ask in the next run.
@@ -285,13 +326,13 @@ func (f *fetch) redo(wrong func(i int, from peer.ID) bool) {
 	f.next = 0
 }
 
-// contributors counts the blocks in the draft by who sent them.
+// contributors counts the blocks in the draft by who vouches for them.
 func (f *fetch) contributors() map[peer.ID]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	by := map[peer.ID]int{}
 	for _, b := range f.blocks {
-		if b.state == blockDone {
+		if b.state == blockDone && !b.relayed {
 			by[b.from]++
 		}
 	}

@@ -171,9 +171,9 @@ func (n *neighbour) more(batch []*lookup) []*lookup {
 }
 
 func (n *neighbour) answeredUnasked(l *lookup) bool {
-	text, ok := n.recall(l.hp)
+	r, ok := l.recalled(n)
 	if ok {
-		l.answered(reply{n, text, nil})
+		l.answered(r)
 	}
 	return ok
 }
@@ -182,14 +182,14 @@ func (n *neighbour) answeredUnasked(l *lookup) bool {
 func (ex *exchange) readClaims(n *neighbour, batch []*lookup) bool {
 	ex.until = time.Now().Add(claimsTimeout)
 	for i, l := range batch {
-		text, err := readClaim(ex.br)
+		text, receiving, err := readClaim(ex.br)
 		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
 			ex.Reset()
 			n.fail(batch[i:], err)
 			return false
 		}
-		l.answered(reply{n, text, nil})
+		l.answered(reply{from: n, text: text, receiving: receiving})
 	}
 	if err := readFurther(ex.br, n.hear); err != nil {
 		ex.Reset()
@@ -203,6 +203,6 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) bool {
 
 func (n *neighbour) fail(batch []*lookup, err error) {
 	for _, l := range batch {
-		l.answered(reply{n, "", fmt.Errorf("neighbour %s: %w", n.id, err)})
+		l.answered(reply{from: n, err: fmt.Errorf("neighbour %s: %w", n.id, err)})
 	}
 }

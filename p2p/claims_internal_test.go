@@ -56,8 +56,7 @@ func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(n
 			if hp == g.info.Path.HashPart() {
 				text = g.info.String()
 			}
-			out.Write(binary.AppendUvarint(nil, uint64(len(text))))
-			out.WriteString(text)
+			out.Write(appendClaim(nil, text, false))
 		}
 		for _, c := range further {
 			raw := c.hp.Bytes()
@@ -195,7 +194,7 @@ func sharedOn(t *testing.T, ex *exchange, parts ...store.HashPart) (claims []str
 	}
 	br := bufio.NewReader(ex)
 	for range parts {
-		text, err := readClaim(br)
+		text, _, err := readClaim(br)
 		if err != nil {
 			t.Fatal(err)
 		}

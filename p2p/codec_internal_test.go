@@ -83,7 +83,7 @@ func bombs(t testing.TB) map[string][]byte {
 func TestBombsAreRefused(t *testing.T) {
 	for name, in := range bombs(t) {
 		block := make([]byte, 1000)
-		if _, err := readBlock(bufio.NewReader(bytes.NewReader(in)), block); !errors.Is(err, errWire) {
+		if _, _, err := readBlock(bufio.NewReader(bytes.NewReader(in)), block); !errors.Is(err, errWire) {
 			t.Errorf("%s: readBlock = %v, want errWire", name, err)
 		}
 	}

@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
@@ -10,12 +11,15 @@ import (
 	"narbor/trust"
 )
 
-// fetched is the NARs in the spool that came from neighbours, as a [store.Source]: they can be passed on before Nix
-// has taken them into its store, so that a crowd that wants the same closure feeds itself. What may be shared is
-// decided as for every source, by the signatures.
+// fetched is the NARs that come from neighbours, as a [store.Source]: those in the spool can be passed on before Nix
+// has taken them into its store, and those still being received block by block, so that a crowd that wants the same
+// closure feeds itself. What may be shared is decided as for every source, by the signatures.
 type fetched struct {
 	spool *store.Spool
 	infos *lru.Cache[store.HashPart, store.Info]
+
+	mu      sync.Mutex // guards flights
+	flights map[store.HashPart]*fetch
 }
 
 func newFetched(spool *store.Spool) (*fetched, error) {
@@ -23,11 +27,34 @@ func newFetched(spool *store.Spool) (*fetched, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &fetched{spool, infos}, nil
+	return &fetched{spool: spool, infos: infos, flights: map[store.HashPart]*fetch{}}, nil
 }
 
 // add takes note that the NAR of m is in the spool.
 func (f *fetched) add(m trust.Mapping) { f.infos.Add(m.Path().HashPart(), m.Info()) }
+
+// begin takes note that a NAR is being received, until end is called.
+func (f *fetched) begin(fl *fetch) (end func()) {
+	hp := fl.m.Path().HashPart()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.flights[hp] != nil {
+		return func() {}
+	}
+	f.flights[hp] = fl
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		delete(f.flights, hp)
+	}
+}
+
+// flight returns the fetch of a path that is going on, or nil.
+func (f *fetched) flight(hp store.HashPart) *fetch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.flights[hp]
+}
 
 // Info implements [store.Source].
 func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error) {
@@ -36,6 +63,9 @@ func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error)
 		return info, nil
 	}
 	f.infos.Remove(hp)
+	if fl := f.flight(hp); fl != nil && fl.relays() {
+		return fl.m.Info(), nil
+	}
 	return store.Info{}, fmt.Errorf("%s: not in the spool: %w", hp, store.ErrNotFound)
 }
 

@@ -30,11 +30,11 @@ func FuzzReadRequest(f *testing.F) {
 
 func FuzzReadClaim(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
-		text, err := readClaim(bufio.NewReader(bytes.NewReader(in)))
+		text, receiving, err := readClaim(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
 			return
 		}
-		if out := append(binary.AppendUvarint(nil, uint64(len(text))), text...); !bytes.HasPrefix(in, out) {
+		if out := appendClaim(nil, text, receiving); !bytes.HasPrefix(in, out) {
 			t.Errorf("readClaim accepted %x, but %q is written as %x", in, text, out)
 		}
 	})
@@ -51,19 +51,20 @@ func FuzzReadBlock(f *testing.F) {
 			return
 		}
 		block := buf[blockHead : blockHead+size]
-		n, err := readBlock(bufio.NewReader(bytes.NewReader(in)), block)
+		n, _, err := readBlock(bufio.NewReader(bytes.NewReader(in)), block)
 		if err != nil {
 			return
 		}
-		if n > size || in[0] != byte(statusRaw) && n == size {
+		as := status(in[0]) &^ relayed
+		if n > size || as != statusRaw && n == size {
 			t.Errorf("readBlock(%x) takes %d bytes for a block of %d", in, n, size)
 		}
 		var out bytes.Buffer
 		bw := bufio.NewWriter(&out)
-		if err := writeBlock(bw, statusRaw, buf, size); err != nil || bw.Flush() != nil {
+		if err := writeBlock(bw, status(in[0]), buf, size); err != nil || bw.Flush() != nil {
 			t.Fatal(err)
 		}
-		if in[0] == byte(statusRaw) && !bytes.HasPrefix(in, out.Bytes()) {
+		if as == statusRaw && !bytes.HasPrefix(in, out.Bytes()) {
 			t.Errorf("readBlock accepted %x, but that block is written as %x", in, out.Bytes())
 		}
 		for _, as := range []status{statusS2, statusZstd} {
@@ -71,6 +72,28 @@ func FuzzReadBlock(f *testing.F) {
 			if p, ok := pack(as, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
 				t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
 			}
+		}
+	})
+}
+
+// FuzzReadHave reads the answer to the question which of some blocks are here.
+func FuzzReadHave(f *testing.F) {
+	f.Fuzz(func(t *testing.T, in []byte, blocks int) {
+		if blocks < 1 || blocks > 1<<20 {
+			return
+		}
+		have, err := readHave(bufio.NewReader(bytes.NewReader(in)), blocks)
+		if err != nil {
+			return
+		}
+		out := newBitmap(blocks)
+		for i := range blocks {
+			if have.has(i) {
+				out.set(i)
+			}
+		}
+		if out := append(binary.AppendUvarint(nil, uint64(len(out))), out...); !bytes.HasPrefix(in, out) {
+			t.Errorf("readHave accepted %x, but that is written as %x", in, out)
 		}
 	})
 }

@@ -94,7 +94,7 @@ func TestWhoDoesNotReadKeepsNobodyWaiting(t *testing.T) {
 	br := bufio.NewReader(s)
 	for i := range 4 {
 		s.Write(appendRequest(nil, blockRequest(info, i)))
-		if _, err := readBlock(br, got); err != nil || !bytes.Equal(got, nar[i*store.BlockSize:][:store.BlockSize]) {
+		if _, _, err := readBlock(br, got); err != nil || !bytes.Equal(got, nar[i*store.BlockSize:][:store.BlockSize]) {
 			t.Fatalf("block %d for who reads = %v, or other bytes", i, err)
 		}
 	}
@@ -119,7 +119,7 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	}
 	s.SetDeadline(time.Now().Add(5 * time.Second))
 	s.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
-	if text, err := readClaim(bufio.NewReader(s)); err != nil || text == "" {
+	if text, _, err := readClaim(bufio.NewReader(s)); err != nil || text == "" {
 		t.Errorf("readClaim = %q, %v, want the claim", text, err)
 	}
 }
@@ -140,7 +140,7 @@ func TestInventedPeersKeepNobodyWaiting(t *testing.T) {
 	defer s.Reset()
 	s.SetDeadline(time.Now().Add(10 * time.Second))
 	s.Write(appendRequest(nil, blockRequest(info, 1)))
-	if _, err := readBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
+	if _, _, err := readBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
 		t.Errorf("a block for a machine at another address = %v", err)
 	}
 	if held := len(n.turns.blocks); held > maxServingAddr+1 {
@@ -273,7 +273,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		reader := quick.dial(t, n)
 		reader.Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 3)), 1000)) // answered when Run ends
 		br, b := bufio.NewReader(reader), make([]byte, store.BlockSize)
-		if _, err := readBlock(br, b); err != nil && err != store.ErrNotFound {
+		if _, _, err := readBlock(br, b); err != nil && err != store.ErrNotFound {
 			t.Fatal(err)
 		}
 		stop()

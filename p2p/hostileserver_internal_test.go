@@ -38,9 +38,9 @@ func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {
 	n, _ := runNode(t, s, nil, g)
 	honest := n.neighbours()[0]
 	honest.measured(time.Second, store.BlockSize) // the others look faster and are asked first
-	holders := []*neighbour{honest}
+	holders := []holder{{neighbour: honest}}
 	for range maxCopies + 1 {
-		holders = append(holders, ghost(t, n))
+		holders = append(holders, holder{neighbour: ghost(t, n)})
 	}
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if err != nil {
@@ -50,7 +50,9 @@ func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	start := time.Now()
-	sp, err := newFetch(n, m, draft, holders).honest(ctx)
+	f := newFetch(n, m, draft)
+	f.join(holders)
+	sp, err := f.honest(ctx)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}
@@ -70,14 +72,14 @@ func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer draft.Discard()
-	f := newFetch(n, m, draft, nil)
+	f := newFetch(n, m, draft)
 	f.complete = make(chan struct{})
 	f.manifest = store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}}
 	i, ok := f.pick(ghost(t, n), nil)
 	if !ok {
 		t.Fatal("nothing to pick")
 	}
-	if err := f.deliver(ghost(t, n), i, random(999)); !errors.Is(err, store.ErrCorrupt) {
+	if err := f.deliver(ghost(t, n), i, random(999), false); !errors.Is(err, store.ErrCorrupt) {
 		t.Fatalf("deliver(wrong block) = %v, want ErrCorrupt", err)
 	}
 	if _, ok := f.pick(ghost(t, n), nil); !ok {
@@ -134,7 +136,7 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 	}
 	ex.until = time.Now().Add(300 * time.Millisecond)
 	start := time.Now()
-	if _, err := readBlock(ex.br, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
+	if _, _, err := readBlock(ex.br, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
 		t.Errorf("readBlock = %v after %v, want an error after 300 ms", err, time.Since(start))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -22,6 +23,9 @@ const (
 	// holdersFresh is how long it is relied on who has a path. In a crowd that wants the same closure every moment
 	// somebody has it who did not when Nix asked for the narinfo; asking costs a fraction of a millisecond.
 	holdersFresh = 2 * time.Second
+	// crowdSize is from how many bytes on a NAR is worth asking once more, before it is fetched, who is receiving it,
+	// too: a round trip, against what is fetched from a holder that somebody else is fetching at that moment.
+	crowdSize = 4 * store.BlockSize
 	// refreshTimeout bounds what asking again may delay a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
 	// maxFindings bounds the memory of who has what: some closures' worth.
@@ -33,16 +37,23 @@ type finding struct {
 	mapping trust.Mapping
 	found   time.Time
 
-	mu      sync.Mutex // guards holders
-	holders []peer.ID
+	mu      sync.Mutex       // guards holders
+	holders map[peer.ID]bool // who claims it, and whether it is still receiving the NAR
 }
 
-func (f *finding) add(id peer.ID) {
+func (f *finding) add(id peer.ID, receiving bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !slices.Contains(f.holders, id) {
-		f.holders = append(f.holders, id)
+	if f.holders == nil {
+		f.holders = map[peer.ID]bool{}
 	}
+	f.holders[id] = receiving
+}
+
+// A holder is a neighbour that claims to have a NAR, or to be receiving it.
+type holder struct {
+	*neighbour
+	receiving bool
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
@@ -85,9 +96,10 @@ type owed struct {
 
 // A reply is what a neighbour says about a hash part.
 type reply struct {
-	from *neighbour
-	text string // "" is "not here"
-	err  error
+	from      *neighbour
+	text      string // "" is "not here"
+	receiving bool   // the NAR, still
+	err       error
 }
 
 // lookup asks all neighbours, and returns what the first says that can be believed. If a mapping is wanted, its holders
@@ -118,14 +130,24 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mappin
 	}
 }
 
+// recalled is what a neighbour has said unasked. If the NAR is about to be fetched that is not enough: whoever is
+// receiving it, too, is to be asked, and so learns of it.
+func (l *lookup) recalled(nb *neighbour) (reply, bool) {
+	if l.want != nil {
+		return reply{}, false
+	}
+	text, ok := nb.recall(l.hp)
+	return reply{from: nb, text: text}, ok
+}
+
 // ask puts the question to the neighbours.
 func (l *lookup) ask(neighbours []*neighbour) {
 	l.mu.Lock() // until the list is complete, nobody shall find that nothing is owed
 	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(infoTimeout, l.expire)
 	for _, nb := range neighbours {
-		if text, ok := nb.recall(l.hp); ok {
-			l.unjudged = append(l.unjudged, reply{nb, text, nil})
+		if r, ok := l.recalled(nb); ok {
+			l.unjudged = append(l.unjudged, r)
 			continue
 		}
 		select {
@@ -226,7 +248,7 @@ func (l *lookup) judge(r reply) {
 	// Whoever claims to have this very NAR is worth asking for it: its bytes will be judged, not its claim.
 	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
 		r.from.tally.claims.Add(1)
-		f.add(r.from.id)
+		f.add(r.from.id, r.receiving)
 	}
 }
 
@@ -264,7 +286,7 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 
 // holders returns the neighbours who said that they have the NAR. It asks everybody if that was too long ago, or if
 // again is set.
-func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neighbour {
+func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holder {
 	hp := m.Path().HashPart()
 	f, ok := n.findings.Get(hp)
 	if !ok || again || !is(f.mapping, m.NarHash(), m.NarSize()) || len(n.connected(f)) == 0 {
@@ -274,7 +296,8 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neig
 		}
 		return n.known(m) // a holder that is busy answers late
 	}
-	if time.Since(f.found) > holdersFresh {
+	crowd := m.NarSize() > crowdSize && len(n.neighbours()) > len(n.connected(f))
+	if crowd || time.Since(f.found) > holdersFresh {
 		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 		defer cancel()
 		if now, err := n.lookup(ctx, hp, &m); err == nil {
@@ -285,7 +308,7 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []*neig
 }
 
 // known returns the holders that are known without asking anybody.
-func (n *Node) known(m trust.Mapping) []*neighbour {
+func (n *Node) known(m trust.Mapping) []holder {
 	f, ok := n.findings.Peek(m.Path().HashPart())
 	if !ok || !is(f.mapping, m.NarHash(), m.NarSize()) {
 		return nil
@@ -301,16 +324,16 @@ func (n *Node) askAround(m trust.Mapping) {
 }
 
 // connected returns the holders of a finding who are still neighbours.
-func (n *Node) connected(f *finding) []*neighbour {
+func (n *Node) connected(f *finding) []holder {
 	f.mu.Lock()
-	ids := slices.Clone(f.holders)
+	ids := maps.Clone(f.holders)
 	f.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var out []*neighbour
-	for _, id := range ids {
+	var out []holder
+	for id, receiving := range ids {
 		if nb := n.peers[id]; nb != nil {
-			out = append(out, nb)
+			out = append(out, holder{nb, receiving})
 		}
 	}
 	return out

@@ -35,9 +35,21 @@ type tally struct {
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64
 	strikes                               atomic.Int64
+	rumours, distrusted                   atomic.Int64 // NARs it passed on wrong blocks of; until when (Unix ns) nothing relayed is taken from it
+	blocksRelayed                         atomic.Int64 // of those sent, what was still being received here
 	wireReceived, wireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
 	wasted                                atomic.Int64 // bytes received that somebody else had delivered first
 }
+
+// distrust takes note that the peer has passed on wrong blocks, believing whoever lied, or saying so.
+func (t *tally) distrust(now time.Time) {
+	if t.rumours.Add(1)%maxStrikes == 0 {
+		t.distrusted.Store(now.Add(banTime).UnixNano())
+	}
+}
+
+// isDistrusted says whether nothing is to be taken from the peer that it has not verified.
+func (t *tally) isDistrusted(now time.Time) bool { return now.UnixNano() < t.distrusted.Load() }
 
 // A neighbour is a connected peer that speaks our protocol. It ends when its connection does.
 type neighbour struct {

@@ -106,9 +106,9 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	share := cfg.Share
-	if len(share) > 0 {
-		share = append(slices.Clone(share), passed)
+	sharing := newSharer(cfg.Share, cfg.ShareKeys)
+	if len(cfg.Share) > 0 {
+		sharing.sources, sharing.passed = append(slices.Clone(cfg.Share), passed), passed
 	}
 	banned, err := loadBans(cfg.Bans)
 	if err != nil {
@@ -119,7 +119,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		sharer:   newSharer(share, cfg.ShareKeys),
+		sharer:   sharing,
 		turns:    newTurns(maxServing),
 		places:   addrTurns{all: map[netip.Addr]*addrTurn{}},
 		findings: findings,

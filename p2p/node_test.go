@@ -10,6 +10,7 @@ import (
 	"io"
 	mrand "math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -407,6 +408,71 @@ func TestWhatIsPassedOnMakesRoom(t *testing.T) {
 	b.fetch(t, infos[0], nars[0])
 	u.newMachine(t, nil, b).fetch(t, infos[0], nars[0]) // b keeps it open for a while
 	b.fetch(t, infos[1], nars[1])
+}
+
+// slow is a Source whose archives are read at one block per pause, whoever reads them.
+type slow struct {
+	store.Source
+	pause time.Duration
+	mu    *sync.Mutex
+}
+
+type slowNAR struct {
+	store.NAR
+	of slow
+}
+
+func (s slow) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	nar, err := s.Source.NAR(ctx, info)
+	return slowNAR{nar, s}, err
+}
+
+func (n slowNAR) ReadAt(p []byte, off int64) (int, error) {
+	n.of.mu.Lock()
+	defer n.of.mu.Unlock()
+	time.Sleep(n.of.pause)
+	return n.NAR.ReadAt(p, off)
+}
+
+// TestCrowdFeedsItself has six machines want the same NARs at the same moment, which one has.
+func TestCrowdFeedsItself(t *testing.T) {
+	u := newUpstream(t)
+	var infos []store.Info
+	var nars [][]byte
+	blocks := int64(0)
+	for i, size := range []int{1000, 64 * store.BlockSize, 5*store.BlockSize + 7, 300, 20 * store.BlockSize} {
+		nars = append(nars, noise(i, size))
+		infos = append(infos, u.sign(t, fmt.Sprint("nar", i), nars[i]))
+		blocks += int64(store.NumBlocks(int64(size)))
+	}
+	holder := u.newMachine(t, slow{memWith(infos, nars), 5 * time.Millisecond, new(sync.Mutex)})
+	all := []*machine{holder}
+	const crowd = 6
+	for range crowd {
+		all = append(all, u.newMachine(t, store.NewMem(), all...))
+	}
+	var wg sync.WaitGroup
+	for _, m := range all[1:] {
+		wg.Go(func() {
+			for i, info := range infos {
+				m.fetch(t, info, nars[i])
+			}
+		})
+	}
+	wg.Wait()
+	sent, relayed := int64(0), int64(0)
+	for _, m := range all {
+		for _, nb := range m.Status().Neighbours {
+			if m == holder {
+				sent += nb.BlocksSent
+			}
+			relayed += nb.BlocksRelayed
+		}
+	}
+	t.Logf("the holder sent %d blocks of %d, %d were relayed", sent, blocks, relayed)
+	if sent > crowd*blocks/2 {
+		t.Errorf("the holder sent %d blocks, want about the %d that there are, not %d times as many", sent, blocks, crowd)
+	}
 }
 
 func TestManyAtOnce(t *testing.T) {

@@ -14,7 +14,7 @@
 // A request is one frame:
 //
 //	uvarint  length of the rest, 1 to [maxRequestLen]
-//	1 byte   kind: 1 claims, 2 manifest, 3 block
+//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have
 //	...      by kind
 //
 // Claims asks who knows these store paths:
@@ -23,7 +23,8 @@
 //
 // The answer holds for each hash part, in the order asked:
 //
-//	uvarint  length of the claim, at most [store.MaxInfoLen]; 0 is "not here", whatever the reason
+//	uvarint  twice the length of the claim, which is at most [store.MaxInfoLen], and 1 more if its sender is still
+//	         receiving the NAR; 0 is "not here", whatever the reason
 //	...      the claim: narinfo text with StorePath, NarHash, NarSize, References and Sig lines, and nothing else
 //
 // Then come claims that were not asked for: about references of the paths in claims before them, for they are what
@@ -44,7 +45,8 @@
 // The answer:
 //
 //	1 byte   0 "not here", which ends the answer; 1 "as it is"; 2 in S2's block format, which extends Snappy's; 3 as
-//	         one zstd frame (RFC 8878) with a window of at most [store.BlockSize]
+//	         one zstd frame (RFC 8878) with a window of at most [store.BlockSize]; 4 "not here yet", which ends the
+//	         answer; 5, 6 and 7 as 1, 2 and 3, of a NAR that is still being received and that nobody has verified
 //	uvarint  length of what follows: for 1 the block's, which follows from NarSize; for 2 and 3 less than that
 //	...      the block; what it unpacks to has the block's length
 //
@@ -61,7 +63,27 @@
 //	uvarint  number of blocks, or 0 for "not here"; it follows from NarSize, and every other value is a violation
 //	32 bytes sha2-256 digest of the block (its CID is CIDv1, raw, sha2-256); for each block in order
 //
+// Have asks which blocks of a NAR somebody has who is still receiving it:
+//
+//	20 bytes hash part
+//	36 bytes CID of the whole NAR
+//
+// The answer:
+//
+//	uvarint  number of bytes that follow, or 0 for "not here"; it follows from NarSize
+//	...      a bit for each block, 1 if it is here: block 0 is the lowest of the first byte, bits left over are 0
+//
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
+//
+// # Crowds
+//
+// Machines that receive the same NAR at the same time are a crowd, and feed each other. Whoever is receiving a NAR
+// answers claims about it and so tells who asks, and who asks tells it in turn: it is about to receive the NAR, too.
+// A member takes from holders of the whole NAR, first of all, the blocks that are its own, and the others' from them.
+// A block's own member is the one of the highest score (rendezvous hashing): so nobody has to agree with anybody, and
+// members who see different crowds fetch a block more than once at worst. A request for a block that is not there yet
+// waits for it up to [relayWait]. Whoever has nothing else to do takes what is missing from wherever it is, after
+// a moment that depends on how fast holders are.
 //
 // # Who lied
 //
@@ -70,4 +92,8 @@
 // hand, and what differs fetched again from that holder alone. If the NAR is right now, that manifest was true,
 // and whoever had sent other blocks has lied; if it is still wrong, everything in it is what this one holder
 // vouched for, so this one has lied. Each round convicts somebody, beyond doubt, or ends well.
+//
+// Nobody vouches for blocks of a NAR that it is still receiving. When the hash is wrong, those are the first to be
+// fetched again, from holders. Passing on a wrong block is no lie, but whoever does it for three NARs is not taken
+// relayed blocks from for an hour.
 package p2p

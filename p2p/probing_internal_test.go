@@ -75,7 +75,7 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 	bw.Flush()
 	br := bufio.NewReader(&out)
 	for range hps {
-		text, err := readClaim(br)
+		text, _, err := readClaim(br)
 		if err != nil {
 			g.t.Fatalf("readClaim = %v", err)
 		}
@@ -217,7 +217,7 @@ func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
 		br := bufio.NewReader(s)
 		s.SetReadDeadline(time.Now().Add(20 * time.Second))
 		for range 9 * maxClaims {
-			if text, err := readClaim(br); err != nil || text != "" {
+			if text, _, err := readClaim(br); err != nil || text != "" {
 				t.Fatalf("readClaim = %q, %v", text, err)
 			}
 		}

@@ -79,6 +79,7 @@ type rogue struct {
 	claims   func(s network.Stream, r request) error       // instead of honest claims
 	block    func(s network.Stream, i int, b []byte) error // instead of the true block
 	manifest func(s network.Stream) error                  // instead of "not here"
+	have     bitmap                                        // it is still receiving the NAR, and has these blocks
 	streams  atomic.Int64                                  // how many were opened to it
 }
 
@@ -115,6 +116,9 @@ func (g *rogue) answer(s network.Stream, r request) error {
 		return g.claims(s, r)
 	case r.kind == askClaims:
 		return g.writeClaims(s, r)
+	case r.kind == askHave:
+		_, err := s.Write(append(binary.AppendUvarint(nil, uint64(len(g.have))), g.have...))
+		return err
 	case r.kind == askManifest && g.manifest != nil:
 		return g.manifest(s)
 	case r.kind == askManifest:
@@ -123,8 +127,14 @@ func (g *rogue) answer(s network.Stream, r request) error {
 	}
 	from := r.block * store.BlockSize
 	b := g.nar[from : from+store.BlockLen(int64(len(g.nar)), r.block)]
-	if g.block != nil {
+	switch {
+	case g.have != nil && !g.have.has(r.block):
+		_, err := s.Write([]byte{byte(statusLater)})
+		return err
+	case g.block != nil:
 		return g.block(s, r.block, b)
+	case g.have != nil:
+		return writeAs(s, relayed|statusRaw, b)
 	}
 	return writeRaw(s, b)
 }
@@ -136,14 +146,16 @@ func (g *rogue) writeClaims(s network.Stream, r request) error {
 		if hp == g.info.Path.HashPart() {
 			text = g.info.String()
 		}
-		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
+		out = appendClaim(out, text, g.have != nil && text != "")
 	}
 	_, err := s.Write(append(out, 0))
 	return err
 }
 
-func writeRaw(s io.Writer, b []byte) error {
-	_, err := s.Write(append(binary.AppendUvarint([]byte{byte(statusRaw)}, uint64(len(b))), b...))
+func writeRaw(s io.Writer, b []byte) error { return writeAs(s, statusRaw, b) }
+
+func writeAs(s io.Writer, as status, b []byte) error {
+	_, err := s.Write(append(binary.AppendUvarint([]byte{byte(as)}, uint64(len(b))), b...))
 	return err
 }
 

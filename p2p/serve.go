@@ -11,6 +11,7 @@ import (
 
 	"github.com/klauspost/compress/s2"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
 	"narbor/store"
@@ -67,6 +68,12 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 }
 
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
+	if f := n.sharer.flight(r); f != nil && r.kind == askBlock {
+		if err := w.Flush(); err != nil { // what was answered before does not wait with it
+			return err
+		}
+		f.await(ctx, r.block)
+	}
 	addr, _ := ipOf(conn.RemoteMultiaddr())
 	place := n.places.enter(addr)
 	defer n.places.leave(addr)
@@ -82,17 +89,51 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 	}
 	switch r.kind {
 	case askClaims:
+		n.meet(conn.RemotePeer(), r.hashParts)
 		return n.answerClaims(ctx, t, w, r)
 	case askManifest:
 		return n.answerManifest(ctx, t, w.Writer, r)
+	case askHave:
+		return n.answerHave(ctx, t, w.Writer, r)
 	}
 	return n.answerBlock(ctx, conn, t, w.Writer, r)
+}
+
+// meet takes note that a peer asks about NARs: of those that are being received here, it may be about to do so, too.
+func (n *Node) meet(id peer.ID, hashParts []store.HashPart) {
+	for _, hp := range hashParts {
+		f := n.fetched.flight(hp)
+		if f == nil {
+			continue
+		}
+		n.mu.Lock()
+		nb := n.peers[id]
+		n.mu.Unlock()
+		if nb != nil {
+			f.meet(nb)
+		}
+	}
+}
+
+func (n *Node) answerHave(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+	have, err := n.sharer.have(ctx, r)
+	if err != nil {
+		n.noteHealth(r.hashParts[0], err)
+		return bw.WriteByte(0)
+	}
+	t.probing.found()
+	_, err = bw.Write(append(binary.AppendUvarint(nil, uint64(len(have))), have...))
+	return err
 }
 
 func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
 	buf := blockBuffers.Get().(*[]byte)
 	defer blockBuffers.Put(buf)
-	size, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
+	size, unverified, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
+	if errors.Is(err, errLater) {
+		t.probing.found()
+		return bw.WriteByte(byte(statusLater))
+	}
 	if err != nil {
 		n.noteHealth(r.hashParts[0], err)
 		return bw.WriteByte(byte(statusGone))
@@ -100,6 +141,11 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 	t.probing.found()
 	t.blocksSent.Add(1)
 	t.bytesSent.Add(int64(size))
+	flag := status(0)
+	if unverified {
+		t.blocksRelayed.Add(1)
+		flag = relayed
+	}
 	frame := (*buf)[blockHead : blockHead+size]
 	as := codecFor(n.lan.gate.paces.of(conn))
 	if as != statusRaw {
@@ -108,12 +154,12 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 		if packed, ok := pack(as, frame, (*out)[blockHead:]); ok {
 			t.wireSent.Add(int64(len(packed)))
 			n.lan.gate.paces.admit(ctx, conn, len(packed))
-			return writeBlock(bw, as, *out, len(packed))
+			return writeBlock(bw, as|flag, *out, len(packed))
 		}
 	}
 	t.wireSent.Add(int64(size))
 	n.lan.gate.paces.admit(ctx, conn, size)
-	return writeBlock(bw, statusRaw, *buf, size)
+	return writeBlock(bw, statusRaw|flag, *buf, size)
 }
 
 // noteHealth logs that what is shared cannot be read, once in a while: neighbours ask for thousands of paths.

@@ -3,7 +3,9 @@ package p2p
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +31,7 @@ const (
 type sharer struct {
 	sources []store.Source
 	keys    *trust.Keys // upstream keys; a path that none of them signed is not here
+	passed  *fetched    // of sources; nil if nothing is shared
 
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
@@ -54,6 +57,24 @@ type openNAR struct {
 	refs int       // guarded by sharer.mu
 	used time.Time // guarded by sharer.mu
 	dead bool      // guarded by sharer.mu; out of the table, to be closed by its last reader
+}
+
+// may says whether the path of a mapping may be shared, if it is here.
+func (s *sharer) may(m trust.Mapping) bool {
+	checked, err := s.keys.Check(m.Info())
+	return s.passed != nil && err == nil && checked.SignedBy() != ""
+}
+
+// flight returns the fetch of the NAR asked for if it is going on and others may have it, or nil.
+func (s *sharer) flight(r request) *fetch {
+	if s.passed == nil || s.off.Load() || r.kind == askClaims {
+		return nil
+	}
+	f := s.passed.flight(r.hashParts[0])
+	if f == nil || f.m.NarHash() != r.nar || !f.relays() {
+		return nil
+	}
+	return f
 }
 
 // acquire opens a NAR, or finds it open. The caller calls release once it has read what it wants.
@@ -143,8 +164,37 @@ func (s *sharer) share(on bool) {
 	s.closeIdle(0)
 }
 
-// readBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length.
-func (s *sharer) readBlock(ctx context.Context, r request, buf []byte) (int, error) {
+// have returns which blocks of a NAR are here.
+func (s *sharer) have(ctx context.Context, r request) (bitmap, error) {
+	if f := s.flight(r); f != nil {
+		return f.have(), nil
+	}
+	o, err := s.acquire(ctx, narKey{r.hashParts[0], r.nar})
+	if err != nil {
+		return nil, err
+	}
+	defer s.release(o)
+	all := newBitmap(store.NumBlocks(o.nar.Size()))
+	for i := range store.NumBlocks(o.nar.Size()) {
+		all.set(i)
+	}
+	return all, nil
+}
+
+// readBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
+// whether the NAR is still being received and so unverified; then the error may be errLater.
+func (s *sharer) readBlock(ctx context.Context, r request, buf []byte) (n int, unverified bool, err error) {
+	if f := s.flight(r); f != nil {
+		n, err := f.readBlock(r.block, buf)
+		if !errors.Is(err, os.ErrClosed) { // otherwise it has ended this moment
+			return n, true, err
+		}
+	}
+	n, err = s.readVerified(ctx, r, buf)
+	return n, false, err
+}
+
+func (s *sharer) readVerified(ctx context.Context, r request, buf []byte) (int, error) {
 	key := narKey{r.hashParts[0], r.nar}
 	o, err := s.acquire(ctx, key)
 	if err != nil {

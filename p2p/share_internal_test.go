@@ -66,7 +66,7 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 		t.Helper()
 		claims.SetDeadline(time.Now().Add(20 * time.Second))
 		claims.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
-		text, err := readClaim(bufio.NewReader(claims))
+		text, _, err := readClaim(bufio.NewReader(claims))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -82,7 +82,7 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	br, b, answers := bufio.NewReader(blocks), make([]byte, store.BlockSize), make(chan error, 64)
 	go func() {
 		for range 64 {
-			_, err := readBlock(br, b)
+			_, _, err := readBlock(br, b)
 			answers <- err
 		}
 	}()
@@ -118,7 +118,7 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 		t.Error("there is no claim once it is shared again")
 	}
 	blocks.Write(appendRequest(nil, blockRequest(info, 63)))
-	if _, err := readBlock(br, b); err != nil {
+	if _, _, err := readBlock(br, b); err != nil {
 		t.Errorf("readBlock once it is shared again = %v", err)
 	}
 	if got := strikesOf(n, g); got != 0 {

@@ -3,7 +3,6 @@ package p2p
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -87,18 +86,20 @@ func sameSigned(a, b store.Info) bool {
 
 // A sharedClaim is what is told about a hash part: the signed claim without what no signature covers, or "".
 type sharedClaim struct {
-	text string
-	refs []store.Path
+	text      string
+	refs      []store.Path
+	receiving bool // the NAR, still
 }
 
 func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClaim, error) {
-	m, _, err := s.claim(ctx, hp)
+	m, src, err := s.claim(ctx, hp)
 	if err != nil {
 		return sharedClaim{}, err
 	}
 	info := m.Info()
 	info.CA, info.Deriver = "", store.Path{}
-	return sharedClaim{info.String(), info.References}, nil
+	receiving := src == s.passed && !s.passed.spool.Has(m.NarHash())
+	return sharedClaim{info.String(), info.References, receiving}, nil
 }
 
 // sharedClaims makes several claims at once.
@@ -150,7 +151,7 @@ func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r request)
 	for part := range slices.Chunk(r.hashParts, claimsAtOnce) {
 		buf = buf[:0]
 		for i, c := range n.sharedClaims(part, ask) {
-			buf = append(binary.AppendUvarint(buf, uint64(len(c.text))), c.text...)
+			buf = appendClaim(buf, c.text, c.receiving)
 			if c.text == "" {
 				continue
 			}
@@ -189,7 +190,7 @@ func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []stor
 			return err
 		}
 		for i, c := range n.sharedClaims(part, add) {
-			if c.text == "" || len(c.text) > room {
+			if c.text == "" || c.receiving || len(c.text) > room {
 				continue
 			}
 			room -= len(c.text)

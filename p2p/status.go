@@ -30,6 +30,7 @@ type NeighbourStatus struct {
 	BytesWasted      int64  `json:"bytesWasted"`  // of those received, what another had delivered first
 	BlocksSent       int64  `json:"blocksSent"`
 	BytesSent        int64  `json:"bytesSent"`
+	BlocksRelayed    int64  `json:"blocksRelayed"` // of those sent, what was still being received here
 	WireSent         int64  `json:"wireSent"`
 	Strikes          int64  `json:"strikes"`
 }
@@ -58,7 +59,7 @@ func (n *Node) Status() Status {
 		s.Neighbours = append(s.Neighbours, NeighbourStatus{
 			ID: nb.id.String(), Addr: addrOf(h, nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
 			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
-			BlocksSent: t.blocksSent.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load()})
+			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load()})
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
 	for _, b := range n.bans.current() {

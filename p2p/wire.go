@@ -37,13 +37,14 @@ const (
 	askClaims   requestKind = 1
 	askManifest requestKind = 2
 	askBlock    requestKind = 3
+	askHave     requestKind = 4
 )
 
 // A request is what one neighbour asks of another. Which fields count depends on the kind.
 type request struct {
 	kind      requestKind
 	hashParts []store.HashPart // claims: what is asked for; otherwise one, the path whose NAR is meant
-	nar       store.Hash       // manifest and block
+	nar       store.Hash       // all but claims
 	block     int              // block
 }
 
@@ -58,7 +59,14 @@ const (
 	statusRaw  status = 1
 	statusS2   status = 2
 	statusZstd status = 3
+	// statusLater says that the block is not here yet.
+	statusLater status = 4
+	// relayed is a bit added to the status of a block of a NAR that is still being received, which nobody has verified yet.
+	relayed status = 4
 )
+
+// errLater says that a neighbour will have a block later.
+var errLater = errors.New("not here yet")
 
 // appendRequest appends the frame of r to b.
 func appendRequest(b []byte, r request) []byte {
@@ -104,7 +112,7 @@ func parseRequest(body []byte) (request, error) {
 			r.hashParts = append(r.hashParts, store.HashPartFromBytes([hashPartBytes]byte(body)))
 		}
 		return r, nil
-	case askManifest, askBlock:
+	case askManifest, askBlock, askHave:
 		if len(body) < hashPartBytes+cidBytes {
 			return request{}, fmt.Errorf("%w: request of %d bytes", errWire, len(body))
 		}
@@ -148,12 +156,29 @@ func readUvarint(br *bufio.Reader, limit uint64) (int, error) {
 	return int(n), noEOF(err)
 }
 
-// readClaim reads one claim of an answer; "" is "not here".
-func readClaim(br *bufio.Reader) (string, error) {
-	n, err := readUvarint(br, store.MaxInfoLen)
-	if err != nil || n == 0 {
-		return "", noEOF(err)
+// appendClaim appends one claim of an answer; "" is "not here".
+func appendClaim(b []byte, text string, receiving bool) []byte {
+	head := uint64(len(text)) << 1
+	if receiving {
+		head |= 1
 	}
+	return append(binary.AppendUvarint(b, head), text...)
+}
+
+// readClaim reads one claim of an answer; "" is "not here".
+func readClaim(br *bufio.Reader) (text string, receiving bool, err error) {
+	head, err := readUvarint(br, store.MaxInfoLen<<1|1)
+	if err != nil || head == 0 {
+		return "", false, noEOF(err)
+	}
+	if head == 1 {
+		return "", false, fmt.Errorf("%w: nothing is being received", errWire)
+	}
+	text, err = readText(br, head>>1)
+	return text, head&1 == 1, err
+}
+
+func readText(br *bufio.Reader, n int) (string, error) {
 	text, err := io.ReadAll(io.LimitReader(br, int64(n))) // grows as it arrives: a promised length alone reserves nothing
 	if err == nil && len(text) < n {
 		err = io.ErrUnexpectedEOF
@@ -188,20 +213,31 @@ func readFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 	}
 }
 
-// readBlock reads the answer to a block request into block, whose length is the block's, and returns how many bytes
-// came for it. The error is store.ErrNotFound if the holder says that it has it no more.
-func readBlock(br *bufio.Reader, block []byte) (int, error) {
+// readBlock reads the answer to a block request into block, whose length is the block's. It returns how many bytes
+// came for it, and whether the sender has not verified it. The error is [store.ErrNotFound] if the holder has the NAR
+// no more, and errLater if the block is not there yet.
+func readBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err error) {
 	first, err := br.ReadByte()
 	if err != nil {
-		return 0, noEOF(err)
+		return 0, false, noEOF(err)
 	}
-	s := status(first)
-	if s == statusGone {
-		return 0, store.ErrNotFound
+	switch s := status(first); {
+	case s == statusGone:
+		return 0, false, store.ErrNotFound
+	case s == statusLater:
+		return 0, false, errLater
+	case s <= statusZstd:
+		wire, err = readBlockAs(br, s, block)
+		return wire, false, err
+	case s <= relayed+statusZstd:
+		wire, err = readBlockAs(br, s-relayed, block)
+		return wire, true, err
+	default:
+		return 0, false, fmt.Errorf("%w: block of unknown status %d", errWire, s)
 	}
-	if s > statusZstd {
-		return 0, fmt.Errorf("%w: block of unknown status %d", errWire, s)
-	}
+}
+
+func readBlockAs(br *bufio.Reader, s status, block []byte) (int, error) {
 	n, err := readUvarint(br, store.BlockSize)
 	if err != nil {
 		return 0, noEOF(err)
@@ -247,6 +283,37 @@ func readManifest(br *bufio.Reader, narSize int64) (store.Manifest, error) {
 		m = append(m, b)
 	}
 	return m, nil
+}
+
+// A bitmap has a bit for each block of a NAR: block i is bit i%8, counted from the lowest, of byte i/8.
+type bitmap []byte
+
+func newBitmap(blocks int) bitmap { return make(bitmap, (blocks+7)/8) }
+
+func (b bitmap) has(i int) bool { return i/8 < len(b) && b[i/8]>>(i%8)&1 == 1 }
+func (b bitmap) set(i int)      { b[i/8] |= 1 << (i % 8) }
+
+// readHave reads which of the blocks of a NAR its sender has. The error is [store.ErrNotFound] if it does not have the
+// NAR, nor receives it.
+func readHave(br *bufio.Reader, blocks int) (bitmap, error) {
+	have := newBitmap(blocks)
+	n, err := readUvarint(br, uint64(len(have)))
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	if n == 0 {
+		return nil, store.ErrNotFound
+	}
+	if n != len(have) {
+		return nil, fmt.Errorf("%w: a bitmap of %d bytes for %d blocks", errWire, n, blocks)
+	}
+	if _, err := io.ReadFull(br, have); err != nil {
+		return nil, noEOF(err)
+	}
+	if blocks%8 != 0 && have[n-1]>>(blocks%8) != 0 {
+		return nil, fmt.Errorf("%w: a bitmap of more than %d blocks", errWire, blocks)
+	}
+	return have, nil
 }
 
 // noEOF is for places where the stream must not end.

@@ -39,6 +39,7 @@ func goldenRequests(t testing.TB) map[string]request {
 		"claims-1":    {kind: askClaims, hashParts: []store.HashPart{partA}},
 		"claims-2":    {kind: askClaims, hashParts: []store.HashPart{partA, partB}},
 		"manifest":    {kind: askManifest, hashParts: []store.HashPart{partA}, nar: nar},
+		"have":        {kind: askHave, hashParts: []store.HashPart{partA}, nar: nar},
 		"block-0":     {kind: askBlock, hashParts: []store.HashPart{partA}, nar: nar},
 		"block-127":   {kind: askBlock, hashParts: []store.HashPart{partB}, nar: nar, block: 127},
 		"block-70000": {kind: askBlock, hashParts: []store.HashPart{partA}, nar: nar, block: 70000},
@@ -192,11 +193,13 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		var err error
 		switch what {
 		case "claim":
-			_, err = readClaim(br)
+			_, _, err = readClaim(br)
 		case "block":
-			_, err = readBlock(br, make([]byte, 10))
+			_, _, err = readBlock(br, make([]byte, 10))
 		case "manifest":
 			_, err = readManifest(br, size)
+		case "have":
+			_, err = readHave(br, 12)
 		}
 		return err
 	}
@@ -205,11 +208,13 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		in         []byte
 		want       error
 	}{
-		{"claim", "too long", []byte{0x81, 0x80, 0x40}, errWire},
-		{"claim", "cut", []byte{5, 'a'}, io.ErrUnexpectedEOF},
+		{"claim", "too long", []byte{0x82, 0x80, 0x80, 0x01}, errWire},
+		{"claim", "cut", []byte{10, 'a'}, io.ErrUnexpectedEOF},
+		{"claim", "of nothing, being received", []byte{1}, errWire},
 		{"claim", "nothing", nil, io.ErrUnexpectedEOF},
 		{"block", "gone", []byte{0}, store.ErrNotFound},
-		{"block", "unknown status", []byte{7}, errWire},
+		{"block", "unknown status", []byte{8}, errWire},
+		{"block", "later", []byte{4}, errLater},
 		{"block", "shorter", append([]byte{1, 9}, make([]byte, 9)...), errWire},
 		{"block", "longer", append([]byte{1, 11}, make([]byte, 11)...), errWire},
 		{"block", "cut", append([]byte{1, 10}, make([]byte, 9)...), io.ErrUnexpectedEOF},
@@ -217,6 +222,12 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		{"manifest", "none", []byte{0}, store.ErrNotFound},
 		{"manifest", "fewer", append([]byte{3}, make([]byte, 96)...), errWire},
 		{"manifest", "more", append([]byte{5}, make([]byte, 160)...), errWire},
+		{"have", "none", []byte{0}, store.ErrNotFound},
+		{"have", "shorter", []byte{1, 0xff}, errWire},
+		{"have", "longer", []byte{3, 0xff, 0x0f, 0}, errWire},
+		{"have", "blocks that there are not", []byte{2, 0xff, 0x1f}, errWire},
+		{"have", "cut", []byte{2, 0xff}, io.ErrUnexpectedEOF},
+		{"have", "good", []byte{2, 0xff, 0x0f}, nil},
 		{"manifest", "cut", append([]byte{4}, make([]byte, 127)...), io.ErrUnexpectedEOF},
 	} {
 		if err := read(c.in, c.what); !errors.Is(err, c.want) {

@@ -22,10 +22,11 @@ const (
 )
 
 const (
-	statusGone = 0
-	statusRaw  = 1
-	statusS2   = 2
-	statusZstd = 3
+	statusGone  = 0
+	statusRaw   = 1
+	statusS2    = 2
+	statusZstd  = 3
+	statusLater = 4
 )
 
 // maxFrame bounds what a request may hold: well more than the format does.
@@ -95,7 +96,9 @@ func (r request) frame() []byte {
 func sized(b []byte) []byte { return append(binary.AppendUvarint(nil, uint64(len(b))), b...) }
 
 // claimAnswer answers for one hash part; "" is "not here".
-func claimAnswer(text string) []byte { return sized([]byte(text)) }
+func claimAnswer(text string) []byte {
+	return append(binary.AppendUvarint(nil, uint64(len(text))<<1), text...)
+}
 
 // blockAnswer answers with a block, packed as status says.
 func blockAnswer(status byte, b []byte) []byte { return append([]byte{status}, sized(b)...) }
@@ -112,10 +115,10 @@ func manifestAnswer(digests []store.Hash) []byte {
 // readClaim reads the answer for one hash part.
 func readClaim(br *bufio.Reader) (string, error) {
 	n, err := binary.ReadUvarint(br)
-	if err != nil || n > maxFrame {
+	if err != nil || n>>1 > maxFrame {
 		return "", errors.Join(err, errors.New("claim"))
 	}
-	b := make([]byte, n)
+	b := make([]byte, n>>1)
 	_, err = io.ReadFull(br, b)
 	return string(b), err
 }
@@ -123,7 +126,7 @@ func readClaim(br *bufio.Reader) (string, error) {
 // skipBlock reads the answer to a block request and returns how many bytes came for it.
 func skipBlock(br *bufio.Reader) (int, error) {
 	status, err := br.ReadByte()
-	if err != nil || status == statusGone {
+	if err != nil || status == statusGone || status == statusLater {
 		return 0, err
 	}
 	n, err := binary.ReadUvarint(br)

@@ -1,0 +1,233 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// all is a bitmap of a NAR that is complete.
+func all(blocks int) bitmap {
+	b := newBitmap(blocks)
+	for i := range blocks {
+		b.set(i)
+	}
+	return b
+}
+
+// flip makes a rogue pass on blocks that are wrong.
+func flip(s network.Stream, _ int, b []byte) error {
+	wrong := bytes.Clone(b)
+	wrong[len(wrong)/2] ^= 1
+	return writeAs(s, relayed|statusRaw, wrong)
+}
+
+func TestEachBlockHasOneOwnerWhomEverybodyKnows(t *testing.T) {
+	const blocks = 1000
+	nar := narHash(t)
+	ids := []peer.ID{"one", "two", "three", "four"}
+	owned := map[peer.ID]int{}
+	for i := range blocks {
+		owners := map[peer.ID]bool{}
+		for _, self := range ids { // as each of them sees it
+			c := newCrowd(self, nar, true)
+			names := map[*relay]peer.ID{nil: self}
+			for _, id := range ids {
+				if id != self {
+					c.offer(&neighbour{id: id, tally: &tally{}}, nar)
+					names[c.members[id]] = id
+				}
+			}
+			owners[names[c.owner(i, blocks)]] = true
+		}
+		if len(owners) != 1 {
+			t.Fatalf("block %d has owners %v", i, owners)
+		}
+		for id := range owners {
+			owned[id]++
+		}
+	}
+	for _, id := range ids {
+		if n := owned[id]; n < blocks/len(ids)*2/3 || n > blocks/len(ids)*4/3 {
+			t.Errorf("%s owns %d of %d blocks: not fair among %d", id, n, blocks, len(ids))
+		}
+	}
+}
+
+func TestRelayedLiesAreNotHeldAgainstWhoPassesThemOn(t *testing.T) {
+	s := newSigner(t)
+	nar := random(20*store.BlockSize + 1)
+	info, m := s.sign(t, "big", nar)
+	slow := func(s network.Stream, _ int, b []byte) error {
+		time.Sleep(20 * time.Millisecond) // leaves the relay a part
+		return writeRaw(s, b)
+	}
+	honest := (&rogue{info: info, nar: nar, block: slow}).start(t)
+	relay := (&rogue{info: info, nar: nar, have: all(21), block: flip}).start(t)
+	n, _ := runNode(t, s, nil, honest, relay)
+	for round := range int64(maxStrikes) {
+		fetchAll(t, n, m, nar)
+		tally := n.tallyOf(relay.ID())
+		if got := tally.rumours.Load(); got != round+1 {
+			t.Fatalf("%d NARs with wrong blocks counted, want %d", got, round+1)
+		}
+		if s := [2]int64{strikesOf(n, relay), strikesOf(n, honest)}; s != [2]int64{} {
+			t.Fatalf("strikes %v, want none: who passes on has not lied, nor has the holder", s)
+		}
+		forgetNAR(t, n, m)
+	}
+	before := n.tallyOf(relay.ID()).blocksReceived.Load()
+	fetchAll(t, n, m, nar)
+	if got := n.tallyOf(relay.ID()).blocksReceived.Load(); got != before {
+		t.Errorf("%d more blocks taken from who has passed on wrong ones %d times", got-before, maxStrikes)
+	}
+}
+
+// forgetNAR empties the spool of a NAR, by replacing it with an empty one.
+func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
+	t.Helper()
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { spool.Close() })
+	n.cfg.Spool, n.fetched.spool = spool, spool
+}
+
+func TestRelayedBlocksAreTaken(t *testing.T) {
+	s := newSigner(t)
+	nar := random(20*store.BlockSize + 1)
+	info, m := s.sign(t, "big", nar)
+	never := func(s network.Stream, _ int, _ []byte) error {
+		time.Sleep(time.Minute)
+		return errEnd
+	}
+	stuck := (&rogue{info: info, nar: nar, block: never}).start(t)
+	relay := (&rogue{info: info, nar: nar, have: all(21)}).start(t)
+	n, _ := runNode(t, s, nil, stuck, relay)
+	fetchAll(t, n, m, nar)
+	if got := n.tallyOf(relay.ID()).blocksReceived.Load(); got < 20 {
+		t.Errorf("%d blocks from the relay, want all", got)
+	}
+}
+
+func TestThoseWhoOnlyReceiveAreNotWaitedForForEver(t *testing.T) {
+	t.Parallel()
+	s := newSigner(t)
+	nar := random(4 * store.BlockSize)
+	info, m := s.sign(t, "big", nar)
+	relay := (&rogue{info: info, nar: nar, have: newBitmap(4)}).start(t)
+	n, _ := runNode(t, s, nil, relay)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*relayStall)
+	defer cancel()
+	sp, err := n.Fetch(ctx, m)
+	if !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
+	}
+	if s := strikesOf(n, relay); s != 0 {
+		t.Errorf("%d strikes for waiting, want none", s)
+	}
+}
+
+// receiving returns a node that has the first of a NAR's blocks and waits for the others, and a stream to it.
+func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n *Node, m trust.Mapping, stream network.Stream) {
+	t.Helper()
+	info, m := s.sign(t, name, nar)
+	release := make(chan struct{})
+	t.Cleanup(func() { close(release) })
+	g := (&rogue{info: info, nar: nar, block: func(s network.Stream, i int, b []byte) error {
+		if i > 0 {
+			<-release
+		}
+		return writeRaw(s, b)
+	}}).start(t)
+	var share []store.Source
+	if stored {
+		share = []store.Source{store.NewMem()}
+	}
+	n, _ = runNode(t, s, share, g)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	t.Cleanup(func() { cancel(); <-done })
+	go func() {
+		defer close(done)
+		if sp, err := n.Fetch(ctx, m); err == nil {
+			sp.Close()
+		}
+	}()
+	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.have().has(0) {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("the first block has not come within 20 s")
+		}
+	}
+	other := (&rogue{}).start(t)
+	return n, m, other.dial(t, n)
+}
+
+func askedOf(t *testing.T, s network.Stream, r request, answer int) []byte {
+	t.Helper()
+	if _, err := s.Write(appendRequest(nil, r)); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, answer)
+	s.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.ReadFull(s, b); err != nil {
+		t.Fatalf("answer to %+v: %v", r, err)
+	}
+	return b
+}
+
+func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
+	nar := random(3 * store.BlockSize)
+	n, m, stream := receiving(t, newSigner(t), nar, "big", true)
+	r := request{hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
+	r.kind = askHave
+	if got := askedOf(t, stream, r, 2); !bytes.Equal(got, []byte{1, 1}) {
+		t.Errorf("have = %x, want the first of three blocks, 0101", got)
+	}
+	r.kind, r.block = askBlock, 0
+	head := []byte{byte(relayed | statusRaw), 0x80, 0x80, 0x10}
+	if got := askedOf(t, stream, r, len(head)+store.BlockSize); !bytes.Equal(got, append(head, nar[:store.BlockSize]...)) {
+		t.Errorf("block 0 begins %x, want %x and the block", got[:8], head)
+	}
+	r.block = 1
+	if got := askedOf(t, stream, r, 1); got[0] != byte(statusLater) {
+		t.Errorf("block 1 = %x, want later", got)
+	}
+	r.kind, r.block = askManifest, 0
+	if got := askedOf(t, stream, r, 1); got[0] != 0 {
+		t.Errorf("manifest = %x, want none: nothing is vouched for yet", got)
+	}
+	claim := appendClaim(nil, m.Info().String(), true)
+	if got := askedOf(t, stream, request{kind: askClaims, hashParts: r.hashParts}, len(claim)); !bytes.Equal(got, claim) {
+		t.Errorf("claim is %q, want %q", got, claim)
+	}
+	n.fetched.flight(m.Path().HashPart()).doubt()
+	r.kind = askBlock
+	if got := askedOf(t, stream, r, 1); got[0] != byte(statusGone) {
+		t.Errorf("block 0 of a NAR that came out wrong = %x, want gone", got)
+	}
+}
+
+func TestWhoSharesNothingPassesNothingOn(t *testing.T) {
+	_, m, stream := receiving(t, newSigner(t), random(3*store.BlockSize), "big", false)
+	r := request{hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
+	for _, kind := range []requestKind{askClaims, askHave, askBlock} {
+		r.kind = kind
+		if got := askedOf(t, stream, r, 1); got[0] != 0 {
+			t.Errorf("request of kind %d is answered %x, want not here", kind, got)
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"narbor/store"
+)
+
+// work asks one holder for blocks until none is missing, or it fails.
+func (f *fetch) work(ctx context.Context, nb *neighbour) {
+	w := &worker{fetch: f, nb: nb}
+	defer w.end()
+	for ctx.Err() == nil {
+		if err := w.fill(ctx); err != nil {
+			f.failed(ctx, nb, err)
+			return
+		}
+		if len(w.asked) > 0 {
+			if err := w.receive(ctx); err != nil {
+				f.failed(ctx, nb, err)
+				return
+			}
+			continue
+		}
+		select {
+		case <-time.After(tick): // what others owe may become overdue
+		case <-f.complete:
+			return
+		case <-ctx.Done():
+		}
+	}
+}
+
+// A worker is one holder's part in a fetch. It is owned by the goroutine that runs work.
+type worker struct {
+	fetch *fetch
+	nb    *neighbour
+	ex    *exchange
+	stop  func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
+	asked []int       // blocks under way, in the order asked; [askedHave] stands for what it has
+	last  time.Time
+}
+
+// askedHave stands, among blocks asked for, for the question which it has.
+const askedHave = -1
+
+// fill keeps as many blocks under way as the link needs to stay busy.
+func (w *worker) fill(ctx context.Context) error {
+	for len(w.asked) < w.window() {
+		i, ok := w.fetch.pick(w.nb, w.asked)
+		if !ok {
+			return nil
+		}
+		w.asked = append(w.asked, i)
+		w.nb.busy.Add(1)
+		if w.ex == nil {
+			ex, err := w.nb.take(ctx)
+			if err != nil {
+				return err
+			}
+			w.ex = ex
+		}
+		if ex := w.ex; w.stop == nil {
+			w.stop = context.AfterFunc(ctx, func() { ex.Reset() })
+		}
+		if len(w.asked) == 1 {
+			w.last = time.Now()
+		}
+		if err := w.ex.send(w.fetch.request(i)); err != nil {
+			return w.reopen(ctx, err)
+		}
+	}
+	return nil
+}
+
+// request asks for a block, or for which blocks there are.
+func (f *fetch) request(i int) request {
+	r := request{kind: askBlock, hashParts: []store.HashPart{f.m.Path().HashPart()}, nar: f.m.NarHash(), block: i}
+	if i == askedHave {
+		r.kind, r.block = askHave, 0
+	}
+	return r
+}
+
+// receive reads the answer to what was asked for first.
+func (w *worker) receive(ctx context.Context) error {
+	w.ex.until = time.Now().Add(blockTimeout)
+	i := w.asked[0]
+	if i == askedHave {
+		have, err := readHave(w.ex.br, len(w.fetch.blocks))
+		if err != nil {
+			return w.reopen(ctx, err)
+		}
+		w.answered()
+		w.fetch.said(w.nb, have)
+		return nil
+	}
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
+	wire, unverified, err := readBlock(w.ex.br, block)
+	if errors.Is(err, errLater) {
+		w.answered()
+		w.fetch.giveBack([]int{i})
+		return nil
+	}
+	if err != nil {
+		return w.reopen(ctx, err)
+	}
+	if now := time.Now(); !unverified { // otherwise it has waited for the block
+		w.nb.measured(now.Sub(w.last), len(block))
+		w.last = now
+		w.fetch.vouches(w.nb)
+	}
+	w.answered()
+	w.nb.tally.blocksReceived.Add(1)
+	w.nb.tally.bytesReceived.Add(int64(len(block)))
+	w.nb.tally.wireReceived.Add(int64(wire))
+	return w.fetch.deliver(w.nb, i, block, unverified)
+}
+
+// answered takes note that what was asked for first has been read. It comes before the last block is delivered, for
+// that ends the fetch, and the stream must live on.
+func (w *worker) answered() {
+	w.ex.kept = false
+	if w.asked = w.asked[1:]; len(w.asked) == 0 {
+		w.rest()
+	}
+	w.nb.busy.Add(-1)
+}
+
+// rest takes note that every answer has been read.
+func (w *worker) rest() {
+	if !w.stop() {
+		w.ex = nil // too late: it is being reset
+	}
+	w.stop = nil
+}
+
+// reopen gives a stream that was kept open a second chance: the other side may have closed it meanwhile.
+func (w *worker) reopen(ctx context.Context, err error) error {
+	if !w.ex.kept || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, errWire) {
+		return err
+	}
+	w.drop()
+	return nil
+}
+
+// drop returns what is under way to the others, and resets the stream, if there is one.
+func (w *worker) drop() {
+	w.fetch.giveBack(w.asked)
+	w.nb.busy.Add(int32(-len(w.asked)))
+	w.asked = nil
+	if w.ex != nil && (w.stop == nil || w.stop()) { // otherwise that is under way
+		w.ex.Reset()
+	}
+	w.ex, w.stop = nil, nil
+}
+
+// end gives the stream back to the neighbour if nothing is under way on it.
+func (w *worker) end() {
+	if w.ex != nil && len(w.asked) == 0 {
+		w.nb.put(w.ex)
+		return
+	}
+	w.drop()
+}
+
+// window is how many answers are kept under way.
+func (w *worker) window() int {
+	if w.fetch.isRelay(w.nb) {
+		return relayWindow
+	}
+	return w.nb.window()
+}
+
+// window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
+// busy over a round trip and a slow one is not owed much.
+func (n *neighbour) window() int {
+	const ahead = 40 * time.Millisecond
+	d, ok := n.expect()
+	if !ok {
+		return 2
+	}
+	return min(max(int(ahead/d)+1, 2), 16)
+}
+
+// byPromise sorts holders: who has least to do, then who is fastest, and chance among equals.
+func byPromise(holders []*neighbour) []*neighbour {
+	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
+	slices.SortStableFunc(holders, func(a, b *neighbour) int {
+		da, _ := a.expect()
+		db, _ := b.expect()
+		return cmp.Or(cmp.Compare(a.busy.Load(), b.busy.Load()), cmp.Compare(da, db))
+	})
+	return holders
+}
