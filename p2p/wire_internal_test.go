@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/s2"
+
 	"narbor/store"
 )
 
@@ -233,5 +235,34 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		if err := read(c.in, c.what); !errors.Is(err, c.want) {
 			t.Errorf("%s, %s: %v, want %v", c.what, c.name, err, c.want)
 		}
+	}
+}
+
+// BenchmarkBlock writes the answer to a block request and reads it, as it is and packed.
+func BenchmarkBlock(b *testing.B) {
+	for name, as := range map[string]status{"raw": statusRaw, "s2": statusS2, "zstd": statusZstd} {
+		b.Run(name, func(b *testing.B) {
+			from := make([]byte, blockHead+s2.MaxEncodedLen(store.BlockSize))
+			to := make([]byte, store.BlockSize)
+			size := copy(from[blockHead:], text(store.BlockSize))
+			if as != statusRaw {
+				packed, ok := pack(as, text(store.BlockSize), make([]byte, len(from)))
+				if !ok {
+					b.Fatal("not worth it")
+				}
+				size = copy(from[blockHead:], packed)
+			}
+			var wire bytes.Buffer
+			bw, br := bufio.NewWriterSize(&wire, 4<<10), bufio.NewReaderSize(&wire, 16<<10)
+			b.SetBytes(store.BlockSize)
+			for b.Loop() {
+				if err := errors.Join(writeBlock(bw, as, from, size), bw.Flush()); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := readBlock(br, to); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -9,6 +9,14 @@
 // Rivals take turns within each run (A B A B), and a figure is the median of its runs. The machines share this
 // computer's processors, so that unshaped figures say what narbor costs them, and the others what a user would
 // notice. Where a limit is missed by more than half of it, bench says so and fails.
+//
+// Bytes are touched in inner loops that have benchmarks of their own: what is received (BenchmarkDraft, BenchmarkSHA256
+// in store; BenchmarkBlock, BenchmarkPack, BenchmarkStream, BenchmarkFetch in p2p), what is shared (BenchmarkLayout,
+// BenchmarkRead in store) and what Nix gets (BenchmarkNAR in narserve). To compare two commits, run both in turn:
+//
+//	go test -c -o /tmp/old ./store                # at the one, and -o /tmp/new at the other
+//	for i in $(seq 10); do for v in old new; do (cd store && /tmp/$v -test.run '^$' -test.bench . >>/tmp/$v.txt); done; done
+//	go run golang.org/x/perf/cmd/benchstat@latest /tmp/old.txt /tmp/new.txt
 package main
 
 import (
