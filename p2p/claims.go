@@ -170,7 +170,12 @@ func (n *neighbour) more(batch []*lookup) []*lookup {
 	return batch
 }
 
+// answeredUnasked says whether a question need not be asked any more, because of what was said before or because
+// nobody waits for an answer.
 func (n *neighbour) answeredUnasked(l *lookup) bool {
+	if !l.owes(n) {
+		return true
+	}
 	r, ok := l.recalled(n)
 	if ok {
 		l.answered(r)

@@ -284,3 +284,18 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 		t.Errorf("claim under other keys = %v, want ErrNotFound", err)
 	}
 }
+
+func TestQuestionsNobodyWaitsForAreNotAsked(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	nb := ghost(t, n)
+	nb.asks = make(chan *lookup, 8)
+	old := &lookup{node: n, hp: partA, news: make(chan struct{}, 1)}
+	old.ask([]*neighbour{nb})
+	old.expire()
+	fresh := &lookup{node: n, hp: partB, news: make(chan struct{}, 1)}
+	fresh.ask([]*neighbour{nb})
+	defer fresh.expire()
+	if got := nb.more([]*lookup{<-nb.asks}); len(got) != 1 || got[0] != fresh {
+		t.Errorf("%d questions asked, want the one that somebody waits for", len(got))
+	}
+}

@@ -182,6 +182,13 @@ func (l *lookup) answered(r reply) {
 	}
 }
 
+// owes says whether a neighbour's answer is still waited for.
+func (l *lookup) owes(nb *neighbour) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.ContainsFunc(l.owed, func(o owed) bool { return o.by == nb })
+}
+
 // expire ends the wait for those who have not answered in time.
 func (l *lookup) expire() {
 	l.mu.Lock()

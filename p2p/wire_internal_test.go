@@ -259,7 +259,7 @@ func BenchmarkBlock(b *testing.B) {
 				if err := errors.Join(writeBlock(bw, as, from, size), bw.Flush()); err != nil {
 					b.Fatal(err)
 				}
-				if _, err := readBlock(br, to); err != nil {
+				if _, _, err := readBlock(br, to); err != nil {
 					b.Fatal(err)
 				}
 			}
