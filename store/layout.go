@@ -242,8 +242,8 @@ func (b *layoutBuilder) directory(parent int, name string, at layoutDir, depth i
 	b.dirs = append(b.dirs, at)
 	b.literals = append(b.literals, narDirectory...)
 	for _, name := range names {
-		if len(name) > maxNARName {
-			return b.corrupt("a name of %d bytes", len(name))
+		if fault := narNameFault([]byte(name)); fault != "" {
+			return b.corrupt("the name %.80q %s", name, fault)
 		}
 		b.literals = append(b.literals, narEntry...)
 		ref := nameRef{uint32(len(b.literals) + 8), uint8(len(name))}

@@ -90,7 +90,7 @@ var trees = map[string]func(tb testing.TB, dir string) string{
 	},
 	"names": func(tb testing.TB, dir string) string {
 		for i, name := range []string{"..foo", "...", "a", "a.b", "a b", "A", "ab", "ä", "\xff\xfe", "\x01", ")", "(", "entry", "node",
-			strings.Repeat("n", 255), "a\nb", "~nix~case~hack~1", "Z", "_", "-", "a-"} {
+			strings.Repeat("n", 255), "a\nb", "~nix~case~hack", "Z", "_", "-", "a-"} {
 			writeFile(tb, filepath.Join(dir, name), i, 0o444)
 		}
 		writeFile(tb, dir+"/b/..bar/x", 17, 0o755)
@@ -206,6 +206,7 @@ func TestLayoutRefuses(t *testing.T) {
 		"pipe": {1 << 20, "none of file", func(dir string) error {
 			return errors.Join(os.Mkdir(dir+"/r", 0o755), exec.Command("mkfifo", dir+"/r/p").Run())
 		}},
+		"reserved name":       {1 << 20, "reserved", func(dir string) error { return os.MkdirAll(dir+"/r/a~nix~case~hack~1", 0o755) }},
 		"longer than stated":  {1000, "longer", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
 		"a bit longer":        {1111, "longer", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
 		"shorter than stated": {1113, "1112 bytes", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},

@@ -3,7 +3,7 @@
 // the spool of verified archives that wait for Nix.
 //
 // Nothing here decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes
-// of a [NAR] are unchecked until a [Draft] has compared their hash. The package never logs, and imports no
+// of a [NAR] are unchecked until a [Draft] has compared their hash and [CheckNAR] has read them. The package never logs, and imports no
 // other package of narbor.
 package store
 
@@ -42,6 +42,9 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrCorrupt says that bytes are not what their hash, size or format promised.
 	ErrCorrupt = errors.New("corrupt")
+	// ErrMalformed says that an archive has the hash it should have, and yet is none that Nix may be given. Who signed
+	// that hash is to blame, and not who sent the bytes.
+	ErrMalformed = errors.New("malformed archive")
 )
 
 // HashPart is the 32 characters that begin a store path's base name, and by which Nix asks for it.
