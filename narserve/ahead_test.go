@@ -144,6 +144,35 @@ func TestAheadStopsWhenNixGoes(t *testing.T) {
 	})
 }
 
+func TestMalformedNARIsFetchedAheadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		leaf, _ := w.add(t, "a-leaf", 1000)
+		evil := w.addNAR(t, "b-evil", evilNAR(), leaf.Path)
+		top, _ := w.add(t, "c-top", 1000, evil.Path)
+		var log fetchLog
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys, Ahead: 1 << 20})
+		for range 3 { // Nix comes back, and again
+			for _, info := range []store.Info{top, evil, leaf} {
+				wantStatus(t, "narinfo", do(s, http.MethodGet, narinfoPath(info)), http.StatusOK)
+			}
+			wantStatus(t, "leaf", do(s, http.MethodGet, narPath(leaf)), http.StatusOK)
+			synctest.Wait()
+			wantStatus(t, "evil", do(s, http.MethodGet, narPath(evil)), http.StatusNotFound)
+			time.Sleep(time.Minute)
+		}
+		n := 0
+		for _, name := range log.take() {
+			if name == "b-evil" {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("fetched %d times, want 1", n)
+		}
+	})
+}
+
 func TestAheadIsOffWithoutABudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

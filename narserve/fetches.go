@@ -2,6 +2,7 @@ package narserve
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"narbor/store"
@@ -13,10 +14,16 @@ type fetchKey struct {
 	narHash  store.Hash
 }
 
-// fetches makes requests for one NAR share one fetch. The zero value is ready.
+// maxMalformed bounds what is remembered of malformed NARs. An upstream that signs one is a rarity; one that signs
+// more than these costs fetches in vain, no more.
+const maxMalformed = 1000
+
+// fetches makes requests for one NAR share one fetch, and fetches none again that is malformed: its bytes are what was
+// signed, so they would be the same. The zero value is ready.
 type fetches struct {
-	mu      sync.Mutex // guards running and the fields of every flight
-	running map[fetchKey]*flight
+	mu        sync.Mutex // guards the rest, and the fields of every flight
+	running   map[fetchKey]*flight
+	malformed map[fetchKey]error
 }
 
 // A flight is one fetch and those who wait for it.
@@ -33,6 +40,10 @@ type flight struct {
 // fetchTimeout.
 func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Context) (*store.Spooled, error)) (*store.Spooled, error) {
 	f.mu.Lock()
+	if err := f.malformed[key]; err != nil {
+		f.mu.Unlock()
+		return nil, err
+	}
 	fl := f.running[key]
 	if fl == nil {
 		fl = f.start(key, fetch)
@@ -63,10 +74,21 @@ func (f *fetches) start(key fetchKey, fetch func(context.Context) (*store.Spoole
 		sp, err := guard(func() (*store.Spooled, error) { return fetch(ctx) })
 		f.mu.Lock()
 		fl.spooled, fl.err = sp, err
+		if errors.Is(err, store.ErrMalformed) {
+			f.remember(key, err)
+		}
 		close(fl.done)
 		f.unlockAndTidy(key, fl)
 	}()
 	return fl
+}
+
+// remember keeps a NAR from being fetched again. f.mu is held.
+func (f *fetches) remember(key fetchKey, malformed error) {
+	if f.malformed == nil || len(f.malformed) >= maxMalformed {
+		f.malformed = map[fetchKey]error{}
+	}
+	f.malformed[key] = malformed
 }
 
 // leave takes a waiter off. f.mu is not held.

@@ -3,6 +3,8 @@ package narserve_test
 import (
 	"bytes"
 	"context"
+	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -50,6 +52,65 @@ func TestBrokenSourcesMakeNotFound(t *testing.T) {
 			t.Errorf("%s: the next source's bytes differ", name)
 		}
 		w.wantIdle(t)
+	}
+}
+
+// addNAR puts a signed path into the store that has this NAR, whatever it is.
+func (w *world) addNAR(t testing.TB, name string, nar []byte, refs ...store.Path) store.Info {
+	t.Helper()
+	info, _ := w.info(t, name, 0, refs...)
+	info.NarHash, info.NarSize, info.CA = sum(nar), int64(len(nar)), ""
+	w.sign(&info)
+	w.mem.Add(info, nar)
+	return info
+}
+
+// evilNAR is a file called ".." in a directory.
+func evilNAR() []byte {
+	return narStrings([]string{"nix-archive-1", "(", "type", "directory", "entry", "(", "name", "..", "node",
+		"(", "type", "regular", "contents", "", ")", ")", ")"})
+}
+
+func TestMalformedNARIsNotFoundAndFetchedOnce(t *testing.T) {
+	w := newWorld(t)
+	evil := w.addNAR(t, "evil", evilNAR())
+	core, logs := observer.New(zap.InfoLevel)
+	first, second := &probe{inner: w.local()}, &probe{inner: w.local()}
+	s := narserve.New(narserve.Config{Sources: []narserve.Source{first, second}, Keys: w.keys, Log: zap.New(core)})
+	wantStatus(t, "narinfo", do(s, "GET", narinfoPath(evil)), 200)
+	for range 3 {
+		wantStatus(t, "NAR", do(s, "GET", narPath(evil)), 404)
+		wantStatus(t, "range of the NAR", do(s, "GET", narPath(evil), "Range", "bytes=5-"), 404)
+	}
+	if a, b := first.fetched.Load(), second.fetched.Load(); a != 1 || b != 0 {
+		t.Errorf("fetched %d times from the first source and %d from the second, want 1 and 0", a, b)
+	}
+	if all := logs.All(); len(all) != 1 || all[0].Level != zap.WarnLevel || all[0].ContextMap()["path"] != evil.Path.String() ||
+		!strings.Contains(fmt.Sprint(all[0].ContextMap()["err"], all[0].ContextMap()["error"]), `the name ".." is no file's`) {
+		t.Errorf("logged %v, want one warning with the path and what is wrong", all)
+	}
+	w.wantIdle(t)
+}
+
+func TestMalformedNARsAreRemembered(t *testing.T) {
+	w := newWorld(t)
+	src := &probe{inner: w.local()}
+	s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+	var infos []store.Info
+	for i := range 1001 { // one more than are
+		infos = append(infos, w.addNAR(t, fmt.Sprintf("evil-%d", i), evilNAR()))
+	}
+	for _, info := range infos[:1000] {
+		do(s, "GET", narPath(info))
+		do(s, "GET", narPath(info))
+	}
+	if n := src.fetched.Load(); n != 1000 {
+		t.Errorf("1000 malformed NARs, asked for twice, were fetched %d times", n)
+	}
+	do(s, "GET", narPath(infos[1000]))
+	do(s, "GET", narPath(infos[0]))
+	if n := src.fetched.Load(); n != 1002 {
+		t.Errorf("%d fetches after another, and the first again; want 1002: memory is bounded", n)
 	}
 }
 

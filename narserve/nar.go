@@ -109,7 +109,7 @@ func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*store.Spooled, 
 	return s.fetches.do(ctx, key, func(ctx context.Context) (*store.Spooled, error) { return s.fetch(ctx, m) })
 }
 
-// fetch returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of
+// fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck leaves at least half of
 // the time to the next.
 func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	began := time.Now()
@@ -118,6 +118,10 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, er
 		sp, err := s.fetchFrom(ctx, src, m, len(s.sources)-i)
 		if err == nil {
 			return sp, nil
+		}
+		if errors.Is(err, store.ErrMalformed) { // every source would have the same bytes
+			s.log.Warn("a signed nar is malformed; nix never sees it", zap.Stringer("path", m.Path()), zap.Error(err))
+			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
 		}
 		errs = append(errs, err)
 	}

@@ -65,7 +65,7 @@ type Source interface {
 	// Lookup returns a mapping for the store path with that hash part; ErrNotFound if the source has none.
 	Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 	// Fetch returns the verified archive. The caller closes it. The error wraps ErrNotFound if the source
-	// cannot produce it.
+	// cannot produce it, and ErrMalformed if nobody can.
 	Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error)
 }
 

@@ -156,6 +156,29 @@ func TestRealNixFallsThrough(t *testing.T) {
 	}
 }
 
+// TestRealNixNeverSeesAMalformedNAR has a signed path whose NAR would put a file beside the store path, and the next
+// substituter a good one.
+func TestRealNixNeverSeesAMalformedNAR(t *testing.T) {
+	first, second := newWorld(t), newWorld(t)
+	first.secret, first.keys = second.secret, second.keys
+	good, nar := second.add(t, "sometimes-evil", 3000)
+	first.addNAR(t, "sometimes-evil", evilNAR())
+	onlyEvil := first.addNAR(t, "only-evil", evilNAR())
+	one := narserve.New(narserve.Config{Sources: []narserve.Source{first.local()}, Keys: first.keys})
+	two := narserve.New(narserve.Config{Sources: []narserve.Source{second.local()}, Keys: second.keys})
+	c := newNixClient(t, second.publicKey(), "http://"+startServer(t, one), "http://"+startServer(t, two))
+	if out, err := c.run(t, "nix-store", "--store", c.root, "-r", good.Path.String()); err != nil {
+		t.Fatalf("nix-store -r: %v\n%s", err, out)
+	}
+	c.wantPath(t, good, nar)
+	if out, err := c.run(t, "nix-store", "--store", c.root, "-r", onlyEvil.Path.String()); err == nil {
+		t.Errorf("nix-store -r of what nobody else has went well:\n%s", out)
+	}
+	if st := one.Stats(); st.NarinfoHits != 2 || st.NarBytesServed != 0 {
+		t.Errorf("the first: %+v, want 2 hits and not a byte", st)
+	}
+}
+
 // TestRealNixResumes has the connection break in the middle of the first reply to each NAR request.
 func TestRealNixResumes(t *testing.T) {
 	w := newWorld(t)

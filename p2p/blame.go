@@ -55,7 +55,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		f.redo(func(_ int, from peer.ID) bool { return from == witness.id })
 		return nil, nil
 	}
-	if err == nil {
+	if err == nil || errors.Is(err, store.ErrMalformed) { // the hash is right in both cases
 		for _, id := range accused {
 			f.liar(id, errors.New("sent a block that is not of this NAR"))
 		}

@@ -259,7 +259,7 @@ func (c *changing) Info(context.Context, store.HashPart) (store.Info, error) {
 
 func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 	s, other := newSigner(t), newSigner(t)
-	info, _ := s.sign(t, "path", random(10))
+	info, _ := s.sign(t, "path", randomNAR(10))
 	src := &changing{}
 	src.info.Store(&info)
 	sh := newSharer([]store.Source{src}, s.keys)

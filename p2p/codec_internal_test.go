@@ -31,6 +31,19 @@ func random(size int) []byte {
 	return b
 }
 
+// FileNAR is the NAR of a file with these contents.
+func FileNAR(contents []byte) (nar []byte) {
+	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
+		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
+		nar = append(nar, s...)
+		nar = append(nar, make([]byte, -len(s)&7)...)
+	}
+	return nar
+}
+
+// randomNAR returns a NAR of size bytes, or the few more that it must have.
+func randomNAR(size int) []byte { return FileNAR(random(max(0, size-len(FileNAR(nil))))) }
+
 func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 	for _, as := range []status{statusS2, statusZstd} {
 		for _, size := range []int{1000, 70_000, store.BlockSize} {

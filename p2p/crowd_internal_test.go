@@ -65,7 +65,7 @@ func TestEachBlockHasOneOwnerWhomEverybodyKnows(t *testing.T) {
 
 func TestRelayedLiesAreNotHeldAgainstWhoPassesThemOn(t *testing.T) {
 	s := newSigner(t)
-	nar := random(20*store.BlockSize + 1)
+	nar := randomNAR(20*store.BlockSize + 1)
 	info, m := s.sign(t, "big", nar)
 	slow := func(s network.Stream, _ int, b []byte) error {
 		time.Sleep(20 * time.Millisecond) // leaves the relay a part
@@ -105,7 +105,7 @@ func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
 
 func TestRelayedBlocksAreTaken(t *testing.T) {
 	s := newSigner(t)
-	nar := random(20*store.BlockSize + 1)
+	nar := randomNAR(20*store.BlockSize + 1)
 	info, m := s.sign(t, "big", nar)
 	never := func(s network.Stream, _ int, _ []byte) error {
 		time.Sleep(time.Minute)
@@ -123,7 +123,7 @@ func TestRelayedBlocksAreTaken(t *testing.T) {
 func TestThoseWhoOnlyReceiveAreNotWaitedForForEver(t *testing.T) {
 	t.Parallel()
 	s := newSigner(t)
-	nar := random(4 * store.BlockSize)
+	nar := randomNAR(4 * store.BlockSize)
 	info, m := s.sign(t, "big", nar)
 	relay := (&rogue{info: info, nar: nar, have: newBitmap(4)}).start(t)
 	n, _ := runNode(t, s, nil, relay)
@@ -190,7 +190,7 @@ func askedOf(t *testing.T, s network.Stream, r request, answer int) []byte {
 }
 
 func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
-	nar := random(3 * store.BlockSize)
+	nar := randomNAR(3 * store.BlockSize)
 	n, m, stream := receiving(t, newSigner(t), nar, "big", true)
 	r := request{hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
 	r.kind = askHave

@@ -36,7 +36,8 @@ const (
 
 // Fetch gets the NAR of a mapping from the neighbours who have it, all at once, into the spool. Its bytes have the
 // mapping's NarHash. The caller closes what it gets. The error wraps [store.ErrNotFound] if no honest neighbour
-// is left that has it, and [store.ErrNoSpace] if the spool is full.
+// is left that has it, [store.ErrNoSpace] if the spool is full, and [store.ErrMalformed] if it was fetched and is one
+// that must not reach Nix; no neighbour is blamed for that.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
 		// Another mapping may have brought it here, whose check said nothing about this path.

@@ -46,7 +46,7 @@ func ended(t testing.TB, s network.Stream) []byte {
 }
 
 func TestBrokenRequestsCostTheirSender(t *testing.T) {
-	n, info := sharing(t, random(1000))
+	n, info := sharing(t, randomNAR(1000))
 	good := appendRequest(nil, blockRequest(info, 0))
 	for name, in := range map[string][]byte{
 		"65 KiB":         append([]byte{0x80, 0x80, 0x04}, make([]byte, 1<<16)...),
@@ -70,7 +70,7 @@ func TestBrokenRequestsCostTheirSender(t *testing.T) {
 }
 
 func TestWhoDoesNotReadKeepsNobodyWaiting(t *testing.T) {
-	nar := random(4 * store.BlockSize)
+	nar := randomNAR(4 * store.BlockSize)
 	n, info := sharing(t, nar)
 	var before, after runtime.MemStats
 	runtime.GC()
@@ -106,7 +106,7 @@ func TestWhoDoesNotReadKeepsNobodyWaiting(t *testing.T) {
 }
 
 func TestClaimsDoNotWaitForBlocks(t *testing.T) {
-	nar := random(store.BlockSize)
+	nar := randomNAR(store.BlockSize)
 	n, info := sharing(t, nar)
 	g := (&rogue{}).start(t)
 	for range 2 * maxServingPeer {
@@ -214,7 +214,7 @@ func TestSharedNARsAreClosedOnce(t *testing.T) {
 	mem := store.NewMem()
 	var infos []store.Info
 	for i := range 2 * maxOpenNARs {
-		nar := random(100 + i)
+		nar := randomNAR(100 + i)
 		info, _ := s.sign(t, fmt.Sprintf("p%d", i), nar)
 		mem.Add(info, nar)
 		infos = append(infos, info)
@@ -259,7 +259,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	t.Run("", func(t *testing.T) {
 		s := newSigner(t)
-		nar := random(20 * store.BlockSize)
+		nar := randomNAR(20 * store.BlockSize)
 		info, m := s.sign(t, "shared", nar)
 		src := &counted{Source: store.NewMem(), t: t}
 		src.Source.(*store.Mem).Add(info, nar)

@@ -32,7 +32,7 @@ func ghost(t testing.TB, n *Node) *neighbour {
 
 func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {
 	s := newSigner(t)
-	nar := random(1000)
+	nar := randomNAR(1000)
 	info, m := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
@@ -64,7 +64,7 @@ func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {
 
 func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
 	s := newSigner(t)
-	nar := random(1000)
+	nar := randomNAR(1000)
 	_, m := s.sign(t, "small", nar)
 	n, _ := runNode(t, s, nil)
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
@@ -104,7 +104,7 @@ func trickle(s network.Stream, _ int, b []byte) error {
 
 func TestThoseWhoTrickleAreOvertaken(t *testing.T) {
 	s := newSigner(t)
-	nar := random(1000)
+	nar := randomNAR(1000)
 	info, m := s.sign(t, "small", nar)
 	honest := (&rogue{info: info, nar: nar}).start(t)
 	rogues := []*rogue{honest}
@@ -122,7 +122,7 @@ func TestThoseWhoTrickleAreOvertaken(t *testing.T) {
 
 func TestTrickledBlockEndsInTime(t *testing.T) {
 	s := newSigner(t)
-	nar := random(1000)
+	nar := randomNAR(1000)
 	info, _ := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar, block: trickle}).start(t)
 	n, _ := runNode(t, s, nil, g)
@@ -159,7 +159,7 @@ func TestOnlyHolderMayFailOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSigner(t)
-			nar := random(3*store.BlockSize + 5)
+			nar := randomNAR(3*store.BlockSize + 5)
 			info, m := s.sign(t, "big", nar)
 			var blocks atomic.Int64
 			g := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
@@ -198,7 +198,7 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newSigner(t)
-			nar := random(1000)
+			nar := randomNAR(1000)
 			info, m := s.sign(t, "small", nar)
 			honest, bad := (&rogue{info: info, nar: nar}).start(t), (&rogue{info: info, nar: nar, block: c.block}).start(t)
 			n, _ := runNode(t, s, nil, honest, bad)
@@ -220,7 +220,7 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 
 func TestStreamsAreKeptBetweenNARs(t *testing.T) {
 	s := newSigner(t)
-	nar := random(1000)
+	nar := randomNAR(1000)
 	info, m := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
@@ -240,7 +240,7 @@ func TestStreamsAreKeptBetweenNARs(t *testing.T) {
 
 func TestAnswersComeAgainAfterAStreamHasBroken(t *testing.T) {
 	s := newSigner(t)
-	info, _ := s.sign(t, "small", random(1000))
+	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	g.claims = func(s network.Stream, r request) error {
@@ -264,7 +264,7 @@ func TestAnswersComeAgainAfterAStreamHasBroken(t *testing.T) {
 
 func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
 	s := newSigner(t)
-	info, _ := s.sign(t, "small", random(1000))
+	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	ended := make(chan struct{})
@@ -305,7 +305,7 @@ func contentAddressed(t testing.TB, name string, nar []byte) (path store.Path, c
 
 func TestWrongSizeOfAContentAddressedPathHurtsItsSenderAlone(t *testing.T) {
 	s := newSigner(t)
-	nar := random(store.BlockSize + 1000)
+	nar := randomNAR(store.BlockSize + 1000)
 	path, ca := contentAddressed(t, "source", nar)
 	info, m := s.signPath(t, path, nar)
 	wrong := store.Info{Path: path, NarHash: info.NarHash, NarSize: info.NarSize - 1, CA: ca}

@@ -61,12 +61,12 @@ func (u upstream) sign(t testing.TB, name string, nar []byte) store.Info {
 	return info
 }
 
-// noise returns size bytes that are the same for the same seed.
+// noise returns a NAR that is the same for the same seed, of size bytes or the few more that it must have.
 func noise(seed, size int) []byte {
-	b := make([]byte, size)
+	b := make([]byte, max(0, size-len(p2p.FileNAR(nil))))
 	r := mrand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
 	io.ReadFull(r, b)
-	return b
+	return p2p.FileNAR(b)
 }
 
 // A machine is a node that runs, with what it shares.
@@ -288,24 +288,73 @@ func TestNobodyHonestLeft(t *testing.T) {
 }
 
 func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
-	u := newUpstream(t)
 	nar := noise(1, 40*store.BlockSize)
-	info := u.sign(t, "big", nar)
-	mem := memWith([]store.Info{info}, [][]byte{nar})
-	lied := make(chan struct{})
-	honest := u.newMachine(t, gate{mem, lied}) // slow enough for the sly one to have its turn
-	var reads atomic.Int64
-	sly := u.newMachine(t, liar{mem, func(off int64, p []byte) { // lies once, and its manifest is true
-		if reads.Add(1) == 2 {
-			p[0] ^= 1
-			close(lied)
+	for name, nar := range map[string][]byte{"good": nar, "malformed": append(nar[:len(nar):len(nar)], 0)} {
+		t.Run(name, func(t *testing.T) {
+			u := newUpstream(t)
+			info := u.sign(t, "big", nar)
+			mem := memWith([]store.Info{info}, [][]byte{nar})
+			lied := make(chan struct{})
+			honest := u.newMachine(t, gate{mem, lied}) // slow enough for the sly one to have its turn
+			var reads atomic.Int64
+			sly := u.newMachine(t, liar{mem, func(off int64, p []byte) { // lies once, and its manifest is true
+				if reads.Add(1) == 2 {
+					p[0] ^= 1
+					close(lied)
+				}
+			}})
+			b := u.newMachine(t, nil, honest, sly)
+			if name == "good" {
+				b.fetch(t, info, nar)
+			} else {
+				b.wantMalformed(t, info)
+			}
+			for _, nb := range b.Status().Neighbours {
+				if want := nb.ID == sly.id(); (nb.Strikes > 0) != want {
+					t.Errorf("%s (sly: %v) has %d strikes", nb.ID, want, nb.Strikes)
+				}
+			}
+		})
+	}
+}
+
+// wantMalformed checks that a path is found and fetched, and that its NAR is refused.
+func (m *machine) wantMalformed(t *testing.T, info store.Info) {
+	t.Helper()
+	mapping, err := m.Lookup(t.Context(), info.Path.HashPart())
+	for range 20 { // as in fetch
+		if err == nil {
+			break
 		}
-	}})
-	b := u.newMachine(t, nil, honest, sly)
-	b.fetch(t, info, nar)
-	for _, nb := range b.Status().Neighbours {
-		if want := nb.ID == sly.id(); (nb.Strikes > 0) != want {
-			t.Errorf("%s (sly: %v) has %d strikes", nb.ID, want, nb.Strikes)
+		mapping, err = m.Lookup(t.Context(), info.Path.HashPart())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sp, err := m.Fetch(t.Context(), mapping); !errors.Is(err, store.ErrMalformed) || errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("Fetch = %v, %v, want ErrMalformed", sp, err)
+	}
+}
+
+// Whoever signed a malformed NAR is to blame, and not who has it. It is not passed on.
+func TestMalformedNARIsNobodysLie(t *testing.T) {
+	for _, size := range []int{1000, 3 * store.BlockSize} {
+		u := newUpstream(t)
+		nar := append(noise(1, size), "more"...)
+		info := u.sign(t, "evil", nar)
+		mem := memWith([]store.Info{info}, [][]byte{nar})
+		b := u.newMachine(t, nil, u.newMachine(t, mem), u.newMachine(t, mem))
+		for range 2 {
+			b.wantMalformed(t, info)
+		}
+		for _, nb := range b.Status().Neighbours {
+			if nb.Strikes != 0 {
+				t.Errorf("%s has %d strikes, want 0", nb.ID, nb.Strikes)
+			}
+		}
+		c := u.newMachine(t, nil, b)
+		if m, err := c.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Lookup at who has fetched it = %v, %v, want ErrNotFound", m, err)
 		}
 	}
 }

@@ -45,7 +45,7 @@ type target struct {
 
 func newTarget(t testing.TB) *target {
 	s := newSigner(t)
-	nar := random(2000)
+	nar := randomNAR(2000)
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)

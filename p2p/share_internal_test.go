@@ -54,7 +54,7 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	s := newSigner(t)
-	nar := random(64 * store.BlockSize)
+	nar := randomNAR(64 * store.BlockSize)
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
@@ -128,7 +128,7 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 
 func TestManifestEndsWithSharing(t *testing.T) {
 	s := newSigner(t)
-	nar := random(8 * store.BlockSize)
+	nar := randomNAR(8 * store.BlockSize)
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)

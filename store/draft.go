@@ -235,9 +235,10 @@ func (d *Draft) ReadAt(p []byte, off int64) (int, error) {
 	return d.file.ReadAt(p, off)
 }
 
-// Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right and check, which
-// may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [ErrCorrupt]. After any error the draft
-// can be written to and committed again.
+// Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right, [CheckNAR] finds
+// no fault and check, which may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [ErrCorrupt];
+// if the hash is right and the archive is not, [ErrMalformed]. After any error the draft can be written to and
+// committed again.
 func (d *Draft) Commit(check func(NAR) error) (*Spooled, error) {
 	if err := d.quiesce(); err != nil {
 		return nil, err
@@ -295,6 +296,9 @@ func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
 	}
 	if got := Hash(d.prefix.sum.Sum(nil)); got != d.want {
 		return nil, fmt.Errorf("nar %s: %w: hashes to %s", d.want, ErrCorrupt, got)
+	}
+	if err := CheckNAR(draftNAR{d}, d.size); err != nil {
+		return nil, fmt.Errorf("nar %s: %w", d.want, err)
 	}
 	if check != nil {
 		if err := check(draftNAR{d}); err != nil {

@@ -19,11 +19,13 @@ import (
 	"narbor/store"
 )
 
-// randomNAR returns bytes that stand for a NAR, the same for the same seed, and their hash.
+// randomNAR returns the NAR of a file, the same for the same seed, and its hash. It has size bytes, or the few more
+// that a NAR must have.
 func randomNAR(seed uint64, size int) ([]byte, store.Hash) {
-	b := make([]byte, size)
+	contents := make([]byte, max(0, size-len(archive(file("")))))
 	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
-	r.Read(b)
+	r.Read(contents)
+	b := []byte(archive(file(string(contents))))
 	return b, sha256.Sum256(b)
 }
 
@@ -256,6 +258,29 @@ func TestSpoolAsksTheCheck(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.Close()
+}
+
+// A malformed NAR never becomes readable, although its hash is right, and nobody is blamed.
+func TestSpoolRefusesMalformedNAR(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	for name, nar := range map[string]string{"evil": archive(files("..")), "trailing": archive(file("")) + "x", "random": strings.Repeat("x", 5000)} {
+		h := store.Hash(sha256.Sum256([]byte(nar)))
+		d := create(t, s, h, len(nar))
+		write(t, d, []byte(nar), 0)
+		for range 2 {
+			if n, err := d.Commit(nil); n != nil || !errors.Is(err, store.ErrMalformed) || errors.Is(err, store.ErrCorrupt) {
+				t.Errorf("%s: Commit = %v, %v, want ErrMalformed alone", name, n, err)
+			}
+		}
+		d.Discard()
+		if n, ok := s.Get(h); ok || s.Has(h) {
+			t.Errorf("%s: Get = %v: it is in the spool", name, n)
+		}
+	}
+	if st := s.Stats(); st.Bytes != 0 || len(nars(t, dir)) != 0 {
+		t.Errorf("Stats = %+v, files %q, want nothing", st, nars(t, dir))
+	}
 }
 
 // Of two different contents for one range the first counts, on disk and in the hash.

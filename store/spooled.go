@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Spooled is a handle on a verified NAR in the spool, and implements [NAR]. Its holder closes it once; until then
-// the NAR stays. All methods may be called concurrently, but none after Close.
+// Spooled is a handle on a NAR in the spool that has its hash and passed [CheckNAR], and implements [NAR]. Its holder
+// closes it once; until then the NAR stays. All methods may be called concurrently, but none after Close.
 type Spooled struct {
 	entry  *spoolEntry
 	file   *os.File // shared with the entry and the other handles

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,8 +80,8 @@ func TestCompletionAndVersion(t *testing.T) {
 	}
 }
 
-// A closure of two paths in a cache directory, signed by a key.
-func makeClosure(t *testing.T, dir string) (top store.Info, key string) {
+// A closure of two paths in a cache directory, signed by a key. What is trailing follows the NAR of the top.
+func makeClosure(t *testing.T, dir string, trailing ...byte) (top store.Info, key string) {
 	secret, public, err := signature.GenerateKeypair("test-1", rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -91,7 +92,10 @@ func makeClosure(t *testing.T, dir string) (top store.Info, key string) {
 	}
 	var refs []store.Path
 	for _, name := range []string{"library", "program"} {
-		nar := bytes.Repeat([]byte(name), 50_000)
+		nar := fileNAR(bytes.Repeat([]byte(name), 50_000))
+		if name == "program" {
+			nar = append(nar, trailing...)
+		}
 		part := sha256.Sum256([]byte(name))
 		path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
 		if err != nil {
@@ -113,6 +117,16 @@ func makeClosure(t *testing.T, dir string) (top store.Info, key string) {
 		refs = []store.Path{path}
 	}
 	return top, public.String()
+}
+
+// fileNAR is the NAR of a file with these contents.
+func fileNAR(contents []byte) (nar []byte) {
+	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
+		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
+		nar = append(nar, s...)
+		nar = append(nar, make([]byte, -len(s)&7)...)
+	}
+	return nar
 }
 
 // TestMain lets the test binary be narbor itself, for services that run beside a test: the cli package has global
@@ -213,6 +227,23 @@ func TestFetchBringsAClosure(t *testing.T) {
 	var coded codedError
 	if !errors.As(err, &coded) || coded.code != exitNotFound {
 		t.Errorf("fetch of what nobody has = %v, want exit code %d", err, exitNotFound)
+	}
+}
+
+func TestFetchRefusesMalformedNAR(t *testing.T) {
+	cacheDir, to := t.TempDir(), t.TempDir()
+	top, key := makeClosure(t, cacheDir, 0)
+	st := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
+	_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
+	if !errors.Is(err, store.ErrMalformed) || !strings.Contains(err.Error(), top.Path.String()) {
+		t.Errorf("fetch = %v, want ErrMalformed with the path", err)
+	}
+	got, err := store.OpenCache(to, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Has(top.Path.HashPart()) {
+		t.Error("a malformed NAR is in the directory")
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -186,10 +187,21 @@ func smallInfo(i int) (store.Info, []byte) {
 	if err != nil {
 		panic(err) // the name is ours
 	}
-	nar := make([]byte, smallBytes)
-	mrand.NewChaCha8(id).Read(nar)
-	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: smallBytes}
+	contents := make([]byte, smallBytes)
+	mrand.NewChaCha8(id).Read(contents)
+	nar := fileNAR(contents)
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
 	return info, nar
+}
+
+// fileNAR is the NAR of a file with these contents.
+func fileNAR(contents []byte) (nar []byte) {
+	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
+		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
+		nar = append(nar, s...)
+		nar = append(nar, make([]byte, -len(s)&7)...)
+	}
+	return nar
 }
 
 func smallSource() store.Source {
