@@ -288,7 +288,7 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 func TestQuestionsNobodyWaitsForAreNotAsked(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
-	nb.asks = make(chan *lookup, 8)
+	nb.asks, nb.told = make(chan *lookup, 8), newTold()
 	old := &lookup{node: n, hp: partA, news: make(chan struct{}, 1)}
 	old.ask([]*neighbour{nb})
 	old.expire()
