@@ -14,26 +14,6 @@ import (
 	"narbor/store"
 )
 
-const (
-	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given
-	// up. It is longer than anybody waits for the answer, so that one late answer does not cost a new stream.
-	askTimeout = 2 * time.Second
-	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
-	claimsTimeout = 10 * time.Second
-	// lateAfter is how long a neighbour may leave all questions unanswered before nobody waits for it any more. A
-	// moment's stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; one
-	// that has died costs this once, and its connection is gone after 8 s.
-	lateAfter = time.Second
-	// maxAsked is how many requests about claims may be under way to one neighbour. Questions that come meanwhile
-	// wait and go out together: they would be answered after the others anyway, and what each message costs, on both
-	// sides, is ten times what another question in it costs.
-	maxAsked = 1
-	// maxTold bounds what is kept of a neighbour's claims that were not asked for, 512 KiB at most, and toldFresh for
-	// how long: Nix asks for what it is about to ask for within a moment.
-	maxTold, maxToldLen = 512, 1 << 10
-	toldFresh           = 5 * time.Second
-)
-
 // A toldClaim is a claim that was not asked for. It is judged when somebody asks.
 type toldClaim struct {
 	text string

@@ -13,19 +13,8 @@ import (
 )
 
 const (
-	// relayWait is how long a request for a block waits for it at somebody who is still receiving it. Its asker has
-	// other sources, and takes it from there if it is told so.
-	relayWait = 250 * time.Millisecond
-	// relayStall is how long a fetch goes on without a holder of the whole NAR and without a single block: those who
-	// receive it from each other alone would wait for ever.
-	relayStall = 5 * time.Second
 	// haveFresh is how long it is relied on which blocks somebody has who is receiving them.
 	haveFresh = 100 * time.Millisecond
-	// maxRelays bounds those from whom a NAR is taken that they are still receiving themselves.
-	maxRelays = 16
-	// relayWindow is how many blocks are kept under way with one of them: its answers wait, so that there is no pace to
-	// measure.
-	relayWindow = 4
 	// minPatience and maxPatience bound the wait for what others should pass on soon, and patienceBlocks is how many
 	// blocks a holder would deliver meanwhile.
 	minPatience, maxPatience = 2 * tick, 300 * time.Millisecond

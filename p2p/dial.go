@@ -18,24 +18,12 @@ import (
 )
 
 const (
-	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs
-	// nothing, so when it is full whoever could not be reached most often makes room.
-	maxKnown = 256
-	// maxDials is how many machines are dialled at a time; dialRate and dialBudget bound how often a flood of
-	// announcements can make us dial at all: a LAN's worth at once, then a trickle.
-	maxDials             = 8
-	dialRate, dialBudget = 8, 48
-	// The pause before a neighbour is dialled again begins at redialMin and doubles up to redialMax.
-	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
 	// steady is how long a connection must hold for the pause to begin anew.
 	steady = 10 * time.Second
 	// yield is how long, at most, one of two machines that see each other waits for the other to dial first.
 	// Without it, most pairs would end up with two connections.
 	yield = 250 * time.Millisecond
 
-	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
-	// Nix wait for that.
-	settleLimit = 2 * time.Second
 	// firstRound is how long the first answers to a multicast question may take, after which nobody is expected
 	// who is not known; and lateAnswer how long it must have been quiet.
 	firstRound = time.Second

@@ -12,27 +12,8 @@ import (
 	"narbor/trust"
 )
 
-const (
-	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
-	maxWorkers = 8
-	// maxCopies is how many holders may be asked for one block before one of them has answered or failed.
-	maxCopies = 3
-	// overdueAfter is how late a block may be before a stand-by holder takes part, and what a block is expected to
-	// take from a holder that was never measured.
-	overdueAfter = 50 * time.Millisecond
-	// tick is how often somebody looks for blocks that are overdue.
-	tick = 10 * time.Millisecond
-	// hopelessAfter is how late a block may be before [maxCopies] counts no longer: those who were asked may be in
-	// league, each sending a byte now and then.
-	hopelessAfter = time.Second
-	// blockTimeout bounds what a trickle can hold up: 256 KiB take 20 s at 100 kbit/s.
-	blockTimeout = 30 * time.Second
-	// manifestTimeout and manifestPace, in bytes of the NAR per second, bound how long a holder may take to hash a
-	// NAR that it has to read from a slow disk first.
-	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
-	// lied, as a number of failures, is how many end a holder's part in a fetch: one lie, or so many broken streams.
-	lied = 3
-)
+// tick is how often somebody looks for blocks that are overdue.
+const tick = 10 * time.Millisecond
 
 // Fetch gets the NAR of a mapping from the neighbours who have it, all at once, into the spool. Its bytes have the
 // mapping's NarHash. The caller closes what it gets. The error wraps [store.ErrNotFound] if no honest neighbour

@@ -13,10 +13,6 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
-// maxBlocked bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
-// against the honest and broken, not a wall: the one to be forgotten first goes.
-const maxBlocked = 1024
-
 // A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {

@@ -26,33 +26,8 @@ import (
 	"go.uber.org/zap"
 )
 
-const (
-	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room.
-	keepAlive    = 4 * time.Second
-	writeTimeout = 3 * time.Second
-	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
-	// guest may take a second for the handshake.
-	dialTimeout = 3 * time.Second
-
-	// maxMemory bounds what libp2p may hold in buffers for all peers together.
-	maxMemory = 256 << 20
-	// maxConns is far above the neighbours of any LAN that multicast still works on.
-	maxConns = 512
-	// connsHigh and connsLow: when there are more than the one, idle connections are closed down to the other.
-	connsHigh, connsLow = 256, 192
-	// maxPeerStreams bounds the streams between us and one peer, in each direction. A few long-lived ones do.
-	maxPeerStreams = 64
-	// connsPerIP leaves room for the virtual machines behind one address.
-	connsPerIP = 32
-	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
-	dialsPerSecond, dialBurst = 2, 64
-
-	// yamuxMessage is the largest piece that one stream sends at a time: a block.
-	yamuxMessage = 256 << 10
-	// firstWindow is what a stream may send before the receiver answers; lastWindow is what it can grow to,
-	// enough for 2.5 Gbit/s at 13 ms.
-	firstWindow, lastWindow = 1 << 20, 4 << 20
-)
+// yamuxMessage is the largest piece that one stream sends at a time: a block.
+const yamuxMessage = 256 << 10
 
 // newHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6.
 func newHost(cfg lanConfig, gate *gater) (host.Host, error) {

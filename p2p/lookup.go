@@ -17,19 +17,12 @@ import (
 )
 
 const (
-	// infoTimeout bounds what one unresponsive neighbour can add to a build. Neighbours share our network: one that
-	// needs longer is worse than asking the internet. It leaves a part of narserve's 300 ms to the own store.
-	infoTimeout = 250 * time.Millisecond
 	// holdersFresh is how long it is relied on who has a path. In a crowd that wants the same closure every moment
 	// somebody has it who did not when Nix asked for the narinfo; asking costs a fraction of a millisecond.
 	holdersFresh = 2 * time.Second
 	// crowdSize is from how many bytes on a NAR is worth asking once more, before it is fetched, who is receiving it,
 	// too: a round trip, against what is fetched from a holder that somebody else is fetching at that moment.
 	crowdSize = 4 * store.BlockSize
-	// refreshTimeout bounds what asking again may delay a NAR of which a holder is known.
-	refreshTimeout = 20 * time.Millisecond
-	// maxFindings bounds the memory of who has what: some closures' worth.
-	maxFindings = 16 << 10
 )
 
 // A finding is what the neighbours said about a hash part: the claim that was believed, and who else made it.

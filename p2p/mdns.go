@@ -30,26 +30,11 @@ const (
 	// browseRound is how long one round of browsing lasts, give or take a fifth. zeroconf reports a machine once
 	// a round, remembers all it was told until the round ends, and asks more and more rarely in it.
 	browseRound = 4 * time.Minute
-	// maxEntries ends a round early: somebody floods us with names.
-	maxEntries = 4096
-	// maxEntryBytes ends one early, too: a packet may hold 65,000 strings, and zeroconf keeps them.
-	maxEntryBytes = 8 << 20
-	// floodPause is how long a family of a link is left alone after that, so that our own questions are no flood.
-	floodPause = time.Second
 	// mdnsRetry is the pause after a family could not be used on a link. Often it has no address yet, and then
 	// a change of the link starts everything anew; so this may be slow.
 	mdnsRetry = 10 * time.Second
 	// goodbyeLimit bounds the time to say goodbye.
 	goodbyeLimit = time.Second
-
-	// maxAddrs bounds the addresses of one machine, ours and others', and maxAddrText the text of one.
-	maxAddrs = 8
-	// maxTexts bounds the strings of an announcement that are looked at.
-	maxTexts    = 4 * maxAddrs
-	maxAddrText = 200
-	// minPort is the lowest port that is dialled because of an announcement: narbor cannot have a lower one without
-	// privileges, and it would be what a router or a printer is managed by.
-	minPort = 1024
 )
 
 // A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes

@@ -29,10 +29,6 @@ const (
 	namedMin = time.Second
 	// lookAgain is how often a name is resolved anew while its peers are connected.
 	lookAgain = 5 * time.Minute
-	// resolveTimeout is longer than a resolver waits before it asks its second server.
-	resolveTimeout = 6 * time.Second
-	// maxNamedAddrs bounds the addresses that one name may stand for.
-	maxNamedAddrs = 8
 )
 
 // A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.

@@ -16,16 +16,6 @@ import (
 	"narbor/store"
 )
 
-const (
-	// openTimeout bounds how long opening a stream to a connected neighbour may take.
-	openTimeout = 3 * time.Second
-	// readStall is how long a block may make no progress. Whoever else has the block has been asked by then; this
-	// only frees what waits for a neighbour that will never answer.
-	readStall = 5 * time.Second
-	// maxIdleStreams is how many streams are kept open between NARs to one neighbour: Nix fetches up to 16 at once.
-	maxIdleStreams = 16
-)
-
 // A tally is what a peer has done, kept when it disconnects.
 type tally struct {
 	id      peer.ID

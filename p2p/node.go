@@ -23,20 +23,6 @@ import (
 	"narbor/trust"
 )
 
-const (
-	// maxStrikes is how many lies a peer may tell before it is banned.
-	maxStrikes = 3
-	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
-	// machine with a broken disk is welcome again once it is repaired.
-	banTime = time.Hour
-	// maxReason is how many bytes of a reason are logged and kept: what a liar has said may be part of it.
-	maxReason = 500
-	// maxTallies bounds what is remembered of peers that come and go.
-	maxTallies = 4096
-	// askQueue is how many questions may wait for one neighbour.
-	askQueue = 1024
-)
-
 // Config says who this node is, what it shares, and whom it believes.
 type Config struct {
 	Identity crypto.PrivKey // required

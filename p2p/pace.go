@@ -15,16 +15,6 @@ import (
 // what a transfer worth speeding up takes.
 const paceFresh = 100 * time.Millisecond
 
-const (
-	// queueTime is how much of a link's time blocks may lie in queues on this side of it. A neighbour's question about
-	// claims is answered behind them, and it waits 250 ms at most, maybe while several others fetch, too.
-	queueTime = 20 * time.Millisecond
-	// queueMin keeps a slow link busy while the next block is read and compressed.
-	queueMin = 128 << 10
-	// queuePatience bounds the wait for a queue to drain, whatever the kernel says.
-	queuePatience = 250 * time.Millisecond
-)
-
 // paces tells how fast the TCP connections under libp2p's are, as the kernel measures it from what is acknowledged:
 // that is the pace of the link, even while a processor or the other side's disk is what limits the transfer.
 // libp2p does not give its connections away, so they are noted as they come.

@@ -19,25 +19,6 @@ import (
 // program with a known hole, can ask for each. So a question about what is not here costs a miss. A peer that has
 // spent its misses is told "not here" to everything, before anything is looked up: neither the answer nor the time that
 // it takes then depends on what is here. Questions about what is here cost nothing.
-const (
-	// missBurst is what an honest machine may need at once. One that builds 5,000 paths that nobody has asks for each
-	// once; one that fetches them from another neighbour asks us twice for some, when Nix looks and when it fetches.
-	missBurst = 8000
-	// missesPerMinute is what a peer gets back, and so what a dictionary yields in the long run.
-	missesPerMinute = 1000
-	// narMisses are left for blocks and manifests when claims have spent all others: whoever has asked for too much is
-	// still given what it has been told of, even if some of that has been collected as garbage since.
-	narMisses = 1000
-	// missShares is for how many peers the misses of one address last. Identities cost nothing, addresses a little more;
-	// and several virtual machines may stand behind one.
-	missShares = 4
-	// missPatience is how many questions of a peer may be left unanswered before that is held against it, and
-	// missesPerMinute of these are forgotten. An honest machine may well ask for more than its burst, and loses nothing but
-	// what we might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
-	missPatience = 60_000
-	// maxMissAddrs bounds the addresses whose misses are counted: more than a LAN has.
-	maxMissAddrs = 4096
-)
 
 // A bucket has size tokens at first, and gets missesPerMinute times shares back, up to size again.
 type bucket struct {

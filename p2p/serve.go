@@ -18,9 +18,6 @@ import (
 )
 
 const (
-	// serveStall is how long an answer may make no progress before the stream is reset. A neighbour reads as fast
-	// as its link and disk allow, and 256 KiB take 20 s at 100 kbit/s.
-	serveStall = 30 * time.Second
 	// blockHead is what precedes the bytes of a block in an answer: its status and its length.
 	blockHead = 1 + binary.MaxVarintLen32
 )

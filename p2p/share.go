@@ -16,17 +16,6 @@ import (
 	"narbor/trust"
 )
 
-const (
-	// maxOpenNARs bounds the archives held open for neighbours, each with a few file descriptors.
-	maxOpenNARs = 64
-	// openNARIdle is how long an archive stays open after its last use: a neighbour that asks for block after
-	// block, with pauses, finds it open; and garbage collection is not held up for long.
-	openNARIdle = 10 * time.Second
-	// shareTimeout bounds what a stuck Nix daemon or disk can cost one request of a neighbour, who would ask
-	// somebody else long before.
-	shareTimeout = 10 * time.Second
-)
-
 // A sharer is what this machine gives to neighbours: paths of its sources that an upstream has signed.
 type sharer struct {
 	sources []store.Source

@@ -21,11 +21,6 @@ const (
 	// claimsAtOnce is how many claims are made before they are sent, on as many processors as there are: a signature
 	// takes some 50 µs to verify, and the asker, who does the same, begins with the first while the next are made.
 	claimsAtOnce = 32
-	// maxChecked bounds the memory of verified signatures, at about 1 KiB each, and maxCheckedRefs what one may take.
-	maxChecked, maxCheckedRefs = 4096, 64
-	// toldFor is for how long a neighbour is trusted to remember what it was told unasked, and maxToldParts for how
-	// many paths. It asks for what it has forgotten.
-	toldFor, maxToldParts = 30 * time.Second, 4096
 )
 
 // checkedInfo is a claim of a source's, and what was found when its signatures were verified.

@@ -6,14 +6,6 @@ import (
 	"sync"
 )
 
-const (
-	// maxServing bounds the answers of a kind under way at once, and so the memory they take: a block each, or two
-	// for a moment. maxServingPeer bounds those to one peer: a machine that falls asleep while it reads keeps its
-	// answers until [serveStall], and must not keep everybody else's turns. maxServingAddr bounds those to one
-	// address, for peers cost nothing to invent; it leaves enough for the virtual machines behind it.
-	maxServing, maxServingPeer, maxServingAddr = 128, 8, 32
-)
-
 // turns holds a token for each answer under way. Claims have their own: who asks for them waits for a moment only,
 // and not until blocks have gone over a slow link.
 type turns struct{ claims, blocks chan struct{} }

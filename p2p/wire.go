@@ -18,15 +18,6 @@ import (
 const protocolID protocol.ID = "/narbor/1"
 
 const (
-	// maxClaims is how many hash parts one request may ask for: a large closure's worth, in 20 KiB.
-	maxClaims = 1024
-	// maxRequestLen is the longest request in bytes, its length prefix not counted: a full claims request.
-	maxRequestLen = 1 + maxClaims*hashPartBytes
-
-	// maxFurther is how many claims an answer may hold that were not asked for, and maxFurtherLen how many bytes their
-	// texts may have together: two rounds of Nix's, which asks for 25 paths at a time, in less than a window of yamux's.
-	maxFurther, maxFurtherLen = 64, 32 << 10
-
 	hashPartBytes = 20
 	cidBytes      = 36
 )

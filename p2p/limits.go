@@ -1,0 +1,220 @@
+package p2p
+
+import "time"
+
+// Everything that bounds what a peer, or whoever pretends to be one, can make this machine do: its size, count, rate or
+// deadline, with the argument for the value. The sizes of a NAR, of its blocks and of a claim follow from what an
+// upstream has signed, and from store.BlockSize and store.MaxInfoLen.
+
+// Sizes, in bytes.
+const (
+	// maxRequestLen is the longest request, its length prefix not counted: a full one about claims.
+	maxRequestLen = 1 + maxClaims*hashPartBytes
+	// maxFurtherLen is how much text the claims in an answer may have together that were not asked for, and maxFurther
+	// how many they may be: two rounds of Nix's, which asks for 25 paths at a time, in less than a window of yamux's.
+	maxFurther, maxFurtherLen = 64, 32 << 10
+	// maxToldLen is the longest claim that was not asked for and is kept, maxTold how many of one neighbour's are: 512
+	// KiB at most.
+	maxTold, maxToldLen = 512, 1 << 10
+	// maxReason is how much of a reason is logged and kept: what a liar has said may be part of it.
+	maxReason = 500
+	// maxEntryBytes ends a round of browsing: a multicast packet may hold 65,000 strings, and zeroconf keeps them.
+	maxEntryBytes = 8 << 20
+	// maxAddrText is the longest address in an announcement that is looked at.
+	maxAddrText = 200
+	// maxMemory is what libp2p may hold in buffers for all peers together.
+	maxMemory = 256 << 20
+	// firstWindow is what a stream may send before the receiver answers; lastWindow is what that can grow to, enough
+	// for 2.5 Gbit/s at 13 ms.
+	firstWindow, lastWindow = 1 << 20, 4 << 20
+	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed.
+	queueMin = 128 << 10
+)
+
+// Counts: of what one request or announcement may hold.
+const (
+	// maxClaims is how many hash parts one request may ask for: a large closure's worth, in 20 KiB.
+	maxClaims = 1024
+	// maxAddrs bounds the addresses of one machine, ours and others', and maxTexts the strings of an announcement that
+	// are looked at.
+	maxAddrs, maxTexts = 8, 4 * maxAddrs
+	// maxNamedAddrs bounds the addresses that one DNS name may stand for.
+	maxNamedAddrs = 8
+	// minPort is the lowest port that is dialled because of an announcement: narbor cannot have a lower one without
+	// privileges, and it would be what a router or a printer is managed by.
+	minPort = 1024
+)
+
+// Counts: of connections and of what is under way at once.
+const (
+	// maxConns is far above the neighbours of any LAN that multicast still works on.
+	maxConns = 512
+	// connsHigh and connsLow: when there are more than the one, idle connections are closed down to the other.
+	connsHigh, connsLow = 256, 192
+	// connsPerIP leaves room for the virtual machines behind one address.
+	connsPerIP = 32
+	// maxPeerStreams bounds the streams between us and one peer, in each direction. A few long-lived ones do.
+	maxPeerStreams = 64
+	// maxIdleStreams is how many streams are kept open between NARs to one neighbour: Nix fetches up to 16 at once.
+	maxIdleStreams = 16
+	// maxServing bounds the answers of a kind under way at once, and so the memory they take: a block each, or two
+	// for a moment. maxServingPeer bounds those to one peer: a machine that falls asleep while it reads keeps its
+	// answers until [serveStall], and must not keep everybody else's turns. maxServingAddr bounds those to one
+	// address, for peers cost nothing to invent; it leaves enough for the virtual machines behind it.
+	maxServing, maxServingPeer, maxServingAddr = 128, 8, 32
+	// maxOpenNARs bounds the archives held open for neighbours, each with a few file descriptors.
+	maxOpenNARs = 64
+	// askQueue is how many questions may wait for one neighbour.
+	askQueue = 1024
+	// maxAsked is how many requests about claims may be under way to one neighbour. Questions that come meanwhile
+	// wait and go out together: they would be answered after the others anyway, and what each message costs, on both
+	// sides, is ten times what another question in it costs.
+	maxAsked = 1
+	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
+	maxWorkers = 8
+	// maxRelays bounds those from whom a NAR is taken that they are still receiving themselves, and relayWindow the
+	// blocks under way from one: its answers wait, so that there is no pace to measure.
+	maxRelays, relayWindow = 16, 4
+	// maxCopies is how many holders may be asked for one block before one of them has answered or failed.
+	maxCopies = 3
+	// maxDials is how many machines are dialled at a time.
+	maxDials = 8
+)
+
+// Counts: of what is remembered.
+const (
+	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs
+	// nothing, so when it is full whoever could not be reached most often makes room.
+	maxKnown = 256
+	// maxEntries ends a round of browsing: somebody floods us with names.
+	maxEntries = 4096
+	// maxTallies bounds what is remembered of peers that come and go, and maxMissAddrs the addresses whose misses are
+	// counted: more than a LAN has.
+	maxTallies, maxMissAddrs = 4096, 4096
+	// maxBlocked bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
+	// against the honest and broken, not a wall: the one to be forgotten first goes.
+	maxBlocked = 1024
+	// maxFindings bounds the memory of who has what: some closures' worth.
+	maxFindings = 16 << 10
+	// maxChecked bounds the memory of verified signatures, at about 1 KiB each, and maxCheckedRefs what one may take.
+	maxChecked, maxCheckedRefs = 4096, 64
+	// maxToldParts bounds what a neighbour is trusted to remember that it was told unasked, see [toldFor].
+	maxToldParts = 4096
+)
+
+// Counts: of offences.
+const (
+	// maxStrikes is how many lies a peer may tell before it is banned.
+	maxStrikes = 3
+	// lied, as a number of failures, is how many end a holder's part in a fetch: one lie, or so many broken streams.
+	lied = 3
+)
+
+// Rates.
+const (
+	// dialRate, a second, and dialBudget bound how often a flood of announcements can make us dial at all: a LAN's worth
+	// at once, then a trickle.
+	dialRate, dialBudget = 8, 48
+	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
+	dialsPerSecond, dialBurst = 2, 64
+	// missBurst is what an honest machine may need at once. One that builds 5,000 paths that nobody has asks for each
+	// once; one that fetches them from another neighbour asks us twice for some, when Nix looks and when it fetches.
+	missBurst = 8000
+	// missesPerMinute is what a peer gets back, and so what a dictionary yields in the long run.
+	missesPerMinute = 1000
+	// narMisses are left for blocks and manifests when claims have spent all others: whoever has asked for too much is
+	// still given what it has been told of, even if some of that has been collected as garbage since.
+	narMisses = 1000
+	// missShares is for how many peers the misses of one address last. Identities cost nothing, addresses a little more;
+	// and several virtual machines may stand behind one.
+	missShares = 4
+	// missPatience is how many questions of a peer may be left unanswered before that is held against it, and
+	// missesPerMinute of these are forgotten. An honest machine may well ask for more than its burst, and loses nothing but
+	// what we might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
+	missPatience = 60_000
+	// manifestPace, in bytes of the NAR per second, and manifestTimeout bound how long a holder may take to hash a NAR
+	// that it has to read from a slow disk first.
+	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
+)
+
+// Deadlines: of whoever asks us.
+const (
+	// serveStall is how long an answer may make no progress before the stream is reset. A neighbour reads as fast
+	// as its link and disk allow, and 256 KiB take 20 s at 100 kbit/s.
+	serveStall = 30 * time.Second
+	// shareTimeout bounds what a stuck Nix daemon or disk can cost one request of a neighbour, who would ask
+	// somebody else long before.
+	shareTimeout = 10 * time.Second
+	// relayWait is how long a request for a block waits for it at somebody who is still receiving it. Its asker has
+	// other sources, and takes it from there if it is told so.
+	relayWait = 250 * time.Millisecond
+	// queueTime is how much of a link's time blocks may lie in queues on this side of it. A neighbour's question about
+	// claims is answered behind them, and it waits 250 ms at most, maybe while several others fetch, too. queuePatience
+	// bounds the wait for a queue to drain, whatever the kernel says.
+	queueTime, queuePatience = 20 * time.Millisecond, 250 * time.Millisecond
+	// openNARIdle is how long an archive stays open after its last use: a neighbour that asks for block after
+	// block, with pauses, finds it open; and garbage collection is not held up for long.
+	openNARIdle = 10 * time.Second
+	// toldFor is for how long a neighbour is trusted to remember what it was told unasked. It asks for what it has
+	// forgotten.
+	toldFor = 30 * time.Second
+)
+
+// Deadlines: of whom we ask.
+const (
+	// infoTimeout bounds what one unresponsive neighbour can add to a build. Neighbours share our network: one that
+	// needs longer is worse than asking the internet. It leaves a part of narserve's 300 ms to the own store.
+	infoTimeout = 250 * time.Millisecond
+	// refreshTimeout bounds what asking again may delay a NAR of which a holder is known.
+	refreshTimeout = 20 * time.Millisecond
+	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given
+	// up. It is longer than anybody waits for the answer, so that one late answer does not cost a new stream.
+	askTimeout = 2 * time.Second
+	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
+	claimsTimeout = 10 * time.Second
+	// lateAfter is how long a neighbour may leave all questions unanswered before nobody waits for it any more. A
+	// moment's stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; one
+	// that has died costs this once, and its connection is gone after 8 s.
+	lateAfter = time.Second
+	// toldFresh is how long claims are kept that were not asked for: Nix asks for what it is about to ask for within a
+	// moment.
+	toldFresh = 5 * time.Second
+	// openTimeout bounds how long opening a stream to a connected neighbour may take.
+	openTimeout = 3 * time.Second
+	// overdueAfter is how late a block may be before a stand-by holder takes part, and what a block is expected to
+	// take from a holder that was never measured.
+	overdueAfter = 50 * time.Millisecond
+	// hopelessAfter is how late a block may be before [maxCopies] counts no longer: those who were asked may be in
+	// league, each sending a byte now and then.
+	hopelessAfter = time.Second
+	// readStall is how long a block may make no progress. Whoever else has the block has been asked by then; this
+	// only frees what waits for a neighbour that will never answer.
+	readStall = 5 * time.Second
+	// blockTimeout bounds what a trickle can hold up: 256 KiB take 20 s at 100 kbit/s.
+	blockTimeout = 30 * time.Second
+	// relayStall is how long a fetch goes on without a holder of the whole NAR and without a single block: those who
+	// receive it from each other alone would wait for ever.
+	relayStall = 5 * time.Second
+	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
+	// machine with a broken disk is welcome again once it is repaired.
+	banTime = time.Hour
+)
+
+// Deadlines: of connections and of discovery.
+const (
+	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room.
+	keepAlive, writeTimeout = 4 * time.Second, 3 * time.Second
+	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
+	// guest may take a second for the handshake.
+	dialTimeout = 3 * time.Second
+	// The pause before a neighbour is dialled again begins at redialMin and doubles up to redialMax.
+	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
+	// resolveTimeout is longer than a resolver waits before it asks its second server.
+	resolveTimeout = 6 * time.Second
+	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
+	// Nix wait for that.
+	settleLimit = 2 * time.Second
+	// floodPause is how long a family of a link is left alone after a flood of announcements, so that our own questions
+	// are no flood.
+	floodPause = time.Second
+)
