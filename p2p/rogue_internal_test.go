@@ -218,9 +218,7 @@ func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n 
 		spool.Close()
 	}
 	t.Cleanup(stop)
-	if len(rogues) > 0 {
-		<-n.Settled()
-	}
+	<-n.Settled() // it answers by then
 	if got := len(n.neighbours()); got != len(rogues) {
 		t.Fatalf("%d neighbours, want %d", got, len(rogues))
 	}
