@@ -1,6 +1,7 @@
 package integration_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -54,7 +55,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"services":                                        `null`,
 		"networking.firewall.interfaces":                  `null`,
 		"networking.firewall.allowedTCPPortRanges":        `null`,
-		"options": `["cacheDirs","configureNix","enable","extraFlags","interfaces","logLevel","minFree",` +
+		"options": `["cacheDirs","configureNix","enable","extraFlags","groupSecretFile","interfaces","logLevel","minFree",` +
 			`"openFirewall","p2pPort","package","peers","port","share","spoolSize","trustedPublicKeys"]`,
 	} {
 		c.want(t, path, want)
@@ -104,10 +105,12 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFree = "5GiB";
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
 		   trustedPublicKeys = [ "k-1:a=" ]; cacheDirs = [ "/srv/a b" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
+		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; }; }`,
+		`{ services.narbor = { enable = true; groupSecretFile = "${builtins.storeDir}/x-group"; }; }`,
 		`{ services.narbor = { enable = true; openFirewall = false; configureNix = false; }; }`,
 		`{ services.narbor.enable = true; networking.enableIPv6 = false; }`,
 		`{ lib, pkgs, ... }: { services.narbor.enable = true; services.narbor.package = pkgs.go // { args.src.fileset = [ ]; }; }`)
-	all, closed, v4, own := cases[0], cases[1], cases[2], cases[3]
+	all, group, leaked, closed, v4, own := cases[0], cases[1], cases[2], cases[3], cases[4], cases[5]
 
 	all.want(t, "nix.settings", `{"extra-substituters":["http://127.0.0.1:7000"]}`)
 	all.want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:7000","[::1]:7000"]`)
@@ -115,6 +118,15 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	wantFlags(t, all, "--port=7001", "--share=none", "--spool-size=1GiB", "--min-free=5GiB", "--log-level=debug",
 		"--peer=nas", "--peer=10.0.0.5:6273", "--interface=en*", "--no-interface=wg*", "--trusted-key=k-1:a=",
 		"--cache-dir=/srv/a b", "--no-mdns", "100%%")
+
+	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential", `"group-secret:/etc/secrets/group"`)
+	group.want(t, "systemd.services.narbor.environment", `{"HOME":"%S/narbor","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
+	group.want(t, "systemd.services.narbor.serviceConfig.DynamicUser", `true`)
+	for c, want := range map[*evaluated]string{&group: "true", &leaked: "false"} {
+		if got, _ := c.at("assertions").([]any); len(got) != 1 || fmt.Sprint(got[0].(map[string]any)["assertion"]) != want {
+			t.Errorf("assertions = %v, want one that is %s", got, want)
+		}
+	}
 
 	closed.want(t, "nix.settings", `{}`)
 	closed.want(t, "networking.firewall", `{"allowedTCPPorts":[],"allowedUDPPorts":[]}`)

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/store"
 )
@@ -28,6 +29,7 @@ type tally struct {
 	rumours, distrusted                   atomic.Int64 // NARs it passed on wrong blocks of; until when (Unix ns) nothing relayed is taken from it
 	blocksRelayed                         atomic.Int64 // of those sent, what was still being received here
 	wireReceived, wireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
+	outsider, told                        atomic.Bool  // it is of another group; that was logged
 	wasted                                atomic.Int64 // bytes received that somebody else had delivered first
 }
 
@@ -43,13 +45,15 @@ func (t *tally) isDistrusted(now time.Time) bool { return now.UnixNano() < t.dis
 
 // A neighbour is a connected peer that speaks our protocol. It ends when its connection does.
 type neighbour struct {
-	id    peer.ID
-	host  host.Host
-	since time.Time
-	tally *tally
-	asks  chan *lookup                          // who want to know what it says
-	told  *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
-	done  chan struct{}                         // closed when the neighbour is gone
+	id   peer.ID
+	host host.Host
+	// protocol is [protocolID], or among members of a group [memberProtocol].
+	protocol protocol.ID
+	since    time.Time
+	tally    *tally
+	asks     chan *lookup                          // who want to know what it says
+	told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
+	done     chan struct{}                         // closed when the neighbour is gone
 
 	busy atomic.Int32 // blocks asked for and not yet here
 	late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
@@ -71,7 +75,7 @@ type exchange struct {
 func (n *neighbour) open(ctx context.Context, stall time.Duration) (*exchange, error) {
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), openTimeout)
 	defer cancel()
-	s, err := n.host.NewStream(ctx, n.id, protocolID)
+	s, err := n.host.NewStream(ctx, n.id, n.protocol)
 	if err != nil {
 		return nil, fmt.Errorf("neighbour %s: %w", n.id, err)
 	}

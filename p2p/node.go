@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -15,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -33,13 +35,15 @@ type Config struct {
 	AllowInterfaces, DenyInterfaces []string
 	Version                         string // told to neighbours
 
-	Share     []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
-	ShareOff  bool           // share nothing until [Node.Share] turns it on
-	Trusted   *trust.Keys    // whose claims are believed
-	ShareKeys *trust.Keys    // a path is shared only if one of these has signed it
-	Spool     *store.Spool   // where fetched NARs go
-	Bans      string         // file that keeps who is banned across restarts; "" is none
-	Log       *zap.Logger    // nil discards
+	Share []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
+	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
+	GroupSecret []byte
+	ShareOff    bool         // share nothing until [Node.Share] turns it on
+	Trusted     *trust.Keys  // whose claims are believed
+	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
+	Spool       *store.Spool // where fetched NARs go
+	Bans        string       // file that keeps who is banned across restarts; "" is none
+	Log         *zap.Logger  // nil discards
 }
 
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
@@ -54,6 +58,8 @@ type Node struct {
 	places   addrTurns
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
+	group    *group       // nil is no group
+	joined   chan peer.ID // is told who has proved to be in the group; read by watch
 	settled  chan struct{}
 	running  sync.WaitGroup // what Run waits for; see begin
 
@@ -92,6 +98,10 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	circle, err := newGroup(cfg.GroupSecret, l.Host(), cfg.Log)
+	if err != nil {
+		return nil, errors.Join(err, l.Host().Close())
+	}
 	sharing := newSharer(cfg.Share, cfg.ShareKeys)
 	if len(cfg.Share) > 0 {
 		sharing.sources, sharing.passed = append(slices.Clone(cfg.Share), passed), passed
@@ -110,6 +120,8 @@ func New(cfg Config) (*Node, error) {
 		places:   addrTurns{all: map[netip.Addr]*addrTurn{}},
 		findings: findings,
 		bans:     banned,
+		group:    circle,
+		joined:   make(chan peer.ID),
 		settled:  make(chan struct{}),
 		peers:    map[peer.ID]*neighbour{},
 		tallies:  tallies,
@@ -136,14 +148,10 @@ func (n *Node) Run(ctx context.Context) error {
 		return fmt.Errorf("libp2p events: %w", err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	n.lan.Host().SetStreamHandler(protocolID, func(s network.Stream) {
-		if !n.begin() {
-			s.Reset()
-			return
-		}
-		defer n.running.Done()
-		n.serve(ctx, s)
-	})
+	n.handleStreams(ctx, n.group.protocol(), n.serve)
+	if n.group != nil {
+		n.handleStreams(ctx, groupProtocol, n.serveGroup)
+	}
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.bans.run(ctx, n.log) })
 	g.Go(func() error {
@@ -158,6 +166,17 @@ func (n *Node) Run(ctx context.Context) error {
 	n.running.Wait()
 	n.sharer.closeIdle(0)
 	return err
+}
+
+func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(context.Context, network.Stream)) {
+	n.lan.Host().SetStreamHandler(p, func(s network.Stream) {
+		if !n.begin() {
+			s.Reset()
+			return
+		}
+		defer n.running.Done()
+		serve(ctx, s)
+	})
 }
 
 // begin says whether something may still start that Run waits for; the caller calls running.Done at its end.
@@ -176,7 +195,7 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 	defer n.leaveAll()
 	sweep := time.NewTicker(openNARIdle / 2)
 	defer sweep.Stop()
-	settled := n.lan.Settled()
+	settled, last := n.lan.Settled(), (<-chan time.Time)(nil)
 	for {
 		select {
 		case e := <-events:
@@ -185,9 +204,12 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 			n.sharer.closeIdle(openNARIdle)
 		case <-settled:
 			if len(events) == 0 { // those who were found are in the list
-				close(n.settled)
-				settled = nil
+				settled, last = nil, time.After(n.group.grace())
 			}
+		case <-last:
+			close(n.settled)
+		case id := <-n.joined:
+			n.greet(ctx, id)
 		case <-ctx.Done():
 			return
 		}
@@ -211,11 +233,14 @@ func (n *Node) handle(ctx context.Context, e any) {
 // greet makes a connected peer a neighbour if it speaks our protocol.
 func (n *Node) greet(ctx context.Context, id peer.ID) {
 	h := n.lan.Host()
-	if supported, err := h.Peerstore().SupportsProtocols(id, protocolID); err != nil || len(supported) == 0 ||
-		h.Network().Connectedness(id) != network.Connected {
+	if !n.mayBeNeighbour(ctx, id) {
+		if h.Network().Connectedness(id) != network.Connected {
+			n.group.forget(id)
+		}
 		return
 	}
-	nb := &neighbour{id: id, host: h, since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), done: make(chan struct{})}
+	n.tallyOf(id).outsider.Store(false)
+	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), done: make(chan struct{})}
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {
@@ -230,6 +255,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 }
 
 func (n *Node) leave(id peer.ID) {
+	n.group.forget(id)
 	n.mu.Lock()
 	nb := n.peers[id]
 	delete(n.peers, id)

@@ -85,6 +85,38 @@
 // waits for it up to [relayWait]. Whoever has nothing else to do takes what is missing from wherever it is, after
 // a moment that depends on how fast holders are.
 //
+// # Groups
+//
+// Hosts may share a secret of at least 16 bytes, and then ask and answer nobody who does not know it. Such a host does
+// not speak "/narbor/1" but, with those who have proved to know it, the same under the name "/narbor/member/1". Until
+// then it resets streams of that name with the code 0x2002. The proof is the protocol "/narbor/group/1", once for each
+// peer as long as it stays connected. Either side opens the stream; then, with every field of 32 bytes but the last,
+//
+//	opener    nonce
+//	answerer  nonce
+//	          proof of role 2
+//	opener    proof of role 1
+//	answerer  1 byte 1: the opener may ask from now on, and may be asked
+//
+// Whoever finds a proof wrong resets the stream with the code 0x2002. That is no lie, and costs nothing. A proof is
+// HMAC-SHA256, whose key is HKDF-SHA256 of the secret, without salt, with the info "narbor group 1", of
+//
+//	1 byte   role
+//	32 bytes nonce of the opener
+//	32 bytes nonce of the answerer
+//	1 byte   length of the opener's peer ID, in its binary form
+//	...      that ID
+//	1 byte   length of the answerer's peer ID
+//	...      that ID
+//
+// TLS and Noise vouch for both IDs, so a proof that somebody else has heard or passes on is of no use on another
+// connection, and the roles keep it from being sent back. The nonces make each proof good for one time: who has left the
+// group, or was given a proof by a member, has nothing to come back with. Proofs are made on a stream of their own, not at
+// the head of each: streams are opened by the dozen, and what a peer ID has proved holds for all of its connections. A
+// proof lets a stranger try secrets at leisure, so the secret must be random and not a word.
+//
+// testdata/group.json has examples, made by testdata/group.py.
+//
 // # Who lied
 //
 // A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No

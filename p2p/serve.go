@@ -37,6 +37,10 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	defer stop()
 	br := bufio.NewReader(s)
 	bw := bufio.NewWriterSize(stallWriter{s}, 4<<10)
+	if !n.group.has(s.Conn().RemotePeer()) {
+		s.ResetWithError(errOutsider)
+		return
+	}
 	var told toldParts
 	t := n.tallyOf(s.Conn().RemotePeer())
 	n.asks(t, s.Conn())

@@ -15,6 +15,14 @@ type Status struct {
 	Interfaces []InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	Struck     []Struck          `json:"struck"`
+	Group      bool              `json:"group"` // whether only those who know its secret are asked and answered
+	OtherGroup []Outsider        `json:"otherGroup"`
+}
+
+// Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
+type Outsider struct {
+	ID   string `json:"id"`
+	Addr string `json:"addr"`
 }
 
 // NeighbourStatus is what passed between a neighbour and this node, over all its connections.
@@ -45,7 +53,8 @@ type Struck struct {
 // Status returns the node's state, neighbours sorted by ID.
 func (n *Node) Status() Status {
 	h := n.lan.Host()
-	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}}
+	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{},
+		Group: n.group != nil, OtherGroup: n.outsiders()}
 	select {
 	case <-n.settled:
 		s.Settled = true

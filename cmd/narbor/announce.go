@@ -34,6 +34,9 @@ func (s *service) announce(c *cli.Context) error {
 		line("trusting", "nobody: Nix has no trusted-public-keys, so nothing from a neighbour can be believed; give --trusted-key")
 	}
 	st := s.node.Status()
+	if st.Group {
+		line("group", "only neighbours that know the secret are asked and answered")
+	}
 	var used, ignored []string
 	for _, i := range st.Interfaces {
 		if i.Used {

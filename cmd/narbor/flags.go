@@ -9,6 +9,8 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
+
+	"narbor/p2p"
 )
 
 const (
@@ -40,6 +42,7 @@ func peerFlags() []cli.Flag {
 		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but containers, VPNs and tunnels); repeatable"),
 		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
 		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),
+		stringFlag("group-secret-file", "", categoryWho, "ask and answer only neighbours that have the same secret, in `FILE`: 16 bytes or more, such as of head -c 32 /dev/urandom | base64"),
 	}
 }
 
@@ -92,6 +95,14 @@ func socketPaths(c *cli.Context) ([]string, error) {
 		return nil, err
 	}
 	return []string{filepath.Join(dir, socketName), filepath.Join("/run/narbor", socketName), filepath.Join("/var/lib/narbor", socketName)}, nil
+}
+
+// groupSecret reads the file of --group-secret-file; nil is none.
+func groupSecret(c *cli.Context) ([]byte, error) {
+	if c.String("group-secret-file") == "" {
+		return nil, nil
+	}
+	return p2p.LoadGroupSecret(c.String("group-secret-file"))
 }
 
 // size reads an amount such as 4GiB, 500MB or 0.

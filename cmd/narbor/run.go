@@ -146,7 +146,11 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	cfg := p2p.Config{Identity: identity, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
+	secret, err := groupSecret(c)
+	if err != nil {
+		return err
+	}
+	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Log: s.log.Named("p2p")}
 	paths, err := socketPaths(c)

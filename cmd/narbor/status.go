@@ -95,6 +95,9 @@ func (st Status) print(w io.Writer) error {
 	} else {
 		fmt.Fprintln(w, "sharing    nothing")
 	}
+	if st.Group {
+		fmt.Fprintln(w, "group      only neighbours that know its secret are asked and answered")
+	}
 	fmt.Fprintf(w, "spool      %s of %s\n", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
 	if len(st.Neighbours) == 0 {
 		fmt.Fprintln(w, "\nNo neighbours. Is narbor running on another machine of this network, and UDP 5353 and TCP 6273 open there?")
@@ -105,6 +108,9 @@ func (st Status) print(w io.Writer) error {
 			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\n", shortID(n.ID), n.Addr, n.Via, amount(n.BytesReceived), amount(n.BytesSent), n.Strikes)
 		}
 		tw.Flush()
+	}
+	for _, o := range st.OtherGroup {
+		fmt.Fprintf(w, "other group: %s at %s, which is neither asked nor answered\n", shortID(o.ID), o.Addr)
 	}
 	for _, b := range st.Struck {
 		fmt.Fprintf(w, "banned until %s: %s, which lied: %s\n", b.Until.Format(time.TimeOnly), shortID(b.ID), b.Reason)

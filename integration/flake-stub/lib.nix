@@ -151,6 +151,8 @@ let
         }) names
       );
     optional = cond: x: if cond then [ x ] else [ ];
+    optionalAttrs = cond: attrs: if cond then attrs else { };
+    hasPrefix = prefix: s: builtins.substring 0 (builtins.stringLength prefix) s == prefix;
     optionalString = cond: s: if cond then s else "";
     hasInfix = infix: s: length (builtins.split (lib.escapeRegex infix) s) > 1;
     escapeRegex = builtins.replaceStrings [ "." ] [ "\\." ];

@@ -119,6 +119,17 @@ in
       '';
     };
 
+    groupSecretFile = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "/etc/secrets/narbor-group";
+      description = ''
+        File with the secret of a group, of 16 bytes or more: only machines that have the same one are asked and
+        answered. It may be readable to root alone, and must not be in the Nix store. `head -c 32 /dev/urandom | base64`
+        makes a secret.
+      '';
+    };
+
     spoolSize = mkOption {
       type = types.str;
       default = "4GiB";
@@ -162,6 +173,11 @@ in
       lib.optional (config.networking.proxy.httpProxy != null && !lib.hasInfix "127.0.0.1" noProxy)
         "services.narbor: Nix would ask the HTTP proxy for 127.0.0.1; add it to networking.proxy.noProxy.";
 
+    assertions = lib.optional (cfg.groupSecretFile != null) {
+      assertion = lib.hasPrefix "/" cfg.groupSecretFile && !lib.hasPrefix builtins.storeDir cfg.groupSecretFile;
+      message = "services.narbor.groupSecretFile must be an absolute path outside the Nix store, which everybody may read.";
+    };
+
     environment.systemPackages = [ cfg.package ];
 
     # extra-substituters and not substituters: NixOS writes it last, so that no other module's list hides it.
@@ -197,7 +213,12 @@ in
         "nix-daemon.socket"
       ];
       path = [ config.nix.package ]; # asked for its effective configuration
-      environment.HOME = "%S/narbor"; # without one, nix does not answer
+      environment = {
+        HOME = "%S/narbor"; # without one, nix does not answer
+      }
+      // lib.optionalAttrs (cfg.groupSecretFile != null) {
+        NARBOR_GROUP_SECRET_FILE = "%d/group-secret";
+      };
 
       # A switch that downloads through narbor must not cut itself off half-way.
       stopIfChanged = false;
@@ -258,6 +279,9 @@ in
           "@system-service"
           "~@privileged @resources"
         ];
+      }
+      // lib.optionalAttrs (cfg.groupSecretFile != null) {
+        LoadCredential = "group-secret:${cfg.groupSecretFile}";
       };
     };
   };

@@ -1,0 +1,309 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap"
+)
+
+const (
+	// groupProtocol is the proof of the group's secret, and memberProtocol what members speak after it in place of
+	// [protocolID]; see the package comment. A host without a secret sees no narbor in a host with one, and asks nothing.
+	groupProtocol  protocol.ID = "/narbor/group/1"
+	memberProtocol protocol.ID = "/narbor/member/1"
+
+	// minSecret is the shortest secret. A member proves itself to strangers, who may then try secrets at leisure: a
+	// random one of this length withstands that, and a word does not.
+	minSecret = 16
+	maxSecret = 4 << 10
+
+	groupNonce = 32
+	groupProof = sha256.Size
+	// proveTimeout bounds a proof of four short messages, on machines that may be busy.
+	proveTimeout = 5 * time.Second
+	// A proof that was cut short is tried again after proveMin, and then after twice as long up to proveMax.
+	proveMin, proveMax = time.Second, time.Minute
+
+	// proveGrace is how much longer than discovery takes Nix waits for members: some round trips.
+	proveGrace = 300 * time.Millisecond
+
+	roleOpener, roleAnswerer byte = 1, 2
+)
+
+// errOutsider is what a stream is reset with by a member of a group towards who has not proved to be one.
+const errOutsider network.StreamErrorCode = 0x2002
+
+var errOtherGroup = errors.New("it does not know the group's secret")
+
+// LoadGroupSecret reads the secret of a group from a file. White space around it is no part of it. A file that
+// everybody on this machine may read is refused.
+func LoadGroupSecret(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("group secret: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("group secret: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o007 != 0 {
+		return nil, fmt.Errorf("group secret %s is open to everybody (mode %04o): chmod 600 it", path, mode)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return nil, fmt.Errorf("group secret: %w", err)
+	}
+	if len(text) > maxSecret {
+		return nil, fmt.Errorf("group secret %s is longer than %d bytes", path, maxSecret)
+	}
+	secret := bytes.Trim(text, " \t\r\n")
+	if len(secret) < minSecret {
+		return nil, fmt.Errorf("group secret %s has %d bytes, and %d are the least: make one by `head -c 32 /dev/urandom | base64`, and give each member the same",
+			path, len(secret), minSecret)
+	}
+	return secret, nil
+}
+
+// A group is who knows the same secret as we. Nobody else is asked or answered.
+type group struct {
+	key  []byte
+	host host.Host
+	log  *zap.Logger
+
+	mu      sync.Mutex // guards the rest
+	members map[peer.ID]bool
+	proving map[peer.ID]bool
+}
+
+// newGroup returns nil, which everybody is in, if there is no secret.
+func newGroup(secret []byte, h host.Host, log *zap.Logger) (*group, error) {
+	if secret == nil {
+		return nil, nil
+	}
+	if len(secret) < minSecret {
+		return nil, fmt.Errorf("the group's secret has %d bytes, and %d are the least", len(secret), minSecret)
+	}
+	key, err := groupKey(secret)
+	if err != nil {
+		return nil, err
+	}
+	return &group{key: key, host: h, log: log,
+		members: map[peer.ID]bool{}, proving: map[peer.ID]bool{}}, nil
+}
+
+// groupKey derives what proofs are made with.
+func groupKey(secret []byte) ([]byte, error) {
+	return hkdf.Key(sha256.New, secret, nil, "narbor group 1", sha256.Size)
+}
+
+// A handshake is what both sides of a proof know.
+type handshake struct {
+	opener, answerer           peer.ID
+	openerNonce, answererNonce [groupNonce]byte
+}
+
+// proof is what the side of a role proves its knowledge of the key with.
+func (h handshake) proof(key []byte, role byte) []byte {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte{role})
+	mac.Write(h.openerNonce[:])
+	mac.Write(h.answererNonce[:])
+	for _, id := range []peer.ID{h.opener, h.answerer} {
+		mac.Write([]byte{byte(len(id))})
+		mac.Write([]byte(id))
+	}
+	return mac.Sum(nil)
+}
+
+func (h handshake) check(key []byte, role byte, proof []byte) error {
+	if !hmac.Equal(proof, h.proof(key, role)) {
+		return errOtherGroup
+	}
+	return nil
+}
+
+// prove proves to a peer that we know the secret, and wants the same of it.
+func (g *group) prove(ctx context.Context, id peer.ID) error {
+	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), proveTimeout)
+	defer cancel()
+	s, err := g.host.NewStream(ctx, id, groupProtocol)
+	if err != nil {
+		return err
+	}
+	err = g.proveOn(s, id)
+	if err == nil {
+		return s.Close()
+	}
+	return rejected(s, err)
+}
+
+func (g *group) proveOn(s network.Stream, id peer.ID) error {
+	if err := s.SetDeadline(time.Now().Add(proveTimeout)); err != nil {
+		return err
+	}
+	h := handshake{opener: g.host.ID(), answerer: id}
+	rand.Read(h.openerNonce[:])
+	if _, err := s.Write(h.openerNonce[:]); err != nil {
+		return err
+	}
+	var answer [groupNonce + groupProof]byte
+	if _, err := io.ReadFull(s, answer[:]); err != nil {
+		return err
+	}
+	copy(h.answererNonce[:], answer[:])
+	if err := h.check(g.key, roleAnswerer, answer[groupNonce:]); err != nil {
+		return err
+	}
+	if _, err := s.Write(h.proof(g.key, roleOpener)); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(s, answer[:1])
+	return err
+}
+
+// rejected resets a stream, and says so if the error is that one of the two does not know the secret.
+func rejected(s network.Stream, err error) error {
+	var reset *network.StreamError
+	if errors.As(err, &reset) && reset.Remote && reset.ErrorCode == errOutsider {
+		err = errOtherGroup
+	}
+	if errors.Is(err, errOtherGroup) {
+		s.ResetWithError(errOutsider)
+	} else {
+		s.Reset()
+	}
+	return err
+}
+
+// answer is prove's other side.
+func (g *group) answer(s network.Stream) error {
+	if err := g.answerOn(s); err != nil {
+		return rejected(s, err)
+	}
+	return s.Close()
+}
+
+func (g *group) answerOn(s network.Stream) error {
+	if err := s.SetDeadline(time.Now().Add(proveTimeout)); err != nil {
+		return err
+	}
+	h := handshake{opener: s.Conn().RemotePeer(), answerer: g.host.ID()}
+	if _, err := io.ReadFull(s, h.openerNonce[:]); err != nil {
+		return err
+	}
+	rand.Read(h.answererNonce[:])
+	if _, err := s.Write(append(h.answererNonce[:], h.proof(g.key, roleAnswerer)...)); err != nil {
+		return err
+	}
+	var proof [groupProof]byte
+	if _, err := io.ReadFull(s, proof[:]); err != nil {
+		return err
+	}
+	if err := h.check(g.key, roleOpener, proof[:]); err != nil {
+		return err
+	}
+	g.admit(h.opener)
+	_, err := s.Write([]byte{1}) // from now on it may ask
+	return err
+}
+
+// protocol is what those who may ask each other speak.
+func (g *group) protocol() protocol.ID {
+	if g == nil {
+		return protocolID
+	}
+	return memberProtocol
+}
+
+func (g *group) admit(id peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.members[id] = true
+}
+
+// forget makes a peer that has gone prove itself anew.
+func (g *group) forget(id peer.ID) {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.members, id)
+}
+
+func (g *group) has(id peer.ID) bool {
+	if g == nil {
+		return true
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.members[id]
+}
+
+// begins says whether nobody else is proving something to that peer; the caller then calls ends.
+func (g *group) begins(id peer.ID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.members[id] || g.proving[id] {
+		return false
+	}
+	g.proving[id] = true
+	return true
+}
+
+func (g *group) ends(id peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.proving, id)
+}
+
+// grace is how long those who were found are waited for because they may turn out to be members.
+func (g *group) grace() time.Duration {
+	if g == nil {
+		return 0
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.proving) == 0 {
+		return 0
+	}
+	return proveGrace
+}
+
+// meet proves to a peer that we know the secret, until that has worked, or the peer does not know it or has gone.
+func (g *group) meet(ctx context.Context, id peer.ID) error {
+	for pause := proveMin; ; pause = min(2*pause, proveMax) {
+		err := g.prove(ctx, id)
+		if err == nil {
+			g.admit(id)
+		}
+		if err == nil || g.has(id) {
+			return nil
+		}
+		if errors.Is(err, errOtherGroup) || g.host.Network().Connectedness(id) != network.Connected {
+			return err
+		}
+		g.log.Debug("the group's secret was not proved", zap.Stringer("peer", id), zap.Error(err))
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,295 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+var secretA, secretB = []byte("the secret of the group A"), []byte("the secret of the group B")
+
+func TestGroupVectors(t *testing.T) {
+	text, err := os.ReadFile("testdata/group.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct{ Secret, Key, Opener, Answerer, OpenerNonce, AnswererNonce, OpenerProof, AnswererProof string }
+	if err := json.Unmarshal(text, &vectors); err != nil || len(vectors) == 0 {
+		t.Fatalf("%d vectors, %v", len(vectors), err)
+	}
+	unhex := func(s string) []byte {
+		b, err := hex.DecodeString(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	for i, v := range vectors {
+		key, err := groupKey(unhex(v.Secret))
+		if err != nil || hex.EncodeToString(key) != v.Key {
+			t.Errorf("vector %d: groupKey = %x, %v, want %s", i, key, err, v.Key)
+		}
+		h := handshake{openerNonce: [32]byte(unhex(v.OpenerNonce)), answererNonce: [32]byte(unhex(v.AnswererNonce))}
+		for id, text := range map[*peer.ID]string{&h.opener: v.Opener, &h.answerer: v.Answerer} {
+			if *id, err = peer.Decode(text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for role, want := range map[byte]string{roleOpener: v.OpenerProof, roleAnswerer: v.AnswererProof} {
+			if got := hex.EncodeToString(h.proof(key, role)); got != want {
+				t.Errorf("vector %d: proof of role %d = %s, want %s", i, role, got, want)
+			}
+		}
+	}
+}
+
+func TestGroupProofsHoldForOneUse(t *testing.T) {
+	key, err := groupKey(secretA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := groupKey(secretB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := handshake{opener: "a", answerer: "bc"}
+	for name, c := range map[string]struct {
+		h    handshake
+		key  []byte
+		role byte
+		ok   bool
+	}{
+		"itself":        {h, key, roleOpener, true},
+		"other role":    {h, key, roleAnswerer, false},
+		"other key":     {h, other, roleOpener, false},
+		"swapped":       {handshake{opener: "bc", answerer: "a"}, key, roleOpener, false},
+		"moved border":  {handshake{opener: "ab", answerer: "c"}, key, roleOpener, false},
+		"other nonce":   {handshake{opener: "a", answerer: "bc", openerNonce: [32]byte{1}}, key, roleOpener, false},
+		"other nonce 2": {handshake{opener: "a", answerer: "bc", answererNonce: [32]byte{1}}, key, roleOpener, false},
+	} {
+		if err := c.h.check(c.key, c.role, h.proof(key, roleOpener)); (err == nil) != c.ok {
+			t.Errorf("%s: check = %v, want accepted %v", name, err, c.ok)
+		}
+	}
+	if err := h.check(key, roleOpener, h.proof(key, roleOpener)[:31]); err == nil {
+		t.Error("a proof cut short was accepted")
+	}
+}
+
+func TestGroupSecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, c := range map[string]struct {
+		text string
+		mode os.FileMode
+		want string // "!" and a part of the error, or the secret
+	}{
+		"newline":   {"0123456789abcdef\n", 0o600, "0123456789abcdef"},
+		"systemd's": {" 0123456789abcdef \r\n", 0o440, "0123456789abcdef"},
+		"short":     {"0123456789abcde\n", 0o600, "!head -c 32 /dev/urandom | base64"},
+		"empty":     {"", 0o600, "!head -c 32"},
+		"blank":     {strings.Repeat(" ", 40), 0o600, "!head -c 32"},
+		"open":      {"0123456789abcdef\n", 0o604, "!chmod 600"},
+		"writable":  {"0123456789abcdef\n", 0o602, "!chmod 600"},
+		"endless":   {strings.Repeat("x", maxSecret+1), 0o600, "!longer"},
+	} {
+		file := filepath.Join(dir, name)
+		if err := errors.Join(os.WriteFile(file, []byte(c.text), 0o600), os.Chmod(file, c.mode)); err != nil {
+			t.Fatal(err)
+		}
+		got, err := LoadGroupSecret(file)
+		if part, bad := strings.CutPrefix(c.want, "!"); bad {
+			if err == nil || !strings.Contains(err.Error(), part) || !strings.Contains(err.Error(), file) {
+				t.Errorf("%s: LoadGroupSecret = %q, %v, want an error with %q and the file's name", name, got, err, part)
+			}
+		} else if err != nil || string(got) != c.want {
+			t.Errorf("%s: LoadGroupSecret = %q, %v, want %q", name, got, err, c.want)
+		}
+	}
+	if _, err := LoadGroupSecret(filepath.Join(dir, "absent")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("LoadGroupSecret(absent) = %v, want ErrNotExist", err)
+	}
+}
+
+// A grouped node is one that runs, with what it logged.
+type grouped struct {
+	*Node
+	logs *observer.ObservedLogs
+}
+
+// newGrouped runs a node with a secret, or none, that shares src and knows others.
+func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others ...grouped) grouped {
+	t.Helper()
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	core, logs := observer.New(zap.InfoLevel)
+	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, GroupSecret: secret,
+		Share: []store.Source{src}, Log: zap.New(core)}
+	for _, o := range others {
+		cfg.Peers = append(cfg.Peers, (&rogue{Host: o.lan.host}).addr())
+	}
+	n, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	go func() { done <- n.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Errorf("Run = %v", err)
+		}
+		spool.Close()
+	})
+	return grouped{n, logs}
+}
+
+func TestGroupsKeepToThemselves(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(3 * store.BlockSize)
+	info, m := s.sign(t, "shared", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	for name, secret := range map[string][]byte{"another secret": secretB, "no secret": nil} {
+		t.Run(name, func(t *testing.T) {
+			holder := newGrouped(t, s, secretA, mem)
+			outsider := newGrouped(t, s, secret, mem)
+			member := newGrouped(t, s, secretA, store.NewMem(), holder, outsider)
+			foreign := newGrouped(t, s, secret, store.NewMem(), holder, outsider)
+			for i, n := range []grouped{member, foreign} {
+				own, other := []grouped{holder, outsider}[i], []grouped{outsider, holder}[i]
+				eventually(t, "found one of its group and one of another", func() bool {
+					st := n.Status()
+					return len(st.Neighbours) == 1 && len(st.OtherGroup) == 1
+				})
+				st := n.Status()
+				if st.Neighbours[0].ID != own.Status().ID || st.OtherGroup[0].ID != other.Status().ID || st.Group != (n.cfg.GroupSecret != nil) {
+					t.Errorf("node %d: status %+v, want %s as neighbour, %s of another group", i, st, own.Status().ID, other.Status().ID)
+				}
+				fetchAll(t, n.Node, m, nar)
+			}
+			if got := holder.tallyOf(foreign.lan.host.ID()).claimsSent.Load() + outsider.tallyOf(member.lan.host.ID()).claimsSent.Load(); got != 0 {
+				t.Errorf("%d claims were sent to another group", got)
+			}
+			for i, n := range []grouped{holder, outsider, member, foreign} {
+				if got := n.logs.FilterMessageSnippet("another group").Len(); got != 1 {
+					t.Errorf("node %d logs %d times that a neighbour is of another group, want once", i, got)
+				}
+				for _, e := range n.logs.All() {
+					if e.Level > zap.InfoLevel {
+						t.Errorf("node %d logs: %s %v", i, e.Message, e.ContextMap())
+					}
+				}
+				if got := n.Status().Struck; len(got) > 0 {
+					t.Errorf("node %d has struck %v", i, got)
+				}
+			}
+		})
+	}
+}
+
+// Whoever has proved nothing is not answered, whatever it says, and costs no strike.
+func TestOutsidersAreNotAnswered(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, _ := s.sign(t, "shared", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	n := newGrouped(t, s, secretA, mem)
+	g := (&rogue{}).start(t)
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.NewStream(t.Context(), n.lan.host.ID(), protocolID); err == nil {
+		t.Error("a host with a secret speaks to everybody")
+	}
+	key, err := groupKey(secretB)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, prove := range map[string]func(st network.Stream, h handshake){
+		"nothing":       func(st network.Stream, _ handshake) {},
+		"noise":         func(st network.Stream, _ handshake) { st.Write(random(groupProof)) },
+		"another key":   func(st network.Stream, h handshake) { st.Write(h.proof(key, roleOpener)) },
+		"what it heard": func(st network.Stream, h handshake) { st.Write(h.openerNonce[:]) }, // replaced by its proof
+	} {
+		st, err := g.NewStream(t.Context(), n.lan.host.ID(), groupProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.SetDeadline(time.Now().Add(20 * time.Second))
+		h := handshake{opener: g.ID(), answerer: n.lan.host.ID()}
+		rand.Read(h.openerNonce[:])
+		st.Write(h.openerNonce[:])
+		heard := make([]byte, groupNonce+groupProof)
+		if _, err := io.ReadFull(st, heard); err != nil {
+			t.Fatalf("%s: no nonce: %v", name, err)
+		}
+		copy(h.answererNonce[:], heard)
+		if name == "what it heard" {
+			copy(h.openerNonce[:], heard[groupNonce:])
+		}
+		prove(st, h)
+		if name != "nothing" {
+			if b, err := io.ReadAll(st); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
+				t.Errorf("%s: proof answered by %x, %v, want a reset with %#x", name, b, err, errOutsider)
+			}
+		}
+		ask, err := g.NewStream(t.Context(), n.lan.host.ID(), memberProtocol)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask.SetDeadline(time.Now().Add(20 * time.Second))
+		ask.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
+		if b, err := io.ReadAll(ask); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
+			t.Errorf("%s: question answered by %d bytes, %v, want a reset with %#x", name, len(b), err, errOutsider)
+		}
+		st.Reset()
+	}
+	if got := n.tallyOf(g.ID()); got.strikes.Load() != 0 || got.claimsSent.Load() != 0 {
+		t.Errorf("the outsider has %d strikes and %d claims, want none", got.strikes.Load(), got.claimsSent.Load())
+	}
+	if got := n.logs.FilterMessageSnippet("another group").Len(); got != 1 {
+		t.Errorf("it was logged %d times, want once", got)
+	}
+}
+
+// A member must prove itself anew once its connections have ended.
+func TestMembershipEndsWithTheConnection(t *testing.T) {
+	s := newSigner(t)
+	a := newGrouped(t, s, secretA, store.NewMem())
+	b := newGrouped(t, s, secretA, store.NewMem(), a)
+	id := b.lan.host.ID()
+	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.group.has(id) })
+	b.lan.host.Close()
+	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.group.has(id) })
+}
+
+func TestShortSecretsAreRefused(t *testing.T) {
+	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), GroupSecret: bytes.Repeat([]byte("x"), minSecret-1)}
+	if _, err := New(cfg); err == nil {
+		t.Error("New with a short secret works")
+	}
+}
