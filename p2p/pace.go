@@ -15,6 +15,10 @@ import (
 // what a transfer worth speeding up takes.
 const paceFresh = 100 * time.Millisecond
 
+// paceSamples is of how many measurements the slowest counts. On a link of 1 Gbit/s every fourth or so is of a burst that
+// something on the way let through at once.
+const paceSamples = 3
+
 // paces tells how fast the TCP connections under libp2p's are, as the kernel measures it from what is acknowledged:
 // that is the pace of the link, even while a processor or the other side's disk is what limits the transfer.
 // libp2p does not give its connections away, so they are noted as they come.
@@ -24,11 +28,12 @@ type paces struct {
 }
 
 type pace struct {
-	raw            syscall.RawConn
-	asked          time.Time
-	bytesPerSecond int64
-	written        int64 // bytes of blocks given to libp2p
-	before         int64 // bytes acknowledged that were none of them, as far as is known
+	raw     syscall.RawConn
+	asked   time.Time
+	samples [paceSamples]int64 // bytes per second; 0 is unknown
+	next    int                // of samples, the oldest
+	written int64              // bytes of blocks given to libp2p
+	before  int64              // bytes acknowledged that were none of them, as far as is known
 }
 
 func newPaces() *paces { return &paces{conns: map[string]*pace{}} }
@@ -82,10 +87,24 @@ func (p *paces) of(c network.ConnMultiaddrs) int64 {
 		var rate int64
 		var err error
 		if e := found.raw.Control(func(fd uintptr) { rate, _, _, err = delivery(int(fd)) }); e == nil && err == nil && rate > 0 {
-			found.bytesPerSecond = rate
+			found.sample(rate)
 		}
 	}
-	return found.bytesPerSecond
+	return found.bytesPerSecond()
+}
+
+func (p *pace) sample(rate int64) {
+	p.samples[p.next] = rate
+	p.next = (p.next + 1) % paceSamples
+}
+
+func (p *pace) bytesPerSecond() (slowest int64) {
+	for _, s := range p.samples {
+		if s > 0 && (slowest == 0 || s < slowest) {
+			slowest = s
+		}
+	}
+	return slowest
 }
 
 // admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and

@@ -60,6 +60,23 @@ func TestPaceOfAConnection(t *testing.T) {
 	}
 }
 
+func TestABurstIsNotThePaceOfALink(t *testing.T) {
+	const link, burst = 118 << 20, 400 << 20
+	var p pace
+	for i, rate := range []int64{burst, link, burst, burst, link, burst} {
+		p.sample(rate)
+		if got, want := p.bytesPerSecond(), int64(link); i > 0 && got != want {
+			t.Errorf("after sample %d: %d bytes per second, want %d", i, got, want)
+		}
+	}
+	for range paceSamples {
+		p.sample(burst)
+	}
+	if got := p.bytesPerSecond(); got != burst {
+		t.Errorf("a link that has become faster: %d bytes per second, want %d", got, burst)
+	}
+}
+
 func TestQueueOfAConnectionIsBounded(t *testing.T) {
 	p := newPaces()
 	c, other := connectedPair(t, p)
