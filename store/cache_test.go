@@ -664,9 +664,14 @@ func FuzzUnpack(f *testing.F) {
 	for compression, pack := range packers {
 		f.Add(compression == "xz", pack(f, nar))
 	}
+	dirs, spool := map[bool]string{}, f.TempDir()
+	_, _, dirs[false] = cacheOf(f, "zstd", len(nar), nil)
+	_, info, dir := cacheOf(f, "xz", len(nar), nil)
+	dirs[true] = dir
 	f.Fuzz(func(t *testing.T, isXZ bool, file []byte) {
-		compression := map[bool]string{true: "xz", false: "zstd"}[isXZ]
-		c, info, _ := cacheOf(t, compression, len(nar), file)
+		must(t, os.WriteFile(filepath.Join(dirs[isXZ], "nar", "file"), file, 0o644))
+		c, err := store.OpenCache(dirs[isXZ], spool)
+		must(t, err)
 		n, err := c.NAR(t.Context(), info)
 		if err != nil {
 			if !errors.Is(err, store.ErrCorrupt) {

@@ -403,8 +403,8 @@ func TestDraftConcurrentLiar(t *testing.T) {
 func TestCommitWhileWriting(t *testing.T) {
 	b, h := randomNAR(9, 10_000)
 	dir := t.TempDir()
-	begin := func(t *testing.T, d *store.Draft, off int) func(error) {
-		end, err := d.BeginWrite(b[off:], int64(off))
+	begin := func(t *testing.T, d *store.Draft) func(error) {
+		end, err := d.BeginWrite(b[:5000], 0)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -414,11 +414,11 @@ func TestCommitWhileWriting(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := create(t, openSpool(t, store.SpoolConfig{Dir: dir}), h, len(b))
-				end := begin(t, d, 5000)
+				end := begin(t, d)
 				if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) { // does not wait for that write
 					t.Errorf("Commit = %v, want to hear that it is not complete", err)
 				}
-				write(t, d, b[:5000], 0)
+				write(t, d, b[5000:], 5000)
 				done := make(chan error, 1)
 				go func() {
 					n, err := d.Commit(nil)
@@ -436,7 +436,7 @@ func TestCommitWhileWriting(t *testing.T) {
 					t.Fatalf("Commit = %v after a write that ended with %v", err, disk)
 				}
 				if disk != nil { // the range can be written again
-					write(t, d, b[5000:], 5000)
+					write(t, d, b[:5000], 0)
 					commit(t, d).Close()
 				}
 			})
@@ -656,6 +656,22 @@ func TestOpenSpoolDeletesLeftovers(t *testing.T) {
 	}
 	if got := fmt.Sprint(nars(t, dir)); got != "[precious]" {
 		t.Errorf("files %s, want only the one that is not ours", got)
+	}
+}
+
+func TestSpoolIsNobodyElses(t *testing.T) {
+	dir := t.TempDir() // is there already, and open to all
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	b, h := randomNAR(70, 1000)
+	spooled(t, s, b, h)
+	create(t, s, h, 1000)
+	for _, file := range append(nars(t, dir), ".") {
+		if st, err := os.Stat(filepath.Join(dir, file)); err != nil || st.Mode()&0o077 != 0 {
+			t.Errorf("%s has mode %v, %v: others may enter", file, st.Mode(), err)
+		}
 	}
 }
 

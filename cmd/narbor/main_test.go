@@ -23,8 +23,10 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // narbor runs the program to its end.
@@ -365,6 +367,55 @@ func TestOwnKeysAreFoundOut(t *testing.T) {
 	own, unreadable := ownKeys([]string{good, bad, filepath.Join(dir, "absent")})
 	if !slices.Equal(own, []string{public.String()}) || !slices.Equal(unreadable, []string{bad}) {
 		t.Errorf("ownKeys = %q, %q, want %q and %q", own, unreadable, public, bad)
+	}
+}
+
+func TestOwnBuildsAreNotShared(t *testing.T) {
+	secret, own, err := signature.GenerateKeypair("me-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, upstream, err := signature.GenerateKeypair("upstream-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	good, bad := filepath.Join(dir, "good"), filepath.Join(dir, "bad")
+	if err := errors.Join(os.WriteFile(good, []byte(secret.String()+"\n"), 0o600), os.WriteFile(bad, []byte("nonsense"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		secretKeyFiles, shared []string
+	}{
+		{nil, []string{"me-1", "upstream-1"}},
+		{[]string{good}, []string{"upstream-1"}},
+		{[]string{good, bad}, nil}, // any of the keys may be its own
+	} {
+		s := &service{log: zap.NewNop(), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
+		if err := s.believe(store.NixSettings{TrustedPublicKeys: []string{own.String(), upstream.String()}, SecretKeyFiles: c.secretKeyFiles}); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.shareKeys.Names(); !slices.Equal(got, c.shared) {
+			t.Errorf("with secret keys in %q, what %q signed is shared, want %q", c.secretKeyFiles, got, c.shared)
+		}
+		if got := s.trusted.Names(); len(got) != 2 {
+			t.Errorf("with secret keys in %q, only %q is trusted", c.secretKeyFiles, got)
+		}
+	}
+}
+
+func TestStateIsNobodyElses(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "new")
+	started(t, "--state-dir", state)
+	if st, err := os.Stat(state); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("the state directory has mode %v, %v, want 0700", st.Mode(), err)
+	}
+}
+
+func TestControlServerSetsItsLimits(t *testing.T) {
+	srv := controlServer(http.NotFoundHandler(), zap.NewNop())
+	if srv.ReadTimeout <= 0 || srv.WriteTimeout <= 0 || srv.IdleTimeout <= 0 || srv.MaxHeaderBytes <= 0 {
+		t.Errorf("controlServer = %+v: a limit is missing", srv)
 	}
 }
 

@@ -1,0 +1,291 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
+
+	"narbor/store"
+)
+
+// A promised length is believed once that many bytes have come.
+func TestPromisedLengthsReserveNothing(t *testing.T) {
+	for name, read := range map[string]func() error{
+		"claim": func() error {
+			_, _, err := readClaim(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, store.MaxInfoLen<<1))))
+			return err
+		},
+		"manifest": func() error {
+			n := uint64(store.NumBlocks(store.MaxNarSize))
+			_, err := readManifest(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, n))), store.MaxNarSize)
+			return err
+		},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := read()
+		runtime.ReadMemStats(&after)
+		if taken := after.TotalAlloc - before.TotalAlloc; err == nil || taken > 256<<10 {
+			t.Errorf("%s: %d KiB are taken for nothing but a promise, and the error is %v", name, taken>>10, err)
+		}
+	}
+}
+
+func TestClaimAboutAnotherPathIsALie(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "known", random(100))
+	g := (&rogue{claims: func(s network.Stream, r request) error {
+		_, err := s.Write(append(appendClaim(nil, info.String(), false), 0)) // nothing further
+		return err
+	}}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	if m, err := n.Lookup(t.Context(), partA); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup(%s) = %s, %v, want ErrNotFound", partA, m.Path(), err)
+	}
+	if got := strikesOf(n, g); got != 1 {
+		t.Errorf("it has %d strikes, want 1", got)
+	}
+}
+
+// The stream lives on after each of these.
+func TestWhatIsNotOfThisNARIsNotHere(t *testing.T) {
+	n, info := sharing(t, random(1000))
+	s := (&rogue{}).start(t).dial(t, n)
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	br, other := bufio.NewReader(s), info
+	other.NarHash[0]++
+	for what, r := range map[string]request{"a block beyond the end": blockRequest(info, 1), "the last of all blocks": blockRequest(info, store.NumBlocks(store.MaxNarSize)-1),
+		"another NarHash": blockRequest(other, 0)} {
+		s.Write(appendRequest(nil, r))
+		if _, _, err := readBlock(br, make([]byte, 1000)); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: readBlock = %v, want ErrNotFound", what, err)
+		}
+	}
+	s.Write(appendRequest(nil, blockRequest(info, 0)))
+	if _, _, err := readBlock(br, make([]byte, 1000)); err != nil {
+		t.Errorf("readBlock = %v after that", err)
+	}
+}
+
+func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
+	s := newSigner(t)
+	nar := random(100)
+	path, ca := contentAddressed(t, "source", nar)
+	info, _ := s.signPath(t, path, nar)
+	want := info.String()
+	info.CA, info.Deriver = ca, path
+	info.Signatures = append(info.Signatures, "other-1:AAAA")
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	sh := newSharer([]store.Source{mem}, s.keys)
+	if got, err := sh.sharedClaim(t.Context(), path.HashPart()); err != nil || got.text != want {
+		t.Errorf("sharedClaim = %q, %v, want %q", got.text, err, want)
+	}
+}
+
+// Private sources are content-addressed, and believed by whoever is told of them.
+func TestContentThatNobodySignedIsNotShared(t *testing.T) {
+	s := newSigner(t)
+	nar := random(100)
+	path, ca := contentAddressed(t, "private", nar)
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: ca}
+	m, err := s.keys.Check(info)
+	if err != nil {
+		t.Fatalf("Check = %v, want it believed", err)
+	}
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	sh := newSharer([]store.Source{mem}, s.keys)
+	if c, err := sh.sharedClaim(t.Context(), path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("sharedClaim = %q, %v, want ErrNotFound", c.text, err)
+	}
+	if n, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("readBlock = %d, %v, want ErrNotFound", n, err)
+	}
+	if sh.passed = new(fetched); sh.may(m) {
+		t.Errorf("may(%s) = true while it is received", info.CA)
+	}
+}
+
+func TestNARsHeldOpenAreBounded(t *testing.T) {
+	s := newSigner(t)
+	mem, infos := store.NewMem(), []store.Info{}
+	for i := range 3 * maxOpenNARs {
+		nar := random(10 + i)
+		info, _ := s.sign(t, fmt.Sprintf("p%d", i), nar)
+		mem.Add(info, nar)
+		infos = append(infos, info)
+	}
+	src := &counted{Source: mem, t: t}
+	sh := newSharer([]store.Source{src}, s.keys)
+	for _, info := range infos {
+		if _, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); err != nil && !strings.Contains(err.Error(), "bad day") {
+			t.Fatal(err)
+		}
+		if open := src.open.Load(); open > maxOpenNARs {
+			t.Fatalf("%d NARs are open, want at most %d", open, maxOpenNARs)
+		}
+	}
+}
+
+func TestSilentBlockEndsInTime(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, _ := s.sign(t, "small", nar)
+	silent := make(chan struct{})
+	defer close(silent)
+	g := (&rogue{info: info, nar: nar, block: func(network.Stream, int, []byte) error { <-silent; return errEnd }}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	ex, err := n.neighbours()[0].open(t.Context(), 200*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ex.Reset()
+	ended := make(chan error, 1)
+	go func() {
+		err := ex.send(blockRequest(info, 0))
+		if err == nil {
+			_, _, err = readBlock(ex.br, make([]byte, len(nar)))
+		}
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("readBlock = nil, want an error")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("readBlock waits for who says nothing")
+	}
+}
+
+// No block of a fetch can trickle for ever: what is kept of the stream tells until when the last one could.
+func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, m := s.sign(t, "small", nar)
+	g := (&rogue{info: info, nar: nar}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	fetchAll(t, n, m, nar)
+	nb := n.neighbours()[0]
+	nb.mu.Lock()
+	defer nb.mu.Unlock()
+	if len(nb.idle) != 1 || nb.idle[0].until.IsZero() || time.Until(nb.idle[0].until) > blockTimeout {
+		t.Errorf("streams kept after a fetch: %d, want 1 whose block was due within %v", len(nb.idle), blockTimeout)
+	}
+}
+
+// A deadlined stream notes the last deadline that was set for writing.
+type deadlined struct {
+	network.Stream
+	deadline time.Time
+}
+
+func (d *deadlined) Write(p []byte) (int, error) { return len(p), nil }
+
+func (d *deadlined) SetWriteDeadline(t time.Time) error {
+	d.deadline = t
+	return nil
+}
+
+func TestAnswersHaveADeadline(t *testing.T) {
+	d := &deadlined{}
+	if _, err := (stallWriter{d}).Write([]byte("answer")); err != nil || d.deadline.IsZero() || time.Until(d.deadline) > serveStall {
+		t.Errorf("Write = %v with deadline %v, want one within %v", err, d.deadline, serveStall)
+	}
+}
+
+func TestThreeLiesAreABan(t *testing.T) {
+	n, _ := sharing(t, random(10))
+	id := (&rogue{}).start(t).ID()
+	for lies := 1; lies <= maxStrikes; lies++ {
+		n.strike(id, "lied")
+		_, banned := n.bans.current()[id]
+		if want := lies == maxStrikes; banned != want || n.lan.gate.isBlocked(id) != want {
+			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.lan.gate.isBlocked(id), want)
+		}
+	}
+}
+
+// Whoever has lied is asked no more in that fetch, even if nobody else has the NAR.
+func TestOneFetchIsLiedToOnce(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, m := s.sign(t, "small", nar)
+	g := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
+		lie := bytes.Clone(b)
+		lie[0] ^= 1
+		return writeRaw(s, lie)
+	}}).start(t)
+	n, _ := runNode(t, s, nil, g)
+	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
+	}
+	if got := strikesOf(n, g); got != 1 {
+		t.Errorf("it has %d strikes, want 1", got)
+	}
+}
+
+// A NAR in the spool has its hash, but a content address may ask for more: here, that it is a plain file's.
+func TestSpooledNARIsCheckedForEachPath(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	_, signed := s.sign(t, "signed", nar)
+	flat := flatPath(t, "flat", []byte("contents"))
+	flat.NarHash, flat.NarSize = sha256.Sum256(nar), int64(len(nar))
+	claimed, err := s.keys.Check(flat)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := runNode(t, s, nil)
+	draft, err := n.cfg.Spool.Create(signed.NarHash(), signed.NarSize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	draft.WriteAt(nar, 0)
+	sp, err := draft.Commit(signed.CheckNAR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sp.Close()
+	if sp, err := n.Fetch(t.Context(), claimed); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch(%s) = %v, %v, want ErrNotFound", flat.CA, sp, err)
+	}
+	fetchAll(t, n, signed, nar)
+}
+
+// flatPath is a claim, without its NAR, about a path that holds one file and needs no signature.
+func flatPath(t testing.TB, name string, contents []byte) store.Info {
+	t.Helper()
+	hash := store.Hash(sha256.Sum256(contents))
+	sum := sha256.Sum256(fmt.Appendf(nil, "text:sha256:%x:%s:%s", hash[:], store.Dir, name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(nixhash.CompressHash(sum[:], 20)) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store.Info{Path: path, CA: "text:" + hash.String()}
+}
+
+func TestWhoLeavesAllUnansweredIsLate(t *testing.T) {
+	nb := &neighbour{}
+	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
+		if nb.late.Store(time.Now().Add(-since).UnixNano()); nb.isLate() != want {
+			t.Errorf("silent for %v: isLate = %v, want %v", since, !want, want)
+		}
+	}
+	if nb.late.Store(0); nb.isLate() {
+		t.Error("has answered: isLate = true, want false")
+	}
+}
