@@ -1,0 +1,29 @@
+package main
+
+import (
+	"os"
+	"testing"
+)
+
+// TestEveryGuardIsWhereTheListSays notices changes of the code that guards.txt has to follow, at once.
+func TestEveryGuardIsWhereTheListSays(t *testing.T) {
+	if err := os.Chdir("../.."); err != nil {
+		t.Fatal(err)
+	}
+	guards, err := parseGuards(guardList)
+	if err != nil {
+		t.Fatal(err)
+	}
+	worst := 0
+	for _, g := range guards {
+		if _, err := g.mutate(); err != nil {
+			t.Errorf("%s (%s): %v", g.title, g.file, err)
+		}
+		if g.worst {
+			worst++
+		}
+	}
+	if worst != 10 {
+		t.Errorf("%d guards are marked as the ten worst to lose", worst)
+	}
+}
