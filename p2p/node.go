@@ -43,6 +43,7 @@ type Config struct {
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
 	Spool       *store.Spool // where fetched NARs go
 	Bans        string       // file that keeps who is banned across restarts; "" is none
+	Manifests   string       // directory that keeps manifests across restarts; "" is none
 	Log         *zap.Logger  // nil discards
 }
 
@@ -146,6 +147,12 @@ func (n *Node) Run(ctx context.Context) error {
 		new(event.EvtPeerConnectednessChanged)}, eventbus.BufSize(256))
 	if err != nil {
 		return fmt.Errorf("libp2p events: %w", err)
+	}
+	if n.cfg.Manifests != "" {
+		if n.sharer.kept, err = openManifests(n.cfg.Manifests); err != nil {
+			n.log.Warn("manifests are not kept", zap.Error(err))
+		}
+		defer n.sharer.kept.close()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	n.handleStreams(ctx, n.group.protocol(), n.serve)

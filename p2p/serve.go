@@ -191,8 +191,8 @@ func (n *Node) answerManifest(ctx context.Context, t *tally, bw *bufio.Writer, r
 		t.probing.found()
 		_, err := bw.Write(binary.AppendUvarint(nil, uint64(blocks)))
 		return err
-	}, func(h store.Hash) error {
-		_, err := bw.Write(h[:])
+	}, func(digests []byte) error {
+		_, err := bw.Write(digests)
 		return err
 	})
 	if err != nil && !started {

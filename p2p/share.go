@@ -21,6 +21,7 @@ type sharer struct {
 	sources []store.Source
 	keys    *trust.Keys // upstream keys; a path that none of them signed is not here
 	passed  *fetched    // of sources; nil if nothing is shared
+	kept    *manifests  // computed before; nil if there is no file for them
 
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
@@ -211,8 +212,9 @@ func (s *sharer) forget(key narKey, o *openNAR) {
 	}
 }
 
-// manifest yields the digests of a NAR's blocks in order to each, after their number to start.
-func (s *sharer) manifest(ctx context.Context, r request, start func(n int) error, each func(store.Hash) error) error {
+// manifest yields the digests of a NAR's blocks in order to each, some at a time, after their number to start. They are
+// kept only if all is the NAR: what is wrong on the disk today may be mended tomorrow.
+func (s *sharer) manifest(ctx context.Context, r request, start func(n int) error, each func(digests []byte) error) error {
 	o, err := s.acquire(ctx, narKey{r.hashParts[0], r.nar})
 	if err != nil {
 		return err
@@ -225,6 +227,11 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 	if err := start(n); err != nil {
 		return err
 	}
+	if kept := s.kept.get(r.nar, n); kept != nil {
+		return each(kept)
+	}
+	whole := sha256.New()
+	var digests []byte
 	for i := range n {
 		if s.off.Load() {
 			return fmt.Errorf("manifest of %s: shared no more: %w", r.hashParts[0], store.ErrNotFound)
@@ -233,9 +240,15 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 		if _, err := o.nar.ReadAt(block, int64(i)*store.BlockSize); err != nil {
 			return fmt.Errorf("manifest of %s: %w", r.hashParts[0], err)
 		}
-		if err := each(sha256.Sum256(block)); err != nil {
+		whole.Write(block)
+		digest := sha256.Sum256(block)
+		digests = append(digests, digest[:]...)
+		if err := each(digest[:]); err != nil {
 			return err
 		}
+	}
+	if store.Hash(whole.Sum(nil)) == r.nar {
+		_ = s.kept.put(r.nar, digests) // what is not kept is computed again
 	}
 	return nil
 }

@@ -134,7 +134,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 	mem.Add(info, nar)
 	sh := newSharer([]store.Source{mem}, s.keys)
 	digests := 0
-	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func(store.Hash) error {
+	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func([]byte) error {
 		if digests++; digests == 3 {
 			sh.share(false)
 		}
