@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -291,5 +292,37 @@ func TestShortSecretsAreRefused(t *testing.T) {
 	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), GroupSecret: bytes.Repeat([]byte("x"), minSecret-1)}
 	if _, err := New(cfg); err == nil {
 		t.Error("New with a short secret works")
+	}
+}
+
+// Whoever answers a proof without knowing the secret, or with what it was sent, is not asked.
+func TestImpostorsAreNotAsked(t *testing.T) {
+	s := newSigner(t)
+	impostor := (&rogue{}).start(t)
+	var proofs, asked atomic.Int64
+	impostor.SetStreamHandler(groupProtocol, func(st network.Stream) {
+		defer proofs.Add(1)
+		answer := random(groupNonce + groupProof)
+		if _, err := io.ReadFull(st, answer[:groupNonce]); err != nil {
+			return
+		}
+		st.Write(append(answer, 1))
+		io.Copy(io.Discard, st)
+	})
+	impostor.SetStreamHandler(memberProtocol, func(st network.Stream) {
+		asked.Add(1)
+		st.Reset()
+	})
+	n := newGrouped(t, s, secretA, store.NewMem(), grouped{Node: &Node{lan: &lan{host: impostor.Host}}})
+	eventually(t, "tried a proof", func() bool { return proofs.Load() > 0 && len(n.Status().OtherGroup) == 1 })
+	info, _ := s.sign(t, "wanted", randomNAR(100))
+	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup = %v, want ErrNotFound", err)
+	}
+	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.group.has(impostor.ID()) {
+		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(), n.group.has(impostor.ID()))
+	}
+	if got := n.tallyOf(impostor.ID()).strikes.Load(); got != 0 {
+		t.Errorf("it has %d strikes, want none", got)
 	}
 }

@@ -252,3 +252,20 @@ type connNowhere struct{ network.Conn }
 
 func (connNowhere) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/127.0.0.1/tcp/1") }
 func (connNowhere) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/127.0.0.1/tcp/2") }
+
+func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
+	g := newTarget(t)
+	here := g.info.Path.HashPart()
+	g.Share(false)
+	for i := range 20 {
+		var out bytes.Buffer
+		w := answers{bufio.NewWriter(&out), new(toldParts)}
+		if err := g.answer(t.Context(), connNowhere{}, g.peer, w, request{kind: askClaims, hashParts: words(i*1000, 1000)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.Share(true)
+	if claims, _ := g.asks(here); claims != 1 {
+		t.Error("questions asked while nothing was shared have spent what the peer may ask now")
+	}
+}

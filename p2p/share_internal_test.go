@@ -144,3 +144,24 @@ func TestManifestEndsWithSharing(t *testing.T) {
 		t.Errorf("manifest = %v after %d digests, want ErrNotFound after 3", err, digests)
 	}
 }
+
+func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, _ := s.sign(t, "shared", nar)
+	src := &counted{Source: store.NewMem(), t: t}
+	src.Source.(*store.Mem).Add(info, nar)
+	sh := newSharer([]store.Source{src}, s.keys)
+	o, err := sh.acquire(t.Context(), narKey{info.Path.HashPart(), info.NarHash})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sh.release(o)
+	if got := src.open.Load(); got != 1 {
+		t.Fatalf("%d NARs are open after a read, want 1", got)
+	}
+	sh.share(false)
+	if got := src.open.Load(); got != 0 {
+		t.Errorf("%d NARs are open though nothing is shared", got)
+	}
+}
