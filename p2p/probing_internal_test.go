@@ -146,6 +146,9 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 			time.Sleep(24 * time.Hour)
 			for i := range 60 {
 				g.asks(words(i*maxClaims, maxClaims)...)
+				if st := g.Status(); g.peer.strikes.Load() > 0 || len(st.Struck) > 0 {
+					t.Fatalf("struck after %d questions: %v", (i+1)*maxClaims, st.Struck)
+				}
 			}
 		}
 		for range 20 { // questions about what is here cost nothing, as long as something is left
