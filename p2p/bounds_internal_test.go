@@ -202,8 +202,17 @@ func (d *deadlined) SetWriteDeadline(t time.Time) error {
 
 func TestAnswersHaveADeadline(t *testing.T) {
 	d := &deadlined{}
-	if _, err := (stallWriter{d}).Write([]byte("answer")); err != nil || d.deadline.IsZero() || time.Until(d.deadline) > serveStall {
+	if _, err := (stallWriter{d, newTurns(1, 1, 1)}).Write([]byte("answer")); err != nil || d.deadline.IsZero() || time.Until(d.deadline) > serveStall {
 		t.Errorf("Write = %v with deadline %v, want one within %v", err, d.deadline, serveStall)
+	}
+	scarce := newTurns(maxServing, maxServing, maxServing)
+	for range maxServing/2 + 1 {
+		if _, err := scarce.take(t.Context(), asker{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := (stallWriter{d, scarce}).Write([]byte("answer")); err != nil || time.Until(d.deadline) > scarceStall {
+		t.Errorf("Write when turns are scarce = %v with deadline %v, want one within %v", err, d.deadline, scarceStall)
 	}
 }
 

@@ -61,7 +61,7 @@ func FuzzReadBlock(f *testing.F) {
 		}
 		var out bytes.Buffer
 		bw := bufio.NewWriter(&out)
-		if err := writeBlock(bw, status(in[0]), buf, size); err != nil || bw.Flush() != nil {
+		if err := writeBlock(bw, readyBlock{status(in[0]), &buf, size}); err != nil || bw.Flush() != nil {
 			t.Fatal(err)
 		}
 		if as == statusRaw && !bytes.HasPrefix(in, out.Bytes()) {

@@ -133,7 +133,7 @@ func TestInventedPeersKeepNobodyWaiting(t *testing.T) {
 			g.dial(t, n).Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 100))
 		}
 	}
-	for deadline := time.Now().Add(20 * time.Second); len(n.turns.blocks) < maxServingAddr && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(20 * time.Second); n.sending.held() < maxServingAddr && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond) // until they have all that they can get
 	}
 	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
@@ -143,7 +143,7 @@ func TestInventedPeersKeepNobodyWaiting(t *testing.T) {
 	if _, _, err := readBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
 		t.Errorf("a block for a machine at another address = %v", err)
 	}
-	if held := len(n.turns.blocks); held > maxServingAddr+1 {
+	if held := n.sending.held(); held > maxServingAddr+1 {
 		t.Errorf("%d turns are taken, want %d for one address", held, maxServingAddr)
 	}
 }
@@ -286,8 +286,8 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		if _, err := n.Lookup(t.Context(), info.Path.HashPart()); err == nil {
 			t.Error("Lookup after Run works")
 		}
-		if len(n.places.all) != 0 {
-			t.Errorf("%d addresses are remembered after Run", len(n.places.all))
+		if got := len(n.asking.addrs) + len(n.sending.addrs) + len(n.reading.addrs); got != 0 {
+			t.Errorf("%d addresses are remembered after Run", got)
 		}
 	})
 }

@@ -29,6 +29,10 @@ const (
 	firstWindow, lastWindow = 1 << 20, 4 << 20
 	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed.
 	queueMin = 128 << 10
+	// sharedMin and sharedMax bound what may lie in queues on all connections to one address, if they are several: what
+	// one machine with one connection has there while it fetches as fast as it can. So a machine gets no more of our
+	// link and our processors for having many.
+	sharedMin, sharedMax = 512 << 10, 2 << 20
 )
 
 // Counts: of what one request or announcement may hold.
@@ -62,6 +66,10 @@ const (
 	// answers until [serveStall], and must not keep everybody else's turns. maxServingAddr bounds those to one
 	// address, for peers cost nothing to invent; it leaves enough for the virtual machines behind it.
 	maxServing, maxServingPeer, maxServingAddr = 128, 8, 32
+	// maxUploads bounds the blocks that are read and packed at once, and maxUploadsPeer those for one peer: what disk
+	// and processors spend on others. A block that is ready waits for its reader without such a turn, or the slow
+	// would keep the quick waiting.
+	maxUploads, maxUploadsPeer = 8, 2
 	// maxOpenNARs bounds the archives held open for neighbours, each with a few file descriptors.
 	maxOpenNARs = 64
 	// askQueue is how many questions may wait for one neighbour.
@@ -142,6 +150,8 @@ const (
 	// serveStall is how long an answer may make no progress before the stream is reset. A neighbour reads as fast
 	// as its link and disk allow, and 256 KiB take 20 s at 100 kbit/s.
 	serveStall = 30 * time.Second
+	// scarceStall is the same while more than half of maxServing are taken: then whoever reads so slowly is in the way.
+	scarceStall = 2 * time.Second
 	// shareTimeout bounds what a stuck Nix daemon or disk can cost one request of a neighbour, who would ask
 	// somebody else long before.
 	shareTimeout = 10 * time.Second
@@ -150,8 +160,9 @@ const (
 	relayWait = 250 * time.Millisecond
 	// queueTime is how much of a link's time blocks may lie in queues on this side of it. A neighbour's question about
 	// claims is answered behind them, and it waits 250 ms at most, maybe while several others fetch, too. queuePatience
-	// bounds the wait for a queue to drain, whatever the kernel says.
-	queueTime, queuePatience = 20 * time.Millisecond, 250 * time.Millisecond
+	// bounds the wait for a queue to drain, whatever the kernel says, and sharedPatience that for the queues of all
+	// connections to one address.
+	queueTime, queuePatience, sharedPatience = 20 * time.Millisecond, 250 * time.Millisecond, time.Second
 	// openNARIdle is how long an archive stays open after its last use: a neighbour that asks for block after
 	// block, with pauses, finds it open; and garbage collection is not held up for long.
 	openNARIdle = 10 * time.Second

@@ -20,7 +20,6 @@ import (
 // A tally is what a peer has done, kept when it disconnects.
 type tally struct {
 	id      peer.ID
-	turns   turns
 	probing *probing
 
 	claims, blocksReceived, bytesReceived atomic.Int64

@@ -55,8 +55,9 @@ type Node struct {
 	lan      *lan
 	sharer   *sharer
 	fetched  *fetched
-	turns    turns // what is answered at once
-	places   addrTurns
+	asking   *turns // who is told claims at the moment. Who asks for them waits for a moment only, not until blocks have gone over a slow link
+	sending  *turns // who is sent something else
+	reading  *turns // for whom a block is read and packed
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
 	group    *group       // nil is no group
@@ -117,8 +118,9 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   sharing,
-		turns:    newTurns(maxServing),
-		places:   addrTurns{all: map[netip.Addr]*addrTurn{}},
+		asking:   newTurns(maxServing, maxServingAddr, maxServingPeer),
+		sending:  newTurns(maxServing, maxServingAddr, maxServingPeer),
+		reading:  newTurns(maxUploads, maxUploads, maxUploadsPeer),
 		findings: findings,
 		bans:     banned,
 		group:    circle,
@@ -298,7 +300,7 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 	defer n.mu.Unlock()
 	t, ok := n.tallies.Get(id)
 	if !ok {
-		t = &tally{id: id, turns: newTurns(maxServingPeer), probing: newProbing()}
+		t = &tally{id: id, probing: newProbing()}
 		n.tallies.Add(id, t)
 	}
 	return t

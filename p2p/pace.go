@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -29,11 +30,17 @@ type paces struct {
 
 type pace struct {
 	raw     syscall.RawConn
+	addr    netip.Addr // of the other side
 	asked   time.Time
 	samples [paceSamples]int64 // bytes per second; 0 is unknown
 	next    int                // of samples, the oldest
 	written int64              // bytes of blocks given to libp2p
 	before  int64              // bytes acknowledged that were none of them, as far as is known
+	acked   int64              // bytes acknowledged, and
+	moved   time.Time          // since when
+	left    int64              // what queued returned last, and
+	looked  time.Time          // when
+	fed     time.Time          // when written grew last
 }
 
 func newPaces() *paces { return &paces{conns: map[string]*pace{}} }
@@ -67,7 +74,8 @@ func (p *paces) add(c network.ConnMultiaddrs) {
 			delete(p.conns, key)
 		}
 	}
-	p.conns[paceKey(c)] = &pace{raw: raw}
+	addr, _ := ipOf(c.RemoteMultiaddr())
+	p.conns[paceKey(c)] = &pace{raw: raw, addr: addr}
 }
 
 func paceKey(c network.ConnMultiaddrs) string {
@@ -108,7 +116,8 @@ func (p *pace) bytesPerSecond() (slowest int64) {
 }
 
 // admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and
-// what is written after them would wait for seconds on a slow link. It is not for long: at worst the queue grows.
+// what is written after them would wait for seconds on a slow link. All connections to one address share the room, so
+// that a machine gets no more of the link for having many. It is not for long: at worst the queue grows.
 func (p *paces) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
 	p.mu.Lock()
 	found := p.conns[paceKey(c)]
@@ -116,36 +125,66 @@ func (p *paces) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
 	if found == nil {
 		return
 	}
-	patience := time.NewTimer(queuePatience)
-	defer patience.Stop()
-	for !p.fits(found, size) {
+	for start := time.Now(); ctx.Err() == nil; {
+		own, shared := p.fits(found, size)
+		waited := time.Since(start)
+		if (own || waited > queuePatience) && (shared || waited > sharedPatience) {
+			break
+		}
 		select {
 		case <-time.After(queueTime / 8):
-			continue
-		case <-patience.C:
 		case <-ctx.Done():
 		}
-		break
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	found.written += int64(size)
+	found.fed = time.Now()
 }
 
-// fits says whether there is room in the queue of a connection.
-func (p *paces) fits(c *pace, size int) bool {
-	var rate, acked int64
+// fits says whether there is room in the queue of a connection, and in those of all to its address.
+func (p *paces) fits(c *pace, size int) (own, shared bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	queued, rate, known := c.queued()
+	if !known {
+		return true, true
+	}
+	all := queued
+	for _, other := range p.conns {
+		if other == c || other.addr != c.addr || other.written == 0 {
+			continue
+		}
+		if time.Since(other.looked) > queueTime/8 {
+			other.queued()
+		}
+		if time.Since(other.moved) < paceFresh { // otherwise it is in nobody's way
+			all += other.left
+		}
+	}
+	room := rate * int64(queueTime) / int64(time.Second)
+	own = queued == 0 || queued+int64(size) <= max(queueMin, room)
+	return own, all == queued || all+int64(size) <= min(max(sharedMin, room), sharedMax)
+}
+
+// queued returns how many bytes of blocks were written and not acknowledged, and how fast others were; known is false if
+// the kernel does not know. The caller holds the mutex of all paces.
+func (c *pace) queued() (n, rate int64, known bool) {
+	var acked int64
 	var idle bool
 	var err error
 	if e := c.raw.Control(func(fd uintptr) { rate, acked, idle, err = delivery(int(fd)) }); e != nil || err != nil || rate == 0 {
-		return true
+		return 0, 0, false
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	queued := c.written - (acked - c.before)
-	if queued < 0 || idle { // what is not a block was acknowledged, too; or a stream was reset, and its block never sent
-		c.before -= queued
-		queued = 0
+	if acked != c.acked {
+		c.acked, c.moved = acked, time.Now()
 	}
-	return queued == 0 || queued+int64(size) <= max(queueMin, rate*int64(queueTime)/int64(time.Second))
+	c.looked = time.Now()
+	n = c.written - (acked - c.before)
+	if n < 0 || idle && time.Since(c.fed) > queueTime { // what is not a block was acknowledged, too; or a stream was reset, and its block never sent
+		c.before -= n
+		n = 0
+	}
+	c.left = n
+	return n, rate, true
 }

@@ -81,11 +81,11 @@ func TestQueueOfAConnectionIsBounded(t *testing.T) {
 	p := newPaces()
 	c, other := connectedPair(t, p)
 	known := p.conns[paceKey(c)]
-	if !p.fits(known, 1<<20) {
+	if own, shared := p.fits(known, 1<<20); !own || !shared {
 		t.Error("nothing is queued, and yet a block does not fit")
 	}
 	known.written += 1 << 40 // of streams that were reset: it is never sent
-	if !p.fits(known, 1<<20) {
+	if own, shared := p.fits(known, 1<<20); !own || !shared {
 		t.Error("the kernel has nothing to send, and yet a block does not fit")
 	}
 	// The other side stops reading, and the kernel is left with bytes to send.
@@ -95,7 +95,7 @@ func TestQueueOfAConnectionIsBounded(t *testing.T) {
 		c.Write(make([]byte, 64<<20))
 	}()
 	known.written += 1 << 40
-	for p.fits(known, 1<<20) {
+	for own := true; own; own, _ = p.fits(known, 1<<20) {
 		known.written += 1 << 40
 	}
 	p.admit(t.Context(), c, 1) // patience ends

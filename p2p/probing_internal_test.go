@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/store"
@@ -253,6 +254,7 @@ func (broken) Info(context.Context, store.HashPart) (store.Info, error) {
 // connNowhere is a connection of which no pace is known.
 type connNowhere struct{ network.Conn }
 
+func (connNowhere) RemotePeer() peer.ID           { return "nobody" }
 func (connNowhere) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/127.0.0.1/tcp/1") }
 func (connNowhere) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/127.0.0.1/tcp/2") }
 

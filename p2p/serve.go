@@ -36,7 +36,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	br := bufio.NewReader(s)
-	bw := bufio.NewWriterSize(stallWriter{s}, 4<<10)
+	bw := bufio.NewWriterSize(stallWriter{s, n.sending}, 4<<10)
 	if !n.group.has(s.Conn().RemotePeer()) {
 		s.ResetWithError(errOutsider)
 		return
@@ -75,29 +75,35 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 		}
 		f.await(ctx, r.block)
 	}
-	addr, _ := ipOf(conn.RemoteMultiaddr())
-	place := n.places.enter(addr)
-	defer n.places.leave(addr)
-	done, err := takeTurns(ctx, r, t.turns, place, n.turns) // its own first: waiting there is in nobody's way
+	turns := n.sending
+	if r.kind == askClaims {
+		turns = n.asking
+	}
+	done, err := turns.take(ctx, askerOn(conn))
 	if err != nil {
 		return err
 	}
 	defer done()
-	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
-	defer cancel()
 	if n.sharer.off.Load() || r.kind != askClaims && !n.mayLook(t, 0) {
 		return refuse(w.Writer, r)
 	}
 	switch r.kind {
 	case askClaims:
+		ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+		defer cancel()
 		n.meet(conn.RemotePeer(), r.hashParts)
 		return n.answerClaims(ctx, t, w, r)
 	case askManifest:
-		return n.answerManifest(ctx, t, w.Writer, r)
+		return n.answerManifest(ctx, conn, t, w.Writer, r)
 	case askHave:
 		return n.answerHave(ctx, t, w.Writer, r)
 	}
 	return n.answerBlock(ctx, conn, t, w.Writer, r)
+}
+
+func askerOn(conn network.Conn) asker {
+	addr, _ := ipOf(conn.RemoteMultiaddr())
+	return asker{addr, conn.RemotePeer()}
 }
 
 // meet takes note that a peer asks about NARs: of those that are being received here, it may be about to do so, too.
@@ -128,39 +134,65 @@ func (n *Node) answerHave(ctx context.Context, t *tally, bw *bufio.Writer, r req
 }
 
 func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
-	buf := blockBuffers.Get().(*[]byte)
-	defer blockBuffers.Put(buf)
-	size, unverified, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
+	b, err := n.prepare(ctx, conn, t, r)
 	if errors.Is(err, errLater) {
-		t.probing.found()
 		return bw.WriteByte(byte(statusLater))
 	}
 	if err != nil {
 		n.noteHealth(r.hashParts[0], err)
 		return bw.WriteByte(byte(statusGone))
 	}
-	t.probing.found()
+	defer blockBuffers.Put(b.buf)
+	n.lan.gate.paces.admit(ctx, conn, b.size)
+	return writeBlock(bw, b)
+}
+
+// A readyBlock is size bytes as they go over the wire, from blockHead on in buf.
+type readyBlock struct {
+	as   status
+	buf  *[]byte
+	size int
+}
+
+// prepare reads a block and packs it, when it is the asker's turn.
+func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r request) (readyBlock, error) {
+	done, err := n.reading.take(ctx, askerOn(conn))
+	if err != nil {
+		return readyBlock{}, err
+	}
+	defer done()
+	buf := blockBuffers.Get().(*[]byte)
+	size, unverified, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
+	if err == nil || errors.Is(err, errLater) {
+		t.probing.found()
+	}
+	if err != nil {
+		blockBuffers.Put(buf)
+		return readyBlock{}, err
+	}
 	t.blocksSent.Add(1)
 	t.bytesSent.Add(int64(size))
-	flag := status(0)
+	b := pickCodec(buf, size, codecFor(n.lan.gate.paces.of(conn)))
 	if unverified {
 		t.blocksRelayed.Add(1)
-		flag = relayed
+		b.as |= relayed
 	}
-	frame := (*buf)[blockHead : blockHead+size]
-	as := codecFor(n.lan.gate.paces.of(conn))
-	if as != statusRaw {
-		out := blockBuffers.Get().(*[]byte)
-		defer blockBuffers.Put(out)
-		if packed, ok := pack(as, frame, (*out)[blockHead:]); ok {
-			t.wireSent.Add(int64(len(packed)))
-			n.lan.gate.paces.admit(ctx, conn, len(packed))
-			return writeBlock(bw, as|flag, *out, len(packed))
-		}
+	t.wireSent.Add(int64(b.size))
+	return b, nil
+}
+
+// pickCodec packs a block as it is to be packed, if that makes it smaller. It takes buf over.
+func pickCodec(buf *[]byte, size int, as status) readyBlock {
+	b := readyBlock{statusRaw, buf, size}
+	if as == statusRaw {
+		return b
 	}
-	t.wireSent.Add(int64(size))
-	n.lan.gate.paces.admit(ctx, conn, size)
-	return writeBlock(bw, statusRaw|flag, *buf, size)
+	other := blockBuffers.Get().(*[]byte)
+	if packed, ok := pack(as, (*buf)[blockHead:blockHead+size], (*other)[blockHead:]); ok {
+		b, other = readyBlock{as, other, len(packed)}, buf
+	}
+	blockBuffers.Put(other)
+	return b
 }
 
 // noteHealth logs that what is shared cannot be read, once in a while: neighbours ask for thousands of paths.
@@ -174,25 +206,37 @@ func (n *Node) noteHealth(hp store.HashPart, err error) {
 	}
 }
 
-// writeBlock writes size bytes that begin at blockHead in buf. What precedes them on the wire is put right before
-// them, so that all leaves in one write.
-func writeBlock(bw *bufio.Writer, as status, buf []byte, size int) error {
-	head := binary.AppendUvarint([]byte{byte(as)}, uint64(size))
+// writeBlock writes a block. What precedes it on the wire is put right before it, so that all leaves in one write.
+func writeBlock(bw *bufio.Writer, b readyBlock) error {
+	head := binary.AppendUvarint([]byte{byte(b.as)}, uint64(b.size))
 	start := blockHead - len(head)
-	copy(buf[start:], head)
-	_, err := bw.Write(buf[start : blockHead+size])
+	copy((*b.buf)[start:], head)
+	_, err := bw.Write((*b.buf)[start : blockHead+b.size])
 	return err
 }
 
-func (n *Node) answerManifest(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+// answerManifest takes a turn for each block: to hash a large NAR takes a while.
+func (n *Node) answerManifest(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
 	started := false
-	err := n.sharer.manifest(ctx, r, func(blocks int) error {
+	done, err := n.reading.take(ctx, askerOn(conn))
+	if err != nil {
+		return err
+	}
+	defer func() { done() }()
+	err = n.sharer.manifest(ctx, r, func(blocks int) error {
 		started = true
 		t.probing.found()
 		_, err := bw.Write(binary.AppendUvarint(nil, uint64(blocks)))
 		return err
 	}, func(digests []byte) error {
+		done() // whoever reads slowly does not keep it
 		_, err := bw.Write(digests)
+		if err == nil {
+			done, err = n.reading.take(ctx, askerOn(conn))
+		}
+		if err != nil {
+			done = func() {}
+		}
 		return err
 	})
 	if err != nil && !started {
@@ -202,10 +246,17 @@ func (n *Node) answerManifest(ctx context.Context, t *tally, bw *bufio.Writer, r
 }
 
 // A stallWriter gives each write its own deadline, so that a slow reader is served and a dead one is not.
-type stallWriter struct{ s network.Stream }
+type stallWriter struct {
+	s     network.Stream
+	turns *turns // of which it has one
+}
 
 func (w stallWriter) Write(p []byte) (int, error) {
-	if err := w.s.SetWriteDeadline(time.Now().Add(serveStall)); err != nil {
+	stall := serveStall
+	if w.turns.held() > maxServing/2 {
+		stall = scarceStall
+	}
+	if err := w.s.SetWriteDeadline(time.Now().Add(stall)); err != nil {
 		return 0, err
 	}
 	return w.s.Write(p)

@@ -97,6 +97,8 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 }
 
 func (s *sharer) openNAR(ctx context.Context, key narKey) (store.NAR, error) {
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
 	m, src, err := s.claim(ctx, key.hp)
 	if err != nil {
 		return nil, err

@@ -3,71 +3,154 @@ package p2p
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"sync"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// turns holds a token for each answer under way. Claims have their own: who asks for them waits for a moment only,
-// and not until blocks have gone over a slow link.
-type turns struct{ claims, blocks chan struct{} }
+// turns hands out a limited number of turns. The next has whoever waits and has had the fewest of late, by address first
+// and then, of one address, by peer. So nobody gets more for asking on many streams or under many names, and who asks
+// now and then hardly waits.
+type turns struct {
+	max, perAddr, perPeer int
 
-func newTurns(n int) turns { return turns{make(chan struct{}, n), make(chan struct{}, n)} }
-
-func (t turns) of(r request) chan struct{} {
-	if r.kind == askClaims {
-		return t.claims
-	}
-	return t.blocks
+	mu    sync.Mutex // guards the rest
+	taken int
+	had   int // turns of the address served last: who comes anew has had as many
+	addrs map[netip.Addr]*place
 }
 
-// takeTurns waits for a turn of each kind, in order, and returns what gives them back.
-func takeTurns(ctx context.Context, r request, all ...turns) (done func(), err error) {
-	var taken []chan struct{}
-	done = func() {
-		for _, turn := range taken {
-			<-turn
+// A place is an address from which somebody has a turn or waits for one.
+type place struct {
+	taken, had int
+	latest     int // turns of the peer served last
+	peers      map[peer.ID]*queue
+}
+
+type queue struct {
+	taken, had int
+	waiting    []chan struct{} // closed when the turn has come
+}
+
+// An asker is who wants a turn.
+type asker struct {
+	addr netip.Addr
+	id   peer.ID
+}
+
+func newTurns(all, perAddr, perPeer int) *turns {
+	return &turns{max: all, perAddr: perAddr, perPeer: perPeer, addrs: map[netip.Addr]*place{}}
+}
+
+// take waits for a turn, and returns what gives it back.
+func (t *turns) take(ctx context.Context, who asker) (done func(), err error) {
+	turn := make(chan struct{})
+	t.mu.Lock()
+	q := t.enter(who)
+	q.waiting = append(q.waiting, turn)
+	t.grant()
+	t.mu.Unlock()
+	select {
+	case <-turn:
+		return func() { t.giveBack(who, q) }, nil
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	i := slices.Index(q.waiting, turn)
+	if i >= 0 {
+		q.waiting = slices.Delete(q.waiting, i, i+1)
+		t.leave(who, q)
+	}
+	t.mu.Unlock()
+	if i < 0 { // it has come this moment
+		t.giveBack(who, q)
+	}
+	return nil, ctx.Err()
+}
+
+func (t *turns) giveBack(who asker, q *queue) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.taken--
+	t.addrs[who.addr].taken--
+	q.taken--
+	t.leave(who, q)
+	t.grant()
+}
+
+// enter returns the queue of an asker. The caller holds mu.
+func (t *turns) enter(who asker) *queue {
+	at := t.addrs[who.addr]
+	if at == nil {
+		at = &place{peers: map[peer.ID]*queue{}}
+		t.addrs[who.addr] = at
+	}
+	at.had = max(at.had, t.had)
+	q := at.peers[who.id]
+	if q == nil {
+		q = &queue{}
+		at.peers[who.id] = q
+	}
+	q.had = max(q.had, at.latest)
+	return q
+}
+
+// leave forgets an asker that neither has a turn nor waits. The caller holds mu.
+func (t *turns) leave(who asker, q *queue) {
+	if q.taken > 0 || len(q.waiting) > 0 {
+		return
+	}
+	at := t.addrs[who.addr]
+	delete(at.peers, who.id)
+	if len(at.peers) == 0 {
+		delete(t.addrs, who.addr)
+	}
+}
+
+// grant gives away the turns that are free. The caller holds mu.
+func (t *turns) grant() {
+	for t.taken < t.max {
+		at, q := t.next()
+		if q == nil {
+			return
+		}
+		close(q.waiting[0])
+		q.waiting = q.waiting[1:]
+		t.had, at.latest = max(t.had, at.had), max(at.latest, q.had)
+		t.taken++
+		at.taken++
+		at.had++
+		q.taken++
+		q.had++
+	}
+}
+
+// next returns whose turn it is, or nil. The caller holds mu.
+func (t *turns) next() (where *place, who *queue) {
+	for _, at := range t.addrs {
+		if at.taken >= t.perAddr || where != nil && at.had >= where.had {
+			continue
+		}
+		if q := at.next(t.perPeer); q != nil {
+			where, who = at, q
 		}
 	}
-	for _, t := range all {
-		select {
-		case t.of(r) <- struct{}{}:
-			taken = append(taken, t.of(r))
-		case <-ctx.Done():
-			done()
-			return nil, ctx.Err()
+	return where, who
+}
+
+func (at *place) next(perPeer int) (who *queue) {
+	for _, q := range at.peers {
+		if len(q.waiting) > 0 && q.taken < perPeer && (who == nil || q.had < who.had) {
+			who = q
 		}
 	}
-	return done, nil
+	return who
 }
 
-// addrTurns are the turns of the addresses from which something is asked at the moment.
-type addrTurns struct {
-	mu  sync.Mutex // guards all
-	all map[netip.Addr]*addrTurn
-}
-
-type addrTurn struct {
-	turns
-	askers int
-}
-
-// enter returns the turns of an address. The asker leaves when it has its answer.
-func (a *addrTurns) enter(addr netip.Addr) turns {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	t := a.all[addr]
-	if t == nil {
-		t = &addrTurn{turns: newTurns(maxServingAddr)}
-		a.all[addr] = t
-	}
-	t.askers++
-	return t.turns
-}
-
-func (a *addrTurns) leave(addr netip.Addr) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	t := a.all[addr]
-	if t.askers--; t.askers == 0 {
-		delete(a.all, addr)
-	}
+// held returns how many turns are taken.
+func (t *turns) held() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.taken
 }

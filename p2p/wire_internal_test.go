@@ -256,7 +256,7 @@ func BenchmarkBlock(b *testing.B) {
 			bw, br := bufio.NewWriterSize(&wire, 4<<10), bufio.NewReaderSize(&wire, 16<<10)
 			b.SetBytes(store.BlockSize)
 			for b.Loop() {
-				if err := errors.Join(writeBlock(bw, as, from, size), bw.Flush()); err != nil {
+				if err := errors.Join(writeBlock(bw, readyBlock{as, &from, size}), bw.Flush()); err != nil {
 					b.Fatal(err)
 				}
 				if _, _, err := readBlock(br, to); err != nil {

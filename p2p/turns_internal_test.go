@@ -1,0 +1,157 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+func TestTurnsAreFair(t *testing.T) {
+	turns := newTurns(8, 6, 2)
+	var served [4]atomic.Int64
+	var all sync.WaitGroup
+	ctx, cancel := context.WithCancel(t.Context())
+	wants := func(which int, who asker) {
+		all.Go(func() {
+			for {
+				done, err := turns.take(ctx, who)
+				if err != nil {
+					return
+				}
+				if turns.held() > 8 {
+					t.Errorf("%d turns are taken, want 8 at most", turns.held())
+				}
+				served[which].Add(1)
+				time.Sleep(100 * time.Microsecond) // somebody works
+				done()
+			}
+		})
+	}
+	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	for i := range 32 * 8 {
+		wants(0, asker{one, peer.ID(fmt.Sprint("greedy", i%32))})
+	}
+	for range 16 {
+		wants(1, asker{one, "many streams"})
+		wants(2, asker{two, "honest"})
+		wants(3, asker{two, "its twin"})
+	}
+	for served[0].Load()+served[1].Load()+served[2].Load()+served[3].Load() < 4000 {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	all.Wait()
+	greedy, many, honest, twin := served[0].Load(), served[1].Load(), served[2].Load(), served[3].Load()
+	t.Logf("turns of 32 greedy peers and of another at their address: %d, %d; of two honest ones at another: %d, %d", greedy, many, honest, twin)
+	if other := greedy + many; honest+twin < other*4/5 {
+		t.Errorf("one address had %d turns, the other %d, want as many", other, honest+twin)
+	}
+	if each := greedy / 32; many > 2*each || many < each/2 {
+		t.Errorf("of one address one peer had %d turns, others %d, want as many", many, each)
+	}
+	if honest < twin*4/5 || twin < honest*4/5 {
+		t.Errorf("two peers had %d and %d turns, want as many", honest, twin)
+	}
+	if turns.held() != 0 || len(turns.addrs) != 0 {
+		t.Errorf("%d turns are taken and %d addresses known at the end, want none", turns.held(), len(turns.addrs))
+	}
+}
+
+func TestSomeTurnsForEachPeer(t *testing.T) {
+	turns := newTurns(8, 3, 2)
+	soon := func(who asker) (func(), error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		return turns.take(ctx, who)
+	}
+	a := netip.MustParseAddr("10.0.0.1")
+	for _, c := range []struct {
+		id   peer.ID
+		want bool
+	}{{"a", true}, {"a", true}, {"a", false}, {"b", true}, {"b", false}, {"c", false}} {
+		done, err := soon(asker{a, c.id})
+		if (err == nil) != c.want {
+			t.Errorf("take for %s = %v, want a turn: %v", c.id, err, c.want)
+		}
+		if done != nil {
+			defer done()
+		}
+	}
+	if done, err := soon(asker{netip.MustParseAddr("10.0.0.2"), "d"}); err != nil {
+		t.Errorf("take from another address = %v", err)
+	} else {
+		done()
+	}
+}
+
+// Thirty-two peers at one address ask for blocks without end, each on several streams. Whoever asks from another gets
+// about as much as all of them.
+func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
+	nar := random(8 * store.BlockSize)
+	n, info := sharing(t, nar)
+	var greedy, honest atomic.Int64
+	download := func(s network.Stream, got *atomic.Int64) {
+		br := bufio.NewReaderSize(s, 64<<10)
+		block := make([]byte, store.BlockSize)
+		for range 8 {
+			s.Write(appendRequest(nil, blockRequest(info, 0)))
+		}
+		for {
+			if _, _, err := readBlock(br, block); err != nil {
+				return
+			}
+			got.Add(1)
+			if _, err := s.Write(appendRequest(nil, blockRequest(info, 0))); err != nil {
+				return
+			}
+		}
+	}
+	var all sync.WaitGroup
+	var streams []io.Closer
+	for range 32 {
+		g := (&rogue{}).start(t)
+		for range 4 {
+			s := g.dialAt(t, n, "/ip4/127.0.0.1")
+			streams = append(streams, closer{s})
+			all.Go(func() { download(s, &greedy) })
+		}
+	}
+	for greedy.Load() < 100 {
+		time.Sleep(time.Millisecond)
+	}
+	g := (&rogue{}).start(t)
+	before := greedy.Load()
+	for range 16 { // as many NARs as Nix fetches at once
+		s := g.dialAt(t, n, "/ip6/::1")
+		streams = append(streams, closer{s})
+		all.Go(func() { download(s, &honest) })
+	}
+	for honest.Load() < 2000 {
+		time.Sleep(time.Millisecond)
+	}
+	h, others := honest.Load(), greedy.Load()-before
+	for _, s := range streams {
+		s.Close()
+	}
+	all.Wait()
+	t.Logf("while it got %d blocks, 32 greedy peers at one other address got %d", h, others)
+	if others > 4*h { // all of them share the processors with this node, so that it is not exactly as much
+		t.Errorf("32 greedy peers at one address got %d blocks while another got %d, want about as many", others, h)
+	}
+}
+
+// A closer resets a stream.
+type closer struct{ network.Stream }
+
+func (c closer) Close() error { return c.Reset() }
