@@ -38,14 +38,15 @@ var zstdEncoders = sync.Pool{New: func() any {
 	return e
 }}
 
-var zstdDecoders = sync.Pool{New: func() any {
-	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(store.BlockSize),
+// zstdDecoder unpacks as many blocks at once as there are processors.
+var zstdDecoder = func() *zstd.Decoder {
+	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(store.BlockSize),
 		zstd.WithDecoderMaxWindow(store.BlockSize), zstd.WithDecodeAllCapLimit(true))
 	if err != nil { // only for bad options
 		panic(err)
 	}
 	return d
-}}
+}()
 
 // pack compresses a block into out, which has room for as much as the block. It returns false if that is not worth
 // it: the block would take more than 7/8 of its length.
@@ -76,10 +77,8 @@ func unpack(as status, packed, block []byte) error {
 			_, err = s2.Decode(block, packed)
 		}
 	case statusZstd:
-		d := zstdDecoders.Get().(*zstd.Decoder)
-		defer zstdDecoders.Put(d)
 		var out []byte
-		out, err = d.DecodeAll(packed, block[:0:len(block)])
+		out, err = zstdDecoder.DecodeAll(packed, block[:0:len(block)])
 		n = len(out)
 	}
 	if err != nil || n != len(block) {

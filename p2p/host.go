@@ -20,7 +20,6 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
@@ -45,10 +44,7 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 		libp2p.UserAgent(cfg.UserAgent),
 		libp2p.NoListenAddrs, // below: the families are not equally important
 		libp2p.NoTransports,
-		libp2p.Transport(tcp.NewTCPTransport,
-			tcp.WithConnectionTimeout(dialTimeout),
-			tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate.paces, nil }),
-			tcp.DisableReuseport()), // with it, a second narbor on this port would take half of the first one's connections
+		cfg.Net.transport(gate),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, newMuxer()),

@@ -26,6 +26,7 @@ type lanConfig struct {
 	MDNS                            bool           // announce and browse
 	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
 	UserAgent                       string         // what identify tells neighbours
+	Net                             *Net           // instead of this machine's
 	Log                             *zap.Logger    // nil discards
 }
 
@@ -43,6 +44,7 @@ type lan struct {
 	host    host.Host
 	gate    *gater
 	policy  interfacePolicy
+	net     *Net // nil is this machine's
 	named   []*namedPeer
 	mdns    bool
 	keeper  *keeper
@@ -68,7 +70,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, err
 	}
-	links, err := policy.scan()
+	links, err := cfg.Net.links(policy)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +80,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
 	l := &lan{
-		log: cfg.Log, host: h, gate: gate, policy: policy, named: named, mdns: cfg.MDNS,
+		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, mdns: cfg.MDNS,
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), viaName: make(map[peer.ID]*namedPeer),
 	}
 	l.keeper = newKeeper(l)
@@ -152,6 +154,10 @@ func (l *lan) Run(ctx context.Context) error {
 func (l *lan) follow(ctx context.Context) error {
 	d := newDiscovery(l)
 	defer d.close()
+	if l.net != nil {
+		l.keeper.looked(true, time.Now())
+		return l.net.follow(ctx, d.hear)
+	}
 	return watchInterfaces(ctx, l.policy, l.log, func(links []link) {
 		changed := l.setLinks(links)
 		if l.mdns {

@@ -178,8 +178,8 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 			if !ok {
 				return cmp.Or(flooded, <-failed)
 			}
-			if a, ok := d.parse(e); ok && ctx.Err() == nil {
-				d.lan.keeper.announce(a, time.Now())
+			if ctx.Err() == nil {
+				d.hear(e)
 			}
 			if bytes += weigh(e); bytes > maxEntryBytes || n == maxEntries {
 				flooded = errFlood
@@ -200,6 +200,13 @@ func weigh(e *zeroconf.ServiceEntry) int {
 		n += len(text)
 	}
 	return n
+}
+
+// hear takes in what a machine announces.
+func (d *discovery) hear(e *zeroconf.ServiceEntry) {
+	if a, ok := d.parse(e); ok {
+		d.lan.keeper.announce(a, time.Now())
+	}
 }
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves.

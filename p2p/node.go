@@ -34,6 +34,7 @@ type Config struct {
 	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
 	AllowInterfaces, DenyInterfaces []string
 	Version                         string // told to neighbours
+	Net                             *Net   // in place of this machine's network; nil in all but tests
 
 	Share []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
@@ -80,7 +81,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
-		UserAgent: "narbor/" + cfg.Version, Log: cfg.Log})
+		UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,55 @@
+package p2p
+
+import (
+	"context"
+	"net"
+	"net/netip"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/zeroconf/v2"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// A Net takes the place of this machine's network: one interface that never changes, and connections and announcements
+// as its maker likes. So a whole LAN fits into a test.
+type Net struct {
+	Addr      netip.Prefix // this machine's, with its network's length
+	Transport func(transport.Upgrader, network.ResourceManager) (transport.Transport, error)
+	Found     <-chan *zeroconf.ServiceEntry // what multicast DNS finds
+}
+
+// transport is what connections are made of: TCP, unless there is a Net.
+func (n *Net) transport(gate *gater) libp2p.Option {
+	if n != nil {
+		return libp2p.Transport(n.Transport)
+	}
+	return libp2p.Transport(tcp.NewTCPTransport,
+		tcp.WithConnectionTimeout(dialTimeout),
+		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate.paces, nil }),
+		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
+}
+
+// links are this machine's interfaces.
+func (n *Net) links(p interfacePolicy) ([]link, error) {
+	if n == nil {
+		return p.scan()
+	}
+	name := "net"
+	return []link{{InterfaceStatus: InterfaceStatus{Name: name, Used: true}, ifi: net.Interface{Name: name},
+		addrs: []netip.Prefix{n.Addr}}}, nil
+}
+
+// follow hands on what is found until ctx ends.
+func (n *Net) follow(ctx context.Context, hear func(*zeroconf.ServiceEntry)) error {
+	for {
+		select {
+		case e := <-n.Found:
+			hear(e)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
