@@ -33,7 +33,9 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 	manifest, err := f.askManifest(ctx, witness)
 	if err != nil {
 		f.failed(ctx, witness, err)
-		f.redo(func(_ int, from peer.ID) bool { return from == witness.id })
+		if _, err := f.suspect(func(b block) bool { return b.from == witness.id }); err != nil {
+			return nil, err
+		}
 		return nil, ctx.Err()
 	}
 	accused, err := f.compare(manifest)

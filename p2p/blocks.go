@@ -22,6 +22,7 @@ type fetch struct {
 	m        trust.Mapping
 	draft    *store.Draft
 	complete chan struct{}  // closed when no block is missing; made by run
+	suspects []suspicion    // what was fetched again; changes between runs only
 	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
 
 	mu       sync.Mutex // guards the rest

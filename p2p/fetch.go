@@ -56,25 +56,23 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 
 // honest fetches, and convicts who lied, until the NAR is right or nobody is left.
 func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
-	var doubtful []hearsay
 	for {
 		if err := f.run(ctx); err != nil {
 			return nil, err
 		}
 		sp, err := f.draft.Commit(f.m.CheckNAR)
 		if errors.Is(err, store.ErrCorrupt) {
-			heard, failed := f.doubt()
+			relayed, failed := f.doubt()
 			switch {
 			case failed != nil:
 				return nil, failed
-			case len(heard) > 0:
-				doubtful = heard
+			case relayed:
 				continue
 			}
 			sp, err = f.convict(ctx, err)
 		}
 		if sp != nil {
-			f.settle(sp, doubtful)
+			f.settle(sp)
 		}
 		if sp != nil || err != nil {
 			return sp, err

@@ -1,0 +1,91 @@
+package p2p
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+// A suspicion is a block that somebody sent and that was fetched again from others. Once the right NAR is here it
+// shows who was wrong.
+type suspicion struct {
+	block   int
+	from    peer.ID
+	hash    store.Hash
+	hearsay bool // its sender had not verified it
+}
+
+// doubt ends the crowd's part in the fetch once the NAR is here and wrong. It makes what was relayed missing again,
+// and says whether that was anything.
+func (f *fetch) doubt() (relayed bool, err error) {
+	f.mu.Lock()
+	f.crowd.closed = true
+	clear(f.crowd.members)
+	f.crowd.owners = nil
+	f.tell()
+	f.mu.Unlock()
+	relayed, err = f.suspect(func(b block) bool { return b.relayed })
+	f.only()
+	return relayed, err
+}
+
+// suspect makes blocks missing again, remembers them, and says whether there were any. It is called while no run is on.
+func (f *fetch) suspect(whose func(block) bool) (any bool, err error) {
+	var found []suspicion
+	f.mu.Lock()
+	for i, b := range f.blocks {
+		if b.state == blockDone && whose(b) {
+			found = append(found, suspicion{block: i, from: b.from, hearsay: b.relayed})
+		}
+	}
+	f.mu.Unlock()
+	for k := range found {
+		if found[k].hash, err = f.digest(f.draft, found[k].block); err != nil {
+			return false, err
+		}
+	}
+	f.suspects = append(f.suspects, found...)
+	f.redo(func(i int, _ peer.ID) bool { return whose(f.blocks[i]) })
+	return len(found) > 0, nil
+}
+
+// settle holds against those who sent wrong blocks what they did, now that the right NAR is here. Who had vouched for
+// one has lied.
+func (f *fetch) settle(sp *store.Spooled) error {
+	type fault struct {
+		from    peer.ID
+		hearsay bool
+	}
+	seen := map[fault]bool{}
+	for _, s := range f.suspects {
+		hash, err := f.digest(sp, s.block)
+		if err != nil {
+			return err
+		}
+		who := fault{s.from, s.hearsay}
+		if hash == s.hash || seen[who] {
+			continue
+		}
+		seen[who] = true
+		if s.hearsay {
+			f.node.tallyOf(s.from).distrust(time.Now())
+		} else {
+			f.liar(s.from, errors.New("sent a block that is not of this NAR"))
+		}
+	}
+	return nil
+}
+
+// digest hashes a block of the NAR.
+func (f *fetch) digest(nar io.ReaderAt, i int) (store.Hash, error) {
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	b := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
+	_, err := nar.ReadAt(b, int64(i)*store.BlockSize)
+	return sha256.Sum256(b), err
+}
