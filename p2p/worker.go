@@ -44,7 +44,12 @@ type worker struct {
 	stop  func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
 	asked []int       // blocks under way, in the order asked; [askedHave] stands for what it has
 	last  time.Time
+	later int // answers in a row that were "not here yet"
 }
+
+// maxLater is how many blocks in a row may be not there yet before their holder is asked no more. One who is receiving the
+// NAR takes [relayWait] to say so of each.
+const maxLater = 16
 
 // askedHave stands, among blocks asked for, for the question which it has.
 const askedHave = -1
@@ -107,6 +112,9 @@ func (w *worker) receive(ctx context.Context) error {
 	if errors.Is(err, errLater) {
 		w.answered()
 		w.fetch.giveBack([]int{i})
+		if w.later++; w.later > maxLater {
+			return err // otherwise it could have the block asked of itself for ever, and of nobody else
+		}
 		return nil
 	}
 	if err != nil {
@@ -117,6 +125,7 @@ func (w *worker) receive(ctx context.Context) error {
 		w.last = now
 		w.fetch.vouches(w.nb)
 	}
+	w.later = 0
 	w.answered()
 	w.nb.tally.blocksReceived.Add(1)
 	w.nb.tally.bytesReceived.Add(int64(len(block)))
