@@ -31,12 +31,18 @@ const (
 type machine struct {
 	options
 	host host.Host
-	nix  *store.Nix
+	nix  library
 	turn atomic.Int64 // which fault is next
 
 	mu     sync.Mutex // guards what follows
 	stderr io.Writer
 	open   map[store.HashPart]archive
+}
+
+// A library is what a machine claims to have.
+type library interface {
+	store.Source
+	AllValidPaths(context.Context) ([]store.Path, error)
 }
 
 // An archive is a NAR of this machine's store, and what is true about it.
@@ -50,7 +56,11 @@ func newMachine(o options, nix *store.Nix, stderr io.Writer) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &machine{options: o, host: h, nix: nix, stderr: stderr, open: map[store.HashPart]archive{}}, nil
+	return machineAt(h, o, nix, stderr), nil
+}
+
+func machineAt(h host.Host, o options, lib library, stderr io.Writer) *machine {
+	return &machine{options: o, host: h, nix: lib, stderr: stderr, open: map[store.HashPart]archive{}}
 }
 
 // newHost makes a libp2p host with a new identity and no limits. Without addresses it does not listen.

@@ -1,0 +1,134 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"narbor/store"
+)
+
+// positions is at how many places of a sequence each fault is committed.
+const positions = 5
+
+// honestFaults are those that are no lies: a machine may be slow, switched off, or have lost what it had. It loses
+// nothing but its part in what is going on.
+var honestFaults = []string{
+	"gone-block", "trickle", "silent-block", "reset-head", "reset-block", "reset-asked", "vanish", "later",
+}
+
+func isLie(f fault) bool { return !slices.Contains(honestFaults, f.name) }
+
+// A matrixCase runs in a bubble of its own.
+type matrixCase struct {
+	name string
+	run  func(t *testing.T, seed uint64)
+}
+
+func runCases(t *testing.T, cases []matrixCase) {
+	for i, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) { c.run(t, uint64(i)) })
+		})
+	}
+}
+
+// transferFaults are those in the bytes of a NAR.
+func transferFaults() []fault {
+	return slices.Concat(blockFaults(), bombs(), manifestFaults(), []fault{
+		{name: "empty-block", block: rawBlock(func([]byte) []byte { return nil })},
+		{name: "later", block: func(_ context.Context, s network.Stream, _ archive, _ int, _ []byte) error {
+			_, err := s.Write([]byte{statusLater})
+			return err
+		}},
+		{name: "vanish", block: func(_ context.Context, s network.Stream, _ archive, _ int, b []byte) error {
+			s.Write(blockAnswer(statusRaw, b)[:100])
+			s.Conn().Close()
+			return errReset
+		}},
+	})
+}
+
+// transferCases: the liar is the first to deliver, and commits the fault in the first, second … last block of five.
+func transferCases() (cases []matrixCase) {
+	for _, f := range transferFaults() {
+		for at := range positions {
+			cases = append(cases, matrixCase{fmt.Sprintf("transfer/%s/%d", f.name, at), func(t *testing.T, seed uint64) {
+				w := newWorld(t, seed, positions)
+				fired := w.commitInBlock(f, at)
+				w.meet(w.rng.IntN(simHonest + 1))
+				for _, p := range w.paths[:2] { // the second shows what followed the last block of the first
+					w.wantNarinfo(p, false)
+					time.Sleep(20 * time.Millisecond) // until everybody has answered
+					w.sleepHonest()
+					w.wantNAR(p, 0, false)
+				}
+				if fired.Load() == 0 {
+					t.Error("the fault was not committed")
+				}
+				w.end(isLie(f))
+			}})
+		}
+	}
+	return cases
+}
+
+// sleepHonest holds up the honest until the liar has had its chance.
+func (w *simWorld) sleepHonest() {
+	for _, n := range w.honest {
+		n.machine.sleep()
+	}
+	time.AfterFunc(4*time.Second, w.wakeHonest) // sooner than they are given up for gone
+}
+
+func (w *simWorld) wakeHonest() {
+	for _, n := range w.honest {
+		n.machine.wake()
+	}
+}
+
+// commitInBlock makes the liar commit a fault in one block. If it is one of manifests, that block is wrong, the liar
+// sends two more and then none, so that others have a part in the NAR, and it is most of what alice can ask about it.
+func (w *simWorld) commitInBlock(f fault, at int) (fired *atomic.Int64) {
+	fired = new(atomic.Int64)
+	block, manifest := f.block, f.manifest
+	inManifest := slices.ContainsFunc(manifestFaults(), func(m fault) bool { return m.name == f.name })
+	others := atomic.Int64{}
+	f.block = func(ctx context.Context, s network.Stream, a archive, i int, b []byte) error {
+		answer := blockAnswer(statusRaw, b)
+		switch {
+		case i == at:
+			time.AfterFunc(20*time.Millisecond, w.wakeHonest) // when it has come, if it comes
+			if !inManifest {
+				fired.Add(1)
+				return block(ctx, s, a, i, b)
+			}
+			answer = blockAnswer(statusRaw, flipped(b))
+		case inManifest && others.Add(1) > 2:
+			answer = []byte{statusLater}
+		}
+		_, err := s.Write(answer)
+		return err
+	}
+	f.manifest = func(ctx context.Context, s network.Stream, a archive, d []store.Hash) error {
+		if inManifest {
+			fired.Add(1)
+		}
+		if manifest != nil {
+			return manifest(ctx, s, a, d)
+		}
+		_, err := s.Write(manifestAnswer(d))
+		return err
+	}
+	w.commit(f)
+	return fired
+}
+
+func TestTransfer(t *testing.T) { runCases(t, transferCases()) }

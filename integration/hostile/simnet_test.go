@@ -1,0 +1,408 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/transport"
+	"github.com/libp2p/zeroconf/v2"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"narbor/p2p"
+)
+
+const (
+	simPort = 6273
+	// simBuffer is what a connection takes before its writer waits, as a socket does.
+	simBuffer = 1 << 20
+)
+
+var errRefused = errors.New("connection refused")
+
+// A simNet is a LAN in memory: connections take time, and no processor waits for it.
+type simNet struct {
+	mu       sync.Mutex // guards the rest
+	machines map[netip.Addr]*simMachine
+	next     int // port of the next connection
+}
+
+func newSimNet() *simNet { return &simNet{machines: map[netip.Addr]*simMachine{}, next: 20000} }
+
+// A simMachine is one on the LAN. How it is connected is the same for all that it sends.
+type simMachine struct {
+	net   *simNet
+	addr  netip.Addr
+	found chan *zeroconf.ServiceEntry
+
+	mu       sync.Mutex // guards the rest
+	latency  time.Duration
+	rate     int64           // bytes per second
+	accepted chan manet.Conn // nil: nobody listens
+	raw      func(net.Conn)  // takes what comes in before libp2p does; nil does not
+	asleep   bool            // nothing that it sends arrives
+	woken    chan struct{}   // closed when it wakes up
+	conns    []*simConn
+	limits   network.ResourceManager // what libp2p there counts
+}
+
+// add puts a machine on the LAN.
+func (n *simNet) add(addr string, latency time.Duration, rate int64) *simMachine {
+	m := &simMachine{net: n, addr: netip.MustParseAddr(addr), found: make(chan *zeroconf.ServiceEntry, 4096), latency: latency, rate: rate}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.machines[m.addr] = m
+	return m
+}
+
+// config is what a node needs to be on this LAN.
+func (m *simMachine) config() *p2p.Net {
+	return &p2p.Net{Addr: netip.PrefixFrom(m.addr, 24), Transport: m.transport, Found: m.found}
+}
+
+// sleep holds up all that the machine sends until wake.
+func (m *simMachine) sleep() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.asleep {
+		m.asleep, m.woken = true, make(chan struct{})
+	}
+}
+
+func (m *simMachine) wake() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.asleep {
+		m.asleep = false
+		close(m.woken)
+	}
+}
+
+// awake is closed, or nil, when what the machine has sent may arrive.
+func (m *simMachine) awake() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.asleep {
+		return m.woken
+	}
+	return nil
+}
+
+// vanish ends all connections of the machine, and refuses more.
+func (m *simMachine) vanish() {
+	m.mu.Lock()
+	conns := m.conns
+	m.conns, m.accepted = nil, nil
+	m.mu.Unlock()
+	for _, c := range conns {
+		c.Close()
+	}
+}
+
+// connect makes a connection to a machine. Where nobody listens it is refused, and where there is none nothing comes.
+func (m *simMachine) connect(ctx context.Context, to netip.AddrPort) (*simConn, error) {
+	m.net.mu.Lock()
+	other := m.net.machines[to.Addr()]
+	m.net.next++
+	port := m.net.next
+	m.net.mu.Unlock()
+	if other == nil {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	other.mu.Lock()
+	accepted, raw := other.accepted, other.raw
+	other.mu.Unlock()
+	if accepted == nil || to.Port() != simPort {
+		return nil, errRefused
+	}
+	out, in := newPipe(m), newPipe(other)
+	near := &simConn{in: in, out: out, local: netip.AddrPortFrom(m.addr, uint16(port)), remote: to}
+	far := &simConn{in: out, out: in, local: to, remote: near.local}
+	m.keep(near)
+	other.keep(far)
+	if raw != nil {
+		go raw(far)
+		return near, nil
+	}
+	select {
+	case accepted <- far:
+		return near, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (m *simMachine) keep(c *simConn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.conns = append(m.conns, c)
+}
+
+// transport is libp2p's over this LAN.
+func (m *simMachine) transport(u transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.limits = limits
+	return simTransport{m, u, limits}, nil
+}
+
+type simTransport struct {
+	machine *simMachine
+	up      transport.Upgrader
+	limits  network.ResourceManager
+}
+
+func (simTransport) CanDial(a ma.Multiaddr) bool {
+	_, err := manet.ToNetAddr(a)
+	return err == nil
+}
+func (simTransport) Protocols() []int { return []int{ma.P_TCP} }
+func (simTransport) Proxy() bool      { return false }
+
+func (t simTransport) Dial(ctx context.Context, to ma.Multiaddr, id peer.ID) (transport.CapableConn, error) {
+	scope, err := t.limits.OpenConnection(network.DirOutbound, true, to)
+	if err != nil {
+		return nil, err
+	}
+	c, err := t.dial(ctx, to, id, scope)
+	if err != nil {
+		scope.Done()
+	}
+	return c, err
+}
+
+func (t simTransport) dial(ctx context.Context, to ma.Multiaddr, id peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
+	if err := scope.SetPeer(id); err != nil {
+		return nil, err
+	}
+	addr, err := manet.ToNetAddr(to)
+	if err != nil {
+		return nil, err
+	}
+	at := addr.(*net.TCPAddr).AddrPort()
+	c, err := t.machine.connect(ctx, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+	if err != nil {
+		return nil, err
+	}
+	return t.up.Upgrade(ctx, t, c, network.DirOutbound, id, scope)
+}
+
+func (t simTransport) Listen(a ma.Multiaddr) (transport.Listener, error) {
+	if _, err := a.ValueForProtocol(ma.P_IP6); err == nil {
+		return nil, errors.New("this LAN has no IPv6")
+	}
+	l := &simListener{machine: t.machine, accepted: make(chan manet.Conn, 64), closed: make(chan struct{})}
+	t.machine.mu.Lock()
+	t.machine.accepted = l.accepted
+	t.machine.mu.Unlock()
+	return t.up.UpgradeGatedMaListener(t, t.up.GateMaListener(l)), nil
+}
+
+type simListener struct {
+	machine  *simMachine
+	accepted chan manet.Conn
+	once     sync.Once
+	closed   chan struct{}
+}
+
+func (l *simListener) Accept() (manet.Conn, error) {
+	select {
+	case c := <-l.accepted:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *simListener) Close() error {
+	l.once.Do(func() {
+		l.machine.mu.Lock()
+		l.machine.accepted = nil
+		l.machine.mu.Unlock()
+		close(l.closed)
+	})
+	return nil
+}
+
+func (l *simListener) Multiaddr() ma.Multiaddr { return tcpMultiaddr(l.machine.at()) }
+func (l *simListener) Addr() net.Addr          { return net.TCPAddrFromAddrPort(l.machine.at()) }
+
+func (m *simMachine) at() netip.AddrPort { return netip.AddrPortFrom(m.addr, simPort) }
+
+func tcpMultiaddr(a netip.AddrPort) ma.Multiaddr {
+	return ma.StringCast(fmt.Sprintf("/ip4/%s/tcp/%d", a.Addr(), a.Port()))
+}
+
+// A simConn is one end of a connection.
+type simConn struct {
+	in, out       *pipe
+	local, remote netip.AddrPort
+}
+
+func (c *simConn) Read(p []byte) (int, error)  { return c.in.read(p) }
+func (c *simConn) Write(p []byte) (int, error) { return c.out.write(p) }
+
+func (c *simConn) Close() error {
+	c.out.close(false)
+	c.in.close(true) // a read must not wait for what is on its way: somebody may hold a lock meanwhile
+	return nil
+}
+
+func (c *simConn) LocalAddr() net.Addr                { return net.TCPAddrFromAddrPort(c.local) }
+func (c *simConn) RemoteAddr() net.Addr               { return net.TCPAddrFromAddrPort(c.remote) }
+func (c *simConn) LocalMultiaddr() ma.Multiaddr       { return tcpMultiaddr(c.local) }
+func (c *simConn) RemoteMultiaddr() ma.Multiaddr      { return tcpMultiaddr(c.remote) }
+func (c *simConn) SetReadDeadline(t time.Time) error  { c.in.until(&c.in.readBy, t); return nil }
+func (c *simConn) SetWriteDeadline(t time.Time) error { c.out.until(&c.out.writeBy, t); return nil }
+
+func (c *simConn) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
+}
+
+// A pipe is one direction of a connection: what goes in comes out later.
+type pipe struct {
+	from *simMachine
+
+	mu              sync.Mutex // guards the rest
+	changed         chan struct{}
+	chunks          []chunk
+	held            int       // bytes in chunks
+	free            time.Time // when the line is free
+	closed          bool
+	readBy, writeBy time.Time
+}
+
+type chunk struct {
+	b  []byte
+	at time.Time // when it arrives
+}
+
+func newPipe(from *simMachine) *pipe { return &pipe{from: from, changed: make(chan struct{})} }
+
+// tell wakes whoever waits. The caller holds mu.
+func (p *pipe) tell() {
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *pipe) until(deadline *time.Time, t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	*deadline = t
+	p.tell()
+}
+
+// close ends the pipe, at once or after what is in it.
+func (p *pipe) close(now bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if now {
+		p.chunks = nil
+	}
+	p.tell()
+}
+
+// wait waits for a change, or for a moment, unless the deadline has passed. The caller holds mu, which is let go of
+// meanwhile.
+func (p *pipe) wait(deadline, moment time.Time, also <-chan struct{}) error {
+	if !deadline.IsZero() && !time.Now().Before(deadline) {
+		return os.ErrDeadlineExceeded
+	}
+	if moment.IsZero() || !deadline.IsZero() && deadline.Before(moment) {
+		moment = deadline
+	}
+	changed := p.changed
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	var timeout <-chan time.Time
+	if !moment.IsZero() {
+		t := time.NewTimer(time.Until(moment))
+		defer t.Stop()
+		timeout = t.C
+	}
+	select {
+	case <-changed:
+	case <-also:
+	case <-timeout:
+	}
+	return nil
+}
+
+func (p *pipe) read(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		var moment time.Time
+		asleep := p.from.awake()
+		if len(p.chunks) > 0 && asleep == nil {
+			moment = p.chunks[0].at
+			if !time.Now().Before(moment) {
+				return p.take(b), nil
+			}
+		}
+		if p.closed && len(p.chunks) == 0 {
+			return 0, io.EOF
+		}
+		if err := p.wait(p.readBy, moment, asleep); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// take hands out what has come of the first chunk. The caller holds mu.
+func (p *pipe) take(b []byte) int {
+	c := &p.chunks[0]
+	n := copy(b, c.b)
+	if c.b = c.b[n:]; len(c.b) == 0 {
+		p.chunks = p.chunks[1:]
+	}
+	if p.held -= n; p.held < simBuffer {
+		p.tell()
+	}
+	return n
+}
+
+func (p *pipe) write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for !p.closed && p.held >= simBuffer {
+		if err := p.wait(p.writeBy, time.Time{}, nil); err != nil {
+			return 0, err
+		}
+	}
+	if p.closed {
+		return 0, io.ErrClosedPipe
+	}
+	p.from.mu.Lock()
+	latency, rate := p.from.latency, p.from.rate
+	p.from.mu.Unlock()
+	if now := time.Now(); p.free.Before(now) {
+		p.free = now
+	}
+	p.free = p.free.Add(time.Duration(len(b)) * time.Second / time.Duration(rate))
+	p.chunks = append(p.chunks, chunk{append([]byte(nil), b...), p.free.Add(latency)})
+	p.held += len(b)
+	p.tell()
+	return len(b), nil
+}
+
+// entry is the machine's announcement.
+func (m *simMachine) entry(id peer.ID) *zeroconf.ServiceEntry {
+	return announced(fmt.Sprintf("%s/ip4/%s/tcp/%d/p2p/%s", addrPrefix, m.addr, simPort, id))
+}
+
+func announced(texts ...string) *zeroconf.ServiceEntry {
+	return &zeroconf.ServiceEntry{Text: texts, Expiry: time.Now().Add(time.Hour)}
+}

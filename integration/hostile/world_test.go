@@ -1,0 +1,355 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/narserve"
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	simHonest = 4 // honest neighbours
+	simPaths  = 5 // paths that they have
+	honestLag = 2 * time.Millisecond
+	liarLag   = 200 * time.Microsecond // it is the first to answer
+	simRate   = 100 << 20
+)
+
+// A simWorld is a LAN with a machine whose Nix asks, honest neighbours, and a liar.
+type simWorld struct {
+	t      testing.TB
+	rng    *rand.Rand
+	lan    *simNet
+	secret ed25519.PrivateKey
+	keys   *trust.Keys
+	paths  []simPath
+
+	alice  *simNode
+	server *narserve.Server
+	honest []*simNode
+	liar   *machine
+	mallet *simMachine // the liar's
+	said   bytes.Buffer
+	ended  []func()
+}
+
+type simPath struct {
+	info store.Info
+	nar  []byte
+}
+
+// A simNode is narbor on a machine.
+type simNode struct {
+	*p2p.Node
+	id      peer.ID
+	machine *simMachine
+	spool   *store.Spool
+	log     *observer.ObservedLogs
+	run     func()
+}
+
+// newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
+func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
+	w := &simWorld{t: t, rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
+	w.secret = ed25519.NewKeyFromSeed(w.random(ed25519.SeedSize))
+	w.keys = new(trust.Keys)
+	if err := w.keys.Replace([]string{"upstream-1:" + base64.StdEncoding.EncodeToString(w.secret.Public().(ed25519.PublicKey))}); err != nil {
+		t.Fatal(err)
+	}
+	shared := store.NewMem()
+	for i := range simPaths {
+		p := w.path(fmt.Sprintf("p%d", i), []int{blocks, 1}[min(i, 1)])
+		w.paths = append(w.paths, p)
+		shared.Add(p.info, p.nar)
+	}
+	w.alice = w.node(1)
+	for i := range simHonest {
+		w.honest = append(w.honest, w.node(2+i, shared))
+	}
+	w.mallet = w.lan.add("10.0.0.66", liarLag, simRate)
+	w.liar = machineAt(w.host(w.mallet), options{}, simLibrary{shared, w}, &w.said)
+	w.serve()
+	return w
+}
+
+func (w *simWorld) random(n int) []byte {
+	b := make([]byte, n)
+	for i := 0; i < n; i += 8 {
+		var word [8]byte
+		binary.LittleEndian.PutUint64(word[:], w.rng.Uint64())
+		copy(b[i:], word[:])
+	}
+	return b
+}
+
+// path makes a signed path whose NAR has so many blocks, the last of them short.
+func (w *simWorld) path(name string, blocks int) simPath {
+	part := sha256.Sum256([]byte(name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	nar := fileNAR(w.random((blocks-1)*store.BlockSize + 1000 + w.rng.IntN(100)))
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
+	info.Signatures = []string{w.sign(info)}
+	return simPath{info, nar}
+}
+
+func (w *simWorld) sign(info store.Info) string {
+	text := fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize)
+	return "upstream-1:" + base64.StdEncoding.EncodeToString(ed25519.Sign(w.secret, []byte(text)))
+}
+
+// fileNAR is the NAR of a regular file.
+func fileNAR(contents []byte) (nar []byte) {
+	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
+		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
+		nar = append(nar, s...)
+		nar = append(nar, make([]byte, (8-len(s)%8)%8)...)
+	}
+	return nar
+}
+
+func (w *simWorld) identity() crypto.PrivKey {
+	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(w.random(ed25519.SeedSize)))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return key
+}
+
+// node starts narbor on a machine of its own.
+func (w *simWorld) node(number int, share ...store.Source) *simNode {
+	core, log := observer.New(zapcore.DebugLevel)
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: w.t.TempDir(), MinFree: -1})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	n := &simNode{machine: w.lan.add(fmt.Sprintf("10.0.0.%d", number), honestLag, simRate), spool: spool, log: log}
+	if n.Node, err = p2p.New(p2p.Config{Identity: w.identity(), MDNS: true, Net: n.machine.config(), Share: share,
+		Trusted: w.keys, ShareKeys: w.keys, Spool: spool, Log: zap.New(core)}); err != nil {
+		w.t.Fatal(err)
+	}
+	if n.id, err = peer.Decode(n.Status().ID); err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := n.Run(ctx); err != nil {
+			w.t.Errorf("Run of 10.0.0.%d = %v", number, err)
+		}
+	})
+	w.ended = append(w.ended, func() {
+		cancel()
+		running.Wait()
+		spool.Close()
+	})
+	return n
+}
+
+// host is libp2p on a machine, without a limit.
+func (w *simWorld) host(m *simMachine) host.Host {
+	h, err := libp2p.New(libp2p.Identity(w.identity()), libp2p.NoListenAddrs, libp2p.NoTransports, libp2p.Transport(m.transport),
+		libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	if err == nil {
+		err = h.Network().Listen(tcpMultiaddr(m.at()))
+	}
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.ended = append(w.ended, func() { h.Close() })
+	return h
+}
+
+// serve starts Nix's side anew, as a restart does: it remembers nothing.
+func (w *simWorld) serve() {
+	w.server = narserve.New(narserve.Config{Sources: []narserve.Source{w.alice}, Keys: w.keys, Settled: w.alice.Settled()})
+}
+
+// meet lets alice find her honest neighbours, and the liar before the one of that number.
+func (w *simWorld) meet(liarAt int) {
+	for i, n := range w.honest {
+		if i == liarAt {
+			w.find(w.mallet, w.liar.host.ID())
+		}
+		w.find(n.machine, n.id)
+	}
+	if liarAt == len(w.honest) {
+		w.find(w.mallet, w.liar.host.ID())
+	}
+	<-w.alice.Settled()
+}
+
+func (w *simWorld) find(m *simMachine, id peer.ID) { w.alice.machine.found <- m.entry(id) }
+
+// commit makes the liar commit a fault, from now on, and answer.
+func (w *simWorld) commit(f fault) {
+	w.liar.faults = []fault{f}
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var running sync.WaitGroup
+	w.liar.host.SetStreamHandler(protocolID, func(s network.Stream) {
+		running.Add(1)
+		defer running.Done()
+		defer s.Reset()
+		w.liar.serve(ctx, s)
+	})
+	w.ended = append(w.ended, func() {
+		cancel()
+		running.Wait()
+	})
+}
+
+// get asks as Nix does.
+func (w *simWorld) get(ctx context.Context, path, header string) *httptest.ResponseRecorder {
+	ctx = context.WithValue(ctx, http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 6272})
+	r := httptest.NewRequestWithContext(ctx, "GET", path, nil)
+	r.Host = "127.0.0.1:6272"
+	if header != "" {
+		r.Header.Set("Range", header)
+	}
+	rec := httptest.NewRecorder()
+	w.server.ServeHTTP(rec, r)
+	return rec
+}
+
+func (p simPath) narinfo() string { return "/" + string(p.info.Path.HashPart()) + ".narinfo" }
+func (p simPath) url() string {
+	return "/nar/" + string(p.info.Path.HashPart()) + "-" + p.info.NarHash.Base32() + ".nar"
+}
+
+// wantNarinfo asks for a narinfo, and fails if it is wrong, or late; or missing, if it may not be.
+func (w *simWorld) wantNarinfo(p simPath, maybe bool) {
+	w.t.Helper()
+	began := time.Now()
+	rec := w.get(w.t.Context(), p.narinfo(), "")
+	if d := time.Since(began); d > 300*time.Millisecond {
+		w.t.Errorf("GET %s is answered after %v", p.narinfo(), d)
+	}
+	want := fmt.Sprintf("StorePath: %s\nNarHash: %s\nNarSize: %d\n", p.info.Path, p.info.NarHash, p.info.NarSize)
+	if rec.Code == http.StatusNotFound && maybe {
+		return
+	}
+	got := rec.Body.String()
+	if rec.Code != http.StatusOK || !strings.Contains(got, fmt.Sprintf("StorePath: %s\n", p.info.Path)) ||
+		!strings.Contains(got, fmt.Sprintf("NarHash: %s\n", p.info.NarHash)) || !strings.Contains(got, fmt.Sprintf("NarSize: %d\n", p.info.NarSize)) {
+		w.t.Errorf("GET %s = %d with %.300q, want %q", p.narinfo(), rec.Code, got, want)
+	}
+}
+
+// wantNAR asks for a NAR, or all of it from an offset on, and fails if it is wrong, or missing, if it may not be.
+func (w *simWorld) wantNAR(p simPath, from int, maybe bool) {
+	w.t.Helper()
+	status, header := http.StatusOK, ""
+	if from > 0 {
+		status, header = http.StatusPartialContent, fmt.Sprintf("bytes=%d-", from)
+	}
+	began := time.Now()
+	rec := w.get(w.t.Context(), p.url(), header)
+	if d := time.Since(began); d > 240*time.Second {
+		w.t.Errorf("GET %s is answered after %v", p.url(), d)
+	}
+	if rec.Code == http.StatusNotFound && maybe {
+		return
+	}
+	got, _ := io.ReadAll(rec.Body)
+	if rec.Code != status || !bytes.Equal(got, p.nar[from:]) {
+		w.t.Errorf("GET %s = %d with %d bytes, right: %t; want %d with the %d right ones", p.url(), rec.Code, len(got), bytes.Equal(got, p.nar[from:]), status, len(p.nar)-from)
+	}
+}
+
+// strikes returns how often a node has struck each peer.
+func (n *simNode) strikes() map[string]int {
+	by := map[string]int{}
+	for _, e := range n.log.FilterMessage("neighbour lied").All() {
+		by[e.ContextMap()["peer"].(string)]++
+	}
+	return by
+}
+
+// end judges who was struck, and ends everything. What does not end, the bubble finds.
+func (w *simWorld) end(lie bool) {
+	w.t.Helper()
+	liar := w.liar.host.ID().String()
+	struck := w.alice.strikes()
+	if (struck[liar] > 0) != lie {
+		w.t.Errorf("the liar is struck %d times, lie: %t", struck[liar], lie)
+	}
+	delete(struck, liar)
+	for _, n := range w.honest {
+		for id, times := range n.strikes() {
+			if id != liar {
+				struck[id] += times
+			}
+		}
+	}
+	if len(struck) > 0 {
+		w.t.Errorf("struck are the honest %v: %v", struck, w.alice.log.FilterMessage("neighbour lied").All())
+	}
+	if d, err := w.alice.spool.Create(store.Hash{1}, w.alice.spool.Stats().MaxBytes); err != nil {
+		w.t.Errorf("the spool is not free: %v", err)
+	} else {
+		d.Discard()
+	}
+	if w.t.Failed() {
+		w.report()
+	}
+	for _, end := range w.ended {
+		end()
+	}
+	for _, n := range append(w.honest, w.alice) {
+		st, ok := n.machine.limits.(rcmgr.ResourceManagerState)
+		if s := st.Stat().System; !ok || s != (network.ScopeStat{}) {
+			w.t.Errorf("libp2p of %s still holds %+v", n.machine.addr, s)
+		}
+	}
+}
+
+// report says what alice saw of it.
+func (w *simWorld) report() {
+	for _, e := range w.alice.log.All() {
+		w.t.Log(e.Time.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), e.Message, e.ContextMap())
+	}
+	w.t.Log("the liar is", w.liar.host.ID(), "and has committed", strings.Count(w.said.String(), "offence"))
+}
+
+// A simLibrary is what the liar has.
+type simLibrary struct {
+	*store.Mem
+	w *simWorld
+}
+
+func (l simLibrary) AllValidPaths(context.Context) (all []store.Path, _ error) {
+	for _, p := range l.w.paths {
+		all = append(all, p.info.Path)
+	}
+	return all, nil
+}
