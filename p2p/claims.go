@@ -170,20 +170,25 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) bool {
 		text, receiving, err := readClaim(ex.br)
 		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
-			ex.Reset()
+			n.broke(ex, l.node, err)
 			n.fail(batch[i:], err)
 			return false
 		}
 		l.answered(reply{from: n, text: text, receiving: receiving})
 	}
 	if err := readFurther(ex.br, n.hear); err != nil {
-		ex.Reset()
-		if errors.Is(err, errWire) {
-			batch[0].node.strike(n.id, err.Error())
-		}
+		n.broke(ex, batch[0].node, err)
 		return false
 	}
 	return true
+}
+
+// broke ends a stream that is of no more use, and strikes the neighbour if it broke the wire format.
+func (n *neighbour) broke(ex *exchange, node *Node, err error) {
+	ex.Reset()
+	if errors.Is(err, errWire) {
+		node.strike(n.id, err.Error())
+	}
 }
 
 func (n *neighbour) fail(batch []*lookup, err error) {
