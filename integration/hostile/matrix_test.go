@@ -21,6 +21,8 @@ const positions = 5
 // nothing but its part in what is going on.
 var honestFaults = []string{
 	"gone-block", "trickle", "silent-block", "reset-head", "reset-block", "reset-asked", "vanish", "later",
+	"unsigned-claim", "foreign-claim", "trickled-claim", "silent-claim", "reset-claim", "half-claim", "no-claim", "late-claim", "vanish-claim",
+	"two-claims", // the second promises more than comes, and so looks like silence
 }
 
 func isLie(f fault) bool { return !slices.Contains(honestFaults, f.name) }

@@ -97,17 +97,6 @@ func (m *simMachine) awake() <-chan struct{} {
 	return nil
 }
 
-// vanish ends all connections of the machine, and refuses more.
-func (m *simMachine) vanish() {
-	m.mu.Lock()
-	conns := m.conns
-	m.conns, m.accepted = nil, nil
-	m.mu.Unlock()
-	for _, c := range conns {
-		c.Close()
-	}
-}
-
 // connect makes a connection to a machine. Where nobody listens it is refused, and where there is none nothing comes.
 func (m *simMachine) connect(ctx context.Context, to netip.AddrPort) (*simConn, error) {
 	m.net.mu.Lock()

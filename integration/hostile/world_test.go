@@ -73,7 +73,6 @@ type simNode struct {
 	machine *simMachine
 	spool   *store.Spool
 	log     *observer.ObservedLogs
-	run     func()
 }
 
 // newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
