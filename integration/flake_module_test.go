@@ -56,7 +56,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"networking.firewall.interfaces":                  `null`,
 		"networking.firewall.allowedTCPPortRanges":        `null`,
 		"options": `["cacheDirs","configureNix","enable","extraFlags","groupSecretFile","interfaces","logLevel","minFree",` +
-			`"openFirewall","p2pPort","package","peers","port","share","spoolSize","trustedPublicKeys"]`,
+			`"openFirewall","p2pPort","package","peers","port","share","spoolSize","trustedPublicKeys","uploadRate"]`,
 	} {
 		c.want(t, path, want)
 	}
@@ -66,7 +66,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 	if got := c.strings(t, "systemPackages"); len(got) != 1 || !strings.HasPrefix(got[0], "narbor-0.") {
 		t.Errorf("systemPackages = %q, want narbor alone", got)
 	}
-	wantFlags(t, c, "--port=6273", "--share=signed", "--spool-size=4GiB", "--min-free=2GiB", "--log-level=info")
+	wantFlags(t, c, "--port=6273", "--share=signed", "--spool-size=4GiB", "--min-free=2GiB", "--upload-rate=0", "--log-level=info")
 }
 
 // NixOS's own options of a service and of a socket, as far as the module uses them: a misspelt one would be an error
@@ -102,7 +102,7 @@ func TestModuleAddsNothingUnlessEnabled(t *testing.T) {
 
 func TestModuleFollowsItsOptions(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
-		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFree = "5GiB";
+		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFree = "5GiB"; uploadRate = "10MB";
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
 		   trustedPublicKeys = [ "k-1:a=" ]; cacheDirs = [ "/srv/a b" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; }; }`,
@@ -115,7 +115,7 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	all.want(t, "nix.settings", `{"extra-substituters":["http://127.0.0.1:7000"]}`)
 	all.want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:7000","[::1]:7000"]`)
 	all.want(t, "networking.firewall", `{"allowedTCPPorts":[7001],"allowedUDPPorts":[5353]}`)
-	wantFlags(t, all, "--port=7001", "--share=none", "--spool-size=1GiB", "--min-free=5GiB", "--log-level=debug",
+	wantFlags(t, all, "--port=7001", "--share=none", "--spool-size=1GiB", "--min-free=5GiB", "--upload-rate=10MB", "--log-level=debug",
 		"--peer=nas", "--peer=10.0.0.5:6273", "--interface=en*", "--no-interface=wg*", "--trusted-key=k-1:a=",
 		"--cache-dir=/srv/a b", "--no-mdns", "100%%")
 

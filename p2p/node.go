@@ -40,6 +40,7 @@ type Config struct {
 	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
 	GroupSecret []byte
 	ShareOff    bool         // share nothing until [Node.Share] turns it on
+	UploadRate  int64        // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 	Trusted     *trust.Keys  // whose claims are believed
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
 	Spool       *store.Spool // where fetched NARs go
@@ -51,14 +52,12 @@ type Config struct {
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
 // when there are no neighbours.
 type Node struct {
-	cfg      Config
-	log      *zap.Logger
-	lan      *lan
-	sharer   *sharer
-	fetched  *fetched
-	asking   *turns // who is told claims at the moment. Who asks for them waits for a moment only, not until blocks have gone over a slow link
-	sending  *turns // who is sent something else
-	reading  *turns // for whom a block is read and packed
+	cfg     Config
+	log     *zap.Logger
+	lan     *lan
+	sharer  *sharer
+	fetched *fetched
+	serving
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
 	group    *group       // nil is no group
@@ -119,9 +118,7 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   sharing,
-		asking:   newTurns(maxServing, maxServingAddr, maxServingPeer),
-		sending:  newTurns(maxServing, maxServingAddr, maxServingPeer),
-		reading:  newTurns(maxUploads, maxUploads, maxUploadsPeer),
+		serving:  newServing(cfg.UploadRate),
 		findings: findings,
 		bans:     banned,
 		group:    circle,

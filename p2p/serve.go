@@ -154,7 +154,8 @@ type readyBlock struct {
 	size int
 }
 
-// prepare reads a block and packs it, when it is the asker's turn.
+// prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent: so those who wait
+// because little may be sent at all take turns, too.
 func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r request) (readyBlock, error) {
 	done, err := n.reading.take(ctx, askerOn(conn))
 	if err != nil {
@@ -170,13 +171,17 @@ func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r reque
 		blockBuffers.Put(buf)
 		return readyBlock{}, err
 	}
-	t.blocksSent.Add(1)
-	t.bytesSent.Add(int64(size))
 	b := pickCodec(buf, size, codecFor(n.lan.gate.paces.of(conn)))
 	if unverified {
 		t.blocksRelayed.Add(1)
 		b.as |= relayed
 	}
+	if err := n.rate.WaitN(ctx, b.size); err != nil {
+		blockBuffers.Put(b.buf)
+		return readyBlock{}, err
+	}
+	t.blocksSent.Add(1)
+	t.bytesSent.Add(int64(size))
 	t.wireSent.Add(int64(b.size))
 	return b, nil
 }

@@ -15,7 +15,8 @@ type Status struct {
 	Interfaces []InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	Struck     []Struck          `json:"struck"`
-	Group      bool              `json:"group"` // whether only those who know its secret are asked and answered
+	UploadRate int64             `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
+	Group      bool              `json:"group"`      // whether only those who know its secret are asked and answered
 	OtherGroup []Outsider        `json:"otherGroup"`
 }
 
@@ -54,7 +55,7 @@ type Struck struct {
 func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{},
-		Group: n.group != nil, OtherGroup: n.outsiders()}
+		UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders()}
 	select {
 	case <-n.settled:
 		s.Settled = true

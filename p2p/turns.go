@@ -7,6 +7,9 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
+
+	"narbor/store"
 )
 
 // turns hands out a limited number of turns. The next has whoever waits and has had the fewest of late, by address first
@@ -19,6 +22,27 @@ type turns struct {
 	taken int
 	had   int // turns of the address served last: who comes anew has had as many
 	addrs map[netip.Addr]*place
+}
+
+// serving is who is served at the moment.
+type serving struct {
+	asking  *turns // who is told claims: they wait for a moment only, and not until blocks have gone over a slow link
+	sending *turns // who is sent something else
+	reading *turns // for whom a block is read and packed
+	rate    *rate.Limiter
+}
+
+func newServing(bytesPerSecond int64) serving {
+	r := rate.Inf
+	if bytesPerSecond > 0 {
+		r = rate.Limit(bytesPerSecond)
+	}
+	return serving{
+		asking:  newTurns(maxServing, maxServingAddr, maxServingPeer),
+		sending: newTurns(maxServing, maxServingAddr, maxServingPeer),
+		reading: newTurns(maxUploads, maxUploads, maxUploadsPeer),
+		rate:    rate.NewLimiter(r, store.BlockSize),
+	}
 }
 
 // A place is an address from which somebody has a turn or waits for one.

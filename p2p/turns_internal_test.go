@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -155,3 +157,42 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 type closer struct{ network.Stream }
 
 func (c closer) Close() error { return c.Reset() }
+
+// Blocks for two neighbours together are sent at the rate that the user allows, and claims do not wait.
+func TestUploadRateBoundsBlocks(t *testing.T) {
+	const rate, blocks = 1 << 20, 20
+	n, info := sharing(t, random(2*store.BlockSize))
+	n.serving = newServing(rate)
+	synctest.Test(t, func(t *testing.T) {
+		start := time.Now()
+		ask := func(r request) int {
+			var out bytes.Buffer
+			bw := bufio.NewWriter(&out)
+			if err := n.answer(t.Context(), connNowhere{}, n.tallyOf("nobody"), answers{bw, new(toldParts)}, r); err != nil {
+				t.Errorf("answer = %v", err)
+			}
+			bw.Flush()
+			return out.Len()
+		}
+		var all sync.WaitGroup
+		for range 2 {
+			all.Go(func() {
+				for range blocks / 2 {
+					if got := ask(blockRequest(info, 0)); got < store.BlockSize {
+						t.Errorf("the answer has %d bytes, want a block", got)
+					}
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		asked := time.Now()
+		if got := ask(request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}); got < 100 || time.Since(asked) > 0 {
+			t.Errorf("a claim of %d bytes after %v, want one at once", got, time.Since(asked))
+		}
+		all.Wait()
+		// The first block goes at once.
+		if got, want := time.Since(start), time.Duration(blocks-1)*store.BlockSize*time.Second/rate; got < want || got > want+time.Second {
+			t.Errorf("%d blocks took %v, want %v", blocks, got, want)
+		}
+	})
+}

@@ -45,6 +45,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB"),
 		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB"),
+		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MB; 0 is no limit"),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none; `narbor share` changes it until the next start"),
 	)
 	return &cli.Command{
@@ -150,9 +151,13 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	upload, err := uploadRate(c)
+	if err != nil {
+		return err
+	}
 	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
+		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
 	paths, err := socketPaths(c)
 	if err != nil {
 		return err
@@ -345,6 +350,17 @@ func hostsOf(addrs []string) []string {
 		}
 	}
 	return hosts
+}
+
+// minUploadRate is what delivers a block before whoever waits for it gives up.
+const minUploadRate = 100_000
+
+func uploadRate(c *cli.Context) (int64, error) {
+	n, err := size(c, "upload-rate")
+	if err == nil && n > 0 && n < minUploadRate {
+		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100kB or more, or --share none", c.String("upload-rate")), exitUsage}
+	}
+	return n, err
 }
 
 func openSpool(c *cli.Context, dir string) (*store.Spool, error) {

@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"narbor/narserve"
@@ -84,6 +85,14 @@ func statusCommand() *cli.Command {
 	}
 }
 
+// atMost says how fast something may be sent.
+func atMost(bytesPerSecond int64) string {
+	if bytesPerSecond == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", at up to %s a second", humanize.Bytes(uint64(bytesPerSecond)))
+}
+
 // print writes one screen for people.
 func (st Status) print(w io.Writer) error {
 	up := time.Duration(st.UptimeSeconds) * time.Second
@@ -91,7 +100,7 @@ func (st Status) print(w io.Writer) error {
 	fmt.Fprintf(w, "Nix asks   %s: %d found, %d not found; %d NARs, %s\n", strings.Join(st.HTTP, ", "),
 		st.Nix.NarinfoHits, st.Nix.NarinfoMisses, st.Nix.NarsServed, amount(st.Nix.NarBytesServed))
 	if st.Sharing == "signed" && len(st.ShareKeys) > 0 {
-		fmt.Fprintf(w, "sharing    what %s has signed\n", strings.Join(st.ShareKeys, " or "))
+		fmt.Fprintf(w, "sharing    what %s has signed%s\n", strings.Join(st.ShareKeys, " or "), atMost(st.UploadRate))
 	} else {
 		fmt.Fprintln(w, "sharing    nothing")
 	}

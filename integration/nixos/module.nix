@@ -24,6 +24,7 @@ let
     "--share=${cfg.share}"
     "--spool-size=${cfg.spoolSize}"
     "--min-free=${cfg.minFree}"
+    "--upload-rate=${cfg.uploadRate}"
     "--log-level=${cfg.logLevel}"
   ]
   ++ each "peer" cfg.peers
@@ -140,6 +141,13 @@ in
       type = types.str;
       default = "2GiB";
       description = "How much disk narbor leaves free.";
+    };
+
+    uploadRate = mkOption {
+      type = types.str;
+      default = "0";
+      example = "10MB";
+      description = "How much of archives neighbours are sent in a second at most, all together. 0 is no limit.";
     };
 
     cacheDirs = mkOption {
