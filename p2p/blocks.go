@@ -88,8 +88,11 @@ func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	} else if len(f.crowd.members) > 0 {
 		i, ok = f.pickVouched(each)
 	}
-	if i == len(f.blocks) {
+	switch {
+	case i == len(f.blocks):
 		i = f.latest(now, mine, asked, r)
+	case r == nil && ok && f.soonerElsewhere(nb, now, mine):
+		ok = false
 	}
 	if i < 0 || !ok {
 		return 0, false
@@ -98,6 +101,21 @@ func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	b.state, b.from, b.due = blockAsked, nb.id, mine
 	b.copies++
 	return i, true
+}
+
+// soonerElsewhere says whether the other holders can be expected to deliver all that is missing well before mine. Then a
+// slow one is spared, whom others may need more. The caller holds mu.
+func (f *fetch) soonerElsewhere(nb *neighbour, now, mine time.Time) bool {
+	if now.Sub(f.crowd.last) > overdueAfter { // what can be expected does not come
+		return false
+	}
+	blocks, pace := f.left, 0.0 // pace is in blocks per second
+	for _, other := range f.all {
+		if each, known := other.expect(); known && other != nb && !f.excluded[other.id] && !slices.Contains(f.waiting, other) {
+			pace += 1 / each.Seconds()
+		}
+	}
+	return pace > 0 && now.Add(time.Duration(2*float64(blocks)/pace*float64(time.Second))+tick).Before(mine)
 }
 
 // latest returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, it

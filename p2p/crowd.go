@@ -17,7 +17,7 @@ const (
 	haveFresh = 100 * time.Millisecond
 	// minPatience and maxPatience bound the wait for what others should pass on soon, and patienceBlocks is how many
 	// blocks a holder would deliver meanwhile.
-	minPatience, maxPatience = 2 * tick, 300 * time.Millisecond
+	minPatience, maxPatience = 2 * tick, 600 * time.Millisecond
 	patienceBlocks           = 8
 )
 
@@ -176,7 +176,11 @@ func (f *fetch) pickVouched(each time.Duration) (int, bool) {
 	if f.crowd.idle.IsZero() {
 		f.crowd.idle = time.Now()
 	}
-	if time.Since(f.crowd.idle) < min(max(patienceBlocks*each, minPatience), maxPatience) {
+	since := f.crowd.idle
+	if f.crowd.last.After(since) {
+		since = f.crowd.last
+	}
+	if time.Since(since) < min(max(patienceBlocks*each, minPatience), maxPatience) {
 		return 0, false
 	}
 	if foreign != not {

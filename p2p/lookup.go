@@ -22,16 +22,36 @@ const (
 	holdersFresh = 2 * time.Second
 	// crowdSize is from how many bytes on a NAR is worth asking once more, before it is fetched, who is receiving it,
 	// too: a round trip, against what is fetched from a holder that somebody else is fetching at that moment.
-	crowdSize = 4 * store.BlockSize
+	crowdSize = store.BlockSize / 8
 )
 
 // A finding is what the neighbours said about a hash part: the claim that was believed, and who else made it.
 type finding struct {
 	mapping trust.Mapping
-	found   time.Time
 
-	mu      sync.Mutex       // guards holders
+	mu      sync.Mutex       // guards the rest
 	holders map[peer.ID]bool // who claims it, and whether it is still receiving the NAR
+	found   time.Time        // when everybody was asked
+}
+
+// isWhole says whether somebody has claimed to have the whole NAR.
+func (f *finding) isWhole(id peer.ID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	receiving, ok := f.holders[id]
+	return ok && !receiving
+}
+
+func (f *finding) asked() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.found
+}
+
+func (f *finding) askedNow() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.found = time.Now()
 }
 
 func (f *finding) add(id peer.ID, receiving bool) {
@@ -105,20 +125,25 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mappin
 	}
 	l := &lookup{node: n, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, len(neighbours))}
 	l.ask(neighbours)
+	return l.wait(ctx)
+}
+
+// wait returns what is found: the first that can be believed, or if a mapping is wanted, once it is complete.
+func (l *lookup) wait(ctx context.Context) (*finding, error) {
 	for {
 		f, done := l.judgeAll()
-		if f != nil && (want == nil || done) {
+		if f != nil && (l.want == nil || done) {
 			l.leave()
 			return f, nil
 		}
 		if done {
-			return nil, fmt.Errorf("%s: none of %d neighbours has it: %w", hp, len(neighbours), store.ErrNotFound)
+			return nil, fmt.Errorf("%s: no neighbour has it: %w", l.hp, store.ErrNotFound)
 		}
 		select {
 		case <-l.news:
 		case <-ctx.Done():
 			l.leave()
-			return nil, fmt.Errorf("%s: %w: %w", hp, store.ErrNotFound, ctx.Err())
+			return nil, fmt.Errorf("%s: %w: %w", l.hp, store.ErrNotFound, ctx.Err())
 		}
 	}
 }
@@ -296,15 +321,26 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holde
 		}
 		return n.known(m) // a holder that is busy answers late
 	}
-	crowd := m.NarSize() > crowdSize && len(n.neighbours()) > len(n.connected(f))
-	if crowd || time.Since(f.found) > holdersFresh {
-		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
-		defer cancel()
-		if now, err := n.lookup(ctx, hp, &m); err == nil {
-			f = now
-		}
+	if m.NarSize() > crowdSize || time.Since(f.asked()) > holdersFresh {
+		n.refresh(ctx, f, m)
 	}
 	return n.connected(f)
+}
+
+// refresh asks, for a moment, those neighbours of whom it is not known that they have the NAR: holders may be busy, and
+// answer late.
+func (n *Node) refresh(ctx context.Context, f *finding, m trust.Mapping) {
+	others := slices.DeleteFunc(n.neighbours(), func(nb *neighbour) bool { return f.isWhole(nb.id) })
+	if len(others) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	l := &lookup{node: n, hp: m.Path().HashPart(), want: &m, news: make(chan struct{}, 1), f: f}
+	l.ask(others)
+	if _, err := l.wait(ctx); err == nil {
+		f.askedNow()
+	}
 }
 
 // known returns the holders that are known without asking anybody.
