@@ -129,7 +129,11 @@ func newResourceManager() (network.ResourceManager, error) {
 	limits := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
 			Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns, FD: maxConns,
-			Streams: 16 * maxConns, StreamsInbound: 8 * maxConns, StreamsOutbound: 8 * maxConns,
+			Streams: 2 * maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams,
+			Memory: maxMemory,
+		},
+		ProtocolDefault: rcmgr.ResourceLimits{ // or ten peers with 64 streams each would take all there are
+			Streams: 2 * maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams,
 			Memory: maxMemory,
 		},
 		Transient: rcmgr.ResourceLimits{Conns: 128, ConnsInbound: 96, ConnsOutbound: 64, FD: 128, Memory: maxMemory / 4},

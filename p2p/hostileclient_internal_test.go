@@ -286,7 +286,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		if _, err := n.Lookup(t.Context(), info.Path.HashPart()); err == nil {
 			t.Error("Lookup after Run works")
 		}
-		if got := len(n.asking.addrs) + len(n.sending.addrs) + len(n.reading.addrs); got != 0 {
+		if got := len(n.streams.addrs) + len(n.asking.addrs) + len(n.sending.addrs) + len(n.reading.addrs); got != 0 {
 			t.Errorf("%d addresses are remembered after Run", got)
 		}
 	})

@@ -59,6 +59,9 @@ const (
 	connsPerIP = 32
 	// maxPeerStreams bounds the streams between us and one peer, in each direction. A few long-lived ones do.
 	maxPeerStreams = 64
+	// maxStreams bounds those that all peers together have opened, and maxAddrStreams those from one address: what Nix
+	// needs at its busiest, for the dozen virtual machines that may be there.
+	maxStreams, maxAddrStreams = 8 * maxConns, 256
 	// maxIdleStreams is how many streams are kept open between NARs to one neighbour: Nix fetches up to 16 at once.
 	maxIdleStreams = 16
 	// maxServing bounds the answers of a kind under way at once, and so the memory they take: a block each, or two

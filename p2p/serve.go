@@ -41,6 +41,12 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 		s.ResetWithError(errOutsider)
 		return
 	}
+	done, ok := n.streams.try(askerOn(s.Conn()))
+	if !ok {
+		s.ResetWithError(network.StreamResourceLimitExceeded)
+		return
+	}
+	defer done()
 	var told toldParts
 	t := n.tallyOf(s.Conn().RemotePeer())
 	n.asks(t, s.Conn())

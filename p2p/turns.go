@@ -26,6 +26,7 @@ type turns struct {
 
 // serving is who is served at the moment.
 type serving struct {
+	streams *turns // who has one open, whether it asks or not
 	asking  *turns // who is told claims: they wait for a moment only, and not until blocks have gone over a slow link
 	sending *turns // who is sent something else
 	reading *turns // for whom a block is read and packed
@@ -38,6 +39,7 @@ func newServing(bytesPerSecond int64) serving {
 		r = rate.Limit(bytesPerSecond)
 	}
 	return serving{
+		streams: newTurns(maxStreams, maxAddrStreams, maxPeerStreams),
 		asking:  newTurns(maxServing, maxServingAddr, maxServingPeer),
 		sending: newTurns(maxServing, maxServingAddr, maxServingPeer),
 		reading: newTurns(maxUploads, maxUploads, maxUploadsPeer),
@@ -91,6 +93,21 @@ func (t *turns) take(ctx context.Context, who asker) (done func(), err error) {
 		t.giveBack(who, q)
 	}
 	return nil, ctx.Err()
+}
+
+// try takes a turn if one is free.
+func (t *turns) try(who asker) (done func(), ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	q := t.enter(who)
+	if at := t.addrs[who.addr]; t.taken >= t.max || at.taken >= t.perAddr || q.taken >= t.perPeer {
+		t.leave(who, q)
+		return nil, false
+	}
+	t.taken++
+	t.addrs[who.addr].taken++
+	q.taken++
+	return func() { t.giveBack(who, q) }, true
 }
 
 func (t *turns) giveBack(who asker, q *queue) {

@@ -153,6 +153,31 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 	}
 }
 
+// Peers at one address open all the streams that they can, and ask nothing. Another is answered all the same.
+func TestStreamsOfOneAddressAreBounded(t *testing.T) {
+	n, info := sharing(t, random(100))
+	for range maxAddrStreams/maxPeerStreams + 8 {
+		g := (&rogue{}).start(t)
+		for range maxPeerStreams - 1 { // one is identify's, now and then
+			s := g.dialAt(t, n, "/ip4/127.0.0.1")
+			s.Write([]byte{100}) // the beginning of a request
+		}
+	}
+	for deadline := time.Now().Add(20 * time.Second); n.streams.held() < maxAddrStreams && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	s.Write(appendRequest(nil, blockRequest(info, 0)))
+	if _, _, err := readBlock(bufio.NewReader(s), make([]byte, info.NarSize)); err != nil {
+		t.Errorf("a block for a machine at another address = %v", err)
+	}
+	if held := n.streams.held(); held > maxAddrStreams+1 {
+		t.Errorf("%d streams are open, want %d from one address", held, maxAddrStreams)
+	}
+}
+
 // A closer resets a stream.
 type closer struct{ network.Stream }
 

@@ -25,7 +25,7 @@ const (
 
 func attacks() []fault {
 	return []fault{
-		{name: "greedy", says: "downloads all that this machine has from everybody, on 32 streams each, without end", attack: eachNeighbour(greedy)},
+		{name: "greedy", says: "downloads all that this machine has from everybody, on 32 streams each, without end, as --count identities", attack: eachNeighbour(greedy)},
 		{name: "deaf", says: "asks for blocks on 32 streams and reads no answer", attack: eachNeighbour(deaf)},
 		{name: "probe", says: "asks everybody for 1,024 hash parts at a time, by chance, without end", attack: eachNeighbour(probe)},
 		{name: "garbage-request", says: "requests that are none, on stream after stream", attack: eachNeighbour(garbage)},
@@ -105,7 +105,28 @@ func greedy(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 	}
 	var next, got atomic.Int64
 	go m.report(ctx, f, info, "bytes of blocks", &got)
-	onStreams(ctx, m.host, info, greedyStreams, func(s network.Stream) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	for i := range max(m.count, 1) {
+		h := m.host
+		if i > 0 {
+			var err error
+			if h, err = newHost(); err != nil {
+				m.offence(f, "no host: %v", err)
+				return
+			}
+			h.SetStreamHandler(protocolID, func(s network.Stream) { s.Reset() }) // or it is no neighbour
+		}
+		running.Go(func() {
+			defer h.Close()
+			download(ctx, h, info, all, &next, &got)
+		})
+	}
+}
+
+// download asks for block after block without end.
+func download(ctx context.Context, h host.Host, info peer.AddrInfo, all []request, next, got *atomic.Int64) {
+	onStreams(ctx, h, info, greedyStreams, func(s network.Stream) error {
 		ask := func() error {
 			_, err := s.Write(all[int(next.Add(1))%len(all)].frame())
 			return err

@@ -50,7 +50,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	names := fs.String("fault", "", "`NAME[,NAME]` of what to do wrong; see below")
 	fs.IntVar(&o.port, "port", 6273, "TCP port to be found at")
 	fs.StringVar(&o.target, "target", "", "attack the machine with this IP `ADDRESS` alone")
-	fs.IntVar(&o.count, "count", 0, "how many identities or announcements; 0 is 1,000 and 10,000")
+	fs.IntVar(&o.count, "count", 0, "how many identities or announcements; 0 is 1,000 and 10,000, and 1 for greedy")
 	fs.DurationVar(&o.over, "over", time.Minute, "how long the announcements take")
 	fs.BoolVar(&o.quiet, "quiet", false, "do not announce")
 	fs.Usage = func() {

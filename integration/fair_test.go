@@ -1,0 +1,81 @@
+package integration_test
+
+import (
+	"testing"
+	"time"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+const (
+	aliceRate = 200 // Mbit/s of the link of who shares
+	bobRate   = 40  // and of those who fetch
+)
+
+// A machine fetches at the pace of its own link, from one that can serve five times as much: alone, beside another, and
+// beside 32 greedy peers of one machine, which together are to get no more than another machine. The rows are figures to
+// look at; what must not happen is that it gets nothing.
+func TestFairShareBesideGreedyPeers(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	alice, _ := w.sharing("alice", c)
+	_, url := w.upstream(c) // for what the neighbour is too busy to tell of
+	w.must(alice.Shape(aliceRate))
+	fetcher := func(name string, rate int) *lan.Host {
+		h, _ := w.fetching(name, url)
+		w.must(h.Shape(rate))
+		w.neighbours(h, 1)
+		return h
+	}
+	row := func(what string, alone time.Duration, others ...*lan.Host) time.Duration {
+		bob := fetcher("bob", bobRate)
+		defer func() { w.must(w.lan.Remove(bob)) }()
+		before := sentTo(w.status(alice), others...)
+		r := w.begin(bob, c.Top.String())
+		r.end()
+		s := w.status(alice)
+		mine, theirs := sentTo(s, bob), sentTo(s, others...)-before
+		if alone == 0 {
+			alone = r.took
+		}
+		t.Logf("fair share: %-46s %7.3f s, %3.0f %% of the speed alone; it was sent %d MB, the others %d MB", what,
+			r.took.Seconds(), 100*float64(alone)/float64(r.took), mine/1e6, theirs/1e6)
+		w.whole(bob, c, c.Top.String())
+		if mine == 0 {
+			t.Errorf("%s: it was sent nothing", what)
+		}
+		return r.took
+	}
+	row("(warming up)", 0)
+	alone := row("alone", 0)
+	dave := fetcher("dave", bobRate)
+	other := w.begin(dave, c.Top.String())
+	row("beside another that fetches", alone, dave)
+	other.end()
+	w.must(w.lan.Remove(dave))
+	mallory := w.host(lan.HostConfig{Name: "mallory", Nix: c.Nix}, "substituters =")
+	w.hostile(mallory, "--quiet", "--fault", "greedy", "--count", "32", "--target", alice.Addr4.String())
+	w.until(alice, "was attacked by most", func(s lan.Status) bool {
+		n := 0
+		for _, nb := range s.Neighbours {
+			if at(nb.Addr, mallory) {
+				n++
+			}
+		}
+		return n >= 30 && sentTo(s, mallory) > 0
+	})
+	row("beside 32 greedy peers of one machine", alone, mallory)
+}
+
+// sentTo returns how many bytes of NARs narbor has sent to hosts.
+func sentTo(s lan.Status, hosts ...*lan.Host) (n int64) {
+	for _, nb := range s.Neighbours {
+		for _, h := range hosts {
+			if at(nb.Addr, h) {
+				n += nb.BytesSent
+			}
+		}
+	}
+	return n
+}
