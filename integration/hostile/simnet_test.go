@@ -33,10 +33,13 @@ var errRefused = errors.New("connection refused")
 type simNet struct {
 	mu       sync.Mutex // guards the rest
 	machines map[netip.Addr]*simMachine
-	next     int // port of the next connection
+	next     int                             // port of the next connection
+	dials    map[netip.Addr][]netip.AddrPort // who has dialled whom
 }
 
-func newSimNet() *simNet { return &simNet{machines: map[netip.Addr]*simMachine{}, next: 20000} }
+func newSimNet() *simNet {
+	return &simNet{machines: map[netip.Addr]*simMachine{}, next: 20000, dials: map[netip.Addr][]netip.AddrPort{}}
+}
 
 // A simMachine is one on the LAN. How it is connected is the same for all that it sends.
 type simMachine struct {
@@ -103,6 +106,7 @@ func (m *simMachine) connect(ctx context.Context, to netip.AddrPort) (*simConn, 
 	other := m.net.machines[to.Addr()]
 	m.net.next++
 	port := m.net.next
+	m.net.dials[m.addr] = append(m.net.dials[m.addr], to)
 	m.net.mu.Unlock()
 	if other == nil {
 		<-ctx.Done()
@@ -120,7 +124,10 @@ func (m *simMachine) connect(ctx context.Context, to netip.AddrPort) (*simConn, 
 	m.keep(near)
 	other.keep(far)
 	if raw != nil {
-		go raw(far)
+		go func() {
+			raw(far)
+			far.Close()
+		}()
 		return near, nil
 	}
 	select {

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -51,12 +52,16 @@ type simWorld struct {
 	secret ed25519.PrivateKey
 	keys   *trust.Keys
 	paths  []simPath
+	shared *store.Mem // what everybody has
+
+	liarsOwn *store.Mem // what the liars alone have
 
 	alice  *simNode
 	server *narserve.Server
 	honest []*simNode
 	liar   *machine
-	mallet *simMachine // the liar's
+	mallet *simMachine     // the liar's
+	lying  map[string]bool // the peer IDs of those who are no honest neighbours
 	said   bytes.Buffer
 	ended  []func()
 }
@@ -77,7 +82,7 @@ type simNode struct {
 
 // newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
 func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
-	w := &simWorld{t: t, rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
+	w := &simWorld{t: t, lying: map[string]bool{}, rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
 	w.secret = ed25519.NewKeyFromSeed(w.random(ed25519.SeedSize))
 	w.keys = new(trust.Keys)
 	if err := w.keys.Replace([]string{"upstream-1:" + base64.StdEncoding.EncodeToString(w.secret.Public().(ed25519.PublicKey))}); err != nil {
@@ -93,10 +98,18 @@ func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
 	for i := range simHonest {
 		w.honest = append(w.honest, w.node(2+i, shared))
 	}
-	w.mallet = w.lan.add("10.0.0.66", liarLag, simRate)
-	w.liar = machineAt(w.host(w.mallet), options{}, simLibrary{shared, w}, &w.said)
+	w.shared, w.liarsOwn = shared, store.NewMem()
+	w.mallet, w.liar = w.addLiar("10.0.0.66")
 	w.serve()
 	return w
+}
+
+// addLiar puts one more liar on the LAN, who has what the honest have.
+func (w *simWorld) addLiar(addr string) (*simMachine, *machine) {
+	m := w.lan.add(addr, liarLag, simRate)
+	liar := machineAt(w.host(m), options{}, simLibrary{w}, &w.said)
+	w.lying[liar.host.ID().String()] = true
+	return m, liar
 }
 
 func (w *simWorld) random(n int) []byte {
@@ -208,18 +221,24 @@ func (w *simWorld) meet(liarAt int) {
 	<-w.alice.Settled()
 }
 
-func (w *simWorld) find(m *simMachine, id peer.ID) { w.alice.machine.found <- m.entry(id) }
+// find lets alice know of a machine, and it of her.
+func (w *simWorld) find(m *simMachine, id peer.ID) {
+	w.alice.machine.found <- m.entry(id)
+	m.found <- w.alice.machine.entry(w.alice.id)
+}
 
 // commit makes the liar commit a fault, from now on, and answer.
-func (w *simWorld) commit(f fault) {
-	w.liar.faults = []fault{f}
+func (w *simWorld) commit(f fault) { w.answer(w.liar, f) }
+
+func (w *simWorld) answer(liar *machine, faults ...fault) {
+	liar.faults = faults
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var running sync.WaitGroup
-	w.liar.host.SetStreamHandler(protocolID, func(s network.Stream) {
+	liar.host.SetStreamHandler(protocolID, func(s network.Stream) {
 		running.Add(1)
 		defer running.Done()
 		defer s.Reset()
-		w.liar.serve(ctx, s)
+		liar.serve(ctx, s)
 	})
 	w.ended = append(w.ended, func() {
 		cancel()
@@ -294,7 +313,7 @@ func (n *simNode) strikes() map[string]int {
 	return by
 }
 
-// end judges who was struck, and ends everything. What does not end, the bubble finds.
+// end judges whether the liar was struck, and ends everything.
 func (w *simWorld) end(lie bool) {
 	w.t.Helper()
 	liar := w.liar.host.ID().String()
@@ -302,16 +321,18 @@ func (w *simWorld) end(lie bool) {
 	if (struck[liar] > 0) != lie {
 		w.t.Errorf("the liar is struck %d times, lie: %t", struck[liar], lie)
 	}
-	delete(struck, liar)
-	for _, n := range w.honest {
+	w.endWhole()
+}
+
+// endWhole ends everything. What does not end, the bubble finds.
+func (w *simWorld) endWhole() {
+	w.t.Helper()
+	for _, n := range append(w.honest, w.alice) {
 		for id, times := range n.strikes() {
-			if id != liar {
-				struck[id] += times
+			if !w.lying[id] {
+				w.t.Errorf("%s has struck %s, who is honest, %d times", n.machine.addr, id, times)
 			}
 		}
-	}
-	if len(struck) > 0 {
-		w.t.Errorf("struck are the honest %v: %v", struck, w.alice.log.FilterMessage("neighbour lied").All())
 	}
 	if d, err := w.alice.spool.Create(store.Hash{1}, w.alice.spool.Stats().MaxBytes); err != nil {
 		w.t.Errorf("the spool is not free: %v", err)
@@ -321,6 +342,7 @@ func (w *simWorld) end(lie bool) {
 	if w.t.Failed() {
 		w.report()
 	}
+	w.wantDialsOnLink()
 	for _, end := range w.ended {
 		end()
 	}
@@ -328,6 +350,17 @@ func (w *simWorld) end(lie bool) {
 		st, ok := n.machine.limits.(rcmgr.ResourceManagerState)
 		if s := st.Stat().System; !ok || s != (network.ScopeStat{}) {
 			w.t.Errorf("libp2p of %s still holds %+v", n.machine.addr, s)
+		}
+	}
+}
+
+// wantDialsOnLink fails if alice has connected to what nobody may make her connect to.
+func (w *simWorld) wantDialsOnLink() {
+	w.lan.mu.Lock()
+	defer w.lan.mu.Unlock()
+	for _, to := range w.lan.dials[w.alice.machine.addr] {
+		if !netip.MustParsePrefix("10.0.0.0/24").Contains(to.Addr()) || to.Addr() == w.alice.machine.addr || to.Port() < 1024 {
+			w.t.Errorf("alice has dialled %s", to)
 		}
 	}
 }
@@ -340,10 +373,22 @@ func (w *simWorld) report() {
 	w.t.Log("the liar is", w.liar.host.ID(), "and has committed", strings.Count(w.said.String(), "offence"))
 }
 
-// A simLibrary is what the liar has.
-type simLibrary struct {
-	*store.Mem
-	w *simWorld
+// A simLibrary is what the liars have.
+type simLibrary struct{ w *simWorld }
+
+func (l simLibrary) of(hp store.HashPart) *store.Mem {
+	if _, err := l.w.liarsOwn.Info(context.Background(), hp); err == nil {
+		return l.w.liarsOwn
+	}
+	return l.w.shared
+}
+
+func (l simLibrary) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	return l.of(hp).Info(ctx, hp)
+}
+
+func (l simLibrary) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	return l.of(info.Path.HashPart()).NAR(ctx, info)
 }
 
 func (l simLibrary) AllValidPaths(context.Context) (all []store.Path, _ error) {
