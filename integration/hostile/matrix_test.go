@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -13,6 +14,17 @@ import (
 
 	"narbor/store"
 )
+
+// The fault matrix: what a neighbour can do wrong, while machines discover each other, while one asks who has what, while
+// a NAR is on its way, and while Nix waits for it. Each fault is committed at five places of the sequence that its phase
+// consists of. Every case is a LAN of six machines in memory, with libp2p as it is, in time that is simulated, and its
+// seed is its number: names, keys, NARs and the order of things are the same in each run, down to what the Go scheduler
+// decides. After it
+//
+//   - what Nix was given is right, or 404, in time; and not 404 if somebody honest has it
+//   - every goroutine has ended (or else the bubble says that it is deadlocked), libp2p counts nothing as held, the spool
+//     has all of its space back, and the memory of the phase is free
+//   - the liar has been struck if it has lied, and only then; and nobody honest ever, by anybody
 
 // positions is at how many places of a sequence each fault is committed.
 const positions = 5
@@ -33,13 +45,36 @@ type matrixCase struct {
 	run  func(t *testing.T, seed uint64)
 }
 
+// maxKept is how much memory the cases of a phase may leave behind, all together.
+const maxKept = 24 << 20
+
 func runCases(t *testing.T, cases []matrixCase) {
-	for i, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { c.run(t, uint64(i)) })
-		})
+	if len(cases) < 24*positions {
+		t.Errorf("%d cases, want %d", len(cases), 24*positions)
 	}
+	before := heap()
+	t.Run("cases", func(t *testing.T) { // returns when all have ended
+		for i, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { c.run(t, uint64(i)) })
+			})
+		}
+	})
+	if after := heap(); after > before+maxKept {
+		t.Errorf("%d cases have left %d bytes of memory behind, want %d at most", len(cases), after-before, maxKept)
+	}
+	t.Logf("%d cases", len(cases))
+}
+
+// heap returns how many bytes are in use.
+func heap() uint64 {
+	for range 3 { // pools are emptied in two steps
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
 
 // transferFaults are those in the bytes of a NAR.

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 
@@ -21,16 +19,14 @@ import (
 	"narbor/p2p"
 )
 
-const (
-	simPort = 6273
-	// simBuffer is what a connection takes before its writer waits, as a socket does.
-	simBuffer = 1 << 20
-)
+const simPort = 6273
 
 var errRefused = errors.New("connection refused")
 
 // A simNet is a LAN in memory: connections take time, and no processor waits for it.
 type simNet struct {
+	raws sync.WaitGroup // what talks in place of libp2p
+
 	mu       sync.Mutex // guards the rest
 	machines map[netip.Addr]*simMachine
 	next     int                             // port of the next connection
@@ -124,10 +120,10 @@ func (m *simMachine) connect(ctx context.Context, to netip.AddrPort) (*simConn, 
 	m.keep(near)
 	other.keep(far)
 	if raw != nil {
-		go func() {
+		m.net.raws.Go(func() {
 			raw(far)
 			far.Close()
-		}()
+		})
 		return near, nil
 	}
 	select {
@@ -264,134 +260,6 @@ func (c *simConn) SetWriteDeadline(t time.Time) error { c.out.until(&c.out.write
 func (c *simConn) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)
 	return c.SetWriteDeadline(t)
-}
-
-// A pipe is one direction of a connection: what goes in comes out later.
-type pipe struct {
-	from *simMachine
-
-	mu              sync.Mutex // guards the rest
-	changed         chan struct{}
-	chunks          []chunk
-	held            int       // bytes in chunks
-	free            time.Time // when the line is free
-	closed          bool
-	readBy, writeBy time.Time
-}
-
-type chunk struct {
-	b  []byte
-	at time.Time // when it arrives
-}
-
-func newPipe(from *simMachine) *pipe { return &pipe{from: from, changed: make(chan struct{})} }
-
-// tell wakes whoever waits. The caller holds mu.
-func (p *pipe) tell() {
-	close(p.changed)
-	p.changed = make(chan struct{})
-}
-
-func (p *pipe) until(deadline *time.Time, t time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	*deadline = t
-	p.tell()
-}
-
-// close ends the pipe, at once or after what is in it.
-func (p *pipe) close(now bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	if now {
-		p.chunks = nil
-	}
-	p.tell()
-}
-
-// wait waits for a change, or for a moment, unless the deadline has passed. The caller holds mu, which is let go of
-// meanwhile.
-func (p *pipe) wait(deadline, moment time.Time, also <-chan struct{}) error {
-	if !deadline.IsZero() && !time.Now().Before(deadline) {
-		return os.ErrDeadlineExceeded
-	}
-	if moment.IsZero() || !deadline.IsZero() && deadline.Before(moment) {
-		moment = deadline
-	}
-	changed := p.changed
-	p.mu.Unlock()
-	defer p.mu.Lock()
-	var timeout <-chan time.Time
-	if !moment.IsZero() {
-		t := time.NewTimer(time.Until(moment))
-		defer t.Stop()
-		timeout = t.C
-	}
-	select {
-	case <-changed:
-	case <-also:
-	case <-timeout:
-	}
-	return nil
-}
-
-func (p *pipe) read(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		var moment time.Time
-		asleep := p.from.awake()
-		if len(p.chunks) > 0 && asleep == nil {
-			moment = p.chunks[0].at
-			if !time.Now().Before(moment) {
-				return p.take(b), nil
-			}
-		}
-		if p.closed && len(p.chunks) == 0 {
-			return 0, io.EOF
-		}
-		if err := p.wait(p.readBy, moment, asleep); err != nil {
-			return 0, err
-		}
-	}
-}
-
-// take hands out what has come of the first chunk. The caller holds mu.
-func (p *pipe) take(b []byte) int {
-	c := &p.chunks[0]
-	n := copy(b, c.b)
-	if c.b = c.b[n:]; len(c.b) == 0 {
-		p.chunks = p.chunks[1:]
-	}
-	if p.held -= n; p.held < simBuffer {
-		p.tell()
-	}
-	return n
-}
-
-func (p *pipe) write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for !p.closed && p.held >= simBuffer {
-		if err := p.wait(p.writeBy, time.Time{}, nil); err != nil {
-			return 0, err
-		}
-	}
-	if p.closed {
-		return 0, io.ErrClosedPipe
-	}
-	p.from.mu.Lock()
-	latency, rate := p.from.latency, p.from.rate
-	p.from.mu.Unlock()
-	if now := time.Now(); p.free.Before(now) {
-		p.free = now
-	}
-	p.free = p.free.Add(time.Duration(len(b)) * time.Second / time.Duration(rate))
-	p.chunks = append(p.chunks, chunk{append([]byte(nil), b...), p.free.Add(latency)})
-	p.held += len(b)
-	p.tell()
-	return len(b), nil
 }
 
 // entry is the machine's announcement.

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -346,6 +347,8 @@ func (w *simWorld) endWhole() {
 	for _, end := range w.ended {
 		end()
 	}
+	w.lan.raws.Wait()
+	synctest.Wait()
 	for _, n := range append(w.honest, w.alice) {
 		st, ok := n.machine.limits.(rcmgr.ResourceManagerState)
 		if s := st.Stat().System; !ok || s != (network.ScopeStat{}) {
@@ -371,29 +374,4 @@ func (w *simWorld) report() {
 		w.t.Log(e.Time.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), e.Message, e.ContextMap())
 	}
 	w.t.Log("the liar is", w.liar.host.ID(), "and has committed", strings.Count(w.said.String(), "offence"))
-}
-
-// A simLibrary is what the liars have.
-type simLibrary struct{ w *simWorld }
-
-func (l simLibrary) of(hp store.HashPart) *store.Mem {
-	if _, err := l.w.liarsOwn.Info(context.Background(), hp); err == nil {
-		return l.w.liarsOwn
-	}
-	return l.w.shared
-}
-
-func (l simLibrary) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
-	return l.of(hp).Info(ctx, hp)
-}
-
-func (l simLibrary) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
-	return l.of(info.Path.HashPart()).NAR(ctx, info)
-}
-
-func (l simLibrary) AllValidPaths(context.Context) (all []store.Path, _ error) {
-	for _, p := range l.w.paths {
-		all = append(all, p.info.Path)
-	}
-	return all, nil
 }
