@@ -79,3 +79,40 @@ func sentTo(s lan.Status, hosts ...*lan.Host) (n int64) {
 	}
 	return n
 }
+
+// maxUnderAttack is what narbor may take in memory whatever is done to it.
+const maxUnderAttack = 160 << 20
+
+// Everything that the hostile peer knows is done to one machine at once, which fetches from it and serves another. Nix
+// gets what it wants, and memory is bounded.
+func TestMemoryUnderAllAttacksAtOnce(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	_, url := w.upstream(c)
+	alice, p := w.fetching("alice", url)
+	w.realise(alice, references(c.Biggest())...)
+	answers := "wrong-block,extended-block,endless-block,trickle,silent-block,s2-bomb,s2-lie,s2-promise,zstd-bomb,zstd-window,zstd-promise,zstd-many," +
+		"endless-manifest,oversized-claim,fat-claim,endless-claim,trickled-claim,endless-stream"
+	for _, attack := range [][]string{{"greedy", "--count", "16"}, {"deaf"}, {"probe"}, {"garbage-request"}, {"identities"},
+		{"mdns-flood", "--over", "1m"}, {"mdns-fat", "--over", "1m"}} {
+		m := w.host(lan.HostConfig{Name: attack[0], Nix: c.Nix}, "substituters =")
+		w.hostile(m, append([]string{"--target", alice.Addr4.String(), "--quiet", "--fault"}, attack...)...)
+	}
+	for _, name := range []string{"liar0", "liar1", "liar2"} {
+		w.hostile(w.host(lan.HostConfig{Name: name, Nix: c.Nix}, "substituters ="), "--fault", answers)
+	}
+	w.until(alice, "had many neighbours", func(s lan.Status) bool { return len(s.Neighbours) > 40 })
+	w.must(p.ResetPeak())
+	bob, _ := w.fetching("bob", url)
+	w.neighbours(bob, 1)
+	for _, r := range []*realisation{w.begin(alice, c.Top.String()), w.begin(bob, c.Top.String())} {
+		r.end()
+		w.whole(r.h, c, c.Top.String())
+	}
+	u, err := p.Usage()
+	w.must(err)
+	t.Logf("under all attacks at once: %d MiB of memory at most, %d neighbours", u.PeakRSS>>20, len(w.status(alice).Neighbours))
+	if u.PeakRSS > maxUnderAttack {
+		t.Errorf("memory was %d MiB, want at most %d", u.PeakRSS>>20, maxUnderAttack>>20)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -32,6 +33,10 @@ const drainTime = 10 * time.Second
 // aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
 // the spool holds for other reasons must not suffer, so it is at most a quarter of that.
 const aheadBudget = 512 << 20
+
+// softMemory is from how much memory on garbage is collected as often as it must be: by itself Go takes twice what is in
+// use, which under attack is a lot. GOMEMLIMIT overrides it.
+const softMemory = 112 << 20
 
 // runCommand serves Nix on the sockets that systemd handed over, if there are any.
 func runCommand(inherited []net.Listener) *cli.Command {
@@ -58,6 +63,9 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return codedError{fmt.Errorf("run takes no arguments, but got %q", c.Args().First()), exitUsage}
+			}
+			if os.Getenv("GOMEMLIMIT") == "" {
+				debug.SetMemoryLimit(softMemory)
 			}
 			s, err := newService(c, inherited)
 			if err != nil {
