@@ -1,12 +1,14 @@
 package integration_test
 
 import (
+	"fmt"
 	"go/parser"
 	"go/token"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,7 +26,7 @@ var mayImport = map[string][]string{
 	"integration": {"store", "trust", "p2p", "narserve", "cmd"},
 }
 
-var topLevelFiles = []string{"CHANGELOG.md", "LICENSE", "README.md", "flake.lock", "flake.nix", "go.mod", "go.sum"}
+var topLevelFiles = []string{"CHANGELOG.md", "LICENSE", "README.md", "SECURITY.md", "flake.lock", "flake.nix", "go.mod", "go.sum"}
 
 func TestImportsFollowTheTable(t *testing.T) {
 	files := 0
@@ -115,4 +117,47 @@ func topLevel(t *testing.T) []string {
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
+}
+
+// SECURITY.md proves its promises by tests: those that it names must exist.
+func TestSecurityNamesTestsThatExist(t *testing.T) {
+	text, err := os.ReadFile("../SECURITY.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := testNames(t)
+	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w*)`").FindAllStringSubmatch(string(text), -1)
+	if len(named) < 27 {
+		t.Errorf("SECURITY.md names %d tests, want one for each threat at least", len(named))
+	}
+	for _, m := range named {
+		if !here[m[1]] {
+			t.Errorf("SECURITY.md names %s, which is no test", m[1])
+		}
+	}
+	for n := 1; n <= 27; n++ {
+		row := regexp.MustCompile(fmt.Sprintf(`(?m)^\| %d \|.*$`, n)).FindString(string(text))
+		if !strings.Contains(row, "`Test") {
+			t.Errorf("threat %d: the row %q names no test", n, row)
+		}
+	}
+}
+
+// testNames returns the names of all tests.
+func testNames(t *testing.T) map[string]bool {
+	names := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`).FindAllSubmatch(file, -1) {
+			names[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
 }
