@@ -139,7 +139,7 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 		streams = append(streams, closer{s})
 		all.Go(func() { download(s, &honest) })
 	}
-	for honest.Load() < 2000 {
+	for honest.Load() < 600 {
 		time.Sleep(time.Millisecond)
 	}
 	h, others := honest.Load(), greedy.Load()-before
