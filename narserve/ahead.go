@@ -192,7 +192,7 @@ func (a *ahead) next(running int) (trust.Mapping, bool) {
 	if a.astray = !a.astray; a.astray && a.pending > 0 {
 		i = rand.IntN(min(len(a.plan), aheadSpread))
 	}
-	if m := a.plan[i]; !a.isExpected(m) || !a.fits(m) {
+	if m := a.plan[i]; !a.isExpected(m) || a.pending+m.NarSize() > a.budget/2 { // what Nix asks for last stays longest
 		i = 0
 	}
 	m := a.plan[i]
