@@ -16,6 +16,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,8 +65,13 @@ type simWorld struct {
 	mallet *simMachine     // the liar's
 	lying  map[string]bool // the peer IDs of those who are no honest neighbours
 	said   bytes.Buffer
-	ended  []func()
+
+	answers *tallied
+	ended   []func()
 }
+
+// A tallied is how often Nix got something, in how many schedules.
+type tallied struct{ schedules, narinfos, nars atomic.Int64 }
 
 type simPath struct {
 	info store.Info
@@ -83,7 +89,7 @@ type simNode struct {
 
 // newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
 func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
-	w := &simWorld{t: t, lying: map[string]bool{}, rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
+	w := &simWorld{t: t, lying: map[string]bool{}, answers: new(tallied), rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
 	w.secret = ed25519.NewKeyFromSeed(w.random(ed25519.SeedSize))
 	w.keys = new(trust.Keys)
 	if err := w.keys.Replace([]string{"upstream-1:" + base64.StdEncoding.EncodeToString(w.secret.Public().(ed25519.PublicKey))}); err != nil {
@@ -277,6 +283,7 @@ func (w *simWorld) wantNarinfo(p simPath, maybe bool) {
 	if rec.Code == http.StatusNotFound && maybe {
 		return
 	}
+	w.answers.narinfos.Add(1)
 	got := rec.Body.String()
 	if rec.Code != http.StatusOK || !strings.Contains(got, fmt.Sprintf("StorePath: %s\n", p.info.Path)) ||
 		!strings.Contains(got, fmt.Sprintf("NarHash: %s\n", p.info.NarHash)) || !strings.Contains(got, fmt.Sprintf("NarSize: %d\n", p.info.NarSize)) {
@@ -299,6 +306,7 @@ func (w *simWorld) wantNAR(p simPath, from int, maybe bool) {
 	if rec.Code == http.StatusNotFound && maybe {
 		return
 	}
+	w.answers.nars.Add(1)
 	got, _ := io.ReadAll(rec.Body)
 	if rec.Code != status || !bytes.Equal(got, p.nar[from:]) {
 		w.t.Errorf("GET %s = %d with %d bytes, right: %t; want %d with the %d right ones", p.url(), rec.Code, len(got), bytes.Equal(got, p.nar[from:]), status, len(p.nar)-from)
@@ -335,11 +343,7 @@ func (w *simWorld) endWhole() {
 			}
 		}
 	}
-	if d, err := w.alice.spool.Create(store.Hash{1}, w.alice.spool.Stats().MaxBytes); err != nil {
-		w.t.Errorf("the spool is not free: %v", err)
-	} else {
-		d.Discard()
-	}
+	w.wantSpoolFree()
 	if w.t.Failed() {
 		w.report()
 	}
@@ -355,6 +359,20 @@ func (w *simWorld) endWhole() {
 			w.t.Errorf("libp2p of %s still holds %+v", n.machine.addr, s)
 		}
 	}
+}
+
+// wantSpoolFree fails if somebody still holds a NAR, or space for one, when what Nix has given up may not go on any more.
+func (w *simWorld) wantSpoolFree() {
+	var err error
+	for range 250 {
+		var d *store.Draft
+		if d, err = w.alice.spool.Create(store.Hash{1}, w.alice.spool.Stats().MaxBytes); err == nil {
+			d.Discard()
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	w.t.Errorf("the spool is not free: %v", err)
 }
 
 // wantDialsOnLink fails if alice has connected to what nobody may make her connect to.
