@@ -148,7 +148,7 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 	}
 	all.Wait()
 	t.Logf("while it got %d blocks, 32 greedy peers at one other address got %d", h, others)
-	if others > 4*h { // all of them share the processors with this node, so that it is not exactly as much
+	if others > 6*h { // all of them share the processors with this node, so that it is not exactly as much
 		t.Errorf("32 greedy peers at one address got %d blocks while another got %d, want about as many", others, h)
 	}
 }
