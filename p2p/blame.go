@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,24 +21,23 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		for id := range by {
 			f.liar(id, cause)
 		}
-		f.redo(func(int, peer.ID) bool { return true })
-		return nil, nil
+		_, err := f.suspect(func(int, block) bool { return true })
+		return nil, err
 	}
 	witness := f.witness(by)
 	if witness == nil { // they have left meanwhile: nothing can be held against anybody
-		f.redo(func(int, peer.ID) bool { return true })
-		return nil, nil
+		_, err := f.suspect(func(int, block) bool { return true })
+		return nil, err
 	}
 	manifest, err := f.askManifest(ctx, witness)
 	if err != nil {
 		f.failed(ctx, witness, err)
-		if _, err := f.suspect(func(b block) bool { return b.from == witness.id }); err != nil {
+		if _, err := f.suspect(func(_ int, b block) bool { return b.from == witness.id }); err != nil {
 			return nil, err
 		}
 		return nil, ctx.Err()
 	}
-	accused, err := f.compare(manifest)
-	if err != nil {
+	if err := f.compare(manifest); err != nil {
 		return nil, err
 	}
 	f.manifest = manifest
@@ -54,13 +52,8 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 	sp, err := f.draft.Commit(f.m.CheckNAR)
 	if errors.Is(err, store.ErrCorrupt) {
 		f.liar(witness.id, fmt.Errorf("vouched for all of it: %w", err))
-		f.redo(func(_ int, from peer.ID) bool { return from == witness.id })
-		return nil, nil
-	}
-	if err == nil || errors.Is(err, store.ErrMalformed) { // the hash is right in both cases
-		for _, id := range accused {
-			f.liar(id, errors.New("sent a block that is not of this NAR"))
-		}
+		_, err := f.suspect(func(_ int, b block) bool { return b.from == witness.id })
+		return nil, err
 	}
 	return sp, err
 }
@@ -78,26 +71,20 @@ func (f *fetch) witness(by map[peer.ID]int) *neighbour {
 	return best
 }
 
-// compare makes the blocks that are not in the manifest missing again, and returns who sent them. It is called
-// while no run is on.
-func (f *fetch) compare(manifest store.Manifest) (accused []peer.ID, err error) {
+// compare makes the blocks that are not in the manifest missing again. It is called while no run is on.
+func (f *fetch) compare(manifest store.Manifest) error {
 	buf := blockBuffers.Get().(*[]byte)
 	defer blockBuffers.Put(buf)
 	wrong := make([]bool, len(manifest))
 	for i, block := range manifest {
 		b := (*buf)[:block.Size]
 		if _, err := f.draft.ReadAt(b, int64(i)*store.BlockSize); err != nil {
-			return nil, err
+			return err
 		}
 		wrong[i] = sha256.Sum256(b) != block.Hash
 	}
-	f.redo(func(i int, from peer.ID) bool {
-		if wrong[i] && !slices.Contains(accused, from) {
-			accused = append(accused, from)
-		}
-		return wrong[i]
-	})
-	return accused, nil
+	_, err := f.suspect(func(i int, _ block) bool { return wrong[i] })
+	return err
 }
 
 // askManifest gets a holder's word on what the blocks are.

@@ -332,19 +332,6 @@ func (f *fetch) overdue(by time.Duration) bool {
 	return false
 }
 
-// redo makes every block for which wrong returns true missing again.
-func (f *fetch) redo(wrong func(i int, from peer.ID) bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for i := range f.blocks {
-		if f.blocks[i].state == blockDone && wrong(i, f.blocks[i].from) {
-			f.blocks[i] = block{}
-			f.left++
-		}
-	}
-	f.next = 0
-}
-
 // contributors counts the blocks in the draft by who vouches for them.
 func (f *fetch) contributors() map[peer.ID]int {
 	f.mu.Lock()

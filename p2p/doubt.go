@@ -29,17 +29,17 @@ func (f *fetch) doubt() (relayed bool, err error) {
 	f.crowd.owners = nil
 	f.tell()
 	f.mu.Unlock()
-	relayed, err = f.suspect(func(b block) bool { return b.relayed })
+	relayed, err = f.suspect(func(_ int, b block) bool { return b.relayed })
 	f.only()
 	return relayed, err
 }
 
 // suspect makes blocks missing again, remembers them, and says whether there were any. It is called while no run is on.
-func (f *fetch) suspect(whose func(block) bool) (any bool, err error) {
+func (f *fetch) suspect(which func(int, block) bool) (any bool, err error) {
 	var found []suspicion
 	f.mu.Lock()
 	for i, b := range f.blocks {
-		if b.state == blockDone && whose(b) {
+		if b.state == blockDone && which(i, b) {
 			found = append(found, suspicion{block: i, from: b.from, hearsay: b.relayed})
 		}
 	}
@@ -50,25 +50,31 @@ func (f *fetch) suspect(whose func(block) bool) (any bool, err error) {
 		}
 	}
 	f.suspects = append(f.suspects, found...)
-	f.redo(func(i int, _ peer.ID) bool { return whose(f.blocks[i]) })
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range found {
+		f.blocks[s.block] = block{}
+		f.left++
+	}
+	f.next = 0
 	return len(found) > 0, nil
 }
 
 // settle holds against those who sent wrong blocks what they did, now that the right NAR is here. Who had vouched for
 // one has lied.
-func (f *fetch) settle(sp *store.Spooled) error {
+func (f *fetch) settle(nar io.ReaderAt) error {
 	type fault struct {
 		from    peer.ID
 		hearsay bool
 	}
 	seen := map[fault]bool{}
 	for _, s := range f.suspects {
-		hash, err := f.digest(sp, s.block)
+		hash, err := f.digest(nar, s.block)
 		if err != nil {
 			return err
 		}
 		who := fault{s.from, s.hearsay}
-		if hash == s.hash || seen[who] {
+		if hash == s.hash || seen[who] || f.hasLied(s.from) {
 			continue
 		}
 		seen[who] = true
@@ -79,6 +85,13 @@ func (f *fetch) settle(sp *store.Spooled) error {
 		}
 	}
 	return nil
+}
+
+// hasLied says whether somebody was convicted in this fetch.
+func (f *fetch) hasLied(id peer.ID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.failures[id] >= lied
 }
 
 // digest hashes a block of the NAR.

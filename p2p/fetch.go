@@ -73,6 +73,8 @@ func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
 		}
 		if sp != nil {
 			f.settle(sp)
+		} else if errors.Is(err, store.ErrMalformed) { // it is what the upstream signed all the same
+			f.settle(f.draft)
 		}
 		if sp != nil || err != nil {
 			return sp, err
