@@ -134,6 +134,9 @@ func (u upstream) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.S
 	})
 	if len(to) > 0 {
 		<-node.Settled()
+		for limit := time.Now().Add(10 * time.Second); len(node.Status().Neighbours) < len(to) && time.Now().Before(limit); {
+			time.Sleep(time.Millisecond) // a connection counts once both sides have said what they speak
+		}
 		if got := len(node.Status().Neighbours); got != len(to) {
 			t.Fatalf("%d neighbours once settled, want %d", got, len(to))
 		}

@@ -219,6 +219,9 @@ func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n 
 	}
 	t.Cleanup(stop)
 	<-n.Settled() // it answers by then
+	for limit := time.Now().Add(10 * time.Second); len(n.neighbours()) < len(rogues) && time.Now().Before(limit); {
+		time.Sleep(time.Millisecond) // a connection counts once both sides have said what they speak
+	}
 	if got := len(n.neighbours()); got != len(rogues) {
 		t.Fatalf("%d neighbours, want %d", got, len(rogues))
 	}
