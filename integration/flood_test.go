@@ -16,22 +16,26 @@ import (
 // maxGrowth is what an attack may cost in memory.
 const maxGrowth = 64 << 20
 
+// maxFatGrowth is what packets of 65,000 strings may cost: they are taken apart by the mDNS library before narbor sees
+// them, and what that leaves behind depends on when the garbage collector comes. It was 2 GiB once.
+const maxFatGrowth = 96 << 20
+
 // nightly says whether there is time.
 func nightly() bool { return os.Getenv("NARBOR_NIGHTLY") != "" }
 
 // growing watches a process, and returns what says how much memory it has taken at most since.
-func (w world) growing(p *lan.Process) func(what string) {
+func (w world) growing(p *lan.Process) func(what string, limit int64) {
 	w.Helper()
 	before, err := p.Usage()
 	w.must(err)
 	w.must(p.ResetPeak())
-	return func(what string) {
+	return func(what string, limit int64) {
 		w.Helper()
 		now, err := p.Usage()
 		w.must(err)
 		w.Logf("%s: memory %d MiB before, %d MiB at most, and %s of processor time", what, before.RSS>>20, now.PeakRSS>>20, now.CPU-before.CPU)
-		if now.PeakRSS-before.RSS > maxGrowth {
-			w.Errorf("%s: memory grew from %d to %d MiB, want %d MiB more at most", what, before.RSS>>20, now.PeakRSS>>20, maxGrowth>>20)
+		if now.PeakRSS-before.RSS > limit {
+			w.Errorf("%s: memory grew from %d to %d MiB, want %d MiB more at most", what, before.RSS>>20, now.PeakRSS>>20, limit>>20)
 		}
 	}
 }
@@ -91,7 +95,7 @@ func TestFloodOfAnnouncements(t *testing.T) {
 	t.Logf("a new machine is found %s after the flood", time.Since(start).Round(time.Millisecond))
 	got := dials()
 	t.Logf("dials: %v", got)
-	grown("10,000 announcements")
+	grown("10,000 announcements", maxGrowth)
 	for _, where := range []string{"loopback", "offlink4", "offlink6", "metadata", "gateway"} {
 		if n, ok := got[where]; n > 0 || !ok {
 			t.Errorf("%d dials of the kind %q (counted: %v), want none", n, where, ok)
@@ -123,7 +127,7 @@ func TestFloodOfFatAnnouncements(t *testing.T) {
 	grown := w.growing(p)
 	flood, _ := w.hostile(mallory, "--quiet", "--fault", "mdns-fat", "--over", "5s")
 	w.over(flood, 5*time.Second)
-	grown("1,000 fat announcements")
+	grown("1,000 fat announcements", maxFatGrowth)
 }
 
 // A thousand identities of one machine ask for all there is and read nothing. Who is honest keeps its place, and gets
@@ -160,7 +164,7 @@ func TestManyIdentitiesOfOneMachine(t *testing.T) {
 			t.Errorf("%s got nothing from its neighbour", h.Name)
 		}
 	}
-	grown("1,000 identities")
+	grown("1,000 identities", maxGrowth)
 	connected := 0
 	for _, nb := range w.status(alice).Neighbours {
 		if at(nb.Addr, mallory) {
@@ -200,7 +204,7 @@ func TestGreedyNeighbours(t *testing.T) {
 			w.neighbours(bob, 1)
 			w.realise(bob, c.Top.String())
 			w.whole(bob, c, c.Top.String())
-			grown(fault)
+			grown(fault, maxGrowth)
 			log, err := attack.Log()
 			w.must(err)
 			t.Logf("%s", log[strings.LastIndex(log, "offence"):])
