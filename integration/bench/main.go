@@ -69,7 +69,7 @@ func cases() []benchCase {
 		{"gigabit", true, func(b *bench) ([]row, error) { return b.closures("gigabit", 1000, 0.80) }},
 		{"wifi", true, (*bench).wifi},
 		{"four", true, (*bench).four},
-		{"big", true, (*bench).big},
+		{"big", false, (*bench).big}, // on a virtual machine whose host takes back free memory it says more about that
 		{"crowd", true, (*bench).crowd},
 		{"misses", true, (*bench).misses},
 		{"lame", true, (*bench).lame},
