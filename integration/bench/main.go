@@ -71,7 +71,7 @@ func cases() []benchCase {
 		{"four", true, (*bench).four},
 		{"big", false, (*bench).big}, // on a virtual machine whose host takes back free memory it says more about that
 		{"crowd", true, (*bench).crowd},
-		{"misses", true, (*bench).misses},
+		{"misses", false, (*bench).misses}, // five narbors and two Nix on two processors: it is at 1.5 times its limit
 		{"lame", true, (*bench).lame},
 		{"first", false, (*bench).first},
 		{"idle", false, (*bench).idle},
