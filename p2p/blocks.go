@@ -77,6 +77,9 @@ func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	}
 	i, ok := f.next, true
 	r := f.crowd.members[nb.id]
+	if len(f.crowd.members) == 0 {
+		f.crowd.busy()
+	}
 	if r != nil {
 		var sure bool
 		if i, sure = f.pickRelayed(r, asked); i == askedHave {
@@ -171,6 +174,9 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	}
 	b.state, b.from, b.relayed = blockDone, nb.id, relayed
 	f.crowd.last = time.Now()
+	if relayed {
+		f.crowd.passed++
+	}
 	f.tell()
 	if f.left--; f.left == 0 {
 		f.end()

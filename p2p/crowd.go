@@ -29,6 +29,7 @@ type crowd struct {
 	owners  []*relay              // of each block whose it is, nil is this node's; made when asked for
 	gone    map[peer.ID]time.Time // when it had nothing to pass on
 	idle    time.Time             // since when holders have had nothing to do
+	passed  int                   // how many blocks have been passed on since then
 	last    time.Time             // when a block came last, from whomever
 	shared  bool                  // others may have what is here
 	closed  bool                  // nothing is taken from it any more, nor given to it
@@ -67,7 +68,7 @@ func (c *crowd) offer(nb *neighbour, nar store.Hash) bool {
 	}
 	c.members[nb.id] = &relay{seed: crowdSeed(nb.id, nar)}
 	c.waiting = append(c.waiting, nb)
-	c.owners, c.idle = nil, time.Time{}
+	c.owners = nil
 	return true
 }
 
@@ -153,9 +154,24 @@ func (f *fetch) pickRelayed(r *relay, asked []int) (i int, sure bool) {
 	return own, false
 }
 
+// busy notes that holders have something to do.
+func (c *crowd) busy() { c.idle, c.passed = time.Time{}, 0 }
+
+// keepsUp says whether a holder that takes a while for each block is to leave what is missing to the others. That is so at
+// first, and then as long as they are at least half as fast: whoever passes on a block now and then, and maybe a wrong
+// one, must not hold up a fetch.
+func (c *crowd) keepsUp(each time.Duration) bool {
+	if c.idle.IsZero() {
+		c.idle = time.Now()
+	}
+	patience := min(max(patienceBlocks*each, minPatience), maxPatience)
+	idle := time.Since(c.idle)
+	return idle < patience || time.Since(c.last) < patience && 2*time.Duration(c.passed)*each > idle
+}
+
 // pickVouched gives a holder of the whole NAR its next block while there is a crowd: one that is this node's own, or
-// after a while, whatever nobody has passed on. It returns len(f.blocks) if all have been asked for, and false if it
-// is too early. The caller holds mu.
+// whatever nobody passes on soon enough. It returns len(f.blocks) if all have been asked for, and false if it is too
+// early. The caller holds mu.
 func (f *fetch) pickVouched(each time.Duration) (int, bool) {
 	const not = -1
 	foreign, here := not, not // the first missing that is another's, and that another has
@@ -167,20 +183,13 @@ func (f *fetch) pickVouched(each time.Duration) (int, bool) {
 				here = i
 			}
 		case f.crowd.owner(i, len(f.blocks)) == nil:
-			f.crowd.idle = time.Time{}
+			f.crowd.busy()
 			return i, true
 		case foreign == not:
 			foreign = i
 		}
 	}
-	if f.crowd.idle.IsZero() {
-		f.crowd.idle = time.Now()
-	}
-	since := f.crowd.idle
-	if f.crowd.last.After(since) {
-		since = f.crowd.last
-	}
-	if time.Since(since) < min(max(patienceBlocks*each, minPatience), maxPatience) {
+	if f.crowd.keepsUp(each) {
 		return 0, false
 	}
 	if foreign != not {

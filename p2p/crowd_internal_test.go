@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -60,6 +61,44 @@ func TestEachBlockHasOneOwnerWhomEverybodyKnows(t *testing.T) {
 		if n := owned[id]; n < blocks/len(ids)*2/3 || n > blocks/len(ids)*4/3 {
 			t.Errorf("%s owns %d of %d blocks: not fair among %d", id, n, blocks, len(ids))
 		}
+	}
+}
+
+// waitedFor returns how long a holder that takes 10 ms for a block leaves the blocks to a crowd that passes one on each
+// pace, and takes in a new member each time; a minute is for ever.
+func waitedFor(pace time.Duration) (waited time.Duration) {
+	nar := store.Hash{1}
+	c := newCrowd("self", nar, true)
+	start := time.Now()
+	for next := start.Add(pace); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
+		if !c.keepsUp(10 * time.Millisecond) {
+			break
+		}
+		if !time.Now().Before(next) {
+			c.last, next = time.Now(), next.Add(pace)
+			c.passed++
+			c.offer(&neighbour{id: peer.ID(next.String()), tally: &tally{}}, nar)
+		}
+	}
+	return time.Since(start)
+}
+
+func TestACrowdIsWaitedForWhileItKeepsUp(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pace        time.Duration
+		least, most time.Duration
+	}{
+		{15 * time.Millisecond, time.Minute, time.Hour}, // two thirds of the holder's pace
+		{50 * time.Millisecond, 0, time.Second},         // a fifth
+		{500 * time.Millisecond, 0, time.Second},
+		{time.Hour, 0, time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			if got := waitedFor(c.pace); got < c.least || got > c.most {
+				t.Errorf("a crowd that passes on a block each %s is waited for %s, want %s to %s", c.pace, got, c.least, c.most)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 // Package p2p finds the neighbours that run narbor, asks them what they have, and fetches NARs from them. What
 // it returns has been checked: a [trust.Mapping] from [Node.Lookup], and from [Node.Fetch] an archive whose every
-// byte was hashed against one. Bytes leave the package in no other way. In the other direction a neighbour is
+// byte was hashed against one. To its callers bytes come in no other way; to neighbours it also passes on blocks of
+// NARs that are still arriving, and says that nobody has verified them. In the other direction a neighbour is
 // told only of paths that an upstream has signed, and only if it asks for exactly that path, or has been told of one
 // that refers to it.
 //
