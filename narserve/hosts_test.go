@@ -2,9 +2,11 @@ package narserve_test
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -27,6 +29,20 @@ var hostCases = []hostCase{
 	// What the user has allowed, at any port: it may be forwarded.
 	{"Host: builder.lan:PORT", 200}, {"Host: BUILDER.LAN.:OTHER", 200}, {"Host: nas", 200}, {"Host: nas.", 200}, {"Host: 10.0.2.2:OTHER", 200},
 	{"Host: 10.0.2.2", 200}, {"Host: [fd00::2]:OTHER", 200}, {"Host: [FD00:0::2%25eth0]", 200},
+	// An address that a guest or a machine of the same network may have for this one.
+	{"Host: 10.0.2.2:PORT", 200}, {"Host: 127.0.0.2:PORT", 200}, {"Host: 192.168.1.7:PORT", 200}, {"Host: 192.168.122.1:PORT", 200}, {"Host: 172.31.0.1:PORT", 200},
+	{"Host: 169.254.1.1:PORT", 200}, {"Host: [fe80::1]:PORT", 200}, {"Host: [fe80::1%25virbr0]:PORT", 200}, {"Host: [fd00::7]:PORT", 200}, {"Host: [::ffff:10.0.2.2]:PORT", 200},
+	{"Host: 192.168.1.7:PORT\r\nUser-Agent: curl/8.5.0 Nix/2.31\r\nAccept: */*\r\nAccept-Encoding: zstd", 200}, {"Host: 10.0.2.2:PORT\r\nUser-Agent: Wget", 200},
+	{"Host: 192.168.1.7", 403}, {"Host: 192.168.1.7:OTHER", 403}, {"Host: [fd00::7]", 403}, {"Host: 10.0.2.2.:PORT", 200},
+	{"Host: 10.0.2.2.evil.example:PORT", 403}, {"Host: 10-0-2-2.nip.io:PORT", 403}, {"Host: 10.2:PORT", 403}, {"Host: 0xa000202:PORT", 403},
+	// Any other address, which is nobody's for this machine.
+	{"Host: 8.8.8.8:PORT", 403}, {"Host: 172.32.0.1:PORT", 403}, {"Host: 100.64.0.1:PORT", 403}, {"Host: 224.0.0.251:PORT", 403}, {"Host: 255.255.255.255:PORT", 403},
+	{"Host: [2001:db8::1]:PORT", 403}, {"Host: [ff02::fb]:PORT", 403}, {"Host: [64:ff9b::a00:202]:PORT", 403},
+	// A browser that asks by such an address: it sends no Sec-Fetch-Site there.
+	{"Host: 192.168.1.7:PORT\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", 403},
+	{"Host: 10.0.2.2:PORT\r\nuser-agent: Mozilla/5.0", 403}, {"Host: [fd00::7]:PORT\r\nAccept-Language: en", 403}, {"Host: 10.0.2.2:PORT\r\nAccept-Language:", 403},
+	{"Host: nas\r\nUser-Agent: Mozilla/5.0", 403}, {"Host: nas\r\nAccept-Language: en", 403}, {"Host: 10.0.2.2:PORT\r\nOrigin: http://10.0.2.2:PORT", 403},
+	{"Host: 10.0.2.2:PORT\r\nReferer: http://10.0.2.2:PORT/", 403}, {"Host: 10.0.2.2:PORT\r\nSec-Fetch-Site: cross-site", 403},
 	// Another port, or none, which is 80.
 	{"Host: 127.0.0.1", 403}, {"Host: localhost", 403}, {"Host: [::1]", 403}, {"Host: 127.0.0.1:OTHER", 403}, {"Host: localhost:80", 403},
 	{"Host: 127.0.0.1:", 403}, {"Host: 127.0.0.1:99999", 403}, {"Host: 127.0.0.1:a", 403}, {"Host: 127.0.0.1:-1", 403}, {"Host: 127.0.0.1:+PORT", 403},
@@ -36,9 +52,9 @@ var hostCases = []hostCase{
 	{"Host: evil.localhost:PORT", 403}, {"Host: localhost..:PORT", 403}, {"Host: .localhost:PORT", 403}, {"Host: localhostt:PORT", 403},
 	{"Host: 127-0-0-1.nip.io:PORT", 403}, {"Host: builder.lan.evil.example:PORT", 403}, {"Host: xbuilder.lan:PORT", 403},
 	{"Host: nas.lan:PORT", 403}, {"Host: localtest.me:PORT", 403},
-	// Other ways to write an address, which browsers rewrite and Nix does not use; and other addresses.
+	// Other ways to write an address, which browsers rewrite and Nix does not use.
 	{"Host: 127.1:PORT", 403}, {"Host: 0x7f000001:PORT", 403}, {"Host: 2130706433:PORT", 403}, {"Host: 0177.0.0.1:PORT", 403}, {"Host: 127.0.0.01:PORT", 403},
-	{"Host: 0.0.0.0:PORT", 403}, {"Host: [::]:PORT", 403}, {"Host: 127.0.0.2:PORT", 403}, {"Host: 192.168.1.7:PORT", 403}, {"Host: 169.254.169.254:PORT", 403},
+	{"Host: 0.0.0.0:PORT", 403}, {"Host: [::]:PORT", 403},
 	{"Host: ::1", 403}, {"Host: ::1:PORT", 403}, {"Host: fd00::2", 403}, {"Host: [localhost]:PORT", 403}, {"Host: [nas]", 403}, {"Host: [127.0.0.1]:PORT", 403},
 	{"Host: [10.0.2.2]", 403}, {"Host: []:PORT", 403}, {"Host: [::1:PORT", 403}, {"Host: ::1]:PORT", 403}, {"Host: [[::1]]:PORT", 403}, {"Host: [::1]x:PORT", 403},
 	{"Host: :PORT", 403}, {"Host:", 403}, {"Host: .:PORT", 403}, {"Host: [::2]:PORT", 403},
@@ -141,9 +157,43 @@ func TestHostOfAnAddressListenedOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for host, want := range map[string]int{"127.0.0.2": 200, "127.0.0.1": 200, "localhost": 200, "127.0.0.3": 403} {
+	for host, want := range map[string]int{"127.0.0.2": 200, "127.0.0.1": 200, "localhost": 200, "8.8.8.8": 403} {
 		resp, _ := answerTo(t, l.Addr().String(), "GET /nix-cache-info HTTP/1.1\r\nHost: "+host+":"+port+"\r\n\r\n")
 		wantStatus(t, "Host "+host, resp, want)
+	}
+}
+
+// TestOthersGetWhatNixAsksForAndNoMore is about all that is beside the cache: it tells of this machine's user, and so is
+// for this machine alone. A program that is on this machine, or in a guest behind QEMU's user networking, can say any Host;
+// a machine that comes by another interface cannot be on this one.
+func TestOthersGetWhatNixAsksForAndNoMore(t *testing.T) {
+	s := narserve.New(narserve.Config{Hosts: []string{"nas"}})
+	loopback, lan := net.IPv4(127, 0, 0, 1), net.IPv4(192, 168, 1, 7)
+	for _, path := range []string{"/", "/api/v1/status", "/metrics", "/healthz", "/favicon.ico", "/nar", "/narinfo", "/x"} {
+		for _, tt := range []struct {
+			host  string
+			local net.IP
+			open  bool
+		}{
+			{"127.0.0.1:6272", loopback, true}, {"localhost:6272", loopback, true}, {"[::1]:6272", net.IPv6loopback, true}, {"[::1]:6272", loopback, true},
+			{"127.0.0.2:6272", net.IPv4(127, 0, 0, 2), false}, {"10.0.2.2:6272", loopback, false}, {"192.168.1.7:6272", lan, false}, {"nas:6272", loopback, false},
+			{"nas", lan, false}, {"localhost:6272", lan, false}, {"127.0.0.1:6272", lan, false}, {"[::1]:6272", net.ParseIP("fe80::1"), false},
+			{"evil.example:6272", loopback, false},
+		} {
+			ask := func(path string) int {
+				r := httptest.NewRequest("GET", path, nil)
+				r.Host = tt.host
+				w := httptest.NewRecorder()
+				s.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: tt.local, Port: 6272})))
+				return w.Code
+			}
+			if got := ask(path); (got != http.StatusForbidden) != tt.open {
+				t.Errorf("GET %s with Host %s at %s: status %d", path, tt.host, tt.local, got)
+			}
+			if got := ask("/nix-cache-info"); (got == http.StatusOK) != (tt.host != "evil.example:6272") {
+				t.Errorf("GET /nix-cache-info with Host %s at %s: status %d", tt.host, tt.local, got)
+			}
+		}
 	}
 }
 

@@ -182,7 +182,7 @@ var (
 	notFound  = reply{status: http.StatusNotFound, contentType: "text/plain", text: "not found\n"}
 	readOnly  = reply{status: http.StatusMethodNotAllowed, contentType: "text/plain", text: "this cache is read-only\n"}
 	forbidden = reply{status: http.StatusForbidden, contentType: "text/plain",
-		text: "not for web pages, nor under this name or port: see --allow-host\n"} // Nix takes it for a 404
+		text: "not for web pages, nor under this name or port, but for Nix: see --allow-host\n"} // Nix takes it for a 404
 )
 
 // ServeHTTP implements [http.Handler].

@@ -15,6 +15,10 @@ import (
 // allowed refuses what a web page may have sent: without a check, any site could learn through a visitor's browser
 // which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to this
 // machine (DNS rebinding) shows in Host; a page of another origin shows in the rest, none of which Nix sends.
+//
+// DNS rebinding takes a name. An address in Host is the one that was connected to, so a guest that knows this machine
+// as 10.0.2.2, or a neighbour of an address that is listened on, may ask for what Nix asks for. Anything else here is
+// for this machine alone: by its loopback names, over its loopback interface.
 func (s *Server) allowed(r *http.Request) bool {
 	for _, name := range []string{"Origin", "Referer"} {
 		if _, ok := r.Header[name]; ok {
@@ -30,14 +34,31 @@ func (s *Server) allowed(r *http.Request) bool {
 	if !ok {
 		return false
 	}
-	if s.hosts[host] {
-		return true
-	}
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
-	if !ok || port != local.Port {
-		return false
+	here := ok && port == local.Port
+	if here && (host == "localhost" || host == "127.0.0.1" || host == "::1") {
+		return forNix(r) || local.IP.IsLoopback()
 	}
-	return host == "localhost" || host == "127.0.0.1" || host == "::1" || host == plainAddr(local.AddrPort().Addr())
+	return (s.hosts[host] || here && nearby(host, local)) && forNix(r) && !fromBrowser(r)
+}
+
+// forNix says whether a request is for one of the three kinds of URL that Nix asks for.
+func forNix(r *http.Request) bool {
+	path := r.URL.Path
+	return path == "/nix-cache-info" || strings.HasSuffix(path, ".narinfo") || strings.HasPrefix(path, "/nar/")
+}
+
+// nearby says whether a host is an address that only machines nearby can have for this one, or that is listened on.
+func nearby(host string, local *net.TCPAddr) bool {
+	a, err := netip.ParseAddr(host)
+	return err == nil && (a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsLoopback() || host == plainAddr(local.AddrPort().Addr()))
+}
+
+// fromBrowser says whether a web browser asks. Over plain HTTP it sends Sec-Fetch-Site to loopback addresses alone, and
+// a page can suppress Referer; but it cannot keep the browser from saying what it is.
+func fromBrowser(r *http.Request) bool {
+	_, speaks := r.Header["Accept-Language"]
+	return speaks || strings.HasPrefix(r.UserAgent(), "Mozilla/")
 }
 
 // splitHost takes a Host header apart. The host is in the one way in which this package writes hosts.

@@ -44,7 +44,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
 			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
 			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
-		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, such as 10.0.2.2; repeatable"),
+		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, such as builder.lan; repeatable"),
 		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
 		stateFlag(), socketFlag(),
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
