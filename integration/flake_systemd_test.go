@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,7 +56,7 @@ exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SY
 // Under a real systemd, with all that the unit forbids, the service starts as nobody in particular; and however it ends,
 // the port is never closed.
 func TestUnitsKeepThePortOpen(t *testing.T) {
-	s := bootSystemd(t)
+	s := bootSystemd(t, "")
 	s.await("narbor.service", "active")
 	if got := s.run("curl", "-s", "http://127.0.0.1:6272/nix-cache-info"); !strings.Contains(got, "StoreDir: /nix/store\n") {
 		t.Errorf("/nix-cache-info is %q", got)
@@ -83,13 +84,36 @@ func TestUnitsKeepThePortOpen(t *testing.T) {
 	}
 }
 
+// A narbor that no longer answers is started anew, and one that answers is left alone.
+func TestWatchdogRestartsWhatHangs(t *testing.T) {
+	s := bootSystemd(t, "[Service]\nWatchdogSec=4\nWatchdogSignal=SIGKILL\n")
+	s.await("narbor.service", "active")
+	pid := func() string {
+		return strings.TrimSpace(s.run("systemctl", "show", "--property=MainPID", "--value", "narbor.service"))
+	}
+	first := pid()
+	time.Sleep(9 * time.Second) // the watchdog's own clock
+	if now := pid(); now != first {
+		t.Fatalf("process %s was replaced by %s, though it answered", first, now)
+	}
+	s.run("systemctl", "kill", "--signal=STOP", "narbor.service")
+	for now := first; s.pause() && (now == first || now == "0"); {
+		now = pid()
+	}
+	s.await("narbor.service", "active")
+	if got := s.run("curl", "-s", "-m", "20", "http://127.0.0.1:6272/nix-cache-info"); !strings.Contains(got, "StoreDir: /nix/store\n") {
+		t.Errorf("/nix-cache-info is %q", got)
+	}
+}
+
 // A systemd is a machine in namespaces, run by systemd, with nothing but narbor on it.
 type systemd struct {
 	t   *testing.T
 	pid int
 }
 
-func bootSystemd(t *testing.T) systemd {
+// bootSystemd boots a machine, with changes to narbor.service if they are not "".
+func bootSystemd(t *testing.T, dropIn string) systemd {
 	if programs.err != nil {
 		t.Fatal(programs.err)
 	}
@@ -102,6 +126,12 @@ func bootSystemd(t *testing.T) systemd {
 	}
 	root, units := t.TempDir(), t.TempDir()
 	writeUnits(t, units)
+	if dropIn != "" {
+		file := filepath.Join(units, "narbor.service.d", "test.conf")
+		if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(dropIn), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child",

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -26,11 +27,13 @@ func newLog(c *cli.Context, w io.Writer) (*zap.Logger, error) {
 		enc = zapcore.NewJSONEncoder(cfg)
 	case "auto", "console":
 		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
-		if f, ok := w.(*os.File); ok && format == "auto" && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
+		f, ok := w.(*os.File)
+		if ok && format == "auto" && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
 			cfg.EncodeLevel = zapcore.CapitalColorLevelEncoder
 		}
-		if os.Getenv("JOURNAL_STREAM") != "" {
+		if ok && f == os.Stderr && toJournal() {
 			cfg.TimeKey = "" // the journal has its own
+			cfg.EncodeLevel = journalLevel
 		}
 		cfg.ConsoleSeparator = "  "
 		enc = zapcore.NewConsoleEncoder(cfg)
@@ -38,4 +41,23 @@ func newLog(c *cli.Context, w io.Writer) (*zap.Logger, error) {
 		return nil, codedError{fmt.Errorf("--log-format %q is none of auto, console, json", format), exitUsage}
 	}
 	return zap.New(zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(w)), level)), nil
+}
+
+func toJournal() bool {
+	yes, err := journal.StderrIsJournalStream()
+	return yes && err == nil
+}
+
+// journalLevel begins a line with its priority, as sd-daemon(3) has it; systemd takes that off again.
+func journalLevel(l zapcore.Level, enc zapcore.PrimitiveArrayEncoder) {
+	priority := journal.PriErr
+	switch l {
+	case zapcore.DebugLevel:
+		priority = journal.PriDebug
+	case zapcore.InfoLevel:
+		priority = journal.PriInfo
+	case zapcore.WarnLevel:
+		priority = journal.PriWarning
+	}
+	enc.AppendString(fmt.Sprintf("<%d>%s", priority, l.CapitalString()))
 }

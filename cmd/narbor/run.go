@@ -250,6 +250,7 @@ func (s *service) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return serveHTTP(control, s.control) })
 	s.notify(daemon.SdNotifyReady)
+	g.Go(func() error { return s.watchdog(alive) })
 
 	select {
 	case <-ctx.Done():

@@ -245,6 +245,7 @@ in
         );
         Restart = "always";
         RestartSec = 1;
+        WatchdogSec = 60; # narbor says that it is well as long as it answers itself as it would answer Nix
         TimeoutStopSec = 20; # it drains for 10
 
         DynamicUser = true;

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"go.uber.org/zap"
+)
+
+// watchdog tells systemd that narbor is well, as often as it wants to hear so, until ctx ends. It is well while it answers
+// on its own port, as it would answer Nix; when it does not, systemd starts it anew.
+func (s *service) watchdog(ctx context.Context) error {
+	limit, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		s.log.Warn("systemd's watchdog is not told anything", zap.Error(err))
+	}
+	if limit == 0 || len(s.listeners) == 0 {
+		return nil
+	}
+	addr := s.listeners[0].Addr()
+	_, port, err := net.SplitHostPort(addr.String())
+	if err != nil {
+		return err
+	}
+	client := &http.Client{Timeout: limit / 3, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, addr.Network(), addr.String())
+		}}}
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(limit / 3)
+	defer tick.Stop()
+	for {
+		if err := answers(ctx, client, port); err == nil {
+			s.notify(daemon.SdNotifyWatchdog)
+		} else if ctx.Err() == nil {
+			s.log.Warn("narbor does not answer itself", zap.Stringer("addr", addr), zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// answers asks for what Nix asks for first.
+func answers(ctx context.Context, client *http.Client, port string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost:"+port+"/nix-cache-info", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("/nix-cache-info: %s", resp.Status)
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
