@@ -155,7 +155,7 @@ func bootSystemd(t *testing.T, dropIn string) systemd {
 
 // writeUnits copies narbor's units, and gives them the targets that they and systemd refer to, with nothing in them.
 func writeUnits(t *testing.T, dir string) {
-	if err := os.CopyFS(dir, os.DirFS("systemd")); err != nil {
+	if err := os.CopyFS(dir, os.DirFS("../cmd/narbor/units")); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"sysinit", "basic", "sockets", "shutdown", "multi-user", "test"} {

@@ -21,7 +21,7 @@ type unit map[string]map[string][]string
 
 func TestUnitsAreAlikeOnNixOSAndElsewhere(t *testing.T) {
 	service, socket := nixosUnits(t)
-	plain := readUnit(t, "systemd/narbor.service")
+	plain := readUnit(t, "../cmd/narbor/units/narbor.service")
 	for _, only := range []string{"ExecStart", "Environment", "EnvironmentFile"} {
 		delete(plain["Service"], only)
 		delete(service["Service"], only)
@@ -29,7 +29,7 @@ func TestUnitsAreAlikeOnNixOSAndElsewhere(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		plain, here unit
-	}{{"narbor.service", plain, service}, {"narbor.socket", readUnit(t, "systemd/narbor.socket"), socket}} {
+	}{{"narbor.service", plain, service}, {"narbor.socket", readUnit(t, "../cmd/narbor/units/narbor.socket"), socket}} {
 		if !reflect.DeepEqual(c.plain, c.here) {
 			t.Errorf("%s for Linux:\n%s\nbut on NixOS:\n%s", c.name, c.plain, c.here)
 		}
@@ -40,7 +40,7 @@ func TestUnitsSatisfySystemd(t *testing.T) {
 	flakeNeeds(t, "systemd-analyze")
 	service, socket := nixosUnits(t)
 	for where, units := range map[string]map[string]unit{
-		"plain Linux": {"narbor.service": readUnit(t, "systemd/narbor.service"), "narbor.socket": readUnit(t, "systemd/narbor.socket")},
+		"plain Linux": {"narbor.service": readUnit(t, "../cmd/narbor/units/narbor.service"), "narbor.socket": readUnit(t, "../cmd/narbor/units/narbor.socket")},
 		"NixOS":       {"narbor.service": service, "narbor.socket": socket},
 	} {
 		t.Run(where, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -28,6 +29,8 @@ type nixConf struct {
 	sum   hash.Hash
 	files int
 	found []string
+	at    string     // "file:line" of the line that is being read
+	lines []ConfLine // of lists, and require-sigs
 }
 
 // readNixConf reads the system's file, the user's own files, and the environment variable NIX_CONFIG.
@@ -111,7 +114,10 @@ func readConfText(path string) (string, error) {
 
 // parse applies the lines of text, which comes from path.
 func (c *nixConf) parse(text, path string) error {
+	n := 0
 	for line := range strings.Lines(text) {
+		n++
+		c.at = path + ":" + strconv.Itoa(n)
 		line, _, _ = strings.Cut(line, "#")
 		words := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\n\r", r) })
 		if len(words) == 0 {
@@ -169,6 +175,7 @@ func (c *nixConf) set(name string, words []string, path string) error {
 	default:
 		return nil
 	}
+	c.note(newName(name), words, extra)
 	if !extra {
 		*list = nil
 	}
@@ -176,7 +183,19 @@ func (c *nixConf) set(name string, words []string, path string) error {
 	return nil
 }
 
+// newName returns what Nix calls a setting today.
+func newName(name string) string {
+	switch name {
+	case "binary-caches":
+		return "substituters"
+	case "binary-cache-public-keys":
+		return "trusted-public-keys"
+	}
+	return name
+}
+
 func (c *nixConf) setRequireSigs(value, path string) error {
+	c.note("require-sigs", []string{value}, false)
 	switch value {
 	case "true", "yes", "1":
 		c.settings.RequireSigs = true

@@ -29,7 +29,7 @@ func (s *service) announce(c *cli.Context) error {
 		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
 	}
 	if names := s.trusted.Names(); len(names) > 0 {
-		line("trusting", "%s (%s)", strings.Join(names, ", "), s.settings.Origin)
+		line("trusting", "%s (%s)", strings.Join(names, ", "), s.settings.get().Origin)
 	} else {
 		line("trusting", "nobody: Nix has no trusted-public-keys, so nothing from a neighbour can be believed; give --trusted-key")
 	}
@@ -71,7 +71,7 @@ func (s *service) announceNix(w io.Writer, line func(key, format string, args ..
 		sub, _, _ = strings.Cut(sub, "?")
 		return slices.Contains(urls, strings.TrimSuffix(sub, "/"))
 	}
-	if !s.shares.hasNix() || len(urls) == 0 || slices.ContainsFunc(s.settings.Substituters, asked) {
+	if !s.shares.hasNix() || len(urls) == 0 || slices.ContainsFunc(s.settings.get().Substituters, asked) {
 		return
 	}
 	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+

@@ -9,16 +9,19 @@ import (
 // The program completes itself: asked with --generate-bash-completion it lists what may come next.
 const (
 	bashCompletion = `_narbor() {
-  local words
-  words=$("${COMP_WORDS[@]:0:$COMP_CWORD}" --generate-bash-completion 2>/dev/null)
-  COMPREPLY=($(compgen -W "${words}" -- "${COMP_WORDS[$COMP_CWORD]}"))
+  local words current="${COMP_WORDS[$COMP_CWORD]}" given=("${COMP_WORDS[@]:0:$COMP_CWORD}")
+  [[ $current != -* ]] || given+=("$current")
+  words=$("${given[@]}" --generate-bash-completion 2>/dev/null)
+  COMPREPLY=($(compgen -W "${words}" -- "$current"))
 }
 complete -o bashdefault -o default -F _narbor narbor
 `
 	zshCompletion = `#compdef narbor
 _narbor() {
-  local -a next
-  next=("${(@f)$(${words[1,CURRENT-1]} --generate-bash-completion 2>/dev/null)}")
+  local -a next given
+  given=(${words[1,CURRENT-1]})
+  [[ ${words[CURRENT]} != -* ]] || given+=(${words[CURRENT]})
+  next=("${(@f)$(${given} --generate-bash-completion 2>/dev/null)}")
   _describe 'narbor' next || _files
 }
 compdef _narbor narbor

@@ -10,10 +10,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 )
 
@@ -22,6 +24,8 @@ const (
 	// controlTimeout bounds a question to a running narbor, which answers from memory.
 	controlTimeout = 5 * time.Second
 	maxStatusLen   = 16 << 20
+	// maxControlBody bounds what is sent with a question: a word, a path or an address.
+	maxControlBody = 4 << 10
 )
 
 // listenControl opens the control socket, replacing one that a dead narbor left. Whoever may enter its directory
@@ -48,32 +52,64 @@ func listenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// controlHandler answers on the control socket: everybody what the state is; and it turns sharing on and off for root
-// and the user that narbor runs as.
-func controlHandler(status func() Status, share func(on bool)) http.Handler {
+// controlHandler answers on the control socket: everybody what the state is; what changes something only root and the
+// user that narbor runs as.
+func (s *service) controlHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		json.NewEncoder(w).Encode(status())
-	})
-	mux.HandleFunc("PUT /share", func(w http.ResponseWriter, r *http.Request) {
-		if !mayChange(r.Context()) {
-			http.Error(w, "only root and the user that narbor runs as may change this", http.StatusForbidden)
-			return
-		}
-		what, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<10))
-		if err != nil {
-			return
-		}
-		on, err := parseShare(string(what))
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		share(on)
-		w.WriteHeader(http.StatusNoContent)
-	})
+	mux.HandleFunc("GET /status", answer(func(*http.Request) (any, error) { return s.status(), nil }))
+	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
+	mux.HandleFunc("PUT /share", change(s.putShare))
 	return mux
+}
+
+// answer makes a handler of what returns something to be sent as JSON; nil is nothing.
+func answer(ask func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxControlBody)
+		v, err := ask(r)
+		switch {
+		case err != nil:
+			refuse(w, err)
+		case v == nil:
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			json.NewEncoder(w).Encode(v)
+		}
+	}
+}
+
+// change is answer for those who may change things.
+func change(do func(*http.Request) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !mayChange(r.Context()) {
+			http.Error(w, "only root and the user that narbor runs as may do this", http.StatusForbidden)
+			return
+		}
+		answer(do)(w, r)
+	}
+}
+
+// errorHeader marks an answer as a narbor's own no, with the exit code that it shall have.
+const errorHeader = "Narbor-Exit-Code"
+
+// refuse says what went wrong, and with which exit code whoever asked shall end.
+func refuse(w http.ResponseWriter, err error) {
+	code, status := exitFailure, http.StatusInternalServerError
+	var coded codedError
+	if errors.As(err, &coded) {
+		code = coded.code
+	}
+	switch code {
+	case exitUsage:
+		status = http.StatusBadRequest
+	case exitNotFound:
+		status = http.StatusNotFound
+	case exitTemporary:
+		status = http.StatusServiceUnavailable
+	}
+	w.Header().Set(errorHeader, strconv.Itoa(code))
+	http.Error(w, err.Error(), status)
 }
 
 // uidKey is where a request's context has the user ID of who asks, if the kernel tells it.
@@ -102,20 +138,40 @@ func controlServer(h http.Handler, log *zap.Logger) *http.Server {
 		MaxHeaderBytes: 16 << 10, ConnContext: withUID, ErrorLog: zap.NewStdLog(log)}
 }
 
-// askControl asks the narbor that runs here for its status.
-func askControl(ctx context.Context, paths []string) (s Status, err error) {
-	text, err := callControl(ctx, paths, http.MethodGet, "/status", "")
-	if err == nil {
-		err = json.Unmarshal(text, &s)
+// A control is how a command speaks to the narbor that runs here.
+type control struct {
+	paths   []string // of its socket; the first where one answers is taken
+	timeout time.Duration
+}
+
+// newControl finds out where the control socket is.
+func newControl(c *cli.Context) (control, error) {
+	paths, err := socketPaths(c)
+	return control{paths, controlTimeout}, err
+}
+
+// get asks, and decodes the answer into v.
+func (c control) get(ctx context.Context, what string, v any) error {
+	return c.call(ctx, http.MethodGet, what, "", v)
+}
+
+// call sends a request, and decodes the answer into v unless that is nil.
+func (c control) call(ctx context.Context, method, what, body string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+	text, err := callControl(ctx, c.paths, method, what, body)
+	if err != nil || v == nil {
+		return err
 	}
-	return s, err
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("%s: %w: is it a narbor of another version?", what, err)
+	}
+	return nil
 }
 
 // callControl sends a request to the narbor that runs here, at the first of the paths where one answers, and returns
 // its answer.
 func callControl(ctx context.Context, paths []string, method, what, body string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
-	defer cancel()
 	var denied error
 	for _, path := range paths {
 		text, err := callSocket(ctx, path, method, what, body)
@@ -157,6 +213,9 @@ func callSocket(ctx context.Context, path, method, what, body string) ([]byte, e
 		return text, nil
 	case http.StatusForbidden:
 		return nil, fmt.Errorf("%s: %w: %s", path, fs.ErrPermission, strings.TrimSpace(string(text)))
+	}
+	if code, err := strconv.Atoi(resp.Header.Get(errorHeader)); err == nil {
+		return nil, codedError{errors.New(strings.TrimSpace(string(text))), code}
 	}
 	return nil, fmt.Errorf("%s answers %s: is it a narbor of another version?", path, resp.Status)
 }

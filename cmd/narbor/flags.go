@@ -62,6 +62,9 @@ func socketFlag() cli.Flag {
 	return stringFlag("socket", "", categoryNet, "`PATH` of the control socket (default: narbor.sock in $RUNTIME_DIRECTORY, else in the state directory)")
 }
 
+// controlFlags are those of commands that ask the narbor that runs here.
+func controlFlags() []cli.Flag { return []cli.Flag{jsonFlag(), stateFlag(), socketFlag()} }
+
 // stateDir is where narbor keeps what must survive a restart.
 func stateDir(c *cli.Context) (string, error) {
 	if dir := c.String("state-dir"); dir != "" {

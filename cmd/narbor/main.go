@@ -24,11 +24,14 @@ import (
 // version is set by the linker in releases.
 var version = "0.1.0-dev"
 
-// Exit codes, beside 0 and 1.
+// Exit codes, beside 0.
 const (
+	exitFailure    = 1
 	exitUsage      = 2
 	exitNotRunning = 3
+	exitDegraded   = 4 // it works, but not as well as it could
 	exitNotFound   = 5
+	exitTemporary  = 75 // try again later
 )
 
 func main() {
@@ -38,8 +41,10 @@ func main() {
 	if err == nil {
 		return
 	}
-	fmt.Fprintln(os.Stderr, "narbor:", err)
-	code := 1
+	if err.Error() != "" { // it was told by what was printed
+		fmt.Fprintln(os.Stderr, "narbor:", err)
+	}
+	code := exitFailure
 	var coded codedError
 	if errors.As(err, &coded) {
 		code = coded.code
@@ -70,6 +75,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 }
 
 func runApp(ctx context.Context, args []string, stdout, stderr io.Writer, inherited []net.Listener) error {
+	app := newApp(stdout, stderr, inherited)
+	args, err := arrange(app, args)
+	if err != nil {
+		return err
+	}
+	return app.RunContext(ctx, args)
+}
+
+func newApp(stdout, stderr io.Writer, inherited []net.Listener) *cli.App {
 	app := &cli.App{
 		Name:  "narbor",
 		Usage: "NARs from your neighbours: Nix asks the machines around it before the internet",
@@ -82,34 +96,91 @@ func runApp(ctx context.Context, args []string, stdout, stderr io.Writer, inheri
 		ExitErrHandler:       func(*cli.Context, error) {},
 		EnableBashCompletion: true,
 		Suggest:              true,
-		Commands:             []*cli.Command{runCommand(inherited), statusCommand(), shareCommand(), fetchCommand(), completionCommand(), versionCommand()},
+		Commands:             commands(inherited),
 		OnUsageError:         usageError,
 	}
-	for _, c := range app.Commands {
+	setUsageErrors(app.Commands)
+	return app
+}
+
+// commands are all that narbor can do, in the order of its help.
+func commands(inherited []net.Listener) []*cli.Command {
+	return []*cli.Command{
+		runCommand(inherited),
+		statusCommand(),
+		fetchCommand(),
+		shareCommand(),
+		keysCommand(),
+		completionCommand(),
+		manCommand(),
+		versionCommand(),
+	}
+}
+
+func setUsageErrors(commands []*cli.Command) {
+	for _, c := range commands {
 		c.OnUsageError = usageError
+		setUsageErrors(c.Subcommands)
 	}
-	if len(args) > 1 && args[1] != "" && args[1][0] != '-' {
-		cmd := app.Command(args[1])
-		if cmd == nil && args[1] != "help" && args[1] != "h" {
-			return codedError{fmt.Errorf("there is no command %q; see narbor --help", args[1]), exitUsage}
+}
+
+// arrange puts the arguments into the order that the cli package wants: commands, then flags, then the rest. People
+// write flags last, or before a command's command.
+func arrange(app *cli.App, args []string) ([]string, error) {
+	if len(args) < 2 || args[1] == "" || args[1][0] == '-' || args[len(args)-1] == "--generate-bash-completion" {
+		return args, nil
+	}
+	cmd := app.Command(args[1])
+	if cmd == nil {
+		if args[1] == "help" || args[1] == "h" {
+			return args, nil
 		}
-		if cmd != nil {
-			args = slices.Concat(args[:2], flagsFirst(cmd.Flags, args[2:]))
+		return nil, codedError{fmt.Errorf("there is no command %q; see narbor --help", args[1]), exitUsage}
+	}
+	words, rest := args[:2:2], args[2:]
+	for len(cmd.Subcommands) > 0 {
+		n := leadingFlags(cmd.Flags, rest)
+		if n == len(rest) {
+			break
+		}
+		i := slices.IndexFunc(cmd.Subcommands, func(sub *cli.Command) bool { return sub.HasName(rest[n]) })
+		if i < 0 {
+			break
+		}
+		cmd, words = cmd.Subcommands[i], append(words, rest[n])
+		rest = slices.Concat(rest[:n], rest[n+1:]) // what its parent takes, it takes too
+	}
+	return append(words, flagsFirst(cmd.Flags, rest)...), nil
+}
+
+// takesValue says of each name of a flag whether a value follows it.
+func takesValue(flags []cli.Flag) map[string]bool {
+	takes := map[string]bool{}
+	for _, f := range flags {
+		d, ok := f.(cli.DocGenerationFlag)
+		for _, name := range f.Names() {
+			takes[name] = ok && d.TakesValue()
 		}
 	}
-	return app.RunContext(ctx, args)
+	return takes
+}
+
+// leadingFlags counts the arguments, flags and their values, before the first that is none.
+func leadingFlags(flags []cli.Flag, args []string) (n int) {
+	takes := takesValue(flags)
+	for n < len(args) && len(args[n]) > 1 && args[n][0] == '-' && args[n] != "--" {
+		if takes[strings.TrimLeft(args[n], "-")] {
+			n++
+		}
+		n++
+	}
+	return min(n, len(args))
 }
 
 // flagsFirst moves flags before the other arguments: the cli package stops looking for flags at the first argument
 // that is none, but people write them last.
 func flagsFirst(flags []cli.Flag, args []string) []string {
-	takesValue := map[string]bool{}
-	for _, f := range flags {
-		d, ok := f.(cli.DocGenerationFlag)
-		for _, name := range f.Names() {
-			takesValue[name] = ok && d.TakesValue()
-		}
-	}
+	takes := takesValue(flags)
 	var first, rest []string
 	for len(args) > 0 {
 		arg := args[0]
@@ -123,7 +194,7 @@ func flagsFirst(flags []cli.Flag, args []string) []string {
 			continue
 		}
 		first = append(first, arg)
-		if takesValue[strings.TrimLeft(arg, "-")] && len(args) > 0 {
+		if takes[strings.TrimLeft(arg, "-")] && len(args) > 0 {
 			first = append(first, args[0])
 			args = args[1:]
 		}
@@ -136,15 +207,4 @@ func flagsFirst(flags []cli.Flag, args []string) []string {
 
 func usageError(_ *cli.Context, err error, _ bool) error {
 	return codedError{fmt.Errorf("%w; see --help", err), exitUsage}
-}
-
-func versionCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "version",
-		Usage: "print the version",
-		Action: func(c *cli.Context) error {
-			_, err := fmt.Fprintln(c.App.Writer, "narbor", version)
-			return err
-		},
-	}
 }

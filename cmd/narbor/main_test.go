@@ -41,7 +41,7 @@ func TestUsageErrors(t *testing.T) {
 		{"frob"}, {"run", "--nope"}, {"run", "extra"}, {"run", "--port", "70000"}, {"run", "--share", "all"},
 		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--upload-rate", "fast"}, {"run", "--upload-rate", "1kB"}, {"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
 		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},
-		{"share"}, {"share", "all"}, {"share", "none", "signed"},
+		{"share", "all"}, {"share", "none", "signed"}, {"share", "pause", "--for", "-1h"}, {"share", "pause", "--for", "soon"}, {"status", "--watch", "--every", "1ms"},
 	} {
 		if args[0] == "run" {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
@@ -480,5 +480,41 @@ func TestFetchLeavesOutWhatIsNoKey(t *testing.T) {
 	var coded codedError
 	if !errors.As(err, &coded) || coded.code != exitNotFound {
 		t.Errorf("fetch with a broken key in nix.conf = %v, want that nobody has it\n%s", err, errs)
+	}
+}
+
+func TestPauseEndsByItself(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	startedAt(t, socket)
+	sharing := func() (st ShareStatus) {
+		t.Helper()
+		out, _, err := narbor(t.Context(), "share", "--json", "--socket", socket)
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &st)); err != nil {
+			t.Fatal(err)
+		}
+		return st
+	}
+	if _, _, err := narbor(t.Context(), "share", "pause", "--for", "1h", "--socket", socket); err != nil {
+		t.Fatal(err)
+	}
+	if st := sharing(); st.Sharing != "none" || st.PausedUntil == nil || time.Until(*st.PausedUntil) > time.Hour {
+		t.Errorf("paused for an hour: %+v", st)
+	}
+	if _, _, err := narbor(t.Context(), "share", "pause", "--for", "100ms", "--socket", socket); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); sharing().Sharing != "signed"; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the pause does not end")
+		}
+	}
+	// A pause that was ended does not end again.
+	for _, args := range [][]string{{"pause", "--for", "1s"}, {"resume"}, {"pause"}} {
+		if out, errs, err := narbor(t.Context(), append([]string{"share", "--socket", socket}, args...)...); err != nil {
+			t.Fatal(out, errs, err)
+		}
+	}
+	if st := sharing(); st.Sharing != "none" || st.PausedUntil != nil {
+		t.Errorf("paused for good: %+v", st)
 	}
 }

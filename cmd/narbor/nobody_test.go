@@ -112,7 +112,8 @@ func TestOtherUsers(t *testing.T) {
 func addrOnceUp(t *testing.T, socket string) string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		st, err := askControl(t.Context(), []string{socket})
+		var st Status
+		err := control{[]string{socket}, controlTimeout}.get(t.Context(), "/status", &st)
 		if err == nil {
 			return strings.TrimPrefix(st.HTTP[0], "http://")
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -58,7 +59,8 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		Usage: "run the service: share with neighbours, and serve Nix from them",
 		Description: "It needs no configuration. With Nix on this machine it shares what the upstreams that Nix trusts have\n" +
 			"signed; without, what is in its own cache directory, which `narbor fetch` fills.\n\n" +
-			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals.",
+			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals.\n\n" +
+			"Example: narbor run --peer nas.example.org --upload-rate 10MB",
 		Flags: append(flags, logFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -83,13 +85,14 @@ type service struct {
 	keys      []string // --trusted-key
 	trusted   *trust.Keys
 	shareKeys *trust.Keys
-	settings  store.NixSettings
+	settings  nixSettings
 	shares    shares
 	spool     *store.Spool
 	node      *p2p.Node
 	server    *narserve.Server
 	listeners []net.Listener
 	control   net.Listener
+	pause     pause
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
@@ -122,10 +125,11 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 			return s, err
 		}
 	}
-	if s.settings, err = store.ReadNixSettings(c.Context); err != nil {
+	settings, err := store.ReadNixSettings(c.Context)
+	if err != nil {
 		return s, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	if err := s.believe(s.settings); err != nil {
+	if err := s.believe(settings); err != nil {
 		return s, err
 	}
 	if s.spool, err = openSpool(c, dir); err != nil {
@@ -185,6 +189,24 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	return s.announce(c)
 }
 
+// nixSettings are what Nix's configuration was when it was read last.
+type nixSettings struct {
+	mu  sync.Mutex // guards now
+	now store.NixSettings
+}
+
+func (n *nixSettings) set(s store.NixSettings) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.now = s
+}
+
+func (n *nixSettings) get() store.NixSettings {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.now
+}
+
 // keysOf returns the keys of Nix's configuration. What is no key is left out, as it makes Nix fail already.
 func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
 	for _, key := range settings.TrustedPublicKeys {
@@ -199,6 +221,7 @@ func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
 
 // believe takes over the keys of Nix's configuration.
 func (s *service) believe(settings store.NixSettings) error {
+	s.settings.set(settings)
 	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
 	own, unreadable := ownKeys(settings.SecretKeyFiles)
 	if err := s.trusted.Replace(slices.Concat(trusted, own)); err != nil { // Nix trusts its own keys, too
@@ -244,7 +267,7 @@ func (s *service) run(ctx context.Context) error {
 	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()
-	control := controlServer(controlHandler(s.status, s.share), s.log)
+	control := controlServer(s.controlHandler(), s.log)
 	for _, l := range s.listeners {
 		g.Go(func() error { return serveHTTP(nix, l) })
 	}
@@ -287,12 +310,6 @@ func (s *service) settingsChanged(settings store.NixSettings, err error) {
 		return
 	}
 	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("shareKeys", s.shareKeys.Names()))
-}
-
-// share turns sharing on or off.
-func (s *service) share(on bool) {
-	s.node.Share(on)
-	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
 }
 
 func (s *service) notify(state string) {

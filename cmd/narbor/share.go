@@ -1,11 +1,21 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
 
 	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
 )
+
+// maxPause bounds `narbor share pause --for`: whoever wants longer wants --share none.
+const maxPause = 30 * 24 * time.Hour
 
 // parseShare says whether neighbours may have what an upstream has signed, or nothing.
 func parseShare(what string) (on bool, err error) {
@@ -16,34 +26,183 @@ func parseShare(what string) (on bool, err error) {
 	return false, fmt.Errorf("%.20q is neither signed nor none", what)
 }
 
+// A pause is when sharing goes on again by itself, if it is to.
+type pause struct {
+	mu    sync.Mutex // guards the rest
+	timer *time.Timer
+	until time.Time
+}
+
+// set calls share(on), and if d is not 0 it calls share(!on) after d, unless set is called again before.
+func (p *pause) set(on bool, d time.Duration, share func(on bool)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.timer != nil {
+		p.timer.Stop()
+	}
+	p.timer, p.until = nil, time.Time{}
+	share(on)
+	if d == 0 {
+		return
+	}
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.timer == t { // otherwise somebody has changed it at that very moment
+			share(!on)
+		}
+	})
+	p.timer, p.until = t, time.Now().Add(d)
+}
+
+// end is when sharing goes on by itself; nil is never.
+func (p *pause) end() *time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until.IsZero() || !time.Now().Before(p.until) {
+		return nil
+	}
+	until := p.until.Round(0)
+	return &until
+}
+
+// putShare turns sharing on or off, or off for a while.
+func (s *service) putShare(r *http.Request) (any, error) {
+	what, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, codedError{err, exitUsage}
+	}
+	on, err := parseShare(string(what))
+	if err != nil {
+		return nil, codedError{err, exitUsage}
+	}
+	var d time.Duration
+	if text := r.URL.Query().Get("for"); text != "" {
+		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxPause || on {
+			return nil, codedError{fmt.Errorf("%q is no time that sharing can be paused for", text), exitUsage}
+		}
+	}
+	s.pause.set(on, d, s.share)
+	return nil, nil
+}
+
+// share turns sharing on or off.
+func (s *service) share(on bool) {
+	s.node.Share(on)
+	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
+}
+
 func shareCommand() *cli.Command {
 	return &cli.Command{
-		Name:      "share",
-		Usage:     "change what neighbours may have from the narbor that runs here",
-		ArgsUsage: "none|signed",
-		Description: "none: nothing, from this moment on. Transfers to neighbours end with the block that is being sent.\n" +
-			"signed: what an upstream key of this machine's Nix has signed.\n\n" +
-			"It lasts until narbor is restarted, which goes by --share of `narbor run`. Nix on this machine gets from\n" +
-			"neighbours what it got before. Only root and the user that runs narbor may change it.",
-		Flags: []cli.Flag{stateFlag(), socketFlag()},
-		Action: func(c *cli.Context) error {
-			on, err := parseShare(c.Args().First())
-			if err != nil || c.NArg() != 1 {
-				return codedError{fmt.Errorf("share what? Say none or signed, not %q", c.Args().Slice()), exitUsage}
-			}
-			paths, err := socketPaths(c)
-			if err != nil {
-				return err
-			}
-			if _, err := callControl(c.Context, paths, http.MethodPut, "/share", c.Args().First()); err != nil {
-				return err
-			}
-			if on {
-				fmt.Fprintln(c.App.Writer, "Neighbours may have what an upstream has signed, until narbor is restarted.")
-			} else {
-				fmt.Fprintln(c.App.Writer, "Neighbours get nothing any more, until narbor is restarted.")
-			}
-			return nil
+		Name:  "share",
+		Usage: "see or change what neighbours may have from the narbor that runs here",
+		Description: "Without a command it says what is shared. What is changed lasts until narbor is restarted, which goes by\n" +
+			"--share of `narbor run`. Only root and the user that runs narbor may change it. Nix on this machine gets\n" +
+			"from neighbours what it got before.\n\n" +
+			"Examples:\n   narbor share pause --for 1h\n   narbor share explain /nix/store/…-firefox-141.0",
+		Flags:  controlFlags(),
+		Action: func(c *cli.Context) error { return shareStatus(c) },
+		Subcommands: []*cli.Command{
+			{Name: "status", Usage: "what neighbours may have", Flags: controlFlags(), Action: shareStatus},
+			{Name: "pause", Aliases: []string{"none"}, Usage: "neighbours get nothing, from this moment on",
+				Description: "Transfers to neighbours end with the block that is being sent.\n\nExample: narbor share pause --for 1h30m",
+				Flags: append(controlFlags(), &cli.DurationFlag{Name: "for", EnvVars: env("for"),
+					Usage: "share again by itself after this `TIME`, such as 45m or 2h (default: not before a restart)"}),
+				Action: func(c *cli.Context) error { return changeShare(c, "none") }},
+			{Name: "resume", Aliases: []string{"signed"}, Usage: "neighbours may have what an upstream has signed",
+				Flags: controlFlags(), Action: func(c *cli.Context) error { return changeShare(c, "signed") }},
 		},
 	}
+}
+
+func changeShare(c *cli.Context, what string) error {
+	if c.Args().Present() {
+		return codedError{fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), exitUsage}
+	}
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	url, until := "/share", ", until narbor is restarted"
+	if d := c.Duration("for"); c.IsSet("for") {
+		if d <= 0 || d > maxPause {
+			return codedError{fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), exitUsage}
+		}
+		url, until = "/share?"+queryOf("for", d.String()), " for "+shortTime(d)
+	}
+	if err := ctl.call(c.Context, http.MethodPut, url, what, nil); err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return shareStatus(c)
+	}
+	if what == "none" {
+		fmt.Fprintf(c.App.Writer, "Neighbours get nothing any more%s. `narbor share resume` ends that.\n", until)
+	} else {
+		fmt.Fprintln(c.App.Writer, "Neighbours may have what an upstream has signed, until narbor is restarted.")
+	}
+	return nil
+}
+
+func queryOf(key, value string) string { return url.Values{key: {value}}.Encode() }
+
+// ShareStatus is what `narbor share --json` prints.
+type ShareStatus struct {
+	Schema      int        `json:"schema"`
+	Sharing     string     `json:"sharing"`               // signed or none
+	PausedUntil *time.Time `json:"pausedUntil,omitempty"` // when that ends by itself
+	ShareKeys   []string   `json:"shareKeys"`             // what one of these has signed is shared
+	UploadRate  int64      `json:"uploadRate"`            // bytes a second; 0 is no limit
+	Group       bool       `json:"group"`
+	Store       string     `json:"store"`
+	CacheDirs   []string   `json:"cacheDirs"`
+	BytesSent   int64      `json:"bytesSent"` // to those who are neighbours now
+
+	what string // for people
+}
+
+func shareStatus(c *cli.Context) error {
+	if c.Args().Present() {
+		return codedError{errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"), exitUsage}
+	}
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	var st Status
+	if err := ctl.get(c.Context, "/status", &st); err != nil {
+		return err
+	}
+	sh := shareOf(st)
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, sh)
+	}
+	sh.print(newScreen(c))
+	return nil
+}
+
+func shareOf(st Status) ShareStatus {
+	sh := ShareStatus{Schema: jsonSchema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
+		UploadRate: st.UploadRate, Group: st.Group, Store: st.Store, CacheDirs: st.CacheDirs, what: st.sharing()}
+	for _, n := range st.Neighbours {
+		sh.BytesSent += n.BytesSent
+	}
+	return sh
+}
+
+func (sh ShareStatus) print(s screen) {
+	s.field("sharing", "%s", sh.what)
+	s.field("never", "your own builds, private sources, .drv files, and any list of what is here")
+	from := sh.CacheDirs
+	if sh.Store != "" {
+		from = append([]string{sh.Store}, from...)
+	}
+	s.field("from", "%s", strings.Join(from, ", "))
+	with := "every neighbour that asks for the exact path"
+	if sh.Group {
+		with = "neighbours that know the group's secret, and ask for the exact path"
+	}
+	s.field("with", "%s", with)
+	s.field("sent", "%s to those who are neighbours now", amount(sh.BytesSent))
 }

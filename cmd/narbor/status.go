@@ -1,11 +1,11 @@
 package main
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
+	"net"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -22,14 +22,16 @@ type Status struct {
 	Version       string `json:"version"`
 	UptimeSeconds int64  `json:"uptimeSeconds"`
 	p2p.Status
-	HTTP      []string       `json:"http"`  // where Nix asks
-	Store     string         `json:"store"` // "" if there is no Nix
-	CacheDirs []string       `json:"cacheDirs"`
-	Keys      []string       `json:"keys"`
-	ShareKeys []string       `json:"shareKeys"`
-	Sharing   string         `json:"sharing"`
-	Nix       narserve.Stats `json:"nix"`
-	Spool     SpoolStatus    `json:"spool"`
+	HTTP      []string `json:"http"`  // where Nix asks
+	Store     string   `json:"store"` // "" if there is no Nix
+	CacheDirs []string `json:"cacheDirs"`
+	Keys      []string `json:"keys"`
+	ShareKeys []string `json:"shareKeys"`
+	Sharing   string   `json:"sharing"` // signed or none
+	// PausedUntil is when sharing goes on by itself; nil is never.
+	PausedUntil *time.Time     `json:"pausedUntil,omitempty"`
+	Nix         narserve.Stats `json:"nix"`
+	Spool       SpoolStatus    `json:"spool"`
 }
 
 // SpoolStatus is how full the spool is.
@@ -42,7 +44,7 @@ type SpoolStatus struct {
 func (s *service) status() Status {
 	spool := s.spool.Stats()
 	st := Status{
-		Schema: 1, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()),
+		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()),
 		Status: s.node.Status(), HTTP: addrsOf(s.listeners), CacheDirs: append([]string{}, s.shares.cacheDirs...),
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
 		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes},
@@ -51,7 +53,7 @@ func (s *service) status() Status {
 		st.Store = store.Dir
 	}
 	if !s.node.Sharing() {
-		st.Sharing = "none"
+		st.Sharing, st.PausedUntil = "none", s.pause.end()
 	}
 	return st
 }
@@ -61,27 +63,61 @@ func statusCommand() *cli.Command {
 		Name:  "status",
 		Usage: "show the narbor that runs here, and its neighbours",
 		Description: "Exit code 3 means that narbor is not running.\n\n" +
-			"With --json everything is printed, for programs: the names stay what they are as long as \"schema\" does.",
-		Flags: []cli.Flag{
-			&cli.BoolFlag{Name: "json", Usage: "print everything as JSON", EnvVars: env("json")},
-			stateFlag(), socketFlag(),
-		},
+			"With --json everything is printed, for programs: the names stay what they are as long as \"schema\" does.\n\n" +
+			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'",
+		Flags: append(controlFlags(),
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until Ctrl-C", EnvVars: env("watch")},
+			&cli.DurationFlag{Name: "every", Value: 2 * time.Second, Usage: "with --watch, the `TIME` between two looks", EnvVars: env("every")}),
 		Action: func(c *cli.Context) error {
-			paths, err := socketPaths(c)
+			ctl, err := newControl(c)
 			if err != nil {
 				return err
 			}
-			st, err := askControl(c.Context, paths)
-			if err != nil {
-				return err
+			if !c.Bool("watch") {
+				return showStatus(c, ctl)
 			}
-			if c.Bool("json") {
-				enc := json.NewEncoder(c.App.Writer)
-				enc.SetIndent("", "  ")
-				return enc.Encode(st)
+			if c.Duration("every") < 100*time.Millisecond {
+				return codedError{fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), exitUsage}
 			}
-			return st.print(c.App.Writer)
+			return watchStatus(c, ctl)
 		},
+	}
+}
+
+func showStatus(c *cli.Context, ctl control) error {
+	var st Status
+	if err := ctl.get(c.Context, "/status", &st); err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, st)
+	}
+	st.print(newScreen(c))
+	return nil
+}
+
+// watchStatus shows the status until the context ends. A narbor that is being restarted is waited for.
+func watchStatus(c *cli.Context, ctl control) error {
+	tick := time.NewTicker(c.Duration("every"))
+	defer tick.Stop()
+	for {
+		if isTerminal(c.App.Writer) && !c.Bool("json") {
+			fmt.Fprint(c.App.Writer, "\x1b[H\x1b[2J") // the cursor to the top, the screen cleared
+		}
+		var coded codedError
+		if err := showStatus(c, ctl); errors.As(err, &coded) && coded.code == exitNotRunning {
+			fmt.Fprintln(c.App.Writer, err)
+		} else if err != nil && c.Context.Err() == nil {
+			return err
+		}
+		select {
+		case <-c.Context.Done():
+			return nil
+		case <-tick.C:
+		}
+		if !isTerminal(c.App.Writer) && !c.Bool("json") {
+			fmt.Fprintln(c.App.Writer)
+		}
 	}
 }
 
@@ -93,44 +129,100 @@ func atMost(bytesPerSecond int64) string {
 	return fmt.Sprintf(", at up to %s a second", humanize.Bytes(uint64(bytesPerSecond)))
 }
 
-// print writes one screen for people.
-func (st Status) print(w io.Writer) error {
-	up := time.Duration(st.UptimeSeconds) * time.Second
-	fmt.Fprintf(w, "narbor %s, peer %s, up %s\n", st.Version, st.ID, up)
-	fmt.Fprintf(w, "Nix asks   %s: %d found, %d not found; %d NARs, %s\n", strings.Join(st.HTTP, ", "),
-		st.Nix.NarinfoHits, st.Nix.NarinfoMisses, st.Nix.NarsServed, amount(st.Nix.NarBytesServed))
-	if st.Sharing == "signed" && len(st.ShareKeys) > 0 {
-		fmt.Fprintf(w, "sharing    what %s has signed%s\n", strings.Join(st.ShareKeys, " or "), atMost(st.UploadRate))
-	} else {
-		fmt.Fprintln(w, "sharing    nothing")
+// sharing says what neighbours may have.
+func (st Status) sharing() string {
+	switch {
+	case st.Sharing == "none" && st.PausedUntil != nil:
+		return "nothing until " + st.PausedUntil.Local().Format("15:04") + " (`narbor share resume` ends the pause)"
+	case st.Sharing == "none":
+		return "nothing (`narbor share resume` changes that)"
+	case len(st.ShareKeys) == 0:
+		return "nothing: there is no upstream key"
 	}
-	if st.Group {
-		fmt.Fprintln(w, "group      only neighbours that know its secret are asked and answered")
-	}
-	fmt.Fprintf(w, "spool      %s of %s\n", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
-	if len(st.Neighbours) == 0 {
-		fmt.Fprintln(w, "\nNo neighbours. Is narbor running on another machine of this network, and UDP 5353 and TCP 6273 open there?")
-	} else {
-		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(tw, "\nNEIGHBOUR\tADDRESS\tFOUND BY\tFROM IT\tTO IT\tSTRIKES")
-		for _, n := range st.Neighbours {
-			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%d\n", shortID(n.ID), n.Addr, n.Via, amount(n.BytesReceived), amount(n.BytesSent), n.Strikes)
-		}
-		tw.Flush()
-	}
-	for _, o := range st.OtherGroup {
-		fmt.Fprintf(w, "other group: %s at %s, which is neither asked nor answered\n", shortID(o.ID), o.Addr)
-	}
-	for _, b := range st.Struck {
-		fmt.Fprintf(w, "banned until %s: %s, which lied: %s\n", b.Until.Format(time.TimeOnly), shortID(b.ID), b.Reason)
-	}
-	return nil
+	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + atMost(st.UploadRate)
 }
 
-// shortID is enough of a peer ID to tell neighbours apart: they all begin alike.
+// print writes one screen for people.
+func (st Status) print(s screen) {
+	s.line("narbor %s, peer %s, up %s", st.Version, shortID(st.ID), shortTime(time.Duration(st.UptimeSeconds)*time.Second))
+	urls := make([]string, len(st.HTTP))
+	for i, addr := range st.HTTP {
+		urls[i] = "http://" + addr
+	}
+	s.field("for Nix", "%s: %s found, %s not found; %s sent", strings.Join(urls, ", "), count(st.Nix.NarinfoHits),
+		count(st.Nix.NarinfoMisses), amount(st.Nix.NarBytesServed))
+	s.field("sharing", "%s", st.sharing())
+	if st.Group {
+		s.field("group", "only neighbours that know its secret are asked and answered")
+	}
+	s.field("spool", "%s of %s", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
+	fmt.Fprintln(s)
+	st.printNeighbours(s)
+	for _, o := range st.OtherGroup {
+		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", shortID(o.ID), shortAddr(o.Addr)))
+	}
+	for _, b := range st.Struck {
+		s.hang("banned", fmt.Sprintf("%s until %s, which lied: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
+	}
+}
+
+func (st Status) printNeighbours(s screen) {
+	if len(st.Neighbours) == 0 {
+		fmt.Fprintln(s, "No neighbours yet. Is narbor running on another machine of this network?")
+		fmt.Fprintln(s, "`narbor doctor` finds out what is in the way.")
+		return
+	}
+	var rows [][]string
+	for _, n := range st.Neighbours {
+		strikes := ""
+		if n.Strikes > 0 {
+			strikes = "lied " + times(n.Strikes)
+		}
+		rows = append(rows, []string{shortID(n.ID), shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds) * time.Second),
+			amount(n.BytesReceived), amount(n.BytesSent), strikes})
+	}
+	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows)
+}
+
+func times(n int64) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
+}
+
+// count prints a number for people.
+func count(n int64) string { return strings.ReplaceAll(humanize.Comma(n), ",", " ") }
+
+// shortTime prints a time with its two largest units.
+func shortTime(d time.Duration) string {
+	switch {
+	case d < time.Minute:
+		return fmt.Sprintf("%d s", int(d.Seconds()))
+	case d < time.Hour:
+		return strings.TrimSuffix(fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60), " 0 s")
+	case d < 24*time.Hour:
+		return strings.TrimSuffix(fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60), " 0 min")
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%d d %d h", int(d.Hours())/24, int(d.Hours())%24), " 0 h")
+}
+
+// shortID is enough of a peer ID to tell neighbours apart, and for `narbor ping` and `narbor peers`: they all begin alike.
 func shortID(id string) string {
 	if len(id) <= 12 {
 		return id
 	}
 	return "…" + id[len(id)-8:]
+}
+
+// shortAddr prints a multiaddr as people write addresses, without the port that everybody has.
+func shortAddr(addr string) string {
+	parts := strings.Split(addr, "/")
+	if len(parts) < 5 || parts[0] != "" || parts[3] != "tcp" {
+		return addr
+	}
+	if parts[4] == strconv.Itoa(defaultPort) {
+		return parts[2]
+	}
+	return net.JoinHostPort(parts[2], parts[4])
 }

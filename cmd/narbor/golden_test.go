@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/narserve"
+	"narbor/p2p"
+)
+
+var update = flag.Bool("update", false, "write testdata/*.txt anew")
+
+// golden compares what a command prints with testdata/<name>.txt. It must fit into 80 columns.
+func golden(t *testing.T, name string, print func(screen)) {
+	t.Helper()
+	var b bytes.Buffer
+	print(screen{Writer: &b, width: plainWidth})
+	for line := range strings.Lines(b.String()) {
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > plainWidth {
+			t.Errorf("%s: a line of %d columns: %s", name, n, line)
+		}
+		if strings.TrimRight(line, " \n") != strings.TrimSuffix(line, "\n") {
+			t.Errorf("%s: spaces at the end of %q", name, line)
+		}
+	}
+	file := filepath.Join("testdata", name+".txt")
+	if *update {
+		if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("%s is\n%s\nwant\n%s\n(go test ./cmd/narbor -run %s -update)", name, &b, want, t.Name())
+	}
+}
+
+const (
+	idDesk   = "12D3KooWAcuYAaPsKyUDgDLYJUBVgEWDrFHCpoqV9mQNPqhGa7vZ"
+	idLaptop = "12D3KooWFDhBWRvmpzeKiaG5Ltzp3HTTA2Wk3RMc3EBm2ZDVKtYL"
+	idNAS    = "12D3KooWLg7mVwJ9mGvxDAgkg2NBFXW2Us9Ygk8ZKwJPqPnWkUgR"
+)
+
+func exampleStatus() Status {
+	return Status{
+		Schema: jsonSchema, Version: "0.1.0", UptimeSeconds: 3*86400 + 4*3600 + 5*60,
+		Status: p2p.Status{ID: idDesk, Settled: true, UploadRate: 10_000_000, Neighbours: []p2p.NeighbourStatus{
+			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478, BytesSent: 644_245_094},
+			{ID: idNAS, Addr: "/ip6/fd62:7200::5/tcp/6274", Via: "named", ConnectedSeconds: 59, BytesReceived: 12_777_527_705, Strikes: 1},
+		}},
+		HTTP: []string{"127.0.0.1:6272", "[::1]:6272"}, Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"},
+		Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}, Sharing: "signed",
+		Nix: narserve.Stats{NarinfoHits: 41207, NarinfoMisses: 380, NarBytesServed: 17_179_869_184}, Spool: SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
+	}
+}
+
+func TestStatusReadsWell(t *testing.T) {
+	st := exampleStatus()
+	golden(t, "status", st.print)
+	st.Neighbours, st.Sharing, st.Group = nil, "none", true
+	st.Struck = []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR", Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
+	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
+	golden(t, "status-alone", st.print)
+}
+
+func TestShareAndKeysReadWell(t *testing.T) {
+	golden(t, "share", shareOf(exampleStatus()).print)
+	golden(t, "keys", KeyList{Keys: []Key{
+		{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3", Shares: true},
+		{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "secret-key-files", Own: true},
+	}}.print)
+}
+
+// On a terminal lines are cut where it ends, in runes and not in bytes; elsewhere nothing is lost.
+func TestNarrowTerminals(t *testing.T) {
+	for _, cut := range []bool{true, false} {
+		var b bytes.Buffer
+		st := exampleStatus()
+		st.print(screen{Writer: &b, width: 40, cut: cut})
+		for line := range strings.Lines(b.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); cut && n > 40 {
+				t.Errorf("%d columns of 40: %q", n, line)
+			}
+		}
+		if got := strings.Contains(b.String(), "lied once"); got == cut {
+			t.Errorf("cut %t: the last column is there: %t\n%s", cut, got, &b)
+		}
+	}
+}
+
+func TestColour(t *testing.T) {
+	for _, c := range []struct{ force, no, want string }{{"", "", "x"}, {"1", "", "\x1b[31mx\x1b[0m"}, {"1", "1", "x"}, {"0", "", "x"}} {
+		t.Setenv("CLICOLOR_FORCE", c.force)
+		t.Setenv("NO_COLOR", c.no)
+		if got := newScreen(contextFor(t)).paint(red, "x"); got != c.want {
+			t.Errorf("CLICOLOR_FORCE=%s NO_COLOR=%s: %q, want %q", c.force, c.no, got, c.want)
+		}
+	}
+}
+
+func TestArgumentsInAnyOrder(t *testing.T) {
+	app := appFor(t)
+	for _, c := range [][2]string{
+		{"narbor share --socket s pause --for 1h", "narbor share pause --socket s --for 1h"},
+		{"narbor share pause --for 1h --socket s", "narbor share pause --for 1h --socket s"},
+		{"narbor share --json", "narbor share --json"},
+		{"narbor share --socket", "narbor share --socket"},
+		{"narbor share x --json", "narbor share --json -- x"},
+		{"narbor fetch a --to d --generate-bash-completion", "narbor fetch a --to d --generate-bash-completion"},
+	} {
+		got, err := arrange(app, strings.Fields(c[0]))
+		if err != nil || !slices.Equal(got, strings.Fields(c[1])) {
+			t.Errorf("arrange(%s) = %q, %v, want %s", c[0], got, err, c[1])
+		}
+	}
+}
+
+func appFor(t *testing.T) *cli.App {
+	t.Helper()
+	return newApp(io.Discard, io.Discard, nil)
+}
+
+func contextFor(t *testing.T) *cli.Context { return cli.NewContext(appFor(t), nil, nil) }
+
+func TestShortTime(t *testing.T) {
+	for _, c := range []struct {
+		d    time.Duration
+		want string
+	}{{0, "0 s"}, {59 * time.Second, "59 s"}, {time.Hour - 1, "59 min 59 s"}, {2 * time.Minute, "2 min"}, {time.Hour, "1 h"}, {26*time.Hour + time.Minute, "1 d 2 h"}, {48 * time.Hour, "2 d"}} {
+		if got := shortTime(c.d); got != c.want {
+			t.Errorf("shortTime(%v) = %q, want %q", c.d, got, c.want)
+		}
+	}
+}
+
+// Every command says what it is for, and shows how it is used.
+func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
+	for _, cmd := range appFor(t).Commands {
+		if cmd.Name == "help" {
+			continue
+		}
+		out, _, err := narbor(t.Context(), cmd.Name, "--help")
+		if err != nil || !strings.Contains(out, cmd.Usage) || !strings.Contains(out, "narbor "+cmd.Name) || !strings.Contains(out, "xample") && cmd.Name != "completion" {
+			t.Errorf("narbor %s --help: %v\n%s", cmd.Name, err, out)
+		}
+	}
+}
+
+func TestManualPage(t *testing.T) {
+	out, _, err := narbor(t.Context(), "man")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{".TH narbor 8", ".SH NAME", "status", "upload-rate"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the manual page lacks %q", want)
+		}
+	}
+}

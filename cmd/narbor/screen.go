@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+// jsonSchema is the version of what --json prints, of every command. It changes with the meaning of a field, not with a
+// new one.
+const jsonSchema = 1
+
+// plainWidth is how wide text is where there is no terminal to ask: what fits everywhere.
+const plainWidth = 80
+
+// A screen is where a command prints for people: as wide as the terminal, and in colour only there.
+type screen struct {
+	io.Writer
+	width  int  // columns
+	cut    bool // lines that are longer are cut off; elsewhere somebody may search in them
+	colour bool
+}
+
+func newScreen(c *cli.Context) screen {
+	s := screen{Writer: c.App.Writer, width: plainWidth, colour: os.Getenv("CLICOLOR_FORCE") != "" && os.Getenv("CLICOLOR_FORCE") != "0"}
+	if f, ok := c.App.Writer.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
+			s.width, s.cut = w, true
+		}
+		s.colour = os.Getenv("TERM") != "dumb"
+	}
+	s.colour = s.colour && os.Getenv("NO_COLOR") == ""
+	return s
+}
+
+// isTerminal says whether people look at what is written to w.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// Colours, as terminals know them.
+const (
+	bold   = "1"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
+)
+
+// paint colours a text if the screen has colours.
+func (s screen) paint(colour, text string) string {
+	if !s.colour || colour == "" {
+		return text
+	}
+	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+}
+
+// line prints one line.
+func (s screen) line(format string, args ...any) {
+	fmt.Fprintln(s.Writer, s.fit(fmt.Sprintf(format, args...)))
+}
+
+// field prints a name and what there is to say about it, wrapped beside the name.
+func (s screen) field(name, format string, args ...any) {
+	const column = 11
+	s.hang(fmt.Sprintf("%-*s", column, name), fmt.Sprintf(format, args...))
+}
+
+// hang prints a text after what it begins with, wrapped so that its lines stand below each other.
+func (s screen) hang(first, text string) {
+	if !strings.HasSuffix(first, " ") {
+		first += " "
+	}
+	column := utf8.RuneCountInString(first)
+	for _, line := range wrap(text, max(s.width-column, 24)) {
+		fmt.Fprintln(s.Writer, strings.TrimRight(first+line, " "))
+		first = strings.Repeat(" ", column)
+	}
+}
+
+// table prints rows below a header, each column as wide as its widest cell. Columns whose name begins with ">" stand to
+// the right.
+func (s screen) table(header []string, rows [][]string) {
+	right := make([]bool, len(header))
+	names := make([]string, len(header))
+	for i, h := range header {
+		names[i] = strings.TrimPrefix(h, ">")
+		right[i] = names[i] != h
+	}
+	widths := make([]int, len(header))
+	for _, row := range append([][]string{names}, rows...) {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for n, row := range append([][]string{names}, rows...) {
+		var b strings.Builder
+		for i, cell := range row {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
+			if right[i] {
+				cell = pad + cell
+			} else {
+				cell += pad
+			}
+			if i > 0 {
+				b.WriteString("  ")
+			}
+			b.WriteString(cell)
+		}
+		text := s.fit(strings.TrimRight(b.String(), " "))
+		if n == 0 {
+			text = s.paint(bold, text)
+		}
+		fmt.Fprintln(s.Writer, text)
+	}
+}
+
+// fit cuts a line that is too long for the terminal.
+func (s screen) fit(text string) string {
+	if !s.cut || utf8.RuneCountInString(text) <= s.width {
+		return text
+	}
+	return string([]rune(text)[:max(s.width-1, 0)]) + "…"
+}
+
+// wrap breaks a text at spaces into lines of at most width, except words that are longer.
+func wrap(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Split(text, " ") {
+		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
+			lines = append(lines, line)
+			line = word
+			continue
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
+}
+
+// printJSON prints a value for programs.
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// jsonFlag makes a command print for programs.
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print everything as JSON, for programs", EnvVars: env("json")}
+}

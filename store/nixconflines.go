@@ -1,0 +1,34 @@
+package store
+
+// A ConfLine says where in Nix's configuration files a value is given.
+type ConfLine struct {
+	Setting  string // without "extra-"
+	Value    string // one of a list's
+	At       string // "file:line"
+	UndoneBy string // "file:line" of a later line that replaces the whole setting; "" if this one is in force
+}
+
+// NixConfLines returns where the configuration files give the values of a setting: substituters, trusted-public-keys,
+// secret-key-files or require-sigs, in the order in which Nix reads them. It is what the files say at this moment, read
+// as the user that this program runs as; a nix-daemon that runs has read them when it began.
+func NixConfLines(setting string) []ConfLine {
+	var out []ConfLine
+	for _, l := range readNixConf().lines {
+		if l.Setting == setting {
+			out = append(out, l)
+		}
+	}
+	return out
+}
+
+// note takes down the values of the line that is being read.
+func (c *nixConf) note(setting string, values []string, extra bool) {
+	for i, l := range c.lines {
+		if l.Setting == setting && l.UndoneBy == "" && !extra {
+			c.lines[i].UndoneBy = c.at
+		}
+	}
+	for _, v := range values {
+		c.lines = append(c.lines, ConfLine{Setting: setting, Value: v, At: c.at})
+	}
+}
