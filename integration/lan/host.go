@@ -29,6 +29,8 @@ type HostConfig struct {
 	StateBytes int64
 	// Binds are further directories: from path on the host to path on this computer, read-only.
 	Binds map[string]string
+	// Listen are further addresses at which its narbor is asked over HTTP.
+	Listen []string
 }
 
 // A Host is a machine on the LAN. Its methods may be called concurrently.
@@ -41,6 +43,8 @@ type Host struct {
 	ns   *namespace
 	root string
 	port string // name of the bridge's end of the cable
+
+	listens []string // as in HostConfig
 
 	mu      sync.Mutex // guards what follows
 	sockets []*os.File // what narbor listens on
@@ -55,7 +59,7 @@ func (l *LAN) Add(cfg HostConfig) (*Host, error) {
 	l.added++
 	n := l.added
 	h := &Host{Name: cfg.Name, Addr4: addr4(n), Addr6: addr6(n), lan: l, ns: ns,
-		root: filepath.Join(l.dir, "root-"+cfg.Name), port: "port" + strconv.Itoa(n)}
+		root: filepath.Join(l.dir, "root-"+cfg.Name), port: "port" + strconv.Itoa(n), listens: cfg.Listen}
 	l.hosts = append(l.hosts, h)
 	if err := ns.do(func() error { return h.mountRoot(cfg) }); err != nil {
 		return nil, fmt.Errorf("%s: root directory: %w", cfg.Name, err)

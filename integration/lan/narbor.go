@@ -65,7 +65,7 @@ func (h *Host) listen() ([]*os.File, error) {
 		return h.sockets, nil
 	}
 	err := h.ns.do(func() error {
-		for _, addr := range []string{"127.0.0.1:6272", "[::1]:6272"} {
+		for _, addr := range append([]string{"127.0.0.1:6272", "[::1]:6272"}, h.listens...) {
 			l, err := net.Listen("tcp", addr)
 			if err != nil {
 				return err
