@@ -30,14 +30,19 @@ const (
 	lateAnswer = 300 * time.Millisecond
 )
 
-// An announcement is a machine's word about where it can be reached.
+// An announcement is word of where a machine can be reached: its own, or hearsay.
 type announcement struct {
 	id     peer.ID
 	addrs  []ma.Multiaddr
 	expiry time.Time
+	via    string // whose word it is: one of the sources of [NeighbourStatus]
 }
 
-// A candidate is a machine that announced itself.
+// hearsay reports whether somebody else than the machine itself says so, or it itself long ago. It fills gaps, and
+// displaces nothing.
+func (a announcement) hearsay() bool { return a.via == viaExchange || a.via == viaRemembered }
+
+// A candidate is a machine that might be there.
 type candidate struct {
 	announcement
 	due      time.Time // when to dial it, unless it is connected by then
@@ -47,7 +52,8 @@ type candidate struct {
 	since    time.Time // when the last dial succeeded
 }
 
-// A keeper stays connected to every machine that announces itself.
+// A keeper stays connected to every machine of which there is word, whoever found it. All but the named ones meet here:
+// so there is one budget of dials, and one place where a machine becomes due.
 type keeper struct {
 	lan    *lan
 	budget *rate.Limiter
@@ -126,12 +132,13 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	defer k.mu.Unlock()
 	var due []peer.AddrInfo
 	wait := redialMax
-	busy := k.dialing > 0
+	busy := false
 	for _, id := range k.byPromise() {
 		c := k.peers[id]
 		switch connected := k.lan.connected(id); {
 		case c.dialing, connected:
 			c.tried = c.tried || connected
+			busy = busy || k.awaits(c, now)
 			continue
 		case now.After(c.expiry):
 			delete(k.peers, id)
@@ -143,11 +150,11 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 		case !k.budget.AllowN(now, 1):
 			wait = min(wait, time.Second/dialRate)
 		default:
-			c.dialing, busy = true, true
+			c.dialing = true
 			k.dialing++
 			due = append(due, peer.AddrInfo{ID: id, Addrs: c.addrs})
 		}
-		busy = busy || !c.tried
+		busy = busy || k.awaits(c, now)
 	}
 	if !k.round.done {
 		wait = min(wait, 50*time.Millisecond)
@@ -157,6 +164,12 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 		}
 	}
 	return due, wait
+}
+
+// awaits reports whether Nix waits for a candidate to be tried. What is only hearsay may be long gone, and its dial
+// then takes its time, so it is not waited for after the first round. The caller holds mu.
+func (k *keeper) awaits(c *candidate, now time.Time) bool {
+	return (!c.tried || c.dialing) && (!c.hearsay() || now.Sub(k.round.start) < firstRound)
 }
 
 // byPromise returns the machines in the order in which they are to be dialled: whoever failed least and has waited
@@ -187,7 +200,7 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) {
 	c.due = now.Add(backoff(c.failures-1, redialMin))
 }
 
-// announce takes a machine's word. It is dialled soon if it is new, or to be found elsewhere than before.
+// announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.
 func (k *keeper) announce(a announcement, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -205,6 +218,10 @@ func (k *keeper) announce(a announcement, now time.Time) {
 		hint(k.wake)
 		return
 	}
+	if a.hearsay() {
+		c.fill(a)
+		return
+	}
 	c.expiry = a.expiry
 	for _, m := range a.addrs {
 		if !ma.Contains(c.addrs, m) {
@@ -214,6 +231,18 @@ func (k *keeper) announce(a announcement, now time.Time) {
 		}
 	}
 	c.addrs = slices.Clip(c.addrs[:min(len(c.addrs), maxAddrs)])
+}
+
+// fill takes hearsay about a machine of which there is word already.
+func (c *candidate) fill(a announcement) {
+	if a.expiry.After(c.expiry) {
+		c.expiry = a.expiry
+	}
+	for _, m := range a.addrs {
+		if !ma.Contains(c.addrs, m) && len(c.addrs) < maxAddrs {
+			c.addrs = append(c.addrs, m)
+		}
+	}
 }
 
 // makeRoom forgets the machine that could not be reached most often. The caller holds mu.
@@ -245,6 +274,9 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 	c.due = now.Add(backoff(c.failures, redialMin))
 	if now.Sub(k.changed) < time.Second {
 		c.due = now // it is we who moved
+	}
+	if again := now.Add(missFor); c.expiry.Before(again) {
+		c.expiry = again
 	}
 	hint(k.wake)
 }
@@ -279,11 +311,14 @@ func (k *keeper) namedTried() {
 	hint(k.wake)
 }
 
-// knows reports whether a machine has announced itself lately.
-func (k *keeper) knows(id peer.ID) bool {
+// via returns how a machine was found first; "" is not at all.
+func (k *keeper) via(id peer.ID) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.peers[id] != nil
+	if c := k.peers[id]; c != nil {
+		return c.via
+	}
+	return ""
 }
 
 // backoff returns the pause after a number of failures: it doubles, with half of it up to chance, so that machines

@@ -22,7 +22,7 @@ func newIdleKeeper(t *testing.T) *keeper {
 
 func announcementOf(t *testing.T, expiry time.Time, addrs ...string) announcement {
 	t.Helper()
-	a := announcement{id: newTestPeer(t), expiry: expiry}
+	a := announcement{id: newTestPeer(t), expiry: expiry, via: viaMDNS}
 	for _, s := range addrs {
 		a.addrs = append(a.addrs, ma.StringCast(s))
 	}
@@ -58,7 +58,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 
 	honest := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.2/tcp/1")
 	k.announce(honest, now)
-	if !k.knows(honest.id) {
+	if k.via(honest.id) == "" {
 		t.Error("those who cannot be reached do not make room for somebody new")
 	}
 	if len(k.peers) > maxKnown {
@@ -67,7 +67,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 
 	for i := range 3 * maxAddrs {
 		m := ma.StringCast("/ip4/10.0.0.2/tcp/" + string(rune('1'+i%9)) + "000")
-		k.announce(announcement{honest.id, []ma.Multiaddr{m}, now.Add(time.Hour)}, now)
+		k.announce(announcement{honest.id, []ma.Multiaddr{m}, now.Add(time.Hour), viaMDNS}, now)
 	}
 	if n := len(k.peers[honest.id].addrs); n > maxAddrs {
 		t.Errorf("%d addresses of one machine, want at most %d", n, maxAddrs)
@@ -102,11 +102,11 @@ func TestExpiredMachineIsForgotten(t *testing.T) {
 	k.announce(a, now)
 	k.step(now.Add(59 * time.Second)) // it is being dialled
 	k.finished(a.id, errors.New("nobody there"), now.Add(59*time.Second))
-	if !k.knows(a.id) {
+	if k.via(a.id) == "" {
 		t.Error("forgotten too early")
 	}
 	k.step(now.Add(61 * time.Second))
-	if k.knows(a.id) {
+	if k.via(a.id) != "" {
 		t.Error("not forgotten")
 	}
 }
@@ -131,7 +131,7 @@ func TestRedialBacksOff(t *testing.T) {
 		now = now.Add(wait)
 	}
 
-	k.announce(announcement{a.id, []ma.Multiaddr{ma.StringCast("/ip4/10.0.0.7/tcp/1")}, a.expiry}, now)
+	k.announce(announcement{a.id, []ma.Multiaddr{ma.StringCast("/ip4/10.0.0.7/tcp/1")}, a.expiry, viaMDNS}, now)
 	if k.peers[a.id].due.After(now) {
 		t.Error("a machine that announces a new address is not dialled at once")
 	}

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,9 +33,13 @@ type lanConfig struct {
 
 // How a neighbour was found.
 const (
-	viaMDNS    = "mdns"
-	viaNamed   = "named"
-	viaInbound = "inbound"
+	viaNamed      = "named"
+	viaKernel     = "kernel" // named on the kernel's command line
+	viaMDNS       = "mdns"
+	viaGateway    = "gateway"
+	viaRemembered = "remembered" // from when this machine was in the same network before
+	viaExchange   = "exchange"   // a neighbour told
+	viaInbound    = "inbound"
 )
 
 // A lan finds the machines around this one that announce themselves, and those that the user named, and stays
@@ -106,19 +111,15 @@ func (l *lan) Interfaces() []InterfaceStatus {
 	return out
 }
 
-// Via says how a peer was found: "mdns", "named" or "inbound".
+// Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange" or "inbound".
 func (l *lan) Via(p peer.ID) string {
 	l.mu.Lock()
 	named := l.viaName[p]
 	l.mu.Unlock()
-	switch {
-	case named != nil:
-		return viaNamed
-	case l.keeper.knows(p):
-		return viaMDNS
-	default:
-		return viaInbound
+	if named != nil {
+		return named.via
 	}
+	return cmp.Or(l.keeper.via(p), viaInbound)
 }
 
 // Block refuses all connections with a peer until a moment, and has those closed that there are.

@@ -223,6 +223,9 @@ const (
 	dialTimeout = 3 * time.Second
 	// The pause before a neighbour is dialled again begins at redialMin and doubles up to redialMax.
 	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
+	// missFor is for how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not
+	// work nobody else will say so.
+	missFor = 10 * time.Minute
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of

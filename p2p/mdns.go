@@ -211,7 +211,7 @@ func (d *discovery) hear(e *zeroconf.ServiceEntry) {
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves.
 func (d *discovery) parse(e *zeroconf.ServiceEntry) (announcement, bool) {
-	a := announcement{expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
+	a := announcement{via: viaMDNS, expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
 		id, m, ok := parseText(text)
 		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == maxAddrs {

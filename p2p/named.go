@@ -34,6 +34,7 @@ const (
 // A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.
 type namedPeer struct {
 	text   string     // as the user wrote it
+	via    string     // where: viaNamed or viaKernel
 	addr   netip.Addr // or
 	name   string     // a DNS name
 	family string     // "ip", "ip4" or "ip6": which of the name's addresses count
@@ -61,7 +62,7 @@ func parseNamed(texts []string) ([]*namedPeer, error) {
 }
 
 func parseNamedPeer(text string) (*namedPeer, error) {
-	n := &namedPeer{text: text, port: defaultPort, family: "ip", hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
+	n := &namedPeer{text: text, via: viaNamed, port: defaultPort, family: "ip", hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 	if strings.HasPrefix(text, "/") {
 		return n, n.parseMultiaddr(text)
 	}
