@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -150,30 +149,10 @@ func (b *bans) run(ctx context.Context, log *zap.Logger) error {
 	}
 }
 
-// save writes beside the file and renames, so that it is whole whenever the power goes.
 func (b *bans) save() error {
-	if b.file == "" {
-		return nil
-	}
 	list := []Struck{}
 	for _, s := range b.current() {
 		list = append(list, s)
 	}
-	text, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(b.file), ".bans-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), b.file)
+	return writeState(b.file, list)
 }

@@ -39,6 +39,10 @@ func (g *gater) setLinks(links []link) {
 func (g *gater) setNamed(name string, addrs []netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if len(addrs) == 0 {
+		delete(g.named, name)
+		return
+	}
 	g.named[name] = addrs
 }
 

@@ -23,7 +23,8 @@ import (
 type lanConfig struct {
 	Identity                        crypto.PrivKey // required
 	Port                            uint16         // TCP; 0 picks one
-	Peers                           []string       // multiaddr, IP address or DNS name, with or without a port
+	Peers, KernelPeers              []string       // multiaddr, IP address or DNS name, with or without a port
+	PeersFile                       string         // keeps those that are added; "" is none
 	MDNS                            bool           // announce and browse
 	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
 	UserAgent                       string         // what identify tells neighbours
@@ -50,7 +51,8 @@ type lan struct {
 	gate    *gater
 	policy  interfacePolicy
 	net     *Net // nil is this machine's
-	named   []*namedPeer
+	added   *added
+	renamed chan struct{} // named may have changed
 	mdns    bool
 	keeper  *keeper
 	settled chan struct{}
@@ -58,6 +60,7 @@ type lan struct {
 
 	mu      sync.Mutex // guards what follows
 	links   []link
+	named   []*namedPeer
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
 }
 
@@ -71,7 +74,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, err
 	}
-	named, err := parseNamed(cfg.Peers)
+	named, kept, err := allNamed(cfg, cfg.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +88,8 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
 	l := &lan{
-		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, mdns: cfg.MDNS,
+		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
+		renamed: make(chan struct{}, 1),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), viaName: make(map[peer.ID]*namedPeer),
 	}
 	l.keeper = newKeeper(l)
@@ -117,7 +121,7 @@ func (l *lan) Via(p peer.ID) string {
 	named := l.viaName[p]
 	l.mu.Unlock()
 	if named != nil {
-		return named.via
+		return named.via()
 	}
 	return cmp.Or(l.keeper.via(p), viaInbound)
 }
@@ -144,9 +148,7 @@ func (l *lan) Run(ctx context.Context) error {
 	g.Go(func() error { return l.keeper.run(ctx) })
 	g.Go(func() error { return l.follow(ctx) })
 	g.Go(func() error { return l.bury(ctx) })
-	for _, n := range l.named {
-		g.Go(func() error { return l.keepNamed(ctx, n) })
-	}
+	g.Go(func() error { return l.keepAllNamed(ctx) })
 	err := g.Wait()
 	return errors.Join(err, l.host.Close())
 }
@@ -168,7 +170,7 @@ func (l *lan) follow(ctx context.Context) error {
 		if changed {
 			l.closeOrphans()
 			l.keeper.linksChanged(time.Now())
-			for _, n := range l.named {
+			for _, n := range l.namedNow() {
 				hint(n.hurry)
 			}
 		}

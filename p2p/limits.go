@@ -102,6 +102,9 @@ const (
 	// maxTallies bounds what is remembered of peers that come and go, and maxMissAddrs the addresses whose misses are
 	// counted: more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096
+	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with the
+	// longest DNS name and an ID.
+	maxAdded, maxPeerText = 64, 512
 	// maxBlocked bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
 	// against the honest and broken, not a wall: the one to be forgotten first goes.
 	maxBlocked = 1024

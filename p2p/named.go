@@ -34,7 +34,7 @@ const (
 // A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.
 type namedPeer struct {
 	text   string     // as the user wrote it
-	via    string     // where: viaNamed or viaKernel
+	from   string     // where: fromFlag, fromKernel or fromAdded
 	addr   netip.Addr // or
 	name   string     // a DNS name
 	family string     // "ip", "ip4" or "ip6": which of the name's addresses count
@@ -46,7 +46,7 @@ type namedPeer struct {
 }
 
 // parseNamed parses what users give to --peer.
-func parseNamed(texts []string) ([]*namedPeer, error) {
+func parseNamed(texts []string, from string) ([]*namedPeer, error) {
 	var out []*namedPeer
 	for i, text := range texts {
 		if slices.Contains(texts[:i], text) {
@@ -56,13 +56,22 @@ func parseNamed(texts []string) ([]*namedPeer, error) {
 		if err != nil {
 			return nil, fmt.Errorf("peer %.100q: %w", text, err)
 		}
+		n.from = from
 		out = append(out, n)
 	}
 	return out, nil
 }
 
+// via says how those were found who are at its addresses.
+func (n *namedPeer) via() string {
+	if n.from == fromKernel {
+		return viaKernel
+	}
+	return viaNamed
+}
+
 func parseNamedPeer(text string) (*namedPeer, error) {
-	n := &namedPeer{text: text, via: viaNamed, port: defaultPort, family: "ip", hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
+	n := &namedPeer{text: text, port: defaultPort, family: "ip", hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 	if strings.HasPrefix(text, "/") {
 		return n, n.parseMultiaddr(text)
 	}
@@ -157,7 +166,7 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 }
 
 // keepNamed stays connected to a named peer until ctx ends.
-func (l *lan) keepNamed(ctx context.Context, n *namedPeer) error {
+func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 	tried := sync.OnceFunc(l.keeper.namedTried)
 	defer tried()
 	learned := make(map[netip.Addr]peer.ID)
@@ -174,7 +183,7 @@ func (l *lan) keepNamed(ctx context.Context, n *namedPeer) error {
 		tried()
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-n.hurry:
 			failures = 0
 		case <-time.After(wait):
@@ -185,7 +194,7 @@ func (l *lan) keepNamed(ctx context.Context, n *namedPeer) error {
 			}
 			select {
 			case <-ctx.Done():
-				return nil
+				return
 			case <-n.hurry:
 			case <-time.After(backoff(failures, redialMin)):
 			}
@@ -263,6 +272,9 @@ func (l *lan) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...
 func (l *lan) remember(id peer.ID, n *namedPeer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !slices.Contains(l.named, n) {
+		return
+	}
 	if len(l.viaName) >= len(l.named)*maxNamedAddrs {
 		maps.DeleteFunc(l.viaName, func(p peer.ID, _ *namedPeer) bool { return !l.connected(p) })
 	}

@@ -30,7 +30,10 @@ type Config struct {
 	Identity crypto.PrivKey // required
 	Port     uint16         // TCP, all addresses; 0 picks one
 	Peers    []string       // named by the user: multiaddr, IP or DNS name, with or without port
-	MDNS     bool           // find neighbours by multicast DNS
+	// KernelPeers are as Peers, from the kernel's command line; what is wrong among them is logged and left out.
+	KernelPeers []string
+	PeersFile   string // keeps across restarts who is added by [Node.AddPeer]; "" is none
+	MDNS        bool   // find neighbours by multicast DNS
 	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
 	AllowInterfaces, DenyInterfaces []string
 	Version                         string // told to neighbours
@@ -78,7 +81,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, MDNS: cfg.MDNS,
+	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
 	if err != nil {

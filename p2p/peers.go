@@ -1,0 +1,285 @@
+package p2p
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/zap"
+)
+
+// maxPeersFile bounds the file of added peers, in bytes.
+const maxPeersFile = maxAdded * (maxPeerText + 8)
+
+// A NamedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.
+type NamedPeer struct {
+	Text string `json:"text"` // as it was given
+	// From is "flag" for [Config.Peers], "kernel" for [Config.KernelPeers], and "added" for [Node.AddPeer].
+	From      string   `json:"from"`
+	Connected []string `json:"connected"` // the IDs of those who are there
+}
+
+// Where a named peer was given.
+const (
+	fromFlag   = "flag"
+	fromKernel = "kernel"
+	fromAdded  = "added"
+)
+
+// AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
+// port. Adding it again does nothing. It returns an error if text is none of these, if there are too many, or if it
+// cannot be kept; then it is not added.
+func (n *Node) AddPeer(text string) error { return n.lan.added.add(n.lan, text) }
+
+// RemovePeer ends what AddPeer began, and closes the connections to who was found there. A peer that is found in another
+// way as well comes back. It returns an error if no such peer was added.
+func (n *Node) RemovePeer(text string) error { return n.lan.added.remove(n.lan, text) }
+
+// Peers returns those whom the user named, in the order in which they were given.
+func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
+
+// added keeps the peers that were added while narbor ran, in a file.
+type added struct {
+	file string // "" is none
+
+	mu    sync.Mutex // held while the file is written, so that it says what is so
+	texts []string
+}
+
+// loadAdded reads the peers that were added in earlier runs. Nothing of a file that cannot be read as a whole is used.
+func loadAdded(file string) (*added, []*namedPeer, error) {
+	a := &added{file: file}
+	var texts []string
+	if err := readState(file, maxPeersFile, &texts); err != nil {
+		return a, nil, err
+	}
+	if len(texts) > maxAdded {
+		return a, nil, fmt.Errorf("%s: %d peers, and %d are the most", file, len(texts), maxAdded)
+	}
+	named, err := parseNamed(texts, fromAdded)
+	if err != nil {
+		return a, nil, fmt.Errorf("%s: %w", file, err)
+	}
+	a.texts = texts
+	return a, named, nil
+}
+
+func (a *added) add(l *lan, text string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case l.names(text):
+		return nil
+	case len(text) > maxPeerText:
+		return fmt.Errorf("peer %.100q… is longer than %d bytes", text, maxPeerText)
+	case len(a.texts) >= maxAdded:
+		return fmt.Errorf("%d peers were added already, and no more are kept; remove some", len(a.texts))
+	}
+	named, err := parseNamed([]string{text}, fromAdded)
+	if err != nil {
+		return err
+	}
+	texts := append(slices.Clone(a.texts), text)
+	if err := writeState(a.file, texts); err != nil {
+		return fmt.Errorf("peer %q would be forgotten at the next start: %w", text, err)
+	}
+	a.texts = texts
+	l.setNamed(append(l.namedNow(), named...))
+	return nil
+}
+
+func (a *added) remove(l *lan, text string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.Index(a.texts, text)
+	if i < 0 {
+		return fmt.Errorf("no peer %.100q was added while narbor ran: one that is named by --peer or narbor.peers= must be removed there", text)
+	}
+	texts := slices.Delete(slices.Clone(a.texts), i, i+1)
+	if err := writeState(a.file, texts); err != nil {
+		return fmt.Errorf("peer %q would come back at the next start: %w", text, err)
+	}
+	a.texts = texts
+	l.setNamed(slices.DeleteFunc(l.namedNow(), func(n *namedPeer) bool { return n.text == text && n.from == fromAdded }))
+	return nil
+}
+
+// namedNow returns the named peers, in a slice of the caller's.
+func (l *lan) namedNow() []*namedPeer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.named)
+}
+
+func (l *lan) names(text string) bool {
+	return slices.ContainsFunc(l.namedNow(), func(n *namedPeer) bool { return n.text == text })
+}
+
+// setNamed replaces the named peers; keepAllNamed begins and ends what is needed.
+func (l *lan) setNamed(named []*namedPeer) {
+	l.mu.Lock()
+	l.named = named
+	l.mu.Unlock()
+	hint(l.renamed)
+}
+
+// keepAllNamed stays connected to those who are named, as they come and go, until ctx ends.
+func (l *lan) keepAllNamed(ctx context.Context) error {
+	kept := make(map[*namedPeer]func())
+	end := func(n *namedPeer) {
+		kept[n]()
+		delete(kept, n)
+	}
+	for {
+		now := l.namedNow()
+		for n := range kept {
+			if !slices.Contains(now, n) {
+				end(n)
+				l.forgetNamed(n)
+			}
+		}
+		for _, n := range now {
+			if kept[n] == nil {
+				kept[n] = l.beginNamed(ctx, n)
+			}
+		}
+		select {
+		case <-l.renamed:
+		case <-ctx.Done():
+			for n := range kept {
+				end(n)
+			}
+			return nil
+		}
+	}
+}
+
+// beginNamed keeps one named peer until ctx ends, or what it returns is called, which waits for the end.
+func (l *lan) beginNamed(ctx context.Context, n *namedPeer) func() {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.keepNamed(ctx, n)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// forgetNamed closes the connections to whoever was found under a name that is given no longer.
+func (l *lan) forgetNamed(n *namedPeer) {
+	l.gate.setNamed(n.text, nil)
+	var conns []network.Conn
+	l.mu.Lock()
+	for id, by := range l.viaName {
+		if by == n {
+			delete(l.viaName, id)
+			conns = append(conns, l.host.Network().ConnsToPeer(id)...)
+		}
+	}
+	l.mu.Unlock()
+	for _, c := range conns {
+		l.discard(c)
+	}
+}
+
+func (l *lan) namedPeers() []NamedPeer {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]NamedPeer, len(l.named))
+	for i, n := range l.named {
+		out[i] = NamedPeer{Text: n.text, From: n.from, Connected: []string{}}
+		for id, by := range l.viaName {
+			if by == n && l.connected(id) {
+				out[i].Connected = append(out[i].Connected, id.String())
+			}
+		}
+		slices.Sort(out[i].Connected)
+	}
+	return out
+}
+
+// allNamed reads whom the user named: by flag, on the kernel's command line, and in earlier runs. What the kernel was
+// told is maybe older than this program, so a mistake in it is no reason not to start.
+func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
+	named, err := parseNamed(cfg.Peers, fromFlag)
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := slices.Clone(cfg.Peers)
+	for _, text := range cfg.KernelPeers {
+		more, err := parseNamed([]string{text}, fromKernel)
+		if err != nil {
+			log.Warn("left out of narbor.peers= on the kernel's command line", zap.Error(err))
+		} else if !slices.Contains(seen, text) {
+			named, seen = append(named, more...), append(seen, text)
+		}
+	}
+	kept, more, err := loadAdded(cfg.PeersFile)
+	if err != nil {
+		log.Warn("peers that were added are forgotten; add them again", zap.Error(err))
+	}
+	for _, n := range more {
+		if !slices.Contains(seen, n.text) {
+			named = append(named, n)
+		}
+	}
+	return named, kept, nil
+}
+
+// readState reads a file in the state directory into what v points at. No file, or none wanted, leaves v as it is.
+func readState(file string, limit int64, v any) error {
+	if file == "" {
+		return nil
+	}
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	d := json.NewDecoder(io.LimitReader(f, limit))
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return fmt.Errorf("%s: something follows the list", file)
+	}
+	return nil
+}
+
+// writeState writes v beside a file in the state directory and renames, so that it is whole whenever the power goes.
+func writeState(file string, v any) error {
+	if file == "" {
+		return nil
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), ".state-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(text, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
