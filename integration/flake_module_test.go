@@ -119,7 +119,7 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 		"--peer=nas", "--peer=10.0.0.5:6273", "--interface=en*", "--no-interface=wg*", "--trusted-key=k-1:a=",
 		"--cache-dir=/srv/a b", "--no-mdns", "100%%")
 
-	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential", `"group-secret:/etc/secrets/group"`)
+	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential", `["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
 	group.want(t, "systemd.services.narbor.environment", `{"HOME":"%S/narbor","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
 	group.want(t, "systemd.services.narbor.serviceConfig.DynamicUser", `true`)
 	for c, want := range map[*evaluated]string{&group: "true", &leaked: "false"} {

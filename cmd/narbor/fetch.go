@@ -161,7 +161,7 @@ func fetchNode(c *cli.Context, spool *store.Spool, log *zap.Logger) (*p2p.Node, 
 	if err != nil {
 		return nil, err
 	}
-	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
+	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Trusted: keys, ShareKeys: new(trust.Keys), Spool: spool, Log: log})
 }

@@ -167,7 +167,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), MDNS: !c.Bool("no-mdns"),
+	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), PeersFile: filepath.Join(dir, "peers.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
 	paths, err := socketPaths(c)

@@ -253,6 +253,11 @@ in
         StateDirectoryMode = "0700";
         RuntimeDirectory = "narbor";
         UMask = "0077";
+        # For narbor.peers=: of /proc the service sees processes alone.
+        LoadCredential = [
+          "kernel-cmdline:/proc/cmdline"
+        ]
+        ++ lib.optional (cfg.groupSecretFile != null) "group-secret:${cfg.groupSecretFile}";
 
         CapabilityBoundingSet = "";
         LockPersonality = true;
@@ -288,9 +293,6 @@ in
           "@system-service"
           "~@privileged @resources"
         ];
-      }
-      // lib.optionalAttrs (cfg.groupSecretFile != null) {
-        LoadCredential = "group-secret:${cfg.groupSecretFile}";
       };
     };
   };
