@@ -39,6 +39,14 @@ type source struct {
 	failing atomic.Bool   // its last answer was an error
 }
 
+// origin is where what the source has is from, unless it says more of it.
+func (src *source) origin() store.Origin {
+	if _, ok := src.Source.(local); ok {
+		return store.FromStore
+	}
+	return store.FromNeighbours
+}
+
 // A question is what the sources are asked.
 type question struct {
 	hashPart store.HashPart
@@ -89,28 +97,32 @@ func (s *Server) ask(ctx context.Context, q question) (trust.Mapping, error) {
 	type answer struct {
 		m   trust.Mapping
 		err error
+		src *source
 	}
 	answers := make(chan answer, len(s.sources)) // no sender ever waits
 	turn := time.NewTicker(q.timeout / time.Duration(len(s.sources)+1))
 	defer turn.Stop()
-	next, pending := 0, 0
+	next, pending, none := 0, 0, store.ErrNotFound
 	for {
 		if next < len(s.sources) {
 			src := s.sources[next]
 			go func() {
 				m, err := s.askOne(ctx, src, q)
-				answers <- answer{m, err}
+				answers <- answer{m, err, src}
 			}()
 			turn.Reset(q.timeout / time.Duration(len(s.sources)+1))
 			next, pending = next+1, pending+1
 		}
 		if pending == 0 {
-			return trust.Mapping{}, store.ErrNotFound
+			return trust.Mapping{}, none
 		}
 		select {
 		case a := <-answers:
 			if pending--; a.err == nil {
 				return a.m, nil
+			}
+			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore {
+				none = a.err // somebody near has it
 			}
 		case <-turn.C:
 		case <-ctx.Done():

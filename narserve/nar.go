@@ -28,12 +28,14 @@ const (
 
 // A narReply is a NAR, or a range of it, on its way out. Without a file it is the answer to HEAD.
 type narReply struct {
-	path          store.Path
+	m             trust.Mapping
 	spooled       *store.Spooled
 	file          *os.File
 	start, length int64
 	size          int64
-	done          func() // called once Nix has it, or has gone
+	sent          int64     // of length
+	asked         time.Time // when Nix did
+	done          func()    // called once Nix has it, or has gone
 }
 
 func (n *narReply) close() {
@@ -48,6 +50,7 @@ func (n *narReply) close() {
 
 // nar answers a request for nar/<name>.
 func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
+	asked := time.Now()
 	hp, narHash, err := parseNarName(name)
 	if err != nil {
 		return reply{}, err
@@ -58,16 +61,23 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 	if err != nil {
 		return reply{}, err
 	}
-	n := &narReply{path: m.Path(), size: m.NarSize(), length: m.NarSize()}
+	n := &narReply{m: m, asked: asked, size: m.NarSize(), length: m.NarSize()}
 	a := reply{status: http.StatusOK, contentType: "application/x-nix-nar", nar: n}
 	if r.Method == http.MethodHead { // it asks whether, not for the thing: nothing is fetched
 		return a, nil
 	}
 	s.ahead.begin(hp)
-	n.done = s.ahead.end
+	s.accounts.begin()
+	n.done = func() {
+		s.accounts.end()
+		s.ahead.end()
+	}
 	defer func() {
 		if err != nil {
 			n.done()
+			if r.Context().Err() == nil {
+				s.accounts.notServed(m, time.Since(asked), err)
+			}
 		}
 	}()
 	n.spooled, err = s.spooled(ctx, m)
@@ -116,6 +126,7 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, er
 	var errs []error
 	for i, src := range s.sources {
 		sp, err := s.fetchFrom(ctx, src, m, len(s.sources)-i)
+		s.accounts.fetched(m, src.origin(), err)
 		if err == nil {
 			return sp, nil
 		}
@@ -168,13 +179,16 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 	if n.file == nil {
 		return
 	}
-	if err := s.copyNAR(w, n); err != nil {
+	err := s.copyNAR(w, n)
+	whole := err == nil && n.start+n.length == n.size
+	s.accounts.served(n.m, n.sent, time.Since(n.asked), whole)
+	if err != nil {
 		if r.Context().Err() == nil {
-			s.log.Warn("sending a nar broke off", zap.Stringer("path", n.path), zap.Error(err))
+			s.log.Warn("sending a nar broke off", zap.Stringer("path", n.m.Path()), zap.Error(err))
 		}
 		panic(http.ErrAbortHandler) // the entry stays in the spool: Nix may come back for the rest
 	}
-	if n.start+n.length == n.size {
+	if whole {
 		s.nars.Add(1)
 		n.spooled.Used()
 	}
@@ -190,6 +204,7 @@ func (s *Server) copyNAR(w http.ResponseWriter, n *narReply) error {
 		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // as in ServeHTTP
 		sent, err := io.CopyN(w, n.file, min(rest, chunkSize))
 		rest -= sent
+		n.sent += sent
 		s.narBytes.Add(sent)
 		if err != nil {
 			return err

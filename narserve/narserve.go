@@ -76,7 +76,9 @@ type Config struct {
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
-	Log     *zap.Logger     // nil discards
+	// Accounts keep what passes; nil keeps them in memory.
+	Accounts *Accounts
+	Log      *zap.Logger // nil discards
 }
 
 // Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
@@ -88,6 +90,7 @@ type Server struct {
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
 	fetches  fetches
 	ahead    *ahead
+	accounts *Accounts
 	settled  <-chan struct{}
 	started  time.Time
 
@@ -102,6 +105,9 @@ func New(cfg Config) *Server {
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
+	}
+	if s.accounts = cfg.Accounts; s.accounts == nil {
+		s.accounts = NewAccounts()
 	}
 	if s.settled == nil {
 		closed := make(chan struct{})
@@ -265,9 +271,13 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	m, err := s.find(r.Context(), question{hashPart: hp, timeout: narinfoTimeout})
 	if err != nil {
 		s.misses.Add(1)
+		if r.Context().Err() == nil { // otherwise Nix has hung up
+			s.accounts.notFound(hp, err)
+		}
 		return reply{}, err
 	}
 	s.hits.Add(1)
+	s.accounts.found(m.Path())
 	if r.Method == http.MethodGet {
 		s.ahead.expect(m)
 	}

@@ -173,6 +173,7 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 		return nil // not the holder's fault
 	}
 	b.state, b.from, b.relayed = blockDone, nb.id, relayed
+	f.node.cfg.Observer.Received(store.FromNeighbours, f.m, nb.id.String(), len(data))
 	f.crowd.last = time.Now()
 	if relayed {
 		f.crowd.passed++

@@ -99,6 +99,7 @@ type lookup struct {
 	unjudged []reply
 	left     bool // nobody waits for it any more
 	f        *finding
+	refused  error // why a claim was not believed; nil if none was made, or one was
 }
 
 // An owed answer is a neighbour's that has been asked.
@@ -137,7 +138,7 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 			return f, nil
 		}
 		if done {
-			return nil, fmt.Errorf("%s: no neighbour has it: %w", l.hp, store.ErrNotFound)
+			return nil, l.nothing()
 		}
 		select {
 		case <-l.news:
@@ -146,6 +147,16 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 			return nil, fmt.Errorf("%s: %w: %w", l.hp, store.ErrNotFound, ctx.Err())
 		}
 	}
+}
+
+// nothing says that nobody has it, or that whoever has it was not believed.
+func (l *lookup) nothing() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refused != nil {
+		return fmt.Errorf("%s: what neighbours have is not believed: %w: %w", l.hp, store.ErrNotFound, l.refused)
+	}
+	return fmt.Errorf("%s: no neighbour has it: %w", l.hp, store.ErrNotFound)
 }
 
 // recalled is what a neighbour has said unasked. If the NAR is about to be fetched that is not enough: whoever is
@@ -296,6 +307,9 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 			if errors.Is(err, trust.ErrForged) {
 				l.node.strike(from.id, err.Error())
 			}
+			l.mu.Lock()
+			l.refused = err
+			l.mu.Unlock()
 			l.node.log.Debug("claim not believed", zap.Stringer("peer", from.id), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}

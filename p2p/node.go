@@ -49,8 +49,24 @@ type Config struct {
 	Spool       *store.Spool // where fetched NARs go
 	Bans        string       // file that keeps who is banned across restarts; "" is none
 	Manifests   string       // directory that keeps manifests across restarts; "" is none
+	Observer    Observer     // is told what passes; nil is nobody
 	Log         *zap.Logger  // nil discards
 }
+
+// An Observer is told of each block of a NAR that passes between this node and its neighbours, whose IDs it gets as
+// text. It is called from many goroutines at once, while transfers wait: it must return at once.
+type Observer interface {
+	// Received is told of n bytes that the mapping's NAR may consist of: it is not verified yet.
+	Received(o store.Origin, m trust.Mapping, from string, n int)
+	// Sent is told of n bytes of a path's NAR of that size.
+	Sent(path store.Path, size int64, to string, n int)
+}
+
+// A nobody observes nothing.
+type nobody struct{}
+
+func (nobody) Received(store.Origin, trust.Mapping, string, int) {}
+func (nobody) Sent(store.Path, int64, string, int)               {}
 
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
 // when there are no neighbours.
@@ -80,6 +96,9 @@ type Node struct {
 func New(cfg Config) (*Node, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
+	}
+	if cfg.Observer == nil {
+		cfg.Observer = nobody{}
 	}
 	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,

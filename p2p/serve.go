@@ -189,6 +189,9 @@ func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r reque
 	t.blocksSent.Add(1)
 	t.bytesSent.Add(int64(size))
 	t.wireSent.Add(int64(b.size))
+	if path, narSize := n.sharer.named(r); !path.IsZero() {
+		n.cfg.Observer.Sent(path, narSize, conn.RemotePeer().String(), size)
+	}
 	return b, nil
 }
 

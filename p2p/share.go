@@ -40,9 +40,10 @@ type narKey struct {
 // An openNAR is an archive that neighbours are reading, or were until a moment ago. Its mutex is held while it is
 // being opened, so that many who want it open it once.
 type openNAR struct {
-	mu  sync.Mutex // guards nar and err until opened
-	nar store.NAR
-	err error
+	mu   sync.Mutex // guards the next three until opened
+	path store.Path
+	nar  store.NAR
+	err  error
 
 	refs int       // guarded by sharer.mu
 	used time.Time // guarded by sharer.mu
@@ -84,7 +85,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 
 	o.mu.Lock()
 	if o.nar == nil && o.err == nil {
-		o.nar, o.err = s.openNAR(ctx, key)
+		o.path, o.nar, o.err = s.openNAR(ctx, key)
 	}
 	err := o.err
 	o.mu.Unlock()
@@ -96,17 +97,37 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	return o, nil
 }
 
-func (s *sharer) openNAR(ctx context.Context, key narKey) (store.NAR, error) {
+func (s *sharer) openNAR(ctx context.Context, key narKey) (store.Path, store.NAR, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	m, src, err := s.claim(ctx, key.hp)
 	if err != nil {
-		return nil, err
+		return store.Path{}, nil, err
 	}
 	if m.NarHash() != key.nar {
-		return nil, fmt.Errorf("%s with another NarHash: %w", m.Path(), store.ErrNotFound)
+		return store.Path{}, nil, fmt.Errorf("%s with another NarHash: %w", m.Path(), store.ErrNotFound)
 	}
-	return src.NAR(ctx, m.Info())
+	nar, err := src.NAR(ctx, m.Info())
+	return m.Path(), nar, err
+}
+
+// named returns the path and the NarSize of what is asked for, as long as it is open; the zero path if it is not.
+func (s *sharer) named(r request) (store.Path, int64) {
+	if f := s.flight(r); f != nil {
+		return f.m.Path(), f.m.NarSize()
+	}
+	s.mu.Lock()
+	o := s.open[narKey{r.hashParts[0], r.nar}]
+	s.mu.Unlock()
+	if o == nil {
+		return store.Path{}, 0
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.nar == nil {
+		return store.Path{}, 0
+	}
+	return o.path, o.nar.Size()
 }
 
 func (s *sharer) release(o *openNAR) {

@@ -57,6 +57,7 @@ func listenControl(path string) (net.Listener, error) {
 func (s *service) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", answer(func(*http.Request) (any, error) { return s.status(), nil }))
+	mux.HandleFunc("GET /stats", answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
 	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
 	mux.HandleFunc("PUT /share", change(s.putShare))
 	return mux

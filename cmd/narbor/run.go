@@ -88,6 +88,7 @@ type service struct {
 	settings  nixSettings
 	shares    shares
 	spool     *store.Spool
+	accounts  *narserve.Accounts
 	node      *p2p.Node
 	server    *narserve.Server
 	listeners []net.Listener
@@ -167,9 +168,13 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	if s.accounts, err = narserve.OpenAccounts(filepath.Join(dir, "account.json")); err != nil {
+		s.log.Warn("accounts begin anew", zap.Error(err))
+	}
 	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), PeersFile: filepath.Join(dir, "peers.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
+	cfg.Observer = s.accounts
 	paths, err := socketPaths(c)
 	if err != nil {
 		return err
@@ -185,7 +190,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
 	}
 	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Keys: s.trusted, Settled: s.node.Settled(),
-		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Log: s.log.Named("http")})
+		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Accounts: s.accounts, Log: s.log.Named("http")})
 	return s.announce(c)
 }
 
@@ -264,6 +269,7 @@ func (s *service) run(ctx context.Context) error {
 	defer die()
 	g, alive := errgroup.WithContext(alive)
 	g.Go(func() error { return s.node.Run(alive) })
+	g.Go(func() error { return s.server.Run(alive) })
 	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()

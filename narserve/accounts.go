@@ -1,0 +1,360 @@
+package narserve
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// maxPassing bounds the transfers that are known to be under way.
+	maxPassing = 256
+	// passingIdle is after how long without a block a transfer to a neighbour is over: nobody says that it is.
+	passingIdle = 3 * time.Second
+	// alikeFor is for how long requests that are alike are one entry among the latest, and alikeAmong of how many of
+	// the latest: Nix asks for thousands of paths in a row, and what it got would be lost among them.
+	alikeFor, alikeAmong = time.Minute, 4
+)
+
+// Accounts keep what passed between Nix, this machine and others: for a year by day, for a day by quarter of an hour,
+// and the latest requests and what is under way one by one. It is never larger than its constants allow. Its methods
+// may be called concurrently; none but Save does any I/O.
+type Accounts struct {
+	file    string                                // "" is none
+	origins *lru.Cache[store.Hash, provenance]    // of NARs in the spool
+	missed  *lru.Cache[store.HashPart, missCheck] // what Nix may be fetching by itself
+
+	mu        sync.Mutex // guards the rest
+	since     time.Time
+	note      string
+	days      []Day
+	quarters  []Quarter
+	peers     shares
+	names     shares
+	requests  []Request // the latest last
+	passing   map[passKey]*passing
+	serving   int       // requests for NARs that are being answered
+	busySince time.Time // when the first of these began
+	busySaved int64     // bytes that neighbours have saved since
+	changed   bool      // since the file was written
+	until     time.Time // days[today] is today until then
+	today     int
+}
+
+// A provenance says where a NAR came from, and from whom.
+type provenance struct {
+	origin store.Origin
+	from   []string
+}
+
+type passKey struct {
+	incoming bool
+	path     store.Path
+	peer     string // "" if incoming: it may come from several
+}
+
+type passing struct {
+	size        int64
+	bytes       int64
+	began, last time.Time
+	origins     map[store.Origin]int64 // bytes, if incoming
+	peers       map[string]int64       // likewise
+}
+
+// NewAccounts returns accounts that are kept in memory alone.
+func NewAccounts() *Accounts {
+	origins, err := lru.New[store.Hash, provenance](maxMappings)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	missed, err := lru.New[store.HashPart, missCheck](maxMissChecks)
+	if err != nil {
+		panic(err)
+	}
+	return &Accounts{origins: origins, missed: missed, since: time.Now(), peers: shares{}, names: shares{}, passing: map[passKey]*passing{}}
+}
+
+// Received takes note of n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
+// is verified.
+func (a *Accounts) Received(o store.Origin, m trust.Mapping, from string, n int) {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	p := a.pass(passKey{incoming: true, path: m.Path()}, m.NarSize(), now)
+	if p == nil {
+		return
+	}
+	p.bytes += int64(n)
+	if p.origins == nil {
+		p.origins, p.peers = map[store.Origin]int64{}, map[string]int64{}
+	}
+	p.origins[o] += int64(n)
+	p.peers[from] += int64(n)
+}
+
+// Sent takes note of n bytes of a NAR that were sent to a peer.
+func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.book(now, Amounts{Sent: int64(n)})
+	a.peers.of(to, maxPeers, now).Sent += int64(n)
+	a.names.of(packageName(path), maxNames, now).Sent += int64(n)
+	if p := a.pass(passKey{path: path, peer: to}, size, now); p != nil {
+		p.bytes += int64(n)
+	}
+}
+
+// pass returns a transfer under way, which may begin now; nil if there are too many. The caller holds mu.
+func (a *Accounts) pass(key passKey, size int64, now time.Time) *passing {
+	p := a.passing[key]
+	if p == nil {
+		if len(a.passing) >= maxPassing {
+			a.sweep(now)
+		}
+		if len(a.passing) >= maxPassing {
+			return nil
+		}
+		p = &passing{size: size, began: now}
+		a.passing[key] = p
+	}
+	p.last = now
+	return p
+}
+
+// sweep forgets transfers to neighbours that are over, and what stays of others. The caller holds mu.
+func (a *Accounts) sweep(now time.Time) {
+	for key, p := range a.passing {
+		if idle := now.Sub(p.last); idle > fetchTimeout || !key.incoming && idle > passingIdle {
+			delete(a.passing, key)
+		}
+	}
+}
+
+// fetched takes note that a NAR is in the spool, or will not come. Without a word of who sent it, it is from there.
+func (a *Accounts) fetched(m trust.Mapping, otherwise store.Origin, err error) {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	key := passKey{incoming: true, path: m.Path()}
+	p := a.passing[key]
+	delete(a.passing, key)
+	if err != nil {
+		return
+	}
+	if p == nil {
+		if !a.origins.Contains(m.NarHash()) {
+			a.origins.Add(m.NarHash(), provenance{origin: otherwise})
+		}
+		return
+	}
+	for id, n := range p.peers {
+		a.peers.of(id, maxPeers, now).Received += n
+	}
+	origin := otherwise
+	for o, n := range p.origins {
+		if n > p.origins[origin] {
+			origin = o
+		}
+	}
+	a.changed = true
+	a.origins.Add(m.NarHash(), provenance{origin, most(p.peers)})
+}
+
+// most returns whoever gave most, at most maxFrom of them.
+func most(by map[string]int64) []string {
+	ids := make([]string, 0, len(by))
+	for id := range by {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b string) int { return cmp.Or(cmp.Compare(by[b], by[a]), cmp.Compare(a, b)) })
+	return ids[:min(len(ids), maxFrom)]
+}
+
+// begin and end enclose the answer to a request for a NAR.
+func (a *Accounts) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.serving++; a.serving == 1 {
+		a.busySince, a.busySaved = time.Now(), 0
+	}
+}
+
+func (a *Accounts) end() {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.serving--; a.serving > 0 {
+		return
+	}
+	took := now.Sub(a.busySince).Seconds()
+	a.book(now, Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busySaved)/internetRate-took)})
+}
+
+// served takes note that Nix got n bytes of a NAR, and whether it was to its last.
+func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bool) {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	from, ok := a.origins.Get(m.NarHash())
+	if !ok {
+		from.origin = store.FromStore
+	}
+	amounts := Amounts{Received: map[store.Origin]int64{from.origin: n}}
+	r := Request{Path: m.Path().Base(), Result: ResultHit, Count: 1, Bytes: n, Seconds: took.Seconds(), Origin: from.origin, From: from.from}
+	if whole {
+		amounts.NARs = 1
+	} else {
+		r.Reason = "broke off"
+	}
+	a.book(now, amounts)
+	if saved := amounts.Saved(); saved > 0 {
+		a.names.of(packageName(m.Path()), maxNames, now).Received += saved
+		a.busySaved += saved
+	}
+	a.remember(now, r)
+}
+
+// found takes note that Nix was told that it can have a path.
+func (a *Accounts) found(path store.Path) {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.book(now, Amounts{Found: 1})
+	a.remember(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
+}
+
+// notFound takes note that Nix was told that there is no such path, and why.
+func (a *Accounts) notFound(hp store.HashPart, err error) {
+	now := time.Now()
+	a.missed.Add(hp, missCheck{at: now})
+	result, reason := why(err)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.book(now, Amounts{Missed: 1})
+	a.remember(now, Request{Path: string(hp), Result: result, Reason: reason, Count: 1})
+}
+
+// notServed takes note that there is no NAR after all.
+func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
+	now := time.Now()
+	a.missed.Add(m.Path().HashPart(), missCheck{at: now})
+	result, reason := why(err)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
+}
+
+// why is the one place that says, in words for people, why Nix did not get what it asked for.
+func why(err error) (result, reason string) {
+	switch {
+	case errors.Is(err, store.ErrMalformed):
+		return ResultRejected, "the archive is malformed, though it was signed"
+	case errors.Is(err, store.ErrCorrupt):
+		return ResultRejected, "the bytes were not those that were signed"
+	case errors.Is(err, trust.ErrForged):
+		return ResultRejected, "a neighbour sent a forged signature"
+	case errors.Is(err, trust.ErrUntrusted):
+		return ResultRejected, "a neighbour has it, but no key that Nix trusts has signed it"
+	case errors.Is(err, store.ErrNoSpace):
+		return ResultMiss, "no room in the spool"
+	case errors.Is(err, errNoAnswer):
+		return ResultMiss, "no answer in time"
+	}
+	return ResultMiss, "nobody near has it"
+}
+
+// remember puts a request among the latest. The caller holds mu.
+func (a *Accounts) remember(now time.Time, r Request) {
+	r.Time = now
+	for i := len(a.requests) - 1; r.Result != ResultHit && i >= max(0, len(a.requests)-alikeAmong); i-- {
+		old := &a.requests[i]
+		if old.Result == r.Result && old.Reason == r.Reason && now.Sub(old.Time) < alikeFor {
+			old.Time, old.Path, old.Count, old.Seconds = now, r.Path, old.Count+1, old.Seconds+r.Seconds
+			return
+		}
+	}
+	if len(a.requests) >= maxRequests {
+		a.requests = slices.Delete(a.requests, 0, len(a.requests)-maxRequests+1)
+	}
+	a.requests = append(a.requests, r)
+}
+
+// book adds amounts to today and to this quarter of an hour. The caller holds mu.
+func (a *Accounts) book(now time.Time, amounts Amounts) {
+	a.changed = true
+	if !now.Before(a.until) || now.Before(a.until.AddDate(0, 0, -1)) {
+		a.turnDay(now)
+	}
+	a.days[a.today].add(amounts)
+	start := now.Truncate(quarter)
+	if n := len(a.quarters); n == 0 || !a.quarters[n-1].Start.Equal(start) {
+		old := func(q Quarter) bool { return start.Sub(q.Start) >= quarters*quarter || !q.Start.Before(start) }
+		a.quarters = append(slices.DeleteFunc(a.quarters, old), Quarter{Start: start}) // what is later was a wrong clock
+	}
+	a.quarters[len(a.quarters)-1].add(amounts)
+}
+
+// turnDay finds or makes the day that it is. The caller holds mu.
+func (a *Accounts) turnDay(now time.Time) {
+	year, month, day := now.Date()
+	a.until = time.Date(year, month, day+1, 0, 0, 0, 0, now.Location())
+	date := now.Format(time.DateOnly)
+	at, found := slices.BinarySearchFunc(a.days, date, func(d Day, date string) int { return cmp.Compare(d.Date, date) })
+	if !found {
+		a.days = slices.Insert(a.days, at, Day{Date: date})
+	}
+	for ; len(a.days) > maxDays && at > 0; at-- {
+		a.days = a.days[1:]
+	}
+	a.days = a.days[:min(len(a.days), maxDays)]
+	a.today = at
+}
+
+// Account returns all that is known at this moment.
+func (a *Accounts) Account() Account {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.sweep(now)
+	out := Account{Schema: accountSchema, Since: a.since, Note: a.note, Days: make([]Day, len(a.days)), Quarters: make([]Quarter, quarters),
+		Peers: a.peers.list(), Names: a.names.list(), Requests: slices.Clone(a.requests), Now: []Transfer{}}
+	for i, d := range a.days {
+		out.Days[i] = Day{d.Date, d.clone()}
+	}
+	first := now.Truncate(quarter).Add(-(quarters - 1) * quarter)
+	for i := range out.Quarters {
+		out.Quarters[i] = Quarter{Start: first.Add(time.Duration(i) * quarter), Amounts: Amounts{}.clone()}
+	}
+	for _, q := range a.quarters {
+		if i := int(q.Start.Sub(first) / quarter); q.Start.Compare(first) >= 0 && i < quarters {
+			out.Quarters[i].Amounts = q.clone()
+		}
+	}
+	out.Peers, out.Names = out.Peers[:min(len(out.Peers), maxPeers)], out.Names[:min(len(out.Names), maxNames)]
+	slices.Reverse(out.Requests)
+	for key, p := range a.passing {
+		t := Transfer{Incoming: key.incoming, Path: key.path.Base(), Size: p.size, Bytes: min(p.bytes, p.size),
+			Seconds: now.Sub(p.began).Seconds(), Peers: []string{key.peer}}
+		if key.incoming {
+			t.Peers, t.Origin = most(p.peers), store.FromNeighbours
+			for o, n := range p.origins {
+				if n > p.origins[t.Origin] {
+					t.Origin = o
+				}
+			}
+		}
+		out.Now = append(out.Now, t)
+	}
+	slices.SortFunc(out.Now, func(a, b Transfer) int {
+		return cmp.Or(cmp.Compare(b.Seconds, a.Seconds), cmp.Compare(a.Path, b.Path))
+	})
+	return out
+}

@@ -1,0 +1,250 @@
+package narserve
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// maxAccountsFile is far above what accounts take as JSON with every bound reached, some 400 KiB.
+	maxAccountsFile = 4 << 20
+	// saveEvery is how much of the accounts a loss of power can cost.
+	saveEvery = 5 * time.Minute
+	// maxMissChecks bounds the misses of which it is not known yet what became of them: more than a desktop system has
+	// paths.
+	maxMissChecks = 8192
+	// missCheckEvery and missChecksAtOnce bound what it costs to find out: a question to the own store each.
+	missCheckEvery, missChecksAtOnce = 15 * time.Second, 256
+)
+
+// missCheckAfter returns how long after a miss it is looked whether Nix has got the path elsewhere, the tried-th time.
+// A large closure takes an hour on a slow link; what is not there then was only asked about.
+func missCheckAfter(tried int) time.Duration {
+	return []time.Duration{time.Minute, 10 * time.Minute, time.Hour, math.MaxInt64}[tried]
+}
+
+// missTries is how often it is looked.
+const missTries = 3
+
+// A missCheck is a path that Nix asked for in vain.
+type missCheck struct {
+	at    time.Time
+	tried int
+}
+
+// OpenAccounts returns accounts that are kept in a file, with what is in it already. If that cannot be read as a whole
+// it is not used at all: the error says so, and the accounts are empty, but can be used.
+func OpenAccounts(file string) (*Accounts, error) {
+	a := NewAccounts()
+	a.file = file
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return a, nil
+	}
+	var text []byte
+	if err == nil {
+		defer f.Close()
+		text, err = io.ReadAll(io.LimitReader(f, maxAccountsFile+1))
+	}
+	var kept Account
+	if err == nil {
+		kept, err = parseAccount(text, time.Now())
+	}
+	if err != nil {
+		err = fmt.Errorf("what was saved so far cannot be read, so counting begins anew: %s: %w", file, err)
+		a.note, a.changed = err.Error(), true
+		return a, err
+	}
+	a.since, a.note, a.days, a.quarters = kept.Since, kept.Note, kept.Days, kept.Quarters
+	for _, s := range kept.Peers {
+		a.peers[s.Name] = &s
+	}
+	for _, s := range kept.Names {
+		a.names[s.Name] = &s
+	}
+	for i := len(kept.Requests) - 1; i >= 0; i-- {
+		a.requests = append(a.requests, kept.Requests[i])
+	}
+	return a, nil
+}
+
+// parseAccount reads what Save writes. What is later than tomorrow comes from a wrong clock, and is left out.
+func parseAccount(text []byte, now time.Time) (a Account, err error) {
+	if len(text) > maxAccountsFile {
+		return a, fmt.Errorf("it is longer than %d bytes", maxAccountsFile)
+	}
+	d := json.NewDecoder(bytes.NewReader(text))
+	if err := d.Decode(&a); err != nil {
+		return a, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return a, errors.New("something follows its end")
+	}
+	if a.Schema != accountSchema {
+		return a, fmt.Errorf("it has schema %d, and this narbor knows %d", a.Schema, accountSchema)
+	}
+	if len(a.Days) > maxDays || len(a.Quarters) > quarters || len(a.Peers) > maxPeers || len(a.Names) > maxNames || len(a.Requests) > maxRequests {
+		return a, errors.New("it has more entries than narbor writes")
+	}
+	last, days := "", a.Days
+	a.Days = nil
+	for _, day := range days {
+		if _, err := time.Parse(time.DateOnly, day.Date); err != nil {
+			return a, err
+		}
+		if day.Date <= last || !day.sane() {
+			return a, fmt.Errorf("the day %s is out of order, or has negative amounts", day.Date)
+		}
+		if last = day.Date; last <= now.AddDate(0, 0, 1).Format(time.DateOnly) {
+			a.Days = append(a.Days, day)
+		}
+	}
+	var begun []Quarter
+	for _, q := range a.Quarters {
+		if !q.sane() {
+			return a, fmt.Errorf("the quarter of an hour of %s has negative amounts", q.Start)
+		}
+		if q.Start.Before(now) && (len(begun) == 0 || begun[len(begun)-1].Start.Before(q.Start)) {
+			begun = append(begun, q)
+		}
+	}
+	a.Quarters = begun
+	return a, nil
+}
+
+// sane says whether amounts are such as could have been counted.
+func (a Amounts) sane() bool {
+	for _, n := range a.Received {
+		if n < 0 {
+			return false
+		}
+	}
+	return a.ByNix >= 0 && a.ByNixPaths >= 0 && a.Sent >= 0 && a.NARs >= 0 && a.Found >= 0 && a.Missed >= 0 && a.Seconds >= 0 && a.SavedSeconds >= 0
+}
+
+// Save writes the file if something has changed: beside it, and renamed, so that it is whole whenever the power goes.
+func (a *Accounts) Save() error {
+	a.mu.Lock()
+	due := a.changed && a.file != ""
+	a.changed = false
+	a.mu.Unlock()
+	if !due {
+		return nil
+	}
+	account := a.Account()
+	account.Now = nil
+	text, err := json.Marshal(account)
+	if err == nil {
+		err = replaceFile(a.file, text)
+	}
+	if err != nil {
+		a.mu.Lock()
+		a.changed = true
+		a.mu.Unlock()
+		return fmt.Errorf("what was saved so far will not outlast this run: %w", err)
+	}
+	return nil
+}
+
+func replaceFile(name string, text []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), name)
+}
+
+// due returns paths that Nix missed a while ago, to be looked for.
+func (a *Accounts) due(now time.Time) (paths []store.HashPart) {
+	for _, hp := range a.missed.Keys() { // the oldest first
+		if c, ok := a.missed.Peek(hp); ok && now.Sub(c.at) >= missCheckAfter(c.tried) {
+			paths = append(paths, hp)
+		}
+		if len(paths) == missChecksAtOnce {
+			break
+		}
+	}
+	return paths
+}
+
+// looked takes note of whether a path that Nix missed is in its store now; size is 0 if it is not.
+func (a *Accounts) looked(hp store.HashPart, size int64) {
+	c, ok := a.missed.Peek(hp)
+	if !ok {
+		return
+	}
+	if c.tried++; size > 0 || c.tried >= missTries {
+		a.missed.Remove(hp)
+	} else {
+		a.missed.Add(hp, c)
+	}
+	if size > 0 {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.book(time.Now(), Amounts{ByNix: size, ByNixPaths: 1})
+	}
+}
+
+// Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out what of that
+// which neighbours do not have Nix has fetched itself. It is called once.
+func (s *Server) Run(ctx context.Context) error {
+	save, look := time.NewTicker(saveEvery), time.NewTicker(missCheckEvery)
+	defer save.Stop()
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			s.lookForMissed(ctx)
+			continue
+		case <-save.C:
+		case <-ctx.Done():
+		}
+		if err := s.accounts.Save(); err != nil {
+			s.log.Warn("accounts are not saved", zap.Error(err))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// lookForMissed asks this machine's own store for what Nix missed here: if an upstream has signed it, and it is there
+// by now, Nix has fetched it from elsewhere.
+func (s *Server) lookForMissed(ctx context.Context) {
+	for _, hp := range s.accounts.due(time.Now()) {
+		size := int64(0)
+		for _, src := range s.sources {
+			if l, ok := src.Source.(local); ok && size == 0 {
+				if m, err := guard(func() (trust.Mapping, error) { return l.Lookup(ctx, hp) }); err == nil {
+					size = m.NarSize()
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		s.accounts.looked(hp, size)
+	}
+}
