@@ -111,6 +111,7 @@ func commands(inherited []net.Listener) []*cli.Command {
 		fetchCommand(),
 		shareCommand(),
 		keysCommand(),
+		waitCommand(),
 		completionCommand(),
 		manCommand(),
 		versionCommand(),
