@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-I2m8F+3O5yZVdtAVzbq2pP26pYy5Zu7vJPBM8xzSUE0=";
+          vendorHash = "sha256-ueZk1KEWpzPpn8Gv3GGw7PXcI6llCaknbSCFsphUz8k=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

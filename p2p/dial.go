@@ -223,6 +223,10 @@ func (k *keeper) announce(a announcement, now time.Time) {
 		return
 	}
 	c.expiry = a.expiry
+	if soon := now.Add(yield + redialMin); soon.Before(c.due) {
+		c.due = soon // there it is again
+		hint(k.wake)
+	}
 	for _, m := range a.addrs {
 		if !ma.Contains(c.addrs, m) {
 			c.addrs = append([]ma.Multiaddr{m}, c.addrs...) // the newest first
@@ -272,8 +276,8 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 		c.failures = 0
 	}
 	c.due = now.Add(backoff(c.failures, redialMin))
-	if now.Sub(k.changed) < time.Second {
-		c.due = now // it is we who moved
+	if now.Sub(k.changed) < probeTimeout+time.Second {
+		c.due = now // it is we who moved or slept
 	}
 	if again := now.Add(missFor); c.expiry.Before(again) {
 		c.expiry = again

@@ -96,11 +96,13 @@ func (g *gater) mayAccept(a netip.Addr) bool {
 }
 
 // onLink reports whether a is in the network of one of the links.
-func (g *gater) onLink(a netip.Addr) bool {
+func (g *gater) onLink(a netip.Addr) bool { return onLink(g.links, a) }
+
+func onLink(links []link, a netip.Addr) bool {
 	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
 		return false
 	}
-	for _, l := range g.links {
+	for _, l := range links {
 		if a.Zone() != "" && a.Zone() != l.Name {
 			continue
 		}

@@ -30,6 +30,9 @@ type InterfaceStatus struct {
 	Reason string `json:"reason"` // why it is not used; "" if it is
 }
 
+// noCarrier is why an interface is not used whose cable is out.
+const noCarrier = "no carrier"
+
 // A link is a network interface as it was at one moment.
 type link struct {
 	InterfaceStatus
@@ -78,7 +81,7 @@ func (p interfacePolicy) refuse(name string, flags net.Flags) string {
 	case flags&net.FlagUp == 0:
 		return "down"
 	case flags&net.FlagRunning == 0:
-		return "no carrier"
+		return noCarrier
 	case flags&net.FlagPointToPoint != 0:
 		return "point-to-point (name its peers with --peer)"
 	case flags&net.FlagMulticast == 0:
@@ -152,9 +155,9 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return p, p.IsValid()
 }
 
-// watchInterfaces calls changed with the interfaces as they are and again whenever they may have changed, always
-// from the calling goroutine, until ctx ends.
-func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, changed func([]link)) error {
+// watchInterfaces calls changed with the interfaces as they are and again whenever they may have changed, or somebody
+// wants a look, always from the calling goroutine, until ctx ends.
+func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, look <-chan struct{}, changed func([]link)) error {
 	hints := make(chan struct{}, 1)
 	done := make(chan struct{})
 	go func() {
@@ -175,6 +178,7 @@ func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, ch
 		case <-ctx.Done():
 			return nil
 		case <-poll.C:
+		case <-look:
 		case <-hints:
 			settle(ctx, hints)
 		}

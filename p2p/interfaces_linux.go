@@ -71,7 +71,7 @@ func widenHostPrefixes(index int, prefixes []netip.Prefix) {
 	}
 }
 
-// subscribeInterfaces gives a hint for every message of the kernel about an interface or an address, and
+// subscribeInterfaces gives a hint for every message of the kernel about an interface, an address or a route nearby, and
 // subscribes again when a subscription ends.
 func subscribeInterfaces(ctx context.Context, log *zap.Logger, hints chan<- struct{}) {
 	for ctx.Err() == nil {
@@ -114,6 +114,34 @@ func followInterfaces(ctx context.Context, hints chan<- struct{}) error {
 		}
 		cancel(nil)
 	})
+	routes := make(chan netlink.RouteUpdate)
+	err = netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{
+		ErrorCallback: func(error) { hint(hints) }}) // it goes on after routes that it cannot read; else the channel is closed
+	if err != nil {
+		cancel(err)
+		return err
+	}
+	wg.Go(func() {
+		for r := range routes {
+			if isNear(r.Route) {
+				hint(hints)
+			}
+		}
+		cancel(nil)
+	})
 	<-ctx.Done()
 	return context.Cause(ctx)
+}
+
+// isNear reports whether a route says what is on our links, see [widenHostPrefixes], or is the default route. A
+// router may learn of thousands of others in a minute.
+func isNear(r netlink.Route) bool {
+	if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST {
+		return false
+	}
+	if r.Dst == nil {
+		return true
+	}
+	ones, bits := r.Dst.Mask.Size()
+	return ones == 0 || bits == 128 && r.Gw == nil && r.Via == nil && len(r.MultiPath) == 0
 }

@@ -57,6 +57,7 @@ type lan struct {
 	keeper  *keeper
 	settled chan struct{}
 	dead    chan network.Conn // to be closed by bury
+	renewal *renewal
 
 	mu      sync.Mutex // guards what follows
 	links   []link
@@ -90,7 +91,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	l := &lan{
 		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
 		renamed: make(chan struct{}, 1),
-		settled: make(chan struct{}), dead: make(chan network.Conn, 64), viaName: make(map[peer.ID]*namedPeer),
+		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
 	l.keeper = newKeeper(l)
 	l.setLinks(links)
@@ -149,6 +150,10 @@ func (l *lan) Run(ctx context.Context) error {
 	g.Go(func() error { return l.follow(ctx) })
 	g.Go(func() error { return l.bury(ctx) })
 	g.Go(func() error { return l.keepAllNamed(ctx) })
+	g.Go(func() error { return l.probeSuspects(ctx) })
+	if l.net == nil {
+		g.Go(func() error { return l.watchClocks(ctx) })
+	}
 	err := g.Wait()
 	return errors.Join(err, l.host.Close())
 }
@@ -161,14 +166,24 @@ func (l *lan) follow(ctx context.Context) error {
 		l.keeper.looked(true, time.Now())
 		return l.net.follow(ctx, d.hear)
 	}
-	return watchInterfaces(ctx, l.policy, l.log, func(links []link) {
-		changed := l.setLinks(links)
+	return watchInterfaces(ctx, l.policy, l.log, l.renewal.look, func(links []link) {
+		stale := l.renewal.stale.Swap(false)
+		changed, fresh := l.setLinks(links)
+		if stale {
+			d.stop()
+		}
 		if l.mdns {
 			d.update(ctx, links)
 		}
 		l.keeper.looked(len(used(links)) > 0, time.Now())
 		if changed {
 			l.closeOrphans()
+			l.renewal.suspect(l.connsAt(fresh))
+		}
+		if stale {
+			l.renewal.suspect(l.host.Network().Conns())
+		}
+		if changed || stale {
 			l.keeper.linksChanged(time.Now())
 			for _, n := range l.namedNow() {
 				hint(n.hurry)
@@ -177,23 +192,27 @@ func (l *lan) follow(ctx context.Context) error {
 	})
 }
 
-// setLinks notes the interfaces and reports whether one that is used has changed.
-func (l *lan) setLinks(links []link) bool {
+// setLinks notes the interfaces and reports whether one that is used has changed, and which are used anew.
+func (l *lan) setLinks(links []link) (changed bool, fresh []link) {
 	l.mu.Lock()
 	before := used(l.links)
 	l.links = links
 	l.mu.Unlock()
 	now := used(links)
 	l.gate.setLinks(now)
-	return !slices.EqualFunc(before, now, link.same)
+	fresh = slices.DeleteFunc(slices.Clone(now), func(k link) bool {
+		return slices.ContainsFunc(before, func(o link) bool { return k.Name == o.Name && k.ifi.Index == o.ifi.Index })
+	})
+	return !slices.EqualFunc(before, now, link.same), fresh
 }
 
 func used(links []link) []link {
 	return slices.DeleteFunc(slices.Clone(links), func(k link) bool { return !k.Used })
 }
 
-// closeOrphans closes connections from addresses that are no longer this machine's. TCP would take long to notice,
-// and meanwhile we would take their peers for connected.
+// closeOrphans closes connections from addresses that are no longer this machine's, and those to addresses that are on
+// none of its links any more, unless the user has named the peer. TCP would take long to notice, and meanwhile we would
+// take their peers for connected. A link that has lost its carrier still counts: it may be back before TCP gives up.
 func (l *lan) closeOrphans() {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -207,11 +226,25 @@ func (l *lan) closeOrphans() {
 			}
 		}
 	}
+	l.mu.Lock()
+	near := slices.DeleteFunc(slices.Clone(l.links), func(k link) bool { return !k.Used && k.Reason != noCarrier })
+	l.mu.Unlock()
 	for _, c := range l.host.Network().Conns() {
-		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] {
+		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] || l.isOffLink(c, near) {
 			l.discard(c)
 		}
 	}
+}
+
+// isOffLink reports whether the other end of a connection is on none of these links, and of no peer that was named.
+func (l *lan) isOffLink(c network.Conn, links []link) bool {
+	a, ok := ipOf(c.RemoteMultiaddr())
+	if !ok || l.gate.mayAccept(a) || onLink(links, a) {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.viaName[c.RemotePeer()] == nil
 }
 
 // gained is called by libp2p for each new connection. If the peer has moved to another address of the same network,
@@ -232,6 +265,9 @@ func (l *lan) gained(c network.Conn) {
 // outlived reports whether a connection of this age may be given up for a newer one. Young ones are left alone: two
 // machines that dial each other at once could otherwise each close the connection that the other one keeps.
 func outlived(age time.Duration) bool { return age > steady/2 }
+
+// forgetTime is how long libp2p takes to forget a connection that is being closed.
+const forgetTime = 50 * time.Millisecond
 
 // discard closes a connection, but does not wait for it.
 func (l *lan) discard(c network.Conn) {
@@ -256,7 +292,11 @@ func (l *lan) bury(ctx context.Context) error {
 	}
 }
 
+// close closes a connection. libp2p forgets it at once but says so only when the other side has been told, and who is
+// to be dialled again need not wait for that.
 func (l *lan) close(c network.Conn) {
+	early := time.AfterFunc(forgetTime, func() { l.lost(c.RemotePeer()) })
+	defer early.Stop()
 	if err := c.Close(); err != nil {
 		l.log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}

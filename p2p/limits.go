@@ -221,6 +221,9 @@ const (
 const (
 	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room.
 	keepAlive, writeTimeout = 4 * time.Second, 3 * time.Second
+	// probeTimeout is how long a neighbour may take to show that it is still there, after this machine slept or its
+	// cable was out: with looking at the interfaces before and dialling after, less than 5 s.
+	probeTimeout = 2500 * time.Millisecond
 	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
 	// guest may take a second for the handshake.
 	dialTimeout = 3 * time.Second

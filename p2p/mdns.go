@@ -85,11 +85,17 @@ func (d *discovery) update(ctx context.Context, links []link) {
 	}
 }
 
-// close ends all sessions.
-func (d *discovery) close() {
+// stop has all sessions end.
+func (d *discovery) stop() {
 	for _, s := range d.sessions {
 		s.cancel()
 	}
+	clear(d.sessions)
+}
+
+// close ends all sessions.
+func (d *discovery) close() {
+	d.stop()
 	d.running.Wait()
 }
 
