@@ -116,6 +116,14 @@ func (b *bans) add(id peer.ID, s Struck) {
 	hint(b.dirty)
 }
 
+// pardon ends a ban.
+func (b *bans) pardon(id peer.ID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.all, id)
+	hint(b.dirty)
+}
+
 // current returns the bans that have not ended, and forgets the others.
 func (b *bans) current() map[peer.ID]Struck {
 	b.mu.Lock()

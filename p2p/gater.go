@@ -63,6 +63,13 @@ func (g *gater) block(p peer.ID, until time.Time) {
 	delete(g.blocked, soonest)
 }
 
+// unblock ends what block began.
+func (g *gater) unblock(p peer.ID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.blocked, p)
+}
+
 func (g *gater) isBlocked(p peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -135,6 +135,12 @@ func (l *lan) Block(p peer.ID, until time.Time) {
 	}
 }
 
+// Unblock ends what Block began, and has the peer looked for at once if it is known where.
+func (l *lan) Unblock(p peer.ID) {
+	l.gate.unblock(p)
+	l.keeper.lose(p, time.Now())
+}
+
 // Run announces this machine, looks for others, and keeps connections to them, until ctx ends. It closes the host
 // and returns when all that it started has ended.
 func (l *lan) Run(ctx context.Context) error {

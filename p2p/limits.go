@@ -108,6 +108,8 @@ const (
 	// maxBlocked bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
 	// against the honest and broken, not a wall: the one to be forgotten first goes.
 	maxBlocked = 1024
+	// maxBlockedByUser bounds those of them that the user has named, who are never forgotten.
+	maxBlockedByUser = maxBlocked / 4
 	// maxFindings bounds the memory of who has what: some closures' worth.
 	maxFindings = 16 << 10
 	// maxChecked bounds the memory of verified signatures, at about 1 KiB each, and maxCheckedRefs what one may take.

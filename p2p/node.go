@@ -48,6 +48,7 @@ type Config struct {
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
 	Spool       *store.Spool // where fetched NARs go
 	Bans        string       // file that keeps who is banned across restarts; "" is none
+	Blocked     string       // file that keeps whom [Node.Block] refuses across restarts; "" is none
 	Manifests   string       // directory that keeps manifests across restarts; "" is none
 	Observer    Observer     // is told what passes; nil is nobody
 	Log         *zap.Logger  // nil discards
@@ -79,6 +80,7 @@ type Node struct {
 	serving
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
+	blocked  *blocklist
 	group    *group       // nil is no group
 	joined   chan peer.ID // is told who has proved to be in the group; read by watch
 	settled  chan struct{}
@@ -130,19 +132,14 @@ func New(cfg Config) (*Node, error) {
 	if len(cfg.Share) > 0 {
 		sharing.sources, sharing.passed = append(slices.Clone(cfg.Share), passed), passed
 	}
-	banned, err := loadBans(cfg.Bans)
-	if err != nil {
-		cfg.Log.Warn("nobody stays banned: the bans from before cannot be read", zap.Error(err))
-	}
-	for id, s := range banned.current() {
-		l.gate.block(id, s.Until)
-	}
+	banned, blocked := unwanted(cfg, l)
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:   sharing,
 		serving:  newServing(cfg.UploadRate),
 		findings: findings,
 		bans:     banned,
+		blocked:  blocked,
 		group:    circle,
 		joined:   make(chan peer.ID),
 		settled:  make(chan struct{}),
@@ -152,6 +149,25 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.Share(!cfg.ShareOff)
 	return n, nil
+}
+
+// unwanted returns who is refused since an earlier run, and refuses them.
+func unwanted(cfg Config, l *lan) (*bans, *blocklist) {
+	banned, err := loadBans(cfg.Bans)
+	if err != nil {
+		cfg.Log.Warn("nobody stays banned: the bans from before cannot be read", zap.Error(err))
+	}
+	for id, s := range banned.current() {
+		l.gate.block(id, s.Until)
+	}
+	blocked, err := loadBlocklist(cfg.Blocked)
+	if err != nil {
+		cfg.Log.Warn("nobody stays blocked: the list from before cannot be read", zap.Error(err))
+	}
+	for _, id := range blocked.all() {
+		l.gate.block(id, time.Now().Add(forGood))
+	}
+	return banned, blocked
 }
 
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
@@ -337,7 +353,9 @@ func (n *Node) strike(id peer.ID, reason string) {
 	if strikes < maxStrikes {
 		return
 	}
-	n.lan.Block(id, until)
+	if !slices.Contains(n.blocked.all(), id) { // who is refused for good stays so
+		n.lan.Block(id, until)
+	}
 	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
 }
 

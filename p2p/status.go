@@ -18,6 +18,7 @@ type Status struct {
 	UploadRate int64             `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
 	Group      bool              `json:"group"`      // whether only those who know its secret are asked and answered
 	OtherGroup []Outsider        `json:"otherGroup"`
+	Blocked    []string          `json:"blocked"` // IDs of the peers that the user wants nothing to do with
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
@@ -54,7 +55,7 @@ type Struck struct {
 // Status returns the node's state, neighbours sorted by ID.
 func (n *Node) Status() Status {
 	h := n.lan.Host()
-	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{},
+	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
 		UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders()}
 	select {
 	case <-n.settled:
@@ -76,5 +77,8 @@ func (n *Node) Status() Status {
 		s.Struck = append(s.Struck, b)
 	}
 	slices.SortFunc(s.Struck, func(a, b Struck) int { return cmp.Compare(a.ID, b.ID) })
+	for _, id := range n.blocked.all() {
+		s.Blocked = append(s.Blocked, id.String())
+	}
 	return s
 }

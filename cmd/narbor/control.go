@@ -59,6 +59,10 @@ func (s *service) controlHandler() http.Handler {
 	mux.HandleFunc("GET /status", answer(func(*http.Request) (any, error) { return s.status(), nil }))
 	mux.HandleFunc("GET /stats", answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
 	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
+	mux.HandleFunc("GET /why", answer(s.getWhy))
+	mux.HandleFunc("GET /peers", answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
+	mux.HandleFunc("POST /peers/{what}", change(s.postPeers))
+	mux.HandleFunc("POST /ping", lasting(pingTimeout, change(s.postPing)))
 	mux.HandleFunc("PUT /share", change(s.putShare))
 	return mux
 }
@@ -88,6 +92,17 @@ func change(do func(*http.Request) (any, error)) http.HandlerFunc {
 			return
 		}
 		answer(do)(w, r)
+	}
+}
+
+// lasting gives a handler more time than [controlTimeout] to answer.
+func lasting(d time.Duration, h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(d + controlTimeout)); err != nil {
+			refuse(w, err)
+			return
+		}
+		h(w, r)
 	}
 }
 

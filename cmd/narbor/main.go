@@ -108,6 +108,9 @@ func commands(inherited []net.Listener) []*cli.Command {
 	return []*cli.Command{
 		runCommand(inherited),
 		statusCommand(),
+		peersCommand(),
+		pingCommand(),
+		whyCommand(),
 		fetchCommand(),
 		shareCommand(),
 		keysCommand(),

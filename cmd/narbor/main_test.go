@@ -42,6 +42,7 @@ func TestUsageErrors(t *testing.T) {
 		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--upload-rate", "fast"}, {"run", "--upload-rate", "1kB"}, {"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
 		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},
 		{"share", "all"}, {"share", "none", "signed"}, {"share", "pause", "--for", "-1h"}, {"share", "pause", "--for", "soon"}, {"status", "--watch", "--every", "1ms"},
+		{"why"}, {"why", "/etc/passwd"}, {"why", "a", "b"}, {"share", "explain"}, {"ping"}, {"ping", "a", "b"}, {"peers", "frob"}, {"peers", "add"}, {"peers", "block", "a", "b"},
 	} {
 		if args[0] == "run" {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
@@ -286,7 +287,8 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		body, want, now string
 	}{
 		{12345, "GET", "/status", "", "200", "signed"}, {12345, "PUT", "/share", "none", "403", "signed"}, {65534, "PUT", "/share", "none", "403", "signed"},
-		{0, "PUT", "/share", "all", "400", "signed"}, {0, "POST", "/share", "none", "405", "signed"}, {0, "PUT", "/share", "none", "204", "none"},
+		{12345, "POST", "/peers/block?peer=x", "", "403", "signed"}, {12345, "POST", "/peers/add?peer=192.0.2.1", "", "403", "signed"}, {12345, "POST", "/ping?peer=x&count=1&bytes=0", "", "403", "signed"},
+		{0, "POST", "/peers/block?peer=x", "", "404", "signed"}, {0, "PUT", "/share", "all", "400", "signed"}, {0, "POST", "/share", "none", "405", "signed"}, {0, "PUT", "/share", "none", "204", "none"},
 	} {
 		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "-X", c.method, "-d", c.body, "http://narbor"+c.path)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.uid, Gid: c.uid}}

@@ -94,6 +94,7 @@ type service struct {
 	listeners []net.Listener
 	control   net.Listener
 	pause     pause
+	pinging   sync.Mutex // one at a time
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
@@ -173,7 +174,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	}
 	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), PeersFile: filepath.Join(dir, "peers.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
+		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Blocked: filepath.Join(dir, "blocked.json"), PeersFile: filepath.Join(dir, "peers.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
 	cfg.Observer = s.accounts
 	paths, err := socketPaths(c)
 	if err != nil {

@@ -112,6 +112,9 @@ func shareCommand() *cli.Command {
 				Action: func(c *cli.Context) error { return changeShare(c, "none") }},
 			{Name: "resume", Aliases: []string{"signed"}, Usage: "neighbours may have what an upstream has signed",
 				Flags: controlFlags(), Action: func(c *cli.Context) error { return changeShare(c, "signed") }},
+			{Name: "explain", Usage: "whether neighbours may have a path, and why", ArgsUsage: "PATH|HASH",
+				Description: "Exit code 5 means that they may not.\n\nExample: narbor share explain /nix/store/…-firefox-141.0",
+				Flags:       controlFlags(), Action: func(c *cli.Context) error { return why(c, true) }},
 		},
 	}
 }

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/p2p"
+)
+
+// PeerList is what `narbor peers --json` prints.
+type PeerList struct {
+	Schema     int                   `json:"schema"`
+	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
+	Named      []p2p.NamedPeer       `json:"named"` // whom the user named, there or not
+	Banned     []p2p.Struck          `json:"banned"`
+	Blocked    []string              `json:"blocked"`
+	OtherGroup []p2p.Outsider        `json:"otherGroup"`
+}
+
+func (s *service) peerList() PeerList {
+	st := s.node.Status()
+	return PeerList{Schema: jsonSchema, Neighbours: st.Neighbours, Named: append([]p2p.NamedPeer{}, s.node.Peers()...), Banned: st.Struck,
+		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
+}
+
+// postPeers adds, removes, blocks or unblocks a peer, and answers with how it is called.
+func (s *service) postPeers(r *http.Request) (any, error) {
+	name := r.URL.Query().Get("peer")
+	if name == "" {
+		return nil, codedError{errors.New("no peer is named"), exitUsage}
+	}
+	var err error
+	switch r.PathValue("what") {
+	case "add":
+		if err = s.node.AddPeer(name); err != nil {
+			err = codedError{err, exitUsage}
+		}
+	case "rm":
+		if err = s.node.RemovePeer(name); err != nil {
+			err = codedError{fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound}
+		}
+	case "block":
+		name, err = s.node.Block(name)
+	case "unblock":
+		name, err = s.node.Unblock(name)
+	default:
+		err = codedError{fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), exitUsage}
+	}
+	return struct {
+		Peer string `json:"peer"`
+	}{name}, noPeer(err)
+}
+
+func peersCommand() *cli.Command {
+	change := func(name, usage, args, done, details string) *cli.Command {
+		return &cli.Command{Name: name, Usage: usage, ArgsUsage: args, Description: details, Flags: controlFlags(),
+			Action: func(c *cli.Context) error { return changePeers(c, done) }}
+	}
+	return &cli.Command{
+		Name:  "peers",
+		Usage: "list neighbours; name, block and unblock them",
+		Description: "Without a command it lists who is there, whom you named, and who is refused. What is changed lasts beyond\n" +
+			"restarts. Only root and the user that runs narbor may change it.\n\n" +
+			"Examples:\n   narbor peers add nas.example.org\n   narbor peers block …qPnWkUgR",
+		Flags: controlFlags(),
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return codedError{fmt.Errorf("there is no command %q: say add, rm, block or unblock", c.Args().First()), exitUsage}
+			}
+			return listPeers(c)
+		},
+		Subcommands: []*cli.Command{
+			change("add", "look for a neighbour that multicast does not find", "ADDRESS", "Looking for %s, from now on and after each restart.",
+				"ADDRESS is a multiaddr, an IP address or a DNS name, with or without port (6273).\n\nExample: narbor peers add 192.168.7.5"),
+			change("rm", "look for it no longer", "ADDRESS", "%s is not looked for any more.", "ADDRESS is as it was added.\n\nExample: narbor peers rm 192.168.7.5"),
+			change("block", "refuse a peer for good", "PEER", "%s is refused from now on, until `narbor peers unblock`.",
+				"PEER is the end of a peer ID as `narbor status` shows it, a whole one, or the address of a neighbour.\n\nExample: narbor peers block …qPnWkUgR"),
+			change("unblock", "let a peer in again, also one that is banned because it lied", "PEER", "%s may come back.", "Example: narbor peers unblock …qPnWkUgR"),
+		},
+	}
+}
+
+func changePeers(c *cli.Context, done string) error {
+	if c.NArg() != 1 {
+		return codedError{fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), exitUsage}
+	}
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	var changed struct{ Peer string }
+	if err := ctl.call(c.Context, http.MethodPost, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), "", &changed); err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return listPeers(c)
+	}
+	fmt.Fprintf(c.App.Writer, done+"\n", changed.Peer)
+	return nil
+}
+
+func listPeers(c *cli.Context) error {
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	var l PeerList
+	if err := ctl.get(c.Context, "/peers", &l); err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, l)
+	}
+	l.print(newScreen(c))
+	return nil
+}
+
+func (l PeerList) print(s screen) {
+	if len(l.Neighbours) == 0 {
+		fmt.Fprintln(s, "No neighbours. `narbor doctor` finds out what is in the way.")
+	}
+	for i, n := range l.Neighbours {
+		if i > 0 {
+			fmt.Fprintln(s)
+		}
+		fmt.Fprintln(s, s.paint(bold, n.ID))
+		s.field("  at", "%s, found by %s, for %s", shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds)*time.Second))
+		s.field("  from it", "%s in %s, %s on the wire", amount(n.BytesReceived), plural(int(n.BlocksReceived), "block"), amount(n.WireReceived))
+		s.field("  to it", "%s in %s, %s on the wire", amount(n.BytesSent), plural(int(n.BlocksSent), "block"), amount(n.WireSent))
+		if n.Strikes > 0 {
+			s.field("  strikes", "it has lied %s; the third time it is banned for an hour", times(n.Strikes))
+		}
+	}
+	if len(l.Named) > 0 {
+		var rows [][]string
+		for _, n := range l.Named {
+			there := "not there"
+			if len(n.Connected) > 0 {
+				short := make([]string, len(n.Connected))
+				for i, id := range n.Connected {
+					short[i] = shortID(id)
+				}
+				there = strings.Join(short, " ")
+			}
+			rows = append(rows, []string{n.Text, namedBy(n.From), there})
+		}
+		fmt.Fprintln(s)
+		s.table([]string{"NAMED", "BY", "THERE"}, rows)
+	}
+	if len(l.Banned)+len(l.Blocked)+len(l.OtherGroup) > 0 {
+		fmt.Fprintln(s)
+	}
+	l.printRefused(s)
+}
+
+// namedBy says where a peer was named, as people would.
+func namedBy(from string) string {
+	switch from {
+	case "flag":
+		return "--peer"
+	case "kernel":
+		return "narbor.peers="
+	}
+	return "peers add"
+}
+
+func (l PeerList) printRefused(s screen) {
+	for _, b := range l.Banned {
+		s.hang("banned", fmt.Sprintf("%s until %s, which lied: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
+	}
+	for _, id := range l.Blocked {
+		s.hang("blocked", id)
+	}
+	for _, o := range l.OtherGroup {
+		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", shortID(o.ID), shortAddr(o.Addr)))
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"narbor/p2p"
+)
+
+// exit is the code that a command ends with.
+func exit(err error) int {
+	var coded codedError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &coded):
+		return coded.code
+	}
+	return exitFailure
+}
+
+func TestPeoplesCommands(t *testing.T) {
+	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
+	top, key := makeClosure(t, cacheDir)
+	holder := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
+	startedAt(t, socket, "--trusted-key", key, "--peer", peerArg(t, holder))
+	ask := func(want int, args ...string) string {
+		t.Helper()
+		out, _, err := narbor(t.Context(), append(args, "--socket", socket)...)
+		if exit(err) != want {
+			t.Errorf("narbor %s = %v, want exit code %d\n%s", strings.Join(args, " "), err, want, out)
+		}
+		return out
+	}
+	peers := func() (l PeerList) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(ask(0, "peers", "--json")), &l); err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	await := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(60 * time.Second); len(peers().Neighbours) != n; time.Sleep(20 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d neighbours, want %d", len(peers().Neighbours), n)
+			}
+		}
+	}
+	await(1)
+
+	out := ask(0, "why", top.Path.String())
+	for _, want := range []string{"not valid on this machine", shortID(holder.ID) + " has it", "signed by test-1", "200 1 of 1 neighbours"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("why lacks %q:\n%s", want, out)
+		}
+	}
+	if out := ask(exitNotFound, "why", strings.Repeat("a", 32)); !strings.Contains(out, "404 no neighbour has it") {
+		t.Errorf("why of what nobody has:\n%s", out)
+	}
+	ask(exitNotFound, "share", "explain", top.Path.String())
+
+	out = ask(0, "ping", shortID(holder.ID), "--size", "100kB")
+	for _, want := range []string{"round trip ", "127.0.0.1", "TLS 1.3"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("ping lacks %q:\n%s", want, out)
+		}
+	}
+	ask(exitNotFound, "ping", "10.1.2.3")
+	ask(exitUsage, "ping", "x", "--count", "1000")
+
+	ask(0, "peers", "block", shortID(holder.ID))
+	await(0)
+	if l := peers(); len(l.Blocked) != 1 || l.Blocked[0] != holder.ID {
+		t.Errorf("blocked are %q", l.Blocked)
+	}
+	ask(0, "peers", "unblock", holder.ID)
+	await(1)
+	ask(exitNotFound, "peers", "unblock", holder.ID)
+	ask(0, "peers", "add", "192.0.2.7")
+	if l := peers(); len(l.Named) != 2 {
+		t.Errorf("named are %+v", l.Named)
+	}
+	ask(0, "peers", "rm", "192.0.2.7")
+	ask(exitNotFound, "peers", "rm", "192.0.2.7")
+	ask(exitUsage, "peers", "add", "not/an/address")
+}
+
+func TestWhyAndPeersReadWell(t *testing.T) {
+	path := "/nix/store/0jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0"
+	holder := p2p.Answer{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Path: path, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142, Millis: 1.4}
+	other := p2p.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
+	w := Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
+	w.judge(1)
+	golden(t, "why", w.print)
+	w = Why{Path: path, Local: &WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true, Reason: "cache.nixos.org-1 has signed it",
+		Signatures: []WhySignature{{"cache.nixos.org-1", "verified"}, {"desk-1", "unknown key"}}}}
+	w.judge(1)
+	golden(t, "why-here", w.print)
+	golden(t, "explain", w.explain)
+	holder.Problem, holder.Receiving = "not signed by a trusted key", true
+	w = Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
+	w.judge(1)
+	golden(t, "why-not", w.print)
+
+	st := exampleStatus()
+	golden(t, "peers", PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
+		{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
+		Banned: []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR", Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}.print)
+	golden(t, "ping", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112", Via: "mdns",
+		Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812, Path: path}}.print)
+	golden(t, "ping-lost", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112", Via: "named",
+		Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}.print)
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/p2p"
+	"narbor/store"
+)
+
+const (
+	maxPings = 20
+	// maxPingBytes bounds what a ping fetches: two seconds of a gigabit.
+	maxPingBytes = 256 << 20
+	// pingTimeout is how long all of a ping may take; what has come by then is told.
+	pingTimeout = 20 * time.Second
+)
+
+// PingReport is what `narbor ping --json` prints.
+type PingReport struct {
+	Schema int `json:"schema"`
+	p2p.Ping
+}
+
+// postPing measures the way to a neighbour. It costs both sides time and traffic, so it is for those who may change things.
+func (s *service) postPing(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	count, err := strconv.Atoi(q.Get("count"))
+	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
+	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
+		return nil, codedError{fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"), maxPings, amount(maxPingBytes)), exitUsage}
+	}
+	if !s.pinging.TryLock() {
+		return nil, codedError{errors.New("another ping is under way; try again in a moment"), exitTemporary}
+	}
+	defer s.pinging.Unlock()
+	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
+	defer cancel()
+	cfg := p2p.PingConfig{Count: count, Bytes: bytes}
+	if bytes > 0 {
+		cfg.Paths = s.somePaths(ctx)
+	}
+	p, err := s.node.Ping(ctx, q.Get("peer"), cfg)
+	if err != nil {
+		return nil, noPeer(err)
+	}
+	return PingReport{jsonSchema, p}, nil
+}
+
+// noPeer gives the error about a name that nobody goes by its exit code.
+func noPeer(err error) error {
+	if errors.Is(err, p2p.ErrNoPeer) {
+		return codedError{fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound}
+	}
+	return err
+}
+
+// somePaths are a few of this machine's store paths: a neighbour is likely to have some of them, too.
+func (s *service) somePaths(ctx context.Context) []store.HashPart {
+	nix, err := s.shares.nix.open(ctx)
+	if err != nil {
+		return nil
+	}
+	paths, err := nix.AllValidPaths(ctx)
+	if err != nil {
+		return nil
+	}
+	paths = slices.DeleteFunc(paths, func(p store.Path) bool { return len(p.Name()) > 4 && p.Name()[len(p.Name())-4:] == ".drv" })
+	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	var parts []store.HashPart
+	for _, p := range paths[:min(len(paths), 32)] {
+		parts = append(parts, p.HashPart())
+	}
+	return parts
+}
+
+func pingCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "ping",
+		Usage:     "measure the way to a neighbour: round trip, throughput, and by which address",
+		ArgsUsage: "PEER",
+		Description: "PEER is the end of a peer ID as `narbor status` shows it, or an address. Throughput is measured with blocks of\n" +
+			"a path that the neighbour has, which are thrown away. Only root and the user that runs narbor may ping.\n\n" +
+			"Exit code 5 means that there is no such neighbour, 4 that it did not always answer.\n\n" +
+			"Examples:\n   narbor ping 192.168.1.5\n   narbor ping --size 64MiB …qPnWkUgR",
+		Flags: append(controlFlags(),
+			&cli.IntFlag{Name: "count", Aliases: []string{"c"}, Value: 5, Usage: "`NUMBER` of round trips"},
+			&cli.StringFlag{Name: "size", Value: "8MiB", Usage: "`AMOUNT` to fetch for throughput; 0 is none"}),
+		Action: pingPeer,
+	}
+}
+
+func pingPeer(c *cli.Context) error {
+	if c.NArg() != 1 {
+		return codedError{errors.New("ping whom? Give one neighbour; `narbor peers` lists them"), exitUsage}
+	}
+	n, err := size(c, "size")
+	if err != nil {
+		return err
+	}
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	ctl.timeout = pingTimeout + controlTimeout
+	var p PingReport
+	err = ctl.call(c.Context, http.MethodPost, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"), n), "", &p)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		err = printJSON(c.App.Writer, p)
+	} else {
+		p.print(newScreen(c))
+	}
+	if err == nil && p.Lost > 0 {
+		err = codedError{errors.New(""), exitDegraded}
+	}
+	return err
+}
+
+func (p PingReport) print(s screen) {
+	s.field("neighbour", "%s, found by %s", shortID(p.ID), p.Via)
+	s.field("address", "%s, from here %s (%s)", shortAddr(p.Addr), shortAddr(p.Local), securityName(p.Security))
+	if len(p.Millis) > 0 {
+		sorted := slices.Sorted(slices.Values(p.Millis))
+		s.field("round trip", "%.1f ms (%.1f to %.1f, %s)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1], plural(len(sorted), "time"))
+	}
+	if p.Lost > 0 {
+		s.field("lost", "%s without an answer", plural(p.Lost, "round trip"))
+	}
+	if p.Bytes > 0 && p.Seconds > 0 {
+		s.field("throughput", "%s/s: %s in %.2f s, %s on the wire", amount(int64(float64(p.Bytes)/p.Seconds)), amount(p.Bytes), p.Seconds, amount(p.WireBytes))
+		s.field("with", "%s", p.Path)
+	}
+	if p.Problem != "" {
+		s.field("throughput", "not measured: %s", p.Problem)
+	}
+}
+
+// securityName is a short name for a libp2p security protocol.
+func securityName(id string) string {
+	switch id {
+	case "/tls/1.0.0":
+		return "TCP, TLS 1.3"
+	case "/noise":
+		return "TCP, Noise"
+	}
+	return id
+}

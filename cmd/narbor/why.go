@@ -1,0 +1,296 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// Why is what `narbor why --json` prints: all that decides what Nix is told about a store path.
+type Why struct {
+	Schema     int          `json:"schema"`
+	HashPart   string       `json:"hashPart"`
+	Path       string       `json:"path"`  // "" if nobody knows it
+	Local      *WhyLocal    `json:"local"` // null if it is not on this machine
+	Neighbours []p2p.Answer `json:"neighbours"`
+	Status     int          `json:"status"` // that Nix would get for the narinfo
+	From       string       `json:"from"`   // what would be served: store, cache, neighbours or ""
+	Reason     string       `json:"reason"`
+}
+
+// WhyLocal is what this machine has.
+type WhyLocal struct {
+	Where      string         `json:"where"` // the store or cache directory
+	NarHash    string         `json:"narHash"`
+	NarSize    int64          `json:"narSize"`
+	References int            `json:"references"`
+	CA         string         `json:"ca"`
+	Signatures []WhySignature `json:"signatures"`
+	Shared     bool           `json:"shared"` // whether neighbours may have it now
+	Reason     string         `json:"reason"`
+}
+
+// WhySignature is a signature and what it is worth here.
+type WhySignature struct {
+	Key     string `json:"key"`
+	Verdict string `json:"verdict"` // verified, wrong or unknown key
+}
+
+// getWhy answers why a path is, or is not, to be had.
+func (s *service) getWhy(r *http.Request) (any, error) {
+	parts, err := parseWanted([]string{r.URL.Query().Get("path")})
+	if err != nil {
+		return nil, codedError{err, exitUsage}
+	}
+	w := Why{Schema: jsonSchema, HashPart: string(parts[0]), Neighbours: []p2p.Answer{}}
+	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
+		return nil, err
+	}
+	if r.URL.Query().Get("neighbours") != "no" {
+		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
+	}
+	for _, a := range w.Neighbours {
+		if w.Path == "" && a.Believed() {
+			w.Path = a.Path
+		}
+	}
+	w.judge(len(s.trusted.Names()))
+	return w, nil
+}
+
+// judge says what Nix would be told, in the order in which it is looked for.
+func (w *Why) judge(keys int) {
+	holders, claims, why := 0, 0, ""
+	for _, a := range w.Neighbours {
+		if a.Believed() {
+			holders++
+		} else if a.Path != "" {
+			claims, why = claims+1, a.Problem
+		}
+	}
+	w.Status = http.StatusNotFound
+	switch {
+	case w.Local != nil && w.Local.signed() && w.Local.Where == store.Dir:
+		w.Status, w.From, w.Reason = http.StatusOK, "store", "this machine's own store has it, signed by an upstream"
+	case w.Local != nil && w.Local.signed():
+		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
+	case holders > 0:
+		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", fmt.Sprintf("%d of %d neighbours have it", holders, len(w.Neighbours))
+	case len(w.Neighbours) == 0:
+		w.Reason = "there are no neighbours; Nix asks its next substituter"
+	case keys == 0:
+		w.Reason = "no key is trusted, so nobody can be believed; see `narbor keys`"
+	case claims > 0:
+		w.Reason = "who has it cannot be believed: " + why
+	default:
+		w.Reason = "no neighbour has it; Nix asks its next substituter"
+	}
+}
+
+// signed says whether an upstream key has signed it, which is what makes it shared and served.
+func (l WhyLocal) signed() bool { return l.Shared || l.Reason == reasonOff }
+
+const reasonOff = "sharing is off; see `narbor share`"
+
+// whyLocal looks for a path on this machine.
+func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, string, error) {
+	for i, src := range s.shares.sources {
+		info, err := src.Info(ctx, hp)
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		l := &WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References), CA: info.CA,
+			Signatures: []WhySignature{}}
+		if i > 0 {
+			l.Where = s.shares.cacheDirs[i-1]
+		}
+		for _, sig := range info.Signatures {
+			l.Signatures = append(l.Signatures, s.verdict(info, sig))
+		}
+		l.Shared, l.Reason = s.shared(info)
+		return l, info.Path.String(), nil
+	}
+	return nil, "", nil
+}
+
+// verdict says what one signature is worth.
+func (s *service) verdict(info store.Info, sig string) WhySignature {
+	key, _, _ := strings.Cut(sig, ":")
+	info.Signatures, info.CA = []string{sig}, ""
+	_, err := s.trusted.Check(info)
+	switch {
+	case err == nil:
+		return WhySignature{key, "verified"}
+	case errors.Is(err, trust.ErrForged):
+		return WhySignature{key, "wrong"}
+	}
+	return WhySignature{key, "unknown key"}
+}
+
+// shared says whether neighbours may have what is here, and why or why not.
+func (s *service) shared(info store.Info) (bool, string) {
+	m, err := s.shareKeys.Check(info)
+	trusted, trustedErr := s.trusted.Check(info)
+	switch {
+	case err == nil && m.SignedBy() != "" && !s.node.Sharing():
+		return false, reasonOff
+	case err == nil && m.SignedBy() != "":
+		return true, m.SignedBy() + " has signed it"
+	case len(s.shareKeys.Names()) == 0:
+		return false, "there is no upstream key; see `narbor keys`"
+	case trustedErr == nil && trusted.SignedBy() != "":
+		return false, trusted.SignedBy() + " is this machine's own key: your builds stay here"
+	case errors.Is(err, trust.ErrForged):
+		return false, "its signature is wrong"
+	case len(info.Signatures) > 0:
+		return false, "no key that this machine trusts has signed it"
+	case info.CA != "":
+		return false, "nobody has signed it, and its content address alone does not make it public"
+	}
+	return false, "nobody has signed it: it was built here, or copied without signatures"
+}
+
+func whyCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "why",
+		Usage:     "say why Nix gets a store path from here, or does not",
+		ArgsUsage: "PATH|HASH",
+		Description: "It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
+			"neighbours have it, and what Nix would be answered. Asking costs the neighbours one question each.\n\n" +
+			"Exit code 5 means that Nix would get 404 for it.\n\n" +
+			"Example: narbor why /nix/store/…-firefox-141.0",
+		Flags:  controlFlags(),
+		Action: func(c *cli.Context) error { return why(c, false) },
+	}
+}
+
+// why asks about one path. To explain is to tell only what neighbours may have.
+func why(c *cli.Context, explain bool) error {
+	if _, err := parseWanted(c.Args().Slice()); err != nil || c.NArg() != 1 {
+		return codedError{fmt.Errorf("%s takes one store path: %w", c.Command.Name, orEmpty(err, "got several")), exitUsage}
+	}
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	query := queryOf("path", c.Args().First())
+	if explain {
+		query += "&neighbours=no"
+	}
+	var w Why
+	if err := ctl.get(c.Context, "/why?"+query, &w); err != nil {
+		return err
+	}
+	switch {
+	case c.Bool("json"):
+		err = printJSON(c.App.Writer, w)
+	case explain:
+		w.explain(newScreen(c))
+	default:
+		w.print(newScreen(c))
+	}
+	if err == nil && (explain && (w.Local == nil || !w.Local.Shared) || !explain && w.Status != http.StatusOK) {
+		err = codedError{errors.New(""), exitNotFound}
+	}
+	return err
+}
+
+func orEmpty(err error, otherwise string) error {
+	if err == nil {
+		return errors.New(otherwise)
+	}
+	return err
+}
+
+func (w Why) title() string {
+	if w.Path == "" {
+		return w.HashPart
+	}
+	return w.Path
+}
+
+func (w Why) print(s screen) {
+	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
+	if w.Local == nil {
+		s.field("here", "not valid on this machine")
+	} else {
+		s.field("here", "valid in %s, %s, %s", w.Local.Where, amount(w.Local.NarSize), plural(w.Local.References, "reference"))
+	}
+	w.printSignatures(s)
+	w.printNeighbours(s)
+	if w.Status == http.StatusOK {
+		s.field("Nix gets", "%s %s", s.paint(green, "200"), w.Reason)
+		return
+	}
+	s.field("Nix gets", "%s %s", s.paint(yellow, "404"), w.Reason)
+}
+
+func (w Why) printSignatures(s screen) {
+	if w.Local == nil {
+		return
+	}
+	for i, sig := range w.Local.Signatures {
+		s.field(map[bool]string{true: "signed by"}[i == 0], "%s: %s", sig.Key, sig.Verdict)
+	}
+	if len(w.Local.Signatures) == 0 {
+		s.field("signed by", "nobody")
+	}
+	if w.Local.Shared {
+		s.field("shared", "yes: %s", w.Local.Reason)
+	} else {
+		s.field("shared", "no: %s", w.Local.Reason)
+	}
+}
+
+func (w Why) printNeighbours(s screen) {
+	for i, a := range w.Neighbours {
+		what := "does not have it, or does not share it"
+		switch {
+		case a.Believed() && a.Receiving:
+			what = "is receiving it, " + amount(a.NarSize) + ", " + signedBy(a)
+		case a.Believed():
+			what = "has it, " + amount(a.NarSize) + ", " + signedBy(a)
+		case a.Problem != "":
+			what = a.Problem
+		}
+		s.field(map[bool]string{true: "neighbours"}[i == 0], "%s %s (%.1f ms)", shortID(a.ID), what, a.Millis)
+	}
+	if len(w.Neighbours) == 0 {
+		s.field("neighbours", "none")
+	}
+}
+
+func signedBy(a p2p.Answer) string {
+	if a.SignedBy == "" {
+		return "content-addressed"
+	}
+	return "signed by " + a.SignedBy
+}
+
+func (w Why) explain(s screen) {
+	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
+	if w.Local == nil {
+		s.field("shared", "no: it is not valid on this machine")
+		return
+	}
+	s.field("from", "%s", w.Local.Where)
+	w.printSignatures(s)
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return count(int64(n)) + " " + what + "s"
+}

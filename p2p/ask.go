@@ -1,0 +1,101 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// Answer is what one neighbour says when it is asked about a store path, for people who want to know why Nix got it or
+// did not.
+type Answer struct {
+	ID        string  `json:"id"`
+	Addr      string  `json:"addr"`
+	Path      string  `json:"path"`      // that it claims to have; "" is "not here", whatever the reason
+	Receiving bool    `json:"receiving"` // it is still receiving the NAR itself
+	SignedBy  string  `json:"signedBy"`  // the trusted key whose signature verifies; "" if it is not believed, or is content-addressed
+	NarHash   string  `json:"narHash"`
+	NarSize   int64   `json:"narSize"`
+	Millis    float64 `json:"millis"`  // until it had answered
+	Problem   string  `json:"problem"` // why it gave no answer, or one that is not believed; "" is none
+
+	mapping trust.Mapping // if it is believed
+}
+
+// Believed says whether the neighbour has the path, and what it says of it can be believed.
+func (a Answer) Believed() bool { return a.Path != "" && a.Problem == "" }
+
+// AskEach asks every neighbour by itself about a hash part, and returns their answers sorted by ID. Unlike [Node.Lookup]
+// it waits for all of them, up to [askTimeout] each, and nobody is struck for what it says.
+func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
+	neighbours := n.neighbours()
+	answers := make([]Answer, len(neighbours))
+	var all sync.WaitGroup
+	for i, nb := range neighbours {
+		all.Go(func() {
+			start := time.Now()
+			replies, err := n.askAlone(ctx, nb, []store.HashPart{hp})
+			a := Answer{Problem: "does not answer"}
+			if err == nil {
+				a = n.weigh(hp, replies[0])
+			}
+			a.ID, a.Addr, a.Millis = nb.id.String(), addrOf(n.lan.Host(), nb.id), millis(time.Since(start))
+			answers[i] = a
+		})
+	}
+	all.Wait()
+	slices.SortFunc(answers, func(a, b Answer) int { return cmp.Compare(a.ID, b.ID) })
+	return answers
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// askAlone asks one neighbour about hash parts on a stream of its own, which ends with the answer.
+func (n *Node) askAlone(ctx context.Context, nb *neighbour, parts []store.HashPart) ([]reply, error) {
+	ex, err := nb.open(ctx, askTimeout)
+	if err != nil {
+		return nil, err
+	}
+	defer ex.Reset()
+	ex.until = time.Now().Add(askTimeout)
+	defer context.AfterFunc(ctx, func() { ex.Reset() })()
+	if err := ex.send(request{kind: askClaims, hashParts: parts}); err != nil {
+		return nil, err
+	}
+	replies := make([]reply, len(parts))
+	for i := range parts {
+		text, receiving, err := readClaim(ex.br)
+		if err != nil {
+			return nil, err
+		}
+		replies[i] = reply{from: nb, text: text, receiving: receiving}
+	}
+	return replies, nil
+}
+
+// weigh says what there is to say about an answer.
+func (n *Node) weigh(hp store.HashPart, r reply) Answer {
+	if r.text == "" {
+		return Answer{}
+	}
+	info, err := store.ParseInfo(r.text)
+	if err == nil && info.Path.HashPart() != hp {
+		err = fmt.Errorf("answers about %s instead", info.Path)
+	}
+	if err != nil {
+		return Answer{Problem: bounded(err.Error())}
+	}
+	a := Answer{Path: info.Path.String(), Receiving: r.receiving, NarHash: info.NarHash.String(), NarSize: info.NarSize}
+	if a.mapping, err = n.cfg.Trusted.Check(info); err != nil {
+		a.Problem = bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
+	}
+	a.SignedBy = a.mapping.SignedBy()
+	return a
+}

@@ -1,0 +1,164 @@
+package p2p
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// ErrNoPeer says that nobody goes by a name that a user gave.
+var ErrNoPeer = errors.New("no such peer")
+
+// shortestSuffix is how many characters of a peer ID's end may stand for it: 4 tell apart any neighbours that a person
+// can keep apart, and a shorter one is a slip of the hand.
+const shortestSuffix = 4
+
+// forGood is how long the user's own blocks last: until they are undone.
+const forGood = 100 * 365 * 24 * time.Hour
+
+// A blocklist is the peers that the user wants nothing to do with, in memory and in a file.
+type blocklist struct {
+	file string // "" is none
+
+	mu  sync.Mutex // guards ids, and the file while it is written
+	ids []peer.ID
+}
+
+// loadBlocklist reads what an earlier run has saved. The list is usable even if that fails.
+func loadBlocklist(file string) (*blocklist, error) {
+	b := &blocklist{file: file}
+	var texts []string
+	if err := readState(file, maxBanFile, &texts); err != nil {
+		return b, err
+	}
+	for _, text := range texts {
+		id, err := peer.Decode(text)
+		if err != nil {
+			return b, fmt.Errorf("%s: %w", file, err)
+		}
+		b.ids = append(b.ids, id)
+	}
+	return b, nil
+}
+
+func (b *blocklist) all() []peer.ID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.ids)
+}
+
+// set puts a peer on the list or takes it off, and saves the list.
+func (b *blocklist) set(id peer.ID, on bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	ids := slices.DeleteFunc(slices.Clone(b.ids), func(o peer.ID) bool { return o == id })
+	if on {
+		ids = append(ids, id)
+	}
+	if len(ids) > maxBlockedByUser {
+		return fmt.Errorf("%d peers are blocked already: unblock some, or use a group secret", len(b.ids))
+	}
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = id.String()
+	}
+	if err := writeState(b.file, texts); err != nil {
+		return err
+	}
+	b.ids = ids
+	return nil
+}
+
+// Block refuses a peer for good, also after a restart, and closes its connections. It is named by its peer ID, the last
+// characters of that, or the address of one that is connected; a whole peer ID may be anybody's. It returns the ID. The
+// error wraps [ErrNoPeer] if nobody goes by that name.
+func (n *Node) Block(name string) (id string, err error) {
+	p, err := peer.Decode(name)
+	if err != nil {
+		if p, err = n.peerNamed(name, n.lan.Host().Network().Peers()); err != nil {
+			return "", err
+		}
+	}
+	if p == n.lan.Host().ID() {
+		return "", errors.New("that is this machine itself")
+	}
+	if err := n.blocked.set(p, true); err != nil {
+		return "", fmt.Errorf("block %s: %w", p, err)
+	}
+	n.lan.Block(p, time.Now().Add(forGood))
+	return p.String(), nil
+}
+
+// Unblock ends what Block began, and pardons a peer that is banned because it lied. The peer is named as for Block.
+func (n *Node) Unblock(name string) (id string, err error) {
+	among := n.blocked.all()
+	for id := range n.bans.current() {
+		among = append(among, id)
+	}
+	p, err := n.peerNamed(name, among)
+	if err != nil {
+		return "", err
+	}
+	if err := n.blocked.set(p, false); err != nil {
+		return "", fmt.Errorf("unblock %s: %w", p, err)
+	}
+	n.bans.pardon(p)
+	n.lan.Unblock(p)
+	return p.String(), nil
+}
+
+// peerNamed finds the one whom a name given by a user stands for.
+func (n *Node) peerNamed(name string, among []peer.ID) (peer.ID, error) {
+	suffix := strings.TrimLeft(strings.TrimPrefix(name, "…"), ".")
+	addr, _ := netip.ParseAddr(strings.Trim(name, "[]"))
+	var found []peer.ID
+	for _, id := range among {
+		text := id.String()
+		if text == name || len(suffix) >= shortestSuffix && strings.HasSuffix(text, suffix) || addr.IsValid() && n.isAt(id, addr) {
+			if !slices.Contains(found, id) {
+				found = append(found, id)
+			}
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("%.80q: %w", name, ErrNoPeer)
+	case 1:
+		return found[0], nil
+	}
+	return "", fmt.Errorf("%.80q: %w: %d peers go by that; give more of the ID", name, ErrNoPeer, len(found))
+}
+
+// isAt says whether a connection to a peer goes to that address.
+func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
+	return slices.ContainsFunc(n.lan.Host().Network().ConnsToPeer(id), func(c network.Conn) bool {
+		a, ok := ipOf(c.RemoteMultiaddr())
+		return ok && a.WithZone("") == addr.WithZone("")
+	})
+}
+
+// neighbourNamed finds a neighbour by name.
+func (n *Node) neighbourNamed(name string) (*neighbour, error) {
+	neighbours := n.neighbours()
+	ids := make([]peer.ID, len(neighbours))
+	for i, nb := range neighbours {
+		ids[i] = nb.id
+	}
+	id, err := n.peerNamed(name, ids)
+	if err != nil {
+		return nil, err
+	}
+	for _, nb := range neighbours {
+		if nb.id == id {
+			return nb, nil
+		}
+	}
+	return nil, fmt.Errorf("%.80q: %w", name, ErrNoPeer)
+}

@@ -1,0 +1,155 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// pingWindow is how many blocks are asked for at once: what keeps a gigabit busy at 8 ms.
+	pingWindow = 4
+	// maxPingCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
+	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
+	maxPingCandidates = 32
+)
+
+// PingConfig says what is measured.
+type PingConfig struct {
+	Count int   // round trips
+	Bytes int64 // of blocks that are fetched and thrown away; 0 is none
+	// Paths may be ones that the neighbour has, so that there is something to fetch. Those that were found lately need
+	// not be named.
+	Paths []store.HashPart
+}
+
+// Ping is what was measured to a neighbour.
+type Ping struct {
+	ID       string    `json:"id"`
+	Addr     string    `json:"addr"` // by which it is connected, the other end's
+	Local    string    `json:"local"`
+	Via      string    `json:"via"`      // how it was found
+	Security string    `json:"security"` // of the connection, such as /tls/1.0.0
+	Millis   []float64 `json:"millis"`   // of each round trip
+	Lost     int       `json:"lost"`     // round trips that had no answer in time
+	// Bytes were fetched in Seconds, of the NAR of Path. WireBytes is what they took on the wire, compressed.
+	Bytes     int64   `json:"bytes"`
+	WireBytes int64   `json:"wireBytes"`
+	Seconds   float64 `json:"seconds"`
+	Path      string  `json:"path"`
+	Problem   string  `json:"problem"` // why nothing, or not all, was fetched; "" is none
+}
+
+// Ping measures the way to a neighbour: round trips by libp2p's own ping protocol, and throughput by blocks of something
+// that it has. The error wraps [ErrNoPeer] if nobody is a neighbour by that name; see [Node.Block] for names. It takes as
+// long as ctx allows at most.
+func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, error) {
+	nb, err := n.neighbourNamed(name)
+	if err != nil {
+		return Ping{}, err
+	}
+	p := Ping{ID: nb.id.String(), Via: n.lan.Via(nb.id), Millis: []float64{}}
+	for _, c := range n.lan.Host().Network().ConnsToPeer(nb.id) {
+		p.Addr, p.Local, p.Security = c.RemoteMultiaddr().String(), c.LocalMultiaddr().String(), string(c.ConnState().Security)
+		break
+	}
+	n.roundTrips(ctx, nb, cfg.Count, &p)
+	if cfg.Bytes > 0 && p.Lost < cfg.Count {
+		if err := n.throughput(ctx, nb, cfg, &p); err != nil {
+			p.Problem = bounded(err.Error())
+		}
+	}
+	return p, nil
+}
+
+// roundTrips stops at the first that has no answer: a stream that stalls answers none after it.
+func (n *Node) roundTrips(ctx context.Context, nb *neighbour, count int, p *Ping) {
+	ctx, cancel := context.WithCancel(network.WithNoDial(ctx, "neighbours are connected"))
+	defer cancel()
+	results := ping.Ping(ctx, n.lan.Host(), nb.id)
+	for i := range count {
+		select {
+		case r, ok := <-results:
+			if ok && r.Error == nil {
+				p.Millis = append(p.Millis, millis(r.RTT))
+				continue
+			}
+		case <-time.After(askTimeout):
+		case <-ctx.Done():
+		}
+		p.Lost = count - i
+		return
+	}
+}
+
+// throughput fetches blocks of the largest NAR that is known to be there, over and over.
+func (n *Node) throughput(ctx context.Context, nb *neighbour, cfg PingConfig, p *Ping) error {
+	m, err := n.largest(ctx, nb, cfg.Paths)
+	if err != nil {
+		return err
+	}
+	p.Path = m.Path().String()
+	ex, err := nb.open(ctx, readStall)
+	if err != nil {
+		return err
+	}
+	defer ex.Reset()
+	defer context.AfterFunc(ctx, func() { ex.Reset() })()
+	start := time.Now()
+	defer func() { p.Seconds = time.Since(start).Seconds() }()
+	blocks := store.NumBlocks(m.NarSize())
+	ask := request{kind: askBlock, hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
+	buf := make([]byte, store.BlockSize)
+	asked, due := int64(0), 0
+	for got := 0; ; got++ {
+		for ; asked < cfg.Bytes && due-got < pingWindow; due++ {
+			ask.block = due % blocks
+			asked += int64(store.BlockLen(m.NarSize(), ask.block))
+			if err := ex.send(ask); err != nil {
+				return err
+			}
+		}
+		if got == due {
+			return nil
+		}
+		ex.until = time.Now().Add(blockTimeout)
+		block := buf[:store.BlockLen(m.NarSize(), got%blocks)]
+		wire, _, err := readBlock(ex.br, block)
+		if err != nil {
+			return fmt.Errorf("ended early: %w", err)
+		}
+		p.Bytes += int64(len(block))
+		p.WireBytes += int64(wire)
+	}
+}
+
+// largest returns the largest path that the neighbour has, of those that were found lately and those that are named.
+func (n *Node) largest(ctx context.Context, nb *neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
+	for _, hp := range n.findings.Keys() {
+		if f, ok := n.findings.Peek(hp); ok && f.isWhole(nb.id) && f.mapping.NarSize() > best.NarSize() {
+			best = f.mapping
+		}
+	}
+	if paths = paths[:min(len(paths), maxPingCandidates)]; best.NarSize() < store.BlockSize && len(paths) > 0 {
+		replies, err := n.askAlone(ctx, nb, paths)
+		if err != nil {
+			return best, err
+		}
+		for i, r := range replies {
+			if a := n.weigh(paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
+				best = a.mapping
+			}
+		}
+	}
+	if best.NarSize() == 0 {
+		return best, errors.New("nothing is known that it has, to be fetched as a measure")
+	}
+	return best, nil
+}
