@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-ueZk1KEWpzPpn8Gv3GGw7PXcI6llCaknbSCFsphUz8k=";
+          vendorHash = "sha256-VNyoHcyQXLU44GoBTjaxsX2fLRXqMclL2eQL2Ob+IBg=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -140,54 +139,5 @@ func TestBlockClosesTheConnection(t *testing.T) {
 	err := b.connect(t.Context(), b.host.Peerstore().PeerInfo(a.host.ID()))
 	if err == nil && a.connected(b.host.ID()) {
 		t.Error("connected again while blocked")
-	}
-}
-
-func TestInterfacesAreChosenByName(t *testing.T) {
-	const ether = net.FlagUp | net.FlagRunning | net.FlagBroadcast | net.FlagMulticast
-	for _, c := range []struct {
-		allow, deny []string
-		name        string
-		flags       net.Flags
-		used        bool
-	}{
-		{nil, nil, "eth0", ether, true},
-		{nil, nil, "wlp3s0", ether, true},
-		{nil, nil, "virbr0", ether, true},
-		{nil, nil, "vmbr1", ether, true},
-		{nil, nil, "tap0", ether, true},
-		{nil, nil, "microvm1", ether, true},
-		{nil, nil, "br0", ether, true},
-		{nil, nil, "br-3f8a", ether, false},
-		{nil, nil, "docker0", ether, false},
-		{nil, nil, "veth12", ether, false},
-		{nil, nil, "cni0", ether, false},
-		{nil, nil, "podman1", ether, false},
-		{nil, nil, "tailscale0", ether, false},
-		{nil, nil, "wg0", ether, false},
-		{nil, nil, "tun0", ether, false},
-		{nil, nil, "zt5u4", ether, false},
-		{nil, nil, "lo", net.FlagUp | net.FlagRunning | net.FlagLoopback, false},
-		{nil, nil, "eth0", ether &^ net.FlagUp, false},
-		{nil, nil, "eth0", ether &^ net.FlagRunning, false},
-		{nil, nil, "eth0", ether &^ net.FlagMulticast, false},
-		{nil, nil, "ppp0", ether | net.FlagPointToPoint, false},
-		{[]string{"eth*"}, nil, "eth0", ether, true},
-		{[]string{"eth*"}, nil, "wlan0", ether, false},
-		{[]string{"docker0"}, nil, "docker0", ether, true},
-		{nil, []string{"eth*"}, "eth0", ether, false},
-		{[]string{"eth*"}, []string{"eth1"}, "eth1", ether, false},
-		{[]string{"lo"}, nil, "lo", net.FlagUp | net.FlagLoopback, false},
-	} {
-		p, err := newInterfacePolicy(c.allow, c.deny)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if reason := p.refuse(c.name, c.flags); (reason == "") != c.used {
-			t.Errorf("allow %v, deny %v: refuse(%s, %v) = %q, want used %v", c.allow, c.deny, c.name, c.flags, reason, c.used)
-		}
-	}
-	if _, err := newInterfacePolicy(nil, []string{"eth["}); err == nil {
-		t.Error("newInterfacePolicy(bad pattern) = nil, want an error")
 	}
 }

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,70 +45,21 @@ func (l link) same(o link) bool {
 	return l.Name == o.Name && l.ifi.Index == o.ifi.Index && slices.Equal(l.addrs, o.addrs)
 }
 
-// An interfacePolicy chooses interfaces by name, with the patterns of [path.Match].
-type interfacePolicy struct {
-	allow []string // if there are any, only these
-	deny  []string // never these
-}
-
-// newInterfacePolicy checks the patterns.
-func newInterfacePolicy(allow, deny []string) (interfacePolicy, error) {
-	for _, pattern := range slices.Concat(allow, deny) {
-		if _, err := path.Match(pattern, ""); err != nil {
-			return interfacePolicy{}, fmt.Errorf("interface pattern %q: %w", pattern, err)
-		}
-	}
-	return interfacePolicy{allow, deny}, nil
-}
-
-// deniedByDefault names the interfaces of containers and tunnels: what is behind them is this machine, or is
-// far away. Bridges and taps of virtual machines are not among them: guests are neighbours.
-func deniedByDefault() []string {
-	return []string{"docker*", "br-*", "veth*", "cni*", "podman*", "tailscale*", "wg*", "tun*", "zt*"}
-}
-
-// refuse returns why an interface is not used, or "".
-func (p interfacePolicy) refuse(name string, flags net.Flags) string {
-	switch {
-	case flags&net.FlagLoopback != 0:
-		return "loopback"
-	case matchAny(p.deny, name):
-		return "excluded by --no-interface"
-	case len(p.allow) > 0 && !matchAny(p.allow, name):
-		return "not among --interface"
-	case len(p.allow) == 0 && matchAny(deniedByDefault(), name):
-		return "container or tunnel, by its name (--interface would use it)"
-	case flags&net.FlagUp == 0:
-		return "down"
-	case flags&net.FlagRunning == 0:
-		return noCarrier
-	case flags&net.FlagPointToPoint != 0:
-		return "point-to-point (name its peers with --peer)"
-	case flags&net.FlagMulticast == 0:
-		return "no multicast (name its peers with --peer)"
-	}
-	return ""
-}
-
-func matchAny(patterns []string, name string) bool {
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return ok && err == nil
-	})
-}
-
 // scan returns the interfaces as they are now, sorted by name.
 func (p interfacePolicy) scan() ([]link, error) {
 	ifis, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
-	addrs := interfaceAddrs(ifis)
+	addrs, adapters := interfaceAddrs(ifis), interfaceAdapters(ifis)
+	metered := p.meter.names()
 	links := make([]link, 0, len(ifis))
-	for _, ifi := range ifis {
+	for i, ifi := range ifis {
+		a := adapters[i]
+		a.metered = metered[a.name]
 		l := link{InterfaceStatus: InterfaceStatus{Name: ifi.Name}, ifi: ifi, addrs: addrs[ifi.Index]}
 		slices.SortFunc(l.addrs, func(a, b netip.Prefix) int { return a.Compare(b) })
-		l.Reason = p.refuse(ifi.Name, ifi.Flags)
+		l.Reason = p.refuse(a, slices.ContainsFunc(adapters, adapter.isCard))
 		if l.Reason == "" && len(l.addrs) == 0 {
 			l.Reason = "no address"
 		}
@@ -159,12 +110,10 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 // wants a look, always from the calling goroutine, until ctx ends.
 func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, look <-chan struct{}, changed func([]link)) error {
 	hints := make(chan struct{}, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		subscribeInterfaces(ctx, log, hints)
-	}()
-	defer func() { <-done }()
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	watching.Go(func() { subscribeInterfaces(ctx, log, hints) })
+	watching.Go(func() { p.meter.follow(ctx, log, hints) })
 	poll := time.NewTicker(pollInterfaces)
 	defer poll.Stop()
 	for {
@@ -174,6 +123,7 @@ func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, lo
 		} else {
 			changed(links)
 		}
+		p.meter.look()
 		select {
 		case <-ctx.Done():
 			return nil

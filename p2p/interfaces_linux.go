@@ -71,6 +71,75 @@ func widenHostPrefixes(index int, prefixes []netip.Prefix) {
 	}
 }
 
+// interfaceAdapters returns what each interface is, in the order of ifis.
+func interfaceAdapters(ifis []net.Interface) []adapter {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return plainAdapters(ifis)
+	}
+	byIndex := make(map[int]netlink.Link, len(links))
+	for _, l := range links {
+		byIndex[l.Attrs().Index] = l
+	}
+	out := plainAdapters(ifis)
+	for i, ifi := range ifis {
+		l := byIndex[ifi.Index]
+		if l == nil {
+			continue
+		}
+		out[i].kind = kindOf(l)
+		if m := byIndex[l.Attrs().MasterIndex]; m != nil && m.Type() != "vrf" { // what is part of a VRF keeps its addresses
+			out[i].master = m.Attrs().Name
+		}
+	}
+	markBridges(out)
+	return out
+}
+
+func kindOf(l netlink.Link) string {
+	if t, ok := l.(*netlink.Tuntap); ok && t.Mode == netlink.TUNTAP_MODE_TAP {
+		return "tap"
+	} else if ok {
+		return "tun"
+	}
+	return l.Type()
+}
+
+// markBridges fills in what is only of interest for bridges and veth pairs: members, and where the internet is.
+func markBridges(adapters []adapter) {
+	var routes []int
+	for i := range adapters {
+		a := &adapters[i]
+		if a.containers() == "" {
+			continue
+		}
+		for _, m := range adapters {
+			if a.kind == "bridge" && m.master == a.name {
+				a.members = append(a.members, m.kind)
+			}
+		}
+		if routes == nil {
+			routes = append(wayOut(), 0)
+		}
+		a.route = slices.Contains(routes, a.index)
+	}
+}
+
+// wayOut returns the indices of the interfaces through which the kernel would send packets to the internet. Nothing is
+// sent there, and of a router's million routes only one is read.
+func wayOut() (indices []int) {
+	for _, ip := range []string{"1.1.1.1", "2606:4700:4700::1111"} {
+		routes, err := netlink.RouteGet(net.ParseIP(ip))
+		if err != nil {
+			continue // there is no way
+		}
+		for _, r := range routes {
+			indices = append(indices, r.LinkIndex)
+		}
+	}
+	return indices
+}
+
 // subscribeInterfaces gives a hint for every message of the kernel about an interface, an address or a route nearby, and
 // subscribes again when a subscription ends.
 func subscribeInterfaces(ctx context.Context, log *zap.Logger, hints chan<- struct{}) {

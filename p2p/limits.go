@@ -236,6 +236,8 @@ const (
 	missFor = 10 * time.Minute
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second
+	// meterTimeout bounds one question to NetworkManager, which answers in milliseconds and for which nobody waits.
+	meterTimeout = time.Second
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.
 	settleLimit = 2 * time.Second

@@ -39,7 +39,7 @@ func peerFlags() []cli.Flag {
 	return []cli.Flag{
 		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273); repeatable"),
 		&cli.BoolFlag{Name: "no-mdns", Category: categoryNet, Usage: "neither announce this machine nor look for others by multicast DNS", EnvVars: env("no-mdns")},
-		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but containers, VPNs and tunnels); repeatable"),
+		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but those of containers, VPNs and tunnels, and metered ones); repeatable"),
 		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
 		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),
 		stringFlag("group-secret-file", "", categoryWho, "ask and answer only neighbours that have the same secret, in `FILE`: 16 bytes or more, such as of head -c 32 /dev/urandom | base64"),
