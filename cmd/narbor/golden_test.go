@@ -60,6 +60,9 @@ func exampleStatus() Status {
 		Status: p2p.Status{ID: idDesk, Settled: true, UploadRate: 10_000_000, Neighbours: []p2p.NeighbourStatus{
 			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478, BytesSent: 644_245_094},
 			{ID: idNAS, Addr: "/ip6/fd62:7200::5/tcp/6274", Via: "named", ConnectedSeconds: 59, BytesReceived: 12_777_527_705, Strikes: 1},
+		}, Interfaces: []p2p.InterfaceStatus{
+			{Name: "docker0", Reason: "containers, by its name"}, {Name: "eth0", Used: true},
+			{Name: "lo", Reason: "loopback"}, {Name: "veth1", Reason: "part of docker0"}, {Name: "wlan0", Used: true},
 		}},
 		HTTP: []string{"127.0.0.1:6272", "[::1]:6272"}, Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"},
 		Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}, Sharing: "signed",

@@ -156,6 +156,11 @@ func (st Status) print(s screen) {
 		s.field("group", "only neighbours that know its secret are asked and answered")
 	}
 	s.field("spool", "%s of %s", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
+	used, ignored := networks(st.Interfaces)
+	s.field("network", "%s", used)
+	if ignored != "" {
+		s.field("ignored", "%s", ignored)
+	}
 	fmt.Fprintln(s)
 	st.printNeighbours(s)
 	for _, o := range st.OtherGroup {
@@ -205,6 +210,35 @@ func shortTime(d time.Duration) string {
 		return strings.TrimSuffix(fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60), " 0 min")
 	}
 	return strings.TrimSuffix(fmt.Sprintf("%d d %d h", int(d.Hours())/24, int(d.Hours())%24), " 0 h")
+}
+
+// networks says in a line each which interfaces are used, and which are not and why. Loopback goes without saying.
+func networks(interfaces []p2p.InterfaceStatus) (used, ignored string) {
+	const most = 3 // of a sort: a host of containers has hundreds
+	var names, reasons []string
+	byReason := make(map[string][]string)
+	for _, i := range interfaces {
+		switch {
+		case i.Used:
+			names = append(names, i.Name)
+		case i.Reason != "loopback":
+			if byReason[i.Reason] == nil {
+				reasons = append(reasons, i.Reason)
+			}
+			byReason[i.Reason] = append(byReason[i.Reason], i.Name)
+		}
+	}
+	for i, reason := range reasons {
+		same := byReason[reason]
+		if more := len(same) - most; more > 0 {
+			same = append(same[:most:most], fmt.Sprintf("%d more", more))
+		}
+		reasons[i] = strings.Join(same, ", ") + ": " + reason
+	}
+	if len(names) == 0 {
+		names = []string{"none"}
+	}
+	return strings.Join(names, ", "), strings.Join(reasons, "; ")
 }
 
 // shortID is enough of a peer ID to tell neighbours apart, and for `narbor ping` and `narbor peers`: they all begin alike.

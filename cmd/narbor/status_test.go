@@ -1,0 +1,26 @@
+package main
+
+import (
+	"testing"
+
+	"narbor/p2p"
+)
+
+func TestStatusSaysWhichNetworksAreUsed(t *testing.T) {
+	i := func(name, reason string) p2p.InterfaceStatus {
+		return p2p.InterfaceStatus{Name: name, Used: reason == "", Reason: reason}
+	}
+	for _, c := range []struct {
+		in            []p2p.InterfaceStatus
+		used, ignored string
+	}{
+		{nil, "none", ""},
+		{[]p2p.InterfaceStatus{i("eth0", ""), i("lo", "loopback"), i("wlan0", "")}, "eth0, wlan0", ""},
+		{[]p2p.InterfaceStatus{i("a1", "down"), i("a2", "down"), i("b", "no carrier"), i("c", "down"), i("d", "down"), i("e", "down")},
+			"none", "a1, a2, c, 2 more: down; b: no carrier"},
+	} {
+		if used, ignored := networks(c.in); used != c.used || ignored != c.ignored {
+			t.Errorf("networks(%+v) = %q, %q, want %q, %q", c.in, used, ignored, c.used, c.ignored)
+		}
+	}
+}
