@@ -18,8 +18,6 @@ const (
 	maxTold, maxToldLen = 512, 1 << 10
 	// maxReason is how much of a reason is logged and kept: what a liar has said may be part of it.
 	maxReason = 500
-	// maxEntryBytes ends a round of browsing: a multicast packet may hold 65,000 strings, and zeroconf keeps them.
-	maxEntryBytes = 8 << 20
 	// maxAddrText is the longest address in an announcement that is looked at.
 	maxAddrText = 200
 	// maxMemory is what libp2p may hold in buffers for all peers together.
@@ -97,8 +95,6 @@ const (
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs
 	// nothing, so when it is full whoever could not be reached most often makes room.
 	maxKnown = 256
-	// maxEntries ends a round of browsing: somebody floods us with names.
-	maxEntries = 4096
 	// maxTallies bounds what is remembered of peers that come and go, and maxMissAddrs the addresses whose misses are
 	// counted: more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096
@@ -131,6 +127,9 @@ const (
 	// dialRate, a second, and dialBudget bound how often a flood of announcements can make us dial at all: a LAN's worth
 	// at once, then a trickle.
 	dialRate, dialBudget = 8, 48
+	// hearRate, a second, and hearBurst bound the packets about narbor that are taken apart, on a link and in one family:
+	// all that a LAN of thousands answers to a question, and then a moderate flood's.
+	hearRate, hearBurst = 256, 4096
 	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
 	dialsPerSecond, dialBurst = 2, 64
 	// missBurst is what an honest machine may need at once. One that builds 5,000 paths that nobody has asks for each
@@ -221,11 +220,15 @@ const (
 
 // Deadlines: of connections and of discovery.
 const (
-	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room.
+	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room. On
+	// Linux the kernel sees to that.
 	keepAlive, writeTimeout = 4 * time.Second, 3 * time.Second
 	// probeTimeout is how long a neighbour may take to show that it is still there, after this machine slept or its
 	// cable was out: with looking at the interfaces before and dialling after, less than 5 s.
 	probeTimeout = 2500 * time.Millisecond
+	// measureRTT is how often yamux measures the way to a peer and back, by which it sizes windows. On a LAN that hardly
+	// changes, and it wakes both sides.
+	measureRTT = 5 * time.Minute
 	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
 	// guest may take a second for the handshake.
 	dialTimeout = 3 * time.Second
@@ -241,7 +244,4 @@ const (
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.
 	settleLimit = 2 * time.Second
-	// floodPause is how long a family of a link is left alone after a flood of announcements, so that our own questions
-	// are no flood.
-	floodPause = time.Second
 )

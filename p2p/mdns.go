@@ -1,10 +1,8 @@
 package p2p
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	mrand "math/rand/v2"
 	"net"
 	"strconv"
@@ -24,12 +22,9 @@ const (
 	// mdnsText begins each address in a TXT record, as in libp2p's own discovery: any libp2p program can read it.
 	mdnsText = "dnsaddr="
 
-	// mdnsTTL is how long an announcement may be believed, in seconds. It outlives browseRound, after which
-	// everybody is asked again.
+	// mdnsTTL is how long an announcement may be believed, in seconds. It outlives askLate, after which everybody
+	// is asked again.
 	mdnsTTL = 600
-	// browseRound is how long one round of browsing lasts, give or take a fifth. zeroconf reports a machine once
-	// a round, remembers all it was told until the round ends, and asks more and more rarely in it.
-	browseRound = 4 * time.Minute
 	// mdnsRetry is the pause after a family could not be used on a link. Often it has no address yet, and then
 	// a change of the link starts everything anew; so this may be slow.
 	mdnsRetry = 10 * time.Second
@@ -40,7 +35,8 @@ const (
 // A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes
 // gets a new session under a new name, because others would take the old name for old news. Owned by one goroutine.
 //
-// What a session sends of its own accord stays on its link. But Linux hands zeroconf's sockets every multicast packet
+// zeroconf announces and answers; listening and asking is done by an [ear]. What a session sends of its own accord stays
+// on its link. But Linux hands zeroconf's sockets every multicast packet
 // that any program on the machine has joined the group for, and zeroconf answers where the question came from: if
 // Avahi listens on a link that is not used here, a question there is answered with the addresses of those that are.
 // Nobody can connect from there: the gater sees to that.
@@ -147,65 +143,6 @@ func (d *discovery) texts(k link) (ips, texts []string) {
 		texts = append(texts, mdnsText+m.String()+"/p2p/"+d.lan.host.ID().String())
 	}
 	return ips, texts
-}
-
-// browse listens for others on a link until ctx ends.
-func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) {
-	for ctx.Err() == nil {
-		err := d.browseOnce(ctx, k, family)
-		if errors.Is(err, errFlood) {
-			d.lan.log.Debug("mdns flood", zap.String("interface", k.Name))
-			sleep(ctx, floodPause)
-		} else if err != nil {
-			d.lan.log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
-			sleep(ctx, mdnsRetry)
-		}
-	}
-}
-
-func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPType) error {
-	round := browseRound + time.Duration((mrand.Float64()-0.5)*0.4*float64(browseRound))
-	ctx, cancel := context.WithTimeout(ctx, round)
-	defer cancel()
-	entries := make(chan *zeroconf.ServiceEntry, 16)
-	failed := make(chan error, 1)
-	go func() {
-		failed <- zeroconf.Browse(ctx, mdnsService, mdnsDomain, entries,
-			zeroconf.SelectIfaces([]net.Interface{k.ifi}), zeroconf.SelectIPTraffic(family))
-	}()
-	bytes, flooded := 0, error(nil)
-	// zeroconf closes entries when ctx has ended, but not if it could not begin; until then it blocks unless
-	// they are read.
-	for n := 0; ; n++ {
-		select {
-		case err := <-failed:
-			return err
-		case e, ok := <-entries:
-			if !ok {
-				return cmp.Or(flooded, <-failed)
-			}
-			if ctx.Err() == nil {
-				d.hear(e)
-			}
-			if bytes += weigh(e); bytes > maxEntryBytes || n == maxEntries {
-				flooded = errFlood
-				cancel()
-			}
-		}
-	}
-}
-
-// errFlood ends a round of browsing that has become too expensive.
-var errFlood = errors.New("too many announcements")
-
-// weigh returns about how much memory an entry takes.
-func weigh(e *zeroconf.ServiceEntry) int {
-	const header = 16 // of a string
-	n := len(e.Instance) + len(e.HostName) + header*(len(e.Text)+len(e.AddrIPv4)+len(e.AddrIPv6))
-	for _, text := range e.Text {
-		n += len(text)
-	}
-	return n
 }
 
 // hear takes in what a machine announces.

@@ -1,0 +1,203 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/zeroconf/v2"
+	"github.com/miekg/dns"
+	"go.uber.org/zap"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// askSoon is the first pause between two questions; each is three times as long as the one before, up to askLate.
+	// That is short of half of what an announcement is believed for, so that each is heard twice in that time.
+	askSoon, askLate = time.Second, 4 * time.Minute
+
+	mdnsPort = 5353
+	// maxMDNSPacket is what a packet of multicast DNS may hold (RFC 6762, 17).
+	maxMDNSPacket = 9000
+)
+
+var (
+	mdnsName = mdnsService + "." + mdnsDomain + "."
+	// mdnsLabels is in every packet about our service: the first time, no name is abbreviated.
+	mdnsLabels = []byte("\x07_narbor\x04_tcp\x05local")
+)
+
+// An ear listens on a link for what others say by multicast DNS, in one family, and asks. Answers come to everybody, so
+// one question is enough for all machines of a LAN: who has heard another's lets its own turn pass. zeroconf's browsing
+// asks at least every minute, whatever it hears; among 60 machines that would be 400 packets a second, for each of them
+// to read.
+type ear struct {
+	question []byte
+	id       uint16      // of own questions: multicast comes back to its sender
+	asked    atomic.Bool // somebody else has asked since this ear's last turn
+	pace     *rate.Limiter
+
+	conn  *net.UDPConn
+	read  func(b []byte) (n, ifIndex int, err error)
+	write func(b []byte) error
+}
+
+// openEar joins the multicast group of a family on an interface. The caller closes the ear's connection.
+func openEar(family zeroconf.IPType, ifi net.Interface) (*ear, error) {
+	q := new(dns.Msg)
+	q.SetQuestion(mdnsName, dns.TypePTR)
+	q.RecursionDesired = false
+	packed, err := q.Pack()
+	if err != nil {
+		return nil, err
+	}
+	e := &ear{question: packed, id: q.Id, pace: rate.NewLimiter(hearRate, hearBurst)}
+	if family == zeroconf.IPv4 {
+		err = e.join4(ifi)
+	} else {
+		err = e.join6(ifi)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen to multicast on %s: %w", ifi.Name, err)
+	}
+	return e, nil
+}
+
+// join4 and join6 differ in types alone. Of a multicast address Go makes a socket that shares its port with others.
+func (e *ear) join4(ifi net.Interface) (err error) {
+	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: mdnsPort}
+	if e.conn, err = net.ListenUDP("udp4", group); err != nil {
+		return err
+	}
+	p := ipv4.NewPacketConn(e.conn)
+	if err := p.JoinGroup(&ifi, group); err != nil {
+		e.conn.Close()
+		return err
+	}
+	_ = p.SetControlMessage(ipv4.FlagInterface, true) // where that cannot be had, every link is taken for this one
+	_ = p.SetMulticastTTL(255)
+	e.read = func(b []byte) (int, int, error) {
+		n, c, _, err := p.ReadFrom(b)
+		if c == nil {
+			return n, 0, err
+		}
+		return n, c.IfIndex, err
+	}
+	e.write = func(b []byte) error {
+		_, err := p.WriteTo(b, &ipv4.ControlMessage{IfIndex: ifi.Index}, group)
+		return err
+	}
+	return nil
+}
+
+func (e *ear) join6(ifi net.Interface) (err error) {
+	group := &net.UDPAddr{IP: net.ParseIP("ff02::fb"), Port: mdnsPort}
+	if e.conn, err = net.ListenUDP("udp6", group); err != nil {
+		return err
+	}
+	p := ipv6.NewPacketConn(e.conn)
+	if err := p.JoinGroup(&ifi, group); err != nil {
+		e.conn.Close()
+		return err
+	}
+	_ = p.SetControlMessage(ipv6.FlagInterface, true)
+	_ = p.SetMulticastHopLimit(255)
+	e.read = func(b []byte) (int, int, error) {
+		n, c, _, err := p.ReadFrom(b)
+		if c == nil {
+			return n, 0, err
+		}
+		return n, c.IfIndex, err
+	}
+	e.write = func(b []byte) error {
+		_, err := p.WriteTo(b, &ipv6.ControlMessage{IfIndex: ifi.Index}, group)
+		return err
+	}
+	return nil
+}
+
+// browse listens for others on a link, and asks for them, until ctx ends.
+func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) {
+	for ctx.Err() == nil {
+		if err := d.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
+			d.lan.log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
+			sleep(ctx, mdnsRetry)
+		}
+	}
+}
+
+// browseOnce returns when ctx has ended, or the link is of no more use.
+func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPType) error {
+	e, err := openEar(family, k.ifi)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
+	d.running.Go(func() { cancel(e.askOn(ctx)) })
+	defer e.conn.Close()
+	b := make([]byte, maxMDNSPacket+1)
+	for {
+		n, ifIndex, err := e.read(b)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		// Linux gives a socket what any program on the machine has joined the group for, on any link.
+		if n > maxMDNSPacket || ifIndex != 0 && ifIndex != k.ifi.Index {
+			continue
+		}
+		for _, found := range e.take(b[:n], time.Now()) {
+			d.hear(found)
+		}
+	}
+}
+
+// askOn asks at once, and then more and more rarely, until ctx ends. In its later turns it leaves that to others.
+func (e *ear) askOn(ctx context.Context) error {
+	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = min(3*pause, askLate), false {
+		if others := e.asked.Swap(false); first || !others {
+			if err := e.write(e.question); err != nil {
+				return err
+			}
+		}
+		sleep(ctx, pause)
+	}
+	return nil
+}
+
+// take returns the announcements in a packet, and notes whether it is somebody's question. Of a flood it takes no more
+// than hearRate.
+func (e *ear) take(packet []byte, now time.Time) (found []*zeroconf.ServiceEntry) {
+	if !bytes.Contains(packet, mdnsLabels) || !e.pace.AllowN(now, 1) {
+		return nil
+	}
+	var m dns.Msg
+	if m.Unpack(packet) != nil {
+		return nil
+	}
+	if !m.Response && m.Id != e.id && len(m.Ns) == 0 && len(m.Answer) == 0 { // a probe has an Ns; who knows some is not told of them
+		for _, q := range m.Question {
+			if q.Name == mdnsName && q.Qtype == dns.TypePTR && q.Qclass == dns.ClassINET { // not by unicast
+				e.asked.Store(true)
+			}
+		}
+	}
+	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
+		for _, rr := range section {
+			if txt, ok := rr.(*dns.TXT); ok && txt.Hdr.Ttl > 0 && strings.HasSuffix(txt.Hdr.Name, "."+mdnsName) {
+				found = append(found, &zeroconf.ServiceEntry{Text: txt.Txt, Expiry: now.Add(time.Duration(txt.Hdr.Ttl) * time.Second)})
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,145 @@
+package p2p
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/zeroconf/v2"
+	"github.com/miekg/dns"
+	"golang.org/x/time/rate"
+)
+
+func newTestEar(asks *int) *ear {
+	return &ear{id: 7, question: []byte("?"), pace: rate.NewLimiter(hearRate, hearBurst), write: func([]byte) error {
+		*asks++
+		return nil
+	}}
+}
+
+func packed(t testing.TB, m *dns.Msg) []byte {
+	t.Helper()
+	b, err := m.Pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func testQuestion(t testing.TB, id uint16) []byte {
+	m := new(dns.Msg)
+	m.SetQuestion(mdnsName, dns.TypePTR)
+	m.Id = id
+	return packed(t, m)
+}
+
+// testAnswer is what somebody says of a name.
+func testAnswer(t testing.TB, name string, ttl uint32, texts ...string) []byte {
+	m := new(dns.Msg)
+	m.Response = true
+	m.Answer = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: mdnsName, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: ttl}, Ptr: name}}
+	m.Extra = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: ttl}, Txt: texts}}
+	return packed(t, m)
+}
+
+// In an hour, a machine that is alone asks every few minutes, and of 60 each asks once and then hardly ever.
+func TestOneQuestionIsEnoughForALAN(t *testing.T) {
+	for _, machines := range []int{1, 60} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+			defer cancel()
+			asks := make([]int, machines)
+			ears := make([]*ear, machines)
+			for i := range ears {
+				ears[i] = newTestEar(&asks[i])
+				ears[i].id = uint16(i)
+				ears[i].write = func([]byte) error {
+					asks[i]++
+					for _, other := range ears {
+						other.take(testQuestion(t, uint16(i)), time.Now())
+					}
+					return nil
+				}
+			}
+			for _, e := range ears {
+				go e.askOn(ctx)
+			}
+			<-ctx.Done()
+			synctest.Wait()
+			sum := 0
+			for i, n := range asks {
+				sum += n
+				if n == 0 {
+					t.Errorf("machine %d of %d never asked", i, machines)
+				}
+			}
+			if later := sum - machines; later < 12 || later > 40 {
+				t.Errorf("%d machines asked %d times after the first, want 12 to 40 times in an hour", machines, later)
+			}
+		})
+	}
+}
+
+func TestEarTakesAnnouncementsAlone(t *testing.T) {
+	now := time.Now()
+	name := "x." + mdnsName
+	probe := new(dns.Msg)
+	probe.SetQuestion(name, dns.TypePTR)
+	probe.Ns = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 60}, Txt: []string{"a"}}}
+	for _, c := range []struct {
+		name   string
+		packet []byte
+		found  int
+		asked  bool
+	}{
+		{"an answer", testAnswer(t, name, 60, "a", "b"), 1, false},
+		{"a probe", packed(t, probe), 1, false},
+		{"a goodbye", testAnswer(t, name, 0, "a"), 0, false},
+		{"another service", testAnswer(t, "x._printer._tcp.local.", 60, "a"), 0, false},
+		{"a question", testQuestion(t, 8), 0, true},
+		{"our own question", testQuestion(t, 7), 0, false},
+		{"nonsense", append([]byte("x"), mdnsLabels...), 0, false},
+		{"nothing", nil, 0, false},
+	} {
+		e := newTestEar(new(int))
+		found := e.take(c.packet, now)
+		if len(found) != c.found || e.asked.Load() != c.asked {
+			t.Errorf("%s: take = %d announcements, asked %v, want %d, %v", c.name, len(found), e.asked.Load(), c.found, c.asked)
+		}
+		for _, f := range found {
+			if !f.Expiry.Equal(now.Add(time.Minute)) || f.Text[0] != "a" {
+				t.Errorf("%s: take = %+v", c.name, f)
+			}
+		}
+	}
+}
+
+func TestFloodOfPacketsIsNotTakenApart(t *testing.T) {
+	e := newTestEar(new(int))
+	now, found := time.Now(), 0
+	for i := range 10 * hearBurst {
+		found += len(e.take(testAnswer(t, fmt.Sprintf("x%d.%s", i, mdnsName), 60, "a"), now))
+	}
+	if found != hearBurst {
+		t.Errorf("of a flood, %d packets were taken apart, want %d", found, hearBurst)
+	}
+}
+
+func FuzzEar(f *testing.F) {
+	f.Add(testAnswer(f, "x."+mdnsName, 60, "dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/x"))
+	f.Add(testQuestion(f, 8))
+	l, err := newLAN(lanConfig{Identity: newTestIdentity(f)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { l.host.Close() })
+	d := newDiscovery(l)
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		var found []*zeroconf.ServiceEntry = newTestEar(new(int)).take(packet, time.Now())
+		for _, e := range found {
+			d.parse(e)
+		}
+	})
+}
