@@ -47,7 +47,7 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 		cfg.Net.transport(gate),
 		libp2p.Security(libp2ptls.ID, libp2ptls.New),
 		libp2p.Security(noise.ID, noise.New),
-		libp2p.Muxer(yamux.ID, newMuxer()),
+		libp2p.Muxer(yamux.ID, newMuxer(cfg.Net)),
 		libp2p.ResourceManager(limits),
 		libp2p.ConnectionManager(conns),
 		libp2p.ConnectionGater(gate),
@@ -111,9 +111,12 @@ func listenPort(h host.Host) uint16 {
 	return 0
 }
 
-func newMuxer() *yamux.Transport {
+func newMuxer(n *Net) *yamux.Transport {
 	m := *yamux.DefaultTransport
-	m.KeepAliveInterval = keepAlive
+	m.KeepAliveInterval, m.MeasureRTTInterval = muxerAlive, measureRTT
+	if n != nil { // there is no kernel behind it
+		m.KeepAliveInterval = keepAlive
+	}
 	m.ConnectionWriteTimeout = writeTimeout
 	m.MaxMessageSize = yamuxMessage
 	m.InitialStreamWindowSize = firstWindow

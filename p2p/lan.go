@@ -256,6 +256,9 @@ func (l *lan) isOffLink(c network.Conn, links []link) bool {
 // gained is called by libp2p for each new connection. If the peer has moved to another address of the same network,
 // its old connections are dead, but TCP would not know for a while.
 func (l *lan) gained(c network.Conn) {
+	if err := l.gate.paces.watch(c); err != nil {
+		l.log.Debug("connection not watched by the kernel", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
+	}
 	now, ok := ipOf(c.RemoteMultiaddr())
 	if !ok {
 		return

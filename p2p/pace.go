@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -76,6 +77,19 @@ func (p *paces) add(c network.ConnMultiaddrs) {
 	}
 	addr, _ := ipOf(c.RemoteMultiaddr())
 	p.conns[paceKey(c)] = &pace{raw: raw, addr: addr}
+}
+
+// watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
+// makes a connection, so this is for afterwards.
+func (p *paces) watch(c network.ConnMultiaddrs) error {
+	p.mu.Lock()
+	found := p.conns[paceKey(c)]
+	p.mu.Unlock()
+	if found == nil {
+		return nil // not a socket
+	}
+	var err error
+	return errors.Join(found.raw.Control(func(fd uintptr) { err = watchOver(int(fd)) }), err)
 }
 
 func paceKey(c network.ConnMultiaddrs) string {
