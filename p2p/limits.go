@@ -40,6 +40,9 @@ const (
 	// maxAddrs bounds the addresses of one machine, ours and others', and maxTexts the strings of an announcement that
 	// are looked at.
 	maxAddrs, maxTexts = 8, 4 * maxAddrs
+	// maxToldPeers is how many peers a neighbour tells of at a time, each with one address of at most maxPeerAddr bytes:
+	// who is told of more asks those.
+	maxToldPeers, maxPeerAddr = 16, 128
 	// maxNamedAddrs bounds the addresses that one DNS name may stand for.
 	maxNamedAddrs = 8
 	// minPort is the lowest port that is dialled because of an announcement: narbor cannot have a lower one without
@@ -130,6 +133,9 @@ const (
 	// hearRate, a second, and hearBurst bound the packets about narbor that are taken apart, on a link and in one family:
 	// all that a LAN of thousands answers to a question, and then a moderate flood's.
 	hearRate, hearBurst = 256, 4096
+	// tellRate, a second, and tellBurst bound how often one peer is told of our neighbours. It asks when it joins, and
+	// then ever less often.
+	tellRate, tellBurst = 1, 4
 	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
 	dialsPerSecond, dialBurst = 2, 64
 	// missBurst is what an honest machine may need at once. One that builds 5,000 paths that nobody has asks for each
@@ -234,6 +240,8 @@ const (
 	dialTimeout = 3 * time.Second
 	// The pause before a neighbour is dialled again begins at redialMin and doubles up to redialMax.
 	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
+	// peersTimeout bounds how long a neighbour may take to tell of others, or we to be told.
+	peersTimeout = 5 * time.Second
 	// missFor is for how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not
 	// work nobody else will say so.
 	missFor = 10 * time.Minute

@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	mrand "math/rand/v2"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -177,21 +176,10 @@ func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 		return "", nil, false
 	}
 	m, err := ma.NewMultiaddr(text)
-	if err != nil || len(m) != 3 || m[1].Code() != ma.P_TCP || m[2].Code() != ma.P_P2P {
+	if err != nil {
 		return "", nil, false
 	}
-	if c := m[0].Code(); c != ma.P_IP4 && c != ma.P_IP6 {
-		return "", nil, false
-	}
-	port, err := strconv.Atoi(m[1].Value())
-	if err != nil || port < minPort {
-		return "", nil, false
-	}
-	info, err := peer.AddrInfoFromP2pAddr(m)
-	if err != nil || len(info.Addrs) != 1 {
-		return "", nil, false
-	}
-	return info.ID, info.Addrs[0], true
+	return splitPeerAddr(m)
 }
 
 // sleep waits, give or take a quarter, or until ctx ends.

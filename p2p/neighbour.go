@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"golang.org/x/time/rate"
 
 	"narbor/store"
 )
@@ -21,6 +22,8 @@ import (
 type tally struct {
 	id      peer.ID
 	probing *probing
+	// tellings bounds how often it is told of our neighbours.
+	tellings *rate.Limiter
 
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64

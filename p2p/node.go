@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 
 	"narbor/store"
 	"narbor/trust"
@@ -81,8 +82,9 @@ type Node struct {
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
 	blocked  *blocklist
-	group    *group       // nil is no group
-	joined   chan peer.ID // is told who has proved to be in the group; read by watch
+	group    *group        // nil is no group
+	joined   chan peer.ID  // is told who has proved to be in the group; read by watch
+	news     chan struct{} // a neighbour has joined; read by exchangePeers
 	settled  chan struct{}
 	running  sync.WaitGroup // what Run waits for; see begin
 
@@ -142,6 +144,7 @@ func New(cfg Config) (*Node, error) {
 		blocked:  blocked,
 		group:    circle,
 		joined:   make(chan peer.ID),
+		news:     make(chan struct{}, 1),
 		settled:  make(chan struct{}),
 		peers:    map[peer.ID]*neighbour{},
 		tallies:  tallies,
@@ -197,7 +200,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.group != nil {
 		n.handleStreams(ctx, groupProtocol, n.serveGroup)
 	}
+	n.handleStreams(ctx, peersProtocol, n.servePeers)
 	g.Go(func() error { return n.lan.Run(ctx) })
+	g.Go(func() error { return n.exchangePeers(ctx) })
 	g.Go(func() error { return n.bans.run(ctx, n.log) })
 	g.Go(func() error {
 		defer sub.Close()
@@ -296,6 +301,8 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.running.Go(func() { nb.askLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	n.running.Go(func() { n.askPeers(ctx, id) })
+	hint(n.news)
 	n.log.Info("neighbour joined", zap.Stringer("peer", id), zap.String("addr", addrOf(h, id)), zap.String("via", n.lan.Via(id)))
 }
 
@@ -336,7 +343,7 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 	defer n.mu.Unlock()
 	t, ok := n.tallies.Get(id)
 	if !ok {
-		t = &tally{id: id, probing: newProbing()}
+		t = &tally{id: id, probing: newProbing(), tellings: rate.NewLimiter(tellRate, tellBurst)}
 		n.tallies.Add(id, t)
 	}
 	return t

@@ -118,6 +118,24 @@
 //
 // testdata/group.json has examples, made by testdata/group.py.
 //
+// # Who else is there
+//
+// Where multicast does not work, neighbours tell of each other, on the protocol "/narbor/peers/1". Whoever opens a
+// stream closes its side without a word; the other side answers, and closes it:
+//
+//	uvarint  number of addresses, at most [maxToldPeers]
+//
+// and as often
+//
+//	uvarint  length, at most [maxPeerAddr]
+//	...      multiaddr in its binary form: /ip4 or /ip6, /tcp, /p2p
+//
+// Told are, in any order and with one address each, peers that the teller is connected to, on the link that the asker
+// is on, at an address that the teller has seen itself: it has connected to it, or the peer has come from there and
+// says that it listens at that port. So nothing goes further than from one neighbour to the next, and nothing to another
+// network. In a group, only members tell, and only members of members. Nobody owes an answer; one that asks too often has
+// its streams reset. An address is hearsay: it is dialled if it is on-link and its port is at least [minPort].
+//
 // # Who lied
 //
 // A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No

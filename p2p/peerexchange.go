@@ -1,0 +1,274 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+)
+
+// peersProtocol tells of neighbours; see the package comment.
+const peersProtocol protocol.ID = "/narbor/peers/1"
+
+const (
+	// One neighbour by chance is asked who else is there exchangeMin after somebody has joined, and then after pauses
+	// that double up to exchangeMax. Two machines that join a third at the same moment are told nothing of each other
+	// the first time.
+	exchangeMin, exchangeMax = time.Second, 5 * time.Minute
+	// hearsayFor is how long a machine that somebody told of is dialled, as long as it does not answer.
+	hearsayFor = 5 * time.Minute
+)
+
+// exchangePeers asks neighbours who else is there, until ctx ends.
+func (n *Node) exchangePeers(ctx context.Context) error {
+	pause := exchangeMin
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-n.news:
+			pause = exchangeMin
+		case <-time.After(pause*3/4 + rand.N(pause/2)):
+			pause = min(2*pause, exchangeMax)
+			if all := n.neighbours(); len(all) > 0 {
+				n.askPeers(ctx, all[rand.IntN(len(all))].id)
+			}
+		}
+	}
+}
+
+// askPeers asks a neighbour who else is there, if it is one that tells.
+func (n *Node) askPeers(ctx context.Context, id peer.ID) {
+	h := n.lan.Host()
+	if ok, err := h.Peerstore().SupportsProtocols(id, peersProtocol); err != nil || len(ok) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), peersTimeout)
+	defer cancel()
+	s, err := h.NewStream(ctx, id, peersProtocol)
+	if err != nil {
+		n.log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
+		return
+	}
+	addrs, err := askPeersOn(ctx, s)
+	if errors.Is(err, errWire) {
+		n.strike(id, err.Error())
+	}
+	if err != nil {
+		s.Reset()
+		n.log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
+		return
+	}
+	s.Close()
+	for _, m := range addrs {
+		if a, ok := n.lan.hearsay(m, viaExchange, time.Now().Add(hearsayFor)); ok && !n.lan.connected(a.id) {
+			n.lan.keeper.announce(a, time.Now())
+		}
+	}
+}
+
+func askPeersOn(ctx context.Context, s network.Stream) ([]ma.Multiaddr, error) {
+	deadline, _ := ctx.Deadline()
+	if err := s.SetDeadline(deadline); err != nil {
+		return nil, err
+	}
+	if err := s.CloseWrite(); err != nil { // the stream itself is the question
+		return nil, err
+	}
+	return readPeers(bufio.NewReader(s))
+}
+
+// readPeers reads an answer. Whether the addresses are to be dialled is for others to say.
+func readPeers(br *bufio.Reader) ([]ma.Multiaddr, error) {
+	count, err := readUvarint(br, maxToldPeers)
+	if err != nil {
+		return nil, noEOF(err)
+	}
+	out := make([]ma.Multiaddr, 0, count)
+	for range count {
+		size, err := readUvarint(br, maxPeerAddr)
+		if err != nil {
+			return nil, noEOF(err)
+		}
+		b := make([]byte, size)
+		if _, err := io.ReadFull(br, b); err != nil {
+			return nil, noEOF(err)
+		}
+		m, err := ma.NewMultiaddrBytes(b)
+		if err != nil {
+			return nil, fmt.Errorf("%w: no multiaddr", errWire)
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
+func appendPeers(b []byte, addrs []ma.Multiaddr) []byte {
+	b = binary.AppendUvarint(b, uint64(len(addrs)))
+	for _, m := range addrs {
+		b = append(binary.AppendUvarint(b, uint64(len(m.Bytes()))), m.Bytes()...)
+	}
+	return b
+}
+
+// servePeers tells a peer of our neighbours.
+func (n *Node) servePeers(ctx context.Context, s network.Stream) {
+	stop := context.AfterFunc(ctx, func() { s.Reset() })
+	defer stop()
+	id := s.Conn().RemotePeer()
+	if !n.group.has(id) {
+		s.ResetWithError(errOutsider)
+		return
+	}
+	if !n.tallyOf(id).tellings.Allow() {
+		s.ResetWithError(network.StreamResourceLimitExceeded)
+		return
+	}
+	err := s.SetDeadline(time.Now().Add(peersTimeout))
+	if err == nil {
+		_, err = s.Write(appendPeers(nil, n.peersFor(s.Conn())))
+	}
+	if err != nil {
+		s.Reset()
+		return
+	}
+	s.Close()
+}
+
+// peersFor chooses what the peer on a connection is told: neighbours on the link that it is on, each with an address
+// that we know ourselves. What others told us of is not passed on until we are connected to it.
+func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
+	asker, ok := ipOf(c.RemoteMultiaddr())
+	if !ok {
+		return nil
+	}
+	all := n.neighbours()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	var out []ma.Multiaddr
+	for _, nb := range all {
+		if len(out) == maxToldPeers {
+			break
+		}
+		if nb.id == c.RemotePeer() {
+			continue
+		}
+		for _, a := range n.lan.seenAt(nb.id) {
+			if n.lan.gate.shareLink(asker, a.Addr()) {
+				if m, err := peerAddr(a, nb.id); err == nil {
+					out = append(out, m)
+					break
+				}
+			}
+		}
+	}
+	return out
+}
+
+// seenAt returns where a connected peer listens, as far as we have seen it there ourselves: the addresses at which we
+// have reached it, and of those that it gives itself the ones that it comes from. None is link-local IPv6, which means
+// nothing to others.
+func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
+	var out []netip.AddrPort
+	for _, c := range l.host.Network().ConnsToPeer(id) {
+		remote, ok := ipOf(c.RemoteMultiaddr())
+		if !ok || !l.gate.isNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
+			continue
+		}
+		candidates := []ma.Multiaddr{c.RemoteMultiaddr()}
+		if c.Stat().Direction == network.DirInbound {
+			candidates = l.host.Peerstore().Addrs(id)
+		}
+		for _, m := range candidates {
+			a, aok := ipOf(m)
+			port, pok := tcpPort(m)
+			if aok && pok && a == remote && port >= minPort {
+				out = append(out, netip.AddrPortFrom(a, port))
+				break
+			}
+		}
+	}
+	return out
+}
+
+// shareLink reports whether two machines are on the same one of our links.
+func (g *gater) shareLink(a, b netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	on := func(l link, a netip.Addr) bool {
+		for _, p := range l.addrs {
+			if p.Contains(a.WithZone("")) && (a.Zone() == "" || a.Zone() == l.Name) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, l := range g.links {
+		if on(l, a) && on(l, b) {
+			return true
+		}
+	}
+	return false
+}
+
+// hearsay takes an address that somebody else gives for a peer: one on our links, and a port that is not a router's or
+// a printer's own.
+func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
+	id, addr, ok := splitPeerAddr(m)
+	if !ok || id == l.host.ID() {
+		return announcement{}, false
+	}
+	ip, ok := ipOf(addr)
+	if !ok || !l.gate.isNeighbour(ip) {
+		return announcement{}, false
+	}
+	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true
+}
+
+// splitPeerAddr accepts /(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID and nothing else.
+func splitPeerAddr(m ma.Multiaddr) (peer.ID, ma.Multiaddr, bool) {
+	if len(m) != 3 || m[0].Code() != ma.P_IP4 && m[0].Code() != ma.P_IP6 || m[1].Code() != ma.P_TCP || m[2].Code() != ma.P_P2P {
+		return "", nil, false
+	}
+	if port, ok := tcpPort(m); !ok || port < minPort {
+		return "", nil, false
+	}
+	info, err := peer.AddrInfoFromP2pAddr(m)
+	if err != nil || len(info.Addrs) != 1 {
+		return "", nil, false
+	}
+	return info.ID, info.Addrs[0], true
+}
+
+func tcpPort(m ma.Multiaddr) (uint16, bool) {
+	text, err := m.ValueForProtocol(ma.P_TCP)
+	if err != nil {
+		return 0, false
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	return uint16(port), err == nil
+}
+
+// peerAddr is splitPeerAddr's inverse.
+func peerAddr(a netip.AddrPort, id peer.ID) (ma.Multiaddr, error) {
+	m, err := tcpAddr(a.Addr(), a.Port())
+	if err != nil {
+		return nil, err
+	}
+	p, err := ma.NewComponent("p2p", id.String())
+	if err != nil {
+		return nil, err
+	}
+	return m.AppendComponent(p), nil
+}
