@@ -163,7 +163,7 @@ func onAlice(n int, use func(network.Stream)) func(*simWorld) {
 // discoverCases: the liar is found after none, one … all of the honest ones. In time discovery is over; all the honest
 // are neighbours soon; and Nix gets what it asks for.
 func discoverCases() (cases []matrixCase) {
-	for _, f := range discoverFaults() {
+	for _, f := range slices.Concat(discoverFaults(), tellsFaults()) {
 		for before := range positions {
 			cases = append(cases, matrixCase{fmt.Sprintf("discover/%s/%d", f.name, before), func(t *testing.T, seed uint64) {
 				w := newWorld(t, seed, 2)

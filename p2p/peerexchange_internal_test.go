@@ -1,0 +1,160 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/store"
+)
+
+func FuzzReadPeers(f *testing.F) {
+	id, err := peer.IDFromPrivateKey(newTestIdentity(f))
+	if err != nil {
+		f.Fatal(err)
+	}
+	one := ma.StringCast("/ip4/10.0.0.1/tcp/6273/p2p/" + id.String())
+	f.Add([]byte{0})
+	f.Add(appendPeers(nil, []ma.Multiaddr{one, ma.StringCast("/ip6/fd00::1/tcp/1/p2p/" + id.String())}))
+	f.Add([]byte{1, 4, 255, 255, 255, 255})
+	f.Add([]byte{17})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		addrs, err := readPeers(bufio.NewReaderSize(r, 16))
+		if err != nil {
+			return
+		}
+		again := appendPeers(nil, addrs)
+		if len(addrs) > maxToldPeers || !bytes.HasPrefix(b, again) {
+			t.Errorf("readPeers(%x) = %v, which is written as %x", b, addrs, again)
+		}
+	})
+}
+
+func TestWhatIsToldIsBounded(t *testing.T) {
+	for _, b := range [][]byte{{maxToldPeers + 1}, {1, maxPeerAddr + 1, 1}, {1, 0}, {1, 2, 255, 255}} {
+		if _, err := readPeers(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, errWire) {
+			t.Errorf("readPeers(%x) = %v, want errWire", b, err)
+		}
+	}
+}
+
+func TestHearsayIsFiltered(t *testing.T) {
+	l := newIdleKeeper(t).lan
+	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	id := "/p2p/" + newTestPeer(t).String()
+	for text, want := range map[string]bool{
+		"/ip4/10.1.0.6/tcp/6273" + id:                        true,
+		"/ip6/fd01::6/tcp/6273" + id:                         true,
+		"/ip4/10.1.0.6/tcp/1024" + id:                        true,
+		"/ip4/10.1.0.6/tcp/1023" + id:                        false,
+		"/ip4/10.1.0.5/tcp/6273" + id:                        false, // this machine
+		"/ip4/10.1.1.6/tcp/6273" + id:                        false,
+		"/ip4/8.8.8.8/tcp/6273" + id:                         false,
+		"/ip4/127.0.0.1/tcp/6273" + id:                       false,
+		"/ip4/10.1.0.6/tcp/6273":                             false,
+		"/ip4/10.1.0.6/udp/6273" + id:                        false,
+		"/dns4/nas/tcp/6273" + id:                            false,
+		"/ip4/10.1.0.6/tcp/6273/p2p/" + l.host.ID().String(): false,
+	} {
+		a, ok := l.hearsay(ma.StringCast(text), viaExchange, time.Now())
+		if ok != want || ok && (len(a.addrs) != 1 || a.via != viaExchange) {
+			t.Errorf("hearsay(%s) = %+v, %v, want %v", text, a, ok, want)
+		}
+	}
+}
+
+// Who was announced keeps its addresses and its due time, whatever others say of it.
+func TestHearsayDisplacesNothing(t *testing.T) {
+	k := newIdleKeeper(t)
+	now := time.Now()
+	a := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273")
+	k.announce(a, now)
+	k.finished(a.id, errors.New("nobody there"), now) // it was never begun
+	k.dialing = 0
+	due := k.peers[a.id].due
+	for i := range 2 * maxAddrs {
+		m := ma.StringCast(fmt.Sprintf("/ip4/10.0.1.%d/tcp/6273", i))
+		k.announce(announcement{id: a.id, addrs: []ma.Multiaddr{m}, expiry: now, via: viaExchange}, now)
+	}
+	c := k.peers[a.id]
+	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != maxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) || c.via != viaMDNS {
+		t.Errorf("after hearsay: %+v", c)
+	}
+}
+
+func TestTellingKeepsToTheLink(t *testing.T) {
+	g := newGater()
+	g.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"10.1.0.6", "10.1.0.7", true},
+		{"10.1.0.6", "fd01::7", true},
+		{"fe80::6%eth0", "10.1.0.7", true},
+		{"10.1.0.6", "10.2.0.7", false},
+		{"10.2.0.6", "fd01::7", false},
+		{"127.0.0.1", "10.1.0.7", false},
+		{"8.8.8.8", "8.8.8.8", false},
+	} {
+		if got := g.shareLink(netip.MustParseAddr(c.a), netip.MustParseAddr(c.b)); got != c.want {
+			t.Errorf("shareLink(%s, %s) = %v, want %v", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+// ask opens a stream to a node and returns what it tells of its neighbours.
+func (g *rogue) askPeers(t *testing.T, n *Node) ([]byte, error) {
+	t.Helper()
+	s, err := g.NewStream(t.Context(), n.lan.host.ID(), peersProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	s.CloseWrite()
+	return io.ReadAll(s)
+}
+
+func TestNeighboursAreToldOfSeldom(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	g := (&rogue{}).start(t)
+	g.dial(t, n)
+	refused := 0
+	for range 4 * tellBurst {
+		switch b, err := g.askPeers(t, n); {
+		case errors.Is(err, &network.StreamError{ErrorCode: network.StreamResourceLimitExceeded, Remote: true}):
+			refused++
+		case err != nil || !bytes.Equal(b, []byte{0}):
+			t.Fatalf("told %x, %v, want that there is nobody", b, err)
+		}
+	}
+	if refused == 0 {
+		t.Errorf("%d questions were all answered", 4*tellBurst)
+	}
+	if strikesOf(n, g) != 0 {
+		t.Error("asking too often was held against it")
+	}
+}
+
+func TestOutsidersAreToldOfNobody(t *testing.T) {
+	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
+	g := (&rogue{}).start(t)
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := g.askPeers(t, n.Node); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
+		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, errOutsider)
+	}
+}
