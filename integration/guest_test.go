@@ -39,8 +39,7 @@ done
 const narborScript = `
 narbor run --state-dir /tmp/narbor --min-free 0 $flags >/tmp/log 2>&1 &
 status() { narbor status --state-dir /tmp/narbor --json; }
-n=0
-until status 2>/dev/null | grep -q '"addr"' || [ $n -gt 100 ]; do sleep 0.5; n=$((n+1)); done
+narbor wait --state-dir /tmp/narbor --for peers=1 --timeout 60s
 echo "guest: found $(status | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | tr '\n' ' ')"
 echo "guest: through $(realise http://127.0.0.1:6272 "$second")"
 `
