@@ -5,12 +5,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"narbor/p2p"
+	"narbor/store"
 )
 
 const (
@@ -117,5 +120,59 @@ func size(c *cli.Context, flag string) (int64, error) {
 	return int64(n), nil
 }
 
+// diskSize reads an amount, or a share such as 25% of the file system that dir is on; dir is "" if only the form matters.
+func diskSize(c *cli.Context, flag, dir string) (int64, error) {
+	text, share := strings.CutSuffix(c.String(flag), "%")
+	if !share {
+		return size(c, flag)
+	}
+	percent, err := strconv.ParseUint(text, 10, 7)
+	if err != nil || percent > 100 {
+		return 0, codedError{fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag, c.String(flag)), exitUsage}
+	}
+	if dir == "" {
+		return int64(percent), nil
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("--%s is a share of the file system of %s: %w", flag, dir, err)
+	}
+	return int64(st.Blocks) * int64(st.Bsize) / 100 * int64(percent), nil
+}
+
 // amount prints an amount for people.
 func amount(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// spoolLimits reads how much the spool in a directory may take, and what it leaves free.
+func spoolLimits(c *cli.Context, dir string) (most, free int64, err error) {
+	if most, err = diskSize(c, "spool-size", dir); err != nil {
+		return 0, 0, err
+	}
+	if most == 0 {
+		return 0, 0, codedError{errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage}
+	}
+	free, err = diskSize(c, "min-free", dir)
+	return most, free, err
+}
+
+func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
+	most, free, err := spoolLimits(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	if free == 0 {
+		free = -1
+	}
+	return store.OpenSpool(store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
+}
+
+// minUploadRate is what delivers a block before whoever waits for it gives up.
+const minUploadRate = 100_000
+
+func uploadRate(c *cli.Context) (int64, error) {
+	n, err := size(c, "upload-rate")
+	if err == nil && n > 0 && n < minUploadRate {
+		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100kB or more, or --share none", c.String("upload-rate")), exitUsage}
+	}
+	return n, err
+}

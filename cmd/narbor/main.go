@@ -115,6 +115,7 @@ func commands(inherited []net.Listener) []*cli.Command {
 		shareCommand(),
 		keysCommand(),
 		waitCommand(),
+		configCommand(),
 		completionCommand(),
 		manCommand(),
 		versionCommand(),

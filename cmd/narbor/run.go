@@ -39,9 +39,9 @@ const aheadBudget = 512 << 20
 // use, which under attack is a lot. GOMEMLIMIT overrides it.
 const softMemory = 112 << 20
 
-// runCommand serves Nix on the sockets that systemd handed over, if there are any.
-func runCommand(inherited []net.Listener) *cli.Command {
-	flags := append(peerFlags(),
+// runFlags are all that can be said about the service. A configuration file has the same names.
+func runFlags() []cli.Flag {
+	return slices.Concat(peerFlags(), []cli.Flag{
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
 			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
 			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
@@ -49,22 +49,33 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
 		stateFlag(), socketFlag(),
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
-		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB"),
-		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB"),
+		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
+		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MB; 0 is no limit"),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none; `narbor share` changes it until the next start"),
-	)
+	}, logFlags(), []cli.Flag{configFlag()})
+}
+
+// runCommand serves Nix on the sockets that systemd handed over, if there are any.
+func runCommand(inherited []net.Listener) *cli.Command {
 	return &cli.Command{
 		Name:  "run",
 		Usage: "run the service: share with neighbours, and serve Nix from them",
 		Description: "It needs no configuration. With Nix on this machine it shares what the upstreams that Nix trusts have\n" +
 			"signed; without, what is in its own cache directory, which `narbor fetch` fills.\n\n" +
-			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals.\n\n" +
+			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals, or in the file of\n" +
+			"--config. A flag has precedence, then the environment.\n\n" +
 			"Example: narbor run --peer nas.example.org --upload-rate 10MB",
-		Flags: append(flags, logFlags()...),
+		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return codedError{fmt.Errorf("run takes no arguments, but got %q", c.Args().First()), exitUsage}
+			}
+			if err := applyConfig(c); err != nil {
+				return err
+			}
+			if err := checkValues(c); err != nil {
+				return err
 			}
 			if os.Getenv("GOMEMLIMIT") == "" {
 				debug.SetMemoryLimit(softMemory)
@@ -111,9 +122,6 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	// zeroconf writes to the standard logger; what it has to say is of interest to who looks for trouble.
 	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
 		return s, err
-	}
-	if c.Uint("port") > 65535 {
-		return s, codedError{fmt.Errorf("--port %d is not a TCP port", c.Uint("port")), exitUsage}
 	}
 	dir, err := stateDir(c)
 	if err != nil {
@@ -383,33 +391,4 @@ func hostsOf(addrs []string) []string {
 		}
 	}
 	return hosts
-}
-
-// minUploadRate is what delivers a block before whoever waits for it gives up.
-const minUploadRate = 100_000
-
-func uploadRate(c *cli.Context) (int64, error) {
-	n, err := size(c, "upload-rate")
-	if err == nil && n > 0 && n < minUploadRate {
-		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100kB or more, or --share none", c.String("upload-rate")), exitUsage}
-	}
-	return n, err
-}
-
-func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
-	most, err := size(c, "spool-size")
-	if err != nil {
-		return nil, err
-	}
-	if most == 0 {
-		return nil, codedError{errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage}
-	}
-	free, err := size(c, "min-free")
-	if err != nil {
-		return nil, err
-	}
-	if free == 0 {
-		free = -1
-	}
-	return store.OpenSpool(store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
 }
