@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +22,7 @@ type Status struct {
 	Schema        int    `json:"schema"`
 	Version       string `json:"version"`
 	UptimeSeconds int64  `json:"uptimeSeconds"`
+	Goroutines    int    `json:"goroutines"` // a number that grows without end is a leak
 	p2p.Status
 	HTTP      []string `json:"http"`  // where Nix asks
 	Store     string   `json:"store"` // "" if there is no Nix
@@ -44,7 +46,7 @@ type SpoolStatus struct {
 func (s *service) status() Status {
 	spool := s.spool.Stats()
 	st := Status{
-		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()),
+		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
 		Status: s.node.Status(), HTTP: addrsOf(s.listeners), CacheDirs: append([]string{}, s.shares.cacheDirs...),
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
 		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes},

@@ -50,3 +50,11 @@ func (h *Host) Drop(rule string) error {
 	_, err := h.Run(context.Background(), "nft", script)
 	return err
 }
+
+// Readdress gives the host other addresses, which end with n, in the place of those that it has.
+func (h *Host) Readdress(n byte) error {
+	script := fmt.Sprintf("ip addr flush dev eth0 scope global && ip addr add %s/24 dev eth0 && ip addr add %s/64 dev eth0 nodad && ip route replace 224.0.0.0/4 dev eth0",
+		addr4(int(n)), addr6(int(n)))
+	_, err := h.Run(context.Background(), "sh", "-c", script)
+	return err
+}

@@ -117,6 +117,7 @@ func (h *Host) waitHTTP(p *Process, url string) error {
 type Status struct {
 	PeerID     string `json:"peerId"`
 	Settled    bool   `json:"settled"`
+	Goroutines int    `json:"goroutines"`
 	Neighbours []struct {
 		ID             string `json:"id"`
 		Addr           string `json:"addr"`
