@@ -45,7 +45,7 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 		libp2p.NoListenAddrs, // below: the families are not equally important
 		libp2p.NoTransports,
 		cfg.Net.transport(gate),
-		libp2p.Security(libp2ptls.ID, libp2ptls.New),
+		libp2p.Security(libp2ptls.ID, newTimeless),
 		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, newMuxer(cfg.Net)),
 		libp2p.ResourceManager(limits),
