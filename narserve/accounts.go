@@ -198,8 +198,8 @@ func (a *Accounts) end() {
 	a.book(now, Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busySaved)/internetRate-took)})
 }
 
-// served takes note that Nix got n bytes of a NAR, and whether it was to its last.
-func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bool) {
+// served takes note that Nix got n bytes of a NAR, and whether it was to its last. It returns where they came from.
+func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bool) provenance {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -220,6 +220,7 @@ func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bo
 		a.busySaved += saved
 	}
 	a.remember(now, r)
+	return from
 }
 
 // found takes note that Nix was told that it can have a path.

@@ -233,8 +233,9 @@ func TestFetchStopsWhenTheLastWaiterHasGone(t *testing.T) {
 		if got := body(t, do(s, "GET", narPath(info))); !bytes.Equal(got, nar) || src.fetched.Load() != 2 {
 			t.Errorf("a new request got %d bytes by fetch %d, want %d by fetch 2", len(got), src.fetched.Load(), len(nar))
 		}
-		if logs.Len() != 0 {
-			t.Errorf("hanging up is nobody's business, but: %v", logs.All())
+		if all := logs.All(); len(all) != 1 || all[0].Message != "substituted" || all[0].ContextMap()["path"] != "hello" ||
+			all[0].ContextMap()["size"] != info.NarSize || all[0].ContextMap()["from"] != "neighbours" {
+			t.Errorf("logged %v, want the substitution and nothing else: hanging up is nobody's business", all)
 		}
 	})
 }

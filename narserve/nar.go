@@ -1,6 +1,7 @@
 package narserve
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -181,7 +183,8 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 	}
 	err := s.copyNAR(w, n)
 	whole := err == nil && n.start+n.length == n.size
-	s.accounts.served(n.m, n.sent, time.Since(n.asked), whole)
+	took := time.Since(n.asked)
+	came := s.accounts.served(n.m, n.sent, took, whole)
 	if err != nil {
 		if r.Context().Err() == nil {
 			s.log.Warn("sending a nar broke off", zap.Stringer("path", n.m.Path()), zap.Error(err))
@@ -189,6 +192,8 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 		panic(http.ErrAbortHandler) // the entry stays in the spool: Nix may come back for the rest
 	}
 	if whole {
+		s.log.Info("substituted", zap.String("path", n.m.Path().Name()), zap.Int64("size", n.size), zap.Duration("dur", took.Round(time.Millisecond)),
+			zap.String("from", cmp.Or(strings.Join(came.from, " "), string(came.origin))))
 		s.nars.Add(1)
 		n.spooled.Used()
 	}
