@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-VNyoHcyQXLU44GoBTjaxsX2fLRXqMclL2eQL2Ob+IBg=";
+          vendorHash = "sha256-/7aW2uB4F6M1rLxhPd579XP8aVn6lYFsi2ppJG5kzUs=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

@@ -22,6 +22,9 @@ const (
 	// mappingTimeout is the same for a NAR whose mapping we have forgotten. Nix was promised this path and its
 	// download takes far longer than a question, so patience costs less here than a 404.
 	mappingTimeout = 2 * time.Second
+	// upstreamTimeout bounds what a slow upstream can add to each path, before Nix asks it itself. It is longer than an
+	// upstream takes to be given up.
+	upstreamTimeout = 6 * time.Second
 	// settleTimeout bounds, from the start, how long a miss waits for discovery to settle. Nix remembers a 404
 	// for an hour, so a narbor that was only just started, maybe by this very request through its socket, would
 	// be useless for the build that it was started for. Discovery takes 2 s at most.
@@ -47,11 +50,27 @@ func (src *source) origin() store.Origin {
 	return store.FromNeighbours
 }
 
+func newSource(src Source, name string) *source {
+	return &source{Source: src, name: name, slots: make(chan struct{}, maxLookups)}
+}
+
+// A finder is a [Source] that finds, and leaves it to others to fetch.
+type finder func(context.Context, store.HashPart) (trust.Mapping, error)
+
+func (f finder) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	return f(ctx, hp)
+}
+
+func (finder) Fetch(context.Context, trust.Mapping) (*store.Spooled, error) {
+	return nil, store.ErrNotFound
+}
+
 // A question is what the sources are asked.
 type question struct {
 	hashPart store.HashPart
 	narHash  *store.Hash // nil: any
 	timeout  time.Duration
+	near     bool // the upstream is not to be asked
 }
 
 // answeredBy says whether m is an answer. A source may know a path by another NarHash if its build is not
@@ -60,10 +79,16 @@ func (q question) answeredBy(m trust.Mapping) bool {
 	return !m.Path().IsZero() && m.Path().HashPart() == q.hashPart && (q.narHash == nil || *q.narHash == m.NarHash())
 }
 
-// find returns a mapping that answers q. While discovery has not settled, it has the patience to ask twice.
+// find returns a mapping that answers q: the sources', or the upstream's. While discovery has not settled, it has the
+// patience to ask the sources twice.
 func (s *Server) find(ctx context.Context, q question) (trust.Mapping, error) {
 	settled := s.hasSettled()
-	m, err := s.ask(ctx, q)
+	m, err := s.ask(ctx, q, s.sources)
+	if err != nil && len(s.upstream) > 0 && !q.near {
+		up := q
+		up.timeout = upstreamTimeout
+		m, err = s.ask(ctx, up, s.upstream)
+	}
 	if err == nil || settled {
 		return m, err
 	}
@@ -75,7 +100,7 @@ func (s *Server) find(ctx context.Context, q question) (trust.Mapping, error) {
 	case <-ctx.Done():
 		return trust.Mapping{}, ctx.Err()
 	}
-	return s.ask(ctx, q)
+	return s.ask(ctx, q, s.sources)
 }
 
 // hasSettled says whether a miss is final.
@@ -88,10 +113,10 @@ func (s *Server) hasSettled() bool {
 	}
 }
 
-// ask puts q to the sources in order and returns the first answer. The next source's turn comes when one has said
+// ask puts q to sources in order and returns the first answer. The next source's turn comes when one has said
 // no, or has said nothing for its share of the time; a late answer still counts. It returns in time even if a
 // source ignores its context.
-func (s *Server) ask(ctx context.Context, q question) (trust.Mapping, error) {
+func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
 	ctx, cancel := context.WithTimeout(ctx, q.timeout)
 	defer cancel()
 	type answer struct {
@@ -99,18 +124,18 @@ func (s *Server) ask(ctx context.Context, q question) (trust.Mapping, error) {
 		err error
 		src *source
 	}
-	answers := make(chan answer, len(s.sources)) // no sender ever waits
-	turn := time.NewTicker(q.timeout / time.Duration(len(s.sources)+1))
+	answers := make(chan answer, len(sources)) // no sender ever waits
+	turn := time.NewTicker(q.timeout / time.Duration(len(sources)+1))
 	defer turn.Stop()
 	next, pending, none := 0, 0, store.ErrNotFound
 	for {
-		if next < len(s.sources) {
-			src := s.sources[next]
+		if next < len(sources) {
+			src := sources[next]
 			go func() {
 				m, err := s.askOne(ctx, src, q)
 				answers <- answer{m, err, src}
 			}()
-			turn.Reset(q.timeout / time.Duration(len(s.sources)+1))
+			turn.Reset(q.timeout / time.Duration(len(sources)+1))
 			next, pending = next+1, pending+1
 		}
 		if pending == 0 {

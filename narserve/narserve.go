@@ -56,6 +56,10 @@ const (
 	writeTimeout = 10 * time.Minute
 )
 
+// AgentPrefix begins the User-Agent of a narbor that asks another as its upstream. It is told what is near, and no
+// upstream is asked on its behalf: so a narbor that was named as its own upstream does not ask itself without end.
+const AgentPrefix = "narbor/"
+
 // cacheInfo is served as nix-cache-info. The priority puts us before cache.nixos.org, which has 40.
 const cacheInfo = "StoreDir: " + store.Dir + "\nWantMassQuery: 1\nPriority: 30\n"
 
@@ -71,7 +75,11 @@ type Source interface {
 
 // Config is what a [Server] needs.
 type Config struct {
-	Sources []Source        // asked in order: this machine's own store first, then the neighbours
+	Sources []Source // asked in order: this machine's own store first, then the neighbours
+	// Upstream is asked about what Sources do not have, and has seconds to answer; nil: nobody. Sources can fetch what it
+	// finds.
+	Upstream func(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
+
 	Keys    *trust.Keys     // checks remembered mappings again when their NAR is asked for; nil trusts nobody
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
@@ -84,6 +92,7 @@ type Config struct {
 // Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
 type Server struct {
 	sources  []*source
+	upstream []*source // at most one
 	keys     *trust.Keys
 	hosts    map[string]bool
 	log      *zap.Logger
@@ -118,7 +127,10 @@ func New(cfg Config) *Server {
 		s.hosts[plainHost(h)] = true
 	}
 	for _, src := range cfg.Sources {
-		s.sources = append(s.sources, &source{Source: src, name: fmt.Sprintf("%T", src), slots: make(chan struct{}, maxLookups)})
+		s.sources = append(s.sources, newSource(src, fmt.Sprintf("%T", src)))
+	}
+	if cfg.Upstream != nil {
+		s.upstream = []*source{newSource(finder(cfg.Upstream), "upstream")}
 	}
 	s.ahead = newAhead(cfg.Ahead, func(ctx context.Context, m trust.Mapping) error {
 		sp, err := s.spooled(ctx, m)
@@ -268,7 +280,7 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	m, err := s.find(r.Context(), question{hashPart: hp, timeout: narinfoTimeout})
+	m, err := s.find(r.Context(), question{hashPart: hp, timeout: narinfoTimeout, near: strings.HasPrefix(r.UserAgent(), AgentPrefix)})
 	if err != nil {
 		s.misses.Add(1)
 		if r.Context().Err() == nil { // otherwise Nix has hung up

@@ -19,7 +19,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 	by := f.contributors()
 	if len(by) == 1 {
 		for id := range by {
-			f.liar(id, cause)
+			f.blame(id, cause)
 		}
 		_, err := f.suspect(func(int, block) bool { return true })
 		return nil, err

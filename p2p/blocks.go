@@ -23,6 +23,7 @@ type fetch struct {
 	draft    *store.Draft
 	complete chan struct{}  // closed when no block is missing; made by run
 	suspects []suspicion    // what was fetched again; changes between runs only
+	supplies int            // how often an upstream was asked; owned by the goroutine that calls honest
 	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
 
 	mu       sync.Mutex // guards the rest
@@ -153,12 +154,22 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
 	}
 	f.mu.Lock()
+	f.blocks[i].copies--
+	f.mu.Unlock()
+	if !f.write(i, data, nb.id, relayed) {
+		nb.tally.wasted.Add(int64(len(data)))
+	}
+	return nil
+}
+
+// write writes a block, and returns false if somebody else was faster. What goes wrong is nobody's fault, and ends the
+// fetch.
+func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first bool) {
+	f.mu.Lock()
 	b := &f.blocks[i]
-	b.copies--
 	if b.state == blockWriting || b.state == blockDone {
 		f.mu.Unlock()
-		nb.tally.wasted.Add(int64(len(data)))
-		return nil
+		return false
 	}
 	b.state = blockWriting
 	f.mu.Unlock()
@@ -170,10 +181,11 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	if err != nil {
 		f.err = err
 		f.end()
-		return nil // not the holder's fault
+		return true
 	}
-	b.state, b.from, b.relayed = blockDone, nb.id, relayed
-	f.node.cfg.Observer.Received(store.FromNeighbours, f.m, nb.id.String(), len(data))
+	b.state, b.from, b.relayed = blockDone, from, relayed
+	origin, name := f.origin(from)
+	f.node.cfg.Observer.Received(origin, f.m, name, len(data))
 	f.crowd.last = time.Now()
 	if relayed {
 		f.crowd.passed++
@@ -182,7 +194,7 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	if f.left--; f.left == 0 {
 		f.end()
 	}
-	return nil
+	return true
 }
 
 // end wakes whoever waits for this run's end. The caller holds mu.

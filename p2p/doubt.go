@@ -81,7 +81,7 @@ func (f *fetch) settle(nar io.ReaderAt) error {
 		if s.hearsay {
 			f.node.tallyOf(s.from).distrust(time.Now())
 		} else {
-			f.liar(s.from, errors.New("sent a block that is not of this NAR"))
+			f.blame(s.from, errors.New("sent a block that is not of this NAR"))
 		}
 	}
 	return nil

@@ -15,9 +15,9 @@ import (
 // tick is how often somebody looks for blocks that are overdue.
 const tick = 10 * time.Millisecond
 
-// Fetch gets the NAR of a mapping from the neighbours who have it, all at once, into the spool. Its bytes have the
-// mapping's NarHash. The caller closes what it gets. The error wraps [store.ErrNotFound] if no honest neighbour
-// is left that has it, [store.ErrNoSpace] if the spool is full, and [store.ErrMalformed] if it was fetched and is one
+// Fetch gets the NAR of a mapping from the neighbours who have it, all at once, or if there are none from an upstream,
+// into the spool. Its bytes have the mapping's NarHash. The caller closes what it gets. The error wraps
+// [store.ErrNotFound] if no honest neighbour is left that has it, nor an upstream, [store.ErrNoSpace] if the spool is full, and [store.ErrMalformed] if it was fetched and is one
 // that must not reach Nix; no neighbour is blamed for that.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
@@ -40,7 +40,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	f := newFetch(n, m, draft)
 	defer n.fetched.begin(f)() // before others are asked: so that of two who begin at once, one sees the other
 	f.join(n.holders(ctx, m, false))
-	if f.nobody() {
+	if f.nobody() && len(n.cfg.Upstreams) == 0 {
 		return nil, fmt.Errorf("%s: no neighbour has it: %w", m.Path(), store.ErrNotFound)
 	}
 	start := time.Now()
@@ -92,11 +92,12 @@ func (f *fetch) run(ctx context.Context) error {
 	defer cancel()
 	ticker := time.NewTicker(overdueAfter)
 	defer ticker.Stop()
-	holders, relays := crew{ended: make(chan struct{})}, crew{ended: make(chan struct{})}
+	holders, relays, supply := newCrew(), newCrew(), newCrew()
 	defer func() {
 		cancel()
 		holders.wait()
 		relays.wait()
+		supply.wait()
 	}()
 	start := func(c *crew, nb *neighbour) bool {
 		if nb != nil {
@@ -113,7 +114,8 @@ func (f *fetch) run(ctx context.Context) error {
 		}
 		for start(&relays, f.nextRelay()) {
 		}
-		if holders.size == 0 && !start(&holders, f.nextHolder()) && (relays.size == 0 || f.stalled()) {
+		alone := holders.size == 0 && !start(&holders, f.nextHolder()) && (relays.size == 0 || f.stalled())
+		if alone && supply.size == 0 && !f.startSupply(ctx, &supply) {
 			left := f.missing()
 			if left == before || f.manifest != nil {
 				return fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
@@ -127,6 +129,8 @@ func (f *fetch) run(ctx context.Context) error {
 			holders.size--
 		case <-relays.ended:
 			relays.size--
+		case <-supply.ended:
+			supply.size--
 		case <-ticker.C:
 			askedAround = f.lookAround(askedAround)
 			if f.overdue(overdueAfter) || holders.size < maxWorkers && f.unasked() {
@@ -154,6 +158,8 @@ type crew struct {
 	size  int
 	ended chan struct{}
 }
+
+func newCrew() crew { return crew{ended: make(chan struct{})} }
 
 func (c *crew) start(work func()) {
 	c.size++

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -39,6 +40,10 @@ type Config struct {
 	AllowInterfaces, DenyInterfaces []string
 	Version                         string // told to neighbours
 	Net                             *Net   // in place of this machine's network; nil in all but tests
+
+	// Upstreams are the caches on the internet that are asked, in order, for what no neighbour has; none asks nobody. Who
+	// called New closes them, after Run.
+	Upstreams []*store.Upstream
 
 	Share []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
@@ -79,6 +84,7 @@ type Node struct {
 	sharer  *sharer
 	fetched *fetched
 	serving
+	supplied atomic.Int64 // bytes of NARs that came from upstreams
 	findings *lru.Cache[store.HashPart, *finding]
 	bans     *bans
 	blocked  *blocklist

@@ -94,6 +94,11 @@ func (u upstream) newMachine(t testing.TB, src store.Source, to ...*machine) *ma
 
 func (u upstream) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.Source, to ...*machine) *machine {
 	t.Helper()
+	return u.newMachineAs(t, sc, src, func(*p2p.Config) {}, to...)
+}
+
+func (u upstream) newMachineAs(t testing.TB, sc store.SpoolConfig, src store.Source, edit func(*p2p.Config), to ...*machine) *machine {
+	t.Helper()
 	sc.Dir, sc.MinFree = t.TempDir(), -1
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
@@ -115,6 +120,7 @@ func (u upstream) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.S
 			}
 		}
 	}
+	edit(&cfg)
 	node, err := p2p.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -157,14 +163,21 @@ func (m *machine) fetch(t *testing.T, info store.Info, want []byte) {
 	if err != nil {
 		t.Fatalf("Lookup(%s) = %v", info.Path, err)
 	}
+	m.fetchMapped(t, mapping, want)
+}
+
+// fetchMapped fetches a path, and checks every byte.
+func (m *machine) fetchMapped(t *testing.T, mapping trust.Mapping, want []byte) {
+	t.Helper()
 	sp, err := m.Fetch(t.Context(), mapping)
 	if err != nil {
-		t.Fatalf("Fetch(%s) = %v", info.Path, err)
+		t.Errorf("Fetch(%s) = %v", mapping.Path(), err)
+		return
 	}
 	defer sp.Close()
 	got, err := io.ReadAll(io.NewSectionReader(sp, 0, sp.Size()))
 	if err != nil || !bytes.Equal(got, want) {
-		t.Errorf("Fetch(%s) gave %d bytes, %v; want the %d of the NAR", info.Path, len(got), err, len(want))
+		t.Errorf("Fetch(%s) gave %d bytes, %v; want the %d of the NAR", mapping.Path(), len(got), err, len(want))
 	}
 }
 

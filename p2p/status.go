@@ -19,12 +19,21 @@ type Status struct {
 	Group      bool              `json:"group"`      // whether only those who know its secret are asked and answered
 	OtherGroup []Outsider        `json:"otherGroup"`
 	Blocked    []string          `json:"blocked"` // IDs of the peers that the user wants nothing to do with
+	Upstreams  []UpstreamStatus  `json:"upstreams"`
+	Supplied   int64             `json:"supplied"` // bytes of NARs that came from upstreams
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
 type Outsider struct {
 	ID   string `json:"id"`
 	Addr string `json:"addr"`
+}
+
+// UpstreamStatus is a cache on the internet that is asked for what no neighbour has.
+type UpstreamStatus struct {
+	URL          string `json:"url"` // without a password
+	Down         bool   `json:"down"`
+	WireReceived int64  `json:"wireReceived"` // bytes of archives, compressed as they were
 }
 
 // NeighbourStatus is what passed between a neighbour and this node, over all its connections.
@@ -56,7 +65,11 @@ type Struck struct {
 func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
-		UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders()}
+		UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
+		Upstreams: []UpstreamStatus{}, Supplied: n.supplied.Load()}
+	for _, u := range n.cfg.Upstreams {
+		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
+	}
 	select {
 	case <-n.settled:
 		s.Settled = true

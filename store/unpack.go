@@ -218,34 +218,48 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 
 // decompress writes to out the NAR that is compressed in f.
 func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFile) error {
-	packed := func() *bufio.Reader {
-		return bufio.NewReaderSize(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, 128<<10)
-	}
-	var r io.Reader
-	var err error
-	switch key.compression {
-	case "xz":
-		if err = checkXZ(packed(), key.narSize); err == nil {
-			r, err = xz.ReaderConfig{SingleStream: true}.NewReader(packed())
-		}
-	case "zstd":
-		var d *zstd.Decoder
-		d, err = zstd.NewReader(packed(), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
-		if err == nil {
-			defer d.Close()
-			r = d
-		}
-	default:
-		err = fmt.Errorf("compression %q", key.compression)
-	}
+	r, err := newDecompressor(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize)
 	if err != nil {
-		return corrupt(err)
+		return err
 	}
-	n, err := io.Copy(out, corruptReader{io.LimitReader(r, key.narSize+1)})
+	defer r.Close()
+	n, err := io.Copy(out, io.LimitReader(r, key.narSize+1))
 	if err == nil && n != key.narSize {
 		err = fmt.Errorf("%w: unpacks to %d bytes or more, not %d", ErrCorrupt, n, key.narSize)
 	}
 	return err
+}
+
+// newDecompressor returns what is compressed in r, of a NAR of narSize bytes, which bounds the memory that it may take.
+// The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed data's fault.
+func newDecompressor(r io.Reader, compression string, narSize int64) (io.ReadCloser, error) {
+	switch compression {
+	case "none":
+		return io.NopCloser(r), nil
+	case "xz":
+		x, err := xz.ReaderConfig{SingleStream: true}.NewReader(bufio.NewReaderSize(newXZGuard(r, narSize), 128<<10))
+		if err != nil {
+			return nil, corrupt(err)
+		}
+		return io.NopCloser(corruptReader{x}), nil
+	case "zstd":
+		d, err := zstd.NewReader(bufio.NewReaderSize(r, 128<<10), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return nil, corrupt(err)
+		}
+		return zstdReader{corruptReader{d}, d}, nil
+	}
+	return nil, fmt.Errorf("compression %.40q: %w: only none, xz and zstd are supported", compression, ErrNotFound)
+}
+
+type zstdReader struct {
+	io.Reader
+	d *zstd.Decoder
+}
+
+func (z zstdReader) Close() error {
+	z.d.Close()
+	return nil
 }
 
 // A contextReader fails once its context has ended.

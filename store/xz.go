@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 )
 
 const (
@@ -15,50 +16,118 @@ const (
 
 	// minXZBlock is the least content of an xz block on average: xz's own threads cut pieces of at least 1 MiB.
 	minXZBlock = 1 << 20
+
+	// xzBuffer is more than the longest block header, which has to be seen as a whole.
+	xzBuffer = 64 << 10
 )
 
-// checkXZ reads through an xz file without unpacking anything and fails if it asks for more memory or for more
+// An xzGuard passes an xz file through, and fails before it passes on what asks for more memory or for more
 // dictionaries than a NAR of that size justifies: package xz allocates whatever a block header says, up to 4 GiB.
 // What else may be wrong is left for package xz to find.
-func checkXZ(r *bufio.Reader, narSize int64) error {
-	var header [12]byte // magic, flags, CRC
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return err
-	}
-	checkLen, ok := map[byte]int{0: 0, 1: 4, 4: 8, 10: 32}[header[7]]
-	if !ok {
-		return fmt.Errorf("xz: check %d is not known", header[7])
-	}
-	for blocks := int64(0); ; blocks++ {
-		size, err := r.ReadByte()
-		if err != nil {
-			return err
-		}
-		if size == 0 { // the index: no more blocks
-			return nil
-		}
-		if blocks > narSize/minXZBlock {
-			return fmt.Errorf("xz: more than %d blocks for %d bytes", blocks, narSize)
-		}
-		if err := checkXZHeader(r, int(size)*4+3); err != nil {
-			return err
-		}
-		n, err := skipLZMA2(r)
-		if err != nil {
-			return err
-		}
-		if _, err := r.Discard(int(-n&3) + checkLen); err != nil {
-			return err
-		}
-	}
+type xzGuard struct {
+	src      *bufio.Reader
+	narSize  int64
+	next     func() error // looks at what comes next, and says in pass how much of it there is
+	pass     int64        // bytes that may be passed on without a look
+	checkLen int64        // of the checksum after each block
+	blocks   int64
+	length   int64 // of this block's data so far
 }
 
-// checkXZHeader reads what follows the size byte of a block header, n bytes, and checks the dictionary's size.
-func checkXZHeader(r *bufio.Reader, n int) error {
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
+func newXZGuard(r io.Reader, narSize int64) *xzGuard {
+	g := &xzGuard{src: bufio.NewReaderSize(r, xzBuffer), narSize: narSize}
+	g.next = g.header
+	return g
+}
+
+// Read implements [io.Reader].
+func (g *xzGuard) Read(p []byte) (int, error) {
+	for g.pass == 0 {
+		if err := g.next(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := g.src.Read(p[:min(int64(len(p)), g.pass)])
+	g.pass -= int64(n)
+	return n, err
+}
+
+// peek returns the next n bytes. The file does not end there, or is cut short.
+func (g *xzGuard) peek(n int) ([]byte, error) {
+	b, err := g.src.Peek(n)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return b, err
+}
+
+// header looks at what the file begins with: magic, flags, CRC.
+func (g *xzGuard) header() error {
+	b, err := g.peek(12)
+	if err != nil {
 		return err
 	}
+	checkLen, ok := map[byte]int64{0: 0, 1: 4, 4: 8, 10: 32}[b[7]]
+	if !ok {
+		return fmt.Errorf("xz: check %d is not known", b[7])
+	}
+	g.checkLen, g.pass, g.next = checkLen, int64(len(b)), g.block
+	return nil
+}
+
+// block looks at the header of a block, or finds that there are no more.
+func (g *xzGuard) block() error {
+	b, err := g.peek(1)
+	if err != nil {
+		return err
+	}
+	if b[0] == 0 { // the index
+		g.pass = math.MaxInt64
+		return nil
+	}
+	if g.blocks > g.narSize/minXZBlock {
+		return fmt.Errorf("xz: more than %d blocks for %d bytes", g.blocks, g.narSize)
+	}
+	if b, err = g.peek(int(b[0])*4 + 4); err != nil {
+		return err
+	}
+	g.blocks++
+	g.length, g.pass, g.next = 0, int64(len(b)), g.chunk
+	return checkXZHeader(b[1:])
+}
+
+// chunk looks at a piece of LZMA2 data.
+func (g *xzGuard) chunk() error {
+	b, err := g.peek(1)
+	if err != nil {
+		return err
+	}
+	control := b[0]
+	if control == 0 { // that was the last
+		g.length++
+		g.pass, g.next = 1+(-g.length&3)+g.checkLen, g.block
+		return nil
+	}
+	head := 2 // size of an uncompressed chunk
+	if control >= 0xc0 {
+		head = 5 // uncompressed size, compressed size, new properties
+	} else if control >= 0x80 {
+		head = 4
+	}
+	if b, err = g.peek(1 + head); err != nil {
+		return err
+	}
+	size := b[1:3]
+	if head >= 4 {
+		size = b[3:5]
+	}
+	g.pass = int64(1+head) + int64(binary.BigEndian.Uint16(size)) + 1
+	g.length += g.pass
+	return nil
+}
+
+// checkXZHeader checks what follows the size byte of a block header: above all the dictionary's size.
+func checkXZHeader(b []byte) error {
 	flags, b := b[0], b[1:]
 	for _, present := range []byte{0x40, 0x80} { // compressed and uncompressed size, as variable-length integers
 		if flags&present != 0 {
@@ -76,36 +145,4 @@ func checkXZHeader(r *bufio.Reader, n int) error {
 		return errors.New("xz: the dictionary is larger than 64 MiB")
 	}
 	return nil
-}
-
-// skipLZMA2 reads LZMA2 data, chunk by chunk, to its end, and returns its length.
-func skipLZMA2(r *bufio.Reader) (length int64, err error) {
-	for {
-		control, err := r.ReadByte()
-		if err != nil {
-			return 0, err
-		}
-		length++
-		if control == 0 {
-			return length, nil
-		}
-		head := 2 // size of an uncompressed chunk
-		if control >= 0xc0 {
-			head = 5 // uncompressed size, compressed size, new properties
-		} else if control >= 0x80 {
-			head = 4
-		}
-		var b [5]byte
-		if _, err := io.ReadFull(r, b[:head]); err != nil {
-			return 0, err
-		}
-		size := int(b[0])<<8 + int(b[1]) + 1
-		if head >= 4 {
-			size = int(b[2])<<8 + int(b[3]) + 1
-		}
-		if _, err := r.Discard(size); err != nil {
-			return 0, err
-		}
-		length += int64(head + size)
-	}
 }

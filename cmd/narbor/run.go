@@ -52,6 +52,7 @@ func runFlags() []cli.Flag {
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
 		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MB; 0 is no limit"),
+		upstreamFlag(),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
 }
@@ -100,6 +101,7 @@ type service struct {
 	shares    shares
 	spool     *store.Spool
 	accounts  *narserve.Accounts
+	upstreams []*store.Upstream
 	node      *p2p.Node
 	server    *narserve.Server
 	listeners []net.Listener
@@ -180,7 +182,10 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	if s.accounts, err = narserve.OpenAccounts(filepath.Join(dir, "account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
-	cfg := p2p.Config{Identity: identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+	if s.upstreams, err = openUpstreams(c, filepath.Join(dir, "upstreams")); err != nil {
+		return err
+	}
+	cfg := p2p.Config{Identity: identity, Upstreams: s.upstreams, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Blocked: filepath.Join(dir, "blocked.json"), PeersFile: filepath.Join(dir, "peers.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
 	cfg.Observer = s.accounts
@@ -198,7 +203,7 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	for _, src := range s.shares.sources {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
 	}
-	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Keys: s.trusted, Settled: s.node.Settled(),
+	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Settled: s.node.Settled(),
 		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Accounts: s.accounts, Log: s.log.Named("http")})
 	return s.announce(c)
 }
@@ -339,6 +344,7 @@ func (s *service) close() {
 		s.control.Close()
 	}
 	s.shares.close()
+	closeUpstreams(s.upstreams)
 	if s.spool != nil {
 		s.spool.Close()
 	}

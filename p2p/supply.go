@@ -1,0 +1,157 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+const (
+	// fromUpstream stands among peers for the upstream of a fetch.
+	fromUpstream peer.ID = "upstream"
+	// supplyTries is how often each upstream is asked for one NAR: again only if what came was not the NAR, because then
+	// its claim may be one from before.
+	supplyTries = 2
+	// judgedAfter is how long the pace of an upstream is watched before it is judged whether the NAR can come in time.
+	judgedAfter = 10 * time.Second
+)
+
+// LookupUpstream asks the upstreams in order about a hash part, and returns the first claim that can be believed. The
+// error wraps [store.ErrNotFound] only if all have been asked and have none; one that is down is not waited for.
+func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	var failed error
+	for _, u := range n.cfg.Upstreams {
+		if err := u.Ready(); err != nil { // also if it has said so before: what it has could not be fetched
+			failed = errors.Join(failed, err)
+			continue
+		}
+		m, err := n.askUpstream(ctx, u, hp)
+		if err == nil {
+			return m, nil
+		}
+		if !errors.Is(err, store.ErrNotFound) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	if failed != nil {
+		return trust.Mapping{}, failed
+	}
+	return trust.Mapping{}, fmt.Errorf("%s: no upstream has it: %w", hp, store.ErrNotFound)
+}
+
+// askUpstream returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
+func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.HashPart) (trust.Mapping, error) {
+	info, err := u.Info(ctx, hp)
+	if err != nil {
+		return trust.Mapping{}, err
+	}
+	m, err := n.cfg.Trusted.Check(info)
+	if err != nil {
+		return trust.Mapping{}, fmt.Errorf("upstream %s: %w: %w", u, store.ErrNotFound, err)
+	}
+	if err := u.Keep(info); err != nil {
+		n.log.Debug("a mapping is not kept", zap.Stringer("path", m.Path()), zap.Error(err))
+	}
+	return m, nil
+}
+
+// startSupply lets the NAR come from the next upstream. It returns false if there is none, or while somebody's word is
+// tested.
+func (f *fetch) startSupply(ctx context.Context, c *crew) bool {
+	ups := f.node.cfg.Upstreams
+	if f.manifest != nil || f.supplies >= supplyTries*len(ups) {
+		return false
+	}
+	u := ups[f.supplies%len(ups)]
+	f.supplies++
+	c.start(func() {
+		if err := f.stream(ctx, u); err != nil && ctx.Err() == nil {
+			f.node.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
+			u.Forget(f.m.Path().HashPart())
+		}
+	})
+	return true
+}
+
+// stream takes the NAR from an upstream, block by block, so that it can be passed on as it comes.
+func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
+	r, err := u.Stream(ctx, f.m.Info())
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	buf := blockBuffers.Get().(*[]byte)
+	defer blockBuffers.Put(buf)
+	began, last := time.Now(), len(f.blocks)-1
+	for i := range f.blocks {
+		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
+		if _, err := io.ReadFull(r, block); err != nil {
+			return err
+		}
+		if i == last { // the rest of the file, so that the connection can be used again
+			if n, err := r.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+				return fmt.Errorf("the end of the NAR: %w", err)
+			}
+		}
+		if f.write(i, block, fromUpstream, false) {
+			f.node.supplied.Add(int64(len(block)))
+		}
+		if err := f.hopeless(ctx, began, i); err != nil {
+			f.giveUp(err)
+			return nil
+		}
+	}
+	return nil
+}
+
+// hopeless fails if the NAR will not be here before ctx ends. Nix had better ask the upstream itself, and soon: it can
+// use what comes before all of it is verified.
+func (f *fetch) hopeless(ctx context.Context, began time.Time, block int) error {
+	took := time.Since(began)
+	deadline, ok := ctx.Deadline()
+	if !ok || took < judgedAfter {
+		return nil
+	}
+	done := (block + 1) * store.BlockSize
+	rest := time.Duration(float64(took) / float64(done) * float64(int64(f.missing())*store.BlockSize))
+	if time.Now().Add(rest).After(deadline) {
+		return fmt.Errorf("%w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, rest.Round(time.Second), time.Until(deadline).Round(time.Second))
+	}
+	return nil
+}
+
+// giveUp ends the fetch.
+func (f *fetch) giveUp(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+	f.end()
+}
+
+// blame holds it against somebody that what it vouched for is wrong.
+func (f *fetch) blame(id peer.ID, cause error) {
+	if id != fromUpstream {
+		f.liar(id, cause)
+		return
+	}
+	f.node.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))
+	for _, u := range f.node.cfg.Upstreams {
+		u.Forget(f.m.Path().HashPart())
+	}
+}
+
+// origin says where what somebody sent is from, and who that is. The caller holds mu.
+func (f *fetch) origin(from peer.ID) (store.Origin, string) {
+	if from == fromUpstream {
+		return store.FromInternet, "upstream"
+	}
+	return store.FromNeighbours, from.String()
+}

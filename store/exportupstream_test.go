@@ -1,0 +1,24 @@
+package store
+
+import "io"
+
+// Breaker is a breaker.
+type Breaker struct{ b breaker }
+
+func (b *Breaker) Allows() (ask, probe bool) { return b.b.allows() }
+func (b *Breaker) Answered(ok bool)          { b.b.answered(ok) }
+func (b *Breaker) Probed(ok bool)            { b.b.probed(ok) }
+
+// KeptInfos is a directory of narinfos.
+type KeptInfos struct{ k *keptInfos }
+
+func OpenKeptInfos(dir string) (KeptInfos, error) {
+	k, err := openKeptInfos(dir)
+	return KeptInfos{k}, err
+}
+
+func (k KeptInfos) Put(hp HashPart, text string) error     { return k.k.put(hp, text) }
+func (k KeptInfos) Get(hp HashPart) (text string, ok bool) { return k.k.get(hp) }
+
+// NewXZGuard passes an xz file on as long as it is not too greedy.
+func NewXZGuard(r io.Reader, narSize int64) io.Reader { return newXZGuard(r, narSize) }

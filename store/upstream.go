@@ -1,0 +1,398 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/singleflight"
+)
+
+const (
+	// upstreamInfoTimeout bounds a question about a path, connecting included: three round trips over the slowest
+	// satellite, and above what a line needs whose queues downloads have filled. Without narbor Nix would wait for 300 s.
+	upstreamInfoTimeout = 5 * time.Second
+	// upstreamDialTimeout bounds each of connecting and the TLS handshake.
+	upstreamDialTimeout = 4 * time.Second
+	// upstreamHeaderTimeout bounds the wait for an archive to begin: a cache may have to get it from slow storage.
+	upstreamHeaderTimeout = 15 * time.Second
+	// upstreamIdle is how long a connection is kept: less than what servers grant.
+	upstreamIdle = 50 * time.Second
+	// upstreamConns bounds the connections to one upstream over HTTP/1.1, as many as Nix makes (http-connections).
+	upstreamConns = 25
+	// upstreamMissTTL is how long an upstream's "not found" is relied on, and upstreamMisses how many of those are kept.
+	upstreamMissTTL, upstreamMisses = 60 * time.Second, 16 << 10
+	// upstreamPages bounds the narinfos that are remembered in memory: a large closure's, between Nix's question and
+	// its download.
+	upstreamPages = 4096
+	// maxRedirects is how often an upstream may send us elsewhere.
+	maxRedirects = 5
+)
+
+// An Upstream is a binary cache on the internet, or wherever HTTP reaches. Of what [Source] asks it has Info, and
+// instead of NAR, which could be read anywhere, [Upstream.Stream]. All methods may be called concurrently.
+//
+// Proxies are taken from the environment. A cache that does not answer costs one wait of 5 s; from then on all methods
+// fail at once, until it answers a question again that is put to it beside.
+type Upstream struct {
+	base    *url.URL // ends in a slash
+	agent   string
+	client  *http.Client
+	kept    *keptInfos
+	breaker breaker
+	streams chan struct{} // one for each archive under way
+	bytes   atomic.Int64  // of archives, as they came
+	flights singleflight.Group
+	pages   *lru.Cache[HashPart, page]
+	misses  *lru.Cache[HashPart, time.Time]
+
+	life    context.Context // of what goes on beside; ended by closing
+	closing context.CancelFunc
+
+	mu     sync.Mutex // guards closed, and that probe grows no more once it is set
+	closed bool
+	probe  sync.WaitGroup
+}
+
+// UpstreamConfig says which cache an [Upstream] is.
+type UpstreamConfig struct {
+	URL   string // http or https; what follows a question mark, as in Nix's configuration, is ignored
+	Agent string // how the program calls itself to it
+	Kept  string // directory that keeps what [Upstream.Keep] is told; "" is none
+}
+
+// A page is a narinfo: the claim, and where its archive is.
+type page struct {
+	info        Info
+	text        string
+	url         string
+	compression string
+	fileSize    int64 // 0 is unknown
+	fileHash    Hash  // zero is unknown
+}
+
+// OpenUpstream returns the cache; it asks it nothing yet. The caller closes it.
+func OpenUpstream(cfg UpstreamConfig) (*Upstream, error) {
+	base, err := parseUpstream(cfg.URL)
+	if err != nil {
+		return nil, err
+	}
+	u := &Upstream{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams)}
+	if cfg.Kept != "" {
+		if u.kept, err = openKeptInfos(cfg.Kept); err != nil {
+			return nil, err
+		}
+	}
+	if u.pages, err = lru.New[HashPart, page](upstreamPages); err != nil {
+		return nil, err
+	}
+	if u.misses, err = lru.New[HashPart, time.Time](upstreamMisses); err != nil {
+		return nil, err
+	}
+	u.life, u.closing = context.WithCancel(context.Background())
+	return u, nil
+}
+
+// parseUpstream accepts the URL of a cache as Nix has it among its substituters.
+func parseUpstream(s string) (*url.URL, error) {
+	base, err := url.Parse(s)
+	if err != nil {
+		return nil, errors.New("an upstream that is no URL: give one such as https://cache.nixos.org") // s may hold a password
+	}
+	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
+		return nil, fmt.Errorf("upstream %s: only http:// and https:// caches can be asked; a directory is shared by --cache-dir", base.Redacted())
+	}
+	base.RawQuery, base.Fragment = "", ""
+	base.Path = strings.TrimSuffix(base.Path, "/") + "/"
+	base.RawPath = ""
+	return base, nil
+}
+
+func newUpstreamClient() *http.Client {
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: upstreamDialTimeout}).DialContext,
+		TLSHandshakeTimeout:   upstreamDialTimeout,
+		ResponseHeaderTimeout: upstreamHeaderTimeout,
+		IdleConnTimeout:       upstreamIdle,
+		MaxIdleConns:          upstreamConns,
+		MaxIdleConnsPerHost:   upstreamConns,
+		MaxConnsPerHost:       upstreamConns,
+		ForceAttemptHTTP2:     true,
+		DisableCompression:    true, // archives are compressed already, and a Range is of what the server has
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
+	}
+	return &http.Client{Transport: t, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		if len(via) > maxRedirects {
+			return fmt.Errorf("more than %d redirections", maxRedirects)
+		}
+		if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
+			return errors.New("a redirection from https to " + req.URL.Scheme)
+		}
+		return nil
+	}}
+}
+
+// String returns the URL, without a password.
+func (u *Upstream) String() string { return u.base.Redacted() }
+
+// Private says whether the URL holds a password: what it opens to us is not everybody's.
+func (u *Upstream) Private() bool { return u.base.User != nil }
+
+// Down says whether the cache is taken not to answer, so that every question fails at once.
+func (u *Upstream) Down() bool { return u.breaker.isOpen() }
+
+// Received is how many bytes of archives have come, compressed as they were.
+func (u *Upstream) Received() int64 { return u.bytes.Load() }
+
+// Close ends what goes on beside, and gives connections back.
+func (u *Upstream) Close() error {
+	u.mu.Lock()
+	u.closed = true
+	u.mu.Unlock()
+	u.closing()
+	u.probe.Wait()
+	u.client.CloseIdleConnections()
+	return u.kept.close()
+}
+
+// Info is as in [Source]. What was kept, or asked a moment ago, is answered from memory; who asks the same at the same
+// time shares one request. The error wraps ErrNotFound if the cache says so, or has the archive only in a form that
+// narbor does not read.
+func (u *Upstream) Info(ctx context.Context, hp HashPart) (Info, error) {
+	p, err := u.page(ctx, hp)
+	info := p.info
+	info.References, info.Signatures = append([]Path(nil), info.References...), append([]string(nil), info.Signatures...)
+	return info, err
+}
+
+func (u *Upstream) page(ctx context.Context, hp HashPart) (page, error) {
+	if err := ctx.Err(); err != nil {
+		return page{}, err
+	}
+	hp, err := ParseHashPart(string(hp)) // it becomes part of a URL
+	if err != nil {
+		return page{}, fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	if p, ok := u.recall(hp); ok {
+		return p, nil
+	}
+	if at, ok := u.misses.Get(hp); ok && time.Since(at) < upstreamMissTTL {
+		return page{}, fmt.Errorf("upstream %s: %s: %w", u, hp, ErrNotFound)
+	}
+	if err := u.Ready(); err != nil {
+		return page{}, err
+	}
+	done := u.flights.DoChan(string(hp), func() (any, error) {
+		ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
+		defer cancel()
+		return u.ask(ctx, hp)
+	})
+	select {
+	case r := <-done:
+		p, _ := r.Val.(page)
+		return p, r.Err
+	case <-ctx.Done():
+		return page{}, ctx.Err()
+	}
+}
+
+// recall returns a narinfo that is remembered, or kept.
+func (u *Upstream) recall(hp HashPart) (page, bool) {
+	if p, ok := u.pages.Get(hp); ok {
+		return p, true
+	}
+	text, ok := u.kept.get(hp)
+	if !ok {
+		return page{}, false
+	}
+	p, err := parsePage(hp, text)
+	if err != nil {
+		u.kept.forget(hp)
+		return page{}, false
+	}
+	u.pages.Add(hp, p)
+	return p, true
+}
+
+// ask puts a question to the cache.
+func (u *Upstream) ask(ctx context.Context, hp HashPart) (page, error) {
+	text, err := u.get(ctx, string(hp)+".narinfo", MaxInfoLen)
+	if u.closes(ctx, err); err != nil {
+		if errors.Is(err, ErrNotFound) {
+			u.misses.Add(hp, time.Now())
+		}
+		return page{}, err
+	}
+	p, err := parsePage(hp, text)
+	if err != nil {
+		return page{}, fmt.Errorf("upstream %s: %s.narinfo: %w", u, hp, err)
+	}
+	u.misses.Remove(hp)
+	u.pages.Add(hp, p)
+	return p, nil
+}
+
+// parsePage reads a narinfo. The error wraps ErrNotFound if its archive is of no use, and ErrCorrupt if it is none.
+func parsePage(hp HashPart, text string) (p page, err error) {
+	p.text = text
+	if p.info, err = ParseInfo(text); err != nil {
+		return p, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if p.info.Path.HashPart() != hp {
+		return p, fmt.Errorf("%w: it is about %s", ErrCorrupt, p.info.Path)
+	}
+	p.compression = "bzip2" // what Nix takes for granted
+	for key, value := range infoLines(text) {
+		switch key {
+		case "URL":
+			p.url = value
+		case "Compression":
+			p.compression = value
+		case "FileSize": // what is not a number or a hash is left to Nix to mind
+			p.fileSize, _ = strconv.ParseInt(value, 10, 64)
+		case "FileHash":
+			p.fileHash, _ = ParseHash(value)
+		}
+	}
+	if !unpackable(p.compression) {
+		return p, fmt.Errorf("%w: compression %.40q is not supported, only none, xz and zstd", ErrNotFound, p.compression)
+	}
+	ref, err := url.Parse(p.url)
+	if err != nil || p.url == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path || strings.HasPrefix(ref.Path, "..") {
+		return p, fmt.Errorf("%w: its URL %.80q is not below the cache's own", ErrNotFound, p.url)
+	}
+	if p.fileSize < 0 || p.fileSize > maxPacked(p.info.NarSize) {
+		return p, fmt.Errorf("%w: a file of %d bytes for a NAR of %d", ErrCorrupt, p.fileSize, p.info.NarSize)
+	}
+	return p, nil
+}
+
+// Keep makes the narinfo outlive this program, if the cache has said so: for one who has checked it.
+func (u *Upstream) Keep(info Info) error {
+	hp := info.Path.HashPart()
+	p, ok := u.pages.Peek(hp)
+	if !ok || p.info.NarHash != info.NarHash {
+		return nil
+	}
+	return u.kept.put(hp, p.text)
+}
+
+// Forget makes the next question about a path go to the cache: what it said is not so.
+func (u *Upstream) Forget(hp HashPart) {
+	u.pages.Remove(hp)
+	u.kept.forget(hp)
+}
+
+// Ready fails if the cache is down, and then sees to it that it is asked now and then whether it still is.
+func (u *Upstream) Ready() error {
+	ask, probe := u.breaker.allows()
+	if probe {
+		u.mu.Lock()
+		if !u.closed {
+			u.probe.Go(u.test)
+		}
+		u.mu.Unlock()
+	}
+	if !ask {
+		return fmt.Errorf("upstream %s: it did not answer a moment ago", u)
+	}
+	return nil
+}
+
+// test asks a cache that was down for what each has.
+func (u *Upstream) test() {
+	ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
+	defer cancel()
+	_, err := u.get(ctx, cacheInfoName, maxCacheInfo)
+	u.breaker.probed(isAnswer(err))
+}
+
+// closes tells the breaker what came of a request: whatever the cache says, it answers, unless it says that it cannot.
+func (u *Upstream) closes(ctx context.Context, err error) {
+	if errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled) {
+		return // that was us
+	}
+	u.breaker.answered(isAnswer(err))
+}
+
+// A statusError is an answer of a server that is no file.
+type statusError int
+
+func (e statusError) Error() string { return strconv.Itoa(int(e)) + " " + http.StatusText(int(e)) }
+
+// isAnswer says whether an error, or none, comes from a server that is well.
+func isAnswer(err error) bool {
+	status, ok := errors.AsType[statusError](err)
+	busy := status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500
+	return err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorrupt) || ok && !busy
+}
+
+// get fetches a small file.
+func (u *Upstream) get(ctx context.Context, name string, limit int64) (string, error) {
+	resp, err := u.do(ctx, name, nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%w: more than %d bytes", ErrCorrupt, limit)
+	}
+	if err != nil {
+		return "", fmt.Errorf("upstream %s: %s: %w", u, name, err)
+	}
+	return string(b), nil
+}
+
+// do asks for a file, and fails unless the cache sends it, or the part of it that header asks for. The caller closes
+// the body.
+func (u *Upstream) do(ctx context.Context, name string, header http.Header) (*http.Response, error) {
+	ref, err := url.Parse(name)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", u, err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.base.ResolveReference(ref).String(), nil)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", u, err)
+	}
+	for key, values := range header {
+		req.Header[key] = values
+	}
+	req.Header.Set("User-Agent", u.agent)
+	resp, err := u.client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", u, plain(err))
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusPartialContent:
+		return resp, nil
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
+	resp.Body.Close()
+	err = fmt.Errorf("upstream %s: %s: %w", u, name, statusError(resp.StatusCode))
+	switch resp.StatusCode {
+	case http.StatusNotFound, http.StatusForbidden, http.StatusGone: // as Nix takes them
+		err = fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return nil, err
+}
+
+// plain leaves out of an error what [http.Client] puts around it: a URL that may hold a password.
+func plain(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
+}

@@ -1,0 +1,285 @@
+package store
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, and each takes the memory of
+	// its compressor's window.
+	maxUpstreamStreams = 16
+	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
+	upstreamStall = 15 * time.Second
+	// upstreamTries is how often the rest of an archive is asked for in a row if nothing comes of it, and upstreamPause
+	// what is waited before the second time, twice as long each time. What comes beside upstreamStride starts the row anew.
+	upstreamTries, upstreamPause, upstreamStride = 4, 200 * time.Millisecond, 1 << 20
+)
+
+// Stream opens the archive of a path as [Upstream.Info] described it, from its beginning, decompressed as it arrives.
+// The caller closes it. Its bytes are unchecked, but for their number, which is info's NarSize: whoever hands them on
+// hashes them first. A connection that breaks or stalls is replaced by one that sends the rest, a bounded number of
+// times. The error wraps ErrNotFound if the archive has gone, and ErrCorrupt if it cannot be info's.
+func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error) {
+	hp := info.Path.HashPart()
+	p, err := u.page(ctx, hp)
+	if err != nil {
+		return nil, err
+	}
+	if p.info.NarHash != info.NarHash {
+		return nil, fmt.Errorf("upstream %s: %s: %w: it has another NarHash", u, info.Path, ErrNotFound)
+	}
+	if p.info.NarSize != info.NarSize {
+		return nil, fmt.Errorf("upstream %s: %s: %w: NarSize is %d, not %d", u, info.Path, ErrCorrupt, p.info.NarSize, info.NarSize)
+	}
+	if err := u.Ready(); err != nil {
+		return nil, err
+	}
+	select {
+	case u.streams <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	s := &stream{body: &body{ctx: ctx, upstream: u, page: p, sum: sha256.New()}, left: info.NarSize}
+	if err = s.body.open(); err == nil {
+		s.nar, err = newDecompressor(s.body, p.compression, info.NarSize)
+	}
+	if err != nil {
+		s.Close()
+		return nil, s.body.because(err)
+	}
+	return s, nil
+}
+
+// A stream is an archive as it comes. One goroutine reads it.
+type stream struct {
+	*body
+	nar  io.ReadCloser // what is packed in body
+	left int64         // bytes that are still to come
+}
+
+// Read implements [io.Reader]. It never returns more than the archive's size, nor io.EOF before that.
+func (s *stream) Read(p []byte) (int, error) {
+	if s.left == 0 {
+		return 0, s.end()
+	}
+	n, err := s.nar.Read(p[:min(int64(len(p)), s.left)])
+	s.left -= int64(n)
+	switch {
+	case s.left == 0: // what the archive is worth, its hash tells
+		return n, nil
+	case err == io.EOF:
+		err = fmt.Errorf("upstream %s: %s: %w: %d bytes are missing at the end", s.upstream, s.page.url, ErrCorrupt, s.left)
+	case err != nil:
+		err = s.because(err)
+	}
+	return n, err
+}
+
+// end looks at what is left of the file, which must be nothing that unpacks to more, and compares the file's own hash.
+func (s *stream) end() error {
+	switch n, err := io.CopyN(io.Discard, s.nar, 1); {
+	case n > 0:
+		return fmt.Errorf("upstream %s: %s: %w: unpacks to more than %d bytes", s.upstream, s.page.url, ErrCorrupt, s.page.info.NarSize)
+	case err != io.EOF:
+		return s.because(err)
+	}
+	if _, err := io.Copy(io.Discard, s.body); err != nil { // its length is bounded
+		return s.because(err)
+	}
+	if want := s.page.fileHash; want != (Hash{}) && Hash(s.sum.Sum(nil)) != want {
+		return fmt.Errorf("upstream %s: %s: %w: its FileHash is another", s.upstream, s.page.url, ErrCorrupt)
+	}
+	return io.EOF
+}
+
+// Close implements [io.Closer].
+func (s *stream) Close() error {
+	if s.body == nil {
+		return nil
+	}
+	if s.nar != nil {
+		s.nar.Close()
+	}
+	s.body.drop()
+	<-s.upstream.streams
+	s.body = nil
+	return nil
+}
+
+// A body is the file of an archive, over as many connections as it takes.
+type body struct {
+	ctx      context.Context
+	upstream *Upstream
+	page     page
+	sum      hash.Hash // of what has been read
+
+	resp    *http.Response
+	cancel  context.CancelFunc
+	stalled *time.Timer
+	off     int64
+	size    int64 // 0 is unknown
+	etag    string
+	tries   int   // in a row
+	since   int64 // off when the row began
+	err     error // the last, which decompressors hide
+}
+
+// because returns why the file could not be read, if that is what err comes from.
+func (b *body) because(err error) error {
+	switch {
+	case b == nil:
+		return err
+	case b.ctx.Err() != nil:
+		return b.ctx.Err()
+	case b.err != nil && b.err != io.EOF:
+		return b.err
+	case errors.Is(err, ErrNotFound):
+		return err
+	}
+	return fmt.Errorf("upstream %s: %s: %w", b.upstream, b.page.url, err)
+}
+
+// open asks for the file from off on.
+func (b *body) open() (err error) {
+	defer func() { b.err = err }()
+	b.drop()
+	ctx, cancel := context.WithCancel(b.ctx)
+	b.cancel = cancel
+	header := http.Header{}
+	if b.off > 0 {
+		header.Set("Range", "bytes="+strconv.FormatInt(b.off, 10)+"-")
+		if b.etag != "" {
+			header.Set("If-Range", b.etag)
+		}
+	}
+	b.resp, err = b.upstream.do(ctx, b.page.url, header)
+	if b.upstream.closes(b.ctx, err); err != nil {
+		return err
+	}
+	b.stalled = time.AfterFunc(upstreamStall, cancel)
+	defer b.stalled.Stop() // the time that our reader takes does not count
+	return b.check()
+}
+
+// check compares what is about to come with what is wanted.
+func (b *body) check() error {
+	corrupt := func(format string, args ...any) error {
+		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.url, ErrCorrupt, fmt.Sprintf(format, args...))
+	}
+	if e := b.resp.Header.Get("Content-Encoding"); e != "" && e != "identity" {
+		return corrupt("sent as %.40q, which was not asked for", e)
+	}
+	size := b.resp.ContentLength
+	skip := b.off
+	if b.resp.StatusCode == http.StatusPartialContent {
+		if !strings.HasPrefix(b.resp.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(b.off, 10)+"-") {
+			return corrupt("another range than from %d on", b.off)
+		}
+		if size >= 0 {
+			size += b.off
+		}
+		skip = 0
+	}
+	if size < 0 {
+		size = b.page.fileSize
+	}
+	if b.page.fileSize > 0 && size != b.page.fileSize || b.size > 0 && size != b.size {
+		return corrupt("it has %d bytes", size)
+	}
+	if size > maxPacked(b.page.info.NarSize) {
+		return corrupt("%d bytes are too many for a NAR of %d", size, b.page.info.NarSize)
+	}
+	b.size, b.etag = size, b.resp.Header.Get("ETag")
+	if strings.HasPrefix(b.etag, "W/") { // no word on single bytes
+		b.etag = ""
+	}
+	if skip > 0 { // it cannot resume, or has another file by now, which the hash will tell
+		if _, err := io.CopyN(io.Discard, b.resp.Body, skip); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Read implements [io.Reader] for the file.
+func (b *body) Read(p []byte) (int, error) {
+	for {
+		n, err := b.read(p)
+		if n > 0 {
+			return n, nil // an error comes back
+		}
+		if err == nil {
+			continue
+		}
+		if err == io.EOF || !b.again(err) {
+			b.err = err
+			return 0, err
+		}
+	}
+}
+
+// read reads from the connection that there is.
+func (b *body) read(p []byte) (int, error) {
+	if b.resp == nil {
+		return 0, b.err
+	}
+	b.stalled.Reset(upstreamStall)
+	n, err := b.resp.Body.Read(p)
+	b.stalled.Stop()
+	b.sum.Write(p[:n])
+	b.off += int64(n)
+	b.upstream.bytes.Add(int64(n))
+	most := maxPacked(b.page.info.NarSize)
+	if b.size > 0 {
+		most = b.size
+	}
+	if b.off > most {
+		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.url, ErrCorrupt, most, b.page.info.NarSize)
+	}
+	if err == io.EOF && b.off < b.size {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
+}
+
+// again opens the rest of the file after an error, if there is hope.
+func (b *body) again(err error) bool {
+	if b.off-b.since >= upstreamStride {
+		b.tries, b.since = 0, b.off
+	}
+	for !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNotFound) && b.tries < upstreamTries && b.ctx.Err() == nil {
+		b.tries++
+		select {
+		case <-time.After(upstreamPause << (b.tries - 1)):
+		case <-b.ctx.Done():
+			return false
+		}
+		if err = b.open(); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// drop gives the connection back.
+func (b *body) drop() {
+	if b.stalled != nil {
+		b.stalled.Stop()
+	}
+	if b.cancel != nil {
+		b.cancel()
+	}
+	if b.resp != nil {
+		b.resp.Body.Close()
+	}
+	b.resp, b.stalled, b.cancel = nil, nil, nil
+}
