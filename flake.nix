@@ -67,6 +67,20 @@
             platforms = lib.platforms.unix;
           };
         };
+
+      # module adds this flake's package, once: several may be imported together.
+      module = file: {
+        imports = [
+          file
+          (
+            { lib, pkgs, ... }:
+            {
+              key = "narbor's package";
+              services.narbor.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
+            }
+          )
+        ];
+      };
     in
     {
       packages = eachSystem (system: {
@@ -97,11 +111,20 @@
 
       overlays.default = final: _: { narbor = final.callPackage narbor { }; };
 
-      nixosModules.default =
-        { lib, pkgs, ... }:
-        {
-          imports = [ ./integration/nixos/module.nix ];
-          services.narbor.package = lib.mkDefault self.packages.${pkgs.stdenv.hostPlatform.system}.default;
-        };
+      nixosModules = {
+        default = module ./integration/nixos/module.nix;
+        installer = module ./integration/nixos/installer.nix;
+        guest = module ./integration/nixos/guest.nix;
+        vm-host = module ./integration/nixos/vm-host.nix;
+      };
+
+      darwinModules.default = module ./integration/nixos/darwin.nix;
+
+      # Needs KVM, and is not among what ./integration/check runs: nix build .#checks.x86_64-linux.machines
+      checks = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: {
+        machines = nixpkgs.legacyPackages.${system}.testers.runNixOSTest (
+          import ./integration/nixos/vm-test.nix self.nixosModules.default
+        );
+      });
     };
 }

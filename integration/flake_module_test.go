@@ -7,6 +7,8 @@ import (
 	"testing"
 )
 
+const noFirewall = `{"allowedTCPPorts":[],"allowedUDPPorts":[],"interfaces":{}}`
+
 const enabled = `{ services.narbor.enable = true; }`
 
 func TestModuleNeedsOneLine(t *testing.T) {
@@ -18,7 +20,6 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"networking.firewall.allowedUDPPorts":             `[5353]`,
 		"networking.proxy":                                `{"httpProxy":null,"noProxy":null}`,
 		"warnings":                                        `[]`,
-		"assertions":                                      `[]`,
 		"undescribed":                                     `[]`,
 		socket + "wantedBy":                               `["sockets.target"]`,
 		socket + "socketConfig.ListenStream":              `["127.0.0.1:6272","[::1]:6272"]`,
@@ -53,10 +54,12 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		service + "environment":                           `{"HOME":"%S/narbor"}`,
 		"systemd.services.nix-daemon":                     `null`,
 		"services":                                        `null`,
-		"networking.firewall.interfaces":                  `null`,
+		"networking.firewall.interfaces":                  `{}`,
 		"networking.firewall.allowedTCPPortRanges":        `null`,
-		"options": `["cacheDirs","configureNix","enable","extraFlags","groupSecretFile","interfaces","logLevel","minFree",` +
-			`"openFirewall","p2pPort","package","peers","port","share","spoolSize","trustedPublicKeys","uploadRate"]`,
+		"failed": `[]`,
+		"options": `["cacheDirs","configFile","configureNix","enable","extraFlags","groupSecretFile","inMemory","interfaces","listenAddresses",` +
+			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","settings","share","spoolSize","trustedPublicKeys","uploadRate"]`,
+		"settings": `{"log-level":"info","min-free":"2GiB","port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"0"}`,
 	} {
 		c.want(t, path, want)
 	}
@@ -66,7 +69,10 @@ func TestModuleNeedsOneLine(t *testing.T) {
 	if got := c.strings(t, "systemPackages"); len(got) != 1 || !strings.HasPrefix(got[0], "narbor-0.") {
 		t.Errorf("systemPackages = %q, want narbor alone", got)
 	}
-	wantFlags(t, c, "--port=6273", "--share=signed", "--spool-size=4GiB", "--min-free=2GiB", "--upload-rate=0", "--log-level=info")
+	wantFlags(t, c)
+	if got := fmt.Sprint(c.at("check")); !strings.Contains(got, `/bin/narbor config check "$settingsPath"`) {
+		t.Errorf("the settings are made by %s, which does not check them", got)
+	}
 }
 
 // NixOS's own options of a service and of a socket, as far as the module uses them: a misspelt one would be an error
@@ -93,7 +99,7 @@ func TestModuleAddsNothingUnlessEnabled(t *testing.T) {
 	for _, c := range newFlake(t).evaluate(t, `{ }`, `{ services.narbor = { enable = false; port = 1; peers = [ "a" ]; }; }`) {
 		for path, want := range map[string]string{
 			"nix.settings": `{}`, "systemd.services": `{}`, "systemd.sockets": `{}`, "systemPackages": `[]`, "warnings": `[]`,
-			"networking.firewall": `{"allowedTCPPorts":[],"allowedUDPPorts":[]}`,
+			"networking.firewall": noFirewall,
 		} {
 			c.want(t, path, want)
 		}
@@ -102,7 +108,7 @@ func TestModuleAddsNothingUnlessEnabled(t *testing.T) {
 
 func TestModuleFollowsItsOptions(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
-		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFree = "5GiB"; uploadRate = "10MB";
+		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFreeDisk = "5GiB"; uploadRate = "10MB";
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
 		   trustedPublicKeys = [ "k-1:a=" ]; cacheDirs = [ "/srv/a b" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; }; }`,
@@ -114,22 +120,21 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 
 	all.want(t, "nix.settings", `{"extra-substituters":["http://127.0.0.1:7000"]}`)
 	all.want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:7000","[::1]:7000"]`)
-	all.want(t, "networking.firewall", `{"allowedTCPPorts":[7001],"allowedUDPPorts":[5353]}`)
-	wantFlags(t, all, "--port=7001", "--share=none", "--spool-size=1GiB", "--min-free=5GiB", "--upload-rate=10MB", "--log-level=debug",
-		"--peer=nas", "--peer=10.0.0.5:6273", "--interface=en*", "--no-interface=wg*", "--trusted-key=k-1:a=",
-		"--cache-dir=/srv/a b", "--no-mdns", "100%%")
+	all.want(t, "networking.firewall", `{"allowedTCPPorts":[7001],"allowedUDPPorts":[5353],"interfaces":{}}`)
+	wantFlags(t, all, "--no-mdns", "100%%")
+	all.want(t, "settings", `{"cache-dir":["/srv/a b"],"interface":["en*"],"log-level":"debug","min-free":"5GiB","no-interface":["wg*"],`+
+		`"peer":["nas","10.0.0.5:6273"],"port":7001,"share":"none","spool-size":"1GiB","trusted-key":["k-1:a="],"upload-rate":"10MB"}`)
 
 	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential", `["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
 	group.want(t, "systemd.services.narbor.environment", `{"HOME":"%S/narbor","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
 	group.want(t, "systemd.services.narbor.serviceConfig.DynamicUser", `true`)
-	for c, want := range map[*evaluated]string{&group: "true", &leaked: "false"} {
-		if got, _ := c.at("assertions").([]any); len(got) != 1 || fmt.Sprint(got[0].(map[string]any)["assertion"]) != want {
-			t.Errorf("assertions = %v, want one that is %s", got, want)
-		}
+	group.want(t, "failed", `[]`)
+	if got := leaked.strings(t, "failed"); len(got) != 1 || !strings.Contains(got[0], "outside the Nix store") {
+		t.Errorf("failed = %q, want that of a secret in the store", got)
 	}
 
 	closed.want(t, "nix.settings", `{}`)
-	closed.want(t, "networking.firewall", `{"allowedTCPPorts":[],"allowedUDPPorts":[]}`)
+	closed.want(t, "networking.firewall", noFirewall)
 	closed.want(t, "systemd.services.narbor.serviceConfig.Type", `"notify"`)
 
 	v4.want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:6272"]`)
@@ -176,6 +181,10 @@ func TestModuleRefusesWrongValues(t *testing.T) {
 		`{ services.narbor = { enable = true; peers = "nas"; }; }`,
 		`{ services.narbor = { enable = true; interfaces.allowed = [ ]; }; }`,
 		`{ services.narbor = { enable = true; logLevel = "loud"; }; }`,
+		`{ services.narbor = { enable = true; listenAddresses = "10.0.0.1"; }; }`,
+		`{ services.narbor = { enable = true; inMemory = "yes"; }; }`,
+		`{ services.narbor = { enable = true; settings.peer = [ 1 ]; }; }`,
+		`{ services.narbor = { enable = true; settings.peer = null; }; }`,
 	}
 	for i, c := range newFlake(t).evaluate(t, configs...) {
 		if c.Success {
@@ -188,8 +197,14 @@ func TestModuleRefusesWrongValues(t *testing.T) {
 func wantFlags(t *testing.T, c evaluated, want ...string) {
 	t.Helper()
 	line, _ := c.at("systemd.services.narbor.serviceConfig.ExecStart").(string)
-	_, flags, ok := strings.Cut(line, `/bin/narbor" "run" "`)
-	if got := strings.Split(strings.TrimSuffix(flags, `"`), `" "`); !ok || !slices.Equal(got, want) {
+	_, flags, ok := strings.Cut(line, `/bin/narbor" "run" "--config" "`)
+	file, flags, _ := strings.Cut(strings.TrimSuffix(flags, `"`), `"`)
+	got := strings.Split(flags, `" "`)
+	got[0] = strings.TrimPrefix(got[0], ` "`)
+	if got[0] == "" {
+		got = got[1:]
+	}
+	if !ok || !strings.HasSuffix(file, "-narbor.json") || !slices.Equal(got, want) {
 		t.Errorf("ExecStart = %s, want the flags %q", line, want)
 	}
 }

@@ -27,8 +27,18 @@ func TestFlakeShowsEverythingForEverySystem(t *testing.T) {
 			t.Errorf("%s has %d systems, want %d", output, len(shown[output]), len(systems))
 		}
 	}
-	if got := string(shown["nixosModules"]["default"]); got != `{"type":"nixos-module"}` {
-		t.Errorf("nixosModules.default = %s", got)
+	for _, name := range []string{"default", "installer", "guest", "vm-host"} {
+		if got := string(shown["nixosModules"][name]); got != `{"type":"nixos-module"}` {
+			t.Errorf("nixosModules.%s = %s", name, got)
+		}
+	}
+	for _, system := range []string{"x86_64-linux", "aarch64-linux"} {
+		if got := string(shown["checks"][system]); !strings.Contains(got, `"machines":{"name":"vm-test"`) {
+			t.Errorf("checks.%s = %s, want the machines", system, got)
+		}
+	}
+	if len(shown["darwinModules"]) == 0 {
+		t.Error("darwinModules: nothing is shown")
 	}
 	if got := string(shown["overlays"]["default"]); got != `{"type":"nixpkgs-overlay"}` {
 		t.Errorf("overlays.default = %s", got)
@@ -71,8 +81,10 @@ func TestFlakePackagesAllFoldersOfTheProgram(t *testing.T) {
 // A flake is a copy of what Nix reads of the project, and a store of its own to read it with: nothing outside the
 // test's directory is written, and no network is used.
 type flake struct {
-	dir string
-	env []string
+	dir    string
+	env    []string
+	module string // the output that is evaluated
+	pick   string // what of it, in the Nix language; "module" is all
 }
 
 func newFlake(t *testing.T) flake {
@@ -102,7 +114,7 @@ func newFlake(t *testing.T) flake {
 		}
 		env = append(env, variable+"="+path)
 	}
-	return flake{dir, env}
+	return flake{dir, env, "nixosModules.default", "module"}
 }
 
 // makeWritable lets the test's directory be removed by an ordinary user too: store paths are read-only.
@@ -124,7 +136,7 @@ func (f flake) run(t *testing.T, args ...string) []byte {
 	}
 	installable := "path:" + f.dir
 	if args[0] == "eval" {
-		installable += "#nixosModules.default"
+		installable += "#" + f.module
 	}
 	full := append(slices.Clone(args[:words]), installable)
 	full = append(full, args[words:]...)
@@ -153,7 +165,7 @@ func (f flake) json(t *testing.T, into any, args ...string) {
 func (f flake) evaluate(t *testing.T, configs ...string) []evaluated {
 	t.Helper()
 	var out []evaluated
-	apply := "module: import " + f.dir + "/integration/flake-stub/eval.nix module [ (" + strings.Join(configs, ") (") + ") ]"
+	apply := "module: import " + f.dir + "/integration/flake-stub/eval.nix (" + f.pick + ") [ (" + strings.Join(configs, ") (") + ") ]"
 	f.json(t, &out, "eval", "--impure", "--json", "--apply", apply)
 	if len(out) != len(configs) {
 		t.Fatalf("%d results for %d configurations", len(out), len(configs))

@@ -26,20 +26,26 @@ let
 
   # The options of NixOS that the module reads or sets.
   nixos.options = {
-    assertions = option types.anything [ ];
+    assertions = option (types.listOf types.anything) [ ];
     warnings = option (types.listOf types.str) [ ];
     environment.systemPackages = option (types.listOf types.package) [ ];
     networking = {
       enableIPv6 = option types.bool true;
       firewall.allowedTCPPorts = option (types.listOf types.port) [ ];
       firewall.allowedUDPPorts = option (types.listOf types.port) [ ];
+      firewall.interfaces = option types.anything { };
+      nftables.enable = option types.bool false;
       proxy.httpProxy = option (types.nullOr types.str) null;
       proxy.noProxy = option (types.nullOr types.str) null;
     };
+    launchd.daemons = option types.anything { };
+    nix.enable = option types.bool true;
     nix.package = option types.package pkgs.nix;
     nix.settings = option types.anything { };
     systemd.services = option types.anything { };
     systemd.sockets = option types.anything { };
+    users = option types.anything { };
+    virtualisation.libvirtd.enable = option types.bool false;
   };
 
   evaluate =
@@ -65,9 +71,15 @@ let
       inherit (result.config)
         assertions
         warnings
+        launchd
         networking
         systemd
+        users
         ;
+      # What fails, as NixOS says it.
+      failed = map (a: a.message) (builtins.filter (a: !a.assertion) result.config.assertions);
+      inherit (result.config.services.narbor) settings;
+      check = lib.optionalString result.config.services.narbor.enable result.config.services.narbor.configFile.script;
       inherit undescribed;
       nix = { inherit (result.config.nix) settings; };
       systemPackages = map (p: p.name) result.config.environment.systemPackages;

@@ -141,7 +141,21 @@ let
 
   lib = {
     inherit recursiveUpdate;
-    inherit (builtins) concatMap;
+    inherit (builtins)
+      all
+      any
+      concatMap
+      elem
+      hasAttr
+      ;
+    mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
+    escapeShellArgs = args: builtins.concatStringsSep " " (map (a: "'${toString a}'") args);
+    hasSuffix =
+      suffix: s:
+      let
+        n = builtins.stringLength s - builtins.stringLength suffix;
+      in
+      n >= 0 && builtins.substring n (-1) s == suffix;
     genAttrs =
       names: f:
       listToAttrs (
@@ -196,6 +210,7 @@ let
 
     types = {
       bool = scalar "bool" isBool;
+      int = scalar "int" isInt;
       str = scalar "str" isString;
       port = scalar "port" (v: isInt v && v >= 0 && v <= 65535);
       package = scalar "package" (v: isAttrs v && v ? outPath);
@@ -205,6 +220,31 @@ let
         name = "listOf ${t.name}";
         check = v: isList v && all t.check v;
         merge = _: concatLists;
+      };
+      oneOf = ts: {
+        name = "one of several";
+        check = v: any (t: t.check v) ts;
+        merge = where: values: (head (filter (t: all t.check values) ts)).merge where values;
+      };
+      attrsOf = t: {
+        name = "attrsOf ${t.name}";
+        check = isAttrs;
+        merge =
+          where: values:
+          let
+            sets = concatMap pushDown values;
+            merged =
+              name:
+              mergeOption "${where}.${name}" { type = t; } (
+                concatMap (s: if hasAttr name s then [ s.${name} ] else [ ]) sets
+              );
+          in
+          listToAttrs (
+            map (name: {
+              inherit name;
+              value = merged name;
+            }) (unique (concatMap attrNames sets))
+          );
       };
       anything = {
         name = "anything";
@@ -216,21 +256,27 @@ let
     evalModules =
       { modules, specialArgs }:
       let
+        # Modules in order, each once: paths are what they are known by, and those that name a key.
         load =
-          m:
+          seen: m:
           let
-            v = if builtins.isFunction m then m (specialArgs // { inherit config lib; }) else if isAttrs m then m else import m;
-            w = if builtins.isFunction v then v (specialArgs // { inherit config lib; }) else v;
-            structured = w ? config || w ? options;
+            apply = v: if builtins.isFunction v then v (specialArgs // { inherit config lib; }) else v;
+            v = apply (if builtins.isPath m then import m else m);
+            key = if builtins.isPath m then toString m else v.key or null;
+            structured = v ? config || v ? options;
+            this = {
+              options = v.options or { };
+              config = if structured then v.config or { } else removeAttrs v [ "imports" "key" ];
+            };
           in
-          [
-            {
-              options = w.options or { };
-              config = if structured then w.config or { } else removeAttrs w [ "imports" ];
-            }
-          ]
-          ++ concatMap load (w.imports or [ ]);
-        loaded = concatMap load modules;
+          if key != null && elem key seen.keys then
+            seen
+          else
+            foldl' load {
+              keys = seen.keys ++ (if key == null then [ ] else [ key ]);
+              modules = seen.modules ++ [ this ];
+            } (v.imports or [ ]);
+        loaded = (foldl' load { keys = [ ]; modules = [ ]; } modules).modules;
         options = foldl' recursiveUpdate { } (map (m: m.options) loaded);
         config = mergeTree "" options (map (m: m.config) loaded);
       in

@@ -26,6 +26,8 @@ let
     installShellFiles = fake "install-shell-files" { };
     mkShell = args: fake "nix-shell" { inherit args; };
     buildGoModule = args: fake "${args.pname}-${args.version}" { inherit args; inherit (args) meta; };
+    runCommand = name: args: script: fake name { inherit args script; };
+    testers.runNixOSTest = test: fake "vm-test" { nodes = builtins.attrNames (test { inherit lib pkgs; }).nodes; };
     callPackage = f: args: f (builtins.intersectAttrs (builtins.functionArgs f) pkgs // args);
   };
 in

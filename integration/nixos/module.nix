@@ -2,58 +2,21 @@
 {
   config,
   lib,
-  pkgs,
   utils,
   ...
 }:
 let
-  inherit (lib)
-    mkEnableOption
-    mkIf
-    mkOption
-    mkPackageOption
-    types
-    ;
+  inherit (lib) mkIf mkOption types;
 
   cfg = config.services.narbor;
 
-  each = flag: lib.concatMap (value: [ "--${flag}=${value}" ]);
-
-  flags = [
-    "--port=${toString cfg.p2pPort}"
-    "--share=${cfg.share}"
-    "--spool-size=${cfg.spoolSize}"
-    "--min-free=${cfg.minFree}"
-    "--upload-rate=${cfg.uploadRate}"
-    "--log-level=${cfg.logLevel}"
-  ]
-  ++ each "peer" cfg.peers
-  ++ each "interface" cfg.interfaces.allow
-  ++ each "no-interface" cfg.interfaces.deny
-  ++ each "trusted-key" cfg.trustedPublicKeys
-  ++ each "cache-dir" cfg.cacheDirs
-  ++ cfg.extraFlags;
-
   noProxy = toString config.networking.proxy.noProxy; # "" for null
+  mayAsk = config.nix.settings.allowed-users or [ "*" ];
 in
 {
+  imports = [ ./common.nix ];
+
   options.services.narbor = {
-    enable = mkEnableOption "narbor, which lets Nix fetch store paths from neighbours on the local network";
-
-    package = mkPackageOption pkgs "narbor" { };
-
-    port = mkOption {
-      type = types.port;
-      default = 6272;
-      description = "TCP port on 127.0.0.1 and ::1 at which Nix asks narbor.";
-    };
-
-    p2pPort = mkOption {
-      type = types.port;
-      default = 6273;
-      description = "TCP port at which neighbours reach this machine.";
-    };
-
     openFirewall = mkOption {
       type = types.bool;
       default = true;
@@ -63,60 +26,13 @@ in
       '';
     };
 
-    configureNix = mkOption {
-      type = types.bool;
-      default = true;
-      description = "Whether to add narbor to {option}`nix.settings.extra-substituters`.";
-    };
-
-    share = mkOption {
-      type = types.enum [
-        "signed"
-        "none"
-      ];
-      default = "signed";
-      description = ''
-        What neighbours may fetch from this machine: `signed` is every path with a signature of one of this
-        machine's trusted upstream keys, `none` is nothing.
-      '';
-    };
-
-    peers = mkOption {
+    listenAddresses = mkOption {
       type = types.listOf types.str;
       default = [ ];
-      example = [
-        "nas.example.org"
-        "192.168.1.5:6273"
-      ];
+      example = [ "192.168.122.1" ];
       description = ''
-        Neighbours that multicast does not find: host names, IP addresses or multiaddrs, with or without a
-        port.
-      '';
-    };
-
-    interfaces = {
-      allow = mkOption {
-        type = types.listOf types.str;
-        default = [ ];
-        example = [ "en*" ];
-        description = "Patterns of network interfaces to use, and no others. Empty: narbor chooses.";
-      };
-
-      deny = mkOption {
-        type = types.listOf types.str;
-        default = [ ];
-        example = [ "wg*" ];
-        description = "Patterns of network interfaces never to use, besides those that narbor leaves alone anyway.";
-      };
-    };
-
-    trustedPublicKeys = mkOption {
-      type = types.listOf types.str;
-      default = [ ];
-      example = [ "cache.example.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
-      description = ''
-        Keys to believe besides {option}`nix.settings.trusted-public-keys`, which narbor reads by itself. Nix
-        has the last word: it refuses what no key of its own has signed.
+        Further addresses of this machine, IPv6 in brackets, at which Nix may ask on {option}`services.narbor.port`: for guests
+        without a narbor of their own. The firewall stays as it is. An address need not be there yet.
       '';
     };
 
@@ -131,67 +47,42 @@ in
       '';
     };
 
-    spoolSize = mkOption {
-      type = types.str;
-      default = "4GiB";
-      description = "How much disk verified NARs may take while they wait for Nix.";
-    };
-
-    minFree = mkOption {
-      type = types.str;
-      default = "2GiB";
-      description = "How much disk narbor leaves free.";
-    };
-
-    uploadRate = mkOption {
-      type = types.str;
-      default = "0";
-      example = "10MB";
-      description = "How much of archives neighbours are sent in a second at most, all together. 0 is no limit.";
-    };
-
-    cacheDirs = mkOption {
-      type = types.listOf types.str;
-      default = [ ];
-      example = [ "/srv/nix-cache" ];
-      description = "Directories in the layout of `nix copy --to file://…` to share besides the Nix store.";
-    };
-
-    logLevel = mkOption {
-      type = types.enum [
-        "debug"
-        "info"
-        "warn"
-        "error"
-      ];
-      default = "info";
-      description = "The least important messages to log.";
-    };
-
-    extraFlags = mkOption {
-      type = types.listOf types.str;
-      default = [ ];
-      example = [ "--no-mdns" ];
-      description = "More flags for `narbor run`.";
+    inMemory = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether to keep everything below /run, which is gone after the next boot. Make {option}`services.narbor.spoolSize` a
+        share, such as `50%`: /run itself takes a quarter of memory at most.
+      '';
     };
   };
 
   config = mkIf cfg.enable {
     warnings =
       lib.optional (config.networking.proxy.httpProxy != null && !lib.hasInfix "127.0.0.1" noProxy)
-        "services.narbor: Nix would ask the HTTP proxy for 127.0.0.1; add it to networking.proxy.noProxy.";
+        "services.narbor: Nix would ask the HTTP proxy for 127.0.0.1; add it to networking.proxy.noProxy."
+      ++
+        lib.optional (!lib.elem "*" mayAsk && !lib.elem "narbor" mayAsk)
+          "services.narbor: the service may not ask the Nix daemon what the store holds; add \"narbor\" to nix.settings.allowed-users.";
 
-    assertions = lib.optional (cfg.groupSecretFile != null) {
-      assertion = lib.hasPrefix "/" cfg.groupSecretFile && !lib.hasPrefix builtins.storeDir cfg.groupSecretFile;
-      message = "services.narbor.groupSecretFile must be an absolute path outside the Nix store, which everybody may read.";
-    };
-
-    environment.systemPackages = [ cfg.package ];
-
-    # extra-substituters and not substituters: NixOS writes it last, so that no other module's list hides it.
-    nix.settings = mkIf cfg.configureNix {
-      extra-substituters = [ "http://127.0.0.1:${toString cfg.port}" ];
-    };
+    assertions = [
+      {
+        assertion =
+          cfg.groupSecretFile == null
+          || lib.hasPrefix "/" cfg.groupSecretFile && !lib.hasPrefix builtins.storeDir cfg.groupSecretFile;
+        message = "services.narbor.groupSecretFile must be an absolute path outside the Nix store, which everybody may read.";
+      }
+      {
+        assertion = lib.all (
+          a: builtins.match "[0-9]+[.][0-9]+[.][0-9]+[.][0-9]+|\\[[0-9a-fA-F:]+]" a != null
+        ) cfg.listenAddresses;
+        message = "services.narbor.listenAddresses must be IPv4 addresses, or IPv6 addresses in brackets, without a port: ${toString cfg.listenAddresses}";
+      }
+      {
+        assertion = cfg.inMemory -> lib.hasSuffix "%" cfg.spoolSize;
+        message = "services.narbor.inMemory keeps the spool in memory, so services.narbor.spoolSize must be a share of it, such as 50%, but is ${cfg.spoolSize}.";
+      }
+    ];
 
     networking.firewall = mkIf cfg.openFirewall {
       allowedTCPPorts = [ cfg.p2pPort ];
@@ -206,7 +97,8 @@ in
         ListenStream = [
           "127.0.0.1:${toString cfg.port}"
         ]
-        ++ lib.optional config.networking.enableIPv6 "[::1]:${toString cfg.port}";
+        ++ lib.optional config.networking.enableIPv6 "[::1]:${toString cfg.port}"
+        ++ map (address: "${address}:${toString cfg.port}") cfg.listenAddresses;
         FreeBind = true;
         TriggerLimitIntervalSec = 0;
       };
@@ -222,7 +114,10 @@ in
       ];
       path = [ config.nix.package ]; # asked for its effective configuration
       environment = {
-        HOME = "%S/narbor"; # without one, nix does not answer
+        HOME = if cfg.inMemory then "%t/narbor" else "%S/narbor"; # without one, nix does not answer
+      }
+      // lib.optionalAttrs cfg.inMemory {
+        NARBOR_STATE_DIR = "%t/narbor/state"; # which others may not enter, but ask at the socket beside it
       }
       // lib.optionalAttrs (cfg.groupSecretFile != null) {
         NARBOR_GROUP_SECRET_FILE = "%d/group-secret";
@@ -240,8 +135,10 @@ in
           [
             "${cfg.package}/bin/narbor"
             "run"
+            "--config"
+            "${cfg.configFile}"
           ]
-          ++ flags
+          ++ cfg.extraFlags
         );
         Restart = "always";
         RestartSec = 1;
@@ -249,8 +146,6 @@ in
         TimeoutStopSec = 20; # it drains for 10
 
         DynamicUser = true;
-        StateDirectory = "narbor";
-        StateDirectoryMode = "0700";
         RuntimeDirectory = "narbor";
         UMask = "0077";
         # For narbor.peers=: of /proc the service sees processes alone.
@@ -293,7 +188,16 @@ in
           "@system-service"
           "~@privileged @resources"
         ];
-      };
+      }
+      // (
+        if cfg.inMemory then
+          { RuntimeDirectoryPreserve = "restart"; }
+        else
+          {
+            StateDirectory = "narbor";
+            StateDirectoryMode = "0700";
+          }
+      );
     };
   };
 }
