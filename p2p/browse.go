@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,7 @@ type ear struct {
 	pace     *rate.Limiter
 
 	conn  *net.UDPConn
-	read  func(b []byte) (n, ifIndex int, err error)
+	read  func(b []byte) (n, ifIndex int, from netip.Addr, err error)
 	write func(b []byte) error
 }
 
@@ -82,12 +83,12 @@ func (e *ear) join4(ifi net.Interface) (err error) {
 	}
 	_ = p.SetControlMessage(ipv4.FlagInterface, true) // where that cannot be had, every link is taken for this one
 	_ = p.SetMulticastTTL(255)
-	e.read = func(b []byte) (int, int, error) {
+	e.read = func(b []byte) (int, int, netip.Addr, error) {
 		n, c, _, err := p.ReadFrom(b)
 		if c == nil {
-			return n, 0, err
+			return n, 0, netip.Addr{}, err
 		}
-		return n, c.IfIndex, err
+		return n, c.IfIndex, netip.Addr{}, err // nobody asks who says it
 	}
 	e.write = func(b []byte) error {
 		_, err := p.WriteTo(b, &ipv4.ControlMessage{IfIndex: ifi.Index}, group)
@@ -108,12 +109,14 @@ func (e *ear) join6(ifi net.Interface) (err error) {
 	}
 	_ = p.SetControlMessage(ipv6.FlagInterface, true)
 	_ = p.SetMulticastHopLimit(255)
-	e.read = func(b []byte) (int, int, error) {
-		n, c, _, err := p.ReadFrom(b)
-		if c == nil {
-			return n, 0, err
+	e.read = func(b []byte) (int, int, netip.Addr, error) {
+		n, c, src, err := p.ReadFrom(b)
+		u, ok := src.(*net.UDPAddr)
+		if c == nil || !ok {
+			return n, 0, netip.Addr{}, err
 		}
-		return n, c.IfIndex, err
+		from, _ := netip.AddrFromSlice(u.IP)
+		return n, c.IfIndex, from.WithZone(ifi.Name), err
 	}
 	e.write = func(b []byte) error {
 		_, err := p.WriteTo(b, &ipv6.ControlMessage{IfIndex: ifi.Index}, group)
@@ -145,7 +148,7 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 	defer e.conn.Close()
 	b := make([]byte, maxMDNSPacket+1)
 	for {
-		n, ifIndex, err := e.read(b)
+		n, ifIndex, from, err := e.read(b)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
@@ -157,7 +160,7 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 			continue
 		}
 		for _, found := range e.take(b[:n], time.Now()) {
-			d.hear(found)
+			d.hear(found, from)
 		}
 	}
 }

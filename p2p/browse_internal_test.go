@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,7 +140,7 @@ func FuzzEar(f *testing.F) {
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		var found []*zeroconf.ServiceEntry = newTestEar(new(int)).take(packet, time.Now())
 		for _, e := range found {
-			d.parse(e)
+			d.parse(e, netip.Addr{})
 		}
 	})
 }

@@ -3,6 +3,7 @@ package p2p
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -202,6 +203,12 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) {
 
 // announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.
 func (k *keeper) announce(a announcement, now time.Time) {
+	if a.via != viaMDNS { // nobody else knows on which of our links that is
+		a.addrs, _ = byReach(a.addrs)
+	}
+	if len(a.addrs) == 0 {
+		return
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := k.peers[a.id]
@@ -336,8 +343,28 @@ func (l *lan) connected(id peer.ID) bool {
 	return l.host.Network().Connectedness(id) == network.Connected
 }
 
-// connect connects to a peer at exactly these addresses, unless it is connected already.
+// connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if there
+// are no others or these fail.
 func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
+	first, last := byReach(info.Addrs)
+	var err error
+	if len(first) > 0 || len(last) == 0 {
+		err = l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: first})
+	}
+	if len(last) == 0 || len(first) > 0 && err == nil {
+		return err
+	}
+	last, e := l.gate.standIns(last)
+	if len(last) == 0 {
+		return errors.Join(err, e)
+	}
+	if e := l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: last}); e != nil {
+		return errors.Join(err, e)
+	}
+	return nil
+}
+
+func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	if l.connected(info.ID) {

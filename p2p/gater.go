@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"crypto/rand"
 	"net/netip"
 	"slices"
 	"sync"
@@ -16,7 +17,8 @@ import (
 // A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
-	paces *paces // notes the connections that are let in
+	paces *paces  // notes the connections that are let in
+	tag   [4]byte // begins stand-ins for link-local addresses
 
 	mu      sync.Mutex // guards what follows
 	links   []link     // those that are used
@@ -25,7 +27,9 @@ type gater struct {
 }
 
 func newGater() *gater {
-	return &gater{paces: newPaces(), named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
+	g := &gater{paces: newPaces(), tag: [4]byte{1}, named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
+	rand.Read(g.tag[1:])
+	return g
 }
 
 // setLinks replaces the links.
@@ -106,7 +110,7 @@ func (g *gater) mayAccept(a netip.Addr) bool {
 func (g *gater) onLink(a netip.Addr) bool { return onLink(g.links, a) }
 
 func onLink(links []link, a netip.Addr) bool {
-	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() {
+	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || isLinkLocal(a) && a.Zone() == "" {
 		return false
 	}
 	for _, l := range links {
@@ -151,7 +155,7 @@ func (g *gater) own(a netip.Addr) bool {
 func (g *gater) isNamed(a netip.Addr) bool {
 	for _, addrs := range g.named {
 		for _, n := range addrs {
-			if n.WithZone("") == a.WithZone("") {
+			if n == a {
 				return true
 			}
 		}
@@ -194,7 +198,11 @@ func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.isBlocked(p) }
 
 func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 	a, ok := ipOf(m)
-	return ok && g.mayDial(a)
+	if !ok {
+		return false
+	}
+	a, err := g.real(a)
+	return err == nil && g.mayDial(a)
 }
 
 func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {

@@ -51,7 +51,7 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 		"/ip6/fd01:0:0:1::6/tcp/1":         {false, false},
 		"/ip6/2001:db8:1::6/tcp/1":         {true, true},
 		"/ip6/2001:db8:2::6/tcp/1":         {false, false},
-		"/ip6/fe80::6/tcp/1":               {true, true},
+		"/ip6/fe80::6/tcp/1":               {false, false}, // on which link?
 		"/ip6zone/eth0/ip6/fe80::6/tcp/1":  {true, true},
 		"/ip6zone/wlan0/ip6/fe80::6/tcp/1": {false, false},
 		"/dns4/localhost/tcp/1":            {false, false},

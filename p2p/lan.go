@@ -15,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/zeroconf/v2"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 )
@@ -170,7 +171,7 @@ func (l *lan) follow(ctx context.Context) error {
 	defer d.close()
 	if l.net != nil {
 		l.keeper.looked(true, time.Now())
-		return l.net.follow(ctx, d.hear)
+		return l.net.follow(ctx, func(e *zeroconf.ServiceEntry) { d.hear(e, netip.Addr{}) })
 	}
 	return watchInterfaces(ctx, l.policy, l.log, l.renewal.look, func(links []link) {
 		stale := l.renewal.stale.Swap(false)

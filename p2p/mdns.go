@@ -1,10 +1,13 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	mrand "math/rand/v2"
 	"net"
+	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -68,7 +71,7 @@ func (d *discovery) update(ctx context.Context, links []link) {
 		}
 	}
 	for name, k := range now {
-		if d.sessions[name] != nil {
+		if d.sessions[name] != nil || k.ifi.Flags&net.FlagMulticast == 0 { // the user may have wanted a tunnel
 			continue
 		}
 		ctx, cancel := context.WithCancel(ctx)
@@ -98,7 +101,7 @@ func (d *discovery) close() {
 func (d *discovery) announce(ctx context.Context, k link) {
 	ips, texts := d.texts(k)
 	if len(texts) == 0 {
-		return // nothing but link-local IPv6, which libp2p does not dial
+		return
 	}
 	for ctx.Err() == nil {
 		s, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, int(d.port), rand.Text(), ips, texts,
@@ -129,10 +132,14 @@ func (d *discovery) goodbye(s *zeroconf.Server) {
 
 // texts returns the addresses of a link by which neighbours can reach us, plain and as TXT strings.
 func (d *discovery) texts(k link) (ips, texts []string) {
-	for _, p := range k.addrs {
+	addrs := slices.Clone(k.addrs)
+	slices.SortStableFunc(addrs, func(a, b netip.Prefix) int {
+		return cmp.Compare(last(a.Addr()), last(b.Addr()))
+	})
+	for _, p := range addrs {
 		a := p.Addr()
-		if a.Is6() && a.IsLinkLocalUnicast() || len(ips) == maxAddrs {
-			continue
+		if len(ips) == maxAddrs {
+			break
 		}
 		m, err := tcpAddr(a, d.port)
 		if err != nil {
@@ -144,15 +151,24 @@ func (d *discovery) texts(k link) (ips, texts []string) {
 	return ips, texts
 }
 
-// hear takes in what a machine announces.
-func (d *discovery) hear(e *zeroconf.ServiceEntry) {
-	if a, ok := d.parse(e); ok {
+// last is 1 for addresses that are the last resort.
+func last(a netip.Addr) int {
+	if isLinkLocal(a) {
+		return 1
+	}
+	return 0
+}
+
+// hear takes in what a machine announces, and from where, with a zone if it is link-local.
+func (d *discovery) hear(e *zeroconf.ServiceEntry, from netip.Addr) {
+	if a, ok := d.parse(e, from); ok {
 		d.lan.keeper.announce(a, time.Now())
 	}
 }
 
-// parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves.
-func (d *discovery) parse(e *zeroconf.ServiceEntry) (announcement, bool) {
+// parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of
+// link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came in.
+func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announcement, bool) {
 	a := announcement{via: viaMDNS, expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
 		id, m, ok := parseText(text)
@@ -160,6 +176,9 @@ func (d *discovery) parse(e *zeroconf.ServiceEntry) (announcement, bool) {
 			continue
 		}
 		ip, ok := ipOf(m)
+		if isLinkLocal(ip) && ip == from.WithZone("") {
+			ip, m = from, zoned(m, from.Zone())
+		}
 		if !ok || !d.lan.gate.isNeighbour(ip) || ma.Contains(a.addrs, m) {
 			continue
 		}
@@ -167,6 +186,15 @@ func (d *discovery) parse(e *zeroconf.ServiceEntry) (announcement, bool) {
 		a.addrs = append(a.addrs, m)
 	}
 	return a, len(a.addrs) > 0
+}
+
+// zoned puts a zone before an address.
+func zoned(m ma.Multiaddr, zone string) ma.Multiaddr {
+	z, err := ma.NewComponent("ip6zone", zone)
+	if err != nil {
+		return m // without a zone, nobody takes it
+	}
+	return append(ma.Multiaddr{*z}, m...)
 }
 
 // parseText accepts "dnsaddr=/(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID" and nothing else.

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -45,6 +46,7 @@ func TestHostsFindEachOther(t *testing.T) {
 		{"IPv4", "10.77.0.1/24", "10.77.0.2/24", "10.77.0.3/24"},
 		{"IPv6", "fd77::1/64", "fd77::2/64", "fd77::3/64"},
 		{"IPv4 link-local", "169.254.7.1/16", "169.254.7.2/16", "169.254.7.3/16"},
+		{"IPv6 link-local", "fe80::7:1/64", "fe80::7:2/64", "fe80::7:3/64"},
 	} {
 		t.Run(family.name, func(t *testing.T) {
 			t.Parallel()
@@ -163,7 +165,7 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.host.Close()
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64")})
 	d := newDiscovery(l)
 	a, b, self := newTestPeer(t), newTestPeer(t), l.host.ID()
 	var many []string
@@ -187,12 +189,15 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 		{"far behind nonsense", append(make([]string, maxTexts), "/ip4/10.1.0.6/tcp/6273/p2p/"+a.String()), 0},
 		{"a router's pages", []string{"/ip4/10.1.0.1/tcp/80/p2p/" + a.String(), "/ip4/10.1.0.1/tcp/443/p2p/" + a.String()}, 0},
 		{"none", nil, 0},
+		{"the link-local address it came from", []string{"/ip6/fe80::9/tcp/6273/p2p/" + a.String()}, 1},
+		{"another link-local address", []string{"/ip6/fe80::8/tcp/6273/p2p/" + a.String()}, 0},
+		{"a link-local address with a zone", []string{"/ip6zone/eth0/ip6/fe80::9/tcp/6273/p2p/" + a.String()}, 0},
 	} {
 		e := &zeroconf.ServiceEntry{Expiry: time.Now().Add(1000 * time.Hour)}
 		for _, text := range c.in {
 			e.Text = append(e.Text, mdnsText+text)
 		}
-		got, ok := d.parse(e)
+		got, ok := d.parse(e, netip.MustParseAddr("fe80::9%eth0"))
 		if len(got.addrs) != c.want || ok != (c.want > 0) {
 			t.Errorf("%s: parse = %v, %v, want %d addresses", c.name, got.addrs, ok, c.want)
 		}
@@ -209,12 +214,12 @@ func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 	}
 	defer l.host.Close()
 	d := newDiscovery(l)
-	ips, texts := d.texts(testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"))
+	ips, texts := d.texts(testLink("eth0", "10.1.0.5/24", "fe80::5/64", "fd01::5/64"))
 	tail := fmt.Sprintf("/tcp/%d/p2p/%s", listenPort(l.host), l.host.ID())
-	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail}; !slices.Equal(texts, want) {
+	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail, "dnsaddr=/ip6/fe80::5" + tail}; !slices.Equal(texts, want) {
 		t.Errorf("announced %q, want %q", texts, want)
 	}
-	if want := []string{"10.1.0.5", "fd01::5"}; !slices.Equal(ips, want) {
+	if want := []string{"10.1.0.5", "fd01::5", "fe80::5"}; !slices.Equal(ips, want) {
 		t.Errorf("announced %q, want %q", ips, want)
 	}
 }

@@ -97,10 +97,16 @@ func (n *namedPeer) parseMultiaddr(text string) error {
 	if err != nil {
 		return err
 	}
+	whole := m
+	if len(m) > 1 && m[0].Code() == ma.P_IP6ZONE {
+		if m = m[1:]; m[0].Code() != ma.P_IP6 {
+			return errors.New("/ip6zone belongs before /ip6")
+		}
+	}
 	for i, c := range m {
 		switch code := c.Protocol().Code; {
 		case i == 0 && (code == ma.P_IP4 || code == ma.P_IP6):
-			a, _ := ipOf(m)
+			a, _ := ipOf(whole)
 			err = n.setAddr(a)
 		case i == 0 && code == ma.P_DNS:
 			err = n.setName(c.Value())
@@ -128,8 +134,10 @@ func (n *namedPeer) setAddr(a netip.Addr) error {
 	switch {
 	case a.IsUnspecified() || a.IsMulticast():
 		return errors.New("not the address of a machine")
-	case a.Is6() && a.IsLinkLocalUnicast() || a.Zone() != "":
-		return errors.New("link-local IPv6 cannot be dialled; use another address of that machine")
+	case isLinkLocal(a) && a.Zone() == "":
+		return fmt.Errorf("a link-local address needs the name of an interface, as in %s%%eth0", a)
+	case !isLinkLocal(a) && a.Zone() != "":
+		return fmt.Errorf("%%%s belongs to link-local addresses alone", a.Zone())
 	}
 	n.addr = a
 	return nil

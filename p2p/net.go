@@ -28,7 +28,7 @@ func (n *Net) transport(gate *gater) libp2p.Option {
 	}
 	return libp2p.Transport(tcp.NewTCPTransport,
 		tcp.WithConnectionTimeout(dialTimeout),
-		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate.paces, nil }),
+		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
 		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
 }
 

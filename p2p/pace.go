@@ -46,7 +46,7 @@ type pace struct {
 
 func newPaces() *paces { return &paces{conns: map[string]*pace{}} }
 
-// DialContext implements the dialer that libp2p's TCP transport uses.
+// DialContext connects, and notes the connection.
 func (p *paces) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {

@@ -3,6 +3,7 @@ package lan
 import (
 	"context"
 	"fmt"
+	"strconv"
 )
 
 // Shape limits the host's link to a number of Mbit/s in each direction; 0 is no limit.
@@ -22,6 +23,17 @@ func (h *Host) Shape(mbit int) error {
 	}
 	args := tc("eth0")
 	_, err := h.Run(ctx, args[0], args[1:]...)
+	return err
+}
+
+// Connect gives a host of another LAN a second interface, eth1, that is plugged into this one. The kernel gives it a
+// link-local address; it has no other.
+func (l *LAN) Connect(h *Host) error {
+	err := l.ip("link", "add", "second"+h.port, "master", "br0", "up", "type", "veth", "peer", "name", "eth1", "netns", strconv.Itoa(h.ns.pid()))
+	if err != nil {
+		return err
+	}
+	_, err = h.Run(context.Background(), "ip", "link", "set", "eth1", "up")
 	return err
 }
 

@@ -1,0 +1,98 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// An IPv6 link-local address means something on one link only, which is its zone: the name of an interface of this
+// machine. Zones are never on the wire. A machine announces its link-local address without one, and whoever hears that
+// adds the link on which it did. An announcement of a link-local address is believed only if it came from that very
+// address: a reflector between two networks, or a machine that answers a question on one link with its address on
+// another, would have us look for it where it is not.
+
+// isLinkLocal reports the addresses that need a zone.
+func isLinkLocal(a netip.Addr) bool { return a.Is6() && !a.Is4In6() && a.IsLinkLocalUnicast() }
+
+// byReach separates the addresses of a machine: link-local ones are for when the others fail.
+func byReach(addrs []ma.Multiaddr) (first, last []ma.Multiaddr) {
+	for _, m := range addrs {
+		if a, ok := ipOf(m); ok && isLinkLocal(a) {
+			last = append(last, m)
+		} else {
+			first = append(first, m)
+		}
+	}
+	return first, last
+}
+
+// libp2p refuses to dial link-local addresses, so it is given stand-ins: addresses of a range in which there are no
+// machines, with the number of the interface and a tag that nobody else knows in them. They exist between a call to dial
+// and the socket, where [gater.DialContext] puts the real ones in their place.
+
+// standIn returns what stands for a link-local address with a zone.
+func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
+	a, ok := ipOf(m)
+	b := a.As16()
+	if !ok || !isLinkLocal(a) || !bytes.Equal(b[2:8], make([]byte, 6)) {
+		return nil, fmt.Errorf("%s is not a link-local address", m)
+	}
+	ifi, err := net.InterfaceByName(a.Zone())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", m, err)
+	}
+	copy(b[:4], g.tag[:])
+	binary.BigEndian.PutUint32(b[4:], uint32(ifi.Index))
+	port, err := m.ValueForProtocol(ma.P_TCP)
+	if err != nil {
+		return nil, err
+	}
+	return ma.NewMultiaddr("/ip6/" + netip.AddrFrom16(b).String() + "/tcp/" + port)
+}
+
+// real returns what a stand-in stands for, and every other address as it is.
+func (g *gater) real(a netip.Addr) (netip.Addr, error) {
+	b := a.As16()
+	if [4]byte(b[:4]) != g.tag {
+		return a, nil
+	}
+	ifi, err := net.InterfaceByIndex(int(binary.BigEndian.Uint32(b[4:])))
+	if err != nil {
+		return a, err
+	}
+	copy(b[:8], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0})
+	return netip.AddrFrom16(b).WithZone(ifi.Name), nil
+}
+
+// DialContext implements the dialer that libp2p's TCP transport uses.
+func (g *gater) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	a, err := g.real(ap.Addr())
+	if err != nil {
+		return nil, err
+	}
+	return g.paces.DialContext(ctx, network, netip.AddrPortFrom(a, ap.Port()).String())
+}
+
+// standIns returns what libp2p is given to dial link-local addresses.
+func (g *gater) standIns(addrs []ma.Multiaddr) (out []ma.Multiaddr, err error) {
+	for _, m := range addrs {
+		s, e := g.standIn(m)
+		if e != nil {
+			err = errors.Join(err, e)
+			continue
+		}
+		out = append(out, s)
+	}
+	return out, err
+}

@@ -1,0 +1,174 @@
+package p2p
+
+import (
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+func TestStandInsAreForUsAlone(t *testing.T) {
+	g := newGater()
+	lo, err := net.InterfaceByIndex(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.setLinks([]link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
+	m := ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")
+	s, err := g.standIn(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := ipOf(s)
+	if back, err := g.real(a); err != nil || back.String() != "fe80::1:2:3:4%"+lo.Name {
+		t.Errorf("real(%s) = %s, %v", a, back, err)
+	}
+	if !g.InterceptAddrDial("", s) {
+		t.Errorf("%s for %s may not be dialled", s, m)
+	}
+	g.setLinks([]link{testLink("other0", "fe80::5/64")})
+	if g.InterceptAddrDial("", s) {
+		t.Errorf("%s is dialled on a link that is not used", s)
+	}
+	other := newGater()
+	other.setLinks([]link{testLink(lo.Name, "fe80::5/64")})
+	if other.InterceptAddrDial("", s) {
+		t.Errorf("%s of somebody else is dialled", s)
+	}
+	for _, bad := range []string{
+		"/ip6/fe80::1/tcp/1", "/ip6zone/nowhere9/ip6/fe80::1/tcp/1", "/ip6zone/" + lo.Name + "/ip6/fe80:1::1/tcp/1",
+		"/ip6zone/" + lo.Name + "/ip6/fd00::1/tcp/1", "/ip4/10.0.0.1/tcp/1",
+	} {
+		if s, err := g.standIn(ma.StringCast(bad)); err == nil {
+			t.Errorf("standIn(%s) = %s, want an error", bad, s)
+		}
+	}
+}
+
+// Only this machine knows on which of its links it has heard a link-local address.
+func TestLinkLocalAddressesFromHearsayAreRefused(t *testing.T) {
+	k := newIdleKeeper(t)
+	id, now := newTestPeer(t), time.Now()
+	local, global := ma.StringCast("/ip6zone/eth0/ip6/fe80::1/tcp/6273"), ma.StringCast("/ip6/fd00::1/tcp/6273")
+	for _, via := range []string{viaExchange, viaRemembered, viaGateway} {
+		k.announce(announcement{id: id, addrs: []ma.Multiaddr{local}, expiry: now.Add(time.Hour), via: via}, now)
+		if k.peers[id] != nil {
+			t.Fatalf("taken from %q", via)
+		}
+	}
+	k.announce(announcement{id: id, addrs: []ma.Multiaddr{local, global}, expiry: now.Add(time.Hour), via: viaMDNS}, now)
+	if c := k.peers[id]; c == nil || len(c.addrs) != 2 {
+		t.Errorf("an announcement on the link = %+v, want both addresses", c)
+	}
+}
+
+// second gives a machine another interface, eth1, in another network.
+func (h *testHost) second(n *testNet) {
+	n.t.Helper()
+	n.ip("-n", n.name, "link", "add", "x"+h.port, "type", "veth", "peer", "name", "eth1", "netns", h.name)
+	n.ip("-n", n.name, "link", "set", "x"+h.port, "master", "br0", "up")
+	h.ip("link", "set", "eth1", "up")
+}
+
+// A machine in two networks in which there is nothing but link-local addresses finds everybody where they are.
+func TestLinkLocalAddressesAreDialledWhereTheyWereHeard(t *testing.T) {
+	t.Parallel()
+	x, y := newTestNet(t), newTestNet(t)
+	middle, left, right := x.up(), x.up(), y.up()
+	middle.second(y)
+	m := middle.start(childConfig{})
+	b, c := left.start(childConfig{}), right.start(childConfig{})
+	at := make(map[string]string)
+	for len(at) < 2 {
+		e, took := m.wait("up ", 30*time.Second)
+		id, addr, _ := strings.Cut(e, " ")
+		at[id] = addr
+		t.Logf("after %v: %s", took, addr)
+	}
+	if !strings.HasPrefix(at[b.id], "/ip6zone/eth0/ip6/fe80:") || !strings.HasPrefix(at[c.id], "/ip6zone/eth1/ip6/fe80:") {
+		t.Errorf("connected to %q and %q, want the one by eth0 and the other by eth1", at[b.id], at[c.id])
+	}
+	if n := len(m.events); n > 2 {
+		t.Logf("%d more events", n)
+	}
+}
+
+// Who announces somebody else's link-local address is not believed, nor is it looked for on another link.
+func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
+	t.Parallel()
+	x, y := newTestNet(t), newTestNet(t)
+	liar, host, victim := x.up("fe80::7:9/64"), x.up("fe80::7:1/64", "fd77::1/64"), y.up("fe80::7:5/64")
+	host.second(y)
+	host.ip("addr", "add", "fe80::8:1/64", "dev", "eth1", "nodad") // so that somebody listens there, too, from the start
+	host.exec("", "nft", "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
+		"add rule inet t out tcp dport 6666 counter; add rule inet t out tcp dport 7777 counter; "+
+		"add rule inet t out oifname eth1 tcp dport 7777 counter comment elsewhere")
+	_ = victim
+	var texts []string
+	for _, addr := range []string{
+		"/ip6/fe80::7:5/tcp/6666", "/ip6/fe80::7:6/tcp/6666", "/ip6zone/eth1/ip6/fe80::7:5/tcp/6666", "/ip6zone/eth0/ip6/fe80::7:9/tcp/6666",
+		"/ip6/100::2:0:0:7:9/tcp/6666", "/ip6/fe80::7:1/tcp/6666",
+		"/ip6/fe80::7:9/tcp/7777", // its own: this one may be dialled
+	} {
+		texts = append(texts, mdnsText+addr+"/p2p/"+newTestPeer(t).String())
+	}
+	// The kernel sends from the address that it likes best: there must be but one.
+	liar.ip("link", "set", "eth0", "addrgenmode", "none")
+	liar.ip("addr", "flush", "dev", "eth0")
+	liar.addAddr("fe80::7:9/64")
+	liar.start(childConfig{Forge: texts})
+	a := host.start(childConfig{})
+	a.wait("settled ", settleLimit+10*time.Second)
+	read := func() map[string]int {
+		got := make(map[string]int)
+		out := host.exec("", "nft", "list", "table", "inet", "t")
+		for _, c := range regexp.MustCompile(`tcp dport (\d+) counter packets (\d+).*?( comment "elsewhere")?\n`).FindAllStringSubmatch(out, -1) {
+			got[c[1]+c[3]], _ = strconv.Atoi(c[2])
+		}
+		return got
+	}
+	got := read()
+	// After the third time, every address that it knows has been tried.
+	for deadline := time.Now().Add(20 * time.Second); got["7777"] < 3 && time.Now().Before(deadline); got = read() {
+		time.Sleep(50 * time.Millisecond)
+	}
+	if got["7777"] == 0 {
+		t.Error("the address from which the announcements came was not dialled: the test proves nothing")
+	}
+	if got["6666"] != 0 {
+		t.Errorf("%d packets went to addresses from which no announcement came", got["6666"])
+	}
+	if got[`7777 comment "elsewhere"`] != 0 {
+		t.Errorf("%d packets went to the other link", got[`7777 comment "elsewhere"`])
+	}
+}
+
+func TestNamedLinkLocalPeerIsReached(t *testing.T) {
+	t.Parallel()
+	n := newTestNet(t)
+	a := n.up("fe80::7:1/64").start(childConfig{Port: 6273})
+	b := n.up("fe80::7:2/64").start(childConfig{Deny: []string{"eth0"}, Peers: []string{"fe80::7:1%eth0"}})
+	addr, took := b.wait("up "+a.id, 20*time.Second)
+	t.Logf("after %v", took)
+	if want := "/ip6zone/eth0/ip6/fe80::7:1/tcp/6273"; strings.TrimSpace(addr) != want {
+		t.Errorf("connected to %q, want %q", addr, want)
+	}
+}
+
+func TestLinkLocalAddressesComeLast(t *testing.T) {
+	a := netip.MustParseAddr("fe80::1%eth0")
+	m, err := tcpAddr(a, 6273)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := ma.StringCast("/ip6/fd00::1/tcp/6273")
+	first, last := byReach([]ma.Multiaddr{m, other})
+	if len(first) != 1 || !first[0].Equal(other) || len(last) != 1 || !last[0].Equal(m) {
+		t.Errorf("byReach = %v, %v", first, last)
+	}
+}
