@@ -15,6 +15,7 @@ type Status struct {
 	Interfaces []InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	Struck     []Struck          `json:"struck"`
+	MDNS       bool              `json:"mdns"`       // whether this machine announces itself and looks for others
 	UploadRate int64             `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
 	Group      bool              `json:"group"`      // whether only those who know its secret are asked and answered
 	OtherGroup []Outsider        `json:"otherGroup"`
@@ -65,7 +66,7 @@ type Struck struct {
 func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
-		UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
+		MDNS: n.cfg.MDNS, UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
 		Upstreams: []UpstreamStatus{}, Supplied: n.supplied.Load()}
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})

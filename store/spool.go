@@ -74,6 +74,8 @@ type SpoolStats struct {
 	Bytes    int64 // reserved on disk, by verified NARs and by those being received
 	Entries  int   // verified NARs
 	MaxBytes int64
+	Free     int64 // bytes that may still be written to its file system; 0 if that is not known
+	MinFree  int64 // of these, what is left free
 }
 
 // OpenSpool takes a directory as spool, for this process alone, and deletes the NARs an earlier process left in it,
@@ -373,7 +375,11 @@ func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, er
 
 // Stats says how full the spool is.
 func (s *Spool) Stats() SpoolStats {
+	free, err := freeBytes(s.lock)
+	if err != nil {
+		free = 0
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max}
+	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0)}
 }

@@ -111,6 +111,8 @@ func commands(inherited []net.Listener) []*cli.Command {
 		peersCommand(),
 		pingCommand(),
 		whyCommand(),
+		statsCommand(),
+		doctorCommand(),
 		fetchCommand(),
 		shareCommand(),
 		keysCommand(),

@@ -42,7 +42,7 @@ func TestUsageErrors(t *testing.T) {
 		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--upload-rate", "fast"}, {"run", "--upload-rate", "1kB"}, {"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
 		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},
 		{"share", "all"}, {"share", "none", "signed"}, {"share", "pause", "--for", "-1h"}, {"share", "pause", "--for", "soon"}, {"status", "--watch", "--every", "1ms"},
-		{"why"}, {"why", "/etc/passwd"}, {"why", "a", "b"}, {"share", "explain"}, {"ping"}, {"ping", "a", "b"}, {"peers", "frob"}, {"peers", "add"}, {"peers", "block", "a", "b"},
+		{"doctor", "luck"}, {"doctor", "--fix", "running"}, {"stats", "--by", "colour"}, {"why"}, {"why", "/etc/passwd"}, {"why", "a", "b"}, {"share", "explain"}, {"ping"}, {"ping", "a", "b"}, {"peers", "frob"}, {"peers", "add"}, {"peers", "block", "a", "b"},
 	} {
 		if args[0] == "run" {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)

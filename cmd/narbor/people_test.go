@@ -8,7 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/store"
 )
 
 // exit is the code that a command ends with.
@@ -115,4 +117,18 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 		Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812, Path: path}}.print)
 	golden(t, "ping-lost", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112", Via: "named",
 		Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}.print)
+}
+
+func TestStatsReadWell(t *testing.T) {
+	day := func(date string, received, sent int64) narserve.Day {
+		return narserve.Day{Date: date, Amounts: narserve.Amounts{Received: map[store.Origin]int64{store.FromNeighbours: received}, ByNix: received / 4,
+			Sent: sent, NARs: 1234, SavedSeconds: float64(received) / 25e6}}
+	}
+	a := narserve.Account{Days: []narserve.Day{day(time.Now().AddDate(0, 0, -3).Format(time.DateOnly), 12_777_527_705, 100), day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)},
+		Peers: []narserve.Share{{Name: idNAS, Received: 12_777_527_705, Last: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}, {Name: idLaptop, Received: 4_402_341_478, Sent: 644_245_094}},
+		Names: []narserve.Share{{Name: "firefox", Received: 327_575_142}}}
+	for _, by := range []string{"", "peer", "name"} {
+		golden(t, "stats"+strings.TrimSuffix("-"+by, "-"), func(s screen) { printStats(s, a, by) })
+	}
+	golden(t, "stats-empty", func(s screen) { printStats(s, narserve.Account{}, "") })
 }

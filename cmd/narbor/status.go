@@ -38,9 +38,11 @@ type Status struct {
 
 // SpoolStatus is how full the spool is.
 type SpoolStatus struct {
-	Bytes    int64 `json:"bytes"`
-	Entries  int   `json:"entries"`
-	MaxBytes int64 `json:"maxBytes"`
+	Bytes     int64 `json:"bytes"`
+	Entries   int   `json:"entries"`
+	MaxBytes  int64 `json:"maxBytes"`
+	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
+	MinFree   int64 `json:"minFree"`   // of these, what is left free
 }
 
 func (s *service) status() Status {
@@ -49,7 +51,7 @@ func (s *service) status() Status {
 		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
 		Status: s.node.Status(), HTTP: addrsOf(s.listeners), CacheDirs: append([]string{}, s.shares.cacheDirs...),
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
-		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes},
+		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree},
 	}
 	if s.shares.hasNix() {
 		st.Store = store.Dir

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// skewLimit is how far a file may be in the future before the clock is to blame, and not another machine's.
+const skewLimit = time.Hour
+
+func checkPorts(_ context.Context, p *patient) []Finding {
+	http, neighbours := "6272", "6273"
+	if p.running {
+		if len(p.status.HTTP) > 0 {
+			_, http, _ = cutLast(p.status.HTTP[0], ":")
+		}
+		neighbours = p.port()
+	}
+	var found []Finding
+	for _, port := range []struct{ proto, number, flag string }{{"tcp", http, "--listen"}, {"tcp", neighbours, "--port"}} {
+		others := slices.DeleteFunc(portOwners(port.proto, port.number), func(o owner) bool { return o.narbor() })
+		if len(others) == 0 {
+			continue
+		}
+		if p.running && slices.ContainsFunc(others, func(o owner) bool { return o.pid == 1 }) {
+			continue // systemd holds narbor's socket
+		}
+		found = append(found, Finding{Severity: severityError, Text: fmt.Sprintf("%s port %s is taken by %s", strings.ToUpper(port.proto), port.number, names(others)),
+			Fix: fmt.Sprintf("stop that, or choose another port with `narbor run %s`", port.flag)})
+	}
+	if others := slices.DeleteFunc(portOwners("udp", "5353"), func(o owner) bool { return o.narbor() }); len(others) > 0 {
+		found = append(found, Finding{Severity: severityInfo, Text: fmt.Sprintf("UDP port 5353 is shared with %s, which is well as long as the announcement is heard", names(others))})
+	}
+	if len(found) == 0 && !p.root {
+		return []Finding{skipped("only root may see who else has narbor's ports")}
+	}
+	if len(found) == 0 {
+		return []Finding{fine("nobody else has narbor's ports")}
+	}
+	return found
+}
+
+// port is where neighbours reach the narbor that runs.
+func (p *patient) port() string {
+	for _, addr := range p.status.Addrs {
+		if _, port, ok := cutLast(addr, "/tcp/"); ok {
+			return port
+		}
+	}
+	return "6273"
+}
+
+// An owner is a process that has a port.
+type owner struct {
+	pid  int
+	name string
+}
+
+func (o owner) narbor() bool { return o.name == "narbor" || o.pid == os.Getpid() }
+
+func names(owners []owner) string {
+	var out []string
+	for _, o := range owners {
+		out = append(out, fmt.Sprintf("%s (process %d)", o.name, o.pid))
+	}
+	return strings.Join(out, ", ")
+}
+
+func checkDisk(_ context.Context, p *patient) []Finding {
+	sp := p.status.Spool
+	switch {
+	case !p.running || sp.FreeBytes == 0:
+		return []Finding{skipped("disk: narbor is not running")}
+	case sp.FreeBytes < sp.MinFree:
+		return []Finding{{Severity: severityError, Text: fmt.Sprintf("%s are free where archives are verified, and %s are to be left free: nothing is fetched", amount(sp.FreeBytes), amount(sp.MinFree)),
+			Fix: "make room, such as with nix-collect-garbage, or set --min-free lower"}}
+	case sp.FreeBytes < 2*sp.MinFree:
+		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("only %s are free where archives are verified; below %s nothing is fetched", amount(sp.FreeBytes), amount(sp.MinFree)),
+			Fix: "make room, such as with nix-collect-garbage"}}
+	}
+	return []Finding{fine("%s are free where archives are verified", amount(sp.FreeBytes))}
+}
+
+// checkClock compares the clock with files that were written here.
+func checkClock(context.Context, *patient) []Finding {
+	for _, file := range []string{"/nix/var/nix/db/db.sqlite", nixConfFile, "/etc/machine-id"} {
+		st, err := os.Stat(file)
+		if err == nil && time.Until(st.ModTime()) > skewLimit {
+			return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("the clock says %s, but %s was written on %s. Neighbours do not mind, but certificates of the internet do",
+				time.Now().Format("2006-01-02 15:04"), file, st.ModTime().Format("2006-01-02 15:04")), Fix: "set the clock", Command: "timedatectl set-ntp true"}}
+		}
+	}
+	return []Finding{fine("the clock is not behind what was written here")}
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/libp2p/zeroconf/v2"
+)
+
+const (
+	// hearFor is how long announcements are listened for: everybody answers at once, and a second time after a second.
+	hearFor = 3 * time.Second
+	// hearAfterOwn is how long to go on once the own announcement is heard: who else is there answers as quickly.
+	hearAfterOwn = 700 * time.Millisecond
+	// reachTimeout bounds a connection to an address on the same network.
+	reachTimeout = 2 * time.Second
+	// maxHeard bounds the machines that are tried: a network may have somebody who invents them.
+	maxHeard = 64
+)
+
+// A hearing is who announced itself.
+type hearing struct {
+	done  bool
+	peers map[string][]string // host:port by peer ID
+	err   error
+}
+
+// listen asks who is there, on the interfaces that narbor uses.
+func (p *patient) listen(ctx context.Context) hearing {
+	if p.heard.done {
+		return p.heard
+	}
+	p.heard = hearing{done: true, peers: map[string][]string{}}
+	var ifaces []net.Interface
+	for _, i := range p.status.Interfaces {
+		if ifi, err := net.InterfaceByName(i.Name); err == nil && i.Used {
+			ifaces = append(ifaces, *ifi)
+		}
+	}
+	if len(ifaces) == 0 {
+		p.heard.err = fmt.Errorf("no network interface is used")
+		return p.heard
+	}
+	ctx, cancel := context.WithTimeout(ctx, hearFor)
+	defer cancel()
+	entries := make(chan *zeroconf.ServiceEntry, 16)
+	failed := make(chan error, 1)
+	go func() { // ends with ctx
+		failed <- zeroconf.Browse(ctx, "_narbor._tcp", "local", entries, zeroconf.SelectIfaces(ifaces))
+	}()
+	var quiet <-chan time.Time
+	for {
+		select {
+		case e, ok := <-entries:
+			if !ok {
+				entries = nil // Browse is about to return
+				continue
+			}
+			p.heard.add(e)
+			if p.heard.peers[p.status.ID] != nil && quiet == nil {
+				quiet = time.After(hearAfterOwn)
+			}
+		case <-quiet:
+			cancel()
+			quiet = nil
+		case err := <-failed:
+			if ctx.Err() == nil {
+				p.heard.err = err
+			}
+			return p.heard
+		}
+	}
+}
+
+// add takes down the addresses of an announcement.
+func (h hearing) add(e *zeroconf.ServiceEntry) {
+	for _, text := range e.Text {
+		addr, found := strings.CutPrefix(text, "dnsaddr=")
+		parts := strings.Split(addr, "/") // "", ip4, address, tcp, port, p2p, ID
+		if !found || len(parts) != 7 || parts[3] != "tcp" || parts[5] != "p2p" || net.ParseIP(parts[2]) == nil {
+			continue
+		}
+		if id := parts[6]; len(h.peers[id]) < 4 && (h.peers[id] != nil || len(h.peers) < maxHeard) {
+			h.peers[id] = append(h.peers[id], net.JoinHostPort(parts[2], parts[4]))
+		}
+	}
+}
+
+func checkMulticast(ctx context.Context, p *patient) []Finding {
+	switch {
+	case !p.running:
+		return []Finding{skipped("multicast: narbor is not running")}
+	case !p.status.MDNS:
+		return []Finding{skipped("multicast is turned off by --no-mdns")}
+	}
+	h := p.listen(ctx)
+	var used []string
+	for _, i := range p.status.Interfaces {
+		if i.Used {
+			used = append(used, i.Name)
+		}
+	}
+	switch {
+	case len(used) == 0:
+		f := Finding{Severity: severityError, Text: "no network interface is used", Fix: "connect this machine, or name an interface with --interface"}
+		for _, i := range p.status.Interfaces {
+			if i.Reason != "" && i.Name != "lo" {
+				f.Text += "; " + i.Name + ": " + i.Reason
+			}
+		}
+		return []Finding{f}
+	case h.err != nil:
+		return []Finding{{Severity: severityError, Text: "multicast DNS does not work: " + h.err.Error(), Fix: "see whether another program has UDP port 5353 for itself alone: narbor doctor ports"}}
+	case h.peers[p.status.ID] == nil:
+		return []Finding{{Severity: severityError, Text: "narbor's own announcement is not heard on " + strings.Join(used, ", ") + ", so others do not hear it either",
+			Fix: "open UDP port 5353 in the firewall (narbor doctor firewall), and see that there is a route for 224.0.0.0/4"}}
+	}
+	return []Finding{fine("narbor's own announcement is heard on %s", strings.Join(used, ", "))}
+}
+
+func checkNeighbours(_ context.Context, p *patient) []Finding {
+	if !p.running {
+		return []Finding{skipped("neighbours: narbor is not running")}
+	}
+	if n := len(p.status.Neighbours); n > 0 {
+		return []Finding{fine("%s connected", plural(n, "neighbour"))}
+	}
+	f := Finding{Severity: severityWarning, Text: "nobody is connected", Fix: "start narbor on another machine of this network, or name one that multicast does not reach: narbor peers add ADDRESS"}
+	if n := len(p.status.OtherGroup); n > 0 {
+		f.Text += fmt.Sprintf("; %s of another group", plural(n, "machine")) + " must not be asked"
+		f.Fix = "give all machines the same --group-secret-file, or none"
+	}
+	return []Finding{f}
+}
+
+// checkIsolation tries who announces itself and is no neighbour.
+func checkIsolation(ctx context.Context, p *patient) []Finding {
+	if !p.running || !p.status.MDNS {
+		return []Finding{skipped("isolation: nobody's announcement can be heard")}
+	}
+	known := []string{p.status.ID}
+	for _, n := range p.status.Neighbours {
+		known = append(known, n.ID)
+	}
+	for _, o := range p.status.OtherGroup {
+		known = append(known, o.ID)
+	}
+	for _, b := range p.status.Struck {
+		known = append(known, b.ID)
+	}
+	known = append(known, p.status.Blocked...)
+	others := map[string][]string{}
+	for id, addrs := range p.listen(ctx).peers {
+		if !slices.Contains(known, id) {
+			others[id] = addrs
+		}
+	}
+	away := unreachable(ctx, others)
+	switch {
+	case len(away) > 0:
+		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("%s heard but cannot be reached: %s", areHeard(len(away)), strings.Join(away, ", ")),
+			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest isolation, in the access point"}}
+	case len(others) > 0:
+		return []Finding{{Severity: severityInfo, Text: plural(len(others), "machine") + " can be reached, and should be a neighbour in a moment"}}
+	case len(known) == 1:
+		return []Finding{skipped("isolation: nobody else announces itself")}
+	}
+	return []Finding{fine("everybody who announces itself can be reached")}
+}
+
+func areHeard(n int) string {
+	if n == 1 {
+		return "1 machine is"
+	}
+	return fmt.Sprintf("%d machines are", n)
+}
+
+// unreachable returns the addresses of those that cannot be connected to at any of theirs.
+func unreachable(ctx context.Context, others map[string][]string) []string {
+	var mu sync.Mutex
+	var away []string
+	var tried sync.WaitGroup
+	for _, addrs := range others {
+		tried.Go(func() {
+			for _, addr := range addrs {
+				d := net.Dialer{Timeout: reachTimeout}
+				if c, err := d.DialContext(ctx, "tcp", addr); err == nil {
+					c.Close()
+					return
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			host, _, _ := net.SplitHostPort(addrs[0])
+			away = append(away, host)
+		})
+	}
+	tried.Wait()
+	slices.Sort(away)
+	return away
+}

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"narbor/store"
+)
+
+const (
+	nixConfFile = "/etc/nix/nix.conf"
+	// nixPort is where Nix asks unless somebody says otherwise.
+	nixURL = "http://127.0.0.1:6272"
+	// probeLimit is how long a question about nothing may take. It is answered within 300 ms, and a machine may be busy.
+	probeLimit = 2 * time.Second
+)
+
+func checkRunning(ctx context.Context, p *patient) []Finding {
+	err := p.ctl.get(ctx, "/status", &p.status)
+	p.running = err == nil
+	var coded codedError
+	switch {
+	case err == nil:
+		return []Finding{fine("narbor %s answers, up %s", p.status.Version, shortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}
+	case !errors.As(err, &coded) || coded.code != exitNotRunning:
+		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
+	}
+	f := Finding{Severity: severityError, Text: "narbor is not running"}
+	_, err = os.Stat("/etc/systemd/system/narbor.service")
+	switch {
+	case p.nixOS:
+		f.Fix = "services.narbor.enable = true;"
+	case p.systemd && err == nil:
+		f.Command, f.Safe = "systemctl enable --now narbor.socket narbor.service", true
+	default:
+		f.Fix = "install it as a service, or start it by hand with `narbor run`"
+		f.Command = "narbor setup"
+	}
+	return []Finding{f}
+}
+
+// restartDaemon is the command that makes nix-daemon read its configuration; "" where it is not known how.
+func (p *patient) restartDaemon() string {
+	switch {
+	case runtime.GOOS == "darwin":
+		return "launchctl kickstart -k system/org.nixos.nix-daemon"
+	case p.systemd:
+		return "systemctl restart nix-daemon"
+	}
+	return ""
+}
+
+// thenRestart adds that to a command.
+func (p *patient) thenRestart(command string) string {
+	if r := p.restartDaemon(); r != "" {
+		return command + " && " + r
+	}
+	return command
+}
+
+// urls are where Nix may ask.
+func (p *patient) urls() []string {
+	if !p.running {
+		return []string{nixURL}
+	}
+	var urls []string
+	for _, addr := range p.status.HTTP {
+		urls = append(urls, "http://"+addr)
+	}
+	return urls
+}
+
+// isOneOf says whether a substituter is one of the URLs, with or without parameters and a slash.
+func isOneOf(urls []string, substituter string) bool {
+	substituter, _, _ = strings.Cut(substituter, "?")
+	return slices.Contains(urls, strings.TrimSuffix(substituter, "/"))
+}
+
+// hasNix says whether there is a Nix to look at.
+func hasNix() bool {
+	_, err := exec.LookPath("nix")
+	_, err2 := os.Stat("/nix/var/nix/db")
+	return err == nil || err2 == nil
+}
+
+func checkNixAsks(_ context.Context, p *patient) []Finding {
+	urls := p.urls()
+	switch {
+	case !hasNix():
+		return []Finding{skipped("there is no Nix on this machine to ask narbor")}
+	case p.confErr != nil:
+		return []Finding{{Severity: severityError, Text: "Nix's configuration cannot be read: " + p.confErr.Error(), Fix: "mend that file; Nix refuses it, too"}}
+	case len(urls) == 0:
+		return []Finding{{Severity: severityError, Text: "narbor does not listen for Nix", Fix: "start it with --listen 127.0.0.1:6272"}}
+	}
+	var line *store.ConfLine
+	for _, l := range store.NixConfLines("substituters") {
+		if isOneOf(urls, l.Value) {
+			line = &l
+		}
+	}
+	if slices.ContainsFunc(p.settings.Substituters, func(sub string) bool { return isOneOf(urls, sub) }) {
+		at := p.settings.Origin
+		if line != nil {
+			at = line.At
+		}
+		return append([]Finding{fine("Nix asks %s (%s)", urls[0], at)}, p.checkDaemonAge()...)
+	}
+	f := Finding{Severity: severityError, Safe: true}
+	write := fmt.Sprintf(`echo "extra-substituters = %s" >> %s`, urls[0], nixConfFile)
+	if line != nil && line.UndoneBy != "" {
+		file, n, _ := cutLast(line.At, ":")
+		f.Text = fmt.Sprintf("Nix does not ask narbor: %s names it, but the line at %s undoes that", line.At, line.UndoneBy)
+		f.Fix = "move the line below that one"
+		write = fmt.Sprintf("sed -i %sd %s && %s", n, file, write)
+	} else {
+		f.Text = "Nix does not ask narbor: no substituters line names " + urls[0]
+		f.Fix = "add it to " + nixConfFile
+	}
+	if target, err := os.Readlink(nixConfFile); p.nixOS || err == nil && strings.HasPrefix(target, store.Dir) {
+		f.Fix, f.Safe = "services.narbor.configureNix = true;", false
+		return []Finding{f}
+	}
+	f.Command = p.thenRestart(write)
+	if p.restartDaemon() == "" {
+		f.Fix += ", and restart nix-daemon"
+	}
+	return []Finding{f}
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}
+
+// checkDaemonAge says whether nix-daemon has read the configuration as it is now.
+func (p *patient) checkDaemonAge() []Finding {
+	pid, started := nixDaemon()
+	st, err := os.Stat(nixConfFile)
+	if pid == 0 || err != nil || started.IsZero() || !st.ModTime().After(started.Add(2*time.Second)) {
+		return nil
+	}
+	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", nixConfFile),
+		Fix: "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
+}
+
+// nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
+func nixDaemon() (pid int, started time.Time) {
+	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		return 0, time.Time{}
+	}
+	for _, name := range names {
+		comm, err := os.ReadFile(name)
+		if err != nil || strings.TrimSpace(string(comm)) != "nix-daemon" {
+			continue
+		}
+		if args, err := os.ReadFile(filepath.Join(filepath.Dir(name), "cmdline")); err != nil || len(args) == 0 {
+			continue // it has ended, and its parent does not know yet
+		}
+		n, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		st, statErr := os.Stat(filepath.Dir(name))
+		if err == nil && statErr == nil && (pid == 0 || n < pid) { // its children have it in their name, too
+			pid, started = n, st.ModTime()
+		}
+	}
+	return pid, started
+}
+
+// checkProxy looks at the environment of who asks: nix-daemon, or this user without one.
+func checkProxy(_ context.Context, p *patient) []Finding {
+	who, environ := "your environment", os.Environ()
+	if pid, _ := nixDaemon(); pid != 0 {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil {
+			return []Finding{skipped("only root may see whether nix-daemon goes through a proxy")}
+		}
+		who, environ = "nix-daemon", strings.Split(string(text), "\x00")
+	}
+	proxy, except := proxyOf(environ)
+	if proxy == "" {
+		return []Finding{fine("no proxy is between Nix and narbor")}
+	}
+	for _, e := range strings.FieldsFunc(except, func(r rune) bool { return r == ',' || r == ' ' }) {
+		if e == "127.0.0.1" || e == "*" || e == "127.0.0.0/8" {
+			return []Finding{fine("%s has a proxy, but not for 127.0.0.1", who)}
+		}
+	}
+	f := Finding{Severity: severityError, Text: who + " sends what is for 127.0.0.1 to a proxy (" + proxy + ")",
+		Fix: "give " + who + " no_proxy=127.0.0.1,localhost, too"}
+	switch {
+	case p.nixOS:
+		f.Fix = `networking.proxy.noProxy = "127.0.0.1,localhost";`
+	case p.systemd && who == "nix-daemon":
+		dir := "/etc/systemd/system/nix-daemon.service.d"
+		f.Command, f.Safe = fmt.Sprintf(`mkdir -p %s && printf "[Service]\nEnvironment=no_proxy=127.0.0.1,localhost\n" > %s/no-proxy.conf && systemctl daemon-reload && systemctl restart nix-daemon`, dir, dir), true
+	}
+	return []Finding{f}
+}
+
+// proxyOf returns the variable that makes curl, in Nix, use a proxy for http, and its exceptions.
+func proxyOf(environ []string) (proxy, except string) {
+	for _, line := range environ {
+		name, value, _ := strings.Cut(line, "=")
+		switch name {
+		case "http_proxy", "all_proxy", "ALL_PROXY": // curl takes HTTP_PROXY for a CGI's header
+			if value != "" {
+				proxy = name
+			}
+		case "no_proxy", "NO_PROXY":
+			except = value
+		}
+	}
+	return proxy, except
+}
+
+func checkSignatures(_ context.Context, p *patient) []Finding {
+	if p.confErr != nil || !hasNix() {
+		return []Finding{skipped("there is no configuration of Nix to look at")}
+	}
+	if p.settings.RequireSigs {
+		return []Finding{fine("Nix requires signatures")}
+	}
+	f := Finding{Severity: severityError, Text: "require-sigs is off: Nix believes everybody whom it asks, with or without narbor",
+		Fix: "take that line out of its configuration"}
+	for _, l := range store.NixConfLines("require-sigs") {
+		if l.UndoneBy == "" {
+			file, n, _ := cutLast(l.At, ":")
+			f.Text += " (" + l.At + ")"
+			f.Command = p.thenRestart(fmt.Sprintf("sed -i %sd %s", n, file))
+		}
+	}
+	if p.nixOS {
+		f.Fix, f.Command = "nix.settings.require-sigs = true;", ""
+	}
+	return []Finding{f}
+}
+
+func checkKeys(_ context.Context, p *patient) []Finding {
+	switch st := p.status; {
+	case !p.running:
+		return []Finding{skipped("keys: narbor is not running")}
+	case len(st.Keys) == 0:
+		return []Finding{{Severity: severityError, Text: "no key is trusted, so nothing from a neighbour can be believed",
+			Fix: "give Nix the key of its substituter, such as that of cache.nixos.org; narbor reads it within 10 s", Safe: !p.nixOS,
+			Command: p.thenRestart(`echo "extra-trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" >> ` + nixConfFile)}}
+	case len(st.ShareKeys) == 0:
+		return []Finding{{Severity: severityWarning, Text: "nothing is shared: every trusted key may be this machine's own",
+			Fix: "let narbor's user read the files of secret-key-files, or take out those that are not needed"}}
+	default:
+		return []Finding{fine("what %s has signed is believed", strings.Join(st.Keys, " or "))}
+	}
+}
+
+func checkProbe(ctx context.Context, p *patient) []Finding {
+	if !p.running || len(p.urls()) == 0 {
+		return []Finding{skipped("probe: narbor is not running")}
+	}
+	url := p.urls()[0] + "/" + strings.Repeat("a", 32) + ".narinfo"
+	ctx, cancel := context.WithTimeout(ctx, 5*probeLimit)
+	defer cancel()
+	start := time.Now()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return []Finding{{Severity: severityError, Text: err.Error()}}
+	}
+	resp, err := (&http.Client{Transport: &http.Transport{Proxy: nil}}).Do(req)
+	took := time.Since(start)
+	f := Finding{Severity: severityError, Fix: "look at its log, and start it again"}
+	if p.systemd {
+		f.Command, f.Safe = "systemctl restart narbor", true
+	}
+	switch {
+	case err != nil:
+		f.Text = "Nix gets no answer: " + err.Error()
+	case resp.StatusCode != http.StatusNotFound:
+		f.Text = fmt.Sprintf("Nix gets %s for a path that nobody has, and not 404: is another program at %s?", resp.Status, p.urls()[0])
+	case took > probeLimit:
+		f.Severity, f.Text, f.Fix, f.Command = severityWarning, fmt.Sprintf("Nix waits %.1f s for 404", took.Seconds()), "see what keeps this machine busy", ""
+	default:
+		f = fine("a path that nobody has is answered with 404 in %.0f ms", float64(took.Microseconds())/1000)
+	}
+	if resp != nil {
+		resp.Body.Close()
+	}
+	return []Finding{f}
+}
+
+var versionPattern = regexp.MustCompile(`\(([A-Za-z]+)[^)]*\) (\d+)\.(\d+)(?:\.(\d+))?`)
+
+// fixedIn is, for each minor version of Nix 2, the patch that reads deeply nested archives without harm; later ones do.
+func fixedIn() map[int]int {
+	return map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
+}
+
+func checkVersion(ctx context.Context, _ *patient) []Finding {
+	nix, err := exec.LookPath("nix")
+	if err != nil {
+		return []Finding{skipped("version: there is no nix in PATH")}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, nix, "--version").Output()
+	if err != nil {
+		return []Finding{skipped("version: nix --version: %v", err)}
+	}
+	name, flaws := flawsOf(string(out))
+	if len(flaws) == 0 {
+		return []Finding{fine("%s has no known flaw in reading archives", name)}
+	}
+	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): whoever serves it one can harm it. What comes through narbor is checked before; "+
+		"what comes from elsewhere is not", name, strings.Join(flaws, ", ")), Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}}
+}
+
+// flawsOf says which program printed that version, and what is known against it.
+func flawsOf(version string) (name string, flaws []string) {
+	m := versionPattern.FindStringSubmatch(version)
+	if m == nil {
+		return strings.TrimSpace(version), nil
+	}
+	major, _ := strconv.Atoi(m[2])
+	minor, _ := strconv.Atoi(m[3])
+	patch, _ := strconv.Atoi(m[4])
+	if strings.Contains(m[0], "Lix") {
+		if major == 2 && (minor < 95 || minor == 95 && patch < 2) {
+			flaws = append(flaws, "CVE-2026-44028")
+		}
+		return "Lix " + strings.Fields(m[0])[len(strings.Fields(m[0]))-1], flaws
+	}
+	if major == 2 && minor == 24 && patch <= 5 {
+		flaws = append(flaws, "CVE-2024-45593")
+	}
+	fixed, backported := fixedIn()[minor]
+	if major == 2 && minor <= 34 && (!backported || patch < fixed) {
+		flaws = append(flaws, "CVE-2026-44028")
+	}
+	return "Nix " + strings.Fields(m[0])[len(strings.Fields(m[0]))-1], flaws
+}

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/store"
+)
+
+// Severities of a finding.
+const (
+	severityOK      = "ok"
+	severityInfo    = "info" // nothing to mend
+	severityWarning = "warning"
+	severityError   = "error"
+	severitySkipped = "skipped" // it could not be looked at, and Text says why
+)
+
+// Finding is what one check of `narbor doctor` found.
+type Finding struct {
+	Code     string `json:"code"` // of the check: it stays what it is
+	Severity string `json:"severity"`
+	Text     string `json:"text"`
+	Fix      string `json:"fix,omitempty"`     // what to do, for people
+	Command  string `json:"command,omitempty"` // what to copy into a shell, as root
+	Safe     bool   `json:"safe"`              // --fix may run the command: it takes nothing away from anybody
+}
+
+func fine(format string, args ...any) Finding {
+	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}
+}
+
+func skipped(format string, args ...any) Finding {
+	return Finding{Severity: severitySkipped, Text: fmt.Sprintf(format, args...)}
+}
+
+// Diagnosis is what `narbor doctor --json` prints.
+type Diagnosis struct {
+	Schema   int       `json:"schema"`
+	Findings []Finding `json:"findings"`
+}
+
+// A patient is what the checks look at. Each check adds what later ones need.
+type patient struct {
+	ctl      control
+	root     bool
+	systemd  bool // it runs this machine
+	nixOS    bool
+	settings store.NixSettings
+	confErr  error
+	running  bool
+	status   Status // if running
+	heard    hearing
+}
+
+// A check looks at one thing.
+type check struct {
+	code string
+	what string // is looked at
+	look func(context.Context, *patient) []Finding
+}
+
+// checks are all of them, in the order in which one thing needs another.
+func checks() []check {
+	return []check{
+		{"running", "narbor answers", checkRunning},
+		{"nix", "Nix asks it", checkNixAsks},
+		{"proxy", "no proxy is between them", checkProxy},
+		{"signatures", "Nix requires signatures", checkSignatures},
+		{"keys", "there are keys to believe", checkKeys},
+		{"probe", "a path that nobody has is answered with 404, at once", checkProbe},
+		{"firewall", "neighbours may reach this machine", checkFirewall},
+		{"multicast", "its own announcement is heard", checkMulticast},
+		{"neighbours", "somebody is there", checkNeighbours},
+		{"isolation", "who announces itself can be reached", checkIsolation},
+		{"version", "Nix has no known flaw in reading archives", checkVersion},
+		{"ports", "who else has its ports", checkPorts},
+		{"disk", "there is room to verify archives", checkDisk},
+		{"clock", "the clock is right", checkClock},
+	}
+}
+
+func doctorCommand() *cli.Command {
+	var list strings.Builder
+	for _, ch := range checks() {
+		fmt.Fprintf(&list, "   %-11s %s\n", ch.code, ch.what)
+	}
+	return &cli.Command{
+		Name:      "doctor",
+		Usage:     "find out what keeps Nix from getting paths from neighbours, and how to mend it",
+		ArgsUsage: "[CHECK…]",
+		Description: "It looks at everything in order, or at the checks that are named, and shows a fix to copy for what is\n" +
+			"wrong. Root sees more: the firewall, and who has a port.\n\n" + list.String() + "\n" +
+			"Exit code 4 means that something could be better, 1 that something is wrong.\n\n" +
+			"Examples:\n   sudo narbor doctor\n   sudo narbor doctor --fix firewall",
+		Flags: append(controlFlags(),
+			&cli.BoolFlag{Name: "fix", Usage: "apply the fixes that take nothing away from anybody, after asking"},
+			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "with --fix, do not ask"}),
+		Action: doctor,
+	}
+}
+
+func doctor(c *cli.Context) error {
+	chosen, err := choose(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	d := diagnose(c.Context, ctl, chosen)
+	if c.Bool("fix") {
+		if err := d.fix(c, newScreen(c)); err != nil {
+			return err
+		}
+		d = diagnose(c.Context, ctl, chosen)
+	}
+	if c.Bool("json") {
+		err = printJSON(c.App.Writer, d)
+	} else {
+		d.print(newScreen(c))
+	}
+	if code := d.exit(); err == nil && code != 0 {
+		err = codedError{errors.New(""), code}
+	}
+	return err
+}
+
+// choose returns the checks of these names, or all.
+func choose(names []string) ([]check, error) {
+	all := checks()
+	for _, name := range names {
+		if !slices.ContainsFunc(all, func(ch check) bool { return ch.code == name }) {
+			return nil, codedError{fmt.Errorf("there is no check %q; see narbor doctor --help", name), exitUsage}
+		}
+	}
+	if len(names) == 0 {
+		return all, nil
+	}
+	return slices.DeleteFunc(all, func(ch check) bool { return !slices.Contains(names, ch.code) }), nil
+}
+
+// diagnose makes the checks.
+func diagnose(ctx context.Context, ctl control, chosen []check) Diagnosis {
+	p := &patient{ctl: ctl, root: os.Geteuid() == 0}
+	_, err := os.Stat("/run/systemd/system")
+	p.systemd = err == nil
+	_, err = os.Stat("/etc/NIXOS")
+	p.nixOS = err == nil
+	p.settings, p.confErr = store.ReadNixSettings(ctx)
+	running := checkRunning(ctx, p) // every other needs to know
+	d := Diagnosis{Schema: jsonSchema, Findings: []Finding{}}
+	for _, ch := range chosen {
+		found := running
+		if ch.code != "running" {
+			found = ch.look(ctx, p)
+		}
+		for _, f := range found {
+			f.Code = ch.code
+			d.Findings = append(d.Findings, f)
+		}
+	}
+	return d
+}
+
+// exit is the exit code.
+func (d Diagnosis) exit() int {
+	code := 0
+	for _, f := range d.Findings {
+		switch f.Severity {
+		case severityError:
+			return exitFailure
+		case severityWarning:
+			code = exitDegraded
+		}
+	}
+	return code
+}
+
+// fix runs the commands that are safe, after asking.
+func (d Diagnosis) fix(c *cli.Context, s screen) error {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can mend things: sudo narbor doctor --fix")
+	}
+	in := bufio.NewReader(os.Stdin)
+	if !c.Bool("yes") && !isTerminal(os.Stdin) {
+		return codedError{errors.New("nobody can be asked here: give --yes as well"), exitUsage}
+	}
+	if c.Bool("json") {
+		s.Writer = c.App.ErrWriter
+	}
+	for _, f := range d.Findings {
+		if f.Command == "" || !f.Safe {
+			continue
+		}
+		s.hang(s.mark(f.Severity), f.Text)
+		fmt.Fprintf(s, "    %s\n", f.Command)
+		if !c.Bool("yes") && !agreed(s, in) {
+			continue
+		}
+		cmd := exec.CommandContext(c.Context, "sh", "-c", f.Command)
+		cmd.Stdout, cmd.Stderr = s, s
+		if err := cmd.Run(); err != nil {
+			fmt.Fprintf(s, "    that failed: %v\n", err)
+		}
+	}
+	return nil
+}
+
+func agreed(w io.Writer, in *bufio.Reader) bool {
+	fmt.Fprint(w, "    run it? [y/N] ")
+	answer, err := in.ReadString('\n')
+	return err == nil && strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y")
+}
+
+// mark is the sign before a finding.
+func (s screen) mark(severity string) string {
+	switch severity {
+	case severityOK:
+		return s.paint(green, " ✔ ")
+	case severityError:
+		return s.paint(red, " ✘ ")
+	case severityWarning:
+		return s.paint(yellow, " ! ")
+	case severityInfo:
+		return " · "
+	}
+	return " - "
+}
+
+func (d Diagnosis) print(s screen) {
+	count := map[string]int{}
+	for _, f := range d.Findings {
+		count[f.Severity]++
+		for i, line := range wrap(f.Text, max(s.width-3, 24)) {
+			first := s.mark(f.Severity)
+			if i > 0 {
+				first = "   "
+			}
+			fmt.Fprintln(s, first+line)
+		}
+		if f.Fix != "" {
+			s.hang("   fix: ", f.Fix)
+		}
+		if f.Command != "" {
+			fmt.Fprintf(s, "     %s\n", asRoot(f.Command))
+		}
+	}
+	switch errors, warnings := count[severityError], count[severityWarning]; {
+	case errors > 0:
+		fmt.Fprintf(s, "%s, %s\n", plural(errors, "failure"), plural(warnings, "warning"))
+	case warnings > 0:
+		fmt.Fprintf(s, "%s; everything else is well\n", plural(warnings, "warning"))
+	default:
+		fmt.Fprintln(s, "everything is well")
+	}
+}
+
+// asRoot is how to run a command as root from here.
+func asRoot(command string) string {
+	if os.Geteuid() == 0 {
+		return command
+	}
+	return "sudo sh -c '" + strings.ReplaceAll(command, "'", `'\''`) + "'"
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/libp2p/zeroconf/v2"
+)
+
+func TestDoctorReadsWell(t *testing.T) {
+	golden(t, "doctor", Diagnosis{Findings: []Finding{
+		fine("narbor 0.1.0 answers, up 3 d 4 h"),
+		fine("Nix asks http://127.0.0.1:6272 (/etc/nix/nix.conf:14)"),
+		{Severity: severityError, Text: "the firewall keeps neighbours out: TCP 6273 on wlp3s0, UDP 5353 on wlp3s0", Fix: "services.narbor.openFirewall = true; (the command lasts until the next switch)",
+			Command: "nft insert rule inet nixos-fw input tcp dport 6273 accept"},
+		{Severity: severityWarning, Text: "1 machine is heard but cannot be reached: 192.168.1.23", Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest isolation, in the access point"},
+		{Severity: severityInfo, Text: "UDP port 5353 is shared with avahi-daemon (process 712), which is well as long as the announcement is heard"},
+		skipped("there is no Nix on this machine to ask narbor"),
+	}}.print)
+}
+
+func TestDoctorWithoutNarbor(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "none.sock")
+	out, _, err := narbor(t.Context(), "doctor", "running", "keys", "--socket", socket)
+	if exit(err) != exitFailure || !strings.Contains(out, "narbor is not running") {
+		t.Errorf("doctor = %v\n%s", err, out)
+	}
+	if _, _, err := narbor(t.Context(), "doctor", "luck"); exit(err) != exitUsage {
+		t.Errorf("doctor luck = %v, want a usage error", err)
+	}
+}
+
+// The rules that firewalls of these kinds begin with, and whether they let neighbours in.
+func TestFirewallRulesAreUnderstood(t *testing.T) {
+	chain := func(policy string, rules ...string) string {
+		text := `{"nftables":[{"metainfo":{}},{"set":{"family":"inet","name":"open","table":"t","elem":[22,{"range":[6000,6999]}]}},` +
+			`{"chain":{"family":"inet","table":"t","name":"input","hook":"input","policy":"` + policy + `"}},{"chain":{"family":"inet","table":"t","name":"side"}}`
+		for _, r := range rules {
+			in := "input"
+			if after, ok := strings.CutPrefix(r, "side:"); ok {
+				in, r = "side", after
+			}
+			text += `,{"rule":{"family":"inet","table":"t","chain":"` + in + `","expr":[` + r + `]}}`
+		}
+		return text + `]}`
+	}
+	const (
+		accept  = `{"accept":null}`
+		drop    = `{"drop":null}`
+		port    = `{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":6273}},`
+		other   = `{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":{"set":[22,80]}}},`
+		named   = `{"match":{"op":"==","left":{"payload":{"protocol":"tcp","field":"dport"}},"right":"@open"}},`
+		udp     = `{"match":{"op":"==","left":{"payload":{"protocol":"udp","field":"dport"}},"right":6273}},`
+		known   = `{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}},`
+		lo      = `{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":"lo"}},`
+		eth     = `{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":"eth*"}},`
+		notEth  = `{"match":{"op":"!=","left":{"meta":{"key":"iifname"}},"right":"eth0"}},`
+		someone = `{"match":{"op":"==","left":{"payload":{"protocol":"ip","field":"saddr"}},"right":{"prefix":{"addr":"10.0.0.0","len":8}}}},`
+		jump    = `{"jump":{"target":"side"}}`
+		vmap    = `{"vmap":{"key":{"payload":{"protocol":"tcp","field":"dport"}},"data":{"set":[[22,{"drop":null}],[6273,{"accept":null}]]}}}`
+		states  = `{"vmap":{"key":{"ct":{"key":"state"}},"data":{"set":[["established",{"accept":null}],["invalid",{"drop":null}]]}}}`
+	)
+	for name, c := range map[string]struct{ rules, want string }{
+		"nothing":                  {`{"nftables":[]}`, verdictAccept},
+		"no rule":                  {chain("accept"), verdictAccept},
+		"closed":                   {chain("drop"), verdictDrop},
+		"others are open":          {chain("drop", known+accept, lo+accept, other+accept, udp+accept), verdictDrop},
+		"open":                     {chain("drop", known+accept, port+accept), verdictAccept},
+		"open by a set":            {chain("drop", named+accept), verdictAccept},
+		"open by a map":            {chain("drop", states, vmap), verdictAccept},
+		"open on its interface":    {chain("drop", eth+accept), verdictAccept},
+		"closed elsewhere":         {chain("accept", notEth+drop), verdictAccept},
+		"dropped":                  {chain("accept", port+drop), verdictDrop},
+		"rejected at the end":      {chain("accept", known+accept, `{"reject":{"type":"tcp reset"}}`), verdictDrop},
+		"open in another chain":    {chain("drop", jump, "side:"+port+accept), verdictAccept},
+		"returns from it":          {chain("drop", jump, port+accept, "side:"+`{"return":null}`), verdictAccept},
+		"open for some":            {chain("drop", someone+port+accept), verdictUnsure},
+		"closed for some":          {chain("accept", someone+drop), verdictAccept},
+		"what iptables has":        {chain("drop", `{"xt":null},`+accept), verdictUnsure},
+		"in a circle":              {chain("drop", jump, "side:"+jump), verdictDrop},
+		"a table that only counts": {chain("accept", port+`{"counter":{"packets":1,"bytes":1}}`), verdictAccept},
+	} {
+		f, err := parseNft([]byte(c.rules))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := f.judge(packet{iface: "eth0", proto: "tcp", port: "6273"}); got.verdict != c.want {
+			t.Errorf("%s: the packet gets %s, want %s", name, got.verdict, c.want)
+		}
+	}
+}
+
+func TestIptablesRulesAreUnderstood(t *testing.T) {
+	nixos := "-P INPUT ACCEPT\n-N nixos-fw\n-A INPUT -j nixos-fw\n-A nixos-fw -i lo -j nixos-fw-accept\n-A nixos-fw -m conntrack --ctstate RELATED,ESTABLISHED -j nixos-fw-accept\n"
+	end := "-A nixos-fw -j nixos-fw-log-refuse\n-A nixos-fw-accept -j ACCEPT\n-A nixos-fw-log-refuse -p tcp -j LOG --log-prefix \"refused: \" --log-level 6\n-A nixos-fw-log-refuse -j DROP\n"
+	for _, c := range []struct{ name, rules, tcp, mdns string }{
+		{"nothing", "", verdictAccept, verdictAccept},
+		{"NixOS", nixos + end, verdictDrop, verdictDrop},
+		{"NixOS with openFirewall", nixos + "-A nixos-fw -p tcp -m tcp --dport 6273 -j nixos-fw-accept\n-A nixos-fw -p udp -m udp --dport 5353 -j nixos-fw-accept\n" + end, verdictAccept, verdictAccept},
+		{"several ports", "-P INPUT DROP\n-A INPUT -p tcp -m multiport --dports 22,6000:6999 -m comment --comment \"a -j DROP b\" -j ACCEPT\n", verdictAccept, verdictDrop},
+		{"multicast only", "-P INPUT DROP\n-A INPUT -d 224.0.0.251/32 -p udp -j ACCEPT\n", verdictDrop, verdictAccept},
+		{"all but one interface", "-P INPUT DROP\n-A INPUT ! -i wan+ -j ACCEPT\n", verdictAccept, verdictAccept},
+		{"from some", "-P INPUT DROP\n-A INPUT -s 10.0.0.0/8 -j ACCEPT\n", verdictUnsure, verdictUnsure},
+	} {
+		f := parseIptables(c.rules)
+		tcp, mdns := f.judge(packet{iface: "eth0", proto: "tcp", port: "6273"}), f.judge(packet{iface: "eth0", proto: "udp", port: "5353", multicast: true})
+		if tcp.verdict != c.tcp || mdns.verdict != c.mdns {
+			t.Errorf("%s: TCP gets %s and multicast %s, want %s and %s", c.name, tcp.verdict, mdns.verdict, c.tcp, c.mdns)
+		}
+	}
+}
+
+func TestFlawsOfNix(t *testing.T) {
+	for _, c := range []struct {
+		version, name string
+		flaws         int
+	}{
+		{"nix (Nix) 2.8.0\n", "Nix 2.8.0", 1}, {"nix (Nix) 2.24.5", "Nix 2.24.5", 2}, {"nix (Nix) 2.24.9", "Nix 2.24.9", 1}, {"nix (Nix) 2.28.6", "Nix 2.28.6", 1},
+		{"nix (Nix) 2.28.7", "Nix 2.28.7", 0}, {"nix (Nix) 2.34.7", "Nix 2.34.7", 0}, {"nix (Nix) 2.35.0pre20260101_abc", "Nix 2.35.0", 0},
+		{"nix (Lix, like Nix) 2.95.1", "Lix 2.95.1", 1}, {"nix (Lix, like Nix) 2.95.2", "Lix 2.95.2", 0}, {"something", "something", 0},
+	} {
+		if name, flaws := flawsOf(c.version); name != c.name || len(flaws) != c.flaws {
+			t.Errorf("flawsOf(%q) = %q, %q, want %q and %d", c.version, name, flaws, c.name, c.flaws)
+		}
+	}
+}
+
+func TestProxyOf(t *testing.T) {
+	for _, c := range []struct {
+		environ       []string
+		proxy, except string
+	}{
+		{nil, "", ""}, {[]string{"http_proxy=http://x", "no_proxy=a,127.0.0.1"}, "http_proxy", "a,127.0.0.1"},
+		{[]string{"HTTP_PROXY=http://x"}, "", ""}, {[]string{"ALL_PROXY=socks5://x"}, "ALL_PROXY", ""}, {[]string{"http_proxy="}, "", ""},
+	} {
+		if proxy, except := proxyOf(c.environ); proxy != c.proxy || except != c.except {
+			t.Errorf("proxyOf(%q) = %q, %q, want %q, %q", c.environ, proxy, except, c.proxy, c.except)
+		}
+	}
+}
+
+// Announcements come from anybody: only addresses are taken from them, and not many.
+func TestHearingKeepsAddresses(t *testing.T) {
+	h := hearing{peers: map[string][]string{}}
+	good := "dnsaddr=/ip4/192.168.1.5/tcp/6273/p2p/" + idNAS
+	h.add(&zeroconf.ServiceEntry{Text: []string{good, "dnsaddr=/dns4/evil.example/tcp/1/p2p/" + idDesk, "x", "dnsaddr=/ip4/1.2.3.4/udp/1/p2p/" + idDesk, "dnsaddr=//////"}})
+	if len(h.peers) != 1 || !slices.Equal(h.peers[idNAS], []string{"192.168.1.5:6273"}) {
+		t.Errorf("heard %v", h.peers)
+	}
+	for i := range 200 {
+		h.add(&zeroconf.ServiceEntry{Text: []string{good + strings.Repeat("x", i)}})
+		h.add(&zeroconf.ServiceEntry{Text: []string{good}})
+	}
+	if len(h.peers) > maxHeard || len(h.peers[idNAS]) > 4 {
+		t.Errorf("%d peers, %d addresses of one", len(h.peers), len(h.peers[idNAS]))
+	}
+}
+
+func TestPortOwnersAreFound(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	owners := portOwners("tcp", port)
+	if len(owners) != 1 || owners[0].pid != os.Getpid() {
+		t.Errorf("portOwners(%s) = %v, want this process", port, owners)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := l.Addr().String()
+	shut, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := shut.Addr().String()
+	shut.Close()
+	defer l.Close()
+	if got := unreachable(context.Background(), map[string][]string{"a": {closed, open}, "b": {closed}}); len(got) != 1 {
+		t.Errorf("unreachable = %q, want b's address alone", got)
+	}
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// portOwners returns the processes that have a port, as far as this user may see: root sees all.
+func portOwners(proto, port string) []owner {
+	inodes := map[string]bool{}
+	for _, family := range []string{"", "6"} {
+		text, err := os.ReadFile("/proc/net/" + proto + family)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			if inode, ok := boundTo(line, proto, port); ok {
+				inodes["socket:["+inode+"]"] = true
+			}
+		}
+	}
+	if len(inodes) == 0 {
+		return nil
+	}
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		return nil
+	}
+	var owners []owner
+	for _, link := range links {
+		target, err := os.Readlink(link)
+		if err != nil || !inodes[target] {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.Split(link, "/")[2])
+		if err != nil || slices.ContainsFunc(owners, func(o owner) bool { return o.pid == pid }) {
+			continue
+		}
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		owners = append(owners, owner{pid, strings.TrimSpace(string(comm))})
+	}
+	return owners
+}
+
+// boundTo reads a line of /proc/net/tcp or udp: the inode of a socket that is bound to the port, and not to a connection.
+func boundTo(line, proto, port string) (inode string, ok bool) {
+	const listening = "0A" // TCP_LISTEN
+	f := strings.Fields(line)
+	if len(f) < 10 || proto == "tcp" && f[3] != listening {
+		return "", false
+	}
+	_, hex, found := strings.Cut(f[1], ":")
+	n, err := strconv.ParseUint(hex, 16, 16)
+	return f[9], found && err == nil && strconv.FormatUint(n, 10) == port
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/narserve"
+	"narbor/store"
+)
+
+func statsCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "stats",
+		Usage: "show how much came from the network, and what that saved",
+		Description: "Accounts are kept for a year. Bytes are those of archives, uncompressed; what Nix fetched from the internet by\n" +
+			"itself, and the time that was saved, are estimates.\n\n" +
+			"Examples:\n   narbor stats --by name\n   narbor stats --json",
+		Flags: append(controlFlags(), &cli.StringFlag{Name: "by", EnvVars: env("by"), Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
+		Action: func(c *cli.Context) error {
+			if by := c.String("by"); !slices.Contains([]string{"", "day", "peer", "name"}, by) {
+				return codedError{fmt.Errorf("--by %q is none of day, peer, name", by), exitUsage}
+			}
+			ctl, err := newControl(c)
+			if err != nil {
+				return err
+			}
+			var a narserve.Account
+			if err := ctl.get(c.Context, "/stats", &a); err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return printJSON(c.App.Writer, a)
+			}
+			printStats(newScreen(c), a, c.String("by"))
+			return nil
+		},
+	}
+}
+
+func printStats(s screen, a narserve.Account, by string) {
+	switch by {
+	case "day":
+		printDays(s, a.Days)
+	case "peer":
+		printShares(s, "PEER", a.Peers, shortID)
+	case "name":
+		printShares(s, "NAME", a.Names, func(name string) string { return name })
+	default:
+		printSums(s, a)
+	}
+	if a.Note != "" {
+		s.hang("note", a.Note)
+	}
+}
+
+// printSums is the overview.
+func printSums(s screen, a narserve.Account) {
+	month := a.Sum(30)
+	if of := month.SavedOf(); of > 0 {
+		fmt.Fprintf(s, "%s came from your network: %s not downloaded\n", s.paint(bold, fmt.Sprintf("%d %% of the last 30 days", 100*month.Saved()/of)), amount(month.Saved()))
+	} else {
+		fmt.Fprintln(s, "Nix has fetched nothing yet that narbor knows of.")
+	}
+	fmt.Fprintln(s)
+	var rows [][]string
+	for _, p := range []struct {
+		name string
+		days int
+	}{{"today", 1}, {"7 days", 7}, {"30 days", 30}, {"all", 0}} {
+		sum := a.Sum(p.days)
+		rows = append(rows, append([]string{p.name}, amounts(sum)...))
+	}
+	s.table(statsHeader("WHEN"), rows)
+	if !a.Since.IsZero() {
+		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
+	}
+}
+
+func statsHeader(first string) []string {
+	return []string{first, ">FROM NETWORK", ">INTERNET", ">TO OTHERS", ">PATHS", ">SAVED"}
+}
+
+func amounts(a narserve.Amounts) []string {
+	return []string{amount(a.Saved()), amount(a.ByNix + a.Received[store.FromInternet]), amount(a.Sent), count(a.NARs),
+		shortTime(time.Duration(a.SavedSeconds * float64(time.Second)))}
+}
+
+func printDays(s screen, days []narserve.Day) {
+	var rows [][]string
+	for _, d := range slices.Backward(days) {
+		rows = append(rows, append([]string{d.Date}, amounts(d.Amounts)...))
+	}
+	s.table(statsHeader("DAY"), rows)
+}
+
+func printShares(s screen, what string, shares []narserve.Share, name func(string) string) {
+	var rows [][]string
+	for _, sh := range shares {
+		rows = append(rows, []string{name(sh.Name), amount(sh.Received), amount(sh.Sent), sh.Last.Local().Format(time.DateOnly)})
+	}
+	s.table([]string{what, ">FROM NETWORK", ">TO OTHERS", "LAST"}, rows)
+}
