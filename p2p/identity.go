@@ -26,10 +26,27 @@ func LoadIdentity(path string) (crypto.PrivKey, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if err := createIdentity(path); err != nil {
+	_, fresh, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	if err := createIdentity(path, fresh); err != nil {
 		return nil, fmt.Errorf("create identity: %w", err)
 	}
 	return readIdentity(path)
+}
+
+// KeepIdentity writes a key that [LoadIdentity] has returned to path, unless there is one.
+func KeepIdentity(path string, key crypto.PrivKey) error {
+	std, err := crypto.PrivKeyToStdKey(key)
+	if err != nil {
+		return err
+	}
+	ed, ok := std.(*ed25519.PrivateKey)
+	if !ok {
+		return fmt.Errorf("want an ed25519 key, found %T", std)
+	}
+	return createIdentity(path, *ed)
 }
 
 func readIdentity(path string) (crypto.PrivKey, error) {
@@ -76,13 +93,9 @@ func parseIdentity(text []byte) (crypto.PrivKey, error) {
 	return priv, err
 }
 
-// createIdentity writes a new key beside path and links it there, so that path is never seen half-written and
+// createIdentity writes a key beside path and links it there, so that path is never seen half-written and
 // a key that someone else put there meanwhile stays.
-func createIdentity(path string) error {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
+func createIdentity(path string, key ed25519.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return err

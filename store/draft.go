@@ -91,7 +91,7 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	hashed(err)
 	d.record(mine, err)
 	if err != nil {
-		return 0, fmt.Errorf("spool %s: %w", d.spool.root.Name(), noSpace(err))
+		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, noSpace(err))
 	}
 	d.advance(p, off, mine)
 	return len(p), nil
@@ -290,7 +290,7 @@ func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
 	for d.prefix.length < d.size {
 		n, err := d.reread(span{d.prefix.length, d.size})
 		if err != nil {
-			return nil, fmt.Errorf("spool %s: %w", d.spool.root.Name(), err)
+			return nil, fmt.Errorf("spool %s: %w", d.spool.dir, err)
 		}
 		d.prefix.length += n
 	}
@@ -307,7 +307,7 @@ func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
 	}
 	nar, err := d.spool.adopt(d.file, d.name, d.want, d.size)
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %w", d.spool.root.Name(), err)
+		return nil, fmt.Errorf("spool %s: %w", d.spool.dir, err)
 	}
 	return nar, nil
 }

@@ -4,12 +4,11 @@ import (
 	"container/list"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrNoSpace says that the spool may not grow by what was asked for: its cap, the floor of free space, or the disk.
@@ -43,10 +42,11 @@ type SpoolConfig struct {
 // recently held first, after 10 minutes, or at once if Nix has had it. All methods may be called concurrently.
 type Spool struct {
 	max, minFree int64
-	root         *os.Root
-	lock         *os.File // holds the flock; its file system is the spool's
+	dir          string
 
 	mu      sync.Mutex // guards the rest, and the entries
+	root    *os.Root
+	lock    *os.File // holds the flock; its file system is the spool's
 	closed  bool
 	seq     uint64 // makes file names unique: those being deleted never meet those being made
 	bytes   int64  // reserved by drafts and entries
@@ -90,63 +90,12 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	if cfg.MinFree == 0 {
 		cfg.MinFree = defaultMinFree
 	}
-	s := &Spool{max: cfg.MaxBytes, minFree: cfg.MinFree, entries: map[Hash]*spoolEntry{}, idle: list.New()}
-	if err := s.open(cfg.Dir); err != nil {
+	s := &Spool{max: cfg.MaxBytes, minFree: cfg.MinFree, dir: cfg.Dir, entries: map[Hash]*spoolEntry{}, idle: list.New()}
+	var err error
+	if s.root, s.lock, err = takeSpool(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)
 	}
 	return s, nil
-}
-
-func (s *Spool) open(dir string) (err error) {
-	if err = os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	if s.root, err = os.OpenRoot(dir); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			s.root.Close()
-		}
-	}()
-	if err = s.root.Chmod(".", 0o700); err != nil {
-		return err
-	}
-	if s.lock, err = s.root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			s.lock.Close()
-		}
-	}()
-	if err = unix.Flock(int(s.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return errors.New("another narbor uses it; give this one a state directory of its own")
-	} else if err != nil {
-		return fmt.Errorf("lock: %w", err)
-	}
-	return s.clean()
-}
-
-// clean deletes every file that a spool may have made. Others are left alone, lest a wrong path cost someone's data.
-func (s *Spool) clean() error {
-	d, err := s.root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if strings.HasSuffix(name, partSuffix) || strings.HasSuffix(name, narSuffix) {
-			if err := s.root.Remove(name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // Close deletes what is in the spool and gives the directory free. Handles that are open stay readable, but for
@@ -162,7 +111,7 @@ func (s *Spool) Close() error {
 	if !first {
 		return nil
 	}
-	return errors.Join(s.clean(), s.lock.Close(), s.root.Close())
+	return errors.Join(clean(s.root), s.lock.Close(), s.root.Close())
 }
 
 // Get returns a handle on the NAR with that hash if it is in the spool.
@@ -252,8 +201,9 @@ func (s *Spool) evict() bool {
 // remove deletes files, without the mutex, because deleting a large file takes a while. An error is of no use to
 // anybody: the file is deleted at the next start.
 func (s *Spool) remove(names []string) {
+	root, _ := s.place()
 	for _, name := range names {
-		_ = s.root.Remove(name)
+		_ = root.Remove(name)
 	}
 }
 
@@ -266,14 +216,14 @@ func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
 	}
 	name, err := s.reserve(h, size)
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.root.Name(), size, h, err)
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, err)
 	}
 	f, err := s.make(name)
 	if err != nil {
 		s.remove([]string{name})
 		s.release(size)
 		s.settle(size)
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.root.Name(), size, h, noSpace(err))
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, noSpace(err))
 	}
 	return newDraft(s, f, name, h, size), nil
 }
@@ -328,13 +278,22 @@ func (s *Spool) make(name string) (*os.File, error) {
 	if err := s.floor(); err != nil {
 		return nil, err
 	}
-	return s.root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	open := func() (*os.File, error) {
+		root, _ := s.place()
+		return root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	}
+	f, err := open()
+	if errors.Is(err, fs.ErrNotExist) && s.Renew() == nil {
+		return open()
+	}
+	return f, err
 }
 
 // floor evicts until what drafts will write leaves the floor free, and fails if that cannot be.
 func (s *Spool) floor() error {
 	for {
-		free, err := freeBytes(s.lock)
+		_, lock := s.place()
+		free, err := freeBytes(lock)
 		s.mu.Lock()
 		coming := s.coming
 		s.mu.Unlock()
@@ -350,7 +309,8 @@ func (s *Spool) floor() error {
 // adopt makes a draft's file an entry, or deletes it if the same NAR has become one meanwhile.
 func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, error) {
 	name := strings.TrimSuffix(part, partSuffix) + narSuffix
-	if err := s.root.Rename(part, name); err != nil {
+	root, _ := s.place()
+	if err := root.Rename(part, name); err != nil && !errors.Is(err, fs.ErrNotExist) { // without a name it can be held all the same
 		return nil, err
 	}
 	s.mu.Lock()

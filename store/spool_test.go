@@ -735,3 +735,52 @@ func BenchmarkSHA256(b *testing.B) {
 		}
 	}
 }
+
+// Somebody deletes the spool while it is used: what is being received is received, what is held can be read, and what
+// comes after has a directory again, which is this spool's alone.
+func TestSpoolOutlivesItsDirectory(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state", "spool")
+	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	nar, h := randomNAR(1, 100_000)
+	d := create(t, s, h, len(nar))
+	write(t, d, nar[:50_000], 0)
+	if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
+		t.Fatal(err)
+	}
+	write(t, d, nar[50_000:], 50_000)
+	sp, err := d.Commit(nil)
+	if err != nil {
+		t.Fatalf("Commit = %v after the directory was deleted", err)
+	}
+	f, err := sp.Open()
+	if err != nil {
+		t.Fatalf("Open = %v after the directory was deleted", err)
+	}
+	if got, err := io.ReadAll(f); err != nil || !bytes.Equal(got, nar) {
+		t.Errorf("read %d bytes of %d: %v", len(got), len(nar), err)
+	}
+	f.Close()
+	sp.Close()
+	if _, ok := s.Get(h); ok {
+		t.Error("a NAR without a name is in the spool though nobody holds it")
+	}
+	other, h := randomNAR(2, 1000)
+	d = create(t, s, h, len(other))
+	write(t, d, other, 0)
+	if sp, err = d.Commit(nil); err != nil {
+		t.Fatal(err)
+	}
+	sp.Close()
+	if sp, ok := s.Get(h); !ok {
+		t.Error("what came after is not in the spool")
+	} else {
+		sp.Close()
+	}
+	if other, err := store.OpenSpool(store.SpoolConfig{Dir: dir, MinFree: -1}); err == nil {
+		other.Close()
+		t.Error("a second spool opens the directory that was made anew")
+	}
+	if stats := s.Stats(); stats.Entries != 1 || stats.Bytes != 4096 {
+		t.Errorf("Stats = %+v, want the one NAR", stats)
+	}
+}

@@ -1,6 +1,9 @@
 package store
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"sync/atomic"
 	"time"
@@ -33,7 +36,14 @@ func (n *Spooled) Open() (*os.File, error) {
 	if n.closed.Load() {
 		return nil, os.ErrClosed
 	}
-	return n.entry.spool.root.Open(n.entry.name)
+	root, _ := n.entry.spool.place()
+	f, err := root.Open(n.entry.name)
+	if errors.Is(err, fs.ErrNotExist) { // somebody has deleted it; Linux knows another way to it
+		if again, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", n.file.Fd())); err == nil {
+			return again, nil
+		}
+	}
+	return f, err
 }
 
 // Retain returns a second handle, which is closed on its own.

@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -93,6 +93,8 @@ func runCommand(inherited []net.Listener) *cli.Command {
 // A service is all that `narbor run` is made of. It is owned by the goroutine that calls run.
 type service struct {
 	log       *zap.Logger
+	state     state
+	identity  crypto.PrivKey
 	started   time.Time
 	keys      []string // --trusted-key
 	trusted   *trust.Keys
@@ -129,7 +131,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if err != nil {
 		return s, err
 	}
-	if err := makeStateDir(dir); err != nil {
+	if s.state, err = openState(dir, s.log); err != nil {
 		return s, fmt.Errorf("state directory: %w; give another by --state-dir", err)
 	}
 	if len(inherited) == 0 {
@@ -144,31 +146,18 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if err := s.believe(settings); err != nil {
 		return s, err
 	}
-	if s.spool, err = openSpool(c, dir); err != nil {
+	if s.spool, err = openSpool(c, s.state.dir); err != nil {
 		return s, err
 	}
-	if s.shares, err = openShares(c, dir, s.log); err != nil {
+	if s.shares, err = openShares(c, dir, s.state.file("unpacked"), s.log); err != nil {
 		return s, err
 	}
-	return s, s.connect(c, dir)
-}
-
-// makeStateDir makes the directory unless it is there. Where every user may write, any could swap what is in it.
-func makeStateDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	st, err := os.Stat(dir)
-	if err == nil && st.Mode()&0o002 != 0 {
-		err = fmt.Errorf("every user may write to %s: chmod o-w it", dir)
-	}
-	return err
+	return s, s.connect(c)
 }
 
 // connect makes the parts that face neighbours and Nix.
-func (s *service) connect(c *cli.Context, dir string) error {
-	identity, err := p2p.LoadIdentity(filepath.Join(dir, "identity.key"))
-	if err != nil {
+func (s *service) connect(c *cli.Context) (err error) {
+	if s.identity, err = p2p.LoadIdentity(s.state.file(identityName)); err != nil {
 		return err
 	}
 	secret, err := groupSecret(c)
@@ -179,21 +168,24 @@ func (s *service) connect(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	if s.accounts, err = narserve.OpenAccounts(filepath.Join(dir, "account.json")); err != nil {
+	if s.accounts, err = narserve.OpenAccounts(s.state.file("account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
-	if s.upstreams, err = openUpstreams(c, filepath.Join(dir, "upstreams")); err != nil {
+	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
 		return err
 	}
-	cfg := p2p.Config{Identity: identity, Upstreams: s.upstreams, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+	cfg := p2p.Config{Identity: s.identity, Upstreams: s.upstreams, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: filepath.Join(dir, "bans.json"), Blocked: filepath.Join(dir, "blocked.json"), PeersFile: filepath.Join(dir, "peers.json"), Manifests: filepath.Join(dir, "manifests"), Log: s.log.Named("p2p")}
+		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p")}
 	cfg.Observer = s.accounts
 	paths, err := socketPaths(c)
 	if err != nil {
 		return err
 	}
-	if s.control, err = listenControl(paths[0]); err != nil {
+	if s.control, err = listenControl(paths[0]); err != nil && s.state.scratch {
+		s.control, err = listenControl(s.state.file(socketName)) // it was to be where nothing can be written
+	}
+	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
 	if s.node, err = p2p.New(cfg); err != nil {
@@ -217,6 +209,7 @@ func (s *service) run(ctx context.Context) error {
 	g, alive := errgroup.WithContext(alive)
 	g.Go(func() error { return s.node.Run(alive) })
 	g.Go(func() error { return s.server.Run(alive) })
+	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log) })
 	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()
@@ -269,6 +262,9 @@ func (s *service) close() {
 	closeUpstreams(s.upstreams)
 	if s.spool != nil {
 		s.spool.Close()
+	}
+	if err := s.state.close(); err != nil {
+		s.log.Warn("leftovers", zap.Error(err))
 	}
 }
 

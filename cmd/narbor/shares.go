@@ -19,8 +19,9 @@ type shares struct {
 	off       bool // --share none: neighbours are not told of them until somebody turns that on
 }
 
-// openShares finds the Nix store of this machine, its own cache directory, and those of --cache-dir.
-func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err error) {
+// openShares finds the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. What is
+// compressed there is unpacked in scratch.
+func openShares(c *cli.Context, dir, scratch string, log *zap.Logger) (s shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
 		return s, codedError{fmt.Errorf("--share %w", err), exitUsage}
@@ -37,7 +38,7 @@ func openShares(c *cli.Context, dir string, log *zap.Logger) (s shares, err erro
 	s.sources = append(s.sources, s.nix)
 	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
 	for _, cacheDir := range s.cacheDirs {
-		cache, err := store.OpenCache(cacheDir, filepath.Join(dir, "unpacked"))
+		cache, err := store.OpenCache(cacheDir, scratch)
 		if err != nil {
 			return s, fmt.Errorf("cache directory %s: %w", cacheDir, err)
 		}

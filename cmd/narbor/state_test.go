@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/p2p"
+	"narbor/store"
+)
+
+// A file in the place of the directory keeps even root from writing.
+func TestStateThatCannotBeWrittenIsReplaced(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", t.TempDir())
+	core, said := observer.New(zap.WarnLevel)
+	s, err := openState(filepath.Join(file, "state"), zap.New(core))
+	if err != nil {
+		t.Fatalf("openState = %v, want a directory of this run", err)
+	}
+	if said.Len() != 1 {
+		t.Errorf("%d warnings, want 1", said.Len())
+	}
+	if _, err := p2p.LoadIdentity(s.file(identityName)); err != nil {
+		t.Error(err)
+	}
+	if err := s.close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(s.dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", s.dir, err)
+	}
+}
+
+func TestStateIsMadeAnew(t *testing.T) {
+	core, said := observer.New(zap.WarnLevel)
+	s, err := openState(filepath.Join(t.TempDir(), "state"), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := p2p.LoadIdentity(s.file(identityName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: s.file("spool"), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.keep(ctx, identity, spool, zap.New(core)) }()
+	if err := os.RemoveAll(s.dir); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); said.Len() == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nobody notices that the state has gone")
+		}
+	}
+	cancel()
+	if err := <-done; err != nil || said.Len() != 1 {
+		t.Errorf("%d warnings and %v, want 1 warning", said.Len(), err)
+	}
+	if again, err := p2p.LoadIdentity(s.file(identityName)); err != nil || !again.Equals(identity) {
+		t.Errorf("the identity is another one: %v", err)
+	}
+	if _, err := os.Stat(s.file("spool")); err != nil {
+		t.Error(err)
+	}
+}
