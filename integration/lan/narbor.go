@@ -57,6 +57,11 @@ func (h *Host) StartHelper(binary string, args ...string) (*Process, error) {
 	return h.start(path.Base(binary), command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
 }
 
+// StartDaemon starts a program of this computer as root. It does not wait for it.
+func (h *Host) StartDaemon(name string, args ...string) (*Process, error) {
+	return h.start(name, h.command(append([]string{name}, args...)))
+}
+
 // listen opens the sockets that narbor gets, or returns those that are open.
 func (h *Host) listen() ([]*os.File, error) {
 	h.mu.Lock()
