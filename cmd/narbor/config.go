@@ -210,8 +210,8 @@ func configCommand() *cli.Command {
 		Name:  "config",
 		Usage: "look at settings",
 		Description: "A configuration file is a JSON object with names of flags of `narbor run`.\n\n" +
-			"Example: narbor config check /etc/narbor.json",
-		Subcommands: []*cli.Command{configCheckCommand()},
+			"Examples:\n   narbor config show\n   narbor config check /etc/narbor.json",
+		Subcommands: []*cli.Command{configShowCommand(), configCheckCommand(), configNixCommand()},
 	}
 }
 

@@ -113,6 +113,7 @@ func commands(inherited []net.Listener) []*cli.Command {
 		whyCommand(),
 		statsCommand(),
 		doctorCommand(),
+		bugreportCommand(),
 		fetchCommand(),
 		shareCommand(),
 		keysCommand(),

@@ -72,6 +72,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 			if c.Args().Present() {
 				return codedError{fmt.Errorf("run takes no arguments, but got %q", c.Args().First()), exitUsage}
 			}
+			line := c.LocalFlagNames()
 			if err := applyConfig(c); err != nil {
 				return err
 			}
@@ -85,6 +86,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 			if err != nil {
 				return err
 			}
+			s.origins = settingsOf(c, line)
 			return s.run(c.Context)
 		},
 	}
@@ -110,6 +112,7 @@ type service struct {
 	control   net.Listener
 	pause     pause
 	pinging   sync.Mutex // one at a time
+	origins   []Setting
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// ConfigShow is what `narbor config show --json` prints.
+type ConfigShow struct {
+	Schema   int       `json:"schema"`
+	Settings []Setting `json:"settings"`
+}
+
+// Setting is a flag of `narbor run`, what it is set to, and by what.
+type Setting struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"` // of what is repeatable several, or none
+	Origin string   `json:"origin"` // flag, environment, file or default
+	From   string   `json:"from"`   // the variable or the file
+}
+
+// settingsOf says where each setting of a command comes from; line has the names of those that no file has set.
+func settingsOf(c *cli.Context, line []string) []Setting {
+	var all []Setting
+	for _, f := range c.Command.Flags {
+		name := f.Names()[0]
+		if name == "help" {
+			continue
+		}
+		s := Setting{Name: name, Values: []string{}, Origin: "default"}
+		if _, several := f.(*cli.StringSliceFlag); several {
+			s.Values = append(s.Values, c.StringSlice(name)...)
+		} else if v := fmt.Sprint(c.Value(name)); v != "" {
+			s.Values = []string{v}
+		}
+		variable := setVariable(f)
+		switch {
+		case variable != "" && sameValue(os.Getenv(variable), s.Values):
+			s.Origin, s.From = "environment", variable
+		case slices.Contains(line, name):
+			s.Origin = "flag"
+		case c.IsSet(name):
+			s.Origin, s.From = "file", c.String("config")
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// sameValue says whether a variable's text means these values; the cli package does not tell where it has a value from.
+func sameValue(text string, values []string) bool {
+	if b, err := strconv.ParseBool(text); err == nil && slices.Equal(values, []string{strconv.FormatBool(b)}) {
+		return true
+	}
+	return text == strings.Join(values, ",")
+}
+
+// setVariable returns the environment variable that sets a flag, or "".
+func setVariable(f cli.Flag) string {
+	d, ok := f.(cli.DocGenerationFlag)
+	if !ok {
+		return ""
+	}
+	for _, v := range d.GetEnvVars() {
+		if os.Getenv(v) != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+func (s *service) configShow(*http.Request) (any, error) {
+	return ConfigShow{Schema: jsonSchema, Settings: s.origins}, nil
+}
+
+func configShowCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "show",
+		Usage: "what the narbor that runs here goes by, and where each setting comes from",
+		Description: "A flag has precedence over the environment, and that over the file of --config.\n\n" +
+			"Example: narbor config show --json | jq '.settings[] | select(.origin != \"default\")'",
+		Flags: controlFlags(),
+		Action: func(c *cli.Context) error {
+			ctl, err := newControl(c)
+			if err != nil {
+				return err
+			}
+			var show ConfigShow
+			if err := ctl.get(c.Context, "/config", &show); err != nil {
+				return err
+			}
+			if c.Bool("json") {
+				return printJSON(c.App.Writer, show)
+			}
+			show.print(newScreen(c))
+			return nil
+		},
+	}
+}
+
+func (show ConfigShow) print(s screen) {
+	var rows [][]string
+	for _, set := range show.Settings {
+		value := strings.Join(set.Values, ", ")
+		if value == "" {
+			value = "-"
+		}
+		rows = append(rows, []string{set.Name, strings.TrimSpace(set.Origin + " " + set.From), value})
+	}
+	s.table([]string{"SETTING", "FROM", "VALUE"}, rows)
+}
+
+func configNixCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "nix",
+		Usage: "print the line for nix.conf",
+		Description: "It belongs below any substituters line, which would undo it; nix-daemon reads it when it is restarted.\n\n" +
+			"Example: narbor config nix | sudo tee -a " + nixConfFile,
+		Flags: controlFlags(),
+		Action: func(c *cli.Context) error {
+			ctl, err := newControl(c)
+			if err != nil {
+				return err
+			}
+			url := nixURL
+			var st Status
+			if err := ctl.get(c.Context, "/status", &st); err == nil && len(st.HTTP) > 0 {
+				url = "http://" + st.HTTP[0]
+			}
+			if c.Bool("json") {
+				return printJSON(c.App.Writer, struct {
+					Schema int               `json:"schema"`
+					Lines  map[string]string `json:"lines"`
+				}{jsonSchema, map[string]string{"extra-substituters": url}})
+			}
+			_, err = fmt.Fprintln(c.App.Writer, "extra-substituters =", url)
+			return err
+		},
+	}
+}
