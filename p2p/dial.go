@@ -72,7 +72,7 @@ type firstLook struct {
 	start   time.Time // when looking began
 	linked  time.Time // when the first link came up; zero: there is none
 	newest  time.Time // when the last machine was found
-	untried int       // named peers that have not been tried
+	untried int       // named peers that have not been tried, and 1 until it is known who was here before
 	looked  bool      // whether the links have been looked at
 	mdns    bool
 	done    bool
@@ -93,10 +93,14 @@ func (f firstLook) over(now time.Time, busy bool) bool {
 }
 
 func newKeeper(l *lan) *keeper {
+	places := 0
+	if l.net == nil {
+		places = 1 // which are looked at as if they were named
+	}
 	return &keeper{
 		lan: l, budget: rate.NewLimiter(dialRate, dialBudget), wake: make(chan struct{}, 1),
 		peers: make(map[peer.ID]*candidate),
-		round: firstLook{untried: len(l.named), mdns: l.mdns},
+		round: firstLook{untried: len(l.named) + places, mdns: l.mdns},
 	}
 }
 

@@ -26,6 +26,7 @@ type lanConfig struct {
 	Port                            uint16         // TCP; 0 picks one
 	Peers, KernelPeers              []string       // multiaddr, IP address or DNS name, with or without a port
 	PeersFile                       string         // keeps those that are added; "" is none
+	MemoryFile                      string         // keeps who was in which network; "" is none
 	MDNS                            bool           // announce and browse
 	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
 	UserAgent                       string         // what identify tells neighbours
@@ -60,8 +61,13 @@ type lan struct {
 	dead    chan network.Conn // to be closed by bury
 	renewal *renewal
 
+	places *places
+	moved  chan struct{} // the links have changed
+	met    chan struct{} // there is a new friend
+
 	mu      sync.Mutex // guards what follows
 	links   []link
+	friends map[peer.ID]bool // neighbours
 	named   []*namedPeer
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
 }
@@ -91,9 +97,14 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	}
 	l := &lan{
 		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
-		renamed: make(chan struct{}, 1),
+		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
+	memory, err := loadMemory(cfg.MemoryFile, time.Now())
+	if err != nil {
+		cfg.Log.Warn("who was where is forgotten: the memory of it cannot be read", zap.Error(err))
+	}
+	l.places = newPlaces(l, memory)
 	l.keeper = newKeeper(l)
 	l.setLinks(links)
 	return l, nil
@@ -160,6 +171,7 @@ func (l *lan) Run(ctx context.Context) error {
 	g.Go(func() error { return l.probeSuspects(ctx) })
 	if l.net == nil {
 		g.Go(func() error { return l.watchClocks(ctx) })
+		g.Go(func() error { return l.places.run(ctx) })
 	}
 	err := g.Wait()
 	return errors.Join(err, l.host.Close())
@@ -192,6 +204,7 @@ func (l *lan) follow(ctx context.Context) error {
 		}
 		if changed || stale {
 			l.keeper.linksChanged(time.Now())
+			hint(l.moved)
 			for _, n := range l.namedNow() {
 				hint(n.hurry)
 			}

@@ -101,6 +101,9 @@ const (
 	// maxTallies bounds what is remembered of peers that come and go, and maxMissAddrs the addresses whose misses are
 	// counted: more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096
+	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each, and
+	// those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find all others.
+	maxNetworks, maxRemembered, maxRememberedAddrs, maxNetworkKey = 32, 32, 2, 160
 	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with the
 	// longest DNS name and an ID.
 	maxAdded, maxPeerText = 64, 512
@@ -242,6 +245,8 @@ const (
 	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
 	// peersTimeout bounds how long a neighbour may take to tell of others, or we to be told.
 	peersTimeout = 5 * time.Second
+	// memoryLimit is how long a network is remembered. By then addresses have been given to others.
+	memoryLimit = 30 * 24 * time.Hour
 	// missFor is for how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not
 	// work nobody else will say so.
 	missFor = 10 * time.Minute

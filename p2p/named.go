@@ -260,7 +260,7 @@ func (l *lan) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a n
 			return last, err
 		}
 	}
-	id, err := l.whoIs(ctx, n, a)
+	id, err := l.whoIs(ctx, n.multiaddrs([]netip.Addr{a}))
 	if err != nil {
 		return "", err
 	}
@@ -291,7 +291,7 @@ func (l *lan) remember(id peer.ID, n *namedPeer) {
 
 // whoIs returns the ID of the peer at an address. A libp2p connection needs to know whom it expects, so it expects
 // a stranger, and reads from the handshake's refusal who answered.
-func (l *lan) whoIs(ctx context.Context, n *namedPeer, a netip.Addr) (peer.ID, error) {
+func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
 	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return "", err
@@ -300,7 +300,7 @@ func (l *lan) whoIs(ctx context.Context, n *namedPeer, a netip.Addr) (peer.ID, e
 	if err != nil {
 		return "", err
 	}
-	err = l.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: n.multiaddrs([]netip.Addr{a})})
+	err = l.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: addrs})
 	l.host.Peerstore().ClearAddrs(stranger)
 	var mismatch sec.ErrPeerIDMismatch
 	if errors.As(err, &mismatch) {

@@ -34,6 +34,7 @@ type Config struct {
 	Peers    []string       // named by the user: multiaddr, IP or DNS name, with or without port
 	// KernelPeers are as Peers, from the kernel's command line; what is wrong among them is logged and left out.
 	KernelPeers []string
+	MemoryFile  string // keeps who was in which network, to be looked for there again; "" is none
 	PeersFile   string // keeps across restarts who is added by [Node.AddPeer]; "" is none
 	MDNS        bool   // find neighbours by multicast DNS
 	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
@@ -110,7 +111,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MDNS: cfg.MDNS,
+	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
 	if err != nil {
@@ -309,10 +310,12 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	n.running.Go(func() { nb.askLoop(ctx) }) // Run cannot be waiting: it waits for watch first
 	n.running.Go(func() { n.askPeers(ctx, id) })
 	hint(n.news)
+	n.lan.befriend(id, true)
 	n.log.Info("neighbour joined", zap.Stringer("peer", id), zap.String("addr", addrOf(h, id)), zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {
+	n.lan.befriend(id, false)
 	n.group.forget(id)
 	n.mu.Lock()
 	nb := n.peers[id]

@@ -1,0 +1,259 @@
+package p2p
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
+)
+
+const (
+	// After the links have changed, gateways are looked at every placeQuick until it is known where we are, or placeSoon
+	// has gone by; then every second for a while, for a route may come late; and then every placeSlow.
+	placeQuick, placeSoon, placeLate, placeSlow = 50 * time.Millisecond, 5 * time.Second, 30 * time.Second, 30 * time.Second
+	// placeFirst is how long Nix waits at most until it is known where we are and who was here.
+	placeFirst = 500 * time.Millisecond
+	// saveAfter is how long after a change the memory is written.
+	saveAfter = 5 * time.Second
+)
+
+// A gateway is where a default route leads.
+type gateway struct {
+	index int        // of the link
+	addr  netip.Addr // without a zone
+	mac   string     // "" is not known yet
+}
+
+// places finds out in which networks this machine is, and looks there for those whom multicast may not find: the
+// gateway, if it is a machine with narbor (a guest's host is), and whoever was there before.
+//
+// A network is told by the hardware address of its gateway and its prefix, never by what it calls itself. Where there
+// is no gateway the prefix alone must do, and then it may be another network: a stranger there learns that somebody
+// dials a few of its addresses at narbor's port, no more than multicast tells it, and cannot answer in another's place,
+// for the ID is known. Link-local networks without a gateway are all alike, so nobody is remembered there.
+//
+// Owned by run.
+type places struct {
+	lan     *lan
+	memory  *memory
+	changed time.Time               // when the links did
+	probed  map[netip.Addr]string   // gateways that were dialled since then, and their hardware addresses
+	here    map[string]bool         // networks whose peers were recalled since then
+	keys    map[netip.Prefix]string // what is known of the networks of our links
+	dirty   time.Time               // since when the memory is not what is in the file; zero: it is
+	failed  bool                    // it cannot be written, and that was logged
+	dials   sync.WaitGroup
+}
+
+func newPlaces(l *lan, m *memory) *places { return &places{lan: l, memory: m} }
+
+// run looks until ctx ends.
+func (p *places) run(ctx context.Context) error {
+	defer p.dials.Wait()
+	first := sync.OnceFunc(p.lan.keeper.namedTried)
+	defer first()
+	p.moved(time.Now())
+	for {
+		now := time.Now()
+		known := p.look(ctx, now)
+		if known || now.Sub(p.changed) >= placeFirst {
+			first()
+		}
+		p.meet(now)
+		if !p.dirty.IsZero() && now.Sub(p.dirty) >= saveAfter {
+			p.save()
+		}
+		wait := placeSlow
+		switch age := now.Sub(p.changed); {
+		case !known && age < placeSoon+time.Second:
+			wait = placeQuick
+		case age < placeLate || !p.dirty.IsZero():
+			wait = time.Second
+		}
+		select {
+		case <-ctx.Done():
+			if !p.dirty.IsZero() {
+				p.save()
+			}
+			return nil
+		case <-p.lan.moved:
+			p.moved(time.Now())
+		case <-p.lan.met:
+		case <-time.After(wait):
+		}
+	}
+}
+
+// moved begins anew: the links have changed.
+func (p *places) moved(now time.Time) {
+	p.changed, p.probed, p.here = now, map[netip.Addr]string{}, map[string]bool{}
+}
+
+// look finds out where we are, dials gateways and recalls who was here. It reports whether nothing more is to be found
+// out soon.
+func (p *places) look(ctx context.Context, now time.Time) (known bool) {
+	gateways, err := findGateways()
+	if err != nil {
+		p.keys = nil
+		return true
+	}
+	known = true
+	p.keys = map[netip.Prefix]string{}
+	for _, k := range p.lan.usedLinks() {
+		of := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.index != k.ifi.Index })
+		for _, g := range of {
+			p.probe(ctx, g)
+		}
+		for _, prefix := range k.addrs {
+			key, sure := networkKey(prefix.Masked(), of, now.Sub(p.changed) >= placeSoon)
+			known = known && sure
+			if key == "" {
+				continue
+			}
+			p.keys[prefix.Masked()] = key
+			p.recall(key, now)
+		}
+	}
+	return known
+}
+
+// networkKey returns what a network is remembered by, and whether that is not going to change: as long as the hardware
+// address of its gateway is not known, or a gateway may yet appear, it is "".
+func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key string, sure bool) {
+	own := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.addr.Is4() != prefix.Addr().Is4() })
+	if len(own) == 0 {
+		own = gateways // a prefix whose family has no way out
+	}
+	if len(own) == 0 {
+		if prefix.Addr().IsLinkLocalUnicast() {
+			return "", true
+		}
+		if !patient {
+			return "", false
+		}
+		return "- " + prefix.String(), true
+	}
+	mac := ""
+	for _, g := range own {
+		if g.mac != "" && (mac == "" || g.mac < mac) {
+			mac = g.mac
+		}
+	}
+	if mac == "" {
+		return "", patient
+	}
+	return mac + " " + prefix.String(), true
+}
+
+// probe dials a gateway once, at narbor's port, if it is a machine that could be somebody's host and not a provider's.
+func (p *places) probe(ctx context.Context, g gateway) {
+	mac, before := p.probed[g.addr]
+	if before && (mac == "" || g.mac == "" || mac == g.mac) {
+		p.probed[g.addr] = cmp.Or(mac, g.mac)
+		return
+	}
+	p.probed[g.addr] = g.mac
+	l := p.lan
+	if !g.addr.IsPrivate() && !g.addr.IsLinkLocalUnicast() || !l.gate.isNeighbour(g.addr) || l.isConnectedTo(g.addr) {
+		return
+	}
+	m, err := tcpAddr(g.addr, defaultPort)
+	if err != nil {
+		return
+	}
+	p.dials.Go(func() {
+		id, err := l.whoIs(ctx, []ma.Multiaddr{m})
+		if err != nil || id == l.host.ID() {
+			l.log.Debug("no narbor at the gateway", zap.Stringer("addr", g.addr), zap.Error(err))
+			return
+		}
+		now := time.Now()
+		l.keeper.announce(announcement{id: id, addrs: []ma.Multiaddr{m}, expiry: now.Add(missFor), via: viaGateway}, now)
+	})
+}
+
+// recall dials those who were in a network before.
+func (p *places) recall(network string, now time.Time) {
+	if p.here[network] {
+		return
+	}
+	p.here[network] = true
+	for _, m := range p.memory.in(network) {
+		if a, ok := p.lan.hearsay(m, viaRemembered, now.Add(hearsayFor)); ok && !p.lan.connected(a.id) {
+			p.lan.keeper.announce(a, now)
+		}
+	}
+}
+
+// meet takes note of the neighbours who are here.
+func (p *places) meet(now time.Time) {
+	if p.memory.file == "" {
+		return
+	}
+	for _, id := range p.lan.friendsNow() {
+		for _, a := range p.lan.seenAt(id) {
+			m, err := peerAddr(a, id)
+			if err != nil {
+				continue
+			}
+			for prefix, key := range p.keys {
+				if prefix.Contains(a.Addr()) && p.memory.note(key, m, now) && p.dirty.IsZero() {
+					p.dirty = now
+				}
+			}
+		}
+	}
+}
+
+func (p *places) save() {
+	p.dirty = time.Time{}
+	err := p.memory.save()
+	if err != nil && !p.failed {
+		p.lan.log.Warn("neighbours will not be remembered: the state directory cannot be written to", zap.Error(err))
+	}
+	p.failed = err != nil
+}
+
+func (l *lan) usedLinks() []link {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return used(l.links)
+}
+
+// befriend notes that a peer is a neighbour, or is one no longer: neighbours are remembered.
+func (l *lan) befriend(id peer.ID, is bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !is {
+		delete(l.friends, id)
+		return
+	}
+	l.friends[id] = true
+	hint(l.met)
+}
+
+func (l *lan) friendsNow() []peer.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	out := make([]peer.ID, 0, len(l.friends))
+	for id := range l.friends {
+		out = append(out, id)
+	}
+	return out
+}
+
+// isConnectedTo reports whether there is a connection with an address.
+func (l *lan) isConnectedTo(a netip.Addr) bool {
+	for _, c := range l.host.Network().Conns() {
+		if remote, ok := ipOf(c.RemoteMultiaddr()); ok && remote.WithZone("") == a {
+			return true
+		}
+	}
+	return false
+}
