@@ -151,18 +151,24 @@ func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key stri
 	return mac + " " + prefix.String(), true
 }
 
-// probe dials a gateway once, at narbor's port, if it is a machine that could be somebody's host and not a provider's.
-func (p *places) probe(ctx context.Context, g gateway) {
+// toProbe reports whether a gateway is to be dialled: once for each change of the links, or if another machine has
+// taken its place; and only if it is a machine that could be somebody's host, and not a provider's.
+func (p *places) toProbe(g gateway) bool {
 	mac, before := p.probed[g.addr]
+	p.probed[g.addr] = cmp.Or(g.mac, mac)
 	if before && (mac == "" || g.mac == "" || mac == g.mac) {
-		p.probed[g.addr] = cmp.Or(mac, g.mac)
+		return false
+	}
+	private := g.addr.IsPrivate() || g.addr.IsLinkLocalUnicast()
+	return private && p.lan.gate.isNeighbour(g.addr) && !p.lan.isConnectedTo(g.addr)
+}
+
+// probe dials a gateway at narbor's port, and no other.
+func (p *places) probe(ctx context.Context, g gateway) {
+	if !p.toProbe(g) {
 		return
 	}
-	p.probed[g.addr] = g.mac
 	l := p.lan
-	if !g.addr.IsPrivate() && !g.addr.IsLinkLocalUnicast() || !l.gate.isNeighbour(g.addr) || l.isConnectedTo(g.addr) {
-		return
-	}
 	m, err := tcpAddr(g.addr, defaultPort)
 	if err != nil {
 		return

@@ -45,6 +45,38 @@ func TestNetworksAreToldApart(t *testing.T) {
 	}
 }
 
+func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
+	l := newIdleKeeper(t).lan
+	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64", "169.254.0.5/16", "192.168.1.1/24")})
+	for addr, want := range map[string]bool{
+		"10.1.0.1": true, "fd01::1": true, "169.254.0.1": true,
+		"203.0.113.1": false, "100.64.0.1": false, "2001:db8::1": false, // a provider's
+		"10.2.0.1": false, "fd02::1": false, // on none of our links
+		"192.168.1.1": false, "169.254.169.254": false, // this machine, and where clouds keep secrets
+	} {
+		p := newPlaces(l, &memory{})
+		p.moved(time.Now())
+		g := gateway{addr: netip.MustParseAddr(addr)}
+		if got := p.toProbe(g); got != want {
+			t.Errorf("toProbe(%s) = %v, want %v", addr, got, want)
+		}
+		g.mac = "02:00:00:00:00:0a" // known by the dial
+		for range 2 {
+			if p.toProbe(g) {
+				t.Errorf("%s is dialled twice", addr)
+			}
+		}
+		g.mac = "02:00:00:00:00:0b"
+		if got := p.toProbe(g); got != want {
+			t.Errorf("toProbe(another one at %s) = %v, want %v", addr, got, want)
+		}
+		p.moved(time.Now())
+		if got := p.toProbe(g); got != want {
+			t.Errorf("toProbe(%s) = %v after a change of the links, want %v", addr, got, want)
+		}
+	}
+}
+
 func memoOf(t *testing.T, i int) ma.Multiaddr {
 	return ma.StringCast(fmt.Sprintf("/ip4/10.0.%d.%d/tcp/6273/p2p/%s", i/250, i%250+1, newTestPeer(t)))
 }
