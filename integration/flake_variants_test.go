@@ -133,7 +133,7 @@ func TestNarborAcceptsTheModulesSettings(t *testing.T) {
 	}
 	cases := newFlake(t).evaluate(t, enabled,
 		`{ services.narbor = { enable = true; p2pPort = 7001; share = "none"; spoolSize = "25%"; minFreeDisk = "5%"; uploadRate = "10MB"; logLevel = "debug";
-		   peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ]; cacheDirs = [ "/srv/a b" ]; }; }`,
+		   peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ]; cacheDirs = [ "/srv/a b" ]; upstreams = [ "https://cache.nixos.org" ]; }; }`,
 		`{ services.narbor = { enable = true; settings.uplod-rate = "1MB"; }; }`,
 		`{ services.narbor = { enable = true; spoolSize = "much"; }; }`)
 	for i, want := range []string{"all well", "all well", `no setting "uplod-rate"`, "--spool-size"} {
@@ -164,6 +164,7 @@ func TestAssertionsSayTheFix(t *testing.T) {
 		{`listenAddresses = [ "192.168.122.1:6272" ];`, "without a port"},
 		{`listenAddresses = [ "fd00::1" ];`, "IPv6 addresses in brackets"},
 		{`inMemory = true;`, "such as 50%"},
+		{`upstreams = [ "cache.nixos.org" ];`, "must be URLs such as"},
 		{`settings.listen = [ "127.0.0.1:1" ];`, "use services.narbor.port"},
 		{`settings.state-dir = "/x";`, "the service manager chooses it"},
 		{`settings.socket = "/x";`, "the service manager chooses it"},
@@ -203,5 +204,38 @@ func wantFailed(t *testing.T, c evaluated, says string) {
 	}
 	if got := c.strings(t, "failed"); len(got) != 1 || !slices.ContainsFunc(got, func(s string) bool { return strings.Contains(s, says) }) {
 		t.Errorf("failed = %q, want one that says %q", got, says)
+	}
+}
+
+// Under a real systemd, what the installer's unit changes leaves narbor working, and nothing outside /run is its own.
+func TestInstallersUnitKeepsAllInMemory(t *testing.T) {
+	c := newFlake(t).of("nixosModules.installer").evaluate(t, `{ }`)[0]
+	dropIn := "[Service]\nStateDirectory=\n"
+	for name, value := range c.at("systemd.services.narbor.environment").(map[string]any) {
+		dropIn += fmt.Sprintf("Environment=%s=%s\n", name, value)
+	}
+	dropIn += fmt.Sprintf("RuntimeDirectoryPreserve=%s\nEnvironment=NARBOR_SPOOL_SIZE=%s NARBOR_MIN_FREE=%s\n", c.at(serviceConfig+"RuntimeDirectoryPreserve"),
+		strings.ReplaceAll(fmt.Sprint(c.at("settings.spool-size")), "%", "%%"), strings.ReplaceAll(fmt.Sprint(c.at("settings.min-free")), "%", "%%"))
+	s := bootSystemd(t, dropIn)
+	s.await("narbor.service", "active")
+	var before, after struct {
+		PeerID string
+		Spool  struct{ MaxBytes int64 }
+	}
+	for _, into := range []any{&before, &after} {
+		if err := json.Unmarshal([]byte(s.run("narbor", "status", "--json")), into); err != nil {
+			t.Fatal(err)
+		}
+		s.run("systemctl", "restart", "narbor.service")
+		s.await("narbor.service", "active")
+	}
+	if before.PeerID == "" || before.PeerID != after.PeerID || before.Spool.MaxBytes <= 0 || before.Spool.MaxBytes == 4<<30 {
+		t.Errorf("before a restart %+v, after it %+v: want the same identity, and a spool that is a share of /run", before, after)
+	}
+	if got := s.run("stat", "-c", "%a", "/run/narbor/state"); strings.TrimSpace(got) != "700" {
+		t.Errorf("/run/narbor/state has mode %s, want 700", got)
+	}
+	if got := s.run("sh", "-c", "ls -d /var/lib/narbor /var/lib/private/narbor /var/cache/narbor 2>/dev/null || true"); got != "" {
+		t.Errorf("there is %s, but all should be in /run", got)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/p2p"
+	"narbor/store"
 	"narbor/trust"
 )
 
@@ -198,6 +199,13 @@ func checkValues(c *cli.Context) error {
 	}
 	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
 		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
+	}
+	for _, url := range c.StringSlice("upstream") {
+		u, err := store.OpenUpstream(store.UpstreamConfig{URL: url}) // nobody is asked
+		if err != nil {
+			return codedError{fmt.Errorf("--upstream: %w", err), exitUsage}
+		}
+		_ = u.Close() // it has done nothing
 	}
 	if err := (p2p.Config{Peers: c.StringSlice("peer"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}).Check(); err != nil {
 		return codedError{err, exitUsage}

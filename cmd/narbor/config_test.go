@@ -24,7 +24,7 @@ func writeConfig(t testing.TB, text string) string {
 
 func TestConfigCheck(t *testing.T) {
 	for _, good := range []string{`{}`, ` { } `, `{"peer": ["nas", "10.0.0.5:6273"], "no-mdns": true, "port": 7000, "upload-rate": "10MB"}`, `{"port": "7000"}`,
-		`{"spool-size": "25%", "min-free": 0, "listen": ["127.0.0.1:1", "builder.lan:6272"], "share": "none", "log-level": "debug"}`, `{"peer": []}`,
+		`{"spool-size": "25%", "min-free": 0, "listen": ["127.0.0.1:1", "builder.lan:6272"], "share": "none", "log-level": "debug"}`, `{"peer": [], "upstream": ["https://cache.nixos.org"]}`,
 		`{"interface": ["en*"], "state-dir": "/x", "socket": "/y", "cache-dir": ["/srv/a b"], "group-secret-file": "/nowhere", "allow-host": ["nas"]}`} {
 		if out, _, err := narbor(t.Context(), "config", "check", writeConfig(t, good)); err != nil || !strings.Contains(out, "all well") {
 			t.Errorf("config check of %s = %q, %v", good, out, err)
@@ -41,7 +41,7 @@ func TestConfigCheck(t *testing.T) {
 		`{"spool-size": "much"}`: "--spool-size", `{"spool-size": 0}`: "--spool-size", `{"spool-size": "101%"}`: "101%", `{"spool-size": "0%"}`: "--spool-size",
 		`{"min-free": "-1%"}`: "--min-free", `{"upload-rate": "1kB"}`: "--upload-rate", `{"share": "all"}`: "--share", `{"log-level": "loud"}`: "--log-level",
 		`{"log-format": "xml"}`: "--log-format", `{"trusted-key": ["x"]}`: "--trusted-key", `{"interface": ["eth["]}`: "eth[", `{"no-interface": ["["]}`: "[",
-		`{"listen": ["127.0.0.1"]}`: "--listen", `{"listen": ["127.0.0.1:x"]}`: "--listen", `{"listen": ["127.0.0.1:70000"]}`: "--listen",
+		`{"upstream": ["ftp://x"]}`: "--upstream", `{"upstream": ["cache.nixos.org"]}`: "--upstream", `{"listen": ["127.0.0.1"]}`: "--listen", `{"listen": ["127.0.0.1:x"]}`: "--listen", `{"listen": ["127.0.0.1:70000"]}`: "--listen",
 	} {
 		file := writeConfig(t, text)
 		_, _, err := narbor(t.Context(), "config", "check", file)

@@ -124,6 +124,15 @@ in
       description = "How much of archives neighbours are sent in a second at most, all together. 0 is no limit.";
     };
 
+    upstreams = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "https://cache.nixos.org" ];
+      description = ''
+        Caches on the internet that narbor asks, in this order, for what no neighbour has. Their keys must be trusted.
+      '';
+    };
+
     cacheDirs = mkOption {
       type = types.listOf types.str;
       default = [ ];
@@ -195,6 +204,10 @@ in
         assertion = lib.all (peer: !lib.hasInfix "," peer && !lib.hasInfix " " peer) cfg.peers;
         message = "services.narbor.peers: make each address an element of the list, without commas and spaces: ${toString cfg.peers}";
       }
+      {
+        assertion = lib.all (url: lib.hasPrefix "http://" url || lib.hasPrefix "https://" url) cfg.upstreams;
+        message = "services.narbor.upstreams must be URLs such as https://cache.nixos.org, but is ${toString cfg.upstreams}.";
+      }
     ]
     ++ lib.mapAttrsToList (name: fix: {
       assertion = !lib.hasAttr name cfg.settings;
@@ -221,6 +234,7 @@ in
     // unlessEmpty "interface" cfg.interfaces.allow
     // unlessEmpty "no-interface" cfg.interfaces.deny
     // unlessEmpty "trusted-key" cfg.trustedPublicKeys
+    // unlessEmpty "upstream" cfg.upstreams
     // unlessEmpty "cache-dir" cfg.cacheDirs;
 
     services.narbor.configFile =
