@@ -51,6 +51,11 @@ type candidate struct {
 	dialing  bool
 	tried    bool      // at least once
 	since    time.Time // when the last dial succeeded
+
+	score   uint64    // see [circle]
+	visited time.Time // when it was dialled for a visit
+	visit   bool      // that is under way
+	host    bool      // it stays, because it had something
 }
 
 // A keeper stays connected to every machine of which there is word, whoever found it. All but the named ones meet here:
@@ -62,9 +67,10 @@ type keeper struct {
 
 	mu      sync.Mutex // guards what follows
 	peers   map[peer.ID]*candidate
-	dialing int
+	dialing int       // visits are not counted
 	changed time.Time // when the links changed last
 	round   firstLook
+	circle  circle
 }
 
 // A firstLook is what there is to know about whether discovery has settled.
@@ -100,7 +106,7 @@ func newKeeper(l *lan) *keeper {
 	return &keeper{
 		lan: l, budget: rate.NewLimiter(dialRate, dialBudget), wake: make(chan struct{}, 1),
 		peers: make(map[peer.ID]*candidate),
-		round: firstLook{untried: len(l.named) + places, mdns: l.mdns},
+		round: firstLook{untried: len(l.named) + places, mdns: l.mdns}, circle: newCircle(l.net),
 	}
 }
 
@@ -120,6 +126,10 @@ func (k *keeper) run(ctx context.Context) error {
 					k.lan.log.Debug("neighbour not reached", zap.Stringer("peer", info.ID), zap.Error(err))
 				}
 				k.finished(info.ID, err, time.Now())
+				if err == nil && k.isVisit(info.ID) {
+					pause(ctx, visitTime)
+					k.lan.part(k.part(info.ID, false))
+				}
 			})
 		}
 		select {
@@ -137,7 +147,7 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	defer k.mu.Unlock()
 	var due []peer.AddrInfo
 	wait := redialMax
-	busy := false
+	busy, least, strangers := false, k.least(), 0
 	for _, id := range k.byPromise() {
 		c := k.peers[id]
 		switch connected := k.lan.connected(id); {
@@ -147,6 +157,14 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 			continue
 		case now.After(c.expiry):
 			delete(k.peers, id)
+			continue
+		case c.score < least && !c.host:
+			strangers++
+			visit, next := k.visit(c, now)
+			if visit {
+				due = append(due, peer.AddrInfo{ID: id, Addrs: c.addrs})
+			}
+			wait = min(wait, next)
 			continue
 		case now.Before(c.due):
 			wait = min(wait, c.due.Sub(now))
@@ -161,6 +179,7 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 		}
 		busy = busy || k.awaits(c, now)
 	}
+	k.circle.strangers.Store(int64(strangers))
 	if !k.round.done {
 		wait = min(wait, 50*time.Millisecond)
 		if k.round.over(now, busy) {
@@ -177,12 +196,12 @@ func (k *keeper) awaits(c *candidate, now time.Time) bool {
 	return (!c.tried || c.dialing) && (!c.hearsay() || now.Sub(k.round.start) < firstRound)
 }
 
-// byPromise returns the machines in the order in which they are to be dialled: whoever failed least and has waited
-// longest comes first, so that a flood of invented ones holds up nobody for long. The caller holds mu.
+// byPromise returns the machines in the order in which they are to be dialled: whoever failed least comes first, so that
+// a flood of invented ones holds up nobody for long, and then whoever is to be kept most. The caller holds mu.
 func (k *keeper) byPromise() []peer.ID {
 	return slices.SortedFunc(maps.Keys(k.peers), func(a, b peer.ID) int {
 		x, y := k.peers[a], k.peers[b]
-		return cmp.Or(cmp.Compare(x.failures, y.failures), x.due.Compare(y.due))
+		return cmp.Or(cmp.Compare(x.failures, y.failures), cmp.Compare(y.score, x.score))
 	})
 }
 
@@ -191,8 +210,12 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	defer hint(k.wake)
-	k.dialing--
 	c := k.peers[id]
+	if c != nil && c.visit {
+		k.circle.visiting--
+	} else {
+		k.dialing--
+	}
 	if c == nil {
 		return
 	}
@@ -201,6 +224,7 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) {
 		c.since = now
 		return
 	}
+	c.visit = false
 	c.failures++
 	c.due = now.Add(backoff(c.failures-1, redialMin))
 }
@@ -220,7 +244,7 @@ func (k *keeper) announce(a announcement, now time.Time) {
 		if len(k.peers) >= maxKnown && !k.makeRoom() {
 			return
 		}
-		c = &candidate{announcement: a, due: now}
+		c = &candidate{announcement: a, due: now, score: closeness(k.lan.host.ID(), a.id)}
 		if k.lan.host.ID() < a.id {
 			c.due = now.Add(yield/2 + rand.N(yield/2))
 		}
@@ -280,6 +304,14 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 	defer k.mu.Unlock()
 	c := k.peers[id]
 	if c == nil {
+		return
+	}
+	if c.host {
+		c.host = false
+		k.circle.hosts = slices.DeleteFunc(k.circle.hosts, func(h peer.ID) bool { return h == id })
+	}
+	if c.visit { // it was to end
+		c.visit = c.dialing
 		return
 	}
 	c.failures++

@@ -74,6 +74,7 @@ type holder struct {
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	f, err := n.lookup(ctx, hp, nil)
 	if err != nil {
+		n.missed(hp)
 		return trust.Mapping{}, err
 	}
 	return f.mapping, nil
@@ -116,6 +117,10 @@ type reply struct {
 	err       error
 }
 
+func newLookup(n *Node, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
+	return &lookup{node: n, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, neighbours)}
+}
+
 // lookup asks all neighbours, and returns what the first says that can be believed. If a mapping is wanted, its holders
 // alone count, and it waits for everybody's answer, so that the finding has all of them; for the answers of those who
 // are late only as long as there is no holder. Holders are collected beyond its end.
@@ -124,7 +129,7 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mappin
 	if len(neighbours) == 0 {
 		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
 	}
-	l := &lookup{node: n, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, len(neighbours))}
+	l := newLookup(n, hp, want, len(neighbours))
 	l.ask(neighbours)
 	return l.wait(ctx)
 }

@@ -211,9 +211,12 @@ func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 }
 
 // sleep waits, give or take a quarter, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
+func sleep(ctx context.Context, d time.Duration) { pause(ctx, d*3/4+mrand.N(d/2)) }
+
+// pause waits, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(d*3/4 + mrand.N(d/2)):
+	case <-time.After(d):
 	}
 }

@@ -19,6 +19,7 @@ type Net struct {
 	Addr      netip.Prefix // this machine's, with its network's length
 	Transport func(transport.Upgrader, network.ResourceManager) (transport.Transport, error)
 	Found     <-chan *zeroconf.ServiceEntry // what multicast DNS finds
+	Kept      int                           // how many neighbours to keep; 0 is as many as elsewhere
 }
 
 // transport is what connections are made of: TCP, unless there is a Net.

@@ -87,6 +87,7 @@ type Node struct {
 	serving
 	supplied atomic.Int64 // bytes of NARs that came from upstreams
 	findings *lru.Cache[store.HashPart, *finding]
+	wanted   *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
 	bans     *bans
 	blocked  *blocklist
 	group    *group        // nil is no group
@@ -121,6 +122,10 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	wanted, err := lru.New[store.HashPart, time.Time](maxWanted)
+	if err != nil {
+		return nil, err
+	}
 	tallies, err := lru.New[peer.ID, *tally](maxTallies)
 	if err != nil {
 		return nil, err
@@ -147,6 +152,7 @@ func New(cfg Config) (*Node, error) {
 		sharer:   sharing,
 		serving:  newServing(cfg.UploadRate),
 		findings: findings,
+		wanted:   wanted,
 		bans:     banned,
 		blocked:  blocked,
 		group:    circle,
@@ -308,6 +314,13 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.running.Go(func() { nb.askLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	if n.lan.keeper.isVisit(id) {
+		n.running.Go(func() { n.tryOut(ctx, nb) })
+		return
+	}
+	if n.lan.keeper.keeps(id) {
+		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
+	}
 	n.running.Go(func() { n.askPeers(ctx, id) })
 	hint(n.news)
 	n.lan.befriend(id, true)

@@ -65,7 +65,7 @@ func (n *simNet) add(addr string, latency time.Duration, rate int64) *simMachine
 
 // config is what a node needs to be on this LAN.
 func (m *simMachine) config() *p2p.Net {
-	return &p2p.Net{Addr: netip.PrefixFrom(m.addr, 24), Transport: m.transport, Found: m.found}
+	return &p2p.Net{Addr: netip.PrefixFrom(m.addr, 16), Transport: m.transport, Found: m.found}
 }
 
 // sleep holds up all that the machine sends until wake.

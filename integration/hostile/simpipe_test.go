@@ -18,6 +18,7 @@ type pipe struct {
 	changed         chan struct{}
 	chunks          []chunk
 	held            int       // bytes in chunks
+	carried         int64     // bytes, ever
 	free            time.Time // when the line is free
 	closed          bool
 	readBy, writeBy time.Time
@@ -134,6 +135,7 @@ func (p *pipe) write(b []byte) (int, error) {
 	p.free = p.free.Add(time.Duration(len(b)) * time.Second / time.Duration(rate))
 	p.chunks = append(p.chunks, chunk{append([]byte(nil), b...), p.free.Add(latency)})
 	p.held += len(b)
+	p.carried += int64(len(b))
 	p.tell()
 	return len(b), nil
 }

@@ -87,14 +87,20 @@ type simNode struct {
 	log     *observer.ObservedLogs
 }
 
-// newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
-func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
+// emptyWorld has a key and no machines.
+func emptyWorld(t testing.TB, seed uint64) *simWorld {
 	w := &simWorld{t: t, lying: map[string]bool{}, answers: new(tallied), rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
 	w.secret = ed25519.NewKeyFromSeed(w.random(ed25519.SeedSize))
 	w.keys = new(trust.Keys)
 	if err := w.keys.Replace([]string{"upstream-1:" + base64.StdEncoding.EncodeToString(w.secret.Public().(ed25519.PublicKey))}); err != nil {
 		t.Fatal(err)
 	}
+	return w
+}
+
+// newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
+func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
+	w := emptyWorld(t, seed)
 	shared := store.NewMem()
 	for i := range simPaths {
 		p := w.path(fmt.Sprintf("p%d", i), []int{blocks, 1}[min(i, 1)])

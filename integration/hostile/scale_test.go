@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/p2p"
+	"narbor/store"
+)
+
+// simKept is how many neighbours a machine looks for in the long form, where it is as elsewhere; shortKept in the short
+// one, where few machines are many.
+const simKept, shortKept = 64, 8
+
+// visitsPerSecond is how many strangers one visits, after the first visitsAtOnce.
+const visitsPerSecond, visitsAtOnce = 32, 64
+
+// A simScale is many machines, each of which has been told of all others.
+type simScale struct {
+	*simWorld
+	nodes []*simNode
+	own   []*store.Mem // what each shares
+}
+
+// newScale starts machines all at once, and waits until they have dialled whom they wanted to dial.
+func newScale(t testing.TB, hosts, kept int) *simScale {
+	s := &simScale{simWorld: emptyWorld(t, 1)}
+	for i := range hosts {
+		own := store.NewMem()
+		s.own = append(s.own, own)
+		s.nodes = append(s.nodes, s.start(i+1, kept, own))
+	}
+	for _, a := range s.nodes {
+		for _, i := range s.rng.Perm(hosts) {
+			if b := s.nodes[i]; a != b {
+				a.machine.found <- b.machine.entry(b.id)
+			}
+		}
+	}
+	time.Sleep(time.Minute)
+	return s
+}
+
+func (s *simScale) start(number, kept int, share store.Source) *simNode {
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: s.t.TempDir(), MinFree: -1})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	n := &simNode{machine: s.lan.add(fmt.Sprintf("10.0.%d.%d", number>>8, number&255), honestLag, simRate), spool: spool}
+	cfg := n.machine.config()
+	cfg.Kept = kept
+	if n.Node, err = p2p.New(p2p.Config{Identity: s.identity(), MDNS: true, Net: cfg, Share: []store.Source{share},
+		Trusted: s.keys, ShareKeys: s.keys, Spool: spool}); err != nil {
+		s.t.Fatal(err)
+	}
+	if n.id, err = peer.Decode(n.Status().ID); err != nil {
+		s.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(s.t.Context())
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := n.Run(ctx); err != nil {
+			s.t.Errorf("Run of %s = %v", n.machine.addr, err)
+		}
+	})
+	s.ended = append(s.ended, func() {
+		cancel()
+		running.Wait()
+		spool.Close()
+	})
+	return n
+}
+
+func (s *simScale) end() {
+	var ending sync.WaitGroup
+	for _, end := range s.ended {
+		ending.Go(end)
+	}
+	ending.Wait()
+}
+
+func (n *simNode) isNeighbour(id peer.ID) bool {
+	return slices.ContainsFunc(n.Status().Neighbours, func(s p2p.NeighbourStatus) bool { return s.ID == id.String() })
+}
+
+// carried counts the bytes that went to a machine and came from it.
+func (m *simMachine) carried() (sum int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, c := range m.conns {
+		for _, p := range []*pipe{c.in, c.out} {
+			p.mu.Lock()
+			sum += p.carried
+			p.mu.Unlock()
+		}
+	}
+	return sum
+}
+
+// neighbours returns how many each machine has, in order.
+func (s *simScale) neighbours() []int {
+	var all []int
+	for _, n := range s.nodes {
+		all = append(all, len(n.Status().Neighbours))
+	}
+	slices.Sort(all)
+	return all
+}
+
+// A search is for a path that one stranger alone has.
+type search struct {
+	took  time.Duration
+	bytes int64 // to and from who searched, with all that visits cost
+}
+
+// search lets a machine ask, again and again as Nix does on its way down a closure, until it is told.
+func (s *simScale) search(asker *simNode, p simPath) (r search, err error) {
+	began, before := time.Now(), asker.machine.carried()
+	for ; time.Since(began) < 5*time.Minute; time.Sleep(50 * time.Millisecond) {
+		if _, err = asker.Lookup(s.t.Context(), p.info.Path.HashPart()); err == nil {
+			return search{time.Since(began), asker.machine.carried() - before}, nil
+		}
+	}
+	return r, err
+}
+
+// searches has so many machines search, one after the other, each for a path of a stranger's, if there are strangers.
+func (s *simScale) searches(n int) (all []search) {
+	for i := range min(n, len(s.nodes)) {
+		asker := s.nodes[i]
+		p := s.path(fmt.Sprintf("only%d", i), 1)
+		for j := len(s.nodes) - 1; j > i; j-- {
+			if !asker.isNeighbour(s.nodes[j].id) {
+				s.own[j].Add(p.info, p.nar)
+				r, err := s.search(asker, p)
+				if err != nil {
+					s.t.Errorf("%s does not find what %s has: %v", asker.machine.addr, s.nodes[j].machine.addr, err)
+				}
+				if !asker.isNeighbour(s.nodes[j].id) {
+					s.t.Errorf("%s has what %s wanted, and is no neighbour", s.nodes[j].machine.addr, asker.machine.addr)
+				}
+				all = append(all, r)
+				break
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b search) int { return int(a.took - b.took) })
+	return all
+}
+
+// missCost returns what one path costs that nobody has, asked alone, in bytes to and from the asker. The moment is too
+// short for keep-alives to count.
+func (s *simScale) missCost() int64 {
+	asker := s.nodes[0]
+	p := s.path("nowhere", 1)
+	asker.Lookup(s.t.Context(), s.path("before", 1).info.Path.HashPart()) // opens the streams
+	time.Sleep(3 * time.Minute)                                           // visits are over
+	before := asker.machine.carried()
+	asker.Lookup(s.t.Context(), p.info.Path.HashPart())
+	return asker.machine.carried() - before
+}
+
+// Among more machines than one keeps connections to, each has a bounded number, and finds the only holder of a path soon.
+func TestManyMachines(t *testing.T) {
+	sizes, kept, searches := []int{shortKept, 100}, shortKept, 6
+	if os.Getenv("NARBOR_NIGHTLY") != "" {
+		sizes, kept, searches = []int{10, 50, 100, 200}, simKept, 12
+	}
+	t.Log("hosts  connections mean/max  bytes of a miss  only holder found after median/worst  bytes of that")
+	for _, hosts := range sizes {
+		synctest.Test(t, func(t *testing.T) {
+			s := newScale(t, hosts, kept)
+			defer s.end()
+			before := s.neighbours()
+			cost := s.missCost()
+			found := s.searches(searches)
+			time.Sleep(10 * time.Second) // visits are over
+			after := s.neighbours()
+			line := fmt.Sprintf("%5d  %6.1f / %d (%.1f / %d at last)  %d", hosts, mean(before), before[hosts-1], mean(after), after[hosts-1], cost)
+			if len(found) > 0 {
+				line += fmt.Sprintf("  %v / %v  %d", found[len(found)/2].took, found[len(found)-1].took, found[len(found)/2].bytes)
+			}
+			var mem runtime.MemStats
+			runtime.ReadMemStats(&mem)
+			t.Logf("%s  (%d MiB of heap)", line, mem.HeapInuse>>20)
+			if least := min(hosts-1, kept); before[0] < least*3/4 || mean(before) > 1.5*float64(least) || before[hosts-1] > 2*least {
+				t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want about %d", hosts, before[0], before[hosts-1], mean(before), least)
+			}
+			if mean(after) > mean(before)+3 {
+				t.Errorf("of %d machines each has %.1f neighbours after searches, %.1f before", hosts, mean(after), mean(before))
+			}
+			limit := 3*time.Second + time.Duration(max(0, hosts-visitsAtOnce))*time.Second/visitsPerSecond
+			if n := len(found); n > 0 && found[n-1].took > limit {
+				t.Errorf("of %d machines one found the only holder after %v, want %v", hosts, found[n-1].took, limit)
+			}
+			if hosts > 2*kept && len(found) < searches {
+				t.Errorf("of %d machines only %d had a stranger: the test proves nothing", hosts, len(found))
+			}
+		})
+	}
+}
+
+func mean(ns []int) float64 {
+	sum := 0
+	for _, n := range ns {
+		sum += n
+	}
+	return float64(sum) / float64(len(ns))
+}

@@ -1,0 +1,179 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
+
+	"narbor/store"
+)
+
+// A circle is what a keeper knows beyond its neighbours. Each pair of machines has a score, which both compute from
+// their two IDs, and each machine keeps connections to the [maxKept] of whom its scores are highest. So two mostly agree,
+// without a word, whether they keep each other; and every machine has about as many neighbours as every other. The
+// rest are strangers: known, and not connected to. When no neighbour has a path, strangers are visited one after
+// the other, and asked for all that was missed lately. Whoever has some of it stays a neighbour, for the rest of the
+// closure is likely to be there too. Owned by its keeper, whose mutex guards it.
+type circle struct {
+	kept      int       // how many to keep
+	missed    time.Time // when a path was missed last
+	visiting  int       // dials of visits under way
+	visits    *rate.Limiter
+	hosts     []peer.ID    // who stays because it had something, the oldest first
+	strangers atomic.Int64 // how many there were lately; read without the mutex
+}
+
+func newCircle(n *Net) circle {
+	kept := maxKept
+	if n != nil && n.Kept > 0 {
+		kept = n.Kept
+	}
+	return circle{kept: kept, visits: rate.NewLimiter(visitRate, visitBurst)}
+}
+
+// closeness is the score of two machines, the same seen from both.
+func closeness(a, b peer.ID) uint64 {
+	x, y := []byte(a), []byte(b)
+	if bytes.Compare(x, y) > 0 {
+		x, y = y, x
+	}
+	sum := sha256.Sum256(slices.Concat(x, y))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// least returns the score from which on machines are kept. Who could not be reached when it was dialled last takes
+// nobody's place. The caller holds mu.
+func (k *keeper) least() uint64 {
+	scores := make([]uint64, 0, len(k.peers))
+	for _, c := range k.peers {
+		if c.failures == 0 || c.dialing {
+			scores = append(scores, c.score)
+		}
+	}
+	if len(scores) <= k.circle.kept {
+		return 0
+	}
+	slices.Sort(scores)
+	return scores[len(scores)-k.circle.kept]
+}
+
+// keeps says whether a machine is one of those to keep.
+func (k *keeper) keeps(id peer.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.peers[id]
+	return c != nil && (c.host || !c.visit && c.score >= k.least())
+}
+
+// wants says whether a stranger is to be asked: something has been missed since it was asked, and that is long enough
+// ago. The caller holds mu.
+func (k *keeper) wants(c *candidate, now time.Time) bool {
+	return k.circle.missed.After(c.visited) && now.Sub(k.circle.missed) < wantedFor && now.Sub(c.visited) >= revisit && !now.Before(c.due)
+}
+
+// visit says whether a stranger is dialled now, and if it is not, how long until the next look. The caller holds mu.
+func (k *keeper) visit(c *candidate, now time.Time) (bool, time.Duration) {
+	switch {
+	case !k.wants(c, now), k.circle.visiting >= maxVisits: // the end of a visit wakes us
+		return false, redialMax
+	case !k.circle.visits.AllowN(now, 1):
+		return false, time.Second / visitRate
+	}
+	k.circle.visiting++
+	c.visit, c.dialing, c.visited = true, true, now
+	return true, redialMax
+}
+
+// miss notes that no neighbour has a path. It returns whether there is anybody else to ask.
+func (k *keeper) miss(now time.Time) bool {
+	if k.circle.strangers.Load() == 0 {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	idle := now.Sub(k.circle.missed) >= time.Second // or there will be a step soon enough
+	k.circle.missed = now
+	if idle {
+		hint(k.wake)
+	}
+	return true
+}
+
+// isVisit says whether a connected machine was dialled to be asked for what was missed.
+func (k *keeper) isVisit(id peer.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.peers[id]
+	return c != nil && c.visit
+}
+
+// part ends a visit. A machine that was of use stays; of those who stay for that, the oldest has to make room. It returns
+// who is not to be kept any longer.
+func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.peers[id]
+	if c == nil || !c.visit {
+		return nil
+	}
+	if !useful {
+		return []peer.ID{id} // lose ends the visit
+	}
+	c.visit, c.host = false, true
+	k.circle.hosts = append(k.circle.hosts, id)
+	if len(k.circle.hosts) > maxHosts {
+		oldest := k.circle.hosts[0]
+		k.circle.hosts = k.circle.hosts[1:]
+		if o := k.peers[oldest]; o != nil {
+			o.host = false
+			if o.score < k.least() {
+				o.visit = true // so that its end is no failure
+				return []peer.ID{oldest}
+			}
+		}
+	}
+	return nil
+}
+
+// tryOut asks a stranger for what was missed lately, and ends the visit.
+func (n *Node) tryOut(ctx context.Context, nb *neighbour) {
+	var asked []*lookup
+	for _, hp := range n.wanted.Keys() {
+		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor {
+			l := newLookup(n, hp, nil, 1)
+			l.ask([]*neighbour{nb})
+			asked = append(asked, l)
+		}
+	}
+	useful := false
+	for _, l := range asked {
+		if _, err := l.wait(ctx); err == nil {
+			useful = true
+			n.wanted.Remove(l.hp)
+		}
+	}
+	n.lan.part(n.lan.keeper.part(nb.id, useful))
+}
+
+// missed has strangers asked for a path that no neighbour has. Nobody waits for that.
+func (n *Node) missed(hp store.HashPart) {
+	if n.lan.keeper.miss(time.Now()) {
+		n.wanted.Add(hp, time.Now())
+	}
+}
+
+// part closes the connections to those who are not to be kept.
+func (l *lan) part(ids []peer.ID) {
+	for _, id := range ids {
+		for _, c := range l.host.Network().ConnsToPeer(id) {
+			l.discard(c)
+		}
+	}
+}

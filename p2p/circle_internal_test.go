@@ -1,0 +1,203 @@
+package p2p
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+// newCrowdedKeeper returns an idle keeper that knows so many machines, and when all of them are due.
+func newCrowdedKeeper(t *testing.T, known int) (*keeper, time.Time) {
+	t.Helper()
+	k := newIdleKeeper(t)
+	now := time.Now()
+	for range known {
+		k.announce(announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"), now)
+	}
+	return k, now.Add(time.Second)
+}
+
+// dialled lets a keeper dial for so long, and returns how often it dialled whom; ended is what comes of each dial.
+func (k *keeper) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
+	all := map[peer.ID]int{}
+	for at := from; at.Before(from.Add(d)); at = at.Add(20 * time.Millisecond) {
+		due, _ := k.step(at)
+		for _, info := range due {
+			all[info.ID]++
+			k.finished(info.ID, ended, at)
+		}
+	}
+	return all
+}
+
+func TestOfManyMachinesTheClosestAreKept(t *testing.T) {
+	k, now := newCrowdedKeeper(t, 3*maxKept)
+	got := k.dialled(now, 10*time.Second, nil)
+	if len(got) > maxKept || len(got) == 0 {
+		t.Errorf("%d of %d machines were dialled, want up to %d", len(got), 3*maxKept, maxKept)
+	}
+	for id := range got {
+		if closer := k.closer(id); closer >= maxKept {
+			t.Errorf("a machine was dialled that has %d closer than it", closer)
+		}
+	}
+	if a, b := newTestPeer(t), newTestPeer(t); closeness(a, b) != closeness(b, a) {
+		t.Error("two machines do not agree how close they are")
+	}
+}
+
+// closer counts the machines that are closer than one.
+func (k *keeper) closer(id peer.ID) (n int) {
+	for _, c := range k.peers {
+		if c.score > k.peers[id].score {
+			n++
+		}
+	}
+	return n
+}
+
+func TestWhoCannotBeReachedTakesNobodysPlace(t *testing.T) {
+	k, now := newCrowdedKeeper(t, maxKept+20)
+	got := k.dialled(now, time.Minute, errors.New("nobody there"))
+	if len(got) != maxKept+20 {
+		t.Errorf("%d machines were dialled, want all %d, as none is there", len(got), maxKept+20)
+	}
+}
+
+func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
+	const strangers = 300
+	k, now := newCrowdedKeeper(t, maxKept+strangers)
+	k.dialled(now, time.Minute, nil)
+	now = now.Add(time.Minute)
+	least := k.least()
+	visited := func() (n, most int) {
+		for id, times := range k.dialled(now, 20*time.Second, nil) {
+			if k.peers[id].score < least {
+				n, most = n+1, max(most, times)
+				k.lose(id, now)
+			}
+		}
+		now = now.Add(20 * time.Second)
+		return n, most
+	}
+	if n, _ := visited(); n > 0 {
+		t.Errorf("%d strangers were visited for nothing", n)
+	}
+	if !k.miss(now) {
+		t.Error("nobody is left to ask")
+	}
+	if n, most := visited(); n != strangers || most != 1 {
+		t.Errorf("%d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
+	}
+	k.miss(now)
+	if n, _ := visited(); n > 0 {
+		t.Errorf("%d strangers were visited again, %v after the first time", n, 20*time.Second)
+	}
+	now = now.Add(revisit)
+	k.miss(now)
+	if n, most := visited(); n != strangers || most != 1 {
+		t.Errorf("later %d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
+	}
+}
+
+func TestVisitsAreBounded(t *testing.T) {
+	k, now := newCrowdedKeeper(t, maxKept+300)
+	k.dialled(now, time.Minute, nil)
+	now = now.Add(time.Minute)
+	k.miss(now)
+	strangers := 0
+	due, _ := k.step(now)
+	for _, info := range due {
+		if k.isVisit(info.ID) {
+			strangers++
+		}
+	}
+	if strangers != maxVisits {
+		t.Errorf("%d strangers are dialled at once, want %d", strangers, maxVisits)
+	}
+}
+
+func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
+	k, now := newCrowdedKeeper(t, maxKept+3*maxHosts)
+	k.dialled(now, time.Minute, nil)
+	now = now.Add(time.Minute)
+	k.miss(now)
+	var left []peer.ID
+	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
+		due, _ := k.step(at)
+		for _, info := range due {
+			k.finished(info.ID, nil, at)
+			if k.isVisit(info.ID) {
+				left = append(left, k.part(info.ID, true)...)
+			}
+		}
+	}
+	if len(k.circle.hosts) != maxHosts || len(left) != 2*maxHosts {
+		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.circle.hosts), len(left), maxHosts, 2*maxHosts)
+	}
+}
+
+// Of 500 machines each has a bounded number of neighbours, and all strangers of one are visited within a while. Here
+// the keeper and the scores are the real ones, and of the rest there is only that a dial takes 10 ms.
+func TestFiveHundredMachines(t *testing.T) {
+	const machines = 500
+	ids := make([]peer.ID, machines)
+	for i := range ids {
+		ids[i] = newTestPeer(t)
+	}
+	kept := map[[2]int]bool{}
+	for i, a := range ids {
+		others := make([]int, 0, machines)
+		for j := range ids {
+			if i != j {
+				others = append(others, j)
+			}
+		}
+		slices.SortFunc(others, func(x, y int) int { return cmp.Compare(closeness(a, ids[y]), closeness(a, ids[x])) })
+		for _, j := range others[:maxKept] {
+			kept[[2]int{min(i, j), max(i, j)}] = true
+		}
+	}
+	degree := make([]int, machines)
+	for pair := range kept {
+		degree[pair[0]]++
+		degree[pair[1]]++
+	}
+	slices.Sort(degree)
+	mean := float64(2*len(kept)) / machines
+
+	k, now := newCrowdedKeeper(t, machines-1)
+	k.dialled(now, 10*time.Second, nil)
+	now = now.Add(time.Minute)
+	k.miss(now)
+	var found []time.Duration
+	for at, ends := now, []peer.ID(nil); at.Before(now.Add(15 * time.Second)); at = at.Add(10 * time.Millisecond) {
+		for _, id := range ends { // those dialled in the step before
+			k.finished(id, nil, at)
+			if k.isVisit(id) {
+				found = append(found, at.Sub(now))
+				k.lose(id, at)
+			}
+		}
+		ends = nil
+		due, _ := k.step(at)
+		for _, info := range due {
+			ends = append(ends, info.ID)
+		}
+	}
+	if len(found) != machines-1-maxKept {
+		t.Fatalf("%d strangers were visited, want all %d", len(found), machines-1-maxKept)
+	}
+	worst := found[len(found)-1]
+	t.Logf("of %d machines each has %.1f neighbours, at most %d; a stranger is visited after %v, at worst %v", machines, mean, degree[machines-1], found[len(found)/2], worst)
+	if mean > 1.25*maxKept || degree[machines-1] > 2*maxKept || degree[0] < maxKept {
+		t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want hardly more than %d", machines, degree[0], degree[machines-1], mean, maxKept)
+	}
+	if worst > 15*time.Second {
+		t.Errorf("the last stranger is visited after %v, want 15 s", worst)
+	}
+}
