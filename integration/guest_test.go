@@ -37,7 +37,7 @@ done
 
 // narborScript is a guest with narbor, which finds the host, and through which Nix gets a path from there.
 const narborScript = `
-narbor run --state-dir /tmp/narbor --min-free 0 $flags >/tmp/log 2>&1 &
+narbor run --state-dir /tmp/narbor --min-free 0 >/tmp/log 2>&1 &
 status() { narbor status --state-dir /tmp/narbor --json; }
 narbor wait --state-dir /tmp/narbor --for peers=1 --timeout 60s
 echo "guest: found $(status | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | tr '\n' ' ')"
@@ -71,16 +71,16 @@ func TestGuestsFetchFromTheirHost(t *testing.T) {
 	began := time.Now()
 	settings := fmt.Sprintf("key=%s\nfirst=%s\nsecond=%s\n", corpus.PublicKey(), first.Path, second.Path)
 	user, err := host.StartGuest(image, "user", "user",
-		settings+"ip addr add 10.0.2.15/24 dev eth0\nip route add default via 10.0.2.2\nhost=10.0.2.2\nflags='--peer 10.0.2.2'\n"+plainScript+narborScript)
+		settings+"ip addr add 10.0.2.15/24 dev eth0\nip route add default via 10.0.2.2\nhost=10.0.2.2\n"+plainScript+narborScript)
 	w.must(err)
 	bridged, err := host.StartGuest(image, "bridged", "tap,ifname=tap0,script=no,downscript=no",
-		settings+"ip addr add 192.168.122.2/24 dev eth0\nhost=192.168.122.1\nflags=\n"+plainScript+narborScript)
+		settings+"ip addr add 192.168.122.2/24 dev eth0\nhost=192.168.122.1\n"+plainScript+narborScript)
 	w.must(err)
 	for _, g := range []struct {
 		name  string
 		guest *lan.Process
 		found string
-	}{{"user networking", user, "10.0.2.2"}, {"bridge", bridged, "192.168.122.1"}} {
+	}{{"user networking", user, "/ip4/10.0.2.2/tcp/6273 gateway"}, {"bridge", bridged, "/ip4/192.168.122.1/tcp/"}} {
 		t.Run(g.name, func(t *testing.T) { checkGuest(t, g.guest, g.found, first, second) })
 		t.Logf("%s: ended within %.0f s", g.name, time.Since(began).Seconds())
 	}
