@@ -30,7 +30,10 @@ type pair struct {
 }
 
 // newPair makes a pair. The machine that moves is the first.
-func newPair(t *testing.T) *pair {
+func newPair(t *testing.T) *pair { return newPairWith(t, func(*lan.Host) error { return nil }) }
+
+// newPairWith makes a pair whose first machine is prepared before its narbor starts with these arguments.
+func newPairWith(t *testing.T, prepare func(*lan.Host) error, args ...string) *pair {
 	t.Helper()
 	p := &pair{world: newWorld(t)}
 	if nightly() {
@@ -55,8 +58,19 @@ func newPair(t *testing.T) *pair {
 		h, err := p.lan.Add(lan.HostConfig{Name: name, Binds: map[string]string{"opt": programs.dir, "srv/cache": dirs[i]}})
 		p.must(err)
 		p.hosts[i] = h
-		p.procs[i] = p.start(h, "--cache-dir", "/srv/cache", "--trusted-key", corpus.PublicKey(), "--min-free", "1MiB")
+		all := []string{"--cache-dir", "/srv/cache", "--trusted-key", corpus.PublicKey(), "--min-free", "1MiB"}
+		if i == 0 {
+			p.must(prepare(h))
+			all = append(all, args...)
+		}
+		p.procs[i] = p.start(h, all...)
 	}
+	return p
+}
+
+// meet waits until the two are neighbours.
+func (p *pair) meet() *pair {
+	p.Helper()
 	for _, h := range p.hosts {
 		p.neighbours(h, 1)
 	}
@@ -196,7 +210,7 @@ func long(short, nightlong int) int {
 func TestRoaming(t *testing.T) {
 	t.Run("address", func(t *testing.T) {
 		t.Parallel()
-		p := newPair(t)
+		p := newPair(t).meet()
 		p.roam("address flips", long(5, 50), func(n int) time.Time {
 			p.must(p.hosts[0].Readdress(byte(100 + n)))
 			return time.Now()
@@ -204,7 +218,7 @@ func TestRoaming(t *testing.T) {
 	})
 	t.Run("cable", func(t *testing.T) {
 		t.Parallel()
-		p := newPair(t)
+		p := newPair(t).meet()
 		p.roam("cable pulls", long(2, 20), func(n int) time.Time {
 			p.must(p.hosts[0].Unplug())
 			time.Sleep([]time.Duration{500 * time.Millisecond, 9 * time.Second, 4 * time.Second, 2 * time.Second, 20 * time.Second}[n%5])
@@ -214,7 +228,7 @@ func TestRoaming(t *testing.T) {
 	})
 	t.Run("sleep", func(t *testing.T) {
 		t.Parallel()
-		p := newPair(t)
+		p := newPair(t).meet()
 		stopped := time.Duration(long(12, 60)) * time.Second
 		p.roam(fmt.Sprintf("SIGSTOP for %s", stopped), long(1, 20), func(n int) time.Time {
 			if n == 0 {

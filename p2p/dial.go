@@ -71,6 +71,7 @@ type keeper struct {
 	changed time.Time // when the links changed last
 	round   firstLook
 	circle  circle
+	barred  bool // it was told that nobody can be reached, and nobody was since
 }
 
 // A firstLook is what there is to know about whether discovery has settled.
@@ -125,7 +126,10 @@ func (k *keeper) run(ctx context.Context) error {
 				if err != nil {
 					k.lan.log.Debug("neighbour not reached", zap.Stringer("peer", info.ID), zap.Error(err))
 				}
-				k.finished(info.ID, err, time.Now())
+				if k.finished(info.ID, err, time.Now()) {
+					k.lan.log.Warn("machines around announce themselves and cannot be reached: is there a firewall, here or there, a Wi-Fi that isolates its clients, or a full conntrack table?",
+						zap.Error(err))
+				}
 				if err == nil && k.isVisit(info.ID) {
 					pause(ctx, visitTime)
 					k.lan.part(k.part(info.ID, false))
@@ -205,8 +209,12 @@ func (k *keeper) byPromise() []peer.ID {
 	})
 }
 
-// finished notes how a dial ended.
-func (k *keeper) finished(id peer.ID, err error, now time.Time) {
+// barredAfter is how many dials of a machine that was never reached must fail for that to be worth a word.
+const barredAfter = 2
+
+// finished notes how a dial ended. It returns whether that means, for the first time, that there is somebody, and nobody
+// can be reached.
+func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	defer hint(k.wake)
@@ -217,16 +225,19 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) {
 		k.dialing--
 	}
 	if c == nil {
-		return
+		return false
 	}
 	c.dialing, c.tried = false, true
 	if err == nil {
-		c.since = now
-		return
+		c.since, k.barred = now, false
+		return false
 	}
 	c.visit = false
 	c.failures++
 	c.due = now.Add(backoff(c.failures-1, redialMin))
+	barred = !k.barred && c.failures == barredAfter && c.since.IsZero() && c.via == viaMDNS && len(k.lan.host.Network().Peers()) == 0
+	k.barred = k.barred || barred
+	return barred
 }
 
 // announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.

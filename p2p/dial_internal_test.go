@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -183,5 +184,36 @@ func TestSettling(t *testing.T) {
 		if got := c.round.over(ms(c.at), c.busy); got != c.want {
 			t.Errorf("%s: over after %d ms = %v, want %v", c.name, c.at, got, c.want)
 		}
+	}
+}
+
+// Once, until somebody is reached, and not of machines that have merely left.
+func TestNobodyCanBeReachedIsSaidOnce(t *testing.T) {
+	k := newIdleKeeper(t)
+	now := time.Now()
+	said := 0
+	fail := func(id peer.ID) {
+		for range 5 {
+			k.dialing++
+			if k.finished(id, errors.New("no answer"), now) {
+				said++
+			}
+		}
+	}
+	first, second, left := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"), announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.2/tcp/6273"), announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.3/tcp/6273")
+	for _, a := range []*announcement{&first, &second, &left} {
+		a.via = viaMDNS
+		k.announce(*a, now)
+	}
+	k.dialing++
+	k.finished(left.id, nil, now)
+	if fail(left.id); said != 0 {
+		t.Error("it is said of a machine that has left")
+	}
+	if fail(first.id); said != 1 {
+		t.Errorf("it is said %d times of the first, want once", said)
+	}
+	if fail(second.id); said != 1 {
+		t.Errorf("it is said %d times, want once", said)
 	}
 }

@@ -40,6 +40,11 @@ type link struct {
 	addrs []netip.Prefix // its usable addresses, each with the length of its network; sorted
 }
 
+// hasIPv6 reports whether the interface has an IPv6 address: the loopback has one as soon as the machine can have any.
+func (l link) hasIPv6() bool {
+	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+}
+
 // same reports whether o would be announced just as l is.
 func (l link) same(o link) bool {
 	return l.Name == o.Name && l.ifi.Index == o.ifi.Index && slices.Equal(l.addrs, o.addrs)

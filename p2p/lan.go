@@ -107,6 +107,9 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	l.places = newPlaces(l, memory)
 	l.keeper = newKeeper(l)
 	l.setLinks(links)
+	if l.net == nil && !slices.ContainsFunc(links, link.hasIPv6) {
+		l.log.Warn("this machine has no IPv6: neighbours that have nothing else are out of reach")
+	}
 	return l, nil
 }
 

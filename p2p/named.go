@@ -217,7 +217,7 @@ func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err erro
 	}
 	log := l.log.Debug
 	if failures == 0 {
-		log = l.log.Info
+		log = l.log.Warn
 	}
 	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
 }

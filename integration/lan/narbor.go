@@ -3,11 +3,13 @@ package lan
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -72,6 +74,9 @@ func (h *Host) listen() ([]*os.File, error) {
 	err := h.ns.do(func() error {
 		for _, addr := range append([]string{"127.0.0.1:6272", "[::1]:6272"}, h.listens...) {
 			l, err := net.Listen("tcp", addr)
+			if errors.Is(err, syscall.EADDRNOTAVAIL) && h.sockets != nil {
+				continue // the host has no IPv6
+			}
 			if err != nil {
 				return err
 			}
