@@ -114,6 +114,20 @@ type systemd struct {
 
 // bootSystemd boots a machine, with changes to narbor.service if they are not "".
 func bootSystemd(t *testing.T, dropIn string) systemd {
+	return bootSystemdWith(t, bootScript, func(t *testing.T, units string) {
+		writeUnits(t, units)
+		if dropIn == "" {
+			return
+		}
+		file := filepath.Join(units, "narbor.service.d", "test.conf")
+		if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(dropIn), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// bootSystemdWith boots with another script, and what writes the units that are there.
+func bootSystemdWith(t *testing.T, script string, writeUnits func(t *testing.T, dir string)) systemd {
 	if programs.err != nil {
 		t.Fatal(programs.err)
 	}
@@ -126,16 +140,10 @@ func bootSystemd(t *testing.T, dropIn string) systemd {
 	}
 	root, units := t.TempDir(), t.TempDir()
 	writeUnits(t, units)
-	if dropIn != "" {
-		file := filepath.Join(units, "narbor.service.d", "test.conf")
-		if err := errors.Join(os.Mkdir(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(dropIn), 0o644)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child",
-		"sh", "-c", bootScript, "boot", root, units, filepath.Join(programs.dir, "narbor"))
+		"sh", "-c", script, "boot", root, units, filepath.Join(programs.dir, "narbor"))
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -153,15 +161,20 @@ func bootSystemd(t *testing.T, dropIn string) systemd {
 	return s
 }
 
-// writeUnits copies narbor's units, and gives them the targets that they and systemd refer to, with nothing in them.
+// writeUnits copies narbor's units, and gives them the targets that they and systemd refer to.
 func writeUnits(t *testing.T, dir string) {
 	if err := os.CopyFS(dir, os.DirFS("../cmd/narbor/units")); err != nil {
 		t.Fatal(err)
 	}
+	writeTargets(t, dir, "Wants=narbor.socket narbor.service\n")
+}
+
+// writeTargets gives systemd the targets that it and narbor's units refer to; wants is what the first of them needs.
+func writeTargets(t *testing.T, dir, wants string) {
 	for _, name := range []string{"sysinit", "basic", "sockets", "shutdown", "multi-user", "test"} {
 		text := "[Unit]\nDefaultDependencies=no\n"
 		if name == "test" {
-			text += "Wants=narbor.socket narbor.service\n"
+			text += wants
 		}
 		if err := os.WriteFile(filepath.Join(dir, name+".target"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)

@@ -24,6 +24,8 @@ const (
 	nixURL = "http://127.0.0.1:6272"
 	// probeLimit is how long a question about nothing may take. It is answered within 300 ms, and a machine may be busy.
 	probeLimit = 2 * time.Second
+	// daemonSlack is how exactly it is known when nix-daemon began, and when its configuration was changed.
+	daemonSlack = 2 * time.Second
 )
 
 func checkRunning(ctx context.Context, p *patient) []Finding {
@@ -150,8 +152,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 // checkDaemonAge says whether nix-daemon has read the configuration as it is now.
 func (p *patient) checkDaemonAge() []Finding {
 	pid, started := nixDaemon()
-	st, err := os.Stat(nixConfFile)
-	if pid == 0 || err != nil || started.IsZero() || !st.ModTime().After(started.Add(2*time.Second)) {
+	if pid == 0 || !readBefore(started) {
 		return nil
 	}
 	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", nixConfFile),
@@ -173,12 +174,37 @@ func nixDaemon() (pid int, started time.Time) {
 			continue // it has ended, and its parent does not know yet
 		}
 		n, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		st, statErr := os.Stat(filepath.Dir(name))
-		if err == nil && statErr == nil && (pid == 0 || n < pid) { // its children have it in their name, too
-			pid, started = n, st.ModTime()
+		if err == nil && (pid == 0 || n < pid) { // its children have it in their name, too
+			pid = n
 		}
 	}
-	return pid, started
+	if pid == 0 {
+		return 0, time.Time{}
+	}
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	kernel, err2 := os.ReadFile("/proc/stat")
+	if errors.Join(err, err2) != nil {
+		return pid, time.Time{}
+	}
+	return pid, startOf(string(stat), string(kernel))
+}
+
+// startOf returns when a process began, to the second: /proc says after how many hundredths of a second since the boot.
+func startOf(stat, kernel string) time.Time {
+	const field = 19 // of those after the name, which ends with the last parenthesis
+	_, after, _ := cutLast(stat, ")")
+	fields := strings.Fields(after)
+	_, boot, _ := strings.Cut(kernel, "\nbtime ")
+	boot, _, _ = strings.Cut(boot, "\n")
+	since, err := strconv.ParseInt(boot, 10, 64)
+	if err != nil || len(fields) <= field {
+		return time.Time{}
+	}
+	ticks, err := strconv.ParseInt(fields[field], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(since+ticks/100, 0)
 }
 
 // checkProxy looks at the environment of who asks: nix-daemon, or this user without one.

@@ -114,6 +114,8 @@ func commands(inherited []net.Listener) []*cli.Command {
 		statsCommand(),
 		doctorCommand(),
 		bugreportCommand(),
+		setupCommand(),
+		unsetupCommand(),
 		fetchCommand(),
 		shareCommand(),
 		keysCommand(),

@@ -1,0 +1,419 @@
+package main
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/store"
+)
+
+//go:embed units/narbor.service
+var serviceUnit string
+
+//go:embed units/narbor.socket
+var socketUnit string
+
+//go:embed units/io.narbor.plist
+var launchdPlist string
+
+const (
+	installedBinary = "/usr/local/bin/narbor"
+	systemdUnits    = "/etc/systemd/system"
+	launchdFile     = "/Library/LaunchDaemons/io.narbor.plist"
+	// setupTimeout bounds a step that is another program's.
+	setupTimeout = time.Minute
+)
+
+// A setup installs narbor on a machine that no other tool configures, or takes it away.
+type setup struct {
+	screen
+	ctx     context.Context
+	systemd bool // it runs here, and can be told
+	darwin  bool
+	nix     bool // configure it
+	restart bool // nix-daemon, or say that somebody must
+}
+
+func setupCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "setup",
+		Usage: "install narbor on this machine: the service, and the line in nix.conf",
+		Description: "It copies this program to " + installedBinary + ", installs its units for systemd (on macOS for launchd),\n" +
+			"starts them, and then lets Nix ask narbor: one line, extra-substituters, in " + nixConfFile + ". It may be run\n" +
+			"again, after an update. On NixOS use the module instead.\n\n" +
+			"Example: sudo narbor setup",
+		Flags: setupFlags(),
+		Action: func(c *cli.Context) error {
+			s, err := newSetup(c)
+			if err != nil {
+				return err
+			}
+			return s.install()
+		},
+	}
+}
+
+func unsetupCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "unsetup",
+		Usage: "undo what setup did",
+		Description: "First Nix stops asking, then narbor stops listening: a Nix older than 2.32 fails a build whose substituter\n" +
+			"refuses connections. What narbor keeps in /var/lib/narbor stays; remove it by hand if you like.\n\n" +
+			"Example: sudo narbor unsetup",
+		Flags: setupFlags(),
+		Action: func(c *cli.Context) error {
+			s, err := newSetup(c)
+			if err != nil {
+				return err
+			}
+			return s.remove()
+		},
+	}
+}
+
+func setupFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "no-nix", Usage: "leave nix.conf alone"},
+		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon, which makes Nix read nix.conf; builds that run now would end"},
+	}
+}
+
+func newSetup(c *cli.Context) (setup, error) {
+	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), restart: !c.Bool("no-restart")}
+	_, err := os.Stat("/run/systemd/system")
+	s.systemd = err == nil
+	switch _, nixOS := os.Stat("/etc/NIXOS"); {
+	case c.Args().Present():
+		return s, codedError{fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), exitUsage}
+	case nixOS == nil:
+		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
+	case os.Geteuid() != 0:
+		return s, fmt.Errorf("only root can do this: sudo narbor %s", c.Command.Name)
+	case s.nix && strings.HasPrefix(linkOf(nixConfFile), store.Dir):
+		return s, fmt.Errorf("%s is made by another tool: add extra-substituters there, and give --no-nix", nixConfFile)
+	}
+	return s, nil
+}
+
+func linkOf(file string) string {
+	target, _ := os.Readlink(file)
+	return target
+}
+
+// did tells of a step.
+func (s setup) did(format string, args ...any) {
+	s.hang(strings.TrimRight(s.mark(severityOK), " ")+" ", fmt.Sprintf(format, args...))
+}
+
+// todo tells of a step that is left to somebody.
+func (s setup) todo(format string, args ...any) {
+	s.hang(strings.TrimRight(s.mark(severityWarning), " ")+" ", fmt.Sprintf(format, args...))
+}
+
+// install does everything in the order in which it is safe: Nix is told last, once narbor answers.
+func (s setup) install() error {
+	if err := s.installBinary(); err != nil {
+		return err
+	}
+	var err error
+	switch {
+	case s.darwin:
+		err = s.installLaunchd()
+	default:
+		err = s.installUnits()
+	}
+	if err != nil || !s.nix {
+		return err
+	}
+	if !s.answers() {
+		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and run this again")
+		return codedError{errors.New(""), exitDegraded}
+	}
+	return s.tellNix()
+}
+
+// installBinary copies this program to where the units expect it.
+func (s setup) installBinary() error {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err != nil {
+		return err
+	}
+	if there, err := filepath.EvalSymlinks(installedBinary); err == nil && there == self {
+		s.did("%s is this program", installedBinary)
+		return nil
+	}
+	text, err := os.ReadFile(self)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(installedBinary, text, 0o755); err != nil {
+		return err
+	}
+	s.did("copied to %s", installedBinary)
+	return nil
+}
+
+// writeFile writes beside the file and renames: a program that runs is not changed under its feet.
+func writeFile(file string, text []byte, mode fs.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(file), ".narbor-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(text)
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), file)
+}
+
+func (s setup) installUnits() error {
+	service := serviceUnit
+	if group, err := os.ReadFile("/etc/group"); err == nil && slices.ContainsFunc(strings.Split(string(group), "\n"), func(l string) bool { return strings.HasPrefix(l, "nix-users:") }) {
+		service = strings.Replace(service, "#SupplementaryGroups=nix-users", "SupplementaryGroups=nix-users", 1)
+	}
+	socket := socketUnit
+	if _, err := os.Stat("/proc/net/if_inet6"); err != nil {
+		socket = strings.Replace(socket, "ListenStream=[::1]:6272\n", "", 1)
+	}
+	for name, text := range map[string]string{"narbor.service": service, "narbor.socket": socket} {
+		if err := writeFile(filepath.Join(systemdUnits, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	s.did("installed narbor.service and narbor.socket in %s", systemdUnits)
+	if !s.systemd {
+		s.todo("systemd does not run here: start `narbor run` by whatever starts services")
+		return nil
+	}
+	if err := s.run("systemctl", "daemon-reload"); err != nil {
+		return err
+	}
+	if err := s.run("systemctl", "enable", "--now", "narbor.socket"); err != nil {
+		return err
+	}
+	if err := s.run("systemctl", "enable", "narbor.service"); err != nil {
+		return err
+	}
+	if err := s.run("systemctl", "restart", "narbor.service"); err != nil { // an earlier version may run
+		return err
+	}
+	s.did("started, now and at each boot")
+	return nil
+}
+
+func (s setup) installLaunchd() error {
+	if err := writeFile(launchdFile, []byte(launchdPlist), 0o644); err != nil {
+		return err
+	}
+	_ = s.run("launchctl", "bootout", "system/io.narbor") // an earlier version, if there is one
+	if err := s.run("launchctl", "bootstrap", "system", launchdFile); err != nil {
+		return err
+	}
+	s.did("installed %s and started it, now and at each boot", launchdFile)
+	return nil
+}
+
+// run runs a command, and puts what it says into the error.
+func (s setup) run(name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// answers waits until narbor answers Nix.
+func (s setup) answers() bool {
+	client := http.Client{Timeout: probeLimit, Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		resp, err := client.Get(nixURL + "/nix-cache-info")
+		if err == nil {
+			resp.Body.Close()
+			return resp.StatusCode == http.StatusOK
+		}
+		if !s.systemd && !s.darwin || time.Now().After(deadline) {
+			return false
+		}
+		select {
+		case <-s.ctx.Done():
+			return false
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// confLine is what Nix needs to know, with the mark by which it is found again.
+func confLine() string { return "extra-substituters = " + nixURL + " # narbor" }
+
+// tellNix adds the line at the end, below any line that would undo it, and has it read.
+func (s setup) tellNix() error {
+	if !hasNix() {
+		s.did("there is no Nix on this machine; narbor shares its cache directory")
+		return nil
+	}
+	settings, err := store.ReadNixSettings(s.ctx)
+	if err != nil {
+		return fmt.Errorf("configuration of Nix: %w", err)
+	}
+	if slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
+		s.did("Nix asks narbor already")
+		return nil
+	}
+	text, err := os.ReadFile(nixConfFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	kept, _ := withoutLine(string(text))
+	if kept != "" && !strings.HasSuffix(kept, "\n") {
+		kept += "\n"
+	}
+	if err := writeFile(nixConfFile, []byte(kept+confLine()+"\n"), modeOf(nixConfFile)); err != nil {
+		return err
+	}
+	s.did("added to %s: %s", nixConfFile, confLine())
+	return s.restartDaemon()
+}
+
+func modeOf(file string) fs.FileMode {
+	if st, err := os.Stat(file); err == nil {
+		return st.Mode().Perm()
+	}
+	return 0o644
+}
+
+// withoutLine takes narbor's lines out of a configuration: those that name nothing else.
+func withoutLine(text string) (kept string, found bool) {
+	for line := range strings.Lines(text) {
+		setting, _, _ := strings.Cut(line, "#")
+		words := strings.Fields(setting)
+		if len(words) == 3 && words[0] == "extra-substituters" && words[1] == "=" && isOneOf([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}, words[2]) {
+			found = true
+			continue
+		}
+		kept += line
+	}
+	return kept, found
+}
+
+// restartDaemon makes nix-daemon read its configuration, or asks for that.
+func (s setup) restartDaemon() error {
+	p := patient{systemd: s.systemd}
+	command := p.restartDaemon()
+	pid, _ := nixDaemon()
+	active := s.systemd && s.run("systemctl", "--quiet", "is-active", "nix-daemon.service") == nil
+	switch {
+	case s.systemd && !active && pid == 0:
+		s.did("nix-daemon does not run; it reads its configuration when it starts")
+		return nil
+	case command == "" || !s.restart || s.systemd && !active:
+		s.todo("restart nix-daemon when no build runs: only then does it read its configuration")
+		return nil
+	}
+	if err := s.run("sh", "-c", command); err != nil {
+		return err
+	}
+	s.did("restarted nix-daemon")
+	return nil
+}
+
+// remove undoes install in the safe order: once Nix asks no more, narbor may stop listening.
+func (s setup) remove() error {
+	if s.nix {
+		if err := s.untellNix(); err != nil {
+			return err
+		}
+	}
+	if s.darwin {
+		_ = s.run("launchctl", "bootout", "system/io.narbor") // it may be stopped already
+		return s.removeFiles(launchdFile, installedBinary)
+	}
+	if s.systemd {
+		if _, err := os.Stat(filepath.Join(systemdUnits, "narbor.service")); err == nil {
+			if err := s.run("systemctl", "disable", "--now", "narbor.service", "narbor.socket"); err != nil {
+				return err
+			}
+			s.did("stopped")
+		}
+	}
+	if err := s.removeFiles(filepath.Join(systemdUnits, "narbor.service"), filepath.Join(systemdUnits, "narbor.socket"), installedBinary); err != nil {
+		return err
+	}
+	if s.systemd {
+		return s.run("systemctl", "daemon-reload")
+	}
+	return nil
+}
+
+func (s setup) removeFiles(files ...string) error {
+	for _, f := range files {
+		switch err := os.Remove(f); {
+		case err == nil:
+			s.did("removed %s", f)
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	return nil
+}
+
+// untellNix takes the line out of nix.conf, and makes sure that nobody asks any more. If it cannot, narbor goes on.
+func (s setup) untellNix() error {
+	text, err := os.ReadFile(nixConfFile)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	kept, found := withoutLine(string(text))
+	if found {
+		if err := writeFile(nixConfFile, []byte(kept), modeOf(nixConfFile)); err != nil {
+			return err
+		}
+		s.did("took narbor's line out of %s", nixConfFile)
+	}
+	if settings, err := store.ReadNixSettings(s.ctx); err == nil && hasNix() &&
+		slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
+		where := settings.Origin
+		for _, l := range store.NixConfLines("substituters") {
+			if isOneOf([]string{nixURL}, l.Value) && l.UndoneBy == "" {
+				where = l.At
+			}
+		}
+		return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, for a Nix that is refused fails builds", where, nixURL)
+	}
+	if found {
+		if err := s.restartDaemon(); err != nil {
+			return err
+		}
+	}
+	if pid, started := nixDaemon(); pid != 0 && readBefore(started) {
+		return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor unsetup` again"), exitTemporary}
+	}
+	return nil
+}
+
+// readBefore says whether a nix-daemon that began then has read nix.conf as it was before it was changed last.
+func readBefore(started time.Time) bool {
+	st, err := os.Stat(nixConfFile)
+	return err == nil && !started.IsZero() && st.ModTime().After(started.Add(daemonSlack))
+}
