@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -23,7 +24,12 @@ type fetch struct {
 	draft    *store.Draft
 	complete chan struct{}  // closed when no block is missing; made by run
 	suspects []suspicion    // what was fetched again; changes between runs only
+	landed   func()         // called when nobody is to ask for it any more
 	supplies int            // how often an upstream was asked; owned by the goroutine that calls honest
+	own      bool           // an upstream is at it; owned by the goroutine that calls honest
+	again    bool           // after a doubt, holders were looked for; owned by the goroutine that calls honest
+	urged    atomic.Bool    // neighbours wait for this node to ask its upstream
+	fed      atomic.Int64   // bytes that the upstream has sent
 	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
 
 	mu       sync.Mutex // guards the rest
@@ -36,6 +42,7 @@ type fetch struct {
 	failures map[peer.ID]int // how often one has failed; [lied] or more if it has lied
 	err      error           // the draft cannot be written
 	crowd    crowd
+	helpers  map[peer.ID]bool // who were asked to fetch it
 }
 
 type blockState byte
@@ -57,7 +64,7 @@ type block struct {
 
 func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
 	blocks := make([]block, store.NumBlocks(m.NarSize()))
-	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{},
+	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{},
 		failures: map[peer.ID]int{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), n.sharer.may(m))}
 }
 

@@ -41,6 +41,7 @@ type relay struct {
 	seed  uint64
 	have  bitmap    // the blocks that it has said to have
 	asked time.Time // when it was asked for that
+	root  bool      // it fetches the NAR from an upstream, and will have all of it
 }
 
 // crowdSeed is where the scores of a peer's blocks begin.
@@ -144,7 +145,7 @@ func (f *fetch) pickRelayed(r *relay, asked []int) (i int, sure bool) {
 		if f.blocks[i].state != blockMissing {
 			continue
 		}
-		if r.have.has(i) {
+		if r.root || r.have.has(i) {
 			return i, true
 		}
 		if own == len(f.blocks) && f.crowd.owner(i, len(f.blocks)) == r {

@@ -20,6 +20,7 @@ const tick = 10 * time.Millisecond
 // [store.ErrNotFound] if no honest neighbour is left that has it, nor an upstream, [store.ErrNoSpace] if the spool is full, and [store.ErrMalformed] if it was fetched and is one
 // that must not reach Nix; no neighbour is blamed for that.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	n.awaitJob(ctx, m)
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
 		// Another mapping may have brought it here, whose check said nothing about this path.
 		if err := m.CheckNAR(sp); err != nil {
@@ -28,6 +29,15 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 		}
 		return sp, nil
 	}
+	f, err := n.newFlight(m)
+	if err != nil {
+		return nil, err
+	}
+	return n.fly(ctx, f)
+}
+
+// newFlight begins to receive a NAR; others may ask for what is here of it. The caller calls fly.
+func (n *Node) newFlight(m trust.Mapping) (*fetch, error) {
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
 		n.sharer.closeIdle(0) // what is kept open for neighbours, the spool cannot clear out
@@ -36,9 +46,16 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
-	defer draft.Discard()
 	f := newFetch(n, m, draft)
-	defer n.fetched.begin(f)() // before others are asked: so that of two who begin at once, one sees the other
+	f.landed = n.fetched.begin(f) // before others are asked: so that of two who begin at once, one sees the other
+	return f, nil
+}
+
+// fly receives the NAR.
+func (n *Node) fly(ctx context.Context, f *fetch) (*store.Spooled, error) {
+	defer f.draft.Discard()
+	defer f.landed()
+	m := f.m
 	f.join(n.holders(ctx, m, false))
 	if f.nobody() && len(n.cfg.Upstreams) == 0 {
 		return nil, fmt.Errorf("%s: no neighbour has it: %w", m.Path(), store.ErrNotFound)
@@ -108,14 +125,18 @@ func (f *fetch) run(ctx context.Context) error {
 	for holders.size < min(maxWorkers, f.missing()) && start(&holders, f.nextHolder()) {
 	}
 	askedAround := time.Now()
+	f.own = false
 	for before := -1; ; { // how many blocks were missing when nobody was left, the last time
 		if done, err := f.state(); done || err != nil {
 			return err
 		}
-		for start(&relays, f.nextRelay()) {
+		for !f.own && start(&relays, f.nextRelay()) {
 		}
-		alone := holders.size == 0 && !start(&holders, f.nextHolder()) && (relays.size == 0 || f.stalled())
-		if alone && supply.size == 0 && !f.startSupply(ctx, &supply) {
+		alone := holders.size == 0 && !start(&holders, f.nextHolder())
+		if alone && (supply.size == 0 || f.urged.Load() && !f.own) && f.startSupply(ctx, &supply, relays.size) {
+			continue
+		}
+		if alone && supply.size == 0 && (relays.size == 0 || f.stalled()) {
 			left := f.missing()
 			if left == before || f.manifest != nil {
 				return fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
@@ -130,7 +151,9 @@ func (f *fetch) run(ctx context.Context) error {
 		case <-relays.ended:
 			relays.size--
 		case <-supply.ended:
-			supply.size--
+			if supply.size--; supply.size == 0 {
+				f.own = false
+			}
 		case <-ticker.C:
 			askedAround = f.lookAround(askedAround)
 			if f.overdue(overdueAfter) || holders.size < maxWorkers && f.unasked() {

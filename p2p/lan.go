@@ -131,6 +131,11 @@ func (l *lan) Interfaces() []InterfaceStatus {
 	return out
 }
 
+// isMetered says whether one of the interfaces costs money by the byte.
+func (l *lan) isMetered() bool {
+	return slices.ContainsFunc(l.Interfaces(), func(i InterfaceStatus) bool { return i.Reason == metered })
+}
+
 // Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange" or "inbound".
 func (l *lan) Via(p peer.ID) string {
 	l.mu.Lock()

@@ -89,6 +89,11 @@ const (
 	maxRelays, relayWindow = 16, 4
 	// maxCopies is how many holders may be asked for one block before one of them has answered or failed.
 	maxCopies = 3
+	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours, and maxHelpingPeer those
+	// for one: what its Nix asks at a time. maxJobs is how many NARs are fetched for others at once.
+	maxHelping, maxHelpingPeer, maxJobs = 128, 24, 16
+	// maxHelpers is how many neighbours are asked, one after the other, to fetch a NAR, before it is fetched here.
+	maxHelpers = 2
 	// maxDials is how many machines are dialled at a time.
 	maxDials = 8
 	// maxKept is how many neighbours a machine looks for, of those who announce themselves: with fewer, everybody is
@@ -236,6 +241,27 @@ const (
 	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
 	// machine with a broken disk is welcome again once it is repaired.
 	banTime = time.Hour
+)
+
+// Deadlines: of those who ask an upstream on behalf of others.
+const (
+	// infoPatience is how long a neighbour may take to say what its upstream says: longer than most upstreams take, and
+	// then ours is asked. fetchPatience is the same for whether it will fetch something.
+	infoPatience, fetchPatience = 2 * time.Second, 3 * time.Second
+	// pollEvery is how often a neighbour is asked how far the NAR is that it fetches, and leaseTime how long it goes on
+	// without being asked.
+	pollEvery, leaseTime = 500 * time.Millisecond, 6 * time.Second
+	// helpPatience is how long a neighbour that fetches for us may make no progress, and deafPatience how long it may say
+	// that it does while nothing arrives: a compressed archive comes in large pieces.
+	helpPatience, deafPatience = 3 * time.Second, 10 * time.Second
+	// slowFactor is how many times slower than here an upstream must be there for it to be asked here instead.
+	slowFactor = 4
+	// paceMemory is over how much time the pace of upstreams is averaged, and paceLeast from how much on it is known.
+	paceMemory, paceLeast = 20 * time.Second, time.Second
+	// slowPace, in bytes per second, is too slow in any case: that is 1 Mbit/s.
+	slowPace = 128 << 10
+	// shunTime is how long who has failed to help is not asked again.
+	shunTime = time.Minute
 )
 
 // Deadlines: of connections and of discovery.

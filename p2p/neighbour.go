@@ -57,6 +57,9 @@ type neighbour struct {
 	told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
 	done     chan struct{}                         // closed when the neighbour is gone
 
+	helping chan struct{} // one for each question that its upstreams have to do with
+	shunned atomic.Int64  // until when (Unix ns) it is not asked to ask its upstreams
+
 	busy atomic.Int32 // blocks asked for and not yet here
 	late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
 

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,10 @@ type Config struct {
 	// Upstreams are the caches on the internet that are asked, in order, for what no neighbour has; none asks nobody. Who
 	// called New closes them, after Run.
 	Upstreams []*store.Upstream
+	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. UpstreamBudget is how many
+	// bytes of NARs a day are fetched for neighbours, half of it for one; 0 is [DefaultBudget].
+	NoCooperate    bool
+	UpstreamBudget int64
 
 	Share []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
@@ -86,6 +91,10 @@ type Node struct {
 	fetched *fetched
 	serving
 	supplied atomic.Int64 // bytes of NARs that came from upstreams
+	behalf   *behalf
+	pace     tempo           // of all upstreams together
+	life     context.Context // of what is fetched for others; ended by dying, which Run calls
+	dying    context.CancelFunc
 	findings *lru.Cache[store.HashPart, *finding]
 	wanted   *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
 	bans     *bans
@@ -163,6 +172,8 @@ func New(cfg Config) (*Node, error) {
 		tallies:  tallies,
 		missesAt: missesAt,
 	}
+	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
+	n.life, n.dying = context.WithCancel(context.Background())
 	n.Share(!cfg.ShareOff)
 	return n, nil
 }
@@ -213,6 +224,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.group != nil {
 		n.handleStreams(ctx, groupProtocol, n.serveGroup)
 	}
+	if n.helps() {
+		n.lan.Host().SetStreamHandler(upstreamProtocol, func(s network.Stream) { s.Reset() }) // it is a sign
+	}
 	n.handleStreams(ctx, peersProtocol, n.servePeers)
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
@@ -226,6 +240,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	n.ended = true
 	n.mu.Unlock()
+	n.dying()
 	n.running.Wait()
 	n.sharer.closeIdle(0)
 	return err
@@ -303,7 +318,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.tallyOf(id).outsider.Store(false)
-	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), done: make(chan struct{})}
+	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{})}
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {

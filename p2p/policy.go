@@ -9,6 +9,9 @@ import (
 )
 
 // An adapter is what a network interface is, whatever its addresses.
+// metered is why an interface is not used that costs money by the byte.
+const metered = "metered"
+
 type adapter struct {
 	name  string
 	index int
@@ -79,7 +82,7 @@ func (p interfacePolicy) refuse(a adapter, namespaceHasCard bool) string {
 		return reason
 	}
 	if a.metered {
-		return "metered"
+		return metered
 	}
 	return ""
 }

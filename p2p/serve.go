@@ -82,8 +82,11 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 		f.await(ctx, r.block)
 	}
 	turns := n.sending
-	if r.kind == askClaims {
+	switch r.kind {
+	case askClaims:
 		turns = n.asking
+	case askUpstream, askFetch:
+		turns = n.helping
 	}
 	done, err := turns.take(ctx, askerOn(conn))
 	if err != nil {
@@ -103,6 +106,10 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 		return n.answerManifest(ctx, conn, t, w.Writer, r)
 	case askHave:
 		return n.answerHave(ctx, t, w.Writer, r)
+	case askUpstream:
+		return n.answerUpstream(ctx, t, w.Writer, r)
+	case askFetch:
+		return n.answerFetch(ctx, conn, t, w.Writer, r)
 	}
 	return n.answerBlock(ctx, conn, t, w.Writer, r)
 }

@@ -21,7 +21,9 @@ type Status struct {
 	OtherGroup []Outsider        `json:"otherGroup"`
 	Blocked    []string          `json:"blocked"` // IDs of the peers that the user wants nothing to do with
 	Upstreams  []UpstreamStatus  `json:"upstreams"`
-	Supplied   int64             `json:"supplied"` // bytes of NARs that came from upstreams
+	Supplied   int64             `json:"supplied"`   // bytes of NARs that came from upstreams
+	ForOthers  int64             `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
+	Cooperates bool              `json:"cooperates"` // whether upstreams are asked for neighbours
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
@@ -67,7 +69,7 @@ func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
 		MDNS: n.cfg.MDNS, UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
-		Upstreams: []UpstreamStatus{}, Supplied: n.supplied.Load()}
+		Upstreams: []UpstreamStatus{}, Supplied: n.supplied.Load(), ForOthers: n.behalf.total(), Cooperates: n.helps()}
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}

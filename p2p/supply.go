@@ -24,10 +24,13 @@ const (
 	judgedAfter = 10 * time.Second
 )
 
-// LookupUpstream asks the upstreams in order about a hash part, and returns the first claim that can be believed. The
+// errDisbelieved says that an upstream has a path, and nobody whom this machine trusts has signed what it says of it.
+var errDisbelieved = errors.New("not believed")
+
+// lookupUpstream asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
 // error wraps [store.ErrNotFound] only if all have been asked and have none; one that is down is not waited for.
-func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	var failed error
+func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	var failed, disbelieved error
 	for _, u := range n.cfg.Upstreams {
 		if err := u.Ready(); err != nil { // also if it has said so before: what it has could not be fetched
 			failed = errors.Join(failed, err)
@@ -39,10 +42,15 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			failed = errors.Join(failed, err)
+		} else if errors.Is(err, errDisbelieved) {
+			disbelieved = err
 		}
 	}
 	if failed != nil {
 		return trust.Mapping{}, failed
+	}
+	if disbelieved != nil {
+		return trust.Mapping{}, disbelieved
 	}
 	return trust.Mapping{}, fmt.Errorf("%s: no upstream has it: %w", hp, store.ErrNotFound)
 }
@@ -55,7 +63,7 @@ func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.Hash
 	}
 	m, err := n.cfg.Trusted.Check(info)
 	if err != nil {
-		return trust.Mapping{}, fmt.Errorf("upstream %s: %w: %w", u, store.ErrNotFound, err)
+		return trust.Mapping{}, fmt.Errorf("upstream %s: %w: %w: %w", u, store.ErrNotFound, errDisbelieved, err)
 	}
 	if err := u.Keep(info); err != nil {
 		n.log.Debug("a mapping is not kept", zap.Stringer("path", m.Path()), zap.Error(err))
@@ -63,13 +71,27 @@ func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.Hash
 	return m, nil
 }
 
-// startSupply lets the NAR come from the next upstream. It returns false if there is none, or while somebody's word is
-// tested.
-func (f *fetch) startSupply(ctx context.Context, c *crew) bool {
+// startSupply lets the NAR come from an upstream: that of the neighbour who is elected, or ours. It returns false if
+// there is none, while somebody's word is tested, and while so many relays may do without.
+func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	ups := f.node.cfg.Upstreams
 	if f.manifest != nil || f.supplies >= supplyTries*len(ups) {
 		return false
 	}
+	if f.hasDoubted() && !f.again { // after a doubt; whoever has fetched it by now vouches for it
+		f.again = true
+		f.readmit(f.node.holders(ctx, f.m, true))
+		return true
+	}
+	who, others := f.electHelper()
+	if others == 0 && relays > 0 && !f.urged.Load() && !f.quiet(helpPatience) {
+		return false
+	}
+	if who != nil {
+		c.start(func() { f.rely(ctx, who) })
+		return true
+	}
+	f.own = true
 	u := ups[f.supplies%len(ups)]
 	f.supplies++
 	c.start(func() {
@@ -90,10 +112,12 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 	defer r.Close()
 	buf := blockBuffers.Get().(*[]byte)
 	defer blockBuffers.Put(buf)
+	f.node.pace.begin()
+	defer f.node.pace.end()
 	began, last := time.Now(), len(f.blocks)-1
 	for i := range f.blocks {
 		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
-		if _, err := io.ReadFull(r, block); err != nil {
+		if _, err := io.ReadFull(fed{f, r}, block); err != nil {
 			return err
 		}
 		if i == last { // the rest of the file, so that the connection can be used again
@@ -153,5 +177,21 @@ func (f *fetch) origin(from peer.ID) (store.Origin, string) {
 	if from == fromUpstream {
 		return store.FromInternet, "upstream"
 	}
+	if f.helpers[from] {
+		return store.FromOthers, from.String()
+	}
 	return store.FromNeighbours, from.String()
+}
+
+// fed counts what an upstream sends for a fetch.
+type fed struct {
+	f *fetch
+	r io.Reader
+}
+
+func (r fed) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.f.fed.Add(int64(n))
+	r.f.node.pace.add(n)
+	return n, err
 }

@@ -30,6 +30,7 @@ type serving struct {
 	asking  *turns // who is told claims: they wait for a moment only, and not until blocks have gone over a slow link
 	sending *turns // who is sent something else
 	reading *turns // for whom a block is read and packed
+	helping *turns // for whom an upstream is asked
 	rate    *rate.Limiter
 }
 
@@ -43,6 +44,7 @@ func newServing(bytesPerSecond int64) serving {
 		asking:  newTurns(maxServing, maxServingAddr, maxServingPeer),
 		sending: newTurns(maxServing, maxServingAddr, maxServingPeer),
 		reading: newTurns(maxUploads, maxUploads, maxUploadsPeer),
+		helping: newTurns(maxHelping, maxHelping, maxHelpingPeer),
 		rate:    rate.NewLimiter(r, store.BlockSize),
 	}
 }

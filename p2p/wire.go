@@ -29,13 +29,15 @@ const (
 	askManifest requestKind = 2
 	askBlock    requestKind = 3
 	askHave     requestKind = 4
+	askUpstream requestKind = 5
+	askFetch    requestKind = 6
 )
 
 // A request is what one neighbour asks of another. Which fields count depends on the kind.
 type request struct {
 	kind      requestKind
 	hashParts []store.HashPart // claims: what is asked for; otherwise one, the path whose NAR is meant
-	nar       store.Hash       // all but claims
+	nar       store.Hash       // all but claims and upstream
 	block     int              // block
 }
 
@@ -66,7 +68,7 @@ func appendRequest(b []byte, r request) []byte {
 		raw := hp.Bytes()
 		body = append(body, raw[:]...)
 	}
-	if r.kind != askClaims {
+	if r.kind != askClaims && r.kind != askUpstream {
 		body = append(body, r.nar.CID().Bytes()...)
 	}
 	if r.kind == askBlock {
@@ -103,7 +105,13 @@ func parseRequest(body []byte) (request, error) {
 			r.hashParts = append(r.hashParts, store.HashPartFromBytes([hashPartBytes]byte(body)))
 		}
 		return r, nil
-	case askManifest, askBlock, askHave:
+	case askUpstream:
+		if len(body) != hashPartBytes {
+			return request{}, fmt.Errorf("%w: upstream request of %d bytes", errWire, len(body))
+		}
+		r.hashParts = []store.HashPart{store.HashPartFromBytes([hashPartBytes]byte(body))}
+		return r, nil
+	case askManifest, askBlock, askHave, askFetch:
 		if len(body) < hashPartBytes+cidBytes {
 			return request{}, fmt.Errorf("%w: request of %d bytes", errWire, len(body))
 		}

@@ -112,7 +112,7 @@ func (w *worker) receive(ctx context.Context) error {
 	if errors.Is(err, errLater) {
 		w.answered()
 		w.fetch.giveBack([]int{i})
-		if w.later++; w.later > maxLater {
+		if w.later++; w.later > maxLater && !w.fetch.isRoot(w.nb) {
 			return err // otherwise it could have the block asked of itself for ever, and of nobody else
 		}
 		return nil

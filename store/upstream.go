@@ -29,8 +29,8 @@ const (
 	upstreamHeaderTimeout = 15 * time.Second
 	// upstreamIdle is how long a connection is kept: less than what servers grant.
 	upstreamIdle = 50 * time.Second
-	// upstreamConns bounds the connections to one upstream over HTTP/1.1, as many as Nix makes (http-connections).
-	upstreamConns = 25
+	// upstreamConns bounds the connections to one upstream over HTTP/1.1: Nix makes 25 (http-connections).
+	upstreamConns = 40
 	// upstreamMissTTL is how long an upstream's "not found" is relied on, and upstreamMisses how many of those are kept.
 	upstreamMissTTL, upstreamMisses = 60 * time.Second, 16 << 10
 	// upstreamPages bounds the narinfos that are remembered in memory: a large closure's, between Nix's question and

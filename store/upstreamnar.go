@@ -14,9 +14,10 @@ import (
 )
 
 const (
-	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, and each takes the memory of
+	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours
+	// may want as many, and each takes the memory of
 	// its compressor's window.
-	maxUpstreamStreams = 16
+	maxUpstreamStreams = 32
 	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
 	upstreamStall = 15 * time.Second
 	// upstreamTries is how often the rest of an archive is asked for in a row if nothing comes of it, and upstreamPause

@@ -52,7 +52,7 @@ func runFlags() []cli.Flag {
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
 		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MB; 0 is no limit"),
-		upstreamFlag(),
+		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
 }
@@ -174,13 +174,13 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if s.accounts, err = narserve.OpenAccounts(s.state.file("account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
-	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
-		return err
-	}
-	cfg := p2p.Config{Identity: s.identity, Upstreams: s.upstreams, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p")}
 	cfg.Observer = s.accounts
+	if err := s.cooperate(c, &cfg); err != nil {
+		return err
+	}
 	paths, err := socketPaths(c)
 	if err != nil {
 		return err

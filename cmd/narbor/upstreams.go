@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/narserve"
+	"narbor/p2p"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -18,6 +19,15 @@ import (
 // upstreamFlag names the caches that are asked for what no neighbour has.
 func upstreamFlag() cli.Flag {
 	return listFlag("upstream", categoryNet, "fetch from this cache `URL`, such as https://cache.nixos.org, what no neighbour has; its keys must be trusted; repeatable, asked in that order")
+}
+
+func noCooperateFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "no-cooperate", Category: categoryNet, EnvVars: env("no-cooperate"),
+		Usage: "ask upstreams for this machine alone, and no neighbour to ask its own: each machine then downloads everything"}
+}
+
+func upstreamBudgetFlag() cli.Flag {
+	return stringFlag("upstream-budget", "50GiB", categoryNet, "download for neighbours at most this `AMOUNT` of archives a day, half of it for one; 0 is --no-cooperate")
 }
 
 // openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted.
@@ -62,4 +72,15 @@ func (s *service) askUpstream() func(context.Context, store.HashPart) (trust.Map
 		return nil
 	}
 	return s.node.LookupUpstream
+}
+
+// cooperate opens the upstreams, and says how much is done with them for neighbours.
+func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
+	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
+		return err
+	}
+	cfg.Upstreams = s.upstreams
+	cfg.UpstreamBudget, err = size(c, "upstream-budget")
+	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
+	return err
 }

@@ -1,0 +1,307 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// DefaultBudget is how many bytes of NARs a day are fetched for neighbours: a dozen systems.
+const DefaultBudget = 50 << 30
+
+// behalf is what this node fetches from its upstreams because neighbours have asked for it.
+type behalf struct {
+	budget int64 // bytes of NARs a day, in all; half of it for one neighbour
+
+	mu    sync.Mutex // guards the rest
+	jobs  map[store.Hash]*job
+	all   allowance
+	each  *lru.Cache[peer.ID, *allowance]
+	bytes int64 // of NARs, since the start
+}
+
+// A job is a NAR that is being fetched for others.
+type job struct {
+	lease *time.Timer // ends it, once nobody asks how far it is
+	done  chan struct{}
+}
+
+// An allowance is what may still be spent, which grows back over a day.
+type allowance struct {
+	spent int64
+	at    time.Time
+}
+
+// spend takes n off, if that is there. budget is what there is in a day.
+func (a *allowance) spend(n, budget int64, now time.Time) bool {
+	if !a.at.IsZero() {
+		a.spent = max(0, a.spent-int64(float64(budget)*now.Sub(a.at).Hours()/24))
+	}
+	a.at = now
+	if a.spent+n > budget {
+		return false
+	}
+	a.spent += n
+	return true
+}
+
+func newBehalf(budget int64) *behalf {
+	each, err := lru.New[peer.ID, *allowance](maxTallies)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each}
+}
+
+// spend says whether a neighbour may have n bytes fetched.
+func (b *behalf) spend(id peer.ID, n int64, now time.Time) bool {
+	own, ok := b.each.Get(id)
+	if !ok {
+		own = &allowance{}
+		b.each.Add(id, own)
+	}
+	before := *own
+	if !own.spend(n, b.budget/2, now) {
+		return false
+	}
+	if !b.all.spend(n, b.budget, now) {
+		*own = before
+		return false
+	}
+	return true
+}
+
+// touch returns the job of a NAR, if there is one, and lets it go on for a while.
+func (b *behalf) touch(nar store.Hash) *job {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j := b.jobs[nar]
+	if j != nil {
+		j.lease.Reset(leaseTime)
+	}
+	return j
+}
+
+// helps says whether this node asks its upstreams for others.
+func (n *Node) helps() bool {
+	return !n.cfg.NoCooperate && n.Sharing() && n.publicUpstream() && !n.lan.isMetered()
+}
+
+// publicUpstream says whether there is an upstream that neighbours could ask just as well.
+func (n *Node) publicUpstream() bool {
+	for _, u := range n.cfg.Upstreams {
+		if u.Private() { // then what another has is not to be told apart
+			return false
+		}
+	}
+	return len(n.cfg.Upstreams) > 0
+}
+
+// answerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
+func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+	if !n.helps() { // every question is a miss, unless it is found
+		return bw.WriteByte(byte(verdictNo))
+	}
+	ctx, cancel := context.WithTimeout(ctx, infoPatience)
+	defer cancel()
+	m, err := n.lookupUpstream(ctx, r.hashParts[0])
+	switch {
+	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDisbelieved):
+		return bw.WriteByte(byte(verdictNone))
+	case err != nil || !n.sharer.may(m):
+		return bw.WriteByte(byte(verdictNo))
+	}
+	t.probing.found()
+	info := m.Info()
+	info.CA, info.Deriver = "", store.Path{}
+	text := info.String()
+	_, err = bw.Write(append(binary.AppendUvarint([]byte{byte(verdictYes)}, uint64(len(text))), text...))
+	return err
+}
+
+// answerFetch begins to fetch a NAR for a neighbour, or says how far that is.
+func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
+	hp := r.hashParts[0]
+	if !n.helps() { // every question is a miss, unless it is found
+		return bw.WriteByte(byte(verdictNo))
+	}
+	if n.cfg.Spool.Has(r.nar) {
+		return bw.WriteByte(byte(verdictHere))
+	}
+	j := n.behalf.touch(r.nar)
+	f := n.fetched.flight(hp)
+	if f == nil && j == nil {
+		if f = n.fetchFor(ctx, conn.RemotePeer(), hp, r.nar); f == nil {
+			return bw.WriteByte(byte(verdictNo))
+		}
+	}
+	if f == nil || f.m.NarHash() != r.nar {
+		return bw.WriteByte(byte(verdictNo))
+	}
+	t.probing.found()
+	f.urged.Store(true)
+	f.meetPeer(conn.RemotePeer())
+	_, err := bw.Write(appendProgress(min(f.fed.Load(), store.MaxNarSize), n.pace.rate()))
+	return err
+}
+
+// meetPeer makes whoever asks for a NAR on its behalf a member of its crowd.
+func (f *fetch) meetPeer(id peer.ID) {
+	f.node.mu.Lock()
+	nb := f.node.peers[id]
+	f.node.mu.Unlock()
+	if nb != nil {
+		f.meet(nb)
+	}
+}
+
+// fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
+// budget for it. It returns nil if it will not be fetched.
+func (n *Node) fetchFor(ctx context.Context, id peer.ID, hp store.HashPart, nar store.Hash) *fetch {
+	ctx, cancel := context.WithTimeout(ctx, fetchPatience/2)
+	defer cancel()
+	m, err := n.lookupUpstream(ctx, hp)
+	if err != nil || m.NarHash() != nar || !n.sharer.may(m) || !n.begin() {
+		return nil
+	}
+	b := n.behalf
+	b.mu.Lock()
+	ok := b.jobs[nar] == nil && len(b.jobs) < maxJobs && b.spend(id, m.NarSize(), time.Now())
+	var j *job
+	life, end := context.WithCancel(n.life)
+	if ok {
+		j = &job{lease: time.AfterFunc(leaseTime, end), done: make(chan struct{})}
+		b.jobs[nar] = j
+		b.bytes += m.NarSize()
+	}
+	b.mu.Unlock()
+	var f *fetch
+	if ok {
+		if f, err = n.newFlight(m); err != nil {
+			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
+		}
+	}
+	if f == nil {
+		n.endJob(nar, j)
+		end()
+		n.running.Done()
+		return nil
+	}
+	f.urged.Store(true)
+	go func() {
+		defer n.running.Done()
+		defer end()
+		defer n.endJob(nar, j)
+		sp, err := n.fly(life, f)
+		if err != nil {
+			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
+			return
+		}
+		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
+		sp.Close() // it stays in the spool for a while
+	}()
+	return f
+}
+
+func (n *Node) endJob(nar store.Hash, j *job) {
+	if j == nil {
+		return
+	}
+	n.behalf.mu.Lock()
+	defer n.behalf.mu.Unlock()
+	j.lease.Stop()
+	if n.behalf.jobs[nar] == j {
+		delete(n.behalf.jobs, nar)
+	}
+	close(j.done)
+}
+
+// awaitJob waits for a NAR that is being fetched for others already, if it is.
+func (n *Node) awaitJob(ctx context.Context, m trust.Mapping) {
+	tick := time.NewTicker(leaseTime / 4)
+	defer tick.Stop()
+	for {
+		j := n.behalf.touch(m.NarHash())
+		if j == nil {
+			return
+		}
+		select {
+		case <-j.done:
+			return
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// A tempo is how fast something comes that comes now and then.
+type tempo struct {
+	mu     sync.Mutex // guards the rest
+	active int
+	since  time.Time // when active was last above 0 from then on
+	took   time.Duration
+	bytes  int64
+}
+
+// begin takes note that something is to be expected, until end is called.
+func (p *tempo) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle()
+	p.active++
+}
+
+func (p *tempo) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle()
+	p.active--
+}
+
+// settle counts the time until now. The caller holds mu.
+func (p *tempo) settle() {
+	now := time.Now()
+	if p.active > 0 {
+		p.took += now.Sub(p.since)
+	}
+	p.since = now
+	if p.took > paceMemory {
+		p.took, p.bytes = p.took/2, p.bytes/2
+	}
+}
+
+func (p *tempo) add(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bytes += int64(n)
+}
+
+// rate is in bytes per second; 0 is unknown.
+func (p *tempo) rate() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle()
+	if p.took < paceLeast {
+		return 0
+	}
+	return int64(float64(p.bytes) / p.took.Seconds())
+}
+
+// total is how many bytes of NARs neighbours have asked for since the start.
+func (b *behalf) total() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes
+}

@@ -1,0 +1,156 @@
+package p2p_test
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"narbor/p2p"
+	"narbor/store"
+)
+
+// cooperative starts machines that all know each other and share a web cache.
+func (c *webCache) cooperative(t *testing.T, n int, edit ...func(i int, cfg *p2p.Config)) []*machine {
+	t.Helper()
+	var all []*machine
+	for i := range n {
+		with := func(cfg *p2p.Config) {
+			c.with(t)(cfg)
+			for _, e := range edit {
+				e(i, cfg)
+			}
+		}
+		all = append(all, c.up.newMachineAs(t, store.SpoolConfig{}, store.NewMem(), with, all...))
+	}
+	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		met := 0
+		for _, m := range all {
+			met += len(m.Status().Neighbours)
+		}
+		if met == n*(n-1) {
+			return all
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("%d acquaintances, want %d", met, n*(n-1))
+		}
+	}
+}
+
+// all lets each machine look a path up and fetch it, at the same time.
+func all(t *testing.T, machines []*machine, info store.Info, nar []byte) {
+	t.Helper()
+	var wg sync.WaitGroup
+	for _, m := range machines {
+		wg.Go(func() {
+			got, err := m.LookupUpstream(t.Context(), info.Path.HashPart())
+			if err != nil {
+				t.Errorf("LookupUpstream(%s) = %v", info.Path, err)
+				return
+			}
+			m.fetchMapped(t, got, nar)
+		})
+	}
+	wg.Wait()
+}
+
+func TestTheLANDownloadsOnce(t *testing.T) {
+	web := newWebCache(t, newUpstream(t))
+	web.pace = 5 * time.Millisecond
+	machines := web.cooperative(t, 4)
+	const paths = 12
+	var wg sync.WaitGroup
+	for i := range paths {
+		nar := noise(i, 1000+i*3*store.BlockSize/2)
+		info := web.add(t, fmt.Sprintf("p%d", i), nar)
+		wg.Go(func() { all(t, machines, info, nar) })
+	}
+	wg.Wait()
+	infos, nars := web.requests()
+	if infos != paths || nars != paths {
+		t.Errorf("the upstream was asked for %d narinfos and %d archives by 4 machines, want %d of each", infos, nars, paths)
+	}
+	busy := 0
+	for _, m := range machines {
+		if m.Status().Supplied > 0 {
+			busy++
+		}
+	}
+	if busy < 2 {
+		t.Errorf("%d machines have downloaded, want the work to be shared", busy)
+	}
+}
+
+func TestTheLANAsksOnceAboutWhatNobodyHas(t *testing.T) {
+	web := newWebCache(t, newUpstream(t))
+	machines := web.cooperative(t, 3)
+	const paths = 200
+	var wg sync.WaitGroup
+	for _, m := range machines {
+		for i := range paths {
+			wg.Go(func() {
+				if got, err := m.LookupUpstream(t.Context(), store.HashPartFromBytes([20]byte{9, byte(i)})); !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("LookupUpstream = %v, %v, want ErrNotFound", got, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if infos, _ := web.requests(); infos > paths*21/20 {
+		t.Errorf("%d questions to the upstream about %d paths", infos, paths)
+	}
+}
+
+func TestWhoIsElectedAndStuckIsOvertaken(t *testing.T) {
+	up := newUpstream(t)
+	web, stuck := newWebCache(t, up), newWebCache(t, up)
+	stuck.hold = make(chan struct{})
+	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
+		if i == 0 {
+			cfg.Upstreams = nil
+			stuck.with(t)(cfg)
+		}
+	})
+	const paths = 8 // one of which is the stuck machine's, but for one time in 25
+	began := time.Now()
+	for i := range paths {
+		nar := noise(i, 3*store.BlockSize)
+		info := web.add(t, fmt.Sprintf("p%d", i), nar)
+		stuck.put(info, nar)
+		all(t, machines[1:], info, nar)
+	}
+	if took := time.Since(began); took > 60*time.Second {
+		t.Errorf("%d paths took %s, want whoever is stuck to be left out after the first", paths, took)
+	}
+}
+
+func TestNobodyIsMadeToDownload(t *testing.T) {
+	up := newUpstream(t)
+	nar := noise(1, 10*store.BlockSize)
+	for name, edit := range map[string]func(cfg *p2p.Config){
+		"who does not cooperate":       func(cfg *p2p.Config) { cfg.NoCooperate = true },
+		"who has spent its budget":     func(cfg *p2p.Config) { cfg.UpstreamBudget = int64(len(nar)) },
+		"who shares nothing":           func(cfg *p2p.Config) { cfg.ShareOff = true },
+		"who believes another":         func(cfg *p2p.Config) { cfg.Trusted, cfg.ShareKeys = newUpstream(t).keys, newUpstream(t).keys },
+		"who has no upstream":          func(cfg *p2p.Config) { cfg.Upstreams = nil },
+		"who shares no key's archives": func(cfg *p2p.Config) { cfg.ShareKeys = newUpstream(t).keys },
+	} {
+		t.Run(name, func(t *testing.T) {
+			web := newWebCache(t, up)
+			machines := web.cooperative(t, 2, func(i int, cfg *p2p.Config) {
+				if i == 0 {
+					edit(cfg)
+				}
+			})
+			for i := range 6 {
+				nar := noise(i, 10*store.BlockSize)
+				info := web.add(t, fmt.Sprintf("p%d", i), nar)
+				all(t, machines[1:], info, nar)
+			}
+			if n := machines[0].Status().Supplied; n > 0 {
+				t.Errorf("it was made to download %d bytes", n)
+			}
+		})
+	}
+}

@@ -1,0 +1,202 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"time"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// upstreamProtocol is spoken by nobody: to have it means to ask an upstream on behalf of neighbours.
+const upstreamProtocol = "/narbor/upstream/1"
+
+// A verdict is the first byte of an answer to what is asked on behalf of.
+type verdict byte
+
+const (
+	verdictNo   verdict = 0 // cannot tell, or will not do it
+	verdictNone verdict = 1 // info: the upstream has none
+	verdictYes  verdict = 2 // info: the claim follows; fetch: under way
+	verdictHere verdict = 3 // fetch: here
+)
+
+// electorate is what the members' scores for a path begin with. Who asks for its narinfo is so the one who fetches its
+// NAR, and knows by then where that is.
+func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
+
+// elect returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
+// that do such things for others and are not left out, the one of the highest score. others is how many took part.
+func (n *Node) elect(h store.Hash, out func(*neighbour) bool) (who *neighbour, others int) {
+	best := crowdSeed(n.lan.Host().ID(), h)
+	for _, nb := range n.members() {
+		if out != nil && out(nb) {
+			continue
+		}
+		others++
+		if s := crowdSeed(nb.id, h); s > best {
+			best, who = s, nb
+		}
+	}
+	return who, others
+}
+
+// members are the neighbours that ask an upstream on behalf of others, and have not failed to of late.
+func (n *Node) members() (out []*neighbour) {
+	if n.cfg.NoCooperate || len(n.cfg.Upstreams) == 0 {
+		return nil
+	}
+	book, now := n.lan.Host().Peerstore(), time.Now().UnixNano()
+	for _, nb := range n.neighbours() {
+		if nb.shunned.Load() > now || nb.isLate() {
+			continue
+		}
+		if has, err := book.SupportsProtocols(nb.id, upstreamProtocol); err == nil && len(has) > 0 {
+			out = append(out, nb)
+		}
+	}
+	return out
+}
+
+// shun leaves a neighbour out of elections for a while.
+func (n *neighbour) shun() { n.shunned.Store(time.Now().Add(shunTime).UnixNano()) }
+
+// LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
+// are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
+// only if the upstreams have none.
+func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	who, _ := n.elect(electorate(hp), nil)
+	if who == nil {
+		return n.lookupUpstream(ctx, hp)
+	}
+	v, text, err := who.askInfo(ctx, hp)
+	switch {
+	case err != nil:
+		if ctx.Err() == nil {
+			who.shun()
+		}
+	case v == verdictNone:
+		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.id, store.ErrNotFound)
+	case v == verdictYes:
+		if m, err := n.told(who, hp, text); err == nil {
+			return m, nil
+		}
+	}
+	return n.lookupUpstream(ctx, hp)
+}
+
+// told returns what a neighbour says that an upstream says, if it can be believed.
+func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
+	info, err := store.ParseInfo(text)
+	if err == nil && info.Path.HashPart() != hp {
+		err = fmt.Errorf("asked about %s, got %s", hp, info.Path)
+	}
+	if err != nil {
+		n.strike(nb.id, err.Error())
+		return trust.Mapping{}, err
+	}
+	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not
+}
+
+// askInfo asks a neighbour what its upstreams say about a hash part.
+func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart) (v verdict, text string, err error) {
+	err = n.exchange(ctx, request{kind: askUpstream, hashParts: []store.HashPart{hp}}, infoPatience, func(br *bufio.Reader) error {
+		v, text, err = readVerdict(br)
+		return err
+	})
+	return v, text, err
+}
+
+// askFetch asks a neighbour to fetch a NAR from its upstream, or how far that is: how many bytes have come, and how many
+// all that it fetches so brings in a second.
+func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v verdict, got, pace int64, err error) {
+	err = n.exchange(ctx, request{kind: askFetch, hashParts: []store.HashPart{hp}, nar: nar}, fetchPatience, func(br *bufio.Reader) error {
+		v, got, pace, err = readProgress(br)
+		return err
+	})
+	return v, got, pace, err
+}
+
+// exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
+// other side; then it is asked on a new one.
+func (n *neighbour) exchange(ctx context.Context, r request, within time.Duration, read func(*bufio.Reader) error) error {
+	select {
+	case n.helping <- struct{}{}:
+		defer func() { <-n.helping }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		ex, err := n.take(ctx)
+		if err != nil {
+			return err
+		}
+		stop := context.AfterFunc(ctx, func() { ex.Reset() })
+		kept := ex.kept
+		ex.until = time.Now().Add(within)
+		if err = ex.send(r); err == nil {
+			err = read(ex.br)
+		}
+		if err == nil && stop() {
+			n.put(ex)
+			return nil
+		}
+		stop()
+		ex.Reset()
+		if err == nil || !kept || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// readVerdict reads the answer about a narinfo.
+func readVerdict(br *bufio.Reader) (v verdict, text string, err error) {
+	first, err := br.ReadByte()
+	if err != nil {
+		return 0, "", noEOF(err)
+	}
+	switch v = verdict(first); v {
+	case verdictNo, verdictNone:
+		return v, "", nil
+	case verdictYes:
+		n, err := readUvarint(br, store.MaxInfoLen)
+		if err != nil {
+			return 0, "", noEOF(err)
+		}
+		text, err = readText(br, n)
+		return v, text, err
+	}
+	return 0, "", fmt.Errorf("%w: unknown verdict %d", errWire, first)
+}
+
+// readProgress reads the answer about a fetch.
+func readProgress(br *bufio.Reader) (v verdict, got, pace int64, err error) {
+	first, err := br.ReadByte()
+	if err != nil {
+		return 0, 0, 0, noEOF(err)
+	}
+	switch v = verdict(first); v {
+	case verdictNo, verdictHere:
+		return v, 0, 0, nil
+	case verdictYes:
+		g, err := readUvarint(br, store.MaxNarSize)
+		if err != nil {
+			return 0, 0, 0, noEOF(err)
+		}
+		p, err := readUvarint(br, store.MaxNarSize)
+		return v, int64(g), int64(p), noEOF(err)
+	}
+	return 0, 0, 0, fmt.Errorf("%w: unknown verdict %d", errWire, first)
+}
+
+// appendProgress is the inverse of [readProgress] for what is under way.
+func appendProgress(got, pace int64) []byte {
+	b := binary.AppendUvarint([]byte{byte(verdictYes)}, uint64(got))
+	return binary.AppendUvarint(b, uint64(pace))
+}
