@@ -108,7 +108,9 @@ func TestTheHouseholdBearsWithItsMembers(t *testing.T) {
 	for _, m := range members {
 		w.neighbours(m, len(members)-1)
 	}
-	w.must(members[1].Shape(1)) // one is slow, and one dies
+	w.must(members[1].Shape(1)) // one is slow, one dies, and a fifth lies
+	liar := w.host(lan.HostConfig{Name: "liar", Nix: c.Nix}, "substituters =")
+	w.hostile(liar, "--fault", "flipped-block")
 	h.downloaded()
 	all := make([]*realisation, len(members))
 	for _, i := range []int{0, 2, 3} {
@@ -122,5 +124,5 @@ func TestTheHouseholdBearsWithItsMembers(t *testing.T) {
 		all[i].end()
 		w.whole(members[i], c, c.Top.String())
 	}
-	t.Logf("with one that is slow and one that dies: %.2f of the closure over the line", h.downloaded())
+	t.Logf("with one that is slow, one that dies and one that lies: %.2f of the closure over the line", h.downloaded())
 }

@@ -15,7 +15,7 @@
 // A request is one frame:
 //
 //	uvarint  length of the rest, 1 to [maxRequestLen]
-//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have
+//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch
 //	...      by kind
 //
 // Claims asks who knows these store paths:
@@ -74,6 +74,29 @@
 //	uvarint  number of bytes that follow, or 0 for "not here"; it follows from NarSize
 //	...      a bit for each block, 1 if it is here: block 0 is the lowest of the first byte, bits left over are 0
 //
+// Upstream asks what the answerer's upstreams say about a store path:
+//
+//	20 bytes hash part
+//
+// The answer:
+//
+//	1 byte   0 "cannot tell", 1 "they have none", 2 "this"
+//	uvarint  for 2: the length of the claim, at most [store.MaxInfoLen]
+//	...      the claim, as above
+//
+// Fetch asks the answerer to fetch a NAR from its upstreams, and again and again how far that is; the blocks are then
+// asked for as of anybody who is receiving the NAR:
+//
+//	20 bytes hash part
+//	36 bytes CID of the whole NAR
+//
+// The answer:
+//
+//	1 byte   0 "no", 2 "under way", 3 "here"
+//	uvarint  for 2: how many bytes of the NAR have come from the upstream, at most [store.MaxNarSize]
+//	uvarint  for 2: how many bytes of NARs a second come from the answerer's upstreams in all, at most the same; 0 if that
+//	         is not known
+//
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
 //
 // # Crowds
@@ -114,6 +137,16 @@
 // This repeats the table, in some minutes:
 //
 //	NARBOR_NIGHTLY=1 go test -v -timeout 1h -run 'TestManyMachines|TestFiveHundredMachines' ./integration/hostile ./p2p
+//
+// # Upstreams
+//
+// Whoever asks upstreams on behalf of others says so by speaking a protocol "/narbor/upstream/1", on which nothing is said:
+// every stream is reset. Those who do so and are connected elect, each for itself, who of them and itself asks about a
+// path, and fetches its NAR: the one of whom SHA-256 of SHA-256 of the hash part, as text, and the peer ID begins with the
+// largest number of 8 bytes, the first counting most (rendezvous hashing). What is asked on behalf of somebody is never
+// passed on to a third: the answerer asks its own upstreams, or not at all. So nothing goes in circles, and those who see
+// different members fetch a NAR more than once at worst. Who asks gives up, and elects anew without the one that was
+// elected, or fetches the NAR itself, when that one makes no progress.
 //
 // # Groups
 //
