@@ -9,8 +9,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // ErrNoPeer says that nobody goes by a name that a user gave.
@@ -136,10 +136,15 @@ func (n *Node) peerNamed(name string, among []peer.ID) (peer.ID, error) {
 	return "", fmt.Errorf("%.80q: %w: %d peers go by that; give more of the ID", name, ErrNoPeer, len(found))
 }
 
-// isAt says whether a connection to a peer goes to that address.
+// isAt says whether a connected peer is at that address: by a connection, or by its own word.
 func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
-	return slices.ContainsFunc(n.lan.Host().Network().ConnsToPeer(id), func(c network.Conn) bool {
-		a, ok := ipOf(c.RemoteMultiaddr())
+	h := n.lan.Host()
+	addrs := h.Peerstore().Addrs(id)
+	for _, c := range h.Network().ConnsToPeer(id) {
+		addrs = append(addrs, c.RemoteMultiaddr())
+	}
+	return slices.ContainsFunc(addrs, func(m ma.Multiaddr) bool {
+		a, ok := ipOf(m)
 		return ok && a.WithZone("") == addr.WithZone("")
 	})
 }

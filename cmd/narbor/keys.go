@@ -49,7 +49,7 @@ func (s *service) keyList() KeyList {
 		}
 	}
 	add(s.keys, "--trusted-key")
-	add(settings.TrustedPublicKeys, settings.Origin)
+	add(settings.TrustedPublicKeys, "Nix's defaults") // for no file says so
 	add(own, "secret-key-files")
 	return list
 }

@@ -132,7 +132,7 @@ func (p PingReport) print(s screen) {
 	s.field("address", "%s, from here %s (%s)", shortAddr(p.Addr), shortAddr(p.Local), securityName(p.Security))
 	if len(p.Millis) > 0 {
 		sorted := slices.Sorted(slices.Values(p.Millis))
-		s.field("round trip", "%.1f ms (%.1f to %.1f, %s)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1], plural(len(sorted), "time"))
+		s.field("round trip", "%.2f ms (%.2f to %.2f, %s)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1], plural(len(sorted), "time"))
 	}
 	if p.Lost > 0 {
 		s.field("lost", "%s without an answer", plural(p.Lost, "round trip"))

@@ -11,6 +11,9 @@ import (
 	"narbor/store"
 )
 
+// mostShares is how many peers or packages are shown: one screen.
+const mostShares = 20
+
 func statsCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "stats",
@@ -98,8 +101,11 @@ func printDays(s screen, days []narserve.Day) {
 
 func printShares(s screen, what string, shares []narserve.Share, name func(string) string) {
 	var rows [][]string
-	for _, sh := range shares {
+	for _, sh := range shares[:min(len(shares), mostShares)] {
 		rows = append(rows, []string{name(sh.Name), amount(sh.Received), amount(sh.Sent), sh.Last.Local().Format(time.DateOnly)})
 	}
 	s.table([]string{what, ">FROM NETWORK", ">TO OTHERS", "LAST"}, rows)
+	if more := len(shares) - mostShares; more > 0 {
+		fmt.Fprintf(s, "and %d more, which --json tells\n", more)
+	}
 }

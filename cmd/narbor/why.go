@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ type Why struct {
 	Status     int          `json:"status"` // that Nix would get for the narinfo
 	From       string       `json:"from"`   // what would be served: store, cache, neighbours or ""
 	Reason     string       `json:"reason"`
+
+	asked string // as it was given
 }
 
 // WhyLocal is what this machine has.
@@ -192,6 +195,7 @@ func why(c *cli.Context, explain bool) error {
 	if err := ctl.get(c.Context, "/why?"+query, &w); err != nil {
 		return err
 	}
+	w.asked = c.Args().First()
 	switch {
 	case c.Bool("json"):
 		err = printJSON(c.App.Writer, w)
@@ -214,10 +218,7 @@ func orEmpty(err error, otherwise string) error {
 }
 
 func (w Why) title() string {
-	if w.Path == "" {
-		return w.HashPart
-	}
-	return w.Path
+	return cmp.Or(w.Path, w.asked, w.HashPart)
 }
 
 func (w Why) print(s screen) {
