@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-/7aW2uB4F6M1rLxhPd579XP8aVn6lYFsi2ppJG5kzUs=";
+          vendorHash = "sha256-lgYdfrynA1mRk7Bp04ExltlHv7M0I4taTnyKp9vI9QU=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

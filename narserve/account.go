@@ -106,6 +106,9 @@ const (
 	ResultRejected = "rejected" // somebody offered it, and it was not believed: Nix asks its next substituter
 )
 
+// resultTimeout is a miss for which nobody said no, in metrics.
+const resultTimeout = "timeout"
+
 // Request is one of Nix's, or several alike in a row.
 type Request struct {
 	Time    time.Time    `json:"time"`   // when the last was answered

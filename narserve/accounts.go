@@ -3,6 +3,7 @@ package narserve
 import (
 	"cmp"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -44,8 +45,16 @@ type Accounts struct {
 	busySince time.Time // when the first of these began
 	busySaved int64     // bytes that neighbours have saved since
 	changed   bool      // since the file was written
+	total     passed    // since the start of the program
+	noRoom    time.Time // when a NAR did not fit into the spool, the last time
 	until     time.Time // days[today] is today until then
 	today     int
+}
+
+// passed is what metrics show.
+type passed struct {
+	Amounts
+	answers map[string]int64 // to questions for a path, by the result, or "timeout"
 }
 
 // A provenance says where a NAR came from, and from whom.
@@ -78,7 +87,8 @@ func NewAccounts() *Accounts {
 	if err != nil {
 		panic(err)
 	}
-	return &Accounts{origins: origins, missed: missed, since: time.Now(), peers: shares{}, names: shares{}, passing: map[passKey]*passing{}}
+	return &Accounts{origins: origins, missed: missed, since: time.Now(), peers: shares{}, names: shares{}, passing: map[passKey]*passing{},
+		total: passed{answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}}
 }
 
 // Received takes note of n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
@@ -229,6 +239,7 @@ func (a *Accounts) found(path store.Path) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.book(now, Amounts{Found: 1})
+	a.total.answers[ResultHit]++
 	a.remember(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
 }
 
@@ -240,6 +251,11 @@ func (a *Accounts) notFound(hp store.HashPart, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.book(now, Amounts{Missed: 1})
+	if errors.Is(err, errNoAnswer) {
+		a.total.answers[resultTimeout]++
+	} else {
+		a.total.answers[result]++
+	}
 	a.remember(now, Request{Path: string(hp), Result: result, Reason: reason, Count: 1})
 }
 
@@ -250,6 +266,9 @@ func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
 	result, reason := why(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if errors.Is(err, store.ErrNoSpace) {
+		a.noRoom = now
+	}
 	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
 }
 
@@ -291,6 +310,7 @@ func (a *Accounts) remember(now time.Time, r Request) {
 // book adds amounts to today and to this quarter of an hour. The caller holds mu.
 func (a *Accounts) book(now time.Time, amounts Amounts) {
 	a.changed = true
+	a.total.add(amounts)
 	if !now.Before(a.until) || now.Before(a.until.AddDate(0, 0, -1)) {
 		a.turnDay(now)
 	}
@@ -317,6 +337,13 @@ func (a *Accounts) turnDay(now time.Time) {
 	}
 	a.days = a.days[:min(len(a.days), maxDays)]
 	a.today = at
+}
+
+// sinceStart returns what passed since the start of the program.
+func (a *Accounts) sinceStart() passed {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return passed{a.total.clone(), maps.Clone(a.total.answers)}
 }
 
 // Account returns all that is known at this moment.

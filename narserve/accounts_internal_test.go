@@ -136,6 +136,9 @@ func TestAccountsAreBounded(t *testing.T) {
 			for i := range 2 * maxPassing {
 				a.Sent(textMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
 			}
+			if len(a.passing) > maxPassing {
+				t.Fatalf("%d transfers are known to be under way", len(a.passing))
+			}
 			time.Sleep(24 * time.Hour)
 		}
 		got := a.Account()

@@ -69,7 +69,7 @@ func OpenAccounts(file string) (*Accounts, error) {
 		a.note, a.changed = err.Error(), true
 		return a, err
 	}
-	a.since, a.note, a.days, a.quarters = kept.Since, kept.Note, kept.Days, kept.Quarters
+	a.since, a.days, a.quarters = kept.Since, kept.Days, kept.Quarters
 	for _, s := range kept.Peers {
 		a.peers[s.Name] = &s
 	}
@@ -146,7 +146,7 @@ func (a *Accounts) Save() error {
 		return nil
 	}
 	account := a.Account()
-	account.Now = nil
+	account.Now, account.Note = nil, ""
 	text, err := json.Marshal(account)
 	if err == nil {
 		err = replaceFile(a.file, text)
@@ -247,4 +247,18 @@ func (s *Server) lookForMissed(ctx context.Context) {
 		}
 		s.accounts.looked(hp, size)
 	}
+}
+
+// Note says what went wrong with the file, or "".
+func (a *Accounts) Note() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.note
+}
+
+// OutOfRoom says whether Nix was denied a NAR for want of room in the spool, at most so long ago.
+func (a *Accounts) OutOfRoom(ago time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.noRoom.IsZero() && time.Since(a.noRoom) <= ago
 }

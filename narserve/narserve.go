@@ -5,6 +5,14 @@
 //	GET, HEAD /<hash part>.narinfo                       a narinfo written here from a [trust.Mapping]
 //	GET, HEAD /nar/<hash part>-<NarHash, base 32>.nar    the archive, uncompressed; GET with Range
 //
+// Beside it, for this machine alone, by its loopback names and over its loopback interface:
+//
+//	GET, HEAD /                                          the page for people
+//	GET       /events                                    its parts, as they change: server-sent events
+//	GET, HEAD /api/v1/status                             the same as JSON, for programs
+//	GET, HEAD /metrics                                   for Prometheus
+//	GET, HEAD /healthz                                   "ok"
+//
 // It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
 // holds, archives come out of a [store.Spooled]. Nix is never worse off for having asked: the answer is 200, 206
 // or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a method other than
@@ -86,7 +94,10 @@ type Config struct {
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
 	// Accounts keep what passes; nil keeps them in memory.
 	Accounts *Accounts
-	Log      *zap.Logger // nil discards
+	// Facts are what the page, the API and the metrics show besides; nil: there are no such URLs. It returns at once, and
+	// may be called concurrently.
+	Facts func() Facts
+	Log   *zap.Logger // nil discards
 }
 
 // Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
@@ -100,6 +111,8 @@ type Server struct {
 	fetches  fetches
 	ahead    *ahead
 	accounts *Accounts
+	page     *page
+	metrics  *metrics
 	settled  <-chan struct{}
 	started  time.Time
 
@@ -118,6 +131,7 @@ func New(cfg Config) *Server {
 	if s.accounts = cfg.Accounts; s.accounts == nil {
 		s.accounts = NewAccounts()
 	}
+	s.page, s.metrics = newPage(cfg.Facts, s.accounts), newMetrics(s)
 	if s.settled == nil {
 		closed := make(chan struct{})
 		close(closed)
@@ -164,6 +178,7 @@ func (s *Server) HTTPServer() *http.Server {
 			}
 		},
 	}
+	srv.RegisterOnShutdown(s.page.stop)
 	if l, err := zap.NewStdLogAt(s.log, zap.WarnLevel); err == nil {
 		srv.ErrorLog = l
 	}
@@ -188,12 +203,14 @@ func (s *Server) Stats() Stats {
 }
 
 // A reply is decided on completely before its first byte is written: whatever goes wrong until then is a 404.
-// One of text and nar is set.
+// At most one of text, nar and stream is set.
 type reply struct {
 	status      int
 	contentType string
 	text        string
 	nar         *narReply
+	stream      *stream
+	header      map[string]string // further ones
 }
 
 var (
@@ -215,8 +232,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 || !r.ProtoAtLeast(1, 1) {
 		h.Set("Connection", "close") // people disagree on where such a request ends: nothing after it is one
 	}
+	began := time.Now()
 	a := s.answer(r)
 	defer func() {
+		s.metrics.answered(routeOf(r.URL.Path), a.status, time.Since(began))
 		if p := recover(); p != nil {
 			if p != http.ErrAbortHandler {
 				s.logPanic(r, p)
@@ -225,6 +244,13 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	h.Set("Content-Type", a.contentType)
+	for name, value := range a.header {
+		h.Set(name, value)
+	}
+	if a.stream != nil {
+		a.stream.run(w, r)
+		return
+	}
 	if a.nar != nil {
 		s.sendNAR(w, r, a)
 		return
@@ -265,7 +291,7 @@ func (s *Server) answer(r *http.Request) (a reply) {
 	case strings.HasPrefix(path, "/nar/"):
 		a, err = s.nar(r, path[len("/nar/"):])
 	default:
-		return notFound
+		a, err = s.page.answer(r, s.metrics)
 	}
 	if err != nil {
 		s.log.Debug("not found", zap.String("url", r.URL.Path), zap.Error(err))

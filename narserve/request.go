@@ -26,7 +26,7 @@ func (s *Server) allowed(r *http.Request) bool {
 		}
 	}
 	for _, site := range r.Header["Sec-Fetch-Site"] {
-		if site != "none" { // somebody typed the address
+		if site != "none" && (site != "same-origin" || forNix(r)) { // somebody typed the address, or it is the page itself
 			return false
 		}
 	}
@@ -46,6 +46,21 @@ func (s *Server) allowed(r *http.Request) bool {
 func forNix(r *http.Request) bool {
 	path := r.URL.Path
 	return path == "/nix-cache-info" || strings.HasSuffix(path, ".narinfo") || strings.HasPrefix(path, "/nar/")
+}
+
+// routeOf says to which of the routes that metrics know a path belongs.
+func routeOf(path string) string {
+	switch {
+	case path == "/nix-cache-info":
+		return routeInfo
+	case strings.HasSuffix(path, ".narinfo"):
+		return routeNarinfo
+	case strings.HasPrefix(path, "/nar/"):
+		return routeNAR
+	case path == "/" || path == "/events" || path == "/metrics" || path == "/healthz" || strings.HasPrefix(path, "/api/"):
+		return routePage
+	}
+	return routeOther
 }
 
 // nearby says whether a host is an address that only machines nearby can have for this one, or that is listened on.

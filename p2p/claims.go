@@ -187,6 +187,7 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) bool {
 func (n *neighbour) broke(ex *exchange, node *Node, err error) {
 	ex.Reset()
 	if errors.Is(err, errWire) {
+		node.counts.refuse(refusedFormat)
 		node.strike(n.id, err.Error())
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -60,6 +61,7 @@ type lan struct {
 	settled chan struct{}
 	dead    chan network.Conn // to be closed by bury
 	renewal *renewal
+	changes atomic.Int64 // of the links that are used, since the start
 
 	places *places
 	moved  chan struct{} // the links have changed
@@ -204,6 +206,7 @@ func (l *lan) follow(ctx context.Context) error {
 		}
 		l.keeper.looked(len(used(links)) > 0, time.Now())
 		if changed {
+			l.changes.Add(1)
 			l.closeOrphans()
 			l.renewal.suspect(l.connsAt(fresh))
 		}

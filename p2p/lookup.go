@@ -280,6 +280,9 @@ func (l *lookup) judge(r reply) {
 	info, err := store.ParseInfo(r.text)
 	if err == nil && info.Path.HashPart() != l.hp {
 		err = fmt.Errorf("asked about %s, got %s", l.hp, info.Path)
+		l.node.counts.refuse(refusedName)
+	} else if err != nil {
+		l.node.counts.refuse(refusedFormat)
 	}
 	if err != nil {
 		l.node.strike(r.from.id, err.Error())
@@ -315,6 +318,7 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 			l.mu.Lock()
 			l.refused = err
 			l.mu.Unlock()
+			l.node.counts.refuse(refusal(err))
 			l.node.log.Debug("claim not believed", zap.Stringer("peer", from.id), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}

@@ -99,6 +99,7 @@ type Node struct {
 	wanted   *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
 	bans     *bans
 	blocked  *blocklist
+	counts   *counts
 	group    *group        // nil is no group
 	joined   chan peer.ID  // is told who has proved to be in the group; read by watch
 	news     chan struct{} // a neighbour has joined; read by exchangePeers
@@ -164,6 +165,7 @@ func New(cfg Config) (*Node, error) {
 		wanted:   wanted,
 		bans:     banned,
 		blocked:  blocked,
+		counts:   newCounts(),
 		group:    circle,
 		joined:   make(chan peer.ID),
 		news:     make(chan struct{}, 1),
@@ -397,6 +399,7 @@ func (n *Node) strike(id peer.ID, reason string) {
 	if strikes < maxStrikes {
 		return
 	}
+	n.counts.ban()
 	if !slices.Contains(n.blocked.all(), id) { // who is refused for good stays so
 		n.lan.Block(id, until)
 	}

@@ -62,6 +62,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 		case err == nil:
 			continue
 		case errors.Is(err, errWire):
+			n.counts.refuse(refusedFormat)
 			n.strike(s.Conn().RemotePeer(), err.Error())
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:

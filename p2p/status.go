@@ -24,6 +24,11 @@ type Status struct {
 	Supplied   int64             `json:"supplied"`   // bytes of NARs that came from upstreams
 	ForOthers  int64             `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
 	Cooperates bool              `json:"cooperates"` // whether upstreams are asked for neighbours
+	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned; Networks how often
+	// the interfaces that are used have changed.
+	Rejected map[string]int64 `json:"rejected"`
+	Bans     int64            `json:"bans"`
+	Networks int64            `json:"networks"`
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
@@ -73,6 +78,8 @@ func (n *Node) Status() Status {
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}
+	s.Rejected, s.Bans = n.counts.get()
+	s.Networks = n.lan.changes.Load()
 	select {
 	case <-n.settled:
 		s.Settled = true

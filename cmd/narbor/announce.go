@@ -62,20 +62,44 @@ func (s *service) announce(c *cli.Context) error {
 
 // announceNix says where Nix asks, and the line for nix.conf if it does not yet.
 func (s *service) announceNix(w io.Writer, line func(key, format string, args ...any)) {
+	urls := s.urls()
+	line("for Nix", "%s", strings.Join(urls, ", "))
+	if !s.shares.hasNix() || len(urls) == 0 || s.isSubstituter() {
+		return
+	}
+	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
+		"  %s\n", s.nixConfLine())
+}
+
+// urls returns where Nix may ask.
+func (s *service) urls() []string {
 	urls := make([]string, len(s.listeners))
 	for i, l := range s.listeners {
 		urls[i] = "http://" + l.Addr().String()
 	}
-	line("for Nix", "%s", strings.Join(urls, ", "))
-	asked := func(sub string) bool {
+	return urls
+}
+
+// nixConfLine is what makes Nix ask.
+func (s *service) nixConfLine() string {
+	if len(s.listeners) == 0 {
+		return ""
+	}
+	return "extra-substituters = " + s.urls()[0]
+}
+
+// isSubstituter says whether Nix's configuration has this narbor among its substituters.
+func (s *service) isSubstituter() bool {
+	urls := s.urls()
+	for _, l := range s.listeners {
+		if _, port, err := net.SplitHostPort(l.Addr().String()); err == nil {
+			urls = append(urls, "http://localhost:"+port)
+		}
+	}
+	return slices.ContainsFunc(s.settings.get().Substituters, func(sub string) bool {
 		sub, _, _ = strings.Cut(sub, "?")
 		return slices.Contains(urls, strings.TrimSuffix(sub, "/"))
-	}
-	if !s.shares.hasNix() || len(urls) == 0 || slices.ContainsFunc(s.settings.get().Substituters, asked) {
-		return
-	}
-	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
-		"  extra-substituters = %s\n", urls[0])
+	})
 }
 
 func (s shares) describe() string {

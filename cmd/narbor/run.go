@@ -47,6 +47,8 @@ func runFlags() []cli.Flag {
 			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
 		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, such as builder.lan; repeatable"),
 		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
+		&cli.BoolFlag{Name: "no-page", Category: categoryNet, EnvVars: env("no-page"),
+			Usage: "serve no page, API and metrics beside the cache: every user of this machine can see them"},
 		stateFlag(), socketFlag(),
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
@@ -199,7 +201,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
 	}
 	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Settled: s.node.Settled(),
-		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Accounts: s.accounts, Log: s.log.Named("http")})
+		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Accounts: s.accounts, Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
 	return s.announce(c)
 }
 

@@ -1,0 +1,39 @@
+package main
+
+import (
+	"time"
+
+	"narbor/narserve"
+)
+
+// pageFacts returns what the page shows of this service, or nil if there is to be none.
+func (s *service) pageFacts(off bool) func() narserve.Facts {
+	if off {
+		return nil
+	}
+	return s.facts
+}
+
+func (s *service) facts() narserve.Facts {
+	st := s.status()
+	now := time.Now()
+	f := narserve.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Listen: st.HTTP, NixConf: s.nixConfLine(),
+		NixAsks: s.isSubstituter(), Keys: st.Keys, ShareKeys: st.ShareKeys, Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0,
+		ShareFrom: st.CacheDirs, UploadRate: st.UploadRate, Group: st.Group, Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks,
+		Spool: narserve.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries}}
+	if st.Store != "" {
+		f.ShareFrom = append([]string{st.Store}, f.ShareFrom...)
+	}
+	for _, n := range st.Neighbours {
+		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: n.ID, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
+			Sent: n.BytesSent, Strikes: n.Strikes, Since: now.Add(-time.Duration(n.ConnectedSeconds) * time.Second)})
+	}
+	for _, b := range st.Struck {
+		f.Banned = append(f.Banned, narserve.Banned{ID: b.ID, Reason: b.Reason, Until: b.Until})
+	}
+	for _, i := range st.Interfaces {
+		f.Interfaces = append(f.Interfaces, narserve.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
+	}
+	f.Health = s.health(st)
+	return f
+}

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"narbor/narserve"
+)
+
+// settleIn is how long a service may run without a neighbour before that is worth a word.
+const settleIn = 10 * time.Second
+
+// health says what this service knows of itself that is not as it should be, the worst first.
+func (s *service) health(st Status) []narserve.Health {
+	var list []narserve.Health
+	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, s.shareHealth, s.nixHealth, s.spoolHealth,
+		s.neighbourHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
+		if h := check(st); h != nil {
+			list = append(list, *h)
+		}
+	}
+	var sorted []narserve.Health
+	for _, severity := range []string{narserve.SeverityError, narserve.SeverityWarning, narserve.SeverityInfo} {
+		for _, h := range list {
+			if h.Severity == severity {
+				sorted = append(sorted, h)
+			}
+		}
+	}
+	return sorted
+}
+
+func (s *service) keysHealth(st Status) *narserve.Health {
+	if len(st.Keys) > 0 {
+		return nil
+	}
+	return &narserve.Health{Code: "no-keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
+		Text:    "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
+		Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
+		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
+}
+
+func (s *service) networkHealth(st Status) *narserve.Health {
+	var reasons []string
+	for _, i := range st.Interfaces {
+		if i.Used {
+			return nil
+		}
+		if i.Reason != "loopback" {
+			reasons = append(reasons, i.Name+" ("+i.Reason+")")
+		}
+	}
+	h := &narserve.Health{Code: "no-network", Severity: narserve.SeverityWarning, Title: "No network to look for neighbours on",
+		Text: "This machine has no network interface but loopback.", Fix: "Connect it. narbor notices by itself."}
+	if len(reasons) > 0 {
+		h.Text = "None of the network interfaces is used: " + strings.Join(reasons, ", ") + "."
+		h.Fix = "To use one all the same, start narbor with --interface NAME."
+	}
+	return h
+}
+
+func (s *service) shareHealth(st Status) *narserve.Health {
+	h := &narserve.Health{Code: "nothing-shared", Severity: narserve.SeverityWarning, Title: "Neighbours get nothing from here"}
+	_, unreadable := ownKeys(s.settings.get().SecretKeyFiles)
+	switch {
+	case st.Sharing != "signed" && st.PausedUntil != nil:
+		h.Severity, h.Code = narserve.SeverityInfo, "sharing-paused"
+		h.Text = "Sharing is paused until " + st.PausedUntil.Local().Format("15:04") + "."
+		h.Fix, h.Command = "To share again now:", "narbor share resume"
+	case st.Sharing != "signed":
+		h.Severity, h.Code = narserve.SeverityInfo, "sharing-off"
+		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
+	case len(unreadable) > 0:
+		h.Text = "narbor may not read " + strings.Join(unreadable, ", ") + ", so it cannot tell which trusted key is this machine's own, and what was built here must not leave it."
+		h.Fix = "Let narbor read the file, or remove it from secret-key-files in nix.conf."
+	case len(st.ShareKeys) == 0 && len(st.Keys) > 0:
+		h.Text = "Every trusted key is this machine's own: there is no upstream whose signature would say that a path may be shared."
+		h.Fix = "Add the key of the cache that this machine uses to trusted-public-keys."
+	default:
+		return nil
+	}
+	return h
+}
+
+func (s *service) nixHealth(st Status) *narserve.Health {
+	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0
+	switch {
+	case st.Store == "" || asked || len(st.HTTP) == 0:
+		return nil
+	case !s.isSubstituter():
+		return &narserve.Health{Code: "nix-does-not-ask", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
+			Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
+			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: s.nixConfLine()}
+	}
+	return &narserve.Health{Code: "nix-has-not-asked", Severity: narserve.SeverityInfo, Title: "Nix has not asked yet",
+		Text: "Its configuration says that it may. It asks when it needs a path that is not in the store.",
+		Fix:  "If it should have asked: nix-daemon reads nix.conf when it starts.", Command: "sudo systemctl restart nix-daemon"}
+}
+
+// spoolHealth looks at what Nix was told lately: an old NAR makes room for a new one, so that the spool is full says nothing.
+func (s *service) spoolHealth(st Status) *narserve.Health {
+	if !s.accounts.OutOfRoom(time.Hour) {
+		return nil
+	}
+	return &narserve.Health{Code: "no-room", Severity: narserve.SeverityWarning, Title: "No room for what Nix asked for",
+		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most %s are in use, and narbor leaves --min-free on the disk.",
+			amount(st.Spool.Bytes), amount(st.Spool.MaxBytes)),
+		Fix: "Make room on the disk, or give narbor more by --spool-size, or less to leave free by --min-free.", Command: "nix-collect-garbage"}
+}
+
+func (s *service) neighbourHealth(st Status) *narserve.Health {
+	if len(st.Neighbours) > 0 || s.networkHealth(st) != nil || time.Since(s.started) < settleIn {
+		return nil
+	}
+	return &narserve.Health{Code: "no-neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
+		Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before.",
+		Fix:  "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:", Command: "narbor peers add ADDRESS"}
+}
+
+func (s *service) bannedHealth(st Status) *narserve.Health {
+	if len(st.Struck) == 0 {
+		return nil
+	}
+	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityWarning, Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
+		Text: "They sent what was not what it claimed to be, three times. Nothing of it reached Nix. A broken disk or memory looks the same as malice.",
+		Fix:  "If one of them is your machine, check its store:", Command: "nix-store --verify --check-contents"}
+}
+
+func (s *service) groupHealth(st Status) *narserve.Health {
+	if len(st.OtherGroup) == 0 {
+		return nil
+	}
+	return &narserve.Health{Code: "other-group", Severity: narserve.SeverityInfo, Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
+		Text: "They are neither asked nor answered, for they do not have the same --group-secret-file.",
+		Fix:  "If they should be in yours, copy the file to them."}
+}
+
+func (s *service) accountsHealth(Status) *narserve.Health {
+	note := s.accounts.Note()
+	if note == "" {
+		return nil
+	}
+	return &narserve.Health{Code: "accounts-lost", Severity: narserve.SeverityInfo, Title: "What was saved is counted from now on",
+		Text: note, Fix: "There is nothing to do, unless the disk is failing."}
+}

@@ -1,0 +1,277 @@
+package integration_test
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"narbor/narserve"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A shown page is served as narbor does it, with what a test says it shall show.
+type shown struct {
+	url      string
+	accounts *narserve.Accounts
+
+	mu    sync.Mutex // guards facts
+	facts narserve.Facts
+}
+
+func (s *shown) set(change func(*narserve.Facts)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.facts)
+}
+
+func showPage(t *testing.T, account *narserve.Account, facts narserve.Facts) *shown {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "account.json")
+	if account != nil {
+		text, err := json.Marshal(account)
+		if err == nil {
+			err = os.WriteFile(file, text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	accounts, err := narserve.OpenAccounts(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &shown{accounts: accounts, facts: facts}
+	srv := narserve.New(narserve.Config{Accounts: accounts, Facts: func() narserve.Facts {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.facts
+	}}).HTTPServer()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Close()
+		if err := <-ended; err != http.ErrServerClosed {
+			t.Error(err)
+		}
+	})
+	s.url = "http://" + l.Addr().String()
+	return s
+}
+
+// busyAccount is a month of a machine that has neighbours.
+func busyAccount(now time.Time) *narserve.Account {
+	a := &narserve.Account{Schema: 1, Since: now.AddDate(0, 0, -40)}
+	for i := 29; i >= 0; i-- {
+		d := narserve.Day{Date: now.AddDate(0, 0, -i).Format(time.DateOnly)}
+		n := int64((i+5)*7919%11) * 107e6
+		d.Received = map[store.Origin]int64{store.FromNeighbours: n}
+		d.ByNix, d.Sent, d.NARs, d.SavedSeconds = n/5+3e6, n/2, n/1e6, float64(n)/4e7
+		a.Days = append(a.Days, d)
+	}
+	for i := range 96 {
+		q := narserve.Quarter{Start: now.Truncate(15 * time.Minute).Add(time.Duration(i-95) * 15 * time.Minute)}
+		if wave := int64(i*i*31%97) - 52; wave > 0 && (i < 26 || i > 50) {
+			q.Received = map[store.Origin]int64{store.FromNeighbours: wave * 9e6}
+			q.ByNix, q.Sent = wave*int64(i%3)*1e6, wave*int64((i+1)%4)*2e6
+			a.Quarters = append(a.Quarters, q)
+		}
+	}
+	const laptop, nas = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv"
+	for i, name := range []string{"firefox-141.0", "llvm-18.1.8-lib", "glibc-2.40-66", "noto-fonts-2025.06.01", "gtk4-4.18.6", "python3-3.12.11",
+		"mesa-25.1.6", "systemd-257.7", "linux-firmware-20250708", "gcc-14.3.0-lib", "ffmpeg-7.1.1-lib", "qtbase-6.9.1"} {
+		path := strings.Repeat(string("0123456789abcdfghij"[i]), 32) + "-" + name
+		r := narserve.Request{Time: now.Add(-time.Duration(i*i*7) * time.Second), Path: path, Result: narserve.ResultHit, Count: 1, Bytes: int64(340e6 / (i + 1)),
+			Seconds: 3.6 / float64(i+1), Origin: store.FromNeighbours, From: []string{nas, laptop}[:1+i%2]}
+		switch i {
+		case 2:
+			r = narserve.Request{Time: r.Time, Path: path[:32], Result: narserve.ResultMiss, Reason: "nobody near has it", Count: 412}
+		case 4:
+			r = narserve.Request{Time: r.Time, Path: path, Result: narserve.ResultFound, Count: 1260}
+		case 7:
+			r = narserve.Request{Time: r.Time, Path: path[:32], Result: narserve.ResultRejected, Reason: "a neighbour has it, but no key that Nix trusts has signed it", Count: 3}
+		}
+		a.Requests = append(a.Requests, r)
+	}
+	return a
+}
+
+// busyFacts are those of that machine.
+func busyFacts(now time.Time) narserve.Facts {
+	return narserve.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
+		Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true, Keys: []string{"cache.nixos.org-1"},
+		ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true, ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"},
+		Neighbours: []narserve.Neighbour{
+			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", Since: now.Add(-3 * time.Hour), Received: 4.1e9, Sent: 0.6e9},
+			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named", Since: now.Add(-75 * time.Hour), Received: 11.9e9},
+			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound", Since: now.Add(-12 * time.Minute), Sent: 7.3e9, Strikes: 1},
+		},
+		Interfaces: []narserve.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
+			{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"}, {Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}},
+		Spool: narserve.SpoolUse{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}, Status: map[string]int{"schema": 1}}
+}
+
+// freshFacts are those of a machine where narbor was just installed.
+func freshFacts(now time.Time) narserve.Facts {
+	f := busyFacts(now)
+	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
+	f.Banned = []narserve.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "it lied", Until: now.Add(time.Hour)}}
+	f.Health = []narserve.Health{
+		{Code: "no-keys", Severity: narserve.SeverityError, Title: "Nothing can be believed", Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
+			Fix: "Give Nix the key of its cache in nix.conf.", Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
+		{Code: "nix-does-not-ask", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor", Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
+			Fix: "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: f.NixConf},
+		{Code: "no-neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet", Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
+	return f
+}
+
+// move lets a NAR arrive, and another leave.
+func (s *shown) move(t *testing.T, name string, size, in, out int) {
+	t.Helper()
+	m := textMapping(t, name, size)
+	s.accounts.Received(store.FromNeighbours, m, "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", in)
+	s.accounts.Sent(textMapping(t, "blender-4.5.1", 2*size).Path(), int64(2*size), "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", out)
+}
+
+// The page as people see it, on a wide screen and a narrow one, by day and by night.
+func TestPageInChromium(t *testing.T) {
+	b := newBrowser(t)
+	now := time.Now()
+	busy, fresh := showPage(t, busyAccount(now), busyFacts(now)), showPage(t, nil, freshFacts(now))
+	busy.move(t, "webkitgtk-2.48.3", 96_000_000, 61_000_000, 20_000_000)
+	for _, scheme := range []string{"light", "dark"} {
+		for _, width := range []int{1280, 390} {
+			b.screen(width, scheme)
+			for name, page := range map[string]*shown{"busy": busy, "fresh": fresh} {
+				b.open(page.url + "/")
+				b.until(`document.getElementById("live").textContent === "Live"`)
+				what := fmt.Sprintf("%s-%s-%d", name, scheme, width)
+				keep(t, what, b.picture())
+				if what == "busy-light-1280" {
+					keep(t, "screenshot", b.clip(1280, 1010)) // what the README shows
+				}
+				if got := b.eval(`document.documentElement.scrollWidth`); got != fmt.Sprint(width) {
+					t.Errorf("%s: the page is %s wide", what, got)
+				}
+				if got := b.eval(contrast); got != "" {
+					t.Errorf("%s: too little contrast: %s", what, got)
+				}
+				checkSeen(t, b, page.url)
+			}
+		}
+	}
+}
+
+// contrast is the text, if any, that stands out from its background by less than 4.5 to 1.
+const contrast = `(() => {
+	const parts = (c) => c.match(/[\d.]+/g).map(Number);
+	const light = (c) => { const [r, g, b] = parts(c).map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+		return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+	const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (parts(c)[3] !== 0) return c; } return "rgb(255,255,255)"; };
+	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+	const bad = new Set();
+	for (let n; (n = walk.nextNode());) {
+		const e = n.parentElement;
+		if (!n.data.trim() || !e.getClientRects().length || ["SCRIPT", "STYLE"].includes(e.tagName)) continue;
+		const [a, b] = [light(getComputedStyle(e).color), light(behind(e))].sort((x, y) => y - x);
+		if ((a + 0.05) / (b + 0.05) < 4.5) bad.add(n.data.trim().slice(0, 40));
+	}
+	return [...bad].join(", ");
+})()`
+
+// checkSeen fails if the browser asked for anything but the page and its events, or complained.
+func checkSeen(t *testing.T, b *browser, url string) {
+	t.Helper()
+	requests, said := b.seen()
+	for _, r := range requests {
+		if r != url+"/" && r != url+"/events" && !strings.HasPrefix(r, "data:") && r != "about:blank" {
+			t.Errorf("the page asks for %s", r)
+		}
+	}
+	if len(requests) < 2 {
+		t.Errorf("it asks for %q alone", requests)
+	}
+	for _, text := range said {
+		t.Errorf("the browser says %.300s", text)
+	}
+}
+
+// What the page says, that it is kept up to date, and that what neighbours say runs nothing.
+func TestPageLivesInChromium(t *testing.T) {
+	b := newBrowser(t)
+	now := time.Now()
+	s := showPage(t, busyAccount(now), busyFacts(now))
+	s.set(func(f *narserve.Facts) {
+		f.Neighbours[0].Via = `"><script>document.title="owned"</script><img src=x onerror="document.title='owned'">`
+	})
+	b.screen(1280, "light")
+	b.open(s.url + "/")
+	for _, want := range []string{"of the last 30 days came from your network", "not downloaded", "192.168.1.23", "named by you", "nobody near has it",
+		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine", "1 of 3 strikes"} {
+		b.until(fmt.Sprintf("document.body.innerText.includes(%q)", want))
+	}
+	b.until(`document.getElementById("now").innerText.includes("Nothing is under way")`)
+	s.move(t, "inkscape-1.4.2", 50_000_000, 20_000_000, 0)
+	b.until(`document.getElementById("now").innerText.includes("inkscape-1.4.2")`)
+	b.until(`document.querySelector("#now progress").getAttribute("aria-label") === "inkscape-1.4.2"`)
+	s.set(func(f *narserve.Facts) {
+		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273", Via: "mdns", Since: time.Now()})
+		f.Health = []narserve.Health{{Code: "x", Severity: narserve.SeverityWarning, Title: "Something is odd", Text: "Look."}}
+	})
+	b.until(`document.body.innerText.includes("192.168.1.77") && document.body.innerText.includes("Something is odd")`)
+	if got := b.eval(`document.title`); got != "narbor" {
+		t.Errorf("the title is %q: what a neighbour said was run", got)
+	}
+	if got := b.eval(`[...document.querySelectorAll("main section")].every((s) => s.getAttribute("aria-label") || document.getElementById(s.getAttribute("aria-labelledby"))) &&
+		[...document.querySelectorAll("table")].every((t) => t.querySelector("th[scope=col]") && t.querySelector("th[scope=row]"))`); got != "true" {
+		t.Error("a section has no name, or a table no headers")
+	}
+	checkSeen(t, b, s.url)
+	b.call("Emulation.setScriptExecutionDisabled", map[string]any{"value": true})
+	b.open(s.url + "/")
+	if html := b.html(); !strings.Contains(html, `http-equiv="refresh"`) || !strings.Contains(html, "192.168.1.77") {
+		t.Errorf("without JavaScript the page does not say what it should:\n%s", html)
+	}
+}
+
+// keep keeps a picture where NARBOR_PICTURES says, for people to look at.
+func keep(t *testing.T, name string, png []byte) {
+	t.Helper()
+	if dir := os.Getenv("NARBOR_PICTURES"); dir != "" {
+		if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// textMapping makes a mapping of a NAR of that size: content-addressed, it proves itself.
+func textMapping(t *testing.T, name string, size int) trust.Mapping {
+	t.Helper()
+	flat := store.Hash{1}
+	digest := sha256.Sum256(fmt.Appendf(nil, "text:sha256:%x:%s:%s", [32]byte(flat), store.Dir, name))
+	var folded [20]byte
+	for i, b := range digest {
+		folded[i%20] ^= b
+	}
+	path, err := store.ParsePathName(string(store.HashPartFromBytes(folded)) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := new(trust.Keys).Check(store.Info{Path: path, NarHash: store.Hash{2}, NarSize: int64(size), CA: "text:sha256:" + flat.Base32()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}

@@ -1,0 +1,71 @@
+package narserve
+
+import "time"
+
+// Severities of [Health].
+const (
+	SeverityError   = "error"   // nothing comes from neighbours, or nothing goes to them, until it is mended
+	SeverityWarning = "warning" // less than could be
+	SeverityInfo    = "info"    // nothing to mend
+)
+
+// Health is something that is not as it should be, and what to do.
+type Health struct {
+	Code     string `json:"code"` // a few words with dashes, always the same for the same thing
+	Severity string `json:"severity"`
+	Title    string `json:"title"`
+	Text     string `json:"text"`
+	Fix      string `json:"fix,omitempty"`     // what to do, for people
+	Command  string `json:"command,omitempty"` // what to copy
+}
+
+// Facts is what the page, the API and the metrics show beside the accounts: what other parts of narbor know at a moment.
+type Facts struct {
+	Status     any // the answer to /api/v1/status
+	Version    string
+	Started    time.Time
+	ID         string
+	Listen     []string // addresses at which Nix asks
+	NixConf    string   // the line for nix.conf
+	NixAsks    bool     // that line, or one like it, is in force
+	Keys       []string // names of those whose signatures are believed
+	ShareKeys  []string // names of those that sign what is shared
+	Sharing    bool     // neighbours may have something
+	ShareFrom  []string // the store and cache directories
+	UploadRate int64    // bytes a second; 0 is no limit
+	Group      bool     // only members of a group are asked and answered
+	Neighbours []Neighbour
+	Banned     []Banned
+	Interfaces []Interface
+	Spool      SpoolUse
+	Rejected   map[string]int64 // what neighbours sent and was not believed, by reason, since the start
+	Bans       int64            // since the start
+	Networks   int64            // changes of networks since the start
+	Health     []Health
+}
+
+// Neighbour is a connected peer. Whatever is text may come from it.
+type Neighbour struct {
+	ID, Addr, Via  string
+	Since          time.Time
+	Received, Sent int64 // bytes of NARs since the start
+	Strikes        int64
+}
+
+// Banned is a peer that is refused because it lied.
+type Banned struct {
+	ID, Reason string
+	Until      time.Time
+}
+
+// Interface is a network interface, and if it is not used, why not.
+type Interface struct {
+	Name, Reason string
+	Used         bool
+}
+
+// SpoolUse is how full the spool is, in bytes.
+type SpoolUse struct {
+	Bytes, MaxBytes int64
+	Entries         int
+}

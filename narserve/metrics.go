@@ -1,0 +1,165 @@
+package narserve
+
+import (
+	"bytes"
+	"fmt"
+	"net/http"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/common/expfmt"
+
+	"narbor/store"
+)
+
+// Routes, as far as metrics tell them apart.
+const (
+	routeInfo    = "cache-info"
+	routeNarinfo = "narinfo"
+	routeNAR     = "nar"
+	routePage    = "page"
+	routeOther   = "other"
+)
+
+// metrics are what /metrics shows, in a registry of their own. No label has values that peers, or paths, could choose.
+type metrics struct {
+	registry *prometheus.Registry
+	requests map[string]map[int]prometheus.Counter // by route and status
+	seconds  map[string]prometheus.Observer        // by route
+}
+
+// newMetrics makes the metrics of s; what other parts know is in its Facts.
+func newMetrics(s *Server) *metrics {
+	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "narbor_http_requests_total",
+		Help: "Requests on the port that Nix asks on."}, []string{"route", "code"})
+	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "narbor_http_request_duration_seconds",
+		Help:    "How long these took, of NARs until they were sent.",
+		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 120}}, []string{"route"})
+	m := &metrics{registry: prometheus.NewRegistry(), requests: map[string]map[int]prometheus.Counter{}, seconds: map[string]prometheus.Observer{}}
+	for _, route := range []string{routeInfo, routeNarinfo, routeNAR, routePage, routeOther} {
+		m.seconds[route] = seconds.WithLabelValues(route)
+		m.requests[route] = map[int]prometheus.Counter{}
+		for _, status := range statuses() {
+			m.requests[route][status] = requests.WithLabelValues(route, strconv.Itoa(status))
+		}
+	}
+	m.registry.MustRegister(requests, seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
+	return m
+}
+
+// statuses are all that this package answers with.
+func statuses() []int {
+	return []int{http.StatusOK, http.StatusPartialContent, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
+		http.StatusTooManyRequests}
+}
+
+// answered takes note of a request. It costs two atomic additions.
+func (m *metrics) answered(route string, status int, took time.Duration) {
+	m.requests[route][status].Inc()
+	m.seconds[route].Observe(took.Seconds())
+}
+
+// text is what /metrics answers with.
+func (m *metrics) text() (string, error) {
+	families, err := m.registry.Gather()
+	if err != nil {
+		return "", fmt.Errorf("metrics: %w", err)
+	}
+	var buf bytes.Buffer
+	for _, f := range families {
+		if _, err := expfmt.MetricFamilyToText(&buf, f); err != nil {
+			return "", fmt.Errorf("metric %s: %w", f.GetName(), err)
+		}
+	}
+	return buf.String(), nil
+}
+
+// A collector makes metrics of what is counted elsewhere, at the moment that somebody asks for them.
+type collector struct{ s *Server }
+
+// Describe implements [prometheus.Collector].
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range descs() {
+		ch <- d
+	}
+}
+
+// descs returns all that a collector makes, by name.
+func descs() map[string]*prometheus.Desc {
+	out := map[string]*prometheus.Desc{}
+	for _, d := range []struct {
+		name, help string
+		labels     []string
+	}{
+		{"build_info", "1, with the versions as labels.", []string{"version", "goversion"}},
+		{"narinfo_total", "Questions of Nix for a path, by the answer.", []string{"result"}},
+		{"nar_bytes_total", "Bytes of NARs: in to Nix, by where they came from; out to neighbours, from the store.", []string{"direction", "source"}},
+		{"nars_total", "NARs that Nix was given to their last byte.", nil},
+		{"saved_bytes_total", "Bytes of NARs that did not come over the internet.", nil},
+		{"internet_bytes_total", "Bytes of NARs that Nix fetched elsewhere after narbor had none: at least these.", nil},
+		{"rejected_total", "What neighbours sent that was not believed.", []string{"reason"}},
+		{"peers", "Neighbours, and peers that are banned, by how they were found.", []string{"state", "via"}},
+		{"peer_bans_total", "Peers that were banned.", []string{"reason"}},
+		{"spool_bytes", "Bytes on disk that wait for Nix.", nil},
+		{"spool_max_bytes", "The most that may wait.", nil},
+		{"network_changes_total", "Times that the interfaces that are used, or their addresses, have changed.", nil},
+		{"health", "1 for each thing that is not as it should be.", []string{"code", "severity"}},
+		{"unverified_bytes_served_total", "Bytes given to Nix that were not verified: 0, for there is no way to do it.", nil},
+	} {
+		out[d.name] = prometheus.NewDesc("narbor_"+d.name, d.help, d.labels, nil)
+	}
+	return out
+}
+
+// Collect implements [prometheus.Collector].
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	of := descs()
+	count := func(name string, n float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(of[name], prometheus.CounterValue, n, labels...)
+	}
+	gauge := func(name string, n float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(of[name], prometheus.GaugeValue, n, labels...)
+	}
+	facts, passed := c.s.page.facts(), c.s.accounts.sinceStart()
+	gauge("build_info", 1, facts.Version, runtime.Version())
+	for result, n := range passed.answers {
+		count("narinfo_total", float64(n), result)
+	}
+	for _, o := range store.Origins() {
+		count("nar_bytes_total", float64(passed.Received[o]), "in", string(o))
+	}
+	count("nar_bytes_total", float64(passed.Sent), "out", string(store.FromStore))
+	count("nars_total", float64(passed.NARs))
+	count("saved_bytes_total", float64(passed.Saved()))
+	count("internet_bytes_total", float64(passed.Received[store.FromInternet]+passed.ByNix))
+	for reason, n := range facts.Rejected {
+		count("rejected_total", float64(n), reason)
+	}
+	for via, n := range byVia(facts.Neighbours) {
+		gauge("peers", float64(n), "connected", via)
+	}
+	gauge("peers", float64(len(facts.Banned)), "banned", "")
+	count("peer_bans_total", float64(facts.Bans), "lied")
+	gauge("spool_bytes", float64(facts.Spool.Bytes))
+	gauge("spool_max_bytes", float64(facts.Spool.MaxBytes))
+	count("network_changes_total", float64(facts.Networks))
+	seen := map[string]bool{}
+	for _, h := range facts.Health {
+		if !seen[h.Code] {
+			seen[h.Code] = true
+			gauge("health", 1, h.Code, h.Severity)
+		}
+	}
+	count("unverified_bytes_served_total", 0)
+}
+
+func byVia(neighbours []Neighbour) map[string]int {
+	out := map[string]int{}
+	for _, n := range neighbours {
+		out[n.Via]++
+	}
+	return out
+}

@@ -1,0 +1,105 @@
+package narserve
+
+import (
+	"bytes"
+	"crypto/sha256"
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"html/template"
+	"net/http"
+	"sync"
+
+	"narbor/store"
+)
+
+var (
+	//go:embed page/page.html
+	pageHTML string
+	//go:embed page/page.css
+	pageCSS string
+	//go:embed page/page.js
+	pageJS string
+)
+
+// sections are the parts of the page that change, by their IDs, each with a template of that name.
+func sections() []string {
+	return []string{"state", "saved", "health", "now", "neighbours", "day", "requests", "sharing", "network"}
+}
+
+// A page is what people see of narbor in a browser, and programs beside it. Nothing can be changed through it.
+type page struct {
+	facts     func() Facts // nil: there is no page
+	accounts  *Accounts
+	templates *template.Template
+	header    map[string]string
+
+	once    sync.Once     // closes stopped
+	stopped chan struct{} // no stream goes on
+	streams chan struct{} // holds one for each stream
+}
+
+func newPage(facts func() Facts, accounts *Accounts) *page {
+	return &page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
+		header: pageHeader(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
+}
+
+// pageHeader lets the page do what it does and nothing else, whatever gets into it: its one script and its one style
+// are known by their hashes, it speaks to where it came from alone, and no other page sees or frames it.
+func pageHeader() map[string]string {
+	hash := func(text string) string {
+		sum := sha256.Sum256([]byte(text))
+		return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+	}
+	return map[string]string{
+		"Content-Security-Policy": "default-src 'none'; script-src " + hash(pageJS) + "; style-src " + hash(pageCSS) +
+			"; img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+		"X-Frame-Options":              "DENY",
+		"X-Content-Type-Options":       "nosniff",
+		"Referrer-Policy":              "no-referrer",
+		"Cross-Origin-Resource-Policy": "same-origin",
+		"Cross-Origin-Opener-Policy":   "same-origin",
+		"Cache-Control":                "no-store",
+	}
+}
+
+// stop ends all streams, and keeps new ones from starting.
+func (p *page) stop() { p.once.Do(func() { close(p.stopped) }) }
+
+// answer answers what is asked for beside the cache. The error wraps [store.ErrNotFound] if there is no such thing.
+func (p *page) answer(r *http.Request, m *metrics) (reply, error) {
+	a := reply{status: http.StatusOK, header: p.header, contentType: "text/plain; charset=utf-8"}
+	var err error
+	switch path := r.URL.Path; {
+	case p.facts == nil:
+		err = store.ErrNotFound
+	case path == "/":
+		a.contentType = "text/html; charset=utf-8"
+		a.text, err = p.render("page", p.view())
+	case path == "/events" && r.Method == http.MethodGet:
+		return p.stream(a)
+	case path == "/api/v1/status":
+		a.contentType = "application/json"
+		var text []byte
+		text, err = json.MarshalIndent(p.facts().Status, "", "  ")
+		a.text = string(text) + "\n"
+	case path == "/metrics":
+		a.contentType = "text/plain; version=0.0.4; charset=utf-8"
+		a.text, err = m.text()
+	case path == "/healthz":
+		a.text = "ok\n"
+	default:
+		err = fmt.Errorf("%.80q: %w", path, store.ErrNotFound)
+	}
+	return a, err
+}
+
+// render fills in the template of that name.
+func (p *page) render(name string, v view) (string, error) {
+	var buf bytes.Buffer
+	if err := p.templates.ExecuteTemplate(&buf, name, v); err != nil {
+		return "", fmt.Errorf("page: %w", err)
+	}
+	return buf.String(), nil
+}

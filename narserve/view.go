@@ -1,0 +1,248 @@
+package narserve
+
+import (
+	"fmt"
+	"html/template"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"narbor/store"
+)
+
+// maxRows bounds the neighbours that the page shows, maxBans those that are banned, and maxUnused the interfaces that
+// are not used, so that it stays small on the largest network.
+const maxRows, maxBans, maxUnused = 40, 8, 16
+
+// A view is all that the page shows, at a moment.
+type view struct {
+	Facts
+	Account
+	CSS template.CSS
+	JS  template.JS
+
+	Month, Today Amounts
+	Day          Amounts // the last 24 hours
+	Bars         []bar
+	Top          string // what the highest bar stands for
+	Depth        int    // how far down bars go
+	In, Out      []Transfer
+	More         int // neighbours not shown
+	Used         []Interface
+	Unused       []Interface
+}
+
+// A bar is a quarter of an hour in the graph: the heights above and below its axis, in its units.
+type bar struct {
+	X, Own, Saved, Sent int
+	Y, OwnY             int // tops of what was saved, and of the rest above it
+}
+
+// graphHeight is how many units the highest bar has.
+const graphHeight = 64
+
+func (p *page) view() view {
+	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
+	v.Month, v.Today = v.Sum(30), v.Sum(1)
+	v.draw()
+	for i, r := range v.Requests {
+		v.Requests[i].From = r.From[:min(len(r.From), 3)]
+	}
+	for _, t := range v.Now {
+		if t.Incoming {
+			v.In = append(v.In, t)
+		} else {
+			v.Out = append(v.Out, t)
+		}
+	}
+	if v.More = max(0, len(v.Neighbours)-maxRows); v.More > 0 {
+		v.Neighbours = v.Neighbours[:maxRows]
+	}
+	v.Banned = v.Banned[:min(len(v.Banned), maxBans)]
+	for _, i := range v.Interfaces {
+		if i.Used && len(v.Used) < maxRows {
+			v.Used = append(v.Used, i)
+		} else if !i.Used && i.Reason != "loopback" && len(v.Unused) < maxUnused {
+			v.Unused = append(v.Unused, i)
+		}
+	}
+	return v
+}
+
+// draw makes the graph of the last day.
+func (v *view) draw() {
+	highest := int64(1)
+	v.Day = Amounts{}.clone()
+	for _, q := range v.Quarters {
+		v.Day.add(q.Amounts)
+		highest = max(highest, q.SavedOf(), q.Sent)
+	}
+	height := func(n int64) int {
+		if n == 0 {
+			return 0
+		}
+		return max(1, int(math.Round(float64(n)/float64(highest)*graphHeight)))
+	}
+	for i, q := range v.Quarters {
+		b := bar{X: 10 * i, Saved: height(q.Saved()), Own: height(q.SavedOf() - q.Saved()), Sent: height(q.Sent)}
+		b.Y = graphHeight - b.Saved
+		b.OwnY = b.Y - b.Own
+		v.Bars = append(v.Bars, b)
+		v.Depth = max(v.Depth, b.Sent)
+	}
+	v.Top = amountOf(highest)
+}
+
+// Percent is how much of what Nix needed in the last 30 days came from the network, rounded down: all is all.
+func (v view) Percent() int64 { return percent(v.Month.Saved(), v.Month.SavedOf()) }
+
+// InternetBytes is what came from the internet in the last 30 days, at least; DayInternet in the last 24 hours.
+func (v view) InternetBytes() int64 { return v.Month.SavedOf() - v.Month.Saved() }
+
+// DayInternet is the same for the last 24 hours.
+func (v view) DayInternet() int64 { return v.Day.SavedOf() - v.Day.Saved() }
+
+// State is the state in a word or two, and Level how bad it is: ok, info, warning or error.
+func (v view) State() string {
+	switch level := v.Level(); {
+	case level == SeverityError:
+		return "Needs attention"
+	case !v.Sharing && level != "ok":
+		return "Not sharing"
+	case len(v.Neighbours) == 0:
+		return "No neighbours yet"
+	case level == SeverityWarning:
+		return "Works, with a remark"
+	}
+	return "All is well"
+}
+
+// Level is the worst severity of the health items, or ok.
+func (v view) Level() string {
+	for _, severity := range []string{SeverityError, SeverityWarning} {
+		if slices.ContainsFunc(v.Health, func(h Health) bool { return h.Severity == severity }) {
+			return severity
+		}
+	}
+	return "ok"
+}
+
+// pageFuncs is what the templates can do.
+func pageFuncs() template.FuncMap {
+	return template.FuncMap{
+		"amount": amountOf, "percent": percent, "short": shortID, "host": hostOf, "name": nameOf, "via": viaText, "took": tookText,
+		"ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
+		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"origin":  originText,
+		"seconds": func(s float64) string { return tookText(s) },
+		"rate":    func(t Transfer) string { return amountOf(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
+		"count":   func(n int) string { return humanize.Comma(int64(n)) },
+		"join":    strings.Join,
+		"hash":    func(base string) bool { _, err := store.ParseHashPart(base); return err == nil },
+		"plus":    func(a, b int) int { return a + b },
+	}
+}
+
+func percent(part, of int64) int64 {
+	if of <= 0 {
+		return 0
+	}
+	return int64(float64(part) / float64(of) * 100)
+}
+
+func amountOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
+
+// shortID is enough of a peer ID to tell neighbours apart: they all begin alike.
+func shortID(id string) string {
+	if len(id) <= 12 {
+		return id
+	}
+	return "…" + id[len(id)-8:]
+}
+
+// hostOf is the address in a multiaddr, such as /ip4/192.0.2.1/tcp/6273; what is none stays as it is.
+func hostOf(addr string) string {
+	parts := strings.Split(addr, "/")
+	switch {
+	case len(parts) > 2 && (parts[1] == "ip4" || parts[1] == "ip6" || strings.HasPrefix(parts[1], "dns")):
+		return parts[2]
+	case len(parts) > 4 && parts[1] == "ip6zone":
+		return parts[4] + "%" + parts[2]
+	}
+	return addr
+}
+
+// nameOf is a store path's base name without its hash part, which the page shows on request only.
+func nameOf(base string) string {
+	if p, err := store.ParsePathName(base); err == nil {
+		return p.Name()
+	}
+	return base
+}
+
+// viaText says for people how a neighbour was found.
+func viaText(via string) string {
+	switch via {
+	case "mdns":
+		return "multicast"
+	case "named":
+		return "named by you"
+	case "inbound":
+		return "it found us"
+	case "gateway":
+		return "it is the gateway"
+	case "remembered":
+		return "known from before"
+	case "kernel":
+		return "named at boot"
+	case "exchange":
+		return "told by a neighbour"
+	}
+	return via
+}
+
+// originText says for people where a NAR came from.
+func originText(o store.Origin) string {
+	switch o {
+	case store.FromNeighbours:
+		return "neighbours"
+	case store.FromOthers:
+		return "the internet, by a neighbour"
+	case store.FromInternet:
+		return "the internet"
+	case store.FromStore:
+		return "this machine"
+	}
+	return ""
+}
+
+// tookText is a time for people, with no more of it than they want to know.
+func tookText(seconds float64) string {
+	switch d := time.Duration(seconds * float64(time.Second)); {
+	case d < time.Millisecond:
+		return "< 1 ms"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%.0f h", d.Hours())
+	default:
+		return fmt.Sprintf("%.0f days", d.Hours()/24)
+	}
+}
+
+// agoText is a time for people that does not change every second.
+func agoText(t time.Time) string {
+	if d := time.Since(t); d >= time.Minute {
+		return tookText(d.Truncate(time.Minute).Seconds())
+	}
+	return "a moment"
+}
