@@ -159,34 +159,62 @@ func (p *patient) checkDaemonAge() []Finding {
 		Fix: "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
 }
 
+// A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one and
+// goes on when the first is restarted, with the configuration that it began with.
+type daemonProcess struct {
+	pid     int
+	started time.Time // to the second; zero is unknown
+	worker  bool
+	client  int // whom a worker serves; 0 is unknown
+}
+
 // nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
 func nixDaemon() (pid int, started time.Time) {
-	names, err := filepath.Glob("/proc/[0-9]*/comm")
+	for _, p := range daemonProcesses("/proc") {
+		if !p.worker && (pid == 0 || p.pid < pid) {
+			pid, started = p.pid, p.started
+		}
+	}
+	return pid, started
+}
+
+// daemonProcesses returns the processes of nix-daemon below a /proc. A worker has its client's pid in place of the first
+// argument, as far as that has room for it.
+func daemonProcesses(proc string) (found []daemonProcess) {
+	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {
-		return 0, time.Time{}
+		return nil
+	}
+	kernel, err := os.ReadFile(filepath.Join(proc, "stat"))
+	if err != nil {
+		return nil
 	}
 	for _, name := range names {
-		comm, err := os.ReadFile(name)
-		if err != nil || strings.TrimSpace(string(comm)) != "nix-daemon" {
+		dir := filepath.Dir(name)
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || commOf(proc, pid) != "nix-daemon" {
 			continue
 		}
-		if args, err := os.ReadFile(filepath.Join(filepath.Dir(name), "cmdline")); err != nil || len(args) == 0 {
+		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || len(args) == 0 {
 			continue // it has ended, and its parent does not know yet
 		}
-		n, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
-		if err == nil && (pid == 0 || n < pid) { // its children have it in their name, too
-			pid = n
+		p := daemonProcess{pid: pid}
+		if words := strings.Split(string(args), "\x00"); len(words) > 1 {
+			client, err := strconv.Atoi(words[1])
+			p.worker, p.client = err == nil, client
 		}
+		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil {
+			p.started = startOf(string(stat), string(kernel))
+		}
+		found = append(found, p)
 	}
-	if pid == 0 {
-		return 0, time.Time{}
-	}
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	kernel, err2 := os.ReadFile("/proc/stat")
-	if errors.Join(err, err2) != nil {
-		return pid, time.Time{}
-	}
-	return pid, startOf(string(stat), string(kernel))
+	return found
+}
+
+func commOf(proc string, pid int) string {
+	comm, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "comm"))
+	return strings.TrimSpace(string(comm))
 }
 
 // startOf returns when a process began, to the second: /proc says after how many hundredths of a second since the boot.

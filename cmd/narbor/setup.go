@@ -44,6 +44,7 @@ type setup struct {
 	systemd bool // it runs here, and can be told
 	darwin  bool
 	nix     bool // configure it
+	only    bool // nothing but that
 	restart bool // nix-daemon, or say that somebody must
 }
 
@@ -87,17 +88,20 @@ func unsetupCommand() *cli.Command {
 func setupFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "no-nix", Usage: "leave nix.conf alone"},
+		&cli.BoolFlag{Name: "only-nix", Usage: "see to nix.conf and leave the program and its units alone, which a package has brought"},
 		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon, which makes Nix read nix.conf; builds that run now would end"},
 	}
 }
 
 func newSetup(c *cli.Context) (setup, error) {
-	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), restart: !c.Bool("no-restart")}
+	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"), restart: !c.Bool("no-restart")}
 	_, err := os.Stat("/run/systemd/system")
 	s.systemd = err == nil
 	switch _, nixOS := os.Stat("/etc/NIXOS"); {
 	case c.Args().Present():
 		return s, codedError{fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), exitUsage}
+	case s.only && !s.nix:
+		return s, codedError{errors.New("--only-nix and --no-nix leave nothing to do"), exitUsage}
 	case nixOS == nil:
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
@@ -125,24 +129,26 @@ func (s setup) todo(format string, args ...any) {
 
 // install does everything in the order in which it is safe: Nix is told last, once narbor answers.
 func (s setup) install() error {
-	if err := s.installBinary(); err != nil {
-		return err
-	}
-	var err error
-	switch {
-	case s.darwin:
-		err = s.installLaunchd()
-	default:
-		err = s.installUnits()
-	}
-	if err != nil || !s.nix {
-		return err
+	if !s.only {
+		if err := s.installProgram(); err != nil || !s.nix {
+			return err
+		}
 	}
 	if !s.answers() {
 		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and run this again")
 		return codedError{errors.New(""), exitDegraded}
 	}
 	return s.tellNix()
+}
+
+func (s setup) installProgram() error {
+	if err := s.installBinary(); err != nil {
+		return err
+	}
+	if s.darwin {
+		return s.installLaunchd()
+	}
+	return s.installUnits()
 }
 
 // installBinary copies this program to where the units expect it.
@@ -341,7 +347,7 @@ func (s setup) restartDaemon() error {
 // remove undoes install in the safe order: once Nix asks no more, narbor may stop listening.
 func (s setup) remove() error {
 	if s.nix {
-		if err := s.untellNix(); err != nil {
+		if err := s.untellNix(); err != nil || s.only {
 			return err
 		}
 	}
@@ -406,10 +412,23 @@ func (s setup) untellNix() error {
 			return err
 		}
 	}
-	if pid, started := nixDaemon(); pid != 0 && readBefore(started) {
-		return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor unsetup` again"), exitTemporary}
+	for _, p := range daemonProcesses("/proc") {
+		switch {
+		case !readBefore(p.started):
+		case !p.worker:
+			return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor unsetup` again"), exitTemporary}
+		case p.asksFor("/proc"):
+			return codedError{fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run `narbor unsetup` again", p.pid), exitTemporary}
+		}
 	}
 	return nil
+}
+
+// asksFor says whether a worker may ask substituters for somebody. narbor is a client of nix-daemon, too, and asks it
+// only for what is there.
+func (p daemonProcess) asksFor(proc string) bool {
+	client := commOf(proc, p.client)
+	return client != "" && client != "narbor"
 }
 
 // readBefore says whether a nix-daemon that began then has read nix.conf as it was before it was changed last.

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -39,6 +43,35 @@ func TestLineIsFoundAgain(t *testing.T) {
 	} {
 		if kept, found := withoutLine(c.text); kept != c.kept || found != c.found {
 			t.Errorf("withoutLine(%q) = %q, %t, want %q, %t", c.text, kept, found, c.kept, c.found)
+		}
+	}
+}
+
+// The workers of an earlier nix-daemon go on after it was restarted; narbor's own is no reason to keep narbor.
+func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
+	proc := t.TempDir()
+	files := map[string]string{"stat": "cpu 1\nbtime 1000\n"}
+	for pid, of := range map[string][2]string{"10": {"nix-daemon", "nix-daemon\x0020\x00"}, "11": {"nix-daemon", "nix-daemon\x0021\x00"},
+		"12": {"nix-daemon", "nix-daemon\x00--daemon\x00"}, "13": {"nix-daemon", ""}, "14": {"nix-daemon", "nix-daemon\x0099\x00"},
+		"20": {"narbor", "narbor\x00run\x00"}, "21": {"nix-build", "nix-build\x00"}} {
+		files[pid+"/comm"], files[pid+"/cmdline"] = of[0]+"\n", of[1]
+		files[pid+"/stat"] = pid + " (x) S" + strings.Repeat(" 0", 18) + " 500 0"
+	}
+	for name, text := range files {
+		file := filepath.Join(proc, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Unix(1005, 0)
+	want := []daemonProcess{{10, began, true, 20}, {11, began, true, 21}, {12, began, false, 0}, {14, began, true, 99}}
+	got := daemonProcesses(proc)
+	if !slices.Equal(got, want) {
+		t.Fatalf("daemonProcesses = %v, want %v", got, want)
+	}
+	for i, asks := range []bool{false, true, false, false} {
+		if got[i].asksFor(proc) != asks {
+			t.Errorf("%v asks for somebody: %v, want %v", got[i], !asks, asks)
 		}
 	}
 }

@@ -1,0 +1,164 @@
+package integration_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"narbor/integration/corpus"
+)
+
+// debianScript makes a Debian machine of the namespaces it is in: this one's files, to which nothing is written, with its
+// own /nix, /etc and state, and of units only what packages bring and what is in $2. What PACKAGES and CACHE stand for is
+// in /packages and /cache. It ends as systemd.
+const debianScript = `set -eu
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs "$1"
+cd "$1"
+mkdir upper work root
+mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+cp -R "$2" root/units
+mkdir -p root/packages root/cache root/old
+mount --bind "PACKAGES" root/packages
+mount --bind -o ro "CACHE" root/cache
+for d in run tmp var/tmp nix; do
+  mkdir -p root/$d
+  mount -t tmpfs -o mode=1777 tmpfs root/$d
+done
+mkdir -p root/var/lib/private
+mount -t tmpfs -o mode=700 tmpfs root/var/lib/private
+chmod 755 root/run root/nix
+rm -f root/usr/sbin/policy-rc.d
+rm -rf root/var/lib/narbor root/etc/systemd/system root/etc/nix root/etc/resolv.conf
+mkdir -p root/etc/systemd/system root/run/lock
+mount -t proc proc root/proc
+mount -t sysfs -o ro sysfs root/sys
+mount -t cgroup2 cgroup2 root/sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs root/dev
+mkdir root/dev/shm root/dev/pts
+mount -t devpts -o newinstance,ptmxmode=666 devpts root/dev/pts
+for d in null zero full random urandom tty; do
+  touch root/dev/$d
+  mount --bind /dev/$d root/dev/$d
+done
+ln -s pts/ptmx root/dev/ptmx
+ln -s /proc/self/fd root/dev/fd
+ip link set lo up
+cd root
+pivot_root . old
+umount -l /old
+exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+  SYSTEMD_UNIT_PATH=/units:/etc/systemd/system:/lib/systemd/system \
+  /lib/systemd/systemd --unit=test.target --log-target=null`
+
+// The package is installed beside Debian's Nix, upgraded while Nix fetches through it, and removed; Nix never finds a
+// closed port.
+func TestDebianPackage(t *testing.T) {
+	flakeNeeds(t, "dpkg-deb", "apt-get", "nix-store")
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	if os.Geteuid() != 0 {
+		unable(t, "namespaces need root")
+	}
+	c, err := corpus.Open(t.Context(), corpus.Small(), func(s string) { t.Log(s) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := t.TempDir()
+	for _, version := range []string{"1.0", "1.1"} {
+		command(t, "", "debian/build", packages, version, filepath.Join(programs.dir, "narbor"))
+	}
+	command(t, packages, "apt-get", "-qq", "download", "nix-setup-systemd")
+	script := strings.NewReplacer("PACKAGES", packages, "CACHE", c.Cache).Replace(debianScript)
+	s := bootSystemdWith(t, script, func(t *testing.T, units string) { writeTargets(t, units, "") })
+	s.run("sh", "-c", "mkdir -p /nix/var/nix/daemon-socket /nix/store && groupadd --force --system nixbld && chgrp nixbld /nix/store && chmod 1775 /nix/store")
+	s.run("sh", "-c", "dpkg --no-triggers --force-unsafe-io --force-depends -i /packages/nix-setup-systemd_*.deb")
+	s.run("sh", "-c", "echo extra-trusted-public-keys = "+corpus.PublicKey()+" >>/etc/nix/nix.conf; systemctl restart nix-daemon.service")
+
+	const line = "extra-substituters = http://127.0.0.1:6272"
+	t.Log(s.run("dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.0_amd64.deb"))
+	s.await("narbor.socket", "active")
+	s.await("narbor.service", "active")
+	if conf := s.run("cat", "/etc/nix/nix.conf"); !strings.Contains(conf, line) {
+		t.Errorf("nix.conf is %q, want %q in it", conf, line)
+	}
+	for _, file := range []string{"/usr/share/man/man8/narbor.8.gz", "/usr/share/bash-completion/completions/narbor", "/usr/share/zsh/vendor-completions/_narbor",
+		"/usr/share/fish/vendor_completions.d/narbor.fish", "/lib/systemd/system/narbor.service", "/etc/default/narbor"} {
+		s.run("test", "-s", file)
+	}
+	s.run("sh", "-c", "echo NARBOR_CACHE_DIR=/cache >>/etc/default/narbor; systemctl restart narbor.service")
+
+	ctx, stop := context.WithCancel(t.Context())
+	answers, builds := make(chan [2]int, 1), make(chan [2]int, 1)
+	go func() { answers <- s.ask(ctx) }()
+	go func() { builds <- s.realise(ctx, c.Top.String()) }()
+	time.Sleep(time.Second) // a build is under way
+	s.run("dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.1_amd64.deb")
+	if got := s.run("dpkg-query", "--show", "narbor"); !strings.Contains(got, "1.1") {
+		t.Errorf("after the upgrade there is %q", got)
+	}
+	s.await("narbor.service", "active")
+	time.Sleep(time.Second)
+	stop()
+	if got := <-answers; got[0] < 3 || got[1] > 0 {
+		t.Errorf("%d answers and %d refused connections during the upgrade, want answers only", got[0], got[1])
+	}
+	if got := <-builds; got[0] == 0 || got[1] > 0 {
+		t.Errorf("%d builds went well and %d failed during the upgrade", got[0], got[1])
+	}
+	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Count(conf, line) != 1 {
+		t.Errorf("after the upgrade nix.conf is %q, want the line once", conf)
+	}
+	s.run("dpkg", "--remove", "narbor")
+	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Contains(conf, line) {
+		t.Errorf("after the removal nix.conf is %q", conf)
+	}
+	s.await("narbor.socket", "inactive")
+	if out, err := s.command(t.Context(), "nix-store", "--store", "daemon", "--realise", absentPath).CombinedOutput(); err == nil || strings.Contains(string(out), "6272") {
+		t.Errorf("after the removal Nix says %q, %v", out, err)
+	}
+	s.run("dpkg", "--purge", "narbor")
+	if out, err := s.command(t.Context(), "ls", "/var/lib/private/narbor").CombinedOutput(); err == nil {
+		t.Errorf("after the purge there is still state: %q", out)
+	}
+}
+
+// absentPath is a store path that nobody has.
+const absentPath = "/nix/store/00000000000000000000000000000000-absent"
+
+// realise lets Nix fetch a path, and forget it, again and again until the context ends. It returns how often that went
+// well, and how often not.
+func (s systemd) realise(ctx context.Context, path string) (counts [2]int) {
+	for ctx.Err() == nil {
+		out, err := s.command(s.t.Context(), "sh", "-ec", "nix-store --store daemon --realise $1 >/dev/null; nix-store --store daemon --gc >/dev/null 2>&1", "sh", path).CombinedOutput()
+		if err != nil {
+			s.t.Logf("realise: %v\n%s", err, out)
+			counts[1]++
+			return counts
+		}
+		counts[0]++
+	}
+	return counts
+}
+
+// command runs a program of this machine, in a directory, or in this one's.
+func command(t *testing.T, dir, name string, args ...string) {
+	t.Helper()
+	if strings.Contains(name, "/") {
+		abs, err := filepath.Abs(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name = abs
+	}
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir, cmd.Env = dir, os.Environ()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+}
