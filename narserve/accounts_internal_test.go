@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -253,9 +254,12 @@ func (s stubStore) Info(_ context.Context, hp store.HashPart) (store.Info, error
 // What Nix fetches itself shows in its store, some time after narbor did not have it.
 func TestWhatNixFetchesItselfIsCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex // guards later and asked: that time has passed orders nothing
 		later := map[store.HashPart]store.Info{}
 		asked := 0
 		own := stubStore{info: func(hp store.HashPart) (store.Info, error) {
+			mu.Lock()
+			defer mu.Unlock()
 			asked++
 			if info, ok := later[hp]; ok {
 				return info, nil
@@ -268,11 +272,15 @@ func TestWhatNixFetchesItselfIsCounted(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		unsigned := textClaim(t, "built", "x")
 		s.accounts.notFound(unsigned.Path.HashPart(), store.ErrNotFound)
+		mu.Lock()
 		later[unsigned.Path.HashPart()] = unsigned
+		mu.Unlock()
 		time.Sleep(3 * time.Hour)
+		mu.Lock()
 		if sum := s.accounts.Account().Sum(0); sum.ByNix != 0 || asked != missTries {
 			t.Errorf("what was built here counts: %+v; the store was asked %d times", sum, asked)
 		}
+		mu.Unlock()
 		s.accounts.notFound(unsigned.Path.HashPart(), store.ErrNotFound)
 		s.accounts.looked(unsigned.Path.HashPart(), 0)
 		s.accounts.looked(unsigned.Path.HashPart(), 500)
