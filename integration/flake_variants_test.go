@@ -223,7 +223,7 @@ func TestInstallersUnitKeepsAllInMemory(t *testing.T) {
 		Spool  struct{ MaxBytes int64 }
 	}
 	for _, into := range []any{&before, &after} {
-		if err := json.Unmarshal([]byte(s.run("narbor", "status", "--json")), into); err != nil {
+		if err := json.Unmarshal([]byte(s.run("sh", "-c", "narbor status --json || test $? = 4")), into); err != nil {
 			t.Fatal(err)
 		}
 		s.run("systemctl", "restart", "narbor.service")

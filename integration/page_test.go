@@ -129,11 +129,11 @@ func freshFacts(now time.Time) narserve.Facts {
 	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
 	f.Banned = []narserve.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "it lied", Until: now.Add(time.Hour)}}
 	f.Health = []narserve.Health{
-		{Code: "no-keys", Severity: narserve.SeverityError, Title: "Nothing can be believed", Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
+		{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed", Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
 			Fix: "Give Nix the key of its cache in nix.conf.", Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
-		{Code: "nix-does-not-ask", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor", Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
+		{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor", Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
 			Fix: "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: f.NixConf},
-		{Code: "no-neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet", Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
+		{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet", Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
 	return f
 }
 

@@ -7,17 +7,24 @@ const (
 	SeverityError   = "error"   // nothing comes from neighbours, or nothing goes to them, until it is mended
 	SeverityWarning = "warning" // less than could be
 	SeverityInfo    = "info"    // nothing to mend
+	SeverityOK      = "ok"      // it was looked at, and is well
+	SeveritySkipped = "skipped" // it could not be looked at, and Text says why
 )
 
-// Health is something that is not as it should be, and what to do.
+// Health is something that is not as it should be, and what to do. It is also what one check of `narbor doctor` found: of
+// what both know, the code is the same, the name of the check.
 type Health struct {
 	Code     string `json:"code"` // a few words with dashes, always the same for the same thing
 	Severity string `json:"severity"`
-	Title    string `json:"title"`
+	Title    string `json:"title,omitempty"`
 	Text     string `json:"text"`
 	Fix      string `json:"fix,omitempty"`     // what to do, for people
 	Command  string `json:"command,omitempty"` // what to copy
+	Safe     bool   `json:"safe"`              // the command takes nothing away from anybody: a program may run it as root
 }
+
+// Degraded says whether what narbor is for suffers from it.
+func (h Health) Degraded() bool { return h.Severity == SeverityError || h.Severity == SeverityWarning }
 
 // Facts is what the page, the API and the metrics show beside the accounts: what other parts of narbor know at a moment.
 type Facts struct {

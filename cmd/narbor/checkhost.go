@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"narbor/narserve"
+	"narbor/p2p"
 )
 
 // skewLimit is how far a file may be in the future before the clock is to blame, and not another machine's.
@@ -21,19 +24,19 @@ func checkPorts(_ context.Context, p *patient) []Finding {
 		neighbours = p.port()
 	}
 	var found []Finding
-	for _, port := range []struct{ proto, number, flag string }{{"tcp", http, "--listen"}, {"tcp", neighbours, "--port"}} {
-		others := slices.DeleteFunc(portOwners(port.proto, port.number), func(o owner) bool { return o.narbor() })
+	for _, port := range []struct{ number, flag string }{{http, "--listen"}, {neighbours, "--port"}} {
+		others := slices.DeleteFunc(portOwners(port.number), func(o owner) bool { return o.narbor() })
 		if len(others) == 0 {
 			continue
 		}
 		if p.running && slices.ContainsFunc(others, func(o owner) bool { return o.pid == 1 }) {
 			continue // systemd holds narbor's socket
 		}
-		found = append(found, Finding{Severity: severityError, Text: fmt.Sprintf("%s port %s is taken by %s", strings.ToUpper(port.proto), port.number, names(others)),
+		found = append(found, Finding{Severity: severityError, Text: fmt.Sprintf("TCP port %s is taken by %s", port.number, names(others)),
 			Fix: fmt.Sprintf("stop that, or choose another port with `narbor run %s`", port.flag)})
 	}
-	if others := slices.DeleteFunc(portOwners("udp", "5353"), func(o owner) bool { return o.narbor() }); len(others) > 0 {
-		found = append(found, Finding{Severity: severityInfo, Text: fmt.Sprintf("UDP port 5353 is shared with %s, which is well as long as the announcement is heard", names(others))})
+	if others := p2p.OthersOnMDNS(); len(others) > 0 {
+		found = append(found, Finding{Severity: severityInfo, Text: fmt.Sprintf("UDP port 5353 is shared with %s, which is well as long as the announcement is heard", strings.Join(others, ", "))})
 	}
 	if len(found) == 0 && !p.root {
 		return []Finding{skipped("only root may see who else has narbor's ports")}
@@ -95,4 +98,21 @@ func checkClock(context.Context, *patient) []Finding {
 		}
 	}
 	return []Finding{fine("the clock is not behind what was written here")}
+}
+
+// checkHealth passes on what the service says of itself and no check looks at.
+func checkHealth(_ context.Context, p *patient) []Finding {
+	if !p.running {
+		return []Finding{skipped("health: narbor is not running")}
+	}
+	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h narserve.Health) bool {
+		return slices.ContainsFunc(checks(), func(ch check) bool { return ch.code == h.Code })
+	})
+	if len(rest) == 0 {
+		return []Finding{fine("narbor complains of nothing else")}
+	}
+	for i, h := range rest {
+		rest[i].Title, rest[i].Text = "", h.Title+": "+h.Text
+	}
+	return rest
 }

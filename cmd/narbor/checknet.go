@@ -91,6 +91,23 @@ func (h hearing) add(e *zeroconf.ServiceEntry) {
 	}
 }
 
+func checkNetwork(_ context.Context, p *patient) []Finding {
+	if !p.running {
+		return []Finding{skipped("network: narbor is not running")}
+	}
+	if used := p.status.used(); len(used) > 0 {
+		return []Finding{fine("narbor uses %s", strings.Join(used, ", "))}
+	}
+	f := Finding{Severity: severityError, Text: "no network interface is used", Fix: "connect this machine, or name an interface with --interface"}
+	if _, ignored := networks(p.status.Interfaces); ignored != "" {
+		f.Text += "; " + ignored
+	}
+	if len(p.status.Neighbours) > 0 { // which were named
+		f.Severity = severityInfo
+	}
+	return []Finding{f}
+}
+
 func checkMulticast(ctx context.Context, p *patient) []Finding {
 	switch {
 	case !p.running:
@@ -98,22 +115,12 @@ func checkMulticast(ctx context.Context, p *patient) []Finding {
 	case !p.status.MDNS:
 		return []Finding{skipped("multicast is turned off by --no-mdns")}
 	}
-	h := p.listen(ctx)
-	var used []string
-	for _, i := range p.status.Interfaces {
-		if i.Used {
-			used = append(used, i.Name)
-		}
+	used := p.status.used()
+	if len(used) == 0 {
+		return []Finding{skipped("multicast: no network interface is used")}
 	}
+	h := p.listen(ctx)
 	switch {
-	case len(used) == 0:
-		f := Finding{Severity: severityError, Text: "no network interface is used", Fix: "connect this machine, or name an interface with --interface"}
-		for _, i := range p.status.Interfaces {
-			if i.Reason != "" && i.Name != "lo" {
-				f.Text += "; " + i.Name + ": " + i.Reason
-			}
-		}
-		return []Finding{f}
 	case h.err != nil:
 		return []Finding{{Severity: severityError, Text: "multicast DNS does not work: " + h.err.Error(), Fix: "see whether another program has UDP port 5353 for itself alone: narbor doctor ports"}}
 	case h.peers[p.status.ID] == nil:
@@ -131,6 +138,10 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 		return []Finding{fine("%s connected", plural(n, "neighbour"))}
 	}
 	f := Finding{Severity: severityWarning, Text: "nobody is connected", Fix: "start narbor on another machine of this network, or name one that multicast does not reach: narbor peers add ADDRESS"}
+	if !p.status.MDNS {
+		f.Text += ", and --no-mdns lets narbor know those only that it is told of"
+		f.Fix = "name a machine that runs narbor: narbor peers add ADDRESS"
+	}
 	if n := len(p.status.OtherGroup); n > 0 {
 		f.Text += fmt.Sprintf("; %s of another group", plural(n, "machine")) + " must not be asked"
 		f.Fix = "give all machines the same --group-secret-file, or none"

@@ -13,27 +13,20 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/narserve"
 	"narbor/store"
 )
 
-// Severities of a finding.
 const (
-	severityOK      = "ok"
-	severityInfo    = "info" // nothing to mend
-	severityWarning = "warning"
-	severityError   = "error"
-	severitySkipped = "skipped" // it could not be looked at, and Text says why
+	severityOK      = narserve.SeverityOK
+	severityInfo    = narserve.SeverityInfo
+	severityWarning = narserve.SeverityWarning
+	severityError   = narserve.SeverityError
+	severitySkipped = narserve.SeveritySkipped
 )
 
-// Finding is what one check of `narbor doctor` found.
-type Finding struct {
-	Code     string `json:"code"` // of the check: it stays what it is
-	Severity string `json:"severity"`
-	Text     string `json:"text"`
-	Fix      string `json:"fix,omitempty"`     // what to do, for people
-	Command  string `json:"command,omitempty"` // what to copy into a shell, as root
-	Safe     bool   `json:"safe"`              // --fix may run the command: it takes nothing away from anybody
-}
+// Finding is what one check of `narbor doctor` found. Its command is for a shell of root.
+type Finding = narserve.Health
 
 func fine(format string, args ...any) Finding {
 	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}
@@ -79,6 +72,7 @@ func checks() []check {
 		{"keys", "there are keys to believe", checkKeys},
 		{"probe", "a path that nobody has is answered with 404, at once", checkProbe},
 		{"firewall", "neighbours may reach this machine", checkFirewall},
+		{"network", "there is a network to look for neighbours on", checkNetwork},
 		{"multicast", "its own announcement is heard", checkMulticast},
 		{"neighbours", "somebody is there", checkNeighbours},
 		{"isolation", "who announces itself can be reached", checkIsolation},
@@ -86,6 +80,7 @@ func checks() []check {
 		{"ports", "who else has its ports", checkPorts},
 		{"disk", "there is room to verify archives", checkDisk},
 		{"clock", "the clock is right", checkClock},
+		{"health", "what else narbor complains of, as on its page", checkHealth},
 	}
 }
 
@@ -166,7 +161,9 @@ func diagnose(ctx context.Context, ctl control, chosen []check) Diagnosis {
 			found = ch.look(ctx, p)
 		}
 		for _, f := range found {
-			f.Code = ch.code
+			if f.Code == "" {
+				f.Code = ch.code
+			}
 			d.Findings = append(d.Findings, f)
 		}
 	}

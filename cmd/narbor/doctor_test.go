@@ -19,7 +19,7 @@ func TestDoctorReadsWell(t *testing.T) {
 		{Severity: severityError, Text: "the firewall keeps neighbours out: TCP 6273 on wlp3s0, UDP 5353 on wlp3s0", Fix: "services.narbor.openFirewall = true; (the command lasts until the next switch)",
 			Command: "nft insert rule inet nixos-fw input tcp dport 6273 accept"},
 		{Severity: severityWarning, Text: "1 machine is heard but cannot be reached: 192.168.1.23", Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest isolation, in the access point"},
-		{Severity: severityInfo, Text: "UDP port 5353 is shared with avahi-daemon (process 712), which is well as long as the announcement is heard"},
+		{Severity: severityInfo, Text: "UDP port 5353 is shared with avahi-daemon, which is well as long as the announcement is heard"},
 		skipped("there is no Nix on this machine to ask narbor"),
 	}}.print)
 }
@@ -169,7 +169,7 @@ func TestPortOwnersAreFound(t *testing.T) {
 	}
 	defer l.Close()
 	_, port, _ := net.SplitHostPort(l.Addr().String())
-	owners := portOwners("tcp", port)
+	owners := portOwners(port)
 	if len(owners) != 1 || owners[0].pid != os.Getpid() {
 		t.Errorf("portOwners(%s) = %v, want this process", port, owners)
 	}

@@ -34,6 +34,6 @@ func (s *service) facts() narserve.Facts {
 	for _, i := range st.Interfaces {
 		f.Interfaces = append(f.Interfaces, narserve.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
 	}
-	f.Health = s.health(st)
+	f.Health = st.Health
 	return f
 }

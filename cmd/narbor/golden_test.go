@@ -57,7 +57,7 @@ const (
 func exampleStatus() Status {
 	return Status{
 		Schema: jsonSchema, Version: "0.1.0", UptimeSeconds: 3*86400 + 4*3600 + 5*60,
-		Status: p2p.Status{ID: idDesk, Settled: true, UploadRate: 10_000_000, Neighbours: []p2p.NeighbourStatus{
+		Status: p2p.Status{ID: idDesk, Settled: true, MDNS: true, UploadRate: 10_000_000, Neighbours: []p2p.NeighbourStatus{
 			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478, BytesSent: 644_245_094},
 			{ID: idNAS, Addr: "/ip6/fd62:7200::5/tcp/6274", Via: "named", ConnectedSeconds: 59, BytesReceived: 12_777_527_705, Strikes: 1},
 		}, Interfaces: []p2p.InterfaceStatus{
@@ -77,6 +77,22 @@ func TestStatusReadsWell(t *testing.T) {
 	st.Struck = []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR", Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
 	golden(t, "status-alone", st.print)
+	st = exampleStatus()
+	st.Neighbours, st.Struck, st.OtherGroup, st.MDNS = nil, nil, nil, false
+	st.Health = exampleHealth()
+	golden(t, "status-ill", st.print)
+}
+
+func exampleHealth() []narserve.Health {
+	return []narserve.Health{
+		{Code: "keys", Severity: severityError, Title: "Nothing can be believed", Fix: "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
+			Command: "trusted-public-keys = cache.nixos.org-1:6NCH"},
+		{Code: "nix", Severity: severityWarning, Title: "Nix does not ask narbor", Fix: "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
+			Command: "extra-substituters = http://127.0.0.1:6272"},
+		{Code: "disk", Severity: severityWarning, Title: "No room for what Nix asked for", Fix: "Make room on the disk."},
+		{Code: "network", Severity: severityWarning, Title: "No network to look for neighbours on", Fix: "Connect it."},
+		{Code: "neighbours", Severity: severityInfo, Title: "No neighbour yet", Fix: "Name a machine that runs narbor:"},
+	}
 }
 
 func TestShareAndKeysReadWell(t *testing.T) {

@@ -20,7 +20,7 @@ func (s *service) health(st Status) []narserve.Health {
 			list = append(list, *h)
 		}
 	}
-	var sorted []narserve.Health
+	sorted := []narserve.Health{}
 	for _, severity := range []string{narserve.SeverityError, narserve.SeverityWarning, narserve.SeverityInfo} {
 		for _, h := range list {
 			if h.Severity == severity {
@@ -35,13 +35,16 @@ func (s *service) keysHealth(st Status) *narserve.Health {
 	if len(st.Keys) > 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "no-keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
+	return &narserve.Health{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
 		Text:    "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
 		Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
 }
 
 func (s *service) networkHealth(st Status) *narserve.Health {
+	if len(st.Neighbours) > 0 { // which were named
+		return nil
+	}
 	var reasons []string
 	for _, i := range st.Interfaces {
 		if i.Used {
@@ -51,7 +54,7 @@ func (s *service) networkHealth(st Status) *narserve.Health {
 			reasons = append(reasons, i.Name+" ("+i.Reason+")")
 		}
 	}
-	h := &narserve.Health{Code: "no-network", Severity: narserve.SeverityWarning, Title: "No network to look for neighbours on",
+	h := &narserve.Health{Code: "network", Severity: narserve.SeverityWarning, Title: "No network to look for neighbours on",
 		Text: "This machine has no network interface but loopback.", Fix: "Connect it. narbor notices by itself."}
 	if len(reasons) > 0 {
 		h.Text = "None of the network interfaces is used: " + strings.Join(reasons, ", ") + "."
@@ -73,7 +76,7 @@ func (s *service) shareHealth(st Status) *narserve.Health {
 		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
 	case len(unreadable) > 0:
 		h.Text = "narbor may not read " + strings.Join(unreadable, ", ") + ", so it cannot tell which trusted key is this machine's own, and what was built here must not leave it."
-		h.Fix = "Let narbor read the file, or remove it from secret-key-files in nix.conf."
+		h.Fix = "Let narbor read " + strings.Join(unreadable, ", ") + ", or remove it from secret-key-files in nix.conf."
 	case len(st.ShareKeys) == 0 && len(st.Keys) > 0:
 		h.Text = "Every trusted key is this machine's own: there is no upstream whose signature would say that a path may be shared."
 		h.Fix = "Add the key of the cache that this machine uses to trusted-public-keys."
@@ -89,11 +92,11 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 	case st.Store == "" || asked || len(st.HTTP) == 0:
 		return nil
 	case !s.isSubstituter():
-		return &narserve.Health{Code: "nix-does-not-ask", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
+		return &narserve.Health{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
 			Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
 			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: s.nixConfLine()}
 	}
-	return &narserve.Health{Code: "nix-has-not-asked", Severity: narserve.SeverityInfo, Title: "Nix has not asked yet",
+	return &narserve.Health{Code: "nix", Severity: narserve.SeverityInfo, Title: "Nix has not asked yet",
 		Text: "Its configuration says that it may. It asks when it needs a path that is not in the store.",
 		Fix:  "If it should have asked: nix-daemon reads nix.conf when it starts.", Command: "sudo systemctl restart nix-daemon"}
 }
@@ -103,7 +106,7 @@ func (s *service) spoolHealth(st Status) *narserve.Health {
 	if !s.accounts.OutOfRoom(time.Hour) {
 		return nil
 	}
-	return &narserve.Health{Code: "no-room", Severity: narserve.SeverityWarning, Title: "No room for what Nix asked for",
+	return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "No room for what Nix asked for",
 		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most %s are in use, and narbor leaves --min-free on the disk.",
 			amount(st.Spool.Bytes), amount(st.Spool.MaxBytes)),
 		Fix: "Make room on the disk, or give narbor more by --spool-size, or less to leave free by --min-free.", Command: "nix-collect-garbage"}
@@ -113,16 +116,22 @@ func (s *service) neighbourHealth(st Status) *narserve.Health {
 	if len(st.Neighbours) > 0 || s.networkHealth(st) != nil || time.Since(s.started) < settleIn {
 		return nil
 	}
-	return &narserve.Health{Code: "no-neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
+	h := &narserve.Health{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
 		Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before.",
 		Fix:  "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:", Command: "narbor peers add ADDRESS"}
+	if !st.MDNS {
+		h.Text = "narbor was started with --no-mdns, so it knows those neighbours only that it is told of. Until there is one, Nix gets everything from the internet, as before."
+		h.Fix = "Name a machine that runs narbor:"
+	}
+	return h
 }
 
+// bannedHealth is no warning: narbor is as well as before, and no neighbour shall make it say otherwise.
 func (s *service) bannedHealth(st Status) *narserve.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityWarning, Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
+	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityInfo, Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
 		Text: "They sent what was not what it claimed to be, three times. Nothing of it reached Nix. A broken disk or memory looks the same as malice.",
 		Fix:  "If one of them is your machine, check its store:", Command: "nix-store --verify --check-contents"}
 }

@@ -37,7 +37,7 @@ func TestJournalIsToldPriorities(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 500 {
-			if _, _, err := narbor(t.Context(), "status", "--socket", socket); err == nil {
+			if _, _, err := narbor(t.Context(), "status", "--socket", socket); exit(err) != exitNotRunning {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)

@@ -168,7 +168,7 @@ func startedAt(t *testing.T, socket string, args ...string) Status {
 		}
 	})
 	for deadline := time.After(20 * time.Second); ; {
-		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); err == nil {
+		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 || exit(err) == exitDegraded {
 			var st Status
 			if err := json.Unmarshal([]byte(text), &st); err != nil {
 				t.Fatal(err)
@@ -259,7 +259,7 @@ func TestSharingIsTurnedOnAndOff(t *testing.T) {
 		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
 			t.Errorf("fetch from who shares %s = %v", what, err)
 		}
-		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); err != nil || !strings.Contains(out, `"sharing": "`+what+`"`) {
+		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning || !strings.Contains(out, `"sharing": "`+what+`"`) {
 			t.Errorf("status = %v, want sharing %s in %s", err, what, out)
 		}
 		next := map[string]string{"none": "signed", "signed": "none"}[what]
@@ -296,7 +296,7 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		if err != nil || string(out) != c.want {
 			t.Errorf("as user %d, %s %s %q = %s, %v, want %s", c.uid, c.method, c.path, c.body, out, err, c.want)
 		}
-		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); err != nil || !strings.Contains(st, `"sharing": "`+c.now+`"`) {
+		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning || !strings.Contains(st, `"sharing": "`+c.now+`"`) {
 			t.Errorf("after that, status = %v, want sharing %s in %s", err, c.now, st)
 		}
 	}

@@ -9,16 +9,16 @@ import (
 	"strings"
 )
 
-// portOwners returns the processes that have a port, as far as this user may see: root sees all.
-func portOwners(proto, port string) []owner {
+// portOwners returns the processes that listen on a TCP port, as far as this user may see: root sees all.
+func portOwners(port string) []owner {
 	inodes := map[string]bool{}
 	for _, family := range []string{"", "6"} {
-		text, err := os.ReadFile("/proc/net/" + proto + family)
+		text, err := os.ReadFile("/proc/net/tcp" + family)
 		if err != nil {
 			continue
 		}
 		for line := range strings.Lines(string(text)) {
-			if inode, ok := boundTo(line, proto, port); ok {
+			if inode, ok := listensOn(line, port); ok {
 				inodes["socket:["+inode+"]"] = true
 			}
 		}
@@ -46,11 +46,11 @@ func portOwners(proto, port string) []owner {
 	return owners
 }
 
-// boundTo reads a line of /proc/net/tcp or udp: the inode of a socket that is bound to the port, and not to a connection.
-func boundTo(line, proto, port string) (inode string, ok bool) {
+// listensOn reads a line of /proc/net/tcp: the inode of a socket that listens on the port.
+func listensOn(line, port string) (inode string, ok bool) {
 	const listening = "0A" // TCP_LISTEN
 	f := strings.Fields(line)
-	if len(f) < 10 || proto == "tcp" && f[3] != listening {
+	if len(f) < 10 || f[3] != listening {
 		return "", false
 	}
 	_, hex, found := strings.Cut(f[1], ":")

@@ -3,4 +3,4 @@
 package main
 
 // portOwners is known on Linux only.
-func portOwners(_, _ string) []owner { return nil }
+func portOwners(string) []owner { return nil }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +35,8 @@ type Status struct {
 	PausedUntil *time.Time     `json:"pausedUntil,omitempty"`
 	Nix         narserve.Stats `json:"nix"`
 	Spool       SpoolStatus    `json:"spool"`
+	// Health is what is not as it should be, the worst first.
+	Health []narserve.Health `json:"health"`
 }
 
 // SpoolStatus is how full the spool is.
@@ -59,6 +62,7 @@ func (s *service) status() Status {
 	if !s.node.Sharing() {
 		st.Sharing, st.PausedUntil = "none", s.pause.end()
 	}
+	st.Health = s.health(st)
 	return st
 }
 
@@ -66,9 +70,11 @@ func statusCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "status",
 		Usage: "show the narbor that runs here, and its neighbours",
-		Description: "Exit code 3 means that narbor is not running.\n\n" +
+		Description: "Exit code 3 means that narbor is not running, 4 that it is less use than it could be: nothing can be believed, no\n" +
+			"network is used, nothing can be shared, Nix does not ask it, or there was no room on the disk. What to do is\n" +
+			"printed at the end. To have no neighbour, or to have paused sharing, is no fault.\n\n" +
 			"With --json everything is printed, for programs: the names stay what they are as long as \"schema\" does.\n\n" +
-			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'",
+			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'\n   narbor status --json | jq -r '.health[] | .severity + \" \" + .code'",
 		Flags: append(controlFlags(),
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until Ctrl-C", EnvVars: env("watch")},
 			&cli.DurationFlag{Name: "every", Value: 2 * time.Second, Usage: "with --watch, the `TIME` between two looks", EnvVars: env("every")}),
@@ -94,10 +100,31 @@ func showStatus(c *cli.Context, ctl control) error {
 		return err
 	}
 	if c.Bool("json") {
-		return printJSON(c.App.Writer, st)
+		if err := printJSON(c.App.Writer, st); err != nil {
+			return err
+		}
+	} else {
+		st.print(newScreen(c))
 	}
-	st.print(newScreen(c))
+	if len(st.faults()) > 0 {
+		return codedError{errors.New(""), exitDegraded}
+	}
 	return nil
+}
+
+// faults are those things of its health from which the service suffers.
+func (st Status) faults() []narserve.Health {
+	return slices.DeleteFunc(slices.Clone(st.Health), func(h narserve.Health) bool { return !h.Degraded() })
+}
+
+// used returns the names of the network interfaces that are used.
+func (st Status) used() (names []string) {
+	for _, i := range st.Interfaces {
+		if i.Used {
+			names = append(names, i.Name)
+		}
+	}
+	return names
 }
 
 // watchStatus shows the status until the context ends. A narbor that is being restarted is waited for.
@@ -109,8 +136,10 @@ func watchStatus(c *cli.Context, ctl control) error {
 			fmt.Fprint(c.App.Writer, "\x1b[H\x1b[2J") // the cursor to the top, the screen cleared
 		}
 		var coded codedError
-		if err := showStatus(c, ctl); errors.As(err, &coded) && coded.code == exitNotRunning {
-			fmt.Fprintln(c.App.Writer, err)
+		if err := showStatus(c, ctl); errors.As(err, &coded) && (coded.code == exitNotRunning || coded.code == exitDegraded) {
+			if err.Error() != "" {
+				fmt.Fprintln(c.App.Writer, err)
+			}
 		} else if err != nil && c.Context.Err() == nil {
 			return err
 		}
@@ -173,9 +202,33 @@ func (st Status) print(s screen) {
 	for _, b := range st.Struck {
 		s.hang("banned", fmt.Sprintf("%s until %s, which lied: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
 	}
+	st.printFaults(s)
+}
+
+// printFaults says what to mend. Whatever else there is of health stands above it, or on the page.
+func (st Status) printFaults(s screen) {
+	const most = 3
+	faults := st.faults()
+	for i, h := range faults[:min(len(faults), most)] {
+		if i == 0 {
+			fmt.Fprintln(s)
+		}
+		s.hang(s.mark(h.Severity), h.Title+". "+h.Fix)
+		if h.Command != "" {
+			fmt.Fprintf(s, "     %s\n", h.Command)
+		}
+	}
+	if more := len(faults) - most; more > 0 {
+		fmt.Fprintf(s, "and %d more: narbor doctor\n", more)
+	}
 }
 
 func (st Status) printNeighbours(s screen) {
+	if len(st.Neighbours) == 0 && !st.MDNS {
+		fmt.Fprintln(s, "No neighbours yet. Multicast is turned off by --no-mdns, so narbor knows those")
+		fmt.Fprintln(s, "only that it is told of: narbor peers add ADDRESS")
+		return
+	}
 	if len(st.Neighbours) == 0 {
 		fmt.Fprintln(s, "No neighbours yet. Is narbor running on another machine of this network?")
 		fmt.Fprintln(s, "`narbor doctor` finds out what is in the way.")

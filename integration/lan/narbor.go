@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path"
 	"strings"
 	"syscall"
@@ -156,9 +157,15 @@ type Status struct {
 	} `json:"spool"`
 }
 
+// degraded is the exit code of `narbor status` when all is not well, as on most hosts of tests: Nix does not ask there.
+const degraded = 4
+
 // Status asks the narbor that runs on the host.
 func (h *Host) Status(ctx context.Context, binary string) (Status, error) {
 	out, err := h.Narbor(ctx, binary, "status", "--json")
+	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() == degraded {
+		err = nil
+	}
 	if err != nil {
 		return Status{}, err
 	}

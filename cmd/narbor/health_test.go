@@ -1,0 +1,226 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"narbor/narserve"
+	"narbor/p2p"
+	"narbor/store"
+)
+
+// wellService is a service of which status says nothing bad, with a directory for its files.
+func wellService(t *testing.T) (s *service, st Status, dir string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	dir = t.TempDir()
+	accounts, err := narserve.OpenAccounts(filepath.Join(dir, "account.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = &service{started: time.Now().Add(-time.Hour), listeners: []net.Listener{l}, accounts: accounts}
+	s.settings.set(store.NixSettings{Substituters: []string{"http://" + l.Addr().String() + "/"}})
+	st = exampleStatus()
+	st.OtherGroup, st.Struck = nil, nil
+	return s, st, dir
+}
+
+func TestHealth(t *testing.T) {
+	in := time.Now().Add(time.Hour)
+	alone := func(_ *service, st *Status) { st.Neighbours = nil }
+	for _, c := range []struct {
+		name  string
+		spoil func(*service, *Status)
+		want  string // code and severity of each, in order
+		says  string // somewhere in it
+	}{
+		{"well", func(*service, *Status) {}, "", ""},
+		{"no keys", func(_ *service, st *Status) { st.Keys, st.ShareKeys = nil, nil }, "keys error", "trusted-public-keys = "},
+		{"alone", alone, "neighbours info", "UDP 5353"},
+		{"alone, just started", func(s *service, st *Status) { alone(s, st); s.started = time.Now() }, "", ""},
+		{"alone without multicast", func(s *service, st *Status) { alone(s, st); st.MDNS = false }, "neighbours info", "--no-mdns"},
+		{"no network", func(s *service, st *Status) {
+			alone(s, st)
+			st.Interfaces = []p2p.InterfaceStatus{{Name: "lo", Reason: "loopback"}}
+		}, "network warning", "but loopback"},
+		{"no network that is used", func(s *service, st *Status) {
+			alone(s, st)
+			st.Interfaces = []p2p.InterfaceStatus{{Name: "tun0", Reason: "a tunnel"}}
+		}, "network warning", "tun0 (a tunnel)"},
+		{"no network, and a neighbour all the same", func(_ *service, st *Status) { st.Interfaces = nil }, "", ""},
+		{"sharing turned off", func(_ *service, st *Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
+		{"sharing paused", func(_ *service, st *Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info", in.Format("15:04")},
+		{"own keys only", func(_ *service, st *Status) { st.ShareKeys = nil }, "nothing-shared warning", "upstream"},
+		{"Nix has not asked", func(_ *service, st *Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
+		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(store.NixSettings{}) }, "nix warning", "extra-substituters = http://127.0.0.1:"},
+		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(store.NixSettings{}) }, "", ""},
+		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
+		{"somebody lied", func(_ *service, st *Status) { st.Struck = []p2p.Struck{{ID: idNAS}} }, "banned-peers info", "1 banned"},
+		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info", "--group-secret-file"},
+		{"the worst first", func(s *service, st *Status) {
+			alone(s, st)
+			st.Keys, st.Nix = nil, narserve.Stats{}
+			s.settings.set(store.NixSettings{})
+		}, "keys error, nix warning, neighbours info", ""},
+	} {
+		s, st, _ := wellService(t)
+		c.spoil(s, &st)
+		var got []string
+		st.Health = s.health(st)
+		for _, h := range st.Health {
+			got = append(got, h.Code+" "+h.Severity)
+			if h.Title == "" || h.Text == "" || h.Fix == "" {
+				t.Errorf("%s: %+v lacks a title, a text or a fix", c.name, h)
+			}
+		}
+		if text := strings.Join(got, ", "); text != c.want || st.Health == nil {
+			t.Errorf("%s: health is %q, want %q", c.name, text, c.want)
+		}
+		if !strings.Contains(fmt.Sprintf("%+v", st.Health), c.says) {
+			t.Errorf("%s: %+v does not say %q", c.name, st.Health, c.says)
+		}
+		bad := strings.Contains(c.want, "warning") || strings.Contains(c.want, "error")
+		if (len(st.faults()) > 0) != bad {
+			t.Errorf("%s: faults are %+v", c.name, st.faults())
+		}
+	}
+}
+
+func TestHealthOfFiles(t *testing.T) {
+	s, st, dir := wellService(t)
+	secret := filepath.Join(dir, "secret")
+	if err := os.WriteFile(secret, []byte("nonsense"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	settings := s.settings.get()
+	settings.SecretKeyFiles = []string{secret}
+	s.settings.set(settings)
+	if got := s.health(st); len(got) != 1 || got[0].Code != "nothing-shared" || !strings.Contains(got[0].Fix, secret) {
+		t.Errorf("with a secret key that cannot be read: %+v", got)
+	}
+	s, st, dir = wellService(t)
+	file := filepath.Join(dir, "account.json")
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.accounts, _ = narserve.OpenAccounts(file)
+	if got := s.health(st); len(got) != 1 || got[0].Code != "accounts-lost" || got[0].Severity != severityInfo {
+		t.Errorf("with an account that cannot be read: %+v", got)
+	}
+}
+
+// What doctor looks at and the service says of itself has one name.
+func TestHealthNamesChecks(t *testing.T) {
+	var named []string
+	for _, ch := range checks() {
+		named = append(named, ch.code)
+	}
+	for _, code := range []string{"keys", "network", "nix", "disk", "neighbours"} {
+		if !slices.Contains(named, code) {
+			t.Errorf("no check is called %s", code)
+		}
+	}
+	p := &patient{running: true, status: Status{Health: []narserve.Health{{Code: "keys", Severity: severityError}, {Code: "nothing-shared", Severity: severityWarning, Title: "Nothing", Text: "goes."}}}}
+	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Code != "nothing-shared" || got[0].Text != "Nothing: goes." {
+		t.Errorf("checkHealth = %+v, want what no check looks at", got)
+	}
+}
+
+// get asks over HTTP.
+func get(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("GET %s = %s, %v\n%s", url, resp.Status, err, text)
+	}
+	return string(text)
+}
+
+func TestPageOfARunningNarbor(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	cacheDir := t.TempDir()
+	_, key := makeClosure(t, cacheDir)
+	st := startedAt(t, socket, "--cache-dir", cacheDir, "--trusted-key", key)
+	url := "http://" + st.HTTP[0]
+	if page := get(t, url+"/"); !strings.Contains(page, "test-1") || !strings.Contains(page, cacheDir) || !strings.Contains(page, version) {
+		t.Errorf("the page lacks the key, the directory or the version:\n%s", page)
+	}
+	if got := get(t, url+"/healthz"); got != "ok\n" {
+		t.Errorf("/healthz = %q", got)
+	}
+	metrics := get(t, url+"/metrics")
+	for _, want := range []string{"narbor_build_info{", "narbor_unverified_bytes_served_total 0\n", `narbor_rejected_total{reason="bad_signature"} 0`} {
+		if !strings.Contains(metrics, want) {
+			t.Errorf("/metrics has no %s", want)
+		}
+	}
+	out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket)
+	var printed Status
+	if jsonErr := json.Unmarshal([]byte(out), &printed); jsonErr != nil {
+		t.Fatal(jsonErr)
+	}
+	if want := map[bool]int{true: exitDegraded, false: 0}[len(printed.faults()) > 0]; exit(err) != want {
+		t.Errorf("status = %v with %+v, want exit code %d", err, printed.Health, want)
+	}
+	for _, h := range printed.Health {
+		if line := fmt.Sprintf("narbor_health{code=%q,severity=%q} 1\n", h.Code, h.Severity); !strings.Contains(get(t, url+"/metrics"), line) {
+			t.Errorf("/metrics has no %s", line)
+		}
+	}
+	steady := func(text string) map[string]any { // without what changes by itself
+		var v map[string]any
+		if err := json.Unmarshal([]byte(text), &v); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"uptimeSeconds", "goroutines", "spool", "settled", "health"} {
+			if _, there := v[name]; !there {
+				t.Errorf("status has no %s", name)
+			}
+			delete(v, name)
+		}
+		return v
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; { // what is around this machine may change between two looks
+		out, _, _ := narbor(t.Context(), "status", "--json", "--socket", socket)
+		api := get(t, url+"/api/v1/status")
+		if reflect.DeepEqual(steady(api), steady(out)) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("/api/v1/status is\n%s\nand status --json is\n%s", api, out)
+		}
+	}
+}
+
+func TestNoPage(t *testing.T) {
+	st := started(t, "--no-page")
+	for path, want := range map[string]int{"/": 404, "/metrics": 404, "/api/v1/status": 404, "/healthz": 404, "/nix-cache-info": 200} {
+		resp, err := http.Get("http://" + st.HTTP[0] + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("with --no-page GET %s = %s, want %d", path, resp.Status, want)
+		}
+	}
+}
