@@ -122,6 +122,9 @@ func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
 	}
 }
 
+// Landed takes note that a NAR is in the spool that was fetched for neighbours, and not for Nix, or that it is not.
+func (a *Accounts) Landed(m trust.Mapping, err error) { a.fetched(m, store.FromInternet, err) }
+
 // pass returns a transfer under way, which may begin now; nil if there are too many. The caller holds mu.
 func (a *Accounts) pass(key passKey, size int64, now time.Time) *passing {
 	p := a.passing[key]

@@ -49,6 +49,17 @@ type Facts struct {
 	Bans       int64            // since the start
 	Networks   int64            // changes of networks since the start
 	Health     []Health
+	Upstreams  []UpstreamUse
+	ForOthers  int64  // bytes of NARs that neighbours have asked to be downloaded, since the start
+	Alone      string // why nothing is downloaded for them; "" if it is
+	Helpers    int    // neighbours that download for this machine
+}
+
+// UpstreamUse is a cache on the internet that is asked for what no neighbour has.
+type UpstreamUse struct {
+	URL      string // without a password
+	Down     bool   // it does not answer
+	Received int64  // bytes of archives since the start, compressed as they were
 }
 
 // Neighbour is a connected peer. Whatever is text may come from it.

@@ -106,6 +106,10 @@ func descs() map[string]*prometheus.Desc {
 		{"spool_bytes", "Bytes on disk that wait for Nix.", nil},
 		{"spool_max_bytes", "The most that may wait.", nil},
 		{"network_changes_total", "Times that the interfaces that are used, or their addresses, have changed.", nil},
+		{"upstreams", "Caches on the internet that are asked for what no neighbour has, by whether they answer.", []string{"state"}},
+		{"upstream_wire_bytes_total", "Bytes of archives from upstreams, compressed as they were.", nil},
+		{"downloaded_for_others_bytes_total", "Bytes of NARs that neighbours have asked to be downloaded from upstreams.", nil},
+		{"helpers", "Neighbours that download for this machine.", nil},
 		{"health", "1 for each thing that is not as it should be.", []string{"code", "severity"}},
 		{"unverified_bytes_served_total", "Bytes given to Nix that were not verified: 0, for there is no way to do it.", nil},
 	} {
@@ -146,6 +150,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge("spool_bytes", float64(facts.Spool.Bytes))
 	gauge("spool_max_bytes", float64(facts.Spool.MaxBytes))
 	count("network_changes_total", float64(facts.Networks))
+	c.collectUpstreams(facts, gauge, count)
 	seen := map[string]bool{}
 	for _, h := range facts.Health {
 		if !seen[h.Code] {
@@ -154,6 +159,22 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	count("unverified_bytes_served_total", 0)
+}
+
+// collectUpstreams makes the metrics of upstreams.
+func (collector) collectUpstreams(facts Facts, gauge, count func(name string, n float64, labels ...string)) {
+	var down, wire int64
+	for _, u := range facts.Upstreams {
+		wire += u.Received
+		if u.Down {
+			down++
+		}
+	}
+	gauge("upstreams", float64(int64(len(facts.Upstreams))-down), "up")
+	gauge("upstreams", float64(down), "down")
+	count("upstream_wire_bytes_total", float64(wire))
+	count("downloaded_for_others_bytes_total", float64(facts.ForOthers))
+	gauge("helpers", float64(facts.Helpers))
 }
 
 func byVia(neighbours []Neighbour) map[string]int {

@@ -44,9 +44,11 @@ func evilFacts(names []string) narserve.Facts {
 		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: name, Addr: name, Via: name, Since: time.Now()})
 		f.Banned = append(f.Banned, narserve.Banned{ID: name, Reason: name, Until: time.Now()})
 		f.Interfaces = append(f.Interfaces, narserve.Interface{Name: name, Reason: name}, narserve.Interface{Name: name, Used: true})
+		f.Upstreams = append(f.Upstreams, narserve.UpstreamUse{URL: name, Down: true})
 		f.Keys, f.ShareKeys, f.ShareFrom = append(f.Keys, name), append(f.ShareKeys, name), append(f.ShareFrom, name)
 		f.Health = append(f.Health, narserve.Health{Code: "test", Severity: narserve.SeverityInfo, Title: name, Text: name, Fix: name, Command: name})
 	}
+	f.Alone = names[0]
 	return f
 }
 

@@ -105,6 +105,17 @@ func (v view) InternetBytes() int64 { return v.Month.SavedOf() - v.Month.Saved()
 // DayInternet is the same for the last 24 hours.
 func (v view) DayInternet() int64 { return v.Day.SavedOf() - v.Day.Saved() }
 
+// Cooperative says whether what neighbours have is told apart from what they download for this machine.
+func (v view) Cooperative() bool {
+	return len(v.Upstreams) > 0 || v.ByOthers()+v.ByNarbor() > 0
+}
+
+// ByOthers is what neighbours have downloaded for this machine in the last 30 days, and ByNarbor what narbor has here.
+func (v view) ByOthers() int64 { return v.Month.Received[store.FromOthers] }
+
+// ByNarbor is of what came from the internet what narbor on this machine has downloaded.
+func (v view) ByNarbor() int64 { return v.Month.Received[store.FromInternet] }
+
 // State is the state in a word or two, and Level how bad it is: ok, info, warning or error.
 func (v view) State() string {
 	switch level := v.Level(); {

@@ -3,7 +3,6 @@ package p2p
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
@@ -94,8 +93,23 @@ func (b *behalf) touch(nar store.Hash) *job {
 }
 
 // helps says whether this node asks its upstreams for others.
-func (n *Node) helps() bool {
-	return !n.cfg.NoCooperate && n.Sharing() && n.publicUpstream() && !n.lan.isMetered()
+func (n *Node) helps() bool { return n.alone() == "" }
+
+// alone says why this node asks its upstreams for nobody else; "" if it does.
+func (n *Node) alone() string {
+	switch {
+	case len(n.cfg.Upstreams) == 0:
+		return "it has no upstream"
+	case n.cfg.NoCooperate:
+		return "it does not cooperate (--no-cooperate)"
+	case !n.Sharing():
+		return "it shares nothing"
+	case !n.publicUpstream():
+		return "an upstream's URL has a password"
+	case n.lan.isMetered():
+		return "it is on a metered network"
+	}
+	return ""
 }
 
 // publicUpstream says whether there is an upstream that neighbours could ask just as well.
@@ -125,8 +139,7 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 	t.probing.found()
 	info := m.Info()
 	info.CA, info.Deriver = "", store.Path{}
-	text := info.String()
-	_, err = bw.Write(append(binary.AppendUvarint([]byte{byte(verdictYes)}, uint64(len(text))), text...))
+	_, err = bw.Write(appendVerdict(verdictYes, info.String()))
 	return err
 }
 
@@ -204,6 +217,7 @@ func (n *Node) fetchFor(ctx context.Context, id peer.ID, hp store.HashPart, nar 
 		defer end()
 		defer n.endJob(nar, j)
 		sp, err := n.fly(life, f)
+		n.cfg.Observer.Landed(m, err)
 		if err != nil {
 			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
 			return
@@ -297,6 +311,15 @@ func (p *tempo) rate() int64 {
 		return 0
 	}
 	return int64(float64(p.bytes) / p.took.Seconds())
+}
+
+// left is how many bytes of NARs may still be fetched for neighbours.
+func (b *behalf) left(now time.Time) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.all
+	a.spend(0, b.budget, now)
+	return b.budget - a.spent
 }
 
 // total is how many bytes of NARs neighbours have asked for since the start.

@@ -43,6 +43,7 @@ type fetch struct {
 	err      error           // the draft cannot be written
 	crowd    crowd
 	helpers  map[peer.ID]bool // who were asked to fetch it
+	helped   bool             // one of them does, or did
 }
 
 type blockState byte
@@ -192,6 +193,7 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 	}
 	b.state, b.from, b.relayed = blockDone, from, relayed
 	origin, name := f.origin(from)
+	f.node.received[origin].Add(int64(len(data)))
 	f.node.cfg.Observer.Received(origin, f.m, name, len(data))
 	f.crowd.last = time.Now()
 	if relayed {

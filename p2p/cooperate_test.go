@@ -9,6 +9,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // cooperative starts machines that all know each other and share a web cache.
@@ -152,5 +153,75 @@ func TestNobodyIsMadeToDownload(t *testing.T) {
 				t.Errorf("it was made to download %d bytes", n)
 			}
 		})
+	}
+}
+
+// A ledger is an observer that adds up.
+type ledger struct {
+	mu       sync.Mutex // guards the rest
+	received map[store.Origin]int64
+	landed   int
+}
+
+func (l *ledger) Received(o store.Origin, _ trust.Mapping, _ string, n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.received[o] += int64(n)
+}
+
+func (l *ledger) Sent(store.Path, int64, string, int) {}
+
+func (l *ledger) Landed(trust.Mapping, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.landed++
+}
+
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.landed
+}
+
+func (l *ledger) check(t *testing.T, m *machine, want map[store.Origin]int64) {
+	t.Helper()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet} {
+		if got, status := l.received[o], m.Status().Received[o]; got != want[o] || status != got {
+			t.Errorf("%d bytes are booked as from %s, %d in the status, want %d", got, o, status, want[o])
+		}
+	}
+}
+
+func TestWhatCameFromWhereIsBooked(t *testing.T) {
+	web := newWebCache(t, newUpstream(t))
+	books := []*ledger{{received: map[store.Origin]int64{}}, {received: map[store.Origin]int64{}}}
+	machines := web.cooperative(t, 2, func(i int, cfg *p2p.Config) { cfg.Observer = books[i] })
+	size := int64(6*store.BlockSize + 80)
+	byMe, byOther := false, false
+	for i := 0; !byMe || !byOther; i++ {
+		nar := noise(i, int(size))
+		info := web.add(t, fmt.Sprintf("p%d", i), nar)
+		e, other := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
+		if e.Of() != 2 || e.Scores[0].ID != e.Elected || (e.Elected == "") != (other.Elected == machines[0].id()) || e.Alone+e.Refuses != "" {
+			t.Fatalf("elections differ, or are not explained: %+v, %+v", e, other)
+		}
+		if mine := e.Elected == ""; mine && byMe || !mine && byOther {
+			continue
+		} else if mine {
+			byMe = true
+		} else {
+			byOther = true
+		}
+		all(t, machines[:1], info, nar)
+	}
+	books[0].check(t, machines[0], map[store.Origin]int64{store.FromInternet: size, store.FromOthers: size})
+	books[1].check(t, machines[1], map[store.Origin]int64{store.FromInternet: size})
+	for limit := time.Now().Add(10 * time.Second); books[1].count() == 0 && time.Now().Before(limit); {
+		time.Sleep(time.Millisecond)
+	}
+	if n, got := books[1].count(), machines[1].Status().ForOthers; n != 1 || got != size {
+		t.Errorf("%d landed, %d bytes for others, want 1 and %d", n, got, size)
 	}
 }

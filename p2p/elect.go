@@ -2,11 +2,15 @@ package p2p
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/store"
 	"narbor/trust"
@@ -50,17 +54,89 @@ func (n *Node) members() (out []*neighbour) {
 	if n.cfg.NoCooperate || len(n.cfg.Upstreams) == 0 {
 		return nil
 	}
-	book, now := n.lan.Host().Peerstore(), time.Now().UnixNano()
+	now := time.Now()
 	for _, nb := range n.neighbours() {
-		if nb.shunned.Load() > now || nb.isLate() {
-			continue
-		}
-		if has, err := book.SupportsProtocols(nb.id, upstreamProtocol); err == nil && len(has) > 0 {
+		if nb.leftOut(now) == "" && nb.signs() {
 			out = append(out, nb)
 		}
 	}
 	return out
 }
+
+// signs says whether a neighbour says that it asks an upstream on behalf of others.
+func (n *neighbour) signs() bool {
+	has, err := n.host.Peerstore().SupportsProtocols(n.id, upstreamProtocol)
+	return err == nil && len(has) > 0
+}
+
+// leftOut says why a neighbour is not to be elected; "" if it may be.
+func (n *neighbour) leftOut(now time.Time) string {
+	switch {
+	case n.shunned.Load() > now.UnixNano():
+		return "it has failed to help a moment ago"
+	case n.isLate():
+		return "it is slow to answer"
+	}
+	return ""
+}
+
+// An Election is who of this node and its neighbours asks the upstreams about a path, and downloads it for all.
+type Election struct {
+	Elected string      `json:"elected"` // ID of the neighbour; "" is this node
+	Alone   string      `json:"alone"`   // why this node asks for itself without an election; "" if there was one
+	Refuses string      `json:"refuses"` // why this node would not do it for others; "" if it would
+	Scores  []Candidate `json:"scores"`  // the highest first: who has it is elected
+	// Patience is how many seconds who is elected may make no progress before this node downloads by itself.
+	Patience float64 `json:"patienceSeconds"`
+}
+
+// A Candidate is one of an election.
+type Candidate struct {
+	ID    string `json:"id"` // "" is this node
+	Score string `json:"score"`
+	Out   string `json:"out"` // why it is left out; "" if it is not
+}
+
+// Of is how many took part.
+func (e Election) Of() (n int) {
+	for _, c := range e.Scores {
+		if c.Out == "" {
+			n++
+		}
+	}
+	return n
+}
+
+// Elect says who asks the upstreams about a hash part now, and why. Nobody is asked for that.
+func (n *Node) Elect(hp store.HashPart) Election {
+	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: helpPatience.Seconds()}
+	if len(n.cfg.Upstreams) > 0 && !n.cfg.NoCooperate {
+		e.Alone = ""
+	} else {
+		return e
+	}
+	h := electorate(hp)
+	who, others := n.elect(h, nil)
+	if who != nil {
+		e.Elected = who.id.String()
+	}
+	if others == 0 {
+		e.Alone = "no neighbour downloads for others"
+	}
+	if n.behalf.left(time.Now()) <= 0 && e.Refuses == "" {
+		e.Refuses = "today's --upstream-budget is used up"
+	}
+	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
+	for _, nb := range n.neighbours() {
+		if nb.signs() {
+			e.Scores = append(e.Scores, Candidate{ID: nb.id.String(), Score: scoreText(nb.id, h), Out: nb.leftOut(time.Now())})
+		}
+	}
+	slices.SortFunc(e.Scores, func(a, b Candidate) int { return cmp.Compare(b.Score, a.Score) })
+	return e
+}
+
+func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", crowdSeed(id, h)) }
 
 // shun leaves a neighbour out of elections for a while.
 func (n *neighbour) shun() { n.shunned.Store(time.Now().Add(shunTime).UnixNano()) }
@@ -173,6 +249,14 @@ func readVerdict(br *bufio.Reader) (v verdict, text string, err error) {
 		return v, text, err
 	}
 	return 0, "", fmt.Errorf("%w: unknown verdict %d", errWire, first)
+}
+
+// appendVerdict is the inverse of [readVerdict].
+func appendVerdict(v verdict, text string) []byte {
+	if v != verdictYes {
+		return []byte{byte(v)}
+	}
+	return append(binary.AppendUvarint([]byte{byte(v)}, uint64(len(text))), text...)
 }
 
 // readProgress reads the answer about a fetch.

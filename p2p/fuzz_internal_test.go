@@ -182,3 +182,37 @@ func FuzzReadFurther(f *testing.F) {
 		}
 	})
 }
+
+func FuzzReadVerdict(f *testing.F) {
+	f.Add(appendVerdict(verdictNo, ""))
+	f.Add(appendVerdict(verdictNone, ""))
+	f.Add(appendVerdict(verdictYes, "StorePath: x\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		v, text, err := readVerdict(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		if out := appendVerdict(v, text); !bytes.HasPrefix(in, out) || len(text) > store.MaxInfoLen {
+			t.Errorf("readVerdict accepted %x, but %d with %q is written as %x", in, v, text, out)
+		}
+	})
+}
+
+func FuzzReadProgress(f *testing.F) {
+	f.Add(appendProgress(0, 0))
+	f.Add(appendProgress(store.MaxNarSize, 1<<20))
+	f.Add([]byte{byte(verdictHere)})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		v, got, pace, err := readProgress(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		out := []byte{byte(v)}
+		if v == verdictYes {
+			out = appendProgress(got, pace)
+		}
+		if !bytes.HasPrefix(in, out) || min(got, pace) < 0 || max(got, pace) > store.MaxNarSize {
+			t.Errorf("readProgress accepted %x, but %d, %d, %d is written as %x", in, v, got, pace, out)
+		}
+	})
+}

@@ -73,6 +73,8 @@ type Observer interface {
 	Received(o store.Origin, m trust.Mapping, from string, n int)
 	// Sent is told of n bytes of a path's NAR of that size.
 	Sent(path store.Path, size int64, to string, n int)
+	// Landed is told that a NAR is in the spool that was fetched for neighbours alone, or with an error that it is not.
+	Landed(m trust.Mapping, err error)
 }
 
 // A nobody observes nothing.
@@ -80,6 +82,7 @@ type nobody struct{}
 
 func (nobody) Received(store.Origin, trust.Mapping, string, int) {}
 func (nobody) Sent(store.Path, int64, string, int)               {}
+func (nobody) Landed(trust.Mapping, error)                       {}
 
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
 // when there are no neighbours.
@@ -90,7 +93,7 @@ type Node struct {
 	sharer  *sharer
 	fetched *fetched
 	serving
-	supplied atomic.Int64 // bytes of NARs that came from upstreams
+	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf   *behalf
 	pace     tempo           // of all upstreams together
 	life     context.Context // of what is fetched for others; ended by dying, which Run calls
@@ -173,6 +176,10 @@ func New(cfg Config) (*Node, error) {
 		peers:    map[peer.ID]*neighbour{},
 		tallies:  tallies,
 		missesAt: missesAt,
+		received: map[store.Origin]*atomic.Int64{},
+	}
+	for _, o := range store.Origins() {
+		n.received[o] = new(atomic.Int64)
 	}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
 	n.life, n.dying = context.WithCancel(context.Background())

@@ -114,6 +114,7 @@ func (f *fetch) setRoot(nb *neighbour, root bool) bool {
 	r := f.crowd.members[nb.id]
 	if r != nil {
 		r.root = root
+		f.helped = f.helped || root
 	}
 	return r != nil
 }

@@ -169,13 +169,7 @@ func (g *rogue) dial(t testing.TB, n *Node) network.Stream {
 
 func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
 	t.Helper()
-	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, listenPort(n.lan.host)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
-		t.Fatal(err)
-	}
+	g.connect(t, n, ip)
 	s, err := g.NewStream(t.Context(), n.lan.host.ID(), protocolID)
 	if err != nil {
 		t.Fatal(err)
@@ -183,17 +177,34 @@ func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
 	return s
 }
 
+func (g *rogue) connect(t testing.TB, n *Node, ip string) {
+	t.Helper()
+	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, listenPort(n.lan.host)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // runNode runs a node that knows those rogues, until the test ends.
 func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n *Node, stop func()) {
+	t.Helper()
+	return runNodeAs(t, s, func(cfg *Config) { cfg.Share = share }, rogues...)
+}
+
+func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, stop func()) {
 	t.Helper()
 	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, Share: share}
+	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool}
 	for _, g := range rogues {
 		cfg.Peers = append(cfg.Peers, g.addr())
 	}
+	edit(&cfg)
 	if n, err = New(cfg); err != nil {
 		t.Fatal(err)
 	}

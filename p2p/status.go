@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"narbor/store"
 )
 
 // Status is what a node knows of itself and its neighbours at a moment. Times are in seconds, amounts in bytes or
@@ -21,9 +23,14 @@ type Status struct {
 	OtherGroup []Outsider        `json:"otherGroup"`
 	Blocked    []string          `json:"blocked"` // IDs of the peers that the user wants nothing to do with
 	Upstreams  []UpstreamStatus  `json:"upstreams"`
-	Supplied   int64             `json:"supplied"`   // bytes of NARs that came from upstreams
-	ForOthers  int64             `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
-	Cooperates bool              `json:"cooperates"` // whether upstreams are asked for neighbours
+	// Received is what came since the start, in bytes of NARs; Supplied is of these what this node has downloaded.
+	Received   map[store.Origin]int64 `json:"received"`
+	Supplied   int64                  `json:"supplied"`
+	ForOthers  int64                  `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
+	BudgetLeft int64                  `json:"budgetLeft"` // bytes of NARs that may still be fetched for them
+	Cooperates bool                   `json:"cooperates"` // whether upstreams are asked for neighbours
+	Alone      string                 `json:"alone"`      // why not
+	Helpers    int                    `json:"helpers"`    // neighbours that ask their upstreams for this node
 	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned; Networks how often
 	// the interfaces that are used have changed.
 	Rejected map[string]int64 `json:"rejected"`
@@ -74,7 +81,12 @@ func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
 		MDNS: n.cfg.MDNS, UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
-		Upstreams: []UpstreamStatus{}, Supplied: n.supplied.Load(), ForOthers: n.behalf.total(), Cooperates: n.helps()}
+		Upstreams: []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), ForOthers: n.behalf.total(), BudgetLeft: n.behalf.left(time.Now()), Alone: n.alone(),
+		Received: map[store.Origin]int64{}, Helpers: len(n.members())}
+	s.Cooperates = s.Alone == ""
+	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet} {
+		s.Received[o] = n.received[o].Load()
+	}
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}

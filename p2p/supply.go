@@ -125,9 +125,7 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 				return fmt.Errorf("the end of the NAR: %w", err)
 			}
 		}
-		if f.write(i, block, fromUpstream, false) {
-			f.node.supplied.Add(int64(len(block)))
-		}
+		f.write(i, block, fromUpstream, false)
 		if err := f.hopeless(ctx, began, i); err != nil {
 			f.giveUp(err)
 			return nil
@@ -172,12 +170,13 @@ func (f *fetch) blame(id peer.ID, cause error) {
 	}
 }
 
-// origin says where what somebody sent is from, and who that is. The caller holds mu.
+// origin says where what somebody sent is from, and who that is. Once a neighbour downloads the NAR for us, too, it comes
+// from there whoever passes it on: before, nobody had it. The caller holds mu.
 func (f *fetch) origin(from peer.ID) (store.Origin, string) {
 	if from == fromUpstream {
 		return store.FromInternet, "upstream"
 	}
-	if f.helpers[from] {
+	if f.helped || f.helpers[from] {
 		return store.FromOthers, from.String()
 	}
 	return store.FromNeighbours, from.String()

@@ -24,6 +24,10 @@ func (s *service) facts() narserve.Facts {
 	if st.Store != "" {
 		f.ShareFrom = append([]string{st.Store}, f.ShareFrom...)
 	}
+	for _, u := range st.Upstreams {
+		f.Upstreams = append(f.Upstreams, narserve.UpstreamUse{URL: u.URL, Down: u.Down, Received: u.WireReceived})
+	}
+	f.ForOthers, f.Alone, f.Helpers = st.ForOthers, st.Alone, st.Helpers
 	for _, n := range st.Neighbours {
 		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: n.ID, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
 			Sent: n.BytesSent, Strikes: n.Strikes, Since: now.Add(-time.Duration(n.ConnectedSeconds) * time.Second)})

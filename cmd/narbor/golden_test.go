@@ -16,6 +16,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/store"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.txt anew")
@@ -73,6 +74,13 @@ func exampleStatus() Status {
 func TestStatusReadsWell(t *testing.T) {
 	st := exampleStatus()
 	golden(t, "status", st.print)
+	st.Upstreams = []p2p.UpstreamStatus{{URL: "https://cache.nixos.org/"}, {URL: "https://nix-community.cachix.org/", Down: true}}
+	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705, store.FromInternet: 644_245_094}
+	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
+	golden(t, "status-upstream", st.print)
+	st.Upstreams, st.Alone = st.Upstreams[:1], "it is on a metered network"
+	golden(t, "status-upstream-alone", st.print)
+	st.Upstreams = nil
 	st.Neighbours, st.Sharing, st.Group = nil, "none", true
 	st.Struck = []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR", Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}

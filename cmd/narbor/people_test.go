@@ -108,6 +108,18 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w = Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
 	w.judge(1)
 	golden(t, "why-not", w.print)
+	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"}, {ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
+	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142, Millis: 31.4, Election: e}}
+	w.judge(1)
+	golden(t, "why-elected", w.print)
+	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
+	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
+	w.judge(1)
+	golden(t, "why-elected-self", w.print)
+	e = p2p.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
+	w = Why{Path: path, Upstream: &WhyUpstream{Asked: true, Problem: "upstream https://cache.nixos.org/: it did not answer a moment ago", Election: e}}
+	w.judge(1)
+	golden(t, "why-alone", w.print)
 
 	st := exampleStatus()
 	golden(t, "peers", PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
@@ -124,6 +136,9 @@ func TestStatsReadWell(t *testing.T) {
 		return narserve.Day{Date: date, Amounts: narserve.Amounts{Received: map[store.Origin]int64{store.FromNeighbours: received}, ByNix: received / 4,
 			Sent: sent, NARs: 1234, SavedSeconds: float64(received) / 25e6}}
 	}
+	mixed := day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)
+	mixed.Received[store.FromOthers], mixed.Received[store.FromInternet] = 12_777_527_705, 1_000_000_000
+	golden(t, "stats-upstream", func(s screen) { printStats(s, narserve.Account{Days: []narserve.Day{mixed}}, "") })
 	a := narserve.Account{Days: []narserve.Day{day(time.Now().AddDate(0, 0, -3).Format(time.DateOnly), 12_777_527_705, 100), day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)},
 		Peers: []narserve.Share{{Name: idNAS, Received: 12_777_527_705, Last: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}, {Name: idLaptop, Received: 4_402_341_478, Sent: 644_245_094}},
 		Names: []narserve.Share{{Name: "firefox", Received: 327_575_142}}}

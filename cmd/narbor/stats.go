@@ -77,6 +77,10 @@ func printSums(s screen, a narserve.Account) {
 		rows = append(rows, append([]string{p.name}, amounts(sum)...))
 	}
 	s.table(statsHeader("WHEN"), rows)
+	if got := month.Received; got[store.FromOthers]+got[store.FromInternet] > 0 {
+		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s at least Nix did",
+			amount(got[store.FromNeighbours]), amount(got[store.FromOthers]), amount(got[store.FromInternet]), amount(month.ByNix)))
+	}
 	if !a.Since.IsZero() {
 		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
 	}

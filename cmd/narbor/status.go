@@ -188,6 +188,7 @@ func (st Status) print(s screen) {
 	if st.Group {
 		s.field("group", "only neighbours that know its secret are asked and answered")
 	}
+	st.printUpstreams(s)
 	s.field("spool", "%s of %s", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
 	used, ignored := networks(st.Interfaces)
 	s.field("network", "%s", used)

@@ -4,9 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -83,4 +86,105 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 	cfg.UpstreamBudget, err = size(c, "upstream-budget")
 	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
 	return err
+}
+
+// printUpstreams says which caches are asked, what came from where, and for whom.
+func (st Status) printUpstreams(s screen) {
+	for i, u := range st.Upstreams {
+		state := ""
+		if u.Down {
+			state = " " + s.paint(yellow, "does not answer") + "; it is tried again by itself"
+		}
+		s.field(map[bool]string{true: "upstream"}[i == 0], "%s%s", u.URL, state)
+	}
+	if len(st.Upstreams) == 0 {
+		return
+	}
+	s.field("received", "%s from neighbours; from the internet %s by this machine and %s by others for it",
+		amount(st.Received[store.FromNeighbours]), amount(st.Received[store.FromInternet]), amount(st.Received[store.FromOthers]))
+	switch {
+	case st.Alone != "":
+		s.field("for others", "nothing is downloaded: %s", st.Alone)
+	case st.BudgetLeft <= 0:
+		s.field("for others", "%s downloaded; today's --upstream-budget is used up", amount(st.ForOthers))
+	default:
+		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", amount(st.ForOthers), amount(st.BudgetLeft), helping(st.Helpers))
+	}
+}
+
+// helping says how many neighbours download for this machine.
+func helping(n int) string {
+	switch n {
+	case 0:
+		return "no neighbour downloads"
+	case 1:
+		return "1 neighbour downloads"
+	}
+	return plural(n, "neighbour") + " download"
+}
+
+// WhyUpstream is what the upstreams have, and who asks them.
+type WhyUpstream struct {
+	Has      bool         `json:"has"`
+	SignedBy string       `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
+	NarSize  int64        `json:"narSize"`
+	Problem  string       `json:"problem"` // why they cannot tell, or are not believed; "" is none
+	Asked    bool         `json:"asked"`   // false if it is here or at a neighbour's, so that nobody asks them
+	Millis   float64      `json:"millis"`
+	Election p2p.Election `json:"election"`
+}
+
+// whyUpstream says who asks the upstreams, and if it is to, what they answer. It returns nil if there are none.
+func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *WhyUpstream {
+	if len(s.upstreams) == 0 {
+		return nil
+	}
+	w := &WhyUpstream{Election: s.node.Elect(hp), Asked: ask}
+	if !ask {
+		return w
+	}
+	start := time.Now()
+	m, err := s.node.LookupUpstream(ctx, hp)
+	w.Millis = float64(time.Since(start).Microseconds()) / 1000
+	switch {
+	case err == nil:
+		w.Has, w.SignedBy, w.NarSize = true, m.SignedBy(), m.NarSize()
+	case !errors.Is(err, store.ErrNotFound) || errors.Is(err, trust.ErrUntrusted) || errors.Is(err, trust.ErrForged):
+		w.Problem = err.Error()
+	}
+	return w
+}
+
+func (w Why) printUpstream(s screen) {
+	if w.Upstream == nil {
+		return
+	}
+	u := *w.Upstream
+	switch {
+	case u.Has:
+		s.field("upstream", "has it, %s, %s (%.1f ms)", amount(u.NarSize), signedBy(p2p.Answer{SignedBy: u.SignedBy}), u.Millis)
+	case u.Problem != "":
+		s.field("upstream", "%s", strings.TrimPrefix(u.Problem, "upstream "))
+	case u.Asked:
+		s.field("upstream", "does not have it (%.1f ms)", u.Millis)
+	default:
+		s.field("upstream", "not asked: there is no need")
+	}
+	switch e := u.Election; {
+	case e.Alone != "":
+		s.field("elected", "this machine asks and downloads for itself: %s", e.Alone)
+	case e.Elected == "":
+		s.field("elected", "this machine, to ask and download for all: it has the highest score of %d for this path", e.Of())
+	default:
+		s.field("elected", "neighbour %s, to ask and download for all: it has the highest score of %d for this path; if it makes no progress for %.0f s, this machine does it itself",
+			shortID(e.Elected), e.Of(), e.Patience)
+	}
+	for _, c := range u.Election.Scores {
+		if c.Out != "" {
+			s.field("", "%s is left out: %s", shortID(c.ID), c.Out)
+		}
+	}
+	if u.Election.Refuses != "" && u.Election.Refuses != u.Election.Alone {
+		s.field("", "for others this machine downloads nothing: %s", u.Election.Refuses)
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -22,8 +23,9 @@ type Why struct {
 	Path       string       `json:"path"`  // "" if nobody knows it
 	Local      *WhyLocal    `json:"local"` // null if it is not on this machine
 	Neighbours []p2p.Answer `json:"neighbours"`
-	Status     int          `json:"status"` // that Nix would get for the narinfo
-	From       string       `json:"from"`   // what would be served: store, cache, neighbours or ""
+	Upstream   *WhyUpstream `json:"upstream"` // null if there is none
+	Status     int          `json:"status"`   // that Nix would get for the narinfo
+	From       string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
 	Reason     string       `json:"reason"`
 
 	asked string // as it was given
@@ -57,8 +59,11 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err
 	}
+	near := w.Local != nil && w.Local.signed()
 	if r.URL.Query().Get("neighbours") != "no" {
 		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
+		near = near || slices.ContainsFunc(w.Neighbours, p2p.Answer.Believed)
+		w.Upstream = s.whyUpstream(r.Context(), parts[0], !near)
 	}
 	for _, a := range w.Neighbours {
 		if w.Path == "" && a.Believed() {
@@ -87,12 +92,20 @@ func (w *Why) judge(keys int) {
 		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
 	case holders > 0:
 		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", fmt.Sprintf("%d of %d neighbours have it", holders, len(w.Neighbours))
+	case w.Upstream != nil && w.Upstream.Has:
+		w.Status, w.From, w.Reason = http.StatusOK, "upstream", "no neighbour has it, but an upstream does"
+	case w.Upstream != nil && w.Upstream.Problem != "" && keys > 0 && claims == 0:
+		w.Reason = "no neighbour has it, and upstreams cannot tell; Nix asks its next substituter"
+	case len(w.Neighbours) == 0 && w.Upstream != nil:
+		w.Reason = "there are no neighbours, and no upstream has it; Nix asks its next substituter"
 	case len(w.Neighbours) == 0:
 		w.Reason = "there are no neighbours; Nix asks its next substituter"
 	case keys == 0:
 		w.Reason = "no key is trusted, so nobody can be believed; see `narbor keys`"
 	case claims > 0:
 		w.Reason = "who has it cannot be believed: " + why
+	case w.Upstream != nil && w.Upstream.Asked:
+		w.Reason = "neither a neighbour nor an upstream has it; Nix asks its next substituter"
 	default:
 		w.Reason = "no neighbour has it; Nix asks its next substituter"
 	}
@@ -170,7 +183,8 @@ func whyCommand() *cli.Command {
 		Usage:     "say why Nix gets a store path from here, or does not",
 		ArgsUsage: "PATH|HASH",
 		Description: "It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
-			"neighbours have it, and what Nix would be answered. Asking costs the neighbours one question each.\n\n" +
+			"neighbours have it, what Nix would be answered, and with --upstream, who of the neighbours and this machine was\n" +
+			"elected to ask there. Asking costs the neighbours one question each, and the upstream one if nobody has it.\n\n" +
 			"Exit code 5 means that Nix would get 404 for it.\n\n" +
 			"Example: narbor why /nix/store/…-firefox-141.0",
 		Flags:  controlFlags(),
@@ -230,6 +244,7 @@ func (w Why) print(s screen) {
 	}
 	w.printSignatures(s)
 	w.printNeighbours(s)
+	w.printUpstream(s)
 	if w.Status == http.StatusOK {
 		s.field("Nix gets", "%s %s", s.paint(green, "200"), w.Reason)
 		return

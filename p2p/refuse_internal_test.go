@@ -1,0 +1,171 @@
+package p2p
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"narbor/store"
+)
+
+// An oneCache is a binary cache of one path, and counts what it is asked.
+type oneCache struct {
+	*httptest.Server
+	infos, nars atomic.Int64
+}
+
+func newOneCache(t *testing.T, info store.Info, nar []byte) *oneCache {
+	c := &oneCache{}
+	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/nar/"):
+			c.nars.Add(1)
+			w.Write(nar)
+		case r.URL.Path == "/"+string(info.Path.HashPart())+".narinfo":
+			c.infos.Add(1)
+			fmt.Fprintf(w, "%sURL: nar/x\nCompression: none\n", info)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	t.Cleanup(c.Close)
+	return c
+}
+
+// open makes it an upstream; user is put before the host.
+func (c *oneCache) open(t *testing.T, user string) *store.Upstream {
+	t.Helper()
+	u, err := store.OpenUpstream(store.UpstreamConfig{URL: strings.Replace(c.URL, "http://", "http://"+user, 1), Agent: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { u.Close() })
+	return u
+}
+
+// Whoever asks a machine to use its upstream, whether that has said that it does or not, is refused under each of these
+// conditions, and the upstream hears nothing of it.
+func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(3 * store.BlockSize)
+	info, _ := s.sign(t, "wanted", nar)
+	other, _ := s.sign(t, "other", nar)
+	for _, tt := range []struct {
+		name      string
+		user      string
+		edit      func(*Config)
+		then      func(*Node)
+		ask, have verdict // to what is asked about the narinfo, and the NAR
+	}{
+		{name: "nothing in the way", ask: verdictYes, have: verdictYes},
+		{name: "metered", then: func(n *Node) {
+			n.lan.mu.Lock()
+			defer n.lan.mu.Unlock()
+			n.lan.links = append(n.lan.links, link{InterfaceStatus: InterfaceStatus{Name: "wwan0", Reason: metered}})
+		}},
+		{name: "password", user: "me:secret@"},
+		{name: "shares nothing", edit: func(cfg *Config) { cfg.ShareOff = true }},
+		{name: "shares nothing by now", then: func(n *Node) { n.Share(false) }},
+		{name: "does not cooperate", edit: func(cfg *Config) { cfg.NoCooperate = true }},
+		{name: "budget used up", edit: func(cfg *Config) { cfg.UpstreamBudget = 2*info.NarSize - 2 }, ask: verdictYes},
+		{name: "no room", edit: func(cfg *Config) { cfg.UpstreamBudget = 1 << 40 }, ask: verdictYes, then: func(n *Node) {
+			n.behalf.mu.Lock()
+			defer n.behalf.mu.Unlock()
+			for i := range maxJobs {
+				n.behalf.jobs[store.Hash{byte(i)}] = &job{lease: time.NewTimer(time.Hour), done: make(chan struct{})}
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			web := newOneCache(t, info, nar)
+			g := (&rogue{info: other, nar: nar}).start(t)
+			n, _ := runNodeAs(t, s, func(cfg *Config) {
+				cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, tt.user)}
+				if tt.edit != nil {
+					tt.edit(cfg)
+				}
+			}, g)
+			if tt.then != nil {
+				tt.then(n)
+			}
+			ask, have := g.begs(t, n, info)
+			if ask != tt.ask || have != tt.have {
+				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
+			}
+			sign, err := g.Peerstore().SupportsProtocols(n.lan.host.ID(), upstreamProtocol)
+			if want := tt.then != nil || tt.ask == verdictYes; err != nil || (len(sign) > 0) != want {
+				t.Errorf("it says that it asks upstreams for others: %v, %v, want %v", sign, err, want)
+			}
+			if got := web.infos.Load(); (got > 0) != (tt.ask == verdictYes) {
+				t.Errorf("the upstream was asked for %d narinfos", got)
+			}
+			if tt.have == verdictYes {
+				for limit := time.Now().Add(20 * time.Second); web.nars.Load() == 0 && time.Now().Before(limit); {
+					time.Sleep(time.Millisecond)
+				}
+			}
+			if got := web.nars.Load(); (got > 0) != (tt.have == verdictYes) || n.behalf.total() > 0 != (tt.have == verdictYes) {
+				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.behalf.total())
+			}
+		})
+	}
+}
+
+// begs asks a node to ask its upstream about a path, and to download it.
+func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have verdict) {
+	t.Helper()
+	st := g.dial(t, n)
+	defer st.Reset()
+	st.SetDeadline(time.Now().Add(20 * time.Second))
+	br, hps := bufio.NewReader(st), []store.HashPart{info.Path.HashPart()}
+	st.Write(appendRequest(nil, request{kind: askUpstream, hashParts: hps}))
+	ask, _, err := readVerdict(br)
+	if err != nil {
+		t.Fatalf("no answer about the narinfo: %v", err)
+	}
+	st.Write(appendRequest(nil, request{kind: askFetch, hashParts: hps, nar: info.NarHash}))
+	have, _, _, err = readProgress(br)
+	if err != nil {
+		t.Fatalf("no answer about the NAR: %v", err)
+	}
+	return ask, have
+}
+
+func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, _ := s.sign(t, "wanted", nar)
+	web := newOneCache(t, info, nar)
+	n, _ := runNodeAs(t, s, func(cfg *Config) {
+		cfg.Share, cfg.Upstreams, cfg.GroupSecret = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, "")}, secretA
+	})
+	if !n.helps() {
+		t.Fatalf("it would download for nobody: %s", n.alone())
+	}
+	g := (&rogue{}).start(t)
+	for _, p := range []protocol.ID{memberProtocol, protocolID} {
+		for _, kind := range []requestKind{askUpstream, askFetch} {
+			g.connect(t, n, "/ip4/127.0.0.1")
+			st, err := g.NewStream(t.Context(), n.lan.host.ID(), p)
+			if err != nil {
+				continue // it does not speak it, which will do
+			}
+			st.SetDeadline(time.Now().Add(20 * time.Second))
+			st.Write(appendRequest(nil, request{kind: kind, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}))
+			if b, err := io.ReadAll(st); len(b) > 0 || err == nil {
+				t.Errorf("%s, kind %d: a stranger is answered %x, %v, want a reset", p, kind, b, err)
+			}
+		}
+	}
+	if web.infos.Load()+web.nars.Load() > 0 {
+		t.Error("the upstream was asked for a stranger")
+	}
+}
