@@ -72,7 +72,7 @@ func TestFloodOfAnnouncements(t *testing.T) {
 	bob, p := w.fetching("bob")
 	_, err := bob.Run(w.ctx, "ip", "route", "add", "default", "via", "10.62.72.254") // or the kernel refused what is far
 	w.must(err)
-	_, err = bob.Run(w.ctx, "ip", "neigh", "add", "10.62.72.254", "lladdr", "02:00:00:00:00:fe", "dev", "eth0")
+	_, err = bob.Run(w.ctx, "ip", "neigh", "replace", "10.62.72.254", "lladdr", "02:00:00:00:00:fe", "dev", "eth0")
 	w.must(err)
 	w.neighbours(bob, 1)
 	w.realise(bob, references(c.Biggest())...)

@@ -16,7 +16,7 @@ import (
 const (
 	// pollInterfaces is how often the interfaces are looked at when nothing says that they changed. On Linux
 	// the kernel says so; this is for a lost message, and for other systems.
-	pollInterfaces = 15 * time.Second
+	pollInterfaces = time.Minute
 	// interfaceQuiet is how long the kernel must be silent before a change is acted on: one change of network
 	// makes a handful of messages within milliseconds. interfacePatience bounds the wait when it never is.
 	interfaceQuiet    = 150 * time.Millisecond

@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// clockTick is how often the clocks are compared.
-	clockTick = time.Second
+	// clockTick is how often the clocks are compared. Waking up is most of what a machine at rest costs.
+	clockTick = 2 * time.Second
 	// sleepMin is how much longer than a tick nothing may have run before that counts as sleep. Connections outlive
 	// less, and a busy machine may well stall for a second or two.
 	sleepMin = 4 * time.Second

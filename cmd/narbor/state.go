@@ -20,7 +20,7 @@ import (
 const identityName = "identity.key"
 
 // stateCheck is how often that is looked at.
-const stateCheck = 2 * time.Second
+const stateCheck = 4 * time.Second
 
 // errOpenToAll says that every user may write to the state directory.
 var errOpenToAll = errors.New("every user may write to it")
