@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-lgYdfrynA1mRk7Bp04ExltlHv7M0I4taTnyKp9vI9QU=";
+          vendorHash = "sha256-2Hs629x8ARbIXzyZBydoYLjkagoWtQRLrGAyYo4jETk=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

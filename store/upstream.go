@@ -16,6 +16,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -52,7 +53,8 @@ type Upstream struct {
 	kept    *keptInfos
 	breaker breaker
 	streams chan struct{} // one for each archive under way
-	bytes   atomic.Int64  // of archives, as they came
+	memory  *semaphore.Weighted
+	bytes   atomic.Int64 // of archives, as they came
 	flights singleflight.Group
 	pages   *lru.Cache[HashPart, page]
 	misses  *lru.Cache[HashPart, time.Time]
@@ -70,6 +72,8 @@ type UpstreamConfig struct {
 	URL   string // http or https; what follows a question mark, as in Nix's configuration, is ignored
 	Agent string // how the program calls itself to it
 	Kept  string // directory that keeps what [Upstream.Keep] is told; "" is none
+	// Memory is what unpacking takes, in bytes, of [UnpackMemory] that caches share; nil is as much for this one.
+	Memory *semaphore.Weighted
 }
 
 // A page is a narinfo: the claim, and where its archive is.
@@ -88,7 +92,10 @@ func OpenUpstream(cfg UpstreamConfig) (*Upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams)}
+	u := &Upstream{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams), memory: cfg.Memory}
+	if u.memory == nil {
+		u.memory = semaphore.NewWeighted(UnpackMemory)
+	}
 	if cfg.Kept != "" {
 		if u.kept, err = openKeptInfos(cfg.Kept); err != nil {
 			return nil, err

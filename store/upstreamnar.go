@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 const (
@@ -18,6 +21,9 @@ const (
 	// may want as many, and each takes the memory of
 	// its compressor's window.
 	maxUpstreamStreams = 32
+	// UnpackMemory bounds what unpacking archives of upstreams takes, in bytes, so that narbor stays below 160 MiB: eight of
+	// Nix's at once, whose dictionaries are 8 MiB, and any number of small ones. One that needs more goes alone.
+	UnpackMemory = 66 << 20
 	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
 	upstreamStall = 15 * time.Second
 	// upstreamTries is how often the rest of an archive is asked for in a row if nothing comes of it, and upstreamPause
@@ -51,7 +57,7 @@ func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error)
 	}
 	s := &stream{body: &body{ctx: ctx, upstream: u, page: p, sum: sha256.New()}, left: info.NarSize}
 	if err = s.body.open(); err == nil {
-		s.nar, err = newDecompressor(s.body, p.compression, info.NarSize)
+		err = s.unpack(ctx)
 	}
 	if err != nil {
 		s.Close()
@@ -60,11 +66,42 @@ func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error)
 	return s, nil
 }
 
+// unpack takes the memory that unpacking needs, when that is free, and begins.
+func (s *stream) unpack(ctx context.Context) (err error) {
+	in := bufio.NewReaderSize(s.body, 4<<10)
+	need := min(memoryFor(in, s.page.compression, s.page.info.NarSize), UnpackMemory)
+	if err := s.upstream.memory.Acquire(ctx, need); err != nil {
+		return err
+	}
+	s.memory = need
+	s.nar, err = newDecompressor(in, s.page.compression, s.page.info.NarSize)
+	return err
+}
+
+// memoryFor is how many bytes unpacking takes of what begins in r.
+func memoryFor(r *bufio.Reader, compression string, narSize int64) int64 {
+	const least = 256 << 10 // buffers and tables
+	switch compression {
+	case "xz":
+		return least + xzMemory(r, narSize)
+	case "zstd":
+		var h zstd.Header
+		b, _ := r.Peek(zstd.HeaderMaxSize) // a file may be shorter
+		if h.Decode(b) != nil {
+			return least
+		}
+		return least + 2*int64(min(h.WindowSize, maxZstdWindow))
+	}
+	return least
+}
+
 // A stream is an archive as it comes. One goroutine reads it.
 type stream struct {
 	*body
 	nar  io.ReadCloser // what is packed in body
 	left int64         // bytes that are still to come
+	// memory is what was taken of the upstream's; it is given back by Close.
+	memory int64
 }
 
 // Read implements [io.Reader]. It never returns more than the archive's size, nor io.EOF before that.
@@ -111,6 +148,7 @@ func (s *stream) Close() error {
 		s.nar.Close()
 	}
 	s.body.drop()
+	s.upstream.memory.Release(s.memory)
 	<-s.upstream.streams
 	s.body = nil
 	return nil

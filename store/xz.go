@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math"
 )
@@ -31,6 +32,7 @@ type xzGuard struct {
 	pass     int64        // bytes that may be passed on without a look
 	checkLen int64        // of the checksum after each block
 	blocks   int64
+	dict     byte  // the first block's dictionary, as small as will do
 	length   int64 // of this block's data so far
 }
 
@@ -93,8 +95,50 @@ func (g *xzGuard) block() error {
 	}
 	g.blocks++
 	g.length, g.pass, g.next = 0, int64(len(b)), g.chunk
-	return checkXZHeader(b[1:])
+	dict, err := findXZDict(b[1:])
+	if err != nil {
+		return err
+	}
+	if g.blocks == 1 {
+		g.dict = dictFor(b[1+dict], g.narSize)
+	}
+	if own := dictFor(b[1+dict], g.narSize); own > g.dict {
+		return errors.New("xz: a block has a larger dictionary than the first")
+	} else if own < b[1+dict] { // no more can be referred to than there is
+		b[1+dict] = own
+		binary.LittleEndian.PutUint32(b[len(b)-4:], crc32.ChecksumIEEE(b[:len(b)-4]))
+	}
+	return nil
 }
+
+// dictFor is the smallest dictionary, in the format's encoding, that is as good as code is for a NAR of narSize bytes.
+func dictFor(code byte, narSize int64) byte {
+	for c := byte(0); c < code; c++ {
+		if dictSize(c) >= narSize {
+			return c
+		}
+	}
+	return code
+}
+
+// xzMemory is how many bytes an xz file's dictionary takes, as far as its beginning says.
+func xzMemory(r *bufio.Reader, narSize int64) int64 {
+	b, err := r.Peek(13)
+	if err == nil && b[12] != 0 {
+		b, err = r.Peek(12 + int(b[12])*4 + 4)
+	}
+	if err != nil || len(b) < 20 {
+		return 0 // it will not be read either
+	}
+	at, err := findXZDict(b[13:])
+	if err != nil {
+		return 0
+	}
+	return dictSize(dictFor(b[13+at], narSize))
+}
+
+// dictSize is in bytes.
+func dictSize(code byte) int64 { return int64(2|code&1) << (code/2 + 11) }
 
 // chunk looks at a piece of LZMA2 data.
 func (g *xzGuard) chunk() error {
@@ -126,23 +170,24 @@ func (g *xzGuard) chunk() error {
 	return nil
 }
 
-// checkXZHeader checks what follows the size byte of a block header: above all the dictionary's size.
-func checkXZHeader(b []byte) error {
+// findXZDict checks what follows the size byte of a block header: above all the dictionary's size, whose place it returns.
+func findXZDict(b []byte) (at int, err error) {
+	whole := len(b)
 	flags, b := b[0], b[1:]
 	for _, present := range []byte{0x40, 0x80} { // compressed and uncompressed size, as variable-length integers
 		if flags&present != 0 {
 			_, k := binary.Uvarint(b)
 			if k <= 0 {
-				return errors.New("xz: block header is cut short")
+				return 0, errors.New("xz: block header is cut short")
 			}
 			b = b[k:]
 		}
 	}
 	if len(b) < 3 || b[0] != 0x21 || b[1] != 1 {
-		return errors.New("xz: another filter than LZMA2")
+		return 0, errors.New("xz: another filter than LZMA2")
 	}
 	if b[2] > maxXZDict {
-		return errors.New("xz: the dictionary is larger than 64 MiB")
+		return 0, errors.New("xz: the dictionary is larger than 64 MiB")
 	}
-	return nil
+	return whole - len(b) + 2, nil
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/semaphore"
 
 	"narbor/narserve"
 	"narbor/p2p"
@@ -41,11 +42,11 @@ func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error
 			ups = nil
 		}
 	}()
-	kept := map[string]bool{}
+	kept, memory := map[string]bool{}, semaphore.NewWeighted(store.UnpackMemory)
 	for _, url := range c.StringSlice("upstream") {
 		sum := sha256.Sum256([]byte(url))
 		name := hex.EncodeToString(sum[:8])
-		u, err := store.OpenUpstream(store.UpstreamConfig{URL: url, Agent: narserve.AgentPrefix + version, Kept: filepath.Join(dir, name)})
+		u, err := store.OpenUpstream(store.UpstreamConfig{URL: url, Agent: narserve.AgentPrefix + version, Kept: filepath.Join(dir, name), Memory: memory})
 		if err != nil {
 			return ups, codedError{fmt.Errorf("--upstream: %w", err), exitUsage}
 		}
