@@ -134,9 +134,10 @@ func TestNarborAcceptsTheModulesSettings(t *testing.T) {
 	cases := newFlake(t).evaluate(t, enabled,
 		`{ services.narbor = { enable = true; p2pPort = 7001; share = "none"; spoolSize = "25%"; minFreeDisk = "5%"; uploadRate = "10MB"; logLevel = "debug";
 		   peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ]; cacheDirs = [ "/srv/a b" ]; upstreams = [ "https://cache.nixos.org" ]; }; }`,
+		`{ services.narbor = { enable = true; dashboard.enable = false; }; }`,
 		`{ services.narbor = { enable = true; settings.uplod-rate = "1MB"; }; }`,
 		`{ services.narbor = { enable = true; spoolSize = "much"; }; }`)
-	for i, want := range []string{"all well", "all well", `no setting "uplod-rate"`, "--spool-size"} {
+	for i, want := range []string{"all well", "all well", "all well", `no setting "uplod-rate"`, "--spool-size"} {
 		text, err := json.Marshal(cases[i].at("settings"))
 		if err != nil {
 			t.Fatal(err)
@@ -150,6 +151,17 @@ func TestNarborAcceptsTheModulesSettings(t *testing.T) {
 			t.Errorf("narbor config check of %s: %v, %s, want %q", text, err, out, want)
 		}
 	}
+}
+
+func TestDashboardCanBeLeftOut(t *testing.T) {
+	cases := newFlake(t).evaluate(t, enabled, `{ services.narbor = { enable = true; dashboard.enable = false; }; }`,
+		`{ services.narbor = { enable = true; dashboard.enable = false; settings.no-page = false; }; }`)
+	cases[0].want(t, "settings.no-page", `null`)
+	cases[1].want(t, "settings.no-page", `true`)
+	cases[1].want(t, "failed", `[]`)
+	cases[1].want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:6272","[::1]:6272"]`) // Nix asks as before
+	cases[2].want(t, "settings.no-page", `false`)
+	newFlake(t).of("darwinModules.default").evaluate(t, `{ services.narbor = { enable = true; dashboard.enable = false; }; }`)[0].want(t, "settings.no-page", `true`)
 }
 
 // What evaluates and yet cannot be meant is told with what to do about it.

@@ -29,6 +29,7 @@ func TestGrafanaNamesMetricsThatExist(t *testing.T) {
 	}
 	facts := freshFacts(time.Now())
 	facts.Neighbours, facts.Rejected = busyFacts(time.Now()).Neighbours, map[string]int64{"malformed": 0}
+	facts.Bans, facts.Discovery = facts.Rejected, map[string]map[string]int64{"question": {"sent": 1}}
 	page := showPage(t, nil, facts)
 	resp, err := http.Get(page.url + "/metrics")
 	if err != nil {

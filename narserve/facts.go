@@ -45,9 +45,10 @@ type Facts struct {
 	Banned     []Banned
 	Interfaces []Interface
 	Spool      SpoolUse
-	Rejected   map[string]int64 // what neighbours sent and was not believed, by reason, since the start
-	Bans       int64            // since the start
-	Networks   int64            // changes of networks since the start
+	Rejected   map[string]int64            // what neighbours sent and was not believed, by reason, since the start
+	Bans       map[string]int64            // since the start, by reason
+	Networks   int64                       // changes of networks since the start
+	Discovery  map[string]map[string]int64 // what went by multicast DNS since the start, by kind and result
 	Health     []Health
 	Upstreams  []UpstreamUse
 	ForOthers  int64  // bytes of NARs that neighbours have asked to be downloaded, since the start
@@ -86,4 +87,6 @@ type Interface struct {
 type SpoolUse struct {
 	Bytes, MaxBytes int64
 	Entries         int
+	Verified        int64         // NARs that were here as a whole and so were checked, since the start
+	VerifyTime      time.Duration // that this took, all together
 }

@@ -102,7 +102,9 @@ func descs() map[string]*prometheus.Desc {
 		{"internet_bytes_total", "Bytes of NARs that Nix fetched elsewhere after narbor had none: at least these.", nil},
 		{"rejected_total", "What neighbours sent that was not believed.", []string{"reason"}},
 		{"peers", "Neighbours, and peers that are banned, by how they were found.", []string{"state", "via"}},
-		{"peer_bans_total", "Peers that were banned.", []string{"reason"}},
+		{"peer_bans_total", "Peers that were banned, by their last lie.", []string{"reason"}},
+		{"discovery_packets_total", "Questions and announcements by multicast DNS.", []string{"kind", "result"}},
+		{"verify_seconds", "How long NARs waited to be verified once they were here as a whole.", nil},
 		{"spool_bytes", "Bytes on disk that wait for Nix.", nil},
 		{"spool_max_bytes", "The most that may wait.", nil},
 		{"network_changes_total", "Times that the interfaces that are used, or their addresses, have changed.", nil},
@@ -146,7 +148,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge("peers", float64(n), "connected", via)
 	}
 	gauge("peers", float64(len(facts.Banned)), "banned", "")
-	count("peer_bans_total", float64(facts.Bans), "lied")
+	for reason, n := range facts.Bans {
+		count("peer_bans_total", float64(n), reason)
+	}
+	for kind, results := range facts.Discovery {
+		for result, n := range results {
+			count("discovery_packets_total", float64(n), kind, result)
+		}
+	}
+	ch <- prometheus.MustNewConstSummary(of["verify_seconds"], uint64(facts.Spool.Verified), facts.Spool.VerifyTime.Seconds(), nil)
 	gauge("spool_bytes", float64(facts.Spool.Bytes))
 	gauge("spool_max_bytes", float64(facts.Spool.MaxBytes))
 	count("network_changes_total", float64(facts.Networks))

@@ -370,7 +370,9 @@ func TestMetricsAreBounded(t *testing.T) {
 	for i := range facts.Neighbours {
 		facts.Neighbours[i].Via = "mdns"
 	}
-	facts.Rejected = map[string]int64{"bad_signature": 3}
+	facts.Rejected, facts.Bans = map[string]int64{"bad_signature": 3}, map[string]int64{"probing": 2}
+	facts.Discovery = map[string]map[string]int64{"question": {"sent": 4}}
+	facts.Spool.Verified, facts.Spool.VerifyTime = 5, 1500*time.Millisecond
 	url := "http://" + startServer(t, narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys, Facts: func() narserve.Facts { return facts }}))
 	for path, status := range map[string]int{"/" + string(info.Path.HashPart()) + ".narinfo": 200, narPath(info): 200, "/" + strings.Repeat("0", 32) + ".narinfo": 404, "/favicon.ico": 404} {
 		if resp, _ := getText(t, url+path); resp.StatusCode != status {
@@ -384,7 +386,8 @@ func TestMetricsAreBounded(t *testing.T) {
 		t.Fatalf("%v in\n%s", err, text)
 	}
 	for name, want := range map[string]float64{`narbor_narinfo_total{result="hit"}`: 1, `narbor_narinfo_total{result="miss"}`: 1, "narbor_nars_total": 1,
-		`narbor_nar_bytes_total{direction="in",source="store"}`: float64(info.NarSize), "narbor_saved_bytes_total": 0, `narbor_rejected_total{reason="bad_signature"}`: 3,
+		`narbor_nar_bytes_total{direction="in",source="store"}`: float64(info.NarSize), "narbor_saved_bytes_total": 0, `narbor_rejected_total{reason="bad_signature"}`: 3, `narbor_peer_bans_total{reason="probing"}`: 2,
+		`narbor_discovery_packets_total{kind="question",result="sent"}`: 4, "narbor_verify_seconds_sum": 1.5, "narbor_verify_seconds_count": 5,
 		`narbor_peers{state="connected",via="mdns"}`: 41, "narbor_unverified_bytes_served_total": 0, `narbor_http_requests_total{code="200",route="nar"}`: 1,
 		`narbor_http_requests_total{code="404",route="other"}`: 1, `narbor_health{code="test",severity="info"}`: 1} {
 		if line := fmt.Sprintf("%s %v\n", name, want); !strings.Contains(text, line) {

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // keptBans runs bans until they are saved.
@@ -128,6 +130,29 @@ func TestNodeRefusesWhoWasBannedBefore(t *testing.T) {
 	}
 }
 
+// Whatever a peer did, its ban is counted under one of a few words.
+func TestBansAreCountedByReason(t *testing.T) {
+	n, _ := startBanned(t, "")
+	for lie, want := range map[error]string{
+		fmt.Errorf("x: %w", trust.ErrForged):      refusedSignature,
+		fmt.Errorf("x: %w", store.ErrCorrupt):     refusedHash,
+		fmt.Errorf("x: %w", errName):              refusedName,
+		fmt.Errorf("x: %w", errProbing):           refusedProbing,
+		fmt.Errorf("x: %w", errWire):              refusedFormat,
+		errors.New("something, in its own words"): refusedFormat,
+	} {
+		before := n.Status().Bans
+		id := newTestPeer(t)
+		for range maxStrikes {
+			n.strike(id, lie)
+		}
+		after := n.Status().Bans
+		if after[want] != before[want]+1 || len(after) != len(before) {
+			t.Errorf("after a ban for %q, %v were banned and are %v, want one more for %s", lie, before, after, want)
+		}
+	}
+}
+
 // What a liar sent to many fetches at once is found out one by one.
 func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
@@ -136,7 +161,7 @@ func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	id := newTestPeer(t)
 	var fetches sync.WaitGroup
 	for range 50 {
-		fetches.Go(func() { n.strike(id, "lied") })
+		fetches.Go(func() { n.strike(id, errors.New("lied")) })
 	}
 	fetches.Wait()
 	if lies, bans := logs.FilterMessage("neighbour lied").Len(), logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes || bans != 1 {

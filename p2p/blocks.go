@@ -251,7 +251,7 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 // liar strikes a peer, and takes it out of the fetch for good.
 func (f *fetch) liar(id peer.ID, cause error) {
 	f.node.counts.refuse(refusal(cause))
-	f.node.strike(id, fmt.Sprintf("%s: %s", f.m.Path(), cause))
+	f.node.strike(id, fmt.Errorf("%s: %w", f.m.Path(), cause))
 	f.exclude(id, lied)
 }
 

@@ -220,7 +220,7 @@ func TestThreeLiesAreABan(t *testing.T) {
 	n, _ := sharing(t, random(10))
 	id := (&rogue{}).start(t).ID()
 	for lies := 1; lies <= maxStrikes; lies++ {
-		n.strike(id, "lied")
+		n.strike(id, errors.New("lied"))
 		_, banned := n.bans.current()[id]
 		if want := lies == maxStrikes; banned != want || n.lan.gate.isBlocked(id) != want {
 			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.lan.gate.isBlocked(id), want)

@@ -43,6 +43,7 @@ type ear struct {
 	id       uint16      // of own questions: multicast comes back to its sender
 	asked    atomic.Bool // somebody else has asked since this ear's last turn
 	pace     *rate.Limiter
+	traffic  *traffic
 
 	conn  *net.UDPConn
 	read  func(b []byte) (n, ifIndex int, from netip.Addr, err error)
@@ -50,7 +51,7 @@ type ear struct {
 }
 
 // openEar joins the multicast group of a family on an interface. The caller closes the ear's connection.
-func openEar(family zeroconf.IPType, ifi net.Interface) (*ear, error) {
+func openEar(family zeroconf.IPType, ifi net.Interface, seen *traffic) (*ear, error) {
 	q := new(dns.Msg)
 	q.SetQuestion(mdnsName, dns.TypePTR)
 	q.RecursionDesired = false
@@ -58,7 +59,7 @@ func openEar(family zeroconf.IPType, ifi net.Interface) (*ear, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &ear{question: packed, id: q.Id, pace: rate.NewLimiter(hearRate, hearBurst)}
+	e := &ear{question: packed, id: q.Id, pace: rate.NewLimiter(hearRate, hearBurst), traffic: seen}
 	if family == zeroconf.IPv4 {
 		err = e.join4(ifi)
 	} else {
@@ -137,7 +138,7 @@ func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) 
 
 // browseOnce returns when ctx has ended, or the link is of no more use.
 func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPType) error {
-	e, err := openEar(family, k.ifi)
+	e, err := openEar(family, k.ifi, &d.lan.traffic)
 	if err != nil {
 		return err
 	}
@@ -172,29 +173,46 @@ func (e *ear) askOn(ctx context.Context) error {
 			if err := e.write(e.question); err != nil {
 				return err
 			}
+			e.traffic.count(questionSent)
 		}
 		sleep(ctx, pause)
 	}
 	return nil
 }
 
+// noteQuestion notes whether a packet is somebody's question that everybody will answer.
+func (e *ear) noteQuestion(m *dns.Msg) {
+	if m.Response || m.Id == e.id {
+		return
+	}
+	if len(m.Ns) == 0 && len(m.Answer) == 0 { // a probe has an Ns; who knows some is not told of them
+		for _, q := range m.Question {
+			if q.Name == mdnsName && q.Qtype == dns.TypePTR && q.Qclass == dns.ClassINET { // not by unicast
+				e.asked.Store(true)
+				e.traffic.count(questionUsed)
+				return
+			}
+		}
+	}
+	e.traffic.count(questionIgnored)
+}
+
 // take returns the announcements in a packet, and notes whether it is somebody's question. Of a flood it takes no more
 // than hearRate.
 func (e *ear) take(packet []byte, now time.Time) (found []*zeroconf.ServiceEntry) {
-	if !bytes.Contains(packet, mdnsLabels) || !e.pace.AllowN(now, 1) {
+	if !bytes.Contains(packet, mdnsLabels) {
+		return nil
+	}
+	if !e.pace.AllowN(now, 1) {
+		e.traffic.count(unknownDropped)
 		return nil
 	}
 	var m dns.Msg
 	if m.Unpack(packet) != nil {
+		e.traffic.count(unknownMalformed)
 		return nil
 	}
-	if !m.Response && m.Id != e.id && len(m.Ns) == 0 && len(m.Answer) == 0 { // a probe has an Ns; who knows some is not told of them
-		for _, q := range m.Question {
-			if q.Name == mdnsName && q.Qtype == dns.TypePTR && q.Qclass == dns.ClassINET { // not by unicast
-				e.asked.Store(true)
-			}
-		}
-	}
+	e.noteQuestion(&m)
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range section {
 			if txt, ok := rr.(*dns.TXT); ok && txt.Hdr.Ttl > 0 && strings.HasSuffix(txt.Hdr.Name, "."+mdnsName) {

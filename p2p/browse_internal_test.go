@@ -14,7 +14,7 @@ import (
 )
 
 func newTestEar(asks *int) *ear {
-	return &ear{id: 7, question: []byte("?"), pace: rate.NewLimiter(hearRate, hearBurst), write: func([]byte) error {
+	return &ear{id: 7, question: []byte("?"), pace: rate.NewLimiter(hearRate, hearBurst), traffic: new(traffic), write: func([]byte) error {
 		*asks++
 		return nil
 	}}
@@ -143,4 +143,28 @@ func FuzzEar(f *testing.F) {
 			d.parse(e, netip.Addr{})
 		}
 	})
+}
+
+// Each packet about our service is counted once, whatever is in it.
+func TestMulticastIsCounted(t *testing.T) {
+	var asks int
+	e := newTestEar(&asks)
+	now := time.Now()
+	e.take(testQuestion(t, 9), now)
+	e.take(testQuestion(t, 7), now) // our own
+	probe := new(dns.Msg)
+	probe.SetQuestion(mdnsName, dns.TypePTR)
+	probe.Ns = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: mdnsName, Rrtype: dns.TypePTR, Class: dns.ClassINET}, Ptr: mdnsName}}
+	e.take(packed(t, probe), now)
+	e.take(mdnsLabels, now) // no packet
+	e.take([]byte("about something else"), now)
+	if got, want := fmt.Sprint(e.traffic.get()["question"], e.traffic.get()["unknown"]), "map[ignored:1 sent:0 used:1] map[dropped:0 malformed:1]"; got != want {
+		t.Errorf("counted %s, want %s", got, want)
+	}
+	for range 10 * hearBurst {
+		e.take(mdnsLabels, now)
+	}
+	if got := e.traffic.get()["unknown"]; got["dropped"] == 0 || got["malformed"]+got["dropped"] != 10*hearBurst+1 {
+		t.Errorf("of a flood %v are counted", got)
+	}
 }

@@ -188,7 +188,7 @@ func (n *neighbour) broke(ex *exchange, node *Node, err error) {
 	ex.Reset()
 	if errors.Is(err, errWire) {
 		node.counts.refuse(refusedFormat)
-		node.strike(n.id, err.Error())
+		node.strike(n.id, err)
 	}
 }
 

@@ -16,17 +16,25 @@ const (
 	refusedHash      = "hash_mismatch"
 	refusedName      = "name_mismatch" // it is about another path
 	refusedFormat    = "malformed"
+	refusedProbing   = "probing" // it asks and asks for what is not here: this is for bans alone
 )
+
+// errProbing is what a peer is banned for that tries out what is here.
+var errProbing = errors.New("asks for what is not here")
+
+// errName is what a peer is struck for that answers about another path.
+var errName = errors.New("about another path")
 
 // counts is what has happened since the start.
 type counts struct {
 	mu      sync.Mutex // guards the rest
 	refused map[string]int64
-	bans    int64
+	bans    map[string]int64
 }
 
 func newCounts() *counts {
-	return &counts{refused: map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0}}
+	return &counts{refused: map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0},
+		bans: map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0, refusedProbing: 0}}
 }
 
 func (c *counts) refuse(reason string) {
@@ -35,21 +43,26 @@ func (c *counts) refuse(reason string) {
 	c.refused[reason]++
 }
 
-func (c *counts) ban() {
+// ban counts a ban, by the lie that was the last.
+func (c *counts) ban(lie error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.bans++
+	c.bans[refusal(lie)]++
 }
 
-func (c *counts) get() (refused map[string]int64, bans int64) {
+func (c *counts) get() (refused, bans map[string]int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return maps.Clone(c.refused), c.bans
+	return maps.Clone(c.refused), maps.Clone(c.bans)
 }
 
 // refusal returns the reason that an error stands for.
 func refusal(err error) string {
 	switch {
+	case errors.Is(err, errProbing):
+		return refusedProbing
+	case errors.Is(err, errName):
+		return refusedName
 	case errors.Is(err, trust.ErrForged):
 		return refusedSignature
 	case errors.Is(err, trust.ErrUntrusted):

@@ -169,10 +169,10 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
 	info, err := store.ParseInfo(text)
 	if err == nil && info.Path.HashPart() != hp {
-		err = fmt.Errorf("asked about %s, got %s", hp, info.Path)
+		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, errName)
 	}
 	if err != nil {
-		n.strike(nb.id, err.Error())
+		n.strike(nb.id, err)
 		return trust.Mapping{}, err
 	}
 	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not

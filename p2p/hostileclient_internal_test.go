@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -153,7 +154,7 @@ func TestReasonsOfStrikesAreBounded(t *testing.T) {
 	for range maxBlocked + 5 {
 		id := ghost(t, n).id
 		for range maxStrikes {
-			n.strike(id, strings.Repeat("lies ", 10_000))
+			n.strike(id, errors.New(strings.Repeat("lies ", 10_000)))
 		}
 	}
 	struck := n.Status().Struck

@@ -62,6 +62,7 @@ type lan struct {
 	dead    chan network.Conn // to be closed by bury
 	renewal *renewal
 	changes atomic.Int64 // of the links that are used, since the start
+	traffic traffic
 
 	places *places
 	moved  chan struct{} // the links have changed

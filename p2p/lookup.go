@@ -279,13 +279,11 @@ func (l *lookup) judgeAll() (f *finding, done bool) {
 func (l *lookup) judge(r reply) {
 	info, err := store.ParseInfo(r.text)
 	if err == nil && info.Path.HashPart() != l.hp {
-		err = fmt.Errorf("asked about %s, got %s", l.hp, info.Path)
-		l.node.counts.refuse(refusedName)
-	} else if err != nil {
-		l.node.counts.refuse(refusedFormat)
+		err = fmt.Errorf("asked about %s, got %s: %w", l.hp, info.Path, errName)
 	}
 	if err != nil {
-		l.node.strike(r.from.id, err.Error())
+		l.node.counts.refuse(refusal(err))
+		l.node.strike(r.from.id, err)
 		return
 	}
 	f := l.believe(r.from, info)
@@ -313,7 +311,7 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 		var err error
 		if m, err = l.node.cfg.Trusted.Check(info); err != nil {
 			if errors.Is(err, trust.ErrForged) {
-				l.node.strike(from.id, err.Error())
+				l.node.strike(from.id, err)
 			}
 			l.mu.Lock()
 			l.refused = err

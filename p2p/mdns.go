@@ -161,9 +161,13 @@ func last(a netip.Addr) int {
 
 // hear takes in what a machine announces, and from where, with a zone if it is link-local.
 func (d *discovery) hear(e *zeroconf.ServiceEntry, from netip.Addr) {
-	if a, ok := d.parse(e, from); ok {
-		d.lan.keeper.announce(a, time.Now())
+	a, ok := d.parse(e, from)
+	if !ok {
+		d.lan.traffic.count(announcementIgnored)
+		return
 	}
+	d.lan.traffic.count(announcementUsed)
+	d.lan.keeper.announce(a, time.Now())
 }
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of

@@ -396,8 +396,8 @@ func (n *Node) tallyOf(id peer.ID) *tally {
 }
 
 // strike holds a lie against a peer, and bans it after the third.
-func (n *Node) strike(id peer.ID, reason string) {
-	reason, until := bounded(reason), time.Now().Add(banTime)
+func (n *Node) strike(id peer.ID, lie error) {
+	reason, until := bounded(lie.Error()), time.Now().Add(banTime)
 	strikes := n.bans.strike(id, n.tallyOf(id), Struck{ID: id.String(), Reason: reason, Until: until})
 	if strikes == 0 {
 		return
@@ -406,7 +406,7 @@ func (n *Node) strike(id peer.ID, reason string) {
 	if strikes < maxStrikes {
 		return
 	}
-	n.counts.ban()
+	n.counts.ban(lie)
 	if !slices.Contains(n.blocked.all(), id) { // who is refused for good stays so
 		n.lan.Block(id, until)
 	}

@@ -64,7 +64,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	}
 	addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, errWire) {
-		n.strike(id, err.Error())
+		n.strike(id, err)
 	}
 	if err != nil {
 		s.Reset()

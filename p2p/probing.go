@@ -108,7 +108,7 @@ func (n *Node) mayLook(t *tally, reserve int) bool {
 	}
 	if !p.patience.take(0) {
 		p.patience.fill()
-		n.strike(t.id, fmt.Sprintf("asked about far more than %d paths that are not here", missPatience))
+		n.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
 	}
 	return false
 }

@@ -63,7 +63,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 			continue
 		case errors.Is(err, errWire):
 			n.counts.refuse(refusedFormat)
-			n.strike(s.Conn().RemotePeer(), err.Error())
+			n.strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:
 			s.Close()

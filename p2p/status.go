@@ -31,11 +31,14 @@ type Status struct {
 	Cooperates bool                   `json:"cooperates"` // whether upstreams are asked for neighbours
 	Alone      string                 `json:"alone"`      // why not
 	Helpers    int                    `json:"helpers"`    // neighbours that ask their upstreams for this node
-	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned; Networks how often
-	// the interfaces that are used have changed.
+	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned, by the last lie of
+	// each; Networks how often the interfaces that are used have changed.
 	Rejected map[string]int64 `json:"rejected"`
-	Bans     int64            `json:"bans"`
+	Bans     map[string]int64 `json:"bans"`
 	Networks int64            `json:"networks"`
+	// Discovery is what went by multicast DNS since the start, by kind (question, announcement, unknown) and by what became
+	// of it (sent, used, ignored, malformed, dropped).
+	Discovery map[string]map[string]int64 `json:"discovery"`
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
@@ -92,6 +95,7 @@ func (n *Node) Status() Status {
 	}
 	s.Rejected, s.Bans = n.counts.get()
 	s.Networks = n.lan.changes.Load()
+	s.Discovery = n.lan.traffic.get()
 	select {
 	case <-n.settled:
 		s.Settled = true

@@ -7,6 +7,7 @@ import (
 	"hash"
 	"os"
 	"sync"
+	"time"
 )
 
 const (
@@ -243,7 +244,10 @@ func (d *Draft) Commit(check func(NAR) error) (*Spooled, error) {
 	if err := d.quiesce(); err != nil {
 		return nil, err
 	}
+	began := time.Now()
 	nar, err := d.verify(check)
+	d.spool.checks.Add(1)
+	d.spool.checking.Add(int64(time.Since(began)))
 	d.mu.Lock()
 	d.phase = receiving
 	if nar != nil {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -44,6 +45,8 @@ type Spool struct {
 	max, minFree int64
 	dir          string
 
+	checks, checking atomic.Int64 // of drafts that were complete: how many, and how long these took in nanoseconds
+
 	mu      sync.Mutex // guards the rest, and the entries
 	root    *os.Root
 	lock    *os.File // holds the flock; its file system is the spool's
@@ -76,6 +79,9 @@ type SpoolStats struct {
 	MaxBytes int64
 	Free     int64 // bytes that may still be written to its file system; 0 if that is not known
 	MinFree  int64 // of these, what is left free
+
+	Verified   int64         // drafts that were complete and so were checked, since it was opened
+	VerifyTime time.Duration // that this took, all together
 }
 
 // OpenSpool takes a directory as spool, for this process alone, and deletes the NARs an earlier process left in it,
@@ -341,5 +347,6 @@ func (s *Spool) Stats() SpoolStats {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0)}
+	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0),
+		Verified: s.checks.Load(), VerifyTime: time.Duration(s.checking.Load())}
 }

@@ -278,8 +278,8 @@ func TestSpoolRefusesMalformedNAR(t *testing.T) {
 			t.Errorf("%s: Get = %v: it is in the spool", name, n)
 		}
 	}
-	if st := s.Stats(); st.Bytes != 0 || len(nars(t, dir)) != 0 {
-		t.Errorf("Stats = %+v, files %q, want nothing", st, nars(t, dir))
+	if st := s.Stats(); st.Bytes != 0 || len(nars(t, dir)) != 0 || st.Verified == 0 || st.Verified%2 != 0 || st.VerifyTime <= 0 {
+		t.Errorf("Stats = %+v, files %q, want nothing but that each was verified twice", st, nars(t, dir))
 	}
 }
 

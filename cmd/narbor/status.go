@@ -46,6 +46,9 @@ type SpoolStatus struct {
 	MaxBytes  int64 `json:"maxBytes"`
 	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
 	MinFree   int64 `json:"minFree"`   // of these, what is left free
+	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all together.
+	Verified      int64   `json:"verified"`
+	VerifySeconds float64 `json:"verifySeconds"`
 }
 
 func (s *service) status() Status {
@@ -54,7 +57,7 @@ func (s *service) status() Status {
 		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
 		Status: s.node.Status(), HTTP: addrsOf(s.listeners), CacheDirs: append([]string{}, s.shares.cacheDirs...),
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
-		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree},
+		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree, spool.Verified, spool.VerifyTime.Seconds()},
 	}
 	if s.shares.hasNix() {
 		st.Store = store.Dir

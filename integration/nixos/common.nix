@@ -140,6 +140,14 @@ in
       description = "Directories in the layout of `nix copy --to file://…` to share besides the Nix store.";
     };
 
+    dashboard.enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = ''
+        Whether to serve a page for people, an API and metrics beside the cache, which every user of this machine can see.
+      '';
+    };
+
     logLevel = mkOption {
       type = types.enum [
         "debug"
@@ -230,6 +238,7 @@ in
       upload-rate = mkDefault cfg.uploadRate;
       log-level = mkDefault cfg.logLevel;
     }
+    // lib.optionalAttrs (!cfg.dashboard.enable) { no-page = mkDefault true; }
     // unlessEmpty "peer" cfg.peers
     // unlessEmpty "interface" cfg.interfaces.allow
     // unlessEmpty "no-interface" cfg.interfaces.deny

@@ -1,0 +1,29 @@
+package p2p
+
+import "sync/atomic"
+
+// What goes by multicast DNS, and what becomes of it. These are labels of a metric: there are no others.
+const (
+	questionSent = iota
+	questionUsed // somebody else asked, so that we need not
+	questionIgnored
+	announcementUsed
+	announcementIgnored // it is our own, or says nothing of an address on our links
+	unknownMalformed
+	unknownDropped // there were too many
+	trafficKinds
+)
+
+// traffic counts packets of multicast DNS about our service, and the announcements in them. It is safe for concurrent use.
+type traffic [trafficKinds]atomic.Int64
+
+func (t *traffic) count(kind int) { t[kind].Add(1) }
+
+// get returns the counts by kind and result.
+func (t *traffic) get() map[string]map[string]int64 {
+	return map[string]map[string]int64{
+		"question":     {"sent": t[questionSent].Load(), "used": t[questionUsed].Load(), "ignored": t[questionIgnored].Load()},
+		"announcement": {"used": t[announcementUsed].Load(), "ignored": t[announcementIgnored].Load()},
+		"unknown":      {"malformed": t[unknownMalformed].Load(), "dropped": t[unknownDropped].Load()},
+	}
+}
