@@ -149,17 +149,16 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 	if !n.helps() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(verdictNo))
 	}
-	if n.cfg.Spool.Has(r.nar) {
+	if n.cfg.Spool.Has(r.nar) && n.sharer.has(ctx, hp, r.nar) {
+		t.probing.found()
 		return bw.WriteByte(byte(verdictHere))
 	}
 	j := n.behalf.touch(r.nar)
-	f := n.fetched.flight(hp)
-	if f == nil && j == nil {
-		if f = n.fetchFor(ctx, conn.RemotePeer(), hp, r.nar); f == nil {
-			return bw.WriteByte(byte(verdictNo))
-		}
+	f := n.sharer.flight(r)
+	if f == nil && j == nil && n.fetched.flight(hp) == nil {
+		f = n.fetchFor(ctx, conn.RemotePeer(), hp, r.nar)
 	}
-	if f == nil || f.m.NarHash() != r.nar {
+	if f == nil {
 		return bw.WriteByte(byte(verdictNo))
 	}
 	t.probing.found()

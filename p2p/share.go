@@ -56,6 +56,14 @@ func (s *sharer) may(m trust.Mapping) bool {
 	return s.passed != nil && err == nil && checked.SignedBy() != ""
 }
 
+// has says whether a path may be shared, and has that NAR.
+func (s *sharer) has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
+	m, _, err := s.claim(ctx, hp)
+	return err == nil && m.NarHash() == nar
+}
+
 // flight returns the fetch of the NAR asked for if it is going on and others may have it, or nil.
 func (s *sharer) flight(r request) *fetch {
 	if s.passed == nil || s.off.Load() || r.kind == askClaims {
