@@ -87,7 +87,7 @@ func (k *keeper) visit(c *candidate, now time.Time) (bool, time.Duration) {
 		return false, time.Second / visitRate
 	}
 	k.circle.visiting++
-	c.visit, c.dialing, c.visited = true, true, now
+	c.visit, c.calling, c.dialing, c.visited = true, true, true, now
 	return true, redialMax
 }
 

@@ -144,6 +144,28 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	}
 }
 
+// A stranger may have answered before its dial is known to have ended.
+func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
+	k, now := newCrowdedKeeper(t, maxKept+10*maxVisits)
+	k.dialled(now, time.Minute, nil)
+	now = now.Add(time.Minute)
+	k.miss(now)
+	visits := 0
+	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
+		due, _ := k.step(at)
+		for _, info := range due {
+			if k.isVisit(info.ID) {
+				visits++
+				k.part(info.ID, true)
+			}
+			k.finished(info.ID, nil, at)
+		}
+	}
+	if visits < 10*maxVisits || k.circle.visiting != 0 || k.dialing != 0 {
+		t.Errorf("after %d visits %d are under way, and %d dials; want all %d over", visits, k.circle.visiting, k.dialing, 10*maxVisits)
+	}
+}
+
 // Of 500 machines each has a bounded number of neighbours, and all strangers of one are visited within a while. Here
 // the keeper and the scores are the real ones, and of the rest there is only that a dial takes 10 ms.
 func TestFiveHundredMachines(t *testing.T) {

@@ -55,6 +55,7 @@ type candidate struct {
 	score   uint64    // see [circle]
 	visited time.Time // when it was dialled for a visit
 	visit   bool      // that is under way
+	calling bool      // its dial, too; the visit may be over before that is noted
 	host    bool      // it stays, because it had something
 }
 
@@ -219,7 +220,8 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 	defer k.mu.Unlock()
 	defer hint(k.wake)
 	c := k.peers[id]
-	if c != nil && c.visit {
+	if c != nil && c.calling {
+		c.calling = false
 		k.circle.visiting--
 	} else {
 		k.dialing--
