@@ -184,6 +184,7 @@ func TestUpstreamRefusesBadArchives(t *testing.T) {
 		"bomb zstd":     {"Compression: zstd\n", packZstd(t, make([]byte, 5<<20))},
 		"cut xz":        {"Compression: xz\n", packXZ(t, nar)[:10_000]},
 		"not zstd":      {"Compression: zstd\n", nar},
+		"not xz":        {"Compression: xz\n", nar},
 		"extended xz":   {"Compression: xz\n", append(packXZ(t, nar), 1)},
 		"extended zstd": {"Compression: zstd\n", append(packZstd(t, nar), 1)},
 	}
@@ -193,6 +194,9 @@ func TestUpstreamRefusesBadArchives(t *testing.T) {
 			got, err := stream(t.Context(), u, info)
 			if !errors.Is(err, store.ErrCorrupt) {
 				t.Errorf("Stream = %d bytes, %v, want ErrCorrupt", len(got), err)
+			}
+			if err != nil && !strings.Contains(err.Error(), u.String()) {
+				t.Errorf("%q does not say of what", err)
 			}
 			if len(got) > len(nar) {
 				t.Errorf("Stream gave %d bytes of a NAR of %d", len(got), len(nar))

@@ -60,8 +60,9 @@ func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error)
 		err = s.unpack(ctx)
 	}
 	if err != nil {
+		err = s.body.because(err)
 		s.Close()
-		return nil, s.body.because(err)
+		return nil, err
 	}
 	return s, nil
 }
