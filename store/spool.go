@@ -341,12 +341,12 @@ func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, er
 
 // Stats says how full the spool is.
 func (s *Spool) Stats() SpoolStats {
-	free, err := freeBytes(s.lock)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	free, err := freeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if err != nil {
 		free = 0
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0),
 		Verified: s.checks.Load(), VerifyTime: time.Duration(s.checking.Load())}
 }

@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -738,6 +739,31 @@ func BenchmarkSHA256(b *testing.B) {
 
 // Somebody deletes the spool while it is used: what is being received is received, what is held can be read, and what
 // comes after has a directory again, which is this spool's alone.
+func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	var looking sync.WaitGroup
+	defer looking.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	looking.Go(func() {
+		for ctx.Err() == nil {
+			if stats := s.Stats(); stats.Free == 0 {
+				t.Error("Stats knows of no free space")
+				return
+			}
+		}
+	})
+	for range 20 {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Renew(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestSpoolOutlivesItsDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "spool")
 	s := openSpool(t, store.SpoolConfig{Dir: dir})
