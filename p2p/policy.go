@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// An adapter is what a network interface is, whatever its addresses.
 // metered is why an interface is not used that costs money by the byte.
 const metered = "metered"
 
+// An adapter is what a network interface is, whatever its addresses.
 type adapter struct {
 	name  string
 	index int
