@@ -72,6 +72,14 @@ func (k *keeper) keeps(id peer.ID) bool {
 	return c != nil && (c.host || !c.visit && c.score >= k.least())
 }
 
+// isStranger says whether a machine is known and not one of those to keep. Of one that is not known nobody can tell.
+func (k *keeper) isStranger(id peer.ID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := k.peers[id]
+	return c != nil && !c.host && c.score < k.least()
+}
+
 // wants says whether a stranger is to be asked: something has been missed since it was asked, and that is long enough
 // ago. The caller holds mu.
 func (k *keeper) wants(c *candidate, now time.Time) bool {

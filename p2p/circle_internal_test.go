@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap/zapcore"
 )
 
 // newCrowdedKeeper returns an idle keeper that knows so many machines, and when all of them are due.
@@ -141,6 +142,18 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	}
 	if len(k.circle.hosts) != maxHosts || len(left) != 2*maxHosts {
 		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.circle.hosts), len(left), maxHosts, 2*maxHosts)
+	}
+}
+
+func TestOnlyThoseToKeepAreNews(t *testing.T) {
+	k, now := newCrowdedKeeper(t, maxKept+20)
+	k.dialled(now, 10*time.Second, nil)
+	levels := map[zapcore.Level]int{}
+	for id := range k.peers {
+		levels[(&neighbour{stranger: k.isStranger(id)}).newsLevel()]++
+	}
+	if k.isStranger(newTestPeer(t)) || levels[zapcore.InfoLevel] != maxKept || levels[zapcore.DebugLevel] != 20 {
+		t.Errorf("of %d machines so many are news: %v, want %d", maxKept+20, levels, maxKept)
 	}
 }
 

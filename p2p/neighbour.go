@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap/zapcore"
 	"golang.org/x/time/rate"
 
 	"narbor/store"
@@ -53,6 +54,7 @@ type neighbour struct {
 	protocol protocol.ID
 	since    time.Time
 	tally    *tally
+	stranger bool                                  // when it came it was none of those to keep, see [circle]
 	asks     chan *lookup                          // who want to know what it says
 	told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
 	done     chan struct{}                         // closed when the neighbour is gone
@@ -75,6 +77,14 @@ type exchange struct {
 	stall time.Duration // how long a read may make no progress
 	until time.Time     // when what is being read must be here, whatever progress it makes; zero is no limit
 	kept  bool          // it was kept open, and nothing has been read from it since
+}
+
+// newsLevel is how loudly its coming and going is logged: on a large LAN, strangers visit each other by the hundred.
+func (n *neighbour) newsLevel() zapcore.Level {
+	if n.stranger {
+		return zapcore.DebugLevel
+	}
+	return zapcore.InfoLevel
 }
 
 func (n *neighbour) open(ctx context.Context, stall time.Duration) (*exchange, error) {

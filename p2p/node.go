@@ -327,7 +327,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.tallyOf(id).outsider.Store(false)
-	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{})}
+	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{}), stranger: n.lan.keeper.isStranger(id)}
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {
@@ -348,7 +348,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	n.running.Go(func() { n.askPeers(ctx, id) })
 	hint(n.news)
 	n.lan.befriend(id, true)
-	n.log.Info("neighbour joined", zap.Stringer("peer", id), zap.String("addr", addrOf(h, id)), zap.String("via", n.lan.Via(id)))
+	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", addrOf(h, id)), zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {
@@ -360,7 +360,7 @@ func (n *Node) leave(id peer.ID) {
 	n.mu.Unlock()
 	if nb != nil {
 		nb.leave()
-		n.log.Info("neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.since)))
+		n.log.Log(nb.newsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.since)))
 	}
 }
 
