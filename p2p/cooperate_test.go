@@ -103,6 +103,28 @@ func TestTheLANAsksOnceAboutWhatNobodyHas(t *testing.T) {
 	}
 }
 
+// What the others' upstreams do not have, this machine's own may.
+func TestOnlyThoseWithTheSameUpstreamsAreElected(t *testing.T) {
+	web := newWebCache(t, newUpstream(t))
+	more := newWebCache(t, web.up)
+	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
+		if i == 0 {
+			both := p2p.Config{}
+			more.with(t)(&both)
+			cfg.Upstreams = append(cfg.Upstreams, both.Upstreams...)
+		}
+	})
+	for i := range 20 {
+		info := more.add(t, fmt.Sprintf("p%d", i), noise(i, 1000))
+		if _, err := machines[0].LookupUpstream(t.Context(), info.Path.HashPart()); err != nil {
+			t.Errorf("LookupUpstream of what one upstream of two has = %v", err)
+		}
+	}
+	if e := machines[1].Elect(store.HashPart("00000000000000000000000000000000")); e.Of() != 2 {
+		t.Errorf("%d take part in the election of those with one upstream, want 2", e.Of())
+	}
+}
+
 func TestWhoIsElectedAndStuckIsOvertaken(t *testing.T) {
 	up := newUpstream(t)
 	web, stuck := newWebCache(t, up), newWebCache(t, up)

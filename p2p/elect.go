@@ -6,18 +6,34 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/store"
 	"narbor/trust"
 )
 
-// upstreamProtocol is spoken by nobody: to have it means to ask an upstream on behalf of neighbours.
-const upstreamProtocol = "/narbor/upstream/1"
+// upstreamProtocol begins the name of a protocol that is spoken by nobody: to have it means to ask certain upstreams on
+// behalf of neighbours.
+const upstreamProtocol = "/narbor/upstream/1/"
+
+// signOf is the protocol of those who ask these upstreams. Others are not elected: what theirs do not have, ours may.
+func signOf(upstreams []*store.Upstream) protocol.ID {
+	var urls []string
+	for _, u := range upstreams {
+		urls = append(urls, u.String())
+	}
+	slices.Sort(urls)
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(urls), "\n")))
+	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
+}
 
 // A verdict is the first byte of an answer to what is asked on behalf of.
 type verdict byte
@@ -56,17 +72,29 @@ func (n *Node) members() (out []*neighbour) {
 	}
 	now := time.Now()
 	for _, nb := range n.neighbours() {
-		if nb.leftOut(now) == "" && nb.signs() {
+		if nb.leftOut(now) == "" && nb.has(n.sign) {
 			out = append(out, nb)
 		}
 	}
 	return out
 }
 
-// signs says whether a neighbour says that it asks an upstream on behalf of others.
-func (n *neighbour) signs() bool {
-	has, err := n.host.Peerstore().SupportsProtocols(n.id, upstreamProtocol)
+// has says whether a neighbour says that it has a protocol.
+func (n *neighbour) has(p protocol.ID) bool {
+	has, err := n.host.Peerstore().SupportsProtocols(n.id, p)
 	return err == nil && len(has) > 0
+}
+
+// showSign lets neighbours know whether this node asks its upstreams for them; that may change.
+func (n *Node) showSign() {
+	h := n.lan.Host()
+	shown := slices.Contains(h.Mux().Protocols(), n.sign)
+	switch helps := n.helps(); {
+	case helps && !shown:
+		h.SetStreamHandler(n.sign, func(s network.Stream) { s.Reset() })
+	case !helps && shown:
+		h.RemoveStreamHandler(n.sign)
+	}
 }
 
 // leftOut says why a neighbour is not to be elected; "" if it may be.
@@ -128,7 +156,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 	}
 	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
 	for _, nb := range n.neighbours() {
-		if nb.signs() {
+		if nb.has(n.sign) {
 			e.Scores = append(e.Scores, Candidate{ID: nb.id.String(), Score: scoreText(nb.id, h), Out: nb.leftOut(time.Now())})
 		}
 	}

@@ -95,6 +95,7 @@ type Node struct {
 	serving
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf   *behalf
+	sign     protocol.ID     // of those who ask the same upstreams for others
 	pace     tempo           // of all upstreams together
 	life     context.Context // of what is fetched for others; ended by dying, which Run calls
 	dying    context.CancelFunc
@@ -181,6 +182,7 @@ func New(cfg Config) (*Node, error) {
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
 	}
+	n.sign = signOf(cfg.Upstreams)
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
 	n.life, n.dying = context.WithCancel(context.Background())
 	n.Share(!cfg.ShareOff)
@@ -233,9 +235,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.group != nil {
 		n.handleStreams(ctx, groupProtocol, n.serveGroup)
 	}
-	if n.helps() {
-		n.lan.Host().SetStreamHandler(upstreamProtocol, func(s network.Stream) { s.Reset() }) // it is a sign
-	}
+	n.showSign()
 	n.handleStreams(ctx, peersProtocol, n.servePeers)
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
@@ -289,6 +289,7 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 			n.handle(ctx, e)
 		case <-sweep.C:
 			n.sharer.closeIdle(openNARIdle)
+			n.showSign()
 		case <-settled:
 			if len(events) == 0 { // those who were found are in the list
 				settled, last = nil, time.After(n.group.grace())

@@ -140,8 +140,9 @@
 //
 // # Upstreams
 //
-// Whoever asks upstreams on behalf of others says so by speaking a protocol "/narbor/upstream/1", on which nothing is said:
-// every stream is reset. Those who do so and are connected elect, each for itself, who of them and itself asks about a
+// Whoever asks upstreams on behalf of others says so by speaking a protocol on which nothing is said: every stream is
+// reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its upstreams' URLs, which
+// end with a slash, sorted, with a line feed between two. Those who have the same and are connected elect, each for itself, who of them and itself asks about a
 // path, and fetches its NAR: the one of whom SHA-256 of SHA-256 of the hash part, as text, and the peer ID begins with the
 // largest number of 8 bytes, the first counting most (rendezvous hashing). What is asked on behalf of somebody is never
 // passed on to a third: the answerer asks its own upstreams, or not at all. So nothing goes in circles, and those who see
