@@ -24,8 +24,9 @@ const (
 	nixURL = "http://127.0.0.1:6272"
 	// probeLimit is how long a question about nothing may take. It is answered within 300 ms, and a machine may be busy.
 	probeLimit = 2 * time.Second
-	// daemonSlack is how exactly it is known when nix-daemon began, and when its configuration was changed.
-	daemonSlack = 2 * time.Second
+	// daemonSlack is how exactly it is known when nix-daemon began, and when its configuration was changed: the kernel
+	// counts both in steps of up to 10 ms.
+	daemonSlack = 20 * time.Millisecond
 )
 
 func checkRunning(ctx context.Context, p *patient) []Finding {
@@ -163,14 +164,14 @@ func (p *patient) checkDaemonAge() []Finding {
 // goes on when the first is restarted, with the configuration that it began with.
 type daemonProcess struct {
 	pid     int
-	started time.Time // to the second; zero is unknown
+	started time.Time // rounded down to 10 ms; zero is unknown
 	worker  bool
 	client  int // whom a worker serves; 0 is unknown
 }
 
 // nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
 func nixDaemon() (pid int, started time.Time) {
-	for _, p := range daemonProcesses("/proc") {
+	for _, p := range daemonProcesses("/proc", bootTime()) {
 		if !p.worker && (pid == 0 || p.pid < pid) {
 			pid, started = p.pid, p.started
 		}
@@ -178,14 +179,10 @@ func nixDaemon() (pid int, started time.Time) {
 	return pid, started
 }
 
-// daemonProcesses returns the processes of nix-daemon below a /proc. A worker has its client's pid in place of the first
+// daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has its client's pid in place of the first
 // argument, as far as that has room for it.
-func daemonProcesses(proc string) (found []daemonProcess) {
+func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
-	if err != nil {
-		return nil
-	}
-	kernel, err := os.ReadFile(filepath.Join(proc, "stat"))
 	if err != nil {
 		return nil
 	}
@@ -205,7 +202,7 @@ func daemonProcesses(proc string) (found []daemonProcess) {
 			p.worker, p.client = err == nil, client
 		}
 		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil {
-			p.started = startOf(string(stat), string(kernel))
+			p.started = startOf(string(stat), boot)
 		}
 		found = append(found, p)
 	}
@@ -217,22 +214,19 @@ func commOf(proc string, pid int) string {
 	return strings.TrimSpace(string(comm))
 }
 
-// startOf returns when a process began, to the second: /proc says after how many hundredths of a second since the boot.
-func startOf(stat, kernel string) time.Time {
+// startOf returns when a process began: /proc says after how many hundredths of a second since the boot.
+func startOf(stat string, boot time.Time) time.Time {
 	const field = 19 // of those after the name, which ends with the last parenthesis
 	_, after, _ := cutLast(stat, ")")
 	fields := strings.Fields(after)
-	_, boot, _ := strings.Cut(kernel, "\nbtime ")
-	boot, _, _ = strings.Cut(boot, "\n")
-	since, err := strconv.ParseInt(boot, 10, 64)
-	if err != nil || len(fields) <= field {
+	if boot.IsZero() || len(fields) <= field {
 		return time.Time{}
 	}
 	ticks, err := strconv.ParseInt(fields[field], 10, 64)
 	if err != nil {
 		return time.Time{}
 	}
-	return time.Unix(since+ticks/100, 0)
+	return boot.Add(time.Duration(ticks) * 10 * time.Millisecond)
 }
 
 // checkProxy looks at the environment of who asks: nix-daemon, or this user without one.

@@ -412,7 +412,7 @@ func (s setup) untellNix() error {
 			return err
 		}
 	}
-	for _, p := range daemonProcesses("/proc") {
+	for _, p := range daemonProcesses("/proc", bootTime()) {
 		switch {
 		case !readBefore(p.started):
 		case !p.worker:
@@ -431,8 +431,8 @@ func (p daemonProcess) asksFor(proc string) bool {
 	return client != "" && client != "narbor"
 }
 
-// readBefore says whether a nix-daemon that began then has read nix.conf as it was before it was changed last.
+// readBefore says whether a nix-daemon that began then may have read nix.conf as it was before it was changed last.
 func readBefore(started time.Time) bool {
 	st, err := os.Stat(nixConfFile)
-	return err == nil && !started.IsZero() && st.ModTime().After(started.Add(daemonSlack))
+	return err == nil && !started.IsZero() && st.ModTime().After(started.Add(-daemonSlack))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,15 +17,23 @@ func TestStartOfThisProcess(t *testing.T) {
 	if err != nil {
 		t.Skip(err)
 	}
-	kernel, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		t.Skip(err)
-	}
-	if age := time.Since(startOf(string(stat), string(kernel))); age < -2*time.Second || age > time.Hour {
+	if age := time.Since(startOf(string(stat), bootTime())); age < 0 || age > time.Hour {
 		t.Errorf("this process is %v old", age)
 	}
-	if got := startOf("1 (a) b) S 0", "x"); !got.IsZero() {
+	if got := startOf("1 (a) b) S 0", bootTime()); !got.IsZero() {
 		t.Errorf("nonsense began %v", got)
+	}
+	child := exec.Command("sleep", "60")
+	before := time.Now()
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(child.Process.Kill(), child.Wait()) }()
+	if stat, err = os.ReadFile(fmt.Sprintf("/proc/%d/stat", child.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	if got := startOf(string(stat), bootTime()); got.Before(before.Add(-daemonSlack)) || got.After(time.Now()) {
+		t.Errorf("a process that began after %v began %v", before, got)
 	}
 }
 
@@ -50,7 +59,7 @@ func TestLineIsFoundAgain(t *testing.T) {
 // The workers of an earlier nix-daemon go on after it was restarted; narbor's own is no reason to keep narbor.
 func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 	proc := t.TempDir()
-	files := map[string]string{"stat": "cpu 1\nbtime 1000\n"}
+	files := map[string]string{}
 	for pid, of := range map[string][2]string{"10": {"nix-daemon", "nix-daemon\x0020\x00"}, "11": {"nix-daemon", "nix-daemon\x0021\x00"},
 		"12": {"nix-daemon", "nix-daemon\x00--daemon\x00"}, "13": {"nix-daemon", ""}, "14": {"nix-daemon", "nix-daemon\x0099\x00"},
 		"20": {"narbor", "narbor\x00run\x00"}, "21": {"nix-build", "nix-build\x00"}} {
@@ -65,7 +74,7 @@ func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 	}
 	began := time.Unix(1005, 0)
 	want := []daemonProcess{{10, began, true, 20}, {11, began, true, 21}, {12, began, false, 0}, {14, began, true, 99}}
-	got := daemonProcesses(proc)
+	got := daemonProcesses(proc, time.Unix(1000, 0))
 	if !slices.Equal(got, want) {
 		t.Fatalf("daemonProcesses = %v, want %v", got, want)
 	}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package main
+
+import "time"
+
+// bootTime is needed for what /proc says, and there is none.
+func bootTime() time.Time { return time.Time{} }
