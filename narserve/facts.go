@@ -58,7 +58,7 @@ type Facts struct {
 
 // UpstreamUse is a cache on the internet that is asked for what no neighbour has.
 type UpstreamUse struct {
-	URL      string // without a password
+	URL      string // without a user and a password
 	Down     bool   // it does not answer
 	Received int64  // bytes of archives since the start, compressed as they were
 }

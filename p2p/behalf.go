@@ -105,7 +105,7 @@ func (n *Node) alone() string {
 	case !n.Sharing():
 		return "it shares nothing"
 	case !n.publicUpstream():
-		return "an upstream's URL has a password"
+		return "an upstream's URL has a user or a password"
 	case n.lan.isMetered():
 		return "it is on a metered network"
 	}

@@ -49,7 +49,7 @@ type Outsider struct {
 
 // UpstreamStatus is a cache on the internet that is asked for what no neighbour has.
 type UpstreamStatus struct {
-	URL          string `json:"url"` // without a password
+	URL          string `json:"url"` // without a user and a password
 	Down         bool   `json:"down"`
 	WireReceived int64  `json:"wireReceived"` // bytes of archives, compressed as they were
 }

@@ -118,7 +118,7 @@ func parseUpstream(s string) (*url.URL, error) {
 		return nil, errors.New("an upstream that is no URL: give one such as https://cache.nixos.org") // s may hold a password
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, fmt.Errorf("upstream %s: only http:// and https:// caches can be asked; a directory is shared by --cache-dir", base.Redacted())
+		return nil, fmt.Errorf("upstream %s: only http:// and https:// caches can be asked; a directory is shared by --cache-dir", unnamed(base))
 	}
 	base.RawQuery, base.Fragment = "", ""
 	base.Path = strings.TrimSuffix(base.Path, "/") + "/"
@@ -151,10 +151,20 @@ func newUpstreamClient() *http.Client {
 	}}
 }
 
-// String returns the URL, without a password.
-func (u *Upstream) String() string { return u.base.Redacted() }
+// String returns the URL, without a user and a password.
+func (u *Upstream) String() string { return unnamed(u.base) }
 
-// Private says whether the URL holds a password: what it opens to us is not everybody's.
+// unnamed is a URL that has xxxxx where it has a user and a password: some caches take a token as the one, some as the
+// other.
+func unnamed(u *url.URL) string {
+	c := *u
+	if c.User != nil {
+		c.User = url.User("xxxxx")
+	}
+	return c.String()
+}
+
+// Private says whether the URL holds a user or a password: what it opens to us is not everybody's.
 func (u *Upstream) Private() bool { return u.base.User != nil }
 
 // Down says whether the cache is taken not to answer, so that every question fails at once.

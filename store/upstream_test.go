@@ -430,9 +430,24 @@ func TestOpenUpstreamRefuses(t *testing.T) {
 			t.Errorf("OpenUpstream(%q) = %v, want an error", url, u)
 		}
 	}
-	u := openUpstream(t, "https://me:secret@cache.example.org/x?priority=3", "")
-	if u.String() != "https://me:xxxxx@cache.example.org/x/" || !u.Private() {
-		t.Errorf("it is called %s, private: %v", u, u.Private())
+}
+
+// Some caches take a token as the user, some as the password.
+func TestUpstreamKeepsItsSecrets(t *testing.T) {
+	for _, login := range []string{"me:secret", "secret", "secret:", ":secret", "sec%40ret:x"} {
+		u := openUpstream(t, "https://"+login+"@cache.example.org/x?priority=3", "")
+		if u.String() != "https://xxxxx@cache.example.org/x/" || !u.Private() {
+			t.Errorf("with %s it is called %s, private: %v", login, u, u.Private())
+		}
+		if _, err := store.OpenUpstream(store.UpstreamConfig{URL: "s3://" + login + "@bucket"}); err == nil || strings.Contains(err.Error(), "sec") {
+			t.Errorf("OpenUpstream(s3://%s@bucket) = %v, want an error without the secret", login, err)
+		}
+	}
+	srv := httptest.NewServer(http.NotFoundHandler())
+	srv.Close()
+	down := openUpstream(t, strings.Replace(srv.URL, "://", "://secret@", 1), "")
+	if _, err := down.Info(t.Context(), "00000000000000000000000000000000"); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("Info = %v, want an error without the secret", err)
 	}
 }
 

@@ -30,6 +30,7 @@ func TestRedactor(t *testing.T) {
 		"GET /0jqd0rlxzra1rs38rdxl43yh6rxchgc6.narinfo":                  "GET /0jqd0r….narinfo",
 		"nas.example.org:6273":                                           "NAME1:6273",
 		"https://user:secret@cache.example/x":                            "https://…@cache.example/x",
+		"https://token@cache.example/x https://a:b@c@d.example":          "https://…@cache.example/x https://…@d.example",
 		"link/ether aa:bb:cc:dd:ee:ff":                                   "link/ether MAC",
 		"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=": "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
 	} {
@@ -43,7 +44,13 @@ func TestBugReportSaysNotWhoYouAre(t *testing.T) {
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)
 	holder := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
-	startedAt(t, socket, "--trusted-key", key, "--peer", peerArg(t, holder), "--peer", "nas.secret.example", "--peer", "192.0.2.77", "--group-secret-file", "")
+	startedAt(t, socket, "--trusted-key", key, "--peer", peerArg(t, holder), "--peer", "nas.secret.example", "--peer", "192.0.2.77", "--group-secret-file", "",
+		"--upstream", "http://hushhush@127.0.0.1:1", "--upstream", "http://me:hush@hush@127.0.0.1:1")
+	for _, what := range [][]string{{"status"}, {"status", "--json"}, {"config", "show"}, {"config", "show", "--json"}, {"why", top.Path.String()}} {
+		if out, _, err := narbor(t.Context(), append(what, "--socket", socket)...); strings.Contains(out, "hush") || !strings.Contains(out, "xxxxx@127.0.0.1") && what[0] != "why" {
+			t.Errorf("%q says %s, %v, with a token in it or without the upstream", what, out, err)
+		}
+	}
 	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exit(err) != exitNotFound {
 		t.Fatal(err)
 	}
@@ -77,7 +84,7 @@ func TestBugReportSaysNotWhoYouAre(t *testing.T) {
 			t.Fatal(err)
 		}
 		names = append(names, strings.TrimPrefix(h.Name, "narbor-bugreport/"))
-		for _, secret := range []string{holder.ID, "nas.secret.example", "192.0.2.77", host, top.Path.Base()} {
+		for _, secret := range []string{holder.ID, "nas.secret.example", "192.0.2.77", host, top.Path.Base(), "hush"} {
 			if strings.Contains(string(part), secret) {
 				t.Errorf("%s has %q in it", h.Name, secret)
 			}

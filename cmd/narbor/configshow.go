@@ -25,7 +25,8 @@ type Setting struct {
 	From   string   `json:"from"`   // the variable or the file
 }
 
-// settingsOf says where each setting of a command comes from; line has the names of those that no file has set.
+// settingsOf says where each setting of a command comes from; line has the names of those that no file has set. In place
+// of a user and a password in a URL there is xxxxx.
 func settingsOf(c *cli.Context, line []string) []Setting {
 	var all []Setting
 	for _, f := range c.Command.Flags {
@@ -47,6 +48,9 @@ func settingsOf(c *cli.Context, line []string) []Setting {
 			s.Origin = "flag"
 		case c.IsSet(name):
 			s.Origin, s.From = "file", c.String("config")
+		}
+		for i, v := range s.Values {
+			s.Values[i] = loginPattern.ReplaceAllString(v, "//xxxxx@")
 		}
 		all = append(all, s)
 	}

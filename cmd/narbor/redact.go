@@ -46,7 +46,7 @@ var (
 	hashPattern  = regexp.MustCompile(`\b([0-9a-df-np-sv-z]{6})[0-9a-df-np-sv-z]{26}\b`)
 	ipv4Pattern  = regexp.MustCompile(`\b\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}\b`)
 	ipv6Pattern  = regexp.MustCompile(`[0-9a-fA-F]*:[0-9a-fA-F:]*:[0-9a-fA-F:.]*`)
-	loginPattern = regexp.MustCompile(`//[^/\s@"]+@`)
+	loginPattern = regexp.MustCompile(`//[^/\s"]+@`) // up to the last @, for a password may have one
 	macPattern   = regexp.MustCompile(`\b([0-9a-fA-F]{2}:){5}[0-9a-fA-F]{2}\b`)
 )
 
