@@ -262,6 +262,9 @@ const (
 	slowPace = 128 << 10
 	// shunTime is how long who has failed to help is not asked again.
 	shunTime = time.Minute
+	// powerFresh is for how long it is relied on that a machine is on mains or on battery: to ask takes a few files, of
+	// which an embedded controller may take milliseconds for one.
+	powerFresh = 10 * time.Second
 )
 
 // Deadlines: of connections and of discovery.

@@ -50,6 +50,8 @@ type Config struct {
 	// bytes of NARs a day are fetched for neighbours, half of it for one; 0 is [DefaultBudget].
 	NoCooperate    bool
 	UpstreamBudget int64
+	// PowerSupplies is [PowerSupplies], by which a machine that runs on battery is known; "" takes it for one on mains.
+	PowerSupplies string
 
 	Share []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
@@ -95,6 +97,7 @@ type Node struct {
 	serving
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf   *behalf
+	power    *power
 	sign     protocol.ID     // of those who ask the same upstreams for others
 	pace     tempo           // of all upstreams together
 	life     context.Context // of what is fetched for others; ended by dying, which Run calls
@@ -183,6 +186,7 @@ func New(cfg Config) (*Node, error) {
 		n.received[o] = new(atomic.Int64)
 	}
 	n.sign = signOf(cfg.Upstreams)
+	n.power = &power{dir: cfg.PowerSupplies}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
 	n.life, n.dying = context.WithCancel(context.Background())
 	n.Share(!cfg.ShareOff)

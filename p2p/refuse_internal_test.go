@@ -58,6 +58,8 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 	nar := randomNAR(3 * store.BlockSize)
 	info, _ := s.sign(t, "wanted", nar)
 	other, _ := s.sign(t, "other", nar)
+	battery := t.TempDir()
+	supply(t, battery, "BAT0", map[string]string{"type": "Battery", "status": "Discharging"})
 	for _, tt := range []struct {
 		name      string
 		user      string
@@ -71,7 +73,9 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			defer n.lan.mu.Unlock()
 			n.lan.links = append(n.lan.links, link{InterfaceStatus: InterfaceStatus{Name: "wwan0", Reason: metered}})
 		}},
+		{name: "on battery", edit: func(cfg *Config) { cfg.PowerSupplies = battery }},
 		{name: "password", user: "me:secret@"},
+		{name: "token", user: "secret@"},
 		{name: "shares nothing", edit: func(cfg *Config) { cfg.ShareOff = true }},
 		{name: "shares nothing by now", then: func(n *Node) { n.Share(false) }},
 		{name: "does not cooperate", edit: func(cfg *Config) { cfg.NoCooperate = true }},

@@ -83,7 +83,7 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
 		return err
 	}
-	cfg.Upstreams = s.upstreams
+	cfg.Upstreams, cfg.PowerSupplies = s.upstreams, p2p.PowerSupplies
 	cfg.UpstreamBudget, err = size(c, "upstream-budget")
 	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
 	return err
