@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -21,13 +22,13 @@ const DefaultBudget = 50 << 30
 
 // behalf is what this node fetches from its upstreams because neighbours have asked for it.
 type behalf struct {
-	budget int64 // bytes of NARs a day, in all; half of it for one neighbour
+	budget int64 // bytes of NARs a day, in all; half of what others leave of it for one address
 
 	mu    sync.Mutex // guards the rest
 	jobs  map[store.Hash]*job
 	all   allowance
-	each  *lru.Cache[peer.ID, *allowance]
-	bytes int64 // of NARs, since the start
+	each  *lru.Cache[netip.Addr, *allowance] // identities cost nothing, addresses a little more
+	bytes int64                              // of NARs, since the start
 }
 
 // A job is a NAR that is being fetched for others.
@@ -42,42 +43,38 @@ type allowance struct {
 	at    time.Time
 }
 
-// spend takes n off, if that is there. budget is what there is in a day.
-func (a *allowance) spend(n, budget int64, now time.Time) bool {
+// settle gives back what has grown until now, if budget is what there is in a day.
+func (a *allowance) settle(budget int64, now time.Time) {
 	if !a.at.IsZero() {
 		a.spent = max(0, a.spent-int64(float64(budget)*now.Sub(a.at).Hours()/24))
 	}
 	a.at = now
-	if a.spent+n > budget {
-		return false
-	}
-	a.spent += n
-	return true
 }
 
 func newBehalf(budget int64) *behalf {
-	each, err := lru.New[peer.ID, *allowance](maxTallies)
+	each, err := lru.New[netip.Addr, *allowance](maxMissAddrs)
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
 	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each}
 }
 
-// spend says whether a neighbour may have n bytes fetched.
-func (b *behalf) spend(id peer.ID, n int64, now time.Time) bool {
-	own, ok := b.each.Get(id)
+// spend says whether neighbours at an address may have n bytes fetched. However many addresses somebody has, half of what
+// is left stays for the next. The caller holds mu.
+func (b *behalf) spend(from netip.Addr, n int64, now time.Time) bool {
+	own, ok := b.each.Get(from)
 	if !ok {
 		own = &allowance{}
-		b.each.Add(id, own)
+		b.each.Add(from, own)
 	}
-	before := *own
-	if !own.spend(n, b.budget/2, now) {
+	own.settle(b.budget/2, now)
+	b.all.settle(b.budget, now)
+	others := max(0, b.all.spent-own.spent)
+	if own.spent+n > (b.budget-others)/2 {
 		return false
 	}
-	if !b.all.spend(n, b.budget, now) {
-		*own = before
-		return false
-	}
+	own.spent += n
+	b.all.spent += n
 	return true
 }
 
@@ -126,7 +123,7 @@ func (n *Node) publicUpstream() bool {
 
 // answerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
 func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
-	if !n.helps() { // every question is a miss, unless it is found
+	if !n.helps() || !t.probing.mayHelp() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(verdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience)
@@ -158,7 +155,7 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 	j := n.behalf.touch(r.nar)
 	f := n.sharer.flight(r)
 	if f == nil && j == nil && n.fetched.flight(hp) == nil {
-		f = n.fetchFor(ctx, conn.RemotePeer(), hp, r.nar)
+		f = n.fetchFor(ctx, askerOn(conn), hp, r.nar)
 	}
 	if f == nil {
 		return bw.WriteByte(byte(verdictNo))
@@ -182,7 +179,7 @@ func (f *fetch) meetPeer(id peer.ID) {
 
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
 // budget for it. It returns nil if it will not be fetched.
-func (n *Node) fetchFor(ctx context.Context, id peer.ID, hp store.HashPart, nar store.Hash) *fetch {
+func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch {
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience/2)
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, hp)
@@ -191,7 +188,7 @@ func (n *Node) fetchFor(ctx context.Context, id peer.ID, hp store.HashPart, nar 
 	}
 	b := n.behalf
 	b.mu.Lock()
-	ok := b.jobs[nar] == nil && len(b.jobs) < maxJobs && b.spend(id, m.NarSize(), time.Now())
+	ok := b.jobs[nar] == nil && len(b.jobs) < maxJobs && b.spend(who.addr, m.NarSize(), time.Now())
 	var j *job
 	life, end := context.WithCancel(n.life)
 	if ok {
@@ -203,7 +200,7 @@ func (n *Node) fetchFor(ctx context.Context, id peer.ID, hp store.HashPart, nar 
 	var f *fetch
 	if ok {
 		if f, err = n.newFlight(m); err != nil {
-			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
+			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
 		}
 	}
 	if f == nil {
@@ -220,10 +217,10 @@ func (n *Node) fetchFor(ctx context.Context, id peer.ID, hp store.HashPart, nar 
 		sp, err := n.fly(life, f)
 		n.cfg.Observer.Landed(m, err)
 		if err != nil {
-			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
+			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
 			return
 		}
-		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
+		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
 		sp.Close() // it stays in the spool for a while
 	}()
 	return f
@@ -319,7 +316,7 @@ func (b *behalf) left(now time.Time) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.all
-	a.spend(0, b.budget, now)
+	a.settle(b.budget, now)
 	return b.budget - a.spent
 }
 

@@ -3,29 +3,114 @@ package p2p
 import (
 	"bufio"
 	"bytes"
+	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/store"
 )
 
-func TestOneHalfOfTheBudgetIsForOneNeighbour(t *testing.T) {
+func TestHalfOfWhatIsLeftIsForOneAddress(t *testing.T) {
 	b := newBehalf(1000)
 	now := time.Now()
+	at := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, last}) }
 	for _, tt := range []struct {
-		who   string
+		from  byte
 		bytes int64
 		want  bool
-	}{{"a", 400, true}, {"a", 200, false}, {"a", 100, true}, {"a", 1, false}, {"b", 500, true}, {"c", 1, false}} {
-		if got := b.spend(peer.ID(tt.who), tt.bytes, now); got != tt.want {
-			t.Errorf("Spend(%s, %d) = %v, want %v", tt.who, tt.bytes, got, tt.want)
+	}{{1, 400, true}, {1, 200, false}, {1, 100, true}, {1, 1, false}, {2, 251, false}, {2, 250, true}, {1, 1, false}, {3, 126, false}, {3, 125, true}} {
+		if got := b.spend(at(tt.from), tt.bytes, now); got != tt.want {
+			t.Errorf("spend(%s, %d) = %v, want %v", at(tt.from), tt.bytes, got, tt.want)
 		}
 	}
-	if !b.spend("c", 400, now.Add(12*time.Hour)) {
+	if left := b.left(now); left != 125 {
+		t.Errorf("%d bytes are left of 1000, want 125", left)
+	}
+	if !b.spend(at(4), 300, now.Add(12*time.Hour)) {
 		t.Error("half a day later half of it is not there again")
+	}
+	for last := range 200 { // with whatever addresses, there is no more than the budget
+		for i := int64(1000); i > 0; i /= 2 {
+			b.spend(at(byte(last)), i, now.Add(12*time.Hour))
+		}
+	}
+	if left := b.left(now.Add(12 * time.Hour)); left < 0 {
+		t.Errorf("%d bytes are left", left)
+	}
+}
+
+// Two peers at one address ask for a path each, of which a third of the budget takes one: only one of them gets it.
+func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(2 * store.BlockSize)
+	first, _ := s.sign(t, "first", nar)
+	nar2 := randomNAR(len(nar))
+	second, _ := s.sign(t, "second", nar2)
+	web, more := newOneCache(t, first, nar), newOneCache(t, second, nar2)
+	other, _ := s.sign(t, "other", nar)
+	g, again := (&rogue{info: other, nar: nar}).start(t), (&rogue{info: other, nar: nar}).start(t)
+	n, _ := runNodeAs(t, s, func(cfg *Config) {
+		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, ""), more.open(t, "")}
+		cfg.UpstreamBudget = 3 * first.NarSize
+	})
+	if _, have := g.begs(t, n, first); have != verdictYes {
+		t.Errorf("the answer to the first is %d, want %d", have, verdictYes)
+	}
+	if _, have := again.begs(t, n, second); have != verdictNo {
+		t.Errorf("the answer to a second one at the same address is %d, want %d", have, verdictNo)
+	}
+	n.behalf.mu.Lock()
+	defer n.behalf.mu.Unlock()
+	if !n.behalf.spend(netip.AddrFrom4([4]byte{10, 0, 0, 1}), second.NarSize, time.Now()) {
+		t.Error("somebody at another address would not get it")
+	}
+}
+
+func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		there := newRation(missShares)
+		got := 0
+		for range missShares + 2 {
+			p := newProbing()
+			p.address.Store(there)
+			own := 0
+			for p.mayHelp() {
+				own++
+			}
+			if own > helpBurst {
+				t.Fatalf("one peer asks %d questions, want at most %d", own, helpBurst)
+			}
+			got += own
+		}
+		if got != missShares*helpBurst {
+			t.Errorf("%d peers at one address ask %d questions, want %d", missShares+2, got, missShares*helpBurst)
+		}
+		time.Sleep(time.Minute)
+		p := newProbing()
+		p.address.Store(there)
+		if !p.mayHelp() {
+			t.Error("a minute later there is none again")
+		}
+	})
+	s := newSigner(t)
+	info, _ := s.sign(t, "wanted", randomNAR(1000))
+	other, _ := s.sign(t, "other", randomNAR(1000))
+	web := newOneCache(t, info, nil)
+	g := (&rogue{info: other}).start(t)
+	n, _ := runNodeAs(t, s, func(cfg *Config) {
+		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, "")}
+	})
+	b := n.tallyOf(g.ID()).probing.helped
+	b.mu.Lock()
+	b.left, b.at = -missesPerMinute, time.Now() // no question for a minute
+	b.mu.Unlock()
+	if ask, _ := g.begs(t, n, info); ask != verdictNo {
+		t.Errorf("the answer to one question too many is %d, want %d", ask, verdictNo)
 	}
 }
 
@@ -91,4 +176,5 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 // A nobodyConn is a connection of a peer that is no neighbour.
 type nobodyConn struct{ network.Conn }
 
-func (nobodyConn) RemotePeer() peer.ID { return "asker" }
+func (nobodyConn) RemotePeer() peer.ID           { return "asker" }
+func (nobodyConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/192.0.2.1/tcp/1") }

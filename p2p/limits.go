@@ -165,13 +165,16 @@ const (
 	// narMisses are left for blocks and manifests when claims have spent all others: whoever has asked for too much is
 	// still given what it has been told of, even if some of that has been collected as garbage since.
 	narMisses = 1000
-	// missShares is for how many peers the misses of one address last. Identities cost nothing, addresses a little more;
+	// missShares is for how many peers the misses of one address last, and the questions to upstreams. Identities cost nothing, addresses a little more;
 	// and several virtual machines may stand behind one.
 	missShares = 4
 	// missPatience is how many questions of a peer may be left unanswered before that is held against it, and
 	// missesPerMinute of these are forgotten. An honest machine may well ask for more than its burst, and loses nothing but
 	// what we might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
 	missPatience = 60_000
+	// helpBurst is for how many questions an upstream is asked for a peer, whatever it says, before missesPerMinute more
+	// come back: as missBurst, for the same machine. Somebody who wants more has an upstream too.
+	helpBurst = missBurst
 	// manifestPace, in bytes of the NAR per second, and manifestTimeout bound how long a holder may take to hash a NAR
 	// that it has to read from a slow disk first.
 	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20

@@ -47,7 +47,7 @@ type Config struct {
 	// called New closes them, after Run.
 	Upstreams []*store.Upstream
 	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. UpstreamBudget is how many
-	// bytes of NARs a day are fetched for neighbours, half of it for one; 0 is [DefaultBudget].
+	// bytes of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
 	NoCooperate    bool
 	UpstreamBudget int64
 	// PowerSupplies is [PowerSupplies], by which a machine that runs on battery is known; "" takes it for one on mains.
@@ -117,8 +117,8 @@ type Node struct {
 	ended   bool       // Run has ended, or is about to
 	peers   map[peer.ID]*neighbour
 	tallies *lru.Cache[peer.ID, *tally]
-	// missesAt is what whoever asks from an address has left to ask about that is not here; see probing.
-	missesAt *lru.Cache[netip.Addr, *bucket]
+	// rations is what those who ask from an address have left; see probing.
+	rations *lru.Cache[netip.Addr, *ration]
 }
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
@@ -151,7 +151,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	missesAt, err := lru.New[netip.Addr, *bucket](maxMissAddrs)
+	rations, err := lru.New[netip.Addr, *ration](maxMissAddrs)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ func New(cfg Config) (*Node, error) {
 		settled:  make(chan struct{}),
 		peers:    map[peer.ID]*neighbour{},
 		tallies:  tallies,
-		missesAt: missesAt,
+		rations:  rations,
 		received: map[store.Origin]*atomic.Int64{},
 	}
 	for _, o := range store.Origins() {

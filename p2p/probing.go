@@ -64,16 +64,26 @@ func (b *bucket) fill() {
 	b.at = time.Time{}
 }
 
+// A ration is what a peer has left, or all together who ask from an address.
+type ration struct {
+	misses *bucket // questions about what is not here
+	helped *bucket // questions for which an upstream is asked, whatever it says
+}
+
+func newRation(shares int) *ration {
+	return &ration{newBucket(missBurst+narMisses, shares), newBucket(helpBurst, shares)}
+}
+
 // A probing is what a peer has asked about that is not here.
 type probing struct {
-	misses   *bucket
+	*ration
 	patience *bucket
 	silent   atomic.Int64           // questions answered without looking
-	address  atomic.Pointer[bucket] // where it asked from last, whose misses it shares; nil before it asked
+	address  atomic.Pointer[ration] // of where it asked from last, which it shares; nil before it asked
 }
 
 func newProbing() *probing {
-	return &probing{misses: newBucket(missBurst+narMisses, 1), patience: newBucket(missPatience, 1)}
+	return &probing{ration: newRation(1), patience: newBucket(missPatience, 1)}
 }
 
 // asks notes from where a peer asks.
@@ -84,10 +94,10 @@ func (n *Node) asks(t *tally, conn network.Conn) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	b, ok := n.missesAt.Get(a)
+	b, ok := n.rations.Get(a)
 	if !ok {
-		b = newBucket(missBurst+narMisses, missShares)
-		n.missesAt.Add(a, b)
+		b = newRation(missShares)
+		n.rations.Add(a, b)
 	}
 	t.probing.address.Store(b)
 }
@@ -98,7 +108,7 @@ func (n *Node) mayLook(t *tally, reserve int) bool {
 	p := t.probing
 	if p.misses.take(reserve) {
 		there := p.address.Load()
-		if there == nil || there.take(reserve) {
+		if there == nil || there.misses.take(reserve) {
 			return true
 		}
 		p.misses.giveBack()
@@ -117,8 +127,20 @@ func (n *Node) mayLook(t *tally, reserve int) bool {
 func (p *probing) found() {
 	p.misses.giveBack()
 	if there := p.address.Load(); there != nil {
-		there.giveBack()
+		there.misses.giveBack()
 	}
+}
+
+// mayHelp says whether an upstream may be asked for the peer once more.
+func (p *probing) mayHelp() bool {
+	if !p.helped.take(0) {
+		return false
+	}
+	if there := p.address.Load(); there != nil && !there.helped.take(0) {
+		p.helped.giveBack()
+		return false
+	}
+	return true
 }
 
 // claimTo is the claim about a hash part that a peer gets.

@@ -31,7 +31,7 @@ func noCooperateFlag() cli.Flag {
 }
 
 func upstreamBudgetFlag() cli.Flag {
-	return stringFlag("upstream-budget", "50GiB", categoryNet, "download for neighbours at most this `AMOUNT` of archives a day, half of it for one; 0 is --no-cooperate")
+	return stringFlag("upstream-budget", "50GiB", categoryNet, "download for neighbours at most this `AMOUNT` of archives a day, for one at most half of what is left; 0 is --no-cooperate")
 }
 
 // openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted.
