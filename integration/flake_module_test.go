@@ -161,6 +161,32 @@ func TestModuleLeavesOthersAlone(t *testing.T) {
 	}
 }
 
+func TestModuleAsksWhatNixAsksBesides(t *testing.T) {
+	const auto = `{ services.narbor = { enable = true; upstreams = "auto"; }; `
+	for i, tt := range []struct{ config, upstream string }{
+		{auto + `nix.settings.substituters = [ "https://cache.nixos.org/" ]; }`, `["https://cache.nixos.org"]`},
+		{auto + `}`, `null`},
+		{auto + `nix.settings.extra-substituters = [ "https://a.example?priority=50" "https://b.example/x/" ]; nix.settings.substituters = [ "https://a.example" ]; }`,
+			`["https://a.example","https://b.example/x"]`},
+		{auto + `services.narbor.configureNix = false; nix.settings.extra-substituters = "https://a.example  s3://bucket http://nas:5000 daemon file:///srv/cache /srv/cache https://token@c.example"; }`,
+			`["https://a.example","http://nas:5000"]`},
+		{auto + `services.narbor.port = 7000; services.narbor.listenAddresses = [ "10.0.0.1" ]; nix.settings.substituters = [ "http://127.0.0.1:7000/" "http://localhost:7000?trusted=0"
+		   "http://[::1]:7000" "http://10.0.0.1:7000" "http://127.0.0.1:70001" "http://10.0.0.1:6272" ]; }`, `["http://127.0.0.1:70001","http://10.0.0.1:6272"]`},
+		{auto + `services.narbor.settings.upstream = [ "https://mine.example" ]; nix.settings.substituters = [ "https://a.example" ]; }`, `["https://mine.example"]`},
+		{`{ services.narbor.enable = true; nix.settings.substituters = [ "https://a.example" ]; }`, `null`},
+	} {
+		c := newFlake(t).evaluate(t, tt.config)[0]
+		c.want(t, "settings.upstream", tt.upstream)
+		c.want(t, "failed", `[]`)
+		if t.Failed() {
+			t.Fatalf("case %d: %s", i, tt.config)
+		}
+	}
+	wantFailed(t, newFlake(t).evaluate(t, `{ services.narbor = { enable = true; upstreams = [ "auto" ]; }; }`)[0], `must be "auto" or URLs`)
+	darwin := newFlake(t).of("darwinModules.default").evaluate(t, auto+`nix.settings.substituters = [ "https://cache.nixos.org/" ]; }`)[0]
+	darwin.want(t, "settings.upstream", `["https://cache.nixos.org"]`)
+}
+
 func TestModuleWarnsOfAProxy(t *testing.T) {
 	const proxy = `{ services.narbor.enable = true; networking.proxy.httpProxy = "http://proxy:3128"; `
 	cases := newFlake(t).evaluate(t, proxy+`}`, proxy+`networking.proxy.noProxy = "localhost"; }`,
@@ -183,6 +209,8 @@ func TestModuleRefusesWrongValues(t *testing.T) {
 		`{ services.narbor = { enable = true; logLevel = "loud"; }; }`,
 		`{ services.narbor = { enable = true; listenAddresses = "10.0.0.1"; }; }`,
 		`{ services.narbor = { enable = true; inMemory = "yes"; }; }`,
+		`{ services.narbor = { enable = true; upstreams = "automatic"; }; }`,
+		`{ services.narbor = { enable = true; upstreams = "https://cache.nixos.org"; }; }`,
 		`{ services.narbor = { enable = true; settings.peer = [ 1 ]; }; }`,
 		`{ services.narbor = { enable = true; settings.peer = null; }; }`,
 	}

@@ -140,13 +140,21 @@ let
   };
 
   lib = {
-    inherit recursiveUpdate;
+    inherit recursiveUpdate unique;
+    toList = x: if isList x then x else [ x ];
+    removeSuffix =
+      suffix: s:
+      if lib.hasSuffix suffix s then
+        builtins.substring 0 (builtins.stringLength s - builtins.stringLength suffix) s
+      else
+        s;
     inherit (builtins)
       all
       any
       concatMap
       elem
       hasAttr
+      isString
       ;
     mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
     escapeShellArgs = args: builtins.concatStringsSep " " (map (a: "'${toString a}'") args);

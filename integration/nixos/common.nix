@@ -26,6 +26,26 @@ let
     group-secret-file = "use services.narbor.groupSecretFile, which need not be readable to the service";
   };
 
+  # The caches that Nix asks besides, as far as narbor can ask them, and neighbours could. A list may be one string, too.
+  substituters =
+    let
+      words = v: builtins.filter (w: lib.isString w && w != "") (lib.concatMap (builtins.split "[[:space:]]+") (lib.toList v));
+      bare = url: lib.removeSuffix "/" (builtins.head (builtins.split "[?]" url)); # without ?priority=…
+      own = map (host: "http://${host}:${toString cfg.port}") (
+        [
+          "127.0.0.1"
+          "[::1]"
+          "localhost"
+        ]
+        ++ cfg.listenAddresses or [ ]
+      );
+      asked = words (config.nix.settings.substituters or [ ]) ++ words (config.nix.settings.extra-substituters or [ ]);
+    in
+    builtins.filter (url: isHTTP url && !lib.elem url own && !lib.hasInfix "@" url) (lib.unique (map bare asked));
+
+  isHTTP = url: lib.hasPrefix "http://" url || lib.hasPrefix "https://" url;
+  upstreams = if cfg.upstreams == "auto" then substituters else cfg.upstreams;
+
   unlessEmpty = name: value: lib.optionalAttrs (value != [ ]) { ${name} = mkDefault value; };
 in
 {
@@ -125,11 +145,16 @@ in
     };
 
     upstreams = mkOption {
-      type = types.listOf types.str;
+      type = types.oneOf [
+        (types.enum [ "auto" ])
+        (types.listOf types.str)
+      ];
       default = [ ];
-      example = [ "https://cache.nixos.org" ];
+      example = "auto";
       description = ''
         Caches on the internet that narbor asks, in this order, for what no neighbour has. Their keys must be trusted.
+        `"auto"` is those that Nix asks besides narbor: {option}`nix.settings.substituters` and `extra-substituters`, as far
+        as they are reached by http or https and their URL has no password.
       '';
     };
 
@@ -213,8 +238,8 @@ in
         message = "services.narbor.peers: make each address an element of the list, without commas and spaces: ${toString cfg.peers}";
       }
       {
-        assertion = lib.all (url: lib.hasPrefix "http://" url || lib.hasPrefix "https://" url) cfg.upstreams;
-        message = "services.narbor.upstreams must be URLs such as https://cache.nixos.org, but is ${toString cfg.upstreams}.";
+        assertion = lib.all isHTTP upstreams;
+        message = "services.narbor.upstreams must be \"auto\" or URLs such as https://cache.nixos.org, but is ${toString cfg.upstreams}.";
       }
     ]
     ++ lib.mapAttrsToList (name: fix: {
@@ -243,7 +268,7 @@ in
     // unlessEmpty "interface" cfg.interfaces.allow
     // unlessEmpty "no-interface" cfg.interfaces.deny
     // unlessEmpty "trusted-key" cfg.trustedPublicKeys
-    // unlessEmpty "upstream" cfg.upstreams
+    // unlessEmpty "upstream" upstreams
     // unlessEmpty "cache-dir" cfg.cacheDirs;
 
     services.narbor.configFile =
