@@ -40,7 +40,7 @@ func fetchCommand() *cli.Command {
 	flags := append(peerFlags(),
 		&cli.StringFlag{Name: "to", Category: categoryKeep, EnvVars: env("to"),
 			Usage: "`DIR` in Nix's binary-cache layout (default: cache in the state directory, which `narbor run` shares)"},
-		stateFlag(),
+		stateFlag(), upstreamFlag(),
 	)
 	return &cli.Command{
 		Name:      "fetch",
@@ -48,8 +48,10 @@ func fetchCommand() *cli.Command {
 		ArgsUsage: "PATH|HASH…",
 		Description: "The directory is a binary cache for Nix (nix copy --from file://DIR …). What is in it already is not\n" +
 			"fetched again, so after an interruption the same command goes on where it was. It needs no `narbor run`.\n\n" +
+			"With --upstream it may take from the internet what no neighbour has; neighbours with the same --upstream\n" +
+			"download their part of it, and keep it for each other. Without, it asks neighbours alone.\n\n" +
 			"Example: narbor fetch /nix/store/…-firefox-141.0 --to /mnt/usb\n\n" +
-			"Exit code 5 means that no neighbour has something that is needed.",
+			"Exit code 5 means that neither a neighbour nor an upstream has something that is needed.",
 		Flags: append(flags, logFlags()...),
 		Action: func(c *cli.Context) error {
 			return fetch(c)
@@ -73,15 +75,8 @@ func fetch(c *cli.Context) (err error) {
 	if _, err := zap.RedirectStdLogAt(log.Named("mdns"), zap.DebugLevel); err != nil {
 		return err
 	}
-	dir := c.String("to")
-	if dir == "" {
-		state, err := stateDir(c)
-		if err != nil {
-			return err
-		}
-		dir = filepath.Join(state, "cache")
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	dir, err := fetchDir(c)
+	if err != nil {
 		return err
 	}
 	scratch := filepath.Join(dir, ".incoming") // on the same disk, and cleared when the next fetch begins
@@ -95,7 +90,12 @@ func fetch(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	node, err := fetchNode(c, spool, log)
+	ups, err := openUpstreams(c, "")
+	if err != nil {
+		return err
+	}
+	defer closeUpstreams(ups)
+	node, err := fetchNode(c, spool, ups, log)
 	if err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func fetch(c *cli.Context) (err error) {
 	g.Go(func() error { return node.Run(ctx) })
 	g.Go(func() error {
 		defer cancel()
-		f := fetcher{node: node, cache: cache, out: c.App.Writer}
+		f := fetcher{node: node, cache: cache, upstreams: len(ups) > 0, out: c.App.Writer}
 		return f.closure(ctx, wanted)
 	})
 	if err := g.Wait(); err != nil {
@@ -113,8 +113,25 @@ func fetch(c *cli.Context) (err error) {
 		}
 		return err
 	}
-	fmt.Fprintf(c.App.Writer, "all there: %s\n", dir)
+	came := ""
+	if n := node.Status().Received[store.FromInternet]; n > 0 {
+		came = ", with " + amount(n) + " from the internet"
+	}
+	fmt.Fprintf(c.App.Writer, "all there: %s%s\n", dir, came)
 	return nil
+}
+
+// fetchDir makes the directory of --to.
+func fetchDir(c *cli.Context) (string, error) {
+	dir := c.String("to")
+	if dir == "" {
+		state, err := stateDir(c)
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(state, "cache")
+	}
+	return dir, os.MkdirAll(dir, 0o755)
 }
 
 func parseWanted(args []string) ([]store.HashPart, error) {
@@ -141,7 +158,7 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 }
 
 // fetchNode makes a node that shares nothing, and has an identity for the moment.
-func fetchNode(c *cli.Context, spool *store.Spool, log *zap.Logger) (*p2p.Node, error) {
+func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log *zap.Logger) (*p2p.Node, error) {
 	settings, err := store.ReadNixSettings(c.Context)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
@@ -163,14 +180,15 @@ func fetchNode(c *cli.Context, spool *store.Spool, log *zap.Logger) (*p2p.Node, 
 	}
 	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Trusted: keys, ShareKeys: new(trust.Keys), Spool: spool, Log: log})
+		Trusted: keys, ShareKeys: new(trust.Keys), Spool: spool, Upstreams: ups, Log: log})
 }
 
-// A fetcher brings closures from neighbours into a cache directory.
+// A fetcher brings closures from neighbours, and upstreams if there are any, into a cache directory.
 type fetcher struct {
-	node  *p2p.Node
-	cache *store.Cache
-	out   io.Writer
+	node      *p2p.Node
+	cache     *store.Cache
+	upstreams bool
+	out       io.Writer
 }
 
 // closure fetches paths and all they refer to.
@@ -268,15 +286,30 @@ func (f *fetcher) lookup(ctx context.Context, wanted []store.HashPart) ([]found,
 				results[i] = found{refs: info.References, here: true}
 				return nil
 			}
-			m, err := patiently(ctx, func() (trust.Mapping, error) { return f.node.Lookup(ctx, hp) })
+			m, err := f.ask(ctx, hp)
 			if err != nil {
-				return fmt.Errorf("nobody around has it: %w", err)
+				return err
 			}
 			results[i] = found{mapping: m, refs: m.Info().References}
 			return nil
 		})
 	}
 	return results, g.Wait()
+}
+
+// ask asks neighbours about a path, and the upstreams about what none of them has.
+func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	m, err := patiently(ctx, func() (trust.Mapping, error) {
+		m, err := f.node.Lookup(ctx, hp)
+		if f.upstreams && errors.Is(err, store.ErrNotFound) {
+			return f.node.LookupUpstream(ctx, hp)
+		}
+		return m, err
+	})
+	if err != nil {
+		err = fmt.Errorf("nobody around has it: %w", err)
+	}
+	return m, err
 }
 
 // patiently asks again for what was not found: neighbours have a fifth of a second to answer, because a build waits

@@ -34,7 +34,8 @@ func upstreamBudgetFlag() cli.Flag {
 	return stringFlag("upstream-budget", "50GiB", categoryNet, "download for neighbours at most this `AMOUNT` of archives a day, for one at most half of what is left; 0 is --no-cooperate")
 }
 
-// openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted.
+// openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted; with ""
+// nothing is kept.
 func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error) {
 	defer func() {
 		if err != nil {
@@ -46,14 +47,18 @@ func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error
 	for _, url := range c.StringSlice("upstream") {
 		sum := sha256.Sum256([]byte(url))
 		name := hex.EncodeToString(sum[:8])
-		u, err := store.OpenUpstream(store.UpstreamConfig{URL: url, Agent: narserve.AgentPrefix + version, Kept: filepath.Join(dir, name), Memory: memory})
+		cfg := store.UpstreamConfig{URL: url, Agent: narserve.AgentPrefix + version, Memory: memory}
+		if dir != "" {
+			cfg.Kept = filepath.Join(dir, name)
+		}
+		u, err := store.OpenUpstream(cfg)
 		if err != nil {
 			return ups, codedError{fmt.Errorf("--upstream: %w", err), exitUsage}
 		}
 		kept[name] = true
 		ups = append(ups, u)
 	}
-	others, _ := os.ReadDir(dir) // it need not be there
+	others, _ := os.ReadDir(dir) // it need not be there, or given
 	for _, e := range others {
 		if !kept[e.Name()] {
 			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
