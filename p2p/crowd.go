@@ -249,6 +249,13 @@ func (f *fetch) relays() bool {
 	return f.crowd.shared && !f.crowd.closed
 }
 
+// inDemand says whether neighbours are receiving the NAR, too.
+func (f *fetch) inDemand() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.crowd.shared && (len(f.crowd.members) > 0 || f.urged.Load())
+}
+
 // have returns which blocks are here.
 func (f *fetch) have() bitmap {
 	f.mu.Lock()

@@ -66,6 +66,9 @@ func (n *Node) fly(ctx context.Context, f *fetch) (*store.Spooled, error) {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
 	n.fetched.add(m)
+	if f.inDemand() {
+		n.sharer.offer(m, sp)
+	}
 	n.log.Debug("fetched", zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()),
 		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
 	return sp, nil

@@ -18,7 +18,7 @@ type fetched struct {
 	spool *store.Spool
 	infos *lru.Cache[store.HashPart, store.Info]
 
-	mu      sync.Mutex // guards flights
+	mu      sync.Mutex // guards flights, and is held while infos are compared with the spool
 	flights map[store.HashPart]*fetch
 }
 
@@ -31,7 +31,11 @@ func newFetched(spool *store.Spool) (*fetched, error) {
 }
 
 // add takes note that the NAR of m is in the spool.
-func (f *fetched) add(m trust.Mapping) { f.infos.Add(m.Path().HashPart(), m.Info()) }
+func (f *fetched) add(m trust.Mapping) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.infos.Add(m.Path().HashPart(), m.Info())
+}
 
 // begin takes note that a NAR is being received, until end is called.
 func (f *fetched) begin(fl *fetch) (end func()) {
@@ -58,15 +62,28 @@ func (f *fetched) flight(hp store.HashPart) *fetch {
 
 // Info implements [store.Source].
 func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error) {
-	info, ok := f.infos.Peek(hp)
-	if ok && f.spool.Has(info.NarHash) {
+	if info, ok := f.spooled(hp); ok {
 		return info, nil
 	}
-	f.infos.Remove(hp)
 	if fl := f.flight(hp); fl != nil && fl.relays() {
 		return fl.m.Info(), nil
 	}
+	if info, ok := f.spooled(hp); ok { // a flight ends once its NAR is in the spool
+		return info, nil
+	}
 	return store.Info{}, fmt.Errorf("%s: not in the spool: %w", hp, store.ErrNotFound)
+}
+
+// spooled returns what is known of a path whose NAR is in the spool, and forgets it if that is gone.
+func (f *fetched) spooled(hp store.HashPart) (store.Info, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	info, ok := f.infos.Peek(hp)
+	if ok && !f.spool.Has(info.NarHash) {
+		f.infos.Remove(hp)
+		ok = false
+	}
+	return info, ok
 }
 
 // NAR implements [store.Source].

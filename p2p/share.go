@@ -105,6 +105,26 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	return o, nil
 }
 
+// offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
+// meanwhile, and needs a moment to have it in its store.
+func (s *sharer) offer(m trust.Mapping, sp *store.Spooled) {
+	if s.passed == nil || s.off.Load() {
+		return
+	}
+	s.mu.Lock()
+	full := len(s.open) >= maxOpenNARs
+	s.mu.Unlock()
+	if full {
+		s.closeIdle(0)
+	}
+	key := narKey{m.Path().HashPart(), m.NarHash()}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open[key] == nil {
+		s.open[key] = &openNAR{path: m.Path(), nar: sp.Retain(), used: time.Now()}
+	}
+}
+
 func (s *sharer) openNAR(ctx context.Context, key narKey) (store.Path, store.NAR, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()

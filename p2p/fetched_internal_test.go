@@ -1,0 +1,63 @@
+package p2p
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"narbor/store"
+)
+
+// Neighbours ask for what is arriving all the time, also at the moment when it has come.
+func TestWhatHasComeIsFoundWhoeverAskedMeanwhile(t *testing.T) {
+	signer := newSigner(t)
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	nar := randomNAR(1000)
+	_, first := signer.sign(t, "first", nar)
+	draft, err := spool.Create(first.NarHash(), first.NarSize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := draft.WriteAt(nar, 0); err != nil {
+		t.Fatal(err)
+	}
+	sp, err := draft.Commit(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.Close()
+	f, err := newFetched(spool)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		_, m := signer.sign(t, fmt.Sprintf("p%d", i), nar)
+		hp := m.Path().HashPart()
+		landed := f.begin(&fetch{m: m, crowd: crowd{shared: true}})
+		stop, missed := make(chan struct{}), 0
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					if _, err := f.Info(t.Context(), hp); err != nil {
+						missed++
+					}
+				}
+			}
+		})
+		f.add(m)
+		landed()
+		close(stop)
+		asking.Wait()
+		if _, err := f.Info(t.Context(), hp); err != nil || missed > 0 {
+			t.Fatalf("Info of the %d. = %v, and %d times not found before", i, err, missed)
+		}
+	}
+}
