@@ -33,8 +33,10 @@ type behalf struct {
 
 // A job is a NAR that is being fetched for others.
 type job struct {
-	lease *time.Timer // ends it, once nobody asks how far it is
-	done  chan struct{}
+	lease  *time.Timer   // ends it, once nobody asks how far it is
+	begun  chan struct{} // closed when there is a flight, or will be none
+	flight *fetch        // nil is none; may be read once begun is closed
+	done   chan struct{}
 }
 
 // An allowance is what may still be spent, which grows back over a day.
@@ -148,23 +150,37 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 	if !n.helps() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(verdictNo))
 	}
-	if n.cfg.Spool.Has(r.nar) && n.sharer.has(ctx, hp, r.nar) {
+	here := func() bool { return n.cfg.Spool.Has(r.nar) && n.sharer.has(ctx, hp, r.nar) }
+	if here() {
 		t.probing.found()
 		return bw.WriteByte(byte(verdictHere))
 	}
 	j := n.behalf.touch(r.nar)
 	f := n.sharer.flight(r)
-	if f == nil && j == nil && n.fetched.flight(hp) == nil {
+	if f == nil && (j != nil || n.fetched.flight(hp) == nil) {
 		f = n.fetchFor(ctx, askerOn(conn), hp, r.nar)
 	}
-	if f == nil {
+	switch {
+	case f != nil:
+	case here(): // it has come meanwhile
+		t.probing.found()
+		return bw.WriteByte(byte(verdictHere))
+	default:
 		return bw.WriteByte(byte(verdictNo))
 	}
 	t.probing.found()
 	f.urged.Store(true)
 	f.meetPeer(conn.RemotePeer())
-	_, err := bw.Write(appendProgress(min(f.fed.Load(), store.MaxNarSize), n.pace.rate()))
+	_, err := bw.Write(appendProgress(n.downloaded(), n.pace.rate()))
 	return err
+}
+
+// downloaded is how many bytes have come from the upstreams, packed as they were; it begins anew after a petabyte.
+func (n *Node) downloaded() (sum int64) {
+	for _, u := range n.cfg.Upstreams {
+		sum += u.Received()
+	}
+	return sum % store.MaxNarSize
 }
 
 // meetPeer makes whoever asks for a NAR on its behalf a member of its crowd.
@@ -178,7 +194,7 @@ func (f *fetch) meetPeer(id peer.ID) {
 }
 
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
-// budget for it. It returns nil if it will not be fetched.
+// budget for it. It returns nil if it will not be fetched. Of those who ask at the same time, one begins.
 func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch {
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience/2)
 	defer cancel()
@@ -186,34 +202,29 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 	if err != nil || m.NarHash() != nar || !n.sharer.may(m) || !n.begin() {
 		return nil
 	}
-	b := n.behalf
-	b.mu.Lock()
-	ok := b.jobs[nar] == nil && len(b.jobs) < maxJobs && b.spend(who.addr, m.NarSize(), time.Now())
-	var j *job
-	life, end := context.WithCancel(n.life)
-	if ok {
-		j = &job{lease: time.AfterFunc(leaseTime, end), done: make(chan struct{})}
-		b.jobs[nar] = j
-		b.bytes += m.NarSize()
+	life, end := context.WithTimeout(n.life, jobTimeout)
+	j, mine := n.behalf.hire(who.addr, m, end)
+	if !mine {
+		end()
+		n.running.Done()
+		return j.await(ctx)
 	}
-	b.mu.Unlock()
-	var f *fetch
-	if ok {
-		if f, err = n.newFlight(m); err != nil {
-			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
-		}
-	}
-	if f == nil {
-		n.endJob(nar, j)
+	f, err := n.newFlight(m)
+	if err != nil {
+		n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
+		close(j.begun)
+		n.behalf.end(nar, j)
 		end()
 		n.running.Done()
 		return nil
 	}
 	f.urged.Store(true)
+	j.flight = f
+	close(j.begun)
 	go func() {
 		defer n.running.Done()
 		defer end()
-		defer n.endJob(nar, j)
+		defer n.behalf.end(nar, j)
 		sp, err := n.fly(life, f)
 		n.cfg.Observer.Landed(m, err)
 		if err != nil {
@@ -226,16 +237,42 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 	return f
 }
 
-func (n *Node) endJob(nar store.Hash, j *job) {
+// hire returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is that
+// there is no room, or no budget.
+func (b *behalf) hire(from netip.Addr, m trust.Mapping, cancel func()) (j *job, mine bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if j := b.jobs[m.NarHash()]; j != nil {
+		return j, false
+	}
+	if len(b.jobs) >= maxJobs || !b.spend(from, m.NarSize(), time.Now()) {
+		return nil, false
+	}
+	j = &job{lease: time.AfterFunc(leaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
+	b.jobs[m.NarHash()] = j
+	b.bytes += m.NarSize()
+	return j, true
+}
+
+// await returns the flight of a job, or nil if there is none.
+func (j *job) await(ctx context.Context) *fetch {
 	if j == nil {
-		return
+		return nil
 	}
-	n.behalf.mu.Lock()
-	defer n.behalf.mu.Unlock()
+	select {
+	case <-j.begun:
+		return j.flight
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// end ends the job of a NAR.
+func (b *behalf) end(nar store.Hash, j *job) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	j.lease.Stop()
-	if n.behalf.jobs[nar] == j {
-		delete(n.behalf.jobs, nar)
-	}
+	delete(b.jobs, nar)
 	close(j.done)
 }
 
@@ -258,16 +295,16 @@ func (n *Node) awaitJob(ctx context.Context, m trust.Mapping) {
 	}
 }
 
-// A tempo is how fast something comes that comes now and then.
+// A tempo is how fast one download goes, on average over all there are now and then.
 type tempo struct {
 	mu     sync.Mutex // guards the rest
 	active int
-	since  time.Time // when active was last above 0 from then on
-	took   time.Duration
+	since  time.Time     // until when took is counted
+	took   time.Duration // of all downloads together
 	bytes  int64
 }
 
-// begin takes note that something is to be expected, until end is called.
+// begin takes note of one more download, until end is called.
 func (p *tempo) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -285,9 +322,7 @@ func (p *tempo) end() {
 // settle counts the time until now. The caller holds mu.
 func (p *tempo) settle() {
 	now := time.Now()
-	if p.active > 0 {
-		p.took += now.Sub(p.since)
-	}
+	p.took += time.Duration(p.active) * now.Sub(p.since)
 	p.since = now
 	if p.took > paceMemory {
 		p.took, p.bytes = p.took/2, p.bytes/2

@@ -3,7 +3,13 @@ package p2p
 import (
 	"bufio"
 	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,3 +184,78 @@ type nobodyConn struct{ network.Conn }
 
 func (nobodyConn) RemotePeer() peer.ID           { return "asker" }
 func (nobodyConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/192.0.2.1/tcp/1") }
+
+// A LAN that begins to build asks whoever is elected all at once.
+func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
+	signer := newSigner(t)
+	nar := randomNAR(4 * store.BlockSize)
+	info, _ := signer.sign(t, "wanted", nar)
+	var sent atomic.Int32
+	slow := make(chan struct{})
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, ".narinfo") {
+			time.Sleep(20 * time.Millisecond) // so that all ask meanwhile
+			fmt.Fprintf(w, "%sURL: nar/x\nCompression: none\n", info)
+			return
+		}
+		sent.Add(1)
+		<-slow
+		w.Write(nar)
+	}))
+	defer web.Close()
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spool.Close()
+	up, err := store.OpenUpstream(store.UpstreamConfig{URL: web.URL, Agent: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer up.Close()
+	n, err := New(Config{Identity: newTestIdentity(t), Trusted: signer.keys, ShareKeys: signer.keys, Spool: spool,
+		Share: []store.Source{store.NewMem()}, Upstreams: []*store.Upstream{up}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer n.lan.Host().Close()
+	ask := func() verdict {
+		var b bytes.Buffer
+		bw := bufio.NewWriter(&b)
+		r := request{kind: askFetch, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}
+		if err := n.answerFetch(t.Context(), nobodyConn{}, n.tallyOf("asker"), bw, r); err != nil {
+			t.Error(err)
+		}
+		bw.Flush()
+		return verdict(b.Bytes()[0])
+	}
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if got := ask(); got != verdictYes {
+				t.Errorf("the answer is %d, want %d", got, verdictYes)
+			}
+		})
+	}
+	all.Wait()
+	close(slow)
+	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if got := ask(); got == verdictHere {
+			break
+		} else if got != verdictYes || time.Now().After(limit) {
+			t.Fatalf("the answer is %d, want %d and then %d", got, verdictYes, verdictHere)
+		}
+	}
+	sp, ok := spool.Get(info.NarHash)
+	if !ok {
+		t.Fatal("it is not in the spool")
+	}
+	sp.Used() // this machine's own Nix has it, but not in its store yet
+	sp.Close()
+	if got := ask(); got != verdictHere {
+		t.Errorf("the answer about what Nix has just taken is %d, want %d", got, verdictHere)
+	}
+	if got := sent.Load(); got != 1 {
+		t.Errorf("the archive was asked for %d times, want once", got)
+	}
+}

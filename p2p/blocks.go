@@ -29,7 +29,6 @@ type fetch struct {
 	own      bool           // an upstream is at it; owned by the goroutine that calls honest
 	again    bool           // after a doubt, holders were looked for; owned by the goroutine that calls honest
 	urged    atomic.Bool    // neighbours wait for this node to ask its upstream
-	fed      atomic.Int64   // bytes that the upstream has sent
 	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
 
 	mu       sync.Mutex // guards the rest
@@ -161,6 +160,7 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 		f.giveBack([]int{i})
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
 	}
+	nb.brought.Store(time.Now().UnixNano())
 	f.mu.Lock()
 	f.blocks[i].copies--
 	f.mu.Unlock()

@@ -100,7 +100,7 @@ func (n *Node) showSign() {
 // leftOut says why a neighbour is not to be elected; "" if it may be.
 func (n *neighbour) leftOut(now time.Time) string {
 	switch {
-	case n.shunned.Load() > now.UnixNano():
+	case n.tally.isShunned(now):
 		return "it has failed to help a moment ago"
 	case n.isLate():
 		return "it is slow to answer"
@@ -166,8 +166,25 @@ func (n *Node) Elect(hp store.HashPart) Election {
 
 func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", crowdSeed(id, h)) }
 
-// shun leaves a neighbour out of elections for a while.
-func (n *neighbour) shun() { n.shunned.Store(time.Now().Add(shunTime).UnixNano()) }
+// shun leaves a peer out of elections for a while, and for longer the more often that happens.
+func (t *tally) shun(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch since := now.Sub(t.shunned); {
+	case since < 0: // for what began before
+		return
+	case since > maxShun:
+		t.shuns = 0
+	}
+	t.shunned = now.Add(min(shunTime<<(2*t.shuns), maxShun))
+	t.shuns = min(t.shuns+1, 8)
+}
+
+func (t *tally) isShunned(now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return now.Before(t.shunned)
+}
 
 // LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
@@ -181,7 +198,7 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			who.shun()
+			who.tally.shun(time.Now())
 		}
 	case v == verdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.id, store.ErrNotFound)
@@ -215,8 +232,8 @@ func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart) (v verdict, 
 	return v, text, err
 }
 
-// askFetch asks a neighbour to fetch a NAR from its upstream, or how far that is: how many bytes have come, and how many
-// all that it fetches so brings in a second.
+// askFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
+// upstreams, of all NARs, and how many one download brings in a second.
 func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v verdict, got, pace int64, err error) {
 	err = n.exchange(ctx, request{kind: askFetch, hashParts: []store.HashPart{hp}, nar: nar}, fetchPatience, func(br *bufio.Reader) error {
 		v, got, pace, err = readProgress(br)

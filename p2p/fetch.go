@@ -109,64 +109,99 @@ func (f *fetch) run(ctx context.Context) error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	ticker := time.NewTicker(overdueAfter)
-	defer ticker.Stop()
-	holders, relays, supply := newCrew(), newCrew(), newCrew()
+	s := shift{fetch: f, ctx: ctx, holders: newCrew(), relays: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
 	defer func() {
 		cancel()
-		holders.wait()
-		relays.wait()
-		supply.wait()
+		s.holders.wait()
+		s.relays.wait()
+		s.supply.wait()
 	}()
-	start := func(c *crew, nb *neighbour) bool {
-		if nb != nil {
-			c.start(func() { f.work(ctx, nb) })
-		}
-		return nb != nil
+	ticker := time.NewTicker(overdueAfter)
+	defer ticker.Stop()
+	for s.holders.size < min(maxWorkers, s.blocks) && s.start(&s.holders, f.nextHolder()) {
 	}
-	for holders.size < min(maxWorkers, f.missing()) && start(&holders, f.nextHolder()) {
-	}
-	askedAround := time.Now()
+	askedAround := s.began
 	f.own = false
-	for before := -1; ; { // how many blocks were missing when nobody was left, the last time
+	for {
 		if done, err := f.state(); done || err != nil {
 			return err
 		}
-		for !f.own && start(&relays, f.nextRelay()) {
-		}
-		alone := holders.size == 0 && !start(&holders, f.nextHolder())
-		if alone && (supply.size == 0 || f.urged.Load() && !f.own) && f.startSupply(ctx, &supply, relays.size) {
-			continue
-		}
-		if alone && supply.size == 0 && (relays.size == 0 || f.stalled()) {
-			left := f.missing()
-			if left == before || f.manifest != nil {
-				return fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
-			}
-			before = left
-			f.readmit(f.node.holders(ctx, f.m, true))
+		if again, err := s.fill(); err != nil {
+			return err
+		} else if again {
 			continue
 		}
 		select {
-		case <-holders.ended:
-			holders.size--
-		case <-relays.ended:
-			relays.size--
-		case <-supply.ended:
-			if supply.size--; supply.size == 0 {
+		case <-s.holders.ended:
+			s.holders.size--
+		case <-s.relays.ended:
+			s.relays.size--
+		case <-s.supply.ended:
+			if s.supply.size--; s.supply.size == 0 {
 				f.own = false
 			}
 		case <-ticker.C:
 			askedAround = f.lookAround(askedAround)
-			if f.overdue(overdueAfter) || holders.size < maxWorkers && f.unasked() {
-				start(&holders, f.nextHolder())
+			if f.overdue(overdueAfter) || s.holders.size < maxWorkers && f.unasked() {
+				s.start(&s.holders, f.nextHolder())
 			}
 		case <-f.complete:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+// A shift is who is at work while a fetch runs. It is owned by run.
+type shift struct {
+	*fetch
+	ctx                     context.Context // of this run alone
+	holders, relays, supply crew
+	began                   time.Time
+	blocks                  int // that were missing then
+	before                  int // how many were missing when nobody was left, the last time
+}
+
+func (s *shift) start(c *crew, nb *neighbour) bool {
+	if nb != nil {
+		c.start(func() { s.work(s.ctx, nb) })
+	}
+	return nb != nil
+}
+
+// fill sets to work whoever should be. again says that the fetch may have ended meanwhile, or there is more to do; the
+// error, that nobody is left.
+func (s *shift) fill() (again bool, err error) {
+	for !s.own && s.start(&s.relays, s.nextRelay()) {
+	}
+	alone := s.holders.size == 0 && !s.start(&s.holders, s.nextHolder())
+	free := s.supply.size == 0 || s.urged.Load() && !s.own
+	if free && (alone || s.crawls()) && s.startSupply(s.ctx, &s.supply, s.relays.size) {
+		return true, nil
+	}
+	if !alone || s.supply.size > 0 || s.relays.size > 0 && !s.stalled() {
+		return false, nil
+	}
+	left := s.missing()
+	if left == s.before || s.manifest != nil {
+		return false, fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
+	}
+	s.before = left
+	s.readmit(s.node.holders(s.ctx, s.m, true))
+	return true, nil
+}
+
+// crawls says whether those who have the NAR would take so long for the rest of it that an upstream is likely to be done
+// in half the time.
+func (s *shift) crawls() bool {
+	took := time.Since(s.began)
+	if took < judgedAfter || len(s.node.cfg.Upstreams) == 0 {
+		return false
+	}
+	left := s.missing()
+	rest := remaining(took, s.blocks-left, left)
+	own := s.node.pace.rate()
+	return rest > crawlTime && (own == 0 || float64(left)*store.BlockSize/float64(own) < rest.Seconds()/2)
 }
 
 // lookAround takes in who answered later than the first, or has the NAR by now. It returns when everybody was asked.

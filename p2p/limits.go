@@ -254,17 +254,27 @@ const (
 	// pollEvery is how often a neighbour is asked how far the NAR is that it fetches, and leaseTime how long it goes on
 	// without being asked.
 	pollEvery, leaseTime = 500 * time.Millisecond, 6 * time.Second
-	// helpPatience is how long a neighbour that fetches for us may make no progress, and deafPatience how long it may say
-	// that it does while nothing arrives: a compressed archive comes in large pieces.
-	helpPatience, deafPatience = 3 * time.Second, 10 * time.Second
-	// slowFactor is how many times slower than here an upstream must be there for it to be asked here instead.
-	slowFactor = 4
-	// paceMemory is over how much time the pace of upstreams is averaged, and paceLeast from how much on it is known.
-	paceMemory, paceLeast = 20 * time.Second, time.Second
-	// slowPace, in bytes per second, is too slow in any case: that is 1 Mbit/s.
-	slowPace = 128 << 10
-	// shunTime is how long who has failed to help is not asked again.
-	shunTime = time.Minute
+	// helpPatience is how long a neighbour that fetches for us may receive nothing at all, or say nothing. Of what it says
+	// to receive, something must come: deafPatience is how long nothing may, if it has received deafBytes meanwhile, more
+	// than what it has taken of all the NARs it fetches at once without completing a block of one; and deafLimit in any case,
+	// for the slowest lines.
+	helpPatience, deafPatience, deafLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
+	deafBytes                             = 16 << 20
+	// slowFactor is how many times slower than here a download must be there for it to be tried here instead. Those who
+	// share a line share it evenly, download by download.
+	slowFactor = 3
+	// paceMemory is over how much time of downloads their pace is averaged, and paceLeast from how much on it is known.
+	paceMemory, paceLeast = 60 * time.Second, time.Second
+	// slowPace, in bytes per second and download, is too slow in any case: four at once at 1 Mbit/s.
+	slowPace = 32 << 10
+	// shunTime is how long who has failed to help is not asked again, and four times as long each time, up to maxShun. What
+	// a liar can so hold up is a minute of some builds, and then one in an hour.
+	shunTime, maxShun = time.Minute, time.Hour
+	// judgedAfter is how long the pace of a fetch is watched before it is judged whether the NAR can come in time, and
+	// crawlTime how long its holders may need for the rest of it before an upstream is asked, too.
+	judgedAfter, crawlTime = 10 * time.Second, 20 * time.Second
+	// jobTimeout bounds a fetch on behalf of neighbours, whose Nix waits no longer for it.
+	jobTimeout = 4 * time.Minute
 	// powerFresh is for how long it is relied on that a machine is on mains or on battery: to ask takes a few files, of
 	// which an embedded controller may take milliseconds for one.
 	powerFresh = 10 * time.Second

@@ -34,6 +34,10 @@ type tally struct {
 	wireReceived, wireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
 	outsider, told                        atomic.Bool  // it is of another group; that was logged
 	wasted                                atomic.Int64 // bytes received that somebody else had delivered first
+
+	mu      sync.Mutex // guards the rest
+	shunned time.Time  // until when it is not asked to ask its upstreams
+	shuns   uint       // how often that was so of late
 }
 
 // distrust takes note that the peer has passed on wrong blocks, believing whoever lied, or saying so.
@@ -60,7 +64,7 @@ type neighbour struct {
 	done     chan struct{}                         // closed when the neighbour is gone
 
 	helping chan struct{} // one for each question that its upstreams have to do with
-	shunned atomic.Int64  // until when (Unix ns) it is not asked to ask its upstreams
+	brought atomic.Int64  // when (Unix ns) a block came from it last
 
 	busy atomic.Int32 // blocks asked for and not yet here
 	late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has

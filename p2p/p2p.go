@@ -93,9 +93,9 @@
 // The answer:
 //
 //	1 byte   0 "no", 2 "under way", 3 "here"
-//	uvarint  for 2: how many bytes of the NAR have come from the upstream, at most [store.MaxNarSize]
-//	uvarint  for 2: how many bytes of NARs a second come from the answerer's upstreams in all, at most the same; 0 if that
-//	         is not known
+//	uvarint  for 2: how many bytes have come from the answerer's upstreams since it was started, of whatever NARs and
+//	         packed as they were, modulo [store.MaxNarSize]
+//	uvarint  for 2: how many bytes of its NAR one download from them brings in a second, on average; 0 if that is not known
 //
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
 //
@@ -147,7 +147,7 @@
 // largest number of 8 bytes, the first counting most (rendezvous hashing). What is asked on behalf of somebody is never
 // passed on to a third: the answerer asks its own upstreams, or not at all. So nothing goes in circles, and those who see
 // different members fetch a NAR more than once at worst. Who asks gives up, and elects anew without the one that was
-// elected, or fetches the NAR itself, when that one makes no progress.
+// elected, or fetches the NAR itself, when that one receives nothing any more, passes nothing on, or is much slower.
 //
 // # Groups
 //

@@ -3,7 +3,6 @@ package p2p
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -41,7 +40,7 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 		return
 	}
 	if !errors.Is(err, errRefused) {
-		nb.shun()
+		nb.tally.shun(time.Now())
 	}
 	if errors.Is(err, errWire) {
 		f.liar(nb.id, err)
@@ -51,25 +50,27 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 
 // watchHelper asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
 func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
-	var got int64
-	began := time.Now()
-	moved := began
+	t := newTrial(time.Now(), f.missing())
+	if until, ok := ctx.Deadline(); ok {
+		t.until = until
+	}
 	for {
-		v, g, pace, err := nb.askFetch(ctx, f.m.Path().HashPart(), f.m.NarHash())
+		v, got, pace, err := nb.askFetch(ctx, f.m.Path().HashPart(), f.m.NarHash())
 		switch {
-		case err != nil:
+		case errors.Is(err, errWire):
 			return err
-		case v == verdictHere:
+		case err == nil && v == verdictHere:
 			f.join([]holder{{nb, false}})
 			return nil
-		case v != verdictYes || !f.setRoot(nb, true):
+		case err == nil && (v != verdictYes || !f.setRoot(nb, true)):
 			return errRefused
+		case err != nil && (t.answered.IsZero() || nb.gone()):
+			return err
+		case err == nil:
+			t.answer(time.Now(), got, pace)
 		}
-		now := time.Now()
-		if g > got {
-			got, moved = g, now
-		}
-		if err := f.tooSlow(now, began, moved, pace); err != nil {
+		t.hear(f.lastFrom(nb), f.missing())
+		if err := t.over(time.Now(), f.node.pace.rate()); err != nil {
 			return err
 		}
 		select {
@@ -82,25 +83,25 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 	}
 }
 
-// tooSlow says why a neighbour is not worth waiting for that fetches since began, says that it has got more since moved,
-// and that its upstreams send it pace bytes in a second.
-func (f *fetch) tooSlow(now, began, moved time.Time, pace int64) error {
+// lastFrom is when a block of this NAR came last from whomever, or of any from a neighbour.
+func (f *fetch) lastFrom(nb *neighbour) time.Time {
 	f.mu.Lock()
 	last := f.crowd.last
 	f.mu.Unlock()
-	if last.Before(began) {
-		last = began
+	if at := time.Unix(0, nb.brought.Load()); at.After(last) {
+		last = at
 	}
-	own := f.node.pace.rate()
-	switch {
-	case now.Sub(last) > deafPatience:
-		return fmt.Errorf("nothing has come for %s", deafPatience)
-	case now.Sub(last) > helpPatience && now.Sub(moved) > helpPatience:
-		return fmt.Errorf("it has received nothing for %s", helpPatience)
-	case now.Sub(began) > helpPatience && pace > 0 && (own == 0 && pace < slowPace || pace < own/slowFactor):
-		return fmt.Errorf("its upstream sends %d bytes a second, ours %d", pace, own)
+	return last
+}
+
+// gone says whether the neighbour has ended.
+func (n *neighbour) gone() bool {
+	select {
+	case <-n.done:
+		return true
+	default:
+		return false
 	}
-	return nil
 }
 
 // setRoot makes a neighbour one of whom all blocks are to be had, or ends that. It returns false if nothing can be had

@@ -20,8 +20,6 @@ const (
 	// supplyTries is how often each upstream is asked for one NAR: again only if what came was not the NAR, because then
 	// its claim may be one from before.
 	supplyTries = 2
-	// judgedAfter is how long the pace of an upstream is watched before it is judged whether the NAR can come in time.
-	judgedAfter = 10 * time.Second
 )
 
 // errDisbelieved says that an upstream has a path, and nobody whom this machine trusts has signed what it says of it.
@@ -117,7 +115,7 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 	began, last := time.Now(), len(f.blocks)-1
 	for i := range f.blocks {
 		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
-		if _, err := io.ReadFull(fed{f, r}, block); err != nil {
+		if _, err := io.ReadFull(fed{&f.node.pace, r}, block); err != nil {
 			return err
 		}
 		if i == last { // the rest of the file, so that the connection can be used again
@@ -142,8 +140,7 @@ func (f *fetch) hopeless(ctx context.Context, began time.Time, block int) error 
 	if !ok || took < judgedAfter {
 		return nil
 	}
-	done := (block + 1) * store.BlockSize
-	rest := time.Duration(float64(took) / float64(done) * float64(int64(f.missing())*store.BlockSize))
+	rest := remaining(took, block+1, f.missing())
 	if time.Now().Add(rest).After(deadline) {
 		return fmt.Errorf("%w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, rest.Round(time.Second), time.Until(deadline).Round(time.Second))
 	}
@@ -182,15 +179,14 @@ func (f *fetch) origin(from peer.ID) (store.Origin, string) {
 	return store.FromNeighbours, from.String()
 }
 
-// fed counts what an upstream sends for a fetch.
+// fed counts what an upstream sends.
 type fed struct {
-	f *fetch
-	r io.Reader
+	pace *tempo
+	r    io.Reader
 }
 
 func (r fed) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	r.f.fed.Add(int64(n))
-	r.f.node.pace.add(n)
+	r.pace.add(n)
 	return n, err
 }

@@ -26,6 +26,7 @@ type webCache struct {
 	asked map[string]int
 	pace  time.Duration // between pieces of 64 KiB of an archive
 	hold  chan struct{} // archives wait for it to be closed; nil does not
+	stuck string        // the agent whose archives begin, and never go on
 }
 
 func newWebCache(t testing.TB, up upstream) *webCache {
@@ -40,6 +41,9 @@ func (c *webCache) serve(w http.ResponseWriter, r *http.Request) {
 	file, ok := c.files[r.URL.Path]
 	c.asked[r.URL.Path]++
 	pace, hold := c.pace, c.hold
+	if c.stuck != "" && c.stuck == r.UserAgent() {
+		hold = make(chan struct{})
+	}
 	c.mu.Unlock()
 	if !ok {
 		http.NotFound(w, r)

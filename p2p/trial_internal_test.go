@@ -1,0 +1,146 @@
+package p2p
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+// A trial goes through what the neighbour says and sends, second by second.
+func TestWhoFetchesForUsIsJudgedByAllItReceives(t *testing.T) {
+	const mega = 1 << 20
+	type second struct {
+		got  int64 // what it says to have received, in all
+		come int   // blocks of the NAR that have come
+	}
+	grow := func(step int64) func(s int) second {
+		return func(s int) second { return second{got: int64(s) * step} }
+	}
+	for name, tt := range map[string]struct {
+		at      func(s int) second
+		heard   func(s int) bool // whether a block of another NAR has come from it
+		own     int64
+		pace    int64
+		limit   int // seconds that Nix waits; 0 is for ever
+		wantFor int // it is judged then, in seconds; 0 is never
+		want    string
+	}{
+		"fast":                         {at: func(s int) second { return second{int64(s) * mega, 2 * s} }, pace: mega, own: mega},
+		"stuck":                        {at: func(s int) second { return second{got: mega} }, wantFor: 7, want: "it has received nothing"},
+		"busy with other NARs":         {at: grow(mega / 2), heard: func(s int) bool { return s%9 == 0 }, pace: 300e3, own: 300e3},
+		"passes nothing on":            {at: grow(2 * mega), wantFor: 11, want: "nothing has come from it"},
+		"passes nothing on, and slow":  {at: grow(1000), wantFor: 61, want: "nothing has come from it"},
+		"much slower":                  {at: func(s int) second { return second{int64(s), s} }, pace: 90e3, own: 300e3, wantFor: 6, want: "brings it"},
+		"a little slower":              {at: func(s int) second { return second{int64(s), s} }, pace: 110e3, own: 300e3},
+		"slow, and we have no measure": {at: func(s int) second { return second{int64(s), s} }, pace: 30e3, wantFor: 6, want: "brings it"},
+		"too late for Nix":             {at: func(s int) second { return second{int64(s) * mega, s} }, limit: 100, wantFor: 51, want: "Nix waits"},
+		"just in time for Nix":         {at: func(s int) second { return second{int64(s) * mega, 3 * s} }, limit: 100},
+		"trickles a block in 9 s":      {at: func(s int) second { return second{int64(s), s / 9} }, limit: 240, wantFor: 121, want: "Nix waits"},
+	} {
+		const blocks = 250
+		start := time.Unix(1e9, 0)
+		tr := newTrial(start, blocks)
+		if tt.limit > 0 {
+			tr.until = start.Add(time.Duration(tt.limit) * time.Second)
+		}
+		heard, come := start, 0
+		for s := 1; s <= 125; s++ {
+			now := start.Add(time.Duration(s) * time.Second)
+			at := tt.at(s)
+			if at.come >= blocks {
+				break
+			}
+			if at.come > come || tt.heard != nil && tt.heard(s) {
+				heard, come = now, at.come
+			}
+			tr.answer(now, at.got, tt.pace)
+			tr.hear(heard, blocks-at.come)
+			err := tr.over(now, tt.own)
+			if err == nil && s == tt.wantFor {
+				t.Errorf("%s: waited for after %d s, want an end", name, s)
+			}
+			if err != nil {
+				if s != tt.wantFor || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("%s: not waited for after %d s: %v; want that after %d s", name, s, err, tt.wantFor)
+				}
+				break
+			}
+		}
+	}
+	tr := newTrial(time.Unix(0, 0), 1)
+	tr.answer(time.Unix(1, 0), 1, 0)
+	if err := tr.over(time.Unix(7, 0), 0); err == nil {
+		t.Error("waited for after 6 s without an answer")
+	}
+}
+
+func TestWhoFailsToHelpIsLeftOutForLongerEachTime(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	ta := &tally{id: peer.ID("p")}
+	for i, want := range []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour} {
+		ta.shun(now)
+		ta.shun(now.Add(time.Second)) // another NAR of the same time
+		if !ta.isShunned(now.Add(want - 1)) {
+			t.Errorf("after %d failures it is asked again within %s", i+1, want)
+		}
+		if now = now.Add(want); ta.isShunned(now) {
+			t.Errorf("after %d failures it is left out for more than %s", i+1, want)
+		}
+	}
+	now = now.Add(maxShun + 1)
+	if ta.shun(now); ta.isShunned(now.Add(shunTime)) {
+		t.Error("what was long ago still counts")
+	}
+}
+
+// Downloads that share a line go at the same pace, however many of them each machine has.
+func TestPaceIsThatOfOneDownload(t *testing.T) {
+	p := tempo{}
+	for range 4 {
+		p.begin()
+	}
+	p.mu.Lock()
+	p.since = p.since.Add(-time.Second)
+	p.mu.Unlock()
+	p.add(4000)
+	if got := p.rate(); got < 900 || got > 1000 {
+		t.Errorf("four downloads that bring 4,000 bytes a second together: %d each, want 1,000", got)
+	}
+}
+
+func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
+	for _, tt := range []struct {
+		ago      time.Duration
+		done     int
+		own      int64
+		upstream bool
+		want     bool
+	}{
+		{11 * time.Second, 10, 0, true, true},
+		{11 * time.Second, 10, 0, false, false},
+		{9 * time.Second, 9, 0, true, false},
+		{11 * time.Second, 60, 0, true, false}, // done in time
+		{11 * time.Second, 10, 2 * store.BlockSize, true, true},
+		{11 * time.Second, 10, store.BlockSize, true, false}, // ours is not twice as fast
+	} {
+		n := &Node{}
+		if tt.upstream {
+			n.cfg.Upstreams = []*store.Upstream{nil}
+		}
+		if tt.own > 0 {
+			n.pace.begin()
+			n.pace.since = n.pace.since.Add(-10 * time.Second)
+			n.pace.end()
+			n.pace.add(int(10 * tt.own))
+		}
+		const blocks = 100
+		s := shift{fetch: &fetch{node: n, left: blocks - tt.done}, began: time.Now().Add(-tt.ago), blocks: blocks}
+		if got := s.crawls(); got != tt.want {
+			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)
+		}
+	}
+}
