@@ -126,3 +126,31 @@ func TestTheHouseholdBearsWithItsMembers(t *testing.T) {
 	}
 	t.Logf("with one that is slow, one that dies and one that lies: %.2f of the closure over the line", h.downloaded())
 }
+
+// Two who are elected like everybody else say that they download, and do not, or as good as not.
+func TestTheHouseholdOvertakesHelpersThatLie(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	h := newHousehold(w, c)
+	var members []*lan.Host
+	for i := range 3 {
+		m, _ := h.member(fmt.Sprintf("member%d", i))
+		members = append(members, m)
+	}
+	for _, fault := range []string{"idle-helper", "slow-helper"} {
+		w.hostile(w.host(lan.HostConfig{Name: fault, Nix: c.Nix}, "substituters ="), "--fault", fault, "--upstream", h.url+"/")
+	}
+	for _, m := range members {
+		w.neighbours(m, len(members)+1)
+	}
+	h.downloaded()
+	var all []*realisation
+	for _, m := range members {
+		all = append(all, h.begin(m, c.Top.String()))
+	}
+	for i, r := range all {
+		r.end()
+		w.whole(members[i], c, c.Top.String())
+	}
+	t.Logf("with two of five that only say to download: %.2f of the closure over the line", h.downloaded())
+}

@@ -19,6 +19,9 @@ const (
 	kindClaims   = 1
 	kindManifest = 2
 	kindBlock    = 3
+	kindHave     = 4
+	kindUpstream = 5
+	kindFetch    = 6
 )
 
 const (
@@ -27,6 +30,8 @@ const (
 	statusS2    = 2
 	statusZstd  = 3
 	statusLater = 4
+	// statusRelayed is statusRaw of a NAR that is still being received.
+	statusRelayed = 5
 )
 
 // maxFrame bounds what a request may hold: well more than the format does.
@@ -36,7 +41,7 @@ const maxFrame = 1 << 20
 type request struct {
 	kind  byte
 	parts []store.HashPart // of claims any number, otherwise one
-	nar   store.Hash       // manifest and block
+	nar   store.Hash       // but for claims and upstream
 	block int              // block
 }
 
@@ -61,10 +66,13 @@ func readRequest(br *bufio.Reader) (request, error) {
 		}
 		return r, nil
 	}
-	if r.kind != kindManifest && r.kind != kindBlock || len(b) < 20+36 {
+	if r.kind > kindFetch || len(b) < 20 || r.kind != kindUpstream && len(b) < 20+36 {
 		return request{}, fmt.Errorf("request of kind %d with %d bytes", r.kind, n)
 	}
 	r.parts = []store.HashPart{store.HashPartFromBytes([20]byte(b))}
+	if r.kind == kindUpstream {
+		return r, nil
+	}
 	copy(r.nar[:], b[20+4:])
 	if r.kind == kindBlock {
 		i, k := binary.Uvarint(b[20+36:])

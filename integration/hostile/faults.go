@@ -28,7 +28,8 @@ type fault struct {
 	always   bool // claim even what is not here
 	block    func(ctx context.Context, s network.Stream, a archive, i int, b []byte) error
 	manifest func(ctx context.Context, s network.Stream, a archive, digests []store.Hash) error
-	attack   func(ctx context.Context, m *machine, f fault) error // of its own accord
+	attack   func(ctx context.Context, m *machine, f fault) error             // of its own accord
+	helper   func(ctx context.Context, m *machine, r request) ([]byte, error) // who is asked for a block of what it should download
 }
 
 // errReset ends a stream with a reset.
@@ -36,7 +37,7 @@ var errReset = errors.New("reset")
 
 // allFaults is the catalogue.
 func allFaults() []fault {
-	return slices.Concat(blockFaults(), bombs(), manifestFaults(), claimFaults(), streamFaults(), attacks())
+	return slices.Concat(blockFaults(), bombs(), manifestFaults(), claimFaults(), streamFaults(), helperFaults(), attacks())
 }
 
 func blockFaults() []fault {

@@ -34,6 +34,8 @@ type machine struct {
 	nix  library
 	turn atomic.Int64 // which fault is next
 
+	began time.Time
+
 	mu     sync.Mutex // guards what follows
 	stderr io.Writer
 	open   map[store.HashPart]archive
@@ -60,7 +62,7 @@ func newMachine(o options, nix *store.Nix, stderr io.Writer) (*machine, error) {
 }
 
 func machineAt(h host.Host, o options, lib library, stderr io.Writer) *machine {
-	return &machine{options: o, host: h, nix: lib, stderr: stderr, open: map[store.HashPart]archive{}}
+	return &machine{options: o, host: h, nix: lib, began: time.Now(), stderr: stderr, open: map[store.HashPart]archive{}}
 }
 
 // newHost makes a libp2p host with a new identity and no limits. Without addresses it does not listen.
@@ -192,6 +194,9 @@ func (m *machine) next(fits func(fault) bool) (fault, bool) {
 }
 
 func (m *machine) answer(ctx context.Context, s network.Stream, r request) error {
+	if f, ok := m.next(func(f fault) bool { return f.helper != nil }); ok {
+		return m.help(ctx, s, f, r)
+	}
 	switch r.kind {
 	case kindClaims:
 		return m.answerClaims(ctx, s, r)
@@ -199,7 +204,7 @@ func (m *machine) answer(ctx context.Context, s network.Stream, r request) error
 		return m.answerManifest(ctx, s, r)
 	}
 	a, err := m.archive(ctx, r.parts[0])
-	if err != nil || a.info.NarHash != r.nar {
+	if err != nil || a.info.NarHash != r.nar || r.kind != kindBlock {
 		_, err := s.Write([]byte{statusGone})
 		return err
 	}

@@ -41,6 +41,8 @@ type options struct {
 	count  int           // identities, announcements
 	over   time.Duration // how long the announcements take
 	quiet  bool          // do not announce
+	// upstream is the URL of whoever is asked on behalf of others, or so it says.
+	upstream string
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {
@@ -52,6 +54,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.target, "target", "", "attack the machine with this IP `ADDRESS` alone")
 	fs.IntVar(&o.count, "count", 0, "how many identities or announcements; 0 is 1,000 and 10,000, and 1 for greedy")
 	fs.DurationVar(&o.over, "over", time.Minute, "how long the announcements take")
+	fs.StringVar(&o.upstream, "upstream", "", "what a helper says to ask for others: a `URL` that ends with a slash")
 	fs.BoolVar(&o.quiet, "quiet", false, "do not announce")
 	fs.Usage = func() {
 		fmt.Fprintln(stderr, "usage: hostile [flags]")

@@ -1,0 +1,61 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// helperFaults are committed by who says to ask the upstream of --upstream for others, has nothing of its own, and is
+// elected like everybody.
+func helperFaults() []fault {
+	return []fault{
+		{name: "idle-helper", says: "it says to download fast whatever it is asked to, and passes nothing on", connect: showSign,
+			helper: func(ctx context.Context, _ *machine, _ request) ([]byte, error) {
+				sleep(ctx, 250*time.Millisecond)
+				return []byte{statusLater}, nil
+			}},
+		{name: "slow-helper", says: "the same, but for a block in nine seconds", connect: showSign,
+			helper: func(ctx context.Context, m *machine, r request) ([]byte, error) {
+				a, err := m.archive(ctx, r.parts[0])
+				if err != nil {
+					return nil, err
+				}
+				b, err := a.read(r.block)
+				sleep(ctx, 9*time.Second)
+				return blockAnswer(statusRelayed, b), err
+			}},
+	}
+}
+
+// showSign speaks the protocol of those who ask the upstream.
+func showSign(m *machine) {
+	sum := sha256.Sum256([]byte(m.upstream))
+	m.host.SetStreamHandler(protocol.ID("/narbor/upstream/1/"+hex.EncodeToString(sum[:8])), func(s network.Stream) { s.Reset() })
+}
+
+// help answers who believes a fault's machine to download.
+func (m *machine) help(ctx context.Context, s network.Stream, f fault, r request) error {
+	out := []byte{0} // no claims, "cannot tell", nothing yet
+	var err error
+	switch r.kind {
+	case kindClaims:
+		out = make([]byte, len(r.parts)+1)
+	case kindFetch:
+		m.offence(f, "fetch of %s", r.parts[0])
+		const pace = 10 << 20 // more than whoever asks has
+		out = binary.AppendUvarint([]byte{2}, uint64(time.Since(m.began)/time.Second)*pace)
+		out = binary.AppendUvarint(out, pace)
+	case kindBlock:
+		if out, err = f.helper(ctx, m, r); err != nil {
+			return err
+		}
+	}
+	_, err = s.Write(out)
+	return err
+}
