@@ -23,6 +23,7 @@ type bench struct {
 	runs     int
 	short    bool
 	large    bool
+	named    int // how many hosts have got a number for a name
 }
 
 func (b *bench) close() error { return os.RemoveAll(b.dir) }

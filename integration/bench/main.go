@@ -175,7 +175,7 @@ func newBench(ctx context.Context) (*bench, error) {
 		}
 	}
 	b.progress("building narbor")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.programs, "narbor/cmd/narbor", "narbor/integration/bench")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.programs, "narbor/cmd/narbor", "narbor/integration/bench", "narbor/integration/hostile")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("go build: %w\n%s", err, out), b.close())

@@ -35,64 +35,132 @@ func (b *bench) crowdUpstream() (rows []row, err error) {
 			return err
 		}
 		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "Nix alone", c, from),
-			b.downloaders(l, "one host", c, from, 1, 0), b.downloaders(l, "last of six", c, from, crowdSize, 0))
+			b.downloaders(l, c, from, downloading{name: "one host", hosts: 1}), b.downloaders(l, c, from, downloading{name: "last of six", hosts: crowdSize}))
 		if err != nil {
 			return err
 		}
 		direct, one, six := all[0], all[1], all[2]
-		pause := time.Duration(median(one.seconds()) / 2 / (crowdSize - 1) * float64(time.Second))
-		all, err = b.turns(b.fewer(), what, b.downloaders(l, "six that start one after the other", c, from, crowdSize, pause))
-		if err != nil {
-			return err
-		}
+		half := time.Duration(median(one.seconds()) / 2 * float64(time.Second))
 		rows = []row{
 			ratio(name, what+": one host through narbor ÷ Nix alone", one, direct, 1.03),
 			ratio(name, what+": six hosts at once ÷ one", six, one, 1.15),
 			value(name, "the same: bytes over the line ÷ those for one", "", six.out("sender")/one.out("sender"), 1.05),
-			value(name, "six that start over half the time of one: bytes over the line ÷ those for one", "", all[0].out("sender")/one.out("sender"), 1.25),
+		}
+		for _, odd := range []downloading{
+			{name: "six that start over half the time of one", hosts: crowdSize, pause: half / (crowdSize - 1)},
+			{name: "six, of which one dies halfway", hosts: crowdSize, killed: half},
+			{name: "five, and one at 1 Mbit/s that wants nothing", hosts: crowdSize, slow: true},
+			{name: "six, and one that says to download and does not", hosts: crowdSize, liar: true},
+		} {
+			got, err := b.turns(b.fewer(), what, b.downloaders(l, c, from, odd))
+			if err != nil {
+				return fmt.Errorf("%s: %w", odd.name, err)
+			}
+			rows = append(rows, ratio(name, odd.name+": the last ÷ one alone", got[0], one, 0),
+				value(name, odd.name+": bytes over the line ÷ those for one", "", got[0].out("sender")/one.out("sender"), 1.25))
 		}
 		return nil
 	})
 	return rows, err
 }
 
-// downloaders is a turn in which n new receivers fetch a corpus from one upstream, each a while after the one before.
-func (b *bench) downloaders(l *lan.LAN, name string, c *corpus.Corpus, from *sender, n int, pause time.Duration) turn {
-	return turn{name, func(i int) (sample, error) {
+// A downloading is how many hosts download the same, and what is wrong with one of them.
+type downloading struct {
+	name   string
+	hosts  int
+	pause  time.Duration // between the starts of two
+	killed time.Duration // after which the last loses its narbor and its cable; 0 is never
+	slow   bool          // the last has a line of 1 Mbit/s to the others and the upstream, and does not download for itself
+	liar   bool          // there is one more, elected like the others, that does not download
+}
+
+// downloaders is a turn in which new receivers fetch a corpus from one upstream.
+func (b *bench) downloaders(l *lan.LAN, c *corpus.Corpus, from *sender, d downloading) turn {
+	return turn{d.name, func(i int) (_ sample, err error) {
 		var w watch
 		w.sender(from, false)
 		var fetch []func() error
 		var added []*receiver
-		for j := range n {
-			r, err := b.throughNginx(l, fmt.Sprintf("down%d-%d-%d-%d", n, pause.Milliseconds(), i, j), lan.Substituter)
+		defer func() {
+			for _, r := range added {
+				err = errors.Join(err, l.Remove(r.Host))
+			}
+		}()
+		for range d.hosts {
+			r, err := b.downloader(l, from)
 			if err != nil {
 				return sample{}, err
 			}
 			added = append(added, r)
-			if r.narbor, err = r.StartNarbor(narbor, "--upstream", from.url); err != nil {
-				return sample{}, err
-			}
-			if err := r.Shape(1000); err != nil {
-				return sample{}, err
+		}
+		for j, r := range added {
+			if j == d.hosts-1 && (d.slow || d.killed > 0) {
+				continue
 			}
 			w.proc("receivers' Nix", r.nix)
 			w.proc("receivers' narbor", r.narbor)
 			w.host("receivers", r.Host)
 			fetch = append(fetch, func() error {
-				time.Sleep(time.Duration(j) * pause)
+				time.Sleep(time.Duration(j) * d.pause)
 				_, err := b.realise(r.Host, c)
 				return err
 			})
 		}
-		for _, r := range added {
-			if err := b.settle(r.Host, n-1); err != nil {
+		neighbours := d.hosts - 1
+		if d.liar {
+			liar, err := b.lyingHelper(l, c, from)
+			if err != nil {
+				return sample{}, err
+			}
+			added = append(added, liar)
+			neighbours++
+		}
+		for _, r := range added[:d.hosts] {
+			if err := b.settle(r.Host, neighbours); err != nil {
 				return sample{}, err
 			}
 		}
-		s, err := b.observe(w, func() (float64, error) { return together(fetch) })
-		for _, r := range added {
-			err = errors.Join(err, l.Remove(r.Host))
+		last := added[d.hosts-1]
+		if d.slow {
+			if err := last.Shape(1); err != nil {
+				return sample{}, err
+			}
 		}
-		return s, err
+		if d.killed > 0 {
+			fetch = append(fetch, func() error {
+				go b.realise(last.Host, c) // which its Nix fails at, with the narbor that it asks
+				time.Sleep(d.killed)
+				return errors.Join(last.narbor.Kill(), last.Unplug())
+			})
+		}
+		return b.observe(w, func() (float64, error) { return together(fetch) })
 	}}
+}
+
+// downloader adds a receiver whose narbor has an upstream.
+func (b *bench) downloader(l *lan.LAN, from *sender) (*receiver, error) {
+	b.named++
+	r, err := b.throughNginx(l, fmt.Sprintf("down%d", b.named), lan.Substituter)
+	if err != nil {
+		return nil, err
+	}
+	if r.narbor, err = r.StartNarbor(narbor, "--upstream", from.url); err != nil {
+		return nil, err
+	}
+	return r, r.Shape(1000)
+}
+
+// lyingHelper adds a host that says to download for others, and does not.
+func (b *bench) lyingHelper(l *lan.LAN, c *corpus.Corpus, from *sender) (*receiver, error) {
+	b.named++
+	h, err := l.Add(lan.HostConfig{Name: fmt.Sprintf("liar%d", b.named), Nix: c.Nix, Binds: map[string]string{"opt": b.programs}})
+	if err != nil {
+		return nil, err
+	}
+	nix, err := b.startNix(h, "substituters =")
+	if err != nil {
+		return nil, err
+	}
+	_, err = h.StartHelper("/opt/hostile", "--fault", "idle-helper", "--upstream", from.url+"/")
+	return &receiver{Host: h, nix: nix}, err
 }
