@@ -218,7 +218,7 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 
 // decompress writes to out the NAR that is compressed in f.
 func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFile) error {
-	r, err := newDecompressor(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize)
+	r, err := newDecompressor(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize, maxZstdWindow)
 	if err != nil {
 		return err
 	}
@@ -230,9 +230,9 @@ func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFil
 	return err
 }
 
-// newDecompressor returns what is compressed in r, of a NAR of narSize bytes, which bounds the memory that it may take.
-// The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed data's fault.
-func newDecompressor(r io.Reader, compression string, narSize int64) (io.ReadCloser, error) {
+// newDecompressor returns what is compressed in r, of a NAR of narSize bytes, which bounds the memory that it may take, as
+// does window for zstd. The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed data's fault.
+func newDecompressor(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
 	switch compression {
 	case "none":
 		return io.NopCloser(r), nil
@@ -243,7 +243,9 @@ func newDecompressor(r io.Reader, compression string, narSize int64) (io.ReadClo
 		}
 		return io.NopCloser(corruptReader{x}), nil
 	case "zstd":
-		d, err := zstd.NewReader(bufio.NewReaderSize(r, 128<<10), zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		in := bufio.NewReaderSize(r, 128<<10)
+		fitZstd(in, narSize, window)
+		d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(max(window, leastZstdWindow))))
 		if err != nil {
 			return nil, corrupt(err)
 		}

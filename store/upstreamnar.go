@@ -9,11 +9,10 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
 )
 
 const (
@@ -22,8 +21,15 @@ const (
 	// its compressor's window.
 	maxUpstreamStreams = 32
 	// UnpackMemory bounds what unpacking archives of upstreams takes, in bytes, so that narbor stays below 160 MiB: eight of
-	// Nix's at once, whose dictionaries are 8 MiB, and any number of small ones. One that needs more goes alone.
+	// Nix's at once, whose dictionaries are 8 MiB, and any number of small ones.
 	UnpackMemory = 66 << 20
+	// maxUpstreamWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21. What
+	// zstd has packed with more is left to Nix, which needs the same memory for it.
+	maxUpstreamWindow = 64 << 20
+	// hugeUnpack is from how many bytes on what one archive took is free before another may take it.
+	hugeUnpack = 16 << 20
+	// xzBuffers and zstdBuffers are what unpacking takes beside the window.
+	xzBuffers, zstdBuffers = 256 << 10, 1 << 20
 	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
 	upstreamStall = 15 * time.Second
 	// upstreamTries is how often the rest of an archive is asked for in a row if nothing comes of it, and upstreamPause
@@ -70,30 +76,27 @@ func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error)
 // unpack takes the memory that unpacking needs, when that is free, and begins.
 func (s *stream) unpack(ctx context.Context) (err error) {
 	in := bufio.NewReaderSize(s.body, 4<<10)
-	need := min(memoryFor(in, s.page.compression, s.page.info.NarSize), UnpackMemory)
+	p := s.page
+	var window, need int64
+	switch p.compression {
+	case "xz":
+		need = xzBuffers + xzMemory(in, p.info.NarSize)
+	case "zstd":
+		window = fitZstd(in, p.info.NarSize, maxUpstreamWindow)
+		need = zstdBuffers + window
+	}
+	if window > maxUpstreamWindow {
+		hp := p.info.Path.HashPart()
+		s.upstream.Forget(hp)
+		s.upstream.misses.Add(hp, time.Now()) // so that Nix is not told again that it can be had here
+		return fmt.Errorf("upstream %s: %s: %w: to unpack it takes a window of %d MiB, and there is memory for %d", s.upstream, p.url, ErrNotFound, window>>20, maxUpstreamWindow>>20)
+	}
 	if err := s.upstream.memory.Acquire(ctx, need); err != nil {
 		return err
 	}
 	s.memory = need
-	s.nar, err = newDecompressor(in, s.page.compression, s.page.info.NarSize)
+	s.nar, err = newDecompressor(in, p.compression, p.info.NarSize, window)
 	return err
-}
-
-// memoryFor is how many bytes unpacking takes of what begins in r.
-func memoryFor(r *bufio.Reader, compression string, narSize int64) int64 {
-	const least = 256 << 10 // buffers and tables
-	switch compression {
-	case "xz":
-		return least + xzMemory(r, narSize)
-	case "zstd":
-		var h zstd.Header
-		b, _ := r.Peek(zstd.HeaderMaxSize) // a file may be shorter
-		if h.Decode(b) != nil {
-			return least
-		}
-		return least + 2*int64(min(h.WindowSize, maxZstdWindow))
-	}
-	return least
 }
 
 // A stream is an archive as it comes. One goroutine reads it.
@@ -147,6 +150,10 @@ func (s *stream) Close() error {
 	}
 	if s.nar != nil {
 		s.nar.Close()
+		s.nar = nil
+	}
+	if s.memory >= hugeUnpack {
+		runtime.GC() // or the next is allocated beside it
 	}
 	s.body.drop()
 	s.upstream.memory.Release(s.memory)
