@@ -212,7 +212,7 @@ func machine(ctx context.Context) string {
 			break
 		}
 	}
-	nix, err := exec.CommandContext(ctx, "nix-store", "--version").Output()
+	nix, err := exec.CommandContext(ctx, "nix", "--version").Output() // nix-store would open a store, and make one
 	if err != nil {
 		nix = []byte("no Nix")
 	}
