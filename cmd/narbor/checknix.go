@@ -7,11 +7,8 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -20,13 +17,10 @@ import (
 
 const (
 	nixConfFile = "/etc/nix/nix.conf"
-	// nixPort is where Nix asks unless somebody says otherwise.
+	// nixURL is where Nix asks unless somebody says otherwise.
 	nixURL = "http://127.0.0.1:6272"
 	// probeLimit is how long a question about nothing may take. It is answered within 300 ms, and a machine may be busy.
 	probeLimit = 2 * time.Second
-	// daemonSlack is how exactly it is known when nix-daemon began, and when its configuration was changed: the kernel
-	// counts both in steps of up to 10 ms.
-	daemonSlack = 20 * time.Millisecond
 )
 
 func checkRunning(ctx context.Context, p *patient) []Finding {
@@ -160,75 +154,6 @@ func (p *patient) checkDaemonAge() []Finding {
 		Fix: "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
 }
 
-// A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one and
-// goes on when the first is restarted, with the configuration that it began with.
-type daemonProcess struct {
-	pid     int
-	started time.Time // rounded down to 10 ms; zero is unknown
-	worker  bool
-	client  int // whom a worker serves; 0 is unknown
-}
-
-// nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
-func nixDaemon() (pid int, started time.Time) {
-	for _, p := range daemonProcesses("/proc", bootTime()) {
-		if !p.worker && (pid == 0 || p.pid < pid) {
-			pid, started = p.pid, p.started
-		}
-	}
-	return pid, started
-}
-
-// daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has its client's pid in place of the first
-// argument, as far as that has room for it.
-func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
-	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
-	if err != nil {
-		return nil
-	}
-	for _, name := range names {
-		dir := filepath.Dir(name)
-		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || commOf(proc, pid) != "nix-daemon" {
-			continue
-		}
-		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || len(args) == 0 {
-			continue // it has ended, and its parent does not know yet
-		}
-		p := daemonProcess{pid: pid}
-		if words := strings.Split(string(args), "\x00"); len(words) > 1 {
-			client, err := strconv.Atoi(words[1])
-			p.worker, p.client = err == nil, client
-		}
-		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil {
-			p.started = startOf(string(stat), boot)
-		}
-		found = append(found, p)
-	}
-	return found
-}
-
-func commOf(proc string, pid int) string {
-	comm, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "comm"))
-	return strings.TrimSpace(string(comm))
-}
-
-// startOf returns when a process began: /proc says after how many hundredths of a second since the boot.
-func startOf(stat string, boot time.Time) time.Time {
-	const field = 19 // of those after the name, which ends with the last parenthesis
-	_, after, _ := cutLast(stat, ")")
-	fields := strings.Fields(after)
-	if boot.IsZero() || len(fields) <= field {
-		return time.Time{}
-	}
-	ticks, err := strconv.ParseInt(fields[field], 10, 64)
-	if err != nil {
-		return time.Time{}
-	}
-	return boot.Add(time.Duration(ticks) * 10 * time.Millisecond)
-}
-
 // checkProxy looks at the environment of who asks: nix-daemon, or this user without one.
 func checkProxy(_ context.Context, p *patient) []Finding {
 	who, environ := "your environment", os.Environ()
@@ -346,55 +271,4 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 		resp.Body.Close()
 	}
 	return []Finding{f}
-}
-
-var versionPattern = regexp.MustCompile(`\(([A-Za-z]+)[^)]*\) (\d+)\.(\d+)(?:\.(\d+))?`)
-
-// fixedIn is, for each minor version of Nix 2, the patch that reads deeply nested archives without harm; later ones do.
-func fixedIn() map[int]int {
-	return map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
-}
-
-func checkVersion(ctx context.Context, _ *patient) []Finding {
-	nix, err := exec.LookPath("nix")
-	if err != nil {
-		return []Finding{skipped("version: there is no nix in PATH")}
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, nix, "--version").Output()
-	if err != nil {
-		return []Finding{skipped("version: nix --version: %v", err)}
-	}
-	name, flaws := flawsOf(string(out))
-	if len(flaws) == 0 {
-		return []Finding{fine("%s has no known flaw in reading archives", name)}
-	}
-	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): whoever serves it one can harm it. What comes through narbor is checked before; "+
-		"what comes from elsewhere is not", name, strings.Join(flaws, ", ")), Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}}
-}
-
-// flawsOf says which program printed that version, and what is known against it.
-func flawsOf(version string) (name string, flaws []string) {
-	m := versionPattern.FindStringSubmatch(version)
-	if m == nil {
-		return strings.TrimSpace(version), nil
-	}
-	major, _ := strconv.Atoi(m[2])
-	minor, _ := strconv.Atoi(m[3])
-	patch, _ := strconv.Atoi(m[4])
-	if strings.Contains(m[0], "Lix") {
-		if major == 2 && (minor < 95 || minor == 95 && patch < 2) {
-			flaws = append(flaws, "CVE-2026-44028")
-		}
-		return "Lix " + strings.Fields(m[0])[len(strings.Fields(m[0]))-1], flaws
-	}
-	if major == 2 && minor == 24 && patch <= 5 {
-		flaws = append(flaws, "CVE-2024-45593")
-	}
-	fixed, backported := fixedIn()[minor]
-	if major == 2 && minor <= 34 && (!backported || patch < fixed) {
-		flaws = append(flaws, "CVE-2026-44028")
-	}
-	return "Nix " + strings.Fields(m[0])[len(strings.Fields(m[0]))-1], flaws
 }

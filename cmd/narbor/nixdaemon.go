@@ -1,0 +1,95 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// daemonSlack is how exactly it is known when nix-daemon began, and when its configuration was changed: the kernel
+// counts both in steps of up to 10 ms.
+const daemonSlack = 20 * time.Millisecond
+
+// A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one and
+// goes on when the first is restarted, with the configuration that it began with.
+type daemonProcess struct {
+	pid     int
+	started time.Time // rounded down to 10 ms; zero is unknown
+	worker  bool
+	client  int // whom a worker serves; 0 is unknown
+}
+
+// nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
+func nixDaemon() (pid int, started time.Time) {
+	for _, p := range daemonProcesses("/proc", bootTime()) {
+		if !p.worker && (pid == 0 || p.pid < pid) {
+			pid, started = p.pid, p.started
+		}
+	}
+	return pid, started
+}
+
+// daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has
+// its client's pid in place of the first argument, as far as that has room for it.
+func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
+	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
+	if err != nil {
+		return nil
+	}
+	for _, name := range names {
+		dir := filepath.Dir(name)
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || commOf(proc, pid) != "nix-daemon" {
+			continue
+		}
+		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil || len(args) == 0 {
+			continue // it has ended, and its parent does not know yet
+		}
+		p := daemonProcess{pid: pid}
+		if words := strings.Split(string(args), "\x00"); len(words) > 1 {
+			client, err := strconv.Atoi(words[1])
+			p.worker, p.client = err == nil, client
+		}
+		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil {
+			p.started = startOf(string(stat), boot)
+		}
+		found = append(found, p)
+	}
+	return found
+}
+
+func commOf(proc string, pid int) string {
+	comm, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "comm"))
+	return strings.TrimSpace(string(comm))
+}
+
+// startOf returns when a process began: /proc says after how many hundredths of a second since the boot.
+func startOf(stat string, boot time.Time) time.Time {
+	const field = 19 // of those after the name, which ends with the last parenthesis
+	_, after, _ := cutLast(stat, ")")
+	fields := strings.Fields(after)
+	if boot.IsZero() || len(fields) <= field {
+		return time.Time{}
+	}
+	ticks, err := strconv.ParseInt(fields[field], 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return boot.Add(time.Duration(ticks) * 10 * time.Millisecond)
+}
+
+// asksFor says whether a worker may ask substituters for somebody. narbor is a client of nix-daemon, too, and asks it
+// only for what is there.
+func (p daemonProcess) asksFor(proc string) bool {
+	client := commOf(proc, p.client)
+	return client != "" && client != "narbor"
+}
+
+// readBefore says whether a nix-daemon that began then may have read nix.conf as it was before it was changed last.
+func readBefore(started time.Time) bool {
+	st, err := os.Stat(nixConfFile)
+	return err == nil && !started.IsZero() && st.ModTime().After(started.Add(-daemonSlack))
+}
