@@ -111,7 +111,7 @@ func (g guard) bite(ctx context.Context, work string) (by string, err error) {
 		return "", err
 	}
 	defer os.Remove(work + ".test")
-	by, _, err = runTests(ctx, g.pkg, work+".test", g.tests)
+	by, _, err = runTests(ctx, g.pkg, work+".test", g.tests, work+".json")
 	if err == nil && by == "" {
 		err = fmt.Errorf("%s passes without it", g.tests)
 	}
@@ -130,10 +130,14 @@ func build(ctx context.Context, pkg, binary, overlay string) error {
 // failure finds the first test that failed, as the testing package tells it, and a panic in a goroutine of its own.
 var failure = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)|^(panic: test timed out)|^(panic): |^(fatal error: .*)`)
 
-// runTests returns the first test of binary that failed, or "", and all that they printed.
-func runTests(ctx context.Context, pkg, binary, pattern string) (failed, out string, err error) {
+// runTests returns the first test of binary that failed, or "", and all that they printed. Programs that they compile are
+// made with the overlay too.
+func runTests(ctx context.Context, pkg, binary, pattern, overlay string) (failed, out string, err error) {
 	cmd := exec.CommandContext(ctx, binary, "-test.run", "^("+pattern+")$", "-test.failfast", "-test.timeout", testTimeout.String())
 	cmd.Dir = pkg
+	if overlay != "" {
+		cmd.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay)
+	}
 	b, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {
 		return "", "", ctx.Err()

@@ -102,7 +102,7 @@ func sound(ctx context.Context, guards []guard, work string, jobs int) error {
 			if err := build(ctx, pkg, binary, ""); err != nil {
 				return err
 			}
-			failed, out, err := runTests(ctx, pkg, binary, strings.Join(patterns, "|"))
+			failed, out, err := runTests(ctx, pkg, binary, strings.Join(patterns, "|"), "")
 			if err == nil && failed != "" {
 				err = fmt.Errorf("%s fails in %s, with every guard in place:\n%s", failed, pkg, out)
 			}
