@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/zeroconf/v2"
@@ -51,7 +53,7 @@ func (p *patient) listen(ctx context.Context) hearing {
 	entries := make(chan *zeroconf.ServiceEntry, 16)
 	failed := make(chan error, 1)
 	go func() { // ends with ctx
-		failed <- zeroconf.Browse(ctx, "_narbor._tcp", "local", entries, zeroconf.SelectIfaces(ifaces))
+		failed <- zeroconf.Browse(ctx, "_narbor._tcp", "local", entries, zeroconf.SelectIfaces(ifaces), zeroconf.SelectIPTraffic(families()))
 	}()
 	var quiet <-chan time.Time
 	for {
@@ -75,6 +77,18 @@ func (p *patient) listen(ctx context.Context) hearing {
 			return p.heard
 		}
 	}
+}
+
+// families are those that this kernel has: zeroconf gives up if it cannot have one that it is to use.
+func families() zeroconf.IPType {
+	c, err := net.ListenPacket("udp6", "[::]:0")
+	if errors.Is(err, syscall.EAFNOSUPPORT) {
+		return zeroconf.IPv4
+	}
+	if err == nil {
+		c.Close()
+	}
+	return zeroconf.IPv4AndIPv6
 }
 
 // add takes down the addresses of an announcement.
