@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -14,6 +15,8 @@ import (
 
 const (
 	ipv6Off = "for i in all default lo eth0; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done"
+	// asNobody runs what follows as narbor's user.
+	asNobody = "setpriv --reuid=65534 --regid=65534 --clear-groups "
 )
 
 // noIPv6 is a program for perl that runs its arguments as on a kernel without IPv6: socket(AF_INET6, …) fails.
@@ -58,5 +61,63 @@ func TestWithoutIPv6(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The Nix of a single user has no daemon: the owner of /nix runs narbor too, which shares and is asked as everywhere.
+func TestNixOfASingleUser(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	w.sharing("nas", c)
+	single := func(name, nix string) *lan.Host {
+		h, err := w.lan.Add(lan.HostConfig{Name: name, Nix: nix, Binds: map[string]string{"opt": programs.dir}})
+		w.must(err)
+		w.must(h.Configure("extra-trusted-public-keys = "+corpus.PublicKey(), "substituters = "+lan.Substituter))
+		w.shell(h, "mkdir -p /nix/var/nix/db && touch -d '1 minute ago' /etc/nix/nix.conf && chown -R 65534:65534 /nix")
+		return h
+	}
+	desk := single("desk", "")
+	w.start(desk)
+	w.neighbours(desk, 1)
+	w.shell(desk, "HOME=/tmp NIX_REMOTE= "+asNobody+"nix-store --realise "+c.Top.String())
+	if got := w.status(desk).Nix.NarsServed; got < int64(len(c.Infos)) {
+		t.Errorf("narbor has served %d archives, want %d", got, len(c.Infos))
+	}
+	w.eventually(func() bool { return strings.Contains(w.shell(desk, narbor+" share"), "/nix/store") })
+	laptop, _ := w.fetching("laptop")
+	w.neighbours(laptop, 2)
+	w.shell(desk, "touch /etc/nix/nix.conf") // later than what narbor has started to read the store
+	w.well(desk, "nix")
+	w.realise(laptop, c.Top.String())
+	w.whole(laptop, c, c.Top.String())
+	if out := w.shell(desk, narbor+" why "+c.Top.String()); !strings.Contains(out, "valid in /nix/store") || !strings.Contains(out, "shared     yes") {
+		t.Errorf("narbor why says\n%s", out)
+	}
+}
+
+// A Nix that does not talk to narbor's user is not shared; status, doctor and why say so, until it does.
+func TestNixThatRefuses(t *testing.T) {
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	for _, r := range []struct{ name, script, mend string }{
+		{"by its socket", "chmod 700 /nix/var/nix/daemon-socket", "chmod 755 /nix/var/nix/daemon-socket"},
+		{"by having none, and another owner", "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" != nix-daemon ] || kill \"${p#/proc/}\"; done; rm -f /nix/var/nix/daemon-socket/socket; chmod 700 /nix/var/nix/db", ""},
+	} {
+		h := w.host(lan.HostConfig{Name: strings.Fields(r.name)[1], Nix: c.Nix}, "substituters = "+lan.Substituter)
+		w.shell(h, r.script)
+		w.start(h)
+		if f := w.wrong(h, "warning", "health", "The Nix store cannot be asked"); f.Code != "store" || f.Fix == "" {
+			t.Errorf("%s: doctor finds %+v", r.name, f)
+		}
+		status, err := h.Run(w.ctx, narbor, "status")
+		why, _ := h.Run(w.ctx, narbor, "why", c.Top.String()) // nobody has it
+		if err == nil || !strings.Contains(status, "The Nix store cannot be asked") || !strings.Contains(why, "Nix on this machine cannot be asked") {
+			t.Errorf("%s: %v\n%s\n%s", r.name, err, status, why)
+		}
+		if r.mend != "" {
+			w.shell(h, r.mend)
+			time.Sleep(5 * time.Second) // the next try
+			w.well(h, "health")
+		}
 	}
 }

@@ -146,7 +146,7 @@ func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
 		names[i] = name[:min(len(name), 52)] // as long as a peer ID
 	}
 	facts := evilFacts(names)
-	facts.Health = facts.Health[:9] // as many as there are
+	facts.Health = facts.Health[:10] // as many as there are
 	url := "http://" + startServer(t, narserve.New(narserve.Config{Accounts: accounts, Facts: func() narserve.Facts { return facts }}))
 	resp, page := getText(t, url+"/")
 	if len(page) > 80<<10 {

@@ -124,7 +124,7 @@ func (d *daemonChild) explain(err error) error {
 	if said = firstLine(said); said != "" {
 		err = fmt.Errorf("%w: %q", err, said)
 	}
-	return fmt.Errorf("no daemon listens, and with one of our own: %w", err)
+	return fmt.Errorf("no daemon listens, and one of our own, which only the owner of the store can use, fails: %w", err)
 }
 
 // A tail keeps the last bytes written to it.

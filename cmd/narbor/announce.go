@@ -64,7 +64,7 @@ func (s *service) announce(c *cli.Context) error {
 func (s *service) announceNix(w io.Writer, line func(key, format string, args ...any)) {
 	urls := s.urls()
 	line("for Nix", "%s", strings.Join(urls, ", "))
-	if !s.shares.hasNix() || len(urls) == 0 || s.isSubstituter() {
+	if !hasNix() || len(urls) == 0 || s.isSubstituter() {
 		return
 	}
 	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
@@ -104,8 +104,13 @@ func (s *service) isSubstituter() bool {
 
 func (s shares) describe() string {
 	what := "no Nix here"
-	if s.hasNix() {
+	switch {
+	case s.hasNix():
 		what = store.Dir + " by way of Nix"
+	case s.nixProblem() != "":
+		what = store.Dir + ", but Nix cannot be asked what is in it"
+	case hasNix():
+		what = "none of Nix yet"
 	}
 	return what + "; cache in " + strings.Join(s.cacheDirs, ", ")
 }

@@ -47,12 +47,12 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	return []Finding{f}
 }
 
-// restartDaemon is the command that makes nix-daemon read its configuration; "" where it is not known how.
+// restartDaemon is the command that makes nix-daemon read its configuration; "" where there is none, or it is not known how.
 func (p *patient) restartDaemon() string {
 	switch {
 	case runtime.GOOS == "darwin":
 		return "launchctl kickstart -k system/org.nixos.nix-daemon"
-	case p.systemd:
+	case p.systemd && hasDaemon():
 		return "systemctl restart nix-daemon"
 	}
 	return ""
@@ -130,7 +130,7 @@ func checkNixAsks(_ context.Context, p *patient) []Finding {
 		return []Finding{f}
 	}
 	f.Command = p.thenRestart(write)
-	if p.restartDaemon() == "" {
+	if p.restartDaemon() == "" && hasDaemon() {
 		f.Fix += ", and restart nix-daemon"
 	}
 	return []Finding{f}

@@ -56,7 +56,7 @@ func listenControl(path string) (net.Listener, error) {
 // user that narbor runs as.
 func (s *service) controlHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", answer(func(*http.Request) (any, error) { return s.status(), nil }))
+	mux.HandleFunc("GET /status", answer(s.getStatus))
 	mux.HandleFunc("GET /stats", answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
 	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
 	mux.HandleFunc("GET /config", change(s.configShow)) // names of files and of peers are nobody else's

@@ -14,7 +14,7 @@ const settleIn = 10 * time.Second
 // health says what this service knows of itself that is not as it should be, the worst first.
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
-	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, s.shareHealth, s.nixHealth, s.spoolHealth,
+	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, s.shareHealth, s.nixHealth, s.spoolHealth,
 		s.neighbourHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
@@ -63,6 +63,16 @@ func (s *service) networkHealth(st Status) *narserve.Health {
 	return h
 }
 
+func storeHealth(st Status) *narserve.Health {
+	if st.StoreProblem == "" {
+		return nil
+	}
+	return &narserve.Health{Code: "store", Severity: narserve.SeverityWarning, Title: "The Nix store cannot be asked, so it is not shared",
+		Text: "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
+		Fix: "Let the user that narbor runs as use nix-daemon: see allowed-users in nix.conf, and which group may open " +
+			"/nix/var/nix/daemon-socket. Where no daemon runs, only the user who owns /nix can share it: run narbor as that user."}
+}
+
 func (s *service) shareHealth(st Status) *narserve.Health {
 	h := &narserve.Health{Code: "nothing-shared", Severity: narserve.SeverityWarning, Title: "Neighbours get nothing from here"}
 	_, unreadable := ownKeys(s.settings.get().SecretKeyFiles)
@@ -89,7 +99,7 @@ func (s *service) shareHealth(st Status) *narserve.Health {
 func (s *service) nixHealth(st Status) *narserve.Health {
 	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0
 	switch {
-	case st.Store == "" || asked || len(st.HTTP) == 0:
+	case st.Store == "" && st.StoreProblem == "" || asked || len(st.HTTP) == 0:
 		return nil
 	case !s.isSubstituter():
 		return &narserve.Health{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,7 +26,7 @@ type lateNix struct {
 
 	mu    sync.Mutex // guards the rest; held while connecting, which others wait for
 	nix   *store.Nix // nil while there is none
-	err   error      // why
+	err   error      // why; it wraps [store.ErrNotFound], for the store is like an empty one
 	tried time.Time
 	quiet bool // the error has been told
 }
@@ -59,6 +60,16 @@ func (l *lateNix) here() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.nix != nil
+}
+
+// problem says why a store that is there cannot be asked; "" if it can, or there is none.
+func (l *lateNix) problem() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil || errors.Is(l.err, store.ErrNoNix) {
+		return ""
+	}
+	return strings.TrimPrefix(l.err.Error(), store.ErrNotFound.Error()+": ")
 }
 
 // Info implements [store.Source].

@@ -31,8 +31,16 @@ func nixDaemon() (pid int, started time.Time) {
 	return pid, started
 }
 
+// hasDaemon says whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has none.
+func hasDaemon() bool {
+	pid, _ := nixDaemon()
+	_, err := os.Stat("/nix/var/nix/daemon-socket/socket")
+	return pid != 0 || err == nil
+}
+
 // daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has
-// its client's pid in place of the first argument, as far as that has room for it.
+// its client's pid in place of the first argument, as far as that has room for it. One that talks to whoever started it,
+// as narbor does where no daemon listens, is a worker too.
 func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {
@@ -51,10 +59,13 @@ func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 		p := daemonProcess{pid: pid}
 		if words := strings.Split(string(args), "\x00"); len(words) > 1 {
 			client, err := strconv.Atoi(words[1])
-			p.worker, p.client = err == nil, client
+			p.worker, p.client = err == nil || words[1] == "--stdio", client
 		}
 		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil {
 			p.started = startOf(string(stat), boot)
+			if p.worker && p.client == 0 {
+				p.client = parentOf(string(stat))
+			}
 		}
 		found = append(found, p)
 	}
@@ -66,11 +77,26 @@ func commOf(proc string, pid int) string {
 	return strings.TrimSpace(string(comm))
 }
 
+// statFields are what /proc says of a process after its name, which ends with the last parenthesis.
+func statFields(stat string) []string {
+	_, after, _ := cutLast(stat, ")")
+	return strings.Fields(after)
+}
+
+// parentOf returns who started a process; 0 is unknown.
+func parentOf(stat string) int {
+	fields := statFields(stat)
+	if len(fields) < 2 {
+		return 0
+	}
+	pid, _ := strconv.Atoi(fields[1])
+	return pid
+}
+
 // startOf returns when a process began: /proc says after how many hundredths of a second since the boot.
 func startOf(stat string, boot time.Time) time.Time {
-	const field = 19 // of those after the name, which ends with the last parenthesis
-	_, after, _ := cutLast(stat, ")")
-	fields := strings.Fields(after)
+	const field = 19
+	fields := statFields(stat)
 	if boot.IsZero() || len(fields) <= field {
 		return time.Time{}
 	}

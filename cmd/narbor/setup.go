@@ -312,7 +312,7 @@ func (s setup) restartDaemon() error {
 	pid, _ := nixDaemon()
 	active := s.systemd && s.run("systemctl", "--quiet", "is-active", "nix-daemon.service") == nil
 	switch {
-	case s.systemd && !active && pid == 0:
+	case s.systemd && !active && pid == 0, !hasDaemon():
 		s.did("nix-daemon does not run; it reads its configuration when it starts")
 		return nil
 	case command == "" || !s.restart || s.systemd && !active:

@@ -62,9 +62,10 @@ func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 	files := map[string]string{}
 	for pid, of := range map[string][2]string{"10": {"nix-daemon", "nix-daemon\x0020\x00"}, "11": {"nix-daemon", "nix-daemon\x0021\x00"},
 		"12": {"nix-daemon", "nix-daemon\x00--daemon\x00"}, "13": {"nix-daemon", ""}, "14": {"nix-daemon", "nix-daemon\x0099\x00"},
+		"15": {"nix-daemon", "nix-daemon\x00--stdio\x00"},
 		"20": {"narbor", "narbor\x00run\x00"}, "21": {"nix-build", "nix-build\x00"}} {
 		files[pid+"/comm"], files[pid+"/cmdline"] = of[0]+"\n", of[1]
-		files[pid+"/stat"] = pid + " (x) S" + strings.Repeat(" 0", 18) + " 500 0"
+		files[pid+"/stat"] = pid + " (x) S 20" + strings.Repeat(" 0", 17) + " 500 0"
 	}
 	for name, text := range files {
 		file := filepath.Join(proc, name)
@@ -73,12 +74,12 @@ func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 		}
 	}
 	began := time.Unix(1005, 0)
-	want := []daemonProcess{{10, began, true, 20}, {11, began, true, 21}, {12, began, false, 0}, {14, began, true, 99}}
+	want := []daemonProcess{{10, began, true, 20}, {11, began, true, 21}, {12, began, false, 0}, {14, began, true, 99}, {15, began, true, 20}}
 	got := daemonProcesses(proc, time.Unix(1000, 0))
 	if !slices.Equal(got, want) {
 		t.Fatalf("daemonProcesses = %v, want %v", got, want)
 	}
-	for i, asks := range []bool{false, true, false, false} {
+	for i, asks := range []bool{false, true, false, false, false} {
 		if got[i].asksFor(proc) != asks {
 			t.Errorf("%v asks for somebody: %v, want %v", got[i], !asks, asks)
 		}

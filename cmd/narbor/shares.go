@@ -51,6 +51,14 @@ func openShares(c *cli.Context, dir, scratch string, log *zap.Logger) (s shares,
 // hasNix says whether this machine has a Nix store.
 func (s shares) hasNix() bool { return s.nix != nil && s.nix.here() }
 
+// nixProblem says why this machine's Nix store cannot be asked, if there is one.
+func (s shares) nixProblem() string {
+	if s.nix == nil {
+		return ""
+	}
+	return s.nix.problem()
+}
+
 func (s shares) close() {
 	if s.nix != nil {
 		s.nix.close()

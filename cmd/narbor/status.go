@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"runtime"
 	"slices"
 	"strconv"
@@ -25,12 +26,14 @@ type Status struct {
 	UptimeSeconds int64  `json:"uptimeSeconds"`
 	Goroutines    int    `json:"goroutines"` // a number that grows without end is a leak
 	p2p.Status
-	HTTP      []string `json:"http"`  // where Nix asks
-	Store     string   `json:"store"` // "" if there is no Nix
-	CacheDirs []string `json:"cacheDirs"`
-	Keys      []string `json:"keys"`
-	ShareKeys []string `json:"shareKeys"`
-	Sharing   string   `json:"sharing"` // signed or none
+	HTTP  []string `json:"http"`  // where Nix asks
+	Store string   `json:"store"` // "" if there is no Nix
+	// StoreProblem says why this machine's Nix cannot be asked what it has; "" if it can, or there is none.
+	StoreProblem string   `json:"storeProblem,omitempty"`
+	CacheDirs    []string `json:"cacheDirs"`
+	Keys         []string `json:"keys"`
+	ShareKeys    []string `json:"shareKeys"`
+	Sharing      string   `json:"sharing"` // signed or none
 	// PausedUntil is when sharing goes on by itself; nil is never.
 	PausedUntil *time.Time     `json:"pausedUntil,omitempty"`
 	Nix         narserve.Stats `json:"nix"`
@@ -51,6 +54,12 @@ type SpoolStatus struct {
 	VerifySeconds float64 `json:"verifySeconds"`
 }
 
+// getStatus tells the status as it is now: a Nix store that was not there a moment ago is looked for.
+func (s *service) getStatus(r *http.Request) (any, error) {
+	_, _ = s.shares.nix.open(r.Context()) // the status says it
+	return s.status(), nil
+}
+
 func (s *service) status() Status {
 	spool := s.spool.Stats()
 	st := Status{
@@ -62,6 +71,7 @@ func (s *service) status() Status {
 	if s.shares.hasNix() {
 		st.Store = store.Dir
 	}
+	st.StoreProblem = s.shares.nixProblem()
 	if !s.node.Sharing() {
 		st.Sharing, st.PausedUntil = "none", s.pause.end()
 	}
@@ -74,8 +84,8 @@ func statusCommand() *cli.Command {
 		Name:  "status",
 		Usage: "show the narbor that runs here, and its neighbours",
 		Description: "Exit code 3 means that narbor is not running, 4 that it is less use than it could be: nothing can be believed, no\n" +
-			"network is used, nothing can be shared, Nix does not ask it, or there was no room on the disk. What to do is\n" +
-			"printed at the end. To have no neighbour, or to have paused sharing, is no fault.\n\n" +
+			"network is used, nothing can be shared, the Nix store cannot be asked, Nix does not ask narbor, or there was no\n" +
+			"room on the disk. What to do is printed at the end. To have no neighbour, or to have paused sharing, is no fault.\n\n" +
 			"With --json everything is printed, for programs: the names stay what they are as long as \"schema\" does.\n\n" +
 			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'\n   narbor status --json | jq -r '.health[] | .severity + \" \" + .code'",
 		Flags: append(controlFlags(),

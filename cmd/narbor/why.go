@@ -18,15 +18,17 @@ import (
 
 // Why is what `narbor why --json` prints: all that decides what Nix is told about a store path.
 type Why struct {
-	Schema     int          `json:"schema"`
-	HashPart   string       `json:"hashPart"`
-	Path       string       `json:"path"`  // "" if nobody knows it
-	Local      *WhyLocal    `json:"local"` // null if it is not on this machine
-	Neighbours []p2p.Answer `json:"neighbours"`
-	Upstream   *WhyUpstream `json:"upstream"` // null if there is none
-	Status     int          `json:"status"`   // that Nix would get for the narinfo
-	From       string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
-	Reason     string       `json:"reason"`
+	Schema   int       `json:"schema"`
+	HashPart string    `json:"hashPart"`
+	Path     string    `json:"path"`  // "" if nobody knows it
+	Local    *WhyLocal `json:"local"` // null if it is not on this machine
+	// StoreProblem is why this machine's Nix cannot be asked; "" if it can, or there is none.
+	StoreProblem string       `json:"storeProblem,omitempty"`
+	Neighbours   []p2p.Answer `json:"neighbours"`
+	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
+	Status       int          `json:"status"`   // that Nix would get for the narinfo
+	From         string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
+	Reason       string       `json:"reason"`
 
 	asked string // as it was given
 }
@@ -59,6 +61,7 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err
 	}
+	w.StoreProblem = s.shares.nixProblem()
 	near := w.Local != nil && w.Local.signed()
 	if r.URL.Query().Get("neighbours") != "no" {
 		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
@@ -237,9 +240,12 @@ func (w Why) title() string {
 
 func (w Why) print(s screen) {
 	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
-	if w.Local == nil {
+	switch {
+	case w.Local == nil && w.StoreProblem != "":
+		s.field("here", "nobody knows: Nix on this machine cannot be asked; see `narbor status`")
+	case w.Local == nil:
 		s.field("here", "not valid on this machine")
-	} else {
+	default:
 		s.field("here", "valid in %s, %s, %s", w.Local.Where, amount(w.Local.NarSize), plural(w.Local.References, "reference"))
 	}
 	w.printSignatures(s)
@@ -297,7 +303,11 @@ func signedBy(a p2p.Answer) string {
 func (w Why) explain(s screen) {
 	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
 	if w.Local == nil {
-		s.field("shared", "no: it is not valid on this machine")
+		why := "it is not valid on this machine"
+		if w.StoreProblem != "" {
+			why = "Nix on this machine cannot be asked; see `narbor status`"
+		}
+		s.field("shared", "no: %s", why)
 		return
 	}
 	s.field("from", "%s", w.Local.Where)
