@@ -76,7 +76,7 @@ func checks() []check {
 		{"multicast", "its own announcement is heard", checkMulticast},
 		{"neighbours", "somebody is there", checkNeighbours},
 		{"isolation", "who announces itself can be reached", checkIsolation},
-		{"version", "Nix has no known flaw in reading archives", checkVersion},
+		{codeVersion, "Nix has no known flaw in reading archives", checkVersion},
 		{"ports", "who else has its ports", checkPorts},
 		{"disk", "there is room to verify archives", checkDisk},
 		{"clock", "the clock is right", checkClock},
@@ -95,7 +95,8 @@ func doctorCommand() *cli.Command {
 		ArgsUsage: "[CHECK…]",
 		Description: "It looks at everything in order, or at the checks that are named, and shows a fix to copy for what is\n" +
 			"wrong. Root sees more: the firewall, and who has a port.\n\n" + list.String() + "\n" +
-			"Exit code 4 means that something could be better, 1 that something is wrong.\n\n" +
+			"Exit code 4 means that narbor could work better, 1 that something is wrong. A Nix with known flaws is warned of,\n" +
+			"but is no fault of narbor's: it alone leaves the code 0.\n\n" +
 			"Examples:\n   sudo narbor doctor\n   sudo narbor doctor --fix firewall",
 		Flags: append(controlFlags(),
 			&cli.BoolFlag{Name: "fix", Usage: "apply the fixes that take nothing away from anybody, after asking"},
@@ -178,7 +179,9 @@ func (d Diagnosis) exit() int {
 		case severityError:
 			return exitFailure
 		case severityWarning:
-			code = exitDegraded
+			if f.Code != codeVersion { // an old Nix is worth a word, but keeps narbor from nothing
+				code = exitDegraded
+			}
 		}
 	}
 	return code
@@ -254,8 +257,10 @@ func (d Diagnosis) print(s screen) {
 		}
 	}
 	switch errors, warnings := count[severityError], count[severityWarning]; {
-	case errors > 0:
+	case errors > 0 && warnings > 0:
 		fmt.Fprintf(s, "%s, %s\n", plural(errors, "failure"), plural(warnings, "warning"))
+	case errors > 0:
+		fmt.Fprintf(s, "%s; everything else is well\n", plural(errors, "failure"))
 	case warnings > 0:
 		fmt.Fprintf(s, "%s; everything else is well\n", plural(warnings, "warning"))
 	default:

@@ -24,6 +24,23 @@ func TestDoctorReadsWell(t *testing.T) {
 	}}.print)
 }
 
+// An old Nix is warned of, and is no fault of narbor's.
+func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
+	old := Finding{Code: codeVersion, Severity: severityWarning}
+	for _, c := range []struct {
+		found []Finding
+		want  int
+	}{
+		{[]Finding{old}, 0},
+		{[]Finding{old, {Code: "neighbours", Severity: severityWarning}, old}, exitDegraded},
+		{[]Finding{old, {Code: "nix", Severity: severityError}, old}, exitFailure},
+	} {
+		if got := (Diagnosis{Findings: c.found}).exit(); got != c.want {
+			t.Errorf("%v ends with %d, want %d", c.found, got, c.want)
+		}
+	}
+}
+
 func TestDoctorWithoutNarbor(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	out, _, err := narbor(t.Context(), "doctor", "running", "keys", "--socket", socket)

@@ -206,7 +206,7 @@ func (f *fetcher) closure(ctx context.Context, wanted []store.HashPart) error {
 	for _, m := range missing {
 		total += m.NarSize()
 	}
-	fmt.Fprintf(f.out, "%d paths to fetch, %s, from %d neighbours\n", len(missing), amount(total), len(f.node.Status().Neighbours))
+	fmt.Fprintf(f.out, "%s to fetch, %s, from %s\n", plural(len(missing), "path"), amount(total), plural(len(f.node.Status().Neighbours), "neighbour"))
 	progress := f.progress(total)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchParallel)

@@ -29,7 +29,7 @@ func env(flag string) []string {
 	return []string{"NARBOR_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 }
 
-func stringFlag(name, value, category, usage string) cli.Flag {
+func stringFlag(name, value, category, usage string) *cli.StringFlag {
 	return &cli.StringFlag{Name: name, Value: value, Category: category, Usage: usage, EnvVars: env(name)}
 }
 
@@ -56,17 +56,22 @@ func logFlags() []cli.Flag {
 	}
 }
 
-func stateFlag() cli.Flag {
+func stateFlag() *cli.StringFlag {
 	return &cli.StringFlag{Name: "state-dir", Category: categoryKeep, EnvVars: append(env("state-dir"), "STATE_DIRECTORY"),
 		Usage: "`DIR` for identity, cache and spool (default: /var/lib/narbor for root, else ~/.local/state/narbor)"}
 }
 
-func socketFlag() cli.Flag {
+func socketFlag() *cli.StringFlag {
 	return stringFlag("socket", "", categoryNet, "`PATH` of the control socket (default: narbor.sock in $RUNTIME_DIRECTORY, else in the state directory)")
 }
 
 // controlFlags are those of commands that ask the narbor that runs here.
-func controlFlags() []cli.Flag { return []cli.Flag{jsonFlag(), stateFlag(), socketFlag()} }
+func controlFlags() []cli.Flag {
+	dir, socket := stateFlag(), socketFlag()
+	dir.Category, socket.Category = "", ""
+	dir.Usage = "`DIR` of the state of the narbor that is asked (default: /var/lib/narbor for root, else ~/.local/state/narbor)"
+	return []cli.Flag{jsonFlag(), dir, socket}
+}
 
 // stateDir is where narbor keeps what must survive a restart.
 func stateDir(c *cli.Context) (string, error) {

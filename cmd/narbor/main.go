@@ -99,7 +99,7 @@ func newApp(stdout, stderr io.Writer, inherited []net.Listener) *cli.App {
 		Commands:             commands(inherited),
 		OnUsageError:         usageError,
 	}
-	setUsageErrors(app.Commands)
+	setUp(app.Commands)
 	return app
 }
 
@@ -127,10 +127,17 @@ func commands(inherited []net.Listener) []*cli.Command {
 	}
 }
 
-func setUsageErrors(commands []*cli.Command) {
+// setUp makes all commands alike: wrong usage has an exit code of its own, and help does not say that what is not
+// given is false.
+func setUp(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
-		setUsageErrors(c.Subcommands)
+		for _, f := range c.Flags {
+			if f, ok := f.(*cli.BoolFlag); ok {
+				f.DisableDefaultText = true
+			}
+		}
+		setUp(c.Subcommands)
 	}
 }
 

@@ -56,7 +56,7 @@ func TestPeoplesCommands(t *testing.T) {
 	await(1)
 
 	out := ask(0, "why", top.Path.String())
-	for _, want := range []string{"not valid on this machine", shortID(holder.ID) + " has it", "signed by test-1", "200 1 of 1 neighbours"} {
+	for _, want := range []string{"not valid on this machine", shortID(holder.ID) + " has it", "signed by test-1", "200 the neighbour has it"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("why lacks %q:\n%s", want, out)
 		}

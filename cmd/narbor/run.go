@@ -48,7 +48,7 @@ func runFlags() []cli.Flag {
 		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, such as builder.lan; repeatable"),
 		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
 		&cli.BoolFlag{Name: "no-page", Category: categoryNet, EnvVars: env("no-page"),
-			Usage: "serve no page, API and metrics beside the cache: every user of this machine can see them"},
+			Usage: "serve no page, API or metrics beside the cache; every user of this machine can see them otherwise"},
 		stateFlag(), socketFlag(),
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),

@@ -70,8 +70,8 @@ func setupCommand() *cli.Command {
 func setupFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "no-nix", Usage: "leave nix.conf alone"},
-		&cli.BoolFlag{Name: "only-nix", Usage: "see to nix.conf and leave the program and its units alone, which a package has brought"},
-		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon, which makes Nix read nix.conf; builds that run now would end"},
+		&cli.BoolFlag{Name: "only-nix", Usage: "change nix.conf alone: a package has brought the program and its units"},
+		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon: that ends builds that run; until then Nix goes by the old nix.conf"},
 	}
 }
 
@@ -280,7 +280,8 @@ func (s setup) tellNix() error {
 	if err := writeFile(nixConfFile, []byte(kept+confLine()+"\n"), modeOf(nixConfFile)); err != nil {
 		return err
 	}
-	s.did("added to %s: %s", nixConfFile, confLine())
+	s.did("added to %s:", nixConfFile)
+	fmt.Fprintf(s, "     %s\n", confLine()) // never wrapped: it is to be found again
 	return s.restartDaemon()
 }
 

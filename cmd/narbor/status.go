@@ -195,8 +195,8 @@ func (st Status) print(s screen) {
 	for i, addr := range st.HTTP {
 		urls[i] = "http://" + addr
 	}
-	s.field("for Nix", "%s: %s found, %s not found; %s sent", strings.Join(urls, ", "), count(st.Nix.NarinfoHits),
-		count(st.Nix.NarinfoMisses), amount(st.Nix.NarBytesServed))
+	s.field("for Nix", "%s", strings.Join(urls, ", "))
+	s.field("asked for", "%s found, %s not found; %s sent", count(st.Nix.NarinfoHits), count(st.Nix.NarinfoMisses), amount(st.Nix.NarBytesServed))
 	s.field("sharing", "%s", st.sharing())
 	if st.Group {
 		s.field("group", "only neighbours that know its secret are asked and answered")

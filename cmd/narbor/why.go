@@ -94,7 +94,7 @@ func (w *Why) judge(keys int) {
 	case w.Local != nil && w.Local.signed():
 		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
 	case holders > 0:
-		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", fmt.Sprintf("%d of %d neighbours have it", holders, len(w.Neighbours))
+		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", haveIt(holders, len(w.Neighbours))
 	case w.Upstream != nil && w.Upstream.Has:
 		w.Status, w.From, w.Reason = http.StatusOK, "upstream", "no neighbour has it, but an upstream does"
 	case w.Upstream != nil && w.Upstream.Problem != "" && keys > 0 && claims == 0:
@@ -112,6 +112,17 @@ func (w *Why) judge(keys int) {
 	default:
 		w.Reason = "no neighbour has it; Nix asks its next substituter"
 	}
+}
+
+// haveIt says how many of the neighbours have something.
+func haveIt(holders, neighbours int) string {
+	switch {
+	case neighbours == 1:
+		return "the neighbour has it"
+	case holders == 1:
+		return fmt.Sprintf("1 of %d neighbours has it", neighbours)
+	}
+	return fmt.Sprintf("%d of %d neighbours have it", holders, neighbours)
 }
 
 // signed says whether an upstream key has signed it, which is what makes it shared and served.
