@@ -191,9 +191,21 @@ func TestManualPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{".TH narbor 8", ".SH NAME", "status", "upload-rate"} {
+	for _, want := range []string{".TH narbor 8", ".SH NAME", "status", "upload-rate", "Exit code 3", "narbor why /nix/store"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the manual page lacks %q", want)
 		}
+	}
+}
+
+// What is coloured takes no more room than what is not.
+func TestColoursTakeNoRoom(t *testing.T) {
+	var plain, coloured bytes.Buffer
+	const text = "a text that is long enough to be wrapped beside the mark before it"
+	screen{Writer: &plain, width: 30}.hang(screen{}.mark(severityWarning), text)
+	s := screen{Writer: &coloured, width: 30, colour: true}
+	s.hang(s.mark(severityWarning), text)
+	if got := colours.ReplaceAllString(coloured.String(), ""); got != plain.String() || got == coloured.String() {
+		t.Errorf("in colour it is\n%s\nand without\n%s", got, &plain)
 	}
 }

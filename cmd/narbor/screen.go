@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"unicode/utf8"
 
@@ -53,6 +54,9 @@ const (
 	yellow = "33"
 )
 
+// colours are what paint adds, which takes no room.
+var colours = regexp.MustCompile("\x1b\\[[0-9]*m")
+
 // paint colours a text if the screen has colours.
 func (s screen) paint(colour, text string) string {
 	if !s.colour || colour == "" {
@@ -74,10 +78,11 @@ func (s screen) field(name, format string, args ...any) {
 
 // hang prints a text after what it begins with, wrapped so that its lines stand below each other.
 func (s screen) hang(first, text string) {
-	if !strings.HasSuffix(first, " ") {
-		first += " "
+	bare := colours.ReplaceAllString(first, "")
+	if !strings.HasSuffix(bare, " ") {
+		first, bare = first+" ", bare+" "
 	}
-	column := utf8.RuneCountInString(first)
+	column := utf8.RuneCountInString(bare)
 	for _, line := range wrap(text, max(s.width-column, 24)) {
 		fmt.Fprintln(s.Writer, strings.TrimRight(first+line, " "))
 		first = strings.Repeat(" ", column)

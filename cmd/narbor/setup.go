@@ -101,12 +101,12 @@ func linkOf(file string) string {
 
 // did tells of a step.
 func (s setup) did(format string, args ...any) {
-	s.hang(strings.TrimRight(s.mark(severityOK), " ")+" ", fmt.Sprintf(format, args...))
+	s.hang(s.mark(severityOK), fmt.Sprintf(format, args...))
 }
 
 // todo tells of a step that is left to somebody.
 func (s setup) todo(format string, args ...any) {
-	s.hang(strings.TrimRight(s.mark(severityWarning), " ")+" ", fmt.Sprintf(format, args...))
+	s.hang(s.mark(severityWarning), fmt.Sprintf(format, args...))
 }
 
 // install does everything in the order in which it is safe: Nix is told last, once narbor answers.
@@ -117,7 +117,11 @@ func (s setup) install() error {
 		}
 	}
 	if !s.answers() {
-		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and run this again")
+		again := "narbor setup"
+		if s.only {
+			again += " --only-nix"
+		}
+		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and then: sudo %s", again)
 		return codedError{errors.New(""), exitDegraded}
 	}
 	return s.tellNix()
