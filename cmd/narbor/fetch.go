@@ -152,7 +152,7 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 		wanted = append(wanted, hp)
 	}
 	if len(wanted) == 0 {
-		return nil, errors.New("fetch what? Give a store path, or the hash part of one")
+		return nil, errors.New("which store path? Give one, or the hash part of one")
 	}
 	return wanted, nil
 }
