@@ -64,6 +64,19 @@ func TestWithoutIPv6(t *testing.T) {
 	}
 }
 
+// Root does not find a narbor that a user has started by hand, but sees that there is one.
+func TestNarborOfAnotherUser(t *testing.T) {
+	w := newWorld(t)
+	h, err := w.lan.Add(lan.HostConfig{Name: "desk", Binds: map[string]string{"opt": programs.dir}})
+	w.must(err)
+	p, err := h.StartHelper(narbor, "run", "--socket", "/tmp/other.sock")
+	w.must(err)
+	w.eventually(func() bool { return w.doctor(h, "running", "--socket", "/tmp/other.sock").Severity == "ok" })
+	w.wrong(h, "error", "running", "narbor runs as process")
+	w.must(p.Terminate(30 * time.Second))
+	w.wrong(h, "error", "running", "narbor is not running")
+}
+
 // The Nix of a single user has no daemon: the owner of /nix runs narbor too, which shares and is asked as everywhere.
 func TestNixOfASingleUser(t *testing.T) {
 	w := newWorld(t)

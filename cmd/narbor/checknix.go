@@ -33,6 +33,12 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	case !errors.As(err, &coded) || coded.code != exitNotRunning:
 		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
 	}
+	for _, o := range portOwners("6272") {
+		if o.name == "narbor" {
+			return []Finding{{Severity: severityError, Text: fmt.Sprintf("narbor runs as process %d, but has no control socket where one is looked for", o.pid),
+				Fix: "if somebody started it by hand, run this as that user, or with its --state-dir or --socket; if it is a service, it cannot start: see its log"}}
+		}
+	}
 	f := Finding{Severity: severityError, Text: "narbor is not running"}
 	_, err = os.Stat("/etc/systemd/system/narbor.service")
 	switch {
