@@ -1,6 +1,17 @@
 package store
 
-import "io"
+import (
+	"io"
+	"time"
+)
+
+// Age lets time pass for what is not found.
+func (u *Upstream) Age(d time.Duration) {
+	for _, hp := range u.misses.Keys() {
+		at, _ := u.misses.Peek(hp)
+		u.misses.Add(hp, at.Add(-d))
+	}
+}
 
 // Breaker is a breaker.
 type Breaker struct{ b breaker }

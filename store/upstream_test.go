@@ -276,6 +276,23 @@ func TestUpstreamIsAskedOnceAtATime(t *testing.T) {
 	}
 }
 
+func TestUpstreamIsAskedAgainForWhatItDidNotHave(t *testing.T) {
+	var requests atomic.Int64
+	u := openUpstream(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		http.NotFound(w, r)
+	}), "")
+	for i, tt := range []struct {
+		after time.Duration
+		want  int64
+	}{{0, 1}, {0, 1}, {30 * time.Second, 1}, {30 * time.Second, 2}, {0, 2}} {
+		u.Age(tt.after)
+		if _, err := u.Info(t.Context(), "00000000000000000000000000000000"); !errors.Is(err, store.ErrNotFound) || requests.Load() != tt.want {
+			t.Errorf("question %d: %v after %d requests, want ErrNotFound after %d", i, err, requests.Load(), tt.want)
+		}
+	}
+}
+
 func TestUpstreamThatIsDownCostsOneWait(t *testing.T) {
 	hp := cachePaths(t, goldenCaches)[0].info.Path.HashPart()
 	var well atomic.Bool
