@@ -194,7 +194,11 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	if who == nil {
 		return n.lookupUpstream(ctx, hp)
 	}
-	v, text, err := who.askInfo(ctx, hp)
+	within := infoPatience
+	if n.upstreamsDown() { // the neighbour's may be, too, and it does not know that yet
+		within = infoTimeout
+	}
+	v, text, err := who.askInfo(ctx, hp, within)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
@@ -210,6 +214,11 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	return n.lookupUpstream(ctx, hp)
 }
 
+// upstreamsDown says whether none of the upstreams is taken to answer.
+func (n *Node) upstreamsDown() bool {
+	return !slices.ContainsFunc(n.cfg.Upstreams, func(u *store.Upstream) bool { return !u.Down() })
+}
+
 // told returns what a neighbour says that an upstream says, if it can be believed.
 func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
 	info, err := store.ParseInfo(text)
@@ -223,9 +232,9 @@ func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mappin
 	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not
 }
 
-// askInfo asks a neighbour what its upstreams say about a hash part.
-func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart) (v verdict, text string, err error) {
-	err = n.exchange(ctx, request{kind: askUpstream, hashParts: []store.HashPart{hp}}, infoPatience, func(br *bufio.Reader) error {
+// askInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
+func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v verdict, text string, err error) {
+	err = n.exchange(ctx, request{kind: askUpstream, hashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
 		v, text, err = readVerdict(br)
 		return err
 	})

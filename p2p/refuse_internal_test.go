@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/store"
@@ -175,5 +177,49 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	}
 	if web.infos.Load()+web.nars.Load() > 0 {
 		t.Error("the upstream was asked for a stranger")
+	}
+}
+
+// Somebody whose upstream is down asks a neighbour, whose is too, and who finds that out only now.
+func TestNobodyWaitsLongForANeighbourWhileTheUpstreamIsDown(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, _ := s.sign(t, "other", nar)
+	web := newOneCache(t, info, nar)
+	up := web.open(t, "")
+	web.Close()
+	g := (&rogue{info: info, nar: nar}).start(t)
+	g.SetStreamHandler(signOf([]*store.Upstream{up}), func(s network.Stream) { s.Reset() })
+	var asked atomic.Int64
+	g.SetStreamHandler(protocolID, func(s network.Stream) {
+		defer s.Reset()
+		for br := bufio.NewReader(s); ; {
+			r, err := readRequest(br)
+			if err == nil && r.kind == askUpstream {
+				asked.Add(1)
+				continue // and no answer
+			}
+			if err != nil || g.answer(s, r) != nil {
+				return
+			}
+		}
+	})
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*store.Upstream{up} }, g)
+	for limit := time.Now().Add(20 * time.Second); len(n.members()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatal("the neighbour is not elected")
+		}
+	}
+	if _, err := n.lookupUpstream(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
+		t.Fatalf("the upstream is not down: %v", err)
+	}
+	began := time.Now()
+	for i := 0; asked.Load() == 0; i++ {
+		if _, err := n.LookupUpstream(t.Context(), words(i, 1)[0]); err == nil || errors.Is(err, store.ErrNotFound) {
+			t.Fatalf("LookupUpstream = %v, want that it cannot be told", err)
+		}
+	}
+	if took := time.Since(began); took > infoPatience-infoTimeout {
+		t.Errorf("it took %s, want about %s", took, infoTimeout)
 	}
 }
