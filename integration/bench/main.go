@@ -72,7 +72,8 @@ func cases() []benchCase {
 		{"big", false, (*bench).big}, // on a virtual machine whose host takes back free memory it says more about that
 		{"crowd", true, (*bench).crowd},
 		{"crowd-upstream", false, (*bench).crowdUpstream}, // minutes on a line of 20 Mbit/s
-		{"misses", false, (*bench).misses},                // five narbors and two Nix on two processors: it is at 1.5 times its limit
+		{"upstream", true, (*bench).upstream},
+		{"misses", false, (*bench).misses}, // five narbors and two Nix on two processors: it is at 1.5 times its limit
 		{"lame", true, (*bench).lame},
 		{"first", false, (*bench).first},
 		{"idle", false, (*bench).idle},

@@ -111,7 +111,7 @@ func (b *bench) idle() (rows []row, err error) {
 			all = append(all, seconds*1000/missing)
 		}
 		rows = append(rows, value("idle", fmt.Sprintf("a miss of %d at once, two neighbours", missing), "ms", median(all), 5))
-		ms, err := b.single(asker.Host)
+		ms, err := b.single(asker.Host, lan.Substituter, absent(singles), 404)
 		if err == nil {
 			rows = append(rows, value("idle", "a miss, one at a time, two neighbours: median", "ms", median(ms), 5))
 		}
@@ -120,12 +120,12 @@ func (b *bench) idle() (rows []row, err error) {
 	return rows, err
 }
 
-// single lets curl ask for one absent path after the other. It returns how many milliseconds each took.
-func (b *bench) single(h *lan.Host) ([]float64, error) {
+// single lets curl ask a cache for the narinfo of one path after the other. It returns how many milliseconds each took.
+func (b *bench) single(h *lan.Host, cache string, paths []string, want int) ([]float64, error) {
 	args := []string{"-s", "-w", "%{http_code} %{time_total}\n"}
-	for _, p := range absent(singles) {
+	for _, p := range paths {
 		hp, _, _ := strings.Cut(strings.TrimPrefix(p, store.Dir+"/"), "-")
-		args = append(args, "-o", "/dev/null", lan.Substituter+"/"+hp+".narinfo")
+		args = append(args, "-o", "/dev/null", cache+"/"+hp+".narinfo")
 	}
 	out, err := h.Run(b.ctx, "curl", args...)
 	if err != nil {
@@ -135,8 +135,8 @@ func (b *bench) single(h *lan.Host) ([]float64, error) {
 	for line := range strings.Lines(out) {
 		var code int
 		var seconds float64
-		if _, err := fmt.Sscan(line, &code, &seconds); err != nil || code != 404 {
-			return nil, fmt.Errorf("a miss was answered by %q (%v)", line, err)
+		if _, err := fmt.Sscan(line, &code, &seconds); err != nil || code != want {
+			return nil, fmt.Errorf("a narinfo was answered by %q (%v), want %d", line, err, want)
 		}
 		ms = append(ms, seconds*1000)
 	}
