@@ -66,11 +66,12 @@ type lan struct {
 
 	places *places
 	moved  chan struct{} // the links have changed
+	looked chan struct{} // the interfaces have been looked at, maybe for a new route
 	met    chan struct{} // there is a new friend
 
 	mu      sync.Mutex // guards what follows
 	links   []link
-	friends map[peer.ID]bool // neighbours
+	friends map[peer.ID]bool // neighbours, and whether they are news to places
 	named   []*namedPeer
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
 }
@@ -100,7 +101,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	}
 	l := &lan{
 		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
-		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
+		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
 	memory, err := loadMemory(cfg.MemoryFile, time.Now())
@@ -206,6 +207,7 @@ func (l *lan) follow(ctx context.Context) error {
 			d.update(ctx, links)
 		}
 		l.keeper.looked(len(used(links)) > 0, time.Now())
+		hint(l.looked)
 		if changed {
 			l.changes.Add(1)
 			l.closeOrphans()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
@@ -19,8 +20,13 @@ type memo struct {
 	Seen    time.Time `json:"seen"`    // give or take memoAge
 }
 
-// memoAge is how old the time of a memo may be before it is written anew.
-const memoAge = 24 * time.Hour
+const (
+	// memoAge is how old the time of a memo may be before it is written anew.
+	memoAge = 24 * time.Hour
+	// memoRest is for how long a network of which enough peers are remembered is not worth another one. Where there are
+	// more than enough they would take each other's places for ever, and the file be written each time.
+	memoRest = time.Hour
+)
 
 // A memory is who was connected in which network. It is no safe place for a network's name, so it is nobody's to read
 // but narbor's.
@@ -38,7 +44,7 @@ func loadMemory(file string, now time.Time) (*memory, error) {
 		return m, err
 	}
 	for i, x := range all {
-		if _, _, ok := x.addr(); !ok || x.Network == "" || len(x.Network) > maxNetworkKey {
+		if _, ok := x.addr(); !ok || x.Network == "" || len(x.Network) > maxNetworkKey {
 			return m, fmt.Errorf("%s: entry %d is no peer in a network", file, i)
 		}
 		if x.Seen.After(now) { // the clock was wrong, or is
@@ -50,16 +56,16 @@ func loadMemory(file string, now time.Time) (*memory, error) {
 	return m, nil
 }
 
-func (x memo) addr() (id string, m ma.Multiaddr, ok bool) {
+func (x memo) addr() (m ma.Multiaddr, ok bool) {
 	if len(x.Peer) > maxAddrText {
-		return "", nil, false
+		return nil, false
 	}
 	m, err := ma.NewMultiaddr(x.Peer)
 	if err != nil {
-		return "", nil, false
+		return nil, false
 	}
-	p, _, ok := splitPeerAddr(m)
-	return string(p), m, ok
+	_, _, ok = splitPeerAddr(m)
+	return m, ok
 }
 
 // note takes note that a peer is in a network, and reports whether that is worth being written.
@@ -67,6 +73,8 @@ func (m *memory) note(network string, peer ma.Multiaddr, now time.Time) bool {
 	text := peer.String()
 	i := slices.IndexFunc(m.all, func(x memo) bool { return x.Network == network && x.Peer == text })
 	switch {
+	case i < 0 && m.isFull(network, now):
+		return false
 	case i < 0:
 		m.all = append(m.all, memo{network, text, now})
 	case now.Sub(m.all[i].Seen) < memoAge:
@@ -78,12 +86,23 @@ func (m *memory) note(network string, peer ma.Multiaddr, now time.Time) bool {
 	return true
 }
 
+// isFull reports whether enough peers of a network are remembered, and none of them for long.
+func (m *memory) isFull(network string, now time.Time) bool {
+	fresh := 0
+	for _, x := range m.all {
+		if x.Network == network && now.Sub(x.Seen) < memoRest {
+			fresh++
+		}
+	}
+	return fresh >= maxRemembered
+}
+
 // bound forgets what is too old, or too much; the newest stays.
 func (m *memory) bound(now time.Time) {
 	slices.SortStableFunc(m.all, func(a, b memo) int { return cmp.Compare(b.Seen.Unix(), a.Seen.Unix()) })
 	networks, addrs := map[string]int{}, map[string]int{}
 	m.all = slices.DeleteFunc(m.all, func(x memo) bool {
-		id, _, _ := x.addr()
+		id := x.Peer[strings.LastIndexByte(x.Peer, '/')+1:]
 		if now.Sub(x.Seen) > memoryLimit || networks[x.Network] >= maxRemembered || addrs[x.Network+id] >= maxRememberedAddrs {
 			return true
 		}
@@ -101,7 +120,7 @@ func (m *memory) in(network string) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, x := range m.all {
 		if x.Network == network {
-			if _, a, ok := x.addr(); ok {
+			if a, ok := x.addr(); ok {
 				out = append(out, a)
 			}
 		}

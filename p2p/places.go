@@ -3,6 +3,7 @@ package p2p
 import (
 	"cmp"
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,8 +16,8 @@ import (
 
 const (
 	// After the links have changed, gateways are looked at every placeQuick until it is known where we are, or placeSoon
-	// has gone by; then every second for a while, for a route may come late; and then every placeSlow.
-	placeQuick, placeSoon, placeLate, placeSlow = 50 * time.Millisecond, 5 * time.Second, 30 * time.Second, 30 * time.Second
+	// has gone by; then every second for a while, for a route may come late; and then whenever the interfaces are.
+	placeQuick, placeSoon, placeLate = 50 * time.Millisecond, 5 * time.Second, 30 * time.Second
 	// placeFirst is how long Nix waits at most until it is known where we are and who was here.
 	placeFirst = 500 * time.Millisecond
 	// saveAfter is how long after a change the memory is written.
@@ -46,6 +47,7 @@ type places struct {
 	probed  map[netip.Addr]string   // gateways that were dialled since then, and their hardware addresses
 	here    map[string]bool         // networks whose peers were recalled since then
 	keys    map[netip.Prefix]string // what is known of the networks of our links
+	noted   time.Time               // when all neighbours were taken note of last; zero: now is the time
 	dirty   time.Time               // since when the memory is not what is in the file; zero: it is
 	failed  bool                    // it cannot be written, and that was logged
 	dials   sync.WaitGroup
@@ -69,13 +71,6 @@ func (p *places) run(ctx context.Context) error {
 		if !p.dirty.IsZero() && now.Sub(p.dirty) >= saveAfter {
 			p.save()
 		}
-		wait := placeSlow
-		switch age := now.Sub(p.changed); {
-		case !known && age < placeSoon+time.Second:
-			wait = placeQuick
-		case age < placeLate || !p.dirty.IsZero():
-			wait = time.Second
-		}
 		select {
 		case <-ctx.Done():
 			if !p.dirty.IsZero() {
@@ -84,10 +79,24 @@ func (p *places) run(ctx context.Context) error {
 			return nil
 		case <-p.lan.moved:
 			p.moved(time.Now())
+		case <-p.lan.looked:
 		case <-p.lan.met:
-		case <-time.After(wait):
+		case <-time.After(p.rest(now, known)):
 		}
 	}
+}
+
+// rest returns how long nothing needs to be looked at of which nobody gives word.
+func (p *places) rest(now time.Time, known bool) time.Duration {
+	switch age := now.Sub(p.changed); {
+	case !known && age < placeSoon+time.Second:
+		return placeQuick
+	case age < placeLate:
+		return time.Second
+	case !p.dirty.IsZero():
+		return p.dirty.Add(saveAfter).Sub(now)
+	}
+	return memoRest
 }
 
 // moved begins anew: the links have changed.
@@ -104,6 +113,7 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 		return true
 	}
 	known = true
+	before := p.keys
 	p.keys = map[netip.Prefix]string{}
 	for _, k := range p.lan.usedLinks() {
 		of := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.index != k.ifi.Index })
@@ -119,6 +129,9 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 			p.keys[prefix.Masked()] = key
 			p.recall(key, now)
 		}
+	}
+	if !maps.Equal(before, p.keys) {
+		p.noted = time.Time{}
 	}
 	return known
 }
@@ -197,12 +210,16 @@ func (p *places) recall(network string, now time.Time) {
 	}
 }
 
-// meet takes note of the neighbours who are here.
+// meet takes note of the neighbours who are here: at once of those who are new, and now and then of all.
 func (p *places) meet(now time.Time) {
 	if p.memory.file == "" {
 		return
 	}
-	for _, id := range p.lan.friendsNow() {
+	all := now.Sub(p.noted) >= memoRest
+	if all {
+		p.noted = now
+	}
+	for _, id := range p.lan.friendsNow(all) {
 		for _, a := range p.lan.seenAt(id) {
 			m, err := peerAddr(a, id)
 			if err != nil {
@@ -244,12 +261,16 @@ func (l *lan) befriend(id peer.ID, is bool) {
 	hint(l.met)
 }
 
-func (l *lan) friendsNow() []peer.ID {
+// friendsNow returns all neighbours, or those that it has not returned before.
+func (l *lan) friendsNow(all bool) []peer.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]peer.ID, 0, len(l.friends))
-	for id := range l.friends {
-		out = append(out, id)
+	for id, fresh := range l.friends {
+		if all || fresh {
+			out = append(out, id)
+			l.friends[id] = false
+		}
 	}
 	return out
 }

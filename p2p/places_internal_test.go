@@ -106,6 +106,27 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
+// Where there are more neighbours than are remembered, they do not displace each other each time they are noted.
+func TestFullMemoryIsAtRest(t *testing.T) {
+	now := time.Now()
+	m := &memory{}
+	var all []ma.Multiaddr
+	for j := range 2 * maxRemembered {
+		all = append(all, memoOf(t, j))
+		if got, want := m.note("home", all[j], now), j < maxRemembered; got != want {
+			t.Fatalf("note the %dth neighbour = %v, want %v", j+1, got, want)
+		}
+	}
+	for j, x := range all {
+		if m.note("home", x, now.Add(memoRest-time.Second)) {
+			t.Errorf("note the %dth neighbour again = true", j+1)
+		}
+	}
+	if !m.note("away", all[0], now) || !m.note("home", all[maxRemembered], now.Add(memoRest)) {
+		t.Error("want a place in another network, and an hour later in this one")
+	}
+}
+
 func TestMemoryOutlastsARestart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "networks.json")
 	now := time.Now().Round(0)
