@@ -1,10 +1,20 @@
 package p2p
 
 import (
+	"context"
+	"errors"
+	"math"
+	"os"
 	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
+
+// clockTick is how often the clocks are compared, to notice that this process was stopped for longer than that. Of all
+// else the kernel gives word. Waking up is most of what a machine at rest costs, and libp2p wakes it as often, at the
+// same moment.
+const clockTick = 5 * time.Second
 
 // bootClock returns the time since the machine started, with what it slept, or 0.
 func bootClock() time.Duration {
@@ -13,4 +23,33 @@ func bootClock() time.Duration {
 		return 0
 	}
 	return time.Duration(ts.Nano())
+}
+
+// followClock gives a hint whenever the wall clock is set, which the kernel also does when the machine wakes up, until
+// ctx ends.
+func followClock(ctx context.Context, log *zap.Logger, hints chan<- struct{}) {
+	if err := readTimer(ctx, hints); err != nil && ctx.Err() == nil {
+		log.Debug("the kernel does not say when the clock is set", zap.Error(err))
+	}
+}
+
+// readTimer has a timer that never goes off, but is cancelled when the clock is set.
+func readTimer(ctx context.Context, hints chan<- struct{}) error {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_REALTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	timer := os.NewFile(uintptr(fd), "timerfd")
+	defer timer.Close()
+	defer context.AfterFunc(ctx, func() { timer.Close() })()
+	never := unix.ItimerSpec{Value: unix.NsecToTimespec(math.MaxInt64)}
+	for {
+		if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil); err != nil {
+			return err
+		}
+		if _, err := timer.Read(make([]byte, 8)); !errors.Is(err, unix.ECANCELED) {
+			return err
+		}
+		hint(hints)
+	}
 }

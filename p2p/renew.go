@@ -16,10 +16,8 @@ import (
 )
 
 const (
-	// clockTick is how often the clocks are compared. Waking up is most of what a machine at rest costs.
-	clockTick = 2 * time.Second
-	// sleepMin is how much longer than a tick nothing may have run before that counts as sleep. Connections outlive
-	// less, and a busy machine may well stall for a second or two.
+	// sleepMin is how long nothing may have run, give or take a clockTick, before that counts as sleep. Connections
+	// outlive less, and a busy machine may well stall for a second or two.
 	sleepMin = 4 * time.Second
 	// stepMin is by how much the wall clock must be set before that is worth a word: less is what a radio or the
 	// network corrects now and then.
@@ -41,7 +39,8 @@ func readClocks(start time.Time) reading {
 // since returns for how long, between two ticks, nothing has run; and by how much the wall clock was set. Both are 0 if
 // it is not worth a word.
 func (r reading) since(last reading) (slept, set time.Duration) {
-	passed := r.mono - last.mono
+	ran := r.mono - last.mono
+	passed := ran
 	if r.boot != 0 {
 		passed = max(passed, r.boot-last.boot)
 	}
@@ -49,7 +48,7 @@ func (r reading) since(last reading) (slept, set time.Duration) {
 	if r.boot == 0 && set > 0 { // the wall clock alone knows of sleep
 		passed, set = passed+set, 0
 	}
-	if slept = passed - clockTick; slept < sleepMin {
+	if slept = passed - min(ran, clockTick); slept < sleepMin {
 		slept = 0
 	}
 	if set.Abs() < stepMin {
@@ -61,6 +60,10 @@ func (r reading) since(last reading) (slept, set time.Duration) {
 // watchClocks notices, until ctx ends, that this machine or this process was asleep, and that its clock was set: a
 // virtual machine that was moved or restored knows of no other sign.
 func (l *lan) watchClocks(ctx context.Context) error {
+	set := make(chan struct{}, 1)
+	var following sync.WaitGroup
+	defer following.Wait()
+	following.Go(func() { followClock(ctx, l.log, set) })
 	tick := time.NewTicker(clockTick)
 	defer tick.Stop()
 	start := time.Now()
@@ -70,6 +73,7 @@ func (l *lan) watchClocks(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-set:
 		}
 		now := readClocks(start)
 		slept, set := now.since(last)

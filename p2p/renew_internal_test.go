@@ -20,14 +20,14 @@ func TestClocksTellSleepFromSetting(t *testing.T) {
 	}{
 		{"a tick", s, s, s, 0, 0},
 		{"a busy machine", 3 * s, 3 * s, 3 * s, 0, 0},
-		{"stopped", 62 * s, 62 * s, 62 * s, 60 * s, 0},
-		{"suspended", 3600 * s, s, 3600 * s, 3598 * s, 0},
-		{"suspended, and no clock but the wall's tells", 3600 * s, s, 0, 3598 * s, 0},
+		{"stopped", 60*s + clockTick, 60*s + clockTick, 60*s + clockTick, 60 * s, 0},
+		{"suspended", 3600 * s, s, 3600 * s, 3599 * s, 0},
+		{"suspended, and no clock but the wall's tells", 3600 * s, s, 0, 3599 * s, 0},
 		{"set by ten years", 87600 * time.Hour, s, s, 0, 87600*time.Hour - s},
 		{"set back by ten years", -87600 * time.Hour, s, s, 0, -87600*time.Hour - s},
 		{"set back, and there is no boot clock", -time.Hour, s, 0, 0, -time.Hour - s},
 		{"slewed", 2 * s, s, s, 0, 0},
-		{"suspended and set", 7200 * s, s, 3600 * s, 3598 * s, 3600 * s},
+		{"suspended and set", 7200 * s, s, 3600 * s, 3599 * s, 3600 * s},
 	} {
 		last := reading{wall: noon, mono: time.Hour, boot: 2 * time.Hour}
 		now := reading{wall: noon.Add(c.wall), mono: time.Hour + c.mono, boot: 2*time.Hour + c.boot}
