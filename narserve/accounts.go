@@ -31,6 +31,7 @@ type Accounts struct {
 	file    string                                // "" is none
 	origins *lru.Cache[store.Hash, provenance]    // of NARs in the spool
 	missed  *lru.Cache[store.HashPart, missCheck] // what Nix may be fetching by itself
+	missing chan struct{}                         // something is in missed; read by [Server.Run]
 
 	mu        sync.Mutex // guards the rest
 	since     time.Time
@@ -87,7 +88,7 @@ func NewAccounts() *Accounts {
 	if err != nil {
 		panic(err)
 	}
-	return &Accounts{origins: origins, missed: missed, since: time.Now(), peers: shares{}, names: shares{}, passing: map[passKey]*passing{},
+	return &Accounts{origins: origins, missed: missed, missing: make(chan struct{}, 1), since: time.Now(), peers: shares{}, names: shares{}, passing: map[passKey]*passing{},
 		total: passed{answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}}
 }
 
@@ -249,7 +250,7 @@ func (a *Accounts) found(path store.Path) {
 // notFound takes note that Nix was told that there is no such path, and why.
 func (a *Accounts) notFound(hp store.HashPart, err error) {
 	now := time.Now()
-	a.missed.Add(hp, missCheck{at: now})
+	a.miss(hp, now)
 	result, reason := why(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -265,7 +266,7 @@ func (a *Accounts) notFound(hp store.HashPart, err error) {
 // notServed takes note that there is no NAR after all.
 func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
 	now := time.Now()
-	a.missed.Add(m.Path().HashPart(), missCheck{at: now})
+	a.miss(m.Path().HashPart(), now)
 	result, reason := why(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -176,6 +176,15 @@ func replaceFile(name string, text []byte) error {
 	return os.Rename(f.Name(), name)
 }
 
+// miss has it found out what becomes of a path that Nix did not get here.
+func (a *Accounts) miss(hp store.HashPart, now time.Time) {
+	a.missed.Add(hp, missCheck{at: now})
+	select {
+	case a.missing <- struct{}{}:
+	default:
+	}
+}
+
 // due returns paths that Nix missed a while ago, to be looked for.
 func (a *Accounts) due(now time.Time) (paths []store.HashPart) {
 	for _, hp := range a.missed.Keys() { // the oldest first
@@ -210,13 +219,22 @@ func (a *Accounts) looked(hp store.HashPart, size int64) {
 // Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out what of that
 // which neighbours do not have Nix has fetched itself. It is called once.
 func (s *Server) Run(ctx context.Context) error {
-	save, look := time.NewTicker(saveEvery), time.NewTicker(missCheckEvery)
+	save := time.NewTicker(saveEvery)
 	defer save.Stop()
-	defer look.Stop()
+	var look <-chan time.Time // nil: Nix has missed nothing lately
 	for {
 		select {
-		case <-look.C:
+		case <-s.accounts.missing:
+			if look == nil {
+				look = time.After(missCheckEvery)
+			}
+			continue
+		case <-look:
+			look = nil
 			s.lookForMissed(ctx)
+			if s.accounts.missed.Len() > 0 {
+				look = time.After(missCheckEvery)
+			}
 			continue
 		case <-save.C:
 		case <-ctx.Done():

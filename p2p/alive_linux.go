@@ -11,7 +11,7 @@ const (
 	// muxerAlive is how often both ends of a connection make sure of each other by yamux. Whether the machine is there
 	// the kernel finds out much sooner, see [watchOver]; and of a program that has halted nobody expects an answer for
 	// long.
-	muxerAlive = 5 * time.Minute
+	muxerAlive = 15 * time.Minute
 	// The kernel sends a packet when nothing has come for probeAfter, again after probeGap, and gives up when that has
 	// gone on for giveUp, which is also how long what was sent may stay unacknowledged. So two packets may be lost, and
 	// a pulled cable is noticed after 4 s, or after 8 s if something was sent meanwhile.

@@ -35,7 +35,7 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("resource manager: %w", err)
 	}
-	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(30*time.Second))
+	conns, err := connmgr.NewConnManager(connsLow, connsHigh, connmgr.WithGracePeriod(connsGrace), connmgr.WithSilencePeriod(connsGrace))
 	if err != nil {
 		return nil, fmt.Errorf("connection manager: %w", err)
 	}

@@ -69,6 +69,8 @@ type lan struct {
 	looked chan struct{} // the interfaces have been looked at, maybe for a new route
 	met    chan struct{} // there is a new friend
 
+	reconsider chan struct{} // what this machine does for others may have changed; read by its node
+
 	mu      sync.Mutex // guards what follows
 	links   []link
 	friends map[peer.ID]bool // neighbours, and whether they are news to places
@@ -101,7 +103,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	}
 	l := &lan{
 		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
-		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
+		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
 	memory, err := loadMemory(cfg.MemoryFile, time.Now())
@@ -232,6 +234,7 @@ func (l *lan) setLinks(links []link) (changed bool, fresh []link) {
 	before := used(l.links)
 	l.links = links
 	l.mu.Unlock()
+	hint(l.reconsider) // one may have become metered
 	now := used(links)
 	l.gate.setLinks(now)
 	fresh = slices.DeleteFunc(slices.Clone(now), func(k link) bool {

@@ -290,7 +290,10 @@ const (
 	probeTimeout = 2500 * time.Millisecond
 	// measureRTT is how often yamux measures the way to a peer and back, by which it sizes windows. On a LAN that hardly
 	// changes, and it wakes both sides.
-	measureRTT = 5 * time.Minute
+	measureRTT = time.Hour
+	// connsGrace is how old a connection must be to be closed because there are too many, and how often it is looked
+	// whether there are.
+	connsGrace = 30 * time.Second
 	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
 	// guest may take a second for the handshake.
 	dialTimeout = 3 * time.Second

@@ -214,7 +214,10 @@ func unwanted(cfg Config, l *lan) (*bans, *blocklist) {
 
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
 // sent. A node without sources shares nothing anyway.
-func (n *Node) Share(on bool) { n.sharer.share(on) }
+func (n *Node) Share(on bool) {
+	n.sharer.share(on)
+	hint(n.lan.reconsider)
+}
 
 // Sharing says whether sharing is on.
 func (n *Node) Sharing() bool { return !n.sharer.off.Load() }
@@ -284,15 +287,22 @@ func (n *Node) begin() bool {
 // watch keeps the list of neighbours, and closes what has not been read for a while.
 func (n *Node) watch(ctx context.Context, events <-chan any) {
 	defer n.leaveAll()
-	sweep := time.NewTicker(openNARIdle / 2)
-	defer sweep.Stop()
+	var sweep <-chan time.Time // nil: nothing is open
 	settled, last := n.lan.Settled(), (<-chan time.Time)(nil)
 	for {
 		select {
 		case e := <-events:
 			n.handle(ctx, e)
-		case <-sweep.C:
-			n.sharer.closeIdle(openNARIdle)
+		case <-n.sharer.opened:
+			if sweep == nil {
+				sweep = time.After(openNARIdle)
+			}
+		case <-sweep:
+			sweep = nil
+			if n.sharer.closeIdle(openNARIdle) {
+				sweep = time.After(openNARIdle / 2)
+			}
+		case <-n.lan.reconsider:
 			n.showSign()
 		case <-settled:
 			if len(events) == 0 { // those who were found are in the list

@@ -72,8 +72,9 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 		{name: "nothing in the way", ask: verdictYes, have: verdictYes},
 		{name: "metered", then: func(n *Node) {
 			n.lan.mu.Lock()
-			defer n.lan.mu.Unlock()
-			n.lan.links = append(n.lan.links, link{InterfaceStatus: InterfaceStatus{Name: "wwan0", Reason: metered}})
+			links := n.lan.links
+			n.lan.mu.Unlock()
+			n.lan.setLinks(append(links, link{InterfaceStatus: InterfaceStatus{Name: "wwan0", Reason: metered}}))
 		}},
 		{name: "on battery", edit: func(cfg *Config) { cfg.PowerSupplies = battery }},
 		{name: "password", user: "me:secret@"},
@@ -106,7 +107,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			if ask != tt.ask || have != tt.have {
 				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
 			}
-			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // a change shows at the next sweep
+			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
 				sign, err := g.Peerstore().SupportsProtocols(n.lan.host.ID(), n.sign)
 				if want := tt.ask == verdictYes; err == nil && (len(sign) > 0) == want {
 					break

@@ -28,6 +28,8 @@ type sharer struct {
 
 	checked *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
 
+	opened chan struct{} // there is something in open; read by watch
+
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR
 }
@@ -83,6 +85,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	if o == nil {
 		o = &openNAR{}
 		s.open[key] = o
+		hint(s.opened)
 	}
 	o.refs++
 	full := len(s.open) > maxOpenNARs
@@ -169,8 +172,8 @@ func (s *sharer) release(o *openNAR) {
 	}
 }
 
-// closeIdle closes what nobody has read for that long.
-func (s *sharer) closeIdle(idleFor time.Duration) {
+// closeIdle closes what nobody has read for that long. It returns whether anything stays open.
+func (s *sharer) closeIdle(idleFor time.Duration) bool {
 	var idle []*openNAR
 	s.mu.Lock()
 	for key, o := range s.open {
@@ -179,12 +182,14 @@ func (s *sharer) closeIdle(idleFor time.Duration) {
 			idle = append(idle, o)
 		}
 	}
+	left := len(s.open) > 0
 	s.mu.Unlock()
 	for _, o := range idle {
 		if o.nar != nil {
 			o.nar.Close()
 		}
 	}
+	return left
 }
 
 // share turns sharing on or off. Once it is off, no further block is read for anybody, and what is held open for

@@ -34,7 +34,7 @@ func newSharer(sources []store.Source, keys *trust.Keys) *sharer {
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	return &sharer{sources: sources, keys: keys, open: map[narKey]*openNAR{}, checked: checked}
+	return &sharer{sources: sources, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{}, checked: checked}
 }
 
 // claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing.

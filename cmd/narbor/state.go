@@ -19,8 +19,8 @@ import (
 // identityName is this machine's key in the state directory. That it is there tells that the state is.
 const identityName = "identity.key"
 
-// stateCheck is how often that is looked at.
-const stateCheck = 4 * time.Second
+// stateQuiet is how long after its loss the state is made anew: whoever deletes it may not be done.
+const stateQuiet = time.Second
 
 // errOpenToAll says that every user may write to the state directory.
 var errOpenToAll = errors.New("every user may write to it")
@@ -95,11 +95,24 @@ func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *store.S
 	tick := time.NewTicker(stateCheck)
 	defer tick.Stop()
 	told := false
+	var lost <-chan struct{}
 	for {
+		if lost == nil {
+			lost = lostFile(ctx, s.file(identityName))
+		}
 		select {
 		case <-ctx.Done():
+			if lost != nil {
+				<-lost
+			}
 			return nil
 		case <-tick.C:
+		case <-lost:
+			select {
+			case <-ctx.Done():
+			case <-time.After(stateQuiet):
+			}
+			lost = nil
 		}
 		if _, err := os.Lstat(s.file(identityName)); !errors.Is(err, fs.ErrNotExist) {
 			told = false
