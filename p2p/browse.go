@@ -19,9 +19,10 @@ import (
 )
 
 const (
-	// askSoon is the first pause between two questions; each is three times as long as the one before, up to askLate.
-	// That is short of half of what an announcement is believed for, so that each is heard twice in that time.
-	askSoon, askLate = time.Second, 4 * time.Minute
+	// askSoon is the first pause between two questions; each is three times as long as the one before, up to askLate if
+	// there are machines that are known by their announcements alone: short of half of what those are believed for, so
+	// that each is heard twice in that time. Otherwise up to askRest, for whoever was not heard when it came.
+	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
 	mdnsPort = 5353
 	// maxMDNSPacket is what a packet of multicast DNS may hold (RFC 6762, 17).
@@ -145,7 +146,7 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
-	d.running.Go(func() { cancel(e.askOn(ctx)) })
+	d.running.Go(func() { cancel(e.askOn(ctx, &d.lan.keeper.circle.strangers)) })
 	defer e.conn.Close()
 	b := make([]byte, maxMDNSPacket+1)
 	for {
@@ -167,8 +168,8 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 }
 
 // askOn asks at once, and then more and more rarely, until ctx ends. In its later turns it leaves that to others.
-func (e *ear) askOn(ctx context.Context) error {
-	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = min(3*pause, askLate), false {
+func (e *ear) askOn(ctx context.Context, strangers *atomic.Int64) error {
+	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = nextAsk(pause, strangers.Load() > 0), false {
 		if others := e.asked.Swap(false); first || !others {
 			if err := e.write(e.question); err != nil {
 				return err
@@ -178,6 +179,14 @@ func (e *ear) askOn(ctx context.Context) error {
 		sleep(ctx, pause)
 	}
 	return nil
+}
+
+// nextAsk returns the pause after a pause.
+func nextAsk(pause time.Duration, strangers bool) time.Duration {
+	if strangers {
+		return min(3*pause, askLate)
+	}
+	return min(3*pause, askRest)
 }
 
 // noteQuestion notes whether a packet is somebody's question that everybody will answer.

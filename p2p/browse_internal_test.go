@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,8 +48,11 @@ func testAnswer(t testing.TB, name string, ttl uint32, texts ...string) []byte {
 
 // In an hour, a machine that is alone asks every few minutes, and of 60 each asks once and then hardly ever.
 func TestOneQuestionIsEnoughForALAN(t *testing.T) {
-	for _, machines := range []int{1, 60} {
+	for _, c := range []struct{ machines, strangers, least, most int }{{1, 0, 6, 12}, {60, 0, 6, 24}, {1, 1, 12, 40}, {60, 1, 12, 40}} {
+		machines := c.machines
 		synctest.Test(t, func(t *testing.T) {
+			var strangers atomic.Int64
+			strangers.Store(int64(c.strangers))
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
 			asks := make([]int, machines)
@@ -65,7 +69,7 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 				}
 			}
 			for _, e := range ears {
-				go e.askOn(ctx)
+				go e.askOn(ctx, &strangers)
 			}
 			<-ctx.Done()
 			synctest.Wait()
@@ -76,8 +80,9 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 					t.Errorf("machine %d of %d never asked", i, machines)
 				}
 			}
-			if later := sum - machines; later < 12 || later > 40 {
-				t.Errorf("%d machines asked %d times after the first, want 12 to 40 times in an hour", machines, later)
+			if later := sum - machines; later < c.least || later > c.most {
+				t.Errorf("%d machines that know %d strangers asked %d times after the first, want %d to %d times in an hour",
+					machines, c.strangers, later, c.least, c.most)
 			}
 		})
 	}

@@ -111,6 +111,8 @@ const (
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs
 	// nothing, so when it is full whoever could not be reached most often makes room.
 	maxKnown = 512
+	// maxHeard bounds the memory of what the addresses in announcements say, at up to 500 bytes each.
+	maxHeard = 1024
 	// maxTallies bounds what is remembered of peers that come and go, and maxMissAddrs the addresses whose misses are
 	// counted: more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096

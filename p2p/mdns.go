@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/zeroconf/v2"
 	ma "github.com/multiformats/go-multiaddr"
@@ -46,6 +47,7 @@ type discovery struct {
 	lan      *lan
 	port     uint16
 	sessions map[string]*session
+	heard    *lru.Cache[string, spoken]
 	running  sync.WaitGroup
 }
 
@@ -55,7 +57,11 @@ type session struct {
 }
 
 func newDiscovery(l *lan) *discovery {
-	return &discovery{lan: l, port: listenPort(l.host), sessions: make(map[string]*session)}
+	heard, err := lru.New[string, spoken](maxHeard)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return &discovery{lan: l, port: listenPort(l.host), sessions: make(map[string]*session), heard: heard}
 }
 
 // update starts and ends sessions so that there is one for each link that is used.
@@ -175,7 +181,7 @@ func (d *discovery) hear(e *zeroconf.ServiceEntry, from netip.Addr) {
 func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announcement, bool) {
 	a := announcement{via: viaMDNS, expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
-		id, m, ok := parseText(text)
+		id, m, ok := d.parseText(text)
 		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == maxAddrs {
 			continue
 		}
@@ -199,6 +205,23 @@ func zoned(m ma.Multiaddr, zone string) ma.Multiaddr {
 		return m // without a zone, nobody takes it
 	}
 	return append(ma.Multiaddr{*z}, m...)
+}
+
+// A spoken is what a text says; no ID if it says nothing.
+type spoken struct {
+	id   peer.ID
+	addr ma.Multiaddr
+}
+
+// parseText is parseText with a memory: all announce the same again and again, and on a LAN at rest taking that apart
+// would be half of the work.
+func (d *discovery) parseText(text string) (peer.ID, ma.Multiaddr, bool) {
+	s, ok := d.heard.Get(text)
+	if !ok && len(text) <= maxAddrText {
+		s.id, s.addr, _ = parseText(text)
+		d.heard.Add(text, s)
+	}
+	return s.id, s.addr, s.id != ""
 }
 
 // parseText accepts "dnsaddr=/(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID" and nothing else.

@@ -133,7 +133,8 @@
 //	  500     68 / 85         68    6.3 kB  4.8 s / 11.6 s       1.8 MB
 //
 // At rest a connection costs each side about 30 packets of 66 bytes a minute, on Linux, and multicast DNS a machine about
-// 2 kB in four minutes: 0.1 MB a minute with 50 neighbours and 0.13 MB with 64, however many machines there are.
+// 2 kB in twenty minutes, or in four if there are strangers: 0.1 MB a minute with 50 neighbours and 0.13 MB with 64,
+// however many machines there are.
 // This repeats the table, in some minutes:
 //
 //	NARBOR_NIGHTLY=1 go test -v -timeout 1h -run 'TestManyMachines|TestFiveHundredMachines' ./integration/hostile ./p2p
