@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-2Hs629x8ARbIXzyZBydoYLjkagoWtQRLrGAyYo4jETk=";
+          vendorHash = "sha256-BMRLOaohWk4U4qQXMXPQtx1sqhhnlqY8c7mTDAfljaE=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

@@ -10,14 +10,23 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/gologshim"
+	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	"github.com/libp2p/go-libp2p/p2p/net/upgrader"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
+	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/libp2p/go-libp2p/x/rate"
@@ -28,7 +37,9 @@ import (
 // yamuxMessage is the largest piece that one stream sends at a time: a block.
 const yamuxMessage = 256 << 10
 
-// newHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6.
+// newHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6. It is put together here and
+// not by libp2p.New, which brings all that there is into the program: QUIC, WebRTC and their like take twelve
+// megabytes of it, and AutoNAT asks neighbours how they see this machine from the internet.
 func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 	silenceLibp2p()
 	limits, err := newResourceManager()
@@ -39,34 +50,61 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connection manager: %w", err)
 	}
-	h, err := libp2p.New(
-		libp2p.Identity(cfg.Identity),
-		libp2p.UserAgent(cfg.UserAgent),
-		libp2p.NoListenAddrs, // below: the families are not equally important
-		libp2p.NoTransports,
-		cfg.Net.transport(gate),
-		libp2p.Security(libp2ptls.ID, newTimeless),
-		libp2p.Security(noise.ID, noise.New),
-		libp2p.Muxer(yamux.ID, newMuxer(cfg.Net)),
-		libp2p.ResourceManager(limits),
-		libp2p.ConnectionManager(conns),
-		libp2p.ConnectionGater(gate),
-		libp2p.AddrsFactory(gate.announceable),
-		libp2p.DisableRelay(),
-		libp2p.DisableMetrics(),
-		libp2p.DisableIdentifyAddressDiscovery(),
-		libp2p.UDPBlackHoleSuccessCounter(nil),
-		libp2p.IPv6BlackHoleSuccessCounter(nil), // it gives up on global IPv6 addresses, which neighbours may have
-		libp2p.WithDialTimeout(dialTimeout),
-		libp2p.SwarmOpts(swarm.WithDialTimeoutLocal(dialTimeout)),
-	)
+	bus := eventbus.NewBus()
+	sw, err := newSwarm(cfg, gate, limits, bus)
 	if err != nil {
 		return nil, err
 	}
+	h, err := basichost.NewHost(sw, &basichost.HostOpts{EventBus: bus, ConnManager: conns, AddrsFactory: gate.announceable,
+		UserAgent: cfg.UserAgent, EnablePing: true})
+	if err != nil {
+		return nil, errors.Join(err, sw.Close())
+	}
+	h.Start()
 	if err := listen(h, cfg.Port, cfg.Log); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
+}
+
+// newSwarm makes what dials and accepts.
+func newSwarm(cfg lanConfig, gate *gater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
+	id, err := peer.IDFromPrivateKey(cfg.Identity)
+	if err != nil {
+		return nil, fmt.Errorf("identity: %w", err)
+	}
+	peers, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(peers.AddPrivKey(id, cfg.Identity), peers.AddPubKey(id, cfg.Identity.GetPublic())); err != nil {
+		return nil, err
+	}
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(cfg.Net)}}
+	tls, err := newTimeless(libp2ptls.ID, cfg.Identity, muxers)
+	if err != nil {
+		return nil, err
+	}
+	noisy, err := noise.New(noise.ID, cfg.Identity, muxers)
+	if err != nil {
+		return nil, err
+	}
+	up, err := upgrader.New([]sec.SecureTransport{tls, noisy}, muxers, nil, limits, gate)
+	if err != nil {
+		return nil, err
+	}
+	t, err := cfg.Net.transport(gate, up, limits)
+	if err != nil {
+		return nil, err
+	}
+	sw, err := swarm.NewSwarm(id, peers, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(limits),
+		swarm.WithDialTimeout(dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout),
+		swarm.WithUDPBlackHoleSuccessCounter(nil),
+		swarm.WithIPv6BlackHoleSuccessCounter(nil)) // it gives up on global IPv6 addresses, which neighbours may have
+	if err != nil {
+		return nil, err
+	}
+	return sw, sw.AddTransport(t)
 }
 
 // listen opens the same port on both families. A machine may lack one of them, but not both.
@@ -128,7 +166,7 @@ func newMuxer(n *Net) *yamux.Transport {
 // LAN and more, for one host that may have eight connections.
 func newResourceManager() (network.ResourceManager, error) {
 	base := rcmgr.DefaultLimits
-	libp2p.SetDefaultServiceLimits(&base)
+	limitServices(&base)
 	limits := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
 			Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns, FD: maxConns,
@@ -152,6 +190,24 @@ func newResourceManager() (network.ResourceManager, error) {
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 32, ConnCount: connsPerIP}},
 			[]rcmgr.ConnLimitPerSubnet{{PrefixLength: 128, ConnCount: connsPerIP}}),
 		rcmgr.WithConnRateLimiters(newConnRateLimiter()))
+}
+
+// limitServices bounds what identify and ping may have under way, all together and with one peer, as libp2p.New would.
+func limitServices(base *rcmgr.ScalingLimitConfig) {
+	many := rcmgr.BaseLimit{StreamsInbound: 64, StreamsOutbound: 64, Streams: 128, Memory: 4 << 20}
+	some := rcmgr.BaseLimit{StreamsInbound: 16, StreamsOutbound: 16, Streams: 32, Memory: 1 << 20}
+	few := rcmgr.BaseLimit{StreamsInbound: 2, StreamsOutbound: 3, Streams: 4, Memory: 1 << 20}
+	each := rcmgr.BaseLimitIncrease{StreamsInbound: 64, StreamsOutbound: 64, Streams: 128, Memory: 4 << 20}
+	base.AddServiceLimit(identify.ServiceName, many, each)
+	base.AddServicePeerLimit(identify.ServiceName, some, rcmgr.BaseLimitIncrease{})
+	base.AddServiceLimit(ping.ServiceName, many, each)
+	base.AddServicePeerLimit(ping.ServiceName, few, rcmgr.BaseLimitIncrease{})
+	for _, id := range []protocol.ID{identify.ID, identify.IDPush} {
+		base.AddProtocolLimit(id, many, each)
+		base.AddProtocolPeerLimit(id, some, rcmgr.BaseLimitIncrease{})
+	}
+	base.AddProtocolLimit(ping.ID, many, each)
+	base.AddProtocolPeerLimit(ping.ID, few, rcmgr.BaseLimitIncrease{})
 }
 
 func newConnRateLimiter() *rate.Limiter {

@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
@@ -23,11 +22,11 @@ type Net struct {
 }
 
 // transport is what connections are made of: TCP, unless there is a Net.
-func (n *Net) transport(gate *gater) libp2p.Option {
+func (n *Net) transport(gate *gater, up transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
 	if n != nil {
-		return libp2p.Transport(n.Transport)
+		return n.Transport(up, limits)
 	}
-	return libp2p.Transport(tcp.NewTCPTransport,
+	return tcp.NewTCPTransport(up, limits, nil,
 		tcp.WithConnectionTimeout(dialTimeout),
 		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
 		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
