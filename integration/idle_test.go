@@ -29,9 +29,10 @@ const (
 func TestManyNarborsIdle(t *testing.T) {
 	n, settle, watched := 20, 16*time.Second, 8*time.Second // between two turns to ask, in which all answer
 	if nightly() {
-		n, settle, watched = 60, time.Minute, time.Minute
+		n, settle, watched = 60, 2*time.Minute, 2*time.Minute // in which Go collects garbage once, however little there is
 	}
 	w := newWorld(t)
+	w.ctx = t.Context()
 	var hosts []*lan.Host
 	var narbors []*lan.Process
 	began := time.Now()
