@@ -217,3 +217,25 @@ func TestGatewayAndKernelCommandLine(t *testing.T) {
 		w.neighbours(h, 2)
 	}
 }
+
+// A guest finds its host by its link-local address, as a router gives it that announces itself by IPv6, and by that on
+// the right one of two links that each have such a gateway.
+func TestLinkLocalGateway(t *testing.T) {
+	w := newWorld(t)
+	host, guest := w.plain("host", noMulticast), w.plain("guest", noMulticast)
+	_, err := guest.Run(w.ctx, "sh", "-c", "ip link add eth1 type veth peer name far && ip link set eth1 up && ip link set far up")
+	w.must(err)
+	addr, err := host.Run(w.ctx, "sh", "-c", "ip -6 -o addr show dev eth0 scope link | grep -o 'fe80[^/]*'")
+	w.must(err)
+	addr = strings.TrimSpace(addr)
+	for _, route := range []string{"default via fe80::1 dev eth1 metric 100", "default via " + addr + " dev eth0 metric 200"} {
+		_, err = guest.Run(w.ctx, "sh", "-c", "ip -6 route add "+route)
+		w.must(err)
+	}
+	w.start(host)
+	w.start(guest)
+	nb := w.neighbours(guest, 1).Neighbours[0]
+	if nb.Via != "gateway" || !strings.HasPrefix(nb.Addr, "/ip6zone/eth0/ip6/"+addr+"/tcp/6273") {
+		t.Errorf("the guest has found its host by %q at %s, want gateway at %s on eth0", nb.Via, nb.Addr, addr)
+	}
+}

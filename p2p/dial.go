@@ -244,7 +244,7 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 
 // announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.
 func (k *keeper) announce(a announcement, now time.Time) {
-	if a.via != viaMDNS { // nobody else knows on which of our links that is
+	if a.via != viaMDNS && a.via != viaGateway { // nobody else knows on which of our links that is
 		a.addrs, _ = byReach(a.addrs)
 	}
 	if len(a.addrs) == 0 {

@@ -55,15 +55,18 @@ func TestLinkLocalAddressesFromHearsayAreRefused(t *testing.T) {
 	k := newIdleKeeper(t)
 	id, now := newTestPeer(t), time.Now()
 	local, global := ma.StringCast("/ip6zone/eth0/ip6/fe80::1/tcp/6273"), ma.StringCast("/ip6/fd00::1/tcp/6273")
-	for _, via := range []string{viaExchange, viaRemembered, viaGateway} {
+	for _, via := range []string{viaExchange, viaRemembered, viaInbound} {
 		k.announce(announcement{id: id, addrs: []ma.Multiaddr{local}, expiry: now.Add(time.Hour), via: via}, now)
 		if k.peers[id] != nil {
 			t.Fatalf("taken from %q", via)
 		}
 	}
-	k.announce(announcement{id: id, addrs: []ma.Multiaddr{local, global}, expiry: now.Add(time.Hour), via: viaMDNS}, now)
-	if c := k.peers[id]; c == nil || len(c.addrs) != 2 {
-		t.Errorf("an announcement on the link = %+v, want both addresses", c)
+	for _, via := range []string{viaMDNS, viaGateway} {
+		delete(k.peers, id)
+		k.announce(announcement{id: id, addrs: []ma.Multiaddr{local, global}, expiry: now.Add(time.Hour), via: via}, now)
+		if c := k.peers[id]; c == nil || len(c.addrs) != 2 {
+			t.Errorf("what is known from the link by %q = %+v, want both addresses", via, c)
+		}
 	}
 }
 

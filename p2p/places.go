@@ -27,7 +27,7 @@ const (
 // A gateway is where a default route leads.
 type gateway struct {
 	index int        // of the link
-	addr  netip.Addr // without a zone
+	addr  netip.Addr // with a zone if it is link-local, once its link is known
 	mac   string     // "" is not known yet
 }
 
@@ -118,6 +118,9 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	for _, k := range p.lan.usedLinks() {
 		of := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.index != k.ifi.Index })
 		for _, g := range of {
+			if isLinkLocal(g.addr) { // as IPv6 routers announce themselves
+				g.addr = g.addr.WithZone(k.Name)
+			}
 			p.probe(ctx, g)
 		}
 		for _, prefix := range k.addrs {
@@ -278,7 +281,7 @@ func (l *lan) friendsNow(all bool) []peer.ID {
 // isConnectedTo reports whether there is a connection with an address.
 func (l *lan) isConnectedTo(a netip.Addr) bool {
 	for _, c := range l.host.Network().Conns() {
-		if remote, ok := ipOf(c.RemoteMultiaddr()); ok && remote.WithZone("") == a {
+		if remote, ok := ipOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
 			return true
 		}
 	}

@@ -47,9 +47,10 @@ func TestNetworksAreToldApart(t *testing.T) {
 
 func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 	l := newIdleKeeper(t).lan
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64", "169.254.0.5/16", "192.168.1.1/24")})
+	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64", "169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
 	for addr, want := range map[string]bool{
 		"10.1.0.1": true, "fd01::1": true, "169.254.0.1": true,
+		"fe80::1%eth0": true, "fe80::1": false, "fe80::1%eth1": false,
 		"203.0.113.1": false, "100.64.0.1": false, "2001:db8::1": false, // a provider's
 		"10.2.0.1": false, "fd02::1": false, // on none of our links
 		"192.168.1.1": false, "169.254.169.254": false, // this machine, and where clouds keep secrets
