@@ -29,7 +29,7 @@ const (
 func TestManyNarborsIdle(t *testing.T) {
 	n, settle, watched := 20, 16*time.Second, 8*time.Second // between two turns to ask, in which all answer
 	if nightly() {
-		n, settle, watched = 60, 2*time.Minute, 2*time.Minute // in which Go collects garbage once, however little there is
+		n, settle, watched = 60, 3*time.Minute, 2*time.Minute // in which Go collects garbage once, however little there is
 	}
 	w := newWorld(t)
 	w.ctx = t.Context()

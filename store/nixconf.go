@@ -112,10 +112,10 @@ func (c *capped) Write(p []byte) (int, error) {
 // WatchNixSettings calls changed each time that the configuration files have changed and the settings with them,
 // or cannot be read since. It returns the context's error when that ends.
 func WatchNixSettings(ctx context.Context, changed func(NixSettings, error)) error {
+	tick := time.NewTicker(nixSettingsPoll) // now, at the same moment as others' with which it wakes this machine up
+	defer tick.Stop()
 	seen := readNixConf().digest
 	last, lastErr := ReadNixSettings(ctx)
-	tick := time.NewTicker(nixSettingsPoll)
-	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
