@@ -22,7 +22,8 @@ const DefaultBudget = 50 << 30
 
 // behalf is what this node fetches from its upstreams because neighbours have asked for it.
 type behalf struct {
-	budget int64 // bytes of NARs a day, in all; half of what others leave of it for one address
+	budget int64                             // bytes of NARs a day, in all; half of what others leave of it for one address
+	failed *lru.Cache[store.Hash, time.Time] // what could not be fetched, and when; it is not tried again at once
 
 	mu    sync.Mutex // guards the rest
 	jobs  map[store.Hash]*job
@@ -33,6 +34,7 @@ type behalf struct {
 
 // A job is a NAR that is being fetched for others.
 type job struct {
+	from   netip.Addr    // of whom it was asked first
 	lease  *time.Timer   // ends it, once nobody asks how far it is
 	begun  chan struct{} // closed when there is a flight, or will be none
 	flight *fetch        // nil is none; may be read once begun is closed
@@ -58,7 +60,11 @@ func newBehalf(budget int64) *behalf {
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each}
+	failed, err := lru.New[store.Hash, time.Time](maxFailed)
+	if err != nil {
+		panic(err)
+	}
+	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each, failed: failed}
 }
 
 // spend says whether neighbours at an address may have n bytes fetched. However many addresses somebody has, half of what
@@ -128,7 +134,7 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 	if !n.helps() || !t.probing.mayHelp() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(verdictNo))
 	}
-	ctx, cancel := context.WithTimeout(ctx, infoPatience)
+	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, r.hashParts[0])
 	switch {
@@ -180,7 +186,8 @@ func (n *Node) downloaded() (sum int64) {
 	for _, u := range n.cfg.Upstreams {
 		sum += u.Received()
 	}
-	return sum % store.MaxNarSize
+	const step = 16 << 10 // the sizes of archives, to the byte, are nobody's business
+	return sum / step * step % store.MaxNarSize
 }
 
 // meetPeer makes whoever asks for a NAR on its behalf a member of its crowd.
@@ -207,7 +214,10 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 	if !mine {
 		end()
 		n.running.Done()
-		return j.await(ctx)
+		if f := j.await(ctx); f != nil && f.m.Path() == m.Path() {
+			return f
+		}
+		return nil
 	}
 	f, err := n.newFlight(m)
 	if err != nil {
@@ -228,6 +238,9 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		sp, err := n.fly(life, f)
 		n.cfg.Observer.Landed(m, err)
 		if err != nil {
+			if !errors.Is(life.Err(), context.Canceled) { // nobody wanted it any more
+				n.behalf.failed.Add(nar, time.Now())
+			}
 			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
 			return
 		}
@@ -245,10 +258,19 @@ func (b *behalf) hire(from netip.Addr, m trust.Mapping, cancel func()) (j *job, 
 	if j := b.jobs[m.NarHash()]; j != nil {
 		return j, false
 	}
-	if len(b.jobs) >= maxJobs || !b.spend(from, m.NarSize(), time.Now()) {
+	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < shunTime {
 		return nil, false
 	}
-	j = &job{lease: time.AfterFunc(leaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
+	own := 0
+	for _, j := range b.jobs {
+		if j.from == from {
+			own++
+		}
+	}
+	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
+		return nil, false
+	}
+	j = &job{from: from, lease: time.AfterFunc(leaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
 	b.jobs[m.NarHash()] = j
 	b.bytes += m.NarSize()
 	return j, true
@@ -302,6 +324,7 @@ type tempo struct {
 	since  time.Time     // until when took is counted
 	took   time.Duration // of all downloads together
 	bytes  int64
+	ended  time.Time // when the last download did
 }
 
 // begin takes note of one more download, until end is called.
@@ -317,6 +340,7 @@ func (p *tempo) end() {
 	defer p.mu.Unlock()
 	p.settle()
 	p.active--
+	p.ended = p.since
 }
 
 // settle counts the time until now. The caller holds mu.
@@ -324,6 +348,9 @@ func (p *tempo) settle() {
 	now := time.Now()
 	p.took += time.Duration(p.active) * now.Sub(p.since)
 	p.since = now
+	if p.active == 0 && now.Sub(p.ended) > paceIdle {
+		p.took, p.bytes = 0, 0
+	}
 	if p.took > paceMemory {
 		p.took, p.bytes = p.took/2, p.bytes/2
 	}

@@ -3,6 +3,7 @@ package p2p
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -185,41 +186,35 @@ type nobodyConn struct{ network.Conn }
 func (nobodyConn) RemotePeer() peer.ID           { return "asker" }
 func (nobodyConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/192.0.2.1/tcp/1") }
 
-// A LAN that begins to build asks whoever is elected all at once.
-func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
-	signer := newSigner(t)
-	nar := randomNAR(4 * store.BlockSize)
-	info, _ := signer.sign(t, "wanted", nar)
-	var sent atomic.Int32
-	slow := make(chan struct{})
+// helper returns a node that fetches for others from an upstream which has one path, and a function that asks it to.
+func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFunc) (*Node, func() verdict) {
+	t.Helper()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, ".narinfo") {
 			time.Sleep(20 * time.Millisecond) // so that all ask meanwhile
 			fmt.Fprintf(w, "%sURL: nar/x\nCompression: none\n", info)
 			return
 		}
-		sent.Add(1)
-		<-slow
-		w.Write(nar)
+		archive(w, r)
 	}))
-	defer web.Close()
+	t.Cleanup(web.Close)
 	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer spool.Close()
+	t.Cleanup(func() { spool.Close() })
 	up, err := store.OpenUpstream(store.UpstreamConfig{URL: web.URL, Agent: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer up.Close()
+	t.Cleanup(func() { up.Close() })
 	n, err := New(Config{Identity: newTestIdentity(t), Trusted: signer.keys, ShareKeys: signer.keys, Spool: spool,
 		Share: []store.Source{store.NewMem()}, Upstreams: []*store.Upstream{up}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.lan.Host().Close()
-	ask := func() verdict {
+	t.Cleanup(func() { n.lan.Host().Close() })
+	return n, func() verdict {
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := request{kind: askFetch, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}
@@ -229,6 +224,30 @@ func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
 		bw.Flush()
 		return verdict(b.Bytes()[0])
 	}
+}
+
+// until asks until the answer is no longer that it is under way, and returns it.
+func until(t *testing.T, ask func() verdict) verdict {
+	t.Helper()
+	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if got := ask(); got != verdictYes || time.Now().After(limit) {
+			return got
+		}
+	}
+}
+
+// A LAN that begins to build asks whoever is elected all at once.
+func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
+	signer := newSigner(t)
+	nar := randomNAR(4 * store.BlockSize)
+	info, _ := signer.sign(t, "wanted", nar)
+	var sent atomic.Int32
+	slow := make(chan struct{})
+	n, ask := helper(t, signer, info, func(w http.ResponseWriter, _ *http.Request) {
+		sent.Add(1)
+		<-slow
+		w.Write(nar)
+	})
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
@@ -239,14 +258,10 @@ func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
 	}
 	all.Wait()
 	close(slow)
-	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if got := ask(); got == verdictHere {
-			break
-		} else if got != verdictYes || time.Now().After(limit) {
-			t.Fatalf("the answer is %d, want %d and then %d", got, verdictYes, verdictHere)
-		}
+	if got := until(t, ask); got != verdictHere {
+		t.Fatalf("the answer is %d, want %d", got, verdictHere)
 	}
-	sp, ok := spool.Get(info.NarHash)
+	sp, ok := n.cfg.Spool.Get(info.NarHash)
 	if !ok {
 		t.Fatal("it is not in the spool")
 	}
@@ -257,5 +272,48 @@ func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
 	}
 	if got := sent.Load(); got != 1 {
 		t.Errorf("the archive was asked for %d times, want once", got)
+	}
+}
+
+func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
+	signer := newSigner(t)
+	info, _ := signer.sign(t, "wanted", randomNAR(4*store.BlockSize))
+	var asked atomic.Int32
+	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		time.Sleep(20 * time.Millisecond)
+		http.NotFound(w, r)
+	})
+	if got := ask(); got != verdictYes {
+		t.Fatalf("the answer is %d, want %d", got, verdictYes)
+	}
+	if got := until(t, ask); got != verdictNo {
+		t.Fatalf("the answer is %d, want %d", got, verdictNo)
+	}
+	before := asked.Load()
+	for range 20 {
+		if got := ask(); got != verdictNo {
+			t.Errorf("the answer is %d, want %d", got, verdictNo)
+		}
+	}
+	if got := asked.Load(); got != before {
+		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
+	}
+	n.behalf.failed.Add(info.NarHash, time.Now().Add(-shunTime))
+	if got := ask(); got != verdictYes {
+		t.Errorf("the answer after a while is %d, want %d", got, verdictYes)
+	}
+	until(t, ask)
+}
+
+func TestASlowUpstreamDoesNotEndWhatNeighboursDeliver(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
+	defer cancel()
+	const blocks = 400
+	for left, want := range map[int]bool{300: false, blocks - 3: true} { // 100 have come in 20 s; or 3
+		f := &fetch{left: left}
+		if err := f.hopeless(ctx, time.Now().Add(-20*time.Second), 2, blocks); err != nil != want {
+			t.Errorf("%d of %d blocks missing after 20 s: %v, want an error: %v", left, blocks, err, want)
+		}
 	}
 }

@@ -26,7 +26,7 @@ type fetch struct {
 	suspects []suspicion    // what was fetched again; changes between runs only
 	landed   func()         // called when nobody is to ask for it any more
 	supplies int            // how often an upstream was asked; owned by the goroutine that calls honest
-	own      bool           // an upstream is at it; owned by the goroutine that calls honest
+	own      atomic.Bool    // our upstream is at it
 	again    bool           // after a doubt, holders were looked for; owned by the goroutine that calls honest
 	urged    atomic.Bool    // neighbours wait for this node to ask its upstream
 	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
@@ -43,6 +43,7 @@ type fetch struct {
 	crowd    crowd
 	helpers  map[peer.ID]bool // who were asked to fetch it
 	helped   bool             // one of them does, or did
+	waited   bool             // for one of them, for so long that no other is asked
 }
 
 type blockState byte
@@ -244,6 +245,7 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 		f.node.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 		return
 	}
+	f.shunHelper(nb)
 	f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 	f.exclude(nb.id, 1)
 }

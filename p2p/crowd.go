@@ -62,9 +62,13 @@ func newCrowd(self peer.ID, nar store.Hash, shared bool) crowd {
 	return crowd{seed: crowdSeed(self, nar), members: map[peer.ID]*relay{}, gone: map[peer.ID]time.Time{}, shared: shared, last: time.Now(), news: make(chan struct{})}
 }
 
-// offer makes a neighbour a member. It returns false if it is one already, or may not be one.
-func (c *crowd) offer(nb *neighbour, nar store.Hash) bool {
-	if c.closed || c.members[nb.id] != nil || len(c.members) >= maxRelays || nb.tally.isDistrusted(time.Now()) || time.Since(c.gone[nb.id]) < holdersFresh {
+// offer makes a neighbour a member. It returns false if it is one already, or may not be one. A root is one also if there
+// are many, or it had nothing a moment ago; there are no more than maxHelpers.
+func (c *crowd) offer(nb *neighbour, nar store.Hash, root bool) bool {
+	if c.closed || c.members[nb.id] != nil || nb.tally.isDistrusted(time.Now()) {
+		return false
+	}
+	if !root && (len(c.members) >= maxRelays || time.Since(c.gone[nb.id]) < holdersFresh) {
 		return false
 	}
 	c.members[nb.id] = &relay{seed: crowdSeed(nb.id, nar)}
@@ -114,7 +118,7 @@ func (f *fetch) meet(nbs ...*neighbour) {
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
 		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] {
-			f.crowd.offer(nb, f.m.NarHash())
+			f.crowd.offer(nb, f.m.NarHash(), false)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func TestEachBlockHasOneOwnerWhomEverybodyKnows(t *testing.T) {
 			names := map[*relay]peer.ID{nil: self}
 			for _, id := range ids {
 				if id != self {
-					c.offer(&neighbour{id: id, tally: &tally{}}, nar)
+					c.offer(&neighbour{id: id, tally: &tally{}}, nar, false)
 					names[c.members[id]] = id
 				}
 			}
@@ -77,7 +77,7 @@ func waitedFor(pace time.Duration) (waited time.Duration) {
 		if !time.Now().Before(next) {
 			c.last, next = time.Now(), next.Add(pace)
 			c.passed++
-			c.offer(&neighbour{id: peer.ID(next.String()), tally: &tally{}}, nar)
+			c.offer(&neighbour{id: peer.ID(next.String()), tally: &tally{}}, nar, false)
 		}
 	}
 	return time.Since(start)

@@ -114,7 +114,7 @@ type Election struct {
 	Alone   string      `json:"alone"`   // why this node asks for itself without an election; "" if there was one
 	Refuses string      `json:"refuses"` // why this node would not do it for others; "" if it would
 	Scores  []Candidate `json:"scores"`  // the highest first: who has it is elected
-	// Patience is how many seconds who is elected may make no progress before this node downloads by itself.
+	// Patience is how many seconds who is elected may receive nothing before this node downloads by itself.
 	Patience float64 `json:"patienceSeconds"`
 }
 
@@ -180,6 +180,15 @@ func (t *tally) shun(now time.Time) {
 	t.shuns = min(t.shuns+1, 8)
 }
 
+// pause leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
+func (t *tally) pause(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if until := now.Add(shunTime); until.After(t.shunned) {
+		t.shunned = until
+	}
+}
+
 func (t *tally) isShunned(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -202,7 +211,7 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			who.tally.shun(time.Now())
+			who.tally.pause(time.Now())
 		}
 	case v == verdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.id, store.ErrNotFound)

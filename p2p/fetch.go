@@ -121,7 +121,6 @@ func (f *fetch) run(ctx context.Context) error {
 	for s.holders.size < min(maxWorkers, s.blocks) && s.start(&s.holders, f.nextHolder()) {
 	}
 	askedAround := s.began
-	f.own = false
 	for {
 		if done, err := f.state(); done || err != nil {
 			return err
@@ -137,9 +136,7 @@ func (f *fetch) run(ctx context.Context) error {
 		case <-s.relays.ended:
 			s.relays.size--
 		case <-s.supply.ended:
-			if s.supply.size--; s.supply.size == 0 {
-				f.own = false
-			}
+			s.supply.size--
 		case <-ticker.C:
 			askedAround = f.lookAround(askedAround)
 			if f.overdue(overdueAfter) || s.holders.size < maxWorkers && f.unasked() {
@@ -172,11 +169,14 @@ func (s *shift) start(c *crew, nb *neighbour) bool {
 // fill sets to work whoever should be. again says that the fetch may have ended meanwhile, or there is more to do; the
 // error, that nobody is left.
 func (s *shift) fill() (again bool, err error) {
-	for !s.own && s.start(&s.relays, s.nextRelay()) {
+	for !s.own.Load() && s.start(&s.relays, s.nextRelay()) {
 	}
 	alone := s.holders.size == 0 && !s.start(&s.holders, s.nextHolder())
-	free := s.supply.size == 0 || s.urged.Load() && !s.own
+	free := s.supply.size == 0 || s.urged.Load() && !s.own.Load()
 	if free && (alone || s.crawls()) && s.startSupply(s.ctx, &s.supply, s.relays.size) {
+		if !alone {
+			s.shunHelper(s.slowHelpers()...)
+		}
 		return true, nil
 	}
 	if !alone || s.supply.size > 0 || s.relays.size > 0 && !s.stalled() {
@@ -201,7 +201,7 @@ func (s *shift) crawls() bool {
 	left := s.missing()
 	rest := remaining(took, s.blocks-left, left)
 	own := s.node.pace.rate()
-	return rest > crawlTime && (own == 0 || float64(left)*store.BlockSize/float64(own) < rest.Seconds()/2)
+	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }
 
 // lookAround takes in who answered later than the first, or has the NAR by now. It returns when everybody was asked.

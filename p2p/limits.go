@@ -92,6 +92,8 @@ const (
 	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours, and maxHelpingPeer those
 	// for one: what its Nix asks at a time. maxJobs is how many NARs are fetched for others at once.
 	maxHelping, maxHelpingPeer, maxJobs = 128, 24, 16
+	// maxFailed bounds the memory of what could not be fetched for others.
+	maxFailed = 1024
 	// maxHelpers is how many neighbours are asked, one after the other, to fetch a NAR, before it is fetched here.
 	maxHelpers = 2
 	// maxDials is how many machines are dialled at a time.
@@ -257,20 +259,23 @@ const (
 	// without being asked.
 	pollEvery, leaseTime = 500 * time.Millisecond, 6 * time.Second
 	// helpPatience is how long a neighbour that fetches for us may receive nothing at all, or say nothing. Of what it says
-	// to receive, something must come: deafPatience is how long nothing may, if it has received deafBytes meanwhile, more
-	// than what it has taken of all the NARs it fetches at once without completing a block of one; and deafLimit in any case,
-	// for the slowest lines.
+	// to receive, something must come: deafPatience is how long nothing may, or on a slow line as long as it takes to
+	// receive deafBlocks, and deafLimit at most; and what has come of the NAR, and deafBlocks more, is no less than a
+	// download of its brings, divided by paceSlack.
 	helpPatience, deafPatience, deafLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
-	deafBytes                             = 16 << 20
+	deafBlocks, paceSlack                 = 4, 8
+	// waitedEnough is how long one neighbour may have been waited for before no other is elected for that NAR.
+	waitedEnough = 15 * time.Second
 	// slowFactor is how many times slower than here a download must be there for it to be tried here instead. Those who
 	// share a line share it evenly, download by download.
 	slowFactor = 3
 	// paceMemory is over how much time of downloads their pace is averaged, and paceLeast from how much on it is known.
-	paceMemory, paceLeast = 60 * time.Second, time.Second
+	// After paceIdle without a download it is unknown again: the machine may be at another line.
+	paceMemory, paceLeast, paceIdle = 60 * time.Second, time.Second, 2 * time.Minute
 	// slowPace, in bytes per second and download, is too slow in any case: four at once at 1 Mbit/s.
 	slowPace = 32 << 10
-	// shunTime is how long who has failed to help is not asked again, and four times as long each time, up to maxShun. What
-	// a liar can so hold up is a minute of some builds, and then one in an hour.
+	// shunTime is how long who has failed to help is not asked again, and four times as long each time, up to maxShun. A liar
+	// that is always a little better than what ends its trial holds up one NAR for some 20 s, and those of the same moment.
 	shunTime, maxShun = time.Minute, time.Hour
 	// judgedAfter is how long the pace of a fetch is watched before it is judged whether the NAR can come in time, and
 	// crawlTime how long its holders may need for the rest of it before an upstream is asked, too.

@@ -148,7 +148,7 @@
 // largest number of 8 bytes, the first counting most (rendezvous hashing). What is asked on behalf of somebody is never
 // passed on to a third: the answerer asks its own upstreams, or not at all. So nothing goes in circles, and those who see
 // different members fetch a NAR more than once at worst. Who asks gives up, and elects anew without the one that was
-// elected, or fetches the NAR itself, when that one receives nothing any more, passes nothing on, or is much slower.
+// elected, or fetches the NAR itself, when that one receives nothing any more, passes nothing or too little on, or is much slower.
 //
 // # Groups
 //

@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,7 +16,7 @@ var errRefused = errors.New("refused")
 // could be elected beside it.
 func (f *fetch) electHelper() (who *neighbour, others int) {
 	f.mu.Lock()
-	asked, closed := len(f.helpers), f.crowd.closed
+	asked, closed := len(f.helpers), f.crowd.closed || f.waited
 	f.mu.Unlock()
 	if closed || asked >= maxHelpers || f.urged.Load() {
 		return nil, 0
@@ -34,8 +35,12 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 	f.helpers[nb.id] = true
 	f.mu.Unlock()
 	f.node.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()))
+	began := time.Now()
 	err := f.watchHelper(ctx, nb)
 	f.setRoot(nb, false)
+	f.mu.Lock()
+	f.waited = f.waited || time.Since(began) > waitedEnough
+	f.mu.Unlock()
 	if err == nil || ctx.Err() != nil {
 		return
 	}
@@ -51,7 +56,7 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 // watchHelper asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
 func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 	t := newTrial(time.Now(), f.missing())
-	if until, ok := ctx.Deadline(); ok {
+	if until, ok := ctx.Deadline(); ok && until.Before(t.until) {
 		t.until = until
 	}
 	for {
@@ -107,17 +112,35 @@ func (n *neighbour) gone() bool {
 // setRoot makes a neighbour one of whom all blocks are to be had, or ends that. It returns false if nothing can be had
 // of it.
 func (f *fetch) setRoot(nb *neighbour, root bool) bool {
-	if root {
-		f.meet(nb)
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
+		f.crowd.offer(nb, f.m.NarHash(), true)
+	}
 	r := f.crowd.members[nb.id]
 	if r != nil {
 		r.root = root
 		f.helped = f.helped || root
 	}
 	return r != nil
+}
+
+// shunHelper leaves neighbours out of elections for a while if they were elected to fetch this NAR.
+func (f *fetch) shunHelper(nbs ...*neighbour) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, nb := range nbs {
+		if f.helpers[nb.id] {
+			nb.tally.shun(time.Now())
+		}
+	}
+}
+
+// slowHelpers returns those who say to have the NAR.
+func (f *fetch) slowHelpers() []*neighbour {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.all)
 }
 
 // isRoot says whether a neighbour fetches the NAR for us.

@@ -89,10 +89,11 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 		c.start(func() { f.rely(ctx, who) })
 		return true
 	}
-	f.own = true
+	f.own.Store(true)
 	u := ups[f.supplies%len(ups)]
 	f.supplies++
 	c.start(func() {
+		defer f.own.Store(false)
 		if err := f.stream(ctx, u); err != nil && ctx.Err() == nil {
 			f.node.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
 			u.Forget(f.m.Path().HashPart())
@@ -112,7 +113,7 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 	defer blockBuffers.Put(buf)
 	f.node.pace.begin()
 	defer f.node.pace.end()
-	began, last := time.Now(), len(f.blocks)-1
+	began, last, before := time.Now(), len(f.blocks)-1, f.missing()
 	for i := range f.blocks {
 		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
 		if _, err := io.ReadFull(fed{&f.node.pace, r}, block); err != nil {
@@ -124,7 +125,7 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 			}
 		}
 		f.write(i, block, fromUpstream, false)
-		if err := f.hopeless(ctx, began, i); err != nil {
+		if err := f.hopeless(ctx, began, i, before); err != nil {
 			f.giveUp(err)
 			return nil
 		}
@@ -132,15 +133,17 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 	return nil
 }
 
-// hopeless fails if the NAR will not be here before ctx ends. Nix had better ask the upstream itself, and soon: it can
-// use what comes before all of it is verified.
-func (f *fetch) hopeless(ctx context.Context, began time.Time, block int) error {
+// hopeless fails if the NAR will not be here before ctx ends, neither from an upstream that has sent all up to a block
+// since it began, nor at the pace at which it has come from everybody since, when so many blocks were missing. Nix had
+// better ask the upstream itself, and soon: it can use what comes before all of it is verified.
+func (f *fetch) hopeless(ctx context.Context, began time.Time, block, before int) error {
 	took := time.Since(began)
 	deadline, ok := ctx.Deadline()
 	if !ok || took < judgedAfter {
 		return nil
 	}
-	rest := remaining(took, block+1, f.missing())
+	left := f.missing()
+	rest := min(remaining(took, block+1, left), remaining(took, before-left, left))
 	if time.Now().Add(rest).After(deadline) {
 		return fmt.Errorf("%w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, rest.Round(time.Second), time.Until(deadline).Round(time.Second))
 	}

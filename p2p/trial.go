@@ -3,6 +3,8 @@ package p2p
 import (
 	"fmt"
 	"time"
+
+	"narbor/store"
 )
 
 // A trial is what is known of a neighbour that fetches a NAR for this node. What a line carries it shares among many
@@ -10,26 +12,22 @@ import (
 // One goroutine owns it.
 type trial struct {
 	began    time.Time
-	until    time.Time // when the NAR must be here; zero is no limit
+	until    time.Time // when the NAR must be here
 	answered time.Time // when it answered last; zero is never
 	got      int64     // what it says to have received of upstreams, of all NARs
-	moved    time.Time // when that was more than before
+	moved    time.Time // when that had changed
 	pace     int64     // what one download brings there, in bytes per second; 0 is unknown
 	heard    time.Time // when a block came
-	heardGot int64     // got then
 	blocks   int       // that were missing when it began
 	missing  int       // now
 }
 
 func newTrial(now time.Time, missing int) *trial {
-	return &trial{began: now, moved: now, heard: now, blocks: missing, missing: missing}
+	return &trial{began: now, until: now.Add(jobTimeout), moved: now, heard: now, blocks: missing, missing: missing}
 }
 
 // answer takes in what the neighbour says.
 func (t *trial) answer(now time.Time, got, pace int64) {
-	if t.answered.IsZero() {
-		t.heardGot = got
-	}
 	if got != t.got {
 		t.got, t.moved = got, now
 	}
@@ -39,7 +37,7 @@ func (t *trial) answer(now time.Time, got, pace int64) {
 // hear takes in when a block came last, and how many blocks are missing.
 func (t *trial) hear(at time.Time, missing int) {
 	if at.After(t.heard) {
-		t.heard, t.heardGot = at, t.got
+		t.heard = at
 	}
 	t.missing = missing
 }
@@ -48,22 +46,34 @@ func (t *trial) hear(at time.Time, missing int) {
 // second; 0 is unknown.
 func (t *trial) over(now time.Time, own int64) error {
 	silent, took := now.Sub(t.heard), now.Sub(t.began)
+	came := int64(t.blocks-t.missing) * store.BlockSize
 	switch {
 	case now.Sub(t.answered) > helpPatience:
 		return fmt.Errorf("it has not answered for %s", helpPatience)
 	case silent > helpPatience && now.Sub(t.moved) > helpPatience:
 		return fmt.Errorf("it has received nothing for %s", helpPatience)
-	case silent > deafLimit || silent > deafPatience && t.got-t.heardGot > deafBytes:
+	case silent > t.deafAfter():
 		return fmt.Errorf("nothing has come from it for %s", silent.Round(time.Second))
+	case took > 2*deafPatience && float64(came+deafBlocks*store.BlockSize) < float64(t.pace)*took.Seconds()/paceSlack:
+		return fmt.Errorf("a download brings it %d bytes a second, and it has passed on %d in %s", t.pace, came, took.Round(time.Second))
 	case took > helpPatience && t.pace > 0 && (own == 0 && t.pace < slowPace || t.pace < own/slowFactor):
 		return fmt.Errorf("a download brings it %d bytes a second, and us %d", t.pace, own)
 	}
-	if left := t.until.Sub(now); !t.until.IsZero() && took > left {
+	if left := t.until.Sub(now); took > left {
 		if rest := remaining(took, t.blocks-t.missing, t.missing); rest > left {
 			return fmt.Errorf("at this pace it would take %s more, and Nix waits for %s", rest.Round(time.Second), left.Round(time.Second))
 		}
 	}
 	return nil
+}
+
+// deafAfter is for how long nothing may come: while it receives some blocks, by its own word.
+func (t *trial) deafAfter() time.Duration {
+	if t.pace == 0 {
+		return deafPatience
+	}
+	blocks := time.Duration(deafBlocks * float64(store.BlockSize) / float64(t.pace) * float64(time.Second))
+	return min(max(deafPatience, blocks), deafLimit)
 }
 
 // remaining is how long missing blocks take if so many took that long.

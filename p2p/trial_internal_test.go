@@ -31,9 +31,12 @@ func TestWhoFetchesForUsIsJudgedByAllItReceives(t *testing.T) {
 	}{
 		"fast":                         {at: func(s int) second { return second{int64(s) * mega, 2 * s} }, pace: mega, own: mega},
 		"stuck":                        {at: func(s int) second { return second{got: mega} }, wantFor: 7, want: "it has received nothing"},
-		"busy with other NARs":         {at: grow(mega / 2), heard: func(s int) bool { return s%9 == 0 }, pace: 300e3, own: 300e3},
-		"passes nothing on":            {at: grow(2 * mega), wantFor: 11, want: "nothing has come from it"},
-		"passes nothing on, and slow":  {at: grow(1000), wantFor: 61, want: "nothing has come from it"},
+		"busy with other NARs":         {at: func(s int) second { return second{int64(s) * mega, s / 5} }, heard: func(s int) bool { return s%9 == 0 }, pace: 300e3, own: 300e3},
+		"passes nothing on":            {at: grow(2 * mega), pace: mega, wantFor: 11, want: "nothing has come from it"},
+		"the same, and tells no pace":  {at: grow(2 * mega), wantFor: 11, want: "nothing has come from it"},
+		"the same on a slow line":      {at: grow(1000), pace: 40e3, own: 40e3, wantFor: 27, want: "nothing has come from it"},
+		"the same on the slowest":      {at: grow(1000), pace: 10e3, own: 10e3, wantFor: 61, want: "nothing has come from it"},
+		"passes on a block in 9 s":     {at: func(s int) second { return second{int64(s) * mega, s / 9} }, pace: mega, own: mega, wantFor: 21, want: "and it has passed on"},
 		"much slower":                  {at: func(s int) second { return second{int64(s), s} }, pace: 90e3, own: 300e3, wantFor: 6, want: "brings it"},
 		"a little slower":              {at: func(s int) second { return second{int64(s), s} }, pace: 110e3, own: 300e3},
 		"slow, and we have no measure": {at: func(s int) second { return second{int64(s), s} }, pace: 30e3, wantFor: 6, want: "brings it"},
@@ -44,6 +47,7 @@ func TestWhoFetchesForUsIsJudgedByAllItReceives(t *testing.T) {
 		const blocks = 250
 		start := time.Unix(1e9, 0)
 		tr := newTrial(start, blocks)
+		tr.until = start.Add(time.Hour)
 		if tt.limit > 0 {
 			tr.until = start.Add(time.Duration(tt.limit) * time.Second)
 		}
@@ -113,6 +117,8 @@ func TestPaceIsThatOfOneDownload(t *testing.T) {
 }
 
 func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
+	const blocks = 100
+	_, m := newSigner(t).sign(t, "large", make([]byte, blocks*store.BlockSize))
 	for _, tt := range []struct {
 		ago      time.Duration
 		done     int
@@ -123,9 +129,9 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 		{11 * time.Second, 10, 0, true, true},
 		{11 * time.Second, 10, 0, false, false},
 		{9 * time.Second, 9, 0, true, false},
-		{11 * time.Second, 60, 0, true, false}, // done in time
-		{11 * time.Second, 10, 2 * store.BlockSize, true, true},
-		{11 * time.Second, 10, store.BlockSize, true, false}, // ours is not twice as fast
+		{11 * time.Second, 60, 0, true, false},                   // done in time
+		{11 * time.Second, 10, 3 * store.BlockSize, true, true},  // 33 s for all, instead of 99 s for the rest
+		{11 * time.Second, 10, 2 * store.BlockSize, true, false}, // 50 s are not half of that
 	} {
 		n := &Node{}
 		if tt.upstream {
@@ -137,8 +143,7 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 			n.pace.end()
 			n.pace.add(int(10 * tt.own))
 		}
-		const blocks = 100
-		s := shift{fetch: &fetch{node: n, left: blocks - tt.done}, began: time.Now().Add(-tt.ago), blocks: blocks}
+		s := shift{fetch: &fetch{node: n, m: m, left: blocks - tt.done}, began: time.Now().Add(-tt.ago), blocks: blocks}
 		if got := s.crawls(); got != tt.want {
 			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)
 		}
