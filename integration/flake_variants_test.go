@@ -176,7 +176,7 @@ func TestAssertionsSayTheFix(t *testing.T) {
 		{`listenAddresses = [ "192.168.122.1:6272" ];`, "without a port"},
 		{`listenAddresses = [ "fd00::1" ];`, "IPv6 addresses in brackets"},
 		{`inMemory = true;`, "such as 50%"},
-		{`upstreams = [ "cache.nixos.org" ];`, "must be URLs such as"},
+		{`upstreams = [ "cache.nixos.org" ];`, "must be \"auto\" or URLs such as"},
 		{`settings.listen = [ "127.0.0.1:1" ];`, "use services.narbor.port"},
 		{`settings.state-dir = "/x";`, "the service manager chooses it"},
 		{`settings.socket = "/x";`, "the service manager chooses it"},
