@@ -28,7 +28,7 @@ type row struct {
 	What    string  `json:"what"`
 	Unit    string  `json:"unit,omitempty"` // "" is a ratio
 	Value   float64 `json:"value"`
-	Limit   float64 `json:"limit"`             // 0 is none
+	Limit   float64 `json:"limit"`             // below 0 is none
 	AtLeast bool    `json:"atLeast,omitempty"` // the limit is one below
 	Narbor  series  `json:"narbor,omitzero"`
 	Rival   series  `json:"rival,omitzero"`
@@ -55,7 +55,7 @@ func atLeast(name, what, unit string, v, limit float64) row {
 }
 
 func (r row) missed(by float64) bool {
-	if r.Limit == 0 {
+	if r.Limit < 0 {
 		return false
 	}
 	if r.AtLeast {
@@ -104,7 +104,7 @@ func (r report) verdict() error {
 func (r row) value() string { return figure(r.Value) + unit(r.Unit) }
 
 func (r row) limit() string {
-	if r.Limit == 0 {
+	if r.Limit < 0 {
 		return "none"
 	}
 	if r.AtLeast {

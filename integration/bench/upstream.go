@@ -56,7 +56,7 @@ func (b *bench) crowdUpstream() (rows []row, err error) {
 			if err != nil {
 				return fmt.Errorf("%s: %w", odd.name, err)
 			}
-			rows = append(rows, ratio(name, odd.name+": the last ÷ one alone", got[0], one, 0),
+			rows = append(rows, ratio(name, odd.name+": the last ÷ one alone", got[0], one, -1),
 				value(name, odd.name+": bytes over the line ÷ those for one", "", got[0].out("sender")/one.out("sender"), 1.25))
 		}
 		return nil
