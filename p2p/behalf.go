@@ -181,7 +181,7 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 	return err
 }
 
-// downloaded is how many bytes have come from the upstreams, packed as they were; it begins anew after a petabyte.
+// downloaded is how many bytes have come from the upstreams, packed as they were; it begins anew after [store.MaxNarSize].
 func (n *Node) downloaded() (sum int64) {
 	for _, u := range n.cfg.Upstreams {
 		sum += u.Received()

@@ -270,6 +270,9 @@ func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
 	if got := ask(); got != verdictHere {
 		t.Errorf("the answer about what Nix has just taken is %d, want %d", got, verdictHere)
 	}
+	if len(n.sharer.opened) == 0 {
+		t.Error("what is held open for neighbours will never be closed")
+	}
 	if got := sent.Load(); got != 1 {
 		t.Errorf("the archive was asked for %d times, want once", got)
 	}

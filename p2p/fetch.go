@@ -109,7 +109,7 @@ func (f *fetch) run(ctx context.Context) error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := shift{fetch: f, ctx: ctx, holders: newCrew(), relays: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
+	s := shift{fetch: f, holders: newCrew(), relays: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
 	defer func() {
 		cancel()
 		s.holders.wait()
@@ -118,14 +118,14 @@ func (f *fetch) run(ctx context.Context) error {
 	}()
 	ticker := time.NewTicker(overdueAfter)
 	defer ticker.Stop()
-	for s.holders.size < min(maxWorkers, s.blocks) && s.start(&s.holders, f.nextHolder()) {
+	for s.holders.size < min(maxWorkers, s.blocks) && s.start(ctx, &s.holders, f.nextHolder()) {
 	}
 	askedAround := s.began
 	for {
 		if done, err := f.state(); done || err != nil {
 			return err
 		}
-		if again, err := s.fill(); err != nil {
+		if again, err := s.fill(ctx); err != nil {
 			return err
 		} else if again {
 			continue
@@ -140,7 +140,7 @@ func (f *fetch) run(ctx context.Context) error {
 		case <-ticker.C:
 			askedAround = f.lookAround(askedAround)
 			if f.overdue(overdueAfter) || s.holders.size < maxWorkers && f.unasked() {
-				s.start(&s.holders, f.nextHolder())
+				s.start(ctx, &s.holders, f.nextHolder())
 			}
 		case <-f.complete:
 		case <-ctx.Done():
@@ -152,28 +152,27 @@ func (f *fetch) run(ctx context.Context) error {
 // A shift is who is at work while a fetch runs. It is owned by run.
 type shift struct {
 	*fetch
-	ctx                     context.Context // of this run alone
 	holders, relays, supply crew
 	began                   time.Time
 	blocks                  int // that were missing then
 	before                  int // how many were missing when nobody was left, the last time
 }
 
-func (s *shift) start(c *crew, nb *neighbour) bool {
+func (s *shift) start(ctx context.Context, c *crew, nb *neighbour) bool {
 	if nb != nil {
-		c.start(func() { s.work(s.ctx, nb) })
+		c.start(func() { s.work(ctx, nb) })
 	}
 	return nb != nil
 }
 
 // fill sets to work whoever should be. again says that the fetch may have ended meanwhile, or there is more to do; the
 // error, that nobody is left.
-func (s *shift) fill() (again bool, err error) {
-	for !s.own.Load() && s.start(&s.relays, s.nextRelay()) {
+func (s *shift) fill(ctx context.Context) (again bool, err error) {
+	for !s.own.Load() && s.start(ctx, &s.relays, s.nextRelay()) {
 	}
-	alone := s.holders.size == 0 && !s.start(&s.holders, s.nextHolder())
+	alone := s.holders.size == 0 && !s.start(ctx, &s.holders, s.nextHolder())
 	free := s.supply.size == 0 || s.urged.Load() && !s.own.Load()
-	if free && (alone || s.crawls()) && s.startSupply(s.ctx, &s.supply, s.relays.size) {
+	if free && (alone || s.crawls()) && s.startSupply(ctx, &s.supply, s.relays.size) {
 		if !alone {
 			s.shunHelper(s.slowHelpers()...)
 		}
@@ -187,7 +186,7 @@ func (s *shift) fill() (again bool, err error) {
 		return false, fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
 	}
 	s.before = left
-	s.readmit(s.node.holders(s.ctx, s.m, true))
+	s.readmit(s.node.holders(ctx, s.m, true))
 	return true, nil
 }
 

@@ -125,6 +125,7 @@ func (s *sharer) offer(m trust.Mapping, sp *store.Spooled) {
 	defer s.mu.Unlock()
 	if s.open[key] == nil {
 		s.open[key] = &openNAR{path: m.Path(), nar: sp.Retain(), used: time.Now()}
+		hint(s.opened)
 	}
 }
 
