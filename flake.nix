@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-BMRLOaohWk4U4qQXMXPQtx1sqhhnlqY8c7mTDAfljaE=";
+          vendorHash = "sha256-OCSA/fdoFvMNMaBVZK2pdrqQ8QUiyj1//nERj7JetDU=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

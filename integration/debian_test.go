@@ -37,6 +37,7 @@ rm -rf root/var/lib/narbor root/etc/systemd/system root/etc/nix root/etc/resolv.
 mkdir -p root/etc/systemd/system root/run/lock
 mount -t proc proc root/proc
 mount -t sysfs -o ro sysfs root/sys
+mount -t tmpfs tmpfs root/sys/class/misc # vsock would lead out of this computer
 mount -t cgroup2 cgroup2 root/sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs root/dev
 mkdir root/dev/shm root/dev/pts

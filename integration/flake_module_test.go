@@ -44,7 +44,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		service + "serviceConfig.CapabilityBoundingSet":   `""`,
 		service + "serviceConfig.RestrictNamespaces":      `true`,
 		service + "serviceConfig.SystemCallErrorNumber":   `"EPERM"`,
-		service + "serviceConfig.RestrictAddressFamilies": `["AF_UNIX","AF_INET","AF_INET6","AF_NETLINK"]`,
+		service + "serviceConfig.RestrictAddressFamilies": `["AF_UNIX","AF_INET","AF_INET6","AF_NETLINK","AF_VSOCK"]`,
 		service + "serviceConfig.SystemCallFilter":        `["@system-service","~@privileged @resources"]`,
 		service + "serviceConfig.SupplementaryGroups":     `null`,
 		service + "serviceConfig.EnvironmentFile":         `null`,

@@ -37,6 +37,7 @@ mount -t tmpfs -o mode=755 tmpfs usr/local/bin
 cp "$3" usr/local/bin/narbor
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
+mount -t tmpfs tmpfs sys/class/misc # vsock would lead out of this computer
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs dev
 mkdir dev/shm dev/pts

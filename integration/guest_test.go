@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"fmt"
+	"maps"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -14,7 +15,7 @@ import (
 )
 
 // guestTimeout is how long a guest may take. It needs half a minute beside another, on a machine with nothing else to do.
-const guestTimeout = 150 * time.Second
+const guestTimeout = 180 * time.Second
 
 // plainScript is a guest without narbor, which has a host at $host: Nix takes that for a binary cache. Then it asks for what
 // it must not have.
@@ -44,6 +45,32 @@ echo "guest: found $(status | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | 
 echo "guest: through $(realise http://127.0.0.1:6272 "$second")"
 `
 
+// vsockScript makes two machines of a guest with narbor, one of which has no network: only vsock leads from it to the other,
+// which it takes for its host. The kernel's loopback of vsock stands for a hypervisor, of which there is none in a guest.
+const vsockScript = `
+for m in /vsock/*; do insmod "$m" || echo "guest: $m does not load"; done
+ip addr add 127.0.0.2/8 dev lo # narbor looks at once, and not within a minute
+narbor fetch --peer "$host" --no-vsock --trusted-key "$key" --to /tmp/narbor/cache "$second" >/tmp/log 2>&1 || cat /tmp/log
+for d in bin lib lib64 usr etc proc sys dev; do
+  mkdir -p "/b/$d"
+  mount --bind "/$d" "/b/$d"
+done
+mkdir -p /b/tmp /b/root /b/nix/store
+alone() { chroot /b narbor "$@"; }
+run="run --state-dir /tmp/narbor --min-free 0 --port 6274 --listen 127.0.0.1:7272 --no-mdns --no-interface *"
+set -f # there is no file that * could mean
+chroot /b narbor $run --no-vsock >/tmp/log 2>&1 &
+alone wait --state-dir /tmp/narbor --timeout 60s && sleep 3
+echo "guest: without $(alone status --state-dir /tmp/narbor --json | grep -c '"via"')"
+kill $!
+wait $!
+chroot /b narbor $run >/tmp/log 2>&1 &
+alone wait --state-dir /tmp/narbor --for peers=1 --timeout 60s
+echo "guest: host $(alone status --state-dir /tmp/narbor --json | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | tr '\n' ' ')"
+echo "guest: vsock $(chroot /b nix-store --realise "$second" --option substituters http://127.0.0.1:7272 >/tmp/realised 2>&1 ||
+  tail -n 30 /tmp/realised /tmp/log; chroot /b nix-store --query --hash "$second")"
+`
+
 // Two guests on one host, at once: one behind QEMU's user networking, for which the host is 10.0.2.2, and one on a bridge.
 // Both find the host by themselves if they have narbor, and need none to use the host's as a plain binary cache.
 func TestGuestsFetchFromTheirHost(t *testing.T) {
@@ -71,7 +98,7 @@ func TestGuestsFetchFromTheirHost(t *testing.T) {
 	began := time.Now()
 	settings := fmt.Sprintf("key=%s\nfirst=%s\nsecond=%s\n", corpus.PublicKey(), first.Path, second.Path)
 	user, err := host.StartGuest(image, "user", "user",
-		settings+"ip addr add 10.0.2.15/24 dev eth0\nip route add default via 10.0.2.2\nhost=10.0.2.2\n"+plainScript+narborScript)
+		settings+"ip addr add 10.0.2.15/24 dev eth0\nip route add default via 10.0.2.2\nhost=10.0.2.2\n"+plainScript+narborScript+vsockScript)
 	w.must(err)
 	bridged, err := host.StartGuest(image, "bridged", "tap,ifname=tap0,script=no,downscript=no",
 		settings+"ip addr add 192.168.122.2/24 dev eth0\nhost=192.168.122.1\n"+plainScript+narborScript)
@@ -79,9 +106,13 @@ func TestGuestsFetchFromTheirHost(t *testing.T) {
 	for _, g := range []struct {
 		name  string
 		guest *lan.Process
-		found string
-	}{{"user networking", user, "/ip4/10.0.2.2/tcp/6273 gateway"}, {"bridge", bridged, "/ip4/192.168.122.1/tcp/"}} {
-		t.Run(g.name, func(t *testing.T) { checkGuest(t, g.guest, g.found, first, second) })
+		want  map[string]string
+	}{
+		{"user networking, and vsock", user, map[string]string{"found": "/ip4/10.0.2.2/tcp/6273 gateway", "without": "0", "host": "vsock:2:6273 vsock", "vsock": second.NarHash.String()}},
+		{"bridge", bridged, map[string]string{"found": "/ip4/192.168.122.1/tcp/"}},
+	} {
+		maps.Copy(g.want, map[string]string{"plain": first.NarHash.String(), "through": second.NarHash.String(), "/": "403", "/api/v1/status": "403", "/metrics": "403"})
+		t.Run(g.name, func(t *testing.T) { checkGuest(t, g.guest, g.want) })
 		t.Logf("%s: ended within %.0f s", g.name, time.Since(began).Seconds())
 	}
 }
@@ -101,7 +132,7 @@ func guestPaths(t *testing.T, c *corpus.Corpus) (first, second store.Info) {
 }
 
 // checkGuest waits for the guest's end, and reads what it said.
-func checkGuest(t *testing.T, guest *lan.Process, found string, first, second store.Info) {
+func checkGuest(t *testing.T, guest *lan.Process, want map[string]string) {
 	select {
 	case <-guest.Done():
 	case <-time.After(guestTimeout):
@@ -122,15 +153,10 @@ func checkGuest(t *testing.T, guest *lan.Process, found string, first, second st
 		}
 	}
 	t.Logf("said %q", said)
-	for key, want := range map[string]string{
-		"plain": first.NarHash.String(), "through": second.NarHash.String(), "/": "403", "/api/v1/status": "403", "/metrics": "403",
-	} {
-		if said[key] != want {
+	for key, want := range want {
+		if !strings.HasPrefix(said[key], want) {
 			t.Errorf("%s: %q, want %q", key, said[key], want)
 		}
-	}
-	if !strings.Contains(said["found"], found) {
-		t.Errorf("the guest's narbor found %q, want the host at %s", said["found"], found)
 	}
 	if t.Failed() {
 		t.Logf("console:\n%s", log)

@@ -211,6 +211,8 @@ func viaText(via string) string {
 		return "named at boot"
 	case "exchange":
 		return "told by a neighbour"
+	case "vsock":
+		return "it is the host"
 	}
 	return via
 }

@@ -46,7 +46,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 			if err == nil {
 				a = n.weigh(hp, replies[0])
 			}
-			a.ID, a.Addr, a.Millis = nb.id.String(), addrOf(n.lan.Host(), nb.id), millis(time.Since(start))
+			a.ID, a.Addr, a.Millis = nb.id.String(), n.lan.addrOf(nb.id), millis(time.Since(start))
 			answers[i] = a
 		})
 	}

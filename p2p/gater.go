@@ -18,7 +18,7 @@ import (
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
 	paces *paces  // notes the connections that are let in
-	tag   [4]byte // begins stand-ins for link-local addresses
+	tag   [4]byte // begins stand-ins for link-local and vsock addresses
 
 	mu      sync.Mutex // guards what follows
 	links   []link     // those that are used
@@ -99,15 +99,16 @@ func (g *gater) mayDial(a netip.Addr) bool {
 	return g.isNamed(a) || g.onLink(a) && !g.own(a) && !isMetadata(a)
 }
 
-// mayAccept is like mayDial, but this machine may always connect to itself.
+// mayAccept is like mayDial, but this machine may always connect to itself, and its guests may by vsock.
 func (g *gater) mayAccept(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return a.IsLoopback() || g.isNamed(a) || g.onLink(a)
+	return a.IsLoopback() || g.isVsock(a) || g.isNamed(a) || g.onLink(a)
 }
 
-// onLink reports whether a is in the network of one of the links.
-func (g *gater) onLink(a netip.Addr) bool { return onLink(g.links, a) }
+// onLink reports whether a is in the network of one of the links. What stands for a vsock address is on none, whatever
+// network somebody may have announced.
+func (g *gater) onLink(a netip.Addr) bool { return !g.isVsock(a) && onLink(g.links, a) }
 
 func onLink(links []link, a netip.Addr) bool {
 	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || isLinkLocal(a) && a.Zone() == "" {

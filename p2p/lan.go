@@ -29,6 +29,7 @@ type lanConfig struct {
 	PeersFile                       string         // keeps those that are added; "" is none
 	MemoryFile                      string         // keeps who was in which network; "" is none
 	MDNS                            bool           // announce and browse
+	Vsock                           bool           // reach host and guests by vsock, if there is one
 	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
 	UserAgent                       string         // what identify tells neighbours
 	Net                             *Net           // instead of this machine's
@@ -43,6 +44,7 @@ const (
 	viaGateway    = "gateway"
 	viaRemembered = "remembered" // from when this machine was in the same network before
 	viaExchange   = "exchange"   // a neighbour told
+	viaVsock      = "vsock"      // it is this machine's host
 	viaInbound    = "inbound"
 )
 
@@ -57,6 +59,7 @@ type lan struct {
 	added   *added
 	renamed chan struct{} // named may have changed
 	mdns    bool
+	vsock   bool // it is to be looked for; owned by follow
 	keeper  *keeper
 	settled chan struct{}
 	dead    chan network.Conn // to be closed by bury
@@ -102,7 +105,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
 	l := &lan{
-		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
+		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS, vsock: cfg.Vsock,
 		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
@@ -142,7 +145,7 @@ func (l *lan) isMetered() bool {
 	return slices.ContainsFunc(l.Interfaces(), func(i InterfaceStatus) bool { return i.Reason == metered })
 }
 
-// Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange" or "inbound".
+// Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange", "vsock" or "inbound".
 func (l *lan) Via(p peer.ID) string {
 	l.mu.Lock()
 	named := l.viaName[p]
@@ -202,6 +205,7 @@ func (l *lan) follow(ctx context.Context) error {
 	return watchInterfaces(ctx, l.policy, l.log, l.renewal.look, func(links []link) {
 		stale := l.renewal.stale.Swap(false)
 		changed, fresh := l.setLinks(links)
+		l.lookForVsock()
 		if stale {
 			d.stop()
 		}
@@ -267,7 +271,7 @@ func (l *lan) closeOrphans() {
 	near := slices.DeleteFunc(slices.Clone(l.links), func(k link) bool { return !k.Used && k.Reason != noCarrier })
 	l.mu.Unlock()
 	for _, c := range l.host.Network().Conns() {
-		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] || l.isOffLink(c, near) {
+		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] && !l.gate.isVsock(a) || l.isOffLink(c, near) {
 			l.discard(c)
 		}
 	}

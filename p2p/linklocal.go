@@ -57,10 +57,10 @@ func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 	return ma.NewMultiaddr("/ip6/" + netip.AddrFrom16(b).String() + "/tcp/" + port)
 }
 
-// real returns what a stand-in stands for, and every other address as it is.
+// real returns what a stand-in for a link-local address stands for, and every other address as it is.
 func (g *gater) real(a netip.Addr) (netip.Addr, error) {
 	b := a.As16()
-	if [4]byte(b[:4]) != g.tag {
+	if [4]byte(b[:4]) != g.tag || g.isVsock(a) {
 		return a, nil
 	}
 	ifi, err := net.InterfaceByIndex(int(binary.BigEndian.Uint32(b[4:])))
@@ -76,6 +76,9 @@ func (g *gater) DialContext(ctx context.Context, network, addr string) (net.Conn
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, err
+	}
+	if cid, ok := g.cidOf(ap.Addr()); ok {
+		return g.dialVsock(ctx, cid, ap.Port())
 	}
 	a, err := g.real(ap.Addr())
 	if err != nil {

@@ -75,7 +75,7 @@ func (n *Node) noteOutsider(id peer.ID) {
 	t := n.tallyOf(id)
 	t.outsider.Store(true)
 	if !t.told.Swap(true) {
-		n.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id), zap.String("addr", addrOf(n.lan.Host(), id)))
+		n.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)))
 	}
 }
 
@@ -84,7 +84,7 @@ func (n *Node) outsiders() []Outsider {
 	out := []Outsider{}
 	for _, id := range n.lan.Host().Network().Peers() {
 		if n.tallyOf(id).outsider.Load() {
-			out = append(out, Outsider{id.String(), addrOf(n.lan.Host(), id)})
+			out = append(out, Outsider{id.String(), n.lan.addrOf(id)})
 		}
 	}
 	return out

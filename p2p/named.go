@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
@@ -31,11 +32,13 @@ const (
 	lookAgain = 5 * time.Minute
 )
 
-// A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.
+// A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses. The host of a
+// virtual machine is kept as if it had been named.
 type namedPeer struct {
 	text   string     // as the user wrote it
-	from   string     // where: fromFlag, fromKernel or fromAdded
+	from   string     // where: fromFlag, fromKernel or fromAdded; or fromVsock
 	addr   netip.Addr // or
+	cid    uint32     // of a machine that is reached by vsock, or
 	name   string     // a DNS name
 	family string     // "ip", "ip4" or "ip6": which of the name's addresses count
 	port   uint16
@@ -64,8 +67,11 @@ func parseNamed(texts []string, from string) ([]*namedPeer, error) {
 
 // via says how those were found who are at its addresses.
 func (n *namedPeer) via() string {
-	if n.from == fromKernel {
+	switch n.from {
+	case fromKernel:
 		return viaKernel
+	case fromVsock:
+		return viaVsock
 	}
 	return viaNamed
 }
@@ -74,6 +80,9 @@ func parseNamedPeer(text string) (*namedPeer, error) {
 	n := &namedPeer{text: text, port: defaultPort, family: "ip", hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 	if strings.HasPrefix(text, "/") {
 		return n, n.parseMultiaddr(text)
+	}
+	if rest, ok := strings.CutPrefix(text, vsockPrefix); ok {
+		return n, n.parseVsock(rest)
 	}
 	host := text
 	if h, p, err := net.SplitHostPort(text); err == nil {
@@ -185,6 +194,9 @@ func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 			l.logNamed(ctx, n, failures, err)
 			wait = backoff(failures, namedMin)
 			failures++
+			if errors.Is(err, syscall.ENODEV) { // this is nobody's guest
+				wait = lookAgain
+			}
 		} else {
 			since = time.Now()
 		}
@@ -216,7 +228,7 @@ func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err erro
 		return
 	}
 	log := l.log.Debug
-	if failures == 0 {
+	if failures == 0 && n.from != fromVsock {
 		log = l.log.Warn
 	}
 	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
@@ -224,7 +236,10 @@ func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err erro
 
 // connectNamed connects to whoever is at the addresses of a named peer. It returns an error if nobody is.
 func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
-	addrs, err := n.resolve(ctx)
+	addrs, err := []netip.Addr{l.gate.vsockAddr(n.cid)}, error(nil)
+	if n.cid == 0 {
+		addrs, err = n.resolve(ctx)
+	}
 	if err != nil {
 		return err
 	}

@@ -26,10 +26,11 @@ func (n *Net) transport(gate *gater, up transport.Upgrader, limits network.Resou
 	if n != nil {
 		return n.Transport(up, limits)
 	}
-	return tcp.NewTCPTransport(up, limits, nil,
+	t, err := tcp.NewTCPTransport(up, limits, nil,
 		tcp.WithConnectionTimeout(dialTimeout),
 		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
 		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
+	return carrier{t, gate, up}, err
 }
 
 // links are this machine's interfaces.

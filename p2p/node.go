@@ -15,7 +15,6 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -38,6 +37,7 @@ type Config struct {
 	MemoryFile  string // keeps who was in which network, to be looked for there again; "" is none
 	PeersFile   string // keeps across restarts who is added by [Node.AddPeer]; "" is none
 	MDNS        bool   // find neighbours by multicast DNS
+	Vsock       bool   // reach the host that this machine is a guest of, and be reached by guests, by vsock, where there is one
 	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
 	AllowInterfaces, DenyInterfaces []string
 	Version                         string // told to neighbours
@@ -131,7 +131,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
-		UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
+		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
 	if err != nil {
 		return nil, err
 	}
@@ -363,7 +363,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	n.running.Go(func() { n.askPeers(ctx, id) })
 	hint(n.news)
 	n.lan.befriend(id, true)
-	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", addrOf(h, id)), zap.String("via", n.lan.Via(id)))
+	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)), zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {
@@ -437,9 +437,9 @@ func bounded(reason string) string {
 func (n *Node) Settled() <-chan struct{} { return n.settled }
 
 // addrOf returns the address of a connection to a peer, or "".
-func addrOf(h host.Host, id peer.ID) string {
-	for _, c := range h.Network().ConnsToPeer(id) {
-		return c.RemoteMultiaddr().String()
+func (l *lan) addrOf(id peer.ID) string {
+	for _, c := range l.host.Network().ConnsToPeer(id) {
+		return l.gate.text(c.RemoteMultiaddr())
 	}
 	return ""
 }

@@ -32,6 +32,7 @@ const (
 	fromFlag   = "flag"
 	fromKernel = "kernel"
 	fromAdded  = "added"
+	fromVsock  = "vsock" // by nobody: it is this machine's host
 )
 
 // AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
@@ -196,15 +197,19 @@ func (l *lan) forgetNamed(n *namedPeer) {
 func (l *lan) namedPeers() []NamedPeer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]NamedPeer, len(l.named))
-	for i, n := range l.named {
-		out[i] = NamedPeer{Text: n.text, From: n.from, Connected: []string{}}
+	out := make([]NamedPeer, 0, len(l.named))
+	for _, n := range l.named {
+		if n.from == fromVsock {
+			continue
+		}
+		p := NamedPeer{Text: n.text, From: n.from, Connected: []string{}}
 		for id, by := range l.viaName {
 			if by == n && l.connected(id) {
-				out[i].Connected = append(out[i].Connected, id.String())
+				p.Connected = append(p.Connected, id.String())
 			}
 		}
-		slices.Sort(out[i].Connected)
+		slices.Sort(p.Connected)
+		out = append(out, p)
 	}
 	return out
 }
@@ -231,8 +236,11 @@ func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 	}
 	for _, n := range more {
 		if !slices.Contains(seen, n.text) {
-			named = append(named, n)
+			named, seen = append(named, n), append(seen, n.text)
 		}
+	}
+	if host := hostPeer(); cfg.Vsock && hasVsock() && !slices.Contains(seen, host.text) {
+		named = append(named, host)
 	}
 	return named, kept, nil
 }

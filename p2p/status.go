@@ -18,6 +18,7 @@ type Status struct {
 	Neighbours []NeighbourStatus `json:"neighbours"`
 	Struck     []Struck          `json:"struck"`
 	MDNS       bool              `json:"mdns"`       // whether this machine announces itself and looks for others
+	Vsock      bool              `json:"vsock"`      // whether host and guests may be reached by vsock
 	UploadRate int64             `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
 	Group      bool              `json:"group"`      // whether only those who know its secret are asked and answered
 	OtherGroup []Outsider        `json:"otherGroup"`
@@ -57,8 +58,8 @@ type UpstreamStatus struct {
 // NeighbourStatus is what passed between a neighbour and this node, over all its connections.
 type NeighbourStatus struct {
 	ID               string `json:"id"`
-	Addr             string `json:"addr"`
-	Via              string `json:"via"` // how it was found
+	Addr             string `json:"addr"` // a multiaddr, or vsock:CID:PORT
+	Via              string `json:"via"`  // how it was found
 	ConnectedSeconds int64  `json:"connectedSeconds"`
 	Claims           int64  `json:"claims"` // believed ones that it made
 	BlocksReceived   int64  `json:"blocksReceived"`
@@ -83,7 +84,7 @@ type Struck struct {
 func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
-		MDNS: n.cfg.MDNS, UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
+		MDNS: n.cfg.MDNS, Vsock: n.cfg.Vsock && hasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
 		Upstreams: []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), ForOthers: n.behalf.total(), BudgetLeft: n.behalf.left(time.Now()), Alone: n.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.members())}
 	s.Cooperates = s.Alone == ""
@@ -102,12 +103,12 @@ func (n *Node) Status() Status {
 	default:
 	}
 	for _, a := range h.Network().ListenAddresses() {
-		s.Addrs = append(s.Addrs, a.String())
+		s.Addrs = append(s.Addrs, n.lan.gate.text(a))
 	}
 	for _, nb := range n.neighbours() {
 		t := nb.tally
 		s.Neighbours = append(s.Neighbours, NeighbourStatus{
-			ID: nb.id.String(), Addr: addrOf(h, nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
+			ID: nb.id.String(), Addr: n.lan.addrOf(nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
 			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
 			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load()})
 	}

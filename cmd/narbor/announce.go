@@ -45,13 +45,17 @@ func (s *service) announce(c *cli.Context) error {
 			ignored = append(ignored, i.Name+" ("+i.Reason+")")
 		}
 	}
+	port := fmt.Sprintf("TCP port %d", c.Uint("port"))
+	if st.Vsock {
+		port += ", and vsock"
+	}
 	switch {
 	case c.Bool("no-mdns"):
-		line("neighbours", "only those named by --peer, and who finds us; TCP port %d", c.Uint("port"))
+		line("neighbours", "only those named by --peer, and who finds us; %s", port)
 	case len(used) == 0:
-		line("neighbours", "no network yet; looking as soon as there is one; TCP port %d", c.Uint("port"))
+		line("neighbours", "no network yet; looking as soon as there is one; %s", port)
 	default:
-		line("neighbours", "by mDNS on %s; TCP port %d", strings.Join(used, ", "), c.Uint("port"))
+		line("neighbours", "by mDNS on %s; %s", strings.Join(used, ", "), port)
 	}
 	if len(ignored) > 0 {
 		line("ignored", "%s", strings.Join(ignored, ", "))

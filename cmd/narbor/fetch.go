@@ -178,7 +178,7 @@ func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log *z
 	if err != nil {
 		return nil, err
 	}
-	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Trusted: keys, ShareKeys: new(trust.Keys), Spool: spool, Upstreams: ups, Log: log})
 }

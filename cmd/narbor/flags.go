@@ -40,8 +40,9 @@ func listFlag(name, category, usage string) *cli.StringSliceFlag {
 // peerFlags say where to look for neighbours.
 func peerFlags() []cli.Flag {
 	return []cli.Flag{
-		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273); repeatable"),
+		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273), or vsock:CID of a virtual machine; repeatable"),
 		&cli.BoolFlag{Name: "no-mdns", Category: categoryNet, Usage: "neither announce this machine nor look for others by multicast DNS", EnvVars: env("no-mdns")},
+		&cli.BoolFlag{Name: "no-vsock", Category: categoryNet, Usage: "neither look for the host of this virtual machine by vsock nor let guests reach it so", EnvVars: env("no-vsock")},
 		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but those of containers, VPNs and tunnels, and metered ones); repeatable"),
 		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
 		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),

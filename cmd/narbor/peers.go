@@ -76,7 +76,7 @@ func peersCommand() *cli.Command {
 		},
 		Subcommands: []*cli.Command{
 			change("add", "look for a neighbour that multicast does not find", "ADDRESS", "Looking for %s, from now on and after each restart.",
-				"ADDRESS is a multiaddr, an IP address or a DNS name, with or without port (6273).\n\nExample: narbor peers add 192.168.7.5"),
+				"ADDRESS is a multiaddr, an IP address or a DNS name, with or without port (6273), or vsock:CID of a virtual machine.\n\nExample: narbor peers add 192.168.7.5"),
 			change("rm", "look for it no longer", "ADDRESS", "%s is not looked for any more.", "ADDRESS is as it was added.\n\nExample: narbor peers rm 192.168.7.5"),
 			change("block", "refuse a peer for good", "PEER", "%s is refused from now on, until `narbor peers unblock`.",
 				"PEER is the end of a peer ID as `narbor status` shows it, a whole one, or the address of a neighbour.\n\nExample: narbor peers block …qPnWkUgR"),

@@ -176,7 +176,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if s.accounts, err = narserve.OpenAccounts(s.state.file("account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
-	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p")}
 	cfg.Observer = s.accounts

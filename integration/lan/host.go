@@ -105,6 +105,7 @@ func (h *Host) mountRoot(cfg HostConfig) error {
 	}{
 		{"/dev", "dev", "", unix.MS_BIND | unix.MS_REC, ""},
 		{"sysfs", "sys", "sysfs", 0, ""},
+		{"tmpfs", "sys/class/misc", "tmpfs", 0, "mode=755"}, // no vsock: that would lead out of this computer, if it is a guest
 		{"tmpfs", "tmp", "tmpfs", 0, "mode=1777"},
 		{"tmpfs", "var/lib/narbor", "tmpfs", 0, state},
 	} {

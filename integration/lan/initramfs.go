@@ -20,6 +20,11 @@ func guestModules() []string {
 	return []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover", "virtio_net"}
 }
 
+// vsockModules are what lets programs of one machine reach each other by vsock, as if one were on the host.
+func vsockModules() []string {
+	return []string{"vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"}
+}
+
 // guestInit is the first process. It runs a script that another archive brings, and ends the machine.
 const guestInit = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -81,17 +86,24 @@ func libraries(ctx context.Context, program string) ([]string, error) {
 	return libs, nil
 }
 
-// findModules returns the modules' places in the guest, so named that they sort, and in the unpacked kernel.
+// findModules returns the modules' places in the guest, so named that they sort, and in the unpacked kernel. Those in
+// modules are loaded when the guest starts.
 func findModules(kernel string) (map[string]string, error) {
+	wanted := map[string]string{}
+	for dir, names := range map[string][]string{"modules": guestModules(), "vsock": vsockModules()} {
+		for i, name := range names {
+			wanted[name+".ko"] = fmt.Sprintf("%s/%d-%s.ko", dir, i, name)
+		}
+	}
 	found := map[string]string{}
 	err := filepath.WalkDir(filepath.Join(kernel, "lib", "modules"), func(file string, _ fs.DirEntry, err error) error {
-		if i := slices.Index(guestModules(), strings.TrimSuffix(filepath.Base(file), ".ko")); i >= 0 && strings.HasSuffix(file, ".ko") {
-			found[fmt.Sprintf("modules/%d-%s", i, filepath.Base(file))] = file
+		if place, ok := wanted[filepath.Base(file)]; ok {
+			found[place] = file
 		}
 		return err
 	})
-	if err == nil && len(found) != len(guestModules()) {
-		err = fmt.Errorf("of the modules %v the kernel in %s has %v", guestModules(), kernel, slices.Sorted(maps.Keys(found)))
+	if err == nil && len(found) != len(wanted) {
+		err = fmt.Errorf("of the modules %v the kernel in %s has %v", slices.Sorted(maps.Keys(wanted)), kernel, slices.Sorted(maps.Keys(found)))
 	}
 	return found, err
 }

@@ -1,5 +1,5 @@
 # For virtual machines, whose disks are small. A guest finds its host by itself: by multicast on a bridge, as its gateway
-# behind NAT, or by narbor.peers= on the kernel's command line.
+# behind NAT, by vsock where there is no network, or by narbor.peers= on the kernel's command line.
 { lib, ... }:
 let
   inherit (lib) mkDefault;

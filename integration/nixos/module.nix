@@ -178,6 +178,7 @@ in
           "AF_INET"
           "AF_INET6"
           "AF_NETLINK" # tells of interfaces that come and go
+          "AF_VSOCK" # leads to guests, or to the host
         ];
         RestrictNamespaces = true;
         RestrictRealtime = true;
