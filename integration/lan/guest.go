@@ -39,8 +39,7 @@ func NewGuestImage(ctx context.Context, dir string, programs map[string]string) 
 // Bind is what a host needs among its binds to have guests of this image.
 func (g *GuestImage) Bind() map[string]string { return map[string]string{guestDir: g.dir} }
 
-// guestKernel returns a directory with Debian's kernel for virtual machines, unpacked. It is kept below the user's cache
-// directory.
+// guestKernel returns a directory with Debian's kernel for virtual machines, unpacked.
 func guestKernel(ctx context.Context) (string, error) {
 	if _, err := os.Stat("/usr/bin/qemu-system-x86_64"); err != nil {
 		return "", err
@@ -51,31 +50,7 @@ func guestKernel(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("apt-cache knows no linux-image-cloud-amd64: %w", errors.Join(err, ctx.Err()))
 	}
 	pkg, _, _ := strings.Cut(rest, "\n")
-	base, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	dir := filepath.Join(base, "narbor-guest", pkg)
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "new-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	cmd := exec.CommandContext(ctx, "sh", "-c", `apt-get download -qq "$0" && dpkg-deb -x ./*.deb out`, pkg)
-	cmd.Dir = tmp
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("apt-get download %s: %w\n%s", pkg, err, out)
-	}
-	if err := os.Rename(filepath.Join(tmp, "out"), dir); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err // or another test has been quicker
-	}
-	return dir, nil
+	return Unpack(ctx, pkg)
 }
 
 // StartGuest starts a virtual machine on a host that has the image, with a network card that QEMU's -netdev describes. It

@@ -1,0 +1,42 @@
+package lan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// Unpack returns a directory with what is in one or more Debian packages, which are not installed: they may change more of
+// this computer than a test should. It is kept below the user's cache directory.
+func Unpack(ctx context.Context, packages ...string) (string, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(base, "narbor-unpacked", strings.Join(packages, "+"))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "new-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(tmp)
+	const script = `apt-get download -qq "$@" && for p in ./*.deb; do dpkg-deb -x "$p" out; done`
+	cmd := exec.CommandContext(ctx, "sh", append([]string{"-ec", script, "sh"}, packages...)...)
+	cmd.Dir = tmp
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("apt-get download %s: %w\n%s", strings.Join(packages, " "), err, out)
+	}
+	if err := os.Rename(filepath.Join(tmp, "out"), dir); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", err // or another test has been quicker
+	}
+	return dir, nil
+}
