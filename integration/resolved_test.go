@@ -71,7 +71,7 @@ func (w world) systemBus(h *lan.Host) {
 		unable(w.T, err.Error())
 	}
 	w.must(h.WriteFile("/etc/dbus.conf", busConf))
-	w.shell(h, "mkdir -p /run/dbus")
+	w.shell(h, "mkdir -p /run/dbus && ln -s /run /var/run")
 	bus, err := h.StartDaemon("dbus-daemon", "--nofork", "--nopidfile", "--print-address", "--config-file=/etc/dbus.conf")
 	w.must(err)
 	w.await(h, "D-Bus listens", func() bool {
