@@ -3,7 +3,6 @@ package p2p
 import (
 	"crypto/rand"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -185,14 +184,21 @@ func ipOf(m ma.Multiaddr) (netip.Addr, bool) {
 	return a.Unmap(), true
 }
 
-// announceable leaves, of the addresses that libp2p would tell a peer, those where a neighbour can reach us.
-func (g *gater) announceable(all []ma.Multiaddr) []ma.Multiaddr {
+// announceable returns what a peer is told of where a neighbour can reach us, if we listen at that port.
+func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return slices.DeleteFunc(slices.Clone(all), func(m ma.Multiaddr) bool {
-		a, ok := ipOf(m)
-		return !ok || !g.own(a) || a.IsLinkLocalUnicast() && a.Is6()
-	})
+	for _, l := range g.links {
+		for _, p := range l.addrs {
+			if isLinkLocal(p.Addr()) {
+				continue
+			}
+			if m, err := tcpAddr(p.Addr(), port); err == nil {
+				out = append(out, m)
+			}
+		}
+	}
+	return out
 }
 
 func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.isBlocked(p) }

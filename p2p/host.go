@@ -20,6 +20,7 @@ import (
 	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	"github.com/libp2p/go-libp2p/p2p/host/pstoremanager"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
@@ -55,16 +56,46 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, err := basichost.NewHost(sw, &basichost.HostOpts{EventBus: bus, ConnManager: conns, AddrsFactory: gate.announceable,
-		UserAgent: cfg.UserAgent, EnablePing: true})
+	q := &quietHost{}
+	q.BasicHost, err = basichost.NewHost(sw, &basichost.HostOpts{EventBus: bus, ConnManager: conns, DisableSignedPeerRecord: true,
+		AddrsFactory: func([]ma.Multiaddr) []ma.Multiaddr { return gate.announceable(listenPort(q)) },
+		UserAgent:    cfg.UserAgent, EnablePing: true})
 	if err != nil {
 		return nil, errors.Join(err, sw.Close())
 	}
-	h.Start()
-	if err := listen(h, cfg.Port, cfg.Log); err != nil {
-		return nil, errors.Join(err, h.Close())
+	if err = q.start(); err == nil {
+		err = listen(q, cfg.Port, cfg.Log)
 	}
-	return h, nil
+	if err != nil {
+		return nil, errors.Join(err, q.Close())
+	}
+	return q, nil
+}
+
+// A quietHost is libp2p's own without its look at this machine's addresses every five seconds, which would be most of what
+// a machine at rest does. Whoever knows that they have changed says so on the event bus.
+type quietHost struct {
+	*basichost.BasicHost
+	peers *pstoremanager.PeerstoreManager
+}
+
+// start takes the place of [basichost.BasicHost.Start].
+func (q *quietHost) start() (err error) {
+	if q.peers, err = pstoremanager.NewPeerstoreManager(q.Peerstore(), q.EventBus(), q.Network(), pstoremanager.WithCleanupInterval(time.Minute)); err != nil {
+		return err
+	}
+	q.peers.Start()
+	q.IDService().Start()
+	return nil
+}
+
+// Close closes the host, and all connections.
+func (q *quietHost) Close() error {
+	var err error
+	if q.peers != nil {
+		err = q.peers.Close()
+	}
+	return errors.Join(err, q.BasicHost.Close())
 }
 
 // newSwarm makes what dials and accepts.

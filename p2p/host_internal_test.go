@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,6 +34,29 @@ func TestConnectionsAreSecuredByTLS(t *testing.T) {
 		if state.Security != "/tls/1.0.0" || state.StreamMultiplexer != "/yamux/1.0.0" || state.Transport != "tcp" {
 			t.Errorf("connection state %+v, want TLS and yamux over TCP", state)
 		}
+	}
+}
+
+// A peer is told of this machine's addresses when it connects, and again when they change.
+func TestPeersAreToldOfNewAddresses(t *testing.T) {
+	a, _ := startTestLAN(t, lanConfig{})
+	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	for _, addr := range []string{"10.91.7.5", "10.91.7.6", "fd91::7"} {
+		bits := "/24"
+		if strings.Contains(addr, ":") {
+			bits = "/64"
+		}
+		a.setLinks([]link{testLink("eth91", addr+bits, "fe80::91/64")})
+		eventually(t, "heard of "+addr, func() bool {
+			var told []string
+			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {
+				if ip, ok := ipOf(m); ok && !ip.IsLoopback() {
+					told = append(told, ip.String())
+				}
+			}
+			return slices.Equal(told, []string{addr})
+		})
 	}
 }
 

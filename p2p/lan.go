@@ -13,9 +13,11 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	"github.com/libp2p/zeroconf/v2"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
@@ -53,6 +55,7 @@ const (
 type lan struct {
 	log     *zap.Logger
 	host    host.Host
+	addrs   event.Emitter // tells libp2p that this machine's addresses have changed
 	gate    *gater
 	policy  interfacePolicy
 	net     *Net // nil is this machine's
@@ -104,8 +107,12 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
+	addrs, err := h.EventBus().Emitter(new(event.EvtLocalAddressesUpdated), eventbus.Stateful)
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
 	l := &lan{
-		log: cfg.Log, host: h, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS, vsock: cfg.Vsock,
+		log: cfg.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS, vsock: cfg.Vsock,
 		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
@@ -191,7 +198,7 @@ func (l *lan) Run(ctx context.Context) error {
 		g.Go(func() error { return l.places.run(ctx) })
 	}
 	err := g.Wait()
-	return errors.Join(err, l.host.Close())
+	return errors.Join(err, l.addrs.Close(), l.host.Close())
 }
 
 // follow announces this machine on every link there is, as links come and go.
@@ -244,7 +251,10 @@ func (l *lan) setLinks(links []link) (changed bool, fresh []link) {
 	fresh = slices.DeleteFunc(slices.Clone(now), func(k link) bool {
 		return slices.ContainsFunc(before, func(o link) bool { return k.Name == o.Name && k.ifi.Index == o.ifi.Index })
 	})
-	return !slices.EqualFunc(before, now, link.same), fresh
+	if changed = !slices.EqualFunc(before, now, link.same); changed {
+		l.addrs.Emit(event.EvtLocalAddressesUpdated{})
+	}
+	return changed, fresh
 }
 
 func used(links []link) []link {
