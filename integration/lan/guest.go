@@ -1,12 +1,14 @@
 package lan
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -53,16 +55,40 @@ func guestKernel(ctx context.Context) (string, error) {
 	return Unpack(ctx, pkg)
 }
 
-// StartGuest starts a virtual machine on a host that has the image, with a network card that QEMU's -netdev describes. It
-// runs a shell script, in which eth0 is up but has no address, and ends. Its console is the process's log. There is no KVM:
-// it is as slow as an emulated machine is, on every computer.
-func (h *Host) StartGuest(g *GuestImage, name, netdev, script string) (*Process, error) {
-	name = h.Name + "-" + name
-	if err := writeArchive(filepath.Join(g.dir, name+".cpio"), nil, map[string]string{"script": script}); err != nil {
+// Write writes what a machine of that kernel starts from to run a shell script.
+func (g *GuestImage) Write(name, script string) error {
+	base, err := os.ReadFile(filepath.Join(g.dir, "base.cpio"))
+	if err != nil {
+		return err
+	}
+	if err := writeArchive(name, nil, map[string]string{"script": script}); err != nil {
+		return err
+	}
+	own, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(name, append(base, own...), 0o644)
+}
+
+// A GuestConfig describes a virtual machine.
+type GuestConfig struct {
+	Name   string
+	Netdev string // its network card, as QEMU's -netdev has it
+	Script string // for a shell
+	MiB    int    // of memory; 0 is 1024
+}
+
+// StartGuest starts a virtual machine on a host that has the image. It runs its script, in which eth0 is up but has no
+// address, and ends. Its console is the process's log. There is no KVM: it is as slow as an emulated machine is, on every
+// computer.
+func (h *Host) StartGuest(g *GuestImage, cfg GuestConfig) (*Process, error) {
+	name := h.Name + "-" + cfg.Name
+	if err := g.Write(filepath.Join(g.dir, name), cfg.Script); err != nil {
 		return nil, err
 	}
-	return h.start(name, h.command([]string{"sh", "-c", `cd "/$1" && cat base.cpio "$2.cpio" > "/tmp/$2" &&
-		exec qemu-system-x86_64 -accel tcg -cpu max -m 1024 -nodefaults -display none -serial stdio -no-reboot \
-			-kernel vmlinuz -initrd "/tmp/$2" -append "console=ttyS0 quiet panic=-1 random.trust_cpu=on net.ifnames=0" \
-			-netdev "$3,id=net" -device virtio-net-pci,netdev=net,romfile=`, "sh", guestDir, name, netdev}))
+	return h.start(name, h.command([]string{"qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", strconv.Itoa(cmp.Or(cfg.MiB, 1024)),
+		"-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", "/" + guestDir + "/vmlinuz", "-initrd", "/" + guestDir + "/" + name,
+		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on net.ifnames=0",
+		"-netdev", cfg.Netdev + ",id=net", "-device", "virtio-net-pci,netdev=net,romfile="}))
 }

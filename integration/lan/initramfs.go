@@ -20,9 +20,10 @@ func guestModules() []string {
 	return []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover", "virtio_net"}
 }
 
-// vsockModules are what lets programs of one machine reach each other by vsock, as if one were on the host.
+// vsockModules are for scripts to load, in this order: the first two, and then what a guest needs to have a host, or to be
+// one, or to be both of them itself.
 func vsockModules() []string {
-	return []string{"vsock", "vmw_vsock_virtio_transport_common", "vsock_loopback"}
+	return []string{"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "vhost_iotlb", "vhost", "vhost_vsock", "vsock_loopback"}
 }
 
 // guestInit is the first process. It runs a script that another archive brings, and ends the machine.
@@ -42,11 +43,14 @@ poweroff -f
 `
 
 // writeGuest makes the initial file system of a guest: Debian's busybox and Nix, the kernel's modules, and what else is
-// given, from path in the guest to path on this computer.
+// given, from path in the guest to path on this computer, with the libraries of programs in bin.
 func writeGuest(ctx context.Context, name, kernel string, files map[string]string) error {
-	all := maps.Clone(files)
-	for _, program := range []string{"/bin/busybox", "/usr/bin/nix-store"} {
-		all[program[1:]] = program
+	all := map[string]string{"bin/busybox": "/bin/busybox", "bin/nix-store": "/usr/bin/nix-store"}
+	maps.Copy(all, files)
+	for place, program := range maps.Clone(all) {
+		if path.Base(path.Dir(place)) != "bin" {
+			continue
+		}
 		libs, err := libraries(ctx, program)
 		if err != nil {
 			return err
@@ -90,10 +94,11 @@ func libraries(ctx context.Context, program string) ([]string, error) {
 // modules are loaded when the guest starts.
 func findModules(kernel string) (map[string]string, error) {
 	wanted := map[string]string{}
-	for dir, names := range map[string][]string{"modules": guestModules(), "vsock": vsockModules()} {
-		for i, name := range names {
-			wanted[name+".ko"] = fmt.Sprintf("%s/%d-%s.ko", dir, i, name)
-		}
+	for i, name := range guestModules() {
+		wanted[name+".ko"] = fmt.Sprintf("modules/%d-%s.ko", i, name)
+	}
+	for _, name := range vsockModules() {
+		wanted[name+".ko"] = "vsock/" + name + ".ko"
 	}
 	found := map[string]string{}
 	err := filepath.WalkDir(filepath.Join(kernel, "lib", "modules"), func(file string, _ fs.DirEntry, err error) error {
