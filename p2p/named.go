@@ -28,8 +28,9 @@ const (
 	defaultPort = 6273
 	// namedMin is the first pause before a named peer is dialled again; the last is redialMax.
 	namedMin = time.Second
-	// lookAgain is how often a name is resolved anew while its peers are connected.
-	lookAgain = 5 * time.Minute
+	// lookAgain is how often a name is resolved anew while its peers are connected, and how often the host of a virtual
+	// machine is looked for that was not there hostTries times, which takes some two minutes.
+	lookAgain, hostTries = 5 * time.Minute, 8
 )
 
 // A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses. The host of a
@@ -194,7 +195,7 @@ func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 			l.logNamed(ctx, n, failures, err)
 			wait = backoff(failures, namedMin)
 			failures++
-			if errors.Is(err, syscall.ENODEV) { // this is nobody's guest
+			if n.from == fromVsock && (failures > hostTries || errors.Is(err, syscall.ENODEV)) { // the host has no narbor, or there is none
 				wait = lookAgain
 			}
 		} else {

@@ -91,7 +91,10 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 	for {
 		st, err := ask(ctx)
 		var coded codedError
-		if err != nil && !(errors.As(err, &coded) && coded.code == exitNotRunning) {
+		switch {
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
+			err = codedError{fmt.Errorf("narbor is too busy to answer, after %s", shortTime(timeout)), exitTemporary}
+		case err != nil && !(errors.As(err, &coded) && coded.code == exitNotRunning):
 			return err
 		}
 		if err == nil {

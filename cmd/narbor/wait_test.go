@@ -32,6 +32,8 @@ func TestWaitEndsWhenAllIsTrue(t *testing.T) {
 		{"it settles", []string{"settled"}, states(status(false, nil), status(true, nil)), 0, time.Second},
 		{"both", []string{"peers=1", "settled"}, states(status(false, one), status(true, nil), status(true, one)), 0, 2 * time.Second},
 		{"one of both", []string{"peers=1", "settled"}, states(status(false, one)), exitTemporary, 20 * time.Second},
+		{"it is slow at first", []string{"running"}, states(fails(context.DeadlineExceeded), fails(context.DeadlineExceeded), status(false, nil)), 0, 2 * time.Second},
+		{"it is slow for ever", []string{"running"}, states(fails(context.DeadlineExceeded)), exitTemporary, 20 * time.Second},
 		{"it may not be asked", []string{"running"}, states(fails(down), fails(broken)), -1, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
