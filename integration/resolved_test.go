@@ -17,7 +17,9 @@ const resolvedConf = "[Resolve]\nMulticastDNS=yes\nLLMNR=no\nDNS=\nFallbackDNS=\
 func TestBesideResolved(t *testing.T) {
 	w := newWorld(t)
 	dir, err := lan.Unpack(w.ctx, "systemd-resolved")
-	w.must(err)
+	if err != nil {
+		unable(t, err.Error())
+	}
 	var hosts []*lan.Host
 	for _, name := range []string{"alice", "bob"} {
 		h, err := w.lan.Add(lan.HostConfig{Name: name, Binds: map[string]string{"opt": programs.dir, "srv/resolved": dir}})

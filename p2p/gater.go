@@ -17,7 +17,8 @@ import (
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
 	paces *paces  // notes the connections that are let in
-	tag   [4]byte // begins stand-ins for link-local and vsock addresses
+	tag   [4]byte // begins stand-ins for link-local addresses, which nobody is ever told of
+	cids  [8]byte // and those for vsock addresses: of these, who is connected so hears its own
 
 	mu      sync.Mutex // guards what follows
 	links   []link     // those that are used
@@ -26,8 +27,11 @@ type gater struct {
 }
 
 func newGater() *gater {
-	g := &gater{paces: newPaces(), tag: [4]byte{1}, named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
+	g := &gater{paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
 	rand.Read(g.tag[1:])
+	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
+		rand.Read(g.cids[1:])
+	}
 	return g
 }
 
@@ -216,6 +220,9 @@ func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 	a, ok := ipOf(c.RemoteMultiaddr())
 	if !ok || !g.mayAccept(a) {
 		return false
+	}
+	if here, _ := ipOf(c.LocalMultiaddr()); g.isVsock(a) != g.isVsock(here) {
+		return false // a guest's stand-in, forged: this came by TCP
 	}
 	g.paces.add(c)
 	return true

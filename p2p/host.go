@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -111,7 +112,7 @@ func newSwarm(cfg lanConfig, gate *gater, limits network.ResourceManager, bus ev
 	if err := errors.Join(peers.AddPrivKey(id, cfg.Identity), peers.AddPubKey(id, cfg.Identity.GetPublic())); err != nil {
 		return nil, err
 	}
-	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(cfg.Net)}}
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(cfg.Net, gate)}}
 	tls, err := newTimeless(libp2ptls.ID, cfg.Identity, muxers)
 	if err != nil {
 		return nil, err
@@ -180,17 +181,34 @@ func listenPort(h host.Host) uint16 {
 	return 0
 }
 
-func newMuxer(n *Net) *yamux.Transport {
+// A muxer is yamux, and makes sure of the other side itself where the kernel does not: TCP has keep-alive, vsock has none.
+type muxer struct {
+	network.Multiplexer // for TCP
+	vsock               network.Multiplexer
+	gate                *gater
+}
+
+func newMuxer(n *Net, gate *gater) muxer {
 	m := *yamux.DefaultTransport
-	m.KeepAliveInterval, m.MeasureRTTInterval = muxerAlive, measureRTT
-	if n != nil { // there is no kernel behind it
-		m.KeepAliveInterval = keepAlive
-	}
+	m.MeasureRTTInterval = measureRTT
 	m.ConnectionWriteTimeout = writeTimeout
 	m.MaxMessageSize = yamuxMessage
 	m.InitialStreamWindowSize = firstWindow
 	m.MaxStreamWindowSize = lastWindow
-	return &m
+	watched, unwatched := m, m
+	watched.KeepAliveInterval, unwatched.KeepAliveInterval = muxerAlive, keepAlive
+	if n != nil { // there is no kernel behind it
+		watched = unwatched
+	}
+	return muxer{&watched, &unwatched, gate}
+}
+
+// NewConn implements [network.Multiplexer].
+func (m muxer) NewConn(c net.Conn, server bool, scope network.PeerScope) (network.MuxedConn, error) {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && m.gate.isVsock(a.AddrPort().Addr()) {
+		return m.vsock.NewConn(c, server, scope)
+	}
+	return m.Multiplexer.NewConn(c, server, scope)
 }
 
 // newResourceManager counts each neighbour for itself. libp2p's own limits take all of an IPv6 /56, so a whole

@@ -47,8 +47,8 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 		if strings.Contains(addr, ":") {
 			bits = "/64"
 		}
-		a.setLinks([]link{testLink("eth91", addr+bits, "fe80::91/64")})
 		eventually(t, "heard of "+addr, func() bool {
+			a.setLinks([]link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
 			var told []string
 			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {
 				if ip, ok := ipOf(m); ok && !ip.IsLoopback() {

@@ -62,7 +62,9 @@ type lan struct {
 	added   *added
 	renamed chan struct{} // named may have changed
 	mdns    bool
-	vsock   bool // it is to be looked for; owned by follow
+
+	vsock, vsockFailed bool // whether vsock is to be looked for, and was there and of no use; owned by follow
+
 	keeper  *keeper
 	settled chan struct{}
 	dead    chan network.Conn // to be closed by bury
@@ -281,10 +283,16 @@ func (l *lan) closeOrphans() {
 	near := slices.DeleteFunc(slices.Clone(l.links), func(k link) bool { return !k.Used && k.Reason != noCarrier })
 	l.mu.Unlock()
 	for _, c := range l.host.Network().Conns() {
-		if a, ok := ipOf(c.LocalMultiaddr()); ok && !own[a.WithZone("")] && !l.gate.isVsock(a) || l.isOffLink(c, near) {
+		if l.isOrphan(c, own, near) {
 			l.discard(c)
 		}
 	}
+}
+
+// isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and links.
+func (l *lan) isOrphan(c network.Conn, own map[netip.Addr]bool, near []link) bool {
+	a, ok := ipOf(c.LocalMultiaddr())
+	return ok && !own[a.WithZone("")] && !l.gate.isVsock(a) || l.isOffLink(c, near)
 }
 
 // isOffLink reports whether the other end of a connection is on none of these links, and of no peer that was named.

@@ -34,7 +34,7 @@ func byReach(addrs []ma.Multiaddr) (first, last []ma.Multiaddr) {
 }
 
 // libp2p refuses to dial link-local addresses, so it is given stand-ins: addresses of a range in which there are no
-// machines, with the number of the interface and a tag that nobody else knows in them. They exist between a call to dial
+// machines, with the number of the interface and a tag that nobody else knows in them. These exist between a call to dial
 // and the socket, where [gater.DialContext] puts the real ones in their place.
 
 // standIn returns what stands for a link-local address with a zone.
@@ -60,7 +60,7 @@ func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 // real returns what a stand-in for a link-local address stands for, and every other address as it is.
 func (g *gater) real(a netip.Addr) (netip.Addr, error) {
 	b := a.As16()
-	if [4]byte(b[:4]) != g.tag || g.isVsock(a) {
+	if [4]byte(b[:4]) != g.tag {
 		return a, nil
 	}
 	ifi, err := net.InterfaceByIndex(int(binary.BigEndian.Uint32(b[4:])))

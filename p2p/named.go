@@ -164,10 +164,13 @@ func (n *namedPeer) setName(name string) error {
 	return nil
 }
 
-// resolve returns the addresses that the name stands for now.
+// resolve returns the IP addresses that the name stands for now.
 func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 	if n.addr.IsValid() {
 		return []netip.Addr{n.addr}, nil
+	}
+	if n.cid != 0 {
+		return nil, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
@@ -187,6 +190,9 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 	tried := sync.OnceFunc(l.keeper.namedTried)
 	defer tried()
+	if n.from == fromVsock { // a hypervisor may leave it to time to say that nobody is there
+		defer time.AfterFunc(placeFirst, tried).Stop()
+	}
 	learned := make(map[netip.Addr]peer.ID)
 	failures, since := 0, time.Now()
 	for {
@@ -237,12 +243,12 @@ func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err erro
 
 // connectNamed connects to whoever is at the addresses of a named peer. It returns an error if nobody is.
 func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
-	addrs, err := []netip.Addr{l.gate.vsockAddr(n.cid)}, error(nil)
-	if n.cid == 0 {
-		addrs, err = n.resolve(ctx)
-	}
+	addrs, err := n.resolve(ctx)
 	if err != nil {
 		return err
+	}
+	if n.cid != 0 {
+		addrs = []netip.Addr{l.gate.vsockAddr(n.cid)}
 	}
 	l.gate.setNamed(n.text, addrs)
 	if n.id != "" {

@@ -236,11 +236,11 @@ func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 	}
 	for _, n := range more {
 		if !slices.Contains(seen, n.text) {
-			named, seen = append(named, n), append(seen, n.text)
+			named = append(named, n)
 		}
 	}
-	if host := hostPeer(); cfg.Vsock && hasVsock() && !slices.Contains(seen, host.text) {
-		named = append(named, host)
+	if cfg.Vsock && hasVsock() {
+		named = append(named, hostPeer())
 	}
 	return named, kept, nil
 }

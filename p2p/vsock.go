@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,12 +23,10 @@ import (
 
 // A virtual machine and its host reach each other by vsock(7), without any network. Every machine there has a number,
 // its context ID, which is [vsock.Host] for the host; narbor listens at the number of its TCP port. There is no
-// multiaddr for that, so libp2p is given IPv6 stand-ins, as for link-local addresses: with an interface's number that
-// there is not, and the context ID. All that is counted by address is so counted by machine, too.
+// multiaddr for that, so libp2p is given IPv6 stand-ins, as for link-local addresses: with a tag of their own and the
+// context ID. All that is counted by address is so counted by machine, too.
 
 const (
-	// vsockIndex is what stand-ins for vsock addresses have in place of an interface's number.
-	vsockIndex = 1<<32 - 1
 	// vsockAny is VMADDR_CID_ANY: whatever number this machine has.
 	vsockAny = 1<<32 - 1
 	// vsockDevice is there once the kernel has vsock, which it loads when there is a hypervisor, or a guest.
@@ -36,9 +35,9 @@ const (
 	vsockPrefix = "vsock:"
 )
 
-// hostPeer is the machine that this one is a guest of.
+// hostPeer is the machine that this one is a guest of. Its text is nobody's whom the user may name.
 func hostPeer() *namedPeer {
-	return &namedPeer{text: vsockPrefix + strconv.Itoa(vsock.Host), from: fromVsock, cid: vsock.Host, port: defaultPort,
+	return &namedPeer{text: "host by vsock", from: fromVsock, cid: vsock.Host, port: defaultPort,
 		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 }
 
@@ -48,17 +47,25 @@ func hasVsock() bool {
 	return err == nil
 }
 
-// lookForVsock listens for guests, and begins to look for a host, once there is vsock. It is called by follow alone.
+// lookForVsock begins to look for a host, and listens for guests, once there is vsock. It is called by follow alone.
 func (l *lan) lookForVsock() {
 	if !l.vsock || !hasVsock() {
 		return
 	}
-	l.vsock = false // once is enough
-	if host := hostPeer(); !l.names(host.text) {
-		l.setNamed(append(l.namedNow(), host))
-	}
-	if err := l.listenVsock(); err != nil {
+	l.added.keepHost(l)
+	err := l.listenVsock()
+	if err != nil && !l.vsockFailed {
 		l.log.Info("guests cannot reach this machine by vsock", zap.Error(err))
+	}
+	l.vsock, l.vsockFailed = err != nil, err != nil
+}
+
+// keepHost looks for this machine's host from now on.
+func (a *added) keepHost(l *lan) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if named := l.namedNow(); !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.from == fromVsock }) {
+		l.setNamed(append(named, hostPeer()))
 	}
 }
 
@@ -96,8 +103,7 @@ func (n *namedPeer) parseVsock(text string) error {
 // vsockAddr returns what stands for the machine with a context ID.
 func (g *gater) vsockAddr(cid uint32) netip.Addr {
 	var b [16]byte
-	copy(b[:], g.tag[:])
-	binary.BigEndian.PutUint32(b[4:], vsockIndex)
+	copy(b[:], g.cids[:])
 	binary.BigEndian.PutUint32(b[12:], cid)
 	return netip.AddrFrom16(b)
 }

@@ -1,9 +1,15 @@
 package p2p
 
 import (
+	"io"
+	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -86,5 +92,94 @@ func TestVsockAddressesAreShownAsSuch(t *testing.T) {
 	}
 	if got := g.text(ma.StringCast("/ip4/10.0.0.1")); got != "/ip4/10.0.0.1" {
 		t.Errorf("text of an address without port = %q", got)
+	}
+}
+
+// ends are the addresses of a connection.
+type ends struct {
+	network.Conn
+	local, remote netip.Addr
+}
+
+func (e ends) LocalMultiaddr() ma.Multiaddr  { return must(tcpAddr(e.local, 6273)) }
+func (e ends) RemoteMultiaddr() ma.Multiaddr { return must(tcpAddr(e.remote, 6273)) }
+func (e ends) RemotePeer() peer.ID           { return "somebody" }
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// A guest hears what stands for it, and so may whoever forges packets on the LAN.
+func TestNobodyForgesAGuest(t *testing.T) {
+	g := newGater()
+	here := netip.MustParseAddr("fd01::5")
+	g.setLinks([]link{testLink("eth0", "fd01::5/64")})
+	if !g.InterceptAccept(ends{local: g.vsockAddr(vsockAny), remote: g.vsockAddr(3)}) {
+		t.Error("a guest is refused")
+	}
+	if g.InterceptAccept(ends{local: here, remote: g.vsockAddr(3)}) {
+		t.Error("who comes by TCP from what stands for a guest is accepted")
+	}
+	if !g.InterceptAccept(ends{local: here, remote: netip.MustParseAddr("fd01::6")}) {
+		t.Error("a neighbour is refused")
+	}
+	if g.vsockAddr(3) == newGater().vsockAddr(3) {
+		t.Error("what stands for a guest is the same everywhere")
+	}
+}
+
+// Changes of networks are nothing to connections by vsock.
+func TestVsockOutlivesNetworks(t *testing.T) {
+	l := &lan{gate: newGater()}
+	guest := ends{local: l.gate.vsockAddr(vsockAny), remote: l.gate.vsockAddr(3)}
+	if l.isOrphan(guest, nil, nil) {
+		t.Error("a guest is let go when there is no network")
+	}
+	gone := ends{local: netip.MustParseAddr("10.0.0.1"), remote: netip.MustParseAddr("10.0.0.2")}
+	if !l.isOrphan(gone, nil, nil) {
+		t.Error("a connection from an address that this machine has no longer is kept")
+	}
+}
+
+// A guest that was paused is noticed as soon as a cable that was pulled.
+func TestSilentGuestIsNoticed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGater()
+		for _, c := range []struct {
+			remote netip.Addr
+			lost   bool
+		}{{g.vsockAddr(3), true}, {netip.MustParseAddr("10.0.0.2"), false}} {
+			mine, theirs := net.Pipe()
+			go io.Copy(io.Discard, theirs)
+			conn, err := newMuxer(nil, g).NewConn(vsockConn{mine, nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, 1))}, true, &network.NullScope{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(keepAlive + writeTimeout + time.Second)
+			if conn.IsClosed() != c.lost {
+				t.Errorf("%s has said nothing for a while, and its connection is closed: %v, want %v", c.remote, conn.IsClosed(), c.lost)
+			}
+			conn.Close()
+			theirs.Close()
+		}
+	})
+}
+
+// The user may name the host, too, and that is kept apart from the one that is looked for anyway.
+func TestHostMayBeNamed(t *testing.T) {
+	l := &lan{gate: newGater(), added: &added{}, renamed: make(chan struct{}, 1)}
+	l.added.keepHost(l)
+	l.added.keepHost(l)
+	if n := len(l.namedNow()); n != 1 {
+		t.Errorf("the host is looked for %d times", n)
+	}
+	if err := l.added.add(l, "vsock:2"); err != nil || len(l.namedNow()) != 2 {
+		t.Errorf("add(vsock:2) = %v with %d named, want 2", err, len(l.namedNow()))
+	}
+	if err := l.added.remove(l, "vsock:2"); err != nil || len(l.namedNow()) != 1 || l.namedNow()[0].from != fromVsock {
+		t.Errorf("remove(vsock:2) = %v, and %+v is left, want the host", err, l.namedNow())
 	}
 }
