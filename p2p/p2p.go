@@ -8,7 +8,7 @@
 // # Wire format
 //
 // Neighbours speak the libp2p protocol "/narbor/1" over TCP, secured by TLS 1.3 or Noise and multiplexed by
-// yamux. Whoever opens a stream sends requests on it, as many as it likes without waiting; the other side answers
+// yamux; a virtual machine and its host do so over vsock(7), too, where the host listens at port 6273. Whoever opens a stream sends requests on it, as many as it likes without waiting; the other side answers
 // them in order. Streams are kept open between requests. Numbers are unsigned varints (unsigned LEB128, shortest
 // form, at most 9 bytes). A violation of this grammar resets the stream.
 //
