@@ -199,11 +199,8 @@ func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 		wait := lookAgain
 		if err := l.connectNamed(ctx, n, learned); err != nil {
 			l.logNamed(ctx, n, failures, err)
-			wait = backoff(failures, namedMin)
+			wait = n.rest(failures, err)
 			failures++
-			if n.from == fromVsock && (failures > hostTries || errors.Is(err, syscall.ENODEV)) { // the host has no narbor, or there is none
-				wait = lookAgain
-			}
 		} else {
 			since = time.Now()
 		}
@@ -227,6 +224,14 @@ func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 			}
 		}
 	}
+}
+
+// rest returns how long it is not dialled after an error, the one before which there were so many in a row.
+func (n *namedPeer) rest(failures int, err error) time.Duration {
+	if n.from == fromVsock && (failures >= hostTries || errors.Is(err, syscall.ENODEV)) {
+		return lookAgain // the host has no narbor, or there is none
+	}
+	return backoff(failures, namedMin)
 }
 
 // logNamed tells of the first of a row of failures; the others are no news.

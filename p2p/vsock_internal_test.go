@@ -1,15 +1,18 @@
 package p2p
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 )
 
@@ -166,6 +169,29 @@ func TestSilentGuestIsNoticed(t *testing.T) {
 			theirs.Close()
 		}
 	})
+}
+
+// A host without narbor, and none at all, are looked for now and then; whoever was named, again and again.
+func TestHostIsLookedForWithPatience(t *testing.T) {
+	refused := fmt.Errorf("dial: %w", &swarm.DialError{DialErrors: []swarm.TransportError{{Cause: syscall.ECONNRESET}}})
+	none := fmt.Errorf("dial: %w", &swarm.DialError{DialErrors: []swarm.TransportError{{Cause: syscall.ENODEV}}})
+	named := must(parseNamedPeer("vsock:2"))
+	for _, c := range []struct {
+		about    string
+		peer     *namedPeer
+		failures int
+		err      error
+		long     bool
+	}{
+		{"there is no host", hostPeer(), 0, none, true},
+		{"the host has just started", hostPeer(), 1, refused, false},
+		{"the host has no narbor", hostPeer(), hostTries, refused, true},
+		{"the user has named it", named, hostTries, refused, false},
+	} {
+		if wait := c.peer.rest(c.failures, c.err); wait >= lookAgain != c.long || wait > lookAgain {
+			t.Errorf("%s: dialled again after %v", c.about, wait)
+		}
+	}
 }
 
 // The user may name the host, too, and that is kept apart from the one that is looked for anyway.
