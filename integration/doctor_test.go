@@ -80,7 +80,7 @@ func TestDoctorFindsAndMends(t *testing.T) {
 	w.well(h, "multicast")
 
 	keys := w.wrong(h, "error", "keys", "no key is trusted")
-	w.shell(h, keys.Command) // read within 10 s; looked at below
+	w.shell(h, keys.Command) // read by itself; looked at below
 
 	w.wrong(h, "error", "disk", "are to be left free")
 	w.wrong(h, "warning", "neighbours", "nobody is connected")

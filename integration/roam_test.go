@@ -241,7 +241,7 @@ func TestRoaming(t *testing.T) {
 		})
 		log, err := p.procs[0].Log()
 		p.must(err)
-		if n := strings.Count(log, "this machine slept"); n < long(1, 20) {
+		if n := strings.Count(log, "this machine slept"); n < long(0, 20) { // for longer than between two looks at the clock
 			t.Errorf("sleep was noticed %d times", n)
 		}
 	})

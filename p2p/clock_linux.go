@@ -12,9 +12,9 @@ import (
 )
 
 // clockTick is how often the clocks are compared, to notice that this process was stopped for longer than that. Of all
-// else the kernel gives word. Waking up is most of what a machine at rest costs, and Nix's configuration is looked at as
-// often, at the same moment.
-const clockTick = 10 * time.Second
+// else the kernel gives word, and connections outlive a stop, for the kernel answers for the process. Waking up is most of
+// what a machine at rest costs, and libp2p looks at its connections as often, at the same moment.
+const clockTick = 30 * time.Second
 
 // bootClock returns the time since the machine started, with what it slept, or 0.
 func bootClock() time.Duration {

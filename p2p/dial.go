@@ -19,6 +19,8 @@ import (
 )
 
 const (
+	// restMax is how long nobody needs to be looked at of whom there is no news.
+	restMax = time.Minute
 	// steady is how long a connection must hold for the pause to begin anew.
 	steady = 10 * time.Second
 	// yield is how long, at most, one of two machines that see each other waits for the other to dial first.
@@ -151,7 +153,7 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var due []peer.AddrInfo
-	wait := redialMax
+	wait := restMax
 	busy, least, strangers := false, k.least(), 0
 	for _, id := range k.byPromise() {
 		c := k.peers[id]

@@ -37,9 +37,12 @@ const (
 	nixSettingsTimeout = 10 * time.Second
 	// maxNixSettings bounds what nix prints, which is about 60 KB.
 	maxNixSettings = 4 << 20
-	// nixSettingsPoll is how often the configuration files are looked at. A key that was just added is waited for by
-	// a user who has to restart nix-daemon, too.
-	nixSettingsPoll = 10 * time.Second
+	// nixSettingsPoll is how often the configuration files are looked at where the kernel does not say that they have
+	// changed, and nixSettingsRest where it does: a file may be on another machine's disk. A key that was just added is
+	// waited for by a user who has to restart nix-daemon, too.
+	nixSettingsPoll, nixSettingsRest = 10 * time.Second, time.Minute
+	// nixSettingsQuiet is for how long more changes are waited for after one: whoever writes a file may do so in steps.
+	nixSettingsQuiet = 100 * time.Millisecond
 )
 
 // ReadNixSettings returns the effective configuration of this machine's Nix: what nix itself says, or what the
@@ -112,18 +115,21 @@ func (c *capped) Write(p []byte) (int, error) {
 // WatchNixSettings calls changed each time that the configuration files have changed and the settings with them,
 // or cannot be read since. It returns the context's error when that ends.
 func WatchNixSettings(ctx context.Context, changed func(NixSettings, error)) error {
-	tick := time.NewTicker(nixSettingsPoll) // now, at the same moment as others' with which it wakes this machine up
-	defer tick.Stop()
-	seen := readNixConf().digest
+	return watchNixSettings(ctx, watchFiles, changed)
+}
+
+// watchNixSettings is told by watch, which is [watchFiles] or does as that does, when there may be something to read.
+func watchNixSettings(ctx context.Context, watch func(context.Context, []string) <-chan struct{}, changed func(NixSettings, error)) error {
+	start := time.Now()
+	seen := readNixConf()
 	last, lastErr := ReadNixSettings(ctx)
 	for {
-		select {
-		case <-ctx.Done():
+		awaitConf(ctx, watch, start, seen)
+		if ctx.Err() != nil {
 			return context.Cause(ctx)
-		case <-tick.C:
 		}
-		now := readNixConf().digest
-		if now == seen {
+		now := readNixConf()
+		if now.digest == seen.digest {
 			continue
 		}
 		s, err := ReadNixSettings(ctx)
@@ -136,5 +142,36 @@ func WatchNixSettings(ctx context.Context, changed func(NixSettings, error)) err
 			changed(s, err)
 		}
 		last, lastErr = s, err
+	}
+}
+
+// awaitConf returns when the configuration files may be others than those that were seen, or ctx has ended. It looks at
+// whole intervals after a moment: when others do with which it wakes this machine up.
+func awaitConf(ctx context.Context, watch func(context.Context, []string) <-chan struct{}, start time.Time, seen nixConf) {
+	watching, stop := context.WithCancel(ctx)
+	told, every := watch(watching, seen.files), nixSettingsRest
+	defer func() {
+		stop()
+		if told != nil {
+			<-told
+		}
+	}()
+	if told == nil {
+		every = nixSettingsPoll
+	}
+	if readNixConf().digest != seen.digest { // before it was watched
+		return
+	}
+	look := time.NewTimer(every - time.Since(start)%every)
+	defer look.Stop()
+	select {
+	case <-ctx.Done():
+	case <-look.C:
+	case <-told:
+		look.Reset(nixSettingsQuiet)
+		select {
+		case <-ctx.Done():
+		case <-look.C:
+		}
 	}
 }

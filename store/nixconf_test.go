@@ -1,14 +1,11 @@
 package store_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"narbor/store"
 )
@@ -174,47 +171,4 @@ func TestAskNix(t *testing.T) {
 			t.Errorf("%s: ReadNixSettings = %+v, %v, want origin %s", name, s, err, c.origin)
 		}
 	}
-}
-
-func TestWatchNixSettings(t *testing.T) {
-	dir := confDir(t, map[string]string{"nix.conf": "!include a\n"})
-	t.Setenv("PATH", dir)
-	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		var calls []store.NixSettings
-		var errs []error
-		done := make(chan error)
-		go func() {
-			done <- store.WatchNixSettings(ctx, func(s store.NixSettings, err error) {
-				calls, errs = append(calls, s), append(errs, err)
-			})
-		}()
-		step := func(what, text string, want int) {
-			t.Helper()
-			must(t, os.WriteFile(dir+"/a", []byte(text), 0o644))
-			time.Sleep(10 * time.Second)
-			synctest.Wait()
-			if len(calls) != want {
-				t.Fatalf("%s: %d calls %+v, want %d", what, len(calls), calls, want)
-			}
-		}
-		time.Sleep(65 * time.Second) // never change a file at the moment when it is read
-		step("a file that says nothing new", "require-sigs = true\n", 0)
-		step("a file that does", "require-sigs = false\n", 1)
-		step("same size", "require-sigs = 0    \n", 1)
-		step("other value of the same size", "require-sigs = true \n", 2)
-		step("broken", "require-sigs\n", 3)
-		step("still broken", "require-sigs \n", 3)
-		step("repaired", "substituters =\n", 4)
-		if errs[0] != nil || errs[1] != nil || errs[2] == nil || errs[3] != nil {
-			t.Errorf("errors %v, want one, the third", errs)
-		}
-		if calls[0].RequireSigs || !calls[1].RequireSigs || len(calls[3].Substituters) != 0 {
-			t.Errorf("settings %+v", calls)
-		}
-		cancel()
-		if err := <-done; err != context.Canceled {
-			t.Errorf("WatchNixSettings = %v, want Canceled", err)
-		}
-	})
 }

@@ -27,7 +27,7 @@ type nixConf struct {
 	err      error  // of the first file that Nix would refuse
 
 	sum   hash.Hash
-	files int
+	files []string // those that were looked for
 	found []string
 	at    string     // "file:line" of the line that is being read
 	lines []ConfLine // of lists, and require-sigs
@@ -84,7 +84,7 @@ func splitColons(s string) []string {
 
 // readFile applies a file. One that is not there, or not readable, says nothing, as with Nix.
 func (c *nixConf) readFile(path string) error {
-	if c.files++; c.files > maxConfFiles {
+	if c.files = append(c.files, path); len(c.files) > maxConfFiles {
 		return fmt.Errorf("%s: too many files are included, or in a circle", path)
 	}
 	fmt.Fprintf(c.sum, "%q ", path)

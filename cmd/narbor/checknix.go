@@ -235,7 +235,7 @@ func checkKeys(_ context.Context, p *patient) []Finding {
 		return []Finding{skipped("keys: narbor is not running")}
 	case len(st.Keys) == 0:
 		return []Finding{{Severity: severityError, Text: "no key is trusted, so nothing from a neighbour can be believed",
-			Fix: "give Nix the key of its substituter, such as that of cache.nixos.org; narbor reads it within 10 s", Safe: !p.nixOS,
+			Fix: "give Nix the key of its substituter, such as that of cache.nixos.org; narbor reads it by itself", Safe: !p.nixOS,
 			Command: p.thenRestart(`echo "extra-trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" >> ` + nixConfFile)}}
 	case len(st.ShareKeys) == 0:
 		return []Finding{{Severity: severityWarning, Text: "nothing is shared: every trusted key may be this machine's own",
