@@ -37,13 +37,7 @@ func newBucket(size, shares int) *bucket {
 func (b *bucket) take(reserve int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	if b.at.IsZero() {
-		b.left = b.size
-	} else {
-		b.left = min(b.size, b.left+now.Sub(b.at).Minutes()*missesPerMinute*b.shares)
-	}
-	b.at = now
+	b.drip()
 	if b.left-1 < float64(reserve)*b.shares {
 		return false
 	}
@@ -51,17 +45,34 @@ func (b *bucket) take(reserve int) bool {
 	return true
 }
 
+// spend takes a token. If there is none it says so, once: the bucket is full again then.
+func (b *bucket) spend() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drip()
+	if b.left < 1 {
+		b.left = b.size
+		return false
+	}
+	b.left--
+	return true
+}
+
+// drip adds what has come back. The caller holds mu.
+func (b *bucket) drip() {
+	now := time.Now()
+	if b.at.IsZero() {
+		b.left = b.size
+	} else {
+		b.left = min(b.size, b.left+now.Sub(b.at).Minutes()*missesPerMinute*b.shares)
+	}
+	b.at = now
+}
+
 func (b *bucket) giveBack() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left++
-}
-
-// fill makes the bucket full again.
-func (b *bucket) fill() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.at = time.Time{}
 }
 
 // A ration is what a peer has left, or all together who ask from an address.
@@ -116,8 +127,7 @@ func (n *Node) mayLook(t *tally, reserve int) bool {
 	if p.silent.Add(1) == 1 {
 		n.log.Info("neighbour asks for much that is not here, so some of it is answered without looking", zap.Stringer("peer", t.id))
 	}
-	if !p.patience.take(0) {
-		p.patience.fill()
+	if !p.patience.spend() {
 		n.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
 	}
 	return false

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -91,6 +92,26 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 		g.t.Errorf("%d bytes follow the answer", n)
 	}
 	return claims, int(g.src.infos.Load() - before)
+}
+
+// Many questions are looked up at once, and the one that is too many is held against a peer once.
+func TestPatienceEndsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBucket(4, 1)
+		var ended atomic.Int64
+		var all sync.WaitGroup
+		for range 1000 {
+			all.Go(func() {
+				if !b.spend() {
+					ended.Add(1)
+				}
+			})
+		}
+		all.Wait()
+		if n := ended.Load(); n != 200 {
+			t.Errorf("of 1000 questions %d were one too many, want each fifth", n)
+		}
+	})
 }
 
 func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
