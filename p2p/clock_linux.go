@@ -12,8 +12,8 @@ import (
 )
 
 // clockTick is how often the clocks are compared, to notice that this process was stopped for longer than that. Of all
-// else the kernel gives word, and connections outlive a stop, for the kernel answers for the process. Waking up is most of
-// what a machine at rest costs, and libp2p looks at its connections as often, at the same moment.
+// else the kernel gives word, and connections outlive a stop, for the kernel answers for the process. A machine at
+// rest is woken up no more than it must be, and libp2p looks at its connections as often, at the same moment.
 const clockTick = 30 * time.Second
 
 // bootClock returns the time since the machine started, with what it slept, or 0.
