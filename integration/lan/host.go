@@ -27,6 +27,8 @@ type HostConfig struct {
 	Copy bool
 	// StateBytes is the size of the file system that holds narbor's state and spool; 0 is half of memory.
 	StateBytes int64
+	// System is a directory whose /usr, /bin, /lib and so on the host has, such as one of [Nixes]; "" is this computer's.
+	System string
 	// Binds are further directories: from path on the host to path on this computer, read-only.
 	Binds map[string]string
 	// Listen are further addresses at which its narbor is asked over HTTP.
@@ -85,7 +87,7 @@ func (h *Host) mountRoot(cfg HostConfig) error {
 		return err
 	}
 	for _, name := range []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32"} {
-		if err := h.share(name); err != nil {
+		if err := h.share(cfg.System, name); err != nil {
 			return err
 		}
 	}
@@ -121,9 +123,9 @@ func (h *Host) mountRoot(cfg HostConfig) error {
 	return h.mountNix(cfg)
 }
 
-// share gives the host one of this computer's top-level directories, or the symlink that is in its place.
-func (h *Host) share(name string) error {
-	source, target := "/"+name, filepath.Join(h.root, name)
+// share gives the host one of the top-level directories of a system, or the symlink that is in its place.
+func (h *Host) share(system, name string) error {
+	source, target := filepath.Join("/", system, name), filepath.Join(h.root, name)
 	st, err := os.Lstat(source)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

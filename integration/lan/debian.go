@@ -1,0 +1,214 @@
+package lan
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Nix is a version of Nix that hosts can have.
+type Nix struct {
+	Version string // as "nix --version" prints it, such as 2.26.3
+	System  string // for [HostConfig.System]
+}
+
+// nixSuites are the Debian suites, besides this computer's, whose Nix the tests use.
+var nixSuites = []string{"trixie", "forky"}
+
+// systemPackages is what tests run on a host, besides Nix: its dependencies bring what is missing here.
+var systemPackages = []string{"base-files", "bash", "coreutils", "curl", "dash", "findutils", "gawk", "grep", "hostname", "iproute2",
+	"libc-bin", "nftables", "nix-bin", "procps", "sed", "sqlite3", "tar", "util-linux", "xz-utils"}
+
+// Nixes returns this computer's Nix and those of newer Debian suites, oldest first. The packages are downloaded the first
+// time and kept below the user's cache directory; that takes about half a minute for each suite.
+func Nixes(ctx context.Context) ([]Nix, error) {
+	out, err := exec.CommandContext(ctx, "nix", "--version").Output()
+	if err != nil {
+		return nil, fmt.Errorf("nix --version: %w", err)
+	}
+	fields := strings.Fields(string(out)) // nix (Nix) 2.8.0
+	if len(fields) == 0 {
+		return nil, errors.New("nix --version prints nothing")
+	}
+	nixes := []Nix{{Version: fields[len(fields)-1]}}
+	for _, suite := range nixSuites {
+		n, err := unpackSystem(ctx, suite)
+		if err != nil {
+			return nil, err
+		}
+		nixes = append(nixes, n)
+	}
+	return nixes, nil
+}
+
+// nixPackage finds the version of Nix in what apt-get --print-uris prints.
+var nixPackage = regexp.MustCompile(`\bnix-bin_([0-9.]+)`)
+
+// unpackSystem makes a directory with the system packages of a Debian suite and all that they depend on. The packages
+// are unpacked, not installed: no script of theirs runs. A new directory is made whenever the suite has other versions.
+func unpackSystem(ctx context.Context, suite string) (Nix, error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return Nix{}, err
+	}
+	base = filepath.Join(base, "narbor-unpacked", suite)
+	if err := os.MkdirAll(base, 0o755); err != nil {
+		return Nix{}, err
+	}
+	lock, err := lockFile(filepath.Join(base, "lock")) // another test process may be at it
+	if err != nil {
+		return Nix{}, err
+	}
+	defer lock.Close()
+	apt, err := newApt(ctx, base, suite)
+	if err != nil {
+		return Nix{}, err
+	}
+	if err := apt.update(ctx); err != nil {
+		return Nix{}, err
+	}
+	uris, err := apt.run(ctx, append([]string{"install", "--print-uris", "-qq", "-y"}, systemPackages...)...)
+	if err != nil {
+		return Nix{}, err
+	}
+	sum := sha256.Sum256([]byte(uris))
+	dir := filepath.Join(base, "system-"+hex.EncodeToString(sum[:8]))
+	version := nixPackage.FindStringSubmatch(uris)
+	if version == nil {
+		return Nix{}, fmt.Errorf("Debian %s has no nix-bin", suite)
+	}
+	nix := Nix{Version: strings.TrimSuffix(version[1], "."), System: dir}
+	if _, err := os.Stat(dir); err == nil {
+		return nix, nil
+	}
+	return nix, apt.unpack(ctx, dir)
+}
+
+// unpack downloads the system packages, unpacks them into dir, and removes the directories of earlier versions.
+func (a apt) unpack(ctx context.Context, dir string) error {
+	if _, err := a.run(ctx, append([]string{"install", "--download-only", "-qq", "-y"}, systemPackages...)...); err != nil {
+		return err
+	}
+	old, err := filepath.Glob(filepath.Join(a.base, "system-*"))
+	if err != nil {
+		return err
+	}
+	for _, o := range old {
+		if err := os.RemoveAll(o); err != nil {
+			return err
+		}
+	}
+	// base-files comes first: it has the symbolic links from /bin and /lib to /usr.
+	const script = `mkdir out && dpkg-deb -x archives/base-files_*.deb out
+		for p in archives/*.deb; do dpkg-deb -x "$p" out; done
+		ln -sf gawk out/usr/bin/awk; mkdir -p out/nix; rm -rf archives/*.deb`
+	cmd := exec.CommandContext(ctx, "sh", "-ec", script)
+	cmd.Dir = filepath.Join(a.base, "cache")
+	if err := os.RemoveAll(filepath.Join(cmd.Dir, "out")); err != nil {
+		return err
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("unpack: %w\n%s", err, out)
+	}
+	return os.Rename(filepath.Join(cmd.Dir, "out"), dir)
+}
+
+// apt is a configuration of apt-get that knows one suite and has nothing installed.
+type apt struct{ base, config string }
+
+func newApt(ctx context.Context, base, suite string) (apt, error) {
+	a := apt{base, filepath.Join(base, "apt.conf")}
+	mirror, err := debianMirror(ctx)
+	if err != nil {
+		return a, err
+	}
+	for _, dir := range []string{"etc/preferences.d", "etc/apt.conf.d", "lists/partial", "cache/archives/partial", "var"} {
+		if err := os.MkdirAll(filepath.Join(base, dir), 0o755); err != nil {
+			return a, err
+		}
+	}
+	in := func(dir string) string { return filepath.Join(base, dir) }
+	// The files are signed; a mirror that is frozen at some day is as good as any for a test.
+	conf := fmt.Sprintf(`Dir::State %q; Dir::State::lists %q; Dir::State::status %q; Dir::Cache %q; Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Dir::Etc %q;
+Dir::Etc::sourcelist %q; Dir::Etc::sourceparts "-"; APT::Install-Recommends "false"; APT::Sandbox::User "root";
+Acquire::Check-Valid-Until "false"; Acquire::Languages "none";
+`, in("var"), in("lists"), in("status"), in("cache"), in("etc"), in("etc/sources.list"))
+	for name, text := range map[string]string{
+		"apt.conf":         conf,
+		"status":           "",
+		"etc/sources.list": "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] " + mirror + " " + suite + " main\n",
+	} {
+		if err := os.WriteFile(filepath.Join(base, name), []byte(text), 0o644); err != nil {
+			return a, err
+		}
+	}
+	return a, nil
+}
+
+// debianMirror returns where this computer's apt gets Debian's packages.
+func debianMirror(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "apt-get", "indextargets", "--format", "$(REPO_URI)").Output()
+	if err != nil {
+		return "", fmt.Errorf("apt-get indextargets: %w", err)
+	}
+	for _, uri := range strings.Fields(string(out)) {
+		if strings.HasSuffix(strings.TrimSuffix(uri, "/"), "/debian") {
+			return uri, nil
+		}
+	}
+	return "", errors.New("apt is not set up with a mirror of Debian, whose address ends with /debian")
+}
+
+// update downloads the lists of packages, at most once a day.
+func (a apt) update(ctx context.Context) error {
+	stamp := filepath.Join(a.base, "updated")
+	if st, err := os.Stat(stamp); err == nil && time.Since(st.ModTime()) < 24*time.Hour {
+		return nil
+	}
+	if _, err := a.run(ctx, "update", "-qq"); err != nil {
+		return err
+	}
+	return os.WriteFile(stamp, nil, 0o644)
+}
+
+func (a apt) run(ctx context.Context, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, "apt-get", args...)
+	cmd.Env = append(os.Environ(), "APT_CONFIG="+a.config, "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
+	out, err := cmd.Output()
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return "", fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, exit.Stderr)
+		}
+		return "", fmt.Errorf("apt-get %s: %w", strings.Join(args, " "), err)
+	}
+	return string(out), nil
+}
+
+// lockFile waits until no other process has the lock. It ends when the file is closed.
+func lockFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, &fs.PathError{Op: "flock", Path: name, Err: err}
+		}
+	}
+}

@@ -1,0 +1,35 @@
+package integration_test
+
+import (
+	"testing"
+
+	"narbor/integration/corpus"
+	"narbor/integration/lan"
+)
+
+// nixes returns the versions of Nix that tests try, oldest first. It is called before newWorld: the first time it
+// downloads for a minute or two.
+func nixes(t *testing.T) []lan.Nix {
+	t.Helper()
+	nixes, err := lan.Nixes(t.Context())
+	if err != nil {
+		unable(t, err.Error())
+	}
+	return nixes
+}
+
+func TestClosureArrivesWithEveryNix(t *testing.T) {
+	nixes := nixes(t)
+	w := newWorld(t)
+	c := w.corpus(corpus.First())
+	w.sharing("alice", c)
+	for _, nix := range nixes {
+		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter)
+		w.start(h)
+		w.neighbours(h, 1)
+		top := c.Infos[len(c.Infos)/2].Path.String()
+		w.realise(h, top)
+		w.whole(h, c, top)
+		t.Logf("Nix %s: %+v", nix.Version, w.status(h).Nix)
+	}
+}
