@@ -179,7 +179,7 @@ func (s *Server) HTTPServer() *http.Server {
 		},
 	}
 	srv.RegisterOnShutdown(s.page.stop)
-	if l, err := zap.NewStdLogAt(s.log, zap.WarnLevel); err == nil {
+	if l, err := zap.NewStdLogAt(s.log.Named("server"), zap.WarnLevel); err == nil {
 		srv.ErrorLog = l
 	}
 	return srv

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,10 +22,11 @@ const maxReportLog, maxReportPart = "2000", 4 << 20
 func bugreportCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "bugreport",
-		Usage: "collect what somebody needs who is to help you, without what says who you are",
-		Description: "It holds the status, the diagnosis, the settings, the accounts, and the end of the log if there is a journal.\n" +
-			"Names of hosts, users and packages are taken out, home directories too; of addresses the network is left,\n" +
-			"and peers are numbered. Look through it before you send it: tar xzOf FILE | less\n\n" +
+		Usage: "collect what helps others to help you, without names and addresses",
+		Description: "It holds the status, the diagnosis, the settings, the statistics, and the end of the log if there is a journal.\n" +
+			"Of each only listed fields are kept: numbers, times, choices and constant texts. Peers, addresses, networks,\n" +
+			"interfaces and keys are numbered; names of hosts, users and packages, store paths and files are left out.\n" +
+			"Look through it before you send it: tar xzOf FILE | less\n\n" +
 			"Example: sudo narbor bugreport --to /tmp/narbor.tar.gz",
 		Flags: append(controlFlags(), &cli.StringFlag{Name: "to", Usage: "`FILE` to write, or - for standard output (default: narbor-bugreport-<date>.tar.gz here)"}),
 		Action: func(c *cli.Context) error {
@@ -71,46 +73,51 @@ type part struct {
 	text []byte
 }
 
-// collect gathers what there is, redacted. What cannot be had says why.
+// collect gathers what there is, each part by the rules of reportfields.go. A part that cannot be had says why.
 func collect(ctx context.Context, ctl control) []part {
-	var list PeerList
-	var show ConfigShow
-	_ = ctl.get(ctx, "/peers", &list) // the parts say that it failed
-	_ = ctl.get(ctx, "/config", &show)
-	var given []string
-	for _, n := range list.Named {
-		given = append(given, n.Text)
-	}
-	for _, s := range show.Settings {
-		if s.Name == "peer" || s.Name == "allow-host" {
-			given = append(given, s.Values...)
-		}
-	}
-	r := newRedactor(given...)
+	r := newRedactor()
 	var parts []part
-	add := func(name string, text []byte, err error) {
+	add := func(name, text string, err error) {
 		if err != nil {
-			text = []byte(err.Error() + "\n")
+			text = "cannot be had: " + phrases(err.Error()) + "\n"
 		}
-		parts = append(parts, part{name, []byte(r.text(string(text[:min(len(text), maxReportPart)])))})
+		parts = append(parts, part{name, []byte(text)})
 	}
-	for name, v := range map[string]any{"version.json": thisVersion(), "doctor.json": diagnose(ctx, ctl, checks())} {
-		text, err := json.MarshalIndent(v, "", "  ")
-		add(name, text, err)
+	addJSON := func(name string, v any, keep keeper, err error) {
+		text, err2 := keptOf(r, v, keep)
+		add(name, text, errors.Join(err, err2))
 	}
-	for _, what := range []string{"status", "config", "peers", "keys", "stats"} {
+	for _, p := range []struct {
+		name string
+		keep keeper
+	}{{"status", statusRule()}, {"config", configRule()}, {"peers", peersRule()}, {"keys", keysRule()}, {"stats", statsRule()}} {
 		var v any
-		err := ctl.get(ctx, "/"+what, &v)
-		text, _ := json.MarshalIndent(v, "", "  ")
-		add(what+".json", text, err)
+		err := ctl.get(ctx, "/"+p.name, &v)
+		addJSON(p.name+".json", v, p.keep, err)
 	}
+	addJSON("version.json", thisVersion(), versionRule(), nil)
+	addJSON("doctor.json", diagnose(ctx, ctl, checks()), doctorRule(), nil)
 	text, err := output(ctx, "nix", "--version")
-	add("nix.txt", text, err)
+	add("nix.txt", nixVersion.FindString(string(text))+"\n", err)
 	if runtime.GOOS == "linux" {
 		text, err = output(ctx, "journalctl", "--no-pager", "--output=short-iso", "--no-hostname", "--lines="+maxReportLog, "--unit=narbor.service")
-		add("log.txt", text, err)
+		add("log.txt", logText(r, string(text[:min(len(text), maxReportPart)])), err)
 	}
 	return parts
+}
+
+// keptOf prints as JSON what a rule keeps of a value.
+func keptOf(r *redactor, v any, keep keeper) (string, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "", err
+	}
+	var plain any
+	if err := json.Unmarshal(text, &plain); err != nil {
+		return "", err
+	}
+	kept, err := json.MarshalIndent(keep(r, plain), "", "  ")
+	return string(kept) + "\n", err
 }
 
 // writeReport packs the parts, and returns their names.

@@ -6,41 +6,214 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"go/types"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"narbor/narserve"
 )
 
-func TestRedactor(t *testing.T) {
-	t.Setenv("HOME", "/home/alice")
-	t.Setenv("USER", "alice")
-	r := newRedactor("nas.example.org", "10.1.2.3")
-	for in, want := range map[string]string{
-		"192.168.1.23:6273 and 127.0.0.1:6272":                           "192.168.1.x:6273 and 127.0.0.1:6272",
-		"/ip4/10.62.72.5/tcp/6273/p2p/" + idNAS:                          "/ip4/10.62.72.x/tcp/6273/p2p/peer-1",
-		"again " + idNAS + ", other " + idDesk:                           "again peer-1, other peer-2",
-		"[fd62:7200::5]:6273 fe80::1%eth0 [::1]:6272":                    "[fd62:7200::x]:6273 fe80::x%eth0 [::1]:6272",
-		"2001:db8:1234:5678:9abc:def0:1:2.":                              "2001:db8:1234::x.",
-		"at 15:04:05, nix 2.34.7":                                        "at 15:04:05, nix 2.34.7",
-		"/home/alice/x /home/bob/y /Users/eve":                           "~/x ~/y ~",
-		"/nix/store/0jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0/bin":  "/nix/store/0jqd0r…-…/bin",
-		"GET /0jqd0rlxzra1rs38rdxl43yh6rxchgc6.narinfo":                  "GET /0jqd0r….narinfo",
-		"nas.example.org:6273":                                           "NAME1:6273",
-		"https://user:secret@cache.example/x":                            "https://…@cache.example/x",
-		"https://token@cache.example/x https://a:b@c@d.example":          "https://…@cache.example/x https://…@d.example",
-		"link/ether aa:bb:cc:dd:ee:ff":                                   "link/ether MAC",
-		"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=": "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+func TestRedactorNumbersPeersAndAddresses(t *testing.T) {
+	r := newRedactor()
+	for _, c := range []struct{ in, want string }{
+		{"/ip4/192.168.1.23/tcp/6273", "IPv4 private, network 1, machine 1, port 6273"},
+		{"192.168.1.24:6274", "IPv4 private, network 1, machine 2, port 6274"},
+		{"/ip4/192.168.1.23/tcp/6273/p2p/" + idNAS, "IPv4 private, network 1, machine 1, port 6273"},
+		{"/ip6zone/eth0/ip6/fe80::1234/tcp/6273", "IPv6 link-local, network 2, machine 3, port 6273"},
+		{"[2001:db8::1]:6273", "IPv6 public, network 3, machine 4, port 6273"},
+		{"203.0.113.7", "IPv4 public, network 4, machine 5"},
+		{"127.0.0.1:6272", "IPv4 loopback, port 6272"},
+		{"nas.example.org", "name 1"},
+		{"vsock:3:6273", "vsock 1"},
 	} {
-		if got := r.text(in); got != want {
-			t.Errorf("redacted %q is %q, want %q", in, got, want)
+		if got := r.address(c.in); got != c.want {
+			t.Errorf("address(%q) = %q, want %q", c.in, got, c.want)
+		}
+	}
+	if got := []string{r.peer(idNAS), r.peer(idDesk), r.peer(idNAS)}; !slices.Equal(got, []string{"peer-1", "peer-2", "peer-1"}) {
+		t.Errorf("peers are %q", got)
+	}
+	if got := []string{r.iface("enx001122334455"), r.iface("alices-net"), r.key("desk-1"), r.key("cache.nixos.org-1")}; !slices.Equal(got, []string{"enx 1", "other 2", "key-1", "cache.nixos.org-1"}) {
+		t.Errorf("interfaces and keys are %q", got)
+	}
+	if got := phrases("open /home/alice/x: permission denied"); got != "permission denied" {
+		t.Errorf("phrases = %q", got)
+	}
+}
+
+// marks are names as they may be anywhere in what narbor knows: each in the form of one kind of thing.
+var marks = []string{"markhost.example.net", "markuser", "markpkg-1.2", "markgroup", "markkey-1", "/home/markuser/markdir", "198.51.100.77", "2001:db8:6d61::726b", "12D3KooWMarkMarkMarkMarkMarkMarkMarkMarkMarkMarkMark",
+	"0jqd0rlxzra1rs38rdxl43yh6rxchgc6-markpkg-1.2", "markif0"}
+
+// unmarked fails the test if a part of a report has a mark in it.
+func unmarked(t *testing.T, name string, text []byte) {
+	t.Helper()
+	low := strings.ToLower(string(text))
+	for _, mark := range []string{"mark", "198.51.100", "2001:db8", "0jqd0r"} {
+		if at := strings.Index(low, mark); at >= 0 {
+			t.Errorf("%s has %q in it: …%s…", name, mark, low[max(0, at-60):min(len(low), at+60)])
 		}
 	}
 }
 
-func TestBugReportSaysNotWhoYouAre(t *testing.T) {
+// fill sets every string, list and map below v, with marks in turn.
+func fill(v reflect.Value, n *int) {
+	mark := func() string { *n++; return marks[*n%len(marks)] }
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(mark())
+	case reflect.Int, reflect.Int64:
+		v.SetInt(7)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			return
+		}
+		for i := range v.NumField() {
+			if v.Type().Field(i).IsExported() {
+				fill(v.Field(i), n)
+			}
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), len(marks), len(marks)))
+		for i := range v.Len() {
+			fill(v.Index(i), n)
+		}
+	case reflect.Map:
+		v.Set(reflect.MakeMap(v.Type()))
+		for range marks {
+			key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+			fill(key, n)
+			fill(value, n)
+			v.SetMapIndex(key, value)
+		}
+	}
+}
+
+// Every string that narbor tells is a mark, and so is all that other programs print: none is in the report.
+func TestReportHasNoNames(t *testing.T) {
+	n := 0
+	mux := http.NewServeMux()
+	for path, v := range map[string]any{"/status": new(Status), "/peers": new(PeerList), "/keys": new(KeyList), "/config": new(ConfigShow), "/stats": new(narserve.Account)} {
+		mux.HandleFunc(path, answer(func(*http.Request) (any, error) {
+			fill(reflect.ValueOf(v).Elem(), &n) // with other marks in the same fields each time
+			if show, ok := v.(*ConfigShow); ok {
+				for _, f := range runFlags() {
+					show.Settings = append(show.Settings, Setting{Name: f.Names()[0], Values: marks, Origin: "file", From: marks[5]})
+				}
+			}
+			return v, nil
+		}))
+	}
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	l, err := listenControl(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+
+	bin := t.TempDir()
+	all := strings.Join(marks, " ")
+	journal := `2026-11-28T08:00:00+0000 narbor[9]: INFO  p2p  neighbour joined  {"peer": "` + marks[8] + `", "addr": "/ip4/198.51.100.77/tcp/6273", "via": "mdns", "path": "` + marks[9] + `"}
+2026-11-28T08:00:01+0000 narbor[9]: WARN  p2p  peer struck  {"peer": "` + marks[8] + `", "reason": "` + all + `", "strikes": 2, "interface": "markif0", "err": "` + all + `: connection refused"}
+2026-11-28T08:00:02+0000 narbor[9]: DEBUG  mdns  ` + all + `
+2026-11-28T08:00:02+0000 narbor[9]: WARN  http.server  http: ` + all + `
+2026-11-28T08:00:03+0000 narbor[9]:   store       ` + all + `
+2026-11-28T08:00:04+0000 narbor[9]: panic: ` + all + `
+2026-11-28T08:00:04+0000 narbor[9]: narbor/p2p.(*Node).Fetch(0xc000123, "markpkg")
+2026-11-28T08:00:04+0000 narbor[9]: 	/home/markuser/narbor/p2p/fetch.go:12 +0x1d
+2026-11-28T08:00:05+0000 markhost systemd[1]: ` + all + "\n"
+	for name, text := range map[string]string{"nix": "nix (Nix) 2.34.7 " + all, "journalctl": journal} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\ncat <<'END'\n"+text+"\nEND\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	for range len(marks) {
+		parts := collect(t.Context(), control{[]string{socket}, controlTimeout})
+		for _, p := range parts {
+			unmarked(t, p.name, p.text)
+			for name, want := range map[string][]string{"nix.txt": {"nix (Nix) 2.34.7"}, "status.json": {`"strikes": 7`, `"id": "peer-`, `"network`},
+				"log.txt": {`INFO  p2p  neighbour joined  {"addr":"IPv4 public, network `, "connection refused", "narbor/p2p.(*Node).Fetch", `"strikes":2`}} {
+				for _, w := range want {
+					if p.name == name && runtime.GOOS == "linux" && !strings.Contains(string(p.text), w) {
+						t.Errorf("%s lacks %s:\n%s", name, w, p.text)
+					}
+				}
+			}
+		}
+	}
+	l.Close()
+	for _, p := range collect(t.Context(), control{[]string{filepath.Join(bin, "markdir", "none.sock")}, controlTimeout}) {
+		unmarked(t, p.name+" of a narbor that does not run", p.text)
+	}
+}
+
+// A report has log messages in it as they are, so each must be a constant.
+func TestLogMessagesAreConstants(t *testing.T) {
+	var files []string
+	for _, dir := range []string{".", "../../p2p", "../../narserve", "../../store", "../../trust"} {
+		found, err := filepath.Glob(filepath.Join(dir, "*.go"))
+		if err != nil || len(found) == 0 {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		files = append(files, found...)
+	}
+	calls := 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		fset := token.NewFileSet()
+		f, err := parser.ParseFile(fset, file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			sel, ok := call.Fun.(*ast.SelectorExpr)
+			if !ok || !slices.Contains([]string{"Debug", "Info", "Warn", "Error", "Log"}, sel.Sel.Name) || len(call.Args) == 0 {
+				return true
+			}
+			logger := types.ExprString(sel.X)
+			if logger = logger[strings.LastIndexByte(logger, '.')+1:]; logger != "log" && logger != "Log" {
+				return true
+			}
+			message := call.Args[0]
+			if sel.Sel.Name == "Log" {
+				message = call.Args[1]
+			}
+			calls++
+			if lit, ok := message.(*ast.BasicLit); !ok || lit.Kind != token.STRING {
+				t.Errorf("%s: the message is not a string literal", fset.Position(call.Pos()))
+			}
+			return true
+		})
+	}
+	if calls < 50 {
+		t.Errorf("only %d calls of a logger were found", calls)
+	}
+}
+
+func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)
 	holder := started(t, "--cache-dir", cacheDir, "--trusted-key", key)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +25,9 @@ type Setting struct {
 	Origin string   `json:"origin"` // flag, environment, file or default
 	From   string   `json:"from"`   // the variable or the file
 }
+
+// loginPattern finds a user and a password in a URL, up to the last @, for a password may have one in it.
+var loginPattern = regexp.MustCompile(`//[^/\s"]+@`)
 
 // settingsOf says where each setting of a command comes from; line has the names of those that no file has set. In place
 // of a user and a password in a URL there is xxxxx.

@@ -152,7 +152,7 @@ func withUID(ctx context.Context, c net.Conn) context.Context {
 // controlServer has the limits that are due to every user of this machine.
 func controlServer(h http.Handler, log *zap.Logger) *http.Server {
 	return &http.Server{Handler: h, ReadTimeout: controlTimeout, WriteTimeout: controlTimeout, IdleTimeout: controlTimeout,
-		MaxHeaderBytes: 16 << 10, ConnContext: withUID, ErrorLog: zap.NewStdLog(log)}
+		MaxHeaderBytes: 16 << 10, ConnContext: withUID, ErrorLog: zap.NewStdLog(log.Named("server"))}
 }
 
 // A control is how a command speaks to the narbor that runs here.
