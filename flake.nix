@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-OCSA/fdoFvMNMaBVZK2pdrqQ8QUiyj1//nERj7JetDU=";
+          vendorHash = "sha256-+toomd7C/uaBmvCxt/1+tQq7roPWeTKTJf30H/gJU/4=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

@@ -95,6 +95,19 @@ func TestTopLevelHoldsNothingElse(t *testing.T) {
 	}
 }
 
+// go.mod names the modules that anything here imports, tests and tools included.
+func TestUnusedTransportsAreNotLinked(t *testing.T) {
+	text, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, module := range []string{"github.com/pion/", "github.com/quic-go/", "go.uber.org/fx"} {
+		if strings.Contains(string(text), module) {
+			t.Errorf("go.mod names %s…: is libp2p.New imported? p2p/host.go and integration/barehost make hosts without it", module)
+		}
+	}
+}
+
 // topLevel lists the first components of all files that git tracks or would track; where there is no git, of all
 // that is there.
 func topLevel(t *testing.T) []string {

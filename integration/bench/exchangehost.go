@@ -19,16 +19,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
-	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/sys/unix"
 
+	"narbor/integration/barehost"
 	"narbor/integration/corpus"
 	"narbor/p2p"
 	"narbor/store"
@@ -278,23 +275,23 @@ func each(first, end, atATime int, f func(int) error) error {
 	return errors.Join(errs...)
 }
 
-func bareHost(seed byte, listen ...string) ([]libp2p.Option, peer.ID, error) {
+// bareIdentity is the identity of a bare host, which the other one knows.
+func bareIdentity(seed byte) (crypto.PrivKey, peer.ID, error) {
 	key, err := crypto.UnmarshalEd25519PrivateKey(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize)))
 	if err != nil {
 		return nil, "", err
 	}
 	id, err := peer.IDFromPrivateKey(key)
-	return []libp2p.Option{libp2p.Identity(key), libp2p.ListenAddrStrings(listen...), libp2p.Transport(tcp.NewTCPTransport),
-		libp2p.Security(libp2ptls.ID, libp2ptls.New), libp2p.Muxer(yamux.ID, yamux.DefaultTransport), libp2p.DisableRelay(), libp2p.DisableMetrics()}, id, err
+	return key, id, err
 }
 
 // serveBare writes to each stream until it is closed, by libp2p as it comes.
 func serveBare(ctx context.Context) error {
-	options, _, err := bareHost('s', fmt.Sprintf("/ip4/0.0.0.0/tcp/%d", barePort))
+	key, _, err := bareIdentity('s')
 	if err != nil {
 		return err
 	}
-	h, err := libp2p.New(options...)
+	h, err := barehost.New(barehost.Config{Identity: key}, fmt.Sprintf("/ip4/0.0.0.0/tcp/%d", barePort))
 	if err != nil {
 		return err
 	}
@@ -313,15 +310,11 @@ func serveBare(ctx context.Context) error {
 }
 
 func fetchBare(ctx context.Context, addr string, e *exchanged) error {
-	options, _, err := bareHost('r')
+	_, server, err := bareIdentity('s')
 	if err != nil {
 		return err
 	}
-	_, server, err := bareHost('s')
-	if err != nil {
-		return err
-	}
-	h, err := libp2p.New(append(options, libp2p.NoListenAddrs)...)
+	h, err := barehost.New(barehost.Config{})
 	if err != nil {
 		return err
 	}

@@ -12,13 +12,13 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/zeroconf/v2"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/integration/barehost"
 	"narbor/store"
 )
 
@@ -67,8 +67,7 @@ func machineAt(h host.Host, o options, lib library, stderr io.Writer) *machine {
 
 // newHost makes a libp2p host with a new identity and no limits. Without addresses it does not listen.
 func newHost(listen ...string) (host.Host, error) {
-	return libp2p.New(libp2p.NoListenAddrs, libp2p.ListenAddrStrings(listen...), libp2p.DisableRelay(), libp2p.DisableMetrics(),
-		libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.UserAgent("hostile"))
+	return barehost.New(barehost.Config{UserAgent: "hostile"}, listen...)
 }
 
 // offence notes a fault that was committed.

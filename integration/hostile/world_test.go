@@ -21,7 +21,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -32,6 +31,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/integration/barehost"
 	"narbor/narserve"
 	"narbor/p2p"
 	"narbor/store"
@@ -203,8 +203,7 @@ func (w *simWorld) node(number int, share ...store.Source) *simNode {
 
 // host is libp2p on a machine, without a limit.
 func (w *simWorld) host(m *simMachine) host.Host {
-	h, err := libp2p.New(libp2p.Identity(w.identity()), libp2p.NoListenAddrs, libp2p.NoTransports, libp2p.Transport(m.transport),
-		libp2p.ResourceManager(&network.NullResourceManager{}), libp2p.DisableRelay(), libp2p.DisableMetrics())
+	h, err := barehost.New(barehost.Config{Identity: w.identity(), Transport: m.transport})
 	if err == nil {
 		err = h.Network().Listen(tcpMultiaddr(m.at()))
 	}
