@@ -19,6 +19,8 @@ type gater struct {
 	paces *paces  // notes the connections that are let in
 	tag   [4]byte // begins stand-ins for link-local addresses, which nobody is ever told of
 	cids  [8]byte // and those for vsock addresses: of these, who is connected so hears its own
+	// arrivals tells [Node.DialBack] of connections that are let in.
+	arrivals arrivals
 
 	mu      sync.Mutex // guards what follows
 	links   []link     // those that are used
@@ -225,6 +227,7 @@ func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 		return false // a guest's stand-in, forged: this came by TCP
 	}
 	g.paces.add(c)
+	g.arrivals.note(a)
 	return true
 }
 

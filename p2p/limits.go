@@ -101,6 +101,9 @@ const (
 	// maxKept is how many neighbours a machine looks for, of those who announce themselves: with fewer, everybody is
 	// connected to everybody. Each costs memory, some 200 KiB, and each is asked for every path.
 	maxKept = 64
+	// maxDialBacks is how many neighbours of a link are asked to connect to this machine: one that lies, or has a firewall
+	// of its own against it, is contradicted by another.
+	maxDialBacks = 3
 	// maxVisits is how many strangers are dialled at a time, to be asked for what no neighbour has, and maxHosts how many
 	// stay because they had something: the holders of some closures.
 	maxVisits, maxHosts = 8, 16
@@ -156,6 +159,11 @@ const (
 	// tellRate, a second, and tellBurst bound how often one peer is told of our neighbours. It asks when it joins, and
 	// then ever less often.
 	tellRate, tellBurst = 1, 4
+	// dialBackAddrRate, a second, and dialBackAddrBurst bound how often a neighbour at one address has us connect to it: a
+	// user who mends a firewall tries some times in a row. dialBackRate and dialBackBurst bound it for all addresses
+	// together, which cost nothing in an IPv6 /64: some 20 connections are under way at most.
+	dialBackAddrRate, dialBackAddrBurst = 0.2, 4
+	dialBackRate, dialBackBurst         = 2, 16
 	// visitRate, a second, and visitBurst bound how many strangers are visited: on a LAN of 500 all within 15 s, for a
 	// tenth of a processor meanwhile.
 	visitRate, visitBurst = 32, 64
@@ -308,6 +316,9 @@ const (
 	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
 	// peersTimeout bounds how long a neighbour may take to tell of others, or we to be told.
 	peersTimeout = 5 * time.Second
+	// dialBackTimeout bounds a connection that a neighbour has asked for: a second attempt of TCP comes after 1 s.
+	// dialBackWait bounds the answer, and arrivalGrace how long accepting such a connection may take afterwards.
+	dialBackTimeout, dialBackWait, arrivalGrace = 2 * time.Second, 5 * time.Second, time.Second
 	// memoryLimit is how long a network is remembered. By then addresses have been given to others.
 	memoryLimit = 30 * 24 * time.Hour
 	// missFor is for how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not

@@ -118,7 +118,8 @@ type Node struct {
 	peers   map[peer.ID]*neighbour
 	tallies *lru.Cache[peer.ID, *tally]
 	// rations is what those who ask from an address have left; see probing.
-	rations *lru.Cache[netip.Addr, *ration]
+	rations   *lru.Cache[netip.Addr, *ration]
+	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
 }
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
@@ -155,6 +156,10 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	dialled, err := newDialBacks()
+	if err != nil {
+		return nil, err
+	}
 	circle, err := newGroup(cfg.GroupSecret, l.Host(), cfg.Log)
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
@@ -166,21 +171,22 @@ func New(cfg Config) (*Node, error) {
 	banned, blocked := unwanted(cfg, l)
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		sharer:   sharing,
-		serving:  newServing(cfg.UploadRate),
-		findings: findings,
-		wanted:   wanted,
-		bans:     banned,
-		blocked:  blocked,
-		counts:   newCounts(),
-		group:    circle,
-		joined:   make(chan peer.ID),
-		news:     make(chan struct{}, 1),
-		settled:  make(chan struct{}),
-		peers:    map[peer.ID]*neighbour{},
-		tallies:  tallies,
-		rations:  rations,
-		received: map[store.Origin]*atomic.Int64{},
+		sharer:    sharing,
+		serving:   newServing(cfg.UploadRate),
+		findings:  findings,
+		wanted:    wanted,
+		bans:      banned,
+		blocked:   blocked,
+		counts:    newCounts(),
+		group:     circle,
+		joined:    make(chan peer.ID),
+		news:      make(chan struct{}, 1),
+		settled:   make(chan struct{}),
+		peers:     map[peer.ID]*neighbour{},
+		tallies:   tallies,
+		rations:   rations,
+		dialBacks: dialled,
+		received:  map[store.Origin]*atomic.Int64{},
 	}
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
@@ -244,6 +250,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.showSign()
 	n.handleStreams(ctx, peersProtocol, n.servePeers)
+	n.handleStreams(ctx, dialBackProtocol, n.serveDialBack)
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
 	g.Go(func() error { return n.bans.run(ctx, n.log) })

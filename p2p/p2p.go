@@ -200,6 +200,23 @@
 // network. In a group, only members tell, and only members of members. Nobody owes an answer; one that asks too often has
 // its streams reset. An address is hearsay: it is dialled if it is on-link and its port is at least [minPort].
 //
+// # Dial-back
+//
+// A machine finds out whether a firewall keeps connections from it on the protocol "/narbor/dialback/1": a neighbour
+// connects to it on request. The asker sends its request and closes its side of the stream:
+//
+//	uvarint  TCP port that the asker listens at, from [minPort] to 65535
+//
+// The other side opens a TCP connection to that port, at the address from which the stream's own connection comes and no
+// other, from its own address of that connection and a port that its kernel chooses. It sends nothing on it, closes it,
+// and answers:
+//
+//	1 byte   0 declined, 1 reached, 2 refused, 3 timed out after [dialBackTimeout], 4 asked too often
+//
+// An address that is on none of the answerer's links, such as one that the user has named, is declined. In a group only
+// members ask, and only members answer. The asker believes "reached" only if it has accepted a connection from the
+// answerer's address meanwhile. The connection is none between neighbours, for no handshake follows.
+//
 // # Who lied
 //
 // A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No

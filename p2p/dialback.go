@@ -1,0 +1,357 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+)
+
+// dialBackProtocol asks a neighbour to connect to the asker; see the package comment.
+const dialBackProtocol protocol.ID = "/narbor/dialback/1"
+
+// An outcome is the answer to a request for a dial-back.
+type outcome byte
+
+const (
+	declined outcome = iota // the address is not a neighbour's, or this machine may not connect
+	reached
+	refused
+	timedOut
+	tooOften
+)
+
+// Results of a dial-back, as [DialBack] has them.
+const (
+	DialReached  = "reached" // the neighbour's connection has arrived here
+	DialRefused  = "refused" // this machine, or something on the way, rejected it
+	DialTimedOut = "timed-out"
+	DialTooOften = "too-often" // the neighbour has been asked too often of late
+	DialDeclined = "declined"
+	// DialUnconfirmed means that the neighbour reports a connection, and none has arrived here.
+	DialUnconfirmed = "unconfirmed"
+	DialNoAnswer    = "no-answer"
+)
+
+// A DialBack is the result of asking one neighbour to connect to this machine.
+type DialBack struct {
+	Interface string `json:"interface"` // of this machine, on which the neighbour is
+	Addr      string `json:"addr"`      // of this machine, on that interface
+	Result    string `json:"result"`
+}
+
+// DialBack asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
+// listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
+func (n *Node) DialBack(ctx context.Context) []DialBack {
+	port := listenPort(n.lan.Host())
+	if port < minPort {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), dialBackWait)
+	defer cancel()
+	all := n.neighbours()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	var mu sync.Mutex
+	var out []DialBack
+	var asking sync.WaitGroup
+	for _, nb := range chooseDialBacks(all, n.dialBackLink) {
+		asking.Go(func() {
+			if d, ok := n.askDialBack(ctx, nb.id, port); ok {
+				mu.Lock()
+				defer mu.Unlock()
+				out = append(out, d)
+			}
+		})
+	}
+	asking.Wait()
+	return out
+}
+
+// chooseDialBacks returns the first [maxDialBacks] neighbours of each link; "" is no link.
+func chooseDialBacks(all []*neighbour, linkOf func(peer.ID) string) (chosen []*neighbour) {
+	count := map[string]int{}
+	for _, nb := range all {
+		if l := linkOf(nb.id); l != "" && count[l] < maxDialBacks {
+			count[l]++
+			chosen = append(chosen, nb)
+		}
+	}
+	return chosen
+}
+
+// dialBackLink returns the interface and the address family of the connection to a neighbour that can dial back, or "".
+func (n *Node) dialBackLink(id peer.ID) string {
+	if ok, err := n.lan.Host().Peerstore().SupportsProtocols(id, dialBackProtocol); err != nil || len(ok) == 0 {
+		return ""
+	}
+	for _, c := range n.lan.Host().Network().ConnsToPeer(id) {
+		remote, ok := ipOf(c.RemoteMultiaddr())
+		local, lok := ipOf(c.LocalMultiaddr())
+		if ok && lok && n.lan.gate.isNeighbour(remote) {
+			return fmt.Sprint(n.lan.gate.interfaceOf(local), remote.Is4())
+		}
+	}
+	return ""
+}
+
+// askDialBack asks one neighbour. It reports false for a connection that is on none of the links.
+func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBack, bool) {
+	s, err := n.lan.Host().NewStream(ctx, id, dialBackProtocol)
+	if err != nil {
+		n.log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
+		return DialBack{}, false
+	}
+	remote, ok := ipOf(s.Conn().RemoteMultiaddr())
+	local, lok := ipOf(s.Conn().LocalMultiaddr())
+	if !ok || !lok || !n.lan.gate.isNeighbour(remote) {
+		s.Reset()
+		return DialBack{}, false
+	}
+	arrived, forget := n.lan.gate.arrivals.await(remote)
+	defer forget()
+	d := DialBack{Interface: n.lan.gate.interfaceOf(local), Addr: local.String()}
+	o, err := askDialBackOn(ctx, s, port)
+	if errors.Is(err, errWire) {
+		n.strike(id, err)
+	}
+	if err != nil {
+		s.Reset()
+		n.log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
+		d.Result = confirm(DialNoAnswer, arrived)
+		return d, true
+	}
+	s.Close()
+	d.Result = confirm(o.String(), arrived)
+	return d, true
+}
+
+// confirm compares what a neighbour reports with the connection that has arrived, or has not.
+func confirm(result string, arrived <-chan struct{}) string {
+	if result == DialReached { // the kernel has the connection, and libp2p may need a moment to accept it
+		select {
+		case <-arrived:
+		case <-time.After(arrivalGrace):
+			result = DialUnconfirmed
+		}
+	}
+	select {
+	case <-arrived:
+		return DialReached
+	default:
+		return result
+	}
+}
+
+func (o outcome) String() string {
+	switch o {
+	case reached:
+		return DialReached
+	case refused:
+		return DialRefused
+	case timedOut:
+		return DialTimedOut
+	case tooOften:
+		return DialTooOften
+	}
+	return DialDeclined
+}
+
+func askDialBackOn(ctx context.Context, s network.Stream, port uint16) (outcome, error) {
+	deadline, _ := ctx.Deadline()
+	if err := s.SetDeadline(deadline); err != nil {
+		return 0, err
+	}
+	if _, err := s.Write(appendDialBack(nil, port)); err != nil {
+		return 0, err
+	}
+	if err := s.CloseWrite(); err != nil {
+		return 0, err
+	}
+	return readOutcome(bufio.NewReader(s))
+}
+
+// appendDialBack appends the request.
+func appendDialBack(b []byte, port uint16) []byte { return binary.AppendUvarint(b, uint64(port)) }
+
+// readDialBack reads the request: the port that the asker listens at.
+func readDialBack(br *bufio.Reader) (uint16, error) {
+	port, err := readUvarint(br, 1<<16-1)
+	if err != nil {
+		return 0, noEOF(err)
+	}
+	if port < minPort {
+		return 0, fmt.Errorf("%w: port %d is below %d", errWire, port, minPort)
+	}
+	return uint16(port), nil
+}
+
+// readOutcome reads the answer.
+func readOutcome(br *bufio.Reader) (outcome, error) {
+	b, err := br.ReadByte()
+	if err != nil {
+		return 0, noEOF(err)
+	}
+	if outcome(b) > tooOften {
+		return 0, fmt.Errorf("%w: a dial-back cannot end with %d", errWire, b)
+	}
+	return outcome(b), nil
+}
+
+// serveDialBack connects to the peer that asks for it, and tells it what came of that.
+func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
+	stop := context.AfterFunc(ctx, func() { s.Reset() })
+	defer stop()
+	id := s.Conn().RemotePeer()
+	if !n.group.has(id) {
+		s.ResetWithError(errOutsider)
+		return
+	}
+	err := s.SetDeadline(time.Now().Add(dialBackWait))
+	var port uint16
+	if err == nil {
+		port, err = readDialBack(bufio.NewReader(s))
+	}
+	if errors.Is(err, errWire) {
+		n.counts.refuse(refusedFormat)
+		n.strike(id, err)
+		s.ResetWithError(network.StreamProtocolViolation)
+		return
+	}
+	if err == nil {
+		_, err = s.Write([]byte{byte(n.dialBack(ctx, s.Conn(), port))})
+	}
+	if err != nil {
+		s.Reset()
+		return
+	}
+	s.Close()
+}
+
+// dialBack connects to the other end of a connection, at that port, if it is on one of the links and has not asked too
+// often.
+func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
+	remote, ok := ipOf(c.RemoteMultiaddr())
+	local, lok := ipOf(c.LocalMultiaddr())
+	if !ok || !lok || n.lan.net != nil || !n.lan.gate.isNeighbour(remote) {
+		return declined
+	}
+	if !n.dialBacks.allow(remote, time.Now()) {
+		return tooOften
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
+	defer cancel()
+	return tryDial(ctx, local, netip.AddrPortFrom(remote, port))
+}
+
+// tryDial opens a TCP connection from a local address, and closes it at once. The kernel chooses the local port, so that no
+// firewall takes the connection for part of another.
+func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))}
+	conn, err := d.DialContext(ctx, "tcp", to.String())
+	if err == nil {
+		conn.Close()
+		return reached
+	}
+	for _, no := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES} {
+		if errors.Is(err, no) {
+			return refused
+		}
+	}
+	var slow net.Error
+	if errors.As(err, &slow) && slow.Timeout() {
+		return timedOut
+	}
+	return declined
+}
+
+// dialBacks rations the connections that are made on request, by address and in total.
+type dialBacks struct {
+	all *rate.Limiter
+
+	mu   sync.Mutex // guards each
+	each *lru.Cache[netip.Addr, *rate.Limiter]
+}
+
+func newDialBacks() (*dialBacks, error) {
+	each, err := lru.New[netip.Addr, *rate.Limiter](maxMissAddrs)
+	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}, err
+}
+
+// allow takes one connection to an address from what is left.
+func (d *dialBacks) allow(a netip.Addr, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	own, ok := d.each.Get(a)
+	if !ok {
+		own = rate.NewLimiter(dialBackAddrRate, dialBackAddrBurst)
+		d.each.Add(a, own)
+	}
+	return own.AllowN(now, 1) && d.all.AllowN(now, 1)
+}
+
+// arrivals tells of connections that come from addresses which were asked to connect.
+type arrivals struct {
+	mu   sync.Mutex // guards from
+	from map[netip.Addr][]chan struct{}
+}
+
+// await returns a channel that is closed when a connection comes from a. The caller calls forget at the end.
+func (v *arrivals) await(a netip.Addr) (arrived <-chan struct{}, forget func()) {
+	c := make(chan struct{})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.from == nil {
+		v.from = map[netip.Addr][]chan struct{}{}
+	}
+	v.from[a] = append(v.from[a], c)
+	return c, func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		for i, other := range v.from[a] {
+			if other == c {
+				v.from[a] = append(v.from[a][:i:i], v.from[a][i+1:]...)
+			}
+		}
+		if len(v.from[a]) == 0 {
+			delete(v.from, a)
+		}
+	}
+}
+
+// note tells those that await a connection from a.
+func (v *arrivals) note(a netip.Addr) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, c := range v.from[a] {
+		close(c)
+	}
+	delete(v.from, a)
+}
+
+// interfaceOf returns the interface that has an address of ours, or "".
+func (g *gater) interfaceOf(a netip.Addr) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.links {
+		for _, p := range l.addrs {
+			if p.Addr() == a.WithZone("") && (a.Zone() == "" || a.Zone() == l.Name) {
+				return l.Name
+			}
+		}
+	}
+	return ""
+}
