@@ -69,8 +69,8 @@ func (n *neighbour) askLoop(ctx context.Context) {
 	}
 }
 
-// askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns questions that
-// it has taken and not asked, because the stream had failed before.
+// askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns the questions that
+// are to be asked on the next stream: those that were not asked on this one, and those that its end left unanswered.
 func (n *neighbour) askOn(ctx context.Context, batch []*lookup) (left []*lookup) {
 	ex, err := n.open(ctx, askTimeout)
 	if err != nil {
@@ -82,45 +82,70 @@ func (n *neighbour) askOn(ctx context.Context, batch []*lookup) (left []*lookup)
 	stop := context.AfterFunc(ctx, func() { ex.Reset() })
 	defer stop()
 
-	turns := make(chan struct{}, maxAsked)
-	sent := make(chan []*lookup, maxAsked) // has room: whoever sends has a turn
-	var readers sync.WaitGroup
-	readers.Go(func() {
-		for batch := range sent {
-			if !ex.readClaims(n, batch) {
+	c := claimStream{neighbour: n, ex: ex, turns: make(chan struct{}, maxAsked), sent: make(chan []*lookup, maxAsked)}
+	var unanswered []*lookup // owned by the reader until it has ended
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for batch := range c.sent {
+			rest, ok := ex.readClaims(n, batch)
+			if unanswered = append(unanswered, rest...); !ok {
 				cancel()
 			}
-			<-turns
+			<-c.turns
 		}
 	})
-	defer readers.Wait()
-	defer close(sent)
-	for used := false; ; used = true {
+	left = c.askAll(ctx, batch)
+	close(c.sent)
+	reader.Wait()
+	return append(unanswered, left...)
+}
+
+// A claimStream is a stream on which claims are asked for.
+type claimStream struct {
+	*neighbour
+	ex    *exchange
+	turns chan struct{}  // one for each request under way
+	sent  chan []*lookup // read by the reader of the answers; it has room for the holder of a turn
+}
+
+// askAll asks a batch, and all that comes after it, until ctx ends: because the stream has, or the node. It returns the
+// questions that it has taken and not asked.
+func (c claimStream) askAll(ctx context.Context, batch []*lookup) (left []*lookup) {
+	for {
 		select {
-		case turns <- struct{}{}:
+		case c.turns <- struct{}{}:
 		case <-ctx.Done():
-			n.fail(batch, ctx.Err())
-			return nil
-		}
-		if batch = n.more(batch); len(batch) == 0 {
-			<-turns
-		} else if err := ex.ask(batch); err != nil && used {
 			return batch
-		} else if err != nil {
-			n.fail(batch, err)
-			return nil
+		}
+		if batch = c.more(batch); len(batch) == 0 {
+			<-c.turns
+		} else if err := c.ex.ask(batch); err != nil {
+			return c.again(batch, err)
 		} else {
-			sent <- batch
+			c.sent <- batch
 		}
 		select {
-		case l := <-n.asks:
+		case l := <-c.asks:
 			batch = []*lookup{l}
-		case <-n.done:
+		case <-c.done:
 			return nil
 		case <-ctx.Done():
 			return nil
 		}
 	}
+}
+
+// again returns those questions of a batch that are to be asked on another stream, because an error has ended this one
+// before they were answered. The error is the answer to the others.
+func (n *neighbour) again(batch []*lookup, err error) (rest []*lookup) {
+	for _, l := range batch {
+		if l.lost(n) {
+			rest = append(rest, l)
+		} else {
+			n.fail([]*lookup{l}, err)
+		}
+	}
+	return rest
 }
 
 // ask sends a batch of questions in one request.
@@ -163,24 +188,28 @@ func (n *neighbour) answeredUnasked(l *lookup) bool {
 	return ok
 }
 
-// readClaims answers each question of a batch exactly once. It returns false if the stream is of no more use.
-func (ex *exchange) readClaims(n *neighbour, batch []*lookup) bool {
+// readClaims answers the questions of a batch in order. If the stream fails meanwhile it returns those that are to be
+// asked on another one, and false: the stream is of no more use.
+func (ex *exchange) readClaims(n *neighbour, batch []*lookup) (rest []*lookup, ok bool) {
 	ex.until = time.Now().Add(claimsTimeout)
 	for i, l := range batch {
 		text, receiving, err := readClaim(ex.br)
 		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
 			n.broke(ex, l.node, err)
-			n.fail(batch[i:], err)
-			return false
+			if again := !errors.Is(err, errWire); again {
+				return n.again(batch[i:], err), false
+			}
+			n.fail(batch[i:i+1], err) // it would be answered so again
+			return n.again(batch[i+1:], err), false
 		}
 		l.answered(reply{from: n, text: text, receiving: receiving})
 	}
 	if err := readFurther(ex.br, n.hear); err != nil {
 		n.broke(ex, batch[0].node, err)
-		return false
+		return nil, false
 	}
-	return true
+	return nil, true
 }
 
 // broke ends a stream that is of no more use, and strikes the neighbour if it broke the wire format.

@@ -238,30 +238,6 @@ func TestStreamsAreKeptBetweenNARs(t *testing.T) {
 	}
 }
 
-func TestAnswersComeAgainAfterAStreamHasBroken(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "small", randomNAR(1000))
-	g := &rogue{info: info}
-	var asked atomic.Int64
-	g.claims = func(s network.Stream, r request) error {
-		if asked.Add(1) == 2 {
-			return errEnd
-		}
-		return g.writeClaims(s, r)
-	}
-	n, _ := runNode(t, s, nil, g.start(t))
-	hp := info.Path.HashPart()
-	if _, err := n.Lookup(t.Context(), hp); err != nil {
-		t.Fatalf("Lookup = %v", err)
-	}
-	if _, err := n.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
-		t.Fatalf("Lookup while the stream breaks = %v, want ErrNotFound", err)
-	}
-	if _, err := n.Lookup(t.Context(), hp); err != nil {
-		t.Errorf("Lookup after that = %v, want the mapping", err)
-	}
-}
-
 func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "small", randomNAR(1000))

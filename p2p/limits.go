@@ -82,6 +82,9 @@ const (
 	// wait and go out together: they would be answered after the others anyway, and what each message costs, on both
 	// sides, is ten times what another question in it costs.
 	maxAsked = 1
+	// maxLost is how many streams to a neighbour may end without an answer to a question before it counts as not answered.
+	// One ends when the neighbour has closed it meanwhile; a neighbour that ends every stream is asked no more often.
+	maxLost = 2
 	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
 	maxWorkers = 8
 	// maxRelays bounds those from whom a NAR is taken that they are still receiving themselves, and relayWindow the

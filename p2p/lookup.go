@@ -107,6 +107,7 @@ type lookup struct {
 type owed struct {
 	by     *neighbour
 	prompt bool // it is worth waiting for
+	lost   int  // how many streams have ended without an answer to the question
 }
 
 // A reply is what a neighbour says about a hash part.
@@ -148,7 +149,11 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 		select {
 		case <-l.news:
 		case <-ctx.Done():
+			f, _ := l.judgeAll() // an answer may have come in the same moment
 			l.leave()
+			if f != nil {
+				return f, nil
+			}
 			return nil, fmt.Errorf("%s: %w: %w", l.hp, store.ErrNotFound, ctx.Err())
 		}
 	}
@@ -186,7 +191,7 @@ func (l *lookup) ask(neighbours []*neighbour) {
 		}
 		select {
 		case nb.asks <- l:
-			l.owed = append(l.owed, owed{nb, !nb.isLate()})
+			l.owed = append(l.owed, owed{by: nb, prompt: !nb.isLate()})
 		default: // it has left hundreds of questions unanswered
 		}
 	}
@@ -221,6 +226,19 @@ func (l *lookup) owes(nb *neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.owed, func(o owed) bool { return o.by == nb })
+}
+
+// lost records that a stream to a neighbour has ended without an answer to the question, and reports whether it is to be
+// asked on another one.
+func (l *lookup) lost(nb *neighbour) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.IndexFunc(l.owed, func(o owed) bool { return o.by == nb })
+	if i < 0 {
+		return false
+	}
+	l.owed[i].lost++
+	return l.owed[i].lost < maxLost
 }
 
 // expire ends the wait for those who have not answered in time.

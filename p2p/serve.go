@@ -97,6 +97,13 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 	if n.sharer.off.Load() || r.kind != askClaims && !n.mayLook(t, 0) {
 		return refuse(w.Writer, r)
 	}
+	if err := n.answerKind(ctx, conn, t, w, r); err != nil {
+		return err
+	}
+	return ctx.Err() // a node that is being stopped may not have looked up what it answers "not here" to
+}
+
+func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
 	switch r.kind {
 	case askClaims:
 		ctx, cancel := context.WithTimeout(ctx, shareTimeout)

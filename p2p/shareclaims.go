@@ -145,7 +145,11 @@ func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r request)
 	ask := func(hp store.HashPart) (sharedClaim, error) { return n.claimTo(ctx, t, hp) }
 	for part := range slices.Chunk(r.hashParts, claimsAtOnce) {
 		buf = buf[:0]
-		for i, c := range n.sharedClaims(part, ask) {
+		made := n.sharedClaims(part, ask)
+		if err := ctx.Err(); err != nil { // they were not looked up, and so are not answered
+			return err
+		}
+		for i, c := range made {
 			buf = appendClaim(buf, c.text, c.receiving)
 			if c.text == "" {
 				continue

@@ -1,0 +1,170 @@
+package p2p
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"narbor/store"
+)
+
+// absentPart is the hash part of a path that no neighbour has.
+var absentPart = store.HashPartFromBytes([hashPartBytes]byte{})
+
+// answersAll fails the test unless the neighbours of a node answer that many questions in a row.
+func answersAll(t *testing.T, n *Node, hp store.HashPart, count int) {
+	t.Helper()
+	for i := range count {
+		if _, err := n.Lookup(t.Context(), hp); err != nil {
+			t.Fatalf("Lookup %d = %v, want the mapping", i, err)
+		}
+	}
+}
+
+func TestQuestionIsAskedAgainAfterItsStreamHasBroken(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", randomNAR(1000))
+	g := &rogue{info: info}
+	var asked atomic.Int64
+	g.claims = func(s network.Stream, r request) error {
+		if asked.Add(1)%2 == 0 {
+			return errEnd
+		}
+		return g.writeClaims(s, r)
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	answersAll(t, n, info.Path.HashPart(), 50)
+	if asked.Load() < 90 {
+		t.Errorf("the neighbour was asked %d times, want streams to break for half of 50 questions or more", asked.Load())
+	}
+}
+
+func TestQuestionIsAskedAfterAStreamHasEndedUnnoticed(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", randomNAR(1000))
+	g := &rogue{info: info}
+	g.claims = func(s network.Stream, r request) error {
+		if err := g.writeClaims(s, r); err != nil {
+			return err
+		}
+		if err := s.CloseWrite(); err != nil {
+			return err
+		}
+		io.Copy(io.Discard, s) // a reset could overtake the answer
+		return errEnd
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	answersAll(t, n, info.Path.HashPart(), 200)
+}
+
+func TestAnswersOfABrokenBatchCount(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", randomNAR(1000))
+	g := &rogue{info: info}
+	g.claims = func(s network.Stream, r request) error {
+		if _, err := s.Write(appendClaim(nil, "", false)); err != nil {
+			return err
+		}
+		return s.CloseWrite()
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	nb := n.neighbours()[0]
+	absent := newLookup(n, absentPart, nil, 1)
+	present := newLookup(n, info.Path.HashPart(), nil, 1)
+	for _, l := range []*lookup{absent, present} {
+		l.timer = time.AfterFunc(infoTimeout, l.expire)
+		l.owed = []owed{{by: nb, prompt: true}}
+	}
+	rest := nb.askOn(t.Context(), []*lookup{absent, present})
+	if len(rest) != 1 || rest[0] != present {
+		t.Fatalf("askOn returned %d questions, want the one that was not answered", len(rest))
+	}
+	if _, err := absent.wait(t.Context()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the question that was answered = %v, want ErrNotFound", err)
+	}
+}
+
+func TestQuestionThatBreaksEveryStreamIsGivenUp(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", randomNAR(1000))
+	g := &rogue{info: info}
+	var asked atomic.Int64
+	g.claims = func(network.Stream, request) error {
+		asked.Add(1)
+		return errEnd
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup = %v, want ErrNotFound", err)
+	}
+	if got := asked.Load(); got != maxLost {
+		t.Errorf("the neighbour was asked %d times, want %d", got, maxLost)
+	}
+}
+
+func TestQuestionAnsweredInAWrongFormatIsNotAskedAgain(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", randomNAR(1000))
+	g := &rogue{info: info}
+	var asked atomic.Int64
+	g.claims = func(s network.Stream, _ request) error {
+		asked.Add(1)
+		_, err := s.Write([]byte{1}) // an empty claim that is still being received
+		return err
+	}
+	n, _ := runNode(t, s, nil, g.start(t))
+	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup = %v, want ErrNotFound", err)
+	}
+	if asked.Load() != 1 || strikesOf(n, g) != 1 {
+		t.Errorf("the neighbour was asked %d times and has %d strikes, want 1 and 1", asked.Load(), strikesOf(n, g))
+	}
+}
+
+func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
+	n, info := sharing(t, randomNAR(1000))
+	g := (&rogue{}).start(t)
+	g.connect(t, n, "/ip4/127.0.0.1")
+	conn := n.lan.host.Network().ConnsToPeer(g.ID())[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	claims := request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}
+	for range 30 { // half of the time there is a turn first
+		for _, r := range []request{claims, blockRequest(info, 0)} {
+			var out bytes.Buffer
+			w := answers{bufio.NewWriterSize(&out, 16), new(toldParts)}
+			if err := n.answer(ctx, conn, n.tallyOf(g.ID()), w, r); err == nil || out.Len() > 0 {
+				t.Fatalf("answer to a request of kind %d = %v and %q, want an error and nothing", r.kind, err, out.Bytes())
+			}
+		}
+	}
+	w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
+	if err := n.answerClaims(ctx, n.tallyOf(g.ID()), w, claims); err == nil || w.Buffered() > 0 {
+		t.Errorf("answerClaims = %v with %d bytes to send, want an error and nothing", err, w.Buffered())
+	}
+}
+
+func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "small", randomNAR(1000))
+	n, _ := runNode(t, s, nil, (&rogue{info: info}).start(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 { // each of the two cases is taken half of the time
+		l := newLookup(n, info.Path.HashPart(), nil, 1)
+		l.timer = time.AfterFunc(infoTimeout, l.expire)
+		nb := n.neighbours()[0]
+		l.owed = []owed{{by: nb, prompt: true}, {by: ghost(t, n), prompt: true}}
+		l.answered(reply{from: nb, text: info.String()})
+		if _, err := l.wait(ctx); err != nil {
+			t.Fatalf("wait = %v, want the mapping", err)
+		}
+	}
+}
