@@ -4,8 +4,19 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"narbor/store"
+)
+
+const (
+	// lingerTime is how long a fetch goes on after the last request for it has hung up. Nix hangs up when no byte has
+	// come for its stalled-download-timeout, and asks again after at most 3 s, four times; what has been received must
+	// not be dropped meanwhile.
+	lingerTime = 30 * time.Second
+	// maxLingering bounds the fetches that go on without a request: as many NARs as Nix fetches at once. Beyond it, a
+	// fetch ends with its last request.
+	maxLingering = 16
 )
 
 // fetchKey names a fetch. The hash part belongs to it because a content-addressed path is checked by its name too.
@@ -23,12 +34,14 @@ const maxMalformed = 1000
 type fetches struct {
 	mu        sync.Mutex // guards the rest, and the fields of every flight
 	running   map[fetchKey]*flight
+	lingering int // flights with a timer
 	malformed map[fetchKey]error
 }
 
-// A flight is one fetch and those who wait for it.
+// A flight is one fetch and the requests that wait for it.
 type flight struct {
 	waiters int
+	linger  *time.Timer // ends the fetch; nil while there are waiters
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when the fetch has ended; spooled and err are set then
 	spooled *store.Spooled
@@ -36,8 +49,8 @@ type flight struct {
 }
 
 // do returns what fetch does, or what a fetch that is running already will. The caller closes the handle, which is
-// its own. The context of fetch is no request's: it is cancelled when the last waiter has gone, or after
-// fetchTimeout.
+// its own. The context of fetch is no request's: it is cancelled when the last waiter has gone and none has come for
+// lingerTime, or after fetchTimeout.
 func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Context) (*store.Spooled, error)) (*store.Spooled, error) {
 	f.mu.Lock()
 	if err := f.malformed[key]; err != nil {
@@ -49,6 +62,7 @@ func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Conte
 		fl = f.start(key, fetch)
 	}
 	fl.waiters++
+	f.attend(fl)
 	f.mu.Unlock()
 	defer f.leave(key, fl)
 	select {
@@ -98,27 +112,58 @@ func (f *fetches) leave(key fetchKey, fl *flight) {
 	f.unlockAndTidy(key, fl)
 }
 
-// unlockAndTidy gives f.mu back. It cancels a flight for which nobody waits, so that nobody may join it any more, and
-// closes its handle once it has ended.
-func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
-	ended := false
-	select {
-	case <-fl.done:
-		ended = true
-	default:
+// attend takes note that a flight has ended, or has a waiter again. f.mu is held.
+func (f *fetches) attend(fl *flight) {
+	if fl.linger != nil {
+		fl.linger.Stop()
+		fl.linger = nil
+		f.lingering--
 	}
+}
+
+// unlockAndTidy gives f.mu back. Of a flight without waiters, it closes the handle if it has ended, and otherwise sees
+// to it that it is cancelled in time.
+func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
 	var last *store.Spooled
 	if fl.waiters == 0 {
-		fl.cancel()
-		if f.running[key] == fl {
-			delete(f.running, key)
-		}
-		if ended {
+		select {
+		case <-fl.done:
+			f.attend(fl)
+			f.drop(key, fl)
 			last, fl.spooled = fl.spooled, nil
+		default:
+			f.abandon(key, fl)
 		}
 	}
 	f.mu.Unlock()
 	if last != nil {
 		_ = last.Close() // was only held, for the waiters to get theirs
+	}
+}
+
+// abandon cancels a flight without waiters after lingerTime, or at once if too many linger already. f.mu is held.
+func (f *fetches) abandon(key fetchKey, fl *flight) {
+	if f.lingering >= maxLingering || f.running[key] != fl {
+		f.drop(key, fl)
+		return
+	}
+	f.lingering++
+	var timer *time.Timer
+	timer = time.AfterFunc(lingerTime, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if fl.linger == timer { // otherwise a waiter came at that very moment
+			f.attend(fl)
+			f.drop(key, fl)
+		}
+	})
+	fl.linger = timer
+}
+
+// drop cancels a flight, so that no request joins it any more. f.mu is held.
+func (f *fetches) drop(key fetchKey, fl *flight) {
+	fl.cancel()
+	if f.running[key] == fl {
+		delete(f.running, key)
 	}
 }

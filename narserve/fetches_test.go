@@ -200,7 +200,7 @@ func TestConcurrentRequestsShareOneFetch(t *testing.T) {
 	})
 }
 
-func TestFetchStopsWhenTheLastWaiterHasGone(t *testing.T) {
+func TestFetchStopsAWhileAfterTheLastRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		info, nar := w.add(t, "hello", 5000)
@@ -224,11 +224,17 @@ func TestFetchStopsWhenTheLastWaiterHasGone(t *testing.T) {
 			t.Error("the fetch was cancelled while one still waits")
 		}
 		hangUp[2]()
+		wg.Wait()
+		time.Sleep(29 * time.Second)
+		synctest.Wait()
+		if cancelled.Load() != 0 {
+			t.Error("the fetch was cancelled 29 s after its last request")
+		}
+		time.Sleep(time.Second)
 		synctest.Wait()
 		if cancelled.Load() != 1 {
-			t.Error("the fetch goes on though nobody waits")
+			t.Error("the fetch goes on 30 s after its last request")
 		}
-		wg.Wait()
 		close(gate)
 		if got := body(t, do(s, "GET", narPath(info))); !bytes.Equal(got, nar) || src.fetched.Load() != 2 {
 			t.Errorf("a new request got %d bytes by fetch %d, want %d by fetch 2", len(got), src.fetched.Load(), len(nar))
@@ -237,6 +243,67 @@ func TestFetchStopsWhenTheLastWaiterHasGone(t *testing.T) {
 			all[0].ContextMap()["size"] != info.NarSize || all[0].ContextMap()["from"] != "neighbours" {
 			t.Errorf("logged %v, want the substitution and nothing else: hanging up is nobody's business", all)
 		}
+	})
+}
+
+// TestNixHangsUpAndComesBack is Nix with a stalled-download-timeout of 5 s, and a NAR that takes 17.
+func TestNixHangsUpAndComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar := w.add(t, "hello", 5000)
+		src := &probe{inner: w.local(), fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+			select {
+			case <-time.After(17 * time.Second):
+				return w.local().Fetch(ctx, m)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}}
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		for range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			doContext(ctx, s, "GET", narPath(info))
+			cancel()
+			time.Sleep(500 * time.Millisecond)
+		}
+		if got := body(t, do(s, "GET", narPath(info))); !bytes.Equal(got, nar) || src.fetched.Load() != 1 {
+			t.Errorf("the fourth request got %d bytes after %d fetches, want %d after 1", len(got), src.fetched.Load(), len(nar))
+		}
+		w.wantIdle(t)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		doContext(ctx, s, "GET", narPath(info))
+		cancel()
+		time.Sleep(20 * time.Second)
+		synctest.Wait()
+		if !w.spool.Has(info.NarHash) {
+			t.Error("20 s later the NAR is not in the spool, though its fetch took 17 s")
+		}
+		w.wantIdle(t)
+	})
+}
+
+func TestFetchesWithoutRequestsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		var cancelled atomic.Int32
+		gate := make(chan struct{})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{gated(w.local(), gate, &cancelled)}, Keys: w.keys})
+		ctx, hangUp := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		for i := range 20 {
+			info, _ := w.add(t, fmt.Sprintf("hello-%d", i), 5000)
+			wg.Go(func() { doContext(ctx, s, "GET", narPath(info)) })
+		}
+		synctest.Wait()
+		hangUp()
+		wg.Wait()
+		synctest.Wait()
+		if n := cancelled.Load(); n != 4 {
+			t.Errorf("of 20 fetches without a request %d were cancelled, want all but 16", n)
+		}
+		close(gate)
+		synctest.Wait()
+		w.wantIdle(t)
 	})
 }
 
@@ -256,6 +323,7 @@ func TestLateFetchIsClosed(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		doContext(ctx, s, "GET", narPath(info))
+		time.Sleep(time.Minute) // until it is cancelled
 		part := func() { wantStatus(t, "a newcomer", do(s, "GET", narPath(info), "Range", "bytes=0-9"), 206) }
 		go part()
 		synctest.Wait()
