@@ -331,9 +331,9 @@ func (s *Server) remember(m trust.Mapping, text string) {
 	}
 }
 
-// infoText writes the narinfo of a mapping. Nix takes a missing Compression for bzip2.
+// infoText writes the narinfo of a mapping.
 func infoText(m trust.Mapping) string {
-	return m.Info().String() + "URL: nar/" + narName(m.Path().HashPart(), m.NarHash()) + "\nCompression: none\n"
+	return m.Info().Narinfo("nar/" + narName(m.Path().HashPart(), m.NarHash()))
 }
 
 func (s *Server) logPanic(r *http.Request, p any) {

@@ -252,7 +252,7 @@ func (c *Cache) Add(info Info, nar io.Reader) error {
 		return errors.New("cache: no path to add")
 	}
 	name := path.Join("nar", info.NarHash.Base32()+narSuffix)
-	text := info.String() + "URL: " + name + "\nCompression: none\n"
+	text := info.Narinfo(name)
 	if parsed, err := ParseInfo(text); err != nil || parsed.String() != info.String() {
 		return fmt.Errorf("cache %s: %s cannot be written as narinfo: %w", c.dir, info.Path, errors.Join(ErrCorrupt, err))
 	}

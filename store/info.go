@@ -116,21 +116,25 @@ func SortPaths(paths []Path) []Path {
 	return slices.Compact(paths)
 }
 
-// String returns the claim as narinfo text, the inverse of [ParseInfo]. A complete narinfo file also has URL and
-// Compression lines, which say where the archive is; the order of lines means nothing.
+// Narinfo returns a complete narinfo file of the claim, whose archive is at url and not compressed. FileHash and
+// FileSize are those of the archive, so that Nix can say how much it will download.
+func (i Info) Narinfo(url string) string {
+	return fmt.Sprintf("%sURL: %s\nCompression: none\nFileHash: %s\nFileSize: %d\n", i, url, i.NarHash, i.NarSize)
+}
+
+// String returns the claim as narinfo text, the inverse of [ParseInfo]. A complete narinfo file also says where the
+// archive is, see [Info.Narinfo]; the order of lines means nothing.
 func (i Info) String() string {
 	var b strings.Builder
 	line := func(key, value string) { b.WriteString(key + ": " + value + "\n") }
 	line("StorePath", i.Path.String())
 	line("NarHash", i.NarHash.String())
 	line("NarSize", strconv.FormatInt(i.NarSize, 10))
-	if len(i.References) > 0 {
-		bases := make([]string, len(i.References))
-		for j, r := range i.References {
-			bases[j] = r.Base()
-		}
-		line("References", strings.Join(bases, " "))
+	bases := make([]string, len(i.References))
+	for j, r := range i.References {
+		bases[j] = r.Base()
 	}
+	line("References", strings.Join(bases, " ")) // Nix writes the line without references, too, and other clients' parsers require it
 	if !i.Deriver.IsZero() {
 		line("Deriver", i.Deriver.Base())
 	}

@@ -1,7 +1,9 @@
 package store_test
 
 import (
+	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -33,6 +35,47 @@ func TestInfoSurvivesPrinting(t *testing.T) {
 	}
 	if len(info.References) != 2 || len(info.Signatures) != 2 || info.NarSize != 196040 {
 		t.Errorf("ParseInfo = %+v: lost something", info)
+	}
+}
+
+// TestNarinfoHasReferencesWithoutAny reads a narinfo without the line, which Nix accepts, too.
+func TestNarinfoHasReferencesWithoutAny(t *testing.T) {
+	text, err := os.ReadFile("testdata/narinfo-without-references.narinfo")
+	must(t, err)
+	info, err := store.ParseInfo(string(text))
+	if err != nil || len(info.References) != 0 {
+		t.Fatalf("ParseInfo = %+v, %v, want no references", info, err)
+	}
+	const want = `StorePath: /nix/store/lllr7wi039bd69ihd6vfarlcz5j7v52d-emptydir
+NarHash: sha256:0sjjj9z1dhilhpc8pq4154czrb79z9cm044jvn75kxcjv6v5l2m5
+NarSize: 96
+` + "References: " + `
+URL: nar/x.nar
+Compression: none
+FileHash: sha256:0sjjj9z1dhilhpc8pq4154czrb79z9cm044jvn75kxcjv6v5l2m5
+FileSize: 96
+`
+	if got := info.Narinfo("nar/x.nar"); got != want {
+		t.Errorf("Narinfo =\n%s\nwant\n%s", got, want)
+	}
+}
+
+// TestNamesAreNixs reads the table that the newest Nix has made; the tests of package integration compare it with that.
+func TestNamesAreNixs(t *testing.T) {
+	text, err := os.ReadFile("testdata/names")
+	must(t, err)
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(lines) < 100 {
+		t.Fatalf("%d names, want a hundred", len(lines))
+	}
+	for _, line := range lines {
+		verdict, quoted, _ := strings.Cut(line, " ")
+		name, err := strconv.Unquote(quoted)
+		must(t, err)
+		_, err = store.ParsePathName("syd87l2rxw8cbsxmxl853h0r6pdwhwjr-" + name)
+		if got := map[bool]string{true: "good", false: "bad"}[err == nil]; got != verdict {
+			t.Errorf("ParsePathName(…-%s): %s (%v), Nix says %s", name, got, err, verdict)
+		}
 	}
 }
 
@@ -88,7 +131,7 @@ func TestParsePathRefuses(t *testing.T) {
 	const hp = "syd87l2rxw8cbsxmxl853h0r6pdwhwjr"
 	for _, s := range []string{
 		"", "/nix/store", "/nix/store/", "/nix/store/" + hp, "/nix/store/" + hp + "-", "/nix/store/" + hp + "x-a",
-		"/nix/store/" + hp + "-.hidden", "/nix/store/" + hp + "-a/b", "/nix/store/" + hp + "-a b", "/tmp/" + hp + "-a",
+		"/nix/store/" + hp + "-.-hidden", "/nix/store/" + hp + "-a/b", "/nix/store/" + hp + "-a b", "/tmp/" + hp + "-a",
 		"/nix/store/" + hp + "-ä", "/nix/store/" + hp + "-" + strings.Repeat("a", 212), "/nix/store//" + hp + "-a",
 		"/nix/store/" + strings.Replace(hp, "s", "e", 1) + "-a", // e is not in the alphabet
 	} {

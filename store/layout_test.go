@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -90,7 +91,7 @@ var trees = map[string]func(tb testing.TB, dir string) string{
 	},
 	"names": func(tb testing.TB, dir string) string {
 		for i, name := range []string{"..foo", "...", "a", "a.b", "a b", "A", "ab", "ä", "\xff\xfe", "\x01", ")", "(", "entry", "node",
-			strings.Repeat("n", 255), "a\nb", "~nix~case~hack", "Z", "_", "-", "a-"} {
+			strings.Repeat("n", 255), "a\nb", "~nix~case~hack", "~nix~case~hack~1", "a~nix~case~hack~2", "Z", "_", "-", "a-"} {
 			writeFile(tb, filepath.Join(dir, name), i, 0o444)
 		}
 		writeFile(tb, dir+"/b/..bar/x", 17, 0o755)
@@ -206,7 +207,6 @@ func TestLayoutRefuses(t *testing.T) {
 		"pipe": {1 << 20, "none of file", func(dir string) error {
 			return errors.Join(os.Mkdir(dir+"/r", 0o755), exec.Command("mkfifo", dir+"/r/p").Run())
 		}},
-		"reserved name":       {1 << 20, "reserved", func(dir string) error { return os.MkdirAll(dir+"/r/a~nix~case~hack~1", 0o755) }},
 		"longer than stated":  {1000, "longer", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
 		"a bit longer":        {1111, "longer", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
 		"shorter than stated": {1113, "1112 bytes", func(dir string) error { return os.WriteFile(dir+"/r", make([]byte, 1000), 0o444) }},
@@ -226,6 +226,30 @@ func TestLayoutRefuses(t *testing.T) {
 	}
 	if _, err := store.OpenLayout(t.Context(), t.TempDir()+"/absent", 1000); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("OpenLayout(absent) = %v, want ErrNotFound", err)
+	}
+}
+
+// TestFilesLargerThanTheArchiveAreRefused has files whose sizes add up to less than nothing in 64 bits, and a size that
+// the sum of all parts then equals.
+func TestFilesLargerThanTheArchiveAreRefused(t *testing.T) {
+	dir, err := os.MkdirTemp("/dev/shm", "narbor-") // a file system that has such files
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, name := range []string{"a", "b"} {
+		writeFile(t, filepath.Join(dir, name), 7, 0o444)
+	}
+	size := len(dump(t, dir))
+	for _, name := range []string{"a", "b"} {
+		must(t, os.Chmod(filepath.Join(dir, name), 0o644))
+		if err := os.Truncate(filepath.Join(dir, name), math.MaxInt64); err != nil {
+			t.Skip(err)
+		}
+	}
+	size -= 2*7 + 2 // 2 * math.MaxInt64 is -2
+	if nar, err := store.OpenLayout(t.Context(), dir, int64(size)); !errors.Is(err, store.ErrCorrupt) {
+		t.Errorf("OpenLayout(files of 8 EiB) = %v, %v, want ErrCorrupt", nar, err)
 	}
 }
 

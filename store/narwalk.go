@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"runtime"
 	"slices"
 )
 
@@ -15,9 +16,13 @@ const (
 	narWindow = 8 << 10
 )
 
-// caseHack is how Nix on macOS marks files whose names differ in case alone. It takes the mark off again when it
-// dumps them, so a name that has it means one thing here and another there; the newest Nix refuses it everywhere.
-const caseHack = "~nix~case~hack~"
+// caseHack is how Nix on macOS marks files whose names differ in case alone, and takes the mark off again when it dumps
+// them. A name that has the mark in an archive therefore means another file there, and may collide with one that Nix
+// marks. On Linux it is a name like others, which every version of Nix accepts.
+const (
+	caseHack   = "~nix~case~hack~"
+	caseHackOn = runtime.GOOS == "darwin"
+)
 
 // What most files begin and end with.
 var (
@@ -171,7 +176,7 @@ func narNameFault(name []byte) string {
 		return "is too long"
 	case len(name) == 0, string(name) == ".", string(name) == "..", bytes.ContainsAny(name, "/\x00"):
 		return "is no file's"
-	case bytes.Contains(name, []byte(caseHack)):
+	case caseHackOn && bytes.Contains(name, []byte(caseHack)):
 		return "is reserved"
 	}
 	return ""

@@ -83,7 +83,7 @@ func ParsePath(s string) (Path, error) {
 	return ParsePathName(name)
 }
 
-// ParsePathName accepts the base name of a store path, "<hash part>-<name>".
+// ParsePathName accepts the base name of a store path, "<hash part>-<name>", if Nix accepts that name.
 func ParsePathName(s string) (Path, error) {
 	if len(s) < hashPartLen+2 || s[hashPartLen] != '-' {
 		return Path{}, fmt.Errorf("%.80q is not a store path name: want <hash part>-<name>", s)
@@ -91,16 +91,27 @@ func ParsePathName(s string) (Path, error) {
 	if _, err := ParseHashPart(s[:hashPartLen]); err != nil {
 		return Path{}, err
 	}
-	name := s[hashPartLen+1:]
-	if len(name) > maxNameLen || name[0] == '.' {
-		return Path{}, fmt.Errorf("%.80q is not a store path name: its name begins with a dot or has over %d characters", s, maxNameLen)
+	if err := checkName(s[hashPartLen+1:]); err != nil {
+		return Path{}, fmt.Errorf("%.80q is not a store path name: %w", s, err)
+	}
+	return Path{s}, nil
+}
+
+// checkName is Nix's rule for what follows the hash part and its dash, as version 2.34 has it. A name may begin with a
+// dot; what may not be "." or ".." is all of it, or what comes before its first dash.
+func checkName(name string) error {
+	if len(name) > maxNameLen {
+		return fmt.Errorf("its name has over %d characters", maxNameLen)
+	}
+	if first, _, _ := strings.Cut(name, "-"); first == "." || first == ".." {
+		return fmt.Errorf("its name begins with %q", first)
 	}
 	for i := range len(name) {
 		if !isNameByte(name[i]) {
-			return Path{}, fmt.Errorf("%.80q is not a store path name: %q is not allowed in it", s, name[i])
+			return fmt.Errorf("%q is not allowed in it", name[i])
 		}
 	}
-	return Path{s}, nil
+	return nil
 }
 
 func isNameByte(c byte) bool {

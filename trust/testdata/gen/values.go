@@ -94,6 +94,7 @@ func storePaths(m material, v adder) {
 		{"name beyond ASCII", strings.Replace(p, "lib-1.0", "lïb-1.0", 1), malformed},
 		{"name too long", p + strings.Repeat("x", 205), malformed},
 		{"name of dots", "/nix/store/" + hp + "-..", malformed},
+		{"name that begins with a dot", "/nix/store/" + hp + "-.zshrc", untrusted},
 	} {
 		v("StorePath: "+x.name, m.lib.set("StorePath", x.value), x.want, "a store path has one spelling here")
 	}
