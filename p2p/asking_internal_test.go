@@ -151,19 +151,30 @@ func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
 	}
 }
 
+// An endingContext ends when it is asked whether it has, and does something before.
+type endingContext struct {
+	context.Context
+	cancel, before func()
+}
+
+func (c endingContext) Done() <-chan struct{} {
+	c.before()
+	c.cancel()
+	return c.Context.Done()
+}
+
 func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "small", randomNAR(1000))
-	n, _ := runNode(t, s, nil, (&rogue{info: info}).start(t))
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	for range 50 { // each of the two cases is taken half of the time
+	n, _ := runNode(t, s, nil)
+	nb := ghost(t, n)
+	for range 50 { // the end of the wait is noticed first half of the time
 		l := newLookup(n, info.Path.HashPart(), nil, 1)
-		l.timer = time.AfterFunc(infoTimeout, l.expire)
-		nb := n.neighbours()[0]
+		l.timer = time.AfterFunc(time.Hour, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}, {by: ghost(t, n), prompt: true}}
-		l.answered(reply{from: nb, text: info.String()})
-		if _, err := l.wait(ctx); err != nil {
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err := l.wait(endingContext{ctx, cancel, func() { l.answered(reply{from: nb, text: info.String()}) }})
+		if l.timer.Stop(); err != nil {
 			t.Fatalf("wait = %v, want the mapping", err)
 		}
 	}

@@ -84,7 +84,7 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 		got := 0
 		for range missShares + 2 {
 			p := newProbing()
-			p.address.Store(there)
+			p.machine.Store(there)
 			own := 0
 			for p.mayHelp() {
 				own++
@@ -99,7 +99,7 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 		}
 		time.Sleep(time.Minute)
 		p := newProbing()
-		p.address.Store(there)
+		p.machine.Store(there)
 		if !p.mayHelp() {
 			t.Error("a minute later there is none again")
 		}

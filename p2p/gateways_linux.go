@@ -40,13 +40,12 @@ func appendGateway(all []gateway, index int, ip net.IP) []gateway {
 	if g.addr.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	const known = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT | unix.NUD_NOARP
 	neighs, err := netlink.NeighList(index, family)
 	if err != nil {
 		return append(all, g)
 	}
 	for _, n := range neighs {
-		if n.IP.Equal(ip) && n.State&known != 0 && len(n.HardwareAddr) > 0 {
+		if n.IP.Equal(ip) && n.State&neighbourKnown != 0 && len(n.HardwareAddr) > 0 {
 			g.mac = n.HardwareAddr.String()
 		}
 	}

@@ -122,7 +122,7 @@ const (
 	// maxHeard bounds the memory of what the addresses in announcements say, at up to 500 bytes each.
 	maxHeard = 1024
 	// maxTallies bounds what is remembered of peers that come and go, and maxMissAddrs the addresses whose misses are
-	// counted: more than a LAN has.
+	// counted, and the machines: more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096
 	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each, and
 	// those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find all others.
@@ -180,9 +180,12 @@ const (
 	// narMisses are left for blocks and manifests when claims have spent all others: whoever has asked for too much is
 	// still given what it has been told of, even if some of that has been collected as garbage since.
 	narMisses = 1000
-	// missShares is for how many peers the misses of one address last, and the questions to upstreams. Identities cost nothing, addresses a little more;
-	// and several virtual machines may stand behind one.
+	// missShares is for how many peers the misses of one machine last, and the questions to upstreams. Identities cost
+	// nothing; and several virtual machines may stand behind one address.
 	missShares = 4
+	// missMachines is for how many machines the misses of all last. Link-layer addresses can be forged, so there is a bound
+	// for all together; it lets a room of 40 machines ask for a closure of 3,000 paths at once.
+	missMachines = 4
 	// missPatience is how many questions of a peer may be left unanswered before that is held against it, and
 	// missesPerMinute of these are forgotten. An honest machine may well ask for more than its burst, and loses nothing but
 	// what we might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
@@ -216,6 +219,9 @@ const (
 	// openNARIdle is how long an archive stays open after its last use: a neighbour that asks for block after
 	// block, with pauses, finds it open; and garbage collection is not held up for long.
 	openNARIdle = 10 * time.Second
+	// machineFresh is for how long it is relied on which machine has an address: the kernel's neighbour table is read once for
+	// many streams.
+	machineFresh = time.Minute
 	// toldFor is for how long a neighbour is trusted to remember what it was told unasked. It asks for what it has
 	// forgotten.
 	toldFor = 30 * time.Second

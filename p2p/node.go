@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -113,12 +112,11 @@ type Node struct {
 	settled  chan struct{}
 	running  sync.WaitGroup // what Run waits for; see begin
 
-	mu      sync.Mutex // guards the rest
-	ended   bool       // Run has ended, or is about to
-	peers   map[peer.ID]*neighbour
-	tallies *lru.Cache[peer.ID, *tally]
-	// rations is what those who ask from an address have left; see probing.
-	rations   *lru.Cache[netip.Addr, *ration]
+	mu        sync.Mutex // guards the rest
+	ended     bool       // Run has ended, or is about to
+	peers     map[peer.ID]*neighbour
+	tallies   *lru.Cache[peer.ID, *tally]
+	rations   *rations   // what machines may still ask; it has a lock of its own
 	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
 }
 
@@ -152,10 +150,6 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	rations, err := lru.New[netip.Addr, *ration](maxMissAddrs)
-	if err != nil {
-		return nil, err
-	}
 	dialled, err := newDialBacks()
 	if err != nil {
 		return nil, err
@@ -184,7 +178,7 @@ func New(cfg Config) (*Node, error) {
 		settled:   make(chan struct{}),
 		peers:     map[peer.ID]*neighbour{},
 		tallies:   tallies,
-		rations:   rations,
+		rations:   newRations(l.gate),
 		dialBacks: dialled,
 		received:  map[store.Origin]*atomic.Int64{},
 	}

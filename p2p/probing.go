@@ -15,10 +15,12 @@ import (
 	"narbor/store"
 )
 
-// Neighbours are answered exact questions only, but whoever has a dictionary of store paths, say of all versions of a
-// program with a known hole, can ask for each. So a question about what is not here costs a miss. A peer that has
-// spent its misses is told "not here" to everything, before anything is looked up: neither the answer nor the time that
-// it takes then depends on what is here. Questions about what is here cost nothing.
+// Neighbours are answered exact questions only, but a peer with a dictionary of store paths, say of all versions of a
+// program with a known hole, can ask for each. So a question about what is not here costs a miss: one of the peer's, one
+// of its machine's, because identities and IP addresses cost nothing, and one of those that all machines have together,
+// because link-layer addresses can be forged. A peer without misses gets "not here" to everything, before anything is
+// looked up: neither the answer nor the time that it takes then depends on what is here. Questions about what is here
+// cost nothing.
 
 // A bucket has size tokens at first, and gets missesPerMinute times shares back, up to size again.
 type bucket struct {
@@ -69,20 +71,63 @@ func (b *bucket) drip() {
 	b.at = now
 }
 
+// takeShare takes a token for a taker that has taken some of late, unless the taker would have more than half of what the
+// others have left. So whatever one takes, half of what is left stays for the next. Those beyond a reserve are for others.
+func (b *bucket) takeShare(taken float64, reserve int) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drip()
+	others := max(0, b.size-b.left-taken)
+	if taken+1 > (b.size-float64(reserve)*b.shares-others)/2 {
+		return false
+	}
+	b.left--
+	return true
+}
+
+// taken returns how many tokens have not come back yet.
+func (b *bucket) taken() float64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.drip()
+	return b.size - b.left
+}
+
 func (b *bucket) giveBack() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.left++
 }
 
-// A ration is what a peer has left, or all together who ask from an address.
+// A ration is what a peer has left, or all peers of a machine together.
 type ration struct {
 	misses *bucket // questions about what is not here
 	helped *bucket // questions for which an upstream is asked, whatever it says
+	whole  *bucket // misses of all machines; nil in the ration of a peer
 }
 
 func newRation(shares int) *ration {
-	return &ration{newBucket(missBurst+narMisses, shares), newBucket(helpBurst, shares)}
+	return &ration{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares)}
+}
+
+// take takes a miss, of which reserve must be left. fair says that it is the machine's own doing if there is none.
+func (r *ration) take(reserve int) (ok, fair bool) {
+	before := r.misses.taken()
+	if !r.misses.take(reserve) {
+		return false, true
+	}
+	if r.whole == nil || r.whole.takeShare(before, reserve) {
+		return true, true
+	}
+	r.misses.giveBack()
+	return false, false
+}
+
+func (r *ration) giveBack() {
+	r.misses.giveBack()
+	if r.whole != nil {
+		r.whole.giveBack()
+	}
 }
 
 // A probing is what a peer has asked about that is not here.
@@ -90,44 +135,36 @@ type probing struct {
 	*ration
 	patience *bucket
 	silent   atomic.Int64           // questions answered without looking
-	address  atomic.Pointer[ration] // of where it asked from last, which it shares; nil before it asked
+	machine  atomic.Pointer[ration] // of the machine that it asked from last; nil before it asked
 }
 
 func newProbing() *probing {
 	return &probing{ration: newRation(1), patience: newBucket(missPatience, 1)}
 }
 
-// asks notes from where a peer asks.
+// asks records from which machine a peer asks.
 func (n *Node) asks(t *tally, conn network.Conn) {
-	a, ok := ipOf(conn.RemoteMultiaddr())
-	if !ok {
-		return
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	b, ok := n.rations.Get(a)
-	if !ok {
-		b = newRation(missShares)
-		n.rations.Add(a, b)
-	}
-	t.probing.address.Store(b)
+	a, _ := ipOf(conn.RemoteMultiaddr())
+	t.probing.machine.Store(n.rations.of(a))
 }
 
-// mayLook says whether something may be looked up for a peer, which costs a miss until found takes that back. Of its
+// mayLook reports whether something may be looked up for a peer, which costs a miss until found takes that back. Of its
 // misses reserve must be left.
 func (n *Node) mayLook(t *tally, reserve int) bool {
 	p := t.probing
-	if p.misses.take(reserve) {
-		there := p.address.Load()
-		if there == nil || there.misses.take(reserve) {
-			return true
+	ok, own := p.take(reserve)
+	if there := p.machine.Load(); ok && there != nil {
+		if ok, own = there.take(reserve); !ok {
+			p.giveBack()
 		}
-		p.misses.giveBack()
+	}
+	if ok {
+		return true
 	}
 	if p.silent.Add(1) == 1 {
 		n.log.Info("neighbour asks for much that is not here, so some of it is answered without looking", zap.Stringer("peer", t.id))
 	}
-	if !p.patience.spend() {
+	if own && !p.patience.spend() { // otherwise others have asked too much
 		n.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
 	}
 	return false
@@ -135,9 +172,9 @@ func (n *Node) mayLook(t *tally, reserve int) bool {
 
 // found says that what was looked up is here.
 func (p *probing) found() {
-	p.misses.giveBack()
-	if there := p.address.Load(); there != nil {
-		there.misses.giveBack()
+	p.giveBack()
+	if there := p.machine.Load(); there != nil {
+		there.giveBack()
 	}
 }
 
@@ -146,7 +183,7 @@ func (p *probing) mayHelp() bool {
 	if !p.helped.take(0) {
 		return false
 	}
-	if there := p.address.Load(); there != nil && !there.helped.take(0) {
+	if there := p.machine.Load(); there != nil && !there.helped.take(0) {
 		p.helped.giveBack()
 		return false
 	}
@@ -158,6 +195,7 @@ func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (shared
 	if !n.mayLook(t, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}
+	n.meet(t.id, hp)
 	c, err := n.sharer.sharedClaim(ctx, hp)
 	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
 		t.probing.found()

@@ -76,7 +76,9 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 }
 
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
-	if f := n.sharer.flight(r); f != nil && r.kind == askBlock {
+	// The budget comes first: without one, neither the answer nor its time depends on what is here, or on its way here.
+	may := !n.sharer.off.Load() && (r.kind == askClaims || n.mayLook(t, 0))
+	if f := n.sharer.flight(r); may && f != nil && r.kind == askBlock {
 		if err := w.Flush(); err != nil { // what was answered before does not wait with it
 			return err
 		}
@@ -94,7 +96,7 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 		return err
 	}
 	defer done()
-	if n.sharer.off.Load() || r.kind != askClaims && !n.mayLook(t, 0) {
+	if n.sharer.off.Load() || !may {
 		return refuse(w.Writer, r)
 	}
 	if err := n.answerKind(ctx, conn, t, w, r); err != nil {
@@ -108,7 +110,6 @@ func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w an
 	case askClaims:
 		ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 		defer cancel()
-		n.meet(conn.RemotePeer(), r.hashParts)
 		return n.answerClaims(ctx, t, w, r)
 	case askManifest:
 		return n.answerManifest(ctx, conn, t, w.Writer, r)
@@ -127,19 +128,11 @@ func askerOn(conn network.Conn) asker {
 	return asker{addr, conn.RemotePeer()}
 }
 
-// meet takes note that a peer asks about NARs: of those that are being received here, it may be about to do so, too.
-func (n *Node) meet(id peer.ID, hashParts []store.HashPart) {
-	for _, hp := range hashParts {
-		f := n.fetched.flight(hp)
-		if f == nil {
-			continue
-		}
-		n.mu.Lock()
-		nb := n.peers[id]
-		n.mu.Unlock()
-		if nb != nil {
-			f.meet(nb)
-		}
+// meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
+// about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
+func (n *Node) meet(id peer.ID, hp store.HashPart) {
+	if f := n.fetched.flight(hp); f != nil {
+		f.meetPeer(id)
 	}
 }
 

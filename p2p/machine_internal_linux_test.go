@@ -1,0 +1,66 @@
+package p2p
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+const machineChildEnv = "NARBOR_TEST_MACHINES"
+
+// The kernel's neighbour table is that of a namespace. It is read by a process there.
+func TestAddressesOfOneMachineShareItsBudget(t *testing.T) {
+	h := newTestNet(t).up("10.62.72.1/24", "fd62:7200::1/64")
+	for i := range 6 {
+		h.ip("neigh", "add", fmt.Sprintf("10.62.72.%d", 100+i), "lladdr", "02:00:00:00:00:01", "dev", "eth0")
+		h.ip("neigh", "add", fmt.Sprintf("10.62.72.%d", 200+i), "lladdr", fmt.Sprintf("02:00:00:00:01:%02d", i), "dev", "eth0")
+	}
+	h.ip("neigh", "add", "fd62:7200::100", "lladdr", "02:00:00:00:00:01", "dev", "eth0")
+	h.ip("neigh", "add", "fe80::100", "lladdr", "02:00:00:00:00:01", "dev", "eth0")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Log(h.exec("", "env", machineChildEnv+"=1", self, "-test.run=^TestMachineChild$", "-test.v"))
+}
+
+// TestMachineChild is not a test: it is what the one above runs.
+func TestMachineChild(t *testing.T) {
+	if os.Getenv(machineChildEnv) == "" {
+		return
+	}
+	g := newTarget(t)
+	start, looked := time.Now(), 0
+	addrs := []string{"fd62:7200::100", "fe80::100%eth0"}
+	for i := range 6 {
+		addrs = append(addrs, fmt.Sprintf("10.62.72.%d", 100+i))
+	}
+	for _, a := range addrs {
+		looked += g.probe(a, missShares)
+	}
+	most := missShares * (missBurst + int((time.Since(start).Minutes()+1)*missesPerMinute))
+	t.Logf("one machine with %d addresses asked %d questions in %s, and %d were looked up", len(addrs), len(addrs)*missShares*(missBurst/maxClaims+1)*maxClaims, time.Since(start), looked)
+	if looked > most || looked < missShares*missBurst {
+		t.Errorf("one machine had %d paths looked up, want at most %d", looked, most)
+	}
+	if got := g.probe("10.62.72.200", 1); got < missBurst {
+		t.Errorf("another machine had %d looked up, want %d", got, missBurst)
+	}
+	for i := range 5 {
+		looked += g.probe(fmt.Sprintf("10.62.72.%d", 201+i), missShares)
+	}
+	t.Logf("with 6 machines more %d were looked up, after %s in all", looked, time.Since(start))
+
+	addr := netip.MustParseAddr("10.62.72.100")
+	known := g.rations.machineAt(addr)
+	if out, err := exec.Command("ip", "neigh", "del", addr.String(), "dev", "eth0").CombinedOutput(); err != nil {
+		t.Fatalf("ip: %v: %s", err, out)
+	}
+	g.rations.seen.Add(addr, sighting{known, time.Now().Add(-machineFresh)})
+	if got := g.rations.machineAt(addr); got != known {
+		t.Errorf("an address that the kernel has forgotten is of %v, want %v as before", got, known)
+	}
+}
