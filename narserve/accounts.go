@@ -48,6 +48,7 @@ type Accounts struct {
 	changed   bool      // since the file was written
 	total     passed    // since the start of the program
 	noRoom    time.Time // when a NAR did not fit into the spool, the last time
+	tooLarge  time.Time // when one did not that does not fit into the spool at all
 	until     time.Time // days[today] is today until then
 	today     int
 }
@@ -254,6 +255,7 @@ func (a *Accounts) notFound(hp store.HashPart, err error) {
 	result, reason := why(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.noteRoom(now, err)
 	a.book(now, Amounts{Missed: 1})
 	if errors.Is(err, errNoAnswer) {
 		a.total.answers[resultTimeout]++
@@ -270,10 +272,18 @@ func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
 	result, reason := why(err)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if errors.Is(err, store.ErrNoSpace) {
+	a.noteRoom(now, err)
+	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
+}
+
+// noteRoom takes note that a NAR does not fit into the spool, if err says so. The caller holds mu.
+func (a *Accounts) noteRoom(now time.Time, err error) {
+	switch {
+	case errors.Is(err, store.ErrTooLarge):
+		a.tooLarge = now
+	case errors.Is(err, store.ErrNoSpace):
 		a.noRoom = now
 	}
-	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
 }
 
 // why is the one place that says, in words for people, why Nix did not get what it asked for.
@@ -287,6 +297,8 @@ func why(err error) (result, reason string) {
 		return ResultRejected, "a neighbour sent a forged signature"
 	case errors.Is(err, trust.ErrUntrusted):
 		return ResultRejected, "a neighbour has it, but no key that Nix trusts has signed it"
+	case errors.Is(err, store.ErrTooLarge):
+		return ResultMiss, "the archive is larger than the spool; see --spool-size"
 	case errors.Is(err, store.ErrNoSpace):
 		return ResultMiss, "no room in the spool"
 	case errors.Is(err, errNoAnswer):

@@ -274,6 +274,13 @@ func (a *Accounts) Note() string {
 	return a.note
 }
 
+// TooLarge says whether Nix was denied a NAR that is larger than the spool, at most so long ago.
+func (a *Accounts) TooLarge(ago time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.tooLarge.IsZero() && time.Since(a.tooLarge) <= ago
+}
+
 // OutOfRoom says whether Nix was denied a NAR for want of room in the spool, at most so long ago.
 func (a *Accounts) OutOfRoom(ago time.Duration) bool {
 	a.mu.Lock()

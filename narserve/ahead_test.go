@@ -152,10 +152,12 @@ func TestMalformedNARIsFetchedAheadOnce(t *testing.T) {
 		top, _ := w.add(t, "c-top", 1000, evil.Path)
 		var log fetchLog
 		s := narserve.New(narserve.Config{Sources: []narserve.Source{log.of(w, nil)}, Keys: w.keys, Ahead: 1 << 20})
-		for range 3 { // Nix comes back, and again
-			for _, info := range []store.Info{top, evil, leaf} {
+		for i := range 3 { // Nix comes back, and again
+			for _, info := range []store.Info{top, leaf} {
 				wantStatus(t, "narinfo", do(s, http.MethodGet, narinfoPath(info)), http.StatusOK)
 			}
+			status := map[bool]int{true: http.StatusOK, false: http.StatusNotFound}[i == 0] // then the NAR is known
+			wantStatus(t, "narinfo of evil", do(s, http.MethodGet, narinfoPath(evil)), status)
 			wantStatus(t, "leaf", do(s, http.MethodGet, narPath(leaf)), http.StatusOK)
 			synctest.Wait()
 			wantStatus(t, "evil", do(s, http.MethodGet, narPath(evil)), http.StatusNotFound)

@@ -97,6 +97,13 @@ func (f *fetches) start(key fetchKey, fetch func(context.Context) (*store.Spoole
 	return fl
 }
 
+// refused returns why a NAR is not fetched again; nil if it may be.
+func (f *fetches) refused(key fetchKey) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.malformed[key]
+}
+
 // remember keeps a NAR from being fetched again. f.mu is held.
 func (f *fetches) remember(key fetchKey, malformed error) {
 	if f.malformed == nil || len(f.malformed) >= maxMalformed {

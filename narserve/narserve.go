@@ -92,6 +92,8 @@ type Config struct {
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
+	// Fits fails if a NAR of so many bytes cannot be fetched, as [store.Spool.Fits] does; nil: every NAR can.
+	Fits func(size int64) error
 	// Accounts keep what passes; nil keeps them in memory.
 	Accounts *Accounts
 	// Facts are what the page, the API and the metrics show besides; nil: there are no such URLs. It returns at once, and
@@ -115,6 +117,7 @@ type Server struct {
 	metrics  *metrics
 	settled  <-chan struct{}
 	started  time.Time
+	fits     func(size int64) error
 
 	hits, misses, nars, narBytes atomic.Int64
 }
@@ -127,6 +130,9 @@ func New(cfg Config) *Server {
 	}
 	if s.log == nil {
 		s.log = zap.NewNop()
+	}
+	if s.fits = cfg.Fits; s.fits == nil {
+		s.fits = func(int64) error { return nil }
 	}
 	if s.accounts = cfg.Accounts; s.accounts == nil {
 		s.accounts = NewAccounts()
@@ -307,6 +313,9 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 		return reply{}, err
 	}
 	m, err := s.find(r.Context(), question{hashPart: hp, timeout: narinfoTimeout, near: strings.HasPrefix(r.UserAgent(), AgentPrefix)})
+	if err == nil {
+		err = s.withhold(m)
+	}
 	if err != nil {
 		s.misses.Add(1)
 		if r.Context().Err() == nil { // otherwise Nix has hung up
@@ -322,6 +331,25 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	text := infoText(m)
 	s.remember(m, text)
 	return reply{status: http.StatusOK, contentType: "text/x-nix-narinfo", text: text}, nil
+}
+
+// withhold fails if the NAR of a mapping cannot reach Nix, so that its narinfo must not either, and logs a limit of
+// this machine that is the cause.
+func (s *Server) withhold(m trust.Mapping) error {
+	err := s.Obstacle(m.Path().HashPart(), m.NarHash(), m.NarSize())
+	if errors.Is(err, store.ErrNoSpace) {
+		s.log.Warn("a nar does not fit into the spool; nix asks its next substituter; see --spool-size and --min-free",
+			zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()), zap.Error(err))
+	}
+	return err
+}
+
+// Obstacle says why Nix is told that a path is not here although a source has it; nil if it is not.
+func (s *Server) Obstacle(hp store.HashPart, narHash store.Hash, narSize int64) error {
+	if err := s.fits(narSize); err != nil {
+		return err
+	}
+	return s.fetches.refused(fetchKey{hp, narHash})
 }
 
 // remember keeps a mapping, whose narinfo is text, for the request for its NAR.

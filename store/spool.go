@@ -12,8 +12,12 @@ import (
 	"time"
 )
 
-// ErrNoSpace says that the spool may not grow by what was asked for: its cap, the floor of free space, or the disk.
-var ErrNoSpace = errors.New("no space")
+var (
+	// ErrNoSpace says that the spool may not grow by what was asked for: its cap, the floor of free space, or the disk.
+	ErrNoSpace = errors.New("no space")
+	// ErrTooLarge says that a NAR does not fit even into an empty spool, because of its cap.
+	ErrTooLarge = errors.New("larger than the spool")
+)
 
 const (
 	defaultSpoolMax = 4 << 30
@@ -211,6 +215,21 @@ func (s *Spool) remove(names []string) {
 	for _, name := range names {
 		_ = root.Remove(name)
 	}
+}
+
+// Fits returns an error that wraps [ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the spool
+// has gone. It wraps [ErrTooLarge], too, if that is because of the cap and not because of the disk.
+func (s *Spool) Fits(size int64) error {
+	if roundUp(size) > s.max {
+		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", ErrNoSpace, ErrTooLarge, size, s.max)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	free, err := freeBytes(s.lock) // with the mutex held: Renew replaces the file
+	if most := free + s.bytes - max(s.minFree, 0); err == nil && size > most {
+		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", ErrNoSpace, size, max(0, most))
+	}
+	return nil // if the disk cannot be asked, the fetch will tell
 }
 
 // Create reserves the space for a NAR of that hash and size. Several drafts may exist for one hash, each with its

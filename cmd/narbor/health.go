@@ -113,6 +113,11 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 
 // spoolHealth looks at what Nix was told lately: an old NAR makes room for a new one, so that the spool is full says nothing.
 func (s *service) spoolHealth(st Status) *narserve.Health {
+	if s.accounts.TooLarge(time.Hour) {
+		return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "An archive is larger than the spool",
+			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was told that it is not here.", amount(st.Spool.MaxBytes)),
+			Fix:  "Give narbor a larger --spool-size. The log names the path; this says of any path what stands in its way:", Command: "narbor why PATH"}
+	}
 	if !s.accounts.OutOfRoom(time.Hour) {
 		return nil
 	}

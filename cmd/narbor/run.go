@@ -201,7 +201,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
 	}
 	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Settled: s.node.Settled(),
-		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Accounts: s.accounts, Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
+		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts, Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
 	return s.announce(c)
 }
 

@@ -133,6 +133,7 @@ func helping(n int) string {
 type WhyUpstream struct {
 	Has      bool         `json:"has"`
 	SignedBy string       `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
+	NarHash  string       `json:"narHash"`
 	NarSize  int64        `json:"narSize"`
 	Problem  string       `json:"problem"` // why they cannot tell, or are not believed; "" is none
 	Asked    bool         `json:"asked"`   // false if it is here or at a neighbour's, so that nobody asks them
@@ -154,7 +155,7 @@ func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) 
 	w.Millis = float64(time.Since(start).Microseconds()) / 1000
 	switch {
 	case err == nil:
-		w.Has, w.SignedBy, w.NarSize = true, m.SignedBy(), m.NarSize()
+		w.Has, w.SignedBy, w.NarHash, w.NarSize = true, m.SignedBy(), m.NarHash().String(), m.NarSize()
 	case !errors.Is(err, store.ErrNotFound) || errors.Is(err, trust.ErrUntrusted) || errors.Is(err, trust.ErrForged):
 		w.Problem = err.Error()
 	}

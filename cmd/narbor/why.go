@@ -74,6 +74,7 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 		}
 	}
 	w.judge(len(s.trusted.Names()))
+	w.object(s.server.Obstacle)
 	return w, nil
 }
 
