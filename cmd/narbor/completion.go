@@ -6,50 +6,86 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// The program completes itself: asked with --generate-bash-completion it lists what may come next.
+// completeCommand is the first argument of a question from a completion script: narbor __complete SHELL WORD…, with the
+// words after the program's name up to the cursor, as they are typed. See [complete].
+const completeCommand = "__complete"
+
+// The scripts run the program with [completeCommand] and nothing else, and never evaluate a word or an answer.
 const (
 	bashCompletion = `_narbor() {
-  local words current="${COMP_WORDS[$COMP_CWORD]}" given=("${COMP_WORDS[@]:0:$COMP_CWORD}")
-  [[ $current != -* ]] || given+=("$current")
-  words=$("${given[@]}" --generate-bash-completion 2>/dev/null)
-  COMPREPLY=($(compgen -W "${words}" -- "$current"))
+  local line
+  COMPREPLY=()
+  while IFS= read -r line; do
+    case $line in
+      '') ;;
+      :files) compopt -o default 2>/dev/null ;;
+      *) COMPREPLY+=("$line") ;;
+    esac
+  done <<<"$(command "${COMP_WORDS[0]}" ` + completeCommand + ` bash "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null)"
+  if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *= ]]; then
+    compopt -o nospace 2>/dev/null
+  fi
 }
-complete -o bashdefault -o default -F _narbor narbor
+complete -F _narbor narbor
 `
 	zshCompletion = `#compdef narbor
 _narbor() {
-  local -a next given
-  given=(${words[1,CURRENT-1]})
-  [[ ${words[CURRENT]} != -* ]] || given+=(${words[CURRENT]})
-  next=("${(@f)$(${given} --generate-bash-completion 2>/dev/null)}")
-  _describe 'narbor' next || _files
+  local line files
+  local -a next open
+  for line in "${(@f)$(command "${(Q)words[1]}" ` + completeCommand + ` zsh "${(@Q)words[2,CURRENT]}" 2>/dev/null)}"; do
+    case $line in
+      '') ;;
+      :files) files=1 ;;
+      *=:*) open+=("$line") ;;
+      *) next+=("$line") ;;
+    esac
+  done
+  if (( $#next + $#open )); then
+    _describe narbor next -- open -S ''
+  elif [[ -n $files ]]; then
+    _files
+  fi
 }
-compdef _narbor narbor
+if [[ ${funcstack[1]} == _narbor ]]; then
+  _narbor "$@"
+else
+  compdef _narbor narbor
+fi
+`
+	fishCompletion = `function __narbor_complete
+    set -l words (commandline -opc)
+    set -l current (commandline -ct)
+    for line in (command $words[1] ` + completeCommand + ` fish $words[2..-1] "$current" 2>/dev/null)
+        if test "$line" = :files
+            __fish_complete_path "$current"
+        else
+            printf '%s\n' "$line"
+        end
+    end
+end
+complete -c narbor -e
+complete -c narbor -f -a '(__narbor_complete)'
 `
 )
+
+// shells are those that there is a script for.
+func shells() map[string]string {
+	return map[string]string{"bash": bashCompletion, "zsh": zshCompletion, "fish": fishCompletion}
+}
 
 func completionCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "completion",
 		Usage:     "print a completion script for a shell",
 		ArgsUsage: "bash|zsh|fish",
-		Description: "bash: narbor completion bash > /etc/bash_completion.d/narbor\n" +
+		Description: "Commands, flags and their values are completed; peers are those of the narbor that runs here.\n\n" +
+			"bash: narbor completion bash > /etc/bash_completion.d/narbor\n" +
 			"zsh:  narbor completion zsh > \"${fpath[1]}/_narbor\"\n" +
 			"fish: narbor completion fish > ~/.config/fish/completions/narbor.fish",
 		Action: func(c *cli.Context) error {
-			var script string
-			switch shell := c.Args().First(); shell {
-			case "bash":
-				script = bashCompletion
-			case "zsh":
-				script = zshCompletion
-			case "fish":
-				var err error
-				if script, err = c.App.ToFishCompletion(); err != nil {
-					return err
-				}
-			default:
-				return codedError{fmt.Errorf("%q is none of bash, zsh, fish", shell), exitUsage}
+			script, ok := shells()[c.Args().First()]
+			if !ok {
+				return codedError{fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), exitUsage}
 			}
 			_, err := fmt.Fprint(c.App.Writer, script)
 			return err

@@ -146,7 +146,6 @@ func TestArgumentsInAnyOrder(t *testing.T) {
 		{"narbor share --json", "narbor share --json"},
 		{"narbor share --socket", "narbor share --socket"},
 		{"narbor share x --json", "narbor share --json -- x"},
-		{"narbor fetch a --to d --generate-bash-completion", "narbor fetch a --to d --generate-bash-completion"},
 	} {
 		got, err := arrange(app, strings.Fields(c[0]))
 		if err != nil || !slices.Equal(got, strings.Fields(c[1])) {

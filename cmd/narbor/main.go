@@ -76,6 +76,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 func runApp(ctx context.Context, args []string, stdout, stderr io.Writer, inherited []net.Listener) error {
 	app := newApp(stdout, stderr, inherited)
+	if len(args) > 1 && args[1] == completeCommand {
+		return complete(ctx, app, args[2:])
+	}
 	args, err := arrange(app, args)
 	if err != nil {
 		return err
@@ -90,14 +93,13 @@ func newApp(stdout, stderr io.Writer, inherited []net.Listener) *cli.App {
 		Description: "Start it on two machines and point Nix at it with one line in nix.conf; they share. No server, no\n" +
 			"keys to exchange, no addresses to type. What a neighbour sends is believed only if an upstream that\n" +
 			"this machine's Nix trusts has signed it.",
-		Version:              version,
-		Writer:               stdout,
-		ErrWriter:            stderr,
-		ExitErrHandler:       func(*cli.Context, error) {},
-		EnableBashCompletion: true,
-		Suggest:              true,
-		Commands:             commands(inherited),
-		OnUsageError:         usageError,
+		Version:        version,
+		Writer:         stdout,
+		ErrWriter:      stderr,
+		ExitErrHandler: func(*cli.Context, error) {},
+		Suggest:        true,
+		Commands:       commands(inherited),
+		OnUsageError:   usageError,
 	}
 	setUp(app.Commands)
 	return app
@@ -127,11 +129,12 @@ func commands(inherited []net.Listener) []*cli.Command {
 	}
 }
 
-// setUp makes all commands alike: wrong usage has an exit code of its own, and help does not say that what is not
-// given is false.
+// setUp makes all commands alike: wrong usage has an exit code of its own, arguments that a command does not take are
+// errors, and help does not say that what is not given is false.
 func setUp(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError
+		c.Action = counted(c, c.Action)
 		for _, f := range c.Flags {
 			if f, ok := f.(*cli.BoolFlag); ok {
 				f.DisableDefaultText = true
@@ -141,10 +144,34 @@ func setUp(commands []*cli.Command) {
 	}
 }
 
+// counted makes an action fail if it is given more arguments than the command's ArgsUsage says.
+func counted(cmd *cli.Command, do cli.ActionFunc) cli.ActionFunc {
+	most, parent := 0, len(cmd.Subcommands) > 0 // not counting help, which the cli package adds
+	switch {
+	case strings.Contains(cmd.ArgsUsage, "…"):
+		return do
+	case cmd.ArgsUsage != "":
+		most = 1
+	}
+	return func(c *cli.Context) error {
+		switch {
+		case c.NArg() > most && parent:
+			return codedError{fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name), exitUsage}
+		case c.NArg() > most && most == 0:
+			return codedError{fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), exitUsage}
+		case c.NArg() > most:
+			return codedError{fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), exitUsage}
+		case do == nil:
+			return cli.ShowSubcommandHelp(c)
+		}
+		return do(c)
+	}
+}
+
 // arrange puts the arguments into the order that the cli package wants: commands, then flags, then the rest. People
 // write flags last, or before a command's command.
 func arrange(app *cli.App, args []string) ([]string, error) {
-	if len(args) < 2 || args[1] == "" || args[1][0] == '-' || args[len(args)-1] == "--generate-bash-completion" {
+	if len(args) < 2 || args[1] == "" || args[1][0] == '-' {
 		return args, nil
 	}
 	cmd := app.Command(args[1])

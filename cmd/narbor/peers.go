@@ -67,13 +67,8 @@ func peersCommand() *cli.Command {
 		Description: "Without a command it lists who is there, whom you named, and who is refused. What is changed lasts beyond\n" +
 			"restarts. Only root and the user that runs narbor may change it.\n\n" +
 			"Examples:\n   narbor peers add nas.example.org\n   narbor peers block …qPnWkUgR",
-		Flags: controlFlags(),
-		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return codedError{fmt.Errorf("there is no command %q: say add, rm, block or unblock", c.Args().First()), exitUsage}
-			}
-			return listPeers(c)
-		},
+		Flags:  controlFlags(),
+		Action: listPeers,
 		Subcommands: []*cli.Command{
 			change("add", "look for a neighbour that multicast does not find", "ADDRESS", "Looking for %s, from now on and after each restart.",
 				"ADDRESS is a multiaddr, an IP address or a DNS name, with or without port (6273), or vsock:CID of a virtual machine.\n\nExample: narbor peers add 192.168.7.5"),

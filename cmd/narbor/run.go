@@ -71,9 +71,6 @@ func runCommand(inherited []net.Listener) *cli.Command {
 			"Example: narbor run --peer nas.example.org --upload-rate 10MB",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
-			if c.Args().Present() {
-				return codedError{fmt.Errorf("run takes no arguments, but got %q", c.Args().First()), exitUsage}
-			}
 			line := c.LocalFlagNames()
 			if err := applyConfig(c); err != nil {
 				return err

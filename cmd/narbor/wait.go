@@ -64,9 +64,6 @@ func waitCommand() *cli.Command {
 		},
 		Action: func(c *cli.Context) error {
 			want, err := parseConditions(c.StringSlice("for"))
-			if err == nil && c.Args().Present() {
-				err = fmt.Errorf("wait takes no arguments, but got %q; say --for %[1]s", c.Args().First())
-			}
 			if err == nil && c.Duration("timeout") < 0 {
 				err = errors.New("--timeout must not be negative")
 			}

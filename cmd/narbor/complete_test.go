@@ -1,0 +1,87 @@
+package main
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/urfave/cli/v2"
+)
+
+// completions returns what may follow a line, whose last word is the one to complete.
+func completions(t *testing.T, shell string, words ...string) []string {
+	t.Helper()
+	out, _, err := narbor(t.Context(), append([]string{completeCommand, shell}, words...)...)
+	if err != nil {
+		t.Fatalf("%q: %v", words, err)
+	}
+	return strings.Fields(out)
+}
+
+func TestCompletionCandidates(t *testing.T) {
+	for _, c := range []struct{ line, want string }{
+		{"sta", "status stats"},
+		{"doctor firewall fire", ""},
+		{"run --log-level ", "debug info warn error"},
+		{"run --share ", "signed none"},
+		{"status --json --j", ""},
+		{"status -- --j", ""},
+		{"wait --for = s", "settled"},
+		{"run --log-level = wa", "warn"},
+		{"config ", "show check nix"},
+		{"config check ", ":files"},
+		{"run --config ", ":files"},
+		{"share --socket s pau", "pause"},
+		{"nothing --j", ""},
+	} {
+		if got := completions(t, "bash", strings.Split(c.line, " ")...); strings.Join(got, " ") != c.want {
+			t.Errorf("%q is completed by %q, want %q", c.line, got, c.want)
+		}
+	}
+}
+
+func TestCandidatesNeedNoQuotes(t *testing.T) {
+	for value, want := range map[string]string{"nas.example:6273": "nas.example:6273\n", "`id`": "", "$(id)": "", "a b": "", "a;b": "", "~x": ""} {
+		var b strings.Builder
+		if err := (candidate{value: value}).print(&b, "bash", "", 0); err != nil || b.String() != want {
+			t.Errorf("%q is printed as %q, %v, want %q", value, &b, err, want)
+		}
+	}
+}
+
+// Peers are those of the narbor that the line names.
+func TestCompletionKnowsPeers(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	cacheDir := t.TempDir()
+	_, key := makeClosure(t, cacheDir)
+	holder := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
+	startedAt(t, socket, "--peer", peerArg(t, holder))
+	wantCode(t, 0, "wait", "--for", "peers=1", "--timeout", "60s", "--socket", socket)
+	if got := completions(t, "bash", "ping", "--socket", socket, holder.ID[:10]); !slices.Contains(got, holder.ID) {
+		t.Errorf("peers are completed by %q, want %s", got, holder.ID)
+	}
+	if got := completions(t, "bash", "ping", "--socket", filepath.Join(t.TempDir(), "none"), ""); len(got) > 0 {
+		t.Errorf("without a narbor peers are completed by %q", got)
+	}
+}
+
+// No command does anything if it is given more arguments than it takes.
+func TestExtraArgumentsAreRefused(t *testing.T) {
+	var walk func(path []string, commands []*cli.Command)
+	walk = func(path []string, commands []*cli.Command) {
+		for _, cmd := range commands {
+			if cmd.Name == "help" || strings.Contains(cmd.ArgsUsage, "…") {
+				continue
+			}
+			args := append(slices.Clone(path), cmd.Name)
+			if cmd.ArgsUsage != "" {
+				args = append(args, "bash")
+			}
+			wantCode(t, exitUsage, append(args, "extra")...)
+			wantCode(t, exitUsage, append(args, "--", "--generate-bash-completion")...)
+			walk(append(slices.Clone(path), cmd.Name), cmd.Subcommands)
+		}
+	}
+	walk(nil, appFor(t).Commands)
+}
