@@ -75,16 +75,8 @@ func askNix(ctx context.Context, nix string) (s NixSettings, err error) {
 }
 
 func runNix(ctx context.Context, nix string, args []string) (NixSettings, error) {
-	ctx, cancel := context.WithTimeout(ctx, nixSettingsTimeout)
-	defer cancel()
-	var out capped
-	cmd := exec.CommandContext(ctx, nix, args...)
-	cmd.Stdout, cmd.WaitDelay = &out, time.Second
-	if err := cmd.Run(); err != nil {
-		return NixSettings{}, cmp.Or(ctx.Err(), err)
-	}
-	var values map[string]struct{ Value json.RawMessage }
-	if err := json.Unmarshal(out, &values); err != nil {
+	values, err := showNix(ctx, nix, args)
+	if err != nil {
 		return NixSettings{}, err
 	}
 	var s NixSettings
@@ -99,6 +91,22 @@ func runNix(ctx context.Context, nix string, args []string) (NixSettings, error)
 		}
 	}
 	return s, nil
+}
+
+// A shownSetting is what nix says of one setting.
+type shownSetting struct{ Value json.RawMessage }
+
+// showNix runs a command of nix that prints every setting.
+func showNix(ctx context.Context, nix string, args []string) (values map[string]shownSetting, err error) {
+	ctx, cancel := context.WithTimeout(ctx, nixSettingsTimeout)
+	defer cancel()
+	var out capped
+	cmd := exec.CommandContext(ctx, nix, args...)
+	cmd.Stdout, cmd.WaitDelay = &out, time.Second
+	if err := cmd.Run(); err != nil {
+		return nil, cmp.Or(ctx.Err(), err)
+	}
+	return values, json.Unmarshal(out, &values)
 }
 
 // A capped collects what a program prints, and fails when that is more than maxNixSettings.

@@ -29,20 +29,24 @@ type nixConf struct {
 	sum   hash.Hash
 	files []string // those that were looked for
 	found []string
+	top   string     // the file that includes the one that is being read, or is that one
 	at    string     // "file:line" of the line that is being read
 	lines []ConfLine // of lists, and require-sigs
+	reset map[string]ConfReset
+	all   NixConf
 }
 
 // readNixConf reads the system's file, the user's own files, and the environment variable NIX_CONFIG.
 func readNixConf() nixConf {
-	c := nixConf{settings: defaultNixSettings(), sum: sha256.New()}
+	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]ConfReset{}, all: NixConf{}}
 	files := userConfFiles()
 	slices.Reverse(files)
-	system := filepath.Join(cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix"), "nix.conf")
-	for _, file := range append([]string{system}, files...) {
+	for _, file := range append([]string{SystemNixConf()}, files...) {
+		c.top = file
 		c.keep(c.readFile(file))
 	}
 	if text, ok := os.LookupEnv("NIX_CONFIG"); ok {
+		c.top = "NIX_CONFIG"
 		c.found = append(c.found, "NIX_CONFIG")
 		c.keep(c.parse(text, "NIX_CONFIG"))
 	}
@@ -51,6 +55,11 @@ func readNixConf() nixConf {
 	}
 	c.digest = string(c.sum.Sum(nil))
 	return c
+}
+
+// SystemNixConf returns the name of the configuration file that all users of this machine have in common.
+func SystemNixConf() string {
+	return filepath.Join(cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix"), "nix.conf")
 }
 
 // keep keeps the first error.
@@ -130,6 +139,7 @@ func (c *nixConf) parse(text, path string) error {
 		case len(words) < 2 || words[1] != "=":
 			err = fmt.Errorf("%s: illegal line %.80q", path, line)
 		default:
+			c.all.apply(words[0], words[2:])
 			err = c.set(words[0], words[2:], path)
 		}
 		if err != nil {

@@ -21,8 +21,21 @@ func NixConfLines(setting string) []ConfLine {
 	return out
 }
 
+// A ConfReset is a line that replaces a whole setting, with all that earlier lines say of it.
+type ConfReset struct {
+	At   string // "file:line"; "" if there is no such line
+	File string // the file that is read by itself and is At's or includes that; NIX_CONFIG for the environment variable
+}
+
+// NixConfReset returns the last line that replaces a setting of those that [NixConfLines] knows: a line that is read
+// before it has no effect on the setting.
+func NixConfReset(setting string) ConfReset { return readNixConf().reset[setting] }
+
 // note takes down the values of the line that is being read.
 func (c *nixConf) note(setting string, values []string, extra bool) {
+	if !extra {
+		c.reset[setting] = ConfReset{At: c.at, File: c.top}
+	}
 	for i, l := range c.lines {
 		if l.Setting == setting && l.UndoneBy == "" && !extra {
 			c.lines[i].UndoneBy = c.at

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"os/exec"
 	"reflect"
 	"testing"
 
@@ -21,6 +22,47 @@ func TestConfLinesSayWhereAValueComesFrom(t *testing.T) {
 	} {
 		if got := store.NixConfLines(setting); !reflect.DeepEqual(got, want) {
 			t.Errorf("NixConfLines(%s) = %v, want %v", setting, got, want)
+		}
+	}
+}
+
+func TestConfResetNamesTheFileThatIsReadLast(t *testing.T) {
+	dir := confDir(t, map[string]string{
+		"nix.conf":                      "substituters = https://a\nextra-substituters = https://b\nrequire-sigs = true\n",
+		"home/.config/nix/nix.conf":     "!include more\nextra-trusted-public-keys = x:AAAA\n",
+		"home/.config/nix/more":         "\nbinary-caches =\n",
+		"home/.config/nix/not-included": "require-sigs = false\n"})
+	for setting, want := range map[string]store.ConfReset{
+		"substituters":        {dir + "/home/.config/nix/more:2", dir + "/home/.config/nix/nix.conf"},
+		"require-sigs":        {dir + "/nix.conf:3", dir + "/nix.conf"},
+		"trusted-public-keys": {},
+	} {
+		if got := store.NixConfReset(setting); got != want {
+			t.Errorf("NixConfReset(%s) = %v, want %v", setting, got, want)
+		}
+	}
+	t.Setenv("NIX_CONFIG", "substituters = https://c")
+	if got, want := store.NixConfReset("substituters"), (store.ConfReset{At: "NIX_CONFIG:1", File: "NIX_CONFIG"}); got != want {
+		t.Errorf("with NIX_CONFIG, NixConfReset(substituters) = %v, want %v", got, want)
+	}
+}
+
+// What nix says and what the files say is the same for settings that only they give.
+func TestWholeConfigurationIsRead(t *testing.T) {
+	confDir(t, map[string]string{"nix.conf": "experimental-features = flakes\nextra-experimental-features = nix-command\nbinary-caches = https://a\nextra-substituters = https://b\ncores = 3"})
+	want := store.NixConf{"experimental-features": {"flakes", "nix-command"}, "substituters": {"https://a", "https://b"}, "cores": {"3"}}
+	got, err := store.ReadNixConfFiles()
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("ReadNixConfFiles = %v, %v, want %v", got, err, want)
+	}
+	if _, err := exec.LookPath("nix"); err != nil {
+		t.Skip("no nix to compare with")
+	}
+	shown, err := store.ShowNixConf(t.Context())
+	must(t, err)
+	for _, name := range []string{"substituters", "cores"} {
+		if values := want[name]; !reflect.DeepEqual(shown[name], values) {
+			t.Errorf("nix says %s = %q, want %q", name, shown[name], values)
 		}
 	}
 }

@@ -1,0 +1,73 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// A NixConf is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
+type NixConf map[string][]string
+
+// apply does what a line of a configuration file does.
+func (c NixConf) apply(name string, words []string) {
+	name, extra := strings.CutPrefix(name, "extra-")
+	name = newName(name)
+	if !extra {
+		c[name] = nil
+	}
+	c[name] = append(slices.Clone(c[name]), words...)
+}
+
+// ReadNixConfFiles returns all that the configuration files say, as this program reads them. The error is that of the
+// first file which Nix would refuse.
+func ReadNixConfFiles() (NixConf, error) {
+	conf := readNixConf()
+	return conf.all, conf.err
+}
+
+// ShowNixConf returns the effective configuration as nix itself says it, defaults included. It fails where there is no
+// nix, or nix refuses the configuration.
+func ShowNixConf(ctx context.Context) (NixConf, error) {
+	nix, err := exec.LookPath("nix")
+	if err != nil {
+		return nil, err
+	}
+	var values map[string]shownSetting
+	const feature = "--extra-experimental-features"
+	for _, args := range [][]string{
+		{"config", "show", "--json"}, // first without the feature, which would hide that the configuration lost it
+		{"show-config", "--json"},
+		{"config", "show", "--json", feature, "nix-command"},
+		{"show-config", "--json", feature, "nix-command"},
+	} {
+		if values, err = showNix(ctx, nix, args); err == nil || ctx.Err() != nil {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	conf := NixConf{}
+	for name, v := range values {
+		conf[name] = elements(v.Value)
+	}
+	return conf, nil
+}
+
+// elements returns the strings of a list, or the text of any other value.
+func elements(value json.RawMessage) []string {
+	var list []json.RawMessage
+	if json.Unmarshal(value, &list) != nil {
+		list = []json.RawMessage{value}
+	}
+	out := []string{}
+	for _, v := range list {
+		s := string(v)
+		_ = json.Unmarshal(v, &s) // Nix 2.8 says experimental features as numbers, which stay as they are
+		out = append(out, s)
+	}
+	return out
+}
