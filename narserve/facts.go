@@ -21,6 +21,7 @@ type Health struct {
 	Fix      string `json:"fix,omitempty"`     // what to do, for people
 	Command  string `json:"command,omitempty"` // what to copy
 	Safe     bool   `json:"safe"`              // the command takes nothing away from anybody: a program may run it as root
+	AsUser   bool   `json:"asUser,omitempty"`  // the command changes what belongs to the user that asked, and is not for root
 }
 
 // Degraded says whether what narbor is for suffers from it.

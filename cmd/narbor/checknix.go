@@ -120,26 +120,64 @@ func checkNixAsks(_ context.Context, p *patient) []Finding {
 		}
 		return append([]Finding{fine("Nix asks %s (%s)", urls[0], at)}, p.checkDaemonAge()...)
 	}
-	f := Finding{Severity: severityError, Safe: true}
-	write := fmt.Sprintf(`echo "extra-substituters = %s" >> %s`, urls[0], nixConfFile)
+	f := Finding{Severity: severityError, Text: "Nix does not ask narbor: no substituters line names " + urls[0]}
 	if line != nil && line.UndoneBy != "" {
-		file, n, _ := cutLast(line.At, ":")
 		f.Text = fmt.Sprintf("Nix does not ask narbor: %s names it, but the line at %s undoes that", line.At, line.UndoneBy)
-		f.Fix = "move the line below that one"
-		write = fmt.Sprintf("sed -i %sd %s && %s", n, file, write)
-	} else {
-		f.Text = "Nix does not ask narbor: no substituters line names " + urls[0]
-		f.Fix = "add it to " + nixConfFile
 	}
-	if target, err := os.Readlink(nixConfFile); p.nixOS || err == nil && strings.HasPrefix(target, store.Dir) {
-		f.Fix, f.Safe = "services.narbor.configureNix = true;", false
-		return []Finding{f}
+	return []Finding{p.adding(f, "extra-substituters", urls[0])}
+}
+
+// adding completes a finding whose fix is one more value for a list of Nix's configuration: it names the file that is read
+// last, and where that is another tool's, what to do instead.
+func (p *patient) adding(f Finding, name, value string) Finding {
+	edit, err := addToNix(name, value, "")
+	file := edit.file
+	if err == nil {
+		file, err = edit.target()
 	}
-	f.Command = p.thenRestart(write)
+	if err != nil {
+		f.Fix = err.Error()
+		return f
+	}
+	f.Fix = fmt.Sprintf("add it to %s", file)
+	if reset := store.NixConfReset(edit.setting); reset.At != "" {
+		f.Fix += ", below the line at " + reset.At
+	}
+	f.Command = fmt.Sprintf("%s config nix --add %s", self(), shellQuote(edit.add))
+	if edit.file != store.SystemNixConf() { // each command of this user reads its own file
+		f.AsUser = !p.root
+		return f
+	}
+	f.Safe = true
 	if p.restartDaemon() == "" && hasDaemon() {
 		f.Fix += ", and restart nix-daemon"
 	}
-	return []Finding{f}
+	f.Command = p.thenRestart(f.Command)
+	return f
+}
+
+// self is how to run this program.
+func self() string {
+	program, err := os.Executable()
+	if err != nil {
+		return "narbor"
+	}
+	if found, err := exec.LookPath("narbor"); err == nil {
+		a, errA := os.Stat(found)
+		b, errB := os.Stat(program)
+		if errA == nil && errB == nil && os.SameFile(a, b) {
+			return "narbor"
+		}
+	}
+	return shellQuote(program)
+}
+
+// shellQuote makes one word of a text for a shell.
+func shellQuote(text string) string {
+	if strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {
@@ -218,9 +256,8 @@ func checkSignatures(_ context.Context, p *patient) []Finding {
 		Fix: "take that line out of its configuration"}
 	for _, l := range store.NixConfLines("require-sigs") {
 		if l.UndoneBy == "" {
-			file, n, _ := cutLast(l.At, ":")
 			f.Text += " (" + l.At + ")"
-			f.Command = p.thenRestart(fmt.Sprintf("sed -i %sd %s", n, file))
+			f.Command = p.thenRestart(fmt.Sprintf("%s config nix --remove %s", self(), shellQuote(l.At)))
 		}
 	}
 	if p.nixOS {
@@ -234,9 +271,10 @@ func checkKeys(_ context.Context, p *patient) []Finding {
 	case !p.running:
 		return []Finding{skipped("keys: narbor is not running")}
 	case len(st.Keys) == 0:
-		return []Finding{{Severity: severityError, Text: "no key is trusted, so nothing from a neighbour can be believed",
-			Fix: "give Nix the key of its substituter, such as that of cache.nixos.org; narbor reads it by itself", Safe: !p.nixOS,
-			Command: p.thenRestart(`echo "extra-trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" >> ` + nixConfFile)}}
+		f := p.adding(Finding{Severity: severityError, Text: "no key is trusted, so nothing from a neighbour can be believed"},
+			"extra-trusted-public-keys", "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
+		f.Fix = "give Nix the key of its substituter, such as that of cache.nixos.org: " + f.Fix + "; narbor reads it by itself"
+		return []Finding{f}
 	case len(st.ShareKeys) == 0:
 		return []Finding{{Severity: severityWarning, Text: "nothing is shared: every trusted key may be this machine's own",
 			Fix: "let narbor's user read the files of secret-key-files, or take out those that are not needed"}}

@@ -123,32 +123,3 @@ func (show ConfigShow) print(s screen) {
 	}
 	s.table([]string{"SETTING", "FROM", "VALUE"}, rows)
 }
-
-func configNixCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "nix",
-		Usage: "print the line for nix.conf",
-		Description: "It belongs below any substituters line, which would undo it; nix-daemon reads it when it is restarted.\n\n" +
-			"Example: narbor config nix | sudo tee -a " + nixConfFile,
-		Flags: controlFlags(),
-		Action: func(c *cli.Context) error {
-			ctl, err := newControl(c)
-			if err != nil {
-				return err
-			}
-			url := nixURL
-			var st Status
-			if err := ctl.get(c.Context, "/status", &st); err == nil && len(st.HTTP) > 0 {
-				url = "http://" + st.HTTP[0]
-			}
-			if c.Bool("json") {
-				return printJSON(c.App.Writer, struct {
-					Schema int               `json:"schema"`
-					Lines  map[string]string `json:"lines"`
-				}{jsonSchema, map[string]string{"extra-substituters": url}})
-			}
-			_, err = fmt.Fprintln(c.App.Writer, "extra-substituters =", url)
-			return err
-		},
-	}
-}

@@ -253,7 +253,11 @@ func (d Diagnosis) print(s screen) {
 			s.hang("   fix: ", f.Fix)
 		}
 		if f.Command != "" {
-			fmt.Fprintf(s, "     %s\n", asRoot(f.Command))
+			command := f.Command
+			if !f.AsUser {
+				command = asRoot(command)
+			}
+			fmt.Fprintf(s, "     %s\n", command)
 		}
 	}
 	switch errors, warnings := count[severityError], count[severityWarning]; {
@@ -273,5 +277,5 @@ func asRoot(command string) string {
 	if os.Geteuid() == 0 {
 		return command
 	}
-	return "sudo sh -c '" + strings.ReplaceAll(command, "'", `'\''`) + "'"
+	return "sudo sh -c " + shellQuote(command)
 }

@@ -8,17 +8,18 @@ import (
 	"time"
 )
 
-// daemonSlack is how exactly it is known when nix-daemon began, and when its configuration was changed: the kernel
-// counts both in steps of up to 10 ms.
-const daemonSlack = 20 * time.Millisecond
+// startStep is how exactly the kernel tells when a process began: it counts in steps of 10 ms, and rounds down.
+const startStep = 10 * time.Millisecond
 
 // A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one and
 // goes on when the first is restarted, with the configuration that it began with.
 type daemonProcess struct {
 	pid     int
-	started time.Time // rounded down to 10 ms; zero is unknown
+	started time.Time // rounded down to [startStep]; zero is unknown
 	worker  bool
-	client  int // whom a worker serves; 0 is unknown
+	stdio   bool // a worker that no daemon has started
+	parent  int  // the process that started it, or 1 once that has ended; 0 is unknown
+	client  int  // the process that a worker serves; 0 is unknown
 }
 
 // nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
@@ -59,12 +60,13 @@ func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 		p := daemonProcess{pid: pid}
 		if words := strings.Split(string(args), "\x00"); len(words) > 1 {
 			client, err := strconv.Atoi(words[1])
-			p.worker, p.client = err == nil || words[1] == "--stdio", client
+			p.stdio = words[1] == "--stdio"
+			p.worker, p.client = err == nil || p.stdio, client
 		}
 		if stat, err := os.ReadFile(filepath.Join(dir, "stat")); err == nil {
-			p.started = startOf(string(stat), boot)
+			p.started, p.parent = startOf(string(stat), boot), parentOf(string(stat))
 			if p.worker && p.client == 0 {
-				p.client = parentOf(string(stat))
+				p.client = p.parent
 			}
 		}
 		found = append(found, p)
@@ -104,7 +106,7 @@ func startOf(stat string, boot time.Time) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	return boot.Add(time.Duration(ticks) * 10 * time.Millisecond)
+	return boot.Add(time.Duration(ticks) * startStep)
 }
 
 // asksFor says whether a worker may ask substituters for somebody. narbor is a client of nix-daemon, too, and asks it
@@ -114,8 +116,11 @@ func (p daemonProcess) asksFor(proc string) bool {
 	return client != "" && client != "narbor"
 }
 
-// readBefore says whether a nix-daemon that began then may have read nix.conf as it was before it was changed last.
+// readBefore says whether a nix-daemon that began then has read nix.conf as it was before it was changed last. A change
+// within the same [startStep] counts as read: an edit is followed by a restart at once more often than the reverse.
 func readBefore(started time.Time) bool {
 	st, err := os.Stat(nixConfFile)
-	return err == nil && !started.IsZero() && st.ModTime().After(started.Add(-daemonSlack))
+	return err == nil && !started.IsZero() && changedAfter(started, st.ModTime())
 }
+
+func changedAfter(started, changed time.Time) bool { return !changed.Before(started.Add(startStep)) }

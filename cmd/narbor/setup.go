@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
@@ -88,15 +87,8 @@ func newSetup(c *cli.Context) (setup, error) {
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
 		return s, fmt.Errorf("only root can do this: sudo narbor %s", c.Command.Name)
-	case s.nix && strings.HasPrefix(linkOf(nixConfFile), store.Dir):
-		return s, fmt.Errorf("%s is made by another tool: add extra-substituters there, and give --no-nix", nixConfFile)
 	}
 	return s, nil
-}
-
-func linkOf(file string) string {
-	target, _ := os.Readlink(file)
-	return target
 }
 
 // did tells of a step.
@@ -111,6 +103,11 @@ func (s setup) todo(format string, args ...any) {
 
 // install does everything in the order in which it is safe: Nix is told last, once narbor answers.
 func (s setup) install() error {
+	if s.nix {
+		if err := s.mayTellNix(); err != nil {
+			return err
+		}
+	}
 	if !s.only {
 		if err := s.installProgram(); err != nil || !s.nix {
 			return err
@@ -154,28 +151,11 @@ func (s setup) installBinary() error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(installedBinary, text, 0o755); err != nil {
+	if err := newReplacer().write(installedBinary, text, 0o755); err != nil {
 		return err
 	}
 	s.did("copied to %s", installedBinary)
 	return nil
-}
-
-// writeFile writes beside the file and renames: a program that runs is not changed under its feet.
-func writeFile(file string, text []byte, mode fs.FileMode) error {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".narbor-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
 }
 
 func (s setup) installUnits() error {
@@ -188,7 +168,7 @@ func (s setup) installUnits() error {
 		socket = strings.Replace(socket, "ListenStream=[::1]:6272\n", "", 1)
 	}
 	for name, text := range map[string]string{"narbor.service": service, "narbor.socket": socket} {
-		if err := writeFile(filepath.Join(systemdUnits, name), []byte(text), 0o644); err != nil {
+		if err := newReplacer().write(filepath.Join(systemdUnits, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
@@ -214,7 +194,7 @@ func (s setup) installUnits() error {
 }
 
 func (s setup) installLaunchd() error {
-	if err := writeFile(launchdFile, []byte(launchdPlist), 0o644); err != nil {
+	if err := newReplacer().write(launchdFile, []byte(launchdPlist), 0o644); err != nil {
 		return err
 	}
 	_ = s.run("launchctl", "bootout", "system/io.narbor") // an earlier version, if there is one
@@ -256,8 +236,36 @@ func (s setup) answers() bool {
 	}
 }
 
-// confLine is what Nix needs to know, with the mark by which it is found again.
-func confLine() string { return "extra-substituters = " + nixURL + " # narbor" }
+// confMark is the comment by which a user recognizes narbor's line.
+const confMark = " # narbor"
+
+// asksNarbor says whether Nix's effective configuration names narbor.
+func (s setup) asksNarbor() (bool, error) {
+	settings, err := store.ReadNixSettings(s.ctx)
+	if err != nil {
+		return false, fmt.Errorf("configuration of Nix: %w", err)
+	}
+	return slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }), nil
+}
+
+// mayTellNix fails if the file that [setup.tellNix] would change is another tool's: nothing is installed then.
+func (s setup) mayTellNix() error {
+	if !hasNix() {
+		return nil
+	}
+	asks, err := s.asksNarbor()
+	if err != nil || asks {
+		return err
+	}
+	edit, err := addToNix("extra-substituters", nixURL, confMark)
+	if err == nil {
+		_, err = edit.target()
+	}
+	if foreign := (*foreignFile)(nil); errors.As(err, &foreign) && !s.only {
+		return fmt.Errorf("%w. `narbor setup --no-nix` does the rest", err)
+	}
+	return err
+}
 
 // tellNix adds the line at the end, below any line that would undo it, and has it read.
 func (s setup) tellNix() error {
@@ -265,49 +273,25 @@ func (s setup) tellNix() error {
 		s.did("there is no Nix on this machine; narbor shares its cache directory")
 		return nil
 	}
-	settings, err := store.ReadNixSettings(s.ctx)
+	asks, err := s.asksNarbor()
 	if err != nil {
-		return fmt.Errorf("configuration of Nix: %w", err)
+		return err
 	}
-	if slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
+	if asks {
 		s.did("Nix asks narbor already")
 		return nil
 	}
-	text, err := os.ReadFile(nixConfFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	edit, err := addToNix("extra-substituters", nixURL, confMark)
+	if err != nil {
 		return err
 	}
-	kept, _ := withoutLine(string(text))
-	if kept != "" && !strings.HasSuffix(kept, "\n") {
-		kept += "\n"
-	}
-	if err := writeFile(nixConfFile, []byte(kept+confLine()+"\n"), modeOf(nixConfFile)); err != nil {
+	file, err := edit.apply(s.ctx, newReplacer())
+	if err != nil {
 		return err
 	}
-	s.did("added to %s:", nixConfFile)
-	fmt.Fprintf(s, "     %s\n", confLine()) // never wrapped: it is to be found again
+	s.did("added to %s:", file)
+	fmt.Fprintf(s, "     %s\n", edit.add) // never wrapped: it is to be found again
 	return s.restartDaemon()
-}
-
-func modeOf(file string) fs.FileMode {
-	if st, err := os.Stat(file); err == nil {
-		return st.Mode().Perm()
-	}
-	return 0o644
-}
-
-// withoutLine takes narbor's lines out of a configuration: those that name nothing else.
-func withoutLine(text string) (kept string, found bool) {
-	for line := range strings.Lines(text) {
-		setting, _, _ := strings.Cut(line, "#")
-		words := strings.Fields(setting)
-		if len(words) == 3 && words[0] == "extra-substituters" && words[1] == "=" && isOneOf([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}, words[2]) {
-			found = true
-			continue
-		}
-		kept += line
-	}
-	return kept, found
 }
 
 // restartDaemon makes nix-daemon read its configuration, or asks for that.

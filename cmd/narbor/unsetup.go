@@ -71,40 +71,71 @@ func (s setup) removeFiles(files ...string) error {
 	return nil
 }
 
-// untellNix takes the line out of nix.conf, and makes sure that nobody asks any more. If it cannot, narbor goes on.
+// untellNix takes narbor's lines out of Nix's configuration. It fails while Nix may still ask: then narbor goes on.
 func (s setup) untellNix() error {
-	text, err := os.ReadFile(nixConfFile)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	before := daemonProcesses("/proc", bootTime())
+	found := false
+	for _, edit := range removeNarbor() {
+		file, err := edit.apply(s.ctx, newReplacer())
+		if err != nil {
+			return err
+		}
+		if file != "" {
+			found = true
+			s.did("took narbor's line out of %s", file)
+		}
+	}
+	if err := s.namedElsewhere(); err != nil {
 		return err
 	}
-	kept, found := withoutLine(string(text))
-	if found {
-		if err := writeFile(nixConfFile, []byte(kept), modeOf(nixConfFile)); err != nil {
-			return err
-		}
-		s.did("took narbor's line out of %s", nixConfFile)
+	if !found {
+		before = nil // the clock tells what was running when the line was taken out
+	} else if err := s.restartDaemon(); err != nil {
+		return err
 	}
-	if settings, err := store.ReadNixSettings(s.ctx); err == nil && hasNix() &&
-		slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
-		where := settings.Origin
-		for _, l := range store.NixConfLines("substituters") {
-			if isOneOf([]string{nixURL}, l.Value) && l.UndoneBy == "" {
-				where = l.At
-			}
-		}
-		return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, for a Nix that is refused fails builds", where, nixURL)
+	return stillAsked("/proc", daemonProcesses("/proc", bootTime()), before)
+}
+
+// namedElsewhere fails if another line still makes Nix ask narbor.
+func (s setup) namedElsewhere() error {
+	if !hasNix() {
+		return nil
 	}
-	if found {
-		if err := s.restartDaemon(); err != nil {
-			return err
+	settings, err := store.ReadNixSettings(s.ctx)
+	if err != nil || !slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
+		return nil
+	}
+	where := settings.Origin
+	for _, l := range store.NixConfLines("substituters") {
+		if isOneOf([]string{nixURL}, l.Value) && l.UndoneBy == "" {
+			where = l.At
 		}
 	}
-	for _, p := range daemonProcesses("/proc", bootTime()) {
+	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build whose substituter refuses connections", where, nixURL)
+}
+
+// stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit, or
+// by the clock where before is nil. A worker has what its parent has read, whenever it began itself.
+func stillAsked(proc string, now, before []daemonProcess) error {
+	old := func(p daemonProcess) bool {
+		if before == nil {
+			return readBefore(p.started)
+		}
+		return slices.ContainsFunc(before, func(b daemonProcess) bool { return b.pid == p.pid && b.started.Equal(p.started) })
+	}
+	var fresh []int // daemons that have read the configuration as it is now
+	for _, p := range now {
 		switch {
-		case !readBefore(p.started):
-		case !p.worker:
+		case p.worker:
+		case old(p):
 			return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor unsetup` again"), exitTemporary}
-		case p.asksFor("/proc"):
+		default:
+			fresh = append(fresh, p.pid)
+		}
+	}
+	for _, p := range now {
+		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
+		if p.worker && stale && p.asksFor(proc) {
 			return codedError{fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run `narbor unsetup` again", p.pid), exitTemporary}
 		}
 	}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package main
+
+import "os"
+
+// copyAttributes is known on Linux only.
+func copyAttributes(string, *os.File) error { return nil }

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+func configNixCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "nix",
+		Usage: "print the line for nix.conf, or change nix.conf safely",
+		Description: "The line belongs below any substituters line, which would undo it; nix-daemon reads it when it is restarted.\n" +
+			"--add and --remove change the file that Nix reads last, as a whole and keeping its mode, owner and links. They\n" +
+			"refuse a file of another tool, and put the file back if any other setting of Nix would change by it.\n\n" +
+			"Example: sudo narbor config nix --add \"$(narbor config nix)\"",
+		Flags: append(controlFlags(),
+			&cli.StringFlag{Name: "add", Usage: "add `LINE`, which is extra-substituters or extra-trusted-public-keys with one value"},
+			&cli.StringFlag{Name: "remove", Usage: "take out the line at `FILE:NUMBER`, which sets require-sigs"}),
+		Action: func(c *cli.Context) error {
+			switch {
+			case c.IsSet("add") && c.IsSet("remove"):
+				return codedError{errors.New("--add and --remove are two changes: make them one by one"), exitUsage}
+			case c.IsSet("add"):
+				return addLine(c, c.String("add"))
+			case c.IsSet("remove"):
+				return removeLine(c, c.String("remove"))
+			}
+			return printNixLine(c)
+		},
+	}
+}
+
+func printNixLine(c *cli.Context) error {
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	url := nixURL
+	var st Status
+	if err := ctl.get(c.Context, "/status", &st); err == nil && len(st.HTTP) > 0 {
+		url = "http://" + st.HTTP[0]
+	}
+	if c.Bool("json") {
+		return printJSON(c.App.Writer, struct {
+			Schema int               `json:"schema"`
+			Lines  map[string]string `json:"lines"`
+		}{jsonSchema, map[string]string{"extra-substituters": url}})
+	}
+	_, err = fmt.Fprintln(c.App.Writer, "extra-substituters =", url)
+	return err
+}
+
+// addLine adds a line to the configuration that the user who asks shares with nix-daemon, or to the user's own file if that
+// decides on the list.
+func addLine(c *cli.Context, line string) error {
+	words := strings.Fields(line)
+	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" || strings.ContainsAny(line, "#\n\r") {
+		return codedError{fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), exitUsage}
+	}
+	comment := ""
+	if words[0] == "extra-substituters" {
+		comment = confMark
+	}
+	edit, err := addToNix(words[0], words[2], comment)
+	if err != nil {
+		return err
+	}
+	return tellEdit(c, edit)
+}
+
+func removeLine(c *cli.Context, at string) error {
+	file, number, found := cutLast(at, ":")
+	n, err := strconv.Atoi(number)
+	if !found || err != nil {
+		return codedError{fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), exitUsage}
+	}
+	text, _, err := readConf(file)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(text, "\n")
+	if n < 1 || n > len(lines) || len(strings.Fields(lines[n-1])) < 3 || strings.Fields(lines[n-1])[0] != "require-sigs" {
+		return codedError{fmt.Errorf("the line at %s does not set require-sigs", at), exitUsage}
+	}
+	return tellEdit(c, nixEdit{file: file, setting: "require-sigs", drop: func(_ string, number int) bool { return number == n }})
+}
+
+// tellEdit makes an edit, and says which file it changed.
+func tellEdit(c *cli.Context, edit nixEdit) error {
+	file, err := edit.apply(c.Context, newReplacer())
+	switch {
+	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
+		return fmt.Errorf("%w: run this as root", err)
+	case err != nil:
+		return err
+	case file == "":
+		_, err = fmt.Fprintf(c.App.Writer, "%s is so already\n", edit.file)
+	default:
+		_, err = fmt.Fprintf(c.App.Writer, "changed %s\n", file)
+	}
+	return err
+}

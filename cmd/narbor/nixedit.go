@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"narbor/store"
+)
+
+// maxConfText bounds a configuration file that is edited; Nix's own are a few kilobytes.
+const maxConfText = 1 << 20
+
+// A nixEdit is a change to one file of Nix's configuration: whole lines that go, and one that is added at the end.
+type nixEdit struct {
+	file    string // as Nix names it
+	add     string // "name = value", with a comment perhaps; "" adds nothing
+	drop    func(line string, number int) bool
+	setting string // the only one that the edit may change
+	value   string // all that may come into its list or leave it; "" where it is no list
+}
+
+// addToNix returns the edit that gives a list of Nix's configuration one more value: name begins with "extra-". It goes
+// into the file that is read last of those that decide on the list.
+func addToNix(name, value, comment string) (nixEdit, error) {
+	e := nixEdit{file: store.SystemNixConf(), add: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"), value: value}
+	reset := store.NixConfReset(e.setting)
+	switch reset.File {
+	case "", e.file:
+	case "NIX_CONFIG":
+		return e, fmt.Errorf("the environment variable NIX_CONFIG replaces %s: add %s there", e.setting, value)
+	default:
+		e.file = reset.File
+	}
+	e.drop = func(line string, _ int) bool { return isLine(line, name, value) } // it would be there twice
+	return e, nil
+}
+
+// isLine says whether a line gives a list that one value, and nothing else.
+func isLine(line, name, value string) bool {
+	line, _, _ = strings.Cut(line, "#")
+	words := strings.Fields(line)
+	return len(words) == 3 && words[0] == name && words[1] == "=" && words[2] == value
+}
+
+// apply makes the change, and then compares the effective configuration with that before: if anything but the setting is
+// another, or the line has no effect, the file gets its old text again. It returns the file that was written; "" if the
+// change was there already.
+func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
+	end, err := e.target()
+	if err != nil {
+		return "", err
+	}
+	old, st, err := readConf(end)
+	if err != nil {
+		return "", err
+	}
+	text := e.edited(old)
+	if text == old {
+		return "", nil
+	}
+	before, err := effective(ctx)
+	if err != nil {
+		return "", fmt.Errorf("Nix refuses its configuration as it is, so nothing was changed: %w", err)
+	}
+	write := func(text string, st fs.FileInfo) error {
+		if st == nil {
+			return r.write(end, []byte(text), 0o644)
+		}
+		return r.replace(end, []byte(text), st)
+	}
+	if err := write(text, st); err != nil {
+		return "", fmt.Errorf("%w; the line for it is: %s", err, e.add)
+	}
+	err = e.prove(ctx, before)
+	if err == nil {
+		return end, nil
+	}
+	back := e.undo(end, old, st, r)
+	if back != nil {
+		return end, fmt.Errorf("%w; and %s could not be put back: %w", err, end, back)
+	}
+	return "", fmt.Errorf("%s was put back as it was: %w", end, err)
+}
+
+// undo gives a file the text and the time that it had.
+func (e nixEdit) undo(end, old string, st fs.FileInfo, r replacer) error {
+	if st == nil {
+		return os.Remove(end)
+	}
+	now, err := os.Lstat(end)
+	if err != nil {
+		return err
+	}
+	if err := r.replace(end, []byte(old), now); err != nil {
+		return err
+	}
+	return os.Chtimes(end, st.ModTime(), st.ModTime())
+}
+
+// target returns the file to write: the end of the chain of links, or the part of a foreign file that is the user's.
+func (e nixEdit) target() (string, error) {
+	c, err := followLinks(e.file)
+	if err != nil {
+		return "", err
+	}
+	text, _, err := readConf(c.end)
+	if inStore(c.end) {
+		tool := c.toolOfLinks(text)
+		return "", &foreignFile{e.file, tool, e.instead(tool)}
+	}
+	if err != nil {
+		return "", err
+	}
+	tool, _ := toolOfText(text)
+	part := userPart(e.file, text)
+	switch {
+	case tool == "":
+		return c.end, nil
+	case tool == toolDeterminate && e.add != "" && part != "" && part != e.file:
+		e.file = part
+		return e.target()
+	}
+	return "", &foreignFile{e.file, tool, e.instead(tool)}
+}
+
+// instead says what to do about a file of another tool's.
+func (e nixEdit) instead(tool string) string {
+	line, _, _ := strings.Cut(e.add, " #")
+	name, value, _ := strings.Cut(line, " = ")
+	attribute := fmt.Sprintf("set nix.settings.%s = [ %q ];", name, value)
+	if e.add == "" {
+		attribute = "change nix.settings." + e.setting
+		line = ""
+	}
+	switch tool {
+	case toolNixOS:
+		if e.setting == "substituters" && e.add != "" {
+			attribute = "set services.narbor.configureNix = true;"
+		}
+		return attribute + " in configuration.nix, and run nixos-rebuild switch"
+	case toolDarwin:
+		return attribute + " in nix-darwin's configuration, and run darwin-rebuild switch"
+	case toolHome:
+		return attribute + " in home.nix, and run home-manager switch"
+	case toolDeterminate:
+		if line == "" {
+			return "take the line out by hand, and put what is yours into nix.custom.conf"
+		}
+		return fmt.Sprintf("let it include nix.custom.conf again, and write there: %s", line)
+	}
+	if line == "" {
+		return "change " + e.setting + " in what it makes the file from"
+	}
+	return "add this line to what it makes the file from: " + line
+}
+
+// readConf reads a file that may not exist: then st is nil.
+func readConf(file string) (text string, st fs.FileInfo, err error) {
+	f, err := os.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, err
+	}
+	defer f.Close()
+	if st, err = f.Stat(); err != nil {
+		return "", nil, err
+	}
+	if !st.Mode().IsRegular() {
+		return "", st, fmt.Errorf("%s is not a regular file", file)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxConfText+1))
+	if err == nil && len(b) > maxConfText {
+		err = fmt.Errorf("%s is longer than %s", file, amount(maxConfText))
+	}
+	return string(b), st, err
+}
+
+// edited returns the text after the change. Lines stay as they are, and end as they did.
+func (e nixEdit) edited(old string) string {
+	feed := "\n"
+	if strings.Contains(old, "\r\n") {
+		feed = "\r\n"
+	}
+	var text strings.Builder
+	number := 0
+	last := ""
+	for line := range strings.Lines(old) {
+		number++
+		if e.drop == nil || !e.drop(line, number) {
+			text.WriteString(line)
+			last = line
+		}
+	}
+	if e.add == "" {
+		return text.String()
+	}
+	if last != "" && !strings.HasSuffix(last, "\n") {
+		text.WriteString(feed)
+	}
+	return text.String() + e.add + feed
+}
+
+// An effect is Nix's configuration as this program reads it, and as nix says it, if there is a nix.
+type effect struct{ files, nix store.NixConf }
+
+func effective(ctx context.Context) (now effect, err error) {
+	if now.files, err = store.ReadNixConfFiles(); err != nil {
+		return now, err
+	}
+	now.nix, _ = store.ShowNixConf(ctx) // without it, what the files say is all there is
+	return now, ctx.Err()
+}
+
+// prove says whether the edit has done what it was to do, and nothing else.
+func (e nixEdit) prove(ctx context.Context, before effect) error {
+	after, err := effective(ctx)
+	switch {
+	case err != nil:
+		return err
+	case before.nix != nil && after.nix == nil:
+		return errors.New("with the change, nix refuses its configuration")
+	}
+	if err := e.compare(before.files, after.files); err != nil || before.nix == nil {
+		return err
+	}
+	return e.compare(before.nix, after.nix)
+}
+
+// compare returns an error if more than the setting has changed, or that in another way than it was to.
+func (e nixEdit) compare(before, after store.NixConf) error {
+	names := slices.Collect(maps.Keys(before))
+	names = slices.AppendSeq(names, maps.Keys(after))
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		was, is := before[name], after[name]
+		if name == e.setting {
+			was, is = without(was, e.value), without(is, e.value)
+		}
+		if (name != e.setting || e.value != "") && !slices.Equal(was, is) {
+			return fmt.Errorf("it would change %s from %q to %q", name, strings.Join(was, " "), strings.Join(is, " "))
+		}
+	}
+	if e.add != "" && len(without(after[e.setting], e.value)) == len(after[e.setting]) {
+		return fmt.Errorf("the line has no effect on %s: %s undoes it", e.setting, store.NixConfReset(e.setting).At)
+	}
+	return nil
+}
+
+// without returns a list without a value; nix may print a URL with a slash at its end.
+func without(list []string, value string) []string {
+	return slices.DeleteFunc(slices.Clone(list), func(v string) bool { return v == value || v == value+"/" })
+}
+
+// removeNarbor returns the edits that take narbor's lines out of the files of Nix's configuration: lines that name
+// something else stay.
+func removeNarbor() (edits []nixEdit) {
+	urls := []string{nixURL, "http://[::1]:6272", "http://localhost:6272"}
+	for _, l := range store.NixConfLines("substituters") {
+		file, _, _ := cutLast(l.At, ":")
+		if !isOneOf(urls, l.Value) || !filepath.IsAbs(file) || slices.ContainsFunc(edits, func(e nixEdit) bool { return e.file == file && e.value == l.Value }) {
+			continue
+		}
+		edits = append(edits, nixEdit{file: file, setting: "substituters", value: l.Value,
+			drop: func(line string, _ int) bool { return isLine(line, "extra-substituters", l.Value) }})
+	}
+	return edits
+}
