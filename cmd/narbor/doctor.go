@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 
@@ -116,10 +113,11 @@ func doctor(c *cli.Context) error {
 	}
 	d := diagnose(c.Context, ctl, chosen)
 	if c.Bool("fix") {
-		if err := d.fix(c, newScreen(c)); err != nil {
+		f := fixer{c: c, screen: newScreen(c), look: func(code string) []Finding { return recheck(c.Context, ctl, code) }}
+		if err := f.fixAll(d); err != nil {
 			return err
 		}
-		d = diagnose(c.Context, ctl, chosen)
+		d = f.settle(diagnose(c.Context, ctl, chosen))
 	}
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, d)
@@ -185,42 +183,6 @@ func (d Diagnosis) exit() int {
 		}
 	}
 	return code
-}
-
-// fix runs the commands that are safe, after asking.
-func (d Diagnosis) fix(c *cli.Context, s screen) error {
-	if os.Geteuid() != 0 {
-		return errors.New("only root can mend things: sudo narbor doctor --fix")
-	}
-	in := bufio.NewReader(os.Stdin)
-	if !c.Bool("yes") && !isTerminal(os.Stdin) {
-		return codedError{errors.New("nobody can be asked here: give --yes as well"), exitUsage}
-	}
-	if c.Bool("json") {
-		s.Writer = c.App.ErrWriter
-	}
-	for _, f := range d.Findings {
-		if f.Command == "" || !f.Safe {
-			continue
-		}
-		s.hang(s.mark(f.Severity), f.Text)
-		fmt.Fprintf(s, "    %s\n", f.Command)
-		if !c.Bool("yes") && !agreed(s, in) {
-			continue
-		}
-		cmd := exec.CommandContext(c.Context, "sh", "-c", f.Command)
-		cmd.Stdout, cmd.Stderr = s, s
-		if err := cmd.Run(); err != nil {
-			fmt.Fprintf(s, "    that failed: %v\n", err)
-		}
-	}
-	return nil
-}
-
-func agreed(w io.Writer, in *bufio.Reader) bool {
-	fmt.Fprint(w, "    run it? [y/N] ")
-	answer, err := in.ReadString('\n')
-	return err == nil && strings.HasPrefix(strings.ToLower(strings.TrimSpace(answer)), "y")
 }
 
 // mark is the sign before a finding.

@@ -67,3 +67,49 @@ func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 		}
 	}
 }
+
+// A worker has read what its daemon has read: one that a fresh daemon started is fresh, and an orphan is not.
+func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
+	proc := t.TempDir()
+	writeText(t, filepath.Join(proc, "90/comm"), "nix-build\n")
+	writeText(t, filepath.Join(proc, "91/comm"), "narbor\n")
+	began := time.Unix(1000, 0)
+	old := daemonProcess{pid: 10, started: began}
+	fresh := daemonProcess{pid: 20, started: began.Add(startStep)}
+	worker := func(pid, parent, client int) daemonProcess {
+		return daemonProcess{pid: pid, started: began.Add(2 * startStep), worker: true, parent: parent, client: client}
+	}
+	stdio := worker(30, 90, 90)
+	stdio.stdio = true
+	jitter := old
+	jitter.started = began.Add(time.Microsecond) // the time of the boot is computed anew
+	before := []daemonProcess{old, worker(11, 10, 90)}
+	for name, c := range map[string]struct {
+		now  []daemonProcess
+		asks string
+	}{
+		"nothing runs":                      {nil, ""},
+		"the daemon goes on":                {[]daemonProcess{jitter}, "nix-daemon still asks"},
+		"a fresh daemon":                    {[]daemonProcess{fresh}, ""},
+		"a worker of the fresh daemon":      {[]daemonProcess{fresh, worker(21, 20, 90)}, ""},
+		"a worker that ran before":          {[]daemonProcess{fresh, worker(11, 1, 90)}, "process 11"},
+		"a worker started before restart":   {[]daemonProcess{fresh, worker(12, 1, 90)}, "process 12"},
+		"a worker of the daemon for narbor": {[]daemonProcess{fresh, worker(12, 1, 91)}, ""},
+		"a worker of its own":               {[]daemonProcess{stdio}, ""},
+	} {
+		err := stillAsked(proc, c.now, before)
+		if (err == nil) != (c.asks == "") || err != nil && (!strings.Contains(err.Error(), c.asks) || exit(err) != exitTemporary) {
+			t.Errorf("%s: stillAsked = %v, want %q", name, err, c.asks)
+		}
+	}
+}
+
+// The kernel rounds the start of a process down: a restart right after a change must not look as if it came before it.
+func TestRestartAtOnceAfterAChangeHasReadIt(t *testing.T) {
+	began := time.Unix(1000, 0)
+	for after, want := range map[time.Duration]bool{-time.Second: false, 0: false, startStep - time.Nanosecond: false, startStep: true, time.Second: true} {
+		if got := changedAfter(began, began.Add(after)); got != want {
+			t.Errorf("a change %v after the rounded start: unread is %t, want %t", after, got, want)
+		}
+	}
+}

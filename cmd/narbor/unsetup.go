@@ -121,7 +121,7 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 		if before == nil {
 			return readBefore(p.started)
 		}
-		return slices.ContainsFunc(before, func(b daemonProcess) bool { return b.pid == p.pid && b.started.Equal(p.started) })
+		return slices.ContainsFunc(before, func(b daemonProcess) bool { return b.pid == p.pid && b.started.Sub(p.started).Abs() < startStep })
 	}
 	var fresh []int // daemons that have read the configuration as it is now
 	for _, p := range now {

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+// fixed runs the command of a finding, and returns what was printed.
+func fixed(t *testing.T, f *fixer, found Finding) string {
+	t.Helper()
+	var out bytes.Buffer
+	f.screen = screen{Writer: &out, width: 200}
+	f.found = []Finding{found}
+	f.fix(t.Context(), found)
+	return out.String()
+}
+
+func TestFixIsFollowedByTheSameCheck(t *testing.T) {
+	mark := filepath.Join(t.TempDir(), "mark")
+	found := Finding{Code: "disk", Severity: severityError, Text: "no mark", Command: "touch " + mark, Safe: true}
+	f := &fixer{look: func(code string) []Finding {
+		if _, err := os.Stat(mark); code == "disk" && err == nil {
+			return []Finding{fine("a mark")}
+		}
+		return []Finding{found}
+	}}
+	if out := fixed(t, f, found); !strings.Contains(out, "that helped") {
+		t.Errorf("a fix that helps:\n%s", out)
+	}
+	failing := Finding{Code: "disk", Severity: severityError, Text: "no luck", Command: "false", Safe: true}
+	if out := fixed(t, f, failing); !strings.Contains(out, "that failed") {
+		t.Errorf("a command that fails:\n%s", out)
+	}
+	if d := f.settle(Diagnosis{Findings: []Finding{found, failing}}); d.Findings[0] != found || d.Findings[1].Command != "" || d.Findings[1].Safe {
+		t.Errorf("afterwards doctor offers %+v, want only what was not tried in vain", d.Findings)
+	}
+}
+
+func TestFixThatDoesNotHelpIsNotOfferedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		found := Finding{Code: "disk", Severity: severityError, Text: "full", Command: "true", Safe: true}
+		looks := 0
+		f := &fixer{look: func(string) []Finding {
+			looks++
+			return []Finding{found}
+		}}
+		if out := fixed(t, f, found); !strings.Contains(out, "that did not help: full") || looks < 2 {
+			t.Errorf("a fix that does not help, after %d looks:\n%s", looks, out)
+		}
+		d := f.settle(Diagnosis{Findings: []Finding{found}})
+		if got := d.Findings[0]; got.Command != "" || !strings.Contains(got.Text, "has not helped: true") || d.exit() != exitFailure {
+			t.Errorf("afterwards doctor says %+v", got)
+		}
+		other := Finding{Code: "disk", Severity: severityWarning, Text: "slow"}
+		f.look = func(string) []Finding { return []Finding{other} }
+		if out := fixed(t, f, Finding{Code: "disk", Severity: severityError, Text: "empty", Command: "true"}); !strings.Contains(out, "this is left: slow") {
+			t.Errorf("a fix that shows another fault:\n%s", out)
+		}
+	})
+}

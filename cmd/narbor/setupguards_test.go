@@ -1,0 +1,57 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// setupHere is a setup that changes nothing but Nix's configuration below dir, on a machine with a nix that says nothing.
+func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out *bytes.Buffer) {
+	t.Helper()
+	if c, err := net.Dial("tcp", strings.TrimPrefix(nixURL, "http://")); err == nil {
+		c.Close()
+		t.Skip("a program listens at " + nixURL)
+	}
+	dir = nixConfDir(t, files)
+	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
+	if err := os.Chmod(filepath.Join(dir, "bin/nix"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Join(dir, "bin"))
+	out = new(bytes.Buffer)
+	return setup{screen: screen{Writer: out, width: 200}, ctx: t.Context(), nix: true, only: true}, dir, out
+}
+
+func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
+	s, dir, out := setupHere(t, map[string]string{"nix.conf": "cores = 2\n"})
+	if err := s.install(); exit(err) != exitDegraded || !strings.Contains(out.String(), "does not answer yet") {
+		t.Errorf("setup while narbor does not run = %v\n%s", err, out)
+	}
+	if got := readText(t, filepath.Join(dir, "nix.conf")); got != "cores = 2\n" {
+		t.Errorf("nix.conf is %q, want it as it was", got)
+	}
+}
+
+func TestSetupRefusesFileOfAnotherTool(t *testing.T) {
+	s, _, out := setupHere(t, map[string]string{"nix.conf": "# Ansible managed\n"})
+	var foreign *foreignFile
+	if err := s.install(); !errors.As(err, &foreign) || out.Len() > 0 {
+		t.Errorf("setup = %v, want that the file is another tool's\n%s", err, out)
+	}
+	s, _, _ = setupHere(t, map[string]string{"nix.conf": "# Ansible managed\nextra-substituters = " + nixURL + "\n"})
+	if err := s.mayTellNix(); err != nil {
+		t.Errorf("with narbor's line in the file of another tool: %v", err)
+	}
+}
+
+func TestNarborGoesOnWhileAnotherLineNamesIt(t *testing.T) {
+	s, dir, out := setupHere(t, map[string]string{"nix.conf": "extra-substituters = " + nixURL + " # narbor\nextra-substituters = https://other " + nixURL + "/\n"})
+	if err := s.remove(); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:1 still names") {
+		t.Errorf("unsetup = %v\n%s", err, out)
+	}
+}
