@@ -92,6 +92,7 @@ func TestDebianPackage(t *testing.T) {
 		"/usr/share/fish/vendor_completions.d/narbor.fish", "/lib/systemd/system/narbor.service", "/etc/default/narbor"} {
 		s.run("test", "-s", file)
 	}
+	s.besideThePackage(t)
 	s.run("sh", "-c", "echo NARBOR_CACHE_DIR=/cache >>/etc/default/narbor; systemctl restart narbor.service")
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -127,6 +128,32 @@ func TestDebianPackage(t *testing.T) {
 	if out, err := s.command(t.Context(), "ls", "/var/lib/private/narbor").CombinedOutput(); err == nil {
 		t.Errorf("after the purge there is still state: %q", out)
 	}
+}
+
+// besideThePackage lets doctor, setup and unsetup look at a machine on which a package has installed narbor.
+func (s systemd) besideThePackage(t *testing.T) {
+	t.Helper()
+	says := func(want, unwanted string, args ...string) {
+		t.Helper()
+		out, _ := s.command(t.Context(), append([]string{"narbor"}, args...)...).CombinedOutput() // doctor fails if it finds something
+		if !strings.Contains(string(out), want) || unwanted != "" && strings.Contains(string(out), unwanted) {
+			t.Errorf("narbor %s does not say %q, or says %q:\n%s", strings.Join(args, " "), want, unwanted, out)
+		}
+	}
+	s.run("systemctl", "stop", "narbor.socket", "narbor.service")
+	says("systemctl enable --now narbor.socket narbor.service", "setup", "doctor", "running", "--json")
+	s.run("systemctl", "start", "narbor.socket")
+	says(`"severity"`, "is taken by", "doctor", "ports", "--json")
+	s.run("sh", "-c", "echo NARBOR_UPLOAD_RATE=fast >>/etc/default/narbor; systemctl restart narbor.service")
+	says("--upload-rate", "control socket", "doctor", "running", "--json")
+	s.run("sh", "-c", "sed -i '$d' /etc/default/narbor; systemctl restart narbor.service")
+
+	says("belongs to a package", "copied to", "setup")
+	says("belongs to a package and goes on", "removed", "unsetup", "--no-restart", "--no-nix")
+	if out, err := s.command(t.Context(), "ls", "/usr/local/bin/narbor", "/etc/systemd/system/narbor.service").CombinedOutput(); err == nil {
+		t.Errorf("setup installed over the package: %s", out)
+	}
+	s.await("narbor.service", "active")
 }
 
 // absentPath is a store path that nobody has.

@@ -16,6 +16,13 @@ func TestSetupAndUnsetup(t *testing.T) {
 	s.run("sh", "-c", "mv /usr/local/bin/narbor /opt/new/narbor && printf 'substituters = https://cache.example.org\\n' > /etc/nix/nix.conf")
 
 	daemon := strings.TrimSpace(s.run("sh", "-c", "nix-daemon >/dev/null 2>&1 & echo $!")) // which systemd knows nothing of
+	s.run("sh", "-c", "cp /etc/nix/nix.conf /tmp/mine && echo '# Ansible managed' >> /etc/nix/nix.conf")
+	if out, err := s.command(t.Context(), "/opt/new/narbor", "setup").CombinedOutput(); err == nil || !strings.Contains(string(out), "Ansible managed") {
+		t.Errorf("setup beside a nix.conf of another tool = %v\n%s", err, out)
+	}
+	if got := s.run("sh", "-c", "ls /usr/local/bin; cp /tmp/mine /etc/nix/nix.conf"); strings.Contains(got, "narbor") {
+		t.Errorf("setup that refuses has installed %s", got)
+	}
 	out := s.run("/opt/new/narbor", "setup")
 	t.Logf("narbor setup:\n%s", out)
 	for _, want := range []string{"copied to /usr/local/bin/narbor", "started, now and at each boot", "added to /etc/nix/nix.conf", "nix-daemon"} {

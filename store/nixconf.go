@@ -75,6 +75,8 @@ func askNix(ctx context.Context, nix string) (s NixSettings, err error) {
 }
 
 func runNix(ctx context.Context, nix string, args []string) (NixSettings, error) {
+	ctx, cancel := context.WithTimeout(ctx, nixSettingsTimeout)
+	defer cancel()
 	values, err := showNix(ctx, nix, args)
 	if err != nil {
 		return NixSettings{}, err
@@ -98,8 +100,6 @@ type shownSetting struct{ Value json.RawMessage }
 
 // showNix runs a command of nix that prints every setting.
 func showNix(ctx context.Context, nix string, args []string) (values map[string]shownSetting, err error) {
-	ctx, cancel := context.WithTimeout(ctx, nixSettingsTimeout)
-	defer cancel()
 	var out capped
 	cmd := exec.CommandContext(ctx, nix, args...)
 	cmd.Stdout, cmd.WaitDelay = &out, time.Second

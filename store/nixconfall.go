@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"time"
 )
 
 // A NixConf is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
@@ -28,33 +29,43 @@ func ReadNixConfFiles() (NixConf, error) {
 	return conf.all, conf.err
 }
 
-// ShowNixConf returns the effective configuration as nix itself says it, defaults included. It fails where there is no
-// nix, or nix refuses the configuration.
-func ShowNixConf(ctx context.Context) (NixConf, error) {
+// showNixTimeout bounds a run of nix that a change of its configuration waits for: on a busy machine it takes seconds.
+const showNixTimeout = time.Minute
+
+// ShowNixConf returns the effective configuration as nix itself says it, defaults included, and the command that said
+// it. What two commands say may differ, so a second call may name that of the first; nil tries those that versions of Nix
+// have. It fails where there is no nix, or nix refuses the configuration.
+func ShowNixConf(ctx context.Context, command []string) (NixConf, []string, error) {
 	nix, err := exec.LookPath("nix")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, showNixTimeout)
+	defer cancel()
 	var values map[string]shownSetting
 	const feature = "--extra-experimental-features"
-	for _, args := range [][]string{
+	commands := [][]string{
 		{"config", "show", "--json"}, // first without the feature, which would hide that the configuration lost it
 		{"show-config", "--json"},
 		{"config", "show", "--json", feature, "nix-command"},
 		{"show-config", "--json", feature, "nix-command"},
-	} {
-		if values, err = showNix(ctx, nix, args); err == nil || ctx.Err() != nil {
+	}
+	if command != nil {
+		commands = [][]string{command}
+	}
+	for _, command = range commands {
+		if values, err = showNix(ctx, nix, command); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	conf := NixConf{}
 	for name, v := range values {
 		conf[name] = elements(v.Value)
 	}
-	return conf, nil
+	return conf, command, nil
 }
 
 // elements returns the strings of a list, or the text of any other value.

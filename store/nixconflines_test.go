@@ -58,8 +58,11 @@ func TestWholeConfigurationIsRead(t *testing.T) {
 	if _, err := exec.LookPath("nix"); err != nil {
 		t.Skip("no nix to compare with")
 	}
-	shown, err := store.ShowNixConf(t.Context())
+	shown, command, err := store.ShowNixConf(t.Context(), nil)
 	must(t, err)
+	if again, _, err := store.ShowNixConf(t.Context(), command); err != nil || !reflect.DeepEqual(again, shown) {
+		t.Errorf("the same command says %v, %v, want %v", again, err, shown)
+	}
 	for _, name := range []string{"substituters", "cores"} {
 		if values := want[name]; !reflect.DeepEqual(shown[name], values) {
 			t.Errorf("nix says %s = %q, want %q", name, shown[name], values)

@@ -15,7 +15,7 @@ import (
 // skewLimit is how far a file may be in the future before the clock is to blame, and not another machine's.
 const skewLimit = time.Hour
 
-func checkPorts(_ context.Context, p *patient) []Finding {
+func checkPorts(ctx context.Context, p *patient) []Finding {
 	http, neighbours := "6272", "6273"
 	if p.running {
 		if len(p.status.HTTP) > 0 {
@@ -29,8 +29,8 @@ func checkPorts(_ context.Context, p *patient) []Finding {
 		if len(others) == 0 {
 			continue
 		}
-		if p.running && slices.ContainsFunc(others, func(o owner) bool { return o.pid == 1 }) {
-			continue // systemd holds narbor's socket
+		if slices.ContainsFunc(others, func(o owner) bool { return o.pid == 1 }) && (p.running || p.showUnit(ctx, "narbor.socket")["ActiveState"] == "active") {
+			continue // systemd holds narbor's socket, and starts narbor when Nix asks
 		}
 		found = append(found, Finding{Severity: severityError, Text: fmt.Sprintf("TCP port %s is taken by %s", port.number, names(others)),
 			Fix: fmt.Sprintf("stop that, or choose another port with `narbor run %s`", port.flag)})

@@ -33,22 +33,22 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	case !errors.As(err, &coded) || coded.code != exitNotRunning:
 		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
 	}
+	if f, ok := p.showUnit(ctx, "narbor.service").service(); ok {
+		return []Finding{f}
+	}
 	for _, o := range portOwners("6272") {
 		if o.name == "narbor" {
 			return []Finding{{Severity: severityError, Text: fmt.Sprintf("narbor runs as process %d, but has no control socket where one is looked for", o.pid),
-				Fix: "if somebody started it by hand, run this as that user, or with its --state-dir or --socket; if it is a service, it cannot start: see its log"}}
+				Fix: "if it was started by hand, run this as the same user, or with its --state-dir or --socket"}}
 		}
 	}
 	f := Finding{Severity: severityError, Text: "narbor is not running"}
-	_, err = os.Stat("/etc/systemd/system/narbor.service")
 	switch {
 	case p.nixOS:
 		f.Fix = "services.narbor.enable = true;"
-	case p.systemd && err == nil:
-		f.Command, f.Safe = "systemctl enable --now narbor.socket narbor.service", true
 	default:
 		f.Fix = "install it as a service, or start it by hand with `narbor run`"
-		f.Command = "narbor setup"
+		f.Command = self() + " setup"
 	}
 	return []Finding{f}
 }
@@ -97,7 +97,7 @@ func hasNix() bool {
 	return err == nil || err2 == nil
 }
 
-func checkNixAsks(_ context.Context, p *patient) []Finding {
+func checkNixAsks(ctx context.Context, p *patient) []Finding {
 	urls := p.urls()
 	switch {
 	case !hasNix():
@@ -118,7 +118,7 @@ func checkNixAsks(_ context.Context, p *patient) []Finding {
 		if line != nil {
 			at = line.At
 		}
-		return append([]Finding{fine("Nix asks %s (%s)", urls[0], at)}, p.checkDaemonAge()...)
+		return append([]Finding{fine("Nix asks %s (%s)", urls[0], at)}, p.checkDaemonAge(ctx)...)
 	}
 	f := Finding{Severity: severityError, Text: "Nix does not ask narbor: no substituters line names " + urls[0]}
 	if line != nil && line.UndoneBy != "" {
@@ -188,61 +188,17 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// checkDaemonAge says whether nix-daemon has read the configuration as it is now.
-func (p *patient) checkDaemonAge() []Finding {
+// checkDaemonAge says whether nix-daemon answers, and has read the configuration as it is now.
+func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
+	if found := p.checkDaemon(ctx, daemonSocket()); len(found) > 0 {
+		return found
+	}
 	pid, started := nixDaemon()
 	if pid == 0 || !readBefore(started) {
 		return nil
 	}
 	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", nixConfFile),
 		Fix: "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
-}
-
-// checkProxy looks at the environment of who asks: nix-daemon, or this user without one.
-func checkProxy(_ context.Context, p *patient) []Finding {
-	who, environ := "your environment", os.Environ()
-	if pid, _ := nixDaemon(); pid != 0 {
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-		if err != nil {
-			return []Finding{skipped("only root may see whether nix-daemon goes through a proxy")}
-		}
-		who, environ = "nix-daemon", strings.Split(string(text), "\x00")
-	}
-	proxy, except := proxyOf(environ)
-	if proxy == "" {
-		return []Finding{fine("no proxy is between Nix and narbor")}
-	}
-	for _, e := range strings.FieldsFunc(except, func(r rune) bool { return r == ',' || r == ' ' }) {
-		if e == "127.0.0.1" || e == "*" || e == "127.0.0.0/8" {
-			return []Finding{fine("%s has a proxy, but not for 127.0.0.1", who)}
-		}
-	}
-	f := Finding{Severity: severityError, Text: who + " sends what is for 127.0.0.1 to a proxy (" + proxy + ")",
-		Fix: "give " + who + " no_proxy=127.0.0.1,localhost, too"}
-	switch {
-	case p.nixOS:
-		f.Fix = `networking.proxy.noProxy = "127.0.0.1,localhost";`
-	case p.systemd && who == "nix-daemon":
-		dir := "/etc/systemd/system/nix-daemon.service.d"
-		f.Command, f.Safe = fmt.Sprintf(`mkdir -p %s && printf "[Service]\nEnvironment=no_proxy=127.0.0.1,localhost\n" > %s/no-proxy.conf && systemctl daemon-reload && systemctl restart nix-daemon`, dir, dir), true
-	}
-	return []Finding{f}
-}
-
-// proxyOf returns the variable that makes curl, in Nix, use a proxy for http, and its exceptions.
-func proxyOf(environ []string) (proxy, except string) {
-	for _, line := range environ {
-		name, value, _ := strings.Cut(line, "=")
-		switch name {
-		case "http_proxy", "all_proxy", "ALL_PROXY": // curl takes HTTP_PROXY for a CGI's header
-			if value != "" {
-				proxy = name
-			}
-		case "no_proxy", "NO_PROXY":
-			except = value
-		}
-	}
-	return proxy, except
 }
 
 func checkSignatures(_ context.Context, p *patient) []Finding {

@@ -48,7 +48,7 @@ func followLinks(file string) (c chain, err error) {
 		c.names = append(c.names, file)
 		i := strings.LastIndexByte(file, '/')
 		dir, err := filepath.EvalSymlinks(file[:i+1]) // as it stands: "x/.." is not "." where x is a link
-		if errors.Is(err, fs.ErrNotExist) { // it may be a link to a directory that is not there
+		if errors.Is(err, fs.ErrNotExist) {           // it may be a link to a directory that is not there
 			if dir = filepath.Clean(file[:i+1]); dir == "/" || dir == "." {
 				return c, err
 			}

@@ -14,7 +14,7 @@ const settleIn = 10 * time.Second
 // health says what this service knows of itself that is not as it should be, the worst first.
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
-	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, s.shareHealth, s.nixHealth, s.spoolHealth,
+	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, s.shareHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
 		s.neighbourHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)

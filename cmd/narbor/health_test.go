@@ -123,6 +123,37 @@ func TestHealthOfFiles(t *testing.T) {
 	}
 }
 
+// A cache directory whose paths all have signatures of keys that are not trusted here, or none, is reported.
+func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
+	signed := t.TempDir()
+	top, _ := makeClosure(t, signed)
+	unsigned := t.TempDir()
+	writeText(t, filepath.Join(unsigned, string(top.Path.HashPart())+".narinfo"), store.Info{Path: top.Path, NarHash: top.NarHash, NarSize: top.NarSize}.String()+
+		"URL: x.nar\nCompression: none\n")
+	for _, c := range []struct {
+		name, dir string
+		keys      []string
+		says      string // "" is nothing
+	}{
+		{"untrusted", signed, []string{"other-1"}, "signed by test-1 alone"},
+		{"trusted", signed, []string{"other-1", "test-1"}, ""},
+		{"unsigned", unsigned, []string{"test-1"}, "None of 1 path"},
+		{"empty", t.TempDir(), []string{"test-1"}, ""},
+		{"not there", filepath.Join(signed, "none"), []string{"test-1"}, ""},
+	} {
+		s, st, _ := wellService(t)
+		cache, err := store.OpenCache(c.dir, t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.shares.caches, s.shares.cacheDirs, st.Keys = []*store.Cache{cache}, []string{c.dir}, c.keys
+		h := s.cacheHealth(st)
+		if (h == nil) != (c.says == "") || h != nil && (!strings.Contains(h.Text, c.says) || !strings.Contains(h.Text, c.dir) || !h.Degraded()) {
+			t.Errorf("%s: health is %+v, want that it says %q", c.name, h, c.says)
+		}
+	}
+}
+
 // What doctor looks at and the service says of itself has one name.
 func TestHealthNamesChecks(t *testing.T) {
 	var named []string

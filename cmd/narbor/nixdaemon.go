@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -35,8 +36,13 @@ func nixDaemon() (pid int, started time.Time) {
 // hasDaemon says whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has none.
 func hasDaemon() bool {
 	pid, _ := nixDaemon()
-	_, err := os.Stat("/nix/var/nix/daemon-socket/socket")
+	_, err := os.Stat(daemonSocket())
 	return pid != 0 || err == nil
+}
+
+// daemonSocket is where nix-daemon is asked.
+func daemonSocket() string {
+	return cmp.Or(os.Getenv("NIX_DAEMON_SOCKET_PATH"), "/nix/var/nix/daemon-socket/socket")
 }
 
 // daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has

@@ -67,7 +67,7 @@ func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
 	if text == old {
 		return "", nil
 	}
-	before, err := effective(ctx)
+	before, err := effective(ctx, nil)
 	if err != nil {
 		return "", fmt.Errorf("Nix refuses its configuration as it is, so nothing was changed: %w", err)
 	}
@@ -212,19 +212,23 @@ func (e nixEdit) edited(old string) string {
 }
 
 // An effect is Nix's configuration as this program reads it, and as nix says it, if there is a nix.
-type effect struct{ files, nix store.NixConf }
+type effect struct {
+	files, nix store.NixConf
+	command    []string // of nix, that said the latter
+}
 
-func effective(ctx context.Context) (now effect, err error) {
+// effective reads the configuration; nix is asked by the command that was, if there is one.
+func effective(ctx context.Context, command []string) (now effect, err error) {
 	if now.files, err = store.ReadNixConfFiles(); err != nil {
 		return now, err
 	}
-	now.nix, _ = store.ShowNixConf(ctx) // without it, what the files say is all there is
+	now.nix, now.command, _ = store.ShowNixConf(ctx, command) // without it, what the files say is all there is
 	return now, ctx.Err()
 }
 
 // prove says whether the edit has done what it was to do, and nothing else.
 func (e nixEdit) prove(ctx context.Context, before effect) error {
-	after, err := effective(ctx)
+	after, err := effective(ctx, before.command)
 	switch {
 	case err != nil:
 		return err

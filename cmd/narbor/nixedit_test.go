@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,9 +12,21 @@ import (
 	"narbor/store"
 )
 
-// nixConfDir makes the configuration of Nix of files, and the only one that counts. Names that begin with case: are those
-// of testdata.
+// nixConfDir makes the configuration of Nix of files, and the only one that counts, beside a nix that cannot say it. A text
+// "case:NAME" stands for a file of testdata.
 func nixConfDir(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := realNixConfDir(t, files)
+	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
+	if err := os.Chmod(filepath.Join(dir, "bin/nix"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Join(dir, "bin"))
+	return dir
+}
+
+// realNixConfDir is nixConfDir with the nix of this machine.
+func realNixConfDir(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
@@ -68,7 +81,7 @@ func TestLineIsAddedAndNothingElseChanges(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := nixConfDir(t, c.files)
-			before, err := effective(t.Context())
+			before, err := effective(t.Context(), nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -247,5 +260,32 @@ func TestNarborsLinesAreRemovedAndNoOthers(t *testing.T) {
 		if got := readText(t, filepath.Join(dir, file)); got != want {
 			t.Errorf("%s is %q, want %q", file, got, want)
 		}
+	}
+}
+
+// Real Nix says the same settings before and after, but for the one that was to change.
+func TestRealNixSeesOneSettingChange(t *testing.T) {
+	if _, err := exec.LookPath("nix"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("needs nix, and must run under CI=true")
+		}
+		t.Skip("needs nix")
+	}
+	dir := realNixConfDir(t, map[string]string{"nix.conf": "case:nix.conf-no-final-newline"})
+	before, err := effective(t.Context(), nil)
+	if err != nil || before.nix == nil {
+		t.Fatalf("nix does not say its configuration: %v", err)
+	}
+	if _, err := addNarbor(t); err != nil {
+		t.Fatal(err)
+	}
+	glued := readText(t, "testdata/nixconf/nix.conf-no-final-newline") + "extra-substituters = " + nixURL + "\n"
+	writeText(t, filepath.Join(dir, "nix.conf"), glued) // as an edit that is no good would
+	edit := nixEdit{add: "extra-substituters = " + nixURL, setting: "substituters", value: nixURL}
+	if err := edit.prove(t.Context(), before); err == nil || !strings.Contains(err.Error(), "experimental-features") {
+		t.Errorf("a line glued to experimental-features: %v", err)
+	}
+	if after, err := effective(t.Context(), before.command); err == nil && edit.compare(before.nix, after.nix) == nil {
+		t.Error("what nix says of a line glued to another passes")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -110,6 +111,7 @@ type service struct {
 	listeners []net.Listener
 	control   net.Listener
 	pause     pause
+	signers   cacheSigners
 	pinging   sync.Mutex // one at a time
 	origins   []Setting
 }
@@ -295,7 +297,7 @@ func answerNotFound(ctx context.Context, stderr io.Writer, ls []net.Listener, ca
 	fmt.Fprintf(stderr, "narbor: %v\nnarbor: Nix gets 404 for everything until that is mended; trying again in %s\n", cause, retryTime)
 	ctx, cancel := context.WithTimeout(ctx, retryTime)
 	defer cancel()
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS=Not working: "+cause.Error()); err != nil {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+notWorking+strings.ReplaceAll(cause.Error(), "\n", "; ")); err != nil {
 		cause = errors.Join(cause, err)
 	}
 	srv := narserve.New(narserve.Config{}).HTTPServer()

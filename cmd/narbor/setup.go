@@ -109,7 +109,7 @@ func (s setup) install() error {
 		}
 	}
 	if !s.only {
-		if err := s.installProgram(); err != nil || !s.nix {
+		if err := s.installProgram(packagedUnit("/")); err != nil || !s.nix {
 			return err
 		}
 	}
@@ -124,7 +124,19 @@ func (s setup) install() error {
 	return s.tellNix()
 }
 
-func (s setup) installProgram() error {
+// installProgram installs program and units, unless packaged, the unit of a package, is there: two of them would hide one
+// another.
+func (s setup) installProgram(packaged string) error {
+	if packaged != "" && !s.darwin {
+		s.todo("%s belongs to a package, and so does its program: nothing is installed over it", packaged)
+		if own := filepath.Join(systemdUnits, "narbor.service"); exists(own) {
+			s.todo("%s, of an earlier setup, hides it: `narbor unsetup` removes that; then run setup again", own)
+		}
+		if !s.systemd {
+			return nil
+		}
+		return s.startUnits("enable", "--now", "narbor.socket", "narbor.service")
+	}
 	if err := s.installBinary(); err != nil {
 		return err
 	}
@@ -177,20 +189,25 @@ func (s setup) installUnits() error {
 		s.todo("systemd does not run here: start `narbor run` by whatever starts services")
 		return nil
 	}
-	if err := s.run("systemctl", "daemon-reload"); err != nil {
-		return err
+	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", "narbor.socket"}, {"enable", "narbor.service"}} {
+		if err := s.run("systemctl", args...); err != nil {
+			return err
+		}
 	}
-	if err := s.run("systemctl", "enable", "--now", "narbor.socket"); err != nil {
-		return err
-	}
-	if err := s.run("systemctl", "enable", "narbor.service"); err != nil {
-		return err
-	}
-	if err := s.run("systemctl", "restart", "narbor.service"); err != nil { // an earlier version may run
+	return s.startUnits("restart", "narbor.service") // an earlier version may run
+}
+
+func (s setup) startUnits(args ...string) error {
+	if err := s.run("systemctl", args...); err != nil {
 		return err
 	}
 	s.did("started, now and at each boot")
 	return nil
+}
+
+func exists(file string) bool {
+	_, err := os.Lstat(file)
+	return err == nil
 }
 
 func (s setup) installLaunchd() error {

@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// setupHere is a setup that changes nothing but Nix's configuration below dir, on a machine with a nix that says nothing.
+// setupHere is a setup that changes nothing but Nix's configuration below dir.
 func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out *bytes.Buffer) {
 	t.Helper()
 	if c, err := net.Dial("tcp", strings.TrimPrefix(nixURL, "http://")); err == nil {
@@ -18,11 +17,6 @@ func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out 
 		t.Skip("a program listens at " + nixURL)
 	}
 	dir = nixConfDir(t, files)
-	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
-	if err := os.Chmod(filepath.Join(dir, "bin/nix"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("PATH", filepath.Join(dir, "bin"))
 	out = new(bytes.Buffer)
 	return setup{screen: screen{Writer: out, width: 200}, ctx: t.Context(), nix: true, only: true}, dir, out
 }

@@ -42,8 +42,13 @@ func (s setup) remove() error {
 		_ = s.run("launchctl", "bootout", "system/io.narbor") // it may be stopped already
 		return s.removeFiles(launchdFile, installedBinary)
 	}
+	packaged, own := packagedUnit("/"), filepath.Join(systemdUnits, "narbor.service")
+	if packaged != "" && !exists(own) {
+		s.todo("%s belongs to a package and goes on: remove the package to stop it, as with `apt remove narbor`", packaged)
+		return nil
+	}
 	if s.systemd {
-		if _, err := os.Stat(filepath.Join(systemdUnits, "narbor.service")); err == nil {
+		if exists(own) {
 			if err := s.run("systemctl", "disable", "--now", "narbor.service", "narbor.socket"); err != nil {
 				return err
 			}
@@ -54,7 +59,12 @@ func (s setup) remove() error {
 		return err
 	}
 	if s.systemd {
-		return s.run("systemctl", "daemon-reload")
+		if err := s.run("systemctl", "daemon-reload"); err != nil {
+			return err
+		}
+	}
+	if packaged != "" {
+		s.todo("%s belongs to a package and is stopped now. To use it: systemctl enable --now narbor.socket narbor.service, and narbor setup", packaged)
 	}
 	return nil
 }
