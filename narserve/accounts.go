@@ -276,16 +276,6 @@ func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
 	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
 }
 
-// noteRoom takes note that a NAR does not fit into the spool, if err says so. The caller holds mu.
-func (a *Accounts) noteRoom(now time.Time, err error) {
-	switch {
-	case errors.Is(err, store.ErrTooLarge):
-		a.tooLarge = now
-	case errors.Is(err, store.ErrNoSpace):
-		a.noRoom = now
-	}
-}
-
 // why is the one place that says, in words for people, why Nix did not get what it asked for.
 func why(err error) (result, reason string) {
 	switch {

@@ -200,6 +200,41 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 	}
 }
 
+// TestMissesOutlastTheProgram has a path that Nix fetches elsewhere while narbor is restarted.
+func TestMissesOutlastTheProgram(t *testing.T) {
+	const hp = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
+	file := filepath.Join(t.TempDir(), "account.json")
+	a, err := OpenAccounts(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.notFound(hp, store.ErrNotFound)
+	if err := a.Save(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := OpenAccounts(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if due := b.due(time.Now().Add(missCheckAfter(0))); len(due) != 1 || due[0] != hp || len(b.missing) != 1 {
+		t.Errorf("after a restart %v are looked for, want %s; Run is woken %d times", due, hp, len(b.missing))
+	}
+	b.looked(hp, 1000)
+	if sum := b.Account().Sum(1); sum.ByNix != 1000 {
+		t.Errorf("%d bytes were fetched by Nix, want 1000", sum.ByNix)
+	}
+	if err := b.Save(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := OpenAccounts(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if due := c.due(time.Now().Add(time.Hour)); len(due) != 0 {
+		t.Errorf("%v are looked for again", due)
+	}
+}
+
 func TestDamagedAccountsBeginAnew(t *testing.T) {
 	good := `{"schema":1,"days":[{"date":"2020-01-01","received":{"neighbours":5}},{"date":"2020-01-02"}]}`
 	if a, err := parseAccount([]byte(good), time.Now()); err != nil || a.Sum(0).Saved() != 5 {
@@ -209,7 +244,7 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		"", "{", "null", good + "x", good + good, good[:len(good)-1], strings.Replace(good, `"schema":1`, `"schema":2`, 1),
 		strings.Replace(good, "2020-01-01", "2020-01-03", 1), strings.Replace(good, "2020-01-01", "yesterday", 1),
 		strings.Replace(good, ":5", ":-5", 1), strings.Replace(good, ":5", `:"5"`, 1),
-		`{"schema":1,"days":[` + strings.Repeat(`{},`, 400) + `{}]}`, strings.Repeat(" ", maxAccountsFile+1),
+		`{"schema":1,"days":[` + strings.Repeat(`{},`, 400) + `{}]}`, `{"schema":1,"missed":[` + strings.Repeat(`{},`, maxMissChecks) + `{}]}`, strings.Repeat(" ", maxAccountsFile+1),
 	} {
 		file := filepath.Join(t.TempDir(), "account.json")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

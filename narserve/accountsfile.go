@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,7 +19,7 @@ import (
 )
 
 const (
-	// maxAccountsFile is far above what accounts take as JSON with every bound reached, some 400 KiB.
+	// maxAccountsFile is far above what accounts take as JSON with every bound reached, some 1.3 MiB.
 	maxAccountsFile = 4 << 20
 	// saveEvery is how much of the accounts a loss of power can cost.
 	saveEvery = 5 * time.Minute
@@ -46,6 +45,19 @@ type missCheck struct {
 	tried int
 }
 
+// A keptAccount is what the file holds: the accounts, and the misses that [Server.Run] has yet to look for, so that
+// what Nix fetched elsewhere just before a restart is counted after it.
+type keptAccount struct {
+	Account
+	Missed []keptMiss `json:"missed,omitempty"`
+}
+
+type keptMiss struct {
+	HashPart string    `json:"hashPart"`
+	At       time.Time `json:"at"`
+	Tried    int       `json:"tried"`
+}
+
 // OpenAccounts returns accounts that are kept in a file, with what is in it already. If that cannot be read as a whole
 // it is not used at all: the error says so, and the accounts are empty, but can be used.
 func OpenAccounts(file string) (*Accounts, error) {
@@ -60,7 +72,7 @@ func OpenAccounts(file string) (*Accounts, error) {
 		defer f.Close()
 		text, err = io.ReadAll(io.LimitReader(f, maxAccountsFile+1))
 	}
-	var kept Account
+	var kept keptAccount
 	if err == nil {
 		kept, err = parseAccount(text, time.Now())
 	}
@@ -79,11 +91,17 @@ func OpenAccounts(file string) (*Accounts, error) {
 	for i := len(kept.Requests) - 1; i >= 0; i-- {
 		a.requests = append(a.requests, kept.Requests[i])
 	}
+	for _, m := range kept.Missed {
+		if hp, err := store.ParseHashPart(m.HashPart); err == nil {
+			a.missed.Add(hp, missCheck{at: m.At, tried: min(max(m.Tried, 0), missTries-1)})
+			a.wake()
+		}
+	}
 	return a, nil
 }
 
 // parseAccount reads what Save writes. What is later than tomorrow comes from a wrong clock, and is left out.
-func parseAccount(text []byte, now time.Time) (a Account, err error) {
+func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
 	if len(text) > maxAccountsFile {
 		return a, fmt.Errorf("it is longer than %d bytes", maxAccountsFile)
 	}
@@ -96,6 +114,9 @@ func parseAccount(text []byte, now time.Time) (a Account, err error) {
 	}
 	if a.Schema != accountSchema {
 		return a, fmt.Errorf("it has schema %d, and this narbor knows %d", a.Schema, accountSchema)
+	}
+	if len(a.Missed) > maxMissChecks {
+		return a, errors.New("it has more misses than narbor writes")
 	}
 	if len(a.Days) > maxDays || len(a.Quarters) > quarters || len(a.Peers) > maxPeers || len(a.Names) > maxNames || len(a.Requests) > maxRequests {
 		return a, errors.New("it has more entries than narbor writes")
@@ -145,11 +166,11 @@ func (a *Accounts) Save() error {
 	if !due {
 		return nil
 	}
-	account := a.Account()
+	account := keptAccount{Account: a.Account(), Missed: a.pending()}
 	account.Now, account.Note = nil, ""
 	text, err := json.Marshal(account)
 	if err == nil {
-		err = replaceFile(a.file, text)
+		err = store.ReplaceFile(a.file, text)
 	}
 	if err != nil {
 		a.mu.Lock()
@@ -160,29 +181,28 @@ func (a *Accounts) Save() error {
 	return nil
 }
 
-func replaceFile(name string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), name)
-}
-
 // miss has it found out what becomes of a path that Nix did not get here.
 func (a *Accounts) miss(hp store.HashPart, now time.Time) {
 	a.missed.Add(hp, missCheck{at: now})
+	a.wake()
+}
+
+// wake has [Server.Run] look for what is missed.
+func (a *Accounts) wake() {
 	select {
 	case a.missing <- struct{}{}:
 	default:
 	}
+}
+
+// pending returns the misses of which it is not known yet what became of them, the oldest first.
+func (a *Accounts) pending() (list []keptMiss) {
+	for _, hp := range a.missed.Keys() {
+		if c, ok := a.missed.Peek(hp); ok {
+			list = append(list, keptMiss{string(hp), c.at, c.tried})
+		}
+	}
+	return list
 }
 
 // due returns paths that Nix missed a while ago, to be looked for.
@@ -272,18 +292,4 @@ func (a *Accounts) Note() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.note
-}
-
-// TooLarge says whether Nix was denied a NAR that is larger than the spool, at most so long ago.
-func (a *Accounts) TooLarge(ago time.Duration) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.tooLarge.IsZero() && time.Since(a.tooLarge) <= ago
-}
-
-// OutOfRoom says whether Nix was denied a NAR for want of room in the spool, at most so long ago.
-func (a *Accounts) OutOfRoom(ago time.Duration) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.noRoom.IsZero() && time.Since(a.noRoom) <= ago
 }

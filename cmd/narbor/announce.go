@@ -23,6 +23,8 @@ func (s *service) announce(c *cli.Context) error {
 	switch names := s.shareKeys.Names(); {
 	case s.shares.off:
 		line("sharing", "nothing (--share none)")
+	case s.pause.end() != nil:
+		line("sharing", "nothing until %s: it was paused", s.pause.end().Local().Format("2006-01-02 15:04"))
 	case len(names) == 0:
 		line("sharing", "nothing: there is no upstream key")
 	default:

@@ -175,9 +175,13 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if s.accounts, err = narserve.OpenAccounts(s.state.file("account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
+	paused, err := s.pause.open(s.state.file("pause.json"), !s.shares.off)
+	if err != nil {
+		s.log.Warn("pause of sharing", zap.Error(err))
+	}
 	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p")}
+		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p")}
 	cfg.Observer = s.accounts
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err
@@ -195,6 +199,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if s.node, err = p2p.New(cfg); err != nil {
 		return err
 	}
+	s.pause.resume(s.share)
 	var sources []narserve.Source
 	for _, src := range s.shares.sources {
 		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -26,47 +25,6 @@ func parseShare(what string) (on bool, err error) {
 	return false, fmt.Errorf("%.20q is neither signed nor none", what)
 }
 
-// A pause is when sharing goes on again by itself, if it is to.
-type pause struct {
-	mu    sync.Mutex // guards the rest
-	timer *time.Timer
-	until time.Time
-}
-
-// set calls share(on), and if d is not 0 it calls share(!on) after d, unless set is called again before.
-func (p *pause) set(on bool, d time.Duration, share func(on bool)) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.timer != nil {
-		p.timer.Stop()
-	}
-	p.timer, p.until = nil, time.Time{}
-	share(on)
-	if d == 0 {
-		return
-	}
-	var t *time.Timer
-	t = time.AfterFunc(d, func() {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.timer == t { // otherwise somebody has changed it at that very moment
-			share(!on)
-		}
-	})
-	p.timer, p.until = t, time.Now().Add(d)
-}
-
-// end is when sharing goes on by itself; nil is never.
-func (p *pause) end() *time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.until.IsZero() || !time.Now().Before(p.until) {
-		return nil
-	}
-	until := p.until.Round(0)
-	return &until
-}
-
 // putShare turns sharing on or off, or off for a while.
 func (s *service) putShare(r *http.Request) (any, error) {
 	what, err := io.ReadAll(r.Body)
@@ -83,7 +41,9 @@ func (s *service) putShare(r *http.Request) (any, error) {
 			return nil, codedError{fmt.Errorf("%q is no time that sharing can be paused for", text), exitUsage}
 		}
 	}
-	s.pause.set(on, d, s.share)
+	if err := s.pause.set(on, d, s.share); err != nil {
+		return nil, err
+	}
 	return nil, nil
 }
 
@@ -98,7 +58,7 @@ func shareCommand() *cli.Command {
 		Name:  "share",
 		Usage: "see or change what neighbours may have from the narbor that runs here",
 		Description: "Without a command it says what is shared. What is changed lasts until narbor is restarted, which goes by\n" +
-			"--share of `narbor run`. Only root and the user that runs narbor may change it. Nix on this machine gets\n" +
+			"--share of `narbor run`; a pause with --for lasts as long as it says, and restarts do not end it. Only root and the user that runs narbor may change it. Nix on this machine gets\n" +
 			"from neighbours what it got before.\n\n" +
 			"Examples:\n   narbor share pause --for 1h\n   narbor share explain /nix/store/…-firefox-141.0",
 		Flags:  controlFlags(),
