@@ -82,7 +82,8 @@ func (c content) checkFile(nar store.NAR) error {
 	}
 	begin, size := int64(len(head)), binary.LittleEndian.Uint64([]byte(head[len(fileHead):]))
 	end := begin + int64(size)
-	if size > store.MaxNarSize /* so end is right */ || end+(-int64(size)&7)+int64(len(fileTail)) != nar.Size() {
+	// If the sum overflows, end lies in the head of the archive, and the comparison of the tail fails.
+	if end+(-int64(size)&7)+int64(len(fileTail)) != nar.Size() {
 		return errors.New("the file does not fill the NAR")
 	}
 	tail, err := read(nar, end, nar.Size()-end)

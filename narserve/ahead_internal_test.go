@@ -1,0 +1,26 @@
+package narserve
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestExpectationsAreBounded has Nix ask for more narinfos than are remembered, and then for others, later.
+func TestExpectationsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAhead(1<<30, nil)
+		for i := range maxMappings + 10 {
+			a.expect(textMapping(t, fmt.Sprintf("path-%d", i), "x"))
+		}
+		if len(a.expected) != maxMappings {
+			t.Errorf("%d NARs are expected, want %d", len(a.expected), maxMappings)
+		}
+		time.Sleep(aheadFresh + time.Second)
+		a.expect(textMapping(t, "later", "x"))
+		if len(a.expected) != 1 {
+			t.Errorf("%d NARs are expected when the others are old, want 1", len(a.expected))
+		}
+	})
+}
