@@ -93,7 +93,7 @@ func TestDebianPackage(t *testing.T) {
 		s.run("test", "-s", file)
 	}
 	s.besideThePackage(t)
-	s.run("sh", "-c", "echo NARBOR_CACHE_DIR=/cache >>/etc/default/narbor; systemctl restart narbor.service")
+	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+") >>/etc/default/narbor; systemctl restart narbor.service")
 
 	ctx, stop := context.WithCancel(t.Context())
 	answers, builds := make(chan [2]int, 1), make(chan [2]int, 1)

@@ -110,7 +110,7 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
 		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFreeDisk = "5GiB"; uploadRate = "10MB";
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
-		   trustedPublicKeys = [ "k-1:a=" ]; cacheDirs = [ "/srv/a b" ]; upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
+		   trustedPublicKeys = [ "k-1:a=" ]; shareKeys = [ "k-1" ]; cacheDirs = [ "/srv/a b" ]; upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "${builtins.storeDir}/x-group"; }; }`,
 		`{ services.narbor = { enable = true; openFirewall = false; configureNix = false; }; }`,
@@ -123,7 +123,7 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	all.want(t, "networking.firewall", `{"allowedTCPPorts":[7001],"allowedUDPPorts":[5353],"interfaces":{}}`)
 	wantFlags(t, all, "--no-mdns", "100%%")
 	all.want(t, "settings", `{"cache-dir":["/srv/a b"],"interface":["en*"],"log-level":"debug","min-free":"5GiB","no-interface":["wg*"],`+
-		`"peer":["nas","10.0.0.5:6273"],"port":7001,"share":"none","spool-size":"1GiB","trusted-key":["k-1:a="],"upload-rate":"10MB","upstream":["https://cache.example.org"]}`)
+		`"peer":["nas","10.0.0.5:6273"],"port":7001,"share":"none","share-key":["k-1"],"spool-size":"1GiB","trusted-key":["k-1:a="],"upload-rate":"10MB","upstream":["https://cache.example.org"]}`)
 
 	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential", `["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
 	group.want(t, "systemd.services.narbor.environment", `{"HOME":"%S/narbor","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)

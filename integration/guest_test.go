@@ -38,7 +38,7 @@ done
 
 // narborScript is a guest with narbor, which finds the host, and through which Nix gets a path from there.
 const narborScript = `
-narbor run --state-dir /tmp/narbor --min-free 0 >/tmp/log 2>&1 &
+narbor run --state-dir /tmp/narbor --min-free 0 --share-key "${key%%:*}" >/tmp/log 2>&1 &
 status() { narbor status --state-dir /tmp/narbor --json; }
 narbor wait --state-dir /tmp/narbor --for peers=1 --timeout 60s
 echo "guest: found $(status | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | tr '\n' ' ')"

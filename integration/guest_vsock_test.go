@@ -21,7 +21,7 @@ ip addr add 10.0.2.15/24 dev eth0
 ip route add default via 10.0.2.2
 mkdir -p /etc/nix
 echo "trusted-public-keys = $key" >/etc/nix/nix.conf
-narbor run --state-dir /tmp/narbor --min-free 0 >/tmp/log 2>&1 &
+narbor run --state-dir /tmp/narbor --min-free 0 --share-key "${key%%:*}" >/tmp/log 2>&1 &
 narbor wait --state-dir /tmp/narbor --for peers=1 --timeout 60s
 narbor fetch --peer 10.0.2.2 --no-vsock --trusted-key "$key" --to /tmp/narbor/cache "$second" >/tmp/fetch 2>&1 || cat /tmp/fetch
 for m in vsock vmw_vsock_virtio_transport_common vhost_iotlb vhost vhost_vsock; do insmod "/vsock/$m.ko"; done
@@ -40,7 +40,7 @@ echo "build-users-group =
 sandbox = false
 substituters = http://127.0.0.1:6272
 trusted-public-keys = $key" >/etc/nix/nix.conf
-narbor run --state-dir /tmp/narbor --min-free 0 >/tmp/log 2>&1 &
+narbor run --state-dir /tmp/narbor --min-free 0 --share-key "${key%%:*}" >/tmp/log 2>&1 &
 narbor wait --state-dir /tmp/narbor --for peers=1 --timeout 600s
 for try in 1 2 3 4 5; do
   found=$(narbor status --state-dir /tmp/narbor --json | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | tr '\n' ' ')

@@ -29,32 +29,34 @@ func (h Health) Degraded() bool { return h.Severity == SeverityError || h.Severi
 
 // Facts is what the page, the API and the metrics show beside the accounts: what other parts of narbor know at a moment.
 type Facts struct {
-	Status     any // the answer to /api/v1/status
-	Version    string
-	Started    time.Time
-	ID         string
-	Listen     []string // addresses at which Nix asks
-	NixConf    string   // the line for nix.conf
-	NixAsks    bool     // that line, or one like it, is in force
-	Keys       []string // names of those whose signatures are believed
-	ShareKeys  []string // names of those that sign what is shared
-	Sharing    bool     // neighbours may have something
-	ShareFrom  []string // the store and cache directories
-	UploadRate int64    // bytes a second; 0 is no limit
-	Group      bool     // only members of a group are asked and answered
-	Neighbours []Neighbour
-	Banned     []Banned
-	Interfaces []Interface
-	Spool      SpoolUse
-	Rejected   map[string]int64            // what neighbours sent and was not believed, by reason, since the start
-	Bans       map[string]int64            // since the start, by reason
-	Networks   int64                       // changes of networks since the start
-	Discovery  map[string]map[string]int64 // what went by multicast DNS since the start, by kind and result
-	Health     []Health
-	Upstreams  []UpstreamUse
-	ForOthers  int64  // bytes of NARs that neighbours have asked to be downloaded, since the start
-	Alone      string // why nothing is downloaded for them; "" if it is
-	Helpers    int    // neighbours that download for this machine
+	Status    any // the answer to /api/v1/status
+	Version   string
+	Started   time.Time
+	ID        string
+	Listen    []string // addresses at which Nix asks
+	NixConf   string   // the line for nix.conf
+	NixAsks   bool     // that line, or one like it, is in force
+	Keys      []string // names of those whose signatures are believed
+	ShareKeys []string // names of those that sign what is shared
+	// PrivateKeys are names of keys: what only they have signed is for members of the group.
+	PrivateKeys []string
+	Sharing     bool     // neighbours may have something
+	ShareFrom   []string // the store and cache directories
+	UploadRate  int64    // bytes a second; 0 is no limit
+	Group       bool     // only members of a group are asked and answered
+	Neighbours  []Neighbour
+	Banned      []Banned
+	Interfaces  []Interface
+	Spool       SpoolUse
+	Rejected    map[string]int64            // what neighbours sent and was not believed, by reason, since the start
+	Bans        map[string]int64            // since the start, by reason
+	Networks    int64                       // changes of networks since the start
+	Discovery   map[string]map[string]int64 // what went by multicast DNS since the start, by kind and result
+	Health      []Health
+	Upstreams   []UpstreamUse
+	ForOthers   int64  // bytes of NARs that neighbours have asked to be downloaded, since the start
+	Alone       string // why nothing is downloaded for them; "" if it is
+	Helpers     int    // neighbours that download for this machine
 }
 
 // UpstreamUse is a cache on the internet that is asked for what no neighbour has.

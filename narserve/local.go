@@ -18,10 +18,11 @@ type local struct {
 	spool *store.Spool
 }
 
-// Local returns a source for what src may share: paths with a signature by one of shareKeys. Their archives are
-// copied into spool and verified there: what is on the disk may have changed since it was signed.
-func Local(src store.Source, shareKeys *trust.Keys, spool *store.Spool) Source {
-	return local{src, shareKeys, spool}
+// Local returns a source for what src may give to every user of this machine and to guests: paths with a signature by
+// one of publicKeys that were not built here. Their archives are copied into spool and verified there: what is on the
+// disk may have changed since it was signed.
+func Local(src store.Source, publicKeys *trust.Keys, spool *store.Spool) Source {
+	return local{src, publicKeys, spool}
 }
 
 // Lookup implements [Source]. An error other than ErrNotFound means that the store could not be asked.
@@ -30,12 +31,9 @@ func (l local) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	if err != nil {
 		return trust.Mapping{}, err
 	}
-	m, err := l.keys.Check(info)
+	m, err := l.keys.CheckShared(info)
 	if err != nil {
 		return trust.Mapping{}, fmt.Errorf("%w: %w", store.ErrNotFound, err)
-	}
-	if m.SignedBy() == "" { // content-addressed: private sources are too
-		return trust.Mapping{}, fmt.Errorf("%s: %w: not signed", info.Path, store.ErrNotFound)
 	}
 	return m, nil
 }

@@ -60,6 +60,9 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 	ctx, cancel := context.WithTimeout(r.Context(), fetchTimeout)
 	defer cancel()
 	m, err := s.mapping(ctx, hp, narHash)
+	if err == nil {
+		err = s.mayHave(r, m)
+	}
 	if err != nil {
 		return reply{}, err
 	}

@@ -88,7 +88,10 @@ type Config struct {
 	// finds.
 	Upstream func(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 
-	Keys    *trust.Keys     // checks remembered mappings again when their NAR is asked for; nil trusts nobody
+	Keys *trust.Keys // checks remembered mappings again when their NAR is asked for; nil trusts nobody
+	// Public are the keys of which one must have signed what a guest or another machine is given, which ask by another name
+	// or over another interface than this machine's programs; nil: Keys are enough.
+	Public  *trust.Keys
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
@@ -107,6 +110,7 @@ type Server struct {
 	sources  []*source
 	upstream []*source // at most one
 	keys     *trust.Keys
+	public   *trust.Keys
 	hosts    map[string]bool
 	log      *zap.Logger
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
@@ -124,7 +128,7 @@ type Server struct {
 
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
 func New(cfg Config) *Server {
-	s := &Server{keys: cfg.Keys, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{}}
+	s := &Server{keys: cfg.Keys, public: cfg.Public, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{}}
 	if s.keys == nil {
 		s.keys = new(trust.Keys)
 	}
@@ -313,6 +317,9 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 		return reply{}, err
 	}
 	m, err := s.find(r.Context(), question{hashPart: hp, timeout: narinfoTimeout, near: strings.HasPrefix(r.UserAgent(), AgentPrefix)})
+	if err == nil {
+		err = s.mayHave(r, m)
+	}
 	if err == nil {
 		err = s.withhold(m)
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // allowed refuses what a web page may have sent: without a check, any site could learn through a visitor's browser
@@ -40,6 +41,26 @@ func (s *Server) allowed(r *http.Request) bool {
 		return forNix(r) || local.IP.IsLoopback()
 	}
 	return (s.hosts[host] || here && nearby(host, local)) && forNix(r) && !fromBrowser(r)
+}
+
+// isOwn reports whether a program of this machine asks, as far as can be told: by a loopback name, over the loopback
+// interface. A guest on QEMU's user networking that lies about Host looks the same.
+func isOwn(r *http.Request) bool {
+	host, _, _ := splitHost(r.Host)
+	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && local.IP.IsLoopback() && (host == "localhost" || host == "127.0.0.1" || host == "::1")
+}
+
+// mayHave returns an error if a path is for this machine's own programs alone: what only a private key has signed, and
+// came from a member of the group or a cache with a password, is not for guests.
+func (s *Server) mayHave(r *http.Request, m trust.Mapping) error {
+	if s.public == nil || isOwn(r) {
+		return nil
+	}
+	if _, err := s.public.CheckShared(m.Info()); err != nil {
+		return fmt.Errorf("%w: %w", store.ErrNotFound, err)
+	}
+	return nil
 }
 
 // forNix says whether a request is for one of the three kinds of URL that Nix asks for.

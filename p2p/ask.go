@@ -33,8 +33,12 @@ type Answer struct {
 func (a Answer) Believed() bool { return a.Path != "" && a.Problem == "" }
 
 // AskEach asks every neighbour by itself about a hash part, and returns their answers sorted by ID. Unlike [Node.Lookup]
-// it waits for all of them, up to [askTimeout] each, and nobody is struck for what it says.
+// it waits for all of them, up to [askTimeout] each, and nobody is struck for what it says. There are no answers about a
+// hash part that Lookup keeps from neighbours.
 func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
+	if n.secret(ctx, hp) != nil {
+		return []Answer{}
+	}
 	neighbours := n.neighbours()
 	answers := make([]Answer, len(neighbours))
 	var all sync.WaitGroup

@@ -137,10 +137,10 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, r.hashParts[0])
-	switch {
-	case errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDisbelieved):
+	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDisbelieved) {
 		return bw.WriteByte(byte(verdictNone))
-	case err != nil || !n.sharer.may(m):
+	}
+	if err != nil || !n.mayFetchFor(ctx, m) {
 		return bw.WriteByte(byte(verdictNo))
 	}
 	t.probing.found()
@@ -148,6 +148,13 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 	info.CA, info.Deriver = "", store.Path{}
 	_, err = bw.Write(appendVerdict(verdictYes, info.String()))
 	return err
+}
+
+// mayFetchFor reports whether a path that the upstreams have may be fetched for neighbours. One that was built here too
+// could not be passed on.
+func (n *Node) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
+	_, ok := n.sharer.may(m)
+	return ok && !n.builtHere(ctx, m.Path().HashPart())
 }
 
 // answerFetch begins to fetch a NAR for a neighbour, or says how far that is.
@@ -206,7 +213,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience/2)
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, hp)
-	if err != nil || m.NarHash() != nar || !n.sharer.may(m) || !n.begin() {
+	if err != nil || m.NarHash() != nar || !n.mayFetchFor(ctx, m) || !n.begin() {
 		return nil
 	}
 	life, end := context.WithTimeout(n.life, jobTimeout)

@@ -21,8 +21,10 @@ import (
 type fetch struct {
 	node     *Node
 	m        trust.Mapping
+	shared   trust.Mapping // m as the sharing policy has checked it; zero if that refuses it
 	draft    *store.Draft
 	complete chan struct{}  // closed when no block is missing; made by run
+	secret   bool           // no neighbour is told that it is wanted; set by fly before it starts anything
 	suspects []suspicion    // what was fetched again; changes between runs only
 	landed   func()         // called when nobody is to ask for it any more
 	supplies int            // how often an upstream was asked; owned by the goroutine that calls honest
@@ -65,8 +67,9 @@ type block struct {
 
 func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
 	blocks := make([]block, store.NumBlocks(m.NarSize()))
-	return &fetch{node: n, m: m, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{},
-		failures: map[peer.ID]int{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), n.sharer.may(m))}
+	shared, ok := n.sharer.may(m)
+	return &fetch{node: n, m: m, shared: shared, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{},
+		failures: map[peer.ID]int{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), ok)}
 }
 
 // pick gives a holder its next block: the first that is missing, or as the crowd has it; or if all have been asked

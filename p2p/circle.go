@@ -154,7 +154,7 @@ func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 func (n *Node) tryOut(ctx context.Context, nb *neighbour) {
 	var asked []*lookup
 	for _, hp := range n.wanted.Keys() {
-		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor {
+		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secret(ctx, hp) == nil {
 			l := newLookup(n, hp, nil, 1)
 			l.ask([]*neighbour{nb})
 			asked = append(asked, l)

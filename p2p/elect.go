@@ -200,7 +200,7 @@ func (t *tally) isShunned(now time.Time) bool {
 // only if the upstreams have none.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	who, _ := n.elect(electorate(hp), nil)
-	if who == nil {
+	if who == nil || n.secret(ctx, hp) != nil {
 		return n.lookupUpstream(ctx, hp)
 	}
 	within := infoPatience

@@ -56,7 +56,9 @@ func (n *Node) fly(ctx context.Context, f *fetch) (*store.Spooled, error) {
 	defer f.draft.Discard()
 	defer f.landed()
 	m := f.m
-	f.join(n.holders(ctx, m, false))
+	if f.secret = n.secretNAR(ctx, m) != nil; !f.secret {
+		f.join(n.holders(ctx, m, false))
+	}
 	if f.nobody() && len(n.cfg.Upstreams) == 0 {
 		return nil, fmt.Errorf("%s: no neighbour has it: %w", m.Path(), store.ErrNotFound)
 	}
@@ -186,7 +188,9 @@ func (s *shift) fill(ctx context.Context) (again bool, err error) {
 		return false, fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
 	}
 	s.before = left
-	s.readmit(s.node.holders(ctx, s.m, true))
+	if !s.secret {
+		s.readmit(s.node.holders(ctx, s.m, true))
+	}
 	return true, nil
 }
 
@@ -205,7 +209,7 @@ func (s *shift) crawls() bool {
 
 // lookAround takes in who answered later than the first, or has the NAR by now. It returns when everybody was asked.
 func (f *fetch) lookAround(asked time.Time) time.Time {
-	if time.Since(asked) > holdersFresh {
+	if time.Since(asked) > holdersFresh && !f.secret {
 		f.node.askAround(f.m)
 		asked = time.Now()
 	}

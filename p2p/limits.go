@@ -232,6 +232,9 @@ const (
 	// infoTimeout bounds what one unresponsive neighbour can add to a build. Neighbours share our network: one that
 	// needs longer is worse than asking the internet. It leaves a part of narserve's 300 ms to the own store.
 	infoTimeout = 250 * time.Millisecond
+	// secretTimeout bounds what this machine's own sources can add to a question before neighbours are asked: the Nix
+	// database answers within 1 ms.
+	secretTimeout = infoTimeout / 2
 	// refreshTimeout bounds what asking again may delay a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
 	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given

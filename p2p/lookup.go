@@ -70,8 +70,12 @@ type holder struct {
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
-// [store.ErrNotFound] if there is none within 250 ms, or within ctx.
+// [store.ErrNotFound] if there is none within 250 ms, or within ctx. About what was built here, and what only private
+// keys have signed as far as this machine knows, no neighbour is asked.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	if err := n.secret(ctx, hp); err != nil {
+		return trust.Mapping{}, err
+	}
 	f, err := n.lookup(ctx, hp, nil)
 	if err != nil {
 		n.missed(hp)

@@ -124,6 +124,9 @@ func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := g.sharer.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
+		t.Fatal(err)
+	}
 	f = newFetch(g.Node, m, draft)
 	f.crowd.shared = true
 	end := g.fetched.begin(f)

@@ -18,7 +18,7 @@ func (f *fetch) electHelper() (who *neighbour, others int) {
 	f.mu.Lock()
 	asked, closed := len(f.helpers), f.crowd.closed || f.waited
 	f.mu.Unlock()
-	if closed || asked >= maxHelpers || f.urged.Load() {
+	if closed || asked >= maxHelpers || f.urged.Load() || f.secret {
 		return nil, 0
 	}
 	return f.node.elect(electorate(f.m.Path().HashPart()), func(nb *neighbour) bool {

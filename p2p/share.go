@@ -16,10 +16,11 @@ import (
 	"narbor/trust"
 )
 
-// A sharer is what this machine gives to neighbours: paths of its sources that an upstream has signed.
+// A sharer is what this machine gives to neighbours: paths of its sources that one of its keys has signed, and that
+// were not built here.
 type sharer struct {
 	sources []store.Source
-	keys    *trust.Keys // upstream keys; a path that none of them signed is not here
+	keys    *trust.Keys // of the sharing policy; a path that none of them signed is not here
 	passed  *fetched    // of sources; nil if nothing is shared
 	kept    *manifests  // computed before; nil if there is no file for them
 
@@ -42,20 +43,29 @@ type narKey struct {
 // An openNAR is an archive that neighbours are reading, or were until a moment ago. Its mutex is held while it is
 // being opened, so that many who want it open it once.
 type openNAR struct {
-	mu   sync.Mutex // guards the next three until opened
-	path store.Path
-	nar  store.NAR
-	err  error
+	mu  sync.Mutex    // guards the next three until opened
+	m   trust.Mapping // checked with the sharer's keys
+	nar store.NAR
+	err error
 
 	refs int       // guarded by sharer.mu
 	used time.Time // guarded by sharer.mu
 	dead bool      // guarded by sharer.mu; out of the table, to be closed by its last reader
 }
 
-// may says whether the path of a mapping may be shared, if it is here.
-func (s *sharer) may(m trust.Mapping) bool {
-	checked, err := s.keys.Check(m.Info())
-	return s.passed != nil && err == nil && checked.SignedBy() != ""
+// may reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
+// sharing policy have checked it.
+func (s *sharer) may(m trust.Mapping) (trust.Mapping, bool) {
+	checked, err := s.keys.CheckShared(m.Info())
+	return checked, s.passed != nil && err == nil
+}
+
+// ifStill returns nil if the keys that were the reason to open a NAR are still those of the sharing policy.
+func (s *sharer) ifStill(o *openNAR) error {
+	if !s.keys.Trusts(o.m) {
+		return fmt.Errorf("%s: no key of the sharing policy has signed it any more: %w", o.m.Path(), store.ErrNotFound)
+	}
+	return nil
 }
 
 // has says whether a path may be shared, and has that NAR.
@@ -72,7 +82,7 @@ func (s *sharer) flight(r request) *fetch {
 		return nil
 	}
 	f := s.passed.flight(r.hashParts[0])
-	if f == nil || f.m.NarHash() != r.nar || !f.relays() {
+	if f == nil || f.m.NarHash() != r.nar || !f.relays() || !s.keys.Trusts(f.shared) {
 		return nil
 	}
 	return f
@@ -96,9 +106,12 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 
 	o.mu.Lock()
 	if o.nar == nil && o.err == nil {
-		o.path, o.nar, o.err = s.openNAR(ctx, key)
+		o.m, o.nar, o.err = s.openNAR(ctx, key)
 	}
 	err := o.err
+	if err == nil {
+		err = s.ifStill(o)
+	}
 	o.mu.Unlock()
 	if err != nil {
 		s.forget(key, o) // whoever comes next tries again
@@ -111,7 +124,8 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 // offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
 // meanwhile, and needs a moment to have it in its store.
 func (s *sharer) offer(m trust.Mapping, sp *store.Spooled) {
-	if s.passed == nil || s.off.Load() {
+	m, ok := s.may(m)
+	if !ok || s.off.Load() {
 		return
 	}
 	s.mu.Lock()
@@ -124,23 +138,23 @@ func (s *sharer) offer(m trust.Mapping, sp *store.Spooled) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[key] == nil {
-		s.open[key] = &openNAR{path: m.Path(), nar: sp.Retain(), used: time.Now()}
+		s.open[key] = &openNAR{m: m, nar: sp.Retain(), used: time.Now()}
 		hint(s.opened)
 	}
 }
 
-func (s *sharer) openNAR(ctx context.Context, key narKey) (store.Path, store.NAR, error) {
+func (s *sharer) openNAR(ctx context.Context, key narKey) (trust.Mapping, store.NAR, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	m, src, err := s.claim(ctx, key.hp)
 	if err != nil {
-		return store.Path{}, nil, err
+		return trust.Mapping{}, nil, err
 	}
 	if m.NarHash() != key.nar {
-		return store.Path{}, nil, fmt.Errorf("%s with another NarHash: %w", m.Path(), store.ErrNotFound)
+		return trust.Mapping{}, nil, fmt.Errorf("%s with another NarHash: %w", m.Path(), store.ErrNotFound)
 	}
 	nar, err := src.NAR(ctx, m.Info())
-	return m.Path(), nar, err
+	return m, nar, err
 }
 
 // named returns the path and the NarSize of what is asked for, as long as it is open; the zero path if it is not.
@@ -159,7 +173,7 @@ func (s *sharer) named(r request) (store.Path, int64) {
 	if o.nar == nil {
 		return store.Path{}, 0
 	}
-	return o.path, o.nar.Size()
+	return o.m.Path(), o.nar.Size()
 }
 
 func (s *sharer) release(o *openNAR) {
@@ -292,6 +306,9 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 	for i := range n {
 		if s.off.Load() {
 			return fmt.Errorf("manifest of %s: shared no more: %w", r.hashParts[0], store.ErrNotFound)
+		}
+		if err := s.ifStill(o); err != nil {
+			return fmt.Errorf("manifest: %w", err)
 		}
 		block := (*buf)[:store.BlockLen(size, i)]
 		if _, err := o.nar.ReadAt(block, int64(i)*store.BlockSize); err != nil {

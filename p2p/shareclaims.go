@@ -37,27 +37,27 @@ func newSharer(sources []store.Source, keys *trust.Keys) *sharer {
 	return &sharer{sources: sources, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{}, checked: checked}
 }
 
-// claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing.
+// claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing. What one
+// source calls built here, no other source shares: it may have a copy. So the first source that fails ends the search.
 func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, store.Source, error) {
-	var failed error
 	for _, src := range s.sources {
 		if s.off.Load() {
 			break
 		}
 		info, err := src.Info(ctx, hp)
-		if err != nil {
-			if !errors.Is(err, store.ErrNotFound) {
-				failed = err
-			}
+		if errors.Is(err, store.ErrNotFound) {
 			continue
+		}
+		if err != nil {
+			return trust.Mapping{}, nil, err
+		}
+		if err := trust.MayLeave(info); err != nil {
+			return trust.Mapping{}, nil, fmt.Errorf("%w: %w", store.ErrNotFound, err)
 		}
 		m, err := s.check(hp, info)
 		if err == nil && m.SignedBy() != "" && m.Path().HashPart() == hp {
 			return m, src, nil
 		}
-	}
-	if failed != nil {
-		return trust.Mapping{}, nil, failed
 	}
 	return trust.Mapping{}, nil, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
 }

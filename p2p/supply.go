@@ -78,7 +78,9 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	}
 	if f.hasDoubted() && !f.again { // after a doubt; whoever has fetched it by now vouches for it
 		f.again = true
-		f.readmit(f.node.holders(ctx, f.m, true))
+		if !f.secret {
+			f.readmit(f.node.holders(ctx, f.m, true))
+		}
 		return true
 	}
 	who, others := f.electHelper()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -17,9 +18,25 @@ import (
 type NixSettings struct {
 	TrustedPublicKeys []string // "<name>:<base64>"
 	Substituters      []string // URLs
-	SecretKeyFiles    []string // of keys that Nix signs its own builds with
+	SecretKeyFiles    []string // of keys that Nix signs its own builds with; narbor opens none of them
 	RequireSigs       bool
-	Origin            string // where this was learned, for the user to read
+	Netrc             Netrc
+	Origin            string   // where this was learned, for the user to read
+	Unread            []Unread // files that may hold more settings
+}
+
+// An Unread is a configuration file that exists and could not be read.
+type Unread struct {
+	File string `json:"file"`
+	Why  string `json:"why"` // such as "permission denied"
+	At   string `json:"at"`  // "file:line" of the line that includes it; "" if none does
+}
+
+func (u Unread) String() string {
+	if u.At == "" {
+		return u.File + " (" + u.Why + ")"
+	}
+	return u.File + " (" + u.Why + "), which " + u.At + " includes"
 }
 
 // defaultNixSettings are built into Nix.
@@ -28,6 +45,7 @@ func defaultNixSettings() NixSettings {
 		TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
 		Substituters:      []string{"https://cache.nixos.org/"},
 		RequireSigs:       true,
+		Netrc:             Netrc{File: filepath.Join(nixConfDir(), "netrc")},
 		Origin:            "Nix's defaults",
 	}
 }
@@ -46,15 +64,22 @@ const (
 )
 
 // ReadNixSettings returns the effective configuration of this machine's Nix: what nix itself says, or what the
-// configuration files say where there is no nix to ask, or Nix's defaults where there are no files either.
+// configuration files say where there is no nix to ask, or Nix's defaults where there are no files either. A file that
+// may not be read is no error but one of Unread; Nix, too, goes on without it. With an error, which Nix would report as
+// well, the settings are those of the lines that could be understood.
 func ReadNixSettings(ctx context.Context) (NixSettings, error) {
+	conf := readNixConf()
 	nix, err := exec.LookPath("nix")
 	if err == nil {
-		if s, err := askNix(ctx, nix); err == nil || ctx.Err() != nil {
+		s, err := askNix(ctx, nix)
+		if ctx.Err() != nil {
 			return s, err
 		}
+		if err == nil {
+			s.Unread, s.Netrc = conf.settings.Unread, readNetrc(s.Netrc.File)
+			return s, nil
+		}
 	}
-	conf := readNixConf()
 	return conf.settings, conf.err
 }
 
@@ -91,6 +116,9 @@ func runNix(ctx context.Context, nix string, args []string) (NixSettings, error)
 		if err := json.Unmarshal(values[name].Value, dst); err != nil {
 			return NixSettings{}, fmt.Errorf("nix %s: %s: %w", args[0], name, err)
 		}
+	}
+	if err := json.Unmarshal(values["netrc-file"].Value, &s.Netrc.File); err != nil {
+		s.Netrc.File = filepath.Join(nixConfDir(), "netrc")
 	}
 	return s, nil
 }

@@ -101,6 +101,7 @@ func TestConfParserAgreesWithNix(t *testing.T) {
 				t.Errorf("ReadNixSettings = %+v, %v, nix says %v", got, err, wantErr)
 			}
 			got.Origin, want.Origin = "", ""
+			got.Unread, got.Netrc.Hosts = nil, nil // nix does not say them
 			if err == nil && !equalSettings(got, want) {
 				t.Errorf("ReadNixSettings = %+v, nix says %+v", got, want)
 			}

@@ -3,9 +3,11 @@ package store
 import (
 	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,6 +46,7 @@ func readNixConf() nixConf {
 	for _, file := range append([]string{SystemNixConf()}, files...) {
 		c.top = file
 		c.keep(c.readFile(file))
+		c.at = ""
 	}
 	if text, ok := os.LookupEnv("NIX_CONFIG"); ok {
 		c.top = "NIX_CONFIG"
@@ -53,14 +56,17 @@ func readNixConf() nixConf {
 	if len(c.found) > 0 {
 		c.settings.Origin = strings.Join(c.found, ", ")
 	}
+	c.settings.Netrc = readNetrc(c.settings.Netrc.File)
+	c.files = append(c.files, c.settings.Netrc.File)
+	fmt.Fprintf(c.sum, "%q ", c.settings.Netrc)
 	c.digest = string(c.sum.Sum(nil))
 	return c
 }
 
 // SystemNixConf returns the name of the configuration file that all users of this machine have in common.
-func SystemNixConf() string {
-	return filepath.Join(cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix"), "nix.conf")
-}
+func SystemNixConf() string { return filepath.Join(nixConfDir(), "nix.conf") }
+
+func nixConfDir() string { return cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix") }
 
 // keep keeps the first error.
 func (c *nixConf) keep(err error) { c.err = cmp.Or(c.err, err) }
@@ -91,7 +97,8 @@ func splitColons(s string) []string {
 	return strings.FieldsFunc(s, func(r rune) bool { return r == ':' })
 }
 
-// readFile applies a file. One that is not there, or not readable, says nothing, as with Nix.
+// readFile applies a file. One that is not there says nothing, and one that may not be read is taken note of: Nix, too,
+// goes on without it, but a Nix that runs as another user may be able to read it.
 func (c *nixConf) readFile(path string) error {
 	if c.files = append(c.files, path); len(c.files) > maxConfFiles {
 		return fmt.Errorf("%s: too many files are included, or in a circle", path)
@@ -99,7 +106,7 @@ func (c *nixConf) readFile(path string) error {
 	fmt.Fprintf(c.sum, "%q ", path)
 	text, err := readConfText(path)
 	if err != nil {
-		fmt.Fprint(c.sum, "- ")
+		c.leaveUnread(path, err)
 		return nil
 	}
 	fmt.Fprintf(c.sum, "%q ", text)
@@ -108,6 +115,19 @@ func (c *nixConf) readFile(path string) error {
 	}
 	c.found = append(c.found, path)
 	return c.parse(text, path)
+}
+
+// leaveUnread takes note of a file that cannot be read, unless there is none.
+func (c *nixConf) leaveUnread(path string, err error) {
+	fmt.Fprintf(c.sum, "- %v ", err)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return
+	}
+	why := err.Error()
+	if inner := new(fs.PathError); errors.As(err, &inner) {
+		why = inner.Err.Error()
+	}
+	c.settings.Unread = append(c.settings.Unread, Unread{File: path, Why: why, At: c.at})
 }
 
 // readConfText reads what parse may get and one byte more. It does not wait for a writer should path be a pipe.
@@ -160,11 +180,14 @@ func (c *nixConf) include(words []string, path string) error {
 	if !filepath.IsAbs(file) {
 		return fmt.Errorf("%s: %s is not an absolute path", path, words[1])
 	}
-	if _, err := os.Lstat(file); err != nil && words[0] == "include" {
+	if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) && words[0] == "include" {
 		fmt.Fprintf(c.sum, "%q - ", file)
-		return fmt.Errorf("%s includes %s, which is not there", path, file)
+		return fmt.Errorf("%s includes %s, which is not there", c.at, file)
 	}
-	return c.readFile(file)
+	at := c.at
+	err := c.readFile(file)
+	c.at = at
+	return err
 }
 
 func (c *nixConf) set(name string, words []string, path string) error {
@@ -177,6 +200,11 @@ func (c *nixConf) set(name string, words []string, path string) error {
 		list = &c.settings.Substituters
 	case "secret-key-files":
 		list = &c.settings.SecretKeyFiles
+	case "netrc-file":
+		if !extra {
+			c.settings.Netrc.File = strings.Join(words, " ")
+		}
+		return nil
 	case "require-sigs":
 		if extra {
 			return nil // unknown, which Nix tells with a warning

@@ -133,7 +133,7 @@ func (r *wireReader) pathInfo(p Path) Info {
 	refs := r.strings(maxWireItems)
 	r.uint64() // registration time
 	size := r.uint64()
-	r.bool() // built here, or copied
+	info.Ultimate = r.bool()
 	sigs := r.strings(maxWireItems)
 	info.CA = r.string(maxWireString)
 	if r.err != nil {

@@ -199,6 +199,9 @@ type Info struct {
 	Deriver    Path   // zero if unknown; no signature covers it
 	Signatures []string
 	CA         string // Nix's content address, "" if none; no signature covers it
+	// Ultimate is set by this machine's Nix store alone, for paths that its database calls "ultimate": they were built
+	// here. It is part of no claim text.
+	Ultimate bool
 }
 
 // Block is a piece of a NAR: its content address and its length in bytes, at most [BlockSize].

@@ -243,6 +243,15 @@ func (u *Upstream) recall(hp HashPart) (page, bool) {
 	return p, true
 }
 
+// Recall returns what the cache has said about a hash part before, as far as that is remembered or kept. Nothing is sent.
+func (u *Upstream) Recall(hp HashPart) (Info, bool) {
+	if _, err := ParseHashPart(string(hp)); err != nil {
+		return Info{}, false
+	}
+	p, ok := u.recall(hp)
+	return p.info, ok
+}
+
 // ask puts a question to the cache.
 func (u *Upstream) ask(ctx context.Context, hp HashPart) (page, error) {
 	text, err := u.get(ctx, string(hp)+".narinfo", MaxInfoLen)

@@ -3,7 +3,6 @@ package trust
 import (
 	"bytes"
 	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -107,23 +106,4 @@ func isWeak(key ed25519.PublicKey) bool {
 		return true
 	}
 	return y[0] >= 0xed && y[31] == 0x7f && bytes.Count(y[1:31], []byte{0xff}) == 30
-}
-
-// OwnPublicKey returns the public half of a secret key, given the text of a file that Nix's secret-key-files names.
-func OwnPublicKey(secretKeyFile string) (string, error) {
-	name, _, ok := strings.Cut(secretKeyFile, ":")
-	sk, err := signature.LoadSecretKey(strings.TrimSpace(secretKeyFile))
-	if !ok || name == "" || err != nil {
-		return "", errors.New("not a secret key: want <name>:<base64 of 64 bytes>") // never quote it
-	}
-	return sk.ToPublicKey().String(), nil
-}
-
-// Upstream returns the keys in trusted but those that are also in own, whatever name they go by: a machine trusts
-// its own key too, but what it signed itself no upstream has published.
-func Upstream(trusted, own []string) []string {
-	bits := func(key string) string { return key[strings.IndexByte(key, ':')+1:] }
-	return slices.DeleteFunc(slices.Clone(trusted), func(key string) bool {
-		return slices.ContainsFunc(own, func(o string) bool { return bits(o) == bits(key) })
-	})
 }

@@ -233,34 +233,6 @@ func TestTrustsFollowsTheKeys(t *testing.T) {
 	}
 }
 
-func TestOwnPublicKey(t *testing.T) {
-	s := newSigner("host-1")
-	secret := "host-1:" + base64.StdEncoding.EncodeToString(s.private)
-	for _, text := range []string{secret, secret + "\n"} {
-		if got, err := trust.OwnPublicKey(text); err != nil || got != s.key() {
-			t.Errorf("OwnPublicKey = %q, %v, want %q", got, err, s.key())
-		}
-	}
-	for _, text := range []string{"", "host-1:", ":" + secret[7:], "host-1", s.key(), secret[:40], secret + "AAAA"} {
-		if got, err := trust.OwnPublicKey(text); err == nil || strings.Contains(err.Error(), secret[7:40]) {
-			t.Errorf("OwnPublicKey(%q) = %q, %v, want an error that does not quote it", text, got, err)
-		}
-	}
-}
-
-func TestUpstreamLeavesOutOwnKeys(t *testing.T) {
-	a, b := newSigner("upstream-1"), newSigner("host-1")
-	renamed := signer{"published-as", b.private}
-	trusted := []string{a.key(), b.key(), renamed.key()}
-	before := slices.Clone(trusted)
-	if got := trust.Upstream(trusted, []string{b.key()}); !slices.Equal(got, []string{a.key()}) {
-		t.Errorf("Upstream = %q, want %q", got, a.key())
-	}
-	if got := trust.Upstream(trusted, nil); !slices.Equal(got, before) || !slices.Equal(trusted, before) {
-		t.Errorf("Upstream without own keys = %q, and left its argument as %q", got, trusted)
-	}
-}
-
 func TestCheckSortsReferences(t *testing.T) {
 	a := newSigner("upstream-1")
 	signed := a.sign(sampleInfo(t))

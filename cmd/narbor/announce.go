@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/p2p"
 	"narbor/store"
 )
 
@@ -26,9 +27,20 @@ func (s *service) announce(c *cli.Context) error {
 	case s.pause.end() != nil:
 		line("sharing", "nothing until %s: it was paused", s.pause.end().Local().Format("2006-01-02 15:04"))
 	case len(names) == 0:
-		line("sharing", "nothing: there is no upstream key")
+		line("sharing", "nothing: no trusted key is public; see `narbor keys`")
 	default:
 		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
+	}
+	if _, private := s.policy().split(s.trusted.Names()); len(private) > 0 {
+		line("private", "what only %s has signed goes %s", strings.Join(private, " or "), Status{Status: p2p.Status{Group: s.group}}.privateGoes())
+	}
+	for _, name := range s.publicNames {
+		if !slices.Contains(s.trusted.Names(), name) {
+			line("share-key", "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
+		}
+	}
+	for _, problem := range s.settings.problems() {
+		line("nix.conf", "cannot be read to its end: %s", problem)
 	}
 	if names := s.trusted.Names(); len(names) > 0 {
 		line("trusting", "%s (%s)", strings.Join(names, ", "), s.settings.get().Origin)

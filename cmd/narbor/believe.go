@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 
@@ -15,20 +14,48 @@ import (
 
 // nixSettings are what Nix's configuration was when it was read last.
 type nixSettings struct {
-	mu  sync.Mutex // guards now
+	mu  sync.Mutex // guards the rest
 	now store.NixSettings
+	err error // why what was read last was not taken over; nil if it was
 }
 
 func (n *nixSettings) set(s store.NixSettings) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.now = s
+	n.now, n.err = s, nil
 }
 
 func (n *nixSettings) get() store.NixSettings {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.now
+}
+
+func (n *nixSettings) fail(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.err = err
+}
+
+// refused reports whether what was read last was not taken over.
+func (n *nixSettings) refused() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.err != nil
+}
+
+// problems says which of Nix's configuration could not be read, and why.
+func (n *nixSettings) problems() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	problems := []string{}
+	for _, u := range n.now.Unread {
+		problems = append(problems, u.String())
+	}
+	if n.err != nil {
+		problems = append(problems, n.err.Error())
+	}
+	return problems
 }
 
 // keysOf returns the keys of Nix's configuration. What is no key is left out, as it makes Nix fail already.
@@ -45,39 +72,26 @@ func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
 
 // believe takes over the keys of Nix's configuration.
 func (s *service) believe(settings store.NixSettings) error {
-	s.settings.set(settings)
 	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
-	own, unreadable := ownKeys(settings.SecretKeyFiles)
-	if err := s.trusted.Replace(slices.Concat(trusted, own)); err != nil { // Nix trusts its own keys, too
+	if err := s.trusted.Replace(trusted); err != nil {
 		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
 	}
-	if len(unreadable) > 0 {
-		// A key whose name is unknown may be any of the trusted ones, and what it signed was built here.
-		s.log.Warn("cannot tell which trusted key is this machine's own, so nothing is shared: let narbor read the file, or remove it from secret-key-files",
-			zap.Strings("secretKeyFiles", unreadable))
-		return s.shareKeys.Replace(nil)
+	s.settings.set(settings)
+	for _, u := range settings.Unread {
+		s.log.Warn("Nix's configuration cannot be read to its end; keys that it may make private are private",
+			zap.String("file", u.File), zap.String("why", u.Why), zap.String("includedAt", u.At))
 	}
-	return s.shareKeys.Replace(trust.Upstream(trusted, own))
+	public := s.policy().of(trusted)
+	shared := public
+	if s.group {
+		shared = trusted
+	}
+	return errors.Join(s.public.Replace(public), s.shareKeys.Replace(shared))
 }
 
-// ownKeys returns the public keys of the secret keys in files, and the files that cannot be read.
-func ownKeys(files []string) (own, unreadable []string) {
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		key := ""
-		if err == nil {
-			key, err = trust.OwnPublicKey(string(text))
-		}
-		if err != nil {
-			unreadable = append(unreadable, file)
-			continue
-		}
-		own = append(own, key)
-	}
-	return own, unreadable
+// policy is what decides now which of the trusted keys are public.
+func (s *service) policy() keyPolicy {
+	return newKeyPolicy(s.settings.get(), s.publicNames, s.upstreamURLs)
 }
 
 func (s *service) settingsChanged(settings store.NixSettings, err error) {
@@ -85,8 +99,9 @@ func (s *service) settingsChanged(settings store.NixSettings, err error) {
 		err = s.believe(settings)
 	}
 	if err != nil {
+		s.settings.fail(err)
 		s.log.Error("Nix's configuration has changed and cannot be read; the keys stay as they were", zap.Error(err))
 		return
 	}
-	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("shareKeys", s.shareKeys.Names()))
+	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("publicKeys", s.public.Names()))
 }

@@ -200,6 +200,11 @@ func checkValues(c *cli.Context) error {
 	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
 		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
 	}
+	for _, name := range c.StringSlice("share-key") {
+		if name == "" || strings.ContainsAny(name, ": ") {
+			return codedError{fmt.Errorf("--share-key %q is not the name of a key: give what stands before the colon, such as cache.example.org-1", name), exitUsage}
+		}
+	}
 	for _, url := range c.StringSlice("upstream") {
 		u, err := store.OpenUpstream(store.UpstreamConfig{URL: url}) // nobody is asked
 		if err != nil {

@@ -163,9 +163,18 @@ func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log *z
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	keys, err := trust.ParseKeys(append(keysOf(settings, log), c.StringSlice("trusted-key")...))
+	trusted := append(keysOf(settings, log), c.StringSlice("trusted-key")...)
+	keys, err := trust.ParseKeys(trusted)
 	if err != nil {
 		return nil, codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
+	}
+	public := trusted // members of a group may hear of everything
+	if c.String("group-secret-file") == "" {
+		public = newKeyPolicy(settings, c.StringSlice("share-key"), c.StringSlice("upstream")).of(trusted)
+	}
+	publicKeys, err := trust.ParseKeys(public)
+	if err != nil {
+		return nil, err
 	}
 	if len(keys.Names()) == 0 {
 		return nil, errors.New("no key is trusted by Nix, so nothing from a neighbour could be believed; give --trusted-key")
@@ -180,7 +189,7 @@ func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log *z
 	}
 	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Trusted: keys, ShareKeys: new(trust.Keys), Spool: spool, Upstreams: ups, Log: log})
+		Trusted: keys, ShareKeys: publicKeys, Spool: spool, Upstreams: ups, Log: log})
 }
 
 // A fetcher brings closures from neighbours, and upstreams if there are any, into a cache directory.

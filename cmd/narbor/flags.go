@@ -46,8 +46,15 @@ func peerFlags() []cli.Flag {
 		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but those of containers, VPNs and tunnels, and metered ones); repeatable"),
 		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
 		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),
+		shareKeyFlag(),
 		stringFlag("group-secret-file", "", categoryWho, "ask and answer only neighbours that have the same secret, in `FILE`: 16 bytes or more, such as of head -c 32 /dev/urandom | base64"),
 	}
+}
+
+// shareKeyFlag names the keys that are public because the user says so.
+func shareKeyFlag() cli.Flag {
+	return listFlag("share-key", categoryWho, "let every neighbour have what the trusted key of this `NAME` has signed, such as cache.example.org-1; "+
+		"cache.nixos.org-1 and the keys of https caches that need no password are public anyway; repeatable")
 }
 
 func logFlags() []cli.Flag {

@@ -106,8 +106,8 @@ func exampleHealth() []narserve.Health {
 func TestShareAndKeysReadWell(t *testing.T) {
 	golden(t, "share", shareOf(exampleStatus()).print)
 	golden(t, "keys", KeyList{Keys: []Key{
-		{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3", Shares: true},
-		{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "secret-key-files", Own: true},
+		{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3", Class: classPublic, Why: "it is the key of cache.nixos.org", Shares: true},
+		{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4", Class: classPrivate, Why: "it is not called after the host of a configured https cache"},
 	}}.print)
 }
 

@@ -14,7 +14,7 @@ const settleIn = 10 * time.Second
 // health says what this service knows of itself that is not as it should be, the worst first.
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
-	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, s.shareHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
+	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, s.shareHealth, s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
 		s.neighbourHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
@@ -75,7 +75,6 @@ func storeHealth(st Status) *narserve.Health {
 
 func (s *service) shareHealth(st Status) *narserve.Health {
 	h := &narserve.Health{Code: "nothing-shared", Severity: narserve.SeverityWarning, Title: "Neighbours get nothing from here"}
-	_, unreadable := ownKeys(s.settings.get().SecretKeyFiles)
 	switch {
 	case st.Sharing != "signed" && st.PausedUntil != nil:
 		h.Severity, h.Code = narserve.SeverityInfo, "sharing-paused"
@@ -84,14 +83,31 @@ func (s *service) shareHealth(st Status) *narserve.Health {
 	case st.Sharing != "signed":
 		h.Severity, h.Code = narserve.SeverityInfo, "sharing-off"
 		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
-	case len(unreadable) > 0:
-		h.Text = "narbor may not read " + strings.Join(unreadable, ", ") + ", so it cannot tell which trusted key is this machine's own, and what was built here must not leave it."
-		h.Fix = "Let narbor read " + strings.Join(unreadable, ", ") + ", or remove it from secret-key-files in nix.conf."
 	case len(st.ShareKeys) == 0 && len(st.Keys) > 0:
-		h.Text = "Every trusted key is this machine's own: there is no upstream whose signature would say that a path may be shared."
-		h.Fix = "Add the key of the cache that this machine uses to trusted-public-keys."
+		h.Text = "Every trusted key is private: what it has signed may come from a cache that asks for a password, or from this machine."
+		h.Fix = "Add the key of the public cache that this machine uses to trusted-public-keys, or say which key is public by --share-key; see `narbor keys`."
 	default:
 		return nil
+	}
+	return h
+}
+
+// confHealth is a warning only if a key might be public otherwise, or Nix refuses the configuration as well.
+func (s *service) confHealth(st Status) *narserve.Health {
+	if len(st.NixConfProblems) == 0 {
+		return nil
+	}
+	h := &narserve.Health{Code: "nix-conf", Severity: narserve.SeverityInfo, Title: "Nix's configuration cannot be read to its end",
+		Text: "narbor cannot read " + strings.Join(st.NixConfProblems, "; ") + ". It shares what public keys have signed.",
+		Fix:  "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor must know, such as access-tokens, leave it so."}
+	policy := s.policy()
+	policy.unread = nil
+	if without, _ := policy.split(st.Keys); len(without) > len(st.PublicKeys) {
+		h.Severity = narserve.SeverityWarning
+		h.Text += " A key of a cache that may need a password, for all that narbor can tell, is private until then."
+	}
+	if s.settings.refused() {
+		h.Severity, h.Fix = narserve.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be read before."
 	}
 	return h
 }

@@ -64,7 +64,7 @@ func TestHealth(t *testing.T) {
 		{"no network, and a neighbour all the same", func(_ *service, st *Status) { st.Interfaces = nil }, "", ""},
 		{"sharing turned off", func(_ *service, st *Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
 		{"sharing paused", func(_ *service, st *Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info", in.Format("15:04")},
-		{"own keys only", func(_ *service, st *Status) { st.ShareKeys = nil }, "nothing-shared warning", "upstream"},
+		{"private keys only", func(_ *service, st *Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
 		{"Nix has not asked", func(_ *service, st *Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
 		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(store.NixSettings{}) }, "nix warning", "extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(store.NixSettings{}) }, "", ""},
@@ -102,17 +102,6 @@ func TestHealth(t *testing.T) {
 
 func TestHealthOfFiles(t *testing.T) {
 	s, st, dir := wellService(t)
-	secret := filepath.Join(dir, "secret")
-	if err := os.WriteFile(secret, []byte("nonsense"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	settings := s.settings.get()
-	settings.SecretKeyFiles = []string{secret}
-	s.settings.set(settings)
-	if got := s.health(st); len(got) != 1 || got[0].Code != "nothing-shared" || !strings.Contains(got[0].Fix, secret) {
-		t.Errorf("with a secret key that cannot be read: %+v", got)
-	}
-	s, st, dir = wellService(t)
 	file := filepath.Join(dir, "account.json")
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)

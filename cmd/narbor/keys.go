@@ -23,34 +23,39 @@ type Key struct {
 	Name   string `json:"name"`
 	Public string `json:"public"` // name:base64
 	From   string `json:"from"`   // where it was learned
-	Shares bool   `json:"shares"` // what it has signed is given to neighbours
-	Own    bool   `json:"own"`    // this machine signs its own builds with it
+	Class  string `json:"class"`  // public or private
+	Why    string `json:"why"`    // it is that
+	Shares bool   `json:"shares"` // what it has signed, and was not built here, is given to neighbours
 }
+
+const classPublic, classPrivate = "public", "private"
 
 // keyList says where each key in force comes from. Of two with one name the first counts, as in Nix.
 func (s *service) keyList() KeyList {
-	settings := s.settings.get()
+	settings, policy := s.settings.get(), s.policy()
 	places := map[string]string{}
 	for _, l := range store.NixConfLines("trusted-public-keys") {
 		if l.UndoneBy == "" {
 			places[l.Value] = l.At
 		}
 	}
-	own, _ := ownKeys(settings.SecretKeyFiles)
 	list := KeyList{Schema: jsonSchema, Keys: []Key{}}
 	add := func(keys []string, otherwise string) {
 		for _, key := range keys {
-			name, _, _ := strings.Cut(key, ":")
+			name := keyName(key)
 			if _, err := trust.ParseKeys([]string{key}); err != nil || slices.ContainsFunc(list.Keys, func(k Key) bool { return k.Name == name }) {
 				continue
 			}
-			list.Keys = append(list.Keys, Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Shares: slices.Contains(s.shareKeys.Names(), name),
-				Own: len(trust.Upstream([]string{key}, own)) == 0})
+			k := Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate, Shares: slices.Contains(s.shareKeys.Names(), name)}
+			class := policy.class(name)
+			if k.Why = class.why; class.public {
+				k.Class = classPublic
+			}
+			list.Keys = append(list.Keys, k)
 		}
 	}
 	add(s.keys, "--trusted-key")
 	add(settings.TrustedPublicKeys, "Nix's defaults") // for no file says so
-	add(own, "secret-key-files")
 	return list
 }
 
@@ -59,8 +64,11 @@ func keysCommand() *cli.Command {
 		Name:  "keys",
 		Usage: "list the keys whose signatures are believed, and where each comes from",
 		Description: "They are those of this machine's Nix, read again when its configuration changes, and those of\n" +
-			"--trusted-key. What one of them has signed is taken from neighbours. It is shared with neighbours too,\n" +
-			"unless the key is this machine's own. Exit code 4 means that there is none.\n\n" +
+			"--trusted-key. What one of them has signed is taken from neighbours. What a public key has signed is shared\n" +
+			"with every neighbour. Public are cache.nixos.org-1, keys that are called after the host of a configured https\n" +
+			"cache that needs no password, and those of --share-key. What only private keys have signed is shared with\n" +
+			"members of the group alone. What was built here is not shared, whatever has signed it.\n\n" +
+			"Exit code 4 means that there is no key.\n\n" +
 			"Example: narbor keys --json",
 		Flags: controlFlags(),
 		Action: func(c *cli.Context) error {
@@ -93,13 +101,14 @@ func (l KeyList) print(s screen) {
 		fmt.Fprintln(s, s.paint(bold, k.Name))
 		s.field("  key", "%s", strings.TrimPrefix(k.Public, k.Name+":"))
 		s.field("  from", "%s", k.From)
+		s.field("  "+k.Class, "%s", k.Why)
 		switch {
+		case k.Class == classPublic && k.Shares:
+			s.field("  shared", "with every neighbour")
 		case k.Shares:
-			s.field("  shared", "yes: what it has signed may go to neighbours")
-		case k.Own:
-			s.field("  shared", "no: it is this machine's own: your builds stay here")
+			s.field("  shared", "with members of the group")
 		default:
-			s.field("  shared", "no: some file of secret-key-files cannot be read, so any key may be this machine's own")
+			s.field("  shared", "with no neighbour")
 		}
 	}
 }

@@ -26,7 +26,6 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
-	"narbor/trust"
 )
 
 // narbor runs the program to its end.
@@ -153,7 +152,7 @@ func startedAt(t *testing.T, socket string, args ...string) Status {
 	t.Helper()
 	state := t.TempDir()
 	cmd := exec.Command(os.Args[0], append([]string{"run", "--state-dir", state, "--socket", socket, "--port", "0", "--no-mdns",
-		"--listen", "127.0.0.1:0", "--min-free", "0"}, args...)...)
+		"--listen", "127.0.0.1:0", "--min-free", "0", "--share-key", "test-1"}, args...)...)
 	cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -354,56 +353,6 @@ func TestNixGetsAnAnswerWhenNarborCannotStart(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestOwnKeysAreFoundOut(t *testing.T) {
-	secret, public, err := signature.GenerateKeypair("me-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	good, bad := filepath.Join(dir, "good"), filepath.Join(dir, "bad")
-	if err := errors.Join(os.WriteFile(good, []byte(secret.String()+"\n"), 0o600), os.WriteFile(bad, []byte("nonsense"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	own, unreadable := ownKeys([]string{good, bad, filepath.Join(dir, "absent")})
-	if !slices.Equal(own, []string{public.String()}) || !slices.Equal(unreadable, []string{bad}) {
-		t.Errorf("ownKeys = %q, %q, want %q and %q", own, unreadable, public, bad)
-	}
-}
-
-func TestOwnBuildsAreNotShared(t *testing.T) {
-	secret, own, err := signature.GenerateKeypair("me-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, upstream, err := signature.GenerateKeypair("upstream-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	good, bad := filepath.Join(dir, "good"), filepath.Join(dir, "bad")
-	if err := errors.Join(os.WriteFile(good, []byte(secret.String()+"\n"), 0o600), os.WriteFile(bad, []byte("nonsense"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range []struct {
-		secretKeyFiles, shared []string
-	}{
-		{nil, []string{"me-1", "upstream-1"}},
-		{[]string{good}, []string{"upstream-1"}},
-		{[]string{good, bad}, nil}, // any of the keys may be its own
-	} {
-		s := &service{log: zap.NewNop(), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
-		if err := s.believe(store.NixSettings{TrustedPublicKeys: []string{own.String(), upstream.String()}, SecretKeyFiles: c.secretKeyFiles}); err != nil {
-			t.Fatal(err)
-		}
-		if got := s.shareKeys.Names(); !slices.Equal(got, c.shared) {
-			t.Errorf("with secret keys in %q, what %q signed is shared, want %q", c.secretKeyFiles, got, c.shared)
-		}
-		if got := s.trusted.Names(); len(got) != 2 {
-			t.Errorf("with secret keys in %q, only %q is trusted", c.secretKeyFiles, got)
-		}
 	}
 }
 

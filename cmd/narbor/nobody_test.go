@@ -77,7 +77,7 @@ func TestOtherUsers(t *testing.T) {
 		return cmd, out
 	}
 	cmd, out := as(narborUID, "NARBOR_TEST_IS_NARBOR=1", "run", "--state-dir", o.State, "--socket", o.Socket, "--port", "0", "--no-mdns", "--listen", "127.0.0.1:0",
-		"--allow-host", "guest.example", "--min-free", "0", "--cache-dir", cache, "--trusted-key", key)
+		"--allow-host", "guest.example", "--min-free", "0", "--cache-dir", cache, "--trusted-key", key, "--share-key", "test-1")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

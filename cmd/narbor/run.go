@@ -56,7 +56,7 @@ func runFlags() []cli.Flag {
 		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MB; 0 is no limit"),
 		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
-		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what an upstream key of this machine's Nix has signed) or none; `narbor share` changes it until the next start"),
+		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
 }
 
@@ -100,25 +100,30 @@ type service struct {
 	started   time.Time
 	keys      []string // --trusted-key
 	trusted   *trust.Keys
-	shareKeys *trust.Keys
-	settings  nixSettings
-	shares    shares
-	spool     *store.Spool
-	accounts  *narserve.Accounts
-	upstreams []*store.Upstream
-	node      *p2p.Node
-	server    *narserve.Server
-	listeners []net.Listener
-	control   net.Listener
-	pause     pause
-	signers   cacheSigners
-	pinging   sync.Mutex // one at a time
-	origins   []Setting
+	public    *trust.Keys // those of trusted whose signature makes a path public
+	shareKeys *trust.Keys // what one of them has signed is shared with neighbours: public, or in a group trusted
+	group     bool        // neighbours are members of a group
+	// publicNames are those of --share-key, upstreamURLs those of --upstream.
+	publicNames, upstreamURLs []string
+	settings                  nixSettings
+	shares                    shares
+	spool                     *store.Spool
+	accounts                  *narserve.Accounts
+	upstreams                 []*store.Upstream
+	node                      *p2p.Node
+	server                    *narserve.Server
+	listeners                 []net.Listener
+	control                   net.Listener
+	pause                     pause
+	signers                   cacheSigners
+	pinging                   sync.Mutex // one at a time
+	origins                   []Setting
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
 func newService(c *cli.Context, inherited []net.Listener) (s *service, err error) {
-	s = &service{started: time.Now(), listeners: inherited, keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
+	s = &service{started: time.Now(), listeners: inherited, keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys), public: new(trust.Keys), shareKeys: new(trust.Keys),
+		group: c.String("group-secret-file") != "", publicNames: c.StringSlice("share-key"), upstreamURLs: c.StringSlice("upstream")}
 	defer func() {
 		if err != nil {
 			s.close()
@@ -143,12 +148,13 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 			return s, err
 		}
 	}
-	settings, err := store.ReadNixSettings(c.Context)
-	if err != nil {
-		return s, fmt.Errorf("configuration of Nix: %w", err)
-	}
+	settings, confErr := store.ReadNixSettings(c.Context)
 	if err := s.believe(settings); err != nil {
 		return s, err
+	}
+	if confErr != nil {
+		s.settings.fail(confErr)
+		s.log.Error("Nix's configuration cannot be read to its end, and Nix refuses it, too", zap.Error(confErr))
 	}
 	if s.spool, err = openSpool(c, s.state.dir); err != nil {
 		return s, err
@@ -202,9 +208,9 @@ func (s *service) connect(c *cli.Context) (err error) {
 	s.pause.resume(s.share)
 	var sources []narserve.Source
 	for _, src := range s.shares.sources {
-		sources = append(sources, narserve.Local(src, s.shareKeys, s.spool))
+		sources = append(sources, narserve.Local(src, s.public, s.spool))
 	}
-	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Settled: s.node.Settled(),
+	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Public: s.public, Settled: s.node.Settled(),
 		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts, Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
 	return s.announce(c)
 }

@@ -156,7 +156,7 @@ func shareOf(st Status) ShareStatus {
 
 func (sh ShareStatus) print(s screen) {
 	s.field("sharing", "%s", sh.what)
-	s.field("never", "your own builds, private sources, .drv files, and any list of what is here")
+	s.field("never", "what was built here, private sources, .drv files, and any list of what is here")
 	from := sh.CacheDirs
 	if sh.Store != "" {
 		from = append([]string{sh.Store}, from...)

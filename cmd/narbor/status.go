@@ -32,8 +32,13 @@ type Status struct {
 	StoreProblem string   `json:"storeProblem,omitempty"`
 	CacheDirs    []string `json:"cacheDirs"`
 	Keys         []string `json:"keys"`
-	ShareKeys    []string `json:"shareKeys"`
-	Sharing      string   `json:"sharing"` // signed or none
+	ShareKeys    []string `json:"shareKeys"` // what one of these has signed is shared with neighbours
+	// PublicKeys and PrivateKeys are Keys by class. What only private ones have signed is for members of the group.
+	PublicKeys  []string `json:"publicKeys"`
+	PrivateKeys []string `json:"privateKeys"`
+	// NixConfProblems says which of Nix's configuration could not be read, and why.
+	NixConfProblems []string `json:"nixConfProblems"`
+	Sharing         string   `json:"sharing"` // signed or none
 	// PausedUntil is when sharing goes on by itself; nil is never.
 	PausedUntil *time.Time     `json:"pausedUntil,omitempty"`
 	Nix         narserve.Stats `json:"nix"`
@@ -68,6 +73,8 @@ func (s *service) status() Status {
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
 		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree, spool.Verified, spool.VerifyTime.Seconds()},
 	}
+	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
+	st.NixConfProblems = s.settings.problems()
 	if s.shares.hasNix() {
 		st.Store = store.Dir
 	}
@@ -183,9 +190,17 @@ func (st Status) sharing() string {
 	case st.Sharing == "none":
 		return "nothing (`narbor share resume` changes that)"
 	case len(st.ShareKeys) == 0:
-		return "nothing: there is no upstream key"
+		return "nothing: no trusted key is public; see `narbor keys`"
 	}
 	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + atMost(st.UploadRate)
+}
+
+// privateGoes says where what only private keys have signed goes.
+func (st Status) privateGoes() string {
+	if st.Group {
+		return "to members of the group alone"
+	}
+	return "to no neighbour; see `narbor keys`"
 }
 
 // print writes one screen for people.
@@ -198,6 +213,9 @@ func (st Status) print(s screen) {
 	s.field("for Nix", "%s", strings.Join(urls, ", "))
 	s.field("asked for", "%s found, %s not found; %s sent", count(st.Nix.NarinfoHits), count(st.Nix.NarinfoMisses), amount(st.Nix.NarBytesServed))
 	s.field("sharing", "%s", st.sharing())
+	if len(st.PrivateKeys) > 0 {
+		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.privateGoes())
+	}
 	if st.Group {
 		s.field("group", "only neighbours that know its secret are asked and answered")
 	}

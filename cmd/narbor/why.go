@@ -129,6 +129,8 @@ func haveIt(holders, neighbours int) string {
 // signed says whether an upstream key has signed it, which is what makes it shared and served.
 func (l WhyLocal) signed() bool { return l.Shared || l.Reason == reasonOff }
 
+const reasonBuiltHere = "it was built on this machine: your builds stay here, whatever has signed them"
+
 const reasonOff = "sharing is off; see `narbor share`"
 
 // whyLocal looks for a path on this machine.
@@ -171,17 +173,21 @@ func (s *service) verdict(info store.Info, sig string) WhySignature {
 
 // shared says whether neighbours may have what is here, and why or why not.
 func (s *service) shared(info store.Info) (bool, string) {
-	m, err := s.shareKeys.Check(info)
+	m, err := s.shareKeys.CheckShared(info)
 	trusted, trustedErr := s.trusted.Check(info)
 	switch {
-	case err == nil && m.SignedBy() != "" && !s.node.Sharing():
+	case err == nil && !s.node.Sharing():
 		return false, reasonOff
-	case err == nil && m.SignedBy() != "":
+	case err == nil:
 		return true, m.SignedBy() + " has signed it"
-	case len(s.shareKeys.Names()) == 0:
-		return false, "there is no upstream key; see `narbor keys`"
+	case errors.Is(err, trust.ErrBuiltHere):
+		return false, reasonBuiltHere
+	case errors.Is(err, trust.ErrDerivation):
+		return false, "it is a derivation, which says how something is built and from what"
 	case trustedErr == nil && trusted.SignedBy() != "":
-		return false, trusted.SignedBy() + " is this machine's own key: your builds stay here"
+		return false, trusted.SignedBy() + " has signed it, which is a private key; see `narbor keys`"
+	case len(s.shareKeys.Names()) == 0:
+		return false, "no trusted key is public; see `narbor keys`"
 	case errors.Is(err, trust.ErrForged):
 		return false, "its signature is wrong"
 	case len(info.Signatures) > 0:

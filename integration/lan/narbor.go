@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"narbor/integration/corpus"
 )
 
 // Substituter is where narbor answers Nix on each host.
@@ -42,8 +44,9 @@ func (h *Host) StartNarbor(binary string, args ...string) (*Process, error) {
 	return p, h.waitHTTP(p, Substituter+"/nix-cache-info")
 }
 
+// narborEnv makes the corpora's key public: no host asks the https cache that it is called after.
 func (h *Host) narborEnv() []string {
-	return []string{"HOME=/", "STATE_DIRECTORY=/var/lib/narbor", "RUNTIME_DIRECTORY=/run/narbor"}
+	return []string{"HOME=/", "STATE_DIRECTORY=/var/lib/narbor", "RUNTIME_DIRECTORY=/run/narbor", "NARBOR_SHARE_KEY=" + corpus.KeyName}
 }
 
 // Narbor runs a narbor command beside the narbor that runs, as the same user.

@@ -79,8 +79,19 @@ in
       ];
       default = "signed";
       description = ''
-        What neighbours may fetch from this machine: `signed` is every path with a signature of one of this
-        machine's trusted upstream keys, `none` is nothing.
+        What neighbours may fetch from this machine: `signed` is every path that a public key has signed and that was not
+        built here, `none` is nothing. See {option}`services.narbor.shareKeys`.
+      '';
+    };
+
+    shareKeys = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "cache.example.org-1" ];
+      description = ''
+        Names of trusted keys that are public: every neighbour may have what they have signed. `cache.nixos.org-1` is
+        public anyway, and so are keys that are called after the host of an https substituter that needs no password. What
+        only other keys have signed is for members of the group alone; see {option}`services.narbor.groupSecretFile`.
       '';
     };
 
@@ -268,6 +279,7 @@ in
     // unlessEmpty "interface" cfg.interfaces.allow
     // unlessEmpty "no-interface" cfg.interfaces.deny
     // unlessEmpty "trusted-key" cfg.trustedPublicKeys
+    // unlessEmpty "share-key" cfg.shareKeys
     // unlessEmpty "upstream" upstreams
     // unlessEmpty "cache-dir" cfg.cacheDirs;
 

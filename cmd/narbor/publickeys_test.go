@@ -1,0 +1,124 @@
+package main
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+func TestClassesOfKeys(t *testing.T) {
+	const url = "https://cache.example.org"
+	unread := []store.Unread{{File: "/etc/nix/secret.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}
+	for name, c := range map[string]struct {
+		key      string
+		caches   []string
+		netrc    store.Netrc
+		unread   []store.Unread
+		named    []string
+		upstream []string
+		public   bool
+	}{
+		"cache.nixos.org":                    {key: "cache.nixos.org-1", public: true},
+		"cache.nixos.org, with a password":   {key: "cache.nixos.org-1", netrc: store.Netrc{Hosts: []string{"*"}}, unread: unread, public: true},
+		"cache.nixos.org's next key":         {key: "cache.nixos.org-2", caches: []string{"https://cache.nixos.org/"}, public: true},
+		"an own key":                         {key: "desk-1", caches: []string{url}},
+		"an https cache":                     {key: "cache.example.org-1", caches: []string{"https://other.example.org", url + "/"}, public: true},
+		"an https cache, no number":          {key: "cache.example.org", caches: []string{url}, public: true},
+		"capitals":                           {key: "Cache.Example.org-1", caches: []string{"https://CACHE.example.ORG"}, public: true},
+		"a path, a port, a final dot":        {key: "cache.example.org-1", caches: []string{"https://cache.example.org.:8443/nix/"}, public: true},
+		"harmless parameters":                {key: "cache.example.org-1", caches: []string{url + "?priority=10&want-mass-query=1"}, public: true},
+		"an upstream of narbor's":            {key: "cache.example.org-1", upstream: []string{url}, public: true},
+		"a longer host":                      {key: "cache.example.org.evil.net-1", caches: []string{url}},
+		"a longer label":                     {key: "cache.example.organ-1", caches: []string{url}},
+		"a shorter host":                     {key: "cache.example-1", caches: []string{url}},
+		"a host in the middle":               {key: "x-cache.example.org-1", caches: []string{url}},
+		"a host as a user":                   {key: "cache.example.org-1", caches: []string{"https://cache.example.org@evil.net"}},
+		"a host as a path":                   {key: "cache.example.org-1", caches: []string{"https://evil.net/cache.example.org"}},
+		"no configured cache":                {key: "cache.example.org-1"},
+		"http":                               {key: "cache.example.org-1", caches: []string{"http://cache.example.org"}},
+		"s3":                                 {key: "bucket-1", caches: []string{"s3://bucket?endpoint=x"}},
+		"ssh":                                {key: "cache.example.org-1", caches: []string{"ssh-ng://cache.example.org"}},
+		"no URL":                             {key: "cache.example.org-1", caches: []string{"https://cache.example.org\x7f", "%", ""}},
+		"a password in the URL":              {key: "cache.example.org-1", caches: []string{"https://me:secret@cache.example.org"}},
+		"a user in the URL":                  {key: "cache.example.org-1", caches: []string{"https://me@cache.example.org"}},
+		"a password in another URL":          {key: "cache.example.org-1", caches: []string{url, "https://me:secret@cache.example.org/private"}},
+		"a password in the upstream's URL":   {key: "cache.example.org-1", caches: []string{url}, upstream: []string{"https://me:secret@cache.example.org"}},
+		"a client certificate":               {key: "cache.example.org-1", caches: []string{url + "?tls-certificate=/c&tls-private-key=/k"}},
+		"an unknown parameter":               {key: "cache.example.org-1", caches: []string{url + "?token=x"}},
+		"a parameter that cannot be read":    {key: "cache.example.org-1", caches: []string{url + "?%zz"}},
+		"netrc":                              {key: "cache.example.org-1", caches: []string{url}, netrc: store.Netrc{Hosts: []string{"cache.example.org"}}},
+		"netrc of another host":              {key: "cache.example.org-1", caches: []string{url}, netrc: store.Netrc{Hosts: []string{"example.org"}}, public: true},
+		"netrc for all hosts":                {key: "cache.example.org-1", caches: []string{url}, netrc: store.Netrc{Hosts: []string{"*"}}},
+		"netrc that cannot be read":          {key: "cache.example.org-1", caches: []string{url}, netrc: store.Netrc{Err: "permission denied"}},
+		"configuration that cannot be read":  {key: "cache.example.org-1", caches: []string{url}, unread: unread},
+		"--share-key":                        {key: "desk-1", named: []string{"desk-1"}, unread: unread, public: true},
+		"--share-key of another":             {key: "desk-1", named: []string{"desk"}},
+		"--share-key, in spite of passwords": {key: "cache.example.org-1", caches: []string{"https://me:secret@cache.example.org"}, named: []string{"cache.example.org-1"}, public: true},
+		"a name without a dot":               {key: "nas-1", caches: []string{"https://nas"}},
+		"a private address":                  {key: "10.0.0.5-1", caches: []string{"https://10.0.0.5"}},
+		"a private IPv6 address":             {key: "fd00::1-1", caches: []string{"https://[fd00::1]"}},
+		"a domain that the internet lacks":   {key: "nas.home.arpa-1", caches: []string{"https://nas.home.arpa"}},
+		"another such domain":                {key: "cache.corp.internal-1", caches: []string{"https://cache.corp.internal"}},
+	} {
+		p := newKeyPolicy(store.NixSettings{Substituters: c.caches, Netrc: c.netrc, Unread: c.unread}, c.named, c.upstream)
+		if got := p.class(c.key); got.public != c.public || got.why == "" {
+			t.Errorf("%s: the key %s is public: %t (%s), want %t", name, c.key, got.public, got.why, c.public)
+		}
+	}
+}
+
+// No key decides by itself what is public: two services have the same keys, and share by their class.
+func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
+	const (
+		nixos = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+		own   = "own-1:9oASiCpLX9mxsJCRLt1n3xhXNYgzDVrU7J+3LgA1QyI="
+	)
+	settings := store.NixSettings{TrustedPublicKeys: []string{own, nixos}, SecretKeyFiles: []string{"/etc/nix/own.sec"},
+		Unread: []store.Unread{{File: "/etc/nix/secrets/tokens.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}}
+	for _, c := range []struct {
+		name           string
+		service        *service
+		public, shared []string
+	}{
+		{"no group", &service{}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1"}},
+		{"a group", &service{group: true}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1", "own-1"}},
+		{"--share-key", &service{publicNames: []string{"own-1"}}, []string{"cache.nixos.org-1", "own-1"}, []string{"cache.nixos.org-1", "own-1"}},
+	} {
+		s := c.service
+		s.log, s.trusted, s.public, s.shareKeys = zap.NewNop(), new(trust.Keys), new(trust.Keys), new(trust.Keys)
+		if err := s.believe(settings); err != nil {
+			t.Fatal(err)
+		}
+		if got := s.shareKeys.Names(); !slices.Equal(got, c.shared) {
+			t.Errorf("%s: neighbours get what %q have signed, want %q", c.name, got, c.shared)
+		}
+		if got := s.public.Names(); !slices.Equal(got, c.public) {
+			t.Errorf("%s: guests get what %q have signed, want %q", c.name, got, c.public)
+		}
+		if got := s.trusted.Names(); len(got) != 2 {
+			t.Errorf("%s: only %q are believed", c.name, got)
+		}
+	}
+}
+
+// What cannot be read in the end changes nothing, and is said until it can be.
+func TestSettingsThatNixRefusesChangeNoKeys(t *testing.T) {
+	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shareKeys: new(trust.Keys)}
+	good := store.NixSettings{TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}}
+	s.settingsChanged(good, nil)
+	s.settingsChanged(store.NixSettings{}, errBroken)
+	if got := s.settings.problems(); !slices.Equal(s.trusted.Names(), []string{"cache.nixos.org-1"}) || !slices.Equal(got, []string{errBroken.Error()}) {
+		t.Errorf("after settings that cannot be read: keys %q, problems %q", s.trusted.Names(), got)
+	}
+	s.settingsChanged(good, nil)
+	if got := s.settings.problems(); len(got) != 0 {
+		t.Errorf("after settings that can be read again: problems %q", got)
+	}
+}
+
+var errBroken = errors.New("/etc/nix/nix.conf: illegal line")

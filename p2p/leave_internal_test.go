@@ -1,0 +1,134 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"testing"
+
+	"narbor/store"
+)
+
+// A failing source cannot be asked.
+type failing struct{ store.Source }
+
+var errFailing = errors.New("the daemon does not answer")
+
+func (failing) Info(context.Context, store.HashPart) (store.Info, error) {
+	return store.Info{}, errFailing
+}
+
+// What stays here stays here in whatever source there is a copy of it.
+func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	signed, _ := s.sign(t, "signed", nar)
+	built, _ := s.sign(t, "built", nar)
+	built.Ultimate = true
+	derivation, _ := s.sign(t, "x.drv", nar)
+	for _, c := range []struct {
+		name   string
+		info   store.Info
+		first  store.Source // what is asked before the source that has a copy
+		shared bool
+		err    error
+	}{
+		{"signed", signed, store.NewMem(), true, nil},
+		{"built here", built, store.NewMem(), false, store.ErrNotFound},
+		{"a derivation", derivation, store.NewMem(), false, store.ErrNotFound},
+		{"not known, for the database cannot be asked", signed, failing{}, false, errFailing},
+	} {
+		if mem, ok := c.first.(*store.Mem); ok {
+			mem.Add(c.info, nar)
+		}
+		copied := c.info
+		copied.Ultimate = false
+		others := store.NewMem()
+		others.Add(copied, nar)
+		sh := newSharer([]store.Source{c.first, others}, s.keys)
+		text, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
+		if (text.text != "") != c.shared || !errors.Is(err, c.err) {
+			t.Errorf("%s: sharedClaim = %q, %v, want a claim: %t, error %v", c.name, text.text, err, c.shared, c.err)
+		}
+		n, _, err := sh.readBlock(t.Context(), blockRequest(c.info, 0), make([]byte, store.BlockSize))
+		if (n > 0) != c.shared || !errors.Is(err, c.err) {
+			t.Errorf("%s: readBlock = %d, %v, want a block: %t, error %v", c.name, n, err, c.shared, c.err)
+		}
+		m, err := s.keys.Check(copied)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sh.passed = new(fetched)
+		if _, ok := sh.may(m); ok != (c.name != "a derivation") {
+			t.Errorf("%s: may = %t while it is received", c.name, ok)
+		}
+	}
+}
+
+// A key that is taken out of the sharing policy ends what is open because of it, with the next block.
+func TestRemovedKeyEndsOpenNARs(t *testing.T) {
+	s := newSigner(t)
+	key := s.secret.ToPublicKey().String()
+	nar := random(3 * store.BlockSize)
+	info, _ := s.sign(t, "x", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	n, _ := runNode(t, s, []store.Source{mem})
+	sh, buf := n.sharer, make([]byte, store.BlockSize)
+	manifest := blockRequest(info, 0)
+	manifest.kind = askManifest
+	read := func(i int) error {
+		_, _, err := sh.readBlock(t.Context(), blockRequest(info, i), buf)
+		return err
+	}
+	if err := read(0); err != nil {
+		t.Fatalf("readBlock = %v, want a block", err)
+	}
+	if err := s.keys.Replace([]string{key, newSigner(t).secret.ToPublicKey().String()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(1); err != nil {
+		t.Errorf("readBlock = %v after keys that still hold the signer's, want a block", err)
+	}
+	blocks := 0
+	err := sh.manifest(t.Context(), manifest, func(int) error { return nil }, func([]byte) error {
+		blocks++
+		return s.keys.Replace(nil)
+	})
+	if blocks != 1 || !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("manifest yields %d blocks and %v once the key is removed, want 1 and ErrNotFound", blocks, err)
+	}
+	if err := read(2); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("readBlock = %v once the key is removed, want ErrNotFound", err)
+	}
+	if _, err := sh.have(t.Context(), manifest); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("have = %v once the key is removed, want ErrNotFound", err)
+	}
+	if err := s.keys.Replace([]string{key}); err != nil {
+		t.Fatal(err)
+	}
+	if err := read(2); err != nil || !bytes.Equal(buf, nar[2*store.BlockSize:]) {
+		t.Errorf("readBlock = %v once the key is back, want the block", err)
+	}
+
+	other, _ := s.sign(t, "y", nar)
+	om, err := s.keys.Check(other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := n.newFlight(om)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.draft.Discard()
+	defer f.landed()
+	if n.sharer.flight(blockRequest(other, 0)) == nil {
+		t.Error("a NAR that is being received is not passed on")
+	}
+	if err := s.keys.Replace(nil); err != nil {
+		t.Fatal(err)
+	}
+	if n.sharer.flight(blockRequest(other, 0)) != nil {
+		t.Error("a NAR that is being received is passed on once the key is removed")
+	}
+}

@@ -1,0 +1,118 @@
+package p2p_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A listener is a source that remembers what it was asked.
+type listener struct {
+	store.Source
+	mu    sync.Mutex // guards asked
+	asked []store.HashPart
+}
+
+func (l *listener) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	l.mu.Lock()
+	l.asked = append(l.asked, hp)
+	l.mu.Unlock()
+	return l.Source.Info(ctx, hp)
+}
+
+func (l *listener) heard(hp store.HashPart) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Contains(l.asked, hp)
+}
+
+// newPrivate returns an upstream whose key has another name than that of newUpstream, and the keys of both.
+func newPrivate(t *testing.T, public upstream) (upstream, *trust.Keys) {
+	t.Helper()
+	secret, key, err := signature.GenerateKeypair("private-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, err := trust.ParseKeys([]string{key.String(), public.secret.ToPublicKey().String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := trust.ParseKeys([]string{key.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return upstream{secret, keys}, both
+}
+
+func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
+	public := newUpstream(t)
+	private, both := newPrivate(t, public)
+	nar := noise(1, 100)
+	for _, c := range []struct {
+		name                          string
+		signer                        upstream
+		absent, ultimate, group, told bool
+	}{
+		{name: "not here", signer: public, absent: true, told: true},
+		{name: "signed by a public key", signer: public, told: true},
+		{name: "built here, with a public signature", signer: public, ultimate: true},
+		{name: "built here, in a group", signer: private, ultimate: true, group: true},
+		{name: "signed by a private key alone", signer: private},
+		{name: "signed by a private key, in a group", signer: private, group: true, told: true},
+	} {
+		var secret []byte
+		if c.group {
+			secret = bytes.Repeat([]byte{7}, 32)
+		}
+		ears, mem, info := &listener{Source: store.NewMem()}, store.NewMem(), c.signer.sign(t, "x", nar)
+		if info.Ultimate = c.ultimate; !c.absent {
+			mem.Add(info, nar)
+		}
+		hp := info.Path.HashPart()
+		alice := public.newMachineAs(t, store.SpoolConfig{}, ears, func(cfg *p2p.Config) { cfg.GroupSecret = secret })
+		bob := public.newMachineAs(t, store.SpoolConfig{}, mem, func(cfg *p2p.Config) {
+			if cfg.Trusted, cfg.GroupSecret = both, secret; c.group {
+				cfg.ShareKeys = both
+			}
+		}, alice)
+		if _, err := bob.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: Lookup = %v, want ErrNotFound", c.name, err)
+		}
+		answers := bob.AskEach(t.Context(), hp) // an answer means that the question was heard
+		if (len(answers) > 0) != c.told || ears.heard(hp) != c.told {
+			t.Errorf("%s: the neighbour has heard of it: %t, and answered %d times; want %t", c.name, ears.heard(hp), len(answers), c.told)
+		}
+	}
+}
+
+// A NAR that only a private key has signed, and that no neighbour has claimed, is fetched without a word to neighbours.
+func TestFetchOfPrivateNARTellsNeighboursNothing(t *testing.T) {
+	public := newUpstream(t)
+	private, both := newPrivate(t, public)
+	for told, signer := range map[bool]upstream{false: private, true: public} {
+		info := signer.sign(t, "x", noise(1, 1000))
+		ears := &listener{Source: store.NewMem()}
+		alice := public.newMachine(t, ears)
+		bob := public.newMachineAs(t, store.SpoolConfig{}, store.NewMem(), func(cfg *p2p.Config) { cfg.Trusted = both }, alice)
+		m, err := both.Check(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bob.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Fetch = %v, want ErrNotFound", err)
+		}
+		if got := ears.heard(info.Path.HashPart()); got != told {
+			t.Errorf("signed by %s: the neighbour has heard of it: %t, want %t", m.SignedBy(), got, told)
+		}
+	}
+}
