@@ -72,6 +72,7 @@ func statusRule() keeper {
 		"received":  keepNumbers("neighbours", "internetByOthers", "internet", "store"), "alone": phraseRule(), "rejected": refused, "bans": refused,
 		"discovery": keepFields(map[string]keeper{"question": keepNumbers("sent", "used", "ignored"), "announcement": keepNumbers("used", "ignored"), "unknown": keepNumbers("malformed", "dropped")}),
 		"store":     keepPresence, "storeProblem": phraseRule(), "cacheDirs": keepLength, "keys": keepEach(keyRule()), "shareKeys": keepEach(keyRule()),
+		"publicKeys": keepEach(keyRule()), "privateKeys": keepEach(keyRule()), "nixConfProblems": keepLength,
 		"sharing": keepWord("signed", "none"), "pausedUntil": momentRule(), "health": findingsRule(),
 		"nix":   keepNumbers("narinfoHits", "narinfoMisses", "narsServed", "narBytesServed", "aheadFetched", "aheadUsed"),
 		"spool": keepNumbers("bytes", "entries", "maxBytes", "freeBytes", "minFree", "verified", "verifySeconds"),
@@ -91,14 +92,14 @@ func peersRule() keeper {
 func keysRule() keeper {
 	from := keepText(func(_ *redactor, s string) string {
 		switch {
-		case s == "--trusted-key" || s == "Nix's defaults" || s == "secret-key-files":
+		case s == "--trusted-key" || s == "Nix's defaults":
 			return s
 		case strings.Contains(s, "nix.conf:"):
 			return "nix.conf"
 		}
 		return "(left out)"
 	})
-	return keepFields(map[string]keeper{"schema": keepNumber, "keys": keepEach(keepFields(map[string]keeper{"name": keyRule(), "from": from, "shares": keepNumber, "own": keepNumber}))})
+	return keepFields(map[string]keeper{"schema": keepNumber, "keys": keepEach(keepFields(map[string]keeper{"name": keyRule(), "from": from, "shares": keepNumber, "class": keepWord(classPublic, classPrivate)}))})
 }
 
 func statsRule() keeper {
