@@ -1,0 +1,149 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+func TestMembersOfASwarmAreBounded(t *testing.T) {
+	nar := narHash(t)
+	c := newCrowd("self", nar, true)
+	for i := range 4 * maxRelays {
+		c.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, nar, false)
+	}
+	if len(c.members) != maxRelays || len(c.waiting) != maxRelays {
+		t.Errorf("%d members and %d to be asked, want %d", len(c.members), len(c.waiting), maxRelays)
+	}
+	if !c.offer(&neighbour{id: "proxy", tally: &tally{}}, nar, true) {
+		t.Error("the proxy is not a member of a full swarm")
+	}
+}
+
+func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fetch{crowd: newCrowd("self", narHash(t), true)}
+		nb := &neighbour{id: "other", tally: &tally{}}
+		offer := func() bool { return f.crowd.offer(nb, narHash(t), false) }
+		if !offer() || !f.leave(nb) {
+			t.Fatal("the peer was no member")
+		}
+		if time.Sleep(holdersFresh - 1); offer() {
+			t.Errorf("the peer is a member again %s after it had nothing", holdersFresh-1)
+		}
+		if time.Sleep(1); !offer() {
+			t.Errorf("the peer is no member %s after it had nothing", holdersFresh)
+		}
+	})
+}
+
+func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(4 * store.BlockSize)
+	info, m := s.sign(t, "big", nar)
+	var asked atomic.Int64
+	later := func(s network.Stream, _ int, _ []byte) error {
+		asked.Add(1)
+		_, err := s.Write([]byte{byte(statusLater)})
+		return err
+	}
+	relay := (&rogue{info: info, nar: nar, have: all(4), block: later}).start(t)
+	n, _ := runNode(t, s, nil, relay)
+	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
+	}
+	if got := asked.Load(); got > maxLater+1+relayWindow {
+		t.Errorf("the peer was asked for %d blocks, want at most %d", got, maxLater+1+relayWindow)
+	}
+}
+
+func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
+	t.Parallel()
+	s := newSigner(t)
+	relay := &rogue{have: newBitmap(1)}
+	relay.start(t)
+	n, _ := runNode(t, s, nil, relay)
+	var nar []byte
+	for i := 0; ; i++ { // until the block is this node's own, for which no other is asked
+		nar = randomNAR(1000)
+		info, m := s.sign(t, fmt.Sprint("small", i), nar)
+		if score(crowdSeed(n.lan.Host().ID(), m.NarHash()), 0) < score(crowdSeed(relay.ID(), m.NarHash()), 0) {
+			continue
+		}
+		relay.info, relay.nar = info, nar
+		ctx, cancel := context.WithTimeout(t.Context(), 4*relayStall)
+		defer cancel()
+		if sp, err := n.Fetch(ctx, m); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
+		}
+		return
+	}
+}
+
+func TestUpstreamClaimAboutAnotherPathIsALie(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "other", randomNAR(1000))
+	wanted, _ := s.sign(t, "wanted", randomNAR(1000))
+	n, _ := runNode(t, s, nil)
+	nb := ghost(t, n)
+	if m, err := n.told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, errName) {
+		t.Errorf("told = %v, %v, want errName", m, err)
+	}
+	if got := nb.tally.strikes.Load(); got != 1 {
+		t.Errorf("the neighbour has %d strikes, want 1", got)
+	}
+	if m, err := n.told(nb, info.Path.HashPart(), info.String()); err != nil || m.Path() != info.Path {
+		t.Errorf("told about the path = %v, %v, want its mapping", m, err)
+	}
+}
+
+func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(100_001)
+	info, m := s.sign(t, "odd", nar)
+	u := newOneCache(t, info, nar).open(t, "")
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*store.Upstream{u} })
+	fetchAll(t, n, m, nar)
+	const step = 16 << 10
+	if got := u.Received(); got%step == 0 {
+		t.Fatalf("%d bytes received, which says nothing", got)
+	}
+	if got := n.downloaded(); got == 0 || got%step != 0 || got > u.Received() {
+		t.Errorf("downloaded = %d of %d bytes, want a multiple of %d", got, u.Received(), step)
+	}
+}
+
+func TestDownloadForOthersEndsWithItsLease(t *testing.T) {
+	s := newSigner(t)
+	_, m := s.sign(t, "wanted", randomNAR(1000))
+	synctest.Test(t, func(t *testing.T) {
+		b := newBehalf(DefaultBudget)
+		ended := make(chan struct{})
+		start := time.Now()
+		j, mine := b.hire(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, func() { close(ended) })
+		if !mine {
+			t.Fatal("no job")
+		}
+		time.Sleep(leaseTime / 2)
+		if b.touch(m.NarHash()) != j {
+			t.Fatal("the job is not there")
+		}
+		select {
+		case <-ended:
+		case <-time.After(time.Hour):
+		}
+		if took := time.Since(start); took != leaseTime*3/2 {
+			t.Errorf("the download ends after %s, want %s: when it was asked for last, and %s", took, leaseTime*3/2, leaseTime)
+		}
+	})
+}
