@@ -154,6 +154,12 @@ func (s systemd) besideThePackage(t *testing.T) {
 		t.Errorf("setup installed over the package: %s", out)
 	}
 	s.await("narbor.service", "active")
+
+	// nix.conf as a tool that keeps it in the store makes it.
+	s.run("sh", "-ec", "cp /etc/nix/nix.conf /tmp/mine; sed /6272/d /tmp/mine >/tmp/nix.conf.orig; mkdir /etc/nix/static; sp=$(nix-store --store daemon --add /tmp/nix.conf.orig);"+
+		"ln -s $sp /etc/nix/static/nix.conf; ln -sf static/nix.conf /etc/nix/nix.conf; echo $sp >/tmp/sp")
+	says("/etc/nix/nix.conf is made by the tool that linked it to /nix/store/", "that helped", "doctor", "--fix", "--yes", "--json", "nix")
+	s.run("sh", "-ec", "nix-store --store daemon --verify-path $(cat /tmp/sp); test -L /etc/nix/nix.conf; test -L /etc/nix/static/nix.conf; rm -r /etc/nix/nix.conf /etc/nix/static; cp /tmp/mine /etc/nix/nix.conf")
 }
 
 // absentPath is a store path that nobody has.

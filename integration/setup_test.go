@@ -63,7 +63,7 @@ func (s systemd) unsetup(t *testing.T, daemon string) {
 		t.Errorf("unsetup beside a nix-daemon that still asks = %v\n%s", err, out)
 	}
 	s.await("narbor.socket", "active")
-	s.run("sh", "-c", "kill "+daemon+"; cp /tmp/conf /etc/nix/nix.conf")
+	s.run("timeout", "20", "sh", "-c", "kill "+daemon+"; while kill -0 "+daemon+" 2>/dev/null; do sleep 0.1; done; cp /tmp/conf /etc/nix/nix.conf")
 
 	// Whoever looks: as long as nix.conf names it, the port is open.
 	ctx, stop := context.WithCancel(t.Context())
