@@ -15,7 +15,7 @@ func TestSetupAndUnsetup(t *testing.T) {
 	s.await("test.target", "active")
 	s.run("sh", "-c", "mv /usr/local/bin/narbor /opt/new/narbor && printf 'substituters = https://cache.example.org\\n' > /etc/nix/nix.conf")
 
-	daemon := strings.TrimSpace(s.run("sh", "-c", "nix-daemon >/dev/null 2>&1 & echo $!")) // which systemd knows nothing of
+	daemon := strings.TrimSpace(s.run("sh", "-c", "nix-daemon --daemon >/dev/null 2>&1 & echo $!")) // which systemd knows nothing of
 	s.run("sh", "-c", "cp /etc/nix/nix.conf /tmp/mine && echo '# Ansible managed' >> /etc/nix/nix.conf")
 	if out, err := s.command(t.Context(), "/opt/new/narbor", "setup").CombinedOutput(); err == nil || !strings.Contains(string(out), "Ansible managed") {
 		t.Errorf("setup beside a nix.conf of another tool = %v\n%s", err, out)
