@@ -98,8 +98,8 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 	}
 	status := s.status(h)
 	for _, id := range s.honest {
-		if n := about("neighbour lied", id); n > 0 {
-			s.Errorf("%s: the honest %s was struck %d times", h.Name, id, n)
+		if n := about("neighbour lied", id) + about("neighbour sent a wrong NAR", id); n > 0 {
+			s.Errorf("%s: the honest %s was struck, or found to send wrong NARs, %d times", h.Name, id, n)
 		}
 	}
 	for _, l := range s.liars {
@@ -107,7 +107,11 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 		banned := isStruck(status, l.id)
 		offences, err := l.proc.Log()
 		s.must(err)
-		s.Logf("%s: %s, %d offences in all: %d lies found, %d bans", h.Name, l.fault, strings.Count(offences, "\noffence "), lies, bans)
+		wrong, aside := about("neighbour sent a wrong NAR", l.id), about("neighbour is set aside", l.id)
+		s.Logf("%s: %s, %d offences in all: %d lies found, %d bans, %d wrong NARs, set aside %d times", h.Name, l.fault, strings.Count(offences, "\noffence "), lies, bans, wrong, aside)
+		if wrong >= maxLies && aside == 0 && !banned {
+			s.Errorf("%s: %s sent %d wrong NARs and is not set aside", h.Name, l.id, wrong)
+		}
 		if lies > maxLies || lies >= maxLies && !banned || banned && bans == 0 {
 			s.Errorf("%s: %s lied %d times, banned is %v, %d lines say so; want a ban after %d lies", h.Name, l.id, lies, banned, bans, maxLies)
 		}

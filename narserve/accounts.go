@@ -283,8 +283,10 @@ func why(err error) (result, reason string) {
 		return ResultRejected, "the archive is malformed, though it was signed"
 	case errors.Is(err, store.ErrCorrupt):
 		return ResultRejected, "the bytes were not those that were signed"
+	case errors.Is(err, store.ErrDamaged):
+		return ResultRejected, "this machine's own copy is damaged, and no neighbour has it"
 	case errors.Is(err, trust.ErrForged):
-		return ResultRejected, "a neighbour sent a forged signature"
+		return ResultRejected, "a neighbour has it, signed with another key than the one of that name here"
 	case errors.Is(err, trust.ErrUntrusted):
 		return ResultRejected, "a neighbour has it, but no key that Nix trusts has signed it"
 	case errors.Is(err, store.ErrTooLarge):

@@ -65,6 +65,7 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	}
 	nar, err := l.src.NAR(ctx, own.Info())
 	if err != nil {
+		store.Suspect(l.src, own.Info())
 		return nil, err
 	}
 	defer nar.Close() // only read from
@@ -73,10 +74,15 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 		return nil, err
 	}
 	defer draft.Discard()
-	if err := copyInto(ctx, draft, nar, m.NarSize()); err != nil {
-		return nil, err
+	err = copyInto(ctx, draft, nar, m.NarSize())
+	var sp *store.Spooled
+	if err == nil {
+		sp, err = draft.Commit(m.CheckNAR)
 	}
-	return draft.Commit(m.CheckNAR)
+	if err != nil && ctx.Err() == nil {
+		store.Suspect(l.src, own.Info())
+	}
+	return sp, err
 }
 
 // copyInto copies size bytes of nar.

@@ -25,6 +25,8 @@ type Answer struct {
 	NarSize   int64   `json:"narSize"`
 	Millis    float64 `json:"millis"`  // until it had answered
 	Problem   string  `json:"problem"` // why it gave no answer, or one that is not believed; "" is none
+	// Unreliable is why what it says is believed and yet not enough to tell Nix that the path can be had; "" if it is enough.
+	Unreliable string `json:"unreliable,omitempty"`
 
 	mapping trust.Mapping // if it is believed
 }
@@ -48,7 +50,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 			replies, err := n.askAlone(ctx, nb, []store.HashPart{hp})
 			a := Answer{Problem: "does not answer"}
 			if err == nil {
-				a = n.weigh(hp, replies[0])
+				a = n.weigh(nb, hp, replies[0])
 			}
 			a.ID, a.Addr, a.Millis = nb.id.String(), n.lan.addrOf(nb.id), millis(time.Since(start))
 			answers[i] = a
@@ -85,7 +87,7 @@ func (n *Node) askAlone(ctx context.Context, nb *neighbour, parts []store.HashPa
 }
 
 // weigh says what there is to say about an answer.
-func (n *Node) weigh(hp store.HashPart, r reply) Answer {
+func (n *Node) weigh(nb *neighbour, hp store.HashPart, r reply) Answer {
 	if r.text == "" {
 		return Answer{}
 	}
@@ -101,5 +103,8 @@ func (n *Node) weigh(hp store.HashPart, r reply) Answer {
 		a.Problem = bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
 	}
 	a.SignedBy = a.mapping.SignedBy()
+	if a.Problem == "" {
+		a.Unreliable = n.unreliable(nb, hp, info.NarHash)
+	}
 	return a
 }

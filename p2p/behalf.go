@@ -143,10 +143,12 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 	if err != nil || !n.mayFetchFor(ctx, m) {
 		return bw.WriteByte(byte(verdictNo))
 	}
+	text, _, err := claimText(m)
+	if err != nil {
+		return bw.WriteByte(byte(verdictNo))
+	}
 	t.probing.found()
-	info := m.Info()
-	info.CA, info.Deriver = "", store.Path{}
-	_, err = bw.Write(appendVerdict(verdictYes, info.String()))
+	_, err = bw.Write(appendVerdict(verdictYes, text))
 	return err
 }
 

@@ -51,7 +51,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 	}
 	sp, err := f.draft.Commit(f.m.CheckNAR)
 	if errors.Is(err, store.ErrCorrupt) {
-		f.liar(witness.id, fmt.Errorf("vouched for all of it: %w", err))
+		f.wrong(witness.id, fmt.Errorf("vouched for all of it: %w", err))
 		_, err := f.suspect(func(_ int, b block) bool { return b.from == witness.id })
 		return nil, err
 	}

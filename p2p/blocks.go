@@ -240,8 +240,12 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if errors.Is(err, errWire) || errors.Is(err, store.ErrCorrupt) {
+	if errors.Is(err, errWire) {
 		f.liar(nb.id, err)
+		return
+	}
+	if errors.Is(err, store.ErrCorrupt) {
+		f.wrong(nb.id, err)
 		return
 	}
 	if f.leave(nb) { // it owes nothing
@@ -258,6 +262,12 @@ func (f *fetch) liar(id peer.ID, cause error) {
 	f.node.counts.refuse(refusal(cause))
 	f.node.strike(id, fmt.Errorf("%s: %w", f.m.Path(), cause))
 	f.exclude(id, lied)
+}
+
+// wrong records that what a peer vouches for is wrong, and takes it out of the fetch for good.
+func (f *fetch) wrong(id peer.ID, cause error) {
+	f.exclude(id, lied)
+	f.node.sentWrong(id, f.m, cause)
 }
 
 func (f *fetch) exclude(id peer.ID, failures int) {

@@ -305,7 +305,7 @@ func TestWrongSizeOfAContentAddressedPathHurtsItsSenderAlone(t *testing.T) {
 	if got := strikesOf(n, honest); got != 0 {
 		t.Errorf("the honest one has %d strikes", got)
 	}
-	if strikesOf(n, liar) == 0 {
-		t.Error("the liar has no strike")
+	if n.tallyOf(liar.ID()).countWrong(time.Now()) == 0 {
+		t.Error("the liar has sent no wrong NAR")
 	}
 }

@@ -147,6 +147,9 @@ const (
 const (
 	// maxStrikes is how many lies a peer may tell before it is banned.
 	maxStrikes = 3
+	// maxWrong is how many wrong NARs, of different paths in an hour, set a peer aside: as many as it may tell lies. And
+	// maxAvoided bounds the pairs of peers and NARs that are remembered.
+	maxWrong, maxAvoided = maxStrikes, 4096
 	// lied, as a number of failures, is how many end a holder's part in a fetch: one lie, or so many broken streams.
 	lied = 3
 )
@@ -159,6 +162,9 @@ const (
 	// hearRate, a second, and hearBurst bound the packets about narbor that are taken apart, on a link and in one family:
 	// all that a LAN of thousands answers to a question, and then a moderate flood's.
 	hearRate, hearBurst = 256, 4096
+	// wrongRate, a second, and wrongBurst bound how often one peer can have a path of this machine hashed because it says
+	// that its NAR is wrong; all at its address together have missShares times as much.
+	wrongRate, wrongBurst = 1.0 / 60, 16
 	// tellRate, a second, and tellBurst bound how often one peer is told of our neighbours. It asks when it joins, and
 	// then ever less often.
 	tellRate, tellBurst = 1, 4
@@ -268,7 +274,15 @@ const (
 	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
 	// machine with a broken disk is welcome again once it is repaired.
 	banTime = time.Hour
+	// wrongFor is how long a NAR is not taken again from a peer whose copy was wrong. A sharer that repairs its store earlier
+	// is no worse off: others take the path from it.
+	wrongFor = time.Hour
+	// asideTime is how long a peer with maxWrong wrong NARs is set aside, and maxAside the longest.
+	asideTime, maxAside = 10 * time.Minute, time.Hour
 )
+
+// mismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that name here.
+const mismatchTime = time.Hour
 
 // Deadlines: of those who ask an upstream on behalf of others.
 const (

@@ -25,6 +25,9 @@ const (
 	crowdSize = store.BlockSize / 8
 )
 
+// errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
+var errUnreliable = errors.New("not relied on")
+
 // A finding is what the neighbours said about a hash part: the claim that was believed, and who else made it.
 type finding struct {
 	mapping trust.Mapping
@@ -102,7 +105,8 @@ type lookup struct {
 	mu       sync.Mutex // guards the rest
 	owed     []owed
 	unjudged []reply
-	left     bool // nobody waits for it any more
+	spare    []reply // claims of neighbours that are not relied on alone
+	left     bool    // nobody waits for it any more
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
@@ -167,6 +171,9 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 func (l *lookup) nothing() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if errors.Is(l.refused, errUnreliable) {
+		return fmt.Errorf("%s: no neighbour that is relied on has it: %w: %w", l.hp, store.ErrNotFound, l.refused)
+	}
 	if l.refused != nil {
 		return fmt.Errorf("%s: what neighbours have is not believed: %w: %w", l.hp, store.ErrNotFound, l.refused)
 	}
@@ -308,12 +315,30 @@ func (l *lookup) judge(r reply) {
 		l.node.strike(r.from.id, err)
 		return
 	}
+	if why := l.node.unreliable(r.from, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
+		return
+	}
 	f := l.believe(r.from, info)
 	// Whoever claims to have this very NAR is worth asking for it: its bytes will be judged, not its claim.
 	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
 		r.from.tally.claims.Add(1)
 		f.add(r.from.id, r.receiving)
 	}
+}
+
+// keepSpare says whether the claim of a neighbour that is not relied on alone counts: once another has made it. It is
+// kept until then. The NAR of a wrong copy is not taken at all.
+func (l *lookup) keepSpare(r reply, why string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.f != nil {
+		return true
+	}
+	l.spare = append(l.spare, r)
+	if l.refused == nil {
+		l.refused = fmt.Errorf("neighbour %s: %s: %w", r.from.id, why, errUnreliable)
+	}
+	return false
 }
 
 // believe returns the finding, which a claim begins if it is the first that deserves it. Nothing is begun for nobody.
@@ -332,8 +357,8 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 	default:
 		var err error
 		if m, err = l.node.cfg.Trusted.Check(info); err != nil {
-			if errors.Is(err, trust.ErrForged) {
-				l.node.strike(from.id, err)
+			if errors.Is(err, trust.ErrForged) { // its key of that name may be another
+				l.node.mismatches.note(l.node.cfg.Trusted, from.id, info)
 			}
 			l.mu.Lock()
 			l.refused = err
@@ -344,12 +369,17 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 		}
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	if l.f == nil {
 		l.f = &finding{mapping: m, found: time.Now()}
 		l.node.findings.Add(l.hp, l.f)
 	}
-	return l.f
+	f, spare := l.f, l.spare
+	l.spare = nil
+	l.mu.Unlock()
+	for _, r := range spare {
+		l.judge(r)
+	}
+	return f
 }
 
 // holders returns the neighbours who said that they have the NAR. It asks everybody if that was too long ago, or if
@@ -410,10 +440,18 @@ func (n *Node) connected(f *finding) []holder {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var out []holder
+	alone := true
 	for id, receiving := range ids {
-		if nb := n.peers[id]; nb != nil {
-			out = append(out, holder{nb, receiving})
+		nb := n.peers[id]
+		if nb == nil || n.avoided.why(pair{id, f.mapping.Path().HashPart(), f.mapping.NarHash()}) != "" {
+			continue
 		}
+		out = append(out, holder{nb, receiving})
+		_, aside := nb.tally.aside(time.Now())
+		alone = alone && aside != ""
+	}
+	if alone { // none that is relied on
+		return nil
 	}
 	return out
 }

@@ -35,9 +35,10 @@ type tally struct {
 	outsider, told                        atomic.Bool  // it is of another group; that was logged
 	wasted                                atomic.Int64 // bytes received that somebody else had delivered first
 
-	mu      sync.Mutex // guards the rest
-	shunned time.Time  // until when it is not asked to ask its upstreams
-	shuns   uint       // how often that was so of late
+	mu sync.Mutex // guards the rest
+	setback
+	shunned time.Time // until when it is not asked to ask its upstreams
+	shuns   uint      // how often that was so of late
 }
 
 // distrust takes note that the peer has passed on wrong blocks, believing whoever lied, or saying so.

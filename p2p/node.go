@@ -106,11 +106,14 @@ type Node struct {
 	bans     *bans
 	blocked  *blocklist
 	counts   *counts
-	group    *group        // nil is no group
-	joined   chan peer.ID  // is told who has proved to be in the group; read by watch
-	news     chan struct{} // a neighbour has joined; read by exchangePeers
-	settled  chan struct{}
-	running  sync.WaitGroup // what Run waits for; see begin
+	// mismatches are the trusted keys in whose name neighbours have signatures that do not verify.
+	mismatches mismatches
+	avoided    avoided
+	group      *group        // nil is no group
+	joined     chan peer.ID  // is told who has proved to be in the group; read by watch
+	news       chan struct{} // a neighbour has joined; read by exchangePeers
+	settled    chan struct{}
+	running    sync.WaitGroup // what Run waits for; see begin
 
 	mu        sync.Mutex // guards the rest
 	ended     bool       // Run has ended, or is about to
@@ -172,6 +175,7 @@ func New(cfg Config) (*Node, error) {
 		bans:      banned,
 		blocked:   blocked,
 		counts:    newCounts(),
+		avoided:   newAvoided(),
 		group:     circle,
 		joined:    make(chan peer.ID),
 		news:      make(chan struct{}, 1),

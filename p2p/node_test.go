@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	mrand "math/rand/v2"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -260,7 +261,7 @@ func (l lyingNAR) ReadAt(p []byte, off int64) (int, error) {
 
 func flipAll(_ int64, p []byte) { p[len(p)/2] ^= 1 }
 
-func TestLiarsAreConvictedAndHonestOnesAreNot(t *testing.T) {
+func TestSendersOfWrongBlocksAreFoundAndHonestOnesAreNot(t *testing.T) {
 	for _, size := range []int{1000, 12*store.BlockSize + 5} {
 		for _, liars := range []int{1, 2, 3} {
 			t.Run(fmt.Sprintf("%d liars, %d bytes", liars, size), func(t *testing.T) {
@@ -275,11 +276,14 @@ func TestLiarsAreConvictedAndHonestOnesAreNot(t *testing.T) {
 				b := u.newMachine(t, nil, machines...)
 				b.fetch(t, info, nar)
 				for _, nb := range b.Status().Neighbours {
-					if nb.ID == machines[0].id() && nb.Strikes > 0 {
-						t.Errorf("the honest one has %d strikes", nb.Strikes)
+					if nb.Strikes > 0 {
+						t.Errorf("%d strikes for wrong blocks, which a damaged store sends, too", nb.Strikes)
 					}
-					if nb.ID != machines[0].id() && nb.BlocksReceived > 0 && nb.Strikes == 0 {
-						t.Errorf("a liar sent %d blocks and has no strike", nb.BlocksReceived)
+					if nb.ID == machines[0].id() && nb.WrongNARs > 0 {
+						t.Errorf("the honest one has sent %d wrong NARs", nb.WrongNARs)
+					}
+					if nb.ID != machines[0].id() && nb.BlocksReceived > 0 && nb.WrongNARs == 0 {
+						t.Errorf("a liar sent %d blocks and no wrong NAR", nb.BlocksReceived)
 					}
 				}
 			})
@@ -326,8 +330,8 @@ func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
 				b.wantMalformed(t, info)
 			}
 			for _, nb := range b.Status().Neighbours {
-				if want := nb.ID == sly.id(); (nb.Strikes > 0) != want {
-					t.Errorf("%s (sly: %v) has %d strikes", nb.ID, want, nb.Strikes)
+				if want := nb.ID == sly.id(); (nb.WrongNARs > 0) != want || nb.Strikes > 0 {
+					t.Errorf("%s (sly: %v) has sent %d wrong NARs, and has %d strikes", nb.ID, want, nb.WrongNARs, nb.Strikes)
 				}
 			}
 		})
@@ -364,8 +368,8 @@ func TestMalformedNARIsNobodysLie(t *testing.T) {
 			b.wantMalformed(t, info)
 		}
 		for _, nb := range b.Status().Neighbours {
-			if nb.Strikes != 0 {
-				t.Errorf("%s has %d strikes, want 0", nb.ID, nb.Strikes)
+			if nb.Strikes != 0 || nb.WrongNARs != 0 {
+				t.Errorf("%s has %d strikes and %d wrong NARs, want none", nb.ID, nb.Strikes, nb.WrongNARs)
 			}
 		}
 		c := u.newMachine(t, nil, b)
@@ -440,8 +444,19 @@ func TestForgedClaimsAreNotBelieved(t *testing.T) {
 			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m, err)
 		}
 	}
-	if got := b.Status().Neighbours[0].Strikes; got != 1 { // for what it signed in the upstream's name
-		t.Errorf("the forger has %d strikes, want 1", got)
+	st := b.Status()
+	if got := st.Neighbours[0].Strikes; got != 0 {
+		t.Errorf("a key of the same name costs its owner %d strikes, want 0", got)
+	}
+	want := []p2p.KeyMismatch{{Key: "upstream-1", Neighbours: []string{a.id()}, Path: resigned.Path.String()}}
+	if !reflect.DeepEqual(st.OtherKeys, want) {
+		t.Errorf("OtherKeys = %+v, want %+v", st.OtherKeys, want)
+	}
+	if err := u.keys.Replace([]string{other.secret.ToPublicKey().String()}); err != nil {
+		t.Fatal(err)
+	}
+	if got := b.Status().OtherKeys; len(got) != 0 {
+		t.Errorf("OtherKeys with the neighbour's key = %+v, want none", got)
 	}
 }
 

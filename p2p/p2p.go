@@ -15,7 +15,7 @@
 // A request is one frame:
 //
 //	uvarint  length of the rest, 1 to [maxRequestLen]
-//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch
+//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong
 //	...      by kind
 //
 // Claims asks who knows these store paths:
@@ -96,6 +96,15 @@
 //	uvarint  for 2: how many bytes have come from the answerer's upstreams since it was started, of whatever NARs and
 //	         packed as they were, modulo [store.MaxNarSize]
 //	uvarint  for 2: how many bytes of its NAR one download from them brings in a second, on average; 0 if that is not known
+//
+// Wrong tells the answerer that its NAR of a path does not have its hash. It may check that, and offer the path no more:
+//
+//	20 bytes hash part
+//	36 bytes CID of the whole NAR, as it should be
+//
+// The answer, whatever becomes of it:
+//
+//	1 byte   0
 //
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
 //
@@ -217,13 +226,22 @@
 // members ask, and only members answer. The asker believes "reached" only if it has accepted a connection from the
 // answerer's address meanwhile. The connection is none between neighbours, for no handshake follows.
 //
-// # Who lied
+// # Wrong NARs and lies
 //
 // A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No
 // manifest is needed for that. Only when the hash is wrong is a holder's manifest compared with the blocks at
 // hand, and what differs fetched again from that holder alone. If the NAR is right now, that manifest was true,
-// and whoever had sent other blocks has lied; if it is still wrong, everything in it is what this one holder
-// vouched for, so this one has lied. Each round convicts somebody, beyond doubt, or ends well.
+// and the senders of other blocks are found; if it is still wrong, everything in it is what this one holder
+// vouched for, so this one is found. Each round finds one of them, beyond doubt, or ends well.
+//
+// A wrong NAR is no proof of a lie: the store of an honest peer may be damaged. Its sender is told by the request above, the
+// path is not taken from it for an hour, and it is not struck. A peer with wrong NARs of three paths within an hour is set
+// aside: its claims count only beside those of others, for 10 minutes, and four times as long for each further one, up to an
+// hour. The same goes, from a minute on, for a peer that does not deliver what it claims, or far too slowly.
+//
+// A lie is what no honest peer can send: an answer that breaks the wire format, a claim about another path than the one
+// asked for, or questions about more paths that are not here than there are packages. The third bans its sender for an
+// hour. A signature that does not verify is none: a key of that name may have other bits there.
 //
 // Nobody vouches for blocks of a NAR that it is still receiving. When the hash is wrong, those are the first to be
 // fetched again, from holders. Passing on a wrong block is no lie, but whoever does it for three NARs is not taken

@@ -143,7 +143,7 @@ func (n *Node) largest(ctx context.Context, nb *neighbour, paths []store.HashPar
 			return best, err
 		}
 		for i, r := range replies {
-			if a := n.weigh(paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
+			if a := n.weigh(nb, paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
 				best = a.mapping
 			}
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"narbor/store"
 )
@@ -104,10 +105,13 @@ type ration struct {
 	misses *bucket // questions about what is not here
 	helped *bucket // questions for which an upstream is asked, whatever it says
 	whole  *bucket // misses of all machines; nil in the ration of a peer
+	// wrongTellings bounds how often a path is checked because its NAR is said to be wrong.
+	wrongTellings *rate.Limiter
 }
 
 func newRation(shares int) *ration {
-	return &ration{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares)}
+	return &ration{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares),
+		wrongTellings: rate.NewLimiter(rate.Limit(wrongRate*float64(shares)), wrongBurst*shares)}
 }
 
 // take takes a miss, of which reserve must be left. fair says that it is the machine's own doing if there is none.

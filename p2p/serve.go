@@ -119,6 +119,8 @@ func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w an
 		return n.answerUpstream(ctx, t, w.Writer, r)
 	case askFetch:
 		return n.answerFetch(ctx, conn, t, w.Writer, r)
+	case askWrong:
+		return n.answerWrong(ctx, t, w.Writer, r)
 	}
 	return n.answerBlock(ctx, conn, t, w.Writer, r)
 }
@@ -154,6 +156,7 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 	}
 	if err != nil {
 		n.noteHealth(r.hashParts[0], err)
+		n.sharer.suspect(ctx, r.hashParts[0], err)
 		return bw.WriteByte(byte(statusGone))
 	}
 	defer blockBuffers.Put(b.buf)

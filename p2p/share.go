@@ -321,8 +321,10 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 			return err
 		}
 	}
-	if store.Hash(whole.Sum(nil)) == r.nar {
-		_ = s.kept.put(r.nar, digests) // what is not kept is computed again
+	if store.Hash(whole.Sum(nil)) != r.nar {
+		s.suspect(ctx, r.hashParts[0], store.ErrCorrupt)
+		return nil
 	}
+	_ = s.kept.put(r.nar, digests) // what is not kept is computed again
 	return nil
 }

@@ -91,10 +91,24 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	if err != nil {
 		return sharedClaim{}, err
 	}
+	text, info, err := claimText(m)
+	if err != nil {
+		return sharedClaim{}, err
+	}
+	receiving := src == s.passed && !s.passed.spool.Has(m.NarHash())
+	return sharedClaim{text, info.References, receiving}, nil
+}
+
+// claimText returns what is told of a mapping: the claim without what no signature covers. The error wraps
+// [store.ErrNotFound] if the wire format does not allow a claim of that length.
+func claimText(m trust.Mapping) (string, store.Info, error) {
 	info := m.Info()
 	info.CA, info.Deriver = "", store.Path{}
-	receiving := src == s.passed && !s.passed.spool.Has(m.NarHash())
-	return sharedClaim{info.String(), info.References, receiving}, nil
+	text := info.String()
+	if len(text) > store.MaxInfoLen {
+		return "", store.Info{}, fmt.Errorf("%s: a narinfo of %d bytes, and neighbours take %d: %w", m.Path(), len(text), store.MaxInfoLen, store.ErrNotFound)
+	}
+	return text, info, nil
 }
 
 // sharedClaims makes several claims at once.

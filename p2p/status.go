@@ -40,6 +40,8 @@ type Status struct {
 	// Discovery is what went by multicast DNS since the start, by kind (question, announcement, unknown) and by what became
 	// of it (sent, used, ignored, malformed, dropped).
 	Discovery map[string]map[string]int64 `json:"discovery"`
+	// OtherKeys are trusted keys in whose name neighbours have signatures that do not verify with the key as it is here.
+	OtherKeys []KeyMismatch `json:"otherKeys"`
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
@@ -71,6 +73,10 @@ type NeighbourStatus struct {
 	BlocksRelayed    int64  `json:"blocksRelayed"` // of those sent, what was still being received here
 	WireSent         int64  `json:"wireSent"`
 	Strikes          int64  `json:"strikes"`
+	WrongNARs        int64  `json:"wrongNars"` // paths of which it has sent a wrong NAR in the last hour
+	// AsideUntil is until when it is not relied on alone, and Aside why; nil and "" if it is.
+	AsideUntil *time.Time `json:"asideUntil,omitempty"`
+	Aside      string     `json:"aside,omitempty"`
 }
 
 // Struck is a peer that is banned, and the lie that was its last.
@@ -95,6 +101,7 @@ func (n *Node) Status() Status {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}
 	s.Rejected, s.Bans = n.counts.get()
+	s.OtherKeys = n.mismatches.current(n.cfg.Trusted)
 	s.Networks = n.lan.changes.Load()
 	s.Discovery = n.lan.traffic.get()
 	select {
@@ -107,10 +114,14 @@ func (n *Node) Status() Status {
 	}
 	for _, nb := range n.neighbours() {
 		t := nb.tally
-		s.Neighbours = append(s.Neighbours, NeighbourStatus{
+		is := NeighbourStatus{
 			ID: nb.id.String(), Addr: n.lan.addrOf(nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
 			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
-			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load()})
+			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load(), WrongNARs: t.countWrong(time.Now())}
+		if until, why := t.aside(time.Now()); why != "" {
+			is.AsideUntil, is.Aside = &until, why
+		}
+		s.Neighbours = append(s.Neighbours, is)
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
 	for _, b := range n.bans.current() {

@@ -163,7 +163,7 @@ func (f *fetch) giveUp(err error) {
 // blame holds it against somebody that what it vouched for is wrong.
 func (f *fetch) blame(id peer.ID, cause error) {
 	if id != fromUpstream {
-		f.liar(id, cause)
+		f.wrong(id, cause)
 		return
 	}
 	f.node.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))

@@ -31,6 +31,7 @@ const (
 	askHave     requestKind = 4
 	askUpstream requestKind = 5
 	askFetch    requestKind = 6
+	askWrong    requestKind = 7
 )
 
 // A request is what one neighbour asks of another. Which fields count depends on the kind.
@@ -111,7 +112,7 @@ func parseRequest(body []byte) (request, error) {
 		}
 		r.hashParts = []store.HashPart{store.HashPartFromBytes([hashPartBytes]byte(body))}
 		return r, nil
-	case askManifest, askBlock, askHave, askFetch:
+	case askManifest, askBlock, askHave, askFetch, askWrong:
 		if len(body) < hashPartBytes+cidBytes {
 			return request{}, fmt.Errorf("%w: request of %d bytes", errWire, len(body))
 		}

@@ -36,12 +36,13 @@ const maxVerify = 64
 // ErrUntrusted says that a claim is neither signed by a trusted key nor proven by its content.
 var ErrUntrusted = errors.New("not signed by a trusted key")
 
-// ErrForged says that a claim is signed in the name of a trusted key, and that none of these signatures is right.
-// An honest neighbour passes on only signatures that it has verified.
-var ErrForged = errors.New("its signature in the name of a trusted key is wrong")
+// ErrForged says that a claim has signatures in the name of a trusted key, and that none of them verifies. It is no proof
+// of a lie: an honest neighbour verifies what it passes on with its own keys, and a key of the same name may have other
+// bits there, after a rotation or a typing error on either side.
+var ErrForged = errors.New("its signature in the name of a trusted key does not verify with that key")
 
 // Check turns a claim into a mapping if it deserves belief. The error wraps [ErrUntrusted] if it does not,
-// and [ErrForged], too, if somebody has lied.
+// and [ErrForged], too, if it has signatures in the name of a trusted key that do not verify.
 func (k *Keys) Check(info store.Info) (Mapping, error) {
 	if info.Path.IsZero() || info.NarSize < 1 || info.NarSize > store.MaxNarSize {
 		return Mapping{}, fmt.Errorf("%s with NarSize %d is no claim: %w", cmp.Or(info.Path.String(), "no path"), info.NarSize, ErrUntrusted)
@@ -101,6 +102,18 @@ func (s *keySet) named(signatures []string) bool {
 		name, _, _ := strings.Cut(sig, ":")
 		return s.has(name)
 	})
+}
+
+// NamedIn returns the trusted keys, sorted, in whose name the claim has signatures. It verifies none of them.
+func (k *Keys) NamedIn(info store.Info) (names []string) {
+	set := k.set.Load()
+	for _, sig := range info.Signatures {
+		if name, _, _ := strings.Cut(sig, ":"); set.has(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // fingerprint is what an upstream signs. The references must be sorted.

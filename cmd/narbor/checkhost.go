@@ -113,6 +113,9 @@ func checkHealth(_ context.Context, p *patient) []Finding {
 	}
 	for i, h := range rest {
 		rest[i].Title, rest[i].Text = "", h.Title+": "+h.Text
+		if h.Code == codeOtherKeys {
+			rest[i].Severity = severityWarning
+		}
 	}
 	return rest
 }

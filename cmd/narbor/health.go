@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/store"
 )
 
 // settleIn is how long a service may run without a neighbour before that is worth a word.
@@ -14,8 +15,8 @@ const settleIn = 10 * time.Second
 // health says what this service knows of itself that is not as it should be, the worst first.
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
-	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, s.shareHealth, s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
-		s.neighbourHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
+	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth, s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
+		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}
@@ -71,6 +72,26 @@ func storeHealth(st Status) *narserve.Health {
 		Text: "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
 		Fix: "Let the user that narbor runs as use nix-daemon: see allowed-users in nix.conf, and which group may open " +
 			"/nix/var/nix/daemon-socket. Where no daemon runs, only the user who owns /nix can share it: run narbor as that user."}
+}
+
+// damageHealth reports paths whose content this machine has read and found wrong.
+func damageHealth(st Status) *narserve.Health {
+	if len(st.Damaged) == 0 {
+		return nil
+	}
+	d := st.Damaged[0]
+	h := &narserve.Health{Code: "damaged", Severity: narserve.SeverityWarning, Title: plural(len(st.Damaged), "path") + " of this machine damaged",
+		Text: fmt.Sprintf("The content of %s in %s does not have the hash that its upstream has signed: %s.", d.Path, d.Where, d.Reason)}
+	if more := len(st.Damaged) - 1; more > 0 {
+		h.Text += fmt.Sprintf(" So it is with %d more.", more)
+	}
+	h.Text += " It is neither served nor shared. A power cut, a failing disk or bad memory does that, or an edit below " + store.Dir + "."
+	if d.Where == store.Dir {
+		h.Fix, h.Command = "Repair the Nix store, as root. narbor notices by itself.", repairStore
+	} else {
+		h.Fix = "Delete that path from " + d.Where + ", and put it there again."
+	}
+	return h
 }
 
 func (s *service) shareHealth(st Status) *narserve.Health {
@@ -157,14 +178,35 @@ func (s *service) neighbourHealth(st Status) *narserve.Health {
 	return h
 }
 
+// codeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at will.
+const codeOtherKeys = "other-keys"
+
+// otherKeysHealth reports signatures of neighbours that do not verify with the key of that name in nix.conf.
+func otherKeysHealth(st Status) *narserve.Health {
+	if len(st.OtherKeys) == 0 {
+		return nil
+	}
+	h := &narserve.Health{Code: codeOtherKeys, Severity: narserve.SeverityInfo, Title: "A key of the same name is another one"}
+	for i, k := range st.OtherKeys {
+		if i > 0 {
+			h.Text += " "
+		}
+		h.Text += fmt.Sprintf("Neighbours sign as %s with another key than nix.conf has: such as %s, at %s. Such paths are not taken from them.",
+			k.Key, k.Path, plural(len(k.Neighbours), "neighbour"))
+		h.Fix = fmt.Sprintf("Compare the line of %s in trusted-public-keys, here and there, with the key that its cache publishes: it was mistyped on one side, or the cache has a new key of that name.", k.Key)
+	}
+	h.Command = "narbor keys"
+	return h
+}
+
 // bannedHealth is no warning: narbor is as well as before, and no neighbour shall make it say otherwise.
 func (s *service) bannedHealth(st Status) *narserve.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
 	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityInfo, Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
-		Text: "They sent what was not what it claimed to be, three times. Nothing of it reached Nix. A broken disk or memory looks the same as malice.",
-		Fix:  "If one of them is your machine, check its store:", Command: "nix-store --verify --check-contents"}
+		Text: "They sent three times what no honest neighbour sends. Nothing of it reached Nix.",
+		Fix:  "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 
 func (s *service) groupHealth(st Status) *narserve.Health {

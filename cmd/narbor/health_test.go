@@ -160,6 +160,48 @@ func TestHealthNamesChecks(t *testing.T) {
 	}
 }
 
+func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
+	st := Status{Status: p2p.Status{OtherKeys: []p2p.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop}, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
+	h := otherKeysHealth(st)
+	if h == nil || h.Severity != severityInfo {
+		t.Fatalf("health = %+v, want an info: a neighbour can cause it", h)
+	}
+	st.Health = []narserve.Health{*h}
+	got := checkHealth(t.Context(), &patient{running: true, status: st})
+	if len(got) != 1 || got[0].Severity != severityWarning || !strings.Contains(got[0].Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
+		!strings.Contains(got[0].Text, "-tool, at 2 neighbours") || !strings.Contains(got[0].Fix, "trusted-public-keys") {
+		t.Errorf("doctor says %+v", got)
+	}
+	if h := otherKeysHealth(Status{}); h != nil {
+		t.Errorf("health without a mismatch = %+v", h)
+	}
+}
+
+func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
+	p := "/nix/store/" + strings.Repeat("a", 32) + "-tool"
+	h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"}, {Path: p + "2", Where: "/cache"}}})
+	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" || !strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
+		t.Errorf("health = %+v", h)
+	}
+	if h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: "/cache"}}}); h == nil || h.Command != "" || !strings.Contains(h.Fix, "/cache") {
+		t.Errorf("health of a cache directory = %+v", h)
+	}
+}
+
+func TestWhyNeverPromisesWhatAnUnreliableNeighbourHas(t *testing.T) {
+	claim := p2p.Answer{ID: idNAS, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool", Unreliable: "it has sent a wrong NAR of it"}
+	w := Why{Neighbours: []p2p.Answer{claim}}
+	if w.judge(1); w.Status != http.StatusNotFound || !strings.Contains(w.Reason, claim.Unreliable) {
+		t.Errorf("Nix gets %d: %s", w.Status, w.Reason)
+	}
+	honest := claim
+	honest.Unreliable = ""
+	w.Neighbours = append(w.Neighbours, honest)
+	if w.judge(1); w.Status != http.StatusOK || w.Reason != "1 of 2 neighbours has it" {
+		t.Errorf("with another holder Nix gets %d: %s", w.Status, w.Reason)
+	}
+}
+
 // get asks over HTTP.
 func get(t *testing.T, url string) string {
 	t.Helper()

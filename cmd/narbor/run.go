@@ -159,7 +159,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if s.spool, err = openSpool(c, s.state.dir); err != nil {
 		return s, err
 	}
-	if s.shares, err = openShares(c, dir, s.state.file("unpacked"), s.log); err != nil {
+	if s.shares, err = openShares(c, dir, s.state, s.log); err != nil {
 		return s, err
 	}
 	return s, s.connect(c)
@@ -224,6 +224,7 @@ func (s *service) run(ctx context.Context) error {
 	g, alive := errgroup.WithContext(alive)
 	g.Go(func() error { return s.node.Run(alive) })
 	g.Go(func() error { return s.server.Run(alive) })
+	g.Go(func() error { return s.shares.damage.Run(alive) })
 	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log) })
 	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
 

@@ -15,13 +15,14 @@ type shares struct {
 	sources   []store.Source
 	nix       *lateNix
 	caches    []*store.Cache
+	damage    *store.Damage
 	cacheDirs []string
 	off       bool // --share none: neighbours are not told of them until somebody turns that on
 }
 
 // openShares finds the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. What is
-// compressed there is unpacked in scratch.
-func openShares(c *cli.Context, dir, scratch string, log *zap.Logger) (s shares, err error) {
+// compressed there is unpacked in the state directory, where damaged paths are kept, too.
+func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
 		return s, codedError{fmt.Errorf("--share %w", err), exitUsage}
@@ -35,15 +36,19 @@ func openShares(c *cli.Context, dir, scratch string, log *zap.Logger) (s shares,
 	}()
 	s.nix = &lateNix{log: log}
 	s.nix.open(c.Context) // a failure is logged, and repaired by trying again
-	s.sources = append(s.sources, s.nix)
+	s.damage, err = store.OpenDamage(st.file("damaged.json"), func(d store.Damaged, sound bool) { logDamage(log, d, sound) })
+	if err != nil {
+		log.Warn("which paths are damaged is found out anew", zap.Error(err))
+	}
+	s.sources = append(s.sources, s.damage.Guard(s.nix, store.Dir, store.Dir))
 	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
 	for _, cacheDir := range s.cacheDirs {
-		cache, err := store.OpenCache(cacheDir, scratch)
+		cache, err := store.OpenCache(cacheDir, st.file("unpacked"))
 		if err != nil {
 			return s, fmt.Errorf("cache directory %s: %w", cacheDir, err)
 		}
 		s.caches = append(s.caches, cache)
-		s.sources = append(s.sources, cache)
+		s.sources = append(s.sources, s.damage.Guard(cache, cacheDir, ""))
 	}
 	return s, nil
 }
@@ -59,8 +64,33 @@ func (s shares) nixProblem() string {
 	return s.nix.problem()
 }
 
+// damaged returns the paths that are known to be damaged.
+func (s shares) damaged() []store.Damaged {
+	if s.damage == nil {
+		return []store.Damaged{}
+	}
+	return s.damage.List()
+}
+
 func (s shares) close() {
 	if s.nix != nil {
 		s.nix.close()
 	}
+}
+
+// repairStore is the command that finds and repairs damaged paths of the Nix store.
+const repairStore = "nix-store --verify --check-contents --repair"
+
+// logDamage logs that a path was found damaged, or sound again.
+func logDamage(log *zap.Logger, d store.Damaged, sound bool) {
+	if sound {
+		log.Info("a damaged path is sound again, or gone", zap.String("path", d.Path), zap.String("where", d.Where))
+		return
+	}
+	fix := "delete it from " + d.Where
+	if d.Where == store.Dir {
+		fix = repairStore
+	}
+	log.Warn("a path of this machine is damaged: it is not served and not shared until it is repaired", zap.String("path", d.Path), zap.String("where", d.Where),
+		zap.String("reason", d.Reason), zap.String("fix", fix))
 }

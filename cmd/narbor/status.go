@@ -29,10 +29,12 @@ type Status struct {
 	HTTP  []string `json:"http"`  // where Nix asks
 	Store string   `json:"store"` // "" if there is no Nix
 	// StoreProblem says why this machine's Nix cannot be asked what it has; "" if it can, or there is none.
-	StoreProblem string   `json:"storeProblem,omitempty"`
-	CacheDirs    []string `json:"cacheDirs"`
-	Keys         []string `json:"keys"`
-	ShareKeys    []string `json:"shareKeys"` // what one of these has signed is shared with neighbours
+	StoreProblem string `json:"storeProblem,omitempty"`
+	// Damaged are paths of this machine that are known to be damaged.
+	Damaged   []store.Damaged `json:"damaged"`
+	CacheDirs []string        `json:"cacheDirs"`
+	Keys      []string        `json:"keys"`
+	ShareKeys []string        `json:"shareKeys"` // what one of these has signed is shared with neighbours
 	// PublicKeys and PrivateKeys are Keys by class. What only private ones have signed is for members of the group.
 	PublicKeys  []string `json:"publicKeys"`
 	PrivateKeys []string `json:"privateKeys"`
@@ -79,6 +81,7 @@ func (s *service) status() Status {
 		st.Store = store.Dir
 	}
 	st.StoreProblem = s.shares.nixProblem()
+	st.Damaged = s.shares.damaged()
 	if !s.node.Sharing() {
 		st.Sharing, st.PausedUntil = "none", s.pause.end()
 	}
@@ -234,6 +237,11 @@ func (st Status) print(s screen) {
 	for _, b := range st.Struck {
 		s.hang("banned", fmt.Sprintf("%s until %s, which lied: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
 	}
+	for _, n := range st.Neighbours {
+		if n.Aside != "" {
+			s.hang("set aside", fmt.Sprintf("%s until %s: it %s", shortID(n.ID), n.AsideUntil.Local().Format("15:04"), n.Aside))
+		}
+	}
 	st.printFaults(s)
 }
 
@@ -271,6 +279,8 @@ func (st Status) printNeighbours(s screen) {
 		strikes := ""
 		if n.Strikes > 0 {
 			strikes = "lied " + times(n.Strikes)
+		} else if n.Aside != "" {
+			strikes = "set aside"
 		}
 		rows = append(rows, []string{shortID(n.ID), shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds) * time.Second),
 			amount(n.BytesReceived), amount(n.BytesSent), strikes})

@@ -80,9 +80,11 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 
 // judge says what Nix would be told, in the order in which it is looked for.
 func (w *Why) judge(keys int) {
-	holders, claims, why := 0, 0, ""
+	holders, claims, why, unreliable := 0, 0, "", ""
 	for _, a := range w.Neighbours {
-		if a.Believed() {
+		if a.Believed() && a.Unreliable != "" {
+			unreliable = shortID(a.ID) + ": " + a.Unreliable
+		} else if a.Believed() {
 			holders++
 		} else if a.Path != "" {
 			claims, why = claims+1, a.Problem
@@ -98,6 +100,8 @@ func (w *Why) judge(keys int) {
 		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", haveIt(holders, len(w.Neighbours))
 	case w.Upstream != nil && w.Upstream.Has:
 		w.Status, w.From, w.Reason = http.StatusOK, "upstream", "no neighbour has it, but an upstream does"
+	case unreliable != "":
+		w.Reason = "no neighbour that is relied on has it (" + unreliable + "); Nix asks its next substituter"
 	case w.Upstream != nil && w.Upstream.Problem != "" && keys > 0 && claims == 0:
 		w.Reason = "no neighbour has it, and upstreams cannot tell; Nix asks its next substituter"
 	case len(w.Neighbours) == 0 && w.Upstream != nil:
@@ -137,10 +141,11 @@ const reasonOff = "sharing is off; see `narbor share`"
 func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, string, error) {
 	for i, src := range s.shares.sources {
 		info, err := src.Info(ctx, hp)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrDamaged) {
 			continue
 		}
-		if err != nil {
+		damaged := errors.Is(err, store.ErrDamaged)
+		if err != nil && !damaged {
 			return nil, "", err
 		}
 		l := &WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References), CA: info.CA,
@@ -151,7 +156,9 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, s
 		for _, sig := range info.Signatures {
 			l.Signatures = append(l.Signatures, s.verdict(info, sig))
 		}
-		l.Shared, l.Reason = s.shared(info)
+		if l.Shared, l.Reason = s.shared(info); damaged {
+			l.Shared, l.Reason = false, "its content on this machine is damaged; see `narbor doctor`"
+		}
 		return l, info.Path.String(), nil
 	}
 	return nil, "", nil
@@ -176,6 +183,8 @@ func (s *service) shared(info store.Info) (bool, string) {
 	m, err := s.shareKeys.CheckShared(info)
 	trusted, trustedErr := s.trusted.Check(info)
 	switch {
+	case err == nil && len(m.Info().String()) > store.MaxInfoLen:
+		return false, fmt.Sprintf("its narinfo has %s bytes, and neighbours take %s: it has too many references", count(int64(len(m.Info().String()))), count(store.MaxInfoLen))
 	case err == nil && !s.node.Sharing():
 		return false, reasonOff
 	case err == nil:
@@ -301,6 +310,9 @@ func (w Why) printNeighbours(s screen) {
 			what = "is receiving it, " + amount(a.NarSize) + ", " + signedBy(a)
 		case a.Believed():
 			what = "has it, " + amount(a.NarSize) + ", " + signedBy(a)
+			if a.Unreliable != "" {
+				what += ", but " + a.Unreliable
+			}
 		case a.Problem != "":
 			what = a.Problem
 		}

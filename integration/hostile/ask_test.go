@@ -127,7 +127,7 @@ func askCases() (cases []matrixCase) {
 				if fired.Load() == 0 {
 					t.Error("the fault was not committed")
 				}
-				w.end(isLie(f))
+				w.end(offenceOf(f))
 			}})
 		}
 	}

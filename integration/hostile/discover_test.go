@@ -189,7 +189,7 @@ func discoverCases() (cases []matrixCase) {
 				}
 				w.wantNarinfo(w.paths[0], false)
 				w.wantNAR(w.paths[0], 0, false)
-				w.end(f.lie)
+				w.end(map[bool]offence{false: noOffence, true: aLie}[f.lie])
 			}})
 		}
 	}

@@ -50,7 +50,7 @@ func handOverCases() (cases []matrixCase) {
 				time.Sleep(time.Minute) // what was looked up is old
 				w.wantNarinfo(p, false)
 				asking.get(w, p, false)
-				w.end(isLie(f))
+				w.end(offenceOf(f))
 			}})
 		}
 	}

@@ -24,7 +24,8 @@ import (
 //   - what Nix was given is right, or 404, in time; and not 404 if somebody honest has it
 //   - every goroutine has ended (or else the bubble says that it is deadlocked), libp2p counts nothing as held, the spool
 //     has all of its space back, and the memory of the phase is free
-//   - the liar has been struck if it has lied, and only then; and nobody honest ever, by anybody
+//   - the liar has been struck if it has lied, and only then; if it has sent a wrong NAR, that is recorded; and no honest
+//     machine is struck or found to have sent one
 
 // positions is at how many places of a sequence each fault is committed.
 const positions = 5
@@ -33,11 +34,27 @@ const positions = 5
 // nothing but its part in what is going on.
 var honestFaults = []string{
 	"gone-block", "trickle", "silent-block", "reset-head", "reset-block", "reset-asked", "vanish", "later",
-	"unsigned-claim", "foreign-claim", "trickled-claim", "silent-claim", "reset-claim", "half-claim", "no-claim", "late-claim", "vanish-claim",
+	"unsigned-claim", "foreign-claim", "trickled-claim",
+	"forged-claim", "altered-claim", "mixed-claim", // a key of the same name may have other bits there "silent-claim", "reset-claim", "half-claim", "no-claim", "late-claim", "vanish-claim",
 	"two-claims", // the second promises more than comes, and so looks like silence
 }
 
-func isLie(f fault) bool { return !slices.Contains(honestFaults, f.name) }
+// wrongNARs are the faults that a machine with a damaged store, or bad memory, commits, too.
+var wrongNARs = []string{
+	"wrong-block", "flipped-block", "swapped-block",
+	"bogus-manifest", "overlapping-manifest", "contradictory-manifest", "false-witness", "silent-manifest", "reset-manifest",
+}
+
+// offenceOf is what is held against a machine that commits a fault.
+func offenceOf(f fault) offence {
+	switch {
+	case slices.Contains(honestFaults, f.name):
+		return noOffence
+	case slices.Contains(wrongNARs, f.name):
+		return aWrongNAR
+	}
+	return aLie
+}
 
 // A matrixCase runs in a bubble of its own.
 type matrixCase struct {
@@ -110,7 +127,7 @@ func transferCases() (cases []matrixCase) {
 				if fired.Load() == 0 {
 					t.Error("the fault was not committed")
 				}
-				w.end(isLie(f))
+				w.end(offenceOf(f))
 			}})
 		}
 	}

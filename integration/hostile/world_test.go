@@ -327,13 +327,31 @@ func (n *simNode) strikes() map[string]int {
 	return by
 }
 
-// end judges whether the liar was struck, and ends everything.
-func (w *simWorld) end(lie bool) {
+// An offence is what a fault is held for.
+type offence string
+
+const (
+	noOffence offence = "neither"
+	aWrongNAR offence = "a wrong NAR" // as of a damaged store
+	aLie      offence = "a strike"    // which no honest machine gets
+)
+
+// wrongNARs returns of how many paths each peer has sent a node a wrong NAR.
+func (n *simNode) wrongNARs() map[string]int {
+	by := map[string]int{}
+	for _, e := range n.log.FilterMessage("neighbour sent a wrong NAR").All() {
+		by[e.ContextMap()["peer"].(string)]++
+	}
+	return by
+}
+
+// end judges what is held against the liar, and ends everything.
+func (w *simWorld) end(of offence) {
 	w.t.Helper()
 	liar := w.liar.host.ID().String()
-	struck := w.alice.strikes()
-	if (struck[liar] > 0) != lie {
-		w.t.Errorf("the liar is struck %d times, lie: %t", struck[liar], lie)
+	struck, wrong := w.alice.strikes(), w.alice.wrongNARs()
+	if (struck[liar] > 0) != (of == aLie) || of == aWrongNAR && wrong[liar] == 0 || of == noOffence && wrong[liar] > 0 {
+		w.t.Errorf("the liar is struck %d times, and has sent %d wrong NARs; want %s", struck[liar], wrong[liar], of)
 	}
 	w.endWhole()
 }
@@ -345,6 +363,11 @@ func (w *simWorld) endWhole() {
 		for id, times := range n.strikes() {
 			if !w.lying[id] {
 				w.t.Errorf("%s has struck %s, who is honest, %d times", n.machine.addr, id, times)
+			}
+		}
+		for id, times := range n.wrongNARs() {
+			if !w.lying[id] {
+				w.t.Errorf("%s has found %d wrong NARs of %s, who is honest", n.machine.addr, times, id)
 			}
 		}
 	}

@@ -142,6 +142,8 @@ type Status struct {
 		BlocksSent     int64  `json:"blocksSent"`
 		BytesSent      int64  `json:"bytesSent"`
 		Strikes        int64  `json:"strikes"`
+		WrongNARs      int64  `json:"wrongNars"`
+		Aside          string `json:"aside"`
 	} `json:"neighbours"`
 	Struck []struct {
 		ID     string `json:"id"`

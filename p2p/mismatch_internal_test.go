@@ -1,0 +1,39 @@
+package p2p
+
+import (
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+func TestMismatchesAreBoundedAndForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := newSigner(t), newSigner(t)
+		info, _ := there.sign(t, "path", randomNAR(100))
+		var m mismatches
+		for i := range maxKept + 10 {
+			m.note(here.keys, peer.ID(fmt.Sprint("peer ", i)), info)
+		}
+		got := m.current(here.keys)
+		if len(got) != 1 || got[0].Key != "upstream-1" || len(got[0].Neighbours) != maxKept {
+			t.Errorf("%d mismatches, want one of upstream-1 with %d neighbours: %+v", len(got), maxKept, got)
+		}
+		time.Sleep(mismatchTime + time.Second)
+		if got := m.current(here.keys); len(got) != 0 {
+			t.Errorf("after %v there are %+v, want none", mismatchTime, got)
+		}
+	})
+}
+
+// awaitNeighbours waits until a node has so many neighbours.
+func awaitNeighbours(t testing.TB, n *Node, count int) {
+	t.Helper()
+	for limit := time.Now().Add(10 * time.Second); len(n.neighbours()) < count; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("%d neighbours, want %d", len(n.neighbours()), count)
+		}
+	}
+}

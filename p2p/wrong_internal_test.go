@@ -1,0 +1,219 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+
+	"narbor/store"
+)
+
+// damagedShare is what a machine shares that has so many damaged paths and one sound one, which is the last.
+func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan store.Damaged) {
+	t.Helper()
+	mem := store.NewMem()
+	for i := range damaged + 1 {
+		nar := randomNAR(store.BlockSize + 1000*i)
+		info, _ := s.sign(t, fmt.Sprintf("path%d", i), nar)
+		infos, nars = append(infos, info), append(nars, nar)
+		if i < damaged {
+			nar = append([]byte{}, nar...)
+			clear(nar[len(nar)/2 : len(nar)/2+100])
+		}
+		mem.Add(info, nar)
+	}
+	found = make(chan store.Damaged, 2*damaged)
+	d, err := store.OpenDamage("", func(e store.Damaged, sound bool) {
+		if !sound {
+			found <- e
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { d.Run(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return d.Guard(mem, "memory", ""), infos, nars, found
+}
+
+func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
+	s := newSigner(t)
+	const damaged = 4 // more than a liar may tell lies
+	src, infos, nars, found := damagedShare(t, s, damaged)
+	sharer, _ := runNode(t, s, []store.Source{src})
+	n, _ := runNode(t, s, nil, &rogue{Host: sharer.lan.host})
+	for i, info := range infos[:damaged] {
+		m, err := s.keys.Check(info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // questions about one path count once
+			if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+				t.Fatalf("Fetch(%s) = %v, %v, want ErrNotFound", info.Path, sp, err)
+			}
+		}
+		if i+1 >= maxWrong {
+			break
+		}
+		select {
+		case e := <-found:
+			if e.Path != info.Path.String() || !strings.Contains(e.Reason, "hash") {
+				t.Errorf("the sharer finds %+v, want %s", e, info.Path)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("the sharer was not told, or has not checked the path")
+		}
+		if text := sharedText(t, sharer, info); text != "" {
+			t.Errorf("the sharer still offers %s:\n%s", info.Path, text)
+		}
+	}
+	st := n.Status()
+	if len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != maxWrong {
+		t.Errorf("struck are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Struck, st.Neighbours, maxWrong)
+	}
+	// Now it is set aside: its claim alone is no reason to answer Nix 200.
+	last := infos[damaged]
+	if m, err := n.Lookup(t.Context(), last.Path.HashPart()); !errors.Is(err, errUnreliable) || !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup of what only that peer has = %v, %v, want ErrNotFound", m.Path(), err)
+	}
+	if st.Neighbours[0].Aside == "" || st.Neighbours[0].AsideUntil == nil {
+		t.Errorf("the neighbour is not set aside: %+v", st.Neighbours[0])
+	}
+	if a := n.AskEach(t.Context(), last.Path.HashPart()); len(a) != 1 || !a[0].Believed() || a[0].Unreliable == "" {
+		t.Errorf("AskEach = %+v, want a claim that is believed and not relied on", a)
+	}
+	// Beside another holder it counts.
+	honest := (&rogue{info: last, nar: nars[damaged]}).start(t)
+	honest.connect(t, n, "/ip4/127.0.0.1")
+	awaitNeighbours(t, n, 2)
+	m, err := n.Lookup(t.Context(), last.Path.HashPart())
+	if err != nil {
+		t.Fatalf("Lookup of what another has, too = %v", err)
+	}
+	fetchAll(t, n, m, nars[damaged])
+}
+
+// sharedText returns the claim that a node makes about a path; "" is none.
+func sharedText(t testing.TB, n *Node, info store.Info) string {
+	t.Helper()
+	c, err := n.sharer.sharedClaim(t.Context(), info.Path.HashPart())
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		t.Fatal(err)
+	}
+	return c.text
+}
+
+func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, m := s.sign(t, "small", nar)
+	bad := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
+		b = append([]byte{}, b...)
+		b[len(b)/2] ^= 1
+		return writeRaw(s, b)
+	}}).start(t)
+	n, _ := runNode(t, s, nil, bad)
+	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Fatalf("Fetch = %v, %v, want ErrNotFound", sp, err)
+	}
+	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, errUnreliable) {
+		t.Errorf("Lookup = %v, want it not to rely on the sender of the wrong NAR", err)
+	}
+	before := n.Status().Neighbours[0].BlocksReceived
+	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("second Fetch = %v, %v, want ErrNotFound", sp, err)
+	}
+	if got := n.Status().Neighbours[0]; got.BlocksReceived != before || got.WrongNARs != 1 || got.Strikes != 0 {
+		t.Errorf("after the second fetch %+v, want no further block, one wrong NAR, no strike", got)
+	}
+}
+
+func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, m := s.sign(t, "small", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	n, _ := runNode(t, s, []store.Source{mem})
+	g := (&rogue{}).start(t)
+	stream := g.dial(t, n)
+	for range 10 * wrongBurst {
+		if _, err := stream.Write(appendRequest(nil, request{kind: askWrong, hashParts: []store.HashPart{info.Path.HashPart()}, nar: m.NarHash()})); err != nil {
+			t.Fatal(err)
+		}
+		answer := make([]byte, 1)
+		if _, err := stream.Read(answer); err != nil || answer[0] != 0 {
+			t.Fatalf("the answer is %v, %v, want 0", answer, err)
+		}
+	}
+	if tokens := n.tallyOf(g.ID()).probing.wrongTellings.Tokens(); tokens >= 1 {
+		t.Errorf("the peer may still have %.0f paths checked, want none", tokens)
+	}
+	if got := strikesOf(n, g); got != 0 {
+		t.Errorf("it has %d strikes", got)
+	}
+}
+
+func TestSetbacksGrowAndEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tl tally
+		start := time.Now()
+		for i, want := range []time.Duration{0, 0, asideTime, 4 * asideTime, maxAside, maxAside} {
+			got := tl.sentWrong(time.Now())
+			if want == 0 && !got.IsZero() || want > 0 && got.Sub(start) != want {
+				t.Errorf("after wrong NAR %d it is set aside for %v, want %v", i+1, got.Sub(start), want)
+			}
+		}
+		if _, why := tl.aside(time.Now()); why != asideWrong {
+			t.Errorf("it is set aside because it %q", why)
+		}
+		time.Sleep(wrongFor + time.Minute)
+		if until, _ := tl.aside(time.Now()); !until.IsZero() || tl.countWrong(time.Now()) != 0 || !tl.sentWrong(time.Now()).IsZero() {
+			t.Error("an hour later it is not forgotten")
+		}
+		var slow tally
+		for _, want := range []time.Duration{shunTime, 4 * shunTime, 16 * shunTime, maxAside} {
+			if got := slow.wasSlow(time.Now()); got.Sub(time.Now()) != want {
+				t.Errorf("a slow peer is set aside for %v, want %v", time.Until(got), want)
+			}
+			if got := slow.wasSlow(time.Now()); !got.IsZero() {
+				t.Error("fetches that fail together count more than once")
+			}
+			time.Sleep(want)
+		}
+		slow.kept()
+		if got := slow.wasSlow(time.Now()); time.Until(got) != shunTime {
+			t.Errorf("after it has delivered it is set aside for %v, want %v", time.Until(got), shunTime)
+		}
+	})
+}
+
+func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newAvoided()
+		for i := range maxAvoided + 10 {
+			a.add(pair{hp: partA, nar: store.Hash{byte(i), byte(i >> 8)}}, wrongFor, "x")
+		}
+		if got := a.pairs.Len(); got != maxAvoided {
+			t.Errorf("%d pairs are remembered, want %d", got, maxAvoided)
+		}
+		last := pair{hp: partA, nar: store.Hash{1}}
+		a.add(last, time.Minute, "x")
+		if a.why(last) != "x" || a.add(last, time.Minute, "x") {
+			t.Error("a pair is not avoided")
+		}
+		time.Sleep(time.Hour + time.Second)
+		if a.why(last) != "" {
+			t.Error("a pair is avoided for ever")
+		}
+	})
+}

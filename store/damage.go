@@ -1,0 +1,355 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/time/rate"
+)
+
+// ErrDamaged says that a source has a path whose content does not have its NarHash. It comes with ErrNotFound.
+var ErrDamaged = errors.New("damaged")
+
+const (
+	// maxDamaged bounds the damaged paths that are remembered, and maxSound those that were found sound.
+	maxDamaged, maxSound = 4096, 4096
+	// maxSuspects is how many paths may wait to be checked. A suspect that finds no room is reported again later.
+	maxSuspects = 64
+	// damageBurst and damageRate, a second, bound the bytes that are read to check suspects: neighbours can make them
+	// suspects at will. They are 8 GiB at once, and as much an hour.
+	damageBurst, damageRate = 8 << 30, (8 << 30) / 3600.0
+	// soundFor is how long a path that was found sound is not checked again, unless it has been replaced.
+	soundFor = time.Hour
+	// recheckAfter is how long a damaged path is not checked again, unless it has been replaced; and replacedAfter then.
+	recheckAfter, replacedAfter = 30 * time.Minute, 5 * time.Second
+	// damageTick is how often damaged paths are looked at that nobody asks for.
+	damageTick = time.Minute
+)
+
+// A Damaged path is one whose content was read and does not have its NarHash.
+type Damaged struct {
+	Path    string    `json:"path"`
+	NarHash string    `json:"narHash"`
+	Where   string    `json:"where"` // the store or cache directory
+	Reason  string    `json:"reason"`
+	Found   time.Time `json:"found"`
+	Checked time.Time `json:"checked"` // the last time
+	File    string    `json:"file"`    // what identifies the file of that path; "" if there is none to look at
+}
+
+// Damage remembers which paths of some sources are damaged, in memory and in a file. It finds that out by itself: a path
+// that somebody suspects is read and hashed, one at a time, within a budget. All methods may be called concurrently.
+type Damage struct {
+	file     string
+	changed  func(d Damaged, sound bool)
+	suspects chan suspect
+	budget   *rate.Limiter
+	sound    *lru.Cache[soundKey, soundFile]
+
+	mu      sync.Mutex // guards the rest
+	damaged map[Path]Damaged
+	guards  map[string]*Guarded // by where
+	waiting map[Path]bool       // in suspects, or being checked
+}
+
+type suspect struct {
+	src  *Guarded
+	info Info
+}
+
+type soundKey struct {
+	path Path
+	nar  Hash
+}
+
+type soundFile struct {
+	at   time.Time
+	file string
+}
+
+// OpenDamage reads what an earlier run has found, from a file that need not be there; "" is none. changed is called for each
+// path that is found damaged, or sound again. The result is usable even with an error.
+func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, error) {
+	sound, err := lru.New[soundKey, soundFile](maxSound)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	d := &Damage{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
+		sound: sound, damaged: map[Path]Damaged{}, guards: map[string]*Guarded{}, waiting: map[Path]bool{}}
+	text, err := os.ReadFile(file)
+	if file == "" || errors.Is(err, fs.ErrNotExist) {
+		return d, nil
+	}
+	var list []Damaged
+	if err == nil {
+		err = json.Unmarshal(text, &list)
+	}
+	for _, e := range list[:min(len(list), maxDamaged)] {
+		p, pathErr := ParsePath(e.Path)
+		if pathErr != nil {
+			return d, fmt.Errorf("%s: %w", file, pathErr)
+		}
+		d.damaged[p] = e
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", file, err)
+	}
+	return d, err
+}
+
+// List returns the damaged paths, sorted.
+func (d *Damage) List() []Damaged {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list := make([]Damaged, 0, len(d.damaged))
+	for _, e := range d.damaged {
+		list = append(list, e)
+	}
+	slices.SortFunc(list, func(a, b Damaged) int { return cmp.Compare(a.Path, b.Path) })
+	return list
+}
+
+// A Guarded source has no path that is known to be damaged.
+type Guarded struct {
+	Source
+	damage *Damage
+	where  string
+	files  string // the directory with a file for each path; "" is none
+}
+
+// Guard returns src without its damaged paths. where names it for people. If files is not "", it is the directory with
+// the files of the paths, where a repair is noticed at once.
+func (d *Damage) Guard(src Source, where, files string) *Guarded {
+	g := &Guarded{src, d, where, files}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.guards[where] = g
+	return g
+}
+
+// Info implements [Source]. Of a damaged path it returns the claim of the source together with the error, which wraps
+// [ErrDamaged] and [ErrNotFound].
+func (g *Guarded) Info(ctx context.Context, hp HashPart) (Info, error) {
+	info, err := g.Source.Info(ctx, hp)
+	if err != nil {
+		return info, err
+	}
+	d := g.damage
+	d.mu.Lock()
+	e, known := d.damaged[info.Path]
+	known = known && e.NarHash == info.NarHash.String() && e.Where == g.where
+	d.mu.Unlock()
+	if !known {
+		return info, nil
+	}
+	if g.due(e, info.Path) {
+		d.enqueue(suspect{g, info})
+	}
+	return info, fmt.Errorf("%s: %w: %w: %s", info.Path, ErrNotFound, ErrDamaged, e.Reason)
+}
+
+// due says whether a damaged path is to be checked once more.
+func (g *Guarded) due(e Damaged, p Path) bool {
+	since := time.Since(e.Checked)
+	return since > recheckAfter || since < 0 || since > replacedAfter && g.fileOf(p) != e.File
+}
+
+// Suspect has the path of a claim checked soon, unless that was done a moment ago.
+func (g *Guarded) Suspect(info Info) {
+	d := g.damage
+	if s, ok := d.sound.Get(soundKey{info.Path, info.NarHash}); ok && time.Since(s.at) < soundFor && s.file == g.fileOf(info.Path) {
+		return
+	}
+	d.mu.Lock()
+	_, known := d.damaged[info.Path]
+	d.mu.Unlock()
+	if !known { // otherwise Info has it checked
+		d.enqueue(suspect{g, info})
+	}
+}
+
+// Suspect has the path of a claim checked if the source is a [Guarded] one.
+func Suspect(src Source, info Info) {
+	if g, ok := src.(*Guarded); ok {
+		g.Suspect(info)
+	}
+}
+
+// fileOf identifies the file of a path: a repair puts another in its place. It is "" if there is none to look at.
+func (g *Guarded) fileOf(p Path) string {
+	if g.files == "" {
+		return ""
+	}
+	st, err := os.Lstat(filepath.Join(g.files, p.Base()))
+	if err != nil {
+		return "missing"
+	}
+	id := st.ModTime().UTC().String() + " " + st.Mode().String()
+	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
+		id = fmt.Sprintf("%d %s", sys.Ino, id)
+	}
+	return id
+}
+
+func (d *Damage) enqueue(s suspect) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.waiting[s.info.Path] {
+		return
+	}
+	select {
+	case d.suspects <- s:
+		d.waiting[s.info.Path] = true
+	default:
+	}
+}
+
+// Run checks suspects until ctx ends.
+func (d *Damage) Run(ctx context.Context) error {
+	tick := time.NewTicker(damageTick)
+	defer tick.Stop()
+	for {
+		select {
+		case s := <-d.suspects:
+			if d.budget.AllowN(time.Now(), int(min(s.info.NarSize, damageBurst))) {
+				d.check(ctx, s)
+			}
+			d.mu.Lock()
+			delete(d.waiting, s.info.Path)
+			d.mu.Unlock()
+		case <-tick.C:
+			d.look(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// look has damaged paths checked whose files have been replaced, and forgets those that are gone.
+func (d *Damage) look(ctx context.Context) {
+	d.mu.Lock()
+	sources := make(map[Path]*Guarded, len(d.damaged))
+	for p, e := range d.damaged {
+		if g := d.guards[e.Where]; g != nil {
+			sources[p] = g
+		}
+	}
+	d.mu.Unlock()
+	for p, g := range sources {
+		if _, err := g.Info(ctx, p.HashPart()); errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
+			d.forget(p)
+		}
+	}
+}
+
+// check reads a path, and records whether it is damaged.
+func (d *Damage) check(ctx context.Context, s suspect) {
+	file := s.src.fileOf(s.info.Path)
+	reason, err := s.src.hash(ctx, s.info)
+	if err != nil { // it could not be read as a whole, which says nothing
+		return
+	}
+	if reason == "" {
+		d.sound.Add(soundKey{s.info.Path, s.info.NarHash}, soundFile{time.Now(), file})
+		d.forget(s.info.Path)
+		return
+	}
+	now := time.Now()
+	e := Damaged{Path: s.info.Path.String(), NarHash: s.info.NarHash.String(), Where: s.src.where, Reason: reason, Found: now, Checked: now, File: file}
+	d.mu.Lock()
+	old, known := d.damaged[s.info.Path]
+	if known {
+		e.Found = old.Found
+	}
+	if known || len(d.damaged) < maxDamaged {
+		d.damaged[s.info.Path] = e
+	}
+	d.mu.Unlock()
+	d.save()
+	if !known {
+		d.changed(e, false)
+	}
+}
+
+// forget takes a path out of the damaged ones.
+func (d *Damage) forget(p Path) {
+	d.mu.Lock()
+	e, known := d.damaged[p]
+	delete(d.damaged, p)
+	d.mu.Unlock()
+	if known {
+		d.save()
+		d.changed(e, true)
+	}
+}
+
+// hash reads the archive of a claim, and returns why it is not what the claim says; "" if it is. An error means that this
+// cannot be told.
+func (g *Guarded) hash(ctx context.Context, info Info) (reason string, err error) {
+	nar, err := g.Source.NAR(ctx, info)
+	if err != nil {
+		return g.unreadable(ctx, info, err)
+	}
+	defer nar.Close()
+	sum := sha256.New()
+	buf := make([]byte, BlockSize)
+	for off := int64(0); off < info.NarSize; {
+		p := buf[:min(int64(len(buf)), info.NarSize-off)]
+		if n, err := nar.ReadAt(p, off); n < len(p) {
+			return g.unreadable(ctx, info, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		sum.Write(p)
+		off += int64(len(p))
+	}
+	if got := Hash(sum.Sum(nil)); got != info.NarHash {
+		return fmt.Sprintf("its content has the hash %s, not %s", got, info.NarHash), nil
+	}
+	return "", nil
+}
+
+// unreadable returns what the error of a read says of a path: nothing, if it is not valid any more.
+func (g *Guarded) unreadable(ctx context.Context, info Info, err error) (string, error) {
+	now, infoErr := g.Source.Info(ctx, info.Path.HashPart())
+	if infoErr != nil || now.NarHash != info.NarHash {
+		return "", errors.Join(err, infoErr)
+	}
+	if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
+		return err.Error(), nil
+	}
+	return "", err
+}
+
+// save writes the file. What cannot be written is found anew after a restart.
+func (d *Damage) save() {
+	if d.file == "" {
+		return
+	}
+	text, err := json.Marshal(d.List())
+	if err != nil {
+		return
+	}
+	f, err := os.CreateTemp(filepath.Dir(d.file), ".damaged-*") // mode 0600
+	if err != nil {
+		return
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(text, '\n'))
+	if errors.Join(err, f.Close()) == nil {
+		_ = os.Rename(f.Name(), d.file)
+	}
+}

@@ -1,0 +1,183 @@
+package store_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"narbor/store"
+)
+
+// A damageWorld is a guarded source with a file for each path.
+type damageWorld struct {
+	*store.Guarded
+	mem    *store.Mem
+	damage *store.Damage
+	files  string
+	info   store.Info
+	nar    []byte
+
+	mu      sync.Mutex // guards changes
+	changes []string
+}
+
+func newDamageWorld(t *testing.T, file, files string) *damageWorld {
+	t.Helper()
+	w := &damageWorld{mem: store.NewMem(), files: files, nar: bytes.Repeat([]byte("nar"), 100_000)}
+	p, err := store.ParsePathName("00000000000000000000000000000000-tool")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.info = store.Info{Path: p, NarHash: sha256.Sum256(w.nar), NarSize: int64(len(w.nar))}
+	w.put(t, w.nar)
+	w.damage, err = store.OpenDamage(file, func(d store.Damaged, sound bool) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.changes = append(w.changes, fmt.Sprintf("%s sound %t", d.Path, sound))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Guarded = w.damage.Guard(w.mem, "memory", files)
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { w.damage.Run(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return w
+}
+
+// put replaces the content of the path, and its file as Nix does.
+func (w *damageWorld) put(t *testing.T, nar []byte) {
+	t.Helper()
+	w.mem.Add(w.info, nar)
+	name := filepath.Join(w.files, w.info.Path.Base())
+	if err := errors.Join(os.WriteFile(name+".new", nar, 0o444), os.Rename(name+".new", name)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *damageWorld) damaged(t *testing.T) bool {
+	t.Helper()
+	info, err := w.Info(t.Context(), w.info.Path.HashPart())
+	if err != nil && (!errors.Is(err, store.ErrNotFound) || !errors.Is(err, store.ErrDamaged)) {
+		t.Fatalf("Info = %v, want nil, or ErrNotFound with ErrDamaged", err)
+	}
+	if info.Path != w.info.Path {
+		t.Errorf("Info is about %q", info.Path)
+	}
+	return err != nil
+}
+
+func TestDamagedPathIsNotOfferedUntilItIsRepaired(t *testing.T) {
+	files, state := t.TempDir(), filepath.Join(t.TempDir(), "damaged.json")
+	zeros := func(w *damageWorld) []byte { return make([]byte, len(w.nar)) }
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, state, files)
+		w.Suspect(w.info)
+		synctest.Wait()
+		if w.damaged(t) || len(w.damage.List()) != 0 {
+			t.Error("a sound path is damaged because somebody suspects it")
+		}
+		w.put(t, zeros(w))
+		if w.damaged(t) {
+			t.Error("a path is damaged that nobody has checked")
+		}
+		w.Suspect(w.info) // at once: its file is another than the one that was sound
+		synctest.Wait()
+		if list := w.damage.List(); !w.damaged(t) || len(list) != 1 || list[0].Path != w.info.Path.String() || list[0].Where != "memory" {
+			t.Errorf("the damaged paths are %+v", list)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) { // a restart
+		w := newDamageWorld(t, state, files)
+		if w.put(t, zeros(w)); !w.damaged(t) {
+			t.Error("after a restart a damaged path is offered")
+		}
+		synctest.Wait()
+		if !w.damaged(t) {
+			t.Error("another file with the same damage is sound")
+		}
+		w.put(t, w.nar) // a repair
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if w.damaged(t) || len(w.damage.List()) != 0 {
+			t.Errorf("after a repair that nobody asks about the damaged paths are %+v, want none", w.damage.List())
+		}
+		if len(w.changes) != 1 || w.changes[0] != w.info.Path.String()+" sound true" {
+			t.Errorf("changes are %q, want the repair", w.changes)
+		}
+	})
+}
+
+func TestDamageRepairedInPlaceIsFoundAfterAWhile(t *testing.T) {
+	files := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, "", files)
+		w.mem.Add(w.info, make([]byte, len(w.nar)))
+		w.Suspect(w.info)
+		synctest.Wait()
+		if !w.damaged(t) {
+			t.Fatal("the path is not damaged")
+		}
+		w.mem.Add(w.info, w.nar) // its file is the same
+		time.Sleep(35 * time.Minute)
+		synctest.Wait()
+		if w.damaged(t) {
+			t.Error("half an hour later it was not checked again")
+		}
+	})
+}
+
+func TestDamagedPathThatIsCollectedIsForgotten(t *testing.T) {
+	files := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, "", files)
+		w.mem.Add(w.info, w.nar[:10]) // what is there cannot have that size
+		w.Suspect(w.info)
+		synctest.Wait()
+		if !w.damaged(t) {
+			t.Fatal("a path of another size is not damaged")
+		}
+		w.mem.Remove(w.info.Path.HashPart())
+		time.Sleep(2 * time.Minute)
+		if list := w.damage.List(); len(list) != 0 {
+			t.Errorf("the damaged paths are %+v, want none", list)
+		}
+	})
+}
+
+func TestSuspectsAreCheckedWithinABudget(t *testing.T) {
+	files := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, "", files)
+		huge := w.info
+		huge.NarSize = 8 << 30
+		var err error
+		if huge.Path, err = store.ParsePathName("11111111111111111111111111111111-huge"); err != nil {
+			t.Fatal(err)
+		}
+		w.mem.Add(huge, w.nar) // refused at once, and the budget is spent all the same
+		w.Suspect(huge)
+		synctest.Wait()
+		w.mem.Add(w.info, make([]byte, len(w.nar)))
+		w.Suspect(w.info)
+		synctest.Wait()
+		if w.damaged(t) {
+			t.Error("a path was checked without a budget")
+		}
+		time.Sleep(time.Minute)
+		w.Suspect(w.info)
+		synctest.Wait()
+		if !w.damaged(t) {
+			t.Error("a path was not checked once there was a budget again")
+		}
+	})
+}
