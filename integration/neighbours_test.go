@@ -35,7 +35,7 @@ func (w world) hostile(h *lan.Host, args ...string) (p *lan.Process, id string) 
 	return nil, ""
 }
 
-// leftOut fails unless that host alone has sent wrong NARs, is set aside for it, and no other is; and none is struck, for a
+// leftOut fails unless that host alone has sent wrong NARs, and is set aside for it; and none is struck, for a
 // damaged store sends such NARs, too.
 func (w world) leftOut(s lan.Status, liar *lan.Host) {
 	w.Helper()
@@ -43,7 +43,7 @@ func (w world) leftOut(s lan.Status, liar *lan.Host) {
 		w.Errorf("struck are %+v, want none", s.Struck)
 	}
 	for _, nb := range s.Neighbours {
-		if bad := at(nb.Addr, liar); (nb.Aside != "") != bad || (nb.WrongNARs > 0) != bad || nb.Strikes != 0 {
+		if bad := at(nb.Addr, liar); bad && nb.Aside == "" || (nb.WrongNARs > 0) != bad || nb.Strikes != 0 {
 			w.Errorf("neighbour %s (liar: %t) has %d strikes and %d wrong NARs, and is set aside because it %q", nb.Addr, bad, nb.Strikes, nb.WrongNARs, nb.Aside)
 		}
 	}

@@ -46,7 +46,11 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		f.exclude(witness.id, 1) // it could not stand by its word, and run has told why
+		failures := 1 // it could not stand by its word, and run has told why
+		if errors.Is(err, errSlow) {
+			failures = lied
+		}
+		f.exclude(witness.id, failures)
 		return nil, ctx.Err()
 	}
 	sp, err := f.draft.Commit(f.m.CheckNAR)
@@ -100,6 +104,6 @@ func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest,
 	if err := ex.send(r); err != nil {
 		return nil, err
 	}
-	ex.until = time.Now().Add(manifestTimeout + time.Duration(f.m.NarSize()/manifestPace)*time.Second)
+	ex.until = time.Now().Add(min(manifestTimeout+time.Duration(f.m.NarSize()/manifestPace)*time.Second, manifestLimit))
 	return readManifest(ex.br, f.m.NarSize())
 }

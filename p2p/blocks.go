@@ -41,7 +41,9 @@ type fetch struct {
 	waiting  []*neighbour // of all, those not asked yet
 	excluded map[peer.ID]bool
 	failures map[peer.ID]int // how often one has failed; [lied] or more if it has lied
-	err      error           // the draft cannot be written
+	tooSlow  map[*neighbour]bool
+	before   map[*neighbour]int64 // bytes that had come from a holder, of all NARs, when it became one
+	err      error                // the draft cannot be written
 	crowd    crowd
 	helpers  map[peer.ID]bool // who were asked to fetch it
 	helped   bool             // one of them does, or did
@@ -69,7 +71,7 @@ func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
 	blocks := make([]block, store.NumBlocks(m.NarSize()))
 	shared, ok := n.sharer.may(m)
 	return &fetch{node: n, m: m, shared: shared, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{},
-		failures: map[peer.ID]int{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), ok)}
+		failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{}, before: map[*neighbour]int64{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), ok)}
 }
 
 // pick gives a holder its next block: the first that is missing, or as the crowd has it; or if all have been asked
@@ -254,7 +256,14 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 	}
 	f.shunHelper(nb)
 	f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
-	f.exclude(nb.id, 1)
+	failures := 1
+	if stalledOut(err) {
+		f.mu.Lock()
+		f.tooSlow[nb] = true
+		f.mu.Unlock()
+		failures = stalled
+	}
+	f.exclude(nb.id, failures)
 }
 
 // liar strikes a peer, and takes it out of the fetch for good.
@@ -307,6 +316,9 @@ func (f *fetch) join(holders []holder) {
 		f.crowd.drop(nb.id)
 		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
 			f.all = append(f.all, nb)
+			if _, known := f.before[nb]; !known {
+				f.before[nb] = nb.tally.bytesReceived.Load()
+			}
 			f.waiting = append(f.waiting, nb)
 		}
 	}

@@ -221,6 +221,7 @@ func (f *fetch) vouches(nb *neighbour) {
 	defer f.mu.Unlock()
 	if f.crowd.drop(nb.id) {
 		f.all = append(f.all, nb)
+		f.before[nb] = nb.tally.bytesReceived.Load()
 	}
 }
 

@@ -64,6 +64,7 @@ func (n *Node) fly(ctx context.Context, f *fetch) (*store.Spooled, error) {
 	}
 	start := time.Now()
 	sp, err := f.honest(ctx)
+	f.account(start, err)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
@@ -141,6 +142,9 @@ func (f *fetch) run(ctx context.Context) error {
 			s.supply.size--
 		case <-ticker.C:
 			askedAround = f.lookAround(askedAround)
+			if err := s.impatient(ctx); err != nil {
+				return err
+			}
 			if f.overdue(overdueAfter) || s.holders.size < maxWorkers && f.unasked() {
 				s.start(ctx, &s.holders, f.nextHolder())
 			}
@@ -156,6 +160,7 @@ type shift struct {
 	*fetch
 	holders, relays, supply crew
 	began                   time.Time
+	pacer                   pacer
 	blocks                  int // that were missing then
 	before                  int // how many were missing when nobody was left, the last time
 }
@@ -201,8 +206,11 @@ func (s *shift) crawls() bool {
 	if took < judgedAfter || len(s.node.cfg.Upstreams) == 0 {
 		return false
 	}
-	left := s.missing()
-	rest := remaining(took, s.blocks-left, left)
+	rest, over := s.pacer.rest()
+	if over < judgedAfter {
+		left := s.missing()
+		rest = remaining(took, s.blocks-left, left)
+	}
 	own := s.node.pace.rate()
 	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }

@@ -152,6 +152,8 @@ const (
 	maxWrong, maxAvoided = maxStrikes, 4096
 	// lied, as a number of failures, is how many end a holder's part in a fetch: one lie, or so many broken streams.
 	lied = 3
+	// stalled is as how many failures a holder counts that made no progress until its time was over: one more ends its part.
+	stalled = lied - 1
 )
 
 // Rates.
@@ -202,6 +204,8 @@ const (
 	// manifestPace, in bytes of the NAR per second, and manifestTimeout bound how long a holder may take to hash a NAR
 	// that it has to read from a slow disk first.
 	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
+	// manifestLimit is the longest, however large the NAR: without a manifest more is fetched again, and no more is lost.
+	manifestLimit = 30 * time.Second
 )
 
 // Deadlines: of whoever asks us.
@@ -314,6 +318,15 @@ const (
 	// judgedAfter is how long the pace of a fetch is watched before it is judged whether the NAR can come in time, and
 	// crawlTime how long its holders may need for the rest of it before an upstream is asked, too.
 	judgedAfter, crawlTime = 10 * time.Second, 20 * time.Second
+	// leastPace, in bytes a second, is what must come from the holders of a NAR, of all NARs together, if its rest takes
+	// longer than crawlTime; or the part shownPart of what they have shown, up to mostLeastPace: a disk whose head is somewhere
+	// else all the time gives four times as much.
+	leastPace, mostLeastPace, shownPart = 64 << 10, 256 << 10, 64
+	// tardyAfter is how long a NAR may take that comes more slowly than that: a disk may have to start.
+	tardyAfter = 5 * time.Second
+	// slowFor is how long a NAR is not taken from a peer alone that has delivered it far too slowly, and failedFor if it has
+	// not delivered it otherwise: it may have been collected as garbage, and be built again.
+	slowFor, failedFor = 10 * time.Minute, time.Minute
 	// jobTimeout bounds a fetch on behalf of neighbours, whose Nix waits no longer for it.
 	jobTimeout = 4 * time.Minute
 	// powerFresh is for how long it is relied on that a machine is on mains or on battery: to ask takes a few files, of

@@ -67,6 +67,8 @@ type neighbour struct {
 	helping chan struct{} // one for each question that its upstreams have to do with
 	brought atomic.Int64  // when (Unix ns) a block came from it last
 
+	shown atomic.Int64 // the most bytes a second at which blocks have come from it, on average
+
 	busy atomic.Int32 // blocks asked for and not yet here
 	late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
 
@@ -187,5 +189,8 @@ func (n *neighbour) measured(d time.Duration, size int) {
 		n.blockTime = d
 	} else {
 		n.blockTime += (d - n.blockTime) / 4
+	}
+	if pace := int64(store.BlockSize / n.blockTime.Seconds()); pace > n.shown.Load() {
+		n.shown.Store(pace)
 	}
 }

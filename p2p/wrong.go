@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -130,7 +131,7 @@ func (n *Node) mayTellWrong(t *tally) bool {
 
 // suspect has a path checked that could not be read as it should be.
 func (s *sharer) suspect(ctx context.Context, hp store.HashPart, cause error) {
-	if !errors.Is(cause, store.ErrCorrupt) && !errors.Is(cause, store.ErrNotFound) {
+	if !errors.Is(cause, store.ErrCorrupt) && !errors.Is(cause, fs.ErrNotExist) {
 		return
 	}
 	if m, src, err := s.claim(ctx, hp); err == nil { // it is valid all the same
@@ -148,7 +149,8 @@ const (
 // counts beside what others do, but for its wrong NARs. Alone it is no reason to tell Nix that a path can be had.
 type setback struct {
 	wrongs []time.Time // when wrong NARs came, of the last hour
-	slow   uint        // how often in a row it was too slow
+	slow   uint        // how often it was too slow, less one for each NAR that came as it should
+	tardy  time.Time   // when a NAR came that took far too long
 	until  time.Time
 	reason string
 }
@@ -198,7 +200,7 @@ func (t *tally) putAside(now time.Time, d time.Duration, reason string) time.Tim
 func (t *tally) kept() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.slow = 0
+	t.slow = max(t.slow, 1) - 1
 }
 
 // aside returns until when the peer is set aside, and why; or zero.

@@ -60,6 +60,13 @@ func blockFaults() []fault {
 		{name: "trickle", says: "blocks at one byte a second", block: func(ctx context.Context, s network.Stream, _ archive, _ int, b []byte) error {
 			return trickle(ctx, s, blockAnswer(statusRaw, b))
 		}},
+		{name: "slow-block", says: "true blocks, each after 4.8 seconds", block: func(ctx context.Context, s network.Stream, _ archive, _ int, b []byte) error {
+			if !sleep(ctx, 4800*time.Millisecond) {
+				return errReset
+			}
+			_, err := s.Write(blockAnswer(statusRaw, b))
+			return err
+		}},
 		{name: "silent-block", says: "no answer to a request for a block, and nothing after it", block: func(ctx context.Context, s network.Stream, _ archive, _ int, _ []byte) error {
 			return silence(ctx, s)
 		}},
@@ -110,6 +117,9 @@ func manifestFaults() []fault {
 		}},
 		{name: "silent-manifest", says: "no answer when a manifest is asked for; a third of the blocks is wrong", block: thirdWrong, manifest: func(ctx context.Context, s network.Stream, _ archive, _ []store.Hash) error {
 			return silence(ctx, s)
+		}},
+		{name: "trickled-manifest", says: "a manifest at one byte a second; a third of the blocks is wrong", block: thirdWrong, manifest: func(ctx context.Context, s network.Stream, _ archive, d []store.Hash) error {
+			return trickle(ctx, s, manifestAnswer(d))
 		}},
 		{name: "reset-manifest", says: "a reset in the middle of a manifest; a third of the blocks is wrong", block: thirdWrong, manifest: func(_ context.Context, s network.Stream, _ archive, d []store.Hash) error {
 			m := manifestAnswer(d)

@@ -33,16 +33,16 @@ const positions = 5
 // honestFaults are those that are no lies: a machine may be slow, switched off, or have lost what it had. It loses
 // nothing but its part in what is going on.
 var honestFaults = []string{
-	"gone-block", "trickle", "silent-block", "reset-head", "reset-block", "reset-asked", "vanish", "later",
-	"unsigned-claim", "foreign-claim", "trickled-claim",
-	"forged-claim", "altered-claim", "mixed-claim", // a key of the same name may have other bits there "silent-claim", "reset-claim", "half-claim", "no-claim", "late-claim", "vanish-claim",
+	"gone-block", "trickle", "slow-block", "silent-block", "reset-head", "reset-block", "reset-asked", "vanish", "later",
+	"forged-claim", "altered-claim", "mixed-claim", "forged-further", // a key of the same name may have other bits there
+	"unsigned-claim", "foreign-claim", "trickled-claim", "silent-claim", "reset-claim", "half-claim", "no-claim", "late-claim", "vanish-claim",
 	"two-claims", // the second promises more than comes, and so looks like silence
 }
 
 // wrongNARs are the faults that a machine with a damaged store, or bad memory, commits, too.
 var wrongNARs = []string{
 	"wrong-block", "flipped-block", "swapped-block",
-	"bogus-manifest", "overlapping-manifest", "contradictory-manifest", "false-witness", "silent-manifest", "reset-manifest",
+	"bogus-manifest", "overlapping-manifest", "contradictory-manifest", "false-witness", "silent-manifest", "reset-manifest", "trickled-manifest",
 }
 
 // offenceOf is what is held against a machine that commits a fault.

@@ -1,0 +1,169 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+// How long a fetch waits for its holders depends on what comes. The last [judgedAfter] count: if the rest would take long at
+// that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than they have
+// shown that they can. All that comes from a holder counts, of whatever NARs, for they share its link and its disk.
+
+// errSlow says that a NAR comes too slowly.
+var errSlow = errors.New("too slow")
+
+// A mark is how far a fetch was at a moment.
+type mark struct {
+	at   time.Time
+	left int                  // blocks that are missing
+	came map[*neighbour]int64 // bytes that had come from each holder, of all NARs
+}
+
+// A pacer is the marks of the last [judgedAfter]. It is owned by run.
+type pacer struct{ marks []mark }
+
+// note adds a mark, once a second.
+func (p *pacer) note(now time.Time, f *fetch) {
+	if last := len(p.marks) - 1; last >= 0 && now.Sub(p.marks[last].at) < time.Second {
+		return
+	}
+	m := mark{at: now, came: map[*neighbour]int64{}}
+	f.mu.Lock()
+	m.left = f.left
+	for _, nb := range f.all {
+		m.came[nb] = nb.tally.bytesReceived.Load()
+	}
+	f.mu.Unlock()
+	p.marks = append(p.marks, m)
+	for len(p.marks) > 2 && now.Sub(p.marks[1].at) >= judgedAfter {
+		p.marks = p.marks[1:]
+	}
+}
+
+// rest is how long the missing blocks take at the pace of the marks, and over what time that was measured.
+func (p *pacer) rest() (rest, over time.Duration) {
+	if len(p.marks) == 0 {
+		return 0, 0
+	}
+	first, last := p.marks[0], p.marks[len(p.marks)-1]
+	over = last.at.Sub(first.at)
+	return remaining(over, first.left-last.left, last.left), over
+}
+
+// pace is what came in a second, of all NARs of these holders or at least of this one, and the least that must come.
+func (p *pacer) pace() (pace, least int64) {
+	first, last := p.marks[0], p.marks[len(p.marks)-1]
+	var came int64
+	for nb, now := range last.came {
+		came += now - first.came[nb]
+		least = max(least, nb.leastPace())
+	}
+	came = max(came, int64(first.left-last.left)*store.BlockSize)
+	return int64(float64(came) / last.at.Sub(first.at).Seconds()), max(least, leastPace)
+}
+
+// leastPace is the bytes a second below which a neighbour is too slow: a part of the most that it has shown.
+func (n *neighbour) leastPace() int64 {
+	return min(max(n.shown.Load()/shownPart, leastPace), mostLeastPace)
+}
+
+// impatient fails if the NAR comes so slowly that it is not worth waiting for.
+func (s *shift) impatient(ctx context.Context) error {
+	now := time.Now()
+	s.pacer.note(now, s.fetch)
+	rest, over := s.pacer.rest()
+	if over < judgedAfter || rest <= crawlTime || s.supply.size > 0 {
+		return nil
+	}
+	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
+		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, errSlow, rest.Round(time.Second), until.Sub(now).Round(time.Second))
+		if pace, least := s.pacer.pace(); pace >= least {
+			return err
+		}
+		s.markSlow()
+		return err
+	}
+	pace, least := s.pacer.pace()
+	if pace >= least || len(s.node.cfg.Upstreams) > 0 { // an upstream is asked instead, unless it is slower still
+		return nil
+	}
+	s.markSlow()
+	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, errSlow, pace, least)
+}
+
+// markSlow records that the holders at work are too slow.
+func (f *fetch) markSlow() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, nb := range f.all {
+		if !f.excluded[nb.id] {
+			f.tooSlow[nb] = true
+		}
+	}
+}
+
+// stalledOut says whether an error is that a holder made no progress.
+func stalledOut(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// account draws conclusions from a fetch that has ended: who is not relied on for this NAR, or at all, for a while.
+func (f *fetch) account(began time.Time, err error) {
+	if errors.Is(err, context.Canceled) || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) {
+		return
+	}
+	now := time.Now()
+	took := now.Sub(began)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, nb := range f.all {
+		var until time.Time
+		came := float64(nb.tally.bytesReceived.Load()-f.before[nb]) / took.Seconds()
+		switch {
+		case nb.gone():
+			continue
+		case f.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && came < float64(nb.leastPace()):
+			f.node.avoided.add(f.pairOf(nb), slowFor, "it delivers it far too slowly")
+			until = nb.tally.wasSlow(now)
+		case err != nil:
+			f.node.avoided.add(f.pairOf(nb), failedFor, "it claims to have it, and did not deliver it")
+		case took > tardyAfter && came < float64(nb.leastPace()) && !f.excluded[nb.id]:
+			until = nb.tally.wasTardy(began, now)
+		case !f.excluded[nb.id]:
+			nb.tally.kept()
+		}
+		if !until.IsZero() {
+			f.node.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until), zap.String("reason", asideSlow))
+		}
+	}
+}
+
+func (f *fetch) pairOf(nb *neighbour) pair {
+	return pair{nb.id, f.m.Path().HashPart(), f.m.NarHash()}
+}
+
+// wasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
+// begun after the first had come, to set the peer aside. It returns until when, or zero.
+func (t *tally) wasTardy(began, now time.Time) time.Time {
+	t.mu.Lock()
+	first := t.tardy
+	again := !first.IsZero() && began.After(first) && now.Sub(first) < slowFor
+	if again {
+		t.tardy = time.Time{}
+	} else if first.IsZero() || now.Sub(first) >= slowFor {
+		t.tardy = now
+	}
+	t.mu.Unlock()
+	if !again {
+		return time.Time{}
+	}
+	return t.wasSlow(now)
+}
