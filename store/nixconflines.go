@@ -1,5 +1,7 @@
 package store
 
+import "slices"
+
 // A ConfLine says where in Nix's configuration files a value is given.
 type ConfLine struct {
 	Setting  string // without "extra-"
@@ -30,6 +32,16 @@ type ConfReset struct {
 // NixConfReset returns the last line that replaces a setting of those that [NixConfLines] knows: a line that is read
 // before it has no effect on the setting.
 func NixConfReset(setting string) ConfReset { return readNixConf().reset[setting] }
+
+// SystemNixConfFiles returns the configuration files that nix-daemon reads for all users, included ones as well, whether
+// they are there or not.
+func SystemNixConfFiles() []string {
+	files, own := readNixConf().files, userConfFiles()
+	if i := slices.IndexFunc(files, func(f string) bool { return slices.Contains(own, f) }); i >= 0 {
+		files = files[:i]
+	}
+	return files
+}
 
 // note takes down the values of the line that is being read.
 func (c *nixConf) note(setting string, values []string, extra bool) {

@@ -69,3 +69,12 @@ func TestWholeConfigurationIsRead(t *testing.T) {
 		}
 	}
 }
+
+func TestSystemConfFilesHaveIncludesAndNoUsersFile(t *testing.T) {
+	dir := confDir(t, map[string]string{"nix.conf": "!include a\n!include absent\n", "a": "include sub/b\n", "sub/b": "",
+		"home/.config/nix/nix.conf": "!include own\n", "home/.config/nix/own": ""})
+	want := []string{dir + "/nix.conf", dir + "/a", dir + "/sub/b", dir + "/absent"}
+	if got := store.SystemNixConfFiles(); !reflect.DeepEqual(got, want) {
+		t.Errorf("SystemNixConfFiles = %q, want %q", got, want)
+	}
+}

@@ -108,16 +108,7 @@ func (s *service) nixConfLine() string {
 
 // isSubstituter says whether Nix's configuration has this narbor among its substituters.
 func (s *service) isSubstituter() bool {
-	urls := s.urls()
-	for _, l := range s.listeners {
-		if _, port, err := net.SplitHostPort(l.Addr().String()); err == nil {
-			urls = append(urls, "http://localhost:"+port)
-		}
-	}
-	return slices.ContainsFunc(s.settings.get().Substituters, func(sub string) bool {
-		sub, _, _ = strings.Cut(sub, "?")
-		return slices.Contains(urls, strings.TrimSuffix(sub, "/"))
-	})
+	return slices.ContainsFunc(s.settings.get().Substituters, func(sub string) bool { return isOneOf(s.urls(), sub) })
 }
 
 func (s shares) describe() string {

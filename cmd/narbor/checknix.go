@@ -1,10 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"runtime"
@@ -84,10 +87,34 @@ func (p *patient) urls() []string {
 	return urls
 }
 
-// isOneOf says whether a substituter is one of the URLs, with or without parameters and a slash.
+// isOneOf says whether a substituter is one of the URLs, with or without parameters and a slash. Where narbor listens on
+// loopback, localhost is it too, and where it listens on all addresses, so is every loopback address.
 func isOneOf(urls []string, substituter string) bool {
-	substituter, _, _ = strings.Cut(substituter, "?")
-	return slices.Contains(urls, strings.TrimSuffix(substituter, "/"))
+	return slices.ContainsFunc(urls, func(u string) bool { return sameServer(u, substituter) })
+}
+
+// sameServer says whether a substituter's URL leads to what listens at url.
+func sameServer(listens, substituter string) bool {
+	l, err := url.Parse(listens)
+	if err != nil {
+		return false
+	}
+	s, err := url.Parse(substituter)
+	if err != nil || s.Scheme != l.Scheme || cmp.Or(s.Port(), "80") != cmp.Or(l.Port(), "80") || strings.Trim(s.Path, "/") != "" {
+		return false
+	}
+	at, err := netip.ParseAddr(l.Hostname())
+	if err != nil {
+		return strings.EqualFold(s.Hostname(), l.Hostname())
+	}
+	if strings.EqualFold(s.Hostname(), "localhost") {
+		return at.IsLoopback() || at.IsUnspecified()
+	}
+	to, err := netip.ParseAddr(s.Hostname())
+	if err != nil {
+		return false
+	}
+	return to == at || at.IsUnspecified() && to.IsLoopback() && (to.Is4() == at.Is4() || at.Is6())
 }
 
 // hasNix says whether there is a Nix to look at.
@@ -194,10 +221,11 @@ func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 		return found
 	}
 	pid, started := nixDaemon()
-	if pid == 0 || !readBefore(started) {
+	file := changedSince(started, store.SystemNixConfFiles())
+	if pid == 0 || file == "" {
 		return nil
 	}
-	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", nixConfFile),
+	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", file),
 		Fix: "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
 }
 
@@ -240,11 +268,11 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 	if !p.running || len(p.urls()) == 0 {
 		return []Finding{skipped("probe: narbor is not running")}
 	}
-	url := p.urls()[0] + "/" + strings.Repeat("a", 32) + ".narinfo"
+	narinfo := p.urls()[0] + "/" + strings.Repeat("a", 32) + ".narinfo"
 	ctx, cancel := context.WithTimeout(ctx, 5*probeLimit)
 	defer cancel()
 	start := time.Now()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, narinfo, nil)
 	if err != nil {
 		return []Finding{{Severity: severityError, Text: err.Error()}}
 	}

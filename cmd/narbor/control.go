@@ -60,6 +60,7 @@ func (s *service) controlHandler() http.Handler {
 	mux.HandleFunc("GET /stats", answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
 	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
 	mux.HandleFunc("GET /config", change(s.configShow)) // names of files and of peers are nobody else's
+	mux.HandleFunc("GET /settings", change(s.getSettings))
 	mux.HandleFunc("GET /why", answer(s.getWhy))
 	mux.HandleFunc("GET /peers", answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
 	mux.HandleFunc("POST /peers/{what}", change(s.postPeers))

@@ -50,6 +50,9 @@ type patient struct {
 	running  bool
 	status   Status // if running
 	heard    hearing
+	nix      nixProgram          // whose settings count, once asksNix has found it
+	conf     map[string][]string // its settings
+	nixErr   error
 }
 
 // A check looks at one thing.
@@ -64,6 +67,7 @@ func checks() []check {
 	return []check{
 		{"running", "narbor answers", checkRunning},
 		{"nix", "Nix asks it", checkNixAsks},
+		{"settings", "narbor has the keys and substituters that Nix has", checkSettings},
 		{"proxy", "no proxy is between them", checkProxy},
 		{"signatures", "Nix requires signatures", checkSignatures},
 		{"keys", "there are keys to believe", checkKeys},

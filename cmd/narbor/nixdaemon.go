@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"narbor/store"
 )
 
 // startStep is how exactly the kernel tells when a process began: it counts in steps of 10 ms, and rounds down.
@@ -122,11 +124,26 @@ func (p daemonProcess) asksFor(proc string) bool {
 	return client != "" && client != "narbor"
 }
 
-// readBefore says whether a nix-daemon that began then has read nix.conf as it was before it was changed last. A change
-// within the same [startStep] counts as read: an edit is followed by a restart at once more often than the reverse.
+// readBefore says whether a nix-daemon that began then has read its configuration as it was before it was changed last.
 func readBefore(started time.Time) bool {
-	st, err := os.Stat(nixConfFile)
-	return err == nil && !started.IsZero() && changedAfter(started, st.ModTime())
+	return changedSince(started, store.SystemNixConfFiles()) != ""
+}
+
+// changedSince returns the first of some files that was changed after a nix-daemon began, or whose symbolic link was; ""
+// is none. A change within the same [startStep] counts as read: an edit is followed by a restart at once more often than
+// the reverse.
+func changedSince(started time.Time, files []string) string {
+	if started.IsZero() {
+		return ""
+	}
+	for _, file := range files {
+		for _, look := range []func(string) (os.FileInfo, error){os.Lstat, os.Stat} {
+			if st, err := look(file); err == nil && changedAfter(started, st.ModTime()) {
+				return file
+			}
+		}
+	}
+	return ""
 }
 
 func changedAfter(started, changed time.Time) bool { return !changed.Before(started.Add(startStep)) }
