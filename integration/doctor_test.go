@@ -161,13 +161,14 @@ func (w world) doctorIsolation(h, other *lan.Host, p **lan.Process) {
 	w.well(h, "isolation")
 }
 
-// doctorVersion: the Nix that Debian has is old; a newer one is made of what it says of itself.
+// doctorVersion: the Nix that Debian has is old; a newer one is made of what it says of itself. nix-daemon's own counts.
 func (w world) doctorVersion(h *lan.Host) {
 	w.Helper()
 	w.wrong(h, "warning", "version", "CVE-2026-44028")
 	w.shell(h, "mkdir -p /tmp/new && printf '#!/bin/sh\\necho \"nix (Nix) 2.34.7\"\\n' > /tmp/new/nix && chmod +x /tmp/new/nix")
-	if out := w.shell(h, "PATH=/tmp/new:$PATH "+narbor+" doctor version"); !strings.Contains(out, "no known flaw") {
-		w.Errorf("doctor version with a newer Nix:\n%s", out)
+	out := strings.Join(strings.Fields(w.shell(h, "PATH=/tmp/new:$PATH "+narbor+" doctor version")), " ")
+	if !strings.Contains(out, "nix-daemon (Nix 2.8.0) has known flaws") || !strings.Contains(out, "nix in PATH is /tmp/new/nix (Nix 2.34.7)") {
+		w.Errorf("doctor version with a newer Nix in PATH than nix-daemon is:\n%s", out)
 	}
 }
 

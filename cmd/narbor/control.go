@@ -133,12 +133,17 @@ func refuse(w http.ResponseWriter, err error) {
 // uidKey is where a request's context has the user ID of who asks, if the kernel tells it.
 type uidKey struct{}
 
-// mayChange says whether who asks may change things. The ID of nobody stands for every user that has none in our user
-// namespace, and so is nobody's.
+// mayChange says whether who asks may change things.
 func mayChange(ctx context.Context) bool {
-	const nobody = 65534
 	uid, ok := ctx.Value(uidKey{}).(uint32)
-	return ok && (uid == 0 || uid == uint32(os.Geteuid()) && uid != nobody)
+	return ok && isOwner(uid, uint32(os.Geteuid()))
+}
+
+// isOwner says whether a user is root or the one that narbor runs as. The ID of nobody stands for every user that has
+// none in our user namespace, and so is no owner.
+func isOwner(uid, narbor uint32) bool {
+	const nobody = 65534
+	return uid == 0 || uid == narbor && uid != nobody
 }
 
 func withUID(ctx context.Context, c net.Conn) context.Context {

@@ -287,7 +287,8 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		body, want, now string
 	}{
 		{12345, "GET", "/status", "", "200", "signed"}, {12345, "PUT", "/share", "none", "403", "signed"}, {65534, "PUT", "/share", "none", "403", "signed"},
-		{12345, "GET", "/config", "", "403", "signed"}, {0, "GET", "/config", "", "200", "signed"}, {12345, "POST", "/peers/block?peer=x", "", "403", "signed"}, {12345, "POST", "/peers/add?peer=192.0.2.1", "", "403", "signed"}, {12345, "POST", "/ping?peer=x&count=1&bytes=0", "", "403", "signed"},
+		{12345, "GET", "/config", "", "403", "signed"}, {0, "GET", "/config", "", "200", "signed"},
+		{12345, "GET", "/settings", "", "403", "signed"}, {0, "GET", "/settings", "", "200", "signed"}, {12345, "POST", "/peers/block?peer=x", "", "403", "signed"}, {12345, "POST", "/peers/add?peer=192.0.2.1", "", "403", "signed"}, {12345, "POST", "/ping?peer=x&count=1&bytes=0", "", "403", "signed"},
 		{0, "POST", "/peers/block?peer=x", "", "404", "signed"}, {0, "PUT", "/share", "all", "400", "signed"}, {0, "POST", "/share", "none", "405", "signed"}, {0, "PUT", "/share", "none", "204", "none"},
 	} {
 		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "-X", c.method, "-d", c.body, "http://narbor"+c.path)

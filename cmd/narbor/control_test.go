@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+func TestControlSocketKnowsItsOwners(t *testing.T) {
+	const nobody = 65534
+	for _, c := range []struct {
+		uid, narbor uint32
+		want        bool
+	}{{0, 0, true}, {0, 1000, true}, {1000, 1000, true}, {1001, 1000, false}, {1000, 0, false}, {nobody, nobody, false}, {0, nobody, true}} {
+		if got := isOwner(c.uid, c.narbor); got != c.want {
+			t.Errorf("user %d owns a narbor of user %d: %v, want %v", c.uid, c.narbor, got, c.want)
+		}
+	}
+	if mayChange(t.Context()) {
+		t.Error("a user whom the kernel does not tell may change things")
+	}
+}
+
+func TestControlRequestIsBounded(t *testing.T) {
+	for size, want := range map[int]int{maxControlBody: http.StatusOK, maxControlBody + 1: http.StatusInternalServerError} {
+		w := httptest.NewRecorder()
+		answer(func(r *http.Request) (any, error) {
+			text, err := io.ReadAll(r.Body)
+			return len(text), err
+		})(w, httptest.NewRequest(http.MethodPut, "/share", strings.NewReader(strings.Repeat("x", size))))
+		if w.Code != want {
+			t.Errorf("a body of %d bytes is answered with %d, want %d", size, w.Code, want)
+		}
+	}
+}
+
+func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
+	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
+	if err := errors.Join(s.trusted.Replace([]string{goodKey}), s.shareKeys.Replace([]string{goodKey})); err != nil {
+		t.Fatal(err)
+	}
+	s.settings.set(store.NixSettings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{goodKey}})
+	s.settingsChanged(store.NixSettings{}, errors.New("nix.conf is broken"))
+	want := []string{"cache.nixos.org-1"}
+	if got := s.trusted.Names(); !slices.Equal(got, want) {
+		t.Errorf("%q are trusted, want %q", got, want)
+	}
+	if got := s.shareKeys.Names(); !slices.Equal(got, want) {
+		t.Errorf("what %q signed is shared, want %q", got, want)
+	}
+	if got := s.settings.get(); len(got.Substituters) != 1 {
+		t.Errorf("the settings are %+v, want what they were", got)
+	}
+}
