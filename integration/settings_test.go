@@ -41,6 +41,9 @@ func TestDoctorComparesNixWithNarbor(t *testing.T) {
 			w.must(h.WriteFile("/etc/nix/more.conf", "extra-trusted-public-keys = "+otherKey+"\n"))
 			w.shell(h, "chmod 600 /etc/nix/more.conf; echo '!include more.conf' >> /etc/nix/nix.conf; touch -d '1 minute ago' /etc/nix/*")
 			w.settled(h, "warning", "Nix has trusted keys that narbor, which runs as nobody, does not have: own-1")
+			if out, _ := h.Run(w.ctx, narbor, "doctor", "settings"); !strings.Contains(strings.Join(strings.Fields(out), " "), "could not read /etc/nix/more.conf (permission denied)") {
+				w.Errorf("doctor does not name the file that narbor may not read:\n%s", out)
+			}
 			w.shell(h, "chmod 644 /etc/nix/more.conf")
 			w.well(h, "settings")
 			w.shell(h, "chmod 600 /etc/nix/nix.conf")

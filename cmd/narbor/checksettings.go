@@ -27,7 +27,7 @@ type ReadSettings struct {
 func (s *service) getSettings(*http.Request) (any, error) {
 	settings := s.settings.get()
 	return ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
-		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: []string{}}, nil
+		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
 }
 
 // asksNix sets what the Nix of this machine says of its settings, once.
@@ -152,10 +152,6 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 	if u, err := user.LookupId(strconv.Itoa(ours.UID)); err == nil {
 		who = u.Username
 	}
-	if len(ours.Unread) > 0 {
-		found = append(found, Finding{Severity: severityWarning, Text: fmt.Sprintf("narbor runs as %s, who may not read %s", who, strings.Join(ours.Unread, " nor ")),
-			Fix: "let every user read it, and keep passwords and tokens in a file of their own below !include"})
-	}
 	differ := func(what string, nix, narbor []string) {
 		name := func(v string) string { n, _, _ := strings.Cut(v, ":"); return n }
 		if what == "substituters" {
@@ -179,6 +175,10 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 	}
 	differ("trusted keys", p.validKeys(), slices.DeleteFunc(ours.Keys, func(k string) bool { return keyProblem(k) != "" }))
 	differ("substituters", p.conf["substituters"], ours.Substituters)
+	if len(ours.Unread) > 0 {
+		found = append(found, Finding{Severity: severityWarning, Text: fmt.Sprintf("narbor, which runs as %s, could not read %s", who, strings.Join(ours.Unread, "; ")),
+			Fix: "let every user read it, and keep passwords and tokens in a file of their own below !include"})
+	}
 	return found
 }
 
