@@ -43,8 +43,9 @@ var hostCases = []hostCase{
 	{"Host: 10.0.2.2:PORT\r\nuser-agent: Mozilla/5.0", 403}, {"Host: [fd00::7]:PORT\r\nAccept-Language: en", 403}, {"Host: 10.0.2.2:PORT\r\nAccept-Language:", 403},
 	{"Host: nas\r\nUser-Agent: Mozilla/5.0", 403}, {"Host: nas\r\nAccept-Language: en", 403}, {"Host: 10.0.2.2:PORT\r\nOrigin: http://10.0.2.2:PORT", 403},
 	{"Host: 10.0.2.2:PORT\r\nReferer: http://10.0.2.2:PORT/", 403}, {"Host: 10.0.2.2:PORT\r\nSec-Fetch-Site: cross-site", 403},
-	// Another port, or none, which is 80.
-	{"Host: 127.0.0.1", 403}, {"Host: localhost", 403}, {"Host: [::1]", 403}, {"Host: 127.0.0.1:OTHER", 403}, {"Host: localhost:80", 403},
+	// Another port, or none, which is 80: ssh forwards it.
+	{"Host: 127.0.0.1", 200}, {"Host: localhost", 200}, {"Host: [::1]", 200}, {"Host: 127.0.0.1:OTHER", 200}, {"Host: localhost:16272", 200},
+	{"Host: localhost:OTHER\r\nOrigin: http://localhost:OTHER", 403}, {"Host: localhost:OTHER\r\nSec-Fetch-Site: cross-site", 403}, {"Host: evil.example:OTHER", 403},
 	{"Host: 127.0.0.1:", 403}, {"Host: 127.0.0.1:99999", 403}, {"Host: 127.0.0.1:a", 403}, {"Host: 127.0.0.1:-1", 403}, {"Host: 127.0.0.1:+PORT", 403},
 	{"Host: 127.0.0.1:PORT:PORT", 403}, {"Host: 127.0.0.1:0", 403},
 	// A name that its owner lets point here, and what looks like one of ours.

@@ -19,7 +19,8 @@ import (
 //
 // DNS rebinding takes a name. An address in Host is the one that was connected to, so a guest that knows this machine
 // as 10.0.2.2, or a neighbour of an address that is listened on, may ask for what Nix asks for. Anything else here is
-// for this machine alone: by its loopback names, over its loopback interface.
+// for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does not
+// matter: ssh forwards any port to it, and no page can put another host's name there.
 func (s *Server) allowed(r *http.Request) bool {
 	for _, name := range []string{"Origin", "Referer"} {
 		if _, ok := r.Header[name]; ok {
@@ -37,8 +38,8 @@ func (s *Server) allowed(r *http.Request) bool {
 	}
 	local, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
 	here := ok && port == local.Port
-	if here && (host == "localhost" || host == "127.0.0.1" || host == "::1") {
-		return forNix(r) || local.IP.IsLoopback()
+	if host == "localhost" || host == "127.0.0.1" || host == "::1" {
+		return here && forNix(r) || ok && port > 0 && local.IP.IsLoopback()
 	}
 	return (s.hosts[host] || here && nearby(host, local)) && forNix(r) && !fromBrowser(r)
 }

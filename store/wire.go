@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"unicode"
 
@@ -33,6 +34,9 @@ const (
 type daemonError struct{ msg string }
 
 func (e *daemonError) Error() string { return "nix daemon says: " + e.msg }
+
+// escapes are ANSI escape sequences: nix-daemon colours its messages.
+var escapes = regexp.MustCompile("\x1b(?:\\[[0-9;:?]*[ -/]*[@-~]|\\][^\x07\x1b]*(?:\x07|\x1b\\\\)?|.?)")
 
 // A wireReader reads Nix's framing and remembers the first error, after which every method returns zero.
 type wireReader struct {
@@ -179,10 +183,10 @@ func (r *wireReader) readError(version uint64) {
 	}
 }
 
-// firstLine makes text from another program fit for an error message: one line, no control characters.
+// firstLine makes text from another program fit for an error message: one line, no control characters, no colours.
 func firstLine(s string) string {
 	const limit = 500
-	line, _, _ := strings.Cut(strings.TrimSpace(s), "\n")
+	line, _, _ := strings.Cut(strings.TrimSpace(escapes.ReplaceAllString(s, "")), "\n")
 	line = strings.Map(func(c rune) rune {
 		if unicode.IsPrint(c) {
 			return c

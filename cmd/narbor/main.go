@@ -250,5 +250,13 @@ func flagsFirst(flags []cli.Flag, args []string) []string {
 }
 
 func usageError(_ *cli.Context, err error, _ bool) error {
-	return codedError{fmt.Errorf("%w; see --help", err), exitUsage}
+	hint := ""
+	if strings.Contains(err.Error(), "parse error") && strings.Contains(err.Error(), "invalid value") {
+		for _, f := range []string{"for", "every", "timeout"} { // the flags that take a time
+			if strings.Contains(err.Error(), "flag -"+f+":") {
+				hint = ": give a time such as 45m or 1h30m"
+			}
+		}
+	}
+	return codedError{fmt.Errorf("%w%s; see --help", err, hint), exitUsage}
 }

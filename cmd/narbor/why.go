@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -212,7 +214,8 @@ func whyCommand() *cli.Command {
 		Name:      "why",
 		Usage:     "say why Nix gets a store path from here, or does not",
 		ArgsUsage: "PATH|HASH",
-		Description: "It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
+		Description: "PATH may also be a file in a store path, or a link to one, such as ./result.\n\n" +
+			"It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
 			"neighbours have it, what Nix would be answered, and with --upstream, who of the neighbours and this machine was\n" +
 			"elected to ask there. Asking costs the neighbours one question each, and the upstream one if nobody has it.\n\n" +
 			"Exit code 5 means that Nix would get 404 for it.\n\n" +
@@ -224,14 +227,18 @@ func whyCommand() *cli.Command {
 
 // why asks about one path. To explain is to tell only what neighbours may have.
 func why(c *cli.Context, explain bool) error {
-	if _, err := parseWanted(c.Args().Slice()); err != nil || c.NArg() != 1 {
-		return codedError{fmt.Errorf("%s takes one store path: %w", c.Command.Name, orEmpty(err, "got several")), exitUsage}
+	if c.NArg() != 1 {
+		return codedError{fmt.Errorf("%s takes one store path", c.Command.Name), exitUsage}
+	}
+	asked := storePathOf(c.Args().First())
+	if _, err := parseWanted([]string{asked}); err != nil {
+		return codedError{fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err), exitUsage}
 	}
 	ctl, err := newControl(c)
 	if err != nil {
 		return err
 	}
-	query := queryOf("path", c.Args().First())
+	query := queryOf("path", asked)
 	if explain {
 		query += "&neighbours=no"
 	}
@@ -239,7 +246,7 @@ func why(c *cli.Context, explain bool) error {
 	if err := ctl.get(c.Context, "/why?"+query, &w); err != nil {
 		return err
 	}
-	w.asked = c.Args().First()
+	w.asked = asked
 	switch {
 	case c.Bool("json"):
 		err = printJSON(c.App.Writer, w)
@@ -254,11 +261,38 @@ func why(c *cli.Context, explain bool) error {
 	return err
 }
 
-func orEmpty(err error, otherwise string) error {
-	if err == nil {
-		return errors.New(otherwise)
+// storePathOf returns the store path that a file is in, or that a link such as ./result leads to. It returns what it cannot
+// resolve as it is.
+func storePathOf(arg string) string {
+	if _, err := parseWanted([]string{arg}); err == nil {
+		return arg
 	}
-	return err
+	file, err := filepath.Abs(arg)
+	if err != nil {
+		return arg
+	}
+	const mostLinks = 40 // as many as Linux follows
+	for range mostLinks {
+		if rest, ok := strings.CutPrefix(file, store.Dir+"/"); ok {
+			base, _, _ := strings.Cut(rest, "/")
+			return store.Dir + "/" + base
+		}
+		if resolved, err := filepath.EvalSymlinks(filepath.Dir(file)); err == nil { // a directory on the way may be a link, too
+			file = filepath.Join(resolved, filepath.Base(file))
+		}
+		if strings.HasPrefix(file, store.Dir+"/") {
+			continue
+		}
+		to, err := os.Readlink(file)
+		if err != nil {
+			return arg
+		}
+		if !filepath.IsAbs(to) {
+			to = filepath.Join(filepath.Dir(file), to)
+		}
+		file = filepath.Clean(to)
+	}
+	return arg
 }
 
 func (w Why) title() string {
