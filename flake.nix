@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-+toomd7C/uaBmvCxt/1+tQq7roPWeTKTJf30H/gJU/4=";
+          vendorHash = "sha256-IIRHYFoODld3+S9jQdBP4LIwTKKLtuXNRDScVgngLQ8=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

@@ -3,6 +3,7 @@ module narbor
 go 1.26.0
 
 require (
+	github.com/andybalholm/brotli v1.2.0
 	github.com/coreos/go-systemd/v22 v22.7.0
 	github.com/dustin/go-humanize v1.0.1
 	github.com/godbus/dbus/v5 v5.2.4

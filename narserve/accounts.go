@@ -289,6 +289,8 @@ func why(err error) (result, reason string) {
 		return ResultRejected, "a neighbour has it, signed with another key than the one of that name here"
 	case errors.Is(err, trust.ErrUntrusted):
 		return ResultRejected, "a neighbour has it, but no key that Nix trusts has signed it"
+	case errors.Is(err, store.ErrUnreadable):
+		return ResultMiss, "an upstream has it, and narbor cannot read it"
 	case errors.Is(err, store.ErrTooLarge):
 		return ResultMiss, "the archive is larger than the spool; see --spool-size"
 	case errors.Is(err, store.ErrNoSpace):

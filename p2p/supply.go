@@ -40,7 +40,7 @@ func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 		}
 		if !errors.Is(err, store.ErrNotFound) {
 			failed = errors.Join(failed, err)
-		} else if errors.Is(err, errDisbelieved) {
+		} else if errors.Is(err, errDisbelieved) || errors.Is(err, store.ErrUnreadable) {
 			disbelieved = err
 		}
 	}
@@ -98,7 +98,11 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 		defer f.own.Store(false)
 		if err := f.stream(ctx, u); err != nil && ctx.Err() == nil {
 			f.node.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
-			u.Forget(f.m.Path().HashPart())
+			if errors.Is(err, store.ErrCorrupt) {
+				u.Wrong(f.m.Info())
+			} else {
+				u.Forget(f.m.Path().HashPart())
+			}
 		}
 	})
 	return true
@@ -167,9 +171,8 @@ func (f *fetch) blame(id peer.ID, cause error) {
 		return
 	}
 	f.node.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))
-	for _, u := range f.node.cfg.Upstreams {
-		u.Forget(f.m.Path().HashPart())
-	}
+	ups := f.node.cfg.Upstreams
+	ups[(f.supplies+len(ups)-1)%len(ups)].Wrong(f.m.Info()) // the one that was asked last
 }
 
 // origin says where what somebody sent is from, and who that is. Once a neighbour downloads the NAR for us, too, it comes

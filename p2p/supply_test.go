@@ -174,8 +174,15 @@ func TestUpstreamThatSendsAnotherNARIsNoNeighbour(t *testing.T) {
 	if s := m.Status(); len(s.Struck) > 0 {
 		t.Errorf("struck: %v", s.Struck)
 	}
-	web.put(info, nar)
-	m.fetchMapped(t, got, nar)
+	if got, err := m.LookupUpstream(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) || !errors.Is(err, store.ErrUnreadable) {
+		t.Errorf("LookupUpstream of what comes wrong = %v, %v, want ErrNotFound", got, err)
+	}
+	if sp, err := m.Fetch(t.Context(), got); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Fetch again = %v, %v, want ErrNotFound", sp, err)
+	}
+	if _, nars := web.requests(); nars != 2 {
+		t.Errorf("asked %d times for an archive that was wrong twice, want 2", nars)
+	}
 }
 
 func TestUpstreamTakesOverFromAHolderThatDies(t *testing.T) {

@@ -152,8 +152,8 @@ func (c *Cache) narinfo(root *os.Root, hp HashPart) (p cachePath, err error) {
 		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, ErrNotFound, p.url)
 	}
 	if !unpackable(p.compression) {
-		return p, fmt.Errorf("cache %s: %s: %w: compression %.40q is not supported, only none, xz and zstd",
-			c.dir, name, ErrNotFound, p.compression)
+		return p, fmt.Errorf("cache %s: %s: %w: %w: compression %.40q, and not none, xz or zstd",
+			c.dir, name, ErrNotFound, ErrUnreadable, p.compression)
 	}
 	return p, nil
 }

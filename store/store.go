@@ -40,6 +40,9 @@ const (
 var (
 	// ErrNotFound says that a source does not have what was asked for. It is an answer, not a failure.
 	ErrNotFound = errors.New("not found")
+	// ErrUnreadable says that a cache has a path in a form that narbor does not read, or its archive is of no use. Nix
+	// may do better.
+	ErrUnreadable = errors.New("narbor cannot read it")
 	// ErrCorrupt says that bytes are not what their hash, size or format promised.
 	ErrCorrupt = errors.New("corrupt")
 	// ErrMalformed says that an archive has the hash it should have, and yet is none that Nix may be given. Who signed

@@ -237,7 +237,7 @@ func newDecompressor(r io.Reader, compression string, narSize, window int64) (io
 	case "none":
 		return io.NopCloser(r), nil
 	case "xz":
-		x, err := xz.ReaderConfig{SingleStream: true}.NewReader(bufio.NewReaderSize(newXZGuard(r, narSize), 128<<10))
+		x, err := xz.NewReader(bufio.NewReaderSize(newXZGuard(r, narSize), 128<<10))
 		if err != nil {
 			return nil, corrupt(err)
 		}

@@ -58,6 +58,7 @@ type Upstream struct {
 	flights singleflight.Group
 	pages   *lru.Cache[HashPart, page]
 	misses  *lru.Cache[HashPart, time.Time]
+	refused refusals
 
 	life    context.Context // of what goes on beside; ended by closing
 	closing context.CancelFunc
@@ -82,8 +83,6 @@ type page struct {
 	text        string
 	url         string
 	compression string
-	fileSize    int64 // 0 is unknown
-	fileHash    Hash  // zero is unknown
 }
 
 // OpenUpstream returns the cache; it asks it nothing yet. The caller closes it.
@@ -102,6 +101,9 @@ func OpenUpstream(cfg UpstreamConfig) (*Upstream, error) {
 		}
 	}
 	if u.pages, err = lru.New[HashPart, page](upstreamPages); err != nil {
+		return nil, err
+	}
+	if u.refused.paths, err = lru.New[HashPart, refusal](upstreamPages); err != nil {
 		return nil, err
 	}
 	if u.misses, err = lru.New[HashPart, time.Time](upstreamMisses); err != nil {
@@ -194,7 +196,19 @@ func (u *Upstream) Info(ctx context.Context, hp HashPart) (Info, error) {
 	return info, err
 }
 
+// page returns the narinfo for a hash part, unless its archive is known to be of no use.
 func (u *Upstream) page(ctx context.Context, hp HashPart) (page, error) {
+	p, err := u.anyPage(ctx, hp)
+	if err == nil {
+		err = u.refused.reason(p.info)
+	}
+	if errors.Is(err, ErrUnreadable) {
+		err = fmt.Errorf("upstream %s: %w", u, err)
+	}
+	return p, err
+}
+
+func (u *Upstream) anyPage(ctx context.Context, hp HashPart) (page, error) {
 	if err := ctx.Err(); err != nil {
 		return page{}, err
 	}
@@ -279,28 +293,21 @@ func parsePage(hp HashPart, text string) (p page, err error) {
 	if p.info.Path.HashPart() != hp {
 		return p, fmt.Errorf("%w: it is about %s", ErrCorrupt, p.info.Path)
 	}
-	p.compression = "bzip2" // what Nix takes for granted
-	for key, value := range infoLines(text) {
+	p.compression = "bzip2"                   // what Nix takes for granted
+	for key, value := range infoLines(text) { // FileSize and FileHash say nothing that Nix would rely on
 		switch key {
 		case "URL":
 			p.url = value
 		case "Compression":
 			p.compression = value
-		case "FileSize": // what is not a number or a hash is left to Nix to mind
-			p.fileSize, _ = strconv.ParseInt(value, 10, 64)
-		case "FileHash":
-			p.fileHash, _ = ParseHash(value)
 		}
 	}
 	if !unpackable(p.compression) {
-		return p, fmt.Errorf("%w: compression %.40q is not supported, only none, xz and zstd", ErrNotFound, p.compression)
+		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", ErrNotFound, ErrUnreadable, p.compression)
 	}
 	ref, err := url.Parse(p.url)
 	if err != nil || p.url == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path || strings.HasPrefix(ref.Path, "..") {
-		return p, fmt.Errorf("%w: its URL %.80q is not below the cache's own", ErrNotFound, p.url)
-	}
-	if p.fileSize < 0 || p.fileSize > maxPacked(p.info.NarSize) {
-		return p, fmt.Errorf("%w: a file of %d bytes for a NAR of %d", ErrCorrupt, p.fileSize, p.info.NarSize)
+		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", ErrNotFound, ErrUnreadable, p.url)
 	}
 	return p, nil
 }
@@ -403,6 +410,10 @@ func (u *Upstream) do(ctx context.Context, name string, header http.Header) (*ht
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusPartialContent:
+		if err := decodeContent(resp); err != nil {
+			resp.Body.Close()
+			return nil, fmt.Errorf("upstream %s: %s: %w", u, name, err)
+		}
 		return resp, nil
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again

@@ -3,10 +3,8 @@ package store
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"net/http"
 	"runtime"
@@ -61,7 +59,7 @@ func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	s := &stream{body: &body{ctx: ctx, upstream: u, page: p, sum: sha256.New()}, left: info.NarSize}
+	s := &stream{body: &body{ctx: ctx, upstream: u, page: p}, left: info.NarSize}
 	if err = s.body.open(); err == nil {
 		err = s.unpack(ctx)
 	}
@@ -78,6 +76,12 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 	in := bufio.NewReaderSize(s.body, 4<<10)
 	p := s.page
 	var window, need int64
+	if s.encoded { // which takes memory of its own, and from the first byte on
+		if err := s.upstream.memory.Acquire(ctx, UnpackMemory); err != nil {
+			return err
+		}
+		s.memory = UnpackMemory
+	}
 	switch p.compression {
 	case "xz":
 		need = xzBuffers + xzMemory(in, p.info.NarSize)
@@ -86,15 +90,17 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		need = zstdBuffers + window
 	}
 	if window > maxUpstreamWindow {
-		hp := p.info.Path.HashPart()
-		s.upstream.Forget(hp)
-		s.upstream.misses.Add(hp, time.Now()) // so that Nix is not told again that it can be had here
-		return fmt.Errorf("upstream %s: %s: %w: to unpack it takes a window of %d MiB, and there is memory for %d", s.upstream, p.url, ErrNotFound, window>>20, maxUpstreamWindow>>20)
+		s.upstream.Forget(p.info.Path.HashPart())
+		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.url, ErrNotFound, ErrUnreadable, window>>20, maxUpstreamWindow>>20)
+		s.upstream.refused.add(p.info, true, err) // so that Nix is not told again that it can be had here
+		return fmt.Errorf("upstream %s: %w", s.upstream, err)
 	}
-	if err := s.upstream.memory.Acquire(ctx, need); err != nil {
-		return err
+	if !s.encoded {
+		if err := s.upstream.memory.Acquire(ctx, need); err != nil {
+			return err
+		}
+		s.memory = need
 	}
-	s.memory = need
 	s.nar, err = newDecompressor(in, p.compression, p.info.NarSize, window)
 	return err
 }
@@ -126,7 +132,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end looks at what is left of the file, which must be nothing that unpacks to more, and compares the file's own hash.
+// end looks at what is left of the file, which must be nothing that unpacks to more.
 func (s *stream) end() error {
 	switch n, err := io.CopyN(io.Discard, s.nar, 1); {
 	case n > 0:
@@ -136,9 +142,6 @@ func (s *stream) end() error {
 	}
 	if _, err := io.Copy(io.Discard, s.body); err != nil { // its length is bounded
 		return s.because(err)
-	}
-	if want := s.page.fileHash; want != (Hash{}) && Hash(s.sum.Sum(nil)) != want {
-		return fmt.Errorf("upstream %s: %s: %w: its FileHash is another", s.upstream, s.page.url, ErrCorrupt)
 	}
 	return io.EOF
 }
@@ -167,7 +170,7 @@ type body struct {
 	ctx      context.Context
 	upstream *Upstream
 	page     page
-	sum      hash.Hash // of what has been read
+	encoded  bool // it has a Content-Encoding, so that there are no ranges of it
 
 	resp    *http.Response
 	cancel  context.CancelFunc
@@ -202,7 +205,7 @@ func (b *body) open() (err error) {
 	ctx, cancel := context.WithCancel(b.ctx)
 	b.cancel = cancel
 	header := http.Header{}
-	if b.off > 0 {
+	if b.off > 0 && !b.encoded {
 		header.Set("Range", "bytes="+strconv.FormatInt(b.off, 10)+"-")
 		if b.etag != "" {
 			header.Set("If-Range", b.etag)
@@ -222,8 +225,8 @@ func (b *body) check() error {
 	corrupt := func(format string, args ...any) error {
 		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.url, ErrCorrupt, fmt.Sprintf(format, args...))
 	}
-	if e := b.resp.Header.Get("Content-Encoding"); e != "" && e != "identity" {
-		return corrupt("sent as %.40q, which was not asked for", e)
+	if b.encoded = b.resp.Uncompressed; b.encoded && b.resp.StatusCode == http.StatusPartialContent {
+		return corrupt("a range of what is encoded")
 	}
 	size := b.resp.ContentLength
 	skip := b.off
@@ -236,10 +239,8 @@ func (b *body) check() error {
 		}
 		skip = 0
 	}
-	if size < 0 {
-		size = b.page.fileSize
-	}
-	if b.page.fileSize > 0 && size != b.page.fileSize || b.size > 0 && size != b.size {
+	size = max(size, 0)
+	if b.size > 0 && size != b.size {
 		return corrupt("it has %d bytes", size)
 	}
 	if size > maxPacked(b.page.info.NarSize) {
@@ -282,7 +283,6 @@ func (b *body) read(p []byte) (int, error) {
 	b.stalled.Reset(upstreamStall)
 	n, err := b.resp.Body.Read(p)
 	b.stalled.Stop()
-	b.sum.Write(p[:n])
 	b.off += int64(n)
 	b.upstream.bytes.Add(int64(n))
 	most := maxPacked(b.page.info.NarSize)

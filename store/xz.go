@@ -2,18 +2,21 @@ package store
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
-	"math"
 )
 
 const (
 	// maxXZDict is the largest dictionary that an xz file may have, in the format's encoding: 64 MiB, as `xz -9`
 	// makes it. Nix's own are 8 MiB.
 	maxXZDict = 28
+
+	// extraXZBlocks is how many blocks there may be besides: a small file may be made of several.
+	extraXZBlocks = 16
 
 	// minXZBlock is the least content of an xz block on average: xz's own threads cut pieces of at least 1 MiB.
 	minXZBlock = 1 << 20
@@ -31,9 +34,11 @@ type xzGuard struct {
 	next     func() error // looks at what comes next, and says in pass how much of it there is
 	pass     int64        // bytes that may be passed on without a look
 	checkLen int64        // of the checksum after each block
-	blocks   int64
-	dict     byte  // the first block's dictionary, as small as will do
-	length   int64 // of this block's data so far
+	blocks   int64        // of all streams so far
+	records  uint64       // of the index that are still to come
+	index    int64        // bytes of the index so far
+	dict     byte         // the first block's dictionary, as small as will do
+	length   int64        // of this block's data so far
 }
 
 func newXZGuard(r io.Reader, narSize int64) *xzGuard {
@@ -83,11 +88,11 @@ func (g *xzGuard) block() error {
 	if err != nil {
 		return err
 	}
-	if b[0] == 0 { // the index
-		g.pass = math.MaxInt64
+	if b[0] == 0 {
+		g.pass, g.index, g.next = 1, 1, g.count
 		return nil
 	}
-	if g.blocks > g.narSize/minXZBlock {
+	if g.blocks > g.narSize/minXZBlock+extraXZBlocks {
 		return fmt.Errorf("xz: more than %d blocks for %d bytes", g.blocks, g.narSize)
 	}
 	if b, err = g.peek(int(b[0])*4 + 4); err != nil {
@@ -109,6 +114,57 @@ func (g *xzGuard) block() error {
 		binary.LittleEndian.PutUint32(b[len(b)-4:], crc32.ChecksumIEEE(b[:len(b)-4]))
 	}
 	return nil
+}
+
+// number looks at a variable-length integer of the index.
+func (g *xzGuard) number() (n uint64, err error) {
+	for i := range binary.MaxVarintLen64 {
+		b, err := g.peek(i + 1)
+		if err != nil {
+			return 0, err
+		}
+		if b[i] < 0x80 {
+			n, _ = binary.Uvarint(b)
+			g.pass = int64(i + 1)
+			g.index += g.pass
+			return n, nil
+		}
+	}
+	return 0, errors.New("xz: a number of the index is too long")
+}
+
+// count looks at how many records the index has.
+func (g *xzGuard) count() error {
+	n, err := g.number()
+	if err == nil && n > uint64(g.blocks) {
+		err = errors.New("xz: more records than blocks")
+	}
+	g.records, g.next = 2*n, g.record
+	return err
+}
+
+// record looks at one of the two numbers of a record, or at the end of the index and the footer after it.
+func (g *xzGuard) record() error {
+	if g.records > 0 {
+		g.records--
+		_, err := g.number()
+		return err
+	}
+	g.pass, g.next = -g.index&3+4+12, g.another
+	return nil
+}
+
+// another looks at what follows a stream: zeros, another stream, or nothing.
+func (g *xzGuard) another() error {
+	b, err := g.src.Peek(4)
+	if len(b) == 0 {
+		return cmp.Or(err, io.EOF)
+	}
+	if len(b) == 4 && binary.LittleEndian.Uint32(b) == 0 {
+		g.pass = 4
+		return nil
+	}
+	return g.header()
 }
 
 // dictFor is the smallest dictionary, in the format's encoding, that is as good as code is for a NAR of narSize bytes.

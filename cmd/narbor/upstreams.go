@@ -139,6 +139,8 @@ type WhyUpstream struct {
 	Asked    bool         `json:"asked"`   // false if it is here or at a neighbour's, so that nobody asks them
 	Millis   float64      `json:"millis"`
 	Election p2p.Election `json:"election"`
+
+	unreadable bool // Problem is that narbor cannot read what is there
 }
 
 // whyUpstream says who asks the upstreams, and if it is to, what they answer. It returns nil if there are none.
@@ -156,6 +158,8 @@ func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) 
 	switch {
 	case err == nil:
 		w.Has, w.SignedBy, w.NarHash, w.NarSize = true, m.SignedBy(), m.NarHash().String(), m.NarSize()
+	case errors.Is(err, store.ErrUnreadable):
+		w.Problem, w.unreadable = err.Error(), true
 	case !errors.Is(err, store.ErrNotFound) || errors.Is(err, trust.ErrUntrusted) || errors.Is(err, trust.ErrForged):
 		w.Problem = err.Error()
 	}

@@ -102,6 +102,8 @@ func (w *Why) judge(keys int) {
 		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", haveIt(holders, len(w.Neighbours))
 	case w.Upstream != nil && w.Upstream.Has:
 		w.Status, w.From, w.Reason = http.StatusOK, "upstream", "no neighbour has it, but an upstream does"
+	case w.Upstream != nil && w.Upstream.unreadable && claims == 0:
+		w.Reason = "an upstream has it, and narbor cannot read it; Nix asks its next substituter, and may"
 	case unreliable != "":
 		w.Reason = "no neighbour that is relied on has it (" + unreliable + "); Nix asks its next substituter"
 	case w.Upstream != nil && w.Upstream.Problem != "" && keys > 0 && claims == 0:

@@ -1,0 +1,63 @@
+package store
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+const (
+	// refuseAfter is how often the archive of a path must have been another than the signed one for the path to count
+	// as not found: the first time its narinfo may have been an old one, and is asked for again.
+	refuseAfter = 2
+	// refuseTime is for how long. A cache that is mended is asked again by then, and Nix remembers a miss for as long.
+	refuseTime = time.Hour
+)
+
+// A refusal is a path whose archive is of no use.
+type refusal struct {
+	narHash Hash
+	wrong   int
+	at      time.Time
+	err     error
+}
+
+// refusals are the paths of one cache whose archives are of no use.
+type refusals struct {
+	mu    sync.Mutex // held while an entry is changed
+	paths *lru.Cache[HashPart, refusal]
+}
+
+// add takes note of an archive that is of no use; sure says that there is no reason to try it again.
+func (r *refusals) add(info Info, sure bool, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	hp := info.Path.HashPart()
+	old, ok := r.paths.Get(hp)
+	if !ok || old.narHash != info.NarHash || time.Since(old.at) >= refuseTime {
+		old = refusal{narHash: info.NarHash}
+	}
+	if old.wrong++; sure {
+		old.wrong = refuseAfter
+	}
+	old.at, old.err = time.Now(), err
+	r.paths.Add(hp, old)
+}
+
+// reason says why a path counts as not found; nil if it does not. Another NarHash is another archive.
+func (r *refusals) reason(info Info) error {
+	old, ok := r.paths.Get(info.Path.HashPart())
+	if !ok || old.narHash != info.NarHash || old.wrong < refuseAfter || time.Since(old.at) >= refuseTime {
+		return nil
+	}
+	return old.err
+}
+
+// Wrong takes note that the cache has sent another archive than the one it has signed. The first time, its narinfo is
+// asked for again; if that does not help, the path counts as not found for an hour.
+func (u *Upstream) Wrong(info Info) {
+	u.Forget(info.Path.HashPart())
+	u.refused.add(info, false, fmt.Errorf("%s: %w: %w: it sends another archive than it has signed", info.Path, ErrNotFound, ErrUnreadable))
+}
