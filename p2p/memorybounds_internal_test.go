@@ -1,0 +1,90 @@
+package p2p
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+)
+
+func TestMemoryOfPeersIsBounded(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	for i := range 2 * maxTallies {
+		n.tallyOf(peer.ID(fmt.Sprint(i)))
+	}
+	if got := n.tallies.Len(); got > maxTallies {
+		t.Errorf("%d peers are remembered, want at most %d", got, maxTallies)
+	}
+}
+
+func TestMemoryOfMachinesIsBounded(t *testing.T) {
+	r := newRations(newGater())
+	for i := range 2 * maxMissAddrs {
+		r.of(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
+	}
+	if r.each.Len() > maxMissAddrs || r.seen.Len() > maxMissAddrs {
+		t.Errorf("%d machines and %d addresses are remembered, want at most %d", r.each.Len(), r.seen.Len(), maxMissAddrs)
+	}
+}
+
+func TestMemoryOfWhatWasToldIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told toldParts
+		parts := words(0, 2*maxToldParts-1)
+		for _, hp := range parts {
+			told.add(hp)
+		}
+		if len(told.parts) > maxToldParts {
+			t.Errorf("%d hash parts are remembered, want at most %d", len(told.parts), maxToldParts)
+		}
+		last := parts[len(parts)-1]
+		if told.add(last) {
+			t.Error("a path that was told a moment ago is told again")
+		}
+		if time.Sleep(toldFor + 1); !told.add(last) {
+			t.Errorf("a path that was told %s ago is not told again", toldFor+1)
+		}
+	})
+}
+
+func TestIdleStreamsAreBounded(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
+	nb := n.neighbours()[0]
+	for range 2 * maxIdleStreams {
+		ex, err := nb.open(t.Context(), readStall)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nb.put(ex)
+	}
+	nb.mu.Lock()
+	defer nb.mu.Unlock()
+	if got := len(nb.idle); got != maxIdleStreams {
+		t.Errorf("%d idle streams are kept, want %d", got, maxIdleStreams)
+	}
+}
+
+func TestBlocksReadForOnePeerAtOnceAreBounded(t *testing.T) {
+	s := newServing(0)
+	got := 0
+	for {
+		if _, ok := s.reading.try(asker{id: "peer"}); !ok || got > maxUploads {
+			break
+		}
+		got++
+	}
+	if got != maxUploadsPeer {
+		t.Errorf("%d blocks are read for one peer at once, want %d", got, maxUploadsPeer)
+	}
+	for i := range 2 * maxUploads {
+		if _, ok := s.reading.try(asker{id: peer.ID(fmt.Sprint(i))}); ok {
+			got++
+		}
+	}
+	if got != maxUploads {
+		t.Errorf("%d blocks are read for all peers at once, want %d", got, maxUploads)
+	}
+}
