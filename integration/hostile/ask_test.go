@@ -16,7 +16,7 @@ import (
 	"narbor/store"
 )
 
-// hook is what takes the place of a claim.
+// A claimHook is called in place of a claim's honest answer.
 type claimHook func(ctx context.Context, s network.Stream, m *machine, hp store.HashPart, info store.Info) error
 
 func writes(of func(info store.Info) []byte) claimHook {
@@ -26,7 +26,7 @@ func writes(of func(info store.Info) []byte) claimHook {
 	}
 }
 
-// further is an answer to one question that goes on with claims that were not asked for.
+// further answers one question truthfully and appends n pushed claims.
 func further(n int, text func(i int) string) claimHook {
 	return writes(func(info store.Info) []byte {
 		out := claimAnswer(info.String())
@@ -39,7 +39,7 @@ func further(n int, text func(i int) string) claimHook {
 	})
 }
 
-// askFaults are those in answers to questions for claims.
+// askFaults returns the faults in answers to requests for claims.
 func askFaults() []fault {
 	hooks := []fault{
 		{name: "foreign-claim", claim: writes(func(info store.Info) []byte { // of a key that is not trusted here
@@ -79,20 +79,22 @@ func askFaults() []fault {
 			return noise(ctx, s)
 		}},
 		{name: "forged-further", claim: func(ctx context.Context, s network.Stream, m *machine, hp store.HashPart, info store.Info) error {
-			_, err := s.Write(append(claimAnswer(info.String()), m.unasked(ctx, hp, func(next store.Info) store.Info { return forged(ctx, m, next) })...))
+			pushed := m.unasked(ctx, hp, func(next store.Info) store.Info { return forged(ctx, m, next) })
+			_, err := s.Write(append(claimAnswer(info.String()), pushed...))
 			return err
 		}},
-		{name: "misplaced-further", claim: func(ctx context.Context, s network.Stream, m *machine, hp store.HashPart, info store.Info) error {
-			_, err := s.Write(append(claimAnswer(info.String()), m.unasked(ctx, hp, func(store.Info) store.Info { return info })...))
-			return err
-		}},
+		{name: "misplaced-further",
+			claim: func(ctx context.Context, s network.Stream, m *machine, hp store.HashPart, info store.Info) error {
+				_, err := s.Write(append(claimAnswer(info.String()), m.unasked(ctx, hp, func(store.Info) store.Info { return info })...))
+				return err
+			}},
 	}
-	// The fault that is left out is misplaced-claim, if it is asked about what it has.
+	// The fault false-hash-part is left out: here it would do the same as misplaced-claim.
 	others := slices.DeleteFunc(claimFaults(), func(f fault) bool { return f.name == "false-hash-part" })
 	return append(others, hooks...)
 }
 
-// unasked is a claim about the path after the one that was asked about, changed.
+// unasked returns a pushed claim about the path after the requested one, altered by change.
 func (m *machine) unasked(ctx context.Context, hp store.HashPart, change func(store.Info) store.Info) []byte {
 	paths := m.paths(ctx)
 	i := slices.IndexFunc(paths, func(p store.Path) bool { return p.HashPart() == hp })
@@ -105,8 +107,8 @@ func (m *machine) unasked(ctx context.Context, hp store.HashPart, change func(st
 	return append(append(binary.AppendUvarint(nil, uint64(len(text))), raw[:]...), text...)
 }
 
-// askCases: Nix asks about five paths, one after the other, and the liar, who is the first to answer, commits the fault
-// when it is asked about the first, second … last of them.
+// askCases returns cases in which Nix asks about five paths in turn. The liar answers before the honest peers and
+// commits the fault in its answer about one of the five paths, a different one in each case.
 func askCases() (cases []matrixCase) {
 	for _, f := range askFaults() {
 		for at := range positions {
@@ -114,7 +116,7 @@ func askCases() (cases []matrixCase) {
 				w := newWorld(t, seed, 1)
 				fired := w.commitInClaim(f, at)
 				w.meet(w.rng.IntN(simHonest + 1))
-				for range 2 { // what was said of one path may be about the next, or the first
+				for range 2 { // twice: an answer about one path may hold a claim about the next or the first one
 					for _, p := range w.paths {
 						w.wantNarinfo(p, false)
 						time.Sleep(20 * time.Millisecond)
@@ -134,7 +136,7 @@ func askCases() (cases []matrixCase) {
 	return cases
 }
 
-// commitInClaim makes the liar commit a fault once it is asked about one path.
+// commitInClaim makes the liar commit a fault in its answers about one path.
 func (w *simWorld) commitInClaim(f fault, at int) (fired *atomic.Int64) {
 	fired = new(atomic.Int64)
 	claim := f.claim

@@ -19,24 +19,28 @@ import (
 const (
 	greedyStreams = 32   // to each neighbour
 	greedyAhead   = 64   // requests under way on each
-	probeBatch    = 1024 // hash parts in a question
+	probeBatch    = 1024 // hash parts in a request
 	reportEvery   = time.Second
 )
 
 func attacks() []fault {
 	return []fault{
-		{name: "greedy", says: "downloads all that this machine has from everybody, on 32 streams each, without end, as --count identities", attack: eachNeighbour(greedy)},
+		{name: "greedy", says: "downloads all that this machine has from each peer, on 32 streams each, without end, as --count identities",
+			attack: eachNeighbour(greedy)},
 		{name: "deaf", says: "asks for blocks on 32 streams and reads no answer", attack: eachNeighbour(deaf)},
-		{name: "probe", says: "asks everybody for 1,024 hash parts at a time, by chance, without end", attack: eachNeighbour(probe)},
-		{name: "garbage-request", says: "requests that are none, on stream after stream", attack: eachNeighbour(garbage)},
+		{name: "probe", says: "asks each peer for 1,024 random hash parts at a time, without end", attack: eachNeighbour(probe)},
+		{name: "garbage-request", says: "malformed requests, each on a new stream", attack: eachNeighbour(garbage)},
 		{name: "identities", says: "1,000 identities that connect and ask, from this one address", attack: eachNeighbour(identities)},
-		{name: "mdns-flood", says: "10,000 announcements in a minute of peers at off-link, loopback, metadata and gateway addresses", attack: flood},
+		{name: "mdns-flood", says: "10,000 announcements in a minute of peers at off-link, loopback, metadata and gateway addresses",
+			attack: flood},
 		{name: "mdns-fat", says: "announcements of 65,000 strings each", attack: fatFlood},
 	}
 }
 
-// eachNeighbour attacks everybody who is found.
-func eachNeighbour(one func(ctx context.Context, m *machine, f fault, info peer.AddrInfo)) func(context.Context, *machine, fault) error {
+// eachNeighbour returns an attack that runs one against each announced peer.
+func eachNeighbour(
+	one func(ctx context.Context, m *machine, f fault, info peer.AddrInfo),
+) func(context.Context, *machine, fault) error {
 	return func(ctx context.Context, m *machine, f fault) error {
 		var running sync.WaitGroup
 		defer running.Wait()
@@ -44,7 +48,7 @@ func eachNeighbour(one func(ctx context.Context, m *machine, f fault, info peer.
 	}
 }
 
-// onStreams calls use on a number of streams at once, each again on a new one when it has ended.
+// onStreams calls use on n concurrent streams until ctx ends. Each stream that ends is replaced by a new one.
 func onStreams(ctx context.Context, h host.Host, info peer.AddrInfo, n int, use func(network.Stream) error) {
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -76,7 +80,7 @@ func onStream(ctx context.Context, h host.Host, info peer.AddrInfo, use func(net
 	return use(s)
 }
 
-// report says every second how far something has come.
+// report logs the counter n every second if it has changed.
 func (m *machine) report(ctx context.Context, f fault, info peer.AddrInfo, what string, n *atomic.Int64) {
 	for last := int64(-1); sleep(ctx, reportEvery); {
 		if now := n.Load(); now != last {
@@ -165,7 +169,7 @@ func deaf(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 	})
 }
 
-// probe tries a dictionary, of which only this machine's own paths can be right.
+// probe asks for hash parts in batches: this machine's own paths, which the peer may have, and random ones.
 func probe(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 	var tried, hits atomic.Int64
 	go m.report(ctx, f, info, "hash parts tried", &tried)
@@ -218,7 +222,7 @@ func garbage(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 	})
 }
 
-// identities connects under ever new names and holds every connection, with a stream full of requests on it.
+// identities connects with --count new identities and keeps each connection open, with streams full of requests.
 func identities(ctx context.Context, m *machine, f fault, info peer.AddrInfo) {
 	count := m.count
 	if count == 0 {

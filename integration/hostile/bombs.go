@@ -15,15 +15,17 @@ func bombs() []fault {
 	return []fault{
 		{name: "s2-bomb", says: "S2 that unpacks to 64 MiB, and says so", block: bomb(statusS2, s2Bomb)},
 		{name: "s2-lie", says: "S2 that unpacks to 64 MiB, and says that it is the block's length", block: s2Lie()},
-		{name: "s2-promise", says: "S2 that promises 4 GiB, and is over", block: bomb(statusS2, func() []byte { return binary.AppendUvarint(nil, 1<<32-1) })},
+		{name: "s2-promise", says: "S2 that promises 4 GiB, and is over",
+			block: bomb(statusS2, func() []byte { return binary.AppendUvarint(nil, 1<<32-1) })},
 		{name: "zstd-bomb", says: "zstd that unpacks to 1 GiB", block: bomb(statusZstd, zstdBomb)},
 		{name: "zstd-window", says: "zstd that asks for a window of 2 GiB", block: bomb(statusZstd, zstdWindow)},
 		{name: "zstd-promise", says: "zstd that says it unpacks to 2^62 bytes", block: bomb(statusZstd, zstdPromise)},
-		{name: "zstd-many", says: "thousands of zstd frames in place of one", block: bomb(statusZstd, func() []byte { return bytes.Repeat(zstdFrame(0x50, 1), 4000) })},
+		{name: "zstd-many", says: "thousands of zstd frames in place of one",
+			block: bomb(statusZstd, func() []byte { return bytes.Repeat(zstdFrame(0x50, 1), 4000) })},
 	}
 }
 
-// bomb sends what make returns, made once, in place of every block.
+// bomb calls make once and sends its result in place of every block.
 func bomb(status byte, make func() []byte) func(context.Context, network.Stream, archive, int, []byte) error {
 	once := sync.OnceValue(make)
 	return func(_ context.Context, s network.Stream, _ archive, _ int, _ []byte) error {
@@ -34,7 +36,7 @@ func bomb(status byte, make func() []byte) func(context.Context, network.Stream,
 
 func s2Bomb() []byte { return bytes.Clone(s2.EncodeBest(nil, make([]byte, 64<<20))) } // without the room for the worst case
 
-// s2Lie replaces the length that S2 begins with.
+// s2Lie sends an s2Bomb with the block's length in its header.
 func s2Lie() func(context.Context, network.Stream, archive, int, []byte) error {
 	once := sync.OnceValue(s2Bomb)
 	return func(_ context.Context, s network.Stream, _ archive, _ int, b []byte) error {

@@ -10,8 +10,8 @@ import (
 	"narbor/store"
 )
 
-// This file is all that the program knows of the wire format, and it shares no code with narbor's: what one of them
-// gets wrong, the other would forgive.
+// This file implements the wire format without narbor's code: with shared code, a mistake in the format would be on
+// both sides, and no test would find it.
 
 const protocolID = "/narbor/1"
 
@@ -34,15 +34,15 @@ const (
 	statusRelayed = 5
 )
 
-// maxFrame bounds what a request may hold: well more than the format does.
+// maxFrame bounds the length of a request and of a claim; the format's own limits are lower.
 const maxFrame = 1 << 20
 
 // A request is what one machine asks of another.
 type request struct {
 	kind  byte
-	parts []store.HashPart // of claims any number, otherwise one
-	nar   store.Hash       // but for claims and upstream
-	block int              // block
+	parts []store.HashPart // any number for claims, one for the other kinds
+	nar   store.Hash       // of all kinds but claims and upstream
+	block int              // index, of kind block
 }
 
 // readRequest reads one frame.
@@ -100,18 +100,18 @@ func (r request) frame() []byte {
 	return sized(b)
 }
 
-// sized puts its length before b.
+// sized prefixes b with its length.
 func sized(b []byte) []byte { return append(binary.AppendUvarint(nil, uint64(len(b))), b...) }
 
-// claimAnswer answers for one hash part; "" is "not here".
+// claimAnswer returns the answer for one hash part; "" is "not here".
 func claimAnswer(text string) []byte {
 	return append(binary.AppendUvarint(nil, uint64(len(text))<<1), text...)
 }
 
-// blockAnswer answers with a block, packed as status says.
+// blockAnswer returns an answer with a block that is compressed as status states.
 func blockAnswer(status byte, b []byte) []byte { return append([]byte{status}, sized(b)...) }
 
-// manifestAnswer answers with the digests of blocks.
+// manifestAnswer returns an answer with the digests of blocks.
 func manifestAnswer(digests []store.Hash) []byte {
 	b := binary.AppendUvarint(nil, uint64(len(digests)))
 	for _, d := range digests {
@@ -131,7 +131,7 @@ func readClaim(br *bufio.Reader) (string, error) {
 	return string(b), err
 }
 
-// skipBlock reads the answer to a block request and returns how many bytes came for it.
+// skipBlock reads the answer to a block request and returns the number of payload bytes.
 func skipBlock(br *bufio.Reader) (int, error) {
 	status, err := br.ReadByte()
 	if err != nil || status == statusGone || status == statusLater {
@@ -144,7 +144,7 @@ func skipBlock(br *bufio.Reader) (int, error) {
 	return br.Discard(int(n))
 }
 
-// skipFurther reads the claims that were not asked for.
+// skipFurther reads the pushed claims at the end of an answer.
 func skipFurther(br *bufio.Reader) error {
 	for {
 		n, err := binary.ReadUvarint(br)

@@ -18,15 +18,15 @@ import (
 	"narbor/store"
 )
 
-// A discoverFault is committed by who announces itself, or somebody else, and is connected to.
+// A discoverFault is committed by a peer in its announcements, in its handshake or on new connections.
 type discoverFault struct {
 	name string
 	lie  bool
-	// found is what multicast DNS finds; nil is the truth.
+	// found returns the multicast DNS entries that alice receives; nil announces the liar correctly.
 	found func(w *simWorld) []*zeroconf.ServiceEntry
-	raw   func(net.Conn)    // talks to who connects, in place of libp2p
-	start func(w *simWorld) // makes the liar answer in its way
-	dials func(w *simWorld) // is done once alice is connected
+	raw   func(net.Conn)    // serves incoming connections in place of libp2p
+	start func(w *simWorld) // changes how the liar answers
+	dials func(w *simWorld) // is called when alice is connected
 }
 
 // says announces the liar at an address.
@@ -40,7 +40,7 @@ func at(addr string, id peer.ID) *zeroconf.ServiceEntry {
 	return announced(fmt.Sprintf("%s%s/p2p/%s", addrPrefix, addr, id))
 }
 
-// crowd announces so many who do not exist.
+// crowd announces n peers that do not exist, all at addr.
 func crowd(n int, addr string) func(w *simWorld) []*zeroconf.ServiceEntry {
 	return func(w *simWorld) (all []*zeroconf.ServiceEntry) {
 		for range n {
@@ -55,7 +55,7 @@ func crowd(n int, addr string) func(w *simWorld) []*zeroconf.ServiceEntry {
 }
 
 func discoverFaults() []discoverFault {
-	const malletAddr, nobody = "/ip4/10.0.0.66/tcp/6273", "/ip4/10.0.0.200/tcp/6273"
+	const malletAddr, unusedAddr = "/ip4/10.0.0.66/tcp/6273", "/ip4/10.0.0.200/tcp/6273"
 	return []discoverFault{
 		{name: "off-link", found: says("/ip4/8.8.8.8/tcp/6273")},
 		{name: "loopback", found: says("/ip4/127.0.0.1/tcp/6273")},
@@ -65,9 +65,10 @@ func discoverFaults() []discoverFault {
 		{name: "name", found: says("/dns4/attacker.example/tcp/6273")},
 		{name: "relay", found: says("/ip4/10.0.0.2/tcp/6273/p2p-circuit")},
 		{name: "refused", found: says("/ip4/10.0.0.66/tcp/7000")},
-		{name: "nobody", found: says(nobody)},
+		{name: "unused-address", found: says(unusedAddr)},
 		{name: "garbage", found: func(*simWorld) []*zeroconf.ServiceEntry {
-			return []*zeroconf.ServiceEntry{announced("\x00", addrPrefix, addrPrefix+strings.Repeat("/ip4", 10000), strings.Repeat("x", 1<<20))}
+			long := addrPrefix + strings.Repeat("/ip4", 10000)
+			return []*zeroconf.ServiceEntry{announced("\x00", addrPrefix, long, strings.Repeat("x", 1<<20))}
 		}},
 		{name: "fat", found: func(w *simWorld) []*zeroconf.ServiceEntry {
 			e := w.mallet.entry(w.liar.host.ID())
@@ -81,7 +82,7 @@ func discoverFaults() []discoverFault {
 			e.Expiry = time.Now().Add(-time.Hour)
 			return []*zeroconf.ServiceEntry{e}
 		}},
-		{name: "alice-herself", found: func(w *simWorld) []*zeroconf.ServiceEntry {
+		{name: "alices-own-id", found: func(w *simWorld) []*zeroconf.ServiceEntry {
 			return []*zeroconf.ServiceEntry{w.mallet.entry(w.alice.id)}
 		}},
 		{name: "stolen-address", found: says("/ip4/10.0.0.2/tcp/6273")},
@@ -91,7 +92,7 @@ func discoverFaults() []discoverFault {
 			}
 			return all
 		}},
-		{name: "crowd-nowhere", found: crowd(1000, nobody)},
+		{name: "crowd-nowhere", found: crowd(1000, unusedAddr)},
 		{name: "crowd-here", found: crowd(200, malletAddr)},
 		{name: "dumb", raw: func(c net.Conn) { io.Copy(io.Discard, c) }},
 		{name: "closes", raw: func(net.Conn) {}},
@@ -145,7 +146,7 @@ func commits(name string) func(w *simWorld) {
 	}
 }
 
-// onAlice uses streams that the liar opens to alice.
+// onAlice calls use on each of n streams that the liar opens to alice.
 func onAlice(n int, use func(network.Stream)) func(*simWorld) {
 	return func(w *simWorld) {
 		for range n {
@@ -160,8 +161,8 @@ func onAlice(n int, use func(network.Stream)) func(*simWorld) {
 	}
 }
 
-// discoverCases: the liar is found after none, one … all of the honest ones. In time discovery is over; all the honest
-// are neighbours soon; and Nix gets what it asks for.
+// discoverCases returns cases in which the liar is announced after a given number of the honest peers. Discovery must
+// still end in time, all honest peers must become neighbours, and Nix must get the path that it asks for.
 func discoverCases() (cases []matrixCase) {
 	for _, f := range slices.Concat(discoverFaults(), tellsFaults()) {
 		for before := range positions {
@@ -206,7 +207,8 @@ func (w *simWorld) announceLiar(f discoverFault) {
 	}
 }
 
-// wantDiscovered waits until discovery is over, and fails if that takes long or somebody honest is missing 10 s later.
+// wantDiscovered waits until discovery has ended. It fails if that takes over 2.1 s, or if an honest peer is no
+// neighbour 10 s later.
 func (w *simWorld) wantDiscovered() {
 	began := time.Now()
 	<-w.alice.Settled()

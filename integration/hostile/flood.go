@@ -14,7 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// flood announces peers that do not exist at addresses where nobody may be dialled, by multicast.
+// flood announces, by multicast, peers that do not exist, at addresses that narbor must not dial.
 func flood(ctx context.Context, m *machine, f fault) error {
 	count := m.count
 	if count == 0 {
@@ -31,7 +31,7 @@ func flood(ctx context.Context, m *machine, f fault) error {
 	})
 }
 
-// fatFlood announces nothing, at length.
+// fatFlood sends announcements of 65,000 empty strings.
 func fatFlood(ctx context.Context, m *machine, f fault) error {
 	count := m.count
 	if count == 0 {
@@ -40,14 +40,14 @@ func fatFlood(ctx context.Context, m *machine, f fault) error {
 	return m.multicast(ctx, f, count, func(int) ([]string, error) { return make([]string, 65_000), nil })
 }
 
-// multicast announces under ever new names what texts returns.
+// multicast sends count announcements, each under a new name, with the strings that texts returns.
 func (m *machine) multicast(ctx context.Context, f fault, count int, texts func(i int) ([]string, error)) error {
 	conn, err := net.DialUDP("udp4", nil, &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	if !sleep(ctx, time.Second) { // for the others to listen
+	if !sleep(ctx, time.Second) { // until the other machines listen
 		return nil
 	}
 	for i := range count {
@@ -79,7 +79,7 @@ func inventedPeer() (peer.ID, error) {
 	return peer.IDFromPublicKey(key)
 }
 
-// floodAddrs are those that nobody must dial, and some on the link where there is nobody.
+// floodAddrs returns addresses that narbor must not dial, and some on-link addresses that no machine has.
 func floodAddrs() []string {
 	out := []string{
 		"/ip4/8.8.8.8/tcp/6273", "/ip4/198.51.100.7/tcp/443", "/ip4/10.99.0.1/tcp/6273", "/ip4/192.168.77.1/tcp/80",
@@ -90,7 +90,7 @@ func floodAddrs() []string {
 	}
 	for _, own := range ownAddrs() {
 		net24 := own[:strings.LastIndexByte(own, '.')]
-		// The gateway, as far as one can guess, and its services.
+		// The probable address of the gateway, with its services.
 		out = append(out, "/ip4/"+net24+".254/tcp/80", "/ip4/"+net24+".254/tcp/22", "/ip4/"+net24+".254/tcp/443")
 		for i := range 8 {
 			out = append(out, fmt.Sprintf("/ip4/%s.%d/tcp/6273", net24, 200+i))
@@ -99,7 +99,7 @@ func floodAddrs() []string {
 	return out
 }
 
-// announcementPacket is a DNS response (RFC 6762) with the records that a browser of services wants.
+// announcementPacket returns a DNS response (RFC 6762) with the records that a DNS-SD browser needs.
 func announcementPacket(instance string, texts []string) []byte {
 	const typeA, typePTR, typeTXT, typeSRV = 1, 12, 16, 33
 	full := instance + "." + service + ".local"

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The ways in which Nix asks for a NAR.
+// askings are the ways in which Nix asks for a NAR.
 var askings = [positions]struct {
 	name string
 	get  func(w *simWorld, p simPath, maybe bool)
@@ -33,8 +33,9 @@ var askings = [positions]struct {
 	}},
 }
 
-// handOverCases: the liar is the only one who has the NAR that Nix asks for, in one of five ways, and commits the fault
-// in all blocks. Nix gets nothing, or what is right; and all of it once somebody honest has it, too.
+// handOverCases returns cases in which the liar is the only holder of a NAR and commits the fault in all of its blocks.
+// Nix asks in one of five ways and gets 404 or the right bytes. Once an honest peer has the NAR too, Nix gets all of
+// it.
 func handOverCases() (cases []matrixCase) {
 	for _, f := range transferFaults() {
 		for _, asking := range askings {
@@ -47,7 +48,7 @@ func handOverCases() (cases []matrixCase) {
 				w.wantNarinfo(p, false)
 				asking.get(w, p, true)
 				w.shared.Add(p.info, p.nar)
-				time.Sleep(time.Minute) // what was looked up is old
+				time.Sleep(time.Minute) // cached lookups expire
 				w.wantNarinfo(p, false)
 				asking.get(w, p, false)
 				of := offenceOf(f)

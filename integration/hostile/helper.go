@@ -11,16 +11,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 )
 
-// helperFaults are committed by who says to ask the upstream of --upstream for others, has nothing of its own, and is
-// elected like everybody.
+// helperFaults are committed by a peer that advertises --upstream and shares no path of its own. The other peers assign
+// downloads to it as to any helper.
 func helperFaults() []fault {
 	return []fault{
-		{name: "idle-helper", says: "it says to download fast whatever it is asked to, and passes nothing on", connect: showSign,
+		{name: "idle-helper", says: "it reports a fast download of each path, and sends no block of it", connect: showSign,
 			helper: func(ctx context.Context, _ *machine, _ request) ([]byte, error) {
 				sleep(ctx, 250*time.Millisecond)
 				return []byte{statusLater}, nil
 			}},
-		{name: "slow-helper", says: "the same, but for a block in nine seconds", connect: showSign,
+		{name: "slow-helper", says: "the same, but it sends each block after nine seconds", connect: showSign,
 			helper: func(ctx context.Context, m *machine, r request) ([]byte, error) {
 				a, err := m.archive(ctx, r.parts[0])
 				if err != nil {
@@ -33,13 +33,13 @@ func helperFaults() []fault {
 	}
 }
 
-// showSign speaks the protocol of those who ask the upstream.
+// showSign advertises the upstream: it supports the protocol ID that peers with this upstream support.
 func showSign(m *machine) {
 	sum := sha256.Sum256([]byte(m.upstream))
 	m.host.SetStreamHandler(protocol.ID("/narbor/upstream/1/"+hex.EncodeToString(sum[:8])), func(s network.Stream) { s.Reset() })
 }
 
-// help answers who believes a fault's machine to download.
+// help answers the requests of a peer that uses this machine as a helper.
 func (m *machine) help(ctx context.Context, s network.Stream, f fault, r request) error {
 	out := []byte{0} // no claims, "cannot tell", nothing yet
 	var err error
@@ -48,7 +48,7 @@ func (m *machine) help(ctx context.Context, s network.Stream, f fault, r request
 		out = make([]byte, len(r.parts)+1)
 	case kindFetch:
 		m.offence(f, "fetch of %s", r.parts[0])
-		const pace = 10 << 20 // more than whoever asks has
+		const pace = 10 << 20 // bytes per second: faster than the asking peer's own download
 		out = binary.AppendUvarint([]byte{2}, uint64(time.Since(m.began)/time.Second)*pace)
 		out = binary.AppendUvarint(out, pace)
 	case kindBlock:

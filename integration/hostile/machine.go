@@ -27,12 +27,12 @@ const (
 	addrPrefix = "dnsaddr="
 )
 
-// A machine is this program among its neighbours.
+// A machine is the state of this program as a peer on the LAN.
 type machine struct {
 	options
 	host host.Host
 	nix  library
-	turn atomic.Int64 // which fault is next
+	turn atomic.Int64 // counter that selects the next fault
 
 	began time.Time
 
@@ -41,13 +41,13 @@ type machine struct {
 	open   map[store.HashPart]archive
 }
 
-// A library is what a machine claims to have.
+// A library is the store paths that a machine claims.
 type library interface {
 	store.Source
 	AllValidPaths(context.Context) ([]store.Path, error)
 }
 
-// An archive is a NAR of this machine's store, and what is true about it.
+// An archive is a NAR of this machine's store with its true path info.
 type archive struct {
 	info store.Info
 	store.NAR
@@ -139,8 +139,8 @@ func ownAddrs() (ips []string) {
 	return ips
 }
 
-// neighbours tells found of everybody that announces itself, once each, until ctx ends. Only the target counts, if
-// there is one.
+// neighbours calls found once for each announced peer until ctx ends. With a target, it calls found for the target
+// only.
 func (m *machine) neighbours(ctx context.Context, found func(peer.AddrInfo)) error {
 	entries := make(chan *zeroconf.ServiceEntry)
 	failed := make(chan error, 1)
@@ -163,7 +163,7 @@ func (m *machine) neighbours(ctx context.Context, found func(peer.AddrInfo)) err
 	return <-failed
 }
 
-// serve answers what comes on a stream, until somebody has enough.
+// serve answers the requests on a stream until one fails or the peer closes the stream.
 func (m *machine) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
@@ -178,7 +178,7 @@ func (m *machine) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
-// next returns the fault whose turn it is of those that fit.
+// next returns the next fault, in rotation, of those for which fits is true.
 func (m *machine) next(fits func(fault) bool) (fault, bool) {
 	var fit []fault
 	for _, f := range m.faults {

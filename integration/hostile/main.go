@@ -1,11 +1,11 @@
-// Hostile is a neighbour that misbehaves on demand. It speaks narbor's protocol with code of its own, claims what this
-// machine's Nix store has and its Nix trusts, and breaks the rules as its flags say. Tests let it loose on a LAN; there
-// is no other use for it.
+// Hostile is a peer that violates narbor's protocol on demand. It implements the protocol with its own code, claims the
+// paths of this machine's Nix store that this machine's Nix trusts, and commits the faults that its flags name. It is
+// for tests only.
 //
 //	hostile --fault wrong-block,trickle
 //
-// Without a fault it is honest. A fault in what it answers is committed whenever it fits; of several, they take turns.
-// Every offence is a line on standard error that begins with "offence" and the fault's name.
+// Without a fault it is honest. A fault in an answer is committed in each answer of its kind; several faults of one
+// kind take turns. Each offence is logged as a line on standard error that begins with "offence" and the fault's name.
 package main
 
 import (
@@ -37,11 +37,11 @@ func main() {
 type options struct {
 	faults []fault
 	port   int
-	target string        // address of the one to be attacked; "" is everybody
+	target string        // IP address of the only peer to attack; "" is all peers
 	count  int           // identities, announcements
 	over   time.Duration // how long the announcements take
 	quiet  bool          // do not announce
-	// upstream is the URL of whoever is asked on behalf of others, or so it says.
+	// upstream is the URL of the upstream from which this peer claims to download for others.
 	upstream string
 }
 
@@ -49,12 +49,12 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("hostile", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	names := fs.String("fault", "", "`NAME[,NAME]` of what to do wrong; see below")
-	fs.IntVar(&o.port, "port", 6273, "TCP port to be found at")
+	names := fs.String("fault", "", "`NAME[,NAME]` of the faults to commit; see below")
+	fs.IntVar(&o.port, "port", 6273, "TCP port to listen on and announce")
 	fs.StringVar(&o.target, "target", "", "attack the machine with this IP `ADDRESS` alone")
 	fs.IntVar(&o.count, "count", 0, "how many identities or announcements; 0 is 1,000 and 10,000, and 1 for greedy")
 	fs.DurationVar(&o.over, "over", time.Minute, "how long the announcements take")
-	fs.StringVar(&o.upstream, "upstream", "", "what a helper says to ask for others: a `URL` that ends with a slash")
+	fs.StringVar(&o.upstream, "upstream", "", "`URL` of the upstream from which a helper claims to download; it ends with a slash")
 	fs.BoolVar(&o.quiet, "quiet", false, "do not announce")
 	fs.Usage = func() {
 		fmt.Fprintln(stderr, "usage: hostile [flags]")

@@ -15,37 +15,38 @@ import (
 	"narbor/store"
 )
 
-// The fault matrix: what a neighbour can do wrong, while machines discover each other, while one asks who has what, while
-// a NAR is on its way, and while Nix waits for it. Each fault is committed at five places of the sequence that its phase
-// consists of. Every case is a LAN of six machines in memory, with libp2p as it is, in time that is simulated, and its
-// seed is its number: names, keys, NARs and the order of things are the same in each run, down to what the Go scheduler
-// decides. After it
+// The fault matrix tests each fault of a peer in four phases: discovery, lookup, transfer, and delivery to Nix. Each
+// fault is committed at five positions of its phase's sequence. A case is a LAN of six machines in memory, with real
+// libp2p and simulated time. The case's number is its seed: names, keys, NARs and the order of events are the same in
+// each run, except for the decisions of the Go scheduler. After each case
 //
-//   - what Nix was given is right, or 404, in time; and not 404 if somebody honest has it
-//   - every goroutine has ended (or else the bubble says that it is deadlocked), libp2p counts nothing as held, the spool
-//     has all of its space back, and the memory of the phase is free
-//   - the liar has been struck if it has lied, and only then; if it has sent a wrong NAR, that is recorded; and no honest
-//     machine is struck or found to have sent one
+//   - Nix has got the right bytes or 404 in time, and not 404 if an honest peer has the path
+//   - every goroutine has ended (otherwise synctest reports a deadlock), libp2p holds no resources, all of the spool's
+//     space is free again, and so is the memory of the phase
+//   - the liar has a strike if its fault is a lie, and only then; a wrong NAR is recorded for its sender; and no honest
+//     machine has a strike or a wrong NAR
 
-// positions is at how many places of a sequence each fault is committed.
+// positions is the number of positions at which each fault is committed.
 const positions = 5
 
-// honestFaults are those that are no lies: a machine may be slow, switched off, or have lost what it had. It loses
-// nothing but its part in what is going on.
+// honestFaults are the faults that are no lies: a machine may be slow or switched off, or may have lost a path. The
+// only consequence is that others take over its part of the transfer.
 var honestFaults = []string{
 	"gone-block", "trickle", "slow-block", "silent-block", "reset-head", "reset-block", "reset-asked", "vanish", "later",
-	"forged-claim", "altered-claim", "mixed-claim", "forged-further", // a key of the same name may have other bits there
-	"unsigned-claim", "foreign-claim", "trickled-claim", "silent-claim", "reset-claim", "half-claim", "no-claim", "late-claim", "vanish-claim",
-	"two-claims", // the second promises more than comes, and so looks like silence
+	"forged-claim", "altered-claim", "mixed-claim", "forged-further", // another machine's key of the same name may differ
+	"unsigned-claim", "foreign-claim", "trickled-claim", "silent-claim", "reset-claim",
+	"half-claim", "no-claim", "late-claim", "vanish-claim",
+	"two-claims", // the second claim is read as the start of a longer answer, which looks unfinished
 }
 
-// wrongNARs are the faults that a machine with a damaged store, or bad memory, commits, too.
+// wrongNARs are the faults that a machine with a damaged store or bad memory also commits.
 var wrongNARs = []string{
 	"wrong-block", "flipped-block", "swapped-block",
-	"bogus-manifest", "overlapping-manifest", "contradictory-manifest", "false-witness", "silent-manifest", "reset-manifest", "trickled-manifest",
+	"bogus-manifest", "overlapping-manifest", "contradictory-manifest", "false-witness",
+	"silent-manifest", "reset-manifest", "trickled-manifest",
 }
 
-// offenceOf is what is held against a machine that commits a fault.
+// offenceOf returns the offence that narbor records for a fault.
 func offenceOf(f fault) offence {
 	switch {
 	case slices.Contains(honestFaults, f.name):
@@ -62,7 +63,7 @@ type matrixCase struct {
 	run  func(t *testing.T, seed uint64)
 }
 
-// maxKept is how much memory the cases of a phase may leave behind, all together.
+// maxKept bounds the heap growth, in bytes, of all cases of a phase together.
 const maxKept = 24 << 20
 
 func runCases(t *testing.T, cases []matrixCase) {
@@ -84,7 +85,7 @@ func runCases(t *testing.T, cases []matrixCase) {
 	t.Logf("%d cases", len(cases))
 }
 
-// heap returns how many bytes are in use.
+// heap returns the number of bytes in use after garbage collection.
 func heap() uint64 {
 	for range 3 { // pools are emptied in two steps
 		runtime.GC()
@@ -94,7 +95,7 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// transferFaults are those in the bytes of a NAR.
+// transferFaults returns the faults in the transfer of a NAR.
 func transferFaults() []fault {
 	return slices.Concat(blockFaults(), bombs(), manifestFaults(), []fault{
 		{name: "empty-block", block: rawBlock(func([]byte) []byte { return nil })},
@@ -110,7 +111,7 @@ func transferFaults() []fault {
 	})
 }
 
-// transferCases: the liar is the first to deliver, and commits the fault in the first, second … last block of five.
+// transferCases returns cases in which the liar delivers first and commits the fault in one of five blocks.
 func transferCases() (cases []matrixCase) {
 	for _, f := range transferFaults() {
 		for at := range positions {
@@ -118,9 +119,9 @@ func transferCases() (cases []matrixCase) {
 				w := newWorld(t, seed, positions)
 				fired := w.commitInBlock(f, at)
 				w.meet(w.rng.IntN(simHonest + 1))
-				for _, p := range w.paths[:2] { // the second shows what followed the last block of the first
+				for _, p := range w.paths[:2] { // the second reveals bytes that followed the last block of the first
 					w.wantNarinfo(p, false)
-					time.Sleep(20 * time.Millisecond) // until everybody has answered
+					time.Sleep(20 * time.Millisecond) // until all peers have answered
 					w.sleepHonest()
 					w.wantNAR(p, 0, false)
 				}
@@ -134,12 +135,12 @@ func transferCases() (cases []matrixCase) {
 	return cases
 }
 
-// sleepHonest holds up the honest until the liar has had its chance.
+// sleepHonest delays the honest peers until the liar has committed its fault, or for four seconds.
 func (w *simWorld) sleepHonest() {
 	for _, n := range w.honest {
 		n.machine.sleep()
 	}
-	time.AfterFunc(4*time.Second, w.wakeHonest) // sooner than they are given up for gone
+	time.AfterFunc(4*time.Second, w.wakeHonest) // before narbor gives them up as gone
 }
 
 func (w *simWorld) wakeHonest() {
@@ -148,8 +149,9 @@ func (w *simWorld) wakeHonest() {
 	}
 }
 
-// commitInBlock makes the liar commit a fault in one block. If it is one of manifests, that block is wrong, the liar
-// sends two more and then none, so that others have a part in the NAR, and it is most of what alice can ask about it.
+// commitInBlock makes the liar commit a fault in one block. For a fault in manifests, the liar sends that block wrong,
+// and then at most two other blocks: so several peers have sent parts of the NAR, and alice asks the liar for its
+// manifest.
 func (w *simWorld) commitInBlock(f fault, at int) (fired *atomic.Int64) {
 	fired = new(atomic.Int64)
 	block, manifest := f.block, f.manifest
@@ -159,7 +161,7 @@ func (w *simWorld) commitInBlock(f fault, at int) (fired *atomic.Int64) {
 		answer := blockAnswer(statusRaw, b)
 		switch {
 		case i == at:
-			time.AfterFunc(20*time.Millisecond, w.wakeHonest) // when it has come, if it comes
+			time.AfterFunc(20*time.Millisecond, w.wakeHonest) // by then the block has arrived, if it arrives
 			if !inManifest {
 				fired.Add(1)
 				return block(ctx, s, a, i, b)

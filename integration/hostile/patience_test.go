@@ -19,8 +19,8 @@ func faultNamed(t *testing.T, name string) fault {
 	return all[i]
 }
 
-// A machine alone has some paths, and sends true blocks far too slowly. The first NAR costs seconds, not the four minutes
-// for which Nix would wait; and then what that machine alone claims is 404, until it gets another chance.
+// A machine alone has some paths, and sends true blocks far too slowly. The first NAR costs seconds, not the four
+// minutes for which Nix would wait; and then what that machine alone claims is 404, until it gets another chance.
 func TestSoleClaimantThatSendsTooSlowlyIsNotReliedOn(t *testing.T) {
 	for _, name := range []string{"slow-block", "trickle", "silent-block"} {
 		t.Run(name, func(t *testing.T) {

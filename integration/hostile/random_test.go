@@ -17,13 +17,13 @@ import (
 	"narbor/store"
 )
 
-// schedulesInCheck and schedulesNightly are how many schedules are drawn by lot: always the same few, or with
-// NARBOR_NIGHTLY=1 in the environment, many that begin with the seed in NARBOR_SEED, or with one by chance.
+// schedulesInCheck and schedulesNightly are the numbers of random schedules. By default the seeds start at 0; with
+// NARBOR_NIGHTLY=1 in the environment, at a random number. NARBOR_SEED sets the first seed.
 const schedulesInCheck, schedulesNightly = 60, 10_000
 
-// TestRandomSchedules runs LANs on which all is up to chance: how many neighbours are honest, how far and how fast each
-// is, when they sleep; who lies, and in which of all ways, several at a time; when Nix asks for what, and hangs up.
-// Whatever happens, Nix gets what is right or 404, in time; nobody honest is struck; and nothing is left behind.
+// TestRandomSchedules runs LANs with random parameters: the latency, rate and outages of the peers, the number of
+// liars, up to three faults of each, and the times at which Nix asks and hangs up. In each schedule, Nix gets the right
+// bytes or 404 in time, no honest peer has a strike, and no goroutine, memory or spool space leaks.
 //
 //	NARBOR_NIGHTLY=1 [NARBOR_SEED=N] go test ./integration/hostile -run TestRandomSchedules -timeout 0 -v
 func TestRandomSchedules(t *testing.T) {
@@ -58,7 +58,7 @@ func TestRandomSchedules(t *testing.T) {
 	}
 }
 
-// schedule draws a LAN by lot and runs it for a while.
+// schedule runs the random LAN that seed determines.
 func schedule(t *testing.T, seed uint64, answers *tallied) {
 	w := newWorld(t, seed, 1+rand.New(rand.NewPCG(seed, 2)).IntN(8))
 	w.answers = answers
@@ -107,7 +107,7 @@ func schedule(t *testing.T, seed uint64, answers *tallied) {
 	}
 }
 
-// anyFaults are up to three, which take turns. Each is committed at every occasion, or at some.
+// anyFaults returns up to three random faults, which take turns. Each is committed once in one to four opportunities.
 func (w *simWorld) anyFaults() (faults []fault) {
 	all := append(append(transferFaults(), askFaults()...), streamFaults()...)
 	for range 1 + w.rng.IntN(3) {
@@ -116,7 +116,7 @@ func (w *simWorld) anyFaults() (faults []fault) {
 	return faults
 }
 
-// everyNth is a fault of a block or a claim that is committed once in n times.
+// everyNth returns the fault f, committed only in every nth block or claim.
 func everyNth(n int, f fault) fault {
 	block, claim, occasions := f.block, f.claim, new(atomic.Int64)
 	if block != nil {
@@ -144,7 +144,7 @@ func everyNth(n int, f fault) fault {
 	return f
 }
 
-// rough makes a machine's link as good or bad as chance has it: a cable, or radio through a wall.
+// rough gives a machine's link a random latency and rate, from those of a cable to those of weak radio.
 func (w *simWorld) rough(m *simMachine) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -152,7 +152,7 @@ func (w *simWorld) rough(m *simMachine) {
 	m.rate = int64(1<<20) << w.rng.IntN(8)
 }
 
-// mishap is what happens to an honest machine by chance: its radio fades for a while.
+// mishap interrupts the link of a random honest machine with probability 1/4, for up to three seconds.
 func (w *simWorld) mishap() {
 	m := w.honest[w.rng.IntN(simHonest)].machine
 	if w.rng.IntN(4) == 0 {

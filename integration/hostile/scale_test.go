@@ -17,21 +17,21 @@ import (
 	"narbor/store"
 )
 
-// simKept is how many neighbours a machine looks for in the long form, where it is as elsewhere; shortKept in the short
-// one, where few machines are many.
+// simKept is the number of neighbours that a machine keeps in the nightly form, as in production. shortKept is the
+// number in the short form, so that fewer machines suffice to exceed it.
 const simKept, shortKept = 64, 8
 
-// visitsPerSecond is how many strangers one visits, after the first visitsAtOnce.
+// visitsPerSecond is the rate of a machine's probe dials to non-neighbours, after a burst of visitsAtOnce.
 const visitsPerSecond, visitsAtOnce = 32, 64
 
-// A simScale is many machines, each of which has been told of all others.
+// A simScale is a LAN of many machines, each of which has the announcements of all others.
 type simScale struct {
 	*simWorld
 	nodes []*simNode
-	own   []*store.Mem // what each shares
+	own   []*store.Mem // the paths that each shares
 }
 
-// newScale starts machines all at once, and waits until they have dialled whom they wanted to dial.
+// newScale starts all machines at once and waits until they have made their first connections.
 func newScale(t testing.TB, hosts, kept int) *simScale {
 	s := &simScale{simWorld: emptyWorld(t, 1)}
 	for i := range hosts {
@@ -106,7 +106,7 @@ func (m *simMachine) carried() (sum int64) {
 	return sum
 }
 
-// neighbours returns how many each machine has, in order.
+// neighbours returns the machines' numbers of neighbours, sorted.
 func (s *simScale) neighbours() []int {
 	var all []int
 	for _, n := range s.nodes {
@@ -116,13 +116,13 @@ func (s *simScale) neighbours() []int {
 	return all
 }
 
-// A search is for a path that one stranger alone has.
+// A search is the result of looking up a path that only one non-neighbour has.
 type search struct {
 	took  time.Duration
-	bytes int64 // to and from who searched, with all that visits cost
+	bytes int64 // to and from the searching machine, including probe dials
 }
 
-// search lets a machine ask, again and again as Nix does on its way down a closure, until it is told.
+// search lets a machine look up p repeatedly, as Nix does while it walks a closure, until a lookup succeeds.
 func (s *simScale) search(asker *simNode, p simPath) (r search, err error) {
 	began, before := time.Now(), asker.machine.carried()
 	for ; time.Since(began) < 5*time.Minute; time.Sleep(50 * time.Millisecond) {
@@ -133,7 +133,8 @@ func (s *simScale) search(asker *simNode, p simPath) (r search, err error) {
 	return r, err
 }
 
-// searches has so many machines search, one after the other, each for a path of a stranger's, if there are strangers.
+// searches lets n machines search in turn, each for a path of a non-neighbour. It skips machines that are connected to
+// all others.
 func (s *simScale) searches(n int) (all []search) {
 	for i := range min(n, len(s.nodes)) {
 		asker := s.nodes[i]
@@ -157,19 +158,20 @@ func (s *simScale) searches(n int) (all []search) {
 	return all
 }
 
-// missCost returns what one path costs that nobody has, asked alone, in bytes to and from the asker. The moment is too
-// short for keep-alives to count.
+// missCost returns the number of bytes to and from a machine that looks up one path without a holder. Keep-alives do
+// not count: the lookup is shorter than their interval.
 func (s *simScale) missCost() int64 {
 	asker := s.nodes[0]
 	p := s.path("nowhere", 1)
 	asker.Lookup(s.t.Context(), s.path("before", 1).info.Path.HashPart()) // opens the streams
-	time.Sleep(3 * time.Minute)                                           // visits are over
+	time.Sleep(3 * time.Minute)                                           // until the probe dials end
 	before := asker.machine.carried()
 	asker.Lookup(s.t.Context(), p.info.Path.HashPart())
 	return asker.machine.carried() - before
 }
 
-// Among more machines than one keeps connections to, each has a bounded number, and finds the only holder of a path soon.
+// TestManyMachines checks that on a LAN with more machines than a machine keeps connections to, each machine's number
+// of connections is bounded, and each finds the only holder of a path in time.
 func TestManyMachines(t *testing.T) {
 	sizes, kept, searches := []int{shortKept, 100}, shortKept, 6
 	if os.Getenv("NARBOR_NIGHTLY") != "" {
@@ -183,9 +185,10 @@ func TestManyMachines(t *testing.T) {
 			before := s.neighbours()
 			cost := s.missCost()
 			found := s.searches(searches)
-			time.Sleep(10 * time.Second) // visits are over
+			time.Sleep(10 * time.Second) // until the probe dials end
 			after := s.neighbours()
-			line := fmt.Sprintf("%5d  %6.1f / %d (%.1f / %d at last)  %d", hosts, mean(before), before[hosts-1], mean(after), after[hosts-1], cost)
+			line := fmt.Sprintf("%5d  %6.1f / %d (%.1f / %d at last)  %d",
+				hosts, mean(before), before[hosts-1], mean(after), after[hosts-1], cost)
 			if len(found) > 0 {
 				line += fmt.Sprintf("  %v / %v  %d", found[len(found)/2].took, found[len(found)-1].took, found[len(found)/2].bytes)
 			}
@@ -193,7 +196,8 @@ func TestManyMachines(t *testing.T) {
 			runtime.ReadMemStats(&mem)
 			t.Logf("%s  (%d MiB of heap)", line, mem.HeapInuse>>20)
 			if least := min(hosts-1, kept); before[0] < least*3/4 || mean(before) > 1.5*float64(least) || before[hosts-1] > 3*least {
-				t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want about %d", hosts, before[0], before[hosts-1], mean(before), least)
+				t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want about %d",
+					hosts, before[0], before[hosts-1], mean(before), least)
 			}
 			if mean(after) > mean(before)+3 {
 				t.Errorf("of %d machines each has %.1f neighbours after searches, %.1f before", hosts, mean(after), mean(before))
@@ -203,7 +207,7 @@ func TestManyMachines(t *testing.T) {
 				t.Errorf("of %d machines one found the only holder after %v, want %v", hosts, found[n-1].took, limit)
 			}
 			if hosts > 2*kept && len(found) < searches {
-				t.Errorf("of %d machines only %d had a stranger: the test proves nothing", hosts, len(found))
+				t.Errorf("of %d machines only %d had a non-neighbour: the test proves nothing", hosts, len(found))
 			}
 		})
 	}

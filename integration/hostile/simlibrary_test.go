@@ -6,7 +6,7 @@ import (
 	"narbor/store"
 )
 
-// A simLibrary is what the liars have.
+// A simLibrary is the store paths that the liars have.
 type simLibrary struct{ w *simWorld }
 
 func (l simLibrary) of(hp store.HashPart) *store.Mem {

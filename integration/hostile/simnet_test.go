@@ -23,21 +23,21 @@ const simPort = 6273
 
 var errRefused = errors.New("connection refused")
 
-// A simNet is a LAN in memory: connections take time, and no processor waits for it.
+// A simNet is a LAN in memory. Its latency and rates are in synctest's simulated time.
 type simNet struct {
-	raws sync.WaitGroup // what talks in place of libp2p
+	raws sync.WaitGroup // the running simMachine.raw functions
 
 	mu       sync.Mutex // guards the rest
 	machines map[netip.Addr]*simMachine
 	next     int                             // port of the next connection
-	dials    map[netip.Addr][]netip.AddrPort // who has dialled whom
+	dials    map[netip.Addr][]netip.AddrPort // the addresses that each machine has dialled
 }
 
 func newSimNet() *simNet {
 	return &simNet{machines: map[netip.Addr]*simMachine{}, next: 20000, dials: map[netip.Addr][]netip.AddrPort{}}
 }
 
-// A simMachine is one on the LAN. How it is connected is the same for all that it sends.
+// A simMachine is a machine on the LAN. Its latency and rate apply to everything that it sends.
 type simMachine struct {
 	net   *simNet
 	addr  netip.Addr
@@ -46,12 +46,12 @@ type simMachine struct {
 	mu       sync.Mutex // guards the rest
 	latency  time.Duration
 	rate     int64           // bytes per second
-	accepted chan manet.Conn // nil: nobody listens
-	raw      func(net.Conn)  // takes what comes in before libp2p does; nil does not
-	asleep   bool            // nothing that it sends arrives
-	woken    chan struct{}   // closed when it wakes up
+	accepted chan manet.Conn // incoming connections; nil if the machine does not listen
+	raw      func(net.Conn)  // serves incoming connections in place of libp2p; nil leaves them to libp2p
+	asleep   bool            // bytes from this machine do not arrive
+	woken    chan struct{}   // closed when asleep becomes false
 	conns    []*simConn
-	limits   network.ResourceManager // what libp2p there counts
+	limits   network.ResourceManager // the resource manager of the machine's libp2p host
 }
 
 // add puts a machine on the LAN.
@@ -68,7 +68,7 @@ func (m *simMachine) config() *p2p.Net {
 	return &p2p.Net{Addr: netip.PrefixFrom(m.addr, 16), Transport: m.transport, Found: m.found}
 }
 
-// sleep holds up all that the machine sends until wake.
+// sleep delays everything that the machine sends until wake.
 func (m *simMachine) sleep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -86,7 +86,7 @@ func (m *simMachine) wake() {
 	}
 }
 
-// awake is closed, or nil, when what the machine has sent may arrive.
+// awake returns a channel that is closed when the machine wakes up, or nil if it is not asleep.
 func (m *simMachine) awake() <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -96,7 +96,8 @@ func (m *simMachine) awake() <-chan struct{} {
 	return nil
 }
 
-// connect makes a connection to a machine. Where nobody listens it is refused, and where there is none nothing comes.
+// connect makes a connection to a machine. It returns errRefused if the machine does not listen on that port. If no
+// machine has the address, connect waits until ctx ends.
 func (m *simMachine) connect(ctx context.Context, to netip.AddrPort) (*simConn, error) {
 	m.net.mu.Lock()
 	other := m.net.machines[to.Addr()]
@@ -173,7 +174,9 @@ func (t simTransport) Dial(ctx context.Context, to ma.Multiaddr, id peer.ID) (tr
 	return c, err
 }
 
-func (t simTransport) dial(ctx context.Context, to ma.Multiaddr, id peer.ID, scope network.ConnManagementScope) (transport.CapableConn, error) {
+func (t simTransport) dial(
+	ctx context.Context, to ma.Multiaddr, id peer.ID, scope network.ConnManagementScope,
+) (transport.CapableConn, error) {
 	if err := scope.SetPeer(id); err != nil {
 		return nil, err
 	}
@@ -246,7 +249,7 @@ func (c *simConn) Write(p []byte) (int, error) { return c.out.write(p) }
 
 func (c *simConn) Close() error {
 	c.out.close(false)
-	c.in.close(true) // a read must not wait for what is on its way: somebody may hold a lock meanwhile
+	c.in.close(true) // a pending read must return at once, because its caller may hold a lock
 	return nil
 }
 

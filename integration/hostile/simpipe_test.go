@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// simBuffer is what a connection takes before its writer waits, as a socket does.
+// simBuffer is the number of bytes that a connection buffers before a write blocks, as with a socket.
 const simBuffer = 1 << 20
 
-// A pipe is one direction of a connection: what goes in comes out later.
+// A pipe is one direction of a connection: written bytes can be read after the sender's latency.
 type pipe struct {
 	from *simMachine
 
@@ -31,7 +31,7 @@ type chunk struct {
 
 func newPipe(from *simMachine) *pipe { return &pipe{from: from, changed: make(chan struct{})} }
 
-// tell wakes whoever waits. The caller holds mu.
+// tell wakes all waiting reads and writes. The caller holds mu.
 func (p *pipe) tell() {
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -44,7 +44,7 @@ func (p *pipe) until(deadline *time.Time, t time.Time) {
 	p.tell()
 }
 
-// close ends the pipe, at once or after what is in it.
+// close closes the pipe. If now is true it drops the buffered bytes; otherwise they can still be read.
 func (p *pipe) close(now bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -55,8 +55,8 @@ func (p *pipe) close(now bool) {
 	p.tell()
 }
 
-// wait waits for a change, or for a moment, unless the deadline has passed. The caller holds mu, which is let go of
-// meanwhile.
+// wait waits for a change, for also, or until moment, but at most until the deadline. It returns an error if the
+// deadline has passed already. The caller holds mu, which wait unlocks meanwhile.
 func (p *pipe) wait(deadline, moment time.Time, also <-chan struct{}) error {
 	if !deadline.IsZero() && !time.Now().Before(deadline) {
 		return os.ErrDeadlineExceeded
@@ -102,7 +102,7 @@ func (p *pipe) read(b []byte) (int, error) {
 	}
 }
 
-// take hands out what has come of the first chunk. The caller holds mu.
+// take copies bytes of the first chunk to b and returns their number. The caller holds mu.
 func (p *pipe) take(b []byte) int {
 	c := &p.chunks[0]
 	n := copy(b, c.b)

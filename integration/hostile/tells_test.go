@@ -14,21 +14,22 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// peersProtocol is that on which neighbours tell of each other.
+// peersProtocol is the protocol ID of the peer exchange.
 const peersProtocol = "/narbor/peers/1"
 
-// tellsFaults are committed by who tells of others.
+// tellsFaults returns the faults in the peer exchange.
 func tellsFaults() []discoverFault {
 	return []discoverFault{
 		{name: "tells-of-nowhere", start: tells(func(w *simWorld) []byte {
 			var told []string
 			for _, addr := range []string{"/ip4/8.8.8.8/tcp/6273", "/ip4/127.0.0.1/tcp/6273", "/ip4/169.254.169.254/tcp/6273",
-				"/ip4/10.0.0.1/tcp/6273", "/ip4/10.0.0.2/tcp/22", "/dns4/attacker.example/tcp/6273", "/ip6/fe80::1/tcp/6273", "/ip4/10.0.0.2/udp/6273"} {
+				"/ip4/10.0.0.1/tcp/6273", "/ip4/10.0.0.2/tcp/22", "/dns4/attacker.example/tcp/6273", "/ip6/fe80::1/tcp/6273",
+				"/ip4/10.0.0.2/udp/6273"} {
 				told = append(told, addr+"/p2p/"+w.liar.host.ID().String(), addr+"/p2p/"+w.stranger().String())
 			}
 			return peersAnswer(told...)
 		})},
-		{name: "tells-of-nobody", start: tells(func(w *simWorld) []byte {
+		{name: "tells-of-unused-address", start: tells(func(w *simWorld) []byte {
 			var told []string
 			for range 16 {
 				told = append(told, "/ip4/10.0.0.200/tcp/6273/p2p/"+w.stranger().String())
@@ -68,7 +69,7 @@ func tellsFaults() []discoverFault {
 	}
 }
 
-// stranger is the ID of somebody who does not exist.
+// stranger returns the ID of a peer that does not exist.
 func (w *simWorld) stranger() peer.ID {
 	id, err := peer.IDFromPrivateKey(w.identity())
 	if err != nil {
@@ -77,7 +78,7 @@ func (w *simWorld) stranger() peer.ID {
 	return id
 }
 
-// tells makes the liar answer who asks it for others.
+// tells makes the liar answer each peer exchange with the bytes of answer.
 func tells(answer func(*simWorld) []byte) func(*simWorld) {
 	return func(w *simWorld) {
 		b := answer(w)
@@ -97,8 +98,8 @@ func peersAnswer(addrs ...string) []byte {
 	return b
 }
 
-// Everybody is told of one machine alone, and everybody is soon connected to everybody.
-func TestNeighboursTellOfEachOther(t *testing.T) {
+// Each machine receives the announcement of the same one machine only. Peer exchange connects all to all.
+func TestPeerExchangeConnectsAllMachines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 1)
 		hub, others := w.honest[0], append(slices.Clone(w.honest[1:]), w.alice)
@@ -114,7 +115,7 @@ func TestNeighboursTellOfEachOther(t *testing.T) {
 				time.Sleep(10 * time.Millisecond)
 			}
 		}
-		t.Logf("all %d know each other %s after each was told of one", len(others)+1, time.Since(began))
+		t.Logf("all %d machines are neighbours %s after each received one announcement", len(others)+1, time.Since(began))
 		vias := map[string]int{}
 		for _, n := range others {
 			for _, nb := range n.Status().Neighbours {
@@ -123,20 +124,20 @@ func TestNeighboursTellOfEachOther(t *testing.T) {
 		}
 		t.Logf("found by %v", vias)
 		if vias["exchange"] < len(others)*(len(others)-1)/2 || vias["mdns"] != len(others) {
-			t.Errorf("found by %v, want all but the first by exchange, or from the other side", vias)
+			t.Errorf("found by %v, want the first by mdns and the others by exchange or as inbound connections", vias)
 		}
 		w.endWhole()
 	})
 }
 
-// Who is told of somebody dials, and tells nobody of it that is not there.
-func TestWhatIsToldIsNotPassedOn(t *testing.T) {
+// A machine dials an address from a peer exchange, and does not pass on the address to others unless it is connected.
+func TestUnreachablePeerIsNotExchangedFurther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, 1)
 		w.commit(fault{})
-		const nobody = "10.0.0.200"
+		const unused = "10.0.0.200"
 		tells(func(w *simWorld) []byte {
-			return peersAnswer("/ip4/" + nobody + "/tcp/6273/p2p/" + w.stranger().String())
+			return peersAnswer("/ip4/" + unused + "/tcp/6273/p2p/" + w.stranger().String())
 		})(w)
 		bob := w.honest[0]
 		w.find(w.mallet, w.liar.host.ID())
@@ -145,15 +146,15 @@ func TestWhatIsToldIsNotPassedOn(t *testing.T) {
 		tried := func(n *simNode) bool {
 			w.lan.mu.Lock()
 			defer w.lan.mu.Unlock()
-			return slices.ContainsFunc(w.lan.dials[n.machine.addr], func(to netip.AddrPort) bool { return to.Addr().String() == nobody })
+			return slices.ContainsFunc(w.lan.dials[n.machine.addr], func(to netip.AddrPort) bool { return to.Addr().String() == unused })
 		}
 		if !tried(w.alice) {
-			t.Error("alice has not dialled whom the liar told her of")
+			t.Error("alice has not dialled the address that the liar sent")
 		}
 		if len(bob.Status().Neighbours) == 0 {
 			t.Error("bob has no neighbour")
 		}
-		// She tells of those alone whom she is connected to.
+		// Alice's own answer has only the peers that she is connected to.
 		s, err := w.liar.host.NewStream(t.Context(), w.alice.id, peersProtocol)
 		if err != nil {
 			t.Fatal(err)

@@ -40,13 +40,13 @@ import (
 
 const (
 	simHonest = 4 // honest neighbours
-	simPaths  = 5 // paths that they have
+	simPaths  = 5 // paths that all neighbours have
 	honestLag = 2 * time.Millisecond
-	liarLag   = 200 * time.Microsecond // it is the first to answer
+	liarLag   = 200 * time.Microsecond // the liar answers first
 	simRate   = 100 << 20
 )
 
-// A simWorld is a LAN with a machine whose Nix asks, honest neighbours, and a liar.
+// A simWorld is a LAN with alice, honest neighbours, and a liar. Nix runs on alice.
 type simWorld struct {
 	t      testing.TB
 	rng    *rand.Rand
@@ -54,23 +54,23 @@ type simWorld struct {
 	secret ed25519.PrivateKey
 	keys   *trust.Keys
 	paths  []simPath
-	shared *store.Mem // what everybody has
+	shared *store.Mem // the paths that all neighbours have
 
-	liarsOwn *store.Mem // what the liars alone have
+	liarsOwn *store.Mem // the paths that only the liars have
 
 	alice  *simNode
 	server *narserve.Server
 	honest []*simNode
 	liar   *machine
-	mallet *simMachine     // the liar's
-	lying  map[string]bool // the peer IDs of those who are no honest neighbours
+	mallet *simMachine     // the liar's machine
+	lying  map[string]bool // the peer IDs of the liars
 	said   bytes.Buffer
 
 	answers *tallied
 	ended   []func()
 }
 
-// A tallied is how often Nix got something, in how many schedules.
+// A tallied counts schedules, and the narinfos and NARs that Nix got in them.
 type tallied struct{ schedules, narinfos, nars atomic.Int64 }
 
 type simPath struct {
@@ -92,13 +92,15 @@ func emptyWorld(t testing.TB, seed uint64) *simWorld {
 	w := &simWorld{t: t, lying: map[string]bool{}, answers: new(tallied), rng: rand.New(rand.NewPCG(seed, 1)), lan: newSimNet()}
 	w.secret = ed25519.NewKeyFromSeed(w.random(ed25519.SeedSize))
 	w.keys = new(trust.Keys)
-	if err := w.keys.Replace([]string{"upstream-1:" + base64.StdEncoding.EncodeToString(w.secret.Public().(ed25519.PublicKey))}); err != nil {
+	public := w.secret.Public().(ed25519.PublicKey)
+	if err := w.keys.Replace([]string{"upstream-1:" + base64.StdEncoding.EncodeToString(public)}); err != nil {
 		t.Fatal(err)
 	}
 	return w
 }
 
-// newWorld makes the machines; nobody has been told of another yet. The first NAR has so many blocks, the others one.
+// newWorld makes the machines, without announcements. The first path's NAR has the given number of blocks, the others
+// one.
 func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
 	w := emptyWorld(t, seed)
 	shared := store.NewMem()
@@ -117,7 +119,7 @@ func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
 	return w
 }
 
-// addLiar puts one more liar on the LAN, who has what the honest have.
+// addLiar adds a liar to the LAN that has the same paths as the honest neighbours.
 func (w *simWorld) addLiar(addr string) (*simMachine, *machine) {
 	m := w.lan.add(addr, liarLag, simRate)
 	liar := machineAt(w.host(m), options{}, simLibrary{w}, &w.said)
@@ -135,7 +137,7 @@ func (w *simWorld) random(n int) []byte {
 	return b
 }
 
-// path makes a signed path whose NAR has so many blocks, the last of them short.
+// path returns a new signed path. Its NAR has the given number of blocks, of which the last is short.
 func (w *simWorld) path(name string, blocks int) simPath {
 	part := sha256.Sum256([]byte(name))
 	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
@@ -201,7 +203,7 @@ func (w *simWorld) node(number int, share ...store.Source) *simNode {
 	return n
 }
 
-// host is libp2p on a machine, without a limit.
+// host starts a libp2p host without resource limits on a machine.
 func (w *simWorld) host(m *simMachine) host.Host {
 	h, err := barehost.New(barehost.Config{Identity: w.identity(), Transport: m.transport})
 	if err == nil {
@@ -214,12 +216,12 @@ func (w *simWorld) host(m *simMachine) host.Host {
 	return h
 }
 
-// serve starts Nix's side anew, as a restart does: it remembers nothing.
+// serve replaces the HTTP server for Nix by a new one with empty caches, as after a restart.
 func (w *simWorld) serve() {
 	w.server = narserve.New(narserve.Config{Sources: []narserve.Source{w.alice}, Keys: w.keys, Settled: w.alice.Settled()})
 }
 
-// meet lets alice find her honest neighbours, and the liar before the one of that number.
+// meet announces the honest neighbours and alice to each other, and the liar before the honest neighbour number liarAt.
 func (w *simWorld) meet(liarAt int) {
 	for i, n := range w.honest {
 		if i == liarAt {
@@ -233,13 +235,13 @@ func (w *simWorld) meet(liarAt int) {
 	<-w.alice.Settled()
 }
 
-// find lets alice know of a machine, and it of her.
+// find announces a machine to alice, and alice to the machine.
 func (w *simWorld) find(m *simMachine, id peer.ID) {
 	w.alice.machine.found <- m.entry(id)
 	m.found <- w.alice.machine.entry(w.alice.id)
 }
 
-// commit makes the liar commit a fault, from now on, and answer.
+// commit makes the liar answer, and commit a fault, from now on.
 func (w *simWorld) commit(f fault) { w.answer(w.liar, f) }
 
 func (w *simWorld) answer(liar *machine, faults ...fault) {
@@ -258,7 +260,7 @@ func (w *simWorld) answer(liar *machine, faults ...fault) {
 	})
 }
 
-// get asks as Nix does.
+// get sends a request to the server as Nix does. header is its Range header; "" sends none.
 func (w *simWorld) get(ctx context.Context, path, header string) *httptest.ResponseRecorder {
 	ctx = context.WithValue(ctx, http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 6272})
 	r := httptest.NewRequestWithContext(ctx, "GET", path, nil)
@@ -276,7 +278,7 @@ func (p simPath) url() string {
 	return "/nar/" + string(p.info.Path.HashPart()) + "-" + p.info.NarHash.Base32() + ".nar"
 }
 
-// wantNarinfo asks for a narinfo, and fails if it is wrong, or late; or missing, if it may not be.
+// wantNarinfo asks for a narinfo. It fails if the answer is wrong or late, and on 404 unless maybe is true.
 func (w *simWorld) wantNarinfo(p simPath, maybe bool) {
 	w.t.Helper()
 	began := time.Now()
@@ -291,12 +293,14 @@ func (w *simWorld) wantNarinfo(p simPath, maybe bool) {
 	w.answers.narinfos.Add(1)
 	got := rec.Body.String()
 	if rec.Code != http.StatusOK || !strings.Contains(got, fmt.Sprintf("StorePath: %s\n", p.info.Path)) ||
-		!strings.Contains(got, fmt.Sprintf("NarHash: %s\n", p.info.NarHash)) || !strings.Contains(got, fmt.Sprintf("NarSize: %d\n", p.info.NarSize)) {
+		!strings.Contains(got, fmt.Sprintf("NarHash: %s\n", p.info.NarHash)) ||
+		!strings.Contains(got, fmt.Sprintf("NarSize: %d\n", p.info.NarSize)) {
 		w.t.Errorf("GET %s = %d with %.300q, want %q", p.narinfo(), rec.Code, got, want)
 	}
 }
 
-// wantNAR asks for a NAR, or all of it from an offset on, and fails if it is wrong, or missing, if it may not be.
+// wantNAR asks for a NAR, or with from > 0 for its bytes from that offset on. It fails if the answer is wrong or late,
+// and on 404 unless maybe is true.
 func (w *simWorld) wantNAR(p simPath, from int, maybe bool) {
 	w.t.Helper()
 	status, header := http.StatusOK, ""
@@ -314,11 +318,12 @@ func (w *simWorld) wantNAR(p simPath, from int, maybe bool) {
 	w.answers.nars.Add(1)
 	got, _ := io.ReadAll(rec.Body)
 	if rec.Code != status || !bytes.Equal(got, p.nar[from:]) {
-		w.t.Errorf("GET %s = %d with %d bytes, right: %t; want %d with the %d right ones", p.url(), rec.Code, len(got), bytes.Equal(got, p.nar[from:]), status, len(p.nar)-from)
+		w.t.Errorf("GET %s = %d with %d bytes, right: %t; want %d with the %d right ones",
+			p.url(), rec.Code, len(got), bytes.Equal(got, p.nar[from:]), status, len(p.nar)-from)
 	}
 }
 
-// strikes returns how often a node has struck each peer.
+// strikes returns the node's number of strikes by peer ID.
 func (n *simNode) strikes() map[string]int {
 	by := map[string]int{}
 	for _, e := range n.log.FilterMessage("neighbour lied").All() {
@@ -327,16 +332,16 @@ func (n *simNode) strikes() map[string]int {
 	return by
 }
 
-// An offence is what a fault is held for.
+// An offence is the way in which narbor records a fault.
 type offence string
 
 const (
 	noOffence offence = "neither"
-	aWrongNAR offence = "a wrong NAR" // as of a damaged store
-	aLie      offence = "a strike"    // which no honest machine gets
+	aWrongNAR offence = "a wrong NAR" // as a damaged store sends it
+	aLie      offence = "a strike"    // never for an honest machine
 )
 
-// wrongNARs returns of how many paths each peer has sent a node a wrong NAR.
+// wrongNARs returns the number of paths, by peer ID, of which the peer has sent this node a wrong NAR.
 func (n *simNode) wrongNARs() map[string]int {
 	by := map[string]int{}
 	for _, e := range n.log.FilterMessage("neighbour sent a wrong NAR").All() {
@@ -345,7 +350,7 @@ func (n *simNode) wrongNARs() map[string]int {
 	return by
 }
 
-// end judges what is held against the liar, and ends everything.
+// end fails unless alice has recorded the given offence of the liar, and calls endWhole.
 func (w *simWorld) end(of offence) {
 	w.t.Helper()
 	liar := w.liar.host.ID().String()
@@ -356,18 +361,19 @@ func (w *simWorld) end(of offence) {
 	w.endWhole()
 }
 
-// endWhole ends everything. What does not end, the bubble finds.
+// endWhole fails if an honest peer has an offence, and stops all machines. The synctest bubble reports goroutines that
+// do not end.
 func (w *simWorld) endWhole() {
 	w.t.Helper()
 	for _, n := range append(w.honest, w.alice) {
 		for id, times := range n.strikes() {
 			if !w.lying[id] {
-				w.t.Errorf("%s has struck %s, who is honest, %d times", n.machine.addr, id, times)
+				w.t.Errorf("%s has struck the honest peer %s %d times", n.machine.addr, id, times)
 			}
 		}
 		for id, times := range n.wrongNARs() {
 			if !w.lying[id] {
-				w.t.Errorf("%s has found %d wrong NARs of %s, who is honest", n.machine.addr, times, id)
+				w.t.Errorf("%s has found %d wrong NARs of the honest peer %s", n.machine.addr, times, id)
 			}
 		}
 	}
@@ -389,7 +395,8 @@ func (w *simWorld) endWhole() {
 	}
 }
 
-// wantSpoolFree fails if somebody still holds a NAR, or space for one, when what Nix has given up may not go on any more.
+// wantSpoolFree fails unless all of the spool's space becomes free within 250 s. Downloads that Nix has given up may go
+// on for a while, but not for longer.
 func (w *simWorld) wantSpoolFree() {
 	var err error
 	for range 250 {
@@ -403,7 +410,7 @@ func (w *simWorld) wantSpoolFree() {
 	w.t.Errorf("the spool is not free: %v", err)
 }
 
-// wantDialsOnLink fails if alice has connected to what nobody may make her connect to.
+// wantDialsOnLink fails if alice has dialled an address that is off-link or her own, or a port below 1024.
 func (w *simWorld) wantDialsOnLink() {
 	w.lan.mu.Lock()
 	defer w.lan.mu.Unlock()
@@ -414,7 +421,7 @@ func (w *simWorld) wantDialsOnLink() {
 	}
 }
 
-// report says what alice saw of it.
+// report logs alice's log entries and the number of the liar's offences.
 func (w *simWorld) report() {
 	for _, e := range w.alice.log.All() {
 		w.t.Log(e.Time.Sub(time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)), e.Message, e.ContextMap())
