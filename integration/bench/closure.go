@@ -18,12 +18,13 @@ func link(mbit int) string {
 	}
 }
 
-// describe says what is fetched.
+// describe returns the name and the size of a corpus for the report.
 func describe(spec corpus.Spec, c *corpus.Corpus) string {
 	return fmt.Sprintf("%s (%d paths, %d MB)", spec.Name, len(c.Infos), c.Bytes()/1e6)
 }
 
-// slow is what is fetched over slow links: for five minutes' sake not always what the limits are about.
+// slow returns the corpus for slow links. With --short it is a smaller one than that for which the limits are defined,
+// so that all cases take five minutes.
 func (b *bench) slow() corpus.Spec {
 	if b.short {
 		return corpus.Small()
@@ -48,7 +49,7 @@ func (b *bench) closures(name string, mbit int, limit float64) ([]row, error) {
 	return rows, nil
 }
 
-// pair fetches a closure from one neighbour, through nginx and through narbor in turn.
+// pair fetches a closure from one neighbour, through nginx and through narbor alternately.
 func (b *bench) pair(name string, spec corpus.Spec, mbit int, limit float64) (r row, err error) {
 	c, err := corpus.Open(b.ctx, spec, b.progress)
 	if err != nil {
@@ -88,7 +89,7 @@ func shape(mbit int, senders ...*sender) error {
 	return nil
 }
 
-// wifi fetches over 100 Mbit/s, where what is compressed already is an advantage.
+// wifi fetches over 100 Mbit/s, a rate at which a precompressed cache has an advantage.
 func (b *bench) wifi() (rows []row, err error) {
 	spec := b.slow()
 	c, err := corpus.Open(b.ctx, spec, b.progress)
@@ -112,7 +113,8 @@ func (b *bench) wifi() (rows []row, err error) {
 		if err := shape(100, from, ready); err != nil {
 			return err
 		}
-		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from), b.viaNginx(l, "nginx, ready-made zstd", c, ready))
+		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from),
+			b.viaNginx(l, "nginx, ready-made zstd", c, ready))
 		if err == nil {
 			rows = []row{ratio("wifi", what, all[1], all[0], 0.50), ratio("wifi", what, all[1], all[2], 1.20)}
 		}
@@ -146,7 +148,7 @@ func (b *bench) four() (rows []row, err error) {
 	return rows, err
 }
 
-// senders adds n of them. cache is what the first one's nginx serves.
+// senders adds n senders. The nginx of the first one serves cache.
 func (b *bench) senders(l *lan.LAN, n int, c *corpus.Corpus, cache string) ([]*sender, error) {
 	var all []*sender
 	for i := range n {
@@ -165,7 +167,7 @@ func (b *bench) senders(l *lan.LAN, n int, c *corpus.Corpus, cache string) ([]*s
 // bigBytes is the size of the one path of the big rows.
 const bigBytes = 1 << 30
 
-// big fetches one large path, and looks at the memory that this takes.
+// big fetches one large path and measures the memory that this takes.
 func (b *bench) big() (rows []row, err error) {
 	for _, k := range []struct {
 		spec  corpus.Spec
@@ -192,7 +194,7 @@ func (b *bench) big() (rows []row, err error) {
 	return rows, nil
 }
 
-// first is what narbor's first light was measured by.
+// first fetches the corpus of narbor's first benchmark.
 func (b *bench) first() ([]row, error) {
 	var rows []row
 	for _, k := range []struct {

@@ -9,11 +9,12 @@ import (
 	"narbor/integration/lan"
 )
 
-// crowdSize is how many hosts want the same at once.
+// crowdSize is the number of hosts that fetch the same closure at once.
 const crowdSize = 6
 
-// crowd lets one host, and then six at once, fetch from one holder with a thin cable; the others' are ten times
-// as thick. A rival is itself alone: nginx needs six times as long and sends six times as much.
+// crowd lets one host, and then six at once, fetch from one holder with a slow link; the links of the others are ten
+// times as fast. It compares six hosts with one host: with nginx, six hosts would take six times as long, and the
+// holder would send six times as many bytes.
 func (b *bench) crowd() (rows []row, err error) {
 	spec := b.slow()
 	c, err := corpus.Open(b.ctx, spec, b.progress)
@@ -30,23 +31,26 @@ func (b *bench) crowd() (rows []row, err error) {
 			return err
 		}
 		var again atomic.Int64
-		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, 1, &again), b.hosts(l, "last of six", c, holder, crowdSize, &again))
+		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, 1, &again),
+			b.hosts(l, "last of six", c, holder, crowdSize, &again))
 		if err != nil {
 			return err
 		}
 		alone, six := all[0], all[1]
-		sent := value("crowd", "the same: what the holder sends ÷ what it sends to one host", "", six.out("sender")/alone.out("sender"), 1.3)
-		repeated := value("crowd", "the same: how often Nix gave up on one of six hosts, and was started again", "", float64(again.Load())/float64(b.fewer()), 0)
+		sent := value("crowd", "the same: what the holder sends ÷ what it sends to one host", "",
+			six.out("sender")/alone.out("sender"), 1.3)
+		repeated := value("crowd", "the same: how often Nix gave up on one of six hosts, and was started again", "",
+			float64(again.Load())/float64(b.fewer()), 0)
 		rows = []row{ratio("crowd", what, six, alone, 1.4), sent, repeated}
 		return nil
 	})
 	return rows, err
 }
 
-// maxAttempts is how often Nix is started on one host.
+// maxAttempts bounds the number of starts of Nix on one host.
 const maxAttempts = 20
 
-// insist starts Nix again where it ends for want of a path that a neighbour has, and counts that.
+// insist starts Nix again when it fails, and counts these restarts in again.
 func (b *bench) insist(h *lan.Host, c *corpus.Corpus, again *atomic.Int64) error {
 	for i := 1; ; i++ {
 		_, err := b.realise(h, c)
@@ -58,7 +62,7 @@ func (b *bench) insist(h *lan.Host, c *corpus.Corpus, again *atomic.Int64) error
 	}
 }
 
-// hosts is a turn in which n new receivers fetch a corpus at once.
+// hosts returns a turn in which n new receivers fetch a corpus at once.
 func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender, n int, again *atomic.Int64) turn {
 	return turn{name, func(i int) (sample, error) {
 		var w watch
@@ -80,7 +84,7 @@ func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender,
 			fetch = append(fetch, func() error { return b.insist(r.Host, c, again) })
 		}
 		for _, r := range added {
-			if _, err := r.WaitNeighbours(b.ctx, narbor, n); err != nil { // the holder, and one another
+			if _, err := r.WaitNeighbours(b.ctx, narbor, n); err != nil { // the holder and the other receivers
 				return sample{}, err
 			}
 		}
@@ -92,7 +96,7 @@ func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender,
 	}}
 }
 
-// lame fetches from four neighbours of which one goes silent as Nix begins, and one has a very thin cable.
+// lame fetches from four neighbours: one is unplugged just before Nix starts, and one has a link of 1 Mbit/s.
 func (b *bench) lame() (rows []row, err error) {
 	spec := corpus.Medium()
 	c, err := corpus.Open(b.ctx, spec, b.progress)

@@ -10,10 +10,10 @@ import (
 	"narbor/integration/lan"
 )
 
-// lineRate is which part of a link's rate is left for TCP's payload: 1448 of 1514 bytes.
+// lineRate is the share of TCP's payload in a link's rate: 1448 of 1514 bytes.
 const lineRate = 1448.0 / 1514
 
-// An exchanged is what one fetch without Nix took.
+// An exchanged is the measurements of one fetch without Nix.
 type exchanged struct {
 	Seconds float64 `json:"seconds"`
 	Bytes   int64   `json:"bytes"`
@@ -75,8 +75,8 @@ func (x exchanger) shaped() (rows []row, err error) {
 			return nil, err
 		}
 		rate := medianOf(runs, func(e exchanged) float64 { return float64(e.Bytes) / e.Seconds })
-		rows = append(rows, atLeast("exchange", fmt.Sprintf("1 GiB, incompressible, of line rate at %g Gbit/s (%.0f MB/s)", float64(mbit)/1000, rate/1e6), "",
-			rate/(float64(mbit)*1e6/8*lineRate), 0.95))
+		what := fmt.Sprintf("1 GiB, incompressible, of line rate at %g Gbit/s (%.0f MB/s)", float64(mbit)/1000, rate/1e6)
+		rows = append(rows, atLeast("exchange", what, "", rate/(float64(mbit)*1e6/8*lineRate), 0.95))
 	}
 	return rows, x.from.Shape(0)
 }
@@ -105,7 +105,8 @@ func (x exchanger) unshaped() ([]row, error) {
 		return medianOf(blocks, func(e exchanged) float64 { return float64(f(e) >> 20) })
 	}
 	return []row{
-		atLeast("exchange", fmt.Sprintf("1 GiB, not shaped (%.0f MB/s), of a bare libp2p stream (%.0f MB/s)", ours, theirs), "", ours/theirs, 0.85),
+		atLeast("exchange", fmt.Sprintf("1 GiB, not shaped (%.0f MB/s), of a bare libp2p stream (%.0f MB/s)", ours, theirs), "",
+			ours/theirs, 0.85),
 		value("exchange", "processor time to send a GB", "s", gb(func(e exchanged) float64 { return e.SendCPU }), 2),
 		value("exchange", "processor time to receive and verify a GB", "s", gb(func(e exchanged) float64 { return e.CPU }), 3),
 		value("exchange", "peak RSS serving 1 GiB", "MiB", peak(func(e exchanged) int64 { return e.SendPeak }), 96),
@@ -122,7 +123,8 @@ func (x exchanger) small() ([]row, error) {
 	return []row{
 		value("exchange", fmt.Sprintf("%d claims", claims), "ms", medianOf(runs, func(e exchanged) float64 { return e.Claims }), 60),
 		atLeast("exchange", "NARs of 20 KB, 32 at a time", "/s", medianOf(runs, func(e exchanged) float64 { return e.Rate }), 3000),
-		value("exchange", "until a NAR of 20 KB is there, one at a time", "ms", medianOf(runs, func(e exchanged) float64 { return e.First }), 3),
+		value("exchange", "until a NAR of 20 KB is there, one at a time", "ms",
+			medianOf(runs, func(e exchanged) float64 { return e.First }), 3),
 	}, nil
 }
 

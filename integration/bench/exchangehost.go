@@ -32,7 +32,7 @@ import (
 	"narbor/trust"
 )
 
-// exchangeRole is the first argument of bench when it is one of the two hosts of its own LAN.
+// exchangeRole is the first argument of bench when it runs as one of the two hosts of the exchange case.
 const exchangeRole = "exchange-host"
 
 const (
@@ -47,7 +47,7 @@ const (
 	dialFor    = 20 * time.Second
 )
 
-// exchangeHost serves until it is killed, or fetches and prints what that took.
+// exchangeHost serves until it is killed, or fetches once and prints the measurements.
 func exchangeHost(ctx context.Context, args []string) error {
 	if len(args) == 1 {
 		switch args[0] {
@@ -84,7 +84,7 @@ func exchangeHost(ctx context.Context, args []string) error {
 	return json.NewEncoder(os.Stdout).Encode(e)
 }
 
-// spend calls f and notes what this process has used for it.
+// spend calls f and records this process's resource usage during the call.
 func (e *exchanged) spend(f func() (int64, error)) error {
 	before, err := self()
 	if err != nil {
@@ -254,7 +254,7 @@ func fetchSmall(ctx context.Context, addr string, e *exchanged) error {
 	})
 }
 
-// each calls f for all numbers from first on, and before end, some at a time.
+// each calls f for all numbers from first on, and before end, several at a time.
 func each(first, end, atATime int, f func(int) error) error {
 	var wg sync.WaitGroup
 	var next atomic.Int64
@@ -285,7 +285,7 @@ func bareIdentity(seed byte) (crypto.PrivKey, peer.ID, error) {
 	return key, id, err
 }
 
-// serveBare writes to each stream until it is closed, by libp2p as it comes.
+// serveBare writes to each stream until it is closed, with libp2p's default configuration.
 func serveBare(ctx context.Context) error {
 	key, _, err := bareIdentity('s')
 	if err != nil {

@@ -8,7 +8,8 @@ import (
 	"narbor/integration/lan"
 )
 
-// upstream asks for narinfos: of a narbor that is alone with its upstream, and of two that have lost theirs.
+// upstream measures narinfo requests to a narbor that has an upstream and no neighbour, and to one of two that have
+// lost their upstream.
 func (b *bench) upstream() (rows []row, err error) {
 	c, err := corpus.Open(b.ctx, corpus.Small(), b.progress)
 	if err != nil {
@@ -30,7 +31,7 @@ func (b *bench) upstream() (rows []row, err error) {
 	return rows, err
 }
 
-// added is what narbor adds to the upstream's own time for a miss.
+// added measures the time that narbor adds to the upstream's own time for a miss.
 func (b *bench) added(l *lan.LAN, far *sender) ([]row, error) {
 	alone, err := b.settled(l, far, 0)
 	if err != nil {
@@ -40,7 +41,7 @@ func (b *bench) added(l *lan.LAN, far *sender) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := direct.Shape(1000); err != nil { // as the other is
+	if err := direct.Shape(1000); err != nil { // the same as the downloader's
 		return nil, err
 	}
 	var single, atOnce [2][]float64
@@ -63,7 +64,8 @@ func (b *bench) added(l *lan.LAN, far *sender) ([]row, error) {
 		value(name, fmt.Sprintf("%s, %d of Nix's at once", what, missing), "ms", median(atOnce[1])-median(atOnce[0]), 1)}, nil
 }
 
-// unplugged is how long answers take without the upstream, for what a neighbour has and for what nobody has.
+// unplugged measures narinfo requests without the upstream, for paths that a neighbour has and for paths without a
+// holder.
 func (b *bench) unplugged(l *lan.LAN, c *corpus.Corpus, far *sender) ([]row, error) {
 	first, err := b.settled(l, far, 1)
 	if err != nil {
@@ -96,13 +98,14 @@ func (b *bench) unplugged(l *lan.LAN, c *corpus.Corpus, far *sender) ([]row, err
 		return nil, err
 	}
 	const name, what = "upstream", "a narinfo while the upstream is unplugged"
-	return []row{value(name, what+", that nobody has, the first", "s", wait[0]/1000, 6),
-		value(name, what+", that nobody has, then", "ms", median(misses), 20),
-		value(name, what+", that nobody has, then: the slowest, which waits for who does not know yet", "ms", slices.Max(misses), 300),
-		value(name, what+", that a neighbour has: the slowest", "ms", slices.Max(hits), 20)}, nil
+	return []row{value(name, what+", no holder: the first", "s", wait[0]/1000, 6),
+		value(name, what+", no holder: the median of the others", "ms", median(misses), 20),
+		value(name, what+", no holder: the slowest, which waits for a neighbour that still asks the upstream", "ms",
+			slices.Max(misses), 300),
+		value(name, what+", a neighbour has it: the slowest", "ms", slices.Max(hits), 20)}, nil
 }
 
-// settled adds a downloader, and waits until it has found its neighbours.
+// settled adds a downloader and waits until it has the given number of neighbours.
 func (b *bench) settled(l *lan.LAN, far *sender, neighbours int) (*receiver, error) {
 	r, err := b.downloader(l, far)
 	if err != nil {

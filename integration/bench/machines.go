@@ -23,14 +23,14 @@ type bench struct {
 	runs     int
 	short    bool
 	large    bool
-	named    int // how many hosts have got a number for a name
+	named    int // number of hosts that are named by number
 }
 
 func (b *bench) close() error { return os.RemoveAll(b.dir) }
 
 func (b *bench) progress(s string) { fmt.Fprintln(os.Stderr, time.Now().Format(time.TimeOnly), s) }
 
-// withLAN calls f with a new LAN. Its logs go with it, unless f fails.
+// withLAN calls f with a new LAN. It removes the LAN's logs unless f fails.
 func (b *bench) withLAN(f func(*lan.LAN) error) (err error) {
 	dir, err := os.MkdirTemp(b.dir, "lan-")
 	if err != nil {
@@ -62,7 +62,7 @@ type sender struct {
 	url    string
 }
 
-// sender adds one. cache is what its nginx serves; without one it has none.
+// sender adds a sender. Its nginx serves cache; with "" it has no nginx.
 func (b *bench) sender(l *lan.LAN, name string, c *corpus.Corpus, cache string) (*sender, error) {
 	s := &sender{}
 	cfg := lan.HostConfig{Name: name, Nix: c.Nix, Copy: true, Binds: map[string]string{"opt": b.programs}}
@@ -117,7 +117,7 @@ func (b *bench) startNix(h *lan.Host, conf ...string) (*lan.Process, error) {
 type receiver struct {
 	*lan.Host
 	nix    *lan.Process
-	narbor *lan.Process // nil if it fetches from somebody's nginx
+	narbor *lan.Process // nil if it fetches from an nginx
 }
 
 // throughNginx adds a receiver that fetches from a URL.
@@ -142,7 +142,7 @@ func (b *bench) throughNarbor(l *lan.LAN, name string, neighbours int) (*receive
 	return r, b.settle(r.Host, neighbours)
 }
 
-// settle waits until narbor has so many neighbours and expects no more: until then a miss takes longer.
+// settle waits until narbor has the given number of neighbours and discovery has ended: until then a miss takes longer.
 func (b *bench) settle(h *lan.Host, neighbours int) error {
 	for {
 		s, err := h.WaitNeighbours(b.ctx, narbor, neighbours)
@@ -153,7 +153,7 @@ func (b *bench) settle(h *lan.Host, neighbours int) error {
 	}
 }
 
-// watching is what to look at while a receiver fetches.
+// watching returns the processes and wires to measure while a receiver fetches.
 func watching(r *receiver, from ...*sender) watch {
 	var w watch
 	w.proc("receiver's Nix", r.nix)
@@ -176,7 +176,7 @@ func (w *watch) sender(s *sender, narbor bool) {
 	w.host("sender", s.Host)
 }
 
-// realise lets Nix fetch the closure, and makes sure that all has come.
+// realise lets Nix fetch the closure, and checks that all of it has arrived.
 func (b *bench) realise(h *lan.Host, c *corpus.Corpus) (float64, error) {
 	seconds, err := timed(func() error {
 		said, err := h.Realise(b.ctx, c.Top.String())
@@ -195,7 +195,7 @@ func (b *bench) realise(h *lan.Host, c *corpus.Corpus) (float64, error) {
 	return seconds, err
 }
 
-// complaints leaves out of what Nix said what it says of every path.
+// complaints removes from Nix's output the messages that it prints for every path.
 func complaints(said string) string {
 	var b strings.Builder
 	for line := range strings.Lines(said) {
@@ -206,7 +206,7 @@ func complaints(said string) string {
 	return b.String()
 }
 
-// viaNginx is a turn in which a new receiver fetches a corpus from the sender's nginx.
+// viaNginx returns a turn in which a new receiver fetches a corpus from the sender's nginx.
 func (b *bench) viaNginx(l *lan.LAN, name string, c *corpus.Corpus, from *sender) turn {
 	return turn{name, func(i int) (sample, error) {
 		r, err := b.throughNginx(l, fmt.Sprintf("%s-nginx%d", from.Name, i), from.url)
@@ -218,7 +218,7 @@ func (b *bench) viaNginx(l *lan.LAN, name string, c *corpus.Corpus, from *sender
 	}}
 }
 
-// viaNarbor is a turn in which a new receiver fetches a corpus from its neighbours.
+// viaNarbor returns a turn in which a new receiver fetches a corpus from its neighbours.
 func (b *bench) viaNarbor(l *lan.LAN, name string, c *corpus.Corpus, from ...*sender) turn {
 	return turn{name, func(i int) (sample, error) {
 		r, err := b.throughNarbor(l, fmt.Sprintf("%s-narbor%d", from[0].Name, i), len(from))

@@ -1,18 +1,17 @@
-// Bench lets real Nix fill a machine from its neighbours, through nginx and through narbor in turn, and prints what
-// that took: the wall time of both and their ratio, the processor time and memory of every process, and the bytes
-// on every wire.
+// Bench lets real Nix fetch closures from neighbours, through nginx and through narbor alternately. It prints the wall
+// time of both and their ratio, the processor time and memory of every process, and the bytes on every wire.
 //
 // It needs root, Nix, nginx, iproute2, curl and zstd, and makes its machines of namespaces, with all stores in memory:
 //
 //	go run ./integration/bench [-only NAME,…] [-runs 3] [-short] [-json] [-o integration/bench/RESULTS.md]
 //
-// Rivals take turns within each run (A B A B), and a figure is the median of its runs. The machines share this
-// computer's processors, so that unshaped figures say what narbor costs them, and the others what a user would
-// notice. Where a limit is missed by more than half of it, bench says so and fails.
+// Rivals alternate within each run (A B A B), and a figure is the median of its runs. The machines share this
+// computer's processors: figures without shaping show narbor's processor cost, and figures with shaping show the time
+// for a user. Bench fails if a limit is missed by more than half of it.
 //
-// Bytes are touched in inner loops that have benchmarks of their own: what is received (BenchmarkDraft, BenchmarkSHA256
-// in store; BenchmarkBlock, BenchmarkPack, BenchmarkStream, BenchmarkFetch in p2p), what is shared (BenchmarkLayout,
-// BenchmarkRead in store) and what Nix gets (BenchmarkNAR in narserve). To compare two commits, run both in turn:
+// The inner loops over bytes have their own benchmarks: for receiving (BenchmarkDraft, BenchmarkSHA256 in store;
+// BenchmarkBlock, BenchmarkPack, BenchmarkStream, BenchmarkFetch in p2p), for sharing (BenchmarkLayout, BenchmarkRead
+// in store) and for serving Nix (BenchmarkNAR in narserve). To compare two commits, run both alternately:
 //
 //	go test -c -o /tmp/old ./store                # at the one, and -o /tmp/new at the other
 //	for i in $(seq 10); do for v in old new; do (cd store && /tmp/$v -test.run '^$' -test.bench . >>/tmp/$v.txt); done; done
@@ -36,7 +35,7 @@ import (
 	"time"
 )
 
-// grossly is by what factor a limit may be missed before bench fails: machines differ, and are never quite alone.
+// grossly is the factor by which a limit may be missed before bench fails: machines differ, and other load is common.
 const grossly = 1.5
 
 func main() {
@@ -58,22 +57,22 @@ func main() {
 // A benchCase measures one or more rows.
 type benchCase struct {
 	name  string
-	short bool // is part of the short form
+	short bool // part of --short
 	run   func(*bench) ([]row, error)
 }
 
-// cases are in the order of the report.
+// cases returns the cases in the order of the report.
 func cases() []benchCase {
 	return []benchCase{
 		{"unshaped", true, func(b *bench) ([]row, error) { return b.closures("unshaped", 0, 1.25) }},
 		{"gigabit", true, func(b *bench) ([]row, error) { return b.closures("gigabit", 1000, 0.80) }},
 		{"wifi", true, (*bench).wifi},
 		{"four", true, (*bench).four},
-		{"big", false, (*bench).big}, // on a virtual machine whose host takes back free memory it says more about that
+		{"big", false, (*bench).big}, // on a virtual machine it measures mostly how the host returns memory
 		{"crowd", true, (*bench).crowd},
 		{"crowd-upstream", false, (*bench).crowdUpstream}, // minutes on a line of 20 Mbit/s
 		{"upstream", true, (*bench).upstream},
-		{"misses", false, (*bench).misses}, // five narbors and two Nix on two processors: it is at 1.5 times its limit
+		{"misses", false, (*bench).misses}, // on two processors, five narbors and two Nix reach 1.5 times the limit
 		{"lame", true, (*bench).lame},
 		{"first", false, (*bench).first},
 		{"idle", false, (*bench).idle},
@@ -88,7 +87,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 		names = append(names, c.name)
 	}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
-	runs := flags.Int("runs", 3, "how often each rival has its turn; a third of it where turns take minutes")
+	runs := flags.Int("runs", 3, "number of turns of each rival; a third of it in cases with turns that take minutes")
 	only := flags.String("only", "", "cases to measure, separated by commas: "+strings.Join(names, ", "))
 	short := flags.Bool("short", false, "measure once, and small closures on slow links: five minutes")
 	large := flags.Bool("large", true, "measure the large closure too")
@@ -114,19 +113,20 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	defer func() { err = errors.Join(err, b.close()) }()
 	r := report{Date: time.Now().UTC().Format(time.DateOnly), Machine: machine(ctx), Commit: commit(ctx), Runs: b.runs}
 	for _, c := range all {
-		if len(wanted) > 0 && !slices.ContainsFunc(wanted, func(w string) bool { return isPart(c.name, w) }) || len(wanted) == 0 && *short && !c.short {
+		named := slices.ContainsFunc(wanted, func(w string) bool { return isPart(c.name, w) })
+		if len(wanted) > 0 && !named || len(wanted) == 0 && *short && !c.short {
 			r.Left = append(r.Left, c.name)
 			continue
 		}
 		rows, err := c.run(b)
 		if *short && (err != nil || slices.ContainsFunc(rows, func(r row) bool { return r.missed(grossly) })) {
-			b.progress(c.name + " again: one run alone may have met other load") // what is really slow is so twice
+			b.progress(c.name + " again: other load may have slowed the only run")
 			rows, err = c.run(b)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if err != nil { // the other cases are still worth their time
+		if err != nil { // the other cases can still be measured
 			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", c.name, err)
 			r.Failed = append(r.Failed, c.name)
 		}
@@ -135,12 +135,12 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 	return errors.Join(r.write(*output, *asJSON, stdout), r.verdict())
 }
 
-// isPart says whether a case is meant by a name: its own, or what comes before a dash in it.
+// isPart reports whether wanted selects a case: it is the case's name, or the part of the name before a dash.
 func isPart(name, wanted string) bool {
 	return name == wanted || strings.HasPrefix(name, wanted+"-")
 }
 
-// write prints the report, or writes it to a file. What the file says under a heading of its own stays there.
+// write prints the report, or writes it to a file. It keeps the file's notes from the first heading of level two on.
 func (r report) write(name string, asJSON bool, stdout io.Writer) error {
 	text := r.markdown()
 	if asJSON {
@@ -163,7 +163,7 @@ func (r report) write(name string, asJSON bool, stdout io.Writer) error {
 	return err
 }
 
-// newBench builds narbor into a temporary directory, and puts itself beside it.
+// newBench builds narbor, bench and hostile into a temporary directory.
 func newBench(ctx context.Context) (*bench, error) {
 	dir, err := os.MkdirTemp("", "narbor-bench-")
 	if err != nil {
@@ -176,7 +176,8 @@ func newBench(ctx context.Context) (*bench, error) {
 		}
 	}
 	b.progress("building narbor")
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.programs, "narbor/cmd/narbor", "narbor/integration/bench", "narbor/integration/hostile")
+	cmd := exec.CommandContext(ctx, "go", "build", "-o", b.programs,
+		"narbor/cmd/narbor", "narbor/integration/bench", "narbor/integration/hostile")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, errors.Join(fmt.Errorf("go build: %w\n%s", err, out), b.close())

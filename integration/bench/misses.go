@@ -15,13 +15,13 @@ const (
 	missing = 1000 // absent paths that Nix asks for at once
 	singles = 100  // absent paths that are asked for one after the other
 
-	// idleTime is how long narbor is left alone before its memory is looked at: past start and first discovery.
+	// idleTime is the time before narbor's memory is measured: by then, start and first discovery have ended.
 	idleTime = 15 * time.Second
-	// restTime is for how long its processor time is then counted.
+	// restTime is the time for which narbor's processor time is then counted.
 	restTime = 20 * time.Second
 )
 
-// misses lets Nix ask for paths that none of four neighbours has, and an nginx on its own machine neither.
+// misses lets Nix ask for paths that neither its four neighbours nor an nginx on its own machine have.
 func (b *bench) misses() (rows []row, err error) {
 	c, err := corpus.Open(b.ctx, corpus.Small(), b.progress)
 	if err != nil {
@@ -54,10 +54,10 @@ func (b *bench) misses() (rows []row, err error) {
 		w.proc("receiver's Nix", nix)
 		w.proc("receiver's nginx", plain.nginx)
 		through := watching(asker, from...)
-		for _, s := range from { // they share this computer's processors, and are the larger part of the work
+		for _, s := range from { // the senders share this computer's processors and do most of the work
 			through.proc("senders' Nix", s.nix)
 		}
-		// A turn takes less than a second, and a single one is mostly chance.
+		// A turn takes less than a second, so that single turns vary much.
 		all, err := b.turns(max(b.runs, 9), what, turn{"nginx on loopback", ask(plain.Host, w)}, turn{"narbor", ask(asker.Host, through)})
 		if err == nil {
 			rows = []row{ratio("misses", what, all[1], all[0], 1.3)}
@@ -75,7 +75,7 @@ func (b *bench) miss(h *lan.Host, n int) (float64, error) {
 	})
 }
 
-// idle looks at narbor while it has nothing to do, and asks it for absent paths, one at a time.
+// idle measures narbor while it is idle, and then the time of misses, at once and one at a time.
 func (b *bench) idle() (rows []row, err error) {
 	c, err := corpus.Open(b.ctx, corpus.Small(), b.progress)
 	if err != nil {
@@ -120,7 +120,8 @@ func (b *bench) idle() (rows []row, err error) {
 	return rows, err
 }
 
-// single lets curl ask a cache for the narinfo of one path after the other. It returns how many milliseconds each took.
+// single lets curl request the narinfo of one path after the other from a cache. It returns each request's
+// milliseconds.
 func (b *bench) single(h *lan.Host, cache string, paths []string, want int) ([]float64, error) {
 	args := []string{"-s", "-w", "%{http_code} %{time_total}\n"}
 	for _, p := range paths {
@@ -143,7 +144,7 @@ func (b *bench) single(h *lan.Host, cache string, paths []string, want int) ([]f
 	return ms, nil
 }
 
-// absent makes up store paths: new ones each time, for Nix remembers.
+// absent returns n random store paths: new ones in each call, because Nix caches misses.
 func absent(n int) []string {
 	var paths []string
 	for range n {

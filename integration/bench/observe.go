@@ -11,24 +11,24 @@ import (
 // A sample is one turn of one rival.
 type sample struct {
 	Seconds float64         `json:"seconds"`
-	Uses    map[string]use  `json:"uses,omitempty"`  // by what the process is called
-	Wires   map[string]wire `json:"wires,omitempty"` // by what the host is called
+	Uses    map[string]use  `json:"uses,omitempty"`  // by the name of the process
+	Wires   map[string]wire `json:"wires,omitempty"` // by the name of the host
 }
 
-// A use is what a process has used in a turn.
+// A use is a process's resource usage in a turn.
 type use struct {
 	CPU  float64 `json:"cpu"`     // seconds
 	Peak int64   `json:"peakRSS"` // bytes
 }
 
-// A wire is what has passed a host's cable in a turn, in bytes.
+// A wire is the traffic on a host's cable in a turn, in bytes.
 type wire struct {
 	In  int64 `json:"in"`
 	Out int64 `json:"out"`
 }
 
-// A watch is what to look at while a rival has its turn. Several processes may share a name, and several hosts:
-// their processor times and bytes are added up, and the largest memory counts.
+// A watch is the processes and hosts to measure during a rival's turn. Several processes may share a name, and so may
+// several hosts: a sample has the sum of their processor times and bytes, and the largest peak memory.
 type watch struct {
 	procs []watchedProc
 	hosts []watchedHost
@@ -48,7 +48,7 @@ func (w *watch) proc(name string, p *lan.Process) { w.procs = append(w.procs, wa
 
 func (w *watch) host(name string, h *lan.Host) { w.hosts = append(w.hosts, watchedHost{name, h}) }
 
-// observe measures what is watched while f runs. f returns how many seconds count.
+// observe measures the processes and hosts of w while f runs. f returns the seconds for the sample.
 func (b *bench) observe(w watch, f func() (float64, error)) (sample, error) {
 	s := sample{Uses: map[string]use{}, Wires: map[string]wire{}}
 	usage, wires := make([]lan.Usage, len(w.procs)), make([]lan.Wire, len(w.hosts))
@@ -100,10 +100,11 @@ type turn struct {
 	take func(i int) (sample, error)
 }
 
-// fewer is how often rivals take turns where a turn takes up to minutes, and where the link decides, not chance.
+// fewer is the number of runs for cases with turns that take minutes. Fewer runs suffice, because the link determines
+// the time, which therefore varies little.
 func (b *bench) fewer() int { return (b.runs + 2) / 3 }
 
-// turns lets rivals take turns, for a number of runs.
+// turns measures each rival once in each run, alternately.
 func (b *bench) turns(runs int, what string, rivals ...turn) ([]series, error) {
 	all := make([]series, len(rivals))
 	for i := range runs {
@@ -127,7 +128,7 @@ func timed(f func() error) (float64, error) {
 	return time.Since(start).Seconds(), err
 }
 
-// together calls all functions at once, and returns the seconds until the last has returned.
+// together calls all functions at once and returns the seconds until the last one returns.
 func together(fs []func() error) (float64, error) {
 	return timed(func() error {
 		errc := make(chan error, len(fs))

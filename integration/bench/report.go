@@ -11,14 +11,14 @@ import (
 	"strings"
 )
 
-// A report is what one run of bench has found.
+// A report is the results of one run of bench.
 type report struct {
 	Date    string   `json:"date"`
 	Machine string   `json:"machine"`
 	Commit  string   `json:"commit"`
 	Runs    int      `json:"runs"`
 	Rows    []row    `json:"rows"`
-	Left    []string `json:"left,omitempty"`   // cases that were not asked for
+	Left    []string `json:"left,omitempty"`   // cases that were not selected
 	Failed  []string `json:"failed,omitempty"` // cases that ended with an error
 }
 
@@ -28,8 +28,8 @@ type row struct {
 	What    string  `json:"what"`
 	Unit    string  `json:"unit,omitempty"` // "" is a ratio
 	Value   float64 `json:"value"`
-	Limit   float64 `json:"limit"`             // below 0 is none
-	AtLeast bool    `json:"atLeast,omitempty"` // the limit is one below
+	Limit   float64 `json:"limit"`             // a negative one is none
+	AtLeast bool    `json:"atLeast,omitempty"` // the limit is a lower bound
 	Narbor  series  `json:"narbor,omitzero"`
 	Rival   series  `json:"rival,omitzero"`
 }
@@ -41,7 +41,8 @@ type series struct {
 }
 
 func ratio(name, what string, narbor, rival series, limit float64) row {
-	return row{Case: name, What: what, Value: median(narbor.seconds()) / median(rival.seconds()), Limit: limit, Narbor: narbor, Rival: rival}
+	v := median(narbor.seconds()) / median(rival.seconds())
+	return row{Case: name, What: what, Value: v, Limit: limit, Narbor: narbor, Rival: rival}
 }
 
 func value(name, what, unit string, v, limit float64) row {
@@ -74,17 +75,17 @@ func (s series) of(f func(sample) float64) []float64 {
 
 func (s series) seconds() []float64 { return s.of(func(t sample) float64 { return t.Seconds }) }
 
-// out is the median of what a host has sent, in bytes.
+// out returns the median of the bytes that a host has sent.
 func (s series) out(host string) float64 {
 	return median(s.of(func(t sample) float64 { return float64(t.Wires[host].Out) }))
 }
 
-// peak is the most memory that a process had.
+// peak returns the largest peak memory of a process.
 func (s series) peak(proc string) int64 {
 	return int64(slices.Max(s.of(func(t sample) float64 { return float64(t.Uses[proc].Peak) })))
 }
 
-// verdict is an error if a limit was missed grossly, or a case could not be measured.
+// verdict returns an error if a limit was missed by more than grossly, or a case could not be measured.
 func (r report) verdict() error {
 	var bad []string
 	for _, row := range r.Rows {
@@ -134,11 +135,12 @@ func (r row) verdict() string {
 	return "met"
 }
 
-// markdown prints the figures and then what they cost.
+// markdown returns the report as tables of the figures and of the resource usage.
 func (r report) markdown() string {
 	var b strings.Builder
-	fmt.Fprint(&b, "# What the benchmark has found\n\nMade by `go run ./integration/bench -o integration/bench/RESULTS.md`; the package's comment explains.\n")
-	fmt.Fprintf(&b, "%s, commit %s, %s. Medians; in brackets least and most of how many.\n\n", r.Date, r.Commit, r.Machine)
+	fmt.Fprint(&b, "# Benchmark results\n\n"+
+		"Made by `go run ./integration/bench -o integration/bench/RESULTS.md`; the package's comment explains the method.\n")
+	fmt.Fprintf(&b, "%s, commit %s, %s. Medians; in brackets minimum, maximum and number of runs.\n\n", r.Date, r.Commit, r.Machine)
 	fmt.Fprintln(&b, "| case | what | against | that takes | narbor takes | figure | limit | |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|---|---|---|")
 	for _, row := range r.Rows {
@@ -146,7 +148,8 @@ func (r report) markdown() string {
 		if row.Rival.Samples != nil {
 			rival, taken = spread(row.Rival.seconds()), spread(row.Narbor.seconds())
 		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", row.Case, row.What, row.Rival.Name, rival, taken, row.value(), row.limit(), row.verdict())
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n",
+			row.Case, row.What, row.Rival.Name, rival, taken, row.value(), row.limit(), row.verdict())
 	}
 	for _, name := range r.Left {
 		fmt.Fprintf(&b, "| %s | not measured | | | | | | |\n", name)
@@ -157,8 +160,8 @@ func (r report) markdown() string {
 	if !slices.ContainsFunc(r.Rows, func(row row) bool { return row.Rival.Samples != nil }) {
 		return b.String()
 	}
-	fmt.Fprint(&b, "\nWhat that costs: processor time and peak memory of each process, bytes in and out on each host's wire.\n\n")
-	fmt.Fprintln(&b, "| case | what | who | processes | wires |")
+	fmt.Fprint(&b, "\nResources: processor time and peak memory of each process, bytes in and out on each host's wire.\n\n")
+	fmt.Fprintln(&b, "| case | what | rival | processes | wires |")
 	fmt.Fprintln(&b, "|---|---|---|---|---|")
 	for i, row := range r.Rows {
 		for _, s := range []series{row.Rival, row.Narbor} {
@@ -196,13 +199,13 @@ func spread(s []float64) string {
 	return fmt.Sprintf("%.2f s [%.2f–%.2f, %d]", median(s), slices.Min(s), slices.Max(s), len(s))
 }
 
-// median of an even number is the mean of the two in the middle.
+// median returns the median of s, which is the mean of the middle two if their number is even.
 func median(s []float64) float64 {
 	s = slices.Sorted(slices.Values(s))
 	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
-// machine describes this computer in a few words.
+// machine describes this computer briefly.
 func machine(ctx context.Context) string {
 	model := "unknown processor"
 	cpu, _ := os.ReadFile("/proc/cpuinfo")
@@ -212,7 +215,7 @@ func machine(ctx context.Context) string {
 			break
 		}
 	}
-	nix, err := exec.CommandContext(ctx, "nix", "--version").Output() // nix-store would open a store, and make one
+	nix, err := exec.CommandContext(ctx, "nix", "--version").Output() // nix-store would create a store
 	if err != nil {
 		nix = []byte("no Nix")
 	}

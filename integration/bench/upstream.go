@@ -9,11 +9,11 @@ import (
 	"narbor/integration/lan"
 )
 
-// upstreamRate is the pace in Mbit/s of the line to the internet, for all hosts of a LAN together.
+// upstreamRate is the rate in Mbit/s of the line to the internet, which all hosts of a LAN share.
 const upstreamRate = 20
 
-// crowdUpstream lets one host, and then six, fetch what nobody near has: over one line, from one upstream. A rival is
-// Nix that asks the upstream itself, and for six, one host alone.
+// crowdUpstream lets one host, and then six, fetch a closure that no neighbour has from one upstream over one line. It
+// compares one host with a Nix that asks the upstream directly, and six hosts with one host.
 func (b *bench) crowdUpstream() (rows []row, err error) {
 	spec := b.slow()
 	c, err := corpus.Open(b.ctx, spec, b.progress)
@@ -35,7 +35,8 @@ func (b *bench) crowdUpstream() (rows []row, err error) {
 			return err
 		}
 		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "Nix alone", c, from),
-			b.downloaders(l, c, from, downloading{name: "one host", hosts: 1}), b.downloaders(l, c, from, downloading{name: "last of six", hosts: crowdSize}))
+			b.downloaders(l, c, from, downloading{name: "one host", hosts: 1}),
+			b.downloaders(l, c, from, downloading{name: "last of six", hosts: crowdSize}))
 		if err != nil {
 			return err
 		}
@@ -64,17 +65,17 @@ func (b *bench) crowdUpstream() (rows []row, err error) {
 	return rows, err
 }
 
-// A downloading is how many hosts download the same, and what is wrong with one of them.
+// A downloading is a number of hosts that download the same closure, and the fault of one of them.
 type downloading struct {
 	name   string
 	hosts  int
-	pause  time.Duration // between the starts of two
-	killed time.Duration // after which the last loses its narbor and its cable; 0 is never
-	slow   bool          // the last has a line of 1 Mbit/s to the others and the upstream, and does not download for itself
-	liar   bool          // there is one more, elected like the others, that does not download
+	pause  time.Duration // between the starts of two hosts
+	killed time.Duration // time until the last host's narbor is killed and its cable pulled; 0 is never
+	slow   bool          // the last host has a line of 1 Mbit/s, and its own Nix fetches nothing
+	liar   bool          // one more host offers to download for others and does not
 }
 
-// downloaders is a turn in which new receivers fetch a corpus from one upstream.
+// downloaders returns a turn in which new receivers fetch a corpus from one upstream.
 func (b *bench) downloaders(l *lan.LAN, c *corpus.Corpus, from *sender, d downloading) turn {
 	return turn{d.name, func(i int) (_ sample, err error) {
 		var w watch
@@ -128,7 +129,7 @@ func (b *bench) downloaders(l *lan.LAN, c *corpus.Corpus, from *sender, d downlo
 		}
 		if d.killed > 0 {
 			fetch = append(fetch, func() error {
-				go b.realise(last.Host, c) // which its Nix fails at, with the narbor that it asks
+				go b.realise(last.Host, c) // this fails when its narbor is killed
 				time.Sleep(d.killed)
 				return errors.Join(last.narbor.Kill(), last.Unplug())
 			})
@@ -137,7 +138,7 @@ func (b *bench) downloaders(l *lan.LAN, c *corpus.Corpus, from *sender, d downlo
 	}}
 }
 
-// downloader adds a receiver whose narbor has an upstream.
+// downloader adds a receiver that runs narbor with an upstream.
 func (b *bench) downloader(l *lan.LAN, from *sender) (*receiver, error) {
 	b.named++
 	r, err := b.throughNginx(l, fmt.Sprintf("down%d", b.named), lan.Substituter)
@@ -150,7 +151,7 @@ func (b *bench) downloader(l *lan.LAN, from *sender) (*receiver, error) {
 	return r, r.Shape(1000)
 }
 
-// lyingHelper adds a host that says to download for others, and does not.
+// lyingHelper adds a host that offers to download for others and does not.
 func (b *bench) lyingHelper(l *lan.LAN, c *corpus.Corpus, from *sender) (*receiver, error) {
 	b.named++
 	h, err := l.Add(lan.HostConfig{Name: fmt.Sprintf("liar%d", b.named), Nix: c.Nix, Binds: map[string]string{"opt": b.programs}})
