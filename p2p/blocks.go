@@ -17,21 +17,21 @@ import (
 	"narbor/trust"
 )
 
-// A fetch is one NAR on its way: which blocks are here, who was asked for the others, who may be asked.
+// A fetch is one NAR on its way: which blocks are here, which neighbours were asked for the others, which may be asked.
 type fetch struct {
 	node     *Node
 	m        trust.Mapping
 	shared   trust.Mapping // m as the sharing policy has checked it; zero if that refuses it
 	draft    *store.Draft
 	complete chan struct{}  // closed when no block is missing; made by run
-	secret   bool           // no neighbour is told that it is wanted; set by fly before it starts anything
-	suspects []suspicion    // what was fetched again; changes between runs only
-	landed   func()         // called when nobody is to ask for it any more
+	secret   bool           // no neighbour may learn that it is wanted; set by fly before it starts anything
+	suspects []suspicion    // blocks that were fetched again; changes between runs only
+	landed   func()         // called when the last source has been asked
 	supplies int            // how often an upstream was asked; owned by the goroutine that calls honest
 	own      atomic.Bool    // our upstream is at it
 	again    bool           // after a doubt, holders were looked for; owned by the goroutine that calls honest
 	urged    atomic.Bool    // neighbours wait for this node to ask its upstream
-	manifest store.Manifest // while a holder's word is tested: what its blocks must be; changes between runs only
+	manifest store.Manifest // while a holder's manifest is tested: what its blocks must be; changes between runs only
 
 	mu       sync.Mutex // guards the rest
 	blocks   []block
@@ -45,7 +45,7 @@ type fetch struct {
 	before   map[*neighbour]int64 // bytes that had come from a holder, of all NARs, when it became one
 	err      error                // the draft cannot be written
 	crowd    crowd
-	helpers  map[peer.ID]bool // who were asked to fetch it
+	helpers  map[peer.ID]bool // the neighbours that were asked to fetch it
 	helped   bool             // one of them does, or did
 	waited   bool             // for one of them, for so long that no other is asked
 }
@@ -61,9 +61,9 @@ const (
 
 type block struct {
 	state   blockState
-	relayed bool      // done: whoever sent it has not verified it
-	copies  int       // how many were asked for it and have not answered
-	from    peer.ID   // asked: who was asked last; done: who sent it
+	relayed bool      // done: its sender had not verified it
+	copies  int       // number of peers that were asked for it and have not answered
+	from    peer.ID   // asked: the peer that was asked last; done: its sender
 	due     time.Time // asked: when it was expected
 }
 
@@ -120,8 +120,8 @@ func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
 	return i, true
 }
 
-// soonerElsewhere says whether the other holders can be expected to deliver all that is missing well before mine. Then a
-// slow one is spared, whom others may need more. The caller holds mu.
+// soonerElsewhere reports whether the other holders can be expected to deliver all missing blocks well before mine.
+// Then a slow holder is spared, because other fetches may need it more. The caller holds mu.
 func (f *fetch) soonerElsewhere(nb *neighbour, now, mine time.Time) bool {
 	if now.Sub(f.crowd.last) > overdueAfter { // what can be expected does not come
 		return false
@@ -160,7 +160,8 @@ func (b *block) expected(now time.Time) time.Time {
 	return now.Add(now.Sub(b.due))
 }
 
-// deliver writes a block, unless somebody else was faster. It fails if the block is not what its sender vouched for.
+// deliver writes a block, unless another peer was faster. It fails if the block does not match the manifest of its
+// sender.
 func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	if f.manifest != nil && sha256.Sum256(data) != f.manifest[i].Hash {
 		f.giveBack([]int{i})
@@ -176,8 +177,8 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	return nil
 }
 
-// write writes a block, and returns false if somebody else was faster. What goes wrong is nobody's fault, and ends the
-// fetch.
+// write writes a block, and returns false if another peer was faster. A write error is not the sender's fault, and ends
+// the fetch.
 func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first bool) {
 	f.mu.Lock()
 	b := &f.blocks[i]
@@ -212,7 +213,7 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 	return true
 }
 
-// end wakes whoever waits for this run's end. The caller holds mu.
+// end wakes the goroutines that wait for this run's end. The caller holds mu.
 func (f *fetch) end() {
 	select {
 	case <-f.complete:
@@ -286,7 +287,7 @@ func (f *fetch) exclude(id peer.ID, failures int) {
 	f.failures[id] += failures
 }
 
-// nextHolder returns one who has not been asked yet, or nil.
+// nextHolder returns a holder that has not been asked yet, or nil.
 func (f *fetch) nextHolder() *neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -324,7 +325,7 @@ func (f *fetch) join(holders []holder) {
 	}
 }
 
-// readmit adds holders found now that nobody is left, and lets those try again who have failed without a lie: a
+// readmit adds the holders found after no source was left, and lets holders that failed without a lie try again: a
 // machine that changes from cable to radio is back under another address a moment later.
 func (f *fetch) readmit(holders []holder) {
 	f.mu.Lock()
@@ -338,7 +339,7 @@ func (f *fetch) readmit(holders []holder) {
 	f.join(holders)
 }
 
-// nobody says whether there is nobody to ask.
+// nobody reports whether there is no peer to ask.
 func (f *fetch) nobody() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -388,7 +389,7 @@ func (f *fetch) overdue(by time.Duration) bool {
 	return false
 }
 
-// contributors counts the blocks in the draft by who vouches for them.
+// contributors counts the blocks in the draft by the peer that vouches for them.
 func (f *fetch) contributors() map[peer.ID]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -15,18 +15,19 @@ import (
 	"narbor/store"
 )
 
-// A circle is what a keeper knows beyond its neighbours. Each pair of machines has a score, which both compute from
-// their two IDs, and each machine keeps connections to the [maxKept] of whom its scores are highest. So two mostly agree,
-// without a word, whether they keep each other; and every machine has about as many neighbours as every other. The
-// rest are strangers: known, and not connected to. When no neighbour has a path, strangers are visited one after
-// the other, and asked for all that was missed lately. Whoever has some of it stays a neighbour, for the rest of the
-// closure is likely to be there too. Owned by its keeper, whose mutex guards it.
+// A circle holds a keeper's state about machines beyond its neighbours. Each pair of machines has a score, which both
+// compute from their two IDs, and each machine keeps connections to the [maxKept] machines with which its score is
+// highest. So two machines mostly agree on whether to stay connected, without negotiation, and all machines have about
+// the same number of neighbours. The rest are strangers: known, and not connected to. When no neighbour has a path,
+// strangers are visited one after the other, and asked for all paths missed lately. A stranger that has one of them
+// stays a neighbour, because the rest of the closure is likely to be there, too. Owned by its keeper, whose mutex
+// guards it.
 type circle struct {
 	kept      int       // how many to keep
 	missed    time.Time // when a path was missed last
 	visiting  int       // dials of visits under way
 	visits    *rate.Limiter
-	hosts     []peer.ID    // who stays because it had something, the oldest first
+	hosts     []peer.ID    // the strangers that stay because they had something, the oldest first
 	strangers atomic.Int64 // how many there were lately; read without the mutex
 }
 
@@ -48,8 +49,8 @@ func closeness(a, b peer.ID) uint64 {
 	return binary.BigEndian.Uint64(sum[:])
 }
 
-// least returns the score from which on machines are kept. Who could not be reached when it was dialled last takes
-// nobody's place. The caller holds mu.
+// least returns the score from which on machines are kept. A machine that could not be reached when it was dialled last
+// takes no place. The caller holds mu.
 func (k *keeper) least() uint64 {
 	scores := make([]uint64, 0, len(k.peers))
 	for _, c := range k.peers {
@@ -72,7 +73,7 @@ func (k *keeper) keeps(id peer.ID) bool {
 	return c != nil && (c.host || !c.visit && c.score >= k.least())
 }
 
-// isStranger says whether a machine is known and not one of those to keep. Of one that is not known nobody can tell.
+// isStranger reports whether a machine is known and not one of those to keep. It is false for an unknown machine.
 func (k *keeper) isStranger(id peer.ID) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -99,7 +100,7 @@ func (k *keeper) visit(c *candidate, now time.Time) (bool, time.Duration) {
 	return true, redialMax
 }
 
-// miss notes that no neighbour has a path. It returns whether there is anybody else to ask.
+// miss records that no neighbour has a path. It returns whether there are strangers to ask.
 func (k *keeper) miss(now time.Time) bool {
 	if k.circle.strangers.Load() == 0 {
 		return false
@@ -122,8 +123,8 @@ func (k *keeper) isVisit(id peer.ID) bool {
 	return c != nil && c.visit
 }
 
-// part ends a visit. A machine that was of use stays; of those who stay for that, the oldest has to make room. It returns
-// who is not to be kept any longer.
+// part ends a visit. A machine that was of use stays; if too many stay for that, the oldest has to make room. It
+// returns the machines that are not to be kept any longer.
 func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -142,7 +143,7 @@ func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 		if o := k.peers[oldest]; o != nil {
 			o.host = false
 			if o.score < k.least() {
-				o.visit = true // so that its end is no failure
+				o.visit = true // its end must not count as a failure
 				return []peer.ID{oldest}
 			}
 		}
@@ -170,14 +171,14 @@ func (n *Node) tryOut(ctx context.Context, nb *neighbour) {
 	n.lan.part(n.lan.keeper.part(nb.id, useful))
 }
 
-// missed has strangers asked for a path that no neighbour has. Nobody waits for that.
+// missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
 func (n *Node) missed(hp store.HashPart) {
 	if n.lan.keeper.miss(time.Now()) {
 		n.wanted.Add(hp, time.Now())
 	}
 }
 
-// part closes the connections to those who are not to be kept.
+// part closes the connections to these peers.
 func (l *lan) part(ids []peer.ID) {
 	for _, id := range ids {
 		for _, c := range l.host.Network().ConnsToPeer(id) {

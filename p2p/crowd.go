@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// haveFresh is how long it is relied on which blocks somebody has who is receiving them.
+	// haveFresh is how long the last answer of a partial peer about its blocks is relied on.
 	haveFresh = 100 * time.Millisecond
-	// minPatience and maxPatience bound the wait for what others should pass on soon, and patienceBlocks is how many
-	// blocks a holder would deliver meanwhile.
+	// minPatience and maxPatience bound the wait for blocks that other members should pass on soon, and patienceBlocks
+	// is the number of blocks that a holder would deliver meanwhile.
 	minPatience, maxPatience = 2 * tick, 600 * time.Millisecond
 	patienceBlocks           = 8
 )
@@ -26,11 +26,11 @@ type crowd struct {
 	seed    uint64 // this node's
 	members map[peer.ID]*relay
 	waiting []*neighbour          // of the members, those not asked yet
-	owners  []*relay              // of each block whose it is, nil is this node's; made when asked for
+	owners  []*relay              // the member to which each block is assigned, nil is this node; made when asked for
 	gone    map[peer.ID]time.Time // when it had nothing to pass on
 	idle    time.Time             // since when holders have had nothing to do
 	passed  int                   // how many blocks have been passed on since then
-	last    time.Time             // when a block came last, from whomever
+	last    time.Time             // when a block came last, from any peer
 	shared  bool                  // others may have what is here
 	closed  bool                  // nothing is taken from it any more, nor given to it
 	news    chan struct{}         // closed, and made anew, when a block has come
@@ -86,7 +86,7 @@ func (c *crowd) drop(id peer.ID) bool {
 	return member
 }
 
-// owner returns whose a block is; nil is this node.
+// owner returns the member to which a block is assigned; nil is this node.
 func (c *crowd) owner(i, blocks int) *relay {
 	if c.owners == nil {
 		c.owners = make([]*relay, blocks)
@@ -123,7 +123,7 @@ func (f *fetch) meet(nbs ...*neighbour) {
 	}
 }
 
-// nextRelay returns a member that nobody takes blocks from yet, or nil.
+// nextRelay returns a member from which no blocks are taken yet, or nil.
 func (f *fetch) nextRelay() *neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -162,9 +162,9 @@ func (f *fetch) pickRelayed(r *relay, asked []int) (i int, sure bool) {
 // busy notes that holders have something to do.
 func (c *crowd) busy() { c.idle, c.passed = time.Time{}, 0 }
 
-// keepsUp says whether a holder that takes a while for each block is to leave what is missing to the others. That is so at
-// first, and then as long as they are at least half as fast: whoever passes on a block now and then, and maybe a wrong
-// one, must not hold up a fetch.
+// keepsUp reports whether a holder that takes each for a block is to leave the missing blocks to the other members.
+// That is so at first, and then as long as they are at least half as fast: a member that passes on a block now and
+// then, maybe a wrong one, must not delay a fetch.
 func (c *crowd) keepsUp(each time.Duration) bool {
 	if c.idle.IsZero() {
 		c.idle = time.Now()
@@ -174,9 +174,9 @@ func (c *crowd) keepsUp(each time.Duration) bool {
 	return idle < patience || time.Since(c.last) < patience && 2*time.Duration(c.passed)*each > idle
 }
 
-// pickVouched gives a holder of the whole NAR its next block while there is a crowd: one that is this node's own, or
-// whatever nobody passes on soon enough. It returns len(f.blocks) if all have been asked for, and false if it is too
-// early. The caller holds mu.
+// pickVouched returns the next block for a holder of the whole NAR while there is a crowd: one that is assigned to this
+// node, or one that no member passes on soon enough. It returns len(f.blocks) if all have been asked for, and false if
+// it is too early. The caller holds mu.
 func (f *fetch) pickVouched(each time.Duration) (int, bool) {
 	const not = -1
 	foreign, here := not, not // the first missing that is another's, and that another has
@@ -247,7 +247,7 @@ func (f *fetch) stalled() bool {
 	return time.Since(f.crowd.last) > relayStall
 }
 
-// relays says whether others may have of the NAR what is here.
+// relays reports whether other peers may get the blocks that are here.
 func (f *fetch) relays() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -294,7 +294,7 @@ func (f *fetch) await(ctx context.Context, i int) {
 	}
 }
 
-// tell wakes whoever waits for a block. The caller holds mu.
+// tell wakes the goroutines that wait for a block. The caller holds mu.
 func (f *fetch) tell() {
 	close(f.crowd.news)
 	f.crowd.news = make(chan struct{})

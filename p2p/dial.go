@@ -19,30 +19,30 @@ import (
 )
 
 const (
-	// restMax is how long nobody needs to be looked at of whom there is no news.
+	// restMax is the longest pause between two looks at machines of which there is no news.
 	restMax = time.Minute
 	// steady is how long a connection must hold for the pause to begin anew.
 	steady = 10 * time.Second
-	// yield is how long, at most, one of two machines that see each other waits for the other to dial first.
-	// Without it, most pairs would end up with two connections.
+	// yield is how long, at most, one of two machines that see each other waits for the other to dial first. Without
+	// it, most pairs would end up with two connections.
 	yield = 250 * time.Millisecond
 
-	// firstRound is how long the first answers to a multicast question may take, after which nobody is expected
-	// who is not known; and lateAnswer how long it must have been quiet.
+	// firstRound is how long the first answers to a multicast question may take; after it no unknown machine is
+	// expected. lateAnswer is the time without new machines that is required as well.
 	firstRound = time.Second
 	lateAnswer = 300 * time.Millisecond
 )
 
-// An announcement is word of where a machine can be reached: its own, or hearsay.
+// An announcement says where a machine can be reached, according to itself or to hearsay.
 type announcement struct {
 	id     peer.ID
 	addrs  []ma.Multiaddr
 	expiry time.Time
-	via    string // whose word it is: one of the sources of [NeighbourStatus]
+	via    string // its source: one of the sources of [NeighbourStatus]
 }
 
-// hearsay reports whether somebody else than the machine itself says so, or it itself long ago. It fills gaps, and
-// displaces nothing.
+// hearsay reports whether the announcement comes from another machine, or from the machine itself long ago. It fills
+// gaps, and displaces nothing.
 func (a announcement) hearsay() bool { return a.via == viaExchange || a.via == viaRemembered }
 
 // A candidate is a machine that might be there.
@@ -61,7 +61,7 @@ type candidate struct {
 	host    bool      // it stays, because it had something
 }
 
-// A keeper stays connected to every machine of which there is word, whoever found it. All but the named ones meet here:
+// A keeper stays connected to every announced machine, whatever the source. All but the named peers are handled here:
 // so there is one budget of dials, and one place where a machine becomes due.
 type keeper struct {
 	lan    *lan
@@ -74,21 +74,21 @@ type keeper struct {
 	changed time.Time // when the links changed last
 	round   firstLook
 	circle  circle
-	barred  bool // it was told that nobody can be reached, and nobody was since
+	barred  bool // no machine could be reached, that was reported, and none was reached since
 }
 
-// A firstLook is what there is to know about whether discovery has settled.
+// A firstLook is the state from which the keeper decides whether discovery has settled.
 type firstLook struct {
 	start   time.Time // when looking began
 	linked  time.Time // when the first link came up; zero: there is none
 	newest  time.Time // when the last machine was found
-	untried int       // named peers that have not been tried, and 1 until it is known who was here before
+	untried int       // named peers that have not been tried, and 1 until the remembered peers of this network are known
 	looked  bool      // whether the links have been looked at
 	mdns    bool
 	done    bool
 }
 
-// over reports whether nobody more is to be expected soon; busy says that somebody known is yet to be tried.
+// over reports whether no further machine is expected soon; busy means that a known machine is yet to be tried.
 func (f firstLook) over(now time.Time, busy bool) bool {
 	if now.Sub(f.start) >= settleLimit {
 		return true
@@ -148,7 +148,7 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 }
 
-// step forgets who has expired, and returns who is to be dialled now, and how long until the next step.
+// step removes expired machines, and returns the machines to dial now and the time until the next step.
 func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -197,14 +197,14 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	return due, wait
 }
 
-// awaits reports whether Nix waits for a candidate to be tried. What is only hearsay may be long gone, and its dial
-// then takes its time, so it is not waited for after the first round. The caller holds mu.
+// awaits reports whether Nix waits for a candidate to be tried. A machine known by hearsay only may be long gone, and
+// its dial then takes its time, so it is not waited for after the first round. The caller holds mu.
 func (k *keeper) awaits(c *candidate, now time.Time) bool {
 	return (!c.tried || c.dialing) && (!c.hearsay() || now.Sub(k.round.start) < firstRound)
 }
 
-// byPromise returns the machines in the order in which they are to be dialled: whoever failed least comes first, so that
-// a flood of invented ones holds up nobody for long, and then whoever is to be kept most. The caller holds mu.
+// byPromise returns the machines in the order in which they are to be dialled: first by fewest failures, so that a
+// flood of invented machines delays real ones only briefly, then by highest score. The caller holds mu.
 func (k *keeper) byPromise() []peer.ID {
 	return slices.SortedFunc(maps.Keys(k.peers), func(a, b peer.ID) int {
 		x, y := k.peers[a], k.peers[b]
@@ -215,8 +215,8 @@ func (k *keeper) byPromise() []peer.ID {
 // barredAfter is how many dials of a machine that was never reached must fail for that to be worth a word.
 const barredAfter = 2
 
-// finished notes how a dial ended. It returns whether that means, for the first time, that there is somebody, and nobody
-// can be reached.
+// finished records how a dial ended. It returns true the first time that a machine is announced and none can be
+// reached.
 func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -246,7 +246,7 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 
 // announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.
 func (k *keeper) announce(a announcement, now time.Time) {
-	if a.via != viaMDNS && a.via != viaGateway { // nobody else knows on which of our links that is
+	if a.via != viaMDNS && a.via != viaGateway { // of other sources it is unknown on which of our links it is
 		a.addrs, _ = byReach(a.addrs)
 	}
 	if len(a.addrs) == 0 {
@@ -335,7 +335,7 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 	}
 	c.due = now.Add(backoff(c.failures, redialMin))
 	if now.Sub(k.changed) < probeTimeout+time.Second {
-		c.due = now // it is we who moved or slept
+		c.due = now // this machine moved or slept
 	}
 	if again := now.Add(missFor); c.expiry.Before(again) {
 		c.expiry = again
@@ -354,7 +354,7 @@ func (k *keeper) linksChanged(now time.Time) {
 	hint(k.wake)
 }
 
-// looked notes that the links have been looked at, and whether there was one to find somebody on.
+// looked records that the links have been looked at, and whether a link was up.
 func (k *keeper) looked(linked bool, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -20,11 +20,12 @@ import (
 	"narbor/trust"
 )
 
-// upstreamProtocol begins the name of a protocol that is spoken by nobody: to have it means to ask certain upstreams on
-// behalf of neighbours.
+// upstreamProtocol begins the name of a protocol that carries no data: a peer that supports it asks certain upstreams
+// on behalf of neighbours.
 const upstreamProtocol = "/narbor/upstream/1/"
 
-// signOf is the protocol of those who ask these upstreams. Others are not elected: what theirs do not have, ours may.
+// signOf is the protocol of the peers that ask these upstreams. Others are not elected: our upstreams may have what
+// theirs lack.
 func signOf(upstreams []*store.Upstream) protocol.ID {
 	var urls []string
 	for _, u := range upstreams {
@@ -35,7 +36,7 @@ func signOf(upstreams []*store.Upstream) protocol.ID {
 	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
 }
 
-// A verdict is the first byte of an answer to what is asked on behalf of.
+// A verdict is the first byte of an answer to a request on behalf of others.
 type verdict byte
 
 const (
@@ -45,8 +46,8 @@ const (
 	verdictHere verdict = 3 // fetch: here
 )
 
-// electorate is what the members' scores for a path begin with. Who asks for its narinfo is so the one who fetches its
-// NAR, and knows by then where that is.
+// electorate is the beginning of the hash input of the members' scores for a path. So the peer that asks for its
+// narinfo is also the one that fetches its NAR, and has its location by then.
 func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
 
 // elect returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
@@ -108,13 +109,14 @@ func (n *neighbour) leftOut(now time.Time) string {
 	return ""
 }
 
-// An Election is who of this node and its neighbours asks the upstreams about a path, and downloads it for all.
+// An Election says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
 type Election struct {
 	Elected string      `json:"elected"` // ID of the neighbour; "" is this node
 	Alone   string      `json:"alone"`   // why this node asks for itself without an election; "" if there was one
 	Refuses string      `json:"refuses"` // why this node would not do it for others; "" if it would
-	Scores  []Candidate `json:"scores"`  // the highest first: who has it is elected
-	// Patience is how many seconds who is elected may receive nothing before this node downloads by itself.
+	Scores  []Candidate `json:"scores"`  // the highest first: that candidate is elected
+	// Patience is the number of seconds for which the elected peer may receive nothing before this node downloads by
+	// itself.
 	Patience float64 `json:"patienceSeconds"`
 }
 
@@ -135,7 +137,7 @@ func (e Election) Of() (n int) {
 	return n
 }
 
-// Elect says who asks the upstreams about a hash part now, and why. Nobody is asked for that.
+// Elect returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
 func (n *Node) Elect(hp store.HashPart) Election {
 	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: helpPatience.Seconds()}
 	if len(n.cfg.Upstreams) > 0 && !n.cfg.NoCooperate {
@@ -342,7 +344,7 @@ func readProgress(br *bufio.Reader) (v verdict, got, pace int64, err error) {
 	return 0, 0, 0, fmt.Errorf("%w: unknown verdict %d", errWire, first)
 }
 
-// appendProgress is the inverse of [readProgress] for what is under way.
+// appendProgress is the inverse of [readProgress] for a fetch that is under way.
 func appendProgress(got, pace int64) []byte {
 	b := binary.AppendUvarint([]byte{byte(verdictYes)}, uint64(got))
 	return binary.AppendUvarint(b, uint64(pace))

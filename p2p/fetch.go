@@ -12,17 +12,17 @@ import (
 	"narbor/trust"
 )
 
-// tick is how often somebody looks for blocks that are overdue.
+// tick is the interval of the check for overdue blocks.
 const tick = 10 * time.Millisecond
 
-// Fetch gets the NAR of a mapping from the neighbours who have it, all at once, or if there are none from an upstream,
-// into the spool. Its bytes have the mapping's NarHash. The caller closes what it gets. The error wraps
-// [store.ErrNotFound] if no honest neighbour is left that has it, nor an upstream, [store.ErrNoSpace] if the spool is full, and [store.ErrMalformed] if it was fetched and is one
-// that must not reach Nix; no neighbour is blamed for that.
+// Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from
+// an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]
+// if neither an honest neighbour that has it nor an upstream is left, [store.ErrNoSpace] if the spool is full, and
+// [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	n.awaitJob(ctx, m)
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
-		// Another mapping may have brought it here, whose check said nothing about this path.
+		// It may have been fetched for another mapping, whose check does not cover this path.
 		if err := m.CheckNAR(sp); err != nil {
 			sp.Close()
 			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
@@ -36,7 +36,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	return n.fly(ctx, f)
 }
 
-// newFlight begins to receive a NAR; others may ask for what is here of it. The caller calls fly.
+// newFlight begins to receive a NAR; others may ask for its blocks from then on. The caller calls fly.
 func (n *Node) newFlight(m trust.Mapping) (*fetch, error) {
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
@@ -47,7 +47,7 @@ func (n *Node) newFlight(m trust.Mapping) (*fetch, error) {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
 	f := newFetch(n, m, draft)
-	f.landed = n.fetched.begin(f) // before others are asked: so that of two who begin at once, one sees the other
+	f.landed = n.fetched.begin(f) // before others are asked: so that of two nodes that begin at once, one sees the other
 	return f, nil
 }
 
@@ -77,7 +77,7 @@ func (n *Node) fly(ctx context.Context, f *fetch) (*store.Spooled, error) {
 	return sp, nil
 }
 
-// honest fetches, and convicts who lied, until the NAR is right or nobody is left.
+// honest fetches, and excludes liars, until the NAR is right or no source is left.
 func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
 	for {
 		if err := f.run(ctx); err != nil {
@@ -105,7 +105,7 @@ func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
 	}
 }
 
-// run gets all blocks that are missing. It returns once they are in the draft, or nobody is left to ask.
+// run gets all blocks that are missing. It returns once they are in the draft, or no source is left to ask.
 func (f *fetch) run(ctx context.Context) error {
 	f.complete = make(chan struct{})
 	if f.missing() == 0 {
@@ -155,14 +155,14 @@ func (f *fetch) run(ctx context.Context) error {
 	}
 }
 
-// A shift is who is at work while a fetch runs. It is owned by run.
+// A shift holds the goroutines at work while a fetch runs. It is owned by run.
 type shift struct {
 	*fetch
 	holders, relays, supply crew
 	began                   time.Time
 	pacer                   pacer
-	blocks                  int // that were missing then
-	before                  int // how many were missing when nobody was left, the last time
+	blocks                  int // the number missing then
+	before                  int // the number missing when no source was left, the last time
 }
 
 func (s *shift) start(ctx context.Context, c *crew, nb *neighbour) bool {
@@ -172,8 +172,8 @@ func (s *shift) start(ctx context.Context, c *crew, nb *neighbour) bool {
 	return nb != nil
 }
 
-// fill sets to work whoever should be. again says that the fetch may have ended meanwhile, or there is more to do; the
-// error, that nobody is left.
+// fill starts the goroutines that should run. again means that the fetch may have ended meanwhile, or there is more to
+// start; the error, that no source is left.
 func (s *shift) fill(ctx context.Context) (again bool, err error) {
 	for !s.own.Load() && s.start(ctx, &s.relays, s.nextRelay()) {
 	}
@@ -199,7 +199,7 @@ func (s *shift) fill(ctx context.Context) (again bool, err error) {
 	return true, nil
 }
 
-// crawls says whether those who have the NAR would take so long for the rest of it that an upstream is likely to be done
+// crawls reports whether the holders would take so long for the rest of the NAR that an upstream is likely to be done
 // in half the time.
 func (s *shift) crawls() bool {
 	took := time.Since(s.began)
@@ -215,7 +215,8 @@ func (s *shift) crawls() bool {
 	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }
 
-// lookAround takes in who answered later than the first, or has the NAR by now. It returns when everybody was asked.
+// lookAround adds the neighbours that answered later than the first, or have the NAR by now. It returns when all were
+// last asked.
 func (f *fetch) lookAround(asked time.Time) time.Time {
 	if time.Since(asked) > holdersFresh && !f.secret {
 		f.node.askAround(f.m)

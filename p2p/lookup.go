@@ -17,27 +17,30 @@ import (
 )
 
 const (
-	// holdersFresh is how long it is relied on who has a path. In a crowd that wants the same closure every moment
-	// somebody has it who did not when Nix asked for the narinfo; asking costs a fraction of a millisecond.
+	// holdersFresh is how long the answers about which peers have a path are relied on. In a swarm that wants the same
+	// closure, new holders appear all the time after Nix asked for the narinfo; asking costs a fraction of a
+	// millisecond.
 	holdersFresh = 2 * time.Second
-	// crowdSize is from how many bytes on a NAR is worth asking once more, before it is fetched, who is receiving it,
-	// too: a round trip, against what is fetched from a holder that somebody else is fetching at that moment.
+	// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
+	// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
+	// fetching at that moment.
 	crowdSize = store.BlockSize / 8
 )
 
 // errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
 var errUnreliable = errors.New("not relied on")
 
-// A finding is what the neighbours said about a hash part: the claim that was believed, and who else made it.
+// A finding records the neighbours' answers about a hash part: the claim that was believed, and the other peers that
+// made it.
 type finding struct {
 	mapping trust.Mapping
 
 	mu      sync.Mutex       // guards the rest
-	holders map[peer.ID]bool // who claims it, and whether it is still receiving the NAR
-	found   time.Time        // when everybody was asked
+	holders map[peer.ID]bool // the peers that claim it; true: still receiving the NAR
+	found   time.Time        // when all neighbours were asked
 }
 
-// isWhole says whether somebody has claimed to have the whole NAR.
+// isWhole reports whether the peer has claimed to have the whole NAR.
 func (f *finding) isWhole(id peer.ID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -87,18 +90,18 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	return f.mapping, nil
 }
 
-// is says whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover
-// it: a content address settles the hash alone, and who believed a wrong size would take the right blocks for lies.
+// is reports whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover
+// it: a content address determines the hash alone, and with a wrong size the right blocks would look like lies.
 func is(m trust.Mapping, hash store.Hash, size int64) bool {
 	return m.NarHash() == hash && m.NarSize() == size
 }
 
-// A lookup is one question to all neighbours. Their answers come to it from the goroutines that read them; as long
-// as somebody waits for it, that one judges them, so that signatures of many claims are checked at once.
+// A lookup is one question to all neighbours. Their answers arrive from the goroutines that read them. The waiting
+// caller verifies the answers, so that signatures of many claims are checked at once.
 type lookup struct {
 	node  *Node
 	hp    store.HashPart
-	want  *trust.Mapping // its holders alone count; nil: whatever can be believed
+	want  *trust.Mapping // only its holders count; nil: every claim that can be believed counts
 	timer *time.Timer    // ends it
 	news  chan struct{}  // has room for one
 
@@ -106,19 +109,19 @@ type lookup struct {
 	owed     []owed
 	unjudged []reply
 	spare    []reply // claims of neighbours that are not relied on alone
-	left     bool    // nobody waits for it any more
+	left     bool    // no caller waits for it any more
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
 
-// An owed answer is a neighbour's that has been asked.
+// An owed answer is one that a neighbour has been asked for.
 type owed struct {
 	by     *neighbour
 	prompt bool // it is worth waiting for
 	lost   int  // how many streams have ended without an answer to the question
 }
 
-// A reply is what a neighbour says about a hash part.
+// A reply is a neighbour's answer about a hash part.
 type reply struct {
 	from      *neighbour
 	text      string // "" is "not here"
@@ -130,9 +133,9 @@ func newLookup(n *Node, hp store.HashPart, want *trust.Mapping, neighbours int) 
 	return &lookup{node: n, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, neighbours)}
 }
 
-// lookup asks all neighbours, and returns what the first says that can be believed. If a mapping is wanted, its holders
-// alone count, and it waits for everybody's answer, so that the finding has all of them; for the answers of those who
-// are late only as long as there is no holder. Holders are collected beyond its end.
+// lookup asks all neighbours, and returns the first claim that can be believed. If a mapping is wanted, only its
+// holders count, and lookup waits for the answers of all neighbours, so that the finding has all holders; it waits for
+// late neighbours only as long as there is no holder. Holders are collected beyond its end.
 func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*finding, error) {
 	neighbours := n.neighbours()
 	if len(neighbours) == 0 {
@@ -143,7 +146,7 @@ func (n *Node) lookup(ctx context.Context, hp store.HashPart, want *trust.Mappin
 	return l.wait(ctx)
 }
 
-// wait returns what is found: the first that can be believed, or if a mapping is wanted, once it is complete.
+// wait returns the finding: at the first claim that can be believed, or if a mapping is wanted, once it is complete.
 func (l *lookup) wait(ctx context.Context) (*finding, error) {
 	for {
 		f, done := l.judgeAll()
@@ -167,7 +170,7 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 	}
 }
 
-// nothing says that nobody has it, or that whoever has it was not believed.
+// nothing returns the error: no neighbour has the path, or the claims were not believed.
 func (l *lookup) nothing() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -180,8 +183,8 @@ func (l *lookup) nothing() error {
 	return fmt.Errorf("%s: no neighbour has it: %w", l.hp, store.ErrNotFound)
 }
 
-// recalled is what a neighbour has said unasked. If the NAR is about to be fetched that is not enough: whoever is
-// receiving it, too, is to be asked, and so learns of it.
+// recalled returns a neighbour's unasked claim. It returns none if the NAR is about to be fetched: the question tells a
+// neighbour that is receiving the NAR, too, about this node.
 func (l *lookup) recalled(nb *neighbour) (reply, bool) {
 	if l.want != nil {
 		return reply{}, false
@@ -192,7 +195,7 @@ func (l *lookup) recalled(nb *neighbour) (reply, bool) {
 
 // ask puts the question to the neighbours.
 func (l *lookup) ask(neighbours []*neighbour) {
-	l.mu.Lock() // until the list is complete, nobody shall find that nothing is owed
+	l.mu.Lock() // until the list is complete, done must not report that no answer is owed
 	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(infoTimeout, l.expire)
 	for _, nb := range neighbours {
@@ -239,8 +242,8 @@ func (l *lookup) owes(nb *neighbour) bool {
 	return slices.ContainsFunc(l.owed, func(o owed) bool { return o.by == nb })
 }
 
-// lost records that a stream to a neighbour has ended without an answer to the question, and reports whether it is to be
-// asked on another one.
+// lost records that a stream to a neighbour has ended without an answer to the question. It reports whether the
+// neighbour is to be asked on another stream.
 func (l *lookup) lost(nb *neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -252,7 +255,7 @@ func (l *lookup) lost(nb *neighbour) bool {
 	return l.owed[i].lost < maxLost
 }
 
-// expire ends the wait for those who have not answered in time.
+// expire ends the wait for neighbours that have not answered in time.
 func (l *lookup) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -266,16 +269,17 @@ func (l *lookup) expire() {
 func (l *lookup) tell() {
 	select {
 	case l.news <- struct{}{}:
-	default: // whoever waits is about to look
+	default: // the waiting caller is about to look
 	}
 }
 
-// done says whether nobody is left to wait for. The caller holds mu.
+// done reports whether there is no answer left to wait for. The caller holds mu.
 func (l *lookup) done() bool {
 	return !slices.ContainsFunc(l.owed, func(o owed) bool { return o.prompt || l.f == nil && l.want != nil })
 }
 
-// leave is called by who has waited, and judges no more.
+// leave is called at the end of the wait. It judges the remaining answers; those that arrive later are judged as they
+// come.
 func (l *lookup) leave() {
 	l.mu.Lock()
 	l.left = true
@@ -287,7 +291,7 @@ func (l *lookup) leave() {
 	}
 }
 
-// judgeAll judges what has come. It returns what was found, and whether that is all there will be.
+// judgeAll judges the replies that have come. It returns the finding, and whether it is complete.
 func (l *lookup) judgeAll() (f *finding, done bool) {
 	for {
 		l.mu.Lock()
@@ -319,15 +323,17 @@ func (l *lookup) judge(r reply) {
 		return
 	}
 	f := l.believe(r.from, info)
-	// Whoever claims to have this very NAR is worth asking for it: its bytes will be judged, not its claim.
+	// A peer that claims to have this very NAR is a holder even if its claim was not checked: the bytes are verified
+	// later.
 	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
 		r.from.tally.claims.Add(1)
 		f.add(r.from.id, r.receiving)
 	}
 }
 
-// keepSpare says whether the claim of a neighbour that is not relied on alone counts: once another has made it. It is
-// kept until then. The NAR of a wrong copy is not taken at all.
+// keepSpare reports whether the claim of a neighbour that is not relied on alone counts, that is, whether another
+// neighbour has made it. Otherwise it is kept until then. A NAR that was wrong at that neighbour is not taken from
+// it.
 func (l *lookup) keepSpare(r reply, why string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -341,7 +347,8 @@ func (l *lookup) keepSpare(r reply, why string) bool {
 	return false
 }
 
-// believe returns the finding, which a claim begins if it is the first that deserves it. Nothing is begun for nobody.
+// believe returns the finding; the first claim that can be believed creates it. After the wait has ended no finding is
+// created.
 func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 	l.mu.Lock()
 	f, left := l.f, l.left
@@ -382,8 +389,8 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 	return f
 }
 
-// holders returns the neighbours who said that they have the NAR. It asks everybody if that was too long ago, or if
-// again is set.
+// holders returns the neighbours that said that they have the NAR. It asks all neighbours if the last answers are too
+// old, or if again is set.
 func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holder {
 	hp := m.Path().HashPart()
 	f, ok := n.findings.Get(hp)
@@ -400,8 +407,8 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holde
 	return n.connected(f)
 }
 
-// refresh asks, for a moment, those neighbours of whom it is not known that they have the NAR: holders may be busy, and
-// answer late.
+// refresh asks, for a moment, the neighbours that are not known to have the whole NAR: holders may be busy, and answer
+// late.
 func (n *Node) refresh(ctx context.Context, f *finding, m trust.Mapping) {
 	others := slices.DeleteFunc(n.neighbours(), func(nb *neighbour) bool { return f.isWhole(nb.id) })
 	if len(others) == 0 {
@@ -416,7 +423,7 @@ func (n *Node) refresh(ctx context.Context, f *finding, m trust.Mapping) {
 	}
 }
 
-// known returns the holders that are known without asking anybody.
+// known returns the known holders, without asking any neighbour.
 func (n *Node) known(m trust.Mapping) []holder {
 	f, ok := n.findings.Peek(m.Path().HashPart())
 	if !ok || !is(f.mapping, m.NarHash(), m.NarSize()) {
@@ -425,14 +432,14 @@ func (n *Node) known(m trust.Mapping) []holder {
 	return n.connected(f)
 }
 
-// askAround asks everybody who has a NAR, for known to find, and does not wait for the answers.
+// askAround asks all neighbours about a NAR, so that known finds its holders, and does not wait for the answers.
 func (n *Node) askAround(m trust.Mapping) {
 	ctx, cancel := context.WithCancel(context.Background())
-	cancel() // nobody waits; the answers are collected all the same
+	cancel() // do not wait; the answers are collected all the same
 	n.lookup(ctx, m.Path().HashPart(), &m)
 }
 
-// connected returns the holders of a finding who are still neighbours.
+// connected returns the holders of a finding that are still neighbours.
 func (n *Node) connected(f *finding) []holder {
 	f.mu.Lock()
 	ids := maps.Clone(f.holders)

@@ -26,15 +26,15 @@ import (
 	"narbor/trust"
 )
 
-// Config says who this node is, what it shares, and whom it believes.
+// Config has the identity of this node, the sources that it shares, and the keys that it trusts.
 type Config struct {
 	Identity crypto.PrivKey // required
 	Port     uint16         // TCP, all addresses; 0 picks one
 	Peers    []string       // named by the user: multiaddr, IP or DNS name, with or without port
 	// KernelPeers are as Peers, from the kernel's command line; what is wrong among them is logged and left out.
 	KernelPeers []string
-	MemoryFile  string // keeps who was in which network, to be looked for there again; "" is none
-	PeersFile   string // keeps across restarts who is added by [Node.AddPeer]; "" is none
+	MemoryFile  string // keeps the peers of each network, to be looked for there again; "" is none
+	PeersFile   string // keeps the peers added by [Node.AddPeer] across restarts; "" is none
 	MDNS        bool   // find neighbours by multicast DNS
 	Vsock       bool   // reach the host that this machine is a guest of, and be reached by guests, by vsock, where there is one
 	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
@@ -42,8 +42,8 @@ type Config struct {
 	Version                         string // told to neighbours
 	Net                             *Net   // in place of this machine's network; nil in all but tests
 
-	// Upstreams are the caches on the internet that are asked, in order, for what no neighbour has; none asks nobody. Who
-	// called New closes them, after Run.
+	// Upstreams are the caches on the internet that are asked, in order, for what no neighbour has; none asks nothing.
+	// The caller of New closes them, after Run.
 	Upstreams []*store.Upstream
 	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. UpstreamBudget is how many
 	// bytes of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
@@ -53,21 +53,21 @@ type Config struct {
 	PowerSupplies string
 
 	Share []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
-	// GroupSecret, of at least 16 bytes, lets nobody ask or be asked who does not know it; nil is no group.
+	// GroupSecret, of at least 16 bytes: peers that do not know it neither ask nor are asked; nil is no group.
 	GroupSecret []byte
 	ShareOff    bool         // share nothing until [Node.Share] turns it on
 	UploadRate  int64        // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
-	Trusted     *trust.Keys  // whose claims are believed
+	Trusted     *trust.Keys  // the keys whose claims are believed
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
 	Spool       *store.Spool // where fetched NARs go
-	Bans        string       // file that keeps who is banned across restarts; "" is none
-	Blocked     string       // file that keeps whom [Node.Block] refuses across restarts; "" is none
+	Bans        string       // file that keeps the banned peers across restarts; "" is none
+	Blocked     string       // file that keeps the peers refused by [Node.Block] across restarts; "" is none
 	Manifests   string       // directory that keeps manifests across restarts; "" is none
-	Observer    Observer     // is told what passes; nil is nobody
+	Observer    Observer     // is told of each block that passes; nil is none
 	Log         *zap.Logger  // nil discards
 }
 
-// An Observer is told of each block of a NAR that passes between this node and its neighbours, whose IDs it gets as
+// An Observer is called for each block of a NAR that passes between this node and its neighbours, whose IDs it gets as
 // text. It is called from many goroutines at once, while transfers wait: it must return at once.
 type Observer interface {
 	// Received is told of n bytes that the mapping's NAR may consist of: it is not verified yet.
@@ -78,7 +78,7 @@ type Observer interface {
 	Landed(m trust.Mapping, err error)
 }
 
-// A nobody observes nothing.
+// nobody is the Observer that does nothing.
 type nobody struct{}
 
 func (nobody) Received(store.Origin, trust.Mapping, string, int) {}
@@ -97,7 +97,7 @@ type Node struct {
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf   *behalf
 	power    *power
-	sign     protocol.ID     // of those who ask the same upstreams for others
+	sign     protocol.ID     // protocol of the peers that ask the same upstreams for others
 	pace     tempo           // of all upstreams together
 	life     context.Context // of what is fetched for others; ended by dying, which Run calls
 	dying    context.CancelFunc
@@ -110,7 +110,7 @@ type Node struct {
 	mismatches mismatches
 	avoided    avoided
 	group      *group        // nil is no group
-	joined     chan peer.ID  // is told who has proved to be in the group; read by watch
+	joined     chan peer.ID  // receives the peers that have proved to be in the group; read by watch
 	news       chan struct{} // a neighbour has joined; read by exchangePeers
 	settled    chan struct{}
 	running    sync.WaitGroup // what Run waits for; see begin
@@ -197,7 +197,7 @@ func New(cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// unwanted returns who is refused since an earlier run, and refuses them.
+// unwanted returns the peers that are refused since an earlier run, and refuses them.
 func unwanted(cfg Config, l *lan) (*bans, *blocklist) {
 	banned, err := loadBans(cfg.Bans)
 	if err != nil {
@@ -278,7 +278,7 @@ func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(cont
 	})
 }
 
-// begin says whether something may still start that Run waits for; the caller calls running.Done at its end.
+// begin reports whether a goroutine that Run waits for may still start; the caller calls running.Done at its end.
 func (n *Node) begin() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -289,7 +289,7 @@ func (n *Node) begin() bool {
 	return true
 }
 
-// watch keeps the list of neighbours, and closes what has not been read for a while.
+// watch keeps the list of neighbours, and closes archives that have not been read for a while.
 func (n *Node) watch(ctx context.Context, events <-chan any) {
 	defer n.leaveAll()
 	var sweep <-chan time.Time // nil: nothing is open
@@ -310,7 +310,7 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 		case <-n.lan.reconsider:
 			n.showSign()
 		case <-settled:
-			if len(events) == 0 { // those who were found are in the list
+			if len(events) == 0 { // the peers that were found are in the list
 				settled, last = nil, time.After(n.group.grace())
 			}
 		case <-last:
@@ -427,7 +427,7 @@ func (n *Node) strike(id peer.ID, lie error) {
 		return
 	}
 	n.counts.ban(lie)
-	if !slices.Contains(n.blocked.all(), id) { // who is refused for good stays so
+	if !slices.Contains(n.blocked.all(), id) { // a peer that is refused for good stays so
 		n.lan.Block(id, until)
 	}
 	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
@@ -438,7 +438,7 @@ func bounded(reason string) string {
 	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
-// Settled is closed when those who are around have had time to be found, at most 2 s after Run began.
+// Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.
 func (n *Node) Settled() <-chan struct{} { return n.settled }
 
 // addrOf returns the address of a connection to a peer, or "".

@@ -1,16 +1,16 @@
-// Package p2p finds the neighbours that run narbor, asks them what they have, and fetches NARs from them. What
-// it returns has been checked: a [trust.Mapping] from [Node.Lookup], and from [Node.Fetch] an archive whose every
-// byte was hashed against one. To its callers bytes come in no other way; to neighbours it also passes on blocks of
-// NARs that are still arriving, and says that nobody has verified them. In the other direction a neighbour is
-// told only of paths that an upstream has signed, and only if it asks for exactly that path, or has been told of one
-// that refers to it.
+// Package p2p finds the neighbours that run narbor, asks them which paths they have, and fetches NARs from them.
+// Everything that it returns has been checked: a [trust.Mapping] from [Node.Lookup], and from [Node.Fetch] an archive
+// of which every byte was hashed against such a mapping. Callers get bytes in no other way. Neighbours also get blocks
+// of NARs that are still arriving, marked as not verified. A neighbour learns only of paths that an upstream has
+// signed, and only if it asks for exactly that path or has been told of a path that refers to it.
 //
 // # Wire format
 //
-// Neighbours speak the libp2p protocol "/narbor/1" over TCP, secured by TLS 1.3 or Noise and multiplexed by
-// yamux; a virtual machine and its host do so over vsock(7), too, where the host listens at port 6273. Whoever opens a stream sends requests on it, as many as it likes without waiting; the other side answers
-// them in order. Streams are kept open between requests. Numbers are unsigned varints (unsigned LEB128, shortest
-// form, at most 9 bytes). A violation of this grammar resets the stream.
+// Neighbours speak the libp2p protocol "/narbor/1" over TCP, secured by TLS 1.3 or Noise and multiplexed by yamux. A
+// virtual machine and its host also speak it over vsock(7), where the host listens at port 6273. The side that opens a
+// stream sends any number of requests on it without waiting; the other side answers them in order. Streams are kept
+// open between requests. Numbers are unsigned varints (unsigned LEB128, shortest form, at most 9 bytes). A violation of
+// this grammar resets the stream.
 //
 // A request is one frame:
 //
@@ -18,7 +18,7 @@
 //	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong
 //	...      by kind
 //
-// Claims asks who knows these store paths:
+// Claims asks whether the answerer has these store paths:
 //
 //	20 bytes hash part, as decoded from Nix's base 32; 1 to [maxClaims] times
 //
@@ -28,16 +28,16 @@
 //	         receiving the NAR; 0 is "not here", whatever the reason
 //	...      the claim: narinfo text with StorePath, NarHash, NarSize, References and Sig lines, and nothing else
 //
-// Then come claims that were not asked for: about references of the paths in claims before them, for they are what
-// Nix asks about next. Nobody owes them, and nobody need keep them. There are at most [maxFurther] in an answer,
+// Then come claims that were not asked for: about references of the paths in the claims before them, because Nix asks
+// about those next. They are optional, and the receiver may discard them. An answer has at most [maxFurther] of them,
 // with at most [maxFurtherLen] bytes of text:
 //
 //	uvarint  length of the claim; 0 ends the answer
 //	20 bytes hash part
 //	...      the claim, as above
 //
-// Block asks for one block of a NAR. Blocks are numbered from 0 and hold [store.BlockSize] bytes, the last one
-// what is left. The hash part tells the holder where to look, the CID what the asker will accept:
+// Block asks for one block of a NAR. Blocks are numbered from 0 and hold [store.BlockSize] bytes; the last one holds
+// the rest. The hash part tells the holder where to look; the CID states which content the asker accepts:
 //
 //	20 bytes hash part
 //	36 bytes CID of the whole NAR: CIDv1, raw, sha2-256, that is 01 55 12 20 and the 32 bytes of its NarHash
@@ -47,12 +47,11 @@
 //
 //	1 byte   0 "not here", which ends the answer; 1 "as it is"; 2 in S2's block format, which extends Snappy's; 3 as
 //	         one zstd frame (RFC 8878) with a window of at most [store.BlockSize]; 4 "not here yet", which ends the
-//	         answer; 5, 6 and 7 as 1, 2 and 3, of a NAR that is still being received and that nobody has verified
+//	         answer; 5, 6 and 7 as 1, 2 and 3, of a NAR that is still being received and has not been verified
 //	uvarint  length of what follows: for 1 the block's, which follows from NarSize; for 2 and 3 less than that
 //	...      the block; what it unpacks to has the block's length
 //
-// The holder chooses for each block: it compresses what the link, as far as it can tell, is slower to carry than
-// processors are to compress.
+// The holder chooses for each block. It compresses the block if it estimates that the link is slower than compression.
 //
 // Manifest asks for the content addresses of all blocks of a NAR:
 //
@@ -64,7 +63,7 @@
 //	uvarint  number of blocks, or 0 for "not here"; it follows from NarSize, and every other value is a violation
 //	32 bytes sha2-256 digest of the block (its CID is CIDv1, raw, sha2-256); for each block in order
 //
-// Have asks which blocks of a NAR somebody has who is still receiving it:
+// Have asks which blocks of a NAR the answerer has while it is still receiving that NAR:
 //
 //	20 bytes hash part
 //	36 bytes CID of the whole NAR
@@ -84,8 +83,8 @@
 //	uvarint  for 2: the length of the claim, at most [store.MaxInfoLen]
 //	...      the claim, as above
 //
-// Fetch asks the answerer to fetch a NAR from its upstreams, and again and again how far that is; the blocks are then
-// asked for as of anybody who is receiving the NAR:
+// Fetch asks the answerer to fetch a NAR from its upstreams, and is repeated to ask about progress. The blocks are then
+// requested as from any peer that is receiving the NAR:
 //
 //	20 bytes hash part
 //	36 bytes CID of the whole NAR
@@ -93,11 +92,12 @@
 // The answer:
 //
 //	1 byte   0 "no", 2 "under way", 3 "here"
-//	uvarint  for 2: how many bytes have come from the answerer's upstreams since it was started, of whatever NARs and
-//	         packed as they were, modulo [store.MaxNarSize]
-//	uvarint  for 2: how many bytes of its NAR one download from them brings in a second, on average; 0 if that is not known
+//	uvarint  for 2: how many bytes, of any NARs and before unpacking, have come from the answerer's upstreams since it
+//	         was started, modulo [store.MaxNarSize]
+//	uvarint  for 2: the average number of bytes of its NAR that one download from them yields in a second; 0 if unknown
 //
-// Wrong tells the answerer that its NAR of a path does not have its hash. It may check that, and offer the path no more:
+// Wrong tells the answerer that its NAR of a path does not have the expected hash. The answerer may check that and then
+// stop offering the path:
 //
 //	20 bytes hash part
 //	36 bytes CID of the whole NAR, as it should be
@@ -108,31 +108,33 @@
 //
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
 //
-// # Crowds
+// # Swarms
 //
-// Machines that receive the same NAR at the same time are a crowd, and feed each other. Whoever is receiving a NAR
-// answers claims about it and so tells who asks, and who asks tells it in turn: it is about to receive the NAR, too.
-// A member takes from holders of the whole NAR, first of all, the blocks that are its own, and the others' from them.
-// A block's own member is the one of the highest score (rendezvous hashing): so nobody has to agree with anybody, and
-// members who see different crowds fetch a block more than once at worst. A request for a block that is not there yet
-// waits for it up to [relayWait]. Whoever has nothing else to do takes what is missing from wherever it is, after
-// a moment that depends on how fast holders are.
+// Machines that receive the same NAR at the same time form a swarm and exchange its blocks. A machine that is receiving
+// a NAR answers claims about it and thereby tells the asker; by asking, the asker tells that machine that it is about
+// to receive the NAR, too. A member requests the blocks assigned to it from holders of the whole NAR first, and the
+// other blocks from the members to which they are assigned. A block is assigned to the member with the highest score
+// (rendezvous hashing), so members do not have to negotiate; members that see different swarms at worst fetch a block
+// more than once. A request for a block that is not there yet waits for it up to [relayWait]. A member without other
+// requests to make fetches the missing blocks from any peer that has them, after a delay that depends on how fast the
+// holders are.
 //
 // # Many machines
 //
-// Up to 65 machines on a LAN are all connected to each other. Of more, each keeps connections to the 64 of the highest
-// score: the first 8 bytes of the SHA-256 digest of both IDs, in their binary form and the smaller first. Both
-// sides of a pair compute the same, so they mostly agree whether to keep each other, and nobody has to
-// agree with anybody. The others are strangers. Nobody waits for them: what no neighbour has is "not here". But then
-// strangers are dialled one after the other, asked once for all that was missed in the last minute, and left again, unless
-// they have some of it: then they stay, for they are likely to have the rest of that closure. A stranger is not visited
-// twice in two minutes. Questions are never passed on.
+// Up to 65 machines on a LAN are all connected to each other. If there are more, each keeps connections to the 64
+// machines with the highest score: the first 8 bytes of the SHA-256 digest of both IDs, in their binary form and the
+// smaller first. Both sides of a pair compute the same score, so they mostly agree on whether to stay connected,
+// without negotiation. The other machines are strangers. No request waits for strangers: a path that no neighbour has
+// is "not here". After such a miss, strangers are dialled one after the other, asked once for all paths missed in the
+// last minute, and disconnected unless they have one of them. A stranger that has one stays connected, because it is
+// likely to have the rest of that closure. A stranger is not visited twice in two minutes. Questions are never passed
+// on.
 //
-// The table is of whole machines on a simulated LAN, where processors take no time, and 2 ms pass from one to the other;
-// the last line is of the real policy alone, with dials of 10 ms and the bytes that a visit takes among 200. It says how many
-// connections each has (in the mean, and the most), what a path costs that nobody has (questions; bytes there and back,
-// encrypted, of one that comes alone), and when the only holder of a path, a stranger, is a neighbour (in the median, and at
-// worst) and what all visits until then took.
+// The table is of whole machines on a simulated LAN, where processors take no time and a message takes 2 ms between two
+// machines. The last line is of the real policy alone, with dials of 10 ms and the bytes that a visit takes among 200
+// machines. The columns are the connections of each machine (mean and maximum), the cost of a path that no neighbour
+// has (questions; bytes there and back, encrypted, for a path asked alone), the time until the only holder of a path, a
+// stranger, is a neighbour (median and maximum), and the bytes that all visits until then took.
 //
 //	hosts  connections  questions  bytes  holder found after  visits
 //	   10      9 /  9          9    0.8 kB  at once              none
@@ -150,21 +152,24 @@
 //
 // # Upstreams
 //
-// Whoever asks upstreams on behalf of others says so by speaking a protocol on which nothing is said: every stream is
-// reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its upstreams' URLs, which
-// end with a slash, sorted, with a line feed between two. Those who have the same and are connected elect, each for itself, who of them and itself asks about a
-// path, and fetches its NAR: the one of whom SHA-256 of SHA-256 of the hash part, as text, and the peer ID begins with the
-// largest number of 8 bytes, the first counting most (rendezvous hashing). What is asked on behalf of somebody is never
-// passed on to a third: the answerer asks its own upstreams, or not at all. So nothing goes in circles, and those who see
-// different members fetch a NAR more than once at worst. Who asks gives up, and elects anew without the one that was
-// elected, or fetches the NAR itself, when that one receives nothing any more, passes nothing or too little on, or is much slower.
+// A machine that asks its upstreams on behalf of others announces that with a protocol that carries no data: every
+// stream is reset. Its name is "/narbor/upstream/1/" and the first 8 bytes, in base 16, of the SHA-256 of its
+// upstreams' URLs, which end with a slash, sorted, with a line feed between two. Each of the connected machines that
+// have the same upstreams elects, on its own, the machine among them and itself that asks about a path and fetches its
+// NAR. Elected is the machine with the largest score (rendezvous hashing): the first 8 bytes, as a big-endian number,
+// of the SHA-256 of two strings in a row, the SHA-256 of the hash part as text and the peer ID. A question asked on
+// behalf of another peer is never passed on to a third: the answerer asks its own upstreams or declines. So requests
+// cannot loop, and machines that see different members at worst fetch a NAR more than once. If the elected machine no
+// longer receives data, passes on nothing or too little, or is much slower, the asker gives up on it and elects again
+// without it, or fetches the NAR itself.
 //
 // # Groups
 //
-// Hosts may share a secret of at least 16 bytes, and then ask and answer nobody who does not know it. Such a host does
-// not speak "/narbor/1" but, with those who have proved to know it, the same under the name "/narbor/member/1". Until
-// then it resets streams of that name with the code 0x2002. The proof is the protocol "/narbor/group/1", once for each
-// peer as long as it stays connected. Either side opens the stream; then, with every field of 32 bytes but the last,
+// Hosts may share a secret of at least 16 bytes; they then neither ask nor answer hosts that do not know it. Such a
+// host does not speak "/narbor/1". With peers that have proved that they know the secret it speaks the same under the
+// name "/narbor/member/1"; before the proof it resets streams of that name with the code 0x2002. The proof is the
+// protocol "/narbor/group/1", once for each peer as long as it stays connected. Either side opens the stream; then,
+// with every field of 32 bytes but the last,
 //
 //	opener    nonce
 //	answerer  nonce
@@ -172,8 +177,9 @@
 //	opener    proof of role 1
 //	answerer  1 byte 1: the opener may ask from now on, and may be asked
 //
-// Whoever finds a proof wrong resets the stream with the code 0x2002. That is no lie, and costs nothing. A proof is
-// HMAC-SHA256, whose key is HKDF-SHA256 of the secret, without salt, with the info "narbor group 1", of
+// The side that finds a proof wrong resets the stream with the code 0x2002. A wrong proof does not count as a lie and
+// has no other consequence. A proof is HMAC-SHA256, whose key is HKDF-SHA256 of the secret, without salt, with the info
+// "narbor group 1", of
 //
 //	1 byte   role
 //	32 bytes nonce of the opener
@@ -183,18 +189,18 @@
 //	1 byte   length of the answerer's peer ID
 //	...      that ID
 //
-// TLS and Noise vouch for both IDs, so a proof that somebody else has heard or passes on is of no use on another
-// connection, and the roles keep it from being sent back. The nonces make each proof good for one time: who has left the
-// group, or was given a proof by a member, has nothing to come back with. Proofs are made on a stream of their own, not at
-// the head of each: streams are opened by the dozen, and what a peer ID has proved holds for all of its connections. A
-// proof lets a stranger try secrets at leisure, so the secret must be random and not a word.
+// TLS and Noise vouch for both IDs, so a proof that a third party has recorded or relays is of no use on another
+// connection, and the roles keep it from being sent back. The nonces make each proof valid once: a host that has left
+// the group, or was given a proof by a member, cannot use an old proof to return. Proofs are made on a stream of their
+// own, not at the head of each stream: streams are opened by the dozen, and a proof for a peer ID holds for all of its
+// connections. A proof allows an attacker to try secrets offline, so the secret must be random and not a word.
 //
 // testdata/group.json has examples, made by testdata/group.py.
 //
-// # Who else is there
+// # Peer exchange
 //
-// Where multicast does not work, neighbours tell of each other, on the protocol "/narbor/peers/1". Whoever opens a
-// stream closes its side without a word; the other side answers, and closes it:
+// Where multicast does not work, neighbours tell each other of their neighbours, on the protocol "/narbor/peers/1". The
+// side that opens a stream closes its half without sending anything; the other side answers, and closes it:
 //
 //	uvarint  number of addresses, at most [maxToldPeers]
 //
@@ -203,11 +209,12 @@
 //	uvarint  length, at most [maxPeerAddr]
 //	...      multiaddr in its binary form: /ip4 or /ip6, /tcp, /p2p
 //
-// Told are, in any order and with one address each, peers that the teller is connected to, on the link that the asker
-// is on, at an address that the teller has seen itself: it has connected to it, or the peer has come from there and
-// says that it listens at that port. So nothing goes further than from one neighbour to the next, and nothing to another
-// network. In a group, only members tell, and only members of members. Nobody owes an answer; one that asks too often has
-// its streams reset. An address is hearsay: it is dialled if it is on-link and its port is at least [minPort].
+// The answer lists, in any order and with one address each, peers to which the answerer is connected, on the link that
+// the asker is on, at an address that the answerer has seen itself: it has connected to that address, or the peer has
+// come from there and says that it listens at that port. So an address goes only from one neighbour to the next, and
+// never to another network. In a group, only members answer, and they list only members. Answers are optional; a peer
+// that asks too often has its streams reset. An address is hearsay: it is dialled if it is on-link and its port is at
+// least [minPort].
 //
 // # Dial-back
 //
@@ -224,26 +231,27 @@
 //
 // An address that is on none of the answerer's links, such as one that the user has named, is declined. In a group only
 // members ask, and only members answer. The asker believes "reached" only if it has accepted a connection from the
-// answerer's address meanwhile. The connection is none between neighbours, for no handshake follows.
+// answerer's address meanwhile. That connection does not make the two neighbours, because no handshake follows.
 //
 // # Wrong NARs and lies
 //
 // A NAR is fetched from all its holders at once, block by block, and hashed once, as a whole, as it arrives. No
-// manifest is needed for that. Only when the hash is wrong is a holder's manifest compared with the blocks at
-// hand, and what differs fetched again from that holder alone. If the NAR is right now, that manifest was true,
-// and the senders of other blocks are found; if it is still wrong, everything in it is what this one holder
-// vouched for, so this one is found. Each round finds one of them, beyond doubt, or ends well.
+// manifest is needed for that. Only when the hash is wrong is a holder's manifest compared with the blocks received,
+// and the blocks that differ are fetched again from that holder alone. If the NAR is right then, that manifest was
+// true, and the senders of the other blocks are identified; if it is still wrong, all of its content is what this one
+// holder vouched for, so this holder is identified. Each round identifies one of them with certainty, or ends with a
+// right NAR.
 //
 // A wrong NAR is no proof of a lie: the store of an honest peer may be damaged. Its sender is told by the request above, the
 // path is not taken from it for an hour, and it is not struck. A peer with wrong NARs of three paths within an hour is set
 // aside: its claims count only beside those of others, for 10 minutes, and four times as long for each further one, up to an
 // hour. The same goes, from a minute on, for a peer that does not deliver what it claims, or far too slowly.
 //
-// A lie is what no honest peer can send: an answer that breaks the wire format, a claim about another path than the one
-// asked for, or questions about more paths that are not here than there are packages. The third bans its sender for an
-// hour. A signature that does not verify is none: a key of that name may have other bits there.
+// A lie is a message that no honest peer can send: an answer that breaks the wire format, a claim about another path
+// than the one asked for, or questions about more missing paths than there are packages. The third lie bans its sender
+// for an hour. A signature that does not verify is not a lie: a key of that name may have other bits at the sender.
 //
-// Nobody vouches for blocks of a NAR that it is still receiving. When the hash is wrong, those are the first to be
-// fetched again, from holders. Passing on a wrong block is no lie, but whoever does it for three NARs is not taken
-// relayed blocks from for an hour.
+// A peer does not vouch for blocks of a NAR that it is still receiving. When the hash is wrong, those are the first to
+// be fetched again, from holders. Passing on a wrong block is not a lie, but a peer that does so for three NARs is not
+// asked for relayed blocks for an hour.
 package p2p

@@ -19,12 +19,12 @@ import (
 // maxPeersFile bounds the file of added peers, in bytes.
 const maxPeersFile = maxAdded * (maxPeerText + 8)
 
-// A NamedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses.
+// A NamedPeer is a peer that the user named: one machine, or with a DNS name as many as it has addresses.
 type NamedPeer struct {
 	Text string `json:"text"` // as it was given
 	// From is "flag" for [Config.Peers], "kernel" for [Config.KernelPeers], and "added" for [Node.AddPeer].
 	From      string   `json:"from"`
-	Connected []string `json:"connected"` // the IDs of those who are there
+	Connected []string `json:"connected"` // the IDs of those that are connected
 }
 
 // Where a named peer was given.
@@ -32,7 +32,7 @@ const (
 	fromFlag   = "flag"
 	fromKernel = "kernel"
 	fromAdded  = "added"
-	fromVsock  = "vsock" // by nobody: it is this machine's host
+	fromVsock  = "vsock" // not given by the user: it is this machine's host
 )
 
 // AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
@@ -40,18 +40,18 @@ const (
 // cannot be kept; then it is not added.
 func (n *Node) AddPeer(text string) error { return n.lan.added.add(n.lan, text) }
 
-// RemovePeer ends what AddPeer began, and closes the connections to who was found there. A peer that is found in another
-// way as well comes back. It returns an error if no such peer was added.
+// RemovePeer ends what AddPeer began, and closes the connections to the peers found there. A peer that is found in
+// another way as well comes back. It returns an error if no such peer was added.
 func (n *Node) RemovePeer(text string) error { return n.lan.added.remove(n.lan, text) }
 
-// Peers returns those whom the user named, in the order in which they were given.
+// Peers returns the peers that the user named, in the order in which they were given.
 func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
 
 // added keeps the peers that were added while narbor ran, in a file.
 type added struct {
 	file string // "" is none
 
-	mu    sync.Mutex // held while the file is written, so that it says what is so
+	mu    sync.Mutex // held while the file is written, so that the file matches texts
 	texts []string
 }
 
@@ -124,7 +124,7 @@ func (l *lan) names(text string) bool {
 	return slices.ContainsFunc(l.namedNow(), func(n *namedPeer) bool { return n.text == text })
 }
 
-// setNamed replaces the named peers; keepAllNamed begins and ends what is needed.
+// setNamed replaces the named peers; keepAllNamed then starts and stops what is needed.
 func (l *lan) setNamed(named []*namedPeer) {
 	l.mu.Lock()
 	l.named = named
@@ -132,7 +132,7 @@ func (l *lan) setNamed(named []*namedPeer) {
 	hint(l.renamed)
 }
 
-// keepAllNamed stays connected to those who are named, as they come and go, until ctx ends.
+// keepAllNamed stays connected to the named peers, as they are added and removed, until ctx ends.
 func (l *lan) keepAllNamed(ctx context.Context) error {
 	kept := make(map[*namedPeer]func())
 	end := func(n *namedPeer) {
@@ -177,7 +177,7 @@ func (l *lan) beginNamed(ctx context.Context, n *namedPeer) func() {
 	}
 }
 
-// forgetNamed closes the connections to whoever was found under a name that is given no longer.
+// forgetNamed closes the connections to the peers found under a name that was removed.
 func (l *lan) forgetNamed(n *namedPeer) {
 	l.gate.setNamed(n.text, nil)
 	var conns []network.Conn
@@ -214,8 +214,8 @@ func (l *lan) namedPeers() []NamedPeer {
 	return out
 }
 
-// allNamed reads whom the user named: by flag, on the kernel's command line, and in earlier runs. What the kernel was
-// told is maybe older than this program, so a mistake in it is no reason not to start.
+// allNamed reads the peers that the user named: by flag, on the kernel's command line, and in earlier runs. The
+// kernel's command line may be older than this program, so a mistake in it does not prevent the start.
 func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 	named, err := parseNamed(cfg.Peers, fromFlag)
 	if err != nil {

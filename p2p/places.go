@@ -15,10 +15,10 @@ import (
 )
 
 const (
-	// After the links have changed, gateways are looked at every placeQuick until it is known where we are, or placeSoon
-	// has gone by; then every second for a while, for a route may come late; and then whenever the interfaces are.
+	// After the links have changed, gateways are looked at every placeQuick until the network is known, or placeSoon
+	// has passed; then every second for a while, because a route may come late; and then whenever the interfaces are.
 	placeQuick, placeSoon, placeLate = 50 * time.Millisecond, 5 * time.Second, 30 * time.Second
-	// placeFirst is how long Nix waits at most until it is known where we are and who was here.
+	// placeFirst is how long Nix waits at most until the network and its remembered peers are known.
 	placeFirst = 500 * time.Millisecond
 	// saveAfter is how long after a change the memory is written.
 	saveAfter = 5 * time.Second
@@ -31,13 +31,14 @@ type gateway struct {
 	mac   string     // "" is not known yet
 }
 
-// places finds out in which networks this machine is, and looks there for those whom multicast may not find: the
-// gateway, if it is a machine with narbor (a guest's host is), and whoever was there before.
+// places finds out in which networks this machine is, and looks there for peers that multicast may not find: the
+// gateway, if it is a machine with narbor (a guest's host is), and the peers that were there before.
 //
-// A network is told by the hardware address of its gateway and its prefix, never by what it calls itself. Where there
-// is no gateway the prefix alone must do, and then it may be another network: a stranger there learns that somebody
-// dials a few of its addresses at narbor's port, no more than multicast tells it, and cannot answer in another's place,
-// for the ID is known. Link-local networks without a gateway are all alike, so nobody is remembered there.
+// A network is identified by the hardware address of its gateway and its prefix, never by the name that it gives
+// itself. Without a gateway the prefix alone must do, and then it may be another network: an attacker there learns that
+// a machine dials a few of its addresses at narbor's port, which multicast reveals as well, and cannot answer in
+// another peer's place, because the ID is known. Link-local networks without a gateway are all alike, so no peer is
+// remembered there.
 //
 // Owned by run.
 type places struct {
@@ -47,8 +48,8 @@ type places struct {
 	probed  map[netip.Addr]string   // gateways that were dialled since then, and their hardware addresses
 	here    map[string]bool         // networks whose peers were recalled since then
 	keys    map[netip.Prefix]string // what is known of the networks of our links
-	noted   time.Time               // when all neighbours were taken note of last; zero: now is the time
-	dirty   time.Time               // since when the memory is not what is in the file; zero: it is
+	noted   time.Time               // when all neighbours were last recorded; zero: record them now
+	dirty   time.Time               // since when the memory differs from the file; zero: it does not
 	failed  bool                    // it cannot be written, and that was logged
 	dials   sync.WaitGroup
 }
@@ -86,7 +87,7 @@ func (p *places) run(ctx context.Context) error {
 	}
 }
 
-// rest returns how long nothing needs to be looked at of which nobody gives word.
+// rest returns how long places that send no notification need not be looked at.
 func (p *places) rest(now time.Time, known bool) time.Duration {
 	switch age := now.Sub(p.changed); {
 	case !known && age < placeSoon+time.Second:
@@ -104,8 +105,8 @@ func (p *places) moved(now time.Time) {
 	p.changed, p.probed, p.here = now, map[netip.Addr]string{}, map[string]bool{}
 }
 
-// look finds out where we are, dials gateways and recalls who was here. It reports whether nothing more is to be found
-// out soon.
+// look identifies the networks, dials gateways and recalls the peers that were here. It reports whether nothing more is
+// to be found out soon.
 func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	gateways, err := findGateways()
 	if err != nil {
@@ -139,8 +140,8 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	return known
 }
 
-// networkKey returns what a network is remembered by, and whether that is not going to change: as long as the hardware
-// address of its gateway is not known, or a gateway may yet appear, it is "".
+// networkKey returns the key by which a network is remembered, and whether the key is final: as long as the hardware
+// address of its gateway is not known, or a gateway may yet appear, the key is "".
 func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key string, sure bool) {
 	own := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.addr.Is4() != prefix.Addr().Is4() })
 	if len(own) == 0 {
@@ -168,7 +169,7 @@ func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key stri
 }
 
 // toProbe reports whether a gateway is to be dialled: once for each change of the links, or if another machine has
-// taken its place; and only if it is a machine that could be somebody's host, and not a provider's.
+// taken its place; and only if it could be the host of a virtual machine, and not a provider's router.
 func (p *places) toProbe(g gateway) bool {
 	mac, before := p.probed[g.addr]
 	p.probed[g.addr] = cmp.Or(g.mac, mac)
@@ -200,7 +201,7 @@ func (p *places) probe(ctx context.Context, g gateway) {
 	})
 }
 
-// recall dials those who were in a network before.
+// recall dials the peers that were in a network before.
 func (p *places) recall(network string, now time.Time) {
 	if p.here[network] {
 		return
@@ -213,7 +214,7 @@ func (p *places) recall(network string, now time.Time) {
 	}
 }
 
-// meet takes note of the neighbours who are here: at once of those who are new, and now and then of all.
+// meet records the neighbours that are here: new ones at once, and now and then all.
 func (p *places) meet(now time.Time) {
 	if p.memory.file == "" {
 		return

@@ -12,25 +12,25 @@ import (
 	"narbor/store"
 )
 
-// turns hands out a limited number of turns. The next has whoever waits and has had the fewest of late, by address first
-// and then, of one address, by peer. So nobody gets more for asking on many streams or under many names, and who asks
-// now and then hardly waits.
+// turns hands out a limited number of turns. The next turn goes to the waiting peer that has had the fewest of late, by
+// address first and then, within one address, by peer. So a peer gets no more by asking on many streams or under many
+// names, and a peer that asks now and then hardly waits.
 type turns struct {
 	max, perAddr, perPeer int
 
 	mu    sync.Mutex // guards the rest
 	taken int
-	had   int // turns of the address served last: who comes anew has had as many
+	had   int // turns of the address served last; a new one starts with as many
 	addrs map[netip.Addr]*place
 }
 
-// serving is who is served at the moment.
+// serving holds the turns of the peers that are served at the moment.
 type serving struct {
-	streams *turns // who has one open, whether it asks or not
-	asking  *turns // who is told claims: they wait for a moment only, and not until blocks have gone over a slow link
-	sending *turns // who is sent something else
-	reading *turns // for whom a block is read and packed
-	helping *turns // for whom an upstream is asked
+	streams *turns // peers with an open stream, whether they ask or not
+	asking  *turns // peers that ask for claims: they do not wait until blocks have gone over a slow link
+	sending *turns // peers that are sent something else
+	reading *turns // peers for which a block is read and packed
+	helping *turns // peers for which an upstream is asked
 	rate    *rate.Limiter
 }
 
@@ -49,7 +49,7 @@ func newServing(bytesPerSecond int64) serving {
 	}
 }
 
-// A place is an address from which somebody has a turn or waits for one.
+// A place is an address from which a peer has a turn or waits for one.
 type place struct {
 	taken, had int
 	latest     int // turns of the peer served last
@@ -61,7 +61,7 @@ type queue struct {
 	waiting    []chan struct{} // closed when the turn has come
 }
 
-// An asker is who wants a turn.
+// An asker is a peer that wants a turn.
 type asker struct {
 	addr netip.Addr
 	id   peer.ID
@@ -169,7 +169,7 @@ func (t *turns) grant() {
 	}
 }
 
-// next returns whose turn it is, or nil. The caller holds mu.
+// next returns the queue that has the next turn, or nil. The caller holds mu.
 func (t *turns) next() (where *place, who *queue) {
 	for _, at := range t.addrs {
 		if at.taken >= t.perAddr || where != nil && at.had >= where.had {
