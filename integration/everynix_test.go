@@ -57,7 +57,7 @@ func (c handmade) add(name string, nar []byte, refs ...store.Path) store.Info {
 func (c handmade) holder(name string) *lan.Host {
 	c.Helper()
 	h := c.host(lan.HostConfig{Name: name, Binds: map[string]string{"srv/cache": c.dir}}, "substituters =", "extra-trusted-public-keys = "+c.public)
-	c.start(h, "--cache-dir", "/srv/cache")
+	c.start(h, "--cache-dir", "/srv/cache", "--share-key", "handmade-1")
 	return h
 }
 
@@ -87,7 +87,7 @@ func TestEveryNixGetsUnusualNames(t *testing.T) {
 	c.holder("alice")
 	for _, nix := range nixes {
 		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+c.public)
-		w.start(h)
+		w.start(h, "--share-key", "handmade-1") // it asks neighbours for what it has itself, too
 		w.neighbours(h, 1)
 		said, err := h.Watch(w.ctx, func(string) {}, "sh", "-c", `nix-store --realise --dry-run "$0" 2>&1`, home.Path.String())
 		w.must(err)
