@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// muxerAlive is how often both ends of a connection make sure of each other by yamux. Whether the machine is there
-	// the kernel finds out much sooner, see [watchOver]; and of a program that has halted nobody expects an answer for
-	// long.
+	// muxerAlive is the interval at which both ends of a connection check each other by yamux. The kernel finds out
+	// much sooner whether the machine is there, see [watchOver]; and no request waits long for a program that has
+	// halted.
 	muxerAlive = 15 * time.Minute
 	// The kernel sends a packet when nothing has come for probeAfter, again after probeGap, and gives up when that has
 	// gone on for giveUp, which is also how long what was sent may stay unacknowledged. So two packets may be lost, and

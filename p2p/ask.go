@@ -13,8 +13,8 @@ import (
 	"narbor/trust"
 )
 
-// Answer is what one neighbour says when it is asked about a store path, for people who want to know why Nix got it or
-// did not.
+// Answer is one neighbour's answer to a question about a store path, for users who investigate why Nix got it or did
+// not.
 type Answer struct {
 	ID        string  `json:"id"`
 	Addr      string  `json:"addr"`
@@ -25,7 +25,8 @@ type Answer struct {
 	NarSize   int64   `json:"narSize"`
 	Millis    float64 `json:"millis"`  // until it had answered
 	Problem   string  `json:"problem"` // why it gave no answer, or one that is not believed; "" is none
-	// Unreliable is why what it says is believed and yet not enough to tell Nix that the path can be had; "" if it is enough.
+	// Unreliable is why the answer is believed and yet not enough to tell Nix that the path can be had; "" if it is
+	// enough.
 	Unreliable string `json:"unreliable,omitempty"`
 
 	mapping trust.Mapping // if it is believed
@@ -34,9 +35,9 @@ type Answer struct {
 // Believed says whether the neighbour has the path, and what it says of it can be believed.
 func (a Answer) Believed() bool { return a.Path != "" && a.Problem == "" }
 
-// AskEach asks every neighbour by itself about a hash part, and returns their answers sorted by ID. Unlike [Node.Lookup]
-// it waits for all of them, up to [askTimeout] each, and nobody is struck for what it says. There are no answers about a
-// hash part that Lookup keeps from neighbours.
+// AskEach asks every neighbour by itself about a hash part, and returns their answers sorted by ID. Unlike
+// [Node.Lookup] it waits for all of them, up to [askTimeout] each, and no neighbour is struck for its answer. There are
+// no answers about a hash part that Lookup keeps from neighbours.
 func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 	if n.secret(ctx, hp) != nil {
 		return []Answer{}

@@ -34,8 +34,8 @@ type behalf struct {
 
 // A job is a NAR that is being fetched for others.
 type job struct {
-	from   netip.Addr    // of whom it was asked first
-	lease  *time.Timer   // ends it, once nobody asks how far it is
+	from   netip.Addr    // address of the first peer that asked
+	lease  *time.Timer   // ends it, once no peer asks for its progress
 	begun  chan struct{} // closed when there is a flight, or will be none
 	flight *fetch        // nil is none; may be read once begun is closed
 	done   chan struct{}
@@ -67,8 +67,8 @@ func newBehalf(budget int64) *behalf {
 	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each, failed: failed}
 }
 
-// spend says whether neighbours at an address may have n bytes fetched. However many addresses somebody has, half of what
-// is left stays for the next. The caller holds mu.
+// spend reports whether neighbours at an address may have n bytes fetched. However many addresses one user has, half of
+// the remaining budget stays for the next. The caller holds mu.
 func (b *behalf) spend(from netip.Addr, n int64, now time.Time) bool {
 	own, ok := b.each.Get(from)
 	if !ok {
@@ -100,7 +100,7 @@ func (b *behalf) touch(nar store.Hash) *job {
 // helps says whether this node asks its upstreams for others.
 func (n *Node) helps() bool { return n.alone() == "" }
 
-// alone says why this node asks its upstreams for nobody else; "" if it does.
+// alone returns the reason why this node asks its upstreams only for itself; "" if it asks for others, too.
 func (n *Node) alone() string {
 	switch {
 	case len(n.cfg.Upstreams) == 0:
@@ -190,16 +190,17 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 	return err
 }
 
-// downloaded is how many bytes have come from the upstreams, packed as they were; it begins anew after [store.MaxNarSize].
+// downloaded returns the number of bytes, before unpacking, that have come from the upstreams; it begins anew after
+// [store.MaxNarSize].
 func (n *Node) downloaded() (sum int64) {
 	for _, u := range n.cfg.Upstreams {
 		sum += u.Received()
 	}
-	const step = 16 << 10 // the sizes of archives, to the byte, are nobody's business
+	const step = 16 << 10 // the exact sizes of archives are private
 	return sum / step * step % store.MaxNarSize
 }
 
-// meetPeer makes whoever asks for a NAR on its behalf a member of its crowd.
+// meetPeer makes the peer that asks for a NAR on its behalf a member of the NAR's swarm.
 func (f *fetch) meetPeer(id peer.ID) {
 	f.node.mu.Lock()
 	nb := f.node.peers[id]
@@ -210,7 +211,8 @@ func (f *fetch) meetPeer(id peer.ID) {
 }
 
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
-// budget for it. It returns nil if it will not be fetched. Of those who ask at the same time, one begins.
+// budget for it. It returns nil if it will not be fetched. If several neighbours ask at the same time, it is fetched
+// once.
 func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch {
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience/2)
 	defer cancel()
@@ -247,7 +249,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		sp, err := n.fly(life, f)
 		n.cfg.Observer.Landed(m, err)
 		if err != nil {
-			if !errors.Is(life.Err(), context.Canceled) { // nobody wanted it any more
+			if !errors.Is(life.Err(), context.Canceled) { // no neighbour wanted it any more
 				n.behalf.failed.Add(nar, time.Now())
 			}
 			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))

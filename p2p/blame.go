@@ -12,8 +12,9 @@ import (
 	"narbor/store"
 )
 
-// convict finds somebody who lied, when the whole NAR is here and wrong. It returns the NAR if that mended it; or
-// nothing, and then what is doubtful is missing again and the liar is out. See the package comment for the proof.
+// convict finds a peer that sent wrong blocks, when the whole NAR is here and wrong. It returns the NAR if that
+// repaired it; otherwise nil, and then the doubtful blocks are missing again and the peer is excluded. See the package
+// comment for the proof.
 func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error) {
 	defer func() { f.manifest = nil; f.only() }()
 	by := f.contributors()
@@ -25,7 +26,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		return nil, err
 	}
 	witness := f.witness(by)
-	if witness == nil { // they have left meanwhile: nothing can be held against anybody
+	if witness == nil { // all contributors have left: none of them can be blamed
 		_, err := f.suspect(func(int, block) bool { return true })
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		failures := 1 // it could not stand by its word, and run has told why
+		failures := 1 // the holder could not deliver the blocks of its manifest; run has logged why
 		if errors.Is(err, errSlow) {
 			failures = lied
 		}
@@ -62,7 +63,7 @@ func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error
 	return sp, err
 }
 
-// witness returns the holder, still here, who sent most of the NAR, or nil.
+// witness returns the holder, still here, that sent most of the NAR, or nil.
 func (f *fetch) witness(by map[peer.ID]int) *neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// ErrNoPeer says that nobody goes by a name that a user gave.
+// ErrNoPeer says that no peer has a name that the user gave.
 var ErrNoPeer = errors.New("no such peer")
 
 // shortestSuffix is how many characters of a peer ID's end may stand for it: 4 tell apart any neighbours that a person
@@ -76,9 +76,9 @@ func (b *blocklist) set(id peer.ID, on bool) error {
 	return nil
 }
 
-// Block refuses a peer for good, also after a restart, and closes its connections. It is named by its peer ID, the last
-// characters of that, or the address of one that is connected; a whole peer ID may be anybody's. It returns the ID. The
-// error wraps [ErrNoPeer] if nobody goes by that name.
+// Block refuses a peer for good, also after a restart, and closes its connections. It is named by its peer ID, by the
+// last characters of that, or by the address of a connected peer; a whole peer ID may be that of an unknown peer. It
+// returns the ID. The error wraps [ErrNoPeer] if no peer has that name.
 func (n *Node) Block(name string) (id string, err error) {
 	p, err := peer.Decode(name)
 	if err != nil {
@@ -114,7 +114,7 @@ func (n *Node) Unblock(name string) (id string, err error) {
 	return p.String(), nil
 }
 
-// peerNamed finds the one whom a name given by a user stands for.
+// peerNamed returns the peer for which a name given by a user stands.
 func (n *Node) peerNamed(name string, among []peer.ID) (peer.ID, error) {
 	suffix := strings.TrimLeft(strings.TrimPrefix(name, "…"), ".")
 	addr, _ := netip.ParseAddr(strings.Trim(name, "[]"))

@@ -19,9 +19,9 @@ import (
 )
 
 const (
-	// askSoon is the first pause between two questions; each is three times as long as the one before, up to askLate if
-	// there are machines that are known by their announcements alone: short of half of what those are believed for, so
-	// that each is heard twice in that time. Otherwise up to askRest, for whoever was not heard when it came.
+	// askSoon is the first pause between two questions; each is three times as long as the one before. The limit is
+	// askLate if there are machines known by their announcements alone: less than half of the lifetime of those, so
+	// that each is heard twice in that time. Otherwise it is askRest, for machines that were not heard when they came.
 	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
 	mdnsPort = 5353
@@ -35,14 +35,14 @@ var (
 	mdnsLabels = []byte("\x07_narbor\x04_tcp\x05local")
 )
 
-// An ear listens on a link for what others say by multicast DNS, in one family, and asks. Answers come to everybody, so
-// one question is enough for all machines of a LAN: who has heard another's lets its own turn pass. zeroconf's browsing
+// An ear listens on a link for multicast DNS, in one family, and asks. All machines receive an answer, so one question
+// is enough for a whole LAN: a machine that has heard the question of another skips its own turn. zeroconf's browsing
 // asks at least every minute, whatever it hears; among 60 machines that would be 400 packets a second, for each of them
 // to read.
 type ear struct {
 	question []byte
 	id       uint16      // of own questions: multicast comes back to its sender
-	asked    atomic.Bool // somebody else has asked since this ear's last turn
+	asked    atomic.Bool // another machine has asked since this ear's last turn
 	pace     *rate.Limiter
 	traffic  *traffic
 
@@ -90,7 +90,7 @@ func (e *ear) join4(ifi net.Interface) (err error) {
 		if c == nil {
 			return n, 0, netip.Addr{}, err
 		}
-		return n, c.IfIndex, netip.Addr{}, err // nobody asks who says it
+		return n, c.IfIndex, netip.Addr{}, err // the sender is not needed
 	}
 	e.write = func(b []byte) error {
 		_, err := p.WriteTo(b, &ipv4.ControlMessage{IfIndex: ifi.Index}, group)
@@ -189,12 +189,12 @@ func nextAsk(pause time.Duration, strangers bool) time.Duration {
 	return min(3*pause, askRest)
 }
 
-// noteQuestion notes whether a packet is somebody's question that everybody will answer.
+// noteQuestion records whether a packet is another machine's question that all machines will answer.
 func (e *ear) noteQuestion(m *dns.Msg) {
 	if m.Response || m.Id == e.id {
 		return
 	}
-	if len(m.Ns) == 0 && len(m.Answer) == 0 { // a probe has an Ns; who knows some is not told of them
+	if len(m.Ns) == 0 && len(m.Answer) == 0 { // a probe has an Ns; one that lists known answers does not get those
 		for _, q := range m.Question {
 			if q.Name == mdnsName && q.Qtype == dns.TypePTR && q.Qclass == dns.ClassINET { // not by unicast
 				e.asked.Store(true)
@@ -206,8 +206,8 @@ func (e *ear) noteQuestion(m *dns.Msg) {
 	e.traffic.count(questionIgnored)
 }
 
-// take returns the announcements in a packet, and notes whether it is somebody's question. Of a flood it takes no more
-// than hearRate.
+// take returns the announcements in a packet, and records whether it is another machine's question. Of a flood it takes
+// no more than hearRate.
 func (e *ear) take(packet []byte, now time.Time) (found []*zeroconf.ServiceEntry) {
 	if !bytes.Contains(packet, mdnsLabels) {
 		return nil

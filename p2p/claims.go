@@ -14,7 +14,7 @@ import (
 	"narbor/store"
 )
 
-// A toldClaim is a claim that was not asked for. It is judged when somebody asks.
+// A toldClaim is a claim that was not asked for. It is verified when a lookup needs it.
 type toldClaim struct {
 	text string
 	at   time.Time
@@ -45,7 +45,7 @@ func (n *neighbour) recall(hp store.HashPart) (text string, ok bool) {
 	return c.text, time.Since(c.at) < toldFresh
 }
 
-// isLate says whether the neighbour has been silent for so long that nobody should wait for it.
+// isLate reports whether the neighbour has been silent for so long that lookups should not wait for it.
 func (n *neighbour) isLate() bool {
 	since := n.late.Load()
 	return since != 0 && time.Now().UnixNano()-since > int64(lateAfter)
@@ -157,8 +157,8 @@ func (ex *exchange) ask(batch []*lookup) error {
 	return ex.send(r)
 }
 
-// more adds the questions that wait already, or are about to: who asks one often has others that are ready to run. It
-// leaves out those that have been answered before they were asked.
+// more adds the questions that are waiting or about to be: often several goroutines ask at once. It leaves out those
+// that have been answered before they were asked.
 func (n *neighbour) more(batch []*lookup) []*lookup {
 	runtime.Gosched()
 	batch = slices.DeleteFunc(batch, n.answeredUnasked)
@@ -175,8 +175,8 @@ func (n *neighbour) more(batch []*lookup) []*lookup {
 	return batch
 }
 
-// answeredUnasked says whether a question need not be asked any more, because of what was said before or because
-// nobody waits for an answer.
+// answeredUnasked reports whether a question need not be asked any more, because of an unasked claim or because no
+// caller waits for the answer.
 func (n *neighbour) answeredUnasked(l *lookup) bool {
 	if !l.owes(n) {
 		return true

@@ -11,8 +11,8 @@ import (
 )
 
 // Store content shrinks to a half with S2, at 400 to 600 MB a second on one processor, and to 0.4 with zstd at 90 to
-// 140; both give up quickly on what is compressed already. A link slower than what then comes out of a processor is the bottleneck, and compression widens it; on a
-// faster one, the processor would be.
+// 140; both give up quickly on compressed data. On a link slower than the resulting output, the link is the bottleneck,
+// and compression speeds it up; on a faster one, the processor would be the bottleneck.
 const (
 	s2Below   = 180 << 20 // bytes per second of the link: up to a gigabit and a half
 	zstdBelow = 40 << 20  // up to 300 Mbit/s
@@ -67,7 +67,7 @@ func pack(as status, block, out []byte) ([]byte, bool) {
 	return packed, len(packed) < room
 }
 
-// unpack is the inverse of pack. What is packed must come out as exactly as many bytes as block has room for.
+// unpack is the inverse of pack. It fails unless packed unpacks to exactly len(block) bytes.
 func unpack(as status, packed, block []byte) error {
 	n := 0
 	var err error

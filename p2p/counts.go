@@ -12,14 +12,14 @@ import (
 // Reasons for which what a peer sent is not believed. They are labels of a metric: there are no others.
 const (
 	refusedSignature = "bad_signature" // a signature in the name of a trusted key is wrong
-	refusedKey       = "untrusted_key" // no trusted key has signed it: that is no lie
+	refusedKey       = "untrusted_key" // no trusted key has signed it: not a lie
 	refusedHash      = "hash_mismatch"
 	refusedName      = "name_mismatch" // it is about another path
 	refusedFormat    = "malformed"
-	refusedProbing   = "probing" // it asks and asks for what is not here: this is for bans alone
+	refusedProbing   = "probing" // it asks on and on for paths that are not here: for bans only
 )
 
-// errProbing is what a peer is banned for that tries out what is here.
+// errProbing is the reason of a ban for probing which paths are here.
 var errProbing = errors.New("asks for what is not here")
 
 // errName is what a peer is struck for that answers about another path.

@@ -31,7 +31,7 @@ type crowd struct {
 	idle    time.Time             // since when holders have had nothing to do
 	passed  int                   // how many blocks have been passed on since then
 	last    time.Time             // when a block came last, from any peer
-	shared  bool                  // others may have what is here
+	shared  bool                  // other peers may get the blocks that are here
 	closed  bool                  // nothing is taken from it any more, nor given to it
 	news    chan struct{}         // closed, and made anew, when a block has come
 }

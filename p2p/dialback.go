@@ -291,7 +291,7 @@ func newDialBacks() (*dialBacks, error) {
 	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}, err
 }
 
-// allow takes one connection to an address from what is left.
+// allow takes one connection to an address from the remaining budget.
 func (d *dialBacks) allow(a netip.Addr, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"narbor/store"
 )
 
-// A suspicion is a block that somebody sent and that was fetched again from others. Once the right NAR is here it
-// shows who was wrong.
+// A suspicion is a block that was fetched again from other peers. Once the right NAR is here, it shows which sender was
+// wrong.
 type suspicion struct {
 	block   int
 	from    peer.ID
@@ -60,8 +60,8 @@ func (f *fetch) suspect(which func(int, block) bool) (any bool, err error) {
 	return len(found) > 0, nil
 }
 
-// settle holds against those who sent wrong blocks what they did, now that the right NAR is here. Who had vouched for
-// one has lied.
+// settle blames the senders of wrong blocks, now that the right NAR is here. A sender that vouched for such a block has
+// lied.
 func (f *fetch) settle(nar io.ReaderAt) error {
 	type fault struct {
 		from    peer.ID
@@ -87,7 +87,7 @@ func (f *fetch) settle(nar io.ReaderAt) error {
 	return nil
 }
 
-// hasLied says whether somebody was convicted in this fetch.
+// hasLied reports whether the peer was found to have lied in this fetch.
 func (f *fetch) hasLied(id peer.ID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -22,7 +22,7 @@ const tick = 10 * time.Millisecond
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	n.awaitJob(ctx, m)
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
-		// It may have been fetched for another mapping, whose check does not cover this path.
+		// It may have been fetched for another mapping; its check does not cover this path.
 		if err := m.CheckNAR(sp); err != nil {
 			sp.Close()
 			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
@@ -40,7 +40,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 func (n *Node) newFlight(m trust.Mapping) (*fetch, error) {
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
-		n.sharer.closeIdle(0) // what is kept open for neighbours, the spool cannot clear out
+		n.sharer.closeIdle(0) // the spool cannot clear out archives that are open for neighbours
 		draft, err = n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	}
 	if err != nil {

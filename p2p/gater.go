@@ -17,8 +17,8 @@ import (
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
 	paces *paces  // notes the connections that are let in
-	tag   [4]byte // begins stand-ins for link-local addresses, which nobody is ever told of
-	cids  [8]byte // and those for vsock addresses: of these, who is connected so hears its own
+	tag   [4]byte // begins stand-ins for link-local addresses, which are never sent to a peer
+	cids  [8]byte // and those for vsock addresses, of which a connected guest receives its own
 	// arrivals tells [Node.DialBack] of connections that are let in.
 	arrivals arrivals
 
@@ -111,8 +111,8 @@ func (g *gater) mayAccept(a netip.Addr) bool {
 	return a.IsLoopback() || g.isVsock(a) || g.isNamed(a) || g.onLink(a)
 }
 
-// onLink reports whether a is in the network of one of the links. What stands for a vsock address is on none, whatever
-// network somebody may have announced.
+// onLink reports whether a is in the network of one of the links. A stand-in for a vsock address is on none, whatever
+// networks are announced.
 func (g *gater) onLink(a netip.Addr) bool { return !g.isVsock(a) && onLink(g.links, a) }
 
 func onLink(links []link, a netip.Addr) bool {
@@ -169,7 +169,7 @@ func (g *gater) isNamed(a netip.Addr) bool {
 	return false
 }
 
-// isMetadata reports the addresses where clouds hand secrets to whoever asks. They can look on-link there.
+// isMetadata reports the addresses where clouds hand secrets to any client. They can look on-link there.
 func isMetadata(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{169, 254, 169, 254}) || a == netip.MustParseAddr("fd00:ec2::254")
 }

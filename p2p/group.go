@@ -27,8 +27,8 @@ const (
 	groupProtocol  protocol.ID = "/narbor/group/1"
 	memberProtocol protocol.ID = "/narbor/member/1"
 
-	// minSecret is the shortest secret. A member proves itself to strangers, who may then try secrets at leisure: a
-	// random one of this length withstands that, and a word does not.
+	// minSecret is the shortest secret. A member sends proofs to peers that may not know the secret and can then try
+	// secrets offline: a random one of this length withstands that, and a word does not.
 	minSecret = 16
 	maxSecret = 4 << 10
 
@@ -45,7 +45,7 @@ const (
 	roleOpener, roleAnswerer byte = 1, 2
 )
 
-// errOutsider is what a stream is reset with by a member of a group towards who has not proved to be one.
+// errOutsider is the code with which a member of a group resets a stream of a peer that has not proved its membership.
 const errOutsider network.StreamErrorCode = 0x2002
 
 var errOtherGroup = errors.New("it does not know the group's secret")
@@ -80,7 +80,7 @@ func LoadGroupSecret(path string) ([]byte, error) {
 	return secret, nil
 }
 
-// A group is who knows the same secret as we. Nobody else is asked or answered.
+// A group is the set of peers that know the same secret as this node. No other peer is asked or answered.
 type group struct {
 	key  []byte
 	host host.Host
@@ -223,7 +223,7 @@ func (g *group) answerOn(s network.Stream) error {
 	return err
 }
 
-// protocol is what those who may ask each other speak.
+// protocol returns the protocol for requests: in a group, that of its members.
 func (g *group) protocol() protocol.ID {
 	if g == nil {
 		return protocolID
@@ -256,7 +256,7 @@ func (g *group) has(id peer.ID) bool {
 	return g.members[id]
 }
 
-// begins says whether nobody else is proving something to that peer; the caller then calls ends.
+// begins reports whether no other goroutine is proving membership to that peer; the caller then calls ends.
 func (g *group) begins(id peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -273,7 +273,7 @@ func (g *group) ends(id peer.ID) {
 	delete(g.proving, id)
 }
 
-// grace is how long those who were found are waited for because they may turn out to be members.
+// grace is how long to wait for the peers that were found, because they may turn out to be members.
 func (g *group) grace() time.Duration {
 	if g == nil {
 		return 0

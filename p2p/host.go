@@ -73,8 +73,8 @@ func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
 	return q, nil
 }
 
-// A quietHost is libp2p's own without its look at this machine's addresses every five seconds, which would be a fifth of
-// what a machine at rest does. Whoever knows that they have changed says so on the event bus.
+// A quietHost is libp2p's own without its check of this machine's addresses every five seconds, which would be a fifth
+// of the work of a machine at rest. A change of the addresses is announced on the event bus instead.
 type quietHost struct {
 	*basichost.BasicHost
 	peers *pstoremanager.PeerstoreManager

@@ -18,9 +18,9 @@ import (
 // maxIdentity bounds the identity file; a real one has about 120 bytes.
 const maxIdentity = 4 << 10
 
-// LoadIdentity reads this machine's ed25519 key from path (PKCS #8 in PEM), or makes one there if there is no
-// file. Of several processes that make one at the same time, all get the same. A file that others may read is
-// refused, because whoever has the key can answer in this machine's name.
+// LoadIdentity reads this machine's ed25519 key from path (PKCS #8 in PEM), or makes one there if there is no file. If
+// several processes make one at the same time, all get the same. A file that others may read is refused, because every
+// holder of the key can answer in this machine's name.
 func LoadIdentity(path string) (crypto.PrivKey, error) {
 	key, err := readIdentity(path)
 	if !errors.Is(err, fs.ErrNotExist) {

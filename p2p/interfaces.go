@@ -30,7 +30,7 @@ type InterfaceStatus struct {
 	Reason string `json:"reason"` // why it is not used; "" if it is
 }
 
-// noCarrier is why an interface is not used whose cable is out.
+// noCarrier is the reason for not using an interface without a cable.
 const noCarrier = "no carrier"
 
 // A link is a network interface as it was at one moment.
@@ -111,8 +111,8 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return p, p.IsValid()
 }
 
-// watchInterfaces calls changed with the interfaces as they are and again whenever they may have changed, or somebody
-// wants a look, always from the calling goroutine, until ctx ends.
+// watchInterfaces calls changed with the current interfaces and again whenever they may have changed, or look requests
+// it, always from the calling goroutine, until ctx ends.
 func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, look <-chan struct{}, changed func([]link)) error {
 	hints := make(chan struct{}, 1)
 	var watching sync.WaitGroup

@@ -16,7 +16,7 @@ import (
 // resubscribe is the pause after the kernel ended a subscription, or refused one.
 const resubscribe = 2 * time.Second
 
-// unusableAddr marks IPv6 addresses that are not yet, or no longer, this machine's own: nobody could reach it there.
+// unusableAddr marks IPv6 addresses that are not yet, or no longer, this machine's own: it could not be reached there.
 const unusableAddr = unix.IFA_F_TENTATIVE | unix.IFA_F_DADFAILED | unix.IFA_F_DEPRECATED
 
 // interfaceAddrs returns the usable addresses of each interface, by its index.
@@ -88,7 +88,7 @@ func interfaceAdapters(ifis []net.Interface) []adapter {
 			continue
 		}
 		out[i].kind = kindOf(l)
-		if m := byIndex[l.Attrs().MasterIndex]; m != nil && m.Type() != "vrf" { // what is part of a VRF keeps its addresses
+		if m := byIndex[l.Attrs().MasterIndex]; m != nil && m.Type() != "vrf" { // a member of a VRF keeps its addresses
 			out[i].master = m.Attrs().Name
 		}
 	}
@@ -105,7 +105,7 @@ func kindOf(l netlink.Link) string {
 	return l.Type()
 }
 
-// markBridges fills in what is only of interest for bridges and veth pairs: members, and where the internet is.
+// markBridges fills in the fields for bridges and veth pairs only: members, and the route to the internet.
 func markBridges(adapters []adapter) {
 	var routes []int
 	for i := range adapters {
@@ -202,8 +202,8 @@ func followInterfaces(ctx context.Context, hints chan<- struct{}) error {
 	return context.Cause(ctx)
 }
 
-// isNear reports whether a route says what is on our links, see [widenHostPrefixes], or is the default route. A
-// router may learn of thousands of others in a minute.
+// isNear reports whether a route describes our links, see [widenHostPrefixes], or is the default route. A router may
+// learn thousands of others in a minute.
 func isNear(r netlink.Route) bool {
 	if r.Table != unix.RT_TABLE_MAIN || r.Type != unix.RTN_UNICAST {
 		return false

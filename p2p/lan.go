@@ -23,17 +23,17 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// lanConfig says who we are on the LAN and whom to look for.
+// lanConfig has the identity of this node on the LAN and the peers to look for.
 type lanConfig struct {
 	Identity                        crypto.PrivKey // required
 	Port                            uint16         // TCP; 0 picks one
 	Peers, KernelPeers              []string       // multiaddr, IP address or DNS name, with or without a port
-	PeersFile                       string         // keeps those that are added; "" is none
-	MemoryFile                      string         // keeps who was in which network; "" is none
+	PeersFile                       string         // keeps the added peers; "" is none
+	MemoryFile                      string         // keeps the peers of each network; "" is none
 	MDNS                            bool           // announce and browse
 	Vsock                           bool           // reach host and guests by vsock, if there is one
 	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
-	UserAgent                       string         // what identify tells neighbours
+	UserAgent                       string         // is sent to neighbours by identify
 	Net                             *Net           // instead of this machine's
 	Log                             *zap.Logger    // nil discards
 }
@@ -134,8 +134,8 @@ func newLAN(cfg lanConfig) (*lan, error) {
 // Host returns the libp2p host.
 func (l *lan) Host() host.Host { return l.host }
 
-// Settled is closed when the first round of discovery is over: nobody more is to be expected soon. That is at
-// most [settleLimit] after Run began.
+// Settled is closed when the first round of discovery is over and no further machine is expected soon. That is at most
+// [settleLimit] after Run began.
 func (l *lan) Settled() <-chan struct{} { return l.settled }
 
 // Interfaces returns the network interfaces as they were seen last.
@@ -354,8 +354,8 @@ func (l *lan) bury(ctx context.Context) error {
 	}
 }
 
-// close closes a connection. libp2p forgets it at once but says so only when the other side has been told, and who is
-// to be dialled again need not wait for that.
+// close closes a connection. libp2p forgets it at once but reports that only when the other side has been told;
+// redialling the peer does not wait for that.
 func (l *lan) close(c network.Conn) {
 	early := time.AfterFunc(forgetTime, func() { l.lost(c.RemotePeer()) })
 	defer early.Stop()

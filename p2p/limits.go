@@ -51,7 +51,7 @@ const (
 	minPort = 1024
 )
 
-// Counts: of connections and of what is under way at once.
+// Counts: of connections and of concurrent work.
 const (
 	// maxConns is far above the neighbours of any LAN that multicast still works on.
 	maxConns = 512
@@ -339,7 +339,7 @@ const (
 	// slowFor is how long a NAR is not taken from a peer alone that has delivered it far too slowly, and failedFor the
 	// same after any other failure to deliver: the path may have been garbage-collected, and be built again.
 	slowFor, failedFor = 10 * time.Minute, time.Minute
-	// jobTimeout bounds a fetch on behalf of neighbours, whose Nix waits no longer for it.
+	// jobTimeout bounds a fetch on behalf of neighbours: their Nix does not wait longer.
 	jobTimeout = 4 * time.Minute
 	// powerFresh is how long the last answer to whether the machine is on mains or on battery is relied on: each check
 	// reads a few files, one of which may cost an embedded controller milliseconds.

@@ -12,9 +12,9 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// An IPv6 link-local address means something on one link only, which is its zone: the name of an interface of this
-// machine. Zones are never on the wire. A machine announces its link-local address without one, and whoever hears that
-// adds the link on which it did. An announcement of a link-local address is believed only if it came from that very
+// An IPv6 link-local address is valid on one link only, which is its zone: the name of an interface of this machine.
+// Zones are never on the wire. A machine announces its link-local address without one, and the receiver adds the link
+// on which the announcement came. An announcement of a link-local address is believed only if it came from that very
 // address: a reflector between two networks, or a machine that answers a question on one link with its address on
 // another, would have us look for it where it is not.
 
@@ -34,8 +34,8 @@ func byReach(addrs []ma.Multiaddr) (first, last []ma.Multiaddr) {
 }
 
 // libp2p refuses to dial link-local addresses, so it is given stand-ins: addresses of a range in which there are no
-// machines, with the number of the interface and a tag that nobody else knows in them. These exist between a call to dial
-// and the socket, where [gater.DialContext] puts the real ones in their place.
+// machines, with the number of the interface and a secret tag in them. These exist between a call to dial and the
+// socket, where [gater.DialContext] puts the real ones in their place.
 
 // standIn returns what stands for a link-local address with a zone.
 func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {

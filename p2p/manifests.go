@@ -24,7 +24,7 @@ const maxManifests, maxManifestFiles = 64 << 20, 4096
 type manifests struct {
 	dir *os.Root
 
-	mu    sync.Mutex // guards the rest, and what is written
+	mu    sync.Mutex // guards the rest, and writes to the directory
 	files int
 	used  int64
 }

@@ -38,11 +38,10 @@ const (
 // A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes
 // gets a new session under a new name, because others would take the old name for old news. Owned by one goroutine.
 //
-// zeroconf announces and answers; listening and asking is done by an [ear]. What a session sends of its own accord stays
-// on its link. But Linux hands zeroconf's sockets every multicast packet
-// that any program on the machine has joined the group for, and zeroconf answers where the question came from: if
-// Avahi listens on a link that is not used here, a question there is answered with the addresses of those that are.
-// Nobody can connect from there: the gater sees to that.
+// zeroconf announces and answers; an [ear] listens and asks. The packets that a session sends unasked stay on its link.
+// But Linux hands zeroconf's sockets every multicast packet of groups that any program on the machine has joined, and
+// zeroconf answers to the interface of the question: if Avahi listens on a link that is not used here, a question there
+// is answered with the addresses of those that are. The gater refuses connections from there.
 type discovery struct {
 	lan      *lan
 	port     uint16
@@ -202,7 +201,7 @@ func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announceme
 func zoned(m ma.Multiaddr, zone string) ma.Multiaddr {
 	z, err := ma.NewComponent("ip6zone", zone)
 	if err != nil {
-		return m // without a zone, nobody takes it
+		return m // without a zone it is not used
 	}
 	return append(ma.Multiaddr{*z}, m...)
 }

@@ -13,7 +13,7 @@ import (
 // OthersOnMDNS returns which other programs on this machine have UDP port 5353 open, such as "avahi-daemon" or
 // "systemd-resolve", sorted; "another program" stands for those that this process may not look into. narbor itself does
 // not count, whichever process it is. The port can be shared; but a program that does not share it, or takes unicast
-// answers for itself, is worth naming when neighbours are not found. Where there is no /proc, nobody is known.
+// answers for itself, is worth naming when neighbours are not found. Where there is no /proc, the result is empty.
 func OthersOnMDNS() []string { return othersOnMDNS("/proc", "narbor") }
 
 func othersOnMDNS(proc, self string) []string {
@@ -59,7 +59,8 @@ func othersOnMDNS(proc, self string) []string {
 	return slices.Compact(names)
 }
 
-// socketsAt adds the inodes of the sockets with a local port that one of the kernel's tables lists, and whose they are.
+// socketsAt adds the inodes of the sockets with a local port in one of the kernel's tables, with the IDs of their
+// users.
 func socketsAt(table string, port int, sockets map[string]string) {
 	f, err := os.Open(table)
 	if err != nil {

@@ -28,8 +28,8 @@ const (
 	memoRest = time.Hour
 )
 
-// A memory is who was connected in which network. It is no safe place for a network's name, so it is nobody's to read
-// but narbor's.
+// A memory records which peers were connected in which network. It contains the names of networks, so only narbor may
+// read the file.
 type memory struct {
 	file string // "" is none
 	all  []memo
@@ -97,7 +97,7 @@ func (m *memory) isFull(network string, now time.Time) bool {
 	return fresh >= maxRemembered
 }
 
-// bound forgets what is too old, or too much; the newest stays.
+// bound removes entries that are too old or too many; the newest stay.
 func (m *memory) bound(now time.Time) {
 	slices.SortStableFunc(m.all, func(a, b memo) int { return cmp.Compare(b.Seen.Unix(), a.Seen.Unix()) })
 	networks, addrs := map[string]int{}, map[string]int{}
@@ -115,7 +115,7 @@ func (m *memory) bound(now time.Time) {
 	})
 }
 
-// in returns who was in a network.
+// in returns the peers of a network.
 func (m *memory) in(network string) []ma.Multiaddr {
 	var out []ma.Multiaddr
 	for _, x := range m.all {

@@ -13,7 +13,7 @@ import (
 	"narbor/trust"
 )
 
-// KeyMismatch is a trusted key in whose name neighbours have signatures that do not verify with it.
+// KeyMismatch is a trusted key with the name of which neighbours have signatures that do not verify with it.
 type KeyMismatch struct {
 	Key        string   `json:"key"`
 	Neighbours []string `json:"neighbours"` // IDs, sorted
@@ -80,7 +80,7 @@ func (m *mismatches) current(keys *trust.Keys) []KeyMismatch {
 	return list
 }
 
-// forget removes the peers whose last mismatch is long ago.
+// forget removes the peers without a mismatch within [mismatchTime].
 func (k *mismatch) forget(now time.Time) {
 	for id, last := range k.peers {
 		if now.Sub(last) > mismatchTime {

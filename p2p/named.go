@@ -33,7 +33,7 @@ const (
 	lookAgain, hostTries = 5 * time.Minute, 8
 )
 
-// A namedPeer is somebody whom the user named: one machine, or with a DNS name as many as it has addresses. The host of a
+// A namedPeer is a peer that the user named: one machine, or with a DNS name as many as it has addresses. The host of a
 // virtual machine is kept as if it had been named.
 type namedPeer struct {
 	text   string     // as the user wrote it
@@ -43,7 +43,7 @@ type namedPeer struct {
 	name   string     // a DNS name
 	family string     // "ip", "ip4" or "ip6": which of the name's addresses count
 	port   uint16
-	id     peer.ID // "": whoever answers
+	id     peer.ID // "": any peer that answers
 
 	hurry chan struct{} // the network has changed: dial at once
 	lost  chan struct{} // a connection to one of its peers has ended
@@ -66,7 +66,7 @@ func parseNamed(texts []string, from string) ([]*namedPeer, error) {
 	return out, nil
 }
 
-// via says how those were found who are at its addresses.
+// via returns the source of the peers found at its addresses.
 func (n *namedPeer) via() string {
 	switch n.from {
 	case fromKernel:
@@ -190,7 +190,7 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
 	tried := sync.OnceFunc(l.keeper.namedTried)
 	defer tried()
-	if n.from == fromVsock { // a hypervisor may leave it to time to say that nobody is there
+	if n.from == fromVsock { // a hypervisor may only time out if there is no narbor at the host
 		defer time.AfterFunc(placeFirst, tried).Stop()
 	}
 	learned := make(map[netip.Addr]peer.ID)
@@ -246,7 +246,7 @@ func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err erro
 	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
 }
 
-// connectNamed connects to whoever is at the addresses of a named peer. It returns an error if nobody is.
+// connectNamed connects to the peers at the addresses of a named peer. It returns an error if there is none.
 func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
 	addrs, err := n.resolve(ctx)
 	if err != nil {
@@ -278,8 +278,7 @@ func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.
 	return errors.Join(errs...)
 }
 
-// connectAnyone connects to whoever is at an address: the one who was there the last time, if it is known, or
-// somebody new.
+// connectAnyone connects to the peer at an address: the last one there, if it is known and still there, or another.
 func (l *lan) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
 	if last != "" {
 		err := l.connectAs(ctx, n, last, a)
@@ -316,8 +315,8 @@ func (l *lan) remember(id peer.ID, n *namedPeer) {
 	l.viaName[id] = n
 }
 
-// whoIs returns the ID of the peer at an address. A libp2p connection needs to know whom it expects, so it expects
-// a stranger, and reads from the handshake's refusal who answered.
+// whoIs returns the ID of the peer at an address. A libp2p connection needs an expected ID, so whoIs expects a random
+// one, and reads the actual ID from the error of the handshake.
 func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
 	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
@@ -333,7 +332,7 @@ func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) 
 	if errors.As(err, &mismatch) {
 		return mismatch.Actual, nil
 	}
-	return "", fmt.Errorf("ask who is there: %w", err)
+	return "", fmt.Errorf("ask for the peer ID: %w", err)
 }
 
 func (n *namedPeer) multiaddrs(addrs []netip.Addr) []ma.Multiaddr {

@@ -29,11 +29,11 @@ type tally struct {
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64
 	strikes                               atomic.Int64
-	rumours, distrusted                   atomic.Int64 // NARs it passed on wrong blocks of; until when (Unix ns) nothing relayed is taken from it
-	blocksRelayed                         atomic.Int64 // of those sent, what was still being received here
+	rumours, distrusted                   atomic.Int64 // NARs of which it passed on wrong blocks; until when (Unix ns) nothing relayed is taken from it
+	blocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
 	wireReceived, wireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
 	outsider, told                        atomic.Bool  // it is of another group; that was logged
-	wasted                                atomic.Int64 // bytes received that somebody else had delivered first
+	wasted                                atomic.Int64 // bytes received that another peer had delivered first
 
 	mu sync.Mutex // guards the rest
 	setback
@@ -41,7 +41,7 @@ type tally struct {
 	shuns   uint      // how often that was so of late
 }
 
-// distrust takes note that the peer has passed on wrong blocks, believing whoever lied, or saying so.
+// distrust records that the peer has passed on wrong blocks, whether it believed a liar or claims that it did.
 func (t *tally) distrust(now time.Time) {
 	if t.rumours.Add(1)%maxStrikes == 0 {
 		t.distrusted.Store(now.Add(banTime).UnixNano())
@@ -59,12 +59,12 @@ type neighbour struct {
 	protocol protocol.ID
 	since    time.Time
 	tally    *tally
-	stranger bool                                  // when it came it was none of those to keep, see [circle]
-	asks     chan *lookup                          // who want to know what it says
+	stranger bool                                  // not one of the machines to keep when it came, see [circle]
+	asks     chan *lookup                          // lookups that want its answer
 	told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
 	done     chan struct{}                         // closed when the neighbour is gone
 
-	helping chan struct{} // one for each question that its upstreams have to do with
+	helping chan struct{} // one for each question under way for which it asks its upstreams
 	brought atomic.Int64  // when (Unix ns) a block came from it last
 
 	shown atomic.Int64 // the most bytes a second at which blocks have come from it, on average
@@ -82,7 +82,7 @@ type exchange struct {
 	network.Stream
 	br    *bufio.Reader
 	stall time.Duration // how long a read may make no progress
-	until time.Time     // when what is being read must be here, whatever progress it makes; zero is no limit
+	until time.Time     // when the current read must be complete, whatever progress it makes; zero is no limit
 	kept  bool          // it was kept open, and nothing has been read from it since
 }
 

@@ -43,7 +43,7 @@ func (n *Net) links(p interfacePolicy) ([]link, error) {
 		addrs: []netip.Prefix{n.Addr}}}, nil
 }
 
-// follow hands on what is found until ctx ends.
+// follow passes found entries to hear until ctx ends.
 func (n *Net) follow(ctx context.Context, hear func(*zeroconf.ServiceEntry)) error {
 	for {
 		select {

@@ -31,7 +31,7 @@ type Config struct {
 	Identity crypto.PrivKey // required
 	Port     uint16         // TCP, all addresses; 0 picks one
 	Peers    []string       // named by the user: multiaddr, IP or DNS name, with or without port
-	// KernelPeers are as Peers, from the kernel's command line; what is wrong among them is logged and left out.
+	// KernelPeers are as Peers, from the kernel's command line; invalid ones are logged and left out.
 	KernelPeers []string
 	MemoryFile  string // keeps the peers of each network, to be looked for there again; "" is none
 	PeersFile   string // keeps the peers added by [Node.AddPeer] across restarts; "" is none
@@ -57,7 +57,7 @@ type Config struct {
 	GroupSecret []byte
 	ShareOff    bool         // share nothing until [Node.Share] turns it on
 	UploadRate  int64        // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
-	Trusted     *trust.Keys  // the keys whose claims are believed
+	Trusted     *trust.Keys  // verify claims
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
 	Spool       *store.Spool // where fetched NARs go
 	Bans        string       // file that keeps the banned peers across restarts; "" is none
@@ -99,14 +99,14 @@ type Node struct {
 	power    *power
 	sign     protocol.ID     // protocol of the peers that ask the same upstreams for others
 	pace     tempo           // of all upstreams together
-	life     context.Context // of what is fetched for others; ended by dying, which Run calls
+	life     context.Context // of fetches for others; ended by dying, which Run calls
 	dying    context.CancelFunc
 	findings *lru.Cache[store.HashPart, *finding]
 	wanted   *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
 	bans     *bans
 	blocked  *blocklist
 	counts   *counts
-	// mismatches are the trusted keys in whose name neighbours have signatures that do not verify.
+	// mismatches are the trusted keys with the names of which neighbours have signatures that do not verify.
 	mismatches mismatches
 	avoided    avoided
 	group      *group        // nil is no group
@@ -201,14 +201,14 @@ func New(cfg Config) (*Node, error) {
 func unwanted(cfg Config, l *lan) (*bans, *blocklist) {
 	banned, err := loadBans(cfg.Bans)
 	if err != nil {
-		cfg.Log.Warn("nobody stays banned: the bans from before cannot be read", zap.Error(err))
+		cfg.Log.Warn("bans from earlier runs are lost: their file cannot be read", zap.Error(err))
 	}
 	for id, s := range banned.current() {
 		l.gate.block(id, s.Until)
 	}
 	blocked, err := loadBlocklist(cfg.Blocked)
 	if err != nil {
-		cfg.Log.Warn("nobody stays blocked: the list from before cannot be read", zap.Error(err))
+		cfg.Log.Warn("peers blocked in earlier runs are not blocked: their file cannot be read", zap.Error(err))
 	}
 	for _, id := range blocked.all() {
 		l.gate.block(id, time.Now().Add(forGood))
@@ -433,7 +433,7 @@ func (n *Node) strike(id peer.ID, lie error) {
 	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
 }
 
-// bounded returns what is kept and logged of a reason.
+// bounded returns the part of a reason that is kept and logged.
 func bounded(reason string) string {
 	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }

@@ -21,11 +21,11 @@ const paceFresh = 100 * time.Millisecond
 // something on the way let through at once.
 const paceSamples = 3
 
-// paces tells how fast the TCP connections under libp2p's are, as the kernel measures it from what is acknowledged:
-// that is the pace of the link, even while a processor or the other side's disk is what limits the transfer.
-// libp2p does not give its connections away, so they are noted as they come.
+// paces knows the rate of the TCP connections under libp2p's, as the kernel measures it from acknowledgements: that is
+// the rate of the link, even while a processor or the other side's disk limits the transfer. libp2p does not expose its
+// connections, so they are recorded as they come.
 type paces struct {
-	mu    sync.Mutex // guards conns, and what is in them
+	mu    sync.Mutex // guards conns, and their fields
 	conns map[string]*pace
 }
 
@@ -130,8 +130,8 @@ func (p *pace) bytesPerSecond() (slowest int64) {
 }
 
 // admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and
-// what is written after them would wait for seconds on a slow link. All connections to one address share the room, so
-// that a machine gets no more of the link for having many. It is not for long: at worst the queue grows.
+// later writes would wait for seconds on a slow link. All connections to one address share the room, so that a machine
+// gets no more of the link by opening many. The wait is short: at worst the queue grows.
 func (p *paces) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
 	p.mu.Lock()
 	found := p.conns[paceKey(c)]
@@ -172,7 +172,7 @@ func (p *paces) fits(c *pace, size int) (own, shared bool) {
 		if time.Since(other.looked) > queueTime/8 {
 			other.queued()
 		}
-		if time.Since(other.moved) < paceFresh { // otherwise it is in nobody's way
+		if time.Since(other.moved) < paceFresh { // otherwise it does not delay others
 			all += other.left
 		}
 	}
@@ -195,7 +195,7 @@ func (c *pace) queued() (n, rate int64, known bool) {
 	}
 	c.looked = time.Now()
 	n = c.written - (acked - c.before)
-	if n < 0 || idle && time.Since(c.fed) > queueTime { // what is not a block was acknowledged, too; or a stream was reset, and its block never sent
+	if n < 0 || idle && time.Since(c.fed) > queueTime { // other bytes than blocks were acknowledged, too; or a stream was reset before its block was sent
 		c.before -= n
 		n = 0
 	}

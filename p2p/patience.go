@@ -115,7 +115,7 @@ func stalledOut(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// account draws conclusions from a fetch that has ended: who is not relied on for this NAR, or at all, for a while.
+// account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while.
 func (f *fetch) account(began time.Time, err error) {
 	if errors.Is(err, context.Canceled) || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) {
 		return

@@ -23,15 +23,15 @@ import (
 const peersProtocol protocol.ID = "/narbor/peers/1"
 
 const (
-	// One neighbour by chance is asked who else is there exchangeMin after somebody has joined, and then after pauses
-	// that double up to exchangeMax. Two machines that join a third at the same moment are told nothing of each other
-	// the first time.
+	// A random neighbour is asked for its neighbours exchangeMin after a peer has joined, and then after pauses that
+	// double up to exchangeMax. Two machines that join a third at the same moment do not learn of each other the first
+	// time.
 	exchangeMin, exchangeMax = time.Second, 5 * time.Minute
-	// hearsayFor is how long a machine that somebody told of is dialled, as long as it does not answer.
+	// hearsayFor is how long a machine known by hearsay is dialled, as long as it does not answer.
 	hearsayFor = 5 * time.Minute
 )
 
-// exchangePeers asks neighbours who else is there, until ctx ends.
+// exchangePeers asks neighbours for their neighbours, until ctx ends.
 func (n *Node) exchangePeers(ctx context.Context) error {
 	pause := exchangeMin
 	for {
@@ -49,7 +49,7 @@ func (n *Node) exchangePeers(ctx context.Context) error {
 	}
 }
 
-// askPeers asks a neighbour who else is there, if it is one that tells.
+// askPeers asks a neighbour for its neighbours, if it supports that.
 func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	h := n.lan.Host()
 	if ok, err := h.Peerstore().SupportsProtocols(id, peersProtocol); err != nil || len(ok) == 0 {
@@ -222,7 +222,7 @@ func (g *gater) shareLink(a, b netip.Addr) bool {
 	return false
 }
 
-// hearsay takes an address that somebody else gives for a peer: one on our links, and a port that is not a router's or
+// hearsay takes an address of a peer that another peer has sent: one on our links, and a port that is not a router's or
 // a printer's own.
 func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
 	id, addr, ok := splitPeerAddr(m)

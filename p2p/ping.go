@@ -21,7 +21,7 @@ const (
 	maxPingCandidates = 32
 )
 
-// PingConfig says what is measured.
+// PingConfig sets what Ping measures.
 type PingConfig struct {
 	Count int   // round trips
 	Bytes int64 // of blocks that are fetched and thrown away; 0 is none
@@ -47,8 +47,8 @@ type Ping struct {
 	Problem   string  `json:"problem"` // why nothing, or not all, was fetched; "" is none
 }
 
-// Ping measures the way to a neighbour: round trips by libp2p's own ping protocol, and throughput by blocks of something
-// that it has. The error wraps [ErrNoPeer] if nobody is a neighbour by that name; see [Node.Block] for names. It takes as
+// Ping measures the connection to a neighbour: round trips by libp2p's own ping protocol, and throughput by blocks of a
+// NAR that it has. The error wraps [ErrNoPeer] if no neighbour has that name; see [Node.Block] for names. It takes as
 // long as ctx allows at most.
 func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, error) {
 	nb, err := n.neighbourNamed(name)

@@ -46,8 +46,8 @@ type places struct {
 	memory  *memory
 	changed time.Time               // when the links did
 	probed  map[netip.Addr]string   // gateways that were dialled since then, and their hardware addresses
-	here    map[string]bool         // networks whose peers were recalled since then
-	keys    map[netip.Prefix]string // what is known of the networks of our links
+	here    map[string]bool         // networks with peers recalled since then
+	keys    map[netip.Prefix]string // keys of the networks of our links, as far as known
 	noted   time.Time               // when all neighbours were last recorded; zero: record them now
 	dirty   time.Time               // since when the memory differs from the file; zero: it does not
 	failed  bool                    // it cannot be written, and that was logged
@@ -145,7 +145,7 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key string, sure bool) {
 	own := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.addr.Is4() != prefix.Addr().Is4() })
 	if len(own) == 0 {
-		own = gateways // a prefix whose family has no way out
+		own = gateways // there is no gateway of the family of this prefix
 	}
 	if len(own) == 0 {
 		if prefix.Addr().IsLinkLocalUnicast() {

@@ -31,9 +31,9 @@ type adapter struct {
 //   - What the user says counts: what matches --no-interface is not used; if there is any --interface, exactly what
 //     matches it is used, whatever it is. The patterns are those of [path.Match].
 //   - A member of a bridge or a bond is not used: the bridge or bond is.
-//   - Neither tunnels and VPNs are used nor point-to-point links: what is behind them is far away. Nor is what cannot
-//     multicast, or has nobody behind it: dummies, and what a virtual machine has taken for itself.
-//   - Networks of containers are not used: nobody lives there who does not live here. They are known by the names that
+//   - Tunnels, VPNs and point-to-point links are not used: the machines behind them are far away. Nor are interfaces that
+//     cannot multicast, or have no machine behind them: dummies, and those that a virtual machine has taken for itself.
+//   - Networks of containers are not used: only containers of this machine are there. They are known by the names that
 //     Docker, Podman and CNI give their bridges; and a bridge is one of containers if all its members are, that is
 //     ends of veth pairs or of tunnels. With anything else in it, such as a network card or a virtual machine's tap, it
 //     is a LAN, and so it always is if it has a virtual machine host's name for one (virbr*, vmbr*, microvm*).
@@ -103,7 +103,7 @@ func (a adapter) noLAN() string {
 	case a.kind == "macvtap" || a.kind == "ipvtap":
 		return "belongs to a virtual machine"
 	case slices.Contains([]string{"dummy", "ifb", "nlmon", "vrf", "vcan", "can"}, a.kind):
-		return "nobody is behind it (" + a.kind + ")"
+		return "no machine is behind it (" + a.kind + ")"
 	case a.flags&net.FlagPointToPoint != 0:
 		return "point-to-point (name its peers with --peer)"
 	case a.flags&net.FlagMulticast == 0:
@@ -143,7 +143,7 @@ func dockerBridge(name string) bool {
 
 func vpnNames() []string { return []string{"tailscale*", "zt*", "wg*", "nebula*", "utun*"} }
 
-// guestBridgeNames are bridges of virtual machines, who are neighbours, even while none runs.
+// guestBridgeNames are bridges of virtual machines, which are neighbours, even while none runs.
 func guestBridgeNames() []string { return []string{"virbr*", "vmbr*", "microvm*"} }
 
 // namesOfUnknownKind is what there is to go by on systems other than Linux, with Apple's own radio links among them.

@@ -62,8 +62,8 @@ func TestInterfacePolicy(t *testing.T) {
 		{about: "an overlay", adapter: adapter{name: "flannel.1", flags: ether, kind: "vxlan"}, want: "tunnel (vxlan"},
 		{about: "GENEVE", adapter: adapter{name: "g0", flags: ether, kind: "geneve"}, want: "tunnel (geneve"},
 
-		{about: "a dummy", adapter: adapter{name: "dummy0", flags: ether, kind: "dummy"}, want: "nobody is behind it"},
-		{about: "an ifb", adapter: adapter{name: "ifb0", flags: ether, kind: "ifb"}, want: "nobody is behind it"},
+		{about: "a dummy", adapter: adapter{name: "dummy0", flags: ether, kind: "dummy"}, want: "no machine is behind it"},
+		{about: "an ifb", adapter: adapter{name: "ifb0", flags: ether, kind: "ifb"}, want: "no machine is behind it"},
 		{about: "a macvtap", adapter: adapter{name: "macvtap0", flags: ether, kind: "macvtap"}, want: "belongs to a virtual machine"},
 		{about: "a guest's tap", adapter: adapter{name: "vm-web", flags: ether, kind: "tap"}},
 		{about: "a guest's tap in a bridge", adapter: adapter{name: "vnet3", flags: ether, kind: "tap", master: "virbr0"}, want: "part of virbr0"},
@@ -222,8 +222,8 @@ func TestInterfacesOfEveryKind(t *testing.T) {
 		args                     []string
 	}{
 		{"ve-a", "10.1.0.1/24", "veth", veth, []string{"peer", "name", "ve-b"}},
-		{"dum0", "10.3.0.1/24", "dummy", "nobody is behind it", nil},
-		{"ifb7", "10.11.0.1/24", "ifb", "nobody is behind it", nil},
+		{"dum0", "10.3.0.1/24", "dummy", "no machine is behind it", nil},
+		{"ifb7", "10.11.0.1/24", "ifb", "no machine is behind it", nil},
 		{"vx0", "10.4.0.1/24", "vxlan", "tunnel (vxlan", []string{"id", "7", "dstport", "4789", "local", "10.77.0.1"}},
 		{"home", "10.5.0.1/24", "wireguard", "tunnel (wireguard", nil},
 		{"ipip9", "10.6.0.1/24", "ipip", "tunnel (ipip", []string{"local", "10.77.0.1", "remote", "10.77.0.2"}},

@@ -17,11 +17,11 @@ import (
 )
 
 // Neighbours are answered exact questions only, but a peer with a dictionary of store paths, say of all versions of a
-// program with a known hole, can ask for each. So a question about what is not here costs a miss: one of the peer's, one
-// of its machine's, because identities and IP addresses cost nothing, and one of those that all machines have together,
-// because link-layer addresses can be forged. A peer without misses gets "not here" to everything, before anything is
-// looked up: neither the answer nor the time that it takes then depends on what is here. Questions about what is here
-// cost nothing.
+// program with a known hole, can ask for each. So a question about a path that is not here costs three misses: one of
+// the peer's, one of its machine's, because identities and IP addresses cost nothing, and one of those that all
+// machines share, because link-layer addresses can be forged. A peer without misses gets "not here" to everything,
+// before any lookup: neither the answer nor its time then depends on the paths that are here. Questions about paths
+// that are here cost nothing.
 
 // A bucket has size tokens at first, and gets missesPerMinute times shares back, up to size again.
 type bucket struct {
@@ -72,8 +72,9 @@ func (b *bucket) drip() {
 	b.at = now
 }
 
-// takeShare takes a token for a taker that has taken some of late, unless the taker would have more than half of what the
-// others have left. So whatever one takes, half of what is left stays for the next. Those beyond a reserve are for others.
+// takeShare takes a token for a taker that has taken some of late, unless the taker would have more than half of the
+// tokens that the others have left. So however much one takes, half of the rest stays for the next. Tokens of the
+// reserve are not taken.
 func (b *bucket) takeShare(taken float64, reserve int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,10 +101,10 @@ func (b *bucket) giveBack() {
 	b.left++
 }
 
-// A ration is what a peer has left, or all peers of a machine together.
+// A ration holds the remaining tokens of a peer, or of all peers of a machine together.
 type ration struct {
-	misses *bucket // questions about what is not here
-	helped *bucket // questions for which an upstream is asked, whatever it says
+	misses *bucket // questions about paths that are not here
+	helped *bucket // questions for which an upstream is asked, whatever it answers
 	whole  *bucket // misses of all machines; nil in the ration of a peer
 	// wrongTellings bounds how often a path is checked because its NAR is said to be wrong.
 	wrongTellings *rate.Limiter

@@ -109,8 +109,8 @@ func (n *neighbour) gone() bool {
 	}
 }
 
-// setRoot makes a neighbour one of whom all blocks are to be had, or ends that. It returns false if nothing can be had
-// of it.
+// setRoot makes a neighbour one that can deliver all blocks, or ends that. It returns false if the neighbour can
+// deliver none.
 func (f *fetch) setRoot(nb *neighbour, root bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,7 +136,7 @@ func (f *fetch) shunHelper(nbs ...*neighbour) {
 	}
 }
 
-// slowHelpers returns those who say to have the NAR.
+// slowHelpers returns the neighbours that claim to have the NAR.
 func (f *fetch) slowHelpers() []*neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()

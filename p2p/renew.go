@@ -90,7 +90,7 @@ func (l *lan) watchClocks(ctx context.Context) error {
 	}
 }
 
-// A renewal is what is to be done anew because it may be stale.
+// A renewal holds the state that must be renewed because it may be stale.
 type renewal struct {
 	look  chan struct{} // the interfaces are to be looked at
 	stale atomic.Bool   // and announced on even if they are as before
@@ -121,7 +121,7 @@ func (r *renewal) suspect(conns []network.Conn) {
 	hint(r.probe)
 }
 
-// take returns the suspects, who are none from then on.
+// take returns the suspects and clears the list.
 func (r *renewal) take() map[network.Conn]bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,7 +130,7 @@ func (r *renewal) take() map[network.Conn]bool {
 	return conns
 }
 
-// connsAt returns the connections whose end on this side is at one of the links.
+// connsAt returns the connections with a local address of one of the links.
 func (l *lan) connsAt(links []link) (conns []network.Conn) {
 	here := make(map[netip.Addr]bool)
 	for _, k := range links {
@@ -146,8 +146,8 @@ func (l *lan) connsAt(links []link) (conns []network.Conn) {
 	return conns
 }
 
-// probeSuspects closes suspected connections on which nobody answers, until ctx ends. TCP and yamux would find out too,
-// but after most of the time in which a neighbour is to be back.
+// probeSuspects closes suspected connections that do not answer, until ctx ends. TCP and yamux would find out too, but
+// after most of the time in which a neighbour is to be back.
 func (l *lan) probeSuspects(ctx context.Context) error {
 	for {
 		select {

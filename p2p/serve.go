@@ -76,10 +76,10 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 }
 
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
-	// The budget comes first: without one, neither the answer nor its time depends on what is here, or on its way here.
+	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
 	may := !n.sharer.off.Load() && (r.kind == askClaims || n.mayLook(t, 0))
 	if f := n.sharer.flight(r); may && f != nil && r.kind == askBlock {
-		if err := w.Flush(); err != nil { // what was answered before does not wait with it
+		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
 		}
 		f.await(ctx, r.block)
@@ -171,8 +171,8 @@ type readyBlock struct {
 	size int
 }
 
-// prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent: so those who wait
-// because little may be sent at all take turns, too.
+// prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent. So the turns also
+// apply to the wait for the upload limit.
 func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r request) (readyBlock, error) {
 	done, err := n.reading.take(ctx, askerOn(conn))
 	if err != nil {
@@ -220,7 +220,7 @@ func pickCodec(buf *[]byte, size int, as status) readyBlock {
 	return b
 }
 
-// noteHealth logs that what is shared cannot be read, once in a while: neighbours ask for thousands of paths.
+// noteHealth logs read errors of shared paths, once in a while: neighbours ask for thousands of paths.
 func (n *Node) noteHealth(hp store.HashPart, err error) {
 	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
 		return
@@ -254,7 +254,7 @@ func (n *Node) answerManifest(ctx context.Context, conn network.Conn, t *tally, 
 		_, err := bw.Write(binary.AppendUvarint(nil, uint64(blocks)))
 		return err
 	}, func(digests []byte) error {
-		done() // whoever reads slowly does not keep it
+		done() // a slow reader does not keep the turn
 		_, err := bw.Write(digests)
 		if err == nil {
 			done, err = n.reading.take(ctx, askerOn(conn))

@@ -40,8 +40,8 @@ type narKey struct {
 	nar store.Hash
 }
 
-// An openNAR is an archive that neighbours are reading, or were until a moment ago. Its mutex is held while it is
-// being opened, so that many who want it open it once.
+// An openNAR is an archive that neighbours are reading, or were until a moment ago. Its mutex is held while it is being
+// opened, so that concurrent requests open it once.
 type openNAR struct {
 	mu  sync.Mutex    // guards the next three until opened
 	m   trust.Mapping // checked with the sharer's keys
@@ -114,7 +114,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	}
 	o.mu.Unlock()
 	if err != nil {
-		s.forget(key, o) // whoever comes next tries again
+		s.forget(key, o) // the next request tries again
 		s.release(o)
 		return nil, err
 	}
@@ -157,7 +157,7 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (trust.Mapping, store.
 	return m, nar, err
 }
 
-// named returns the path and the NarSize of what is asked for, as long as it is open; the zero path if it is not.
+// named returns the path and the NarSize of a requested NAR, as long as it is open; the zero path if it is not.
 func (s *sharer) named(r request) (store.Path, int64) {
 	if f := s.flight(r); f != nil {
 		return f.m.Path(), f.m.NarSize()
@@ -187,7 +187,7 @@ func (s *sharer) release(o *openNAR) {
 	}
 }
 
-// closeIdle closes what nobody has read for that long. It returns whether anything stays open.
+// closeIdle closes the archives that have not been read for that long. It returns whether any stays open.
 func (s *sharer) closeIdle(idleFor time.Duration) bool {
 	var idle []*openNAR
 	s.mu.Lock()
@@ -207,8 +207,8 @@ func (s *sharer) closeIdle(idleFor time.Duration) bool {
 	return left
 }
 
-// share turns sharing on or off. Once it is off, no further block is read for anybody, and what is held open for
-// neighbours is closed as soon as nobody is in the middle of one.
+// share turns sharing on or off. Once it is off, no further block is read for any neighbour, and archives held open for
+// neighbours are closed as soon as no block is being read.
 func (s *sharer) share(on bool) {
 	s.off.Store(!on)
 	if on {
@@ -284,7 +284,7 @@ func (s *sharer) forget(key narKey, o *openNAR) {
 }
 
 // manifest yields the digests of a NAR's blocks in order to each, some at a time, after their number to start. They are
-// kept only if all is the NAR: what is wrong on the disk today may be mended tomorrow.
+// kept only if the whole has the NAR's hash: damage on the disk may be repaired later.
 func (s *sharer) manifest(ctx context.Context, r request, start func(n int) error, each func(digests []byte) error) error {
 	o, err := s.acquire(ctx, narKey{r.hashParts[0], r.nar})
 	if err != nil {
@@ -325,6 +325,6 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 		s.suspect(ctx, r.hashParts[0], store.ErrCorrupt)
 		return nil
 	}
-	_ = s.kept.put(r.nar, digests) // what is not kept is computed again
+	_ = s.kept.put(r.nar, digests) // digests that are not kept are computed again
 	return nil
 }

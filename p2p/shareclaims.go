@@ -18,12 +18,12 @@ import (
 )
 
 const (
-	// claimsAtOnce is how many claims are made before they are sent, on as many processors as there are: a signature
-	// takes some 50 µs to verify, and the asker, who does the same, begins with the first while the next are made.
+	// claimsAtOnce is the number of claims that are made before they are sent, on as many processors as there are: a
+	// signature takes some 50 µs to verify, and the asker verifies the first while the next are made.
 	claimsAtOnce = 32
 )
 
-// checkedInfo is a claim of a source's, and what was found when its signatures were verified.
+// checkedInfo is a claim of a source, and the mapping found when its signatures were verified.
 type checkedInfo struct {
 	info store.Info
 	m    trust.Mapping
@@ -79,7 +79,7 @@ func sameSigned(a, b store.Info) bool {
 		slices.Equal(a.References, b.References) && slices.Equal(a.Signatures, b.Signatures)
 }
 
-// A sharedClaim is what is told about a hash part: the signed claim without what no signature covers, or "".
+// A sharedClaim is the answer about a hash part: the signed claim without the unsigned fields, or "".
 type sharedClaim struct {
 	text      string
 	refs      []store.Path
@@ -99,8 +99,8 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	return sharedClaim{text, info.References, receiving}, nil
 }
 
-// claimText returns what is told of a mapping: the claim without what no signature covers. The error wraps
-// [store.ErrNotFound] if the wire format does not allow a claim of that length.
+// claimText returns the claim about a mapping, without the unsigned fields. The error wraps [store.ErrNotFound] if the
+// wire format does not allow a claim of that length.
 func claimText(m trust.Mapping) (string, store.Info, error) {
 	info := m.Info()
 	info.CA, info.Deriver = "", store.Path{}
@@ -199,7 +199,7 @@ func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []stor
 			return nil
 		}
 		left -= len(part)
-		if err := w.Flush(); err != nil { // somebody waits for what was asked
+		if err := w.Flush(); err != nil { // the asker waits for these
 			return err
 		}
 		for i, c := range n.sharedClaims(part, add) {

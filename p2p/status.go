@@ -20,9 +20,9 @@ type Status struct {
 	MDNS       bool              `json:"mdns"`       // whether this machine announces itself and looks for others
 	Vsock      bool              `json:"vsock"`      // whether host and guests may be reached by vsock
 	UploadRate int64             `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
-	Group      bool              `json:"group"`      // whether only those who know its secret are asked and answered
+	Group      bool              `json:"group"`      // whether only peers that know its secret are asked and answered
 	OtherGroup []Outsider        `json:"otherGroup"`
-	Blocked    []string          `json:"blocked"` // IDs of the peers that the user wants nothing to do with
+	Blocked    []string          `json:"blocked"` // IDs of the peers that the user has blocked
 	Upstreams  []UpstreamStatus  `json:"upstreams"`
 	// Received is what came since the start, in bytes of NARs; Supplied is of these what this node has downloaded.
 	Received   map[store.Origin]int64 `json:"received"`
@@ -37,10 +37,10 @@ type Status struct {
 	Rejected map[string]int64 `json:"rejected"`
 	Bans     map[string]int64 `json:"bans"`
 	Networks int64            `json:"networks"`
-	// Discovery is what went by multicast DNS since the start, by kind (question, announcement, unknown) and by what became
-	// of it (sent, used, ignored, malformed, dropped).
+	// Discovery counts the multicast DNS packets since the start, by kind (question, announcement, unknown) and by
+	// result (sent, used, ignored, malformed, dropped).
 	Discovery map[string]map[string]int64 `json:"discovery"`
-	// OtherKeys are trusted keys in whose name neighbours have signatures that do not verify with the key as it is here.
+	// OtherKeys are trusted keys with the names of which neighbours have signatures that do not verify with the key here.
 	OtherKeys []KeyMismatch `json:"otherKeys"`
 }
 

@@ -22,7 +22,7 @@ const (
 	supplyTries = 2
 )
 
-// errDisbelieved says that an upstream has a path, and nobody whom this machine trusts has signed what it says of it.
+// errDisbelieved says that an upstream has a path, and that no trusted key has signed its narinfo.
 var errDisbelieved = errors.New("not believed")
 
 // lookupUpstream asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
@@ -69,14 +69,14 @@ func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.Hash
 	return m, nil
 }
 
-// startSupply lets the NAR come from an upstream: that of the neighbour who is elected, or ours. It returns false if
-// there is none, while somebody's word is tested, and while so many relays may do without.
+// startSupply lets the NAR come from an upstream: through the elected neighbour, or from ours. It returns false if
+// there is none, while a holder's manifest is tested, and while enough relays may suffice.
 func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	ups := f.node.cfg.Upstreams
 	if f.manifest != nil || f.supplies >= supplyTries*len(ups) {
 		return false
 	}
-	if f.hasDoubted() && !f.again { // after a doubt; whoever has fetched it by now vouches for it
+	if f.hasDoubted() && !f.again { // a neighbour that has fetched it by now vouches for it
 		f.again = true
 		if !f.secret {
 			f.readmit(f.node.holders(ctx, f.m, true))
@@ -164,7 +164,7 @@ func (f *fetch) giveUp(err error) {
 	f.end()
 }
 
-// blame holds it against somebody that what it vouched for is wrong.
+// blame records that blocks are wrong for which a peer or an upstream vouched.
 func (f *fetch) blame(id peer.ID, cause error) {
 	if id != fromUpstream {
 		f.wrong(id, cause)
@@ -175,8 +175,8 @@ func (f *fetch) blame(id peer.ID, cause error) {
 	ups[(f.supplies+len(ups)-1)%len(ups)].Wrong(f.m.Info()) // the one that was asked last
 }
 
-// origin says where what somebody sent is from, and who that is. Once a neighbour downloads the NAR for us, too, it comes
-// from there whoever passes it on: before, nobody had it. The caller holds mu.
+// origin returns the origin of a block by its sender, and the sender's name. Once a neighbour downloads the NAR for us,
+// too, all relayed blocks come from that download, because before it no neighbour had them. The caller holds mu.
 func (f *fetch) origin(from peer.ID) (store.Origin, string) {
 	if from == fromUpstream {
 		return store.FromInternet, "upstream"

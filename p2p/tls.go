@@ -21,9 +21,9 @@ import (
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 )
 
-// A timeless is libp2p's TLS with certificates that are valid at any time. Those of libp2p begin an hour before they are
-// made, and are made when the program starts: a machine whose clock is ahead by more than that, or was when it booted,
-// would be refused by everybody. What vouches for a peer is its key; the certificate's dates say nothing.
+// A timeless is libp2p's TLS with certificates that are valid at any time. Those of libp2p begin an hour before they
+// are made, and are made when the program starts: all peers would refuse a machine whose clock is ahead by more than
+// that, or was when it booted. A peer is authenticated by its key; the dates of the certificate do not matter.
 type timeless struct {
 	id       protocol.ID
 	self     peer.ID
@@ -59,7 +59,7 @@ func newTimeless(id protocol.ID, key crypto.PrivKey, muxers []tptu.StreamMuxer) 
 // ID returns the name under which both sides agree on this.
 func (t *timeless) ID() protocol.ID { return t.id }
 
-// SecureInbound is the server's side of the handshake. p may be "", which is anybody.
+// SecureInbound is the server's side of the handshake. p may be "", which is any peer.
 func (t *timeless) SecureInbound(ctx context.Context, insecure net.Conn, p peer.ID) (sec.SecureConn, error) {
 	return t.secure(ctx, insecure, p, tls.Server)
 }

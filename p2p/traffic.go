@@ -2,10 +2,10 @@ package p2p
 
 import "sync/atomic"
 
-// What goes by multicast DNS, and what becomes of it. These are labels of a metric: there are no others.
+// The kinds and results of multicast DNS packets, which are the labels of a metric: there are no others.
 const (
 	questionSent = iota
-	questionUsed // somebody else asked, so that we need not
+	questionUsed // another machine asked, so this one need not
 	questionIgnored
 	announcementUsed
 	announcementIgnored // it is our own, or says nothing of an address on our links

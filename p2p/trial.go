@@ -7,9 +7,9 @@ import (
 	"narbor/store"
 )
 
-// A trial is what is known of a neighbour that fetches a NAR for this node. What a line carries it shares among many
-// NARs, and one may get nothing for a while; so what counts is what it receives in all, and what comes from it at all.
-// One goroutine owns it.
+// A trial is the state of a neighbour that fetches a NAR for this node. Its line is shared among many NARs, and one may
+// get nothing for a while; so the trial measures what it receives in all, and everything that comes from it. One
+// goroutine owns it.
 type trial struct {
 	began    time.Time
 	until    time.Time // when the NAR must be here

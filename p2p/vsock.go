@@ -35,7 +35,7 @@ const (
 	vsockPrefix = "vsock:"
 )
 
-// hostPeer is the machine that this one is a guest of. Its text is nobody's whom the user may name.
+// hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
 func hostPeer() *namedPeer {
 	return &namedPeer{text: "host by vsock", from: fromVsock, cid: vsock.Host, port: defaultPort,
 		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
@@ -169,7 +169,7 @@ func (g *gater) dialVsock(ctx context.Context, cid uint32, port uint16) (net.Con
 	return g.vsockConn(c), nil
 }
 
-// A vsockListener accepts connections whose addresses are stand-ins.
+// A vsockListener accepts connections with stand-in addresses.
 type vsockListener struct {
 	*vsock.Listener
 	gate *gater
@@ -198,7 +198,7 @@ func (g *gater) vsockConn(c net.Conn) net.Conn {
 func (c vsockConn) LocalAddr() net.Addr  { return c.local }
 func (c vsockConn) RemoteAddr() net.Addr { return c.remote }
 
-// netAddr returns what stands for a vsock address. Ports there have 32 bits; only those at which somebody listens matter.
+// netAddr returns the stand-in for a vsock address. Ports there have 32 bits; only those with a listener matter.
 func (g *gater) netAddr(a net.Addr) net.Addr {
 	v, ok := a.(*vsock.Addr)
 	if !ok {

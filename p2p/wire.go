@@ -34,10 +34,10 @@ const (
 	askWrong    requestKind = 7
 )
 
-// A request is what one neighbour asks of another. Which fields count depends on the kind.
+// A request is one question of a neighbour. Its kind determines which fields count.
 type request struct {
 	kind      requestKind
-	hashParts []store.HashPart // claims: what is asked for; otherwise one, the path whose NAR is meant
+	hashParts []store.HashPart // claims: the paths asked about; otherwise one, the path of the NAR
 	nar       store.Hash       // all but claims and upstream
 	block     int              // block
 }
@@ -55,7 +55,8 @@ const (
 	statusZstd status = 3
 	// statusLater says that the block is not here yet.
 	statusLater status = 4
-	// relayed is a bit added to the status of a block of a NAR that is still being received, which nobody has verified yet.
+	// relayed is a bit added to the status of a block that its sender has not verified, because the NAR is still being
+	// received.
 	relayed status = 4
 )
 
@@ -213,9 +214,9 @@ func readFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 	}
 }
 
-// readBlock reads the answer to a block request into block, whose length is the block's. It returns how many bytes
-// came for it, and whether the sender has not verified it. The error is [store.ErrNotFound] if the holder has the NAR
-// no more, and errLater if the block is not there yet.
+// readBlock reads the answer to a block request into block, whose length is the block's. It returns the number of bytes
+// on the wire, and whether the sender has not verified the block. The error is [store.ErrNotFound] if the holder has
+// the NAR no more, and errLater if the block is not there yet.
 func readBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err error) {
 	first, err := br.ReadByte()
 	if err != nil {

@@ -47,8 +47,8 @@ type worker struct {
 	later int // answers in a row that were "not here yet"
 }
 
-// maxLater is how many blocks in a row may be not there yet before their holder is asked no more. One who is receiving the
-// NAR takes [relayWait] to say so of each.
+// maxLater is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
+// that is still receiving the NAR takes [relayWait] to answer for each.
 const maxLater = 16
 
 // askedHave stands, among blocks asked for, for the question which it has.
@@ -113,7 +113,7 @@ func (w *worker) receive(ctx context.Context) error {
 		w.answered()
 		w.fetch.giveBack([]int{i})
 		if w.later++; w.later > maxLater && !w.fetch.isRoot(w.nb) {
-			return err // otherwise it could have the block asked of itself for ever, and of nobody else
+			return err // otherwise it could have the block asked of itself alone for ever
 		}
 		return nil
 	}
@@ -160,7 +160,7 @@ func (w *worker) reopen(ctx context.Context, err error) error {
 	return nil
 }
 
-// drop returns what is under way to the others, and resets the stream, if there is one.
+// drop returns the blocks under way to the other holders, and resets the stream, if there is one.
 func (w *worker) drop() {
 	w.fetch.giveBack(w.asked)
 	w.nb.busy.Add(int32(-len(w.asked)))
@@ -199,7 +199,7 @@ func (n *neighbour) window() int {
 	return min(max(int(ahead/d)+1, 2), 16)
 }
 
-// byPromise sorts holders: who has least to do, then who is fastest, and chance among equals.
+// byPromise sorts holders: those with the least to do first, then the fastest, and at random among equals.
 func byPromise(holders []*neighbour) []*neighbour {
 	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
 	slices.SortStableFunc(holders, func(a, b *neighbour) int {

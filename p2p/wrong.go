@@ -105,8 +105,8 @@ func (n *neighbour) tellWrong(ctx context.Context, m trust.Mapping) error {
 	return err
 }
 
-// answerWrong takes in that a NAR of this machine is said to be wrong. What is shared is checked, as long as the peer and
-// all at its address do not say so too often. The answer says nothing.
+// answerWrong handles a report that a NAR of this machine is wrong. A shared NAR is checked, as long as the peer and
+// all peers at its address do not report too often. The answer carries no information.
 func (n *Node) answerWrong(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()

@@ -126,7 +126,7 @@ var safePhrases = []string{
 	"it does not cooperate (--no-cooperate)", "it has no upstream", "it is on a metered network",
 	"it runs on battery", "it shares nothing", "an upstream's URL has a user or a password",
 	"loopback", "excluded by --no-interface", "not among --interface", "containers, by its name", "VPN, by its name", "container or tunnel, by its name",
-	"part of", "tunnel", "belongs to a virtual machine", "nobody is behind it", "point-to-point", "no multicast", "leads to a container",
+	"part of", "tunnel", "belongs to a virtual machine", "no machine is behind it", "point-to-point", "no multicast", "leads to a container",
 	"bridge of containers", "no carrier", "no address", "metered",
 	"is not of this NAR", "about another path", "asks for what is not here", "signature",
 }
