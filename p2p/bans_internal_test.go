@@ -51,10 +51,10 @@ func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		if got := b.current(); len(got) != 0 {
-			t.Errorf("current at the end = %v, want nobody", got)
+			t.Errorf("current at the end = %v, want none", got)
 		}
 		if b, err = loadBans(file); err != nil || len(b.all) != 0 {
-			t.Errorf("loadBans after the end = %v, %v, want nobody", b.all, err)
+			t.Errorf("loadBans after the end = %v, %v, want none", b.all, err)
 		}
 		keptBans(t, file, map[peer.ID]Struck{newTestPeer(t): {Until: time.Now().Add(banTime)}})
 		if text, err := os.ReadFile(file); err != nil || strings.Contains(string(text), id.String()) {
@@ -114,7 +114,7 @@ func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 	return n, warned
 }
 
-func TestNodeRefusesWhoWasBannedBefore(t *testing.T) {
+func TestNodeRefusesPeersBannedBefore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bans.json")
 	liar := (&rogue{}).start(t)
 	keptBans(t, file, map[peer.ID]Struck{liar.ID(): {ID: liar.ID().String(), Reason: "lied", Until: time.Now().Add(time.Hour)}})
@@ -192,7 +192,7 @@ func TestUnreadableBansAreNoBans(t *testing.T) {
 			}
 			n, warned := startBanned(t, file)
 			if got := n.Status().Struck; len(got) != 0 {
-				t.Errorf("struck are %v, want nobody", got)
+				t.Errorf("struck are %v, want none", got)
 			}
 			if len(warned) != 1 {
 				t.Errorf("New warns %q, want one line", warned)

@@ -74,7 +74,7 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 	n.behalf.mu.Lock()
 	defer n.behalf.mu.Unlock()
 	if !n.behalf.spend(netip.AddrFrom4([4]byte{10, 0, 0, 1}), second.NarSize, time.Now()) {
-		t.Error("somebody at another address would not get it")
+		t.Error("a peer at another address would not get it")
 	}
 }
 
@@ -236,8 +236,8 @@ func until(t *testing.T, ask func() verdict) verdict {
 	}
 }
 
-// A LAN that begins to build asks whoever is elected all at once.
-func TestThoseWhoAskAtOnceAreAllHelped(t *testing.T) {
+// All machines of a LAN that begins to build ask the elected one at once.
+func TestConcurrentAskersAreAllHelped(t *testing.T) {
 	signer := newSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
 	info, _ := signer.sign(t, "wanted", nar)

@@ -95,8 +95,8 @@ func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
 	}
 }
 
-// Private sources are content-addressed, and believed by whoever is told of them.
-func TestContentThatNobodySignedIsNotShared(t *testing.T) {
+// Private sources are content-addressed, so a peer believes them without a signature.
+func TestUnsignedContentIsNotShared(t *testing.T) {
 	s := newSigner(t)
 	nar := random(100)
 	path, ca := contentAddressed(t, "private", nar)
@@ -172,7 +172,7 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 	}
 }
 
-// No block of a fetch can trickle for ever: what is kept of the stream tells until when the last one could.
+// No block of a fetch can trickle for ever: the deadline of the last one is recorded in the kept stream.
 func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
@@ -229,7 +229,7 @@ func TestThreeLiesAreABan(t *testing.T) {
 	}
 }
 
-// A peer whose NAR was wrong is asked no more in that fetch, even if no other has the NAR.
+// A peer that has sent a wrong NAR is asked no more in that fetch, even if no other has the NAR.
 func TestOneFetchGetsOneWrongNAR(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
@@ -288,7 +288,7 @@ func flatPath(t testing.TB, name string, contents []byte) store.Info {
 	return store.Info{Path: path, CA: "text:" + hash.String()}
 }
 
-func TestWhoLeavesAllUnansweredIsLate(t *testing.T) {
+func TestSilentNeighbourIsLate(t *testing.T) {
 	nb := &neighbour{}
 	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
 		if nb.late.Store(time.Now().Add(-since).UnixNano()); nb.isLate() != want {

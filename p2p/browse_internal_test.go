@@ -37,7 +37,7 @@ func testQuestion(t testing.TB, id uint16) []byte {
 	return packed(t, m)
 }
 
-// testAnswer is what somebody says of a name.
+// testAnswer is an answer about a name.
 func testAnswer(t testing.TB, name string, ttl uint32, texts ...string) []byte {
 	m := new(dns.Msg)
 	m.Response = true

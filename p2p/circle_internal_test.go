@@ -22,7 +22,8 @@ func newCrowdedKeeper(t *testing.T, known int) (*keeper, time.Time) {
 	return k, now.Add(time.Second)
 }
 
-// dialled lets a keeper dial for so long, and returns how often it dialled whom; ended is what comes of each dial.
+// dialled lets a keeper dial for so long, and returns the number of dials of each machine; ended is the result of each
+// dial.
 func (k *keeper) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
 	all := map[peer.ID]int{}
 	for at := from; at.Before(from.Add(d)); at = at.Add(20 * time.Millisecond) {
@@ -64,7 +65,7 @@ func (k *keeper) closer(id peer.ID) (n int) {
 	return n
 }
 
-func TestWhoCannotBeReachedTakesNobodysPlace(t *testing.T) {
+func TestUnreachableMachineTakesNoPlace(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+20)
 	got := k.dialled(now, time.Minute, errors.New("nobody there"))
 	if len(got) != maxKept+20 {
@@ -92,7 +93,7 @@ func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
 		t.Errorf("%d strangers were visited for nothing", n)
 	}
 	if !k.miss(now) {
-		t.Error("nobody is left to ask")
+		t.Error("no machine is left to ask")
 	}
 	if n, most := visited(); n != strangers || most != 1 {
 		t.Errorf("%d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
@@ -145,7 +146,7 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	}
 }
 
-func TestOnlyThoseToKeepAreNews(t *testing.T) {
+func TestOnlyKeptMachinesAreNews(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+20)
 	k.dialled(now, 10*time.Second, nil)
 	levels := map[zapcore.Level]int{}

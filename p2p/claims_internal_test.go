@@ -46,7 +46,7 @@ func (s signer) chain(t testing.TB, name string, count int) []store.Info {
 	return infos
 }
 
-// withFurther answers what is asked with info and nothing else, and adds further claims.
+// withFurther answers claims requests with info and nothing else, and adds further claims.
 func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(network.Stream, request) error {
 	return func(s network.Stream, r request) error {
 		asked.Add(int64(len(r.hashParts)))
@@ -75,7 +75,7 @@ func lookupAndHear(t *testing.T, n *Node, hp store.HashPart) {
 	if _, err := n.Lookup(t.Context(), hp); err != nil {
 		t.Fatalf("Lookup(%s) = %v", hp, err)
 	}
-	n.Lookup(t.Context(), partB) // its answer comes after that, and nobody has it
+	n.Lookup(t.Context(), partB) // its answer comes after that, and no neighbour has it
 }
 
 func TestClosureComesWithItsFirstPath(t *testing.T) {
@@ -105,7 +105,7 @@ func TestClosureComesWithItsFirstPath(t *testing.T) {
 	}
 }
 
-func TestEveryNeighbourIsAskedWhoHasNotTold(t *testing.T) {
+func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
 	s := newSigner(t)
 	infos := s.chain(t, "chain", 2)
 	teller, other := &rogue{info: infos[0]}, (&rogue{info: infos[1]}).start(t)
@@ -118,7 +118,7 @@ func TestEveryNeighbourIsAskedWhoHasNotTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := n.holders(t.Context(), m, true); len(got) == 0 {
-		t.Error("nobody has it")
+		t.Error("no neighbour has it")
 	}
 	if got := n.known(m); len(got) != 1 || got[0].id != other.ID() { // asked anew, the teller says no
 		t.Errorf("holders are %v, want the other one", got)
@@ -292,7 +292,7 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 	}
 }
 
-// changing is a source whose claims change.
+// changing is a source with claims that change.
 type changing struct {
 	store.Source
 	info atomic.Pointer[store.Info]
@@ -330,7 +330,7 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 	}
 }
 
-func TestQuestionsNobodyWaitsForAreNotAsked(t *testing.T) {
+func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
 	nb.asks, nb.told = make(chan *lookup, 8), newTold()
@@ -341,6 +341,6 @@ func TestQuestionsNobodyWaitsForAreNotAsked(t *testing.T) {
 	fresh.ask([]*neighbour{nb})
 	defer fresh.expire()
 	if got := nb.more([]*lookup{<-nb.asks}); len(got) != 1 || got[0] != fresh {
-		t.Errorf("%d questions asked, want the one that somebody waits for", len(got))
+		t.Errorf("%d questions asked, want the one that a caller waits for", len(got))
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nobody looks at the clocks in between: that the wall clock was set, or the machine was asleep, the kernel says.
+// The clocks are not polled: the kernel reports that the wall clock was set, or the machine was asleep.
 func TestSettingTheClockIsNoticedAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	hints, ended := make(chan struct{}, 1), make(chan struct{})

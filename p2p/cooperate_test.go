@@ -84,7 +84,7 @@ func TestTheLANDownloadsOnce(t *testing.T) {
 	}
 }
 
-func TestTheLANAsksOnceAboutWhatNobodyHas(t *testing.T) {
+func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	machines := web.cooperative(t, 3)
 	const paths = 200
@@ -105,7 +105,7 @@ func TestTheLANAsksOnceAboutWhatNobodyHas(t *testing.T) {
 }
 
 // What the others' upstreams do not have, this machine's own may.
-func TestOnlyThoseWithTheSameUpstreamsAreElected(t *testing.T) {
+func TestOnlyPeersWithSameUpstreamsAreElected(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	more := newWebCache(t, web.up)
 	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
@@ -126,7 +126,7 @@ func TestOnlyThoseWithTheSameUpstreamsAreElected(t *testing.T) {
 	}
 }
 
-func TestWhoIsElectedAndStuckIsOvertaken(t *testing.T) {
+func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	web.stuck = "stuck"
 	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
@@ -156,16 +156,16 @@ func TestWhoIsElectedAndStuckIsOvertaken(t *testing.T) {
 	t.Logf("took %s", time.Since(began))
 }
 
-func TestNobodyIsMadeToDownload(t *testing.T) {
+func TestNodeIsNotMadeToDownload(t *testing.T) {
 	up := newUpstream(t)
 	nar := noise(1, 10*store.BlockSize)
 	for name, edit := range map[string]func(cfg *p2p.Config){
-		"who does not cooperate":       func(cfg *p2p.Config) { cfg.NoCooperate = true },
-		"who has spent its budget":     func(cfg *p2p.Config) { cfg.UpstreamBudget = int64(len(nar)) },
-		"who shares nothing":           func(cfg *p2p.Config) { cfg.ShareOff = true },
-		"who believes another":         func(cfg *p2p.Config) { cfg.Trusted, cfg.ShareKeys = newUpstream(t).keys, newUpstream(t).keys },
-		"who has no upstream":          func(cfg *p2p.Config) { cfg.Upstreams = nil },
-		"who shares no key's archives": func(cfg *p2p.Config) { cfg.ShareKeys = newUpstream(t).keys },
+		"not cooperating":           func(cfg *p2p.Config) { cfg.NoCooperate = true },
+		"budget spent":              func(cfg *p2p.Config) { cfg.UpstreamBudget = int64(len(nar)) },
+		"sharing nothing":           func(cfg *p2p.Config) { cfg.ShareOff = true },
+		"trusting another key":      func(cfg *p2p.Config) { cfg.Trusted, cfg.ShareKeys = newUpstream(t).keys, newUpstream(t).keys },
+		"without upstream":          func(cfg *p2p.Config) { cfg.Upstreams = nil },
+		"sharing no key's archives": func(cfg *p2p.Config) { cfg.ShareKeys = newUpstream(t).keys },
 	} {
 		t.Run(name, func(t *testing.T) {
 			web := newWebCache(t, up)

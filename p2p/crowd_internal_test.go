@@ -32,7 +32,7 @@ func flip(s network.Stream, _ int, b []byte) error {
 	return writeAs(s, relayed|statusRaw, wrong)
 }
 
-func TestEachBlockHasOneOwnerWhomEverybodyKnows(t *testing.T) {
+func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
 	const blocks = 1000
 	nar := narHash(t)
 	ids := []peer.ID{"one", "two", "three", "four"}
@@ -102,7 +102,7 @@ func TestACrowdIsWaitedForWhileItKeepsUp(t *testing.T) {
 	}
 }
 
-func TestRelayedLiesAreNotHeldAgainstWhoPassesThemOn(t *testing.T) {
+func TestRelayOfLieIsNotStruck(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(20*store.BlockSize + 1)
 	info, m := s.sign(t, "big", nar)
@@ -159,7 +159,7 @@ func TestRelayedBlocksAreTaken(t *testing.T) {
 	}
 }
 
-func TestThoseWhoOnlyReceiveAreNotWaitedForForEver(t *testing.T) {
+func TestPartialPeersAloneAreNotWaitedForForEver(t *testing.T) {
 	t.Parallel()
 	s := newSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
@@ -260,7 +260,7 @@ func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 	}
 }
 
-func TestWhoSharesNothingPassesNothingOn(t *testing.T) {
+func TestNodeWithoutSharingPassesNothingOn(t *testing.T) {
 	_, m, stream := receiving(t, newSigner(t), random(3*store.BlockSize), "big", false)
 	r := request{hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
 	for _, kind := range []requestKind{askClaims, askHave, askBlock} {

@@ -60,7 +60,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 	honest := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.2/tcp/1")
 	k.announce(honest, now)
 	if k.via(honest.id) == "" {
-		t.Error("those who cannot be reached do not make room for somebody new")
+		t.Error("unreachable machines do not make room for a new one")
 	}
 	if len(k.peers) > maxKnown {
 		t.Errorf("%d machines known, want at most %d", len(k.peers), maxKnown)
@@ -75,7 +75,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 	}
 }
 
-func TestNewMachineIsDialledBeforeThoseWhoFailed(t *testing.T) {
+func TestNewMachineIsDialledBeforeFailedOnes(t *testing.T) {
 	k := newIdleKeeper(t)
 	now := time.Now()
 	for range maxKnown - 1 {
@@ -174,7 +174,7 @@ func TestSettling(t *testing.T) {
 		{"no mDNS, a named peer to try", firstLook{looked: true, untried: 1}, 10, false, false},
 		{"first round", firstLook{mdns: true, looked: true, linked: start}, 900, false, false},
 		{"first round over", firstLook{mdns: true, looked: true, linked: start}, 1000, false, true},
-		{"somebody being dialled", firstLook{mdns: true, looked: true, linked: start}, 1000, true, false},
+		{"a machine being dialled", firstLook{mdns: true, looked: true, linked: start}, 1000, true, false},
 		{"a late answer", firstLook{mdns: true, looked: true, linked: start, newest: ms(900)}, 1100, false, false},
 		{"after a late answer", firstLook{mdns: true, looked: true, linked: start, newest: ms(900)}, 1200, false, true},
 		{"link up late", firstLook{mdns: true, looked: true, linked: ms(500)}, 1400, false, false},
@@ -187,8 +187,8 @@ func TestSettling(t *testing.T) {
 	}
 }
 
-// Once, until somebody is reached, and not of machines that have merely left.
-func TestNobodyCanBeReachedIsSaidOnce(t *testing.T) {
+// Once, until a machine is reached, and not for machines that have merely left.
+func TestUnreachableMachinesAreReportedOnce(t *testing.T) {
 	k := newIdleKeeper(t)
 	now := time.Now()
 	said := 0

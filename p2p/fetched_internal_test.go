@@ -8,8 +8,8 @@ import (
 	"narbor/store"
 )
 
-// Neighbours ask for what is arriving all the time, also at the moment when it has come.
-func TestWhatHasComeIsFoundWhoeverAskedMeanwhile(t *testing.T) {
+// Neighbours ask for arriving NARs all the time, also at the moment of their arrival.
+func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 	signer := newSigner(t)
 	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {

@@ -210,7 +210,7 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 	}
 }
 
-// Whoever has proved nothing is not answered, whatever it says, and costs no strike.
+// A peer without a proof is not answered, whatever it sends, and is not struck.
 func TestOutsidersAreNotAnswered(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
@@ -295,7 +295,7 @@ func TestShortSecretsAreRefused(t *testing.T) {
 	}
 }
 
-// Whoever answers a proof without knowing the secret, or with what it was sent, is not asked.
+// A peer that answers a proof without knowing the secret, or by sending back what it received, is not asked.
 func TestImpostorsAreNotAsked(t *testing.T) {
 	s := newSigner(t)
 	impostor := (&rogue{}).start(t)

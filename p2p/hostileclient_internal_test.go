@@ -70,7 +70,7 @@ func TestBrokenRequestsCostTheirSender(t *testing.T) {
 	}
 }
 
-func TestWhoDoesNotReadKeepsNobodyWaiting(t *testing.T) {
+func TestStalledReaderDelaysNoOthers(t *testing.T) {
 	nar := randomNAR(4 * store.BlockSize)
 	n, info := sharing(t, nar)
 	var before, after runtime.MemStats
@@ -125,8 +125,8 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	}
 }
 
-// Whoever reads nothing keeps its turns until serveStall. Many peers that somebody invented are one machine.
-func TestInventedPeersKeepNobodyWaiting(t *testing.T) {
+// A peer that reads nothing keeps its turns until serveStall. Many invented peers are one machine.
+func TestInventedPeersDelayNoOthers(t *testing.T) {
 	n, info := sharing(t, random(4*store.BlockSize))
 	for range maxServing/maxServingPeer + 2 {
 		g := (&rogue{}).start(t)

@@ -21,7 +21,7 @@ import (
 
 var errEnd = errors.New("end of the stream") // makes a rogue reset
 
-// ghost is a neighbour whose connection has gone and who is still in somebody's list.
+// ghost is a neighbour that has no connection any more and is still listed as a holder.
 func ghost(t testing.TB, n *Node) *neighbour {
 	id, err := peer.IDFromPrivateKey(newTestIdentity(t))
 	if err != nil {
@@ -30,7 +30,7 @@ func ghost(t testing.TB, n *Node) *neighbour {
 	return &neighbour{id: id, host: n.lan.Host(), tally: n.tallyOf(id), asks: make(chan *lookup, 1), done: make(chan struct{})}
 }
 
-func TestHoldersThatHaveLeftHoldUpNobody(t *testing.T) {
+func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
 	info, m := s.sign(t, "small", nar)
@@ -102,7 +102,7 @@ func trickle(s network.Stream, _ int, b []byte) error {
 	}
 }
 
-func TestThoseWhoTrickleAreOvertaken(t *testing.T) {
+func TestTricklingHoldersAreOvertaken(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
 	info, m := s.sign(t, "small", nar)

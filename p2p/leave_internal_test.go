@@ -29,7 +29,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		info   store.Info
-		first  store.Source // what is asked before the source that has a copy
+		first  store.Source // asked before the source that has a copy
 		shared bool
 		err    error
 	}{
@@ -65,7 +65,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	}
 }
 
-// A key that is taken out of the sharing policy ends what is open because of it, with the next block.
+// Removing a key from the sharing policy ends the NARs that are open because of it, with the next block.
 func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	s := newSigner(t)
 	key := s.secret.ToPublicKey().String()

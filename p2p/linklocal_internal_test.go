@@ -38,7 +38,7 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	other := newGater()
 	other.setLinks([]link{testLink(lo.Name, "fe80::5/64")})
 	if other.InterceptAddrDial("", s) {
-		t.Errorf("%s of somebody else is dialled", s)
+		t.Errorf("%s of another machine is dialled", s)
 	}
 	for _, bad := range []string{
 		"/ip6/fe80::1/tcp/1", "/ip6zone/nowhere9/ip6/fe80::1/tcp/1", "/ip6zone/" + lo.Name + "/ip6/fe80:1::1/tcp/1",
@@ -101,13 +101,14 @@ func TestLinkLocalAddressesAreDialledWhereTheyWereHeard(t *testing.T) {
 	}
 }
 
-// Who announces somebody else's link-local address is not believed, nor is it looked for on another link.
+// An announcement of another machine's link-local address is not believed, and the address is not looked for on another
+// link.
 func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 	t.Parallel()
 	x, y := newTestNet(t), newTestNet(t)
 	liar, host, victim := x.up("fe80::7:9/64"), x.up("fe80::7:1/64", "fd77::1/64"), y.up("fe80::7:5/64")
 	host.second(y)
-	host.ip("addr", "add", "fe80::8:1/64", "dev", "eth1", "nodad") // so that somebody listens there, too, from the start
+	host.ip("addr", "add", "fe80::8:1/64", "dev", "eth1", "nodad") // so that another address is listened at from the start
 	host.exec("", "nft", "add table inet t; add chain inet t out { type filter hook output priority 0; }; "+
 		"add rule inet t out tcp dport 6666 counter; add rule inet t out tcp dport 7777 counter; "+
 		"add rule inet t out oifname eth1 tcp dport 7777 counter comment elsewhere")

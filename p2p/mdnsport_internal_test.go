@@ -46,12 +46,12 @@ func TestOthersOnMDNS(t *testing.T) {
 		processes [][3]string
 		want      string
 	}{
-		{"nobody", nil, nil, ""},
+		{"no program", nil, nil, ""},
 		{"narbor alone", [][2]int{{11, 5353}}, [][3]string{{"7", "narbor", "11"}}, ""},
 		{"Avahi, and others elsewhere", [][2]int{{11, 5353}, {12, 5353}, {13, 53}},
 			[][3]string{{"7", "narbor", "11"}, {"8", "avahi-daemon", "12"}, {"9", "dnsmasq", "13"}}, "avahi-daemon"},
 		{"two", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "systemd-resolve", "11"}, {"8", "avahi-daemon", "12"}}, "avahi-daemon, systemd-resolve"},
-		{"somebody unknown", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "narbor", "12"}}, "another program"},
+		{"an unknown program", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "narbor", "12"}}, "another program"},
 	} {
 		if got := strings.Join(othersOnMDNS(procTwin(t, c.sockets, c.processes...), "narbor"), ", "); got != c.want {
 			t.Errorf("%s: %q, want %q", c.about, got, c.want)

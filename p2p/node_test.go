@@ -46,7 +46,7 @@ func newUpstream(t testing.TB) upstream {
 	return upstream{secret, keys}
 }
 
-// sign makes a claim about a path whose NAR is nar.
+// sign makes a claim about a path with the NAR nar.
 func (u upstream) sign(t testing.TB, name string, nar []byte) store.Info {
 	part := sha256.Sum256([]byte(name))
 	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
@@ -79,7 +79,7 @@ type machine struct {
 
 func (m *machine) id() string { return m.Status().ID }
 
-// level keeps what is logged out of the way of benchmarks.
+// level keeps log lines out of the output of benchmarks.
 func level(t testing.TB) zapcore.Level {
 	if _, ok := t.(*testing.B); ok {
 		return zap.ErrorLevel
@@ -220,7 +220,7 @@ func TestSharesOnlyWhatAnUpstreamSigned(t *testing.T) {
 	secret := []store.Info{unsigned, own, swapped}
 	a := u.newMachine(t, memWith(secret, [][]byte{nar, nar, nar}))
 
-	// This one would believe anything that a signs; so what is refused is refused by a.
+	// This one would believe everything that a signs; so a refusal is one by a.
 	gullible := upstream{u.secret, stranger.keys}
 	b := gullible.newMachine(t, nil, a)
 	for _, info := range secret {
@@ -291,7 +291,7 @@ func TestSendersOfWrongBlocksAreFoundAndHonestOnesAreNot(t *testing.T) {
 	}
 }
 
-func TestNobodyHonestLeft(t *testing.T) {
+func TestFetchWithoutHonestHolderFails(t *testing.T) {
 	u := newUpstream(t)
 	nar := noise(1, 5*store.BlockSize)
 	info := u.sign(t, "big", nar)
@@ -356,8 +356,8 @@ func (m *machine) wantMalformed(t *testing.T, info store.Info) {
 	}
 }
 
-// Whoever signed a malformed NAR is to blame, and not who has it. It is not passed on.
-func TestMalformedNARIsNobodysLie(t *testing.T) {
+// The signer of a malformed NAR is to blame, and not its holder. It is not passed on.
+func TestMalformedNARIsNoPeersLie(t *testing.T) {
 	for _, size := range []int{1000, 3 * store.BlockSize} {
 		u := newUpstream(t)
 		nar := append(noise(1, size), "more"...)
@@ -490,7 +490,7 @@ func TestWhatIsPassedOnMakesRoom(t *testing.T) {
 	b.fetch(t, infos[1], nars[1])
 }
 
-// slow is a Source whose archives are read at one block per pause, whoever reads them.
+// slow is a Source that allows one read of a block per pause, to all its readers together.
 type slow struct {
 	store.Source
 	pause time.Duration
@@ -578,7 +578,7 @@ func TestManyAtOnce(t *testing.T) {
 	t.Logf("%d paths in %v", count, time.Since(start))
 }
 
-// What is in the spool is not passed on, either, by who has turned sharing off; and is again once it is back on.
+// A node that has turned sharing off does not pass on NARs in its spool, either; it does again once sharing is back on.
 func TestSpoolIsSharedNoMore(t *testing.T) {
 	u := newUpstream(t)
 	nar := noise(1, 3*store.BlockSize)

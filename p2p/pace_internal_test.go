@@ -107,7 +107,7 @@ func TestQueueOfAConnectionIsBounded(t *testing.T) {
 	<-stuck
 }
 
-func TestAMomentsStallMakesNobodyLate(t *testing.T) {
+func TestShortStallMakesNoNeighbourLate(t *testing.T) {
 	nb := new(neighbour)
 	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
 		nb.late.Store(time.Now().Add(-since).UnixNano())

@@ -73,7 +73,7 @@ func TestHearsayIsFiltered(t *testing.T) {
 	}
 }
 
-// Who was announced keeps its addresses and its due time, whatever others say of it.
+// An announced machine keeps its addresses and its due time, whatever others say of it.
 func TestHearsayDisplacesNothing(t *testing.T) {
 	k := newIdleKeeper(t)
 	now := time.Now()
@@ -136,7 +136,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 		case errors.Is(err, &network.StreamError{ErrorCode: network.StreamResourceLimitExceeded, Remote: true}):
 			refused++
 		case err != nil || !bytes.Equal(b, []byte{0}):
-			t.Fatalf("told %x, %v, want that there is nobody", b, err)
+			t.Fatalf("told %x, %v, want no peers", b, err)
 		}
 	}
 	if refused == 0 {
@@ -147,7 +147,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 	}
 }
 
-func TestOutsidersAreToldOfNobody(t *testing.T) {
+func TestOutsidersAreToldOfNoPeers(t *testing.T) {
 	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
 	g := (&rogue{}).start(t)
 	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// newPeersNode returns a node that runs until the test ends, and whose added peers are kept in a file.
+// newPeersNode returns a node that runs until the test ends, and keeps added peers in a file.
 func newPeersNode(t *testing.T, cfg Config) *Node {
 	t.Helper()
 	cfg.Identity = newTestIdentity(t)

@@ -15,7 +15,7 @@ import (
 	"narbor/trust"
 )
 
-func TestAskEachTellsWhoSaysWhat(t *testing.T) {
+func TestAskEachReturnsEachAnswer(t *testing.T) {
 	u, stranger := newUpstream(t), newUpstream(t)
 	nar := noise(1, 1000)
 	info := u.sign(t, "p", nar)
@@ -30,7 +30,7 @@ func TestAskEachTellsWhoSaysWhat(t *testing.T) {
 			t.Errorf("answer %+v, want it to have the path: %t", a, has)
 		}
 	}
-	// Who trusts another key is told what is wrong.
+	// A machine that trusts another key is told the problem.
 	other := upstream{stranger.secret, stranger.keys}
 	answers = other.newMachine(t, nil, holder).AskEach(t.Context(), info.Path.HashPart())
 	if len(answers) != 1 || answers[0].Believed() || answers[0].Path != info.Path.String() || answers[0].Problem == "" {
@@ -98,7 +98,7 @@ func TestBlockedPeersStayBlocked(t *testing.T) {
 	}
 }
 
-func TestRestartKeepsWhoIsBlocked(t *testing.T) {
+func TestRestartKeepsBlockedPeers(t *testing.T) {
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -129,5 +129,5 @@ func TestRestartKeepsWhoIsBlocked(t *testing.T) {
 		p2p.CloseHost(n)
 		return
 	}
-	t.Error("nobody is blocked after a restart")
+	t.Error("the peer is not blocked after a restart")
 }

@@ -231,7 +231,7 @@ func TestInterfacesOfEveryKind(t *testing.T) {
 		{"docker0", "10.8.0.1/24", "bridge", "containers, by its name", nil},
 		{"virbr7", "10.9.0.1/24", "bridge", "", nil},
 		{"guests", "10.12.0.1/24", "bridge", "", nil},
-		{"vpn0", "10.10.0.1/24", "tun", "no carrier", nil}, // nobody holds it open
+		{"vpn0", "10.10.0.1/24", "tun", "no carrier", nil}, // no process holds it open
 		{"tap7", "", "tap", "no carrier", nil},
 	} {
 		if h.addLink(c.name, c.addr, append([]string{c.kind}, c.args...)...) {

@@ -21,7 +21,7 @@ func supply(t *testing.T, dir, name string, attributes map[string]string) {
 	}
 }
 
-func TestWhoRunsOnBattery(t *testing.T) {
+func TestBatteryIsDetected(t *testing.T) {
 	type supplies map[string]map[string]string
 	battery := func(status string) map[string]string { return map[string]string{"type": "Battery", "status": status} }
 	from := func(kind, online string) map[string]string { return map[string]string{"type": kind, "online": online} }

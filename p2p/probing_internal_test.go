@@ -144,7 +144,7 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 			t.Errorf("%d strikes for a dictionary of %d, want 1", struck, next)
 		}
 		g.asks(words(next, maxClaims)...)
-		// What is here is answered like what is not, and not even looked for.
+		// Paths that are here are answered like those that are not, and not even looked up.
 		if claims, looked := g.asks(here); claims != 0 || looked != 0 {
 			t.Errorf("after the budget: %d claims, %d looked up, want none", claims, looked)
 		}
@@ -173,7 +173,7 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 				}
 			}
 		}
-		for range 20 { // questions about what is here cost nothing, as long as something is left
+		for range 20 { // questions about paths that are here cost nothing, as long as a miss is left
 			time.Sleep(time.Second)
 			for range 1000 {
 				if claims, _ := g.asks(here); claims != 1 {

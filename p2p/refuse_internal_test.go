@@ -53,8 +53,8 @@ func (c *oneCache) open(t *testing.T, user string) *store.Upstream {
 	return u
 }
 
-// Whoever asks a machine to use its upstream, whether that has said that it does or not, is refused under each of these
-// conditions, and the upstream hears nothing of it.
+// A request to use a machine's upstream is refused under each of these conditions, whether or not the machine offers that,
+// and the upstream is not asked.
 func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(3 * store.BlockSize)
@@ -67,7 +67,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 		user      string
 		edit      func(*Config)
 		then      func(*Node)
-		ask, have verdict // to what is asked about the narinfo, and the NAR
+		ask, have verdict // answers to the questions about the narinfo, and the NAR
 	}{
 		{name: "nothing in the way", ask: verdictYes, have: verdictYes},
 		{name: "metered", then: func(n *Node) {
@@ -159,7 +159,7 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 		cfg.Share, cfg.Upstreams, cfg.GroupSecret = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, "")}, secretA
 	})
 	if !n.helps() {
-		t.Fatalf("it would download for nobody: %s", n.alone())
+		t.Fatalf("it would not download for others: %s", n.alone())
 	}
 	g := (&rogue{}).start(t)
 	for _, p := range []protocol.ID{memberProtocol, protocolID} {
@@ -181,8 +181,8 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	}
 }
 
-// Somebody whose upstream is down asks a neighbour, whose is too, and who finds that out only now.
-func TestNobodyWaitsLongForANeighbourWhileTheUpstreamIsDown(t *testing.T) {
+// A machine with an upstream that is down asks a neighbour with the same upstream, which has not noticed that yet.
+func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
 	info, _ := s.sign(t, "other", nar)

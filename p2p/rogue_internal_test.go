@@ -45,7 +45,7 @@ func newSigner(t testing.TB) signer {
 	return signer{secret, keys}
 }
 
-// sign makes a claim about a path whose NAR is nar, and the mapping that it is good for.
+// sign makes a claim about a path with the NAR nar, and the mapping that it is good for.
 func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
 	t.Helper()
 	part := sha256.Sum256([]byte(name))

@@ -36,7 +36,7 @@ func (l *listener) heard(hp store.HashPart) bool {
 	return slices.Contains(l.asked, hp)
 }
 
-// newPrivate returns an upstream whose key has another name than that of newUpstream, and the keys of both.
+// newPrivate returns an upstream with a key of another name than that of newUpstream, and the keys of both.
 func newPrivate(t *testing.T, public upstream) (upstream, *trust.Keys) {
 	t.Helper()
 	secret, key, err := signature.GenerateKeypair("private-1", rand.Reader)

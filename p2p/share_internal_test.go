@@ -11,7 +11,7 @@ import (
 	"narbor/store"
 )
 
-// A stepwise source lets each read of a NAR wait for a step, and counts what is open.
+// A stepwise source lets each read of a NAR wait for a step, and counts open archives.
 type stepwise struct {
 	store.Source
 	steps       chan struct{}

@@ -26,7 +26,7 @@ type webCache struct {
 	asked map[string]int
 	pace  time.Duration // between pieces of 64 KiB of an archive
 	hold  chan struct{} // archives wait for it to be closed; nil does not
-	stuck string        // the agent whose archives begin, and never go on
+	stuck string        // the agent to which archives begin, and never go on
 }
 
 func newWebCache(t testing.TB, up upstream) *webCache {

@@ -64,7 +64,7 @@ func TestClocksDecadesApart(t *testing.T) {
 	}
 }
 
-// It is TLS as other libp2p programs know it: both agree on the muxer, and on who is there.
+// It is TLS as other libp2p programs know it: both agree on the muxer, and on the peer IDs.
 func TestTimelessSpeaksWithLibp2p(t *testing.T) {
 	key := newTestIdentity(t)
 	id, err := peer.IDFromPrivateKey(key)
@@ -89,7 +89,7 @@ func TestTimelessSpeaksWithLibp2p(t *testing.T) {
 	}
 	var mismatch sec.ErrPeerIDMismatch
 	if _, _, err := secured(t.Context(), stock, ours, newTestPeer(t)); !errors.As(err, &mismatch) || mismatch.Actual != id {
-		t.Errorf("somebody else than expected: %v, want that it is %s", err, id)
+		t.Errorf("another peer than expected: %v, want that it is %s", err, id)
 	}
 }
 

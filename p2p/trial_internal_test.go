@@ -11,7 +11,7 @@ import (
 )
 
 // A trial goes through what the neighbour says and sends, second by second.
-func TestWhoFetchesForUsIsJudgedByAllItReceives(t *testing.T) {
+func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 	const mega = 1 << 20
 	type second struct {
 		got  int64 // what it says to have received, in all
@@ -82,7 +82,7 @@ func TestWhoFetchesForUsIsJudgedByAllItReceives(t *testing.T) {
 	}
 }
 
-func TestWhoFailsToHelpIsLeftOutForLongerEachTime(t *testing.T) {
+func TestHelperBackoffGrows(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	ta := &tally{id: peer.ID("p")}
 	for i, want := range []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour} {

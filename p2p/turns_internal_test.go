@@ -35,7 +35,7 @@ func TestTurnsAreFair(t *testing.T) {
 					t.Errorf("%d turns are taken, want 8 at most", turns.held())
 				}
 				served[which].Add(1)
-				time.Sleep(100 * time.Microsecond) // somebody works
+				time.Sleep(100 * time.Microsecond) // simulated work
 				done()
 			}
 		})
@@ -97,8 +97,8 @@ func TestSomeTurnsForEachPeer(t *testing.T) {
 	}
 }
 
-// Thirty-two peers at one address ask for blocks without end, each on several streams. Whoever asks from another gets
-// about as much as all of them.
+// Thirty-two peers at one address ask for blocks without end, each on several streams. A peer at another
+// address gets about as much as all of them.
 func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 	nar := random(8 * store.BlockSize)
 	n, info := sharing(t, nar)

@@ -61,7 +61,7 @@ func TestVsockStandIns(t *testing.T) {
 			t.Fatal(err)
 		}
 		if g.InterceptAddrDial("", m) {
-			t.Errorf("%s is dialled, and nobody has named it", g.text(m))
+			t.Errorf("%s is dialled, and was not named", g.text(m))
 		}
 		g.setNamed("vsock", []netip.Addr{a})
 		if !g.InterceptAddrDial("", m) {
@@ -115,8 +115,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// A guest hears what stands for it, and so may whoever forges packets on the LAN.
-func TestNobodyForgesAGuest(t *testing.T) {
+// A guest receives its stand-in address, and a forger of packets on the LAN may learn it, too.
+func TestForgedGuestIsRefused(t *testing.T) {
 	g := newGater()
 	here := netip.MustParseAddr("fd01::5")
 	g.setLinks([]link{testLink("eth0", "fd01::5/64")})
@@ -124,13 +124,13 @@ func TestNobodyForgesAGuest(t *testing.T) {
 		t.Error("a guest is refused")
 	}
 	if g.InterceptAccept(ends{local: here, remote: g.vsockAddr(3)}) {
-		t.Error("who comes by TCP from what stands for a guest is accepted")
+		t.Error("a TCP connection from the stand-in of a guest is accepted")
 	}
 	if !g.InterceptAccept(ends{local: here, remote: netip.MustParseAddr("fd01::6")}) {
 		t.Error("a neighbour is refused")
 	}
 	if g.vsockAddr(3) == newGater().vsockAddr(3) {
-		t.Error("what stands for a guest is the same everywhere")
+		t.Error("the stand-in of a guest is the same everywhere")
 	}
 }
 
@@ -171,7 +171,7 @@ func TestSilentGuestIsNoticed(t *testing.T) {
 	})
 }
 
-// A host without narbor, and none at all, are looked for now and then; whoever was named, again and again.
+// A host without narbor, or no host at all, is looked for now and then; a peer that the user named, again and again.
 func TestHostIsLookedForWithPatience(t *testing.T) {
 	refused := fmt.Errorf("dial: %w", &swarm.DialError{DialErrors: []swarm.TransportError{{Cause: syscall.ECONNRESET}}})
 	none := fmt.Errorf("dial: %w", &swarm.DialError{DialErrors: []swarm.TransportError{{Cause: syscall.ENODEV}}})
