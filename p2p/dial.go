@@ -425,5 +425,5 @@ func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
 		s.Backoff().Clear(info.ID) // ours is shorter
 	}
 	l.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
-	return l.host.Connect(ctx, info)
+	return l.gate.plainError(l.host.Connect(ctx, info))
 }

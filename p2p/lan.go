@@ -105,6 +105,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, err
 	}
 	gate := newGater()
+	cfg.Log = gate.plainLog(cfg.Log)
 	h, err := newHost(cfg, gate)
 	if err != nil {
 		return nil, fmt.Errorf("start libp2p: %w", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 
 	ma "github.com/multiformats/go-multiaddr"
 )
@@ -60,15 +61,31 @@ func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 // real returns what a stand-in for a link-local address stands for, and every other address as it is.
 func (g *gater) real(a netip.Addr) (netip.Addr, error) {
 	b := a.As16()
-	if [4]byte(b[:4]) != g.tag {
+	if !g.isStandIn(a) {
 		return a, nil
 	}
-	ifi, err := net.InterfaceByIndex(int(binary.BigEndian.Uint32(b[4:])))
-	if err != nil {
+	if _, err := net.InterfaceByIndex(int(binary.BigEndian.Uint32(b[4:]))); err != nil {
 		return a, err
 	}
+	return g.realOrIndex(a), nil
+}
+
+// isStandIn reports whether an address stands for a link-local one.
+func (g *gater) isStandIn(a netip.Addr) bool {
+	b := a.As16()
+	return [4]byte(b[:4]) == g.tag
+}
+
+// realOrIndex returns what a stand-in stands for. The zone is the number of the interface if that is gone.
+func (g *gater) realOrIndex(a netip.Addr) netip.Addr {
+	b := a.As16()
+	index := int(binary.BigEndian.Uint32(b[4:]))
+	zone := strconv.Itoa(index)
+	if ifi, err := net.InterfaceByIndex(index); err == nil {
+		zone = ifi.Name
+	}
 	copy(b[:8], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0})
-	return netip.AddrFrom16(b).WithZone(ifi.Name), nil
+	return netip.AddrFrom16(b).WithZone(zone)
 }
 
 // DialContext implements the dialer that libp2p's TCP transport uses.

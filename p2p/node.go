@@ -137,6 +137,7 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg.Log = l.log // which has no stand-ins
 	findings, err := lru.New[store.HashPart, *finding](maxFindings)
 	if err != nil {
 		return nil, err

@@ -78,7 +78,7 @@ func (l *lan) listenVsock() error {
 	if !ok {
 		return fmt.Errorf("listen: %T is not a swarm", l.host.Network())
 	}
-	return sw.AddListenAddr(addr)
+	return l.gate.plainError(sw.AddListenAddr(addr))
 }
 
 // parseVsock parses what follows vsock: in the name of a peer, CID or CID:PORT.
@@ -120,19 +120,8 @@ func (g *gater) isVsock(a netip.Addr) bool {
 	return ok
 }
 
-// text prints an address as a multiaddr, and a vsock address, for which there is none, as vsock:CID:PORT.
-func (g *gater) text(m ma.Multiaddr) string {
-	a, _ := ipOf(m)
-	cid, ok := g.cidOf(a)
-	port, pok := tcpPort(m)
-	switch {
-	case !ok || !pok:
-		return m.String()
-	case cid == vsockAny:
-		return fmt.Sprintf("%s*:%d", vsockPrefix, port)
-	}
-	return fmt.Sprintf("%s%d:%d", vsockPrefix, cid, port)
-}
+// text prints an address, without stand-ins.
+func (g *gater) text(m ma.Multiaddr) string { return g.plain(m.String()) }
 
 // A carrier is libp2p's TCP, which dials whatever [gater.DialContext] does, and which listens for vsock, too.
 type carrier struct {
