@@ -26,7 +26,7 @@ const (
 
 // env names the environment variable of a flag.
 func env(flag string) []string {
-	return []string{"NARBOR_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
+	return []string{envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))}
 }
 
 func stringFlag(name, value, category, usage string) *cli.StringFlag {

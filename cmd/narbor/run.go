@@ -132,6 +132,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if s.log, err = newLog(c, c.App.ErrWriter); err != nil {
 		return s, err
 	}
+	s.warnOfMisspelt(c)
 	// zeroconf writes to the standard logger; what it has to say is of interest to who looks for trouble.
 	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
 		return s, err

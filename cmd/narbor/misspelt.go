@@ -1,0 +1,61 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+)
+
+// envPrefix begins the name of each environment variable that sets a flag.
+const envPrefix = "NARBOR_"
+
+// A misspelt variable sets no flag of any command, although its name says so.
+type misspelt struct{ name, nearest string }
+
+// String says what is wrong and what to do.
+func (m misspelt) String() string {
+	return fmt.Sprintf("%s has no effect: there is no such setting. The nearest name is %s", m.name, m.nearest)
+}
+
+// misspeltIn returns the variables of an environment that set no flag of these commands, each with the nearest name that
+// sets a flag of run.
+func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out []misspelt) {
+	known := variablesOf(commands)
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		text, ours := strings.CutPrefix(name, envPrefix)
+		if !ours || slices.Contains(known, name) {
+			continue
+		}
+		flag := strings.ToLower(strings.ReplaceAll(text, "_", "-"))
+		nearest := strings.TrimPrefix(cli.SuggestFlag(run, flag, true), "--")
+		if nearest == "" { // nothing is similar
+			nearest = "config"
+		}
+		out = append(out, misspelt{name, env(nearest)[0]})
+	}
+	return out
+}
+
+// variablesOf returns the environment variables of all flags of commands, and of their subcommands.
+func variablesOf(commands []*cli.Command) (names []string) {
+	for _, c := range commands {
+		for _, f := range c.Flags {
+			if d, ok := f.(cli.DocGenerationFlag); ok {
+				names = append(names, d.GetEnvVars()...)
+			}
+		}
+		names = append(names, variablesOf(c.Subcommands)...)
+	}
+	return names
+}
+
+// warnOfMisspelt logs the environment variables that were meant for narbor and set nothing.
+func (s *service) warnOfMisspelt(c *cli.Context) {
+	for _, m := range misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags) {
+		s.log.Warn(m.String())
+	}
+}
