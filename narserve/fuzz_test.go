@@ -75,10 +75,13 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
-// isOwnHost says whether a Host header is this machine's: an address or the name of the loopback interface, and the port.
+// isOwnHost reports whether a Host header names this machine's loopback interface, at any port: ssh may forward it.
 func isOwnHost(s string) bool {
 	host, port, err := net.SplitHostPort(s)
-	if n, portErr := strconv.Atoi(port); err != nil || portErr != nil || n != 6272 {
+	if err != nil {
+		host, port = strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"), "80"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
 		return false
 	}
 	if a, err := netip.ParseAddr(host); err == nil {

@@ -202,7 +202,8 @@ func TestPageIsForThisMachineAlone(t *testing.T) {
 			header []string
 		}{
 			{403, []string{"Host", "evil.example" + port}}, {403, []string{"Host", "10.0.2.2" + port}}, {403, []string{"Host", "192.168.1.5" + port}},
-			{403, []string{"Host", "127.0.0.1:1"}}, {403, []string{"Host", "127.0.0.1"}}, {403, []string{"Host", "localhost.evil.example" + port}},
+			{200, []string{"Host", "127.0.0.1:1"}}, {200, []string{"Host", "127.0.0.1"}}, {403, []string{"Host", "127.0.0.1:0"}},
+			{403, []string{"Host", "localhost.evil.example" + port}},
 			{403, []string{"Origin", "http://evil.example"}}, {403, []string{"Origin", url}}, {403, []string{"Referer", "http://evil.example/"}},
 			{403, []string{"Sec-Fetch-Site", "cross-site"}}, {403, []string{"Sec-Fetch-Site", "same-site"}},
 			{200, nil}, {200, []string{"Host", "localhost" + port}}, {200, []string{"Host", "[::1]" + port}}, {200, []string{"Sec-Fetch-Site", "none"}},

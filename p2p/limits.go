@@ -255,8 +255,8 @@ const (
 	// own store.
 	infoTimeout = 250 * time.Millisecond
 	// secretTimeout bounds the time that this machine's own sources can add to a question before neighbours are asked:
-	// the Nix database answers within 1 ms.
-	secretTimeout = infoTimeout / 2
+	// the Nix database answers within 1 ms, and on a busy machine the neighbours need the rest of the deadline.
+	secretTimeout = infoTimeout / 5
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
 	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given up. It
