@@ -59,9 +59,15 @@ type Damage struct {
 	sound    *lru.Cache[soundKey, soundFile]
 
 	mu      sync.Mutex // guards the rest
-	damaged map[Path]Damaged
+	damaged map[place]Damaged
 	guards  map[string]*Guarded // by where
-	waiting map[Path]bool       // in suspects, or being checked
+	waiting map[place]bool      // in suspects, or being checked
+}
+
+// A place is where a path is: several sources may have it, and only one of them a damaged copy.
+type place struct {
+	where string
+	path  Path
 }
 
 type suspect struct {
@@ -70,8 +76,8 @@ type suspect struct {
 }
 
 type soundKey struct {
-	path Path
-	nar  Hash
+	place
+	nar Hash
 }
 
 type soundFile struct {
@@ -87,7 +93,7 @@ func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, erro
 		panic(err)
 	}
 	d := &Damage{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
-		sound: sound, damaged: map[Path]Damaged{}, guards: map[string]*Guarded{}, waiting: map[Path]bool{}}
+		sound: sound, damaged: map[place]Damaged{}, guards: map[string]*Guarded{}, waiting: map[place]bool{}}
 	text, err := os.ReadFile(file)
 	if file == "" || errors.Is(err, fs.ErrNotExist) {
 		return d, nil
@@ -101,7 +107,7 @@ func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, erro
 		if pathErr != nil {
 			return d, fmt.Errorf("%s: %w", file, pathErr)
 		}
-		d.damaged[p] = e
+		d.damaged[place{e.Where, p}] = e
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", file, err)
@@ -117,7 +123,9 @@ func (d *Damage) List() []Damaged {
 	for _, e := range d.damaged {
 		list = append(list, e)
 	}
-	slices.SortFunc(list, func(a, b Damaged) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(list, func(a, b Damaged) int {
+		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Where, b.Where))
+	})
 	return list
 }
 
@@ -146,19 +154,25 @@ func (g *Guarded) Info(ctx context.Context, hp HashPart) (Info, error) {
 	if err != nil {
 		return info, err
 	}
-	d := g.damage
-	d.mu.Lock()
-	e, known := d.damaged[info.Path]
-	known = known && e.NarHash == info.NarHash.String() && e.Where == g.where
-	d.mu.Unlock()
+	e, known := g.known(info)
 	if !known {
 		return info, nil
 	}
 	if g.due(e, info.Path) {
-		d.enqueue(suspect{g, info})
+		g.damage.enqueue(suspect{g, info})
 	}
 	return info, fmt.Errorf("%s: %w: %w: %s", info.Path, ErrNotFound, ErrDamaged, e.Reason)
 }
+
+// known returns what is known of the damage of the path of a claim. A path with another NarHash has been replaced.
+func (g *Guarded) known(info Info) (e Damaged, known bool) {
+	g.damage.mu.Lock()
+	defer g.damage.mu.Unlock()
+	e, known = g.damage.damaged[g.at(info.Path)]
+	return e, known && e.NarHash == info.NarHash.String()
+}
+
+func (g *Guarded) at(p Path) place { return place{g.where, p} }
 
 // due says whether a damaged path is to be checked once more.
 func (g *Guarded) due(e Damaged, p Path) bool {
@@ -169,13 +183,10 @@ func (g *Guarded) due(e Damaged, p Path) bool {
 // Suspect has the path of a claim checked soon, unless that was done a moment ago.
 func (g *Guarded) Suspect(info Info) {
 	d := g.damage
-	if s, ok := d.sound.Get(soundKey{info.Path, info.NarHash}); ok && time.Since(s.at) < soundFor && s.file == g.fileOf(info.Path) {
+	if s, ok := d.sound.Get(soundKey{g.at(info.Path), info.NarHash}); ok && time.Since(s.at) < soundFor && s.file == g.fileOf(info.Path) {
 		return
 	}
-	d.mu.Lock()
-	_, known := d.damaged[info.Path]
-	d.mu.Unlock()
-	if !known { // otherwise Info has it checked
+	if _, known := g.known(info); !known { // otherwise Info has it checked
 		d.enqueue(suspect{g, info})
 	}
 }
@@ -206,12 +217,13 @@ func (g *Guarded) fileOf(p Path) string {
 func (d *Damage) enqueue(s suspect) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.waiting[s.info.Path] {
+	at := s.src.at(s.info.Path)
+	if d.waiting[at] {
 		return
 	}
 	select {
 	case d.suspects <- s:
-		d.waiting[s.info.Path] = true
+		d.waiting[at] = true
 	default:
 	}
 }
@@ -227,7 +239,7 @@ func (d *Damage) Run(ctx context.Context) error {
 				d.check(ctx, s)
 			}
 			d.mu.Lock()
-			delete(d.waiting, s.info.Path)
+			delete(d.waiting, s.src.at(s.info.Path))
 			d.mu.Unlock()
 		case <-tick.C:
 			d.look(ctx)
@@ -237,44 +249,46 @@ func (d *Damage) Run(ctx context.Context) error {
 	}
 }
 
-// look has damaged paths checked whose files have been replaced, and forgets those that are gone.
+// look has damaged paths checked whose files have been replaced, and forgets those that are gone, or are there with
+// another NarHash.
 func (d *Damage) look(ctx context.Context) {
 	d.mu.Lock()
-	sources := make(map[Path]*Guarded, len(d.damaged))
-	for p, e := range d.damaged {
-		if g := d.guards[e.Where]; g != nil {
-			sources[p] = g
+	sources := make(map[place]*Guarded, len(d.damaged))
+	for at := range d.damaged {
+		if g := d.guards[at.where]; g != nil {
+			sources[at] = g
 		}
 	}
 	d.mu.Unlock()
-	for p, g := range sources {
-		if _, err := g.Info(ctx, p.HashPart()); errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
-			d.forget(p)
+	for at, g := range sources {
+		_, err := g.Info(ctx, at.path.HashPart())
+		if err == nil || errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
+			d.forget(at)
 		}
 	}
 }
 
 // check reads a path, and records whether it is damaged.
 func (d *Damage) check(ctx context.Context, s suspect) {
-	file := s.src.fileOf(s.info.Path)
+	file, at := s.src.fileOf(s.info.Path), s.src.at(s.info.Path)
 	reason, err := s.src.hash(ctx, s.info)
 	if err != nil { // it could not be read as a whole, which says nothing
 		return
 	}
 	if reason == "" {
-		d.sound.Add(soundKey{s.info.Path, s.info.NarHash}, soundFile{time.Now(), file})
-		d.forget(s.info.Path)
+		d.sound.Add(soundKey{at, s.info.NarHash}, soundFile{time.Now(), file})
+		d.forget(at)
 		return
 	}
 	now := time.Now()
 	e := Damaged{Path: s.info.Path.String(), NarHash: s.info.NarHash.String(), Where: s.src.where, Reason: reason, Found: now, Checked: now, File: file}
 	d.mu.Lock()
-	old, known := d.damaged[s.info.Path]
-	if known {
+	old, known := d.damaged[at]
+	if known = known && old.NarHash == e.NarHash; known {
 		e.Found = old.Found
 	}
 	if known || len(d.damaged) < maxDamaged {
-		d.damaged[s.info.Path] = e
+		d.damaged[at] = e
 	}
 	d.mu.Unlock()
 	d.save()
@@ -284,10 +298,10 @@ func (d *Damage) check(ctx context.Context, s suspect) {
 }
 
 // forget takes a path out of the damaged ones.
-func (d *Damage) forget(p Path) {
+func (d *Damage) forget(at place) {
 	d.mu.Lock()
-	e, known := d.damaged[p]
-	delete(d.damaged, p)
+	e, known := d.damaged[at]
+	delete(d.damaged, at)
 	d.mu.Unlock()
 	if known {
 		d.save()
@@ -343,13 +357,5 @@ func (d *Damage) save() {
 	if err != nil {
 		return
 	}
-	f, err := os.CreateTemp(filepath.Dir(d.file), ".damaged-*") // mode 0600
-	if err != nil {
-		return
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(text, '\n'))
-	if errors.Join(err, f.Close()) == nil {
-		_ = os.Rename(f.Name(), d.file)
-	}
+	_ = ReplaceFile(d.file, append(text, '\n'))
 }

@@ -154,6 +154,59 @@ func TestDamagedPathThatIsCollectedIsForgotten(t *testing.T) {
 	})
 }
 
+func TestDamagedPathWithAnotherNarHashIsForgotten(t *testing.T) {
+	files := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, "", files)
+		w.mem.Add(w.info, make([]byte, len(w.nar)))
+		w.Suspect(w.info)
+		synctest.Wait()
+		w.info.NarHash[0] ^= 1 // collected, and built anew with another content, which is damaged, too
+		w.put(t, make([]byte, len(w.nar)))
+		if w.damaged(t) {
+			t.Error("a path is damaged because another content of it was")
+		}
+		w.Suspect(w.info)
+		synctest.Wait()
+		if list := w.damage.List(); !w.damaged(t) || len(list) != 1 || list[0].NarHash != w.info.NarHash.String() {
+			t.Errorf("the damaged paths are %+v, want the one with the new NarHash", list)
+		}
+		w.info.NarHash = sha256.Sum256(w.nar)
+		w.put(t, w.nar)
+		time.Sleep(2 * time.Minute)
+		if list := w.damage.List(); len(list) != 0 {
+			t.Errorf("the damaged paths are %+v, want none once the path has another NarHash", list)
+		}
+	})
+}
+
+func TestDamagedCopiesOfOnePathAreToldApart(t *testing.T) {
+	files := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, "", files)
+		w.mem.Add(w.info, make([]byte, len(w.nar)))
+		copies := store.NewMem()
+		copies.Add(w.info, make([]byte, len(w.nar)))
+		cache := w.damage.Guard(copies, "cache", "")
+		w.Suspect(w.info)
+		synctest.Wait()
+		if _, err := cache.Info(t.Context(), w.info.Path.HashPart()); err != nil {
+			t.Errorf("Info of a copy that was not checked = %v", err)
+		}
+		cache.Suspect(w.info)
+		synctest.Wait()
+		if _, err := cache.Info(t.Context(), w.info.Path.HashPart()); !errors.Is(err, store.ErrDamaged) {
+			t.Errorf("Info of a damaged copy = %v, want ErrDamaged", err)
+		}
+		copies.Add(w.info, w.nar) // a repair of the copy alone
+		time.Sleep(35 * time.Minute)
+		synctest.Wait()
+		if list := w.damage.List(); len(list) != 1 || list[0].Where != "memory" {
+			t.Errorf("the damaged paths are %+v, want the one whose copy was repaired", list)
+		}
+	})
+}
+
 func TestSuspectsAreCheckedWithinABudget(t *testing.T) {
 	files := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
