@@ -18,6 +18,14 @@ func (failing) Info(context.Context, store.HashPart) (store.Info, error) {
 	return store.Info{}, errFailing
 }
 
+// A damaged source has paths whose content is not what their claims say.
+type damaged struct{ store.Source }
+
+func (d damaged) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	info, err := d.Source.Info(ctx, hp)
+	return info, errors.Join(err, store.ErrNotFound, store.ErrDamaged)
+}
+
 // What stays here stays here in whatever source there is a copy of it.
 func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	s := newSigner(t)
@@ -26,6 +34,8 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	built, _ := s.sign(t, "built", nar)
 	built.Ultimate = true
 	derivation, _ := s.sign(t, "x.drv", nar)
+	own := store.NewMem()
+	own.Add(built, nar)
 	for _, c := range []struct {
 		name   string
 		info   store.Info
@@ -35,6 +45,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	}{
 		{"signed", signed, store.NewMem(), true, nil},
 		{"built here", built, store.NewMem(), false, store.ErrNotFound},
+		{"built here, and damaged", built, damaged{own}, false, store.ErrNotFound},
 		{"a derivation", derivation, store.NewMem(), false, store.ErrNotFound},
 		{"not known, for the database cannot be asked", signed, failing{}, false, errFailing},
 	} {

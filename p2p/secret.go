@@ -37,10 +37,10 @@ func (n *Node) knownSecret(ctx context.Context, hp store.HashPart) error {
 	for _, src := range n.cfg.Share {
 		info, err := src.Info(ctx, hp)
 		switch {
+		case info.Ultimate: // even if it is damaged
+			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)
 		case err != nil:
 			continue
-		case info.Ultimate:
-			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)
 		case n.isPublic(info):
 			return nil
 		}
@@ -88,7 +88,7 @@ func (n *Node) builtHere(ctx context.Context, hp store.HashPart) bool {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
 	for _, src := range n.cfg.Share {
-		if info, err := src.Info(ctx, hp); err == nil && info.Ultimate {
+		if info, _ := src.Info(ctx, hp); info.Ultimate { // even if it is damaged
 			return true
 		}
 	}

@@ -45,10 +45,10 @@ func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, s
 			break
 		}
 		info, err := src.Info(ctx, hp)
-		if errors.Is(err, store.ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) && !info.Ultimate { // the claim of a damaged path comes with the error
 			continue
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return trust.Mapping{}, nil, err
 		}
 		if err := trust.MayLeave(info); err != nil {
