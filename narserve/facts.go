@@ -22,6 +22,8 @@ type Health struct {
 	Command  string `json:"command,omitempty"` // what to copy
 	Safe     bool   `json:"safe"`              // the command takes nothing away from anybody: a program may run it as root
 	AsUser   bool   `json:"asUser,omitempty"`  // the command changes what belongs to the user that asked, and is not for root
+	// Means are the ways in which it was found out, where there are several; a word each.
+	Means []string `json:"means,omitempty"`
 }
 
 // Degraded says whether what narbor is for suffers from it.

@@ -111,6 +111,20 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	return p, p.IsValid()
 }
 
+// Interfaces returns this machine's network interfaces, and whether a node without further settings uses them.
+func Interfaces() ([]InterfaceStatus, error) {
+	policy, err := newInterfacePolicy(nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	links, err := policy.scan()
+	out := make([]InterfaceStatus, len(links))
+	for i, l := range links {
+		out[i] = l.InterfaceStatus
+	}
+	return out, err
+}
+
 // watchInterfaces calls changed with the current interfaces and again whenever they may have changed, or look requests
 // it, always from the calling goroutine, until ctx ends.
 func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, look <-chan struct{}, changed func([]link)) error {

@@ -139,7 +139,7 @@ func checkMulticast(ctx context.Context, p *patient) []Finding {
 		return []Finding{{Severity: severityError, Text: "multicast DNS does not work: " + h.err.Error(), Fix: "see whether another program has UDP port 5353 for itself alone: narbor doctor ports"}}
 	case h.peers[p.status.ID] == nil:
 		return []Finding{{Severity: severityError, Text: "narbor's own announcement is not heard on " + strings.Join(used, ", ") + ", so others do not hear it either",
-			Fix: "open UDP port 5353 in the firewall (narbor doctor firewall), and see that there is a route for 224.0.0.0/4"}}
+			Fix: "open UDP port 5353 in the firewall (sudo narbor doctor firewall), and see that there is a route for 224.0.0.0/4"}}
 	}
 	return []Finding{fine("narbor's own announcement is heard on %s", strings.Join(used, ", "))}
 }

@@ -65,6 +65,7 @@ func (s *service) controlHandler() http.Handler {
 	mux.HandleFunc("GET /peers", answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
 	mux.HandleFunc("POST /peers/{what}", change(s.postPeers))
 	mux.HandleFunc("POST /ping", lasting(pingTimeout, change(s.postPing)))
+	mux.HandleFunc("POST /dialback", lasting(dialBackTimeout, answer(s.postDialBack))) // which changes nothing
 	mux.HandleFunc("PUT /share", change(s.putShare))
 	return mux
 }

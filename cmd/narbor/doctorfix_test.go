@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -35,7 +36,7 @@ func TestFixIsFollowedByTheSameCheck(t *testing.T) {
 	if out := fixed(t, f, failing); !strings.Contains(out, "that failed") {
 		t.Errorf("a command that fails:\n%s", out)
 	}
-	if d := f.settle(Diagnosis{Findings: []Finding{found, failing}}); d.Findings[0] != found || d.Findings[1].Command != "" || d.Findings[1].Safe {
+	if d := f.settle(Diagnosis{Findings: []Finding{found, failing}}); !reflect.DeepEqual(d.Findings[0], found) || d.Findings[1].Command != "" || d.Findings[1].Safe {
 		t.Errorf("afterwards doctor offers %+v, want only what was not tried in vain", d.Findings)
 	}
 }

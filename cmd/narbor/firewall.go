@@ -3,224 +3,304 @@ package main
 import (
 	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
-	"time"
+
+	"narbor/p2p"
 )
 
-// firewallTimeout bounds one look at a firewall's rules.
-const firewallTimeout = 10 * time.Second
+// The firewall is not read but tried: neighbours connect to this machine on request, and packets go through a copy of the
+// rules in a network namespace of its own. What neither shows is said to be unknown.
 
-// checkFirewall goes through the rules with the two packets that neighbours send first.
+// Means of finding out, as `doctor --json` has them.
+const (
+	byDialBack  = "dial-back" // a neighbour connected, or could not
+	byCopy      = "copy"      // packets went through a copy of the rules, or did not
+	byMulticast = "multicast" // an announcement came in
+)
+
+// A flow is what neighbours send first, by protocol and family.
+type flow struct {
+	proto string // TCP, or UDP for multicast DNS
+	v6    bool
+}
+
+// copied is what a copy of the rules has shown.
+type copied struct {
+	open     map[flow]bool // of the families that the interface has
+	commands []string      // let in what is closed, if that is known
+}
+
+// closed are the protocols that are not let in over IPv4, or over IPv6 where the interface has no IPv4: every neighbour
+// has IPv4 where there is any, and one family is enough.
+func (c copied) closed() (protos []string) {
+	for _, proto := range []string{"TCP", "UDP"} {
+		open, has4 := c.open[flow{proto, false}]
+		if !has4 {
+			open = c.open[flow{proto, true}]
+		}
+		if !open {
+			protos = append(protos, proto)
+		}
+	}
+	return protos
+}
+
+// family names the family that alone is closed; "" is none.
+func (c copied) family(proto string) string {
+	four, has4 := c.open[flow{proto, false}]
+	six, has6 := c.open[flow{proto, true}]
+	switch {
+	case !has4 || !has6 || four == six:
+		return ""
+	case four:
+		return " (not over IPv6)"
+	}
+	return " over IPv4"
+}
+
+type doorState int
+
+const (
+	doorUnknown doorState = iota
+	doorOpen
+	doorClosed
+	doorBetween // it is open here, and no neighbour gets to it
+)
+
+// A door is a port on an interface, and what is known of it.
+type door struct {
+	proto, port, iface string
+	state              doorState
+	note               string
+	means              []string
+}
+
+func (d door) String() string {
+	return fmt.Sprintf("%s %s on %s%s", d.proto, d.port, d.iface, d.note)
+}
+
+// checkFirewall finds out whether neighbours get in, for the ports and interfaces that narbor uses.
 func checkFirewall(ctx context.Context, p *patient) []Finding {
-	if !p.root {
-		return []Finding{skipped("only root may see the firewall's rules")}
-	}
-	port := p.port()
-	var ifaces []string
-	for _, i := range p.status.Interfaces {
-		if i.Used {
-			ifaces = append(ifaces, i.Name)
-		}
-	}
-	if len(ifaces) == 0 {
-		ifaces = []string{"eth0"}
-	}
-	var packets []packet
-	for _, ifi := range ifaces {
-		packets = append(packets, packet{iface: ifi, proto: "tcp", port: port})
+	e := evidence{copies: map[string]copied{}}
+	var doors []door
+	for _, iface := range p.lanInterfaces() {
+		doors = append(doors, door{proto: "TCP", port: p.port(), iface: iface})
 		if !p.running || p.status.MDNS {
-			packets = append(packets, packet{iface: ifi, proto: "udp", port: "5353", multicast: true})
+			doors = append(doors, door{proto: "UDP", port: "5353", iface: iface})
 		}
 	}
-	tables, looked := readTables(ctx)
-	if !looked {
-		return []Finding{skipped("there is no nft and no iptables to see the firewall's rules with")}
+	if len(doors) == 0 {
+		return []Finding{skipped("firewall: no network interface is used")}
 	}
-	var closed, unsure, commands []string
-	for _, pk := range packets {
-		for _, t := range tables {
-			v := t.judge(pk)
-			what := fmt.Sprintf("%s %s on %s", strings.ToUpper(pk.proto), pk.port, pk.iface)
-			switch v.verdict {
-			case verdictDrop:
-				closed = appendNew(closed, what)
-				commands = appendNew(commands, t.open(pk, v.chain))
-			case verdictUnsure:
-				unsure = appendNew(unsure, what)
+	if p.running {
+		e.dialled, e.noDial = p.dialBacks(ctx)
+	}
+	for _, d := range doors {
+		if _, done := e.copies[d.iface]; !p.root || done || e.noCopy != nil {
+			continue
+		}
+		c, err := tryFirewallCopy(ctx, d.iface, p.port())
+		if err != nil {
+			e.noCopy = err
+			continue
+		}
+		e.copies[d.iface] = c
+	}
+	for i := range doors {
+		e.judge(&doors[i])
+		if d := &doors[i]; d.state == doorUnknown && d.proto == "UDP" && p.hearsOn(ctx, d.iface) {
+			d.state, d.means = doorOpen, []string{byMulticast}
+		}
+	}
+	return p.firewallFindings(ctx, doors, e)
+}
+
+// lanInterfaces are those that narbor uses, or would use if it ran.
+func (p *patient) lanInterfaces() (names []string) {
+	all := p.status.Interfaces
+	if !p.running {
+		all, _ = p2p.Interfaces() // none is none
+	}
+	for _, i := range all {
+		if i.Used {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// hearsOn says whether an announcement has come in by the interface. This machine's own comes back on the way in that
+// others' take. With several interfaces nothing says by which one it came.
+func (p *patient) hearsOn(ctx context.Context, iface string) bool {
+	return p.running && p.status.MDNS && slices.Equal(p.status.used(), []string{iface}) && len(p.listen(ctx).peers) > 0
+}
+
+// evidence is what was found out about the firewall.
+type evidence struct {
+	dialled DialBackReport
+	noDial  error // why neighbours were not asked
+	copies  map[string]copied
+	noCopy  error // why the rules were not tried
+}
+
+// judge says what is known of a door. A neighbour's own connection counts more than the copy.
+func (e evidence) judge(d *door) {
+	c, tried := e.copies[d.iface]
+	if tried {
+		d.means, d.note = []string{byCopy}, c.family(d.proto)
+		d.state = doorOpen
+		if slices.Contains(c.closed(), d.proto) {
+			d.state = doorClosed
+		}
+	}
+	if d.proto != "TCP" {
+		return
+	}
+	switch arrived, failed := e.dialBacks(d.iface); {
+	case arrived > 0 && d.state == doorOpen:
+		d.means = []string{byDialBack, byCopy}
+	case arrived > 0:
+		d.state, d.means = doorOpen, []string{byDialBack}
+	case failed > 0 && d.state == doorOpen:
+		d.state, d.means = doorBetween, []string{byDialBack, byCopy}
+	case failed > 0 && d.state == doorClosed:
+		d.means = []string{byDialBack, byCopy}
+	case failed > 0:
+		d.state, d.means = doorClosed, []string{byDialBack}
+	}
+}
+
+// dialBacks counts the neighbours on an interface whose connections have arrived, and have not.
+func (e evidence) dialBacks(iface string) (arrived, failed int) {
+	for _, d := range e.dialled.DialBacks {
+		switch {
+		case d.Interface != iface:
+		case d.Result == p2p.DialReached:
+			arrived++
+		case d.Result == p2p.DialRefused || d.Result == p2p.DialTimedOut:
+			failed++
+		}
+	}
+	return arrived, failed
+}
+
+// firewallFindings puts doors of the same state together.
+func (p *patient) firewallFindings(ctx context.Context, doors []door, e evidence) (found []Finding) {
+	list := func(s doorState) (text string, means []string) {
+		var names []string
+		for _, d := range doors {
+			if d.state == s {
+				names = append(names, d.String())
+				means = append(means, d.means...)
+			}
+		}
+		slices.Sort(means)
+		return strings.Join(names, ", "), slices.Compact(means)
+	}
+	if text, means := list(doorClosed); text != "" {
+		f := Finding{Severity: severityError, Text: "the firewall keeps neighbours out: " + text + "; " + byWhat(means), Means: means, Safe: true}
+		p.openingFix(ctx, &f, doors, e)
+		found = append(found, f)
+	}
+	if text, means := list(doorBetween); text != "" {
+		found = append(found, Finding{Severity: severityWarning, Means: means,
+			Text: "neighbours cannot connect to " + text + ", although this machine's firewall lets them in; " + byWhat(means),
+			Fix:  "look for a firewall between them: of a router, a hypervisor or a switch, or client isolation in the access point"})
+	}
+	if text, _ := list(doorUnknown); text != "" {
+		f := skipped("cannot tell whether the firewall lets neighbours in: %s; %s", text, p.whyUnknown(e))
+		f.Fix = "start narbor on another machine of this network, then look again: it is asked to connect"
+		if !p.root {
+			f.Fix = "run `sudo narbor doctor firewall`, which tries the rules, or s" + strings.TrimPrefix(f.Fix, "s")
+		}
+		found = append(found, f)
+	}
+	if text, means := list(doorOpen); text != "" {
+		f := fine("the firewall lets neighbours in: %s; %s", text, byWhat(means))
+		f.Means = means
+		found = append(found, f)
+	}
+	return found
+}
+
+// byWhat says for people how something was found out.
+func byWhat(means []string) string {
+	words := map[string]string{byDialBack: "by asking neighbours to connect", byCopy: "by trying a copy of its rules",
+		byMulticast: "by an announcement that has come in"}
+	var list []string
+	for _, m := range means {
+		list = append(list, words[m])
+	}
+	return "found " + strings.Join(list, " and ")
+}
+
+// whyUnknown says why neither way has shown anything.
+func (p *patient) whyUnknown(e evidence) string {
+	var why []string
+	switch {
+	case !p.running:
+		why = append(why, "narbor is not running, so no neighbour can be asked to connect")
+	case e.noDial != nil:
+		why = append(why, "neighbours were not asked to connect: "+e.noDial.Error())
+	case len(e.dialled.DialBacks) == 0:
+		why = append(why, "there is no neighbour to be asked to connect")
+	default:
+		why = append(why, "no neighbour that was asked to connect has tried")
+	}
+	switch {
+	case !p.root:
+		why = append(why, "only root may try the rules")
+	case e.noCopy != nil:
+		why = append(why, e.noCopy.Error())
+	}
+	return strings.Join(why, ", and ")
+}
+
+// openingFix says how to open the ports, for good where it is known what keeps the rules.
+func (p *patient) openingFix(ctx context.Context, f *Finding, doors []door, e evidence) {
+	var commands, ifaces []string
+	for _, d := range doors {
+		if d.state != doorClosed {
+			continue
+		}
+		ifaces = append(ifaces, d.iface)
+		for _, c := range e.copies[d.iface].commands {
+			if !slices.Contains(commands, c) {
+				commands = append(commands, c)
 			}
 		}
 	}
-	switch {
-	case len(closed) > 0:
-		f := Finding{Severity: severityError, Text: "the firewall keeps neighbours out: " + strings.Join(closed, ", "), Safe: true,
-			Command: strings.Join(commands, " && "), Fix: "until the firewall is loaded again; put the same into its configuration"}
-		p.lastingFix(ctx, &f, port)
-		return []Finding{f}
-	case len(unsure) > 0:
-		return []Finding{{Severity: severityInfo, Text: "the firewall has rules that depend on more than the port; it may keep neighbours out: " + strings.Join(unsure, ", ")}}
-	}
-	return []Finding{fine("the firewall lets TCP %s and UDP 5353 in", port)}
-}
-
-func appendNew(list []string, s string) []string {
-	if s == "" || slices.Contains(list, s) {
-		return list
-	}
-	return append(list, s)
-}
-
-// lastingFix says how to open the ports for good, where it is known who keeps the rules.
-func (p *patient) lastingFix(ctx context.Context, f *Finding, port string) {
+	port := p.port()
+	f.Command = strings.Join(commands, " && ")
 	switch {
 	case p.nixOS:
 		f.Fix = "services.narbor.openFirewall = true; (the command lasts until the next switch)"
 	case succeeds(ctx, "firewall-cmd", "--state"):
-		f.Fix, f.Command = "for good", fmt.Sprintf("firewall-cmd --permanent --add-service=mdns --add-port=%s/tcp && firewall-cmd --reload", port)
-	case strings.Contains(f.Command, "ufw") || succeeds(ctx, "ufw", "status"):
+		f.Fix, f.Command = "for good", fmt.Sprintf("firewall-cmd --permanent%s --add-service=mdns --add-port=%s/tcp && firewall-cmd --reload", zoneOf(ctx, ifaces[0]), port)
+	case ufwIsActive(ctx):
 		f.Fix, f.Command = "for good", fmt.Sprintf("ufw allow %s/tcp && ufw allow 5353/udp", port)
-	}
-}
-
-func succeeds(ctx context.Context, name string, args ...string) bool {
-	_, err := output(ctx, name, args...)
-	return err == nil
-}
-
-func output(ctx context.Context, name string, args ...string) ([]byte, error) {
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
-	defer cancel()
-	return exec.CommandContext(ctx, path, args...).Output()
-}
-
-// readTables returns the firewalls that there are, and whether any could be looked at.
-func readTables(ctx context.Context) (tables []firewall, looked bool) {
-	if text, err := output(ctx, "nft", "-j", "list", "ruleset"); err == nil {
-		if t, err := parseNft(text); err == nil {
-			tables, looked = append(tables, t), true
+	case f.Command != "":
+		f.Fix = "until the firewall is loaded again; put the same into its configuration"
+	default:
+		f.Fix = fmt.Sprintf("let TCP port %s and UDP port 5353 in; `sudo narbor doctor firewall` looks for the rules to add", port)
+		if p.root {
+			f.Fix = fmt.Sprintf("let TCP port %s and UDP port 5353 in; which rule forbids it cannot be told", port)
 		}
 	}
-	for _, name := range []string{"iptables-legacy", "iptables"} { // the plain one shows nft's rules where that is in use
-		if text, err := output(ctx, name, "-S"); err == nil {
-			return append(tables, parseIptables(string(text))), true
-		}
-	}
-	return tables, looked
 }
 
-// A firewall is a set of chains of rules.
-type firewall struct {
-	base   []string // chains that packets to this machine go through, each by itself
-	policy map[string]string
-	chains map[string][]rule
-	insert func(pk packet, chain string) string
-}
-
-// A packet is the first that a neighbour sends.
-type packet struct {
-	iface, proto, port string
-	multicast          bool
-}
-
-// A truth may be unknown: a rule may look at what is not known of the packet.
-type truth int
-
-const (
-	no truth = iota
-	yes
-	maybe
-)
-
-func (t truth) and(o truth) truth {
-	switch {
-	case t == no || o == no:
-		return no
-	case t == maybe || o == maybe:
-		return maybe
-	}
-	return yes
-}
-
-// A rule does something with the packets that match.
-type rule struct {
-	match func(packet) truth
-	// verdict is accept, drop, return, or "jump " or "goto " with a chain; "" does nothing to the packet.
-	verdict func(packet) (string, truth)
-}
-
-const (
-	verdictAccept = "accept"
-	verdictDrop   = "drop"
-	verdictReturn = "return"
-	verdictUnsure = "unsure"
-)
-
-// A judgement is what becomes of a packet, and in which base chain.
-type judgement struct{ verdict, chain string }
-
-// judge sends a packet through all base chains: one that drops it is enough.
-func (f firewall) judge(pk packet) judgement {
-	worst := judgement{verdict: verdictAccept}
-	for _, base := range f.base {
-		w := walk{f: f, pk: pk}
-		v := w.chain(base, 0)
-		if v == "" || v == verdictReturn {
-			v = f.policy[base]
-		}
-		switch {
-		case v == verdictDrop && w.mayAccept:
-			worst = judgement{verdictUnsure, base}
-		case v == verdictDrop:
-			return judgement{verdictDrop, base}
-		}
-	}
-	return worst
-}
-
-// open is the command that lets a packet in before any other rule of a chain.
-func (f firewall) open(pk packet, chain string) string { return f.insert(pk, chain) }
-
-// A walk is a packet's way through chains.
-type walk struct {
-	f         firewall
-	pk        packet
-	mayAccept bool // a rule would have accepted it if what is not known of it is so
-}
-
-// maxDepth is how deep chains may jump; the kernel allows 16.
-const maxDepth = 20
-
-// chain returns the verdict, or "" at its end.
-func (w *walk) chain(name string, depth int) string {
-	if depth > maxDepth {
-		return ""
-	}
-	for _, r := range w.f.chains[name] {
-		m := r.match(w.pk)
-		if m == no {
-			continue
-		}
-		v, sure := r.verdict(w.pk)
-		m = m.and(sure)
-		if m == no || v == "" {
-			continue
-		}
-		how, target, _ := strings.Cut(v, " ")
-		if target != "" {
-			v = w.chain(target, depth+1)
-		}
-		switch {
-		case v == verdictAccept && m == maybe:
-			w.mayAccept = true
-		case m == maybe || how == "jump" && (v == "" || v == verdictReturn): // what may drop it is taken not to
-		default:
-			return v
-		}
+// zoneOf is the flag that names firewalld's zone of an interface, if it is not the default one.
+func zoneOf(ctx context.Context, iface string) string {
+	zone, err := output(ctx, "firewall-cmd", "--get-zone-of-interface="+iface)
+	if name := strings.TrimSpace(string(zone)); err == nil && name != "" && !strings.Contains(name, " ") {
+		return " --zone=" + name
 	}
 	return ""
+}
+
+// ufwIsActive says whether ufw keeps the rules: it may be installed and off.
+func ufwIsActive(ctx context.Context) bool {
+	text, err := output(ctx, "ufw", "status")
+	return err == nil && strings.Contains(string(text), "Status: active")
 }

@@ -34,7 +34,7 @@ func findingsRule() keeper {
 		codes = append(codes, ch.code)
 	}
 	return keepEach(keepFields(map[string]keeper{"code": keepWord(codes...), "severity": keepWord(severityOK, severityInfo, severityWarning, severityError, severitySkipped),
-		"text": phraseRule(), "safe": keepNumber}))
+		"text": phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(byDialBack, byCopy, byMulticast))}))
 }
 
 func doctorRule() keeper {

@@ -117,6 +117,7 @@ type service struct {
 	pause                     pause
 	signers                   cacheSigners
 	pinging                   sync.Mutex // one at a time
+	dialling                  sync.Mutex // one dial-back at a time
 	origins                   []Setting
 }
 
