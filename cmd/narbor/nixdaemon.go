@@ -22,7 +22,7 @@ type daemonProcess struct {
 	worker  bool
 	stdio   bool // a worker that no daemon has started
 	parent  int  // the process that started it, or 1 once that has ended; 0 is unknown
-	client  int  // the process that a worker serves; 0 is unknown
+	client  int  // the process that a worker serves, or its parent if that is not known; 0 is unknown
 }
 
 // nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
@@ -48,13 +48,15 @@ func daemonSocket() string {
 }
 
 // daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has
-// its client's pid in place of the first argument, as far as that has room for it. One that talks to whoever started it,
-// as narbor does where no daemon listens, is a worker too.
+// its client's pid in place of the first argument, as far as that has room for it. Where the daemon was started without
+// arguments, its workers have none either: they are told by their parent. One that talks to the process that started
+// it, as narbor does where no daemon listens, is a worker too.
 func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {
 		return nil
 	}
+	commands := map[int]string{}
 	for _, name := range names {
 		dir := filepath.Dir(name)
 		pid, err := strconv.Atoi(filepath.Base(dir))
@@ -65,6 +67,7 @@ func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 		if err != nil || len(args) == 0 {
 			continue // it has ended, and its parent does not know yet
 		}
+		commands[pid] = string(args)
 		p := daemonProcess{pid: pid}
 		if words := strings.Split(string(args), "\x00"); len(words) > 1 {
 			client, err := strconv.Atoi(words[1])
@@ -78,6 +81,11 @@ func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 			}
 		}
 		found = append(found, p)
+	}
+	for i, p := range found {
+		if !p.worker && commands[p.parent] == commands[p.pid] { // a copy of its parent
+			found[i].worker, found[i].client = true, p.parent // its client is not known, and may ask
+		}
 	}
 	return found
 }

@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -65,6 +67,31 @@ func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 		if got[i].asksFor(proc) != asks {
 			t.Errorf("%v asks for somebody: %v, want %v", got[i], !asks, asks)
 		}
+	}
+}
+
+// A daemon without arguments has workers without a client's pid: their parent tells that they are workers.
+func TestWorkersOfDaemonWithoutArgumentsAreTold(t *testing.T) {
+	proc := t.TempDir()
+	for pid, parent := range map[int]int{10: 1, 11: 10, 12: 11, 13: 1} {
+		dir := filepath.Join(proc, strconv.Itoa(pid))
+		writeText(t, filepath.Join(dir, "comm"), "nix-daemon\n")
+		writeText(t, filepath.Join(dir, "cmdline"), "nix-daemon\x00")
+		writeText(t, filepath.Join(dir, "stat"), fmt.Sprintf("%d (nix-daemon) S %d%s 500 0", pid, parent, strings.Repeat(" 0", 17)))
+	}
+	writeText(t, filepath.Join(proc, "13/cmdline"), "/bin/sh\x00/usr/bin/nix-daemon\x00") // a script, which starts the program
+	writeText(t, filepath.Join(proc, "14/comm"), "nix-daemon\n")
+	writeText(t, filepath.Join(proc, "14/cmdline"), "nix-daemon\x00")
+	writeText(t, filepath.Join(proc, "14/stat"), "14 (nix-daemon) S 13"+strings.Repeat(" 0", 17)+" 500 0")
+	workers := map[int]bool{}
+	for _, p := range daemonProcesses(proc, time.Unix(1000, 0)) {
+		workers[p.pid] = p.worker
+		if p.worker && !p.asksFor(proc) {
+			t.Errorf("process %d, whose client is not known, counts as one that never asks", p.pid)
+		}
+	}
+	if want := map[int]bool{10: false, 11: true, 12: true, 13: false, 14: false}; !maps.Equal(workers, want) {
+		t.Errorf("the processes that are workers: %v, want %v", workers, want)
 	}
 }
 
