@@ -3,6 +3,7 @@ package trust
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -75,13 +76,23 @@ func parseKey(s string) (signature.PublicKey, error) {
 	pk, err := signature.ParsePublicKey(s)
 	switch {
 	case err != nil || len(pk.Data) != ed25519.PublicKeySize || pk.String() != s:
-		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: want <name>:<base64 of %d bytes>", s, ed25519.PublicKeySize)
+		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: want <name>:<base64 of %d bytes>", ShownKey(s), ed25519.PublicKeySize)
 	case pk.Name == "" || strings.ContainsFunc(pk.Name, isSpaceOrControl):
 		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: its name is empty or has a space in it", s)
 	case isWeak(pk.Data):
 		return signature.PublicKey{}, fmt.Errorf("public key %.80q is weak: anybody could sign for it", s)
 	}
 	return pk, nil
+}
+
+// ShownKey returns a text that is no public key as an error may show it. What is longer than a public key may be a
+// secret one, so only its name is left.
+func ShownKey(s string) string {
+	name, rest, _ := strings.Cut(s, ":")
+	if len(rest) <= base64.StdEncoding.EncodedLen(ed25519.PublicKeySize) {
+		return s
+	}
+	return name + ":…"
 }
 
 // isSpaceOrControl finds what would break a name out of the line of narinfo text that it is printed on.

@@ -62,7 +62,7 @@ func checkSettings(ctx context.Context, p *patient) []Finding {
 func (p *patient) brokenKeys(ctx context.Context) (found []Finding) {
 	add := func(setting, value, why string) {
 		f := Finding{Severity: severityError, Fix: "correct it or take it out; until then Nix takes no path from any substituter",
-			Text: fmt.Sprintf("%s: %s = %s: Nix says %q", p.lineOf(setting, value), setting, value, why)}
+			Text: fmt.Sprintf("%s: %s = %s: Nix says %q", p.lineOf(setting, value), setting, trust.ShownKey(value), why)}
 		if p.restartDaemon() == "" && hasDaemon() {
 			f.Fix += "; then restart nix-daemon"
 		}

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/trust"
 )
 
 func TestSubstituterThatIsNarbor(t *testing.T) {
@@ -274,5 +276,18 @@ func TestFileThatNixDaemonHasNotReadSince(t *testing.T) {
 	}
 	if got := changedSince(began, files); got != files[1] {
 		t.Errorf("%q counts as changed, want the link", got)
+	}
+}
+
+// A secret key among the public ones is reported, and not shown.
+func TestSecretKeyInPlaceOfAPublicOneIsNotShown(t *testing.T) {
+	secret := strings.Repeat("A", 86) + "=="
+	p := patient{conf: map[string][]string{"trusted-public-keys": {"own-1:" + secret}}}
+	found := p.brokenKeys(t.Context())
+	if len(found) != 1 || strings.Contains(found[0].Text, secret[:20]) || !strings.Contains(found[0].Text, "own-1:…") {
+		t.Errorf("brokenKeys of a secret key = %+v, want its name alone", found)
+	}
+	if _, err := trust.ParseKeys([]string{"own-1:" + secret}); err == nil || strings.Contains(err.Error(), secret[:20]) {
+		t.Errorf("ParseKeys of a secret key = %v, want an error with its name alone", err)
 	}
 }
