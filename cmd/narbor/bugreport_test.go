@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -300,4 +301,16 @@ func TestConfigShowSaysWhereFrom(t *testing.T) {
 	golden(t, "config", ConfigShow{Settings: []Setting{{Name: "peer", Values: []string{"nas", "10.1.2.3"}, Origin: "flag"},
 		{Name: "upload-rate", Values: []string{"10MB"}, Origin: "environment", From: "NARBOR_UPLOAD_RATE"}, {Name: "spool-size", Values: []string{"25%"}, Origin: "file", From: "/etc/narbor.json"},
 		{Name: "group-secret-file", Origin: "default"}}}.print)
+}
+
+// Every code that the health of narbor has is kept in a report.
+func TestReportKeepsTheCodesOfFindings(t *testing.T) {
+	for _, file := range []string{"health.go", "cachehealth.go"} {
+		for _, m := range regexp.MustCompile(`Code(?:: | = narserve.SeverityInfo, )"([a-z-]+)"`).FindAllStringSubmatch(readText(t, file), -1) {
+			got, err := keptOf(newRedactor(), []map[string]string{{"code": m[1]}}, findingsRule())
+			if err != nil || !strings.Contains(got, m[1]) {
+				t.Errorf("of the code %s in %s a report has %s, %v", m[1], file, got, err)
+			}
+		}
+	}
 }
