@@ -60,10 +60,12 @@ func (p *patient) proxyDropIn(ctx context.Context, f *Finding, exceptions string
 			return
 		}
 	}
-	file := filepath.Join("/etc/systemd/system/nix-daemon.service.d", dropInName(daemonDropIns("/")))
+	dir := "/etc/systemd/system/nix-daemon.service.d"
+	file := filepath.Join(dir, dropInName(daemonDropIns("/")))
+	old, fresh := shellQuote(file), shellQuote(file+".new") // the names of other files are in it
 	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace("no_proxy=" + exceptions)
-	f.Command = fmt.Sprintf(`mkdir -p %s && printf '%%s\n' '[Service]' %s > %s.new && mv %s.new %s && systemctl daemon-reload && systemctl restart nix-daemon`,
-		filepath.Dir(file), shellQuote(`Environment="`+quoted+`"`), file, file, file)
+	f.Command = fmt.Sprintf(`mkdir -p %s && printf '%%s\n' '[Service]' %s > %s && mv %s %s && systemctl daemon-reload && systemctl restart nix-daemon`,
+		dir, shellQuote(`Environment="`+quoted+`"`), fresh, fresh, old)
 	f.Safe = true
 }
 
