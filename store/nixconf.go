@@ -18,7 +18,6 @@ import (
 type NixSettings struct {
 	TrustedPublicKeys []string // "<name>:<base64>"
 	Substituters      []string // URLs
-	SecretKeyFiles    []string // of keys that Nix signs its own builds with; narbor opens none of them
 	RequireSigs       bool
 	Netrc             Netrc
 	Origin            string   // where this was learned, for the user to read
@@ -110,7 +109,6 @@ func runNix(ctx context.Context, nix string, args []string) (NixSettings, error)
 	for name, dst := range map[string]any{
 		"trusted-public-keys": &s.TrustedPublicKeys,
 		"substituters":        &s.Substituters,
-		"secret-key-files":    &s.SecretKeyFiles,
 		"require-sigs":        &s.RequireSigs,
 	} {
 		if err := json.Unmarshal(values[name].Value, dst); err != nil {

@@ -113,7 +113,6 @@ func equalSettings(a, b store.NixSettings) bool {
 	for _, s := range []*store.NixSettings{&a, &b} {
 		s.TrustedPublicKeys = append([]string{}, s.TrustedPublicKeys...)
 		s.Substituters = append([]string{}, s.Substituters...)
-		s.SecretKeyFiles = append([]string{}, s.SecretKeyFiles...)
 	}
 	return reflect.DeepEqual(a, b)
 }

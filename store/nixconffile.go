@@ -199,7 +199,7 @@ func (c *nixConf) set(name string, words []string, path string) error {
 	case "substituters", "binary-caches":
 		list = &c.settings.Substituters
 	case "secret-key-files":
-		list = &c.settings.SecretKeyFiles
+		list = new([]string) // its lines are kept, and no file is opened
 	case "netrc-file":
 		if !extra {
 			c.settings.Netrc.File = strings.Join(words, " ")

@@ -78,7 +78,7 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 		nixos = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 		own   = "own-1:9oASiCpLX9mxsJCRLt1n3xhXNYgzDVrU7J+3LgA1QyI="
 	)
-	settings := store.NixSettings{TrustedPublicKeys: []string{own, nixos}, SecretKeyFiles: []string{"/etc/nix/own.sec"},
+	settings := store.NixSettings{TrustedPublicKeys: []string{own, nixos},
 		Unread: []store.Unread{{File: "/etc/nix/secrets/tokens.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}}
 	for _, c := range []struct {
 		name           string
