@@ -214,6 +214,47 @@ func TestLogMessagesAreConstants(t *testing.T) {
 	}
 }
 
+// Each code of a finding that stands in the program's text is kept in a report.
+func TestReportKnowsEveryCode(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rule, seen := findingsRule(), 0
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			pair, ok := n.(*ast.KeyValueExpr)
+			if !ok || types.ExprString(pair.Key) != "Code" {
+				return true
+			}
+			code := types.ExprString(pair.Value)
+			if lit, ok := pair.Value.(*ast.BasicLit); ok {
+				code = strings.Trim(lit.Value, `"`)
+			} else if code == "codeOtherKeys" {
+				code = codeOtherKeys
+			} else {
+				t.Errorf("%s: the code %s is no literal: name it in this test", file, code)
+			}
+			seen++
+			kept, _ := json.Marshal(rule(nil, []any{map[string]any{"code": code}}))
+			if string(kept) != `[{"code":"`+code+`"}]` {
+				t.Errorf("%s: a report has %s of a finding with the code %s; add it to findingsRule", file, kept, code)
+			}
+			return true
+		})
+	}
+	if seen < 12 {
+		t.Errorf("only %d codes were found", seen)
+	}
+}
+
 func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)
