@@ -68,6 +68,9 @@ const (
 // upstream is asked on its behalf: so a narbor that was named as its own upstream does not ask itself without end.
 const AgentPrefix = "narbor/"
 
+// DoctorAgent is the User-Agent of `narbor doctor`. Its question is answered with 404 and is not counted as one of Nix's.
+const DoctorAgent = "narbor-doctor"
+
 // cacheInfo is served as nix-cache-info. The priority puts us before cache.nixos.org, which has 40.
 const cacheInfo = "StoreDir: " + store.Dir + "\nWantMassQuery: 1\nPriority: 30\n"
 
@@ -322,6 +325,9 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	}
 	if err == nil {
 		err = s.withhold(m)
+	}
+	if r.UserAgent() == DoctorAgent {
+		return notFound, err
 	}
 	if err != nil {
 		s.misses.Add(1)

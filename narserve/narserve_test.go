@@ -211,6 +211,21 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+func TestDoctorIsNotCountedAsNix(t *testing.T) {
+	w := newWorld(t)
+	absent, _ := w.info(t, "absent", 10)
+	accounts := narserve.NewAccounts()
+	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys, Accounts: accounts})
+	wantStatus(t, "the probe of doctor", do(s, "GET", narinfoPath(absent), "User-Agent", narserve.DoctorAgent), http.StatusNotFound)
+	if st := s.Stats(); st.NarinfoMisses+st.NarinfoHits != 0 || accounts.Asked() {
+		t.Errorf("after the probe of doctor: %+v, and requests %+v; want none", st, accounts.Account().Requests)
+	}
+	wantStatus(t, "a question of Nix", do(s, "GET", narinfoPath(absent)), http.StatusNotFound)
+	if st := s.Stats(); st.NarinfoMisses != 1 || !accounts.Asked() {
+		t.Errorf("after a question of Nix: %+v, and requests %+v; want one", st, accounts.Account().Requests)
+	}
+}
+
 func TestCacheInfo(t *testing.T) {
 	s := narserve.New(narserve.Config{})
 	const want = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"narbor/narserve"
 	"narbor/store"
 )
 
@@ -276,6 +277,7 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 	if err != nil {
 		return []Finding{{Severity: severityError, Text: err.Error()}}
 	}
+	req.Header.Set("User-Agent", narserve.DoctorAgent)
 	resp, err := (&http.Client{Transport: &http.Transport{Proxy: nil}}).Do(req)
 	took := time.Since(start)
 	f := Finding{Severity: severityError, Fix: "look at its log, and start it again"}
@@ -284,7 +286,7 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 	}
 	switch {
 	case err != nil:
-		f.Text = "Nix gets no answer: " + err.Error()
+		f.Text = fmt.Sprintf("Nix gets no answer from %s: %v", p.urls()[0], bareError(err))
 	case resp.StatusCode != http.StatusNotFound:
 		f.Text = fmt.Sprintf("Nix gets %s for a path that nobody has, and not 404: is another program at %s?", resp.Status, p.urls()[0])
 	case took > probeLimit:

@@ -134,13 +134,17 @@ func (s *service) confHealth(st Status) *narserve.Health {
 }
 
 func (s *service) nixHealth(st Status) *narserve.Health {
-	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0
+	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0 || s.accounts.Asked()
 	switch {
 	case st.Store == "" && st.StoreProblem == "" || asked || len(st.HTTP) == 0:
 		return nil
 	case !s.isSubstituter():
+		text := "Nix here does not know of narbor."
+		if st.Sharing != "none" && len(st.ShareKeys) > 0 {
+			text = "Neighbours get what this machine has, but Nix here does not know of narbor."
+		}
 		return &narserve.Health{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
-			Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
+			Text: text,
 			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: s.nixConfLine()}
 	}
 	return &narserve.Health{Code: "nix", Severity: narserve.SeverityInfo, Title: "Nix has not asked yet",

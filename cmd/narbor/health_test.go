@@ -66,6 +66,10 @@ func TestHealth(t *testing.T) {
 		{"sharing paused", func(_ *service, st *Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info", in.Format("15:04")},
 		{"private keys only", func(_ *service, st *Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
 		{"Nix has not asked", func(_ *service, st *Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
+		{"Nix does not ask, and nothing is shared", func(s *service, st *Status) {
+			st.Nix, st.Sharing = narserve.Stats{}, "none"
+			s.settings.set(store.NixSettings{})
+		}, "nix warning, sharing-off info", "Text:Nix here does not know"},
 		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(store.NixSettings{}) }, "nix warning", "extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(store.NixSettings{}) }, "", ""},
 		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
@@ -97,6 +101,40 @@ func TestHealth(t *testing.T) {
 		if (len(st.faults()) > 0) != bad {
 			t.Errorf("%s: faults are %+v", c.name, st.faults())
 		}
+	}
+}
+
+// Requests of Nix outlast a restart, and the page lists them: "Nix has not asked yet" would stand above them.
+func TestNixHasAskedBeforeARestart(t *testing.T) {
+	s, st, dir := wellService(t)
+	st.Nix = narserve.Stats{}
+	file := filepath.Join(dir, "account.json")
+	text, err := json.Marshal(narserve.Account{Schema: 1, Requests: []narserve.Request{{Path: strings.Repeat("a", 32), Result: "miss", Count: 1}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeText(t, file, string(text))
+	if s.accounts, err = narserve.OpenAccounts(file); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.health(st); len(got) != 0 {
+		t.Errorf("with a request of Nix in the list, health is %+v", got)
+	}
+}
+
+func TestProbeOfDoctorIsNotAQuestionOfNix(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s.sock")
+	startedAt(t, socket)
+	if out, _, _ := narbor(t.Context(), "doctor", "running", "probe", "--socket", socket); !strings.Contains(out, "is answered with 404") {
+		t.Errorf("doctor says\n%s", out)
+	}
+	text, _, _ := narbor(t.Context(), "status", "--json", "--socket", socket)
+	var st Status
+	if err := json.Unmarshal([]byte(text), &st); err != nil {
+		t.Fatal(err)
+	}
+	if st.Nix.NarinfoMisses+st.Nix.NarinfoHits != 0 {
+		t.Errorf("after doctor's probe: %+v, want no question of Nix", st.Nix)
 	}
 }
 
