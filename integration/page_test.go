@@ -174,6 +174,39 @@ func TestPageInChromium(t *testing.T) {
 	}
 }
 
+// On a narrow screen every row is whole, the last one too: no table has an edge that cuts one.
+func TestNarrowPageCutsNoRow(t *testing.T) {
+	b := newBrowser(t)
+	now := time.Now()
+	facts := busyFacts(now)
+	facts.Sharing, facts.Paused = false, true
+	giver := busyAccount(now)
+	for i := range giver.Days {
+		giver.Days[i].Received = nil
+	}
+	for range 4 {
+		giver.Requests = append(giver.Requests, giver.Requests...)
+	}
+	giver.Requests = giver.Requests[:50]
+	page := showPage(t, giver, facts)
+	b.screen(390, "light")
+	b.open(page.url + "/")
+	b.until(`document.getElementById("live").textContent === "Live"`)
+	keep(t, "giver-light-390", b.picture())
+	if got := b.eval(cutRows); got != "" {
+		t.Errorf("rows are cut: %s", got)
+	}
+	if got := b.eval(`document.querySelectorAll("#requests tbody tr").length`); got != "50" {
+		t.Errorf("%s requests are shown, want 50", got)
+	}
+}
+
+// cutRows are the rows of tables that stand out of what scrolls around them, or of the page.
+const cutRows = `[...document.querySelectorAll("tbody tr")].filter((row) => {
+	const r = row.getBoundingClientRect(), around = row.closest(".scroll").getBoundingClientRect();
+	return r.bottom > around.bottom + 1 || r.top < around.top - 1 || [...row.children].some((c) => c.getBoundingClientRect().right > innerWidth);
+}).map((row) => row.innerText.slice(0, 40)).join("; ")`
+
 // contrast is the text, if any, that stands out from its background by less than 4.5 to 1.
 const contrast = `(() => {
 	const parts = (c) => c.match(/[\d.]+/g).map(Number);

@@ -43,6 +43,7 @@ type Facts struct {
 	// PrivateKeys are names of keys: what only they have signed is for members of the group.
 	PrivateKeys []string
 	Sharing     bool     // neighbours may have something
+	Paused      bool     // the user lets neighbours have nothing
 	ShareFrom   []string // the store and cache directories
 	UploadRate  int64    // bytes a second; 0 is no limit
 	Group       bool     // only members of a group are asked and answered

@@ -145,5 +145,7 @@ func TestStatsReadWell(t *testing.T) {
 	for _, by := range []string{"", "peer", "name"} {
 		golden(t, "stats"+strings.TrimSuffix("-"+by, "-"), func(s screen) { printStats(s, a, by) })
 	}
+	giver := narserve.Account{Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly), Amounts: narserve.Amounts{Sent: 3 << 30, ByNix: 1 << 30}}}}
+	golden(t, "stats-giver", func(s screen) { printStats(s, giver, "") })
 	golden(t, "stats-empty", func(s screen) { printStats(s, narserve.Account{}, "") })
 }

@@ -62,9 +62,18 @@ func printStats(s screen, a narserve.Account, by string) {
 // printSums is the overview.
 func printSums(s screen, a narserve.Account) {
 	month := a.Sum(30)
-	if of := month.SavedOf(); of > 0 {
-		fmt.Fprintf(s, "%s came from your network: %s not downloaded\n", s.paint(bold, fmt.Sprintf("%d %% of the last 30 days", 100*month.Saved()/of)), amount(month.Saved()))
-	} else {
+	switch saved, of := month.Saved(), month.SavedOf(); {
+	case saved > 0:
+		part := fmt.Sprintf("%d %%", 100*saved/of)
+		if 100*saved < of {
+			part = "Less than 1 %"
+		}
+		fmt.Fprintf(s, "%s came from your network: %s not downloaded\n", s.paint(bold, part+" of the last 30 days"), amount(saved))
+	case month.Sent > 0:
+		fmt.Fprintf(s, "%s went to neighbours in the last 30 days. Nothing has come from them yet.\n", s.paint(bold, amount(month.Sent)))
+	case of > 0:
+		fmt.Fprintln(s, "Nothing has come from your network in the last 30 days.")
+	default:
 		fmt.Fprintln(s, "Nix has fetched nothing yet that narbor knows of.")
 	}
 	fmt.Fprintln(s)
