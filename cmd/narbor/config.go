@@ -26,7 +26,7 @@ const maxConfigLen = 1 << 20
 // configFlag names a file with settings: a JSON object, whose keys are the names of the other flags of `narbor run`, and
 // whose values are strings, whole numbers, true and false, and for what is repeatable lists of strings.
 func configFlag() cli.Flag {
-	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in {\"peer\": [\"nas\"], \"upload-rate\": \"10MB\"}; "+
+	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in {\"peer\": [\"nas\"], \"upload-rate\": \"10MiB\"}; "+
 		"flags and the environment have precedence")
 }
 
@@ -68,7 +68,7 @@ func parseConfig(text []byte, flags []cli.Flag) (settings []setting, err error) 
 	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New(`not a JSON object such as {"upload-rate": "10MB"}`)
+		return nil, errors.New(`not a JSON object such as {"upload-rate": "10MiB"}`)
 	}
 	for dec.More() {
 		key, err := dec.Token()

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -214,6 +215,33 @@ func callControl(ctx context.Context, paths []string, method, what, body string)
 	return nil, codedError{fmt.Errorf("narbor is not running (nobody listens on %s); start it with `narbor run`", paths[0]), exitNotRunning}
 }
 
+// A wordedError is an error in words for people.
+type wordedError struct {
+	text  string
+	cause error
+}
+
+func (e wordedError) Error() string { return e.text }
+func (e wordedError) Unwrap() error { return e.cause }
+
+// bareError returns what went wrong of an error of an HTTP client, without the request and the call of the system.
+func bareError(err error) error {
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	var errno syscall.Errno
+	switch {
+	case errors.As(err, &errno):
+		return errno
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return wordedError{"no answer in time", err}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return wordedError{"it hung up before it had answered", err}
+	}
+	return err
+}
+
 func callSocket(ctx context.Context, path, method, what, body string) ([]byte, error) {
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -225,12 +253,12 @@ func callSocket(ctx context.Context, path, method, what, body string) ([]byte, e
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("control socket %s: %w", path, bareError(err))
 	}
 	defer resp.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxStatusLen))
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("control socket %s: %w", path, bareError(err))
 	}
 	switch resp.StatusCode {
 	case http.StatusOK, http.StatusNoContent:

@@ -18,7 +18,6 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/term"
 
 	"narbor/p2p"
 	"narbor/store"
@@ -358,7 +357,7 @@ type progress struct {
 
 func (f *fetcher) progress(total int64) *progress {
 	p := &progress{out: f.out}
-	if file, ok := f.out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+	if canRedraw(f.out) {
 		p.bars = mpb.New(mpb.WithOutput(f.out))
 		p.bar = p.bars.AddBar(total,
 			mpb.PrependDecorators(decor.Counters(decor.SizeB1024(0), "% .1f / % .1f")),

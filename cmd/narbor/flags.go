@@ -124,7 +124,7 @@ func groupSecret(c *cli.Context) ([]byte, error) {
 	return p2p.LoadGroupSecret(c.String("group-secret-file"))
 }
 
-// size reads an amount such as 4GiB, 500MB or 0.
+// size reads an amount such as 4GiB, 500MiB or 0.
 func size(c *cli.Context, flag string) (int64, error) {
 	n, err := humanize.ParseBytes(c.String(flag))
 	if err != nil || n > 1<<60 {
@@ -180,12 +180,12 @@ func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
 }
 
 // minUploadRate is what delivers a block before whoever waits for it gives up.
-const minUploadRate = 100_000
+const minUploadRate = 100 << 10
 
 func uploadRate(c *cli.Context) (int64, error) {
 	n, err := size(c, "upload-rate")
 	if err == nil && n > 0 && n < minUploadRate {
-		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100kB or more, or --share none", c.String("upload-rate")), exitUsage}
+		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100KiB or more, or --share none", c.String("upload-rate")), exitUsage}
 	}
 	return n, err
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-	"golang.org/x/term"
 )
 
 // newLog makes the logger that --log-level and --log-format ask for. It writes to w.
@@ -28,7 +27,7 @@ func newLog(c *cli.Context, w io.Writer) (*zap.Logger, error) {
 	case "auto", "console":
 		cfg.EncodeLevel = zapcore.CapitalLevelEncoder
 		f, ok := w.(*os.File)
-		if ok && format == "auto" && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" {
+		if format == "auto" && canRedraw(w) && os.Getenv("NO_COLOR") == "" {
 			cfg.EncodeLevel = zapcore.CapitalColorLevelEncoder
 		}
 		if ok && f == os.Stderr && toJournal() {

@@ -42,7 +42,7 @@ func main() {
 		return
 	}
 	if err.Error() != "" { // it was told by what was printed
-		fmt.Fprintln(os.Stderr, "narbor:", err)
+		fmt.Fprintln(os.Stderr, "narbor:", inLocale(err.Error()))
 	}
 	code := exitFailure
 	var coded codedError
@@ -102,6 +102,9 @@ func newApp(stdout, stderr io.Writer, inherited []net.Listener) *cli.App {
 		OnUsageError:   usageError,
 	}
 	setUp(app.Commands)
+	if isASCII() {
+		helpInASCII(app.Commands)
+	}
 	return app
 }
 
@@ -141,6 +144,13 @@ func setUp(commands []*cli.Command) {
 			}
 		}
 		setUp(c.Subcommands)
+	}
+}
+
+func helpInASCII(commands []*cli.Command) {
+	for _, c := range commands {
+		c.Usage, c.ArgsUsage, c.Description = asciiOf(c.Usage), asciiOf(c.ArgsUsage), asciiOf(c.Description)
+		helpInASCII(c.Subcommands)
 	}
 }
 

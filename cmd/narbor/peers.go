@@ -95,7 +95,7 @@ func changePeers(c *cli.Context, done string) error {
 	if c.Bool("json") {
 		return listPeers(c)
 	}
-	fmt.Fprintf(c.App.Writer, done+"\n", changed.Peer)
+	newScreen(c).line(done, changed.Peer)
 	return nil
 }
 

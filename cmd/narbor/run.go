@@ -54,7 +54,7 @@ func runFlags() []cli.Flag {
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
 		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
 		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
-		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MB; 0 is no limit"),
+		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MiB; 0 is no limit"),
 		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
@@ -69,7 +69,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 			"signed; without, what is in its own cache directory, which `narbor fetch` fills.\n\n" +
 			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals, or in the file of\n" +
 			"--config. A flag has precedence, then the environment.\n\n" +
-			"Example: narbor run --peer nas.example.org --upload-rate 10MB",
+			"Example: narbor run --peer nas.example.org --upload-rate 10MiB",
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
 			line := c.LocalFlagNames()

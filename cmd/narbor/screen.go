@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,7 +18,10 @@ import (
 // new one.
 const jsonSchema = 1
 
-// plainWidth is how wide text is where there is no terminal to ask: what fits everywhere.
+// unwrapped is the width of what goes into a file or a pipe: a paragraph is one line, which grep finds whole.
+const unwrapped = 1 << 20
+
+// plainWidth is how wide text is on a terminal that does not tell its width.
 const plainWidth = 80
 
 // A screen is where a command prints for people: as wide as the terminal, and in colour only there.
@@ -26,18 +30,70 @@ type screen struct {
 	width  int  // columns
 	cut    bool // lines that are longer are cut off; elsewhere somebody may search in them
 	colour bool
+	ascii  bool // nothing else is printed
+}
+
+// plain is a text as it will be printed, so that its width is known.
+func (s screen) plain(text string) string {
+	if s.ascii {
+		return asciiOf(text)
+	}
+	return text
 }
 
 func newScreen(c *cli.Context) screen {
-	s := screen{Writer: c.App.Writer, width: plainWidth, colour: os.Getenv("CLICOLOR_FORCE") != "" && os.Getenv("CLICOLOR_FORCE") != "0"}
+	s := screen{Writer: c.App.Writer, width: unwrapped, colour: os.Getenv("CLICOLOR_FORCE") != "" && os.Getenv("CLICOLOR_FORCE") != "0"}
 	if f, ok := c.App.Writer.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 0 {
 			s.width, s.cut = w, true
+		} else {
+			s.width = plainWidth
 		}
 		s.colour = os.Getenv("TERM") != "dumb"
 	}
 	s.colour = s.colour && os.Getenv("NO_COLOR") == ""
+	if s.ascii = isASCII(); s.ascii {
+		s.Writer = asciiWriter{s.Writer}
+	}
 	return s
+}
+
+// isASCII says whether the locale has no signs but those of ASCII, or others than UTF-8 has.
+func isASCII() bool {
+	locale := strings.ToLower(cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG")))
+	_, charset, named := strings.Cut(locale, ".")
+	charset, _, _ = strings.Cut(charset, "@")
+	return locale == "c" || locale == "posix" || named && charset != "utf-8" && charset != "utf8"
+}
+
+// asciiOf writes a text in ASCII: the signs that narbor prints as similar ones, and any other sign as a question mark.
+func asciiOf(text string) string {
+	text = strings.NewReplacer("✔", "+", "✘", "x", "·", "-", "…", "...", "→", "->", "–", "-", "µ", "u").Replace(text)
+	return strings.Map(func(r rune) rune {
+		if r >= utf8.RuneSelf {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// inLocale is asciiOf where the locale demands it.
+func inLocale(text string) string {
+	if isASCII() {
+		return asciiOf(text)
+	}
+	return text
+}
+
+// An asciiWriter passes on what is written to it as [asciiOf] writes it. Each Write must be of whole runes.
+type asciiWriter struct{ w io.Writer }
+
+// Write implements [io.Writer].
+func (a asciiWriter) Write(p []byte) (int, error) {
+	if _, err := io.WriteString(a.w, asciiOf(string(p))); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // isTerminal says whether people look at what is written to w.
@@ -45,6 +101,9 @@ func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }
+
+// canRedraw says whether w is a terminal that takes escape sequences.
+func canRedraw(w io.Writer) bool { return isTerminal(w) && os.Getenv("TERM") != "dumb" }
 
 // Colours, as terminals know them.
 const (
@@ -78,6 +137,7 @@ func (s screen) field(name, format string, args ...any) {
 
 // hang prints a text after what it begins with, wrapped so that its lines stand below each other.
 func (s screen) hang(first, text string) {
+	first, text = s.plain(first), s.plain(text)
 	bare := colours.ReplaceAllString(first, "")
 	if !strings.HasSuffix(bare, " ") {
 		first, bare = first+" ", bare+" "
@@ -99,12 +159,14 @@ func (s screen) table(header []string, rows [][]string) {
 		right[i] = names[i] != h
 	}
 	widths := make([]int, len(header))
-	for _, row := range append([][]string{names}, rows...) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+	all := append([][]string{names}, rows...)
+	for _, row := range all {
+		for i := range row {
+			row[i] = s.plain(row[i])
+			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
-	for n, row := range append([][]string{names}, rows...) {
+	for n, row := range all {
 		var b strings.Builder
 		for i, cell := range row {
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
@@ -128,10 +190,12 @@ func (s screen) table(header []string, rows [][]string) {
 
 // fit cuts a line that is too long for the terminal.
 func (s screen) fit(text string) string {
+	text = s.plain(text)
 	if !s.cut || utf8.RuneCountInString(text) <= s.width {
 		return text
 	}
-	return string([]rune(text)[:max(s.width-1, 0)]) + "…"
+	end := s.plain("…")
+	return string([]rune(text)[:max(s.width-utf8.RuneCountInString(end), 0)]) + end
 }
 
 // wrap breaks a text at spaces into lines of at most width, except words that are longer.

@@ -155,7 +155,7 @@ func watchStatus(c *cli.Context, ctl control) error {
 	tick := time.NewTicker(c.Duration("every"))
 	defer tick.Stop()
 	for {
-		if isTerminal(c.App.Writer) && !c.Bool("json") {
+		if canRedraw(c.App.Writer) && !c.Bool("json") {
 			fmt.Fprint(c.App.Writer, "\x1b[H\x1b[2J") // the cursor to the top, the screen cleared
 		}
 		var coded codedError
@@ -171,7 +171,7 @@ func watchStatus(c *cli.Context, ctl control) error {
 			return nil
 		case <-tick.C:
 		}
-		if !isTerminal(c.App.Writer) && !c.Bool("json") {
+		if !canRedraw(c.App.Writer) && !c.Bool("json") {
 			fmt.Fprintln(c.App.Writer)
 		}
 	}
@@ -182,7 +182,7 @@ func atMost(bytesPerSecond int64) string {
 	if bytesPerSecond == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", at up to %s a second", humanize.Bytes(uint64(bytesPerSecond)))
+	return fmt.Sprintf(", at up to %s a second", amount(bytesPerSecond))
 }
 
 // sharing says what neighbours may have.
