@@ -1,8 +1,7 @@
-// Package barehost makes libp2p hosts that have none of narbor's limits and rules. The hostile neighbour and the benchmark use
-// them.
+// Package barehost makes libp2p hosts without narbor's limits and rules, for the hostile neighbour and the benchmark.
 //
-// libp2p.New would make the same hosts, but it links QUIC, WebTransport and WebRTC, with every vulnerability that becomes known in
-// them, and puts their modules into go.mod.
+// libp2p.New would make the same hosts, but it links QUIC, WebTransport and WebRTC with all their known
+// vulnerabilities, and adds their modules to go.mod.
 package barehost
 
 import (
@@ -28,7 +27,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 )
 
-// A Config says what a host differs in.
+// A Config has the settings of a host.
 type Config struct {
 	Identity  crypto.PrivKey // nil makes a new one
 	UserAgent string
@@ -36,7 +35,7 @@ type Config struct {
 	Transport func(transport.Upgrader, network.ResourceManager) (transport.Transport, error)
 }
 
-// New makes a host that listens at these multiaddrs, or nowhere. The caller closes it.
+// New makes a host that listens on these multiaddrs; without any, it does not listen. The caller closes it.
 func New(cfg Config, listen ...string) (host.Host, error) {
 	sw, bus, err := newSwarm(cfg)
 	if err != nil {
@@ -59,7 +58,7 @@ func New(cfg Config, listen ...string) (host.Host, error) {
 	return h, nil
 }
 
-// newSwarm makes what dials and accepts, with TLS, Noise and yamux as libp2p has them.
+// newSwarm makes the host's network, with libp2p's TLS, Noise and yamux.
 func newSwarm(cfg Config) (*swarm.Swarm, event.Bus, error) {
 	key, err := cfg.Identity, error(nil)
 	if key == nil {

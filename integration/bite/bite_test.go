@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestEveryGuardIsWhereTheListSays notices changes of the code that guards.txt has to follow, at once.
+// TestEveryGuardIsWhereTheListSays fails when a change of the code needs a change of guards.txt.
 func TestEveryGuardIsWhereTheListSays(t *testing.T) {
 	if err := os.Chdir("../.."); err != nil {
 		t.Fatal(err)

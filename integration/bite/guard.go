@@ -17,25 +17,25 @@ import (
 //go:embed guards.txt
 var guardList string
 
-// testTimeout is how long the tests of one guard may take. Without a guard they may well hang, which is a bite, too.
+// testTimeout bounds the tests of one guard. Without their guard they may hang, which counts as a failure.
 const testTimeout = 2 * time.Minute
 
-// A guard is some lines of a file, and what is left when the guard is taken out.
+// A guard is some lines of a file, and their replacement without the guard.
 type guard struct {
 	threat, title string
 	worst         bool
 	file          string
-	old, new      string // indentation does not count
-	pkg, tests    string // the tests that miss it: a folder, and a pattern as for go test -run
+	old, new      string // indentation is ignored
+	pkg, tests    string // the tests that must fail without it: a folder, and a pattern as for go test -run
 }
 
 // parseGuards reads the list. A guard is a paragraph:
 //
-//	# 1 · what it sees to          the threat's number; with ! after it, one of the worst to lose
+//	# 1 · the property it ensures    the threat's number; with ! after it, one of the worst to lose
 //	store/draft.go
-//	- the line that is the guard, or a part of it, or several lines
-//	+ what comes in its place; nothing, if there is no such line
-//	store TestThatMissesIt
+//	- the guard: a line, a part of a line, or several lines
+//	+ its replacement; without this line it is removed
+//	store TestThatFailsWithoutIt
 func parseGuards(text string) ([]guard, error) {
 	var list []guard
 	for paragraph := range strings.SplitSeq(strings.TrimSpace(text), "\n\n") {
@@ -68,7 +68,7 @@ func parseGuard(paragraph string) (g guard, err error) {
 	}
 	g.old, g.new = strings.Join(from, "\n"), strings.Join(to, "\n")
 	if g.title == "" || g.file == "" || g.old == "" || g.tests == "" {
-		err = errors.New("something is missing")
+		err = errors.New("the title, the file, the guard or the test is missing")
 	}
 	return g, err
 }
@@ -85,12 +85,12 @@ func (g guard) mutate() (string, error) {
 	}
 	found := regexp.MustCompile(strings.Join(lines, `\n[ \t]*`)).FindAllIndex(text, -1)
 	if len(found) != 1 {
-		return "", fmt.Errorf("its lines are there %d times: the guard has moved, update guards.txt", len(found))
+		return "", fmt.Errorf("its lines occur %d times in the file, want once: update guards.txt", len(found))
 	}
 	return string(text[:found[0][0]]) + g.new + string(text[found[0][1]:]), nil
 }
 
-// bite runs the guard's tests without it, in files that begin with work, and returns the test that failed.
+// bite runs the guard's tests without the guard and returns the test that failed. Its files' names begin with work.
 func (g guard) bite(ctx context.Context, work string) (by string, err error) {
 	text, err := g.mutate()
 	if err != nil {
@@ -127,11 +127,12 @@ func build(ctx context.Context, pkg, binary, overlay string) error {
 	return nil
 }
 
-// failure finds the first test that failed, as the testing package tells it, and a panic in a goroutine of its own.
+// failure matches the testing package's report of a failed test or a timeout, a panic in another goroutine, and a fatal
+// error of the runtime.
 var failure = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)|^(panic: test timed out)|^(panic): |^(fatal error: .*)`)
 
-// runTests returns the first test of binary that failed, or "", and all that they printed. Programs that they compile are
-// made with the overlay too.
+// runTests runs the tests of binary that match pattern. It returns the first one that failed, or "", and their output.
+// Programs that the tests compile use the overlay too.
 func runTests(ctx context.Context, pkg, binary, pattern, overlay string) (failed, out string, err error) {
 	cmd := exec.CommandContext(ctx, binary, "-test.run", "^("+pattern+")$", "-test.failfast", "-test.timeout", testTimeout.String())
 	cmd.Dir = pkg

@@ -1,10 +1,11 @@
-// Command bite proves that the tests bite: it takes out one guard after the other, and demands that a test fails.
+// Command bite checks that each guard has a test: it takes out one guard after the other and requires that a test
+// fails.
 //
 //	go run ./integration/bite [-worst] [-only REGEXP]
 //
-// The guards are in guards.txt, each with the number of the threat or promise in SECURITY.md that it is there for. The
-// tree stays as it is: the compiler gets the changed file in place of the real one. A change that does not compile, or
-// whose place in the file is not found, proves nothing and is an error, as is a test that fails without it.
+// The guards are in guards.txt, each with the number of its threat or promise in SECURITY.md. The source tree stays
+// unchanged: the compiler reads the changed file through an overlay. Bite fails if a change does not compile, if a
+// guard's lines are not found in their file, and if a test fails with all guards in place.
 package main
 
 import (
@@ -27,7 +28,7 @@ import (
 func main() {
 	worst := flag.Bool("worst", false, "only the guards marked as the worst to lose")
 	only := flag.String("only", "", "only the guards whose title or file matches this `REGEXP`")
-	jobs := flag.Int("jobs", runtime.NumCPU(), "how many at once")
+	jobs := flag.Int("jobs", runtime.NumCPU(), "number of guards to test at once")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -50,7 +51,7 @@ func run(ctx context.Context, worst bool, only string, jobs int) error {
 		return worst && !g.worst || !match.MatchString(g.title) && !match.MatchString(g.file)
 	})
 	if _, err := os.Stat("go.mod"); err != nil {
-		return errors.New("it runs in the top folder of the repository")
+		return errors.New("go.mod is not here: run it in the top folder of the repository")
 	}
 	work, err := os.MkdirTemp("", "bite-")
 	if err != nil {
@@ -77,16 +78,15 @@ func run(ctx context.Context, worst bool, only string, jobs int) error {
 			return nil
 		})
 	}
-	_ = g.Wait() // what failed is in missed
+	_ = g.Wait() // the errors are in missed
 	if err := errors.Join(missed...); err != nil {
-		return fmt.Errorf("not every guard is missed when it is gone:\n%w", err)
+		return fmt.Errorf("tests do not fail without these guards:\n%w", err)
 	}
-	fmt.Printf("%d guards, each missed by a test when it is gone, in %.0f s\n", len(guards), time.Since(began).Seconds())
+	fmt.Printf("%d guards; without each of them a test fails; %.0f s\n", len(guards), time.Since(began).Seconds())
 	return nil
 }
 
-// sound runs all the tests that guards name once without a change: a test that fails anyway, or that there is not,
-// proves nothing.
+// sound runs the tests of all guards once without a change. It returns an error if a test fails or does not exist.
 func sound(ctx context.Context, guards []guard, work string, jobs int) error {
 	tests := map[string][]string{}
 	for _, gd := range guards {

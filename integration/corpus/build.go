@@ -22,7 +22,7 @@ import (
 
 const cacheInfo = "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 40\n"
 
-// A builder makes a corpus in a directory that takes the corpus' name once all is there.
+// A builder makes a corpus in a temporary directory, which is renamed when the corpus is complete.
 type builder struct {
 	spec     Spec
 	dir      string // temporary
@@ -109,7 +109,7 @@ func (b *builder) addPackages(ctx context.Context) ([]store.Path, error) {
 	return seeds, nil
 }
 
-// addTop adds the path that refers to all, and holds the noise if there is any.
+// addTop adds the path that refers to all others. It contains the noise of the spec, if any.
 func (b *builder) addTop(ctx context.Context, refs []store.Path) (store.Path, error) {
 	id := sha256.Sum256(fmt.Appendf(nil, "narbor corpus %s top %v %d", version, refs, b.spec.Random+b.spec.Mixed))
 	top, err := store.ParsePathName(string(store.HashPartFromBytes([20]byte(id[:20]))) + "-" + topName(b.spec))
@@ -130,7 +130,7 @@ func (b *builder) addTop(ctx context.Context, refs []store.Path) (store.Path, er
 	})
 }
 
-// mix writes a file of archives of [Medium]. Those that are there twice are too far apart for any compressor.
+// mix writes a file of archives of [Medium]. Repeated archives are too far apart for any compressor's window.
 func (b *builder) mix(ctx context.Context, name string) error {
 	c, err := Open(ctx, Medium(), b.progress)
 	if err != nil {
@@ -168,13 +168,13 @@ func (b *builder) add(ctx context.Context, path store.Path, refs []store.Path, u
 		return fmt.Errorf("%s: %w", path.Name(), err)
 	}
 	info := store.Info{Path: path, References: slices.Clone(refs)}
-	// References mean that their hash parts occur in the contents, and Nix looks for them there.
+	// Nix finds references by their hash parts in the contents.
 	var text strings.Builder
 	fmt.Fprintln(&text, path.Name())
 	for _, r := range refs {
 		fmt.Fprintln(&text, r)
 	}
-	if strings.HasPrefix(path.Name(), "lib") { // as in real ones, some refer to themselves
+	if strings.HasPrefix(path.Name(), "lib") { // as in real closures, some paths refer to themselves
 		fmt.Fprintln(&text, path)
 		info.References = store.SortPaths(append(info.References, path))
 	}
@@ -221,7 +221,7 @@ func (b *builder) dump(ctx context.Context, dir string, info *store.Info) error 
 	return os.Rename(tmp.Name(), filepath.Join(nar, info.NarHash.Base32()+".nar"))
 }
 
-// nixEnv keeps Nix away from this computer's own store and settings.
+// nixEnv returns an environment in which Nix does not use this computer's store and settings.
 func (b *builder) nixEnv() []string {
 	home := filepath.Join(b.dir, "home")
 	return append(os.Environ(), "HOME="+home, "XDG_CACHE_HOME="+home+"/cache", "XDG_CONFIG_HOME="+home+"/config",
@@ -229,7 +229,7 @@ func (b *builder) nixEnv() []string {
 		"NIX_CONFIG=experimental-features = nix-command\nbuild-users-group =\ntrusted-public-keys = "+PublicKey())
 }
 
-// fill lets Nix fetch the closure of top into a directory that can become a machine's /nix. Nix checks all of it.
+// fill lets Nix fetch the closure of top, with all checks, into a directory that can become a machine's /nix.
 func (b *builder) fill(ctx context.Context, top store.Path) error {
 	b.progress("letting Nix check and unpack it")
 	root := filepath.Join(b.dir, "root")

@@ -1,6 +1,6 @@
-// Package corpus makes binary caches whose contents are like those of real ones: every store path is an unpacked
-// Debian package, the packages' dependencies are the references, and all is signed by a key of the corpus.
-// Real Nix makes the archives and checks them.
+// Package corpus makes binary caches with realistic contents: every store path is an unpacked Debian package, the
+// packages' dependencies are the references, and every path is signed by a key of the corpus. Real Nix makes the
+// archives and checks them.
 //
 // A corpus is built once and kept below the user's cache directory; that needs root, Nix, apt-get and the network
 // and takes some minutes. Opening it again needs none of these.
@@ -24,7 +24,7 @@ import (
 	"narbor/store"
 )
 
-// version is part of the name of what is kept; a change of what is built changes it.
+// version is part of the name of a kept corpus. A change of the build needs a new version.
 const version = "1"
 
 // KeyName is the name of the key that signs every corpus.
@@ -33,13 +33,13 @@ const KeyName = "corpus.narbor.test-1"
 // A Spec describes a corpus. Two with the same Name must be equal.
 type Spec struct {
 	Name  string
-	Seeds []string // Debian packages; they come with what they depend on
-	// MaxInstalled leaves out packages, other than seeds, whose installed size in KiB is above it.
+	Seeds []string // Debian packages, which are added with all of their dependencies
+	// MaxInstalled is the maximum installed size in KiB; larger packages, other than seeds, are left out.
 	MaxInstalled int64
 	Random       int64 // bytes of a store path made of noise; 0 is none
-	Mixed        int64 // bytes of a store path made of what programs are made of, about 2:1 compressible; 0 is none
+	Mixed        int64 // bytes of a store path made of archives of programs, about 2:1 compressible; 0 is none
 
-	// What the result must reach. A corpus that does not is an error, for a test with it would say too little.
+	// Minimum sizes of the result. A smaller corpus is an error, because it would be too small for its tests.
 	MinPaths         int
 	MinBytes, MinNar int64
 }
@@ -81,15 +81,15 @@ func Mixed(size int64) Spec {
 	return Spec{Name: "mixed-" + strconv.FormatInt(size, 10), Mixed: size, MinPaths: 1, MinBytes: size, MinNar: size}
 }
 
-// A Corpus is a signed closure on disk. Nobody may write to its directories.
+// A Corpus is a signed closure on disk. Its directories must not be written to.
 type Corpus struct {
 	Cache string       // a directory in Nix's binary-cache layout, not compressed
-	Nix   string       // what /nix is on a machine that has fetched the whole corpus
+	Nix   string       // the contents of /nix on a machine that has fetched the whole corpus
 	Infos []store.Info // sorted by path
-	Top   store.Path   // refers, over others, to all
+	Top   store.Path   // refers to all others, directly or indirectly
 }
 
-// Open returns the corpus, and builds it if it is not there. progress is told what takes long.
+// Open returns the corpus, and builds it first if it is not kept. Open calls progress at the start of each long step.
 func Open(ctx context.Context, spec Spec, progress func(string)) (*Corpus, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
@@ -113,7 +113,7 @@ func Open(ctx context.Context, spec Spec, progress func(string)) (*Corpus, error
 	return load(spec, dir)
 }
 
-// lock makes sure that two test programs do not build the same corpus. The kernel unlocks when a program ends.
+// lock prevents two test programs from building the same corpus. The kernel unlocks when a program ends.
 func lock(name string) (unlock func(), err error) {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -172,7 +172,7 @@ func (c *Corpus) Biggest() store.Info {
 	return slices.MaxFunc(c.Infos, func(a, b store.Info) int { return int(a.NarSize - b.NarSize) })
 }
 
-// privateKey is no secret: it must be the same wherever a corpus is built, and nothing real trusts it.
+// privateKey is not secret: it must be the same wherever a corpus is built, and is trusted in tests only.
 func privateKey() ed25519.PrivateKey {
 	seed := sha256.Sum256([]byte("the key that signs narbor's test corpora"))
 	return ed25519.NewKeyFromSeed(seed[:])

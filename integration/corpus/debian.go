@@ -14,7 +14,7 @@ import (
 	"narbor/store"
 )
 
-// A debian is a package of Debian's, as its archive describes it.
+// A debian is the description of a Debian package in its archive.
 type debian struct {
 	name, version, sha256 string
 	installed             int64 // KiB
@@ -24,8 +24,8 @@ type debian struct {
 	refs []store.Path // without itself
 }
 
-// available reads what apt knows: the newest version of every package, and for names that are no package the
-// first package that provides it.
+// available reads apt's packages: the newest version of each, and for the name of a virtual package the first package
+// that provides it.
 func available(ctx context.Context) (packages map[string]*debian, providers map[string]string, err error) {
 	out, err := command(ctx, "", "apt-cache", "dumpavail")
 	if err != nil {
@@ -79,7 +79,7 @@ func parseDepends(s string) [][]string {
 	return all
 }
 
-// pathOf derives a store path from the package's own hash. To Nix it is one of those that only a signature proves.
+// pathOf derives a store path from the package's hash. To Nix it is an input-addressed path, which needs a signature.
 func pathOf(d *debian) (store.Path, error) {
 	sum := sha256.Sum256([]byte("narbor corpus " + version + " " + d.sha256))
 	name := strings.Map(func(r rune) rune {
@@ -91,7 +91,7 @@ func pathOf(d *debian) (store.Path, error) {
 	return store.ParsePathName(string(store.HashPartFromBytes([20]byte(sum[:20]))) + "-" + name)
 }
 
-// closure returns the seeds and what they depend on, each after what it refers to.
+// closure returns the seeds and their dependencies, each after its own references.
 func closure(ctx context.Context, spec Spec) ([]*debian, error) {
 	packages, providers, err := available(ctx)
 	if err != nil {
@@ -111,7 +111,7 @@ func closure(ctx context.Context, spec Spec) ([]*debian, error) {
 			if state[dep] == 0 {
 				visit(dep)
 			}
-			if state[dep] == visited { // else a cycle, which Nix has none of
+			if state[dep] == visited { // otherwise a cycle, which Nix does not allow
 				d.refs = append(d.refs, dep.path)
 			}
 		}

@@ -20,8 +20,8 @@ func (c *Corpus) nar(info store.Info) string {
 	return filepath.Join(c.Cache, "nar", info.NarHash.Base32()+".nar")
 }
 
-// Zstd returns a copy of the cache whose archives are compressed by zstd as `nix copy` would. It is made once, and
-// kept beside the cache.
+// Zstd returns a copy of the cache with archives that are compressed by zstd as by `nix copy`. The copy is made once
+// and kept beside the cache.
 func (c *Corpus) Zstd(ctx context.Context, progress func(string)) (dir string, err error) {
 	dir = c.Cache + "-zstd"
 	unlock, err := lock(dir + ".lock")

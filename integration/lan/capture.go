@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// captureBuffer holds what comes while the capture is not scheduled, on a busy computer.
+	// captureBuffer holds frames that arrive while a busy computer does not schedule the capture.
 	captureBuffer = 256 << 20
-	// maxFrame is longer than what segmentation offload makes of a stream.
+	// maxFrame exceeds the longest frame of segmentation offload.
 	maxFrame = 1 << 18
 )
 
@@ -49,7 +49,7 @@ func (h *Host) Capture() (*Capture, error) {
 	return c, nil
 }
 
-// run reads frames until nothing more comes after stop.
+// run reads frames. After stop it reads the remaining frames and returns.
 func (c *Capture) run() error {
 	defer unix.Close(c.fd)
 	buf := make([]byte, maxFrame)
@@ -77,7 +77,7 @@ func (c *Capture) run() error {
 	}
 }
 
-// Stop ends the capture and returns its frames. It is an error if one is missing.
+// Stop ends the capture and returns its frames. It returns an error if the kernel has dropped a frame.
 func (c *Capture) Stop() ([][]byte, error) {
 	close(c.stop)
 	select {

@@ -22,15 +22,15 @@ type Nix struct {
 	System  string // for [HostConfig.System]
 }
 
-// nixSuites are the Debian suites, besides this computer's, whose Nix the tests use.
+// nixSuites are the Debian suites, besides this computer's, from which the tests take Nix.
 var nixSuites = []string{"trixie", "forky"}
 
-// systemPackages is what tests run on a host, besides Nix: its dependencies bring what is missing here.
+// systemPackages are the packages besides Nix that tests need on a host; their dependencies are unpacked too.
 var systemPackages = []string{"base-files", "bash", "coreutils", "curl", "dash", "findutils", "gawk", "grep", "hostname", "iproute2",
 	"libc-bin", "nftables", "nix-bin", "procps", "sed", "sqlite3", "tar", "util-linux", "xz-utils"}
 
-// Nixes returns this computer's Nix and those of newer Debian suites, oldest first. The packages are downloaded the first
-// time and kept below the user's cache directory; that takes about half a minute for each suite.
+// Nixes returns this computer's Nix and those of newer Debian suites, oldest first. The packages are downloaded the
+// first time and kept below the user's cache directory; that takes about half a minute for each suite.
 func Nixes(ctx context.Context) ([]Nix, error) {
 	out, err := exec.CommandContext(ctx, "nix", "--version").Output()
 	if err != nil {
@@ -51,11 +51,11 @@ func Nixes(ctx context.Context) ([]Nix, error) {
 	return nixes, nil
 }
 
-// nixPackage finds the version of Nix in what apt-get --print-uris prints.
+// nixPackage matches Nix's package, with its version, in the output of apt-get --print-uris.
 var nixPackage = regexp.MustCompile(`\bnix-bin_([0-9.]+)`)
 
-// unpackSystem makes a directory with the system packages of a Debian suite and all that they depend on. The packages
-// are unpacked, not installed: no script of theirs runs. A new directory is made whenever the suite has other versions.
+// unpackSystem makes a directory with the system packages of a Debian suite and all of their dependencies. It unpacks
+// the packages without running their scripts. Other versions in the suite get a new directory.
 func unpackSystem(ctx context.Context, suite string) (Nix, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
@@ -65,7 +65,7 @@ func unpackSystem(ctx context.Context, suite string) (Nix, error) {
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return Nix{}, err
 	}
-	lock, err := lockFile(filepath.Join(base, "lock")) // another test process may be at it
+	lock, err := lockFile(filepath.Join(base, "lock")) // against other test processes
 	if err != nil {
 		return Nix{}, err
 	}
@@ -123,7 +123,7 @@ func (a apt) unpack(ctx context.Context, dir string) error {
 	return os.Rename(filepath.Join(cmd.Dir, "out"), dir)
 }
 
-// apt is a configuration of apt-get that knows one suite and has nothing installed.
+// An apt is a configuration of apt-get with one suite and no installed packages.
 type apt struct{ base, config string }
 
 func newApt(ctx context.Context, base, suite string) (apt, error) {
@@ -138,8 +138,9 @@ func newApt(ctx context.Context, base, suite string) (apt, error) {
 		}
 	}
 	in := func(dir string) string { return filepath.Join(base, dir) }
-	// The files are signed; a mirror that is frozen at some day is as good as any for a test.
-	conf := fmt.Sprintf(`Dir::State %q; Dir::State::lists %q; Dir::State::status %q; Dir::Cache %q; Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Dir::Etc %q;
+	// The files are signed. For tests, an outdated mirror is as good as a current one.
+	conf := fmt.Sprintf(`Dir::State %q; Dir::State::lists %q; Dir::State::status %q;
+Dir::Cache %q; Dir::Cache::pkgcache ""; Dir::Cache::srcpkgcache ""; Dir::Etc %q;
 Dir::Etc::sourcelist %q; Dir::Etc::sourceparts "-"; APT::Install-Recommends "false"; APT::Sandbox::User "root";
 Acquire::Check-Valid-Until "false"; Acquire::Languages "none";
 `, in("var"), in("lists"), in("status"), in("cache"), in("etc"), in("etc/sources.list"))
@@ -166,7 +167,7 @@ func debianMirror(ctx context.Context) (string, error) {
 			return uri, nil
 		}
 	}
-	return "", errors.New("apt is not set up with a mirror of Debian, whose address ends with /debian")
+	return "", errors.New("apt has no Debian mirror: it needs a source with an address that ends with /debian")
 }
 
 // update downloads the lists of packages, at most once a day.

@@ -12,13 +12,14 @@ import (
 	"strings"
 )
 
-// guestDir is where a host that has guests has the directory of their image.
+// guestDir is the directory of the guests' image on their host.
 const guestDir = "srv/guests"
 
-// A GuestImage is what virtual machines start from: Debian's kernel, and a file system with busybox and Nix.
+// A GuestImage is an image for virtual machines: Debian's kernel, and a file system with busybox and Nix.
 type GuestImage struct{ dir string }
 
-// NewGuestImage fills a directory, which must exist. programs are added, from path in the guest to path on this computer.
+// NewGuestImage fills a directory, which must exist. programs are added, from path in the guest to path on this
+// computer.
 func NewGuestImage(ctx context.Context, dir string, programs map[string]string) (*GuestImage, error) {
 	kernel, err := guestKernel(ctx)
 	if err != nil {
@@ -38,7 +39,7 @@ func NewGuestImage(ctx context.Context, dir string, programs map[string]string) 
 	return &GuestImage{dir}, writeGuest(ctx, filepath.Join(dir, "base.cpio"), kernel, programs)
 }
 
-// Bind is what a host needs among its binds to have guests of this image.
+// Bind returns the binds, for [HostConfig.Binds], that a host needs to run guests of this image.
 func (g *GuestImage) Bind() map[string]string { return map[string]string{guestDir: g.dir} }
 
 // guestKernel returns a directory with Debian's kernel for virtual machines, unpacked.
@@ -55,7 +56,7 @@ func guestKernel(ctx context.Context) (string, error) {
 	return Unpack(ctx, pkg)
 }
 
-// Write writes what a machine of that kernel starts from to run a shell script.
+// Write writes an initial file system with which the image's kernel runs a shell script.
 func (g *GuestImage) Write(name, script string) error {
 	base, err := os.ReadFile(filepath.Join(g.dir, "base.cpio"))
 	if err != nil {
@@ -74,21 +75,22 @@ func (g *GuestImage) Write(name, script string) error {
 // A GuestConfig describes a virtual machine.
 type GuestConfig struct {
 	Name   string
-	Netdev string // its network card, as QEMU's -netdev has it
-	Script string // for a shell
-	MiB    int    // of memory; 0 is 1024
+	Netdev string // value of QEMU's -netdev option
+	Script string // shell script that the guest runs
+	MiB    int    // memory; 0 is 1024
 }
 
-// StartGuest starts a virtual machine on a host that has the image. It runs its script, in which eth0 is up but has no
-// address, and ends. Its console is the process's log. There is no KVM: it is as slow as an emulated machine is, on every
-// computer.
+// StartGuest starts a virtual machine on a host that has the image. The guest runs its script, with an eth0 that is up
+// but has no address, and powers off. Its console is the process's log. QEMU runs without KVM, so that a guest is slow,
+// but runs on every computer.
 func (h *Host) StartGuest(g *GuestImage, cfg GuestConfig) (*Process, error) {
 	name := h.Name + "-" + cfg.Name
 	if err := g.Write(filepath.Join(g.dir, name), cfg.Script); err != nil {
 		return nil, err
 	}
 	return h.start(name, h.command([]string{"qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", strconv.Itoa(cmp.Or(cfg.MiB, 1024)),
-		"-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot", "-kernel", "/" + guestDir + "/vmlinuz", "-initrd", "/" + guestDir + "/" + name,
+		"-nodefaults", "-display", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", "/" + guestDir + "/vmlinuz", "-initrd", "/" + guestDir + "/" + name,
 		"-append", "console=ttyS0 quiet panic=-1 random.trust_cpu=on net.ifnames=0",
 		"-netdev", cfg.Netdev + ",id=net", "-device", "virtio-net-pci,netdev=net,romfile="}))
 }

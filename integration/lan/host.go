@@ -14,24 +14,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nobody is the user that narbor runs as: it must need no privilege.
+// nobody is the unprivileged user ID as which narbor runs.
 const nobody = 65534
 
 // HostConfig describes a host. Only Name is required.
 type HostConfig struct {
 	Name string
-	// Nix is a directory that the host's /nix begins as, with store and var in it; "" is an empty one. It is
-	// not written to: the host's changes go to memory.
+	// Nix is the directory of the initial contents of the host's /nix, with store and var in it; "" is an empty one.
+	// It stays unchanged: the host's writes go to memory.
 	Nix string
 	// Copy makes /nix a plain tmpfs with a copy of Nix in it, not a layer over it: for benchmarks.
 	Copy bool
 	// StateBytes is the size of the file system that holds narbor's state and spool; 0 is half of memory.
 	StateBytes int64
-	// System is a directory whose /usr, /bin, /lib and so on the host has, such as one of [Nixes]; "" is this computer's.
+	// System is the directory of the host's /usr, /bin, /lib and so on, such as one of [Nixes]; "" is this computer's.
 	System string
 	// Binds are further directories: from path on the host to path on this computer, read-only.
 	Binds map[string]string
-	// Listen are further addresses at which its narbor is asked over HTTP.
+	// Listen are additional addresses on which its narbor serves HTTP.
 	Listen []string
 }
 
@@ -48,8 +48,8 @@ type Host struct {
 
 	listens []string // as in HostConfig
 
-	mu      sync.Mutex // guards what follows
-	sockets []*os.File // what narbor listens on
+	mu      sync.Mutex // guards sockets
+	sockets []*os.File // narbor's listening sockets
 }
 
 // Add starts a host and plugs it in.
@@ -66,8 +66,10 @@ func (l *LAN) Add(cfg HostConfig) (*Host, error) {
 	if err := ns.do(func() error { return h.mountRoot(cfg) }); err != nil {
 		return nil, fmt.Errorf("%s: root directory: %w", cfg.Name, err)
 	}
-	// By a child: this thread is not in the PID namespace, and /proc shows that of who mounts it.
-	if _, err := ns.run(context.Background(), command{args: []string{"mount", "-t", "proc", "proc", filepath.Join(h.root, "proc")}}); err != nil {
+	// A child process mounts /proc: /proc shows the PID namespace of the process that mounts it, and this thread is in
+	// another one.
+	mountProc := command{args: []string{"mount", "-t", "proc", "proc", filepath.Join(h.root, "proc")}}
+	if _, err := ns.run(context.Background(), mountProc); err != nil {
 		return nil, err
 	}
 	if err := h.prepare(cfg); err != nil {
@@ -107,7 +109,7 @@ func (h *Host) mountRoot(cfg HostConfig) error {
 	}{
 		{"/dev", "dev", "", unix.MS_BIND | unix.MS_REC, ""},
 		{"sysfs", "sys", "sysfs", 0, ""},
-		{"tmpfs", "sys/class/misc", "tmpfs", 0, "mode=755"}, // no vsock: that would lead out of this computer, if it is a guest
+		{"tmpfs", "sys/class/misc", "tmpfs", 0, "mode=755"}, // hides vsock, by which a guest would reach its own host
 		{"tmpfs", "tmp", "tmpfs", 0, "mode=1777"},
 		{"tmpfs", "var/lib/narbor", "tmpfs", 0, state},
 	} {
@@ -181,12 +183,13 @@ func (h *Host) prepare(cfg HostConfig) error {
 		}
 	}
 	// Duplicate address detection would keep every address useless for two seconds.
-	script := "hostname " + h.Name + " && chown 65534:65534 /run/narbor && for i in all default; do echo 0 > /proc/sys/net/ipv6/conf/$i/accept_dad; done"
+	script := "hostname " + h.Name + " && chown 65534:65534 /run/narbor && " +
+		"for i in all default; do echo 0 > /proc/sys/net/ipv6/conf/$i/accept_dad; done"
 	_, err := h.Run(context.Background(), "sh", "-c", script)
 	return err
 }
 
-// mount mounts at target, which it makes.
+// mount creates the directory target and mounts there.
 func mount(source, target, kind string, flags uintptr, data string) error {
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
@@ -213,7 +216,7 @@ func (h *Host) Run(ctx context.Context, name string, args ...string) (string, er
 	return out, nil
 }
 
-// Watch is Run for a command whose progress matters: line is told each line of its standard error as it comes.
+// Watch is Run that calls line with each line of the command's standard error as it is written.
 func (h *Host) Watch(ctx context.Context, line func(string), args ...string) (string, error) {
 	c := h.command(args)
 	c.line = line

@@ -15,18 +15,20 @@ import (
 	"strings"
 )
 
-// guestModules are what a network card of QEMU's needs, in the order in which they load.
+// guestModules returns the modules for QEMU's network card, in load order.
 func guestModules() []string {
-	return []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "failover", "net_failover", "virtio_net"}
+	return []string{"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
+		"failover", "net_failover", "virtio_net"}
 }
 
-// vsockModules are for scripts to load, in this order: the first two, and then what a guest needs to have a host, or to be
-// one, or to be both of them itself.
+// vsockModules returns the vsock modules, which scripts load in this order: the first two always, and then those
+// for a guest that has a host, for one that is a host, or for one that is both.
 func vsockModules() []string {
-	return []string{"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport", "vhost_iotlb", "vhost", "vhost_vsock", "vsock_loopback"}
+	return []string{"vsock", "vmw_vsock_virtio_transport_common", "vmw_vsock_virtio_transport",
+		"vhost_iotlb", "vhost", "vhost_vsock", "vsock_loopback"}
 }
 
-// guestInit is the first process. It runs a script that another archive brings, and ends the machine.
+// guestInit is the guest's first process. It runs the script from the second archive and powers off.
 const guestInit = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin:/usr/bin HOME=/root
@@ -42,8 +44,8 @@ ip link set eth0 up
 poweroff -f
 `
 
-// writeGuest makes the initial file system of a guest: Debian's busybox and Nix, the kernel's modules, and what else is
-// given, from path in the guest to path on this computer, with the libraries of programs in bin.
+// writeGuest writes the initial file system of a guest: Debian's busybox and Nix, the kernel's modules, and additional
+// files, by path in the guest with their path on this computer. Programs in bin get their libraries.
 func writeGuest(ctx context.Context, name, kernel string, files map[string]string) error {
 	all := map[string]string{"bin/busybox": "/bin/busybox", "bin/nix-store": "/usr/bin/nix-store"}
 	maps.Copy(all, files)
@@ -72,7 +74,7 @@ func writeGuest(ctx context.Context, name, kernel string, files map[string]strin
 	})
 }
 
-// libraries returns what a program is linked with: nothing, if it is linked statically.
+// libraries returns the shared libraries of a program: none if it is linked statically.
 func libraries(ctx context.Context, program string) ([]string, error) {
 	out, err := exec.CommandContext(ctx, "ldd", program).Output()
 	var static *exec.ExitError
@@ -90,8 +92,8 @@ func libraries(ctx context.Context, program string) ([]string, error) {
 	return libs, nil
 }
 
-// findModules returns the modules' places in the guest, so named that they sort, and in the unpacked kernel. Those in
-// modules are loaded when the guest starts.
+// findModules returns the modules' paths, by path in the guest with the path in the unpacked kernel. The guest's names
+// sort in load order. The guest loads those in modules when it starts.
 func findModules(kernel string) (map[string]string, error) {
 	wanted := map[string]string{}
 	for i, name := range guestModules() {
@@ -108,13 +110,14 @@ func findModules(kernel string) (map[string]string, error) {
 		return err
 	})
 	if err == nil && len(found) != len(wanted) {
-		err = fmt.Errorf("of the modules %v the kernel in %s has %v", slices.Sorted(maps.Keys(wanted)), kernel, slices.Sorted(maps.Keys(found)))
+		err = fmt.Errorf("of the modules %v the kernel in %s has %v",
+			slices.Sorted(maps.Keys(wanted)), kernel, slices.Sorted(maps.Keys(found)))
 	}
 	return found, err
 }
 
-// writeArchive writes a cpio archive with files from this computer and with texts. All of it may be executed. The kernel
-// takes several archives, one after the other.
+// writeArchive writes a cpio archive with files from this computer and with texts, all executable. The kernel accepts
+// several concatenated archives.
 func writeArchive(name string, files, texts map[string]string) (err error) {
 	out, err := os.Create(name)
 	if err != nil {
@@ -144,8 +147,8 @@ func writeArchive(name string, files, texts map[string]string) (err error) {
 // An archive is one in cpio's "newc" form. Its writer keeps the first error.
 type archive struct {
 	w    *bufio.Writer
-	dirs map[string]bool // those that are in it
-	n    int             // entries
+	dirs map[string]bool // the directories written so far
+	n    int             // number of entries
 }
 
 func (a *archive) add(name string, mode uint32, content []byte) {
@@ -160,10 +163,12 @@ func (a *archive) add(name string, mode uint32, content []byte) {
 	a.entry(name, mode, content)
 }
 
-// entry writes a header of 13 numbers, each of eight hexadecimal digits, then name and content, each padded to four bytes.
+// entry writes a header of 13 numbers, each of eight hexadecimal digits, then name and content, each padded to four
+// bytes.
 func (a *archive) entry(name string, mode uint32, content []byte) {
 	a.n++
-	fmt.Fprintf(a.w, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x", a.n, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name)+1, 0)
+	fmt.Fprintf(a.w, "070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x",
+		a.n, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(name)+1, 0)
 	a.w.WriteString(name + "\x00" + strings.Repeat("\x00", -(110+len(name)+1)&3))
 	a.w.Write(content)
 	a.w.WriteString(strings.Repeat("\x00", -len(content)&3))

@@ -1,5 +1,5 @@
-// Package lan makes a small network of machines on one Linux computer, for tests and benchmarks that want to see
-// real Nix, real narbor and real nginx meet. It needs root.
+// Package lan makes a small network of machines on one Linux computer, for tests and benchmarks with real Nix, narbor
+// and nginx. It needs root.
 //
 // A host is a process ID 1 with network, mount, PID and UTS namespaces of its own. Its root directory is a tmpfs
 // with the computer's /usr bound read-only; /nix, /etc/nix, /root, /run, /tmp and /var are its own. Its eth0 ends
@@ -26,7 +26,7 @@ type LAN struct {
 	dir    string // logs, mount points
 	bridge *namespace
 	hosts  []*Host
-	added  int // hosts ever, for names and addresses that no other has had
+	added  int // number of hosts ever added, for unique names and addresses
 	closed bool
 }
 

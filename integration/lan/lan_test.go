@@ -12,7 +12,7 @@ import (
 	"narbor/integration/lan"
 )
 
-// unable skips on a user's machine; where nothing may be left out, it fails.
+// unable skips the test on a user's machine and fails it under CI=true.
 func unable(t *testing.T, why string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {

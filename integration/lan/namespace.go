@@ -21,15 +21,15 @@ const (
 	machine = unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS
 )
 
-// commandTimeout ends a command that hangs. Nothing that tests run in the foreground takes nearly as long, on a
-// machine that does three other things at once.
+// commandTimeout bounds a command in the foreground. It is much longer than any such command takes, even on a computer
+// with three other builds or tests.
 const commandTimeout = 4 * time.Minute
 
 // A namespace is a set of kernel namespaces, kept by a process that ends when this one does.
 type namespace struct {
 	kind   int // CLONE_* flags
 	keeper *exec.Cmd
-	stdin  io.Closer // its end is the keeper's
+	stdin  io.Closer // closing it ends the keeper process
 	pidfd  int
 }
 
@@ -39,7 +39,7 @@ func newNamespace(kind int) (*namespace, error) {
 	keeper.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:   uintptr(kind &^ unix.CLONE_NEWNS),
 		Unshareflags: uintptr(kind & unix.CLONE_NEWNS),
-		Setsid:       true, // Ctrl-C is for the test, which closes what it made
+		Setsid:       true, // Ctrl-C must reach the test only, which then closes the namespace
 	}
 	stdin, err := keeper.StdinPipe()
 	if err != nil {
@@ -66,14 +66,14 @@ func (n *namespace) close() error {
 	return err
 }
 
-// do calls f on a thread that is inside, and dies afterwards. A child that f starts is inside, too.
+// do calls f on a thread inside the namespace, which ends afterwards. Children that f starts are inside too.
 func (n *namespace) do(f func() error) error {
 	errc := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread() // never unlocked: Go ends the thread with the goroutine
 		errc <- func() error {
 			if n.kind&unix.CLONE_NEWNS != 0 {
-				if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns wants a root directory of our own
+				if err := unix.Unshare(unix.CLONE_FS); err != nil { // setns requires a root directory that is not shared
 					return fmt.Errorf("unshare: %w", err)
 				}
 			}
@@ -94,7 +94,7 @@ type command struct {
 	stdin  io.Reader // nil is /dev/null
 	uid    uint32
 	files  []*os.File   // become file descriptors 3, 4, …
-	line   func(string) // is told each line of the standard error as it comes; may be nil
+	line   func(string) // called with each line of the standard error as it is written; may be nil
 }
 
 func (c command) cmd(ctx context.Context) *exec.Cmd {
@@ -107,7 +107,7 @@ func (c command) cmd(ctx context.Context) *exec.Cmd {
 	}
 	cmd.Dir = "/"
 	cmd.Stdin = c.stdin
-	cmd.WaitDelay = 5 * time.Second // for a grandchild that keeps the output open
+	cmd.WaitDelay = 5 * time.Second // a grandchild may keep the output open
 	return cmd
 }
 
@@ -130,7 +130,7 @@ func (n *namespace) run(ctx context.Context, c command) (string, error) {
 	return stdout.String(), nil
 }
 
-// lines keeps what is written to it, and tells somebody each line.
+// A lines buffers everything that is written to it and calls each with each complete line.
 type lines struct {
 	all  bytes.Buffer
 	told int // bytes of all
@@ -150,7 +150,7 @@ func (l *lines) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// tail returns the end of what a command said: enough to see why it failed.
+// tail returns the last part of a command's output, for error messages.
 func tail(s string) string {
 	const most = 8 << 10
 	if len(s) > most {

@@ -16,22 +16,22 @@ import (
 	"narbor/integration/corpus"
 )
 
-// Substituter is where narbor answers Nix on each host.
+// Substituter is the URL of each host's narbor for Nix on the same host.
 const Substituter = "http://127.0.0.1:6272"
 
-// readyTimeout is how long a process may take until it answers. Two cores shared with a build need some seconds.
+// readyTimeout bounds the time until a started process answers: some seconds on two cores beside a build.
 const readyTimeout = 30 * time.Second
 
-// StartNarbor starts narbor as an unprivileged user, as its systemd unit would: behind sockets that are opened
-// before it and stay open when it ends, with its state in a directory of its own. It returns once HTTP is answered.
-// binary is a path on the host.
+// StartNarbor starts narbor as an unprivileged user, as its systemd unit would: with sockets that are opened before it
+// starts and stay open when it ends, and with a state directory. It returns once narbor answers HTTP. binary is a path
+// on the host.
 func (h *Host) StartNarbor(binary string, args ...string) (*Process, error) {
 	sockets, err := h.listen()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", h.Name, err)
 	}
 	p, err := h.start("narbor", command{
-		// The shell's process ID stays that of what it runs, and LISTEN_PID must name it.
+		// LISTEN_PID must be narbor's process ID, which is the shell's: exec keeps it.
 		args:   append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" run "$@"`, binary}, args...),
 		chroot: h.root,
 		uid:    nobody,
@@ -44,12 +44,12 @@ func (h *Host) StartNarbor(binary string, args ...string) (*Process, error) {
 	return p, h.waitHTTP(p, Substituter+"/nix-cache-info")
 }
 
-// narborEnv makes the corpora's key public: no host asks the https cache that it is called after.
+// narborEnv declares the corpora's key as one of a public cache: no host asks the https cache of that name.
 func (h *Host) narborEnv() []string {
 	return []string{"HOME=/", "STATE_DIRECTORY=/var/lib/narbor", "RUNTIME_DIRECTORY=/run/narbor", "NARBOR_SHARE_KEY=" + corpus.KeyName}
 }
 
-// Narbor runs a narbor command beside the narbor that runs, as the same user.
+// Narbor runs a narbor command on the host, as the same user as the running narbor.
 func (h *Host) Narbor(ctx context.Context, binary string, args ...string) (string, error) {
 	out, err := h.ns.run(ctx, command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
 	if err != nil {
@@ -58,7 +58,7 @@ func (h *Host) Narbor(ctx context.Context, binary string, args ...string) (strin
 	return out, nil
 }
 
-// StartHelper starts another program that speaks to narbor's neighbours, as narbor's user.
+// StartHelper starts another program that connects to narbor's neighbours, as narbor's user.
 func (h *Host) StartHelper(binary string, args ...string) (*Process, error) {
 	return h.start(path.Base(binary), command{args: append([]string{binary}, args...), chroot: h.root, uid: nobody, env: h.narborEnv()})
 }
@@ -68,7 +68,7 @@ func (h *Host) StartDaemon(name string, args ...string) (*Process, error) {
 	return h.start(name, h.command(append([]string{name}, args...)))
 }
 
-// listen opens the sockets that narbor gets, or returns those that are open.
+// listen opens narbor's listening sockets, or returns them if they are open.
 func (h *Host) listen() ([]*os.File, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -127,7 +127,7 @@ func (h *Host) waitHTTP(p *Process, url string) error {
 	}
 }
 
-// Status is the part of `narbor status --json` that tests look at.
+// Status is the part of `narbor status --json` that tests use.
 type Status struct {
 	PeerID     string `json:"peerId"`
 	Settled    bool   `json:"settled"`
@@ -162,10 +162,11 @@ type Status struct {
 	} `json:"spool"`
 }
 
-// degraded is the exit code of `narbor status` when all is not well, as on most hosts of tests: Nix does not ask there.
+// degraded is the exit code of `narbor status` if it reports a warning, as on most test hosts, where Nix does not ask
+// narbor.
 const degraded = 4
 
-// Status asks the narbor that runs on the host.
+// Status returns the status of the narbor that runs on the host.
 func (h *Host) Status(ctx context.Context, binary string) (Status, error) {
 	out, err := h.Narbor(ctx, binary, "status", "--json")
 	if exit := new(exec.ExitError); errors.As(err, &exit) && exit.ExitCode() == degraded {
@@ -198,7 +199,7 @@ func (h *Host) WaitNeighbours(ctx context.Context, binary string, n int) (Status
 	}
 }
 
-// Get asks over HTTP from the host itself. It returns the status code and the body.
+// Get requests a URL from the host itself. It returns the status code and the body.
 func (h *Host) Get(ctx context.Context, url string) (code, body string, err error) {
 	out, err := h.Run(ctx, "curl", "-s", "--max-time", "30", "-w", "\n%{http_code}", url)
 	i := strings.LastIndexByte(out, '\n')
@@ -208,7 +209,7 @@ func (h *Host) Get(ctx context.Context, url string) (code, body string, err erro
 	return out[i+1:], out[:i], nil
 }
 
-// Codes asks over HTTP from the host itself for each URL, and returns the status codes.
+// Codes requests each URL from the host itself and returns the status codes.
 func (h *Host) Codes(ctx context.Context, urls ...string) ([]string, error) {
 	args := []string{"-s", "--max-time", "30", "-w", "%{http_code}\n"}
 	for _, url := range urls {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// NginxPort is where StartNginx serves.
+// NginxPort is the TCP port of StartNginx.
 const NginxPort = 8080
 
 const nginxConf = `daemon off;
@@ -29,8 +29,8 @@ http {
 }
 `
 
-// StartNginx serves a directory of the host, a binary cache as a rule, on all its addresses. It returns the URL
-// that other hosts reach it by.
+// StartNginx serves a directory of the host, usually a binary cache, on all of the host's addresses. It returns the URL
+// for other hosts.
 func (h *Host) StartNginx(dir string) (*Process, string, error) {
 	conf := fmt.Sprintf(nginxConf, "/srv/access.log", NginxPort, NginxPort, dir)
 	if err := h.WriteFile("/srv/nginx.conf", conf); err != nil {
@@ -47,7 +47,7 @@ func (h *Host) StartNginx(dir string) (*Process, string, error) {
 // A Request is a line of nginx's log.
 type Request struct{ Method, Path, Status string }
 
-// NginxRequests returns what nginx was asked, except for nix-cache-info, which every client of it wants.
+// NginxRequests returns the requests in nginx's log, without those for nix-cache-info, which every client sends.
 func (h *Host) NginxRequests() ([]Request, error) {
 	text, err := h.ReadFile("/srv/access.log")
 	if err != nil {

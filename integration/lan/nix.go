@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// Configure appends lines to the host's nix.conf. A daemon that runs does not look at it again.
+// Configure appends lines to the host's nix.conf. A running daemon does not read them.
 func (h *Host) Configure(lines ...string) error {
 	c := h.command([]string{"sh", "-c", "cat >> /etc/nix/nix.conf"})
 	c.stdin = strings.NewReader(strings.Join(lines, "\n") + "\n")
@@ -19,7 +19,7 @@ func (h *Host) Configure(lines ...string) error {
 // StartNixDaemon starts the real nix-daemon and returns once it takes connections.
 func (h *Host) StartNixDaemon() (*Process, error) {
 	c := h.command([]string{"nix-daemon"})
-	c.env = []string{"HOME=/root"} // without NIX_REMOTE: it would ask itself
+	c.env = []string{"HOME=/root"} // without NIX_REMOTE, with which it would connect to itself
 	p, err := h.start("nix-daemon", c)
 	if err != nil {
 		return nil, err
@@ -35,15 +35,15 @@ func (h *Host) StartNixDaemon() (*Process, error) {
 	}
 }
 
-// Realise makes Nix fetch store paths with all that they refer to. It returns what Nix said about it.
+// Realise makes Nix fetch the closures of store paths. It returns Nix's standard error.
 func (h *Host) Realise(ctx context.Context, paths ...string) (said string, err error) {
 	var b strings.Builder
 	_, err = h.Watch(ctx, func(line string) { b.WriteString(line + "\n") }, append([]string{"nix-store", "--realise"}, paths...)...)
 	return b.String(), err
 }
 
-// BuildCommand makes Nix build a derivation that reads a file below each of the store paths. Nix fetches these
-// first, and asks its substituters for the output in vain.
+// BuildCommand returns a command that makes Nix build a derivation that reads a file below each of the store paths. Nix
+// fetches the paths first, and the substituters have no output of the derivation.
 func BuildCommand(name string, paths ...string) []string {
 	var inputs strings.Builder
 	for _, p := range paths {
@@ -61,7 +61,7 @@ func (h *Host) Verify(ctx context.Context) error {
 	return err
 }
 
-// IsValid says whether the path is in the host's Nix database.
+// IsValid reports whether the path is in the host's Nix database.
 func (h *Host) IsValid(ctx context.Context, path string) bool {
 	_, err := h.Run(ctx, "nix-store", "--check-validity", path)
 	return err == nil
@@ -73,7 +73,7 @@ func (h *Host) Requisites(ctx context.Context, path string) ([]string, error) {
 	return strings.Fields(out), err
 }
 
-// Hashes returns the NarHash of each path as the host's database has it, in the order given.
+// Hashes returns the NarHash of each path in the host's database, in the order given.
 func (h *Host) Hashes(ctx context.Context, paths ...string) ([]string, error) {
 	out, err := h.Run(ctx, "nix-store", append([]string{"--query", "--hash"}, paths...)...)
 	hashes := strings.Fields(out)

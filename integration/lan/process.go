@@ -39,10 +39,10 @@ func (h *Host) start(name string, c command) (*Process, error) {
 	return p, nil
 }
 
-// Pid is the process ID as this computer sees it.
+// Pid returns the process ID in this computer's PID namespace.
 func (p *Process) Pid() int { return p.proc.Pid }
 
-// Log returns what the process has written so far.
+// Log returns the process's output so far.
 func (p *Process) Log() (string, error) {
 	b, err := os.ReadFile(p.log)
 	return string(b), err
@@ -54,8 +54,8 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Kill ends the process with SIGKILL and waits for that.
 func (p *Process) Kill() error { return p.end(syscall.SIGKILL, 10*time.Second) }
 
-// Terminate ends the process with SIGTERM. It is an error if that takes longer than patience, or if the process
-// says that something went wrong.
+// Terminate ends the process with SIGTERM. It returns an error if that takes longer than patience, or if the process
+// exits with an error.
 func (p *Process) Terminate(patience time.Duration) error {
 	if err := p.end(syscall.SIGTERM, patience); err != nil {
 		return err
@@ -78,8 +78,8 @@ func (p *Process) end(sig syscall.Signal, patience time.Duration) error {
 	}
 }
 
-// Stop halts the process (SIGSTOP): its connections stay open and nobody answers on them.
+// Stop halts the process (SIGSTOP): its connections stay open and get no answers.
 func (p *Process) Stop() error { return p.proc.Signal(syscall.SIGSTOP) }
 
-// Continue lets a stopped process go on.
+// Continue resumes a stopped process (SIGCONT).
 func (p *Process) Continue() error { return p.proc.Signal(syscall.SIGCONT) }

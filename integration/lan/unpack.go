@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// Unpack returns a directory with what is in one or more Debian packages, which are not installed: they may change more of
-// this computer than a test should. It is kept below the user's cache directory.
+// Unpack returns a directory with the files of one or more Debian packages. It does not install them, because that
+// would change this computer. The directory is kept below the user's cache directory.
 func Unpack(ctx context.Context, packages ...string) (string, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
@@ -36,7 +36,7 @@ func Unpack(ctx context.Context, packages ...string) (string, error) {
 		return "", fmt.Errorf("apt-get download %s: %w\n%s", strings.Join(packages, " "), err, out)
 	}
 	if err := os.Rename(filepath.Join(tmp, "out"), dir); err != nil && !errors.Is(err, os.ErrExist) {
-		return "", err // or another test has been quicker
+		return "", err // unless another test has made the directory meanwhile
 	}
 	return dir, nil
 }

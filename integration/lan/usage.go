@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// Usage is what a running process and its descendants have used.
+// Usage is the resource usage of a running process and its descendants.
 type Usage struct {
-	CPU     time.Duration // user and system, with that of children that have ended
-	RSS     int64         // bytes of memory now, of the largest of them
-	PeakRSS int64         // bytes since the start or the last ResetPeak, of the largest of them that still runs
+	CPU     time.Duration // user and system time, with that of ended children
+	RSS     int64         // current bytes of the largest process
+	PeakRSS int64         // peak bytes since the start or the last ResetPeak, of the largest process that still runs
 }
 
-// Usage reads what the process and its descendants have used so far.
+// Usage returns the resource usage of the process and its descendants so far.
 func (p *Process) Usage() (Usage, error) {
 	var sum Usage
 	pids, err := p.tree()
@@ -35,7 +35,7 @@ func (p *Process) Usage() (Usage, error) {
 	return sum, nil
 }
 
-// ResetPeak makes PeakRSS begin anew.
+// ResetPeak resets PeakRSS to the current RSS.
 func (p *Process) ResetPeak() error {
 	pids, err := p.tree()
 	if err != nil {

@@ -5,10 +5,10 @@ import (
 	"fmt"
 )
 
-// Wire is what has passed a host's cable, in bytes of Ethernet frames.
+// Wire is the traffic on a host's cable, in bytes of Ethernet frames.
 type Wire struct{ In, Out int64 }
 
-// Wire reads what has passed the host's cable since it was plugged in.
+// Wire returns the traffic on the host's cable since it was plugged in.
 func (h *Host) Wire(ctx context.Context) (Wire, error) {
 	const dir = "/sys/class/net/eth0/statistics/"
 	out, err := h.Run(ctx, "cat", dir+"rx_bytes", dir+"tx_bytes")
