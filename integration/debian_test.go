@@ -12,9 +12,9 @@ import (
 	"narbor/integration/corpus"
 )
 
-// debianScript makes a Debian machine of the namespaces it is in: this one's files, to which nothing is written, with its
-// own /nix, /etc and state, and of units only what packages bring and what is in $2. What PACKAGES and CACHE stand for is
-// in /packages and /cache. It ends as systemd.
+// debianScript makes a Debian machine in its namespaces: it has this machine's files read-only, its own /nix, /etc and
+// state, and as units only those of packages and those in $2. PACKAGES and CACHE are replaced by the directories that
+// the machine sees as /packages and /cache. The script ends as systemd.
 const debianScript = `set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$1"
@@ -162,7 +162,7 @@ func (s systemd) besideThePackage(t *testing.T) {
 	s.run("sh", "-ec", "nix-store --store daemon --verify-path $(cat /tmp/sp); test -L /etc/nix/nix.conf; test -L /etc/nix/static/nix.conf; rm -r /etc/nix/nix.conf /etc/nix/static; cp /tmp/mine /etc/nix/nix.conf")
 }
 
-// absentPath is a store path that nobody has.
+// absentPath is a store path without a holder.
 const absentPath = "/nix/store/00000000000000000000000000000000-absent"
 
 // realise lets Nix fetch a path, and forget it, again and again until the context ends. It returns how often that went

@@ -63,7 +63,7 @@ func (w world) shell(h *lan.Host, script string) string {
 	return strings.TrimSpace(out)
 }
 
-// Each check of the doctor finds what is wrong on a machine where just that is wrong, and the fix that it shows mends it.
+// Each check of the doctor finds the one fault of a machine, and the fix that it shows repairs the fault.
 func TestDoctorFindsAndMends(t *testing.T) {
 	w := newWorld(t)
 	other := w.host(lan.HostConfig{Name: "other"}, "substituters = "+lan.Substituter)
@@ -161,7 +161,8 @@ func (w world) doctorIsolation(h, other *lan.Host, p **lan.Process) {
 	w.well(h, "isolation")
 }
 
-// doctorVersion: the Nix that Debian has is old; a newer one is made of what it says of itself. nix-daemon's own counts.
+// doctorVersion: the Nix that Debian has is old; a newer one is made of what it says of itself. nix-daemon's own
+// counts.
 func (w world) doctorVersion(h *lan.Host) {
 	w.Helper()
 	w.wrong(h, "warning", "version", "CVE-2026-44028")
@@ -172,8 +173,8 @@ func (w world) doctorVersion(h *lan.Host) {
 	}
 }
 
-// Other programs that are in the way are named.
-func TestDoctorNamesWhoIsInTheWay(t *testing.T) {
+// The doctor names the program that has taken narbor's port, and reports a proxy in nix-daemon's environment.
+func TestDoctorNamesProgramInTheWay(t *testing.T) {
 	w := newWorld(t)
 	bare, err := w.lan.Add(lan.HostConfig{Name: "bare", Binds: map[string]string{"opt": programs.dir}})
 	w.must(err)
@@ -195,7 +196,7 @@ func (w world) eventually(ok func() bool) {
 	w.Helper()
 	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			w.Fatal("it never comes true")
+			w.Fatal("the condition does not become true within 30 s")
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (c handmade) add(name string, nar []byte, refs ...store.Path) store.Info {
 	return info
 }
 
-// holder adds a machine whose narbor shares the cache.
+// holder adds a machine that shares the cache by narbor.
 func (c handmade) holder(name string) *lan.Host {
 	c.Helper()
 	h := c.host(lan.HostConfig{Name: name, Binds: map[string]string{"srv/cache": c.dir}}, "substituters =", "extra-trusted-public-keys = "+c.public)
@@ -74,8 +74,8 @@ func fileTokens(contents string) []string {
 	return []string{"(", "type", "regular", "contents", contents, ")"}
 }
 
-// TestEveryNixGetsUnusualNames has a path whose name begins with a dot, one that refers to it, and one with the mark in
-// a file's name that Nix uses on macOS.
+// TestEveryNixGetsUnusualNames has a path with a name that begins with a dot, one that refers to it, and one with Nix's
+// case-hack suffix of macOS in a file's name.
 func TestEveryNixGetsUnusualNames(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)

@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	aliceRate = 200 // Mbit/s of the link of who shares
-	bobRate   = 40  // and of those who fetch
+	aliceRate = 200 // Mbit/s of the sharing machine's link
+	bobRate   = 40  // Mbit/s of the link of each fetching machine
 )
 
-// A machine fetches at the pace of its own link, from one that can serve five times as much: alone, beside another, and
-// beside 32 greedy peers of one machine, which together are to get no more than another machine. The rows are figures to
-// look at; what must not happen is that it gets nothing.
+// A machine fetches at the rate of its own link from one that can serve five times as much: alone, beside another, and
+// beside 32 greedy peers on one machine, which together should get no more than one machine. The rates are only logged;
+// the test fails if the machine gets nothing.
 func TestFairShareBesideGreedyPeers(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -80,11 +80,11 @@ func sentTo(s lan.Status, hosts ...*lan.Host) (n int64) {
 	return n
 }
 
-// maxUnderAttack is what narbor may take in memory whatever is done to it.
+// maxUnderAttack bounds narbor's memory under all attacks, in bytes.
 const maxUnderAttack = 160 << 20
 
-// Everything that the hostile peer knows is done to one machine at once, which fetches from it and serves another. Nix
-// gets what it wants, and memory is bounded.
+// The hostile peer commits all of its faults at once against a machine that fetches from it and serves another. Nix
+// gets its closure, and narbor's memory is bounded.
 func TestMemoryUnderAllAttacksAtOnce(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

@@ -76,7 +76,7 @@ func TestTwentyHostsInOneIPv6Prefix(t *testing.T) {
 	}
 }
 
-// Nobody has given this network addresses: each machine has the one that its kernel made up.
+// On a network without configured addresses, the machines find each other by the kernels' link-local ones.
 func TestLinkLocalAddressesAreEnough(t *testing.T) {
 	w := newWorld(t)
 	var hosts []*lan.Host
@@ -90,8 +90,8 @@ func TestLinkLocalAddressesAreEnough(t *testing.T) {
 	}
 }
 
-// Machines with one family, the other, or both find whom they can reach. One is in another network, too, where there is
-// nothing but link-local addresses.
+// Machines with IPv4, IPv6 or both find all machines that they can reach. One of them also is in a second network,
+// which has link-local addresses only.
 func TestMixedFamiliesAndTwoNetworks(t *testing.T) {
 	w := newWorld(t)
 	other, err := lan.New(t.TempDir())

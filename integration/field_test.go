@@ -53,7 +53,7 @@ func prepared(script string) func(*lan.Host) error {
 	}
 }
 
-// Machines are as they are in the field: each goes on fetching and being fetched from, and its log says what is wrong.
+// Each of some faults of real machines is present: the machine still fetches and serves, and its log names the fault.
 func TestFieldFaults(t *testing.T) {
 	for _, c := range []struct {
 		name, script string

@@ -54,8 +54,8 @@ umount -l /old
 exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/units \
   /lib/systemd/systemd --unit=test.target --log-target=null`
 
-// Under a real systemd, with all that the unit forbids, the service starts as nobody in particular; and however it ends,
-// the port is never closed.
+// Under a real systemd, with all that the unit forbids, the service starts as nobody in particular; and however it
+// ends, the port is never closed.
 func TestUnitsKeepThePortOpen(t *testing.T) {
 	s := bootSystemd(t, "")
 	s.await("narbor.service", "active")
@@ -86,7 +86,7 @@ func TestUnitsKeepThePortOpen(t *testing.T) {
 }
 
 // A narbor that no longer answers is started anew, and one that answers is left alone.
-func TestWatchdogRestartsWhatHangs(t *testing.T) {
+func TestWatchdogRestartsHangingNarbor(t *testing.T) {
 	s := bootSystemd(t, "[Service]\nWatchdogSec=4\nWatchdogSignal=SIGKILL\n")
 	s.await("narbor.service", "active")
 	pid := func() string {
@@ -127,7 +127,7 @@ func bootSystemd(t *testing.T, dropIn string) systemd {
 	})
 }
 
-// bootSystemdWith boots with another script, and what writes the units that are there.
+// bootSystemdWith boots with another script and another function that writes the units.
 func bootSystemdWith(t *testing.T, script string, writeUnits func(t *testing.T, dir string)) systemd {
 	if programs.err != nil {
 		t.Fatal(programs.err)

@@ -192,7 +192,7 @@ func TestAssertionsSayTheFix(t *testing.T) {
 	}
 }
 
-func TestModuleWarnsOfWhatHarmsItsUsers(t *testing.T) {
+func TestModuleWarnsOfHarmfulSettings(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
 		`{ services.narbor.enable = true; nix.settings = { require-sigs = true; allowed-users = [ "@wheel" "*" ]; substituters = [ "https://cache.nixos.org" ]; }; }`,
 		`{ services.narbor.enable = true; nix.settings.allowed-users = [ "narbor" ]; }`,

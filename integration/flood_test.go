@@ -13,17 +13,17 @@ import (
 	"narbor/integration/lan"
 )
 
-// maxGrowth is what an attack may cost in memory.
+// maxGrowth bounds the growth of memory under an attack, in bytes.
 const maxGrowth = 64 << 20
 
-// maxFatGrowth is what packets of 65,000 strings may cost: they are taken apart by the mDNS library before narbor sees
-// them, and what that leaves behind depends on when the garbage collector comes. It was 2 GiB once.
+// maxFatGrowth is the bound for packets of 65,000 strings. The mDNS library parses them before narbor sees them, and
+// its garbage stays until the next collection.
 const maxFatGrowth = 96 << 20
 
-// nightly says whether there is time.
+// nightly reports whether to run the long forms of tests.
 func nightly() bool { return os.Getenv("NARBOR_NIGHTLY") != "" }
 
-// growing watches a process, and returns what says how much memory it has taken at most since.
+// growing returns a function that fails the test if the process's peak memory has grown by more than a limit since.
 func (w world) growing(p *lan.Process) func(what string, limit int64) {
 	w.Helper()
 	before, err := p.Usage()
@@ -33,20 +33,23 @@ func (w world) growing(p *lan.Process) func(what string, limit int64) {
 		w.Helper()
 		now, err := p.Usage()
 		w.must(err)
-		w.Logf("%s: memory %d MiB before, %d MiB at most, and %s of processor time", what, before.RSS>>20, now.PeakRSS>>20, now.CPU-before.CPU)
+		w.Logf("%s: memory %d MiB before, %d MiB at most, and %s of processor time",
+			what, before.RSS>>20, now.PeakRSS>>20, now.CPU-before.CPU)
 		if now.PeakRSS-before.RSS > limit {
 			w.Errorf("%s: memory grew from %d to %d MiB, want %d MiB more at most", what, before.RSS>>20, now.PeakRSS>>20, limit>>20)
 		}
 	}
 }
 
-// countDials makes a host count the connections that narbor begins, by where they go. It returns what reads the counts.
+// countDials makes a host count narbor's outgoing connections by kind of destination. It returns a function that
+// returns the counts.
 func (w world) countDials(h *lan.Host) func() map[string]int {
 	w.Helper()
 	script := `add table inet t; add chain inet t out { type filter hook output priority 0; }`
 	for name, where := range map[string]string{
 		"loopback": "oif lo", "offlink4": "oif != lo ip daddr != 10.62.72.0/24", "offlink6": "oif != lo ip6 daddr != fd62:7200::/64",
-		"metadata": "ip daddr 169.254.169.254", "gateway": "ip daddr 10.62.72.254 tcp dport < 1024", "onlink": "ip daddr 10.62.72.200-10.62.72.207",
+		"metadata": "ip daddr 169.254.169.254", "gateway": "ip daddr 10.62.72.254 tcp dport < 1024",
+		"onlink": "ip daddr 10.62.72.200-10.62.72.207",
 	} {
 		script += fmt.Sprintf(`; add rule inet t out meta skuid 65534 tcp flags & (syn|ack) == syn %s counter comment "%s"`, where, name)
 	}
@@ -63,14 +66,14 @@ func (w world) countDials(h *lan.Host) func() map[string]int {
 	}
 }
 
-// Ten thousand announcements name addresses where nobody may be dialled, and machines that do not exist. Who listens
-// dials none of the first, and goes on with its transfer; it finds who is new soon after.
+// Ten thousand announcements name addresses that narbor must not dial, and machines that do not exist. Bob dials none
+// of those addresses, completes its transfer, and then finds a new machine.
 func TestFloodOfAnnouncements(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
 	w.sharing("alice", c)
 	bob, p := w.fetching("bob")
-	_, err := bob.Run(w.ctx, "ip", "route", "add", "default", "via", "10.62.72.254") // or the kernel refused what is far
+	_, err := bob.Run(w.ctx, "ip", "route", "add", "default", "via", "10.62.72.254") // or the kernel would refuse off-link dials
 	w.must(err)
 	_, err = bob.Run(w.ctx, "ip", "neigh", "replace", "10.62.72.254", "lladdr", "02:00:00:00:00:fe", "dev", "eth0")
 	w.must(err)
@@ -79,7 +82,7 @@ func TestFloodOfAnnouncements(t *testing.T) {
 	dials := w.countDials(bob)
 	grown := w.growing(p)
 
-	over := 15 * time.Second // four times as bad as in the long run
+	over := 15 * time.Second // four times the rate of the long form
 	if nightly() {
 		over = time.Minute
 	}
@@ -118,7 +121,7 @@ func (w world) over(flood *lan.Process, takes time.Duration) {
 	}
 }
 
-// Announcements of 65,000 strings each take no memory for long.
+// Announcements of 65,000 strings each do not make memory grow beyond a bound.
 func TestFloodOfFatAnnouncements(t *testing.T) {
 	w := newWorld(t)
 	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters =")
@@ -130,8 +133,8 @@ func TestFloodOfFatAnnouncements(t *testing.T) {
 	grown("1,000 fat announcements", maxFatGrowth)
 }
 
-// A thousand identities of one machine ask for all there is and read nothing. Who is honest keeps its place, and gets
-// its share; and so does who comes later.
+// A thousand identities of one machine request all blocks and read no answer. An honest neighbour stays connected and
+// gets NARs, and so does one that starts later.
 func TestManyIdentitiesOfOneMachine(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -171,7 +174,7 @@ func TestManyIdentitiesOfOneMachine(t *testing.T) {
 			connected++
 		}
 	}
-	t.Logf("%d of them are connected", connected)
+	t.Logf("%d of the identities are connected", connected)
 }
 
 // newcomer adds a machine and waits until it has found a neighbour.
@@ -184,8 +187,8 @@ func (w world) newcomer(url string) *lan.Host {
 	return dave
 }
 
-// Whoever downloads all the time leaves others their share, as do those who ask and do not read, who try a
-// dictionary, or who send no requests at all.
+// Another neighbour still gets its share beside a peer that downloads without end, reads no answers, enumerates hash
+// parts, or sends malformed requests.
 func TestGreedyNeighbours(t *testing.T) {
 	for _, fault := range []string{"greedy", "deaf", "probe", "garbage-request"} {
 		t.Run(fault, func(t *testing.T) {

@@ -13,14 +13,14 @@ import (
 	"narbor/integration/lan"
 )
 
-// What machines on one LAN may cost while nobody asks for anything.
+// Limits for the resources of machines on one LAN without requests.
 const (
 	idleShare   = 0.01     // of a core, for 60 of them together
 	idleMemory  = 40 << 20 // bytes, for each
 	idlePackets = 1.0      // of multicast DNS, from each in a second
 
-	// idleSlack is by how much the short form may miss idleShare: it begins soon after all have started, while each still
-	// looks around every second, and on a machine that may be busy with other tests.
+	// idleSlack is by how much the short form may miss idleShare: it begins soon after all have started, while each
+	// still looks around every second, and on a machine that may be busy with other tests.
 	idleSlack = 15
 )
 
@@ -82,8 +82,8 @@ func TestManyNarborsIdle(t *testing.T) {
 	}
 }
 
-// introduce tells each machine where the others are on the wire. All namespaces share the kernel's table of those, which
-// has room for 1,024 by default; what is written into it by hand does not count.
+// introduce tells each machine where the others are on the wire. All namespaces share the kernel's table of those,
+// which has room for 1,024 by default; what is written into it by hand does not count.
 func (w world) introduce(hosts []*lan.Host) {
 	w.Helper()
 	var batch strings.Builder

@@ -16,7 +16,7 @@ import (
 const (
 	noMulticast   = "udp dport 5353 drop"
 	halfMulticast = "udp dport 5353 numgen random mod 2 == 0 drop"
-	// meshLimit is how long machines may take until everybody knows everybody, counted from when all have been started.
+	// meshLimit bounds the time from the last start until all machines are neighbours of each other.
 	meshLimit = 15 * time.Second
 )
 
@@ -88,8 +88,8 @@ func (w world) mesh(what string, hosts []*lan.Host, began time.Time) map[string]
 	return vias
 }
 
-// countSYNs makes a host count the connections that narbor begins: to the gateway's narbor port, to its other ports, and off
-// the link. It returns what reads the counts.
+// countSYNs makes a host count the connections that narbor begins: to the gateway's narbor port, to its other ports,
+// and off the link. It returns what reads the counts.
 func (w world) countSYNs(h, gateway *lan.Host) func() map[string]int {
 	w.Helper()
 	script := "add table inet s; add chain inet s out { type filter hook output priority 0; }"
@@ -114,8 +114,8 @@ func (w world) countSYNs(h, gateway *lan.Host) func() map[string]int {
 	}
 }
 
-// Multicast is off. All know one, and soon all know all; and after a restart, when nobody is named any more but each
-// remembers one, again.
+// Without multicast, each machine is configured with the same one as a peer, and all become neighbours of each other.
+// They do so again after a restart without configured peers, when each remembers only one.
 func TestMeshWithoutMulticast(t *testing.T) {
 	const size = 12
 	w := newWorld(t)
@@ -194,7 +194,7 @@ func TestMeshWithHalfOfMulticast(t *testing.T) {
 	w.mesh("half of multicast lost", hosts, began)
 }
 
-// A guest finds its host, which is its gateway, and another one whom the kernel's command line names.
+// A guest finds its host, which is its gateway, and another machine that the kernel's command line names.
 func TestGatewayAndKernelCommandLine(t *testing.T) {
 	w := newWorld(t)
 	host, guest, booted := w.plain("host", noMulticast), w.plain("guest", noMulticast), w.plain("booted", noMulticast)

@@ -8,7 +8,7 @@ import (
 	"narbor/integration/lan"
 )
 
-// A machine whose nix-daemon comes up after narbor shares its store all the same, without a restart.
+// If nix-daemon starts after narbor, narbor shares the store without a restart.
 func TestNixThatComesUpLaterIsShared(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

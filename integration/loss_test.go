@@ -30,7 +30,7 @@ func TestPathIsCollectedWhileItIsSent(t *testing.T) {
 	w.whole(bob, c, c.Top.String())
 }
 
-// The neighbour's database has paths whose files are gone or cut short: whoever asks for one gets it elsewhere.
+// The neighbour's database has paths with missing or truncated files: Nix gets these from another substituter.
 func TestPathsThatAreBrokenAtTheNeighbour(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -75,7 +75,7 @@ func TestSpoolIsFull(t *testing.T) {
 	w.whole(bob, c, c.Top.String())
 }
 
-// The cable is out for less time than TCP forgives: nobody notices.
+// The cable is out for less time than TCP's retransmissions bridge: the transfer goes on.
 func TestNetworkGoesAwayForAMoment(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

@@ -88,7 +88,7 @@ func TestOneHonestNeighbourIsEnough(t *testing.T) {
 	w.whole(fetcher, c, c.Top.String())
 }
 
-// Nobody honest is left: Nix gets everything from its second substituter, and nothing wrong from the first.
+// Without an honest neighbour, Nix gets all paths from its second substituter, and nothing wrong from narbor.
 func TestNginxIsEnoughWhenNoNeighbourIsHonest(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -109,7 +109,7 @@ func TestNginxIsEnoughWhenNoNeighbourIsHonest(t *testing.T) {
 		t.Error("the liar's true claims were not believed, so its wrong bytes were never asked for")
 	}
 	if s.Nix.NarsServed != 0 {
-		t.Errorf("narbor served %d archives, though nobody had sent it a right byte", s.Nix.NarsServed)
+		t.Errorf("narbor served %d archives, though no neighbour had sent it a right byte", s.Nix.NarsServed)
 	}
 	if nars := w.nars(nginx); len(nars) != len(c.Infos) {
 		t.Errorf("nginx served %d archives, want all %d", len(nars), len(c.Infos))

@@ -14,20 +14,20 @@ import (
 	"narbor/store"
 )
 
-// An ownPath is a path of a machine that builds, and what is right about it.
+// An ownPath is a path of a machine that builds, with its expected properties.
 type ownPath struct {
 	kind     string
 	script   string // prints the path
 	ultimate bool   // in Nix's database
 	public   bool   // shared with every neighbour
 	member   bool   // shared with members of the group
-	// newer leaves out this computer's Nix: 2.8 starts hooks in the root directory of its mount namespace, and that is not
-	// the host's.
+	// newer leaves out this computer's Nix: 2.8 starts hooks in the root directory of its mount namespace, and that is
+	// not the host's.
 	newer bool
 }
 
-// ownScripts is what the scripts of ownPaths have in common. B names a derivation of its own for each test; copied replaces
-// a path by a copy of it that comes from a binary cache.
+// ownScripts is what the scripts of ownPaths have in common. B names a derivation of its own for each test; copied
+// replaces a path by a copy of it that comes from a binary cache.
 const ownScripts = `
 build() { name=$1; shift; nix-build --no-out-link "$@" --expr 'derivation { name = "'$name'"; system = builtins.currentSystem;
 	builder = "/bin/sh"; args = [ "-c" "echo '$name' > $out" ]; }'; }
@@ -56,14 +56,14 @@ func ownPaths() []ownPath {
 	}
 }
 
-// builderScript is what the builder runs: a Nix that has another /nix. Nix uses no ssh for a builder that is called
+// builderScript is the remote builder's program: a Nix with another /nix. Nix uses no ssh for a builder that is called
 // localhost. The mount program is this computer's: newer Debian suites have it in a package that hosts lack.
 const builderScript = `#!/bin/sh
 mkdir -p /tmp/builder/nix/store
 exec unshare -m sh -c '/srv/tools/mount --bind /tmp/builder/nix /nix && NIX_REMOTE= exec nix-store --option sandbox false --option build-users-group "" EXTRA "$@"' sh "$@"
 `
 
-// builds makes a machine whose Nix builds, and all its paths.
+// builds makes a machine that builds, and all of the ownPaths on it.
 func (w world) builds(name string, nix lan.Nix, extra ...string) (h *lan.Host, paths map[string]ownPath) {
 	w.Helper()
 	h = w.host(lan.HostConfig{Name: name, System: nix.System, Binds: map[string]string{"srv/tools": "/usr/bin"}}, "substituters =", "experimental-features = nix-command")
@@ -100,7 +100,7 @@ func (w world) builds(name string, nix lan.Nix, extra ...string) (h *lan.Host, p
 	return h, paths
 }
 
-// ultimate says whether the host's Nix database calls a path that.
+// ultimate reports whether the host's Nix database marks a path as ultimate, which is built there.
 func (w world) ultimate(h *lan.Host, path string) bool {
 	w.Helper()
 	out, err := h.Run(w.ctx, "nix", "path-info", "--json", path)
@@ -131,8 +131,9 @@ func kinds(paths map[string]ownPath, shared func(ownPath) bool) (yes, no map[str
 	return yes, no
 }
 
-// What was built on a machine stays there, whatever has signed it; what only a private key has signed is for the group.
-func TestOwnBuildsStayWhateverHasSignedThem(t *testing.T) {
+// A machine does not share its own builds, with any signature. It shares a copy with a private key's signature only
+// with members of its group.
+func TestSignedOwnBuildIsNotShared(t *testing.T) {
 	for _, nix := range nixes(t) {
 		t.Run(nix.Version, func(t *testing.T) {
 			w := newWorld(t)

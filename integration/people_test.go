@@ -15,7 +15,7 @@ import (
 
 const (
 	ipv6Off = "for i in all default lo eth0; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done"
-	// asNobody runs what follows as narbor's user.
+	// asNobody runs the following command as narbor's user.
 	asNobody = "setpriv --reuid=65534 --regid=65534 --clear-groups "
 )
 
@@ -123,7 +123,7 @@ func TestNixThatRefuses(t *testing.T) {
 			t.Errorf("%s: doctor finds %+v", r.name, f)
 		}
 		status, err := h.Run(w.ctx, narbor, "status")
-		why, _ := h.Run(w.ctx, narbor, "why", c.Top.String()) // nobody has it
+		why, _ := h.Run(w.ctx, narbor, "why", c.Top.String()) // it has no holder
 		if err == nil || !strings.Contains(status, "The Nix store cannot be asked") || !strings.Contains(why, "Nix on this machine cannot be asked") {
 			t.Errorf("%s: %v\n%s\n%s", r.name, err, status, why)
 		}

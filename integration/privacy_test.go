@@ -16,7 +16,7 @@ import (
 	"narbor/store"
 )
 
-// needles are byte strings to look for, and what each gives away. All are of at least needleKey bytes.
+// needles maps byte strings to search for to the information that each gives away. All have at least needleKey bytes.
 type needles map[string]string
 
 const needleKey = 6
@@ -53,7 +53,7 @@ func needlesOf(t *testing.T, c *corpus.Corpus, hosts ...string) needles {
 	return n
 }
 
-// find returns what is given away by text.
+// find returns the information that text gives away.
 func (n needles) find(text []byte) map[string]int {
 	byKey, first := map[[needleKey]byte][]string{}, [1 << 16]bool{}
 	for s := range n {
@@ -139,7 +139,7 @@ func TestNeedlesAreFoundInEveryForm(t *testing.T) {
 	}
 }
 
-// What a machine installs is told to the neighbours it asks, and to nobody who only listens.
+// A machine reveals the paths that it installs to the neighbours that it asks, and not to a listener on the wire.
 func TestWireTellsNothing(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -166,7 +166,7 @@ func TestWireTellsNothing(t *testing.T) {
 	if got := n.find(s.multicast); len(got) > 0 {
 		t.Errorf("multicast tells %v", got)
 	}
-	// The search sees what is there: the discovery, and everything once a Nix asks nginx.
+	// The search works: it finds the discovery, and all needles once a Nix asks nginx.
 	public := needles{w.status(have).PeerID: "holder", w.status(want).PeerID: "fetcher", "\x07_narbor\x04_tcp": "service"}
 	if got := public.find(s.multicast); len(got) != len(public) {
 		t.Errorf("multicast tells %v, want all of %v", got, public)

@@ -12,8 +12,8 @@ import (
 // resolvedConf has systemd-resolved answer and ask by multicast DNS, too.
 const resolvedConf = "[Resolve]\nMulticastDNS=yes\nLLMNR=no\nDNS=\nFallbackDNS=\nDNSSEC=no\n"
 
-// Port 5353 is shared with systemd-resolved, whoever of the two comes first: narbors find each other, and programs find the
-// other machine by its name. The doctor names the other one.
+// narbor and systemd-resolved share port 5353, whichever starts first: narbors find each other, programs find the other
+// machine by its name, and the doctor names systemd-resolved.
 func TestBesideResolved(t *testing.T) {
 	w := newWorld(t)
 	dir, err := lan.Unpack(w.ctx, "systemd-resolved")
@@ -34,7 +34,7 @@ func TestBesideResolved(t *testing.T) {
 		w.systemBus(h)
 		_, err := h.StartDaemon("/srv/resolved/lib/systemd/systemd-resolved")
 		w.must(err)
-		w.await(h, "systemd-resolved listens to resolvectl", func() bool { // a link has no multicast DNS unless somebody wants it
+		w.await(h, "systemd-resolved listens to resolvectl", func() bool { // multicast DNS is off on a link by default
 			_, err := h.Run(w.ctx, "/srv/resolved/usr/bin/resolvectl", "mdns", "eth0", "yes")
 			return err == nil
 		})
@@ -61,7 +61,7 @@ func TestBesideResolved(t *testing.T) {
 	}
 }
 
-// busConf lets everybody on the bus do everything.
+// busConf allows every user of the bus everything.
 const busConf = `<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/><allow send_type="signal"/></policy></busconfig>
 `

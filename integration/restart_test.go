@@ -22,7 +22,7 @@ func TestRestartsOfNarborFailNoBuild(t *testing.T) {
 			w.T = t
 			bob := w.host(lan.HostConfig{Name: fmt.Sprintf("bob%d", point)}, "substituters = "+lan.Substituter)
 			p := w.start(bob)
-			// Point 0 is while Nix asks for narinfo; then come equal steps of what is fetched.
+			// Point 0 is while Nix asks for narinfos; the others are at equal steps of the transfer.
 			at := point * len(c.Infos) / points
 			kill, killed := make(chan struct{}), make(chan error, 1)
 			go func() {

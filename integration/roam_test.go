@@ -32,7 +32,7 @@ type pair struct {
 // newPair makes a pair. The machine that moves is the first.
 func newPair(t *testing.T) *pair { return newPairWith(t, func(*lan.Host) error { return nil }) }
 
-// newPairWith makes a pair whose first machine is prepared before its narbor starts with these arguments.
+// newPairWith makes a pair. It calls prepare with the first machine before that machine's narbor starts with args.
 func newPairWith(t *testing.T, prepare func(*lan.Host) error, args ...string) *pair {
 	t.Helper()
 	p := &pair{world: newWorld(t)}
@@ -160,7 +160,7 @@ func (p *pair) footprint(i int) (f footprint) {
 func (p *pair) roam(what string, times int, disturb func(n int) (back time.Time)) {
 	p.Helper()
 	p.both(time.Now())
-	p.both(disturb(0)) // what is taken once, at first, is no growth
+	p.both(disturb(0)) // first-time allocations do not count as growth
 	before := [2]footprint{p.footprint(0), p.footprint(1)}
 	var took [2][]time.Duration
 	for n := range times {

@@ -6,8 +6,8 @@ import (
 	"testing"
 )
 
-// A machine with systemd and Nix, and narbor's program somewhere: setup makes it run and Nix ask it, and unsetup takes all
-// of it away while the port is open for as long as Nix may ask.
+// On a machine with systemd, Nix and narbor's program, setup starts narbor and makes Nix ask it. Unsetup removes all of
+// it, and the port stays open for as long as Nix may ask.
 func TestSetupAndUnsetup(t *testing.T) {
 	script := strings.Replace(bootScript, "mount --bind /etc etc", "cp -a /etc/. etc; rm -rf etc/nix etc/systemd/system; mkdir -p etc/nix etc/systemd/system nix/var/nix/db opt/new", 1)
 	script = strings.Replace(script, "SYSTEMD_UNIT_PATH=/units", "SYSTEMD_UNIT_PATH=/etc/systemd/system:/units", 1)
@@ -50,7 +50,7 @@ func TestSetupAndUnsetup(t *testing.T) {
 }
 
 func (s systemd) unsetup(t *testing.T, daemon string) {
-	// Somebody has named narbor in another line: it must go on.
+	// Another line names narbor too: narbor must keep running.
 	s.run("sh", "-c", "cp /etc/nix/nix.conf /tmp/conf && echo 'extra-substituters = http://127.0.0.1:6272 https://other.example' >> /etc/nix/nix.conf")
 	if out, err := s.command(t.Context(), "narbor", "unsetup").CombinedOutput(); err == nil || !strings.Contains(string(out), "/etc/nix/nix.conf:2 still names") {
 		t.Errorf("unsetup while Nix is told elsewhere = %v\n%s", err, out)
@@ -65,7 +65,7 @@ func (s systemd) unsetup(t *testing.T, daemon string) {
 	s.await("narbor.socket", "active")
 	s.run("timeout", "20", "sh", "-c", "kill "+daemon+"; while kill -0 "+daemon+" 2>/dev/null; do sleep 0.1; done; cp /tmp/conf /etc/nix/nix.conf")
 
-	// Whoever looks: as long as nix.conf names it, the port is open.
+	// At any time, the port is open if nix.conf names it.
 	ctx, stop := context.WithCancel(t.Context())
 	refused := make(chan int, 1)
 	go func() {

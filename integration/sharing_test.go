@@ -17,15 +17,15 @@ import (
 func TestOnlyWhatAnUpstreamSignedIsServed(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
-	// Alice signs what she builds, and both machines trust her key: it is private all the same. No user but root may read
-	// the secret key, and narbor does not need it.
+	// Alice signs what she builds, and both machines trust her key: it is private all the same. No user but root may
+	// read the secret key, and narbor does not need it.
 	alice := w.host(lan.HostConfig{Name: "alice", Nix: c.Nix}, "substituters =", "experimental-features = nix-command")
 	_, err := alice.Run(w.ctx, "sh", "-c", "umask 077; nix key generate-secret --key-name alice-1 > /etc/nix/secret")
 	w.must(err)
 	public, err := alice.Run(w.ctx, "sh", "-c", "nix key convert-secret-to-public < /etc/nix/secret")
 	w.must(err)
 	unsigned := w.various(alice, c)
-	// Bob would believe each key that has signed anything here, so that it is Alice who keeps things to herself.
+	// Bob trusts every key that has signed a path here, so that only Alice's rules can keep a path private.
 	others, err := alice.Run(w.ctx, "sh", "-ec", "for k in mallory impostor; do nix key convert-secret-to-public < /tmp/$k; echo; done")
 	w.must(err)
 	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters = "+lan.Substituter,

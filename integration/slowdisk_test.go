@@ -18,11 +18,11 @@ import (
 	"narbor/store"
 )
 
-// slowPace is what a disk gives in a second whose head is somewhere else all the time.
+// slowPace is the rate, in bytes per second, of a disk that is busy with random reads.
 const slowPace = 1 << 20
 
-// /nix of one holder is on a disk that gives 1 MB a second. Who fetches is hardly slower with it than without, as long
-// as somebody else has the same; and from it alone gets what there is, or is told in time that there is nothing.
+// The /nix of one holder is on a disk that reads 1 MB a second. As long as another holder has the same paths, a fetch
+// takes at most twice the time plus 2 s. With the slow holder alone, Nix gets each path or a 404 in time.
 func TestSlowDisk(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -39,7 +39,7 @@ func TestSlowDisk(t *testing.T) {
 	w.neighbours(alone, 1)
 	without := w.begin(alone, c.Top.String())
 	without.end()
-	w.must(p.Terminate(20 * time.Second)) // or it would be a holder, too
+	w.must(p.Terminate(20 * time.Second)) // or it would be another holder
 
 	d.hold(w, w.start(slow))
 	both, p := w.fetching("both")
@@ -70,7 +70,7 @@ func size(infos []store.Info) (sum int64) {
 	return sum
 }
 
-// slowly asks a machine for some archives, of which only a holder with a slow disk has any.
+// slowly requests some archives from a machine whose only neighbour has a slow disk.
 func (w world) slowly(h *lan.Host, c *corpus.Corpus) {
 	w.Helper()
 	infos := slices.SortedFunc(slices.Values(c.Infos), func(a, b store.Info) int { return int(a.NarSize - b.NarSize) })
@@ -96,7 +96,7 @@ func (w world) slowly(h *lan.Host, c *corpus.Corpus) {
 	}
 }
 
-// A disk is a file system whose reads are held up by the kernel, for some processes.
+// A disk is a file system on which the kernel throttles the reads of some processes.
 type disk struct {
 	dir, group string
 	device     string // major:minor

@@ -47,7 +47,7 @@ func newSwarm(w world) *swarm {
 	return s
 }
 
-// swarmRate is the pace of every holder's link in Mbit/s: slow enough for all of them to take part.
+// swarmRate is the rate of every holder's link in Mbit/s: slow enough for all of them to take part.
 const swarmRate = 100
 
 // add adds a machine that commits these faults.
@@ -67,7 +67,7 @@ func (s *swarm) fetch(what string, after func(h *lan.Host, p *lan.Process)) time
 	h, p := s.fetching(fmt.Sprintf("fetcher%d", s.rounds))
 	s.neighbours(h, honestHolders)
 	if len(s.liars) > 0 {
-		time.Sleep(time.Second) // those who lie must be there, too, and not all of them become neighbours
+		time.Sleep(time.Second) // for the liars, of which not all become neighbours
 	}
 	r := s.begin(h, s.c.Top.String())
 	r.end()
@@ -83,7 +83,7 @@ func (s *swarm) fetch(what string, after func(h *lan.Host, p *lan.Process)) time
 	return r.took
 }
 
-// judge checks what the fetching machine thinks of the others.
+// judge checks the strikes, bans and wrong NARs that the fetching machine has recorded.
 func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 	s.Helper()
 	log, err := p.Log()
@@ -137,7 +137,7 @@ func TestSwarmWithLiars(t *testing.T) {
 	s.fetch("3 liars of all kinds", func(h *lan.Host, p *lan.Process) {
 		before := s.status(h)
 		if len(before.Struck) == 0 {
-			t.Fatal("nobody is banned")
+			t.Fatal("no liar is banned")
 		}
 		s.until(h, "kept its bans", func(lan.Status) bool { _, err := h.ReadFile("/var/lib/narbor/bans.json"); return err == nil })
 		s.must(p.Kill())

@@ -10,10 +10,10 @@ import (
 	"narbor/integration/lan"
 )
 
-// upstreamRate is the pace in Mbit/s of the line to the internet, for all machines of the LAN together.
+// upstreamRate is the rate in Mbit/s of the line to the internet, which all machines of the LAN share.
 const upstreamRate = 60
 
-// A household is a LAN whose machines have one upstream behind one line.
+// A household is a LAN of machines that share one upstream behind one line.
 type household struct {
 	world
 	c      *corpus.Corpus
@@ -30,14 +30,14 @@ func newHousehold(w world, c *corpus.Corpus) *household {
 	return h
 }
 
-// member adds a machine with an empty store, whose Nix asks narbor alone.
+// member adds a machine with an empty store. Its Nix asks only narbor.
 func (h *household) member(name string) (*lan.Host, *lan.Process) {
 	h.Helper()
 	m := h.host(lan.HostConfig{Name: name}, "substituters = "+lan.Substituter)
 	return m, h.start(m, "--upstream", h.url)
 }
 
-// downloaded is how often the line was used for the whole corpus since the last time.
+// downloaded returns the bytes over the line since its last call, as a multiple of the corpus's size.
 func (h *household) downloaded() float64 {
 	h.Helper()
 	now, err := h.nginx.Wire(h.ctx)
@@ -127,7 +127,7 @@ func TestTheHouseholdBearsWithItsMembers(t *testing.T) {
 	t.Logf("with one that is slow, one that dies and one that lies: %.2f of the closure over the line", h.downloaded())
 }
 
-// Two who are elected like everybody else say that they download, and do not, or as good as not.
+// Two assigned helpers report a download, but send no blocks or send them far too slowly.
 func TestTheHouseholdOvertakesHelpersThatLie(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

@@ -11,7 +11,7 @@ import (
 	"narbor/store"
 )
 
-// absentInfos are URLs of narinfos that nobody has.
+// absentInfos returns URLs of narinfos without a holder.
 func absentInfos(kind byte, n int) (urls []string) {
 	for i := range n {
 		hp := store.HashPartFromBytes([20]byte{kind, byte(i >> 8), byte(i)})
@@ -30,7 +30,7 @@ func (w world) allAre(h *lan.Host, want string, urls ...string) {
 	}
 }
 
-// Whoever has lost the upstream waits for it once, and not again at each question.
+// A narbor with an unreachable upstream waits for it once, and not for each request.
 func TestAnUpstreamThatIsUnpluggedCostsOneWait(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -67,8 +67,8 @@ func TestAnUpstreamThatIsUnpluggedCostsOneWait(t *testing.T) {
 	})
 }
 
-// Of what nobody has, the LAN asks the upstream once, and for a while not again.
-func TestTheLANAsksTheUpstreamOnceAboutWhatNobodyHas(t *testing.T) {
+// All machines of a LAN together ask the upstream once about a path without a holder, and not again soon after.
+func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
 	far, url := w.upstream(c)
@@ -96,7 +96,7 @@ func TestTheLANAsksTheUpstreamOnceAboutWhatNobodyHas(t *testing.T) {
 		reqs, err := far.NginxRequests()
 		w.must(err)
 		t.Logf("after round %d: %d questions to the upstream about %d paths, by %d hosts", round+1, len(reqs), paths, len(hosts))
-		if len(reqs) > paths*5/4 { // who does not answer in time, on a busy machine, is not waited for
+		if len(reqs) > paths*5/4 { // on a busy computer, some answers of neighbours come too late
 			t.Errorf("%d questions to the upstream about %d paths", len(reqs), paths)
 		}
 	}

@@ -154,7 +154,7 @@ func (w world) fetching(name string, others ...string) (*lan.Host, *lan.Process)
 	return h, w.start(h)
 }
 
-// upstream adds a machine whose nginx serves the corpus.
+// upstream adds a machine with an nginx that serves the corpus.
 func (w world) upstream(c *corpus.Corpus) (*lan.Host, string) {
 	w.Helper()
 	h, err := w.lan.Add(lan.HostConfig{Name: "upstream", Binds: map[string]string{"srv/cache": c.Cache}})
