@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -49,14 +50,15 @@ func TestPauseEndsAcrossRestarts(t *testing.T) {
 	for _, base := range []bool{true, false} { // --share signed and none
 		synctest.Test(t, func(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "pause.json")
-			sharing := base
-			share := func(on bool) { sharing = on }
+			var sharing atomic.Bool
+			sharing.Store(base)
+			share := func(on bool) { sharing.Store(on) }
 			var first, second, third pause
 			if paused, err := first.open(file, base); paused || err != nil {
 				t.Fatalf("open without a file = %v, %v", paused, err)
 			}
-			if err := first.set(false, time.Hour, share); err != nil || sharing {
-				t.Fatalf("set = %v, sharing is %v", err, sharing)
+			if err := first.set(false, time.Hour, share); err != nil || sharing.Load() {
+				t.Fatalf("set = %v, sharing is %v", err, sharing.Load())
 			}
 			first.timer.Stop() // the run ends
 			time.Sleep(40 * time.Minute)
@@ -66,13 +68,13 @@ func TestPauseEndsAcrossRestarts(t *testing.T) {
 			}
 			second.resume(share)
 			time.Sleep(19 * time.Minute)
-			if sharing {
+			if sharing.Load() {
 				t.Error("shares a minute before the end")
 			}
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if sharing != base || second.end() != nil {
-				t.Errorf("sharing is %v after the end, want %v", sharing, base)
+			if sharing.Load() != base || second.end() != nil {
+				t.Errorf("sharing is %v after the end, want %v", sharing.Load(), base)
 			}
 			if paused, err := third.open(file, base); paused || err != nil {
 				t.Errorf("open after the end = %v, %v", paused, err)

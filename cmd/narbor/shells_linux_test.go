@@ -137,6 +137,7 @@ func startShell(t *testing.T, name, program string) shell {
 	write("fish/completions/narbor.fish", fishCompletion, 0o644)
 	write("bash.rc", "PS1='ready> '\nsource "+dir+"/narbor.bash\n", 0o644)
 	write(".zshrc", "PS1='ready> '\nfpath=("+dir+"/zsh $fpath)\nautoload -U compinit\ncompinit -u -D\nunsetopt list_beep\n", 0o644)
+	write("fish/generated_completions/none", "", 0o644) // without that directory, fish fills it in the background
 	write("fish/config.fish", "function fish_prompt; printf 'ready> '; end\nfunction fish_greeting; end\n", 0o644)
 	cmd := exec.Command(path, map[string][]string{"bash": {"--noprofile", "--rcfile", filepath.Join(dir, "bash.rc"), "-i"}, "zsh": {"-i"}, "fish": {"-i"}}[name]...)
 	cmd.Dir = dir
