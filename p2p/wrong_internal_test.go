@@ -182,7 +182,7 @@ func TestSetbacksGrowAndEnd(t *testing.T) {
 		}
 		var slow tally
 		for _, want := range []time.Duration{shunTime, 4 * shunTime, 16 * shunTime, maxAside} {
-			if got := slow.wasSlow(time.Now()); got.Sub(time.Now()) != want {
+			if got := slow.wasSlow(time.Now()); time.Until(got) != want {
 				t.Errorf("a slow peer is set aside for %v, want %v", time.Until(got), want)
 			}
 			if got := slow.wasSlow(time.Now()); !got.IsZero() {

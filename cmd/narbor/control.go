@@ -232,6 +232,8 @@ func bareError(err error) error {
 	}
 	var errno syscall.Errno
 	switch {
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return wordedError{"it hung up before it had answered", err}
 	case errors.As(err, &errno):
 		return errno
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

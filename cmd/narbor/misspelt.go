@@ -1,12 +1,12 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
 )
 
 // envPrefix begins the name of each environment variable that sets a flag.
@@ -14,11 +14,6 @@ const envPrefix = "NARBOR_"
 
 // A misspelt variable sets no flag of any command, although its name says so.
 type misspelt struct{ name, nearest string }
-
-// String says what is wrong and what to do.
-func (m misspelt) String() string {
-	return fmt.Sprintf("%s has no effect: there is no such setting. The nearest name is %s", m.name, m.nearest)
-}
 
 // misspeltIn returns the variables of an environment that set no flag of these commands, each with the nearest name that
 // sets a flag of run.
@@ -56,6 +51,6 @@ func variablesOf(commands []*cli.Command) (names []string) {
 // warnOfMisspelt logs the environment variables that were meant for narbor and set nothing.
 func (s *service) warnOfMisspelt(c *cli.Context) {
 	for _, m := range misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags) {
-		s.log.Warn(m.String())
+		s.log.Warn("an environment variable has no effect: there is no such setting", zap.String("name", m.name), zap.String("nearest", m.nearest))
 	}
 }

@@ -19,7 +19,7 @@ func TestMisspeltVariablesHaveANearestName(t *testing.T) {
 		"NARBOR_PROT=1": "NARBOR_PORT", "NARBOR_SPOOLSIZE": "NARBOR_SPOOL_SIZE", "NARBOR_TRUSTED_KEYS=": "NARBOR_TRUSTED_KEY",
 	} {
 		got := fmt.Sprint(misspeltIn([]string{variable}, commands, runFlags()))
-		if want == "[]" && got != want || want != "[]" && !strings.HasSuffix(got, " is "+want+"]") {
+		if want == "[]" && got != want || want != "[]" && !strings.HasSuffix(got, " "+want+"}]") {
 			t.Errorf("misspeltIn(%s) = %s, want %s", variable, got, want)
 		}
 	}
@@ -31,7 +31,7 @@ func TestRunWarnsOfMisspeltVariable(t *testing.T) {
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	_ = cmd.Run() // it ends with the error of --group-secret-file
-	if !strings.Contains(out.String(), "NARBOR_UPLOAD_RAET has no effect: there is no such setting. The nearest name is NARBOR_UPLOAD_RATE") {
+	if !strings.Contains(out.String(), `{"name": "NARBOR_UPLOAD_RAET", "nearest": "NARBOR_UPLOAD_RATE"}`) {
 		t.Errorf("run says %q, want a warning of NARBOR_UPLOAD_RAET", out.String())
 	}
 }

@@ -69,7 +69,7 @@ func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
 	}
 	before, err := effective(ctx, nil)
 	if err != nil {
-		return "", fmt.Errorf("Nix refuses its configuration as it is, so nothing was changed: %w", err)
+		return "", fmt.Errorf("nothing was changed, since Nix refuses its configuration as it is: %w", err)
 	}
 	write := func(text string, st fs.FileInfo) error {
 		if st == nil {

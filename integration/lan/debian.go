@@ -85,7 +85,7 @@ func unpackSystem(ctx context.Context, suite string) (Nix, error) {
 	dir := filepath.Join(base, "system-"+hex.EncodeToString(sum[:8]))
 	version := nixPackage.FindStringSubmatch(uris)
 	if version == nil {
-		return Nix{}, fmt.Errorf("Debian %s has no nix-bin", suite)
+		return Nix{}, fmt.Errorf("no nix-bin in Debian %s", suite)
 	}
 	nix := Nix{Version: strings.TrimSuffix(version[1], "."), System: dir}
 	if _, err := os.Stat(dir); err == nil {
