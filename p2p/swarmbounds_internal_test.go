@@ -75,7 +75,7 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 	n, _ := runNode(t, s, nil, relay)
 	var nar []byte
 	for i := 0; ; i++ { // until the block is this node's own, for which no other is asked
-		nar = randomNAR(1000)
+		nar = FileNAR(append(random(1000), byte(i)))
 		info, m := s.sign(t, fmt.Sprint("small", i), nar)
 		if score(crowdSeed(n.lan.Host().ID(), m.NarHash()), 0) < score(crowdSeed(relay.ID(), m.NarHash()), 0) {
 			continue
