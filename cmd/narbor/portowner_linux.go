@@ -9,11 +9,13 @@ import (
 	"strings"
 )
 
-// portOwners returns the processes that listen on a TCP port, as far as this user may see: root sees all.
+// portOwners returns the processes that listen on a TCP port, as far as this user may see: root sees all. It reads the
+// sockets of the calling thread's network namespace: /proc/net is that of the process's first thread, which stays in
+// another namespace once doctor has used it for a copy of the firewall.
 func portOwners(port string) []owner {
 	inodes := map[string]bool{}
 	for _, family := range []string{"", "6"} {
-		text, err := os.ReadFile("/proc/net/tcp" + family)
+		text, err := os.ReadFile("/proc/thread-self/net/tcp" + family)
 		if err != nil {
 			continue
 		}

@@ -176,7 +176,7 @@ func (s setup) installUnits() error {
 		service = strings.Replace(service, "#SupplementaryGroups=nix-users", "SupplementaryGroups=nix-users", 1)
 	}
 	socket := socketUnit
-	if _, err := os.Stat("/proc/net/if_inet6"); err != nil {
+	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err != nil {
 		socket = strings.Replace(socket, "ListenStream=[::1]:6272\n", "", 1)
 	}
 	for name, text := range map[string]string{"narbor.service": service, "narbor.socket": socket} {
