@@ -224,22 +224,23 @@ func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 	}
 }
 
-func TestStrangersAreNotAccepted(t *testing.T) {
+// TestPeersOfAnotherNetworkAreNotAccepted gives the hosts no IPv6: by their link-local addresses they would be neighbours.
+func TestPeersOfAnotherNetworkAreNotAccepted(t *testing.T) {
 	t.Parallel()
 	n := newTestNet(t)
-	host := n.up("10.77.0.1/24")
+	host := n.upIPv4("10.77.0.1/24")
 	host.ip("route", "add", "10.88.0.0/24", "dev", "eth0") // it can be reached from there, but that is not its network
 	a := host.start(childConfig{Port: 6273})
-	far := n.up("10.88.0.2/24")
+	far := n.upIPv4("10.88.0.2/24")
 	far.ip("route", "add", "10.77.0.0/24", "dev", "eth0")
 	b := far.start(childConfig{Peers: []string{"10.77.0.1"}})
 	b.wait("settled ", settleLimit+10*time.Second) // it has tried
 
-	c := n.up("10.77.0.3/24").start(childConfig{Peers: []string{"10.77.0.1"}})
+	c := n.upIPv4("10.77.0.3/24").start(childConfig{Peers: []string{"10.77.0.1"}})
 	for {
 		who, _ := a.wait("up ", 20*time.Second)
 		if strings.HasPrefix(who, b.id) {
-			t.Fatal("connected to a machine of another network")
+			t.Fatalf("connected to a machine of another network: %s", who)
 		}
 		if strings.HasPrefix(who, c.id) {
 			return

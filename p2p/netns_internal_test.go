@@ -102,6 +102,16 @@ func (n *testNet) up(addrs ...string) *testHost {
 	return h
 }
 
+// upIPv4 is like up, for a machine without IPv6, not even a link-local address.
+func (n *testNet) upIPv4(addr string) *testHost {
+	n.t.Helper()
+	h := n.host()
+	h.ip("link", "set", "eth0", "addrgenmode", "none")
+	h.ip("link", "set", "eth0", "up")
+	h.addAddr(addr)
+	return h
+}
+
 func (h *testHost) ip(args ...string) {
 	h.net.t.Helper()
 	h.net.ip(append([]string{"-n", h.name}, args...)...)
