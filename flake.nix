@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-IIRHYFoODld3+S9jQdBP4LIwTKKLtuXNRDScVgngLQ8=";
+          vendorHash = "sha256-DykX1u20UMee/jVuzXX6BjBbWyzOGEiEVDIlRkBJujg=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

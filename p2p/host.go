@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -43,7 +42,7 @@ const yamuxMessage = 256 << 10
 // not by libp2p.New, which brings all that there is into the program: QUIC, WebRTC and their like take twelve
 // megabytes of it, and AutoNAT asks neighbours how they see this machine from the internet.
 func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
-	silenceLibp2p()
+	logLibp2p(cfg.Libp2pLog)
 	limits, err := newResourceManager()
 	if err != nil {
 		return nil, fmt.Errorf("resource manager: %w", err)
@@ -274,9 +273,11 @@ func newConnRateLimiter() *rate.Limiter {
 	}
 }
 
-// silenceLibp2p drops libp2p's own log, which speaks of every refused dial. GOLOG_LOG_LEVEL brings it back.
-func silenceLibp2p() {
-	if os.Getenv("GOLOG_LOG_LEVEL") == "" {
-		gologshim.SetDefaultHandler(slog.DiscardHandler)
+// logLibp2p gives libp2p's own messages, one for each refused dial among them, to h, or drops them if h is nil. Each of
+// libp2p's loggers keeps the handler that it finds at its first message.
+func logLibp2p(h slog.Handler) {
+	if h == nil {
+		h = slog.DiscardHandler
 	}
+	gologshim.SetDefaultHandler(h)
 }

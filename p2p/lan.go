@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -36,6 +37,7 @@ type lanConfig struct {
 	UserAgent                       string         // is sent to neighbours by identify
 	Net                             *Net           // instead of this machine's
 	Log                             *zap.Logger    // nil discards
+	Libp2pLog                       slog.Handler   // nil discards
 }
 
 // How a neighbour was found.

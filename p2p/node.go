@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -65,6 +66,7 @@ type Config struct {
 	Manifests   string       // directory that keeps manifests across restarts; "" is none
 	Observer    Observer     // is told of each block that passes; nil is none
 	Log         *zap.Logger  // nil discards
+	Libp2pLog   slog.Handler // for libp2p's own messages, of the whole process; nil discards
 }
 
 // An Observer is called for each block of a NAR that passes between this node and its neighbours, whose IDs it gets as
@@ -131,7 +133,7 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	l, err := newLAN(lanConfig{Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
+	l, err := newLAN(lanConfig{Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
 	if err != nil {

@@ -185,7 +185,7 @@ func checkValues(c *cli.Context) error {
 			return codedError{fmt.Errorf("--listen %q: %w: give an address with a port, such as 127.0.0.1:6272", addr, err), exitUsage}
 		}
 	}
-	if _, err := newLog(c, io.Discard); err != nil {
+	if _, err := newLogs(c, io.Discard); err != nil {
 		return err
 	}
 	if _, _, err := spoolLimits(c, ""); err != nil {

@@ -68,6 +68,7 @@ func (s *service) controlHandler() http.Handler {
 	mux.HandleFunc("POST /ping", lasting(pingTimeout, change(s.postPing)))
 	mux.HandleFunc("POST /dialback", lasting(dialBackTimeout, answer(s.postDialBack))) // which changes nothing
 	mux.HandleFunc("PUT /share", change(s.putShare))
+	s.handleDebug(mux)
 	return mux
 }
 

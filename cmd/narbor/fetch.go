@@ -67,7 +67,7 @@ func fetch(c *cli.Context) (err error) {
 	if !c.IsSet("log-level") {
 		c.Set("log-level", "warn") // what is going on is told by the progress
 	}
-	log, err := newLog(c, c.App.ErrWriter)
+	log, err := newLogs(c, c.App.ErrWriter)
 	if err != nil {
 		return err
 	}
@@ -157,12 +157,12 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 }
 
 // fetchNode makes a node that shares nothing, and has an identity for the moment.
-func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log *zap.Logger) (*p2p.Node, error) {
+func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log logs) (*p2p.Node, error) {
 	settings, err := store.ReadNixSettings(c.Context)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	trusted := append(keysOf(settings, log), c.StringSlice("trusted-key")...)
+	trusted := append(keysOf(settings, log.Logger), c.StringSlice("trusted-key")...)
 	keys, err := trust.ParseKeys(trusted)
 	if err != nil {
 		return nil, codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
@@ -188,7 +188,7 @@ func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log *z
 	}
 	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Trusted: keys, ShareKeys: publicKeys, Spool: spool, Upstreams: ups, Log: log})
+		Trusted: keys, ShareKeys: publicKeys, Spool: spool, Upstreams: ups, Log: log.Logger, Libp2pLog: log.libp2p})
 }
 
 // A fetcher brings closures from neighbours, and upstreams if there are any, into a cache directory.

@@ -60,6 +60,7 @@ func shareKeyFlag() cli.Flag {
 func logFlags() []cli.Flag {
 	return []cli.Flag{
 		stringFlag("log-level", "info", categoryLog, "`LEVEL`: debug, info, warn or error"),
+		listFlag("log", categoryLog, "`PART=LEVEL`, such as p2p=debug for libp2p's own messages, which are off by default; repeatable"),
 		stringFlag("log-format", "auto", categoryLog, "`FORMAT`: auto, console or json"),
 	}
 }

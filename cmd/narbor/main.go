@@ -126,6 +126,7 @@ func commands(inherited []net.Listener) []*cli.Command {
 		keysCommand(),
 		waitCommand(),
 		configCommand(),
+		debugCommand(),
 		completionCommand(),
 		manCommand(),
 		versionCommand(),

@@ -95,6 +95,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 // A service is all that `narbor run` is made of. It is owned by the goroutine that calls run.
 type service struct {
 	log       *zap.Logger
+	logs      logs
 	state     state
 	identity  crypto.PrivKey
 	started   time.Time
@@ -130,9 +131,10 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 			s.close()
 		}
 	}()
-	if s.log, err = newLog(c, c.App.ErrWriter); err != nil {
+	if s.logs, err = newLogs(c, c.App.ErrWriter); err != nil {
 		return s, err
 	}
+	s.log = s.logs.Logger
 	s.warnOfMisspelt(c)
 	// zeroconf writes to the standard logger; what it has to say is of interest to who looks for trouble.
 	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
@@ -189,7 +191,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 	}
 	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p")}
+		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.logs.libp2p}
 	cfg.Observer = s.accounts
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/pprof"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+const (
+	defaultProfileTime = 10 * time.Second
+	maxProfileTime     = time.Minute
+)
+
+// handleDebug adds what `narbor debug` asks. Stacks and profiles have no content of what is transferred, but they are only
+// for root and the user that narbor runs as, and so is a level of the log, which may fill a disk.
+func (s *service) handleDebug(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/goroutines", change(writing(func(_ *http.Request, w io.Writer) error {
+		return pprof.Lookup("goroutine").WriteTo(w, 2) // as after a panic
+	})))
+	mux.HandleFunc("GET /debug/heap", change(writing(func(_ *http.Request, w io.Writer) error {
+		return pprof.Lookup("heap").WriteTo(w, 0) // the format of go tool pprof
+	})))
+	mux.HandleFunc("GET /debug/profile", lasting(maxProfileTime, change(writing(writeProfile))))
+	mux.HandleFunc("PUT /debug/log", change(func(r *http.Request) (any, error) {
+		text, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = s.logs.set(string(text))
+		}
+		if err == nil {
+			s.log.Info("the level of the log was changed", zap.ByteString("level", text))
+		}
+		return nil, err
+	}))
+}
+
+// A debugReport is the answer to a question for stacks or a profile.
+type debugReport struct {
+	Data []byte `json:"data"`
+}
+
+// writing returns what do writes as a [debugReport].
+func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var b bytes.Buffer
+		if err := do(r, &b); err != nil {
+			return nil, err
+		}
+		return debugReport{b.Bytes()}, nil
+	}
+}
+
+// writeProfile writes a profile of the processor's time, of the duration in the query.
+func writeProfile(r *http.Request, w io.Writer) error {
+	d, err := time.ParseDuration(r.URL.Query().Get("for"))
+	if err != nil || d <= 0 || d > maxProfileTime {
+		return codedError{fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime, r.URL.Query().Get("for")), exitUsage}
+	}
+	if err := pprof.StartCPUProfile(w); err != nil {
+		return codedError{errors.New("another profile is being made; try again when it is done"), exitTemporary}
+	}
+	defer pprof.StopCPUProfile()
+	select {
+	case <-time.After(d):
+		return nil
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
+}
+
+func debugCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "debug",
+		Usage: "look into the running narbor: goroutines, profiles, the level of its log",
+		Description: "For those who develop narbor, or report that it hangs or takes too much time or memory. Only root and\n" +
+			"the user that narbor runs as may ask.\n\n" +
+			"Example: narbor debug profile --for 10s narbor.pprof",
+		Subcommands: []*cli.Command{{
+			Name:   "goroutines",
+			Usage:  "print the stack of every goroutine",
+			Flags:  controlFlags(),
+			Action: func(c *cli.Context) error { return debugGet(c, "/debug/goroutines", controlTimeout, c.App.Writer) },
+		}, {
+			Name:      "profile",
+			Usage:     "write a profile for `go tool pprof`",
+			ArgsUsage: "FILE",
+			Flags: append(controlFlags(),
+				&cli.DurationFlag{Name: "for", Value: defaultProfileTime, Usage: fmt.Sprintf("how long processor time is measured, up to %v", maxProfileTime)},
+				&cli.BoolFlag{Name: "heap", Usage: "memory in use instead of processor time"}),
+			Action: debugProfile,
+		}, {
+			Name:      "log",
+			Usage:     "change the level of the log until narbor stops",
+			ArgsUsage: "LEVEL",
+			Description: "LEVEL is debug, info, warn or error. p2p=LEVEL is that of libp2p's own messages, for which p2p=off is\n" +
+				"the default. --log-level and --log set both at the start.",
+			Flags: controlFlags(),
+			Action: func(c *cli.Context) error {
+				if c.NArg() == 0 {
+					return codedError{errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"), exitUsage}
+				}
+				return controlPut(c, "/debug/log", c.Args().First())
+			},
+		}},
+	}
+}
+
+func controlPut(c *cli.Context, what, body string) error {
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	return ctl.call(c.Context, http.MethodPut, what, body, nil)
+}
+
+// debugGet writes what the running narbor answers within a time.
+func debugGet(c *cli.Context, what string, limit time.Duration, w io.Writer) error {
+	ctl, err := newControl(c)
+	if err != nil {
+		return err
+	}
+	ctl.timeout = limit
+	var report debugReport
+	if err := ctl.get(c.Context, what, &report); err != nil {
+		return err
+	}
+	_, err = w.Write(report.Data)
+	return err
+}
+
+func debugProfile(c *cli.Context) error {
+	if c.NArg() == 0 {
+		return codedError{errors.New("give a FILE for the profile, such as narbor.pprof"), exitUsage}
+	}
+	what, limit := "/debug/heap", controlTimeout
+	if !c.Bool("heap") {
+		what, limit = "/debug/profile?for="+c.Duration("for").String(), c.Duration("for")+controlTimeout
+	}
+	var b bytes.Buffer
+	if err := debugGet(c, what, limit, &b); err != nil {
+		return err
+	}
+	if err := store.ReplaceFile(c.Args().First(), b.Bytes()); err != nil {
+		return err
+	}
+	fmt.Fprintf(c.App.Writer, "Look at it with: go tool pprof %s\n", c.Args().First())
+	return nil
+}
