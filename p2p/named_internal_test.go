@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -87,8 +88,12 @@ func FuzzParseNamedPeer(f *testing.F) {
 func TestNamedPeerByNameAndByID(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
 	port, id := listenPort(a.host), a.host.ID()
+	name := "localhost"
+	if _, err := net.LookupHost(name); err != nil {
+		name = "127.0.0.1" // without /etc/hosts
+	}
 	for _, text := range []string{
-		fmt.Sprintf("localhost:%d", port),
+		fmt.Sprintf("%s:%d", name, port),
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port),
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, id),
 	} {
