@@ -30,13 +30,21 @@ func configFlag() cli.Flag {
 		"flags and the environment have precedence")
 }
 
-// A setting is a flag as a configuration file gives it.
+// A setting is a flag as a configuration file gives it, in the line that its name is in.
 type setting struct {
 	name   string
 	values []string
+	line   int
 }
 
-// readConfig reads a configuration file for a command with these flags.
+// A valueError is an error in the value of a flag.
+type valueError struct {
+	name string
+	err  error
+}
+
+// readConfig reads a configuration file for a command with these flags. Its error has a line for each mistake, with the
+// file's name and the line's number.
 func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 	f, err := os.Open(file)
 	if err != nil {
@@ -50,56 +58,102 @@ func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 	if len(text) > maxConfigLen {
 		return nil, codedError{fmt.Errorf("%s: longer than %s", file, amount(maxConfigLen)), exitUsage}
 	}
-	settings, err := parseConfig(text, flags)
-	if err != nil {
-		return nil, codedError{fmt.Errorf("%s: %w", file, err), exitUsage}
+	p := configParser{file: file, text: text, dec: json.NewDecoder(bytes.NewReader(text))}
+	if p.parse(flags); len(p.errs) > 0 {
+		return nil, codedError{errors.Join(p.errs...), exitUsage}
 	}
-	return settings, nil
+	return p.settings, nil
 }
 
-// parseConfig is strict: a key that is unknown or there twice is an error, as is a value of another kind than its flag's.
-func parseConfig(text []byte, flags []cli.Flag) (settings []setting, err error) {
+// A configParser reads a configuration file. It is strict: a key that is unknown or there twice is an error, as is a value
+// of another kind than its flag's. It goes on after such an error, and ends at one of syntax.
+type configParser struct {
+	file     string
+	text     []byte
+	dec      *json.Decoder
+	settings []setting
+	errs     []error
+}
+
+// line is the number of the line that was read last.
+func (p *configParser) line() int { return p.lineAt(p.dec.InputOffset()) }
+
+func (p *configParser) lineAt(offset int64) int {
+	return 1 + bytes.Count(p.text[:min(offset, int64(len(p.text)))], []byte("\n"))
+}
+
+func (p *configParser) fail(line int, err error) {
+	p.errs = append(p.errs, fmt.Errorf("%s:%d: %w", p.file, line, err))
+}
+
+// failSyntax reports an error of the decoder. It takes the line from Unmarshal, whose offsets count from the beginning.
+func (p *configParser) failSyntax(err error) {
+	line := p.line()
+	var syntax *json.SyntaxError
+	if errors.As(json.Unmarshal(p.text, new(any)), &syntax) {
+		line = p.lineAt(syntax.Offset)
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		line, err = p.lineAt(int64(len(p.text))), errors.New("the JSON object has no end: EOF")
+	}
+	p.fail(line, err)
+}
+
+func (p *configParser) parse(flags []cli.Flag) {
 	known := map[string]cli.Flag{}
 	for _, f := range flags {
 		if name := f.Names()[0]; name != "config" {
 			known[name] = f
 		}
 	}
-	dec := json.NewDecoder(bytes.NewReader(text))
-	dec.UseNumber()
-	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
-		return nil, errors.New(`not a JSON object such as {"upload-rate": "10MiB"}`)
+	p.dec.UseNumber()
+	if t, err := p.dec.Token(); err != nil || t != json.Delim('{') {
+		p.fail(p.line(), errors.New(`not a JSON object such as {"upload-rate": "10MiB"}`))
+		return
 	}
-	for dec.More() {
-		key, err := dec.Token()
-		if err != nil {
-			return nil, err
+	for p.dec.More() {
+		if err := p.parseOne(known); err != nil {
+			p.failSyntax(err)
+			return
 		}
-		name, _ := key.(string)
-		f := known[name]
-		if f == nil {
-			return nil, fmt.Errorf("there is no setting %q%s; see narbor run --help", name, nearest(name, known))
-		}
-		if slices.ContainsFunc(settings, func(s setting) bool { return s.name == name }) {
-			return nil, fmt.Errorf("%q is there twice", name)
-		}
-		var v any
-		if err := dec.Decode(&v); err != nil {
-			return nil, fmt.Errorf("%q: %w", name, err)
-		}
-		values, err := configValues(f, v)
-		if err != nil {
-			return nil, fmt.Errorf("%q must be %w", name, err)
-		}
-		settings = append(settings, setting{name, values})
 	}
-	if _, err := dec.Token(); err != nil { // the brace
-		return nil, err
+	if _, err := p.dec.Token(); err != nil { // the brace
+		p.failSyntax(err)
+		return
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, errors.New("there is something after the JSON object")
+	if _, err := p.dec.Token(); err != io.EOF {
+		p.fail(p.line(), errors.New("there is something after the JSON object"))
 	}
-	return settings, nil
+}
+
+// parseOne reads a name and its value. Its error is one of syntax.
+func (p *configParser) parseOne(known map[string]cli.Flag) error {
+	key, err := p.dec.Token()
+	if err != nil {
+		return err
+	}
+	name, _ := key.(string)
+	line := p.line()
+	var v any
+	if err := p.dec.Decode(&v); err != nil {
+		return fmt.Errorf("%q: %w", name, err)
+	}
+	f := known[name]
+	if f == nil {
+		p.fail(line, fmt.Errorf("there is no setting %q%s; see narbor run --help", name, nearest(name, known)))
+		return nil
+	}
+	if slices.ContainsFunc(p.settings, func(s setting) bool { return s.name == name }) {
+		p.fail(line, fmt.Errorf("%q is there twice", name))
+		return nil
+	}
+	values, err := configValues(f, v)
+	if err != nil {
+		p.fail(line, fmt.Errorf("%q must be %w", name, err))
+		return nil
+	}
+	p.settings = append(p.settings, setting{name, values, line})
+	return nil
 }
 
 // nearest suggests the setting that somebody meant who wrote name.
@@ -147,74 +201,109 @@ func configValues(f cli.Flag, v any) ([]string, error) {
 	return nil, errors.New("a string or a whole number")
 }
 
-// applyConfig gives the flags that are set neither on the command line nor in the environment what the file of --config
-// says, if there is one.
-func applyConfig(c *cli.Context) error {
+// applyConfig gives the flags that are set neither on the command line nor in the environment the values in the file of
+// --config, if there is one. It returns where each of these is set, as FILE:LINE.
+func applyConfig(c *cli.Context) (places map[string]string, err error) {
 	file := c.String("config")
 	if file == "" {
-		return nil
+		return nil, nil
 	}
 	settings, err := readConfig(file, c.Command.Flags)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	places = map[string]string{}
+	var errs []error
 	for _, s := range settings {
 		if c.IsSet(s.name) {
 			continue
 		}
+		places[s.name] = fmt.Sprintf("%s:%d", file, s.line)
 		for _, v := range s.values {
 			if err := c.Set(s.name, v); err != nil {
-				return codedError{fmt.Errorf("%s: %q: %w", file, s.name, err), exitUsage}
+				errs = append(errs, fmt.Errorf("%s: %q: %w", places[s.name], s.name, err))
 			}
 		}
+	}
+	if len(errs) > 0 {
+		return nil, codedError{errors.Join(errs...), exitUsage}
+	}
+	return places, nil
+}
+
+// checkValues reports all errors in the values of `narbor run` that can be found on any machine, each with the place
+// where the flag is set if that is a file.
+func checkValues(c *cli.Context, places map[string]string) error {
+	var errs []error
+	for _, e := range valueErrors(c) {
+		if place := places[e.name]; place != "" {
+			e.err = fmt.Errorf("%s: %w", place, e.err)
+		}
+		errs = append(errs, e.err)
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return codedError{errors.Join(errs...), exitUsage}
+}
+
+func valueErrors(c *cli.Context) (out []valueError) {
+	check := func(name string, err error) {
+		if err != nil {
+			out = append(out, valueError{name, err})
+		}
+	}
+	if c.Uint("port") > 65535 {
+		check("port", fmt.Errorf("--port %d is not a TCP port", c.Uint("port")))
+	}
+	for _, addr := range c.StringSlice("listen") {
+		check("listen", checkListen(addr))
+	}
+	out = append(out, logErrors(c)...)
+	_, err := spoolSize(c, "")
+	check("spool-size", err)
+	_, err = diskSize(c, "min-free", "")
+	check("min-free", err)
+	_, err = uploadRate(c)
+	check("upload-rate", err)
+	if _, err := parseShare(c.String("share")); err != nil {
+		check("share", fmt.Errorf("--share: %w", err))
+	}
+	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
+		check("trusted-key", fmt.Errorf("--trusted-key: %w", err))
+	}
+	for _, name := range c.StringSlice("share-key") {
+		if name == "" || strings.ContainsAny(name, ": ") {
+			check("share-key", fmt.Errorf("--share-key %q is not the name of a key: give what stands before the colon, such as cache.example.org-1", name))
+		}
+	}
+	for _, url := range c.StringSlice("upstream") {
+		check("upstream", checkUpstream(url))
+	}
+	check("peer", p2p.Config{Peers: c.StringSlice("peer")}.Check())
+	check("interface", p2p.Config{AllowInterfaces: c.StringSlice("interface")}.Check())
+	check("no-interface", p2p.Config{DenyInterfaces: c.StringSlice("no-interface")}.Check())
+	return out
+}
+
+func checkListen(addr string) error {
+	_, port, err := net.SplitHostPort(addr)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		return fmt.Errorf("--listen %q: %w: give an address with a port, such as 127.0.0.1:6272", addr, err)
 	}
 	return nil
 }
 
-// checkValues reports what is wrong with the values of `narbor run`, as far as that can be told anywhere.
-func checkValues(c *cli.Context) error {
-	if c.Uint("port") > 65535 {
-		return codedError{fmt.Errorf("--port %d is not a TCP port", c.Uint("port")), exitUsage}
+// checkUpstream connects to nothing.
+func checkUpstream(url string) error {
+	u, err := store.OpenUpstream(store.UpstreamConfig{URL: url})
+	if err != nil {
+		return fmt.Errorf("--upstream: %w", err)
 	}
-	for _, addr := range c.StringSlice("listen") {
-		_, port, err := net.SplitHostPort(addr)
-		if err == nil {
-			_, err = strconv.ParseUint(port, 10, 16)
-		}
-		if err != nil {
-			return codedError{fmt.Errorf("--listen %q: %w: give an address with a port, such as 127.0.0.1:6272", addr, err), exitUsage}
-		}
-	}
-	if _, err := newLogs(c, io.Discard); err != nil {
-		return err
-	}
-	if _, _, err := spoolLimits(c, ""); err != nil {
-		return err
-	}
-	if _, err := uploadRate(c); err != nil {
-		return err
-	}
-	if _, err := parseShare(c.String("share")); err != nil {
-		return codedError{fmt.Errorf("--share: %w", err), exitUsage}
-	}
-	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
-		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
-	}
-	for _, name := range c.StringSlice("share-key") {
-		if name == "" || strings.ContainsAny(name, ": ") {
-			return codedError{fmt.Errorf("--share-key %q is not the name of a key: give what stands before the colon, such as cache.example.org-1", name), exitUsage}
-		}
-	}
-	for _, url := range c.StringSlice("upstream") {
-		u, err := store.OpenUpstream(store.UpstreamConfig{URL: url}) // nobody is asked
-		if err != nil {
-			return codedError{fmt.Errorf("--upstream: %w", err), exitUsage}
-		}
-		_ = u.Close() // it has done nothing
-	}
-	if err := (p2p.Config{Peers: c.StringSlice("peer"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}).Check(); err != nil {
-		return codedError{err, exitUsage}
-	}
+	_ = u.Close() // it has done nothing
 	return nil
 }
 
@@ -233,7 +322,7 @@ func configCheckCommand() *cli.Command {
 		Name:      "check",
 		Usage:     "say whether a file would do for --config of `narbor run`",
 		ArgsUsage: "FILE",
-		Description: "Unknown settings, values of the wrong kind and values that cannot be meant are errors. Whether files, addresses\n" +
+		Description: "Unknown settings, values of the wrong kind and impossible values are errors; each is printed with its line. Whether files, addresses\n" +
 			"and interfaces exist is not looked at: the file may be for another machine.\n\n" +
 			"Example: narbor config check narbor.json",
 		Action: func(c *cli.Context) error {
@@ -275,11 +364,9 @@ func checkConfig(app *cli.App, file string) error {
 	if err := c.Set("config", file); err != nil {
 		return err
 	}
-	if err := applyConfig(c); err != nil {
+	places, err := applyConfig(c)
+	if err != nil {
 		return err
 	}
-	if err := checkValues(c); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
+	return checkValues(c, places)
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -45,7 +46,7 @@ func TestConfigCheck(t *testing.T) {
 	} {
 		file := writeConfig(t, text)
 		_, _, err := narbor(t.Context(), "config", "check", file)
-		if err == nil || !strings.Contains(err.Error(), says) || !strings.HasPrefix(err.Error(), file+": ") {
+		if err == nil || !strings.Contains(err.Error(), says) || !strings.HasPrefix(err.Error(), file+":1: ") {
 			t.Errorf("config check of %s = %v, want an error that names the file and says %q", text, err, says)
 		}
 		wantCode(t, exitUsage, "config", "check", file)
@@ -60,6 +61,30 @@ func TestConfigCheck(t *testing.T) {
 	wantCode(t, exitUsage, "config", "check", writeConfig(t, `{"peer": ["`+strings.Repeat("a", maxConfigLen)+`"]}`))
 }
 
+// TestConfigCheckReportsAllErrors has two files: errors of values are found once every setting can be read.
+func TestConfigCheckReportsAllErrors(t *testing.T) {
+	for text, want := range map[string][]string{
+		"{\n  \"prot\": 1,\n  \"port\": true,\n\n  \"share\": \"none\", \"share\": \"signed\",\n  \"peer\": [\"a\" \"b\"]\n}": {
+			`2: there is no setting "prot"`, `3: "port" must be`, `5: "share" is there twice`, `6: "peer": invalid`},
+		"{\n  \"port\": 70000,\n  \"listen\": [\n    \"127.0.0.1\"],\n  \"spool-size\": \"much\",\n  \"log\": [\"debug\"], \"no-interface\": [\"[\"],\n  \"peer\": [\"a b\"]\n}": {
+			"2: --port 70000", "3: --listen", `6: --log "debug"`, "5: --spool-size", `7: `, "6: "},
+		"{\n\"port\": 1\n": {"3: the JSON object has no end"},
+	} {
+		file := writeConfig(t, text)
+		_, _, err := narbor(t.Context(), "config", "check", file)
+		lines := strings.Split(fmt.Sprint(err), "\n")
+		if len(lines) != len(want) {
+			t.Errorf("%d errors, want %d: %v", len(lines), len(want), err)
+			continue
+		}
+		for i, line := range lines {
+			if !strings.HasPrefix(line, file+":"+want[i]) {
+				t.Errorf("error %d of %s is %q, want %q", i, text, line, want[i])
+			}
+		}
+	}
+}
+
 // What a flag says goes before what the environment says, and that before the file, which goes before what is built in.
 func TestPrecedenceOfSettings(t *testing.T) {
 	file := writeConfig(t, `{"peer": ["file-a", "file-b"], "share": "none", "port": 1, "no-mdns": true, "min-free": "3GiB", "listen": ["127.0.0.1:9"]}`)
@@ -67,7 +92,7 @@ func TestPrecedenceOfSettings(t *testing.T) {
 	t.Setenv("NARBOR_PORT", "2")
 	var got string
 	app := &cli.App{Commands: []*cli.Command{{Name: "run", Flags: runFlags(), Action: func(c *cli.Context) error {
-		err := applyConfig(c)
+		_, err := applyConfig(c)
 		got = fmt.Sprintln(c.StringSlice("peer"), c.String("share"), c.Uint("port"), c.Bool("no-mdns"), c.String("min-free"), c.StringSlice("listen"), c.String("spool-size"))
 		return err
 	}}}}
@@ -118,10 +143,9 @@ func FuzzParseConfig(f *testing.F) {
 	}
 	flags := runFlags()
 	f.Fuzz(func(t *testing.T, text []byte) {
-		settings, err := parseConfig(text, flags)
-		if err != nil {
-			return
-		}
+		p := configParser{file: "f", text: text, dec: json.NewDecoder(bytes.NewReader(text))}
+		p.parse(flags)
+		settings := p.settings
 		set := flag.NewFlagSet("run", flag.ContinueOnError)
 		for _, fl := range runFlags() {
 			if err := fl.Apply(set); err != nil {

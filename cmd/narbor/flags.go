@@ -157,20 +157,21 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 // amount prints an amount for people.
 func amount(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 
-// spoolLimits reads how much the spool in a directory may take, and what it leaves free.
-func spoolLimits(c *cli.Context, dir string) (most, free int64, err error) {
-	if most, err = diskSize(c, "spool-size", dir); err != nil {
-		return 0, 0, err
+// spoolSize returns the number of bytes that the spool in a directory may take.
+func spoolSize(c *cli.Context, dir string) (int64, error) {
+	most, err := diskSize(c, "spool-size", dir)
+	if err == nil && most == 0 {
+		err = codedError{errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage}
 	}
-	if most == 0 {
-		return 0, 0, codedError{errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage}
-	}
-	free, err = diskSize(c, "min-free", dir)
-	return most, free, err
+	return most, err
 }
 
 func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
-	most, free, err := spoolLimits(c, dir)
+	most, err := spoolSize(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	free, err := diskSize(c, "min-free", dir)
 	if err != nil {
 		return nil, err
 	}

@@ -27,32 +27,60 @@ type logs struct {
 	level, libp2pLevel zap.AtomicLevel
 }
 
-// set changes a level: "debug" that of narbor's messages, "p2p=debug" that of libp2p's. The level off is for libp2p alone.
-func (l logs) set(text string) error {
+// parseLevel reads "debug", the level of narbor's messages, or "p2p=debug", that of libp2p's. The level off is for libp2p
+// alone.
+func parseLevel(text string) (ofLibp2p bool, level zapcore.Level, err error) {
 	name, word, both := strings.Cut(text, "=")
 	switch {
-	case both && name == libp2pPart && word == "off":
-		l.libp2pLevel.SetLevel(noMessages)
-		return nil
 	case both && name != libp2pPart:
-		return codedError{fmt.Errorf("%q: the only part with a level of its own is %s, such as %s=debug", text, libp2pPart, libp2pPart), exitUsage}
+		return false, 0, codedError{fmt.Errorf("%q: the only part with a level of its own is %s, such as %s=debug", text, libp2pPart, libp2pPart), exitUsage}
+	case both && word == "off":
+		return true, noMessages, nil
 	case !both:
 		word = text
 	}
-	level, err := zapcore.ParseLevel(word)
+	level, err = zapcore.ParseLevel(word)
 	if err != nil || word == "" || level > zapcore.ErrorLevel {
-		return codedError{fmt.Errorf("log level %q is none of debug, info, warn, error", word), exitUsage}
+		return false, 0, codedError{fmt.Errorf("log level %q is none of debug, info, warn, error", word), exitUsage}
 	}
-	if both {
+	return both, level, nil
+}
+
+// set changes the level that [parseLevel] reads.
+func (l logs) set(text string) error {
+	ofLibp2p, level, err := parseLevel(text)
+	switch {
+	case err != nil:
+		return err
+	case ofLibp2p:
 		l.libp2pLevel.SetLevel(level)
-	} else {
+	default:
 		l.level.SetLevel(level)
 	}
 	return nil
 }
 
+// logErrors are the errors in the flags of the log.
+func logErrors(c *cli.Context) (out []valueError) {
+	if _, err := zapcore.ParseLevel(c.String("log-level")); err != nil {
+		out = append(out, valueError{"log-level", fmt.Errorf("--log-level %q is none of debug, info, warn, error", c.String("log-level"))})
+	}
+	for _, text := range c.StringSlice("log") {
+		if _, _, err := parseLevel(text); err != nil || !strings.Contains(text, "=") {
+			out = append(out, valueError{"log", fmt.Errorf("--log %q is not a part and its level, such as %s=debug", text, libp2pPart)})
+		}
+	}
+	if _, err := logEncoder(c.String("log-format"), io.Discard); err != nil {
+		out = append(out, valueError{"log-format", err})
+	}
+	return out
+}
+
 // newLogs makes the logs that the flags ask for. They write to w.
 func newLogs(c *cli.Context, w io.Writer) (logs, error) {
+	if wrong := logErrors(c); len(wrong) > 0 {
+		return logs{}, codedError{wrong[0].err, exitUsage}
+	}
 	enc, err := logEncoder(c.String("log-format"), w)
 	if err != nil {
 		return logs{}, err
@@ -61,12 +89,9 @@ func newLogs(c *cli.Context, w io.Writer) (logs, error) {
 	l := logs{level: zap.NewAtomicLevel(), libp2pLevel: zap.NewAtomicLevelAt(noMessages)}
 	l.Logger = zap.New(zapcore.NewCore(enc, out, l.level))
 	l.libp2p = zapslog.NewHandler(zapcore.NewCore(enc, out, l.libp2pLevel), zapslog.WithName("libp2p"))
-	if err := l.set(c.String("log-level")); err != nil {
-		return logs{}, fmt.Errorf("--log-level: %w", err)
-	}
-	for _, text := range c.StringSlice("log") {
+	for _, text := range append([]string{c.String("log-level")}, c.StringSlice("log")...) {
 		if err := l.set(text); err != nil {
-			return logs{}, fmt.Errorf("--log: %w", err)
+			return logs{}, err
 		}
 	}
 	return l, nil

@@ -73,10 +73,11 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		Flags: runFlags(),
 		Action: func(c *cli.Context) error {
 			line := c.LocalFlagNames()
-			if err := applyConfig(c); err != nil {
+			places, err := applyConfig(c)
+			if err != nil {
 				return err
 			}
-			if err := checkValues(c); err != nil {
+			if err := checkValues(c, places); err != nil {
 				return err
 			}
 			if os.Getenv("GOMEMLIMIT") == "" {
