@@ -16,7 +16,7 @@ const settleIn = 10 * time.Second
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
 	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth, s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
-		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth} {
+		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth, s.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}

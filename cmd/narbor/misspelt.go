@@ -1,12 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
+
+	"narbor/narserve"
 )
 
 // envPrefix begins the name of each environment variable that sets a flag.
@@ -35,6 +38,20 @@ func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out 
 	return out
 }
 
+// misspeltHealth reports the environment variables that set nothing.
+func (s *service) misspeltHealth(Status) *narserve.Health {
+	if len(s.misspelt) == 0 {
+		return nil
+	}
+	var texts []string
+	for _, m := range s.misspelt {
+		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
+	}
+	return &narserve.Health{Code: "misspelt", Severity: narserve.SeverityWarning, Title: "Environment variables without effect",
+		Text: "narbor was started with variables that set nothing: " + strings.Join(texts, ", ") + ".",
+		Fix:  "Correct their names where narbor is started, or take them out. `narbor config show` lists all settings."}
+}
+
 // variablesOf returns the environment variables of all flags of commands, and of their subcommands.
 func variablesOf(commands []*cli.Command) (names []string) {
 	for _, c := range commands {
@@ -48,9 +65,10 @@ func variablesOf(commands []*cli.Command) (names []string) {
 	return names
 }
 
-// warnOfMisspelt logs the environment variables that were meant for narbor and set nothing.
+// warnOfMisspelt logs the environment variables that were meant for narbor and set nothing, and keeps them for status.
 func (s *service) warnOfMisspelt(c *cli.Context) {
-	for _, m := range misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags) {
+	s.misspelt = misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags)
+	for _, m := range s.misspelt {
 		s.log.Warn("an environment variable has no effect: there is no such setting", zap.String("name", m.name), zap.String("nearest", m.nearest))
 	}
 }

@@ -25,6 +25,16 @@ func TestMisspeltVariablesHaveANearestName(t *testing.T) {
 	}
 }
 
+func TestStatusReportsMisspeltVariables(t *testing.T) {
+	t.Setenv("NARBOR_UPLOAD_RAET", "1MB")
+	for _, h := range started(t).Health {
+		if h.Code == "misspelt" && strings.Contains(h.Text, "NARBOR_UPLOAD_RAET (the nearest name is NARBOR_UPLOAD_RATE)") {
+			return
+		}
+	}
+	t.Error("status does not report NARBOR_UPLOAD_RAET")
+}
+
 func TestRunWarnsOfMisspeltVariable(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "run", "--state-dir", t.TempDir(), "--no-mdns", "--listen", "127.0.0.1:0", "--port", "0", "--group-secret-file", "/nowhere")
 	cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1", "NARBOR_UPLOAD_RAET=1MB")

@@ -29,7 +29,7 @@ func versionText() keeper { return keepPattern(`[0-9]+\.[0-9]+\.[0-9]+(-dev)?`) 
 
 // findingsRule keeps the codes of checks, and those that only the health of a running narbor has.
 func findingsRule() keeper {
-	codes := []string{"store", "damaged", codeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers", "other-group", "accounts-lost", "nix-conf", "cache-not-trusted"}
+	codes := []string{"store", "damaged", codeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers", "other-group", "accounts-lost", "misspelt", "nix-conf", "cache-not-trusted"}
 	for _, ch := range checks() {
 		codes = append(codes, ch.code)
 	}

@@ -121,6 +121,7 @@ type service struct {
 	pinging                   sync.Mutex // one at a time
 	dialling                  sync.Mutex // one dial-back at a time
 	origins                   []Setting
+	misspelt                  []misspelt // environment variables that set nothing
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
