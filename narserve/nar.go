@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -124,8 +125,8 @@ func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*store.Spooled, 
 	return s.fetches.do(ctx, key, func(ctx context.Context) (*store.Spooled, error) { return s.fetch(ctx, m) })
 }
 
-// fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck leaves at least half of
-// the time to the next.
+// fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck
+// leaves at least half of the time to the next.
 func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 	began := time.Now()
 	var errs []error
@@ -141,12 +142,36 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, er
 		}
 		errs = append(errs, err)
 	}
-	err := errors.Join(append(errs, ctx.Err())...)
+	err := errors.Join(causes(append(errs, ctx.Err()))...)
 	if !errors.Is(err, context.Canceled) { // that is Nix hanging up
 		s.log.Warn("nar not fetched; nix asks its next substituter", zap.Stringer("path", m.Path()),
 			zap.Int64("size", m.NarSize()), zap.Duration("dur", time.Since(began)), zap.Error(err))
 	}
 	return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+}
+
+// causes leaves out the errors that only say that a source does not have the NAR, unless there are no others.
+func causes(errs []error) []error {
+	errs = slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+	why := slices.DeleteFunc(slices.Clone(errs), onlyNotFound)
+	switch {
+	case len(why) > 0:
+		return why
+	case len(errs) > 0:
+		return errs[len(errs)-1:] // neighbours come after this machine's own stores
+	}
+	return nil
+}
+
+// onlyNotFound reports whether no error that err wraps is anything but [store.ErrNotFound].
+func onlyNotFound(err error) bool {
+	switch e := err.(type) {
+	case interface{ Unwrap() []error }:
+		return len(e.Unwrap()) > 0 && !slices.ContainsFunc(e.Unwrap(), func(err error) bool { return !onlyNotFound(err) })
+	case interface{ Unwrap() error }:
+		return onlyNotFound(e.Unwrap())
+	}
+	return err == store.ErrNotFound
 }
 
 // fetchFrom gives src one of shares equal parts of the time left.
