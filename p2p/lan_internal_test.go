@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
 )
 
@@ -104,4 +105,24 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	stopB()
 	stopA()
+}
+
+// TestInboundPeerIsShownWithThePortItListensAt has b connect to a, whose connection then has a temporary port of b's.
+func TestInboundPeerIsShownWithThePortItListensAt(t *testing.T) {
+	a, _ := startTestLAN(t, lanConfig{})
+	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", listenPort(a.host))}})
+	id := b.host.ID()
+	waitConnected(t, a, id, 20*time.Second)
+	if got := a.addrOf(id); got != "/ip4/127.0.0.1" {
+		t.Errorf("before b has said where it listens, its address is %s, want one without port", got)
+	}
+	for _, told := range []string{"/ip4/127.0.0.9/tcp/7001", "/ip4/127.0.0.1/tcp/80", "/ip4/127.0.0.1/tcp/7002"} {
+		a.host.Peerstore().AddAddr(id, ma.StringCast(told), time.Hour)
+	}
+	if got := a.addrOf(id); got != "/ip4/127.0.0.1/tcp/7002" {
+		t.Errorf("the address is %s, want the one that b has given with the IP address that it comes from", got)
+	}
+	if got, want := b.addrOf(a.host.ID()), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(a.host)); got != want {
+		t.Errorf("the address that b has dialled is shown as %s, want %s", got, want)
+	}
 }

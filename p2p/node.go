@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
@@ -444,10 +445,28 @@ func bounded(reason string) string {
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.
 func (n *Node) Settled() <-chan struct{} { return n.settled }
 
-// addrOf returns the address of a connection to a peer, or "".
+// addrOf returns the address of a connected peer, with the port that it listens at if that is known, or "".
 func (l *lan) addrOf(id peer.ID) string {
 	for _, c := range l.host.Network().ConnsToPeer(id) {
-		return l.gate.text(c.RemoteMultiaddr())
+		return l.gate.text(l.listensAt(c))
 	}
 	return ""
+}
+
+// listensAt returns the address at which the other side of a connection can be reached. Of a connection from there that is
+// one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
+func (l *lan) listensAt(c network.Conn) ma.Multiaddr {
+	from := c.RemoteMultiaddr()
+	remote, ok := ipOf(from)
+	if c.Stat().Direction != network.DirInbound || !ok || l.gate.isVsock(remote) {
+		return from
+	}
+	bare := from[:max(0, slices.IndexFunc(from, func(part ma.Component) bool { return part.Code() == ma.P_TCP }))]
+	for _, m := range l.host.Peerstore().Addrs(c.RemotePeer()) {
+		a, aok := ipOf(m)
+		if port, pok := tcpPort(m); len(m) == 2 && aok && pok && a == remote && port >= minPort {
+			return bare.Encapsulate(m[1:])
+		}
+	}
+	return bare
 }

@@ -351,8 +351,11 @@ func shortID(id string) string {
 // shortAddr prints a multiaddr as people write addresses, without the port that everybody has.
 func shortAddr(addr string) string {
 	parts := strings.Split(addr, "/")
-	if len(parts) == 7 && parts[1] == "ip6zone" { // a link-local address
+	if len(parts) >= 5 && parts[1] == "ip6zone" { // a link-local address
 		parts = append([]string{"", "ip6", parts[4] + "%" + parts[2]}, parts[5:]...)
+	}
+	if len(parts) == 3 && parts[0] == "" { // the port is not known
+		return parts[2]
 	}
 	if len(parts) < 5 || parts[0] != "" || parts[3] != "tcp" {
 		return addr
