@@ -204,8 +204,8 @@ const (
 	// forged, so there is a bound for all together; it lets a room of 40 machines ask for a closure of 3,000 paths at
 	// once.
 	missMachines = 4
-	// missPatience is the number of unanswered questions of a peer before that counts against it; missesPerMinute of
-	// these are forgotten. An honest machine may well ask for more than its burst, and loses only the answers that it
+	// missPatience is the number of paths about which a peer's questions are not answered before that counts against it;
+	// missesPerMinute of these are forgotten, and a repeated question counts once. An honest machine may well ask for more than its burst, and loses only the answers that it
 	// might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
 	missPatience = 60_000
 	// helpBurst is the number of questions for which an upstream is asked on behalf of a peer, whatever the upstream

@@ -161,7 +161,7 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 		if took := block(); took != relayWait {
 			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, relayWait)
 		}
-		for g.mayLook(g.peer, 0) {
+		for g.mayLook(g.peer, info.Path.HashPart(), 0) {
 		}
 		if took := block(); took != 0 {
 			t.Errorf("a peer without a budget is answered after %s, want as about what is not here", took)
@@ -174,6 +174,27 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 		g.asks(info.Path.HashPart())
 		if !f.isRelay(nb) {
 			t.Error("a peer with a budget is not a member of the swarm")
+		}
+	})
+}
+
+// TestRepeatedQuestionsCountOnce lets a peer without a budget ask about few paths, again and again.
+func TestRepeatedQuestionsCountOnce(t *testing.T) {
+	g := newTarget(t)
+	synctest.Test(t, func(t *testing.T) {
+		g.probe("192.0.2.1", 1)
+		some := missBurst / maxClaims
+		for i := range 2 * missPatience / maxClaims {
+			g.asks(words(i%some*maxClaims, maxClaims)...)
+		}
+		if got := g.peer.strikes.Load(); got > 0 {
+			t.Errorf("%d strikes for questions about %d paths, want none", got, some*maxClaims)
+		}
+		for i := range missPatience/maxClaims + 2 {
+			g.asks(words((some+i)*maxClaims, maxClaims)...)
+		}
+		if got := g.peer.strikes.Load(); got != 1 {
+			t.Errorf("%d strikes for questions about many paths, want 1", got)
 		}
 	})
 }

@@ -123,6 +123,7 @@ type Node struct {
 	peers     map[peer.ID]*neighbour
 	tallies   *lru.Cache[peer.ID, *tally]
 	rations   *rations   // what machines may still ask; it has a lock of its own
+	repeats   *repeats   // unanswered questions
 	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
 }
 
@@ -187,6 +188,7 @@ func New(cfg Config) (*Node, error) {
 		peers:     map[peer.ID]*neighbour{},
 		tallies:   tallies,
 		rations:   newRations(l.gate),
+		repeats:   newRepeats(),
 		dialBacks: dialled,
 		received:  map[store.Origin]*atomic.Int64{},
 	}

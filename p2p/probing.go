@@ -153,9 +153,9 @@ func (n *Node) asks(t *tally, conn network.Conn) {
 	t.probing.machine.Store(n.rations.of(a))
 }
 
-// mayLook reports whether something may be looked up for a peer, which costs a miss until found takes that back. Of its
-// misses reserve must be left.
-func (n *Node) mayLook(t *tally, reserve int) bool {
+// mayLook reports whether something about a hash part may be looked up for a peer, which costs a miss until found takes
+// that back. Of its misses reserve must be left.
+func (n *Node) mayLook(t *tally, hp store.HashPart, reserve int) bool {
 	p := t.probing
 	ok, own := p.take(reserve)
 	if there := p.machine.Load(); ok && there != nil {
@@ -169,7 +169,7 @@ func (n *Node) mayLook(t *tally, reserve int) bool {
 	if p.silent.Add(1) == 1 {
 		n.log.Info("neighbour asks for much that is not here, so some of it is answered without looking", zap.Stringer("peer", t.id))
 	}
-	if own && !p.patience.spend() { // otherwise others have asked too much
+	if own && n.repeats.first(t.id, hp) && !p.patience.spend() { // otherwise others have asked too much
 		n.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
 	}
 	return false
@@ -197,7 +197,7 @@ func (p *probing) mayHelp() bool {
 
 // claimTo is the claim about a hash part that a peer gets.
 func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (sharedClaim, error) {
-	if !n.mayLook(t, narMisses) {
+	if !n.mayLook(t, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}
 	n.meet(t.id, hp)

@@ -77,7 +77,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
-	may := !n.sharer.off.Load() && (r.kind == askClaims || n.mayLook(t, 0))
+	may := !n.sharer.off.Load() && (r.kind == askClaims || n.mayLook(t, r.hashParts[0], 0))
 	if f := n.sharer.flight(r); may && f != nil && r.kind == askBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
