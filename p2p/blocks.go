@@ -42,12 +42,25 @@ type fetch struct {
 	excluded map[peer.ID]bool
 	failures map[peer.ID]int // how often one has failed; [lied] or more if it has lied
 	tooSlow  map[*neighbour]bool
-	before   map[*neighbour]int64 // bytes that had come from a holder, of all NARs, when it became one
+	asked    map[*neighbour]since // the holders that have been asked for blocks
 	err      error                // the draft cannot be written
 	crowd    crowd
 	helpers  map[peer.ID]bool // the neighbours that were asked to fetch it
 	helped   bool             // one of them does, or did
 	waited   bool             // for one of them, for so long that no other is asked
+}
+
+// since is when a holder was asked first, and the bytes that had come from it until then, of all NARs.
+type since struct {
+	at    time.Time
+	bytes int64
+}
+
+// asks records that a holder is asked for blocks. The caller holds mu.
+func (f *fetch) asks(nb *neighbour) {
+	if _, ok := f.asked[nb]; !ok {
+		f.asked[nb] = since{time.Now(), nb.tally.bytesReceived.Load()}
+	}
 }
 
 type blockState byte
@@ -71,7 +84,7 @@ func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
 	blocks := make([]block, store.NumBlocks(m.NarSize()))
 	shared, ok := n.sharer.may(m)
 	return &fetch{node: n, m: m, shared: shared, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{},
-		failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{}, before: map[*neighbour]int64{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), ok)}
+		failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{}, asked: map[*neighbour]since{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), ok)}
 }
 
 // pick gives a holder its next block: the first that is missing, or as the crowd has it; or if all have been asked
@@ -295,6 +308,7 @@ func (f *fetch) nextHolder() *neighbour {
 		nb := f.waiting[0]
 		f.waiting = f.waiting[1:]
 		if !f.excluded[nb.id] {
+			f.asks(nb)
 			return nb
 		}
 	}
@@ -317,9 +331,6 @@ func (f *fetch) join(holders []holder) {
 		f.crowd.drop(nb.id)
 		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
 			f.all = append(f.all, nb)
-			if _, known := f.before[nb]; !known {
-				f.before[nb] = nb.tally.bytesReceived.Load()
-			}
 			f.waiting = append(f.waiting, nb)
 		}
 	}

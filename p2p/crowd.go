@@ -117,7 +117,7 @@ func (f *fetch) meet(nbs ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
-		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] {
+		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] && f.node.takesFrom(nb, f.pairOf(nb)) {
 			f.crowd.offer(nb, f.m.NarHash(), false)
 		}
 	}
@@ -221,7 +221,7 @@ func (f *fetch) vouches(nb *neighbour) {
 	defer f.mu.Unlock()
 	if f.crowd.drop(nb.id) {
 		f.all = append(f.all, nb)
-		f.before[nb] = nb.tally.bytesReceived.Load()
+		f.asks(nb)
 	}
 }
 

@@ -450,7 +450,7 @@ func (n *Node) connected(f *finding) []holder {
 	alone := true
 	for id, receiving := range ids {
 		nb := n.peers[id]
-		if nb == nil || n.avoided.why(pair{id, f.mapping.Path().HashPart(), f.mapping.NarHash()}) != "" {
+		if nb == nil || !n.takesFrom(nb, pair{id, f.mapping.Path().HashPart(), f.mapping.NarHash()}) {
 			continue
 		}
 		out = append(out, holder{nb, receiving})

@@ -244,8 +244,9 @@
 //
 // A wrong NAR is no proof of a lie: the store of an honest peer may be damaged. Its sender is told by the request above, the
 // path is not taken from it for an hour, and it is not struck. A peer with wrong NARs of three paths within an hour is set
-// aside: its claims count only beside those of others, for 10 minutes, and four times as long for each further one, up to an
-// hour. The same goes, from a minute on, for a peer that does not deliver what it claims, or far too slowly.
+// aside: its claims count only beside those of others, and no blocks are taken from it, for 10 minutes, and four times as
+// long for each further one, up to an hour. A peer that does not deliver what it claims, or far too slowly, is set aside too,
+// from a minute on, but blocks are taken from it if another peer has the NAR.
 //
 // A lie is a message that no honest peer can send: an answer that breaks the wire format, a claim about another path
 // than the one asked for, or questions about more missing paths than there are packages. The third lie bans its sender

@@ -102,7 +102,7 @@ func (s *shift) impatient(ctx context.Context) error {
 func (f *fetch) markSlow() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, nb := range f.all {
+	for nb := range f.asked {
 		if !f.excluded[nb.id] {
 			f.tooSlow[nb] = true
 		}
@@ -115,27 +115,28 @@ func stalledOut(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while.
+// account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while. It does
+// not blame holders that were not asked, nor a slow one beside others that were fast enough: that one may have been spared.
 func (f *fetch) account(began time.Time, err error) {
 	if errors.Is(err, context.Canceled) || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) {
 		return
 	}
 	now := time.Now()
-	took := now.Sub(began)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, nb := range f.all {
+	allSlow := f.allSlow(now)
+	for nb, from := range f.asked {
 		var until time.Time
-		came := float64(nb.tally.bytesReceived.Load()-f.before[nb]) / took.Seconds()
+		slow := allSlow && from.pace(nb, now) < float64(nb.leastPace())
 		switch {
 		case nb.gone():
 			continue
-		case f.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && came < float64(nb.leastPace()):
+		case f.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
 			f.node.avoided.add(f.pairOf(nb), slowFor, "it delivers it far too slowly")
 			until = nb.tally.wasSlow(now)
 		case err != nil:
 			f.node.avoided.add(f.pairOf(nb), failedFor, "it claims to have it, and did not deliver it")
-		case took > tardyAfter && came < float64(nb.leastPace()) && !f.excluded[nb.id]:
+		case slow && now.Sub(from.at) > tardyAfter && !f.excluded[nb.id]:
 			until = nb.tally.wasTardy(began, now)
 		case !f.excluded[nb.id]:
 			nb.tally.kept()
@@ -144,6 +145,23 @@ func (f *fetch) account(began time.Time, err error) {
 			f.node.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until), zap.String("reason", asideSlow))
 		}
 	}
+}
+
+// allSlow reports whether the holders that were asked together delivered less than the least that one of them must. The
+// caller holds mu.
+func (f *fetch) allSlow(now time.Time) bool {
+	var pace float64
+	least := int64(leastPace)
+	for nb, from := range f.asked {
+		pace += from.pace(nb, now)
+		least = max(least, nb.leastPace())
+	}
+	return pace < float64(least)
+}
+
+// pace is the bytes a second that have come from a holder since then, of all NARs.
+func (s since) pace(nb *neighbour, now time.Time) float64 {
+	return float64(nb.tally.bytesReceived.Load()-s.bytes) / max(now.Sub(s.at), time.Millisecond).Seconds()
 }
 
 func (f *fetch) pairOf(nb *neighbour) pair {

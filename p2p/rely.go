@@ -24,7 +24,7 @@ func (f *fetch) electHelper() (who *neighbour, others int) {
 	return f.node.elect(electorate(f.m.Path().HashPart()), func(nb *neighbour) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.helpers[nb.id] || f.excluded[nb.id] || nb.tally.isDistrusted(time.Now())
+		return f.helpers[nb.id] || f.excluded[nb.id] || !f.node.takesFrom(nb, f.pairOf(nb)) || nb.tally.isDistrusted(time.Now())
 	})
 }
 
@@ -114,7 +114,7 @@ func (n *neighbour) gone() bool {
 func (f *fetch) setRoot(nb *neighbour, root bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
+	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.node.takesFrom(nb, f.pairOf(nb)) {
 		f.crowd.offer(nb, f.m.NarHash(), true)
 	}
 	r := f.crowd.members[nb.id]

@@ -146,7 +146,7 @@ const (
 )
 
 // A setback is until when a peer is set aside, and why. It is a neighbour all the same: it is answered, and what it claims
-// counts beside what others do, but for its wrong NARs. Alone it is no reason to tell Nix that a path can be had.
+// counts beside what others do. Alone it is no reason to tell Nix that a path can be had.
 type setback struct {
 	wrongs []time.Time // when wrong NARs came, of the last hour
 	slow   uint        // how often it was too slow, less one for each NAR that came as it should
@@ -223,6 +223,13 @@ func (t *tally) countWrong(now time.Time) (count int64) {
 		}
 	}
 	return count
+}
+
+// takesFrom reports whether blocks of a NAR are taken from a neighbour. They are not if the neighbour is avoided for it, or
+// is set aside for wrong NARs; from one that was too slow they are.
+func (n *Node) takesFrom(nb *neighbour, p pair) bool {
+	_, why := nb.tally.aside(time.Now())
+	return why != asideWrong && n.avoided.why(p) == ""
 }
 
 // unreliable returns why a neighbour's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.

@@ -219,3 +219,42 @@ func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
 		}
 	})
 }
+
+// TestPeerWithWrongNARsGivesNoBlocks has two neighbours that claim a NAR which this node is receiving.
+func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
+	g := newTarget(t)
+	f, _ := g.receiving(t)
+	honest, damaged, other := ghost(t, g.Node), ghost(t, g.Node), ghost(t, g.Node)
+	g.mu.Lock()
+	for _, nb := range []*neighbour{honest, damaged, other} {
+		g.peers[nb.id] = nb
+	}
+	g.mu.Unlock()
+	t.Cleanup(func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		clear(g.peers)
+	})
+	found := &finding{mapping: f.m}
+	found.add(honest.id, false)
+	found.add(damaged.id, false)
+	if got := g.connected(found); len(got) != 2 {
+		t.Fatalf("%d holders, want 2", len(got))
+	}
+	for range maxWrong {
+		damaged.tally.sentWrong(time.Now())
+	}
+	if got := g.connected(found); len(got) != 1 || got[0].neighbour != honest {
+		t.Errorf("holders are %v, want the honest one alone", got)
+	}
+	g.avoided.add(f.pairOf(other), wrongFor, "sent a wrong NAR")
+	f.meet(honest, damaged, other)
+	for nb, want := range map[*neighbour]bool{honest: true, damaged: false, other: false} {
+		if got := f.isRelay(nb); got != want {
+			t.Errorf("a peer is a member of the swarm: %v, want %v", got, want)
+		}
+		if got := f.setRoot(nb, true); got != want {
+			t.Errorf("a peer is relied on to download the NAR: %v, want %v", got, want)
+		}
+	}
+}

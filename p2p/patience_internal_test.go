@@ -1,0 +1,103 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"narbor/store"
+)
+
+// TestOnlyHoldersThatWereAskedAreBlamed evaluates downloads of a minute. Each holder is asked from a second on, counted
+// from the beginning, and delivers so many bytes a second.
+func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
+	failed := fmt.Errorf("x: %w", store.ErrNotFound)
+	late := errors.Join(failed, context.DeadlineExceeded)
+	const never = -1
+	type part struct {
+		from, pace int
+		avoided    bool // afterwards
+	}
+	for _, c := range []struct {
+		name  string
+		err   error
+		parts []part
+	}{
+		{"a slow one that comes in time is not avoided for this NAR", nil, []part{{0, 1000, false}}},
+		{"a slow one is why the time was over", late, []part{{0, 1000, true}}},
+		{"one that was never asked is not", late, []part{{0, 1000, true}, {never, 0, false}}},
+		{"nor one that has not delivered but was never asked", failed, []part{{0, 1000, true}, {never, 0, false}}},
+		{"all that were asked are avoided for a while", late, []part{{0, 0, true}, {0, 1 << 20, true}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			g := newTarget(t)
+			f, _ := g.receiving(t)
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				var nbs []*neighbour
+				for _, p := range c.parts {
+					nb := ghost(t, g.Node)
+					nbs = append(nbs, nb)
+					f.all = append(f.all, nb)
+					if p.from != never {
+						f.asks(nb)
+					}
+				}
+				time.Sleep(time.Minute)
+				for i, p := range c.parts {
+					nbs[i].tally.bytesReceived.Add(int64(p.pace * 60))
+				}
+				f.account(began, c.err)
+				for i, p := range c.parts {
+					if got := g.avoided.why(f.pairOf(nbs[i])) != ""; got != p.avoided {
+						t.Errorf("holder %d is avoided: %v, want %v", i, got, p.avoided)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestSlowHolderBesideFastOnesIsNotSetAside has two downloads in a row that take long because the NARs are large.
+func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
+	for _, fast := range []bool{true, false} {
+		g := newTarget(t)
+		f, _ := g.receiving(t)
+		synctest.Test(t, func(t *testing.T) {
+			spared, other := ghost(t, g.Node), ghost(t, g.Node)
+			f.all = []*neighbour{spared, other}
+			for range 2 {
+				clear(f.asked)
+				f.asks(spared)
+				f.asks(other)
+				began := time.Now()
+				time.Sleep(2 * tardyAfter)
+				if fast {
+					other.tally.bytesReceived.Add(100 << 20)
+				}
+				f.account(began, nil)
+				time.Sleep(time.Second)
+			}
+			if _, why := spared.tally.aside(time.Now()); (why != "") == fast {
+				t.Errorf("with another holder that is fast: %v, the slow one is set aside: %q", fast, why)
+			}
+		})
+	}
+}
+
+// TestWaitingHoldersAreNotMarkedSlow marks while one holder is at work and another has not been asked.
+func TestWaitingHoldersAreNotMarkedSlow(t *testing.T) {
+	g := newTarget(t)
+	f, _ := g.receiving(t)
+	f.join([]holder{{ghost(t, g.Node), false}, {ghost(t, g.Node), false}})
+	atWork := f.nextHolder()
+	f.markSlow()
+	for _, nb := range f.all {
+		if got, want := f.tooSlow[nb], nb == atWork; got != want {
+			t.Errorf("a holder is too slow: %v, want %v", got, want)
+		}
+	}
+}
