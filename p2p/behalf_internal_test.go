@@ -314,7 +314,7 @@ func TestASlowUpstreamDoesNotEndWhatNeighboursDeliver(t *testing.T) {
 	defer cancel()
 	const blocks = 400
 	for left, want := range map[int]bool{300: false, blocks - 3: true} { // 100 have come in 20 s; or 3
-		f := &fetch{left: left}
+		f := &fetch{picker: picker{left: left}}
 		if err := f.hopeless(ctx, time.Now().Add(-20*time.Second), 2, blocks); err != nil != want {
 			t.Errorf("%d of %d blocks missing after 20 s: %v, want an error: %v", left, blocks, err, want)
 		}

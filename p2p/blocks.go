@@ -34,9 +34,7 @@ type fetch struct {
 	manifest store.Manifest // while a holder's manifest is tested: what its blocks must be; changes between runs only
 
 	mu       sync.Mutex // guards the rest
-	blocks   []block
-	left     int // blocks not done
-	next     int // no block below it is missing
+	picker   picker
 	all      []*neighbour
 	waiting  []*neighbour // of all, those not asked yet
 	excluded map[peer.ID]bool
@@ -44,7 +42,7 @@ type fetch struct {
 	tooSlow  map[*neighbour]bool
 	asked    map[*neighbour]since // the holders that have been asked for blocks
 	err      error                // the draft cannot be written
-	crowd    crowd
+	swarming swarming
 	helpers  map[peer.ID]bool // the neighbours that were asked to fetch it
 	helped   bool             // one of them does, or did
 	waited   bool             // for one of them, for so long that no other is asked
@@ -63,114 +61,36 @@ func (f *fetch) asks(nb *neighbour) {
 	}
 }
 
-type blockState byte
-
-const (
-	blockMissing blockState = iota
-	blockAsked
-	blockWriting
-	blockDone
-)
-
-type block struct {
-	state   blockState
-	relayed bool      // done: its sender had not verified it
-	copies  int       // number of peers that were asked for it and have not answered
-	from    peer.ID   // asked: the peer that was asked last; done: its sender
-	due     time.Time // asked: when it was expected
-}
-
 func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
-	blocks := make([]block, store.NumBlocks(m.NarSize()))
 	shared, ok := n.sharer.may(m)
-	return &fetch{node: n, m: m, shared: shared, draft: draft, blocks: blocks, left: len(blocks), excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{},
-		failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{}, asked: map[*neighbour]since{}, crowd: newCrowd(n.lan.Host().ID(), m.NarHash(), ok)}
+	return &fetch{node: n, m: m, shared: shared, draft: draft, picker: newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), n.lan.Host().ID(), time.Now()),
+		excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{}, failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{}, asked: map[*neighbour]since{},
+		swarming: swarming{shared: ok, news: make(chan struct{})}}
 }
 
-// pick gives a holder its next block: the first that is missing, or as the crowd has it; or if all have been asked
-// for, the one expected last, provided that this holder, after what it was asked before, would be sooner. It may
-// be [askedHave] for a member of the crowd.
-func (f *fetch) pick(nb *neighbour, asked []int) (int, bool) {
-	each, known := nb.expect()
-	if !known {
-		each = overdueAfter
+// pick returns the block to request from a holder or a partial peer, or false if there is none for it now. It may be
+// [askedHave] for a partial peer.
+func (f *fetch) pick(nb *neighbour, owed []int) (int, bool) {
+	a := ask{id: nb.id, each: overdueAfter, owed: owed}
+	if each, known := nb.expect(); known {
+		a.each = each
 	}
 	now := time.Now()
-	mine := now.Add(time.Duration(len(asked)+1) * each)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.next < len(f.blocks) && f.blocks[f.next].state != blockMissing {
-		f.next++
-	}
-	i, ok := f.next, true
-	r := f.crowd.members[nb.id]
-	if len(f.crowd.members) == 0 {
-		f.crowd.busy()
-	}
-	if r != nil {
-		var sure bool
-		if i, sure = f.pickRelayed(r, asked); i == askedHave {
-			return i, true
-		}
-		if !sure {
-			mine = mine.Add(relayWait)
-		}
-	} else if len(f.crowd.members) > 0 {
-		i, ok = f.pickVouched(each)
-	}
-	switch {
-	case i == len(f.blocks):
-		i = f.latest(now, mine, asked, r)
-	case r == nil && ok && f.soonerElsewhere(nb, now, mine):
-		ok = false
-	}
-	if i < 0 || !ok {
-		return 0, false
-	}
-	b := &f.blocks[i]
-	b.state, b.from, b.due = blockAsked, nb.id, mine
-	b.copies++
-	return i, true
+	a.others = f.othersPace(nb)
+	return f.picker.pick(a, now)
 }
 
-// soonerElsewhere reports whether the other holders can be expected to deliver all missing blocks well before mine.
-// Then a slow holder is spared, because other fetches may need it more. The caller holds mu.
-func (f *fetch) soonerElsewhere(nb *neighbour, now, mine time.Time) bool {
-	if now.Sub(f.crowd.last) > overdueAfter { // what can be expected does not come
-		return false
-	}
-	blocks, pace := f.left, 0.0 // pace is in blocks per second
+// othersPace returns how many blocks a second the other holders deliver together, as far as that is known. The caller
+// holds mu.
+func (f *fetch) othersPace(nb *neighbour) (pace float64) {
 	for _, other := range f.all {
 		if each, known := other.expect(); known && other != nb && !f.excluded[other.id] && !slices.Contains(f.waiting, other) {
 			pace += 1 / each.Seconds()
 		}
 	}
-	return pace > 0 && now.Add(time.Duration(2*float64(blocks)/pace*float64(time.Second))+tick).Before(mine)
-}
-
-// latest returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, it
-// has that block. The caller holds mu.
-func (f *fetch) latest(now, mine time.Time, asked []int, r *relay) int {
-	late := -1
-	for i := range f.blocks {
-		b := &f.blocks[i]
-		enough := b.copies >= maxCopies && now.Sub(b.due) < hopelessAfter
-		if b.state != blockAsked || enough || slices.Contains(asked, i) || r != nil && !r.have.has(i) {
-			continue
-		}
-		if eta := b.expected(now); eta.After(mine.Add(tick)) {
-			late, mine = i, eta
-		}
-	}
-	return late
-}
-
-// expected is when a block will come. One that is overdue is as far off again as it is overdue.
-func (b *block) expected(now time.Time) time.Time {
-	if now.Before(b.due) {
-		return b.due
-	}
-	return now.Add(now.Sub(b.due))
+	return pace
 }
 
 // deliver writes a block, unless another peer was faster. It fails if the block does not match the manifest of its
@@ -182,7 +102,7 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	}
 	nb.brought.Store(time.Now().UnixNano())
 	f.mu.Lock()
-	f.blocks[i].copies--
+	f.picker.blocks[i].copies--
 	f.mu.Unlock()
 	if !f.write(i, data, nb.id, relayed) {
 		nb.tally.wasted.Add(int64(len(data)))
@@ -194,13 +114,11 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 // the fetch.
 func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first bool) {
 	f.mu.Lock()
-	b := &f.blocks[i]
-	if b.state == blockWriting || b.state == blockDone {
-		f.mu.Unlock()
+	first = f.picker.begin(i)
+	f.mu.Unlock()
+	if !first {
 		return false
 	}
-	b.state = blockWriting
-	f.mu.Unlock()
 
 	_, err := f.draft.WriteAt(data, int64(i)*store.BlockSize)
 
@@ -211,16 +129,12 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 		f.end()
 		return true
 	}
-	b.state, b.from, b.relayed = blockDone, from, relayed
+	last := f.picker.done(i, from, relayed, time.Now())
 	origin, name := f.origin(from)
 	f.node.received[origin].Add(int64(len(data)))
 	f.node.cfg.Observer.Received(origin, f.m, name, len(data))
-	f.crowd.last = time.Now()
-	if relayed {
-		f.crowd.passed++
-	}
 	f.tell()
-	if f.left--; f.left == 0 {
+	if last {
 		f.end()
 	}
 	return true
@@ -239,16 +153,7 @@ func (f *fetch) end() {
 func (f *fetch) giveBack(owed []int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, i := range owed {
-		if i == askedHave {
-			continue
-		}
-		b := &f.blocks[i]
-		if b.copies--; b.copies == 0 && b.state == blockAsked {
-			b.state = blockMissing
-			f.next = min(f.next, i)
-		}
-	}
+	f.picker.giveBack(owed)
 }
 
 // failed takes a holder out of the fetch, and strikes it if the error says that it lied.
@@ -328,7 +233,7 @@ func (f *fetch) join(holders []holder) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range byPromise(whole) {
-		f.crowd.drop(nb.id)
+		f.picker.swarm.drop(nb.id)
 		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
 			f.all = append(f.all, nb)
 			f.waiting = append(f.waiting, nb)
@@ -354,7 +259,7 @@ func (f *fetch) readmit(holders []holder) {
 func (f *fetch) nobody() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.all) == 0 && len(f.crowd.members) == 0
+	return len(f.all) == 0 && len(f.picker.swarm.members) == 0
 }
 
 // only makes holders, or with none everybody not excluded, the ones to ask in the next run.
@@ -370,45 +275,33 @@ func (f *fetch) only(holders ...*neighbour) {
 func (f *fetch) missing() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.left
+	return f.picker.left
 }
 
 // state says whether all blocks are here, or why they never will be.
 func (f *fetch) state() (done bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.left == 0, f.err
+	return f.picker.left == 0, f.err
 }
 
 // unasked says whether there is work for one more holder.
 func (f *fetch) unasked() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.next < len(f.blocks)
+	return f.picker.next < len(f.picker.blocks)
 }
 
 // overdue says whether a block was expected longer ago than that.
 func (f *fetch) overdue(by time.Duration) bool {
-	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for i := range f.blocks {
-		if b := &f.blocks[i]; b.state == blockAsked && now.Sub(b.due) > by {
-			return true
-		}
-	}
-	return false
+	return f.picker.overdue(by, time.Now())
 }
 
 // contributors counts the blocks in the draft by the peer that vouches for them.
 func (f *fetch) contributors() map[peer.ID]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	by := map[peer.ID]int{}
-	for _, b := range f.blocks {
-		if b.state == blockDone && !b.relayed {
-			by[b.from]++
-		}
-	}
-	return by
+	return f.picker.contributors()
 }

@@ -24,9 +24,8 @@ type suspicion struct {
 // and says whether that was anything.
 func (f *fetch) doubt() (relayed bool, err error) {
 	f.mu.Lock()
-	f.crowd.closed = true
-	clear(f.crowd.members)
-	f.crowd.owners = nil
+	f.swarming.closed = true
+	f.picker.swarm.dissolve()
 	f.tell()
 	f.mu.Unlock()
 	relayed, err = f.suspect(func(_ int, b block) bool { return b.relayed })
@@ -38,7 +37,7 @@ func (f *fetch) doubt() (relayed bool, err error) {
 func (f *fetch) suspect(which func(int, block) bool) (any bool, err error) {
 	var found []suspicion
 	f.mu.Lock()
-	for i, b := range f.blocks {
+	for i, b := range f.picker.blocks {
 		if b.state == blockDone && which(i, b) {
 			found = append(found, suspicion{block: i, from: b.from, hearsay: b.relayed})
 		}
@@ -53,10 +52,8 @@ func (f *fetch) suspect(which func(int, block) bool) (any bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range found {
-		f.blocks[s.block] = block{}
-		f.left++
+		f.picker.again(s.block)
 	}
-	f.next = 0
 	return len(found) > 0, nil
 }
 

@@ -53,13 +53,13 @@ func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp))
 // elect returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
 // that do such things for others and are not left out, the one of the highest score. others is how many took part.
 func (n *Node) elect(h store.Hash, out func(*neighbour) bool) (who *neighbour, others int) {
-	best := crowdSeed(n.lan.Host().ID(), h)
+	best := weightSeed(n.lan.Host().ID(), h)
 	for _, nb := range n.members() {
 		if out != nil && out(nb) {
 			continue
 		}
 		others++
-		if s := crowdSeed(nb.id, h); s > best {
+		if s := weightSeed(nb.id, h); s > best {
 			best, who = s, nb
 		}
 	}
@@ -166,7 +166,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 	return e
 }
 
-func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", crowdSeed(id, h)) }
+func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", weightSeed(id, h)) }
 
 // shun leaves a peer out of elections for a while, and for longer the more often that happens.
 func (t *tally) shun(now time.Time) {

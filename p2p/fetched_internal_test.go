@@ -37,7 +37,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 	for i := range 500 {
 		_, m := signer.sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()
-		landed := f.begin(&fetch{m: m, crowd: crowd{shared: true}})
+		landed := f.begin(&fetch{m: m, swarming: swarming{shared: true}})
 		stop, missed := make(chan struct{}), 0
 		var asking sync.WaitGroup
 		asking.Go(func() {

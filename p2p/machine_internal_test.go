@@ -128,7 +128,7 @@ func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
 		t.Fatal(err)
 	}
 	f = newFetch(g.Node, m, draft)
-	f.crowd.shared = true
+	f.swarming.shared = true
 	end := g.fetched.begin(f)
 	t.Cleanup(func() {
 		end()

@@ -36,7 +36,7 @@ func (p *pacer) note(now time.Time, f *fetch) {
 	}
 	m := mark{at: now, came: map[*neighbour]int64{}}
 	f.mu.Lock()
-	m.left = f.left
+	m.left = f.picker.left
 	for _, nb := range f.all {
 		m.came[nb] = nb.tally.bytesReceived.Load()
 	}

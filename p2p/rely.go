@@ -16,7 +16,7 @@ var errRefused = errors.New("refused")
 // could be elected beside it.
 func (f *fetch) electHelper() (who *neighbour, others int) {
 	f.mu.Lock()
-	asked, closed := len(f.helpers), f.crowd.closed || f.waited
+	asked, closed := len(f.helpers), f.swarming.closed || f.waited
 	f.mu.Unlock()
 	if closed || asked >= maxHelpers || f.urged.Load() || f.secret {
 		return nil, 0
@@ -91,7 +91,7 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 // lastFrom is when a block of this NAR came last from whomever, or of any from a neighbour.
 func (f *fetch) lastFrom(nb *neighbour) time.Time {
 	f.mu.Lock()
-	last := f.crowd.last
+	last := f.picker.swarm.last
 	f.mu.Unlock()
 	if at := time.Unix(0, nb.brought.Load()); at.After(last) {
 		last = at
@@ -115,9 +115,9 @@ func (f *fetch) setRoot(nb *neighbour, root bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.node.takesFrom(nb, f.pairOf(nb)) {
-		f.crowd.offer(nb, f.m.NarHash(), true)
+		f.offer(nb, true)
 	}
-	r := f.crowd.members[nb.id]
+	r := f.picker.swarm.members[nb.id]
 	if r != nil {
 		r.root = root
 		f.helped = f.helped || root
@@ -147,7 +147,7 @@ func (f *fetch) slowHelpers() []*neighbour {
 func (f *fetch) isRoot(nb *neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.crowd.members[nb.id]
+	r := f.picker.swarm.members[nb.id]
 	return r != nil && r.root
 }
 
@@ -155,12 +155,12 @@ func (f *fetch) isRoot(nb *neighbour) bool {
 func (f *fetch) quiet(d time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return time.Since(f.crowd.last) > d
+	return time.Since(f.picker.swarm.last) > d
 }
 
 // hasDoubted says whether the NAR has been here, and was wrong.
 func (f *fetch) hasDoubted() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.crowd.closed
+	return f.swarming.closed
 }

@@ -119,8 +119,8 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 	defer blockBuffers.Put(buf)
 	f.node.pace.begin()
 	defer f.node.pace.end()
-	began, last, before := time.Now(), len(f.blocks)-1, f.missing()
-	for i := range f.blocks {
+	began, last, before := time.Now(), len(f.picker.blocks)-1, f.missing()
+	for i := range f.picker.blocks {
 		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
 		if _, err := io.ReadFull(fed{&f.node.pace, r}, block); err != nil {
 			return err

@@ -17,24 +17,23 @@ import (
 )
 
 func TestMembersOfASwarmAreBounded(t *testing.T) {
-	nar := narHash(t)
-	c := newCrowd("self", nar, true)
+	f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
 	for i := range 4 * maxRelays {
-		c.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, nar, false)
+		f.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, false)
 	}
-	if len(c.members) != maxRelays || len(c.waiting) != maxRelays {
-		t.Errorf("%d members and %d to be asked, want %d", len(c.members), len(c.waiting), maxRelays)
+	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxRelays || waiting != maxRelays {
+		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxRelays)
 	}
-	if !c.offer(&neighbour{id: "proxy", tally: &tally{}}, nar, true) {
+	if !f.offer(&neighbour{id: "proxy", tally: &tally{}}, true) {
 		t.Error("the proxy is not a member of a full swarm")
 	}
 }
 
 func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fetch{crowd: newCrowd("self", narHash(t), true)}
+		f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
 		nb := &neighbour{id: "other", tally: &tally{}}
-		offer := func() bool { return f.crowd.offer(nb, narHash(t), false) }
+		offer := func() bool { return f.offer(nb, false) }
 		if !offer() || !f.leave(nb) {
 			t.Fatal("the peer was no member")
 		}
@@ -77,7 +76,7 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 	for i := 0; ; i++ { // until the block is this node's own, for which no other is asked
 		nar = FileNAR(append(random(1000), byte(i)))
 		info, m := s.sign(t, fmt.Sprint("small", i), nar)
-		if score(crowdSeed(n.lan.Host().ID(), m.NarHash()), 0) < score(crowdSeed(relay.ID(), m.NarHash()), 0) {
+		if weight(weightSeed(n.lan.Host().ID(), m.NarHash()), 0) < weight(weightSeed(relay.ID(), m.NarHash()), 0) {
 			continue
 		}
 		relay.info, relay.nar = info, nar

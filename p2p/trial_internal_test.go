@@ -143,7 +143,7 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 			n.pace.end()
 			n.pace.add(int(10 * tt.own))
 		}
-		s := shift{fetch: &fetch{node: n, m: m, left: blocks - tt.done}, began: time.Now().Add(-tt.ago), blocks: blocks}
+		s := shift{fetch: &fetch{node: n, m: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago), blocks: blocks}
 		if got := s.crawls(); got != tt.want {
 			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)
 		}

@@ -97,7 +97,7 @@ func (w *worker) receive(ctx context.Context) error {
 	w.ex.until = time.Now().Add(blockTimeout)
 	i := w.asked[0]
 	if i == askedHave {
-		have, err := readHave(w.ex.br, len(w.fetch.blocks))
+		have, err := readHave(w.ex.br, len(w.fetch.picker.blocks))
 		if err != nil {
 			return w.reopen(ctx, err)
 		}

@@ -40,11 +40,11 @@ func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
 	for i := range blocks {
 		owners := map[peer.ID]bool{}
 		for _, self := range ids { // as each of them sees it
-			c := newCrowd(self, nar, true)
-			names := map[*relay]peer.ID{nil: self}
+			c := newPicker(blocks, nar, self, time.Now()).swarm
+			names := map[*partialPeer]peer.ID{nil: self}
 			for _, id := range ids {
 				if id != self {
-					c.offer(&neighbour{id: id, tally: &tally{}}, nar, false)
+					c.offer(id, false, time.Now())
 					names[c.members[id]] = id
 				}
 			}
@@ -67,17 +67,16 @@ func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
 // waitedFor returns how long a holder that takes 10 ms for a block leaves the blocks to a crowd that passes one on each
 // pace, and takes in a new member each time; a minute is for ever.
 func waitedFor(pace time.Duration) (waited time.Duration) {
-	nar := store.Hash{1}
-	c := newCrowd("self", nar, true)
+	c := newPicker(1, store.Hash{1}, "self", time.Now()).swarm
 	start := time.Now()
 	for next := start.Add(pace); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
-		if !c.keepsUp(10 * time.Millisecond) {
+		if !c.keepsUp(10*time.Millisecond, time.Now()) {
 			break
 		}
 		if !time.Now().Before(next) {
 			c.last, next = time.Now(), next.Add(pace)
 			c.passed++
-			c.offer(&neighbour{id: peer.ID(next.String()), tally: &tally{}}, nar, false)
+			c.offer(peer.ID(next.String()), false, time.Now())
 		}
 	}
 	return time.Since(start)

@@ -1,0 +1,377 @@
+package p2p
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+// A picker decides which block of a NAR is requested from which peer. It has no lock, no goroutine and no clock: its owner
+// guards it and passes the time.
+//
+// It weighs, and nothing else:
+//
+//   - which blocks are missing, requested and here;
+//   - whether the peer is a holder, which has the whole NAR, or a partial peer; and then its bitfield, and the bitfield's age;
+//   - the assignee of a block: a member of the swarm, or this node, by rendezvous hashing of peer ID, NAR and block;
+//   - the time that the peer takes for a block and the blocks that it owes already, hence when it would deliver one more;
+//   - when each requested block is expected, and how overdue it is;
+//   - from how many peers a block has been requested;
+//   - how many blocks the other holders deliver together in a second, and when the last block came;
+//   - how many blocks partial peers have passed on since holders were last busy.
+type picker struct {
+	blocks []block
+	left   int // blocks that are not here
+	next   int // no block below it is missing
+	swarm  narSwarm
+}
+
+type blockState byte
+
+const (
+	blockMissing blockState = iota
+	blockAsked
+	blockWriting
+	blockDone
+)
+
+type block struct {
+	state   blockState
+	relayed bool      // done: its sender had not verified it
+	copies  int       // number of peers that were asked for it and have not answered
+	from    peer.ID   // asked: the peer that was asked last; done: its sender
+	due     time.Time // asked: when it was expected
+}
+
+// A narSwarm is the peers that are receiving the NAR at the same time.
+type narSwarm struct {
+	nar     store.Hash
+	seed    uint64 // this node's
+	members map[peer.ID]*partialPeer
+	owners  []*partialPeer        // the member to which each block is assigned, nil is this node; made when it is needed
+	gone    map[peer.ID]time.Time // when it had nothing to pass on
+	idle    time.Time             // since when holders have had nothing to do
+	passed  int                   // number of blocks that members have passed on since then
+	last    time.Time             // when the last block came, from any peer
+}
+
+// A partialPeer is a member of a narSwarm.
+type partialPeer struct {
+	seed  uint64
+	have  bitmap    // its bitfield, nil if it has not told
+	asked time.Time // when it was asked for that
+	root  bool      // it fetches the NAR from an upstream, and will have all of it
+}
+
+// An ask is what the picker weighs of a peer from which one more block can be requested.
+type ask struct {
+	id     peer.ID
+	each   time.Duration // that it takes for a block
+	owed   []int         // what was requested from it and has not come; askedHave stands for its bitfield
+	others float64       // blocks that the other holders deliver together in a second, as far as is known
+}
+
+// newPicker returns a picker for a NAR with that number of blocks, on the node self.
+func newPicker(blocks int, nar store.Hash, self peer.ID, now time.Time) picker {
+	return picker{blocks: make([]block, blocks), left: blocks, swarm: narSwarm{nar: nar, seed: weightSeed(self, nar), members: map[peer.ID]*partialPeer{},
+		gone: map[peer.ID]time.Time{}, last: now}}
+}
+
+// weightSeed is where the rendezvous weights of a peer's blocks begin.
+func weightSeed(id peer.ID, nar store.Hash) uint64 {
+	h := sha256.Sum256(append(nar[:], id...))
+	return binary.BigEndian.Uint64(h[:])
+}
+
+// weight mixes as splitmix64 does (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+func weight(seed uint64, block int) uint64 {
+	z := seed + uint64(block+1)*0x9e3779b97f4a7c15
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
+// holder that is the first missing block, or as the swarm has it; if all have been requested, the one that is expected
+// last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askedHave].
+func (p *picker) pick(a ask, now time.Time) (int, bool) {
+	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
+	for p.next < len(p.blocks) && p.blocks[p.next].state != blockMissing {
+		p.next++
+	}
+	i, ok := p.next, true
+	r := p.swarm.members[a.id]
+	if len(p.swarm.members) == 0 {
+		p.swarm.busy()
+	}
+	if r != nil {
+		var sure bool
+		if i, sure = p.pickRelayed(r, a.owed, now); i == askedHave {
+			return i, true
+		}
+		if !sure {
+			mine = mine.Add(relayWait)
+		}
+	} else if len(p.swarm.members) > 0 {
+		i, ok = p.pickVouched(a.each, now)
+	}
+	switch {
+	case i == len(p.blocks):
+		i = p.latest(now, mine, a.owed, r)
+	case r == nil && ok && p.soonerElsewhere(a.others, now, mine):
+		ok = false
+	}
+	if i < 0 || !ok {
+		return 0, false
+	}
+	b := &p.blocks[i]
+	b.state, b.from, b.due = blockAsked, a.id, mine
+	b.copies++
+	return i, true
+}
+
+// soonerElsewhere reports whether the other holders can be expected to deliver all missing blocks well before mine.
+// Then a slow holder is spared, because other downloads may need it more.
+func (p *picker) soonerElsewhere(others float64, now, mine time.Time) bool {
+	if now.Sub(p.swarm.last) > overdueAfter { // the expected blocks do not come
+		return false
+	}
+	return others > 0 && now.Add(time.Duration(2*float64(p.left)/others*float64(time.Second))+tick).Before(mine)
+}
+
+// latest returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, its
+// bitfield has that block.
+func (p *picker) latest(now, mine time.Time, owed []int, r *partialPeer) int {
+	late := -1
+	for i := range p.blocks {
+		b := &p.blocks[i]
+		enough := b.copies >= maxCopies && now.Sub(b.due) < hopelessAfter
+		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.have.has(i) {
+			continue
+		}
+		if eta := b.expected(now); eta.After(mine.Add(tick)) {
+			late, mine = i, eta
+		}
+	}
+	return late
+}
+
+// expected is when a block will come. One that is overdue is as far off again as it is overdue.
+func (b *block) expected(now time.Time) time.Time {
+	if now.Before(b.due) {
+		return b.due
+	}
+	return now.Add(now.Sub(b.due))
+}
+
+// pickRelayed returns the next block for a partial peer, of those in its bitfield or assigned to it; sure means that it
+// has the block. It returns [askedHave] if its bitfield is to be requested, and the number of blocks if there is nothing.
+func (p *picker) pickRelayed(r *partialPeer, owed []int, now time.Time) (i int, sure bool) {
+	if len(p.blocks) > 1 && now.Sub(r.asked) > haveFresh && (r.have == nil || len(owed) == 0) {
+		r.asked = now
+		return askedHave, true
+	}
+	own := len(p.blocks)
+	for i := p.next; i < len(p.blocks); i++ {
+		if p.blocks[i].state != blockMissing {
+			continue
+		}
+		if r.root || r.have.has(i) {
+			return i, true
+		}
+		if own == len(p.blocks) && p.swarm.owner(i, len(p.blocks)) == r {
+			own = i
+		}
+	}
+	return own, false
+}
+
+// pickVouched returns the next block for a holder while there is a swarm: one that is assigned to this node, or one that
+// no member passes on soon enough. It returns the number of blocks if all have been requested, and false if it is too
+// early.
+func (p *picker) pickVouched(each time.Duration, now time.Time) (int, bool) {
+	const not = -1
+	foreign, here := not, not // the first missing block that is assigned to a member, and the first that a member has
+	for i := p.next; i < len(p.blocks); i++ {
+		switch {
+		case p.blocks[i].state != blockMissing:
+		case p.swarm.has(i):
+			if here == not {
+				here = i
+			}
+		case p.swarm.owner(i, len(p.blocks)) == nil:
+			p.swarm.busy()
+			return i, true
+		case foreign == not:
+			foreign = i
+		}
+	}
+	if p.swarm.keepsUp(each, now) {
+		return 0, false
+	}
+	if foreign != not {
+		return foreign, true
+	}
+	if here != not {
+		return here, true
+	}
+	return len(p.blocks), true
+}
+
+// begin records that a block has come and is being written. It returns false if another peer was faster.
+func (p *picker) begin(i int) bool {
+	b := &p.blocks[i]
+	if b.state == blockWriting || b.state == blockDone {
+		return false
+	}
+	b.state = blockWriting
+	return true
+}
+
+// done records that a block is here, and reports whether it was the last.
+func (p *picker) done(i int, from peer.ID, relayed bool, now time.Time) (last bool) {
+	b := &p.blocks[i]
+	b.state, b.from, b.relayed = blockDone, from, relayed
+	p.swarm.last = now
+	if relayed {
+		p.swarm.passed++
+	}
+	p.left--
+	return p.left == 0
+}
+
+// giveBack makes blocks that a peer owes missing again, unless they were requested from another one, too.
+func (p *picker) giveBack(owed []int) {
+	for _, i := range owed {
+		if i == askedHave {
+			continue
+		}
+		b := &p.blocks[i]
+		if b.copies--; b.copies == 0 && b.state == blockAsked {
+			b.state = blockMissing
+			p.next = min(p.next, i)
+		}
+	}
+}
+
+// again makes a block that is here missing.
+func (p *picker) again(i int) {
+	p.blocks[i] = block{}
+	p.left++
+	p.next = 0
+}
+
+// isHere reports whether there is such a block and it is here.
+func (p *picker) isHere(i int) bool { return i < len(p.blocks) && p.blocks[i].state == blockDone }
+
+// have returns which blocks are here.
+func (p *picker) have() bitmap {
+	b := newBitmap(len(p.blocks))
+	for i := range p.blocks {
+		if p.blocks[i].state == blockDone {
+			b.set(i)
+		}
+	}
+	return b
+}
+
+// overdue reports whether a requested block was expected longer ago than that.
+func (p *picker) overdue(by time.Duration, now time.Time) bool {
+	for i := range p.blocks {
+		if b := &p.blocks[i]; b.state == blockAsked && now.Sub(b.due) > by {
+			return true
+		}
+	}
+	return false
+}
+
+// contributors counts the blocks that are here by the peer that vouches for them.
+func (p *picker) contributors() map[peer.ID]int {
+	by := map[peer.ID]int{}
+	for _, b := range p.blocks {
+		if b.state == blockDone && !b.relayed {
+			by[b.from]++
+		}
+	}
+	return by
+}
+
+// offer makes a peer a member. It returns false if it is one already, if there are many, or if it had nothing a moment ago.
+// The last two do not hold for a root; there are no more of those than maxHelpers.
+func (s *narSwarm) offer(id peer.ID, root bool, now time.Time) bool {
+	if s.members[id] != nil || !root && (len(s.members) >= maxRelays || now.Sub(s.gone[id]) < holdersFresh) {
+		return false
+	}
+	s.members[id] = &partialPeer{seed: weightSeed(id, s.nar)}
+	s.owners = nil
+	return true
+}
+
+// drop takes a member out, and returns false if it is none.
+func (s *narSwarm) drop(id peer.ID) bool {
+	member := s.members[id] != nil
+	if member {
+		delete(s.members, id)
+		s.owners = nil
+	}
+	return member
+}
+
+// dissolve takes out all members.
+func (s *narSwarm) dissolve() {
+	clear(s.members)
+	s.owners = nil
+}
+
+// told records the bitfield of a member.
+func (s *narSwarm) told(id peer.ID, have bitmap, now time.Time) {
+	if r := s.members[id]; r != nil {
+		r.have, r.asked = have, now
+	}
+}
+
+// owner returns the member to which a block is assigned; nil is this node.
+func (s *narSwarm) owner(i, blocks int) *partialPeer {
+	if s.owners == nil {
+		s.owners = make([]*partialPeer, blocks)
+		for b := range s.owners {
+			best := weight(s.seed, b)
+			for _, r := range s.members {
+				if w := weight(r.seed, b); w > best {
+					best, s.owners[b] = w, r
+				}
+			}
+		}
+	}
+	return s.owners[i]
+}
+
+// has reports whether the bitfield of a member has a block.
+func (s *narSwarm) has(i int) bool {
+	for _, r := range s.members {
+		if r.have.has(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// busy records that holders have something to do.
+func (s *narSwarm) busy() { s.idle, s.passed = time.Time{}, 0 }
+
+// keepsUp reports whether a holder that takes each for a block is to leave the missing blocks to the other members.
+// That is so at first, and then as long as they are at least half as fast: a member that passes on a block now and
+// then, maybe a wrong one, must not delay a download.
+func (s *narSwarm) keepsUp(each time.Duration, now time.Time) bool {
+	if s.idle.IsZero() {
+		s.idle = now
+	}
+	patience := min(max(patienceBlocks*each, minPatience), maxPatience)
+	idle := now.Sub(s.idle)
+	return idle < patience || now.Sub(s.last) < patience && 2*time.Duration(s.passed)*each > idle
+}

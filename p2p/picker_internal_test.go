@@ -1,0 +1,179 @@
+package p2p
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+)
+
+// A pickerTest is a picker and the moment that it is told.
+type pickerTest struct {
+	*testing.T
+	picker
+	now  time.Time
+	owed map[peer.ID][]int
+}
+
+func newPickerTest(t *testing.T, blocks int) *pickerTest {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	return &pickerTest{T: t, picker: newPicker(blocks, store.Hash{1}, "self", now), now: now, owed: map[peer.ID][]int{}}
+}
+
+const nothing = -2 // wanted where the picker returns no block
+
+// wants picks for a peer that takes each for a block, and compares.
+func (p *pickerTest) wants(want int, id peer.ID, each time.Duration, others float64) {
+	p.Helper()
+	i, ok := p.pick(ask{id: id, each: each, owed: p.owed[id], others: others}, p.now)
+	if !ok {
+		i = nothing
+	} else {
+		p.owed[id] = append(p.owed[id], i)
+	}
+	if i != want {
+		p.Errorf("the picker gives %s block %d, want %d", id, i, want)
+	}
+}
+
+// comes delivers a block that a peer owes.
+func (p *pickerTest) comes(id peer.ID, i int, relayed bool) {
+	p.Helper()
+	p.owed[id] = slices.DeleteFunc(p.owed[id], func(o int) bool { return o == i })
+	p.blocks[i].copies--
+	if !p.begin(i) {
+		p.Fatalf("block %d is here already", i)
+	}
+	p.done(i, id, relayed, p.now)
+}
+
+func TestPickerGivesEachHolderTheNextBlock(t *testing.T) {
+	p := newPickerTest(t, 4)
+	p.wants(0, "a", time.Millisecond, 0)
+	p.wants(1, "b", time.Millisecond, 0)
+	p.wants(2, "a", time.Millisecond, 0)
+	p.giveBack(p.owed["b"])
+	p.owed["b"] = nil
+	p.wants(1, "c", time.Millisecond, 0)
+	p.wants(3, "c", time.Millisecond, 0)
+}
+
+func TestPickerDuplicatesRequestsAtTheEnd(t *testing.T) {
+	p := newPickerTest(t, 3)
+	p.wants(0, "slow", time.Second, 0)
+	p.wants(1, "slow", time.Second, 0)
+	p.wants(2, "fast", 10*time.Millisecond, 0)
+	p.comes("fast", 2, false)
+	p.wants(1, "fast", 10*time.Millisecond, 0) // the one that is expected last
+	p.wants(0, "fast", 10*time.Millisecond, 0)
+	p.wants(nothing, "slower", 2*time.Second, 0) // it would not be sooner
+}
+
+func TestPickerBoundsDuplicates(t *testing.T) {
+	p := newPickerTest(t, 1)
+	each := 100 * time.Second
+	for k := range maxCopies {
+		p.wants(0, peer.ID(rune('a'+k)), each, 0)
+		each /= 4
+	}
+	p.wants(nothing, "more", time.Millisecond, 0)
+	p.now = p.now.Add(100*time.Second + hopelessAfter)
+	p.wants(0, "more", time.Millisecond, 0)
+}
+
+func TestPickerSparesSlowHolders(t *testing.T) {
+	p := newPickerTest(t, 10)
+	p.wants(nothing, "slow", 10*time.Second, 100) // the others need 100 ms
+	p.wants(0, "slow", 10*time.Second, 0)
+	p.now = p.now.Add(overdueAfter + 1) // nothing comes from the others
+	p.wants(1, "slow", 10*time.Second, 100)
+}
+
+// TestPickerReliesOnBitfields has one partial peer.
+func TestPickerReliesOnBitfields(t *testing.T) {
+	p := newPickerTest(t, 8)
+	p.swarm.offer("partial", false, p.now)
+	p.wants(askedHave, "partial", time.Millisecond, 0)
+	have := newBitmap(8)
+	have.set(5)
+	p.swarm.told("partial", have, p.now)
+	p.owed["partial"] = nil
+	p.wants(5, "partial", time.Millisecond, 0)
+	own := p.assigned("partial")
+	for _, i := range own {
+		if i != 5 {
+			p.wants(i, "partial", time.Millisecond, 0)
+		}
+	}
+	p.wants(nothing, "partial", time.Millisecond, 0)
+	p.now = p.now.Add(haveFresh + 1)
+	p.owed["partial"] = nil
+	p.wants(askedHave, "partial", time.Millisecond, 0)
+}
+
+// assigned returns the blocks that are assigned to a member, or to this node.
+func (p *pickerTest) assigned(id peer.ID) (blocks []int) {
+	for i := range p.blocks {
+		if p.swarm.owner(i, len(p.blocks)) == p.swarm.members[id] {
+			blocks = append(blocks, i)
+		}
+	}
+	return blocks
+}
+
+func TestPickerNeedsNoBitfieldForOneBlock(t *testing.T) {
+	p := newPickerTest(t, 1)
+	p.swarm.offer("partial", false, p.now)
+	want := nothing
+	if len(p.assigned("partial")) > 0 {
+		want = 0
+	}
+	p.wants(want, "partial", time.Millisecond, 0)
+}
+
+// TestPickerLeavesTheSwarmItsBlocks has a holder beside a partial peer that passes on nothing.
+func TestPickerLeavesTheSwarmItsBlocks(t *testing.T) {
+	p := newPickerTest(t, 16)
+	p.swarm.offer("partial", false, p.now)
+	foreign := p.assigned("partial")
+	if len(foreign) == 0 || len(foreign) == 16 {
+		t.Fatalf("%d of 16 blocks are assigned to the only other member", len(foreign))
+	}
+	for _, i := range p.assigned("self") {
+		p.wants(i, "holder", time.Millisecond, 0)
+	}
+	p.wants(nothing, "holder", time.Millisecond, 0)
+	p.now = p.now.Add(minPatience - 1)
+	p.wants(nothing, "holder", time.Millisecond, 0)
+	p.now = p.now.Add(1)
+	p.wants(foreign[0], "holder", time.Millisecond, 0)
+}
+
+func TestPickerGivesARootEveryBlock(t *testing.T) {
+	p := newPickerTest(t, 3)
+	p.swarm.offer("root", true, p.now)
+	p.swarm.members["root"].root = true
+	p.swarm.told("root", newBitmap(3), p.now)
+	for i := range 3 {
+		p.wants(i, "root", time.Millisecond, 0)
+	}
+}
+
+func TestPickerCountsBlocksByContributor(t *testing.T) {
+	p := newPickerTest(t, 3)
+	for i, relayed := range []bool{false, true, false} {
+		p.wants(i, "a", time.Millisecond, 0)
+		p.comes("a", i, relayed)
+	}
+	if by := p.contributors(); p.left != 0 || by["a"] != 2 || len(by) != 1 {
+		t.Errorf("contributors are %v with %d blocks left, want 2 blocks of a and none left", by, p.left)
+	}
+	p.again(1)
+	if p.left != 1 || p.isHere(1) || !p.isHere(2) || p.isHere(3) {
+		t.Error("a block that is fetched again is not missing")
+	}
+	p.wants(1, "b", time.Millisecond, 0)
+}

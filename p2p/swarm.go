@@ -1,0 +1,160 @@
+package p2p
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"narbor/store"
+)
+
+const (
+	// haveFresh is how long the last answer of a partial peer about its blocks is relied on.
+	haveFresh = 100 * time.Millisecond
+	// minPatience and maxPatience bound the wait for blocks that other members should pass on soon, and patienceBlocks
+	// is the number of blocks that a holder would deliver meanwhile.
+	minPatience, maxPatience = 2 * tick, 600 * time.Millisecond
+	patienceBlocks           = 8
+)
+
+// swarming is how a fetch exchanges blocks with the swarm. The fetch's mutex guards it.
+type swarming struct {
+	waiting []*neighbour  // members from which no blocks are taken yet
+	shared  bool          // other peers may get the blocks that are here
+	closed  bool          // nothing is taken from the swarm any more, nor given to it
+	news    chan struct{} // closed, and made anew, when a block has come
+}
+
+// meet makes neighbours members of the crowd.
+func (f *fetch) meet(nbs ...*neighbour) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, nb := range nbs {
+		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] && f.node.takesFrom(nb, f.pairOf(nb)) {
+			f.offer(nb, false)
+		}
+	}
+}
+
+// offer makes a neighbour a member of the swarm, unless that is closed or the neighbour has passed on wrong blocks. The
+// caller holds mu.
+func (f *fetch) offer(nb *neighbour, root bool) bool {
+	now := time.Now()
+	if f.swarming.closed || nb.tally.isDistrusted(now) || !f.picker.swarm.offer(nb.id, root, now) {
+		return false
+	}
+	f.swarming.waiting = append(f.swarming.waiting, nb)
+	return true
+}
+
+// nextRelay returns a member from which no blocks are taken yet, or nil.
+func (f *fetch) nextRelay() *neighbour {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for len(f.swarming.waiting) > 0 {
+		nb := f.swarming.waiting[0]
+		f.swarming.waiting = f.swarming.waiting[1:]
+		if f.picker.swarm.members[nb.id] != nil {
+			return nb
+		}
+	}
+	return nil
+}
+
+// said takes in which blocks a member has.
+func (f *fetch) said(nb *neighbour, have bitmap) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.picker.swarm.told(nb.id, have, time.Now())
+}
+
+// vouches takes in that a member has the whole NAR by now.
+func (f *fetch) vouches(nb *neighbour) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.picker.swarm.drop(nb.id) {
+		f.all = append(f.all, nb)
+		f.asks(nb)
+	}
+}
+
+// leave takes a member out of the crowd; false says that it was none.
+func (f *fetch) leave(nb *neighbour) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.picker.swarm.gone[nb.id] = time.Now()
+	return f.picker.swarm.drop(nb.id)
+}
+
+// isRelay says whether a neighbour is a member of the crowd.
+func (f *fetch) isRelay(nb *neighbour) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.swarm.members[nb.id] != nil
+}
+
+// stalled says whether no block has come for so long that none is to be expected from the crowd.
+func (f *fetch) stalled() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return time.Since(f.picker.swarm.last) > relayStall
+}
+
+// relays reports whether other peers may get the blocks that are here.
+func (f *fetch) relays() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.swarming.shared && !f.swarming.closed
+}
+
+// inDemand says whether neighbours are receiving the NAR, too.
+func (f *fetch) inDemand() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.swarming.shared && (len(f.picker.swarm.members) > 0 || f.urged.Load())
+}
+
+// have returns which blocks are here.
+func (f *fetch) have() bitmap {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.have()
+}
+
+// await waits for a block to be here, for a while.
+func (f *fetch) await(ctx context.Context, i int) {
+	ctx, cancel := context.WithTimeout(ctx, relayWait)
+	defer cancel()
+	for {
+		f.mu.Lock()
+		over := f.swarming.closed || i >= len(f.picker.blocks) || f.picker.isHere(i)
+		news := f.swarming.news
+		f.mu.Unlock()
+		if over {
+			return
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// tell wakes the goroutines that wait for a block. The caller holds mu.
+func (f *fetch) tell() {
+	close(f.swarming.news)
+	f.swarming.news = make(chan struct{})
+}
+
+// readBlock reads a block that is here. The error is errLater if it is not.
+func (f *fetch) readBlock(i int, buf []byte) (int, error) {
+	f.mu.Lock()
+	here := f.picker.isHere(i)
+	f.mu.Unlock()
+	if !here {
+		return 0, errLater
+	}
+	n := store.BlockLen(f.m.NarSize(), i)
+	return f.draft.ReadAt(buf[:n], int64(i)*store.BlockSize)
+}
