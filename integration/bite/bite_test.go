@@ -15,9 +15,10 @@ func TestEveryGuardIsWhereTheListSays(t *testing.T) {
 		t.Fatal(err)
 	}
 	worst := 0
+	var code tree
 	for _, g := range guards {
-		if _, err := g.mutate(); err != nil {
-			t.Errorf("%s (%s): %v", g.title, g.file, err)
+		if _, err := g.mutate(&code); err != nil {
+			t.Errorf("%s (%s): %v", g.title, g.place, err)
 		}
 		if g.worst {
 			worst++

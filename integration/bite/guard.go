@@ -20,11 +20,11 @@ var guardList string
 // testTimeout bounds the tests of one guard. Without their guard they may hang, which counts as a failure.
 const testTimeout = 2 * time.Minute
 
-// A guard is some lines of a file, and their replacement without the guard.
+// A guard is an expression or some lines of a declaration, and their replacement without the guard.
 type guard struct {
 	threat, title string
 	worst         bool
-	file          string
+	place         string // a package's folder and a declaration in it: "store Draft.Commit"; or a file that is not Go
 	old, new      string // indentation is ignored
 	pkg, tests    string // the tests that must fail without it: a folder, and a pattern as for go test -run
 }
@@ -32,8 +32,8 @@ type guard struct {
 // parseGuards reads the list. A guard is a paragraph:
 //
 //	# 1 · the property it ensures    the threat's number; with ! after it, one of the worst to lose
-//	store/draft.go
-//	- the guard: a line, a part of a line, or several lines
+//	store Draft.Commit                the package's folder, and the function, method, type, variable or constant
+//	- the guard: a line, a part of a line, or several lines, once in that declaration
 //	+ its replacement; without this line it is removed
 //	store TestThatFailsWithoutIt
 func parseGuards(text string) ([]guard, error) {
@@ -60,43 +60,54 @@ func parseGuard(paragraph string) (g guard, err error) {
 			from = append(from, rest)
 		case strings.HasPrefix(line, "+"):
 			to = append(to, rest)
-		case g.file == "":
-			g.file = line
+		case g.place == "":
+			g.place = line
 		default:
 			g.pkg, g.tests, _ = strings.Cut(line, " ")
 		}
 	}
 	g.old, g.new = strings.Join(from, "\n"), strings.Join(to, "\n")
-	if g.title == "" || g.file == "" || g.old == "" || g.tests == "" {
-		err = errors.New("the title, the file, the guard or the test is missing")
+	if g.title == "" || g.place == "" || g.old == "" || g.tests == "" {
+		err = errors.New("the title, the place, the guard or the test is missing")
 	}
 	return g, err
 }
 
-// mutate returns the file's text without the guard.
-func (g guard) mutate() (string, error) {
-	text, err := os.ReadFile(g.file)
-	if err != nil {
-		return "", err
-	}
+// A change is the text of a file without a guard.
+type change struct {
+	file, text string
+}
+
+// mutate returns the change that takes the guard out.
+func (g guard) mutate(t *tree) (change, error) {
 	lines := strings.Split(g.old, "\n")
 	for i := range lines {
 		lines[i] = regexp.QuoteMeta(lines[i])
 	}
-	found := regexp.MustCompile(strings.Join(lines, `\n[ \t]*`)).FindAllIndex(text, -1)
-	if len(found) != 1 {
-		return "", fmt.Errorf("its lines occur %d times in the file, want once: update guards.txt", len(found))
+	pattern := regexp.MustCompile(strings.Join(lines, `\n[ \t]*`))
+	parts, err := t.find(g.place)
+	if err != nil {
+		return change{}, err
 	}
-	return string(text[:found[0][0]]) + g.new + string(text[found[0][1]:]), nil
+	var found []change
+	for _, p := range parts {
+		for _, at := range pattern.FindAllStringIndex(p.text[p.from:p.to], -1) {
+			found = append(found, change{p.file, p.text[:p.from+at[0]] + g.new + p.text[p.from+at[1]:]})
+		}
+	}
+	if len(found) != 1 {
+		return change{}, fmt.Errorf("its lines occur %d times there, want once: update guards.txt", len(found))
+	}
+	return found[0], nil
 }
 
 // bite runs the guard's tests without the guard and returns the test that failed. Its files' names begin with work.
-func (g guard) bite(ctx context.Context, work string) (by string, err error) {
-	text, err := g.mutate()
+func (g guard) bite(ctx context.Context, t *tree, work string) (by string, err error) {
+	c, err := g.mutate(t)
 	if err != nil {
 		return "", err
 	}
-	real, err := filepath.Abs(g.file)
+	real, err := filepath.Abs(c.file)
 	if err != nil {
 		return "", err
 	}
@@ -104,7 +115,7 @@ func (g guard) bite(ctx context.Context, work string) (by string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := errors.Join(os.WriteFile(work+".go", []byte(text), 0o600), os.WriteFile(work+".json", overlay, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(work+".go", []byte(c.text), 0o600), os.WriteFile(work+".json", overlay, 0o600)); err != nil {
 		return "", err
 	}
 	if err := build(ctx, g.pkg, work+".test", work+".json"); err != nil {

@@ -5,7 +5,7 @@
 //
 // The guards are in guards.txt, each with the number of its threat or promise in SECURITY.md. The source tree stays
 // unchanged: the compiler reads the changed file through an overlay. Bite fails if a change does not compile, if a
-// guard's lines are not found in their file, and if a test fails with all guards in place.
+// guard's lines are not found in its declaration, and if a test fails with all guards in place.
 package main
 
 import (
@@ -27,7 +27,7 @@ import (
 
 func main() {
 	worst := flag.Bool("worst", false, "only the guards marked as the worst to lose")
-	only := flag.String("only", "", "only the guards whose title or file matches this `REGEXP`")
+	only := flag.String("only", "", "only the guards whose title or place matches this `REGEXP`")
 	jobs := flag.Int("jobs", runtime.NumCPU(), "number of guards to test at once")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -48,7 +48,7 @@ func run(ctx context.Context, worst bool, only string, jobs int) error {
 		return err
 	}
 	guards = slices.DeleteFunc(guards, func(g guard) bool {
-		return worst && !g.worst || !match.MatchString(g.title) && !match.MatchString(g.file)
+		return worst && !g.worst || !match.MatchString(g.title) && !match.MatchString(g.place)
 	})
 	if _, err := os.Stat("go.mod"); err != nil {
 		return errors.New("go.mod is not here: run it in the top folder of the repository")
@@ -63,15 +63,16 @@ func run(ctx context.Context, worst bool, only string, jobs int) error {
 		return err
 	}
 	fmt.Printf("%-9s %-62s %-50s %s\n", "threat", "guard", "bitten by", "seconds")
+	var code tree
 	var g errgroup.Group
 	g.SetLimit(jobs)
 	missed := make([]error, len(guards))
 	for i, gd := range guards {
 		g.Go(func() error {
 			start := time.Now()
-			by, err := gd.bite(ctx, filepath.Join(work, fmt.Sprint(i)))
+			by, err := gd.bite(ctx, &code, filepath.Join(work, fmt.Sprint(i)))
 			if err != nil {
-				missed[i] = fmt.Errorf("%s (%s): %w", gd.title, gd.file, err)
+				missed[i] = fmt.Errorf("%s (%s): %w", gd.title, gd.place, err)
 				by = "NOT BITTEN"
 			}
 			fmt.Printf("%-9s %-62s %-50s %.1f\n", gd.threat, gd.title, by, time.Since(start).Seconds())
