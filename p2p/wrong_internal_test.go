@@ -258,3 +258,15 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 		}
 	}
 }
+
+func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
+	g := newTarget(t)
+	f, _ := g.receiving(t)
+	nb := ghost(t, g.Node)
+	for range 2 * maxWrong {
+		g.sentWrong(nb.id, f.m, store.ErrCorrupt)
+	}
+	if got := nb.tally.countWrong(time.Now()); got != 1 {
+		t.Errorf("%d wrong NARs are counted, want 1", got)
+	}
+}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -67,6 +68,20 @@ func TestCompletionKnowsPeers(t *testing.T) {
 }
 
 // No command does anything if it is given more arguments than it takes.
+func TestActionDoesNotRunWithExtraArguments(t *testing.T) {
+	for usage, args := range map[string][]string{"": {"x"}, "FILE": {"a", "b"}} {
+		cmd := &cli.Command{Name: "do", ArgsUsage: usage, Action: func(*cli.Context) error {
+			t.Errorf("a command whose arguments are %q runs with %q", usage, args)
+			return nil
+		}}
+		setUp([]*cli.Command{cmd})
+		app := &cli.App{Commands: []*cli.Command{cmd}, ExitErrHandler: func(*cli.Context, error) {}, Writer: io.Discard, ErrWriter: io.Discard}
+		if err := app.Run(append([]string{"narbor", "do"}, args...)); exit(err) != exitUsage {
+			t.Errorf("the exit code is %d, want %d: %v", exit(err), exitUsage, err)
+		}
+	}
+}
+
 func TestExtraArgumentsAreRefused(t *testing.T) {
 	var walk func(path []string, commands []*cli.Command)
 	walk = func(path []string, commands []*cli.Command) {
