@@ -16,28 +16,58 @@ const (
 	signersLooked = 64
 	// signersKept is for how long what was found counts: each look may wake the disk of a NAS.
 	signersKept = time.Hour
+	// signersWait bounds the wait for a look; a later call has its result.
+	signersWait = 200 * time.Millisecond
 )
 
 // cacheSigners remembers which keys have signed what is in the cache directories.
 type cacheSigners struct {
-	mu    sync.Mutex // guards the rest
-	at    time.Time
-	found []store.CacheSigners // one for each cache
+	mu      sync.Mutex // guards the rest; it is not held while a directory is read
+	at      time.Time
+	found   []store.CacheSigners // one for each cache; nil before the first look has ended
+	looking chan struct{}        // closed when the look that runs has ended; nil when none runs
 }
 
+// of returns what the last look at the cache directories found. A look that is due runs in the background, and is
+// waited for during signersWait only: a NAS that hangs must not block `narbor status`. One look runs at a time.
 func (c *cacheSigners) of(caches []*store.Cache) []store.CacheSigners {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.at.IsZero() || time.Since(c.at) > signersKept {
-		c.at, c.found = time.Now(), nil
+	return c.from(func() (found []store.CacheSigners) {
 		for _, cache := range caches {
 			s, err := cache.Signers(signersLooked)
 			if err != nil {
 				s = store.CacheSigners{} // it may be mounted later
 			}
-			c.found = append(c.found, s)
+			found = append(found, s)
+		}
+		return found
+	})
+}
+
+// from is of with any look.
+func (c *cacheSigners) from(look func() []store.CacheSigners) []store.CacheSigners {
+	c.mu.Lock()
+	if c.looking == nil && (c.at.IsZero() || time.Since(c.at) > signersKept) {
+		c.at = time.Now()
+		ended := make(chan struct{})
+		c.looking = ended
+		go func() {
+			found := look()
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.found, c.looking = found, nil
+			close(ended)
+		}()
+	}
+	looking := c.looking
+	c.mu.Unlock()
+	if looking != nil {
+		select {
+		case <-looking:
+		case <-time.After(signersWait):
 		}
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	return c.found
 }
 

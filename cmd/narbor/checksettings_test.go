@@ -206,6 +206,14 @@ func TestForgedDaemonIsNotRun(t *testing.T) {
 	if env := strings.Join(n.env, " "); strings.Contains(env, "LD_PRELOAD") || !strings.Contains(env, "NIX_CONFIG=x") {
 		t.Errorf("the environment is %q", env)
 	}
+	other := filepath.Join(filepath.Dir(program), "sh")
+	if err := os.WriteFile(other, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	process("7", "0", other)
+	if n, _ := systemNix(proc); n.daemon {
+		t.Errorf("a program that is not Nix is run as %+v", n)
+	}
 	process("7", "1000", program)
 	if n, _ := systemNix(proc); n.daemon {
 		t.Errorf("another user's daemon is run as %+v", n)

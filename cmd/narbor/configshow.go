@@ -121,5 +121,5 @@ func (show ConfigShow) print(s screen) {
 		}
 		rows = append(rows, []string{set.Name, strings.TrimSpace(set.Origin + " " + set.From), value})
 	}
-	s.table([]string{"SETTING", "FROM", "VALUE"}, rows)
+	s.table([]string{"SETTING", "FROM", "VALUE"}, rows, 1)
 }

@@ -122,8 +122,86 @@ func TestNarrowTerminals(t *testing.T) {
 				t.Errorf("%d columns of 40: %q", n, line)
 			}
 		}
-		if got := strings.Contains(b.String(), "lied once"); got == cut {
-			t.Errorf("cut %t: the last column is there: %t\n%s", cut, got, &b)
+		if got := strings.Contains(b.String(), "FOUND BY"); got == cut {
+			t.Errorf("cut %t: the least important column is there: %t\n%s", cut, got, &b)
+		}
+	}
+}
+
+// A narrow terminal leaves out the least important columns, and cuts none of the others.
+func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
+	st := exampleStatus()
+	peers := PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
+	keys := KeyList{Keys: []Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3", Class: classPublic, Shares: true}}}
+	found := Diagnosis{Findings: []Finding{{Severity: severityError, Text: "the firewall keeps neighbours out", Fix: "open TCP 6273"}}}
+	for _, c := range []struct {
+		name  string
+		print func(screen)
+		has   map[int]string // parts of the output by width
+	}{
+		{"status", st.print, map[int]string{40: "lied once|…qPnWkUgR", 60: "lied once|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
+			80: "lied once|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
+		{"peers", peers.print, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR", 80: "nas.example.org|--peer|…qPnWkUgR"}},
+		{"keys", keys.print, map[int]string{40: "cache.nixos.org-1|6NCH|nix.conf:3", 60: "6NCH", 80: "6NCH"}},
+		{"doctor", found.print, map[int]string{40: "out|6273", 60: "keeps neighbours out|open TCP 6273", 80: "keeps neighbours out|open TCP 6273"}},
+	} {
+		for width, parts := range c.has {
+			var b bytes.Buffer
+			c.print(screen{Writer: &b, width: width, cut: true})
+			for _, part := range strings.Split(parts, "|") {
+				if !strings.Contains(b.String(), part) {
+					t.Errorf("%s in %d columns lacks %q:\n%s", c.name, width, part, &b)
+				}
+			}
+		}
+	}
+}
+
+// README names the commands without --json.
+func TestEveryCommandButTheNamedHasJSON(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(readme)), " ")
+	_, named, _ := strings.Cut(text, "Each command but ")
+	named, _, found := strings.Cut(named, " prints JSON with `--json`")
+	if !found {
+		t.Fatal("README does not say which commands print JSON")
+	}
+	var without []string
+	var look func(prefix string, commands []*cli.Command)
+	look = func(prefix string, commands []*cli.Command) {
+		for _, cmd := range commands {
+			has := slices.ContainsFunc(cmd.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), "json") })
+			if cmd.Action != nil && cmd.Name != "help" && !cmd.Hidden && !has && len(cmd.Subcommands) == 0 {
+				without = append(without, "`"+prefix+cmd.Name+"`")
+			}
+			look(prefix+cmd.Name+" ", cmd.Subcommands)
+		}
+	}
+	look("", appFor(t).Commands)
+	listed := strings.Split(strings.ReplaceAll(named, " and ", ", "), ", ")
+	slices.Sort(listed)
+	slices.Sort(without)
+	if !slices.Equal(listed, without) {
+		t.Errorf("README names %s, and without --json are %s", listed, without)
+	}
+}
+
+// Every sign that any command prints has a counterpart in ASCII.
+func TestAllOutputHasASCII(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := asciiOf(string(text)); strings.Count(got, "?") != strings.Count(string(text), "?") {
+			t.Errorf("%s has a sign without a counterpart:\n%s", file, got)
 		}
 	}
 }

@@ -46,11 +46,15 @@ func systemNix(proc string) (nixProgram, error) {
 
 // daemonNix returns the program of the process whose directory in /proc this is. Any user can start a process that calls
 // itself nix-daemon, and a container has its own files, so the process must be root's from the start, and its program a
-// file that root alone may change and that has this path here too. The program runs with little of that environment.
+// file that root alone may change and that has this path here too. A link called nix-daemon can lead to any program of
+// root's, such as a shell, so the program's own name must be that of Nix. It runs with little of that environment.
 func daemonNix(dir string) (nixProgram, error) {
 	path, err := os.Readlink(filepath.Join(dir, "exe"))
 	if err != nil {
 		return nixProgram{}, err
+	}
+	if name := filepath.Base(path); name != "nix" && name != "nix-daemon" {
+		return nixProgram{}, fmt.Errorf("%s is not nix-daemon, whatever the process calls itself", path)
 	}
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
 	if err != nil {

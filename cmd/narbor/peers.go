@@ -145,7 +145,7 @@ func (l PeerList) print(s screen) {
 			rows = append(rows, []string{n.Text, namedBy(n.From), there})
 		}
 		fmt.Fprintln(s)
-		s.table([]string{"NAMED", "BY", "THERE"}, rows)
+		s.table([]string{"NAMED", "BY", "THERE"}, rows, 1)
 	}
 	if len(l.Banned)+len(l.Blocked)+len(l.OtherGroup) > 0 {
 		fmt.Fprintln(s)

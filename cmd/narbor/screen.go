@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -150,8 +151,9 @@ func (s screen) hang(first, text string) {
 }
 
 // table prints rows below a header, each column as wide as its widest cell. Columns whose name begins with ">" stand to
-// the right.
-func (s screen) table(header []string, rows [][]string) {
+// the right. Where the lines do not fit the terminal, the columns of the indexes in drop are left out, the first one
+// first, until they fit.
+func (s screen) table(header []string, rows [][]string, drop ...int) {
 	right := make([]bool, len(header))
 	names := make([]string, len(header))
 	for i, h := range header {
@@ -166,16 +168,18 @@ func (s screen) table(header []string, rows [][]string) {
 			widths[i] = max(widths[i], utf8.RuneCountInString(row[i]))
 		}
 	}
+	kept := s.keptColumns(widths, drop)
 	for n, row := range all {
 		var b strings.Builder
-		for i, cell := range row {
+		for _, i := range kept {
+			cell := row[i]
 			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell))
 			if right[i] {
 				cell = pad + cell
 			} else {
 				cell += pad
 			}
-			if i > 0 {
+			if b.Len() > 0 {
 				b.WriteString("  ")
 			}
 			b.WriteString(cell)
@@ -186,6 +190,23 @@ func (s screen) table(header []string, rows [][]string) {
 		}
 		fmt.Fprintln(s.Writer, text)
 	}
+}
+
+// keptColumns returns the indexes of a table's columns that fit the terminal after as few of drop as needed are left out.
+func (s screen) keptColumns(widths, drop []int) (kept []int) {
+	total := 0
+	for i, w := range widths {
+		kept = append(kept, i)
+		total += w + len("  ")
+	}
+	for _, d := range drop {
+		if !s.cut || total-len("  ") <= s.width {
+			break
+		}
+		kept = slices.DeleteFunc(kept, func(i int) bool { return i == d })
+		total -= widths[d] + len("  ")
+	}
+	return kept
 }
 
 // fit cuts a line that is too long for the terminal.

@@ -70,7 +70,7 @@ func setupFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "no-nix", Usage: "leave nix.conf alone"},
 		&cli.BoolFlag{Name: "only-nix", Usage: "change nix.conf alone: a package has brought the program and its units"},
-		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon: that ends builds that run; until then Nix goes by the old nix.conf"},
+		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon: until it is, Nix goes by the old nix.conf; builds that run outlast a restart"},
 	}
 }
 
@@ -322,7 +322,7 @@ func (s setup) restartDaemon() error {
 		s.did("nix-daemon does not run; it reads its configuration when it starts")
 		return nil
 	case command == "" || !s.restart || s.systemd && !active:
-		s.todo("restart nix-daemon when no build runs: only then does it read its configuration")
+		s.todo("restart nix-daemon, which builds that run outlast: only then does it read its configuration")
 		return nil
 	}
 	if err := s.run("sh", "-c", command); err != nil {

@@ -85,7 +85,7 @@ func printSums(s screen, a narserve.Account) {
 		sum := a.Sum(p.days)
 		rows = append(rows, append([]string{p.name}, amounts(sum)...))
 	}
-	s.table(statsHeader("WHEN"), rows)
+	s.table(statsHeader("WHEN"), rows, statsDropped...)
 	if got := month.Received; got[store.FromOthers]+got[store.FromInternet] > 0 {
 		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s at least Nix did",
 			amount(got[store.FromNeighbours]), amount(got[store.FromOthers]), amount(got[store.FromInternet]), amount(month.ByNix)))
@@ -94,6 +94,9 @@ func printSums(s screen, a narserve.Account) {
 		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
 	}
 }
+
+// statsDropped are the columns of [statsHeader] that a narrow terminal goes without, the first one first.
+var statsDropped = []int{4, 5, 2}
 
 func statsHeader(first string) []string {
 	return []string{first, ">FROM NETWORK", ">INTERNET", ">TO OTHERS", ">PATHS", ">SAVED"}
@@ -109,7 +112,7 @@ func printDays(s screen, days []narserve.Day) {
 	for _, d := range slices.Backward(days) {
 		rows = append(rows, append([]string{d.Date}, amounts(d.Amounts)...))
 	}
-	s.table(statsHeader("DAY"), rows)
+	s.table(statsHeader("DAY"), rows, statsDropped...)
 }
 
 func printShares(s screen, what string, shares []narserve.Share, name func(string) string) {
@@ -117,7 +120,7 @@ func printShares(s screen, what string, shares []narserve.Share, name func(strin
 	for _, sh := range shares[:min(len(shares), mostShares)] {
 		rows = append(rows, []string{name(sh.Name), amount(sh.Received), amount(sh.Sent), sh.Last.Local().Format(time.DateOnly)})
 	}
-	s.table([]string{what, ">FROM NETWORK", ">TO OTHERS", "LAST"}, rows)
+	s.table([]string{what, ">FROM NETWORK", ">TO OTHERS", "LAST"}, rows, 3)
 	if more := len(shares) - mostShares; more > 0 {
 		fmt.Fprintf(s, "and %d more, which --json tells\n", more)
 	}

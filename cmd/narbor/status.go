@@ -285,7 +285,7 @@ func (st Status) printNeighbours(s screen) {
 		rows = append(rows, []string{shortID(n.ID), shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds) * time.Second),
 			amount(n.BytesReceived), amount(n.BytesSent), strikes})
 	}
-	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows)
+	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows, 2, 3, 5, 4, 1)
 }
 
 func times(n int64) string {
