@@ -41,8 +41,10 @@ func newBrowser(t *testing.T) *browser {
 		unable(t, err.Error())
 	}
 	dir := t.TempDir()
-	cmd := exec.Command(name, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-default-apps", "--disable-extensions", "--hide-scrollbars",
+	cmd := exec.Command(name, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+		"--disable-background-networking",
+		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-default-apps", "--disable-extensions",
+		"--hide-scrollbars",
 		"--remote-debugging-port=0", "--user-data-dir="+dir, "about:blank")
 	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_CACHE_HOME="+dir)
 	if err := cmd.Start(); err != nil {
@@ -211,7 +213,8 @@ func (b *browser) until(expression string) {
 // screen sets the width and the colour scheme: dark or light.
 func (b *browser) screen(width int, scheme string) {
 	b.t.Helper()
-	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600})
+	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": 900, "deviceScaleFactor": 1,
+		"mobile": width < 600})
 	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}}})
 }
 
@@ -232,7 +235,8 @@ func (b *browser) clip(width, height float64) []byte {
 	b.t.Helper()
 	var shot struct{ Data string }
 	clip := map[string]any{"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-	if err := json.Unmarshal(b.call("Page.captureScreenshot", map[string]any{"captureBeyondViewport": true, "clip": clip}), &shot); err != nil {
+	if err := json.Unmarshal(b.call("Page.captureScreenshot", map[string]any{"captureBeyondViewport": true, "clip": clip}),
+		&shot); err != nil {
 		b.t.Fatal(err)
 	}
 	png, err := base64.StdEncoding.DecodeString(shot.Data)

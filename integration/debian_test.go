@@ -77,7 +77,8 @@ func TestDebianPackage(t *testing.T) {
 	command(t, packages, "apt-get", "-qq", "download", "nix-setup-systemd")
 	script := strings.NewReplacer("PACKAGES", packages, "CACHE", c.Cache).Replace(debianScript)
 	s := bootSystemdWith(t, script, func(t *testing.T, units string) { writeTargets(t, units, "") })
-	s.run("sh", "-c", "mkdir -p /nix/var/nix/daemon-socket /nix/store && groupadd --force --system nixbld && chgrp nixbld /nix/store && chmod 1775 /nix/store")
+	s.run("sh", "-c", "mkdir -p /nix/var/nix/daemon-socket /nix/store && groupadd --force --system nixbld && chgrp nixbld /nix/store && "+
+		"chmod 1775 /nix/store")
 	s.run("sh", "-c", "dpkg --no-triggers --force-unsafe-io --force-depends -i /packages/nix-setup-systemd_*.deb")
 	s.run("sh", "-c", "echo extra-trusted-public-keys = "+corpus.PublicKey()+" >>/etc/nix/nix.conf; systemctl restart nix-daemon.service")
 
@@ -88,12 +89,14 @@ func TestDebianPackage(t *testing.T) {
 	if conf := s.run("cat", "/etc/nix/nix.conf"); !strings.Contains(conf, line) {
 		t.Errorf("nix.conf is %q, want %q in it", conf, line)
 	}
-	for _, file := range []string{"/usr/share/man/man8/narbor.8.gz", "/usr/share/bash-completion/completions/narbor", "/usr/share/zsh/vendor-completions/_narbor",
+	for _, file := range []string{"/usr/share/man/man8/narbor.8.gz", "/usr/share/bash-completion/completions/narbor",
+		"/usr/share/zsh/vendor-completions/_narbor",
 		"/usr/share/fish/vendor_completions.d/narbor.fish", "/lib/systemd/system/narbor.service", "/etc/default/narbor"} {
 		s.run("test", "-s", file)
 	}
 	s.besideThePackage(t)
-	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+") >>/etc/default/narbor; systemctl restart narbor.service")
+	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+
+		") >>/etc/default/narbor; systemctl restart narbor.service")
 
 	ctx, stop := context.WithCancel(t.Context())
 	answers, builds := make(chan [2]int, 1), make(chan [2]int, 1)
@@ -121,7 +124,8 @@ func TestDebianPackage(t *testing.T) {
 		t.Errorf("after the removal nix.conf is %q", conf)
 	}
 	s.await("narbor.socket", "inactive")
-	if out, err := s.command(t.Context(), "nix-store", "--store", "daemon", "--realise", absentPath).CombinedOutput(); err == nil || strings.Contains(string(out), "6272") {
+	if out, err := s.command(t.Context(), "nix-store", "--store", "daemon", "--realise", absentPath).CombinedOutput(); err == nil ||
+		strings.Contains(string(out), "6272") {
 		t.Errorf("after the removal Nix says %q, %v", out, err)
 	}
 	s.run("dpkg", "--purge", "narbor")
@@ -150,16 +154,19 @@ func (s systemd) besideThePackage(t *testing.T) {
 
 	says("belongs to a package", "copied to", "setup")
 	says("belongs to a package and goes on", "removed", "unsetup", "--no-restart", "--no-nix")
-	if out, err := s.command(t.Context(), "ls", "/usr/local/bin/narbor", "/etc/systemd/system/narbor.service").CombinedOutput(); err == nil {
+	if out, err := s.command(t.Context(), "ls", "/usr/local/bin/narbor",
+		"/etc/systemd/system/narbor.service").CombinedOutput(); err == nil {
 		t.Errorf("setup installed over the package: %s", out)
 	}
 	s.await("narbor.service", "active")
 
 	// nix.conf as a tool that keeps it in the store makes it.
-	s.run("sh", "-ec", "cp /etc/nix/nix.conf /tmp/mine; sed /6272/d /tmp/mine >/tmp/nix.conf.orig; mkdir /etc/nix/static; sp=$(nix-store --store daemon --add /tmp/nix.conf.orig);"+
+	s.run("sh", "-ec", "cp /etc/nix/nix.conf /tmp/mine; sed /6272/d /tmp/mine >/tmp/nix.conf.orig; mkdir /etc/nix/static; "+
+		"sp=$(nix-store --store daemon --add /tmp/nix.conf.orig);"+
 		"ln -s $sp /etc/nix/static/nix.conf; ln -sf static/nix.conf /etc/nix/nix.conf; echo $sp >/tmp/sp")
 	says("/etc/nix/nix.conf is made by the tool that linked it to /nix/store/", "that helped", "doctor", "--fix", "--yes", "--json", "nix")
-	s.run("sh", "-ec", "nix-store --store daemon --verify-path $(cat /tmp/sp); test -L /etc/nix/nix.conf; test -L /etc/nix/static/nix.conf; rm -r /etc/nix/nix.conf /etc/nix/static; cp /tmp/mine /etc/nix/nix.conf")
+	s.run("sh", "-ec", "nix-store --store daemon --verify-path $(cat /tmp/sp); test -L /etc/nix/nix.conf; test -L "+
+		"/etc/nix/static/nix.conf; rm -r /etc/nix/nix.conf /etc/nix/static; cp /tmp/mine /etc/nix/nix.conf")
 }
 
 // absentPath is a store path without a holder.
@@ -169,7 +176,8 @@ const absentPath = "/nix/store/00000000000000000000000000000000-absent"
 // well, and how often not.
 func (s systemd) realise(ctx context.Context, path string) (counts [2]int) {
 	for ctx.Err() == nil {
-		out, err := s.command(s.t.Context(), "sh", "-ec", "nix-store --store daemon --realise $1 >/dev/null; nix-store --store daemon --gc >/dev/null 2>&1", "sh", path).CombinedOutput()
+		out, err := s.command(s.t.Context(), "sh", "-ec", "nix-store --store daemon --realise $1 >/dev/null; nix-store --store daemon "+
+			"--gc >/dev/null 2>&1", "sh", path).CombinedOutput()
 		if err != nil {
 			s.t.Logf("realise: %v\n%s", err, out)
 			counts[1]++

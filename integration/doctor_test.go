@@ -26,7 +26,8 @@ func (w world) doctor(h *lan.Host, args ...string) finding {
 	}
 	worst := d.Findings[0]
 	for _, f := range d.Findings {
-		if rank := []string{"skipped", "ok", "info", "warning", "error"}; slices.Index(rank, f.Severity) > slices.Index(rank, worst.Severity) {
+		if rank := []string{"skipped", "ok", "info", "warning", "error"}; slices.Index(rank, f.Severity) > slices.Index(rank,
+			worst.Severity) {
 			worst = f
 		}
 	}
@@ -125,7 +126,8 @@ func TestDoctorFindsAndMends(t *testing.T) {
 // restartNixDaemon makes nix-daemon read its configuration, as systemctl would.
 func (w world) restartNixDaemon(h *lan.Host) {
 	w.Helper()
-	w.shell(h, `for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != nix-daemon ] || kill "${p#/proc/}"; done; touch -d '1 minute ago' /etc/nix/nix.conf`)
+	w.shell(h, `for p in /proc/[0-9]*; do [ "$(cat $p/comm)" != nix-daemon ] || kill "${p#/proc/}"; done; touch -d '1 minute ago' `+
+		`/etc/nix/nix.conf`)
 	_, err := h.StartNixDaemon()
 	w.must(err)
 }
@@ -148,7 +150,8 @@ func (w world) doctorFirewall(h *lan.Host) {
 // doctorIsolation lets multicast through and nothing else, as an access point does that keeps its clients apart.
 func (w world) doctorIsolation(h, other *lan.Host, p **lan.Process) {
 	w.Helper()
-	w.shell(h, "nft 'add table inet t; add chain inet t out { type filter hook output priority 0; }; add rule inet t out oif eth0 meta l4proto tcp drop;"+
+	w.shell(h, "nft 'add table inet t; add chain inet t out { type filter hook output priority 0; }; add rule inet t out oif eth0 meta "+
+		"l4proto tcp drop;"+
 		"add chain inet t in { type filter hook input priority 0; }; add rule inet t in iif eth0 meta l4proto tcp drop'")
 	w.must((*p).Kill())
 	*p = w.start(h)
@@ -168,7 +171,8 @@ func (w world) doctorVersion(h *lan.Host) {
 	w.wrong(h, "warning", "version", "CVE-2026-44028")
 	w.shell(h, "mkdir -p /tmp/new && printf '#!/bin/sh\\necho \"nix (Nix) 2.34.7\"\\n' > /tmp/new/nix && chmod +x /tmp/new/nix")
 	out := strings.Join(strings.Fields(w.shell(h, "PATH=/tmp/new:$PATH "+narbor+" doctor version")), " ")
-	if !strings.Contains(out, "nix-daemon (Nix 2.8.0) has known flaws") || !strings.Contains(out, "nix in PATH is /tmp/new/nix (Nix 2.34.7)") {
+	if !strings.Contains(out, "nix-daemon (Nix 2.8.0) has known flaws") ||
+		!strings.Contains(out, "nix in PATH is /tmp/new/nix (Nix 2.34.7)") {
 		w.Errorf("doctor version with a newer Nix in PATH than nix-daemon is:\n%s", out)
 	}
 }
@@ -178,7 +182,8 @@ func TestDoctorNamesProgramInTheWay(t *testing.T) {
 	w := newWorld(t)
 	bare, err := w.lan.Add(lan.HostConfig{Name: "bare", Binds: map[string]string{"opt": programs.dir}})
 	w.must(err)
-	pid := w.shell(bare, "perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) and bind(S, sockaddr_in(6273, INADDR_ANY)) and listen(S, 1) or die; sleep' >/dev/null 2>&1 & echo $!")
+	pid := w.shell(bare, "perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) and bind(S, sockaddr_in(6273, INADDR_ANY)) and listen(S, "+
+		"1) or die; sleep' >/dev/null 2>&1 & echo $!")
 	w.eventually(func() bool { return w.doctor(bare, "ports").Severity == "error" })
 	w.wrong(bare, "error", "ports", "TCP port 6273 is taken by perl")
 	w.shell(bare, "kill "+pid)

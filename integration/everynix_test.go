@@ -45,7 +45,8 @@ func (c handmade) add(name string, nar []byte, refs ...store.Path) store.Info {
 	var err error
 	info.Path, err = store.ParsePathName(string(hp) + "-" + name)
 	c.must(err)
-	sig, err := c.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(references(info), ",")))
+	sig, err := c.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize,
+		strings.Join(references(info), ",")))
 	c.must(err)
 	info.Signatures = []string{sig.String()}
 	c.must(os.WriteFile(filepath.Join(c.dir, string(hp)+".nar"), nar, 0o644))
@@ -56,7 +57,8 @@ func (c handmade) add(name string, nar []byte, refs ...store.Path) store.Info {
 // holder adds a machine that shares the cache by narbor.
 func (c handmade) holder(name string) *lan.Host {
 	c.Helper()
-	h := c.host(lan.HostConfig{Name: name, Binds: map[string]string{"srv/cache": c.dir}}, "substituters =", "extra-trusted-public-keys = "+c.public)
+	h := c.host(lan.HostConfig{Name: name, Binds: map[string]string{"srv/cache": c.dir}}, "substituters =",
+		"extra-trusted-public-keys = "+c.public)
 	c.start(h, "--cache-dir", "/srv/cache", "--share-key", "handmade-1")
 	return h
 }
@@ -86,7 +88,8 @@ func TestEveryNixGetsUnusualNames(t *testing.T) {
 	hacked := c.add("hacked", narOf(append(entry, ")", ")")...))
 	c.holder("alice")
 	for _, nix := range nixes {
-		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+c.public)
+		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter,
+			"extra-trusted-public-keys = "+c.public)
 		w.start(h, "--share-key", "handmade-1") // it asks neighbours for what it has itself, too
 		w.neighbours(h, 1)
 		said, err := h.Watch(w.ctx, func(string) {}, "sh", "-c", `nix-store --realise --dry-run "$0" 2>&1`, home.Path.String())
@@ -145,7 +148,8 @@ func TestNixThatHangsUpGetsTheNAR(t *testing.T) {
 	large := c.add("large", narOf(fileTokens(string(contents))...))
 	alice := c.holder("alice")
 	w.must(alice.Shape(20))
-	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+c.public, "stalled-download-timeout = 5")
+	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+c.public,
+		"stalled-download-timeout = 5")
 	w.start(bob)
 	w.neighbours(bob, 1)
 	w.realise(bob, large.Path.String())

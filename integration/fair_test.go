@@ -91,7 +91,8 @@ func TestMemoryUnderAllAttacksAtOnce(t *testing.T) {
 	_, url := w.upstream(c)
 	alice, p := w.fetching("alice", url)
 	w.realise(alice, references(c.Biggest())...)
-	answers := "wrong-block,extended-block,endless-block,trickle,silent-block,s2-bomb,s2-lie,s2-promise,zstd-bomb,zstd-window,zstd-promise,zstd-many," +
+	answers := "wrong-block,extended-block,endless-block,trickle,silent-block,s2-bomb,s2-lie," +
+		"s2-promise,zstd-bomb,zstd-window,zstd-promise,zstd-many," +
 		"endless-manifest,oversized-claim,fat-claim,endless-claim,trickled-claim,endless-stream"
 	for _, attack := range [][]string{{"greedy", "--count", "16"}, {"deaf"}, {"probe"}, {"garbage-request"}, {"identities"},
 		{"mdns-flood", "--over", "1m"}, {"mdns-fat", "--over", "1m"}} {

@@ -70,7 +70,8 @@ func TestTwentyHostsInOneIPv6Prefix(t *testing.T) {
 	}
 	started := time.Since(start)
 	addrs, took := w.meshes(hosts, n-1)
-	t.Logf("FIGURE full mesh of %d hosts in one /64: %.1f s after the last was started (starting them took %.1f s)", n, took.Seconds(), started.Seconds())
+	t.Logf("FIGURE full mesh of %d hosts in one /64: %.1f s after the last was started (starting them took %.1f s)", n, took.Seconds(),
+		started.Seconds())
 	if i := slices.IndexFunc(addrs, func(a string) bool { return !strings.HasPrefix(a, "/ip6/fd62:") }); i >= 0 {
 		t.Errorf("connected by %s, though there are addresses of the prefix", addrs[i])
 	}

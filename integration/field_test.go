@@ -61,10 +61,13 @@ func TestFieldFaults(t *testing.T) {
 		during       string // run while it serves
 		says         string
 	}{
-		{name: "state directory is read-only", script: "mount -o remount,ro /var/lib/narbor", says: "the state directory cannot be written to"},
+		{name: "state directory is read-only", script: "mount -o remount,ro /var/lib/narbor",
+			says: "the state directory cannot be written to"},
 		{name: "state directory is lost", during: "rm -rf /var/lib/narbor/*", says: "the state directory was emptied"},
-		{name: "resolv.conf is empty", script: ": > /etc/resolv.conf", args: []string{"--peer", "nas.example.org"}, says: "named peer not reached"},
-		{name: "no IPv6", script: "for i in all default lo eth0; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done", says: "this machine has no IPv6"},
+		{name: "resolv.conf is empty", script: ": > /etc/resolv.conf", args: []string{"--peer", "nas.example.org"},
+			says: "named peer not reached"},
+		{name: "no IPv6", script: "for i in all default lo eth0; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done",
+			says: "this machine has no IPv6"},
 		{name: "MTU of 1280", script: "ip link set eth0 mtu 1280"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -88,7 +91,9 @@ func TestFieldFaults(t *testing.T) {
 	t.Run("conntrack is full", func(t *testing.T) {
 		t.Parallel()
 		// A table that is full lets through what it knows, and drops what begins.
-		p := newPairWith(t, prepared(`nft 'add table inet full; add chain inet full in { type filter hook input priority 0; }; add chain inet full out { type filter hook output priority 0; }; add rule inet full in tcp dport 6273 ct state new drop; add rule inet full out tcp dport 6273 ct state new drop'`))
+		p := newPairWith(t, prepared(`nft 'add table inet full; add chain inet full in { type filter hook input priority 0; }; add `+
+			`chain inet full out { type filter hook output priority 0; }; add rule inet full in tcp dport 6273 ct state new drop; add `+
+			`rule inet full out tcp dport 6273 ct state new drop'`))
 		p.warned("cannot be reached")
 		code, _, err := p.hosts[0].Get(p.ctx, lan.Substituter+"/"+string(p.fresh[0][0].Path.HashPart())+".narinfo")
 		if err != nil || code != "404" {
@@ -136,7 +141,8 @@ func TestRestartStorm(t *testing.T) {
 	all(start)
 	started := time.Since(began)
 	all(meet)
-	t.Logf("%d machines restart in %s, and see each other after %s", machines, started.Round(time.Millisecond), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d machines restart in %s, and see each other after %s", machines, started.Round(time.Millisecond),
+		time.Since(began).Round(time.Millisecond))
 	doubles := 0
 	for i := range hosts {
 		s := w.status(hosts[i])

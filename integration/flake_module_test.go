@@ -57,8 +57,10 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"networking.firewall.interfaces":                  `{}`,
 		"networking.firewall.allowedTCPPortRanges":        `null`,
 		"failed": `[]`,
-		"options": `["cacheDirs","configFile","configureNix","dashboard","enable","extraFlags","groupSecretFile","inMemory","interfaces","listenAddresses",` +
-			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","settings","share","shareKeys","spoolSize","trustedPublicKeys","uploadRate","upstreams"]`,
+		"options": `["cacheDirs","configFile","configureNix","dashboard","enable","extraFlags","groupSecretFile","inMemory",` +
+			`"interfaces","listenAddresses",` +
+			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","settings","share","shareKeys","spoolSize",` +
+			`"trustedPublicKeys","uploadRate","upstreams"]`,
 		"settings": `{"log-level":"info","min-free":"2GiB","port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"0"}`,
 	} {
 		c.want(t, path, want)
@@ -80,8 +82,9 @@ func TestModuleNeedsOneLine(t *testing.T) {
 func TestModuleUsesOptionsThatExist(t *testing.T) {
 	c := newFlake(t).evaluate(t, enabled)[0]
 	for unit, known := range map[string][]string{
-		"systemd.services.narbor": {"after", "description", "environment", "path", "requires", "serviceConfig", "stopIfChanged", "unitConfig", "wantedBy"},
-		"systemd.sockets.narbor":  {"description", "socketConfig", "wantedBy"},
+		"systemd.services.narbor": {"after", "description", "environment", "path", "requires", "serviceConfig", "stopIfChanged",
+			"unitConfig", "wantedBy"},
+		"systemd.sockets.narbor": {"description", "socketConfig", "wantedBy"},
 	} {
 		m, _ := c.at(unit).(map[string]any)
 		for name := range m {
@@ -108,9 +111,11 @@ func TestModuleAddsNothingUnlessEnabled(t *testing.T) {
 
 func TestModuleFollowsItsOptions(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
-		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFreeDisk = "5GiB"; uploadRate = "10MB";
+		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFreeDisk = "5GiB";
+			uploadRate = "10MB";
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
-		   trustedPublicKeys = [ "k-1:a=" ]; shareKeys = [ "k-1" ]; cacheDirs = [ "/srv/a b" ]; upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
+		   trustedPublicKeys = [ "k-1:a=" ]; shareKeys = [ "k-1" ]; cacheDirs = [ "/srv/a b" ];
+			upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "${builtins.storeDir}/x-group"; }; }`,
 		`{ services.narbor = { enable = true; openFirewall = false; configureNix = false; }; }`,
@@ -123,9 +128,11 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	all.want(t, "networking.firewall", `{"allowedTCPPorts":[7001],"allowedUDPPorts":[5353],"interfaces":{}}`)
 	wantFlags(t, all, "--no-mdns", "100%%")
 	all.want(t, "settings", `{"cache-dir":["/srv/a b"],"interface":["en*"],"log-level":"debug","min-free":"5GiB","no-interface":["wg*"],`+
-		`"peer":["nas","10.0.0.5:6273"],"port":7001,"share":"none","share-key":["k-1"],"spool-size":"1GiB","trusted-key":["k-1:a="],"upload-rate":"10MB","upstream":["https://cache.example.org"]}`)
+		`"peer":["nas","10.0.0.5:6273"],"port":7001,"share":"none","share-key":["k-1"],"spool-size":"1GiB","trusted-key":["k-1:a="],`+
+		`"upload-rate":"10MB","upstream":["https://cache.example.org"]}`)
 
-	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential", `["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
+	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential",
+		`["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
 	group.want(t, "systemd.services.narbor.environment", `{"HOME":"%S/narbor","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
 	group.want(t, "systemd.services.narbor.serviceConfig.DynamicUser", `true`)
 	group.want(t, "failed", `[]`)
@@ -166,13 +173,18 @@ func TestModuleAsksWhatNixAsksBesides(t *testing.T) {
 	for i, tt := range []struct{ config, upstream string }{
 		{auto + `nix.settings.substituters = [ "https://cache.nixos.org/" ]; }`, `["https://cache.nixos.org"]`},
 		{auto + `}`, `null`},
-		{auto + `nix.settings.extra-substituters = [ "https://a.example?priority=50" "https://b.example/x/" ]; nix.settings.substituters = [ "https://a.example" ]; }`,
+		{auto + `nix.settings.extra-substituters = [ "https://a.example?priority=50" "https://b.example/x/" ]; ` +
+			`nix.settings.substituters = [ "https://a.example" ]; }`,
 			`["https://a.example","https://b.example/x"]`},
-		{auto + `services.narbor.configureNix = false; nix.settings.extra-substituters = "https://a.example  s3://bucket http://nas:5000 daemon file:///srv/cache /srv/cache https://token@c.example"; }`,
+		{auto + `services.narbor.configureNix = false; nix.settings.extra-substituters = "https://a.example  s3://bucket ` +
+			`http://nas:5000 daemon file:///srv/cache /srv/cache https://token@c.example"; }`,
 			`["https://a.example","http://nas:5000"]`},
-		{auto + `services.narbor.port = 7000; services.narbor.listenAddresses = [ "10.0.0.1" ]; nix.settings.substituters = [ "http://127.0.0.1:7000/" "http://localhost:7000?trusted=0"
-		   "http://[::1]:7000" "http://10.0.0.1:7000" "http://127.0.0.1:70001" "http://10.0.0.1:6272" ]; }`, `["http://127.0.0.1:70001","http://10.0.0.1:6272"]`},
-		{auto + `services.narbor.settings.upstream = [ "https://mine.example" ]; nix.settings.substituters = [ "https://a.example" ]; }`, `["https://mine.example"]`},
+		{auto + `services.narbor.port = 7000; services.narbor.listenAddresses = [ "10.0.0.1" ]; nix.settings.substituters = [ ` +
+			`"http://127.0.0.1:7000/" "http://localhost:7000?trusted=0"
+		   "http://[::1]:7000" "http://10.0.0.1:7000" "http://127.0.0.1:70001" "http://10.0.0.1:6272" ]; }`,
+			`["http://127.0.0.1:70001","http://10.0.0.1:6272"]`},
+		{auto + `services.narbor.settings.upstream = [ "https://mine.example" ]; nix.settings.substituters = [ "https://a.example" ]; }`,
+			`["https://mine.example"]`},
 		{`{ services.narbor.enable = true; nix.settings.substituters = [ "https://a.example" ]; }`, `null`},
 	} {
 		c := newFlake(t).evaluate(t, tt.config)[0]

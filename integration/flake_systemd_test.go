@@ -63,10 +63,12 @@ func TestUnitsKeepThePortOpen(t *testing.T) {
 		t.Errorf("/nix-cache-info is %q", got)
 	}
 	var status struct{ HTTP []string }
-	if err := json.Unmarshal([]byte(s.run("sh", "-c", "narbor status --json || test $? = 4")), &status); err != nil || len(status.HTTP) != 2 {
+	if err := json.Unmarshal([]byte(s.run("sh", "-c", "narbor status --json || test $? = 4")), &status); err != nil ||
+		len(status.HTTP) != 2 {
 		t.Errorf("narbor status --json: %v, %v, want two HTTP addresses", err, status)
 	}
-	if got := s.run("stat", "-c", "%a %U", "/var/lib/private/narbor"); strings.HasPrefix(got, "700 root") || !strings.HasPrefix(got, "700 ") {
+	if got := s.run("stat", "-c", "%a %U", "/var/lib/private/narbor"); strings.HasPrefix(got, "700 root") ||
+		!strings.HasPrefix(got, "700 ") {
 		t.Errorf("the state directory is %s, want 700 and a user of its own", got)
 	}
 

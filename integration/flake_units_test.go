@@ -40,8 +40,9 @@ func TestUnitsSatisfySystemd(t *testing.T) {
 	flakeNeeds(t, "systemd-analyze")
 	service, socket := nixosUnits(t)
 	for where, units := range map[string]map[string]unit{
-		"plain Linux": {"narbor.service": readUnit(t, "../cmd/narbor/units/narbor.service"), "narbor.socket": readUnit(t, "../cmd/narbor/units/narbor.socket")},
-		"NixOS":       {"narbor.service": service, "narbor.socket": socket},
+		"plain Linux": {"narbor.service": readUnit(t, "../cmd/narbor/units/narbor.service"),
+			"narbor.socket": readUnit(t, "../cmd/narbor/units/narbor.socket")},
+		"NixOS": {"narbor.service": service, "narbor.socket": socket},
 	} {
 		t.Run(where, func(t *testing.T) {
 			dir := t.TempDir()

@@ -23,12 +23,14 @@ func (f flake) of(module string) flake {
 }
 
 func TestInstallerWritesToMemoryOnly(t *testing.T) {
-	cases := newFlake(t).of("nixosModules.installer").evaluate(t, `{ }`, `{ services.narbor = { spoolSize = "30%"; share = "none"; }; nix.settings.connect-timeout = 9; }`,
+	cases := newFlake(t).of("nixosModules.installer").evaluate(t, `{ }`,
+		`{ services.narbor = { spoolSize = "30%"; share = "none"; }; nix.settings.connect-timeout = 9; }`,
 		`{ services.narbor.enable = false; }`, `{ services.narbor.spoolSize = "4GiB"; }`)
 	c, changed, off, big := cases[0], cases[1], cases[2], cases[3]
 	for path, want := range map[string]string{
 		"failed": `[]`, "warnings": `[]`,
-		"settings":                                    `{"log-level":"info","min-free":"10%","port":6273,"share":"signed","spool-size":"50%","upload-rate":"0"}`,
+		"settings": `{"log-level":"info","min-free":"10%","port":6273,"share":"signed",` +
+			`"spool-size":"50%","upload-rate":"0"}`,
 		"nix.settings":                                `{"connect-timeout":5,"extra-substituters":["http://127.0.0.1:6272"]}`,
 		"networking.firewall":                         `{"allowedTCPPorts":[6273],"allowedUDPPorts":[5353],"interfaces":{}}`,
 		"systemd.services.narbor.environment":         `{"HOME":"%t/narbor","NARBOR_STATE_DIR":"%t/narbor/state"}`,
@@ -67,8 +69,10 @@ func TestGuestHasASmallDisk(t *testing.T) {
 
 func TestHostOfGuestsLetsThemIn(t *testing.T) {
 	cases := newFlake(t).of("nixosModules.vm-host").evaluate(t, `{ }`,
-		`{ networking.nftables.enable = true; virtualisation.libvirtd.enable = true; services.narbor = { openFirewall = false; port = 7000; }; }`,
-		`{ services.narbor.enable = false; }`, `{ services.narbor.guestInterfaces = [ "br-vm" ]; services.narbor.listenAddresses = [ "10.1.1.1" "[fd00::1]" ]; }`)
+		`{ networking.nftables.enable = true; virtualisation.libvirtd.enable = true; `+
+			`services.narbor = { openFirewall = false; port = 7000; }; }`,
+		`{ services.narbor.enable = false; }`,
+		`{ services.narbor.guestInterfaces = [ "br-vm" ]; services.narbor.listenAddresses = [ "10.1.1.1" "[fd00::1]" ]; }`)
 	plain, libvirt, off, own := cases[0], cases[1], cases[2], cases[3]
 	const ports = `{"allowedTCPPorts":[6272,6273],"allowedUDPPorts":[5353]}`
 	plain.want(t, "networking.firewall.interfaces", fmt.Sprintf(`{"microvm+":%s,"tap+":%[1]s,"virbr+":%[1]s,"vmbr+":%[1]s}`, ports))
@@ -76,7 +80,8 @@ func TestHostOfGuestsLetsThemIn(t *testing.T) {
 	plain.want(t, listenStream, `["127.0.0.1:6272","[::1]:6272"]`)
 	libvirt.want(t, listenStream, `["127.0.0.1:7000","[::1]:7000","192.168.122.1:7000"]`)
 	libvirt.want(t, "networking.firewall.allowedTCPPorts", `[]`)
-	libvirt.want(t, "networking.firewall.interfaces", strings.ReplaceAll(fmt.Sprintf(`{"microvm*":%s,"tap*":%[1]s,"virbr*":%[1]s,"vmbr*":%[1]s}`, ports), "6272", "7000"))
+	libvirt.want(t, "networking.firewall.interfaces",
+		strings.ReplaceAll(fmt.Sprintf(`{"microvm*":%s,"tap*":%[1]s,"virbr*":%[1]s,"vmbr*":%[1]s}`, ports), "6272", "7000"))
 	libvirt.want(t, "systemd.sockets.narbor.socketConfig.FreeBind", `true`) // libvirt makes its bridge later
 	off.want(t, "networking.firewall", noFirewall)
 	own.want(t, listenStream, `["127.0.0.1:6272","[::1]:6272","10.1.1.1:6272","[fd00::1]:6272"]`)
@@ -98,7 +103,8 @@ func TestModulesMayBeCombined(t *testing.T) {
 }
 
 func TestDarwinModule(t *testing.T) {
-	cases := newFlake(t).of("darwinModules.default").evaluate(t, `{ }`, `{ services.narbor = { enable = true; peers = [ "nas" ]; extraFlags = [ "--no-mdns" ]; }; }`,
+	cases := newFlake(t).of("darwinModules.default").evaluate(t, `{ }`,
+		`{ services.narbor = { enable = true; peers = [ "nas" ]; extraFlags = [ "--no-mdns" ]; }; }`,
 		`{ services.narbor.enable = true; nix.enable = false; }`)
 	off, c, determinate := cases[0], cases[1], cases[2]
 	off.want(t, "launchd", `{"daemons":{}}`)
@@ -123,7 +129,8 @@ func TestDarwinModule(t *testing.T) {
 func TestSettingsGoBeforeOptions(t *testing.T) {
 	c := newFlake(t).evaluate(t, `{ services.narbor = { enable = true; uploadRate = "1MB"; peers = [ "a" ];
 		settings = { upload-rate = "2MB"; no-mdns = true; peer = [ "b" "c" ]; allow-host = [ "builder.lan" ]; }; }; }`)[0]
-	c.want(t, "settings", `{"allow-host":["builder.lan"],"log-level":"info","min-free":"2GiB","no-mdns":true,"peer":["b","c"],"port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"2MB"}`)
+	c.want(t, "settings", `{"allow-host":["builder.lan"],"log-level":"info","min-free":"2GiB","no-mdns":true,"peer":["b","c"],`+
+		`"port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"2MB"}`)
 }
 
 // narbor itself must accept what the module writes, and refuse what only it can tell to be wrong.
@@ -132,8 +139,10 @@ func TestNarborAcceptsTheModulesSettings(t *testing.T) {
 		t.Fatal(programs.err)
 	}
 	cases := newFlake(t).evaluate(t, enabled,
-		`{ services.narbor = { enable = true; p2pPort = 7001; share = "none"; spoolSize = "25%"; minFreeDisk = "5%"; uploadRate = "10MB"; logLevel = "debug";
-		   peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ]; cacheDirs = [ "/srv/a b" ]; upstreams = [ "https://cache.nixos.org" ]; }; }`,
+		`{ services.narbor = { enable = true; p2pPort = 7001; share = "none"; spoolSize = "25%"; minFreeDisk = "5%";
+			uploadRate = "10MB"; logLevel = "debug";
+		   peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ]; cacheDirs = [ "/srv/a b" ];
+			upstreams = [ "https://cache.nixos.org" ]; }; }`,
 		`{ services.narbor = { enable = true; dashboard.enable = false; }; }`,
 		`{ services.narbor = { enable = true; settings.uplod-rate = "1MB"; }; }`,
 		`{ services.narbor = { enable = true; spoolSize = "much"; }; }`)
@@ -161,7 +170,8 @@ func TestDashboardCanBeLeftOut(t *testing.T) {
 	cases[1].want(t, "failed", `[]`)
 	cases[1].want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:6272","[::1]:6272"]`) // Nix asks as before
 	cases[2].want(t, "settings.no-page", `false`)
-	newFlake(t).of("darwinModules.default").evaluate(t, `{ services.narbor = { enable = true; dashboard.enable = false; }; }`)[0].want(t, "settings.no-page", `true`)
+	newFlake(t).of("darwinModules.default").evaluate(t, `{ services.narbor = { enable = true; dashboard.enable = false; }; }`)[0].want(t,
+		"settings.no-page", `true`)
 }
 
 // What evaluates and yet cannot be meant is told with what to do about it.
@@ -194,7 +204,8 @@ func TestAssertionsSayTheFix(t *testing.T) {
 
 func TestModuleWarnsOfHarmfulSettings(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
-		`{ services.narbor.enable = true; nix.settings = { require-sigs = true; allowed-users = [ "@wheel" "*" ]; substituters = [ "https://cache.nixos.org" ]; }; }`,
+		`{ services.narbor.enable = true; nix.settings = { require-sigs = true; allowed-users = [ "@wheel" "*" ]; substituters = [ `+
+			`"https://cache.nixos.org" ]; }; }`,
 		`{ services.narbor.enable = true; nix.settings.allowed-users = [ "narbor" ]; }`,
 		`{ services.narbor.enable = true; nix.settings.require-sigs = false; }`,
 		`{ services.narbor.enable = true; nix.settings.allowed-users = [ "@wheel" ]; }`,
@@ -226,8 +237,10 @@ func TestInstallersUnitKeepsAllInMemory(t *testing.T) {
 	for name, value := range c.at("systemd.services.narbor.environment").(map[string]any) {
 		dropIn += fmt.Sprintf("Environment=%s=%s\n", name, value)
 	}
-	dropIn += fmt.Sprintf("RuntimeDirectoryPreserve=%s\nEnvironment=NARBOR_SPOOL_SIZE=%s NARBOR_MIN_FREE=%s\n", c.at(serviceConfig+"RuntimeDirectoryPreserve"),
-		strings.ReplaceAll(fmt.Sprint(c.at("settings.spool-size")), "%", "%%"), strings.ReplaceAll(fmt.Sprint(c.at("settings.min-free")), "%", "%%"))
+	dropIn += fmt.Sprintf("RuntimeDirectoryPreserve=%s\nEnvironment=NARBOR_SPOOL_SIZE=%s NARBOR_MIN_FREE=%s\n",
+		c.at(serviceConfig+"RuntimeDirectoryPreserve"),
+		strings.ReplaceAll(fmt.Sprint(c.at("settings.spool-size")), "%", "%%"),
+		strings.ReplaceAll(fmt.Sprint(c.at("settings.min-free")), "%", "%%"))
 	s := bootSystemd(t, dropIn)
 	s.await("narbor.service", "active")
 	var before, after struct {

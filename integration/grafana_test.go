@@ -69,7 +69,8 @@ func TestGrafanaNamesMetricsThatExist(t *testing.T) {
 		}
 	}
 	for name := range there {
-		if base := strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count"); strings.HasPrefix(name, "narbor_") && !named[name] && !named[base+"_bucket"] {
+		if base := strings.TrimSuffix(strings.TrimSuffix(name, "_sum"), "_count"); strings.HasPrefix(name, "narbor_") && !named[name] &&
+			!named[base+"_bucket"] {
 			t.Errorf("no panel shows %s", name)
 		}
 	}

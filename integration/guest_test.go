@@ -97,19 +97,24 @@ func TestGuestsFetchFromTheirHost(t *testing.T) {
 	first, second := guestPaths(t, c)
 	began := time.Now()
 	settings := fmt.Sprintf("key=%s\nfirst=%s\nsecond=%s\n", corpus.PublicKey(), first.Path, second.Path)
-	user, err := host.StartGuest(image, lan.GuestConfig{Name: "user", Netdev: "user", Script: settings + "ip addr add 10.0.2.15/24 dev eth0\nip route add default via 10.0.2.2\nhost=10.0.2.2\n" + plainScript + narborScript + vsockScript})
+	user, err := host.StartGuest(image, lan.GuestConfig{Name: "user", Netdev: "user",
+		Script: settings + "ip addr add 10.0.2.15/24 dev eth0\nip route add default via 10.0.2.2\nhost=10.0.2.2\n" + plainScript +
+			narborScript + vsockScript})
 	w.must(err)
-	bridged, err := host.StartGuest(image, lan.GuestConfig{Name: "bridged", Netdev: "tap,ifname=tap0,script=no,downscript=no", Script: settings + "ip addr add 192.168.122.2/24 dev eth0\nhost=192.168.122.1\n" + plainScript + narborScript})
+	bridged, err := host.StartGuest(image, lan.GuestConfig{Name: "bridged", Netdev: "tap,ifname=tap0,script=no,downscript=no",
+		Script: settings + "ip addr add 192.168.122.2/24 dev eth0\nhost=192.168.122.1\n" + plainScript + narborScript})
 	w.must(err)
 	for _, g := range []struct {
 		name  string
 		guest *lan.Process
 		want  map[string]string
 	}{
-		{"user networking, and vsock", user, map[string]string{"found": "/ip4/10.0.2.2/tcp/6273 gateway", "without": "1", "host": "vsock:2:6273 vsock", "vsock": second.NarHash.String()}},
+		{"user networking, and vsock", user, map[string]string{"found": "/ip4/10.0.2.2/tcp/6273 gateway", "without": "1",
+			"host": "vsock:2:6273 vsock", "vsock": second.NarHash.String()}},
 		{"bridge", bridged, map[string]string{"found": "/ip4/192.168.122.1/tcp/"}},
 	} {
-		maps.Copy(g.want, map[string]string{"plain": first.NarHash.String(), "through": second.NarHash.String(), "/": "403", "/api/v1/status": "403", "/metrics": "403"})
+		maps.Copy(g.want, map[string]string{"plain": first.NarHash.String(), "through": second.NarHash.String(), "/": "403",
+			"/api/v1/status": "403", "/metrics": "403"})
 		t.Run(g.name, func(t *testing.T) { checkGuest(t, g.guest, guestTimeout, g.want) })
 		t.Logf("%s: ended within %.0f s", g.name, time.Since(began).Seconds())
 	}

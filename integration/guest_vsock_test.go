@@ -78,7 +78,8 @@ func TestGuestFindsItsHostByVsock(t *testing.T) {
 	w.must(nested.Write(filepath.Join(inner, "initrd"), settings+nestedScript))
 	files := map[string]string{"bin/narbor": programs.dir + "/narbor", "usr/bin/qemu-system-x86_64": qemu,
 		"inner/vmlinuz": filepath.Join(inner, "vmlinuz"), "inner/initrd": filepath.Join(inner, "initrd")}
-	for _, pattern := range []string{"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/kvmvapic.bin", "/usr/share/qemu/linuxboot_dma.bin", "/usr/lib/*/qemu/accel-tcg-x86_64.so"} {
+	for _, pattern := range []string{"/usr/share/seabios/bios-256k.bin", "/usr/share/qemu/kvmvapic.bin",
+		"/usr/share/qemu/linuxboot_dma.bin", "/usr/lib/*/qemu/accel-tcg-x86_64.so"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil || len(found) != 1 {
 			t.Fatalf("QEMU's %s: %q, %v", pattern, found, err)

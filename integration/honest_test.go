@@ -120,7 +120,8 @@ func (w world) damage(h *lan.Host, c *corpus.Corpus, count int) (damaged []store
 			return damaged
 		}
 		out, err := h.Run(w.ctx, "sh", "-ec", `f=$(find "$0" -type f -size +300c | head -n 1); [ -n "$f" ] || exit 0
-			chmod u+w "$f"; dd if=/dev/zero of="$f" bs=$(stat -c %s "$f") count=1 conv=notrunc status=none; chmod a-w "$f"; echo damaged`, info.Path.String())
+			chmod u+w "$f"; dd if=/dev/zero of="$f" bs=$(stat -c %s "$f") count=1 conv=notrunc status=none; chmod a-w "$f"; echo damaged`,
+			info.Path.String())
 		w.must(err)
 		if strings.Contains(out, "damaged") {
 			damaged = append(damaged, info)

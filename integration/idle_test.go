@@ -39,7 +39,8 @@ func TestManyNarborsIdle(t *testing.T) {
 	for i := range n {
 		h, err := w.lan.Add(lan.HostConfig{Name: "m" + strconv.Itoa(i+1), Binds: map[string]string{"opt": programs.dir}})
 		w.must(err)
-		_, err = h.Run(w.ctx, "nft", `add table inet m; add chain inet m out { type filter hook output priority 0; }; add rule inet m out udp dport 5353 counter`)
+		_, err = h.Run(w.ctx, "nft", `add table inet m; add chain inet m out { type filter hook output priority 0; }; add rule inet m `+
+			`out udp dport 5353 counter`)
 		w.must(err)
 		hosts = append(hosts, h)
 	}
@@ -66,7 +67,8 @@ func TestManyNarborsIdle(t *testing.T) {
 		most = max(most, u.RSS)
 	}
 	share, each := used.Seconds()/took.Seconds(), float64(said)/took.Seconds()/float64(n)
-	t.Logf("%d at rest for %s: %.2f %% of a core together, %d MiB at most, %.3f packets a second and machine", n, took.Round(time.Second), 100*share, most>>20, each)
+	t.Logf("%d at rest for %s: %.2f %% of a core together, %d MiB at most, %.3f packets a second and machine", n, took.Round(time.Second),
+		100*share, most>>20, each)
 	limit := idleShare * float64(n) / 60
 	if !nightly() {
 		limit *= idleSlack

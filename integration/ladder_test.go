@@ -26,7 +26,8 @@ func (w world) plain(name, rule string) *lan.Host {
 	h, err := w.lan.Add(lan.HostConfig{Name: name, Binds: map[string]string{"opt": programs.dir}})
 	w.must(err)
 	if rule != "" {
-		_, err = h.Run(w.ctx, "nft", "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; add rule inet loss in "+rule)
+		_, err = h.Run(w.ctx, "nft", "add table inet loss; add chain inet loss in { type filter hook input priority 0; }; "+
+			"add rule inet loss in "+rule)
 		w.must(err)
 	}
 	return h

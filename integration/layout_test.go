@@ -26,7 +26,8 @@ var mayImport = map[string][]string{
 	"integration": {"store", "trust", "p2p", "narserve", "cmd"},
 }
 
-var topLevelFiles = []string{"ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "flake.lock", "flake.nix", "go.mod", "go.sum"}
+var topLevelFiles = []string{"ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "SECURITY.md", "flake.lock",
+	"flake.nix", "go.mod", "go.sum"}
 
 func TestImportsFollowTheTable(t *testing.T) {
 	files := 0

@@ -39,7 +39,8 @@ func TestPathsThatAreBrokenAtTheNeighbour(t *testing.T) {
 	bob, _ := w.fetching("bob", url)
 	w.neighbours(bob, 1)
 	broken := c.Biggest().Path.String()
-	_, err := alice.Run(w.ctx, "sh", "-ec", `find "$0" -type f -size +16k -exec sh -ec 'for f; do chmod u+w "$f"; truncate -s -8k "$f"; done' sh {} +`, broken)
+	_, err := alice.Run(w.ctx, "sh", "-ec",
+		`find "$0" -type f -size +16k -exec sh -ec 'for f; do chmod u+w "$f"; truncate -s -8k "$f"; done' sh {} +`, broken)
 	w.must(err)
 	gone := c.Infos[0].Path.String()
 	_, err = alice.Run(w.ctx, "rm", "-rf", gone)
@@ -101,7 +102,8 @@ func TestNetworkGoesAwayAndComesBack(t *testing.T) {
 	w.must(err)
 	_, url, err := bob.StartNginx("/srv/cache") // within bob: an upstream over a link that stays
 	w.must(err)
-	w.must(bob.Configure("extra-trusted-public-keys = "+corpus.PublicKey(), "substituters = "+lan.Substituter+" "+strings.Replace(url, bob.Addr4.String(), "127.0.0.1", 1)))
+	w.must(bob.Configure("extra-trusted-public-keys = "+corpus.PublicKey(),
+		"substituters = "+lan.Substituter+" "+strings.Replace(url, bob.Addr4.String(), "127.0.0.1", 1)))
 	_, err = bob.StartNixDaemon()
 	w.must(err)
 	w.start(bob)

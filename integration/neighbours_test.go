@@ -44,7 +44,8 @@ func (w world) leftOut(s lan.Status, liar *lan.Host) {
 	}
 	for _, nb := range s.Neighbours {
 		if bad := at(nb.Addr, liar); bad && nb.Aside == "" || (nb.WrongNARs > 0) != bad || nb.Strikes != 0 {
-			w.Errorf("neighbour %s (liar: %t) has %d strikes and %d wrong NARs, and is set aside because it %q", nb.Addr, bad, nb.Strikes, nb.WrongNARs, nb.Aside)
+			w.Errorf("neighbour %s (liar: %t) has %d strikes and %d wrong NARs, and is set aside because it %q", nb.Addr, bad, nb.Strikes,
+				nb.WrongNARs, nb.Aside)
 		}
 	}
 }

@@ -27,11 +27,13 @@ func TestBesideNetworkManager(t *testing.T) {
 	alice := w.host(lan.HostConfig{Name: "alice", Binds: map[string]string{"srv/nm": dir}})
 	bob := w.host(lan.HostConfig{Name: "bob"})
 	w.systemBus(alice)
-	profile := fmt.Sprintf("[connection]\nid=home\ntype=ethernet\ninterface-name=eth0\nmetered=1\n[ipv4]\nmethod=manual\naddress1=%s/24\n[ipv6]\nmethod=link-local\n", alice.Addr4)
+	profile := fmt.Sprintf("[connection]\nid=home\ntype=ethernet\ninterface-name=eth0\n"+
+		"metered=1\n[ipv4]\nmethod=manual\naddress1=%s/24\n[ipv6]\nmethod=link-local\n", alice.Addr4)
 	w.must(alice.WriteFile("/etc/NetworkManager/system-connections/home.nmconnection", profile))
 	w.must(alice.WriteFile("/etc/NetworkManager/NetworkManager.conf", "[main]\nplugins=keyfile\n"))
 	// With /sys read-only it does not wait for udev, which is not here.
-	w.shell(alice, "chmod 600 /etc/NetworkManager/system-connections/* && mkdir -p /var/lib/NetworkManager /run/NetworkManager && mount -o remount,ro /sys")
+	w.shell(alice, "chmod 600 /etc/NetworkManager/system-connections/* && mkdir -p /var/lib/NetworkManager /run/NetworkManager && mount "+
+		"-o remount,ro /sys")
 	_, err = alice.StartDaemon("env", env, "/srv/nm/usr/sbin/NetworkManager", "--no-daemon")
 	w.must(err)
 	nmcli := func(args ...string) (string, error) {

@@ -32,7 +32,8 @@ func TestEditOfNixConfHoldsWithEveryNix(t *testing.T) {
 		w.must(h.WriteFile("/etc/nix/nix.conf", conf+"\nsubstituters = https://a\n!include later\n"))
 		w.must(h.WriteFile("/etc/nix/later", "max-jobs = 2\n"))
 		w.shell(h, narbor+" config nix --add 'extra-substituters = "+lan.Substituter+"'")
-		if text, err = h.ReadFile("/etc/nix/nix.conf"); err != nil || !strings.HasSuffix(text, "!include later\nextra-substituters = "+lan.Substituter+" # narbor\n") {
+		if text, err = h.ReadFile("/etc/nix/nix.conf"); err != nil ||
+			!strings.HasSuffix(text, "!include later\nextra-substituters = "+lan.Substituter+" # narbor\n") {
 			t.Errorf("Nix %s: nix.conf is %q, %v", nix.Version, text, err)
 		}
 	}

@@ -32,21 +32,26 @@ const ownScripts = `
 build() { name=$1; shift; nix-build --no-out-link "$@" --expr 'derivation { name = "'$name'"; system = builtins.currentSystem;
 	builder = "/bin/sh"; args = [ "-c" "echo '$name' > $out" ]; }'; }
 sign() { nix store sign --key-file $1 $2; }
-copied() { nix copy --no-check-sigs --to file:///tmp/copies $1; nix-store --delete $1 >&2; nix copy --no-check-sigs --from file:///tmp/copies $1; }
-remote() { build $1 --max-jobs 0 --option builders "ssh://localhost?remote-program=$2 $(nix eval --impure --raw --expr builtins.currentSystem)"; }
+copied() { nix copy --no-check-sigs --to file:///tmp/copies $1; nix-store --delete $1 >&2
+	nix copy --no-check-sigs --from file:///tmp/copies $1; }
+remote() { build $1 --max-jobs 0 \
+	--option builders "ssh://localhost?remote-program=$2 $(nix eval --impure --raw --expr builtins.currentSystem)"; }
 `
 
 func ownPaths() []ownPath {
 	return []ownPath{
 		{kind: "own build", script: `build plain`, ultimate: true},
-		{kind: "own build, signed by a hook", script: `nix-build --no-out-link /etc/nix/hook.nix --option post-build-hook /etc/nix/hook.sh`, ultimate: true, newer: true},
-		{kind: "own build, signed as by a hook", script: `p=$(nix-build --no-out-link /etc/nix/hook.nix); OUT_PATHS=$p /etc/nix/hook.sh; echo $p`, ultimate: true},
+		{kind: "own build, signed by a hook", script: `nix-build --no-out-link /etc/nix/hook.nix --option post-build-hook /etc/nix/hook.sh`,
+			ultimate: true, newer: true},
+		{kind: "own build, signed as by a hook",
+			script: `p=$(nix-build --no-out-link /etc/nix/hook.nix); OUT_PATHS=$p /etc/nix/hook.sh; echo $p`, ultimate: true},
 		{kind: "own build, signed by Nix", script: `NIX_REMOTE= build secret --option secret-key-files /etc/nix/hook.sec`, ultimate: true},
 		{kind: "own build, signed by hand", script: `p=$(build hand); sign /etc/nix/hook.sec $p; echo $p`, ultimate: true},
 		{kind: "own build, with a public signature", script: `p=$(build both); sign /tmp/upstream $p; echo $p`, ultimate: true},
 		{kind: "copy with a public signature, built here again", script: `p=$(build again); sign /tmp/upstream $p; copied $p
 			build again --check >&2; echo $p`, ultimate: true},
-		{kind: "copy with a public signature", script: `p=$(build public); sign /tmp/upstream $p; copied $p; echo $p`, public: true, member: true},
+		{kind: "copy with a public signature", script: `p=$(build public); sign /tmp/upstream $p; copied $p; echo $p`, public: true,
+			member: true},
 		{kind: "copy of an own build, signed", script: `p=$(build own-copy); sign /etc/nix/hook.sec $p; copied $p; echo $p`, member: true},
 		{kind: "copy of an own build, not signed", script: `p=$(build bare-copy); copied $p; echo $p`},
 		{kind: "build of a remote builder", script: `remote remote /srv/serve`, newer: true},
@@ -60,14 +65,17 @@ func ownPaths() []ownPath {
 // localhost. The mount program is this computer's: newer Debian suites have it in a package that hosts lack.
 const builderScript = `#!/bin/sh
 mkdir -p /tmp/builder/nix/store
-exec unshare -m sh -c '/srv/tools/mount --bind /tmp/builder/nix /nix && NIX_REMOTE= exec nix-store --option sandbox false --option build-users-group "" EXTRA "$@"' sh "$@"
+exec unshare -m sh -c '/srv/tools/mount --bind /tmp/builder/nix /nix &&
+	NIX_REMOTE= exec nix-store --option sandbox false --option build-users-group "" EXTRA "$@"' sh "$@"
 `
 
 // builds makes a machine that builds, and all of the ownPaths on it.
 func (w world) builds(name string, nix lan.Nix, extra ...string) (h *lan.Host, paths map[string]ownPath) {
 	w.Helper()
-	h = w.host(lan.HostConfig{Name: name, System: nix.System, Binds: map[string]string{"srv/tools": "/usr/bin"}}, "substituters =", "experimental-features = nix-command")
-	for file, from := range map[string]string{"/etc/nix/hook.sh": "testdata/own-build-hook.sh", "/etc/nix/hook.nix": "testdata/own-build-signed-by-hook.nix"} {
+	h = w.host(lan.HostConfig{Name: name, System: nix.System, Binds: map[string]string{"srv/tools": "/usr/bin"}}, "substituters =",
+		"experimental-features = nix-command")
+	for file, from := range map[string]string{"/etc/nix/hook.sh": "testdata/own-build-hook.sh",
+		"/etc/nix/hook.nix": "testdata/own-build-signed-by-hook.nix"} {
 		text, err := os.ReadFile(from)
 		w.must(err)
 		w.must(h.WriteFile(file, string(text)))

@@ -90,10 +90,12 @@ func busyAccount(now time.Time) *narserve.Account {
 		}
 	}
 	const laptop, nas = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv"
-	for i, name := range []string{"firefox-141.0", "llvm-18.1.8-lib", "glibc-2.40-66", "noto-fonts-2025.06.01", "gtk4-4.18.6", "python3-3.12.11",
+	for i, name := range []string{"firefox-141.0", "llvm-18.1.8-lib", "glibc-2.40-66", "noto-fonts-2025.06.01", "gtk4-4.18.6",
+		"python3-3.12.11",
 		"mesa-25.1.6", "systemd-257.7", "linux-firmware-20250708", "gcc-14.3.0-lib", "ffmpeg-7.1.1-lib", "qtbase-6.9.1"} {
 		path := strings.Repeat(string("0123456789abcdfghij"[i]), 32) + "-" + name
-		r := narserve.Request{Time: now.Add(-time.Duration(i*i*7) * time.Second), Path: path, Result: narserve.ResultHit, Count: 1, Bytes: int64(340e6 / (i + 1)),
+		r := narserve.Request{Time: now.Add(-time.Duration(i*i*7) * time.Second), Path: path, Result: narserve.ResultHit, Count: 1,
+			Bytes:   int64(340e6 / (i + 1)),
 			Seconds: 3.6 / float64(i+1), Origin: store.FromNeighbours, From: []string{nas, laptop}[:1+i%2]}
 		switch i {
 		case 2:
@@ -101,7 +103,8 @@ func busyAccount(now time.Time) *narserve.Account {
 		case 4:
 			r = narserve.Request{Time: r.Time, Path: path, Result: narserve.ResultFound, Count: 1260}
 		case 7:
-			r = narserve.Request{Time: r.Time, Path: path[:32], Result: narserve.ResultRejected, Reason: "a neighbour has it, but no key that Nix trusts has signed it", Count: 3}
+			r = narserve.Request{Time: r.Time, Path: path[:32], Result: narserve.ResultRejected,
+				Reason: "a neighbour has it, but no key that Nix trusts has signed it", Count: 3}
 		}
 		a.Requests = append(a.Requests, r)
 	}
@@ -111,15 +114,20 @@ func busyAccount(now time.Time) *narserve.Account {
 // busyFacts are those of that machine.
 func busyFacts(now time.Time) narserve.Facts {
 	return narserve.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
-		Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true, Keys: []string{"cache.nixos.org-1"},
+		Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
+		Keys:      []string{"cache.nixos.org-1"},
 		ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true, ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"},
 		Neighbours: []narserve.Neighbour{
-			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", Since: now.Add(-3 * time.Hour), Received: 4.1e9, Sent: 0.6e9},
-			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named", Since: now.Add(-75 * time.Hour), Received: 11.9e9},
-			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound", Since: now.Add(-12 * time.Minute), Sent: 7.3e9, Strikes: 1},
+			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
+				Since: now.Add(-3 * time.Hour), Received: 4.1e9, Sent: 0.6e9},
+			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
+				Since: now.Add(-75 * time.Hour), Received: 11.9e9},
+			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
+				Since: now.Add(-12 * time.Minute), Sent: 7.3e9, Strikes: 1},
 		},
 		Interfaces: []narserve.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
-			{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"}, {Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}},
+			{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
+			{Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}},
 		Spool: narserve.SpoolUse{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}, Status: map[string]int{"schema": 1}}
 }
 
@@ -129,11 +137,16 @@ func freshFacts(now time.Time) narserve.Facts {
 	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
 	f.Banned = []narserve.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "it lied", Until: now.Add(time.Hour)}}
 	f.Health = []narserve.Health{
-		{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed", Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
-			Fix: "Give Nix the key of its cache in nix.conf.", Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
-		{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor", Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
-			Fix: "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: f.NixConf},
-		{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet", Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
+		{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
+			Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +
+				"checked, and none of it is used.",
+			Fix:     "Give Nix the key of its cache in nix.conf.",
+			Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
+		{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
+			Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
+			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: f.NixConf},
+		{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
+			Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
 	return f
 }
 
@@ -142,7 +155,8 @@ func (s *shown) move(t *testing.T, name string, size, in, out int) {
 	t.Helper()
 	m := textMapping(t, name, size)
 	s.accounts.Received(store.FromNeighbours, m, "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", in)
-	s.accounts.Sent(textMapping(t, "blender-4.5.1", 2*size).Path(), int64(2*size), "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", out)
+	s.accounts.Sent(textMapping(t, "blender-4.5.1", 2*size).Path(), int64(2*size), "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE",
+		out)
 }
 
 // The page as people see it, on a wide screen and a narrow one, by day and by night.
@@ -204,15 +218,18 @@ func TestNarrowPageCutsNoRow(t *testing.T) {
 // cutRows are the rows of tables that stand out of what scrolls around them, or of the page.
 const cutRows = `[...document.querySelectorAll("tbody tr")].filter((row) => {
 	const r = row.getBoundingClientRect(), around = row.closest(".scroll").getBoundingClientRect();
-	return r.bottom > around.bottom + 1 || r.top < around.top - 1 || [...row.children].some((c) => c.getBoundingClientRect().right > innerWidth);
+	return r.bottom > around.bottom + 1 || r.top < around.top - 1 ||
+		[...row.children].some((c) => c.getBoundingClientRect().right > innerWidth);
 }).map((row) => row.innerText.slice(0, 40)).join("; ")`
 
 // contrast is the text, if any, that stands out from its background by less than 4.5 to 1.
 const contrast = `(() => {
 	const parts = (c) => c.match(/[\d.]+/g).map(Number);
-	const light = (c) => { const [r, g, b] = parts(c).map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+	const light = (c) => { const [r, g, b] = parts(c).map((v) => { v /= 255;
+		return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
 		return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-	const behind = (e) => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (parts(c)[3] !== 0) return c; } return "rgb(255,255,255)"; };
+	const behind = (e) => { for (; e; e = e.parentElement) {
+		const c = getComputedStyle(e).backgroundColor; if (parts(c)[3] !== 0) return c; } return "rgb(255,255,255)"; };
 	const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 	const bad = new Set();
 	for (let n; (n = walk.nextNode());) {
@@ -251,8 +268,10 @@ func TestPageLivesInChromium(t *testing.T) {
 	})
 	b.screen(1280, "light")
 	b.open(s.url + "/")
-	for _, want := range []string{"of the last 30 days came from your network", "not downloaded", "192.168.1.23", "named by you", "nobody near has it",
-		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine", "1 of 3 strikes"} {
+	for _, want := range []string{"of the last 30 days came from your network", "not downloaded", "192.168.1.23", "named by you",
+		"nobody near has it",
+		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine",
+		"1 of 3 strikes"} {
 		b.until(fmt.Sprintf("document.body.innerText.includes(%q)", want))
 	}
 	b.until(`document.getElementById("now").innerText.includes("Nothing is under way")`)
@@ -260,15 +279,18 @@ func TestPageLivesInChromium(t *testing.T) {
 	b.until(`document.getElementById("now").innerText.includes("inkscape-1.4.2")`)
 	b.until(`document.querySelector("#now progress").getAttribute("aria-label") === "inkscape-1.4.2"`)
 	s.set(func(f *narserve.Facts) {
-		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273", Via: "mdns", Since: time.Now()})
+		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273", Via: "mdns",
+			Since: time.Now()})
 		f.Health = []narserve.Health{{Code: "x", Severity: narserve.SeverityWarning, Title: "Something is odd", Text: "Look."}}
 	})
 	b.until(`document.body.innerText.includes("192.168.1.77") && document.body.innerText.includes("Something is odd")`)
 	if got := b.eval(`document.title`); got != "narbor" {
 		t.Errorf("the title is %q: what a neighbour said was run", got)
 	}
-	if got := b.eval(`[...document.querySelectorAll("main section")].every((s) => s.getAttribute("aria-label") || document.getElementById(s.getAttribute("aria-labelledby"))) &&
-		[...document.querySelectorAll("table")].every((t) => t.querySelector("th[scope=col]") && t.querySelector("th[scope=row]"))`); got != "true" {
+	if got := b.eval(`[...document.querySelectorAll("main section")].every((s) => s.getAttribute("aria-label") ||
+		document.getElementById(s.getAttribute("aria-labelledby"))) &&
+		[...document.querySelectorAll("table")].every((t) =>
+		t.querySelector("th[scope=col]") && t.querySelector("th[scope=row]"))`); got != "true" {
 		t.Error("a section has no name, or a table no headers")
 	}
 	checkSeen(t, b, s.url)
@@ -302,7 +324,8 @@ func textMapping(t *testing.T, name string, size int) trust.Mapping {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := new(trust.Keys).Check(store.Info{Path: path, NarHash: store.Hash{2}, NarSize: int64(size), CA: "text:sha256:" + flat.Base32()})
+	m, err := new(trust.Keys).Check(store.Info{Path: path, NarHash: store.Hash{2}, NarSize: int64(size),
+		CA: "text:sha256:" + flat.Base32()})
 	if err != nil {
 		t.Fatal(err)
 	}

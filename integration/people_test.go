@@ -51,10 +51,12 @@ func TestWithoutIPv6(t *testing.T) {
 			w.whole(bob, corpus, corpus.Top.String())
 			text, err := p.Log()
 			w.must(err)
-			if !strings.Contains(text, "for Nix     http://127.0.0.1:6272\n") || strings.Count(text, "WARN") > c.most || strings.Contains(text, "ERROR") {
+			if !strings.Contains(text, "for Nix     http://127.0.0.1:6272\n") || strings.Count(text, "WARN") > c.most ||
+				strings.Contains(text, "ERROR") {
 				t.Errorf("the log is\n%s\nwant 127.0.0.1 alone, and %d warnings at most", text, c.most)
 			}
-			for _, check := range []string{"running", "nix", "probe", "firewall", "network", "multicast", "neighbours", "isolation", "ports"} {
+			for _, check := range []string{"running", "nix", "probe", "firewall", "network", "multicast", "neighbours", "isolation",
+				"ports"} {
 				out, _ := bob.Run(w.ctx, run[0], append(run[1:], "doctor", "--json", check)...) // it fails if it finds something
 				if strings.Contains(out, `"error"`) || strings.Contains(out, `"warning"`) {
 					t.Errorf("doctor %s says\n%s", check, out)
@@ -103,7 +105,8 @@ func TestNixOfASingleUser(t *testing.T) {
 	w.well(desk, "nix")
 	w.realise(laptop, c.Top.String())
 	w.whole(laptop, c, c.Top.String())
-	if out := w.shell(desk, narbor+" why "+c.Top.String()); !strings.Contains(out, "valid in /nix/store") || !strings.Contains(out, "shared     yes") {
+	if out := w.shell(desk, narbor+" why "+c.Top.String()); !strings.Contains(out, "valid in /nix/store") ||
+		!strings.Contains(out, "shared     yes") {
 		t.Errorf("narbor why says\n%s", out)
 	}
 }
@@ -114,7 +117,8 @@ func TestNixThatRefuses(t *testing.T) {
 	c := w.corpus(corpus.Small())
 	for _, r := range []struct{ name, script, mend string }{
 		{"by its socket", "chmod 700 /nix/var/nix/daemon-socket", "chmod 755 /nix/var/nix/daemon-socket"},
-		{"by having none, and another owner", "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" != nix-daemon ] || kill \"${p#/proc/}\"; done; rm -f /nix/var/nix/daemon-socket/socket; chmod 700 /nix/var/nix/db", ""},
+		{"by having none, and another owner", "for p in /proc/[0-9]*; do [ \"$(cat $p/comm)\" != nix-daemon ] || kill \"${p#/proc/}\"; " +
+			"done; rm -f /nix/var/nix/daemon-socket/socket; chmod 700 /nix/var/nix/db", ""},
 	} {
 		h := w.host(lan.HostConfig{Name: strings.Fields(r.name)[1], Nix: c.Nix}, "substituters = "+lan.Substituter)
 		w.shell(h, r.script)
@@ -124,7 +128,8 @@ func TestNixThatRefuses(t *testing.T) {
 		}
 		status, err := h.Run(w.ctx, narbor, "status")
 		why, _ := h.Run(w.ctx, narbor, "why", c.Top.String()) // it has no holder
-		if err == nil || !strings.Contains(status, "The Nix store cannot be asked") || !strings.Contains(why, "Nix on this machine cannot be asked") {
+		if err == nil || !strings.Contains(status, "The Nix store cannot be asked") ||
+			!strings.Contains(why, "Nix on this machine cannot be asked") {
 			t.Errorf("%s: %v\n%s\n%s", r.name, err, status, why)
 		}
 		if r.mend != "" {

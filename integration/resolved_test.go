@@ -26,7 +26,8 @@ func TestBesideResolved(t *testing.T) {
 		w.must(err)
 		w.must(h.WriteFile("/etc/systemd/resolved.conf", resolvedConf))
 		w.must(h.WriteFile("/etc/resolv.conf", "nameserver 127.0.0.53\n"))
-		w.shell(h, "echo systemd-resolve:x:101:101::/:/bin/false >> /etc/passwd; echo systemd-resolve:x:101: >> /etc/group; mkdir -p /run/systemd/resolve && chown 101:101 /run/systemd/resolve")
+		w.shell(h, "echo systemd-resolve:x:101:101::/:/bin/false >> /etc/passwd; echo systemd-resolve:x:101: >> /etc/group; mkdir -p "+
+			"/run/systemd/resolve && chown 101:101 /run/systemd/resolve")
 		hosts = append(hosts, h)
 	}
 	alice, bob := hosts[0], hosts[1]
@@ -63,7 +64,9 @@ func TestBesideResolved(t *testing.T) {
 
 // busConf allows every user of the bus everything.
 const busConf = `<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/><allow send_type="signal"/></policy></busconfig>
+<policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/>
+<allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/>
+<allow receive_type="signal"/><allow send_type="signal"/></policy></busconfig>
 `
 
 // systemBus starts D-Bus on a host.

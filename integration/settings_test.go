@@ -32,7 +32,8 @@ func TestDoctorComparesNixWithNarbor(t *testing.T) {
 	for _, nix := range nixes {
 		t.Run(nix.Version, func(t *testing.T) {
 			w := world{t, w.lan, w.ctx}
-			h := w.host(lan.HostConfig{Name: "desk-" + nix.Version, System: nix.System}, "substituters = http://localhost:6272/?priority=10")
+			h := w.host(lan.HostConfig{Name: "desk-" + nix.Version, System: nix.System},
+				"substituters = http://localhost:6272/?priority=10")
 			w.shell(h, "touch -d '1 minute ago' /etc/nix/nix.conf")
 			w.start(h)
 			w.well(h, "nix")
@@ -41,7 +42,8 @@ func TestDoctorComparesNixWithNarbor(t *testing.T) {
 			w.must(h.WriteFile("/etc/nix/more.conf", "extra-trusted-public-keys = "+otherKey+"\n"))
 			w.shell(h, "chmod 600 /etc/nix/more.conf; echo '!include more.conf' >> /etc/nix/nix.conf; touch -d '1 minute ago' /etc/nix/*")
 			w.settled(h, "warning", "Nix has trusted keys that narbor, which runs as nobody, does not have: own-1")
-			if out, _ := h.Run(w.ctx, narbor, "doctor", "settings"); !strings.Contains(strings.Join(strings.Fields(out), " "), "could not read /etc/nix/more.conf (permission denied)") {
+			if out, _ := h.Run(w.ctx, narbor, "doctor", "settings"); !strings.Contains(strings.Join(strings.Fields(out), " "),
+				"could not read /etc/nix/more.conf (permission denied)") {
 				w.Errorf("doctor does not name the file that narbor may not read:\n%s", out)
 			}
 			w.shell(h, "chmod 644 /etc/nix/more.conf")
@@ -66,13 +68,15 @@ func TestDoctorComparesNixWithNarbor(t *testing.T) {
 func (w world) brokenKeys(h *lan.Host) {
 	w.Helper()
 	w.shell(h, ": > /etc/nix/empty-key")
-	for file, value := range map[string]string{"key-is-a-path.conf": "/etc/nix/signing-key.pub", "empty-secret-key.conf": "/etc/nix/empty-key"} {
+	for file, value := range map[string]string{"key-is-a-path.conf": "/etc/nix/signing-key.pub",
+		"empty-secret-key.conf": "/etc/nix/empty-key"} {
 		text, err := os.ReadFile("testdata/" + file)
 		w.must(err)
 		w.must(h.WriteFile("/etc/nix/broken.conf", "# a comment\n"+string(text)))
 		w.shell(h, "cp /etc/nix/nix.conf /tmp/well.conf; echo '!include broken.conf' >> /etc/nix/nix.conf")
 		f := w.settled(h, "error", "/etc/nix/broken.conf:2: ")
-		if says := w.shell(h, "date +%N > /tmp/new; NIX_REMOTE= nix --extra-experimental-features nix-command store add-file /tmp/new 2>&1 || true"); !strings.Contains(says, "key is corrupt") ||
+		if says := w.shell(h, "date +%N > /tmp/new; NIX_REMOTE= nix --extra-experimental-features nix-command store add-file /tmp/new "+
+			"2>&1 || true"); !strings.Contains(says, "key is corrupt") ||
 			!strings.Contains(f.Text, `Nix says "key is corrupt"`) || !strings.Contains(f.Text, value) {
 			w.Errorf("%s: of %s Nix says %q, and doctor %+v", h.Name, file, says, f)
 		}
@@ -84,7 +88,8 @@ func (w world) brokenKeys(h *lan.Host) {
 // ownConf gives a user, whom nix-daemon does not trust, a configuration of their own.
 func (w world) ownConf(h *lan.Host) {
 	w.Helper()
-	w.shell(h, "echo 'ann:x:1000:1000::/home/ann:/bin/sh' >> /etc/passwd; mkdir -p /home/ann/.config/nix; chown -R 1000:1000 /home/ann; chmod 755 /home /home/ann")
+	w.shell(h, "echo 'ann:x:1000:1000::/home/ann:/bin/sh' >> /etc/passwd; mkdir -p /home/ann/.config/nix; chown -R 1000:1000 /home/ann; "+
+		"chmod 755 /home /home/ann")
 	const own = "/home/ann/.config/nix/nix.conf"
 	doctor := func() string {
 		out, _ := h.Run(w.ctx, "env", "SUDO_UID=1000", narbor, "doctor", "settings") // it fails if it finds something
@@ -97,7 +102,8 @@ func (w world) ownConf(h *lan.Host) {
 	text, err := os.ReadFile("testdata/user-nix.conf-that-undoes")
 	w.must(err)
 	w.must(h.WriteFile(own, string(text)+"extra-trusted-public-keys = third-1:9oASiCpLX9mxsJCRLt1n3xhXNYgzDVrU7J+3LgA1QyI=\n"))
-	if out := doctor(); !strings.Contains(out, "Nix does not ask narbor for ann") || !strings.Contains(out, "because it does not trust ann: third-1") {
+	if out := doctor(); !strings.Contains(out, "Nix does not ask narbor for ann") ||
+		!strings.Contains(out, "because it does not trust ann: third-1") {
 		w.Errorf("%s: with an own configuration that takes narbor out:\n%s", h.Name, out)
 	}
 	w.must(h.WriteFile(own, "extra-substituters = http://127.0.0.1:6272\n"))
@@ -134,13 +140,16 @@ func TestNixLearnsNoRealisationFromNarbor(t *testing.T) {
 		h := w.host(lan.HostConfig{Name: "desk-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter, "sandbox = false",
 			"extra-experimental-features = ca-derivations", "build-users-group =")
 		w.start(h)
-		for _, path := range []string{"realisations/sha256:" + strings.Repeat("0", 64) + "!out.doi", "build-trace-v2/" + strings.Repeat("0", 32) + "-x.drv/out.doi"} {
+		for _, path := range []string{"realisations/sha256:" + strings.Repeat("0", 64) + "!out.doi",
+			"build-trace-v2/" + strings.Repeat("0", 32) + "-x.drv/out.doi"} {
 			if code := w.shell(h, "curl -s -o /dev/null -w '%{http_code}' '"+lan.Substituter+"/"+path+"'"); code != "404" {
 				t.Errorf("%s: GET /%s = %s, want 404", h.Name, path, code)
 			}
 		}
-		out := w.shell(h, fmt.Sprintf(`nix-build -vvvv --no-out-link --expr 'derivation { name = "ca"; system = builtins.currentSystem; builder = "/bin/sh";
-			args = [ "-c" "echo %s > $out" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }' 2>&1`, nix.Version))
+		out := w.shell(h, fmt.Sprintf(`nix-build -vvvv --no-out-link --expr 'derivation { name = "ca"; `+
+			`system = builtins.currentSystem; builder = "/bin/sh";
+			args = [ "-c" "echo %s > $out" ]; __contentAddressed = true; outputHashMode = "recursive"; outputHashAlgo = "sha256"; }' 2>&1`,
+			nix.Version))
 		if !regexp.MustCompile(`6272/(realisations|build-trace-v2)/`).MatchString(out) || !strings.Contains(out, "building '") {
 			t.Errorf("%s: Nix did not ask narbor for a realisation, or did not build:\n%s", h.Name, out)
 		}

@@ -9,15 +9,18 @@ import (
 // On a machine with systemd, Nix and narbor's program, setup starts narbor and makes Nix ask it. Unsetup removes all of
 // it, and the port stays open for as long as Nix may ask.
 func TestSetupAndUnsetup(t *testing.T) {
-	script := strings.Replace(bootScript, "mount --bind /etc etc", "cp -a /etc/. etc; rm -rf etc/nix etc/systemd/system; mkdir -p etc/nix etc/systemd/system nix/var/nix/db opt/new", 1)
+	script := strings.Replace(bootScript, "mount --bind /etc etc",
+		"cp -a /etc/. etc; rm -rf etc/nix etc/systemd/system; mkdir -p etc/nix etc/systemd/system nix/var/nix/db opt/new", 1)
 	script = strings.Replace(script, "SYSTEMD_UNIT_PATH=/units", "SYSTEMD_UNIT_PATH=/etc/systemd/system:/units", 1)
 	s := bootSystemdWith(t, script, func(t *testing.T, units string) { writeTargets(t, units, "") })
 	s.await("test.target", "active")
-	s.run("sh", "-c", "mv /usr/local/bin/narbor /opt/new/narbor && printf 'substituters = https://cache.example.org\\n' > /etc/nix/nix.conf")
+	s.run("sh", "-c", "mv /usr/local/bin/narbor /opt/new/narbor && printf 'substituters = https://cache.example.org\\n' > "+
+		"/etc/nix/nix.conf")
 
 	daemon := strings.TrimSpace(s.run("sh", "-c", "nix-daemon --daemon >/dev/null 2>&1 & echo $!")) // which systemd knows nothing of
 	s.run("sh", "-c", "cp /etc/nix/nix.conf /tmp/mine && echo '# Ansible managed' >> /etc/nix/nix.conf")
-	if out, err := s.command(t.Context(), "/opt/new/narbor", "setup").CombinedOutput(); err == nil || !strings.Contains(string(out), "Ansible managed") {
+	if out, err := s.command(t.Context(), "/opt/new/narbor", "setup").CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "Ansible managed") {
 		t.Errorf("setup beside a nix.conf of another tool = %v\n%s", err, out)
 	}
 	if got := s.run("sh", "-c", "ls /usr/local/bin; cp /tmp/mine /etc/nix/nix.conf"); strings.Contains(got, "narbor") {
@@ -25,7 +28,8 @@ func TestSetupAndUnsetup(t *testing.T) {
 	}
 	out := s.run("/opt/new/narbor", "setup")
 	t.Logf("narbor setup:\n%s", out)
-	for _, want := range []string{"copied to /usr/local/bin/narbor", "started, now and at each boot", "added to /etc/nix/nix.conf", "nix-daemon"} {
+	for _, want := range []string{"copied to /usr/local/bin/narbor", "started, now and at each boot", "added to /etc/nix/nix.conf",
+		"nix-daemon"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("setup does not say %q:\n%s", want, out)
 		}
@@ -42,7 +46,8 @@ func TestSetupAndUnsetup(t *testing.T) {
 		t.Errorf("doctor nix:\n%s", got)
 	}
 	// Again changes nothing but what runs.
-	if out := s.run("/opt/new/narbor", "setup"); !strings.Contains(out, "Nix asks narbor already") || s.run("cat", "/etc/nix/nix.conf") != conf {
+	if out := s.run("/opt/new/narbor", "setup"); !strings.Contains(out, "Nix asks narbor already") ||
+		s.run("cat", "/etc/nix/nix.conf") != conf {
 		t.Errorf("setup again:\n%s", out)
 	}
 	s.await("narbor.service", "active")
@@ -51,19 +56,23 @@ func TestSetupAndUnsetup(t *testing.T) {
 
 func (s systemd) unsetup(t *testing.T, daemon string) {
 	// Another line names narbor too: narbor must keep running.
-	s.run("sh", "-c", "cp /etc/nix/nix.conf /tmp/conf && echo 'extra-substituters = http://127.0.0.1:6272 https://other.example' >> /etc/nix/nix.conf")
-	if out, err := s.command(t.Context(), "narbor", "unsetup").CombinedOutput(); err == nil || !strings.Contains(string(out), "/etc/nix/nix.conf:2 still names") {
+	s.run("sh", "-c", "cp /etc/nix/nix.conf /tmp/conf && echo 'extra-substituters = http://127.0.0.1:6272 https://other.example' >> "+
+		"/etc/nix/nix.conf")
+	if out, err := s.command(t.Context(), "narbor", "unsetup").CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "/etc/nix/nix.conf:2 still names") {
 		t.Errorf("unsetup while Nix is told elsewhere = %v\n%s", err, out)
 	}
 	s.await("narbor.socket", "active")
 	s.run("cp", "/tmp/conf", "/etc/nix/nix.conf")
 
 	// A nix-daemon that has read the line, and cannot be restarted from here, still asks.
-	if out, err := s.command(t.Context(), "narbor", "unsetup").CombinedOutput(); err == nil || !strings.Contains(string(out), "nix-daemon still asks narbor") {
+	if out, err := s.command(t.Context(), "narbor", "unsetup").CombinedOutput(); err == nil ||
+		!strings.Contains(string(out), "nix-daemon still asks narbor") {
 		t.Errorf("unsetup beside a nix-daemon that still asks = %v\n%s", err, out)
 	}
 	s.await("narbor.socket", "active")
-	s.run("timeout", "20", "sh", "-c", "kill "+daemon+"; while kill -0 "+daemon+" 2>/dev/null; do sleep 0.1; done; cp /tmp/conf /etc/nix/nix.conf")
+	s.run("timeout", "20", "sh", "-c", "kill "+daemon+"; while kill -0 "+daemon+
+		" 2>/dev/null; do sleep 0.1; done; cp /tmp/conf /etc/nix/nix.conf")
 
 	// At any time, the port is open if nix.conf names it.
 	ctx, stop := context.WithCancel(t.Context())
@@ -91,7 +100,8 @@ func (s systemd) unsetup(t *testing.T, daemon string) {
 	if got := s.run("cat", "/etc/nix/nix.conf"); got != "substituters = https://cache.example.org\n" {
 		t.Errorf("nix.conf is %q after unsetup", got)
 	}
-	left := s.run("sh", "-c", "ls /usr/local/bin/narbor /etc/systemd/system/narbor.* 2>/dev/null; curl -s -m 5 http://127.0.0.1:6272/ || true")
+	left := s.run("sh", "-c", "ls /usr/local/bin/narbor /etc/systemd/system/narbor.* "+
+		"2>/dev/null; curl -s -m 5 http://127.0.0.1:6272/ || true")
 	if strings.TrimSpace(left) != "" {
 		t.Errorf("left behind: %s", left)
 	}

@@ -102,7 +102,8 @@ func (w world) various(h *lan.Host, c *corpus.Corpus) map[string]string {
 func (w world) forged(h *lan.Host, c *corpus.Corpus) map[string]string {
 	w.Helper()
 	source := c.Infos[0]
-	text, err := h.Run(w.ctx, "sh", "-ec", `echo forged > /tmp/forged; nix-store --dump /tmp/forged | sha256sum | cut -c1-64; nix-store --dump /tmp/forged | wc -c`)
+	text, err := h.Run(w.ctx, "sh", "-ec",
+		`echo forged > /tmp/forged; nix-store --dump /tmp/forged | sha256sum | cut -c1-64; nix-store --dump /tmp/forged | wc -c`)
 	w.must(err)
 	fields := strings.Fields(text)
 	info := store.Info{Signatures: source.Signatures}

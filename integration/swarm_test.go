@@ -108,12 +108,14 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 		offences, err := l.proc.Log()
 		s.must(err)
 		wrong, aside := about("neighbour sent a wrong NAR", l.id), about("neighbour is set aside", l.id)
-		s.Logf("%s: %s, %d offences in all: %d lies found, %d bans, %d wrong NARs, set aside %d times", h.Name, l.fault, strings.Count(offences, "\noffence "), lies, bans, wrong, aside)
+		s.Logf("%s: %s, %d offences in all: %d lies found, %d bans, %d wrong NARs, set aside %d times", h.Name, l.fault,
+			strings.Count(offences, "\noffence "), lies, bans, wrong, aside)
 		if wrong >= maxLies && aside == 0 && !banned {
 			s.Errorf("%s: %s sent %d wrong NARs and is not set aside", h.Name, l.id, wrong)
 		}
 		if lies > maxLies || lies >= maxLies && !banned || banned && bans == 0 {
-			s.Errorf("%s: %s lied %d times, banned is %v, %d lines say so; want a ban after %d lies", h.Name, l.id, lies, banned, bans, maxLies)
+			s.Errorf("%s: %s lied %d times, banned is %v, %d lines say so; want a ban after %d lies", h.Name, l.id, lies, banned, bans,
+				maxLies)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // indirect finds the words of sentences that are about a person where a thing is meant.
@@ -16,6 +17,30 @@ var indirect = regexp.MustCompile(`(?i)\b(who|whoever|whom|whose|somebody|nobody
 
 // maxIndirect is the share of comment lines that may have one of these words. It goes down as comments are rewritten.
 const maxIndirect = 0.05
+
+// maxColumns is the length of the longest line of code, with tabs of four columns.
+const maxColumns = 140
+
+func TestLinesAreShort(t *testing.T) {
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for i, line := range strings.Split(string(text), "\n") {
+			if n := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    ")); n > maxColumns {
+				t.Errorf("%s:%d has %d columns, want at most %d", path, i+1, n, maxColumns)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
 
 // TestCommentsArePlain counts the lines of comments that have one of the words above.
 func TestCommentsArePlain(t *testing.T) {

@@ -89,8 +89,9 @@ func NewAccounts() *Accounts {
 	if err != nil {
 		panic(err)
 	}
-	return &Accounts{origins: origins, missed: missed, missing: make(chan struct{}, 1), since: time.Now(), peers: shares{}, names: shares{}, passing: map[passKey]*passing{},
-		total: passed{answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}}
+	return &Accounts{origins: origins, missed: missed, missing: make(chan struct{}, 1), since: time.Now(), peers: shares{}, names: shares{},
+		passing: map[passKey]*passing{},
+		total:   passed{answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}}
 }
 
 // Received takes note of n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
@@ -223,7 +224,8 @@ func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bo
 		from.origin = store.FromStore
 	}
 	amounts := Amounts{Received: map[store.Origin]int64{from.origin: n}}
-	r := Request{Path: m.Path().Base(), Result: ResultHit, Count: 1, Bytes: n, Seconds: took.Seconds(), Origin: from.origin, From: from.from}
+	r := Request{Path: m.Path().Base(), Result: ResultHit, Count: 1, Bytes: n, Seconds: took.Seconds(), Origin: from.origin,
+		From: from.from}
 	if whole {
 		amounts.NARs = 1
 	} else {

@@ -40,7 +40,8 @@ func textClaim(t *testing.T, name, what string) store.Info {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return store.Info{Path: path, NarHash: sha256.Sum256([]byte(name + what)), NarSize: int64(112 + len(what)), CA: "text:sha256:" + store.Hash(flat).Base32()}
+	return store.Info{Path: path, NarHash: sha256.Sum256([]byte(name + what)), NarSize: int64(112 + len(what)),
+		CA: "text:sha256:" + store.Hash(flat).Base32()}
 }
 
 func TestAccountsSayWhatPassed(t *testing.T) {
@@ -63,7 +64,8 @@ func TestAccountsSayWhatPassed(t *testing.T) {
 
 		got := a.Account()
 		sum := got.Sum(1)
-		if sum.Received[store.FromNeighbours] != size || sum.Sent != 50 || sum.NARs != 1 || sum.Seconds != 2 || sum.Saved() != size || sum.SavedOf() != size {
+		if sum.Received[store.FromNeighbours] != size || sum.Sent != 50 || sum.NARs != 1 || sum.Seconds != 2 || sum.Saved() != size ||
+			sum.SavedOf() != size {
 			t.Errorf("Sum(1) = %+v", sum)
 		}
 		if q := got.Quarters[quarters-1]; len(got.Quarters) != quarters || q.Saved() != size || q.Sent != 50 {
@@ -101,7 +103,8 @@ func TestRequestsAlikeAreOneEntry(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 		got := a.Account()
-		if len(got.Requests) != 3 || got.Requests[0].Count != 1000 || got.Requests[0].Result != ResultRejected || got.Requests[2].Result != ResultMiss {
+		if len(got.Requests) != 3 || got.Requests[0].Count != 1000 || got.Requests[0].Result != ResultRejected ||
+			got.Requests[2].Result != ResultMiss {
 			t.Errorf("Requests = %+v, want three of 1000", got.Requests)
 		}
 		if sum := got.Sum(0); sum.Missed != 2000 || sum.Found != 1000 {
@@ -112,7 +115,8 @@ func TestRequestsAlikeAreOneEntry(t *testing.T) {
 		for i := range 2 * maxRequests {
 			a.served(m, int64(i), 0, true)
 		}
-		if got := a.Account().Requests; len(got) != maxRequests || got[0].Bytes != 2*maxRequests-1 || got[maxRequests-1].Bytes != maxRequests {
+		if got := a.Account().Requests; len(got) != maxRequests || got[0].Bytes != 2*maxRequests-1 ||
+			got[maxRequests-1].Bytes != maxRequests {
 			t.Errorf("%d requests are remembered, from %+v to %+v", len(got), got[0], got[len(got)-1])
 		}
 	})
@@ -191,7 +195,8 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	want, got := a.Account(), b.Account()
-	if fmt.Sprint(want.Sum(0)) != fmt.Sprint(got.Sum(0)) || len(got.Requests) != 3 || len(got.Peers) != 1 || len(got.Names) != 1 || !got.Since.Equal(want.Since) {
+	if fmt.Sprint(want.Sum(0)) != fmt.Sprint(got.Sum(0)) || len(got.Requests) != 3 || len(got.Peers) != 1 || len(got.Names) != 1 ||
+		!got.Since.Equal(want.Since) {
 		t.Errorf("read again:\n%+v\nwritten:\n%+v", got, want)
 	}
 	b.found(m.Path())
@@ -244,7 +249,8 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		"", "{", "null", good + "x", good + good, good[:len(good)-1], strings.Replace(good, `"schema":1`, `"schema":2`, 1),
 		strings.Replace(good, "2020-01-01", "2020-01-03", 1), strings.Replace(good, "2020-01-01", "yesterday", 1),
 		strings.Replace(good, ":5", ":-5", 1), strings.Replace(good, ":5", `:"5"`, 1),
-		`{"schema":1,"days":[` + strings.Repeat(`{},`, 400) + `{}]}`, `{"schema":1,"missed":[` + strings.Repeat(`{},`, maxMissChecks) + `{}]}`, strings.Repeat(" ", maxAccountsFile+1),
+		`{"schema":1,"days":[` + strings.Repeat(`{},`, 400) + `{}]}`,
+		`{"schema":1,"missed":[` + strings.Repeat(`{},`, maxMissChecks) + `{}]}`, strings.Repeat(" ", maxAccountsFile+1),
 	} {
 		file := filepath.Join(t.TempDir(), "account.json")
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -118,7 +118,8 @@ func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
 	if len(a.Missed) > maxMissChecks {
 		return a, errors.New("it has more misses than narbor writes")
 	}
-	if len(a.Days) > maxDays || len(a.Quarters) > quarters || len(a.Peers) > maxPeers || len(a.Names) > maxNames || len(a.Requests) > maxRequests {
+	if len(a.Days) > maxDays || len(a.Quarters) > quarters || len(a.Peers) > maxPeers || len(a.Names) > maxNames ||
+		len(a.Requests) > maxRequests {
 		return a, errors.New("it has more entries than narbor writes")
 	}
 	last, days := "", a.Days
@@ -154,7 +155,8 @@ func (a Amounts) sane() bool {
 			return false
 		}
 	}
-	return a.ByNix >= 0 && a.ByNixPaths >= 0 && a.Sent >= 0 && a.NARs >= 0 && a.Found >= 0 && a.Missed >= 0 && a.Seconds >= 0 && a.SavedSeconds >= 0
+	return a.ByNix >= 0 && a.ByNixPaths >= 0 && a.Sent >= 0 && a.NARs >= 0 && a.Found >= 0 && a.Missed >= 0 && a.Seconds >= 0 &&
+		a.SavedSeconds >= 0
 }
 
 // Save writes the file if something has changed: beside it, and renamed, so that it is whole whenever the power goes.

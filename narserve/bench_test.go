@@ -17,7 +17,8 @@ import (
 func BenchmarkNarinfoMiss(b *testing.B) {
 	w := newWorld(b)
 	absent, _ := w.info(b, "absent", 10)
-	url := "http://" + startServer(b, narserve.New(narserve.Config{Sources: []narserve.Source{w.local(), newWorld(b).local()}, Keys: w.keys})) + narinfoPath(absent)
+	url := "http://" + startServer(b, narserve.New(narserve.Config{Sources: []narserve.Source{w.local(), newWorld(b).local()},
+		Keys: w.keys})) + narinfoPath(absent)
 	b.RunParallel(func(pb *testing.PB) {
 		client := &http.Client{Transport: new(http.Transport)}
 		for pb.Next() {

@@ -62,7 +62,8 @@ func TestHalfOpenClientsLeaveNothingBehind(t *testing.T) {
 	srv.IdleTimeout = time.Second
 	addr := serve(t, srv)
 	files, goroutines := openFiles(t), runtime.NumGoroutine()
-	cs := crowd(t, addr, 500, "", "GET / HT", "GET /nix-cache-info HTTP/1.1\r\nHost: "+addr+"\r\n", "GET /x HTTP/1.1\r\nHost: "+addr+"\r\n\r\n")
+	cs := crowd(t, addr, 500, "", "GET / HT", "GET /nix-cache-info HTTP/1.1\r\nHost: "+addr+"\r\n",
+		"GET /x HTTP/1.1\r\nHost: "+addr+"\r\n\r\n")
 	for _, c := range cs {
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second)) // without, the test would hang instead of fail
 		if _, err := io.Copy(io.Discard, c); err != nil {

@@ -149,7 +149,8 @@ func checkAnswer(t *testing.T, what string, resp *http.Response, method string, 
 	switch {
 	case resp.StatusCode == http.StatusNotFound:
 	case method == "HEAD" && resp.StatusCode == http.StatusOK && len(got) == 0:
-	case !isNAR && resp.StatusCode == http.StatusOK && strings.HasPrefix(string(got), "StorePath: "+info.Path.String()+"\nNarHash: "+info.NarHash.String()+"\n"):
+	case !isNAR && resp.StatusCode == http.StatusOK && strings.HasPrefix(string(got),
+		"StorePath: "+info.Path.String()+"\nNarHash: "+info.NarHash.String()+"\n"):
 	case isNAR && resp.StatusCode == http.StatusOK && bytes.Equal(got, nar):
 	case isNAR && resp.StatusCode == http.StatusPartialContent && bytes.Equal(got, nar[100:]):
 	default:

@@ -60,7 +60,8 @@ func FuzzRequest(f *testing.F) {
 				t.Errorf("%q: 405", raw)
 			}
 		case http.StatusOK, http.StatusPartialContent:
-			if _, ok := r.Header["Origin"]; ok || !isOwnHost(r.Host) || !slices.Contains([]string{"/nix-cache-info", narinfo, nar}, r.URL.EscapedPath()) {
+			if _, ok := r.Header["Origin"]; ok || !isOwnHost(r.Host) ||
+				!slices.Contains([]string{"/nix-cache-info", narinfo, nar}, r.URL.EscapedPath()) {
 				t.Errorf("%q: %d", raw, rec.Code)
 			}
 			if r.URL.Path == nar && !bytes.Contains(narBytes, got) {
@@ -102,7 +103,8 @@ func FuzzRange(f *testing.F) {
 		first, last := 0, len(narBytes)-1
 		if resp.StatusCode == http.StatusPartialContent {
 			var size int
-			if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size); err != nil || size != len(narBytes) {
+			if _, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size); err != nil ||
+				size != len(narBytes) {
 				t.Fatalf("Range %q: Content-Range is %q, %v", header, resp.Header.Get("Content-Range"), err)
 			}
 		} else if resp.StatusCode != http.StatusOK {

@@ -24,46 +24,63 @@ type hostCase struct {
 var hostCases = []hostCase{
 	// Nix on this machine, however its substituter is written.
 	{"Host: 127.0.0.1:PORT", 200}, {"Host: localhost:PORT", 200}, {"Host: [::1]:PORT", 200}, {"host:127.0.0.1:PORT", 200},
-	{"Host: LOCALHOST:PORT", 200}, {"Host: LocalHost.:PORT", 200}, {"Host: [0:0:0:0:0:0:0:1]:PORT", 200}, {"Host: [::ffff:127.0.0.1]:PORT", 200},
+	{"Host: LOCALHOST:PORT", 200}, {"Host: LocalHost.:PORT", 200}, {"Host: [0:0:0:0:0:0:0:1]:PORT", 200},
+	{"Host: [::ffff:127.0.0.1]:PORT", 200},
 	{"Host:  127.0.0.1:PORT ", 200}, {"Host: 127.0.0.1.:PORT", 200}, {"HOST: 127.0.0.1:PORT", 200},
 	// What the user has allowed, at any port: it may be forwarded.
-	{"Host: builder.lan:PORT", 200}, {"Host: BUILDER.LAN.:OTHER", 200}, {"Host: nas", 200}, {"Host: nas.", 200}, {"Host: 10.0.2.2:OTHER", 200},
+	{"Host: builder.lan:PORT", 200}, {"Host: BUILDER.LAN.:OTHER", 200}, {"Host: nas", 200}, {"Host: nas.", 200},
+	{"Host: 10.0.2.2:OTHER", 200},
 	{"Host: 10.0.2.2", 200}, {"Host: [fd00::2]:OTHER", 200}, {"Host: [FD00:0::2%25eth0]", 200},
 	// An address that a guest or a machine of the same network may have for this one.
-	{"Host: 10.0.2.2:PORT", 200}, {"Host: 127.0.0.2:PORT", 200}, {"Host: 192.168.1.7:PORT", 200}, {"Host: 192.168.122.1:PORT", 200}, {"Host: 172.31.0.1:PORT", 200},
-	{"Host: 169.254.1.1:PORT", 200}, {"Host: [fe80::1]:PORT", 200}, {"Host: [fe80::1%25virbr0]:PORT", 200}, {"Host: [fd00::7]:PORT", 200}, {"Host: [::ffff:10.0.2.2]:PORT", 200},
-	{"Host: 192.168.1.7:PORT\r\nUser-Agent: curl/8.5.0 Nix/2.31\r\nAccept: */*\r\nAccept-Encoding: zstd", 200}, {"Host: 10.0.2.2:PORT\r\nUser-Agent: Wget", 200},
+	{"Host: 10.0.2.2:PORT", 200}, {"Host: 127.0.0.2:PORT", 200}, {"Host: 192.168.1.7:PORT", 200}, {"Host: 192.168.122.1:PORT", 200},
+	{"Host: 172.31.0.1:PORT", 200},
+	{"Host: 169.254.1.1:PORT", 200}, {"Host: [fe80::1]:PORT", 200}, {"Host: [fe80::1%25virbr0]:PORT", 200}, {"Host: [fd00::7]:PORT", 200},
+	{"Host: [::ffff:10.0.2.2]:PORT", 200},
+	{"Host: 192.168.1.7:PORT\r\nUser-Agent: curl/8.5.0 Nix/2.31\r\nAccept: */*\r\nAccept-Encoding: zstd", 200},
+	{"Host: 10.0.2.2:PORT\r\nUser-Agent: Wget", 200},
 	{"Host: 192.168.1.7", 403}, {"Host: 192.168.1.7:OTHER", 403}, {"Host: [fd00::7]", 403}, {"Host: 10.0.2.2.:PORT", 200},
 	{"Host: 10.0.2.2.evil.example:PORT", 403}, {"Host: 10-0-2-2.nip.io:PORT", 403}, {"Host: 10.2:PORT", 403}, {"Host: 0xa000202:PORT", 403},
 	// Any other address, which is nobody's for this machine.
-	{"Host: 8.8.8.8:PORT", 403}, {"Host: 172.32.0.1:PORT", 403}, {"Host: 100.64.0.1:PORT", 403}, {"Host: 224.0.0.251:PORT", 403}, {"Host: 255.255.255.255:PORT", 403},
+	{"Host: 8.8.8.8:PORT", 403}, {"Host: 172.32.0.1:PORT", 403}, {"Host: 100.64.0.1:PORT", 403}, {"Host: 224.0.0.251:PORT", 403},
+	{"Host: 255.255.255.255:PORT", 403},
 	{"Host: [2001:db8::1]:PORT", 403}, {"Host: [ff02::fb]:PORT", 403}, {"Host: [64:ff9b::a00:202]:PORT", 403},
 	// A browser that asks by such an address: it sends no Sec-Fetch-Site there.
 	{"Host: 192.168.1.7:PORT\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", 403},
-	{"Host: 10.0.2.2:PORT\r\nuser-agent: Mozilla/5.0", 403}, {"Host: [fd00::7]:PORT\r\nAccept-Language: en", 403}, {"Host: 10.0.2.2:PORT\r\nAccept-Language:", 403},
-	{"Host: nas\r\nUser-Agent: Mozilla/5.0", 403}, {"Host: nas\r\nAccept-Language: en", 403}, {"Host: 10.0.2.2:PORT\r\nOrigin: http://10.0.2.2:PORT", 403},
+	{"Host: 10.0.2.2:PORT\r\nuser-agent: Mozilla/5.0", 403}, {"Host: [fd00::7]:PORT\r\nAccept-Language: en", 403},
+	{"Host: 10.0.2.2:PORT\r\nAccept-Language:", 403},
+	{"Host: nas\r\nUser-Agent: Mozilla/5.0", 403}, {"Host: nas\r\nAccept-Language: en", 403},
+	{"Host: 10.0.2.2:PORT\r\nOrigin: http://10.0.2.2:PORT", 403},
 	{"Host: 10.0.2.2:PORT\r\nReferer: http://10.0.2.2:PORT/", 403}, {"Host: 10.0.2.2:PORT\r\nSec-Fetch-Site: cross-site", 403},
 	// Another port, or none, which is 80: ssh forwards it.
-	{"Host: 127.0.0.1", 200}, {"Host: localhost", 200}, {"Host: [::1]", 200}, {"Host: 127.0.0.1:OTHER", 200}, {"Host: localhost:16272", 200},
-	{"Host: localhost:OTHER\r\nOrigin: http://localhost:OTHER", 403}, {"Host: localhost:OTHER\r\nSec-Fetch-Site: cross-site", 403}, {"Host: evil.example:OTHER", 403},
-	{"Host: 127.0.0.1:", 403}, {"Host: 127.0.0.1:99999", 403}, {"Host: 127.0.0.1:a", 403}, {"Host: 127.0.0.1:-1", 403}, {"Host: 127.0.0.1:+PORT", 403},
+	{"Host: 127.0.0.1", 200}, {"Host: localhost", 200}, {"Host: [::1]", 200}, {"Host: 127.0.0.1:OTHER", 200},
+	{"Host: localhost:16272", 200},
+	{"Host: localhost:OTHER\r\nOrigin: http://localhost:OTHER", 403}, {"Host: localhost:OTHER\r\nSec-Fetch-Site: cross-site", 403},
+	{"Host: evil.example:OTHER", 403},
+	{"Host: 127.0.0.1:", 403}, {"Host: 127.0.0.1:99999", 403}, {"Host: 127.0.0.1:a", 403}, {"Host: 127.0.0.1:-1", 403},
+	{"Host: 127.0.0.1:+PORT", 403},
 	{"Host: 127.0.0.1:PORT:PORT", 403}, {"Host: 127.0.0.1:0", 403},
 	// A name that its owner lets point here, and what looks like one of ours.
-	{"Host: evil.example:PORT", 403}, {"Host: evil.example", 403}, {"Host: localhost.evil.example:PORT", 403}, {"Host: 127.0.0.1.evil.example:PORT", 403},
+	{"Host: evil.example:PORT", 403}, {"Host: evil.example", 403}, {"Host: localhost.evil.example:PORT", 403},
+	{"Host: 127.0.0.1.evil.example:PORT", 403},
 	{"Host: evil.localhost:PORT", 403}, {"Host: localhost..:PORT", 403}, {"Host: .localhost:PORT", 403}, {"Host: localhostt:PORT", 403},
 	{"Host: 127-0-0-1.nip.io:PORT", 403}, {"Host: builder.lan.evil.example:PORT", 403}, {"Host: xbuilder.lan:PORT", 403},
 	{"Host: nas.lan:PORT", 403}, {"Host: localtest.me:PORT", 403},
 	// Other ways to write an address, which browsers rewrite and Nix does not use.
-	{"Host: 127.1:PORT", 403}, {"Host: 0x7f000001:PORT", 403}, {"Host: 2130706433:PORT", 403}, {"Host: 0177.0.0.1:PORT", 403}, {"Host: 127.0.0.01:PORT", 403},
+	{"Host: 127.1:PORT", 403}, {"Host: 0x7f000001:PORT", 403}, {"Host: 2130706433:PORT", 403}, {"Host: 0177.0.0.1:PORT", 403},
+	{"Host: 127.0.0.01:PORT", 403},
 	{"Host: 0.0.0.0:PORT", 403}, {"Host: [::]:PORT", 403},
-	{"Host: ::1", 403}, {"Host: ::1:PORT", 403}, {"Host: fd00::2", 403}, {"Host: [localhost]:PORT", 403}, {"Host: [nas]", 403}, {"Host: [127.0.0.1]:PORT", 403},
-	{"Host: [10.0.2.2]", 403}, {"Host: []:PORT", 403}, {"Host: [::1:PORT", 403}, {"Host: ::1]:PORT", 403}, {"Host: [[::1]]:PORT", 403}, {"Host: [::1]x:PORT", 403},
+	{"Host: ::1", 403}, {"Host: ::1:PORT", 403}, {"Host: fd00::2", 403}, {"Host: [localhost]:PORT", 403}, {"Host: [nas]", 403},
+	{"Host: [127.0.0.1]:PORT", 403},
+	{"Host: [10.0.2.2]", 403}, {"Host: []:PORT", 403}, {"Host: [::1:PORT", 403}, {"Host: ::1]:PORT", 403}, {"Host: [[::1]]:PORT", 403},
+	{"Host: [::1]x:PORT", 403},
 	{"Host: :PORT", 403}, {"Host:", 403}, {"Host: .:PORT", 403}, {"Host: [::2]:PORT", 403},
 	// Not a host at all.
-	{"Host: me@127.0.0.1:PORT", 400}, {"Host: 127.0.0.1:PORT@evil.example", 400}, {"Host: me:me@localhost:PORT", 400}, {"Host: 127.0.0.1:PORT,evil.example", 403},
+	{"Host: me@127.0.0.1:PORT", 400}, {"Host: 127.0.0.1:PORT@evil.example", 400}, {"Host: me:me@localhost:PORT", 400},
+	{"Host: 127.0.0.1:PORT,evil.example", 403},
 	{"Host: *", 403}, {"Host: 127.0.0.1:PORT;x", 403}, {"Host: 127%2e0.0.1:PORT", 403}, {"Host: %6cocalhost:PORT", 403},
 	{"Host: 127.0.0.1:PORT/", 400}, {"Host: http://127.0.0.1:PORT", 400}, {"Host: 127.0.0.1 :PORT", 400}, {"Host: 127.0.0.1\\:PORT", 400},
-	{"Host: local\u017fhost:PORT", 400}, {"Host: \uff11\uff12\uff17.0.0.1:PORT", 400}, {"Host: 127.0.0.1\x00:PORT", 400}, {"Host: 127.0.0.1#:PORT", 400},
+	{"Host: local\u017fhost:PORT", 400}, {"Host: \uff11\uff12\uff17.0.0.1:PORT", 400}, {"Host: 127.0.0.1\x00:PORT", 400},
+	{"Host: 127.0.0.1#:PORT", 400},
 	{"Host: 127.0.0.1:PORT\r\n evil.example", 400},
 	// None, several, or in another place.
 	{"X: y", 400}, {"Host: 127.0.0.1:PORT\r\nHost: 127.0.0.1:PORT", 400}, {"Host: 127.0.0.1:PORT\r\nHost: evil.example", 400},
@@ -71,14 +88,16 @@ var hostCases = []hostCase{
 	{"Host: evil.example\r\nX-Forwarded-Host: 127.0.0.1:PORT", 403}, {"Host: evil.example\r\nForwarded: host=localhost:PORT", 403},
 	{"Host: 127.0.0.1:PORT\r\nX-Forwarded-Host: evil.example", 200},
 	// A page of another origin.
-	{"Host: 127.0.0.1:PORT\r\nOrigin: http://evil.example", 403}, {"Host: 127.0.0.1:PORT\r\nOrigin: null", 403}, {"Host: 127.0.0.1:PORT\r\nOrigin:", 403},
+	{"Host: 127.0.0.1:PORT\r\nOrigin: http://evil.example", 403}, {"Host: 127.0.0.1:PORT\r\nOrigin: null", 403},
+	{"Host: 127.0.0.1:PORT\r\nOrigin:", 403},
 	{"Host: 127.0.0.1:PORT\r\norigin: http://127.0.0.1:PORT", 403}, {"Host: localhost:PORT\r\nOrigin: http://localhost:3000", 403},
 	{"Host: 127.0.0.1:PORT\r\nOrigin: moz-extension://x", 403}, {"Host: nas\r\nOrigin: http://evil.example", 403},
 	{"Host: 127.0.0.1:PORT\r\nReferer: http://evil.example/", 403}, {"Host: 127.0.0.1:PORT\r\nReferer:", 403},
 	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: cross-site", 403}, {"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: same-site", 403},
 	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: same-origin", 403}, {"Host: 127.0.0.1:PORT\r\nsec-fetch-site: CROSS-SITE", 403},
 	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site:", 403}, {"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site", 403},
-	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: none, cross-site", 403}, {"Host: 127.0.0.1:PORT\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: cross-site", 403},
+	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: none, cross-site", 403},
+	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Site: cross-site", 403},
 	{"Host: 127.0.0.1:PORT\r\nSec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document", 200}, // typed by its user
 	{"Host: 127.0.0.1:PORT\r\nUser-Agent: curl/8.5.0 Nix/2.31\r\nAccept: */*\r\nAccept-Encoding: zstd", 200},
 }
@@ -176,16 +195,20 @@ func TestOthersGetWhatNixAsksForAndNoMore(t *testing.T) {
 			local net.IP
 			open  bool
 		}{
-			{"127.0.0.1:6272", loopback, true}, {"localhost:6272", loopback, true}, {"[::1]:6272", net.IPv6loopback, true}, {"[::1]:6272", loopback, true},
-			{"127.0.0.2:6272", net.IPv4(127, 0, 0, 2), false}, {"10.0.2.2:6272", loopback, false}, {"192.168.1.7:6272", lan, false}, {"nas:6272", loopback, false},
-			{"nas", lan, false}, {"localhost:6272", lan, false}, {"127.0.0.1:6272", lan, false}, {"[::1]:6272", net.ParseIP("fe80::1"), false},
+			{"127.0.0.1:6272", loopback, true}, {"localhost:6272", loopback, true}, {"[::1]:6272", net.IPv6loopback, true},
+			{"[::1]:6272", loopback, true},
+			{"127.0.0.2:6272", net.IPv4(127, 0, 0, 2), false}, {"10.0.2.2:6272", loopback, false}, {"192.168.1.7:6272", lan, false},
+			{"nas:6272", loopback, false},
+			{"nas", lan, false}, {"localhost:6272", lan, false}, {"127.0.0.1:6272", lan, false},
+			{"[::1]:6272", net.ParseIP("fe80::1"), false},
 			{"evil.example:6272", loopback, false},
 		} {
 			ask := func(path string) int {
 				r := httptest.NewRequest("GET", path, nil)
 				r.Host = tt.host
 				w := httptest.NewRecorder()
-				s.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: tt.local, Port: 6272})))
+				s.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey,
+					&net.TCPAddr{IP: tt.local, Port: 6272})))
 				return w.Code
 			}
 			if got := ask(path); (got != http.StatusForbidden) != tt.open {
@@ -203,11 +226,16 @@ func TestAbsoluteTargets(t *testing.T) {
 	addr := startServer(t, narserve.New(narserve.Config{}))
 	for target, want := range map[string][2]int{ // with our own Host, and with a page's
 		"http://HERE/nix-cache-info": {404, 404}, "HTTP://HERE/nix-cache-info": {404, 404}, "https://HERE/nix-cache-info": {404, 404},
-		"http://me@HERE/nix-cache-info": {404, 404}, "http://HERE": {404, 404}, "http://HERE/": {404, 404}, "//HERE/nix-cache-info": {404, 403},
-		"http://evil.example/nix-cache-info": {403, 403}, "http://evil.example:80/nix-cache-info": {403, 403}, "http://evil.example": {403, 403},
-		"http://HERE@evil.example/nix-cache-info": {403, 403}, "http://evil.example#@HERE/nix-cache-info": {400, 400}, "//evil.example/nix-cache-info": {404, 403},
-		"http:///nix-cache-info": {404, 403}, "http:/nix-cache-info": {404, 403}, "http:nix-cache-info": {404, 403}, "file:///nix-cache-info": {404, 403},
-		"file:///etc/passwd": {404, 403}, "x:/nix-cache-info": {404, 403}, "HERE": {400, 400}, "evil.example/nix-cache-info": {400, 400},
+		"http://me@HERE/nix-cache-info": {404, 404}, "http://HERE": {404, 404}, "http://HERE/": {404, 404},
+		"//HERE/nix-cache-info":              {404, 403},
+		"http://evil.example/nix-cache-info": {403, 403}, "http://evil.example:80/nix-cache-info": {403, 403},
+		"http://evil.example":                     {403, 403},
+		"http://HERE@evil.example/nix-cache-info": {403, 403}, "http://evil.example#@HERE/nix-cache-info": {400, 400},
+		"//evil.example/nix-cache-info": {404, 403},
+		"http:///nix-cache-info":        {404, 403}, "http:/nix-cache-info": {404, 403}, "http:nix-cache-info": {404, 403},
+		"file:///nix-cache-info": {404, 403},
+		"file:///etc/passwd":     {404, 403}, "x:/nix-cache-info": {404, 403}, "HERE": {400, 400},
+		"evil.example/nix-cache-info": {400, 400},
 	} {
 		target := strings.ReplaceAll(target, "HERE", addr)
 		for i, host := range []string{addr, "evil.example"} {

@@ -240,7 +240,8 @@ func TestLocalKeysMayBeReplaced(t *testing.T) {
 	info, _ := w.add(t, "hello", 10)
 	src := w.local()
 	if err := w.keys.Replace([]string{"other-1:" + base64.StdEncoding.EncodeToString(make([]byte, 32))}); err == nil {
-		if m, err := src.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) || !errors.Is(err, trust.ErrUntrusted) {
+		if m, err := src.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) ||
+			!errors.Is(err, trust.ErrUntrusted) {
 			t.Errorf("Lookup = %v, %v, want ErrNotFound", m, err)
 		}
 	}

@@ -146,7 +146,8 @@ func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.
 			if pending--; a.err == nil {
 				return a.m, nil
 			}
-			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) || errors.Is(a.err, store.ErrUnreadable) {
+			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
+				errors.Is(a.err, store.ErrUnreadable) {
 				none = a.err // it is near all the same
 			}
 		case <-turn.C:

@@ -38,7 +38,8 @@ func newMetrics(s *Server) *metrics {
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "narbor_http_request_duration_seconds",
 		Help:    "How long these took, of NARs until they were sent.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 120}}, []string{"route"})
-	m := &metrics{registry: prometheus.NewRegistry(), requests: map[string]map[int]prometheus.Counter{}, seconds: map[string]prometheus.Observer{}}
+	m := &metrics{registry: prometheus.NewRegistry(), requests: map[string]map[int]prometheus.Counter{},
+		seconds: map[string]prometheus.Observer{}}
 	for _, route := range []string{routeInfo, routeNarinfo, routeNAR, routePage, routeOther} {
 		m.seconds[route] = seconds.WithLabelValues(route)
 		m.requests[route] = map[int]prometheus.Counter{}
@@ -46,7 +47,8 @@ func newMetrics(s *Server) *metrics {
 			m.requests[route][status] = requests.WithLabelValues(route, strconv.Itoa(status))
 		}
 	}
-	m.registry.MustRegister(requests, seconds, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
+	m.registry.MustRegister(requests, seconds, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
 	return m
 }
 
@@ -96,7 +98,8 @@ func descs() map[string]*prometheus.Desc {
 	}{
 		{"build_info", "1, with the versions as labels.", []string{"version", "goversion"}},
 		{"narinfo_total", "Questions of Nix for a path, by the answer.", []string{"result"}},
-		{"nar_bytes_total", "Bytes of NARs: in to Nix, by where they came from; out to neighbours, from the store.", []string{"direction", "source"}},
+		{"nar_bytes_total", "Bytes of NARs: in to Nix, by where they came from; out to neighbours, from the store.",
+			[]string{"direction", "source"}},
 		{"nars_total", "NARs that Nix was given to their last byte.", nil},
 		{"saved_bytes_total", "Bytes of NARs that did not come over the internet.", nil},
 		{"internet_bytes_total", "Bytes of NARs that Nix fetched elsewhere after narbor had none: at least these.", nil},

@@ -220,7 +220,8 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 		panic(http.ErrAbortHandler) // the entry stays in the spool: Nix may come back for the rest
 	}
 	if whole {
-		s.log.Info("substituted", zap.String("path", n.m.Path().Name()), zap.Int64("size", n.size), zap.Duration("dur", took.Round(time.Millisecond)),
+		s.log.Info("substituted", zap.String("path", n.m.Path().Name()), zap.Int64("size", n.size),
+			zap.Duration("dur", took.Round(time.Millisecond)),
 			zap.String("from", cmp.Or(strings.Join(came.from, " "), string(came.origin))))
 		s.nars.Add(1)
 		n.spooled.Used()

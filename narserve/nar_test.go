@@ -78,7 +78,8 @@ func TestRanges(t *testing.T) {
 		{"bytes=0-1,3-4", 200, 0, size}, {"bytes=0-1, 3-", 200, 0, size}, {"items=0-1", 200, 0, size}, {"Bytes=1-2", 200, 0, size},
 		{"bytes=+1-2", 200, 0, size}, {"bytes=--1", 200, 0, size}, {"bytes=1--2", 200, 0, size}, {"bytes= 1-2", 200, 0, size},
 		{"bytes=1-2x", 200, 0, size}, {"bytes=0x1-2", 200, 0, size}, {"bytes=1_0-20", 200, 0, size},
-		{"bytes=9223372036854775808-", 200, 0, size}, {"bytes=99999999999999999999-", 200, 0, size}, {"bytes=-99999999999999999999", 200, 0, size},
+		{"bytes=9223372036854775808-", 200, 0, size}, {"bytes=99999999999999999999-", 200, 0, size},
+		{"bytes=-99999999999999999999", 200, 0, size},
 	} {
 		resp := do(s, "GET", narPath(info), "Range", tt.header)
 		wantStatus(t, tt.header, resp, tt.status)

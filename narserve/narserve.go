@@ -16,8 +16,9 @@
 // It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
 // holds, archives come out of a [store.Spooled]. Nix is never worse off for having asked: the answer is 200, 206
 // or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a method other than
-// GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403). And a NAR's URL means the same archive for ever:
-// Nix remembers it for 30 days, so it works across restarts and whoever has the archive by then.
+// GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403). And a NAR's URL
+// means the same archive for ever: Nix remembers it for 30 days, so it works across restarts, and whichever machine has
+// the archive by then.
 package narserve
 
 import (

@@ -246,7 +246,8 @@ func TestNarinfoHoldsWhatIsVerifiedAndNoMore(t *testing.T) {
 	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys})
 	resp := do(s, "GET", narinfoPath(info))
 	got := string(body(t, resp))
-	want := fmt.Sprintf("StorePath: %s\nNarHash: %s\nNarSize: %d\nReferences: %s\nSig: %s\nURL: %s\nCompression: none\nFileHash: %s\nFileSize: %d\n",
+	want := fmt.Sprintf("StorePath: %s\nNarHash: %s\nNarSize: %d\nReferences: %s\nSig: %s\nURL: %s\nCompression: none\nFileHash: "+
+		"%s\nFileSize: %d\n",
 		info.Path, info.NarHash, info.NarSize, ref.Path.Base(), info.Signatures[0], narPath(info)[1:], info.NarHash, info.NarSize)
 	if got != want {
 		t.Errorf("narinfo = %q, want %q", got, want)

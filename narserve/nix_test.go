@@ -112,7 +112,8 @@ func TestRealNixCopies(t *testing.T) {
 	top, topNAR := w.add(t, "top", 5000, leaf.Path)
 	addr := startServer(t, narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys}))
 	c := newNixClient(t, w.publicKey())
-	if out, err := c.run(t, "nix", "--extra-experimental-features", "nix-command", "copy", "--from", "http://"+addr, "--to", c.root, top.Path.String()); err != nil {
+	if out, err := c.run(t, "nix", "--extra-experimental-features", "nix-command", "copy", "--from", "http://"+addr, "--to", c.root,
+		top.Path.String()); err != nil {
 		t.Fatalf("nix copy: %v\n%s", err, out)
 	}
 	c.wantPath(t, leaf, leafNAR)
@@ -140,7 +141,8 @@ func TestRealNixFallsThrough(t *testing.T) {
 	one := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: first.keys})
 	two := narserve.New(narserve.Config{Sources: []narserve.Source{second.local()}, Keys: second.keys})
 	c := newNixClient(t, second.publicKey(), "http://"+startServer(t, one), "http://"+startServer(t, two))
-	out, err := c.run(t, "nix-store", "--store", c.root, "-r", absent.Path.String(), lost.Path.String(), corrupt.Path.String(), cursed.Path.String())
+	out, err := c.run(t, "nix-store", "--store", c.root, "-r", absent.Path.String(), lost.Path.String(), corrupt.Path.String(),
+		cursed.Path.String())
 	if err != nil {
 		t.Fatalf("nix-store -r: %v\n%s", err, out)
 	}

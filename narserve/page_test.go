@@ -25,28 +25,38 @@ import (
 // evilNames are what a neighbour may want a page to show.
 func evilNames() []string {
 	names := []string{
-		`<script>alert(1)</script>`, `"><script>alert(1)</script>`, `'><img src=x onerror=alert(1)>`, `<img src="http://evil/">`, `</title><script>alert(1)</script>`,
-		`</style><script>alert(1)</script>`, `</script><script>alert(1)</script>`, `<svg onload=alert(1)>`, `<svg/onload=alert(1)//`, `<iframe src="javascript:alert(1)">`,
-		`<a href="javascript:alert(1)">x</a>`, `javascript:alert(1)`, `" onmouseover="alert(1)`, `' onfocus='alert(1)' autofocus='`, "` onmouseover=alert(1) `",
-		`<body onload=alert(1)>`, `<base href="http://evil/">`, `<meta http-equiv="refresh" content="0;url=http://evil/">`, `<link rel=stylesheet href=http://evil/>`, `<style>@import "http://evil/";</style>`,
-		`<form action="http://evil/"><input>`, `<object data="http://evil/">`, `<embed src="http://evil/">`, `<math href="javascript:alert(1)">`, `<!--<script>alert(1)</script>-->`,
-		`<![CDATA[<script>alert(1)</script>]]>`, `&lt;script&gt;alert(1)&lt;/script&gt;`, `&#60;script&#62;`, `%3Cscript%3Ealert(1)%3C/script%3E`, `<script>alert(1)</script>`,
-		"\x00<script>alert(1)</script>", "<scr\x00ipt>alert(1)</script>", "\xff\xfe<script>", "a\r\n\r\n<script>alert(1)</script>", "data: <script>\n\ndata: x",
-		`{{.Facts}}{{template "page" .}}`, `${alert(1)}`, "\u202e<script>\u202c", strings.Repeat("<b>", 200), `<details open ontoggle=alert(1)>`, `<template><script>alert(1)</script></template>`,
+		`<script>alert(1)</script>`, `"><script>alert(1)</script>`, `'><img src=x onerror=alert(1)>`, `<img src="http://evil/">`,
+		`</title><script>alert(1)</script>`,
+		`</style><script>alert(1)</script>`, `</script><script>alert(1)</script>`, `<svg onload=alert(1)>`, `<svg/onload=alert(1)//`,
+		`<iframe src="javascript:alert(1)">`,
+		`<a href="javascript:alert(1)">x</a>`, `javascript:alert(1)`, `" onmouseover="alert(1)`, `' onfocus='alert(1)' autofocus='`,
+		"` onmouseover=alert(1) `",
+		`<body onload=alert(1)>`, `<base href="http://evil/">`, `<meta http-equiv="refresh" content="0;url=http://evil/">`,
+		`<link rel=stylesheet href=http://evil/>`, `<style>@import "http://evil/";</style>`,
+		`<form action="http://evil/"><input>`, `<object data="http://evil/">`, `<embed src="http://evil/">`,
+		`<math href="javascript:alert(1)">`, `<!--<script>alert(1)</script>-->`,
+		`<![CDATA[<script>alert(1)</script>]]>`, `&lt;script&gt;alert(1)&lt;/script&gt;`, `&#60;script&#62;`,
+		`%3Cscript%3Ealert(1)%3C/script%3E`, `<script>alert(1)</script>`,
+		"\x00<script>alert(1)</script>", "<scr\x00ipt>alert(1)</script>", "\xff\xfe<script>", "a\r\n\r\n<script>alert(1)</script>",
+		"data: <script>\n\ndata: x",
+		`{{.Facts}}{{template "page" .}}`, `${alert(1)}`, "\u202e<script>\u202c", strings.Repeat("<b>", 200),
+		`<details open ontoggle=alert(1)>`, `<template><script>alert(1)</script></template>`,
 	}
 	return names
 }
 
 // evilFacts has a name wherever a neighbour could have put one.
 func evilFacts(names []string) narserve.Facts {
-	f := narserve.Facts{Version: "test", Started: time.Now(), ID: names[0], Sharing: true, Status: map[string]any{"schema": 1, "names": names}}
+	f := narserve.Facts{Version: "test", Started: time.Now(), ID: names[0], Sharing: true,
+		Status: map[string]any{"schema": 1, "names": names}}
 	for _, name := range names {
 		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: name, Addr: name, Via: name, Since: time.Now()})
 		f.Banned = append(f.Banned, narserve.Banned{ID: name, Reason: name, Until: time.Now()})
 		f.Interfaces = append(f.Interfaces, narserve.Interface{Name: name, Reason: name}, narserve.Interface{Name: name, Used: true})
 		f.Upstreams = append(f.Upstreams, narserve.UpstreamUse{URL: name, Down: true})
 		f.Keys, f.ShareKeys, f.ShareFrom = append(f.Keys, name), append(f.ShareKeys, name), append(f.ShareFrom, name)
-		f.Health = append(f.Health, narserve.Health{Code: "test", Severity: narserve.SeverityInfo, Title: name, Text: name, Fix: name, Command: name})
+		f.Health = append(f.Health, narserve.Health{Code: "test", Severity: narserve.SeverityInfo, Title: name, Text: name, Fix: name,
+			Command: name})
 	}
 	f.Alone = names[0]
 	return f
@@ -126,7 +136,8 @@ func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
 	account := narserve.Account{Schema: 1}
 	peers := strings.Split(strings.TrimSpace(strings.Repeat("12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf ", 8)), " ")
 	for range 50 {
-		account.Requests = append(account.Requests, narserve.Request{Path: strings.Repeat("a", 32) + "-" + strings.Repeat("n", 40), Result: "hit",
+		account.Requests = append(account.Requests, narserve.Request{Path: strings.Repeat("a", 32) + "-" + strings.Repeat("n", 40),
+			Result: "hit",
 			Reason: strings.Repeat("r", 60), Count: 1000, Bytes: 1, From: peers})
 	}
 	text, err := json.Marshal(account)
@@ -174,7 +185,8 @@ func TestPageHeaders(t *testing.T) {
 	url, _ := startPage(t, narserve.Facts{Status: map[string]int{"schema": 1}})
 	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/healthz"} {
 		resp, _ := getText(t, url+path)
-		for name, want := range map[string]string{"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
+		for name, want := range map[string]string{"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff",
+			"Referrer-Policy":              "no-referrer",
 			"Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store", "Access-Control-Allow-Origin": ""} {
 			if got := resp.Header.Get(name); got != want {
 				t.Errorf("%s: %s is %q, want %q", path, name, got, want)
@@ -201,12 +213,15 @@ func TestPageIsForThisMachineAlone(t *testing.T) {
 			status int
 			header []string
 		}{
-			{403, []string{"Host", "evil.example" + port}}, {403, []string{"Host", "10.0.2.2" + port}}, {403, []string{"Host", "192.168.1.5" + port}},
+			{403, []string{"Host", "evil.example" + port}}, {403, []string{"Host", "10.0.2.2" + port}},
+			{403, []string{"Host", "192.168.1.5" + port}},
 			{200, []string{"Host", "127.0.0.1:1"}}, {200, []string{"Host", "127.0.0.1"}}, {403, []string{"Host", "127.0.0.1:0"}},
 			{403, []string{"Host", "localhost.evil.example" + port}},
-			{403, []string{"Origin", "http://evil.example"}}, {403, []string{"Origin", url}}, {403, []string{"Referer", "http://evil.example/"}},
+			{403, []string{"Origin", "http://evil.example"}}, {403, []string{"Origin", url}},
+			{403, []string{"Referer", "http://evil.example/"}},
 			{403, []string{"Sec-Fetch-Site", "cross-site"}}, {403, []string{"Sec-Fetch-Site", "same-site"}},
-			{200, nil}, {200, []string{"Host", "localhost" + port}}, {200, []string{"Host", "[::1]" + port}}, {200, []string{"Sec-Fetch-Site", "none"}},
+			{200, nil}, {200, []string{"Host", "localhost" + port}}, {200, []string{"Host", "[::1]" + port}},
+			{200, []string{"Sec-Fetch-Site", "none"}},
 			{200, []string{"Sec-Fetch-Site", "same-origin"}},
 		} {
 			ctx, cancel := context.WithCancel(t.Context())
@@ -289,7 +304,8 @@ func next(t *testing.T, lines *bufio.Scanner) (id, html string) {
 
 func TestEventsBringWhatChanges(t *testing.T) {
 	accounts := narserve.NewAccounts()
-	url := "http://" + startServer(t, narserve.New(narserve.Config{Accounts: accounts, Facts: func() narserve.Facts { return narserve.Facts{} }}))
+	url := "http://" + startServer(t, narserve.New(narserve.Config{Accounts: accounts,
+		Facts: func() narserve.Facts { return narserve.Facts{} }}))
 	resp, lines := events(t, url)
 	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Errorf("Content-Type is %s", got)
@@ -374,8 +390,10 @@ func TestMetricsAreBounded(t *testing.T) {
 	facts.Rejected, facts.Bans = map[string]int64{"bad_signature": 3}, map[string]int64{"probing": 2}
 	facts.Discovery = map[string]map[string]int64{"question": {"sent": 4}}
 	facts.Spool.Verified, facts.Spool.VerifyTime = 5, 1500*time.Millisecond
-	url := "http://" + startServer(t, narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys, Facts: func() narserve.Facts { return facts }}))
-	for path, status := range map[string]int{"/" + string(info.Path.HashPart()) + ".narinfo": 200, narPath(info): 200, "/" + strings.Repeat("0", 32) + ".narinfo": 404, "/favicon.ico": 404} {
+	url := "http://" + startServer(t, narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys,
+		Facts: func() narserve.Facts { return facts }}))
+	for path, status := range map[string]int{"/" + string(info.Path.HashPart()) + ".narinfo": 200, narPath(info): 200,
+		"/" + strings.Repeat("0", 32) + ".narinfo": 404, "/favicon.ico": 404} {
 		if resp, _ := getText(t, url+path); resp.StatusCode != status {
 			t.Errorf("GET %s = %s", path, resp.Status)
 		}
@@ -386,10 +404,14 @@ func TestMetricsAreBounded(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in\n%s", err, text)
 	}
-	for name, want := range map[string]float64{`narbor_narinfo_total{result="hit"}`: 1, `narbor_narinfo_total{result="miss"}`: 1, "narbor_nars_total": 1,
-		`narbor_nar_bytes_total{direction="in",source="store"}`: float64(info.NarSize), "narbor_saved_bytes_total": 0, `narbor_rejected_total{reason="bad_signature"}`: 3, `narbor_peer_bans_total{reason="probing"}`: 2,
-		`narbor_discovery_packets_total{kind="question",result="sent"}`: 4, "narbor_verify_seconds_sum": 1.5, "narbor_verify_seconds_count": 5,
-		`narbor_peers{state="connected",via="mdns"}`: 41, "narbor_unverified_bytes_served_total": 0, `narbor_http_requests_total{code="200",route="nar"}`: 1,
+	for name, want := range map[string]float64{`narbor_narinfo_total{result="hit"}`: 1, `narbor_narinfo_total{result="miss"}`: 1,
+		"narbor_nars_total": 1,
+		`narbor_nar_bytes_total{direction="in",source="store"}`: float64(info.NarSize), "narbor_saved_bytes_total": 0,
+		`narbor_rejected_total{reason="bad_signature"}`: 3, `narbor_peer_bans_total{reason="probing"}`: 2,
+		`narbor_discovery_packets_total{kind="question",result="sent"}`: 4, "narbor_verify_seconds_sum": 1.5,
+		"narbor_verify_seconds_count":                5,
+		`narbor_peers{state="connected",via="mdns"}`: 41, "narbor_unverified_bytes_served_total": 0,
+		`narbor_http_requests_total{code="200",route="nar"}`:   1,
 		`narbor_http_requests_total{code="404",route="other"}`: 1, `narbor_health{code="test",severity="info"}`: 1} {
 		if line := fmt.Sprintf("%s %v\n", name, want); !strings.Contains(text, line) {
 			t.Errorf("the metrics have no %s", line)
@@ -413,7 +435,8 @@ func TestStatusIsWhatItIsGiven(t *testing.T) {
 	url, _ := startPage(t, narserve.Facts{Status: map[string]any{"schema": 1, "neighbours": []string{}}})
 	resp, text := getText(t, url+"/api/v1/status")
 	var got map[string]any
-	if err := json.Unmarshal([]byte(text), &got); err != nil || got["schema"] != 1.0 || resp.Header.Get("Content-Type") != "application/json" {
+	if err := json.Unmarshal([]byte(text), &got); err != nil || got["schema"] != 1.0 ||
+		resp.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("GET /api/v1/status = %s, %v", text, err)
 	}
 	if _, text := getText(t, url+"/healthz"); text != "ok\n" {

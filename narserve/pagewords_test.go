@@ -15,7 +15,8 @@ import (
 // pageOf returns the page of a machine on which that much has passed today.
 func pageOf(t *testing.T, facts narserve.Facts, today narserve.Amounts) string {
 	t.Helper()
-	text, err := json.Marshal(narserve.Account{Schema: 1, Since: time.Now(), Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}})
+	text, err := json.Marshal(narserve.Account{Schema: 1, Since: time.Now(),
+		Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,8 @@ func TestGuestsGetWhatPublicKeysHaveSigned(t *testing.T) {
 			own   bool
 		}{
 			{"127.0.0.1:6272", loopback, true}, {"localhost:6272", loopback, true}, {"[::1]:6272", net.IPv6loopback, true},
-			{"nas:6272", loopback, false}, {"10.0.2.2:6272", loopback, false}, {"192.168.1.7:6272", lan, false}, {"127.0.0.1:6272", lan, false},
+			{"nas:6272", loopback, false}, {"10.0.2.2:6272", loopback, false}, {"192.168.1.7:6272", lan, false},
+			{"127.0.0.1:6272", lan, false},
 		} {
 			want := http.StatusNotFound
 			if c.own || name == "public" {
@@ -35,7 +36,8 @@ func TestGuestsGetWhatPublicKeysHaveSigned(t *testing.T) {
 				r := httptest.NewRequest("GET", path, nil)
 				r.Host = c.host
 				got := httptest.NewRecorder()
-				s.ServeHTTP(got, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: c.local, Port: 6272})))
+				s.ServeHTTP(got, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey,
+					&net.TCPAddr{IP: c.local, Port: 6272})))
 				if got.Code != want {
 					t.Errorf("%s: GET %s with Host %s at %s: status %d, want %d", name, path, c.host, c.local, got.Code, want)
 				}

@@ -217,7 +217,8 @@ func TestKeepAlive(t *testing.T) {
 	}
 	defer c.Close()
 	var requests strings.Builder
-	for _, path := range []string{"/nix-cache-info", narinfoPath(info), narinfoPath(absent), narPath(info), narPath(absent), narPath(info)} {
+	for _, path := range []string{"/nix-cache-info", narinfoPath(info), narinfoPath(absent), narPath(info), narPath(absent),
+		narPath(info)} {
 		fmt.Fprintf(&requests, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, addr)
 	}
 	if _, err := io.WriteString(c, requests.String()); err != nil {

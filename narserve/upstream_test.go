@@ -36,14 +36,15 @@ func TestUpstreamIsAskedLastAndWithPatience(t *testing.T) {
 				sources = []narserve.Source{far.local()}
 			}
 			var asked atomic.Bool // a lookup that nobody waits for any more goes on
-			s := narserve.New(narserve.Config{Sources: sources, Keys: w.keys, Upstream: func(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-				asked.Store(true)
-				if !tt.known {
-					time.Sleep(tt.takes)
-					return trust.Mapping{}, store.ErrNotFound
-				}
-				return after(tt.takes, w.local()).Lookup(ctx, hp)
-			}})
+			s := narserve.New(narserve.Config{Sources: sources, Keys: w.keys,
+				Upstream: func(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+					asked.Store(true)
+					if !tt.known {
+						time.Sleep(tt.takes)
+						return trust.Mapping{}, store.ErrNotFound
+					}
+					return after(tt.takes, w.local()).Lookup(ctx, hp)
+				}})
 			began := time.Now()
 			wantStatus(t, tt.name, do(s, "GET", narinfoPath(info)), tt.status)
 			if dur := time.Since(began); dur != tt.after || asked.Load() != tt.asked {

@@ -164,7 +164,8 @@ func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 		fetches.Go(func() { n.strike(id, errors.New("lied")) })
 	}
 	fetches.Wait()
-	if lies, bans := logs.FilterMessage("neighbour lied").Len(), logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes || bans != 1 {
+	if lies, bans := logs.FilterMessage("neighbour lied").Len(), logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes ||
+		bans != 1 {
 		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, maxStrikes)
 	}
 	if got := n.tallyOf(id).strikes.Load(); got != 0 {

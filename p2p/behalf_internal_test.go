@@ -30,7 +30,8 @@ func TestHalfOfWhatIsLeftIsForOneAddress(t *testing.T) {
 		from  byte
 		bytes int64
 		want  bool
-	}{{1, 400, true}, {1, 200, false}, {1, 100, true}, {1, 1, false}, {2, 251, false}, {2, 250, true}, {1, 1, false}, {3, 126, false}, {3, 125, true}} {
+	}{{1, 400, true}, {1, 200, false}, {1, 100, true}, {1, 1, false}, {2, 251, false}, {2, 250, true}, {1, 1, false}, {3, 126, false},
+		{3, 125, true}} {
 		if got := b.spend(at(tt.from), tt.bytes, now); got != tt.want {
 			t.Errorf("spend(%s, %d) = %v, want %v", at(tt.from), tt.bytes, got, tt.want)
 		}

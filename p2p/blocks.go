@@ -63,8 +63,10 @@ func (f *fetch) asks(nb *neighbour) {
 
 func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
 	shared, ok := n.sharer.may(m)
-	return &fetch{node: n, m: m, shared: shared, draft: draft, picker: newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), n.lan.Host().ID(), time.Now()),
-		excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{}, failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{}, asked: map[*neighbour]since{},
+	return &fetch{node: n, m: m, shared: shared, draft: draft,
+		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), n.lan.Host().ID(), time.Now()),
+		excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{}, failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{},
+		asked:    map[*neighbour]since{},
 		swarming: swarming{shared: ok, news: make(chan struct{})}}
 }
 
@@ -234,7 +236,7 @@ func (f *fetch) join(holders []holder) {
 	defer f.mu.Unlock()
 	for _, nb := range byPromise(whole) {
 		f.picker.swarm.drop(nb.id)
-		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) {
+		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.node.takesFrom(nb, f.pairOf(nb)) {
 			f.all = append(f.all, nb)
 			f.waiting = append(f.waiting, nb)
 		}

@@ -66,8 +66,9 @@ func TestWhatIsNotOfThisNARIsNotHere(t *testing.T) {
 	s.SetDeadline(time.Now().Add(20 * time.Second))
 	br, other := bufio.NewReader(s), info
 	other.NarHash[0]++
-	for what, r := range map[string]request{"a block beyond the end": blockRequest(info, 1), "the last of all blocks": blockRequest(info, store.NumBlocks(store.MaxNarSize)-1),
-		"another NarHash": blockRequest(other, 0)} {
+	for what, r := range map[string]request{"a block beyond the end": blockRequest(info, 1),
+		"the last of all blocks": blockRequest(info, store.NumBlocks(store.MaxNarSize)-1),
+		"another NarHash":        blockRequest(other, 0)} {
 		s.Write(appendRequest(nil, r))
 		if _, _, err := readBlock(br, make([]byte, 1000)); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: readBlock = %v, want ErrNotFound", what, err)
@@ -132,7 +133,8 @@ func TestNARsHeldOpenAreBounded(t *testing.T) {
 	src := &counted{Source: mem, t: t}
 	sh := newSharer([]store.Source{src}, s.keys)
 	for _, info := range infos {
-		if _, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); err != nil && !strings.Contains(err.Error(), "bad day") {
+		if _, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); err != nil &&
+			!strings.Contains(err.Error(), "bad day") {
 			t.Fatal(err)
 		}
 		if open := src.open.Load(); open > maxOpenNARs {
@@ -203,7 +205,8 @@ func (d *deadlined) SetWriteDeadline(t time.Time) error {
 
 func TestAnswersHaveADeadline(t *testing.T) {
 	d := &deadlined{}
-	if _, err := (stallWriter{d, newTurns(1, 1, 1)}).Write([]byte("answer")); err != nil || d.deadline.IsZero() || time.Until(d.deadline) > serveStall {
+	if _, err := (stallWriter{d, newTurns(1, 1, 1)}).Write([]byte("answer")); err != nil || d.deadline.IsZero() ||
+		time.Until(d.deadline) > serveStall {
 		t.Errorf("Write = %v with deadline %v, want one within %v", err, d.deadline, serveStall)
 	}
 	scarce := newTurns(maxServing, maxServing, maxServing)
@@ -244,7 +247,8 @@ func TestOneFetchGetsOneWrongNAR(t *testing.T) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
 	if got := n.tallyOf(g.ID()); got.blocksReceived.Load() != 1 || got.countWrong(time.Now()) != 1 || got.strikes.Load() != 0 {
-		t.Errorf("it has sent %d blocks and %d wrong NARs, and has %d strikes, want 1, 1 and 0", got.blocksReceived.Load(), got.countWrong(time.Now()), got.strikes.Load())
+		t.Errorf("it has sent %d blocks and %d wrong NARs, and has %d strikes, want 1, 1 and 0", got.blocksReceived.Load(),
+			got.countWrong(time.Now()), got.strikes.Load())
 	}
 }
 

@@ -163,7 +163,8 @@ func TestMulticastIsCounted(t *testing.T) {
 	e.take(packed(t, probe), now)
 	e.take(mdnsLabels, now) // no packet
 	e.take([]byte("about something else"), now)
-	if got, want := fmt.Sprint(e.traffic.get()["question"], e.traffic.get()["unknown"]), "map[ignored:1 sent:0 used:1] map[dropped:0 malformed:1]"; got != want {
+	if got, want := fmt.Sprint(e.traffic.get()["question"], e.traffic.get()["unknown"]),
+		"map[ignored:1 sent:0 used:1] map[dropped:0 malformed:1]"; got != want {
 		t.Errorf("counted %s, want %s", got, want)
 	}
 	for range 10 * hearBurst {

@@ -232,9 +232,11 @@ func TestFiveHundredMachines(t *testing.T) {
 		t.Fatalf("%d strangers were visited, want all %d", len(found), machines-1-maxKept)
 	}
 	worst := found[len(found)-1]
-	t.Logf("of %d machines each has %.1f neighbours, at most %d; a stranger is visited after %v, at worst %v", machines, mean, degree[machines-1], found[len(found)/2], worst)
+	t.Logf("of %d machines each has %.1f neighbours, at most %d; a stranger is visited after %v, at worst %v", machines, mean,
+		degree[machines-1], found[len(found)/2], worst)
 	if mean > 1.25*maxKept || degree[machines-1] > 2*maxKept || degree[0] < maxKept {
-		t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want hardly more than %d", machines, degree[0], degree[machines-1], mean, maxKept)
+		t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want hardly more than %d", machines, degree[0],
+			degree[machines-1], mean, maxKept)
 	}
 	if worst > 15*time.Second {
 		t.Errorf("the last stranger is visited after %v, want 15 s", worst)

@@ -121,7 +121,8 @@ func TestBombsTakeNoMemory(t *testing.T) {
 }
 
 func TestSlowLinksCompress(t *testing.T) {
-	for pace, want := range map[int64]status{0: statusRaw, 1 << 20: statusZstd, 12 << 20: statusZstd, 118 << 20: statusS2, 1 << 30: statusRaw} {
+	for pace, want := range map[int64]status{0: statusRaw, 1 << 20: statusZstd, 12 << 20: statusZstd, 118 << 20: statusS2,
+		1 << 30: statusRaw} {
 		if got := codecFor(pace); got != want {
 			t.Errorf("codecFor(%d) = %d, want %d", pace, got, want)
 		}

@@ -92,7 +92,8 @@ func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 	for _, m := range machines {
 		for i := range paths {
 			wg.Go(func() {
-				if got, err := m.LookupUpstream(t.Context(), store.HashPartFromBytes([20]byte{9, byte(i)})); !errors.Is(err, store.ErrNotFound) {
+				if got, err := m.LookupUpstream(t.Context(), store.HashPartFromBytes([20]byte{9, byte(i)})); !errors.Is(err,
+					store.ErrNotFound) {
 					t.Errorf("LookupUpstream = %v, %v, want ErrNotFound", got, err)
 				}
 			})
@@ -234,7 +235,8 @@ func TestWhatCameFromWhereIsBooked(t *testing.T) {
 		nar := noise(i, int(size))
 		info := web.add(t, fmt.Sprintf("p%d", i), nar)
 		e, other := machines[0].Elect(info.Path.HashPart()), machines[1].Elect(info.Path.HashPart())
-		if e.Of() != 2 || e.Scores[0].ID != e.Elected || (e.Elected == "") != (other.Elected == machines[0].id()) || e.Alone+e.Refuses != "" {
+		if e.Of() != 2 || e.Scores[0].ID != e.Elected || (e.Elected == "") != (other.Elected == machines[0].id()) ||
+			e.Alone+e.Refuses != "" {
 			t.Fatalf("elections differ, or are not explained: %+v, %+v", e, other)
 		}
 		if mine := e.Elected == ""; mine && byMe || !mine && byOther {

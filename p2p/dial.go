@@ -130,8 +130,7 @@ func (k *keeper) run(ctx context.Context) error {
 					k.lan.log.Debug("neighbour not reached", zap.Stringer("peer", info.ID), zap.Error(err))
 				}
 				if k.finished(info.ID, err, time.Now()) {
-					k.lan.log.Warn("machines around announce themselves and cannot be reached: is there a firewall, here or there, a Wi-Fi that isolates its clients, or a full conntrack table?",
-						zap.Error(err))
+					k.lan.log.Warn("machines around announce themselves and cannot be reached: see narbor doctor", zap.Error(err))
 				}
 				if err == nil && k.isVisit(info.ID) {
 					pause(ctx, visitTime)

@@ -200,7 +200,8 @@ func TestUnreachableMachinesAreReportedOnce(t *testing.T) {
 			}
 		}
 	}
-	first, second, left := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"), announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.2/tcp/6273"), announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.3/tcp/6273")
+	first, second, left := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"),
+		announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.2/tcp/6273"), announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.3/tcp/6273")
 	for _, a := range []*announcement{&first, &second, &left} {
 		a.via = viaMDNS
 		k.announce(*a, now)

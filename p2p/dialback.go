@@ -266,7 +266,8 @@ func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
 		conn.Close()
 		return reached
 	}
-	for _, no := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EACCES} {
+	for _, no := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ENETUNREACH,
+		syscall.EACCES} {
 		if errors.Is(err, no) {
 			return refused
 		}

@@ -118,7 +118,8 @@ func TestDialBackKeepsToTheLink(t *testing.T) {
 		t.Errorf("declined dial-backs have used up %v of the ration", dialBackBurst-left)
 	}
 	n.dialBacks.all.AllowN(time.Now(), dialBackBurst)
-	if got := n.dialBack(t.Context(), talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast("/ip4/10.1.0.6/tcp/40000")}, 6273); got != tooOften {
+	if got := n.dialBack(t.Context(), talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast("/ip4/10.1.0.6/tcp/40000")},
+		6273); got != tooOften {
 		t.Errorf("dial-back to a neighbour without a ration: %s, want %s", got, tooOften)
 	}
 }
@@ -221,7 +222,8 @@ func TestDialBackToALowPortIsAViolation(t *testing.T) {
 	if b, err := g.askDialBack(t, n, 6273); err != nil || !bytes.Equal(b, []byte{byte(declined)}) || strikesOf(n, g) != 0 {
 		t.Errorf("a dial-back to loopback = %x, %v, and %d strikes, want %x and none", b, err, strikesOf(n, g), declined)
 	}
-	if b, err := g.askDialBack(t, n, 22); !errors.Is(err, &network.StreamError{ErrorCode: network.StreamProtocolViolation, Remote: true}) || strikesOf(n, g) != 1 {
+	if b, err := g.askDialBack(t, n, 22); !errors.Is(err, &network.StreamError{ErrorCode: network.StreamProtocolViolation, Remote: true}) ||
+		strikesOf(n, g) != 1 {
 		t.Errorf("a dial-back to port 22 = %x, %v, and %d strikes, want a reset and 1", b, err, strikesOf(n, g))
 	}
 }

@@ -29,7 +29,8 @@ type gater struct {
 }
 
 func newGater() *gater {
-	g := &gater{paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr), blocked: make(map[peer.ID]time.Time)}
+	g := &gater{paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr),
+		blocked: make(map[peer.ID]time.Time)}
 	rand.Read(g.tag[1:])
 	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
 		rand.Read(g.cids[1:])

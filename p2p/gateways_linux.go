@@ -12,7 +12,8 @@ import (
 func findGateways() ([]gateway, error) {
 	var out []gateway
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 		if err != nil {
 			return nil, err
 		}

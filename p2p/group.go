@@ -74,7 +74,8 @@ func LoadGroupSecret(path string) ([]byte, error) {
 	}
 	secret := bytes.Trim(text, " \t\r\n")
 	if len(secret) < minSecret {
-		return nil, fmt.Errorf("group secret %s has %d bytes, and %d are the least: make one by `head -c 32 /dev/urandom | base64`, and give each member the same",
+		return nil, fmt.Errorf("group secret %s has %d bytes, and %d are the least: make one by `head -c 32 /dev/urandom | base64`, and "+
+			"give each member the same",
 			path, len(secret), minSecret)
 	}
 	return secret, nil

@@ -185,12 +185,14 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 					return len(st.Neighbours) == 1 && len(st.OtherGroup) == 1
 				})
 				st := n.Status()
-				if st.Neighbours[0].ID != own.Status().ID || st.OtherGroup[0].ID != other.Status().ID || st.Group != (n.cfg.GroupSecret != nil) {
+				if st.Neighbours[0].ID != own.Status().ID || st.OtherGroup[0].ID != other.Status().ID ||
+					st.Group != (n.cfg.GroupSecret != nil) {
 					t.Errorf("node %d: status %+v, want %s as neighbour, %s of another group", i, st, own.Status().ID, other.Status().ID)
 				}
 				fetchAll(t, n.Node, m, nar)
 			}
-			if got := holder.tallyOf(foreign.lan.host.ID()).claimsSent.Load() + outsider.tallyOf(member.lan.host.ID()).claimsSent.Load(); got != 0 {
+			if got := holder.tallyOf(foreign.lan.host.ID()).claimsSent.Load() +
+				outsider.tallyOf(member.lan.host.ID()).claimsSent.Load(); got != 0 {
 				t.Errorf("%d claims were sent to another group", got)
 			}
 			for i, n := range []grouped{holder, outsider, member, foreign} {
@@ -289,7 +291,8 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 }
 
 func TestShortSecretsAreRefused(t *testing.T) {
-	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), GroupSecret: bytes.Repeat([]byte("x"), minSecret-1)}
+	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys),
+		GroupSecret: bytes.Repeat([]byte("x"), minSecret-1)}
 	if _, err := New(cfg); err == nil {
 		t.Error("New with a short secret works")
 	}

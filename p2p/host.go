@@ -81,7 +81,8 @@ type quietHost struct {
 
 // start takes the place of [basichost.BasicHost.Start].
 func (q *quietHost) start() (err error) {
-	if q.peers, err = pstoremanager.NewPeerstoreManager(q.Peerstore(), q.EventBus(), q.Network(), pstoremanager.WithCleanupInterval(time.Minute)); err != nil {
+	if q.peers, err = pstoremanager.NewPeerstoreManager(q.Peerstore(), q.EventBus(), q.Network(),
+		pstoremanager.WithCleanupInterval(time.Minute)); err != nil {
 		return err
 	}
 	q.peers.Start()

@@ -117,8 +117,10 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	l := &lan{
-		log: cfg.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS, vsock: cfg.Vsock,
-		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1), met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
+		log: cfg.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
+		vsock:   cfg.Vsock,
+		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1),
+		met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
 	memory, err := loadMemory(cfg.MemoryFile, time.Now())

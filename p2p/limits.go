@@ -205,8 +205,9 @@ const (
 	// once.
 	missMachines = 4
 	// missPatience is the number of paths about which a peer's questions are not answered before that counts against it;
-	// missesPerMinute of these are forgotten, and a repeated question counts once. An honest machine may well ask for more than its burst, and loses only the answers that it
-	// might have had: in an hour it may ask about 180,000 paths, more than nixpkgs has packages, and is not struck.
+	// missesPerMinute of these are forgotten, and a repeated question counts once. An honest machine may well ask for more
+	// than its burst, and loses only the answers that it might have had: in an hour it may ask about 180,000 paths, more
+	// than nixpkgs has packages, and is not struck.
 	missPatience = 60_000
 	// helpBurst is the number of questions for which an upstream is asked on behalf of a peer, whatever the upstream
 	// answers, before missesPerMinute more come back: the same as missBurst, for the same machine. A peer that needs

@@ -115,7 +115,8 @@ func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 	_ = victim
 	var texts []string
 	for _, addr := range []string{
-		"/ip6/fe80::7:5/tcp/6666", "/ip6/fe80::7:6/tcp/6666", "/ip6zone/eth1/ip6/fe80::7:5/tcp/6666", "/ip6zone/eth0/ip6/fe80::7:9/tcp/6666",
+		"/ip6/fe80::7:5/tcp/6666", "/ip6/fe80::7:6/tcp/6666", "/ip6zone/eth1/ip6/fe80::7:5/tcp/6666",
+		"/ip6zone/eth0/ip6/fe80::7:9/tcp/6666",
 		"/ip6/100::2:0:0:7:9/tcp/6666", "/ip6/fe80::7:1/tcp/6666",
 		"/ip6/fe80::7:9/tcp/7777", // its own: this one may be dialled
 	} {
@@ -131,7 +132,8 @@ func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 	read := func() map[string]int {
 		got := make(map[string]int)
 		out := host.exec("", "nft", "list", "table", "inet", "t")
-		for _, c := range regexp.MustCompile(`tcp dport (\d+) counter packets (\d+).*?( comment "elsewhere")?\n`).FindAllStringSubmatch(out, -1) {
+		for _, c := range regexp.MustCompile(`tcp dport (\d+) counter packets (\d+).*?( comment "elsewhere")?\n`).FindAllStringSubmatch(out,
+			-1) {
 			got[c[1]+c[3]], _ = strconv.Atoi(c[2])
 		}
 		return got

@@ -42,7 +42,8 @@ func TestMachineChild(t *testing.T) {
 		looked += g.probe(a, missShares)
 	}
 	most := missShares * (missBurst + int((time.Since(start).Minutes()+1)*missesPerMinute))
-	t.Logf("one machine with %d addresses asked %d questions in %s, and %d were looked up", len(addrs), len(addrs)*missShares*(missBurst/maxClaims+1)*maxClaims, time.Since(start), looked)
+	t.Logf("one machine with %d addresses asked %d questions in %s, and %d were looked up", len(addrs),
+		len(addrs)*missShares*(missBurst/maxClaims+1)*maxClaims, time.Since(start), looked)
 	if looked > most || looked < missShares*missBurst {
 		t.Errorf("one machine had %d paths looked up, want at most %d", looked, most)
 	}

@@ -122,7 +122,8 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	var texts []string
 	for _, addr := range []string{
 		"/ip4/8.8.8.8/tcp/6666", "/ip4/10.78.0.1/tcp/6666", "/ip4/127.0.0.1/tcp/6666", "/ip6/::1/tcp/6666",
-		"/ip4/169.254.169.254/tcp/6666", "/ip4/10.77.0.1/tcp/6666", "/ip4/10.77.0.9/tcp/666", "/ip4/0.0.0.0/tcp/6666", "/dns4/localhost/tcp/6666",
+		"/ip4/169.254.169.254/tcp/6666", "/ip4/10.77.0.1/tcp/6666", "/ip4/10.77.0.9/tcp/666", "/ip4/0.0.0.0/tcp/6666",
+		"/dns4/localhost/tcp/6666",
 		"/ip4/10.77.0.9/tcp/7777", // on our link: this one may be dialled
 	} {
 		texts = append(texts, mdnsText+addr+"/p2p/"+newTestPeer(t).String())
@@ -216,7 +217,8 @@ func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 	d := newDiscovery(l)
 	ips, texts := d.texts(testLink("eth0", "10.1.0.5/24", "fe80::5/64", "fd01::5/64"))
 	tail := fmt.Sprintf("/tcp/%d/p2p/%s", listenPort(l.host), l.host.ID())
-	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail, "dnsaddr=/ip6/fe80::5" + tail}; !slices.Equal(texts, want) {
+	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail, "dnsaddr=/ip6/fe80::5" + tail}; !slices.Equal(texts,
+		want) {
 		t.Errorf("announced %q, want %q", texts, want)
 	}
 	if want := []string{"10.1.0.5", "fd01::5", "fe80::5"}; !slices.Equal(ips, want) {

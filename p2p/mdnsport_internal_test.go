@@ -16,7 +16,8 @@ func procTwin(t *testing.T, sockets [][2]int, processes ...[3]string) string {
 	dir := t.TempDir()
 	table := "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n"
 	for i, s := range sockets {
-		table += fmt.Sprintf("%5d: 00000000:%04X 00000000:0000 07 00000000:00000000 00:00000000 00000000  %d        0 %d 2 0000000000000000 0\n",
+		table += fmt.Sprintf("%5d: 00000000:%04X 00000000:0000 07 00000000:00000000 00:00000000 00000000  %d        0 %d 2 "+
+			"0000000000000000 0\n",
 			i, s[1], os.Getuid()+1, s[0])
 	}
 	write := func(name, text string) {
@@ -50,7 +51,8 @@ func TestOthersOnMDNS(t *testing.T) {
 		{"narbor alone", [][2]int{{11, 5353}}, [][3]string{{"7", "narbor", "11"}}, ""},
 		{"Avahi, and others elsewhere", [][2]int{{11, 5353}, {12, 5353}, {13, 53}},
 			[][3]string{{"7", "narbor", "11"}, {"8", "avahi-daemon", "12"}, {"9", "dnsmasq", "13"}}, "avahi-daemon"},
-		{"two", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "systemd-resolve", "11"}, {"8", "avahi-daemon", "12"}}, "avahi-daemon, systemd-resolve"},
+		{"two", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "systemd-resolve", "11"}, {"8", "avahi-daemon", "12"}},
+			"avahi-daemon, systemd-resolve"},
 		{"an unknown program", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "narbor", "12"}}, "another program"},
 	} {
 		if got := strings.Join(othersOnMDNS(procTwin(t, c.sockets, c.processes...), "narbor"), ", "); got != c.want {

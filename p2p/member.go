@@ -75,7 +75,8 @@ func (n *Node) noteOutsider(id peer.ID) {
 	t := n.tallyOf(id)
 	t.outsider.Store(true)
 	if !t.told.Swap(true) {
-		n.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)))
+		n.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id),
+			zap.String("addr", n.lan.addrOf(id)))
 	}
 }
 

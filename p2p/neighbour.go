@@ -29,7 +29,7 @@ type tally struct {
 	claims, blocksReceived, bytesReceived atomic.Int64
 	claimsSent, blocksSent, bytesSent     atomic.Int64
 	strikes                               atomic.Int64
-	rumours, distrusted                   atomic.Int64 // NARs of which it passed on wrong blocks; until when (Unix ns) nothing relayed is taken from it
+	rumours, distrusted                   atomic.Int64 // NARs with wrong blocks from it; Unix ns until which it may relay none
 	blocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
 	wireReceived, wireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
 	outsider, told                        atomic.Bool  // it is of another group; that was logged

@@ -135,7 +135,8 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	l, err := newLAN(lanConfig{Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
+	l, err := newLAN(lanConfig{Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
+		KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
 	if err != nil {
@@ -353,7 +354,9 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.tallyOf(id).outsider.Store(false)
-	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id), asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{}), stranger: n.lan.keeper.isStranger(id)}
+	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id),
+		asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{}),
+		stranger: n.lan.keeper.isStranger(id)}
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {
@@ -374,7 +377,8 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	n.running.Go(func() { n.askPeers(ctx, id) })
 	hint(n.news)
 	n.lan.befriend(id, true)
-	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)), zap.String("via", n.lan.Via(id)))
+	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)),
+		zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {

@@ -195,7 +195,8 @@ func (c *pace) queued() (n, rate int64, known bool) {
 	}
 	c.looked = time.Now()
 	n = c.written - (acked - c.before)
-	if n < 0 || idle && time.Since(c.fed) > queueTime { // other bytes than blocks were acknowledged, too; or a stream was reset before its block was sent
+	// Bytes other than blocks were acknowledged, too, or a stream was reset before its block was sent.
+	if n < 0 || idle && time.Since(c.fed) > queueTime {
 		c.before -= n
 		n = 0
 	}

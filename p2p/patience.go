@@ -83,7 +83,8 @@ func (s *shift) impatient(ctx context.Context) error {
 		return nil
 	}
 	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
-		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, errSlow, rest.Round(time.Second), until.Sub(now).Round(time.Second))
+		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, errSlow,
+			rest.Round(time.Second), until.Sub(now).Round(time.Second))
 		if pace, least := s.pacer.pace(); pace >= least {
 			return err
 		}
@@ -142,7 +143,8 @@ func (f *fetch) account(began time.Time, err error) {
 			nb.tally.kept()
 		}
 		if !until.IsZero() {
-			f.node.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until), zap.String("reason", asideSlow))
+			f.node.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until),
+				zap.String("reason", asideSlow))
 		}
 	}
 }

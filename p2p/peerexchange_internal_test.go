@@ -87,7 +87,8 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 		k.announce(announcement{id: a.id, addrs: []ma.Multiaddr{m}, expiry: now, via: viaExchange}, now)
 	}
 	c := k.peers[a.id]
-	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != maxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) || c.via != viaMDNS {
+	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != maxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) ||
+		c.via != viaMDNS {
 		t.Errorf("after hearsay: %+v", c)
 	}
 }

@@ -102,7 +102,8 @@ func (a *added) remove(l *lan, text string) error {
 	defer a.mu.Unlock()
 	i := slices.Index(a.texts, text)
 	if i < 0 {
-		return fmt.Errorf("no peer %.100q was added while narbor ran: one that is named by --peer or narbor.peers= must be removed there", text)
+		return fmt.Errorf("no peer %.100q was added while narbor ran: one that is named by --peer or narbor.peers= must be removed there",
+			text)
 	}
 	texts := slices.Delete(slices.Clone(a.texts), i, i+1)
 	if err := writeState(a.file, texts); err != nil {

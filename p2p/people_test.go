@@ -26,7 +26,8 @@ func TestAskEachReturnsEachAnswer(t *testing.T) {
 		t.Fatalf("AskEach = %+v, want two answers", answers)
 	}
 	for _, a := range answers {
-		if has := a.ID == holder.id(); a.Believed() != has || (a.SignedBy == "upstream-1") != has || (a.NarSize == info.NarSize) != has || a.Problem != "" || a.Addr == "" {
+		if has := a.ID == holder.id(); a.Believed() != has || (a.SignedBy == "upstream-1") != has || (a.NarSize == info.NarSize) != has ||
+			a.Problem != "" || a.Addr == "" {
 			t.Errorf("answer %+v, want it to have the path: %t", a, has)
 		}
 	}
@@ -47,11 +48,13 @@ func TestPingMeasures(t *testing.T) {
 	id := holder.id()
 	for _, name := range []string{id, id[len(id)-8:], "…" + id[len(id)-8:], "127.0.0.1"} {
 		p, err := asker.Ping(t.Context(), name, p2p.PingConfig{Count: 3, Bytes: 2 << 20, Paths: []store.HashPart{info.Path.HashPart()}})
-		if err != nil || p.ID != id || len(p.Millis) != 3 || p.Lost != 0 || p.Bytes < 2<<20 || p.Seconds <= 0 || p.Path != info.Path.String() || p.Problem != "" || p.Security == "" {
+		if err != nil || p.ID != id || len(p.Millis) != 3 || p.Lost != 0 || p.Bytes < 2<<20 || p.Seconds <= 0 ||
+			p.Path != info.Path.String() || p.Problem != "" || p.Security == "" {
 			t.Errorf("Ping(%s) = %+v, %v", name, p, err)
 		}
 	}
-	if p, err := asker.Ping(t.Context(), id, p2p.PingConfig{Count: 1, Bytes: 1}); err != nil || p.Problem == "" || p.Bytes != 0 || len(p.Millis) != 1 {
+	if p, err := asker.Ping(t.Context(), id, p2p.PingConfig{Count: 1, Bytes: 1}); err != nil || p.Problem == "" || p.Bytes != 0 ||
+		len(p.Millis) != 1 {
 		t.Errorf("Ping without anything to fetch = %+v, %v, want a problem", p, err)
 	}
 	for _, name := range []string{"", "xyz", id[len(id)-3:], asker.id(), "10.0.0.1"} {
@@ -110,7 +113,8 @@ func TestRestartKeepsBlockedPeers(t *testing.T) {
 	defer spool.Close()
 	u := newUpstream(t)
 	other := u.newMachine(t, nil)
-	cfg := p2p.Config{Identity: key, Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), Spool: spool, Blocked: filepath.Join(t.TempDir(), "blocked.json")}
+	cfg := p2p.Config{Identity: key, Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), Spool: spool,
+		Blocked: filepath.Join(t.TempDir(), "blocked.json")}
 	for range 2 {
 		n, err := p2p.New(cfg)
 		if err != nil {

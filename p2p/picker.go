@@ -78,8 +78,9 @@ type ask struct {
 
 // newPicker returns a picker for a NAR with that number of blocks, on the node self.
 func newPicker(blocks int, nar store.Hash, self peer.ID, now time.Time) picker {
-	return picker{blocks: make([]block, blocks), left: blocks, swarm: narSwarm{nar: nar, seed: weightSeed(self, nar), members: map[peer.ID]*partialPeer{},
-		gone: map[peer.ID]time.Time{}, last: now}}
+	return picker{blocks: make([]block, blocks), left: blocks,
+		swarm: narSwarm{nar: nar, seed: weightSeed(self, nar), members: map[peer.ID]*partialPeer{},
+			gone: map[peer.ID]time.Time{}, last: now}}
 }
 
 // weightSeed is where the rendezvous weights of a peer's blocks begin.

@@ -47,7 +47,8 @@ func TestNetworksAreToldApart(t *testing.T) {
 
 func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 	l := newIdleKeeper(t).lan
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64", "169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
+	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
+		"169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
 	for addr, want := range map[string]bool{
 		"10.1.0.1": true, "fd01::1": true, "169.254.0.1": true,
 		"fe80::1%eth0": true, "fe80::1": false, "fe80::1%eth1": false,
@@ -90,15 +91,18 @@ func TestMemoryIsBounded(t *testing.T) {
 			m.note(fmt.Sprint("network ", i), memoOf(t, j), now.Add(time.Duration(i*100+j)*time.Second))
 		}
 	}
-	if len(m.all) != maxNetworks*maxRemembered || len(m.in("network 0")) > 0 || len(m.in(fmt.Sprint("network ", maxNetworks+4))) != maxRemembered {
-		t.Errorf("%d addresses are remembered, %d of them in the first network, want %d, none", len(m.all), len(m.in("network 0")), maxNetworks*maxRemembered)
+	if len(m.all) != maxNetworks*maxRemembered || len(m.in("network 0")) > 0 ||
+		len(m.in(fmt.Sprint("network ", maxNetworks+4))) != maxRemembered {
+		t.Errorf("%d addresses are remembered, %d of them in the first network, want %d, none", len(m.all), len(m.in("network 0")),
+			maxNetworks*maxRemembered)
 	}
 	id := newTestPeer(t).String()
 	later := now.Add(memoryLimit)
 	for i := range 3 * maxRememberedAddrs {
 		m.note("home", ma.StringCast(fmt.Sprintf("/ip4/10.0.0.%d/tcp/6273/p2p/%s", i+1, id)), later.Add(time.Duration(i)*time.Minute))
 	}
-	if got := m.in("home"); len(got) != maxRememberedAddrs || !strings.Contains(got[0].String(), fmt.Sprintf("10.0.0.%d/", 3*maxRememberedAddrs)) {
+	if got := m.in("home"); len(got) != maxRememberedAddrs ||
+		!strings.Contains(got[0].String(), fmt.Sprintf("10.0.0.%d/", 3*maxRememberedAddrs)) {
 		t.Errorf("of one peer are remembered %v, want the newest %d", got, maxRememberedAddrs)
 	}
 	m.note("home", memoOf(t, 1), later.Add(2*memoryLimit))
@@ -135,7 +139,8 @@ func TestMemoryOutlastsARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !m.note("home", memoOf(t, 1), now) || m.note("home", m.in("home")[0], now.Add(time.Hour)) || !m.note("home", m.in("home")[0], now.Add(memoAge)) {
+	if !m.note("home", memoOf(t, 1), now) || m.note("home", m.in("home")[0], now.Add(time.Hour)) ||
+		!m.note("home", m.in("home")[0], now.Add(memoAge)) {
 		t.Error("want a memo to be written when it is new, and when it is a day old")
 	}
 	if err := m.save(); err != nil {
@@ -184,7 +189,8 @@ func TestDamagedMemoryIsNotBelieved(t *testing.T) {
 }
 
 func FuzzMemory(f *testing.F) {
-	f.Add([]byte(`[{"network":"x","peer":"/ip4/10.0.0.1/tcp/6273/p2p/12D3KooWAtrwQ2T6jG4Uo8VFrPtXZEqwVRzpQJzQPQz6YtUuFo67","seen":"2026-01-01T00:00:00Z"}]`))
+	f.Add([]byte(`[{"network":"x","peer":"/ip4/10.0.0.1/tcp/6273/p2p/12D3KooWAtrwQ2T6jG4Uo8VFrPtXZEqwVRzpQJzQPQz6YtUuFo67",` +
+		`"seen":"2026-01-01T00:00:00Z"}]`))
 	file := filepath.Join(f.TempDir(), "networks.json")
 	f.Fuzz(func(t *testing.T, text []byte) {
 		if err := os.WriteFile(file, text, 0o600); err != nil {
@@ -199,7 +205,8 @@ func FuzzMemory(f *testing.F) {
 			t.Fatal(err)
 		}
 		again, err := loadMemory(file, now)
-		if err != nil || !slices.EqualFunc(again.all, m.all, func(a, b memo) bool { return a.Network == b.Network && a.Peer == b.Peer && a.Seen.Equal(b.Seen) }) {
+		if err != nil || !slices.EqualFunc(again.all, m.all,
+			func(a, b memo) bool { return a.Network == b.Network && a.Peer == b.Peer && a.Seen.Equal(b.Seen) }) {
 			t.Errorf("what is saved is read as %v, %v, want %v", again.all, err, m.all)
 		}
 	})

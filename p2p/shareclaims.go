@@ -106,7 +106,8 @@ func claimText(m trust.Mapping) (string, store.Info, error) {
 	info.CA, info.Deriver = "", store.Path{}
 	text := info.String()
 	if len(text) > store.MaxInfoLen {
-		return "", store.Info{}, fmt.Errorf("%s: a narinfo of %d bytes, and neighbours take %d: %w", m.Path(), len(text), store.MaxInfoLen, store.ErrNotFound)
+		return "", store.Info{}, fmt.Errorf("%s: a narinfo of %d bytes, and neighbours take %d: %w", m.Path(), len(text), store.MaxInfoLen,
+			store.ErrNotFound)
 	}
 	return text, info, nil
 }

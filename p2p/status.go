@@ -89,9 +89,12 @@ type Struck struct {
 // Status returns the node's state, neighbours sorted by ID.
 func (n *Node) Status() Status {
 	h := n.lan.Host()
-	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{}, Blocked: []string{},
-		MDNS: n.cfg.MDNS, Vsock: n.cfg.Vsock && hasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil, OtherGroup: n.outsiders(),
-		Upstreams: []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), ForOthers: n.behalf.total(), BudgetLeft: n.behalf.left(time.Now()), Alone: n.alone(),
+	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{},
+		Blocked: []string{},
+		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && hasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
+		OtherGroup: n.outsiders(),
+		Upstreams:  []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), ForOthers: n.behalf.total(),
+		BudgetLeft: n.behalf.left(time.Now()), Alone: n.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.members())}
 	s.Cooperates = s.Alone == ""
 	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet} {
@@ -116,8 +119,10 @@ func (n *Node) Status() Status {
 		t := nb.tally
 		is := NeighbourStatus{
 			ID: nb.id.String(), Addr: n.lan.addrOf(nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
-			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(), WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
-			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(), WireSent: t.wireSent.Load(), Strikes: t.strikes.Load(), WrongNARs: t.countWrong(time.Now())}
+			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(),
+			WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
+			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(),
+			WireSent: t.wireSent.Load(), Strikes: t.strikes.Load(), WrongNARs: t.countWrong(time.Now())}
 		if until, why := t.aside(time.Now()); why != "" {
 			is.AsideUntil, is.Aside = &until, why
 		}

@@ -151,7 +151,8 @@ func (f *fetch) hopeless(ctx context.Context, began time.Time, block, before int
 	left := f.missing()
 	rest := min(remaining(took, block+1, left), remaining(took, before-left, left))
 	if time.Now().Add(rest).After(deadline) {
-		return fmt.Errorf("%w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, rest.Round(time.Second), time.Until(deadline).Round(time.Second))
+		return fmt.Errorf("%w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, rest.Round(time.Second),
+			time.Until(deadline).Round(time.Second))
 	}
 	return nil
 }

@@ -174,7 +174,8 @@ func TestUpstreamThatSendsAnotherNARIsNoNeighbour(t *testing.T) {
 	if s := m.Status(); len(s.Struck) > 0 {
 		t.Errorf("struck: %v", s.Struck)
 	}
-	if got, err := m.LookupUpstream(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) || !errors.Is(err, store.ErrUnreadable) {
+	if got, err := m.LookupUpstream(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) ||
+		!errors.Is(err, store.ErrUnreadable) {
 		t.Errorf("LookupUpstream of what comes wrong = %v, %v, want ErrNotFound", got, err)
 	}
 	if sp, err := m.Fetch(t.Context(), got); !errors.Is(err, store.ErrNotFound) {

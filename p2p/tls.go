@@ -70,7 +70,8 @@ func (t *timeless) SecureOutbound(ctx context.Context, insecure net.Conn, p peer
 }
 
 // secure closes the connection if there is an error.
-func (t *timeless) secure(ctx context.Context, insecure net.Conn, p peer.ID, side func(net.Conn, *tls.Config) *tls.Conn) (_ sec.SecureConn, err error) {
+func (t *timeless) secure(ctx context.Context, insecure net.Conn, p peer.ID, side func(net.Conn, *tls.Config) *tls.Conn) (_ sec.SecureConn,
+	err error) {
 	defer func() {
 		if err != nil {
 			insecure.Close()

@@ -29,20 +29,25 @@ func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 		wantFor int // it is judged then, in seconds; 0 is never
 		want    string
 	}{
-		"fast":                         {at: func(s int) second { return second{int64(s) * mega, 2 * s} }, pace: mega, own: mega},
-		"stuck":                        {at: func(s int) second { return second{got: mega} }, wantFor: 7, want: "it has received nothing"},
-		"busy with other NARs":         {at: func(s int) second { return second{int64(s) * mega, s / 5} }, heard: func(s int) bool { return s%9 == 0 }, pace: 300e3, own: 300e3},
-		"passes nothing on":            {at: grow(2 * mega), pace: mega, wantFor: 11, want: "nothing has come from it"},
-		"the same, and tells no pace":  {at: grow(2 * mega), wantFor: 11, want: "nothing has come from it"},
-		"the same on a slow line":      {at: grow(1000), pace: 40e3, own: 40e3, wantFor: 27, want: "nothing has come from it"},
-		"the same on the slowest":      {at: grow(1000), pace: 10e3, own: 10e3, wantFor: 61, want: "nothing has come from it"},
-		"passes on a block in 9 s":     {at: func(s int) second { return second{int64(s) * mega, s / 9} }, pace: mega, own: mega, wantFor: 21, want: "and it has passed on"},
-		"much slower":                  {at: func(s int) second { return second{int64(s), s} }, pace: 90e3, own: 300e3, wantFor: 6, want: "brings it"},
+		"fast":  {at: func(s int) second { return second{int64(s) * mega, 2 * s} }, pace: mega, own: mega},
+		"stuck": {at: func(s int) second { return second{got: mega} }, wantFor: 7, want: "it has received nothing"},
+		"busy with other NARs": {at: func(s int) second { return second{int64(s) * mega, s / 5} },
+			heard: func(s int) bool { return s%9 == 0 }, pace: 300e3, own: 300e3},
+		"passes nothing on":           {at: grow(2 * mega), pace: mega, wantFor: 11, want: "nothing has come from it"},
+		"the same, and tells no pace": {at: grow(2 * mega), wantFor: 11, want: "nothing has come from it"},
+		"the same on a slow line":     {at: grow(1000), pace: 40e3, own: 40e3, wantFor: 27, want: "nothing has come from it"},
+		"the same on the slowest":     {at: grow(1000), pace: 10e3, own: 10e3, wantFor: 61, want: "nothing has come from it"},
+		"passes on a block in 9 s": {at: func(s int) second { return second{int64(s) * mega, s / 9} }, pace: mega, own: mega,
+			wantFor: 21, want: "and it has passed on"},
+		"much slower": {at: func(s int) second { return second{int64(s), s} }, pace: 90e3, own: 300e3, wantFor: 6,
+			want: "brings it"},
 		"a little slower":              {at: func(s int) second { return second{int64(s), s} }, pace: 110e3, own: 300e3},
 		"slow, and we have no measure": {at: func(s int) second { return second{int64(s), s} }, pace: 30e3, wantFor: 6, want: "brings it"},
-		"too late for Nix":             {at: func(s int) second { return second{int64(s) * mega, s} }, limit: 100, wantFor: 51, want: "Nix waits"},
-		"just in time for Nix":         {at: func(s int) second { return second{int64(s) * mega, 3 * s} }, limit: 100},
-		"trickles a block in 9 s":      {at: func(s int) second { return second{int64(s), s / 9} }, limit: 240, wantFor: 121, want: "Nix waits"},
+		"too late for Nix": {at: func(s int) second { return second{int64(s) * mega, s} }, limit: 100, wantFor: 51,
+			want: "Nix waits"},
+		"just in time for Nix": {at: func(s int) second { return second{int64(s) * mega, 3 * s} }, limit: 100},
+		"trickles a block in 9 s": {at: func(s int) second { return second{int64(s), s / 9} }, limit: 240, wantFor: 121,
+			want: "Nix waits"},
 	} {
 		const blocks = 250
 		start := time.Unix(1e9, 0)

@@ -55,7 +55,8 @@ func TestTurnsAreFair(t *testing.T) {
 	cancel()
 	all.Wait()
 	greedy, many, honest, twin := served[0].Load(), served[1].Load(), served[2].Load(), served[3].Load()
-	t.Logf("turns of 32 greedy peers and of another at their address: %d, %d; of two honest ones at another: %d, %d", greedy, many, honest, twin)
+	t.Logf("turns of 32 greedy peers and of another at their address: %d, %d; of two honest ones at another: %d, %d", greedy, many, honest,
+		twin)
 	if other := greedy + many; honest+twin < other*4/5 {
 		t.Errorf("one address had %d turns, the other %d, want as many", other, honest+twin)
 	}

@@ -157,7 +157,8 @@ func TestSilentGuestIsNoticed(t *testing.T) {
 		}{{g.vsockAddr(3), true}, {netip.MustParseAddr("10.0.0.2"), false}} {
 			mine, theirs := net.Pipe()
 			go io.Copy(io.Discard, theirs)
-			conn, err := newMuxer(nil, g).NewConn(vsockConn{mine, nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, 1))}, true, &network.NullScope{})
+			conn, err := newMuxer(nil, g).NewConn(vsockConn{mine, nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(c.remote, 1))}, true,
+				&network.NullScope{})
 			if err != nil {
 				t.Fatal(err)
 			}

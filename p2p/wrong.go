@@ -113,7 +113,8 @@ func (n *Node) answerWrong(ctx context.Context, t *tally, bw *bufio.Writer, r re
 	if n.mayTellWrong(t) {
 		if m, src, err := n.sharer.claim(ctx, r.hashParts[0]); err == nil && m.NarHash() == r.nar {
 			t.probing.found()
-			n.log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", t.id), zap.Stringer("path", m.Path()))
+			n.log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", t.id),
+				zap.Stringer("path", m.Path()))
 			store.Suspect(src, m.Info())
 		}
 	}

@@ -147,7 +147,8 @@ func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
 	g := (&rogue{}).start(t)
 	stream := g.dial(t, n)
 	for range 10 * wrongBurst {
-		if _, err := stream.Write(appendRequest(nil, request{kind: askWrong, hashParts: []store.HashPart{info.Path.HashPart()}, nar: m.NarHash()})); err != nil {
+		if _, err := stream.Write(appendRequest(nil, request{kind: askWrong, hashParts: []store.HashPart{info.Path.HashPart()},
+			nar: m.NarHash()})); err != nil {
 			t.Fatal(err)
 		}
 		answer := make([]byte, 1)

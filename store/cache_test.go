@@ -143,7 +143,8 @@ func TestCacheRefusesNarinfo(t *testing.T) {
 	}
 	dir := t.TempDir()
 	writeCache(t, dir, p[0].info, "")
-	if err := errors.Join(os.Symlink(outside, filepath.Join(dir, "nar", "symlink")), os.Mkdir(filepath.Join(dir, "nar", "directory"), 0o755),
+	if err := errors.Join(os.Symlink(outside, filepath.Join(dir, "nar", "symlink")),
+		os.Mkdir(filepath.Join(dir, "nar", "directory"), 0o755),
 		syscall.Mkfifo(filepath.Join(dir, "nar", "fifo"), 0o644), os.WriteFile(filepath.Join(dir, "nar", "ok"), p[0].nar, 0o644),
 		os.WriteFile(filepath.Join(dir, "nar", "short"), p[0].nar[1:], 0o644)); err != nil {
 		t.Fatal(err)
@@ -176,7 +177,8 @@ func TestCacheRefusesNarinfo(t *testing.T) {
 			t.Errorf("%q: NAR = %v, want ErrNotFound", more, err)
 		}
 	}
-	for _, more := range []string{"URL: nar/symlink\n", "URL: nar/directory\n", "URL: nar/fifo\n", "URL: nar/short\n", "URL: nar/ok\nURL: nar/ok\n"} {
+	for _, more := range []string{"URL: nar/symlink\n", "URL: nar/directory\n", "URL: nar/fifo\n", "URL: nar/short\n",
+		"URL: nar/ok\nURL: nar/ok\n"} {
 		if err := try(more + "Compression: none\n"); err == nil {
 			t.Errorf("%q: NAR went well", more)
 		}
@@ -317,7 +319,8 @@ func TestCacheRefusesBadCompression(t *testing.T) {
 				if got, err := c.NAR(t.Context(), info); !errors.Is(err, store.ErrCorrupt) {
 					t.Errorf("NAR = %v, %v, want ErrCorrupt", got, err)
 				}
-				if got, err := c.Info(t.Context(), info.Path.HashPart()); name == "more than could be" && !errors.Is(err, store.ErrCorrupt) {
+				if got, err := c.Info(t.Context(), info.Path.HashPart()); name == "more than could be" &&
+					!errors.Is(err, store.ErrCorrupt) {
 					t.Errorf("Info = %v, %v, want ErrCorrupt", got, err)
 				}
 			})

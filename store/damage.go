@@ -281,7 +281,8 @@ func (d *Damage) check(ctx context.Context, s suspect) {
 		return
 	}
 	now := time.Now()
-	e := Damaged{Path: s.info.Path.String(), NarHash: s.info.NarHash.String(), Where: s.src.where, Reason: reason, Found: now, Checked: now, File: file}
+	e := Damaged{Path: s.info.Path.String(), NarHash: s.info.NarHash.String(), Where: s.src.where, Reason: reason, Found: now, Checked: now,
+		File: file}
 	d.mu.Lock()
 	old, known := d.damaged[at]
 	if known = known && old.NarHash == e.NarHash; known {

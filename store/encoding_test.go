@@ -39,7 +39,8 @@ var encodings = map[string]func(testing.TB, []byte) []byte{
 func TestUpstreamUndoesContentEncodings(t *testing.T) {
 	nar, _ := randomNAR(4, 300_000)
 	for encoding, encode := range encodings {
-		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b }, "xz": packXZ} {
+		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
+			"xz": packXZ} {
 			info := cachePaths(t, goldenCaches)[0].info
 			info.NarHash, info.NarSize = store.Hash{1}, int64(len(nar))
 			var requests atomic.Int64
@@ -56,7 +57,8 @@ func TestUpstreamUndoesContentEncodings(t *testing.T) {
 			}), "")
 			got, err := stream(t.Context(), u, info)
 			if err != nil || !bytes.Equal(got, nar) || requests.Load() != 2 {
-				t.Errorf("%s of %s: Stream = %d bytes, %v, in %d requests, want %d in 2", encoding, compression, len(got), err, requests.Load(), len(nar))
+				t.Errorf("%s of %s: Stream = %d bytes, %v, in %d requests, want %d in 2", encoding, compression, len(got), err,
+					requests.Load(), len(nar))
 			}
 		}
 	}
@@ -89,7 +91,8 @@ func TestUpstreamRefusesBadContentEncodings(t *testing.T) {
 
 func TestWrongFileSizeAndHashAreIgnored(t *testing.T) {
 	nar, _ := randomNAR(6, 30_000)
-	for _, more := range []string{"FileSize: 10\n", "FileSize: 999999999\n", "FileSize: x\n", "FileHash: " + store.Hash{7}.String() + "\n"} {
+	for _, more := range []string{"FileSize: 10\n", "FileSize: 999999999\n", "FileSize: x\n",
+		"FileHash: " + store.Hash{7}.String() + "\n"} {
 		u, info := oneCache(t, "Compression: xz\n"+more, nar, func(w http.ResponseWriter, r *http.Request) { w.Write(packXZ(t, nar)) })
 		if got, err := stream(t.Context(), u, info); err != nil || !bytes.Equal(got, nar) {
 			t.Errorf("%s: Stream = %d bytes, %v", more, len(got), err)
@@ -121,7 +124,8 @@ func TestConcatenatedXZ(t *testing.T) {
 		}
 	}
 	// The guard sees the second stream, too: package xz would allocate 4 GiB.
-	if _, err := io.Copy(io.Discard, store.NewXZGuard(bytes.NewReader(append(bytes.Clone(a), hugeDict(b)...)), int64(len(nar)))); err == nil {
+	if _, err := io.Copy(io.Discard, store.NewXZGuard(bytes.NewReader(append(bytes.Clone(a), hugeDict(b)...)),
+		int64(len(nar)))); err == nil {
 		t.Error("the guard passes on a second stream with a dictionary of 4 GiB")
 	}
 }

@@ -37,7 +37,8 @@ func FuzzValues(f *testing.F) {
 		if p, err := store.ParsePath(s); err == nil && p.String() != s {
 			t.Errorf("ParsePath(%q) = %q", s, p)
 		}
-		if p, err := store.ParsePathName(s); err == nil && (p.Base() != s || string(p.HashPart())+"-"+p.Name() != s || strings.ContainsAny(s, "/\x00\n ")) {
+		if p, err := store.ParsePathName(s); err == nil && (p.Base() != s || string(p.HashPart())+"-"+p.Name() != s ||
+			strings.ContainsAny(s, "/\x00\n ")) {
 			t.Errorf("ParsePathName(%q) = %q and %q", s, p.HashPart(), p.Name())
 		}
 	})
@@ -58,7 +59,8 @@ func FuzzNixConf(f *testing.F) {
 			return
 		}
 		sigs := map[bool]string{true: "true", false: "false"}[s.RequireSigs]
-		printed := "trusted-public-keys = " + strings.Join(s.TrustedPublicKeys, " ") + "\nsubstituters = " + strings.Join(s.Substituters, " ") +
+		printed := "trusted-public-keys = " + strings.Join(s.TrustedPublicKeys, " ") + "\nsubstituters = " +
+			strings.Join(s.Substituters, " ") +
 			"\nrequire-sigs = " + sigs + "\n"
 		if again, err := store.ParseConf(printed, dir); err != nil || !reflect.DeepEqual(again, s) {
 			t.Errorf("%q says %+v, but what it comes to, %q, says %+v, %v", text, s, printed, again, err)
@@ -102,7 +104,8 @@ func FuzzDaemon(f *testing.F) {
 			refs[i] = r.String()
 		}
 		again := frames(msgLast, 1, info.Deriver.String(), info.NarHash.String(), refs, 1, int(info.NarSize), 0, info.Signatures, info.CA)
-		if got, err := store.ReadPathInfo(bytes.NewReader(again), 1<<8|35, info.Path.String()); err != nil || !reflect.DeepEqual(got, info) {
+		if got, err := store.ReadPathInfo(bytes.NewReader(again), 1<<8|35, info.Path.String()); err != nil ||
+			!reflect.DeepEqual(got, info) {
 			t.Errorf("ReadPathInfo of what was read = %+v, %v, want %+v", got, err, info)
 		}
 	})

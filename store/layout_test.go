@@ -220,7 +220,8 @@ func TestLayoutRefuses(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		must(t, c.make(dir))
-		if _, err := store.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) || !strings.Contains(err.Error(), c.why) {
+		if _, err := store.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) ||
+			!strings.Contains(err.Error(), c.why) {
 			t.Errorf("%s: OpenLayout = %v, want ErrCorrupt because of %q", name, err, c.why)
 		}
 	}

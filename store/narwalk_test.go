@@ -132,9 +132,10 @@ var evilNodes = map[string]struct{ node, why string }{
 	"two targets":      {words("(", "type", "symlink", "target", "a", "target", "b", ")"), `want ")"`},
 	"target of a file": {words("(", "type", "regular", "target", "a", ")"), `"target" in a file`},
 
-	"padding of contents":    {startOfFile + words("contents") + unpadded("abc", "\x00\x00\x00\x00\x01") + words(")"), "not zero"},
-	"padding of 7":           {startOfFile + words("contents") + unpadded("a", "\x01\x00\x00\x00\x00\x00\x00") + words(")"), "not zero"},
-	"padding of a name":      {startOfEntry + unpadded("abc", "\x00\x00\x00\x00x") + words("node") + file("") + words(")", ")"), "not zero"},
+	"padding of contents": {startOfFile + words("contents") + unpadded("abc", "\x00\x00\x00\x00\x01") + words(")"), "not zero"},
+	"padding of 7":        {startOfFile + words("contents") + unpadded("a", "\x01\x00\x00\x00\x00\x00\x00") + words(")"), "not zero"},
+	"padding of a name": {startOfEntry + unpadded("abc", "\x00\x00\x00\x00x") + words("node") + file("") + words(")", ")"),
+		"not zero"},
 	"padding of a target":    {words("(", "type", "symlink", "target") + unpadded("abcdefg", "h") + words(")"), "not zero"},
 	"padding of a word":      {unpadded("(", "\x00\x00\x00)\x00\x00\x00") + words("type", "regular", "contents", "", ")"), "not zero"},
 	"padding of the end":     {words("(", "type", "regular", "contents", "") + unpadded(")", "\x00\x00\x00\x00\x00\x00\x01"), "not zero"},
@@ -153,36 +154,41 @@ var evilNodes = map[string]struct{ node, why string }{
 	"type of 17":               {words("(", "type", "regularregularreg", "contents", "", ")"), "more than 16"},
 	"contents that end in pad": {startOfFile + words("contents") + number(3) + "abc", ""},
 
-	"unknown type":            {words("(", "type", "fifo", ")"), `"fifo" is none`},
-	"type empty":              {words("(", "type", "", ")"), `"" is none`},
-	"type )":                  {words("(", "type", ")"), `")" is none`},
-	"type with NUL":           {words("(", "type", "regular\x00", "contents", "", ")"), "is none"},
-	"type in capitals":        {words("(", "type", "Regular", "contents", "", ")"), "is none"},
-	"no type":                 {words("(", "contents", "", ")"), `want "type"`},
-	"two types":               {words("(", "type", "regular", "type", "regular", "contents", "", ")"), `"type" in a file`},
-	"type changes":            {words("(", "type", "symlink", "target", "a", "type", "directory", ")"), `want ")"`},
-	"nothing in it":           {words("(", ")"), `want "type"`},
-	"node empty":              {words(""), `want "("`},
-	"not opened":              {words("type", "regular", "contents", "", ")"), `want "("`},
-	"not closed":              {words("(", "type", "regular", "contents", ""), ""},
-	"closed twice":            {words("(", "type", "regular", "contents", "", ")", ")"), ""},
-	"file without contents":   {words("(", "type", "regular", ")"), `")" in a file`},
-	"contents twice":          {words("(", "type", "regular", "contents", "", "contents", "", ")"), `want ")"`},
-	"executable after":        {words("(", "type", "regular", "contents", "", "executable", "", ")"), `want ")"`},
-	"executable twice":        {words("(", "type", "regular", "executable", "", "executable", "", "contents", "", ")"), `"executable" in a file`},
+	"unknown type":          {words("(", "type", "fifo", ")"), `"fifo" is none`},
+	"type empty":            {words("(", "type", "", ")"), `"" is none`},
+	"type )":                {words("(", "type", ")"), `")" is none`},
+	"type with NUL":         {words("(", "type", "regular\x00", "contents", "", ")"), "is none"},
+	"type in capitals":      {words("(", "type", "Regular", "contents", "", ")"), "is none"},
+	"no type":               {words("(", "contents", "", ")"), `want "type"`},
+	"two types":             {words("(", "type", "regular", "type", "regular", "contents", "", ")"), `"type" in a file`},
+	"type changes":          {words("(", "type", "symlink", "target", "a", "type", "directory", ")"), `want ")"`},
+	"nothing in it":         {words("(", ")"), `want "type"`},
+	"node empty":            {words(""), `want "("`},
+	"not opened":            {words("type", "regular", "contents", "", ")"), `want "("`},
+	"not closed":            {words("(", "type", "regular", "contents", ""), ""},
+	"closed twice":          {words("(", "type", "regular", "contents", "", ")", ")"), ""},
+	"file without contents": {words("(", "type", "regular", ")"), `")" in a file`},
+	"contents twice":        {words("(", "type", "regular", "contents", "", "contents", "", ")"), `want ")"`},
+	"executable after":      {words("(", "type", "regular", "contents", "", "executable", "", ")"), `want ")"`},
+	"executable twice": {words("(", "type", "regular", "executable", "", "executable", "", "contents", "", ")"),
+		`"executable" in a file`},
 	"executable with a value": {words("(", "type", "regular", "executable", "1", "contents", "", ")"), `want ""`},
 	"executable directory":    {words("(", "type", "directory", "executable", "", ")"), `"executable" in a directory`},
 	"contents of a directory": {words("(", "type", "directory", "contents", "", ")"), `"contents" in a directory`},
-	"entry of a file":         {words("(", "type", "regular", "entry", "(", "name", "a", "node") + file("") + words(")", ")"), `"entry" in a file`},
-	"entry without a name":    {words("(", "type", "directory", "entry", "(", "node") + file("") + words(")", ")"), `want "name"`},
-	"entry without a node":    {words("(", "type", "directory", "entry", "(", "name", "a", ")", ")"), `want "node"`},
-	"entry with two nodes":    {words("(", "type", "directory", "entry", "(", "name", "a", "node") + file("") + words("node") + file("") + words(")", ")"), `want ")"`},
-	"entry with two names":    {words("(", "type", "directory", "entry", "(", "name", "a", "name", "b", "node") + file("") + words(")", ")"), `want "node"`},
-	"node before the name":    {words("(", "type", "directory", "entry", "(", "node") + file("") + words("name", "a", ")", ")"), `want "name"`},
-	"entry not opened":        {words("(", "type", "directory", "entry", "name", "a", "node") + file("") + words(")", ")"), `want "("`},
-	"entry not closed":        {words("(", "type", "directory", "entry", "(", "name", "a", "node") + file("") + words(")"), ""},
-	"entry is empty":          {words("(", "type", "directory", "entry", "(", ")", ")"), `want "name"`},
-	"directory not closed":    {words("(", "type", "directory"), ""},
+	"entry of a file": {words("(", "type", "regular", "entry", "(", "name", "a", "node") + file("") + words(")", ")"),
+		`"entry" in a file`},
+	"entry without a name": {words("(", "type", "directory", "entry", "(", "node") + file("") + words(")", ")"), `want "name"`},
+	"entry without a node": {words("(", "type", "directory", "entry", "(", "name", "a", ")", ")"), `want "node"`},
+	"entry with two nodes": {words("(", "type", "directory", "entry", "(", "name", "a", "node") + file("") + words("node") + file("") +
+		words(")", ")"), `want ")"`},
+	"entry with two names": {words("(", "type", "directory", "entry", "(", "name", "a", "name", "b", "node") + file("") +
+		words(")", ")"), `want "node"`},
+	"node before the name": {words("(", "type", "directory", "entry", "(", "node") + file("") + words("name", "a", ")", ")"),
+		`want "name"`},
+	"entry not opened":     {words("(", "type", "directory", "entry", "name", "a", "node") + file("") + words(")", ")"), `want "("`},
+	"entry not closed":     {words("(", "type", "directory", "entry", "(", "name", "a", "node") + file("") + words(")"), ""},
+	"entry is empty":       {words("(", "type", "directory", "entry", "(", ")", ")"), `want "name"`},
+	"directory not closed": {words("(", "type", "directory"), ""},
 }
 
 // evilArchives are wrong as a whole.
@@ -271,7 +277,8 @@ func TestCheckNARRefuses(t *testing.T) {
 // TestCheckNARAgreesWithAnotherReader cuts, extends and alters archives at every byte.
 func TestCheckNARAgreesWithAnotherReader(t *testing.T) {
 	node := directory(entry("a", file("hello")), entry("b", words("(", "type", "regular", "executable", "", "contents", "12345678", ")")),
-		entry("c", directory(entry("x", link("../a")), entry("y", directory()))), entry("d", file(strings.Repeat("z", 5000))), entry("e", file("")))
+		entry("c", directory(entry("x", link("../a")), entry("y", directory()))), entry("d", file(strings.Repeat("z", 5000))),
+		entry("e", file("")))
 	for name, nar := range map[string]string{"root": archive(node), "after a window": places(node)["after a file of 3900"]} {
 		if !agree(t, nar) {
 			t.Fatalf("%s: refused", name)
@@ -446,7 +453,8 @@ func TestCheckNARIsFrugal(t *testing.T) {
 
 func TestCheckNARBlamesNobodyForTheDisk(t *testing.T) {
 	nar := archive(file(strings.Repeat("x", 10_000)))
-	if err := store.CheckNAR(strings.NewReader(nar[:5000]), int64(len(nar))); !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, store.ErrMalformed) {
+	if err := store.CheckNAR(strings.NewReader(nar[:5000]), int64(len(nar))); !errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, store.ErrMalformed) {
 		t.Errorf("CheckNAR of a file that has shrunk = %v, want ErrUnexpectedEOF", err)
 	}
 	if err := store.CheckNAR(io.NewSectionReader(nil, 0, 0), int64(len(nar))); err == nil || errors.Is(err, store.ErrMalformed) {

@@ -47,7 +47,8 @@ func TestNetrcNamesHostsWithCredentials(t *testing.T) {
 // A file that cannot be read is named with the reason and the line that includes it, and the rest of the settings counts.
 func TestUnreadableConfigurationIsNamed(t *testing.T) {
 	for _, include := range []string{"include", "!include"} {
-		dir := confDir(t, map[string]string{"secrets/a": "", "nix.conf": "# a comment\n" + include + " secrets\nextra-trusted-public-keys = " + keyOther + "\n"})
+		dir := confDir(t, map[string]string{"secrets/a": "",
+			"nix.conf": "# a comment\n" + include + " secrets\nextra-trusted-public-keys = " + keyOther + "\n"})
 		t.Setenv("PATH", dir)
 		s, err := store.ReadNixSettings(t.Context())
 		want := store.Unread{File: dir + "/secrets", Why: "is a directory", At: dir + "/nix.conf:2"}

@@ -59,7 +59,8 @@ func TestWatchNixSettingsNoticesChanges(t *testing.T) {
 	if watchFiles(t.Context(), nil) == nil {
 		return // on this system files are looked at
 	}
-	well(t, os.WriteFile(dir+"/nix.conf", []byte("!include a\n!include later/b\n"), 0o644), os.Mkdir(dir+"/one", 0o755), os.Mkdir(dir+"/two", 0o755),
+	well(t, os.WriteFile(dir+"/nix.conf", []byte("!include a\n!include later/b\n"), 0o644), os.Mkdir(dir+"/one", 0o755),
+		os.Mkdir(dir+"/two", 0o755),
 		os.WriteFile(dir+"/one/c", []byte("require-sigs = true\n"), 0o644), os.WriteFile(dir+"/two/c", []byte("require-sigs = 0\n"), 0o644),
 		os.Symlink("one", dir+"/now"), os.Symlink("now/c", dir+"/a"))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -49,7 +49,8 @@ func TestConfResetNamesTheFileThatIsReadLast(t *testing.T) {
 
 // What nix says and what the files say is the same for settings that only they give.
 func TestWholeConfigurationIsRead(t *testing.T) {
-	confDir(t, map[string]string{"nix.conf": "experimental-features = flakes\nextra-experimental-features = nix-command\nbinary-caches = https://a\nextra-substituters = https://b\ncores = 3"})
+	confDir(t, map[string]string{"nix.conf": "experimental-features = flakes\nextra-experimental-features = nix-command\nbinary-caches " +
+		"= https://a\nextra-substituters = https://b\ncores = 3"})
 	want := store.NixConf{"experimental-features": {"flakes", "nix-command"}, "substituters": {"https://a", "https://b"}, "cores": {"3"}}
 	got, err := store.ReadNixConfFiles()
 	if err != nil || !reflect.DeepEqual(got, want) {

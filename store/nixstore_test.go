@@ -242,7 +242,8 @@ func TestNixStoreBrokenChild(t *testing.T) {
 	if err == nil {
 		n.Close()
 	}
-	if err == nil || !strings.Contains(err.Error(), "the owner of the store can use, fails: ") || !strings.Contains(err.Error(), "\"error: ") {
+	if err == nil || !strings.Contains(err.Error(), "the owner of the store can use, fails: ") ||
+		!strings.Contains(err.Error(), "\"error: ") {
 		t.Errorf("OpenNix with a broken database = %v, want what nix-daemon prints", err)
 	}
 }

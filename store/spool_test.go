@@ -265,7 +265,8 @@ func TestSpoolAsksTheCheck(t *testing.T) {
 func TestSpoolRefusesMalformedNAR(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := openSpool(t, store.SpoolConfig{Dir: dir})
-	for name, nar := range map[string]string{"evil": archive(files("..")), "trailing": archive(file("")) + "x", "random": strings.Repeat("x", 5000)} {
+	for name, nar := range map[string]string{"evil": archive(files("..")), "trailing": archive(file("")) + "x",
+		"random": strings.Repeat("x", 5000)} {
 		h := store.Hash(sha256.Sum256([]byte(nar)))
 		d := create(t, s, h, len(nar))
 		write(t, d, []byte(nar), 0)
@@ -348,7 +349,8 @@ func TestDraftConcurrentWriters(t *testing.T) {
 				if _, err := d.WriteAt(b[off:end], int64(off)); err != nil {
 					t.Error(err)
 				}
-				if _, err := d.ReadAt(make([]byte, end-off), int64(off)); err != nil && i%7 == 0 && !strings.Contains(err.Error(), "received") {
+				if _, err := d.ReadAt(make([]byte, end-off), int64(off)); err != nil && i%7 == 0 &&
+					!strings.Contains(err.Error(), "received") {
 					t.Error(err)
 				}
 			}

@@ -91,7 +91,8 @@ func OpenUpstream(cfg UpstreamConfig) (*Upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams), memory: cfg.Memory}
+	u := &Upstream{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams),
+		memory: cfg.Memory}
 	if u.memory == nil {
 		u.memory = semaphore.NewWeighted(UnpackMemory)
 	}
@@ -120,7 +121,8 @@ func parseUpstream(s string) (*url.URL, error) {
 		return nil, errors.New("an upstream that is no URL: give one such as https://cache.nixos.org") // s may hold a password
 	}
 	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, fmt.Errorf("upstream %s: only http:// and https:// caches can be asked; a directory is shared by --cache-dir", unnamed(base))
+		return nil, fmt.Errorf("upstream %s: only http:// and https:// caches can be asked; a directory is shared by --cache-dir",
+			unnamed(base))
 	}
 	base.RawQuery, base.Fragment = "", ""
 	base.Path = strings.TrimSuffix(base.Path, "/") + "/"
@@ -306,7 +308,8 @@ func parsePage(hp HashPart, text string) (p page, err error) {
 		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", ErrNotFound, ErrUnreadable, p.compression)
 	}
 	ref, err := url.Parse(p.url)
-	if err != nil || p.url == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path || strings.HasPrefix(ref.Path, "..") {
+	if err != nil || p.url == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path ||
+		strings.HasPrefix(ref.Path, "..") {
 		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", ErrNotFound, ErrUnreadable, p.url)
 	}
 	return p, nil

@@ -81,7 +81,8 @@ func TestUpstreamHasWhatTheCacheHas(t *testing.T) {
 	}
 	t.Run("bzip2", func(t *testing.T) {
 		u := openUpstream(t, serve(t, http.FileServer(http.Dir(filepath.Join(goldenCaches, "bzip2"))).ServeHTTP), "")
-		if _, err := u.Info(t.Context(), paths[0].info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "bzip2") {
+		if _, err := u.Info(t.Context(), paths[0].info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) ||
+			!strings.Contains(err.Error(), "bzip2") {
 			t.Errorf("Info = %v, want ErrNotFound that names bzip2", err)
 		}
 	})
@@ -109,21 +110,23 @@ func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*st
 func TestUpstreamResumes(t *testing.T) {
 	nar, _ := randomNAR(2, 1<<20)
 	for name, ranges := range map[string]bool{"with ranges": true, "without": false} {
-		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b }, "xz": packXZ, "zstd": packZstd} {
+		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
+			"xz": packXZ, "zstd": packZstd} {
 			t.Run(compression+" "+name, func(t *testing.T) {
 				file := pack(t, nar)
 				var requests atomic.Int64
-				u, info := oneCache(t, "Compression: "+compression+"\nFileSize: "+strconv.Itoa(len(file))+"\n", nar, func(w http.ResponseWriter, r *http.Request) {
-					n := requests.Add(1)
-					w.Header().Set("ETag", `"one"`)
-					if !ranges {
-						r.Header.Del("Range")
-					}
-					if n <= 3 {
-						w = &cutWriter{w, len(file) / 4 * int(n) / 2}
-					}
-					http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
-				})
+				u, info := oneCache(t, "Compression: "+compression+"\nFileSize: "+strconv.Itoa(len(file))+"\n", nar,
+					func(w http.ResponseWriter, r *http.Request) {
+						n := requests.Add(1)
+						w.Header().Set("ETag", `"one"`)
+						if !ranges {
+							r.Header.Del("Range")
+						}
+						if n <= 3 {
+							w = &cutWriter{w, len(file) / 4 * int(n) / 2}
+						}
+						http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
+					})
 				got, err := stream(t.Context(), u, info)
 				if err != nil || !bytes.Equal(got, nar) {
 					t.Errorf("Stream = %d bytes, %v, want %d", len(got), err, len(nar))
@@ -284,7 +287,8 @@ func TestUpstreamIsAskedAgainForWhatItDidNotHave(t *testing.T) {
 		want  int64
 	}{{0, 1}, {0, 1}, {30 * time.Second, 1}, {30 * time.Second, 2}, {0, 2}} {
 		u.Age(tt.after)
-		if _, err := u.Info(t.Context(), "00000000000000000000000000000000"); !errors.Is(err, store.ErrNotFound) || requests.Load() != tt.want {
+		if _, err := u.Info(t.Context(), "00000000000000000000000000000000"); !errors.Is(err, store.ErrNotFound) ||
+			requests.Load() != tt.want {
 			t.Errorf("question %d: %v after %d requests, want ErrNotFound after %d", i, err, requests.Load(), tt.want)
 		}
 	}
@@ -453,7 +457,8 @@ func TestUpstreamKeepsItsSecrets(t *testing.T) {
 		if u.String() != "https://xxxxx@cache.example.org/x/" || !u.Private() {
 			t.Errorf("with %s it is called %s, private: %v", login, u, u.Private())
 		}
-		if _, err := store.OpenUpstream(store.UpstreamConfig{URL: "s3://" + login + "@bucket"}); err == nil || strings.Contains(err.Error(), "sec") {
+		if _, err := store.OpenUpstream(store.UpstreamConfig{URL: "s3://" + login + "@bucket"}); err == nil ||
+			strings.Contains(err.Error(), "sec") {
 			t.Errorf("OpenUpstream(s3://%s@bucket) = %v, want an error without the secret", login, err)
 		}
 	}

@@ -120,11 +120,13 @@ func TestLargeWindowsAreUnpackedOneAtATimeOrNotAtAll(t *testing.T) {
 		"larger":                       {len(nar), packWindow(t, nar, 2*most), store.ErrNotFound},
 		"all of it":                    {len(nar), single, store.ErrNotFound},
 		"larger later":                 {2 << 20, append(slices.Clone(one), packWindow(t, nar[:1<<20], 4<<20)...), store.ErrCorrupt},
-		"larger after what is skipped": {len(nar), append([]byte{0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0}, packWindow(t, nar, 2*most)...), store.ErrCorrupt},
-		"two pieces":                   {2 << 20, append(slices.Clone(one), one...), nil},
+		"larger after what is skipped": {len(nar), append([]byte{0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0}, packWindow(t, nar, 2*most)...),
+			store.ErrCorrupt},
+		"two pieces": {2 << 20, append(slices.Clone(one), one...), nil},
 	} {
 		asked := 0
-		u, info := oneCache(t, "Compression: zstd\n", nar[:tt.size], func(w http.ResponseWriter, r *http.Request) { asked++; w.Write(tt.packed) })
+		u, info := oneCache(t, "Compression: zstd\n", nar[:tt.size],
+			func(w http.ResponseWriter, r *http.Request) { asked++; w.Write(tt.packed) })
 		r, err := u.Stream(t.Context(), info)
 		n := int64(0)
 		if err == nil {

@@ -91,7 +91,8 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 	}
 	if window > maxUpstreamWindow {
 		s.upstream.Forget(p.info.Path.HashPart())
-		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.url, ErrNotFound, ErrUnreadable, window>>20, maxUpstreamWindow>>20)
+		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.url, ErrNotFound,
+			ErrUnreadable, window>>20, maxUpstreamWindow>>20)
 		s.upstream.refused.add(p.info, true, err) // so that Nix is not told again that it can be had here
 		return fmt.Errorf("upstream %s: %w", s.upstream, err)
 	}
@@ -290,7 +291,8 @@ func (b *body) read(p []byte) (int, error) {
 		most = b.size
 	}
 	if b.off > most {
-		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.url, ErrCorrupt, most, b.page.info.NarSize)
+		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.url, ErrCorrupt, most,
+			b.page.info.NarSize)
 	}
 	if err == io.EOF && b.off < b.size {
 		err = io.ErrUnexpectedEOF

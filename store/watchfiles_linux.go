@@ -64,7 +64,8 @@ func (w fileWatch) add(file string) error {
 			dir = filepath.Dir(dir)
 			continue
 		}
-		wd, err := unix.InotifyAddWatch(w.fd, dir, unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVE|unix.IN_CLOSE_WRITE|unix.IN_ATTRIB|unix.IN_ONLYDIR)
+		wd, err := unix.InotifyAddWatch(w.fd, dir,
+			unix.IN_CREATE|unix.IN_DELETE|unix.IN_MOVE|unix.IN_CLOSE_WRITE|unix.IN_ATTRIB|unix.IN_ONLYDIR)
 		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.EACCES {
 			return nil // it is gone meanwhile, or is none of our business
 		}

@@ -76,7 +76,8 @@ func parseKey(s string) (signature.PublicKey, error) {
 	pk, err := signature.ParsePublicKey(s)
 	switch {
 	case err != nil || len(pk.Data) != ed25519.PublicKeySize || pk.String() != s:
-		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: want <name>:<base64 of %d bytes>", ShownKey(s), ed25519.PublicKeySize)
+		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: want <name>:<base64 of %d bytes>", ShownKey(s),
+			ed25519.PublicKeySize)
 	case pk.Name == "" || strings.ContainsFunc(pk.Name, isSpaceOrControl):
 		return signature.PublicKey{}, fmt.Errorf("%.80q is not a public key: its name is empty or has a space in it", s)
 	case isWeak(pk.Data):

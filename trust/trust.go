@@ -45,7 +45,8 @@ var ErrForged = errors.New("its signature in the name of a trusted key does not 
 // and [ErrForged], too, if it has signatures in the name of a trusted key that do not verify.
 func (k *Keys) Check(info store.Info) (Mapping, error) {
 	if info.Path.IsZero() || info.NarSize < 1 || info.NarSize > store.MaxNarSize {
-		return Mapping{}, fmt.Errorf("%s with NarSize %d is no claim: %w", cmp.Or(info.Path.String(), "no path"), info.NarSize, ErrUntrusted)
+		return Mapping{}, fmt.Errorf("%s with NarSize %d is no claim: %w", cmp.Or(info.Path.String(), "no path"), info.NarSize,
+			ErrUntrusted)
 	}
 	info.References = store.SortPaths(slices.Clone(info.References))
 	m := Mapping{path: info.Path, narHash: info.NarHash, narSize: info.NarSize, refs: info.References, checkedBy: k.set.Load()}

@@ -32,7 +32,8 @@ func (s *service) announce(c *cli.Context) error {
 		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
 	}
 	if _, private := s.policy().split(s.trusted.Names()); len(private) > 0 {
-		line("private", "what only %s has signed goes %s", strings.Join(private, " or "), Status{Status: p2p.Status{Group: s.group}}.privateGoes())
+		line("private", "what only %s has signed goes %s", strings.Join(private, " or "),
+			Status{Status: p2p.Status{Group: s.group}}.privateGoes())
 	}
 	for _, name := range s.publicNames {
 		if !slices.Contains(s.trusted.Names(), name) {

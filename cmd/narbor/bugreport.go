@@ -28,7 +28,8 @@ func bugreportCommand() *cli.Command {
 			"interfaces and keys are numbered; names of hosts, users and packages, store paths and files are left out.\n" +
 			"Look through it before you send it: tar xzOf FILE | less\n\n" +
 			"Example: sudo narbor bugreport --to /tmp/narbor.tar.gz",
-		Flags: append(controlFlags(), &cli.StringFlag{Name: "to", Usage: "`FILE` to write, or - for standard output (default: narbor-bugreport-<date>.tar.gz here)"}),
+		Flags: append(controlFlags(), &cli.StringFlag{Name: "to",
+			Usage: "`FILE` to write, or - for standard output (default: narbor-bugreport-<date>.tar.gz here)"}),
 		Action: func(c *cli.Context) error {
 			ctl, err := newControl(c)
 			if err != nil {
@@ -100,7 +101,8 @@ func collect(ctx context.Context, ctl control) []part {
 	text, err := output(ctx, "nix", "--version")
 	add("nix.txt", nixVersion.FindString(string(text))+"\n", err)
 	if runtime.GOOS == "linux" {
-		text, err = output(ctx, "journalctl", "--no-pager", "--output=short-iso", "--no-hostname", "--lines="+maxReportLog, "--unit=narbor.service")
+		text, err = output(ctx, "journalctl", "--no-pager", "--output=short-iso", "--no-hostname", "--lines="+maxReportLog,
+			"--unit=narbor.service")
 		add("log.txt", logText(r, string(text[:min(len(text), maxReportPart)])), err)
 	}
 	return parts

@@ -45,7 +45,8 @@ func TestRedactorNumbersPeersAndAddresses(t *testing.T) {
 	if got := []string{r.peer(idNAS), r.peer(idDesk), r.peer(idNAS)}; !slices.Equal(got, []string{"peer-1", "peer-2", "peer-1"}) {
 		t.Errorf("peers are %q", got)
 	}
-	if got := []string{r.iface("enx001122334455"), r.iface("alices-net"), r.key("desk-1"), r.key("cache.nixos.org-1")}; !slices.Equal(got, []string{"enx 1", "other 2", "key-1", "cache.nixos.org-1"}) {
+	if got := []string{r.iface("enx001122334455"), r.iface("alices-net"), r.key("desk-1"), r.key("cache.nixos.org-1")}; !slices.Equal(got,
+		[]string{"enx 1", "other 2", "key-1", "cache.nixos.org-1"}) {
 		t.Errorf("interfaces and keys are %q", got)
 	}
 	if got := phrases("open /home/alice/x: permission denied"); got != "permission denied" {
@@ -54,7 +55,8 @@ func TestRedactorNumbersPeersAndAddresses(t *testing.T) {
 }
 
 // marks are names as they may be anywhere in what narbor knows: each in the form of one kind of thing.
-var marks = []string{"markhost.example.net", "markuser", "markpkg-1.2", "markgroup", "markkey-1", "/home/markuser/markdir", "198.51.100.77", "2001:db8:6d61::726b", "12D3KooWMarkMarkMarkMarkMarkMarkMarkMarkMarkMarkMark",
+var marks = []string{"markhost.example.net", "markuser", "markpkg-1.2", "markgroup", "markkey-1", "/home/markuser/markdir", "198.51.100.77",
+	"2001:db8:6d61::726b", "12D3KooWMarkMarkMarkMarkMarkMarkMarkMarkMarkMarkMark",
 	"0jqd0rlxzra1rs38rdxl43yh6rxchgc6-markpkg-1.2", "markif0"}
 
 // unmarked fails the test if a part of a report has a mark in it.
@@ -108,7 +110,8 @@ func fill(v reflect.Value, n *int) {
 func TestReportHasNoNames(t *testing.T) {
 	n := 0
 	mux := http.NewServeMux()
-	for path, v := range map[string]any{"/status": new(Status), "/peers": new(PeerList), "/keys": new(KeyList), "/config": new(ConfigShow), "/stats": new(narserve.Account)} {
+	for path, v := range map[string]any{"/status": new(Status), "/peers": new(PeerList), "/keys": new(KeyList), "/config": new(ConfigShow),
+		"/stats": new(narserve.Account)} {
 		mux.HandleFunc(path, answer(func(*http.Request) (any, error) {
 			fill(reflect.ValueOf(v).Elem(), &n) // with other marks in the same fields each time
 			if show, ok := v.(*ConfigShow); ok {
@@ -130,8 +133,10 @@ func TestReportHasNoNames(t *testing.T) {
 
 	bin := t.TempDir()
 	all := strings.Join(marks, " ")
-	journal := `2026-11-28T08:00:00+0000 narbor[9]: INFO  p2p  neighbour joined  {"peer": "` + marks[8] + `", "addr": "/ip4/198.51.100.77/tcp/6273", "via": "mdns", "path": "` + marks[9] + `"}
-2026-11-28T08:00:01+0000 narbor[9]: WARN  p2p  peer struck  {"peer": "` + marks[8] + `", "reason": "` + all + `", "strikes": 2, "interface": "markif0", "err": "` + all + `: connection refused"}
+	journal := `2026-11-28T08:00:00+0000 narbor[9]: INFO  p2p  neighbour joined  {"peer": "` + marks[8] +
+		`", "addr": "/ip4/198.51.100.77/tcp/6273", "via": "mdns", "path": "` + marks[9] + `"}
+2026-11-28T08:00:01+0000 narbor[9]: WARN  p2p  peer struck  {"peer": "` + marks[8] + `", "reason": "` + all +
+		`", "strikes": 2, "interface": "markif0", "err": "` + all + `: connection refused"}
 2026-11-28T08:00:02+0000 narbor[9]: DEBUG  mdns  ` + all + `
 2026-11-28T08:00:02+0000 narbor[9]: WARN  http.server  http: ` + all + `
 2026-11-28T08:00:03+0000 narbor[9]:   store       ` + all + `
@@ -149,8 +154,10 @@ func TestReportHasNoNames(t *testing.T) {
 		parts := collect(t.Context(), control{[]string{socket}, controlTimeout})
 		for _, p := range parts {
 			unmarked(t, p.name, p.text)
-			for name, want := range map[string][]string{"nix.txt": {"nix (Nix) 2.34.7"}, "status.json": {`"strikes": 7`, `"id": "peer-`, `"network`},
-				"log.txt": {`INFO  p2p  neighbour joined  {"addr":"IPv4 public, network `, "connection refused", "narbor/p2p.(*Node).Fetch", `"strikes":2`}} {
+			for name, want := range map[string][]string{"nix.txt": {"nix (Nix) 2.34.7"},
+				"status.json": {`"strikes": 7`, `"id": "peer-`, `"network`},
+				"log.txt": {`INFO  p2p  neighbour joined  {"addr":"IPv4 public, network `, "connection refused", "narbor/p2p.(*Node).Fetch",
+					`"strikes":2`}} {
 				for _, w := range want {
 					if p.name == name && runtime.GOOS == "linux" && !strings.Contains(string(p.text), w) {
 						t.Errorf("%s lacks %s:\n%s", name, w, p.text)
@@ -259,10 +266,13 @@ func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)
 	holder := started(t, "--cache-dir", cacheDir, "--trusted-key", key)
-	startedAt(t, socket, "--trusted-key", key, "--peer", peerArg(t, holder), "--peer", "nas.secret.example", "--peer", "192.0.2.77", "--group-secret-file", "",
+	startedAt(t, socket, "--trusted-key", key, "--peer", peerArg(t, holder), "--peer", "nas.secret.example", "--peer", "192.0.2.77",
+		"--group-secret-file", "",
 		"--upstream", "http://hushhush@127.0.0.1:1", "--upstream", "http://me:hush@hush@127.0.0.1:1")
-	for _, what := range [][]string{{"status"}, {"status", "--json"}, {"config", "show"}, {"config", "show", "--json"}, {"why", top.Path.String()}} {
-		if out, _, err := narbor(t.Context(), append(what, "--socket", socket)...); strings.Contains(out, "hush") || !strings.Contains(out, "xxxxx@127.0.0.1") && what[0] != "why" {
+	for _, what := range [][]string{{"status"}, {"status", "--json"}, {"config", "show"}, {"config", "show", "--json"},
+		{"why", top.Path.String()}} {
+		if out, _, err := narbor(t.Context(), append(what, "--socket", socket)...); strings.Contains(out, "hush") ||
+			!strings.Contains(out, "xxxxx@127.0.0.1") && what[0] != "why" {
 			t.Errorf("%q says %s, %v, with a token in it or without the upstream", what, out, err)
 		}
 	}
@@ -305,7 +315,8 @@ func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 			}
 		}
 	}
-	for _, want := range []string{"status.json", "doctor.json", "config.json", "peers.json", "keys.json", "stats.json", "version.json", "nix.txt"} {
+	for _, want := range []string{"status.json", "doctor.json", "config.json", "peers.json", "keys.json", "stats.json", "version.json",
+		"nix.txt"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("the report lacks %s: %q", want, names)
 		}
@@ -336,18 +347,21 @@ func TestConfigShowSaysWhereFrom(t *testing.T) {
 	if len(want) > 0 {
 		t.Errorf("missing: %v", want)
 	}
-	if out, _, err := narbor(t.Context(), "config", "nix", "--socket", socket); err != nil || !strings.HasPrefix(out, "extra-substituters = http://127.0.0.1:") {
+	if out, _, err := narbor(t.Context(), "config", "nix", "--socket", socket); err != nil ||
+		!strings.HasPrefix(out, "extra-substituters = http://127.0.0.1:") {
 		t.Errorf("config nix = %q, %v", out, err)
 	}
 	golden(t, "config", ConfigShow{Settings: []Setting{{Name: "peer", Values: []string{"nas", "10.1.2.3"}, Origin: "flag"},
-		{Name: "upload-rate", Values: []string{"10MB"}, Origin: "environment", From: "NARBOR_UPLOAD_RATE"}, {Name: "spool-size", Values: []string{"25%"}, Origin: "file", From: "/etc/narbor.json"},
+		{Name: "upload-rate", Values: []string{"10MB"}, Origin: "environment", From: "NARBOR_UPLOAD_RATE"},
+		{Name: "spool-size", Values: []string{"25%"}, Origin: "file", From: "/etc/narbor.json"},
 		{Name: "group-secret-file", Origin: "default"}}}.print)
 }
 
 // Every code that the health of narbor has is kept in a report.
 func TestReportKeepsTheCodesOfFindings(t *testing.T) {
 	for _, file := range []string{"health.go", "cachehealth.go"} {
-		for _, m := range regexp.MustCompile(`Code(?:: | = narserve.SeverityInfo, )"([a-z-]+)"`).FindAllStringSubmatch(readText(t, file), -1) {
+		for _, m := range regexp.MustCompile(`Code(?:: | = narserve.SeverityInfo, )"([a-z-]+)"`).FindAllStringSubmatch(readText(t, file),
+			-1) {
 			got, err := keptOf(newRedactor(), []map[string]string{{"code": m[1]}}, findingsRule())
 			if err != nil || !strings.Contains(got, m[1]) {
 				t.Errorf("of the code %s in %s a report has %s, %v", m[1], file, got, err)

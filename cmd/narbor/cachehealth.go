@@ -77,9 +77,10 @@ func (s *service) cacheHealth(st Status) *narserve.Health {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
 			continue
 		}
-		h := &narserve.Health{Code: "cache-not-trusted", Severity: narserve.SeverityWarning, Title: "Neighbours get nothing from a cache directory",
-			Text: fmt.Sprintf("None of %s in %s has a signature.", plural(found.Paths, "path"), s.shares.cacheDirs[i]),
-			Fix:  "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}
+		h := &narserve.Health{Code: "cache-not-trusted", Severity: narserve.SeverityWarning,
+			Title: "Neighbours get nothing from a cache directory",
+			Text:  fmt.Sprintf("None of %s in %s has a signature.", plural(found.Paths, "path"), s.shares.cacheDirs[i]),
+			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}
 		if len(found.Names) > 0 {
 			h.Text = fmt.Sprintf("All of %s looked at in %s are signed by %s alone, and this machine trusts no key of that name.",
 				plural(found.Paths, "path"), s.shares.cacheDirs[i], strings.Join(found.Names, ", "))

@@ -29,14 +29,17 @@ func checkPorts(ctx context.Context, p *patient) []Finding {
 		if len(others) == 0 {
 			continue
 		}
-		if slices.ContainsFunc(others, func(o owner) bool { return o.pid == 1 }) && (p.running || p.showUnit(ctx, "narbor.socket")["ActiveState"] == "active") {
+		if slices.ContainsFunc(others, func(o owner) bool { return o.pid == 1 }) &&
+			(p.running || p.showUnit(ctx, "narbor.socket")["ActiveState"] == "active") {
 			continue // systemd holds narbor's socket, and starts narbor when Nix asks
 		}
 		found = append(found, Finding{Severity: severityError, Text: fmt.Sprintf("TCP port %s is taken by %s", port.number, names(others)),
 			Fix: fmt.Sprintf("stop that, or choose another port with `narbor run %s`", port.flag)})
 	}
 	if others := p2p.OthersOnMDNS(); len(others) > 0 {
-		found = append(found, Finding{Severity: severityInfo, Text: fmt.Sprintf("UDP port 5353 is shared with %s, which is well as long as the announcement is heard", strings.Join(others, ", "))})
+		found = append(found, Finding{Severity: severityInfo,
+			Text: fmt.Sprintf("UDP port 5353 is shared with %s, which is well as long as the announcement is heard",
+				strings.Join(others, ", "))})
 	}
 	if len(found) == 0 && !p.root {
 		return []Finding{skipped("only root may see who else has narbor's ports")}
@@ -79,10 +82,13 @@ func checkDisk(_ context.Context, p *patient) []Finding {
 	case !p.running || sp.FreeBytes == 0:
 		return []Finding{skipped("disk: narbor is not running")}
 	case sp.FreeBytes < sp.MinFree:
-		return []Finding{{Severity: severityError, Text: fmt.Sprintf("%s are free where archives are verified, and %s are to be left free: nothing is fetched", amount(sp.FreeBytes), amount(sp.MinFree)),
+		return []Finding{{Severity: severityError, Text: fmt.Sprintf("%s are free where archives are verified, and %s are to be left "+
+			"free: nothing is fetched", amount(sp.FreeBytes), amount(sp.MinFree)),
 			Fix: "make room, such as with nix-collect-garbage, or set --min-free lower"}}
 	case sp.FreeBytes < 2*sp.MinFree:
-		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("only %s are free where archives are verified; below %s nothing is fetched", amount(sp.FreeBytes), amount(sp.MinFree)),
+		return []Finding{{Severity: severityWarning,
+			Text: fmt.Sprintf("only %s are free where archives are verified; below %s nothing is fetched", amount(sp.FreeBytes),
+				amount(sp.MinFree)),
 			Fix: "make room, such as with nix-collect-garbage"}}
 	}
 	return []Finding{fine("%s are free where archives are verified", amount(sp.FreeBytes))}
@@ -93,8 +99,10 @@ func checkClock(context.Context, *patient) []Finding {
 	for _, file := range []string{"/nix/var/nix/db/db.sqlite", nixConfFile, "/etc/machine-id"} {
 		st, err := os.Stat(file)
 		if err == nil && time.Until(st.ModTime()) > skewLimit {
-			return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("the clock says %s, but %s was written on %s. Neighbours do not mind, but certificates of the internet do",
-				time.Now().Format("2006-01-02 15:04"), file, st.ModTime().Format("2006-01-02 15:04")), Fix: "set the clock", Command: "timedatectl set-ntp true"}}
+			return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("the clock says %s, but %s was written on %s. Neighbours do "+
+				"not mind, but certificates of the internet do",
+				time.Now().Format("2006-01-02 15:04"), file, st.ModTime().Format("2006-01-02 15:04")), Fix: "set the clock",
+				Command: "timedatectl set-ntp true"}}
 		}
 	}
 	return []Finding{fine("the clock is not behind what was written here")}

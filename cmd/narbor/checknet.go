@@ -53,7 +53,8 @@ func (p *patient) listen(ctx context.Context) hearing {
 	entries := make(chan *zeroconf.ServiceEntry, 16)
 	failed := make(chan error, 1)
 	go func() { // ends with ctx
-		failed <- zeroconf.Browse(ctx, "_narbor._tcp", "local", entries, zeroconf.SelectIfaces(ifaces), zeroconf.SelectIPTraffic(families()))
+		failed <- zeroconf.Browse(ctx, "_narbor._tcp", "local", entries, zeroconf.SelectIfaces(ifaces),
+			zeroconf.SelectIPTraffic(families()))
 	}()
 	var quiet <-chan time.Time
 	for {
@@ -112,7 +113,8 @@ func checkNetwork(_ context.Context, p *patient) []Finding {
 	if used := p.status.used(); len(used) > 0 {
 		return []Finding{fine("narbor uses %s", strings.Join(used, ", "))}
 	}
-	f := Finding{Severity: severityError, Text: "no network interface is used", Fix: "connect this machine, or name an interface with --interface"}
+	f := Finding{Severity: severityError, Text: "no network interface is used",
+		Fix: "connect this machine, or name an interface with --interface"}
 	if _, ignored := networks(p.status.Interfaces); ignored != "" {
 		f.Text += "; " + ignored
 	}
@@ -136,9 +138,11 @@ func checkMulticast(ctx context.Context, p *patient) []Finding {
 	h := p.listen(ctx)
 	switch {
 	case h.err != nil:
-		return []Finding{{Severity: severityError, Text: "multicast DNS does not work: " + h.err.Error(), Fix: "see whether another program has UDP port 5353 for itself alone: narbor doctor ports"}}
+		return []Finding{{Severity: severityError, Text: "multicast DNS does not work: " + h.err.Error(),
+			Fix: "see whether another program has UDP port 5353 for itself alone: narbor doctor ports"}}
 	case h.peers[p.status.ID] == nil:
-		return []Finding{{Severity: severityError, Text: "narbor's own announcement is not heard on " + strings.Join(used, ", ") + ", so others do not hear it either",
+		return []Finding{{Severity: severityError, Text: "narbor's own announcement is not heard on " + strings.Join(used, ", ") +
+			", so others do not hear it either",
 			Fix: "open UDP port 5353 in the firewall (sudo narbor doctor firewall), and see that there is a route for 224.0.0.0/4"}}
 	}
 	return []Finding{fine("narbor's own announcement is heard on %s", strings.Join(used, ", "))}
@@ -151,7 +155,8 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 	if n := len(p.status.Neighbours); n > 0 {
 		return []Finding{fine("%s connected", plural(n, "neighbour"))}
 	}
-	f := Finding{Severity: severityWarning, Text: "nobody is connected", Fix: "start narbor on another machine of this network, or name one that multicast does not reach: narbor peers add ADDRESS"}
+	f := Finding{Severity: severityWarning, Text: "nobody is connected",
+		Fix: "start narbor on another machine of this network, or name one that multicast does not reach: narbor peers add ADDRESS"}
 	if !p.status.MDNS {
 		f.Text += ", and --no-mdns lets narbor know those only that it is told of"
 		f.Fix = "name a machine that runs narbor: narbor peers add ADDRESS"
@@ -188,10 +193,13 @@ func checkIsolation(ctx context.Context, p *patient) []Finding {
 	away := unreachable(ctx, others)
 	switch {
 	case len(away) > 0:
-		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("%s heard but cannot be reached: %s", areHeard(len(away)), strings.Join(away, ", ")),
-			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest isolation, in the access point"}}
+		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("%s heard but cannot be reached: %s", areHeard(len(away)),
+			strings.Join(away, ", ")),
+			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest " +
+				"isolation, in the access point"}}
 	case len(others) > 0:
-		return []Finding{{Severity: severityInfo, Text: plural(len(others), "machine") + " can be reached, and should be a neighbour in a moment"}}
+		return []Finding{{Severity: severityInfo, Text: plural(len(others), "machine") +
+			" can be reached, and should be a neighbour in a moment"}}
 	case len(known) == 1:
 		return []Finding{skipped("isolation: nobody else announces itself")}
 	}

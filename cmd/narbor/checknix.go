@@ -42,7 +42,8 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	}
 	for _, o := range portOwners("6272") {
 		if o.name == "narbor" {
-			return []Finding{{Severity: severityError, Text: fmt.Sprintf("narbor runs as process %d, but has no control socket where one is looked for", o.pid),
+			return []Finding{{Severity: severityError, Text: fmt.Sprintf("narbor runs as process %d, but has no control socket where "+
+				"one is looked for", o.pid),
 				Fix: "if it was started by hand, run this as the same user, or with its --state-dir or --socket"}}
 		}
 	}
@@ -131,7 +132,8 @@ func checkNixAsks(ctx context.Context, p *patient) []Finding {
 	case !hasNix():
 		return []Finding{skipped("there is no Nix on this machine to ask narbor")}
 	case p.confErr != nil:
-		return []Finding{{Severity: severityError, Text: "Nix's configuration cannot be read: " + p.confErr.Error(), Fix: "mend that file; Nix refuses it, too"}}
+		return []Finding{{Severity: severityError, Text: "Nix's configuration cannot be read: " + p.confErr.Error(),
+			Fix: "mend that file; Nix refuses it, too"}}
 	case len(urls) == 0:
 		return []Finding{{Severity: severityError, Text: "narbor does not listen for Nix", Fix: "start it with --listen 127.0.0.1:6272"}}
 	}
@@ -226,8 +228,9 @@ func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 	if pid == 0 || file == "" {
 		return nil
 	}
-	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", file),
-		Fix: "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
+	return []Finding{{Severity: severityWarning,
+		Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", file),
+		Fix:  "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
 }
 
 func checkSignatures(_ context.Context, p *patient) []Finding {
@@ -290,7 +293,8 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 	case resp.StatusCode != http.StatusNotFound:
 		f.Text = fmt.Sprintf("Nix gets %s for a path that nobody has, and not 404: is another program at %s?", resp.Status, p.urls()[0])
 	case took > probeLimit:
-		f.Severity, f.Text, f.Fix, f.Command = severityWarning, fmt.Sprintf("Nix waits %.1f s for 404", took.Seconds()), "see what keeps this machine busy", ""
+		f.Severity, f.Text, f.Fix, f.Command = severityWarning, fmt.Sprintf("Nix waits %.1f s for 404", took.Seconds()),
+			"see what keeps this machine busy", ""
 	default:
 		f = fine("a path that nobody has is answered with 404 in %.0f ms", float64(took.Microseconds())/1000)
 	}

@@ -12,7 +12,8 @@ func (p *patient) privateKeys() []Finding {
 	if len(p.status.PrivateKeys) == 0 {
 		return nil
 	}
-	f := Finding{Severity: severityInfo, Text: fmt.Sprintf("what only %s has signed goes %s", strings.Join(p.status.PrivateKeys, " or "), p.status.privateGoes())}
+	f := Finding{Severity: severityInfo, Text: fmt.Sprintf("what only %s has signed goes %s", strings.Join(p.status.PrivateKeys, " or "),
+		p.status.privateGoes())}
 	f.Fix = "if everybody around may have all that such a key has signed: " + shareKeyLine(p.status.PrivateKeys, p.nixOS)
 	if len(p.status.ShareKeys) == 0 {
 		f.Severity = severityWarning

@@ -12,7 +12,8 @@ import (
 // daemonDropIns are the directories of what is added to nix-daemon.service, in all of which a name counts as one.
 func daemonDropIns(root string) []string {
 	var dirs []string
-	for _, dir := range []string{"etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"} {
+	for _, dir := range []string{"etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",
+		"lib/systemd/system"} {
 		for _, unit := range []string{"nix-daemon.service.d", "nix-.service.d", "service.d"} {
 			dirs = append(dirs, filepath.Join(root, dir, unit))
 		}
@@ -64,7 +65,8 @@ func (p *patient) proxyDropIn(ctx context.Context, f *Finding, exceptions string
 	file := filepath.Join(dir, dropInName(daemonDropIns("/")))
 	old, fresh := shellQuote(file), shellQuote(file+".new") // the names of other files are in it
 	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace("no_proxy=" + exceptions)
-	f.Command = fmt.Sprintf(`mkdir -p %s && printf '%%s\n' '[Service]' %s > %s && mv %s %s && systemctl daemon-reload && systemctl restart nix-daemon`,
+	f.Command = fmt.Sprintf(`mkdir -p %s && printf '%%s\n' '[Service]' %s > %s && mv %s %s && systemctl daemon-reload && systemctl `+
+		`restart nix-daemon`,
 		dir, shellQuote(`Environment="`+quoted+`"`), fresh, fresh, old)
 	f.Safe = true
 }

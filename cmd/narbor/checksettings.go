@@ -47,7 +47,8 @@ func checkSettings(ctx context.Context, p *patient) []Finding {
 		return []Finding{skipped("settings: there is no Nix on this machine")}
 	}
 	if err := p.asksNix(ctx); err != nil {
-		return []Finding{{Severity: severityError, Text: "Nix does not say its settings: " + err.Error(), Fix: "mend its configuration; Nix refuses it, too"}}
+		return []Finding{{Severity: severityError, Text: "Nix does not say its settings: " + err.Error(),
+			Fix: "mend its configuration; Nix refuses it, too"}}
 	}
 	found := p.brokenKeys(ctx)
 	found = append(found, p.compareNarbor(ctx)...)
@@ -114,7 +115,8 @@ func (p *patient) secretKeyProblem(ctx context.Context, file string) string {
 		return ""
 	}
 	const feature = "--extra-experimental-features"
-	_, err = nixProgram{file: "/bin/sh", env: nix.env}.run(ctx, "-c", `exec "$0" key convert-secret-to-public "$1" nix-command < "$2"`, nix.file, feature, file)
+	_, err = nixProgram{file: "/bin/sh", env: nix.env}.run(ctx, "-c", `exec "$0" key convert-secret-to-public "$1" nix-command < "$2"`,
+		nix.file, feature, file)
 	if err == nil {
 		return ""
 	}
@@ -161,7 +163,8 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 		if len(lacks)+len(more) == 0 {
 			return
 		}
-		f := Finding{Severity: severityWarning, Fix: fmt.Sprintf("let %s read all files of Nix's configuration; those that it read: %s", who, ours.Origin)}
+		f := Finding{Severity: severityWarning, Fix: fmt.Sprintf("let %s read all files of Nix's configuration; those that it read: %s",
+			who, ours.Origin)}
 		switch {
 		case len(more) == 0:
 			f.Text = fmt.Sprintf("Nix has %s that narbor, which runs as %s, does not have: %s", what, who, listed(lacks, name))
@@ -169,15 +172,17 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 			f.Text = fmt.Sprintf("narbor, which runs as %s, has %s that Nix does not have: %s", who, what, listed(more, name))
 			f.Fix = fmt.Sprintf("put them into %s, or take them out of the configuration of %s", nixConfFile, who)
 		default:
-			f.Text = fmt.Sprintf("Nix and narbor, which runs as %s, have other %s: Nix has %s, narbor has %s", who, what, listed(lacks, name), listed(more, name))
+			f.Text = fmt.Sprintf("Nix and narbor, which runs as %s, have other %s: Nix has %s, narbor has %s", who, what,
+				listed(lacks, name), listed(more, name))
 		}
 		found = append(found, f)
 	}
 	differ("trusted keys", p.validKeys(), slices.DeleteFunc(ours.Keys, func(k string) bool { return keyProblem(k) != "" }))
 	differ("substituters", p.conf["substituters"], ours.Substituters)
 	if len(ours.Unread) > 0 {
-		found = append(found, Finding{Severity: severityWarning, Text: fmt.Sprintf("narbor, which runs as %s, could not read %s", who, strings.Join(ours.Unread, "; ")),
-			Fix: "let every user read it, and keep passwords and tokens in a file of their own below !include"})
+		found = append(found, Finding{Severity: severityWarning,
+			Text: fmt.Sprintf("narbor, which runs as %s, could not read %s", who, strings.Join(ours.Unread, "; ")),
+			Fix:  "let every user read it, and keep passwords and tokens in a file of their own below !include"})
 	}
 	return found
 }
@@ -220,7 +225,8 @@ func (p *patient) compareUser(ctx context.Context) (found []Finding) {
 	}
 	own, err := nix.settings(ctx)
 	if err != nil {
-		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("Nix refuses the configuration of %s: %v", u.Username, err), Fix: "mend it"}}
+		return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("Nix refuses the configuration of %s: %v", u.Username, err),
+			Fix: "mend it"}}
 	}
 	return userFindings(u.Username, isTrusted(p.conf["trusted-users"], u), own, p.conf, p.urls())
 }

@@ -78,7 +78,8 @@ func TestNixFailsWithBrokenKeys(t *testing.T) {
 	for name, text := range map[string]string{"good": "", "empty": "", "word": "nonsense", "short": "k-1:AAAA", "letters": "k-1:@@@@"} {
 		file := filepath.Join(t.TempDir(), name)
 		if name == "good" {
-			out, err := exec.CommandContext(t.Context(), "nix", "--extra-experimental-features", "nix-command", "key", "generate-secret", "--key-name", "k-1").Output()
+			out, err := exec.CommandContext(t.Context(), "nix", "--extra-experimental-features", "nix-command", "key", "generate-secret",
+				"--key-name", "k-1").Output()
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +113,8 @@ func nixSays(t *testing.T, line string) string {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "nix", "--extra-experimental-features", "nix-command", "--store", dir+"/s", "store", "add-file", dir+"/file")
+	cmd := exec.CommandContext(t.Context(), "nix", "--extra-experimental-features", "nix-command", "--store", dir+"/s", "store", "add-file",
+		dir+"/file")
 	cmd.Env = append(os.Environ(), "NIX_CONF_DIR="+dir, "NIX_USER_CONF_FILES=/dev/null")
 	out, _ := cmd.CombinedOutput()
 	return string(out)
@@ -130,12 +132,15 @@ func TestUserWhomNixDoesNotTrust(t *testing.T) {
 		want        string
 	}{
 		{"the same", false, lists(url, goodKey), lists(url, goodKey), ""},
-		{"names narbor in vain", false, lists("https://a "+url+"/", goodKey), lists("https://a", goodKey), "error: the configuration of ann names narbor, but nix-daemon ignores it"},
+		{"names narbor in vain", false, lists("https://a "+url+"/", goodKey), lists("https://a", goodKey),
+			"error: the configuration of ann names narbor, but nix-daemon ignores it"},
 		{"names narbor, and is trusted", true, lists("https://a "+url, goodKey), lists("https://a", goodKey), ""},
 		{"names narbor, which others may", false, lists(url, goodKey),
 			map[string][]string{"substituters": nil, "trusted-substituters": {url}, "trusted-public-keys": {goodKey}}, ""},
-		{"takes narbor out", false, lists("https://a", goodKey), lists("https://a "+url, goodKey), "warning: Nix does not ask narbor for ann"},
-		{"a key in vain", false, lists(url, goodKey+" own-1:AAAA"), lists(url, goodKey), "warning: nix-daemon ignores trusted keys in the configuration of ann, because it does not trust ann: own-1"},
+		{"takes narbor out", false, lists("https://a", goodKey), lists("https://a "+url, goodKey),
+			"warning: Nix does not ask narbor for ann"},
+		{"a key in vain", false, lists(url, goodKey+" own-1:AAAA"), lists(url, goodKey),
+			"warning: nix-daemon ignores trusted keys in the configuration of ann, because it does not trust ann: own-1"},
 		{"a key, and is trusted", true, lists(url, goodKey+" own-1:AAAA"), lists(url, goodKey), ""},
 	} {
 		got := ""
@@ -158,7 +163,8 @@ func TestTrustedUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for list, want := range map[string]bool{"": false, "*": true, u.Username: true, "@" + group.Name: true, group.Name + "x @nobody-x": false} {
+	for list, want := range map[string]bool{"": false, "*": true, u.Username: true, "@" + group.Name: true,
+		group.Name + "x @nobody-x": false} {
 		if got := isTrusted(strings.Fields(list), u); got != want {
 			t.Errorf("trusted-users = %s trusts %s: %v, want %v", list, u.Username, got, want)
 		}
@@ -167,7 +173,8 @@ func TestTrustedUsers(t *testing.T) {
 
 func TestSettingsOfNixInPlainText(t *testing.T) {
 	got := wordsOf("cores = 0\nexperimental-features = ca-derivations nix-command\nsubstituters =\nsandbox-paths = /bin/sh=/x\n\n")
-	want := map[string][]string{"cores": {"0"}, "experimental-features": {"ca-derivations", "nix-command"}, "substituters": {}, "sandbox-paths": {"/bin/sh=/x"}}
+	want := map[string][]string{"cores": {"0"}, "experimental-features": {"ca-derivations", "nix-command"}, "substituters": {},
+		"sandbox-paths": {"/bin/sh=/x"}}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("wordsOf = %q, want %q", got, want)
 	}
@@ -184,7 +191,8 @@ func TestForgedDaemonIsNotRun(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		for name, text := range map[string]string{"comm": "nix-daemon\n", "status": "Name:\tnix-daemon\nUid:\t" + uid + "\t0\t0\t0\nGid:\t0\n",
+		for name, text := range map[string]string{"comm": "nix-daemon\n",
+			"status":  "Name:\tnix-daemon\nUid:\t" + uid + "\t0\t0\t0\nGid:\t0\n",
 			"cmdline": "nix-daemon\x00--option\x00cores\x003\x00", "environ": "HOME=/root\x00LD_PRELOAD=/tmp/evil.so\x00NIX_CONFIG=x\x00"} {
 			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 				t.Fatal(err)
@@ -248,7 +256,8 @@ func TestForgedRealisationsAreWarnedOf(t *testing.T) {
 		{"nix (Nix) 2.8.0", on, "http://localhost:6272 http://[::1]:6272 http://127.0.0.2:80 file:///srv /srv daemon unix:///x", ""},
 		{"nix (Nix) 2.8.0", on, "http://localhost.example.org s3://bucket", "http://localhost.example.org, s3://bucket"},
 	} {
-		got := forgedRealisations(c.version, map[string][]string{"experimental-features": strings.Fields(c.features), "substituters": strings.Fields(c.substituters)})
+		got := forgedRealisations(c.version,
+			map[string][]string{"experimental-features": strings.Fields(c.features), "substituters": strings.Fields(c.substituters)})
 		if len(got) > 0 != (c.want != "") || len(got) > 0 && !strings.Contains(got[0].Text, "machine: "+c.want+". ") {
 			t.Errorf("%+v: doctor says %+v", c, got)
 		}

@@ -33,7 +33,8 @@ func (p *patient) showUnit(ctx context.Context, name string) unit {
 	}
 	ctx, cancel := context.WithTimeout(ctx, unitTimeout)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "--property=LoadState,ActiveState,SubState,Result,StatusText,ExecMainStatus,FragmentPath,EnvironmentFiles", name).Output()
+	out, err := exec.CommandContext(ctx, "systemctl", "show",
+		"--property=LoadState,ActiveState,SubState,Result,StatusText,ExecMainStatus,FragmentPath,EnvironmentFiles", name).Output()
 	if err != nil {
 		return nil
 	}
@@ -76,7 +77,8 @@ func (u unit) service() (f Finding, ok bool) {
 		return f, false
 	case fails:
 		f.Text = "narbor.service cannot work: " + reason
-		f.Fix = fmt.Sprintf("mend that setting, which is in %s, in the file of NARBOR_CONFIG or in the unit, and then: systemctl restart narbor", u.settings())
+		f.Fix = fmt.Sprintf("mend that setting, which is in %s, in the file of NARBOR_CONFIG or in the unit, and then: systemctl "+
+			"restart narbor", u.settings())
 	case u["SubState"] == "auto-restart" || u["ActiveState"] == "failed":
 		f.Text = fmt.Sprintf("narbor.service ends as soon as it is started (%s, exit status %s)", u["Result"], u["ExecMainStatus"])
 		f.Fix = "see why: journalctl -u narbor -e"
@@ -107,11 +109,13 @@ func (p *patient) checkDaemon(ctx context.Context, socket string) []Finding {
 		c.Close()
 		return nil
 	}
-	units := slices.DeleteFunc([]string{"nix-daemon.socket", "nix-daemon.service"}, func(name string) bool { return !p.showUnit(ctx, name).loaded() })
+	units := slices.DeleteFunc([]string{"nix-daemon.socket", "nix-daemon.service"},
+		func(name string) bool { return !p.showUnit(ctx, name).loaded() })
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) && len(units) == 0 {
 		return nil // it is another user's to ask, or there is none
 	}
-	f := Finding{Severity: severityError, Text: "nix-daemon does not answer, so nothing is built or fetched here: " + err.Error(), Fix: "start nix-daemon"}
+	f := Finding{Severity: severityError, Text: "nix-daemon does not answer, so nothing is built or fetched here: " + err.Error(),
+		Fix: "start nix-daemon"}
 	if len(units) > 0 {
 		f.Command, f.Safe = "systemctl start "+strings.Join(units, " "), true
 		if u := p.showUnit(ctx, "nix-daemon.service"); u["ActiveState"] == "failed" {

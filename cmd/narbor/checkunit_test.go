@@ -8,21 +8,26 @@ import (
 )
 
 func TestStateOfTheServiceIsExplained(t *testing.T) {
-	const loaded = "LoadState=loaded\nFragmentPath=/usr/lib/systemd/system/narbor.service\nEnvironmentFiles=/etc/default/narbor (ignore_errors=yes)\n"
+	const loaded = "LoadState=loaded\nFragmentPath=/usr/lib/systemd/system/narbor.service\nEnvironmentFiles=/etc/default/narbor " +
+		"(ignore_errors=yes)\n"
 	for name, c := range map[string]struct {
 		shown      string
 		says, does string
 	}{
-		"no unit":       {"LoadState=not-found\nActiveState=inactive\n", "", ""},
-		"no systemd":    {"", "", ""},
-		"runs":          {loaded + "ActiveState=active\nSubState=running\n", "", ""},
-		"stopped":       {loaded + "ActiveState=inactive\nSubState=dead\n", "narbor.service (/usr/lib/systemd/system/narbor.service) is stopped", "systemctl enable --now narbor.socket narbor.service"},
-		"masked":        {"LoadState=masked\nActiveState=inactive\n", "is masked", "systemctl unmask"},
-		"wrong setting": {loaded + "ActiveState=active\nStatusText=Not working: --upload-rate \"fast\" is no amount\n", "cannot work: --upload-rate \"fast\"", ""},
-		"fails":         {loaded + "ActiveState=activating\nSubState=auto-restart\nResult=exit-code\nExecMainStatus=2\n", "exit-code, exit status 2", ""},
+		"no unit":    {"LoadState=not-found\nActiveState=inactive\n", "", ""},
+		"no systemd": {"", "", ""},
+		"runs":       {loaded + "ActiveState=active\nSubState=running\n", "", ""},
+		"stopped": {loaded + "ActiveState=inactive\nSubState=dead\n",
+			"narbor.service (/usr/lib/systemd/system/narbor.service) is stopped", "systemctl enable --now narbor.socket narbor.service"},
+		"masked": {"LoadState=masked\nActiveState=inactive\n", "is masked", "systemctl unmask"},
+		"wrong setting": {loaded + "ActiveState=active\nStatusText=Not working: --upload-rate \"fast\" is no amount\n",
+			"cannot work: --upload-rate \"fast\"", ""},
+		"fails": {loaded + "ActiveState=activating\nSubState=auto-restart\nResult=exit-code\nExecMainStatus=2\n",
+			"exit-code, exit status 2", ""},
 	} {
 		f, ok := parseUnit(c.shown).service()
-		if ok != (c.says != "") || !strings.Contains(f.Text, c.says) || !strings.HasPrefix(f.Command, c.does) || (c.does == "") != (f.Command == "") {
+		if ok != (c.says != "") || !strings.Contains(f.Text, c.says) || !strings.HasPrefix(f.Command, c.does) ||
+			(c.does == "") != (f.Command == "") {
 			t.Errorf("%s: %+v, %t, want %q and the command %q", name, f, ok, c.says, c.does)
 		}
 	}
@@ -47,7 +52,8 @@ func TestDeadNixDaemonIsReported(t *testing.T) {
 	}
 	l.SetUnlinkOnClose(false)
 	l.Close()
-	if found := p.checkDaemon(t.Context(), socket); len(found) != 1 || found[0].Severity != severityError || !strings.Contains(found[0].Text, "nix-daemon does not answer") {
+	if found := p.checkDaemon(t.Context(), socket); len(found) != 1 || found[0].Severity != severityError ||
+		!strings.Contains(found[0].Text, "nix-daemon does not answer") {
 		t.Errorf("with a dead nix-daemon doctor says %+v", found)
 	}
 }
@@ -77,7 +83,8 @@ func TestProxyDropInKeepsExceptionsAndSortsLast(t *testing.T) {
 	t.Setenv("NO_PROXY", "127.0.0.1") // which curl does not look at
 	if pid, _ := nixDaemon(); pid == 0 {
 		found := checkProxy(t.Context(), &patient{})
-		if len(found) != 1 || found[0].Severity != severityError || !strings.Contains(found[0].Fix, "no_proxy=.corp.example,10.0.0.0/8,cache.internal,127.0.0.1,localhost") {
+		if len(found) != 1 || found[0].Severity != severityError ||
+			!strings.Contains(found[0].Fix, "no_proxy=.corp.example,10.0.0.0/8,cache.internal,127.0.0.1,localhost") {
 			t.Errorf("checkProxy = %+v", found)
 		}
 	}
@@ -86,7 +93,8 @@ func TestProxyDropInKeepsExceptionsAndSortsLast(t *testing.T) {
 		want  string
 	}{
 		{nil, "zz-narbor.conf"}, {[]string{"proxy.conf", "zz-narbor.conf"}, "zz-narbor.conf"},
-		{[]string{"a.conf", "zzz.conf"}, "zzz.conf.zz-narbor.conf"}, {[]string{"zzz.conf", "zzz.conf.zz-narbor.conf", "zz-narbor.conf"}, "zzz.conf.zz-narbor.conf"},
+		{[]string{"a.conf", "zzz.conf"}, "zzz.conf.zz-narbor.conf"},
+		{[]string{"zzz.conf", "zzz.conf.zz-narbor.conf", "zz-narbor.conf"}, "zzz.conf.zz-narbor.conf"},
 		{[]string{"~.conf", "zzz.conf"}, "~.conf.zz-narbor.conf"}, {[]string{"zzz.txt"}, "zz-narbor.conf"},
 	} {
 		root := t.TempDir()

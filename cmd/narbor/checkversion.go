@@ -41,7 +41,8 @@ func checkVersion(ctx context.Context, p *patient) []Finding {
 	}
 	f := fine("%s has no known flaw in reading archives", name)
 	if len(flaws) > 0 {
-		f = Finding{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): whoever serves it one can harm it. What comes through narbor is checked before; "+
+		f = Finding{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): whoever serves it one "+
+			"can harm it. What comes through narbor is checked before; "+
 			"what comes from elsewhere is not", name, strings.Join(flaws, ", ")), Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}
 	}
 	found := []Finding{f}
@@ -65,7 +66,8 @@ func otherVersion(ctx context.Context, daemon, inPath nixProgram, version string
 	}
 	ours, _ := flawsOf(version)
 	name, _ := flawsOf(theirs)
-	return Finding{Severity: severityInfo, Text: fmt.Sprintf("nix-daemon runs %s (%s), and nix in PATH is %s (%s): what holds for substituters is the daemon's",
+	return Finding{Severity: severityInfo, Text: fmt.Sprintf("nix-daemon runs %s (%s), and nix in PATH is %s (%s): what holds for "+
+		"substituters is the daemon's",
 		daemon.file, ours, inPath.file, name), Fix: "if that is not meant: restart nix-daemon, or update the older one"}, true
 }
 
@@ -92,7 +94,8 @@ func forgedRealisations(version string, conf map[string][]string) []Finding {
 	if len(far) == 0 {
 		return nil
 	}
-	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("the experimental feature ca-derivations is on: Nix believes what any substituter says about the outputs of content-addressed derivations, "+
+	return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("the experimental feature ca-derivations is on: Nix believes what "+
+		"any substituter says about the outputs of content-addressed derivations, "+
 		"signed or not. These are not on this machine: %s. narbor never answers such a question", strings.Join(far, ", ")),
 		Fix: "take ca-derivations out of experimental-features, or those substituters out of the configuration"}}
 }

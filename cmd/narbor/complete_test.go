@@ -43,7 +43,8 @@ func TestCompletionCandidates(t *testing.T) {
 }
 
 func TestCandidatesNeedNoQuotes(t *testing.T) {
-	for value, want := range map[string]string{"nas.example:6273": "nas.example:6273\n", "`id`": "", "$(id)": "", "a b": "", "a;b": "", "~x": ""} {
+	for value, want := range map[string]string{"nas.example:6273": "nas.example:6273\n", "`id`": "", "$(id)": "", "a b": "", "a;b": "",
+		"~x": ""} {
 		var b strings.Builder
 		if err := (candidate{value: value}).print(&b, "bash", "", 0); err != nil || b.String() != want {
 			t.Errorf("%q is printed as %q, %v, want %q", value, &b, err, want)
@@ -75,7 +76,8 @@ func TestActionDoesNotRunWithExtraArguments(t *testing.T) {
 			return nil
 		}}
 		setUp([]*cli.Command{cmd})
-		app := &cli.App{Commands: []*cli.Command{cmd}, ExitErrHandler: func(*cli.Context, error) {}, Writer: io.Discard, ErrWriter: io.Discard}
+		app := &cli.App{Commands: []*cli.Command{cmd}, ExitErrHandler: func(*cli.Context, error) {}, Writer: io.Discard,
+			ErrWriter: io.Discard}
 		if err := app.Run(append([]string{"narbor", "do"}, args...)); exit(err) != exitUsage {
 			t.Errorf("the exit code is %d, want %d: %v", exit(err), exitUsage, err)
 		}

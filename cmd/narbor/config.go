@@ -26,7 +26,8 @@ const maxConfigLen = 1 << 20
 // configFlag names a file with settings: a JSON object, whose keys are the names of the other flags of `narbor run`, and
 // whose values are strings, whole numbers, true and false, and for what is repeatable lists of strings.
 func configFlag() cli.Flag {
-	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in {\"peer\": [\"nas\"], \"upload-rate\": \"10MiB\"}; "+
+	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in "+
+		"{\"peer\": [\"nas\"], \"upload-rate\": \"10MiB\"}; "+
 		"flags and the environment have precedence")
 }
 
@@ -274,7 +275,8 @@ func valueErrors(c *cli.Context) (out []valueError) {
 	}
 	for _, name := range c.StringSlice("share-key") {
 		if name == "" || strings.ContainsAny(name, ": ") {
-			check("share-key", fmt.Errorf("--share-key %q is not the name of a key: give what stands before the colon, such as cache.example.org-1", name))
+			check("share-key", fmt.Errorf("--share-key %q is not the name of a key: give what stands before the colon, such as "+
+				"cache.example.org-1", name))
 		}
 	}
 	for _, url := range c.StringSlice("upstream") {
@@ -322,7 +324,8 @@ func configCheckCommand() *cli.Command {
 		Name:      "check",
 		Usage:     "say whether a file would do for --config of `narbor run`",
 		ArgsUsage: "FILE",
-		Description: "Unknown settings, values of the wrong kind and impossible values are errors; each is printed with its line. Whether files, addresses\n" +
+		Description: "Unknown settings, values of the wrong kind and impossible values are errors; each is printed with its line. " +
+			"Whether files, addresses\n" +
 			"and interfaces exist is not looked at: the file may be for another machine.\n\n" +
 			"Example: narbor config check narbor.json",
 		Action: func(c *cli.Context) error {

@@ -24,25 +24,40 @@ func writeConfig(t testing.TB, text string) string {
 }
 
 func TestConfigCheck(t *testing.T) {
-	for _, good := range []string{`{}`, ` { } `, `{"peer": ["nas", "10.0.0.5:6273"], "no-mdns": true, "port": 7000, "upload-rate": "10MB"}`, `{"port": "7000"}`,
-		`{"spool-size": "25%", "min-free": 0, "listen": ["127.0.0.1:1", "builder.lan:6272"], "share": "none", "log-level": "debug"}`, `{"peer": [], "upstream": ["https://cache.nixos.org"]}`,
-		`{"interface": ["en*"], "state-dir": "/x", "socket": "/y", "cache-dir": ["/srv/a b"], "group-secret-file": "/nowhere", "allow-host": ["nas"]}`} {
+	for _, good := range []string{`{}`, ` { } `, `{"peer": ["nas", "10.0.0.5:6273"], "no-mdns": true, "port": 7000, "upload-rate": "10MB"}`,
+		`{"port": "7000"}`,
+		`{"spool-size": "25%", "min-free": 0, "listen": ["127.0.0.1:1", "builder.lan:6272"], "share": "none", "log-level": "debug"}`,
+		`{"peer": [], "upstream": ["https://cache.nixos.org"]}`,
+		`{"interface": ["en*"], "state-dir": "/x", "socket": "/y", "cache-dir": ["/srv/a b"], "group-secret-file": "/nowhere", ` +
+			`"allow-host": ["nas"]}`} {
 		if out, _, err := narbor(t.Context(), "config", "check", writeConfig(t, good)); err != nil || !strings.Contains(out, "all well") {
 			t.Errorf("config check of %s = %q, %v", good, out, err)
 		}
 	}
 	for text, says := range map[string]string{
-		``: "not a JSON object", `[]`: "not a JSON object", `null`: "not a JSON object", `{"port": 1`: "EOF", `{} {}`: "something after", `{"port": 1,}`: "invalid",
-		`{"prot": 1}`: `no setting "prot"; see`, `{"Port": 1}`: `no setting "Port", but "port"`, `{"peers": []}`: `but "peer"`, `{"noMdns": true}`: `but "no-mdns"`,
-		`{"config": "x"}`: `no setting "config"`, `{"help": true}`: `no setting "help"`, `{"": 1}`: `no setting ""`, `{"port": 1, "port": 2}`: `"port" is there twice`,
-		`{"port": null}`: `"port" must be a string or a whole number`, `{"port": 1.5}`: "whole number", `{"port": 1e3}`: "whole number", `{"port": -1}`: "whole number",
-		`{"port": true}`: "whole number", `{"port": [1]}`: "whole number", `{"port": {}}`: "whole number", `{"port": "x"}`: `"port"`, `{"port": 70000}`: "not a TCP port",
-		`{"no-mdns": "true"}`: `"no-mdns" must be true or false`, `{"no-mdns": 1}`: "true or false", `{"peer": "nas"}`: `"peer" must be a list`, `{"peer": [1]}`: "list of strings",
-		`{"peer": ["a,b"]}`: "without commas", `{"peer": [""]}`: "list of strings", `{"peer": ["a b"]}`: `"a b"`, `{"peer": ["0.0.0.0"]}`: "0.0.0.0",
-		`{"spool-size": "much"}`: "--spool-size", `{"spool-size": 0}`: "--spool-size", `{"spool-size": "101%"}`: "101%", `{"spool-size": "0%"}`: "--spool-size",
-		`{"min-free": "-1%"}`: "--min-free", `{"upload-rate": "1kB"}`: "--upload-rate", `{"share": "all"}`: "--share", `{"log-level": "loud"}`: "--log-level",
-		`{"log-format": "xml"}`: "--log-format", `{"trusted-key": ["x"]}`: "--trusted-key", `{"interface": ["eth["]}`: "eth[", `{"no-interface": ["["]}`: "[",
-		`{"upstream": ["ftp://x"]}`: "--upstream", `{"upstream": ["cache.nixos.org"]}`: "--upstream", `{"listen": ["127.0.0.1"]}`: "--listen", `{"listen": ["127.0.0.1:x"]}`: "--listen", `{"listen": ["127.0.0.1:70000"]}`: "--listen",
+		``: "not a JSON object", `[]`: "not a JSON object", `null`: "not a JSON object", `{"port": 1`: "EOF", `{} {}`: "something after",
+		`{"port": 1,}`: "invalid",
+		`{"prot": 1}`:  `no setting "prot"; see`, `{"Port": 1}`: `no setting "Port", but "port"`, `{"peers": []}`: `but "peer"`,
+		`{"noMdns": true}`: `but "no-mdns"`,
+		`{"config": "x"}`:  `no setting "config"`, `{"help": true}`: `no setting "help"`, `{"": 1}`: `no setting ""`,
+		`{"port": 1, "port": 2}`: `"port" is there twice`,
+		`{"port": null}`:         `"port" must be a string or a whole number`, `{"port": 1.5}`: "whole number",
+		`{"port": 1e3}`:  "whole number",
+		`{"port": -1}`:   "whole number",
+		`{"port": true}`: "whole number", `{"port": [1]}`: "whole number", `{"port": {}}`: "whole number", `{"port": "x"}`: `"port"`,
+		`{"port": 70000}`:     "not a TCP port",
+		`{"no-mdns": "true"}`: `"no-mdns" must be true or false`, `{"no-mdns": 1}`: "true or false",
+		`{"peer": "nas"}`: `"peer" must be a list`, `{"peer": [1]}`: "list of strings",
+		`{"peer": ["a,b"]}`: "without commas", `{"peer": [""]}`: "list of strings", `{"peer": ["a b"]}`: `"a b"`,
+		`{"peer": ["0.0.0.0"]}`:  "0.0.0.0",
+		`{"spool-size": "much"}`: "--spool-size", `{"spool-size": 0}`: "--spool-size", `{"spool-size": "101%"}`: "101%",
+		`{"spool-size": "0%"}`: "--spool-size",
+		`{"min-free": "-1%"}`:  "--min-free", `{"upload-rate": "1kB"}`: "--upload-rate", `{"share": "all"}`: "--share",
+		`{"log-level": "loud"}`: "--log-level",
+		`{"log-format": "xml"}`: "--log-format", `{"trusted-key": ["x"]}`: "--trusted-key", `{"interface": ["eth["]}`: "eth[",
+		`{"no-interface": ["["]}`:   "[",
+		`{"upstream": ["ftp://x"]}`: "--upstream", `{"upstream": ["cache.nixos.org"]}`: "--upstream",
+		`{"listen": ["127.0.0.1"]}`: "--listen", `{"listen": ["127.0.0.1:x"]}`: "--listen", `{"listen": ["127.0.0.1:70000"]}`: "--listen",
 	} {
 		file := writeConfig(t, text)
 		_, _, err := narbor(t.Context(), "config", "check", file)
@@ -66,7 +81,8 @@ func TestConfigCheckReportsAllErrors(t *testing.T) {
 	for text, want := range map[string][]string{
 		"{\n  \"prot\": 1,\n  \"port\": true,\n\n  \"share\": \"none\", \"share\": \"signed\",\n  \"peer\": [\"a\" \"b\"]\n}": {
 			`2: there is no setting "prot"`, `3: "port" must be`, `5: "share" is there twice`, `6: "peer": invalid`},
-		"{\n  \"port\": 70000,\n  \"listen\": [\n    \"127.0.0.1\"],\n  \"spool-size\": \"much\",\n  \"log\": [\"debug\"], \"no-interface\": [\"[\"],\n  \"peer\": [\"a b\"]\n}": {
+		"{\n  \"port\": 70000,\n  \"listen\": [\n    \"127.0.0.1\"],\n  \"spool-size\": \"much\",\n  \"log\": [\"debug\"], " +
+			"\"no-interface\": [\"[\"],\n  \"peer\": [\"a b\"]\n}": {
 			"2: --port 70000", "3: --listen", `6: --log "debug"`, "5: --spool-size", `7: `, "6: "},
 		"{\n\"port\": 1\n": {"3: the JSON object has no end"},
 	} {
@@ -87,13 +103,15 @@ func TestConfigCheckReportsAllErrors(t *testing.T) {
 
 // What a flag says goes before what the environment says, and that before the file, which goes before what is built in.
 func TestPrecedenceOfSettings(t *testing.T) {
-	file := writeConfig(t, `{"peer": ["file-a", "file-b"], "share": "none", "port": 1, "no-mdns": true, "min-free": "3GiB", "listen": ["127.0.0.1:9"]}`)
+	file := writeConfig(t, `{"peer": ["file-a", "file-b"], "share": "none", "port": 1, "no-mdns": true, "min-free": "3GiB", "listen": `+
+		`["127.0.0.1:9"]}`)
 	t.Setenv("NARBOR_SHARE", "signed")
 	t.Setenv("NARBOR_PORT", "2")
 	var got string
 	app := &cli.App{Commands: []*cli.Command{{Name: "run", Flags: runFlags(), Action: func(c *cli.Context) error {
 		_, err := applyConfig(c)
-		got = fmt.Sprintln(c.StringSlice("peer"), c.String("share"), c.Uint("port"), c.Bool("no-mdns"), c.String("min-free"), c.StringSlice("listen"), c.String("spool-size"))
+		got = fmt.Sprintln(c.StringSlice("peer"), c.String("share"), c.Uint("port"), c.Bool("no-mdns"), c.String("min-free"),
+			c.StringSlice("listen"), c.String("spool-size"))
 		return err
 	}}}}
 	for _, tt := range []struct{ args, want string }{
@@ -101,7 +119,8 @@ func TestPrecedenceOfSettings(t *testing.T) {
 		{"--port 3 --peer flag", "[flag] signed 3 true 3GiB [127.0.0.1:9] 4GiB"},
 		{"--no-mdns=false --min-free 1GiB --listen [::1]:8", "[file-a file-b] signed 2 false 1GiB [[::1]:8] 4GiB"},
 	} {
-		if err := app.Run(append([]string{"narbor", "run", "--config", file}, strings.Fields(tt.args)...)); err != nil || got != tt.want+"\n" {
+		if err := app.Run(append([]string{"narbor", "run", "--config", file}, strings.Fields(tt.args)...)); err != nil ||
+			got != tt.want+"\n" {
 			t.Errorf("run %s: %s, %v, want %s", tt.args, got, err, tt.want)
 		}
 	}
@@ -138,7 +157,8 @@ func TestEveryFlagIsASetting(t *testing.T) {
 }
 
 func FuzzParseConfig(f *testing.F) {
-	for _, seed := range []string{`{"peer": ["nas"], "port": 1}`, `{"no-mdns": true}`, `{"port": 1.5}`, `{"a": {"b": []}}`, `{"port": 1, "port": 2}`} {
+	for _, seed := range []string{`{"peer": ["nas"], "port": 1}`, `{"no-mdns": true}`, `{"port": 1.5}`, `{"a": {"b": []}}`,
+		`{"port": 1, "port": 2}`} {
 		f.Add([]byte(seed))
 	}
 	flags := runFlags()

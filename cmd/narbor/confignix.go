@@ -59,7 +59,8 @@ func printNixLine(c *cli.Context) error {
 // decides on the list.
 func addLine(c *cli.Context, line string) error {
 	words := strings.Fields(line)
-	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" || strings.ContainsAny(line, "#\n\r") {
+	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" ||
+		strings.ContainsAny(line, "#\n\r") {
 		return codedError{fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), exitUsage}
 	}
 	comment := ""

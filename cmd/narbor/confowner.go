@@ -149,7 +149,8 @@ func toolOfText(text string) (tool, words string) {
 			return known[1], known[0]
 		}
 	}
-	for _, mark := range []string{"do not modify", "do not edit", "don't edit", "don't modify", "do not change", "will be replaced", "will be overwritten",
+	for _, mark := range []string{"do not modify", "do not edit", "don't edit", "don't modify", "do not change", "will be replaced",
+		"will be overwritten",
 		"changes will be lost", "ansible managed", "managed by"} {
 		for _, c := range comments {
 			if !strings.Contains(strings.ToLower(c), mark) {

@@ -20,7 +20,8 @@ func TestControlSocketKnowsItsOwners(t *testing.T) {
 	for _, c := range []struct {
 		uid, narbor uint32
 		want        bool
-	}{{0, 0, true}, {0, 1000, true}, {1000, 1000, true}, {1001, 1000, false}, {1000, 0, false}, {nobody, nobody, false}, {0, nobody, true}} {
+	}{{0, 0, true}, {0, 1000, true}, {1000, 1000, true}, {1001, 1000, false}, {1000, 0, false}, {nobody, nobody, false},
+		{0, nobody, true}} {
 		if got := isOwner(c.uid, c.narbor); got != c.want {
 			t.Errorf("user %d owns a narbor of user %d: %v, want %v", c.uid, c.narbor, got, c.want)
 		}

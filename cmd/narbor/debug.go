@@ -62,7 +62,8 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 func writeProfile(r *http.Request, w io.Writer) error {
 	d, err := time.ParseDuration(r.URL.Query().Get("for"))
 	if err != nil || d <= 0 || d > maxProfileTime {
-		return codedError{fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime, r.URL.Query().Get("for")), exitUsage}
+		return codedError{fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
+			r.URL.Query().Get("for")), exitUsage}
 	}
 	if err := pprof.StartCPUProfile(w); err != nil {
 		return codedError{errors.New("another profile is being made; try again when it is done"), exitTemporary}
@@ -93,7 +94,8 @@ func debugCommand() *cli.Command {
 			Usage:     "write a profile for `go tool pprof`",
 			ArgsUsage: "FILE",
 			Flags: append(controlFlags(),
-				&cli.DurationFlag{Name: "for", Value: defaultProfileTime, Usage: fmt.Sprintf("how long processor time is measured, up to %v", maxProfileTime)},
+				&cli.DurationFlag{Name: "for", Value: defaultProfileTime,
+					Usage: fmt.Sprintf("how long processor time is measured, up to %v", maxProfileTime)},
 				&cli.BoolFlag{Name: "heap", Usage: "memory in use instead of processor time"}),
 			Action: debugProfile,
 		}, {

@@ -63,7 +63,8 @@ func TestLevelsOfTheLog(t *testing.T) {
 // TestLibp2pSpeaksOnlyIfAsked dials an address that refuses.
 func TestLibp2pSpeaksOnlyIfAsked(t *testing.T) {
 	for level, want := range map[string]bool{"p2p=debug": true, "p2p=off": false} {
-		cmd := exec.Command(os.Args[0], "fetch", "--no-mdns", "--peer", "127.0.0.1:1", "--log", level, "--to", t.TempDir(), strings.Repeat("0", 32))
+		cmd := exec.Command(os.Args[0], "fetch", "--no-mdns", "--peer", "127.0.0.1:1", "--log", level, "--to", t.TempDir(),
+			strings.Repeat("0", 32))
 		cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1")
 		out, _ := cmd.CombinedOutput() // it finds nothing, and fails
 		if got := strings.Contains(string(out), "libp2p"); got != want {

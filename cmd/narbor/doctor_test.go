@@ -16,9 +16,12 @@ func TestDoctorReadsWell(t *testing.T) {
 	golden(t, "doctor", Diagnosis{Findings: []Finding{
 		fine("narbor 0.1.0 answers, up 3 d 4 h"),
 		fine("Nix asks http://127.0.0.1:6272 (/etc/nix/nix.conf:14)"),
-		{Severity: severityError, Text: "the firewall keeps neighbours out: TCP 6273 on wlp3s0, UDP 5353 on wlp3s0", Fix: "services.narbor.openFirewall = true; (the command lasts until the next switch)",
+		{Severity: severityError, Text: "the firewall keeps neighbours out: TCP 6273 on wlp3s0, UDP 5353 on wlp3s0",
+			Fix:     "services.narbor.openFirewall = true; (the command lasts until the next switch)",
 			Command: "nft insert rule inet nixos-fw input tcp dport 6273 accept"},
-		{Severity: severityWarning, Text: "1 machine is heard but cannot be reached: 192.168.1.23", Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest isolation, in the access point"},
+		{Severity: severityWarning, Text: "1 machine is heard but cannot be reached: 192.168.1.23",
+			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest " +
+				"isolation, in the access point"},
 		{Severity: severityInfo, Text: "UDP port 5353 is shared with avahi-daemon, which is well as long as the announcement is heard"},
 		skipped("there is no Nix on this machine to ask narbor"),
 	}}.print)
@@ -57,7 +60,8 @@ func TestFlawsOfNix(t *testing.T) {
 		version, name string
 		flaws         int
 	}{
-		{"nix (Nix) 2.8.0\n", "Nix 2.8.0", 1}, {"nix (Nix) 2.24.5", "Nix 2.24.5", 2}, {"nix (Nix) 2.24.9", "Nix 2.24.9", 1}, {"nix (Nix) 2.28.6", "Nix 2.28.6", 1},
+		{"nix (Nix) 2.8.0\n", "Nix 2.8.0", 1}, {"nix (Nix) 2.24.5", "Nix 2.24.5", 2}, {"nix (Nix) 2.24.9", "Nix 2.24.9", 1},
+		{"nix (Nix) 2.28.6", "Nix 2.28.6", 1},
 		{"nix (Nix) 2.28.7", "Nix 2.28.7", 0}, {"nix (Nix) 2.34.7", "Nix 2.34.7", 0}, {"nix (Nix) 2.35.0pre20260101_abc", "Nix 2.35.0", 0},
 		{"nix (Lix, like Nix) 2.95.1", "Lix 2.95.1", 1}, {"nix (Lix, like Nix) 2.95.2", "Lix 2.95.2", 0}, {"something", "something", 0},
 	} {
@@ -85,7 +89,8 @@ func TestProxyOf(t *testing.T) {
 func TestHearingKeepsAddresses(t *testing.T) {
 	h := hearing{peers: map[string][]string{}}
 	good := "dnsaddr=/ip4/192.168.1.5/tcp/6273/p2p/" + idNAS
-	h.add(&zeroconf.ServiceEntry{Text: []string{good, "dnsaddr=/dns4/evil.example/tcp/1/p2p/" + idDesk, "x", "dnsaddr=/ip4/1.2.3.4/udp/1/p2p/" + idDesk, "dnsaddr=//////"}})
+	h.add(&zeroconf.ServiceEntry{Text: []string{good, "dnsaddr=/dns4/evil.example/tcp/1/p2p/" + idDesk, "x",
+		"dnsaddr=/ip4/1.2.3.4/udp/1/p2p/" + idDesk, "dnsaddr=//////"}})
 	if len(h.peers) != 1 || !slices.Equal(h.peers[idNAS], []string{"192.168.1.5:6273"}) {
 		t.Errorf("heard %v", h.peers)
 	}

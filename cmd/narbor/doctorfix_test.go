@@ -36,7 +36,8 @@ func TestFixIsFollowedByTheSameCheck(t *testing.T) {
 	if out := fixed(t, f, failing); !strings.Contains(out, "that failed") {
 		t.Errorf("a command that fails:\n%s", out)
 	}
-	if d := f.settle(Diagnosis{Findings: []Finding{found, failing}}); !reflect.DeepEqual(d.Findings[0], found) || d.Findings[1].Command != "" || d.Findings[1].Safe {
+	if d := f.settle(Diagnosis{Findings: []Finding{found, failing}}); !reflect.DeepEqual(d.Findings[0], found) ||
+		d.Findings[1].Command != "" || d.Findings[1].Safe {
 		t.Errorf("afterwards doctor offers %+v, want only what was not tried in vain", d.Findings)
 	}
 }
@@ -58,7 +59,8 @@ func TestFixThatDoesNotHelpIsNotOfferedAgain(t *testing.T) {
 		}
 		other := Finding{Code: "disk", Severity: severityWarning, Text: "slow"}
 		f.look = func(string) []Finding { return []Finding{other} }
-		if out := fixed(t, f, Finding{Code: "disk", Severity: severityError, Text: "empty", Command: "true"}); !strings.Contains(out, "this is left: slow") {
+		if out := fixed(t, f, Finding{Code: "disk", Severity: severityError, Text: "empty", Command: "true"}); !strings.Contains(out,
+			"this is left: slow") {
 			t.Errorf("a fix that shows another fault:\n%s", out)
 		}
 	})

@@ -13,7 +13,8 @@ import (
 func TestDumbTerminalGetsPlainASCII(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s.sock")
 	startedAt(t, socket)
-	for _, args := range []string{"status", "status --json", "peers", "stats", "stats --by day", "keys", "share", "share explain " + strings.Repeat("a", 32),
+	for _, args := range []string{"status", "status --json", "peers", "stats", "stats --by day", "keys", "share",
+		"share explain " + strings.Repeat("a", 32),
 		"why " + strings.Repeat("a", 32), "ping x", "doctor nix", "config show", "config nix", "config check absent.json", "version",
 		"debug goroutines", "completion bash", "man", "setup --help", "unsetup --help", "run --help", "fetch", "bugreport"} {
 		words := strings.Fields(args)

@@ -18,9 +18,12 @@ func (s *service) facts() narserve.Facts {
 	st := s.status()
 	now := time.Now()
 	f := narserve.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Listen: st.HTTP, NixConf: s.nixConfLine(),
-		NixAsks: s.isSubstituter(), Keys: st.Keys, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
-		ShareFrom: st.CacheDirs, UploadRate: st.UploadRate, Group: st.Group, Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery,
-		Spool: narserve.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries, Verified: st.Spool.Verified, VerifyTime: time.Duration(st.Spool.VerifySeconds * float64(time.Second))}}
+		NixAsks: s.isSubstituter(), Keys: st.Keys, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, Sharing: st.Sharing == "signed" &&
+			len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
+		ShareFrom: st.CacheDirs, UploadRate: st.UploadRate, Group: st.Group, Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks,
+		Discovery: st.Discovery,
+		Spool: narserve.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries, Verified: st.Spool.Verified,
+			VerifyTime: time.Duration(st.Spool.VerifySeconds * float64(time.Second))}}
 	if st.Store != "" {
 		f.ShareFrom = append([]string{st.Store}, f.ShareFrom...)
 	}

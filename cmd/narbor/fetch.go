@@ -186,7 +186,8 @@ func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log lo
 	if err != nil {
 		return nil, err
 	}
-	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
+	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(),
+		MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Trusted: keys, ShareKeys: publicKeys, Spool: spool, Upstreams: ups, Log: log.Logger, Libp2pLog: log.libp2p})
 }
@@ -214,7 +215,8 @@ func (f *fetcher) closure(ctx context.Context, wanted []store.HashPart) error {
 	for _, m := range missing {
 		total += m.NarSize()
 	}
-	fmt.Fprintf(f.out, "%s to fetch, %s, from %s\n", plural(len(missing), "path"), amount(total), plural(len(f.node.Status().Neighbours), "neighbour"))
+	fmt.Fprintf(f.out, "%s to fetch, %s, from %s\n", plural(len(missing), "path"), amount(total),
+		plural(len(f.node.Status().Neighbours), "neighbour"))
 	progress := f.progress(total)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchParallel)

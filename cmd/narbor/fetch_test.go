@@ -32,14 +32,16 @@ func TestFetchTakesFromTheInternetWhatNoNeighbourHas(t *testing.T) {
 		says       string
 	}{
 		{"the internet alone", top.Path.String(), []string{"--upstream", web.URL}, 0, 2, "from the internet"},
-		{"a neighbour and the internet", top.Path.String(), []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, 0, 0, "all there"},
+		{"a neighbour and the internet", top.Path.String(), []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, 0, 0,
+			"all there"},
 		{"neither", top.Path.String(), nil, exitNotFound, 0, ""},
 		{"what neither has", absent, []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, exitNotFound, 0, ""},
 		{"what is no cache", top.Path.String(), []string{"--upstream", "s3://bucket"}, exitUsage, 0, ""},
 	} {
 		archives.Store(0)
 		to := t.TempDir()
-		out, errs, err := narbor(t.Context(), append([]string{"fetch", tt.path, "--to", to, "--no-mdns", "--trusted-key", key}, tt.args...)...)
+		out, errs, err := narbor(t.Context(), append([]string{"fetch", tt.path, "--to", to, "--no-mdns", "--trusted-key", key},
+			tt.args...)...)
 		if exit(err) != tt.exit || archives.Load() != tt.archives || !strings.Contains(out, tt.says) {
 			t.Errorf("%s: exit code %d (%v), %d archives from the upstream, %q %s; want %d, %d and %q",
 				tt.name, exit(err), err, archives.Load(), out, errs, tt.exit, tt.archives, tt.says)

@@ -199,7 +199,8 @@ func (p *patient) firewallFindings(ctx context.Context, doors []door, e evidence
 		return strings.Join(names, ", "), slices.Compact(means)
 	}
 	if text, means := list(doorClosed); text != "" {
-		f := Finding{Severity: severityError, Text: "the firewall keeps neighbours out: " + text + "; " + byWhat(means), Means: means, Safe: true}
+		f := Finding{Severity: severityError, Text: "the firewall keeps neighbours out: " + text + "; " + byWhat(means), Means: means,
+			Safe: true}
 		p.openingFix(ctx, &f, doors, e)
 		found = append(found, f)
 	}
@@ -277,7 +278,8 @@ func (p *patient) openingFix(ctx context.Context, f *Finding, doors []door, e ev
 	case p.nixOS:
 		f.Fix = "services.narbor.openFirewall = true; (the command lasts until the next switch)"
 	case succeeds(ctx, "firewall-cmd", "--state"):
-		f.Fix, f.Command = "for good", fmt.Sprintf("firewall-cmd --permanent%s --add-service=mdns --add-port=%s/tcp && firewall-cmd --reload", zoneOf(ctx, ifaces[0]), port)
+		f.Fix, f.Command = "for good", fmt.Sprintf("firewall-cmd --permanent%s --add-service=mdns --add-port=%s/tcp "+
+			"&& firewall-cmd --reload", zoneOf(ctx, ifaces[0]), port)
 	case ufwIsActive(ctx):
 		f.Fix, f.Command = "for good", fmt.Sprintf("ufw allow %s/tcp && ufw allow 5353/udp", port)
 	case f.Command != "":

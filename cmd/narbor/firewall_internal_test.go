@@ -50,8 +50,9 @@ func TestFirewallEvidenceIsWeighed(t *testing.T) {
 		state   doorState
 		means   string
 	}{
-		"nothing":                          {dials(), nil, doorUnknown, ""},
-		"no answer":                        {dials(p2p.DialNoAnswer, p2p.DialTooOften, p2p.DialDeclined, p2p.DialUnconfirmed), nil, doorUnknown, ""},
+		"nothing": {dials(), nil, doorUnknown, ""},
+		"no answer": {dials(p2p.DialNoAnswer, p2p.DialTooOften, p2p.DialDeclined, p2p.DialUnconfirmed), nil,
+			doorUnknown, ""},
 		"a neighbour arrives":              {dials(p2p.DialTimedOut, p2p.DialReached), nil, doorOpen, "dial-back"},
 		"no neighbour arrives":             {dials(p2p.DialTimedOut, p2p.DialTooOften), nil, doorClosed, "dial-back"},
 		"a neighbour is refused":           {dials(p2p.DialRefused), nil, doorClosed, "dial-back"},
@@ -61,7 +62,8 @@ func TestFirewallEvidenceIsWeighed(t *testing.T) {
 		"both are closed":                  {dials(p2p.DialTimedOut), &closed, doorClosed, "dial-back copy"},
 		"a neighbour arrives all the same": {dials(p2p.DialReached), &closed, doorOpen, "dial-back"},
 		"something is between":             {dials(p2p.DialTimedOut), &open, doorBetween, "dial-back copy"},
-		"another interface":                {DialBackReport{DialBacks: []p2p.DialBack{{Interface: "eth1", Result: p2p.DialReached}}}, nil, doorUnknown, ""},
+		"another interface": {DialBackReport{DialBacks: []p2p.DialBack{{Interface: "eth1", Result: p2p.DialReached}}}, nil,
+			doorUnknown, ""},
 	} {
 		e := evidence{dialled: c.dialled, copies: map[string]copied{}}
 		if c.copy != nil {
@@ -89,21 +91,38 @@ func TestFirewallFindingsSayByWhatMeans(t *testing.T) {
 		e     evidence
 		want  []Finding
 	}{
-		"open": {patient{running: true}, []door{with(tcp, doorOpen, byDialBack), with(udp, doorOpen, byMulticast)}, evidence{}, []Finding{{Severity: severityOK, Means: []string{"dial-back", "multicast"},
-			Text: "the firewall lets neighbours in: TCP 6273 on eth0, UDP 5353 on eth0; found by asking neighbours to connect and by an announcement that has come in"}}},
-		"closed": {patient{running: true, root: true, nixOS: true}, []door{with(tcp, doorClosed, byCopy), with(udp, doorOpen, byCopy)}, rules, []Finding{
-			{Severity: severityError, Means: []string{"copy"}, Safe: true, Text: "the firewall keeps neighbours out: TCP 6273 on eth0; found by trying a copy of its rules",
-				Fix: "services.narbor.openFirewall = true; (the command lasts until the next switch)", Command: rules.copies["eth0"].commands[0]},
-			{Severity: severityOK, Means: []string{"copy"}, Text: "the firewall lets neighbours in: UDP 5353 on eth0; found by trying a copy of its rules"}}},
-		"between": {patient{running: true, root: true}, []door{with(tcp, doorBetween, byDialBack, byCopy)}, evidence{}, []Finding{{Severity: severityWarning, Means: []string{"copy", "dial-back"},
-			Text: "neighbours cannot connect to TCP 6273 on eth0, although this machine's firewall lets them in; found by trying a copy of its rules and by asking neighbours to connect",
-			Fix:  "look for a firewall between them: of a router, a hypervisor or a switch, or client isolation in the access point"}}},
+		"open": {patient{running: true}, []door{with(tcp, doorOpen, byDialBack), with(udp, doorOpen, byMulticast)}, evidence{},
+			[]Finding{{Severity: severityOK, Means: []string{"dial-back", "multicast"},
+				Text: "the firewall lets neighbours in: TCP 6273 on eth0, UDP 5353 on eth0; found by " +
+					"asking neighbours to connect and by an " +
+					"announcement that has come in"}}},
+		"closed": {patient{running: true, root: true, nixOS: true}, []door{with(tcp, doorClosed, byCopy), with(udp, doorOpen, byCopy)},
+			rules, []Finding{
+				{Severity: severityError, Means: []string{"copy"}, Safe: true,
+					Text:    "the firewall keeps neighbours out: TCP 6273 on eth0; found by trying a copy of its rules",
+					Fix:     "services.narbor.openFirewall = true; (the command lasts until the next switch)",
+					Command: rules.copies["eth0"].commands[0]},
+				{Severity: severityOK, Means: []string{"copy"},
+					Text: "the firewall lets neighbours in: UDP 5353 on eth0; found by trying a " +
+						"copy of its rules"}}},
+		"between": {patient{running: true, root: true}, []door{with(tcp, doorBetween, byDialBack, byCopy)}, evidence{},
+			[]Finding{{Severity: severityWarning, Means: []string{"copy", "dial-back"},
+				Text: "neighbours cannot connect to TCP 6273 on eth0, although this machine's firewall lets them in; found by " +
+					"trying a copy " +
+					"of its rules and by asking neighbours to connect",
+				Fix: "look for a firewall between them: of a router, a hypervisor or a switch, or client isolation in the access point"}}},
 		"unknown to a user": {patient{running: true}, []door{tcp, udp}, evidence{}, []Finding{{Severity: severitySkipped,
-			Text: "cannot tell whether the firewall lets neighbours in: TCP 6273 on eth0, UDP 5353 on eth0; there is no neighbour to be asked to connect, and only root may try the rules",
-			Fix:  "run `sudo narbor doctor firewall`, which tries the rules, or start narbor on another machine of this network, then look again: it is asked to connect"}}},
-		"unknown to root": {patient{root: true}, []door{tcp}, evidence{noCopy: errors.New("the firewall has rules with \"queue\", which depend on more than packets")}, []Finding{{Severity: severitySkipped,
-			Text: "cannot tell whether the firewall lets neighbours in: TCP 6273 on eth0; narbor is not running, so no neighbour can be asked to connect, and the firewall has rules with \"queue\", which depend on more than packets",
-			Fix:  "start narbor on another machine of this network, then look again: it is asked to connect"}}},
+			Text: "cannot tell whether the firewall lets neighbours in: TCP 6273 on eth0, UDP 5353 on eth0; there is no neighbour to be " +
+				"asked to connect, and only root may try the rules",
+			Fix: "run `sudo narbor doctor firewall`, which tries the rules, or start narbor on another machine of this network, then " +
+				"look again: it is asked to connect"}}},
+		"unknown to root": {patient{root: true}, []door{tcp},
+			evidence{noCopy: errors.New("the firewall has rules with \"queue\", which depend on more than packets")},
+			[]Finding{{Severity: severitySkipped,
+				Text: "cannot tell whether the firewall lets neighbours in: TCP 6273 on eth0; narbor is not running, so " +
+					"no neighbour can be " +
+					"asked to connect, and the firewall has rules with \"queue\", which depend on more than packets",
+				Fix: "start narbor on another machine of this network, then look again: it is asked to connect"}}},
 	} {
 		got := c.p.firewallFindings(t.Context(), c.doors, c.e)
 		if !slices.EqualFunc(got, c.want, func(a, b Finding) bool {

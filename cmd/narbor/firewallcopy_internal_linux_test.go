@@ -136,7 +136,8 @@ func lookAround(t *testing.T) string {
 
 func TestCopyOfTheFirewallRefusesWhatItCannotFollow(t *testing.T) {
 	onMachine(t, func() error {
-		out, err := exec.Command("nft", "add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t in meta cgroup 1 tcp dport 6273 drop").CombinedOutput()
+		out, err := exec.Command("nft", "add table inet t; add chain inet t in { type filter hook input priority 0; }; add rule inet t "+
+			"in meta cgroup 1 tcp dport 6273 drop").CombinedOutput()
 		if err != nil {
 			t.Errorf("nft: %v: %s", err, out)
 		}
@@ -148,7 +149,8 @@ func TestCopyOfTheFirewallRefusesWhatItCannotFollow(t *testing.T) {
 }
 
 func TestOtherAddrIsANeighbours(t *testing.T) {
-	taken := map[netip.Addr]bool{netip.MustParseAddr("10.0.0.254"): true, netip.MustParseAddr("10.0.0.1"): true, netip.MustParseAddr("10.0.0.2"): true}
+	taken := map[netip.Addr]bool{netip.MustParseAddr("10.0.0.254"): true, netip.MustParseAddr("10.0.0.1"): true,
+		netip.MustParseAddr("10.0.0.2"): true}
 	for prefix, want := range map[string]string{
 		"10.0.0.5/24": "10.0.0.6", "10.0.0.253/24": "10.0.0.3", "10.0.0.1/24": "10.0.0.3", "10.0.0.1/32": "", "10.0.0.1/31": "10.0.0.0",
 		"10.0.0.1/30": "", "fd00::5/64": "fd00::6", "255.255.255.254/24": "255.255.255.1",

@@ -135,7 +135,8 @@ func (f *firewallCopy) furnish(all []net.Interface) error {
 	}
 	cable := netlink.NewLinkAttrs()
 	cable.Name = f.iface
-	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: cable, PeerName: "cable", PeerNamespace: netlink.NsFd(int(f.outside.Fd()))}); err != nil {
+	if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: cable, PeerName: "cable",
+		PeerNamespace: netlink.NsFd(int(f.outside.Fd()))}); err != nil {
 		return fmt.Errorf("veth: %w", err)
 	}
 	for i, ifi := range all[:min(len(all), maxCopiedInterfaces)] {
@@ -144,7 +145,8 @@ func (f *firewallCopy) furnish(all []net.Interface) error {
 		}
 		namesake := netlink.NewLinkAttrs()
 		namesake.Name = ifi.Name
-		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: namesake, PeerName: fmt.Sprintf("nb-end%d", i)}); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: namesake, PeerName: fmt.Sprintf("nb-end%d", i)}); err != nil &&
+			!errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("veth %s: %w", ifi.Name, err)
 		}
 	}

@@ -77,7 +77,8 @@ func readNftables(ctx context.Context) (text string, foreign []string, err error
 		switch {
 		case err != nil:
 			return "", nil, err
-		case strings.Contains(table, "managed by iptables-nft") || strings.Contains(table, "xt match") || strings.Contains(table, "xt target"):
+		case strings.Contains(table, "managed by iptables-nft") || strings.Contains(table, "xt match") ||
+			strings.Contains(table, "xt target"):
 			foreign = append(foreign, w[1]+" "+w[2])
 		default:
 			text += table

@@ -40,20 +40,26 @@ func listFlag(name, category, usage string) *cli.StringSliceFlag {
 // peerFlags say where to look for neighbours.
 func peerFlags() []cli.Flag {
 	return []cli.Flag{
-		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273), or vsock:CID of a virtual machine; repeatable"),
-		&cli.BoolFlag{Name: "no-mdns", Category: categoryNet, Usage: "neither announce this machine nor look for others by multicast DNS", EnvVars: env("no-mdns")},
-		&cli.BoolFlag{Name: "no-vsock", Category: categoryNet, Usage: "neither look for the host of this virtual machine by vsock nor let guests reach it so", EnvVars: env("no-vsock")},
-		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but those of containers, VPNs and tunnels, and metered ones); repeatable"),
+		listFlag("peer", categoryNet, "`ADDRESS` of a neighbour: multiaddr, IP or DNS name, with or without port (6273), or vsock:CID "+
+			"of a virtual machine; repeatable"),
+		&cli.BoolFlag{Name: "no-mdns", Category: categoryNet, Usage: "neither announce this machine nor look for others by multicast DNS",
+			EnvVars: env("no-mdns")},
+		&cli.BoolFlag{Name: "no-vsock", Category: categoryNet,
+			Usage: "neither look for the host of this virtual machine by vsock nor let guests reach it so", EnvVars: env("no-vsock")},
+		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but those of "+
+			"containers, VPNs and tunnels, and metered ones); repeatable"),
 		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
 		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),
 		shareKeyFlag(),
-		stringFlag("group-secret-file", "", categoryWho, "ask and answer only neighbours that have the same secret, in `FILE`: 16 bytes or more, such as of head -c 32 /dev/urandom | base64"),
+		stringFlag("group-secret-file", "", categoryWho, "ask and answer only neighbours that have the same secret, in `FILE`: 16 bytes "+
+			"or more, such as of head -c 32 /dev/urandom | base64"),
 	}
 }
 
 // shareKeyFlag names the keys that are public because the user says so.
 func shareKeyFlag() cli.Flag {
-	return listFlag("share-key", categoryWho, "let every neighbour have what the trusted key of this `NAME` has signed, such as cache.example.org-1; "+
+	return listFlag("share-key", categoryWho, "let every neighbour have what the trusted key of this `NAME` has signed, such as "+
+		"cache.example.org-1; "+
 		"cache.nixos.org-1 and the keys of https caches that need no password are public anyway; repeatable")
 }
 
@@ -71,7 +77,8 @@ func stateFlag() *cli.StringFlag {
 }
 
 func socketFlag() *cli.StringFlag {
-	return stringFlag("socket", "", categoryNet, "`PATH` of the control socket (default: narbor.sock in $RUNTIME_DIRECTORY, else in the state directory)")
+	return stringFlag("socket", "", categoryNet, "`PATH` of the control socket (default: narbor.sock in $RUNTIME_DIRECTORY, else in the "+
+		"state directory)")
 }
 
 // controlFlags are those of commands that ask the narbor that runs here.
@@ -114,7 +121,8 @@ func socketPaths(c *cli.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []string{filepath.Join(dir, socketName), filepath.Join("/run/narbor", socketName), filepath.Join("/var/lib/narbor", socketName)}, nil
+	return []string{filepath.Join(dir, socketName), filepath.Join("/run/narbor", socketName), filepath.Join("/var/lib/narbor", socketName)},
+		nil
 }
 
 // groupSecret reads the file of --group-secret-file; nil is none.
@@ -142,7 +150,8 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	}
 	percent, err := strconv.ParseUint(text, 10, 7)
 	if err != nil || percent > 100 {
-		return 0, codedError{fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag, c.String(flag)), exitUsage}
+		return 0, codedError{fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag, c.String(flag)),
+			exitUsage}
 	}
 	if dir == "" {
 		return int64(percent), nil
@@ -187,7 +196,8 @@ const minUploadRate = 100 << 10
 func uploadRate(c *cli.Context) (int64, error) {
 	n, err := size(c, "upload-rate")
 	if err == nil && n > 0 && n < minUploadRate {
-		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100KiB or more, or --share none", c.String("upload-rate")), exitUsage}
+		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100KiB or more, or --share none",
+			c.String("upload-rate")), exitUsage}
 	}
 	return n, err
 }

@@ -59,7 +59,8 @@ func exampleStatus() Status {
 	return Status{
 		Schema: jsonSchema, Version: "0.1.0", UptimeSeconds: 3*86400 + 4*3600 + 5*60,
 		Status: p2p.Status{ID: idDesk, Settled: true, MDNS: true, UploadRate: 10_000_000, Neighbours: []p2p.NeighbourStatus{
-			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478, BytesSent: 644_245_094},
+			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478,
+				BytesSent: 644_245_094},
 			{ID: idNAS, Addr: "/ip6/fd62:7200::5/tcp/6274", Via: "named", ConnectedSeconds: 59, BytesReceived: 12_777_527_705, Strikes: 1},
 		}, Interfaces: []p2p.InterfaceStatus{
 			{Name: "docker0", Reason: "containers, by its name"}, {Name: "eth0", Used: true},
@@ -67,7 +68,8 @@ func exampleStatus() Status {
 		}},
 		HTTP: []string{"127.0.0.1:6272", "[::1]:6272"}, Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"},
 		Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}, Sharing: "signed",
-		Nix: narserve.Stats{NarinfoHits: 41207, NarinfoMisses: 380, NarBytesServed: 17_179_869_184}, Spool: SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
+		Nix:   narserve.Stats{NarinfoHits: 41207, NarinfoMisses: 380, NarBytesServed: 17_179_869_184},
+		Spool: SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
 	}
 }
 
@@ -75,14 +77,16 @@ func TestStatusReadsWell(t *testing.T) {
 	st := exampleStatus()
 	golden(t, "status", st.print)
 	st.Upstreams = []p2p.UpstreamStatus{{URL: "https://cache.nixos.org/"}, {URL: "https://nix-community.cachix.org/", Down: true}}
-	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705, store.FromInternet: 644_245_094}
+	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705,
+		store.FromInternet: 644_245_094}
 	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
 	golden(t, "status-upstream", st.print)
 	st.Upstreams, st.Alone = st.Upstreams[:1], "it is on a metered network"
 	golden(t, "status-upstream-alone", st.print)
 	st.Upstreams = nil
 	st.Neighbours, st.Sharing, st.Group = nil, "none", true
-	st.Struck = []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR", Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
+	st.Struck = []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
 	golden(t, "status-alone", st.print)
 	st = exampleStatus()
@@ -93,9 +97,11 @@ func TestStatusReadsWell(t *testing.T) {
 
 func exampleHealth() []narserve.Health {
 	return []narserve.Health{
-		{Code: "keys", Severity: severityError, Title: "Nothing can be believed", Fix: "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
+		{Code: "keys", Severity: severityError, Title: "Nothing can be believed",
+			Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 			Command: "trusted-public-keys = cache.nixos.org-1:6NCH"},
-		{Code: "nix", Severity: severityWarning, Title: "Nix does not ask narbor", Fix: "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
+		{Code: "nix", Severity: severityWarning, Title: "Nix does not ask narbor",
+			Fix:     "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
 			Command: "extra-substituters = http://127.0.0.1:6272"},
 		{Code: "disk", Severity: severityWarning, Title: "No room for what Nix asked for", Fix: "Make room on the disk."},
 		{Code: "network", Severity: severityWarning, Title: "No network to look for neighbours on", Fix: "Connect it."},
@@ -106,8 +112,10 @@ func exampleHealth() []narserve.Health {
 func TestShareAndKeysReadWell(t *testing.T) {
 	golden(t, "share", shareOf(exampleStatus()).print)
 	golden(t, "keys", KeyList{Keys: []Key{
-		{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3", Class: classPublic, Why: "it is the key of cache.nixos.org", Shares: true},
-		{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4", Class: classPrivate, Why: "it is not called after the host of a configured https cache"},
+		{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3",
+			Class: classPublic, Why: "it is the key of cache.nixos.org", Shares: true},
+		{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4", Class: classPrivate,
+			Why: "it is not called after the host of a configured https cache"},
 	}}.print)
 }
 
@@ -132,7 +140,8 @@ func TestNarrowTerminals(t *testing.T) {
 func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	st := exampleStatus()
 	peers := PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
-	keys := KeyList{Keys: []Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3", Class: classPublic, Shares: true}}}
+	keys := KeyList{Keys: []Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
+		Class: classPublic, Shares: true}}}
 	found := Diagnosis{Findings: []Finding{{Severity: severityError, Text: "the firewall keeps neighbours out", Fix: "open TCP 6273"}}}
 	for _, c := range []struct {
 		name  string
@@ -141,9 +150,11 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	}{
 		{"status", st.print, map[int]string{40: "lied once|…qPnWkUgR", 60: "lied once|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
 			80: "lied once|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
-		{"peers", peers.print, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR", 80: "nas.example.org|--peer|…qPnWkUgR"}},
+		{"peers", peers.print, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR",
+			80: "nas.example.org|--peer|…qPnWkUgR"}},
 		{"keys", keys.print, map[int]string{40: "cache.nixos.org-1|6NCH|nix.conf:3", 60: "6NCH", 80: "6NCH"}},
-		{"doctor", found.print, map[int]string{40: "out|6273", 60: "keeps neighbours out|open TCP 6273", 80: "keeps neighbours out|open TCP 6273"}},
+		{"doctor", found.print, map[int]string{40: "out|6273", 60: "keeps neighbours out|open TCP 6273",
+			80: "keeps neighbours out|open TCP 6273"}},
 	} {
 		for width, parts := range c.has {
 			var b bytes.Buffer
@@ -243,7 +254,8 @@ func TestShortTime(t *testing.T) {
 	for _, c := range []struct {
 		d    time.Duration
 		want string
-	}{{0, "0 s"}, {59 * time.Second, "59 s"}, {time.Hour - 1, "59 min 59 s"}, {2 * time.Minute, "2 min"}, {time.Hour, "1 h"}, {26*time.Hour + time.Minute, "1 d 2 h"}, {48 * time.Hour, "2 d"}} {
+	}{{0, "0 s"}, {59 * time.Second, "59 s"}, {time.Hour - 1, "59 min 59 s"}, {2 * time.Minute, "2 min"}, {time.Hour, "1 h"},
+		{26*time.Hour + time.Minute, "1 d 2 h"}, {48 * time.Hour, "2 d"}} {
 		if got := shortTime(c.d); got != c.want {
 			t.Errorf("shortTime(%v) = %q, want %q", c.d, got, c.want)
 		}
@@ -257,7 +269,8 @@ func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
 			continue
 		}
 		out, _, err := narbor(t.Context(), cmd.Name, "--help")
-		if err != nil || !strings.Contains(out, cmd.Usage) || !strings.Contains(out, "narbor "+cmd.Name) || !strings.Contains(out, "xample") && cmd.Name != "completion" {
+		if err != nil || !strings.Contains(out, cmd.Usage) || !strings.Contains(out, "narbor "+cmd.Name) ||
+			!strings.Contains(out, "xample") && cmd.Name != "completion" {
 			t.Errorf("narbor %s --help: %v\n%s", cmd.Name, err, out)
 		}
 	}

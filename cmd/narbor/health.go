@@ -15,7 +15,8 @@ const settleIn = 10 * time.Second
 // health says what this service knows of itself that is not as it should be, the worst first.
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
-	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth, s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
+	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
+		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
 		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth, s.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
@@ -37,7 +38,8 @@ func (s *service) keysHealth(st Status) *narserve.Health {
 		return nil
 	}
 	return &narserve.Health{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
-		Text:    "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be checked, and none of it is used.",
+		Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +
+			"checked, and none of it is used.",
 		Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
 }
@@ -80,8 +82,9 @@ func damageHealth(st Status) *narserve.Health {
 		return nil
 	}
 	d := st.Damaged[0]
-	h := &narserve.Health{Code: "damaged", Severity: narserve.SeverityWarning, Title: plural(len(st.Damaged), "path") + " of this machine damaged",
-		Text: fmt.Sprintf("The content of %s in %s does not have the hash that its upstream has signed: %s.", d.Path, d.Where, d.Reason)}
+	h := &narserve.Health{Code: "damaged", Severity: narserve.SeverityWarning,
+		Title: plural(len(st.Damaged), "path") + " of this machine damaged",
+		Text:  fmt.Sprintf("The content of %s in %s does not have the hash that its upstream has signed: %s.", d.Path, d.Where, d.Reason)}
 	if more := len(st.Damaged) - 1; more > 0 {
 		h.Text += fmt.Sprintf(" So it is with %d more.", more)
 	}
@@ -106,7 +109,8 @@ func (s *service) shareHealth(st Status) *narserve.Health {
 		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
 	case len(st.ShareKeys) == 0 && len(st.Keys) > 0:
 		h.Text = "Every trusted key is private: what it has signed may come from a cache that asks for a password, or from this machine."
-		h.Fix = "Add the key of the public cache that this machine uses to trusted-public-keys, or say which key is public by --share-key; see `narbor keys`."
+		h.Fix = "Add the key of the public cache that this machine uses to trusted-public-keys, or say which key is public by " +
+			"--share-key; see `narbor keys`."
 	default:
 		return nil
 	}
@@ -120,7 +124,8 @@ func (s *service) confHealth(st Status) *narserve.Health {
 	}
 	h := &narserve.Health{Code: "nix-conf", Severity: narserve.SeverityInfo, Title: "Nix's configuration cannot be read to its end",
 		Text: "narbor cannot read " + strings.Join(st.NixConfProblems, "; ") + ". It shares what public keys have signed.",
-		Fix:  "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor must know, such as access-tokens, leave it so."}
+		Fix: "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor " +
+			"must know, such as access-tokens, leave it so."}
 	policy := s.policy()
 	policy.unread = nil
 	if without, _ := policy.split(st.Keys); len(without) > len(st.PublicKeys) {
@@ -128,7 +133,8 @@ func (s *service) confHealth(st Status) *narserve.Health {
 		h.Text += " A key of a cache that may need a password, for all that narbor can tell, is private until then."
 	}
 	if s.settings.refused() {
-		h.Severity, h.Fix = narserve.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be read before."
+		h.Severity, h.Fix = narserve.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
+			"read before."
 	}
 	return h
 }
@@ -144,8 +150,9 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 			text = "Neighbours get what this machine has, but Nix here does not know of narbor."
 		}
 		return &narserve.Health{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
-			Text: text,
-			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: s.nixConfLine()}
+			Text:    text,
+			Fix:     "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
+			Command: s.nixConfLine()}
 	}
 	return &narserve.Health{Code: "nix", Severity: narserve.SeverityInfo, Title: "Nix has not asked yet",
 		Text: "Its configuration says that it may. It asks when it needs a path that is not in the store.",
@@ -156,16 +163,20 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 func (s *service) spoolHealth(st Status) *narserve.Health {
 	if s.accounts.TooLarge(time.Hour) {
 		return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "An archive is larger than the spool",
-			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was told that it is not here.", amount(st.Spool.MaxBytes)),
-			Fix:  "Give narbor a larger --spool-size. The log names the path; this says of any path what stands in its way:", Command: "narbor why PATH"}
+			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was "+
+				"told that it is not here.", amount(st.Spool.MaxBytes)),
+			Fix:     "Give narbor a larger --spool-size. The log names the path; this says of any path what stands in its way:",
+			Command: "narbor why PATH"}
 	}
 	if !s.accounts.OutOfRoom(time.Hour) {
 		return nil
 	}
 	return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "No room for what Nix asked for",
-		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most %s are in use, and narbor leaves --min-free on the disk.",
+		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most "+
+			"%s are in use, and narbor leaves --min-free on the disk.",
 			amount(st.Spool.Bytes), amount(st.Spool.MaxBytes)),
-		Fix: "Make room on the disk, or give narbor more by --spool-size, or less to leave free by --min-free.", Command: "nix-collect-garbage"}
+		Fix:     "Make room on the disk, or give narbor more by --spool-size, or less to leave free by --min-free.",
+		Command: "nix-collect-garbage"}
 }
 
 func (s *service) neighbourHealth(st Status) *narserve.Health {
@@ -173,10 +184,12 @@ func (s *service) neighbourHealth(st Status) *narserve.Health {
 		return nil
 	}
 	h := &narserve.Health{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
-		Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before.",
-		Fix:  "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:", Command: "narbor peers add ADDRESS"}
+		Text:    "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before.",
+		Fix:     "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:",
+		Command: "narbor peers add ADDRESS"}
 	if !st.MDNS {
-		h.Text = "narbor was started with --no-mdns, so it knows those neighbours only that it is told of. Until there is one, Nix gets everything from the internet, as before."
+		h.Text = "narbor was started with --no-mdns, so it knows those neighbours only that it is told of. Until there is one, Nix gets " +
+			"everything from the internet, as before."
 		h.Fix = "Name a machine that runs narbor:"
 	}
 	return h
@@ -195,9 +208,11 @@ func otherKeysHealth(st Status) *narserve.Health {
 		if i > 0 {
 			h.Text += " "
 		}
-		h.Text += fmt.Sprintf("Neighbours sign as %s with another key than nix.conf has: such as %s, at %s. Such paths are not taken from them.",
+		h.Text += fmt.Sprintf("Neighbours sign as %s with another key than nix.conf has: such as %s, at %s. "+
+			"Such paths are not taken from them.",
 			k.Key, k.Path, plural(len(k.Neighbours), "neighbour"))
-		h.Fix = fmt.Sprintf("Compare the line of %s in trusted-public-keys, here and there, with the key that its cache publishes: it was mistyped on one side, or the cache has a new key of that name.", k.Key)
+		h.Fix = fmt.Sprintf("Compare the line of %s in trusted-public-keys, here and there, with the key that its cache publishes: it "+
+			"was mistyped on one side, or the cache has a new key of that name.", k.Key)
 	}
 	h.Command = "narbor keys"
 	return h
@@ -208,18 +223,20 @@ func (s *service) bannedHealth(st Status) *narserve.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityInfo, Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
-		Text: "They sent three times what no honest neighbour sends. Nothing of it reached Nix.",
-		Fix:  "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
+	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityInfo,
+		Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
+		Text:  "They sent three times what no honest neighbour sends. Nothing of it reached Nix.",
+		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 
 func (s *service) groupHealth(st Status) *narserve.Health {
 	if len(st.OtherGroup) == 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "other-group", Severity: narserve.SeverityInfo, Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
-		Text: "They are neither asked nor answered, for they do not have the same --group-secret-file.",
-		Fix:  "If they should be in yours, copy the file to them."}
+	return &narserve.Health{Code: "other-group", Severity: narserve.SeverityInfo,
+		Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
+		Text:  "They are neither asked nor answered, for they do not have the same --group-secret-file.",
+		Fix:   "If they should be in yours, copy the file to them."}
 }
 
 func (s *service) accountsHealth(Status) *narserve.Health {

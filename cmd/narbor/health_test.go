@@ -63,18 +63,21 @@ func TestHealth(t *testing.T) {
 		}, "network warning", "tun0 (a tunnel)"},
 		{"no network, and a neighbour all the same", func(_ *service, st *Status) { st.Interfaces = nil }, "", ""},
 		{"sharing turned off", func(_ *service, st *Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
-		{"sharing paused", func(_ *service, st *Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info", in.Format("15:04")},
+		{"sharing paused", func(_ *service, st *Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info",
+			in.Format("15:04")},
 		{"private keys only", func(_ *service, st *Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
 		{"Nix has not asked", func(_ *service, st *Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
 		{"Nix does not ask, and nothing is shared", func(s *service, st *Status) {
 			st.Nix, st.Sharing = narserve.Stats{}, "none"
 			s.settings.set(store.NixSettings{})
 		}, "nix warning, sharing-off info", "Text:Nix here does not know"},
-		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(store.NixSettings{}) }, "nix warning", "extra-substituters = http://127.0.0.1:"},
+		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(store.NixSettings{}) }, "nix warning",
+			"extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(store.NixSettings{}) }, "", ""},
 		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
 		{"somebody lied", func(_ *service, st *Status) { st.Struck = []p2p.Struck{{ID: idNAS}} }, "banned-peers info", "1 banned"},
-		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info", "--group-secret-file"},
+		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
+			"--group-secret-file"},
 		{"the worst first", func(s *service, st *Status) {
 			alone(s, st)
 			st.Keys, st.Nix = nil, narserve.Stats{}
@@ -109,7 +112,8 @@ func TestNixHasAskedBeforeARestart(t *testing.T) {
 	s, st, dir := wellService(t)
 	st.Nix = narserve.Stats{}
 	file := filepath.Join(dir, "account.json")
-	text, err := json.Marshal(narserve.Account{Schema: 1, Requests: []narserve.Request{{Path: strings.Repeat("a", 32), Result: "miss", Count: 1}}})
+	text, err := json.Marshal(narserve.Account{Schema: 1, Requests: []narserve.Request{{Path: strings.Repeat("a", 32), Result: "miss",
+		Count: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,8 +159,9 @@ func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 	signed := t.TempDir()
 	top, _ := makeClosure(t, signed)
 	unsigned := t.TempDir()
-	writeText(t, filepath.Join(unsigned, string(top.Path.HashPart())+".narinfo"), store.Info{Path: top.Path, NarHash: top.NarHash, NarSize: top.NarSize}.String()+
-		"URL: x.nar\nCompression: none\n")
+	writeText(t, filepath.Join(unsigned, string(top.Path.HashPart())+".narinfo"),
+		store.Info{Path: top.Path, NarHash: top.NarHash, NarSize: top.NarSize}.String()+
+			"URL: x.nar\nCompression: none\n")
 	for _, c := range []struct {
 		name, dir string
 		keys      []string
@@ -175,7 +180,8 @@ func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 		}
 		s.shares.caches, s.shares.cacheDirs, st.Keys = []*store.Cache{cache}, []string{c.dir}, c.keys
 		h := s.cacheHealth(st)
-		if (h == nil) != (c.says == "") || h != nil && (!strings.Contains(h.Text, c.says) || !strings.Contains(h.Text, c.dir) || !h.Degraded()) {
+		if (h == nil) != (c.says == "") || h != nil && (!strings.Contains(h.Text, c.says) || !strings.Contains(h.Text, c.dir) ||
+			!h.Degraded()) {
 			t.Errorf("%s: health is %+v, want that it says %q", c.name, h, c.says)
 		}
 	}
@@ -192,21 +198,24 @@ func TestHealthNamesChecks(t *testing.T) {
 			t.Errorf("no check is called %s", code)
 		}
 	}
-	p := &patient{running: true, status: Status{Health: []narserve.Health{{Code: "keys", Severity: severityError}, {Code: "nothing-shared", Severity: severityWarning, Title: "Nothing", Text: "goes."}}}}
+	p := &patient{running: true, status: Status{Health: []narserve.Health{{Code: "keys", Severity: severityError},
+		{Code: "nothing-shared", Severity: severityWarning, Title: "Nothing", Text: "goes."}}}}
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Code != "nothing-shared" || got[0].Text != "Nothing: goes." {
 		t.Errorf("checkHealth = %+v, want what no check looks at", got)
 	}
 }
 
 func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
-	st := Status{Status: p2p.Status{OtherKeys: []p2p.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop}, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
+	st := Status{Status: p2p.Status{OtherKeys: []p2p.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
+		Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
 	h := otherKeysHealth(st)
 	if h == nil || h.Severity != severityInfo {
 		t.Fatalf("health = %+v, want an info: a neighbour can cause it", h)
 	}
 	st.Health = []narserve.Health{*h}
 	got := checkHealth(t.Context(), &patient{running: true, status: st})
-	if len(got) != 1 || got[0].Severity != severityWarning || !strings.Contains(got[0].Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
+	if len(got) != 1 || got[0].Severity != severityWarning ||
+		!strings.Contains(got[0].Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
 		!strings.Contains(got[0].Text, "-tool, at 2 neighbours") || !strings.Contains(got[0].Fix, "trusted-public-keys") {
 		t.Errorf("doctor says %+v", got)
 	}
@@ -217,11 +226,14 @@ func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 
 func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 	p := "/nix/store/" + strings.Repeat("a", 32) + "-tool"
-	h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"}, {Path: p + "2", Where: "/cache"}}})
-	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" || !strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
+	h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"},
+		{Path: p + "2", Where: "/cache"}}})
+	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
+		!strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
 		t.Errorf("health = %+v", h)
 	}
-	if h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: "/cache"}}}); h == nil || h.Command != "" || !strings.Contains(h.Fix, "/cache") {
+	if h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: "/cache"}}}); h == nil || h.Command != "" ||
+		!strings.Contains(h.Fix, "/cache") {
 		t.Errorf("health of a cache directory = %+v", h)
 	}
 }
@@ -268,7 +280,8 @@ func TestPageOfARunningNarbor(t *testing.T) {
 		t.Errorf("/healthz = %q", got)
 	}
 	metrics := get(t, url+"/metrics")
-	for _, want := range []string{"narbor_build_info{", "narbor_unverified_bytes_served_total 0\n", `narbor_rejected_total{reason="bad_signature"} 0`} {
+	for _, want := range []string{"narbor_build_info{", "narbor_unverified_bytes_served_total 0\n",
+		`narbor_rejected_total{reason="bad_signature"} 0`} {
 		if !strings.Contains(metrics, want) {
 			t.Errorf("/metrics has no %s", want)
 		}
@@ -282,7 +295,8 @@ func TestPageOfARunningNarbor(t *testing.T) {
 		t.Errorf("status = %v with %+v, want exit code %d", err, printed.Health, want)
 	}
 	for _, h := range printed.Health {
-		if line := fmt.Sprintf("narbor_health{code=%q,severity=%q} 1\n", h.Code, h.Severity); !strings.Contains(get(t, url+"/metrics"), line) {
+		if line := fmt.Sprintf("narbor_health{code=%q,severity=%q} 1\n", h.Code, h.Severity); !strings.Contains(get(t, url+"/metrics"),
+			line) {
 			t.Errorf("/metrics has no %s", line)
 		}
 	}

@@ -43,10 +43,12 @@ func (s *service) keyList() KeyList {
 	add := func(keys []string, otherwise string) {
 		for _, key := range keys {
 			name := keyName(key)
-			if _, err := trust.ParseKeys([]string{key}); err != nil || slices.ContainsFunc(list.Keys, func(k Key) bool { return k.Name == name }) {
+			if _, err := trust.ParseKeys([]string{key}); err != nil ||
+				slices.ContainsFunc(list.Keys, func(k Key) bool { return k.Name == name }) {
 				continue
 			}
-			k := Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate, Shares: slices.Contains(s.shareKeys.Names(), name)}
+			k := Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
+				Shares: slices.Contains(s.shareKeys.Names(), name)}
 			class := policy.class(name)
 			if k.Why = class.why; class.public {
 				k.Class = classPublic
@@ -86,7 +88,8 @@ func keysCommand() *cli.Command {
 				list.print(newScreen(c))
 			}
 			if err == nil && len(list.Keys) == 0 {
-				err = codedError{fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: add one to trusted-public-keys in nix.conf"), exitDegraded}
+				err = codedError{fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: " +
+					"add one to trusted-public-keys in nix.conf"), exitDegraded}
 			}
 			return err
 		},

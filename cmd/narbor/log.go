@@ -33,7 +33,8 @@ func parseLevel(text string) (ofLibp2p bool, level zapcore.Level, err error) {
 	name, word, both := strings.Cut(text, "=")
 	switch {
 	case both && name != libp2pPart:
-		return false, 0, codedError{fmt.Errorf("%q: the only part with a level of its own is %s, such as %s=debug", text, libp2pPart, libp2pPart), exitUsage}
+		return false, 0, codedError{fmt.Errorf("%q: the only part with a level of its own is %s, such as %s=debug", text, libp2pPart,
+			libp2pPart), exitUsage}
 	case both && word == "off":
 		return true, noMessages, nil
 	case !both:

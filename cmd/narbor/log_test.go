@@ -30,7 +30,8 @@ func TestJournalIsToldPriorities(t *testing.T) {
 			stream = fmt.Sprintf("%d:%d", sys.Dev, sys.Ino)
 		}
 		socket := filepath.Join(dir, name+".sock")
-		cmd := exec.Command(os.Args[0], "run", "--state-dir", t.TempDir(), "--socket", socket, "--port", "0", "--no-mdns", "--listen", "127.0.0.1:0", "--min-free", "0")
+		cmd := exec.Command(os.Args[0], "run", "--state-dir", t.TempDir(), "--socket", socket, "--port", "0", "--no-mdns", "--listen",
+			"127.0.0.1:0", "--min-free", "0")
 		cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1", "JOURNAL_STREAM="+stream)
 		cmd.Stderr = log
 		if err := cmd.Start(); err != nil {

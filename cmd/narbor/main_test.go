@@ -38,10 +38,13 @@ func narbor(ctx context.Context, args ...string) (stdout, stderr string, err err
 func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
 		{"frob"}, {"run", "--nope"}, {"run", "extra"}, {"run", "--port", "70000"}, {"run", "--share", "all"},
-		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--upload-rate", "fast"}, {"run", "--upload-rate", "1kB"}, {"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
+		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--upload-rate", "fast"}, {"run", "--upload-rate", "1kB"},
+		{"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
 		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},
-		{"share", "all"}, {"share", "none", "signed"}, {"share", "pause", "--for", "-1h"}, {"share", "pause", "--for", "soon"}, {"status", "--watch", "--every", "1ms"},
-		{"doctor", "luck"}, {"doctor", "--fix", "running"}, {"stats", "--by", "colour"}, {"why"}, {"why", "/etc/passwd"}, {"why", "a", "b"}, {"share", "explain"}, {"ping"}, {"ping", "a", "b"}, {"peers", "frob"}, {"peers", "add"}, {"peers", "block", "a", "b"},
+		{"share", "all"}, {"share", "none", "signed"}, {"share", "pause", "--for", "-1h"}, {"share", "pause", "--for", "soon"},
+		{"status", "--watch", "--every", "1ms"},
+		{"doctor", "luck"}, {"doctor", "--fix", "running"}, {"stats", "--by", "colour"}, {"why"}, {"why", "/etc/passwd"}, {"why", "a", "b"},
+		{"share", "explain"}, {"ping"}, {"ping", "a", "b"}, {"peers", "frob"}, {"peers", "add"}, {"peers", "block", "a", "b"},
 	} {
 		if args[0] == "run" {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
@@ -255,15 +258,18 @@ func TestSharingIsTurnedOnAndOff(t *testing.T) {
 	top, key := makeClosure(t, cacheDir)
 	st := startedAt(t, socket, "--cache-dir", cacheDir, "--trusted-key", key, "--share", "none")
 	for _, what := range []string{"none", "signed", "none", "signed"} { // the first is what it was started with
-		_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
+		_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns",
+			"--trusted-key", key)
 		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
 			t.Errorf("fetch from who shares %s = %v", what, err)
 		}
-		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning || !strings.Contains(out, `"sharing": "`+what+`"`) {
+		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning ||
+			!strings.Contains(out, `"sharing": "`+what+`"`) {
 			t.Errorf("status = %v, want sharing %s in %s", err, what, out)
 		}
 		next := map[string]string{"none": "signed", "signed": "none"}[what]
-		if out, _, err := narbor(t.Context(), "share", next, "--socket", socket); err != nil || !strings.Contains(out, "until narbor is restarted") {
+		if out, _, err := narbor(t.Context(), "share", next, "--socket", socket); err != nil ||
+			!strings.Contains(out, "until narbor is restarted") {
 			t.Fatalf("share %s = %q, %v", next, out, err)
 		}
 	}
@@ -286,18 +292,24 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		method, path    string
 		body, want, now string
 	}{
-		{12345, "GET", "/status", "", "200", "signed"}, {12345, "PUT", "/share", "none", "403", "signed"}, {65534, "PUT", "/share", "none", "403", "signed"},
+		{12345, "GET", "/status", "", "200", "signed"}, {12345, "PUT", "/share", "none", "403", "signed"},
+		{65534, "PUT", "/share", "none", "403", "signed"},
 		{12345, "GET", "/config", "", "403", "signed"}, {0, "GET", "/config", "", "200", "signed"},
-		{12345, "GET", "/settings", "", "403", "signed"}, {0, "GET", "/settings", "", "200", "signed"}, {12345, "POST", "/peers/block?peer=x", "", "403", "signed"}, {12345, "POST", "/peers/add?peer=192.0.2.1", "", "403", "signed"}, {12345, "POST", "/ping?peer=x&count=1&bytes=0", "", "403", "signed"},
-		{0, "POST", "/peers/block?peer=x", "", "404", "signed"}, {0, "PUT", "/share", "all", "400", "signed"}, {0, "POST", "/share", "none", "405", "signed"}, {0, "PUT", "/share", "none", "204", "none"},
+		{12345, "GET", "/settings", "", "403", "signed"}, {0, "GET", "/settings", "", "200", "signed"},
+		{12345, "POST", "/peers/block?peer=x", "", "403", "signed"}, {12345, "POST", "/peers/add?peer=192.0.2.1", "", "403", "signed"},
+		{12345, "POST", "/ping?peer=x&count=1&bytes=0", "", "403", "signed"},
+		{0, "POST", "/peers/block?peer=x", "", "404", "signed"}, {0, "PUT", "/share", "all", "400", "signed"},
+		{0, "POST", "/share", "none", "405", "signed"}, {0, "PUT", "/share", "none", "204", "none"},
 	} {
-		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "-X", c.method, "-d", c.body, "http://narbor"+c.path)
+		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--unix-socket", socket, "-X", c.method, "-d", c.body,
+			"http://narbor"+c.path)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: c.uid, Gid: c.uid}}
 		out, err := cmd.CombinedOutput()
 		if err != nil || string(out) != c.want {
 			t.Errorf("as user %d, %s %s %q = %s, %v, want %s", c.uid, c.method, c.path, c.body, out, err, c.want)
 		}
-		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning || !strings.Contains(st, `"sharing": "`+c.now+`"`) {
+		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning ||
+			!strings.Contains(st, `"sharing": "`+c.now+`"`) {
 			t.Errorf("after that, status = %v, want sharing %s in %s", err, c.now, st)
 		}
 	}
@@ -315,7 +327,8 @@ func TestNixGetsAnAnswerWhenNarborCannotStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, setting := range map[string]string{"port taken": "NARBOR_PORT=" + port, "no port": "NARBOR_PORT=x", "no size": "NARBOR_SPOOL_SIZE=x"} {
+	for name, setting := range map[string]string{"port taken": "NARBOR_PORT=" + port, "no port": "NARBOR_PORT=x",
+		"no size": "NARBOR_SPOOL_SIZE=x"} {
 		t.Run(name, func(t *testing.T) {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
@@ -343,7 +356,8 @@ func TestNixGetsAnAnswerWhenNarborCannotStart(t *testing.T) {
 				}
 			})
 			client := http.Client{Timeout: 15 * time.Second}
-			for path, want := range map[string]int{"/nix-cache-info": http.StatusOK, "/" + strings.Repeat("a", 32) + ".narinfo": http.StatusNotFound} {
+			for path, want := range map[string]int{"/nix-cache-info": http.StatusOK,
+				"/" + strings.Repeat("a", 32) + ".narinfo": http.StatusNotFound} {
 				resp, err := client.Get("http://" + l.Addr().String() + path)
 				if err != nil {
 					t.Fatal(err)

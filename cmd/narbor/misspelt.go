@@ -69,6 +69,7 @@ func variablesOf(commands []*cli.Command) (names []string) {
 func (s *service) warnOfMisspelt(c *cli.Context) {
 	s.misspelt = misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags)
 	for _, m := range s.misspelt {
-		s.log.Warn("an environment variable has no effect: there is no such setting", zap.String("name", m.name), zap.String("nearest", m.nearest))
+		s.log.Warn("an environment variable has no effect: there is no such setting", zap.String("name", m.name),
+			zap.String("nearest", m.nearest))
 	}
 }

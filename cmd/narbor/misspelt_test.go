@@ -12,7 +12,8 @@ import (
 )
 
 func TestMisspeltVariablesHaveANearestName(t *testing.T) {
-	commands := []*cli.Command{{Name: "run", Flags: runFlags()}, {Name: "config", Subcommands: []*cli.Command{{Name: "x", Flags: controlFlags()}}}}
+	commands := []*cli.Command{{Name: "run", Flags: runFlags()},
+		{Name: "config", Subcommands: []*cli.Command{{Name: "x", Flags: controlFlags()}}}}
 	for variable, want := range map[string]string{
 		"NARBOR_UPLOAD_RATE=1MB": "[]", "NARBOR_SOCKET=/s": "[]", "NARBOR_JSON=true": "[]", "PATH=/bin": "[]", "XNARBOR_PROT=1": "[]",
 		"NARBOR_UPLOAD_RAET=1MB": "NARBOR_UPLOAD_RATE", "NARBOR_PEERS=nas": "NARBOR_PEER", "NARBOR_UPLOADRATE=1MB": "NARBOR_UPLOAD_RATE",
@@ -36,7 +37,8 @@ func TestStatusReportsMisspeltVariables(t *testing.T) {
 }
 
 func TestRunWarnsOfMisspeltVariable(t *testing.T) {
-	cmd := exec.Command(os.Args[0], "run", "--state-dir", t.TempDir(), "--no-mdns", "--listen", "127.0.0.1:0", "--port", "0", "--group-secret-file", "/nowhere")
+	cmd := exec.Command(os.Args[0], "run", "--state-dir", t.TempDir(), "--no-mdns", "--listen", "127.0.0.1:0", "--port", "0",
+		"--group-secret-file", "/nowhere")
 	cmd.Env = append(os.Environ(), "NARBOR_TEST_IS_NARBOR=1", "NARBOR_UPLOAD_RAET=1MB")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -31,7 +31,8 @@ type nixEdit struct {
 // addToNix returns the edit that gives a list of Nix's configuration one more value: name begins with "extra-". It goes
 // into the file that is read last of those that decide on the list.
 func addToNix(name, value, comment string) (nixEdit, error) {
-	e := nixEdit{file: store.SystemNixConf(), add: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"), value: value}
+	e := nixEdit{file: store.SystemNixConf(), add: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"),
+		value: value}
 	reset := store.NixConfReset(e.setting)
 	switch reset.File {
 	case "", e.file:
@@ -272,7 +273,8 @@ func removeNarbor() (edits []nixEdit) {
 	urls := []string{nixURL, "http://[::1]:6272", "http://localhost:6272"}
 	for _, l := range store.NixConfLines("substituters") {
 		file, _, _ := cutLast(l.At, ":")
-		if !isOneOf(urls, l.Value) || !filepath.IsAbs(file) || slices.ContainsFunc(edits, func(e nixEdit) bool { return e.file == file && e.value == l.Value }) {
+		if !isOneOf(urls, l.Value) || !filepath.IsAbs(file) ||
+			slices.ContainsFunc(edits, func(e nixEdit) bool { return e.file == file && e.value == l.Value }) {
 			continue
 		}
 		edits = append(edits, nixEdit{file: file, setting: "substituters", value: l.Value,

@@ -69,7 +69,8 @@ func daemonNix(dir string) (nixProgram, error) {
 		return nixProgram{}, err
 	}
 	owner, ok := ours.Sys().(*syscall.Stat_t)
-	if !strings.Contains(string(status), "\nUid:\t0\t0\t0\t0\n") || !os.SameFile(ours, theirs) || !ok || owner.Uid != 0 || ours.Mode()&0o022 != 0 {
+	if !strings.Contains(string(status), "\nUid:\t0\t0\t0\t0\n") || !os.SameFile(ours, theirs) ||
+		!ok || owner.Uid != 0 || ours.Mode()&0o022 != 0 {
 		return nixProgram{}, fmt.Errorf("%s is not root's nix-daemon", path)
 	}
 	environ, err := os.ReadFile(filepath.Join(dir, "environ"))

@@ -62,11 +62,15 @@ func TestOtherUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	top, key := makeClosure(t, cache)
-	if err := filepath.WalkDir(cache, func(path string, _ fs.DirEntry, _ error) error { return os.Lchown(path, narborUID, narborUID) }); err != nil {
+	if err := filepath.WalkDir(cache, func(path string, _ fs.DirEntry,
+		_ error) error {
+		return os.Lchown(path, narborUID, narborUID)
+	}); err != nil {
 		t.Fatal(err)
 	}
-	o := outside{Socket: filepath.Join(home, "s.sock"), State: filepath.Join(home, "state"), Path: "/" + string(top.Path.HashPart()) + ".narinfo",
-		Nar: "/nar/" + string(top.Path.HashPart()) + "-" + top.NarHash.Base32() + ".nar"}
+	o := outside{Socket: filepath.Join(home, "s.sock"), State: filepath.Join(home, "state"),
+		Path: "/" + string(top.Path.HashPart()) + ".narinfo",
+		Nar:  "/nar/" + string(top.Path.HashPart()) + "-" + top.NarHash.Base32() + ".nar"}
 	as := func(uid uint32, env string, args ...string) (*exec.Cmd, *bytes.Buffer) {
 		cmd := exec.Command(program, args...)
 		cmd.Dir = dir
@@ -76,7 +80,8 @@ func TestOtherUsers(t *testing.T) {
 		cmd.Stdout, cmd.Stderr = out, out
 		return cmd, out
 	}
-	cmd, out := as(narborUID, "NARBOR_TEST_IS_NARBOR=1", "run", "--state-dir", o.State, "--socket", o.Socket, "--port", "0", "--no-mdns", "--listen", "127.0.0.1:0",
+	cmd, out := as(narborUID, "NARBOR_TEST_IS_NARBOR=1", "run", "--state-dir", o.State, "--socket", o.Socket, "--port", "0", "--no-mdns",
+		"--listen", "127.0.0.1:0",
 		"--allow-host", "guest.example", "--min-free", "0", "--cache-dir", cache, "--trusted-key", key, "--share-key", "test-1")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -159,11 +164,14 @@ func (o outside) check(t *testing.T) {
 		method, host, path string
 		want               int
 	}{
-		{overTCP, "GET", "", "/nix-cache-info", 200}, {overTCP, "GET", "", o.Path, 200}, {overTCP, "HEAD", "", o.Nar, 200}, {overTCP, "GET", "", o.Nar, 200},
+		{overTCP, "GET", "", "/nix-cache-info", 200}, {overTCP, "GET", "", o.Path, 200}, {overTCP, "HEAD", "", o.Nar, 200},
+		{overTCP, "GET", "", o.Nar, 200},
 		{overTCP, "GET", "guest.example", o.Path, 200}, {overTCP, "GET", "evil.example", o.Path, 403}, {overTCP, "GET", "", "/status", 404},
 		{overTCP, "PUT", "", "/share", 405}, {overTCP, "POST", "", "/share", 405}, {overTCP, "DELETE", "", o.Nar, 405},
-		{overSocket, "GET", "", "/status", 200}, {overSocket, "PUT", "", "/share", 403}, {overSocket, "POST", "", "/share", 405}, {overSocket, "GET", "", "/share", 405},
-		{overSocket, "POST", "", "/status", 405}, {overSocket, "GET", "", "/../state/identity.key", 404}, {overSocket, "GET", "", "/log", 404},
+		{overSocket, "GET", "", "/status", 200}, {overSocket, "PUT", "", "/share", 403}, {overSocket, "POST", "", "/share", 405},
+		{overSocket, "GET", "", "/share", 405},
+		{overSocket, "POST", "", "/status", 405}, {overSocket, "GET", "", "/../state/identity.key", 404},
+		{overSocket, "GET", "", "/log", 404},
 	} {
 		req, err := http.NewRequest(tt.method, "http://"+o.HTTP+tt.path, strings.NewReader("none"))
 		if err != nil {

@@ -42,9 +42,11 @@ func (w *Why) object(obstacle func(store.HashPart, store.Hash, int64) error) {
 	const next = "; Nix asks its next substituter"
 	switch {
 	case errors.Is(err, store.ErrTooLarge):
-		w.Reason = fmt.Sprintf("it can be had, but its archive of %s is larger than the spool, see --spool-size of `narbor run`%s", amount(narSize), next)
+		w.Reason = fmt.Sprintf("it can be had, but its archive of %s is larger than the spool, see --spool-size of `narbor run`%s",
+			amount(narSize), next)
 	case errors.Is(err, store.ErrNoSpace):
-		w.Reason = fmt.Sprintf("it can be had, but the disk of the spool has no room for its archive of %s beside what --min-free leaves free%s", amount(narSize), next)
+		w.Reason = fmt.Sprintf("it can be had, but the disk of the spool has no room for its archive of %s beside what --min-free "+
+			"leaves free%s", amount(narSize), next)
 	case errors.Is(err, store.ErrMalformed):
 		w.Reason = "it can be had, but its archive is malformed, though it was signed" + next
 	default:

@@ -70,12 +70,17 @@ func peersCommand() *cli.Command {
 		Flags:  controlFlags(),
 		Action: listPeers,
 		Subcommands: []*cli.Command{
-			change("add", "look for a neighbour that multicast does not find", "ADDRESS", "Looking for %s, from now on and after each restart.",
-				"ADDRESS is a multiaddr, an IP address or a DNS name, with or without port (6273), or vsock:CID of a virtual machine.\n\nExample: narbor peers add 192.168.7.5"),
-			change("rm", "look for it no longer", "ADDRESS", "%s is not looked for any more.", "ADDRESS is as it was added.\n\nExample: narbor peers rm 192.168.7.5"),
+			change("add", "look for a neighbour that multicast does not find", "ADDRESS",
+				"Looking for %s, from now on and after each restart.",
+				"ADDRESS is a multiaddr, an IP address or a DNS name, with or without port (6273), or vsock:CID of a virtual "+
+					"machine.\n\nExample: narbor peers add 192.168.7.5"),
+			change("rm", "look for it no longer", "ADDRESS", "%s is not looked for any more.",
+				"ADDRESS is as it was added.\n\nExample: narbor peers rm 192.168.7.5"),
 			change("block", "refuse a peer for good", "PEER", "%s is refused from now on, until `narbor peers unblock`.",
-				"PEER is the end of a peer ID as `narbor status` shows it, a whole one, or the address of a neighbour.\n\nExample: narbor peers block …qPnWkUgR"),
-			change("unblock", "let a peer in again, also one that is banned because it lied", "PEER", "%s may come back.", "Example: narbor peers unblock …qPnWkUgR"),
+				"PEER is the end of a peer ID as `narbor status` shows it, a whole one, or the address of a neighbour.\n\nExample: "+
+					"narbor peers block …qPnWkUgR"),
+			change("unblock", "let a peer in again, also one that is banned because it lied", "PEER", "%s may come back.",
+				"Example: narbor peers unblock …qPnWkUgR"),
 		},
 	}
 }
@@ -89,7 +94,8 @@ func changePeers(c *cli.Context, done string) error {
 		return err
 	}
 	var changed struct{ Peer string }
-	if err := ctl.call(c.Context, http.MethodPost, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), "", &changed); err != nil {
+	if err := ctl.call(c.Context, http.MethodPost, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), "",
+		&changed); err != nil {
 		return err
 	}
 	if c.Bool("json") {
@@ -125,7 +131,8 @@ func (l PeerList) print(s screen) {
 		}
 		fmt.Fprintln(s, s.paint(bold, n.ID))
 		s.field("  at", "%s, found by %s, for %s", shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds)*time.Second))
-		s.field("  from it", "%s in %s, %s on the wire", amount(n.BytesReceived), plural(int(n.BlocksReceived), "block"), amount(n.WireReceived))
+		s.field("  from it", "%s in %s, %s on the wire", amount(n.BytesReceived), plural(int(n.BlocksReceived), "block"),
+			amount(n.WireReceived))
 		s.field("  to it", "%s in %s, %s on the wire", amount(n.BytesSent), plural(int(n.BlocksSent), "block"), amount(n.WireSent))
 		if n.Strikes > 0 {
 			s.field("  strikes", "it has lied %s; the third time it is banned for an hour", times(n.Strikes))

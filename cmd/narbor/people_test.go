@@ -56,7 +56,8 @@ func TestPeoplesCommands(t *testing.T) {
 	await(1)
 
 	out := ask(0, "why", top.Path.String())
-	for _, want := range []string{"not valid on this machine", shortID(holder.ID) + " has it", "signed by test-1", "200 the neighbour has it"} {
+	for _, want := range []string{"not valid on this machine", shortID(holder.ID) + " has it", "signed by test-1",
+		"200 the neighbour has it"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("why lacks %q:\n%s", want, out)
 		}
@@ -94,12 +95,14 @@ func TestPeoplesCommands(t *testing.T) {
 
 func TestWhyAndPeersReadWell(t *testing.T) {
 	path := "/nix/store/0jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0"
-	holder := p2p.Answer{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Path: path, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142, Millis: 1.4}
+	holder := p2p.Answer{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Path: path, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142,
+		Millis: 1.4}
 	other := p2p.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
 	w := Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
 	w.judge(1)
 	golden(t, "why", w.print)
-	w = Why{Path: path, Local: &WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true, Reason: "cache.nixos.org-1 has signed it",
+	w = Why{Path: path, Local: &WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true,
+		Reason:     "cache.nixos.org-1 has signed it",
 		Signatures: []WhySignature{{"cache.nixos.org-1", "verified"}, {"desk-1", "unknown key"}}}}
 	w.judge(1)
 	golden(t, "why-here", w.print)
@@ -108,8 +111,10 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w = Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
 	w.judge(1)
 	golden(t, "why-not", w.print)
-	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"}, {ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
-	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142, Millis: 31.4, Election: e}}
+	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"},
+		{ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
+	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
+		NarSize: 327_575_142, Millis: 31.4, Election: e}}
 	w.judge(1)
 	golden(t, "why-elected", w.print)
 	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
@@ -117,35 +122,44 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	w.judge(1)
 	golden(t, "why-elected-self", w.print)
 	e = p2p.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
-	w = Why{Path: path, Upstream: &WhyUpstream{Asked: true, Problem: "upstream https://cache.nixos.org/: it did not answer a moment ago", Election: e}}
+	w = Why{Path: path, Upstream: &WhyUpstream{Asked: true, Problem: "upstream https://cache.nixos.org/: it did not answer a moment ago",
+		Election: e}}
 	w.judge(1)
 	golden(t, "why-alone", w.print)
 
 	st := exampleStatus()
 	golden(t, "peers", PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
 		{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
-		Banned: []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR", Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}.print)
-	golden(t, "ping", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112", Via: "mdns",
-		Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812, Path: path}}.print)
-	golden(t, "ping-lost", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112", Via: "named",
+		Banned: []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+			Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}.print)
+	golden(t, "ping", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+		Via:      "mdns",
+		Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812,
+		Path: path}}.print)
+	golden(t, "ping-lost", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+		Via:      "named",
 		Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}.print)
 }
 
 func TestStatsReadWell(t *testing.T) {
 	day := func(date string, received, sent int64) narserve.Day {
-		return narserve.Day{Date: date, Amounts: narserve.Amounts{Received: map[store.Origin]int64{store.FromNeighbours: received}, ByNix: received / 4,
-			Sent: sent, NARs: 1234, SavedSeconds: float64(received) / 25e6}}
+		return narserve.Day{Date: date, Amounts: narserve.Amounts{Received: map[store.Origin]int64{store.FromNeighbours: received},
+			ByNix: received / 4,
+			Sent:  sent, NARs: 1234, SavedSeconds: float64(received) / 25e6}}
 	}
 	mixed := day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)
 	mixed.Received[store.FromOthers], mixed.Received[store.FromInternet] = 12_777_527_705, 1_000_000_000
 	golden(t, "stats-upstream", func(s screen) { printStats(s, narserve.Account{Days: []narserve.Day{mixed}}, "") })
-	a := narserve.Account{Days: []narserve.Day{day(time.Now().AddDate(0, 0, -3).Format(time.DateOnly), 12_777_527_705, 100), day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)},
-		Peers: []narserve.Share{{Name: idNAS, Received: 12_777_527_705, Last: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}, {Name: idLaptop, Received: 4_402_341_478, Sent: 644_245_094}},
+	a := narserve.Account{Days: []narserve.Day{day(time.Now().AddDate(0, 0, -3).Format(time.DateOnly), 12_777_527_705, 100),
+		day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)},
+		Peers: []narserve.Share{{Name: idNAS, Received: 12_777_527_705, Last: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)},
+			{Name: idLaptop, Received: 4_402_341_478, Sent: 644_245_094}},
 		Names: []narserve.Share{{Name: "firefox", Received: 327_575_142}}}
 	for _, by := range []string{"", "peer", "name"} {
 		golden(t, "stats"+strings.TrimSuffix("-"+by, "-"), func(s screen) { printStats(s, a, by) })
 	}
-	giver := narserve.Account{Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly), Amounts: narserve.Amounts{Sent: 3 << 30, ByNix: 1 << 30}}}}
+	giver := narserve.Account{Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly),
+		Amounts: narserve.Amounts{Sent: 3 << 30, ByNix: 1 << 30}}}}
 	golden(t, "stats-giver", func(s screen) { printStats(s, giver, "") })
 	golden(t, "stats-empty", func(s screen) { printStats(s, narserve.Account{}, "") })
 }

@@ -36,7 +36,8 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	count, err := strconv.Atoi(q.Get("count"))
 	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
 	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
-		return nil, codedError{fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"), maxPings, amount(maxPingBytes)), exitUsage}
+		return nil, codedError{fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
+			maxPings, amount(maxPingBytes)), exitUsage}
 	}
 	if !s.pinging.TryLock() {
 		return nil, codedError{errors.New("another ping is under way; try again in a moment"), exitTemporary}
@@ -112,7 +113,8 @@ func pingPeer(c *cli.Context) error {
 	}
 	ctl.timeout = pingTimeout + controlTimeout
 	var p PingReport
-	err = ctl.call(c.Context, http.MethodPost, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"), n), "", &p)
+	err = ctl.call(c.Context, http.MethodPost, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"),
+		n), "", &p)
 	if err != nil {
 		return err
 	}
@@ -132,13 +134,15 @@ func (p PingReport) print(s screen) {
 	s.field("address", "%s, from here %s (%s)", shortAddr(p.Addr), shortAddr(p.Local), securityName(p.Security))
 	if len(p.Millis) > 0 {
 		sorted := slices.Sorted(slices.Values(p.Millis))
-		s.field("round trip", "%.2f ms (%.2f to %.2f, %s)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1], plural(len(sorted), "time"))
+		s.field("round trip", "%.2f ms (%.2f to %.2f, %s)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1],
+			plural(len(sorted), "time"))
 	}
 	if p.Lost > 0 {
 		s.field("lost", "%s without an answer", plural(p.Lost, "round trip"))
 	}
 	if p.Bytes > 0 && p.Seconds > 0 {
-		s.field("throughput", "%s/s: %s in %.2f s, %s on the wire", amount(int64(float64(p.Bytes)/p.Seconds)), amount(p.Bytes), p.Seconds, amount(p.WireBytes))
+		s.field("throughput", "%s/s: %s in %.2f s, %s on the wire", amount(int64(float64(p.Bytes)/p.Seconds)), amount(p.Bytes), p.Seconds,
+			amount(p.WireBytes))
 		s.field("with", "%s", p.Path)
 	}
 	if p.Problem != "" {

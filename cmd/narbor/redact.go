@@ -52,7 +52,8 @@ func (r *redactor) key(name string) string {
 
 // iface keeps the usual beginning of an interface's name: the rest may be a hardware address, or chosen by a person.
 func (r *redactor) iface(name string) string {
-	for _, usual := range []string{"docker", "podman", "veth", "virbr", "vmbr", "tailscale", "bond", "vlan", "eth", "enp", "eno", "ens", "enx",
+	for _, usual := range []string{"docker", "podman", "veth", "virbr", "vmbr", "tailscale", "bond", "vlan", "eth", "enp", "eno", "ens",
+		"enx",
 		"wlan", "wlp", "wlx", "wwan", "br-", "tun", "tap", "wg", "zt", "en", "wl", "br", "lo"} {
 		if strings.HasPrefix(name, usual) {
 			return fmt.Sprintf("%s %d", strings.TrimSuffix(usual, "-"), r.number("interface", name))
@@ -82,7 +83,8 @@ func (r *redactor) address(text string) string {
 		return fmt.Sprintf("%s %s%s", family, rangeOf(a), port)
 	}
 	network, _ := a.Prefix(bits)
-	return fmt.Sprintf("%s %s, network %d, machine %d%s", family, rangeOf(a), r.number("network", network.String()), r.number("address", a.String()), port)
+	return fmt.Sprintf("%s %s, network %d, machine %d%s", family, rangeOf(a), r.number("network", network.String()),
+		r.number("address", a.String()), port)
 }
 
 func rangeOf(a netip.Addr) string {
@@ -125,8 +127,10 @@ var safePhrases = []string{
 	"stale", "text file busy", "too busy", "unexpected EOF",
 	"it does not cooperate (--no-cooperate)", "it has no upstream", "it is on a metered network",
 	"it runs on battery", "it shares nothing", "an upstream's URL has a user or a password",
-	"loopback", "excluded by --no-interface", "not among --interface", "containers, by its name", "VPN, by its name", "container or tunnel, by its name",
-	"part of", "tunnel", "belongs to a virtual machine", "no machine is behind it", "point-to-point", "no multicast", "leads to a container",
+	"loopback", "excluded by --no-interface", "not among --interface", "containers, by its name", "VPN, by its name",
+	"container or tunnel, by its name",
+	"part of", "tunnel", "belongs to a virtual machine", "no machine is behind it", "point-to-point", "no multicast",
+	"leads to a container",
 	"bridge of containers", "no carrier", "no address", "metered",
 	"is not of this NAR", "about another path", "asks for what is not here", "signature",
 }
@@ -135,7 +139,8 @@ var safePhrases = []string{
 func phrases(text string) string {
 	var found []string
 	for _, k := range safePhrases {
-		if strings.Contains(text, k) && !slices.ContainsFunc(safePhrases, func(l string) bool { return len(l) > len(k) && strings.Contains(l, k) && strings.Contains(text, l) }) {
+		if strings.Contains(text, k) && !slices.ContainsFunc(safePhrases,
+			func(l string) bool { return len(l) > len(k) && strings.Contains(l, k) && strings.Contains(text, l) }) {
 			found = append(found, k)
 		}
 	}

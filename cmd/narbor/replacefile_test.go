@@ -60,7 +60,8 @@ func TestReplaceKeepsModeAndOwner(t *testing.T) {
 		}
 		owner := st.Sys().(*syscall.Stat_t)
 		if readText(t, file) != "new" || st.Mode() != mode || int(owner.Uid) != uid || int(owner.Gid) != gid {
-			t.Errorf("replaced: %q, mode %v, owner %d:%d, want new, %v, %d:%d", readText(t, file), st.Mode(), owner.Uid, owner.Gid, mode, uid, gid)
+			t.Errorf("replaced: %q, mode %v, owner %d:%d, want new, %v, %d:%d", readText(t, file), st.Mode(), owner.Uid, owner.Gid, mode,
+				uid, gid)
 		}
 		if n, err := syscall.Getxattr(file, "user.note", make([]byte, 8)); attribute == nil && (err != nil || n != 1) {
 			t.Errorf("the extended attribute is lost: %v", err)

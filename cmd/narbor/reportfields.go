@@ -21,7 +21,8 @@ func amountRules() map[string]keeper {
 }
 
 func versionRule() keeper {
-	return keepFields(map[string]keeper{"schema": keepNumber, "version": versionText(), "go": keepPattern(`go[0-9.]+`), "os": keepPattern("[a-z0-9]{1,10}"),
+	return keepFields(map[string]keeper{"schema": keepNumber, "version": versionText(), "go": keepPattern(`go[0-9.]+`),
+		"os":   keepPattern("[a-z0-9]{1,10}"),
 		"arch": keepPattern("[a-z0-9]{1,10}"), "revision": keepPattern("[0-9a-f]{40}")})
 }
 
@@ -29,12 +30,14 @@ func versionText() keeper { return keepPattern(`[0-9]+\.[0-9]+\.[0-9]+(-dev)?`) 
 
 // findingsRule keeps the codes of checks, and those that only the health of a running narbor has.
 func findingsRule() keeper {
-	codes := []string{"store", "damaged", codeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers", "other-group", "accounts-lost", "misspelt", "nix-conf", "cache-not-trusted"}
+	codes := []string{"store", "damaged", codeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers", "other-group",
+		"accounts-lost", "misspelt", "nix-conf", "cache-not-trusted"}
 	for _, ch := range checks() {
 		codes = append(codes, ch.code)
 	}
-	return keepEach(keepFields(map[string]keeper{"code": keepWord(codes...), "severity": keepWord(severityOK, severityInfo, severityWarning, severityError, severitySkipped),
-		"text": phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(byDialBack, byCopy, byMulticast))}))
+	return keepEach(keepFields(map[string]keeper{"code": keepWord(codes...),
+		"severity": keepWord(severityOK, severityInfo, severityWarning, severityError, severitySkipped),
+		"text":     phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(byDialBack, byCopy, byMulticast))}))
 }
 
 func doctorRule() keeper {
@@ -65,19 +68,25 @@ func outsidersRule() keeper {
 func statusRule() keeper {
 	refused := keepNumbers("bad_signature", "untrusted_key", "hash_mismatch", "name_mismatch", "malformed", "probing")
 	rules := map[string]keeper{
-		"version": versionText(), "peerId": peerRule(), "addrs": keepEach(addressRule()), "http": keepEach(addressRule()), "neighbours": neighboursRule(),
-		"interfaces": keepEach(keepFields(map[string]keeper{"name": keepText((*redactor).iface), "used": keepNumber, "reason": phraseRule()})),
-		"struck":     struckRule(), "otherGroup": outsidersRule(), "blocked": keepEach(peerRule()),
+		"version": versionText(), "peerId": peerRule(), "addrs": keepEach(addressRule()), "http": keepEach(addressRule()),
+		"neighbours": neighboursRule(),
+		"interfaces": keepEach(keepFields(map[string]keeper{"name": keepText((*redactor).iface), "used": keepNumber,
+			"reason": phraseRule()})),
+		"struck": struckRule(), "otherGroup": outsidersRule(), "blocked": keepEach(peerRule()),
 		"upstreams": keepEach(keepFields(map[string]keeper{"down": keepNumber, "wireReceived": keepNumber})),
-		"received":  keepNumbers("neighbours", "internetByOthers", "internet", "store"), "alone": phraseRule(), "rejected": refused, "bans": refused,
-		"discovery": keepFields(map[string]keeper{"question": keepNumbers("sent", "used", "ignored"), "announcement": keepNumbers("used", "ignored"), "unknown": keepNumbers("malformed", "dropped")}),
-		"store":     keepPresence, "storeProblem": phraseRule(), "cacheDirs": keepLength, "keys": keepEach(keyRule()), "shareKeys": keepEach(keyRule()),
+		"received":  keepNumbers("neighbours", "internetByOthers", "internet", "store"), "alone": phraseRule(), "rejected": refused,
+		"bans": refused,
+		"discovery": keepFields(map[string]keeper{"question": keepNumbers("sent", "used", "ignored"),
+			"announcement": keepNumbers("used", "ignored"), "unknown": keepNumbers("malformed", "dropped")}),
+		"store": keepPresence, "storeProblem": phraseRule(), "cacheDirs": keepLength, "keys": keepEach(keyRule()),
+		"shareKeys":  keepEach(keyRule()),
 		"publicKeys": keepEach(keyRule()), "privateKeys": keepEach(keyRule()), "nixConfProblems": keepLength,
 		"sharing": keepWord("signed", "none"), "pausedUntil": momentRule(), "health": findingsRule(),
 		"nix":   keepNumbers("narinfoHits", "narinfoMisses", "narsServed", "narBytesServed", "aheadFetched", "aheadUsed"),
 		"spool": keepNumbers("bytes", "entries", "maxBytes", "freeBytes", "minFree", "verified", "verifySeconds"),
 	}
-	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "uploadRate", "group", "supplied", "forOthers",
+	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "uploadRate", "group", "supplied",
+		"forOthers",
 		"budgetLeft", "cooperates", "helpers", "networks"} {
 		rules[name] = keepNumber
 	}
@@ -85,8 +94,10 @@ func statusRule() keeper {
 }
 
 func peersRule() keeper {
-	return keepFields(map[string]keeper{"schema": keepNumber, "neighbours": neighboursRule(), "banned": struckRule(), "blocked": keepEach(peerRule()), "otherGroup": outsidersRule(),
-		"named": keepEach(keepFields(map[string]keeper{"text": addressRule(), "from": keepWord("flag", "kernel", "added", "vsock"), "connected": keepEach(peerRule())}))})
+	return keepFields(map[string]keeper{"schema": keepNumber, "neighbours": neighboursRule(), "banned": struckRule(),
+		"blocked": keepEach(peerRule()), "otherGroup": outsidersRule(),
+		"named": keepEach(keepFields(map[string]keeper{"text": addressRule(), "from": keepWord("flag", "kernel", "added", "vsock"),
+			"connected": keepEach(peerRule())}))})
 }
 
 func keysRule() keeper {
@@ -99,16 +110,21 @@ func keysRule() keeper {
 		}
 		return "(left out)"
 	})
-	return keepFields(map[string]keeper{"schema": keepNumber, "keys": keepEach(keepFields(map[string]keeper{"name": keyRule(), "from": from, "shares": keepNumber, "class": keepWord(classPublic, classPrivate)}))})
+	return keepFields(map[string]keeper{"schema": keepNumber,
+		"keys": keepEach(keepFields(map[string]keeper{"name": keyRule(), "from": from, "shares": keepNumber,
+			"class": keepWord(classPublic, classPrivate)}))})
 }
 
 func statsRule() keeper {
 	share := keepFields(map[string]keeper{"name": peerRule(), "received": keepNumber, "sent": keepNumber, "last": momentRule()})
-	return keepFields(map[string]keeper{"schema": keepNumber, "since": momentRule(), "days": keepEach(keepFields(amountRules())), "quarters": keepEach(keepFields(amountRules())),
-		"peers": keepEach(share), "names": keepLength,
-		"requests": keepEach(keepFields(map[string]keeper{"time": momentRule(), "result": keepWord("hit", "found", "miss", "rejected"), "reason": phraseRule(),
-			"count": keepNumber, "bytes": keepNumber, "seconds": keepNumber, "origin": originRule(), "from": keepEach(peerRule())})),
-		"now": keepEach(keepFields(map[string]keeper{"incoming": keepNumber, "size": keepNumber, "bytes": keepNumber, "seconds": keepNumber, "origin": originRule(), "peers": keepEach(peerRule())}))})
+	return keepFields(map[string]keeper{"schema": keepNumber, "since": momentRule(), "days": keepEach(keepFields(amountRules())),
+		"quarters": keepEach(keepFields(amountRules())),
+		"peers":    keepEach(share), "names": keepLength,
+		"requests": keepEach(keepFields(map[string]keeper{"time": momentRule(), "result": keepWord("hit", "found", "miss", "rejected"),
+			"reason": phraseRule(),
+			"count":  keepNumber, "bytes": keepNumber, "seconds": keepNumber, "origin": originRule(), "from": keepEach(peerRule())})),
+		"now": keepEach(keepFields(map[string]keeper{"incoming": keepNumber, "size": keepNumber, "bytes": keepNumber, "seconds": keepNumber,
+			"origin": originRule(), "peers": keepEach(peerRule())}))})
 }
 
 // configRule keeps the values of settings that are numbers or choices; of others it says how many there are.
@@ -117,7 +133,8 @@ func configRule() keeper {
 	for _, f := range runFlags() {
 		names = append(names, f.Names()[0])
 	}
-	choices := keepEach(keepPattern(`true|false|[0-9]+(\.[0-9]+)? ?[kKMGT]?i?B?|[0-9]+%|signed|none|auto|debug|info|warn|error|console|json`))
+	choices := keepEach(keepPattern(`true|false|[0-9]+(\.[0-9]+)? ` +
+		`?[kKMGT]?i?B?|[0-9]+%|signed|none|auto|debug|info|warn|error|console|json`))
 	origin := keepWord("flag", "environment", "file", "default")
 	one := func(r *redactor, v any) any {
 		set, _ := v.(map[string]any)
@@ -126,7 +143,8 @@ func configRule() keeper {
 			return nil
 		}
 		values := keepLength
-		if slices.Contains([]string{"port", "no-mdns", "no-vsock", "no-page", "no-cooperate", "spool-size", "min-free", "upload-rate", "upstream-budget",
+		if slices.Contains([]string{"port", "no-mdns", "no-vsock", "no-page", "no-cooperate", "spool-size", "min-free", "upload-rate",
+			"upstream-budget",
 			"share", "log-level", "log-format"}, name) {
 			values = choices
 		}
@@ -140,15 +158,20 @@ var nixVersion = regexp.MustCompile(`^nix \((?:Nix|Lix, like Nix|Determinate Nix
 
 var (
 	// logLine is a line of the journal: a time, narbor[PID], and what [newLog] writes to the journal.
-	logLine = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT[0-9:]{8}[+-]\d\d:?\d\d) narbor\[\d+\]: (DEBUG|INFO|WARN|ERROR)  (?:([a-z0-9.]+)  )?([^{]*?)(?:  (\{.*\}))?$`)
+	logLine = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT[0-9:]{8}[+-]\d\d:?\d\d) narbor\[\d+\]: (DEBUG|INFO|WARN|ERROR)  (?:([a-z0-9.]+)  ` +
+		`)?([^{]*?)(?:  (\{.*\}))?$`)
 	// frame is a line of a stack trace about a function of narbor's own.
 	frame = regexp.MustCompile(`narbor/(?:cmd/narbor|narserve|p2p|store|trust)\.[\w.()*]+`)
 )
 
 // logFields are the fields of log lines that go into a report.
 func logFields() keeper {
-	rules := map[string]keeper{"peer": peerRule(), "addr": addressRule(), "via": viaRule(), "interface": keepText((*redactor).iface), "reason": phraseRule(), "err": phraseRule(),
-		"error": phraseRule(), "stack": keepText(func(_ *redactor, s string) string { return strings.Join(frame.FindAllString(s, -1), " ") })}
+	rules := map[string]keeper{"peer": peerRule(), "addr": addressRule(), "via": viaRule(), "interface": keepText((*redactor).iface),
+		"reason": phraseRule(), "err": phraseRule(),
+		"error": phraseRule(), "stack": keepText(func(_ *redactor,
+			s string) string {
+			return strings.Join(frame.FindAllString(s, -1), " ")
+		})}
 	for _, name := range []string{"size", "peers", "strikes", "sharing"} {
 		rules[name] = keepNumber
 	}

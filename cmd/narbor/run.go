@@ -46,17 +46,23 @@ func runFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
 			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
 			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
-		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, such as builder.lan; repeatable"),
-		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"), Usage: "TCP `PORT` for neighbours; 0 picks one"},
+		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, "+
+			"such as builder.lan; repeatable"),
+		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"),
+			Usage: "TCP `PORT` for neighbours; 0 picks one"},
 		&cli.BoolFlag{Name: "no-page", Category: categoryNet, EnvVars: env("no-page"),
 			Usage: "serve no page, API or metrics beside the cache; every user of this machine can see them otherwise"},
 		stateFlag(), socketFlag(),
 		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
-		stringFlag("spool-size", "4GiB", categoryKeep, "most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
-		stringFlag("min-free", "2GiB", categoryKeep, "what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
-		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as 10MiB; 0 is no limit"),
+		stringFlag("spool-size", "4GiB", categoryKeep,
+			"most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
+		stringFlag("min-free", "2GiB", categoryKeep,
+			"what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
+		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as "+
+			"10MiB; 0 is no limit"),
 		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
-		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or none; `narbor share` changes it until the next start"),
+		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or "+
+			"none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
 }
 
@@ -126,7 +132,8 @@ type service struct {
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
 func newService(c *cli.Context, inherited []net.Listener) (s *service, err error) {
-	s = &service{started: time.Now(), listeners: inherited, keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys), public: new(trust.Keys), shareKeys: new(trust.Keys),
+	s = &service{started: time.Now(), listeners: inherited, keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys),
+		public: new(trust.Keys), shareKeys: new(trust.Keys),
 		group: c.String("group-secret-file") != "", publicNames: c.StringSlice("share-key"), upstreamURLs: c.StringSlice("upstream")}
 	defer func() {
 		if err != nil {
@@ -191,9 +198,12 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		s.log.Warn("pause of sharing", zap.Error(err))
 	}
-	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
+	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"),
+		KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys, Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.logs.libp2p}
+		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys,
+		Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"),
+		MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.logs.libp2p}
 	cfg.Observer = s.accounts
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err
@@ -216,8 +226,11 @@ func (s *service) connect(c *cli.Context) (err error) {
 	for _, src := range s.shares.sources {
 		sources = append(sources, narserve.Local(src, s.public, s.spool))
 	}
-	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Public: s.public, Settled: s.node.Settled(),
-		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...), Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts, Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
+	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Public: s.public,
+		Settled: s.node.Settled(),
+		Hosts:   append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...),
+		Ahead:   min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts,
+		Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
 	return s.announce(c)
 }
 
@@ -315,7 +328,8 @@ func answerNotFound(ctx context.Context, stderr io.Writer, ls []net.Listener, ca
 	fmt.Fprintf(stderr, "narbor: %v\nnarbor: Nix gets 404 for everything until that is mended; trying again in %s\n", cause, retryTime)
 	ctx, cancel := context.WithTimeout(ctx, retryTime)
 	defer cancel()
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+notWorking+strings.ReplaceAll(cause.Error(), "\n", "; ")); err != nil {
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+notWorking+
+		strings.ReplaceAll(cause.Error(), "\n", "; ")); err != nil {
 		cause = errors.Join(cause, err)
 	}
 	srv := narserve.New(narserve.Config{}).HTTPServer()

@@ -37,8 +37,10 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 		all, ctype, lang string
 		ascii            bool
 	}{
-		{"", "", "", false}, {"", "", "C", true}, {"", "", "POSIX", true}, {"", "", "C.UTF-8", false}, {"", "", "en_GB.utf8", false}, {"", "", "de_DE", false},
-		{"", "", "de_DE.ISO-8859-1", true}, {"", "", "ca_ES.UTF-8@valencia", false}, {"C", "", "en_GB.UTF-8", true}, {"en_GB.UTF-8", "", "C", false}, {"", "C", "en_GB.UTF-8", true},
+		{"", "", "", false}, {"", "", "C", true}, {"", "", "POSIX", true}, {"", "", "C.UTF-8", false}, {"", "", "en_GB.utf8", false},
+		{"", "", "de_DE", false},
+		{"", "", "de_DE.ISO-8859-1", true}, {"", "", "ca_ES.UTF-8@valencia", false}, {"C", "", "en_GB.UTF-8", true},
+		{"en_GB.UTF-8", "", "C", false}, {"", "C", "en_GB.UTF-8", true},
 	} {
 		t.Setenv("LC_ALL", c.all)
 		t.Setenv("LC_CTYPE", c.ctype)
@@ -48,7 +50,8 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 		ctx.App.Writer = &b
 		s := newScreen(ctx)
 		exampleStatus().print(s)
-		Diagnosis{Findings: []Finding{fine("well"), {Severity: severityError, Text: "bad"}, {Severity: severitySkipped, Text: "skipped"}}}.print(s)
+		Diagnosis{Findings: []Finding{fine("well"), {Severity: severityError, Text: "bad"},
+			{Severity: severitySkipped, Text: "skipped"}}}.print(s)
 		other := strings.IndexFunc(b.String(), func(r rune) bool { return r >= utf8.RuneSelf })
 		if (other < 0) != c.ascii {
 			t.Errorf("%+v: a sign that is not of ASCII stands at %d of\n%s", c, other, &b)
@@ -62,7 +65,8 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 // Columns stand below each other in ASCII too, and lines fit.
 func TestTableInASCII(t *testing.T) {
 	var b bytes.Buffer
-	screen{Writer: &b, width: 12, cut: true, ascii: true}.table([]string{"A", "B"}, [][]string{{"…a", "1"}, {"bbbb", "2"}, {"c", "a long cell"}})
+	screen{Writer: &b, width: 12, cut: true, ascii: true}.table([]string{"A", "B"},
+		[][]string{{"…a", "1"}, {"bbbb", "2"}, {"c", "a long cell"}})
 	if want := "A     B\n...a  1\nbbbb  2\nc     a l...\n"; b.String() != want {
 		t.Errorf("the table is\n%s\nwant\n%s", &b, want)
 	}
@@ -112,7 +116,8 @@ func TestErrorsOfTheControlSocketAreWords(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for name, says := range map[string]string{"absent": "not running", "hangs-up": "hung up", "silent": "no answer in time", "breaks-off": "hung up", "file": "not running",
+	for name, says := range map[string]string{"absent": "not running", "hangs-up": "hung up", "silent": "no answer in time",
+		"breaks-off": "hung up", "file": "not running",
 		strings.Repeat("long", 60): "invalid argument"} {
 		err := ask(name)
 		if err == nil || raw.MatchString(err.Error()) || !strings.Contains(err.Error(), says) {

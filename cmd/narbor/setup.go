@@ -70,12 +70,14 @@ func setupFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.BoolFlag{Name: "no-nix", Usage: "leave nix.conf alone"},
 		&cli.BoolFlag{Name: "only-nix", Usage: "change nix.conf alone: a package has brought the program and its units"},
-		&cli.BoolFlag{Name: "no-restart", Usage: "do not restart nix-daemon: until it is, Nix goes by the old nix.conf; builds that run outlast a restart"},
+		&cli.BoolFlag{Name: "no-restart",
+			Usage: "do not restart nix-daemon: until it is, Nix goes by the old nix.conf; builds that run outlast a restart"},
 	}
 }
 
 func newSetup(c *cli.Context) (setup, error) {
-	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"), restart: !c.Bool("no-restart")}
+	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"),
+		restart: !c.Bool("no-restart")}
 	_, err := os.Stat("/run/systemd/system")
 	s.systemd = err == nil
 	switch _, nixOS := os.Stat("/etc/NIXOS"); {
@@ -172,7 +174,8 @@ func (s setup) installBinary() error {
 
 func (s setup) installUnits() error {
 	service := serviceUnit
-	if group, err := os.ReadFile("/etc/group"); err == nil && slices.ContainsFunc(strings.Split(string(group), "\n"), func(l string) bool { return strings.HasPrefix(l, "nix-users:") }) {
+	if group, err := os.ReadFile("/etc/group"); err == nil &&
+		slices.ContainsFunc(strings.Split(string(group), "\n"), func(l string) bool { return strings.HasPrefix(l, "nix-users:") }) {
 		service = strings.Replace(service, "#SupplementaryGroups=nix-users", "SupplementaryGroups=nix-users", 1)
 	}
 	socket := socketUnit

@@ -134,7 +134,8 @@ func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
 // The kernel rounds the start of a process down: a restart right after a change must not look as if it came before it.
 func TestRestartAtOnceAfterAChangeHasReadIt(t *testing.T) {
 	began := time.Unix(1000, 0)
-	for after, want := range map[time.Duration]bool{-time.Second: false, 0: false, startStep - time.Nanosecond: false, startStep: true, time.Second: true} {
+	for after, want := range map[time.Duration]bool{-time.Second: false, 0: false, startStep - time.Nanosecond: false, startStep: true,
+		time.Second: true} {
 		if got := changedAfter(began, began.Add(after)); got != want {
 			t.Errorf("a change %v after the rounded start: unread is %t, want %t", after, got, want)
 		}

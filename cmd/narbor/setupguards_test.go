@@ -44,7 +44,8 @@ func TestSetupRefusesFileOfAnotherTool(t *testing.T) {
 }
 
 func TestNarborGoesOnWhileAnotherLineNamesIt(t *testing.T) {
-	s, dir, out := setupHere(t, map[string]string{"nix.conf": "extra-substituters = " + nixURL + " # narbor\nextra-substituters = https://other " + nixURL + "/\n"})
+	s, dir, out := setupHere(t, map[string]string{"nix.conf": "extra-substituters = " + nixURL +
+		" # narbor\nextra-substituters = https://other " + nixURL + "/\n"})
 	if err := s.remove(); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:1 still names") {
 		t.Errorf("unsetup = %v\n%s", err, out)
 	}

@@ -58,7 +58,8 @@ func shareCommand() *cli.Command {
 		Name:  "share",
 		Usage: "see or change what neighbours may have from the narbor that runs here",
 		Description: "Without a command it says what is shared. What is changed lasts until narbor is restarted, which goes by\n" +
-			"--share of `narbor run`; a pause with --for lasts as long as it says, and restarts do not end it. Only root and the user that runs narbor may change it. Nix on this machine gets\n" +
+			"--share of `narbor run`; a pause with --for lasts as long as it says, and restarts do not end it. Only root and the user " +
+			"that runs narbor may change it. Nix on this machine gets\n" +
 			"from neighbours what it got before.\n\n" +
 			"Examples:\n   narbor share pause --for 1h\n   narbor share explain /nix/store/…-firefox-141.0",
 		Flags:  controlFlags(),

@@ -91,6 +91,7 @@ func logDamage(log *zap.Logger, d store.Damaged, sound bool) {
 	if d.Where == store.Dir {
 		fix = repairStore
 	}
-	log.Warn("a path of this machine is damaged: it is not served and not shared until it is repaired", zap.String("path", d.Path), zap.String("where", d.Where),
+	log.Warn("a path of this machine is damaged: it is not served and not shared until it is repaired", zap.String("path", d.Path),
+		zap.String("where", d.Where),
 		zap.String("reason", d.Reason), zap.String("fix", fix))
 }

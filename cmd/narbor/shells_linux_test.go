@@ -139,9 +139,11 @@ func startShell(t *testing.T, name, program string) shell {
 	write(".zshrc", "PS1='ready> '\nfpath=("+dir+"/zsh $fpath)\nautoload -U compinit\ncompinit -u -D\nunsetopt list_beep\n", 0o644)
 	write("fish/generated_completions/none", "", 0o644) // without that directory, fish fills it in the background
 	write("fish/config.fish", "function fish_prompt; printf 'ready> '; end\nfunction fish_greeting; end\n", 0o644)
-	cmd := exec.Command(path, map[string][]string{"bash": {"--noprofile", "--rcfile", filepath.Join(dir, "bash.rc"), "-i"}, "zsh": {"-i"}, "fish": {"-i"}}[name]...)
+	cmd := exec.Command(path, map[string][]string{"bash": {"--noprofile", "--rcfile", filepath.Join(dir, "bash.rc"), "-i"}, "zsh": {"-i"},
+		"fish": {"-i"}}[name]...)
 	cmd.Dir = dir
-	cmd.Env = []string{"PATH=" + filepath.Join(dir, "bin") + ":" + os.Getenv("PATH"), "HOME=" + dir, "ZDOTDIR=" + dir, "XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir,
+	cmd.Env = []string{"PATH=" + filepath.Join(dir, "bin") + ":" + os.Getenv("PATH"), "HOME=" + dir, "ZDOTDIR=" + dir,
+		"XDG_CONFIG_HOME=" + dir, "XDG_DATA_HOME=" + dir,
 		"TERM=xterm", "LANG=C.UTF-8", "INPUTRC=/dev/null", "NARBOR_SOCKET=" + filepath.Join(dir, "none.sock")}
 	s.terminal = onTerminal(t, 200, cmd)
 	s.until("the shell starts", func() bool { return strings.Contains(s.text(), "ready> ") })
@@ -231,7 +233,8 @@ func TestTabRunsNoCommand(t *testing.T) {
 	for _, name := range []string{"bash", "zsh", "fish"} {
 		t.Run(name, func(t *testing.T) {
 			s := startShell(t, name, "")
-			for i, typed := range []string{"narbor status --", "narbor status -- ", "narbor share resume ", "narbor share resume -- --", "narbor "} {
+			for i, typed := range []string{"narbor status --", "narbor status -- ", "narbor share resume ", "narbor share resume -- --",
+				"narbor "} {
 				s.tab(typed)
 				s.send("\r")
 				s.until(typed, func() bool { return len(s.ran())-s.completions() > i })
@@ -251,7 +254,8 @@ func TestCompletionRunsNothingOfItsOutput(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s%d", name, i), func(t *testing.T) {
-				s := startShell(t, name, "cat <<'END'\nx`touch hit1`\nx$(touch hit2)\nx`touch hit3`:`touch hit4`$(touch hit5)\nx(touch hit6)\t(touch hit7)\nx${(e):-`touch hit8`}\nEND\n")
+				s := startShell(t, name, "cat <<'END'\nx`touch hit1`\nx$(touch hit2)\nx`touch hit3`:`touch hit4`$(touch hit5)\nx(touch "+
+					"hit6)\t(touch hit7)\nx${(e):-`touch hit8`}\nEND\n")
 				s.tab(typed)
 				if name != "fish" { // where the next tab chooses from what is shown
 					s.tab("") // the answer to the first has been used by then
@@ -269,7 +273,8 @@ func TestCompletionRunsNothingOfItsOutput(t *testing.T) {
 // zsh and fish show what each candidate is.
 func TestCompletionsHaveDescriptions(t *testing.T) {
 	for _, name := range []string{"zsh", "fish"} {
-		for typed, want := range map[string]string{"narbor doctor ": "neighbours may reach this machine", "narbor wait --for ": "narbor answers"} {
+		for typed, want := range map[string]string{"narbor doctor ": "neighbours may reach this machine",
+			"narbor wait --for ": "narbor answers"} {
 			t.Run(name+" "+typed, func(t *testing.T) {
 				s := startShell(t, name, "")
 				s.tab(typed)

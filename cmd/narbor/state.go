@@ -66,7 +66,7 @@ func openState(dir string, log *zap.Logger) (state, error) {
 			}
 		}
 	}
-	log.Warn("the state directory cannot be written to: what narbor learns is forgotten when it ends; make it writable, or give another by --state-dir",
+	log.Warn("the state directory cannot be written to, so what narbor learns is forgotten when it ends: give another by --state-dir",
 		zap.String("dir", dir), zap.String("instead", scratch), zap.Error(err))
 	return state{dir: scratch, scratch: true}, nil
 }

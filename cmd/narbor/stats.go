@@ -21,7 +21,8 @@ func statsCommand() *cli.Command {
 		Description: "Accounts are kept for a year. Bytes are those of archives, uncompressed; what Nix fetched from the internet by\n" +
 			"itself, and the time that was saved, are estimates.\n\n" +
 			"Examples:\n   narbor stats --by name\n   narbor stats --json",
-		Flags: append(controlFlags(), &cli.StringFlag{Name: "by", EnvVars: env("by"), Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
+		Flags: append(controlFlags(), &cli.StringFlag{Name: "by", EnvVars: env("by"),
+			Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
 		Action: func(c *cli.Context) error {
 			if by := c.String("by"); !slices.Contains([]string{"", "day", "peer", "name"}, by) {
 				return codedError{fmt.Errorf("--by %q is none of day, peer, name", by), exitUsage}
@@ -87,7 +88,8 @@ func printSums(s screen, a narserve.Account) {
 	}
 	s.table(statsHeader("WHEN"), rows, statsDropped...)
 	if got := month.Received; got[store.FromOthers]+got[store.FromInternet] > 0 {
-		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s at least Nix did",
+		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s "+
+			"at least Nix did",
 			amount(got[store.FromNeighbours]), amount(got[store.FromOthers]), amount(got[store.FromInternet]), amount(month.ByNix)))
 	}
 	if !a.Since.IsZero() {

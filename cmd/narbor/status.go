@@ -73,7 +73,8 @@ func (s *service) status() Status {
 		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
 		Status: s.node.Status(), HTTP: addrsOf(s.listeners), CacheDirs: append([]string{}, s.shares.cacheDirs...),
 		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
-		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree, spool.Verified, spool.VerifyTime.Seconds()},
+		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree, spool.Verified,
+			spool.VerifyTime.Seconds()},
 	}
 	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
 	st.NixConfProblems = s.settings.problems()
@@ -97,10 +98,12 @@ func statusCommand() *cli.Command {
 			"network is used, nothing can be shared, the Nix store cannot be asked, Nix does not ask narbor, or there was no\n" +
 			"room on the disk. What to do is printed at the end. To have no neighbour, or to have paused sharing, is no fault.\n\n" +
 			"With --json everything is printed, for programs: the names stay what they are as long as \"schema\" does.\n\n" +
-			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'\n   narbor status --json | jq -r '.health[] | .severity + \" \" + .code'",
+			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'\n   narbor status --json | jq -r " +
+			"'.health[] | .severity + \" \" + .code'",
 		Flags: append(controlFlags(),
 			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until Ctrl-C", EnvVars: env("watch")},
-			&cli.DurationFlag{Name: "every", Value: 2 * time.Second, Usage: "with --watch, the `TIME` between two looks", EnvVars: env("every")}),
+			&cli.DurationFlag{Name: "every", Value: 2 * time.Second, Usage: "with --watch, the `TIME` between two looks",
+				EnvVars: env("every")}),
 		Action: func(c *cli.Context) error {
 			ctl, err := newControl(c)
 			if err != nil {
@@ -214,7 +217,8 @@ func (st Status) print(s screen) {
 		urls[i] = "http://" + addr
 	}
 	s.field("for Nix", "%s", strings.Join(urls, ", "))
-	s.field("asked for", "%s found, %s not found; %s sent", count(st.Nix.NarinfoHits), count(st.Nix.NarinfoMisses), amount(st.Nix.NarBytesServed))
+	s.field("asked for", "%s found, %s not found; %s sent", count(st.Nix.NarinfoHits), count(st.Nix.NarinfoMisses),
+		amount(st.Nix.NarBytesServed))
 	s.field("sharing", "%s", st.sharing())
 	if len(st.PrivateKeys) > 0 {
 		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.privateGoes())

@@ -27,7 +27,8 @@ func TestStatusSaysWhichNetworksAreUsed(t *testing.T) {
 
 func TestShortAddr(t *testing.T) {
 	for addr, want := range map[string]string{
-		"/ip4/10.0.0.2/tcp/6273": "10.0.0.2", "/ip4/10.0.0.2/tcp/7000": "10.0.0.2:7000", "/ip4/10.0.0.2": "10.0.0.2", "/ip6/fd00::2/tcp/7000": "[fd00::2]:7000",
+		"/ip4/10.0.0.2/tcp/6273": "10.0.0.2", "/ip4/10.0.0.2/tcp/7000": "10.0.0.2:7000", "/ip4/10.0.0.2": "10.0.0.2",
+		"/ip6/fd00::2/tcp/7000":              "[fd00::2]:7000",
 		"/ip6zone/eth0/ip6/fe80::1/tcp/6273": "fe80::1%eth0", "/ip6zone/eth0/ip6/fe80::1": "fe80::1%eth0", "vsock:2": "vsock:2", "": "",
 	} {
 		if got := shortAddr(addr); got != want {

@@ -55,7 +55,8 @@ func (s setup) remove() error {
 			s.did("stopped")
 		}
 	}
-	if err := s.removeFiles(filepath.Join(systemdUnits, "narbor.service"), filepath.Join(systemdUnits, "narbor.socket"), installedBinary); err != nil {
+	if err := s.removeFiles(filepath.Join(systemdUnits, "narbor.service"), filepath.Join(systemdUnits, "narbor.socket"),
+		installedBinary); err != nil {
 		return err
 	}
 	if s.systemd {
@@ -64,7 +65,8 @@ func (s setup) remove() error {
 		}
 	}
 	if packaged != "" {
-		s.todo("%s belongs to a package and is stopped now. To use it: systemctl enable --now narbor.socket narbor.service, and narbor setup", packaged)
+		s.todo("%s belongs to a package and is stopped now. To use it: "+
+			"systemctl enable --now narbor.socket narbor.service, and narbor setup", packaged)
 	}
 	return nil
 }
@@ -121,7 +123,8 @@ func (s setup) namedElsewhere() error {
 			where = l.At
 		}
 	}
-	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build whose substituter refuses connections", where, nixURL)
+	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build whose "+
+		"substituter refuses connections", where, nixURL)
 }
 
 // stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit, or
@@ -131,14 +134,18 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 		if before == nil {
 			return readBefore(p.started)
 		}
-		return slices.ContainsFunc(before, func(b daemonProcess) bool { return b.pid == p.pid && b.started.Sub(p.started).Abs() < startStep })
+		return slices.ContainsFunc(before, func(b daemonProcess) bool {
+			return b.pid == p.pid &&
+				b.started.Sub(p.started).Abs() < startStep
+		})
 	}
 	var fresh []int // daemons that have read the configuration as it is now
 	for _, p := range now {
 		switch {
 		case p.worker:
 		case old(p):
-			return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor unsetup` again"), exitTemporary}
+			return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor " +
+				"unsetup` again"), exitTemporary}
 		default:
 			fresh = append(fresh, p.pid)
 		}
@@ -146,7 +153,8 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 	for _, p := range now {
 		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
 		if p.worker && stale && p.asksFor(proc) {
-			return codedError{fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run `narbor unsetup` again", p.pid), exitTemporary}
+			return codedError{fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, "+
+				"run `narbor unsetup` again", p.pid), exitTemporary}
 		}
 	}
 	return nil

@@ -22,7 +22,8 @@ import (
 
 // upstreamFlag names the caches that are asked for what no neighbour has.
 func upstreamFlag() cli.Flag {
-	return listFlag("upstream", categoryNet, "fetch from this cache `URL`, such as https://cache.nixos.org, what no neighbour has; its keys must be trusted; repeatable, asked in that order")
+	return listFlag("upstream", categoryNet, "fetch from this cache `URL`, such as https://cache.nixos.org, what no neighbour has; its "+
+		"keys must be trusted; repeatable, asked in that order")
 }
 
 func noCooperateFlag() cli.Flag {
@@ -31,7 +32,8 @@ func noCooperateFlag() cli.Flag {
 }
 
 func upstreamBudgetFlag() cli.Flag {
-	return stringFlag("upstream-budget", "50GiB", categoryNet, "download for neighbours at most this `AMOUNT` of archives a day, for one at most half of what is left; 0 is --no-cooperate")
+	return stringFlag("upstream-budget", "50GiB", categoryNet,
+		"download for neighbours at most this `AMOUNT` of archives a day, for one at most half of what is left; 0 is --no-cooperate")
 }
 
 // openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted; with ""
@@ -114,7 +116,8 @@ func (st Status) printUpstreams(s screen) {
 	case st.BudgetLeft <= 0:
 		s.field("for others", "%s downloaded; today's --upstream-budget is used up", amount(st.ForOthers))
 	default:
-		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", amount(st.ForOthers), amount(st.BudgetLeft), helping(st.Helpers))
+		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", amount(st.ForOthers), amount(st.BudgetLeft),
+			helping(st.Helpers))
 	}
 }
 
@@ -187,7 +190,8 @@ func (w Why) printUpstream(s screen) {
 	case e.Elected == "":
 		s.field("elected", "this machine, to ask and download for all: it has the highest score of %d for this path", e.Of())
 	default:
-		s.field("elected", "neighbour %s, to ask and download for all: it has the highest score of %d for this path; if it makes no progress for %.0f s, this machine does it itself",
+		s.field("elected", "neighbour %s, to ask and download for all: it has the highest score of %d for this path; if it makes no "+
+			"progress for %.0f s, this machine does it itself",
 			shortID(e.Elected), e.Of(), e.Patience)
 	}
 	for _, c := range u.Election.Scores {

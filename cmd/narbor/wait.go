@@ -58,7 +58,8 @@ func waitCommand() *cli.Command {
 			"Exit code 3 means that narbor did not run when the time was over, 75 that it did, but was not ready.\n\n" +
 			"Example: narbor wait --for peers=1 --timeout 20s || echo 'from the internet, then'",
 		Flags: []cli.Flag{
-			&cli.StringSliceFlag{Name: "for", Usage: "`WHAT`: running, settled or peers=N; repeatable", Value: cli.NewStringSlice("running"), EnvVars: env("for")},
+			&cli.StringSliceFlag{Name: "for", Usage: "`WHAT`: running, settled or peers=N; repeatable",
+				Value: cli.NewStringSlice("running"), EnvVars: env("for")},
 			&cli.DurationFlag{Name: "timeout", Usage: "how `LONG` at most; 0 looks once", Value: 30 * time.Second, EnvVars: env("timeout")},
 			stateFlag(), socketFlag(),
 		},

@@ -32,7 +32,8 @@ func TestWaitEndsWhenAllIsTrue(t *testing.T) {
 		{"it settles", []string{"settled"}, states(status(false, nil), status(true, nil)), 0, time.Second},
 		{"both", []string{"peers=1", "settled"}, states(status(false, one), status(true, nil), status(true, one)), 0, 2 * time.Second},
 		{"one of both", []string{"peers=1", "settled"}, states(status(false, one)), exitTemporary, 20 * time.Second},
-		{"it is slow at first", []string{"running"}, states(fails(context.DeadlineExceeded), fails(context.DeadlineExceeded), status(false, nil)), 0, 2 * time.Second},
+		{"it is slow at first", []string{"running"}, states(fails(context.DeadlineExceeded), fails(context.DeadlineExceeded),
+			status(false, nil)), 0, 2 * time.Second},
 		{"it is slow for ever", []string{"running"}, states(fails(context.DeadlineExceeded)), exitTemporary, 20 * time.Second},
 		{"it may not be asked", []string{"running"}, states(fails(down), fails(broken)), -1, time.Second},
 	} {
@@ -85,7 +86,8 @@ func TestWaitAsksTheNarborThatRuns(t *testing.T) {
 	wantCode(t, 0, "wait", "--socket", socket)
 	wantCode(t, 0, "wait", "--for", "settled", "--for", "peers=0", "--timeout", "60s", "--socket", socket)
 	wantCode(t, exitTemporary, "wait", "--for", "peers=1", "--timeout", "300ms", "--socket", socket)
-	for _, bad := range [][]string{{"--for", "peers"}, {"--for", "peers=x"}, {"--for", "peers=-1"}, {"--for", "Running"}, {"--for", "settled=1"}, {"--for", ""},
+	for _, bad := range [][]string{{"--for", "peers"}, {"--for", "peers=x"}, {"--for", "peers=-1"}, {"--for", "Running"},
+		{"--for", "settled=1"}, {"--for", ""},
 		{"--timeout", "-1s"}, {"--timeout", "soon"}, {"peers=1"}} {
 		wantCode(t, exitUsage, append([]string{"wait", "--socket", socket}, bad...)...)
 	}

@@ -152,7 +152,8 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, s
 		if err != nil && !damaged {
 			return nil, "", err
 		}
-		l := &WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References), CA: info.CA,
+		l := &WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References),
+			CA:         info.CA,
 			Signatures: []WhySignature{}}
 		if i > 0 {
 			l.Where = s.shares.cacheDirs[i-1]
@@ -188,7 +189,8 @@ func (s *service) shared(info store.Info) (bool, string) {
 	trusted, trustedErr := s.trusted.Check(info)
 	switch {
 	case err == nil && len(m.Info().String()) > store.MaxInfoLen:
-		return false, fmt.Sprintf("its narinfo has %s bytes, and neighbours take %s: it has too many references", count(int64(len(m.Info().String()))), count(store.MaxInfoLen))
+		return false, fmt.Sprintf("its narinfo has %s bytes, and neighbours take %s: it has too many references",
+			count(int64(len(m.Info().String()))), count(store.MaxInfoLen))
 	case err == nil && !s.node.Sharing():
 		return false, reasonOff
 	case err == nil:

@@ -15,7 +15,8 @@ func contentVectors(m material) []vector {
 	for _, x := range []struct {
 		name string
 		genuine
-	}{{"tree", m.tree}, {"tree with references", m.caApp}, {"flat", m.file}, {"text", m.note}, {"text with references", m.page}, {"derivation", m.drv}} {
+	}{{"tree", m.tree}, {"tree with references", m.caApp}, {"flat", m.file}, {"text", m.note}, {"text with references", m.page},
+		{"derivation", m.drv}} {
 		g := x.genuine
 		v := func(name string, t text, want, why string) {
 			vs = append(vs, vector{name: x.name + ": " + name, base: g, text: t, want: want, why: why})
@@ -46,7 +47,8 @@ func contentMutations(m material, g genuine, v func(name string, t text, want, w
 	v("another NarHash", g.set("NarHash", m.dep.field("NarHash")), wrongNAR, whyNAR)
 	v("another NarSize", g.set("NarSize", g.field("NarSize")+"0"), narRefused, "")
 	v("a signature that is none", g.add("Sig", "upstream-1:AAAA"), contentAddressed, "")
-	v("another reference", g.set("References", strings.TrimSpace(g.field("References")+" "+m.tree.path[len("/nix/store/"):])), untrusted, "")
+	v("another reference", g.set("References", strings.TrimSpace(g.field("References")+" "+m.tree.path[len("/nix/store/"):])), untrusted,
+		"")
 	v("a reference to itself", g.set("References", strings.TrimSpace(g.field("References")+" "+g.path[len("/nix/store/"):])), untrusted,
 		"no path that refers to itself is believed without a signature")
 	if refs := g.field("References"); refs != "" {
@@ -150,7 +152,8 @@ func selfReferences(m material) []vector {
 	return []vector{
 		{name: "self-reference: genuine", base: g, text: g.text, want: untrusted, why: why},
 		{name: "self-reference: not stated", base: g, text: g.set("References", strings.Fields(g.field("References"))[1]), want: untrusted},
-		{name: "self-reference: NarHash as the content address", base: g, text: g.set("CA", "fixed:r:"+g.field("NarHash")), want: untrusted},
+		{name: "self-reference: NarHash as the content address", base: g, text: g.set("CA", "fixed:r:"+g.field("NarHash")),
+			want: untrusted},
 		{name: "self-reference: content address as NarHash", base: g,
 			text: g.set("NarHash", strings.TrimPrefix(g.field("CA"), "fixed:r:")), want: untrusted},
 	}

@@ -94,7 +94,8 @@ func strangers(m material, v adder) {
 		add("Sig", m.other.name+m.lib.field("Sig")[len(m.upstream.name):]), untrusted)
 	v("stranger: everything but the signature is another path's", text(strings.ReplaceAll(string(m.app.text),
 		m.app.field("Sig"), m.lib.field("Sig"))), untrusted)
-	v("stranger: the archive is another path's", m.lib.set("NarHash", m.dep.field("NarHash")).set("NarSize", m.dep.field("NarSize")), untrusted)
+	v("stranger: the archive is another path's", m.lib.set("NarHash", m.dep.field("NarHash")).set("NarSize", m.dep.field("NarSize")),
+		untrusted)
 }
 
 func several(m material, v adder) {
@@ -207,7 +208,8 @@ func weakKeyVectors(m material) []vector {
 				break
 			}
 		}
-		vs = append(vs, vector{name: "weak key: " + x.name, base: m.dep, text: t.withSig("weak-1:" + base64.StdEncoding.EncodeToString(forgery)),
+		vs = append(vs, vector{name: "weak key: " + x.name, base: m.dep,
+			text: t.withSig("weak-1:" + base64.StdEncoding.EncodeToString(forgery)),
 			keys: []string{"weak-1:" + base64.StdEncoding.EncodeToString(key)}, want: keyRefused})
 	}
 	return vs

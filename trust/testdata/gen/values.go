@@ -27,7 +27,8 @@ func valueVectors(m material) []vector {
 		{"tree", m.tree.field("CA")}, {"tree, rewritten", m.caApp.field("CA")},
 		{"tree with its own NarHash", "fixed:r:" + m.app.field("NarHash")}, {"text with its own NarHash", "text:" + m.app.field("NarHash")},
 	} {
-		vs = append(vs, vector{name: "CA: no self-reference, " + x.name, base: m.app, text: m.app.add("CA", x.ca), want: signedByUpstream, why: stripped})
+		vs = append(vs, vector{name: "CA: no self-reference, " + x.name, base: m.app, text: m.app.add("CA", x.ca), want: signedByUpstream,
+			why: stripped})
 	}
 	return append(vs,
 		vector{name: "References: itself added", base: m.app, text: m.app.set("References", self), want: untrusted},
