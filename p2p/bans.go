@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"narbor/p2p/netmon"
 	"os"
 	"sync"
 	"time"
@@ -113,7 +114,7 @@ func (b *bans) add(id peer.ID, s Struck) {
 		}
 		delete(b.all, soonest)
 	}
-	hint(b.dirty)
+	netmon.Hint(b.dirty)
 }
 
 // pardon ends a ban.
@@ -121,7 +122,7 @@ func (b *bans) pardon(id peer.ID) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.all, id)
-	hint(b.dirty)
+	netmon.Hint(b.dirty)
 }
 
 // current returns the bans that have not ended, and forgets the others.

@@ -113,7 +113,7 @@ func (n *Node) alone() string {
 		return "an upstream's URL has a user or a password"
 	case n.lan.isMetered():
 		return "it is on a metered network"
-	case n.power.onBattery():
+	case n.power.OnBattery():
 		return "it runs on battery"
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"strings"
@@ -128,7 +129,7 @@ func (e *ear) join6(ifi net.Interface) (err error) {
 }
 
 // browse listens for others on a link, and asks for them, until ctx ends.
-func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) {
+func (d *discovery) browse(ctx context.Context, k netmon.Link, family zeroconf.IPType) {
 	for ctx.Err() == nil {
 		if err := d.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
 			d.lan.log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
@@ -138,8 +139,8 @@ func (d *discovery) browse(ctx context.Context, k link, family zeroconf.IPType) 
 }
 
 // browseOnce returns when ctx has ended, or the link is of no more use.
-func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPType) error {
-	e, err := openEar(family, k.ifi, &d.lan.traffic)
+func (d *discovery) browseOnce(ctx context.Context, k netmon.Link, family zeroconf.IPType) error {
+	e, err := openEar(family, k.Interface, &d.lan.traffic)
 	if err != nil {
 		return err
 	}
@@ -158,7 +159,7 @@ func (d *discovery) browseOnce(ctx context.Context, k link, family zeroconf.IPTy
 			return err
 		}
 		// Linux gives a socket what any program on the machine has joined the group for, on any link.
-		if n > maxMDNSPacket || ifIndex != 0 && ifIndex != k.ifi.Index {
+		if n > maxMDNSPacket || ifIndex != 0 && ifIndex != k.Interface.Index {
 			continue
 		}
 		for _, found := range e.take(b[:n], time.Now()) {

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -110,7 +111,7 @@ func (k *keeper) miss(now time.Time) bool {
 	idle := now.Sub(k.circle.missed) >= time.Second // or there will be a step soon enough
 	k.circle.missed = now
 	if idle {
-		hint(k.wake)
+		netmon.Hint(k.wake)
 	}
 	return true
 }

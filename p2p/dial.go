@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
+	"narbor/p2p/netmon"
 	"slices"
 	"sync"
 	"time"
@@ -219,7 +220,7 @@ const barredAfter = 2
 func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	defer hint(k.wake)
+	defer netmon.Hint(k.wake)
 	c := k.peers[id]
 	if c != nil && c.calling {
 		c.calling = false
@@ -264,7 +265,7 @@ func (k *keeper) announce(a announcement, now time.Time) {
 		}
 		k.peers[a.id] = c
 		k.round.newest = now
-		hint(k.wake)
+		netmon.Hint(k.wake)
 		return
 	}
 	if a.hearsay() {
@@ -274,13 +275,13 @@ func (k *keeper) announce(a announcement, now time.Time) {
 	c.expiry = a.expiry
 	if soon := now.Add(yield + redialMin); soon.Before(c.due) {
 		c.due = soon // there it is again
-		hint(k.wake)
+		netmon.Hint(k.wake)
 	}
 	for _, m := range a.addrs {
 		if !ma.Contains(c.addrs, m) {
 			c.addrs = append([]ma.Multiaddr{m}, c.addrs...) // the newest first
 			c.due, c.failures = now, 0
-			hint(k.wake)
+			netmon.Hint(k.wake)
 		}
 	}
 	c.addrs = slices.Clip(c.addrs[:min(len(c.addrs), maxAddrs)])
@@ -339,7 +340,7 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 	if again := now.Add(missFor); c.expiry.Before(again) {
 		c.expiry = again
 	}
-	hint(k.wake)
+	netmon.Hint(k.wake)
 }
 
 // linksChanged makes everybody worth another try at once.
@@ -350,7 +351,7 @@ func (k *keeper) linksChanged(now time.Time) {
 	for _, c := range k.peers {
 		c.due, c.failures = now, 0
 	}
-	hint(k.wake)
+	netmon.Hint(k.wake)
 }
 
 // looked records that the links have been looked at, and whether a link was up.
@@ -361,7 +362,7 @@ func (k *keeper) looked(linked bool, now time.Time) {
 	if linked && k.round.linked.IsZero() {
 		k.round.linked = now
 	}
-	hint(k.wake)
+	netmon.Hint(k.wake)
 }
 
 // namedTried notes that one more of the named peers has been tried.
@@ -369,7 +370,7 @@ func (k *keeper) namedTried() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.round.untried--
-	hint(k.wake)
+	netmon.Hint(k.wake)
 }
 
 // via returns how a machine was found first; "" is not at all.

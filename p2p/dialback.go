@@ -348,7 +348,7 @@ func (g *gater) interfaceOf(a netip.Addr) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
-		for _, p := range l.addrs {
+		for _, p := range l.Addrs {
 			if p.Addr() == a.WithZone("") && (a.Zone() == "" || a.Zone() == l.Name) {
 				return l.Name
 			}

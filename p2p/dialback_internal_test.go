@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -105,7 +106,7 @@ func TestDialBackKeepsToTheLink(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &Node{lan: newIdleKeeper(t).lan, dialBacks: rations}
-	n.lan.gate.setLinks([]link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
+	n.lan.gate.setLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
 	n.lan.gate.setNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
 	for _, remote := range []string{"/ip4/127.0.0.1", "/ip4/127.0.0.2", "/ip4/8.8.8.8", "/ip4/10.1.1.6", "/ip4/10.1.0.5", "/ip6/fd01::5",
 		"/ip4/169.254.169.254", "/ip4/192.0.2.1", "/ip6/fe80::1", "/ip6/::1", "/ip6/ff02::1"} {

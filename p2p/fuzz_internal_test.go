@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/zeroconf/v2"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -126,7 +127,7 @@ func FuzzAnnouncement(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { l.host.Close() })
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "169.254.9.9/16", "fd01::5/64", "fe80::5/64")})
+	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "169.254.9.9/16", "fd01::5/64", "fe80::5/64")})
 	d := newDiscovery(l)
 	from := netip.MustParseAddr("fe80::9%eth0")
 	f.Add("dnsaddr=/ip6/fe80::9/tcp/6273/p2p/12D3KooWHSGyHvHJCc2mDWx9rUGthyFp28RztaviWnzW9uKRrNrY", int64(60))

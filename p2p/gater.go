@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"crypto/rand"
+	"narbor/p2p/netmon"
 	"net/netip"
 	"sync"
 	"time"
@@ -22,8 +23,8 @@ type gater struct {
 	// arrivals tells [Node.DialBack] of connections that are let in.
 	arrivals arrivals
 
-	mu      sync.Mutex // guards what follows
-	links   []link     // those that are used
+	mu      sync.Mutex    // guards what follows
+	links   []netmon.Link // those that are used
 	named   map[string][]netip.Addr
 	blocked map[peer.ID]time.Time
 }
@@ -39,7 +40,7 @@ func newGater() *gater {
 }
 
 // setLinks replaces the links.
-func (g *gater) setLinks(links []link) {
+func (g *gater) setLinks(links []netmon.Link) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.links = links
@@ -116,7 +117,7 @@ func (g *gater) mayAccept(a netip.Addr) bool {
 // networks are announced.
 func (g *gater) onLink(a netip.Addr) bool { return !g.isVsock(a) && onLink(g.links, a) }
 
-func onLink(links []link, a netip.Addr) bool {
+func onLink(links []netmon.Link, a netip.Addr) bool {
 	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || isLinkLocal(a) && a.Zone() == "" {
 		return false
 	}
@@ -124,7 +125,7 @@ func onLink(links []link, a netip.Addr) bool {
 		if a.Zone() != "" && a.Zone() != l.Name {
 			continue
 		}
-		for _, p := range l.addrs {
+		for _, p := range l.Addrs {
 			if p.Contains(a.WithZone("")) {
 				return true
 			}
@@ -139,7 +140,7 @@ func (g *gater) moved(was, now netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
-		for _, p := range l.addrs {
+		for _, p := range l.Addrs {
 			if was != now && p.Contains(was) && p.Contains(now) {
 				return true
 			}
@@ -150,7 +151,7 @@ func (g *gater) moved(was, now netip.Addr) bool {
 
 func (g *gater) own(a netip.Addr) bool {
 	for _, l := range g.links {
-		for _, p := range l.addrs {
+		for _, p := range l.Addrs {
 			if p.Addr() == a.WithZone("") {
 				return true
 			}
@@ -196,7 +197,7 @@ func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
-		for _, p := range l.addrs {
+		for _, p := range l.Addrs {
 			if isLinkLocal(p.Addr()) {
 				continue
 			}

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"narbor/p2p/netmon"
 	"net/netip"
 	"testing"
 	"time"
@@ -15,17 +16,17 @@ type conn struct{ remote ma.Multiaddr }
 func (c conn) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/10.1.0.5/tcp/6273") }
 func (c conn) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
-func testLink(name string, addrs ...string) link {
-	l := link{InterfaceStatus: InterfaceStatus{Name: name, Used: true}}
+func testLink(name string, addrs ...string) netmon.Link {
+	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
 	for _, a := range addrs {
-		l.addrs = append(l.addrs, netip.MustParsePrefix(a))
+		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
 	}
 	return l
 }
 
 func TestGaterKeepsToLinksAndNames(t *testing.T) {
 	g := newGater()
-	g.setLinks([]link{
+	g.setLinks([]netmon.Link{
 		testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
 		testLink("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
 	})
@@ -69,7 +70,7 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 
 func TestMovedMeansWithinOneNetwork(t *testing.T) {
 	g := newGater()
-	g.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	for _, c := range []struct {
 		was, now string
 		want     bool
@@ -129,7 +130,7 @@ func TestBlockClosesTheConnection(t *testing.T) {
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	waitConnected(t, a, b.host.ID(), 5*time.Second)
 	down := make(chan struct{}, 1)
-	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { hint(down) }})
+	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
 	a.Block(b.host.ID(), time.Now().Add(time.Hour))
 	select {
 	case <-down:

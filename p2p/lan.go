@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"slices"
@@ -59,7 +60,7 @@ type lan struct {
 	host    host.Host
 	addrs   event.Emitter // tells libp2p that this machine's addresses have changed
 	gate    *gater
-	policy  interfacePolicy
+	policy  netmon.Policy
 	net     *Net // nil is this machine's
 	added   *added
 	renamed chan struct{} // named may have changed
@@ -82,7 +83,7 @@ type lan struct {
 	reconsider chan struct{} // what this machine does for others may have changed; read by its node
 
 	mu      sync.Mutex // guards what follows
-	links   []link
+	links   []netmon.Link
 	friends map[peer.ID]bool // neighbours, and whether they are news to places
 	named   []*namedPeer
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
@@ -94,7 +95,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if cfg.Log == nil {
 		cfg.Log = zap.NewNop()
 	}
-	policy, err := newInterfacePolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)
+	policy, err := netmon.NewPolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +131,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	l.places = newPlaces(l, memory)
 	l.keeper = newKeeper(l)
 	l.setLinks(links)
-	if l.net == nil && !slices.ContainsFunc(links, link.hasIPv6) {
+	if l.net == nil && !slices.ContainsFunc(links, netmon.Link.HasIPv6) {
 		l.log.Warn("this machine has no IPv6: neighbours that have nothing else are out of reach")
 	}
 	return l, nil
@@ -144,10 +145,10 @@ func (l *lan) Host() host.Host { return l.host }
 func (l *lan) Settled() <-chan struct{} { return l.settled }
 
 // Interfaces returns the network interfaces as they were seen last.
-func (l *lan) Interfaces() []InterfaceStatus {
+func (l *lan) Interfaces() []netmon.InterfaceStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	out := make([]InterfaceStatus, len(l.links))
+	out := make([]netmon.InterfaceStatus, len(l.links))
 	for i, k := range l.links {
 		out[i] = k.InterfaceStatus
 	}
@@ -156,7 +157,7 @@ func (l *lan) Interfaces() []InterfaceStatus {
 
 // isMetered says whether one of the interfaces costs money by the byte.
 func (l *lan) isMetered() bool {
-	return slices.ContainsFunc(l.Interfaces(), func(i InterfaceStatus) bool { return i.Reason == metered })
+	return slices.ContainsFunc(l.Interfaces(), func(i netmon.InterfaceStatus) bool { return i.Reason == netmon.Metered })
 }
 
 // Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange", "vsock" or "inbound".
@@ -201,7 +202,7 @@ func (l *lan) Run(ctx context.Context) error {
 	g.Go(func() error { return l.keepAllNamed(ctx) })
 	g.Go(func() error { return l.probeSuspects(ctx) })
 	if l.net == nil {
-		g.Go(func() error { return l.watchClocks(ctx) })
+		g.Go(func() error { return netmon.WatchClocks(ctx, l.log, l.renew) })
 		g.Go(func() error { return l.places.run(ctx) })
 	}
 	err := g.Wait()
@@ -216,7 +217,7 @@ func (l *lan) follow(ctx context.Context) error {
 		l.keeper.looked(true, time.Now())
 		return l.net.follow(ctx, func(e *zeroconf.ServiceEntry) { d.hear(e, netip.Addr{}) })
 	}
-	return watchInterfaces(ctx, l.policy, l.log, l.renewal.look, func(links []link) {
+	return netmon.Watch(ctx, l.policy, l.log, l.renewal.look, func(links []netmon.Link) {
 		stale := l.renewal.stale.Swap(false)
 		changed, fresh := l.setLinks(links)
 		l.lookForVsock()
@@ -227,7 +228,7 @@ func (l *lan) follow(ctx context.Context) error {
 			d.update(ctx, links)
 		}
 		l.keeper.looked(len(used(links)) > 0, time.Now())
-		hint(l.looked)
+		netmon.Hint(l.looked)
 		if changed {
 			l.changes.Add(1)
 			l.closeOrphans()
@@ -238,34 +239,34 @@ func (l *lan) follow(ctx context.Context) error {
 		}
 		if changed || stale {
 			l.keeper.linksChanged(time.Now())
-			hint(l.moved)
+			netmon.Hint(l.moved)
 			for _, n := range l.namedNow() {
-				hint(n.hurry)
+				netmon.Hint(n.hurry)
 			}
 		}
 	})
 }
 
 // setLinks notes the interfaces and reports whether one that is used has changed, and which are used anew.
-func (l *lan) setLinks(links []link) (changed bool, fresh []link) {
+func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) {
 	l.mu.Lock()
 	before := used(l.links)
 	l.links = links
 	l.mu.Unlock()
-	hint(l.reconsider) // one may have become metered
+	netmon.Hint(l.reconsider) // one may have become metered
 	now := used(links)
 	l.gate.setLinks(now)
-	fresh = slices.DeleteFunc(slices.Clone(now), func(k link) bool {
-		return slices.ContainsFunc(before, func(o link) bool { return k.Name == o.Name && k.ifi.Index == o.ifi.Index })
+	fresh = slices.DeleteFunc(slices.Clone(now), func(k netmon.Link) bool {
+		return slices.ContainsFunc(before, func(o netmon.Link) bool { return k.Name == o.Name && k.Interface.Index == o.Interface.Index })
 	})
-	if changed = !slices.EqualFunc(before, now, link.same); changed {
+	if changed = !slices.EqualFunc(before, now, netmon.Link.Same); changed {
 		l.addrs.Emit(event.EvtLocalAddressesUpdated{})
 	}
 	return changed, fresh
 }
 
-func used(links []link) []link {
-	return slices.DeleteFunc(slices.Clone(links), func(k link) bool { return !k.Used })
+func used(links []netmon.Link) []netmon.Link {
+	return slices.DeleteFunc(slices.Clone(links), func(k netmon.Link) bool { return !k.Used })
 }
 
 // closeOrphans closes connections from addresses that are no longer this machine's, and those to addresses that are on
@@ -279,13 +280,13 @@ func (l *lan) closeOrphans() {
 	own := make(map[netip.Addr]bool)
 	for _, a := range addrs {
 		if n, ok := a.(*net.IPNet); ok {
-			if p, ok := prefixOf(n); ok {
+			if p, ok := netmon.PrefixOf(n); ok {
 				own[p.Addr()] = true
 			}
 		}
 	}
 	l.mu.Lock()
-	near := slices.DeleteFunc(slices.Clone(l.links), func(k link) bool { return !k.Used && k.Reason != noCarrier })
+	near := slices.DeleteFunc(slices.Clone(l.links), func(k netmon.Link) bool { return !k.Used && k.Reason != netmon.NoCarrier })
 	l.mu.Unlock()
 	for _, c := range l.host.Network().Conns() {
 		if l.isOrphan(c, own, near) {
@@ -295,13 +296,13 @@ func (l *lan) closeOrphans() {
 }
 
 // isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and links.
-func (l *lan) isOrphan(c network.Conn, own map[netip.Addr]bool, near []link) bool {
+func (l *lan) isOrphan(c network.Conn, own map[netip.Addr]bool, near []netmon.Link) bool {
 	a, ok := ipOf(c.LocalMultiaddr())
 	return ok && !own[a.WithZone("")] && !l.gate.isVsock(a) || l.isOffLink(c, near)
 }
 
 // isOffLink reports whether the other end of a connection is on none of these links, and of no peer that was named.
-func (l *lan) isOffLink(c network.Conn, links []link) bool {
+func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
 	a, ok := ipOf(c.RemoteMultiaddr())
 	if !ok || l.gate.mayAccept(a) || onLink(links, a) {
 		return false
@@ -378,6 +379,6 @@ func (l *lan) lost(p peer.ID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := l.viaName[p]; n != nil {
-		hint(n.lost)
+		netmon.Hint(n.lost)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"narbor/p2p/netmon"
 	"testing"
 	"time"
 
@@ -62,7 +63,7 @@ func waitConnected(t testing.TB, a *lan, b peer.ID, limit time.Duration) {
 	up := make(chan struct{}, 1)
 	events := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
 		if c.RemotePeer() == b {
-			hint(up)
+			netmon.Hint(up)
 		}
 	}}
 	a.host.Network().Notify(events)

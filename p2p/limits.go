@@ -342,9 +342,6 @@ const (
 	slowFor, failedFor = 10 * time.Minute, time.Minute
 	// jobTimeout bounds a fetch on behalf of neighbours: their Nix does not wait longer.
 	jobTimeout = 4 * time.Minute
-	// powerFresh is how long the last answer to whether the machine is on mains or on battery is relied on: each check
-	// reads a few files, one of which may cost an embedded controller milliseconds.
-	powerFresh = 10 * time.Second
 )
 
 // Deadlines: of connections and of discovery.
@@ -381,8 +378,6 @@ const (
 	wantedFor, revisit, visitTime = time.Minute, 2 * time.Minute, 2 * time.Second
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second
-	// meterTimeout bounds one question to NetworkManager, which answers in milliseconds; no request waits for it.
-	meterTimeout = time.Second
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.
 	settleLimit = 2 * time.Second

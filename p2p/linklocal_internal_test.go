@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"regexp"
@@ -18,7 +19,7 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.setLinks([]link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
+	g.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
 	m := ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")
 	s, err := g.standIn(m)
 	if err != nil {
@@ -31,12 +32,12 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if !g.InterceptAddrDial("", s) {
 		t.Errorf("%s for %s may not be dialled", s, m)
 	}
-	g.setLinks([]link{testLink("other0", "fe80::5/64")})
+	g.setLinks([]netmon.Link{testLink("other0", "fe80::5/64")})
 	if g.InterceptAddrDial("", s) {
 		t.Errorf("%s is dialled on a link that is not used", s)
 	}
 	other := newGater()
-	other.setLinks([]link{testLink(lo.Name, "fe80::5/64")})
+	other.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
 	if other.InterceptAddrDial("", s) {
 		t.Errorf("%s of another machine is dialled", s)
 	}
@@ -102,7 +103,7 @@ func TestLinkLocalAddressesAreDialledWhereTheyWereHeard(t *testing.T) {
 }
 
 // An announcement of another machine's link-local address is not believed, and the address is not looked for on another
-// link.
+// Link.
 func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 	t.Parallel()
 	x, y := newTestNet(t), newTestNet(t)

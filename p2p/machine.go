@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"narbor/p2p/netmon"
 	"net/netip"
 	"sync"
 	"time"
@@ -85,7 +86,7 @@ func (r *rations) macOf(a netip.Addr) string {
 	if !a.IsValid() || a.IsLoopback() || r.gate.isVsock(a) {
 		return ""
 	}
-	return findMAC(a)
+	return netmon.FindMAC(a)
 }
 
 // machineOf returns the machine that has an IP address. A guest that is connected by vsock is a machine of its own.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	mrand "math/rand/v2"
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"slices"
@@ -51,7 +52,7 @@ type discovery struct {
 }
 
 type session struct {
-	link   link
+	link   netmon.Link
 	cancel context.CancelFunc
 }
 
@@ -64,19 +65,19 @@ func newDiscovery(l *lan) *discovery {
 }
 
 // update starts and ends sessions so that there is one for each link that is used.
-func (d *discovery) update(ctx context.Context, links []link) {
-	now := make(map[string]link)
+func (d *discovery) update(ctx context.Context, links []netmon.Link) {
+	now := make(map[string]netmon.Link)
 	for _, k := range used(links) {
 		now[k.Name] = k
 	}
 	for name, s := range d.sessions {
-		if k, ok := now[name]; !ok || !k.same(s.link) {
+		if k, ok := now[name]; !ok || !k.Same(s.link) {
 			s.cancel()
 			delete(d.sessions, name)
 		}
 	}
 	for name, k := range now {
-		if d.sessions[name] != nil || k.ifi.Flags&net.FlagMulticast == 0 { // the user may have wanted a tunnel
+		if d.sessions[name] != nil || k.Interface.Flags&net.FlagMulticast == 0 { // the user may have wanted a tunnel
 			continue
 		}
 		ctx, cancel := context.WithCancel(ctx)
@@ -103,14 +104,14 @@ func (d *discovery) close() {
 }
 
 // announce makes this machine known on a link until ctx ends.
-func (d *discovery) announce(ctx context.Context, k link) {
+func (d *discovery) announce(ctx context.Context, k netmon.Link) {
 	ips, texts := d.texts(k)
 	if len(texts) == 0 {
 		return
 	}
 	for ctx.Err() == nil {
 		s, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, int(d.port), rand.Text(), ips, texts,
-			[]net.Interface{k.ifi}, zeroconf.TTL(mdnsTTL))
+			[]net.Interface{k.Interface}, zeroconf.TTL(mdnsTTL))
 		if err != nil {
 			d.lan.log.Debug("mdns announcement", zap.String("interface", k.Name), zap.Error(err))
 			sleep(ctx, mdnsRetry)
@@ -136,8 +137,8 @@ func (d *discovery) goodbye(s *zeroconf.Server) {
 }
 
 // texts returns the addresses of a link by which neighbours can reach us, plain and as TXT strings.
-func (d *discovery) texts(k link) (ips, texts []string) {
-	addrs := slices.Clone(k.addrs)
+func (d *discovery) texts(k netmon.Link) (ips, texts []string) {
+	addrs := slices.Clone(k.Addrs)
 	slices.SortStableFunc(addrs, func(a, b netip.Prefix) int {
 		return cmp.Compare(last(a.Addr()), last(b.Addr()))
 	})
@@ -176,7 +177,7 @@ func (d *discovery) hear(e *zeroconf.ServiceEntry, from netip.Addr) {
 }
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of
-// link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came in.
+// Link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came in.
 func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announcement, bool) {
 	a := announcement{via: viaMDNS, expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"fmt"
+	"narbor/p2p/netmon"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -166,7 +167,7 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.host.Close()
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64")})
+	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64")})
 	d := newDiscovery(l)
 	a, b, self := newTestPeer(t), newTestPeer(t), l.host.ID()
 	var many []string

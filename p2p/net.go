@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 
@@ -34,13 +35,13 @@ func (n *Net) transport(gate *gater, up transport.Upgrader, limits network.Resou
 }
 
 // links are this machine's interfaces.
-func (n *Net) links(p interfacePolicy) ([]link, error) {
+func (n *Net) links(p netmon.Policy) ([]netmon.Link, error) {
 	if n == nil {
-		return p.scan()
+		return p.Scan()
 	}
 	name := "net"
-	return []link{{InterfaceStatus: InterfaceStatus{Name: name, Used: true}, ifi: net.Interface{Name: name},
-		addrs: []netip.Prefix{n.Addr}}}, nil
+	return []netmon.Link{{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}, Interface: net.Interface{Name: name},
+		Addrs: []netip.Prefix{n.Addr}}}, nil
 }
 
 // follow passes found entries to hear until ctx ends.

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -99,7 +100,7 @@ type Node struct {
 	serving
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf   *behalf
-	power    *power
+	power    *netmon.Power
 	sign     protocol.ID     // protocol of the peers that ask the same upstreams for others
 	pace     tempo           // of all upstreams together
 	life     context.Context // of fetches for others; ended by dying, which Run calls
@@ -197,7 +198,7 @@ func New(cfg Config) (*Node, error) {
 		n.received[o] = new(atomic.Int64)
 	}
 	n.sign = signOf(cfg.Upstreams)
-	n.power = &power{dir: cfg.PowerSupplies}
+	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
 	n.life, n.dying = context.WithCancel(context.Background())
 	n.Share(!cfg.ShareOff)
@@ -227,7 +228,7 @@ func unwanted(cfg Config, l *lan) (*bans, *blocklist) {
 // sent. A node without sources shares nothing anyway.
 func (n *Node) Share(on bool) {
 	n.sharer.share(on)
-	hint(n.lan.reconsider)
+	netmon.Hint(n.lan.reconsider)
 }
 
 // Sharing says whether sharing is on.
@@ -375,7 +376,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
 	}
 	n.running.Go(func() { n.askPeers(ctx, id) })
-	hint(n.news)
+	netmon.Hint(n.news)
 	n.lan.befriend(id, true)
 	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)),
 		zap.String("via", n.lan.Via(id)))

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"narbor/p2p/netmon"
 	"net/netip"
 	"strconv"
 	"time"
@@ -206,8 +207,8 @@ func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
 func (g *gater) shareLink(a, b netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	on := func(l link, a netip.Addr) bool {
-		for _, p := range l.addrs {
+	on := func(l netmon.Link, a netip.Addr) bool {
+		for _, p := range l.Addrs {
 			if p.Contains(a.WithZone("")) && (a.Zone() == "" || a.Zone() == l.Name) {
 				return true
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -50,7 +51,7 @@ func TestWhatIsToldIsBounded(t *testing.T) {
 
 func TestHearsayIsFiltered(t *testing.T) {
 	l := newIdleKeeper(t).lan
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	id := "/p2p/" + newTestPeer(t).String()
 	for text, want := range map[string]bool{
 		"/ip4/10.1.0.6/tcp/6273" + id:                        true,
@@ -95,7 +96,7 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 
 func TestTellingKeepsToTheLink(t *testing.T) {
 	g := newGater()
-	g.setLinks([]link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
+	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
 	for _, c := range []struct {
 		a, b string
 		want bool

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"narbor/p2p/netmon"
 	"os"
 	"path/filepath"
 	"slices"
@@ -130,7 +131,7 @@ func (l *lan) setNamed(named []*namedPeer) {
 	l.mu.Lock()
 	l.named = named
 	l.mu.Unlock()
-	hint(l.renamed)
+	netmon.Hint(l.renamed)
 }
 
 // keepAllNamed stays connected to the named peers, as they are added and removed, until ctx ends.

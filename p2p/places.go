@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"maps"
+	"narbor/p2p/netmon"
 	"net/netip"
 	"slices"
 	"sync"
@@ -24,15 +25,8 @@ const (
 	saveAfter = 5 * time.Second
 )
 
-// A gateway is where a default route leads.
-type gateway struct {
-	index int        // of the link
-	addr  netip.Addr // with a zone if it is link-local, once its link is known
-	mac   string     // "" is not known yet
-}
-
 // places finds out in which networks this machine is, and looks there for peers that multicast may not find: the
-// gateway, if it is a machine with narbor (a guest's host is), and the peers that were there before.
+// Gateway, if it is a machine with narbor (a guest's host is), and the peers that were there before.
 //
 // A network is identified by the hardware address of its gateway and its prefix, never by the name that it gives
 // itself. Without a gateway the prefix alone must do, and then it may be another network: an attacker there learns that
@@ -108,7 +102,7 @@ func (p *places) moved(now time.Time) {
 // look identifies the networks, dials gateways and recalls the peers that were here. It reports whether nothing more is
 // to be found out soon.
 func (p *places) look(ctx context.Context, now time.Time) (known bool) {
-	gateways, err := findGateways()
+	gateways, err := netmon.Gateways()
 	if err != nil {
 		p.keys = nil
 		return true
@@ -117,14 +111,14 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	before := p.keys
 	p.keys = map[netip.Prefix]string{}
 	for _, k := range p.lan.usedLinks() {
-		of := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.index != k.ifi.Index })
+		of := slices.DeleteFunc(slices.Clone(gateways), func(g netmon.Gateway) bool { return g.Index != k.Interface.Index })
 		for _, g := range of {
-			if isLinkLocal(g.addr) { // as IPv6 routers announce themselves
-				g.addr = g.addr.WithZone(k.Name)
+			if isLinkLocal(g.Addr) { // as IPv6 routers announce themselves
+				g.Addr = g.Addr.WithZone(k.Name)
 			}
 			p.probe(ctx, g)
 		}
-		for _, prefix := range k.addrs {
+		for _, prefix := range k.Addrs {
 			key, sure := networkKey(prefix.Masked(), of, now.Sub(p.changed) >= placeSoon)
 			known = known && sure
 			if key == "" {
@@ -142,8 +136,8 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 
 // networkKey returns the key by which a network is remembered, and whether the key is final: as long as the hardware
 // address of its gateway is not known, or a gateway may yet appear, the key is "".
-func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key string, sure bool) {
-	own := slices.DeleteFunc(slices.Clone(gateways), func(g gateway) bool { return g.addr.Is4() != prefix.Addr().Is4() })
+func networkKey(prefix netip.Prefix, gateways []netmon.Gateway, patient bool) (key string, sure bool) {
+	own := slices.DeleteFunc(slices.Clone(gateways), func(g netmon.Gateway) bool { return g.Addr.Is4() != prefix.Addr().Is4() })
 	if len(own) == 0 {
 		own = gateways // there is no gateway of the family of this prefix
 	}
@@ -158,8 +152,8 @@ func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key stri
 	}
 	mac := ""
 	for _, g := range own {
-		if g.mac != "" && (mac == "" || g.mac < mac) {
-			mac = g.mac
+		if g.MAC != "" && (mac == "" || g.MAC < mac) {
+			mac = g.MAC
 		}
 	}
 	if mac == "" {
@@ -170,30 +164,30 @@ func networkKey(prefix netip.Prefix, gateways []gateway, patient bool) (key stri
 
 // toProbe reports whether a gateway is to be dialled: once for each change of the links, or if another machine has
 // taken its place; and only if it could be the host of a virtual machine, and not a provider's router.
-func (p *places) toProbe(g gateway) bool {
-	mac, before := p.probed[g.addr]
-	p.probed[g.addr] = cmp.Or(g.mac, mac)
-	if before && (mac == "" || g.mac == "" || mac == g.mac) {
+func (p *places) toProbe(g netmon.Gateway) bool {
+	mac, before := p.probed[g.Addr]
+	p.probed[g.Addr] = cmp.Or(g.MAC, mac)
+	if before && (mac == "" || g.MAC == "" || mac == g.MAC) {
 		return false
 	}
-	private := g.addr.IsPrivate() || g.addr.IsLinkLocalUnicast()
-	return private && p.lan.gate.isNeighbour(g.addr) && !p.lan.isConnectedTo(g.addr)
+	private := g.Addr.IsPrivate() || g.Addr.IsLinkLocalUnicast()
+	return private && p.lan.gate.isNeighbour(g.Addr) && !p.lan.isConnectedTo(g.Addr)
 }
 
 // probe dials a gateway at narbor's port, and no other.
-func (p *places) probe(ctx context.Context, g gateway) {
+func (p *places) probe(ctx context.Context, g netmon.Gateway) {
 	if !p.toProbe(g) {
 		return
 	}
 	l := p.lan
-	m, err := tcpAddr(g.addr, defaultPort)
+	m, err := tcpAddr(g.Addr, defaultPort)
 	if err != nil {
 		return
 	}
 	p.dials.Go(func() {
 		id, err := l.whoIs(ctx, []ma.Multiaddr{m})
 		if err != nil || id == l.host.ID() {
-			l.log.Debug("no narbor at the gateway", zap.Stringer("addr", g.addr), zap.Error(err))
+			l.log.Debug("no narbor at the gateway", zap.Stringer("addr", g.Addr), zap.Error(err))
 			return
 		}
 		now := time.Now()
@@ -247,7 +241,7 @@ func (p *places) save() {
 	p.failed = err != nil
 }
 
-func (l *lan) usedLinks() []link {
+func (l *lan) usedLinks() []netmon.Link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return used(l.links)
@@ -262,7 +256,7 @@ func (l *lan) befriend(id peer.ID, is bool) {
 		return
 	}
 	l.friends[id] = true
-	hint(l.met)
+	netmon.Hint(l.met)
 }
 
 // friendsNow returns all neighbours, or those that it has not returned before.

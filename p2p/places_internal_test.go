@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"fmt"
+	"narbor/p2p/netmon"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -15,28 +16,30 @@ import (
 )
 
 func TestNetworksAreToldApart(t *testing.T) {
-	gw := func(addr, mac string) gateway { return gateway{1, netip.MustParseAddr(addr), mac} }
+	gw := func(addr, mac string) netmon.Gateway {
+		return netmon.Gateway{Index: 1, Addr: netip.MustParseAddr(addr), MAC: mac}
+	}
 	const a, b = "02:00:00:00:00:0a", "02:00:00:00:00:0b"
 	for name, c := range map[string]struct {
 		prefix   string
-		gateways []gateway
+		gateways []netmon.Gateway
 		patient  bool
 		want     string
 		sure     bool
 	}{
-		"gateway":                   {"192.168.1.0/24", []gateway{gw("192.168.1.1", a)}, false, a + " 192.168.1.0/24", true},
-		"another gateway":           {"192.168.1.0/24", []gateway{gw("192.168.1.1", b)}, false, b + " 192.168.1.0/24", true},
-		"not resolved yet":          {"192.168.1.0/24", []gateway{gw("192.168.1.1", "")}, false, "", false},
-		"not to be resolved":        {"192.168.1.0/24", []gateway{gw("192.168.1.1", "")}, true, "", true},
-		"of its own family":         {"fd00::/64", []gateway{gw("192.168.1.1", a), gw("fe80::1", b)}, false, b + " fd00::/64", true},
-		"of the other family":       {"fd00::/64", []gateway{gw("192.168.1.1", a)}, false, a + " fd00::/64", true},
-		"own family not resolved":   {"fd00::/64", []gateway{gw("192.168.1.1", a), gw("fe80::1", "")}, false, "", false},
-		"two":                       {"10.0.0.0/8", []gateway{gw("10.0.0.2", b), gw("10.0.0.1", a)}, false, a + " 10.0.0.0/8", true},
+		"gateway":                   {"192.168.1.0/24", []netmon.Gateway{gw("192.168.1.1", a)}, false, a + " 192.168.1.0/24", true},
+		"another gateway":           {"192.168.1.0/24", []netmon.Gateway{gw("192.168.1.1", b)}, false, b + " 192.168.1.0/24", true},
+		"not resolved yet":          {"192.168.1.0/24", []netmon.Gateway{gw("192.168.1.1", "")}, false, "", false},
+		"not to be resolved":        {"192.168.1.0/24", []netmon.Gateway{gw("192.168.1.1", "")}, true, "", true},
+		"of its own family":         {"fd00::/64", []netmon.Gateway{gw("192.168.1.1", a), gw("fe80::1", b)}, false, b + " fd00::/64", true},
+		"of the other family":       {"fd00::/64", []netmon.Gateway{gw("192.168.1.1", a)}, false, a + " fd00::/64", true},
+		"own family not resolved":   {"fd00::/64", []netmon.Gateway{gw("192.168.1.1", a), gw("fe80::1", "")}, false, "", false},
+		"two":                       {"10.0.0.0/8", []netmon.Gateway{gw("10.0.0.2", b), gw("10.0.0.1", a)}, false, a + " 10.0.0.0/8", true},
 		"none yet":                  {"192.168.1.0/24", nil, false, "", false},
 		"none":                      {"192.168.1.0/24", nil, true, "- 192.168.1.0/24", true},
 		"link-local":                {"169.254.0.0/16", nil, true, "", true},
 		"link-local 6":              {"fe80::/64", nil, true, "", true},
-		"link-local with a gateway": {"fe80::/64", []gateway{gw("fe80::1", a)}, true, a + " fe80::/64", true},
+		"link-local with a gateway": {"fe80::/64", []netmon.Gateway{gw("fe80::1", a)}, true, a + " fe80::/64", true},
 	} {
 		got, sure := networkKey(netip.MustParsePrefix(c.prefix), c.gateways, c.patient)
 		if got != c.want || sure != c.sure {
@@ -47,7 +50,7 @@ func TestNetworksAreToldApart(t *testing.T) {
 
 func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 	l := newIdleKeeper(t).lan
-	l.gate.setLinks([]link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
+	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
 		"169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
 	for addr, want := range map[string]bool{
 		"10.1.0.1": true, "fd01::1": true, "169.254.0.1": true,
@@ -58,17 +61,17 @@ func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 	} {
 		p := newPlaces(l, &memory{})
 		p.moved(time.Now())
-		g := gateway{addr: netip.MustParseAddr(addr)}
+		g := netmon.Gateway{Addr: netip.MustParseAddr(addr)}
 		if got := p.toProbe(g); got != want {
 			t.Errorf("toProbe(%s) = %v, want %v", addr, got, want)
 		}
-		g.mac = "02:00:00:00:00:0a" // known by the dial
+		g.MAC = "02:00:00:00:00:0a" // known by the dial
 		for range 2 {
 			if p.toProbe(g) {
 				t.Errorf("%s is dialled twice", addr)
 			}
 		}
-		g.mac = "02:00:00:00:00:0b"
+		g.MAC = "02:00:00:00:00:0b"
 		if got := p.toProbe(g); got != want {
 			t.Errorf("toProbe(another one at %s) = %v, want %v", addr, got, want)
 		}

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -61,7 +64,14 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 	info, _ := s.sign(t, "wanted", nar)
 	other, _ := s.sign(t, "other", nar)
 	battery := t.TempDir()
-	supply(t, battery, "BAT0", map[string]string{"type": "Battery", "status": "Discharging"})
+	if err := os.Mkdir(filepath.Join(battery, "BAT0"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for attribute, value := range map[string]string{"type": "Battery", "status": "Discharging"} {
+		if err := os.WriteFile(filepath.Join(battery, "BAT0", attribute), []byte(value+"\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for _, tt := range []struct {
 		name      string
 		user      string
@@ -74,7 +84,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			n.lan.mu.Lock()
 			links := n.lan.links
 			n.lan.mu.Unlock()
-			n.lan.setLinks(append(links, link{InterfaceStatus: InterfaceStatus{Name: "wwan0", Reason: metered}}))
+			n.lan.setLinks(append(links, netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: "wwan0", Reason: netmon.Metered}}))
 		}},
 		{name: "on battery", edit: func(cfg *Config) { cfg.PowerSupplies = battery }},
 		{name: "password", user: "me:secret@"},

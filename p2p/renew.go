@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"errors"
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"sync"
@@ -14,81 +15,6 @@ import (
 	"github.com/multiformats/go-multistream"
 	"go.uber.org/zap"
 )
-
-const (
-	// sleepMin is how long nothing may have run, give or take a clockTick, before that counts as sleep. Connections
-	// outlive less, and a busy machine may well stall for a second or two.
-	sleepMin = 4 * time.Second
-	// stepMin is by how much the wall clock must be set before that is worth a word: less is what a radio or the
-	// network corrects now and then.
-	stepMin = time.Minute
-)
-
-// A reading is what the clocks say at one moment.
-type reading struct {
-	wall time.Time     // without a monotonic part
-	mono time.Duration // stands still while the machine sleeps, but not while the process is stopped
-	boot time.Duration // never stands still; 0 where the system has no such clock
-}
-
-func readClocks(start time.Time) reading {
-	now := time.Now()
-	return reading{wall: now.Round(0), mono: now.Sub(start), boot: bootClock()}
-}
-
-// since returns for how long, between two ticks, nothing has run; and by how much the wall clock was set. Both are 0 if
-// it is not worth a word.
-func (r reading) since(last reading) (slept, set time.Duration) {
-	ran := r.mono - last.mono
-	passed := ran
-	if r.boot != 0 {
-		passed = max(passed, r.boot-last.boot)
-	}
-	set = r.wall.Sub(last.wall) - passed
-	if r.boot == 0 && set > 0 { // the wall clock alone knows of sleep
-		passed, set = passed+set, 0
-	}
-	if slept = passed - min(ran, clockTick); slept < sleepMin {
-		slept = 0
-	}
-	if set.Abs() < stepMin {
-		set = 0
-	}
-	return slept, set
-}
-
-// watchClocks notices, until ctx ends, that this machine or this process was asleep, and that its clock was set: a
-// virtual machine that was moved or restored knows of no other sign.
-func (l *lan) watchClocks(ctx context.Context) error {
-	set := make(chan struct{}, 1)
-	var following sync.WaitGroup
-	defer following.Wait()
-	following.Go(func() { followClock(ctx, l.log, set) })
-	tick := time.NewTicker(clockTick)
-	defer tick.Stop()
-	start := time.Now()
-	last := readClocks(start)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-set:
-		}
-		now := readClocks(start)
-		slept, set := now.since(last)
-		last = now
-		if slept > 0 {
-			l.log.Info("this machine slept; looking for neighbours anew", zap.Duration("dur", slept))
-		}
-		if set != 0 {
-			l.log.Warn("the clock of this machine was set: what it had logged before has the wrong time", zap.Duration("by", set))
-		}
-		if slept > 0 || set != 0 {
-			l.renew()
-		}
-	}
-}
 
 // A renewal holds the state that must be renewed because it may be stale.
 type renewal struct {
@@ -108,7 +34,7 @@ func newRenewal() *renewal {
 // announced, and neighbours are asked whether they are still there.
 func (l *lan) renew() {
 	l.renewal.stale.Store(true)
-	hint(l.renewal.look)
+	netmon.Hint(l.renewal.look)
 }
 
 // suspect has connections probed.
@@ -118,7 +44,7 @@ func (r *renewal) suspect(conns []network.Conn) {
 		r.suspects[c] = true
 	}
 	r.mu.Unlock()
-	hint(r.probe)
+	netmon.Hint(r.probe)
 }
 
 // take returns the suspects and clears the list.
@@ -131,10 +57,10 @@ func (r *renewal) take() map[network.Conn]bool {
 }
 
 // connsAt returns the connections with a local address of one of the links.
-func (l *lan) connsAt(links []link) (conns []network.Conn) {
+func (l *lan) connsAt(links []netmon.Link) (conns []network.Conn) {
 	here := make(map[netip.Addr]bool)
 	for _, k := range links {
-		for _, p := range k.addrs {
+		for _, p := range k.Addrs {
 			here[p.Addr()] = true
 		}
 	}

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"narbor/p2p/netmon"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -9,36 +10,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 )
-
-func TestClocksTellSleepFromSetting(t *testing.T) {
-	noon := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	s := time.Second
-	for _, c := range []struct {
-		name             string
-		wall, mono, boot time.Duration // that have passed
-		slept, set       time.Duration
-	}{
-		{"a tick", s, s, s, 0, 0},
-		{"a busy machine", 3 * s, 3 * s, 3 * s, 0, 0},
-		{"stopped", 60*s + clockTick, 60*s + clockTick, 60*s + clockTick, 60 * s, 0},
-		{"suspended", 3600 * s, s, 3600 * s, 3599 * s, 0},
-		{"suspended, and no clock but the wall's tells", 3600 * s, s, 0, 3599 * s, 0},
-		{"set by ten years", 87600 * time.Hour, s, s, 0, 87600*time.Hour - s},
-		{"set back by ten years", -87600 * time.Hour, s, s, 0, -87600*time.Hour - s},
-		{"set back, and there is no boot clock", -time.Hour, s, 0, 0, -time.Hour - s},
-		{"slewed", 2 * s, s, s, 0, 0},
-		{"suspended and set", 7200 * s, s, 3600 * s, 3599 * s, 3600 * s},
-	} {
-		last := reading{wall: noon, mono: time.Hour, boot: 2 * time.Hour}
-		now := reading{wall: noon.Add(c.wall), mono: time.Hour + c.mono, boot: 2*time.Hour + c.boot}
-		if c.boot == 0 {
-			last.boot, now.boot = 0, 0
-		}
-		if slept, set := now.since(last); slept != c.slept || set != c.set {
-			t.Errorf("%s: slept %v, set by %v, want %v and %v", c.name, slept, set, c.slept, c.set)
-		}
-	}
-}
 
 // The machines that a prefix made neighbours are let go when it goes, though both its and their other address stay. The
 // one that the user named stays.
@@ -90,7 +61,7 @@ func TestCableOutForAMoment(t *testing.T) {
 	b := n.up("10.77.0.2/24").start(childConfig{})
 	a.wait("up "+b.id, 20*time.Second)
 	n.ip("-n", n.name, "link", "set", host.port, "down")
-	time.Sleep(interfacePatience + time.Second/2) // it is to be noticed
+	time.Sleep(netmon.InterfacePatience + time.Second/2) // it is to be noticed
 	n.ip("-n", n.name, "link", "set", host.port, "up")
 	stays(a, n.up("10.77.0.3/24"), b.id)
 }
@@ -100,10 +71,10 @@ func TestConnectionsOfLinksAreProbed(t *testing.T) {
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	c := b.host.Network().ConnsToPeer(a.host.ID())[0]
-	if got := b.connsAt([]link{testLink("lo", "127.0.0.1/8")}); len(got) != 1 || got[0] != c {
+	if got := b.connsAt([]netmon.Link{testLink("lo", "127.0.0.1/8")}); len(got) != 1 || got[0] != c {
 		t.Errorf("connections at 127.0.0.1: %v, want %v", got, c)
 	}
-	if got := b.connsAt([]link{testLink("eth0", "10.0.0.1/8")}); len(got) != 0 {
+	if got := b.connsAt([]netmon.Link{testLink("eth0", "10.0.0.1/8")}); len(got) != 0 {
 		t.Errorf("connections at 10.0.0.1: %v, want none", got)
 	}
 	if !isAlive(t.Context(), c) {
@@ -123,7 +94,7 @@ func TestMuteNeighbourIsNotAlive(t *testing.T) {
 	}
 	mute()
 	lost := make(chan struct{}, 1)
-	b.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { hint(lost) }})
+	b.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(lost) }})
 	start := time.Now()
 	b.renewal.suspect([]network.Conn{c})
 	select {

@@ -12,6 +12,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -95,7 +96,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	if o == nil {
 		o = &openNAR{}
 		s.open[key] = o
-		hint(s.opened)
+		netmon.Hint(s.opened)
 	}
 	o.refs++
 	full := len(s.open) > maxOpenNARs
@@ -139,7 +140,7 @@ func (s *sharer) offer(m trust.Mapping, sp *store.Spooled) {
 	defer s.mu.Unlock()
 	if s.open[key] == nil {
 		s.open[key] = &openNAR{m: m, nar: sp.Retain(), used: time.Now()}
-		hint(s.opened)
+		netmon.Hint(s.opened)
 	}
 }
 

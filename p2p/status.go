@@ -5,25 +5,26 @@ import (
 	"slices"
 	"time"
 
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
 // Status is what a node knows of itself and its neighbours at a moment. Times are in seconds, amounts in bytes or
 // blocks since the start of the program.
 type Status struct {
-	ID         string            `json:"peerId"`
-	Settled    bool              `json:"settled"`
-	Addrs      []string          `json:"addrs"`
-	Interfaces []InterfaceStatus `json:"interfaces"`
-	Neighbours []NeighbourStatus `json:"neighbours"`
-	Struck     []Struck          `json:"struck"`
-	MDNS       bool              `json:"mdns"`       // whether this machine announces itself and looks for others
-	Vsock      bool              `json:"vsock"`      // whether host and guests may be reached by vsock
-	UploadRate int64             `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
-	Group      bool              `json:"group"`      // whether only peers that know its secret are asked and answered
-	OtherGroup []Outsider        `json:"otherGroup"`
-	Blocked    []string          `json:"blocked"` // IDs of the peers that the user has blocked
-	Upstreams  []UpstreamStatus  `json:"upstreams"`
+	ID         string                   `json:"peerId"`
+	Settled    bool                     `json:"settled"`
+	Addrs      []string                 `json:"addrs"`
+	Interfaces []netmon.InterfaceStatus `json:"interfaces"`
+	Neighbours []NeighbourStatus        `json:"neighbours"`
+	Struck     []Struck                 `json:"struck"`
+	MDNS       bool                     `json:"mdns"`       // whether this machine announces itself and looks for others
+	Vsock      bool                     `json:"vsock"`      // whether host and guests may be reached by vsock
+	UploadRate int64                    `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
+	Group      bool                     `json:"group"`      // whether only peers that know its secret are asked and answered
+	OtherGroup []Outsider               `json:"otherGroup"`
+	Blocked    []string                 `json:"blocked"` // IDs of the peers that the user has blocked
+	Upstreams  []UpstreamStatus         `json:"upstreams"`
 	// Received is what came since the start, in bytes of NARs; Supplied is of these what this node has downloaded.
 	Received   map[store.Origin]int64 `json:"received"`
 	Supplied   int64                  `json:"supplied"`

@@ -3,6 +3,7 @@ package p2p
 import (
 	"fmt"
 	"io"
+	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"syscall"
@@ -41,7 +42,7 @@ func TestParseVsockPeer(t *testing.T) {
 // What stands for a machine that is reached by vsock is known to this gater alone, and is dialled only if it is named.
 func TestVsockStandIns(t *testing.T) {
 	g, other := newGater(), newGater()
-	g.setLinks([]link{testLink("eth0", "fe80::5/64", "fd01::5/64", "100::5/8")}) // the last has all stand-ins in it
+	g.setLinks([]netmon.Link{testLink("eth0", "fe80::5/64", "fd01::5/64", "100::5/8")}) // the last has all stand-ins in it
 	for _, cid := range []uint32{2, 3, 1<<32 - 2} {
 		a := g.vsockAddr(cid)
 		if got, ok := g.cidOf(a); !ok || got != cid {
@@ -119,7 +120,7 @@ func must[T any](v T, err error) T {
 func TestForgedGuestIsRefused(t *testing.T) {
 	g := newGater()
 	here := netip.MustParseAddr("fd01::5")
-	g.setLinks([]link{testLink("eth0", "fd01::5/64")})
+	g.setLinks([]netmon.Link{testLink("eth0", "fd01::5/64")})
 	if !g.InterceptAccept(ends{local: g.vsockAddr(vsockAny), remote: g.vsockAddr(3)}) {
 		t.Error("a guest is refused")
 	}

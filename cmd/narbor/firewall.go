@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"narbor/p2p"
+	"narbor/p2p/netmon"
 )
 
 // The firewall is not read but tried: neighbours connect to this machine on request, and packets go through a copy of the
@@ -120,7 +121,7 @@ func checkFirewall(ctx context.Context, p *patient) []Finding {
 func (p *patient) lanInterfaces() (names []string) {
 	all := p.status.Interfaces
 	if !p.running {
-		all, _ = p2p.Interfaces() // none is none
+		all, _ = netmon.Interfaces() // none is none
 	}
 	for _, i := range all {
 		if i.Used {

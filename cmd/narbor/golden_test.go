@@ -16,6 +16,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -62,7 +63,7 @@ func exampleStatus() Status {
 			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478,
 				BytesSent: 644_245_094},
 			{ID: idNAS, Addr: "/ip6/fd62:7200::5/tcp/6274", Via: "named", ConnectedSeconds: 59, BytesReceived: 12_777_527_705, Strikes: 1},
-		}, Interfaces: []p2p.InterfaceStatus{
+		}, Interfaces: []netmon.InterfaceStatus{
 			{Name: "docker0", Reason: "containers, by its name"}, {Name: "eth0", Used: true},
 			{Name: "lo", Reason: "loopback"}, {Name: "veth1", Reason: "part of docker0"}, {Name: "wlan0", Used: true},
 		}},

@@ -16,6 +16,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -55,11 +56,11 @@ func TestHealth(t *testing.T) {
 		{"alone without multicast", func(s *service, st *Status) { alone(s, st); st.MDNS = false }, "neighbours info", "--no-mdns"},
 		{"no network", func(s *service, st *Status) {
 			alone(s, st)
-			st.Interfaces = []p2p.InterfaceStatus{{Name: "lo", Reason: "loopback"}}
+			st.Interfaces = []netmon.InterfaceStatus{{Name: "lo", Reason: "loopback"}}
 		}, "network warning", "but loopback"},
 		{"no network that is used", func(s *service, st *Status) {
 			alone(s, st)
-			st.Interfaces = []p2p.InterfaceStatus{{Name: "tun0", Reason: "a tunnel"}}
+			st.Interfaces = []netmon.InterfaceStatus{{Name: "tun0", Reason: "a tunnel"}}
 		}, "network warning", "tun0 (a tunnel)"},
 		{"no network, and a neighbour all the same", func(_ *service, st *Status) { st.Interfaces = nil }, "", ""},
 		{"sharing turned off", func(_ *service, st *Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},

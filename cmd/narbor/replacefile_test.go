@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 	"time"
 )
 
@@ -50,7 +52,7 @@ func TestReplaceKeepsModeAndOwner(t *testing.T) {
 		if err := errors.Join(os.Chown(file, uid, gid), os.Chmod(file, mode)); err != nil {
 			t.Fatal(err)
 		}
-		attribute := syscall.Setxattr(file, "user.note", []byte("x"), 0)
+		attribute := unix.Setxattr(file, "user.note", []byte("x"), 0)
 		if err := replaceText(t, newReplacer(), file, "new"); err != nil {
 			t.Fatal(err)
 		}
@@ -63,7 +65,7 @@ func TestReplaceKeepsModeAndOwner(t *testing.T) {
 			t.Errorf("replaced: %q, mode %v, owner %d:%d, want new, %v, %d:%d", readText(t, file), st.Mode(), owner.Uid, owner.Gid, mode,
 				uid, gid)
 		}
-		if n, err := syscall.Getxattr(file, "user.note", make([]byte, 8)); attribute == nil && (err != nil || n != 1) {
+		if n, err := unix.Getxattr(file, "user.note", make([]byte, 8)); attribute == nil && (err != nil || n != 1) {
 			t.Errorf("the extended attribute is lost: %v", err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -316,7 +317,7 @@ func shortTime(d time.Duration) string {
 }
 
 // networks says in a line each which interfaces are used, and which are not and why. Loopback goes without saying.
-func networks(interfaces []p2p.InterfaceStatus) (used, ignored string) {
+func networks(interfaces []netmon.InterfaceStatus) (used, ignored string) {
 	const most = 3 // of a sort: a host of containers has hundreds
 	var names, reasons []string
 	byReason := make(map[string][]string)

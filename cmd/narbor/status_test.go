@@ -3,20 +3,20 @@ package main
 import (
 	"testing"
 
-	"narbor/p2p"
+	"narbor/p2p/netmon"
 )
 
 func TestStatusSaysWhichNetworksAreUsed(t *testing.T) {
-	i := func(name, reason string) p2p.InterfaceStatus {
-		return p2p.InterfaceStatus{Name: name, Used: reason == "", Reason: reason}
+	i := func(name, reason string) netmon.InterfaceStatus {
+		return netmon.InterfaceStatus{Name: name, Used: reason == "", Reason: reason}
 	}
 	for _, c := range []struct {
-		in            []p2p.InterfaceStatus
+		in            []netmon.InterfaceStatus
 		used, ignored string
 	}{
 		{nil, "none", ""},
-		{[]p2p.InterfaceStatus{i("eth0", ""), i("lo", "loopback"), i("wlan0", "")}, "eth0, wlan0", ""},
-		{[]p2p.InterfaceStatus{i("a1", "down"), i("a2", "down"), i("b", "no carrier"), i("c", "down"), i("d", "down"), i("e", "down")},
+		{[]netmon.InterfaceStatus{i("eth0", ""), i("lo", "loopback"), i("wlan0", "")}, "eth0, wlan0", ""},
+		{[]netmon.InterfaceStatus{i("a1", "down"), i("a2", "down"), i("b", "no carrier"), i("c", "down"), i("d", "down"), i("e", "down")},
 			"none", "a1, a2, c, 2 more: down; b: no carrier"},
 	} {
 		if used, ignored := networks(c.in); used != c.used || ignored != c.ignored {

@@ -16,6 +16,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/p2p/netmon"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -90,7 +91,7 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
 		return err
 	}
-	cfg.Upstreams, cfg.PowerSupplies = s.upstreams, p2p.PowerSupplies
+	cfg.Upstreams, cfg.PowerSupplies = s.upstreams, netmon.PowerSupplies
 	cfg.UpstreamBudget, err = size(c, "upstream-budget")
 	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
 	return err

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"cmp"
@@ -20,7 +20,7 @@ const (
 	// interfaceQuiet is how long the kernel must be silent before a change is acted on: one change of network
 	// makes a handful of messages within milliseconds. interfacePatience bounds the wait when it never is.
 	interfaceQuiet    = 150 * time.Millisecond
-	interfacePatience = 500 * time.Millisecond
+	InterfacePatience = 500 * time.Millisecond
 )
 
 // InterfaceStatus says whether neighbours are looked for on a network interface, and if not, why not.
@@ -30,48 +30,49 @@ type InterfaceStatus struct {
 	Reason string `json:"reason"` // why it is not used; "" if it is
 }
 
-// noCarrier is the reason for not using an interface without a cable.
-const noCarrier = "no carrier"
+// NoCarrier is the reason for not using an interface without a cable.
+const NoCarrier = "no carrier"
 
-// A link is a network interface as it was at one moment.
-type link struct {
+// A Link is a network interface as it was at one moment.
+type Link struct {
 	InterfaceStatus
-	ifi   net.Interface
-	addrs []netip.Prefix // its usable addresses, each with the length of its network; sorted
+	Kind      string // as rtnetlink says: "veth", "bridge", …; "" if it is not known
+	Interface net.Interface
+	Addrs     []netip.Prefix // its usable addresses, each with the length of its network; sorted
 }
 
 // hasIPv6 reports whether the interface has an IPv6 address: the loopback has one as soon as the machine can have any.
-func (l link) hasIPv6() bool {
-	return slices.ContainsFunc(l.addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
+func (l Link) HasIPv6() bool {
+	return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
 // same reports whether o would be announced just as l is.
-func (l link) same(o link) bool {
-	return l.Name == o.Name && l.ifi.Index == o.ifi.Index && slices.Equal(l.addrs, o.addrs)
+func (l Link) Same(o Link) bool {
+	return l.Name == o.Name && l.Interface.Index == o.Interface.Index && slices.Equal(l.Addrs, o.Addrs)
 }
 
 // scan returns the interfaces as they are now, sorted by name.
-func (p interfacePolicy) scan() ([]link, error) {
+func (p Policy) Scan() ([]Link, error) {
 	ifis, err := net.Interfaces()
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
 	addrs, adapters := interfaceAddrs(ifis), interfaceAdapters(ifis)
 	metered := p.meter.names()
-	links := make([]link, 0, len(ifis))
+	links := make([]Link, 0, len(ifis))
 	for i, ifi := range ifis {
 		a := adapters[i]
 		a.metered = metered[a.name]
-		l := link{InterfaceStatus: InterfaceStatus{Name: ifi.Name}, ifi: ifi, addrs: addrs[ifi.Index]}
-		slices.SortFunc(l.addrs, func(a, b netip.Prefix) int { return a.Compare(b) })
+		l := Link{InterfaceStatus: InterfaceStatus{Name: ifi.Name}, Kind: a.kind, Interface: ifi, Addrs: addrs[ifi.Index]}
+		slices.SortFunc(l.Addrs, func(a, b netip.Prefix) int { return a.Compare(b) })
 		l.Reason = p.refuse(a, slices.ContainsFunc(adapters, adapter.isCard))
-		if l.Reason == "" && len(l.addrs) == 0 {
+		if l.Reason == "" && len(l.Addrs) == 0 {
 			l.Reason = "no address"
 		}
 		l.Used = l.Reason == ""
 		links = append(links, l)
 	}
-	slices.SortFunc(links, func(a, b link) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(links, func(a, b Link) int { return cmp.Compare(a.Name, b.Name) })
 	return links, nil
 }
 
@@ -88,7 +89,7 @@ func plainInterfaceAddrs(ifis []net.Interface) map[int][]netip.Prefix {
 			if !ok {
 				continue
 			}
-			if p, ok := prefixOf(n); ok {
+			if p, ok := PrefixOf(n); ok {
 				out[ifi.Index] = append(out[ifi.Index], p)
 			}
 		}
@@ -96,8 +97,8 @@ func plainInterfaceAddrs(ifis []net.Interface) map[int][]netip.Prefix {
 	return out
 }
 
-// prefixOf keeps the whole address beside the length of its network.
-func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+// PrefixOf keeps the whole address beside the length of its network.
+func PrefixOf(n *net.IPNet) (netip.Prefix, bool) {
 	ip, ok := netip.AddrFromSlice(n.IP)
 	if !ok {
 		return netip.Prefix{}, false
@@ -113,11 +114,11 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 
 // Interfaces returns this machine's network interfaces, and whether a node without further settings uses them.
 func Interfaces() ([]InterfaceStatus, error) {
-	policy, err := newInterfacePolicy(nil, nil)
+	policy, err := NewPolicy(nil, nil)
 	if err != nil {
 		return nil, err
 	}
-	links, err := policy.scan()
+	links, err := policy.Scan()
 	out := make([]InterfaceStatus, len(links))
 	for i, l := range links {
 		out[i] = l.InterfaceStatus
@@ -125,9 +126,9 @@ func Interfaces() ([]InterfaceStatus, error) {
 	return out, err
 }
 
-// watchInterfaces calls changed with the current interfaces and again whenever they may have changed, or look requests
+// Watch calls changed with the current interfaces and again whenever they may have changed, or look requests
 // it, always from the calling goroutine, until ctx ends.
-func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, look <-chan struct{}, changed func([]link)) error {
+func Watch(ctx context.Context, p Policy, log *zap.Logger, look <-chan struct{}, changed func([]Link)) error {
 	hints := make(chan struct{}, 1)
 	var watching sync.WaitGroup
 	defer watching.Wait()
@@ -136,7 +137,7 @@ func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, lo
 	poll := time.NewTicker(pollInterfaces)
 	defer poll.Stop()
 	for {
-		links, err := p.scan()
+		links, err := p.Scan()
 		if err != nil {
 			log.Warn("interfaces cannot be listed", zap.Error(err))
 		} else {
@@ -156,7 +157,7 @@ func watchInterfaces(ctx context.Context, p interfacePolicy, log *zap.Logger, lo
 
 // settle returns once no hint has come for a while.
 func settle(ctx context.Context, hints <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, interfacePatience)
+	ctx, cancel := context.WithTimeout(ctx, InterfacePatience)
 	defer cancel()
 	for {
 		select {
@@ -169,8 +170,8 @@ func settle(ctx context.Context, hints <-chan struct{}) {
 	}
 }
 
-// hint tells a channel of one that there is something to look at; one waiting hint is as good as many.
-func hint(c chan<- struct{}) {
+// Hint tells a channel of one that there is something to look at; one waiting hint is as good as many.
+func Hint(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"cmp"
@@ -6,12 +6,16 @@ import (
 	"maps"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 	"go.uber.org/zap"
 )
 
 const (
+	// meterTimeout bounds one question to NetworkManager, which answers in milliseconds; no request waits for it.
+	meterTimeout = time.Second
+
 	// systemBus is where D-Bus is unless its own variable in the environment says otherwise.
 	systemBus = "unix:path=/run/dbus/system_bus_socket"
 
@@ -47,7 +51,7 @@ func (m *meter) names() map[string]bool {
 // look has NetworkManager asked soon. It does not wait.
 func (m *meter) look() {
 	if m != nil {
-		hint(m.looking)
+		Hint(m.looking)
 	}
 }
 
@@ -68,7 +72,7 @@ func (m *meter) follow(ctx context.Context, log *zap.Logger, hints chan<- struct
 		m.metered = now
 		m.mu.Unlock()
 		if changed {
-			hint(hints)
+			Hint(hints)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"context"
@@ -50,6 +50,6 @@ func readTimer(ctx context.Context, hints chan<- struct{}) error {
 		if _, err := timer.Read(make([]byte, 8)); !errors.Is(err, unix.ECANCELED) {
 			return err
 		}
-		hint(hints)
+		Hint(hints)
 	}
 }

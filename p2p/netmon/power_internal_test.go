@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"os"
@@ -57,12 +57,12 @@ func TestBatteryIsDetected(t *testing.T) {
 		for supplyName, attributes := range tt.supplies {
 			supply(t, dir, supplyName, attributes)
 		}
-		if got := (&power{dir: dir}).onBattery(); got != tt.want {
+		if got := (&Power{Dir: dir}).OnBattery(); got != tt.want {
 			t.Errorf("%s is on battery: %v, want %v", name, got, tt.want)
 		}
 	}
 	for _, dir := range []string{"", filepath.Join(t.TempDir(), "absent")} {
-		if (&power{dir: dir}).onBattery() {
+		if (&Power{Dir: dir}).OnBattery() {
 			t.Errorf("with %q a machine is on battery", dir)
 		}
 	}
@@ -71,17 +71,17 @@ func TestBatteryIsDetected(t *testing.T) {
 func TestPowerIsLookedAtNowAndThen(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		p := &power{dir: dir}
-		if p.onBattery() {
+		p := &Power{Dir: dir}
+		if p.OnBattery() {
 			t.Error("a machine without a battery is on battery")
 		}
 		supply(t, dir, "BAT0", map[string]string{"type": "Battery", "status": "Discharging"})
 		time.Sleep(powerFresh - time.Nanosecond)
-		if p.onBattery() {
+		if p.OnBattery() {
 			t.Error("it is looked at each time")
 		}
 		time.Sleep(time.Nanosecond)
-		if !p.onBattery() {
+		if !p.OnBattery() {
 			t.Errorf("after %s it is not looked at", powerFresh)
 		}
 	})

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"context"
@@ -30,7 +30,7 @@ func interfaceAddrs(ifis []net.Interface) map[int][]netip.Prefix {
 		if a.Flags&unusableAddr != 0 || a.IPNet == nil {
 			continue
 		}
-		if p, ok := prefixOf(a.IPNet); ok {
+		if p, ok := PrefixOf(a.IPNet); ok {
 			out[a.LinkIndex] = append(out[a.LinkIndex], p)
 		}
 	}
@@ -61,7 +61,7 @@ func widenHostPrefixes(index int, prefixes []netip.Prefix) {
 			if r.Gw != nil || r.Via != nil || len(r.MultiPath) > 0 || r.Dst == nil || r.Type != unix.RTN_UNICAST {
 				continue
 			}
-			if n, ok := prefixOf(r.Dst); ok && n.Contains(p.Addr()) && n.Bits() < 128 {
+			if n, ok := PrefixOf(r.Dst); ok && n.Contains(p.Addr()) && n.Bits() < 128 {
 				bits = max(bits, n.Bits())
 			}
 		}
@@ -147,7 +147,7 @@ func subscribeInterfaces(ctx context.Context, log *zap.Logger, hints chan<- stru
 		if err := followInterfaces(ctx, hints); err != nil {
 			log.Debug("netlink subscription ended", zap.Error(err))
 		}
-		hint(hints) // something may have been missed
+		Hint(hints) // something may have been missed
 		select {
 		case <-ctx.Done():
 		case <-time.After(resubscribe):
@@ -167,7 +167,7 @@ func followInterfaces(ctx context.Context, hints chan<- struct{}) error {
 	defer wg.Wait() // each loop ends when its channel is closed, soon after ctx
 	wg.Go(func() {
 		for range addrs {
-			hint(hints)
+			Hint(hints)
 		}
 		cancel(nil)
 	})
@@ -179,13 +179,13 @@ func followInterfaces(ctx context.Context, hints chan<- struct{}) error {
 	}
 	wg.Go(func() {
 		for range links {
-			hint(hints)
+			Hint(hints)
 		}
 		cancel(nil)
 	})
 	routes := make(chan netlink.RouteUpdate)
 	err = netlink.RouteSubscribeWithOptions(routes, ctx.Done(), netlink.RouteSubscribeOptions{
-		ErrorCallback: func(error) { hint(hints) }}) // it goes on after routes that it cannot read; else the channel is closed
+		ErrorCallback: func(error) { Hint(hints) }}) // it goes on after routes that it cannot read; else the channel is closed
 	if err != nil {
 		cancel(err)
 		return err
@@ -193,7 +193,7 @@ func followInterfaces(ctx context.Context, hints chan<- struct{}) error {
 	wg.Go(func() {
 		for r := range routes {
 			if isNear(r.Route) {
-				hint(hints)
+				Hint(hints)
 			}
 		}
 		cancel(nil)

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"net"
@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// findGateways returns where the default routes of links lead. Each link is given by its index.
-func findGateways() ([]gateway, error) {
-	var out []gateway
+// Gateways returns where the default routes of links lead. Each link is given by its index.
+func Gateways() ([]Gateway, error) {
+	var out []Gateway
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil},
 			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
@@ -31,14 +31,14 @@ func findGateways() ([]gateway, error) {
 	return out, nil
 }
 
-func appendGateway(all []gateway, index int, ip net.IP) []gateway {
+func appendGateway(all []Gateway, index int, ip net.IP) []Gateway {
 	a, ok := netip.AddrFromSlice(ip)
 	if !ok {
 		return all
 	}
-	g := gateway{index: index, addr: a.Unmap()}
+	g := Gateway{Index: index, Addr: a.Unmap()}
 	family := netlink.FAMILY_V4
-	if g.addr.Is6() {
+	if g.Addr.Is6() {
 		family = netlink.FAMILY_V6
 	}
 	neighs, err := netlink.NeighList(index, family)
@@ -47,7 +47,7 @@ func appendGateway(all []gateway, index int, ip net.IP) []gateway {
 	}
 	for _, n := range neighs {
 		if n.IP.Equal(ip) && n.State&neighbourKnown != 0 && len(n.HardwareAddr) > 0 {
-			g.mac = n.HardwareAddr.String()
+			g.MAC = n.HardwareAddr.String()
 		}
 	}
 	return append(all, g)

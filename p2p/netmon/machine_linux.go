@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"bytes"
@@ -12,9 +12,9 @@ import (
 // neighbourKnown are the states in which the kernel knows the link-layer address of an IP address.
 const neighbourKnown = unix.NUD_REACHABLE | unix.NUD_STALE | unix.NUD_DELAY | unix.NUD_PROBE | unix.NUD_PERMANENT | unix.NUD_NOARP
 
-// findMAC returns the link-layer address that the kernel's neighbour table has for an IP address, or "". Any user may
+// FindMAC returns the link-layer address that the kernel's neighbour table has for an IP address, or "". Any user may
 // read that table.
-func findMAC(a netip.Addr) string {
+func FindMAC(a netip.Addr) string {
 	family, index := netlink.FAMILY_V4, 0
 	if a.Is6() {
 		family = netlink.FAMILY_V6

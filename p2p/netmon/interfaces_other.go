@@ -1,6 +1,6 @@
 //go:build !linux
 
-package p2p
+package netmon
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func subscribeInterfaces(ctx context.Context, _ *zap.Logger, hints chan<- struct
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			hint(hints)
+			Hint(hints)
 		}
 	}
 }

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"fmt"
@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// metered is why an interface is not used that costs money by the byte.
-const metered = "metered"
+// Metered is why an interface is not used that costs money by the byte.
+const Metered = "metered"
 
 // An adapter is what a network interface is, whatever its addresses.
 type adapter struct {
@@ -25,7 +25,7 @@ type adapter struct {
 	metered bool     // each byte costs money
 }
 
-// An interfacePolicy chooses the interfaces on which neighbours are looked for. In this order:
+// An Policy chooses the interfaces on which neighbours are looked for. In this order:
 //
 //   - Loopback is never used, and nothing that is down, or has no carrier or no address.
 //   - What the user says counts: what matches --no-interface is not used; if there is any --interface, exactly what
@@ -43,24 +43,24 @@ type adapter struct {
 //   - What NetworkManager, if there is one, takes for metered is not used.
 //
 // All else is used: network cards, Wi-Fi, bonds, VLANs, taps.
-type interfacePolicy struct {
+type Policy struct {
 	allow []string // if there are any, only these
 	deny  []string // never these
 	meter *meter   // nil knows of none
 }
 
-// newInterfacePolicy checks the patterns.
-func newInterfacePolicy(allow, deny []string) (interfacePolicy, error) {
+// NewPolicy checks the patterns.
+func NewPolicy(allow, deny []string) (Policy, error) {
 	for _, pattern := range slices.Concat(allow, deny) {
 		if _, err := path.Match(pattern, ""); err != nil {
-			return interfacePolicy{}, fmt.Errorf("interface pattern %q: %w", pattern, err)
+			return Policy{}, fmt.Errorf("interface pattern %q: %w", pattern, err)
 		}
 	}
-	return interfacePolicy{allow: allow, deny: deny, meter: newMeter("")}, nil
+	return Policy{allow: allow, deny: deny, meter: newMeter("")}, nil
 }
 
 // refuse returns why an interface is not used, or "". It does not look at addresses.
-func (p interfacePolicy) refuse(a adapter, namespaceHasCard bool) string {
+func (p Policy) refuse(a adapter, namespaceHasCard bool) string {
 	switch {
 	case a.flags&net.FlagLoopback != 0:
 		return "loopback"
@@ -71,7 +71,7 @@ func (p interfacePolicy) refuse(a adapter, namespaceHasCard bool) string {
 	case a.flags&net.FlagUp == 0:
 		return "down"
 	case a.flags&net.FlagRunning == 0:
-		return noCarrier
+		return NoCarrier
 	case len(p.allow) > 0:
 		return ""
 	}
@@ -82,7 +82,7 @@ func (p interfacePolicy) refuse(a adapter, namespaceHasCard bool) string {
 		return reason
 	}
 	if a.metered {
-		return metered
+		return Metered
 	}
 	return ""
 }

@@ -1,4 +1,4 @@
-package p2p
+package netmon
 
 import (
 	"os"
@@ -8,12 +8,16 @@ import (
 	"time"
 )
 
+// powerFresh is how long the last answer to whether the machine is on mains or on battery is relied on: each check
+// reads a few files, one of which may cost an embedded controller milliseconds.
+const powerFresh = 10 * time.Second
+
 // PowerSupplies is where Linux tells of what a machine is powered by; elsewhere there is no such directory.
 const PowerSupplies = "/sys/class/power_supply"
 
-// A power knows whether a machine runs on battery, from a directory such as [PowerSupplies].
-type power struct {
-	dir string
+// A Power knows whether a machine runs on battery, from a directory such as [PowerSupplies].
+type Power struct {
+	Dir string
 
 	mu      sync.Mutex // guards the rest
 	battery bool
@@ -22,11 +26,11 @@ type power struct {
 
 // onBattery says whether a battery of the machine's own is being discharged, and nothing from outside powers it. Without
 // a battery, or a directory, it does not.
-func (p *power) onBattery() bool {
+func (p *Power) OnBattery() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now := time.Now(); !now.Before(p.until) {
-		p.battery, p.until = dischargesBattery(p.dir), now.Add(powerFresh)
+		p.battery, p.until = dischargesBattery(p.Dir), now.Add(powerFresh)
 	}
 	return p.battery
 }
