@@ -1,0 +1,341 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
+	ma "github.com/multiformats/go-multiaddr"
+	mh "github.com/multiformats/go-multihash"
+	"golang.org/x/time/rate"
+
+	"narbor/store"
+)
+
+// numbered returns a different address for each i.
+func numbered(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+}
+
+func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	d := newDiscovery(n.lan)
+	parts := words(0, maxFindings+10)
+	for name, m := range map[string]struct {
+		limit int
+		add   func(i int)
+		size  func() int
+	}{
+		"holders of paths":             {maxFindings, func(i int) { n.findings.Add(parts[i], nil) }, n.findings.Len},
+		"claims of received NARs":      {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
+		"paths that Nix missed":        {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
+		"verified signatures":          {maxChecked, func(i int) { n.sharer.checked.Add(parts[i], checkedInfo{}) }, n.sharer.checked.Len},
+		"texts of announcements":       {maxHeard, func(i int) { d.parseText(fmt.Sprint(mdnsText, i)) }, d.heard.Len},
+		"failed downloads":             {maxFailed, func(i int) { n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{}) }, n.behalf.failed.Len},
+		"addresses that had downloads": {maxMissAddrs, func(i int) { n.behalf.spend(numbered(i), 0, time.Time{}) }, n.behalf.each.Len},
+		"addresses that were dialled":  {maxMissAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
+	} {
+		for i := range m.limit + 10 {
+			m.add(i)
+		}
+		if got := m.size(); got != m.limit {
+			t.Errorf("%s: %d are remembered, want %d", name, got, m.limit)
+		}
+	}
+}
+
+func TestLongTextOfAnnouncementIsNotKept(t *testing.T) {
+	l, _ := startTestLAN(t, lanConfig{})
+	d := newDiscovery(l)
+	hash, err := mh.Sum(make([]byte, maxAddrText), mh.IDENTITY, -1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := mdnsText + "/ip4/10.1.0.6/tcp/6273/p2p/" + peer.ID(hash).String()
+	if _, _, ok := parseText(text); ok {
+		t.Errorf("an address of %d bytes is used, want at most %d", len(text)-len(mdnsText), maxAddrText)
+	}
+	if d.parseText(text); d.heard.Len() != 0 {
+		t.Errorf("a text of %d bytes is remembered", len(text))
+	}
+}
+
+func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "many", random(100))
+	var refs []string
+	for _, ref := range s.chain(t, "reference", maxCheckedRefs+1) {
+		info.References = append(info.References, ref.Path)
+		refs = append(refs, ref.Path.String())
+	}
+	slices.Sort(refs)
+	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(refs, ",")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Signatures = []string{sig.String()}
+	sh := newSharer(nil, s.keys)
+	if m, err := sh.check(info.Path.HashPart(), info); err != nil || m.SignedBy() == "" {
+		t.Fatalf("check = %v, %v, want a signed mapping", m, err)
+	}
+	if sh.checked.Len() != 0 {
+		t.Errorf("a claim with %d references is kept, want at most %d", len(info.References), maxCheckedRefs)
+	}
+}
+
+func TestTurnsAreBounded(t *testing.T) {
+	s := newServing(0)
+	for name, k := range map[string]struct {
+		turns                *turns
+		perPeer, atAddr, all int
+	}{
+		"open streams":           {s.streams, maxPeerStreams, maxAddrStreams, maxStreams},
+		"answers about claims":   {s.asking, maxServingPeer, maxServingAddr, maxServing},
+		"other answers":          {s.sending, maxServingPeer, maxServingAddr, maxServing},
+		"blocks that are read":   {s.reading, maxUploadsPeer, maxUploads, maxUploads},
+		"questions to upstreams": {s.helping, maxHelpingPeer, maxHelping, maxHelping},
+	} {
+		taken := 0
+		take := func(n int, who func(i int) asker) {
+			for i := range n {
+				if _, ok := k.turns.try(who(i)); ok {
+					taken++
+				}
+			}
+		}
+		one := numbered(0)
+		if take(k.perPeer+10, func(int) asker { return asker{one, "peer"} }); taken != k.perPeer {
+			t.Errorf("%s: a peer has %d turns, want %d", name, taken, k.perPeer)
+		}
+		if take(k.atAddr+10, func(i int) asker { return asker{one, peer.ID(fmt.Sprint(i))} }); taken != k.atAddr {
+			t.Errorf("%s: the peers of an address have %d turns, want %d", name, taken, k.atAddr)
+		}
+		if take(k.all+10, func(i int) asker { return asker{numbered(i + 1), "peer"} }); taken != k.all {
+			t.Errorf("%s: all peers together have %d turns, want %d", name, taken, k.all)
+		}
+	}
+}
+
+func TestRationsGrowSlowly(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	now := time.Now().Add(time.Hour) // all are full
+	n.dialBacks.allow(numbered(0), now)
+	one, ok := n.dialBacks.each.Get(numbered(0))
+	if !ok {
+		t.Fatal("no ration for an address that was dialled")
+	}
+	tally := n.tallyOf("peer")
+	for name, r := range map[string]struct {
+		*rate.Limiter
+		rate  float64
+		burst int
+	}{
+		"questions about neighbours":        {tally.tellings, tellRate, tellBurst},
+		"checks of a path":                  {tally.probing.wrongTellings, wrongRate, wrongBurst},
+		"checks of a path, for one machine": {newRation(missShares).wrongTellings, wrongRate * missShares, wrongBurst * missShares},
+		"dial-backs to an address":          {one, dialBackAddrRate, dialBackAddrBurst},
+		"dial-backs":                        {n.dialBacks.all, dialBackRate, dialBackBurst},
+	} {
+		at := now.Add(time.Hour)
+		for r.AllowN(at, 1) {
+		}
+		later := at.Add(time.Duration(float64(r.burst) / r.rate * 0.75 * float64(time.Second)))
+		got := 0
+		for ; got <= r.burst && r.AllowN(later, 1); got++ {
+		}
+		if want := r.burst * 3 / 4; got != want && got != want-1 {
+			t.Errorf("%s: %d more are allowed after %v, want %d", name, got, later.Sub(at), want)
+		}
+		if later = later.Add(1000 * time.Hour); r.TokensAt(later) != float64(r.burst) {
+			t.Errorf("%s: %v are allowed at once, want %d", name, r.TokensAt(later), r.burst)
+		}
+	}
+}
+
+func TestConnectionsOfOneAddressComeSlowly(t *testing.T) {
+	for _, addr := range []string{"/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1"} {
+		synctest.Test(t, func(t *testing.T) {
+			rm, err := newResourceManager()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer rm.Close()
+			open := func() (n int) {
+				for range 2 * dialBurst {
+					scope, err := rm.OpenConnection(network.DirInbound, true, ma.StringCast(addr))
+					if err == nil {
+						scope.Done()
+						n++
+					}
+				}
+				return n
+			}
+			if got := open(); got != dialBurst {
+				t.Errorf("%s: %d connections are accepted at once, want %d", addr, got, dialBurst)
+			}
+			time.Sleep(10 * time.Second)
+			if got := open(); got != 10*dialsPerSecond {
+				t.Errorf("%s: %d connections are accepted 10 s later, want %d", addr, got, 10*dialsPerSecond)
+			}
+		})
+	}
+}
+
+func TestIdleConnectionsAreClosedDownToALimit(t *testing.T) {
+	l, _ := startTestLAN(t, lanConfig{})
+	m, ok := l.host.ConnManager().(*connmgr.BasicConnMgr)
+	if !ok {
+		t.Fatalf("the connection manager is a %T", l.host.ConnManager())
+	}
+	if i := m.GetInfo(); i.LowWater != connsLow || i.HighWater != connsHigh || i.GracePeriod != connsGrace {
+		t.Errorf("of more than %d connections %d stay, the others for %v, want %d, %d and %v", i.HighWater, i.LowWater, i.GracePeriod, connsHigh, connsLow, connsGrace)
+	}
+}
+
+// A deadlineSource has nothing. It notes how long it had, at the most, for each question.
+type deadlineSource struct {
+	store.Source
+	infos chan time.Duration
+}
+
+func (d deadlineSource) Info(ctx context.Context, _ store.HashPart) (store.Info, error) {
+	if end, ok := ctx.Deadline(); ok {
+		d.infos <- time.Until(end)
+	} else {
+		d.infos <- -1
+	}
+	return store.Info{}, store.ErrNotFound
+}
+
+func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "stuck", random(100))
+	src := deadlineSource{store.NewMem(), make(chan time.Duration, 10)}
+	n, _ := runNode(t, s, []store.Source{src})
+	g := (&rogue{}).start(t)
+	g.connect(t, n, "/ip4/127.0.0.1")
+	conn := n.lan.host.Network().ConnsToPeer(g.ID())[0]
+	for _, r := range []request{{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}, blockRequest(info, 0),
+		{kind: askHave, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash},
+		{kind: askWrong, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}} {
+		w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
+		if err := n.answerKind(t.Context(), conn, n.tallyOf(g.ID()), w, r); err != nil {
+			t.Fatalf("answer to a request of kind %d = %v", r.kind, err)
+		}
+		if len(src.infos) == 0 {
+			t.Fatalf("a request of kind %d asks no source", r.kind)
+		}
+		for range len(src.infos) {
+			if d := <-src.infos; d < 0 || d > shareTimeout {
+				t.Errorf("for a request of kind %d a source has %v, want at most %v", r.kind, d, shareTimeout)
+			}
+		}
+	}
+}
+
+// A hastyStream notes its deadline, and fails as soon as that is set.
+type hastyStream struct {
+	network.Stream
+	deadline time.Time
+}
+
+func (h *hastyStream) SetDeadline(t time.Time) error {
+	h.deadline = t
+	return errEnd
+}
+
+func TestStreamsOfPeersHaveADeadline(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
+	for name, c := range map[string]struct {
+		limit time.Duration
+		serve func(context.Context, network.Stream)
+	}{
+		"a question about neighbours": {peersTimeout, n.servePeers},
+		"a dial-back":                 {dialBackWait, n.serveDialBack},
+	} {
+		ex, err := n.neighbours()[0].open(t.Context(), readStall)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &hastyStream{Stream: ex.Stream}
+		c.serve(t.Context(), s)
+		if left := time.Until(s.deadline); left <= 0 || left > c.limit {
+			t.Errorf("%s: the stream has %v, want at most %v", name, left, c.limit)
+		}
+	}
+}
+
+func TestIDsOfANamedMachineAreBounded(t *testing.T) {
+	l, err := newLAN(lanConfig{Identity: newTestIdentity(t), Peers: []string{"10.1.0.9"}}) // no connection is made
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.host.Close()
+	for i := range 3 * maxNamedAddrs {
+		l.remember(peer.ID(fmt.Sprint(i)), l.named[0])
+	}
+	if got := len(l.viaName); got > maxNamedAddrs {
+		t.Errorf("%d IDs of a machine are remembered, want at most %d", got, maxNamedAddrs)
+	}
+}
+
+func TestWindowsOfStreamsAreBounded(t *testing.T) {
+	m := newMuxer(nil, newGater())
+	for name, mux := range map[string]network.Multiplexer{"TCP": m.Multiplexer, "vsock": m.vsock} {
+		y, ok := mux.(*yamux.Transport)
+		if !ok {
+			t.Fatalf("%s is multiplexed by a %T", name, mux)
+		}
+		if y.InitialStreamWindowSize != firstWindow || y.MaxStreamWindowSize != lastWindow {
+			t.Errorf("%s: the window of a stream is %d, and may grow to %d, want %d and %d", name, y.InitialStreamWindowSize, y.MaxStreamWindowSize, firstWindow, lastWindow)
+		}
+	}
+}
+
+// Each helper may keep a download waiting for some seconds.
+func TestHelpersOfADownloadAreBounded(t *testing.T) {
+	s := newSigner(t)
+	info, _ := s.sign(t, "other", randomNAR(1000))
+	u := newOneCache(t, info, randomNAR(1000)).open(t, "")
+	g := (&rogue{}).start(t)
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*store.Upstream{u} }, g)
+	n.lan.Host().Peerstore().AddProtocols(g.ID(), n.sign)
+	for i := 0; ; i++ {
+		_, m := s.sign(t, fmt.Sprint("wanted", i), randomNAR(1000))
+		f := newFetch(n, m, nil)
+		if nb, _ := f.electHelper(); nb == nil {
+			if i == 100 {
+				t.Fatal("the only neighbour is never elected")
+			}
+			continue // this node is
+		}
+		for j := range maxHelpers {
+			f.helpers[peer.ID(fmt.Sprint(j))] = true
+		}
+		if nb, _ := f.electHelper(); nb != nil {
+			t.Errorf("after %d helpers another is elected", maxHelpers)
+		}
+		return
+	}
+}
+
+func TestPeersThatAUserBlocksAreBounded(t *testing.T) {
+	b := &blocklist{file: filepath.Join(t.TempDir(), "blocked"), ids: make([]peer.ID, maxBlockedByUser)}
+	if err := b.set("one more", true); err == nil {
+		t.Errorf("%d peers are blocked, want at most %d", len(b.ids), maxBlockedByUser)
+	}
+}
