@@ -13,7 +13,7 @@ import (
 	"narbor/store"
 )
 
-// announce says in a few lines what narbor found and what is left to do.
+// announce prints a few lines: the settings and networks that narbor found, and the steps that are left to the user.
 func (s *service) announce(c *cli.Context) error {
 	w := c.App.Writer
 	line := func(key, format string, args ...any) {

@@ -37,14 +37,14 @@ func (n *nixSettings) fail(err error) {
 	n.err = err
 }
 
-// refused reports whether what was read last was not taken over.
+// refused reports whether the latest configuration could not be used.
 func (n *nixSettings) refused() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.err != nil
 }
 
-// problems says which of Nix's configuration could not be read, and why.
+// problems returns the parts of Nix's configuration that could not be read, each with the reason.
 func (n *nixSettings) problems() []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -58,7 +58,7 @@ func (n *nixSettings) problems() []string {
 	return problems
 }
 
-// keysOf returns the keys of Nix's configuration. What is no key is left out, as it makes Nix fail already.
+// keysOf returns the keys of Nix's configuration. It leaves out malformed keys: Nix itself fails on them.
 func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
 	for _, key := range settings.TrustedPublicKeys {
 		if _, err := trust.ParseKeys([]string{key}); err != nil {

@@ -14,13 +14,13 @@ import (
 const (
 	// signersLooked bounds the paths of a cache directory that are looked at: they are a sample.
 	signersLooked = 64
-	// signersKept is for how long what was found counts: each look may wake the disk of a NAS.
+	// signersKept is how long a result is reused: each look may wake the disk of a NAS.
 	signersKept = time.Hour
 	// signersWait bounds the wait for a look; a later call has its result.
 	signersWait = 200 * time.Millisecond
 )
 
-// cacheSigners remembers which keys have signed what is in the cache directories.
+// cacheSigners caches the names of the keys that have signed the paths of the cache directories.
 type cacheSigners struct {
 	mu      sync.Mutex // guards the rest; it is not held while a directory is read
 	at      time.Time
@@ -71,7 +71,7 @@ func (c *cacheSigners) from(look func() []store.CacheSigners) []store.CacheSigne
 	return c.found
 }
 
-// cacheHealth says that a cache directory has nothing that any trusted key has signed.
+// cacheHealth reports a cache directory without any path that a trusted key has signed.
 func (s *service) cacheHealth(st Status) *narserve.Health {
 	for i, found := range s.signers.of(s.shares.caches) {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {

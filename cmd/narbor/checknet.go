@@ -15,24 +15,24 @@ import (
 )
 
 const (
-	// hearFor is how long announcements are listened for: everybody answers at once, and a second time after a second.
+	// hearFor bounds the wait for announcements: each machine answers at once, and again after a second.
 	hearFor = 3 * time.Second
-	// hearAfterOwn is how long to go on once the own announcement is heard: who else is there answers as quickly.
+	// hearAfterOwn bounds the wait after this machine's own announcement has arrived: other machines answer as quickly.
 	hearAfterOwn = 700 * time.Millisecond
 	// reachTimeout bounds a connection to an address on the same network.
 	reachTimeout = 2 * time.Second
-	// maxHeard bounds the machines that are tried: a network may have somebody who invents them.
+	// maxHeard bounds the machines that are tried: a hostile machine may announce invented ones.
 	maxHeard = 64
 )
 
-// A hearing is who announced itself.
+// A hearing has the machines that announced themselves.
 type hearing struct {
 	done  bool
 	peers map[string][]string // host:port by peer ID
 	err   error
 }
 
-// listen asks who is there, on the interfaces that narbor uses.
+// listen browses for other machines on the interfaces that narbor uses.
 func (p *patient) listen(ctx context.Context) hearing {
 	if p.heard.done {
 		return p.heard
@@ -80,7 +80,7 @@ func (p *patient) listen(ctx context.Context) hearing {
 	}
 }
 
-// families are those that this kernel has: zeroconf gives up if it cannot have one that it is to use.
+// families returns the IP versions that this kernel supports: zeroconf fails if it is told to use another.
 func families() zeroconf.IPType {
 	c, err := net.ListenPacket("udp6", "[::]:0")
 	if errors.Is(err, syscall.EAFNOSUPPORT) {
@@ -92,7 +92,7 @@ func families() zeroconf.IPType {
 	return zeroconf.IPv4AndIPv6
 }
 
-// add takes down the addresses of an announcement.
+// add records the addresses of an announcement.
 func (h hearing) add(e *zeroconf.ServiceEntry) {
 	for _, text := range e.Text {
 		addr, found := strings.CutPrefix(text, "dnsaddr=")
@@ -168,7 +168,7 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 	return []Finding{f}
 }
 
-// checkIsolation tries who announces itself and is no neighbour.
+// checkIsolation connects to the machines that announce themselves and are no neighbours.
 func checkIsolation(ctx context.Context, p *patient) []Finding {
 	if !p.running || !p.status.MDNS {
 		return []Finding{skipped("isolation: nobody's announcement can be heard")}

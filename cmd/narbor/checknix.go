@@ -21,9 +21,9 @@ import (
 
 const (
 	nixConfFile = "/etc/nix/nix.conf"
-	// nixURL is where Nix asks unless somebody says otherwise.
+	// nixURL is the default substituter URL of narbor.
 	nixURL = "http://127.0.0.1:6272"
-	// probeLimit is how long a question about nothing may take. It is answered within 300 ms, and a machine may be busy.
+	// probeLimit bounds the answer about an unknown path. It takes up to 300 ms, or longer on a busy machine.
 	probeLimit = 2 * time.Second
 )
 
@@ -157,8 +157,8 @@ func checkNixAsks(ctx context.Context, p *patient) []Finding {
 	return []Finding{p.adding(f, "extra-substituters", urls[0])}
 }
 
-// adding completes a finding whose fix is one more value for a list of Nix's configuration: it names the file that is read
-// last, and where that is another tool's, what to do instead.
+// adding completes a finding that is fixed by one more value for a list of Nix's configuration. The fix names the file
+// that Nix reads last; if another tool owns that file, the fix says how to change it with that tool.
 func (p *patient) adding(f Finding, name, value string) Finding {
 	edit, err := addToNix(name, value, "")
 	file := edit.file

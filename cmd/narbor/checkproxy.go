@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// daemonDropIns are the directories of what is added to nix-daemon.service, in all of which a name counts as one.
+// daemonDropIns returns the drop-in directories of nix-daemon.service. systemd reads files of the same
+// name in several of them only once.
 func daemonDropIns(root string) []string {
 	var dirs []string
 	for _, dir := range []string{"etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system",

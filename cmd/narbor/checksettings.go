@@ -254,7 +254,7 @@ func userFindings(name string, trusted bool, own, daemon map[string][]string, ur
 	return found
 }
 
-// user is the one who runs doctor, before sudo; nil is root, or unknown.
+// user returns the user that runs doctor, or that called sudo for it; nil is root, or unknown.
 func (p *patient) user() *user.User {
 	id := strconv.Itoa(os.Geteuid())
 	if p.root {

@@ -95,7 +95,7 @@ func TestNixFailsWithBrokenKeys(t *testing.T) {
 	}
 }
 
-// saysOf reports whether Nix says what is wanted. It colours the letter that it complains of.
+// saysOf reports whether the output of Nix has the wanted text. Nix colours the letter that it rejects.
 func saysOf(says, want string) bool {
 	if want == "" {
 		return !strings.Contains(says, "error")
@@ -285,7 +285,7 @@ func TestFileThatNixDaemonHasNotReadSince(t *testing.T) {
 		t.Errorf("%q counts as changed, want the included file", got)
 	}
 	if got := changedSince(time.Time{}, files); got != "" {
-		t.Errorf("%s counts as changed since nobody knows when", got)
+		t.Errorf("%s counts as changed since an unknown time", got)
 	}
 	set(files[2], began.Add(-time.Minute))
 	if err := os.Symlink(files[2], files[1]); err != nil { // a new link to an old file

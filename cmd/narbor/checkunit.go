@@ -65,7 +65,7 @@ func (u unit) settings() string {
 	return file
 }
 
-// service says what is wrong with narbor.service, by what systemd says of it; ok is false if that explains nothing.
+// service returns the finding about narbor.service that its state in systemd explains; ok is false if there is none.
 func (u unit) service() (f Finding, ok bool) {
 	f.Severity = severityError
 	reason, fails := strings.CutPrefix(u["StatusText"], notWorking)

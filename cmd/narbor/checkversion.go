@@ -114,7 +114,7 @@ func ofThisMachine(substituter string) bool {
 	return err == nil && addr.IsLoopback() || strings.EqualFold(u.Hostname(), "localhost")
 }
 
-// flawsOf says which program printed that version, and what is known against it.
+// flawsOf returns the program that printed a version, and the known flaws of that version.
 func flawsOf(version string) (name string, flaws []string) {
 	m := versionPattern.FindStringSubmatch(version)
 	if m == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// completions returns what may follow a line, whose last word is the one to complete.
+// completions returns the completions of the last word of a line.
 func completions(t *testing.T, shell string, words ...string) []string {
 	t.Helper()
 	out, _, err := narbor(t.Context(), append([]string{completeCommand, shell}, words...)...)

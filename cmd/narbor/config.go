@@ -20,11 +20,11 @@ import (
 	"narbor/trust"
 )
 
-// maxConfigLen bounds a configuration file. One with all that there is to say takes a few kilobytes.
+// maxConfigLen bounds a configuration file. One with every setting takes a few kilobytes.
 const maxConfigLen = 1 << 20
 
-// configFlag names a file with settings: a JSON object, whose keys are the names of the other flags of `narbor run`, and
-// whose values are strings, whole numbers, true and false, and for what is repeatable lists of strings.
+// configFlag names a file with settings: a JSON object. Its keys are the names of the other flags of `narbor run`; its
+// values are strings, whole numbers, true and false, and lists of strings for flags that can be repeated.
 func configFlag() cli.Flag {
 	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in "+
 		"{\"peer\": [\"nas\"], \"upload-rate\": \"10MiB\"}; "+
@@ -87,7 +87,8 @@ func (p *configParser) fail(line int, err error) {
 	p.errs = append(p.errs, fmt.Errorf("%s:%d: %w", p.file, line, err))
 }
 
-// failSyntax reports an error of the decoder. It takes the line from Unmarshal, whose offsets count from the beginning.
+// failSyntax reports an error of the decoder. The line is taken from the error of Unmarshal: its offsets count from the
+// beginning of the file.
 func (p *configParser) failSyntax(err error) {
 	line := p.line()
 	var syntax *json.SyntaxError
@@ -157,7 +158,7 @@ func (p *configParser) parseOne(known map[string]cli.Flag) error {
 	return nil
 }
 
-// nearest suggests the setting that somebody meant who wrote name.
+// nearest returns a hint at a known setting that differs from name only in case, hyphens, underscores or a final s.
 func nearest(name string, known map[string]cli.Flag) string {
 	plain := func(s string) string {
 		return strings.TrimRight(strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(s)), "s")

@@ -101,7 +101,7 @@ func TestConfigCheckReportsAllErrors(t *testing.T) {
 	}
 }
 
-// What a flag says goes before what the environment says, and that before the file, which goes before what is built in.
+// A flag has precedence over the environment, the environment over the file, and the file over the default.
 func TestPrecedenceOfSettings(t *testing.T) {
 	file := writeConfig(t, `{"peer": ["file-a", "file-b"], "share": "none", "port": 1, "no-mdns": true, "min-free": "3GiB", "listen": `+
 		`["127.0.0.1:9"]}`)

@@ -21,7 +21,7 @@ type ConfigShow struct {
 // Setting is a flag of `narbor run`, what it is set to, and by what.
 type Setting struct {
 	Name   string   `json:"name"`
-	Values []string `json:"values"` // of what is repeatable several, or none
+	Values []string `json:"values"` // several, or none, for a flag that can be repeated
 	Origin string   `json:"origin"` // flag, environment, file or default
 	From   string   `json:"from"`   // the variable or the file
 }

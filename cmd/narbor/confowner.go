@@ -113,7 +113,8 @@ func inStore(file string) bool {
 	return false
 }
 
-// toolOfLinks names the tool that put a file into the store, by the links to it and what is known of the machine.
+// toolOfLinks names the tool that put a file into the store. It looks at the text of the file, the links to it, and the
+// operating system.
 func (c chain) toolOfLinks(text string) string {
 	if tool, _ := toolOfText(text); tool != "" && tool != toolDeterminate {
 		return tool

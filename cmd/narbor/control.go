@@ -25,12 +25,12 @@ const (
 	// controlTimeout bounds a question to a running narbor, which answers from memory.
 	controlTimeout = 5 * time.Second
 	maxStatusLen   = 16 << 20
-	// maxControlBody bounds what is sent with a question: a word, a path or an address.
+	// maxControlBody bounds the body of a request: a word, a path or an address.
 	maxControlBody = 4 << 10
 )
 
-// listenControl opens the control socket, replacing one that a dead narbor left. Whoever may enter its directory
-// may ask; only who may change things is told apart, by the peer's credentials.
+// listenControl opens the control socket, replacing one that a dead narbor left. Every user that can enter its directory
+// may query; changes need the peer credentials of root or of the user that narbor runs as.
 func listenControl(path string) (net.Listener, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSocket == 0 {
 		return nil, fmt.Errorf("%s is there and is no socket: give another by --socket", path)
@@ -53,14 +53,14 @@ func listenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// controlHandler answers on the control socket: everybody what the state is; what changes something only root and the
-// user that narbor runs as.
+// controlHandler answers on the control socket. Every user may query the state; only root and the user that narbor runs
+// as may change it.
 func (s *service) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", answer(s.getStatus))
 	mux.HandleFunc("GET /stats", answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
 	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
-	mux.HandleFunc("GET /config", change(s.configShow)) // names of files and of peers are nobody else's
+	mux.HandleFunc("GET /config", change(s.configShow)) // for the owner only: it has names of files and of peers
 	mux.HandleFunc("GET /settings", change(s.getSettings))
 	mux.HandleFunc("GET /why", answer(s.getWhy))
 	mux.HandleFunc("GET /peers", answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
@@ -72,7 +72,7 @@ func (s *service) controlHandler() http.Handler {
 	return mux
 }
 
-// answer makes a handler of what returns something to be sent as JSON; nil is nothing.
+// answer returns a handler that sends the value of ask as JSON; nil sends no content.
 func answer(ask func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxControlBody)
@@ -89,7 +89,7 @@ func answer(ask func(*http.Request) (any, error)) http.HandlerFunc {
 	}
 }
 
-// change is answer for those who may change things.
+// change is answer for callers that may change things, see [mayChange].
 func change(do func(*http.Request) (any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !mayChange(r.Context()) {
@@ -111,10 +111,10 @@ func lasting(d time.Duration, h http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// errorHeader marks an answer as a narbor's own no, with the exit code that it shall have.
+// errorHeader marks an answer as an error of narbor itself; its value is the exit code for the command.
 const errorHeader = "Narbor-Exit-Code"
 
-// refuse says what went wrong, and with which exit code whoever asked shall end.
+// refuse sends an error, and the exit code with which the calling command ends.
 func refuse(w http.ResponseWriter, err error) {
 	code, status := exitFailure, http.StatusInternalServerError
 	var coded codedError
@@ -133,17 +133,17 @@ func refuse(w http.ResponseWriter, err error) {
 	http.Error(w, err.Error(), status)
 }
 
-// uidKey is where a request's context has the user ID of who asks, if the kernel tells it.
+// uidKey is the context key of the caller's user ID. It is set if the kernel reports that ID.
 type uidKey struct{}
 
-// mayChange says whether who asks may change things.
+// mayChange reports whether the caller of a request may change things.
 func mayChange(ctx context.Context) bool {
 	uid, ok := ctx.Value(uidKey{}).(uint32)
 	return ok && isOwner(uid, uint32(os.Geteuid()))
 }
 
-// isOwner says whether a user is root or the one that narbor runs as. The ID of nobody stands for every user that has
-// none in our user namespace, and so is no owner.
+// isOwner reports whether a user is root or the one that narbor runs as. The overflow ID 65534 is never an owner: it
+// stands for every user without an ID in our user namespace.
 func isOwner(uid, narbor uint32) bool {
 	const nobody = 65534
 	return uid == 0 || uid == narbor && uid != nobody

@@ -27,7 +27,7 @@ func TestControlSocketKnowsItsOwners(t *testing.T) {
 		}
 	}
 	if mayChange(t.Context()) {
-		t.Error("a user whom the kernel does not tell may change things")
+		t.Error("a caller without a user ID may change things")
 	}
 }
 

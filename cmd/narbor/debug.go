@@ -20,8 +20,8 @@ const (
 	maxProfileTime     = time.Minute
 )
 
-// handleDebug adds what `narbor debug` asks. Stacks and profiles have no content of what is transferred, but they are only
-// for root and the user that narbor runs as, and so is a level of the log, which may fill a disk.
+// handleDebug adds the handlers for `narbor debug`. Only root and the user that narbor runs as may use
+// them, although stacks and profiles have no content of transfers. A verbose log may fill a disk.
 func (s *service) handleDebug(mux *http.ServeMux) {
 	mux.HandleFunc("GET /debug/goroutines", change(writing(func(_ *http.Request, w io.Writer) error {
 		return pprof.Lookup("goroutine").WriteTo(w, 2) // as after a panic

@@ -50,7 +50,7 @@ type patient struct {
 	running  bool
 	status   Status // if running
 	heard    hearing
-	nix      nixProgram          // whose settings count, once asksNix has found it
+	nix      nixProgram          // the Nix that uses narbor as a substituter, once asksNix has found it
 	conf     map[string][]string // its settings
 	nixErr   error
 }

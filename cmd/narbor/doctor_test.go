@@ -85,7 +85,7 @@ func TestProxyOf(t *testing.T) {
 	}
 }
 
-// Announcements come from anybody: only addresses are taken from them, and not many.
+// Any machine can send announcements, so only addresses are taken from them, and not many.
 func TestHearingKeepsAddresses(t *testing.T) {
 	h := hearing{peers: map[string][]string{}}
 	good := "dnsaddr=/ip4/192.168.1.5/tcp/6273/p2p/" + idNAS

@@ -29,7 +29,7 @@ type fixer struct {
 	look func(code string) []Finding // makes one check
 
 	found []Finding // before anything was mended
-	tried []string  // commands that were run, and whose check still fails
+	tried []string  // commands that were run without success: their checks still fail
 }
 
 // fixAll runs the commands that are safe, after asking.

@@ -65,7 +65,7 @@ func fetch(c *cli.Context) (err error) {
 		return codedError{err, exitUsage}
 	}
 	if !c.IsSet("log-level") {
-		c.Set("log-level", "warn") // what is going on is told by the progress
+		c.Set("log-level", "warn") // the progress line has the rest
 	}
 	log, err := newLogs(c, c.App.ErrWriter)
 	if err != nil {
@@ -307,7 +307,7 @@ func (f *fetcher) lookup(ctx context.Context, wanted []store.HashPart) ([]found,
 	return results, g.Wait()
 }
 
-// ask asks neighbours about a path, and the upstreams about what none of them has.
+// ask asks neighbours about a path, and then the upstreams if no neighbour has it.
 func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	m, err := patiently(ctx, func() (trust.Mapping, error) {
 		m, err := f.node.Lookup(ctx, hp)

@@ -26,10 +26,10 @@ type flow struct {
 	v6    bool
 }
 
-// copied is what a copy of the rules has shown.
+// copied has the results of a copy of the rules.
 type copied struct {
 	open     map[flow]bool // of the families that the interface has
-	commands []string      // let in what is closed, if that is known
+	commands []string      // they open the closed ports; empty if there are none known
 }
 
 // closed are the protocols that are not let in over IPv4, or over IPv6 where the interface has no IPv4: every neighbour
@@ -69,7 +69,7 @@ const (
 	doorBetween // it is open here, and no neighbour gets to it
 )
 
-// A door is a port on an interface, and what is known of it.
+// A door is a port on an interface, with its state as far as it is known.
 type door struct {
 	proto, port, iface string
 	state              doorState
@@ -117,7 +117,7 @@ func checkFirewall(ctx context.Context, p *patient) []Finding {
 	return p.firewallFindings(ctx, doors, e)
 }
 
-// lanInterfaces are those that narbor uses, or would use if it ran.
+// lanInterfaces returns the interfaces that narbor uses, or would use if it ran.
 func (p *patient) lanInterfaces() (names []string) {
 	all := p.status.Interfaces
 	if !p.running {
@@ -145,7 +145,7 @@ type evidence struct {
 	noCopy  error // why the rules were not tried
 }
 
-// judge says what is known of a door. A neighbour's own connection counts more than the copy.
+// judge sets the state of a door. A neighbour's own connection counts more than the copy of the rules.
 func (e evidence) judge(d *door) {
 	c, tried := e.copies[d.iface]
 	if tried {
@@ -172,7 +172,7 @@ func (e evidence) judge(d *door) {
 	}
 }
 
-// dialBacks counts the neighbours on an interface whose connections have arrived, and have not.
+// dialBacks returns how many neighbours on an interface have connected to this machine when asked, and how many failed to.
 func (e evidence) dialBacks(iface string) (arrived, failed int) {
 	for _, d := range e.dialled.DialBacks {
 		switch {

@@ -195,7 +195,7 @@ type patch struct {
 	undo    func(context.Context) error
 }
 
-// suggest returns commands that let in what is closed: each was tried in the copy, and is needed there.
+// suggest returns commands that open the closed protocols. Each was tried in the copy, and is needed there.
 func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, port string) (commands []string) {
 	ctx, cancel := context.WithTimeout(ctx, suggestLimit)
 	defer cancel()

@@ -190,7 +190,7 @@ func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
 	return store.OpenSpool(store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
 }
 
-// minUploadRate is what delivers a block before whoever waits for it gives up.
+// minUploadRate is the lowest rate at which a block arrives before the receiver gives up.
 const minUploadRate = 100 << 10
 
 func uploadRate(c *cli.Context) (int64, error) {

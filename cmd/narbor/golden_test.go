@@ -289,7 +289,7 @@ func TestManualPage(t *testing.T) {
 	}
 }
 
-// What is coloured takes no more room than what is not.
+// Coloured text takes no more room than plain text.
 func TestColoursTakeNoRoom(t *testing.T) {
 	var plain, coloured bytes.Buffer
 	const text = "a text that is long enough to be wrapped beside the mark before it"

@@ -76,7 +76,7 @@ func storeHealth(st Status) *narserve.Health {
 			"/nix/var/nix/daemon-socket. Where no daemon runs, only the user who owns /nix can share it: run narbor as that user."}
 }
 
-// damageHealth reports paths whose content this machine has read and found wrong.
+// damageHealth reports the paths of this machine that have the wrong content.
 func damageHealth(st Status) *narserve.Health {
 	if len(st.Damaged) == 0 {
 		return nil

@@ -76,7 +76,7 @@ func TestHealth(t *testing.T) {
 			"extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(store.NixSettings{}) }, "", ""},
 		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
-		{"somebody lied", func(_ *service, st *Status) { st.Struck = []p2p.Struck{{ID: idNAS}} }, "banned-peers info", "1 banned"},
+		{"a banned peer", func(_ *service, st *Status) { st.Struck = []p2p.Struck{{ID: idNAS}} }, "banned-peers info", "1 banned"},
 		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
 		{"the worst first", func(s *service, st *Status) {
@@ -155,7 +155,7 @@ func TestHealthOfFiles(t *testing.T) {
 	}
 }
 
-// A cache directory whose paths all have signatures of keys that are not trusted here, or none, is reported.
+// A cache directory is reported if none of its paths has a signature of a key that is trusted here.
 func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 	signed := t.TempDir()
 	top, _ := makeClosure(t, signed)
@@ -314,7 +314,7 @@ func TestPageOfARunningNarbor(t *testing.T) {
 		}
 		return v
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; { // what is around this machine may change between two looks
+	for deadline := time.Now().Add(20 * time.Second); ; { // neighbours may change between the two calls
 		out, _, _ := narbor(t.Context(), "status", "--json", "--socket", socket)
 		api := get(t, url+"/api/v1/status")
 		if reflect.DeepEqual(steady(api), steady(out)) {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// kernelPeers returns whom the kernel's command line names, in narbor.peers=ADDRESS,ADDRESS…, which is how a machine
-// that boots from the network, or a guest, is told. Under systemd the command line is a credential: the service sees
-// nothing of /proc but processes.
+// kernelPeers returns the peers on the kernel's command line, narbor.peers=ADDRESS,ADDRESS…: it configures guests and
+// machines that boot from the network. Under systemd the command line is a credential, because the service sees only
+// the processes in /proc.
 func kernelPeers() []string {
 	files := []string{"/proc/cmdline"}
 	if dir := os.Getenv("CREDENTIALS_DIRECTORY"); dir != "" {
@@ -19,7 +19,7 @@ func kernelPeers() []string {
 			return peersOnCommandLine(string(text))
 		}
 	}
-	return nil // there is none, and so nobody is named
+	return nil // there is no command line, so there are no peers
 }
 
 // peersOnCommandLine splits at spaces outside of double quotes, as the kernel does.

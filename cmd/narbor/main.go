@@ -133,8 +133,8 @@ func commands(inherited []net.Listener) []*cli.Command {
 	}
 }
 
-// setUp makes all commands alike: wrong usage has an exit code of its own, arguments that a command does not take are
-// errors, and help does not say that what is not given is false.
+// setUp makes all commands alike: wrong usage has an exit code of its own, surplus arguments are errors, and help does
+// not print false as the default of a flag.
 func setUp(commands []*cli.Command) {
 	for _, c := range commands {
 		c.OnUsageError = usageError

@@ -85,7 +85,8 @@ func TestCompletionAndVersion(t *testing.T) {
 	}
 }
 
-// A closure of two paths in a cache directory, signed by a key. What is trailing follows the NAR of the top.
+// makeClosure writes a closure of two signed paths into a cache directory, and returns the key. The trailing bytes follow
+// the NAR of the top.
 func makeClosure(t *testing.T, dir string, trailing ...byte) (top store.Info, key string) {
 	secret, public, err := signature.GenerateKeypair("test-1", rand.Reader)
 	if err != nil {
@@ -232,7 +233,7 @@ func TestFetchBringsAClosure(t *testing.T) {
 	_, _, err = narbor(t.Context(), "fetch", absent, "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
 	var coded codedError
 	if !errors.As(err, &coded) || coded.code != exitNotFound {
-		t.Errorf("fetch of what nobody has = %v, want exit code %d", err, exitNotFound)
+		t.Errorf("fetch of an unknown path = %v, want exit code %d", err, exitNotFound)
 	}
 }
 
@@ -261,7 +262,7 @@ func TestSharingIsTurnedOnAndOff(t *testing.T) {
 		_, _, err := narbor(t.Context(), "fetch", top.Path.String(), "--to", t.TempDir(), "--peer", peerArg(t, st), "--no-mdns",
 			"--trusted-key", key)
 		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
-			t.Errorf("fetch from who shares %s = %v", what, err)
+			t.Errorf("fetch from a peer that shares %s = %v", what, err)
 		}
 		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning ||
 			!strings.Contains(out, `"sharing": "`+what+`"`) {
@@ -446,7 +447,7 @@ func TestFetchLeavesOutWhatIsNoKey(t *testing.T) {
 	_, errs, err := narbor(t.Context(), "fetch", strings.Repeat("a", 32), "--to", t.TempDir(), "--no-mdns", "--trusted-key", key)
 	var coded codedError
 	if !errors.As(err, &coded) || coded.code != exitNotFound {
-		t.Errorf("fetch with a broken key in nix.conf = %v, want that nobody has it\n%s", err, errs)
+		t.Errorf("fetch with a broken key in nix.conf = %v, want that no neighbour has it\n%s", err, errs)
 	}
 }
 

@@ -95,13 +95,13 @@ func commOf(proc string, pid int) string {
 	return strings.TrimSpace(string(comm))
 }
 
-// statFields are what /proc says of a process after its name, which ends with the last parenthesis.
+// statFields returns the fields of /proc/PID/stat after the process name, which ends with the last parenthesis.
 func statFields(stat string) []string {
 	_, after, _ := cutLast(stat, ")")
 	return strings.Fields(after)
 }
 
-// parentOf returns who started a process; 0 is unknown.
+// parentOf returns the ID of the parent of a process; 0 is unknown.
 func parentOf(stat string) int {
 	fields := statFields(stat)
 	if len(fields) < 2 {
@@ -125,21 +125,21 @@ func startOf(stat string, boot time.Time) time.Time {
 	return boot.Add(time.Duration(ticks) * startStep)
 }
 
-// asksFor says whether a worker may ask substituters for somebody. narbor is a client of nix-daemon, too, and asks it
-// only for what is there.
+// asksFor reports whether a worker may query substituters for its client. narbor is a client, too, but asks only about
+// valid paths, which needs no substituter.
 func (p daemonProcess) asksFor(proc string) bool {
 	client := commOf(proc, p.client)
 	return client != "" && client != "narbor"
 }
 
-// readBefore says whether a nix-daemon that began then has read its configuration as it was before it was changed last.
+// readBefore reports whether the configuration has changed since a nix-daemon started, so that it uses an older one.
 func readBefore(started time.Time) bool {
 	return changedSince(started, store.SystemNixConfFiles()) != ""
 }
 
-// changedSince returns the first of some files that was changed after a nix-daemon began, or whose symbolic link was; ""
-// is none. A change within the same [startStep] counts as read: an edit is followed by a restart at once more often than
-// the reverse.
+// changedSince returns the first of the files that has changed since a nix-daemon began, itself or its symbolic link; ""
+// is none. A change within the same [startStep] counts as read: a restart right after an edit is more likely than an
+// edit right after a restart.
 func changedSince(started time.Time, files []string) string {
 	if started.IsZero() {
 		return ""

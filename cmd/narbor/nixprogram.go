@@ -28,8 +28,8 @@ type nixProgram struct {
 	as      *syscall.Credential
 }
 
-// systemNix returns the Nix whose settings count for what a nix-daemon substitutes, with narbor run as root. Another user
-// may not look at nix-daemon; for them, and where none runs, it is the nix in PATH without any user's own settings.
+// systemNix returns the Nix that reports the settings of nix-daemon. Only root may inspect nix-daemon: for other users,
+// and where it does not run, systemNix returns the nix in PATH without any user's own settings.
 func systemNix(proc string) (nixProgram, error) {
 	for _, p := range daemonProcesses(proc, time.Time{}) {
 		if p.worker {
@@ -44,10 +44,11 @@ func systemNix(proc string) (nixProgram, error) {
 	return n, err
 }
 
-// daemonNix returns the program of the process whose directory in /proc this is. Any user can start a process that calls
-// itself nix-daemon, and a container has its own files, so the process must be root's from the start, and its program a
-// file that root alone may change and that has this path here too. A link called nix-daemon can lead to any program of
-// root's, such as a shell, so the program's own name must be that of Nix. It runs with little of that environment.
+// daemonNix returns the program of the process with this directory in /proc. Any user can start a process named
+// nix-daemon, and a container has its own files. So the process must have been root's from the start, only root may be
+// able to change the program, and the program must have the same path on this machine. A link named nix-daemon can lead
+// to any program of root's, such as a shell, so the program's own name must be that of Nix. It runs with little of that
+// environment.
 func daemonNix(dir string) (nixProgram, error) {
 	path, err := os.Readlink(filepath.Join(dir, "exe"))
 	if err != nil {

@@ -50,7 +50,7 @@ func TestOtherUsers(t *testing.T) {
 		}
 		t.Skip("needs root to be two other users")
 	}
-	dir, err := os.MkdirTemp("", "narbor") // t.TempDir is for its owner alone, which would hide what is wrong below
+	dir, err := os.MkdirTemp("", "narbor") // t.TempDir is for its owner alone, which would hide faults below it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -212,7 +212,7 @@ func (o outside) check(t *testing.T) {
 		"end it":               syscall.Kill(o.PID, syscall.SIGTERM),
 	} {
 		if !errors.Is(err, fs.ErrPermission) {
-			t.Errorf("who tries to %s gets %v, want that it is not permitted", what, err)
+			t.Errorf("another user that tries to %s gets %v, want that it is not permitted", what, err)
 		}
 	}
 }

@@ -43,7 +43,7 @@ func (p *pause) open(file string, base bool) (paused bool, err error) {
 	if err == nil {
 		err = json.Unmarshal(text, &kept)
 	}
-	if err != nil { // somebody paused, and for how long is not known
+	if err != nil { // sharing was paused, until an unknown time
 		kept.Until = time.Now().Add(time.Hour)
 		err = fmt.Errorf("the end of a pause cannot be read, so it is in an hour: %w", err)
 	}

@@ -16,7 +16,7 @@ import (
 type PeerList struct {
 	Schema     int                   `json:"schema"`
 	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
-	Named      []p2p.NamedPeer       `json:"named"` // whom the user named, there or not
+	Named      []p2p.NamedPeer       `json:"named"` // by the user; connected or not
 	Banned     []p2p.Struck          `json:"banned"`
 	Blocked    []string              `json:"blocked"`
 	OtherGroup []p2p.Outsider        `json:"otherGroup"`

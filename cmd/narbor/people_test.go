@@ -63,7 +63,7 @@ func TestPeoplesCommands(t *testing.T) {
 		}
 	}
 	if out := ask(exitNotFound, "why", strings.Repeat("a", 32)); !strings.Contains(out, "404 no neighbour has it") {
-		t.Errorf("why of what nobody has:\n%s", out)
+		t.Errorf("why of an unknown path:\n%s", out)
 	}
 	ask(exitNotFound, "share", "explain", top.Path.String())
 

@@ -30,7 +30,8 @@ type PingReport struct {
 	p2p.Ping
 }
 
-// postPing measures the way to a neighbour. It costs both sides time and traffic, so it is for those who may change things.
+// postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change things
+// may use it.
 func (s *service) postPing(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	count, err := strconv.Atoi(q.Get("count"))
@@ -56,7 +57,7 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	return PingReport{jsonSchema, p}, nil
 }
 
-// noPeer gives the error about a name that nobody goes by its exit code.
+// noPeer adds the exit code to an error about an unknown peer.
 func noPeer(err error) error {
 	if errors.Is(err, p2p.ErrNoPeer) {
 		return codedError{fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound}

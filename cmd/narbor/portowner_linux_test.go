@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestPortOwnersAreThoseOfTheThreadsNamespace runs on a thread whose network namespace is not the process's.
+// TestPortOwnersAreThoseOfTheThreadsNamespace runs on a thread with a network namespace of its own.
 func TestPortOwnersAreThoseOfTheThreadsNamespace(t *testing.T) {
 	result := make(chan string)
 	go func() {

@@ -10,15 +10,15 @@ import (
 	"narbor/store"
 )
 
-// The keys that are trusted are of two classes. What a public key has signed is on the internet for all to have, and may go
-// to every neighbour. What only private keys have signed is given to members of the group and to nobody else: it may come
-// from a cache that asks for a password, from a colleague's machine, or from this one. Public are:
+// Trusted keys are public or private. A path with the signature of a public key can be downloaded from the internet, so
+// every neighbour may have it. A path with signatures of private keys alone is for members of the group: it may come from
+// a cache that asks for a password, from a colleague's machine, or from this one. Public keys are:
 //
 //   - cache.nixos.org-1
-//   - keys whose name begins with the host of a configured https cache for which no credentials are configured
+//   - keys with a name that begins with the host of a configured https cache without configured credentials
 //   - keys that the user names by --share-key
 //
-// No secret key is read to find out which key is this machine's own: what was built here is known from Nix's database.
+// No secret key is read to find this machine's own key: Nix's database records which paths were built here.
 
 // nixosKey is the name of the key of cache.nixos.org.
 const nixosKey = "cache.nixos.org-1"

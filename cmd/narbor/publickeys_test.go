@@ -83,7 +83,7 @@ func TestClassesOfKeys(t *testing.T) {
 	}
 }
 
-// No key decides by itself what is public: two services have the same keys, and share by their class.
+// The settings decide which keys are public: two services with the same keys share by the class of each key.
 func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 	const (
 		nixos = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="

@@ -259,7 +259,7 @@ func originRule() keeper {
 	return keepWord(string(store.FromNeighbours), string(store.FromOthers), string(store.FromInternet), string(store.FromStore))
 }
 
-// keepNumbers keeps of an object those numbers whose names are among these.
+// keepNumbers keeps the numbers with these names of an object.
 func keepNumbers(names ...string) keeper {
 	rules := map[string]keeper{}
 	for _, name := range names {

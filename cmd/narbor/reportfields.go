@@ -181,8 +181,8 @@ func logFields() keeper {
 	return keepFields(rules)
 }
 
-// logText keeps of the journal the lines of narbor's own logger, whose messages are constants, and of a crash the names of
-// narbor's functions. Loggers that other libraries write to are left out: their messages have names in them.
+// logText keeps the journal lines of narbor's own logger, because its messages are constants, and the names of narbor's
+// functions in a crash. It leaves out the loggers of other libraries: their messages have names in them.
 func logText(r *redactor, journal string) string {
 	var out strings.Builder
 	keep := logFields()
@@ -199,7 +199,7 @@ func logText(r *redactor, journal string) string {
 			continue
 		}
 		var v any
-		_ = json.Unmarshal([]byte(m[5]), &v) // what is no JSON is left out
+		_ = json.Unmarshal([]byte(m[5]), &v) // fields that are no JSON are left out
 		line := []string{when, level, logger, message}
 		if kept, ok := keep(r, v).(map[string]any); ok && len(kept) > 0 {
 			text, _ := json.Marshal(kept)

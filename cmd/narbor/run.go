@@ -29,15 +29,15 @@ import (
 // retryTime is how long narbor answers 404 to everything before it is started anew, if it could not start.
 const retryTime = 20 * time.Second
 
-// drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes what is cut after it.
+// drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes transfers that are cut then.
 const drainTime = 10 * time.Second
 
 // aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
 // the spool holds for other reasons must not suffer, so it is at most a quarter of that.
 const aheadBudget = 512 << 20
 
-// softMemory is from how much memory on garbage is collected as often as it must be: by itself Go takes twice what is in
-// use, which under attack is a lot. GOMEMLIMIT overrides it.
+// softMemory is the memory limit of the Go runtime, which collects garbage more often near it. Without a limit the heap
+// grows to twice the live memory, which is a lot under attack. GOMEMLIMIT overrides it.
 const softMemory = 112 << 20
 
 // runFlags are all that can be said about the service. A configuration file has the same names.
@@ -108,8 +108,8 @@ type service struct {
 	started   time.Time
 	keys      []string // --trusted-key
 	trusted   *trust.Keys
-	public    *trust.Keys // those of trusted whose signature makes a path public
-	shareKeys *trust.Keys // what one of them has signed is shared with neighbours: public, or in a group trusted
+	public    *trust.Keys // the trusted keys that make a path public
+	shareKeys *trust.Keys // paths that they have signed are shared: public, or in a group trusted
 	group     bool        // neighbours are members of a group
 	// publicNames are those of --share-key, upstreamURLs those of --upstream.
 	publicNames, upstreamURLs []string
@@ -145,7 +145,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	}
 	s.log = s.logs.Logger
 	s.warnOfMisspelt(c)
-	// zeroconf writes to the standard logger; what it has to say is of interest to who looks for trouble.
+	// zeroconf writes to the standard logger; its messages help only to debug.
 	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
 		return s, err
 	}
@@ -237,7 +237,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 // run serves until ctx ends, then lets transfers finish for a while.
 func (s *service) run(ctx context.Context) error {
 	defer s.close()
-	// What is being sent to Nix may still need neighbours while it drains, so they outlive ctx.
+	// Transfers to Nix may need neighbours while they drain, so neighbours outlive ctx.
 	alive, die := context.WithCancel(context.WithoutCancel(ctx))
 	defer die()
 	g, alive := errgroup.WithContext(alive)
@@ -321,9 +321,8 @@ func listen(c *cli.Context) (ls []net.Listener, err error) {
 	return ls, nil
 }
 
-// answerNotFound serves a cache that has nothing for retryTime, and then fails with the error that it was called
-// with, so that systemd starts narbor anew. The sockets are systemd's and stay open: if nobody accepted on them, Nix
-// would wait for minutes, and then fail.
+// answerNotFound serves an empty cache for retryTime, and then returns cause, so that systemd starts narbor anew. The
+// sockets belong to systemd and stay open: if no process accepted on them, Nix would wait for minutes, and then fail.
 func answerNotFound(ctx context.Context, stderr io.Writer, ls []net.Listener, cause error) error {
 	fmt.Fprintf(stderr, "narbor: %v\nnarbor: Nix gets 404 for everything until that is mended; trying again in %s\n", cause, retryTime)
 	ctx, cancel := context.WithTimeout(ctx, retryTime)

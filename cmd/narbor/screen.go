@@ -29,7 +29,7 @@ const plainWidth = 80
 type screen struct {
 	io.Writer
 	width  int  // columns
-	cut    bool // lines that are longer are cut off; elsewhere somebody may search in them
+	cut    bool // longer lines are cut off; a file or a pipe keeps them whole
 	colour bool
 	ascii  bool // nothing else is printed
 }
@@ -86,7 +86,7 @@ func inLocale(text string) string {
 	return text
 }
 
-// An asciiWriter passes on what is written to it as [asciiOf] writes it. Each Write must be of whole runes.
+// An asciiWriter converts text by [asciiOf] and passes it on. Each Write must be of whole runes.
 type asciiWriter struct{ w io.Writer }
 
 // Write implements [io.Writer].
@@ -97,7 +97,7 @@ func (a asciiWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// isTerminal says whether people look at what is written to w.
+// isTerminal reports whether w is a terminal.
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -150,9 +150,9 @@ func (s screen) hang(first, text string) {
 	}
 }
 
-// table prints rows below a header, each column as wide as its widest cell. Columns whose name begins with ">" stand to
-// the right. Where the lines do not fit the terminal, the columns of the indexes in drop are left out, the first one
-// first, until they fit.
+// table prints rows below a header, each column as wide as its widest cell. A name that begins with ">" aligns its column
+// to the right. If the lines do not fit the terminal, table leaves out the columns with the indexes in drop, in that
+// order, until they fit.
 func (s screen) table(header []string, rows [][]string, drop ...int) {
 	right := make([]bool, len(header))
 	names := make([]string, len(header))

@@ -44,7 +44,7 @@ type setup struct {
 	darwin  bool
 	nix     bool // configure it
 	only    bool // nothing but that
-	restart bool // nix-daemon, or say that somebody must
+	restart bool // restart nix-daemon, or tell the user to
 }
 
 func setupCommand() *cli.Command {
@@ -98,7 +98,7 @@ func (s setup) did(format string, args ...any) {
 	s.hang(s.mark(severityOK), fmt.Sprintf(format, args...))
 }
 
-// todo tells of a step that is left to somebody.
+// todo prints a step that is left to the user.
 func (s setup) todo(format string, args ...any) {
 	s.hang(s.mark(severityWarning), fmt.Sprintf(format, args...))
 }

@@ -65,7 +65,7 @@ func TestWorkersOfNixDaemonAreToldApart(t *testing.T) {
 	}
 	for i, asks := range []bool{false, true, false, false, false} {
 		if got[i].asksFor(proc) != asks {
-			t.Errorf("%v asks for somebody: %v, want %v", got[i], !asks, asks)
+			t.Errorf("%v asks for its client: %v, want %v", got[i], !asks, asks)
 		}
 	}
 }
@@ -87,7 +87,7 @@ func TestWorkersOfDaemonWithoutArgumentsAreTold(t *testing.T) {
 	for _, p := range daemonProcesses(proc, time.Unix(1000, 0)) {
 		workers[p.pid] = p.worker
 		if p.worker && !p.asksFor(proc) {
-			t.Errorf("process %d, whose client is not known, counts as one that never asks", p.pid)
+			t.Errorf("process %d with an unknown client counts as one that never asks", p.pid)
 		}
 	}
 	if want := map[int]bool{10: false, 11: true, 12: true, 13: false, 14: false}; !maps.Equal(workers, want) {

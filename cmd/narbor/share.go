@@ -13,10 +13,10 @@ import (
 	"go.uber.org/zap"
 )
 
-// maxPause bounds `narbor share pause --for`: whoever wants longer wants --share none.
+// maxPause bounds `narbor share pause --for`; --share none is for longer.
 const maxPause = 30 * 24 * time.Hour
 
-// parseShare says whether neighbours may have what an upstream has signed, or nothing.
+// parseShare parses the value of --share: neighbours may have the paths that an upstream has signed, or nothing.
 func parseShare(what string) (on bool, err error) {
 	switch what {
 	case "signed", "none":
@@ -121,7 +121,7 @@ type ShareStatus struct {
 	Group       bool       `json:"group"`
 	Store       string     `json:"store"`
 	CacheDirs   []string   `json:"cacheDirs"`
-	BytesSent   int64      `json:"bytesSent"` // to those who are neighbours now
+	BytesSent   int64      `json:"bytesSent"` // to present neighbours
 
 	what string // for people
 }

@@ -17,11 +17,11 @@ type shares struct {
 	caches    []*store.Cache
 	damage    *store.Damage
 	cacheDirs []string
-	off       bool // --share none: neighbours are not told of them until somebody turns that on
+	off       bool // --share none: they are not shared until the user turns sharing on
 }
 
-// openShares finds the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. What is
-// compressed there is unpacked in the state directory, where damaged paths are kept, too.
+// openShares opens the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. The state
+// directory is for unpacking compressed archives, and for the list of damaged paths.
 func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {

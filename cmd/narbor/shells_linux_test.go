@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shellTimeout bounds how long a shell may take for what is waited for.
+// shellTimeout bounds the wait for the output of a shell.
 const shellTimeout = 30 * time.Second
 
 // A terminal is a program under a pseudo-terminal.
@@ -246,7 +246,7 @@ func TestTabRunsNoCommand(t *testing.T) {
 	}
 }
 
-// Commands in what the program prints are not run, nor those in what is typed. (zsh itself runs typed ones at a tab.)
+// Commands in the program's output are not run, nor those in typed text. (zsh itself runs typed ones at a tab.)
 func TestCompletionRunsNothingOfItsOutput(t *testing.T) {
 	for _, name := range []string{"bash", "zsh", "fish"} {
 		for i, typed := range []string{"narbor x", "narbor ", "narbor --`touch hit9`", "narbor '$(touch hit9)'"} {
@@ -257,7 +257,7 @@ func TestCompletionRunsNothingOfItsOutput(t *testing.T) {
 				s := startShell(t, name, "cat <<'END'\nx`touch hit1`\nx$(touch hit2)\nx`touch hit3`:`touch hit4`$(touch hit5)\nx(touch "+
 					"hit6)\t(touch hit7)\nx${(e):-`touch hit8`}\nEND\n")
 				s.tab(typed)
-				if name != "fish" { // where the next tab chooses from what is shown
+				if name != "fish" { // where the next tab chooses among the shown completions
 					s.tab("") // the answer to the first has been used by then
 				} else if i < 2 {
 					s.until("what narbor said", func() bool { return strings.Contains(s.text(), "hit8") })

@@ -16,16 +16,17 @@ import (
 	"narbor/store"
 )
 
-// identityName is this machine's key in the state directory. That it is there tells that the state is.
+// identityName is the file of this machine's key. Its presence shows that the state directory was not emptied.
 const identityName = "identity.key"
 
-// stateQuiet is how long after its loss the state is made anew: whoever deletes it may not be done.
+// stateQuiet is the wait before a lost state is recreated: its deletion may still go on.
 const stateQuiet = time.Second
 
 // errOpenToAll says that every user may write to the state directory.
 var errOpenToAll = errors.New("every user may write to it")
 
-// makeStateDir makes the directory unless it is there. Where every user may write, any could swap what is in it.
+// makeStateDir makes the directory unless it exists. It rejects one that every user may write to: any user could replace
+// its files.
 func makeStateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -37,14 +38,14 @@ func makeStateDir(dir string) error {
 	return err
 }
 
-// A state is the directory of what is to survive a restart, or what takes its place.
+// A state is the directory of files that survive a restart, or a temporary one in its place.
 type state struct {
 	dir     string
-	scratch bool // it is of this run alone, because the real one cannot be written to
+	scratch bool // it is temporary, because the real one cannot be written to
 }
 
-// openState returns the state directory. If it cannot be written to, it returns a new one that begins with what can be
-// read there, and says so: Nix is served all the same.
+// openState returns the state directory. If that is not writable, it logs a warning and returns a new directory with
+// copies of the readable files, so that Nix is served all the same.
 func openState(dir string, log *zap.Logger) (state, error) {
 	err := makeStateDir(dir)
 	if errors.Is(err, errOpenToAll) {
@@ -82,7 +83,7 @@ func tryWriting(dir string) error {
 
 func (s state) file(name string) string { return filepath.Join(s.dir, name) }
 
-// close deletes what is of this run alone.
+// close deletes a temporary state directory.
 func (s state) close() error {
 	if !s.scratch {
 		return nil
@@ -90,7 +91,7 @@ func (s state) close() error {
 	return os.RemoveAll(s.dir)
 }
 
-// keep makes the state anew, until ctx ends, when somebody has deleted it.
+// keep recreates the state whenever it is deleted, until ctx ends.
 func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *store.Spool, log *zap.Logger) error {
 	tick := time.NewTicker(stateCheck)
 	defer tick.Stop()

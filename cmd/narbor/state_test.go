@@ -63,7 +63,7 @@ func TestStateIsMadeAnew(t *testing.T) {
 	}
 	for deadline := time.Now().Add(20 * time.Second); said.Len() == 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("nobody notices that the state has gone")
+			t.Fatal("no warning that the state has gone")
 		}
 	}
 	cancel()

@@ -10,7 +10,7 @@ import (
 	"narbor/narserve"
 )
 
-// What a neighbour fetched is in the accounts of who had it, by peer and by package.
+// The accounts of the sending peer have the paths that a neighbour fetched, by peer and by package.
 func TestAccountsSayWhatNeighboursGot(t *testing.T) {
 	cacheDir, socket := t.TempDir(), filepath.Join(t.TempDir(), "s.sock")
 	top, key := makeClosure(t, cacheDir)

@@ -46,7 +46,7 @@ type Status struct {
 	PausedUntil *time.Time     `json:"pausedUntil,omitempty"`
 	Nix         narserve.Stats `json:"nix"`
 	Spool       SpoolStatus    `json:"spool"`
-	// Health is what is not as it should be, the worst first.
+	// Health has the problems of this machine, the worst first.
 	Health []narserve.Health `json:"health"`
 }
 
@@ -56,7 +56,7 @@ type SpoolStatus struct {
 	Entries   int   `json:"entries"`
 	MaxBytes  int64 `json:"maxBytes"`
 	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
-	MinFree   int64 `json:"minFree"`   // of these, what is left free
+	MinFree   int64 `json:"minFree"`   // of these, the part that is left free
 	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all together.
 	Verified      int64   `json:"verified"`
 	VerifySeconds float64 `json:"verifySeconds"`

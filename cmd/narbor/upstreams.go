@@ -74,11 +74,12 @@ func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error
 
 func closeUpstreams(ups []*store.Upstream) {
 	for _, u := range ups {
-		_ = u.Close() // nothing is lost: what is to be kept has been written
+		_ = u.Close() // the error loses nothing: all that is kept has been written
 	}
 }
 
-// askUpstream is what narserve asks for what neither this machine nor a neighbour has; nil if there is nobody to ask.
+// askUpstream returns the lookup of narserve for paths that neither this machine nor a neighbour has; nil if there is no
+// upstream.
 func (s *service) askUpstream() func(context.Context, store.HashPart) (trust.Mapping, error) {
 	if len(s.upstreams) == 0 {
 		return nil
@@ -97,7 +98,7 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 	return err
 }
 
-// printUpstreams says which caches are asked, what came from where, and for whom.
+// printUpstreams prints the caches that are asked, and the amounts received from each kind of source and for others.
 func (st Status) printUpstreams(s screen) {
 	for i, u := range st.Upstreams {
 		state := ""
@@ -133,21 +134,22 @@ func helping(n int) string {
 	return plural(n, "neighbour") + " download"
 }
 
-// WhyUpstream is what the upstreams have, and who asks them.
+// WhyUpstream has the answer of the upstreams, and the peer that is elected to ask them.
 type WhyUpstream struct {
 	Has      bool         `json:"has"`
 	SignedBy string       `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
 	NarHash  string       `json:"narHash"`
 	NarSize  int64        `json:"narSize"`
 	Problem  string       `json:"problem"` // why they cannot tell, or are not believed; "" is none
-	Asked    bool         `json:"asked"`   // false if it is here or at a neighbour's, so that nobody asks them
+	Asked    bool         `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
 	Millis   float64      `json:"millis"`
 	Election p2p.Election `json:"election"`
 
-	unreadable bool // Problem is that narbor cannot read what is there
+	unreadable bool // Problem is an encoding that narbor cannot read
 }
 
-// whyUpstream says who asks the upstreams, and if it is to, what they answer. It returns nil if there are none.
+// whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns nil
+// if there are none.
 func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *WhyUpstream {
 	if len(s.upstreams) == 0 {
 		return nil

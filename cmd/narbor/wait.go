@@ -11,16 +11,16 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// waitStep is how often a narbor is asked how it is while somebody waits for it.
+// waitStep is the time between two queries of the status.
 const waitStep = 100 * time.Millisecond
 
-// A condition is what somebody waits for: that narbor runs, and perhaps more.
+// A condition is the state that `narbor wait` waits for: narbor runs, and perhaps more.
 type condition struct {
 	peers   int
 	settled bool
 }
 
-// parseConditions reads what --for says; all of it must come true.
+// parseConditions parses the values of --for; all of them must become true.
 func parseConditions(texts []string) (all condition, err error) {
 	for _, text := range texts {
 		name, value, _ := strings.Cut(text, "=")
@@ -37,7 +37,7 @@ func parseConditions(texts []string) (all condition, err error) {
 	return all, nil
 }
 
-// missing says what is still to come true; "" is nothing.
+// missing describes the parts of the condition that are not true yet; "" is none.
 func (w condition) missing(st Status) string {
 	var what []string
 	if n := len(st.Neighbours); n < w.peers {

@@ -18,11 +18,11 @@ import (
 	"narbor/trust"
 )
 
-// Why is what `narbor why --json` prints: all that decides what Nix is told about a store path.
+// Why is the output of `narbor why --json`: all that decides on the answer that Nix gets about a store path.
 type Why struct {
 	Schema   int       `json:"schema"`
 	HashPart string    `json:"hashPart"`
-	Path     string    `json:"path"`  // "" if nobody knows it
+	Path     string    `json:"path"`  // "" if it is unknown
 	Local    *WhyLocal `json:"local"` // null if it is not on this machine
 	// StoreProblem is why this machine's Nix cannot be asked; "" if it can, or there is none.
 	StoreProblem string       `json:"storeProblem,omitempty"`
@@ -53,7 +53,7 @@ type WhySignature struct {
 	Verdict string `json:"verdict"` // verified, wrong or unknown key
 }
 
-// getWhy answers why a path is, or is not, to be had.
+// getWhy answers whether Nix would get a path, and why or why not.
 func (s *service) getWhy(r *http.Request) (any, error) {
 	parts, err := parseWanted([]string{r.URL.Query().Get("path")})
 	if err != nil {
@@ -80,7 +80,7 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 	return w, nil
 }
 
-// judge says what Nix would be told, in the order in which it is looked for.
+// judge sets the answer that Nix would get, in the order in which the sources are asked.
 func (w *Why) judge(keys int) {
 	holders, claims, why, unreliable := 0, 0, "", ""
 	for _, a := range w.Neighbours {
@@ -183,7 +183,7 @@ func (s *service) verdict(info store.Info, sig string) WhySignature {
 	return WhySignature{key, "unknown key"}
 }
 
-// shared says whether neighbours may have what is here, and why or why not.
+// shared reports whether neighbours may have this path, and why or why not.
 func (s *service) shared(info store.Info) (bool, string) {
 	m, err := s.shareKeys.CheckShared(info)
 	trusted, trustedErr := s.trusted.Check(info)
