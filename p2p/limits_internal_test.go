@@ -40,12 +40,14 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		add   func(i int)
 		size  func() int
 	}{
-		"holders of paths":             {maxFindings, func(i int) { n.findings.Add(parts[i], nil) }, n.findings.Len},
-		"claims of received NARs":      {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
-		"paths that Nix missed":        {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
-		"verified signatures":          {maxChecked, func(i int) { n.sharer.checked.Add(parts[i], checkedInfo{}) }, n.sharer.checked.Len},
-		"texts of announcements":       {maxHeard, func(i int) { d.parseText(fmt.Sprint(mdnsText, i)) }, d.heard.Len},
-		"failed downloads":             {maxFailed, func(i int) { n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{}) }, n.behalf.failed.Len},
+		"holders of paths":        {maxFindings, func(i int) { n.findings.Add(parts[i], nil) }, n.findings.Len},
+		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
+		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
+		"verified signatures":     {maxChecked, func(i int) { n.sharer.checked.Add(parts[i], checkedInfo{}) }, n.sharer.checked.Len},
+		"texts of announcements":  {maxHeard, func(i int) { d.parseText(fmt.Sprint(mdnsText, i)) }, d.heard.Len},
+		"failed downloads": {maxFailed, func(i int) {
+			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
+		}, n.behalf.failed.Len},
 		"addresses that had downloads": {maxMissAddrs, func(i int) { n.behalf.spend(numbered(i), 0, time.Time{}) }, n.behalf.each.Len},
 		"addresses that were dialled":  {maxMissAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
 	} {
@@ -202,7 +204,8 @@ func TestIdleConnectionsAreClosedDownToALimit(t *testing.T) {
 		t.Fatalf("the connection manager is a %T", l.host.ConnManager())
 	}
 	if i := m.GetInfo(); i.LowWater != connsLow || i.HighWater != connsHigh || i.GracePeriod != connsGrace {
-		t.Errorf("of more than %d connections %d stay, the others for %v, want %d, %d and %v", i.HighWater, i.LowWater, i.GracePeriod, connsHigh, connsLow, connsGrace)
+		t.Errorf("of more than %d connections %d stay, the others for %v, want %d, %d and %v",
+			i.HighWater, i.LowWater, i.GracePeriod, connsHigh, connsLow, connsGrace)
 	}
 }
 
@@ -301,7 +304,8 @@ func TestWindowsOfStreamsAreBounded(t *testing.T) {
 			t.Fatalf("%s is multiplexed by a %T", name, mux)
 		}
 		if y.InitialStreamWindowSize != firstWindow || y.MaxStreamWindowSize != lastWindow {
-			t.Errorf("%s: the window of a stream is %d, and may grow to %d, want %d and %d", name, y.InitialStreamWindowSize, y.MaxStreamWindowSize, firstWindow, lastWindow)
+			t.Errorf("%s: the window of a stream is %d, and may grow to %d, want %d and %d",
+				name, y.InitialStreamWindowSize, y.MaxStreamWindowSize, firstWindow, lastWindow)
 		}
 	}
 }

@@ -97,7 +97,6 @@ func (n *neighbour) tellWrong(ctx context.Context, m trust.Mapping) error {
 	}
 	defer ex.Reset()
 	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	ex.until = time.Now().Add(askTimeout)
 	if err := ex.send(request{kind: askWrong, hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}); err != nil {
 		return err
 	}
