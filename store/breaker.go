@@ -9,7 +9,7 @@ import (
 // brokenMax: so one that is down costs one wait, and one that is back is noticed while the same build still runs.
 const brokenMin, brokenMax = 2 * time.Second, 30 * time.Second
 
-// A breaker keeps those who would have to wait away from a server that is down. The zero value is closed.
+// A breaker keeps requests from waiting for a server that is down. The zero value is closed.
 type breaker struct {
 	mu      sync.Mutex // guards the rest
 	open    bool
@@ -47,7 +47,7 @@ func (b *breaker) answered(ok bool) {
 		b.open, b.pause = false, 0
 		return
 	}
-	if !b.open { // those who asked at the same moment fail together, and count once
+	if !b.open { // concurrent requests fail together, and count once
 		b.open, b.pause = true, brokenMin
 		b.until = time.Now().Add(b.pause)
 	}

@@ -31,9 +31,9 @@ const (
 )
 
 // Cache is a directory in the layout of a Nix binary cache, as `nix copy --to file://DIR` makes it, and implements
-// [Source]. NARs are uncompressed or compressed by xz or zstd; a path whose NAR is compressed otherwise counts as not
-// found. Nothing outside of the directory is ever read. The directory need not exist, as when a disk is not plugged
-// in: then it has no path.
+// [Source]. NARs are uncompressed or compressed by xz or zstd; a path with another compression counts as not found.
+// Nothing outside of the directory is ever read. The directory need not exist, as when a disk is not plugged in: then
+// it has no path.
 type Cache struct {
 	dir    string
 	unpack *unpacker
@@ -101,7 +101,7 @@ func (c *Cache) openFile(root *os.Root, name string) (*os.File, os.FileInfo, err
 	return f, st, nil
 }
 
-// readFile returns what is in a file of at most limit bytes.
+// readFile returns the content of a file of at most limit bytes.
 func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error) {
 	f, _, err := c.openFile(root, name)
 	if err != nil {
@@ -158,7 +158,7 @@ func (c *Cache) narinfo(root *os.Root, hp HashPart) (p cachePath, err error) {
 	return p, nil
 }
 
-// Info implements [Source]. A path whose NAR is not there is not found either.
+// Info implements [Source]. A path without its NAR is not found either.
 func (c *Cache) Info(ctx context.Context, hp HashPart) (Info, error) {
 	if err := ctx.Err(); err != nil {
 		return Info{}, err

@@ -111,7 +111,7 @@ func TestCacheIsASource(t *testing.T) {
 	}
 }
 
-// cacheOf makes a cache with one path of that NarSize whose compressed NAR is file, and returns the claim.
+// cacheOf makes a cache with one path of that NarSize and with file as its compressed NAR, and returns the claim.
 func cacheOf(t testing.TB, compression string, size int, file []byte) (*store.Cache, store.Info, string) {
 	t.Helper()
 	dir := t.TempDir()
@@ -205,7 +205,7 @@ func TestCacheRefusesNarinfo(t *testing.T) {
 	if err := errors.Join(os.Remove(name), syscall.Mkfifo(name, 0o644)); err != nil {
 		t.Fatal(err)
 	}
-	writer, err := os.OpenFile(name, os.O_RDWR, 0) // who never writes
+	writer, err := os.OpenFile(name, os.O_RDWR, 0) // never written to
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ const (
 	workerMagicClient = 0x6e697863
 	workerMagicDaemon = 0x6478696f
 	workerVersion     = 1<<8 | 35
-	workerVersionMin  = 1<<8 | 18 // Nix 2.0; what is older reports invalid paths in another way
+	workerVersionMin  = 1<<8 | 18 // Nix 2.0; older versions report invalid paths in another way
 
 	opAddTempRoot           = 11
 	opQueryAllValidPaths    = 23
@@ -34,8 +34,8 @@ const (
 const (
 	// maxDaemonConns bounds the pool. Each connection is a process on the other side; a query takes it 30–150 µs.
 	maxDaemonConns = 4
-	// daemonTimeout bounds one request whose context does not. Listing 100,000 paths takes under a second; taking
-	// a temporary root waits for a running garbage collector's lock with Nix 2.3.
+	// daemonTimeout bounds one request if its context has no deadline. Listing 100,000 paths takes under a second;
+	// taking a temporary root waits for a running garbage collector's lock with Nix 2.3.
 	daemonTimeout = 10 * time.Second
 	// maxDaemonConnAge makes connections follow an upgrade of Nix within the hour.
 	maxDaemonConnAge = time.Hour

@@ -137,7 +137,7 @@ func (d *twin) serve(conn net.Conn) {
 	}
 }
 
-// listen makes a chroot store with a daemon whose connections serve handles, and opens it.
+// listen makes a chroot store and opens it; serve handles the connections to its daemon.
 func listen(t *testing.T, serve func(net.Conn)) (store.NixStoreConfig, net.Listener) {
 	t.Helper()
 	root := t.TempDir()

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// ErrDamaged says that a source has a path whose content does not have its NarHash. It comes with ErrNotFound.
+// ErrDamaged means that the content of a source's path does not have its NarHash. It comes with ErrNotFound.
 var ErrDamaged = errors.New("damaged")
 
 const (
@@ -34,11 +34,11 @@ const (
 	soundFor = time.Hour
 	// recheckAfter is how long a damaged path is not checked again, unless it has been replaced; and replacedAfter then.
 	recheckAfter, replacedAfter = 30 * time.Minute, 5 * time.Second
-	// damageTick is how often damaged paths are looked at that nobody asks for.
+	// damageTick is how often damaged paths are checked without a request for them.
 	damageTick = time.Minute
 )
 
-// A Damaged path is one whose content was read and does not have its NarHash.
+// A Damaged path has content that was read and does not have its NarHash.
 type Damaged struct {
 	Path    string    `json:"path"`
 	NarHash string    `json:"narHash"`
@@ -49,8 +49,8 @@ type Damaged struct {
 	File    string    `json:"file"`    // what identifies the file of that path; "" if there is none to look at
 }
 
-// Damage remembers which paths of some sources are damaged, in memory and in a file. It finds that out by itself: a path
-// that somebody suspects is read and hashed, one at a time, within a budget. All methods may be called concurrently.
+// Damage records which paths of some sources are damaged, in memory and in a file. It finds that out by itself: suspected
+// paths are read and hashed, one at a time, within a budget. All methods may be called concurrently.
 type Damage struct {
 	file     string
 	changed  func(d Damaged, sound bool)
@@ -164,7 +164,7 @@ func (g *Guarded) Info(ctx context.Context, hp HashPart) (Info, error) {
 	return info, fmt.Errorf("%s: %w: %w: %s", info.Path, ErrNotFound, ErrDamaged, e.Reason)
 }
 
-// known returns what is known of the damage of the path of a claim. A path with another NarHash has been replaced.
+// known returns the recorded damage of a claim's path. A path with another NarHash has been replaced.
 func (g *Guarded) known(info Info) (e Damaged, known bool) {
 	g.damage.mu.Lock()
 	defer g.damage.mu.Unlock()
@@ -249,8 +249,8 @@ func (d *Damage) Run(ctx context.Context) error {
 	}
 }
 
-// look has damaged paths checked whose files have been replaced, and forgets those that are gone, or are there with
-// another NarHash.
+// look looks the damaged paths up again. It has a path checked if its files have been replaced, and forgets it if it is
+// gone or has another NarHash.
 func (d *Damage) look(ctx context.Context) {
 	d.mu.Lock()
 	sources := make(map[place]*Guarded, len(d.damaged))

@@ -140,7 +140,7 @@ func TestDamagedPathThatIsCollectedIsForgotten(t *testing.T) {
 	files := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		w := newDamageWorld(t, "", files)
-		w.mem.Add(w.info, w.nar[:10]) // what is there cannot have that size
+		w.mem.Add(w.info, w.nar[:10]) // this content cannot have that size
 		w.Suspect(w.info)
 		synctest.Wait()
 		if !w.damaged(t) {

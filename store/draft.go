@@ -23,13 +23,13 @@ const (
 
 // A Draft is a NAR being received: a file of the spool, hashed as it grows.
 //
-// Until a Commit has failed, the first to write a byte wins: what was written before, or is being written by another
-// call, is left out of a write and counts as written. So what has been hashed is what is on disk, even if two
-// neighbours send different bytes for a block. After a Commit has failed every write replaces what is there, and the
-// next Commit hashes the whole file again.
+// Until a Commit has failed, the first write of a byte counts: a later write, or a concurrent one, leaves that byte out
+// and reports it as written. So the hashed bytes are the bytes on disk, even if two neighbours send different bytes for
+// a block. After a Commit has failed every write replaces the bytes on disk, and the next Commit hashes the whole file
+// again.
 //
 // WriteAt and ReadAt may be called concurrently, with each other and with Commit. A write that has not returned when
-// Commit is called may or may not be part of what is committed.
+// Commit is called may or may not be part of the committed NAR.
 type Draft struct {
 	spool *Spool
 	file  *os.File
@@ -57,8 +57,8 @@ const (
 	ended // committed or discarded
 )
 
-// prefix is the hashed beginning of a draft. Only whoever has set busy, with the draft's mutex held, touches sum and
-// buf; length is guarded by the mutex.
+// prefix is the hashed beginning of a draft. length and busy are guarded by the draft's mutex. Only the call that has
+// set busy touches sum and buf.
 type prefix struct {
 	length int64
 	busy   bool
@@ -72,8 +72,8 @@ func newDraft(s *Spool, f *os.File, name string, want Hash, size int64) *Draft {
 	return d
 }
 
-// WriteAt stores p and hashes it if it continues what is hashed already, with what has come beyond it. It writes all
-// of p or returns an error, which wraps [ErrNoSpace] if the disk is full; p may then be written again.
+// WriteAt stores p. If p continues the hashed prefix, WriteAt hashes p and the bytes stored after it. It writes all of
+// p or returns an error, which wraps [ErrNoSpace] if the disk is full; p may then be written again.
 func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > d.size-off {
 		return 0, fmt.Errorf("spool: %d bytes at offset %d do not fit into nar %s of %d bytes", len(p), off, d.want, d.size)
@@ -176,8 +176,9 @@ func (d *Draft) leave() {
 	}
 }
 
-// advance hashes what continues the prefix, unless another call is at it, who then does it for us: p where it is what
-// we wrote, else what is on disk. The mutex is not held meanwhile. An error of the disk is left for Commit to meet.
+// advance hashes the bytes that continue the prefix: from p where this call wrote them (mine), else from the disk. If
+// another call is doing so already, it will hash these bytes, too, and advance returns. The mutex is not held while
+// hashing. An error of the disk is left for Commit to report.
 func (d *Draft) advance(p []byte, off int64, mine spans) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -288,8 +289,8 @@ func (d *Draft) quiesce() error {
 	return nil
 }
 
-// verify hashes what is not hashed yet, compares, and hands the file over. While a draft is committing nobody else
-// touches it, so the mutex is not needed.
+// verify hashes the rest, compares, and hands the file over. No other call touches a draft that is being committed, so
+// the mutex is not needed.
 func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
 	for d.prefix.length < d.size {
 		n, err := d.reread(span{d.prefix.length, d.size})

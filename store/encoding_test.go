@@ -138,7 +138,7 @@ func hugeDict(file []byte) []byte {
 	return file
 }
 
-// TestArchiveThatIsNotTheSignedOneIsNotFound has a cache whose archive is another than its narinfo says.
+// TestArchiveThatIsNotTheSignedOneIsNotFound has a cache with an archive other than the one in its narinfo.
 func TestArchiveThatIsNotTheSignedOneIsNotFound(t *testing.T) {
 	nar, _ := randomNAR(8, 1000)
 	u, info := oneCache(t, "Compression: none\n", nar, func(w http.ResponseWriter, r *http.Request) { w.Write(nar) })

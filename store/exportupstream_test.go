@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Age lets time pass for what is not found.
+// Age lets time pass for the paths that were not found.
 func (u *Upstream) Age(d time.Duration) {
 	for _, hp := range u.misses.Keys() {
 		at, _ := u.misses.Peek(hp)

@@ -51,7 +51,7 @@ func FuzzNixConf(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, "include") && strings.Contains(line, "/") {
-				return // would read what is on this machine
+				return // would read files of this machine
 			}
 		}
 		s, err := store.ParseConf(text, dir)
@@ -87,7 +87,7 @@ func (s *script) Read(p []byte) (int, error)  { return s.said.Read(p) }
 func (s *script) Close() error                { return nil }
 func (s *script) SetDeadline(time.Time) error { return nil }
 
-// FuzzDaemon is a whole conversation: the greeting in two parts, which path has a hash part, what is known of it.
+// FuzzDaemon is a whole conversation: the greeting in two parts, the path with a hash part, and its metadata.
 func FuzzDaemon(f *testing.F) {
 	f.Fuzz(func(t *testing.T, hello, welcome, found, known []byte) {
 		n := store.NewNixOn(func() net.Conn { return &script{says: [][]byte{hello, welcome, found, known}} })
@@ -111,8 +111,8 @@ func FuzzDaemon(f *testing.F) {
 	})
 }
 
-// FuzzCache is a cache directory with a narinfo file of any text. Beside the one NAR that is in it there are links, some
-// of them to what is not its own.
+// FuzzCache is a cache directory with a narinfo file of any text. Beside its one NAR there are links, some of them to
+// files outside.
 func FuzzCache(f *testing.F) {
 	outside := filepath.Join(f.TempDir(), "outside")
 	dir, spool := f.TempDir(), f.TempDir()

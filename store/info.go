@@ -40,7 +40,7 @@ func ParseInfo(text string) (Info, error) {
 	return info, nil
 }
 
-// infoLines yields the keys and values of a narinfo text. A key of "" ends it; its value says what is wrong.
+// infoLines yields the keys and values of a narinfo text. A key of "" ends it; its value is the error.
 func infoLines(text string) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
 		if len(text) > MaxInfoLen {
@@ -116,8 +116,8 @@ func SortPaths(paths []Path) []Path {
 	return slices.Compact(paths)
 }
 
-// Narinfo returns a complete narinfo file of the claim, whose archive is at url and not compressed. FileHash and
-// FileSize are those of the archive, so that Nix can say how much it will download.
+// Narinfo returns a complete narinfo file of the claim, with an uncompressed archive at url. FileHash and FileSize are
+// those of the archive, so that Nix can say how much it will download.
 func (i Info) Narinfo(url string) string {
 	return fmt.Sprintf("%sURL: %s\nCompression: none\nFileHash: %s\nFileSize: %d\n", i, url, i.NarHash, i.NarSize)
 }

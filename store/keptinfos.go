@@ -31,7 +31,7 @@ const (
 type keptInfos struct {
 	dir *os.Root
 
-	mu    sync.Mutex // guards the rest, and what is written
+	mu    sync.Mutex // guards the rest, and the files
 	files *lru.LRU[HashPart, keptInfo]
 	bytes int64
 }
@@ -63,7 +63,7 @@ func openKeptInfos(dir string) (*keptInfos, error) {
 	return k, nil
 }
 
-// list takes in what is there.
+// list adds the files in the directory, the least recently used first.
 func (k *keptInfos) list() error {
 	d, err := k.dir.Open(".")
 	if err != nil {

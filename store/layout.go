@@ -105,9 +105,9 @@ func appendNARString(b []byte, s string) []byte {
 // narPadding returns the zeros that follow n bytes.
 func narPadding(n int64) []byte { return make([]byte, 7)[:-n&7] }
 
-// newLayout lays out the archive of the file, directory or symlink at root, whose length is size. It follows no
-// symlink but those in root's own directory. The error wraps ErrCorrupt if the archive cannot have that size, or
-// no archive can be made of root.
+// newLayout lays out the archive, of size bytes, of the file, directory or symlink at root. It follows no symlink but
+// those in root's own directory. The error wraps ErrCorrupt if the archive cannot have that size, or no archive can be
+// made of root.
 func newLayout(ctx context.Context, root string, size int64) (*layout, error) {
 	b := layoutBuilder{ctx: ctx, root: root, limit: size, dirents: make([]byte, 32<<10)}
 	b.literals = append(b.literals, narMagic...)

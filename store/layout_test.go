@@ -230,8 +230,8 @@ func TestLayoutRefuses(t *testing.T) {
 	}
 }
 
-// TestFilesLargerThanTheArchiveAreRefused has files whose sizes add up to less than nothing in 64 bits, and a size that
-// the sum of all parts then equals.
+// TestFilesLargerThanTheArchiveAreRefused has files with sizes that add up to a negative number in 64 bits, and a size
+// that the sum of all parts then equals.
 func TestFilesLargerThanTheArchiveAreRefused(t *testing.T) {
 	dir, err := os.MkdirTemp("/dev/shm", "narbor-") // a file system that has such files
 	if err != nil {
@@ -289,7 +289,7 @@ func TestChangedFilesAreErrors(t *testing.T) {
 	}
 }
 
-// TestShrinkingWhileOpen shrinks a file whose descriptor is kept, so that only the read itself can notice.
+// TestShrinkingWhileOpen shrinks a file while its descriptor is open, so that only the read itself can notice.
 func TestShrinkingWhileOpen(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir+"/f", 100_000, 0o644)
@@ -391,7 +391,7 @@ func TestLayoutCache(t *testing.T) {
 	if _, err := c.Get(ctx, dir, store.Info{Path: p, NarSize: 96}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Get = %v, want Canceled", err)
 	}
-	get(store.Info{Path: p, NarSize: 96}) // the one that was canceled stands in nobody's way
+	get(store.Info{Path: p, NarSize: 96}) // the canceled one does not delay others
 }
 
 // TestLayoutIsMadeOnce asks for one layout from many sides.

@@ -227,7 +227,7 @@ type layoutKey struct {
 	narHash Hash
 }
 
-// A layoutCache remembers the layouts used last. Whoever asks for one that is just being made waits for it.
+// A layoutCache holds the layouts used last. A request for a layout that is being made waits for it.
 type layoutCache struct {
 	limit int64
 

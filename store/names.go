@@ -41,7 +41,7 @@ func newStoreNames(dir string) *storeNames {
 // lack says whether it is certain that no path with that hash part can be read.
 func (s *storeNames) lack(hp HashPart) bool {
 	fi, err := os.Stat(s.dir)
-	if err != nil || !s.mu.TryLock() { // somebody is reading names, and the daemon is quicker
+	if err != nil || !s.mu.TryLock() { // another call is reading the names, and the daemon is quicker
 		return false
 	}
 	defer s.mu.Unlock()

@@ -36,7 +36,7 @@ func TestNamesThatChangeWhileTheyAreReadAreNotUsed(t *testing.T) {
 	}
 }
 
-// TestNamesAreReadAgainAfterAMinute has a directory whose time does not show that it has changed.
+// TestNamesAreReadAgainAfterAMinute has a directory that has changed without a change of its modification time.
 func TestNamesAreReadAgainAfterAMinute(t *testing.T) {
 	s := readNames(t)
 	hp := HashPart(strings.Repeat("a", hashPartLen))

@@ -16,8 +16,8 @@ const (
 	narWindow = 8 << 10
 )
 
-// caseHack is how Nix on macOS marks files whose names differ in case alone, and takes the mark off again when it dumps
-// them. A name that has the mark in an archive therefore means another file there, and may collide with one that Nix
+// caseHack is the mark that Nix on macOS adds to names of files that differ in case alone, and removes when it dumps the
+// files. A name that has the mark in an archive therefore means another file there, and may collide with one that Nix
 // marks. On Linux it is a name like others, which every version of Nix accepts.
 const (
 	caseHack   = "~nix~case~hack~"
@@ -169,7 +169,7 @@ func (w *narWalk) name() error {
 	return w.expect("node")
 }
 
-// narNameFault says what is wrong with the name of a directory's entry, or "".
+// narNameFault returns the fault in the name of a directory's entry, or "".
 func narNameFault(name []byte) string {
 	switch {
 	case len(name) > maxNARName:

@@ -414,7 +414,7 @@ func TestCheckNARAcceptsWhatNixDumps(t *testing.T) {
 	}
 }
 
-// A countedNAR is an archive whose bytes are counted when they are read.
+// A countedNAR is an archive that counts the bytes read.
 type countedNAR struct {
 	io.ReaderAt
 	reads, bytes int

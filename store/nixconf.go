@@ -54,11 +54,11 @@ const (
 	nixSettingsTimeout = 10 * time.Second
 	// maxNixSettings bounds what nix prints, which is about 60 KB.
 	maxNixSettings = 4 << 20
-	// nixSettingsPoll is how often the configuration files are looked at where the kernel does not say that they have
-	// changed, and nixSettingsRest where it does: a file may be on another machine's disk. A key that was just added is
-	// waited for by a user who has to restart nix-daemon, too.
+	// nixSettingsPoll is how often the configuration files are checked where the kernel does not report changes, and
+	// nixSettingsRest where it does: a file may be on another machine's disk. After adding a key, a user has to restart
+	// nix-daemon, too, and waits for both.
 	nixSettingsPoll, nixSettingsRest = 10 * time.Second, time.Minute
-	// nixSettingsQuiet is for how long more changes are waited for after one: whoever writes a file may do so in steps.
+	// nixSettingsQuiet is how long to wait for more changes after one: a program may write a file in steps.
 	nixSettingsQuiet = 100 * time.Millisecond
 )
 

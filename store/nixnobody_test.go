@@ -10,7 +10,7 @@ import (
 
 // inNamespace is run by sh as root in mount and process namespaces of its own. $1 is an empty directory, $2 this test's
 // program, $3 the test. It makes $1 a copy of the machine's root with a /nix of its own, in which the test fills
-// the store as root, then runs again as nobody beside nix-daemon.
+// the store as root, then runs again as an unprivileged user beside nix-daemon.
 const inNamespace = `set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 none "$1"
@@ -61,7 +61,7 @@ func TestNixStoreAsNobody(t *testing.T) {
 			}
 		}
 		w.check(t, n)
-	case "alone": // nobody may not open the store itself
+	case "alone": // an unprivileged user may not open the store itself
 		n, err := store.OpenNix(t.Context(), store.NixStoreConfig{})
 		if err == nil {
 			n.Close()

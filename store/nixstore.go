@@ -27,8 +27,8 @@ type NixStoreConfig struct {
 	Socket string
 }
 
-// Nix is this machine's Nix store, a [Source]: what is valid in the database of the Nix daemon, read from the
-// files as they lie on disk. It needs no privileges beyond a connection to the daemon.
+// Nix is this machine's Nix store, a [Source]: the paths that are valid in the Nix daemon's database, with their
+// contents read from the files on disk. It needs no privileges beyond a connection to the daemon.
 type Nix struct {
 	storeDir string // where the files are
 	daemon   *daemon
@@ -179,8 +179,8 @@ func (n *Nix) AllValidPaths(ctx context.Context) ([]Path, error) {
 	return n.paths(ctx, daemonRequest{op: opQueryAllValidPaths, args: func(io.Writer, uint64) {}})
 }
 
-// paths completes and runs a request for a list of paths. Those whose names only newer versions of Nix allow are
-// left out: no claim could name them.
+// paths completes and runs a request for a list of paths. It leaves out names that only newer versions of Nix allow: no
+// claim could have them.
 func (n *Nix) paths(ctx context.Context, req daemonRequest) ([]Path, error) {
 	var found []string
 	req.reply = func(r *wireReader) { found = r.strings(maxWirePaths) }

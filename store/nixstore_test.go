@@ -325,7 +325,7 @@ func TestNARRefuses(t *testing.T) {
 		must(t, err)
 		nar.Close()
 	}
-	// What the database says is not what is there.
+	// The file no longer has the size in the database.
 	must(t, os.Chmod(w.real(w.file), 0o644))
 	must(t, os.Truncate(w.real(w.file), 299_900))
 	n = open(t, w.config())

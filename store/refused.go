@@ -16,7 +16,7 @@ const (
 	refuseTime = time.Hour
 )
 
-// A refusal is a path whose archive is of no use.
+// A refusal records that a path's archive is of no use.
 type refusal struct {
 	narHash Hash
 	wrong   int
@@ -24,7 +24,7 @@ type refusal struct {
 	err     error
 }
 
-// refusals are the paths of one cache whose archives are of no use.
+// refusals are the paths of one cache with archives that are of no use.
 type refusals struct {
 	mu    sync.Mutex // held while an entry is changed
 	paths *lru.Cache[HashPart, refusal]

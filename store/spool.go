@@ -23,8 +23,8 @@ const (
 	defaultSpoolMax = 4 << 30
 	defaultMinFree  = 2 << 30
 
-	// spoolIdle is how long a verified NAR waits for somebody to ask for it. Nix asks for a NAR seconds after its
-	// narinfo; who comes later than this pays a second fetch over the LAN, which is cheap.
+	// spoolIdle is how long a verified NAR waits for a request. Nix requests a NAR seconds after its narinfo; a request
+	// later than this costs a second fetch over the LAN, which is cheap.
 	spoolIdle = 10 * time.Minute
 
 	// spoolUnit is what sizes are rounded up to in accounts: a small NAR takes a whole block of the file system.
@@ -37,13 +37,13 @@ const (
 
 // SpoolConfig says where a spool is and how large it may be.
 type SpoolConfig struct {
-	Dir      string // required; created if absent, and nobody else's
-	MaxBytes int64  // cap on what is in it, half-received NARs included; 0 is 4 GiB
+	Dir      string // required; created if absent, and for this spool alone
+	MaxBytes int64  // cap on its content, half-received NARs included; 0 is 4 GiB
 	MinFree  int64  // bytes that the spool leaves free on the disk; 0 is 2 GiB, negative is no floor
 }
 
 // A Spool keeps NARs on disk between their arrival and Nix's request. A NAR enters as a [Draft] and becomes readable
-// as [Spooled] once its hash is right. A NAR that nobody holds is deleted when its space is wanted, the least
+// as [Spooled] once its hash is right. A NAR without open handles is deleted when its space is needed, the least
 // recently held first, after 10 minutes, or at once if Nix has had it. All methods may be called concurrently.
 type Spool struct {
 	max, minFree int64
@@ -82,7 +82,7 @@ type SpoolStats struct {
 	Entries  int   // verified NARs
 	MaxBytes int64
 	Free     int64 // bytes that may still be written to its file system; 0 if that is not known
-	MinFree  int64 // of these, what is left free
+	MinFree  int64 // of these, the part that is left free
 
 	Verified   int64         // drafts that were complete and so were checked, since it was opened
 	VerifyTime time.Duration // that this took, all together
@@ -108,8 +108,8 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	return s, nil
 }
 
-// Close deletes what is in the spool and gives the directory free. Handles that are open stay readable, but for
-// [Spooled.Open]; drafts cannot be committed any more.
+// Close deletes the spool's content and releases the directory. Open handles stay readable, but for [Spooled.Open];
+// drafts cannot be committed any more.
 func (s *Spool) Close() error {
 	s.mu.Lock()
 	for _, e := range s.entries {
@@ -164,7 +164,7 @@ func (s *Spool) hold(e *spoolEntry) bool {
 		e.place = nil
 	}
 	e.handles++
-	e.used = false // somebody wants it again
+	e.used = false // it is wanted again
 	return true
 }
 
@@ -208,8 +208,8 @@ func (s *Spool) evict() bool {
 	return true
 }
 
-// remove deletes files, without the mutex, because deleting a large file takes a while. An error is of no use to
-// anybody: the file is deleted at the next start.
+// remove deletes files, without the mutex, because deleting a large file takes a while. Errors are ignored: the file is
+// deleted at the next start.
 func (s *Spool) remove(names []string) {
 	root, _ := s.place()
 	for _, name := range names {
@@ -234,7 +234,7 @@ func (s *Spool) Fits(size int64) error {
 
 // Create reserves the space for a NAR of that hash and size. Several drafts may exist for one hash, each with its
 // own file; the first that is committed becomes the entry. The error wraps [ErrNoSpace] if the NAR does not fit even
-// after everything that nobody holds has gone.
+// after all NARs without open handles are deleted.
 func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
 	if size < 1 || size > MaxNarSize {
 		return nil, fmt.Errorf("spool: %d is not a NAR's size", size)

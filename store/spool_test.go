@@ -261,7 +261,7 @@ func TestSpoolAsksTheCheck(t *testing.T) {
 	n.Close()
 }
 
-// A malformed NAR never becomes readable, although its hash is right, and nobody is blamed.
+// A malformed NAR never becomes readable, although its hash is right, and no sender is blamed.
 func TestSpoolRefusesMalformedNAR(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := openSpool(t, store.SpoolConfig{Dir: dir})
@@ -298,7 +298,7 @@ func TestDraftFirstWriteWins(t *testing.T) {
 	over := slices.Clone(b)
 	copy(over, wrong[:store.BlockSize])
 	copy(over[2*store.BlockSize:], wrong[:store.BlockSize])
-	write(t, d, over, 0) // what is missing is taken, the rest is not
+	write(t, d, over, 0) // missing bytes are taken, the rest is not
 	n := commit(t, d)
 	defer n.Close()
 	if !bytes.Equal(readAll(t, n), b) {
@@ -319,7 +319,7 @@ func TestDraftAnyOrder(t *testing.T) {
 		}
 		slices.Sort(cuts)
 		for _, i := range r.Perm(len(cuts) - 1) {
-			from := max(0, cuts[i]-r.IntN(2000)) // may overlap what is there
+			from := max(0, cuts[i]-r.IntN(2000)) // may overlap written bytes
 			write(t, d, b[from:cuts[i+1]], from)
 		}
 		n := commit(t, d)
@@ -534,7 +534,7 @@ func TestUsedDeletesAfterTheLastHandle(t *testing.T) {
 	}
 	n = spooled(t, s, b, h)
 	n.Used()
-	other, _ = s.Get(h) // somebody asks again meanwhile: keep it
+	other, _ = s.Get(h) // requested again meanwhile: keep it
 	n.Close()
 	other.Close()
 	if s.Stats().Entries != 1 {
@@ -739,8 +739,8 @@ func BenchmarkSHA256(b *testing.B) {
 	}
 }
 
-// Somebody deletes the spool while it is used: what is being received is received, what is held can be read, and what
-// comes after has a directory again, which is this spool's alone.
+// The spool's directory is deleted while it is used: NARs that are being received arrive, open NARs can be read, and
+// later NARs have a directory again, which is this spool's alone.
 func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := openSpool(t, store.SpoolConfig{Dir: dir})

@@ -43,8 +43,8 @@ func takeSpool(dir string) (_ *os.Root, _ *os.File, err error) {
 	return root, lock, clean(root)
 }
 
-// Renew makes the directory anew if somebody has deleted it. NARs that are held, or being received, live on: their files
-// have lost their names and nothing else.
+// Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
+// lost their names and nothing else.
 func (s *Spool) Renew() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -38,7 +38,7 @@ func (n *Spooled) Open() (*os.File, error) {
 	}
 	root, _ := n.entry.spool.place()
 	f, err := root.Open(n.entry.name)
-	if errors.Is(err, fs.ErrNotExist) { // somebody has deleted it; Linux knows another way to it
+	if errors.Is(err, fs.ErrNotExist) { // the file was deleted; Linux has another name for it
 		if again, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", n.file.Fd())); err == nil {
 			return again, nil
 		}
@@ -55,7 +55,7 @@ func (n *Spooled) Retain() *Spooled {
 	return &Spooled{entry: n.entry, file: n.file}
 }
 
-// Used says that Nix has the NAR: it is deleted when the last handle closes, unless somebody asks for it before that.
+// Used reports that Nix has the NAR: it is deleted when the last handle closes, unless it is requested before that.
 func (n *Spooled) Used() {
 	s := n.entry.spool
 	s.mu.Lock()

@@ -78,7 +78,7 @@ func TestSpoolFullDisk(t *testing.T) {
 			refusedFirst++
 			continue
 		}
-		ballast(t, dir, int64(i-20)*330_000) // somebody else takes the space
+		ballast(t, dir, int64(i-20)*330_000) // another program takes the space
 		fill := func() (err error) {
 			for off := 0; off < len(b); off += store.BlockSize {
 				_, e := d.WriteAt(b[off:off+store.BlockSize], int64(off))
@@ -138,7 +138,7 @@ func TestSpoolEvictsForTheFloor(t *testing.T) {
 	}
 }
 
-// What was hashed beside a write that failed is not in the hash of what is written in its place.
+// Bytes hashed beside a write that failed are not in the hash of the bytes written in their place.
 func TestSpoolForgetsWhatWasNotWritten(t *testing.T) {
 	dir := onTmpfs(t, "16777216")
 	if dir == "" {

@@ -1,10 +1,10 @@
-// Package store holds narbor's vocabulary and what is on this machine's disk: the Nix store (metadata by
-// the worker protocol, archive bytes straight from the files), directories in Nix's binary-cache layout, and
-// the spool of verified archives that wait for Nix.
+// Package store holds narbor's vocabulary and the data on this machine's disk: the Nix store (metadata by the worker
+// protocol, archive bytes straight from the files), directories in Nix's binary-cache layout, and the spool of verified
+// archives that wait for Nix.
 //
-// Nothing here decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes
-// of a [NAR] are unchecked until a [Draft] has compared their hash and [CheckNAR] has read them. The package never logs, and imports no
-// other package of narbor.
+// Nothing here decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes of a
+// [NAR] are unchecked until a [Draft] has compared their hash and [CheckNAR] has read them. The package never logs, and
+// imports no other package of narbor.
 package store
 
 import (
@@ -25,7 +25,7 @@ import (
 const Dir = "/nix/store"
 
 // BlockSize is the length in bytes of every block of a NAR but the last, which may be shorter. A NAR no longer
-// than this is a single block, whose CID is the one that the upstream signature names.
+// than this is a single block, and its CID is the one that the upstream signature names.
 const BlockSize = 256 << 10
 
 // MaxNarSize bounds the NarSize that a claim may state: 1 TiB, far above any real store path, and low enough
@@ -45,8 +45,8 @@ var (
 	ErrUnreadable = errors.New("narbor cannot read it")
 	// ErrCorrupt says that bytes are not what their hash, size or format promised.
 	ErrCorrupt = errors.New("corrupt")
-	// ErrMalformed says that an archive has the hash it should have, and yet is none that Nix may be given. Who signed
-	// that hash is to blame, and not who sent the bytes.
+	// ErrMalformed means that an archive has the expected hash, and yet may not be given to Nix. The signer of that hash
+	// is to blame, and not the sender of the bytes.
 	ErrMalformed = errors.New("malformed archive")
 )
 
@@ -228,8 +228,8 @@ type Source interface {
 	// wraps it) if it has none; any other error means that the source could not be asked.
 	Info(ctx context.Context, hp HashPart) (Info, error)
 	// NAR opens the archive of a path as Info described it. The caller closes it. Its bytes are unchecked:
-	// whoever hands them on hashes them first. The path is kept from garbage collection until then where the
-	// source can do so. The error wraps ErrNotFound if the path has gone, and ErrCorrupt if what is there
+	// the caller hashes them before it passes them on. The path is kept from garbage collection until then where
+	// the source can do so. The error wraps ErrNotFound if the path has gone, and ErrCorrupt if its archive
 	// cannot have info's NarSize.
 	NAR(ctx context.Context, info Info) (NAR, error)
 }

@@ -12,19 +12,19 @@ import (
 
 const (
 	// rootsLinger is how long paths stay rooted when no archive is open any more: long enough to fetch a closure
-	// of small paths, one after the other, on one connection; short enough for a user who waits for a collection.
+	// of small paths, one after the other, on one connection; short enough not to delay a garbage collection.
 	rootsLinger = 5 * time.Second
-	// maxSpentRoots is how many roots may be left over from paths that nobody reads any more, while others are read.
+	// maxSpentRoots is how many roots may be left over from paths that are no longer read, while others are read.
 	maxSpentRoots = 1000
 )
 
 // tempRoots keeps paths from being garbage-collected while they are held. The daemon keeps a temporary root until
 // the connection closes, so there is one connection for them all, replaced when it is dead, old or full of roots
-// that nobody holds any more, and closed soon after the last is released. Should the daemon go away, the roots are
-// gone until the next hold.
+// that are no longer held, and closed soon after the last is released. Should the daemon go away, the roots are gone
+// until the next hold.
 type tempRoots struct {
 	d     *daemon
-	turn  chan struct{} // filled by whoever uses conn and added
+	turn  chan struct{} // filled while a call uses conn and added
 	conn  *daemonConn   // nil if there is none
 	added int           // roots taken on conn
 
@@ -81,7 +81,7 @@ func (t *tempRoots) rest() {
 	}
 }
 
-// paths returns what is held.
+// paths returns the held paths.
 func (t *tempRoots) paths() []Path {
 	t.mu.Lock()
 	defer t.mu.Unlock()

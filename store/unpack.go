@@ -23,7 +23,7 @@ const (
 	// maxZstdWindow bounds the memory that a compressed file can ask for: what `zstd --ultra -22` needs.
 	maxZstdWindow = 128 << 20
 
-	// Unpacked NARs that nobody reads any more are kept for a moment, for the next neighbour who wants the same.
+	// Unpacked NARs that are no longer read are kept for a moment, for the next neighbour that requests the same.
 	maxIdleUnpacked      = 4
 	maxIdleUnpackedBytes = 1 << 30
 	unpackedIdle         = 2 * time.Minute
@@ -48,8 +48,8 @@ type packedFile struct {
 	narSize     int64
 }
 
-// An unpacker turns compressed NARs into files without a name. Who asks for the same one at the same time, or soon
-// after, gets the same file.
+// An unpacker turns compressed NARs into files without a name. Requests for the same NAR at the same time, or soon
+// after, share one file.
 type unpacker struct {
 	dir   string
 	slots chan struct{} // holds one value per NAR that is being unpacked
@@ -82,8 +82,8 @@ func newUnpacker(dir string) *unpacker {
 	return &unpacker{dir: dir, slots: make(chan struct{}, maxUnpacking), files: map[packedFile]*unpacked{}}
 }
 
-// open returns the NAR that is compressed in f. It unpacks in the caller's goroutine, under the caller's context. Who
-// waits for another caller to do so, and sees that one's context end, does it in its stead.
+// open returns the NAR that is compressed in f. It unpacks in the caller's goroutine, under the caller's context. A call
+// that waits for another to unpack takes over if the other's context ends.
 func (u *unpacker) open(ctx context.Context, f *os.File, key packedFile) (NAR, error) {
 	for {
 		n, mine := u.hold(key)
@@ -145,7 +145,7 @@ func (u *unpacker) release(n *unpacked) error {
 	return u.trim()
 }
 
-// trim closes what is idle, beyond what may be or for too long.
+// trim closes idle files beyond the limits on number and bytes, and files that have been idle for too long.
 func (u *unpacker) trim() error {
 	u.mu.Lock()
 	var bytes int64
@@ -230,8 +230,9 @@ func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFil
 	return err
 }
 
-// newDecompressor returns what is compressed in r, of a NAR of narSize bytes, which bounds the memory that it may take, as
-// does window for zstd. The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed data's fault.
+// newDecompressor returns a reader of the NAR, of narSize bytes, that is compressed in r. narSize bounds the memory that
+// it may take, and so does window for zstd. The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed
+// data's fault.
 func newDecompressor(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
 	switch compression {
 	case "none":

@@ -22,7 +22,7 @@ import (
 
 const (
 	// upstreamInfoTimeout bounds a question about a path, connecting included: three round trips over the slowest
-	// satellite, and above what a line needs whose queues downloads have filled. Without narbor Nix would wait for 300 s.
+	// satellite, and more than a line needs with queues that downloads have filled. Without narbor Nix would wait for 300 s.
 	upstreamInfoTimeout = 5 * time.Second
 	// upstreamDialTimeout bounds each of connecting and the TLS handshake.
 	upstreamDialTimeout = 4 * time.Second
@@ -188,8 +188,8 @@ func (u *Upstream) Close() error {
 	return u.kept.close()
 }
 
-// Info is as in [Source]. What was kept, or asked a moment ago, is answered from memory; who asks the same at the same
-// time shares one request. The error wraps ErrNotFound if the cache says so, or has the archive only in a form that
+// Info is as in [Source]. An answer that was kept, or given a moment ago, is returned from memory; concurrent calls for
+// one path share one request. The error wraps ErrNotFound if the cache says so, or has the archive only in a form that
 // narbor does not read.
 func (u *Upstream) Info(ctx context.Context, hp HashPart) (Info, error) {
 	p, err := u.page(ctx, hp)
@@ -315,7 +315,8 @@ func parsePage(hp HashPart, text string) (p page, err error) {
 	return p, nil
 }
 
-// Keep makes the narinfo outlive this program, if the cache has said so: for one who has checked it.
+// Keep stores the narinfo on disk, so that it outlives this program, if the cache has sent it lately. The caller must
+// have checked it.
 func (u *Upstream) Keep(info Info) error {
 	hp := info.Path.HashPart()
 	p, ok := u.pages.Peek(hp)

@@ -93,7 +93,7 @@ type u2source struct{ *store.Upstream }
 
 func (u2source) NAR(context.Context, store.Info) (store.NAR, error) { return nil, store.ErrNotFound }
 
-// oneCache serves a path whose compressed NAR is file, sent by send.
+// oneCache serves one path; send answers the requests for its NAR.
 func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*store.Upstream, store.Info) {
 	t.Helper()
 	info := cachePaths(t, goldenCaches)[0].info
@@ -470,7 +470,7 @@ func TestUpstreamKeepsItsSecrets(t *testing.T) {
 	}
 }
 
-// FuzzXZGuard has xz files, and what is none, in pieces of any length.
+// FuzzXZGuard has xz files, and other data, in pieces of any length.
 func FuzzXZGuard(f *testing.F) {
 	f.Add(packXZ(f, bytes.Repeat([]byte("abc"), 1000)), 7)
 	f.Fuzz(func(t *testing.T, file []byte, piece int) {

@@ -81,7 +81,7 @@ func testSmall(t *testing.T, compression string, pack func(testing.TB, []byte) [
 	}
 }
 
-// packWindow compresses as who does not know how much is to come.
+// packWindow compresses without knowing the length of its input.
 func packWindow(t testing.TB, b []byte, window int) []byte {
 	t.Helper()
 	var out bytes.Buffer
@@ -104,7 +104,7 @@ func packWindow(t testing.TB, b []byte, window int) []byte {
 	return out.Bytes()
 }
 
-// With 66 MiB for all, and a window of 64 MiB at most, one archive whose window is large takes the room of all others.
+// With 66 MiB for all, and a window of 64 MiB at most, one archive with a large window takes the room of all others.
 func TestLargeWindowsAreUnpackedOneAtATimeOrNotAtAll(t *testing.T) {
 	const most = 64 << 20
 	nar := make([]byte, most+most/8)
@@ -130,7 +130,7 @@ func TestLargeWindowsAreUnpackedOneAtATimeOrNotAtAll(t *testing.T) {
 		r, err := u.Stream(t.Context(), info)
 		n := int64(0)
 		if err == nil {
-			if strings.Contains(name, "large") { // nobody else has room
+			if strings.Contains(name, "large") { // no other archive has room
 				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 				if other, err := u.Stream(ctx, info); !errors.Is(err, context.DeadlineExceeded) && tt.size > 2<<20 {
 					t.Errorf("%s: another is unpacked at the same time: %v, %v", name, other, err)

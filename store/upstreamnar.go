@@ -18,8 +18,8 @@ const (
 	// may want as many, and each takes the memory of
 	// its compressor's window.
 	maxUpstreamStreams = 32
-	// UnpackMemory bounds what unpacking archives of upstreams takes, in bytes, so that narbor stays below 160 MiB: eight of
-	// Nix's at once, whose dictionaries are 8 MiB, and any number of small ones.
+	// UnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
+	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
 	UnpackMemory = 66 << 20
 	// maxUpstreamWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21. What
 	// zstd has packed with more is left to Nix, which needs the same memory for it.
@@ -30,15 +30,15 @@ const (
 	xzBuffers, zstdBuffers = 256 << 10, 1 << 20
 	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
 	upstreamStall = 15 * time.Second
-	// upstreamTries is how often the rest of an archive is asked for in a row if nothing comes of it, and upstreamPause
-	// what is waited before the second time, twice as long each time. What comes beside upstreamStride starts the row anew.
+	// upstreamTries is how often in a row the rest of an archive is requested without progress, and upstreamPause the
+	// delay before the second request, which doubles each time. Progress of upstreamStride bytes starts the count anew.
 	upstreamTries, upstreamPause, upstreamStride = 4, 200 * time.Millisecond, 1 << 20
 )
 
 // Stream opens the archive of a path as [Upstream.Info] described it, from its beginning, decompressed as it arrives.
-// The caller closes it. Its bytes are unchecked, but for their number, which is info's NarSize: whoever hands them on
-// hashes them first. A connection that breaks or stalls is replaced by one that sends the rest, a bounded number of
-// times. The error wraps ErrNotFound if the archive has gone, and ErrCorrupt if it cannot be info's.
+// The caller closes it. Its bytes are unchecked, but for their number, which is info's NarSize: the caller hashes them
+// before it passes them on. A connection that breaks or stalls is replaced by one that sends the rest, a bounded number
+// of times. The error wraps ErrNotFound if the archive has gone, and ErrCorrupt if it cannot be info's.
 func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error) {
 	hp := info.Path.HashPart()
 	p, err := u.page(ctx, hp)
@@ -109,7 +109,7 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 // A stream is an archive as it comes. One goroutine reads it.
 type stream struct {
 	*body
-	nar  io.ReadCloser // what is packed in body
+	nar  io.ReadCloser // unpacks body
 	left int64         // bytes that are still to come
 	// memory is what was taken of the upstream's; it is given back by Close.
 	memory int64
@@ -133,7 +133,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// end looks at what is left of the file, which must be nothing that unpacks to more.
+// end reads the rest of the file, which must not unpack to any more bytes. It returns io.EOF if all is well.
 func (s *stream) end() error {
 	switch n, err := io.CopyN(io.Discard, s.nar, 1); {
 	case n > 0:
@@ -221,7 +221,7 @@ func (b *body) open() (err error) {
 	return b.check()
 }
 
-// check compares what is about to come with what is wanted.
+// check compares the response's range and size with the wanted ones, and skips bytes that were received before.
 func (b *body) check() error {
 	corrupt := func(format string, args ...any) error {
 		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.url, ErrCorrupt, fmt.Sprintf(format, args...))

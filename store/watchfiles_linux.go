@@ -17,11 +17,11 @@ const maxLinks = 40
 // A fileWatch has the kernel say when one of some files, or a link or a directory on the way to one, comes, goes or changes.
 type fileWatch struct {
 	fd    int
-	names map[int32]map[string]bool // what is of interest in each watched directory
+	names map[int32]map[string]bool // names of interest in each watched directory
 }
 
-// watchFiles returns a channel that is closed when one of the files may have changed, or the context has ended; and nil if
-// the kernel cannot say. What is watched is let go then.
+// watchFiles returns a channel that is closed when one of the files may have changed, or the context has ended; the
+// watches end then. It returns nil if the kernel cannot watch the files.
 func watchFiles(ctx context.Context, files []string) <-chan struct{} {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {

@@ -104,7 +104,7 @@ func (r *wireReader) count(limit uint64) uint64 {
 }
 
 func (r *wireReader) strings(limit uint64) []string {
-	var list []string // grows with what really arrives, not with what is announced
+	var list []string // grows with the strings that arrive, not with the announced number
 	for range r.count(limit) {
 		list = append(list, r.string(maxWireString))
 		if r.err != nil {

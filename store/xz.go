@@ -226,7 +226,7 @@ func (g *xzGuard) chunk() error {
 	return nil
 }
 
-// findXZDict checks what follows the size byte of a block header: above all the dictionary's size, whose place it returns.
+// findXZDict checks a block header from the byte after its size on, and returns the index of the dictionary's size.
 func findXZDict(b []byte) (at int, err error) {
 	whole := len(b)
 	flags, b := b[0], b[1:]
