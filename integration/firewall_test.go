@@ -31,7 +31,7 @@ func (w world) firewall(h *lan.Host, root bool) []firewallFinding {
 	return d.Findings
 }
 
-// The kernel of the machine and a real neighbour decide what is open, beside a connection that was there before.
+// The machine's kernel and a real neighbour decide which ports are open, beside a connection that was there before.
 func TestFirewallIsTriedForReal(t *testing.T) {
 	w := newWorld(t)
 	other := w.host(lan.HostConfig{Name: "other"}, "substituters =")

@@ -54,8 +54,8 @@ umount -l /old
 exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/units \
   /lib/systemd/systemd --unit=test.target --log-target=null`
 
-// Under a real systemd, with all that the unit forbids, the service starts as nobody in particular; and however it
-// ends, the port is never closed.
+// Under a real systemd, with all of the unit's restrictions, the service starts as a user of its own; and however it ends,
+// the port is never closed.
 func TestUnitsKeepThePortOpen(t *testing.T) {
 	s := bootSystemd(t, "")
 	s.await("narbor.service", "active")

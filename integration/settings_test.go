@@ -85,7 +85,7 @@ func (w world) brokenKeys(h *lan.Host) {
 	}
 }
 
-// ownConf gives a user, whom nix-daemon does not trust, a configuration of their own.
+// ownConf gives a user that nix-daemon does not trust a configuration file, and checks doctor's findings about it.
 func (w world) ownConf(h *lan.Host) {
 	w.Helper()
 	w.shell(h, "echo 'ann:x:1000:1000::/home/ann:/bin/sh' >> /etc/passwd; mkdir -p /home/ann/.config/nix; chown -R 1000:1000 /home/ann; "+

@@ -70,7 +70,7 @@ func size(infos []store.Info) (sum int64) {
 	return sum
 }
 
-// slowly requests some archives from a machine whose only neighbour has a slow disk.
+// slowly requests some archives from a machine that has one neighbour, with a slow disk.
 func (w world) slowly(h *lan.Host, c *corpus.Corpus) {
 	w.Helper()
 	infos := slices.SortedFunc(slices.Values(c.Infos), func(a, b store.Info) int { return int(a.NarSize - b.NarSize) })

@@ -13,7 +13,7 @@ import (
 const (
 	// accountSchema changes with the meaning of a field of [Account], not with a new one.
 	accountSchema = 1
-	// maxDays is how many days are kept apart; what is older is forgotten.
+	// maxDays is how many days are kept apart; older days are forgotten.
 	maxDays = 366
 	// maxPeers and maxNames bound of how many peers and packages it is known what passed; those with fewest bytes go.
 	maxPeers, maxNames = 64, 256
@@ -103,10 +103,10 @@ const (
 	ResultHit      = "hit"      // a NAR was given to Nix
 	ResultFound    = "found"    // Nix was told that it can have a path
 	ResultMiss     = "miss"     // there is none: Nix asks its next substituter
-	ResultRejected = "rejected" // somebody offered it, and it was not believed: Nix asks its next substituter
+	ResultRejected = "rejected" // it was offered, and not believed: Nix asks its next substituter
 )
 
-// resultTimeout is a miss for which nobody said no, in metrics.
+// resultTimeout is a miss by timeout, without a negative answer, in metrics.
 const resultTimeout = "timeout"
 
 // Request is one of Nix's, or several alike in a row.
@@ -119,7 +119,7 @@ type Request struct {
 	Bytes   int64        `json:"bytes"`
 	Seconds float64      `json:"seconds"`
 	Origin  store.Origin `json:"origin,omitempty"`
-	From    []string     `json:"from,omitempty"` // peer IDs, whoever gave most first; at most 8
+	From    []string     `json:"from,omitempty"` // peer IDs, the largest giver first; at most 8
 }
 
 // Transfer is a NAR under way.
@@ -130,7 +130,7 @@ type Transfer struct {
 	Bytes    int64        `json:"bytes"`
 	Seconds  float64      `json:"seconds"`
 	Origin   store.Origin `json:"origin,omitempty"`
-	Peers    []string     `json:"peers"` // IDs, whoever gave most first; at most 8
+	Peers    []string     `json:"peers"` // IDs, the largest giver first; at most 8
 }
 
 // Account is what passed, at a moment. It is the answer to `narbor stats --json`.
@@ -140,7 +140,7 @@ type Account struct {
 	Note     string     `json:"note,omitempty"` // what went wrong with the file they are kept in
 	Days     []Day      `json:"days"`           // the oldest first
 	Quarters []Quarter  `json:"quarters"`       // of the last 24 hours, the oldest first, empty ones too
-	Peers    []Share    `json:"peers"`          // whoever gave and got most first
+	Peers    []Share    `json:"peers"`          // the most bytes first
 	Names    []Share    `json:"names"`          // likewise
 	Requests []Request  `json:"requests"`       // the latest first
 	Now      []Transfer `json:"now"`

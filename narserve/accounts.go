@@ -17,7 +17,7 @@ import (
 const (
 	// maxPassing bounds the transfers that are known to be under way.
 	maxPassing = 256
-	// passingIdle is after how long without a block a transfer to a neighbour is over: nobody says that it is.
+	// passingIdle is after how long without a block a transfer to a neighbour counts as over: no message ends it.
 	passingIdle = 3 * time.Second
 	// alikeFor is for how long requests that are alike are one entry among the latest, and alikeAmong of how many of
 	// the latest: Nix asks for thousands of paths in a row, and what it got would be lost among them.
@@ -25,7 +25,7 @@ const (
 )
 
 // Accounts keep what passed between Nix, this machine and others: for a year by day, for a day by quarter of an hour,
-// and the latest requests and what is under way one by one. It is never larger than its constants allow. Its methods
+// and the latest requests and the current transfers one by one. It is never larger than its constants allow. Its methods
 // may be called concurrently; none but Save does any I/O.
 type Accounts struct {
 	file    string                                // "" is none
@@ -59,7 +59,7 @@ type passed struct {
 	answers map[string]int64 // to questions for a path, by the result, or "timeout"
 }
 
-// A provenance says where a NAR came from, and from whom.
+// A provenance is where a NAR came from, and from which peers.
 type provenance struct {
 	origin store.Origin
 	from   []string
@@ -154,7 +154,7 @@ func (a *Accounts) sweep(now time.Time) {
 	}
 }
 
-// fetched takes note that a NAR is in the spool, or will not come. Without a word of who sent it, it is from there.
+// fetched records that a NAR is in the spool, or will not come. If no sender is recorded, its origin is otherwise.
 func (a *Accounts) fetched(m trust.Mapping, otherwise store.Origin, err error) {
 	now := time.Now()
 	a.mu.Lock()
@@ -184,7 +184,7 @@ func (a *Accounts) fetched(m trust.Mapping, otherwise store.Origin, err error) {
 	a.origins.Add(m.NarHash(), provenance{origin, most(p.peers)})
 }
 
-// most returns whoever gave most, at most maxFrom of them.
+// most returns the peers that gave most, at most maxFrom of them.
 func most(by map[string]int64) []string {
 	ids := make([]string, 0, len(by))
 	for id := range by {
@@ -330,7 +330,7 @@ func (a *Accounts) book(now time.Time, amounts Amounts) {
 	start := now.Truncate(quarter)
 	if n := len(a.quarters); n == 0 || !a.quarters[n-1].Start.Equal(start) {
 		old := func(q Quarter) bool { return start.Sub(q.Start) >= quarters*quarter || !q.Start.Before(start) }
-		a.quarters = append(slices.DeleteFunc(a.quarters, old), Quarter{Start: start}) // what is later was a wrong clock
+		a.quarters = append(slices.DeleteFunc(a.quarters, old), Quarter{Start: start}) // later ones are from a wrong clock
 	}
 	a.quarters[len(a.quarters)-1].add(amounts)
 }

@@ -30,8 +30,8 @@ const (
 	missCheckEvery, missChecksAtOnce = 15 * time.Second, 256
 )
 
-// missCheckAfter returns how long after a miss it is looked whether Nix has got the path elsewhere, the tried-th time.
-// A large closure takes an hour on a slow link; what is not there then was only asked about.
+// missCheckAfter returns how long after a miss the tried-th check runs, of whether Nix has got the path elsewhere. A large
+// closure takes an hour on a slow link; Nix only asked about a path that is still absent then.
 func missCheckAfter(tried int) time.Duration {
 	return []time.Duration{time.Minute, 10 * time.Minute, time.Hour, math.MaxInt64}[tried]
 }
@@ -58,7 +58,7 @@ type keptMiss struct {
 	Tried    int       `json:"tried"`
 }
 
-// OpenAccounts returns accounts that are kept in a file, with what is in it already. If that cannot be read as a whole
+// OpenAccounts returns accounts that are kept in a file, with the file's content. If the file cannot be read as a whole
 // it is not used at all: the error says so, and the accounts are empty, but can be used.
 func OpenAccounts(file string) (*Accounts, error) {
 	a := NewAccounts()
@@ -100,7 +100,7 @@ func OpenAccounts(file string) (*Accounts, error) {
 	return a, nil
 }
 
-// parseAccount reads what Save writes. What is later than tomorrow comes from a wrong clock, and is left out.
+// parseAccount reads what Save writes. It leaves out times later than tomorrow, which come from a wrong clock.
 func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
 	if len(text) > maxAccountsFile {
 		return a, fmt.Errorf("it is longer than %d bytes", maxAccountsFile)
@@ -189,7 +189,7 @@ func (a *Accounts) miss(hp store.HashPart, now time.Time) {
 	a.wake()
 }
 
-// wake has [Server.Run] look for what is missed.
+// wake has [Server.Run] check the missed paths.
 func (a *Accounts) wake() {
 	select {
 	case a.missing <- struct{}{}:

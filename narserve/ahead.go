@@ -43,7 +43,7 @@ type ahead struct {
 	plan     []trust.Mapping // of expected, in the order that Nix will ask; found anew if stale
 	stale    bool
 	astray   bool                     // whether the last one was taken by chance
-	ready    map[store.HashPart]int64 // sizes of what is here, or coming, and not yet asked for
+	ready    map[store.HashPart]int64 // sizes of NARs that are here, or coming, and not yet asked for
 	pending  int64                    // their sum
 	serving  int                      // NARs on their way to Nix
 	waiting  int                      // of these, those that Nix waits for
@@ -65,7 +65,7 @@ func newAhead(budget int64, fetch func(context.Context, trust.Mapping) error) *a
 		expected: map[store.HashPart]expectation{}, ready: map[store.HashPart]int64{}, conns: map[any]bool{}}
 }
 
-// expect makes a NAR expected whose narinfo Nix has got.
+// expect records that Nix has got a narinfo, and so may ask for its NAR.
 func (a *ahead) expect(m trust.Mapping) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -228,8 +228,8 @@ func (a *ahead) came(m trust.Mapping, err error) {
 	}
 }
 
-// over says whether Nix has gone, and if so ends the session: what was fetched in vain stays in the spool until
-// somebody else wants its space.
+// over reports whether Nix has gone, and if so ends the session: NARs that were fetched in vain stay in the spool until
+// their space is needed.
 func (a *ahead) over() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

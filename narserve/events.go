@@ -13,8 +13,8 @@ const (
 	maxStreams = 16
 	// streamEvery is how often a page is brought up to date, and so what it costs: a page is rendered in a millisecond.
 	streamEvery = time.Second
-	// streamTimeout is how long a browser may take to read an event, and streamQuiet how long there may be none: who has
-	// gone without a word is noticed by then.
+	// streamTimeout is how long a browser may take to read an event, and streamQuiet how long there may be no event: a
+	// browser that has gone without closing its connection is noticed by then.
 	streamTimeout, streamQuiet = 10 * time.Second, 15 * time.Second
 )
 

@@ -20,7 +20,7 @@ type Health struct {
 	Text     string `json:"text"`
 	Fix      string `json:"fix,omitempty"`     // what to do, for people
 	Command  string `json:"command,omitempty"` // what to copy
-	Safe     bool   `json:"safe"`              // the command takes nothing away from anybody: a program may run it as root
+	Safe     bool   `json:"safe"`              // the command takes nothing away from any user: a program may run it as root
 	AsUser   bool   `json:"asUser,omitempty"`  // the command changes what belongs to the user that asked, and is not for root
 	// Means are the ways in which it was found out, where there are several; a word each.
 	Means []string `json:"means,omitempty"`
@@ -38,8 +38,8 @@ type Facts struct {
 	Listen    []string // addresses at which Nix asks
 	NixConf   string   // the line for nix.conf
 	NixAsks   bool     // that line, or one like it, is in force
-	Keys      []string // names of those whose signatures are believed
-	ShareKeys []string // names of those that sign what is shared
+	Keys      []string // names of the keys that are trusted
+	ShareKeys []string // names of the keys that sign shared paths
 	// PrivateKeys are names of keys: what only they have signed is for members of the group.
 	PrivateKeys []string
 	Sharing     bool     // neighbours may have something

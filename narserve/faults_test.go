@@ -73,8 +73,8 @@ func faulty(rng *rand.Rand, inner narserve.Source, other trust.Mapping, release 
 	}
 }
 
-// TestRandomFaults asks 1,000 times of 250 servers whose sources misbehave in ways drawn by lot. Whatever they do, a narinfo is 200 or
-// 404 and a NAR 200, 206 or 404, in time, and what is sent is right.
+// TestRandomFaults makes 1,000 requests to each of 250 servers with sources that misbehave at random. In every case a
+// narinfo request gets 200 or 404 and a NAR request 200, 206 or 404, in time, and the sent bytes are right.
 func TestRandomFaults(t *testing.T) {
 	for seed := range uint64(250) {
 		synctest.Test(t, func(t *testing.T) { faultRun(t, seed) })

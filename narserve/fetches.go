@@ -25,7 +25,7 @@ type fetchKey struct {
 	narHash  store.Hash
 }
 
-// maxMalformed bounds what is remembered of malformed NARs. An upstream that signs one is a rarity; one that signs
+// maxMalformed bounds the malformed NARs that are remembered. An upstream that signs one is a rarity; one that signs
 // more than these costs fetches in vain, no more.
 const maxMalformed = 1000
 

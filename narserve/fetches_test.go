@@ -157,7 +157,7 @@ func TestStuckFetch(t *testing.T) {
 	}
 }
 
-// gated is a source whose fetches wait for the gate; how each context ended is sent to ended.
+// gated is a source with fetches that wait for the gate; cancelled counts those that end by their context first.
 func gated(src narserve.Source, gate chan struct{}, cancelled *atomic.Int32) *probe {
 	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
 		select {

@@ -21,7 +21,7 @@ import (
 	"narbor/narserve"
 )
 
-// fuzzServer serves one path, whose name never changes. It logs errors alone: a panic is one.
+// fuzzServer serves one path, with a name that never changes. It logs errors alone: a panic is one.
 func fuzzServer(f *testing.F) (s *narserve.Server, narinfo, nar string, bytes []byte, logs *observer.ObservedLogs) {
 	w := newWorld(f)
 	info, b := w.add(f, "hello", 200)

@@ -40,7 +40,7 @@ var hostCases = []hostCase{
 	{"Host: 10.0.2.2:PORT\r\nUser-Agent: Wget", 200},
 	{"Host: 192.168.1.7", 403}, {"Host: 192.168.1.7:OTHER", 403}, {"Host: [fd00::7]", 403}, {"Host: 10.0.2.2.:PORT", 200},
 	{"Host: 10.0.2.2.evil.example:PORT", 403}, {"Host: 10-0-2-2.nip.io:PORT", 403}, {"Host: 10.2:PORT", 403}, {"Host: 0xa000202:PORT", 403},
-	// Any other address, which is nobody's for this machine.
+	// Any other address, which no program on this machine uses for it.
 	{"Host: 8.8.8.8:PORT", 403}, {"Host: 172.32.0.1:PORT", 403}, {"Host: 100.64.0.1:PORT", 403}, {"Host: 224.0.0.251:PORT", 403},
 	{"Host: 255.255.255.255:PORT", 403},
 	{"Host: [2001:db8::1]:PORT", 403}, {"Host: [ff02::fb]:PORT", 403}, {"Host: [64:ff9b::a00:202]:PORT", 403},
@@ -124,8 +124,8 @@ func answerTo(t testing.TB, addr, request string) (*http.Response, string) {
 	return resp, string(body(t, resp))
 }
 
-// TestWebPagesAreRefused asks for a path that is there, so that a hole would show something. What is refused must not
-// even reach a source: how long that takes would tell a page what it may not read.
+// TestWebPagesAreRefused asks for a path that is there, so that a hole would show something. A refused request must not
+// even reach a source: the time that this takes would tell a page what it may not read.
 func TestWebPagesAreRefused(t *testing.T) {
 	w := newWorld(t)
 	info, _ := w.add(t, "hello", 100)

@@ -19,8 +19,8 @@ type local struct {
 }
 
 // Local returns a source for what src may give to every user of this machine and to guests: paths with a signature by
-// one of publicKeys that were not built here. Their archives are copied into spool and verified there: what is on the
-// disk may have changed since it was signed.
+// one of publicKeys that were not built here. Their archives are copied into spool and verified there: the files on disk
+// may have changed since they were signed.
 func Local(src store.Source, publicKeys *trust.Keys, spool *store.Spool) Source {
 	return local{src, publicKeys, spool}
 }

@@ -162,7 +162,7 @@ func TestLocalFetchRefusesWhatItMayNotShare(t *testing.T) {
 }
 
 // TestSpooledForAnotherPath has a NAR in the spool that is right by its hash, and a path for which it is a forgery:
-// a content-addressed text must be a regular file, and who put the NAR there did not check that for this path.
+// a content-addressed text must be a regular file, and the fetch of the NAR did not check that for this path.
 func TestSpooledForAnotherPath(t *testing.T) {
 	w := newWorld(t)
 	contents := []byte("some text")
@@ -208,7 +208,7 @@ func textClaim(t *testing.T, name string, contents []byte) store.Info {
 	return store.Info{Path: path, CA: "text:" + h.String()}
 }
 
-// sealed is a store whose archives must not be opened.
+// sealed is a store that fails the test if an archive is opened.
 type sealed struct {
 	store.Source
 	t *testing.T

@@ -14,13 +14,13 @@ import (
 )
 
 const (
-	// narinfoTimeout bounds what we add to each path that nobody near has: Nix waits for our 404 before it asks
+	// narinfoTimeout bounds the delay that we add to each path that is not near: Nix waits for our 404 before it asks
 	// its next substituter. Our own database answers within 1 ms and a neighbour within 5, so one that needs
 	// longer than this is stuck or asleep, and worse than the internet. Nix asks for 25 paths at a time, so that
 	// even if every answer took this long a closure of 1,000 paths would lose 12 s once.
 	narinfoTimeout = 300 * time.Millisecond
-	// mappingTimeout is the same for a NAR whose mapping we have forgotten. Nix was promised this path and its
-	// download takes far longer than a question, so patience costs less here than a 404.
+	// mappingTimeout is the same for a NAR without a remembered mapping. Nix was promised this path and its download
+	// takes far longer than a question, so waiting costs less here than a 404.
 	mappingTimeout = 2 * time.Second
 	// upstreamTimeout bounds what a slow upstream can add to each path, before Nix asks it itself. It is longer than an
 	// upstream takes to be given up.

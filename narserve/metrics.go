@@ -79,7 +79,7 @@ func (m *metrics) text() (string, error) {
 	return buf.String(), nil
 }
 
-// A collector makes metrics of what is counted elsewhere, at the moment that somebody asks for them.
+// A collector makes metrics of counts that are kept elsewhere, at the moment of the request for them.
 type collector struct{ s *Server }
 
 // Describe implements [prometheus.Collector].

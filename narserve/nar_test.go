@@ -14,7 +14,7 @@ import (
 	"narbor/trust"
 )
 
-// wantIdle fails if somebody still holds a NAR: then its space could not be had.
+// wantIdle fails if a NAR has an open handle: then the spool could not reuse its space.
 func (w *world) wantIdle(t testing.TB) {
 	t.Helper()
 	d, err := w.spool.Create(store.Hash{1}, w.spool.Stats().MaxBytes)
@@ -142,7 +142,7 @@ func TestURLOutlivesTheServer(t *testing.T) {
 	}
 }
 
-// TestEarlyNARHasPatience is a restart in the middle of a build: Nix knows the URL, and we do not know anybody yet.
+// TestEarlyNARHasPatience is a restart in the middle of a build: Nix knows the URL, and we know no neighbour yet.
 func TestEarlyNARHasPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

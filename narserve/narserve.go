@@ -45,8 +45,8 @@ const (
 	// of a closure before its first NAR; a desktop system has about 3,000 paths. Forgetting one costs a question
 	// to the sources, no more.
 	maxMappings = 4096
-	// maxMappingLen is the longest narinfo text, in bytes, whose mapping is remembered, so that [maxMappings] of
-	// them take 64 MiB at the very worst and about 4 MiB in practice.
+	// maxMappingLen is the longest narinfo text, in bytes, that is remembered, so that [maxMappings] of them take
+	// 64 MiB at the very worst and about 4 MiB in practice.
 	maxMappingLen = 16 << 10
 
 	// readHeaderTimeout is far above what a client on this machine needs, and ends one that only holds a socket.
@@ -54,18 +54,18 @@ const (
 	// idleTimeout is above the 118 s after which curl, and so Nix, gives up reusing a connection: we never
 	// close one that Nix is about to ask on.
 	idleTimeout = 3 * time.Minute
-	// bodyTimeout bounds how long net/http waits, after our reply, for the body of a request: nobody reads it,
-	// and Nix sends none unless it mistakes us for a cache that it may write to.
+	// bodyTimeout bounds how long net/http waits, after our reply, for the body of a request: it is not read, and
+	// Nix sends none unless it mistakes us for a cache that it may write to.
 	bodyTimeout = 5 * time.Second
 	// maxHeaderBytes bounds what a request may make us hold. Nix sends 200 bytes.
 	maxHeaderBytes = 16 << 10
 	// writeTimeout bounds each reply that is not a NAR, and each [chunkSize] of one that is. Nix stops reading
-	// for 10 s and more while it unpacks to a slow disk, and for as long as somebody suspends it; a NAR that
+	// for 10 s and more while it unpacks to a slow disk, and for as long as a user suspends it; a NAR that
 	// broke off here is resumed. It has to be longer than [fetchTimeout], for it starts with the request.
 	writeTimeout = 10 * time.Minute
 )
 
-// AgentPrefix begins the User-Agent of a narbor that asks another as its upstream. It is told what is near, and no
+// AgentPrefix begins the User-Agent of a narbor that asks another as its upstream. It gets paths that are near, and no
 // upstream is asked on its behalf: so a narbor that was named as its own upstream does not ask itself without end.
 const AgentPrefix = "narbor/"
 
@@ -81,18 +81,18 @@ type Source interface {
 	// Lookup returns a mapping for the store path with that hash part; ErrNotFound if the source has none.
 	Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 	// Fetch returns the verified archive. The caller closes it. The error wraps ErrNotFound if the source
-	// cannot produce it, and ErrMalformed if nobody can.
+	// cannot produce it, and ErrMalformed if no source can.
 	Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error)
 }
 
 // Config is what a [Server] needs.
 type Config struct {
 	Sources []Source // asked in order: this machine's own store first, then the neighbours
-	// Upstream is asked about what Sources do not have, and has seconds to answer; nil: nobody. Sources can fetch what it
-	// finds.
+	// Upstream is asked about paths that Sources do not have, and has seconds to answer; nil: there is none. Sources can
+	// fetch what it finds.
 	Upstream func(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 
-	Keys *trust.Keys // checks remembered mappings again when their NAR is asked for; nil trusts nobody
+	Keys *trust.Keys // checks remembered mappings again when their NAR is asked for; nil trusts no key
 	// Public are the keys of which one must have signed what a guest or another machine is given, which ask by another name
 	// or over another interface than this machine's programs; nil: Keys are enough.
 	Public  *trust.Keys
@@ -275,7 +275,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Length", strconv.Itoa(len(a.text)))
 	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write([]byte(a.text)) // if Nix has gone, nobody is left to tell
+		_, _ = w.Write([]byte(a.text)) // fails only if Nix has gone
 	}
 }
 
@@ -366,7 +366,7 @@ func (s *Server) Obstacle(hp store.HashPart, narHash store.Hash, narSize int64) 
 	return s.fetches.refused(fetchKey{hp, narHash})
 }
 
-// remember keeps a mapping, whose narinfo is text, for the request for its NAR.
+// remember keeps a mapping for the request for its NAR. Its narinfo is text.
 func (s *Server) remember(m trust.Mapping, text string) {
 	if len(text) <= maxMappingLen {
 		s.mappings.Add(m.Path().HashPart(), m)

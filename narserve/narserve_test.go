@@ -24,7 +24,7 @@ import (
 
 const keyName = "test-1"
 
-// A world is a store in memory, a spool on disk, and the key that signed what is in the store.
+// A world is a store in memory, a spool on disk, and the key that signed the store's paths.
 type world struct {
 	secret ed25519.PrivateKey
 	keys   *trust.Keys
@@ -120,7 +120,7 @@ func narPath(info store.Info) string {
 
 func narinfoPath(info store.Info) string { return "/" + string(info.Path.HashPart()) + ".narinfo" }
 
-// A probe is a source that counts, and that tests can bend. What is nil is passed on to inner.
+// A probe is a source that counts calls, and that tests can change. A call to a nil function goes to inner.
 type probe struct {
 	inner   narserve.Source
 	lookup  func(context.Context, store.HashPart) (trust.Mapping, error)

@@ -158,8 +158,8 @@ func TestRealNixFallsThrough(t *testing.T) {
 	}
 }
 
-// TestRealNixNeverSeesAMalformedNAR has a signed path whose NAR would put a file beside the store path, and the next
-// substituter a good one.
+// TestRealNixNeverSeesAMalformedNAR has a signed path with a NAR that would put a file beside the store path. The next
+// substituter has a good one.
 func TestRealNixNeverSeesAMalformedNAR(t *testing.T) {
 	first, second := newWorld(t), newWorld(t)
 	first.secret, first.keys = second.secret, second.keys

@@ -67,7 +67,7 @@ func pageHeader() map[string]string {
 // stop ends all streams, and keeps new ones from starting.
 func (p *page) stop() { p.once.Do(func() { close(p.stopped) }) }
 
-// answer answers what is asked for beside the cache. The error wraps [store.ErrNotFound] if there is no such thing.
+// answer answers requests for URLs beside the cache's. The error wraps [store.ErrNotFound] if there is no such URL.
 func (p *page) answer(r *http.Request, m *metrics) (reply, error) {
 	a := reply{status: http.StatusOK, header: p.header, contentType: "text/plain; charset=utf-8"}
 	var err error

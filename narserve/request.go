@@ -28,7 +28,7 @@ func (s *Server) allowed(r *http.Request) bool {
 		}
 	}
 	for _, site := range r.Header["Sec-Fetch-Site"] {
-		if site != "none" && (site != "same-origin" || forNix(r)) { // somebody typed the address, or it is the page itself
+		if site != "none" && (site != "same-origin" || forNix(r)) { // the address was typed, or it is the page itself
 			return false
 		}
 	}

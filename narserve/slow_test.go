@@ -168,7 +168,7 @@ func TestSlowClients(t *testing.T) {
 	})
 }
 
-// TestEndlessHeaders has 500 clients send headers for as long as anybody takes them, and never end them.
+// TestEndlessHeaders has 500 clients send headers for as long as they are read, and never end them.
 func TestEndlessHeaders(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBubble(narserve.Config{})
@@ -182,7 +182,7 @@ func TestEndlessHeaders(t *testing.T) {
 			c := b.dial()
 			io.WriteString(c, "GET /nix-cache-info HTTP/1.1\r\nHost: nix\r\n")
 			left.Go(func() {
-				for range 15 { // what is just allowed, for now
+				for range 15 { // just below the limit, for now
 					c.Write(line)
 				}
 				time.Sleep(time.Second)
@@ -212,7 +212,7 @@ func TestEndlessHeaders(t *testing.T) {
 	})
 }
 
-// TestTooManyConnections: who waits for nothing makes room, who waits for an answer stays.
+// TestTooManyConnections: an idle connection is closed to make room, one that waits for an answer stays.
 func TestTooManyConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

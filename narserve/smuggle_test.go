@@ -53,8 +53,8 @@ func answers(t testing.TB, addr, sent string, want int) (got []string) {
 	}
 }
 
-// TestSmuggling sends requests whose end is a matter of opinion. SMUGGLED is a request in what may be a body, and after
-// each comes an honest one. None may be answered twice, none as another, and the smuggled one not at all.
+// TestSmuggling sends requests with an ambiguous end. SMUGGLED is a request in what may be a body, and after each comes
+// an honest one. None may be answered twice, none as another, and the smuggled one not at all.
 func TestSmuggling(t *testing.T) {
 	w := newWorld(t)
 	paths := map[string]string{}

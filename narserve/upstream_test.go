@@ -35,7 +35,7 @@ func TestUpstreamIsAskedLastAndWithPatience(t *testing.T) {
 			if !tt.near {
 				sources = []narserve.Source{far.local()}
 			}
-			var asked atomic.Bool // a lookup that nobody waits for any more goes on
+			var asked atomic.Bool // a lookup goes on after its request has ended
 			s := narserve.New(narserve.Config{Sources: sources, Keys: w.keys,
 				Upstream: func(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 					asked.Store(true)

@@ -174,7 +174,7 @@ func shortID(id string) string {
 	return "…" + id[len(id)-8:]
 }
 
-// hostOf is the address in a multiaddr, such as /ip4/192.0.2.1/tcp/6273; what is none stays as it is.
+// hostOf is the address in a multiaddr, such as /ip4/192.0.2.1/tcp/6273; any other text stays as it is.
 func hostOf(addr string) string {
 	parts := strings.Split(addr, "/")
 	switch {

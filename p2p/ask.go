@@ -20,7 +20,7 @@ type Answer struct {
 	Addr      string  `json:"addr"`
 	Path      string  `json:"path"`      // that it claims to have; "" is "not here", whatever the reason
 	Receiving bool    `json:"receiving"` // it is still receiving the NAR itself
-	SignedBy  string  `json:"signedBy"`  // the trusted key whose signature verifies; "" if it is not believed, or is content-addressed
+	SignedBy  string  `json:"signedBy"`  // the trusted key of the verified signature; "" if it is not believed, or is content-addressed
 	NarHash   string  `json:"narHash"`
 	NarSize   int64   `json:"narSize"`
 	Millis    float64 `json:"millis"`  // until it had answered

@@ -21,7 +21,7 @@ import (
 // highest. So two machines mostly agree on whether to stay connected, without negotiation, and all machines have about
 // the same number of neighbours. The rest are strangers: known, and not connected to. When no neighbour has a path,
 // strangers are visited one after the other, and asked for all paths missed lately. A stranger that has one of them
-// stays a neighbour, because the rest of the closure is likely to be there, too. Owned by its keeper, whose mutex
+// stays a neighbour, because the rest of the closure is likely to be there, too. Owned by its keeper; the keeper's mutex
 // guards it.
 type circle struct {
 	kept      int       // how many to keep

@@ -74,7 +74,7 @@ func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error)
 	return store.Info{}, fmt.Errorf("%s: not in the spool: %w", hp, store.ErrNotFound)
 }
 
-// spooled returns the narinfo of a path whose NAR is in the spool, and forgets it if the NAR is gone.
+// spooled returns the narinfo of a path with a NAR in the spool, and forgets it if the NAR is gone.
 func (f *fetched) spooled(hp store.HashPart) (store.Info, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

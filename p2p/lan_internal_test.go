@@ -108,7 +108,7 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	stopA()
 }
 
-// TestInboundPeerIsShownWithThePortItListensAt has b connect to a, whose connection then has a temporary port of b's.
+// TestInboundPeerIsShownWithThePortItListensAt has b connect to a. At a, the connection has a temporary port of b's.
 func TestInboundPeerIsShownWithThePortItListensAt(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", listenPort(a.host))}})

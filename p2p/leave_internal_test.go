@@ -18,7 +18,7 @@ func (failing) Info(context.Context, store.HashPart) (store.Info, error) {
 	return store.Info{}, errFailing
 }
 
-// A damaged source has paths whose content is not what their claims say.
+// A damaged source has paths with content that differs from their claims.
 type damaged struct{ store.Source }
 
 func (d damaged) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {

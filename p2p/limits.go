@@ -124,8 +124,8 @@ const (
 	maxKnown = 512
 	// maxHeard bounds the memory of what the addresses in announcements say, at up to 500 bytes each.
 	maxHeard = 1024
-	// maxTallies bounds the peers that are remembered although they come and go; maxMissAddrs bounds the addresses
-	// whose misses are counted, and likewise the machines. Both are more than a LAN has.
+	// maxTallies bounds the peers that are remembered although they come and go; maxMissAddrs bounds the addresses with
+	// counted misses, and likewise the machines. Both are more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096
 	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each, and
 	// those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find all others.
@@ -178,8 +178,8 @@ const (
 	// then ever less often.
 	tellRate, tellBurst = 1, 4
 	// dialBackAddrRate, a second, and dialBackAddrBurst bound how often a neighbour at one address has us connect to it: a
-	// user who mends a firewall tries some times in a row. dialBackRate and dialBackBurst bound it for all addresses
-	// together, which cost nothing in an IPv6 /64: some 20 connections are under way at most.
+	// machine with a firewall that is being set up tries some times in a row. dialBackRate and dialBackBurst bound it for
+	// all addresses together, which cost nothing in an IPv6 /64: some 20 connections are under way at most.
 	dialBackAddrRate, dialBackAddrBurst = 0.2, 4
 	dialBackRate, dialBackBurst         = 2, 16
 	// visitRate, a second, and visitBurst bound how many strangers are visited: on a LAN of 500 all within 15 s, for a
@@ -290,7 +290,7 @@ const (
 	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
 	// machine with a broken disk is accepted again soon after its repair.
 	banTime = time.Hour
-	// wrongFor is how long a NAR is not taken again from a peer whose copy was wrong. If that peer repairs its store
+	// wrongFor is how long a NAR is not taken again from a peer that had a wrong copy. If that peer repairs its store
 	// earlier, it loses nothing: others take the path from it.
 	wrongFor = time.Hour
 	// asideTime is how long a peer with maxWrong wrong NARs is set aside, and maxAside the longest.

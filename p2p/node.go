@@ -71,7 +71,7 @@ type Config struct {
 	Libp2pLog   slog.Handler // for libp2p's own messages, of the whole process; nil discards
 }
 
-// An Observer is called for each block of a NAR that passes between this node and its neighbours, whose IDs it gets as
+// An Observer is called for each block of a NAR that passes between this node and its neighbours; it gets their IDs as
 // text. It is called from many goroutines at once, while transfers wait: it must return at once.
 type Observer interface {
 	// Received is told of n bytes that the mapping's NAR may consist of: it is not verified yet.

@@ -178,8 +178,8 @@
 //	answerer  1 byte 1: the opener may ask from now on, and may be asked
 //
 // The side that finds a proof wrong resets the stream with the code 0x2002. A wrong proof does not count as a lie and
-// has no other consequence. A proof is HMAC-SHA256, whose key is HKDF-SHA256 of the secret, without salt, with the info
-// "narbor group 1", of
+// has no other consequence. A proof is HMAC-SHA256, with the HKDF-SHA256 of the secret (without salt, with the info
+// "narbor group 1") as its key, of
 //
 //	1 byte   role
 //	32 bytes nonce of the opener

@@ -126,7 +126,7 @@ func (l *lan) names(text string) bool {
 	return slices.ContainsFunc(l.namedNow(), func(n *namedPeer) bool { return n.text == text })
 }
 
-// setNamed replaces the named peers; keepAllNamed then starts and stops what is needed.
+// setNamed replaces the named peers; keepAllNamed then starts and stops their goroutines.
 func (l *lan) setNamed(named []*namedPeer) {
 	l.mu.Lock()
 	l.named = named

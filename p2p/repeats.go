@@ -27,7 +27,7 @@ func newRepeats() *repeats { return &repeats{seed: maphash.MakeSeed()} }
 // first reports whether the question of a peer about a hash part is not remembered, and remembers it.
 func (r *repeats) first(id peer.ID, hp store.HashPart) bool {
 	var h maphash.Hash
-	h.SetSeed(r.seed) // random, so that nobody can choose questions that share a slot
+	h.SetSeed(r.seed) // random, so that no peer can choose questions that share a slot
 	h.WriteString(string(id))
 	h.WriteString(string(hp))
 	question := max(1, h.Sum64())

@@ -22,7 +22,7 @@ import (
 )
 
 // A timeless is libp2p's TLS with certificates that are valid at any time. Those of libp2p begin an hour before they
-// are made, and are made when the program starts: all peers would refuse a machine whose clock is ahead by more than
+// are made, and are made when the program starts: all peers would refuse a machine if its clock is ahead by more than
 // that, or was when it booted. A peer is authenticated by its key; the dates of the certificate do not matter.
 type timeless struct {
 	id       protocol.ID

@@ -214,7 +214,7 @@ func readFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 	}
 }
 
-// readBlock reads the answer to a block request into block, whose length is the block's. It returns the number of bytes
+// readBlock reads the answer to a block request into block, which has the block's length. It returns the number of bytes
 // on the wire, and whether the sender has not verified the block. The error is [store.ErrNotFound] if the holder has
 // the NAR no more, and errLater if the block is not there yet.
 func readBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err error) {

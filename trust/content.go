@@ -20,9 +20,9 @@ type content struct {
 	flat bool       // the NAR must be one plain file, and hash is the file's
 }
 
-// recompute says whether the store path of a claim, whose references must be sorted, follows from its content
-// address. Content addresses of other kinds than the package comment lists are as good as none. A path that refers
-// to itself never follows: Nix leaves it out of the references when it computes such a path, and we do not.
+// recompute reports whether a claim's store path follows from its content address. The claim's references must be sorted.
+// Content addresses of other kinds than the package comment lists are as good as none. A path that refers to itself never
+// follows: Nix leaves that reference out when it computes such a path, and recompute does not.
 func recompute(info store.Info) (content, bool) {
 	kind, hash, ok := strings.Cut(info.CA, "sha256:")
 	h, err := store.ParseHash("sha256:" + hash)
@@ -51,7 +51,7 @@ func recompute(info store.Info) (content, bool) {
 	return content{ca: info.CA, hash: h, flat: kind != "fixed:r:"}, true
 }
 
-// makeHashPart computes the hash part of a store path as Nix does; what kind holds depends on what is addressed.
+// makeHashPart computes the hash part of a store path as Nix does, from Nix's name for the kind of the content.
 func makeHashPart(kind string, inner store.Hash, name string) store.HashPart {
 	sum := sha256.Sum256([]byte(kind + ":sha256:" + hex.EncodeToString(inner[:]) + ":" + store.Dir + ":" + name))
 	return store.HashPartFromBytes([20]byte(nixhash.CompressHash(sum[:], 20)))
@@ -73,8 +73,8 @@ func narStrings(tokens ...string) string {
 	return string(b)
 }
 
-// checkFile returns nil only if nar is, to the last byte, the archive of one regular, non-executable file whose
-// contents have the hash. For given contents there is exactly one such archive.
+// checkFile returns nil only if nar is, to the last byte, the archive of one regular, non-executable file with that hash.
+// For given contents there is exactly one such archive.
 func (c content) checkFile(nar store.NAR) error {
 	head, err := read(nar, 0, int64(len(fileHead)+8))
 	if err != nil || !strings.HasPrefix(head, fileHead) {

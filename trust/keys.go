@@ -13,7 +13,7 @@ import (
 )
 
 // Keys is a set of upstream public keys. All methods may be called concurrently; the set may be replaced at any
-// time, as when nix.conf changes. The zero value trusts nobody.
+// time, as when nix.conf changes. The zero value trusts no key.
 type Keys struct{ set atomic.Pointer[keySet] }
 
 // A keySet never changes. A nil one is empty.
@@ -86,8 +86,8 @@ func parseKey(s string) (signature.PublicKey, error) {
 	return pk, nil
 }
 
-// ShownKey returns a text that is no public key as an error may show it. What is longer than a public key may be a
-// secret one, so only its name is left.
+// ShownKey returns a text that is not a public key in the form that an error may show. A text longer than a public key
+// may be a secret key, so only its name is left.
 func ShownKey(s string) string {
 	name, rest, _ := strings.Cut(s, ":")
 	if len(rest) <= base64.StdEncoding.EncodedLen(ed25519.PublicKeySize) {
@@ -99,7 +99,7 @@ func ShownKey(s string) string {
 // isSpaceOrControl finds what would break a name out of the line of narinfo text that it is printed on.
 func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }
 
-// weakKeys are the points of ed25519 whose order divides 8, by their y coordinate, little-endian: 0, 1, −1, and the
+// weakKeys are the points of ed25519 with an order that divides 8, by their y coordinate, little-endian: 0, 1, −1, and the
 // two of order 8. A signature (R, S) is good if S·B = R + k·A; if A is one of these, k·A is zero for one message in
 // eight at worst, and R = 0, S = 0 will do. crypto/ed25519 lets that pass; libsodium, in Nix, does not.
 var weakKeys = [...]string{

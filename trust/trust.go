@@ -1,7 +1,8 @@
 // Package trust decides what narbor believes. A claim ([store.Info]) becomes a [Mapping] only if an upstream that
 // this machine trusts has signed it, or if its store path can be recomputed from its content; there is no other
-// way to make a Mapping, so code that is handed one cannot be handed an unchecked claim. What is believed here, the
-// machine's own Nix believes too: where the two differ, this package is the stricter. It does no I/O and never logs.
+// way to make a Mapping, so code that is handed one cannot be handed an unchecked claim. The machine's own Nix believes
+// every claim that this package believes: where the two differ, this package is the stricter. It does no I/O and never
+// logs.
 //
 // A signature covers the fingerprint, which is text:
 //
@@ -105,7 +106,7 @@ func (s *keySet) named(signatures []string) bool {
 	})
 }
 
-// NamedIn returns the trusted keys, sorted, in whose name the claim has signatures. It verifies none of them.
+// NamedIn returns the names of trusted keys that the claim's signatures have, sorted. It verifies no signature.
 func (k *Keys) NamedIn(info store.Info) (names []string) {
 	set := k.set.Load()
 	for _, sig := range info.Signatures {

@@ -41,7 +41,7 @@ func archiveVectors(m material) []vector {
 	for _, f := range forgeries(fileText)[:4] {
 		vs = append(vs, forged(tree, "tree: "+f.name, f.nar, untrusted, ""))
 	}
-	// A signature settles everything; what is in the archive is the upstream's business.
+	// A signature settles everything; the archive's content is the upstream's business.
 	signed := m.signedFile
 	signed.text = m.upstreamSigns(forged(signed, "", forgeries(fileText)[1].nar, "", "").text)
 	return append(vs, vector{name: "signed: executable where the content address says otherwise", base: signed, text: signed.text,

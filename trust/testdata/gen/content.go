@@ -31,8 +31,8 @@ func contentVectors(m material) []vector {
 
 func contentMutations(m material, g genuine, v func(name string, t text, want, why string)) {
 	flat := !strings.HasPrefix(g.field("CA"), "fixed:r:")
-	// The NarHash of a tree is its content address. That of a file is not, so nobody knows that it is wrong
-	// before the archive has come.
+	// The NarHash of a tree is its content address. That of a file is not, so a wrong one is only found when the
+	// archive has come.
 	wrongNAR, whyNAR := untrusted, ""
 	if flat {
 		wrongNAR = narRefused
@@ -95,7 +95,7 @@ func addresses(g genuine, v func(name string, t text, want, why string)) {
 	}
 }
 
-// claim returns a narinfo for a path whose hash part is computed like Nix's, for wrong input.
+// claim returns a narinfo for a path with a hash part that is computed as Nix does, from wrong input.
 func claim(g genuine, ca, kind, inner string) vector {
 	name := g.path[len("/nix/store/")+33:]
 	sum := sha256.Sum256([]byte(kind + ":sha256:" + inner + ":/nix/store:" + name))
@@ -139,7 +139,7 @@ func wrongKinds(m material) []vector {
 		v.name, v.want = "computed otherwise: "+x.name, untrusted
 		vs = append(vs, v)
 	}
-	// The address is honest, and the archive is another: what a neighbour could do who swaps NarHash.
+	// The address is honest, and the archive is another: a neighbour has swapped NarHash.
 	v := claim(m.tree, "fixed:r:"+m.caDep.field("NarHash"), "source", hexOf(m.caDep.field("CA")))
 	v.name, v.want = "tree with another's NarHash", untrusted
 	return append(vs, v)

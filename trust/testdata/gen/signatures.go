@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// signatureVectors leave the claim as it is, and change who is said to have signed it.
+// signatureVectors leave the claim as it is, and change its signatures.
 func signatureVectors(m material) []vector {
 	var vs []vector
 	v := func(name string, t text, want string, why ...string) {
@@ -160,7 +160,7 @@ func fingerprints(m material, v adder) {
 	}
 }
 
-// keyVectors change what is trusted.
+// keyVectors change the trusted keys.
 func keyVectors(m material) []vector {
 	up, other := m.upstream.public, m.other.public
 	bits := func(key string) string { return key[strings.IndexByte(key, ':')+1:] }

@@ -189,7 +189,7 @@ func references(m material, v adder) {
 	v("References: an empty line before", m.lib.line("References", "References: ", "References: "+a+" "+b), malformed, oneReading)
 }
 
-// unsignedFields are not covered by the signature, so anybody may set them: they are dropped.
+// unsignedFields are not covered by the signature, so every peer can set them: they are dropped.
 func unsignedFields(m material, v adder) {
 	const strictDeriver = "what is there must be well-formed"
 	drv := strings.TrimPrefix(m.drv.path, "/nix/store/")
