@@ -252,14 +252,14 @@ func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint
 	if !n.dialBacks.allow(remote, time.Now()) {
 		return tooOften
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
-	defer cancel()
 	return tryDial(ctx, local, netip.AddrPortFrom(remote, port))
 }
 
 // tryDial opens a TCP connection from a local address, and closes it at once. The kernel chooses the local port, so that no
 // firewall takes the connection for part of another.
 func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
+	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
+	defer cancel()
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))}
 	conn, err := d.DialContext(ctx, "tcp", to.String())
 	if err == nil {

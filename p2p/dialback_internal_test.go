@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,6 +92,39 @@ func TestDialBackOutcomes(t *testing.T) {
 	l.Close()
 	if got := tryDial(t.Context(), to.Addr(), to); got != refused {
 		t.Errorf("dialling a closed port: %s, want %s", got, refused)
+	}
+}
+
+func TestDialBackIsGivenUp(t *testing.T) {
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(fd)
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := netip.MustParseAddr("127.0.0.1")
+	to := netip.AddrPortFrom(local, uint16(name.(*syscall.SockaddrInet4).Port))
+	for i := 0; ; i++ { // until its queue is full, and the kernel drops what comes
+		conn, err := net.DialTimeout("tcp", to.String(), dialBackTimeout/8)
+		if err != nil {
+			break
+		}
+		defer conn.Close()
+		if i == 10 {
+			t.Skip("this kernel answers for a socket that accepts nothing")
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	defer time.AfterFunc(5*dialBackTimeout, cancel).Stop()
+	if got := tryDial(ctx, local, to); got != timedOut {
+		t.Errorf("dialling a port that does not answer: %s, want %s", got, timedOut)
 	}
 }
 
