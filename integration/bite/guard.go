@@ -17,7 +17,7 @@ import (
 //go:embed guards.txt
 var guardList string
 
-// testTimeout bounds the tests of one guard. Without their guard they may hang, which counts as a failure.
+// testTimeout bounds each test of a guard. Without their guard tests may hang, which counts as a failure.
 const testTimeout = 2 * time.Minute
 
 // A guard is an expression or some lines of a declaration, and their replacement without the guard.
@@ -145,7 +145,8 @@ var failure = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)|^(panic: test timed out
 // runTests runs the tests of binary that match pattern. It returns the first one that failed, or "", and their output.
 // Programs that the tests compile use the overlay too.
 func runTests(ctx context.Context, pkg, binary, pattern, overlay string) (failed, out string, err error) {
-	cmd := exec.CommandContext(ctx, binary, "-test.run", "^("+pattern+")$", "-test.failfast", "-test.timeout", testTimeout.String())
+	timeout := time.Duration(1+strings.Count(pattern, "|")) * testTimeout // they run one after the other
+	cmd := exec.CommandContext(ctx, binary, "-test.run", "^("+pattern+")$", "-test.failfast", "-test.timeout", timeout.String())
 	cmd.Dir = pkg
 	if overlay != "" {
 		cmd.Env = append(os.Environ(), "GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay)
