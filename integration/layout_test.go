@@ -21,11 +21,12 @@ import (
 var mayImport = map[string][]string{
 	"store":       nil,
 	"trust":       {"store"},
-	"p2p":         {"store", "trust", "p2p/netmon"},
+	"p2p":         {"store", "trust", "p2p/netmon", "p2p/wire"},
 	"p2p/netmon":  nil,
+	"p2p/wire":    {"store"},
 	"narserve":    {"store", "trust"},
-	"cmd":         {"store", "trust", "p2p", "p2p/netmon", "narserve"},
-	"integration": {"store", "trust", "p2p", "p2p/netmon", "narserve", "cmd"},
+	"cmd":         {"store", "trust", "p2p", "p2p/netmon", "p2p/wire", "narserve"},
+	"integration": {"store", "trust", "p2p", "p2p/netmon", "p2p/wire", "narserve", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

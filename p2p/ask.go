@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -73,12 +74,12 @@ func (n *Node) askAlone(ctx context.Context, nb *neighbour, parts []store.HashPa
 	defer ex.Reset()
 	ex.until = time.Now().Add(askTimeout)
 	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	if err := ex.send(request{kind: askClaims, hashParts: parts}); err != nil {
+	if err := ex.send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
 		return nil, err
 	}
 	replies := make([]reply, len(parts))
 	for i := range parts {
-		text, receiving, err := readClaim(ex.br)
+		text, receiving, err := wire.ReadClaim(ex.br)
 		if err != nil {
 			return nil, err
 		}

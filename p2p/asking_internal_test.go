@@ -12,11 +12,12 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
 // absentPart is the hash part of a path that no neighbour has.
-var absentPart = store.HashPartFromBytes([hashPartBytes]byte{})
+var absentPart = store.HashPartFromBytes([wire.HashPartBytes]byte{})
 
 // answersAll fails the test unless the neighbours of a node answer that many questions in a row.
 func answersAll(t *testing.T, n *Node, hp store.HashPart, count int) {
@@ -33,7 +34,7 @@ func TestQuestionIsAskedAgainAfterItsStreamHasBroken(t *testing.T) {
 	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
-	g.claims = func(s network.Stream, r request) error {
+	g.claims = func(s network.Stream, r wire.Request) error {
 		if asked.Add(1)%2 == 0 {
 			return errEnd
 		}
@@ -50,7 +51,7 @@ func TestQuestionIsAskedAfterAStreamHasEndedUnnoticed(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
-	g.claims = func(s network.Stream, r request) error {
+	g.claims = func(s network.Stream, r wire.Request) error {
 		if err := g.writeClaims(s, r); err != nil {
 			return err
 		}
@@ -68,8 +69,8 @@ func TestAnswersOfABrokenBatchCount(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
-	g.claims = func(s network.Stream, r request) error {
-		if _, err := s.Write(appendClaim(nil, "", false)); err != nil {
+	g.claims = func(s network.Stream, r wire.Request) error {
+		if _, err := s.Write(wire.AppendClaim(nil, "", false)); err != nil {
 			return err
 		}
 		return s.CloseWrite()
@@ -96,7 +97,7 @@ func TestQuestionThatBreaksEveryStreamIsGivenUp(t *testing.T) {
 	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
-	g.claims = func(network.Stream, request) error {
+	g.claims = func(network.Stream, wire.Request) error {
 		asked.Add(1)
 		return errEnd
 	}
@@ -114,7 +115,7 @@ func TestQuestionAnsweredInAWrongFormatIsNotAskedAgain(t *testing.T) {
 	info, _ := s.sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
-	g.claims = func(s network.Stream, _ request) error {
+	g.claims = func(s network.Stream, _ wire.Request) error {
 		asked.Add(1)
 		_, err := s.Write([]byte{1}) // an empty claim that is still being received
 		return err
@@ -135,13 +136,13 @@ func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
 	conn := n.lan.host.Network().ConnsToPeer(g.ID())[0]
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	claims := request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}
+	claims := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}
 	for range 30 { // half of the time there is a turn first
-		for _, r := range []request{claims, blockRequest(info, 0)} {
+		for _, r := range []wire.Request{claims, blockRequest(info, 0)} {
 			var out bytes.Buffer
 			w := answers{bufio.NewWriterSize(&out, 16), new(toldParts)}
 			if err := n.answer(ctx, conn, n.tallyOf(g.ID()), w, r); err == nil || out.Len() > 0 {
-				t.Fatalf("answer to a request of kind %d = %v and %q, want an error and nothing", r.kind, err, out.Bytes())
+				t.Fatalf("answer to a request of kind %d = %v and %q, want an error and nothing", r.Kind, err, out.Bytes())
 			}
 		}
 	}

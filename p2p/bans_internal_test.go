@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -138,7 +139,7 @@ func TestBansAreCountedByReason(t *testing.T) {
 		fmt.Errorf("x: %w", store.ErrCorrupt):     refusedHash,
 		fmt.Errorf("x: %w", errName):              refusedName,
 		fmt.Errorf("x: %w", errProbing):           refusedProbing,
-		fmt.Errorf("x: %w", errWire):              refusedFormat,
+		fmt.Errorf("x: %w", wire.ErrWire):         refusedFormat,
 		errors.New("something, in its own words"): refusedFormat,
 	} {
 		before := n.Status().Bans

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -130,25 +131,25 @@ func (n *Node) publicUpstream() bool {
 }
 
 // answerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
-func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r wire.Request) error {
 	if !n.helps() || !t.probing.mayHelp() { // every question is a miss, unless it is found
-		return bw.WriteByte(byte(verdictNo))
+		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
 	defer cancel()
-	m, err := n.lookupUpstream(ctx, r.hashParts[0])
+	m, err := n.lookupUpstream(ctx, r.HashParts[0])
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDisbelieved) {
-		return bw.WriteByte(byte(verdictNone))
+		return bw.WriteByte(byte(wire.VerdictNone))
 	}
 	if err != nil || !n.mayFetchFor(ctx, m) {
-		return bw.WriteByte(byte(verdictNo))
+		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	text, _, err := claimText(m)
 	if err != nil {
-		return bw.WriteByte(byte(verdictNo))
+		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	t.probing.found()
-	_, err = bw.Write(appendVerdict(verdictYes, text))
+	_, err = bw.Write(wire.AppendVerdict(wire.VerdictYes, text))
 	return err
 }
 
@@ -160,33 +161,33 @@ func (n *Node) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
 }
 
 // answerFetch begins to fetch a NAR for a neighbour, or says how far that is.
-func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
-	hp := r.hashParts[0]
+func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r wire.Request) error {
+	hp := r.HashParts[0]
 	if !n.helps() { // every question is a miss, unless it is found
-		return bw.WriteByte(byte(verdictNo))
+		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	here := func() bool { return n.cfg.Spool.Has(r.nar) && n.sharer.has(ctx, hp, r.nar) }
+	here := func() bool { return n.cfg.Spool.Has(r.NAR) && n.sharer.has(ctx, hp, r.NAR) }
 	if here() {
 		t.probing.found()
-		return bw.WriteByte(byte(verdictHere))
+		return bw.WriteByte(byte(wire.VerdictHere))
 	}
-	j := n.behalf.touch(r.nar)
+	j := n.behalf.touch(r.NAR)
 	f := n.sharer.flight(r)
 	if f == nil && (j != nil || n.fetched.flight(hp) == nil) {
-		f = n.fetchFor(ctx, askerOn(conn), hp, r.nar)
+		f = n.fetchFor(ctx, askerOn(conn), hp, r.NAR)
 	}
 	switch {
 	case f != nil:
 	case here(): // it has come meanwhile
 		t.probing.found()
-		return bw.WriteByte(byte(verdictHere))
+		return bw.WriteByte(byte(wire.VerdictHere))
 	default:
-		return bw.WriteByte(byte(verdictNo))
+		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	t.probing.found()
 	f.urged.Store(true)
 	f.meetPeer(conn.RemotePeer())
-	_, err := bw.Write(appendProgress(n.downloaded(), n.pace.rate()))
+	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.pace.rate()))
 	return err
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -66,11 +67,11 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, ""), more.open(t, "")}
 		cfg.UpstreamBudget = 3 * first.NarSize
 	})
-	if _, have := g.begs(t, n, first); have != verdictYes {
-		t.Errorf("the answer to the first is %d, want %d", have, verdictYes)
+	if _, have := g.begs(t, n, first); have != wire.VerdictYes {
+		t.Errorf("the answer to the first is %d, want %d", have, wire.VerdictYes)
 	}
-	if _, have := again.begs(t, n, second); have != verdictNo {
-		t.Errorf("the answer to a second one at the same address is %d, want %d", have, verdictNo)
+	if _, have := again.begs(t, n, second); have != wire.VerdictNo {
+		t.Errorf("the answer to a second one at the same address is %d, want %d", have, wire.VerdictNo)
 	}
 	n.behalf.mu.Lock()
 	defer n.behalf.mu.Unlock()
@@ -117,8 +118,8 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 	b.mu.Lock()
 	b.left, b.at = -missesPerMinute, time.Now() // no question for a minute
 	b.mu.Unlock()
-	if ask, _ := g.begs(t, n, info); ask != verdictNo {
-		t.Errorf("the answer to one question too many is %d, want %d", ask, verdictNo)
+	if ask, _ := g.begs(t, n, info); ask != wire.VerdictNo {
+		t.Errorf("the answer to one question too many is %d, want %d", ask, wire.VerdictNo)
 	}
 }
 
@@ -147,17 +148,17 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer n.lan.Host().Close()
-		ask := func() verdict {
+		ask := func() wire.Verdict {
 			var b bytes.Buffer
 			bw := bufio.NewWriter(&b)
-			r := request{kind: askFetch, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}
+			r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
 			if err := n.answerFetch(t.Context(), nobodyConn{}, n.tallyOf("asker"), bw, r); err != nil {
 				t.Fatal(err)
 			}
 			bw.Flush()
-			return verdict(b.Bytes()[0])
+			return wire.Verdict(b.Bytes()[0])
 		}
-		want := map[bool][2]verdict{true: {verdictYes, verdictHere}, false: {verdictNo, verdictNo}}[shared]
+		want := map[bool][2]wire.Verdict{true: {wire.VerdictYes, wire.VerdictHere}, false: {wire.VerdictNo, wire.VerdictNo}}[shared]
 		f, err := n.newFlight(m)
 		if err != nil {
 			t.Fatal(err)
@@ -188,7 +189,7 @@ func (nobodyConn) RemotePeer() peer.ID           { return "asker" }
 func (nobodyConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/192.0.2.1/tcp/1") }
 
 // helper returns a node that fetches for others from an upstream which has one path, and a function that asks it to.
-func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFunc) (*Node, func() verdict) {
+func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFunc) (*Node, func() wire.Verdict) {
 	t.Helper()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, ".narinfo") {
@@ -215,23 +216,23 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { n.lan.Host().Close() })
-	return n, func() verdict {
+	return n, func() wire.Verdict {
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
-		r := request{kind: askFetch, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}
+		r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
 		if err := n.answerFetch(t.Context(), nobodyConn{}, n.tallyOf("asker"), bw, r); err != nil {
 			t.Error(err)
 		}
 		bw.Flush()
-		return verdict(b.Bytes()[0])
+		return wire.Verdict(b.Bytes()[0])
 	}
 }
 
 // until asks until the answer is no longer that it is under way, and returns it.
-func until(t *testing.T, ask func() verdict) verdict {
+func until(t *testing.T, ask func() wire.Verdict) wire.Verdict {
 	t.Helper()
 	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
-		if got := ask(); got != verdictYes || time.Now().After(limit) {
+		if got := ask(); got != wire.VerdictYes || time.Now().After(limit) {
 			return got
 		}
 	}
@@ -252,15 +253,15 @@ func TestConcurrentAskersAreAllHelped(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			if got := ask(); got != verdictYes {
-				t.Errorf("the answer is %d, want %d", got, verdictYes)
+			if got := ask(); got != wire.VerdictYes {
+				t.Errorf("the answer is %d, want %d", got, wire.VerdictYes)
 			}
 		})
 	}
 	all.Wait()
 	close(slow)
-	if got := until(t, ask); got != verdictHere {
-		t.Fatalf("the answer is %d, want %d", got, verdictHere)
+	if got := until(t, ask); got != wire.VerdictHere {
+		t.Fatalf("the answer is %d, want %d", got, wire.VerdictHere)
 	}
 	sp, ok := n.cfg.Spool.Get(info.NarHash)
 	if !ok {
@@ -268,8 +269,8 @@ func TestConcurrentAskersAreAllHelped(t *testing.T) {
 	}
 	sp.Used() // this machine's own Nix has it, but not in its store yet
 	sp.Close()
-	if got := ask(); got != verdictHere {
-		t.Errorf("the answer about what Nix has just taken is %d, want %d", got, verdictHere)
+	if got := ask(); got != wire.VerdictHere {
+		t.Errorf("the answer about what Nix has just taken is %d, want %d", got, wire.VerdictHere)
 	}
 	if len(n.sharer.opened) == 0 {
 		t.Error("what is held open for neighbours will never be closed")
@@ -288,24 +289,24 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		http.NotFound(w, r)
 	})
-	if got := ask(); got != verdictYes {
-		t.Fatalf("the answer is %d, want %d", got, verdictYes)
+	if got := ask(); got != wire.VerdictYes {
+		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
-	if got := until(t, ask); got != verdictNo {
-		t.Fatalf("the answer is %d, want %d", got, verdictNo)
+	if got := until(t, ask); got != wire.VerdictNo {
+		t.Fatalf("the answer is %d, want %d", got, wire.VerdictNo)
 	}
 	before := asked.Load()
 	for range 20 {
-		if got := ask(); got != verdictNo {
-			t.Errorf("the answer is %d, want %d", got, verdictNo)
+		if got := ask(); got != wire.VerdictNo {
+			t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
 		}
 	}
 	if got := asked.Load(); got != before {
 		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
 	}
 	n.behalf.failed.Add(info.NarHash, time.Now().Add(-shunTime))
-	if got := ask(); got != verdictYes {
-		t.Errorf("the answer after a while is %d, want %d", got, verdictYes)
+	if got := ask(); got != wire.VerdictYes {
+		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}
 	until(t, ask)
 }

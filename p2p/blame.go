@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -78,8 +79,8 @@ func (f *fetch) witness(by map[peer.ID]int) *neighbour {
 
 // compare makes the blocks that are not in the manifest missing again. It is called while no run is on.
 func (f *fetch) compare(manifest store.Manifest) error {
-	buf := blockBuffers.Get().(*[]byte)
-	defer blockBuffers.Put(buf)
+	buf := wire.BlockBuffers.Get().(*[]byte)
+	defer wire.BlockBuffers.Put(buf)
 	wrong := make([]bool, len(manifest))
 	for i, block := range manifest {
 		b := (*buf)[:block.Size]
@@ -92,7 +93,7 @@ func (f *fetch) compare(manifest store.Manifest) error {
 	return err
 }
 
-// askManifest gets a holder's word on what the blocks are.
+// AskManifest gets a holder's word on what the blocks are.
 func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest, error) {
 	ex, err := nb.open(ctx, readStall)
 	if err != nil {
@@ -101,10 +102,10 @@ func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest,
 	defer ex.Reset()
 	stop := context.AfterFunc(ctx, func() { ex.Reset() })
 	defer stop()
-	r := request{kind: askManifest, hashParts: []store.HashPart{f.m.Path().HashPart()}, nar: f.m.NarHash()}
+	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{f.m.Path().HashPart()}, NAR: f.m.NarHash()}
 	if err := ex.send(r); err != nil {
 		return nil, err
 	}
 	ex.until = time.Now().Add(min(manifestTimeout+time.Duration(f.m.NarSize()/manifestPace)*time.Second, manifestLimit))
-	return readManifest(ex.br, f.m.NarSize())
+	return wire.ReadManifest(ex.br, f.m.NarSize())
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -163,7 +164,7 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	if errors.Is(err, errWire) {
+	if errors.Is(err, wire.ErrWire) {
 		f.liar(nb.id, err)
 		return
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -23,12 +24,12 @@ import (
 func TestPromisedLengthsReserveNothing(t *testing.T) {
 	for name, read := range map[string]func() error{
 		"claim": func() error {
-			_, _, err := readClaim(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, store.MaxInfoLen<<1))))
+			_, _, err := wire.ReadClaim(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, store.MaxInfoLen<<1))))
 			return err
 		},
 		"manifest": func() error {
 			n := uint64(store.NumBlocks(store.MaxNarSize))
-			_, err := readManifest(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, n))), store.MaxNarSize)
+			_, err := wire.ReadManifest(bufio.NewReader(bytes.NewReader(binary.AppendUvarint(nil, n))), store.MaxNarSize)
 			return err
 		},
 	} {
@@ -45,8 +46,8 @@ func TestPromisedLengthsReserveNothing(t *testing.T) {
 func TestClaimAboutAnotherPathIsALie(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "known", random(100))
-	g := (&rogue{claims: func(s network.Stream, r request) error {
-		_, err := s.Write(append(appendClaim(nil, info.String(), false), 0)) // nothing further
+	g := (&rogue{claims: func(s network.Stream, r wire.Request) error {
+		_, err := s.Write(append(wire.AppendClaim(nil, info.String(), false), 0)) // nothing further
 		return err
 	}}).start(t)
 	n, _ := runNode(t, s, nil, g)
@@ -66,16 +67,16 @@ func TestWhatIsNotOfThisNARIsNotHere(t *testing.T) {
 	s.SetDeadline(time.Now().Add(20 * time.Second))
 	br, other := bufio.NewReader(s), info
 	other.NarHash[0]++
-	for what, r := range map[string]request{"a block beyond the end": blockRequest(info, 1),
+	for what, r := range map[string]wire.Request{"a block beyond the end": blockRequest(info, 1),
 		"the last of all blocks": blockRequest(info, store.NumBlocks(store.MaxNarSize)-1),
 		"another NarHash":        blockRequest(other, 0)} {
-		s.Write(appendRequest(nil, r))
-		if _, _, err := readBlock(br, make([]byte, 1000)); !errors.Is(err, store.ErrNotFound) {
+		s.Write(wire.AppendRequest(nil, r))
+		if _, _, err := wire.ReadBlock(br, make([]byte, 1000)); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("%s: readBlock = %v, want ErrNotFound", what, err)
 		}
 	}
-	s.Write(appendRequest(nil, blockRequest(info, 0)))
-	if _, _, err := readBlock(br, make([]byte, 1000)); err != nil {
+	s.Write(wire.AppendRequest(nil, blockRequest(info, 0)))
+	if _, _, err := wire.ReadBlock(br, make([]byte, 1000)); err != nil {
 		t.Errorf("readBlock = %v after that", err)
 	}
 }
@@ -160,7 +161,7 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 	go func() {
 		err := ex.send(blockRequest(info, 0))
 		if err == nil {
-			_, _, err = readBlock(ex.br, make([]byte, len(nar)))
+			_, _, err = wire.ReadBlock(ex.br, make([]byte, len(nar)))
 		}
 		ended <- err
 	}()

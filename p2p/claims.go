@@ -11,6 +11,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -150,9 +151,9 @@ func (n *neighbour) again(batch []*lookup, err error) (rest []*lookup) {
 
 // ask sends a batch of questions in one request.
 func (ex *exchange) ask(batch []*lookup) error {
-	r := request{kind: askClaims, hashParts: make([]store.HashPart, len(batch))}
+	r := wire.Request{Kind: wire.AskClaims, HashParts: make([]store.HashPart, len(batch))}
 	for i, l := range batch {
-		r.hashParts[i] = l.hp
+		r.HashParts[i] = l.hp
 	}
 	return ex.send(r)
 }
@@ -162,7 +163,7 @@ func (ex *exchange) ask(batch []*lookup) error {
 func (n *neighbour) more(batch []*lookup) []*lookup {
 	runtime.Gosched()
 	batch = slices.DeleteFunc(batch, n.answeredUnasked)
-	for len(batch) < maxClaims {
+	for len(batch) < wire.MaxClaims {
 		select {
 		case l := <-n.asks:
 			if !n.answeredUnasked(l) {
@@ -193,11 +194,11 @@ func (n *neighbour) answeredUnasked(l *lookup) bool {
 func (ex *exchange) readClaims(n *neighbour, batch []*lookup) (rest []*lookup, ok bool) {
 	ex.until = time.Now().Add(claimsTimeout)
 	for i, l := range batch {
-		text, receiving, err := readClaim(ex.br)
+		text, receiving, err := wire.ReadClaim(ex.br)
 		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
 			n.broke(ex, l.node, err)
-			if again := !errors.Is(err, errWire); again {
+			if again := !errors.Is(err, wire.ErrWire); again {
 				return n.again(batch[i:], err), false
 			}
 			n.fail(batch[i:i+1], err) // it would be answered so again
@@ -205,7 +206,7 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) (rest []*lookup, o
 		}
 		l.answered(reply{from: n, text: text, receiving: receiving})
 	}
-	if err := readFurther(ex.br, n.hear); err != nil {
+	if err := wire.ReadFurther(ex.br, n.hear); err != nil {
 		n.broke(ex, batch[0].node, err)
 		return nil, false
 	}
@@ -215,7 +216,7 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) (rest []*lookup, o
 // broke ends a stream that is of no more use, and strikes the neighbour if it broke the wire format.
 func (n *neighbour) broke(ex *exchange, node *Node, err error) {
 	ex.Reset()
-	if errors.Is(err, errWire) {
+	if errors.Is(err, wire.ErrWire) {
 		node.counts.refuse(refusedFormat)
 		node.strike(n.id, err)
 	}

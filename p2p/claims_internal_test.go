@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -47,16 +48,16 @@ func (s signer) chain(t testing.TB, name string, count int) []store.Info {
 }
 
 // withFurther answers claims requests with info and nothing else, and adds further claims.
-func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(network.Stream, request) error {
-	return func(s network.Stream, r request) error {
-		asked.Add(int64(len(r.hashParts)))
+func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(network.Stream, wire.Request) error {
+	return func(s network.Stream, r wire.Request) error {
+		asked.Add(int64(len(r.HashParts)))
 		var out bytes.Buffer
-		for _, hp := range r.hashParts {
+		for _, hp := range r.HashParts {
 			text := ""
 			if hp == g.info.Path.HashPart() {
 				text = g.info.String()
 			}
-			out.Write(appendClaim(nil, text, false))
+			out.Write(wire.AppendClaim(nil, text, false))
 		}
 		for _, c := range further {
 			raw := c.hp.Bytes()
@@ -201,7 +202,7 @@ func TestFloodOfFurtherClaims(t *testing.T) {
 	infos := s.chain(t, "chain", 1)
 	g := &rogue{info: infos[0]}
 	var asked atomic.Int64
-	flood := make([]furtherClaim, 10*maxFurther)
+	flood := make([]furtherClaim, 10*wire.MaxFurther)
 	for i := range flood {
 		flood[i] = furtherClaim{partA, "x"}
 	}
@@ -234,18 +235,18 @@ func shared(t *testing.T, n *Node, g *rogue, parts ...store.HashPart) (claims []
 
 func sharedOn(t *testing.T, ex *exchange, parts ...store.HashPart) (claims []string, further []furtherClaim) {
 	t.Helper()
-	if err := ex.send(request{kind: askClaims, hashParts: parts}); err != nil {
+	if err := ex.send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(ex)
 	for range parts {
-		text, _, err := readClaim(br)
+		text, _, err := wire.ReadClaim(br)
 		if err != nil {
 			t.Fatal(err)
 		}
 		claims = append(claims, text)
 	}
-	if err := readFurther(br, func(hp store.HashPart, text string) { further = append(further, furtherClaim{hp, text}) }); err != nil {
+	if err := wire.ReadFurther(br, func(hp store.HashPart, text string) { further = append(further, furtherClaim{hp, text}) }); err != nil {
 		t.Fatal(err)
 	}
 	return claims, further
@@ -253,7 +254,7 @@ func sharedOn(t *testing.T, ex *exchange, parts ...store.HashPart) (claims []str
 
 func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 	s := newSigner(t)
-	infos := s.chain(t, "chain", maxFurther+10)
+	infos := s.chain(t, "chain", wire.MaxFurther+10)
 	mem := store.NewMem()
 	unsigned := 3
 	for i, info := range infos {
@@ -279,8 +280,8 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 	if len(further) != unsigned-1 {
 		t.Errorf("%d further claims, want %d", len(further), unsigned-1)
 	}
-	if _, further = shared(t, n, g, infos[unsigned+1].Path.HashPart()); len(further) != maxFurther {
-		t.Errorf("%d further claims of a long closure, want %d", len(further), maxFurther)
+	if _, further = shared(t, n, g, infos[unsigned+1].Path.HashPart()); len(further) != wire.MaxFurther {
+		t.Errorf("%d further claims of a long closure, want %d", len(further), wire.MaxFurther)
 	}
 	stream := g.dial(t, n)
 	defer stream.Reset()

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -67,7 +68,7 @@ func refusal(err error) string {
 		return refusedSignature
 	case errors.Is(err, trust.ErrUntrusted):
 		return refusedKey
-	case errors.Is(err, store.ErrCorrupt) && !errors.Is(err, errWire):
+	case errors.Is(err, store.ErrCorrupt) && !errors.Is(err, wire.ErrWire):
 		return refusedHash
 	}
 	return refusedFormat

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"narbor/p2p/wire"
 	"net"
 	"net/netip"
 	"sync"
@@ -125,7 +126,7 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 	defer forget()
 	d := DialBack{Interface: n.lan.gate.interfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
-	if errors.Is(err, errWire) {
+	if errors.Is(err, wire.ErrWire) {
 		n.strike(id, err)
 	}
 	if err != nil {
@@ -189,12 +190,12 @@ func appendDialBack(b []byte, port uint16) []byte { return binary.AppendUvarint(
 
 // readDialBack reads the request: the port that the asker listens at.
 func readDialBack(br *bufio.Reader) (uint16, error) {
-	port, err := readUvarint(br, 1<<16-1)
+	port, err := wire.ReadUvarint(br, 1<<16-1)
 	if err != nil {
-		return 0, noEOF(err)
+		return 0, wire.NoEOF(err)
 	}
 	if port < minPort {
-		return 0, fmt.Errorf("%w: port %d is below %d", errWire, port, minPort)
+		return 0, fmt.Errorf("%w: port %d is below %d", wire.ErrWire, port, minPort)
 	}
 	return uint16(port), nil
 }
@@ -203,10 +204,10 @@ func readDialBack(br *bufio.Reader) (uint16, error) {
 func readOutcome(br *bufio.Reader) (outcome, error) {
 	b, err := br.ReadByte()
 	if err != nil {
-		return 0, noEOF(err)
+		return 0, wire.NoEOF(err)
 	}
 	if outcome(b) > tooOften {
-		return 0, fmt.Errorf("%w: a dial-back cannot end with %d", errWire, b)
+		return 0, fmt.Errorf("%w: a dial-back cannot end with %d", wire.ErrWire, b)
 	}
 	return outcome(b), nil
 }
@@ -225,7 +226,7 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 	if err == nil {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
-	if errors.Is(err, errWire) {
+	if errors.Is(err, wire.ErrWire) {
 		n.counts.refuse(refusedFormat)
 		n.strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)

@@ -19,6 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -49,7 +50,7 @@ func FuzzReadOutcome(f *testing.F) {
 
 func TestDialBackFramesAreBounded(t *testing.T) {
 	for _, port := range []uint16{0, 22, 1023} {
-		if got, err := readDialBack(bufio.NewReader(bytes.NewReader(appendDialBack(nil, port)))); !errors.Is(err, errWire) {
+		if got, err := readDialBack(bufio.NewReader(bytes.NewReader(appendDialBack(nil, port)))); !errors.Is(err, wire.ErrWire) {
 			t.Errorf("readDialBack of port %d = %d, %v, want errWire", port, got, err)
 		}
 	}
@@ -58,10 +59,10 @@ func TestDialBackFramesAreBounded(t *testing.T) {
 			t.Errorf("readDialBack of port %d = %d, %v", port, got, err)
 		}
 	}
-	if got, err := readDialBack(bufio.NewReader(bytes.NewReader([]byte{0x80, 0x80, 0x04}))); !errors.Is(err, errWire) {
+	if got, err := readDialBack(bufio.NewReader(bytes.NewReader([]byte{0x80, 0x80, 0x04}))); !errors.Is(err, wire.ErrWire) {
 		t.Errorf("readDialBack of port 65536 = %d, %v, want errWire", got, err)
 	}
-	if got, err := readOutcome(bufio.NewReader(bytes.NewReader([]byte{byte(tooOften) + 1}))); !errors.Is(err, errWire) {
+	if got, err := readOutcome(bufio.NewReader(bytes.NewReader([]byte{byte(tooOften) + 1}))); !errors.Is(err, wire.ErrWire) {
 		t.Errorf("readOutcome of an unknown byte = %d, %v, want errWire", got, err)
 	}
 }

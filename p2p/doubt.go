@@ -8,6 +8,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -93,8 +94,8 @@ func (f *fetch) hasLied(id peer.ID) bool {
 
 // digest hashes a block of the NAR.
 func (f *fetch) digest(nar io.ReaderAt, i int) (store.Hash, error) {
-	buf := blockBuffers.Get().(*[]byte)
-	defer blockBuffers.Put(buf)
+	buf := wire.BlockBuffers.Get().(*[]byte)
+	defer wire.BlockBuffers.Put(buf)
 	b := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
 	_, err := nar.ReadAt(b, int64(i)*store.BlockSize)
 	return sha256.Sum256(b), err

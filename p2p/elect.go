@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -35,16 +35,6 @@ func signOf(upstreams []*store.Upstream) protocol.ID {
 	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(urls), "\n")))
 	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
 }
-
-// A verdict is the first byte of an answer to a request on behalf of others.
-type verdict byte
-
-const (
-	verdictNo   verdict = 0 // cannot tell, or will not do it
-	verdictNone verdict = 1 // info: the upstream has none
-	verdictYes  verdict = 2 // info: the claim follows; fetch: under way
-	verdictHere verdict = 3 // fetch: here
-)
 
 // electorate is the beginning of the hash input of the members' scores for a path. So the peer that asks for its
 // narinfo is also the one that fetches its NAR, and has its location by then.
@@ -215,9 +205,9 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 		if ctx.Err() == nil {
 			who.tally.pause(time.Now())
 		}
-	case v == verdictNone:
+	case v == wire.VerdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.id, store.ErrNotFound)
-	case v == verdictYes:
+	case v == wire.VerdictYes:
 		if m, err := n.told(who, hp, text); err == nil {
 			return m, nil
 		}
@@ -244,27 +234,28 @@ func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mappin
 }
 
 // askInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
-func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v verdict, text string, err error) {
-	err = n.exchange(ctx, request{kind: askUpstream, hashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
-		v, text, err = readVerdict(br)
+func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v wire.Verdict, text string, err error) {
+	err = n.exchange(ctx, wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
+		v, text, err = wire.ReadVerdict(br)
 		return err
 	})
 	return v, text, err
 }
 
-// askFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
+// AskFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
 // upstreams, of all NARs, and how many one download brings in a second.
-func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v verdict, got, pace int64, err error) {
-	err = n.exchange(ctx, request{kind: askFetch, hashParts: []store.HashPart{hp}, nar: nar}, fetchPatience, func(br *bufio.Reader) error {
-		v, got, pace, err = readProgress(br)
-		return err
-	})
+func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v wire.Verdict, got, pace int64, err error) {
+	err = n.exchange(ctx, wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{hp}, NAR: nar}, fetchPatience,
+		func(br *bufio.Reader) error {
+			v, got, pace, err = wire.ReadProgress(br)
+			return err
+		})
 	return v, got, pace, err
 }
 
 // exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
 // other side; then it is asked on a new one.
-func (n *neighbour) exchange(ctx context.Context, r request, within time.Duration, read func(*bufio.Reader) error) error {
+func (n *neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
 	select {
 	case n.helping <- struct{}{}:
 		defer func() { <-n.helping }()
@@ -294,58 +285,4 @@ func (n *neighbour) exchange(ctx context.Context, r request, within time.Duratio
 			return err
 		}
 	}
-}
-
-// readVerdict reads the answer about a narinfo.
-func readVerdict(br *bufio.Reader) (v verdict, text string, err error) {
-	first, err := br.ReadByte()
-	if err != nil {
-		return 0, "", noEOF(err)
-	}
-	switch v = verdict(first); v {
-	case verdictNo, verdictNone:
-		return v, "", nil
-	case verdictYes:
-		n, err := readUvarint(br, store.MaxInfoLen)
-		if err != nil {
-			return 0, "", noEOF(err)
-		}
-		text, err = readText(br, n)
-		return v, text, err
-	}
-	return 0, "", fmt.Errorf("%w: unknown verdict %d", errWire, first)
-}
-
-// appendVerdict is the inverse of [readVerdict].
-func appendVerdict(v verdict, text string) []byte {
-	if v != verdictYes {
-		return []byte{byte(v)}
-	}
-	return append(binary.AppendUvarint([]byte{byte(v)}, uint64(len(text))), text...)
-}
-
-// readProgress reads the answer about a fetch.
-func readProgress(br *bufio.Reader) (v verdict, got, pace int64, err error) {
-	first, err := br.ReadByte()
-	if err != nil {
-		return 0, 0, 0, noEOF(err)
-	}
-	switch v = verdict(first); v {
-	case verdictNo, verdictHere:
-		return v, 0, 0, nil
-	case verdictYes:
-		g, err := readUvarint(br, store.MaxNarSize)
-		if err != nil {
-			return 0, 0, 0, noEOF(err)
-		}
-		p, err := readUvarint(br, store.MaxNarSize)
-		return v, int64(g), int64(p), noEOF(err)
-	}
-	return 0, 0, 0, fmt.Errorf("%w: unknown verdict %d", errWire, first)
-}
-
-// appendProgress is the inverse of [readProgress] for a fetch that is under way.
-func appendProgress(got, pace int64) []byte {
-	b := binary.AppendUvarint([]byte{byte(verdictYes)}, uint64(got))
-	return binary.AppendUvarint(b, uint64(pace))
 }

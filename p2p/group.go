@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"narbor/p2p/wire"
 	"os"
 	"sync"
 	"time"
@@ -227,7 +228,7 @@ func (g *group) answerOn(s network.Stream) error {
 // protocol returns the protocol for requests: in a group, that of its members.
 func (g *group) protocol() protocol.ID {
 	if g == nil {
-		return protocolID
+		return wire.ProtocolID
 	}
 	return memberProtocol
 }

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -225,7 +226,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.NewStream(t.Context(), n.lan.host.ID(), protocolID); err == nil {
+	if _, err := g.NewStream(t.Context(), n.lan.host.ID(), wire.ProtocolID); err == nil {
 		t.Error("a host with a secret speaks to everybody")
 	}
 	key, err := groupKey(secretB)
@@ -265,7 +266,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		ask.SetDeadline(time.Now().Add(20 * time.Second))
-		ask.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
+		ask.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}))
 		if b, err := io.ReadAll(ask); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
 			t.Errorf("%s: question answered by %d bytes, %v, want a reset with %#x", name, len(b), err, errOutsider)
 		}

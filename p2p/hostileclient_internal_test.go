@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/goleak"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -31,8 +32,8 @@ func sharing(t testing.TB, nar []byte) (n *Node, info store.Info) {
 	return n, info
 }
 
-func blockRequest(info store.Info, i int) request {
-	return request{kind: askBlock, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash, block: i}
+func blockRequest(info store.Info, i int) wire.Request {
+	return wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash, Block: i}
 }
 
 // ended waits until the other side has ended a stream, and returns what came on it before.
@@ -48,7 +49,7 @@ func ended(t testing.TB, s network.Stream) []byte {
 
 func TestBrokenRequestsCostTheirSender(t *testing.T) {
 	n, info := sharing(t, randomNAR(1000))
-	good := appendRequest(nil, blockRequest(info, 0))
+	good := wire.AppendRequest(nil, blockRequest(info, 0))
 	for name, in := range map[string][]byte{
 		"65 KiB":         append([]byte{0x80, 0x80, 0x04}, make([]byte, 1<<16)...),
 		"garbage":        random(3000),
@@ -76,7 +77,7 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
-	frame := bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 2000)
+	frame := bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 0)), 2000)
 	for range 2 {
 		g := (&rogue{}).start(t)
 		for range 40 {
@@ -94,8 +95,8 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 	got := make([]byte, store.BlockSize)
 	br := bufio.NewReader(s)
 	for i := range 4 {
-		s.Write(appendRequest(nil, blockRequest(info, i)))
-		if _, _, err := readBlock(br, got); err != nil || !bytes.Equal(got, nar[i*store.BlockSize:][:store.BlockSize]) {
+		s.Write(wire.AppendRequest(nil, blockRequest(info, i)))
+		if _, _, err := wire.ReadBlock(br, got); err != nil || !bytes.Equal(got, nar[i*store.BlockSize:][:store.BlockSize]) {
 			t.Fatalf("block %d for who reads = %v, or other bytes", i, err)
 		}
 	}
@@ -111,7 +112,7 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	n, info := sharing(t, nar)
 	g := (&rogue{}).start(t)
 	for range 2 * maxServingPeer {
-		g.dial(t, n).Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 100))
+		g.dial(t, n).Write(bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 0)), 100))
 	}
 	s := g.dial(t, n)
 	defer s.Reset()
@@ -119,8 +120,8 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 		runtime.Gosched() // until some streams are full
 	}
 	s.SetDeadline(time.Now().Add(5 * time.Second))
-	s.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
-	if text, _, err := readClaim(bufio.NewReader(s)); err != nil || text == "" {
+	s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}))
+	if text, _, err := wire.ReadClaim(bufio.NewReader(s)); err != nil || text == "" {
 		t.Errorf("readClaim = %q, %v, want the claim", text, err)
 	}
 }
@@ -131,7 +132,7 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 	for range maxServing/maxServingPeer + 2 {
 		g := (&rogue{}).start(t)
 		for range maxServingPeer {
-			g.dial(t, n).Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 0)), 100))
+			g.dial(t, n).Write(bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 0)), 100))
 		}
 	}
 	for deadline := time.Now().Add(20 * time.Second); n.sending.held() < maxServingAddr && time.Now().Before(deadline); {
@@ -140,8 +141,8 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
 	defer s.Reset()
 	s.SetDeadline(time.Now().Add(10 * time.Second))
-	s.Write(appendRequest(nil, blockRequest(info, 1)))
-	if _, _, err := readBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
+	s.Write(wire.AppendRequest(nil, blockRequest(info, 1)))
+	if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
 		t.Errorf("a block for a machine at another address = %v", err)
 	}
 	if held := n.sending.held(); held > maxServingAddr+1 {
@@ -272,9 +273,9 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		n, stop := runNode(t, s, []store.Source{src}, quick, silent)
 		fetchAll(t, n, m, nar)
 		reader := quick.dial(t, n)
-		reader.Write(bytes.Repeat(appendRequest(nil, blockRequest(info, 3)), 1000)) // answered when Run ends
+		reader.Write(bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 3)), 1000)) // answered when Run ends
 		br, b := bufio.NewReader(reader), make([]byte, store.BlockSize)
-		if _, _, err := readBlock(br, b); err != nil && err != store.ErrNotFound {
+		if _, _, err := wire.ReadBlock(br, b); err != nil && err != store.ErrNotFound {
 			t.Fatal(err)
 		}
 		stop()

@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -89,7 +90,7 @@ func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
 
 // trickle sends a block a byte at a time, for ever.
 func trickle(s network.Stream, _ int, b []byte) error {
-	head := []byte{byte(statusRaw), byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}
+	head := []byte{byte(wire.StatusRaw), byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}
 	for i := 0; ; i++ {
 		p := []byte{0}
 		if i < len(head) {
@@ -131,12 +132,12 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ex.Reset()
-	if err := ex.send(request{kind: askBlock, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}); err != nil {
+	if err := ex.send(wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}); err != nil {
 		t.Fatal(err)
 	}
 	ex.until = time.Now().Add(300 * time.Millisecond)
 	start := time.Now()
-	if _, _, err := readBlock(ex.br, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
+	if _, _, err := wire.ReadBlock(ex.br, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
 		t.Errorf("readBlock = %v after %v, want an error after 300 ms", err, time.Since(start))
 	}
 }
@@ -144,16 +145,16 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 func TestOnlyHolderMayFailOnce(t *testing.T) {
 	for name, fail := range map[string]func(s network.Stream, b []byte) error{
 		"reset mid block": func(s network.Stream, b []byte) error {
-			s.Write(append(binary.AppendUvarint([]byte{byte(statusRaw)}, uint64(len(b))), b[:len(b)/2]...))
+			s.Write(append(binary.AppendUvarint([]byte{byte(wire.StatusRaw)}, uint64(len(b))), b[:len(b)/2]...))
 			return errEnd
 		},
 		"early end": func(s network.Stream, b []byte) error {
-			s.Write([]byte{byte(statusRaw), 0xff})
+			s.Write([]byte{byte(wire.StatusRaw), 0xff})
 			s.CloseWrite()
 			return nil
 		},
 		"not here, this time": func(s network.Stream, b []byte) error {
-			_, err := s.Write([]byte{byte(statusGone)})
+			_, err := s.Write([]byte{byte(wire.StatusGone)})
 			return err
 		},
 	} {
@@ -189,10 +190,10 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 		strikes int64
 	}{
 		"unknown status": {write(9), 1},
-		"wrong length":   {write(byte(statusRaw), 5, 1, 2, 3, 4, 5), 1},
-		"endless length": {write(byte(statusRaw), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), 1},
-		"bomb":           {write(byte(statusZstd), 3, 1, 2, 3), 1},
-		"gone":           {write(byte(statusGone)), 0},
+		"wrong length":   {write(byte(wire.StatusRaw), 5, 1, 2, 3, 4, 5), 1},
+		"endless length": {write(byte(wire.StatusRaw), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), 1},
+		"bomb":           {write(byte(wire.StatusZstd), 3, 1, 2, 3), 1},
+		"gone":           {write(byte(wire.StatusGone)), 0},
 		"reset":          {func(network.Stream, int, []byte) error { return errEnd }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -244,7 +245,7 @@ func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	ended := make(chan struct{})
-	g.claims = func(s network.Stream, r request) error {
+	g.claims = func(s network.Stream, r wire.Request) error {
 		if asked.Add(1) > 1 {
 			return g.writeClaims(s, r)
 		}
@@ -288,7 +289,7 @@ func TestWrongSizeOfAContentAddressedPathHurtsItsSenderAlone(t *testing.T) {
 	heard := make(chan struct{})
 	liar := (&rogue{info: wrong, nar: nar[:len(nar)-1]}).start(t)
 	honest := &rogue{info: info, nar: nar}
-	honest.claims = func(s network.Stream, r request) error {
+	honest.claims = func(s network.Stream, r wire.Request) error {
 		<-heard
 		return honest.writeClaims(s, r)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"testing"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -87,7 +88,7 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	n, _ := runNode(t, s, []store.Source{mem})
 	sh, buf := n.sharer, make([]byte, store.BlockSize)
 	manifest := blockRequest(info, 0)
-	manifest.kind = askManifest
+	manifest.Kind = wire.AskManifest
 	read := func(i int) error {
 		_, _, err := sh.readBlock(t.Context(), blockRequest(info, i), buf)
 		return err

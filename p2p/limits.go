@@ -8,11 +8,6 @@ import "time"
 
 // Sizes, in bytes.
 const (
-	// maxRequestLen is the longest request, its length prefix not counted: a full one about claims.
-	maxRequestLen = 1 + maxClaims*hashPartBytes
-	// maxFurther is the maximum number of claims in an answer that were not asked for, and maxFurtherLen that of the
-	// bytes of their text together: two rounds of Nix, which asks for 25 paths at a time, in less than a yamux window.
-	maxFurther, maxFurtherLen = 64, 32 << 10
 	// maxToldLen is the length of the longest claim that is kept although it was not asked for, and maxTold the number
 	// of them kept per neighbour: 512 KiB at most.
 	maxTold, maxToldLen = 512, 1 << 10
@@ -36,8 +31,6 @@ const (
 
 // Counts: of what one request or announcement may hold.
 const (
-	// maxClaims is how many hash parts one request may ask for: a large closure's worth, in 20 KiB.
-	maxClaims = 1024
 	// maxAddrs bounds the addresses of one machine, ours and others', and maxTexts the strings of an announcement that
 	// are looked at.
 	maxAddrs, maxTexts = 8, 4 * maxAddrs

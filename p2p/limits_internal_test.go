@@ -23,6 +23,7 @@ import (
 	mh "github.com/multiformats/go-multihash"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -232,19 +233,19 @@ func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
 	g := (&rogue{}).start(t)
 	g.connect(t, n, "/ip4/127.0.0.1")
 	conn := n.lan.host.Network().ConnsToPeer(g.ID())[0]
-	for _, r := range []request{{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}, blockRequest(info, 0),
-		{kind: askHave, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash},
-		{kind: askWrong, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}} {
+	for _, r := range []wire.Request{{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}, blockRequest(info, 0),
+		{Kind: wire.AskHave, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash},
+		{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}} {
 		w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
 		if err := n.answerKind(t.Context(), conn, n.tallyOf(g.ID()), w, r); err != nil {
-			t.Fatalf("answer to a request of kind %d = %v", r.kind, err)
+			t.Fatalf("answer to a request of kind %d = %v", r.Kind, err)
 		}
 		if len(src.infos) == 0 {
-			t.Fatalf("a request of kind %d asks no source", r.kind)
+			t.Fatalf("a request of kind %d asks no source", r.Kind)
 		}
 		for range len(src.infos) {
 			if d := <-src.infos; d < 0 || d > shareTimeout {
-				t.Errorf("for a request of kind %d a source has %v, want at most %v", r.kind, d, shareTimeout)
+				t.Errorf("for a request of kind %d a source has %v, want at most %v", r.Kind, d, shareTimeout)
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"fmt"
+	"narbor/p2p/wire"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -43,7 +44,7 @@ func TestMachineChild(t *testing.T) {
 	}
 	most := missShares * (missBurst + int((time.Since(start).Minutes()+1)*missesPerMinute))
 	t.Logf("one machine with %d addresses asked %d questions in %s, and %d were looked up", len(addrs),
-		len(addrs)*missShares*(missBurst/maxClaims+1)*maxClaims, time.Since(start), looked)
+		len(addrs)*missShares*(missBurst/wire.MaxClaims+1)*wire.MaxClaims, time.Since(start), looked)
 	if looked > most || looked < missShares*missBurst {
 		t.Errorf("one machine had %d paths looked up, want at most %d", looked, most)
 	}

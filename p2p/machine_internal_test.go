@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -39,8 +40,8 @@ func (g *target) probe(addr string, identities int) (looked int) {
 	for range identities {
 		g.peer = g.tallyOf(ghost(g.t, g.Node).id)
 		g.Node.asks(g.peer, connFrom{addr: netip.MustParseAddr(addr)})
-		for i := range missBurst/maxClaims + 1 {
-			_, n := g.asks(words(i*maxClaims, maxClaims)...)
+		for i := range missBurst/wire.MaxClaims + 1 {
+			_, n := g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 			looked += n
 		}
 	}
@@ -106,8 +107,8 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 		if looked := g.probe("192.0.2.200", 1); looked > 0 {
 			t.Fatalf("%d looked up, want none: the others have spent all", looked)
 		}
-		for i := range missPatience/maxClaims + 2 {
-			g.asks(words(i*maxClaims, maxClaims)...)
+		for i := range missPatience/wire.MaxClaims + 2 {
+			g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 		}
 		if got := g.peer.strikes.Load(); got > 0 {
 			t.Errorf("%d strikes, want none", got)
@@ -183,15 +184,15 @@ func TestRepeatedQuestionsCountOnce(t *testing.T) {
 	g := newTarget(t)
 	synctest.Test(t, func(t *testing.T) {
 		g.probe("192.0.2.1", 1)
-		some := missBurst / maxClaims
-		for i := range 2 * missPatience / maxClaims {
-			g.asks(words(i%some*maxClaims, maxClaims)...)
+		some := missBurst / wire.MaxClaims
+		for i := range 2 * missPatience / wire.MaxClaims {
+			g.asks(words(i%some*wire.MaxClaims, wire.MaxClaims)...)
 		}
 		if got := g.peer.strikes.Load(); got > 0 {
-			t.Errorf("%d strikes for questions about %d paths, want none", got, some*maxClaims)
+			t.Errorf("%d strikes for questions about %d paths, want none", got, some*wire.MaxClaims)
 		}
-		for i := range missPatience/maxClaims + 2 {
-			g.asks(words((some+i)*maxClaims, maxClaims)...)
+		for i := range missPatience/wire.MaxClaims + 2 {
+			g.asks(words((some+i)*wire.MaxClaims, wire.MaxClaims)...)
 		}
 		if got := g.peer.strikes.Load(); got != 1 {
 			t.Errorf("%d strikes for questions about many paths, want 1", got)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -165,11 +166,11 @@ func TestManifestCostsNothingTwice(t *testing.T) {
 	stream := (&rogue{}).start(t).dial(t, n)
 	br := bufio.NewReader(stream)
 	for range 3 {
-		r := request{kind: askManifest, hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
-		if _, err := stream.Write(appendRequest(nil, r)); err != nil {
+		r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
+		if _, err := stream.Write(wire.AppendRequest(nil, r)); err != nil {
 			t.Fatal(err)
 		}
-		got, err := readManifest(br, m.NarSize())
+		got, err := wire.ReadManifest(br, m.NarSize())
 		if err != nil || len(got) != 4 || got[3].Hash != sha256.Sum256(nar[3*store.BlockSize:]) {
 			t.Fatalf("manifest = %v, %v, want the digests of four blocks", got, err)
 		}
@@ -193,11 +194,11 @@ func TestManifestOfWhatIsWrongOnDiskIsNotKept(t *testing.T) {
 	defer kept.close()
 	n.sharer.kept = kept
 	stream := (&rogue{}).start(t).dial(t, n)
-	r := request{kind: askManifest, hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
-	if _, err := stream.Write(appendRequest(nil, r)); err != nil {
+	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
+	if _, err := stream.Write(wire.AppendRequest(nil, r)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := readManifest(bufio.NewReader(stream), m.NarSize()); err != nil {
+	if _, err := wire.ReadManifest(bufio.NewReader(stream), m.NarSize()); err != nil {
 		t.Fatal(err)
 	}
 	if got := kept.get(m.NarHash(), 4); got != nil {

@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"errors"
+	"narbor/p2p/wire"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -13,7 +14,7 @@ import (
 // If it has not, it begins to meet it; watch is told when that has ended well.
 func (n *Node) mayBeNeighbour(ctx context.Context, id peer.ID) bool {
 	store := n.lan.Host().Peerstore()
-	supported, err := store.SupportsProtocols(id, n.group.protocol(), groupProtocol, protocolID)
+	supported, err := store.SupportsProtocols(id, n.group.protocol(), groupProtocol, wire.ProtocolID)
 	if err != nil || len(supported) == 0 || n.lan.Host().Network().Connectedness(id) != network.Connected {
 		return false
 	}

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -149,11 +150,11 @@ func (n *neighbour) leave() {
 }
 
 // send asks for one thing on an exchange.
-func (ex *exchange) send(r request) error {
+func (ex *exchange) send(r wire.Request) error {
 	if err := ex.SetWriteDeadline(time.Now().Add(readStall)); err != nil {
 		return err
 	}
-	_, err := ex.Write(appendRequest(nil, r))
+	_, err := ex.Write(wire.AppendRequest(nil, r))
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"narbor/p2p/netmon"
+	"narbor/p2p/wire"
 	"net/netip"
 	"strconv"
 	"time"
@@ -64,7 +65,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 		return
 	}
 	addrs, err := askPeersOn(ctx, s)
-	if errors.Is(err, errWire) {
+	if errors.Is(err, wire.ErrWire) {
 		n.strike(id, err)
 	}
 	if err != nil {
@@ -93,23 +94,23 @@ func askPeersOn(ctx context.Context, s network.Stream) ([]ma.Multiaddr, error) {
 
 // readPeers reads an answer. Whether the addresses are to be dialled is for others to say.
 func readPeers(br *bufio.Reader) ([]ma.Multiaddr, error) {
-	count, err := readUvarint(br, maxToldPeers)
+	count, err := wire.ReadUvarint(br, maxToldPeers)
 	if err != nil {
-		return nil, noEOF(err)
+		return nil, wire.NoEOF(err)
 	}
 	out := make([]ma.Multiaddr, 0, count)
 	for range count {
-		size, err := readUvarint(br, maxPeerAddr)
+		size, err := wire.ReadUvarint(br, maxPeerAddr)
 		if err != nil {
-			return nil, noEOF(err)
+			return nil, wire.NoEOF(err)
 		}
 		b := make([]byte, size)
 		if _, err := io.ReadFull(br, b); err != nil {
-			return nil, noEOF(err)
+			return nil, wire.NoEOF(err)
 		}
 		m, err := ma.NewMultiaddrBytes(b)
 		if err != nil {
-			return nil, fmt.Errorf("%w: no multiaddr", errWire)
+			return nil, fmt.Errorf("%w: no multiaddr", wire.ErrWire)
 		}
 		out = append(out, m)
 	}

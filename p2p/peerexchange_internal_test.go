@@ -15,6 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -43,7 +44,7 @@ func FuzzReadPeers(f *testing.F) {
 
 func TestWhatIsToldIsBounded(t *testing.T) {
 	for _, b := range [][]byte{{maxToldPeers + 1}, {1, maxPeerAddr + 1, 1}, {1, 0}, {1, 2, 255, 255}} {
-		if _, err := readPeers(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, errWire) {
+		if _, err := readPeers(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, wire.ErrWire) {
 			t.Errorf("readPeers(%x) = %v, want errWire", b, err)
 		}
 	}

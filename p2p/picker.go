@@ -8,6 +8,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -63,9 +64,9 @@ type narSwarm struct {
 // A partialPeer is a member of a narSwarm.
 type partialPeer struct {
 	seed  uint64
-	have  bitmap    // its bitfield, nil if it has not told
-	asked time.Time // when it was asked for that
-	root  bool      // it fetches the NAR from an upstream, and will have all of it
+	have  wire.Bitmap // its bitfield, nil if it has not told
+	asked time.Time   // when it was asked for that
+	root  bool        // it fetches the NAR from an upstream, and will have all of it
 }
 
 // An ask is what the picker weighs of a peer from which one more block can be requested.
@@ -152,7 +153,7 @@ func (p *picker) latest(now, mine time.Time, owed []int, r *partialPeer) int {
 	for i := range p.blocks {
 		b := &p.blocks[i]
 		enough := b.copies >= maxCopies && now.Sub(b.due) < hopelessAfter
-		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.have.has(i) {
+		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.have.Has(i) {
 			continue
 		}
 		if eta := b.expected(now); eta.After(mine.Add(tick)) {
@@ -182,7 +183,7 @@ func (p *picker) pickRelayed(r *partialPeer, owed []int, now time.Time) (i int, 
 		if p.blocks[i].state != blockMissing {
 			continue
 		}
-		if r.root || r.have.has(i) {
+		if r.root || r.have.Has(i) {
 			return i, true
 		}
 		if own == len(p.blocks) && p.swarm.owner(i, len(p.blocks)) == r {
@@ -271,11 +272,11 @@ func (p *picker) again(i int) {
 func (p *picker) isHere(i int) bool { return i < len(p.blocks) && p.blocks[i].state == blockDone }
 
 // have returns which blocks are here.
-func (p *picker) have() bitmap {
-	b := newBitmap(len(p.blocks))
+func (p *picker) have() wire.Bitmap {
+	b := wire.NewBitmap(len(p.blocks))
 	for i := range p.blocks {
 		if p.blocks[i].state == blockDone {
-			b.set(i)
+			b.Set(i)
 		}
 	}
 	return b
@@ -330,7 +331,7 @@ func (s *narSwarm) dissolve() {
 }
 
 // told records the bitfield of a member.
-func (s *narSwarm) told(id peer.ID, have bitmap, now time.Time) {
+func (s *narSwarm) told(id peer.ID, have wire.Bitmap, now time.Time) {
 	if r := s.members[id]; r != nil {
 		r.have, r.asked = have, now
 	}
@@ -355,7 +356,7 @@ func (s *narSwarm) owner(i, blocks int) *partialPeer {
 // has reports whether the bitfield of a member has a block.
 func (s *narSwarm) has(i int) bool {
 	for _, r := range s.members {
-		if r.have.has(i) {
+		if r.have.Has(i) {
 			return true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -97,8 +98,8 @@ func TestPickerReliesOnBitfields(t *testing.T) {
 	p := newPickerTest(t, 8)
 	p.swarm.offer("partial", false, p.now)
 	p.wants(askedHave, "partial", time.Millisecond, 0)
-	have := newBitmap(8)
-	have.set(5)
+	have := wire.NewBitmap(8)
+	have.Set(5)
 	p.swarm.told("partial", have, p.now)
 	p.owed["partial"] = nil
 	p.wants(5, "partial", time.Millisecond, 0)
@@ -156,7 +157,7 @@ func TestPickerGivesARootEveryBlock(t *testing.T) {
 	p := newPickerTest(t, 3)
 	p.swarm.offer("root", true, p.now)
 	p.swarm.members["root"].root = true
-	p.swarm.told("root", newBitmap(3), p.now)
+	p.swarm.told("root", wire.NewBitmap(3), p.now)
 	for i := range 3 {
 		p.wants(i, "root", time.Millisecond, 0)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -106,13 +107,13 @@ func (n *Node) throughput(ctx context.Context, nb *neighbour, cfg PingConfig, p 
 	start := time.Now()
 	defer func() { p.Seconds = time.Since(start).Seconds() }()
 	blocks := store.NumBlocks(m.NarSize())
-	ask := request{kind: askBlock, hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
+	ask := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
 	buf := make([]byte, store.BlockSize)
 	asked, due := int64(0), 0
 	for got := 0; ; got++ {
 		for ; asked < cfg.Bytes && due-got < pingWindow; due++ {
-			ask.block = due % blocks
-			asked += int64(store.BlockLen(m.NarSize(), ask.block))
+			ask.Block = due % blocks
+			asked += int64(store.BlockLen(m.NarSize(), ask.Block))
 			if err := ex.send(ask); err != nil {
 				return err
 			}
@@ -122,7 +123,7 @@ func (n *Node) throughput(ctx context.Context, nb *neighbour, cfg PingConfig, p 
 		}
 		ex.until = time.Now().Add(blockTimeout)
 		block := buf[:store.BlockLen(m.NarSize(), got%blocks)]
-		wire, _, err := readBlock(ex.br, block)
+		wire, _, err := wire.ReadBlock(ex.br, block)
 		if err != nil {
 			return fmt.Errorf("ended early: %w", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -209,9 +210,9 @@ func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (shared
 }
 
 // refuse answers a request with "not here", for each thing that it asks for.
-func refuse(bw *bufio.Writer, r request) error {
-	b := make([]byte, len(r.hashParts), len(r.hashParts)+1)
-	if r.kind == askClaims {
+func refuse(bw *bufio.Writer, r wire.Request) error {
+	b := make([]byte, len(r.HashParts), len(r.HashParts)+1)
+	if r.Kind == wire.AskClaims {
 		b = append(b, 0) // nothing further
 	}
 	_, err := bw.Write(b)

@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -60,7 +61,7 @@ func newTarget(t testing.TB) *target {
 func words(from, count int) []store.HashPart {
 	var out []store.HashPart
 	for i := from; i < from+count; i++ {
-		out = append(out, store.HashPartFromBytes([hashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
+		out = append(out, store.HashPartFromBytes([wire.HashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
 	}
 	return out
 }
@@ -71,13 +72,14 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 	before := g.src.infos.Load()
 	var out bytes.Buffer
 	bw := bufio.NewWriter(&out)
-	if err := g.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)}, request{kind: askClaims, hashParts: hps}); err != nil {
+	if err := g.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)},
+		wire.Request{Kind: wire.AskClaims, HashParts: hps}); err != nil {
 		g.t.Fatalf("answerClaims = %v", err)
 	}
 	bw.Flush()
 	br := bufio.NewReader(&out)
 	for range hps {
-		text, _, err := readClaim(br)
+		text, _, err := wire.ReadClaim(br)
 		if err != nil {
 			g.t.Fatalf("readClaim = %v", err)
 		}
@@ -85,7 +87,7 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 			claims++
 		}
 	}
-	if err := readFurther(br, func(hp store.HashPart, _ string) { g.t.Errorf("%s was told, too", hp) }); err != nil {
+	if err := wire.ReadFurther(br, func(hp store.HashPart, _ string) { g.t.Errorf("%s was told, too", hp) }); err != nil {
 		g.t.Fatalf("readFurther = %v", err)
 	}
 	if n, _ := io.Copy(io.Discard, br); n > 0 {
@@ -123,16 +125,16 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 		for minute := range 12 {
 			looked := 0
 			for range rounds {
-				_, n := g.asks(words(next, maxClaims)...)
+				_, n := g.asks(words(next, wire.MaxClaims)...)
 				looked += n
-				next += maxClaims
+				next += wire.MaxClaims
 				time.Sleep(time.Minute / rounds)
 			}
 			want := missesPerMinute
 			if minute == 0 {
 				want += missBurst
 			}
-			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*maxClaims, g.peer.strikes.Load())
+			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*wire.MaxClaims, g.peer.strikes.Load())
 			if looked > want {
 				t.Errorf("minute %d: %d were looked up, want at most %d", minute, looked, want)
 			}
@@ -143,7 +145,7 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 		if struck != 1 {
 			t.Errorf("%d strikes for a dictionary of %d, want 1", struck, next)
 		}
-		g.asks(words(next, maxClaims)...)
+		g.asks(words(next, wire.MaxClaims)...)
 		// Paths that are here are answered like those that are not, and not even looked up.
 		if claims, looked := g.asks(here); claims != 0 || looked != 0 {
 			t.Errorf("after the budget: %d claims, %d looked up, want none", claims, looked)
@@ -167,9 +169,9 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 		for range 50 { // a large evaluation, every day for weeks
 			time.Sleep(24 * time.Hour)
 			for i := range 60 {
-				g.asks(words(i*maxClaims, maxClaims)...)
+				g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 				if st := g.Status(); g.peer.strikes.Load() > 0 || len(st.Struck) > 0 {
-					t.Fatalf("struck after %d questions: %v", (i+1)*maxClaims, st.Struck)
+					t.Fatalf("struck after %d questions: %v", (i+1)*wire.MaxClaims, st.Struck)
 				}
 			}
 		}
@@ -190,10 +192,10 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 func TestBlocksCannotBeProbedEither(t *testing.T) {
 	g := newTarget(t)
 	synctest.Test(t, func(t *testing.T) {
-		ask := func(kind requestKind, hp store.HashPart) []byte {
+		ask := func(kind wire.Kind, hp store.HashPart) []byte {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
-			r := request{kind: kind, hashParts: []store.HashPart{hp}, nar: g.info.NarHash}
+			r := wire.Request{Kind: kind, HashParts: []store.HashPart{hp}, NAR: g.info.NarHash}
 			if err := g.answer(t.Context(), connNowhere{}, g.peer, answers{bw, new(toldParts)}, r); err != nil {
 				t.Fatalf("answer = %v", err)
 			}
@@ -203,10 +205,10 @@ func TestBlocksCannotBeProbedEither(t *testing.T) {
 		for i := range 20 {
 			g.asks(words(i*1000, 1000)...)
 		}
-		if got := ask(askBlock, g.info.Path.HashPart()); len(got) < 2000 {
+		if got := ask(wire.AskBlock, g.info.Path.HashPart()); len(got) < 2000 {
 			t.Fatalf("what was promised is answered by %x once the claims are spent, want the block", got)
 		}
-		for _, kind := range []requestKind{askBlock, askManifest} {
+		for _, kind := range []wire.Kind{wire.AskBlock, wire.AskManifest} {
 			before := g.src.infos.Load()
 			for i := range 3000 {
 				if got := ask(kind, words(i, 1)[0]); !bytes.Equal(got, []byte{0}) {
@@ -236,13 +238,13 @@ func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
 		s := r.dial(t, g.Node)
 		g.peer = g.tallyOf(r.ID())
 		for range 9 {
-			s.Write(appendRequest(nil, request{kind: askClaims, hashParts: words(asked, maxClaims)}))
-			asked += maxClaims
+			s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: words(asked, wire.MaxClaims)}))
+			asked += wire.MaxClaims
 		}
 		br := bufio.NewReader(s)
 		s.SetReadDeadline(time.Now().Add(20 * time.Second))
-		for range 9 * maxClaims {
-			if text, _, err := readClaim(br); err != nil || text != "" {
+		for range 9 * wire.MaxClaims {
+			if text, _, err := wire.ReadClaim(br); err != nil || text != "" {
 				t.Fatalf("readClaim = %q, %v", text, err)
 			}
 		}
@@ -286,7 +288,8 @@ func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 	for i := range 20 {
 		var out bytes.Buffer
 		w := answers{bufio.NewWriter(&out), new(toldParts)}
-		if err := g.answer(t.Context(), connNowhere{}, g.peer, w, request{kind: askClaims, hashParts: words(i*1000, 1000)}); err != nil {
+		if err := g.answer(t.Context(), connNowhere{}, g.peer, w,
+			wire.Request{Kind: wire.AskClaims, HashParts: words(i*1000, 1000)}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -56,7 +57,7 @@ func (c *oneCache) open(t *testing.T, user string) *store.Upstream {
 	return u
 }
 
-// A request to use a machine's upstream is refused under each of these conditions, whether or not the machine offers that,
+// A Request to use a machine's upstream is refused under each of these conditions, whether or not the machine offers that,
 // and the upstream is not asked.
 func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 	s := newSigner(t)
@@ -77,9 +78,9 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 		user      string
 		edit      func(*Config)
 		then      func(*Node)
-		ask, have verdict // answers to the questions about the narinfo, and the NAR
+		ask, have wire.Verdict // answers to the questions about the narinfo, and the NAR
 	}{
-		{name: "nothing in the way", ask: verdictYes, have: verdictYes},
+		{name: "nothing in the way", ask: wire.VerdictYes, have: wire.VerdictYes},
 		{name: "metered", then: func(n *Node) {
 			n.lan.mu.Lock()
 			links := n.lan.links
@@ -92,8 +93,8 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 		{name: "shares nothing", edit: func(cfg *Config) { cfg.ShareOff = true }},
 		{name: "shares nothing by now", then: func(n *Node) { n.Share(false) }},
 		{name: "does not cooperate", edit: func(cfg *Config) { cfg.NoCooperate = true }},
-		{name: "budget used up", edit: func(cfg *Config) { cfg.UpstreamBudget = 2*info.NarSize - 2 }, ask: verdictYes},
-		{name: "no room", edit: func(cfg *Config) { cfg.UpstreamBudget = 1 << 40 }, ask: verdictYes, then: func(n *Node) {
+		{name: "budget used up", edit: func(cfg *Config) { cfg.UpstreamBudget = 2*info.NarSize - 2 }, ask: wire.VerdictYes},
+		{name: "no room", edit: func(cfg *Config) { cfg.UpstreamBudget = 1 << 40 }, ask: wire.VerdictYes, then: func(n *Node) {
 			n.behalf.mu.Lock()
 			defer n.behalf.mu.Unlock()
 			for i := range maxJobs {
@@ -119,21 +120,21 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			}
 			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
 				sign, err := g.Peerstore().SupportsProtocols(n.lan.host.ID(), n.sign)
-				if want := tt.ask == verdictYes; err == nil && (len(sign) > 0) == want {
+				if want := tt.ask == wire.VerdictYes; err == nil && (len(sign) > 0) == want {
 					break
 				} else if err != nil || time.Now().After(limit) {
 					t.Fatalf("it says that it asks upstreams for others: %v, %v, want %v", sign, err, want)
 				}
 			}
-			if got := web.infos.Load(); (got > 0) != (tt.ask == verdictYes) {
+			if got := web.infos.Load(); (got > 0) != (tt.ask == wire.VerdictYes) {
 				t.Errorf("the upstream was asked for %d narinfos", got)
 			}
-			if tt.have == verdictYes {
+			if tt.have == wire.VerdictYes {
 				for limit := time.Now().Add(20 * time.Second); web.nars.Load() == 0 && time.Now().Before(limit); {
 					time.Sleep(time.Millisecond)
 				}
 			}
-			if got := web.nars.Load(); (got > 0) != (tt.have == verdictYes) || n.behalf.total() > 0 != (tt.have == verdictYes) {
+			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) || n.behalf.total() > 0 != (tt.have == wire.VerdictYes) {
 				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.behalf.total())
 			}
 		})
@@ -141,19 +142,19 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 }
 
 // begs asks a node to ask its upstream about a path, and to download it.
-func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have verdict) {
+func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have wire.Verdict) {
 	t.Helper()
 	st := g.dial(t, n)
 	defer st.Reset()
 	st.SetDeadline(time.Now().Add(20 * time.Second))
 	br, hps := bufio.NewReader(st), []store.HashPart{info.Path.HashPart()}
-	st.Write(appendRequest(nil, request{kind: askUpstream, hashParts: hps}))
-	ask, _, err := readVerdict(br)
+	st.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskUpstream, HashParts: hps}))
+	ask, _, err := wire.ReadVerdict(br)
 	if err != nil {
 		t.Fatalf("no answer about the narinfo: %v", err)
 	}
-	st.Write(appendRequest(nil, request{kind: askFetch, hashParts: hps, nar: info.NarHash}))
-	have, _, _, err = readProgress(br)
+	st.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskFetch, HashParts: hps, NAR: info.NarHash}))
+	have, _, _, err = wire.ReadProgress(br)
 	if err != nil {
 		t.Fatalf("no answer about the NAR: %v", err)
 	}
@@ -172,15 +173,16 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 		t.Fatalf("it would not download for others: %s", n.alone())
 	}
 	g := (&rogue{}).start(t)
-	for _, p := range []protocol.ID{memberProtocol, protocolID} {
-		for _, kind := range []requestKind{askUpstream, askFetch} {
+	for _, p := range []protocol.ID{memberProtocol, wire.ProtocolID} {
+		for _, kind := range []wire.Kind{wire.AskUpstream, wire.AskFetch} {
 			g.connect(t, n, "/ip4/127.0.0.1")
 			st, err := g.NewStream(t.Context(), n.lan.host.ID(), p)
 			if err != nil {
 				continue // it does not speak it, which will do
 			}
 			st.SetDeadline(time.Now().Add(20 * time.Second))
-			st.Write(appendRequest(nil, request{kind: kind, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}))
+			st.Write(wire.AppendRequest(nil,
+				wire.Request{Kind: kind, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}))
 			if b, err := io.ReadAll(st); len(b) > 0 || err == nil {
 				t.Errorf("%s, kind %d: a stranger is answered %x, %v, want a reset", p, kind, b, err)
 			}
@@ -202,11 +204,11 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	g := (&rogue{info: info, nar: nar}).start(t)
 	g.SetStreamHandler(signOf([]*store.Upstream{up}), func(s network.Stream) { s.Reset() })
 	var asked atomic.Int64
-	g.SetStreamHandler(protocolID, func(s network.Stream) {
+	g.SetStreamHandler(wire.ProtocolID, func(s network.Stream) {
 		defer s.Reset()
 		for br := bufio.NewReader(s); ; {
-			r, err := readRequest(br)
-			if err == nil && r.kind == askUpstream {
+			r, err := wire.ReadRequest(br)
+			if err == nil && r.Kind == wire.AskUpstream {
 				asked.Add(1)
 				continue // and no answer
 			}

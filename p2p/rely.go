@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"errors"
+	"narbor/p2p/wire"
 	"slices"
 	"time"
 
@@ -47,7 +48,7 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 	if !errors.Is(err, errRefused) {
 		nb.tally.shun(time.Now())
 	}
-	if errors.Is(err, errWire) {
+	if errors.Is(err, wire.ErrWire) {
 		f.liar(nb.id, err)
 	}
 	f.node.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
@@ -62,12 +63,12 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 	for {
 		v, got, pace, err := nb.askFetch(ctx, f.m.Path().HashPart(), f.m.NarHash())
 		switch {
-		case errors.Is(err, errWire):
+		case errors.Is(err, wire.ErrWire):
 			return err
-		case err == nil && v == verdictHere:
+		case err == nil && v == wire.VerdictHere:
 			f.join([]holder{{nb, false}})
 			return nil
-		case err == nil && (v != verdictYes || !f.setRoot(nb, true)):
+		case err == nil && (v != wire.VerdictYes || !f.setRoot(nb, true)):
 			return errRefused
 		case err != nil && (t.answered.IsZero() || nb.gone()):
 			return err

@@ -22,6 +22,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -76,10 +77,10 @@ type rogue struct {
 	host.Host
 	info     store.Info
 	nar      []byte
-	claims   func(s network.Stream, r request) error       // instead of honest claims
+	claims   func(s network.Stream, r wire.Request) error  // instead of honest claims
 	block    func(s network.Stream, i int, b []byte) error // instead of the true block
 	manifest func(s network.Stream) error                  // instead of "not here"
-	have     bitmap                                        // it is still receiving the NAR, and has these blocks
+	have     wire.Bitmap                                   // it is still receiving the NAR, and has these blocks
 	streams  atomic.Int64                                  // how many were opened to it
 }
 
@@ -94,11 +95,11 @@ func (g *rogue) start(t testing.TB) *rogue {
 	}
 	t.Cleanup(func() { h.Close() })
 	g.Host = h
-	h.SetStreamHandler(protocolID, func(s network.Stream) {
+	h.SetStreamHandler(wire.ProtocolID, func(s network.Stream) {
 		g.streams.Add(1)
 		defer s.Reset()
 		for br := bufio.NewReader(s); ; {
-			r, err := readRequest(br)
+			r, err := wire.ReadRequest(br)
 			if err == nil {
 				err = g.answer(s, r)
 			}
@@ -110,51 +111,51 @@ func (g *rogue) start(t testing.TB) *rogue {
 	return g
 }
 
-func (g *rogue) answer(s network.Stream, r request) error {
+func (g *rogue) answer(s network.Stream, r wire.Request) error {
 	switch {
-	case r.kind == askClaims && g.claims != nil:
+	case r.Kind == wire.AskClaims && g.claims != nil:
 		return g.claims(s, r)
-	case r.kind == askClaims:
+	case r.Kind == wire.AskClaims:
 		return g.writeClaims(s, r)
-	case r.kind == askHave:
+	case r.Kind == wire.AskHave:
 		_, err := s.Write(append(binary.AppendUvarint(nil, uint64(len(g.have))), g.have...))
 		return err
-	case r.kind == askManifest && g.manifest != nil:
+	case r.Kind == wire.AskManifest && g.manifest != nil:
 		return g.manifest(s)
-	case r.kind == askManifest:
+	case r.Kind == wire.AskManifest:
 		_, err := s.Write([]byte{0})
 		return err
 	}
-	from := r.block * store.BlockSize
-	b := g.nar[from : from+store.BlockLen(int64(len(g.nar)), r.block)]
+	from := r.Block * store.BlockSize
+	b := g.nar[from : from+store.BlockLen(int64(len(g.nar)), r.Block)]
 	switch {
-	case g.have != nil && !g.have.has(r.block):
-		_, err := s.Write([]byte{byte(statusLater)})
+	case g.have != nil && !g.have.Has(r.Block):
+		_, err := s.Write([]byte{byte(wire.StatusLater)})
 		return err
 	case g.block != nil:
-		return g.block(s, r.block, b)
+		return g.block(s, r.Block, b)
 	case g.have != nil:
-		return writeAs(s, relayed|statusRaw, b)
+		return writeAs(s, wire.Relayed|wire.StatusRaw, b)
 	}
 	return writeRaw(s, b)
 }
 
-func (g *rogue) writeClaims(s network.Stream, r request) error {
+func (g *rogue) writeClaims(s network.Stream, r wire.Request) error {
 	var out []byte
-	for _, hp := range r.hashParts {
+	for _, hp := range r.HashParts {
 		text := ""
 		if hp == g.info.Path.HashPart() {
 			text = g.info.String()
 		}
-		out = appendClaim(out, text, g.have != nil && text != "")
+		out = wire.AppendClaim(out, text, g.have != nil && text != "")
 	}
 	_, err := s.Write(append(out, 0))
 	return err
 }
 
-func writeRaw(s io.Writer, b []byte) error { return writeAs(s, statusRaw, b) }
+func writeRaw(s io.Writer, b []byte) error { return writeAs(s, wire.StatusRaw, b) }
 
-func writeAs(s io.Writer, as status, b []byte) error {
+func writeAs(s io.Writer, as wire.Status, b []byte) error {
 	_, err := s.Write(append(binary.AppendUvarint([]byte{byte(as)}, uint64(len(b))), b...))
 	return err
 }
@@ -170,7 +171,7 @@ func (g *rogue) dial(t testing.TB, n *Node) network.Stream {
 func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
 	t.Helper()
 	g.connect(t, n, ip)
-	s, err := g.NewStream(t.Context(), n.lan.host.ID(), protocolID)
+	s, err := g.NewStream(t.Context(), n.lan.host.ID(), wire.ProtocolID)
 	if err != nil {
 		t.Fatal(err)
 	}

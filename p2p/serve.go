@@ -6,30 +6,18 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"sync"
 	"time"
 
-	"github.com/klauspost/compress/s2"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/wire"
 	"narbor/store"
-)
-
-const (
-	// blockHead is what precedes the bytes of a block in an answer: its status and its length.
-	blockHead = 1 + binary.MaxVarintLen32
 )
 
 // errGone is what a stream is reset with when a NAR can no longer be read in the middle of an answer.
 const errGone network.StreamErrorCode = 0x2001
-
-// blockBuffers holds buffers for one block, packed in whatever way, and what precedes it on the wire.
-var blockBuffers = sync.Pool{New: func() any {
-	b := make([]byte, blockHead+max(store.BlockSize, s2.MaxEncodedLen(store.BlockSize)))
-	return &b
-}}
 
 // serve answers the requests on a stream that a neighbour opened, one after the other, until it ends.
 func (n *Node) serve(ctx context.Context, s network.Stream) {
@@ -51,17 +39,17 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	t := n.tallyOf(s.Conn().RemotePeer())
 	n.asks(t, s.Conn())
 	for {
-		r, err := readRequest(br)
+		r, err := wire.ReadRequest(br)
 		if err == nil {
 			err = n.answer(ctx, s.Conn(), t, answers{bw, &told}, r)
 		}
-		if err == nil && (br.Buffered() == 0 || r.kind == askClaims) {
+		if err == nil && (br.Buffered() == 0 || r.Kind == wire.AskClaims) {
 			err = bw.Flush() // otherwise together with the next answer; claims are waited for
 		}
 		switch {
 		case err == nil:
 			continue
-		case errors.Is(err, errWire):
+		case errors.Is(err, wire.ErrWire):
 			n.counts.refuse(refusedFormat)
 			n.strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
@@ -75,20 +63,20 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
-func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
+func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r wire.Request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
-	may := !n.sharer.off.Load() && (r.kind == askClaims || n.mayLook(t, r.hashParts[0], 0))
-	if f := n.sharer.flight(r); may && f != nil && r.kind == askBlock {
+	may := !n.sharer.off.Load() && (r.Kind == wire.AskClaims || n.mayLook(t, r.HashParts[0], 0))
+	if f := n.sharer.flight(r); may && f != nil && r.Kind == wire.AskBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
 		}
-		f.await(ctx, r.block)
+		f.await(ctx, r.Block)
 	}
 	turns := n.sending
-	switch r.kind {
-	case askClaims:
+	switch r.Kind {
+	case wire.AskClaims:
 		turns = n.asking
-	case askUpstream, askFetch:
+	case wire.AskUpstream, wire.AskFetch:
 		turns = n.helping
 	}
 	done, err := turns.take(ctx, askerOn(conn))
@@ -105,21 +93,21 @@ func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answer
 	return ctx.Err() // a node that is being stopped may not have looked up what it answers "not here" to
 }
 
-func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w answers, r request) error {
-	switch r.kind {
-	case askClaims:
+func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w answers, r wire.Request) error {
+	switch r.Kind {
+	case wire.AskClaims:
 		ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 		defer cancel()
 		return n.answerClaims(ctx, t, w, r)
-	case askManifest:
+	case wire.AskManifest:
 		return n.answerManifest(ctx, conn, t, w.Writer, r)
-	case askHave:
+	case wire.AskHave:
 		return n.answerHave(ctx, t, w.Writer, r)
-	case askUpstream:
+	case wire.AskUpstream:
 		return n.answerUpstream(ctx, t, w.Writer, r)
-	case askFetch:
+	case wire.AskFetch:
 		return n.answerFetch(ctx, conn, t, w.Writer, r)
-	case askWrong:
+	case wire.AskWrong:
 		return n.answerWrong(ctx, t, w.Writer, r)
 	}
 	return n.answerBlock(ctx, conn, t, w.Writer, r)
@@ -138,10 +126,10 @@ func (n *Node) meet(id peer.ID, hp store.HashPart) {
 	}
 }
 
-func (n *Node) answerHave(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answerHave(ctx context.Context, t *tally, bw *bufio.Writer, r wire.Request) error {
 	have, err := n.sharer.have(ctx, r)
 	if err != nil {
-		n.noteHealth(r.hashParts[0], err)
+		n.noteHealth(r.HashParts[0], err)
 		return bw.WriteByte(0)
 	}
 	t.probing.found()
@@ -149,57 +137,50 @@ func (n *Node) answerHave(ctx context.Context, t *tally, bw *bufio.Writer, r req
 	return err
 }
 
-func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r wire.Request) error {
 	b, err := n.prepare(ctx, conn, t, r)
-	if errors.Is(err, errLater) {
-		return bw.WriteByte(byte(statusLater))
+	if errors.Is(err, wire.ErrLater) {
+		return bw.WriteByte(byte(wire.StatusLater))
 	}
 	if err != nil {
-		n.noteHealth(r.hashParts[0], err)
-		n.sharer.suspect(ctx, r.hashParts[0], err)
-		return bw.WriteByte(byte(statusGone))
+		n.noteHealth(r.HashParts[0], err)
+		n.sharer.suspect(ctx, r.HashParts[0], err)
+		return bw.WriteByte(byte(wire.StatusGone))
 	}
-	defer blockBuffers.Put(b.buf)
-	n.lan.gate.paces.admit(ctx, conn, b.size)
-	return writeBlock(bw, b)
-}
-
-// A readyBlock is size bytes as they go over the wire, from blockHead on in buf.
-type readyBlock struct {
-	as   status
-	buf  *[]byte
-	size int
+	defer wire.BlockBuffers.Put(b.Buf)
+	n.lan.gate.paces.admit(ctx, conn, b.Size)
+	return wire.WriteBlock(bw, b)
 }
 
 // prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent. So the turns also
 // apply to the wait for the upload limit.
-func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r request) (readyBlock, error) {
+func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r wire.Request) (wire.Packed, error) {
 	done, err := n.reading.take(ctx, askerOn(conn))
 	if err != nil {
-		return readyBlock{}, err
+		return wire.Packed{}, err
 	}
 	defer done()
-	buf := blockBuffers.Get().(*[]byte)
-	size, unverified, err := n.sharer.readBlock(ctx, r, (*buf)[blockHead:])
-	if err == nil || errors.Is(err, errLater) {
+	buf := wire.BlockBuffers.Get().(*[]byte)
+	size, unverified, err := n.sharer.readBlock(ctx, r, (*buf)[wire.BlockHead:])
+	if err == nil || errors.Is(err, wire.ErrLater) {
 		t.probing.found()
 	}
 	if err != nil {
-		blockBuffers.Put(buf)
-		return readyBlock{}, err
+		wire.BlockBuffers.Put(buf)
+		return wire.Packed{}, err
 	}
-	b := pickCodec(buf, size, codecFor(n.lan.gate.paces.of(conn)))
+	b := pickCodec(buf, size, wire.CodecFor(n.lan.gate.paces.of(conn)))
 	if unverified {
 		t.blocksRelayed.Add(1)
-		b.as |= relayed
+		b.As |= wire.Relayed
 	}
-	if err := n.rate.WaitN(ctx, b.size); err != nil {
-		blockBuffers.Put(b.buf)
-		return readyBlock{}, err
+	if err := n.rate.WaitN(ctx, b.Size); err != nil {
+		wire.BlockBuffers.Put(b.Buf)
+		return wire.Packed{}, err
 	}
 	t.blocksSent.Add(1)
 	t.bytesSent.Add(int64(size))
-	t.wireSent.Add(int64(b.size))
+	t.wireSent.Add(int64(b.Size))
 	if path, narSize := n.sharer.named(r); !path.IsZero() {
 		n.cfg.Observer.Sent(path, narSize, conn.RemotePeer().String(), size)
 	}
@@ -207,16 +188,16 @@ func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r reque
 }
 
 // pickCodec packs a block as it is to be packed, if that makes it smaller. It takes buf over.
-func pickCodec(buf *[]byte, size int, as status) readyBlock {
-	b := readyBlock{statusRaw, buf, size}
-	if as == statusRaw {
+func pickCodec(buf *[]byte, size int, as wire.Status) wire.Packed {
+	b := wire.Packed{As: wire.StatusRaw, Buf: buf, Size: size}
+	if as == wire.StatusRaw {
 		return b
 	}
-	other := blockBuffers.Get().(*[]byte)
-	if packed, ok := pack(as, (*buf)[blockHead:blockHead+size], (*other)[blockHead:]); ok {
-		b, other = readyBlock{as, other, len(packed)}, buf
+	other := wire.BlockBuffers.Get().(*[]byte)
+	if packed, ok := wire.Pack(as, (*buf)[wire.BlockHead:wire.BlockHead+size], (*other)[wire.BlockHead:]); ok {
+		b, other = wire.Packed{As: as, Buf: other, Size: len(packed)}, buf
 	}
-	blockBuffers.Put(other)
+	wire.BlockBuffers.Put(other)
 	return b
 }
 
@@ -231,17 +212,8 @@ func (n *Node) noteHealth(hp store.HashPart, err error) {
 	}
 }
 
-// writeBlock writes a block. What precedes it on the wire is put right before it, so that all leaves in one write.
-func writeBlock(bw *bufio.Writer, b readyBlock) error {
-	head := binary.AppendUvarint([]byte{byte(b.as)}, uint64(b.size))
-	start := blockHead - len(head)
-	copy((*b.buf)[start:], head)
-	_, err := bw.Write((*b.buf)[start : blockHead+b.size])
-	return err
-}
-
 // answerManifest takes a turn for each block: to hash a large NAR takes a while.
-func (n *Node) answerManifest(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answerManifest(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r wire.Request) error {
 	started := false
 	done, err := n.reading.take(ctx, askerOn(conn))
 	if err != nil {

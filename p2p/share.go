@@ -13,6 +13,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -78,12 +79,12 @@ func (s *sharer) has(ctx context.Context, hp store.HashPart, nar store.Hash) boo
 }
 
 // flight returns the fetch of the NAR asked for if it is going on and others may have it, or nil.
-func (s *sharer) flight(r request) *fetch {
-	if s.passed == nil || s.off.Load() || r.kind == askClaims {
+func (s *sharer) flight(r wire.Request) *fetch {
+	if s.passed == nil || s.off.Load() || r.Kind == wire.AskClaims {
 		return nil
 	}
-	f := s.passed.flight(r.hashParts[0])
-	if f == nil || f.m.NarHash() != r.nar || !f.relays() || !s.keys.Trusts(f.shared) {
+	f := s.passed.flight(r.HashParts[0])
+	if f == nil || f.m.NarHash() != r.NAR || !f.relays() || !s.keys.Trusts(f.shared) {
 		return nil
 	}
 	return f
@@ -159,12 +160,12 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (trust.Mapping, store.
 }
 
 // named returns the path and the NarSize of a requested NAR, as long as it is open; the zero path if it is not.
-func (s *sharer) named(r request) (store.Path, int64) {
+func (s *sharer) named(r wire.Request) (store.Path, int64) {
 	if f := s.flight(r); f != nil {
 		return f.m.Path(), f.m.NarSize()
 	}
 	s.mu.Lock()
-	o := s.open[narKey{r.hashParts[0], r.nar}]
+	o := s.open[narKey{r.HashParts[0], r.NAR}]
 	s.mu.Unlock()
 	if o == nil {
 		return store.Path{}, 0
@@ -227,27 +228,27 @@ func (s *sharer) share(on bool) {
 }
 
 // have returns which blocks of a NAR are here.
-func (s *sharer) have(ctx context.Context, r request) (bitmap, error) {
+func (s *sharer) have(ctx context.Context, r wire.Request) (wire.Bitmap, error) {
 	if f := s.flight(r); f != nil {
 		return f.have(), nil
 	}
-	o, err := s.acquire(ctx, narKey{r.hashParts[0], r.nar})
+	o, err := s.acquire(ctx, narKey{r.HashParts[0], r.NAR})
 	if err != nil {
 		return nil, err
 	}
 	defer s.release(o)
-	all := newBitmap(store.NumBlocks(o.nar.Size()))
+	all := wire.NewBitmap(store.NumBlocks(o.nar.Size()))
 	for i := range store.NumBlocks(o.nar.Size()) {
-		all.set(i)
+		all.Set(i)
 	}
 	return all, nil
 }
 
-// readBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
+// ReadBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
 // whether the NAR is still being received and so unverified; then the error may be errLater.
-func (s *sharer) readBlock(ctx context.Context, r request, buf []byte) (n int, unverified bool, err error) {
+func (s *sharer) readBlock(ctx context.Context, r wire.Request, buf []byte) (n int, unverified bool, err error) {
 	if f := s.flight(r); f != nil {
-		n, err := f.readBlock(r.block, buf)
+		n, err := f.readBlock(r.Block, buf)
 		if !errors.Is(err, os.ErrClosed) { // otherwise it has ended this moment
 			return n, true, err
 		}
@@ -256,20 +257,20 @@ func (s *sharer) readBlock(ctx context.Context, r request, buf []byte) (n int, u
 	return n, false, err
 }
 
-func (s *sharer) readVerified(ctx context.Context, r request, buf []byte) (int, error) {
-	key := narKey{r.hashParts[0], r.nar}
+func (s *sharer) readVerified(ctx context.Context, r wire.Request, buf []byte) (int, error) {
+	key := narKey{r.HashParts[0], r.NAR}
 	o, err := s.acquire(ctx, key)
 	if err != nil {
 		return 0, err
 	}
 	defer s.release(o)
-	if r.block >= store.NumBlocks(o.nar.Size()) {
-		return 0, fmt.Errorf("block %d of %s: %w", r.block, r.hashParts[0], store.ErrNotFound)
+	if r.Block >= store.NumBlocks(o.nar.Size()) {
+		return 0, fmt.Errorf("block %d of %s: %w", r.Block, r.HashParts[0], store.ErrNotFound)
 	}
-	n := store.BlockLen(o.nar.Size(), r.block)
-	if _, err := o.nar.ReadAt(buf[:n], int64(r.block)*store.BlockSize); err != nil {
+	n := store.BlockLen(o.nar.Size(), r.Block)
+	if _, err := o.nar.ReadAt(buf[:n], int64(r.Block)*store.BlockSize); err != nil {
 		s.forget(key, o)
-		return 0, fmt.Errorf("block %d of %s: %w", r.block, r.hashParts[0], err)
+		return 0, fmt.Errorf("block %d of %s: %w", r.Block, r.HashParts[0], err)
 	}
 	return n, nil
 }
@@ -286,34 +287,34 @@ func (s *sharer) forget(key narKey, o *openNAR) {
 
 // manifest yields the digests of a NAR's blocks in order to each, some at a time, after their number to start. They are
 // kept only if the whole has the NAR's hash: damage on the disk may be repaired later.
-func (s *sharer) manifest(ctx context.Context, r request, start func(n int) error, each func(digests []byte) error) error {
-	o, err := s.acquire(ctx, narKey{r.hashParts[0], r.nar})
+func (s *sharer) manifest(ctx context.Context, r wire.Request, start func(n int) error, each func(digests []byte) error) error {
+	o, err := s.acquire(ctx, narKey{r.HashParts[0], r.NAR})
 	if err != nil {
 		return err
 	}
 	defer s.release(o)
-	buf := blockBuffers.Get().(*[]byte)
-	defer blockBuffers.Put(buf)
+	buf := wire.BlockBuffers.Get().(*[]byte)
+	defer wire.BlockBuffers.Put(buf)
 	size := o.nar.Size()
 	n := store.NumBlocks(size)
 	if err := start(n); err != nil {
 		return err
 	}
-	if kept := s.kept.get(r.nar, n); kept != nil {
+	if kept := s.kept.get(r.NAR, n); kept != nil {
 		return each(kept)
 	}
 	whole := sha256.New()
 	var digests []byte
 	for i := range n {
 		if s.off.Load() {
-			return fmt.Errorf("manifest of %s: shared no more: %w", r.hashParts[0], store.ErrNotFound)
+			return fmt.Errorf("manifest of %s: shared no more: %w", r.HashParts[0], store.ErrNotFound)
 		}
 		if err := s.ifStill(o); err != nil {
 			return fmt.Errorf("manifest: %w", err)
 		}
 		block := (*buf)[:store.BlockLen(size, i)]
 		if _, err := o.nar.ReadAt(block, int64(i)*store.BlockSize); err != nil {
-			return fmt.Errorf("manifest of %s: %w", r.hashParts[0], err)
+			return fmt.Errorf("manifest of %s: %w", r.HashParts[0], err)
 		}
 		whole.Write(block)
 		digest := sha256.Sum256(block)
@@ -322,10 +323,10 @@ func (s *sharer) manifest(ctx context.Context, r request, start func(n int) erro
 			return err
 		}
 	}
-	if store.Hash(whole.Sum(nil)) != r.nar {
-		s.suspect(ctx, r.hashParts[0], store.ErrCorrupt)
+	if store.Hash(whole.Sum(nil)) != r.NAR {
+		s.suspect(ctx, r.HashParts[0], store.ErrCorrupt)
 		return nil
 	}
-	_ = s.kept.put(r.nar, digests) // digests that are not kept are computed again
+	_ = s.kept.put(r.NAR, digests) // digests that are not kept are computed again
 	return nil
 }

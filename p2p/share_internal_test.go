@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -65,8 +66,8 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	claim := func() string {
 		t.Helper()
 		claims.SetDeadline(time.Now().Add(20 * time.Second))
-		claims.Write(appendRequest(nil, request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}))
-		text, _, err := readClaim(bufio.NewReader(claims))
+		claims.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}))
+		text, _, err := wire.ReadClaim(bufio.NewReader(claims))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -77,12 +78,12 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	}
 	blocks.SetDeadline(time.Now().Add(20 * time.Second))
 	for i := range 64 {
-		blocks.Write(appendRequest(nil, blockRequest(info, i)))
+		blocks.Write(wire.AppendRequest(nil, blockRequest(info, i)))
 	}
 	br, b, answers := bufio.NewReader(blocks), make([]byte, store.BlockSize), make(chan error, 64)
 	go func() {
 		for range 64 {
-			_, _, err := readBlock(br, b)
+			_, _, err := wire.ReadBlock(br, b)
 			answers <- err
 		}
 	}()
@@ -107,8 +108,9 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	if claim() != "" {
 		t.Error("there is a claim though nothing is shared")
 	}
-	blocks.Write(appendRequest(nil, request{kind: askManifest, hashParts: []store.HashPart{info.Path.HashPart()}, nar: info.NarHash}))
-	if _, err := readManifest(br, info.NarSize); !errors.Is(err, store.ErrNotFound) {
+	blocks.Write(wire.AppendRequest(nil,
+		wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}))
+	if _, err := wire.ReadManifest(br, info.NarSize); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("readManifest = %v, want ErrNotFound", err)
 	}
 	eventually(t, "closed what was open for the neighbour", func() bool { return src.open.Load() == 0 })
@@ -117,8 +119,8 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	if claim() == "" {
 		t.Error("there is no claim once it is shared again")
 	}
-	blocks.Write(appendRequest(nil, blockRequest(info, 63)))
-	if _, _, err := readBlock(br, b); err != nil {
+	blocks.Write(wire.AppendRequest(nil, blockRequest(info, 63)))
+	if _, _, err := wire.ReadBlock(br, b); err != nil {
 		t.Errorf("readBlock once it is shared again = %v", err)
 	}
 	if got := strikesOf(n, g); got != 0 {

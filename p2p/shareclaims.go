@@ -13,6 +13,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -154,24 +155,24 @@ func (t *toldParts) add(hp store.HashPart) bool {
 	return news
 }
 
-func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r request) error {
+func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r wire.Request) error {
 	var buf []byte
 	var refs []store.Path
 	ask := func(hp store.HashPart) (sharedClaim, error) { return n.claimTo(ctx, t, hp) }
-	for part := range slices.Chunk(r.hashParts, claimsAtOnce) {
+	for part := range slices.Chunk(r.HashParts, claimsAtOnce) {
 		buf = buf[:0]
 		made := n.sharedClaims(part, ask)
 		if err := ctx.Err(); err != nil { // they were not looked up, and so are not answered
 			return err
 		}
 		for i, c := range made {
-			buf = appendClaim(buf, c.text, c.receiving)
+			buf = wire.AppendClaim(buf, c.text, c.receiving)
 			if c.text == "" {
 				continue
 			}
 			t.claimsSent.Add(1)
 			w.told.add(part[i])
-			if len(refs) < maxFurther {
+			if len(refs) < wire.MaxFurther {
 				refs = append(refs, c.refs...)
 			}
 		}
@@ -189,7 +190,7 @@ func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r request)
 // been told, and theirs. That is no more than it could ask about, for it knows the references of a claim.
 func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []store.Path) error {
 	add := func(hp store.HashPart) (sharedClaim, error) { return n.sharer.sharedClaim(ctx, hp) }
-	for left, room := maxFurther, maxFurtherLen; ; {
+	for left, room := wire.MaxFurther, wire.MaxFurtherLen; ; {
 		var part []store.HashPart
 		for ; len(refs) > 0 && len(part) < min(left, claimsAtOnce); refs = refs[1:] {
 			if hp := refs[0].HashPart(); w.told.add(hp) {
@@ -209,10 +210,10 @@ func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []stor
 			}
 			room -= len(c.text)
 			t.claimsSent.Add(1)
-			if err := writeFurther(w.Writer, part[i], c.text); err != nil {
+			if err := wire.WriteFurther(w.Writer, part[i], c.text); err != nil {
 				return err
 			}
-			if len(refs) < maxFurther {
+			if len(refs) < wire.MaxFurther {
 				refs = append(refs, c.refs...)
 			}
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -112,7 +113,7 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 			_, err := new(Node).askAlone(ctx, nb, []store.HashPart{hp})
 			return err
 		}},
-		"what an upstream says": {infoPatience, infoPatience / 10, binary.AppendUvarint([]byte{byte(verdictYes)}, store.MaxInfoLen),
+		"what an upstream says": {infoPatience, infoPatience / 10, binary.AppendUvarint([]byte{byte(wire.VerdictYes)}, store.MaxInfoLen),
 			func(ctx context.Context, nb *neighbour) error {
 				_, _, err := nb.askInfo(ctx, hp, infoPatience)
 				return err

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -53,7 +54,7 @@ func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	return trust.Mapping{}, fmt.Errorf("%s: no upstream has it: %w", hp, store.ErrNotFound)
 }
 
-// askUpstream returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
+// AskUpstream returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
 func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.HashPart) (trust.Mapping, error) {
 	info, err := u.Info(ctx, hp)
 	if err != nil {
@@ -115,8 +116,8 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 		return err
 	}
 	defer r.Close()
-	buf := blockBuffers.Get().(*[]byte)
-	defer blockBuffers.Put(buf)
+	buf := wire.BlockBuffers.Get().(*[]byte)
+	defer wire.BlockBuffers.Put(buf)
 	f.node.pace.begin()
 	defer f.node.pace.end()
 	began, last, before := time.Now(), len(f.picker.blocks)-1, f.missing()

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -62,7 +63,7 @@ func (f *fetch) nextRelay() *neighbour {
 }
 
 // said takes in which blocks a member has.
-func (f *fetch) said(nb *neighbour, have bitmap) {
+func (f *fetch) said(nb *neighbour, have wire.Bitmap) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.picker.swarm.told(nb.id, have, time.Now())
@@ -115,7 +116,7 @@ func (f *fetch) inDemand() bool {
 }
 
 // have returns which blocks are here.
-func (f *fetch) have() bitmap {
+func (f *fetch) have() wire.Bitmap {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.have()
@@ -147,13 +148,13 @@ func (f *fetch) tell() {
 	f.swarming.news = make(chan struct{})
 }
 
-// readBlock reads a block that is here. The error is errLater if it is not.
+// ReadBlock reads a block that is here. The error is errLater if it is not.
 func (f *fetch) readBlock(i int, buf []byte) (int, error) {
 	f.mu.Lock()
 	here := f.picker.isHere(i)
 	f.mu.Unlock()
 	if !here {
-		return 0, errLater
+		return 0, wire.ErrLater
 	}
 	n := store.BlockLen(f.m.NarSize(), i)
 	return f.draft.ReadAt(buf[:n], int64(i)*store.BlockSize)

@@ -12,15 +12,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
 
 // all is a bitmap of a NAR that is complete.
-func all(blocks int) bitmap {
-	b := newBitmap(blocks)
+func all(blocks int) wire.Bitmap {
+	b := wire.NewBitmap(blocks)
 	for i := range blocks {
-		b.set(i)
+		b.Set(i)
 	}
 	return b
 }
@@ -29,7 +30,7 @@ func all(blocks int) bitmap {
 func flip(s network.Stream, _ int, b []byte) error {
 	wrong := bytes.Clone(b)
 	wrong[len(wrong)/2] ^= 1
-	return writeAs(s, relayed|statusRaw, wrong)
+	return writeAs(s, wire.Relayed|wire.StatusRaw, wrong)
 }
 
 func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
@@ -163,7 +164,7 @@ func TestPartialPeersAloneAreNotWaitedForForEver(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
 	info, m := s.sign(t, "big", nar)
-	relay := (&rogue{info: info, nar: nar, have: newBitmap(4)}).start(t)
+	relay := (&rogue{info: info, nar: nar, have: wire.NewBitmap(4)}).start(t)
 	n, _ := runNode(t, s, nil, relay)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*relayStall)
 	defer cancel()
@@ -203,7 +204,7 @@ func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n 
 		}
 	}()
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
-		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.have().has(0) {
+		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.have().Has(0) {
 			break
 		}
 		if time.Now().After(limit) {
@@ -214,9 +215,9 @@ func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n 
 	return n, m, other.dial(t, n)
 }
 
-func askedOf(t *testing.T, s network.Stream, r request, answer int) []byte {
+func askedOf(t *testing.T, s network.Stream, r wire.Request, answer int) []byte {
 	t.Helper()
-	if _, err := s.Write(appendRequest(nil, r)); err != nil {
+	if _, err := s.Write(wire.AppendRequest(nil, r)); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, answer)
@@ -230,40 +231,40 @@ func askedOf(t *testing.T, s network.Stream, r request, answer int) []byte {
 func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 	nar := randomNAR(3 * store.BlockSize)
 	n, m, stream := receiving(t, newSigner(t), nar, "big", true)
-	r := request{hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
-	r.kind = askHave
+	r := wire.Request{HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
+	r.Kind = wire.AskHave
 	if got := askedOf(t, stream, r, 2); !bytes.Equal(got, []byte{1, 1}) {
 		t.Errorf("have = %x, want the first of three blocks, 0101", got)
 	}
-	r.kind, r.block = askBlock, 0
-	head := []byte{byte(relayed | statusRaw), 0x80, 0x80, 0x10}
+	r.Kind, r.Block = wire.AskBlock, 0
+	head := []byte{byte(wire.Relayed | wire.StatusRaw), 0x80, 0x80, 0x10}
 	if got := askedOf(t, stream, r, len(head)+store.BlockSize); !bytes.Equal(got, append(head, nar[:store.BlockSize]...)) {
 		t.Errorf("block 0 begins %x, want %x and the block", got[:8], head)
 	}
-	r.block = 1
-	if got := askedOf(t, stream, r, 1); got[0] != byte(statusLater) {
+	r.Block = 1
+	if got := askedOf(t, stream, r, 1); got[0] != byte(wire.StatusLater) {
 		t.Errorf("block 1 = %x, want later", got)
 	}
-	r.kind, r.block = askManifest, 0
+	r.Kind, r.Block = wire.AskManifest, 0
 	if got := askedOf(t, stream, r, 1); got[0] != 0 {
 		t.Errorf("manifest = %x, want none: nothing is vouched for yet", got)
 	}
-	claim := appendClaim(nil, m.Info().String(), true)
-	if got := askedOf(t, stream, request{kind: askClaims, hashParts: r.hashParts}, len(claim)); !bytes.Equal(got, claim) {
+	claim := wire.AppendClaim(nil, m.Info().String(), true)
+	if got := askedOf(t, stream, wire.Request{Kind: wire.AskClaims, HashParts: r.HashParts}, len(claim)); !bytes.Equal(got, claim) {
 		t.Errorf("claim is %q, want %q", got, claim)
 	}
 	n.fetched.flight(m.Path().HashPart()).doubt()
-	r.kind = askBlock
-	if got := askedOf(t, stream, r, 1); got[0] != byte(statusGone) {
+	r.Kind = wire.AskBlock
+	if got := askedOf(t, stream, r, 1); got[0] != byte(wire.StatusGone) {
 		t.Errorf("block 0 of a NAR that came out wrong = %x, want gone", got)
 	}
 }
 
 func TestNodeWithoutSharingPassesNothingOn(t *testing.T) {
 	_, m, stream := receiving(t, newSigner(t), random(3*store.BlockSize), "big", false)
-	r := request{hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}
-	for _, kind := range []requestKind{askClaims, askHave, askBlock} {
-		r.kind = kind
+	r := wire.Request{HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
+	for _, kind := range []wire.Kind{wire.AskClaims, wire.AskHave, wire.AskBlock} {
+		r.Kind = kind
 		if got := askedOf(t, stream, r, 1); got[0] != 0 {
 			t.Errorf("request of kind %d is answered %x, want not here", kind, got)
 		}

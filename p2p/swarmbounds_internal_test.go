@@ -13,6 +13,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -53,7 +54,7 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 	var asked atomic.Int64
 	later := func(s network.Stream, _ int, _ []byte) error {
 		asked.Add(1)
-		_, err := s.Write([]byte{byte(statusLater)})
+		_, err := s.Write([]byte{byte(wire.StatusLater)})
 		return err
 	}
 	relay := (&rogue{info: info, nar: nar, have: all(4), block: later}).start(t)
@@ -69,7 +70,7 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 	t.Parallel()
 	s := newSigner(t)
-	relay := &rogue{have: newBitmap(1)}
+	relay := &rogue{have: wire.NewBitmap(1)}
 	relay.start(t)
 	n, _ := runNode(t, s, nil, relay)
 	var nar []byte

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -108,14 +109,14 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 		br := bufio.NewReaderSize(s, 64<<10)
 		block := make([]byte, store.BlockSize)
 		for range 8 {
-			s.Write(appendRequest(nil, blockRequest(info, 0)))
+			s.Write(wire.AppendRequest(nil, blockRequest(info, 0)))
 		}
 		for {
-			if _, _, err := readBlock(br, block); err != nil {
+			if _, _, err := wire.ReadBlock(br, block); err != nil {
 				return
 			}
 			got.Add(1)
-			if _, err := s.Write(appendRequest(nil, blockRequest(info, 0))); err != nil {
+			if _, err := s.Write(wire.AppendRequest(nil, blockRequest(info, 0))); err != nil {
 				return
 			}
 		}
@@ -170,8 +171,8 @@ func TestStreamsOfOneAddressAreBounded(t *testing.T) {
 	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
 	defer s.Reset()
 	s.SetDeadline(time.Now().Add(20 * time.Second))
-	s.Write(appendRequest(nil, blockRequest(info, 0)))
-	if _, _, err := readBlock(bufio.NewReader(s), make([]byte, info.NarSize)); err != nil {
+	s.Write(wire.AppendRequest(nil, blockRequest(info, 0)))
+	if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, info.NarSize)); err != nil {
 		t.Errorf("a block for a machine at another address = %v", err)
 	}
 	if held := n.streams.held(); held > maxAddrStreams+1 {
@@ -191,7 +192,7 @@ func TestUploadRateBoundsBlocks(t *testing.T) {
 	n.serving = newServing(rate)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
-		ask := func(r request) int {
+		ask := func(r wire.Request) int {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
 			if err := n.answer(t.Context(), connNowhere{}, n.tallyOf("nobody"), answers{bw, new(toldParts)}, r); err != nil {
@@ -212,7 +213,8 @@ func TestUploadRateBoundsBlocks(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		asked := time.Now()
-		if got := ask(request{kind: askClaims, hashParts: []store.HashPart{info.Path.HashPart()}}); got < 100 || time.Since(asked) > 0 {
+		if got := ask(wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}); got < 100 ||
+			time.Since(asked) > 0 {
 			t.Errorf("a claim of %d bytes after %v, want one at once", got, time.Since(asked))
 		}
 		all.Wait()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -83,11 +84,11 @@ func (w *worker) fill(ctx context.Context) error {
 	return nil
 }
 
-// request asks for a block, or for which blocks there are.
-func (f *fetch) request(i int) request {
-	r := request{kind: askBlock, hashParts: []store.HashPart{f.m.Path().HashPart()}, nar: f.m.NarHash(), block: i}
+// Request asks for a block, or for which blocks there are.
+func (f *fetch) request(i int) wire.Request {
+	r := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{f.m.Path().HashPart()}, NAR: f.m.NarHash(), Block: i}
 	if i == askedHave {
-		r.kind, r.block = askHave, 0
+		r.Kind, r.Block = wire.AskHave, 0
 	}
 	return r
 }
@@ -97,7 +98,7 @@ func (w *worker) receive(ctx context.Context) error {
 	w.ex.until = time.Now().Add(blockTimeout)
 	i := w.asked[0]
 	if i == askedHave {
-		have, err := readHave(w.ex.br, len(w.fetch.picker.blocks))
+		have, err := wire.ReadHave(w.ex.br, len(w.fetch.picker.blocks))
 		if err != nil {
 			return w.reopen(ctx, err)
 		}
@@ -105,11 +106,11 @@ func (w *worker) receive(ctx context.Context) error {
 		w.fetch.said(w.nb, have)
 		return nil
 	}
-	buf := blockBuffers.Get().(*[]byte)
-	defer blockBuffers.Put(buf)
+	buf := wire.BlockBuffers.Get().(*[]byte)
+	defer wire.BlockBuffers.Put(buf)
 	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
-	wire, unverified, err := readBlock(w.ex.br, block)
-	if errors.Is(err, errLater) {
+	packed, unverified, err := wire.ReadBlock(w.ex.br, block)
+	if errors.Is(err, wire.ErrLater) {
 		w.answered()
 		w.fetch.giveBack([]int{i})
 		if w.later++; w.later > maxLater && !w.fetch.isRoot(w.nb) {
@@ -129,7 +130,7 @@ func (w *worker) receive(ctx context.Context) error {
 	w.answered()
 	w.nb.tally.blocksReceived.Add(1)
 	w.nb.tally.bytesReceived.Add(int64(len(block)))
-	w.nb.tally.wireReceived.Add(int64(wire))
+	w.nb.tally.wireReceived.Add(int64(packed))
 	return w.fetch.deliver(w.nb, i, block, unverified)
 }
 
@@ -153,7 +154,7 @@ func (w *worker) rest() {
 
 // reopen gives a stream that was kept open a second chance: the other side may have closed it meanwhile.
 func (w *worker) reopen(ctx context.Context, err error) error {
-	if !w.ex.kept || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, errWire) {
+	if !w.ex.kept || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, wire.ErrWire) {
 		return err
 	}
 	w.drop()

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -97,7 +98,7 @@ func (n *neighbour) tellWrong(ctx context.Context, m trust.Mapping) error {
 	}
 	defer ex.Reset()
 	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	if err := ex.send(request{kind: askWrong, hashParts: []store.HashPart{m.Path().HashPart()}, nar: m.NarHash()}); err != nil {
+	if err := ex.send(wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}); err != nil {
 		return err
 	}
 	_, err = ex.br.ReadByte()
@@ -106,11 +107,11 @@ func (n *neighbour) tellWrong(ctx context.Context, m trust.Mapping) error {
 
 // answerWrong handles a report that a NAR of this machine is wrong. A shared NAR is checked, as long as the peer and
 // all peers at its address do not report too often. The answer carries no information.
-func (n *Node) answerWrong(ctx context.Context, t *tally, bw *bufio.Writer, r request) error {
+func (n *Node) answerWrong(ctx context.Context, t *tally, bw *bufio.Writer, r wire.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	if n.mayTellWrong(t) {
-		if m, src, err := n.sharer.claim(ctx, r.hashParts[0]); err == nil && m.NarHash() == r.nar {
+		if m, src, err := n.sharer.claim(ctx, r.HashParts[0]); err == nil && m.NarHash() == r.NAR {
 			t.probing.found()
 			n.log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", t.id),
 				zap.Stringer("path", m.Path()))

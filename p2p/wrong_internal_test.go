@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -147,8 +148,9 @@ func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
 	g := (&rogue{}).start(t)
 	stream := g.dial(t, n)
 	for range 10 * wrongBurst {
-		if _, err := stream.Write(appendRequest(nil, request{kind: askWrong, hashParts: []store.HashPart{info.Path.HashPart()},
-			nar: m.NarHash()})); err != nil {
+		if _, err := stream.Write(wire.AppendRequest(nil,
+			wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()},
+				NAR: m.NarHash()})); err != nil {
 			t.Fatal(err)
 		}
 		answer := make([]byte, 1)

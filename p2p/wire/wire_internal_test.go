@@ -1,4 +1,4 @@
-package p2p
+package wire
 
 import (
 	"bufio"
@@ -18,33 +18,19 @@ import (
 	"narbor/store"
 )
 
-// With -update the golden requests in testdata/wire are written anew: go test ./p2p -run Golden -update
+// With -update the golden requests in testdata/wire are written anew: go test ./p2p/wire -run Golden -update
 var update = flag.Bool("update", false, "write testdata/wire anew")
 
-const (
-	partA = store.HashPart("syd87l2rxw8cbsxmxl853h0r6pdwhwjr")
-	partB = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
-)
-
-// nar is the NarHash sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0.
-func narHash(t testing.TB) store.Hash {
-	h, err := store.ParseHash("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
-
-func goldenRequests(t testing.TB) map[string]request {
+func goldenRequests(t testing.TB) map[string]Request {
 	nar := narHash(t)
-	return map[string]request{
-		"claims-1":    {kind: askClaims, hashParts: []store.HashPart{partA}},
-		"claims-2":    {kind: askClaims, hashParts: []store.HashPart{partA, partB}},
-		"manifest":    {kind: askManifest, hashParts: []store.HashPart{partA}, nar: nar},
-		"have":        {kind: askHave, hashParts: []store.HashPart{partA}, nar: nar},
-		"block-0":     {kind: askBlock, hashParts: []store.HashPart{partA}, nar: nar},
-		"block-127":   {kind: askBlock, hashParts: []store.HashPart{partB}, nar: nar, block: 127},
-		"block-70000": {kind: askBlock, hashParts: []store.HashPart{partA}, nar: nar, block: 70000},
+	return map[string]Request{
+		"claims-1":    {Kind: AskClaims, HashParts: []store.HashPart{partA}},
+		"claims-2":    {Kind: AskClaims, HashParts: []store.HashPart{partA, partB}},
+		"manifest":    {Kind: AskManifest, HashParts: []store.HashPart{partA}, NAR: nar},
+		"have":        {Kind: AskHave, HashParts: []store.HashPart{partA}, NAR: nar},
+		"block-0":     {Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: nar},
+		"block-127":   {Kind: AskBlock, HashParts: []store.HashPart{partB}, NAR: nar, Block: 127},
+		"block-70000": {Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: nar, Block: 70000},
 	}
 }
 
@@ -52,7 +38,7 @@ func TestGoldenRequests(t *testing.T) {
 	for name, want := range goldenRequests(t) {
 		file := filepath.Join("testdata", "wire", name+".hex")
 		if *update {
-			if err := os.WriteFile(file, []byte(hex.EncodeToString(appendRequest(nil, want))+"\n"), 0o644); err != nil {
+			if err := os.WriteFile(file, []byte(hex.EncodeToString(AppendRequest(nil, want))+"\n"), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -64,30 +50,25 @@ func TestGoldenRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := appendRequest(nil, want); !bytes.Equal(got, frame) {
+		if got := AppendRequest(nil, want); !bytes.Equal(got, frame) {
 			t.Errorf("%s: request is %x, want %x", name, got, frame)
 		}
-		if got, err := readRequest(bufio.NewReader(bytes.NewReader(frame))); err != nil || !reflect.DeepEqual(got, want) {
+		if got, err := ReadRequest(bufio.NewReader(bytes.NewReader(frame))); err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: readRequest = %+v, %v, want %+v", name, got, err, want)
 		}
 	}
 }
 
 // goldenFurther is claims that were not asked for, and their end.
-func goldenFurther() []furtherClaim {
-	return []furtherClaim{{partA, "StorePath: " + store.Dir + "/" + string(partA) + "-a\n"}, {partB, "x"}}
+func goldenFurther() []further {
+	return []further{{partA, "StorePath: " + store.Dir + "/" + string(partA) + "-a\n"}, {partB, "x"}}
 }
 
-type furtherClaim struct {
-	hp   store.HashPart
-	text string
-}
-
-func appendFurther(t testing.TB, all []furtherClaim) []byte {
+func appendFurther(t testing.TB, all []further) []byte {
 	var b bytes.Buffer
 	bw := bufio.NewWriter(&b)
 	for _, c := range all {
-		if err := writeFurther(bw, c.hp, c.text); err != nil {
+		if err := WriteFurther(bw, c.hp, c.text); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -96,9 +77,9 @@ func appendFurther(t testing.TB, all []furtherClaim) []byte {
 	return b.Bytes()
 }
 
-func readAllFurther(in []byte) (got []furtherClaim, err error) {
-	err = readFurther(bufio.NewReader(bytes.NewReader(in)), func(hp store.HashPart, text string) {
-		got = append(got, furtherClaim{hp, text})
+func readAllFurther(in []byte) (got []further, err error) {
+	err = ReadFurther(bufio.NewReader(bytes.NewReader(in)), func(hp store.HashPart, text string) {
+		got = append(got, further{hp, text})
 	})
 	return got, err
 }
@@ -132,20 +113,20 @@ func TestGoldenFurtherClaims(t *testing.T) {
 }
 
 func TestFurtherClaimsHaveLimits(t *testing.T) {
-	text := strings.Repeat("x", maxFurtherLen/4)
-	many := make([]furtherClaim, maxFurther+1)
+	text := strings.Repeat("x", MaxFurtherLen/4)
+	many := make([]further, MaxFurther+1)
 	for i := range many {
-		many[i] = furtherClaim{partA, "x"}
+		many[i] = further{partA, "x"}
 	}
 	for _, c := range []struct {
 		name string
-		all  []furtherClaim
+		all  []further
 		want error
 	}{
 		{"as many as may be", many[1:], nil},
-		{"one too many", many, errWire},
-		{"as long as may be", []furtherClaim{{partA, text}, {partA, text}, {partA, text}, {partA, text}}, nil},
-		{"a byte too long", []furtherClaim{{partA, text}, {partA, text}, {partA, text}, {partA, text}, {partA, "x"}}, errWire},
+		{"one too many", many, ErrWire},
+		{"as long as may be", []further{{partA, text}, {partA, text}, {partA, text}, {partA, text}}, nil},
+		{"a byte too long", []further{{partA, text}, {partA, text}, {partA, text}, {partA, text}, {partA, "x"}}, ErrWire},
 	} {
 		if got, err := readAllFurther(appendFurther(t, c.all)); !errors.Is(err, c.want) {
 			t.Errorf("%s: readFurther = %d claims, %v, want %v", c.name, len(got), err, c.want)
@@ -154,7 +135,7 @@ func TestFurtherClaimsHaveLimits(t *testing.T) {
 }
 
 func TestReadRequestRefuses(t *testing.T) {
-	good := appendRequest(nil, request{kind: askBlock, hashParts: []store.HashPart{partA}, nar: narHash(t), block: 5})
+	good := AppendRequest(nil, Request{Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: narHash(t), Block: 5})
 	frame := func(body ...byte) []byte { return append([]byte{byte(len(body))}, body...) }
 	edit := func(at int, b byte) []byte {
 		f := bytes.Clone(good)
@@ -164,25 +145,25 @@ func TestReadRequestRefuses(t *testing.T) {
 	for name, in := range map[string][]byte{
 		"empty frame":           {0},
 		"unknown kind":          frame(9, 1, 2, 3),
-		"no hash part":          frame(byte(askClaims)),
-		"half a hash part":      frame(append([]byte{byte(askClaims)}, make([]byte, 30)...)...),
+		"no hash part":          frame(byte(AskClaims)),
+		"half a hash part":      frame(append([]byte{byte(AskClaims)}, make([]byte, 30)...)...),
 		"too long":              {0xff, 0xff, 0x7f, 1},
 		"endless length":        bytes.Repeat([]byte{0xff}, 20),
 		"length not shortest":   {0x81, 0x00, 1},
-		"other multihash":       edit(2+hashPartBytes+2, 0x13),
-		"other codec":           edit(2+hashPartBytes+1, 0x70),
-		"CID version 0":         edit(2+hashPartBytes, 0x12),
+		"other multihash":       edit(2+HashPartBytes+2, 0x13),
+		"other codec":           edit(2+HashPartBytes+1, 0x70),
+		"CID version 0":         edit(2+HashPartBytes, 0x12),
 		"no block number":       append([]byte{good[0] - 1}, good[1:len(good)-1]...),
 		"bytes after it":        append([]byte{good[0] + 1}, append(bytes.Clone(good[1:]), 7)...),
 		"block of more than TB": append([]byte{good[0] + 3}, append(bytes.Clone(good[1:len(good)-1]), 0xff, 0xff, 0xff, 0x7f)...),
-		"manifest with a block": edit(1, byte(askManifest)),
+		"manifest with a block": edit(1, byte(AskManifest)),
 	} {
-		if r, err := readRequest(bufio.NewReader(bytes.NewReader(in))); !errors.Is(err, errWire) {
+		if r, err := ReadRequest(bufio.NewReader(bytes.NewReader(in))); !errors.Is(err, ErrWire) {
 			t.Errorf("%s: readRequest(%x) = %+v, %v, want errWire", name, in, r, err)
 		}
 	}
 	for cut := 1; cut < len(good); cut++ {
-		if r, err := readRequest(bufio.NewReader(bytes.NewReader(good[:cut]))); err != io.ErrUnexpectedEOF {
+		if r, err := ReadRequest(bufio.NewReader(bytes.NewReader(good[:cut]))); err != io.ErrUnexpectedEOF {
 			t.Errorf("readRequest(cut at %d) = %+v, %v, want unexpected EOF", cut, r, err)
 		}
 	}
@@ -195,13 +176,13 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		var err error
 		switch what {
 		case "claim":
-			_, _, err = readClaim(br)
+			_, _, err = ReadClaim(br)
 		case "block":
-			_, _, err = readBlock(br, make([]byte, 10))
+			_, _, err = ReadBlock(br, make([]byte, 10))
 		case "manifest":
-			_, err = readManifest(br, size)
+			_, err = ReadManifest(br, size)
 		case "have":
-			_, err = readHave(br, 12)
+			_, err = ReadHave(br, 12)
 		}
 		return err
 	}
@@ -210,24 +191,24 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 		in         []byte
 		want       error
 	}{
-		{"claim", "too long", []byte{0x82, 0x80, 0x80, 0x01}, errWire},
+		{"claim", "too long", []byte{0x82, 0x80, 0x80, 0x01}, ErrWire},
 		{"claim", "cut", []byte{10, 'a'}, io.ErrUnexpectedEOF},
-		{"claim", "of nothing, being received", []byte{1}, errWire},
+		{"claim", "of nothing, being received", []byte{1}, ErrWire},
 		{"claim", "nothing", nil, io.ErrUnexpectedEOF},
 		{"block", "gone", []byte{0}, store.ErrNotFound},
-		{"block", "unknown status", []byte{8}, errWire},
-		{"block", "later", []byte{4}, errLater},
-		{"block", "shorter", append([]byte{1, 9}, make([]byte, 9)...), errWire},
-		{"block", "longer", append([]byte{1, 11}, make([]byte, 11)...), errWire},
+		{"block", "unknown status", []byte{8}, ErrWire},
+		{"block", "later", []byte{4}, ErrLater},
+		{"block", "shorter", append([]byte{1, 9}, make([]byte, 9)...), ErrWire},
+		{"block", "longer", append([]byte{1, 11}, make([]byte, 11)...), ErrWire},
 		{"block", "cut", append([]byte{1, 10}, make([]byte, 9)...), io.ErrUnexpectedEOF},
 		{"block", "nothing", nil, io.ErrUnexpectedEOF},
 		{"manifest", "none", []byte{0}, store.ErrNotFound},
-		{"manifest", "fewer", append([]byte{3}, make([]byte, 96)...), errWire},
-		{"manifest", "more", append([]byte{5}, make([]byte, 160)...), errWire},
+		{"manifest", "fewer", append([]byte{3}, make([]byte, 96)...), ErrWire},
+		{"manifest", "more", append([]byte{5}, make([]byte, 160)...), ErrWire},
 		{"have", "none", []byte{0}, store.ErrNotFound},
-		{"have", "shorter", []byte{1, 0xff}, errWire},
-		{"have", "longer", []byte{3, 0xff, 0x0f, 0}, errWire},
-		{"have", "blocks that there are not", []byte{2, 0xff, 0x1f}, errWire},
+		{"have", "shorter", []byte{1, 0xff}, ErrWire},
+		{"have", "longer", []byte{3, 0xff, 0x0f, 0}, ErrWire},
+		{"have", "blocks that there are not", []byte{2, 0xff, 0x1f}, ErrWire},
 		{"have", "cut", []byte{2, 0xff}, io.ErrUnexpectedEOF},
 		{"have", "good", []byte{2, 0xff, 0x0f}, nil},
 		{"manifest", "cut", append([]byte{4}, make([]byte, 127)...), io.ErrUnexpectedEOF},
@@ -240,26 +221,26 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 
 // BenchmarkBlock writes the answer to a block request and reads it, as it is and packed.
 func BenchmarkBlock(b *testing.B) {
-	for name, as := range map[string]status{"raw": statusRaw, "s2": statusS2, "zstd": statusZstd} {
+	for name, as := range map[string]Status{"raw": StatusRaw, "s2": statusS2, "zstd": StatusZstd} {
 		b.Run(name, func(b *testing.B) {
-			from := make([]byte, blockHead+s2.MaxEncodedLen(store.BlockSize))
+			from := make([]byte, BlockHead+s2.MaxEncodedLen(store.BlockSize))
 			to := make([]byte, store.BlockSize)
-			size := copy(from[blockHead:], text(store.BlockSize))
-			if as != statusRaw {
-				packed, ok := pack(as, text(store.BlockSize), make([]byte, len(from)))
+			size := copy(from[BlockHead:], text(store.BlockSize))
+			if as != StatusRaw {
+				packed, ok := Pack(as, text(store.BlockSize), make([]byte, len(from)))
 				if !ok {
 					b.Fatal("not worth it")
 				}
-				size = copy(from[blockHead:], packed)
+				size = copy(from[BlockHead:], packed)
 			}
 			var wire bytes.Buffer
 			bw, br := bufio.NewWriterSize(&wire, 4<<10), bufio.NewReaderSize(&wire, 16<<10)
 			b.SetBytes(store.BlockSize)
 			for b.Loop() {
-				if err := errors.Join(writeBlock(bw, readyBlock{as, &from, size}), bw.Flush()); err != nil {
+				if err := errors.Join(WriteBlock(bw, Packed{as, &from, size}), bw.Flush()); err != nil {
 					b.Fatal(err)
 				}
-				if _, _, err := readBlock(br, to); err != nil {
+				if _, _, err := ReadBlock(br, to); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -1,11 +1,10 @@
-package p2p
+package wire
 
 import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"math/rand/v2"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -16,41 +15,11 @@ import (
 	"narbor/store"
 )
 
-// text is compressible, as store content is.
-func text(size int) []byte {
-	r := rand.New(rand.NewPCG(1, 2))
-	b := make([]byte, 0, size+32)
-	for len(b) < size {
-		b = binary.LittleEndian.AppendUint64(b, r.Uint64())
-		b = append(b, "what store content is, too"...)
-	}
-	return b[:size]
-}
-
-func random(size int) []byte {
-	b := make([]byte, size)
-	rand.NewChaCha8([32]byte{1}).Read(b)
-	return b
-}
-
-// FileNAR is the NAR of a file with these contents.
-func FileNAR(contents []byte) (nar []byte) {
-	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
-		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
-		nar = append(nar, s...)
-		nar = append(nar, make([]byte, -len(s)&7)...)
-	}
-	return nar
-}
-
-// randomNAR returns a NAR of size bytes, or the few more that it must have.
-func randomNAR(size int) []byte { return FileNAR(random(max(0, size-len(FileNAR(nil))))) }
-
 func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
-	for _, as := range []status{statusS2, statusZstd} {
+	for _, as := range []Status{statusS2, StatusZstd} {
 		for _, size := range []int{1000, 70_000, store.BlockSize} {
 			block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-			packed, ok := pack(as, block, out)
+			packed, ok := Pack(as, block, out)
 			if !ok {
 				t.Errorf("pack(%d, text of %d bytes) is not worth it", as, size)
 				continue
@@ -60,7 +29,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 				t.Errorf("unpack(%d, %d bytes) = %v, or other bytes", as, size, err)
 			}
 		}
-		if packed, ok := pack(as, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+		if packed, ok := Pack(as, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
 			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
 		}
 	}
@@ -74,7 +43,7 @@ func bombs(t testing.TB) map[string][]byte {
 	}
 	defer e.Close()
 	zeros := make([]byte, 64<<20)
-	frame := func(as status, packed []byte) []byte {
+	frame := func(as Status, packed []byte) []byte {
 		return append(binary.AppendUvarint([]byte{byte(as)}, uint64(len(packed))), packed...)
 	}
 	return map[string][]byte{
@@ -83,13 +52,13 @@ func bombs(t testing.TB) map[string][]byte {
 		"s2 a byte shorter": frame(statusS2, s2.Encode(nil, zeros[:999])),
 		"s2 huge length":    frame(statusS2, []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0}),
 		"s2 nothing":        frame(statusS2, nil),
-		"zstd bomb":         frame(statusZstd, e.EncodeAll(zeros, nil)[:900]),
-		"zstd 1 MiB":        frame(statusZstd, e.EncodeAll(zeros[:1<<20], nil)),
-		"zstd byte longer":  frame(statusZstd, e.EncodeAll(zeros[:1001], nil)),
-		"zstd byte shorter": frame(statusZstd, e.EncodeAll(zeros[:999], nil)),
-		"zstd two frames":   frame(statusZstd, e.EncodeAll(zeros[:1000], e.EncodeAll(zeros[:1000], nil))),
-		"zstd nothing":      frame(statusZstd, nil),
-		"zstd rubbish":      frame(statusZstd, random(500)),
+		"zstd bomb":         frame(StatusZstd, e.EncodeAll(zeros, nil)[:900]),
+		"zstd 1 MiB":        frame(StatusZstd, e.EncodeAll(zeros[:1<<20], nil)),
+		"zstd byte longer":  frame(StatusZstd, e.EncodeAll(zeros[:1001], nil)),
+		"zstd byte shorter": frame(StatusZstd, e.EncodeAll(zeros[:999], nil)),
+		"zstd two frames":   frame(StatusZstd, e.EncodeAll(zeros[:1000], e.EncodeAll(zeros[:1000], nil))),
+		"zstd nothing":      frame(StatusZstd, nil),
+		"zstd rubbish":      frame(StatusZstd, random(500)),
 		"not smaller":       frame(statusS2, s2.Encode(nil, random(1000))),
 		"longer than raw":   frame(statusS2, make([]byte, 5000)),
 	}
@@ -98,7 +67,7 @@ func bombs(t testing.TB) map[string][]byte {
 func TestBombsAreRefused(t *testing.T) {
 	for name, in := range bombs(t) {
 		block := make([]byte, 1000)
-		if _, _, err := readBlock(bufio.NewReader(bytes.NewReader(in)), block); !errors.Is(err, errWire) {
+		if _, _, err := ReadBlock(bufio.NewReader(bytes.NewReader(in)), block); !errors.Is(err, ErrWire) {
 			t.Errorf("%s: readBlock = %v, want errWire", name, err)
 		}
 	}
@@ -108,7 +77,7 @@ func TestBombsTakeNoMemory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(-1)) // it would empty the pools
 	block := make([]byte, 1000)
 	for name, in := range bombs(t) {
-		read := func() { readBlock(bufio.NewReader(bytes.NewReader(in)), block) }
+		read := func() { ReadBlock(bufio.NewReader(bytes.NewReader(in)), block) }
 		read() // fills the pools
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -121,9 +90,9 @@ func TestBombsTakeNoMemory(t *testing.T) {
 }
 
 func TestSlowLinksCompress(t *testing.T) {
-	for pace, want := range map[int64]status{0: statusRaw, 1 << 20: statusZstd, 12 << 20: statusZstd, 118 << 20: statusS2,
-		1 << 30: statusRaw} {
-		if got := codecFor(pace); got != want {
+	for pace, want := range map[int64]Status{0: StatusRaw, 1 << 20: StatusZstd, 12 << 20: StatusZstd, 118 << 20: statusS2,
+		1 << 30: StatusRaw} {
+		if got := CodecFor(pace); got != want {
 			t.Errorf("codecFor(%d) = %d, want %d", pace, got, want)
 		}
 	}
@@ -131,11 +100,11 @@ func TestSlowLinksCompress(t *testing.T) {
 
 func BenchmarkPack(b *testing.B) {
 	block, out := text(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-	for name, as := range map[string]status{"s2": statusS2, "zstd": statusZstd} {
+	for name, as := range map[string]Status{"s2": statusS2, "zstd": StatusZstd} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(block)))
 			for b.Loop() {
-				pack(as, block, out)
+				Pack(as, block, out)
 			}
 		})
 	}

@@ -1,0 +1,64 @@
+package p2p
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/libp2p/zeroconf/v2"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
+)
+
+// FuzzAnnouncement is what a machine on the link says about itself: TXT strings, one a line, and for how many seconds to
+// believe it.
+func FuzzAnnouncement(f *testing.F) {
+	l, err := newLAN(lanConfig{Identity: newTestIdentity(f)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { l.host.Close() })
+	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "169.254.9.9/16", "fd01::5/64", "fe80::5/64")})
+	d := newDiscovery(l)
+	from := netip.MustParseAddr("fe80::9%eth0")
+	f.Add("dnsaddr=/ip6/fe80::9/tcp/6273/p2p/12D3KooWHSGyHvHJCc2mDWx9rUGthyFp28RztaviWnzW9uKRrNrY", int64(60))
+	f.Add("dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/"+l.host.ID().String(), int64(60))
+	f.Fuzz(func(t *testing.T, texts string, seconds int64) {
+		e := &zeroconf.ServiceEntry{Text: strings.Split(texts, "\n"), Expiry: time.Now().Add(time.Duration(seconds) * time.Second)}
+		a, ok := d.parse(e, from)
+		if ok != (len(a.addrs) > 0) || len(a.addrs) > maxAddrs || a.id == l.host.ID() || time.Until(a.expiry) > mdnsTTL*time.Second {
+			t.Errorf("parse(%q, %d s) = %+v, %v", texts, seconds, a, ok)
+		}
+		for _, m := range a.addrs {
+			if a, _ := ipOf(m); a == from {
+				m = m[1:] // zones are not on the wire
+			} else if !mayBeAnnounced(m) {
+				t.Errorf("parse(%q) would dial %s", texts, m)
+			}
+			if id, again, ok := parseText(mdnsText + m.String() + "/p2p/" + a.id.String()); !ok || id != a.id || !again.Equal(m) {
+				t.Errorf("%s of %s comes back as %s of %s, %v", m, a.id, again, id, ok)
+			}
+		}
+	})
+}
+
+// mayBeAnnounced says whether an address is another machine's on the links of [FuzzAnnouncement].
+func mayBeAnnounced(m ma.Multiaddr) bool {
+	text, err := m.ValueForProtocol(m[0].Code())
+	a, parseErr := netip.ParseAddr(text)
+	if err != nil || parseErr != nil || len(m) != 2 || m[1].Code() != ma.P_TCP {
+		return false
+	}
+	switch a = a.Unmap(); a.String() {
+	case "10.1.0.5", "169.254.9.9", "169.254.169.254", "fd01::5":
+		return false
+	}
+	for _, net := range []string{"10.1.0.0/24", "169.254.0.0/16", "fd01::/64"} {
+		if netip.MustParsePrefix(net).Contains(a) {
+			return true
+		}
+	}
+	return false
+}

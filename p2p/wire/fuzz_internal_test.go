@@ -1,0 +1,162 @@
+package wire
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"github.com/klauspost/compress/s2"
+
+	"narbor/store"
+)
+
+func FuzzReadRequest(f *testing.F) {
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r, err := ReadRequest(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		if out := AppendRequest(nil, r); !bytes.HasPrefix(in, out) {
+			t.Errorf("readRequest accepted %x, but %+v is written as %x", in, r, out)
+		}
+	})
+}
+
+func FuzzReadClaim(f *testing.F) {
+	f.Fuzz(func(t *testing.T, in []byte) {
+		text, receiving, err := ReadClaim(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		if out := AppendClaim(nil, text, receiving); !bytes.HasPrefix(in, out) {
+			t.Errorf("readClaim accepted %x, but %q is written as %x", in, text, out)
+		}
+	})
+}
+
+// FuzzReadBlock reads the answer to a request for a block of size bytes.
+func FuzzReadBlock(f *testing.F) {
+	for _, in := range bombs(f) {
+		f.Add(in, 1000)
+	}
+	packed, buf := make([]byte, s2.MaxEncodedLen(store.BlockSize)), make([]byte, BlockHead+store.BlockSize)
+	f.Fuzz(func(t *testing.T, in []byte, size int) {
+		if size < 1 || size > store.BlockSize {
+			return
+		}
+		block := buf[BlockHead : BlockHead+size]
+		n, _, err := ReadBlock(bufio.NewReader(bytes.NewReader(in)), block)
+		if err != nil {
+			return
+		}
+		as := Status(in[0]) &^ Relayed
+		if n > size || as != StatusRaw && n == size {
+			t.Errorf("readBlock(%x) takes %d bytes for a block of %d", in, n, size)
+		}
+		var out bytes.Buffer
+		bw := bufio.NewWriter(&out)
+		if err := WriteBlock(bw, Packed{Status(in[0]), &buf, size}); err != nil || bw.Flush() != nil {
+			t.Fatal(err)
+		}
+		if as == StatusRaw && !bytes.HasPrefix(in, out.Bytes()) {
+			t.Errorf("readBlock accepted %x, but that block is written as %x", in, out.Bytes())
+		}
+		for _, as := range []Status{statusS2, StatusZstd} {
+			again := make([]byte, size)
+			if p, ok := Pack(as, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
+				t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
+			}
+		}
+	})
+}
+
+// FuzzReadHave reads the answer to the question which of some blocks are here.
+func FuzzReadHave(f *testing.F) {
+	f.Fuzz(func(t *testing.T, in []byte, blocks int) {
+		if blocks < 1 || blocks > 1<<20 {
+			return
+		}
+		have, err := ReadHave(bufio.NewReader(bytes.NewReader(in)), blocks)
+		if err != nil {
+			return
+		}
+		out := NewBitmap(blocks)
+		for i := range blocks {
+			if have.Has(i) {
+				out.Set(i)
+			}
+		}
+		if out := append(binary.AppendUvarint(nil, uint64(len(out))), out...); !bytes.HasPrefix(in, out) {
+			t.Errorf("readHave accepted %x, but that is written as %x", in, out)
+		}
+	})
+}
+
+// FuzzReadManifest reads the answer to a request for the manifest of a NAR of size bytes.
+func FuzzReadManifest(f *testing.F) {
+	f.Fuzz(func(t *testing.T, in []byte, size int64) {
+		if size < 1 || size > store.MaxNarSize {
+			return
+		}
+		m, err := ReadManifest(bufio.NewReader(bytes.NewReader(in)), size)
+		if err != nil {
+			return
+		}
+		out, sum := binary.AppendUvarint(nil, uint64(len(m))), int64(0)
+		for _, b := range m {
+			out, sum = append(out, b.Hash[:]...), sum+int64(b.Size)
+		}
+		if len(m) != store.NumBlocks(size) || sum != size || !bytes.HasPrefix(in, out) {
+			t.Errorf("readManifest(%x) of a NAR of %d bytes = %d blocks with %d bytes, written as %x", in, size, len(m), sum, out)
+		}
+	})
+}
+
+func FuzzReadFurther(f *testing.F) {
+	f.Add(appendFurther(f, goldenFurther()))
+	f.Add(appendFurther(f, nil))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		all, err := readAllFurther(in)
+		if err != nil {
+			return
+		}
+		if out := appendFurther(t, all); !bytes.HasPrefix(in, out) {
+			t.Errorf("readFurther accepted %x, but %+v is written as %x", in, all, out)
+		}
+	})
+}
+
+func FuzzReadVerdict(f *testing.F) {
+	f.Add(AppendVerdict(VerdictNo, ""))
+	f.Add(AppendVerdict(VerdictNone, ""))
+	f.Add(AppendVerdict(VerdictYes, "StorePath: x\n"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		v, text, err := ReadVerdict(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		if out := AppendVerdict(v, text); !bytes.HasPrefix(in, out) || len(text) > store.MaxInfoLen {
+			t.Errorf("readVerdict accepted %x, but %d with %q is written as %x", in, v, text, out)
+		}
+	})
+}
+
+func FuzzReadProgress(f *testing.F) {
+	f.Add(AppendProgress(0, 0))
+	f.Add(AppendProgress(store.MaxNarSize, 1<<20))
+	f.Add([]byte{byte(VerdictHere)})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		v, got, pace, err := ReadProgress(bufio.NewReader(bytes.NewReader(in)))
+		if err != nil {
+			return
+		}
+		out := []byte{byte(v)}
+		if v == VerdictYes {
+			out = AppendProgress(got, pace)
+		}
+		if !bytes.HasPrefix(in, out) || min(got, pace) < 0 || max(got, pace) > store.MaxNarSize {
+			t.Errorf("readProgress accepted %x, but %d, %d, %d is written as %x", in, v, got, pace, out)
+		}
+	})
+}

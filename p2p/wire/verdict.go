@@ -1,0 +1,72 @@
+package wire
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"narbor/store"
+)
+
+// A Verdict is the first byte of an answer to a request on behalf of others.
+type Verdict byte
+
+const (
+	VerdictNo   Verdict = 0 // cannot tell, or will not do it
+	VerdictNone Verdict = 1 // info: the upstream has none
+	VerdictYes  Verdict = 2 // info: the claim follows; fetch: under way
+	VerdictHere Verdict = 3 // fetch: here
+)
+
+// ReadVerdict reads the answer about a narinfo.
+func ReadVerdict(br *bufio.Reader) (v Verdict, text string, err error) {
+	first, err := br.ReadByte()
+	if err != nil {
+		return 0, "", NoEOF(err)
+	}
+	switch v = Verdict(first); v {
+	case VerdictNo, VerdictNone:
+		return v, "", nil
+	case VerdictYes:
+		n, err := ReadUvarint(br, store.MaxInfoLen)
+		if err != nil {
+			return 0, "", NoEOF(err)
+		}
+		text, err = readText(br, n)
+		return v, text, err
+	}
+	return 0, "", fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
+}
+
+// AppendVerdict is the inverse of [readVerdict].
+func AppendVerdict(v Verdict, text string) []byte {
+	if v != VerdictYes {
+		return []byte{byte(v)}
+	}
+	return append(binary.AppendUvarint([]byte{byte(v)}, uint64(len(text))), text...)
+}
+
+// ReadProgress reads the answer about a fetch.
+func ReadProgress(br *bufio.Reader) (v Verdict, got, pace int64, err error) {
+	first, err := br.ReadByte()
+	if err != nil {
+		return 0, 0, 0, NoEOF(err)
+	}
+	switch v = Verdict(first); v {
+	case VerdictNo, VerdictHere:
+		return v, 0, 0, nil
+	case VerdictYes:
+		g, err := ReadUvarint(br, store.MaxNarSize)
+		if err != nil {
+			return 0, 0, 0, NoEOF(err)
+		}
+		p, err := ReadUvarint(br, store.MaxNarSize)
+		return v, int64(g), int64(p), NoEOF(err)
+	}
+	return 0, 0, 0, fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
+}
+
+// AppendProgress is the inverse of [readProgress] for a fetch that is under way.
+func AppendProgress(got, pace int64) []byte {
+	b := binary.AppendUvarint([]byte{byte(VerdictYes)}, uint64(got))
+	return binary.AppendUvarint(b, uint64(pace))
+}
