@@ -52,6 +52,10 @@ type ear struct {
 	write func(b []byte) error
 }
 
+func newEar(question []byte, id uint16, seen *traffic) *ear {
+	return &ear{question: question, id: id, pace: rate.NewLimiter(hearRate, hearBurst), traffic: seen}
+}
+
 // openEar joins the multicast group of a family on an interface. The caller closes the ear's connection.
 func openEar(family zeroconf.IPType, ifi net.Interface, seen *traffic) (*ear, error) {
 	q := new(dns.Msg)
@@ -61,7 +65,7 @@ func openEar(family zeroconf.IPType, ifi net.Interface, seen *traffic) (*ear, er
 	if err != nil {
 		return nil, err
 	}
-	e := &ear{question: packed, id: q.Id, pace: rate.NewLimiter(hearRate, hearBurst), traffic: seen}
+	e := newEar(packed, q.Id, seen)
 	if family == zeroconf.IPv4 {
 		err = e.join4(ifi)
 	} else {

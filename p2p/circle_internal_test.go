@@ -126,6 +126,36 @@ func TestVisitsAreBounded(t *testing.T) {
 	}
 }
 
+func TestVisitsArePaced(t *testing.T) {
+	k, now := newCrowdedKeeper(t, maxKept+300)
+	k.dialled(now, time.Minute, nil)
+	now = now.Add(time.Minute)
+	k.miss(now)
+	visits := func() (all int) {
+		for {
+			before := all
+			due, _ := k.step(now)
+			for _, info := range due {
+				k.finished(info.ID, nil, now)
+				if k.isVisit(info.ID) {
+					k.part(info.ID, false)
+					all++
+				}
+			}
+			if all == before {
+				return all
+			}
+		}
+	}
+	if got := visits(); got != visitBurst {
+		t.Errorf("%d strangers are visited at a time, want %d", got, visitBurst)
+	}
+	now = now.Add(time.Second)
+	if got := visits(); got != visitRate {
+		t.Errorf("%d more are visited a second later, want %d", got, visitRate)
+	}
+}
+
 func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+3*maxHosts)
 	k.dialled(now, time.Minute, nil)
