@@ -231,7 +231,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 // until asks until the answer is no longer that it is under way, and returns it.
 func until(t *testing.T, ask func() wire.Verdict) wire.Verdict {
 	t.Helper()
-	for limit := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(atMost(10 * time.Second)); ; time.Sleep(time.Millisecond) {
 		if got := ask(); got != wire.VerdictYes || time.Now().After(limit) {
 			return got
 		}

@@ -49,7 +49,7 @@ func startTestLAN(t testing.TB, cfg lanConfig) (l *lan, stop func()) {
 			if err != nil {
 				t.Errorf("Run = %v, want nil", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(atMost(10 * time.Second)):
 			t.Error("Run has not returned 10 s after its context ended")
 		}
 	}
@@ -73,7 +73,7 @@ func waitConnected(t testing.TB, a *lan, b peer.ID, limit time.Duration) {
 	}
 	select {
 	case <-up:
-	case <-time.After(limit):
+	case <-time.After(atMost(limit)):
 		t.Fatalf("not connected after %v", limit)
 	}
 }

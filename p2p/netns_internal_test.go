@@ -208,7 +208,7 @@ func (h *testHost) start(cfg childConfig) *testChild {
 func (c *testChild) wait(prefix string, limit time.Duration) (string, time.Duration) {
 	c.t.Helper()
 	start := time.Now()
-	timeout := time.After(limit)
+	timeout := time.After(atMost(limit))
 	for {
 		select {
 		case e, ok := <-c.events:

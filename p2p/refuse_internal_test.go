@@ -118,7 +118,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			if ask != tt.ask || have != tt.have {
 				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
 			}
-			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
+			for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
 				sign, err := g.Peerstore().SupportsProtocols(n.lan.host.ID(), n.sign)
 				if want := tt.ask == wire.VerdictYes; err == nil && (len(sign) > 0) == want {
 					break

@@ -203,7 +203,7 @@ func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n 
 			sp.Close()
 		}
 	}()
-	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(time.Millisecond) {
 		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.have().Has(0) {
 			break
 		}

@@ -171,7 +171,7 @@ func startedAt(t *testing.T, socket string, args ...string) Status {
 			t.Errorf("run = %v\n%s", err, out.String())
 		}
 	})
-	for deadline := time.After(20 * time.Second); ; {
+	for deadline := time.After(deadline(20 * time.Second)); ; {
 		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 || exit(err) == exitDegraded {
 			var st Status
 			if err := json.Unmarshal([]byte(text), &st); err != nil {
