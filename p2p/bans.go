@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"narbor/p2p/netmon"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 // maxBanFile bounds the file of bans: as many as there may be, each reason with every byte escaped.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"strings"
@@ -17,6 +16,8 @@ import (
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/time/rate"
+
+	"narbor/p2p/netmon"
 )
 
 const (

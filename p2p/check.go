@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"errors"
+
 	"narbor/p2p/netmon"
 )
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"maps"
 	"math/rand/v2"
-	"narbor/p2p/netmon"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +16,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"narbor/p2p/netmon"
 )
 
 const (

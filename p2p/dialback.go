@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"narbor/p2p/wire"
 	"net"
 	"net/netip"
 	"sync"
@@ -20,6 +19,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
+
+	"narbor/p2p/wire"
 )
 
 // dialBackProtocol asks a neighbour to connect to the asker; see the package comment.

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"crypto/rand"
-	"narbor/p2p/netmon"
 	"net/netip"
 	"sync"
 	"time"
@@ -12,6 +11,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"narbor/p2p/netmon"
 )
 
 // A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the

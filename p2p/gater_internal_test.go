@@ -1,13 +1,14 @@
 package p2p
 
 import (
-	"narbor/p2p/netmon"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 // conn is the addresses of an inbound connection.

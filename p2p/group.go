@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"narbor/p2p/wire"
 	"os"
 	"sync"
 	"time"
@@ -20,6 +19,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap"
+
+	"narbor/p2p/wire"
 )
 
 const (

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"narbor/p2p/netmon"
 	"slices"
 	"strings"
 	"syscall"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 func TestSecondHostOnThePortIsRefused(t *testing.T) {

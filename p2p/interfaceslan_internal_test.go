@@ -3,11 +3,12 @@ package p2p
 import (
 	"encoding/json"
 	"fmt"
-	"narbor/p2p/netmon"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+
+	"narbor/p2p/netmon"
 )
 
 const scanEnv = "NARBOR_TEST_SCAN"

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"slices"
@@ -23,6 +22,8 @@ import (
 	"github.com/libp2p/zeroconf/v2"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
+
+	"narbor/p2p/netmon"
 )
 
 // lanConfig has the identity of this node on the LAN and the peers to look for.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
-	"narbor/p2p/netmon"
 	"testing"
 	"time"
 
@@ -13,6 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/goleak"
+
+	"narbor/p2p/netmon"
 )
 
 func newTestIdentity(t testing.TB) crypto.PrivKey {

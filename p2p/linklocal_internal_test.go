@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"regexp"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 func TestStandInsAreForUsAlone(t *testing.T) {

@@ -1,12 +1,13 @@
 package p2p
 
 import (
-	"narbor/p2p/netmon"
 	"net/netip"
 	"sync"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/p2p/netmon"
 )
 
 // A machine is the origin of questions. IP addresses cost nothing: one interface may have many IPv4 addresses, and 2^64

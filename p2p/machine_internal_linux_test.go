@@ -2,12 +2,13 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/p2p/wire"
 	"net/netip"
 	"os"
 	"os/exec"
 	"testing"
 	"time"
+
+	"narbor/p2p/wire"
 )
 
 const machineChildEnv = "NARBOR_TEST_MACHINES"

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	mrand "math/rand/v2"
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"slices"
@@ -18,6 +17,8 @@ import (
 	"github.com/libp2p/zeroconf/v2"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 const (

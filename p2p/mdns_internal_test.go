@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/p2p/netmon"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -13,6 +12,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/zeroconf/v2"
+
+	"narbor/p2p/netmon"
 )
 
 // The slowest test comes first, so that the others run beside it.

@@ -3,11 +3,12 @@ package p2p
 import (
 	"context"
 	"errors"
-	"narbor/p2p/wire"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
+
+	"narbor/p2p/wire"
 )
 
 // mayBeNeighbour says whether a connected peer speaks what we speak, and has proved to be in our group if we have one.

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 
@@ -11,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/zeroconf/v2"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 // A Net takes the place of this machine's network: one interface that never changes, and connections and announcements

@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"narbor/p2p/netmon"
-	"narbor/p2p/wire"
 	"net/netip"
 	"strconv"
 	"time"
@@ -19,6 +17,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
+	"narbor/p2p/wire"
 )
 
 // peersProtocol tells of neighbours; see the package comment.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"narbor/p2p/netmon"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +14,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 // maxPeersFile bounds the file of added peers, in bytes.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"maps"
-	"narbor/p2p/netmon"
 	"net/netip"
 	"slices"
 	"sync"
@@ -13,6 +12,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 const (

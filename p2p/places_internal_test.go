@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/p2p/netmon"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 func TestNetworksAreToldApart(t *testing.T) {

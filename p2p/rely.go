@@ -3,11 +3,12 @@ package p2p
 import (
 	"context"
 	"errors"
-	"narbor/p2p/wire"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"narbor/p2p/wire"
 )
 
 // errRefused says that a neighbour does not fetch a NAR for us: it has enough to do, or its upstreams have not signed it.

@@ -3,7 +3,6 @@ package p2p
 import (
 	"context"
 	"errors"
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"sync"
@@ -14,6 +13,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/multiformats/go-multistream"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 // A renewal holds the state that must be renewed because it may be stale.

@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"narbor/p2p/netmon"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -9,6 +8,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+
+	"narbor/p2p/netmon"
 )
 
 // The machines that a prefix made neighbours are let go when it goes, though both its and their other address stay. The

@@ -3,7 +3,6 @@ package p2p
 import (
 	"fmt"
 	"io"
-	"narbor/p2p/netmon"
 	"net"
 	"net/netip"
 	"syscall"
@@ -15,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 func TestParseVsockPeer(t *testing.T) {
