@@ -84,7 +84,7 @@ func TestDoctorFindsAndMends(t *testing.T) {
 	w.shell(h, keys.Command) // read by itself; looked at below
 
 	w.wrong(h, "error", "disk", "are to be left free")
-	w.wrong(h, "warning", "neighbours", "nobody is connected")
+	w.wrong(h, "warning", "neighbours", "no neighbour is connected")
 	w.start(other)
 	w.well(h, "neighbours")
 	w.well(h, "isolation")
@@ -191,7 +191,7 @@ func TestDoctorNamesProgramInTheWay(t *testing.T) {
 
 	pid = w.shell(bare, "http_proxy=http://192.0.2.1:3128 nix-daemon >/dev/null 2>&1 & echo $!")
 	w.eventually(func() bool { return w.doctor(bare, "proxy").Severity == "error" })
-	w.wrong(bare, "error", "proxy", "nix-daemon sends what is for 127.0.0.1 to a proxy")
+	w.wrong(bare, "error", "proxy", "nix-daemon sends requests for 127.0.0.1 to a proxy")
 	w.shell(bare, "kill "+pid+"; http_proxy=http://192.0.2.1:3128 no_proxy=127.0.0.1,localhost nix-daemon >/dev/null 2>&1 &")
 	w.well(bare, "proxy")
 }

@@ -77,7 +77,7 @@ type Neighbour struct {
 	Strikes        int64
 }
 
-// Banned is a peer that is refused because it lied.
+// Banned is a peer that is refused because of its strikes; Reason is the last of them.
 type Banned struct {
 	ID, Reason string
 	Until      time.Time

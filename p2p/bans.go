@@ -21,7 +21,7 @@ import (
 // maxBanFile bounds the file of bans: as many as there may be, each reason with every byte escaped.
 const maxBanFile = maxBlocked * (6*maxReason + 256)
 
-// bans are the peers that are refused because they lied, in memory and in a file, so that bans survive a restart.
+// bans are the peers that are refused because of their strikes, in memory and in a file, so that bans survive a restart.
 type bans struct {
 	file  string        // "" is none
 	dirty chan struct{} // the file may be out of date

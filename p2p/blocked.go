@@ -96,7 +96,7 @@ func (n *Node) Block(name string) (id string, err error) {
 	return p.String(), nil
 }
 
-// Unblock ends what Block began, and pardons a peer that is banned because it lied. The peer is named as for Block.
+// Unblock undoes Block, and ends a ban for strikes. The peer is named as for Block.
 func (n *Node) Unblock(name string) (id string, err error) {
 	among := n.blocked.all()
 	for id := range n.bans.current() {

@@ -46,7 +46,7 @@ func (s *service) announce(c *cli.Context) error {
 	if names := s.trusted.Names(); len(names) > 0 {
 		line("trusting", "%s (%s)", strings.Join(names, ", "), s.settings.get().Origin)
 	} else {
-		line("trusting", "nobody: Nix has no trusted-public-keys, so nothing from a neighbour can be believed; give --trusted-key")
+		line("trusting", "no key: Nix has no trusted-public-keys, so nothing from a neighbour can be accepted; give --trusted-key")
 	}
 	st := s.node.Status()
 	if st.Group {
@@ -66,7 +66,7 @@ func (s *service) announce(c *cli.Context) error {
 	}
 	switch {
 	case c.Bool("no-mdns"):
-		line("neighbours", "only those named by --peer, and who finds us; %s", port)
+		line("neighbours", "only those named by --peer, and those that connect by themselves; %s", port)
 	case len(used) == 0:
 		line("neighbours", "no network yet; looking as soon as there is one; %s", port)
 	default:
@@ -118,7 +118,7 @@ func (s shares) describe() string {
 	case s.hasNix():
 		what = store.Dir + " by way of Nix"
 	case s.nixProblem() != "":
-		what = store.Dir + ", but Nix cannot be asked what is in it"
+		what = store.Dir + ", but Nix does not answer questions about it"
 	case hasNix():
 		what = "none of Nix yet"
 	}

@@ -42,10 +42,10 @@ func checkPorts(ctx context.Context, p *patient) []Finding {
 				strings.Join(others, ", "))})
 	}
 	if len(found) == 0 && !p.root {
-		return []Finding{skipped("only root may see who else has narbor's ports")}
+		return []Finding{skipped("only root may see which other programs have narbor's ports")}
 	}
 	if len(found) == 0 {
-		return []Finding{fine("nobody else has narbor's ports")}
+		return []Finding{fine("no other program has narbor's ports")}
 	}
 	return found
 }

@@ -155,10 +155,10 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 	if n := len(p.status.Neighbours); n > 0 {
 		return []Finding{fine("%s connected", plural(n, "neighbour"))}
 	}
-	f := Finding{Severity: severityWarning, Text: "nobody is connected",
+	f := Finding{Severity: severityWarning, Text: "no neighbour is connected",
 		Fix: "start narbor on another machine of this network, or name one that multicast does not reach: narbor peers add ADDRESS"}
 	if !p.status.MDNS {
-		f.Text += ", and --no-mdns lets narbor know those only that it is told of"
+		f.Text += ", and with --no-mdns narbor finds only peers that are named"
 		f.Fix = "name a machine that runs narbor: narbor peers add ADDRESS"
 	}
 	if n := len(p.status.OtherGroup); n > 0 {
@@ -171,7 +171,7 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 // checkIsolation connects to the machines that announce themselves and are no neighbours.
 func checkIsolation(ctx context.Context, p *patient) []Finding {
 	if !p.running || !p.status.MDNS {
-		return []Finding{skipped("isolation: nobody's announcement can be heard")}
+		return []Finding{skipped("isolation: announcements cannot be received")}
 	}
 	known := []string{p.status.ID}
 	for _, n := range p.status.Neighbours {
@@ -201,9 +201,9 @@ func checkIsolation(ctx context.Context, p *patient) []Finding {
 		return []Finding{{Severity: severityInfo, Text: plural(len(others), "machine") +
 			" can be reached, and should be a neighbour in a moment"}}
 	case len(known) == 1:
-		return []Finding{skipped("isolation: nobody else announces itself")}
+		return []Finding{skipped("isolation: no other machine announces itself")}
 	}
-	return []Finding{fine("everybody who announces itself can be reached")}
+	return []Finding{fine("all machines that announce themselves can be reached")}
 }
 
 func areHeard(n int) string {

@@ -58,7 +58,8 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	return []Finding{f}
 }
 
-// restartDaemon is the command that makes nix-daemon read its configuration; "" where there is none, or it is not known how.
+// restartDaemon is the command that makes nix-daemon read its configuration; "" where there is none, or it is not known
+// how.
 func (p *patient) restartDaemon() string {
 	switch {
 	case runtime.GOOS == "darwin":
@@ -89,8 +90,8 @@ func (p *patient) urls() []string {
 	return urls
 }
 
-// isOneOf says whether a substituter is one of the URLs, with or without parameters and a slash. Where narbor listens on
-// loopback, localhost is it too, and where it listens on all addresses, so is every loopback address.
+// isOneOf says whether a substituter is one of the URLs, with or without parameters and a slash. Where narbor listens
+// on loopback, localhost is it too, and where it listens on all addresses, so is every loopback address.
 func isOneOf(urls []string, substituter string) bool {
 	return slices.ContainsFunc(urls, func(u string) bool { return sameServer(u, substituter) })
 }
@@ -240,7 +241,7 @@ func checkSignatures(_ context.Context, p *patient) []Finding {
 	if p.settings.RequireSigs {
 		return []Finding{fine("Nix requires signatures")}
 	}
-	f := Finding{Severity: severityError, Text: "require-sigs is off: Nix believes everybody whom it asks, with or without narbor",
+	f := Finding{Severity: severityError, Text: "require-sigs is off: Nix accepts unsigned paths from every substituter, with or without narbor",
 		Fix: "take that line out of its configuration"}
 	for _, l := range store.NixConfLines("require-sigs") {
 		if l.UndoneBy == "" {
@@ -291,12 +292,12 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 	case err != nil:
 		f.Text = fmt.Sprintf("Nix gets no answer from %s: %v", p.urls()[0], bareError(err))
 	case resp.StatusCode != http.StatusNotFound:
-		f.Text = fmt.Sprintf("Nix gets %s for a path that nobody has, and not 404: is another program at %s?", resp.Status, p.urls()[0])
+		f.Text = fmt.Sprintf("Nix gets %s for an unknown path, and not 404: is another program at %s?", resp.Status, p.urls()[0])
 	case took > probeLimit:
 		f.Severity, f.Text, f.Fix, f.Command = severityWarning, fmt.Sprintf("Nix waits %.1f s for 404", took.Seconds()),
 			"see what keeps this machine busy", ""
 	default:
-		f = fine("a path that nobody has is answered with 404 in %.0f ms", float64(took.Microseconds())/1000)
+		f = fine("an unknown path is answered with 404 in %.0f ms", float64(took.Microseconds())/1000)
 	}
 	if resp != nil {
 		resp.Body.Close()

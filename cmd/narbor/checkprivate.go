@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// privateKeys says for each private key how it is made public. That is the user's decision, so no command is offered for
-// `narbor doctor --fix` to run.
+// privateKeys says for each private key how it is made public. That is the user's decision, so no command is offered
+// for `narbor doctor --fix` to run.
 func (p *patient) privateKeys() []Finding {
 	if len(p.status.PrivateKeys) == 0 {
 		return nil

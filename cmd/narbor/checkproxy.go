@@ -22,7 +22,8 @@ func daemonDropIns(root string) []string {
 	return dirs
 }
 
-// checkProxy looks at the environment of the process that asks: nix-daemon, or this user's Nix where there is no daemon.
+// checkProxy looks at the environment of the process that asks: nix-daemon, or this user's Nix where there is no
+// daemon.
 func checkProxy(ctx context.Context, p *patient) []Finding {
 	asks, environ := "your environment", os.Environ()
 	if pid, _ := nixDaemon(); pid != 0 {
@@ -41,7 +42,7 @@ func checkProxy(ctx context.Context, p *patient) []Finding {
 		return []Finding{fine("%s has a proxy, but not for 127.0.0.1", asks)}
 	}
 	all := strings.Join(append(exceptions, "127.0.0.1", "localhost"), ",")
-	f := Finding{Severity: severityError, Text: asks + " sends what is for 127.0.0.1 to a proxy (" + proxy + ")",
+	f := Finding{Severity: severityError, Text: asks + " sends requests for 127.0.0.1 to a proxy (" + proxy + ")",
 		Fix: "give " + asks + " no_proxy=" + all}
 	switch {
 	case p.nixOS:

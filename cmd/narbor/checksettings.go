@@ -15,7 +15,8 @@ import (
 	"narbor/trust"
 )
 
-// ReadSettings is what the running narbor has read of Nix's configuration, for `narbor doctor` to compare with what Nix has.
+// ReadSettings is what the running narbor has read of Nix's configuration, for `narbor doctor` to compare with what Nix
+// has.
 type ReadSettings struct {
 	UID          int      `json:"uid"`
 	Keys         []string `json:"keys"` // trusted-public-keys
@@ -82,8 +83,8 @@ func (p *patient) brokenKeys(ctx context.Context) (found []Finding) {
 	return found
 }
 
-// keyProblem says what Nix 2.26 and 2.34 say of a public key that is none; "" is a key. Nix 2.8 says "secret key is corrupt"
-// for the first of them.
+// keyProblem says what Nix 2.26 and 2.34 say of a public key that is none; "" is a key. Nix 2.8 says "secret key is
+// corrupt" for the first of them.
 func keyProblem(key string) string {
 	name, text, _ := strings.Cut(key, ":")
 	if name == "" || text == "" {

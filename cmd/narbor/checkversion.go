@@ -41,9 +41,8 @@ func checkVersion(ctx context.Context, p *patient) []Finding {
 	}
 	f := fine("%s has no known flaw in reading archives", name)
 	if len(flaws) > 0 {
-		f = Finding{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): whoever serves it one "+
-			"can harm it. What comes through narbor is checked before; "+
-			"what comes from elsewhere is not", name, strings.Join(flaws, ", ")), Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}
+		f = Finding{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): a crafted one can "+
+			"harm it. narbor checks archives before Nix reads them; other substituters may not", name, strings.Join(flaws, ", ")), Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}
 	}
 	found := []Finding{f}
 	if other, ok := otherVersion(ctx, nix, inPath, version); ok {
@@ -71,9 +70,9 @@ func otherVersion(ctx context.Context, daemon, inPath nixProgram, version string
 		daemon.file, ours, inPath.file, name), Fix: "if that is not meant: restart nix-daemon, or update the older one"}, true
 }
 
-// forgedRealisations reports a Nix that believes any substituter which output a content-addressed derivation has. Nix asks
-// for that with the experimental feature ca-derivations, and up to 2.35 takes an answer that is not signed, whatever
-// require-sigs says (tried with 2.8, 2.26 and 2.34). narbor answers 404 there.
+// forgedRealisations reports a Nix that believes any substituter which output a content-addressed derivation has. Nix
+// asks for that with the experimental feature ca-derivations, and up to 2.35 takes an answer that is not signed,
+// whatever require-sigs says (tried with 2.8, 2.26 and 2.34). narbor answers 404 there.
 func forgedRealisations(version string, conf map[string][]string) []Finding {
 	if !slices.Contains(conf["experimental-features"], "ca-derivations") {
 		return nil

@@ -28,8 +28,8 @@ var files = candidate{value: ":files"}
 // plainWord is what a shell need not quote, in any of the three. Other candidates are left out.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_-]+$`)
 
-// complete answers a completion script: it prints what the last of the words may become, and does nothing else. It reads
-// what the running narbor says of its peers if a peer comes next.
+// complete answers a completion script: it prints what the last of the words may become, and does nothing else. It
+// reads what the running narbor says of its peers if a peer comes next.
 func complete(ctx context.Context, app *cli.App, args []string) error {
 	if len(args) < 2 {
 		return codedError{fmt.Errorf("%s takes a shell and words", completeCommand), exitUsage}
@@ -237,7 +237,7 @@ func (c completer) values(flag string) (out []candidate) {
 	}
 	switch command := strings.Join(c.path, " "); flag {
 	case "log-level":
-		words("debug", "everything", "info", "what changes", "warn", "what is wrong", "error", "what keeps narbor from working")
+		words("debug", "everything", "info", "changes", "warn", "problems", "error", "problems that keep narbor from working")
 	case "log-format":
 		words("auto", "console, coloured on a terminal", "console", "text", "json", "a JSON object a line")
 	case "share":

@@ -66,8 +66,8 @@ func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 	return p.settings, nil
 }
 
-// A configParser reads a configuration file. It is strict: a key that is unknown or there twice is an error, as is a value
-// of another kind than its flag's. It goes on after such an error, and ends at one of syntax.
+// A configParser reads a configuration file. It is strict: a key that is unknown or there twice is an error, as is a
+// value of another kind than its flag's. It goes on after such an error, and ends at one of syntax.
 type configParser struct {
 	file     string
 	text     []byte

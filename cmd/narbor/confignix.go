@@ -55,8 +55,8 @@ func printNixLine(c *cli.Context) error {
 	return err
 }
 
-// addLine adds a line to the system's configuration of Nix, or to the file that [addToNix] chooses, such as the caller's
-// own nix.conf if that sets the list.
+// addLine adds a line to the system's configuration of Nix, or to the file that [addToNix] chooses, such as the
+// caller's own nix.conf if that sets the list.
 func addLine(c *cli.Context, line string) error {
 	words := strings.Fields(line)
 	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" ||

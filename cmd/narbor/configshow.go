@@ -29,8 +29,8 @@ type Setting struct {
 // loginPattern finds a user and a password in a URL, up to the last @, for a password may have one in it.
 var loginPattern = regexp.MustCompile(`//[^/\s"]+@`)
 
-// settingsOf says where each setting of a command comes from; line has the names of those that no file has set. In place
-// of a user and a password in a URL there is xxxxx.
+// settingsOf says where each setting of a command comes from; line has the names of those that no file has set. In
+// place of a user and a password in a URL there is xxxxx.
 func settingsOf(c *cli.Context, line []string) []Setting {
 	var all []Setting
 	for _, f := range c.Command.Flags {

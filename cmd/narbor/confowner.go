@@ -40,8 +40,8 @@ type chain struct {
 	names []string // as they were followed, the first one included
 }
 
-// followLinks follows a file's symbolic links to their end. For root it refuses a link of another user to a file that is
-// not that user's: it would make root write where the link's owner may not.
+// followLinks follows a file's symbolic links to their end. For root it refuses a link of another user to a file that
+// is not that user's: it would make root write where the link's owner may not.
 func followLinks(file string) (c chain, err error) {
 	owners := map[string]uint32{}
 	for range maxLinks {

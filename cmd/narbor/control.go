@@ -29,8 +29,8 @@ const (
 	maxControlBody = 4 << 10
 )
 
-// listenControl opens the control socket, replacing one that a dead narbor left. Every user that can enter its directory
-// may query; changes need the peer credentials of root or of the user that narbor runs as.
+// listenControl opens the control socket, replacing one that a dead narbor left. Every user that can enter its
+// directory may query; changes need the peer credentials of root or of the user that narbor runs as.
 func listenControl(path string) (net.Listener, error) {
 	if st, err := os.Lstat(path); err == nil && st.Mode()&fs.ModeSocket == 0 {
 		return nil, fmt.Errorf("%s is there and is no socket: give another by --socket", path)
@@ -213,7 +213,7 @@ func callControl(ctx context.Context, paths []string, method, what, body string)
 	if denied != nil {
 		return nil, denied
 	}
-	return nil, codedError{fmt.Errorf("narbor is not running (nobody listens on %s); start it with `narbor run`", paths[0]), exitNotRunning}
+	return nil, codedError{fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]), exitNotRunning}
 }
 
 // A wordedError is an error in words for people.

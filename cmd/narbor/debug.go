@@ -81,7 +81,7 @@ func debugCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "debug",
 		Usage: "look into the running narbor: goroutines, profiles, the level of its log",
-		Description: "For those who develop narbor, or report that it hangs or takes too much time or memory. Only root and\n" +
+		Description: "For work on narbor, and for reports that it hangs or takes too much time or memory. Only root and\n" +
 			"the user that narbor runs as may ask.\n\n" +
 			"Example: narbor debug profile --for 10s narbor.pprof",
 		Subcommands: []*cli.Command{{

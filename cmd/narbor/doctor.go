@@ -70,18 +70,18 @@ func checks() []check {
 		{"settings", "narbor has the keys and substituters that Nix has", checkSettings},
 		{"proxy", "no proxy is between them", checkProxy},
 		{"signatures", "Nix requires signatures", checkSignatures},
-		{"keys", "there are keys to believe", checkKeys},
-		{"probe", "a path that nobody has is answered with 404, at once", checkProbe},
+		{"keys", "there are trusted keys", checkKeys},
+		{"probe", "an unknown path is answered with 404, at once", checkProbe},
 		{"firewall", "neighbours may reach this machine", checkFirewall},
 		{"network", "there is a network to look for neighbours on", checkNetwork},
 		{"multicast", "its own announcement is heard", checkMulticast},
-		{"neighbours", "somebody is there", checkNeighbours},
-		{"isolation", "who announces itself can be reached", checkIsolation},
+		{"neighbours", "a neighbour is connected", checkNeighbours},
+		{"isolation", "machines that announce themselves can be reached", checkIsolation},
 		{codeVersion, "Nix has no known flaw in reading archives", checkVersion},
-		{"ports", "who else has its ports", checkPorts},
+		{"ports", "no other program has its ports", checkPorts},
 		{"disk", "there is room to verify archives", checkDisk},
 		{"clock", "the clock is right", checkClock},
-		{"health", "what else narbor complains of, as on its page", checkHealth},
+		{"health", "narbor reports no other problem, as on its page", checkHealth},
 	}
 }
 
@@ -94,13 +94,13 @@ func doctorCommand() *cli.Command {
 		Name:      "doctor",
 		Usage:     "find out what keeps Nix from getting paths from neighbours, and how to mend it",
 		ArgsUsage: "[CHECK…]",
-		Description: "It looks at everything in order, or at the checks that are named, and shows a fix to copy for what is\n" +
-			"wrong. Root sees more: what the firewall does where no neighbour can try it, and who has a port.\n\n" + list.String() + "\n" +
+		Description: "It looks at everything in order, or at the checks that are named, and shows a fix to copy for each\n" +
+			"problem. Root sees more: what the firewall does where no neighbour can try it, and which program has a port.\n\n" + list.String() + "\n" +
 			"Exit code 4 means that narbor could work better, 1 that something is wrong. A Nix with known flaws is warned of,\n" +
 			"but is no fault of narbor's: it alone leaves the code 0.\n\n" +
 			"Examples:\n   sudo narbor doctor\n   sudo narbor doctor --fix firewall",
 		Flags: append(controlFlags(),
-			&cli.BoolFlag{Name: "fix", Usage: "apply the fixes that take nothing away from anybody, after asking"},
+			&cli.BoolFlag{Name: "fix", Usage: "apply the fixes that take nothing away from any user, after asking"},
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "with --fix, do not ask"}),
 		Action: doctor,
 	}

@@ -45,8 +45,8 @@ func fetchCommand() *cli.Command {
 		Name:      "fetch",
 		Usage:     "get store paths, with all they refer to, from neighbours into a directory",
 		ArgsUsage: "PATH|HASH…",
-		Description: "The directory is a binary cache for Nix (nix copy --from file://DIR …). What is in it already is not\n" +
-			"fetched again, so after an interruption the same command goes on where it was. It needs no `narbor run`.\n\n" +
+		Description: "The directory is a binary cache for Nix (nix copy --from file://DIR …). Paths that are in it already\n" +
+			"are not fetched again, so after an interruption the same command goes on where it was. It needs no `narbor run`.\n\n" +
 			"With --upstream it may take from the internet what no neighbour has; neighbours with the same --upstream\n" +
 			"download their part of it, and keep it for each other. Without, it asks neighbours alone.\n\n" +
 			"Example: narbor fetch /nix/store/…-firefox-141.0 --to /mnt/usb\n\n" +
@@ -317,7 +317,7 @@ func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 		return m, err
 	})
 	if err != nil {
-		err = fmt.Errorf("nobody around has it: %w", err)
+		err = fmt.Errorf("no neighbour or upstream has it: %w", err)
 	}
 	return m, err
 }

@@ -10,8 +10,8 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// The firewall is not read but tried: neighbours connect to this machine on request, and packets go through a copy of the
-// rules in a network namespace of its own. What neither shows is said to be unknown.
+// The firewall is not read but tried: neighbours connect to this machine on request, and packets go through a copy of
+// the rules in a network namespace of its own. What neither shows is said to be unknown.
 
 // Means of finding out, as `doctor --json` has them.
 const (
@@ -172,7 +172,8 @@ func (e evidence) judge(d *door) {
 	}
 }
 
-// dialBacks returns how many neighbours on an interface have connected to this machine when asked, and how many failed to.
+// dialBacks returns how many neighbours on an interface have connected to this machine when asked, and how many failed
+// to.
 func (e evidence) dialBacks(iface string) (arrived, failed int) {
 	for _, d := range e.dialled.DialBacks {
 		switch {

@@ -23,9 +23,9 @@ import (
 const maxCopiedInterfaces = 256
 
 // A firewallCopy is two network namespaces with a cable between them. Inside are interfaces of the same names as this
-// machine's, of which one has its addresses and the cable, and a copy of the firewall's rules; outside is a neighbour. The
-// kernel decides about packets there as it does here, and this machine's own network is not touched. Both namespaces end
-// with the descriptors, and so with the process, however that ends.
+// machine's, of which one has its addresses and the cable, and a copy of the firewall's rules; outside is a neighbour.
+// The kernel decides about packets there as it does here, and this machine's own network is not touched. Both
+// namespaces end with the descriptors, and so with the process, however that ends.
 type firewallCopy struct {
 	inside, outside *os.File
 	iface           string
@@ -160,8 +160,8 @@ func (f *firewallCopy) furnish(all []net.Interface) error {
 
 // bringUp gives an interface its addresses and brings it up. It returns its index.
 func bringUp(name string, addrs []netip.Prefix) (int, error) {
-	// Duplicate address detection would keep addresses useless for two seconds; where this cannot be written, link-local
-	// addresses take that long.
+	// Duplicate address detection would keep addresses useless for two seconds; where this cannot be written,
+	// link-local addresses take that long.
 	_ = os.WriteFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "accept_dad"), []byte("0"), 0)
 	link, err := netlink.LinkByName(name)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	// knockTime is how long packets may take through a copy of the rules. The kernel hands them over at once, but a busy
-	// machine takes a moment to find out that the cable is in. attemptTime is for one of TCP's attempts.
+	// knockTime is how long packets may take through a copy of the rules. The kernel hands them over at once, but a
+	// busy machine takes a moment to find out that the cable is in. attemptTime is for one of TCP's attempts.
 	knockTime, attemptTime = 1500 * time.Millisecond, 250 * time.Millisecond
 	// suggestTime is the same while rules are tried that open the ports: the addresses are known by then.
 	suggestTime = 500 * time.Millisecond
@@ -228,7 +228,8 @@ func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, p
 	return commands
 }
 
-// openings are the rules that may be needed: one for each protocol in each chain that packets to this machine go through.
+// openings are the rules that may be needed: one for each protocol in each chain that packets to this machine go
+// through.
 func (f *firewallCopy) openings(ctx context.Context, protos []string, port string) (commands [][]string) {
 	type rule struct{ nft, iptables []string }
 	rules := []rule{}

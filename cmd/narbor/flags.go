@@ -142,7 +142,8 @@ func size(c *cli.Context, flag string) (int64, error) {
 	return int64(n), nil
 }
 
-// diskSize reads an amount, or a share such as 25% of the file system that dir is on; dir is "" if only the form matters.
+// diskSize reads an amount, or a share such as 25% of the file system that dir is on; dir is "" if only the form
+// matters.
 func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	text, share := strings.CutSuffix(c.String(flag), "%")
 	if !share {
@@ -196,7 +197,7 @@ const minUploadRate = 100 << 10
 func uploadRate(c *cli.Context) (int64, error) {
 	n, err := size(c, "upload-rate")
 	if err == nil && n > 0 && n < minUploadRate {
-		err = codedError{fmt.Errorf("--upload-rate %s is too little for anybody to wait for: give 100KiB or more, or --share none",
+		err = codedError{fmt.Errorf("--upload-rate %s is too low, transfers would time out: give 100KiB or more, or --share none",
 			c.String("upload-rate")), exitUsage}
 	}
 	return n, err

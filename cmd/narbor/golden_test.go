@@ -149,8 +149,8 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 		print func(screen)
 		has   map[int]string // parts of the output by width
 	}{
-		{"status", st.print, map[int]string{40: "lied once|…qPnWkUgR", 60: "lied once|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
-			80: "lied once|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
+		{"status", st.print, map[int]string{40: "1 strike|…qPnWkUgR", 60: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
+			80: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
 		{"peers", peers.print, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR",
 			80: "nas.example.org|--peer|…qPnWkUgR"}},
 		{"keys", keys.print, map[int]string{40: "cache.nixos.org-1|6NCH|nix.conf:3", 60: "6NCH", 80: "6NCH"}},

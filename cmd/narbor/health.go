@@ -73,7 +73,7 @@ func storeHealth(st Status) *narserve.Health {
 	return &narserve.Health{Code: "store", Severity: narserve.SeverityWarning, Title: "The Nix store cannot be asked, so it is not shared",
 		Text: "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
 		Fix: "Let the user that narbor runs as use nix-daemon: see allowed-users in nix.conf, and which group may open " +
-			"/nix/var/nix/daemon-socket. Where no daemon runs, only the user who owns /nix can share it: run narbor as that user."}
+			"/nix/var/nix/daemon-socket. Where no daemon runs, only the owner of /nix can share it: run narbor as that user."}
 }
 
 // damageHealth reports the paths of this machine that have the wrong content.
@@ -159,7 +159,8 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 		Fix:  "If it should have asked: nix-daemon reads nix.conf when it starts.", Command: "sudo systemctl restart nix-daemon"}
 }
 
-// spoolHealth looks at what Nix was told lately: an old NAR makes room for a new one, so that the spool is full says nothing.
+// spoolHealth looks at what Nix was told lately: an old NAR makes room for a new one, so that the spool is full says
+// nothing.
 func (s *service) spoolHealth(st Status) *narserve.Health {
 	if s.accounts.TooLarge(time.Hour) {
 		return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "An archive is larger than the spool",
@@ -188,14 +189,15 @@ func (s *service) neighbourHealth(st Status) *narserve.Health {
 		Fix:     "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:",
 		Command: "narbor peers add ADDRESS"}
 	if !st.MDNS {
-		h.Text = "narbor was started with --no-mdns, so it knows those neighbours only that it is told of. Until there is one, Nix gets " +
+		h.Text = "narbor was started with --no-mdns, so it finds only peers that are named. Until there is one, Nix gets " +
 			"everything from the internet, as before."
 		h.Fix = "Name a machine that runs narbor:"
 	}
 	return h
 }
 
-// codeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at will.
+// codeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
+// will.
 const codeOtherKeys = "other-keys"
 
 // otherKeysHealth reports signatures of neighbours that do not verify with the key of that name in nix.conf.
@@ -224,8 +226,8 @@ func (s *service) bannedHealth(st Status) *narserve.Health {
 		return nil
 	}
 	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityInfo,
-		Title: fmt.Sprintf("%d banned for lying", len(st.Struck)),
-		Text:  "They sent three times what no honest neighbour sends. Nothing of it reached Nix.",
+		Title: fmt.Sprintf("%d banned for strikes", len(st.Struck)),
+		Text:  "Each has three strikes: it sent data that no honest neighbour sends, or probed for paths. No such data reached Nix.",
 		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 

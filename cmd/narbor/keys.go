@@ -64,7 +64,7 @@ func (s *service) keyList() KeyList {
 func keysCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "keys",
-		Usage: "list the keys whose signatures are believed, and where each comes from",
+		Usage: "list the trusted keys, and where each comes from",
 		Description: "They are those of this machine's Nix, read again when its configuration changes, and those of\n" +
 			"--trusted-key. What one of them has signed is taken from neighbours. What a public key has signed is shared\n" +
 			"with every neighbour. Public are cache.nixos.org-1, keys that are called after the host of a configured https\n" +

@@ -17,8 +17,8 @@ import (
 // daemon may start, later than narbor.
 const nixRetry = 5 * time.Second
 
-// nixTimeout bounds an attempt to open the store. The attempt goes on after the caller's deadline, since later callers use
-// its result.
+// nixTimeout bounds an attempt to open the store. The attempt goes on after the caller's deadline, since later callers
+// use its result.
 const nixTimeout = 2 * time.Second
 
 // A lateNix is this machine's Nix store, whether it is there already or not. It is a [store.Source].

@@ -27,8 +27,8 @@ type logs struct {
 	level, libp2pLevel zap.AtomicLevel
 }
 
-// parseLevel reads "debug", the level of narbor's messages, or "p2p=debug", that of libp2p's. The level off is for libp2p
-// alone.
+// parseLevel reads "debug", the level of narbor's messages, or "p2p=debug", that of libp2p's. The level off is for
+// libp2p alone.
 func parseLevel(text string) (ofLibp2p bool, level zapcore.Level, err error) {
 	name, word, both := strings.Cut(text, "=")
 	switch {

@@ -85,8 +85,8 @@ func TestCompletionAndVersion(t *testing.T) {
 	}
 }
 
-// makeClosure writes a closure of two signed paths into a cache directory, and returns the key. The trailing bytes follow
-// the NAR of the top.
+// makeClosure writes a closure of two signed paths into a cache directory, and returns the key. The trailing bytes
+// follow the NAR of the top.
 func makeClosure(t *testing.T, dir string, trailing ...byte) (top store.Info, key string) {
 	secret, public, err := signature.GenerateKeypair("test-1", rand.Reader)
 	if err != nil {

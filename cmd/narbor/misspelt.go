@@ -18,8 +18,8 @@ const envPrefix = "NARBOR_"
 // A misspelt variable sets no flag of any command, although its name says so.
 type misspelt struct{ name, nearest string }
 
-// misspeltIn returns the variables of an environment that set no flag of these commands, each with the nearest name that
-// sets a flag of run.
+// misspeltIn returns the variables of an environment that set no flag of these commands, each with the nearest name
+// that sets a flag of run.
 func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out []misspelt) {
 	known := variablesOf(commands)
 	for _, v := range environ {

@@ -14,8 +14,8 @@ import (
 // startStep is how exactly the kernel tells when a process began: it counts in steps of 10 ms, and rounds down.
 const startStep = 10 * time.Millisecond
 
-// A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one and
-// goes on when the first is restarted, with the configuration that it began with.
+// A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one
+// and goes on when the first is restarted, with the configuration that it began with.
 type daemonProcess struct {
 	pid     int
 	started time.Time // rounded down to [startStep]; zero is unknown
@@ -35,7 +35,8 @@ func nixDaemon() (pid int, started time.Time) {
 	return pid, started
 }
 
-// hasDaemon says whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has none.
+// hasDaemon says whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has
+// none.
 func hasDaemon() bool {
 	pid, _ := nixDaemon()
 	_, err := os.Stat(daemonSocket())
@@ -47,10 +48,10 @@ func daemonSocket() string {
 	return cmp.Or(os.Getenv("NIX_DAEMON_SOCKET_PATH"), "/nix/var/nix/daemon-socket/socket")
 }
 
-// daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker has
-// its client's pid in place of the first argument, as far as that has room for it. Where the daemon was started without
-// arguments, its workers have none either: they are told by their parent. One that talks to the process that started
-// it, as narbor does where no daemon listens, is a worker too.
+// daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker
+// has its client's pid in place of the first argument, as far as that has room for it. Where the daemon was started
+// without arguments, its workers have none either: they are told by their parent. One that talks to the process that
+// started it, as narbor does where no daemon listens, is a worker too.
 func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {
@@ -137,8 +138,8 @@ func readBefore(started time.Time) bool {
 	return changedSince(started, store.SystemNixConfFiles()) != ""
 }
 
-// changedSince returns the first of the files that has changed since a nix-daemon began, itself or its symbolic link; ""
-// is none. A change within the same [startStep] counts as read: a restart right after an edit is more likely than an
+// changedSince returns the first of the files that has changed since a nix-daemon began, itself or its symbolic link;
+// "" is none. A change within the same [startStep] counts as read: a restart right after an edit is more likely than an
 // edit right after a restart.
 func changedSince(started time.Time, files []string) string {
 	if started.IsZero() {

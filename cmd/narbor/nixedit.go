@@ -52,9 +52,9 @@ func isLine(line, name, value string) bool {
 	return len(words) == 3 && words[0] == name && words[1] == "=" && words[2] == value
 }
 
-// apply makes the change, and then compares the effective configuration with that before: if anything but the setting is
-// another, or the line has no effect, the file gets its old text again. It returns the file that was written; "" if the
-// change was there already.
+// apply makes the change, and then compares the effective configuration with that before: if anything but the setting
+// is another, or the line has no effect, the file gets its old text again. It returns the file that was written; "" if
+// the change was there already.
 func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
 	end, err := e.target()
 	if err != nil {
@@ -154,7 +154,7 @@ func (e nixEdit) instead(tool string) string {
 		return attribute + " in home.nix, and run home-manager switch"
 	case toolDeterminate:
 		if line == "" {
-			return "take the line out by hand, and put what is yours into nix.custom.conf"
+			return "take the line out by hand, and put your own settings into nix.custom.conf"
 		}
 		return fmt.Sprintf("let it include nix.custom.conf again, and write there: %s", line)
 	}

@@ -12,8 +12,8 @@ import (
 	"narbor/store"
 )
 
-// nixConfDir makes the configuration of Nix of files, and the only one that counts, beside a nix that cannot say it. A text
-// "case:NAME" stands for a file of testdata.
+// nixConfDir makes the configuration of Nix of files, and the only one that counts, beside a nix that cannot say it. A
+// text "case:NAME" stands for a file of testdata.
 func nixConfDir(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := realNixConfDir(t, files)
@@ -199,7 +199,8 @@ func wantForeign(t *testing.T, err error, tool, says string) {
 	}
 }
 
-// A line that has no effect, or that has another effect than it should, is taken out again, and the file looks unchanged.
+// A line that has no effect, or that has another effect than it should, is taken out again, and the file looks
+// unchanged.
 func TestEditThatProvesWrongIsUndone(t *testing.T) {
 	const later = "# Determinate Nix: do not modify\n!include nix.custom.conf\nsubstituters = https://a\n"
 	dir := nixConfDir(t, map[string]string{"nix.conf": later, "nix.custom.conf": "cores = 2"})

@@ -18,8 +18,8 @@ import (
 // nixTimeLimit bounds one run of nix, which takes 30–100 ms.
 const nixTimeLimit = 10 * time.Second
 
-// A nixProgram is a Nix that can be asked for its version and its settings: nix-daemon's own program with that process's
-// environment and options, or the nix in PATH for one user.
+// A nixProgram is a Nix that can be asked for its version and its settings: nix-daemon's own program with that
+// process's environment and options, or the nix in PATH for one user.
 type nixProgram struct {
 	file    string
 	daemon  bool // it is nix-daemon's own
@@ -156,8 +156,8 @@ func (n nixProgram) version(ctx context.Context) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// settings returns the words of each setting as nix prints them. Its JSON has numbers in place of the names of experimental
-// features in some versions; its plain text has the names in all.
+// settings returns the words of each setting as nix prints them. Its JSON has numbers in place of the names of
+// experimental features in some versions; its plain text has the names in all.
 func (n nixProgram) settings(ctx context.Context) (map[string][]string, error) {
 	const feature = "--extra-experimental-features"
 	var first error

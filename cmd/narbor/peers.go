@@ -64,7 +64,7 @@ func peersCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "peers",
 		Usage: "list neighbours; name, block and unblock them",
-		Description: "Without a command it lists who is there, whom you named, and who is refused. What is changed lasts beyond\n" +
+		Description: "Without a command it lists the neighbours, the named peers, and the refused ones. Changes last beyond\n" +
 			"restarts. Only root and the user that runs narbor may change it.\n\n" +
 			"Examples:\n   narbor peers add nas.example.org\n   narbor peers block …qPnWkUgR",
 		Flags:  controlFlags(),
@@ -79,7 +79,7 @@ func peersCommand() *cli.Command {
 			change("block", "refuse a peer for good", "PEER", "%s is refused from now on, until `narbor peers unblock`.",
 				"PEER is the end of a peer ID as `narbor status` shows it, a whole one, or the address of a neighbour.\n\nExample: "+
 					"narbor peers block …qPnWkUgR"),
-			change("unblock", "let a peer in again, also one that is banned because it lied", "PEER", "%s may come back.",
+			change("unblock", "let a peer in again, also one that is banned for strikes", "PEER", "%s may come back.",
 				"Example: narbor peers unblock …qPnWkUgR"),
 		},
 	}
@@ -123,7 +123,7 @@ func listPeers(c *cli.Context) error {
 
 func (l PeerList) print(s screen) {
 	if len(l.Neighbours) == 0 {
-		fmt.Fprintln(s, "No neighbours. `narbor doctor` finds out what is in the way.")
+		fmt.Fprintln(s, "No neighbours. `narbor doctor` finds out why.")
 	}
 	for i, n := range l.Neighbours {
 		if i > 0 {
@@ -135,7 +135,7 @@ func (l PeerList) print(s screen) {
 			amount(n.WireReceived))
 		s.field("  to it", "%s in %s, %s on the wire", amount(n.BytesSent), plural(int(n.BlocksSent), "block"), amount(n.WireSent))
 		if n.Strikes > 0 {
-			s.field("  strikes", "it has lied %s; the third time it is banned for an hour", times(n.Strikes))
+			s.field("  strikes", "%d; the third bans it for an hour", n.Strikes)
 		}
 	}
 	if len(l.Named) > 0 {
@@ -173,7 +173,7 @@ func namedBy(from string) string {
 
 func (l PeerList) printRefused(s screen) {
 	for _, b := range l.Banned {
-		s.hang("banned", fmt.Sprintf("%s until %s, which lied: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
+		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
 	}
 	for _, id := range l.Blocked {
 		s.hang("blocked", id)

@@ -30,8 +30,8 @@ type PingReport struct {
 	p2p.Ping
 }
 
-// postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change things
-// may use it.
+// postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change
+// things may use it.
 func (s *service) postPing(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	count, err := strconv.Atoi(q.Get("count"))
@@ -102,7 +102,7 @@ func pingCommand() *cli.Command {
 
 func pingPeer(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return codedError{errors.New("ping whom? Give one neighbour; `narbor peers` lists them"), exitUsage}
+		return codedError{errors.New("ping takes one neighbour; `narbor peers` lists them"), exitUsage}
 	}
 	n, err := size(c, "size")
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 )
 
 // Trusted keys are public or private. A path with the signature of a public key can be downloaded from the internet, so
-// every neighbour may have it. A path with signatures of private keys alone is for members of the group: it may come from
-// a cache that asks for a password, from a colleague's machine, or from this one. Public keys are:
+// every neighbour may have it. A path with signatures of private keys alone is for members of the group: it may come
+// from a cache that asks for a password, from a colleague's machine, or from this one. Public keys are:
 //
 //   - cache.nixos.org-1
 //   - keys with a name that begins with the host of a configured https cache without configured credentials

@@ -16,8 +16,8 @@ const (
 	tempAge = time.Hour
 )
 
-// A replacer replaces files as a whole: a reader, and a machine that loses power at any moment, finds either the old file
-// or the new one.
+// A replacer replaces files as a whole: a reader, and a machine that loses power at any moment, finds either the old
+// file or the new one.
 type replacer struct {
 	sync   func(*os.File) error // of the new file, and afterwards of the directory that has its name
 	rename func(from, to string) error
@@ -33,8 +33,8 @@ func (r replacer) write(file string, text []byte, mode fs.FileMode) error {
 	return r.put(file, text, func(f *os.File) error { return f.Chmod(mode) })
 }
 
-// replace gives a regular file that was as old says another text. It keeps mode, owner, group and extended attributes, or
-// fails. It also fails if the file has changed since old, or has further names, which would go on with the old text.
+// replace gives a regular file that was as old says another text. It keeps mode, owner, group and extended attributes,
+// or fails. It also fails if the file has changed since old, or has further names, which would go on with the old text.
 func (r replacer) replace(file string, text []byte, old fs.FileInfo) error {
 	owner, known := old.Sys().(*syscall.Stat_t)
 	switch {

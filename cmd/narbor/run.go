@@ -29,7 +29,8 @@ import (
 // retryTime is how long narbor answers 404 to everything before it is started anew, if it could not start.
 const retryTime = 20 * time.Second
 
-// drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes transfers that are cut then.
+// drainTime is how long transfers to Nix may go on once narbor is told to stop. Nix resumes transfers that are cut
+// then.
 const drainTime = 10 * time.Second
 
 // aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
@@ -72,7 +73,7 @@ func runCommand(inherited []net.Listener) *cli.Command {
 		Name:  "run",
 		Usage: "run the service: share with neighbours, and serve Nix from them",
 		Description: "It needs no configuration. With Nix on this machine it shares what the upstreams that Nix trusts have\n" +
-			"signed; without, what is in its own cache directory, which `narbor fetch` fills.\n\n" +
+			"signed; without, the paths in its own cache directory, which `narbor fetch` fills.\n\n" +
 			"Every flag can also be set in the environment, as NARBOR_ and its name in capitals, or in the file of\n" +
 			"--config. A flag has precedence, then the environment.\n\n" +
 			"Example: narbor run --peer nas.example.org --upload-rate 10MiB",

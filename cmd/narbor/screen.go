@@ -150,9 +150,9 @@ func (s screen) hang(first, text string) {
 	}
 }
 
-// table prints rows below a header, each column as wide as its widest cell. A name that begins with ">" aligns its column
-// to the right. If the lines do not fit the terminal, table leaves out the columns with the indexes in drop, in that
-// order, until they fit.
+// table prints rows below a header, each column as wide as its widest cell. A name that begins with ">" aligns its
+// column to the right. If the lines do not fit the terminal, table leaves out the columns with the indexes in drop, in
+// that order, until they fit.
 func (s screen) table(header []string, rows [][]string, drop ...int) {
 	right := make([]bool, len(header))
 	names := make([]string, len(header))
@@ -192,7 +192,8 @@ func (s screen) table(header []string, rows [][]string, drop ...int) {
 	}
 }
 
-// keptColumns returns the indexes of a table's columns that fit the terminal after as few of drop as needed are left out.
+// keptColumns returns the indexes of a table's columns that fit the terminal after as few of drop as needed are left
+// out.
 func (s screen) keptColumns(widths, drop []int) (kept []int) {
 	total := 0
 	for i, w := range widths {

@@ -126,8 +126,8 @@ func (s setup) install() error {
 	return s.tellNix()
 }
 
-// installProgram installs program and units, unless packaged, the unit of a package, is there: two of them would hide one
-// another.
+// installProgram installs program and units, unless packaged, the unit of a package, is there: two of them would hide
+// one another.
 func (s setup) installProgram(packaged string) error {
 	if packaged != "" && !s.darwin {
 		s.todo("%s belongs to a package, and so does its program: nothing is installed over it", packaged)

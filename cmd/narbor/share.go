@@ -57,7 +57,7 @@ func shareCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "share",
 		Usage: "see or change what neighbours may have from the narbor that runs here",
-		Description: "Without a command it says what is shared. What is changed lasts until narbor is restarted, which goes by\n" +
+		Description: "Without a command it shows what neighbours may have. A change lasts until narbor is restarted, which goes by\n" +
 			"--share of `narbor run`; a pause with --for lasts as long as it says, and restarts do not end it. Only root and the user " +
 			"that runs narbor may change it. Nix on this machine gets\n" +
 			"from neighbours what it got before.\n\n" +
@@ -157,7 +157,7 @@ func shareOf(st Status) ShareStatus {
 
 func (sh ShareStatus) print(s screen) {
 	s.field("sharing", "%s", sh.what)
-	s.field("never", "what was built here, private sources, .drv files, and any list of what is here")
+	s.field("never", "paths that were built here, private sources, .drv files, and any list of the paths here")
 	from := sh.CacheDirs
 	if sh.Store != "" {
 		from = append([]string{sh.Store}, from...)
@@ -168,5 +168,5 @@ func (sh ShareStatus) print(s screen) {
 		with = "neighbours that know the group's secret, and ask for the exact path"
 	}
 	s.field("with", "%s", with)
-	s.field("sent", "%s to those who are neighbours now", amount(sh.BytesSent))
+	s.field("sent", "%s to present neighbours", amount(sh.BytesSent))
 }

@@ -105,8 +105,8 @@ func (term *terminal) until(what string, is func() bool) {
 	}
 }
 
-// A shell runs with a program narbor in its PATH that writes down its arguments. It runs the real one for a completion, and
-// nothing otherwise.
+// A shell runs with a program narbor in its PATH that writes down its arguments. It runs the real one for a completion,
+// and nothing otherwise.
 type shell struct {
 	*terminal
 	dir, log string

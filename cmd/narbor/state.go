@@ -25,8 +25,8 @@ const stateQuiet = time.Second
 // errOpenToAll says that every user may write to the state directory.
 var errOpenToAll = errors.New("every user may write to it")
 
-// makeStateDir makes the directory unless it exists. It rejects one that every user may write to: any user could replace
-// its files.
+// makeStateDir makes the directory unless it exists. It rejects one that every user may write to: any user could
+// replace its files.
 func makeStateDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -124,7 +124,7 @@ func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *store.S
 			err = errors.Join(p2p.KeepIdentity(s.file(identityName), identity), spool.Renew())
 		}
 		if !told {
-			log.Warn("the state directory was emptied while narbor runs; it is made anew, and what is in no memory is lost",
+			log.Warn("the state directory was emptied while narbor runs; it is made anew, without the parts that are not in memory",
 				zap.String("dir", s.dir), zap.Error(err))
 		}
 		told = true

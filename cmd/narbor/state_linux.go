@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateCheck is how often it is looked whether the state is there, in case that the kernel does not say that it has gone.
+// stateCheck is how often it is looked whether the state is there, in case that the kernel does not say that it has
+// gone.
 const stateCheck = time.Minute
 
 // lostFile returns a channel that is closed when a file is deleted or moved away, or is not there. If that cannot be

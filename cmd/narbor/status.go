@@ -57,7 +57,8 @@ type SpoolStatus struct {
 	MaxBytes  int64 `json:"maxBytes"`
 	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
 	MinFree   int64 `json:"minFree"`   // of these, the part that is left free
-	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all together.
+	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all
+	// together.
 	Verified      int64   `json:"verified"`
 	VerifySeconds float64 `json:"verifySeconds"`
 }
@@ -240,7 +241,7 @@ func (st Status) print(s screen) {
 		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", shortID(o.ID), shortAddr(o.Addr)))
 	}
 	for _, b := range st.Struck {
-		s.hang("banned", fmt.Sprintf("%s until %s, which lied: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
+		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
 	}
 	for _, n := range st.Neighbours {
 		if n.Aside != "" {
@@ -270,20 +271,20 @@ func (st Status) printFaults(s screen) {
 
 func (st Status) printNeighbours(s screen) {
 	if len(st.Neighbours) == 0 && !st.MDNS {
-		fmt.Fprintln(s, "No neighbours yet. Multicast is turned off by --no-mdns, so narbor knows those")
-		fmt.Fprintln(s, "only that it is told of: narbor peers add ADDRESS")
+		fmt.Fprintln(s, "No neighbours yet. Multicast is turned off by --no-mdns, so narbor finds")
+		fmt.Fprintln(s, "only peers that are named: narbor peers add ADDRESS")
 		return
 	}
 	if len(st.Neighbours) == 0 {
 		fmt.Fprintln(s, "No neighbours yet. Is narbor running on another machine of this network?")
-		fmt.Fprintln(s, "`narbor doctor` finds out what is in the way.")
+		fmt.Fprintln(s, "`narbor doctor` finds out why.")
 		return
 	}
 	var rows [][]string
 	for _, n := range st.Neighbours {
 		strikes := ""
 		if n.Strikes > 0 {
-			strikes = "lied " + times(n.Strikes)
+			strikes = plural(int(n.Strikes), "strike")
 		} else if n.Aside != "" {
 			strikes = "set aside"
 		}
@@ -291,13 +292,6 @@ func (st Status) printNeighbours(s screen) {
 			amount(n.BytesReceived), amount(n.BytesSent), strikes})
 	}
 	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows, 2, 3, 5, 4, 1)
-}
-
-func times(n int64) string {
-	if n == 1 {
-		return "once"
-	}
-	return fmt.Sprintf("%d times", n)
 }
 
 // count prints a number for people.
@@ -345,7 +339,8 @@ func networks(interfaces []netmon.InterfaceStatus) (used, ignored string) {
 	return strings.Join(names, ", "), strings.Join(reasons, "; ")
 }
 
-// shortID is enough of a peer ID to tell neighbours apart, and for `narbor ping` and `narbor peers`: they all begin alike.
+// shortID is enough of a peer ID to tell neighbours apart, and for `narbor ping` and `narbor peers`: they all begin
+// alike.
 func shortID(id string) string {
 	if len(id) <= 12 {
 		return id

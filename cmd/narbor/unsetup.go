@@ -17,7 +17,7 @@ func unsetupCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "unsetup",
 		Usage: "undo what setup did",
-		Description: "First Nix stops asking, then narbor stops listening: a Nix older than 2.32 fails a build whose substituter\n" +
+		Description: "First Nix stops asking, then narbor stops listening: a Nix older than 2.32 fails a build if a substituter\n" +
 			"refuses connections. What narbor keeps in /var/lib/narbor stays; remove it by hand if you like.\n\n" +
 			"Example: sudo narbor unsetup",
 		Flags: setupFlags(),
@@ -123,12 +123,12 @@ func (s setup) namedElsewhere() error {
 			where = l.At
 		}
 	}
-	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build whose "+
-		"substituter refuses connections", where, nixURL)
+	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build if "+
+		"a substituter refuses connections", where, nixURL)
 }
 
-// stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit, or
-// by the clock where before is nil. A worker has what its parent has read, whenever it began itself.
+// stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit,
+// or by the clock where before is nil. A worker has what its parent has read, whenever it began itself.
 func stillAsked(proc string, now, before []daemonProcess) error {
 	old := func(p daemonProcess) bool {
 		if before == nil {

@@ -34,11 +34,11 @@ func noCooperateFlag() cli.Flag {
 
 func upstreamBudgetFlag() cli.Flag {
 	return stringFlag("upstream-budget", "50GiB", categoryNet,
-		"download for neighbours at most this `AMOUNT` of archives a day, for one at most half of what is left; 0 is --no-cooperate")
+		"download for neighbours at most this `AMOUNT` of archives a day, for one neighbour at most half of the rest; 0 is --no-cooperate")
 }
 
-// openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted; with ""
-// nothing is kept.
+// openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted; with
+// "" nothing is kept.
 func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error) {
 	defer func() {
 		if err != nil {
@@ -78,8 +78,8 @@ func closeUpstreams(ups []*store.Upstream) {
 	}
 }
 
-// askUpstream returns the lookup of narserve for paths that neither this machine nor a neighbour has; nil if there is no
-// upstream.
+// askUpstream returns the lookup of narserve for paths that neither this machine nor a neighbour has; nil if there is
+// no upstream.
 func (s *service) askUpstream() func(context.Context, store.HashPart) (trust.Mapping, error) {
 	if len(s.upstreams) == 0 {
 		return nil
@@ -148,8 +148,8 @@ type WhyUpstream struct {
 	unreadable bool // Problem is an encoding that narbor cannot read
 }
 
-// whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns nil
-// if there are none.
+// whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
+// nil if there are none.
 func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *WhyUpstream {
 	if len(s.upstreams) == 0 {
 		return nil

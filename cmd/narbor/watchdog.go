@@ -12,8 +12,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// watchdog tells systemd that narbor is well, as often as it wants to hear so, until ctx ends. It is well while it answers
-// on its own port, as it would answer Nix; when it does not, systemd starts it anew.
+// watchdog tells systemd that narbor is well, as often as it wants to hear so, until ctx ends. It is well while it
+// answers on its own port, as it would answer Nix; when it does not, systemd starts it anew.
 func (s *service) watchdog(ctx context.Context) error {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {

@@ -113,9 +113,9 @@ func (w *Why) judge(keys int) {
 	case len(w.Neighbours) == 0:
 		w.Reason = "there are no neighbours; Nix asks its next substituter"
 	case keys == 0:
-		w.Reason = "no key is trusted, so nobody can be believed; see `narbor keys`"
+		w.Reason = "no key is trusted, so no answer can be accepted; see `narbor keys`"
 	case claims > 0:
-		w.Reason = "who has it cannot be believed: " + why
+		w.Reason = "no answer can be accepted: " + why
 	case w.Upstream != nil && w.Upstream.Asked:
 		w.Reason = "neither a neighbour nor an upstream has it; Nix asks its next substituter"
 	default:
@@ -208,9 +208,9 @@ func (s *service) shared(info store.Info) (bool, string) {
 	case len(info.Signatures) > 0:
 		return false, "no key that this machine trusts has signed it"
 	case info.CA != "":
-		return false, "nobody has signed it, and its content address alone does not make it public"
+		return false, "it has no signature, and its content address alone does not make it public"
 	}
-	return false, "nobody has signed it: it was built here, or copied without signatures"
+	return false, "it has no signature: it was built here, or copied without signatures"
 }
 
 func whyCommand() *cli.Command {
@@ -220,8 +220,8 @@ func whyCommand() *cli.Command {
 		ArgsUsage: "PATH|HASH",
 		Description: "PATH may also be a file in a store path, or a link to one, such as ./result.\n\n" +
 			"It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
-			"neighbours have it, what Nix would be answered, and with --upstream, who of the neighbours and this machine was\n" +
-			"elected to ask there. Asking costs the neighbours one question each, and the upstream one if nobody has it.\n\n" +
+			"neighbours have it, what Nix would be answered, and with --upstream, which neighbour, or this machine, was\n" +
+			"elected to ask there. Asking costs the neighbours one question each, and the upstream one if none has it.\n\n" +
 			"Exit code 5 means that Nix would get 404 for it.\n\n" +
 			"Example: narbor why /nix/store/…-firefox-141.0",
 		Flags:  controlFlags(),
@@ -265,8 +265,8 @@ func why(c *cli.Context, explain bool) error {
 	return err
 }
 
-// storePathOf returns the store path that a file is in, or that a link such as ./result leads to. It returns what it cannot
-// resolve as it is.
+// storePathOf returns the store path that a file is in, or that a link such as ./result leads to. It returns what it
+// cannot resolve as it is.
 func storePathOf(arg string) string {
 	if _, err := parseWanted([]string{arg}); err == nil {
 		return arg
@@ -307,7 +307,7 @@ func (w Why) print(s screen) {
 	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
 	switch {
 	case w.Local == nil && w.StoreProblem != "":
-		s.field("here", "nobody knows: Nix on this machine cannot be asked; see `narbor status`")
+		s.field("here", "unknown: Nix on this machine cannot be asked; see `narbor status`")
 	case w.Local == nil:
 		s.field("here", "not valid on this machine")
 	default:
@@ -331,7 +331,7 @@ func (w Why) printSignatures(s screen) {
 		s.field(map[bool]string{true: "signed by"}[i == 0], "%s: %s", sig.Key, sig.Verdict)
 	}
 	if len(w.Local.Signatures) == 0 {
-		s.field("signed by", "nobody")
+		s.field("signed by", "no key")
 	}
 	if w.Local.Shared {
 		s.field("shared", "yes: %s", w.Local.Reason)
