@@ -344,3 +344,34 @@ func TestPeersThatAUserBlocksAreBounded(t *testing.T) {
 		t.Errorf("%d peers are blocked, want at most %d", len(b.ids), maxBlockedByUser)
 	}
 }
+
+// A hungSource does not even take notice of a deadline, for an hour.
+type hungSource struct{ store.Source }
+
+func (hungSource) Info(context.Context, store.HashPart) (store.Info, error) {
+	time.Sleep(time.Hour)
+	return store.Info{}, store.ErrNotFound
+}
+
+func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &Node{cfg: Config{Share: []store.Source{hungSource{}}}}
+		start := time.Now()
+		if err := n.secret(t.Context(), partA); err != nil {
+			t.Errorf("secret = %v, want nil", err)
+		}
+		if took := time.Since(start); took > secretTimeout {
+			t.Errorf("a question waits %v for the store, want at most %v", took, secretTimeout)
+		}
+		time.Sleep(2 * time.Hour) // until the source has answered
+	})
+}
+
+func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
+	src := deadlineSource{store.NewMem(), make(chan time.Duration, 1)}
+	n := &Node{cfg: Config{Share: []store.Source{src}}}
+	n.builtHere(t.Context(), partA)
+	if d := <-src.infos; d < 0 || d > secretTimeout {
+		t.Errorf("a source has %v, want at most %v", d, secretTimeout)
+	}
+}
