@@ -15,8 +15,8 @@ import (
 // indirect finds the words of sentences that are about a person where a thing is meant.
 var indirect = regexp.MustCompile(`(?i)\b(who|whoever|whom|whose|somebody|nobody|anybody|what is)\b`)
 
-// maxIndirect is the share of comment lines that may have one of these words. It goes down as comments are rewritten.
-const maxIndirect = 0.05
+// maxIndirect is the share of comment lines that may have one of these words.
+const maxIndirect = 0.02
 
 // maxColumns is the length of the longest line of code, with tabs of four columns.
 const maxColumns = 140
