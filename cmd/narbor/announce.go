@@ -79,7 +79,7 @@ func (s *service) announce(c *cli.Context) error {
 	return nil
 }
 
-// announceNix says where Nix asks, and the line for nix.conf if it does not yet.
+// announceNix prints narbor's URL, and the line for nix.conf that names it if there is none yet.
 func (s *service) announceNix(w io.Writer, line func(key, format string, args ...any)) {
 	urls := s.urls()
 	line("for Nix", "%s", strings.Join(urls, ", "))
@@ -90,7 +90,7 @@ func (s *service) announceNix(w io.Writer, line func(key, format string, args ..
 		"  %s\n", s.nixConfLine())
 }
 
-// urls returns where Nix may ask.
+// urls returns the URLs of narbor for Nix.
 func (s *service) urls() []string {
 	urls := make([]string, len(s.listeners))
 	for i, l := range s.listeners {
@@ -99,7 +99,7 @@ func (s *service) urls() []string {
 	return urls
 }
 
-// nixConfLine is what makes Nix ask.
+// nixConfLine returns the line for nix.conf that adds narbor as a substituter.
 func (s *service) nixConfLine() string {
 	if len(s.listeners) == 0 {
 		return ""
@@ -107,7 +107,7 @@ func (s *service) nixConfLine() string {
 	return "extra-substituters = " + s.urls()[0]
 }
 
-// isSubstituter says whether Nix's configuration has this narbor among its substituters.
+// isSubstituter reports whether Nix's configuration has this narbor among its substituters.
 func (s *service) isSubstituter() bool {
 	return slices.ContainsFunc(s.settings.get().Substituters, func(sub string) bool { return isOneOf(s.urls(), sub) })
 }

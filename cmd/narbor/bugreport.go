@@ -74,7 +74,8 @@ type part struct {
 	text []byte
 }
 
-// collect gathers what there is, each part by the rules of reportfields.go. A part that cannot be had says why.
+// collect gathers the parts of a report by the rules of reportfields.go. A part that cannot be read has the error
+// instead.
 func collect(ctx context.Context, ctl control) []part {
 	r := newRedactor()
 	var parts []part

@@ -108,7 +108,7 @@ func checkClock(context.Context, *patient) []Finding {
 	return []Finding{fine("the clock is not behind what was written here")}
 }
 
-// checkHealth passes on what the service says of itself and no check looks at.
+// checkHealth passes on the problems that the service reports and no other check covers.
 func checkHealth(_ context.Context, p *patient) []Finding {
 	if !p.running {
 		return []Finding{skipped("health: narbor is not running")}

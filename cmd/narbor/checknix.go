@@ -58,8 +58,8 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	return []Finding{f}
 }
 
-// restartDaemon is the command that makes nix-daemon read its configuration; "" where there is none, or it is not known
-// how.
+// restartDaemon returns the command that makes nix-daemon read its configuration; "" without a daemon, or if the
+// command is unknown.
 func (p *patient) restartDaemon() string {
 	switch {
 	case runtime.GOOS == "darwin":
@@ -78,7 +78,7 @@ func (p *patient) thenRestart(command string) string {
 	return command
 }
 
-// urls are where Nix may ask.
+// urls returns the URLs of narbor for Nix.
 func (p *patient) urls() []string {
 	if !p.running {
 		return []string{nixURL}
@@ -90,13 +90,13 @@ func (p *patient) urls() []string {
 	return urls
 }
 
-// isOneOf says whether a substituter is one of the URLs, with or without parameters and a slash. Where narbor listens
-// on loopback, localhost is it too, and where it listens on all addresses, so is every loopback address.
+// isOneOf reports whether a substituter leads to one of the URLs; it may have parameters and a slash. If narbor listens
+// on loopback, localhost leads there too; if it listens on all addresses, so does every loopback address.
 func isOneOf(urls []string, substituter string) bool {
 	return slices.ContainsFunc(urls, func(u string) bool { return sameServer(u, substituter) })
 }
 
-// sameServer says whether a substituter's URL leads to what listens at url.
+// sameServer reports whether a substituter's URL leads to the server at url.
 func sameServer(listens, substituter string) bool {
 	l, err := url.Parse(listens)
 	if err != nil {
@@ -120,7 +120,7 @@ func sameServer(listens, substituter string) bool {
 	return to == at || at.IsUnspecified() && to.IsLoopback() && (to.Is4() == at.Is4() || at.Is6())
 }
 
-// hasNix says whether there is a Nix to look at.
+// hasNix reports whether there is a Nix to look at.
 func hasNix() bool {
 	_, err := exec.LookPath("nix")
 	_, err2 := os.Stat("/nix/var/nix/db")
@@ -219,7 +219,7 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	return s[:i], s[i+len(sep):], true
 }
 
-// checkDaemonAge says whether nix-daemon answers, and has read the configuration as it is now.
+// checkDaemonAge reports whether nix-daemon answers, and has read the configuration as it is now.
 func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 	if found := p.checkDaemon(ctx, daemonSocket()); len(found) > 0 {
 		return found

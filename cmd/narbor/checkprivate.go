@@ -14,7 +14,7 @@ func (p *patient) privateKeys() []Finding {
 	}
 	f := Finding{Severity: severityInfo, Text: fmt.Sprintf("what only %s has signed goes %s", strings.Join(p.status.PrivateKeys, " or "),
 		p.status.privateGoes())}
-	f.Fix = "if everybody around may have all that such a key has signed: " + shareKeyLine(p.status.PrivateKeys, p.nixOS)
+	f.Fix = "if every neighbour may have all paths that such a key has signed: " + shareKeyLine(p.status.PrivateKeys, p.nixOS)
 	if len(p.status.ShareKeys) == 0 {
 		f.Severity = severityWarning
 		f.Text = "nothing is shared, for every trusted key is private: " + strings.Join(p.status.PrivateKeys, ", ")

@@ -31,7 +31,7 @@ func (s *service) getSettings(*http.Request) (any, error) {
 		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
 }
 
-// asksNix sets what the Nix of this machine says of its settings, once.
+// asksNix reads the settings of this machine's Nix, once.
 func (p *patient) asksNix(ctx context.Context) error {
 	if p.conf != nil || p.nixErr != nil {
 		return p.nixErr
@@ -83,8 +83,8 @@ func (p *patient) brokenKeys(ctx context.Context) (found []Finding) {
 	return found
 }
 
-// keyProblem says what Nix 2.26 and 2.34 say of a public key that is none; "" is a key. Nix 2.8 says "secret key is
-// corrupt" for the first of them.
+// keyProblem returns the error of Nix 2.26 and 2.34 about a malformed public key; "" is a valid key. Nix 2.8 says
+// "secret key is corrupt" for the first of them.
 func keyProblem(key string) string {
 	name, text, _ := strings.Cut(key, ":")
 	if name == "" || text == "" {
@@ -101,8 +101,8 @@ func keyProblem(key string) string {
 	return "public key is not valid"
 }
 
-// secretKeyProblem says what Nix says of a secret key. narbor does not open the file: nix reads it. A file that is not
-// there is no problem for Nix.
+// secretKeyProblem returns Nix's error about a secret key file; "" is none. narbor does not open the file: nix reads
+// it. A missing file is no problem for Nix.
 func (p *patient) secretKeyProblem(ctx context.Context, file string) string {
 	st, err := os.Stat(file)
 	switch {
@@ -128,7 +128,7 @@ func (p *patient) secretKeyProblem(ctx context.Context, file string) string {
 	return strings.TrimSpace(why)
 }
 
-// lineOf says where a value of a setting is given.
+// lineOf returns the file and line of a value of a setting.
 func (p *patient) lineOf(setting, value string) string {
 	at := ""
 	for _, l := range store.NixConfLines(setting) {

@@ -23,7 +23,7 @@ const (
 	defaultSettings = "/etc/default/narbor"
 )
 
-// A unit is what systemd says of a unit, by the names of its properties.
+// A unit has the properties of a systemd unit by their names.
 type unit map[string]string
 
 // showUnit asks systemd about a unit. Without systemd it returns nil, which is a unit that is not loaded.
@@ -102,7 +102,7 @@ func packagedUnit(root string) string {
 	return ""
 }
 
-// checkDaemon says whether nix-daemon can be asked, where there is one: its socket stays when it dies.
+// checkDaemon reports whether nix-daemon can be asked, where there is one: its socket stays when it dies.
 func (p *patient) checkDaemon(ctx context.Context, socket string) []Finding {
 	c, err := (&net.Dialer{Timeout: probeLimit}).DialContext(ctx, "unix", socket)
 	if err == nil {

@@ -25,11 +25,11 @@ type candidate struct {
 // files stands for names of files, which the shell knows.
 var files = candidate{value: ":files"}
 
-// plainWord is what a shell need not quote, in any of the three. Other candidates are left out.
+// plainWord matches words that none of the three shells needs to quote. Other candidates are left out.
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_-]+$`)
 
-// complete answers a completion script: it prints what the last of the words may become, and does nothing else. It
-// reads what the running narbor says of its peers if a peer comes next.
+// complete answers a completion script: it prints the candidates for the last word, and changes nothing. If a peer
+// comes next, it asks the running narbor for its peers.
 func complete(ctx context.Context, app *cli.App, args []string) error {
 	if len(args) < 2 {
 		return codedError{fmt.Errorf("%s takes a shell and words", completeCommand), exitUsage}

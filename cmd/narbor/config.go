@@ -171,7 +171,7 @@ func nearest(name string, known map[string]cli.Flag) string {
 	return ""
 }
 
-// configValues turns a value into what would be written after the flag. Its error says what it must be.
+// configValues converts a value to the arguments of the flag. The error names the wanted kind of value.
 func configValues(f cli.Flag, v any) ([]string, error) {
 	switch f.(type) {
 	case *cli.BoolFlag:

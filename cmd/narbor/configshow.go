@@ -29,8 +29,8 @@ type Setting struct {
 // loginPattern finds a user and a password in a URL, up to the last @, for a password may have one in it.
 var loginPattern = regexp.MustCompile(`//[^/\s"]+@`)
 
-// settingsOf says where each setting of a command comes from; line has the names of those that no file has set. In
-// place of a user and a password in a URL there is xxxxx.
+// settingsOf returns the settings of a command with the source of each; line has the names of those that no file has
+// set. In place of a user and a password in a URL there is xxxxx.
 func settingsOf(c *cli.Context, line []string) []Setting {
 	var all []Setting
 	for _, f := range c.Command.Flags {
@@ -61,7 +61,8 @@ func settingsOf(c *cli.Context, line []string) []Setting {
 	return all
 }
 
-// sameValue says whether a variable's text means these values; the cli package does not tell where it has a value from.
+// sameValue reports whether a variable's text means these values: the cli package does not record the origin of a
+// value.
 func sameValue(text string, values []string) bool {
 	if b, err := strconv.ParseBool(text); err == nil && slices.Equal(values, []string{strconv.FormatBool(b)}) {
 		return true

@@ -99,7 +99,7 @@ func foreignLinks(owners map[string]uint32, end fs.FileInfo) error {
 	return nil
 }
 
-// inStore says whether a file is in the Nix store, where each file stays as it was registered.
+// inStore reports whether a file is in the Nix store, where each file stays as it was registered.
 func inStore(file string) bool {
 	dirs := []string{store.Dir}
 	if real, err := filepath.EvalSymlinks(store.Dir); err == nil {
@@ -134,8 +134,7 @@ func (c chain) toolOfLinks(text string) string {
 	return "the tool that linked it to " + c.end
 }
 
-// toolOfText returns the tool that says in the comments of a file that the file is its own, and the words by which it
-// says so; "" is none.
+// toolOfText returns the tool that owns a file by the comments in it, and the words that show so; "" is none.
 func toolOfText(text string) (tool, words string) {
 	var comments []string
 	for line := range strings.Lines(text) {

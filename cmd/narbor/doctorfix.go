@@ -88,7 +88,7 @@ func (f *fixer) fix(ctx context.Context, found Finding) {
 	}
 }
 
-// left makes the check of a finding again, and returns what it finds wrong that other findings did not say before.
+// left repeats the check of a finding, and returns the problems that no other finding reported before.
 func (f *fixer) left(found Finding) []Finding {
 	return slices.DeleteFunc(f.look(found.Code), func(now Finding) bool {
 		before := slices.ContainsFunc(f.found, func(b Finding) bool { return b.Text == now.Text && b.Text != found.Text })
@@ -96,7 +96,7 @@ func (f *fixer) left(found Finding) []Finding {
 	})
 }
 
-// settle takes the commands that have not helped out of a diagnosis, and says so there.
+// settle moves commands that have not helped from the fixes of a diagnosis to its texts.
 func (f *fixer) settle(d Diagnosis) Diagnosis {
 	for i, found := range d.Findings {
 		if found.Command == "" || !slices.Contains(f.tried, found.Command) {

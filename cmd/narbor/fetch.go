@@ -322,8 +322,8 @@ func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	return m, err
 }
 
-// patiently asks again for what was not found: neighbours have a fifth of a second to answer, because a build waits
-// for that, but here one late answer would end a fetch of thousands of paths.
+// patiently repeats a lookup that has found nothing. Neighbours have a fifth of a second to answer, because a build
+// waits; here one late answer would end a fetch of thousands of paths.
 func patiently[T any](ctx context.Context, ask func() (T, error)) (v T, err error) {
 	for range lookupTries {
 		if v, err = ask(); !errors.Is(err, store.ErrNotFound) {

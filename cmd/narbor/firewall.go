@@ -131,13 +131,13 @@ func (p *patient) lanInterfaces() (names []string) {
 	return names
 }
 
-// hearsOn says whether an announcement has come in by the interface. This machine's own comes back on the way in that
-// others' take. With several interfaces nothing says by which one it came.
+// hearsOn reports whether an announcement has arrived on the interface. This machine's own one counts: it passes the
+// same rules as those of others. With several interfaces the one of an arrival is unknown.
 func (p *patient) hearsOn(ctx context.Context, iface string) bool {
 	return p.running && p.status.MDNS && slices.Equal(p.status.used(), []string{iface}) && len(p.listen(ctx).peers) > 0
 }
 
-// evidence is what was found out about the firewall.
+// evidence has the results of both means.
 type evidence struct {
 	dialled DialBackReport
 	noDial  error // why neighbours were not asked
@@ -238,7 +238,7 @@ func byWhat(means []string) string {
 	return "found " + strings.Join(list, " and ")
 }
 
-// whyUnknown says why neither way has shown anything.
+// whyUnknown returns the reason why neither means had a result.
 func (p *patient) whyUnknown(e evidence) string {
 	var why []string
 	switch {
@@ -260,7 +260,7 @@ func (p *patient) whyUnknown(e evidence) string {
 	return strings.Join(why, ", and ")
 }
 
-// openingFix says how to open the ports, for good where it is known what keeps the rules.
+// openingFix returns the fix that opens the ports, permanently if the tool that keeps the rules is known.
 func (p *patient) openingFix(ctx context.Context, f *Finding, doors []door, e evidence) {
 	var commands, ifaces []string
 	for _, d := range doors {
@@ -303,7 +303,7 @@ func zoneOf(ctx context.Context, iface string) string {
 	return ""
 }
 
-// ufwIsActive says whether ufw keeps the rules: it may be installed and off.
+// ufwIsActive reports whether ufw keeps the rules: it may be installed and off.
 func ufwIsActive(ctx context.Context) bool {
 	text, err := output(ctx, "ufw", "status")
 	return err == nil && strings.Contains(string(text), "Status: active")

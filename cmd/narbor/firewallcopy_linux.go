@@ -71,7 +71,7 @@ func tryFirewallCopy(ctx context.Context, iface, port string) (copied, error) {
 	return c, nil
 }
 
-// mayCopy says why a copy would decide otherwise than the original.
+// mayCopy fails if a copy of the rules would decide otherwise than the original.
 func mayCopy(rules ruleset, iface string) error {
 	if word := rules.notCopied(); word != "" {
 		return fmt.Errorf("the firewall has rules with %q, which depend on more than packets", word)

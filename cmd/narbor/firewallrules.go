@@ -123,7 +123,7 @@ func (r ruleset) notCopied() string {
 	return beyond.FindString(quoted.ReplaceAllString(joined(r.loads), `""`))
 }
 
-// seesLowerDevices says whether there are rules of families that see packets below a bridge, a bond or a VLAN.
+// seesLowerDevices reports whether there are rules of families that see packets below a bridge, a bond or a VLAN.
 func (r ruleset) seesLowerDevices() bool {
 	text := joined(r.loads)
 	return strings.Contains(text, "table netdev ") || strings.Contains(text, "table bridge ") || strings.Contains(text, "hook ingress")

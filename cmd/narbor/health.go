@@ -12,7 +12,7 @@ import (
 // settleIn is how long a service may run without a neighbour before that is worth a word.
 const settleIn = 10 * time.Second
 
-// health says what this service knows of itself that is not as it should be, the worst first.
+// health returns the problems of this service, the worst first.
 func (s *service) health(st Status) []narserve.Health {
 	var list []narserve.Health
 	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
@@ -159,8 +159,8 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 		Fix:  "If it should have asked: nix-daemon reads nix.conf when it starts.", Command: "sudo systemctl restart nix-daemon"}
 }
 
-// spoolHealth looks at what Nix was told lately: an old NAR makes room for a new one, so that the spool is full says
-// nothing.
+// spoolHealth reports recent requests that failed for lack of room. A full spool is no problem: old NARs make room for
+// new ones.
 func (s *service) spoolHealth(st Status) *narserve.Health {
 	if s.accounts.TooLarge(time.Hour) {
 		return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "An archive is larger than the spool",
@@ -220,7 +220,7 @@ func otherKeysHealth(st Status) *narserve.Health {
 	return h
 }
 
-// bannedHealth is no warning: narbor is as well as before, and no neighbour shall make it say otherwise.
+// bannedHealth is no warning: narbor works as well as before, and no neighbour may cause a warning.
 func (s *service) bannedHealth(st Status) *narserve.Health {
 	if len(st.Struck) == 0 {
 		return nil

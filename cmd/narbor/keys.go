@@ -30,7 +30,7 @@ type Key struct {
 
 const classPublic, classPrivate = "public", "private"
 
-// keyList says where each key in force comes from. Of two with one name the first counts, as in Nix.
+// keyList returns the keys in force with the source of each. Of two with one name the first counts, as in Nix.
 func (s *service) keyList() KeyList {
 	settings, policy := s.settings.get(), s.policy()
 	places := map[string]string{}

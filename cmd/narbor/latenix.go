@@ -13,8 +13,8 @@ import (
 	"narbor/store"
 )
 
-// nixRetry is how often a Nix store is looked for that was not there at the start: it may be installed, or its
-// daemon may start, later than narbor.
+// nixRetry is the time between two attempts to open a Nix store that was missing at the start: it may be installed, or
+// its daemon may start, later than narbor.
 const nixRetry = 5 * time.Second
 
 // nixTimeout bounds an attempt to open the store. The attempt goes on after the caller's deadline, since later callers
@@ -56,14 +56,14 @@ func (l *lateNix) open(ctx context.Context) (*store.Nix, error) {
 	return l.nix, l.err
 }
 
-// here says whether the store is there, as far as is known.
+// here reports whether the store is there, as far as is known.
 func (l *lateNix) here() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.nix != nil
 }
 
-// problem says why a store that is there cannot be asked; "" if it can, or there is none.
+// problem returns the reason why an existing store cannot be queried; "" if it can, or there is none.
 func (l *lateNix) problem() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

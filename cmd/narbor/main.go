@@ -208,7 +208,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 	return append(words, flagsFirst(cmd.Flags, rest)...), nil
 }
 
-// takesValue says of each name of a flag whether a value follows it.
+// takesValue returns for each name of a flag whether a value follows it.
 func takesValue(flags []cli.Flag) map[string]bool {
 	takes := map[string]bool{}
 	for _, f := range flags {

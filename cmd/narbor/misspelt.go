@@ -15,7 +15,7 @@ import (
 // envPrefix begins the name of each environment variable that sets a flag.
 const envPrefix = "NARBOR_"
 
-// A misspelt variable sets no flag of any command, although its name says so.
+// A misspelt variable begins with NARBOR_ and sets no flag of any command.
 type misspelt struct{ name, nearest string }
 
 // misspeltIn returns the variables of an environment that set no flag of these commands, each with the nearest name

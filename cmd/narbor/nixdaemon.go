@@ -11,7 +11,7 @@ import (
 	"narbor/store"
 )
 
-// startStep is how exactly the kernel tells when a process began: it counts in steps of 10 ms, and rounds down.
+// startStep is the precision of start times of processes: the kernel counts in steps of 10 ms, and rounds down.
 const startStep = 10 * time.Millisecond
 
 // A daemonProcess is a process of nix-daemon: the one that accepts connections, or a worker of its, which serves one
@@ -35,7 +35,7 @@ func nixDaemon() (pid int, started time.Time) {
 	return pid, started
 }
 
-// hasDaemon says whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has
+// hasDaemon reports whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has
 // none.
 func hasDaemon() bool {
 	pid, _ := nixDaemon()
@@ -50,8 +50,8 @@ func daemonSocket() string {
 
 // daemonProcesses returns the processes of nix-daemon below a /proc, of a machine that was started at boot. A worker
 // has its client's pid in place of the first argument, as far as that has room for it. Where the daemon was started
-// without arguments, its workers have none either: they are told by their parent. One that talks to the process that
-// started it, as narbor does where no daemon listens, is a worker too.
+// without arguments, its workers have none either: they are recognized by their parent. One that talks to the process
+// that started it, as narbor does where no daemon listens, is a worker too.
 func daemonProcesses(proc string, boot time.Time) (found []daemonProcess) {
 	names, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "comm"))
 	if err != nil {

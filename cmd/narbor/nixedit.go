@@ -45,7 +45,7 @@ func addToNix(name, value, comment string) (nixEdit, error) {
 	return e, nil
 }
 
-// isLine says whether a line gives a list that one value, and nothing else.
+// isLine reports whether a line gives a list that one value, and nothing else.
 func isLine(line, name, value string) bool {
 	line, _, _ = strings.Cut(line, "#")
 	words := strings.Fields(line)
@@ -227,7 +227,7 @@ func effective(ctx context.Context, command []string) (now effect, err error) {
 	return now, ctx.Err()
 }
 
-// prove says whether the edit has done what it was to do, and nothing else.
+// prove fails unless the edit has had its intended effect, and no other.
 func (e nixEdit) prove(ctx context.Context, before effect) error {
 	after, err := effective(ctx, before.command)
 	switch {
@@ -242,7 +242,7 @@ func (e nixEdit) prove(ctx context.Context, before effect) error {
 	return e.compare(before.nix, after.nix)
 }
 
-// compare returns an error if more than the setting has changed, or that in another way than it was to.
+// compare returns an error if another setting has changed, or this one in another way than intended.
 func (e nixEdit) compare(before, after store.NixConf) error {
 	names := slices.Collect(maps.Keys(before))
 	names = slices.AppendSeq(names, maps.Keys(after))

@@ -12,8 +12,8 @@ import (
 	"narbor/store"
 )
 
-// pauseStep is how often it is looked whether a pause has ended: its end is a time of day, and timers stand still while
-// the machine sleeps.
+// pauseStep is the time between two checks whether a pause has ended. Its end is a time of day, and timers stand still
+// while the machine sleeps.
 const pauseStep = 30 * time.Second
 
 // A pause is when sharing goes on again by itself, if it is to. It is kept in a file, so that it lasts across restarts.

@@ -160,7 +160,7 @@ func (l PeerList) print(s screen) {
 	l.printRefused(s)
 }
 
-// namedBy says where a peer was named, as people would.
+// namedBy describes the place where a peer was named.
 func namedBy(from string) string {
 	switch from {
 	case "flag":

@@ -20,7 +20,7 @@ const (
 	maxPings = 20
 	// maxPingBytes bounds what a ping fetches: two seconds of a gigabit.
 	maxPingBytes = 256 << 20
-	// pingTimeout is how long all of a ping may take; what has come by then is told.
+	// pingTimeout bounds all of a ping; the report has the answers until then.
 	pingTimeout = 20 * time.Second
 )
 

@@ -45,7 +45,7 @@ type cache struct {
 	secret string // where its URL has credentials, or something that may be some; "" if nowhere
 }
 
-// newKeyPolicy reads the URLs of caches. One that is no URL of a host says nothing about any key.
+// newKeyPolicy reads the URLs of caches. A URL without a host has no influence on any key.
 func newKeyPolicy(settings store.NixSettings, shareKeys, upstreams []string) keyPolicy {
 	p := keyPolicy{named: shareKeys, netrc: settings.Netrc, unread: settings.Unread}
 	for _, text := range slices.Concat(settings.Substituters, upstreams) {
@@ -111,7 +111,7 @@ func calledAfter(name, host string) bool {
 	return ok && (rest == "" || rest[0] == '-')
 }
 
-// secretOf says why what a cache has may not be on the internet for all to have; "" if it is.
+// secretOf returns the reason why the paths of a cache may be private; "" if they are public.
 func (p keyPolicy) secretOf(c cache) string {
 	for _, other := range p.caches {
 		if other.host == c.host && other.secret != "" {

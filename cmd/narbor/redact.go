@@ -118,7 +118,7 @@ func parseAddress(text string) (a netip.Addr, port string, ok bool) {
 	return a.Unmap().WithZone(""), "", err == nil
 }
 
-// safePhrases are what errors and findings say that names nothing.
+// safePhrases are parts of errors and findings that have no names in them.
 var safePhrases = []string{
 	"address already in use", "broken pipe", "certificate", "connection refused", "connection reset by peer", "context canceled",
 	"deadline exceeded", "does not have its hash", "EOF", "forged", "i/o timeout", "input/output error", "is not running", "malformed",
@@ -242,7 +242,7 @@ func keepLength(_ *redactor, v any) any {
 	return len(list)
 }
 
-// keepPresence says whether a string is there.
+// keepPresence reports whether a string is there.
 func keepPresence(_ *redactor, v any) any {
 	s, ok := v.(string)
 	return ok && s != ""

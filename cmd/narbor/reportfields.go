@@ -127,7 +127,7 @@ func statsRule() keeper {
 			"origin": originRule(), "peers": keepEach(peerRule())}))})
 }
 
-// configRule keeps the values of settings that are numbers or choices; of others it says how many there are.
+// configRule keeps the values of settings that are numbers or choices; of others it keeps the number of values.
 func configRule() keeper {
 	var names []string
 	for _, f := range runFlags() {

@@ -59,7 +59,8 @@ func newScreen(c *cli.Context) screen {
 	return s
 }
 
-// isASCII says whether the locale has no signs but those of ASCII, or others than UTF-8 has.
+// isASCII reports whether output must be ASCII: the locale is C or POSIX, or names another character set
+// than UTF-8.
 func isASCII() bool {
 	locale := strings.ToLower(cmp.Or(os.Getenv("LC_ALL"), os.Getenv("LC_CTYPE"), os.Getenv("LANG")))
 	_, charset, named := strings.Cut(locale, ".")
@@ -103,7 +104,7 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// canRedraw says whether w is a terminal that takes escape sequences.
+// canRedraw reports whether w is a terminal that takes escape sequences.
 func canRedraw(w io.Writer) bool { return isTerminal(w) && os.Getenv("TERM") != "dumb" }
 
 // Colours, as terminals know them.
@@ -136,7 +137,7 @@ func (s screen) field(name, format string, args ...any) {
 	s.hang(fmt.Sprintf("%-*s", column, name), fmt.Sprintf(format, args...))
 }
 
-// hang prints a text after what it begins with, wrapped so that its lines stand below each other.
+// hang prints first and then text, wrapped so that its lines are aligned.
 func (s screen) hang(first, text string) {
 	first, text = s.plain(first), s.plain(text)
 	bare := colours.ReplaceAllString(first, "")

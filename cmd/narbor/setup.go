@@ -93,7 +93,7 @@ func newSetup(c *cli.Context) (setup, error) {
 	return s, nil
 }
 
-// did tells of a step.
+// did prints a completed step.
 func (s setup) did(format string, args ...any) {
 	s.hang(s.mark(severityOK), fmt.Sprintf(format, args...))
 }
@@ -259,7 +259,7 @@ func (s setup) answers() bool {
 // confMark is the comment by which a user recognizes narbor's line.
 const confMark = " # narbor"
 
-// asksNarbor says whether Nix's effective configuration names narbor.
+// asksNarbor reports whether Nix's effective configuration names narbor.
 func (s setup) asksNarbor() (bool, error) {
 	settings, err := store.ReadNixSettings(s.ctx)
 	if err != nil {

@@ -53,10 +53,10 @@ func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares
 	return s, nil
 }
 
-// hasNix says whether this machine has a Nix store.
+// hasNix reports whether this machine has a Nix store.
 func (s shares) hasNix() bool { return s.nix != nil && s.nix.here() }
 
-// nixProblem says why this machine's Nix store cannot be asked, if there is one.
+// nixProblem returns the reason why this machine's Nix store cannot be queried, if there is one.
 func (s shares) nixProblem() string {
 	if s.nix == nil {
 		return ""

@@ -10,8 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stateCheck is how often it is looked whether the state is there, in case that the kernel does not say that it has
-// gone.
+// stateCheck is the time between two checks that the state exists, in case the kernel does not report its loss.
 const stateCheck = time.Minute
 
 // lostFile returns a channel that is closed when a file is deleted or moved away, or is not there. If that cannot be

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// stateCheck is how often it is looked whether the state is there.
+// stateCheck is the time between two checks that the state exists.
 const stateCheck = 4 * time.Second
 
-// lostFile watches nothing: it is looked often enough.
+// lostFile watches nothing: the checks are frequent enough.
 func lostFile(context.Context, string) <-chan struct{} { return nil }

@@ -29,7 +29,7 @@ type Status struct {
 	p2p.Status
 	HTTP  []string `json:"http"`  // where Nix asks
 	Store string   `json:"store"` // "" if there is no Nix
-	// StoreProblem says why this machine's Nix cannot be asked what it has; "" if it can, or there is none.
+	// StoreProblem is the reason why this machine's Nix store cannot be queried; "" if it can, or there is none.
 	StoreProblem string `json:"storeProblem,omitempty"`
 	// Damaged are paths of this machine that are known to be damaged.
 	Damaged   []store.Damaged `json:"damaged"`
@@ -63,9 +63,9 @@ type SpoolStatus struct {
 	VerifySeconds float64 `json:"verifySeconds"`
 }
 
-// getStatus tells the status as it is now: a Nix store that was not there a moment ago is looked for.
+// getStatus returns the current status. It first looks for a Nix store that was not there a moment ago.
 func (s *service) getStatus(r *http.Request) (any, error) {
-	_, _ = s.shares.nix.open(r.Context()) // the status says it
+	_, _ = s.shares.nix.open(r.Context()) // the status has the error
 	return s.status(), nil
 }
 
@@ -182,7 +182,7 @@ func watchStatus(c *cli.Context, ctl control) error {
 	}
 }
 
-// atMost says how fast something may be sent.
+// atMost describes a limit of the upload rate.
 func atMost(bytesPerSecond int64) string {
 	if bytesPerSecond == 0 {
 		return ""
@@ -203,7 +203,7 @@ func (st Status) sharing() string {
 	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + atMost(st.UploadRate)
 }
 
-// privateGoes says where what only private keys have signed goes.
+// privateGoes returns the destination of paths that only private keys have signed.
 func (st Status) privateGoes() string {
 	if st.Group {
 		return "to members of the group alone"
@@ -251,7 +251,7 @@ func (st Status) print(s screen) {
 	st.printFaults(s)
 }
 
-// printFaults says what to mend. Whatever else there is of health stands above it, or on the page.
+// printFaults prints the problems to fix. Other notes about health are above them, or on the page.
 func (st Status) printFaults(s screen) {
 	const most = 3
 	faults := st.faults()
@@ -310,7 +310,7 @@ func shortTime(d time.Duration) string {
 	return strings.TrimSuffix(fmt.Sprintf("%d d %d h", int(d.Hours())/24, int(d.Hours())%24), " 0 h")
 }
 
-// networks says in a line each which interfaces are used, and which are not and why. Loopback goes without saying.
+// networks returns a line with the interfaces in use, and one with the others and the reasons. Loopback is left out.
 func networks(interfaces []netmon.InterfaceStatus) (used, ignored string) {
 	const most = 3 // of a sort: a host of containers has hundreds
 	var names, reasons []string

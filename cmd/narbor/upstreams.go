@@ -87,7 +87,7 @@ func (s *service) askUpstream() func(context.Context, store.HashPart) (trust.Map
 	return s.node.LookupUpstream
 }
 
-// cooperate opens the upstreams, and says how much is done with them for neighbours.
+// cooperate opens the upstreams, and sets the limits of downloads for neighbours.
 func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
 		return err
@@ -123,7 +123,7 @@ func (st Status) printUpstreams(s screen) {
 	}
 }
 
-// helping says how many neighbours download for this machine.
+// helping returns how many neighbours download for this machine.
 func helping(n int) string {
 	switch n {
 	case 0:

@@ -12,12 +12,12 @@ import (
 	"go.uber.org/zap"
 )
 
-// watchdog tells systemd that narbor is well, as often as it wants to hear so, until ctx ends. It is well while it
-// answers on its own port, as it would answer Nix; when it does not, systemd starts it anew.
+// watchdog notifies systemd at the interval of its watchdog, until ctx ends, while narbor answers on the port that Nix
+// uses. Without these notifications systemd restarts narbor.
 func (s *service) watchdog(ctx context.Context) error {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
-		s.log.Warn("systemd's watchdog is not told anything", zap.Error(err))
+		s.log.Warn("systemd's watchdog gets no notifications", zap.Error(err))
 	}
 	if limit == 0 || len(s.listeners) == 0 {
 		return nil

@@ -47,7 +47,7 @@ type WhyLocal struct {
 	Reason     string         `json:"reason"`
 }
 
-// WhySignature is a signature and what it is worth here.
+// WhySignature is a signature with the result of checking it.
 type WhySignature struct {
 	Key     string `json:"key"`
 	Verdict string `json:"verdict"` // verified, wrong or unknown key
@@ -123,7 +123,7 @@ func (w *Why) judge(keys int) {
 	}
 }
 
-// haveIt says how many of the neighbours have something.
+// haveIt returns how many of the neighbours have something.
 func haveIt(holders, neighbours int) string {
 	switch {
 	case neighbours == 1:
@@ -134,7 +134,7 @@ func haveIt(holders, neighbours int) string {
 	return fmt.Sprintf("%d of %d neighbours have it", holders, neighbours)
 }
 
-// signed says whether an upstream key has signed it, which is what makes it shared and served.
+// signed reports whether an upstream key has signed the path, so that it may be shared and served.
 func (l WhyLocal) signed() bool { return l.Shared || l.Reason == reasonOff }
 
 const reasonBuiltHere = "it was built on this machine: your builds stay here, whatever has signed them"
@@ -169,7 +169,7 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, s
 	return nil, "", nil
 }
 
-// verdict says what one signature is worth.
+// verdict returns the result of checking one signature.
 func (s *service) verdict(info store.Info, sig string) WhySignature {
 	key, _, _ := strings.Cut(sig, ":")
 	info.Signatures, info.CA = []string{sig}, ""
