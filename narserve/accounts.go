@@ -94,7 +94,7 @@ func NewAccounts() *Accounts {
 		total:   passed{answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}}
 }
 
-// Received takes note of n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
+// Received records n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
 // is verified.
 func (a *Accounts) Received(o store.Origin, m trust.Mapping, from string, n int) {
 	now := time.Now()
@@ -112,7 +112,7 @@ func (a *Accounts) Received(o store.Origin, m trust.Mapping, from string, n int)
 	p.peers[from] += int64(n)
 }
 
-// Sent takes note of n bytes of a NAR that were sent to a peer.
+// Sent records n bytes of a NAR that were sent to a peer.
 func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
 	now := time.Now()
 	a.mu.Lock()
@@ -125,7 +125,7 @@ func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
 	}
 }
 
-// Landed takes note that a NAR is in the spool that was fetched for neighbours, and not for Nix, or that it is not.
+// Landed records that a NAR is in the spool that was fetched for neighbours, and not for Nix, or that it is not.
 func (a *Accounts) Landed(m trust.Mapping, err error) { a.fetched(m, store.FromInternet, err) }
 
 // pass returns a transfer under way, which may begin now; nil if there are too many. The caller holds mu.
@@ -214,7 +214,7 @@ func (a *Accounts) end() {
 	a.book(now, Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busySaved)/internetRate-took)})
 }
 
-// served takes note that Nix got n bytes of a NAR, and whether it was to its last. It returns where they came from.
+// served records that Nix got n bytes of a NAR, and whether it was to its last. It returns where they came from.
 func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bool) provenance {
 	now := time.Now()
 	a.mu.Lock()
@@ -240,7 +240,7 @@ func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bo
 	return from
 }
 
-// found takes note that Nix was told that it can have a path.
+// found records that Nix was told that it can have a path.
 func (a *Accounts) found(path store.Path) {
 	now := time.Now()
 	a.mu.Lock()
@@ -250,7 +250,7 @@ func (a *Accounts) found(path store.Path) {
 	a.remember(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
 }
 
-// notFound takes note that Nix was told that there is no such path, and why.
+// notFound records that Nix was told that there is no such path, and why.
 func (a *Accounts) notFound(hp store.HashPart, err error) {
 	now := time.Now()
 	a.miss(hp, now)
@@ -267,7 +267,7 @@ func (a *Accounts) notFound(hp store.HashPart, err error) {
 	a.remember(now, Request{Path: string(hp), Result: result, Reason: reason, Count: 1})
 }
 
-// notServed takes note that there is no NAR after all.
+// notServed records that there is no NAR after all.
 func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
 	now := time.Now()
 	a.miss(m.Path().HashPart(), now)

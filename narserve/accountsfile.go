@@ -220,7 +220,7 @@ func (a *Accounts) due(now time.Time) (paths []store.HashPart) {
 	return paths
 }
 
-// looked takes note of whether a path that Nix missed is in its store now; size is 0 if it is not.
+// looked records whether a path that Nix missed is in its store now; size is 0 if it is not.
 func (a *Accounts) looked(hp store.HashPart, size int64) {
 	c, ok := a.missed.Peek(hp)
 	if !ok {

@@ -82,7 +82,7 @@ func (a *ahead) expect(m trust.Mapping) {
 	}
 }
 
-// begin takes note that Nix asks for a NAR, and sets the session going. The caller calls waited when it is here, or
+// begin records that Nix asks for a NAR, and sets the session going. The caller calls waited when it is here, or
 // will not come, and end when it is through.
 func (a *ahead) begin(hp store.HashPart) {
 	a.mu.Lock()
@@ -118,7 +118,7 @@ func (a *ahead) end() {
 	a.last = time.Now()
 }
 
-// connected takes note of a connection that Nix has opened or closed.
+// connected records a connection that Nix has opened or closed.
 func (a *ahead) connected(conn any, open bool) {
 	a.mu.Lock()
 	a.told = true
@@ -214,7 +214,7 @@ func (a *ahead) fits(m trust.Mapping) bool {
 	return a.pending == 0 || a.pending+min(m.NarSize(), a.budget/2) <= a.budget
 }
 
-// came takes note of how a fetch ended. One that failed is left to Nix, which will be told then.
+// came records how a fetch ended. One that failed is left to Nix, which will be told then.
 func (a *ahead) came(m trust.Mapping, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -66,7 +66,7 @@ func (s *stream) run(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// changes returns events for the sections that are not as they were sent, and takes note of them.
+// changes returns events for the sections that are not as they were sent, and records them.
 func (p *page) changes(sent map[string][sha256.Size]byte) (events string, err error) {
 	v := p.view()
 	for _, id := range sections() {

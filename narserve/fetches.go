@@ -119,7 +119,7 @@ func (f *fetches) leave(key fetchKey, fl *flight) {
 	f.unlockAndTidy(key, fl)
 }
 
-// attend takes note that a flight has ended, or has a waiter again. f.mu is held.
+// attend records that a flight has ended, or has a waiter again. f.mu is held.
 func (f *fetches) attend(fl *flight) {
 	if fl.linger != nil {
 		fl.linger.Stop()

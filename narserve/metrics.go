@@ -58,7 +58,7 @@ func statuses() []int {
 		http.StatusTooManyRequests}
 }
 
-// answered takes note of a request. It costs two atomic additions.
+// answered records a request. It costs two atomic additions.
 func (m *metrics) answered(route string, status int, took time.Duration) {
 	m.requests[route][status].Inc()
 	m.seconds[route].Observe(took.Seconds())

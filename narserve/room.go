@@ -7,7 +7,7 @@ import (
 	"narbor/store"
 )
 
-// noteRoom takes note that a NAR does not fit into the spool, if err says so. The caller holds mu.
+// noteRoom records that a NAR does not fit into the spool, if err says so. The caller holds mu.
 func (a *Accounts) noteRoom(now time.Time, err error) {
 	switch {
 	case errors.Is(err, store.ErrTooLarge):

@@ -339,7 +339,7 @@ type tempo struct {
 	ended  time.Time // when the last download did
 }
 
-// begin takes note of one more download, until end is called.
+// begin records one more download, until end is called.
 func (p *tempo) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

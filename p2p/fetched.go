@@ -30,14 +30,14 @@ func newFetched(spool *store.Spool) (*fetched, error) {
 	return &fetched{spool: spool, infos: infos, flights: map[store.HashPart]*fetch{}}, nil
 }
 
-// add takes note that the NAR of m is in the spool.
+// add records that the NAR of m is in the spool.
 func (f *fetched) add(m trust.Mapping) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.infos.Add(m.Path().HashPart(), m.Info())
 }
 
-// begin takes note that a NAR is being received, until end is called.
+// begin records that a NAR is being received, until end is called.
 func (f *fetched) begin(fl *fetch) (end func()) {
 	hp := fl.m.Path().HashPart()
 	f.mu.Lock()

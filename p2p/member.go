@@ -50,7 +50,7 @@ func (n *Node) introduce(ctx context.Context, id peer.ID) {
 	}()
 }
 
-// met takes note of how a proof ended.
+// met records how a proof ended.
 func (n *Node) met(ctx context.Context, id peer.ID, err error) {
 	switch {
 	case errors.Is(err, errOtherGroup):

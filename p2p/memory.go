@@ -68,7 +68,7 @@ func (x memo) addr() (m ma.Multiaddr, ok bool) {
 	return m, ok
 }
 
-// note takes note that a peer is in a network, and reports whether that is worth being written.
+// note records that a peer is in a network, and reports whether that is worth being written.
 func (m *memory) note(network string, peer ma.Multiaddr, now time.Time) bool {
 	text := peer.String()
 	i := slices.IndexFunc(m.all, func(x memo) bool { return x.Network == network && x.Peer == text })

@@ -134,7 +134,7 @@ func (w *worker) receive(ctx context.Context) error {
 	return w.fetch.deliver(w.nb, i, block, unverified)
 }
 
-// answered takes note that what was asked for first has been read. It comes before the last block is delivered, for
+// answered records that what was asked for first has been read. It comes before the last block is delivered, for
 // that ends the fetch, and the stream must live on.
 func (w *worker) answered() {
 	w.ex.kept = false
@@ -144,7 +144,7 @@ func (w *worker) answered() {
 	w.nb.busy.Add(-1)
 }
 
-// rest takes note that every answer has been read.
+// rest records that every answer has been read.
 func (w *worker) rest() {
 	if !w.stop() {
 		w.ex = nil // too late: it is being reset

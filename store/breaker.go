@@ -39,7 +39,7 @@ func (b *breaker) isOpen() bool {
 	return b.open
 }
 
-// answered takes note that the server has given an answer, or none.
+// answered records that the server has given an answer, or none.
 func (b *breaker) answered(ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -53,7 +53,7 @@ func (b *breaker) answered(ok bool) {
 	}
 }
 
-// probed takes note of how a probe ended.
+// probed records how a probe ended.
 func (b *breaker) probed(ok bool) {
 	b.answered(ok)
 	b.mu.Lock()

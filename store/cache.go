@@ -24,7 +24,7 @@ const (
 	// maxCacheInfo bounds the nix-cache-info file, which has three short lines.
 	maxCacheInfo = 64 << 10
 
-	// cacheTemp is the directory of files that are being written. What has not been touched for leftoverAge was left
+	// cacheTemp is the directory of files that are being written. A file that was not modified for leftoverAge was left
 	// by a crash: even a NAR that comes over a slow link grows all the time.
 	cacheTemp   = ".tmp"
 	leftoverAge = 24 * time.Hour
@@ -280,7 +280,7 @@ func (c *Cache) Add(info Info, nar io.Reader) error {
 	return c.write(root, string(info.Path.HashPart())+".narinfo", strings.NewReader(text), nil)
 }
 
-// sweep deletes what a crash has left. If it cannot, the next one may.
+// sweep deletes files that a crash has left. Errors are ignored: the next sweep tries again.
 func sweep(root *os.Root) {
 	entries, _ := fs.ReadDir(root.FS(), cacheTemp)
 	for _, e := range entries {
@@ -290,7 +290,7 @@ func sweep(root *os.Root) {
 	}
 }
 
-// write makes or replaces a file, durably and at once; with info, only if what r yields is its NAR.
+// write makes or replaces a file, durably and at once; with info, only if r yields its NAR.
 func (c *Cache) write(root *os.Root, name string, r io.Reader, info *Info) (err error) {
 	temp := path.Join(cacheTemp, rand.Text())
 	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)

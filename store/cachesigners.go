@@ -8,13 +8,13 @@ import (
 
 // CacheSigners says which keys have signed the paths of a cache.
 type CacheSigners struct {
-	Paths    int      // that were looked at
-	Unsigned int      // those of them without any signature
+	Paths    int      // that were read
+	Unsigned int      // of these, without any signature
 	Names    []string // of the keys, sorted
 }
 
-// Signers looks at narinfo files, at most at limit of them, and at most at 16 times as many names of files. What cannot be
-// read is left out.
+// Signers reads at most limit narinfo files, and at most 16 times as many names of files. It leaves out files that it
+// cannot read.
 func (c *Cache) Signers(limit int) (s CacheSigners, err error) {
 	root, err := c.root()
 	if err != nil {

@@ -85,7 +85,7 @@ type soundFile struct {
 	file string
 }
 
-// OpenDamage reads what an earlier run has found, from a file that need not be there; "" is none. changed is called for each
+// OpenDamage reads an earlier run's findings, from a file that need not be there; "" is none. changed is called for each
 // path that is found damaged, or sound again. The result is usable even with an error.
 func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, error) {
 	sound, err := lru.New[soundKey, soundFile](maxSound)
@@ -310,8 +310,8 @@ func (d *Damage) forget(at place) {
 	}
 }
 
-// hash reads the archive of a claim, and returns why it is not what the claim says; "" if it is. An error means that this
-// cannot be told.
+// hash reads the archive of a claim, and returns how it differs from the claim; "" if it does not. With an error, neither
+// is known.
 func (g *Guarded) hash(ctx context.Context, info Info) (reason string, err error) {
 	nar, err := g.Source.NAR(ctx, info)
 	if err != nil {

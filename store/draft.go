@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// catchUp bounds how many bytes that others wrote one WriteAt hashes, so that its caller's neighbour does not
-	// wait while everybody else's blocks are hashed: 4 MiB take 3 ms.
+	// catchUp bounds how many bytes written by other calls one WriteAt hashes, so that the neighbour that it serves
+	// does not wait while the blocks of all others are hashed: 4 MiB take 3 ms.
 	catchUp = 4 << 20
 
 	rereadSize = 128 << 10

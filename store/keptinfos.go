@@ -26,7 +26,7 @@ const (
 )
 
 // keptInfos keeps narinfos in a directory: a file for each, named by its hash part, that holds the text and last the
-// SHA-256 of hash part and text. What was not used for longest makes room. A file that is not whole counts as none.
+// SHA-256 of hash part and text. The least recently used files make room. A file that is not whole counts as none.
 // Its methods may be called concurrently, and on nil, which keeps nothing.
 type keptInfos struct {
 	dir *os.Root

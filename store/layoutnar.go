@@ -221,7 +221,7 @@ func (o *openFiles) close() {
 	o.kept, o.closed = nil, true
 }
 
-// layoutKey names what a layout is the layout of: a path that is deleted and made again may have other contents.
+// layoutKey identifies a layout by path and hash: a path that is deleted and made again may have other contents.
 type layoutKey struct {
 	path    Path
 	narHash Hash

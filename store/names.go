@@ -21,8 +21,8 @@ const (
 )
 
 // storeNames knows which hash parts no file in the store directory begins with, so that the daemon need not be asked
-// about them: a path without a file cannot be read, valid or not. Each new file changes the time of the directory,
-// and then what was read before is not used any more.
+// about them: a path without a file cannot be read, valid or not. Each new file changes the time of the directory, and
+// then the names that were read before are no longer used.
 type storeNames struct {
 	dir  string
 	seed maphash.Seed

@@ -12,7 +12,7 @@ import (
 // A NixConf is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
 type NixConf map[string][]string
 
-// apply does what a line of a configuration file does.
+// apply applies a line of a configuration file.
 func (c NixConf) apply(name string, words []string) {
 	name, extra := strings.CutPrefix(name, "extra-")
 	name = newName(name)
@@ -33,8 +33,8 @@ func ReadNixConfFiles() (NixConf, error) {
 const showNixTimeout = time.Minute
 
 // ShowNixConf returns the effective configuration as nix itself says it, defaults included, and the command that said
-// it. What two commands say may differ, so a second call may name that of the first; nil tries those that versions of Nix
-// have. It fails where there is no nix, or nix refuses the configuration.
+// it. Two commands may differ in their output, so a second call may name the command of the first; nil tries the commands
+// that versions of Nix have. It fails where there is no nix, or nix refuses the configuration.
 func ShowNixConf(ctx context.Context, command []string) (NixConf, []string, error) {
 	nix, err := exec.LookPath("nix")
 	if err != nil {

@@ -117,7 +117,7 @@ func (c *nixConf) readFile(path string) error {
 	return c.parse(text, path)
 }
 
-// leaveUnread takes note of a file that cannot be read, unless there is none.
+// leaveUnread records a file that cannot be read, unless there is none.
 func (c *nixConf) leaveUnread(path string, err error) {
 	fmt.Fprintf(c.sum, "- %v ", err)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {

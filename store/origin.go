@@ -1,10 +1,10 @@
 package store
 
-// An Origin says where the bytes of a NAR came from. The names are part of what narbor prints and keeps, and so stay
-// what they are.
+// An Origin says where the bytes of a NAR came from. The names are part of narbor's output and files, and so do not
+// change.
 type Origin string
 
-// What narbor tells apart. What Nix fetches without narbor has no origin here.
+// The origins that narbor distinguishes. Archives that Nix fetches without narbor have none.
 const (
 	FromNeighbours Origin = "neighbours"       // machines on this network had it
 	FromOthers     Origin = "internetByOthers" // a machine on this network fetched it from the internet, for us too
@@ -12,5 +12,5 @@ const (
 	FromStore      Origin = "store"            // this machine's own store had it, for a guest
 )
 
-// Origins returns all of them, what saves the internet most first.
+// Origins returns all origins; those that save the most internet traffic come first.
 func Origins() []Origin { return []Origin{FromNeighbours, FromOthers, FromInternet, FromStore} }

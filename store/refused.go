@@ -30,7 +30,7 @@ type refusals struct {
 	paths *lru.Cache[HashPart, refusal]
 }
 
-// add takes note of an archive that is of no use; sure says that there is no reason to try it again.
+// add records an archive that is of no use; sure says that there is no reason to try it again.
 func (r *refusals) add(info Info, sure bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -55,7 +55,7 @@ func (r *refusals) reason(info Info) error {
 	return old.err
 }
 
-// Wrong takes note that the cache has sent another archive than the one it has signed. The first time, its narinfo is
+// Wrong records that the cache has sent another archive than the one it has signed. The first time, its narinfo is
 // asked for again; if that does not help, the path counts as not found for an hour.
 func (u *Upstream) Wrong(info Info) {
 	u.Forget(info.Path.HashPart())

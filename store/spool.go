@@ -290,7 +290,7 @@ func (s *Spool) release(size int64) {
 	s.mu.Unlock()
 }
 
-// settle takes note that size bytes of a draft have been written, or never will be.
+// settle records that size bytes of a draft have been written, or never will be.
 func (s *Spool) settle(size int64) {
 	s.mu.Lock()
 	s.coming -= size
@@ -314,7 +314,7 @@ func (s *Spool) make(name string) (*os.File, error) {
 	return f, err
 }
 
-// floor evicts until what drafts will write leaves the floor free, and fails if that cannot be.
+// floor evicts NARs until the drafts can be completed with the floor left free, and fails if that is impossible.
 func (s *Spool) floor() error {
 	for {
 		_, lock := s.place()

@@ -41,11 +41,11 @@ const (
 	maxRedirects = 5
 )
 
-// An Upstream is a binary cache on the internet, or wherever HTTP reaches. Of what [Source] asks it has Info, and
-// instead of NAR, which could be read anywhere, [Upstream.Stream]. All methods may be called concurrently.
+// An Upstream is a binary cache on the internet, or wherever HTTP reaches. Of [Source]'s methods it has Info. Instead of
+// NAR, which returns an archive with random access, it has [Upstream.Stream]. All methods may be called concurrently.
 //
 // Proxies are taken from the environment. A cache that does not answer costs one wait of 5 s; from then on all methods
-// fail at once, until it answers a question again that is put to it beside.
+// fail at once, until the cache answers a probe in the background.
 type Upstream struct {
 	base    *url.URL // ends in a slash
 	agent   string
@@ -60,7 +60,7 @@ type Upstream struct {
 	misses  *lru.Cache[HashPart, time.Time]
 	refused refusals
 
-	life    context.Context // of what goes on beside; ended by closing
+	life    context.Context // of the background work; ended by closing
 	closing context.CancelFunc
 
 	mu     sync.Mutex // guards closed, and that probe grows no more once it is set
@@ -177,7 +177,7 @@ func (u *Upstream) Down() bool { return u.breaker.isOpen() }
 // Received is how many bytes of archives have come, compressed as they were.
 func (u *Upstream) Received() int64 { return u.bytes.Load() }
 
-// Close ends what goes on beside, and gives connections back.
+// Close ends the background work, and closes idle connections.
 func (u *Upstream) Close() error {
 	u.mu.Lock()
 	u.closed = true
@@ -326,13 +326,13 @@ func (u *Upstream) Keep(info Info) error {
 	return u.kept.put(hp, p.text)
 }
 
-// Forget makes the next question about a path go to the cache: what it said is not so.
+// Forget makes the next question about a path go to the cache, because the remembered answer was wrong.
 func (u *Upstream) Forget(hp HashPart) {
 	u.pages.Remove(hp)
 	u.kept.forget(hp)
 }
 
-// Ready fails if the cache is down, and then sees to it that it is asked now and then whether it still is.
+// Ready fails if the cache is down, and then starts a probe of the cache if one is due.
 func (u *Upstream) Ready() error {
 	ask, probe := u.breaker.allows()
 	if probe {
@@ -348,7 +348,7 @@ func (u *Upstream) Ready() error {
 	return nil
 }
 
-// test asks a cache that was down for what each has.
+// test probes a cache that was down with a request for nix-cache-info, which every cache has.
 func (u *Upstream) test() {
 	ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
 	defer cancel()
@@ -356,7 +356,8 @@ func (u *Upstream) test() {
 	u.breaker.probed(isAnswer(err))
 }
 
-// closes tells the breaker what came of a request: whatever the cache says, it answers, unless it says that it cannot.
+// closes reports the result of a request to the breaker: any response counts as an answer, unless it says that the cache
+// cannot answer.
 func (u *Upstream) closes(ctx context.Context, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled) {
 		return // that was us
@@ -430,7 +431,7 @@ func (u *Upstream) do(ctx context.Context, name string, header http.Header) (*ht
 	return nil, err
 }
 
-// plain leaves out of an error what [http.Client] puts around it: a URL that may hold a password.
+// plain removes the URL, which may hold a password, that [http.Client] adds to an error.
 func plain(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		return e.Err

@@ -14,17 +14,16 @@ import (
 )
 
 const (
-	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours
-	// may want as many, and each takes the memory of
-	// its compressor's window.
+	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
+	// and each takes the memory of its compressor's window.
 	maxUpstreamStreams = 32
 	// UnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
 	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
 	UnpackMemory = 66 << 20
-	// maxUpstreamWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21. What
-	// zstd has packed with more is left to Nix, which needs the same memory for it.
+	// maxUpstreamWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21.
+	// Archives with a larger window are left to Nix, which needs the same memory for them.
 	maxUpstreamWindow = 64 << 20
-	// hugeUnpack is from how many bytes on what one archive took is free before another may take it.
+	// hugeUnpack is the number of bytes from which on an archive's memory is freed before another archive may take it.
 	hugeUnpack = 16 << 20
 	// xzBuffers and zstdBuffers are what unpacking takes beside the window.
 	xzBuffers, zstdBuffers = 256 << 10, 1 << 20
@@ -123,7 +122,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	n, err := s.nar.Read(p[:min(int64(len(p)), s.left)])
 	s.left -= int64(n)
 	switch {
-	case s.left == 0: // what the archive is worth, its hash tells
+	case s.left == 0: // the caller checks the archive's hash
 		return n, nil
 	case err == io.EOF:
 		err = fmt.Errorf("upstream %s: %s: %w: %d bytes are missing at the end", s.upstream, s.page.url, ErrCorrupt, s.left)

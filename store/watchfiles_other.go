@@ -4,5 +4,5 @@ package store
 
 import "context"
 
-// watchFiles watches nothing: what calls it looks by itself, too.
+// watchFiles watches nothing: its caller also checks the files at intervals.
 func watchFiles(context.Context, []string) <-chan struct{} { return nil }

@@ -27,11 +27,11 @@ const (
 
 // An xzGuard passes an xz file through, and fails before it passes on what asks for more memory or for more
 // dictionaries than a NAR of that size justifies: package xz allocates whatever a block header says, up to 4 GiB.
-// What else may be wrong is left for package xz to find.
+// All other errors are left for package xz to find.
 type xzGuard struct {
 	src      *bufio.Reader
 	narSize  int64
-	next     func() error // looks at what comes next, and says in pass how much of it there is
+	next     func() error // checks the part that comes next, and sets pass to its length
 	pass     int64        // bytes that may be passed on without a look
 	checkLen int64        // of the checksum after each block
 	blocks   int64        // of all streams so far
