@@ -241,8 +241,9 @@ func checkSignatures(_ context.Context, p *patient) []Finding {
 	if p.settings.RequireSigs {
 		return []Finding{fine("Nix requires signatures")}
 	}
-	f := Finding{Severity: severityError, Text: "require-sigs is off: Nix accepts unsigned paths from every substituter, with or without narbor",
-		Fix: "take that line out of its configuration"}
+	f := Finding{Severity: severityError,
+		Text: "require-sigs is off: Nix accepts unsigned paths from every substituter, with or without narbor",
+		Fix:  "take that line out of its configuration"}
 	for _, l := range store.NixConfLines("require-sigs") {
 		if l.UndoneBy == "" {
 			f.Text += " (" + l.At + ")"

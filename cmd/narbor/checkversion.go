@@ -42,7 +42,8 @@ func checkVersion(ctx context.Context, p *patient) []Finding {
 	f := fine("%s has no known flaw in reading archives", name)
 	if len(flaws) > 0 {
 		f = Finding{Severity: severityWarning, Text: fmt.Sprintf("%s has known flaws in reading archives (%s): a crafted one can "+
-			"harm it. narbor checks archives before Nix reads them; other substituters may not", name, strings.Join(flaws, ", ")), Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}
+			"harm it. narbor checks archives before Nix reads them; other substituters may not", name, strings.Join(flaws, ", ")),
+			Fix: "update Nix to 2.34.7, or Lix to 2.95.2, or later"}
 	}
 	found := []Finding{f}
 	if other, ok := otherVersion(ctx, nix, inPath, version); ok {

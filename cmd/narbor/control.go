@@ -213,7 +213,8 @@ func callControl(ctx context.Context, paths []string, method, what, body string)
 	if denied != nil {
 		return nil, denied
 	}
-	return nil, codedError{fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]), exitNotRunning}
+	return nil, codedError{fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]),
+		exitNotRunning}
 }
 
 // A wordedError is an error in words for people.

@@ -95,7 +95,8 @@ func doctorCommand() *cli.Command {
 		Usage:     "find out what keeps Nix from getting paths from neighbours, and how to mend it",
 		ArgsUsage: "[CHECK…]",
 		Description: "It looks at everything in order, or at the checks that are named, and shows a fix to copy for each\n" +
-			"problem. Root sees more: what the firewall does where no neighbour can try it, and which program has a port.\n\n" + list.String() + "\n" +
+			"problem. Root sees more: what the firewall does where no neighbour can try it, and which program has a port.\n\n" +
+			list.String() + "\n" +
 			"Exit code 4 means that narbor could work better, 1 that something is wrong. A Nix with known flaws is warned of,\n" +
 			"but is no fault of narbor's: it alone leaves the code 0.\n\n" +
 			"Examples:\n   sudo narbor doctor\n   sudo narbor doctor --fix firewall",
