@@ -15,7 +15,7 @@ const (
 	accountSchema = 1
 	// maxDays is how many days are kept apart; older days are forgotten.
 	maxDays = 366
-	// maxPeers and maxNames bound of how many peers and packages it is known what passed; those with fewest bytes go.
+	// maxPeers and maxNames bound the peers and packages with accounts; those with the fewest bytes go.
 	maxPeers, maxNames = 64, 256
 	// quarters is how many quarters of an hour are kept apart: a day's.
 	quarters, quarter = 96, 15 * time.Minute
@@ -38,7 +38,7 @@ type Amounts struct {
 	Found        int64                  `json:"found"`        // questions of Nix for a path that were answered with it
 	Missed       int64                  `json:"missed"`       // and those that were not
 	Seconds      float64                `json:"seconds"`      // during which Nix was waiting for, or receiving NARs
-	SavedSeconds float64                `json:"savedSeconds"` // estimate: what the same bytes would have taken more from the internet
+	SavedSeconds float64                `json:"savedSeconds"` // estimate: how much longer the same bytes would have taken from the internet
 }
 
 // Saved is how many bytes did not come over this network's way to the internet again.
@@ -137,7 +137,7 @@ type Transfer struct {
 type Account struct {
 	Schema   int        `json:"schema"`
 	Since    time.Time  `json:"since"`          // when accounts were begun
-	Note     string     `json:"note,omitempty"` // what went wrong with the file they are kept in
+	Note     string     `json:"note,omitempty"` // the error of the file they are kept in
 	Days     []Day      `json:"days"`           // the oldest first
 	Quarters []Quarter  `json:"quarters"`       // of the last 24 hours, the oldest first, empty ones too
 	Peers    []Share    `json:"peers"`          // the most bytes first

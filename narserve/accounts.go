@@ -30,7 +30,7 @@ const (
 type Accounts struct {
 	file    string                                // "" is none
 	origins *lru.Cache[store.Hash, provenance]    // of NARs in the spool
-	missed  *lru.Cache[store.HashPart, missCheck] // what Nix may be fetching by itself
+	missed  *lru.Cache[store.HashPart, missCheck] // paths that Nix may be fetching by itself
 	missing chan struct{}                         // something is in missed; read by [Server.Run]
 
 	mu        sync.Mutex // guards the rest
@@ -145,7 +145,7 @@ func (a *Accounts) pass(key passKey, size int64, now time.Time) *passing {
 	return p
 }
 
-// sweep forgets transfers to neighbours that are over, and what stays of others. The caller holds mu.
+// sweep forgets transfers to neighbours that are over, and the remains of others. The caller holds mu.
 func (a *Accounts) sweep(now time.Time) {
 	for key, p := range a.passing {
 		if idle := now.Sub(p.last); idle > fetchTimeout || !key.incoming && idle > passingIdle {
@@ -278,7 +278,7 @@ func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
 	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
 }
 
-// why is the one place that says, in words for people, why Nix did not get what it asked for.
+// why is the one place that says, in words for people, why Nix did not get a path.
 func why(err error) (result, reason string) {
 	switch {
 	case errors.Is(err, store.ErrMalformed):

@@ -23,8 +23,7 @@ const (
 	maxAccountsFile = 4 << 20
 	// saveEvery is how much of the accounts a loss of power can cost.
 	saveEvery = 5 * time.Minute
-	// maxMissChecks bounds the misses of which it is not known yet what became of them: more than a desktop system has
-	// paths.
+	// maxMissChecks bounds the misses with an unknown outcome: more than a desktop system has paths.
 	maxMissChecks = 8192
 	// missCheckEvery and missChecksAtOnce bound what it costs to find out: a question to the own store each.
 	missCheckEvery, missChecksAtOnce = 15 * time.Second, 256
@@ -39,14 +38,14 @@ func missCheckAfter(tried int) time.Duration {
 // missTries is how often it is looked.
 const missTries = 3
 
-// A missCheck is a path that Nix asked for in vain.
+// A missCheck is a path that Nix asked for and did not get.
 type missCheck struct {
 	at    time.Time
 	tried int
 }
 
-// A keptAccount is what the file holds: the accounts, and the misses that [Server.Run] has yet to look for, so that
-// what Nix fetched elsewhere just before a restart is counted after it.
+// A keptAccount is the content of the file: the accounts, and the misses that [Server.Run] has not looked for yet, so that
+// paths that Nix fetched elsewhere just before a restart are counted after it.
 type keptAccount struct {
 	Account
 	Missed []keptMiss `json:"missed,omitempty"`
@@ -183,7 +182,7 @@ func (a *Accounts) Save() error {
 	return nil
 }
 
-// miss has it found out what becomes of a path that Nix did not get here.
+// miss adds a path that Nix did not get here to those that [Server.Run] looks for later.
 func (a *Accounts) miss(hp store.HashPart, now time.Time) {
 	a.missed.Add(hp, missCheck{at: now})
 	a.wake()
@@ -197,7 +196,7 @@ func (a *Accounts) wake() {
 	}
 }
 
-// pending returns the misses of which it is not known yet what became of them, the oldest first.
+// pending returns the misses with an unknown outcome, the oldest first.
 func (a *Accounts) pending() (list []keptMiss) {
 	for _, hp := range a.missed.Keys() {
 		if c, ok := a.missed.Peek(hp); ok {
@@ -238,8 +237,8 @@ func (a *Accounts) looked(hp store.HashPart, size int64) {
 	}
 }
 
-// Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out what of that
-// which neighbours do not have Nix has fetched itself. It is called once.
+// Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out which of the missed
+// paths Nix has fetched itself. It is called once.
 func (s *Server) Run(ctx context.Context) error {
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()
@@ -289,7 +288,7 @@ func (s *Server) lookForMissed(ctx context.Context) {
 	}
 }
 
-// Note says what went wrong with the file, or "".
+// Note returns the error of the file, or "".
 func (a *Accounts) Note() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -175,7 +175,7 @@ func (a *ahead) run() {
 func (a *ahead) next(running int) (trust.Mapping, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if running >= aheadParallel || a.waiting > 0 && running > 0 { // what Nix waits for has the link
+	if running >= aheadParallel || a.waiting > 0 && running > 0 { // the NARs that Nix waits for have the link
 		return trust.Mapping{}, false
 	}
 	if a.stale {

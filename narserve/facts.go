@@ -11,22 +11,22 @@ const (
 	SeveritySkipped = "skipped" // it could not be looked at, and Text says why
 )
 
-// Health is something that is not as it should be, and what to do. It is also what one check of `narbor doctor` found: of
-// what both know, the code is the same, the name of the check.
+// Health is a problem and its remedy. It is also the finding of one check of `narbor doctor`. A problem that both report
+// has the same code: the name of the check.
 type Health struct {
 	Code     string `json:"code"` // a few words with dashes, always the same for the same thing
 	Severity string `json:"severity"`
 	Title    string `json:"title,omitempty"`
 	Text     string `json:"text"`
-	Fix      string `json:"fix,omitempty"`     // what to do, for people
-	Command  string `json:"command,omitempty"` // what to copy
+	Fix      string `json:"fix,omitempty"`     // the remedy, for people
+	Command  string `json:"command,omitempty"` // to copy
 	Safe     bool   `json:"safe"`              // the command takes nothing away from any user: a program may run it as root
 	AsUser   bool   `json:"asUser,omitempty"`  // the command changes what belongs to the user that asked, and is not for root
 	// Means are the ways in which it was found out, where there are several; a word each.
 	Means []string `json:"means,omitempty"`
 }
 
-// Degraded says whether what narbor is for suffers from it.
+// Degraded reports whether the problem limits narbor's service.
 func (h Health) Degraded() bool { return h.Severity == SeverityError || h.Severity == SeverityWarning }
 
 // Facts is what the page, the API and the metrics show beside the accounts: what other parts of narbor know at a moment.

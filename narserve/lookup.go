@@ -34,7 +34,7 @@ const (
 	maxLookups = 256
 )
 
-// A source is a [Source] and what the server knows of it.
+// A source is a [Source] with its state in the server.
 type source struct {
 	Source
 	name    string        // for the log
@@ -42,7 +42,7 @@ type source struct {
 	failing atomic.Bool   // its last answer was an error
 }
 
-// origin is where what the source has is from, unless it says more of it.
+// origin returns the origin of the source's NARs, unless the source reports another one.
 func (src *source) origin() store.Origin {
 	if _, ok := src.Source.(local); ok {
 		return store.FromStore

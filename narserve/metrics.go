@@ -64,7 +64,7 @@ func (m *metrics) answered(route string, status int, took time.Duration) {
 	m.seconds[route].Observe(took.Seconds())
 }
 
-// text is what /metrics answers with.
+// text returns the answer to a request for /metrics.
 func (m *metrics) text() (string, error) {
 	families, err := m.registry.Gather()
 	if err != nil {

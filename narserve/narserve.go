@@ -93,8 +93,8 @@ type Config struct {
 	Upstream func(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 
 	Keys *trust.Keys // checks remembered mappings again when their NAR is asked for; nil trusts no key
-	// Public are the keys of which one must have signed what a guest or another machine is given, which ask by another name
-	// or over another interface than this machine's programs; nil: Keys are enough.
+	// Public are the keys for guests and other machines, which ask by another name or over another interface than this
+	// machine's programs: they get only paths that one of these keys has signed; nil: Keys are enough.
 	Public  *trust.Keys
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at

@@ -13,13 +13,13 @@ import (
 	"narbor/trust"
 )
 
-// allowed refuses what a web page may have sent: without a check, any site could learn through a visitor's browser
-// which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to this
+// allowed refuses requests that a web page may have sent: without a check, any site could learn through a visitor's
+// browser which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to this
 // machine (DNS rebinding) shows in Host; a page of another origin shows in the rest, none of which Nix sends.
 //
 // DNS rebinding takes a name. An address in Host is the one that was connected to, so a guest that knows this machine
-// as 10.0.2.2, or a neighbour of an address that is listened on, may ask for what Nix asks for. Anything else here is
-// for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does not
+// as 10.0.2.2, or a neighbour of an address that is listened on, may ask for the URLs that Nix asks for. All other URLs
+// are for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does not
 // matter: ssh forwards any port to it, and no page can put another host's name there.
 func (s *Server) allowed(r *http.Request) bool {
 	for _, name := range []string{"Origin", "Referer"} {
@@ -52,8 +52,8 @@ func isOwn(r *http.Request) bool {
 	return ok && local.IP.IsLoopback() && (host == "localhost" || host == "127.0.0.1" || host == "::1")
 }
 
-// mayHave returns an error if a path is for this machine's own programs alone: what only a private key has signed, and
-// came from a member of the group or a cache with a password, is not for guests.
+// mayHave returns an error if a path is for this machine's own programs alone: a path that only a private key has signed,
+// and that came from a member of the group or a cache with a password, is not for guests.
 func (s *Server) mayHave(r *http.Request, m trust.Mapping) error {
 	if s.public == nil || isOwn(r) {
 		return nil

@@ -27,7 +27,7 @@ type view struct {
 	Month, Today Amounts
 	Day          Amounts // the last 24 hours
 	Bars         []bar
-	Top          string // what the highest bar stands for
+	Top          string // the value of the highest bar
 	Depth        int    // how far down bars go
 	In, Out      []Transfer
 	More         int // neighbours not shown
@@ -105,15 +105,16 @@ func (v view) InternetBytes() int64 { return v.Month.SavedOf() - v.Month.Saved()
 // DayInternet is the same for the last 24 hours.
 func (v view) DayInternet() int64 { return v.Day.SavedOf() - v.Day.Saved() }
 
-// Cooperative says whether what neighbours have is told apart from what they download for this machine.
+// Cooperative reports whether the page distinguishes NARs that neighbours have from those that they download for this
+// machine.
 func (v view) Cooperative() bool {
 	return len(v.Upstreams) > 0 || v.ByOthers()+v.ByNarbor() > 0
 }
 
-// ByOthers is what neighbours have downloaded for this machine in the last 30 days, and ByNarbor what narbor has here.
+// ByOthers returns the bytes that neighbours have downloaded for this machine in the last 30 days.
 func (v view) ByOthers() int64 { return v.Month.Received[store.FromOthers] }
 
-// ByNarbor is of what came from the internet what narbor on this machine has downloaded.
+// ByNarbor returns the bytes that narbor on this machine has downloaded from the internet in the last 30 days.
 func (v view) ByNarbor() int64 { return v.Month.Received[store.FromInternet] }
 
 // State is the state in a word or two, and Level how bad it is: ok, info, warning or error.

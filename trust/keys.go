@@ -71,7 +71,7 @@ func (s *keySet) verify(fingerprint, sig string) bool {
 	return err == nil && parsed.String() == sig && s.byName[parsed.Name].Verify(fingerprint, parsed)
 }
 
-// parseKey accepts one spelling of each key, and no key for which everybody can make signatures.
+// parseKey accepts one spelling of each key, and no weak key, for which every peer could make signatures.
 func parseKey(s string) (signature.PublicKey, error) {
 	pk, err := signature.ParsePublicKey(s)
 	switch {
@@ -96,7 +96,7 @@ func ShownKey(s string) string {
 	return name + ":…"
 }
 
-// isSpaceOrControl finds what would break a name out of the line of narinfo text that it is printed on.
+// isSpaceOrControl reports whether r in a name could end the line of narinfo text, or the word, that has the name.
 func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }
 
 // weakKeys are the points of ed25519 with an order that divides 8, by their y coordinate, little-endian: 0, 1, −1, and the
