@@ -57,14 +57,8 @@ func (a *allowance) settle(budget int64, now time.Time) {
 }
 
 func newBehalf(budget int64) *behalf {
-	each, err := lru.New[netip.Addr, *allowance](maxMissAddrs)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	failed, err := lru.New[store.Hash, time.Time](maxFailed)
-	if err != nil {
-		panic(err)
-	}
+	each := newMemory[netip.Addr, *allowance](maxMissAddrs)
+	failed := newMemory[store.Hash, time.Time](maxFailed)
 	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each, failed: failed}
 }
 

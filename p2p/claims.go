@@ -22,10 +22,7 @@ type toldClaim struct {
 }
 
 func newTold() *lru.Cache[store.HashPart, toldClaim] {
-	told, err := lru.New[store.HashPart, toldClaim](maxTold)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
+	told := newMemory[store.HashPart, toldClaim](maxTold)
 	return told
 }
 

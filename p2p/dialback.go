@@ -289,9 +289,8 @@ type dialBacks struct {
 	each *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
-func newDialBacks() (*dialBacks, error) {
-	each, err := lru.New[netip.Addr, *rate.Limiter](maxMissAddrs)
-	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}, err
+func newDialBacks() *dialBacks {
+	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: newMemory[netip.Addr, *rate.Limiter](maxMissAddrs)}
 }
 
 // allow takes one connection to an address from the remaining budget.

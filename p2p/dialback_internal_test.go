@@ -136,10 +136,7 @@ func (c talk) LocalMultiaddr() ma.Multiaddr  { return c.local }
 func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestDialBackKeepsToTheLink(t *testing.T) {
-	rations, err := newDialBacks()
-	if err != nil {
-		t.Fatal(err)
-	}
+	rations := newDialBacks()
 	n := &Node{lan: newIdleKeeper(t).lan, dialBacks: rations}
 	n.lan.gate.setLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
 	n.lan.gate.setNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
@@ -161,10 +158,7 @@ func TestDialBackKeepsToTheLink(t *testing.T) {
 }
 
 func TestDialBacksAreRationed(t *testing.T) {
-	d, err := newDialBacks()
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := newDialBacks()
 	now := time.Now()
 	allowed := func(addrs int) (n int) {
 		for i := range addrs {

@@ -22,12 +22,8 @@ type fetched struct {
 	flights map[store.HashPart]*fetch
 }
 
-func newFetched(spool *store.Spool) (*fetched, error) {
-	infos, err := lru.New[store.HashPart, store.Info](maxFindings)
-	if err != nil {
-		return nil, err
-	}
-	return &fetched{spool: spool, infos: infos, flights: map[store.HashPart]*fetch{}}, nil
+func newFetched(spool *store.Spool) *fetched {
+	return &fetched{spool: spool, infos: newMemory[store.HashPart, store.Info](maxFindings), flights: map[store.HashPart]*fetch{}}
 }
 
 // add records that the NAR of m is in the spool.

@@ -30,10 +30,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sp.Close()
-	f, err := newFetched(spool)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := newFetched(spool)
 	for i := range 500 {
 		_, m := signer.sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()

@@ -35,14 +35,8 @@ type sighting struct {
 }
 
 func newRations(gate *gater) *rations {
-	each, err := lru.New[machine, *ration](maxMissAddrs)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	seen, err := lru.New[netip.Addr, sighting](maxMissAddrs)
-	if err != nil {
-		panic(err)
-	}
+	each := newMemory[machine, *ration](maxMissAddrs)
+	seen := newMemory[netip.Addr, sighting](maxMissAddrs)
 	return &rations{gate: gate, whole: newBucket(missBurst+narMisses, missShares*missMachines), each: each, seen: seen}
 }
 

@@ -58,10 +58,7 @@ type session struct {
 }
 
 func newDiscovery(l *lan) *discovery {
-	heard, err := lru.New[string, spoken](maxHeard)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
+	heard := newMemory[string, spoken](maxHeard)
 	return &discovery{lan: l, port: listenPort(l.host), sessions: make(map[string]*session), heard: heard}
 }
 

@@ -144,26 +144,7 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg.Log = l.log // which has no stand-ins
-	findings, err := lru.New[store.HashPart, *finding](maxFindings)
-	if err != nil {
-		return nil, err
-	}
-	wanted, err := lru.New[store.HashPart, time.Time](maxWanted)
-	if err != nil {
-		return nil, err
-	}
-	tallies, err := lru.New[peer.ID, *tally](maxTallies)
-	if err != nil {
-		return nil, err
-	}
-	passed, err := newFetched(cfg.Spool)
-	if err != nil {
-		return nil, err
-	}
-	dialled, err := newDialBacks()
-	if err != nil {
-		return nil, err
-	}
+	passed := newFetched(cfg.Spool)
 	circle, err := newGroup(cfg.GroupSecret, l.Host(), cfg.Log)
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
@@ -177,8 +158,8 @@ func New(cfg Config) (*Node, error) {
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:    sharing,
 		serving:   newServing(cfg.UploadRate),
-		findings:  findings,
-		wanted:    wanted,
+		findings:  newMemory[store.HashPart, *finding](maxFindings),
+		wanted:    newMemory[store.HashPart, time.Time](maxWanted),
 		bans:      banned,
 		blocked:   blocked,
 		counts:    newCounts(),
@@ -188,10 +169,10 @@ func New(cfg Config) (*Node, error) {
 		news:      make(chan struct{}, 1),
 		settled:   make(chan struct{}),
 		peers:     map[peer.ID]*neighbour{},
-		tallies:   tallies,
+		tallies:   newMemory[peer.ID, *tally](maxTallies),
 		rations:   newRations(l.gate),
 		repeats:   newRepeats(),
-		dialBacks: dialled,
+		dialBacks: newDialBacks(),
 		received:  map[store.Origin]*atomic.Int64{},
 	}
 	for _, o := range store.Origins() {
@@ -203,6 +184,15 @@ func New(cfg Config) (*Node, error) {
 	n.life, n.dying = context.WithCancel(context.Background())
 	n.Share(!cfg.ShareOff)
 	return n, nil
+}
+
+// newMemory returns a cache of so many entries, at least one; of more, the one that was used least recently is forgotten.
+func newMemory[K comparable, V any](size int) *lru.Cache[K, V] {
+	c, err := lru.New[K, V](size)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return c
 }
 
 // unwanted returns the peers that are refused since an earlier run, and refuses them.

@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -31,10 +29,7 @@ type checkedInfo struct {
 }
 
 func newSharer(sources []store.Source, keys *trust.Keys) *sharer {
-	checked, err := lru.New[store.HashPart, checkedInfo](maxChecked)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
+	checked := newMemory[store.HashPart, checkedInfo](maxChecked)
 	return &sharer{sources: sources, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{}, checked: checked}
 }
 

@@ -39,10 +39,7 @@ type avoidance struct {
 }
 
 func newAvoided() avoided {
-	pairs, err := lru.New[pair, avoidance](maxAvoided)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
+	pairs := newMemory[pair, avoidance](maxAvoided)
 	return avoided{pairs}
 }
 

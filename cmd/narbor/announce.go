@@ -48,6 +48,13 @@ func (s *service) announce(c *cli.Context) error {
 	} else {
 		line("trusting", "no key: Nix has no trusted-public-keys, so nothing from a neighbour can be accepted; give --trusted-key")
 	}
+	s.announceNetwork(c, line)
+	s.announceNix(w, line)
+	return nil
+}
+
+// announceNetwork prints where neighbours are looked for.
+func (s *service) announceNetwork(c *cli.Context, line func(key, format string, args ...any)) {
 	st := s.node.Status()
 	if st.Group {
 		line("group", "only neighbours that know the secret are asked and answered")
@@ -75,8 +82,6 @@ func (s *service) announce(c *cli.Context) error {
 	if len(ignored) > 0 {
 		line("ignored", "%s", strings.Join(ignored, ", "))
 	}
-	s.announceNix(w, line)
-	return nil
 }
 
 // announceNix prints narbor's URL, and the line for nix.conf that names it if there is none yet.
