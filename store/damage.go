@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,8 @@ import (
 var ErrDamaged = errors.New("damaged")
 
 const (
-	// maxDamaged bounds the damaged paths that are remembered, and maxSound those that were found sound.
+	// maxDamaged bounds the damaged paths that are listed and kept in the file, and maxSound the paths that are remembered
+	// as sound. The process remembers every damaged path that it finds: it must not offer one because others are damaged too.
 	maxDamaged, maxSound = 4096, 4096
 	// maxSuspects is how many paths may wait to be checked. A suspect that finds no room is reported again later.
 	maxSuspects = 64
@@ -105,7 +107,8 @@ func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, erro
 	for _, e := range list[:min(len(list), maxDamaged)] {
 		p, pathErr := ParsePath(e.Path)
 		if pathErr != nil {
-			return d, fmt.Errorf("%s: %w", file, pathErr)
+			err = errors.Join(err, pathErr)
+			continue
 		}
 		d.damaged[place{e.Where, p}] = e
 	}
@@ -115,7 +118,7 @@ func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, erro
 	return d, err
 }
 
-// List returns the damaged paths, sorted.
+// List returns at most maxDamaged damaged paths, sorted.
 func (d *Damage) List() []Damaged {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -126,7 +129,7 @@ func (d *Damage) List() []Damaged {
 	slices.SortFunc(list, func(a, b Damaged) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Where, b.Where))
 	})
-	return list
+	return list[:min(len(list), maxDamaged)]
 }
 
 // A Guarded source has no path that is known to be damaged.
@@ -228,8 +231,9 @@ func (d *Damage) enqueue(s suspect) {
 	}
 }
 
-// Run checks suspects until ctx ends.
+// Run checks suspects until ctx ends. Every call of [Damage.Guard] comes before it.
 func (d *Damage) Run(ctx context.Context) error {
+	d.forgetUnguarded()
 	tick := time.NewTicker(damageTick)
 	defer tick.Stop()
 	for {
@@ -249,15 +253,26 @@ func (d *Damage) Run(ctx context.Context) error {
 	}
 }
 
+// forgetUnguarded forgets the damaged paths of sources that this process does not have: a cache directory, say, that is no
+// longer configured. No repair of them would be noticed.
+func (d *Damage) forgetUnguarded() {
+	d.mu.Lock()
+	before := len(d.damaged)
+	maps.DeleteFunc(d.damaged, func(at place, _ Damaged) bool { return d.guards[at.where] == nil })
+	changed := len(d.damaged) < before
+	d.mu.Unlock()
+	if changed {
+		d.save()
+	}
+}
+
 // look looks the damaged paths up again. It has a path checked if its files have been replaced, and forgets it if it is
 // gone or has another NarHash.
 func (d *Damage) look(ctx context.Context) {
 	d.mu.Lock()
 	sources := make(map[place]*Guarded, len(d.damaged))
 	for at := range d.damaged {
-		if g := d.guards[at.where]; g != nil {
-			sources[at] = g
-		}
+		sources[at] = d.guards[at.where]
 	}
 	d.mu.Unlock()
 	for at, g := range sources {
@@ -288,9 +303,7 @@ func (d *Damage) check(ctx context.Context, s suspect) {
 	if known = known && old.NarHash == e.NarHash; known {
 		e.Found = old.Found
 	}
-	if known || len(d.damaged) < maxDamaged {
-		d.damaged[at] = e
-	}
+	d.damaged[at] = e
 	d.mu.Unlock()
 	d.save()
 	if !known {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -231,6 +233,75 @@ func TestSuspectsAreCheckedWithinABudget(t *testing.T) {
 		synctest.Wait()
 		if !w.damaged(t) {
 			t.Error("a path was not checked once there was a budget again")
+		}
+	})
+}
+
+// writeDamaged makes a file of damaged paths: n of a source called where.
+func writeDamaged(t *testing.T, file, where string, n int) []store.Damaged {
+	t.Helper()
+	list := make([]store.Damaged, n)
+	for i := range list {
+		list[i] = store.Damaged{Path: fmt.Sprintf("%s/1%031d-tool", store.Dir, i), NarHash: store.Hash{}.String(), Where: where}
+	}
+	writeJSON(t, file, list)
+	return list
+}
+
+func writeJSON(t *testing.T, file string, v any) {
+	t.Helper()
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestUnreadableEntriesOfTheDamageFileAreLeftOut(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "damaged.json")
+	list := writeDamaged(t, file, "memory", 4)
+	list[0].Path, list[2].Path = "first", "third"
+	writeJSON(t, file, list)
+	d, err := store.OpenDamage(file, func(store.Damaged, bool) {})
+	if err == nil || !strings.Contains(err.Error(), "first") || !strings.Contains(err.Error(), "third") {
+		t.Errorf("the error is %v, want one that names both bad paths", err)
+	}
+	if got := d.List(); len(got) != 2 || got[0].Path != list[1].Path || got[1].Path != list[3].Path {
+		t.Errorf("the damaged paths are %+v, want the two that are sound entries", got)
+	}
+}
+
+func TestDamageOfAnUnknownSourceIsForgotten(t *testing.T) {
+	file, files := filepath.Join(t.TempDir(), "damaged.json"), t.TempDir()
+	writeDamaged(t, file, "/an/old/cache", 3)
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, file, files)
+		synctest.Wait()
+		if list := w.damage.List(); len(list) != 0 || len(w.changes) != 0 {
+			t.Errorf("the damaged paths are %+v, and reported were %q, want none", list, w.changes)
+		}
+	})
+	if text, err := os.ReadFile(file); err != nil || string(text) != "[]\n" {
+		t.Errorf("the file has %q, %v; want no path", text, err)
+	}
+}
+
+func TestDamagedPathIsNotOfferedWhenTheListIsFull(t *testing.T) {
+	const most = 4096
+	file, files := filepath.Join(t.TempDir(), "damaged.json"), t.TempDir()
+	writeDamaged(t, file, "memory", most)
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, file, files)
+		w.mem.Add(w.info, make([]byte, len(w.nar)))
+		w.Suspect(w.info)
+		synctest.Wait()
+		if !w.damaged(t) {
+			t.Error("a path that was found damaged is offered, because the list is full")
+		}
+		if n := len(w.damage.List()); n != most {
+			t.Errorf("%d damaged paths are listed, want %d", n, most)
 		}
 	})
 }
