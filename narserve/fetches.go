@@ -67,13 +67,17 @@ func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Conte
 	defer f.leave(key, fl)
 	select {
 	case <-fl.done:
-		if fl.err != nil {
-			return nil, fl.err
-		}
-		return fl.spooled.Retain(), nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		select { // it may have ended at that very moment
+		case <-fl.done:
+		default:
+			return nil, ctx.Err()
+		}
 	}
+	if fl.err != nil {
+		return nil, fl.err
+	}
+	return fl.spooled.Retain(), nil
 }
 
 // start begins a fetch. f.mu is held.

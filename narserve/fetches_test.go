@@ -81,6 +81,7 @@ func TestMalformedNARIsNotFoundAndFetchedOnce(t *testing.T) {
 	for range 3 {
 		wantStatus(t, "NAR", do(s, "GET", narPath(evil)), 404)
 		wantStatus(t, "range of the NAR", do(s, "GET", narPath(evil), "Range", "bytes=5-"), 404)
+		wantStatus(t, "HEAD of the NAR", do(s, "HEAD", narPath(evil)), 404)
 		wantStatus(t, "narinfo, once the NAR is known", do(s, "GET", narinfoPath(evil)), 404)
 	}
 	if a, b := first.fetched.Load(), second.fetched.Load(); a != 1 || b != 0 {

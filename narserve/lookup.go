@@ -98,7 +98,7 @@ func (s *Server) find(ctx context.Context, q question) (trust.Mapping, error) {
 	case <-s.settled:
 	case <-t.C:
 	case <-ctx.Done():
-		return trust.Mapping{}, ctx.Err()
+		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, errNoAnswer)
 	}
 	return s.ask(ctx, q, s.sources)
 }
@@ -152,6 +152,11 @@ func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.
 			}
 		case <-turn.C:
 		case <-ctx.Done():
+			for len(answers) > 0 { // one may have come at that very moment
+				if a := <-answers; a.err == nil {
+					return a.m, nil
+				}
+			}
 			return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, errNoAnswer)
 		}
 	}

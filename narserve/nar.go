@@ -70,7 +70,7 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 	n := &narReply{m: m, asked: asked, size: m.NarSize(), length: m.NarSize()}
 	a := reply{status: http.StatusOK, contentType: "application/x-nix-nar", nar: n}
 	if r.Method == http.MethodHead { // it asks whether, not for the thing: nothing is fetched
-		return a, nil
+		return a, s.obtainable(ctx, m)
 	}
 	s.ahead.begin(hp)
 	s.accounts.begin()
@@ -117,6 +117,22 @@ func (s *Server) mapping(ctx context.Context, hp store.HashPart, narHash store.H
 		s.remember(m, infoText(m)) // Nix may come back for the rest
 	}
 	return m, err
+}
+
+// obtainable returns why GET of a NAR would fail, as far as that is known: it is malformed, or this machine's copy is
+// damaged and no other source has one.
+func (s *Server) obtainable(ctx context.Context, m trust.Mapping) error {
+	nar := m.NarHash()
+	q := question{hashPart: m.Path().HashPart(), narHash: &nar, timeout: mappingTimeout}
+	if err := s.fetches.refused(fetchKey{q.hashPart, nar}); err != nil {
+		return err
+	}
+	own := slices.DeleteFunc(slices.Clone(s.sources), func(src *source) bool { return src.origin() != store.FromStore })
+	if _, err := s.ask(ctx, q, own); !errors.Is(err, store.ErrDamaged) {
+		return nil
+	}
+	_, err := s.find(ctx, q)
+	return err
 }
 
 // spooled returns the NAR, fetching it unless that is going on already. The caller closes it.

@@ -188,6 +188,8 @@ func (b *body) because(err error) error {
 	switch {
 	case b == nil:
 		return err
+	case errors.Is(b.err, ErrCorrupt), errors.Is(b.err, ErrNotFound): // that says more than a deadline that passed since
+		return b.err
 	case b.ctx.Err() != nil:
 		return b.ctx.Err()
 	case b.err != nil && b.err != io.EOF:

@@ -1,0 +1,57 @@
+package narserve
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// oneAtATime has goroutines run one at a time until the test ends, so that one which ends a context and goes on has
+// answered before the one that waits for both runs.
+func oneAtATime(t *testing.T) {
+	before := runtime.GOMAXPROCS(1)
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+}
+
+func TestAnswerOfTheLastMomentCounts(t *testing.T) {
+	oneAtATime(t)
+	m := textMapping(t, "hello", "x")
+	ctx, cancel := context.WithCancel(t.Context())
+	src := finder(func(context.Context, store.HashPart) (trust.Mapping, error) {
+		cancel()
+		return m, nil
+	})
+	s := New(Config{Sources: []Source{src}, Log: zap.NewNop()})
+	if got, err := s.find(ctx, question{hashPart: m.Path().HashPart(), timeout: narinfoTimeout}); err != nil || got.Path() != m.Path() {
+		t.Errorf("an answer that came with the end of the request is %v, %v; want the path", got.Path(), err)
+	}
+}
+
+func TestFetchThatEndsAtTheLastMomentCounts(t *testing.T) {
+	oneAtATime(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := errors.New("failed")
+	var f fetches
+	_, err := f.do(ctx, fetchKey{}, func(context.Context) (*store.Spooled, error) {
+		cancel()
+		return nil, failed
+	})
+	if !errors.Is(err, failed) {
+		t.Errorf("a fetch that ended with the request returned %v, want its own error", err)
+	}
+}
+
+func TestEndedRequestIsNotFound(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	s := New(Config{Settled: make(chan struct{}), Log: zap.NewNop()})
+	if _, err := s.find(ctx, question{timeout: narinfoTimeout}); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the error of a request that has ended is %v, want ErrNotFound", err)
+	}
+}
