@@ -99,5 +99,5 @@ func TestRealNixBesideACrowd(t *testing.T) {
 	}
 	eventually(t, "file descriptors", func() int { return openFiles(t) }, files)
 	eventually(t, "goroutines", runtime.NumGoroutine, goroutines)
-	w.wantIdle(t)
+	w.wantIdleSoon(t) // the few goroutines that may be left can be requests that have not ended yet
 }

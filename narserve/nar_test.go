@@ -25,6 +25,19 @@ func (w *world) wantIdle(t testing.TB) {
 	d.Discard()
 }
 
+// wantIdleSoon is [world.wantIdle] for a server whose clients hang up at a time of their own: it waits for the last
+// request to end. A handle that is never closed still fails the test.
+func (w *world) wantIdleSoon(t testing.TB) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if d, err := w.spool.Create(store.Hash{1}, w.spool.Stats().MaxBytes); err == nil {
+			d.Discard()
+			return
+		}
+	}
+	w.wantIdle(t)
+}
+
 func TestNAR(t *testing.T) {
 	w := newWorld(t)
 	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys})
