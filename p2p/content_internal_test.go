@@ -27,17 +27,6 @@ type furtherClaim struct {
 	text string
 }
 
-// text is compressible, as store content is.
-func text(size int) []byte {
-	r := rand.New(rand.NewPCG(1, 2))
-	b := make([]byte, 0, size+32)
-	for len(b) < size {
-		b = binary.LittleEndian.AppendUint64(b, r.Uint64())
-		b = append(b, "what store content is, too"...)
-	}
-	return b[:size]
-}
-
 func random(size int) []byte {
 	b := make([]byte, size)
 	rand.NewChaCha8([32]byte{1}).Read(b)

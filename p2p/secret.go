@@ -28,6 +28,11 @@ func (n *Node) secret(ctx context.Context, hp store.HashPart) error {
 	case err := <-known:
 		return err
 	case <-ctx.Done():
+	}
+	select {
+	case err := <-known: // it came at that very moment
+		return err
+	default:
 		return nil
 	}
 }
