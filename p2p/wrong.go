@@ -190,6 +190,8 @@ func (t *tally) wasSlow(now time.Time) time.Time {
 func (t *tally) putAside(now time.Time, d time.Duration, reason string) time.Time {
 	if until := now.Add(min(d, maxAside)); until.After(t.until) {
 		t.until, t.reason = until, reason
+	} else if reason == asideWrong {
+		t.reason = reason // the stricter one
 	}
 	return t.until
 }

@@ -202,6 +202,20 @@ func TestSetbacksGrowAndEnd(t *testing.T) {
 	})
 }
 
+func TestWrongNARsOfASlowPeerAreNotTaken(t *testing.T) {
+	var tl tally
+	now := time.Now()
+	tl.mu.Lock()
+	tl.putAside(now, maxAside, asideSlow)
+	tl.mu.Unlock()
+	for range maxWrong {
+		tl.sentWrong(now)
+	}
+	if _, why := tl.aside(now); why != asideWrong {
+		t.Errorf("it is set aside because it %q, want because of its wrong NARs", why)
+	}
+}
+
 func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAvoided()

@@ -18,6 +18,8 @@ import (
 const (
 	defaultProfileTime = 10 * time.Second
 	maxProfileTime     = time.Minute
+	// maxDebugReport bounds the answer, which is a third longer in JSON, below [maxStatusLen].
+	maxDebugReport = maxStatusLen / 2
 )
 
 // handleDebug adds the handlers for `narbor debug`. Only root and the user that narbor runs as may use
@@ -54,7 +56,7 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 		if err := do(r, &b); err != nil {
 			return nil, err
 		}
-		return debugReport{b.Bytes()}, nil
+		return debugReport{b.Bytes()[:min(b.Len(), maxDebugReport)]}, nil
 	}
 }
 

@@ -43,6 +43,13 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 	}
 }
 
+// TestBadLevelsAreFoundByTheConfigCheck has levels of zap that are not narbor's.
+func TestBadLevelsAreFoundByTheConfigCheck(t *testing.T) {
+	for _, level := range []string{"", "fatal", "panic", "p2p=debug"} {
+		wantCode(t, exitUsage, "config", "check", writeConfig(t, `{"log-level": "`+level+`"}`))
+	}
+}
+
 func TestLevelsOfTheLog(t *testing.T) {
 	l := logs{level: zap.NewAtomicLevelAt(zapcore.InfoLevel), libp2pLevel: zap.NewAtomicLevelAt(noMessages)}
 	for _, c := range []struct {

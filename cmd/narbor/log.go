@@ -63,7 +63,7 @@ func (l logs) set(text string) error {
 
 // logErrors are the errors in the flags of the log.
 func logErrors(c *cli.Context) (out []valueError) {
-	if _, err := zapcore.ParseLevel(c.String("log-level")); err != nil {
+	if _, _, err := parseLevel(c.String("log-level")); err != nil || strings.Contains(c.String("log-level"), "=") {
 		out = append(out, valueError{"log-level", fmt.Errorf("--log-level %q is none of debug, info, warn, error", c.String("log-level"))})
 	}
 	for _, text := range c.StringSlice("log") {
