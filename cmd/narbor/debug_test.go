@@ -45,9 +45,10 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 
 // TestBadLevelsAreFoundByTheConfigCheck has levels of zap that are not narbor's.
 func TestBadLevelsAreFoundByTheConfigCheck(t *testing.T) {
-	for _, level := range []string{"", "fatal", "panic", "p2p=debug"} {
+	for _, level := range []string{"fatal", "panic", "p2p=debug"} {
 		wantCode(t, exitUsage, "config", "check", writeConfig(t, `{"log-level": "`+level+`"}`))
 	}
+	wantCode(t, 0, "config", "check", writeConfig(t, `{"log-level": ""}`))
 }
 
 func TestLevelsOfTheLog(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"log/slog"
@@ -61,9 +62,12 @@ func (l logs) set(text string) error {
 	return nil
 }
 
+// logLevel is that of --log-level; an empty variable in the environment is the default.
+func logLevel(c *cli.Context) string { return cmp.Or(c.String("log-level"), "info") }
+
 // logErrors are the errors in the flags of the log.
 func logErrors(c *cli.Context) (out []valueError) {
-	if _, _, err := parseLevel(c.String("log-level")); err != nil || strings.Contains(c.String("log-level"), "=") {
+	if _, _, err := parseLevel(logLevel(c)); err != nil || strings.Contains(c.String("log-level"), "=") {
 		out = append(out, valueError{"log-level", fmt.Errorf("--log-level %q is none of debug, info, warn, error", c.String("log-level"))})
 	}
 	for _, text := range c.StringSlice("log") {
@@ -90,7 +94,7 @@ func newLogs(c *cli.Context, w io.Writer) (logs, error) {
 	l := logs{level: zap.NewAtomicLevel(), libp2pLevel: zap.NewAtomicLevelAt(noMessages)}
 	l.Logger = zap.New(zapcore.NewCore(enc, out, l.level))
 	l.libp2p = zapslog.NewHandler(zapcore.NewCore(enc, out, l.libp2pLevel), zapslog.WithName("libp2p"))
-	for _, text := range append([]string{c.String("log-level")}, c.StringSlice("log")...) {
+	for _, text := range append([]string{logLevel(c)}, c.StringSlice("log")...) {
 		if err := l.set(text); err != nil {
 			return logs{}, err
 		}
