@@ -293,6 +293,7 @@ func received(s lan.Status) int64 {
 
 // at says whether a multiaddr is one of the host's.
 func at(addr string, h *lan.Host) bool {
+	addr += "/" // the port may be missing
 	return strings.Contains(addr, "/"+h.Addr4.String()+"/") || strings.Contains(addr, "/"+h.Addr6.String()+"/")
 }
 
