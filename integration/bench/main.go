@@ -7,7 +7,7 @@
 //
 // Rivals alternate within each run (A B A B), and a figure is the median of its runs. The machines share this
 // computer's processors: figures without shaping show narbor's processor cost, and figures with shaping show the time
-// for a user. Bench fails if a limit is missed by more than half of it.
+// for a user. Bench fails if a limit is missed by more than half of it, or with many hosts by more than 2.5 times.
 //
 // The inner loops over bytes have their own benchmarks: for receiving (BenchmarkDraft, BenchmarkSHA256 in store;
 // BenchmarkBlock, BenchmarkPack, BenchmarkStream, BenchmarkFetch in p2p), for sharing (BenchmarkLayout, BenchmarkRead
@@ -37,6 +37,10 @@ import (
 
 // grossly is the factor by which a limit may be missed before bench fails: machines differ, and other load is common.
 const grossly = 1.5
+
+// crowdedly is that factor for rows of five hosts and more that are busy at once. They share the processors of this machine, and
+// on two of them the processors limit the rows, not the links: the same commit gives 1.6 and 2.9 for crowd on one day.
+const crowdedly = 2.5
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -119,7 +123,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) (err error) {
 			continue
 		}
 		rows, err := c.run(b)
-		if *short && (err != nil || slices.ContainsFunc(rows, func(r row) bool { return r.missed(grossly) })) {
+		if *short && (err != nil || slices.ContainsFunc(rows, func(r row) bool { return r.missed(r.tolerance()) })) {
 			b.progress(c.name + " again: other load may have slowed the only run")
 			rows, err = c.run(b)
 		}
