@@ -26,7 +26,12 @@ const (
 // them, although stacks and profiles have no content of transfers. A verbose log may fill a disk.
 func (s *service) handleDebug(mux *http.ServeMux) {
 	mux.HandleFunc("GET /debug/goroutines", change(writing(func(_ *http.Request, w io.Writer) error {
-		return pprof.Lookup("goroutine").WriteTo(w, 2) // as after a panic
+		var all bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil { // as after a panic
+			return err
+		}
+		_, err := w.Write(all.Bytes()[:min(all.Len(), maxDebugReport)]) // the first thousands tell enough
+		return err
 	})))
 	mux.HandleFunc("GET /debug/heap", change(writing(func(_ *http.Request, w io.Writer) error {
 		return pprof.Lookup("heap").WriteTo(w, 0) // the format of go tool pprof
@@ -56,7 +61,10 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 		if err := do(r, &b); err != nil {
 			return nil, err
 		}
-		return debugReport{b.Bytes()[:min(b.Len(), maxDebugReport)]}, nil
+		if b.Len() > maxDebugReport {
+			return nil, fmt.Errorf("the answer has %s, more than %s", amount(int64(b.Len())), amount(maxDebugReport))
+		}
+		return debugReport{b.Bytes()}, nil
 	}
 }
 
