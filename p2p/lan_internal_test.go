@@ -115,6 +115,7 @@ func TestInboundPeerIsShownWithThePortItListensAt(t *testing.T) {
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", listenPort(a.host))}})
 	id := b.host.ID()
 	waitConnected(t, a, id, 20*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	if got := a.addrOf(id); got != "/ip4/127.0.0.1" {
 		t.Errorf("before b has said where it listens, its address is %s, want one without port", got)
 	}

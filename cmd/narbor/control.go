@@ -226,6 +226,10 @@ type wordedError struct {
 func (e wordedError) Error() string { return e.text }
 func (e wordedError) Unwrap() error { return e.cause }
 
+// serverClosedIdle is the text of net/http's errServerClosedIdle, which is not exported: the other side closed the
+// connection before the request was written.
+const serverClosedIdle = "http: server closed idle connection"
+
 // bareError returns what went wrong of an error of an HTTP client, without the request and the call of the system.
 func bareError(err error) error {
 	var failed *url.Error
@@ -240,7 +244,7 @@ func bareError(err error) error {
 		return errno
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return wordedError{"no answer in time", err}
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err.Error() == serverClosedIdle:
 		return wordedError{"it hung up before it had answered", err}
 	}
 	return err

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -126,6 +127,10 @@ func TestErrorsOfTheControlSocketAreWords(t *testing.T) {
 		if name == "silent" && !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("%v is no %v: wait asks again after such an error", err, context.DeadlineExceeded)
 		}
+	}
+	idle := bareError(&url.Error{Op: "Put", URL: "http://narbor/share", Err: errors.New("http: server closed idle connection")})
+	if !strings.Contains(idle.Error(), "hung up") {
+		t.Errorf("a connection that was closed before the request is %q", idle)
 	}
 	denied := bareError(&net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)})
 	if !errors.Is(denied, fs.ErrPermission) || denied.Error() != "permission denied" {
