@@ -28,11 +28,11 @@ func FuzzAnnouncement(f *testing.F) {
 	f.Fuzz(func(t *testing.T, texts string, seconds int64) {
 		e := &zeroconf.ServiceEntry{Text: strings.Split(texts, "\n"), Expiry: time.Now().Add(time.Duration(seconds) * time.Second)}
 		a, ok := d.parse(e, from)
-		if ok != (len(a.addrs) > 0) || len(a.addrs) > maxAddrs || a.id == l.host.ID() || time.Until(a.expiry) > mdnsTTL*time.Second {
+		if ok != (len(a.addrs) > 0) || len(a.addrs) > netmon.MaxAddrs || a.id == l.host.ID() || time.Until(a.expiry) > mdnsTTL*time.Second {
 			t.Errorf("parse(%q, %d s) = %+v, %v", texts, seconds, a, ok)
 		}
 		for _, m := range a.addrs {
-			if a, _ := ipOf(m); a == from {
+			if a, _ := netmon.IPOf(m); a == from {
 				m = m[1:] // zones are not on the wire
 			} else if !mayBeAnnounced(m) {
 				t.Errorf("parse(%q) would dial %s", texts, m)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 // ErrNoPeer says that no peer has a name that the user gave.
@@ -144,7 +146,7 @@ func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
 		addrs = append(addrs, c.RemoteMultiaddr())
 	}
 	return slices.ContainsFunc(addrs, func(m ma.Multiaddr) bool {
-		a, ok := ipOf(m)
+		a, ok := netmon.IPOf(m)
 		return ok && a.WithZone("") == addr.WithZone("")
 	})
 }

@@ -248,7 +248,7 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 // announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.
 func (k *keeper) announce(a announcement, now time.Time) {
 	if a.via != viaMDNS && a.via != viaGateway { // of other sources it is unknown on which of our links it is
-		a.addrs, _ = byReach(a.addrs)
+		a.addrs, _ = netmon.ByReach(a.addrs)
 	}
 	if len(a.addrs) == 0 {
 		return
@@ -285,7 +285,7 @@ func (k *keeper) announce(a announcement, now time.Time) {
 			netmon.Hint(k.wake)
 		}
 	}
-	c.addrs = slices.Clip(c.addrs[:min(len(c.addrs), maxAddrs)])
+	c.addrs = slices.Clip(c.addrs[:min(len(c.addrs), netmon.MaxAddrs)])
 }
 
 // fill takes hearsay about a machine of which there is word already.
@@ -294,7 +294,7 @@ func (c *candidate) fill(a announcement) {
 		c.expiry = a.expiry
 	}
 	for _, m := range a.addrs {
-		if !ma.Contains(c.addrs, m) && len(c.addrs) < maxAddrs {
+		if !ma.Contains(c.addrs, m) && len(c.addrs) < netmon.MaxAddrs {
 			c.addrs = append(c.addrs, m)
 		}
 	}
@@ -398,7 +398,7 @@ func (l *lan) connected(id peer.ID) bool {
 // connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if there
 // are no others or these fail.
 func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
-	first, last := byReach(info.Addrs)
+	first, last := netmon.ByReach(info.Addrs)
 	var err error
 	if len(first) > 0 || len(last) == 0 {
 		err = l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: first})

@@ -7,6 +7,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 // newIdleKeeper returns the keeper of a lan that does not run: its clock is the test's.
@@ -66,12 +68,12 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 		t.Errorf("%d machines known, want at most %d", len(k.peers), maxKnown)
 	}
 
-	for i := range 3 * maxAddrs {
+	for i := range 3 * netmon.MaxAddrs {
 		m := ma.StringCast("/ip4/10.0.0.2/tcp/" + string(rune('1'+i%9)) + "000")
 		k.announce(announcement{honest.id, []ma.Multiaddr{m}, now.Add(time.Hour), viaMDNS}, now)
 	}
-	if n := len(k.peers[honest.id].addrs); n > maxAddrs {
-		t.Errorf("%d addresses of one machine, want at most %d", n, maxAddrs)
+	if n := len(k.peers[honest.id].addrs); n > netmon.MaxAddrs {
+		t.Errorf("%d addresses of one machine, want at most %d", n, netmon.MaxAddrs)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 )
 
@@ -60,7 +61,7 @@ type DialBack struct {
 // listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
 func (n *Node) DialBack(ctx context.Context) []DialBack {
 	port := listenPort(n.lan.Host())
-	if port < minPort {
+	if port < netmon.MinPort {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), dialBackWait)
@@ -101,8 +102,8 @@ func (n *Node) dialBackLink(id peer.ID) string {
 		return ""
 	}
 	for _, c := range n.lan.Host().Network().ConnsToPeer(id) {
-		remote, ok := ipOf(c.RemoteMultiaddr())
-		local, lok := ipOf(c.LocalMultiaddr())
+		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
+		local, lok := netmon.IPOf(c.LocalMultiaddr())
 		if ok && lok && n.lan.gate.isNeighbour(remote) {
 			return fmt.Sprint(n.lan.gate.interfaceOf(local), remote.Is4())
 		}
@@ -117,8 +118,8 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 		n.log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
 		return DialBack{}, false
 	}
-	remote, ok := ipOf(s.Conn().RemoteMultiaddr())
-	local, lok := ipOf(s.Conn().LocalMultiaddr())
+	remote, ok := netmon.IPOf(s.Conn().RemoteMultiaddr())
+	local, lok := netmon.IPOf(s.Conn().LocalMultiaddr())
 	if !ok || !lok || !n.lan.gate.isNeighbour(remote) {
 		s.Reset()
 		return DialBack{}, false
@@ -195,8 +196,8 @@ func readDialBack(br *bufio.Reader) (uint16, error) {
 	if err != nil {
 		return 0, wire.NoEOF(err)
 	}
-	if port < minPort {
-		return 0, fmt.Errorf("%w: port %d is below %d", wire.ErrWire, port, minPort)
+	if port < netmon.MinPort {
+		return 0, fmt.Errorf("%w: port %d is below %d", wire.ErrWire, port, netmon.MinPort)
 	}
 	return uint16(port), nil
 }
@@ -246,8 +247,8 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 // dialBack connects to the other end of a connection, at that port, if it is on one of the links and has not asked too
 // often.
 func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
-	remote, ok := ipOf(c.RemoteMultiaddr())
-	local, lok := ipOf(c.LocalMultiaddr())
+	remote, ok := netmon.IPOf(c.RemoteMultiaddr())
+	local, lok := netmon.IPOf(c.LocalMultiaddr())
 	if !ok || !lok || n.lan.net != nil || !n.lan.gate.isNeighbour(remote) {
 		return declined
 	}

@@ -32,7 +32,7 @@ func FuzzReadDialBack(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if out := appendDialBack(nil, port); port < minPort || !bytes.HasPrefix(in, out) {
+		if out := appendDialBack(nil, port); port < netmon.MinPort || !bytes.HasPrefix(in, out) {
 			t.Errorf("readDialBack(%x) = %d, which is written as %x", in, port, out)
 		}
 	})

@@ -10,7 +10,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 
 	"narbor/p2p/netmon"
 )
@@ -114,26 +113,9 @@ func (g *gater) mayAccept(a netip.Addr) bool {
 	return a.IsLoopback() || g.isVsock(a) || g.isNamed(a) || g.onLink(a)
 }
 
-// onLink reports whether a is in the network of one of the links. A stand-in for a vsock address is on none, whatever
+// OnLink reports whether a is in the network of one of the links. A stand-in for a vsock address is on none, whatever
 // networks are announced.
-func (g *gater) onLink(a netip.Addr) bool { return !g.isVsock(a) && onLink(g.links, a) }
-
-func onLink(links []netmon.Link, a netip.Addr) bool {
-	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || isLinkLocal(a) && a.Zone() == "" {
-		return false
-	}
-	for _, l := range links {
-		if a.Zone() != "" && a.Zone() != l.Name {
-			continue
-		}
-		for _, p := range l.Addrs {
-			if p.Contains(a.WithZone("")) {
-				return true
-			}
-		}
-	}
-	return false
-}
+func (g *gater) onLink(a netip.Addr) bool { return !g.isVsock(a) && netmon.OnLink(g.links, a) }
 
 // moved reports whether a machine that was at one address and is at another has changed it, rather than having both:
 // they differ, and are in one network of ours.
@@ -177,32 +159,16 @@ func isMetadata(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{169, 254, 169, 254}) || a == netip.MustParseAddr("fd00:ec2::254")
 }
 
-// ipOf returns the IP address that a multiaddr begins with.
-func ipOf(m ma.Multiaddr) (netip.Addr, bool) {
-	ip, err := manet.ToIP(m)
-	if err != nil {
-		return netip.Addr{}, false
-	}
-	a, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return netip.Addr{}, false
-	}
-	if zone, err := m.ValueForProtocol(ma.P_IP6ZONE); err == nil {
-		a = a.WithZone(zone)
-	}
-	return a.Unmap(), true
-}
-
 // announceable returns what a peer is told of where a neighbour can reach us, if we listen at that port.
 func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
 		for _, p := range l.Addrs {
-			if isLinkLocal(p.Addr()) {
+			if netmon.IsLinkLocal(p.Addr()) {
 				continue
 			}
-			if m, err := tcpAddr(p.Addr(), port); err == nil {
+			if m, err := netmon.TCPAddr(p.Addr(), port); err == nil {
 				out = append(out, m)
 			}
 		}
@@ -213,7 +179,7 @@ func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.isBlocked(p) }
 
 func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
-	a, ok := ipOf(m)
+	a, ok := netmon.IPOf(m)
 	if !ok {
 		return false
 	}
@@ -222,11 +188,11 @@ func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 }
 
 func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
-	a, ok := ipOf(c.RemoteMultiaddr())
+	a, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok || !g.mayAccept(a) {
 		return false
 	}
-	if here, _ := ipOf(c.LocalMultiaddr()); g.isVsock(a) != g.isVsock(here) {
+	if here, _ := netmon.IPOf(c.LocalMultiaddr()); g.isVsock(a) != g.isVsock(here) {
 		return false // a guest's stand-in, forged: this came by TCP
 	}
 	g.paces.add(c)

@@ -53,7 +53,7 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 			a.setLinks([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
 			var told []string
 			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {
-				if ip, ok := ipOf(m); ok && !ip.IsLoopback() {
+				if ip, ok := netmon.IPOf(m); ok && !ip.IsLoopback() {
 					told = append(told, ip.String())
 				}
 			}

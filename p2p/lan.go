@@ -228,7 +228,7 @@ func (l *lan) follow(ctx context.Context) error {
 		if l.mdns {
 			d.update(ctx, links)
 		}
-		l.keeper.looked(len(used(links)) > 0, time.Now())
+		l.keeper.looked(len(netmon.Used(links)) > 0, time.Now())
 		netmon.Hint(l.looked)
 		if changed {
 			l.changes.Add(1)
@@ -251,11 +251,11 @@ func (l *lan) follow(ctx context.Context) error {
 // setLinks notes the interfaces and reports whether one that is used has changed, and which are used anew.
 func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) {
 	l.mu.Lock()
-	before := used(l.links)
+	before := netmon.Used(l.links)
 	l.links = links
 	l.mu.Unlock()
 	netmon.Hint(l.reconsider) // one may have become metered
-	now := used(links)
+	now := netmon.Used(links)
 	l.gate.setLinks(now)
 	fresh = slices.DeleteFunc(slices.Clone(now), func(k netmon.Link) bool {
 		return slices.ContainsFunc(before, func(o netmon.Link) bool { return k.Name == o.Name && k.Interface.Index == o.Interface.Index })
@@ -264,10 +264,6 @@ func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) 
 		l.addrs.Emit(event.EvtLocalAddressesUpdated{})
 	}
 	return changed, fresh
-}
-
-func used(links []netmon.Link) []netmon.Link {
-	return slices.DeleteFunc(slices.Clone(links), func(k netmon.Link) bool { return !k.Used })
 }
 
 // closeOrphans closes connections from addresses that are no longer this machine's, and those to addresses that are on
@@ -298,14 +294,14 @@ func (l *lan) closeOrphans() {
 
 // isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and links.
 func (l *lan) isOrphan(c network.Conn, own map[netip.Addr]bool, near []netmon.Link) bool {
-	a, ok := ipOf(c.LocalMultiaddr())
+	a, ok := netmon.IPOf(c.LocalMultiaddr())
 	return ok && !own[a.WithZone("")] && !l.gate.isVsock(a) || l.isOffLink(c, near)
 }
 
 // isOffLink reports whether the other end of a connection is on none of these links, and of no peer that was named.
 func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
-	a, ok := ipOf(c.RemoteMultiaddr())
-	if !ok || l.gate.mayAccept(a) || onLink(links, a) {
+	a, ok := netmon.IPOf(c.RemoteMultiaddr())
+	if !ok || l.gate.mayAccept(a) || netmon.OnLink(links, a) {
 		return false
 	}
 	l.mu.Lock()
@@ -319,12 +315,12 @@ func (l *lan) gained(c network.Conn) {
 	if err := l.gate.paces.watch(c); err != nil {
 		l.log.Debug("connection not watched by the kernel", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
-	now, ok := ipOf(c.RemoteMultiaddr())
+	now, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok {
 		return
 	}
 	for _, old := range l.host.Network().ConnsToPeer(c.RemotePeer()) {
-		was, ok := ipOf(old.RemoteMultiaddr())
+		was, ok := netmon.IPOf(old.RemoteMultiaddr())
 		if ok && l.gate.moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
 			l.discard(old)
 		}

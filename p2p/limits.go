@@ -1,6 +1,10 @@
 package p2p
 
-import "time"
+import (
+	"time"
+
+	"narbor/p2p/netmon"
+)
 
 // Everything that bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with
 // the argument for the value. The sizes of a NAR, of its blocks and of a claim follow from what an upstream has signed,
@@ -14,8 +18,6 @@ const (
 	// maxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
 	// malicious peer.
 	maxReason = 500
-	// maxAddrText is the longest address in an announcement that is looked at.
-	maxAddrText = 200
 	// maxMemory is what libp2p may hold in buffers for all peers together.
 	maxMemory = 256 << 20
 	// firstWindow is what a stream may send before the receiver answers; lastWindow is what that can grow to, enough
@@ -31,17 +33,13 @@ const (
 
 // Counts: of what one request or announcement may hold.
 const (
-	// maxAddrs bounds the addresses of one machine, ours and others', and maxTexts the strings of an announcement that
-	// are looked at.
-	maxAddrs, maxTexts = 8, 4 * maxAddrs
+	// maxTexts bounds the strings of an announcement that are looked at.
+	maxTexts = 4 * netmon.MaxAddrs
 	// maxToldPeers is the number of peers in an answer about neighbours, each with one address of at most maxPeerAddr
 	// bytes: to find more, the asker asks those peers.
 	maxToldPeers, maxPeerAddr = 16, 128
 	// maxNamedAddrs bounds the addresses that one DNS name may stand for.
 	maxNamedAddrs = 8
-	// minPort is the lowest port that is dialled because of an announcement: narbor cannot have a lower one without
-	// privileges, and it would be what a router or a printer is managed by.
-	minPort = 1024
 )
 
 // Counts: of connections and of concurrent work.

@@ -23,6 +23,7 @@ import (
 	mh "github.com/multiformats/go-multihash"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -64,13 +65,13 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 func TestLongTextOfAnnouncementIsNotKept(t *testing.T) {
 	l, _ := startTestLAN(t, lanConfig{})
 	d := newDiscovery(l)
-	hash, err := mh.Sum(make([]byte, maxAddrText), mh.IDENTITY, -1)
+	hash, err := mh.Sum(make([]byte, netmon.MaxAddrText), mh.IDENTITY, -1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := mdnsText + "/ip4/10.1.0.6/tcp/6273/p2p/" + peer.ID(hash).String()
 	if _, _, ok := parseText(text); ok {
-		t.Errorf("an address of %d bytes is used, want at most %d", len(text)-len(mdnsText), maxAddrText)
+		t.Errorf("an address of %d bytes is used, want at most %d", len(text)-len(mdnsText), netmon.MaxAddrText)
 	}
 	if d.parseText(text); d.heard.Len() != 0 {
 		t.Errorf("a text of %d bytes is remembered", len(text))

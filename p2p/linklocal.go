@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 // An IPv6 link-local address is valid on one link only, which is its zone: the name of an interface of this machine.
@@ -19,30 +21,15 @@ import (
 // address: a reflector between two networks, or a machine that answers a question on one link with its address on
 // another, would have us look for it where it is not.
 
-// isLinkLocal reports the addresses that need a zone.
-func isLinkLocal(a netip.Addr) bool { return a.Is6() && !a.Is4In6() && a.IsLinkLocalUnicast() }
-
-// byReach separates the addresses of a machine: link-local ones are for when the others fail.
-func byReach(addrs []ma.Multiaddr) (first, last []ma.Multiaddr) {
-	for _, m := range addrs {
-		if a, ok := ipOf(m); ok && isLinkLocal(a) {
-			last = append(last, m)
-		} else {
-			first = append(first, m)
-		}
-	}
-	return first, last
-}
-
 // libp2p refuses to dial link-local addresses, so it is given stand-ins: addresses of a range in which there are no
 // machines, with the number of the interface and a secret tag in them. These exist between a call to dial and the
 // socket, where [gater.DialContext] puts the real ones in their place.
 
 // standIn returns what stands for a link-local address with a zone.
 func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
-	a, ok := ipOf(m)
+	a, ok := netmon.IPOf(m)
 	b := a.As16()
-	if !ok || !isLinkLocal(a) || !bytes.Equal(b[2:8], make([]byte, 6)) {
+	if !ok || !netmon.IsLinkLocal(a) || !bytes.Equal(b[2:8], make([]byte, 6)) {
 		return nil, fmt.Errorf("%s is not a link-local address", m)
 	}
 	ifi, err := net.InterfaceByName(a.Zone())

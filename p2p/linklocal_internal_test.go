@@ -26,7 +26,7 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, _ := ipOf(s)
+	a, _ := netmon.IPOf(s)
 	if back, err := g.real(a); err != nil || back.String() != "fe80::1:2:3:4%"+lo.Name {
 		t.Errorf("real(%s) = %s, %v", a, back, err)
 	}
@@ -170,12 +170,12 @@ func TestNamedLinkLocalPeerIsReached(t *testing.T) {
 
 func TestLinkLocalAddressesComeLast(t *testing.T) {
 	a := netip.MustParseAddr("fe80::1%eth0")
-	m, err := tcpAddr(a, 6273)
+	m, err := netmon.TCPAddr(a, 6273)
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := ma.StringCast("/ip6/fd00::1/tcp/6273")
-	first, last := byReach([]ma.Multiaddr{m, other})
+	first, last := netmon.ByReach([]ma.Multiaddr{m, other})
 	if len(first) != 1 || !first[0].Equal(other) || len(last) != 1 || !last[0].Equal(m) {
 		t.Errorf("byReach = %v, %v", first, last)
 	}

@@ -65,7 +65,7 @@ func newDiscovery(l *lan) *discovery {
 // update starts and ends sessions so that there is one for each link that is used.
 func (d *discovery) update(ctx context.Context, links []netmon.Link) {
 	now := make(map[string]netmon.Link)
-	for _, k := range used(links) {
+	for _, k := range netmon.Used(links) {
 		now[k.Name] = k
 	}
 	for name, s := range d.sessions {
@@ -142,10 +142,10 @@ func (d *discovery) texts(k netmon.Link) (ips, texts []string) {
 	})
 	for _, p := range addrs {
 		a := p.Addr()
-		if len(ips) == maxAddrs {
+		if len(ips) == netmon.MaxAddrs {
 			break
 		}
-		m, err := tcpAddr(a, d.port)
+		m, err := netmon.TCPAddr(a, d.port)
 		if err != nil {
 			continue
 		}
@@ -157,7 +157,7 @@ func (d *discovery) texts(k netmon.Link) (ips, texts []string) {
 
 // last is 1 for addresses that are the last resort.
 func last(a netip.Addr) int {
-	if isLinkLocal(a) {
+	if netmon.IsLinkLocal(a) {
 		return 1
 	}
 	return 0
@@ -180,12 +180,12 @@ func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announceme
 	a := announcement{via: viaMDNS, expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
 		id, m, ok := d.parseText(text)
-		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == maxAddrs {
+		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == netmon.MaxAddrs {
 			continue
 		}
-		ip, ok := ipOf(m)
-		if isLinkLocal(ip) && ip == from.WithZone("") {
-			ip, m = from, zoned(m, from.Zone())
+		ip, ok := netmon.IPOf(m)
+		if netmon.IsLinkLocal(ip) && ip == from.WithZone("") {
+			ip, m = from, netmon.Zoned(m, from.Zone())
 		}
 		if !ok || !d.lan.gate.isNeighbour(ip) || ma.Contains(a.addrs, m) {
 			continue
@@ -194,15 +194,6 @@ func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announceme
 		a.addrs = append(a.addrs, m)
 	}
 	return a, len(a.addrs) > 0
-}
-
-// zoned puts a zone before an address.
-func zoned(m ma.Multiaddr, zone string) ma.Multiaddr {
-	z, err := ma.NewComponent("ip6zone", zone)
-	if err != nil {
-		return m // without a zone it is not used
-	}
-	return append(ma.Multiaddr{*z}, m...)
 }
 
 // A spoken is what a text says; no ID if it says nothing.
@@ -215,7 +206,7 @@ type spoken struct {
 // would be half of the work.
 func (d *discovery) parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 	s, ok := d.heard.Get(text)
-	if !ok && len(text) <= maxAddrText {
+	if !ok && len(text) <= netmon.MaxAddrText {
 		s.id, s.addr, _ = parseText(text)
 		d.heard.Add(text, s)
 	}
@@ -225,14 +216,14 @@ func (d *discovery) parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 // parseText accepts "dnsaddr=/(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID" and nothing else.
 func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 	text, ok := strings.CutPrefix(text, mdnsText)
-	if !ok || len(text) > maxAddrText {
+	if !ok || len(text) > netmon.MaxAddrText {
 		return "", nil, false
 	}
 	m, err := ma.NewMultiaddr(text)
 	if err != nil {
 		return "", nil, false
 	}
-	return splitPeerAddr(m)
+	return netmon.SplitPeerAddr(m)
 }
 
 // sleep waits, give or take a quarter, or until ctx ends.

@@ -172,7 +172,7 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 	d := newDiscovery(l)
 	a, b, self := newTestPeer(t), newTestPeer(t), l.host.ID()
 	var many []string
-	for i := range 3 * maxAddrs {
+	for i := range 3 * netmon.MaxAddrs {
 		many = append(many, fmt.Sprintf("/ip4/10.1.0.%d/tcp/6273/p2p/%s", i+10, a))
 	}
 	for _, c := range []struct {
@@ -188,7 +188,7 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 		{"another network", []string{"/ip4/10.2.0.6/tcp/6273/p2p/" + a.String()}, 0},
 		{"loopback", []string{"/ip4/127.0.0.1/tcp/6273/p2p/" + a.String()}, 0},
 		{"very long", []string{"/ip4/10.1.0.6/tcp/6273/p2p/" + strings.Repeat("1", 1000)}, 0},
-		{"too many", many, maxAddrs},
+		{"too many", many, netmon.MaxAddrs},
 		{"far behind nonsense", append(make([]string, maxTexts), "/ip4/10.1.0.6/tcp/6273/p2p/"+a.String()), 0},
 		{"a router's pages", []string{"/ip4/10.1.0.1/tcp/80/p2p/" + a.String(), "/ip4/10.1.0.1/tcp/443/p2p/" + a.String()}, 0},
 		{"none", nil, 0},

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 // maxMemoryFile bounds the file of remembered peers, in bytes.
-const maxMemoryFile = maxNetworks * maxRemembered * (2*maxAddrText + maxNetworkKey + 100)
+const maxMemoryFile = maxNetworks * maxRemembered * (2*netmon.MaxAddrText + maxNetworkKey + 100)
 
 // A memo says that a peer was in a network.
 type memo struct {
@@ -57,14 +59,14 @@ func loadMemory(file string, now time.Time) (*memory, error) {
 }
 
 func (x memo) addr() (m ma.Multiaddr, ok bool) {
-	if len(x.Peer) > maxAddrText {
+	if len(x.Peer) > netmon.MaxAddrText {
 		return nil, false
 	}
 	m, err := ma.NewMultiaddr(x.Peer)
 	if err != nil {
 		return nil, false
 	}
-	_, _, ok = splitPeerAddr(m)
+	_, _, ok = netmon.SplitPeerAddr(m)
 	return m, ok
 }
 

@@ -19,8 +19,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
 	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 const (
@@ -116,7 +117,7 @@ func (n *namedPeer) parseMultiaddr(text string) error {
 	for i, c := range m {
 		switch code := c.Protocol().Code; {
 		case i == 0 && (code == ma.P_IP4 || code == ma.P_IP6):
-			a, _ := ipOf(whole)
+			a, _ := netmon.IPOf(whole)
 			err = n.setAddr(a)
 		case i == 0 && code == ma.P_DNS:
 			err = n.setName(c.Value())
@@ -144,9 +145,9 @@ func (n *namedPeer) setAddr(a netip.Addr) error {
 	switch {
 	case a.IsUnspecified() || a.IsMulticast():
 		return errors.New("not the address of a machine")
-	case isLinkLocal(a) && a.Zone() == "":
+	case netmon.IsLinkLocal(a) && a.Zone() == "":
 		return fmt.Errorf("a link-local address needs the name of an interface, as in %s%%eth0", a)
-	case !isLinkLocal(a) && a.Zone() != "":
+	case !netmon.IsLinkLocal(a) && a.Zone() != "":
 		return fmt.Errorf("%%%s belongs to link-local addresses alone", a.Zone())
 	}
 	n.addr = a
@@ -338,13 +339,9 @@ func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) 
 func (n *namedPeer) multiaddrs(addrs []netip.Addr) []ma.Multiaddr {
 	out := make([]ma.Multiaddr, 0, len(addrs))
 	for _, a := range addrs {
-		if m, err := tcpAddr(a, n.port); err == nil {
+		if m, err := netmon.TCPAddr(a, n.port); err == nil {
 			out = append(out, m)
 		}
 	}
 	return out
-}
-
-func tcpAddr(a netip.Addr, port uint16) (ma.Multiaddr, error) {
-	return manet.FromNetAddr(net.TCPAddrFromAddrPort(netip.AddrPortFrom(a, port)))
 }

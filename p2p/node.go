@@ -454,14 +454,14 @@ func (l *lan) addrOf(id peer.ID) string {
 // one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
 func (l *lan) listensAt(c network.Conn) ma.Multiaddr {
 	from := c.RemoteMultiaddr()
-	remote, ok := ipOf(from)
+	remote, ok := netmon.IPOf(from)
 	if c.Stat().Direction != network.DirInbound || !ok || l.gate.isVsock(remote) {
 		return from
 	}
 	bare := from[:max(0, slices.IndexFunc(from, func(part ma.Component) bool { return part.Code() == ma.P_TCP }))]
 	for _, m := range l.host.Peerstore().Addrs(c.RemotePeer()) {
-		a, aok := ipOf(m)
-		if port, pok := tcpPort(m); len(m) == 2 && aok && pok && a == remote && port >= minPort {
+		a, aok := netmon.IPOf(m)
+		if port, pok := netmon.TCPPort(m); len(m) == 2 && aok && pok && a == remote && port >= netmon.MinPort {
 			return bare.Encapsulate(m[1:])
 		}
 	}

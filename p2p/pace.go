@@ -11,6 +11,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"narbor/p2p/netmon"
 )
 
 // paceFresh is how long a measured pace is used before the kernel is asked again: many blocks, and a fraction of
@@ -75,7 +77,7 @@ func (p *paces) add(c network.ConnMultiaddrs) {
 			delete(p.conns, key)
 		}
 	}
-	addr, _ := ipOf(c.RemoteMultiaddr())
+	addr, _ := netmon.IPOf(c.RemoteMultiaddr())
 	p.conns[paceKey(c)] = &pace{raw: raw, addr: addr}
 }
 

@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -153,7 +152,7 @@ func (n *Node) servePeers(ctx context.Context, s network.Stream) {
 // peersFor chooses what the peer on a connection is told: neighbours on the link that it is on, each with an address
 // that we know ourselves. What others told us of is not passed on until we are connected to it.
 func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
-	asker, ok := ipOf(c.RemoteMultiaddr())
+	asker, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok {
 		return nil
 	}
@@ -169,7 +168,7 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 		}
 		for _, a := range n.lan.seenAt(nb.id) {
 			if n.lan.gate.shareLink(asker, a.Addr()) {
-				if m, err := peerAddr(a, nb.id); err == nil {
+				if m, err := netmon.PeerAddr(a, nb.id); err == nil {
 					out = append(out, m)
 					break
 				}
@@ -185,7 +184,7 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, c := range l.host.Network().ConnsToPeer(id) {
-		remote, ok := ipOf(c.RemoteMultiaddr())
+		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 		if !ok || !l.gate.isNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
 			continue
 		}
@@ -194,9 +193,9 @@ func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
 			candidates = l.host.Peerstore().Addrs(id)
 		}
 		for _, m := range candidates {
-			a, aok := ipOf(m)
-			port, pok := tcpPort(m)
-			if aok && pok && a == remote && port >= minPort {
+			a, aok := netmon.IPOf(m)
+			port, pok := netmon.TCPPort(m)
+			if aok && pok && a == remote && port >= netmon.MinPort {
 				out = append(out, netip.AddrPortFrom(a, port))
 				break
 			}
@@ -228,50 +227,13 @@ func (g *gater) shareLink(a, b netip.Addr) bool {
 // hearsay takes an address of a peer that another peer has sent: one on our links, and a port that is not a router's or
 // a printer's own.
 func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
-	id, addr, ok := splitPeerAddr(m)
+	id, addr, ok := netmon.SplitPeerAddr(m)
 	if !ok || id == l.host.ID() {
 		return announcement{}, false
 	}
-	ip, ok := ipOf(addr)
+	ip, ok := netmon.IPOf(addr)
 	if !ok || !l.gate.isNeighbour(ip) {
 		return announcement{}, false
 	}
 	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true
-}
-
-// splitPeerAddr accepts /(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID and nothing else.
-func splitPeerAddr(m ma.Multiaddr) (peer.ID, ma.Multiaddr, bool) {
-	if len(m) != 3 || m[0].Code() != ma.P_IP4 && m[0].Code() != ma.P_IP6 || m[1].Code() != ma.P_TCP || m[2].Code() != ma.P_P2P {
-		return "", nil, false
-	}
-	if port, ok := tcpPort(m); !ok || port < minPort {
-		return "", nil, false
-	}
-	info, err := peer.AddrInfoFromP2pAddr(m)
-	if err != nil || len(info.Addrs) != 1 {
-		return "", nil, false
-	}
-	return info.ID, info.Addrs[0], true
-}
-
-func tcpPort(m ma.Multiaddr) (uint16, bool) {
-	text, err := m.ValueForProtocol(ma.P_TCP)
-	if err != nil {
-		return 0, false
-	}
-	port, err := strconv.ParseUint(text, 10, 16)
-	return uint16(port), err == nil
-}
-
-// peerAddr is splitPeerAddr's inverse.
-func peerAddr(a netip.AddrPort, id peer.ID) (ma.Multiaddr, error) {
-	m, err := tcpAddr(a.Addr(), a.Port())
-	if err != nil {
-		return nil, err
-	}
-	p, err := ma.NewComponent("p2p", id.String())
-	if err != nil {
-		return nil, err
-	}
-	return m.AppendComponent(p), nil
 }

@@ -84,12 +84,12 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 	k.finished(a.id, errors.New("nobody there"), now) // it was never begun
 	k.dialing = 0
 	due := k.peers[a.id].due
-	for i := range 2 * maxAddrs {
+	for i := range 2 * netmon.MaxAddrs {
 		m := ma.StringCast(fmt.Sprintf("/ip4/10.0.1.%d/tcp/6273", i))
 		k.announce(announcement{id: a.id, addrs: []ma.Multiaddr{m}, expiry: now, via: viaExchange}, now)
 	}
 	c := k.peers[a.id]
-	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != maxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) ||
+	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != netmon.MaxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) ||
 		c.via != viaMDNS {
 		t.Errorf("after hearsay: %+v", c)
 	}

@@ -114,7 +114,7 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	for _, k := range p.lan.usedLinks() {
 		of := slices.DeleteFunc(slices.Clone(gateways), func(g netmon.Gateway) bool { return g.Index != k.Interface.Index })
 		for _, g := range of {
-			if isLinkLocal(g.Addr) { // as IPv6 routers announce themselves
+			if netmon.IsLinkLocal(g.Addr) { // as IPv6 routers announce themselves
 				g.Addr = g.Addr.WithZone(k.Name)
 			}
 			p.probe(ctx, g)
@@ -181,7 +181,7 @@ func (p *places) probe(ctx context.Context, g netmon.Gateway) {
 		return
 	}
 	l := p.lan
-	m, err := tcpAddr(g.Addr, defaultPort)
+	m, err := netmon.TCPAddr(g.Addr, defaultPort)
 	if err != nil {
 		return
 	}
@@ -220,7 +220,7 @@ func (p *places) meet(now time.Time) {
 	}
 	for _, id := range p.lan.friendsNow(all) {
 		for _, a := range p.lan.seenAt(id) {
-			m, err := peerAddr(a, id)
+			m, err := netmon.PeerAddr(a, id)
 			if err != nil {
 				continue
 			}
@@ -245,7 +245,7 @@ func (p *places) save() {
 func (l *lan) usedLinks() []netmon.Link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return used(l.links)
+	return netmon.Used(l.links)
 }
 
 // befriend notes that a peer is a neighbour, or is one no longer: neighbours are remembered.
@@ -277,7 +277,7 @@ func (l *lan) friendsNow(all bool) []peer.ID {
 // isConnectedTo reports whether there is a connection with an address.
 func (l *lan) isConnectedTo(a netip.Addr) bool {
 	for _, c := range l.host.Network().Conns() {
-		if remote, ok := ipOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
+		if remote, ok := netmon.IPOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
 			return true
 		}
 	}

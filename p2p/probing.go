@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -150,7 +151,7 @@ func newProbing() *probing {
 
 // asks records from which machine a peer asks.
 func (n *Node) asks(t *tally, conn network.Conn) {
-	a, _ := ipOf(conn.RemoteMultiaddr())
+	a, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	t.probing.machine.Store(n.rations.of(a))
 }
 

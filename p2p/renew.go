@@ -66,7 +66,7 @@ func (l *lan) connsAt(links []netmon.Link) (conns []network.Conn) {
 		}
 	}
 	for _, c := range l.host.Network().Conns() {
-		if a, ok := ipOf(c.LocalMultiaddr()); ok && here[a.WithZone("")] {
+		if a, ok := netmon.IPOf(c.LocalMultiaddr()); ok && here[a.WithZone("")] {
 			conns = append(conns, c)
 		}
 	}

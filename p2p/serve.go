@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -114,7 +115,7 @@ func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w an
 }
 
 func askerOn(conn network.Conn) asker {
-	addr, _ := ipOf(conn.RemoteMultiaddr())
+	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	return asker{addr, conn.RemotePeer()}
 }
 

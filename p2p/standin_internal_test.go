@@ -12,6 +12,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/p2p/netmon"
 )
 
 // shownStandIns returns the stand-ins for a link-local address on the loopback interface and for the host by vsock, and what
@@ -23,7 +25,7 @@ func shownStandIns(t *testing.T, g *gater) (linkLocal, vsock ma.Multiaddr, shown
 		t.Fatal(err)
 	}
 	real := "/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273"
-	return must(g.standIn(ma.StringCast(real))), must(tcpAddr(g.vsockAddr(2), 6273)), [2]string{real, "vsock:2:6273"}
+	return must(g.standIn(ma.StringCast(real))), must(netmon.TCPAddr(g.vsockAddr(2), 6273)), [2]string{real, "vsock:2:6273"}
 }
 
 func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
@@ -39,7 +41,7 @@ func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
 			t.Errorf("plain(%q) = %q, want %q", text, got, want)
 		}
 	}
-	a, _ := ipOf(linkLocal)
+	a, _ := netmon.IPOf(linkLocal)
 	zone := strings.Split(shown[0], "/")[2]
 	for text, want := range map[string]string{
 		"dial tcp [" + a.String() + "]:6273: refused":  "dial tcp [fe80::1:2:3:4%" + zone + "]:6273: refused",
@@ -58,7 +60,7 @@ func TestErrorsOfDialsHaveNoStandIns(t *testing.T) {
 	l := newPeersNode(t, Config{}).lan
 	linkLocal, vsock, _ := shownStandIns(t, l.gate)
 	for _, m := range []ma.Multiaddr{linkLocal, vsock} {
-		ip, _ := ipOf(m)
+		ip, _ := netmon.IPOf(m)
 		err := l.connectAt(context.Background(), peer.AddrInfo{ID: newTestPeer(t), Addrs: []ma.Multiaddr{m}})
 		if err == nil {
 			t.Fatalf("%s was reached", m)

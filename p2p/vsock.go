@@ -19,6 +19,8 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 // A virtual machine and its host reach each other by vsock(7), without any network. Every machine there has a number,
@@ -70,7 +72,7 @@ func (a *added) keepHost(l *lan) {
 }
 
 func (l *lan) listenVsock() error {
-	addr, err := tcpAddr(l.gate.vsockAddr(vsockAny), listenPort(l.host))
+	addr, err := netmon.TCPAddr(l.gate.vsockAddr(vsockAny), listenPort(l.host))
 	if err != nil {
 		return err
 	}
@@ -132,9 +134,9 @@ type carrier struct {
 
 // Listen implements [transport.Transport].
 func (c carrier) Listen(m ma.Multiaddr) (transport.Listener, error) {
-	a, _ := ipOf(m)
+	a, _ := netmon.IPOf(m)
 	cid, ok := c.gate.cidOf(a)
-	port, pok := tcpPort(m)
+	port, pok := netmon.TCPPort(m)
 	if !ok || !pok {
 		return c.TcpTransport.Listen(m)
 	}

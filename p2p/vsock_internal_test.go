@@ -58,7 +58,7 @@ func TestVsockStandIns(t *testing.T) {
 		if other.isVsock(a) || other.mayAccept(a) || other.mayDial(a) {
 			t.Errorf("%s counts as vsock elsewhere", a)
 		}
-		m, err := tcpAddr(a, 6273)
+		m, err := netmon.TCPAddr(a, 6273)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestVsockAddressesAreShownAsSuch(t *testing.T) {
 		{g.vsockAddr(2), "vsock:2:6273"}, {g.vsockAddr(vsockAny), "vsock:*:6273"},
 		{netip.MustParseAddr("fd00::1"), "/ip6/fd00::1/tcp/6273"}, {netip.MustParseAddr("10.0.0.1"), "/ip4/10.0.0.1/tcp/6273"},
 	} {
-		m, err := tcpAddr(c.addr, 6273)
+		m, err := netmon.TCPAddr(c.addr, 6273)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -106,8 +106,8 @@ type ends struct {
 	local, remote netip.Addr
 }
 
-func (e ends) LocalMultiaddr() ma.Multiaddr  { return must(tcpAddr(e.local, 6273)) }
-func (e ends) RemoteMultiaddr() ma.Multiaddr { return must(tcpAddr(e.remote, 6273)) }
+func (e ends) LocalMultiaddr() ma.Multiaddr  { return must(netmon.TCPAddr(e.local, 6273)) }
+func (e ends) RemoteMultiaddr() ma.Multiaddr { return must(netmon.TCPAddr(e.remote, 6273)) }
 func (e ends) RemotePeer() peer.ID           { return "somebody" }
 
 func must[T any](v T, err error) T {

@@ -177,3 +177,26 @@ func Hint(c chan<- struct{}) {
 	default:
 	}
 }
+
+// Used returns those of the links that are used.
+func Used(links []Link) []Link {
+	return slices.DeleteFunc(slices.Clone(links), func(k Link) bool { return !k.Used })
+}
+
+// OnLink reports whether an address is in the network of one of the links.
+func OnLink(links []Link, a netip.Addr) bool {
+	if a.IsLoopback() || a.IsMulticast() || a.IsUnspecified() || IsLinkLocal(a) && a.Zone() == "" {
+		return false
+	}
+	for _, l := range links {
+		if a.Zone() != "" && a.Zone() != l.Name {
+			continue
+		}
+		for _, p := range l.Addrs {
+			if p.Contains(a.WithZone("")) {
+				return true
+			}
+		}
+	}
+	return false
+}
