@@ -166,9 +166,11 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 		return bw.WriteByte(byte(wire.VerdictHere))
 	}
 	j := n.behalf.touch(r.NAR)
-	f := n.sharer.flight(r)
-	if f == nil && (j != nil || n.fetched.flight(hp) == nil) {
+	may, f := n.sharer.partial(r) != nil, n.fetched.flight(hp)
+	if !may && (j != nil || f == nil) {
 		f = n.fetchFor(ctx, askerOn(conn), hp, r.NAR)
+	} else if !may {
+		f = nil
 	}
 	switch {
 	case f != nil:

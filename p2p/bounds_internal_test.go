@@ -116,7 +116,7 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 	if n, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("readBlock = %d, %v, want ErrNotFound", n, err)
 	}
-	sh.passed = new(fetched)
+	sh.arriving = new(fetched)
 	if _, ok := sh.may(m); ok {
 		t.Errorf("may(%s) = true while it is received", info.CA)
 	}

@@ -56,12 +56,23 @@ func (f *fetched) flight(hp store.HashPart) *fetch {
 	return f.flights[hp]
 }
 
+// Partial implements [arrivingSource].
+func (f *fetched) Partial(hp store.HashPart) partial {
+	if fl := f.flight(hp); fl != nil {
+		return fl
+	}
+	return nil
+}
+
+// Has implements [arrivingSource].
+func (f *fetched) Has(nar store.Hash) bool { return f.spool.Has(nar) }
+
 // Info implements [store.Source].
 func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error) {
 	if info, ok := f.spooled(hp); ok {
 		return info, nil
 	}
-	if fl := f.flight(hp); fl != nil && fl.relays() {
+	if fl := f.flight(hp); fl != nil && fl.passesOn() {
 		return fl.m.Info(), nil
 	}
 	if info, ok := f.spooled(hp); ok { // a flight ends once its NAR is in the spool

@@ -70,7 +70,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sh.passed = new(fetched)
+		sh.arriving = new(fetched)
 		if _, ok := sh.may(m); ok != (c.name != "a derivation") {
 			t.Errorf("%s: may = %t while it is received", c.name, ok)
 		}
@@ -134,13 +134,13 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	}
 	defer f.draft.Discard()
 	defer f.landed()
-	if n.sharer.flight(blockRequest(other, 0)) == nil {
+	if n.sharer.partial(blockRequest(other, 0)) == nil {
 		t.Error("a NAR that is being received is not passed on")
 	}
 	if err := s.keys.Replace(nil); err != nil {
 		t.Fatal(err)
 	}
-	if n.sharer.flight(blockRequest(other, 0)) != nil {
+	if n.sharer.partial(blockRequest(other, 0)) != nil {
 		t.Error("a NAR that is being received is passed on once the key is removed")
 	}
 }

@@ -195,3 +195,29 @@ func (n *neighbour) measured(d time.Duration, size int) {
 		n.shown.Store(pace)
 	}
 }
+
+// gone says whether the neighbour has ended.
+func (n *neighbour) gone() bool {
+	select {
+	case <-n.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
+// busy over a round trip and a slow one is not owed much.
+func (n *neighbour) window() int {
+	const ahead = 40 * time.Millisecond
+	d, ok := n.expect()
+	if !ok {
+		return 2
+	}
+	return min(max(int(ahead/d)+1, 2), 16)
+}
+
+// leastPace is the bytes a second below which a neighbour is too slow: a part of the most that it has shown.
+func (n *neighbour) leastPace() int64 {
+	return min(max(n.shown.Load()/shownPart, leastPace), mostLeastPace)
+}

@@ -151,7 +151,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	sharing := newSharer(cfg.Share, cfg.ShareKeys)
 	if len(cfg.Share) > 0 {
-		sharing.sources, sharing.passed = append(slices.Clone(cfg.Share), passed), passed
+		sharing.sources, sharing.arriving = append(slices.Clone(cfg.Share), passed), passed
 	}
 	banned, blocked := unwanted(cfg, l)
 	n := &Node{

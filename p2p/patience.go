@@ -69,11 +69,6 @@ func (p *pacer) pace() (pace, least int64) {
 	return int64(float64(came) / last.at.Sub(first.at).Seconds()), max(least, leastPace)
 }
 
-// leastPace is the bytes a second below which a neighbour is too slow: a part of the most that it has shown.
-func (n *neighbour) leastPace() int64 {
-	return min(max(n.shown.Load()/shownPart, leastPace), mostLeastPace)
-}
-
 // impatient fails if the NAR comes so slowly that it is not worth waiting for.
 func (s *shift) impatient(ctx context.Context) error {
 	now := time.Now()
@@ -168,22 +163,4 @@ func (s since) pace(nb *neighbour, now time.Time) float64 {
 
 func (f *fetch) pairOf(nb *neighbour) pair {
 	return pair{nb.id, f.m.Path().HashPart(), f.m.NarHash()}
-}
-
-// wasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
-// begun after the first had come, to set the peer aside. It returns until when, or zero.
-func (t *tally) wasTardy(began, now time.Time) time.Time {
-	t.mu.Lock()
-	first := t.tardy
-	again := !first.IsZero() && began.After(first) && now.Sub(first) < slowFor
-	if again {
-		t.tardy = time.Time{}
-	} else if first.IsZero() || now.Sub(first) >= slowFor {
-		t.tardy = now
-	}
-	t.mu.Unlock()
-	if !again {
-		return time.Time{}
-	}
-	return t.wasSlow(now)
 }

@@ -101,16 +101,6 @@ func (f *fetch) lastFrom(nb *neighbour) time.Time {
 	return last
 }
 
-// gone says whether the neighbour has ended.
-func (n *neighbour) gone() bool {
-	select {
-	case <-n.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // setRoot makes a neighbour one that can deliver all blocks, or ends that. It returns false if the neighbour can
 // deliver none.
 func (f *fetch) setRoot(nb *neighbour, root bool) bool {

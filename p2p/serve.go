@@ -67,11 +67,11 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r wire.Request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
 	may := !n.sharer.off.Load() && (r.Kind == wire.AskClaims || n.mayLook(t, r.HashParts[0], 0))
-	if f := n.sharer.flight(r); may && f != nil && r.Kind == wire.AskBlock {
+	if p := n.sharer.partial(r); may && p != nil && r.Kind == wire.AskBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
 		}
-		f.await(ctx, r.Block)
+		p.Await(ctx, r.Block)
 	}
 	turns := n.sending
 	switch r.Kind {

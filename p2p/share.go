@@ -21,10 +21,10 @@ import (
 // A sharer is what this machine gives to neighbours: paths of its sources that one of its keys has signed, and that
 // were not built here.
 type sharer struct {
-	sources []store.Source
-	keys    *trust.Keys // of the sharing policy; a path that none of them signed is not here
-	passed  *fetched    // of sources; nil if nothing is shared
-	kept    *manifests  // computed before; nil if there is no file for them
+	sources  []store.Source
+	keys     *trust.Keys    // of the sharing policy; a path that none of them signed is not here
+	arriving arrivingSource // of sources; nil if nothing is shared
+	kept     *manifests     // computed before; nil if there is no file for them
 
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
@@ -59,7 +59,7 @@ type openNAR struct {
 // sharing policy have checked it.
 func (s *sharer) may(m trust.Mapping) (trust.Mapping, bool) {
 	checked, err := s.keys.CheckShared(m.Info())
-	return checked, s.passed != nil && err == nil
+	return checked, s.arriving != nil && err == nil
 }
 
 // ifStill returns nil if the keys that were the reason to open a NAR are still those of the sharing policy.
@@ -78,16 +78,43 @@ func (s *sharer) has(ctx context.Context, hp store.HashPart, nar store.Hash) boo
 	return err == nil && m.NarHash() == nar
 }
 
-// flight returns the fetch of the NAR asked for if it is going on and others may have it, or nil.
-func (s *sharer) flight(r wire.Request) *fetch {
-	if s.passed == nil || s.off.Load() || r.Kind == wire.AskClaims {
+// arrivingSource is the source of the NARs that come from neighbours: those in the spool, and those that are still being received.
+type arrivingSource interface {
+	store.Source
+	// Partial returns the NAR of a hash part that is still being received, or nil.
+	Partial(store.HashPart) partial
+	// Has reports whether a NAR is in the spool.
+	Has(nar store.Hash) bool
+}
+
+// A partial is a NAR that is still being received. Its methods may be called concurrently.
+type partial interface {
+	// Mapping returns the mapping as the keys of the sharing policy have checked it, or false if no other peer may get
+	// the blocks that are here.
+	Mapping() (trust.Mapping, bool)
+	// Have returns which blocks are here.
+	Have() wire.Bitmap
+	// Await waits for a moment for a block to be here.
+	Await(ctx context.Context, block int)
+	// ReadBlock reads a block that is here into buf, and returns its length. The error is [wire.ErrLater] if it is not
+	// here yet, and [os.ErrClosed] if the NAR is no longer being received.
+	ReadBlock(block int, buf []byte) (int, error)
+}
+
+// partial returns the NAR asked for if it is still being received and others may have its blocks, or nil.
+func (s *sharer) partial(r wire.Request) partial {
+	if s.arriving == nil || s.off.Load() || r.Kind == wire.AskClaims {
 		return nil
 	}
-	f := s.passed.flight(r.HashParts[0])
-	if f == nil || f.m.NarHash() != r.NAR || !f.relays() || !s.keys.Trusts(f.shared) {
+	p := s.arriving.Partial(r.HashParts[0])
+	if p == nil {
 		return nil
 	}
-	return f
+	m, ok := p.Mapping()
+	if !ok || m.NarHash() != r.NAR || !s.keys.Trusts(m) {
+		return nil
+	}
+	return p
 }
 
 // acquire opens a NAR, or finds it open. The caller calls release once it has read what it wants.
@@ -161,8 +188,9 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (trust.Mapping, store.
 
 // named returns the path and the NarSize of a requested NAR, as long as it is open; the zero path if it is not.
 func (s *sharer) named(r wire.Request) (store.Path, int64) {
-	if f := s.flight(r); f != nil {
-		return f.m.Path(), f.m.NarSize()
+	if p := s.partial(r); p != nil {
+		m, _ := p.Mapping()
+		return m.Path(), m.NarSize()
 	}
 	s.mu.Lock()
 	o := s.open[narKey{r.HashParts[0], r.NAR}]
@@ -229,8 +257,8 @@ func (s *sharer) share(on bool) {
 
 // have returns which blocks of a NAR are here.
 func (s *sharer) have(ctx context.Context, r wire.Request) (wire.Bitmap, error) {
-	if f := s.flight(r); f != nil {
-		return f.have(), nil
+	if p := s.partial(r); p != nil {
+		return p.Have(), nil
 	}
 	o, err := s.acquire(ctx, narKey{r.HashParts[0], r.NAR})
 	if err != nil {
@@ -247,8 +275,8 @@ func (s *sharer) have(ctx context.Context, r wire.Request) (wire.Bitmap, error) 
 // ReadBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
 // whether the NAR is still being received and so unverified; then the error may be errLater.
 func (s *sharer) readBlock(ctx context.Context, r wire.Request, buf []byte) (n int, unverified bool, err error) {
-	if f := s.flight(r); f != nil {
-		n, err := f.readBlock(r.Block, buf)
+	if p := s.partial(r); p != nil {
+		n, err := p.ReadBlock(r.Block, buf)
 		if !errors.Is(err, os.ErrClosed) { // otherwise it has ended this moment
 			return n, true, err
 		}

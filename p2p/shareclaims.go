@@ -91,7 +91,7 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	if err != nil {
 		return sharedClaim{}, err
 	}
-	receiving := src == s.passed && !s.passed.spool.Has(m.NarHash())
+	receiving := src == s.arriving && !s.arriving.Has(m.NarHash())
 	return sharedClaim{text, info.References, receiving}, nil
 }
 

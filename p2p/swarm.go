@@ -7,6 +7,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 const (
@@ -101,8 +102,11 @@ func (f *fetch) stalled() bool {
 	return time.Since(f.picker.swarm.last) > relayStall
 }
 
-// relays reports whether other peers may get the blocks that are here.
-func (f *fetch) relays() bool {
+// Mapping implements [partial].
+func (f *fetch) Mapping() (trust.Mapping, bool) { return f.shared, f.passesOn() }
+
+// passesOn reports whether other peers may get the blocks that are here.
+func (f *fetch) passesOn() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.swarming.shared && !f.swarming.closed
@@ -115,15 +119,15 @@ func (f *fetch) inDemand() bool {
 	return f.swarming.shared && (len(f.picker.swarm.members) > 0 || f.urged.Load())
 }
 
-// have returns which blocks are here.
-func (f *fetch) have() wire.Bitmap {
+// Have returns which blocks are here.
+func (f *fetch) Have() wire.Bitmap {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.have()
 }
 
-// await waits for a block to be here, for a while.
-func (f *fetch) await(ctx context.Context, i int) {
+// Await waits for a block to be here, for a while.
+func (f *fetch) Await(ctx context.Context, i int) {
 	ctx, cancel := context.WithTimeout(ctx, relayWait)
 	defer cancel()
 	for {
@@ -148,8 +152,8 @@ func (f *fetch) tell() {
 	f.swarming.news = make(chan struct{})
 }
 
-// ReadBlock reads a block that is here. The error is errLater if it is not.
-func (f *fetch) readBlock(i int, buf []byte) (int, error) {
+// ReadBlock reads a block that is here. The error is [wire.ErrLater] if it is not.
+func (f *fetch) ReadBlock(i int, buf []byte) (int, error) {
 	f.mu.Lock()
 	here := f.picker.isHere(i)
 	f.mu.Unlock()

@@ -204,7 +204,7 @@ func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n 
 		}
 	}()
 	for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(time.Millisecond) {
-		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.have().Has(0) {
+		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.Have().Has(0) {
 			break
 		}
 		if time.Now().After(limit) {

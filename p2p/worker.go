@@ -189,17 +189,6 @@ func (w *worker) window() int {
 	return w.nb.window()
 }
 
-// window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
-// busy over a round trip and a slow one is not owed much.
-func (n *neighbour) window() int {
-	const ahead = 40 * time.Millisecond
-	d, ok := n.expect()
-	if !ok {
-		return 2
-	}
-	return min(max(int(ahead/d)+1, 2), 16)
-}
-
 // byPromise sorts holders: those with the least to do first, then the fastest, and at random among equals.
 func byPromise(holders []*neighbour) []*neighbour {
 	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })

@@ -242,3 +242,21 @@ func (n *Node) unreliable(nb *neighbour, hp store.HashPart, nar store.Hash) stri
 	}
 	return ""
 }
+
+// wasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
+// begun after the first had come, to set the peer aside. It returns until when, or zero.
+func (t *tally) wasTardy(began, now time.Time) time.Time {
+	t.mu.Lock()
+	first := t.tardy
+	again := !first.IsZero() && began.After(first) && now.Sub(first) < slowFor
+	if again {
+		t.tardy = time.Time{}
+	} else if first.IsZero() || now.Sub(first) >= slowFor {
+		t.tardy = now
+	}
+	t.mu.Unlock()
+	if !again {
+		return time.Time{}
+	}
+	return t.wasSlow(now)
+}
