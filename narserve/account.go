@@ -2,6 +2,7 @@ package narserve
 
 import (
 	"cmp"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -109,6 +110,9 @@ const (
 // resultTimeout is a miss by timeout, without a negative answer, in metrics.
 const resultTimeout = "timeout"
 
+// errNoAnswer means that the time for an answer was over before a source gave one.
+var errNoAnswer = errors.New("no answer in time")
+
 // Request is one of Nix's, or several alike in a row.
 type Request struct {
 	Time    time.Time    `json:"time"`   // when the last was answered
@@ -159,6 +163,11 @@ func (a Account) Sum(days int) Amounts {
 		}
 	}
 	return sum
+}
+
+// parties has the shares of peers, by ID, and of packages, by name.
+type parties struct {
+	peers, names shares
 }
 
 // shares is what passed by peer or by package name, at most twice as many as are kept.

@@ -9,26 +9,28 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"narbor/store"
 	"narbor/trust"
+
+	"go.uber.org/zap"
 )
 
-// textMapping makes a mapping that proves itself, of a file that says what.
-func textMapping(t *testing.T, name, what string) trust.Mapping {
+// statsMapping makes a mapping that proves itself, of a file that says what.
+func statsMapping(t *testing.T, name, what string) trust.Mapping {
 	t.Helper()
-	m, err := new(trust.Keys).Check(textClaim(t, name, what))
+	m, err := new(trust.Keys).Check(statsClaim(t, name, what))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
-func textClaim(t *testing.T, name, what string) store.Info {
+func statsClaim(t *testing.T, name, what string) store.Info {
 	t.Helper()
 	flat := sha256.Sum256([]byte(what))
 	digest := sha256.Sum256(fmt.Appendf(nil, "text:sha256:%x:%s:%s", flat, store.Dir, name))
@@ -47,7 +49,7 @@ func textClaim(t *testing.T, name, what string) store.Info {
 func TestAccountsSayWhatPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := NewAccounts()
-		m := textMapping(t, "firefox-141.0", strings.Repeat("x", 1000))
+		m := statsMapping(t, "firefox-141.0", strings.Repeat("x", 1000))
 		size := m.NarSize()
 		a.begin()
 		a.Received(store.FromNeighbours, m, "peer-a", int(size)-100)
@@ -95,7 +97,7 @@ func TestAccountsSayWhatPassed(t *testing.T) {
 func TestRequestsAlikeAreOneEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := NewAccounts()
-		m := textMapping(t, "found", "x")
+		m := statsMapping(t, "found", "x")
 		for range 1000 {
 			a.notFound("0jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
 			a.found(m.Path())
@@ -132,24 +134,24 @@ func TestAccountsAreBounded(t *testing.T) {
 		}
 		for day := range maxDays + 50 {
 			for i := range 20 {
-				m := textMapping(t, fmt.Sprintf("%s%c%c", strings.Repeat("n", 190), 'a'+day%26, 'a'+i), "x")
+				m := statsMapping(t, fmt.Sprintf("%s%c%c", strings.Repeat("n", 190), 'a'+day%26, 'a'+i), "x")
 				a.Received(store.FromNeighbours, m, fmt.Sprintf("peer-%d-%d", day, i), day+1)
 				a.fetched(m, store.FromNeighbours, nil)
 				a.served(m, int64(day), time.Second, true)
 				a.Sent(m.Path(), m.NarSize(), fmt.Sprintf("other-%d-%d", day, i), 1)
 			}
 			for i := range 2 * maxPassing {
-				a.Sent(textMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
+				a.Sent(statsMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
 			}
-			if len(a.passing) > maxPassing {
-				t.Fatalf("%d transfers are known to be under way", len(a.passing))
+			if len(a.transfers.passing) > maxPassing {
+				t.Fatalf("%d transfers are known to be under way", len(a.transfers.passing))
 			}
 			time.Sleep(24 * time.Hour)
 		}
 		got := a.Account()
 		if len(got.Days) != maxDays || len(got.Peers) > maxPeers || len(got.Names) > maxNames || len(got.Now) > maxPassing ||
-			len(a.peers) > 2*maxPeers || len(a.names) > 2*maxNames || len(a.quarters) > quarters {
-			t.Errorf("%d days, %d peers, %d names, %d under way", len(got.Days), len(a.peers), len(a.names), len(got.Now))
+			len(a.shares.peers) > 2*maxPeers || len(a.shares.names) > 2*maxNames || len(a.history.quarters) > quarters {
+			t.Errorf("%d days, %d peers, %d names, %d under way", len(got.Days), len(a.shares.peers), len(a.shares.names), len(got.Now))
 		}
 		if got.Peers[0].Received != int64(maxDays+50) {
 			t.Errorf("the peer that gave most is %+v", got.Peers[0])
@@ -169,7 +171,7 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := textMapping(t, "kept-1", "x")
+	m := statsMapping(t, "kept-1", "x")
 	a.Received(store.FromNeighbours, m, "peer-a", 113)
 	a.fetched(m, store.FromNeighbours, nil)
 	a.served(m, 113, time.Second, true)
@@ -221,8 +223,8 @@ func TestMissesOutlastTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if due := b.due(time.Now().Add(missCheckAfter(0))); len(due) != 1 || due[0] != hp || len(b.missing) != 1 {
-		t.Errorf("after a restart %v are looked for, want %s; Run is woken %d times", due, hp, len(b.missing))
+	if due := b.missed.due(time.Now().Add(missCheckAfter(0))); len(due) != 1 || due[0] != hp || len(b.missed.added) != 1 {
+		t.Errorf("after a restart %v are looked for, want %s; Run is woken %d times", due, hp, len(b.missed.added))
 	}
 	b.looked(hp, 1000)
 	if sum := b.Account().Sum(1); sum.ByNix != 1000 {
@@ -235,7 +237,7 @@ func TestMissesOutlastTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if due := c.due(time.Now().Add(time.Hour)); len(due) != 0 {
+	if due := c.missed.due(time.Now().Add(time.Hour)); len(due) != 0 {
 		t.Errorf("%v are looked for again", due)
 	}
 }
@@ -284,50 +286,30 @@ func FuzzParseAccount(f *testing.F) {
 	})
 }
 
-// stubStore is this machine's own store.
-type stubStore struct {
-	store.Source
-	info func(store.HashPart) (store.Info, error)
-}
-
-func (s stubStore) Info(_ context.Context, hp store.HashPart) (store.Info, error) { return s.info(hp) }
-
-// What Nix fetches itself shows in its store, some time after narbor did not have it.
-func TestWhatNixFetchesItselfIsCounted(t *testing.T) {
+func TestWhatNixFetchesItselfIsCountedAsInternet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var mu sync.Mutex // guards later and asked: that time has passed orders nothing
-		later := map[store.HashPart]store.Info{}
-		asked := 0
-		own := stubStore{info: func(hp store.HashPart) (store.Info, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			asked++
-			if info, ok := later[hp]; ok {
-				return info, nil
-			}
-			return store.Info{}, store.ErrNotFound
-		}}
-		s := New(Config{Sources: []Source{local{src: own, keys: new(trust.Keys)}}})
+		const hp = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
+		a := NewAccounts()
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
-		go func() { ended <- s.Run(ctx) }()
-		unsigned := textClaim(t, "built", "x")
-		s.accounts.notFound(unsigned.Path.HashPart(), store.ErrNotFound)
-		mu.Lock()
-		later[unsigned.Path.HashPart()] = unsigned
-		mu.Unlock()
+		var asked atomic.Int64
+		go func() {
+			ended <- a.Run(ctx, func(context.Context, store.HashPart) int64 {
+				asked.Add(1)
+				return 0
+			}, zap.NewNop())
+		}()
+		a.notFound(hp, store.ErrNotFound)
 		time.Sleep(3 * time.Hour)
-		mu.Lock()
-		if sum := s.accounts.Account().Sum(0); sum.ByNix != 0 || asked != missTries {
-			t.Errorf("what was built here counts: %+v; the store was asked %d times", sum, asked)
+		if sum := a.Account().Sum(0); sum.ByNix != 0 || asked.Load() != missTries {
+			t.Errorf("a path that stays absent counts: %+v; it was looked for %d times, want %d", sum, asked.Load(), missTries)
 		}
-		mu.Unlock()
-		s.accounts.notFound(unsigned.Path.HashPart(), store.ErrNotFound)
-		s.accounts.looked(unsigned.Path.HashPart(), 0)
-		s.accounts.looked(unsigned.Path.HashPart(), 500)
-		s.accounts.looked(unsigned.Path.HashPart(), 500)
-		if sum := s.accounts.Account().Sum(0); sum.ByNix != 500 || sum.ByNixPaths != 1 || sum.SavedOf() != 500 {
-			t.Errorf("what Nix fetched = %+v, want 500 bytes", sum)
+		a.notFound(hp, store.ErrNotFound)
+		a.looked(hp, 0)
+		a.looked(hp, 500)
+		a.looked(hp, 500)
+		if sum := a.Account().Sum(0); sum.ByNix != 500 || sum.ByNixPaths != 1 || sum.SavedOf() != 500 {
+			t.Errorf("Sum(0) after Nix has fetched 500 bytes = %+v", sum)
 		}
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {

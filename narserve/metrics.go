@@ -134,7 +134,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	facts, passed := c.s.page.facts(), c.s.accounts.sinceStart()
 	gauge("build_info", 1, facts.Version, runtime.Version())
-	for result, n := range passed.answers {
+	for result, n := range passed.Answers {
 		count("narinfo_total", float64(n), result)
 	}
 	for _, o := range store.Origins() {

@@ -392,6 +392,3 @@ func guard[T any](f func() (T, error)) (v T, err error) {
 	}()
 	return f()
 }
-
-// errNoAnswer says that the time for an answer was over before a source gave one.
-var errNoAnswer = errors.New("no answer in time")

@@ -7,26 +7,60 @@ import (
 	"narbor/store"
 )
 
-// noteRoom records that a NAR does not fit into the spool, if err says so. The caller holds mu.
-func (a *Accounts) noteRoom(now time.Time, err error) {
+// lack is when a NAR did not fit into the spool, the last time. The caller of its methods holds the lock of the accounts.
+type lack struct {
+	room     time.Time // there was no room for it at that moment
+	tooLarge time.Time // it was larger than the spool may be
+}
+
+// note records that a NAR does not fit into the spool, if err says so.
+func (l *lack) note(now time.Time, err error) {
 	switch {
 	case errors.Is(err, store.ErrTooLarge):
-		a.tooLarge = now
+		l.tooLarge = now
 	case errors.Is(err, store.ErrNoSpace):
-		a.noRoom = now
+		l.room = now
 	}
 }
 
-// TooLarge says whether Nix was denied a NAR that is larger than the spool, at most so long ago.
+// TooLarge reports whether Nix was denied a NAR that is larger than the spool, at most so long ago.
 func (a *Accounts) TooLarge(ago time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return !a.tooLarge.IsZero() && time.Since(a.tooLarge) <= ago
+	return !a.lack.tooLarge.IsZero() && time.Since(a.lack.tooLarge) <= ago
 }
 
-// OutOfRoom says whether Nix was denied a NAR for want of room in the spool, at most so long ago.
+// OutOfRoom reports whether Nix was denied a NAR for want of room in the spool, at most so long ago.
 func (a *Accounts) OutOfRoom(ago time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return !a.noRoom.IsZero() && time.Since(a.noRoom) <= ago
+	return !a.lack.room.IsZero() && time.Since(a.lack.room) <= ago
+}
+
+// busy is the time in which Nix waits for or receives NARs. The caller of its methods holds the lock of the accounts.
+type busy struct {
+	serving int       // requests for NARs that are being answered
+	since   time.Time // when the first of these began
+	saved   int64     // bytes that neighbours have saved since
+}
+
+// begin records the start of an answer to a request for a NAR. The caller calls end when it is through.
+func (a *Accounts) begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy.serving++; a.busy.serving == 1 {
+		a.busy.since, a.busy.saved = time.Now(), 0
+	}
+}
+
+// end records the end of an answer to a request for a NAR.
+func (a *Accounts) end() {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy.serving--; a.busy.serving > 0 {
+		return
+	}
+	took := now.Sub(a.busy.since).Seconds()
+	a.book(now, Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busy.saved)/internetRate-took)})
 }

@@ -75,7 +75,7 @@ func (p *page) view() view {
 // draw makes the graph of the last day.
 func (v *view) draw() {
 	highest := int64(1)
-	v.Day = Amounts{}.clone()
+	v.Day = Amounts{}
 	for _, q := range v.Quarters {
 		v.Day.add(q.Amounts)
 		highest = max(highest, q.SavedOf(), q.Sent)

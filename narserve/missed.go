@@ -1,0 +1,156 @@
+package narserve
+
+import (
+	"context"
+	"math"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"go.uber.org/zap"
+
+	"narbor/store"
+)
+
+const (
+	// maxMissChecks bounds the misses with an unknown outcome: more than a desktop system has paths.
+	maxMissChecks = 8192
+	// missCheckEvery and missChecksAtOnce bound what it costs to find out: a question to the own store each.
+	missCheckEvery, missChecksAtOnce = 15 * time.Second, 256
+)
+
+// missCheckAfter returns how long after a miss the tried-th check runs, of whether Nix has got the path elsewhere. A large
+// closure takes an hour on a slow link; Nix only asked about a path that is still absent then.
+func missCheckAfter(tried int) time.Duration {
+	return []time.Duration{time.Minute, 10 * time.Minute, time.Hour, math.MaxInt64}[tried]
+}
+
+// missTries is how often it is looked.
+const missTries = 3
+
+// A missCheck is a path that Nix asked for and did not get.
+type missCheck struct {
+	at    time.Time
+	tried int
+}
+
+type keptMiss struct {
+	HashPart string    `json:"hashPart"`
+	At       time.Time `json:"at"`
+	Tried    int       `json:"tried"`
+}
+
+// misses are the paths that Nix did not get here, until it is known whether it has them from elsewhere. Their methods may
+// be called concurrently.
+type misses struct {
+	checks *lru.Cache[store.HashPart, missCheck]
+	added  chan struct{} // has an element if a path was added since Run looked last
+}
+
+func newMisses() misses {
+	checks, err := lru.New[store.HashPart, missCheck](maxMissChecks)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return misses{checks: checks, added: make(chan struct{}, 1)}
+}
+
+// add records a path that Nix did not get here.
+func (m misses) add(hp store.HashPart, check missCheck) {
+	m.checks.Add(hp, check)
+	select {
+	case m.added <- struct{}{}:
+	default:
+	}
+}
+
+// pending returns the misses with an unknown outcome, the oldest first.
+func (m misses) pending() (list []keptMiss) {
+	for _, hp := range m.checks.Keys() {
+		if c, ok := m.checks.Peek(hp); ok {
+			list = append(list, keptMiss{string(hp), c.at, c.tried})
+		}
+	}
+	return list
+}
+
+// due returns paths that Nix missed a while ago, to be looked for.
+func (m misses) due(now time.Time) (paths []store.HashPart) {
+	for _, hp := range m.checks.Keys() { // the oldest first
+		if c, ok := m.checks.Peek(hp); ok && now.Sub(c.at) >= missCheckAfter(c.tried) {
+			paths = append(paths, hp)
+		}
+		if len(paths) == missChecksAtOnce {
+			break
+		}
+	}
+	return paths
+}
+
+// looked records that a path was looked for in this machine's store. It reports whether it was found there, and was
+// still missed.
+func (m misses) looked(hp store.HashPart, there bool) bool {
+	c, ok := m.checks.Peek(hp)
+	if !ok {
+		return false
+	}
+	if c.tried++; there || c.tried >= missTries {
+		m.checks.Remove(hp)
+	} else {
+		m.checks.Add(hp, c)
+	}
+	return there
+}
+
+// Run saves the accounts every few minutes and at the end, until ctx ends. Meanwhile it finds out which of the missed
+// paths Nix has got elsewhere: size returns the NarSize of a path that is in this machine's store and that an upstream has
+// signed, else 0. It is called once.
+func (a *Accounts) Run(ctx context.Context, size func(context.Context, store.HashPart) int64, log *zap.Logger) error {
+	save := time.NewTicker(saveEvery)
+	defer save.Stop()
+	var look <-chan time.Time // nil: Nix has missed nothing lately
+	for {
+		select {
+		case <-a.missed.added:
+			if look == nil {
+				look = time.After(missCheckEvery)
+			}
+			continue
+		case <-look:
+			look = nil
+			a.lookForMissed(ctx, size)
+			if a.missed.checks.Len() > 0 {
+				look = time.After(missCheckEvery)
+			}
+			continue
+		case <-save.C:
+		case <-ctx.Done():
+		}
+		if err := a.Save(); err != nil {
+			log.Warn("accounts are not saved", zap.Error(err))
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// lookForMissed counts the paths that Nix missed here and has got since.
+func (a *Accounts) lookForMissed(ctx context.Context, size func(context.Context, store.HashPart) int64) {
+	for _, hp := range a.missed.due(time.Now()) {
+		n := size(ctx, hp)
+		if ctx.Err() != nil {
+			return
+		}
+		a.looked(hp, n)
+	}
+}
+
+// looked records whether a path that Nix missed is in this machine's store now; size is 0 if it is not.
+func (a *Accounts) looked(hp store.HashPart, size int64) {
+	if !a.missed.looked(hp, size > 0) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.book(time.Now(), Amounts{ByNix: size, ByNixPaths: 1})
+}
