@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -21,7 +22,7 @@ import (
 // A shown page is served as narbor does it, with what a test says it shall show.
 type shown struct {
 	url      string
-	accounts *narserve.Accounts
+	accounts *stats.Accounts
 
 	mu    sync.Mutex // guards facts
 	facts narserve.Facts
@@ -33,7 +34,7 @@ func (s *shown) set(change func(*narserve.Facts)) {
 	change(&s.facts)
 }
 
-func showPage(t *testing.T, account *narserve.Account, facts narserve.Facts) *shown {
+func showPage(t *testing.T, account *stats.Account, facts narserve.Facts) *shown {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "account.json")
 	if account != nil {
@@ -45,7 +46,7 @@ func showPage(t *testing.T, account *narserve.Account, facts narserve.Facts) *sh
 			t.Fatal(err)
 		}
 	}
-	accounts, err := narserve.OpenAccounts(file)
+	accounts, err := stats.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,17 +73,17 @@ func showPage(t *testing.T, account *narserve.Account, facts narserve.Facts) *sh
 }
 
 // busyAccount is a month of a machine that has neighbours.
-func busyAccount(now time.Time) *narserve.Account {
-	a := &narserve.Account{Schema: 1, Since: now.AddDate(0, 0, -40)}
+func busyAccount(now time.Time) *stats.Account {
+	a := &stats.Account{Schema: 1, Since: now.AddDate(0, 0, -40)}
 	for i := 29; i >= 0; i-- {
-		d := narserve.Day{Date: now.AddDate(0, 0, -i).Format(time.DateOnly)}
+		d := stats.Day{Date: now.AddDate(0, 0, -i).Format(time.DateOnly)}
 		n := int64((i+5)*7919%11) * 107e6
 		d.Received = map[store.Origin]int64{store.FromNeighbours: n}
 		d.ByNix, d.Sent, d.NARs, d.SavedSeconds = n/5+3e6, n/2, n/1e6, float64(n)/4e7
 		a.Days = append(a.Days, d)
 	}
 	for i := range 96 {
-		q := narserve.Quarter{Start: now.Truncate(15 * time.Minute).Add(time.Duration(i-95) * 15 * time.Minute)}
+		q := stats.Quarter{Start: now.Truncate(15 * time.Minute).Add(time.Duration(i-95) * 15 * time.Minute)}
 		if wave := int64(i*i*31%97) - 52; wave > 0 && (i < 26 || i > 50) {
 			q.Received = map[store.Origin]int64{store.FromNeighbours: wave * 9e6}
 			q.ByNix, q.Sent = wave*int64(i%3)*1e6, wave*int64((i+1)%4)*2e6
@@ -94,16 +95,16 @@ func busyAccount(now time.Time) *narserve.Account {
 		"python3-3.12.11",
 		"mesa-25.1.6", "systemd-257.7", "linux-firmware-20250708", "gcc-14.3.0-lib", "ffmpeg-7.1.1-lib", "qtbase-6.9.1"} {
 		path := strings.Repeat(string("0123456789abcdfghij"[i]), 32) + "-" + name
-		r := narserve.Request{Time: now.Add(-time.Duration(i*i*7) * time.Second), Path: path, Result: narserve.ResultHit, Count: 1,
+		r := stats.Request{Time: now.Add(-time.Duration(i*i*7) * time.Second), Path: path, Result: stats.ResultHit, Count: 1,
 			Bytes:   int64(340e6 / (i + 1)),
 			Seconds: 3.6 / float64(i+1), Origin: store.FromNeighbours, From: []string{nas, laptop}[:1+i%2]}
 		switch i {
 		case 2:
-			r = narserve.Request{Time: r.Time, Path: path[:32], Result: narserve.ResultMiss, Reason: "nobody near has it", Count: 412}
+			r = stats.Request{Time: r.Time, Path: path[:32], Result: stats.ResultMiss, Reason: "nobody near has it", Count: 412}
 		case 4:
-			r = narserve.Request{Time: r.Time, Path: path, Result: narserve.ResultFound, Count: 1260}
+			r = stats.Request{Time: r.Time, Path: path, Result: stats.ResultFound, Count: 1260}
 		case 7:
-			r = narserve.Request{Time: r.Time, Path: path[:32], Result: narserve.ResultRejected,
+			r = stats.Request{Time: r.Time, Path: path[:32], Result: stats.ResultRejected,
 				Reason: "a neighbour has it, but no key that Nix trusts has signed it", Count: 3}
 		}
 		a.Requests = append(a.Requests, r)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"narbor/narserve/stats"
 )
 
 // A fullWriter is the connection of a browser that does not read: a write blocks until the deadline that was set, or for
@@ -32,7 +34,7 @@ func (w *fullWriter) Write([]byte) (int, error) {
 
 func TestBrowserThatDoesNotReadLosesItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPage(func() Facts { return Facts{} }, NewAccounts())
+		p := newPage(func() Facts { return Facts{} }, stats.New())
 		a, err := p.stream(reply{})
 		if err != nil || a.stream == nil {
 			t.Fatalf("stream = %+v, %v", a, err)

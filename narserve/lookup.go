@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -98,7 +99,7 @@ func (s *Server) find(ctx context.Context, q question) (trust.Mapping, error) {
 	case <-s.settled:
 	case <-t.C:
 	case <-ctx.Done():
-		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, errNoAnswer)
+		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 	}
 	return s.ask(ctx, q, s.sources)
 }
@@ -157,7 +158,7 @@ func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.
 					return a.m, nil
 				}
 			}
-			return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, errNoAnswer)
+			return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 		}
 	}
 }

@@ -132,7 +132,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(name string, n float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(of[name], prometheus.GaugeValue, n, labels...)
 	}
-	facts, passed := c.s.page.facts(), c.s.accounts.sinceStart()
+	facts, passed := c.s.page.facts(), c.s.accounts.SinceStart()
 	gauge("build_info", 1, facts.Version, runtime.Version())
 	for result, n := range passed.Answers {
 		count("narinfo_total", float64(n), result)

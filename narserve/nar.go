@@ -73,16 +73,16 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 		return a, s.obtainable(ctx, m)
 	}
 	s.ahead.begin(hp)
-	s.accounts.begin()
+	s.accounts.Begin()
 	n.done = func() {
-		s.accounts.end()
+		s.accounts.End()
 		s.ahead.end()
 	}
 	defer func() {
 		if err != nil {
 			n.done()
 			if r.Context().Err() == nil {
-				s.accounts.notServed(m, time.Since(asked), err)
+				s.accounts.NotServed(m, time.Since(asked), err)
 			}
 		}
 	}()
@@ -148,7 +148,7 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, er
 	var errs []error
 	for i, src := range s.sources {
 		sp, err := s.fetchFrom(ctx, src, m, len(s.sources)-i)
-		s.accounts.fetched(m, src.origin(), err)
+		s.accounts.Fetched(m, src.origin(), err)
 		if err == nil {
 			return sp, nil
 		}
@@ -228,7 +228,7 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 	err := s.copyNAR(w, n)
 	whole := err == nil && n.start+n.length == n.size
 	took := time.Since(n.asked)
-	came := s.accounts.served(n.m, n.sent, took, whole)
+	came := s.accounts.Served(n.m, n.sent, took, whole)
 	if err != nil {
 		if r.Context().Err() == nil {
 			s.log.Warn("sending a nar broke off", zap.Stringer("path", n.m.Path()), zap.Error(err))
@@ -238,7 +238,7 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 	if whole {
 		s.log.Info("substituted", zap.String("path", n.m.Path().Name()), zap.Int64("size", n.size),
 			zap.Duration("dur", took.Round(time.Millisecond)),
-			zap.String("from", cmp.Or(strings.Join(came.from, " "), string(came.origin))))
+			zap.String("from", cmp.Or(strings.Join(came.From, " "), string(came.Origin))))
 		s.nars.Add(1)
 		n.spooled.Used()
 	}

@@ -36,6 +36,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -102,7 +103,7 @@ type Config struct {
 	// Fits fails if a NAR of so many bytes cannot be fetched, as [store.Spool.Fits] does; nil: every NAR can.
 	Fits func(size int64) error
 	// Accounts keep what passes; nil keeps them in memory.
-	Accounts *Accounts
+	Accounts *stats.Accounts
 	// Facts are what the page, the API and the metrics show besides; nil: there are no such URLs. It returns at once, and
 	// may be called concurrently.
 	Facts func() Facts
@@ -120,7 +121,7 @@ type Server struct {
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
 	fetches  fetches
 	ahead    *ahead
-	accounts *Accounts
+	accounts *stats.Accounts
 	page     *page
 	metrics  *metrics
 	settled  <-chan struct{}
@@ -143,7 +144,7 @@ func New(cfg Config) *Server {
 		s.fits = func(int64) error { return nil }
 	}
 	if s.accounts = cfg.Accounts; s.accounts == nil {
-		s.accounts = NewAccounts()
+		s.accounts = stats.New()
 	}
 	s.page, s.metrics = newPage(cfg.Facts, s.accounts), newMetrics(s)
 	if s.settled == nil {
@@ -333,12 +334,12 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	if err != nil {
 		s.misses.Add(1)
 		if r.Context().Err() == nil { // otherwise Nix has hung up
-			s.accounts.notFound(hp, err)
+			s.accounts.NotFound(hp, err)
 		}
 		return reply{}, err
 	}
 	s.hits.Add(1)
-	s.accounts.found(m.Path())
+	s.accounts.Found(m.Path())
 	if r.Method == http.MethodGet {
 		s.ahead.expect(m)
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -214,7 +215,7 @@ func TestRoutes(t *testing.T) {
 func TestDoctorIsNotCountedAsNix(t *testing.T) {
 	w := newWorld(t)
 	absent, _ := w.info(t, "absent", 10)
-	accounts := narserve.NewAccounts()
+	accounts := stats.New()
 	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys, Accounts: accounts})
 	wantStatus(t, "the probe of doctor", do(s, "GET", narinfoPath(absent), "User-Agent", narserve.DoctorAgent), http.StatusNotFound)
 	if st := s.Stats(); st.NarinfoMisses+st.NarinfoHits != 0 || accounts.Asked() {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"sync"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 )
 
@@ -31,7 +32,7 @@ func sections() []string {
 // A page is what people see of narbor in a browser, and programs beside it. Nothing can be changed through it.
 type page struct {
 	facts     func() Facts // nil: there is no page
-	accounts  *Accounts
+	accounts  *stats.Accounts
 	templates *template.Template
 	header    map[string]string
 
@@ -40,7 +41,7 @@ type page struct {
 	streams chan struct{} // holds one for each stream
 }
 
-func newPage(facts func() Facts, accounts *Accounts) *page {
+func newPage(facts func() Facts, accounts *stats.Accounts) *page {
 	return &page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
 		header: pageHeader(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
 }

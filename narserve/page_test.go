@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 )
 
 // evilNames are what a neighbour may want a page to show.
@@ -133,10 +134,10 @@ func TestPageEscapesWhatNeighboursSay(t *testing.T) {
 }
 
 func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
-	account := narserve.Account{Schema: 1}
+	account := stats.Account{Schema: 1}
 	peers := strings.Split(strings.TrimSpace(strings.Repeat("12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf ", 8)), " ")
 	for range 50 {
-		account.Requests = append(account.Requests, narserve.Request{Path: strings.Repeat("a", 32) + "-" + strings.Repeat("n", 40),
+		account.Requests = append(account.Requests, stats.Request{Path: strings.Repeat("a", 32) + "-" + strings.Repeat("n", 40),
 			Result: "hit",
 			Reason: strings.Repeat("r", 60), Count: 1000, Bytes: 1, From: peers})
 	}
@@ -148,7 +149,7 @@ func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	accounts, err := narserve.OpenAccounts(file)
+	accounts, err := stats.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +304,7 @@ func next(t *testing.T, lines *bufio.Scanner) (id, html string) {
 }
 
 func TestEventsBringWhatChanges(t *testing.T) {
-	accounts := narserve.NewAccounts()
+	accounts := stats.New()
 	url := "http://" + startServer(t, narserve.New(narserve.Config{Accounts: accounts,
 		Facts: func() narserve.Facts { return narserve.Facts{} }}))
 	resp, lines := events(t, url)

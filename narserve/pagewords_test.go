@@ -9,14 +9,15 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/store"
 )
 
 // pageOf returns the page of a machine on which that much has passed today.
-func pageOf(t *testing.T, facts narserve.Facts, today narserve.Amounts) string {
+func pageOf(t *testing.T, facts narserve.Facts, today stats.Amounts) string {
 	t.Helper()
-	text, err := json.Marshal(narserve.Account{Schema: 1, Since: time.Now(),
-		Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}})
+	text, err := json.Marshal(stats.Account{Schema: 1, Since: time.Now(),
+		Days: []stats.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -24,7 +25,7 @@ func pageOf(t *testing.T, facts narserve.Facts, today narserve.Amounts) string {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	accounts, err := narserve.OpenAccounts(file)
+	accounts, err := stats.Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,15 +39,15 @@ func TestLargeFigureIsNeverZero(t *testing.T) {
 	facts := evilFacts([]string{"name"})
 	got := map[store.Origin]int64{store.FromNeighbours: 1 << 20}
 	for name, c := range map[string]struct {
-		today narserve.Amounts
+		today stats.Amounts
 		want  string
 	}{
-		"gives only":            {narserve.Amounts{Sent: 3 << 30}, `<p class="big word">3.0 GiB</p>`},
-		"gives and downloads":   {narserve.Amounts{Sent: 3 << 30, ByNix: 1 << 30}, `<p class="big word">3.0 GiB</p>`},
-		"downloads only":        {narserve.Amounts{ByNix: 1 << 30}, `<p class="big word">Ready</p>`},
-		"receives little":       {narserve.Amounts{Sent: 1, ByNix: 1 << 40, Received: got}, `<p class="big">&lt;1<small> %</small></p>`},
-		"receives all":          {narserve.Amounts{Sent: 1, Received: got}, `<p class="big">100<small> %</small></p>`},
-		"nothing has moved yet": {narserve.Amounts{}, `<p class="big word">Ready</p>`},
+		"gives only":            {stats.Amounts{Sent: 3 << 30}, `<p class="big word">3.0 GiB</p>`},
+		"gives and downloads":   {stats.Amounts{Sent: 3 << 30, ByNix: 1 << 30}, `<p class="big word">3.0 GiB</p>`},
+		"downloads only":        {stats.Amounts{ByNix: 1 << 30}, `<p class="big word">Ready</p>`},
+		"receives little":       {stats.Amounts{Sent: 1, ByNix: 1 << 40, Received: got}, `<p class="big">&lt;1<small> %</small></p>`},
+		"receives all":          {stats.Amounts{Sent: 1, Received: got}, `<p class="big">100<small> %</small></p>`},
+		"nothing has moved yet": {stats.Amounts{}, `<p class="big word">Ready</p>`},
 	} {
 		if page := pageOf(t, facts, c.today); !strings.Contains(page, c.want) || strings.Contains(page, `"big">0`) {
 			t.Errorf("%s: the page lacks %s:\n%s", name, c.want, page)
@@ -58,14 +59,14 @@ func TestPausedPageDoesNotSayThatNeighboursGetSomething(t *testing.T) {
 	facts := evilFacts([]string{"name"})
 	facts.ShareKeys, facts.PrivateKeys, facts.ShareFrom = []string{"public-1"}, []string{"private-1"}, []string{"/nix/store"}
 	says := []string{"or neighbours from here", "signed, to", "Read from", "share pause"}
-	page := pageOf(t, facts, narserve.Amounts{})
+	page := pageOf(t, facts, stats.Amounts{})
 	for _, text := range says {
 		if !strings.Contains(page, text) {
 			t.Errorf("while it shares, the page does not say %q", text)
 		}
 	}
 	facts.Sharing, facts.Paused = false, true
-	page = pageOf(t, facts, narserve.Amounts{})
+	page = pageOf(t, facts, stats.Amounts{})
 	for _, text := range says {
 		if strings.Contains(page, text) {
 			t.Errorf("while it is paused, the page says %q", text)

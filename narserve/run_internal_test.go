@@ -3,12 +3,13 @@ package narserve
 import (
 	"context"
 	"errors"
-	"narbor/store"
-	"narbor/trust"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"narbor/store"
+	"narbor/trust"
 )
 
 // stubStore is this machine's own store.
@@ -34,7 +35,7 @@ func TestMissedPathBuiltHereIsNotCounted(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		s.accounts.notFound(unsigned.Path.HashPart(), store.ErrNotFound)
+		s.accounts.NotFound(unsigned.Path.HashPart(), store.ErrNotFound)
 		time.Sleep(3 * time.Hour)
 		mu.Lock()
 		defer mu.Unlock()

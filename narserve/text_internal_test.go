@@ -3,9 +3,10 @@ package narserve
 import (
 	"crypto/sha256"
 	"fmt"
+	"testing"
+
 	"narbor/store"
 	"narbor/trust"
-	"testing"
 )
 
 // textMapping makes a mapping that proves itself, of a file that says what.

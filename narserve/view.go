@@ -10,6 +10,7 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 )
 
@@ -20,16 +21,16 @@ const maxRows, maxBans, maxUnused = 40, 8, 16
 // A view is all that the page shows, at a moment.
 type view struct {
 	Facts
-	Account
+	stats.Account
 	CSS template.CSS
 	JS  template.JS
 
-	Month, Today Amounts
-	Day          Amounts // the last 24 hours
+	Month, Today stats.Amounts
+	Day          stats.Amounts // the last 24 hours
 	Bars         []bar
 	Top          string // the value of the highest bar
 	Depth        int    // how far down bars go
-	In, Out      []Transfer
+	In, Out      []stats.Transfer
 	More         int // neighbours not shown
 	Used         []Interface
 	Unused       []Interface
@@ -75,9 +76,9 @@ func (p *page) view() view {
 // draw makes the graph of the last day.
 func (v *view) draw() {
 	highest := int64(1)
-	v.Day = Amounts{}
+	v.Day = stats.Amounts{}
 	for _, q := range v.Quarters {
-		v.Day.add(q.Amounts)
+		v.Day.Add(q.Amounts)
 		highest = max(highest, q.SavedOf(), q.Sent)
 	}
 	height := func(n int64) int {
@@ -150,7 +151,7 @@ func pageFuncs() template.FuncMap {
 		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"origin":  originText,
 		"seconds": func(s float64) string { return tookText(s) },
-		"rate":    func(t Transfer) string { return amountOf(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
+		"rate":    func(t stats.Transfer) string { return amountOf(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
 		"count":   func(n int) string { return humanize.Comma(int64(n)) },
 		"join":    strings.Join,
 		"hash":    func(base string) bool { _, err := store.ParseHashPart(base); return err == nil },

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/store"
 )
 
@@ -30,7 +31,7 @@ func TestNarinfoOfWhatDoesNotFitIsNotFound(t *testing.T) {
 		}
 		defer spool.Close()
 		core, logs := observer.New(zap.WarnLevel)
-		accounts := narserve.NewAccounts()
+		accounts := stats.New()
 		s := narserve.New(narserve.Config{Sources: []narserve.Source{narserve.Local(w.mem, w.keys, spool)}, Keys: w.keys,
 			Fits: spool.Fits, Accounts: accounts, Log: zap.New(core)})
 		wantStatus(t, name+": narinfo", do(s, "GET", narinfoPath(large)), 404)

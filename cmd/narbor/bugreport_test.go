@@ -22,7 +22,7 @@ import (
 	"testing"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/stats"
 )
 
 func TestRedactorNumbersPeersAndAddresses(t *testing.T) {
@@ -111,7 +111,7 @@ func TestReportHasNoNames(t *testing.T) {
 	n := 0
 	mux := http.NewServeMux()
 	for path, v := range map[string]any{"/status": new(Status), "/peers": new(PeerList), "/keys": new(KeyList), "/config": new(ConfigShow),
-		"/stats": new(narserve.Account)} {
+		"/stats": new(stats.Account)} {
 		mux.HandleFunc(path, answer(func(*http.Request) (any, error) {
 			fill(reflect.ValueOf(v).Elem(), &n) // with other marks in the same fields each time
 			if show, ok := v.(*ConfigShow); ok {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
@@ -29,7 +30,7 @@ func wellService(t *testing.T) (s *service, st Status, dir string) {
 	}
 	t.Cleanup(func() { l.Close() })
 	dir = t.TempDir()
-	accounts, err := narserve.OpenAccounts(filepath.Join(dir, "account.json"))
+	accounts, err := stats.Open(filepath.Join(dir, "account.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,13 +114,13 @@ func TestNixHasAskedBeforeARestart(t *testing.T) {
 	s, st, dir := wellService(t)
 	st.Nix = narserve.Stats{}
 	file := filepath.Join(dir, "account.json")
-	text, err := json.Marshal(narserve.Account{Schema: 1, Requests: []narserve.Request{{Path: strings.Repeat("a", 32), Result: "miss",
+	text, err := json.Marshal(stats.Account{Schema: 1, Requests: []stats.Request{{Path: strings.Repeat("a", 32), Result: "miss",
 		Count: 1}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	writeText(t, file, string(text))
-	if s.accounts, err = narserve.OpenAccounts(file); err != nil {
+	if s.accounts, err = stats.Open(file); err != nil {
 		t.Fatal(err)
 	}
 	if got := s.health(st); len(got) != 0 {
@@ -149,7 +150,7 @@ func TestHealthOfFiles(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.accounts, _ = narserve.OpenAccounts(file)
+	s.accounts, _ = stats.Open(file)
 	if got := s.health(st); len(got) != 1 || got[0].Code != "accounts-lost" || got[0].Severity != severityInfo {
 		t.Errorf("with an account that cannot be read: %+v", got)
 	}

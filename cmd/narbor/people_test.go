@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store"
 )
@@ -142,24 +142,24 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 }
 
 func TestStatsReadWell(t *testing.T) {
-	day := func(date string, received, sent int64) narserve.Day {
-		return narserve.Day{Date: date, Amounts: narserve.Amounts{Received: map[store.Origin]int64{store.FromNeighbours: received},
+	day := func(date string, received, sent int64) stats.Day {
+		return stats.Day{Date: date, Amounts: stats.Amounts{Received: map[store.Origin]int64{store.FromNeighbours: received},
 			ByNix: received / 4,
 			Sent:  sent, NARs: 1234, SavedSeconds: float64(received) / 25e6}}
 	}
 	mixed := day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)
 	mixed.Received[store.FromOthers], mixed.Received[store.FromInternet] = 12_777_527_705, 1_000_000_000
-	golden(t, "stats-upstream", func(s screen) { printStats(s, narserve.Account{Days: []narserve.Day{mixed}}, "") })
-	a := narserve.Account{Days: []narserve.Day{day(time.Now().AddDate(0, 0, -3).Format(time.DateOnly), 12_777_527_705, 100),
+	golden(t, "stats-upstream", func(s screen) { printStats(s, stats.Account{Days: []stats.Day{mixed}}, "") })
+	a := stats.Account{Days: []stats.Day{day(time.Now().AddDate(0, 0, -3).Format(time.DateOnly), 12_777_527_705, 100),
 		day(time.Now().Format(time.DateOnly), 4_402_341_478, 644_245_094)},
-		Peers: []narserve.Share{{Name: idNAS, Received: 12_777_527_705, Last: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)},
+		Peers: []stats.Share{{Name: idNAS, Received: 12_777_527_705, Last: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)},
 			{Name: idLaptop, Received: 4_402_341_478, Sent: 644_245_094}},
-		Names: []narserve.Share{{Name: "firefox", Received: 327_575_142}}}
+		Names: []stats.Share{{Name: "firefox", Received: 327_575_142}}}
 	for _, by := range []string{"", "peer", "name"} {
 		golden(t, "stats"+strings.TrimSuffix("-"+by, "-"), func(s screen) { printStats(s, a, by) })
 	}
-	giver := narserve.Account{Days: []narserve.Day{{Date: time.Now().Format(time.DateOnly),
-		Amounts: narserve.Amounts{Sent: 3 << 30, ByNix: 1 << 30}}}}
+	giver := stats.Account{Days: []stats.Day{{Date: time.Now().Format(time.DateOnly),
+		Amounts: stats.Amounts{Sent: 3 << 30, ByNix: 1 << 30}}}}
 	golden(t, "stats-giver", func(s screen) { printStats(s, giver, "") })
-	golden(t, "stats-empty", func(s screen) { printStats(s, narserve.Account{}, "") })
+	golden(t, "stats-empty", func(s screen) { printStats(s, stats.Account{}, "") })
 }

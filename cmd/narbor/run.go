@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/trust"
@@ -117,7 +118,7 @@ type service struct {
 	settings                  nixSettings
 	shares                    shares
 	spool                     *store.Spool
-	accounts                  *narserve.Accounts
+	accounts                  *stats.Accounts
 	upstreams                 []*store.Upstream
 	node                      *p2p.Node
 	server                    *narserve.Server
@@ -192,7 +193,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.accounts, err = narserve.OpenAccounts(s.state.file("account.json")); err != nil {
+	if s.accounts, err = stats.Open(s.state.file("account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
 	paused, err := s.pause.open(s.state.file("pause.json"), !s.shares.off)

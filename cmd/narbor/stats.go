@@ -7,7 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/narserve"
+	"narbor/narserve/stats"
 	"narbor/store"
 )
 
@@ -31,7 +31,7 @@ func statsCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			var a narserve.Account
+			var a stats.Account
 			if err := ctl.get(c.Context, "/stats", &a); err != nil {
 				return err
 			}
@@ -44,7 +44,7 @@ func statsCommand() *cli.Command {
 	}
 }
 
-func printStats(s screen, a narserve.Account, by string) {
+func printStats(s screen, a stats.Account, by string) {
 	switch by {
 	case "day":
 		printDays(s, a.Days)
@@ -61,7 +61,7 @@ func printStats(s screen, a narserve.Account, by string) {
 }
 
 // printSums is the overview.
-func printSums(s screen, a narserve.Account) {
+func printSums(s screen, a stats.Account) {
 	month := a.Sum(30)
 	switch saved, of := month.Saved(), month.SavedOf(); {
 	case saved > 0:
@@ -104,12 +104,12 @@ func statsHeader(first string) []string {
 	return []string{first, ">FROM NETWORK", ">INTERNET", ">TO OTHERS", ">PATHS", ">SAVED"}
 }
 
-func amounts(a narserve.Amounts) []string {
+func amounts(a stats.Amounts) []string {
 	return []string{amount(a.Saved()), amount(a.ByNix + a.Received[store.FromInternet]), amount(a.Sent), count(a.NARs),
 		shortTime(time.Duration(a.SavedSeconds * float64(time.Second)))}
 }
 
-func printDays(s screen, days []narserve.Day) {
+func printDays(s screen, days []stats.Day) {
 	var rows [][]string
 	for _, d := range slices.Backward(days) {
 		rows = append(rows, append([]string{d.Date}, amounts(d.Amounts)...))
@@ -117,7 +117,7 @@ func printDays(s screen, days []narserve.Day) {
 	s.table(statsHeader("DAY"), rows, statsDropped...)
 }
 
-func printShares(s screen, what string, shares []narserve.Share, name func(string) string) {
+func printShares(s screen, what string, shares []stats.Share, name func(string) string) {
 	var rows [][]string
 	for _, sh := range shares[:min(len(shares), mostShares)] {
 		rows = append(rows, []string{name(sh.Name), amount(sh.Received), amount(sh.Sent), sh.Last.Local().Format(time.DateOnly)})

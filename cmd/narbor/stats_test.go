@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/stats"
 )
 
 // The accounts of the sending peer have the paths that a neighbour fetched, by peer and by package.
@@ -23,7 +23,7 @@ func TestAccountsSayWhatNeighboursGot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got narserve.Account
+	var got stats.Account
 	if err := json.Unmarshal(text, &got); err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"context"
@@ -20,17 +20,17 @@ import (
 	"go.uber.org/zap"
 )
 
-// statsMapping makes a mapping that proves itself, of a file that says what.
-func statsMapping(t *testing.T, name, what string) trust.Mapping {
+// textMapping makes a mapping that proves itself, of a file that says what.
+func textMapping(t *testing.T, name, what string) trust.Mapping {
 	t.Helper()
-	m, err := new(trust.Keys).Check(statsClaim(t, name, what))
+	m, err := new(trust.Keys).Check(textClaim(t, name, what))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return m
 }
 
-func statsClaim(t *testing.T, name, what string) store.Info {
+func textClaim(t *testing.T, name, what string) store.Info {
 	t.Helper()
 	flat := sha256.Sum256([]byte(what))
 	digest := sha256.Sum256(fmt.Appendf(nil, "text:sha256:%x:%s:%s", flat, store.Dir, name))
@@ -48,10 +48,10 @@ func statsClaim(t *testing.T, name, what string) store.Info {
 
 func TestAccountsSayWhatPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := NewAccounts()
-		m := statsMapping(t, "firefox-141.0", strings.Repeat("x", 1000))
+		a := New()
+		m := textMapping(t, "firefox-141.0", strings.Repeat("x", 1000))
 		size := m.NarSize()
-		a.begin()
+		a.Begin()
 		a.Received(store.FromNeighbours, m, "peer-a", int(size)-100)
 		time.Sleep(2 * time.Second)
 		a.Received(store.FromNeighbours, m, "peer-b", 100)
@@ -59,9 +59,9 @@ func TestAccountsSayWhatPassed(t *testing.T) {
 			!slices.Equal(now[0].Peers, []string{"peer-a", "peer-b"}) || now[0].Origin != store.FromNeighbours {
 			t.Errorf("while it is received, Now = %+v", now)
 		}
-		a.fetched(m, store.FromNeighbours, nil)
-		a.served(m, size, 3*time.Second, true)
-		a.end()
+		a.Fetched(m, store.FromNeighbours, nil)
+		a.Served(m, size, 3*time.Second, true)
+		a.End()
 		a.Sent(m.Path(), size, "peer-c", 50)
 
 		got := a.Account()
@@ -96,12 +96,12 @@ func TestAccountsSayWhatPassed(t *testing.T) {
 
 func TestRequestsAlikeAreOneEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := NewAccounts()
-		m := statsMapping(t, "found", "x")
+		a := New()
+		m := textMapping(t, "found", "x")
 		for range 1000 {
-			a.notFound("0jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
-			a.found(m.Path())
-			a.notFound("1jqd0rlxzra1rs38rdxl43yh6rxchgc6", fmt.Errorf("%w: %w", store.ErrNotFound, trust.ErrUntrusted))
+			a.NotFound("0jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
+			a.Found(m.Path())
+			a.NotFound("1jqd0rlxzra1rs38rdxl43yh6rxchgc6", fmt.Errorf("%w: %w", store.ErrNotFound, trust.ErrUntrusted))
 			time.Sleep(time.Millisecond)
 		}
 		got := a.Account()
@@ -113,9 +113,9 @@ func TestRequestsAlikeAreOneEntry(t *testing.T) {
 			t.Errorf("Sum = %+v", sum)
 		}
 		time.Sleep(alikeFor)
-		a.found(m.Path())
+		a.Found(m.Path())
 		for i := range 2 * maxRequests {
-			a.served(m, int64(i), 0, true)
+			a.Served(m, int64(i), 0, true)
 		}
 		if got := a.Account().Requests; len(got) != maxRequests || got[0].Bytes != 2*maxRequests-1 ||
 			got[maxRequests-1].Bytes != maxRequests {
@@ -128,20 +128,20 @@ func TestRequestsAlikeAreOneEntry(t *testing.T) {
 func TestAccountsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "account.json")
-		a, err := OpenAccounts(file)
+		a, err := Open(file)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for day := range maxDays + 50 {
 			for i := range 20 {
-				m := statsMapping(t, fmt.Sprintf("%s%c%c", strings.Repeat("n", 190), 'a'+day%26, 'a'+i), "x")
+				m := textMapping(t, fmt.Sprintf("%s%c%c", strings.Repeat("n", 190), 'a'+day%26, 'a'+i), "x")
 				a.Received(store.FromNeighbours, m, fmt.Sprintf("peer-%d-%d", day, i), day+1)
-				a.fetched(m, store.FromNeighbours, nil)
-				a.served(m, int64(day), time.Second, true)
+				a.Fetched(m, store.FromNeighbours, nil)
+				a.Served(m, int64(day), time.Second, true)
 				a.Sent(m.Path(), m.NarSize(), fmt.Sprintf("other-%d-%d", day, i), 1)
 			}
 			for i := range 2 * maxPassing {
-				a.Sent(statsMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
+				a.Sent(textMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
 			}
 			if len(a.transfers.passing) > maxPassing {
 				t.Fatalf("%d transfers are known to be under way", len(a.transfers.passing))
@@ -167,15 +167,15 @@ func TestAccountsAreBounded(t *testing.T) {
 
 func TestAccountsOutlastTheProgram(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "account.json")
-	a, err := OpenAccounts(file)
+	a, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := statsMapping(t, "kept-1", "x")
+	m := textMapping(t, "kept-1", "x")
 	a.Received(store.FromNeighbours, m, "peer-a", 113)
-	a.fetched(m, store.FromNeighbours, nil)
-	a.served(m, 113, time.Second, true)
-	a.notFound("0jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
+	a.Fetched(m, store.FromNeighbours, nil)
+	a.Served(m, 113, time.Second, true)
+	a.NotFound("0jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
 	if err := a.Save(); err != nil {
 		t.Fatal(err)
 	}
@@ -188,11 +188,11 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 	if _, err := os.Stat(file); err == nil {
 		t.Error("it is written again though nothing has changed")
 	}
-	a.found(m.Path())
+	a.Found(m.Path())
 	if err := a.Save(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := OpenAccounts(file)
+	b, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +201,7 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 		!got.Since.Equal(want.Since) {
 		t.Errorf("read again:\n%+v\nwritten:\n%+v", got, want)
 	}
-	b.found(m.Path())
+	b.Found(m.Path())
 	if sum := b.Account().Sum(1); sum.Found != 2 {
 		t.Errorf("counting goes on at %+v", sum)
 	}
@@ -211,15 +211,15 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 func TestMissesOutlastTheProgram(t *testing.T) {
 	const hp = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
 	file := filepath.Join(t.TempDir(), "account.json")
-	a, err := OpenAccounts(file)
+	a, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.notFound(hp, store.ErrNotFound)
+	a.NotFound(hp, store.ErrNotFound)
 	if err := a.Save(); err != nil {
 		t.Fatal(err)
 	}
-	b, err := OpenAccounts(file)
+	b, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func TestMissesOutlastTheProgram(t *testing.T) {
 	if err := b.Save(); err != nil {
 		t.Fatal(err)
 	}
-	c, err := OpenAccounts(file)
+	c, err := Open(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +258,7 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		a, err := OpenAccounts(file)
+		a, err := Open(file)
 		if err == nil || !strings.Contains(a.Account().Note, "begins anew") || len(a.Account().Days) != 0 {
 			t.Errorf("OpenAccounts of %.60q = %v, %+v: want empty ones that say so", text, err, a.Account().Days)
 			continue
@@ -266,7 +266,7 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		if err := a.Save(); err != nil {
 			t.Error(err)
 		}
-		if _, err := OpenAccounts(file); err != nil {
+		if _, err := Open(file); err != nil {
 			t.Errorf("after that, OpenAccounts = %v", err)
 		}
 	}
@@ -289,7 +289,7 @@ func FuzzParseAccount(f *testing.F) {
 func TestWhatNixFetchesItselfIsCountedAsInternet(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const hp = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
-		a := NewAccounts()
+		a := New()
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		var asked atomic.Int64
@@ -299,12 +299,12 @@ func TestWhatNixFetchesItselfIsCountedAsInternet(t *testing.T) {
 				return 0
 			}, zap.NewNop())
 		}()
-		a.notFound(hp, store.ErrNotFound)
+		a.NotFound(hp, store.ErrNotFound)
 		time.Sleep(3 * time.Hour)
 		if sum := a.Account().Sum(0); sum.ByNix != 0 || asked.Load() != missTries {
 			t.Errorf("a path that stays absent counts: %+v; it was looked for %d times, want %d", sum, asked.Load(), missTries)
 		}
-		a.notFound(hp, store.ErrNotFound)
+		a.NotFound(hp, store.ErrNotFound)
 		a.looked(hp, 0)
 		a.looked(hp, 500)
 		a.looked(hp, 500)

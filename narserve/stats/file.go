@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"bytes"
@@ -27,10 +27,10 @@ type keptAccount struct {
 	Missed []keptMiss `json:"missed,omitempty"`
 }
 
-// OpenAccounts returns accounts that are kept in a file, with the file's content. If the file cannot be read as a whole
+// Open returns accounts that are kept in a file, with the file's content. If the file cannot be read as a whole
 // it is not used at all: the error says so, and the accounts are empty, but can be used.
-func OpenAccounts(file string) (*Accounts, error) {
-	a := NewAccounts()
+func Open(file string) (*Accounts, error) {
+	a := New()
 	a.file = file
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {

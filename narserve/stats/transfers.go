@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"cmp"
@@ -23,17 +23,17 @@ const (
 	maxOrigins = 4096
 )
 
-// A provenance is where a NAR came from, and from which peers.
-type provenance struct {
-	origin store.Origin
-	from   []string
+// A Provenance is where a NAR came from, and from which peers.
+type Provenance struct {
+	Origin store.Origin
+	From   []string
 }
 
 // transfers are the NARs under way, and the origins of those that have arrived. The caller of the methods holds the lock
 // of the accounts.
 type transfers struct {
 	passing map[passKey]*passing
-	origins *lru.Cache[store.Hash, provenance] // of NARs in the spool
+	origins *lru.Cache[store.Hash, Provenance] // of NARs in the spool
 }
 
 type passKey struct {
@@ -51,7 +51,7 @@ type passing struct {
 }
 
 func newTransfers() transfers {
-	origins, err := lru.New[store.Hash, provenance](maxOrigins)
+	origins, err := lru.New[store.Hash, Provenance](maxOrigins)
 	if err != nil { // only for a size below 1
 		panic(err)
 	}

@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"cmp"
@@ -50,7 +50,8 @@ func (a Amounts) Saved() int64 {
 // SavedOf is of how many bytes that was, as far as is known: those that the internet gave included.
 func (a Amounts) SavedOf() int64 { return a.Saved() + a.Received[store.FromInternet] + a.ByNix }
 
-func (a *Amounts) add(b Amounts) {
+// Add adds what passed in another time.
+func (a *Amounts) Add(b Amounts) {
 	for o, n := range b.Received {
 		a.receive(o, n)
 	}
@@ -110,8 +111,8 @@ const (
 // resultTimeout is a miss by timeout, without a negative answer, in metrics.
 const resultTimeout = "timeout"
 
-// errNoAnswer means that the time for an answer was over before a source gave one.
-var errNoAnswer = errors.New("no answer in time")
+// ErrNoAnswer means that the time for an answer was over before a source gave one.
+var ErrNoAnswer = errors.New("no answer in time")
 
 // Request is one of Nix's, or several alike in a row.
 type Request struct {
@@ -159,7 +160,7 @@ func (a Account) Sum(days int) Amounts {
 	}
 	for _, d := range a.Days {
 		if d.Date >= first {
-			sum.add(d.Amounts)
+			sum.Add(d.Amounts)
 		}
 	}
 	return sum

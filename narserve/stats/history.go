@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"cmp"
@@ -18,17 +18,17 @@ type history struct {
 
 // book adds amounts to today and to this quarter of an hour.
 func (h *history) book(now time.Time, amounts Amounts) {
-	h.total.add(amounts)
+	h.total.Add(amounts)
 	if !now.Before(h.until) || now.Before(h.until.AddDate(0, 0, -1)) {
 		h.turnDay(now)
 	}
-	h.days[h.today].add(amounts)
+	h.days[h.today].Add(amounts)
 	start := now.Truncate(quarter)
 	if n := len(h.quarters); n == 0 || !h.quarters[n-1].Start.Equal(start) {
 		old := func(q Quarter) bool { return start.Sub(q.Start) >= quarters*quarter || !q.Start.Before(start) }
 		h.quarters = append(slices.DeleteFunc(h.quarters, old), Quarter{Start: start}) // later ones are from a wrong clock
 	}
-	h.quarters[len(h.quarters)-1].add(amounts)
+	h.quarters[len(h.quarters)-1].Add(amounts)
 }
 
 // turnDay finds or makes the day that it is.

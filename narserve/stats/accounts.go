@@ -1,4 +1,4 @@
-package narserve
+package stats
 
 import (
 	"errors"
@@ -42,10 +42,11 @@ type Totals struct {
 	Answers map[string]int64 // to questions of Nix for a path, by the result, or "timeout"
 }
 
-// NewAccounts returns accounts that are kept in memory alone.
-func NewAccounts() *Accounts {
-	return &Accounts{missed: newMisses(), history: history{since: time.Now()}, shares: parties{shares{}, shares{}}, transfers: newTransfers(),
-		answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}
+// New returns accounts that are kept in memory alone.
+func New() *Accounts {
+	return &Accounts{missed: newMisses(), history: history{since: time.Now()}, shares: parties{shares{}, shares{}},
+		transfers: newTransfers(),
+		answers:   map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}
 }
 
 // Received records n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
@@ -80,10 +81,10 @@ func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
 }
 
 // Landed records that a NAR is in the spool that was fetched for neighbours, and not for Nix, or that it is not.
-func (a *Accounts) Landed(m trust.Mapping, err error) { a.fetched(m, store.FromInternet, err) }
+func (a *Accounts) Landed(m trust.Mapping, err error) { a.Fetched(m, store.FromInternet, err) }
 
-// fetched records that a NAR is in the spool, or will not come. If no sender is recorded, its origin is otherwise.
-func (a *Accounts) fetched(m trust.Mapping, otherwise store.Origin, err error) {
+// Fetched records that a NAR is in the spool, or will not come. If no sender is recorded, its origin is otherwise.
+func (a *Accounts) Fetched(m trust.Mapping, otherwise store.Origin, err error) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -95,7 +96,7 @@ func (a *Accounts) fetched(m trust.Mapping, otherwise store.Origin, err error) {
 	}
 	if p == nil {
 		if !a.transfers.origins.Contains(m.NarHash()) {
-			a.transfers.origins.Add(m.NarHash(), provenance{origin: otherwise})
+			a.transfers.origins.Add(m.NarHash(), Provenance{Origin: otherwise})
 		}
 		return
 	}
@@ -109,21 +110,21 @@ func (a *Accounts) fetched(m trust.Mapping, otherwise store.Origin, err error) {
 		}
 	}
 	a.changed = true
-	a.transfers.origins.Add(m.NarHash(), provenance{origin, most(p.peers)})
+	a.transfers.origins.Add(m.NarHash(), Provenance{origin, most(p.peers)})
 }
 
-// served records that Nix got n bytes of a NAR, and whether it was to its last. It returns where they came from.
-func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bool) provenance {
+// Served records that Nix got n bytes of a NAR, and whether it was to its last. It returns where they came from.
+func (a *Accounts) Served(m trust.Mapping, n int64, took time.Duration, whole bool) Provenance {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	from, ok := a.transfers.origins.Get(m.NarHash())
 	if !ok {
-		from.origin = store.FromStore
+		from.Origin = store.FromStore
 	}
-	amounts := Amounts{Received: map[store.Origin]int64{from.origin: n}}
-	r := Request{Path: m.Path().Base(), Result: ResultHit, Count: 1, Bytes: n, Seconds: took.Seconds(), Origin: from.origin,
-		From: from.from}
+	amounts := Amounts{Received: map[store.Origin]int64{from.Origin: n}}
+	r := Request{Path: m.Path().Base(), Result: ResultHit, Count: 1, Bytes: n, Seconds: took.Seconds(), Origin: from.Origin,
+		From: from.From}
 	if whole {
 		amounts.NARs = 1
 	} else {
@@ -138,8 +139,8 @@ func (a *Accounts) served(m trust.Mapping, n int64, took time.Duration, whole bo
 	return from
 }
 
-// found records that Nix was told that it can have a path.
-func (a *Accounts) found(path store.Path) {
+// Found records that Nix was told that it can have a path.
+func (a *Accounts) Found(path store.Path) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -148,8 +149,8 @@ func (a *Accounts) found(path store.Path) {
 	a.remember(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
 }
 
-// notFound records that Nix was told that there is no such path, and why.
-func (a *Accounts) notFound(hp store.HashPart, err error) {
+// NotFound records that Nix was told that there is no such path, and why.
+func (a *Accounts) NotFound(hp store.HashPart, err error) {
 	now := time.Now()
 	a.missed.add(hp, missCheck{at: now})
 	result, reason := why(err)
@@ -157,7 +158,7 @@ func (a *Accounts) notFound(hp store.HashPart, err error) {
 	defer a.mu.Unlock()
 	a.lack.note(now, err)
 	a.book(now, Amounts{Missed: 1})
-	if errors.Is(err, errNoAnswer) {
+	if errors.Is(err, ErrNoAnswer) {
 		a.answers[resultTimeout]++
 	} else {
 		a.answers[result]++
@@ -165,8 +166,8 @@ func (a *Accounts) notFound(hp store.HashPart, err error) {
 	a.remember(now, Request{Path: string(hp), Result: result, Reason: reason, Count: 1})
 }
 
-// notServed records that there is no NAR after all.
-func (a *Accounts) notServed(m trust.Mapping, took time.Duration, err error) {
+// NotServed records that there is no NAR after all.
+func (a *Accounts) NotServed(m trust.Mapping, took time.Duration, err error) {
 	now := time.Now()
 	a.missed.add(m.Path().HashPart(), missCheck{at: now})
 	result, reason := why(err)
@@ -195,7 +196,7 @@ func why(err error) (result, reason string) {
 		return ResultMiss, "the archive is larger than the spool; see --spool-size"
 	case errors.Is(err, store.ErrNoSpace):
 		return ResultMiss, "no room in the spool"
-	case errors.Is(err, errNoAnswer):
+	case errors.Is(err, ErrNoAnswer):
 		return ResultMiss, "no answer in time"
 	}
 	return ResultMiss, "nobody near has it"
@@ -217,8 +218,8 @@ func (a *Accounts) remember(now time.Time, r Request) {
 	a.requests = append(a.requests, r)
 }
 
-// sinceStart returns what passed since the start of the program.
-func (a *Accounts) sinceStart() Totals {
+// SinceStart returns what passed since the start of the program.
+func (a *Accounts) SinceStart() Totals {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return Totals{a.history.total.clone(), maps.Clone(a.answers)}
