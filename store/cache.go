@@ -117,9 +117,8 @@ func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error
 
 // A cachePath is what a narinfo file says: the claim, and where its NAR is.
 type cachePath struct {
-	info        Info
-	url         string
-	compression string
+	info Info
+	Archive
 }
 
 // narinfo reads the file for a hash part. The error wraps ErrNotFound if there is none, or if it names a NAR that
@@ -133,27 +132,15 @@ func (c *Cache) narinfo(root *os.Root, hp HashPart) (p cachePath, err error) {
 	if err != nil {
 		return p, err
 	}
-	if p.info, err = ParseInfo(text); err != nil {
-		return p, fmt.Errorf("cache %s: %s: %w: %w", c.dir, name, ErrCorrupt, err)
+	if p.info, p.Archive, err = ParseNarinfo(hp, text); err != nil {
+		return p, fmt.Errorf("cache %s: %s: %w", c.dir, name, err)
 	}
-	if p.info.Path.HashPart() != hp {
-		return p, fmt.Errorf("cache %s: %s: %w: it is about %s", c.dir, name, ErrCorrupt, p.info.Path)
+	if !filepath.IsLocal(p.URL) || path.Clean(p.URL) != p.URL {
+		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, ErrNotFound, p.URL)
 	}
-	p.compression = "bzip2" // what Nix takes for granted
-	for key, value := range infoLines(text) {
-		switch key {
-		case "URL":
-			p.url = value
-		case "Compression":
-			p.compression = value
-		}
-	}
-	if !filepath.IsLocal(p.url) || path.Clean(p.url) != p.url {
-		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, ErrNotFound, p.url)
-	}
-	if !unpackable(p.compression) {
+	if !unpackable(p.Compression) {
 		return p, fmt.Errorf("cache %s: %s: %w: %w: compression %.40q, and not none, xz or zstd",
-			c.dir, name, ErrNotFound, ErrUnreadable, p.compression)
+			c.dir, name, ErrNotFound, ErrUnreadable, p.Compression)
 	}
 	return p, nil
 }
@@ -173,7 +160,7 @@ func (c *Cache) Info(ctx context.Context, hp HashPart) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	st, err := root.Stat(p.url)
+	st, err := root.Stat(p.URL)
 	if err != nil {
 		return Info{}, c.fail(err)
 	}
@@ -182,11 +169,11 @@ func (c *Cache) Info(ctx context.Context, hp HashPart) (Info, error) {
 
 // checkSize fails if a NAR's file cannot be what its narinfo says.
 func (c *Cache) checkSize(p cachePath, size int64) error {
-	if p.compression == "none" && size != p.info.NarSize {
-		return fmt.Errorf("cache %s: %s: %w: %d bytes, not %d", c.dir, p.url, ErrCorrupt, size, p.info.NarSize)
+	if p.Compression == "none" && size != p.info.NarSize {
+		return fmt.Errorf("cache %s: %s: %w: %d bytes, not %d", c.dir, p.URL, ErrCorrupt, size, p.info.NarSize)
 	}
 	if size > maxPacked(p.info.NarSize) {
-		return fmt.Errorf("cache %s: %s: %w: %d bytes, too many for a NAR of %d", c.dir, p.url, ErrCorrupt, size, p.info.NarSize)
+		return fmt.Errorf("cache %s: %s: %w: %d bytes, too many for a NAR of %d", c.dir, p.URL, ErrCorrupt, size, p.info.NarSize)
 	}
 	return nil
 }
@@ -217,7 +204,7 @@ func (c *Cache) NAR(ctx context.Context, info Info) (NAR, error) {
 	if p.info.NarSize != info.NarSize {
 		return nil, fmt.Errorf("cache %s: %s: %w: NarSize is %d, not %d", c.dir, info.Path, ErrCorrupt, p.info.NarSize, info.NarSize)
 	}
-	f, st, err := c.openFile(root, p.url)
+	f, st, err := c.openFile(root, p.URL)
 	if err != nil {
 		return nil, err
 	}
@@ -225,13 +212,13 @@ func (c *Cache) NAR(ctx context.Context, info Info) (NAR, error) {
 		f.Close()
 		return nil, err
 	}
-	if p.compression == "none" {
+	if p.Compression == "none" {
 		return &fileNAR{File: f, size: info.NarSize}, nil
 	}
 	defer f.Close()
-	nar, err := c.unpack.open(ctx, f, packedFile{p.url, st.Size(), st.ModTime().UnixNano(), p.compression, info.NarSize})
+	nar, err := c.unpack.open(ctx, f, packedFile{p.URL, st.Size(), st.ModTime().UnixNano(), p.Compression, info.NarSize})
 	if err != nil {
-		return nil, fmt.Errorf("cache %s: %s: %w", c.dir, p.url, err)
+		return nil, fmt.Errorf("cache %s: %s: %w", c.dir, p.URL, err)
 	}
 	return nar, nil
 }
@@ -251,7 +238,7 @@ func (c *Cache) Add(info Info, nar io.Reader) error {
 	if info.Path.IsZero() {
 		return errors.New("cache: no path to add")
 	}
-	name := path.Join("nar", info.NarHash.Base32()+narSuffix)
+	name := path.Join("nar", info.NarHash.Base32()+".nar")
 	text := info.Narinfo(name)
 	if parsed, err := ParseInfo(text); err != nil || parsed.String() != info.String() {
 		return fmt.Errorf("cache %s: %s cannot be written as narinfo: %w", c.dir, info.Path, errors.Join(ErrCorrupt, err))

@@ -20,9 +20,6 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// ErrDamaged means that the content of a source's path does not have its NarHash. It comes with ErrNotFound.
-var ErrDamaged = errors.New("damaged")
-
 const (
 	// maxDamaged bounds the damaged paths that are listed and kept in the file, and maxSound the paths that are remembered
 	// as sound. The process remembers every damaged path that it finds: it must not offer one because others are damaged too.
@@ -191,13 +188,6 @@ func (g *Guarded) Suspect(info Info) {
 	}
 	if _, known := g.known(info); !known { // otherwise Info has it checked
 		d.enqueue(suspect{g, info})
-	}
-}
-
-// Suspect has the path of a claim checked if the source is a [Guarded] one.
-func Suspect(src Source, info Info) {
-	if g, ok := src.(*Guarded); ok {
-		g.Suspect(info)
 	}
 }
 

@@ -22,7 +22,7 @@ func readFile(f *os.File, p []byte, off, size int64) (int, error) {
 // freeBytes returns how many bytes may still be written to the file system of f.
 func freeBytes(f *os.File) (int64, error) {
 	var st unix.Statfs_t
-	if err := retryEINTR(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
+	if err := retry(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
 		return 0, fmt.Errorf("free space: %w", err)
 	}
 	if st.Blocks == 0 { // a file system that does not know
@@ -37,15 +37,4 @@ func noSpace(err error) error {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err
-}
-
-func roundUp(size int64) int64 { return (size + spoolUnit - 1) / spoolUnit * spoolUnit }
-
-// retryEINTR repeats a system call that a signal interrupted, as package os does for those it makes.
-func retryEINTR(call func() error) error {
-	for {
-		if err := call(); err != unix.EINTR {
-			return err
-		}
-	}
 }

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"io"
 	"time"
 )
 
@@ -30,6 +29,3 @@ func OpenKeptInfos(dir string) (KeptInfos, error) {
 
 func (k KeptInfos) Put(hp HashPart, text string) error     { return k.k.put(hp, text) }
 func (k KeptInfos) Get(hp HashPart) (text string, ok bool) { return k.k.get(hp) }
-
-// NewXZGuard passes an xz file on as long as it is not too greedy.
-func NewXZGuard(r io.Reader, narSize int64) io.Reader { return newXZGuard(r, narSize) }

@@ -40,6 +40,34 @@ func ParseInfo(text string) (Info, error) {
 	return info, nil
 }
 
+// An Archive is what a narinfo file of a binary cache says of the archive: where it is, and its compression.
+type Archive struct {
+	URL         string // relative to the cache
+	Compression string // "none", "xz", …
+}
+
+// ParseNarinfo reads the narinfo file that a binary cache has for a hash part: the claim, and where its archive is. The
+// error wraps [ErrCorrupt].
+func ParseNarinfo(hp HashPart, text string) (Info, Archive, error) {
+	info, err := ParseInfo(text)
+	if err != nil {
+		return info, Archive{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if info.Path.HashPart() != hp {
+		return info, Archive{}, fmt.Errorf("%w: it is about %s", ErrCorrupt, info.Path)
+	}
+	a := Archive{Compression: "bzip2"}        // what Nix takes for granted
+	for key, value := range infoLines(text) { // FileSize and FileHash say nothing that Nix would rely on
+		switch key {
+		case "URL":
+			a.URL = value
+		case "Compression":
+			a.Compression = value
+		}
+	}
+	return info, a, nil
+}
+
 // infoLines yields the keys and values of a narinfo text. A key of "" ends it; its value is the error.
 func infoLines(text string) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {

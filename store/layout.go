@@ -288,10 +288,19 @@ func openAt(dir int, name string, flags int) (fd int, err error) {
 	return fd, err
 }
 
+// retry repeats a system call that a signal interrupted, as package os does for those that it makes.
 func retry(f func() error) error {
 	for {
 		if err := f(); err != syscall.EINTR {
 			return err
 		}
 	}
+}
+
+// gone adds ErrNotFound to the error of a file that is no longer there.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return err
 }

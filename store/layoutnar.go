@@ -20,25 +20,25 @@ const maxOpenFiles = 12
 // maxLayoutBytes bounds what layouts are remembered: those of about 150,000 files.
 const maxLayoutBytes = 32 << 20
 
-// A layoutNAR reads an archive from the files that its layout names. It is a [NAR].
-type layoutNAR struct {
+// A Tree is an archive that is read from the files that its layout names. It is a [NAR].
+type Tree struct {
 	*layout
 	root  string
 	files openFiles
 }
 
-func newLayoutNAR(l *layout, root string) *layoutNAR { return &layoutNAR{layout: l, root: root} }
+func newTree(l *layout, root string) *Tree { return &Tree{layout: l, root: root} }
 
-func (n *layoutNAR) Size() int64 { return n.size }
+func (n *Tree) Size() int64 { return n.size }
 
 // Close gives back the files. Reads that are under way end normally.
-func (n *layoutNAR) Close() error {
+func (n *Tree) Close() error {
 	n.files.close()
 	return nil
 }
 
 // ReadAt implements [io.ReaderAt].
-func (n *layoutNAR) ReadAt(p []byte, off int64) (int, error) {
+func (n *Tree) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("%s: read at offset %d", n.root, off)
 	}
@@ -74,7 +74,7 @@ func (n *layoutNAR) ReadAt(p []byte, off int64) (int, error) {
 
 // readFile fills p from offset off of extent i's file, which has size bytes. A file that is read whole, which is
 // what most small ones are, is not kept open.
-func (n *layoutNAR) readFile(i int, p []byte, off, size int64, whole bool) error {
+func (n *Tree) readFile(i int, p []byte, off, size int64, whole bool) error {
 	f, err := n.openFile(i, size, !whole)
 	if err != nil {
 		return gone(&fs.PathError{Op: "open", Path: filepath.Join(n.root, n.path(i)), Err: err})
@@ -94,7 +94,7 @@ func (n *layoutNAR) readFile(i int, p []byte, off, size int64, whole bool) error
 	return nil
 }
 
-func (n *layoutNAR) openFile(i int, size int64, keep bool) (*openFile, error) {
+func (n *Tree) openFile(i int, size int64, keep bool) (*openFile, error) {
 	if f, err := n.files.get(i); f != nil || err != nil {
 		return f, err
 	}
@@ -116,7 +116,7 @@ func (n *layoutNAR) openFile(i int, size int64, keep bool) (*openFile, error) {
 }
 
 // openDir returns directory d, kept open together with its parents while there is room.
-func (n *layoutNAR) openDir(d uint32) (*openFile, error) {
+func (n *Tree) openDir(d uint32) (*openFile, error) {
 	key := ^int(d)
 	if f, err := n.files.get(key); f != nil || err != nil {
 		return f, err
@@ -129,7 +129,7 @@ func (n *layoutNAR) openDir(d uint32) (*openFile, error) {
 }
 
 // openNode opens a node of the archive, going down from the root one directory at a time, never through a symlink.
-func (n *layoutNAR) openNode(at layoutDir, flags int) (int, error) {
+func (n *Tree) openNode(at layoutDir, flags int) (int, error) {
 	if at.name.len == 0 {
 		return openAt(unix.AT_FDCWD, n.root, flags)
 	}
@@ -227,8 +227,8 @@ type layoutKey struct {
 	narHash Hash
 }
 
-// A layoutCache holds the layouts used last. A request for a layout that is being made waits for it.
-type layoutCache struct {
+// Layouts hold the layouts used last. A request for a layout that is being made waits for it.
+type Layouts struct {
 	limit int64
 
 	mu     sync.Mutex // guards what follows
@@ -237,16 +237,28 @@ type layoutCache struct {
 	making map[layoutKey]chan struct{} // closed when it is made, or could not be
 }
 
-func newLayoutCache(limit int64) *layoutCache {
+// NewLayouts returns an empty cache.
+func NewLayouts() *Layouts { return newLayouts(maxLayoutBytes) }
+
+func newLayouts(limit int64) *Layouts {
 	lru, err := simplelru.NewLRU[layoutKey, *layout](1<<30, nil)
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	return &layoutCache{limit: limit, lru: lru, making: map[layoutKey]chan struct{}{}}
+	return &Layouts{limit: limit, lru: lru, making: map[layoutKey]chan struct{}{}}
+}
+
+// Open opens the archive of the path that info describes, below storeDir.
+func (c *Layouts) Open(ctx context.Context, storeDir string, info Info) (*Tree, error) {
+	l, err := c.get(ctx, storeDir, info)
+	if err != nil {
+		return nil, err
+	}
+	return newTree(l, filepath.Join(storeDir, info.Path.Base())), nil
 }
 
 // get returns the layout of the path that info describes, below storeDir.
-func (c *layoutCache) get(ctx context.Context, storeDir string, info Info) (*layout, error) {
+func (c *Layouts) get(ctx context.Context, storeDir string, info Info) (*layout, error) {
 	key := layoutKey{info.Path, info.NarHash}
 	for {
 		l, wait := c.lookup(key)
@@ -271,7 +283,7 @@ func (c *layoutCache) get(ctx context.Context, storeDir string, info Info) (*lay
 
 // lookup returns a layout that is there, or the channel to wait on if another makes it, or neither: then the caller
 // makes it, and calls made.
-func (c *layoutCache) lookup(key layoutKey) (*layout, <-chan struct{}) {
+func (c *Layouts) lookup(key layoutKey) (*layout, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if l, ok := c.lru.Get(key); ok {
@@ -285,7 +297,7 @@ func (c *layoutCache) lookup(key layoutKey) (*layout, <-chan struct{}) {
 }
 
 // made ends what lookup began; l is nil if the layout could not be made.
-func (c *layoutCache) made(key layoutKey, l *layout) {
+func (c *Layouts) made(key layoutKey, l *layout) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	close(c.making[key])

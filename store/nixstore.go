@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 
 	"github.com/nix-community/go-nix/pkg/wire"
 )
@@ -33,7 +32,7 @@ type Nix struct {
 	storeDir string // where the files are
 	daemon   *daemon
 	roots    *tempRoots
-	layouts  *layoutCache
+	layouts  *Layouts
 	names    *storeNames
 }
 
@@ -51,7 +50,7 @@ func OpenNix(ctx context.Context, cfg NixStoreConfig) (*Nix, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoNix, err)
 	}
 	d := newDaemon(place.dial)
-	n := &Nix{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: newLayoutCache(maxLayoutBytes),
+	n := &Nix{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: NewLayouts(),
 		names: newStoreNames(storeDir)}
 	c, err := d.connect(ctx)
 	if err != nil {
@@ -218,34 +217,24 @@ func (n *Nix) openRooted(ctx context.Context, info Info) (NAR, error) {
 	if now.NarHash != info.NarHash {
 		return nil, fmt.Errorf("%s: NAR %s has made way for %s: %w", info.Path, info.NarHash, now.NarHash, ErrNotFound)
 	}
-	l, err := n.layouts.get(ctx, n.storeDir, info)
+	tree, err := n.layouts.Open(ctx, n.storeDir, info)
 	if err != nil {
 		return nil, err
 	}
-	return &nixNAR{layoutNAR: newLayoutNAR(l, filepath.Join(n.storeDir, info.Path.Base())), close: func() {
-		n.roots.release(info.Path)
-	}}, nil
+	return &nixNAR{Tree: tree, close: func() { n.roots.release(info.Path) }}, nil
 }
 
 // A nixNAR releases its path's root when it is closed.
 type nixNAR struct {
-	*layoutNAR
+	*Tree
 	close func()
 	once  sync.Once
 }
 
 func (n *nixNAR) Close() error {
 	n.once.Do(func() {
-		n.layoutNAR.Close()
+		n.Tree.Close()
 		n.close()
 	})
 	return nil
-}
-
-// gone adds ErrNotFound to the error of a file that is no longer there.
-func gone(err error) error {
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return fmt.Errorf("%w: %w", ErrNotFound, err)
-	}
-	return err
 }

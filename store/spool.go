@@ -12,13 +12,6 @@ import (
 	"time"
 )
 
-var (
-	// ErrNoSpace says that the spool may not grow by what was asked for: its cap, the floor of free space, or the disk.
-	ErrNoSpace = errors.New("no space")
-	// ErrTooLarge says that a NAR does not fit even into an empty spool, because of its cap.
-	ErrTooLarge = errors.New("larger than the spool")
-)
-
 const (
 	defaultSpoolMax = 4 << 30
 	defaultMinFree  = 2 << 30
@@ -369,3 +362,5 @@ func (s *Spool) Stats() SpoolStats {
 	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0),
 		Verified: s.checks.Load(), VerifyTime: time.Duration(s.checking.Load())}
 }
+
+func roundUp(size int64) int64 { return (size + spoolUnit - 1) / spoolUnit * spoolUnit }

@@ -48,6 +48,12 @@ var (
 	// ErrMalformed means that an archive has the expected hash, and yet may not be given to Nix. The signer of that hash
 	// is to blame, and not the sender of the bytes.
 	ErrMalformed = errors.New("malformed archive")
+	// ErrDamaged means that the content of a source's path does not have its NarHash. It comes with ErrNotFound.
+	ErrDamaged = errors.New("damaged")
+	// ErrNoSpace means that a file may not grow by what was asked for: a cap, the floor of free space, or the disk.
+	ErrNoSpace = errors.New("no space")
+	// ErrTooLarge means that a NAR does not fit even into an empty spool, because of its cap.
+	ErrTooLarge = errors.New("larger than the spool")
 )
 
 // HashPart is the 32 characters that begin a store path's base name, and by which Nix asks for it.
@@ -241,4 +247,11 @@ type NAR interface {
 	io.Closer
 	// Size is the archive's length in bytes.
 	Size() int64
+}
+
+// Suspect has the path of a claim read and checked soon, if the source can do so: it has a method Suspect(Info).
+func Suspect(src Source, info Info) {
+	if s, ok := src.(interface{ Suspect(info Info) }); ok {
+		s.Suspect(info)
+	}
 }

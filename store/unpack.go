@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -11,9 +10,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
 )
 
 const (
@@ -28,17 +24,13 @@ const (
 	maxIdleUnpackedBytes = 1 << 30
 	unpackedIdle         = 2 * time.Minute
 
+	// scratchName is the pattern of names that unpacked NARs have until they are unlinked. A spool that has the same
+	// directory deletes leftovers with that ending.
+	scratchName = "unpack-*.part"
+
 	// minScratchFree is what unpacking leaves free on the disk.
 	minScratchFree = 256 << 20
 )
-
-// unpackable says whether narbor can read a NAR of that compression.
-func unpackable(compression string) bool {
-	return compression == "none" || compression == "xz" || compression == "zstd"
-}
-
-// maxPacked is how long a compressed NAR can be if its compressor was in its right mind: a little longer than the NAR.
-func maxPacked(narSize int64) int64 { return narSize + narSize/16 + 64<<10 }
 
 // A packedFile identifies the content of a compressed NAR as well as a file's metadata can.
 type packedFile struct {
@@ -196,7 +188,7 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 	if err := os.MkdirAll(u.dir, 0o700); err != nil {
 		return nil, err
 	}
-	out, err := os.CreateTemp(u.dir, "unpack-*"+partSuffix)
+	out, err := os.CreateTemp(u.dir, scratchName)
 	if err != nil {
 		return nil, noSpace(err)
 	}
@@ -230,41 +222,6 @@ func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFil
 	return err
 }
 
-// newDecompressor returns a reader of the NAR, of narSize bytes, that is compressed in r. narSize bounds the memory that
-// it may take, and so does window for zstd. The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed
-// data's fault.
-func newDecompressor(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
-	switch compression {
-	case "none":
-		return io.NopCloser(r), nil
-	case "xz":
-		x, err := xz.NewReader(bufio.NewReaderSize(newXZGuard(r, narSize), 128<<10))
-		if err != nil {
-			return nil, corrupt(err)
-		}
-		return io.NopCloser(corruptReader{x}), nil
-	case "zstd":
-		in := bufio.NewReaderSize(r, 128<<10)
-		fitZstd(in, narSize, window)
-		d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(uint64(max(window, leastZstdWindow))))
-		if err != nil {
-			return nil, corrupt(err)
-		}
-		return zstdReader{corruptReader{d}, d}, nil
-	}
-	return nil, fmt.Errorf("compression %.40q: %w: only none, xz and zstd are supported", compression, ErrNotFound)
-}
-
-type zstdReader struct {
-	io.Reader
-	d *zstd.Decoder
-}
-
-func (z zstdReader) Close() error {
-	z.d.Close()
-	return nil
-}
-
 // A contextReader fails once its context has ended.
 type contextReader struct {
 	ctx context.Context
@@ -276,24 +233,4 @@ func (c contextReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
-}
-
-// A corruptReader tells the errors of a decompressor from those of the file that is written.
-type corruptReader struct{ r io.Reader }
-
-func (c corruptReader) Read(p []byte) (int, error) {
-	n, err := c.r.Read(p)
-	if err != nil && err != io.EOF {
-		err = corrupt(err)
-	}
-	return n, err
-}
-
-// corrupt adds [ErrCorrupt] to what a decompressor says, unless it could not read.
-func corrupt(err error) error {
-	var disk *os.PathError
-	if errors.As(err, &disk) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrCorrupt, err)
 }

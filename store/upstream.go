@@ -37,6 +37,8 @@ const (
 	// upstreamPages bounds the narinfos that are remembered in memory: a large closure's, between Nix's question and
 	// its download.
 	upstreamPages = 4096
+	// upstreamProbe is the file that every cache has, and maxUpstreamProbe bounds its length: it has three short lines.
+	upstreamProbe, maxUpstreamProbe = "nix-cache-info", 64 << 10
 	// maxRedirects is how often an upstream may send us elsewhere.
 	maxRedirects = 5
 )
@@ -79,10 +81,9 @@ type UpstreamConfig struct {
 
 // A page is a narinfo: the claim, and where its archive is.
 type page struct {
-	info        Info
-	text        string
-	url         string
-	compression string
+	Archive
+	info Info
+	text string
 }
 
 // OpenUpstream returns the cache; it asks it nothing yet. The caller closes it.
@@ -289,28 +290,16 @@ func (u *Upstream) ask(ctx context.Context, hp HashPart) (page, error) {
 // parsePage reads a narinfo. The error wraps ErrNotFound if its archive is of no use, and ErrCorrupt if it is none.
 func parsePage(hp HashPart, text string) (p page, err error) {
 	p.text = text
-	if p.info, err = ParseInfo(text); err != nil {
-		return p, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if p.info, p.Archive, err = ParseNarinfo(hp, text); err != nil {
+		return p, err
 	}
-	if p.info.Path.HashPart() != hp {
-		return p, fmt.Errorf("%w: it is about %s", ErrCorrupt, p.info.Path)
+	if !unpackable(p.Compression) {
+		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", ErrNotFound, ErrUnreadable, p.Compression)
 	}
-	p.compression = "bzip2"                   // what Nix takes for granted
-	for key, value := range infoLines(text) { // FileSize and FileHash say nothing that Nix would rely on
-		switch key {
-		case "URL":
-			p.url = value
-		case "Compression":
-			p.compression = value
-		}
-	}
-	if !unpackable(p.compression) {
-		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", ErrNotFound, ErrUnreadable, p.compression)
-	}
-	ref, err := url.Parse(p.url)
-	if err != nil || p.url == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path ||
+	ref, err := url.Parse(p.URL)
+	if err != nil || p.URL == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path ||
 		strings.HasPrefix(ref.Path, "..") {
-		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", ErrNotFound, ErrUnreadable, p.url)
+		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", ErrNotFound, ErrUnreadable, p.URL)
 	}
 	return p, nil
 }
@@ -348,11 +337,11 @@ func (u *Upstream) Ready() error {
 	return nil
 }
 
-// test probes a cache that was down with a request for nix-cache-info, which every cache has.
+// test probes a cache that was down with a request for the file that every cache has.
 func (u *Upstream) test() {
 	ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
 	defer cancel()
-	_, err := u.get(ctx, cacheInfoName, maxCacheInfo)
+	_, err := u.get(ctx, upstreamProbe, maxUpstreamProbe)
 	u.breaker.probed(isAnswer(err))
 }
 

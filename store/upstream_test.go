@@ -469,29 +469,3 @@ func TestUpstreamKeepsItsSecrets(t *testing.T) {
 		t.Errorf("Info = %v, want an error without the secret", err)
 	}
 }
-
-// FuzzXZGuard has xz files, and other data, in pieces of any length.
-func FuzzXZGuard(f *testing.F) {
-	f.Add(packXZ(f, bytes.Repeat([]byte("abc"), 1000)), 7)
-	f.Fuzz(func(t *testing.T, file []byte, piece int) {
-		got, err := io.ReadAll(store.NewXZGuard(&pieces{file, max(1, piece&0xfff)}, 1<<30))
-		if !bytes.HasPrefix(file, got) || err == nil && len(got) != len(file) {
-			t.Errorf("%d of %d bytes are passed on, %v", len(got), len(file), err)
-		}
-	})
-}
-
-// pieces yields at most n bytes at a time.
-type pieces struct {
-	b []byte
-	n int
-}
-
-func (p *pieces) Read(b []byte) (int, error) {
-	if len(p.b) == 0 {
-		return 0, io.EOF
-	}
-	n := copy(b, p.b[:min(p.n, len(p.b))])
-	p.b = p.b[n:]
-	return n, nil
-}

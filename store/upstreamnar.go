@@ -25,8 +25,6 @@ const (
 	maxUpstreamWindow = 64 << 20
 	// hugeUnpack is the number of bytes from which on an archive's memory is freed before another archive may take it.
 	hugeUnpack = 16 << 20
-	// xzBuffers and zstdBuffers are what unpacking takes beside the window.
-	xzBuffers, zstdBuffers = 256 << 10, 1 << 20
 	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
 	upstreamStall = 15 * time.Second
 	// upstreamTries is how often in a row the rest of an archive is requested without progress, and upstreamPause the
@@ -74,23 +72,16 @@ func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error)
 func (s *stream) unpack(ctx context.Context) (err error) {
 	in := bufio.NewReaderSize(s.body, 4<<10)
 	p := s.page
-	var window, need int64
 	if s.encoded { // which takes memory of its own, and from the first byte on
 		if err := s.upstream.memory.Acquire(ctx, UnpackMemory); err != nil {
 			return err
 		}
 		s.memory = UnpackMemory
 	}
-	switch p.compression {
-	case "xz":
-		need = xzBuffers + xzMemory(in, p.info.NarSize)
-	case "zstd":
-		window = fitZstd(in, p.info.NarSize, maxUpstreamWindow)
-		need = zstdBuffers + window
-	}
+	need, window := unpackMemory(in, p.Compression, p.info.NarSize, maxUpstreamWindow)
 	if window > maxUpstreamWindow {
 		s.upstream.Forget(p.info.Path.HashPart())
-		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.url, ErrNotFound,
+		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.URL, ErrNotFound,
 			ErrUnreadable, window>>20, maxUpstreamWindow>>20)
 		s.upstream.refused.add(p.info, true, err) // so that Nix is not told again that it can be had here
 		return fmt.Errorf("upstream %s: %w", s.upstream, err)
@@ -101,7 +92,7 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		}
 		s.memory = need
 	}
-	s.nar, err = newDecompressor(in, p.compression, p.info.NarSize, window)
+	s.nar, err = newDecompressor(in, p.Compression, p.info.NarSize, window)
 	return err
 }
 
@@ -125,7 +116,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	case s.left == 0: // the caller checks the archive's hash
 		return n, nil
 	case err == io.EOF:
-		err = fmt.Errorf("upstream %s: %s: %w: %d bytes are missing at the end", s.upstream, s.page.url, ErrCorrupt, s.left)
+		err = fmt.Errorf("upstream %s: %s: %w: %d bytes are missing at the end", s.upstream, s.page.URL, ErrCorrupt, s.left)
 	case err != nil:
 		err = s.because(err)
 	}
@@ -136,7 +127,7 @@ func (s *stream) Read(p []byte) (int, error) {
 func (s *stream) end() error {
 	switch n, err := io.CopyN(io.Discard, s.nar, 1); {
 	case n > 0:
-		return fmt.Errorf("upstream %s: %s: %w: unpacks to more than %d bytes", s.upstream, s.page.url, ErrCorrupt, s.page.info.NarSize)
+		return fmt.Errorf("upstream %s: %s: %w: unpacks to more than %d bytes", s.upstream, s.page.URL, ErrCorrupt, s.page.info.NarSize)
 	case err != io.EOF:
 		return s.because(err)
 	}
@@ -197,7 +188,7 @@ func (b *body) because(err error) error {
 	case errors.Is(err, ErrNotFound):
 		return err
 	}
-	return fmt.Errorf("upstream %s: %s: %w", b.upstream, b.page.url, err)
+	return fmt.Errorf("upstream %s: %s: %w", b.upstream, b.page.URL, err)
 }
 
 // open asks for the file from off on.
@@ -213,7 +204,7 @@ func (b *body) open() (err error) {
 			header.Set("If-Range", b.etag)
 		}
 	}
-	b.resp, err = b.upstream.do(ctx, b.page.url, header)
+	b.resp, err = b.upstream.do(ctx, b.page.URL, header)
 	if b.upstream.closes(b.ctx, err); err != nil {
 		return err
 	}
@@ -225,7 +216,7 @@ func (b *body) open() (err error) {
 // check compares the response's range and size with the wanted ones, and skips bytes that were received before.
 func (b *body) check() error {
 	corrupt := func(format string, args ...any) error {
-		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.url, ErrCorrupt, fmt.Sprintf(format, args...))
+		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.URL, ErrCorrupt, fmt.Sprintf(format, args...))
 	}
 	if b.encoded = b.resp.Uncompressed; b.encoded && b.resp.StatusCode == http.StatusPartialContent {
 		return corrupt("a range of what is encoded")
@@ -292,7 +283,7 @@ func (b *body) read(p []byte) (int, error) {
 		most = b.size
 	}
 	if b.off > most {
-		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.url, ErrCorrupt, most,
+		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.URL, ErrCorrupt, most,
 			b.page.info.NarSize)
 	}
 	if err == io.EOF && b.off < b.size {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"path/filepath"
 )
@@ -10,4 +11,9 @@ func ParseConf(text, dir string) (NixSettings, error) {
 	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]ConfReset{}, all: NixConf{}}
 	err := c.parse(text, filepath.Join(dir, "nix.conf"))
 	return c.settings, err
+}
+
+// AskNix asks the nix that is installed, and does not fall back to reading the files.
+func AskNix(ctx context.Context) (NixSettings, error) {
+	return runNix(ctx, "nix", []string{"show-config", "--json", "--extra-experimental-features", "nix-command"})
 }

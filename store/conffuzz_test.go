@@ -1,0 +1,35 @@
+package store_test
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"narbor/store"
+)
+
+// FuzzNixConf reads a nix.conf, and what it says once more from a nix.conf written from that.
+func FuzzNixConf(f *testing.F) {
+	dir := f.TempDir()
+	must(f, os.WriteFile(filepath.Join(dir, "other.conf"), []byte("extra-substituters = https://other\n"), 0o644))
+	f.Fuzz(func(t *testing.T, text string) {
+		for line := range strings.Lines(text) {
+			if strings.Contains(line, "include") && strings.Contains(line, "/") {
+				return // would read files of this machine
+			}
+		}
+		s, err := store.ParseConf(text, dir)
+		if err != nil {
+			return
+		}
+		sigs := map[bool]string{true: "true", false: "false"}[s.RequireSigs]
+		printed := "trusted-public-keys = " + strings.Join(s.TrustedPublicKeys, " ") + "\nsubstituters = " +
+			strings.Join(s.Substituters, " ") +
+			"\nrequire-sigs = " + sigs + "\n"
+		if again, err := store.ParseConf(printed, dir); err != nil || !reflect.DeepEqual(again, s) {
+			t.Errorf("%q says %+v, but what it comes to, %q, says %+v, %v", text, s, printed, again, err)
+		}
+	})
+}

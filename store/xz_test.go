@@ -1,0 +1,45 @@
+package store_test
+
+import (
+	"bytes"
+	"io"
+	"testing"
+
+	"narbor/store"
+)
+
+// FuzzXZGuard has xz files, and other data, in pieces of any length.
+func FuzzXZGuard(f *testing.F) {
+	f.Add(packXZ(f, bytes.Repeat([]byte("abc"), 1000)), 7)
+	f.Fuzz(func(t *testing.T, file []byte, piece int) {
+		got, err := io.ReadAll(store.NewXZGuard(&pieces{file, max(1, piece&0xfff)}, 1<<30))
+		if !bytes.HasPrefix(file, got) || err == nil && len(got) != len(file) {
+			t.Errorf("%d of %d bytes are passed on, %v", len(got), len(file), err)
+		}
+	})
+}
+
+// pieces yields at most n bytes at a time.
+type pieces struct {
+	b []byte
+	n int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.b) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, p.b[:min(p.n, len(p.b))])
+	p.b = p.b[n:]
+	return n, nil
+}
+
+// TestXZGuardChecksEveryStream has a second stream with a dictionary for which package xz would allocate 4 GiB.
+func TestXZGuardChecksEveryStream(t *testing.T) {
+	nar, _ := randomNAR(7, 3<<20)
+	a, b := packXZ(t, nar[:1<<20]), packXZ(t, nar[1<<20:])
+	if _, err := io.Copy(io.Discard, store.NewXZGuard(bytes.NewReader(append(bytes.Clone(a), hugeDict(b)...)),
+		int64(len(nar)))); err == nil {
+		t.Error("the guard passes on a second stream with a dictionary of 4 GiB")
+	}
+}
