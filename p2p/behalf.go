@@ -182,7 +182,7 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 	}
 	t.probing.found()
 	f.urged.Store(true)
-	f.meetPeer(conn.RemotePeer())
+	n.meetOn(f, conn.RemotePeer())
 	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.pace.rate()))
 	return err
 }
@@ -197,11 +197,11 @@ func (n *Node) downloaded() (sum int64) {
 	return sum / step * step % store.MaxNarSize
 }
 
-// meetPeer makes the peer that asks for a NAR on its behalf a member of the NAR's swarm.
-func (f *fetch) meetPeer(id peer.ID) {
-	f.node.mu.Lock()
-	nb := f.node.peers[id]
-	f.node.mu.Unlock()
+// meetOn makes a peer that asks for a NAR a member of the NAR's swarm.
+func (n *Node) meetOn(f *fetch, id peer.ID) {
+	n.mu.Lock()
+	nb := n.peers[id]
+	n.mu.Unlock()
 	if nb != nil {
 		f.meet(nb)
 	}

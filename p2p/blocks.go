@@ -20,7 +20,7 @@ import (
 
 // A fetch is one NAR on its way: which blocks are here, which neighbours were asked for the others, which may be asked.
 type fetch struct {
-	node     *Node
+	*fetching
 	m        trust.Mapping
 	shared   trust.Mapping // m as the sharing policy has checked it; zero if that refuses it
 	draft    *store.Draft
@@ -62,10 +62,11 @@ func (f *fetch) asks(nb *neighbour) {
 	}
 }
 
-func newFetch(n *Node, m trust.Mapping, draft *store.Draft) *fetch {
-	shared, ok := n.sharer.may(m)
-	return &fetch{node: n, m: m, shared: shared, draft: draft,
-		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), n.lan.Host().ID(), time.Now()),
+// newFetch returns a fetch that writes into the draft. shared is the mapping as the sharing policy has checked it; without
+// ok that refuses it.
+func newFetch(of *fetching, m trust.Mapping, draft *store.Draft, shared trust.Mapping, ok bool) *fetch {
+	return &fetch{fetching: of, m: m, shared: shared, draft: draft,
+		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.self, time.Now()),
 		excluded: map[peer.ID]bool{}, helpers: map[peer.ID]bool{}, failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{},
 		asked:    map[*neighbour]since{},
 		swarming: swarming{shared: ok, news: make(chan struct{})}}
@@ -134,8 +135,7 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 	}
 	last := f.picker.done(i, from, relayed, time.Now())
 	origin, name := f.origin(from)
-	f.node.received[origin].Add(int64(len(data)))
-	f.node.cfg.Observer.Received(origin, f.m, name, len(data))
+	f.received(origin, f.m, name, len(data))
 	f.tell()
 	if last {
 		f.end()
@@ -173,11 +173,11 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 		return
 	}
 	if f.leave(nb) { // it owes nothing
-		f.node.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+		f.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 		return
 	}
 	f.shunHelper(nb)
-	f.node.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 	failures := 1
 	if stalledOut(err) {
 		f.mu.Lock()
@@ -190,15 +190,14 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 
 // liar strikes a peer, and takes it out of the fetch for good.
 func (f *fetch) liar(id peer.ID, cause error) {
-	f.node.counts.refuse(refusal(cause))
-	f.node.strike(id, fmt.Errorf("%s: %w", f.m.Path(), cause))
+	f.conduct.Strike(id, fmt.Errorf("%s: %w", f.m.Path(), cause))
 	f.exclude(id, lied)
 }
 
 // wrong records that what a peer vouches for is wrong, and takes it out of the fetch for good.
 func (f *fetch) wrong(id peer.ID, cause error) {
 	f.exclude(id, lied)
-	f.node.sentWrong(id, f.m, cause)
+	f.conduct.Wrong(id, f.m, cause)
 }
 
 func (f *fetch) exclude(id peer.ID, failures int) {
@@ -237,7 +236,7 @@ func (f *fetch) join(holders []holder) {
 	defer f.mu.Unlock()
 	for _, nb := range byPromise(whole) {
 		f.picker.swarm.drop(nb.id)
-		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.node.takesFrom(nb, f.pairOf(nb)) {
+		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.conduct.Takes(nb, f.m) {
 			f.all = append(f.all, nb)
 			f.waiting = append(f.waiting, nb)
 		}

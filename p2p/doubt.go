@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"io"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -77,7 +76,7 @@ func (f *fetch) settle(nar io.ReaderAt) error {
 		}
 		seen[who] = true
 		if s.hearsay {
-			f.node.tallyOf(s.from).distrust(time.Now())
+			f.conduct.Distrust(s.from)
 		} else {
 			f.blame(s.from, errors.New("sent a block that is not of this NAR"))
 		}

@@ -46,7 +46,7 @@ func (n *Node) newFlight(m trust.Mapping) (*fetch, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
 	}
-	f := newFetch(n, m, draft)
+	f := n.newFetch(m, draft)
 	f.landed = n.fetched.begin(f) // before others are asked: so that of two nodes that begin at once, one sees the other
 	return f, nil
 }
@@ -194,7 +194,7 @@ func (s *shift) fill(ctx context.Context) (again bool, err error) {
 	}
 	s.before = left
 	if !s.secret {
-		s.readmit(s.node.holders(ctx, s.m, true))
+		s.readmit(s.swarm.Holders(ctx, s.m, true))
 	}
 	return true, nil
 }
@@ -203,7 +203,7 @@ func (s *shift) fill(ctx context.Context) (again bool, err error) {
 // in half the time.
 func (s *shift) crawls() bool {
 	took := time.Since(s.began)
-	if took < judgedAfter || len(s.node.cfg.Upstreams) == 0 {
+	if took < judgedAfter || len(s.upstreams) == 0 {
 		return false
 	}
 	rest, over := s.pacer.rest()
@@ -211,7 +211,7 @@ func (s *shift) crawls() bool {
 		left := s.missing()
 		rest = remaining(took, s.blocks-left, left)
 	}
-	own := s.node.pace.rate()
+	own := s.pace.rate()
 	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }
 
@@ -219,10 +219,10 @@ func (s *shift) crawls() bool {
 // last asked.
 func (f *fetch) lookAround(asked time.Time) time.Time {
 	if time.Since(asked) > holdersFresh && !f.secret {
-		f.node.askAround(f.m)
+		f.swarm.AskAround(f.m)
 		asked = time.Now()
 	}
-	f.join(f.node.known(f.m))
+	f.join(f.swarm.Known(f.m))
 	return asked
 }
 

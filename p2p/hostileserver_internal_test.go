@@ -51,7 +51,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	start := time.Now()
-	f := newFetch(n, m, draft)
+	f := n.newFetch(m, draft)
 	f.join(holders)
 	sp, err := f.honest(ctx)
 	if err != nil {
@@ -73,7 +73,7 @@ func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer draft.Discard()
-	f := newFetch(n, m, draft)
+	f := n.newFetch(m, draft)
 	f.complete = make(chan struct{})
 	f.manifest = store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}}
 	i, ok := f.pick(ghost(t, n), nil)

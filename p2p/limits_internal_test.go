@@ -322,7 +322,7 @@ func TestHelpersOfADownloadAreBounded(t *testing.T) {
 	n.lan.Host().Peerstore().AddProtocols(g.ID(), n.sign)
 	for i := 0; ; i++ {
 		_, m := s.sign(t, fmt.Sprint("wanted", i), randomNAR(1000))
-		f := newFetch(n, m, nil)
+		f := n.newFetch(m, nil)
 		if nb, _ := f.electHelper(); nb == nil {
 			if i == 100 {
 				t.Fatal("the only neighbour is never elected")

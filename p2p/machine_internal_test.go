@@ -128,7 +128,7 @@ func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
 	if err := g.sharer.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
-	f = newFetch(g.Node, m, draft)
+	f = g.newFetch(m, draft)
 	f.swarming.shared = true
 	end := g.fetched.begin(f)
 	t.Cleanup(func() {

@@ -87,7 +87,7 @@ func (s *shift) impatient(ctx context.Context) error {
 		return err
 	}
 	pace, least := s.pacer.pace()
-	if pace >= least || len(s.node.cfg.Upstreams) > 0 { // an upstream is asked instead, unless it is slower still
+	if pace >= least || len(s.upstreams) > 0 { // an upstream is asked instead, unless it is slower still
 		return nil
 	}
 	s.markSlow()
@@ -128,17 +128,17 @@ func (f *fetch) account(began time.Time, err error) {
 		case nb.gone():
 			continue
 		case f.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
-			f.node.avoided.add(f.pairOf(nb), slowFor, "it delivers it far too slowly")
+			f.conduct.Avoid(nb, f.m, slowFor, "it delivers it far too slowly")
 			until = nb.tally.wasSlow(now)
 		case err != nil:
-			f.node.avoided.add(f.pairOf(nb), failedFor, "it claims to have it, and did not deliver it")
+			f.conduct.Avoid(nb, f.m, failedFor, "it claims to have it, and did not deliver it")
 		case slow && now.Sub(from.at) > tardyAfter && !f.excluded[nb.id]:
 			until = nb.tally.wasTardy(began, now)
 		case !f.excluded[nb.id]:
 			nb.tally.kept()
 		}
 		if !until.IsZero() {
-			f.node.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until),
+			f.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until),
 				zap.String("reason", asideSlow))
 		}
 	}
@@ -159,8 +159,4 @@ func (f *fetch) allSlow(now time.Time) bool {
 // pace is the bytes a second that have come from a holder since then, of all NARs.
 func (s since) pace(nb *neighbour, now time.Time) float64 {
 	return float64(nb.tally.bytesReceived.Load()-s.bytes) / max(now.Sub(s.at), time.Millisecond).Seconds()
-}
-
-func (f *fetch) pairOf(nb *neighbour) pair {
-	return pair{nb.id, f.m.Path().HashPart(), f.m.NarHash()}
 }

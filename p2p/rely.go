@@ -23,10 +23,10 @@ func (f *fetch) electHelper() (who *neighbour, others int) {
 	if closed || asked >= maxHelpers || f.urged.Load() || f.secret {
 		return nil, 0
 	}
-	return f.node.elect(electorate(f.m.Path().HashPart()), func(nb *neighbour) bool {
+	return f.swarm.Elect(f.m.Path().HashPart(), func(nb *neighbour) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.helpers[nb.id] || f.excluded[nb.id] || !f.node.takesFrom(nb, f.pairOf(nb)) || nb.tally.isDistrusted(time.Now())
+		return f.helpers[nb.id] || f.excluded[nb.id] || !f.conduct.Takes(nb, f.m) || nb.tally.isDistrusted(time.Now())
 	})
 }
 
@@ -36,7 +36,7 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 	f.mu.Lock()
 	f.helpers[nb.id] = true
 	f.mu.Unlock()
-	f.node.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()))
+	f.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()))
 	began := time.Now()
 	err := f.watchHelper(ctx, nb)
 	f.setRoot(nb, false)
@@ -52,7 +52,7 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 	if errors.Is(err, wire.ErrWire) {
 		f.liar(nb.id, err)
 	}
-	f.node.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 }
 
 // watchHelper asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
@@ -77,7 +77,7 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 			t.answer(time.Now(), got, pace)
 		}
 		t.hear(f.lastFrom(nb), f.missing())
-		if err := t.over(time.Now(), f.node.pace.rate()); err != nil {
+		if err := t.over(time.Now(), f.pace.rate()); err != nil {
 			return err
 		}
 		select {
@@ -106,7 +106,7 @@ func (f *fetch) lastFrom(nb *neighbour) time.Time {
 func (f *fetch) setRoot(nb *neighbour, root bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.node.takesFrom(nb, f.pairOf(nb)) {
+	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.conduct.Takes(nb, f.m) {
 		f.offer(nb, true)
 	}
 	r := f.picker.swarm.members[nb.id]

@@ -123,7 +123,7 @@ func askerOn(conn network.Conn) asker {
 // about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
 func (n *Node) meet(id peer.ID, hp store.HashPart) {
 	if f := n.fetched.flight(hp); f != nil {
-		f.meetPeer(id)
+		n.meetOn(f, id)
 	}
 }
 

@@ -73,14 +73,14 @@ func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.Hash
 // startSupply lets the NAR come from an upstream: through the elected neighbour, or from ours. It returns false if
 // there is none, while a holder's manifest is tested, and while enough relays may suffice.
 func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
-	ups := f.node.cfg.Upstreams
+	ups := f.upstreams
 	if f.manifest != nil || f.supplies >= supplyTries*len(ups) {
 		return false
 	}
 	if f.hasDoubted() && !f.again { // a neighbour that has fetched it by now vouches for it
 		f.again = true
 		if !f.secret {
-			f.readmit(f.node.holders(ctx, f.m, true))
+			f.readmit(f.swarm.Holders(ctx, f.m, true))
 		}
 		return true
 	}
@@ -98,7 +98,7 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	c.start(func() {
 		defer f.own.Store(false)
 		if err := f.stream(ctx, u); err != nil && ctx.Err() == nil {
-			f.node.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
+			f.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
 			if errors.Is(err, store.ErrCorrupt) {
 				u.Wrong(f.m.Info())
 			} else {
@@ -118,12 +118,12 @@ func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
 	defer r.Close()
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
-	f.node.pace.begin()
-	defer f.node.pace.end()
+	f.pace.begin()
+	defer f.pace.end()
 	began, last, before := time.Now(), len(f.picker.blocks)-1, f.missing()
 	for i := range f.picker.blocks {
 		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
-		if _, err := io.ReadFull(fed{&f.node.pace, r}, block); err != nil {
+		if _, err := io.ReadFull(fed{f.pace, r}, block); err != nil {
 			return err
 		}
 		if i == last { // the rest of the file, so that the connection can be used again
@@ -172,8 +172,8 @@ func (f *fetch) blame(id peer.ID, cause error) {
 		f.wrong(id, cause)
 		return
 	}
-	f.node.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))
-	ups := f.node.cfg.Upstreams
+	f.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))
+	ups := f.upstreams
 	ups[(f.supplies+len(ups)-1)%len(ups)].Wrong(f.m.Info()) // the one that was asked last
 }
 

@@ -32,7 +32,7 @@ func (f *fetch) meet(nbs ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
-		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] && f.node.takesFrom(nb, f.pairOf(nb)) {
+		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] && f.conduct.Takes(nb, f.m) {
 			f.offer(nb, false)
 		}
 	}

@@ -138,17 +138,18 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 		{11 * time.Second, 10, 3 * store.BlockSize, true, true},  // 33 s for all, instead of 99 s for the rest
 		{11 * time.Second, 10, 2 * store.BlockSize, true, false}, // 50 s are not half of that
 	} {
-		n := &Node{}
+		of := &fetching{pace: &tempo{}}
 		if tt.upstream {
-			n.cfg.Upstreams = []*store.Upstream{nil}
+			of.upstreams = []*store.Upstream{nil}
 		}
 		if tt.own > 0 {
-			n.pace.begin()
-			n.pace.since = n.pace.since.Add(-10 * time.Second)
-			n.pace.end()
-			n.pace.add(int(10 * tt.own))
+			of.pace.begin()
+			of.pace.since = of.pace.since.Add(-10 * time.Second)
+			of.pace.end()
+			of.pace.add(int(10 * tt.own))
 		}
-		s := shift{fetch: &fetch{node: n, m: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago), blocks: blocks}
+		s := shift{fetch: &fetch{fetching: of, m: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago),
+			blocks: blocks}
 		if got := s.crawls(); got != tt.want {
 			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)
 		}

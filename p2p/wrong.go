@@ -33,6 +33,10 @@ type avoided struct {
 	pairs *lru.Cache[pair, avoidance]
 }
 
+func pairOf(nb *neighbour, m trust.Mapping) pair {
+	return pair{nb.id, m.Path().HashPart(), m.NarHash()}
+}
+
 type avoidance struct {
 	until  time.Time
 	reason string

@@ -264,7 +264,7 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	if got := g.connected(found); len(got) != 1 || got[0].neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	g.avoided.add(f.pairOf(other), wrongFor, "sent a wrong NAR")
+	g.avoided.add(pairOf(other, f.m), wrongFor, "sent a wrong NAR")
 	f.meet(honest, damaged, other)
 	for nb, want := range map[*neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := f.isRelay(nb); got != want {

@@ -1,0 +1,51 @@
+package p2p
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A swarmSource finds the neighbours from which a NAR can be fetched. Its methods may be called concurrently.
+type swarmSource interface {
+	// Holders returns the neighbours that claim to have a NAR. It asks all neighbours if the last answers are too old, or
+	// if again is set.
+	Holders(ctx context.Context, m trust.Mapping, again bool) []holder
+	// Known returns those that have claimed it, without asking any neighbour.
+	Known(m trust.Mapping) []holder
+	// AskAround asks all neighbours, and does not wait: Known returns their answers later.
+	AskAround(m trust.Mapping)
+	// Elect returns the neighbour that is assigned to download a path from its upstream, or nil if this node is; others
+	// is the number of neighbours that took part, which are those for which out returns false.
+	Elect(hp store.HashPart, out func(*neighbour) bool) (proxy *neighbour, others int)
+}
+
+// A conduct records what peers have done. Its methods may be called concurrently.
+type conduct interface {
+	// Takes reports whether blocks of a NAR are taken from a neighbour.
+	Takes(nb *neighbour, m trust.Mapping) bool
+	// Avoid has a NAR not taken from a neighbour alone for a while.
+	Avoid(nb *neighbour, m trust.Mapping, d time.Duration, reason string)
+	// Strike counts a message that no honest peer sends.
+	Strike(id peer.ID, cause error)
+	// Wrong records that a peer has sent wrong blocks for which it vouched, and tells the peer.
+	Wrong(id peer.ID, m trust.Mapping, cause error)
+	// Distrust records that a peer has passed on wrong blocks that it had not verified.
+	Distrust(id peer.ID)
+}
+
+// A fetching is what all fetches of a node have in common. Nothing in it changes.
+type fetching struct {
+	self      peer.ID
+	swarm     swarmSource
+	conduct   conduct
+	upstreams []*store.Upstream
+	pace      *tempo // of all upstreams together
+	received  func(o store.Origin, m trust.Mapping, from string, n int)
+	log       *zap.Logger
+}

@@ -1,0 +1,64 @@
+package p2p
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// fetching returns what fetches need of this node.
+func (n *Node) fetching() *fetching {
+	return &fetching{self: n.lan.Host().ID(), swarm: nodeSwarm{n}, conduct: nodeConduct{n}, upstreams: n.cfg.Upstreams,
+		pace: &n.pace, received: n.countReceived, log: n.log}
+}
+
+// newFetch returns a fetch that writes into a draft.
+func (n *Node) newFetch(m trust.Mapping, draft *store.Draft) *fetch {
+	shared, ok := n.sharer.may(m)
+	return newFetch(n.fetching(), m, draft, shared, ok)
+}
+
+// countReceived counts bytes of a NAR that have come.
+func (n *Node) countReceived(o store.Origin, m trust.Mapping, from string, size int) {
+	n.received[o].Add(int64(size))
+	n.cfg.Observer.Received(o, m, from, size)
+}
+
+// nodeSwarm implements [swarmSource].
+type nodeSwarm struct{ *Node }
+
+func (n nodeSwarm) Holders(ctx context.Context, m trust.Mapping, again bool) []holder {
+	return n.holders(ctx, m, again)
+}
+
+func (n nodeSwarm) Known(m trust.Mapping) []holder { return n.known(m) }
+
+func (n nodeSwarm) AskAround(m trust.Mapping) { n.askAround(m) }
+
+func (n nodeSwarm) Elect(hp store.HashPart, out func(*neighbour) bool) (proxy *neighbour, others int) {
+	return n.elect(electorate(hp), out)
+}
+
+// nodeConduct implements [conduct].
+type nodeConduct struct{ *Node }
+
+func (n nodeConduct) Takes(nb *neighbour, m trust.Mapping) bool {
+	return n.takesFrom(nb, pairOf(nb, m))
+}
+
+func (n nodeConduct) Avoid(nb *neighbour, m trust.Mapping, d time.Duration, reason string) {
+	n.avoided.add(pairOf(nb, m), d, reason)
+}
+
+func (n nodeConduct) Strike(id peer.ID, cause error) {
+	n.counts.refuse(refusal(cause))
+	n.strike(id, cause)
+}
+
+func (n nodeConduct) Wrong(id peer.ID, m trust.Mapping, cause error) { n.sentWrong(id, m, cause) }
+
+func (n nodeConduct) Distrust(id peer.ID) { n.tallyOf(id).distrust(time.Now()) }
