@@ -12,39 +12,33 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// FuzzAnnouncement is what a machine on the link says about itself: TXT strings, one a line, and for how many seconds to
+// FuzzAnnouncement takes what a machine on the link announces: TXT strings, one a line, and for how many seconds to
 // believe it.
 func FuzzAnnouncement(f *testing.F) {
-	l, err := newLAN(lanConfig{Identity: newTestIdentity(f)})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { l.host.Close() })
-	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "169.254.9.9/16", "fd01::5/64", "fe80::5/64")})
-	d := newDiscovery(l)
+	s := newTestService(f, "10.1.0.5/24", "169.254.9.9/16", "fd01::5/64", "fe80::5/64")
 	from := netip.MustParseAddr("fe80::9%eth0")
 	f.Add("dnsaddr=/ip6/fe80::9/tcp/6273/p2p/12D3KooWHSGyHvHJCc2mDWx9rUGthyFp28RztaviWnzW9uKRrNrY", int64(60))
-	f.Add("dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/"+l.host.ID().String(), int64(60))
+	f.Add("dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/"+s.cfg.Self.String(), int64(60))
 	f.Fuzz(func(t *testing.T, texts string, seconds int64) {
 		e := &zeroconf.ServiceEntry{Text: strings.Split(texts, "\n"), Expiry: time.Now().Add(time.Duration(seconds) * time.Second)}
-		a, ok := d.parse(e, from)
-		if ok != (len(a.addrs) > 0) || len(a.addrs) > netmon.MaxAddrs || a.id == l.host.ID() || time.Until(a.expiry) > mdnsTTL*time.Second {
+		a, ok := s.parse(e, from)
+		if ok != (len(a.Addrs) > 0) || len(a.Addrs) > netmon.MaxAddrs || a.ID == s.cfg.Self || time.Until(a.Expiry) > mdnsTTL*time.Second {
 			t.Errorf("parse(%q, %d s) = %+v, %v", texts, seconds, a, ok)
 		}
-		for _, m := range a.addrs {
+		for _, m := range a.Addrs {
 			if a, _ := netmon.IPOf(m); a == from {
 				m = m[1:] // zones are not on the wire
 			} else if !mayBeAnnounced(m) {
 				t.Errorf("parse(%q) would dial %s", texts, m)
 			}
-			if id, again, ok := parseText(mdnsText + m.String() + "/p2p/" + a.id.String()); !ok || id != a.id || !again.Equal(m) {
-				t.Errorf("%s of %s comes back as %s of %s, %v", m, a.id, again, id, ok)
+			if id, again, ok := parseText(mdnsText + m.String() + "/p2p/" + a.ID.String()); !ok || id != a.ID || !again.Equal(m) {
+				t.Errorf("%s of %s comes back as %s of %s, %v", m, a.ID, again, id, ok)
 			}
 		}
 	})
 }
 
-// mayBeAnnounced says whether an address is another machine's on the links of [FuzzAnnouncement].
+// mayBeAnnounced reports whether an address is another machine's on the links of [FuzzAnnouncement].
 func mayBeAnnounced(m ma.Multiaddr) bool {
 	text, err := m.ValueForProtocol(m[0].Code())
 	a, parseErr := netip.ParseAddr(text)

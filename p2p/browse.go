@@ -23,10 +23,13 @@ import (
 const (
 	// askSoon is the first pause between two questions; each is three times as long as the one before. The limit is
 	// askLate if there are machines known by their announcements alone: less than half of the lifetime of those, so
-	// that each is heard twice in that time. Otherwise it is askRest, for machines that were not heard when they came.
+	// that each is received twice in that time. Otherwise it is askRest, for machines whose announcement was lost.
 	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
 	mdnsPort = 5353
+	// packetRate, a second, and packetBurst bound the packets about narbor that are parsed, on a link and in one family:
+	// all answers of a LAN of thousands to one question, and then those of a moderate flood.
+	packetRate, packetBurst = 256, 4096
 	// maxMDNSPacket is what a packet of multicast DNS may hold (RFC 6762, 17).
 	maxMDNSPacket = 9000
 )
@@ -37,28 +40,28 @@ var (
 	mdnsLabels = []byte("\x07_narbor\x04_tcp\x05local")
 )
 
-// An ear listens on a link for multicast DNS, in one family, and asks. All machines receive an answer, so one question
-// is enough for a whole LAN: a machine that has heard the question of another skips its own turn. zeroconf's browsing
-// asks at least every minute, whatever it hears; among 60 machines that would be 400 packets a second, for each of them
+// A browser listens on a link for multicast DNS, in one family, and asks. All machines receive an answer, so one question
+// is enough for a whole LAN: a machine that has received the question of another skips its own turn. zeroconf's browsing
+// asks at least every minute, whatever it receives; among 60 machines that would be 400 packets a second, for each of them
 // to read.
-type ear struct {
+type browser struct {
 	question []byte
 	id       uint16      // of own questions: multicast comes back to its sender
-	asked    atomic.Bool // another machine has asked since this ear's last turn
+	asked    atomic.Bool // another machine has asked since this browser's last turn
 	pace     *rate.Limiter
-	traffic  *traffic
+	traffic  *Traffic
 
 	conn  *net.UDPConn
 	read  func(b []byte) (n, ifIndex int, from netip.Addr, err error)
 	write func(b []byte) error
 }
 
-func newEar(question []byte, id uint16, seen *traffic) *ear {
-	return &ear{question: question, id: id, pace: rate.NewLimiter(hearRate, hearBurst), traffic: seen}
+func newBrowser(question []byte, id uint16, seen *Traffic) *browser {
+	return &browser{question: question, id: id, pace: rate.NewLimiter(packetRate, packetBurst), traffic: seen}
 }
 
-// openEar joins the multicast group of a family on an interface. The caller closes the ear's connection.
-func openEar(family zeroconf.IPType, ifi net.Interface, seen *traffic) (*ear, error) {
+// openBrowser joins the multicast group of a family on an interface. The caller closes the browser's connection.
+func openBrowser(family zeroconf.IPType, ifi net.Interface, seen *Traffic) (*browser, error) {
 	q := new(dns.Msg)
 	q.SetQuestion(mdnsName, dns.TypePTR)
 	q.RecursionDesired = false
@@ -66,7 +69,7 @@ func openEar(family zeroconf.IPType, ifi net.Interface, seen *traffic) (*ear, er
 	if err != nil {
 		return nil, err
 	}
-	e := newEar(packed, q.Id, seen)
+	e := newBrowser(packed, q.Id, seen)
 	if family == zeroconf.IPv4 {
 		err = e.join4(ifi)
 	} else {
@@ -79,7 +82,7 @@ func openEar(family zeroconf.IPType, ifi net.Interface, seen *traffic) (*ear, er
 }
 
 // join4 and join6 differ in types alone. Of a multicast address Go makes a socket that shares its port with others.
-func (e *ear) join4(ifi net.Interface) (err error) {
+func (e *browser) join4(ifi net.Interface) (err error) {
 	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: mdnsPort}
 	if e.conn, err = net.ListenUDP("udp4", group); err != nil {
 		return err
@@ -105,7 +108,7 @@ func (e *ear) join4(ifi net.Interface) (err error) {
 	return nil
 }
 
-func (e *ear) join6(ifi net.Interface) (err error) {
+func (e *browser) join6(ifi net.Interface) (err error) {
 	group := &net.UDPAddr{IP: net.ParseIP("ff02::fb"), Port: mdnsPort}
 	if e.conn, err = net.ListenUDP("udp6", group); err != nil {
 		return err
@@ -134,25 +137,25 @@ func (e *ear) join6(ifi net.Interface) (err error) {
 }
 
 // browse listens for others on a link, and asks for them, until ctx ends.
-func (d *discovery) browse(ctx context.Context, k netmon.Link, family zeroconf.IPType) {
+func (s *Service) browse(ctx context.Context, k netmon.Link, family zeroconf.IPType) {
 	for ctx.Err() == nil {
-		if err := d.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
-			d.lan.log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
+		if err := s.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
 			sleep(ctx, mdnsRetry)
 		}
 	}
 }
 
 // browseOnce returns when ctx has ended, or the link is of no more use.
-func (d *discovery) browseOnce(ctx context.Context, k netmon.Link, family zeroconf.IPType) error {
-	e, err := openEar(family, k.Interface, &d.lan.traffic)
+func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf.IPType) error {
+	e, err := openBrowser(family, k.Interface, s.cfg.Traffic)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
-	d.running.Go(func() { cancel(e.askOn(ctx, &d.lan.keeper.circle.strangers)) })
+	s.running.Go(func() { cancel(e.askOn(ctx, s.cfg.Strangers)) })
 	defer e.conn.Close()
 	b := make([]byte, maxMDNSPacket+1)
 	for {
@@ -168,14 +171,14 @@ func (d *discovery) browseOnce(ctx context.Context, k netmon.Link, family zeroco
 			continue
 		}
 		for _, found := range e.take(b[:n], time.Now()) {
-			d.hear(found, from)
+			s.Take(found, from)
 		}
 	}
 }
 
 // askOn asks at once, and then more and more rarely, until ctx ends. In its later turns it leaves that to others.
-func (e *ear) askOn(ctx context.Context, strangers *atomic.Int64) error {
-	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = nextAsk(pause, strangers.Load() > 0), false {
+func (e *browser) askOn(ctx context.Context, strangers func() bool) error {
+	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = nextAsk(pause, strangers()), false {
 		if others := e.asked.Swap(false); first || !others {
 			if err := e.write(e.question); err != nil {
 				return err
@@ -196,7 +199,7 @@ func nextAsk(pause time.Duration, strangers bool) time.Duration {
 }
 
 // noteQuestion records whether a packet is another machine's question that all machines will answer.
-func (e *ear) noteQuestion(m *dns.Msg) {
+func (e *browser) noteQuestion(m *dns.Msg) {
 	if m.Response || m.Id == e.id {
 		return
 	}
@@ -213,8 +216,8 @@ func (e *ear) noteQuestion(m *dns.Msg) {
 }
 
 // take returns the announcements in a packet, and records whether it is another machine's question. Of a flood it takes
-// no more than hearRate.
-func (e *ear) take(packet []byte, now time.Time) (found []*zeroconf.ServiceEntry) {
+// no more than packetRate.
+func (e *browser) take(packet []byte, now time.Time) (found []*zeroconf.ServiceEntry) {
 	if !bytes.Contains(packet, mdnsLabels) {
 		return nil
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,8 +12,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-func newTestEar(asks *int) *ear {
-	e := newEar([]byte("?"), 7, new(traffic))
+func newTestBrowser(asks *int) *browser {
+	e := newBrowser([]byte("?"), 7, new(Traffic))
 	e.write = func([]byte) error {
 		*asks++
 		return nil
@@ -52,25 +51,23 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 	for _, c := range []struct{ machines, strangers, least, most int }{{1, 0, 6, 12}, {60, 0, 6, 24}, {1, 1, 12, 40}, {60, 1, 12, 40}} {
 		machines := c.machines
 		synctest.Test(t, func(t *testing.T) {
-			var strangers atomic.Int64
-			strangers.Store(int64(c.strangers))
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 			defer cancel()
 			asks := make([]int, machines)
-			ears := make([]*ear, machines)
-			for i := range ears {
-				ears[i] = newTestEar(&asks[i])
-				ears[i].id = uint16(i)
-				ears[i].write = func([]byte) error {
+			browsers := make([]*browser, machines)
+			for i := range browsers {
+				browsers[i] = newTestBrowser(&asks[i])
+				browsers[i].id = uint16(i)
+				browsers[i].write = func([]byte) error {
 					asks[i]++
-					for _, other := range ears {
+					for _, other := range browsers {
 						other.take(testQuestion(t, uint16(i)), time.Now())
 					}
 					return nil
 				}
 			}
-			for _, e := range ears {
-				go e.askOn(ctx, &strangers)
+			for _, e := range browsers {
+				go e.askOn(ctx, func() bool { return c.strangers > 0 })
 			}
 			<-ctx.Done()
 			synctest.Wait()
@@ -89,7 +86,7 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 	}
 }
 
-func TestEarTakesAnnouncementsAlone(t *testing.T) {
+func TestBrowserTakesAnnouncementsAlone(t *testing.T) {
 	now := time.Now()
 	name := "x." + mdnsName
 	probe := new(dns.Msg)
@@ -110,7 +107,7 @@ func TestEarTakesAnnouncementsAlone(t *testing.T) {
 		{"nonsense", append([]byte("x"), mdnsLabels...), 0, false},
 		{"nothing", nil, 0, false},
 	} {
-		e := newTestEar(new(int))
+		e := newTestBrowser(new(int))
 		found := e.take(c.packet, now)
 		if len(found) != c.found || e.asked.Load() != c.asked {
 			t.Errorf("%s: take = %d announcements, asked %v, want %d, %v", c.name, len(found), e.asked.Load(), c.found, c.asked)
@@ -124,36 +121,31 @@ func TestEarTakesAnnouncementsAlone(t *testing.T) {
 }
 
 func TestFloodOfPacketsIsNotTakenApart(t *testing.T) {
-	e := newTestEar(new(int))
+	e := newTestBrowser(new(int))
 	now := time.Now()
 	flood := func() (found int) {
-		for i := range 10 * hearBurst {
+		for i := range 10 * packetBurst {
 			found += len(e.take(testAnswer(t, fmt.Sprintf("x%d.%s", i, mdnsName), 60, "a"), now))
 		}
 		return found
 	}
-	if found := flood(); found != hearBurst {
-		t.Errorf("of a flood, %d packets were taken apart, want %d", found, hearBurst)
+	if found := flood(); found != packetBurst {
+		t.Errorf("of a flood, %d packets were taken apart, want %d", found, packetBurst)
 	}
 	now = now.Add(time.Second)
-	if found := flood(); found != hearRate {
-		t.Errorf("of a flood a second later, %d packets were taken apart, want %d", found, hearRate)
+	if found := flood(); found != packetRate {
+		t.Errorf("of a flood a second later, %d packets were taken apart, want %d", found, packetRate)
 	}
 }
 
-func FuzzEar(f *testing.F) {
+func FuzzPacket(f *testing.F) {
 	f.Add(testAnswer(f, "x."+mdnsName, 60, "dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/x"))
 	f.Add(testQuestion(f, 8))
-	l, err := newLAN(lanConfig{Identity: newTestIdentity(f)})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Cleanup(func() { l.host.Close() })
-	d := newDiscovery(l)
+	s := newTestService(f)
 	f.Fuzz(func(t *testing.T, packet []byte) {
-		var found []*zeroconf.ServiceEntry = newTestEar(new(int)).take(packet, time.Now())
+		var found []*zeroconf.ServiceEntry = newTestBrowser(new(int)).take(packet, time.Now())
 		for _, e := range found {
-			d.parse(e, netip.Addr{})
+			s.parse(e, netip.Addr{})
 		}
 	})
 }
@@ -161,7 +153,7 @@ func FuzzEar(f *testing.F) {
 // Each packet about our service is counted once, whatever is in it.
 func TestMulticastIsCounted(t *testing.T) {
 	var asks int
-	e := newTestEar(&asks)
+	e := newTestBrowser(&asks)
 	now := time.Now()
 	e.take(testQuestion(t, 9), now)
 	e.take(testQuestion(t, 7), now) // our own
@@ -171,14 +163,14 @@ func TestMulticastIsCounted(t *testing.T) {
 	e.take(packed(t, probe), now)
 	e.take(mdnsLabels, now) // no packet
 	e.take([]byte("about something else"), now)
-	if got, want := fmt.Sprint(e.traffic.get()["question"], e.traffic.get()["unknown"]),
+	if got, want := fmt.Sprint(e.traffic.Counts()["question"], e.traffic.Counts()["unknown"]),
 		"map[ignored:1 sent:0 used:1] map[dropped:0 malformed:1]"; got != want {
 		t.Errorf("counted %s, want %s", got, want)
 	}
-	for range 10 * hearBurst {
+	for range 10 * packetBurst {
 		e.take(mdnsLabels, now)
 	}
-	if got := e.traffic.get()["unknown"]; got["dropped"] == 0 || got["malformed"]+got["dropped"] != 10*hearBurst+1 {
+	if got := e.traffic.Counts()["unknown"]; got["dropped"] == 0 || got["malformed"]+got["dropped"] != 10*packetBurst+1 {
 		t.Errorf("of a flood %v are counted", got)
 	}
 }

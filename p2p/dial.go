@@ -135,7 +135,10 @@ func (k *keeper) run(ctx context.Context) error {
 					k.lan.log.Warn("machines around announce themselves and cannot be reached: see narbor doctor", zap.Error(err))
 				}
 				if err == nil && k.isVisit(info.ID) {
-					pause(ctx, visitTime)
+					select {
+					case <-ctx.Done():
+					case <-time.After(visitTime):
+					}
 					k.lan.part(k.part(info.ID, false))
 				}
 			})

@@ -74,7 +74,7 @@ type lan struct {
 	dead    chan network.Conn // to be closed by bury
 	renewal *renewal
 	changes atomic.Int64 // of the links that are used, since the start
-	traffic traffic
+	traffic Traffic
 
 	places *places
 	moved  chan struct{} // the links have changed
@@ -212,21 +212,21 @@ func (l *lan) Run(ctx context.Context) error {
 
 // follow announces this machine on every link there is, as links come and go.
 func (l *lan) follow(ctx context.Context) error {
-	d := newDiscovery(l)
-	defer d.close()
+	d := l.newMDNS()
+	defer d.Close()
 	if l.net != nil {
 		l.keeper.looked(true, time.Now())
-		return l.net.follow(ctx, func(e *zeroconf.ServiceEntry) { d.hear(e, netip.Addr{}) })
+		return l.net.follow(ctx, func(e *zeroconf.ServiceEntry) { d.Take(e, netip.Addr{}) })
 	}
 	return netmon.Watch(ctx, l.policy, l.log, l.renewal.look, func(links []netmon.Link) {
 		stale := l.renewal.stale.Swap(false)
 		changed, fresh := l.setLinks(links)
 		l.lookForVsock()
 		if stale {
-			d.stop()
+			d.Stop()
 		}
 		if l.mdns {
-			d.update(ctx, links)
+			d.Update(ctx, links)
 		}
 		l.keeper.looked(len(netmon.Used(links)) > 0, time.Now())
 		netmon.Hint(l.looked)
@@ -246,6 +246,15 @@ func (l *lan) follow(ctx context.Context) error {
 			}
 		}
 	})
+}
+
+// newMDNS returns a service that announces this machine and reports others to the keeper.
+func (l *lan) newMDNS() *Service {
+	return newService(mdnsConfig{Self: l.host.ID(), Port: listenPort(l.host), IsNeighbour: l.gate.isNeighbour,
+		Strangers: func() bool { return l.keeper.circle.strangers.Load() > 0 }, Traffic: &l.traffic, Log: l.log,
+		Found: func(a Announcement) {
+			l.keeper.announce(announcement{id: a.ID, addrs: a.Addrs, expiry: a.Expiry, via: viaMDNS}, time.Now())
+		}})
 }
 
 // setLinks notes the interfaces and reports whether one that is used has changed, and which are used anew.

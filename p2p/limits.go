@@ -2,8 +2,6 @@ package p2p
 
 import (
 	"time"
-
-	"narbor/p2p/netmon"
 )
 
 // Everything that bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with
@@ -33,8 +31,6 @@ const (
 
 // Counts: of what one request or announcement may hold.
 const (
-	// maxTexts bounds the strings of an announcement that are looked at.
-	maxTexts = 4 * netmon.MaxAddrs
 	// maxToldPeers is the number of peers in an answer about neighbours, each with one address of at most maxPeerAddr
 	// bytes: to find more, the asker asks those peers.
 	maxToldPeers, maxPeerAddr = 16, 128
@@ -113,8 +109,6 @@ const (
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs nothing, so
 	// when it is full the machine with the most failed dials makes room.
 	maxKnown = 512
-	// maxHeard bounds the memory of what the addresses in announcements say, at up to 500 bytes each.
-	maxHeard = 1024
 	// maxTallies bounds the peers that are remembered although they come and go; maxMissAddrs bounds the addresses with
 	// counted misses, and likewise the machines. Both are more than a LAN has.
 	maxTallies, maxMissAddrs = 4096, 4096
@@ -159,9 +153,6 @@ const (
 	// dialRate, a second, and dialBudget bound how often a flood of announcements can make us dial at all: a whole LAN
 	// at once, then slowly.
 	dialRate, dialBudget = 8, 48
-	// hearRate, a second, and hearBurst bound the packets about narbor that are parsed, on a link and in one family:
-	// all answers of a LAN of thousands to one question, and then those of a moderate flood.
-	hearRate, hearBurst = 256, 4096
 	// wrongRate, a second, and wrongBurst bound how often one peer can have a path of this machine hashed because it says
 	// that its NAR is wrong; all at its address together have missShares times as much.
 	wrongRate, wrongBurst = 1.0 / 60, 16

@@ -20,10 +20,8 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
 	ma "github.com/multiformats/go-multiaddr"
-	mh "github.com/multiformats/go-multihash"
 	"golang.org/x/time/rate"
 
-	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -35,7 +33,6 @@ func numbered(i int) netip.Addr {
 
 func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
-	d := newDiscovery(n.lan)
 	parts := words(0, maxFindings+10)
 	for name, m := range map[string]struct {
 		limit int
@@ -46,7 +43,6 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
 		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
 		"verified signatures":     {maxChecked, func(i int) { n.sharer.checked.Add(parts[i], checkedInfo{}) }, n.sharer.checked.Len},
-		"texts of announcements":  {maxHeard, func(i int) { d.parseText(fmt.Sprint(mdnsText, i)) }, d.heard.Len},
 		"failed downloads": {maxFailed, func(i int) {
 			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.behalf.failed.Len},
@@ -59,22 +55,6 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		if got := m.size(); got != m.limit {
 			t.Errorf("%s: %d are remembered, want %d", name, got, m.limit)
 		}
-	}
-}
-
-func TestLongTextOfAnnouncementIsNotKept(t *testing.T) {
-	l, _ := startTestLAN(t, lanConfig{})
-	d := newDiscovery(l)
-	hash, err := mh.Sum(make([]byte, netmon.MaxAddrText), mh.IDENTITY, -1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := mdnsText + "/ip4/10.1.0.6/tcp/6273/p2p/" + peer.ID(hash).String()
-	if _, _, ok := parseText(text); ok {
-		t.Errorf("an address of %d bytes is used, want at most %d", len(text)-len(mdnsText), netmon.MaxAddrText)
-	}
-	if d.parseText(text); d.heard.Len() != 0 {
-		t.Errorf("a text of %d bytes is remembered", len(text))
 	}
 }
 

@@ -122,7 +122,7 @@ func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 		"/ip6/100::2:0:0:7:9/tcp/6666", "/ip6/fe80::7:1/tcp/6666",
 		"/ip6/fe80::7:9/tcp/7777", // its own: this one may be dialled
 	} {
-		texts = append(texts, mdnsText+addr+"/p2p/"+newTestPeer(t).String())
+		texts = append(texts, "dnsaddr="+addr+"/p2p/"+newTestPeer(t).String())
 	}
 	// The kernel sends from the address that it likes best: there must be but one.
 	liar.ip("link", "set", "eth0", "addrgenmode", "none")

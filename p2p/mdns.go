@@ -22,6 +22,11 @@ import (
 )
 
 const (
+	// maxTexts bounds the strings of an announcement that are looked at.
+	maxTexts = 4 * netmon.MaxAddrs
+	// maxParsed bounds the cache of parsed addresses in announcements, at up to 500 bytes each.
+	maxParsed = 1024
+
 	mdnsService = "_narbor._tcp"
 	mdnsDomain  = "local"
 	// mdnsText begins each address in a TXT record, as in libp2p's own discovery: any libp2p program can read it.
@@ -37,18 +42,38 @@ const (
 	goodbyeLimit = time.Second
 )
 
-// A discovery announces this machine and listens for others on each link, by multicast DNS. A link that changes
-// gets a new session under a new name, because others would take the old name for old news. Owned by one goroutine.
+// mdnsConfig says which machine is announced and where found machines are reported.
+type mdnsConfig struct {
+	Self        peer.ID               // of the peer that is announced; required
+	Port        uint16                // TCP, at which it listens
+	IsNeighbour func(netip.Addr) bool // whether an address is that of another machine on one of the links; required
+	// Strangers reports whether machines are known that are not connected: they are known by their announcements alone,
+	// so questions are asked more often. Required.
+	Strangers func() bool
+	Found     func(Announcement) // is called for each announcement, from several goroutines at once; required
+	Traffic   *Traffic           // counts packets; required
+	Log       *zap.Logger        // required
+}
+
+// An Announcement says where a machine can be reached, according to the machine itself.
+type Announcement struct {
+	ID     peer.ID
+	Addrs  []ma.Multiaddr // with the zone of the link, if they are link-local; 1 to [netmon.MaxAddrs]
+	Expiry time.Time      // at most [ttl] ahead
+}
+
+// A Service announces this machine and listens for others on each link, by multicast DNS. A link that changes gets a new
+// session under a new name, because others would take the old name for old news. One goroutine owns it and calls its
+// methods, but for Take, which may be called concurrently.
 //
-// zeroconf announces and answers; an [ear] listens and asks. The packets that a session sends unasked stay on its link.
+// zeroconf announces and answers; a [browser] listens and asks. The packets that a session sends unasked stay on its link.
 // But Linux hands zeroconf's sockets every multicast packet of groups that any program on the machine has joined, and
 // zeroconf answers to the interface of the question: if Avahi listens on a link that is not used here, a question there
 // is answered with the addresses of those that are. The gater refuses connections from there.
-type discovery struct {
-	lan      *lan
-	port     uint16
+type Service struct {
+	cfg      mdnsConfig
 	sessions map[string]*session
-	heard    *lru.Cache[string, spoken]
+	parsed   *lru.Cache[string, parsedText]
 	running  sync.WaitGroup
 }
 
@@ -57,160 +82,165 @@ type session struct {
 	cancel context.CancelFunc
 }
 
-func newDiscovery(l *lan) *discovery {
-	heard := newMemory[string, spoken](maxHeard)
-	return &discovery{lan: l, port: listenPort(l.host), sessions: make(map[string]*session), heard: heard}
+// newService makes a service without sessions; Update starts them.
+func newService(cfg mdnsConfig) *Service {
+	parsed, err := lru.New[string, parsedText](maxParsed)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return &Service{cfg: cfg, sessions: make(map[string]*session), parsed: parsed}
 }
 
-// update starts and ends sessions so that there is one for each link that is used.
-func (d *discovery) update(ctx context.Context, links []netmon.Link) {
+// Update starts and ends sessions so that there is one for each link that is used. Sessions end with ctx.
+func (s *Service) Update(ctx context.Context, links []netmon.Link) {
 	now := make(map[string]netmon.Link)
 	for _, k := range netmon.Used(links) {
 		now[k.Name] = k
 	}
-	for name, s := range d.sessions {
-		if k, ok := now[name]; !ok || !k.Same(s.link) {
-			s.cancel()
-			delete(d.sessions, name)
+	for name, old := range s.sessions {
+		if k, ok := now[name]; !ok || !k.Same(old.link) {
+			old.cancel()
+			delete(s.sessions, name)
 		}
 	}
 	for name, k := range now {
-		if d.sessions[name] != nil || k.Interface.Flags&net.FlagMulticast == 0 { // the user may have wanted a tunnel
+		if s.sessions[name] != nil || k.Interface.Flags&net.FlagMulticast == 0 { // the user may have wanted a tunnel
 			continue
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		d.sessions[name] = &session{k, cancel}
-		d.running.Go(func() { d.announce(ctx, k) })
+		s.sessions[name] = &session{k, cancel}
+		s.running.Go(func() { s.announce(ctx, k) })
 		for _, family := range []zeroconf.IPType{zeroconf.IPv4, zeroconf.IPv6} {
-			d.running.Go(func() { d.browse(ctx, k, family) })
+			s.running.Go(func() { s.browse(ctx, k, family) })
 		}
 	}
 }
 
-// stop has all sessions end.
-func (d *discovery) stop() {
-	for _, s := range d.sessions {
-		s.cancel()
+// Stop has all sessions end, and does not wait for that. The next Update starts new ones.
+func (s *Service) Stop() {
+	for _, old := range s.sessions {
+		old.cancel()
 	}
-	clear(d.sessions)
+	clear(s.sessions)
 }
 
-// close ends all sessions.
-func (d *discovery) close() {
-	d.stop()
-	d.running.Wait()
+// Close ends all sessions, and returns when nothing of them runs any more.
+func (s *Service) Close() {
+	s.Stop()
+	s.running.Wait()
 }
 
 // announce makes this machine known on a link until ctx ends.
-func (d *discovery) announce(ctx context.Context, k netmon.Link) {
-	ips, texts := d.texts(k)
+func (s *Service) announce(ctx context.Context, k netmon.Link) {
+	ips, texts := s.texts(k)
 	if len(texts) == 0 {
 		return
 	}
 	for ctx.Err() == nil {
-		s, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, int(d.port), rand.Text(), ips, texts,
+		server, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, int(s.cfg.Port), rand.Text(), ips, texts,
 			[]net.Interface{k.Interface}, zeroconf.TTL(mdnsTTL))
 		if err != nil {
-			d.lan.log.Debug("mdns announcement", zap.String("interface", k.Name), zap.Error(err))
+			s.cfg.Log.Debug("mdns announcement", zap.String("interface", k.Name), zap.Error(err))
 			sleep(ctx, mdnsRetry)
 			continue
 		}
 		<-ctx.Done()
-		d.goodbye(s)
+		s.goodbye(server)
 	}
 }
 
 // goodbye tells the others that this name has gone. It does not wait for long.
-func (d *discovery) goodbye(s *zeroconf.Server) {
+func (s *Service) goodbye(server *zeroconf.Server) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		s.Shutdown()
+		server.Shutdown()
 	}()
 	select {
 	case <-done:
 	case <-time.After(goodbyeLimit):
-		d.lan.log.Debug("mdns goodbye takes too long")
+		s.cfg.Log.Debug("mdns goodbye takes too long")
 	}
 }
 
 // texts returns the addresses of a link by which neighbours can reach us, plain and as TXT strings.
-func (d *discovery) texts(k netmon.Link) (ips, texts []string) {
+func (s *Service) texts(k netmon.Link) (ips, texts []string) {
 	addrs := slices.Clone(k.Addrs)
 	slices.SortStableFunc(addrs, func(a, b netip.Prefix) int {
-		return cmp.Compare(last(a.Addr()), last(b.Addr()))
+		return cmp.Compare(lastResort(a.Addr()), lastResort(b.Addr()))
 	})
 	for _, p := range addrs {
 		a := p.Addr()
 		if len(ips) == netmon.MaxAddrs {
 			break
 		}
-		m, err := netmon.TCPAddr(a, d.port)
+		m, err := netmon.TCPAddr(a, s.cfg.Port)
 		if err != nil {
 			continue
 		}
 		ips = append(ips, a.String())
-		texts = append(texts, mdnsText+m.String()+"/p2p/"+d.lan.host.ID().String())
+		texts = append(texts, mdnsText+m.String()+"/p2p/"+s.cfg.Self.String())
 	}
 	return ips, texts
 }
 
-// last is 1 for addresses that are the last resort.
-func last(a netip.Addr) int {
+// lastResort returns 1 for the addresses that come last in an announcement, and 0 for others.
+func lastResort(a netip.Addr) int {
 	if netmon.IsLinkLocal(a) {
 		return 1
 	}
 	return 0
 }
 
-// hear takes in what a machine announces, and from where, with a zone if it is link-local.
-func (d *discovery) hear(e *zeroconf.ServiceEntry, from netip.Addr) {
-	a, ok := d.parse(e, from)
+// Take parses an announcement from an address, which has a zone if it is link-local, and reports it to [mdnsConfig.Found] if
+// it names a neighbour.
+func (s *Service) Take(e *zeroconf.ServiceEntry, from netip.Addr) {
+	a, ok := s.parse(e, from)
 	if !ok {
-		d.lan.traffic.count(announcementIgnored)
+		s.cfg.Traffic.count(announcementIgnored)
 		return
 	}
-	d.lan.traffic.count(announcementUsed)
-	d.lan.keeper.announce(a, time.Now())
+	s.cfg.Traffic.count(announcementUsed)
+	s.cfg.Found(a)
 }
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of
 // Link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came in.
-func (d *discovery) parse(e *zeroconf.ServiceEntry, from netip.Addr) (announcement, bool) {
-	a := announcement{via: viaMDNS, expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
+func (s *Service) parse(e *zeroconf.ServiceEntry, from netip.Addr) (Announcement, bool) {
+	a := Announcement{Expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
-		id, m, ok := d.parseText(text)
-		if !ok || id == d.lan.host.ID() || a.id != "" && id != a.id || len(a.addrs) == netmon.MaxAddrs {
+		id, m, ok := s.cachedText(text)
+		if !ok || id == s.cfg.Self || a.ID != "" && id != a.ID || len(a.Addrs) == netmon.MaxAddrs {
 			continue
 		}
 		ip, ok := netmon.IPOf(m)
 		if netmon.IsLinkLocal(ip) && ip == from.WithZone("") {
 			ip, m = from, netmon.Zoned(m, from.Zone())
 		}
-		if !ok || !d.lan.gate.isNeighbour(ip) || ma.Contains(a.addrs, m) {
+		if !ok || !s.cfg.IsNeighbour(ip) || ma.Contains(a.Addrs, m) {
 			continue
 		}
-		a.id = id
-		a.addrs = append(a.addrs, m)
+		a.ID = id
+		a.Addrs = append(a.Addrs, m)
 	}
-	return a, len(a.addrs) > 0
+	return a, len(a.Addrs) > 0
 }
 
-// A spoken is what a text says; no ID if it says nothing.
-type spoken struct {
+// A parsedText is the result of parseText; the ID is empty if it failed.
+type parsedText struct {
 	id   peer.ID
 	addr ma.Multiaddr
 }
 
-// parseText is parseText with a memory: all announce the same again and again, and on a LAN at rest taking that apart
+// cachedText is parseText with a cache: all machines announce the same again and again, and on a LAN at rest parsing that
 // would be half of the work.
-func (d *discovery) parseText(text string) (peer.ID, ma.Multiaddr, bool) {
-	s, ok := d.heard.Get(text)
+func (s *Service) cachedText(text string) (peer.ID, ma.Multiaddr, bool) {
+	p, ok := s.parsed.Get(text)
 	if !ok && len(text) <= netmon.MaxAddrText {
-		s.id, s.addr, _ = parseText(text)
-		d.heard.Add(text, s)
+		p.id, p.addr, _ = parseText(text)
+		s.parsed.Add(text, p)
 	}
-	return s.id, s.addr, s.id != ""
+	return p.id, p.addr, p.id != ""
 }
 
 // parseText accepts "dnsaddr=/(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID" and nothing else.
@@ -226,13 +256,10 @@ func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 	return netmon.SplitPeerAddr(m)
 }
 
-// sleep waits, give or take a quarter, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) { pause(ctx, d*3/4+mrand.N(d/2)) }
-
-// pause waits, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// sleep waits for 3/4 to 5/4 of a time, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(d):
+	case <-time.After(d*3/4 + mrand.N(d/2)):
 	}
 }

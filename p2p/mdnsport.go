@@ -10,13 +10,13 @@ import (
 	"syscall"
 )
 
-// OthersOnMDNS returns which other programs on this machine have UDP port 5353 open, such as "avahi-daemon" or
+// OtherPrograms returns which other programs on this machine have UDP port 5353 open, such as "avahi-daemon" or
 // "systemd-resolve", sorted; "another program" stands for those that this process may not look into. narbor itself does
 // not count, whichever process it is. The port can be shared; but a program that does not share it, or takes unicast
 // answers for itself, is worth naming when neighbours are not found. Where there is no /proc, the result is empty.
-func OthersOnMDNS() []string { return othersOnMDNS("/proc", "narbor") }
+func OtherPrograms() []string { return otherPrograms("/proc", "narbor") }
 
-func othersOnMDNS(proc, self string) []string {
+func otherPrograms(proc, self string) []string {
 	sockets := make(map[string]string) // inode to user
 	for _, table := range []string{"udp", "udp6"} {
 		socketsAt(filepath.Join(proc, "self/net", table), mdnsPort, sockets)

@@ -55,11 +55,11 @@ func TestOthersOnMDNS(t *testing.T) {
 			"avahi-daemon, systemd-resolve"},
 		{"an unknown program", [][2]int{{11, 5353}, {12, 5353}}, [][3]string{{"7", "narbor", "12"}}, "another program"},
 	} {
-		if got := strings.Join(othersOnMDNS(procTwin(t, c.sockets, c.processes...), "narbor"), ", "); got != c.want {
+		if got := strings.Join(otherPrograms(procTwin(t, c.sockets, c.processes...), "narbor"), ", "); got != c.want {
 			t.Errorf("%s: %q, want %q", c.about, got, c.want)
 		}
 	}
-	if got := othersOnMDNS(filepath.Join(t.TempDir(), "none"), "narbor"); got != nil {
+	if got := otherPrograms(filepath.Join(t.TempDir(), "none"), "narbor"); got != nil {
 		t.Errorf("without /proc: %q", got)
 	}
 }
@@ -75,7 +75,7 @@ func TestThisProcessIsSeenOnMDNS(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no /proc")
 	}
-	if got := OthersOnMDNS(); !slices.Contains(got, strings.TrimSpace(string(comm))) {
-		t.Errorf("OthersOnMDNS() = %q, want %q among them", got, comm)
+	if got := OtherPrograms(); !slices.Contains(got, strings.TrimSpace(string(comm))) {
+		t.Errorf("OtherPrograms() = %q, want %q among them", got, comm)
 	}
 }

@@ -311,7 +311,7 @@ func TestLANChild(t *testing.T) {
 // forge announces each text by itself until its input ends.
 func forge(t *testing.T, texts []string) {
 	for _, text := range texts {
-		s, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, 1, rand.Text(), []string{"192.0.2.1"}, []string{text}, nil)
+		s, err := zeroconf.RegisterProxy(rand.Text(), "_narbor._tcp", "local", 1, rand.Text(), []string{"192.0.2.1"}, []string{text}, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

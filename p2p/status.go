@@ -107,7 +107,7 @@ func (n *Node) Status() Status {
 	s.Rejected, s.Bans = n.counts.get()
 	s.OtherKeys = n.mismatches.current(n.cfg.Trusted)
 	s.Networks = n.lan.changes.Load()
-	s.Discovery = n.lan.traffic.get()
+	s.Discovery = n.lan.traffic.Counts()
 	select {
 	case <-n.settled:
 		s.Settled = true

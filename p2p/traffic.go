@@ -14,13 +14,13 @@ const (
 	trafficKinds
 )
 
-// traffic counts packets of multicast DNS about our service, and the announcements in them. It is safe for concurrent use.
-type traffic [trafficKinds]atomic.Int64
+// Traffic counts packets of multicast DNS about our service, and the announcements in them. It is safe for concurrent use.
+type Traffic [trafficKinds]atomic.Int64
 
-func (t *traffic) count(kind int) { t[kind].Add(1) }
+func (t *Traffic) count(kind int) { t[kind].Add(1) }
 
-// get returns the counts by kind and result.
-func (t *traffic) get() map[string]map[string]int64 {
+// Counts returns the counts by kind (question, announcement, unknown) and result.
+func (t *Traffic) Counts() map[string]map[string]int64 {
 	return map[string]map[string]int64{
 		"question":     {"sent": t[questionSent].Load(), "used": t[questionUsed].Load(), "ignored": t[questionIgnored].Load()},
 		"announcement": {"used": t[announcementUsed].Load(), "ignored": t[announcementIgnored].Load()},
