@@ -21,13 +21,14 @@ import (
 var mayImport = map[string][]string{
 	"store":          nil,
 	"trust":          {"store"},
-	"p2p":            {"store", "trust", "p2p/netmon", "p2p/wire"},
+	"p2p":            {"store", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
+	"p2p/mdns":       {"p2p/netmon"},
 	"p2p/netmon":     nil,
 	"p2p/wire":       {"store"},
 	"narserve":       {"store", "trust", "narserve/stats"},
 	"narserve/stats": {"store", "trust"},
-	"cmd":            {"store", "trust", "p2p", "p2p/netmon", "p2p/wire", "narserve", "narserve/stats"},
-	"integration":    {"store", "trust", "p2p", "p2p/netmon", "p2p/wire", "narserve", "narserve/stats", "cmd"},
+	"cmd":            {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/stats"},
+	"integration":    {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

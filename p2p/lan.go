@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/p2p/mdns"
 	"narbor/p2p/netmon"
 )
 
@@ -74,7 +75,7 @@ type lan struct {
 	dead    chan network.Conn // to be closed by bury
 	renewal *renewal
 	changes atomic.Int64 // of the links that are used, since the start
-	traffic Traffic
+	traffic mdns.Traffic
 
 	places *places
 	moved  chan struct{} // the links have changed
@@ -249,10 +250,10 @@ func (l *lan) follow(ctx context.Context) error {
 }
 
 // newMDNS returns a service that announces this machine and reports others to the keeper.
-func (l *lan) newMDNS() *Service {
-	return newService(mdnsConfig{Self: l.host.ID(), Port: listenPort(l.host), IsNeighbour: l.gate.isNeighbour,
+func (l *lan) newMDNS() *mdns.Service {
+	return mdns.New(mdns.Config{Self: l.host.ID(), Port: listenPort(l.host), IsNeighbour: l.gate.isNeighbour,
 		Strangers: func() bool { return l.keeper.circle.strangers.Load() > 0 }, Traffic: &l.traffic, Log: l.log,
-		Found: func(a Announcement) {
+		Found: func(a mdns.Announcement) {
 			l.keeper.announce(announcement{id: a.ID, addrs: a.Addrs, expiry: a.Expiry, via: viaMDNS}, time.Now())
 		}})
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"narbor/narserve"
-	"narbor/p2p"
+	"narbor/p2p/mdns"
 )
 
 // skewLimit is how far a file may be in the future before the clock is to blame, and not another machine's.
@@ -36,7 +36,7 @@ func checkPorts(ctx context.Context, p *patient) []Finding {
 		found = append(found, Finding{Severity: severityError, Text: fmt.Sprintf("TCP port %s is taken by %s", port.number, names(others)),
 			Fix: fmt.Sprintf("stop that, or choose another port with `narbor run %s`", port.flag)})
 	}
-	if others := p2p.OtherPrograms(); len(others) > 0 {
+	if others := mdns.OtherPrograms(); len(others) > 0 {
 		found = append(found, Finding{Severity: severityInfo,
 			Text: fmt.Sprintf("UDP port 5353 is shared with %s, which is well as long as the announcement is heard",
 				strings.Join(others, ", "))})

@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"fmt"
@@ -66,7 +66,7 @@ func TestOthersOnMDNS(t *testing.T) {
 
 // The real /proc is read: this test itself is the other program.
 func TestThisProcessIsSeenOnMDNS(t *testing.T) {
-	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: mdnsPort})
+	c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: udpPort})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"net/netip"
@@ -22,7 +22,7 @@ func FuzzAnnouncement(f *testing.F) {
 	f.Fuzz(func(t *testing.T, texts string, seconds int64) {
 		e := &zeroconf.ServiceEntry{Text: strings.Split(texts, "\n"), Expiry: time.Now().Add(time.Duration(seconds) * time.Second)}
 		a, ok := s.parse(e, from)
-		if ok != (len(a.Addrs) > 0) || len(a.Addrs) > netmon.MaxAddrs || a.ID == s.cfg.Self || time.Until(a.Expiry) > mdnsTTL*time.Second {
+		if ok != (len(a.Addrs) > 0) || len(a.Addrs) > netmon.MaxAddrs || a.ID == s.cfg.Self || time.Until(a.Expiry) > ttl*time.Second {
 			t.Errorf("parse(%q, %d s) = %+v, %v", texts, seconds, a, ok)
 		}
 		for _, m := range a.Addrs {
@@ -31,7 +31,7 @@ func FuzzAnnouncement(f *testing.F) {
 			} else if !mayBeAnnounced(m) {
 				t.Errorf("parse(%q) would dial %s", texts, m)
 			}
-			if id, again, ok := parseText(mdnsText + m.String() + "/p2p/" + a.ID.String()); !ok || id != a.ID || !again.Equal(m) {
+			if id, again, ok := parseText(textPrefix + m.String() + "/p2p/" + a.ID.String()); !ok || id != a.ID || !again.Equal(m) {
 				t.Errorf("%s of %s comes back as %s of %s, %v", m, a.ID, again, id, ok)
 			}
 		}

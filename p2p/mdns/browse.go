@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"bytes"
@@ -26,18 +26,18 @@ const (
 	// that each is received twice in that time. Otherwise it is askRest, for machines whose announcement was lost.
 	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
-	mdnsPort = 5353
+	udpPort = 5353
 	// packetRate, a second, and packetBurst bound the packets about narbor that are parsed, on a link and in one family:
 	// all answers of a LAN of thousands to one question, and then those of a moderate flood.
 	packetRate, packetBurst = 256, 4096
-	// maxMDNSPacket is what a packet of multicast DNS may hold (RFC 6762, 17).
-	maxMDNSPacket = 9000
+	// maxPacket is what a packet of multicast DNS may hold (RFC 6762, 17).
+	maxPacket = 9000
 )
 
 var (
-	mdnsName = mdnsService + "." + mdnsDomain + "."
-	// mdnsLabels is in every packet about our service: the first time, no name is abbreviated.
-	mdnsLabels = []byte("\x07_narbor\x04_tcp\x05local")
+	serviceName = serviceType + "." + domain + "."
+	// serviceLabels is in every packet about our service: the first time, no name is abbreviated.
+	serviceLabels = []byte("\x07_narbor\x04_tcp\x05local")
 )
 
 // A browser listens on a link for multicast DNS, in one family, and asks. All machines receive an answer, so one question
@@ -63,7 +63,7 @@ func newBrowser(question []byte, id uint16, seen *Traffic) *browser {
 // openBrowser joins the multicast group of a family on an interface. The caller closes the browser's connection.
 func openBrowser(family zeroconf.IPType, ifi net.Interface, seen *Traffic) (*browser, error) {
 	q := new(dns.Msg)
-	q.SetQuestion(mdnsName, dns.TypePTR)
+	q.SetQuestion(serviceName, dns.TypePTR)
 	q.RecursionDesired = false
 	packed, err := q.Pack()
 	if err != nil {
@@ -83,7 +83,7 @@ func openBrowser(family zeroconf.IPType, ifi net.Interface, seen *Traffic) (*bro
 
 // join4 and join6 differ in types alone. Of a multicast address Go makes a socket that shares its port with others.
 func (e *browser) join4(ifi net.Interface) (err error) {
-	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: mdnsPort}
+	group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: udpPort}
 	if e.conn, err = net.ListenUDP("udp4", group); err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (e *browser) join4(ifi net.Interface) (err error) {
 }
 
 func (e *browser) join6(ifi net.Interface) (err error) {
-	group := &net.UDPAddr{IP: net.ParseIP("ff02::fb"), Port: mdnsPort}
+	group := &net.UDPAddr{IP: net.ParseIP("ff02::fb"), Port: udpPort}
 	if e.conn, err = net.ListenUDP("udp6", group); err != nil {
 		return err
 	}
@@ -141,7 +141,7 @@ func (s *Service) browse(ctx context.Context, k netmon.Link, family zeroconf.IPT
 	for ctx.Err() == nil {
 		if err := s.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
 			s.cfg.Log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
-			sleep(ctx, mdnsRetry)
+			sleep(ctx, retry)
 		}
 	}
 }
@@ -157,7 +157,7 @@ func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf
 	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
 	s.running.Go(func() { cancel(e.askOn(ctx, s.cfg.Strangers)) })
 	defer e.conn.Close()
-	b := make([]byte, maxMDNSPacket+1)
+	b := make([]byte, maxPacket+1)
 	for {
 		n, ifIndex, from, err := e.read(b)
 		if ctx.Err() != nil {
@@ -167,7 +167,7 @@ func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf
 			return err
 		}
 		// Linux gives a socket what any program on the machine has joined the group for, on any link.
-		if n > maxMDNSPacket || ifIndex != 0 && ifIndex != k.Interface.Index {
+		if n > maxPacket || ifIndex != 0 && ifIndex != k.Interface.Index {
 			continue
 		}
 		for _, found := range e.take(b[:n], time.Now()) {
@@ -205,7 +205,7 @@ func (e *browser) noteQuestion(m *dns.Msg) {
 	}
 	if len(m.Ns) == 0 && len(m.Answer) == 0 { // a probe has an Ns; one that lists known answers does not get those
 		for _, q := range m.Question {
-			if q.Name == mdnsName && q.Qtype == dns.TypePTR && q.Qclass == dns.ClassINET { // not by unicast
+			if q.Name == serviceName && q.Qtype == dns.TypePTR && q.Qclass == dns.ClassINET { // not by unicast
 				e.asked.Store(true)
 				e.traffic.count(questionUsed)
 				return
@@ -218,7 +218,7 @@ func (e *browser) noteQuestion(m *dns.Msg) {
 // take returns the announcements in a packet, and records whether it is another machine's question. Of a flood it takes
 // no more than packetRate.
 func (e *browser) take(packet []byte, now time.Time) (found []*zeroconf.ServiceEntry) {
-	if !bytes.Contains(packet, mdnsLabels) {
+	if !bytes.Contains(packet, serviceLabels) {
 		return nil
 	}
 	if !e.pace.AllowN(now, 1) {
@@ -233,7 +233,7 @@ func (e *browser) take(packet []byte, now time.Time) (found []*zeroconf.ServiceE
 	e.noteQuestion(&m)
 	for _, section := range [][]dns.RR{m.Answer, m.Ns, m.Extra} {
 		for _, rr := range section {
-			if txt, ok := rr.(*dns.TXT); ok && txt.Hdr.Ttl > 0 && strings.HasSuffix(txt.Hdr.Name, "."+mdnsName) {
+			if txt, ok := rr.(*dns.TXT); ok && txt.Hdr.Ttl > 0 && strings.HasSuffix(txt.Hdr.Name, "."+serviceName) {
 				found = append(found, &zeroconf.ServiceEntry{Text: txt.Txt, Expiry: now.Add(time.Duration(txt.Hdr.Ttl) * time.Second)})
 			}
 		}

@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"crypto/rand"
@@ -16,7 +16,7 @@ import (
 
 const testPort = 6273
 
-func mdnsPeer(t testing.TB) peer.ID {
+func newTestPeer(t testing.TB) peer.ID {
 	t.Helper()
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
@@ -29,7 +29,7 @@ func mdnsPeer(t testing.TB) peer.ID {
 	return id
 }
 
-func mdnsLink(name string, addrs ...string) netmon.Link {
+func testLink(name string, addrs ...string) netmon.Link {
 	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
 	for _, a := range addrs {
 		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
@@ -41,7 +41,7 @@ func mdnsLink(name string, addrs ...string) netmon.Link {
 // neighbours', but for that of a cloud's metadata.
 func newTestService(t testing.TB, addrs ...string) *Service {
 	t.Helper()
-	link := mdnsLink("eth0", addrs...)
+	link := testLink("eth0", addrs...)
 	isNeighbour := func(a netip.Addr) bool {
 		for _, p := range link.Addrs {
 			if p.Addr() == a.WithZone("") {
@@ -50,14 +50,14 @@ func newTestService(t testing.TB, addrs ...string) *Service {
 		}
 		return netmon.OnLink([]netmon.Link{link}, a) && a != netip.MustParseAddr("169.254.169.254")
 	}
-	return newService(mdnsConfig{Self: mdnsPeer(t), Port: testPort, IsNeighbour: isNeighbour, Strangers: func() bool { return false },
+	return New(Config{Self: newTestPeer(t), Port: testPort, IsNeighbour: isNeighbour, Strangers: func() bool { return false },
 		Found: func(Announcement) {}, Traffic: new(Traffic), Log: zap.NewNop()})
 }
 
 func TestCacheOfAnnouncedTextsIsBounded(t *testing.T) {
 	d := newTestService(t)
 	for i := range maxParsed + 10 {
-		d.cachedText(fmt.Sprint(mdnsText, i))
+		d.cachedText(fmt.Sprint(textPrefix, i))
 	}
 	if got := d.parsed.Len(); got != maxParsed {
 		t.Errorf("%d texts are kept, want %d", got, maxParsed)
@@ -70,9 +70,9 @@ func TestLongTextOfAnnouncementIsNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := mdnsText + "/ip4/10.1.0.6/tcp/6273/p2p/" + peer.ID(hash).String()
+	text := textPrefix + "/ip4/10.1.0.6/tcp/6273/p2p/" + peer.ID(hash).String()
 	if _, _, ok := parseText(text); ok {
-		t.Errorf("an address of %d bytes is used, want at most %d", len(text)-len(mdnsText), netmon.MaxAddrText)
+		t.Errorf("an address of %d bytes is used, want at most %d", len(text)-len(textPrefix), netmon.MaxAddrText)
 	}
 	if d.cachedText(text); d.parsed.Len() != 0 {
 		t.Errorf("a text of %d bytes is kept", len(text))

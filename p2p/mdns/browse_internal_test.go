@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"context"
@@ -32,7 +32,7 @@ func packed(t testing.TB, m *dns.Msg) []byte {
 
 func testQuestion(t testing.TB, id uint16) []byte {
 	m := new(dns.Msg)
-	m.SetQuestion(mdnsName, dns.TypePTR)
+	m.SetQuestion(serviceName, dns.TypePTR)
 	m.Id = id
 	return packed(t, m)
 }
@@ -41,7 +41,7 @@ func testQuestion(t testing.TB, id uint16) []byte {
 func testAnswer(t testing.TB, name string, ttl uint32, texts ...string) []byte {
 	m := new(dns.Msg)
 	m.Response = true
-	m.Answer = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: mdnsName, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: ttl}, Ptr: name}}
+	m.Answer = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: serviceName, Rrtype: dns.TypePTR, Class: dns.ClassINET, Ttl: ttl}, Ptr: name}}
 	m.Extra = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: ttl}, Txt: texts}}
 	return packed(t, m)
 }
@@ -88,7 +88,7 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 
 func TestBrowserTakesAnnouncementsAlone(t *testing.T) {
 	now := time.Now()
-	name := "x." + mdnsName
+	name := "x." + serviceName
 	probe := new(dns.Msg)
 	probe.SetQuestion(name, dns.TypePTR)
 	probe.Ns = []dns.RR{&dns.TXT{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 60}, Txt: []string{"a"}}}
@@ -104,7 +104,7 @@ func TestBrowserTakesAnnouncementsAlone(t *testing.T) {
 		{"another service", testAnswer(t, "x._printer._tcp.local.", 60, "a"), 0, false},
 		{"a question", testQuestion(t, 8), 0, true},
 		{"our own question", testQuestion(t, 7), 0, false},
-		{"nonsense", append([]byte("x"), mdnsLabels...), 0, false},
+		{"nonsense", append([]byte("x"), serviceLabels...), 0, false},
 		{"nothing", nil, 0, false},
 	} {
 		e := newTestBrowser(new(int))
@@ -125,7 +125,7 @@ func TestFloodOfPacketsIsNotTakenApart(t *testing.T) {
 	now := time.Now()
 	flood := func() (found int) {
 		for i := range 10 * packetBurst {
-			found += len(e.take(testAnswer(t, fmt.Sprintf("x%d.%s", i, mdnsName), 60, "a"), now))
+			found += len(e.take(testAnswer(t, fmt.Sprintf("x%d.%s", i, serviceName), 60, "a"), now))
 		}
 		return found
 	}
@@ -139,7 +139,7 @@ func TestFloodOfPacketsIsNotTakenApart(t *testing.T) {
 }
 
 func FuzzPacket(f *testing.F) {
-	f.Add(testAnswer(f, "x."+mdnsName, 60, "dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/x"))
+	f.Add(testAnswer(f, "x."+serviceName, 60, "dnsaddr=/ip4/10.1.0.6/tcp/6273/p2p/x"))
 	f.Add(testQuestion(f, 8))
 	s := newTestService(f)
 	f.Fuzz(func(t *testing.T, packet []byte) {
@@ -158,17 +158,17 @@ func TestMulticastIsCounted(t *testing.T) {
 	e.take(testQuestion(t, 9), now)
 	e.take(testQuestion(t, 7), now) // our own
 	probe := new(dns.Msg)
-	probe.SetQuestion(mdnsName, dns.TypePTR)
-	probe.Ns = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: mdnsName, Rrtype: dns.TypePTR, Class: dns.ClassINET}, Ptr: mdnsName}}
+	probe.SetQuestion(serviceName, dns.TypePTR)
+	probe.Ns = []dns.RR{&dns.PTR{Hdr: dns.RR_Header{Name: serviceName, Rrtype: dns.TypePTR, Class: dns.ClassINET}, Ptr: serviceName}}
 	e.take(packed(t, probe), now)
-	e.take(mdnsLabels, now) // no packet
+	e.take(serviceLabels, now) // no packet
 	e.take([]byte("about something else"), now)
 	if got, want := fmt.Sprint(e.traffic.Counts()["question"], e.traffic.Counts()["unknown"]),
 		"map[ignored:1 sent:0 used:1] map[dropped:0 malformed:1]"; got != want {
 		t.Errorf("counted %s, want %s", got, want)
 	}
 	for range 10 * packetBurst {
-		e.take(mdnsLabels, now)
+		e.take(serviceLabels, now)
 	}
 	if got := e.traffic.Counts()["unknown"]; got["dropped"] == 0 || got["malformed"]+got["dropped"] != 10*packetBurst+1 {
 		t.Errorf("of a flood %v are counted", got)

@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"bufio"
@@ -19,7 +19,7 @@ func OtherPrograms() []string { return otherPrograms("/proc", "narbor") }
 func otherPrograms(proc, self string) []string {
 	sockets := make(map[string]string) // inode to user
 	for _, table := range []string{"udp", "udp6"} {
-		socketsAt(filepath.Join(proc, "self/net", table), mdnsPort, sockets)
+		socketsAt(filepath.Join(proc, "self/net", table), udpPort, sockets)
 	}
 	if len(sockets) == 0 {
 		return nil

@@ -1,4 +1,16 @@
-package p2p
+// Package mdns announces this machine by multicast DNS, and finds others that announce themselves.
+//
+// It knows no neighbours: each announcement of a neighbour's addresses is passed to [Config.Found], where another package
+// decides whether to connect. An announcement is a service of type _narbor._tcp in the domain local, under a random name.
+// Its TXT record has one string for each address, and nothing else:
+//
+//	dnsaddr=/ip4/ADDRESS/tcp/PORT/p2p/PEERID, or /ip6
+//
+// Machines ask for the PTR record of _narbor._tcp.local, by a multicast question that all machines answer by multicast.
+//
+// A [Service] has a session for each link, with one goroutine that announces and two, for IPv4 and IPv6, that browse. The
+// owner starts and ends them by [Service.Update] whenever the links change, and ends all by [Service.Close].
+package mdns
 
 import (
 	"cmp"
@@ -27,23 +39,23 @@ const (
 	// maxParsed bounds the cache of parsed addresses in announcements, at up to 500 bytes each.
 	maxParsed = 1024
 
-	mdnsService = "_narbor._tcp"
-	mdnsDomain  = "local"
-	// mdnsText begins each address in a TXT record, as in libp2p's own discovery: any libp2p program can read it.
-	mdnsText = "dnsaddr="
+	serviceType = "_narbor._tcp"
+	domain      = "local"
+	// textPrefix begins each address in a TXT record, as in libp2p's own discovery: any libp2p program can read it.
+	textPrefix = "dnsaddr="
 
-	// mdnsTTL is how long an announcement may be believed, in seconds. It outlives askLate, after which everybody
-	// is asked again.
-	mdnsTTL = 600
-	// mdnsRetry is the pause after a family could not be used on a link. Often it has no address yet, and then
+	// ttl is how long an announcement may be believed, in seconds. It outlives askLate, after which all
+	// machines are asked again.
+	ttl = 600
+	// retry is the pause after a family could not be used on a link. Often it has no address yet, and then
 	// a change of the link starts everything anew; so this may be slow.
-	mdnsRetry = 10 * time.Second
-	// goodbyeLimit bounds the time to say goodbye.
+	retry = 10 * time.Second
+	// goodbyeLimit bounds the time in which the end of an announcement is sent.
 	goodbyeLimit = time.Second
 )
 
-// mdnsConfig says which machine is announced and where found machines are reported.
-type mdnsConfig struct {
+// Config says which machine is announced and where found machines are reported.
+type Config struct {
 	Self        peer.ID               // of the peer that is announced; required
 	Port        uint16                // TCP, at which it listens
 	IsNeighbour func(netip.Addr) bool // whether an address is that of another machine on one of the links; required
@@ -71,7 +83,7 @@ type Announcement struct {
 // zeroconf answers to the interface of the question: if Avahi listens on a link that is not used here, a question there
 // is answered with the addresses of those that are. The gater refuses connections from there.
 type Service struct {
-	cfg      mdnsConfig
+	cfg      Config
 	sessions map[string]*session
 	parsed   *lru.Cache[string, parsedText]
 	running  sync.WaitGroup
@@ -82,8 +94,8 @@ type session struct {
 	cancel context.CancelFunc
 }
 
-// newService makes a service without sessions; Update starts them.
-func newService(cfg mdnsConfig) *Service {
+// New makes a service without sessions; Update starts them.
+func New(cfg Config) *Service {
 	parsed, err := lru.New[string, parsedText](maxParsed)
 	if err != nil { // only for a size below 1
 		panic(err)
@@ -137,11 +149,11 @@ func (s *Service) announce(ctx context.Context, k netmon.Link) {
 		return
 	}
 	for ctx.Err() == nil {
-		server, err := zeroconf.RegisterProxy(rand.Text(), mdnsService, mdnsDomain, int(s.cfg.Port), rand.Text(), ips, texts,
-			[]net.Interface{k.Interface}, zeroconf.TTL(mdnsTTL))
+		server, err := zeroconf.RegisterProxy(rand.Text(), serviceType, domain, int(s.cfg.Port), rand.Text(), ips, texts,
+			[]net.Interface{k.Interface}, zeroconf.TTL(ttl))
 		if err != nil {
 			s.cfg.Log.Debug("mdns announcement", zap.String("interface", k.Name), zap.Error(err))
-			sleep(ctx, mdnsRetry)
+			sleep(ctx, retry)
 			continue
 		}
 		<-ctx.Done()
@@ -149,7 +161,7 @@ func (s *Service) announce(ctx context.Context, k netmon.Link) {
 	}
 }
 
-// goodbye tells the others that this name has gone. It does not wait for long.
+// goodbye announces that this name has gone. It waits for goodbyeLimit at most.
 func (s *Service) goodbye(server *zeroconf.Server) {
 	done := make(chan struct{})
 	go func() {
@@ -179,7 +191,7 @@ func (s *Service) texts(k netmon.Link) (ips, texts []string) {
 			continue
 		}
 		ips = append(ips, a.String())
-		texts = append(texts, mdnsText+m.String()+"/p2p/"+s.cfg.Self.String())
+		texts = append(texts, textPrefix+m.String()+"/p2p/"+s.cfg.Self.String())
 	}
 	return ips, texts
 }
@@ -192,7 +204,7 @@ func lastResort(a netip.Addr) int {
 	return 0
 }
 
-// Take parses an announcement from an address, which has a zone if it is link-local, and reports it to [mdnsConfig.Found] if
+// Take parses an announcement from an address, which has a zone if it is link-local, and reports it to [Config.Found] if
 // it names a neighbour.
 func (s *Service) Take(e *zeroconf.ServiceEntry, from netip.Addr) {
 	a, ok := s.parse(e, from)
@@ -207,7 +219,7 @@ func (s *Service) Take(e *zeroconf.ServiceEntry, from netip.Addr) {
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of
 // Link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came in.
 func (s *Service) parse(e *zeroconf.ServiceEntry, from netip.Addr) (Announcement, bool) {
-	a := Announcement{Expiry: time.Now().Add(min(time.Until(e.Expiry), mdnsTTL*time.Second))}
+	a := Announcement{Expiry: time.Now().Add(min(time.Until(e.Expiry), ttl*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
 		id, m, ok := s.cachedText(text)
 		if !ok || id == s.cfg.Self || a.ID != "" && id != a.ID || len(a.Addrs) == netmon.MaxAddrs {
@@ -245,7 +257,7 @@ func (s *Service) cachedText(text string) (peer.ID, ma.Multiaddr, bool) {
 
 // parseText accepts "dnsaddr=/(ip4|ip6)/ADDRESS/tcp/PORT/p2p/ID" and nothing else.
 func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
-	text, ok := strings.CutPrefix(text, mdnsText)
+	text, ok := strings.CutPrefix(text, textPrefix)
 	if !ok || len(text) > netmon.MaxAddrText {
 		return "", nil, false
 	}

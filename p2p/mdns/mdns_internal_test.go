@@ -1,4 +1,4 @@
-package p2p
+package mdns
 
 import (
 	"fmt"
@@ -15,7 +15,7 @@ import (
 
 func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 	s := newTestService(t, "10.1.0.5/24", "fd01::5/64", "fe80::5/64")
-	a, b, self := mdnsPeer(t), mdnsPeer(t), s.cfg.Self
+	a, b, self := newTestPeer(t), newTestPeer(t), s.cfg.Self
 	var many []string
 	for i := range 3 * netmon.MaxAddrs {
 		many = append(many, fmt.Sprintf("/ip4/10.1.0.%d/tcp/6273/p2p/%s", i+10, a))
@@ -43,21 +43,21 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 	} {
 		e := &zeroconf.ServiceEntry{Expiry: time.Now().Add(1000 * time.Hour)}
 		for _, text := range c.in {
-			e.Text = append(e.Text, mdnsText+text)
+			e.Text = append(e.Text, textPrefix+text)
 		}
 		got, ok := s.parse(e, netip.MustParseAddr("fe80::9%eth0"))
 		if len(got.Addrs) != c.want || ok != (c.want > 0) {
 			t.Errorf("%s: parse = %v, %v, want %d addresses", c.name, got.Addrs, ok, c.want)
 		}
-		if time.Until(got.Expiry) > mdnsTTL*time.Second {
-			t.Errorf("%s: believed for %v, want at most %d s", c.name, time.Until(got.Expiry), mdnsTTL)
+		if time.Until(got.Expiry) > ttl*time.Second {
+			t.Errorf("%s: believed for %v, want at most %d s", c.name, time.Until(got.Expiry), ttl)
 		}
 	}
 }
 
 func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 	s := newTestService(t)
-	ips, texts := s.texts(mdnsLink("eth0", "10.1.0.5/24", "fe80::5/64", "fd01::5/64"))
+	ips, texts := s.texts(testLink("eth0", "10.1.0.5/24", "fe80::5/64", "fd01::5/64"))
 	tail := fmt.Sprintf("/tcp/%d/p2p/%s", testPort, s.cfg.Self)
 	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail, "dnsaddr=/ip6/fe80::5" + tail}; !slices.Equal(texts,
 		want) {
@@ -69,7 +69,7 @@ func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 }
 
 func TestParseText(t *testing.T) {
-	id := mdnsPeer(t)
+	id := newTestPeer(t)
 	for text, want := range map[string]string{
 		"dnsaddr=/ip4/10.0.0.1/tcp/6273/p2p/%s":                    "/ip4/10.0.0.1/tcp/6273",
 		"dnsaddr=/ip6/fd00::1/tcp/1024/p2p/%s":                     "/ip6/fd00::1/tcp/1024",
