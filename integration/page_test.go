@@ -115,10 +115,11 @@ func busyAccount(now time.Time) *stats.Account {
 // busyFacts are those of that machine.
 func busyFacts(now time.Time) narserve.Facts {
 	return narserve.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
-		Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
-		Keys:      []string{"cache.nixos.org-1"},
-		ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true, ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"},
-		Neighbours: []narserve.Neighbour{
+		NixFacts: narserve.NixFacts{Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
+			Keys: []string{"cache.nixos.org-1"}},
+		ShareFacts: narserve.ShareFacts{ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true,
+			ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"}},
+		NetworkFacts: narserve.NetworkFacts{Neighbours: []narserve.Neighbour{
 			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
 				Since: now.Add(-3 * time.Hour), Received: 4.1e9, Sent: 0.6e9},
 			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
@@ -126,9 +127,9 @@ func busyFacts(now time.Time) narserve.Facts {
 			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
 				Since: now.Add(-12 * time.Minute), Sent: 7.3e9, Strikes: 1},
 		},
-		Interfaces: []narserve.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
-			{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
-			{Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}},
+			Interfaces: []narserve.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
+				{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
+				{Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}}},
 		Spool: narserve.SpoolUse{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}, Status: map[string]int{"schema": 1}}
 }
 

@@ -22,14 +22,14 @@ const (
 type stream struct{ page *page }
 
 // stream answers with a stream, if there are not too many.
-func (p *page) stream(a reply) (reply, error) {
+func (p *page) stream(a pageReply) pageReply {
 	select {
 	case p.streams <- struct{}{}:
-		a.contentType, a.stream = "text/event-stream", &stream{p}
-		return a, nil
+		a.ContentType, a.Stream = "text/event-stream", (&stream{p}).run
+		return a
 	default:
-		a.status, a.text = http.StatusTooManyRequests, "too many pages are open: this one tries again\n"
-		return a, nil
+		a.Status, a.Text = http.StatusTooManyRequests, "too many pages are open: this one tries again\n"
+		return a
 	}
 }
 

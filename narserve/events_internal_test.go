@@ -35,12 +35,12 @@ func (w *fullWriter) Write([]byte) (int, error) {
 func TestBrowserThatDoesNotReadLosesItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPage(func() Facts { return Facts{} }, stats.New())
-		a, err := p.stream(reply{})
-		if err != nil || a.stream == nil {
-			t.Fatalf("stream = %+v, %v", a, err)
+		a := p.stream(pageReply{})
+		if a.Stream == nil {
+			t.Fatalf("stream = %+v", a)
 		}
 		began := time.Now()
-		a.stream.run(&fullWriter{ResponseWriter: httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/events", nil))
+		a.Stream(&fullWriter{ResponseWriter: httptest.NewRecorder()}, httptest.NewRequest(http.MethodGet, "/events", nil))
 		if took := time.Since(began); took > streamTimeout {
 			t.Errorf("a browser that does not read keeps its stream for %v, want at most %v", took, streamTimeout)
 		}

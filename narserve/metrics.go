@@ -3,70 +3,17 @@ package narserve
 import (
 	"bytes"
 	"fmt"
-	"net/http"
 	"runtime"
-	"strconv"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/common/expfmt"
 
 	"narbor/store"
 )
 
-// Routes, as far as metrics tell them apart.
-const (
-	routeInfo    = "cache-info"
-	routeNarinfo = "narinfo"
-	routeNAR     = "nar"
-	routePage    = "page"
-	routeOther   = "other"
-)
-
-// metrics are what /metrics shows, in a registry of their own. No label has values that peers, or paths, could choose.
-type metrics struct {
-	registry *prometheus.Registry
-	requests map[string]map[int]prometheus.Counter // by route and status
-	seconds  map[string]prometheus.Observer        // by route
-}
-
-// newMetrics makes the metrics of s; what other parts know is in its Facts.
-func newMetrics(s *Server) *metrics {
-	requests := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "narbor_http_requests_total",
-		Help: "Requests on the port that Nix asks on."}, []string{"route", "code"})
-	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "narbor_http_request_duration_seconds",
-		Help:    "How long these took, of NARs until they were sent.",
-		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 5, 30, 120}}, []string{"route"})
-	m := &metrics{registry: prometheus.NewRegistry(), requests: map[string]map[int]prometheus.Counter{},
-		seconds: map[string]prometheus.Observer{}}
-	for _, route := range []string{routeInfo, routeNarinfo, routeNAR, routePage, routeOther} {
-		m.seconds[route] = seconds.WithLabelValues(route)
-		m.requests[route] = map[int]prometheus.Counter{}
-		for _, status := range statuses() {
-			m.requests[route][status] = requests.WithLabelValues(route, strconv.Itoa(status))
-		}
-	}
-	m.registry.MustRegister(requests, seconds, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{s})
-	return m
-}
-
-// statuses are all that this package answers with.
-func statuses() []int {
-	return []int{http.StatusOK, http.StatusPartialContent, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
-		http.StatusTooManyRequests}
-}
-
-// answered records a request. It costs two atomic additions.
-func (m *metrics) answered(route string, status int, took time.Duration) {
-	m.requests[route][status].Inc()
-	m.seconds[route].Observe(took.Seconds())
-}
-
-// text returns the answer to a request for /metrics.
-func (m *metrics) text() (string, error) {
-	families, err := m.registry.Gather()
+// metrics returns the answer to a request for /metrics.
+func (p *page) metrics() (string, error) {
+	families, err := p.registry.Gather()
 	if err != nil {
 		return "", fmt.Errorf("metrics: %w", err)
 	}
@@ -80,7 +27,8 @@ func (m *metrics) text() (string, error) {
 }
 
 // A collector makes metrics of counts that are kept elsewhere, at the moment of the request for them.
-type collector struct{ s *Server }
+// No label has values that peers, or paths, could choose.
+type collector struct{ page *page }
 
 // Describe implements [prometheus.Collector].
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
@@ -132,7 +80,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(name string, n float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(of[name], prometheus.GaugeValue, n, labels...)
 	}
-	facts, passed := c.s.page.facts(), c.s.accounts.SinceStart()
+	facts, passed := c.page.facts(), c.page.accounts.SinceStart()
 	gauge("build_info", 1, facts.Version, runtime.Version())
 	for result, n := range passed.Answers {
 		count("narinfo_total", float64(n), result)

@@ -123,7 +123,7 @@ type Server struct {
 	ahead    *ahead
 	accounts *stats.Accounts
 	page     *page
-	metrics  *metrics
+	counts   *counts
 	settled  <-chan struct{}
 	started  time.Time
 	fits     func(size int64) error
@@ -133,7 +133,8 @@ type Server struct {
 
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
 func New(cfg Config) *Server {
-	s := &Server{keys: cfg.Keys, public: cfg.Public, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{}}
+	s := &Server{keys: cfg.Keys, public: cfg.Public, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{},
+		counts: newCounts()}
 	if s.keys == nil {
 		s.keys = new(trust.Keys)
 	}
@@ -146,7 +147,7 @@ func New(cfg Config) *Server {
 	if s.accounts = cfg.Accounts; s.accounts == nil {
 		s.accounts = stats.New()
 	}
-	s.page, s.metrics = newPage(cfg.Facts, s.accounts), newMetrics(s)
+	s.page = newPage(cfg.Facts, s.accounts, s.counts.requests, s.counts.seconds)
 	if s.settled == nil {
 		closed := make(chan struct{})
 		close(closed)
@@ -224,7 +225,7 @@ type reply struct {
 	contentType string
 	text        string
 	nar         *narReply
-	stream      *stream
+	stream      http.HandlerFunc
 	header      map[string]string // further ones
 }
 
@@ -250,7 +251,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	a := s.answer(r)
 	defer func() {
-		s.metrics.answered(routeOf(r.URL.Path), a.status, time.Since(began))
+		s.counts.answered(routeOf(r.URL.Path), a.status, time.Since(began))
 		if p := recover(); p != nil {
 			if p != http.ErrAbortHandler {
 				s.logPanic(r, p)
@@ -263,7 +264,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.Set(name, value)
 	}
 	if a.stream != nil {
-		a.stream.run(w, r)
+		a.stream(w, r)
 		return
 	}
 	if a.nar != nil {
@@ -306,13 +307,19 @@ func (s *Server) answer(r *http.Request) (a reply) {
 	case strings.HasPrefix(path, "/nar/"):
 		a, err = s.nar(r, path[len("/nar/"):])
 	default:
-		a, err = s.page.answer(r, s.metrics)
+		a, err = s.pageReply(r)
 	}
 	if err != nil {
 		s.log.Debug("not found", zap.String("url", r.URL.Path), zap.Error(err))
 		return notFound
 	}
 	return a
+}
+
+// pageReply answers a request for the page, or for what is beside it.
+func (s *Server) pageReply(r *http.Request) (reply, error) {
+	a, err := s.page.answer(r)
+	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err
 }
 
 // narinfo answers a request for <hash part>.narinfo.

@@ -13,6 +13,9 @@ import (
 
 	"narbor/narserve/stats"
 	"narbor/store"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
 var (
@@ -35,15 +38,21 @@ type page struct {
 	accounts  *stats.Accounts
 	templates *template.Template
 	header    map[string]string
+	registry  *prometheus.Registry // of the metrics
 
 	once    sync.Once     // closes stopped
 	stopped chan struct{} // no stream goes on
 	streams chan struct{} // holds one for each stream
 }
 
-func newPage(facts func() Facts, accounts *stats.Accounts) *page {
-	return &page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
-		header: pageHeader(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
+// newPage returns a page of what facts and accounts know. Its metrics have those of the given collectors, too. Without
+// facts there is none: then it answers nothing.
+func newPage(facts func() Facts, accounts *stats.Accounts, others ...prometheus.Collector) *page {
+	p := &page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
+		header: pageHeader(), registry: prometheus.NewRegistry(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
+	p.registry.MustRegister(append(others, collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{p})...)
+	return p
 }
 
 // pageHeader lets the page do what it does and nothing else, whatever gets into it: its one script and its one style
@@ -65,31 +74,41 @@ func pageHeader() map[string]string {
 	}
 }
 
+// A pageReply is the answer to a request. Stream writes it if that is not nil, and ends with the request; otherwise Text is
+// all of it.
+type pageReply struct {
+	Status      int
+	ContentType string
+	Text        string
+	Header      map[string]string // further ones
+	Stream      http.HandlerFunc
+}
+
 // stop ends all streams, and keeps new ones from starting.
 func (p *page) stop() { p.once.Do(func() { close(p.stopped) }) }
 
 // answer answers requests for URLs beside the cache's. The error wraps [store.ErrNotFound] if there is no such URL.
-func (p *page) answer(r *http.Request, m *metrics) (reply, error) {
-	a := reply{status: http.StatusOK, header: p.header, contentType: "text/plain; charset=utf-8"}
+func (p *page) answer(r *http.Request) (pageReply, error) {
+	a := pageReply{Status: http.StatusOK, Header: p.header, ContentType: "text/plain; charset=utf-8"}
 	var err error
 	switch path := r.URL.Path; {
 	case p.facts == nil:
 		err = store.ErrNotFound
 	case path == "/":
-		a.contentType = "text/html; charset=utf-8"
-		a.text, err = p.render("page", p.view())
+		a.ContentType = "text/html; charset=utf-8"
+		a.Text, err = p.render("page", p.view())
 	case path == "/events" && r.Method == http.MethodGet:
-		return p.stream(a)
+		return p.stream(a), nil
 	case path == "/api/v1/status":
-		a.contentType = "application/json"
+		a.ContentType = "application/json"
 		var text []byte
 		text, err = json.MarshalIndent(p.facts().Status, "", "  ")
-		a.text = string(text) + "\n"
+		a.Text = string(text) + "\n"
 	case path == "/metrics":
-		a.contentType = "text/plain; version=0.0.4; charset=utf-8"
-		a.text, err = m.text()
+		a.ContentType = "text/plain; version=0.0.4; charset=utf-8"
+		a.Text, err = p.metrics()
 	case path == "/healthz":
-		a.text = "ok\n"
+		a.Text = "ok\n"
 	default:
 		err = fmt.Errorf("%.80q: %w", path, store.ErrNotFound)
 	}

@@ -48,7 +48,7 @@ func evilNames() []string {
 
 // evilFacts has a name wherever a neighbour could have put one.
 func evilFacts(names []string) narserve.Facts {
-	f := narserve.Facts{Version: "test", Started: time.Now(), ID: names[0], Sharing: true,
+	f := narserve.Facts{Version: "test", Started: time.Now(), ID: names[0],
 		Status: map[string]any{"schema": 1, "names": names}}
 	for _, name := range names {
 		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: name, Addr: name, Via: name, Since: time.Now()})
@@ -59,7 +59,7 @@ func evilFacts(names []string) narserve.Facts {
 		f.Health = append(f.Health, narserve.Health{Code: "test", Severity: narserve.SeverityInfo, Title: name, Text: name, Fix: name,
 			Command: name})
 	}
-	f.Alone = names[0]
+	f.Alone, f.Sharing = names[0], true
 	return f
 }
 

@@ -26,14 +26,19 @@ type view struct {
 	JS  template.JS
 
 	Month, Today stats.Amounts
-	Day          stats.Amounts // the last 24 hours
-	Bars         []bar
-	Top          string // the value of the highest bar
-	Depth        int    // how far down bars go
-	In, Out      []stats.Transfer
-	More         int // neighbours not shown
-	Used         []Interface
-	Unused       []Interface
+	graph
+	In, Out []stats.Transfer
+	More    int // neighbours not shown
+	Used    []Interface
+	Unused  []Interface
+}
+
+// A graph is what passed in the last 24 hours.
+type graph struct {
+	Day   stats.Amounts
+	Bars  []bar
+	Top   string // the value of the highest bar
+	Depth int    // how far down bars go
 }
 
 // A bar is a quarter of an hour in the graph: the heights above and below its axis, in its units.
@@ -48,7 +53,7 @@ const graphHeight = 64
 func (p *page) view() view {
 	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
 	v.Month, v.Today = v.Sum(30), v.Sum(1)
-	v.draw()
+	v.graph = draw(v.Quarters)
 	for i, r := range v.Requests {
 		v.Requests[i].From = r.From[:min(len(r.From), 3)]
 	}
@@ -74,11 +79,10 @@ func (p *page) view() view {
 }
 
 // draw makes the graph of the last day.
-func (v *view) draw() {
+func draw(quarters []stats.Quarter) (g graph) {
 	highest := int64(1)
-	v.Day = stats.Amounts{}
-	for _, q := range v.Quarters {
-		v.Day.Add(q.Amounts)
+	for _, q := range quarters {
+		g.Day.Add(q.Amounts)
 		highest = max(highest, q.SavedOf(), q.Sent)
 	}
 	height := func(n int64) int {
@@ -87,14 +91,15 @@ func (v *view) draw() {
 		}
 		return max(1, int(math.Round(float64(n)/float64(highest)*graphHeight)))
 	}
-	for i, q := range v.Quarters {
+	for i, q := range quarters {
 		b := bar{X: 10 * i, Saved: height(q.Saved()), Own: height(q.SavedOf() - q.Saved()), Sent: height(q.Sent)}
 		b.Y = graphHeight - b.Saved
 		b.OwnY = b.Y - b.Own
-		v.Bars = append(v.Bars, b)
-		v.Depth = max(v.Depth, b.Sent)
+		g.Bars = append(g.Bars, b)
+		g.Depth = max(g.Depth, b.Sent)
 	}
-	v.Top = amountOf(highest)
+	g.Top = amountOf(highest)
+	return g
 }
 
 // Percent is how much of what Nix needed in the last 30 days came from the network, rounded down: all is all.

@@ -17,11 +17,12 @@ func (s *service) pageFacts(off bool) func() narserve.Facts {
 func (s *service) facts() narserve.Facts {
 	st := s.status()
 	now := time.Now()
-	f := narserve.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Listen: st.HTTP, NixConf: s.nixConfLine(),
-		NixAsks: s.isSubstituter(), Keys: st.Keys, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, Sharing: st.Sharing == "signed" &&
-			len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
-		ShareFrom: st.CacheDirs, UploadRate: st.UploadRate, Group: st.Group, Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks,
-		Discovery: st.Discovery,
+	f := narserve.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Health: st.Health,
+		NixFacts: narserve.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
+		ShareFacts: narserve.ShareFacts{Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
+			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, UploadRate: st.UploadRate, Group: st.Group},
+		NetworkFacts:  narserve.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
+		UpstreamFacts: narserve.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
 		Spool: narserve.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries, Verified: st.Spool.Verified,
 			VerifyTime: time.Duration(st.Spool.VerifySeconds * float64(time.Second))}}
 	if st.Store != "" {
@@ -30,7 +31,6 @@ func (s *service) facts() narserve.Facts {
 	for _, u := range st.Upstreams {
 		f.Upstreams = append(f.Upstreams, narserve.UpstreamUse{URL: u.URL, Down: u.Down, Received: u.WireReceived})
 	}
-	f.ForOthers, f.Alone, f.Helpers = st.ForOthers, st.Alone, st.Helpers
 	for _, n := range st.Neighbours {
 		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: n.ID, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
 			Sent: n.BytesSent, Strikes: n.Strikes, Since: now.Add(-time.Duration(n.ConnectedSeconds) * time.Second)})
@@ -41,6 +41,5 @@ func (s *service) facts() narserve.Facts {
 	for _, i := range st.Interfaces {
 		f.Interfaces = append(f.Interfaces, narserve.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
 	}
-	f.Health = st.Health
 	return f
 }
