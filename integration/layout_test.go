@@ -19,16 +19,17 @@ import (
 // mayImport is the import table of the design: what of ours each package may import. A package that is not named here
 // belongs to the nearest folder above it that is. Tests are held to the table too.
 var mayImport = map[string][]string{
-	"store":          nil,
-	"trust":          {"store"},
-	"p2p":            {"store", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
-	"p2p/mdns":       {"p2p/netmon"},
-	"p2p/netmon":     nil,
-	"p2p/wire":       {"store"},
-	"narserve":       {"store", "trust", "narserve/stats"},
-	"narserve/stats": {"store", "trust"},
-	"cmd":            {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/stats"},
-	"integration":    {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/stats", "cmd"},
+	"store":              nil,
+	"trust":              {"store"},
+	"p2p":                {"store", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
+	"p2p/mdns":           {"p2p/netmon"},
+	"p2p/netmon":         nil,
+	"p2p/wire":           {"store"},
+	"narserve":           {"store", "trust", "narserve/dashboard", "narserve/stats"},
+	"narserve/dashboard": {"store", "narserve/stats"},
+	"narserve/stats":     {"store", "trust"},
+	"cmd":                {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
+	"integration":        {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/trust"
@@ -25,16 +26,16 @@ type shown struct {
 	accounts *stats.Accounts
 
 	mu    sync.Mutex // guards facts
-	facts narserve.Facts
+	facts dashboard.Facts
 }
 
-func (s *shown) set(change func(*narserve.Facts)) {
+func (s *shown) set(change func(*dashboard.Facts)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.facts)
 }
 
-func showPage(t *testing.T, account *stats.Account, facts narserve.Facts) *shown {
+func showPage(t *testing.T, account *stats.Account, facts dashboard.Facts) *shown {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "account.json")
 	if account != nil {
@@ -51,7 +52,7 @@ func showPage(t *testing.T, account *stats.Account, facts narserve.Facts) *shown
 		t.Fatal(err)
 	}
 	s := &shown{accounts: accounts, facts: facts}
-	srv := narserve.New(narserve.Config{Accounts: accounts, Facts: func() narserve.Facts {
+	srv := narserve.New(narserve.Config{Accounts: accounts, Facts: func() dashboard.Facts {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.facts
@@ -113,13 +114,13 @@ func busyAccount(now time.Time) *stats.Account {
 }
 
 // busyFacts are those of that machine.
-func busyFacts(now time.Time) narserve.Facts {
-	return narserve.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
-		NixFacts: narserve.NixFacts{Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
+func busyFacts(now time.Time) dashboard.Facts {
+	return dashboard.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
+		NixFacts: dashboard.NixFacts{Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
 			Keys: []string{"cache.nixos.org-1"}},
-		ShareFacts: narserve.ShareFacts{ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true,
+		ShareFacts: dashboard.ShareFacts{ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true,
 			ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"}},
-		NetworkFacts: narserve.NetworkFacts{Neighbours: []narserve.Neighbour{
+		NetworkFacts: dashboard.NetworkFacts{Neighbours: []dashboard.Neighbour{
 			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
 				Since: now.Add(-3 * time.Hour), Received: 4.1e9, Sent: 0.6e9},
 			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
@@ -127,27 +128,27 @@ func busyFacts(now time.Time) narserve.Facts {
 			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
 				Since: now.Add(-12 * time.Minute), Sent: 7.3e9, Strikes: 1},
 		},
-			Interfaces: []narserve.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
+			Interfaces: []dashboard.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
 				{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
 				{Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}}},
-		Spool: narserve.SpoolUse{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}, Status: map[string]int{"schema": 1}}
+		Spool: dashboard.SpoolUse{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}, Status: map[string]int{"schema": 1}}
 }
 
 // freshFacts are those of a machine where narbor was just installed.
-func freshFacts(now time.Time) narserve.Facts {
+func freshFacts(now time.Time) dashboard.Facts {
 	f := busyFacts(now)
 	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
-	f.Banned = []narserve.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "it lied", Until: now.Add(time.Hour)}}
-	f.Health = []narserve.Health{
-		{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
+	f.Banned = []dashboard.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "it lied", Until: now.Add(time.Hour)}}
+	f.Health = []dashboard.Health{
+		{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
 			Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +
 				"checked, and none of it is used.",
 			Fix:     "Give Nix the key of its cache in nix.conf.",
 			Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
-		{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
+		{Code: "nix", Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor",
 			Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
 			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: f.NixConf},
-		{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
+		{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet",
 			Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
 	return f
 }
@@ -161,7 +162,7 @@ func (s *shown) move(t *testing.T, name string, size, in, out int) {
 		out)
 }
 
-// The page as people see it, on a wide screen and a narrow one, by day and by night.
+// The Page as people see it, on a wide screen and a narrow one, by day and by night.
 func TestPageInChromium(t *testing.T) {
 	b := newBrowser(t)
 	now := time.Now()
@@ -265,7 +266,7 @@ func TestPageLivesInChromium(t *testing.T) {
 	b := newBrowser(t)
 	now := time.Now()
 	s := showPage(t, busyAccount(now), busyFacts(now))
-	s.set(func(f *narserve.Facts) {
+	s.set(func(f *dashboard.Facts) {
 		f.Neighbours[0].Via = `"><script>document.title="owned"</script><img src=x onerror="document.title='owned'">`
 	})
 	b.screen(1280, "light")
@@ -280,10 +281,10 @@ func TestPageLivesInChromium(t *testing.T) {
 	s.move(t, "inkscape-1.4.2", 50_000_000, 20_000_000, 0)
 	b.until(`document.getElementById("now").innerText.includes("inkscape-1.4.2")`)
 	b.until(`document.querySelector("#now progress").getAttribute("aria-label") === "inkscape-1.4.2"`)
-	s.set(func(f *narserve.Facts) {
-		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273", Via: "mdns",
+	s.set(func(f *dashboard.Facts) {
+		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273", Via: "mdns",
 			Since: time.Now()})
-		f.Health = []narserve.Health{{Code: "x", Severity: narserve.SeverityWarning, Title: "Something is odd", Text: "Look."}}
+		f.Health = []dashboard.Health{{Code: "x", Severity: dashboard.SeverityWarning, Title: "Something is odd", Text: "Look."}}
 	})
 	b.until(`document.body.innerText.includes("192.168.1.77") && document.body.innerText.includes("Something is odd")`)
 	if got := b.eval(`document.title`); got != "narbor" {

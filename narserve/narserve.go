@@ -36,6 +36,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
 
+	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/trust"
@@ -106,7 +107,7 @@ type Config struct {
 	Accounts *stats.Accounts
 	// Facts are what the page, the API and the metrics show besides; nil: there are no such URLs. It returns at once, and
 	// may be called concurrently.
-	Facts func() Facts
+	Facts func() dashboard.Facts
 	Log   *zap.Logger // nil discards
 }
 
@@ -122,7 +123,7 @@ type Server struct {
 	fetches  fetches
 	ahead    *ahead
 	accounts *stats.Accounts
-	page     *page
+	page     *dashboard.Page
 	counts   *counts
 	settled  <-chan struct{}
 	started  time.Time
@@ -147,7 +148,7 @@ func New(cfg Config) *Server {
 	if s.accounts = cfg.Accounts; s.accounts == nil {
 		s.accounts = stats.New()
 	}
-	s.page = newPage(cfg.Facts, s.accounts, s.counts.requests, s.counts.seconds)
+	s.page = dashboard.New(cfg.Facts, s.accounts, s.counts.requests, s.counts.seconds)
 	if s.settled == nil {
 		closed := make(chan struct{})
 		close(closed)
@@ -194,7 +195,7 @@ func (s *Server) HTTPServer() *http.Server {
 			}
 		},
 	}
-	srv.RegisterOnShutdown(s.page.stop)
+	srv.RegisterOnShutdown(s.page.Stop)
 	if l, err := zap.NewStdLogAt(s.log.Named("server"), zap.WarnLevel); err == nil {
 		srv.ErrorLog = l
 	}
@@ -316,9 +317,9 @@ func (s *Server) answer(r *http.Request) (a reply) {
 	return a
 }
 
-// pageReply answers a request for the page, or for what is beside it.
+// Reply answers a request for the page, or for what is beside it.
 func (s *Server) pageReply(r *http.Request) (reply, error) {
-	a, err := s.page.answer(r)
+	a, err := s.page.Answer(r)
 	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err
 }
 

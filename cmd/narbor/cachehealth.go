@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -72,12 +72,12 @@ func (c *cacheSigners) from(look func() []store.CacheSigners) []store.CacheSigne
 }
 
 // cacheHealth reports a cache directory without any path that a trusted key has signed.
-func (s *service) cacheHealth(st Status) *narserve.Health {
+func (s *service) cacheHealth(st Status) *dashboard.Health {
 	for i, found := range s.signers.of(s.shares.caches) {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
 			continue
 		}
-		h := &narserve.Health{Code: "cache-not-trusted", Severity: narserve.SeverityWarning,
+		h := &dashboard.Health{Code: "cache-not-trusted", Severity: dashboard.SeverityWarning,
 			Title: "Neighbours get nothing from a cache directory",
 			Text:  fmt.Sprintf("None of %s in %s has a signature.", plural(found.Paths, "path"), s.shares.cacheDirs[i]),
 			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/p2p/mdns"
 )
 
@@ -113,7 +113,7 @@ func checkHealth(_ context.Context, p *patient) []Finding {
 	if !p.running {
 		return []Finding{skipped("health: narbor is not running")}
 	}
-	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h narserve.Health) bool {
+	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h dashboard.Health) bool {
 		return slices.ContainsFunc(checks(), func(ch check) bool { return ch.code == h.Code })
 	})
 	if len(rest) == 0 {

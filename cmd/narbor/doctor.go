@@ -10,20 +10,20 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
 const (
-	severityOK      = narserve.SeverityOK
-	severityInfo    = narserve.SeverityInfo
-	severityWarning = narserve.SeverityWarning
-	severityError   = narserve.SeverityError
-	severitySkipped = narserve.SeveritySkipped
+	severityOK      = dashboard.SeverityOK
+	severityInfo    = dashboard.SeverityInfo
+	severityWarning = dashboard.SeverityWarning
+	severityError   = dashboard.SeverityError
+	severitySkipped = dashboard.SeveritySkipped
 )
 
 // Finding is what one check of `narbor doctor` found. Its command is for a shell of root.
-type Finding = narserve.Health
+type Finding = dashboard.Health
 
 func fine(format string, args ...any) Finding {
 	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}

@@ -3,43 +3,43 @@ package main
 import (
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 )
 
 // pageFacts returns what the page shows of this service, or nil if there is to be none.
-func (s *service) pageFacts(off bool) func() narserve.Facts {
+func (s *service) pageFacts(off bool) func() dashboard.Facts {
 	if off {
 		return nil
 	}
 	return s.facts
 }
 
-func (s *service) facts() narserve.Facts {
+func (s *service) facts() dashboard.Facts {
 	st := s.status()
 	now := time.Now()
-	f := narserve.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Health: st.Health,
-		NixFacts: narserve.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
-		ShareFacts: narserve.ShareFacts{Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
+	f := dashboard.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Health: st.Health,
+		NixFacts: dashboard.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
+		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
 			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, UploadRate: st.UploadRate, Group: st.Group},
-		NetworkFacts:  narserve.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
-		UpstreamFacts: narserve.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
-		Spool: narserve.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries, Verified: st.Spool.Verified,
+		NetworkFacts:  dashboard.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
+		UpstreamFacts: dashboard.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
+		Spool: dashboard.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries, Verified: st.Spool.Verified,
 			VerifyTime: time.Duration(st.Spool.VerifySeconds * float64(time.Second))}}
 	if st.Store != "" {
 		f.ShareFrom = append([]string{st.Store}, f.ShareFrom...)
 	}
 	for _, u := range st.Upstreams {
-		f.Upstreams = append(f.Upstreams, narserve.UpstreamUse{URL: u.URL, Down: u.Down, Received: u.WireReceived})
+		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: u.URL, Down: u.Down, Received: u.WireReceived})
 	}
 	for _, n := range st.Neighbours {
-		f.Neighbours = append(f.Neighbours, narserve.Neighbour{ID: n.ID, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
+		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: n.ID, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
 			Sent: n.BytesSent, Strikes: n.Strikes, Since: now.Add(-time.Duration(n.ConnectedSeconds) * time.Second)})
 	}
 	for _, b := range st.Struck {
-		f.Banned = append(f.Banned, narserve.Banned{ID: b.ID, Reason: b.Reason, Until: b.Until})
+		f.Banned = append(f.Banned, dashboard.Banned{ID: b.ID, Reason: b.Reason, Until: b.Until})
 	}
 	for _, i := range st.Interfaces {
-		f.Interfaces = append(f.Interfaces, narserve.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
+		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
 	}
 	return f
 }

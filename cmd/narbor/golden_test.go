@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
@@ -96,8 +97,8 @@ func TestStatusReadsWell(t *testing.T) {
 	golden(t, "status-ill", st.print)
 }
 
-func exampleHealth() []narserve.Health {
-	return []narserve.Health{
+func exampleHealth() []dashboard.Health {
+	return []dashboard.Health{
 		{Code: "keys", Severity: severityError, Title: "Nothing can be believed",
 			Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 			Command: "trusted-public-keys = cache.nixos.org-1:6NCH"},

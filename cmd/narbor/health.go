@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -13,17 +13,17 @@ import (
 const settleIn = 10 * time.Second
 
 // health returns the problems of this service, the worst first.
-func (s *service) health(st Status) []narserve.Health {
-	var list []narserve.Health
-	for _, check := range []func(Status) *narserve.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
+func (s *service) health(st Status) []dashboard.Health {
+	var list []dashboard.Health
+	for _, check := range []func(Status) *dashboard.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
 		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
 		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth, s.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}
 	}
-	sorted := []narserve.Health{}
-	for _, severity := range []string{narserve.SeverityError, narserve.SeverityWarning, narserve.SeverityInfo} {
+	sorted := []dashboard.Health{}
+	for _, severity := range []string{dashboard.SeverityError, dashboard.SeverityWarning, dashboard.SeverityInfo} {
 		for _, h := range list {
 			if h.Severity == severity {
 				sorted = append(sorted, h)
@@ -33,18 +33,18 @@ func (s *service) health(st Status) []narserve.Health {
 	return sorted
 }
 
-func (s *service) keysHealth(st Status) *narserve.Health {
+func (s *service) keysHealth(st Status) *dashboard.Health {
 	if len(st.Keys) > 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "keys", Severity: narserve.SeverityError, Title: "Nothing can be believed",
+	return &dashboard.Health{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
 		Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +
 			"checked, and none of it is used.",
 		Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
 }
 
-func (s *service) networkHealth(st Status) *narserve.Health {
+func (s *service) networkHealth(st Status) *dashboard.Health {
 	if len(st.Neighbours) > 0 { // which were named
 		return nil
 	}
@@ -57,7 +57,7 @@ func (s *service) networkHealth(st Status) *narserve.Health {
 			reasons = append(reasons, i.Name+" ("+i.Reason+")")
 		}
 	}
-	h := &narserve.Health{Code: "network", Severity: narserve.SeverityWarning, Title: "No network to look for neighbours on",
+	h := &dashboard.Health{Code: "network", Severity: dashboard.SeverityWarning, Title: "No network to look for neighbours on",
 		Text: "This machine has no network interface but loopback.", Fix: "Connect it. narbor notices by itself."}
 	if len(reasons) > 0 {
 		h.Text = "None of the network interfaces is used: " + strings.Join(reasons, ", ") + "."
@@ -66,23 +66,23 @@ func (s *service) networkHealth(st Status) *narserve.Health {
 	return h
 }
 
-func storeHealth(st Status) *narserve.Health {
+func storeHealth(st Status) *dashboard.Health {
 	if st.StoreProblem == "" {
 		return nil
 	}
-	return &narserve.Health{Code: "store", Severity: narserve.SeverityWarning, Title: "The Nix store cannot be asked, so it is not shared",
+	return &dashboard.Health{Code: "store", Severity: dashboard.SeverityWarning, Title: "The Nix store cannot be asked, so it is not shared",
 		Text: "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
 		Fix: "Let the user that narbor runs as use nix-daemon: see allowed-users in nix.conf, and which group may open " +
 			"/nix/var/nix/daemon-socket. Where no daemon runs, only the owner of /nix can share it: run narbor as that user."}
 }
 
 // damageHealth reports the paths of this machine that have the wrong content.
-func damageHealth(st Status) *narserve.Health {
+func damageHealth(st Status) *dashboard.Health {
 	if len(st.Damaged) == 0 {
 		return nil
 	}
 	d := st.Damaged[0]
-	h := &narserve.Health{Code: "damaged", Severity: narserve.SeverityWarning,
+	h := &dashboard.Health{Code: "damaged", Severity: dashboard.SeverityWarning,
 		Title: plural(len(st.Damaged), "path") + " of this machine damaged",
 		Text:  fmt.Sprintf("The content of %s in %s does not have the hash that its upstream has signed: %s.", d.Path, d.Where, d.Reason)}
 	if more := len(st.Damaged) - 1; more > 0 {
@@ -97,15 +97,15 @@ func damageHealth(st Status) *narserve.Health {
 	return h
 }
 
-func (s *service) shareHealth(st Status) *narserve.Health {
-	h := &narserve.Health{Code: "nothing-shared", Severity: narserve.SeverityWarning, Title: "Neighbours get nothing from here"}
+func (s *service) shareHealth(st Status) *dashboard.Health {
+	h := &dashboard.Health{Code: "nothing-shared", Severity: dashboard.SeverityWarning, Title: "Neighbours get nothing from here"}
 	switch {
 	case st.Sharing != "signed" && st.PausedUntil != nil:
-		h.Severity, h.Code = narserve.SeverityInfo, "sharing-paused"
+		h.Severity, h.Code = dashboard.SeverityInfo, "sharing-paused"
 		h.Text = "Sharing is paused until " + st.PausedUntil.Local().Format("15:04") + "."
 		h.Fix, h.Command = "To share again now:", "narbor share resume"
 	case st.Sharing != "signed":
-		h.Severity, h.Code = narserve.SeverityInfo, "sharing-off"
+		h.Severity, h.Code = dashboard.SeverityInfo, "sharing-off"
 		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
 	case len(st.ShareKeys) == 0 && len(st.Keys) > 0:
 		h.Text = "Every trusted key is private: what it has signed may come from a cache that asks for a password, or from this machine."
@@ -118,28 +118,28 @@ func (s *service) shareHealth(st Status) *narserve.Health {
 }
 
 // confHealth is a warning only if a key might be public otherwise, or Nix refuses the configuration as well.
-func (s *service) confHealth(st Status) *narserve.Health {
+func (s *service) confHealth(st Status) *dashboard.Health {
 	if len(st.NixConfProblems) == 0 {
 		return nil
 	}
-	h := &narserve.Health{Code: "nix-conf", Severity: narserve.SeverityInfo, Title: "Nix's configuration cannot be read to its end",
+	h := &dashboard.Health{Code: "nix-conf", Severity: dashboard.SeverityInfo, Title: "Nix's configuration cannot be read to its end",
 		Text: "narbor cannot read " + strings.Join(st.NixConfProblems, "; ") + ". It shares what public keys have signed.",
 		Fix: "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor " +
 			"must know, such as access-tokens, leave it so."}
 	policy := s.policy()
 	policy.unread = nil
 	if without, _ := policy.split(st.Keys); len(without) > len(st.PublicKeys) {
-		h.Severity = narserve.SeverityWarning
+		h.Severity = dashboard.SeverityWarning
 		h.Text += " A key of a cache that may need a password, for all that narbor can tell, is private until then."
 	}
 	if s.settings.refused() {
-		h.Severity, h.Fix = narserve.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
+		h.Severity, h.Fix = dashboard.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
 			"read before."
 	}
 	return h
 }
 
-func (s *service) nixHealth(st Status) *narserve.Health {
+func (s *service) nixHealth(st Status) *dashboard.Health {
 	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0 || s.accounts.Asked()
 	switch {
 	case st.Store == "" && st.StoreProblem == "" || asked || len(st.HTTP) == 0:
@@ -149,21 +149,21 @@ func (s *service) nixHealth(st Status) *narserve.Health {
 		if st.Sharing != "none" && len(st.ShareKeys) > 0 {
 			text = "Neighbours get what this machine has, but Nix here does not know of narbor."
 		}
-		return &narserve.Health{Code: "nix", Severity: narserve.SeverityWarning, Title: "Nix does not ask narbor",
+		return &dashboard.Health{Code: "nix", Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor",
 			Text:    text,
 			Fix:     "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
 			Command: s.nixConfLine()}
 	}
-	return &narserve.Health{Code: "nix", Severity: narserve.SeverityInfo, Title: "Nix has not asked yet",
+	return &dashboard.Health{Code: "nix", Severity: dashboard.SeverityInfo, Title: "Nix has not asked yet",
 		Text: "Its configuration says that it may. It asks when it needs a path that is not in the store.",
 		Fix:  "If it should have asked: nix-daemon reads nix.conf when it starts.", Command: "sudo systemctl restart nix-daemon"}
 }
 
 // spoolHealth reports recent requests that failed for lack of room. A full spool is no problem: old NARs make room for
 // new ones.
-func (s *service) spoolHealth(st Status) *narserve.Health {
+func (s *service) spoolHealth(st Status) *dashboard.Health {
 	if s.accounts.TooLarge(time.Hour) {
-		return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "An archive is larger than the spool",
+		return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "An archive is larger than the spool",
 			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was "+
 				"told that it is not here.", amount(st.Spool.MaxBytes)),
 			Fix:     "Give narbor a larger --spool-size. The log names the path; this says of any path what stands in its way:",
@@ -172,7 +172,7 @@ func (s *service) spoolHealth(st Status) *narserve.Health {
 	if !s.accounts.OutOfRoom(time.Hour) {
 		return nil
 	}
-	return &narserve.Health{Code: "disk", Severity: narserve.SeverityWarning, Title: "No room for what Nix asked for",
+	return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "No room for what Nix asked for",
 		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most "+
 			"%s are in use, and narbor leaves --min-free on the disk.",
 			amount(st.Spool.Bytes), amount(st.Spool.MaxBytes)),
@@ -180,11 +180,11 @@ func (s *service) spoolHealth(st Status) *narserve.Health {
 		Command: "nix-collect-garbage"}
 }
 
-func (s *service) neighbourHealth(st Status) *narserve.Health {
+func (s *service) neighbourHealth(st Status) *dashboard.Health {
 	if len(st.Neighbours) > 0 || s.networkHealth(st) != nil || time.Since(s.started) < settleIn {
 		return nil
 	}
-	h := &narserve.Health{Code: "neighbours", Severity: narserve.SeverityInfo, Title: "No neighbour yet",
+	h := &dashboard.Health{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet",
 		Text:    "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before.",
 		Fix:     "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:",
 		Command: "narbor peers add ADDRESS"}
@@ -201,11 +201,11 @@ func (s *service) neighbourHealth(st Status) *narserve.Health {
 const codeOtherKeys = "other-keys"
 
 // otherKeysHealth reports signatures of neighbours that do not verify with the key of that name in nix.conf.
-func otherKeysHealth(st Status) *narserve.Health {
+func otherKeysHealth(st Status) *dashboard.Health {
 	if len(st.OtherKeys) == 0 {
 		return nil
 	}
-	h := &narserve.Health{Code: codeOtherKeys, Severity: narserve.SeverityInfo, Title: "A key of the same name is another one"}
+	h := &dashboard.Health{Code: codeOtherKeys, Severity: dashboard.SeverityInfo, Title: "A key of the same name is another one"}
 	for i, k := range st.OtherKeys {
 		if i > 0 {
 			h.Text += " "
@@ -221,31 +221,31 @@ func otherKeysHealth(st Status) *narserve.Health {
 }
 
 // bannedHealth is no warning: narbor works as well as before, and no neighbour may cause a warning.
-func (s *service) bannedHealth(st Status) *narserve.Health {
+func (s *service) bannedHealth(st Status) *dashboard.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "banned-peers", Severity: narserve.SeverityInfo,
+	return &dashboard.Health{Code: "banned-peers", Severity: dashboard.SeverityInfo,
 		Title: fmt.Sprintf("%d banned for strikes", len(st.Struck)),
 		Text:  "Each has three strikes: it sent data that no honest neighbour sends, or probed for paths. No such data reached Nix.",
 		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 
-func (s *service) groupHealth(st Status) *narserve.Health {
+func (s *service) groupHealth(st Status) *dashboard.Health {
 	if len(st.OtherGroup) == 0 {
 		return nil
 	}
-	return &narserve.Health{Code: "other-group", Severity: narserve.SeverityInfo,
+	return &dashboard.Health{Code: "other-group", Severity: dashboard.SeverityInfo,
 		Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
 		Text:  "They are neither asked nor answered, for they do not have the same --group-secret-file.",
 		Fix:   "If they should be in yours, copy the file to them."}
 }
 
-func (s *service) accountsHealth(Status) *narserve.Health {
+func (s *service) accountsHealth(Status) *dashboard.Health {
 	note := s.accounts.Note()
 	if note == "" {
 		return nil
 	}
-	return &narserve.Health{Code: "accounts-lost", Severity: narserve.SeverityInfo, Title: "What was saved is counted from now on",
+	return &dashboard.Health{Code: "accounts-lost", Severity: dashboard.SeverityInfo, Title: "What was saved is counted from now on",
 		Text: note, Fix: "There is nothing to do, unless the disk is failing."}
 }

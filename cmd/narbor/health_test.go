@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
@@ -200,7 +201,7 @@ func TestHealthNamesChecks(t *testing.T) {
 			t.Errorf("no check is called %s", code)
 		}
 	}
-	p := &patient{running: true, status: Status{Health: []narserve.Health{{Code: "keys", Severity: severityError},
+	p := &patient{running: true, status: Status{Health: []dashboard.Health{{Code: "keys", Severity: severityError},
 		{Code: "nothing-shared", Severity: severityWarning, Title: "Nothing", Text: "goes."}}}}
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Code != "nothing-shared" || got[0].Text != "Nothing: goes." {
 		t.Errorf("checkHealth = %+v, want what no check looks at", got)
@@ -214,7 +215,7 @@ func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 	if h == nil || h.Severity != severityInfo {
 		t.Fatalf("health = %+v, want an info: a neighbour can cause it", h)
 	}
-	st.Health = []narserve.Health{*h}
+	st.Health = []dashboard.Health{*h}
 	got := checkHealth(t.Context(), &patient{running: true, status: st})
 	if len(got) != 1 || got[0].Severity != severityWarning ||
 		!strings.Contains(got[0].Text, "eighbours sign as nas-1 with another key than nix.conf has") ||

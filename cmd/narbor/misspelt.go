@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 )
 
 // envPrefix begins the name of each environment variable that sets a flag.
@@ -39,7 +39,7 @@ func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out 
 }
 
 // misspeltHealth reports the environment variables that set nothing.
-func (s *service) misspeltHealth(Status) *narserve.Health {
+func (s *service) misspeltHealth(Status) *dashboard.Health {
 	if len(s.misspelt) == 0 {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (s *service) misspeltHealth(Status) *narserve.Health {
 	for _, m := range s.misspelt {
 		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
 	}
-	return &narserve.Health{Code: "misspelt", Severity: narserve.SeverityWarning, Title: "Environment variables without effect",
+	return &dashboard.Health{Code: "misspelt", Severity: dashboard.SeverityWarning, Title: "Environment variables without effect",
 		Text: "narbor was started with variables that set nothing: " + strings.Join(texts, ", ") + ".",
 		Fix:  "Correct their names where narbor is started, or take them out. `narbor config show` lists all settings."}
 }

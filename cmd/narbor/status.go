@@ -15,6 +15,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
@@ -47,7 +48,7 @@ type Status struct {
 	Nix         narserve.Stats `json:"nix"`
 	Spool       SpoolStatus    `json:"spool"`
 	// Health has the problems of this machine, the worst first.
-	Health []narserve.Health `json:"health"`
+	Health []dashboard.Health `json:"health"`
 }
 
 // SpoolStatus is how full the spool is.
@@ -141,8 +142,8 @@ func showStatus(c *cli.Context, ctl control) error {
 }
 
 // faults are those things of its health from which the service suffers.
-func (st Status) faults() []narserve.Health {
-	return slices.DeleteFunc(slices.Clone(st.Health), func(h narserve.Health) bool { return !h.Degraded() })
+func (st Status) faults() []dashboard.Health {
+	return slices.DeleteFunc(slices.Clone(st.Health), func(h dashboard.Health) bool { return !h.Degraded() })
 }
 
 // used returns the names of the network interfaces that are used.

@@ -1,4 +1,4 @@
-package narserve_test
+package dashboard_test
 
 import (
 	"encoding/json"
@@ -8,13 +8,13 @@ import (
 	"testing"
 	"time"
 
-	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
 
-// pageOf returns the page of a machine on which that much has passed today.
-func pageOf(t *testing.T, facts narserve.Facts, today stats.Amounts) string {
+// pageOf returns the page of a machine that has transferred these amounts today.
+func pageOf(t *testing.T, facts dashboard.Facts, today stats.Amounts) string {
 	t.Helper()
 	text, err := json.Marshal(stats.Account{Schema: 1, Since: time.Now(),
 		Days: []stats.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}})
@@ -29,9 +29,7 @@ func pageOf(t *testing.T, facts narserve.Facts, today stats.Amounts) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := narserve.New(narserve.Config{Accounts: accounts, Facts: func() narserve.Facts { return facts }})
-	_, page := getText(t, "http://"+serve(t, s.HTTPServer())+"/")
-	return page
+	return get(t, dashboard.New(func() dashboard.Facts { return facts }, accounts), "/").Text
 }
 
 // The large figure is a share only where there is one: a machine that only gives is told what it gave.

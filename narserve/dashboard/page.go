@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 import (
 	"bytes"
@@ -32,9 +32,10 @@ func sections() []string {
 	return []string{"state", "saved", "health", "now", "neighbours", "day", "requests", "sharing", "network"}
 }
 
-// A page is what people see of narbor in a browser, and programs beside it. Nothing can be changed through it.
-type page struct {
-	facts     func() Facts // nil: there is no page
+// A Page answers requests of browsers, and of the programs that read its metrics and its JSON. Its methods may be called
+// concurrently.
+type Page struct {
+	facts     func() Facts // nil: there is no page; returns at once, and may be called concurrently
 	accounts  *stats.Accounts
 	templates *template.Template
 	header    map[string]string
@@ -45,10 +46,10 @@ type page struct {
 	streams chan struct{} // holds one for each stream
 }
 
-// newPage returns a page of what facts and accounts know. Its metrics have those of the given collectors, too. Without
+// New returns a page of what facts and accounts know. Its metrics have those of the given collectors, too. Without
 // facts there is none: then it answers nothing.
-func newPage(facts func() Facts, accounts *stats.Accounts, others ...prometheus.Collector) *page {
-	p := &page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
+func New(facts func() Facts, accounts *stats.Accounts, others ...prometheus.Collector) *Page {
+	p := &Page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
 		header: pageHeader(), registry: prometheus.NewRegistry(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
 	p.registry.MustRegister(append(others, collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{p})...)
@@ -74,9 +75,9 @@ func pageHeader() map[string]string {
 	}
 }
 
-// A pageReply is the answer to a request. Stream writes it if that is not nil, and ends with the request; otherwise Text is
+// A Reply is the answer to a request. Stream writes it if that is not nil, and ends with the request; otherwise Text is
 // all of it.
-type pageReply struct {
+type Reply struct {
 	Status      int
 	ContentType string
 	Text        string
@@ -84,12 +85,12 @@ type pageReply struct {
 	Stream      http.HandlerFunc
 }
 
-// stop ends all streams, and keeps new ones from starting.
-func (p *page) stop() { p.once.Do(func() { close(p.stopped) }) }
+// Stop ends all streams, and keeps new ones from starting.
+func (p *Page) Stop() { p.once.Do(func() { close(p.stopped) }) }
 
-// answer answers requests for URLs beside the cache's. The error wraps [store.ErrNotFound] if there is no such URL.
-func (p *page) answer(r *http.Request) (pageReply, error) {
-	a := pageReply{Status: http.StatusOK, Header: p.header, ContentType: "text/plain; charset=utf-8"}
+// Answer answers requests for URLs beside the cache's. The error wraps [store.ErrNotFound] if there is no such URL.
+func (p *Page) Answer(r *http.Request) (Reply, error) {
+	a := Reply{Status: http.StatusOK, Header: p.header, ContentType: "text/plain; charset=utf-8"}
 	var err error
 	switch path := r.URL.Path; {
 	case p.facts == nil:
@@ -116,7 +117,7 @@ func (p *page) answer(r *http.Request) (pageReply, error) {
 }
 
 // render fills in the template of that name.
-func (p *page) render(name string, v view) (string, error) {
+func (p *Page) render(name string, v view) (string, error) {
 	var buf bytes.Buffer
 	if err := p.templates.ExecuteTemplate(&buf, name, v); err != nil {
 		return "", fmt.Errorf("page: %w", err)

@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 import (
 	"bytes"
@@ -12,7 +12,7 @@ import (
 )
 
 // metrics returns the answer to a request for /metrics.
-func (p *page) metrics() (string, error) {
+func (p *Page) metrics() (string, error) {
 	families, err := p.registry.Gather()
 	if err != nil {
 		return "", fmt.Errorf("metrics: %w", err)
@@ -28,7 +28,7 @@ func (p *page) metrics() (string, error) {
 
 // A collector makes metrics of counts that are kept elsewhere, at the moment of the request for them.
 // No label has values that peers, or paths, could choose.
-type collector struct{ page *page }
+type collector struct{ page *Page }
 
 // Describe implements [prometheus.Collector].
 func (c collector) Describe(ch chan<- *prometheus.Desc) {

@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 import (
 	"net/http"
@@ -34,8 +34,8 @@ func (w *fullWriter) Write([]byte) (int, error) {
 
 func TestBrowserThatDoesNotReadLosesItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPage(func() Facts { return Facts{} }, stats.New())
-		a := p.stream(pageReply{})
+		p := New(func() Facts { return Facts{} }, stats.New())
+		a := p.stream(Reply{})
 		if a.Stream == nil {
 			t.Fatalf("stream = %+v", a)
 		}

@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 import (
 	"crypto/sha256"
@@ -19,10 +19,10 @@ const (
 )
 
 // A stream keeps one open page up to date.
-type stream struct{ page *page }
+type stream struct{ page *Page }
 
 // stream answers with a stream, if there are not too many.
-func (p *page) stream(a pageReply) pageReply {
+func (p *Page) stream(a Reply) Reply {
 	select {
 	case p.streams <- struct{}{}:
 		a.ContentType, a.Stream = "text/event-stream", (&stream{p}).run
@@ -67,7 +67,7 @@ func (s *stream) run(w http.ResponseWriter, r *http.Request) {
 }
 
 // changes returns events for the sections that are not as they were sent, and records them.
-func (p *page) changes(sent map[string][sha256.Size]byte) (events string, err error) {
+func (p *Page) changes(sent map[string][sha256.Size]byte) (events string, err error) {
 	v := p.view()
 	for _, id := range sections() {
 		text, err := p.render(id, v)

@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 import (
 	"fmt"
@@ -50,7 +50,7 @@ type bar struct {
 // graphHeight is how many units the highest bar has.
 const graphHeight = 64
 
-func (p *page) view() view {
+func (p *Page) view() view {
 	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
 	v.Month, v.Today = v.Sum(30), v.Sum(1)
 	v.graph = draw(v.Quarters)

@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 import "time"
 

@@ -1,4 +1,4 @@
-package narserve
+package dashboard
 
 // Severities of [Health].
 const (

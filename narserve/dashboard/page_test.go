@@ -1,0 +1,193 @@
+package dashboard_test
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"narbor/narserve/dashboard"
+	"narbor/narserve/stats"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+)
+
+// evilNames are what a neighbour may want a page to show.
+func evilNames() []string {
+	names := []string{
+		`<script>alert(1)</script>`, `"><script>alert(1)</script>`, `'><img src=x onerror=alert(1)>`, `<img src="http://evil/">`,
+		`</title><script>alert(1)</script>`,
+		`</style><script>alert(1)</script>`, `</script><script>alert(1)</script>`, `<svg onload=alert(1)>`, `<svg/onload=alert(1)//`,
+		`<iframe src="javascript:alert(1)">`,
+		`<a href="javascript:alert(1)">x</a>`, `javascript:alert(1)`, `" onmouseover="alert(1)`, `' onfocus='alert(1)' autofocus='`,
+		"` onmouseover=alert(1) `",
+		`<body onload=alert(1)>`, `<base href="http://evil/">`, `<meta http-equiv="refresh" content="0;url=http://evil/">`,
+		`<link rel=stylesheet href=http://evil/>`, `<style>@import "http://evil/";</style>`,
+		`<form action="http://evil/"><input>`, `<object data="http://evil/">`, `<embed src="http://evil/">`,
+		`<math href="javascript:alert(1)">`, `<!--<script>alert(1)</script>-->`,
+		`<![CDATA[<script>alert(1)</script>]]>`, `&lt;script&gt;alert(1)&lt;/script&gt;`, `&#60;script&#62;`,
+		`%3Cscript%3Ealert(1)%3C/script%3E`, `<script>alert(1)</script>`,
+		"\x00<script>alert(1)</script>", "<scr\x00ipt>alert(1)</script>", "\xff\xfe<script>", "a\r\n\r\n<script>alert(1)</script>",
+		"data: <script>\n\ndata: x",
+		`{{.Facts}}{{template "page" .}}`, `${alert(1)}`, "\u202e<script>\u202c", strings.Repeat("<b>", 200),
+		`<details open ontoggle=alert(1)>`, `<template><script>alert(1)</script></template>`,
+	}
+	return names
+}
+
+// evilFacts has a name wherever a neighbour could have put one.
+func evilFacts(names []string) dashboard.Facts {
+	f := dashboard.Facts{Version: "test", Started: time.Now(), ID: names[0],
+		Status: map[string]any{"schema": 1, "names": names}}
+	for _, name := range names {
+		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: name, Addr: name, Via: name, Since: time.Now()})
+		f.Banned = append(f.Banned, dashboard.Banned{ID: name, Reason: name, Until: time.Now()})
+		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: name, Reason: name}, dashboard.Interface{Name: name, Used: true})
+		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: name, Down: true})
+		f.Keys, f.ShareKeys, f.ShareFrom = append(f.Keys, name), append(f.ShareKeys, name), append(f.ShareFrom, name)
+		f.Health = append(f.Health, dashboard.Health{Code: "test", Severity: dashboard.SeverityInfo, Title: name, Text: name, Fix: name,
+			Command: name})
+	}
+	f.Alone, f.Sharing = names[0], true
+	return f
+}
+
+// get returns the answer of a page to a request.
+func get(t *testing.T, p *dashboard.Page, path string) dashboard.Reply {
+	t.Helper()
+	a, err := p.Answer(httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+	if err != nil {
+		t.Fatalf("GET %s: %v", path, err)
+	}
+	return a
+}
+
+func pageWith(facts dashboard.Facts) *dashboard.Page {
+	return dashboard.New(func() dashboard.Facts { return facts }, stats.New())
+}
+
+// tag matches the beginning of an element.
+var tag = regexp.MustCompile(`<(!doctype|/?[a-z0-9]+)`)
+
+func TestPageEscapesWhatNeighboursSay(t *testing.T) {
+	names := evilNames()
+	if len(names) < 40 {
+		t.Fatalf("%d names", len(names))
+	}
+	mild := make([]string, len(names))
+	for i := range mild {
+		mild[i] = fmt.Sprintf("name %d", i)
+	}
+	shape := func(names []string) (text string, tags []string) {
+		a := get(t, pageWith(evilFacts(names)), "/")
+		if a.Status != http.StatusOK || !strings.HasPrefix(a.ContentType, "text/html") {
+			t.Fatalf("GET / = %d, %s", a.Status, a.ContentType)
+		}
+		return a.Text, tag.FindAllString(a.Text, -1)
+	}
+	text, got := shape(names)
+	_, want := shape(mild)
+	if strings.Join(got, "") != strings.Join(want, "") {
+		t.Errorf("names have become elements: %d of them, want %d", len(got), len(want))
+	}
+	for _, name := range names {
+		if strings.ContainsAny(name, "<>") && strings.Contains(text, name) {
+			t.Errorf("the page has %.60q as it is", name)
+		}
+	}
+	attributes := regexp.MustCompile(`\s(on[a-z]+|style|src|action)=`)
+	for _, element := range regexp.MustCompile(`<[a-z][^>]*>`).FindAllString(text, -1) {
+		if bare := regexp.MustCompile(`"[^"]*"`).ReplaceAllString(element, `""`); attributes.MatchString(bare) {
+			t.Errorf("an element has an attribute that no element of the page has: %s", element)
+		}
+	}
+}
+
+func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
+	account := stats.Account{Schema: 1}
+	peers := strings.Split(strings.TrimSpace(strings.Repeat("12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf ", 8)), " ")
+	for range 50 {
+		account.Requests = append(account.Requests, stats.Request{Path: strings.Repeat("a", 32) + "-" + strings.Repeat("n", 40),
+			Result: "hit",
+			Reason: strings.Repeat("r", 60), Count: 1000, Bytes: 1, From: peers})
+	}
+	text, err := json.Marshal(account)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "account.json")
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	accounts, err := stats.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := evilNames()
+	for i, name := range names {
+		names[i] = name[:min(len(name), 52)] // as long as a peer ID
+	}
+	facts := evilFacts(names)
+	facts.Health = facts.Health[:10] // as many as there are
+	a := get(t, dashboard.New(func() dashboard.Facts { return facts }, accounts), "/")
+	page := a.Text
+	if len(page) > 80<<10 {
+		t.Errorf("the page takes %d bytes, want 80 KiB at most", len(page))
+	}
+	t.Logf("%d bytes with 50 requests and %d neighbours", len(page), len(evilNames()))
+	policy := a.Header["Content-Security-Policy"]
+	for _, kind := range []string{"script", "style"} {
+		body := regexp.MustCompile(`(?s)<`+kind+`>(.*?)</`+kind+`>`).FindAllStringSubmatch(page, -1)
+		if len(body) != 1 {
+			t.Errorf("%d elements %s, want 1", len(body), kind)
+			continue
+		}
+		sum := sha256.Sum256([]byte(body[0][1]))
+		if want := kind + "-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"; !strings.Contains(policy, want) {
+			t.Errorf("Content-Security-Policy is %s, want %s in it", policy, want)
+		}
+	}
+	if urls := regexp.MustCompile(`(?i)(src|href)="(https?:)?//`).FindAllString(page, -1); urls != nil {
+		t.Errorf("the page has assets elsewhere: %s", urls)
+	}
+}
+
+func TestPageHeaders(t *testing.T) {
+	p := pageWith(dashboard.Facts{Status: map[string]int{"schema": 1}})
+	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/healthz"} {
+		a := get(t, p, path)
+		for name, want := range map[string]string{"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff",
+			"Referrer-Policy":              "no-referrer",
+			"Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store", "Access-Control-Allow-Origin": ""} {
+			if got := a.Header[name]; got != want {
+				t.Errorf("%s: %s is %q, want %q", path, name, got, want)
+			}
+		}
+		policy := a.Header["Content-Security-Policy"]
+		for _, want := range []string{"default-src 'none'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"} {
+			if !strings.Contains(policy, want) || strings.Contains(policy, "unsafe") {
+				t.Errorf("%s: Content-Security-Policy is %q, want %s in it", path, policy, want)
+			}
+		}
+		if a.Status != http.StatusOK {
+			t.Errorf("%s = %d", path, a.Status)
+		}
+	}
+}
+
+func TestStatusIsWhatItIsGiven(t *testing.T) {
+	p := pageWith(dashboard.Facts{Status: map[string]any{"schema": 1, "neighbours": []string{}}})
+	a := get(t, p, "/api/v1/status")
+	var got map[string]any
+	if err := json.Unmarshal([]byte(a.Text), &got); err != nil || got["schema"] != 1.0 || a.ContentType != "application/json" {
+		t.Errorf("GET /api/v1/status = %s, %v", a.Text, err)
+	}
+	if a := get(t, p, "/healthz"); a.Text != "ok\n" {
+		t.Errorf("GET /healthz = %q", a.Text)
+	}
+}
