@@ -20,6 +20,7 @@ import (
 // belongs to the nearest folder above it that is. Tests are held to the table too.
 var mayImport = map[string][]string{
 	"store":              nil,
+	"store/nixconf":      {"store"},
 	"trust":              {"store"},
 	"p2p":                {"store", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
@@ -28,8 +29,11 @@ var mayImport = map[string][]string{
 	"narserve":           {"store", "trust", "narserve/dashboard", "narserve/stats"},
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
-	"cmd":                {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
-	"integration":        {"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
+	"cmd": {
+		"store", "store/nixconf", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard",
+		"narserve/stats"},
+	"integration": {
+		"store", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

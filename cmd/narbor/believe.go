@@ -8,24 +8,24 @@ import (
 
 	"go.uber.org/zap"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
 // nixSettings are what Nix's configuration was when it was read last.
 type nixSettings struct {
 	mu  sync.Mutex // guards the rest
-	now store.NixSettings
+	now nixconf.Settings
 	err error // why what was read last was not taken over; nil if it was
 }
 
-func (n *nixSettings) set(s store.NixSettings) {
+func (n *nixSettings) set(s nixconf.Settings) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.now, n.err = s, nil
 }
 
-func (n *nixSettings) get() store.NixSettings {
+func (n *nixSettings) get() nixconf.Settings {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.now
@@ -59,7 +59,7 @@ func (n *nixSettings) problems() []string {
 }
 
 // keysOf returns the keys of Nix's configuration. It leaves out malformed keys: Nix itself fails on them.
-func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
+func keysOf(settings nixconf.Settings, log *zap.Logger) (keys []string) {
 	for _, key := range settings.TrustedPublicKeys {
 		if _, err := trust.ParseKeys([]string{key}); err != nil {
 			log.Warn("left out of trusted-public-keys", zap.String("from", settings.Origin), zap.Error(err))
@@ -71,7 +71,7 @@ func keysOf(settings store.NixSettings, log *zap.Logger) (keys []string) {
 }
 
 // believe takes over the keys of Nix's configuration.
-func (s *service) believe(settings store.NixSettings) error {
+func (s *service) believe(settings nixconf.Settings) error {
 	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
 	if err := s.trusted.Replace(trusted); err != nil {
 		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
@@ -94,7 +94,7 @@ func (s *service) policy() keyPolicy {
 	return newKeyPolicy(s.settings.get(), s.publicNames, s.upstreamURLs)
 }
 
-func (s *service) settingsChanged(settings store.NixSettings, err error) {
+func (s *service) settingsChanged(settings nixconf.Settings, err error) {
 	if err == nil {
 		err = s.believe(settings)
 	}

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"narbor/narserve"
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 const (
@@ -138,8 +138,8 @@ func checkNixAsks(ctx context.Context, p *patient) []Finding {
 	case len(urls) == 0:
 		return []Finding{{Severity: severityError, Text: "narbor does not listen for Nix", Fix: "start it with --listen 127.0.0.1:6272"}}
 	}
-	var line *store.ConfLine
-	for _, l := range store.NixConfLines("substituters") {
+	var line *nixconf.Line
+	for _, l := range nixconf.Lines("substituters") {
 		if isOneOf(urls, l.Value) {
 			line = &l
 		}
@@ -171,11 +171,11 @@ func (p *patient) adding(f Finding, name, value string) Finding {
 		return f
 	}
 	f.Fix = fmt.Sprintf("add it to %s", file)
-	if reset := store.NixConfReset(edit.setting); reset.At != "" {
+	if reset := nixconf.ResetBy(edit.setting); reset.At != "" {
 		f.Fix += ", below the line at " + reset.At
 	}
 	f.Command = fmt.Sprintf("%s config nix --add %s", self(), shellQuote(edit.add))
-	if edit.file != store.SystemNixConf() { // each command of this user reads its own file
+	if edit.file != nixconf.SystemFile() { // each command of this user reads its own file
 		f.AsUser = !p.root
 		return f
 	}
@@ -225,7 +225,7 @@ func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 		return found
 	}
 	pid, started := nixDaemon()
-	file := changedSince(started, store.SystemNixConfFiles())
+	file := changedSince(started, nixconf.SystemFiles())
 	if pid == 0 || file == "" {
 		return nil
 	}
@@ -244,7 +244,7 @@ func checkSignatures(_ context.Context, p *patient) []Finding {
 	f := Finding{Severity: severityError,
 		Text: "require-sigs is off: Nix accepts unsigned paths from every substituter, with or without narbor",
 		Fix:  "take that line out of its configuration"}
-	for _, l := range store.NixConfLines("require-sigs") {
+	for _, l := range nixconf.Lines("require-sigs") {
 		if l.UndoneBy == "" {
 			f.Text += " (" + l.At + ")"
 			f.Command = p.thenRestart(fmt.Sprintf("%s config nix --remove %s", self(), shellQuote(l.At)))

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
@@ -131,7 +131,7 @@ func (p *patient) secretKeyProblem(ctx context.Context, file string) string {
 // lineOf returns the file and line of a value of a setting.
 func (p *patient) lineOf(setting, value string) string {
 	at := ""
-	for _, l := range store.NixConfLines(setting) {
+	for _, l := range nixconf.Lines(setting) {
 		if l.Value == value && l.UndoneBy == "" {
 			at = l.At
 		}

@@ -11,7 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
@@ -49,8 +49,8 @@ func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
 	if err := errors.Join(s.trusted.Replace([]string{goodKey}), s.shareKeys.Replace([]string{goodKey})); err != nil {
 		t.Fatal(err)
 	}
-	s.settings.set(store.NixSettings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{goodKey}})
-	s.settingsChanged(store.NixSettings{}, errors.New("nix.conf is broken"))
+	s.settings.set(nixconf.Settings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{goodKey}})
+	s.settingsChanged(nixconf.Settings{}, errors.New("nix.conf is broken"))
 	want := []string{"cache.nixos.org-1"}
 	if got := s.trusted.Names(); !slices.Equal(got, want) {
 		t.Errorf("%q are trusted, want %q", got, want)

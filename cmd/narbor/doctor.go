@@ -11,7 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/narserve/dashboard"
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 const (
@@ -45,7 +45,7 @@ type patient struct {
 	root     bool
 	systemd  bool // it runs this machine
 	nixOS    bool
-	settings store.NixSettings
+	settings nixconf.Settings
 	confErr  error
 	running  bool
 	status   Status // if running
@@ -156,7 +156,7 @@ func diagnose(ctx context.Context, ctl control, chosen []check) Diagnosis {
 	p.systemd = err == nil
 	_, err = os.Stat("/etc/NIXOS")
 	p.nixOS = err == nil
-	p.settings, p.confErr = store.ReadNixSettings(ctx)
+	p.settings, p.confErr = nixconf.Read(ctx)
 	running := checkRunning(ctx, p) // every other needs to know
 	d := Diagnosis{Schema: jsonSchema, Findings: []Finding{}}
 	for _, ch := range chosen {

@@ -21,6 +21,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
@@ -158,7 +159,7 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 
 // fetchNode makes a node that shares nothing, and has an identity for the moment.
 func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log logs) (*p2p.Node, error) {
-	settings, err := store.ReadNixSettings(c.Context)
+	settings, err := nixconf.Read(c.Context)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // wellService is a service of which status says nothing bad, with a directory for its files.
@@ -36,7 +37,7 @@ func wellService(t *testing.T) (s *service, st Status, dir string) {
 		t.Fatal(err)
 	}
 	s = &service{started: time.Now().Add(-time.Hour), listeners: []net.Listener{l}, accounts: accounts}
-	s.settings.set(store.NixSettings{Substituters: []string{"http://" + l.Addr().String() + "/"}})
+	s.settings.set(nixconf.Settings{Substituters: []string{"http://" + l.Addr().String() + "/"}})
 	st = exampleStatus()
 	st.OtherGroup, st.Struck = nil, nil
 	return s, st, dir
@@ -72,11 +73,11 @@ func TestHealth(t *testing.T) {
 		{"Nix has not asked", func(_ *service, st *Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
 		{"Nix does not ask, and nothing is shared", func(s *service, st *Status) {
 			st.Nix, st.Sharing = narserve.Stats{}, "none"
-			s.settings.set(store.NixSettings{})
+			s.settings.set(nixconf.Settings{})
 		}, "nix warning, sharing-off info", "Text:Nix here does not know"},
-		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(store.NixSettings{}) }, "nix warning",
+		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(nixconf.Settings{}) }, "nix warning",
 			"extra-substituters = http://127.0.0.1:"},
-		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(store.NixSettings{}) }, "", ""},
+		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(nixconf.Settings{}) }, "", ""},
 		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
 		{"a banned peer", func(_ *service, st *Status) { st.Struck = []p2p.Struck{{ID: idNAS}} }, "banned-peers info", "1 banned"},
 		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
@@ -84,7 +85,7 @@ func TestHealth(t *testing.T) {
 		{"the worst first", func(s *service, st *Status) {
 			alone(s, st)
 			st.Keys, st.Nix = nil, narserve.Stats{}
-			s.settings.set(store.NixSettings{})
+			s.settings.set(nixconf.Settings{})
 		}, "keys error, nix warning, neighbours info", ""},
 	} {
 		s, st, _ := wellService(t)

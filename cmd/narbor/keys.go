@@ -8,7 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
@@ -34,7 +34,7 @@ const classPublic, classPrivate = "public", "private"
 func (s *service) keyList() KeyList {
 	settings, policy := s.settings.get(), s.policy()
 	places := map[string]string{}
-	for _, l := range store.NixConfLines("trusted-public-keys") {
+	for _, l := range nixconf.Lines("trusted-public-keys") {
 		if l.UndoneBy == "" {
 			places[l.Value] = l.At
 		}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // startStep is the precision of start times of processes: the kernel counts in steps of 10 ms, and rounds down.
@@ -135,7 +135,7 @@ func (p daemonProcess) asksFor(proc string) bool {
 
 // readBefore reports whether the configuration has changed since a nix-daemon started, so that it uses an older one.
 func readBefore(started time.Time) bool {
-	return changedSince(started, store.SystemNixConfFiles()) != ""
+	return changedSince(started, nixconf.SystemFiles()) != ""
 }
 
 // changedSince returns the first of the files that has changed since a nix-daemon began, itself or its symbolic link;

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // maxConfText bounds a configuration file that is edited; Nix's own are a few kilobytes.
@@ -31,9 +31,9 @@ type nixEdit struct {
 // addToNix returns the edit that gives a list of Nix's configuration one more value: name begins with "extra-". It goes
 // into the file that is read last of those that decide on the list.
 func addToNix(name, value, comment string) (nixEdit, error) {
-	e := nixEdit{file: store.SystemNixConf(), add: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"),
+	e := nixEdit{file: nixconf.SystemFile(), add: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"),
 		value: value}
-	reset := store.NixConfReset(e.setting)
+	reset := nixconf.ResetBy(e.setting)
 	switch reset.File {
 	case "", e.file:
 	case "NIX_CONFIG":
@@ -214,16 +214,16 @@ func (e nixEdit) edited(old string) string {
 
 // An effect is Nix's configuration as this program reads it, and as nix says it, if there is a nix.
 type effect struct {
-	files, nix store.NixConf
+	files, nix nixconf.All
 	command    []string // of nix, that said the latter
 }
 
 // effective reads the configuration; nix is asked by the command that was, if there is one.
 func effective(ctx context.Context, command []string) (now effect, err error) {
-	if now.files, err = store.ReadNixConfFiles(); err != nil {
+	if now.files, err = nixconf.ReadFiles(); err != nil {
 		return now, err
 	}
-	now.nix, now.command, _ = store.ShowNixConf(ctx, command) // without it, what the files say is all there is
+	now.nix, now.command, _ = nixconf.Show(ctx, command) // without it, what the files say is all there is
 	return now, ctx.Err()
 }
 
@@ -243,7 +243,7 @@ func (e nixEdit) prove(ctx context.Context, before effect) error {
 }
 
 // compare returns an error if another setting has changed, or this one in another way than intended.
-func (e nixEdit) compare(before, after store.NixConf) error {
+func (e nixEdit) compare(before, after nixconf.All) error {
 	names := slices.Collect(maps.Keys(before))
 	names = slices.AppendSeq(names, maps.Keys(after))
 	slices.Sort(names)
@@ -257,7 +257,7 @@ func (e nixEdit) compare(before, after store.NixConf) error {
 		}
 	}
 	if e.add != "" && len(without(after[e.setting], e.value)) == len(after[e.setting]) {
-		return fmt.Errorf("the line has no effect on %s: %s undoes it", e.setting, store.NixConfReset(e.setting).At)
+		return fmt.Errorf("the line has no effect on %s: %s undoes it", e.setting, nixconf.ResetBy(e.setting).At)
 	}
 	return nil
 }
@@ -271,7 +271,7 @@ func without(list []string, value string) []string {
 // something else stay.
 func removeNarbor() (edits []nixEdit) {
 	urls := []string{nixURL, "http://[::1]:6272", "http://localhost:6272"}
-	for _, l := range store.NixConfLines("substituters") {
+	for _, l := range nixconf.Lines("substituters") {
 		file, _, _ := cutLast(l.At, ":")
 		if !isOneOf(urls, l.Value) || !filepath.IsAbs(file) ||
 			slices.ContainsFunc(edits, func(e nixEdit) bool { return e.file == file && e.value == l.Value }) {

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // nixConfDir makes the configuration of Nix of files, and the only one that counts, beside a nix that cannot say it. A
@@ -225,7 +225,7 @@ func TestEditThatProvesWrongIsUndone(t *testing.T) {
 		t.Errorf("the new file is left: %v", err)
 	}
 	more := nixEdit{file: filepath.Join(dir, "nix.conf"), setting: "substituters", value: nixURL, add: "cores = 7"}
-	before := effect{files: store.NixConf{"cores": {"2"}, "substituters": {}}}
+	before := effect{files: nixconf.All{"cores": {"2"}, "substituters": {}}}
 	writeText(t, custom, "cores = 7\n")
 	if err := more.prove(t.Context(), before); err == nil || !strings.Contains(err.Error(), "cores") {
 		t.Errorf("another setting that changes: %v", err)

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // Trusted keys are public or private. A path with the signature of a public key can be downloaded from the internet, so
@@ -33,8 +33,8 @@ type keyClass struct {
 type keyPolicy struct {
 	named  []string // --share-key
 	caches []cache
-	netrc  store.Netrc
-	unread []store.Unread // more caches, or another netrc-file, may stand in these
+	netrc  nixconf.Netrc
+	unread []nixconf.Unread // more caches, or another netrc-file, may stand in these
 }
 
 // A cache is a binary cache that is configured, of Nix or of narbor.
@@ -46,7 +46,7 @@ type cache struct {
 }
 
 // newKeyPolicy reads the URLs of caches. A URL without a host has no influence on any key.
-func newKeyPolicy(settings store.NixSettings, shareKeys, upstreams []string) keyPolicy {
+func newKeyPolicy(settings nixconf.Settings, shareKeys, upstreams []string) keyPolicy {
 	p := keyPolicy{named: shareKeys, netrc: settings.Netrc, unread: settings.Unread}
 	for _, text := range slices.Concat(settings.Substituters, upstreams) {
 		if c, ok := parseCache(text); ok {

@@ -7,24 +7,24 @@ import (
 
 	"go.uber.org/zap"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
 func TestClassesOfKeys(t *testing.T) {
 	const url = "https://cache.example.org"
-	unread := []store.Unread{{File: "/etc/nix/secret.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}
+	unread := []nixconf.Unread{{File: "/etc/nix/secret.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}
 	for name, c := range map[string]struct {
 		key      string
 		caches   []string
-		netrc    store.Netrc
-		unread   []store.Unread
+		netrc    nixconf.Netrc
+		unread   []nixconf.Unread
 		named    []string
 		upstream []string
 		public   bool
 	}{
 		"cache.nixos.org": {key: "cache.nixos.org-1", public: true},
-		"cache.nixos.org, with a password": {key: "cache.nixos.org-1", netrc: store.Netrc{Hosts: []string{"*"}}, unread: unread,
+		"cache.nixos.org, with a password": {key: "cache.nixos.org-1", netrc: nixconf.Netrc{Hosts: []string{"*"}}, unread: unread,
 			public: true},
 		"cache.nixos.org's next key": {key: "cache.nixos.org-2", caches: []string{"https://cache.nixos.org/"}, public: true},
 		"an own key":                 {key: "desk-1", caches: []string{url}},
@@ -59,12 +59,12 @@ func TestClassesOfKeys(t *testing.T) {
 		"an unknown parameter":            {key: "cache.example.org-1", caches: []string{url + "?token=x"}},
 		"a parameter that cannot be read": {key: "cache.example.org-1", caches: []string{url + "?%zz"}},
 		"netrc": {key: "cache.example.org-1", caches: []string{url},
-			netrc: store.Netrc{Hosts: []string{"cache.example.org"}}},
+			netrc: nixconf.Netrc{Hosts: []string{"cache.example.org"}}},
 		"netrc of another host": {key: "cache.example.org-1", caches: []string{url},
-			netrc: store.Netrc{Hosts: []string{"example.org"}}, public: true},
-		"netrc for all hosts": {key: "cache.example.org-1", caches: []string{url}, netrc: store.Netrc{Hosts: []string{"*"}}},
+			netrc: nixconf.Netrc{Hosts: []string{"example.org"}}, public: true},
+		"netrc for all hosts": {key: "cache.example.org-1", caches: []string{url}, netrc: nixconf.Netrc{Hosts: []string{"*"}}},
 		"netrc that cannot be read": {key: "cache.example.org-1", caches: []string{url},
-			netrc: store.Netrc{Err: "permission denied"}},
+			netrc: nixconf.Netrc{Err: "permission denied"}},
 		"configuration that cannot be read": {key: "cache.example.org-1", caches: []string{url}, unread: unread},
 		"--share-key":                       {key: "desk-1", named: []string{"desk-1"}, unread: unread, public: true},
 		"--share-key of another":            {key: "desk-1", named: []string{"desk"}},
@@ -76,7 +76,7 @@ func TestClassesOfKeys(t *testing.T) {
 		"a domain that the internet lacks": {key: "nas.home.arpa-1", caches: []string{"https://nas.home.arpa"}},
 		"another such domain":              {key: "cache.corp.internal-1", caches: []string{"https://cache.corp.internal"}},
 	} {
-		p := newKeyPolicy(store.NixSettings{Substituters: c.caches, Netrc: c.netrc, Unread: c.unread}, c.named, c.upstream)
+		p := newKeyPolicy(nixconf.Settings{Substituters: c.caches, Netrc: c.netrc, Unread: c.unread}, c.named, c.upstream)
 		if got := p.class(c.key); got.public != c.public || got.why == "" {
 			t.Errorf("%s: the key %s is public: %t (%s), want %t", name, c.key, got.public, got.why, c.public)
 		}
@@ -89,8 +89,8 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 		nixos = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 		own   = "own-1:9oASiCpLX9mxsJCRLt1n3xhXNYgzDVrU7J+3LgA1QyI="
 	)
-	settings := store.NixSettings{TrustedPublicKeys: []string{own, nixos},
-		Unread: []store.Unread{{File: "/etc/nix/secrets/tokens.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}}
+	settings := nixconf.Settings{TrustedPublicKeys: []string{own, nixos},
+		Unread: []nixconf.Unread{{File: "/etc/nix/secrets/tokens.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}}
 	for _, c := range []struct {
 		name           string
 		service        *service
@@ -121,9 +121,9 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 // What cannot be read in the end changes nothing, and is said until it can be.
 func TestSettingsThatNixRefusesChangeNoKeys(t *testing.T) {
 	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shareKeys: new(trust.Keys)}
-	good := store.NixSettings{TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}}
+	good := nixconf.Settings{TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}}
 	s.settingsChanged(good, nil)
-	s.settingsChanged(store.NixSettings{}, errBroken)
+	s.settingsChanged(nixconf.Settings{}, errBroken)
 	if got := s.settings.problems(); !slices.Equal(s.trusted.Names(), []string{"cache.nixos.org-1"}) ||
 		!slices.Equal(got, []string{errBroken.Error()}) {
 		t.Errorf("after settings that cannot be read: keys %q, problems %q", s.trusted.Names(), got)

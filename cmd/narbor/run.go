@@ -24,6 +24,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/nixconf"
 	"narbor/trust"
 )
 
@@ -163,7 +164,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 			return s, err
 		}
 	}
-	settings, confErr := store.ReadNixSettings(c.Context)
+	settings, confErr := nixconf.Read(c.Context)
 	if err := s.believe(settings); err != nil {
 		return s, err
 	}
@@ -247,7 +248,7 @@ func (s *service) run(ctx context.Context) error {
 	g.Go(func() error { return s.server.Run(alive) })
 	g.Go(func() error { return s.shares.damage.Run(alive) })
 	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log) })
-	g.Go(func() error { return store.WatchNixSettings(alive, s.settingsChanged) })
+	g.Go(func() error { return nixconf.Watch(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()
 	control := controlServer(s.controlHandler(), s.log)

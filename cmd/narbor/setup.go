@@ -16,7 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 //go:embed units/narbor.service
@@ -261,7 +261,7 @@ const confMark = " # narbor"
 
 // asksNarbor reports whether Nix's effective configuration names narbor.
 func (s setup) asksNarbor() (bool, error) {
-	settings, err := store.ReadNixSettings(s.ctx)
+	settings, err := nixconf.Read(s.ctx)
 	if err != nil {
 		return false, fmt.Errorf("configuration of Nix: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 func unsetupCommand() *cli.Command {
@@ -113,12 +113,12 @@ func (s setup) namedElsewhere() error {
 	if !hasNix() {
 		return nil
 	}
-	settings, err := store.ReadNixSettings(s.ctx)
+	settings, err := nixconf.Read(s.ctx)
 	if err != nil || !slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
 		return nil
 	}
 	where := settings.Origin
-	for _, l := range store.NixConfLines("substituters") {
+	for _, l := range nixconf.Lines("substituters") {
 		if isOneOf([]string{nixURL}, l.Value) && l.UndoneBy == "" {
 			where = l.At
 		}

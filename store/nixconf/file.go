@@ -1,4 +1,4 @@
-package store
+package nixconf
 
 import (
 	"cmp"
@@ -24,26 +24,26 @@ const (
 // A nixConf is what the configuration files say, read as Nix does: line by line, the later line wins, "#" begins a
 // comment, settings that begin with "extra-" append to a list.
 type nixConf struct {
-	settings NixSettings
+	settings Settings
 	digest   string // of everything read: it changes if and only if any of the files does
 	err      error  // of the first file that Nix would refuse
 
 	sum   hash.Hash
 	files []string // those that were looked for
 	found []string
-	top   string     // the file that includes the one that is being read, or is that one
-	at    string     // "file:line" of the line that is being read
-	lines []ConfLine // of lists, and require-sigs
-	reset map[string]ConfReset
-	all   NixConf
+	top   string // the file that includes the one that is being read, or is that one
+	at    string // "file:line" of the line that is being read
+	lines []Line // of lists, and require-sigs
+	reset map[string]Reset
+	all   All
 }
 
 // readNixConf reads the system's file, the user's own files, and the environment variable NIX_CONFIG.
 func readNixConf() nixConf {
-	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]ConfReset{}, all: NixConf{}}
+	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]Reset{}, all: All{}}
 	files := userConfFiles()
 	slices.Reverse(files)
-	for _, file := range append([]string{SystemNixConf()}, files...) {
+	for _, file := range append([]string{SystemFile()}, files...) {
 		c.top = file
 		c.keep(c.readFile(file))
 		c.at = ""
@@ -63,8 +63,8 @@ func readNixConf() nixConf {
 	return c
 }
 
-// SystemNixConf returns the name of the configuration file that all users of this machine have in common.
-func SystemNixConf() string { return filepath.Join(nixConfDir(), "nix.conf") }
+// SystemFile returns the name of the configuration file that all users of this machine have in common.
+func SystemFile() string { return filepath.Join(nixConfDir(), "nix.conf") }
 
 func nixConfDir() string { return cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix") }
 

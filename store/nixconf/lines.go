@@ -1,20 +1,20 @@
-package store
+package nixconf
 
 import "slices"
 
-// A ConfLine says where in Nix's configuration files a value is given.
-type ConfLine struct {
+// A Line says where in Nix's configuration files a value is given.
+type Line struct {
 	Setting  string // without "extra-"
 	Value    string // one of a list's
 	At       string // "file:line"
 	UndoneBy string // "file:line" of a later line that replaces the whole setting; "" if this one is in force
 }
 
-// NixConfLines returns where the configuration files give the values of a setting: substituters, trusted-public-keys,
+// Lines returns where the configuration files give the values of a setting: substituters, trusted-public-keys,
 // secret-key-files or require-sigs, in the order in which Nix reads them. It is what the files say at this moment, read
 // as the user that this program runs as; a nix-daemon that runs has read them when it began.
-func NixConfLines(setting string) []ConfLine {
-	var out []ConfLine
+func Lines(setting string) []Line {
+	var out []Line
 	for _, l := range readNixConf().lines {
 		if l.Setting == setting {
 			out = append(out, l)
@@ -23,19 +23,19 @@ func NixConfLines(setting string) []ConfLine {
 	return out
 }
 
-// A ConfReset is a line that replaces a whole setting, with all that earlier lines say of it.
-type ConfReset struct {
+// A Reset is a line that replaces a whole setting, with all that earlier lines say of it.
+type Reset struct {
 	At   string // "file:line"; "" if there is no such line
 	File string // the file that is read by itself and is At's or includes that; NIX_CONFIG for the environment variable
 }
 
-// NixConfReset returns the last line that replaces a setting of those that [NixConfLines] knows: a line that is read
+// ResetBy returns the last line that replaces a setting of those that [Lines] knows: a line that is read
 // before it has no effect on the setting.
-func NixConfReset(setting string) ConfReset { return readNixConf().reset[setting] }
+func ResetBy(setting string) Reset { return readNixConf().reset[setting] }
 
-// SystemNixConfFiles returns the configuration files that nix-daemon reads for all users, included ones as well, whether
+// SystemFiles returns the configuration files that nix-daemon reads for all users, included ones as well, whether
 // they are there or not.
-func SystemNixConfFiles() []string {
+func SystemFiles() []string {
 	files, own := readNixConf().files, userConfFiles()
 	if i := slices.IndexFunc(files, func(f string) bool { return slices.Contains(own, f) }); i >= 0 {
 		files = files[:i]
@@ -46,7 +46,7 @@ func SystemNixConfFiles() []string {
 // note takes down the values of the line that is being read.
 func (c *nixConf) note(setting string, values []string, extra bool) {
 	if !extra {
-		c.reset[setting] = ConfReset{At: c.at, File: c.top}
+		c.reset[setting] = Reset{At: c.at, File: c.top}
 	}
 	for i, l := range c.lines {
 		if l.Setting == setting && l.UndoneBy == "" && !extra {
@@ -54,6 +54,6 @@ func (c *nixConf) note(setting string, values []string, extra bool) {
 		}
 	}
 	for _, v := range values {
-		c.lines = append(c.lines, ConfLine{Setting: setting, Value: v, At: c.at})
+		c.lines = append(c.lines, Line{Setting: setting, Value: v, At: c.at})
 	}
 }

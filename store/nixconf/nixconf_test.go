@@ -1,4 +1,4 @@
-package store_test
+package nixconf_test
 
 import (
 	"os"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 const (
@@ -107,26 +107,26 @@ func TestConfParserAgreesWithNix(t *testing.T) {
 			for k, v := range c.env {
 				t.Setenv(k, strings.ReplaceAll(v, "$DIR", dir))
 			}
-			want, wantErr := store.AskNix(t.Context())
+			want, wantErr := nixconf.AskNix(t.Context())
 			if (wantErr != nil) != c.err {
 				t.Fatalf("nix show-config = %+v, %v; the test expects otherwise", want, wantErr)
 			}
 			t.Setenv("PATH", dir)
-			got, err := store.ReadNixSettings(t.Context())
+			got, err := nixconf.Read(t.Context())
 			if (err != nil) != c.err {
-				t.Errorf("ReadNixSettings = %+v, %v, nix says %v", got, err, wantErr)
+				t.Errorf("Read = %+v, %v, nix says %v", got, err, wantErr)
 			}
 			got.Origin, want.Origin = "", ""
 			got.Unread, got.Netrc.Hosts = nil, nil // nix does not say them
 			if err == nil && !equalSettings(got, want) {
-				t.Errorf("ReadNixSettings = %+v, nix says %+v", got, want)
+				t.Errorf("Read = %+v, nix says %+v", got, want)
 			}
 		})
 	}
 }
 
-func equalSettings(a, b store.NixSettings) bool {
-	for _, s := range []*store.NixSettings{&a, &b} {
+func equalSettings(a, b nixconf.Settings) bool {
+	for _, s := range []*nixconf.Settings{&a, &b} {
 		s.TrustedPublicKeys = append([]string{}, s.TrustedPublicKeys...)
 		s.Substituters = append([]string{}, s.Substituters...)
 	}
@@ -135,18 +135,18 @@ func equalSettings(a, b store.NixSettings) bool {
 
 func TestDefaultsWithoutNix(t *testing.T) {
 	t.Setenv("PATH", confDir(t, nil))
-	s, err := store.ReadNixSettings(t.Context())
+	s, err := nixconf.Read(t.Context())
 	if err != nil || len(s.TrustedPublicKeys) != 1 || s.TrustedPublicKeys[0] != keyNixos || !s.RequireSigs ||
 		len(s.Substituters) != 1 || s.Substituters[0] != "https://cache.nixos.org/" || s.Origin != "Nix's defaults" {
-		t.Errorf("ReadNixSettings without Nix = %+v, %v, want Nix's defaults", s, err)
+		t.Errorf("Read without Nix = %+v, %v, want Nix's defaults", s, err)
 	}
 }
 
 func TestConfOrigin(t *testing.T) {
 	dir := confDir(t, map[string]string{"nix.conf": "!include a\n", "a": ""})
 	t.Setenv("PATH", dir)
-	if s, err := store.ReadNixSettings(t.Context()); err != nil || s.Origin != dir+"/nix.conf, "+dir+"/a" {
-		t.Errorf("ReadNixSettings = %+v, %v, want both files as the origin", s, err)
+	if s, err := nixconf.Read(t.Context()); err != nil || s.Origin != dir+"/nix.conf, "+dir+"/a" {
+		t.Errorf("Read = %+v, %v, want both files as the origin", s, err)
 	}
 }
 
@@ -159,8 +159,8 @@ func TestConfCirclesEnd(t *testing.T) {
 		"a large file": {"nix.conf": strings.Repeat("#", 2<<20)},
 	} {
 		t.Setenv("PATH", confDir(t, files))
-		if s, err := store.ReadNixSettings(t.Context()); err == nil {
-			t.Errorf("%s: ReadNixSettings = %+v, want an error", name, s)
+		if s, err := nixconf.Read(t.Context()); err == nil {
+			t.Errorf("%s: Read = %+v, want an error", name, s)
 		}
 	}
 }
@@ -183,9 +183,9 @@ func TestAskNix(t *testing.T) {
 		dir := confDir(t, nil)
 		must(t, os.WriteFile(dir+"/nix", []byte("#!/bin/sh\n"+c.script+"\n"), 0o755))
 		t.Setenv("PATH", dir)
-		s, err := store.ReadNixSettings(t.Context())
+		s, err := nixconf.Read(t.Context())
 		if err != nil || s.Origin != c.origin || (s.Origin == "Nix's defaults") != (s.TrustedPublicKeys[0] == keyNixos) {
-			t.Errorf("%s: ReadNixSettings = %+v, %v, want origin %s", name, s, err, c.origin)
+			t.Errorf("%s: Read = %+v, %v, want origin %s", name, s, err, c.origin)
 		}
 	}
 }

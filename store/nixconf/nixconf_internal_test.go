@@ -1,4 +1,4 @@
-package store
+package nixconf
 
 import (
 	"context"
@@ -15,11 +15,11 @@ func TestWatchNixSettingsLooks(t *testing.T) {
 	well(t, os.WriteFile(dir+"/nix.conf", []byte("!include a\n"), 0o644))
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		var calls []NixSettings
+		var calls []Settings
 		var errs []error
 		done := make(chan error)
 		go func() {
-			done <- watchNixSettings(ctx, blind, func(s NixSettings, err error) {
+			done <- watchWith(ctx, blind, func(s Settings, err error) {
 				calls, errs = append(calls, s), append(errs, err)
 			})
 		}()
@@ -64,15 +64,15 @@ func TestWatchNixSettingsNoticesChanges(t *testing.T) {
 		os.WriteFile(dir+"/one/c", []byte("require-sigs = true\n"), 0o644), os.WriteFile(dir+"/two/c", []byte("require-sigs = 0\n"), 0o644),
 		os.Symlink("one", dir+"/now"), os.Symlink("now/c", dir+"/a"))
 	ctx, cancel := context.WithCancel(t.Context())
-	calls, done, watching := make(chan NixSettings), make(chan error), make(chan struct{}, 100)
+	calls, done, watching := make(chan Settings), make(chan error), make(chan struct{}, 100)
 	watch := func(ctx context.Context, files []string) <-chan struct{} {
 		defer func() { watching <- struct{}{} }()
 		return watchFiles(ctx, files)
 	}
 	go func() {
-		done <- watchNixSettings(ctx, watch, func(s NixSettings, err error) { calls <- s })
+		done <- watchWith(ctx, watch, func(s Settings, err error) { calls <- s })
 	}()
-	next := func(what string) NixSettings {
+	next := func(what string) Settings {
 		t.Helper()
 		select {
 		case s := <-calls:
@@ -80,7 +80,7 @@ func TestWatchNixSettingsNoticesChanges(t *testing.T) {
 		case <-time.After(30 * time.Second): // half of the time after which it looks by itself
 			t.Fatalf("%s: not noticed", what)
 		}
-		return NixSettings{}
+		return Settings{}
 	}
 	<-watching
 	well(t, os.Symlink("two", dir+"/new"), os.Rename(dir+"/new", dir+"/now"))

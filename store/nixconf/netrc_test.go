@@ -1,4 +1,4 @@
-package store_test
+package nixconf_test
 
 import (
 	"os"
@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 func TestNetrcNamesHostsWithCredentials(t *testing.T) {
@@ -23,7 +23,7 @@ func TestNetrcNamesHostsWithCredentials(t *testing.T) {
 	} {
 		dir := confDir(t, map[string]string{"netrc": text})
 		t.Setenv("PATH", dir)
-		s, err := store.ReadNixSettings(t.Context())
+		s, err := nixconf.Read(t.Context())
 		if err != nil || s.Netrc.File != dir+"/netrc" || s.Netrc.Err != "" || !slices.Equal(s.Netrc.Hosts, want) {
 			t.Errorf("netrc %q: %+v, %v, want hosts %q", text, s.Netrc, err, want)
 		}
@@ -34,12 +34,12 @@ func TestNetrcNamesHostsWithCredentials(t *testing.T) {
 		}
 	}
 	t.Setenv("PATH", confDir(t, map[string]string{"nix.conf": "netrc-file = $DIR/own\n", "own": "machine a", "netrc": "machine b"}))
-	if s, err := store.ReadNixSettings(t.Context()); err != nil || !s.Netrc.For("a") || s.Netrc.For("b") {
+	if s, err := nixconf.Read(t.Context()); err != nil || !s.Netrc.For("a") || s.Netrc.For("b") {
 		t.Errorf("netrc-file: %+v, %v, want the hosts of that file", s.Netrc, err)
 	}
 	dir := confDir(t, map[string]string{"netrc/a": ""}) // a directory cannot be read, not even by root
 	t.Setenv("PATH", dir)
-	if s, err := store.ReadNixSettings(t.Context()); err != nil || s.Netrc.Err != "is a directory" || !s.Netrc.For("a") {
+	if s, err := nixconf.Read(t.Context()); err != nil || s.Netrc.Err != "is a directory" || !s.Netrc.For("a") {
 		t.Errorf("a netrc that cannot be read: %+v, %v, want that any host may have credentials", s.Netrc, err)
 	}
 }
@@ -50,15 +50,15 @@ func TestUnreadableConfigurationIsNamed(t *testing.T) {
 		dir := confDir(t, map[string]string{"secrets/a": "",
 			"nix.conf": "# a comment\n" + include + " secrets\nextra-trusted-public-keys = " + keyOther + "\n"})
 		t.Setenv("PATH", dir)
-		s, err := store.ReadNixSettings(t.Context())
-		want := store.Unread{File: dir + "/secrets", Why: "is a directory", At: dir + "/nix.conf:2"}
-		if err != nil || !slices.Equal(s.Unread, []store.Unread{want}) || !slices.Contains(s.TrustedPublicKeys, keyOther) {
-			t.Errorf("%s: ReadNixSettings = %+v, %v, want the key, and unread %+v", include, s, err, want)
+		s, err := nixconf.Read(t.Context())
+		want := nixconf.Unread{File: dir + "/secrets", Why: "is a directory", At: dir + "/nix.conf:2"}
+		if err != nil || !slices.Equal(s.Unread, []nixconf.Unread{want}) || !slices.Contains(s.TrustedPublicKeys, keyOther) {
+			t.Errorf("%s: Read = %+v, %v, want the key, and unread %+v", include, s, err, want)
 		}
 		must(t, os.RemoveAll(dir+"/secrets"))
-		s, err = store.ReadNixSettings(t.Context())
+		s, err = nixconf.Read(t.Context())
 		if (err != nil) != (include == "include") || len(s.Unread) != 0 {
-			t.Errorf("%s of a file that is not there: ReadNixSettings = %+v, %v", include, s, err)
+			t.Errorf("%s of a file that is not there: Read = %+v, %v", include, s, err)
 		}
 	}
 }

@@ -1,4 +1,10 @@
-package store
+// Package nixconf reads the configuration of this machine's Nix: the settings that narbor goes by ([Read]), where in which
+// file each value is given ([Lines]), and the hosts of which Nix has credentials ([Netrc]).
+//
+// What nix itself prints comes first; its configuration files are read where nix cannot be run. [Watch] calls back when
+// the settings have changed. The package writes no file, keeps no state, and starts no goroutine that outlives a call;
+// all functions may be called concurrently.
+package nixconf
 
 import (
 	"cmp"
@@ -14,8 +20,8 @@ import (
 	"time"
 )
 
-// NixSettings is the part of this machine's Nix configuration that narbor goes by.
-type NixSettings struct {
+// Settings is the part of this machine's Nix configuration that narbor goes by.
+type Settings struct {
 	TrustedPublicKeys []string // "<name>:<base64>"
 	Substituters      []string // URLs
 	RequireSigs       bool
@@ -39,8 +45,8 @@ func (u Unread) String() string {
 }
 
 // defaultNixSettings are built into Nix.
-func defaultNixSettings() NixSettings {
-	return NixSettings{
+func defaultNixSettings() Settings {
+	return Settings{
 		TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
 		Substituters:      []string{"https://cache.nixos.org/"},
 		RequireSigs:       true,
@@ -62,11 +68,11 @@ const (
 	nixSettingsQuiet = 100 * time.Millisecond
 )
 
-// ReadNixSettings returns the effective configuration of this machine's Nix: what nix itself says, or what the
+// Read returns the effective configuration of this machine's Nix: what nix itself says, or what the
 // configuration files say where there is no nix to ask, or Nix's defaults where there are no files either. A file that
 // may not be read is no error but one of Unread; Nix, too, goes on without it. With an error, which Nix would report as
 // well, the settings are those of the lines that could be understood.
-func ReadNixSettings(ctx context.Context) (NixSettings, error) {
+func Read(ctx context.Context) (Settings, error) {
 	conf := readNixConf()
 	nix, err := exec.LookPath("nix")
 	if err == nil {
@@ -83,7 +89,7 @@ func ReadNixSettings(ctx context.Context) (NixSettings, error) {
 }
 
 // askNix runs the first of the commands that this version of Nix has.
-func askNix(ctx context.Context, nix string) (s NixSettings, err error) {
+func askNix(ctx context.Context, nix string) (s Settings, err error) {
 	const feature = "--extra-experimental-features"
 	for _, args := range [][]string{
 		{"config", "show", "--json", feature, "nix-command"}, // since 2.20
@@ -98,21 +104,21 @@ func askNix(ctx context.Context, nix string) (s NixSettings, err error) {
 	return s, err
 }
 
-func runNix(ctx context.Context, nix string, args []string) (NixSettings, error) {
+func runNix(ctx context.Context, nix string, args []string) (Settings, error) {
 	ctx, cancel := context.WithTimeout(ctx, nixSettingsTimeout)
 	defer cancel()
 	values, err := showNix(ctx, nix, args)
 	if err != nil {
-		return NixSettings{}, err
+		return Settings{}, err
 	}
-	var s NixSettings
+	var s Settings
 	for name, dst := range map[string]any{
 		"trusted-public-keys": &s.TrustedPublicKeys,
 		"substituters":        &s.Substituters,
 		"require-sigs":        &s.RequireSigs,
 	} {
 		if err := json.Unmarshal(values[name].Value, dst); err != nil {
-			return NixSettings{}, fmt.Errorf("nix %s: %s: %w", args[0], name, err)
+			return Settings{}, fmt.Errorf("nix %s: %s: %w", args[0], name, err)
 		}
 	}
 	if err := json.Unmarshal(values["netrc-file"].Value, &s.Netrc.File); err != nil {
@@ -146,17 +152,17 @@ func (c *capped) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// WatchNixSettings calls changed each time that the configuration files have changed and the settings with them,
+// Watch calls changed each time that the configuration files have changed and the settings with them,
 // or cannot be read since. It returns the context's error when that ends.
-func WatchNixSettings(ctx context.Context, changed func(NixSettings, error)) error {
-	return watchNixSettings(ctx, watchFiles, changed)
+func Watch(ctx context.Context, changed func(Settings, error)) error {
+	return watchWith(ctx, watchFiles, changed)
 }
 
-// watchNixSettings is told by watch, which is [watchFiles] or does as that does, when there may be something to read.
-func watchNixSettings(ctx context.Context, watch func(context.Context, []string) <-chan struct{}, changed func(NixSettings, error)) error {
+// watchWith is told by watch, which is [watchFiles] or does as that does, when there may be something to read.
+func watchWith(ctx context.Context, watch func(context.Context, []string) <-chan struct{}, changed func(Settings, error)) error {
 	start := time.Now()
 	seen := readNixConf()
-	last, lastErr := ReadNixSettings(ctx)
+	last, lastErr := Read(ctx)
 	for {
 		awaitConf(ctx, watch, start, seen)
 		if ctx.Err() != nil {
@@ -166,7 +172,7 @@ func watchNixSettings(ctx context.Context, watch func(context.Context, []string)
 		if now.digest == seen.digest {
 			continue
 		}
-		s, err := ReadNixSettings(ctx)
+		s, err := Read(ctx)
 		if ctx.Err() != nil {
 			continue
 		}

@@ -1,4 +1,4 @@
-package store_test
+package nixconf_test
 
 import (
 	"os"
@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // FuzzNixConf reads a nix.conf, and what it says once more from a nix.conf written from that.
@@ -20,7 +20,7 @@ func FuzzNixConf(f *testing.F) {
 				return // would read files of this machine
 			}
 		}
-		s, err := store.ParseConf(text, dir)
+		s, err := nixconf.ParseConf(text, dir)
 		if err != nil {
 			return
 		}
@@ -28,7 +28,7 @@ func FuzzNixConf(f *testing.F) {
 		printed := "trusted-public-keys = " + strings.Join(s.TrustedPublicKeys, " ") + "\nsubstituters = " +
 			strings.Join(s.Substituters, " ") +
 			"\nrequire-sigs = " + sigs + "\n"
-		if again, err := store.ParseConf(printed, dir); err != nil || !reflect.DeepEqual(again, s) {
+		if again, err := nixconf.ParseConf(printed, dir); err != nil || !reflect.DeepEqual(again, s) {
 			t.Errorf("%q says %+v, but what it comes to, %q, says %+v, %v", text, s, printed, again, err)
 		}
 	})
