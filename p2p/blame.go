@@ -1,111 +1,128 @@
 package p2p
 
 import (
-	"context"
-	"crypto/sha256"
-	"errors"
-	"fmt"
-	"time"
-
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"narbor/p2p/wire"
 	"narbor/store"
 )
 
-// convict finds a peer that sent wrong blocks, when the whole NAR is here and wrong. It returns the NAR if that
-// repaired it; otherwise nil, and then the doubtful blocks are missing again and the peer is excluded. See the package
-// comment for the proof.
-func (f *fetch) convict(ctx context.Context, cause error) (*store.Spooled, error) {
-	defer func() { f.manifest = nil; f.only() }()
-	by := f.contributors()
-	if len(by) == 1 {
-		for id := range by {
-			f.blame(id, cause)
+// A blame finds the peers that sent wrong blocks of one NAR. It has no lock, no goroutine and no clock: the goroutine that
+// calls honest owns it, and changes it between runs only.
+//
+// The NarHash shows that a block is wrong, and not which. So blocks become suspect: they are fetched again, from other
+// peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. Suspect are,
+// in this order, the blocks whose senders had not verified them; those that are not in the manifest of one holder, the
+// reference; and all blocks of the reference, if the NAR is wrong although every block is in its manifest.
+type blame struct {
+	suspects []suspect
+	manifest store.Manifest // of the reference, while the blocks that were not in it are fetched from there; or nil
+}
+
+// A sender is the peer that sent a block, and whether it had verified the block.
+type sender struct {
+	id      peer.ID
+	relayed bool // it had not, and so does not vouch for the block
+}
+
+// A suspect is a block that was fetched again, as it was before.
+type suspect struct {
+	block  int
+	sender sender
+	hash   store.Hash
+}
+
+// A remedy is the next step with a complete NAR that has a wrong hash.
+type remedy struct {
+	reference peer.ID // the holder with whose manifest the blocks are compared; "" is none: the blocks of reread are fetched again
+	guilty    peer.ID // the peer that sent all of the NAR; "" is none
+	reread    []int
+}
+
+// remedyFor returns the next step with a NAR of these blocks. present are the holders that can still be asked; of equal
+// ones the first is preferred.
+func remedyFor(blocks []sender, present []peer.ID) remedy {
+	all := make([]int, len(blocks))
+	var relayed []int
+	sent := map[peer.ID]int{} // number of blocks for which a peer vouches
+	for i, b := range blocks {
+		all[i] = i
+		if b.relayed {
+			relayed = append(relayed, i)
+		} else {
+			sent[b.id]++
 		}
-		_, err := f.suspect(func(int, block) bool { return true })
-		return nil, err
 	}
-	witness := f.witness(by)
-	if witness == nil { // all contributors have left: none of them can be blamed
-		_, err := f.suspect(func(int, block) bool { return true })
-		return nil, err
+	if len(relayed) > 0 {
+		return remedy{reread: relayed}
 	}
-	manifest, err := f.askManifest(ctx, witness)
-	if err != nil {
-		f.failed(ctx, witness, err)
-		if _, err := f.suspect(func(_ int, b block) bool { return b.from == witness.id }); err != nil {
+	if len(sent) == 1 {
+		return remedy{guilty: blocks[0].id, reread: all}
+	}
+	var best peer.ID
+	for _, id := range present {
+		if sent[id] > sent[best] {
+			best = id
+		}
+	}
+	if best == "" { // all senders have left, and none of them can be blamed
+		return remedy{reread: all}
+	}
+	return remedy{reference: best}
+}
+
+// sentBy returns the blocks that a peer has sent.
+func sentBy(blocks []sender, id peer.ID) (list []int) {
+	for i, b := range blocks {
+		if b.id == id {
+			list = append(list, i)
+		}
+	}
+	return list
+}
+
+// differing returns the blocks that are not in a manifest.
+func differing(m store.Manifest, digest func(block int) (store.Hash, error)) (list []int, err error) {
+	for i, b := range m {
+		hash, err := digest(i)
+		if err != nil {
 			return nil, err
 		}
-		return nil, ctx.Err()
-	}
-	if err := f.compare(manifest); err != nil {
-		return nil, err
-	}
-	f.manifest = manifest
-	f.only(witness)
-	if err := f.run(ctx); err != nil {
-		if !errors.Is(err, store.ErrNotFound) {
-			return nil, err
+		if hash != b.Hash {
+			list = append(list, i)
 		}
-		failures := 1 // the holder could not deliver the blocks of its manifest; run has logged why
-		if errors.Is(err, errSlow) {
-			failures = lied
-		}
-		f.exclude(witness.id, failures)
-		return nil, ctx.Err()
 	}
-	sp, err := f.draft.Commit(f.m.CheckNAR)
-	if errors.Is(err, store.ErrCorrupt) {
-		f.wrong(witness.id, fmt.Errorf("vouched for all of it: %w", err))
-		_, err := f.suspect(func(_ int, b block) bool { return b.from == witness.id })
-		return nil, err
-	}
-	return sp, err
+	return list, nil
 }
 
-// witness returns the holder, still here, that sent most of the NAR, or nil.
-func (f *fetch) witness(by map[peer.ID]int) *neighbour {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var best *neighbour
-	for _, nb := range f.all {
-		if !f.excluded[nb.id] && by[nb.id] > 0 && (best == nil || by[nb.id] > by[best.id]) {
-			best = nb
-		}
-	}
-	return best
+// suspect records a block that is about to be fetched again.
+func (b *blame) suspect(block int, from sender, hash store.Hash) {
+	b.suspects = append(b.suspects, suspect{block, from, hash})
 }
 
-// compare makes the blocks that are not in the manifest missing again. It is called while no run is on.
-func (f *fetch) compare(manifest store.Manifest) error {
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	defer wire.BlockBuffers.Put(buf)
-	wrong := make([]bool, len(manifest))
-	for i, block := range manifest {
-		b := (*buf)[:block.Size]
-		if _, err := f.draft.ReadAt(b, int64(i)*store.BlockSize); err != nil {
-			return err
-		}
-		wrong[i] = sha256.Sum256(b) != block.Hash
-	}
-	_, err := f.suspect(func(i int, _ block) bool { return wrong[i] })
-	return err
+// compare begins to hold blocks against the manifest of the reference; nil ends that.
+func (b *blame) compare(m store.Manifest) { b.manifest = m }
+
+// comparing reports whether blocks are held against a manifest, and so taken from the reference alone.
+func (b *blame) comparing() bool { return b.manifest != nil }
+
+// accepts reports whether a block may have that hash.
+func (b *blame) accepts(block int, hash store.Hash) bool {
+	return b.manifest == nil || b.manifest[block].Hash == hash
 }
 
-// AskManifest gets a holder's word on what the blocks are.
-func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest, error) {
-	ex, err := nb.open(ctx, readStall)
-	if err != nil {
-		return nil, err
+// senders returns the senders of wrong suspect blocks, each once, in the order in which their blocks became suspect. digest
+// returns the hash of a block of the right NAR. If it fails, the senders that were found before are returned with its error.
+func (b *blame) senders(digest func(block int) (store.Hash, error)) (found []sender, err error) {
+	seen := map[sender]bool{}
+	for _, s := range b.suspects {
+		hash, err := digest(s.block)
+		if err != nil {
+			return found, err
+		}
+		if hash != s.hash && !seen[s.sender] {
+			seen[s.sender] = true
+			found = append(found, s.sender)
+		}
 	}
-	defer ex.Reset()
-	stop := context.AfterFunc(ctx, func() { ex.Reset() })
-	defer stop()
-	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{f.m.Path().HashPart()}, NAR: f.m.NarHash()}
-	if err := ex.send(r); err != nil {
-		return nil, err
-	}
-	ex.until = time.Now().Add(min(manifestTimeout+time.Duration(f.m.NarSize()/manifestPace)*time.Second, manifestLimit))
-	return wire.ReadManifest(ex.br, f.m.NarSize())
+	return found, nil
 }

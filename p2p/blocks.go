@@ -24,15 +24,14 @@ type fetch struct {
 	m        trust.Mapping
 	shared   trust.Mapping // m as the sharing policy has checked it; zero if that refuses it
 	draft    *store.Draft
-	complete chan struct{}  // closed when no block is missing; made by run
-	secret   bool           // no neighbour may learn that it is wanted; set by fly before it starts anything
-	suspects []suspicion    // blocks that were fetched again; changes between runs only
-	landed   func()         // called when the last source has been asked
-	supplies int            // how often an upstream was asked; owned by the goroutine that calls honest
-	own      atomic.Bool    // our upstream is at it
-	again    bool           // after a doubt, holders were looked for; owned by the goroutine that calls honest
-	urged    atomic.Bool    // neighbours wait for this node to ask its upstream
-	manifest store.Manifest // while a holder's manifest is tested: what its blocks must be; changes between runs only
+	complete chan struct{} // closed when no block is missing; made by run
+	secret   bool          // no neighbour may learn that it is wanted; set by fly before it starts anything
+	landed   func()        // called when the last source has been asked
+	supplies int           // how often an upstream was asked; owned by the goroutine that calls honest
+	own      atomic.Bool   // our upstream is at it
+	again    bool          // after a doubt, holders were looked for; owned by the goroutine that calls honest
+	urged    atomic.Bool   // neighbours wait for this node to ask its upstream
+	blame    blame
 
 	mu       sync.Mutex // guards the rest
 	picker   picker
@@ -100,7 +99,7 @@ func (f *fetch) othersPace(nb *neighbour) (pace float64) {
 // deliver writes a block, unless another peer was faster. It fails if the block does not match the manifest of its
 // sender.
 func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
-	if f.manifest != nil && sha256.Sum256(data) != f.manifest[i].Hash {
+	if f.blame.comparing() && !f.blame.accepts(i, sha256.Sum256(data)) {
 		f.giveBack([]int{i})
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
 	}
@@ -236,7 +235,7 @@ func (f *fetch) join(holders []holder) {
 	defer f.mu.Unlock()
 	for _, nb := range byPromise(whole) {
 		f.picker.swarm.drop(nb.id)
-		if f.manifest == nil && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.conduct.Takes(nb, f.m) {
+		if !f.blame.comparing() && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.conduct.Takes(nb, f.m) {
 			f.all = append(f.all, nb)
 			f.waiting = append(f.waiting, nb)
 		}

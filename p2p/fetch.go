@@ -85,14 +85,7 @@ func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
 		}
 		sp, err := f.draft.Commit(f.m.CheckNAR)
 		if errors.Is(err, store.ErrCorrupt) {
-			relayed, failed := f.doubt()
-			switch {
-			case failed != nil:
-				return nil, failed
-			case relayed:
-				continue
-			}
-			sp, err = f.convict(ctx, err)
+			sp, err = f.attribute(ctx, err)
 		}
 		if sp != nil {
 			f.settle(sp)
@@ -189,7 +182,7 @@ func (s *shift) fill(ctx context.Context) (again bool, err error) {
 		return false, nil
 	}
 	left := s.missing()
-	if left == s.before || s.manifest != nil {
+	if left == s.before || s.blame.comparing() {
 		return false, fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
 	}
 	s.before = left

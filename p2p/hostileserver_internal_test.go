@@ -75,7 +75,7 @@ func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
 	defer draft.Discard()
 	f := n.newFetch(m, draft)
 	f.complete = make(chan struct{})
-	f.manifest = store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}}
+	f.blame.compare(store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}})
 	i, ok := f.pick(ghost(t, n), nil)
 	if !ok {
 		t.Fatal("nothing to pick")

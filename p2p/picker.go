@@ -292,6 +292,15 @@ func (p *picker) overdue(by time.Duration, now time.Time) bool {
 	return false
 }
 
+// senders returns the senders of the blocks, if all are here.
+func (p *picker) senders() []sender {
+	from := make([]sender, len(p.blocks))
+	for i, b := range p.blocks {
+		from[i] = sender{b.from, b.relayed}
+	}
+	return from
+}
+
 // contributors counts the blocks that are here by the peer that vouches for them.
 func (p *picker) contributors() map[peer.ID]int {
 	by := map[peer.ID]int{}

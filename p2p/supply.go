@@ -74,7 +74,7 @@ func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.Hash
 // there is none, while a holder's manifest is tested, and while enough relays may suffice.
 func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	ups := f.upstreams
-	if f.manifest != nil || f.supplies >= supplyTries*len(ups) {
+	if f.blame.comparing() || f.supplies >= supplyTries*len(ups) {
 		return false
 	}
 	if f.hasDoubted() && !f.again { // a neighbour that has fetched it by now vouches for it
@@ -166,8 +166,8 @@ func (f *fetch) giveUp(err error) {
 	f.end()
 }
 
-// blame records that blocks are wrong for which a peer or an upstream vouched.
-func (f *fetch) blame(id peer.ID, cause error) {
+// blameSender records that blocks are wrong for which a peer or an upstream vouched.
+func (f *fetch) blameSender(id peer.ID, cause error) {
 	if id != fromUpstream {
 		f.wrong(id, cause)
 		return

@@ -253,7 +253,7 @@ func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 	if got := askedOf(t, stream, wire.Request{Kind: wire.AskClaims, HashParts: r.HashParts}, len(claim)); !bytes.Equal(got, claim) {
 		t.Errorf("claim is %q, want %q", got, claim)
 	}
-	n.fetched.flight(m.Path().HashPart()).doubt()
+	n.fetched.flight(m.Path().HashPart()).leaveSwarm()
 	r.Kind = wire.AskBlock
 	if got := askedOf(t, stream, r, 1); got[0] != byte(wire.StatusGone) {
 		t.Errorf("block 0 of a NAR that came out wrong = %x, want gone", got)
