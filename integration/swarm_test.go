@@ -98,12 +98,12 @@ func (s *swarm) judge(h *lan.Host, p *lan.Process) {
 	}
 	status := s.status(h)
 	for _, id := range s.honest {
-		if n := about("neighbour lied", id) + about("neighbour sent a wrong NAR", id); n > 0 {
+		if n := about("neighbour broke the protocol", id) + about("neighbour sent a wrong NAR", id); n > 0 {
 			s.Errorf("%s: the honest %s was struck, or found to send wrong NARs, %d times", h.Name, id, n)
 		}
 	}
 	for _, l := range s.liars {
-		lies, bans := about("neighbour lied", l.id), about("neighbour banned", l.id)
+		lies, bans := about("neighbour broke the protocol", l.id), about("neighbour banned", l.id)
 		banned := isStruck(status, l.id)
 		offences, err := l.proc.Log()
 		s.must(err)
@@ -141,7 +141,7 @@ func TestSwarmWithLiars(t *testing.T) {
 		if len(before.Struck) == 0 {
 			t.Fatal("no liar is banned")
 		}
-		s.until(h, "kept its bans", func(lan.Status) bool { _, err := h.ReadFile("/var/lib/narbor/bans.json"); return err == nil })
+		s.until(h, "kept its bans", func(lan.Status) bool { _, err := h.ReadFile("/var/lib/narbor/denied.json"); return err == nil })
 		s.must(p.Kill())
 		s.start(h)
 		now := s.neighbours(h, honestHolders)

@@ -106,7 +106,7 @@ func (n *Node) weigh(nb *neighbour, hp store.HashPart, r reply) Answer {
 	}
 	a.SignedBy = a.mapping.SignedBy()
 	if a.Problem == "" {
-		a.Unreliable = n.unreliable(nb, hp, info.NarHash)
+		a.Unreliable = n.ledger.unreliable(nb.tally, hp, info.NarHash)
 	}
 	return a
 }

@@ -141,13 +141,13 @@ func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
 		for _, r := range []wire.Request{claims, blockRequest(info, 0)} {
 			var out bytes.Buffer
 			w := answers{bufio.NewWriterSize(&out, 16), new(toldParts)}
-			if err := n.answer(ctx, conn, n.tallyOf(g.ID()), w, r); err == nil || out.Len() > 0 {
+			if err := n.answer(ctx, conn, n.ledger.tallyOf(g.ID()), w, r); err == nil || out.Len() > 0 {
 				t.Fatalf("answer to a request of kind %d = %v and %q, want an error and nothing", r.Kind, err, out.Bytes())
 			}
 		}
 	}
 	w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-	if err := n.answerClaims(ctx, n.tallyOf(g.ID()), w, claims); err == nil || w.Buffered() > 0 {
+	if err := n.answerClaims(ctx, n.ledger.tallyOf(g.ID()), w, claims); err == nil || w.Buffered() > 0 {
 		t.Errorf("answerClaims = %v with %d bytes to send, want an error and nothing", err, w.Buffered())
 	}
 }

@@ -114,7 +114,7 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
 		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, "")}
 	})
-	b := n.tallyOf(g.ID()).probing.helped
+	b := n.ledger.tallyOf(g.ID()).probing.helped
 	b.mu.Lock()
 	b.left, b.at = -missesPerMinute, time.Now() // no question for a minute
 	b.mu.Unlock()
@@ -152,7 +152,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			var b bytes.Buffer
 			bw := bufio.NewWriter(&b)
 			r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-			if err := n.answerFetch(t.Context(), nobodyConn{}, n.tallyOf("asker"), bw, r); err != nil {
+			if err := n.answerFetch(t.Context(), nobodyConn{}, n.ledger.tallyOf("asker"), bw, r); err != nil {
 				t.Fatal(err)
 			}
 			bw.Flush()
@@ -220,7 +220,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-		if err := n.answerFetch(t.Context(), nobodyConn{}, n.tallyOf("asker"), bw, r); err != nil {
+		if err := n.answerFetch(t.Context(), nobodyConn{}, n.ledger.tallyOf("asker"), bw, r); err != nil {
 			t.Error(err)
 		}
 		bw.Flush()

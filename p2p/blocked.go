@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
@@ -22,62 +20,6 @@ var ErrNoPeer = errors.New("no such peer")
 // can keep apart, and a shorter one is a slip of the hand.
 const shortestSuffix = 4
 
-// forGood is how long the user's own blocks last: until they are undone.
-const forGood = 100 * 365 * 24 * time.Hour
-
-// A blocklist is the peers that the user wants nothing to do with, in memory and in a file.
-type blocklist struct {
-	file string // "" is none
-
-	mu  sync.Mutex // guards ids, and the file while it is written
-	ids []peer.ID
-}
-
-// loadBlocklist reads what an earlier run has saved. The list is usable even if that fails.
-func loadBlocklist(file string) (*blocklist, error) {
-	b := &blocklist{file: file}
-	var texts []string
-	if err := readState(file, maxBanFile, &texts); err != nil {
-		return b, err
-	}
-	for _, text := range texts {
-		id, err := peer.Decode(text)
-		if err != nil {
-			return b, fmt.Errorf("%s: %w", file, err)
-		}
-		b.ids = append(b.ids, id)
-	}
-	return b, nil
-}
-
-func (b *blocklist) all() []peer.ID {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.ids)
-}
-
-// set puts a peer on the list or takes it off, and saves the list.
-func (b *blocklist) set(id peer.ID, on bool) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	ids := slices.DeleteFunc(slices.Clone(b.ids), func(o peer.ID) bool { return o == id })
-	if on {
-		ids = append(ids, id)
-	}
-	if len(ids) > maxBlockedByUser {
-		return fmt.Errorf("%d peers are blocked already: unblock some, or use a group secret", len(b.ids))
-	}
-	texts := make([]string, len(ids))
-	for i, id := range ids {
-		texts[i] = id.String()
-	}
-	if err := writeState(b.file, texts); err != nil {
-		return err
-	}
-	b.ids = ids
-	return nil
-}
-
 // Block refuses a peer for good, also after a restart, and closes its connections. It is named by its peer ID, by the
 // last characters of that, or by the address of a connected peer; a whole peer ID may be that of an unknown peer. It
 // returns the ID. The error wraps [ErrNoPeer] if no peer has that name.
@@ -91,28 +33,22 @@ func (n *Node) Block(name string) (id string, err error) {
 	if p == n.lan.Host().ID() {
 		return "", errors.New("that is this machine itself")
 	}
-	if err := n.blocked.set(p, true); err != nil {
+	if err := n.ledger.block(p); err != nil {
 		return "", fmt.Errorf("block %s: %w", p, err)
 	}
-	n.lan.Block(p, time.Now().Add(forGood))
 	return p.String(), nil
 }
 
 // Unblock undoes Block, and ends a ban for strikes. The peer is named as for Block.
 func (n *Node) Unblock(name string) (id string, err error) {
-	among := n.blocked.all()
-	for id := range n.bans.current() {
-		among = append(among, id)
-	}
-	p, err := n.peerNamed(name, among)
+	p, err := n.peerNamed(name, n.ledger.refused())
 	if err != nil {
 		return "", err
 	}
-	if err := n.blocked.set(p, false); err != nil {
+	if err := n.ledger.unblock(p); err != nil {
 		return "", fmt.Errorf("unblock %s: %w", p, err)
 	}
-	n.bans.pardon(p)
-	n.lan.Unblock(p)
+	n.lan.seek(p)
 	return p.String(), nil
 }
 

@@ -225,10 +225,10 @@ func TestThreeLiesAreABan(t *testing.T) {
 	n, _ := sharing(t, random(10))
 	id := (&rogue{}).start(t).ID()
 	for lies := 1; lies <= maxStrikes; lies++ {
-		n.strike(id, errors.New("lied"))
-		_, banned := n.bans.current()[id]
-		if want := lies == maxStrikes; banned != want || n.lan.gate.isBlocked(id) != want {
-			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.lan.gate.isBlocked(id), want)
+		n.ledger.strike(id, errors.New("lied"))
+		banned := len(n.ledger.bans()) == 1
+		if want := lies == maxStrikes; banned != want || n.ledger.denies(id) != want {
+			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.ledger.denies(id), want)
 		}
 	}
 }
@@ -247,7 +247,7 @@ func TestOneFetchGetsOneWrongNAR(t *testing.T) {
 	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
-	if got := n.tallyOf(g.ID()); got.blocksReceived.Load() != 1 || got.countWrong(time.Now()) != 1 || got.strikes.Load() != 0 {
+	if got := n.ledger.tallyOf(g.ID()); got.blocksReceived.Load() != 1 || got.countWrong(time.Now()) != 1 || got.strikes.Load() != 0 {
 		t.Errorf("it has sent %d blocks and %d wrong NARs, and has %d strikes, want 1, 1 and 0", got.blocksReceived.Load(),
 			got.countWrong(time.Now()), got.strikes.Load())
 	}

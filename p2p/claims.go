@@ -214,8 +214,8 @@ func (ex *exchange) readClaims(n *neighbour, batch []*lookup) (rest []*lookup, o
 func (n *neighbour) broke(ex *exchange, node *Node, err error) {
 	ex.Reset()
 	if errors.Is(err, wire.ErrWire) {
-		node.counts.refuse(refusedFormat)
-		node.strike(n.id, err)
+		node.ledger.refuse(refusedFormat)
+		node.ledger.strike(n.id, err)
 	}
 }
 

@@ -2,8 +2,6 @@ package p2p
 
 import (
 	"errors"
-	"maps"
-	"sync"
 
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -26,35 +24,12 @@ var errProbing = errors.New("asks for what is not here")
 // errName is what a peer is struck for that answers about another path.
 var errName = errors.New("about another path")
 
-// counts is what has happened since the start.
-type counts struct {
-	mu      sync.Mutex // guards the rest
-	refused map[string]int64
-	bans    map[string]int64
-}
+// counts is how often something was not believed since the start, and how many bans there were, by reason.
+type counts struct{ refused, bans map[string]int64 }
 
-func newCounts() *counts {
-	return &counts{refused: map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0},
-		bans: map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0, refusedProbing: 0}}
-}
-
-func (c *counts) refuse(reason string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.refused[reason]++
-}
-
-// ban counts a ban, by the lie that was the last.
-func (c *counts) ban(lie error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.bans[refusal(lie)]++
-}
-
-func (c *counts) get() (refused, bans map[string]int64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return maps.Clone(c.refused), maps.Clone(c.bans)
+func newCounts() counts {
+	return counts{map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0},
+		map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0, refusedProbing: 0}}
 }
 
 // refusal returns the reason that an error stands for.

@@ -129,7 +129,7 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 	d := DialBack{Interface: n.lan.gate.interfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
 	if errors.Is(err, wire.ErrWire) {
-		n.strike(id, err)
+		n.ledger.strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
@@ -229,8 +229,8 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
 	if errors.Is(err, wire.ErrWire) {
-		n.counts.refuse(refusedFormat)
-		n.strike(id, err)
+		n.ledger.refuse(refusedFormat)
+		n.ledger.strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)
 		return
 	}

@@ -227,7 +227,7 @@ func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mappin
 		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, errName)
 	}
 	if err != nil {
-		n.strike(nb.id, err)
+		n.ledger.strike(nb.id, err)
 		return trust.Mapping{}, err
 	}
 	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -17,21 +16,25 @@ import (
 // A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
-	paces *paces  // notes the connections that are let in
-	tag   [4]byte // begins stand-ins for link-local addresses, which are never sent to a peer
-	cids  [8]byte // and those for vsock addresses, of which a connected guest receives its own
+	denies func(peer.ID) bool
+	paces  *paces  // notes the connections that are let in
+	tag    [4]byte // begins stand-ins for link-local addresses, which are never sent to a peer
+	cids   [8]byte // and those for vsock addresses, of which a connected guest receives its own
 	// arrivals tells [Node.DialBack] of connections that are let in.
 	arrivals arrivals
 
-	mu      sync.Mutex    // guards what follows
-	links   []netmon.Link // those that are used
-	named   map[string][]netip.Addr
-	blocked map[peer.ID]time.Time
+	mu    sync.Mutex    // guards what follows
+	links []netmon.Link // those that are used
+	named map[string][]netip.Addr
 }
 
-func newGater() *gater {
-	g := &gater{paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr),
-		blocked: make(map[peer.ID]time.Time)}
+// newGater returns a gater without links. There are no connections with the peers that are denied; nil denies
+// none.
+func newGater(denies func(peer.ID) bool) *gater {
+	if denies == nil {
+		denies = func(peer.ID) bool { return false }
+	}
+	g := &gater{denies: denies, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr)}
 	rand.Read(g.tag[1:])
 	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
 		rand.Read(g.cids[1:])
@@ -55,41 +58,6 @@ func (g *gater) setNamed(name string, addrs []netip.Addr) {
 		return
 	}
 	g.named[name] = addrs
-}
-
-// block refuses a peer until a moment.
-func (g *gater) block(p peer.ID, until time.Time) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.blocked[p] = until
-	if len(g.blocked) <= maxBlocked {
-		return
-	}
-	soonest := p
-	for id, t := range g.blocked {
-		if t.Before(g.blocked[soonest]) {
-			soonest = id
-		}
-	}
-	delete(g.blocked, soonest)
-}
-
-// unblock ends what block began.
-func (g *gater) unblock(p peer.ID) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	delete(g.blocked, p)
-}
-
-func (g *gater) isBlocked(p peer.ID) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	until, ok := g.blocked[p]
-	if ok && !time.Now().Before(until) {
-		delete(g.blocked, p)
-		return false
-	}
-	return ok
 }
 
 // isNeighbour reports whether a is the address of another machine on one of our links.
@@ -176,7 +144,7 @@ func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 	return out
 }
 
-func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.isBlocked(p) }
+func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.denies(p) }
 
 func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 	a, ok := netmon.IPOf(m)
@@ -201,9 +169,9 @@ func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 }
 
 func (g *gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
-	return !g.isBlocked(p)
+	return !g.denies(p)
 }
 
 func (g *gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
-	return !g.isBlocked(c.RemotePeer()), 0
+	return !g.denies(c.RemotePeer()), 0
 }

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
 )
@@ -26,7 +28,7 @@ func testLink(name string, addrs ...string) netmon.Link {
 }
 
 func TestGaterKeepsToLinksAndNames(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	g.setLinks([]netmon.Link{
 		testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
 		testLink("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
@@ -70,7 +72,7 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 }
 
 func TestMovedMeansWithinOneNetwork(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	for _, c := range []struct {
 		was, now string
@@ -88,55 +90,32 @@ func TestMovedMeansWithinOneNetwork(t *testing.T) {
 	}
 }
 
-func TestBlockedPeerIsRefusedBothWays(t *testing.T) {
-	g := newGater()
-	p, other := newTestPeer(t), newTestPeer(t)
-	allowed := func() bool {
-		a := g.InterceptPeerDial(p)
-		b := g.InterceptSecured(network.DirInbound, p, nil)
-		if a != b {
-			t.Errorf("dial %v, accept %v, want both the same", a, b)
+func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
+	denied, other := newTestPeer(t), newTestPeer(t)
+	g := newGater(func(id peer.ID) bool { return id == denied })
+	for id, want := range map[peer.ID]bool{denied: false, other: true} {
+		if dial, accept := g.InterceptPeerDial(id), g.InterceptSecured(network.DirInbound, id, nil); dial != want || accept != want {
+			t.Errorf("peer %s: dial %v, accept %v, want both %v", id, dial, accept, want)
 		}
-		return a
-	}
-	if !allowed() {
-		t.Error("refused before Block")
-	}
-	g.block(p, time.Now().Add(time.Hour))
-	if allowed() {
-		t.Error("not refused after Block")
-	}
-	if !g.InterceptPeerDial(other) {
-		t.Error("another peer is refused as well")
-	}
-	g.block(p, time.Now().Add(-time.Second))
-	if !allowed() {
-		t.Error("refused after the moment has passed")
-	}
-	g.block(p, time.Now().Add(time.Hour))
-	for range 2 * maxBlocked {
-		g.block(newTestPeer(t), time.Now().Add(time.Minute))
-	}
-	if len(g.blocked) > maxBlocked {
-		t.Errorf("%d peers blocked, want at most %d", len(g.blocked), maxBlocked)
-	}
-	if allowed() {
-		t.Error("forgotten in favour of others that were blocked for less long")
 	}
 }
 
 func TestBlockClosesTheConnection(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
+	book := newLedger("", zap.NewNop())
+	a, _ := startTestLAN(t, lanConfig{Denies: book.denies})
+	book.closeAll = a.closeAll
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	waitConnected(t, a, b.host.ID(), 5*time.Second)
 	down := make(chan struct{}, 1)
 	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
-	a.Block(b.host.ID(), time.Now().Add(time.Hour))
+	if err := book.block(b.host.ID()); err != nil {
+		t.Fatal(err)
+	}
 	select {
 	case <-down:
-	case <-time.After(5 * time.Second):
-		t.Fatal("still connected 5 s after Block")
+	case <-time.After(20 * time.Second):
+		t.Fatal("still connected 20 s after the peer was blocked")
 	}
 	err := b.connect(t.Context(), b.host.Peerstore().PeerInfo(a.host.ID()))
 	if err == nil && a.connected(b.host.ID()) {

@@ -192,8 +192,8 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 				}
 				fetchAll(t, n.Node, m, nar)
 			}
-			if got := holder.tallyOf(foreign.lan.host.ID()).claimsSent.Load() +
-				outsider.tallyOf(member.lan.host.ID()).claimsSent.Load(); got != 0 {
+			if got := holder.ledger.tallyOf(foreign.lan.host.ID()).claimsSent.Load() +
+				outsider.ledger.tallyOf(member.lan.host.ID()).claimsSent.Load(); got != 0 {
 				t.Errorf("%d claims were sent to another group", got)
 			}
 			for i, n := range []grouped{holder, outsider, member, foreign} {
@@ -272,7 +272,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 		}
 		st.Reset()
 	}
-	if got := n.tallyOf(g.ID()); got.strikes.Load() != 0 || got.claimsSent.Load() != 0 {
+	if got := n.ledger.tallyOf(g.ID()); got.strikes.Load() != 0 || got.claimsSent.Load() != 0 {
 		t.Errorf("the outsider has %d strikes and %d claims, want none", got.strikes.Load(), got.claimsSent.Load())
 	}
 	if got := n.logs.FilterMessageSnippet("another group").Len(); got != 1 {
@@ -326,7 +326,7 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.group.has(impostor.ID()) {
 		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(), n.group.has(impostor.ID()))
 	}
-	if got := n.tallyOf(impostor.ID()).strikes.Load(); got != 0 {
+	if got := n.ledger.tallyOf(impostor.ID()).strikes.Load(); got != 0 {
 		t.Errorf("it has %d strikes, want none", got)
 	}
 }

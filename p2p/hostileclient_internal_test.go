@@ -116,7 +116,7 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	}
 	s := g.dial(t, n)
 	defer s.Reset()
-	for sent := n.tallyOf(g.ID()).blocksSent.Load; sent() < maxServingPeer*firstWindow/store.BlockSize; {
+	for sent := n.ledger.tallyOf(g.ID()).blocksSent.Load; sent() < maxServingPeer*firstWindow/store.BlockSize; {
 		runtime.Gosched() // until some streams are full
 	}
 	s.SetDeadline(time.Now().Add(5 * time.Second))
@@ -152,15 +152,15 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 
 func TestReasonsOfStrikesAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
-	for range maxBlocked + 5 {
+	for range maxDenied + 5 {
 		id := ghost(t, n).id
 		for range maxStrikes {
-			n.strike(id, errors.New(strings.Repeat("lies ", 10_000)))
+			n.ledger.strike(id, errors.New(strings.Repeat("lies ", 10_000)))
 		}
 	}
 	struck := n.Status().Struck
-	if len(struck) == 0 || len(struck) > maxBlocked {
-		t.Errorf("%d are banned, want 1 to %d", len(struck), maxBlocked)
+	if len(struck) == 0 || len(struck) > maxDenied {
+		t.Errorf("%d are banned, want 1 to %d", len(struck), maxDenied)
 	}
 	for _, s := range struck {
 		if len(s.Reason) > maxReason {

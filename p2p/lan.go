@@ -29,18 +29,19 @@ import (
 
 // lanConfig has the identity of this node on the LAN and the peers to look for.
 type lanConfig struct {
-	Identity                        crypto.PrivKey // required
-	Port                            uint16         // TCP; 0 picks one
-	Peers, KernelPeers              []string       // multiaddr, IP address or DNS name, with or without a port
-	PeersFile                       string         // keeps the added peers; "" is none
-	MemoryFile                      string         // keeps the peers of each network; "" is none
-	MDNS                            bool           // announce and browse
-	Vsock                           bool           // reach host and guests by vsock, if there is one
-	AllowInterfaces, DenyInterfaces []string       // patterns of path.Match
-	UserAgent                       string         // is sent to neighbours by identify
-	Net                             *Net           // instead of this machine's
-	Log                             *zap.Logger    // nil discards
-	Libp2pLog                       slog.Handler   // nil discards
+	Identity                        crypto.PrivKey     // required
+	Port                            uint16             // TCP; 0 picks one
+	Peers, KernelPeers              []string           // multiaddr, IP address or DNS name, with or without a port
+	PeersFile                       string             // keeps the added peers; "" is none
+	MemoryFile                      string             // keeps the peers of each network; "" is none
+	MDNS                            bool               // announce and browse
+	Vsock                           bool               // reach host and guests by vsock, if there is one
+	AllowInterfaces, DenyInterfaces []string           // patterns of path.Match
+	UserAgent                       string             // is sent to neighbours by identify
+	Net                             *Net               // instead of this machine's
+	Denies                          func(peer.ID) bool // peers with which there are no connections; nil is none
+	Log                             *zap.Logger        // nil discards
+	Libp2pLog                       slog.Handler       // nil discards
 }
 
 // How a neighbour was found.
@@ -109,7 +110,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate := newGater()
+	gate := newGater(cfg.Denies)
 	cfg.Log = gate.plainLog(cfg.Log)
 	h, err := newHost(cfg, gate)
 	if err != nil {
@@ -173,19 +174,15 @@ func (l *lan) Via(p peer.ID) string {
 	return cmp.Or(l.keeper.via(p), viaInbound)
 }
 
-// Block refuses all connections with a peer until a moment, and has those closed that there are.
-func (l *lan) Block(p peer.ID, until time.Time) {
-	l.gate.block(p, until)
+// closeAll closes the connections with a peer.
+func (l *lan) closeAll(p peer.ID) {
 	for _, c := range l.host.Network().ConnsToPeer(p) {
 		l.discard(c)
 	}
 }
 
-// Unblock ends what Block began, and has the peer looked for at once if it is known where.
-func (l *lan) Unblock(p peer.ID) {
-	l.gate.unblock(p)
-	l.keeper.lose(p, time.Now())
-}
+// seek has a peer that is refused no more looked for at once, if it is known where.
+func (l *lan) seek(p peer.ID) { l.keeper.lose(p, time.Now()) }
 
 // Run announces this machine, looks for others, and keeps connections to them, until ctx ends. It closes the host
 // and returns when all that it started has ended.

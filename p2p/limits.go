@@ -118,12 +118,12 @@ const (
 	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with the
 	// longest DNS name and an ID.
 	maxAdded, maxPeerText = 64, 512
-	// maxBlocked bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
+	// maxDenied bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
 	// against honest but broken peers and no protection against attackers: when it is full, the entry that would be
 	// forgotten first goes.
-	maxBlocked = 1024
-	// maxBlockedByUser bounds the entries of that list that the user has named, which are never forgotten.
-	maxBlockedByUser = maxBlocked / 4
+	maxDenied = 1024
+	// maxBlocked bounds the entries of that list that the user has named, which are never forgotten.
+	maxBlocked = maxDenied / 4
 	// maxFindings bounds the memory of which peer has which path: some closures' worth.
 	maxFindings = 16 << 10
 	// maxChecked bounds the memory of verified signatures, at about 1 KiB each, and maxCheckedRefs the references of

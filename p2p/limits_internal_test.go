@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -122,7 +121,7 @@ func TestRationsGrowSlowly(t *testing.T) {
 	if !ok {
 		t.Fatal("no ration for an address that was dialled")
 	}
-	tally := n.tallyOf("peer")
+	tally := n.ledger.tallyOf("peer")
 	for name, r := range map[string]struct {
 		*rate.Limiter
 		rate  float64
@@ -218,7 +217,7 @@ func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
 		{Kind: wire.AskHave, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash},
 		{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}} {
 		w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-		if err := n.answerKind(t.Context(), conn, n.tallyOf(g.ID()), w, r); err != nil {
+		if err := n.answerKind(t.Context(), conn, n.ledger.tallyOf(g.ID()), w, r); err != nil {
 			t.Fatalf("answer to a request of kind %d = %v", r.Kind, err)
 		}
 		if len(src.infos) == 0 {
@@ -279,7 +278,7 @@ func TestIDsOfANamedMachineAreBounded(t *testing.T) {
 }
 
 func TestWindowsOfStreamsAreBounded(t *testing.T) {
-	m := newMuxer(nil, newGater())
+	m := newMuxer(nil, newGater(nil))
 	for name, mux := range map[string]network.Multiplexer{"TCP": m.Multiplexer, "vsock": m.vsock} {
 		y, ok := mux.(*yamux.Transport)
 		if !ok {
@@ -316,13 +315,6 @@ func TestHelpersOfADownloadAreBounded(t *testing.T) {
 			t.Errorf("after %d helpers another is elected", maxHelpers)
 		}
 		return
-	}
-}
-
-func TestPeersThatAUserBlocksAreBounded(t *testing.T) {
-	b := &blocklist{file: filepath.Join(t.TempDir(), "blocked"), ids: make([]peer.ID, maxBlockedByUser)}
-	if err := b.set("one more", true); err == nil {
-		t.Errorf("%d peers are blocked, want at most %d", len(b.ids), maxBlockedByUser)
 	}
 }
 

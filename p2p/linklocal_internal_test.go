@@ -15,7 +15,7 @@ import (
 )
 
 func TestStandInsAreForUsAlone(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	lo, err := net.InterfaceByIndex(1)
 	if err != nil {
 		t.Fatal(err)
@@ -37,7 +37,7 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if g.InterceptAddrDial("", s) {
 		t.Errorf("%s is dialled on a link that is not used", s)
 	}
-	other := newGater()
+	other := newGater(nil)
 	other.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
 	if other.InterceptAddrDial("", s) {
 		t.Errorf("%s of another machine is dialled", s)

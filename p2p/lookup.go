@@ -315,11 +315,11 @@ func (l *lookup) judge(r reply) {
 		err = fmt.Errorf("asked about %s, got %s: %w", l.hp, info.Path, errName)
 	}
 	if err != nil {
-		l.node.counts.refuse(refusal(err))
-		l.node.strike(r.from.id, err)
+		l.node.ledger.refuse(refusal(err))
+		l.node.ledger.strike(r.from.id, err)
 		return
 	}
-	if why := l.node.unreliable(r.from, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
+	if why := l.node.ledger.unreliable(r.from.tally, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
 		return
 	}
 	f := l.believe(r.from, info)
@@ -365,12 +365,12 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 		var err error
 		if m, err = l.node.cfg.Trusted.Check(info); err != nil {
 			if errors.Is(err, trust.ErrForged) { // its key of that name may be another
-				l.node.mismatches.note(l.node.cfg.Trusted, from.id, info)
+				l.node.ledger.noteForged(l.node.cfg.Trusted, from.id, info)
 			}
 			l.mu.Lock()
 			l.refused = err
 			l.mu.Unlock()
-			l.node.counts.refuse(refusal(err))
+			l.node.ledger.refuse(refusal(err))
 			l.node.log.Debug("claim not believed", zap.Stringer("peer", from.id), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}
@@ -450,7 +450,7 @@ func (n *Node) connected(f *finding) []holder {
 	alone := true
 	for id, receiving := range ids {
 		nb := n.peers[id]
-		if nb == nil || !n.takesFrom(nb, pair{id, f.mapping.Path().HashPart(), f.mapping.NarHash()}) {
+		if nb == nil || !n.ledger.takesFrom(nb.tally, pair{id, f.mapping.Path().HashPart(), f.mapping.NarHash()}) {
 			continue
 		}
 		out = append(out, holder{nb, receiving})

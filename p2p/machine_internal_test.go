@@ -38,7 +38,7 @@ func (c connFrom) RemoteMultiaddr() ma.Multiaddr {
 func (g *target) probe(addr string, identities int) (looked int) {
 	g.t.Helper()
 	for range identities {
-		g.peer = g.tallyOf(ghost(g.t, g.Node).id)
+		g.peer = g.ledger.tallyOf(ghost(g.t, g.Node).id)
 		g.Node.asks(g.peer, connFrom{addr: netip.MustParseAddr(addr)})
 		for i := range missBurst/wire.MaxClaims + 1 {
 			_, n := g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)

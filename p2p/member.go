@@ -74,7 +74,7 @@ func (n *Node) serveGroup(ctx context.Context, s network.Stream) {
 
 // noteOutsider remembers that a peer is not in our group, and logs it once: it is no liar, and stays around.
 func (n *Node) noteOutsider(id peer.ID) {
-	t := n.tallyOf(id)
+	t := n.ledger.tallyOf(id)
 	t.outsider.Store(true)
 	if !t.told.Swap(true) {
 		n.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id),
@@ -86,7 +86,7 @@ func (n *Node) noteOutsider(id peer.ID) {
 func (n *Node) outsiders() []Outsider {
 	out := []Outsider{}
 	for _, id := range n.lan.Host().Network().Peers() {
-		if n.tallyOf(id).outsider.Load() {
+		if n.ledger.tallyOf(id).outsider.Load() {
 			out = append(out, Outsider{id.String(), n.lan.addrOf(id)})
 		}
 	}

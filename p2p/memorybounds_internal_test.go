@@ -13,15 +13,15 @@ import (
 func TestMemoryOfPeersIsBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	for i := range 2 * maxTallies {
-		n.tallyOf(peer.ID(fmt.Sprint(i)))
+		n.ledger.tallyOf(peer.ID(fmt.Sprint(i)))
 	}
-	if got := n.tallies.Len(); got > maxTallies {
+	if got := n.ledger.tallies.Len(); got > maxTallies {
 		t.Errorf("%d peers are remembered, want at most %d", got, maxTallies)
 	}
 }
 
 func TestMemoryOfMachinesIsBounded(t *testing.T) {
-	r := newRations(newGater())
+	r := newRations(newGater(nil))
 	for i := range 2 * maxMissAddrs {
 		r.of(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
 	}

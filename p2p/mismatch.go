@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,10 +21,7 @@ type KeyMismatch struct {
 
 // mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it. There
 // are no more entries than trusted keys, each with at most [maxKept] neighbours. The zero value is empty.
-type mismatches struct {
-	mu    sync.Mutex // guards byKey
-	byKey map[string]*mismatch
-}
+type mismatches struct{ byKey map[string]*mismatch }
 
 type mismatch struct {
 	info  store.Info // the last such claim, to be checked again when the keys have changed
@@ -35,8 +31,6 @@ type mismatch struct {
 // note records a claim that [trust.ErrForged] is the answer to.
 func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	for _, name := range keys.NamedIn(info) {
 		k := m.byKey[name]
 		if k == nil {
@@ -59,8 +53,6 @@ func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 // current returns the mismatches of the last [mismatchTime], sorted by key, of keys that are still trusted as they were.
 func (m *mismatches) current(keys *trust.Keys) []KeyMismatch {
 	now := time.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	list := []KeyMismatch{}
 	for _, name := range slices.Sorted(maps.Keys(m.byKey)) {
 		k := m.byKey[name]

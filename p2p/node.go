@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +21,6 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
 	"narbor/store"
@@ -63,8 +61,7 @@ type Config struct {
 	Trusted     *trust.Keys  // verify claims
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
 	Spool       *store.Spool // where fetched NARs go
-	Bans        string       // file that keeps the banned peers across restarts; "" is none
-	Blocked     string       // file that keeps the peers refused by [Node.Block] across restarts; "" is none
+	Denied      string       // file that keeps the peers across restarts that are banned, or refused by [Node.Block]; "" is none
 	Manifests   string       // directory that keeps manifests across restarts; "" is none
 	Observer    Observer     // is told of each block that passes; nil is none
 	Log         *zap.Logger  // nil discards
@@ -107,22 +104,16 @@ type Node struct {
 	dying    context.CancelFunc
 	findings *lru.Cache[store.HashPart, *finding]
 	wanted   *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
-	bans     *bans
-	blocked  *blocklist
-	counts   *counts
-	// mismatches are the trusted keys with the names of which neighbours have signatures that do not verify.
-	mismatches mismatches
-	avoided    avoided
-	group      *group        // nil is no group
-	joined     chan peer.ID  // receives the peers that have proved to be in the group; read by watch
-	news       chan struct{} // a neighbour has joined; read by exchangePeers
-	settled    chan struct{}
-	running    sync.WaitGroup // what Run waits for; see begin
+	ledger   *ledger
+	group    *group        // nil is no group
+	joined   chan peer.ID  // receives the peers that have proved to be in the group; read by watch
+	news     chan struct{} // a neighbour has joined; read by exchangePeers
+	settled  chan struct{}
+	running  sync.WaitGroup // what Run waits for; see begin
 
 	mu        sync.Mutex // guards the rest
 	ended     bool       // Run has ended, or is about to
 	peers     map[peer.ID]*neighbour
-	tallies   *lru.Cache[peer.ID, *tally]
 	rations   *rations   // what machines may still ask; it has a lock of its own
 	repeats   *repeats   // unanswered questions
 	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
@@ -136,7 +127,8 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	l, err := newLAN(lanConfig{Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
+	book := newLedger(cfg.Denied, cfg.Log)
+	l, err := newLAN(lanConfig{Denies: book.denies, Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
 		KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
@@ -153,23 +145,19 @@ func New(cfg Config) (*Node, error) {
 	if len(cfg.Share) > 0 {
 		sharing.sources, sharing.arriving = append(slices.Clone(cfg.Share), passed), passed
 	}
-	banned, blocked := unwanted(cfg, l)
+	book.log, book.closeAll = cfg.Log, l.closeAll
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
 		sharer:    sharing,
 		serving:   newServing(cfg.UploadRate),
 		findings:  newMemory[store.HashPart, *finding](maxFindings),
 		wanted:    newMemory[store.HashPart, time.Time](maxWanted),
-		bans:      banned,
-		blocked:   blocked,
-		counts:    newCounts(),
-		avoided:   newAvoided(),
+		ledger:    book,
 		group:     circle,
 		joined:    make(chan peer.ID),
 		news:      make(chan struct{}, 1),
 		settled:   make(chan struct{}),
 		peers:     map[peer.ID]*neighbour{},
-		tallies:   newMemory[peer.ID, *tally](maxTallies),
 		rations:   newRations(l.gate),
 		repeats:   newRepeats(),
 		dialBacks: newDialBacks(),
@@ -193,25 +181,6 @@ func newMemory[K comparable, V any](size int) *lru.Cache[K, V] {
 		panic(err)
 	}
 	return c
-}
-
-// unwanted returns the peers that are refused since an earlier run, and refuses them.
-func unwanted(cfg Config, l *lan) (*bans, *blocklist) {
-	banned, err := loadBans(cfg.Bans)
-	if err != nil {
-		cfg.Log.Warn("bans from earlier runs are lost: their file cannot be read", zap.Error(err))
-	}
-	for id, s := range banned.current() {
-		l.gate.block(id, s.Until)
-	}
-	blocked, err := loadBlocklist(cfg.Blocked)
-	if err != nil {
-		cfg.Log.Warn("peers blocked in earlier runs are not blocked: their file cannot be read", zap.Error(err))
-	}
-	for _, id := range blocked.all() {
-		l.gate.block(id, time.Now().Add(forGood))
-	}
-	return banned, blocked
 }
 
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
@@ -249,7 +218,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.handleStreams(ctx, dialBackProtocol, n.serveDialBack)
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
-	g.Go(func() error { return n.bans.run(ctx, n.log) })
+	g.Go(func() error { return n.ledger.run(ctx) })
 	g.Go(func() error {
 		defer sub.Close()
 		n.watch(ctx, sub.Out())
@@ -344,8 +313,8 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		}
 		return
 	}
-	n.tallyOf(id).outsider.Store(false)
-	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.tallyOf(id),
+	n.ledger.tallyOf(id).outsider.Store(false)
+	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.ledger.tallyOf(id),
 		asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{}),
 		stranger: n.lan.keeper.isStranger(id)}
 	n.mu.Lock()
@@ -403,40 +372,6 @@ func (n *Node) neighbours() []*neighbour {
 		out = append(out, nb)
 	}
 	return out
-}
-
-func (n *Node) tallyOf(id peer.ID) *tally {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	t, ok := n.tallies.Get(id)
-	if !ok {
-		t = &tally{id: id, probing: newProbing(), tellings: rate.NewLimiter(tellRate, tellBurst)}
-		n.tallies.Add(id, t)
-	}
-	return t
-}
-
-// strike holds a lie against a peer, and bans it after the third.
-func (n *Node) strike(id peer.ID, lie error) {
-	reason, until := bounded(lie.Error()), time.Now().Add(banTime)
-	strikes := n.bans.strike(id, n.tallyOf(id), Struck{ID: id.String(), Reason: reason, Until: until})
-	if strikes == 0 {
-		return
-	}
-	n.log.Warn("neighbour lied", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
-	if strikes < maxStrikes {
-		return
-	}
-	n.counts.ban(lie)
-	if !slices.Contains(n.blocked.all(), id) { // a peer that is refused for good stays so
-		n.lan.Block(id, until)
-	}
-	n.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
-}
-
-// bounded returns the part of a reason that is kept and logged.
-func bounded(reason string) string {
-	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.

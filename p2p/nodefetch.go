@@ -47,18 +47,18 @@ func (n nodeSwarm) Elect(hp store.HashPart, out func(*neighbour) bool) (proxy *n
 type nodeConduct struct{ *Node }
 
 func (n nodeConduct) Takes(nb *neighbour, m trust.Mapping) bool {
-	return n.takesFrom(nb, pairOf(nb, m))
+	return n.ledger.takesFrom(nb.tally, pairOf(nb, m))
 }
 
 func (n nodeConduct) Avoid(nb *neighbour, m trust.Mapping, d time.Duration, reason string) {
-	n.avoided.add(pairOf(nb, m), d, reason)
+	n.ledger.avoid(pairOf(nb, m), d, reason)
 }
 
 func (n nodeConduct) Strike(id peer.ID, cause error) {
-	n.counts.refuse(refusal(cause))
-	n.strike(id, cause)
+	n.ledger.refuse(refusal(cause))
+	n.ledger.strike(id, cause)
 }
 
 func (n nodeConduct) Wrong(id peer.ID, m trust.Mapping, cause error) { n.sentWrong(id, m, cause) }
 
-func (n nodeConduct) Distrust(id peer.ID) { n.tallyOf(id).distrust(time.Now()) }
+func (n nodeConduct) Distrust(id peer.ID) { n.ledger.tallyOf(id).distrust(time.Now()) }

@@ -52,7 +52,7 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 				}
 				f.account(began, c.err)
 				for i, p := range c.parts {
-					if got := g.avoided.why(pairOf(nbs[i], f.m)) != ""; got != p.avoided {
+					if got := g.ledger.avoids(pairOf(nbs[i], f.m)) != ""; got != p.avoided {
 						t.Errorf("holder %d is avoided: %v, want %v", i, got, p.avoided)
 					}
 				}

@@ -66,7 +66,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	}
 	addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, wire.ErrWire) {
-		n.strike(id, err)
+		n.ledger.strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
@@ -134,7 +134,7 @@ func (n *Node) servePeers(ctx context.Context, s network.Stream) {
 		s.ResetWithError(errOutsider)
 		return
 	}
-	if !n.tallyOf(id).tellings.Allow() {
+	if !n.ledger.tallyOf(id).tellings.Allow() {
 		s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}

@@ -96,7 +96,7 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 }
 
 func TestTellingKeepsToTheLink(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
 	for _, c := range []struct {
 		a, b string

@@ -80,7 +80,7 @@ func TestBlockedPeersStayBlocked(t *testing.T) {
 	}
 	for limit := time.Now().Add(20 * time.Second); len(asker.Status().Neighbours) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatal("who is blocked stays a neighbour")
+			t.Fatal("a blocked peer stays a neighbour")
 		}
 	}
 	if _, err := asker.Unblock(id); err != nil {
@@ -88,7 +88,7 @@ func TestBlockedPeersStayBlocked(t *testing.T) {
 	}
 	for limit := time.Now().Add(60 * time.Second); len(asker.Status().Neighbours) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatal("who is unblocked does not come back")
+			t.Fatal("an unblocked peer does not come back")
 		}
 	}
 	for name, want := range map[string]error{"nobody": p2p.ErrNoPeer, id: p2p.ErrNoPeer} {
@@ -114,7 +114,7 @@ func TestRestartKeepsBlockedPeers(t *testing.T) {
 	u := newUpstream(t)
 	other := u.newMachine(t, nil)
 	cfg := p2p.Config{Identity: key, Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), Spool: spool,
-		Blocked: filepath.Join(t.TempDir(), "blocked.json")}
+		Denied: filepath.Join(t.TempDir(), "denied.json")}
 	for range 2 {
 		n, err := p2p.New(cfg)
 		if err != nil {
@@ -128,7 +128,7 @@ func TestRestartKeepsBlockedPeers(t *testing.T) {
 			continue
 		}
 		if !p2p.Refuses(n, other.id()) {
-			t.Error("who was blocked is let in after a restart")
+			t.Error("a peer that was blocked is let in after a restart")
 		}
 		p2p.CloseHost(n)
 		return

@@ -172,7 +172,7 @@ func (n *Node) mayLook(t *tally, hp store.HashPart, reserve int) bool {
 		n.log.Info("neighbour asks for much that is not here, so some of it is answered without looking", zap.Stringer("peer", t.id))
 	}
 	if own && n.repeats.first(t.id, hp) && !p.patience.spend() { // otherwise others have asked too much
-		n.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
+		n.ledger.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
 	}
 	return false
 }

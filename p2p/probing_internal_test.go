@@ -54,7 +54,7 @@ func newTarget(t testing.TB) *target {
 	mem.Add(info, nar)
 	src := &watched{Source: mem}
 	n, _ := runNode(t, s, []store.Source{src})
-	return &target{n, t, src, info, n.tallyOf(ghost(t, n).id)}
+	return &target{n, t, src, info, n.ledger.tallyOf(ghost(t, n).id)}
 }
 
 // words returns count hash parts of a dictionary, from a number on.
@@ -236,7 +236,7 @@ func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
 	for range 3 * missShares {
 		r := (&rogue{}).start(t)
 		s := r.dial(t, g.Node)
-		g.peer = g.tallyOf(r.ID())
+		g.peer = g.ledger.tallyOf(r.ID())
 		for range 9 {
 			s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: words(asked, wire.MaxClaims)}))
 			asked += wire.MaxClaims

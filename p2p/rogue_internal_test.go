@@ -87,7 +87,7 @@ type rogue struct {
 // start makes the rogue listen and answer.
 func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
-	gate := newGater()
+	gate := newGater(nil)
 	gate.setNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
 	h, err := newHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}, gate)
 	if err != nil {
@@ -256,4 +256,4 @@ func fetchAll(t testing.TB, n *Node, m trust.Mapping, want []byte) {
 	}
 }
 
-func strikesOf(n *Node, g *rogue) int64 { return n.tallyOf(g.ID()).strikes.Load() }
+func strikesOf(n *Node, g *rogue) int64 { return n.ledger.tallyOf(g.ID()).strikes.Load() }

@@ -37,7 +37,7 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 	}
 	defer done()
 	var told toldParts
-	t := n.tallyOf(s.Conn().RemotePeer())
+	t := n.ledger.tallyOf(s.Conn().RemotePeer())
 	n.asks(t, s.Conn())
 	for {
 		r, err := wire.ReadRequest(br)
@@ -51,8 +51,8 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 		case err == nil:
 			continue
 		case errors.Is(err, wire.ErrWire):
-			n.counts.refuse(refusedFormat)
-			n.strike(s.Conn().RemotePeer(), err)
+			n.ledger.refuse(refusedFormat)
+			n.ledger.strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:
 			s.Close()

@@ -29,7 +29,7 @@ func shownStandIns(t *testing.T, g *gater) (linkLocal, vsock ma.Multiaddr, shown
 }
 
 func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	linkLocal, vsock, shown := shownStandIns(t, g)
 	for i, m := range []ma.Multiaddr{linkLocal, vsock} {
 		if got := g.text(m); got != shown[i] {
@@ -72,7 +72,7 @@ func TestErrorsOfDialsHaveNoStandIns(t *testing.T) {
 }
 
 func TestLogHasNoStandIns(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	core, logs := observer.New(zapcore.InfoLevel)
 	linkLocal, vsock, _ := shownStandIns(t, g)
 	log := g.plainLog(zap.New(core)).With(zap.String("addr", linkLocal.String()))

@@ -17,7 +17,7 @@ type Status struct {
 	Addrs      []string                 `json:"addrs"`
 	Interfaces []netmon.InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus        `json:"neighbours"`
-	Struck     []Struck                 `json:"struck"`
+	Struck     []Denied                 `json:"struck"`
 	MDNS       bool                     `json:"mdns"`       // whether this machine announces itself and looks for others
 	Vsock      bool                     `json:"vsock"`      // whether host and guests may be reached by vsock
 	UploadRate int64                    `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
@@ -80,17 +80,10 @@ type NeighbourStatus struct {
 	Aside      string     `json:"aside,omitempty"`
 }
 
-// Struck is a peer that is banned, and the lie that was its last.
-type Struck struct {
-	ID     string    `json:"id"`
-	Reason string    `json:"reason"`
-	Until  time.Time `json:"until"`
-}
-
 // Status returns the node's state, neighbours sorted by ID.
 func (n *Node) Status() Status {
 	h := n.lan.Host()
-	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Struck{},
+	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Denied{},
 		Blocked: []string{},
 		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && hasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
 		OtherGroup: n.outsiders(),
@@ -104,8 +97,8 @@ func (n *Node) Status() Status {
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}
-	s.Rejected, s.Bans = n.counts.get()
-	s.OtherKeys = n.mismatches.current(n.cfg.Trusted)
+	s.Rejected, s.Bans = n.ledger.totals()
+	s.OtherKeys = n.ledger.otherKeys(n.cfg.Trusted)
 	s.Networks = n.lan.changes.Load()
 	s.Discovery = n.lan.traffic.Counts()
 	select {
@@ -130,11 +123,8 @@ func (n *Node) Status() Status {
 		s.Neighbours = append(s.Neighbours, is)
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
-	for _, b := range n.bans.current() {
-		s.Struck = append(s.Struck, b)
-	}
-	slices.SortFunc(s.Struck, func(a, b Struck) int { return cmp.Compare(a.ID, b.ID) })
-	for _, id := range n.blocked.all() {
+	s.Struck = n.ledger.bans()
+	for _, id := range n.ledger.blocked() {
 		s.Blocked = append(s.Blocked, id.String())
 	}
 	return s

@@ -115,7 +115,7 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 	n, _ := runNode(t, s, nil, honest, relay)
 	for round := range int64(maxStrikes) {
 		fetchAll(t, n, m, nar)
-		tally := n.tallyOf(relay.ID())
+		tally := n.ledger.tallyOf(relay.ID())
 		if got := tally.rumours.Load(); got != round+1 {
 			t.Fatalf("%d NARs with wrong blocks counted, want %d", got, round+1)
 		}
@@ -124,9 +124,9 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 		}
 		forgetNAR(t, n, m)
 	}
-	before := n.tallyOf(relay.ID()).blocksReceived.Load()
+	before := n.ledger.tallyOf(relay.ID()).blocksReceived.Load()
 	fetchAll(t, n, m, nar)
-	if got := n.tallyOf(relay.ID()).blocksReceived.Load(); got != before {
+	if got := n.ledger.tallyOf(relay.ID()).blocksReceived.Load(); got != before {
 		t.Errorf("%d more blocks taken from who has passed on wrong ones %d times", got-before, maxStrikes)
 	}
 }
@@ -154,7 +154,7 @@ func TestRelayedBlocksAreTaken(t *testing.T) {
 	relay := (&rogue{info: info, nar: nar, have: all(21)}).start(t)
 	n, _ := runNode(t, s, nil, stuck, relay)
 	fetchAll(t, n, m, nar)
-	if got := n.tallyOf(relay.ID()).blocksReceived.Load(); got < 20 {
+	if got := n.ledger.tallyOf(relay.ID()).blocksReceived.Load(); got < 20 {
 		t.Errorf("%d blocks from the relay, want all", got)
 	}
 }

@@ -195,7 +195,7 @@ func TestUploadRateBoundsBlocks(t *testing.T) {
 		ask := func(r wire.Request) int {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
-			if err := n.answer(t.Context(), connNowhere{}, n.tallyOf("nobody"), answers{bw, new(toldParts)}, r); err != nil {
+			if err := n.answer(t.Context(), connNowhere{}, n.ledger.tallyOf("nobody"), answers{bw, new(toldParts)}, r); err != nil {
 				t.Errorf("answer = %v", err)
 			}
 			bw.Flush()

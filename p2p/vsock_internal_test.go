@@ -42,7 +42,7 @@ func TestParseVsockPeer(t *testing.T) {
 
 // What stands for a machine that is reached by vsock is known to this gater alone, and is dialled only if it is named.
 func TestVsockStandIns(t *testing.T) {
-	g, other := newGater(), newGater()
+	g, other := newGater(nil), newGater(nil)
 	g.setLinks([]netmon.Link{testLink("eth0", "fe80::5/64", "fd01::5/64", "100::5/8")}) // the last has all stand-ins in it
 	for _, cid := range []uint32{2, 3, 1<<32 - 2} {
 		a := g.vsockAddr(cid)
@@ -79,7 +79,7 @@ func TestVsockStandIns(t *testing.T) {
 }
 
 func TestVsockAddressesAreShownAsSuch(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	for _, c := range []struct {
 		addr netip.Addr
 		want string
@@ -119,7 +119,7 @@ func must[T any](v T, err error) T {
 
 // A guest receives its stand-in address, and a forger of packets on the LAN may learn it, too.
 func TestForgedGuestIsRefused(t *testing.T) {
-	g := newGater()
+	g := newGater(nil)
 	here := netip.MustParseAddr("fd01::5")
 	g.setLinks([]netmon.Link{testLink("eth0", "fd01::5/64")})
 	if !g.InterceptAccept(ends{local: g.vsockAddr(vsockAny), remote: g.vsockAddr(3)}) {
@@ -131,14 +131,14 @@ func TestForgedGuestIsRefused(t *testing.T) {
 	if !g.InterceptAccept(ends{local: here, remote: netip.MustParseAddr("fd01::6")}) {
 		t.Error("a neighbour is refused")
 	}
-	if g.vsockAddr(3) == newGater().vsockAddr(3) {
+	if g.vsockAddr(3) == newGater(nil).vsockAddr(3) {
 		t.Error("the stand-in of a guest is the same everywhere")
 	}
 }
 
 // Changes of networks are nothing to connections by vsock.
 func TestVsockOutlivesNetworks(t *testing.T) {
-	l := &lan{gate: newGater()}
+	l := &lan{gate: newGater(nil)}
 	guest := ends{local: l.gate.vsockAddr(vsockAny), remote: l.gate.vsockAddr(3)}
 	if l.isOrphan(guest, nil, nil) {
 		t.Error("a guest is let go when there is no network")
@@ -152,7 +152,7 @@ func TestVsockOutlivesNetworks(t *testing.T) {
 // A guest that was paused is noticed as soon as a cable that was pulled.
 func TestSilentGuestIsNoticed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGater()
+		g := newGater(nil)
 		for _, c := range []struct {
 			remote netip.Addr
 			lost   bool
@@ -199,7 +199,7 @@ func TestHostIsLookedForWithPatience(t *testing.T) {
 
 // The user may name the host, too, and that is kept apart from the one that is looked for anyway.
 func TestHostMayBeNamed(t *testing.T) {
-	l := &lan{gate: newGater(), added: &added{}, renamed: make(chan struct{}, 1)}
+	l := &lan{gate: newGater(nil), added: &added{}, renamed: make(chan struct{}, 1)}
 	l.added.keepHost(l)
 	l.added.keepHost(l)
 	if n := len(l.namedNow()); n != 1 {

@@ -68,14 +68,8 @@ func (a avoided) why(p pair) string {
 // sentWrong records that a peer has sent a wrong NAR: the first time for each path in [wrongFor] it counts, and the peer
 // is told.
 func (n *Node) sentWrong(id peer.ID, m trust.Mapping, cause error) {
-	n.counts.refuse(refusedHash)
-	reason := bounded(cause.Error())
-	if !n.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, wrongFor, "it has sent a wrong NAR of it") {
+	if !n.ledger.sentWrong(id, m, cause) {
 		return
-	}
-	n.log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.String("reason", reason))
-	if until := n.tallyOf(id).sentWrong(time.Now()); !until.IsZero() {
-		n.log.Warn("neighbour is set aside", zap.Stringer("peer", id), zap.Time("until", until), zap.String("reason", asideWrong))
 	}
 	n.mu.Lock()
 	nb := n.peers[id]
@@ -229,19 +223,52 @@ func (t *tally) countWrong(now time.Time) (count int64) {
 	return count
 }
 
-// takesFrom reports whether blocks of a NAR are taken from a neighbour. They are not if the neighbour is avoided for it, or
-// is set aside for wrong NARs; from one that was too slow they are.
-func (n *Node) takesFrom(nb *neighbour, p pair) bool {
-	_, why := nb.tally.aside(time.Now())
-	return why != asideWrong && n.avoided.why(p) == ""
+// sentWrong records that a peer has sent a wrong NAR, and reports whether that is news: it is once for each path in
+// [wrongFor].
+func (l *ledger) sentWrong(id peer.ID, m trust.Mapping, cause error) (news bool) {
+	now, reason := time.Now(), bounded(cause.Error())
+	l.mu.Lock()
+	l.counts.refused[refusedHash]++
+	news = l.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, wrongFor, "it has sent a wrong NAR of it")
+	t := l.tally(id)
+	l.mu.Unlock()
+	if !news {
+		return false
+	}
+	l.log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.String("reason", reason))
+	if until := t.sentWrong(now); !until.IsZero() {
+		l.log.Warn("neighbour is set aside", zap.Stringer("peer", id), zap.Time("until", until), zap.String("reason", asideWrong))
+	}
+	return true
 }
 
-// unreliable returns why a neighbour's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.
-func (n *Node) unreliable(nb *neighbour, hp store.HashPart, nar store.Hash) string {
-	if why := n.avoided.why(pair{nb.id, hp, nar}); why != "" {
+// avoid has a NAR not taken from a peer for a while.
+func (l *ledger) avoid(p pair, d time.Duration, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.avoided.add(p, d, reason)
+}
+
+// avoids returns why a NAR is not taken from a peer; "" if it is.
+func (l *ledger) avoids(p pair) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.avoided.why(p)
+}
+
+// takesFrom reports whether blocks of a NAR are taken from a peer. They are not if the peer is avoided for it, or
+// is set aside for wrong NARs; from one that was too slow they are.
+func (l *ledger) takesFrom(t *tally, p pair) bool {
+	_, why := t.aside(time.Now())
+	return why != asideWrong && l.avoids(p) == ""
+}
+
+// unreliable returns why a peer's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.
+func (l *ledger) unreliable(t *tally, hp store.HashPart, nar store.Hash) string {
+	if why := l.avoids(pair{t.id, hp, nar}); why != "" {
 		return why
 	}
-	if until, why := nb.tally.aside(time.Now()); why != "" {
+	if until, why := t.aside(time.Now()); why != "" {
 		return fmt.Sprintf("alone it is not relied on until %s: it %s", until.Local().Format("15:04"), why)
 	}
 	return ""

@@ -158,7 +158,7 @@ func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
 			t.Fatalf("the answer is %v, %v, want 0", answer, err)
 		}
 	}
-	if tokens := n.tallyOf(g.ID()).probing.wrongTellings.Tokens(); tokens >= 1 {
+	if tokens := n.ledger.tallyOf(g.ID()).probing.wrongTellings.Tokens(); tokens >= 1 {
 		t.Errorf("the peer may still have %.0f paths checked, want none", tokens)
 	}
 	if got := strikesOf(n, g); got != 0 {
@@ -264,7 +264,7 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	if got := g.connected(found); len(got) != 1 || got[0].neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	g.avoided.add(pairOf(other, f.m), wrongFor, "sent a wrong NAR")
+	g.ledger.avoid(pairOf(other, f.m), wrongFor, "sent a wrong NAR")
 	f.meet(honest, damaged, other)
 	for nb, want := range map[*neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := f.isRelay(nb); got != want {

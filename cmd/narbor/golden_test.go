@@ -87,7 +87,7 @@ func TestStatusReadsWell(t *testing.T) {
 	golden(t, "status-upstream-alone", st.print)
 	st.Upstreams = nil
 	st.Neighbours, st.Sharing, st.Group = nil, "none", true
-	st.Struck = []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+	st.Struck = []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
 	golden(t, "status-alone", st.print)

@@ -79,7 +79,7 @@ func TestHealth(t *testing.T) {
 			"extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(nixconf.Settings{}) }, "", ""},
 		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
-		{"a banned peer", func(_ *service, st *Status) { st.Struck = []p2p.Struck{{ID: idNAS}} }, "banned-peers info", "1 banned"},
+		{"a banned peer", func(_ *service, st *Status) { st.Struck = []p2p.Denied{{ID: idNAS}} }, "banned-peers info", "1 banned"},
 		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
 		{"the worst first", func(s *service, st *Status) {

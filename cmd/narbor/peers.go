@@ -17,7 +17,7 @@ type PeerList struct {
 	Schema     int                   `json:"schema"`
 	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
 	Named      []p2p.NamedPeer       `json:"named"` // by the user; connected or not
-	Banned     []p2p.Struck          `json:"banned"`
+	Banned     []p2p.Denied          `json:"banned"`
 	Blocked    []string              `json:"blocked"`
 	OtherGroup []p2p.Outsider        `json:"otherGroup"`
 }

@@ -130,7 +130,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	st := exampleStatus()
 	golden(t, "peers", PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
 		{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
-		Banned: []p2p.Struck{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+		Banned: []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 			Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}.print)
 	golden(t, "ping", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
 		Via:      "mdns",

@@ -205,7 +205,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
 		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys,
-		Spool: s.spool, Bans: s.state.file("bans.json"), Blocked: s.state.file("blocked.json"), PeersFile: s.state.file("peers.json"),
+		Spool: s.spool, Denied: s.state.file("denied.json"), PeersFile: s.state.file("peers.json"),
 		MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.logs.libp2p}
 	cfg.Observer = s.accounts
 	if err := s.cooperate(c, &cfg); err != nil {

@@ -110,7 +110,8 @@ func (r report) verdict() error {
 	if bad == nil {
 		return nil
 	}
-	return fmt.Errorf("limits missed by more than %.1f times, or %.1f where processors limit:\n\t%s", grossly, crowdedly, strings.Join(bad, "\n\t"))
+	return fmt.Errorf("limits missed by more than %.1f times, or %.1f where processors limit:\n\t%s", grossly, crowdedly,
+		strings.Join(bad, "\n\t"))
 }
 
 func (r row) value() string { return figure(r.Value) + unit(r.Unit) }

@@ -326,7 +326,7 @@ func (w *simWorld) wantNAR(p simPath, from int, maybe bool) {
 // strikes returns the node's number of strikes by peer ID.
 func (n *simNode) strikes() map[string]int {
 	by := map[string]int{}
-	for _, e := range n.log.FilterMessage("neighbour lied").All() {
+	for _, e := range n.log.FilterMessage("neighbour broke the protocol").All() {
 		by[e.ContextMap()["peer"].(string)]++
 	}
 	return by

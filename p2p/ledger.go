@@ -1,0 +1,231 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+	"golang.org/x/time/rate"
+
+	"narbor/p2p/netmon"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A ledger records what peers have done, decides which are refused and which are not relied on, and keeps the deny list in a
+// file. Its methods may be called concurrently.
+type ledger struct {
+	log  *zap.Logger
+	file string        // of the deny list; "" is none
+	save chan struct{} // the file may be out of date
+	// closeAll closes the connections with a peer. It is set before run.
+	closeAll func(peer.ID)
+
+	mu         sync.Mutex // guards the rest, and the file while it is written
+	tallies    *lru.Cache[peer.ID, *tally]
+	denied     denyList
+	avoided    avoided
+	mismatches mismatches
+	counts     counts
+}
+
+// newLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that cannot
+// be read as a whole is believed.
+func newLedger(file string, log *zap.Logger) *ledger {
+	l := &ledger{log: log, file: file, save: make(chan struct{}, 1), closeAll: func(peer.ID) {},
+		tallies: newMemory[peer.ID, *tally](maxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
+	if file == "" {
+		return l
+	}
+	denied, err := readDenyList(file, time.Now())
+	if err != nil {
+		log.Warn("peers that were banned or blocked in earlier runs are not refused: their file cannot be read", zap.Error(err))
+		return l
+	}
+	l.denied = denied
+	return l
+}
+
+func readDenyList(file string, now time.Time) (denyList, error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return denyList{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxDenyFile))
+	if err != nil {
+		return nil, err
+	}
+	list, err := parseDenyList(text, now)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return list, nil
+}
+
+// run keeps the file of bans up to date until ctx ends.
+func (l *ledger) run(ctx context.Context) error {
+	for {
+		select {
+		case <-l.save:
+		case <-ctx.Done():
+			if len(l.save) == 0 {
+				return nil
+			}
+			<-l.save
+		}
+		l.mu.Lock()
+		err := writeState(l.file, l.denied.entries(time.Now()))
+		l.mu.Unlock()
+		if err != nil {
+			l.log.Warn("bans will not outlast this run", zap.Error(err))
+		}
+	}
+}
+
+// denies reports whether connections with a peer are refused.
+func (l *ledger) denies(id peer.ID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.denied.denies(id, time.Now())
+}
+
+// block refuses a peer until unblock, also after a restart, and closes its connections. It fails if that cannot be saved.
+func (l *ledger) block(id peer.ID) error {
+	if err := l.change(func(d denyList) error { return d.block(id) }); err != nil {
+		return err
+	}
+	l.closeAll(id)
+	return nil
+}
+
+// unblock ends a block or a ban.
+func (l *ledger) unblock(id peer.ID) error {
+	return l.change(func(d denyList) error { d.allow(id); return nil })
+}
+
+// change changes the deny list once the change is saved.
+func (l *ledger) change(by func(denyList) error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changed := maps.Clone(l.denied)
+	if err := by(changed); err != nil {
+		return err
+	}
+	if err := writeState(l.file, changed.entries(time.Now())); err != nil {
+		return err
+	}
+	l.denied = changed
+	return nil
+}
+
+// bans returns the peers that are banned for their strikes, and blocked those that the user has blocked, sorted.
+func (l *ledger) bans() []Denied {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.denied.bans(time.Now())
+}
+
+// refused returns all peers that the list refuses.
+func (l *ledger) refused() []peer.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.denied.bans(time.Now())
+	return slices.Sorted(maps.Keys(l.denied))
+}
+
+func (l *ledger) blocked() []peer.ID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.denied.blocked()
+}
+
+// tallyOf returns what a peer has done.
+func (l *ledger) tallyOf(id peer.ID) *tally {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.tally(id)
+}
+
+// tally is tallyOf for a caller that holds mu.
+func (l *ledger) tally(id peer.ID) *tally {
+	t, ok := l.tallies.Get(id)
+	if !ok {
+		t = &tally{id: id, probing: newProbing(), tellings: rate.NewLimiter(tellRate, tellBurst)}
+		l.tallies.Add(id, t)
+	}
+	return t
+}
+
+// strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned peer
+// had sent before the ban does not count.
+func (l *ledger) strike(id peer.ID, lie error) {
+	reason, until := bounded(lie.Error()), time.Now().Add(banTime)
+	l.mu.Lock()
+	if e, ok := l.denied[id]; ok && !e.Until.IsZero() && !e.ended(time.Now()) {
+		l.mu.Unlock()
+		return
+	}
+	t := l.tally(id)
+	strikes := t.strikes.Add(1)
+	banned := strikes >= maxStrikes
+	if banned {
+		t.strikes.Store(0) // it starts anew after the ban
+		l.denied.ban(id, reason, until)
+		l.counts.bans[refusal(lie)]++
+		netmon.Hint(l.save)
+	}
+	l.mu.Unlock()
+	l.log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
+	if banned {
+		l.closeAll(id)
+		l.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
+	}
+}
+
+// bounded returns the part of a reason that is kept and logged.
+func bounded(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
+}
+
+// refuse counts something that was not believed, by one of the reasons that are constants.
+func (l *ledger) refuse(reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counts.refused[reason]++
+}
+
+// totals returns how often something was not believed, and how many bans there were, by reason.
+func (l *ledger) totals() (refused, bans map[string]int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return maps.Clone(l.counts.refused), maps.Clone(l.counts.bans)
+}
+
+// noteForged records a claim with a signature in the name of a trusted key that does not verify with it.
+func (l *ledger) noteForged(keys *trust.Keys, from peer.ID, info store.Info) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mismatches.note(keys, from, info)
+}
+
+// otherKeys returns the mismatches of the last [mismatchTime].
+func (l *ledger) otherKeys(keys *trust.Keys) []KeyMismatch {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.mismatches.current(keys)
+}

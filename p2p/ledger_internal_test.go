@@ -1,0 +1,270 @@
+package p2p
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// savedLedger returns a ledger to which changes were made by change, after they were saved.
+func savedLedger(t testing.TB, file string, change func(*ledger)) {
+	t.Helper()
+	l := newLedger(file, zap.NewNop())
+	change(l)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel() // what there is to be saved is saved all the same
+	if err := l.run(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ban has a ledger ban a peer.
+func (l *ledger) banFor(id peer.ID, reason string) {
+	for range maxStrikes {
+		l.strike(id, errors.New(reason))
+	}
+}
+
+func TestBansOutlastTheProgramAndEnd(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "denied.json")
+	id, other := newTestPeer(t), newTestPeer(t)
+	synctest.Test(t, func(t *testing.T) {
+		until := time.Now().Add(banTime)
+		savedLedger(t, file, func(l *ledger) { l.banFor(id, "sent <wrong> bytes") })
+
+		time.Sleep(banTime - time.Second)
+		l := newLedger(file, zap.NewNop())
+		if got := l.bans(); len(got) != 1 || got[0].Reason != "sent <wrong> bytes" || !got[0].Until.Equal(until) || !l.denies(id) {
+			t.Errorf("bans before the end = %v, want one until %v", got, until)
+		}
+		time.Sleep(time.Second)
+		if got := l.bans(); len(got) != 0 || l.denies(id) {
+			t.Errorf("bans at the end = %v, want none", got)
+		}
+		if got := newLedger(file, zap.NewNop()).denied; len(got) != 0 {
+			t.Errorf("a new ledger after the end has %v, want none", got)
+		}
+		savedLedger(t, file, func(l *ledger) { l.banFor(other, "lied") })
+		if text, err := os.ReadFile(file); err != nil || strings.Contains(string(text), id.String()) {
+			t.Errorf("the file still names a peer that is no longer banned: %s, %v", text, err)
+		}
+	})
+}
+
+func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
+	now := time.Now()
+	id := newTestPeer(t)
+	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, id, now.AddDate(50, 0, 0).Format(time.RFC3339))
+	list, err := parseDenyList([]byte(text), now)
+	if got := list[id].Until; err != nil || !got.Equal(now.Add(banTime)) {
+		t.Errorf("parseDenyList = until %v, %v, want %v", got, err, now.Add(banTime))
+	}
+}
+
+func TestBansAreBounded(t *testing.T) {
+	now := time.Now()
+	list, latest, blocked := denyList{}, newTestPeer(t), newTestPeer(t)
+	list.ban(latest, "lied", now.Add(banTime))
+	if err := list.block(blocked); err != nil {
+		t.Fatal(err)
+	}
+	reason := bounded(strings.Repeat("\x01<", maxReason))
+	for range maxDenied + 10 {
+		list.ban(newTestPeer(t), reason, now.Add(time.Minute))
+	}
+	if got := list.bans(now); len(got) != maxDenied {
+		t.Errorf("%d bans, want %d", len(got), maxDenied)
+	}
+	if !list.denies(latest, now) || !list.denies(blocked, now) {
+		t.Error("the ban that lasts longest, or a peer that the user has blocked, was forgotten first")
+	}
+	text, err := json.Marshal(list.entries(now))
+	if err != nil || len(text) > maxDenyFile {
+		t.Errorf("a full list takes %d bytes (%v), and %d are read", len(text), err, maxDenyFile)
+	}
+	if again, err := parseDenyList(text, now); err != nil || len(again) != maxDenied+1 {
+		t.Errorf("a full list is read as %d entries, %v", len(again), err)
+	}
+}
+
+func TestBlockedPeersAreBounded(t *testing.T) {
+	list, first := denyList{}, newTestPeer(t)
+	list.block(first)
+	for range maxBlocked - 1 {
+		if err := list.block(newTestPeer(t)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := list.block(newTestPeer(t)); err == nil {
+		t.Errorf("more than %d peers can be blocked", maxBlocked)
+	}
+	if err := list.block(first); err != nil {
+		t.Errorf("a peer that is blocked already: %v", err)
+	}
+}
+
+func TestBlockOutranksBan(t *testing.T) {
+	now := time.Now()
+	list, id := denyList{}, newTestPeer(t)
+	list.ban(id, "lied", now.Add(time.Hour))
+	list.block(id)
+	list.ban(id, "lied again", now.Add(time.Hour))
+	if !list.denies(id, now.AddDate(100, 0, 0)) || len(list.bans(now)) != 0 {
+		t.Errorf("after a ban, block and ban the list is %v, want a block that does not end", list)
+	}
+	list.allow(id)
+	if list.denies(id, now) {
+		t.Error("a peer that is allowed again is refused")
+	}
+}
+
+func TestFailedSaveBlocksNoPeer(t *testing.T) {
+	l := newLedger(filepath.Join(t.TempDir(), "no", "such", "denied.json"), zap.NewNop())
+	id := newTestPeer(t)
+	if err := l.block(id); err == nil || l.denies(id) {
+		t.Errorf("block in a directory that does not exist = %v, and the peer is refused: %t", err, l.denies(id))
+	}
+}
+
+// startBanned makes a node with a file of bans, and returns what it warned of at its start.
+func startBanned(t *testing.T, file string) (n *Node, warned []string) {
+	t.Helper()
+	core, logs := observer.New(zap.WarnLevel)
+	s := newSigner(t)
+	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { spool.Close() })
+	n, err = New(Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, Denied: file, Log: zap.New(core)})
+	if err != nil {
+		t.Fatalf("New = %v", err)
+	}
+	t.Cleanup(func() { n.lan.host.Close() })
+	for _, e := range logs.All() {
+		warned = append(warned, fmt.Sprint(e.Message, " ", e.ContextMap()["error"]))
+	}
+	return n, warned
+}
+
+func TestNodeRefusesPeersBannedBefore(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "denied.json")
+	liar := (&rogue{}).start(t)
+	savedLedger(t, file, func(l *ledger) { l.banFor(liar.ID(), "lied") })
+	n, warned := startBanned(t, file)
+	if len(warned) != 0 {
+		t.Errorf("New warns: %q", warned)
+	}
+	if n.lan.gate.InterceptPeerDial(liar.ID()) || n.lan.gate.InterceptSecured(0, liar.ID(), nil) {
+		t.Error("a connection with the liar is let through")
+	}
+	if s := n.Status().Struck; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {
+		t.Errorf("struck are %v, want the liar", s)
+	}
+}
+
+// Whatever a peer did, its ban is counted under one of a few words.
+func TestBansAreCountedByReason(t *testing.T) {
+	n, _ := startBanned(t, "")
+	for lie, want := range map[error]string{
+		fmt.Errorf("x: %w", trust.ErrForged):      refusedSignature,
+		fmt.Errorf("x: %w", store.ErrCorrupt):     refusedHash,
+		fmt.Errorf("x: %w", errName):              refusedName,
+		fmt.Errorf("x: %w", errProbing):           refusedProbing,
+		fmt.Errorf("x: %w", wire.ErrWire):         refusedFormat,
+		errors.New("something, in its own words"): refusedFormat,
+	} {
+		before := n.Status().Bans
+		id := newTestPeer(t)
+		for range maxStrikes {
+			n.ledger.strike(id, lie)
+		}
+		after := n.Status().Bans
+		if after[want] != before[want]+1 || len(after) != len(before) {
+			t.Errorf("after a ban for %q, %v were banned and are %v, want one more for %s", lie, before, after, want)
+		}
+	}
+}
+
+// What a liar sent to many fetches at once is found out one by one.
+func TestLiesBeforeTheBanCountOnce(t *testing.T) {
+	core, logs := observer.New(zap.WarnLevel)
+	n, _ := startBanned(t, "")
+	n.ledger.log = zap.New(core)
+	id := newTestPeer(t)
+	var fetches sync.WaitGroup
+	for range 50 {
+		fetches.Go(func() { n.ledger.strike(id, errors.New("lied")) })
+	}
+	fetches.Wait()
+	if lies, bans := logs.FilterMessage("neighbour broke the protocol").Len(),
+		logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes ||
+		bans != 1 {
+		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, maxStrikes)
+	}
+	if got := n.ledger.tallyOf(id).strikes.Load(); got != 0 {
+		t.Errorf("after the ban it begins with %d strikes", got)
+	}
+}
+
+func TestUnreadableBansAreNoBans(t *testing.T) {
+	good := fmt.Sprintf(`{"id":%q,"reason":"lied","until":%q}`, newTestPeer(t), time.Now().Add(time.Hour).Format(time.RFC3339))
+	for name, text := range map[string]string{
+		"empty":        "",
+		"cut":          "[" + good,
+		"one is wrong": "[" + good + `,{"id":"nobody"}]`,
+		"more follows": "[" + good + "] []",
+		"no peer":      `[{"reason":"lied"}]`,
+		"huge":         "[" + strings.Repeat(good+",\n", maxDenyFile/len(good)) + good + "]",
+		"directory":    "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "denied.json")
+			if name == "directory" {
+				file = t.TempDir()
+			} else if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			n, warned := startBanned(t, file)
+			if got := n.Status().Struck; len(got) != 0 {
+				t.Errorf("struck are %v, want none", got)
+			}
+			if len(warned) != 1 {
+				t.Errorf("New warns %q, want one line", warned)
+			}
+		})
+	}
+}
+
+func FuzzParseDenyList(f *testing.F) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	f.Add(`[{"id":"12D3KooWBmAwcd4PJNJvfV89HwE48nwkRmAgo8Vy3uQEyNNHBox2","reason":"lied","until":"2026-01-01T00:10:00Z"}]`)
+	f.Add(`[{"id":"12D3KooWBmAwcd4PJNJvfV89HwE48nwkRmAgo8Vy3uQEyNNHBox2"}]`)
+	f.Fuzz(func(t *testing.T, text string) {
+		all, err := parseDenyList([]byte(text), now)
+		if err != nil && len(all) > 0 {
+			t.Errorf("parseDenyList(%q) = %v with the error %v", text, all, err)
+		}
+		for id, e := range all {
+			if e.ID != id.String() || len(e.Reason) > maxReason || e.ended(now) || e.Until.After(now.Add(banTime)) {
+				t.Errorf("parseDenyList(%q) keeps %+v", text, e)
+			}
+		}
+	})
+}
