@@ -124,7 +124,7 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 		s.Reset()
 		return DialBack{}, false
 	}
-	arrived, forget := n.lan.gate.arrivals.await(remote)
+	arrived, forget := n.lan.arrivals.await(remote)
 	defer forget()
 	d := DialBack{Interface: n.lan.gate.interfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
@@ -343,18 +343,4 @@ func (v *arrivals) note(a netip.Addr) {
 		close(c)
 	}
 	delete(v.from, a)
-}
-
-// interfaceOf returns the interface that has an address of ours, or "".
-func (g *gater) interfaceOf(a netip.Addr) string {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, l := range g.links {
-		for _, p := range l.Addrs {
-			if p.Addr() == a.WithZone("") && (a.Zone() == "" || a.Zone() == l.Name) {
-				return l.Name
-			}
-		}
-	}
-	return ""
 }

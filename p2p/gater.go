@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"context"
 	"crypto/rand"
 	"net/netip"
 	"sync"
@@ -16,25 +17,27 @@ import (
 // A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type gater struct {
-	denies func(peer.ID) bool
-	paces  *paces  // notes the connections that are let in
-	tag    [4]byte // begins stand-ins for link-local addresses, which are never sent to a peer
-	cids   [8]byte // and those for vsock addresses, of which a connected guest receives its own
-	// arrivals tells [Node.DialBack] of connections that are let in.
-	arrivals arrivals
+	denies   func(peer.ID) bool
+	accepted func(netip.Addr)
+	paces    *paces  // notes the connections that are let in
+	tag      [4]byte // begins stand-ins for link-local addresses, which are never sent to a peer
+	cids     [8]byte // and those for vsock addresses, of which a connected guest receives its own
 
 	mu    sync.Mutex    // guards what follows
 	links []netmon.Link // those that are used
 	named map[string][]netip.Addr
 }
 
-// newGater returns a gater without links. There are no connections with the peers that are denied; nil denies
-// none.
-func newGater(denies func(peer.ID) bool) *gater {
+// newGater returns a gater without links. There are no connections with the peers that are denied; nil denies none.
+// accepted is called with the address of each connection that is let in; it may be nil.
+func newGater(denies func(peer.ID) bool, accepted func(netip.Addr)) *gater {
+	if accepted == nil {
+		accepted = func(netip.Addr) {}
+	}
 	if denies == nil {
 		denies = func(peer.ID) bool { return false }
 	}
-	g := &gater{denies: denies, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr)}
+	g := &gater{denies: denies, accepted: accepted, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr)}
 	rand.Read(g.tag[1:])
 	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
 		rand.Read(g.cids[1:])
@@ -144,8 +147,10 @@ func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 	return out
 }
 
+// InterceptPeerDial refuses to dial a denied peer.
 func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.denies(p) }
 
+// InterceptAddrDial refuses to dial an address that mayDial rejects.
 func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 	a, ok := netmon.IPOf(m)
 	if !ok {
@@ -155,6 +160,7 @@ func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 	return err == nil && g.mayDial(a)
 }
 
+// InterceptAccept refuses connections from addresses that mayAccept rejects.
 func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 	a, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok || !g.mayAccept(a) {
@@ -164,14 +170,62 @@ func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 		return false // a guest's stand-in, forged: this came by TCP
 	}
 	g.paces.add(c)
-	g.arrivals.note(a)
+	g.accepted(a)
 	return true
 }
 
+// InterceptSecured refuses a denied peer, once its ID is proved.
 func (g *gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
 	return !g.denies(p)
 }
 
+// InterceptUpgraded refuses a denied peer, once the connection is complete.
 func (g *gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
 	return !g.denies(c.RemotePeer()), 0
+}
+
+// interfaceOf returns the interface that has an address of ours, or "".
+func (g *gater) interfaceOf(a netip.Addr) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, l := range g.links {
+		for _, p := range l.Addrs {
+			if p.Addr() == a.WithZone("") && (a.Zone() == "" || a.Zone() == l.Name) {
+				return l.Name
+			}
+		}
+	}
+	return ""
+}
+
+// shareLink reports whether two machines are on the same one of our links.
+func (g *gater) shareLink(a, b netip.Addr) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	on := func(l netmon.Link, a netip.Addr) bool {
+		for _, p := range l.Addrs {
+			if p.Contains(a.WithZone("")) && (a.Zone() == "" || a.Zone() == l.Name) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, l := range g.links {
+		if on(l, a) && on(l, b) {
+			return true
+		}
+	}
+	return false
+}
+
+// watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
+// makes a connection, so this is for afterwards.
+func (g *gater) watch(c network.ConnMultiaddrs) error { return g.paces.watch(c) }
+
+// pace returns the rate of a connection as the kernel measures it, in bytes per second; 0 is unknown.
+func (g *gater) pace(c network.ConnMultiaddrs) int64 { return g.paces.of(c) }
+
+// admit waits until size more bytes may be written to a connection. The wait is short: at worst the queue grows.
+func (g *gater) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
+	g.paces.admit(ctx, c, size)
 }

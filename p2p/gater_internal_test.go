@@ -3,12 +3,10 @@ package p2p
 import (
 	"net/netip"
 	"testing"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
 )
@@ -19,16 +17,8 @@ type conn struct{ remote ma.Multiaddr }
 func (c conn) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/10.1.0.5/tcp/6273") }
 func (c conn) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
-func testLink(name string, addrs ...string) netmon.Link {
-	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
-	for _, a := range addrs {
-		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
-	}
-	return l
-}
-
 func TestGaterKeepsToLinksAndNames(t *testing.T) {
-	g := newGater(nil)
+	g := newGater(nil, nil)
 	g.setLinks([]netmon.Link{
 		testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
 		testLink("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
@@ -72,7 +62,7 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 }
 
 func TestMovedMeansWithinOneNetwork(t *testing.T) {
-	g := newGater(nil)
+	g := newGater(nil, nil)
 	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	for _, c := range []struct {
 		was, now string
@@ -92,7 +82,7 @@ func TestMovedMeansWithinOneNetwork(t *testing.T) {
 
 func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
 	denied, other := newTestPeer(t), newTestPeer(t)
-	g := newGater(func(id peer.ID) bool { return id == denied })
+	g := newGater(func(id peer.ID) bool { return id == denied }, nil)
 	for id, want := range map[peer.ID]bool{denied: false, other: true} {
 		if dial, accept := g.InterceptPeerDial(id), g.InterceptSecured(network.DirInbound, id, nil); dial != want || accept != want {
 			t.Errorf("peer %s: dial %v, accept %v, want both %v", id, dial, accept, want)
@@ -100,25 +90,23 @@ func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
 	}
 }
 
-func TestBlockClosesTheConnection(t *testing.T) {
-	book := newLedger("", zap.NewNop())
-	a, _ := startTestLAN(t, lanConfig{Denies: book.denies})
-	book.closeAll = a.closeAll
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
-	waitConnected(t, a, b.host.ID(), 5*time.Second)
-	down := make(chan struct{}, 1)
-	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
-	if err := book.block(b.host.ID()); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-down:
-	case <-time.After(20 * time.Second):
-		t.Fatal("still connected 20 s after the peer was blocked")
-	}
-	err := b.connect(t.Context(), b.host.Peerstore().PeerInfo(a.host.ID()))
-	if err == nil && a.connected(b.host.ID()) {
-		t.Error("connected again while blocked")
+func TestTellingKeepsToTheLink(t *testing.T) {
+	g := newGater(nil, nil)
+	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
+	for _, c := range []struct {
+		a, b string
+		want bool
+	}{
+		{"10.1.0.6", "10.1.0.7", true},
+		{"10.1.0.6", "fd01::7", true},
+		{"fe80::6%eth0", "10.1.0.7", true},
+		{"10.1.0.6", "10.2.0.7", false},
+		{"10.2.0.6", "fd01::7", false},
+		{"127.0.0.1", "10.1.0.7", false},
+		{"8.8.8.8", "8.8.8.8", false},
+	} {
+		if got := g.shareLink(netip.MustParseAddr(c.a), netip.MustParseAddr(c.b)); got != c.want {
+			t.Errorf("shareLink(%s, %s) = %v, want %v", c.a, c.b, got, c.want)
+		}
 	}
 }

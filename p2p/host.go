@@ -10,12 +10,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/gologshim"
 	basichost "github.com/libp2p/go-libp2p/p2p/host/basic"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
@@ -30,20 +32,62 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
 	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 )
 
+// Limits of connections.
+const (
+	// maxMemory is what libp2p may hold in buffers for all peers together.
+	maxMemory = 256 << 20
+	// firstWindow is what a stream may send before the receiver answers; lastWindow is what that can grow to, enough
+	// for 2.5 Gbit/s at 13 ms.
+	firstWindow, lastWindow = 1 << 20, 4 << 20
+	// connsHigh and connsLow: when there are more than the one, idle connections are closed down to the other.
+	connsHigh, connsLow = 160, 128
+	// connsPerIP leaves room for the virtual machines behind one address.
+	connsPerIP = 32
+	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room. On
+	// Linux the kernel sees to that.
+	keepAlive, writeTimeout = 4 * time.Second, 3 * time.Second
+	// measureRTT is how often yamux measures the way to a peer and back, by which it sizes windows. On a LAN that hardly
+	// changes, and it wakes both sides.
+	measureRTT = time.Hour
+	// connsGrace is the minimum age of a connection that is closed because there are too many, and the interval of the
+	// check.
+	connsGrace = 30 * time.Second
+	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
+	// guest may take a second for the handshake.
+	dialTimeout = 3 * time.Second
+	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
+	dialsPerSecond, dialBurst = 2, 64
+)
+
 // yamuxMessage is the largest piece that one stream sends at a time: a block.
 const yamuxMessage = 256 << 10
+
+// hostConfig says what a host is made of.
+type hostConfig struct {
+	Identity  crypto.PrivKey // required
+	Port      uint16         // TCP; 0 picks one
+	UserAgent string         // is sent to peers by identify
+	// Transport takes the place of TCP; nil is TCP and, where there is one, vsock.
+	Transport func(transport.Upgrader, network.ResourceManager) (transport.Transport, error)
+	// Conns is the limit on connections. Streams is the limit on streams that all peers together have opened, and
+	// PeerStreams on those between this machine and one peer, in each direction. All are required.
+	Conns, Streams, PeerStreams int
+	Log                         *zap.Logger  // required
+	Libp2pLog                   slog.Handler // for libp2p's own messages, of the whole process; nil discards
+}
 
 // newHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6. It is put together here and
 // not by libp2p.New, which brings all that there is into the program: QUIC, WebRTC and their like take twelve
 // megabytes of it, and AutoNAT asks neighbours how they see this machine from the internet.
-func newHost(cfg lanConfig, gate *gater) (host.Host, error) {
+func newHost(cfg hostConfig, gate *gater) (host.Host, error) {
 	logLibp2p(cfg.Libp2pLog)
-	limits, err := newResourceManager()
+	limits, err := newResourceManager(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("resource manager: %w", err)
 	}
@@ -100,7 +144,7 @@ func (q *quietHost) Close() error {
 }
 
 // newSwarm makes what dials and accepts.
-func newSwarm(cfg lanConfig, gate *gater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
+func newSwarm(cfg hostConfig, gate *gater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
 	id, err := peer.IDFromPrivateKey(cfg.Identity)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
@@ -112,7 +156,7 @@ func newSwarm(cfg lanConfig, gate *gater, limits network.ResourceManager, bus ev
 	if err := errors.Join(peers.AddPrivKey(id, cfg.Identity), peers.AddPubKey(id, cfg.Identity.GetPublic())); err != nil {
 		return nil, err
 	}
-	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(cfg.Net, gate)}}
+	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(gate, cfg.Transport == nil)}}
 	tls, err := newTimeless(libp2ptls.ID, cfg.Identity, muxers)
 	if err != nil {
 		return nil, err
@@ -125,7 +169,7 @@ func newSwarm(cfg lanConfig, gate *gater, limits network.ResourceManager, bus ev
 	if err != nil {
 		return nil, err
 	}
-	t, err := cfg.Net.transport(gate, up, limits)
+	t, err := newTransport(cfg, gate, up, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -137,6 +181,18 @@ func newSwarm(cfg lanConfig, gate *gater, limits network.ResourceManager, bus ev
 		return nil, err
 	}
 	return sw, sw.AddTransport(t)
+}
+
+// newTransport makes what connections are made of: TCP and vsock, unless the config has another transport.
+func newTransport(cfg hostConfig, gate *gater, up transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
+	if cfg.Transport != nil {
+		return cfg.Transport(up, limits)
+	}
+	t, err := tcp.NewTCPTransport(up, limits, nil,
+		tcp.WithConnectionTimeout(dialTimeout),
+		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
+		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
+	return carrier{t, gate, up}, err
 }
 
 // listen opens the same port on both families. A machine may lack one of them, but not both.
@@ -188,7 +244,8 @@ type muxer struct {
 	gate                *gater
 }
 
-func newMuxer(n *Net, gate *gater) muxer {
+// newMuxer makes a muxer. kernel means that connections are sockets, so that the kernel can watch them.
+func newMuxer(gate *gater, kernel bool) muxer {
 	m := *yamux.DefaultTransport
 	m.MeasureRTTInterval = measureRTT
 	m.ConnectionWriteTimeout = writeTimeout
@@ -197,7 +254,7 @@ func newMuxer(n *Net, gate *gater) muxer {
 	m.MaxStreamWindowSize = lastWindow
 	watched, unwatched := m, m
 	watched.KeepAliveInterval, unwatched.KeepAliveInterval = muxerAlive, keepAlive
-	if n != nil { // there is no kernel behind it
+	if !kernel {
 		watched = unwatched
 	}
 	return muxer{&watched, &unwatched, gate}
@@ -213,26 +270,27 @@ func (m muxer) NewConn(c net.Conn, server bool, scope network.PeerScope) (networ
 
 // newResourceManager counts each neighbour for itself. libp2p's own limits take all of an IPv6 /56, so a whole
 // LAN and more, for one host that may have eight connections.
-func newResourceManager() (network.ResourceManager, error) {
+func newResourceManager(cfg hostConfig) (network.ResourceManager, error) {
 	base := rcmgr.DefaultLimits
+	conns, streams, peerStreams := rcmgr.LimitVal(cfg.Conns), rcmgr.LimitVal(cfg.Streams), rcmgr.LimitVal(cfg.PeerStreams)
 	limitServices(&base)
 	limits := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
-			Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns, FD: maxConns,
-			Streams: 2 * maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams,
+			Conns: conns, ConnsInbound: conns, ConnsOutbound: conns, FD: conns,
+			Streams: 2 * streams, StreamsInbound: streams, StreamsOutbound: streams,
 			Memory: maxMemory,
 		},
 		ProtocolDefault: rcmgr.ResourceLimits{ // or ten peers with 64 streams each would take all there are
-			Streams: 2 * maxStreams, StreamsInbound: maxStreams, StreamsOutbound: maxStreams,
+			Streams: 2 * streams, StreamsInbound: streams, StreamsOutbound: streams,
 			Memory: maxMemory,
 		},
 		Transient: rcmgr.ResourceLimits{Conns: 128, ConnsInbound: 96, ConnsOutbound: 64, FD: 128, Memory: maxMemory / 4},
 		PeerDefault: rcmgr.ResourceLimits{
 			Conns: 6, ConnsInbound: 4, ConnsOutbound: 4, FD: 6,
-			Streams: 2 * maxPeerStreams, StreamsInbound: maxPeerStreams, StreamsOutbound: maxPeerStreams,
+			Streams: 2 * peerStreams, StreamsInbound: peerStreams, StreamsOutbound: peerStreams,
 			Memory: maxMemory / 4,
 		},
-	}.Build(base.Scale(maxMemory, maxConns))
+	}.Build(base.Scale(maxMemory, cfg.Conns))
 	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits),
 		rcmgr.WithMetricsDisabled(),
 		rcmgr.WithLimitPerSubnet(

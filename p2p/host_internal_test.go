@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
 )
@@ -59,47 +57,6 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 			}
 			return slices.Equal(told, []string{addr})
 		})
-	}
-}
-
-func TestWholeLANMayConnect(t *testing.T) {
-	rm, err := newResourceManager()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rm.Close()
-	open := func(format string, n int) (opened int) {
-		for i := range n {
-			addr := format
-			if strings.Contains(format, "%") {
-				addr = fmt.Sprintf(format, i+1)
-			}
-			scope, err := rm.OpenConnection(network.DirInbound, true, ma.StringCast(addr))
-			if err != nil {
-				continue
-			}
-			defer scope.Done()
-			if err := scope.SetPeer(newTestPeer(t)); err == nil {
-				opened++
-			}
-		}
-		return opened
-	}
-	for _, format := range []string{"/ip6/fd00::%x/tcp/6273", "/ip6/2001:db8::%x/tcp/6273", "/ip4/10.0.0.%d/tcp/6273"} {
-		if n := open(format, 100); n != 100 {
-			t.Errorf("%d of 100 neighbours at %s could connect", n, format)
-		}
-	}
-	for _, addr := range []string{"/ip6/fd00::1/tcp/1", "/ip4/10.0.0.1/tcp/1"} {
-		if n := open(addr, 100); n > connsPerIP || n < connsPerIP/2 {
-			t.Errorf("%d connections from %s, want about %d", n, addr, connsPerIP)
-		}
-	}
-	err = rm.ViewSystem(func(s network.ResourceScope) error {
-		return s.ReserveMemory(maxMemory+1, network.ReservationPriorityAlways)
-	})
-	if err == nil {
-		t.Errorf("more than %d bytes may be reserved", maxMemory)
 	}
 }
 

@@ -114,9 +114,10 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	for range 2 * maxServingPeer {
 		g.dial(t, n).Write(bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 0)), 100))
 	}
+	const streamWindow = 1 << 20 // bytes that a stream may send before its reader answers
 	s := g.dial(t, n)
 	defer s.Reset()
-	for sent := n.ledger.tallyOf(g.ID()).blocksSent.Load; sent() < maxServingPeer*firstWindow/store.BlockSize; {
+	for sent := n.ledger.tallyOf(g.ID()).blocksSent.Load; sent() < maxServingPeer*streamWindow/store.BlockSize; {
 		runtime.Gosched() // until some streams are full
 	}
 	s.SetDeadline(time.Now().Add(5 * time.Second))

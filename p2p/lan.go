@@ -59,15 +59,16 @@ const (
 // A lan finds the machines around this one that announce themselves, and those that the user named, and stays
 // connected to them. Whether a peer is of any use is for others to find out.
 type lan struct {
-	log     *zap.Logger
-	host    host.Host
-	addrs   event.Emitter // tells libp2p that this machine's addresses have changed
-	gate    *gater
-	policy  netmon.Policy
-	net     *Net // nil is this machine's
-	added   *added
-	renamed chan struct{} // named may have changed
-	mdns    bool
+	log      *zap.Logger
+	host     host.Host
+	addrs    event.Emitter // tells libp2p that this machine's addresses have changed
+	gate     *gater
+	arrivals *arrivals // tells [Node.DialBack] of connections that are let in
+	policy   netmon.Policy
+	net      *Net // nil is this machine's
+	added    *added
+	renamed  chan struct{} // named may have changed
+	mdns     bool
 
 	vsock, vsockFailed bool // whether vsock is to be looked for, and was there and of no use; owned by follow
 
@@ -92,6 +93,16 @@ type lan struct {
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
 }
 
+// host returns what the libp2p host is made of.
+func (cfg lanConfig) host() hostConfig {
+	c := hostConfig{Identity: cfg.Identity, Port: cfg.Port, UserAgent: cfg.UserAgent, Log: cfg.Log, Libp2pLog: cfg.Libp2pLog,
+		Conns: maxConns, Streams: maxStreams, PeerStreams: maxPeerStreams}
+	if cfg.Net != nil {
+		c.Transport = cfg.Net.Transport
+	}
+	return c
+}
+
 // newLAN starts the host, which listens and accepts from now on, and nothing else. The caller must call Run,
 // or close the host.
 func newLAN(cfg lanConfig) (*lan, error) {
@@ -110,9 +121,10 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate := newGater(cfg.Denies)
+	arrived := new(arrivals)
+	gate := newGater(cfg.Denies, arrived.note)
 	cfg.Log = gate.plainLog(cfg.Log)
-	h, err := newHost(cfg, gate)
+	h, err := newHost(cfg.host(), gate)
 	if err != nil {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
@@ -121,7 +133,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	l := &lan{
-		log: cfg.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
+		log: cfg.Log, host: h, addrs: addrs, gate: gate, arrivals: arrived, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
 		vsock:   cfg.Vsock,
 		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1),
 		met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
@@ -319,7 +331,7 @@ func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
 // gained is called by libp2p for each new connection. If the peer has moved to another address of the same network,
 // its old connections are dead, but TCP would not know for a while.
 func (l *lan) gained(c network.Conn) {
-	if err := l.gate.paces.watch(c); err != nil {
+	if err := l.gate.watch(c); err != nil {
 		l.log.Debug("connection not watched by the kernel", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 	now, ok := netmon.IPOf(c.RemoteMultiaddr())

@@ -16,17 +16,6 @@ const (
 	// maxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
 	// malicious peer.
 	maxReason = 500
-	// maxMemory is what libp2p may hold in buffers for all peers together.
-	maxMemory = 256 << 20
-	// firstWindow is what a stream may send before the receiver answers; lastWindow is what that can grow to, enough
-	// for 2.5 Gbit/s at 13 ms.
-	firstWindow, lastWindow = 1 << 20, 4 << 20
-	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed.
-	queueMin = 128 << 10
-	// sharedMin and sharedMax bound what may lie in queues on all connections to one address, if they are several: what
-	// one machine with one connection has there while it fetches as fast as it can. So a machine gets no more of our
-	// link and our processors for having many.
-	sharedMin, sharedMax = 512 << 10, 2 << 20
 )
 
 // Counts: of what one request or announcement may hold.
@@ -42,10 +31,6 @@ const (
 const (
 	// maxConns is far above the neighbours of any LAN that multicast still works on.
 	maxConns = 512
-	// connsHigh and connsLow: when there are more than the one, idle connections are closed down to the other.
-	connsHigh, connsLow = 160, 128
-	// connsPerIP leaves room for the virtual machines behind one address.
-	connsPerIP = 32
 	// maxPeerStreams bounds the streams between us and one peer, in each direction. A few long-lived ones do.
 	maxPeerStreams = 64
 	// maxStreams bounds those that all peers together have opened, and maxAddrStreams those from one address: what Nix
@@ -167,8 +152,6 @@ const (
 	// visitRate, a second, and visitBurst bound how many strangers are visited: on a LAN of 500 all within 15 s, for a
 	// tenth of a processor meanwhile.
 	visitRate, visitBurst = 32, 64
-	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
-	dialsPerSecond, dialBurst = 2, 64
 	// missBurst is the number of misses that an honest machine may need at once. A machine that builds 5,000 paths that
 	// no neighbour has asks for each once; a machine that fetches them from another neighbour asks us twice for some,
 	// when Nix looks and when it fetches.
@@ -216,11 +199,6 @@ const (
 	// relayWait is how long a request for a block waits at a peer that is still receiving that block. The asker has
 	// other sources, and requests it from them when the answer is "not here yet".
 	relayWait = 250 * time.Millisecond
-	// queueTime is how much of a link's time blocks may lie in queues on this side of it. A neighbour's question about
-	// claims is answered behind them, and it waits 250 ms at most, maybe while several others fetch, too. queuePatience
-	// bounds the wait for a queue to drain, whatever the kernel says, and sharedPatience that for the queues of all
-	// connections to one address.
-	queueTime, queuePatience, sharedPatience = 20 * time.Millisecond, 250 * time.Millisecond, time.Second
 	// openNARIdle is how long an archive stays open after its last use: a neighbour that asks for block after
 	// block, with pauses, finds it open; and garbage collection is not held up for long.
 	openNARIdle = 10 * time.Second
@@ -328,21 +306,9 @@ const (
 
 // Deadlines: of connections and of discovery.
 const (
-	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room. On
-	// Linux the kernel sees to that.
-	keepAlive, writeTimeout = 4 * time.Second, 3 * time.Second
 	// probeTimeout is how long a neighbour may take to show that it is still there, after this machine slept or its
 	// cable was out: with looking at the interfaces before and dialling after, less than 5 s.
 	probeTimeout = 2500 * time.Millisecond
-	// measureRTT is how often yamux measures the way to a peer and back, by which it sizes windows. On a LAN that hardly
-	// changes, and it wakes both sides.
-	measureRTT = time.Hour
-	// connsGrace is the minimum age of a connection that is closed because there are too many, and the interval of the
-	// check.
-	connsGrace = 30 * time.Second
-	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
-	// guest may take a second for the handshake.
-	dialTimeout = 3 * time.Second
 	// The pause before a neighbour is dialled again begins at redialMin and doubles up to redialMax.
 	redialMin, redialMax = 500 * time.Millisecond, 30 * time.Second
 	// peersTimeout bounds a peer exchange, in either direction.

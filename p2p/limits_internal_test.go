@@ -16,9 +16,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
-	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
-	ma "github.com/multiformats/go-multiaddr"
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/wire"
@@ -149,47 +146,6 @@ func TestRationsGrowSlowly(t *testing.T) {
 	}
 }
 
-func TestConnectionsOfOneAddressComeSlowly(t *testing.T) {
-	for _, addr := range []string{"/ip4/10.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1"} {
-		synctest.Test(t, func(t *testing.T) {
-			rm, err := newResourceManager()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer rm.Close()
-			open := func() (n int) {
-				for range 2 * dialBurst {
-					scope, err := rm.OpenConnection(network.DirInbound, true, ma.StringCast(addr))
-					if err == nil {
-						scope.Done()
-						n++
-					}
-				}
-				return n
-			}
-			if got := open(); got != dialBurst {
-				t.Errorf("%s: %d connections are accepted at once, want %d", addr, got, dialBurst)
-			}
-			time.Sleep(10 * time.Second)
-			if got := open(); got != 10*dialsPerSecond {
-				t.Errorf("%s: %d connections are accepted 10 s later, want %d", addr, got, 10*dialsPerSecond)
-			}
-		})
-	}
-}
-
-func TestIdleConnectionsAreClosedDownToALimit(t *testing.T) {
-	l, _ := startTestLAN(t, lanConfig{})
-	m, ok := l.host.ConnManager().(*connmgr.BasicConnMgr)
-	if !ok {
-		t.Fatalf("the connection manager is a %T", l.host.ConnManager())
-	}
-	if i := m.GetInfo(); i.LowWater != connsLow || i.HighWater != connsHigh || i.GracePeriod != connsGrace {
-		t.Errorf("of more than %d connections %d stay, the others for %v, want %d, %d and %v",
-			i.HighWater, i.LowWater, i.GracePeriod, connsHigh, connsLow, connsGrace)
-	}
-}
-
 // A deadlineSource has nothing. It notes how long it had, at the most, for each question.
 type deadlineSource struct {
 	store.Source
@@ -274,20 +230,6 @@ func TestIDsOfANamedMachineAreBounded(t *testing.T) {
 	}
 	if got := len(l.viaName); got > maxNamedAddrs {
 		t.Errorf("%d IDs of a machine are remembered, want at most %d", got, maxNamedAddrs)
-	}
-}
-
-func TestWindowsOfStreamsAreBounded(t *testing.T) {
-	m := newMuxer(nil, newGater(nil))
-	for name, mux := range map[string]network.Multiplexer{"TCP": m.Multiplexer, "vsock": m.vsock} {
-		y, ok := mux.(*yamux.Transport)
-		if !ok {
-			t.Fatalf("%s is multiplexed by a %T", name, mux)
-		}
-		if y.InitialStreamWindowSize != firstWindow || y.MaxStreamWindowSize != lastWindow {
-			t.Errorf("%s: the window of a stream is %d, and may grow to %d, want %d and %d",
-				name, y.InitialStreamWindowSize, y.MaxStreamWindowSize, firstWindow, lastWindow)
-		}
 	}
 }
 

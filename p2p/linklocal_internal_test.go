@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"net"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -13,44 +12,6 @@ import (
 
 	"narbor/p2p/netmon"
 )
-
-func TestStandInsAreForUsAlone(t *testing.T) {
-	g := newGater(nil)
-	lo, err := net.InterfaceByIndex(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
-	m := ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")
-	s, err := g.standIn(m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, _ := netmon.IPOf(s)
-	if back, err := g.real(a); err != nil || back.String() != "fe80::1:2:3:4%"+lo.Name {
-		t.Errorf("real(%s) = %s, %v", a, back, err)
-	}
-	if !g.InterceptAddrDial("", s) {
-		t.Errorf("%s for %s may not be dialled", s, m)
-	}
-	g.setLinks([]netmon.Link{testLink("other0", "fe80::5/64")})
-	if g.InterceptAddrDial("", s) {
-		t.Errorf("%s is dialled on a link that is not used", s)
-	}
-	other := newGater(nil)
-	other.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
-	if other.InterceptAddrDial("", s) {
-		t.Errorf("%s of another machine is dialled", s)
-	}
-	for _, bad := range []string{
-		"/ip6/fe80::1/tcp/1", "/ip6zone/nowhere9/ip6/fe80::1/tcp/1", "/ip6zone/" + lo.Name + "/ip6/fe80:1::1/tcp/1",
-		"/ip6zone/" + lo.Name + "/ip6/fd00::1/tcp/1", "/ip4/10.0.0.1/tcp/1",
-	} {
-		if s, err := g.standIn(ma.StringCast(bad)); err == nil {
-			t.Errorf("standIn(%s) = %s, want an error", bad, s)
-		}
-	}
-}
 
 // Only this machine knows on which of its links it has heard a link-local address.
 func TestLinkLocalAddressesFromHearsayAreRefused(t *testing.T) {

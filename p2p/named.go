@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -84,7 +85,9 @@ func parseNamedPeer(text string) (*namedPeer, error) {
 		return n, n.parseMultiaddr(text)
 	}
 	if rest, ok := strings.CutPrefix(text, vsockPrefix); ok {
-		return n, n.parseVsock(rest)
+		cid, port, err := parseVsock(rest)
+		n.cid, n.port = cid, cmp.Or(port, n.port)
+		return n, err
 	}
 	host := text
 	if h, p, err := net.SplitHostPort(text); err == nil {

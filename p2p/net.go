@@ -7,9 +7,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/transport"
-	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/zeroconf/v2"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
 )
@@ -21,18 +19,6 @@ type Net struct {
 	Transport func(transport.Upgrader, network.ResourceManager) (transport.Transport, error)
 	Found     <-chan *zeroconf.ServiceEntry // what multicast DNS finds
 	Kept      int                           // how many neighbours to keep; 0 is as many as elsewhere
-}
-
-// transport is what connections are made of: TCP, unless there is a Net.
-func (n *Net) transport(gate *gater, up transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
-	if n != nil {
-		return n.Transport(up, limits)
-	}
-	t, err := tcp.NewTCPTransport(up, limits, nil,
-		tcp.WithConnectionTimeout(dialTimeout),
-		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
-		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
-	return carrier{t, gate, up}, err
 }
 
 // links are this machine's interfaces.

@@ -15,6 +15,21 @@ import (
 	"narbor/p2p/netmon"
 )
 
+// Limits of what lies in queues to a peer, in bytes, and of the wait for it.
+const (
+	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed.
+	queueMin = 128 << 10
+	// sharedMin and sharedMax bound what may lie in queues on all connections to one address, if they are several: what
+	// one machine with one connection has there while it fetches as fast as it can. So a machine gets no more of our
+	// link and our processors for having many.
+	sharedMin, sharedMax = 512 << 10, 2 << 20
+	// queueTime is how much of a link's time blocks may lie in queues on this side of it. A neighbour's question about
+	// claims is answered behind them, and it waits 250 ms at most, maybe while several others fetch, too. queuePatience
+	// bounds the wait for a queue to drain, whatever the kernel says, and sharedPatience that for the queues of all
+	// connections to one address.
+	queueTime, queuePatience, sharedPatience = 20 * time.Millisecond, 250 * time.Millisecond, time.Second
+)
+
 // paceFresh is how long a measured pace is used before the kernel is asked again: many blocks, and a fraction of
 // what a transfer worth speeding up takes.
 const paceFresh = 100 * time.Millisecond

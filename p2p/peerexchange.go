@@ -204,26 +204,6 @@ func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
 	return out
 }
 
-// shareLink reports whether two machines are on the same one of our links.
-func (g *gater) shareLink(a, b netip.Addr) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	on := func(l netmon.Link, a netip.Addr) bool {
-		for _, p := range l.Addrs {
-			if p.Contains(a.WithZone("")) && (a.Zone() == "" || a.Zone() == l.Name) {
-				return true
-			}
-		}
-		return false
-	}
-	for _, l := range g.links {
-		if on(l, a) && on(l, b) {
-			return true
-		}
-	}
-	return false
-}
-
 // hearsay takes an address of a peer that another peer has sent: one on our links, and a port that is not a router's or
 // a printer's own.
 func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -92,27 +91,6 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != netmon.MaxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) ||
 		c.via != viaMDNS {
 		t.Errorf("after hearsay: %+v", c)
-	}
-}
-
-func TestTellingKeepsToTheLink(t *testing.T) {
-	g := newGater(nil)
-	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
-	for _, c := range []struct {
-		a, b string
-		want bool
-	}{
-		{"10.1.0.6", "10.1.0.7", true},
-		{"10.1.0.6", "fd01::7", true},
-		{"fe80::6%eth0", "10.1.0.7", true},
-		{"10.1.0.6", "10.2.0.7", false},
-		{"10.2.0.6", "fd01::7", false},
-		{"127.0.0.1", "10.1.0.7", false},
-		{"8.8.8.8", "8.8.8.8", false},
-	} {
-		if got := g.shareLink(netip.MustParseAddr(c.a), netip.MustParseAddr(c.b)); got != c.want {
-			t.Errorf("shareLink(%s, %s) = %v, want %v", c.a, c.b, got, c.want)
-		}
 	}
 }
 

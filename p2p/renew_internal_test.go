@@ -101,7 +101,7 @@ func TestMuteNeighbourIsNotAlive(t *testing.T) {
 	select {
 	case <-lost:
 		t.Logf("given up after %v", time.Since(start))
-	case <-time.After(keepAlive + writeTimeout - time.Second): // which is when yamux would
+	case <-time.After(silence - time.Second): // which is when yamux would
 		t.Error("not given up")
 	}
 }

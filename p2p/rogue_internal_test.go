@@ -87,9 +87,9 @@ type rogue struct {
 // start makes the rogue listen and answer.
 func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
-	gate := newGater(nil)
+	gate := newGater(nil, nil)
 	gate.setNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
-	h, err := newHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}, gate)
+	h, err := newHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}.host(), gate)
 	if err != nil {
 		t.Fatal(err)
 	}

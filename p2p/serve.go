@@ -149,7 +149,7 @@ func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw 
 		return bw.WriteByte(byte(wire.StatusGone))
 	}
 	defer wire.BlockBuffers.Put(b.Buf)
-	n.lan.gate.paces.admit(ctx, conn, b.Size)
+	n.lan.gate.admit(ctx, conn, b.Size)
 	return wire.WriteBlock(bw, b)
 }
 
@@ -170,7 +170,7 @@ func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r wire.
 		wire.BlockBuffers.Put(buf)
 		return wire.Packed{}, err
 	}
-	b := pickCodec(buf, size, wire.CodecFor(n.lan.gate.paces.of(conn)))
+	b := pickCodec(buf, size, wire.CodecFor(n.lan.gate.pace(conn)))
 	if unverified {
 		t.blocksRelayed.Add(1)
 		b.As |= wire.Relayed

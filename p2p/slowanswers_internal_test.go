@@ -141,3 +141,17 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 		})
 	}
 }
+
+func TestShortStallMakesNoNeighbourLate(t *testing.T) {
+	nb := new(neighbour)
+	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
+		nb.late.Store(time.Now().Add(-since).UnixNano())
+		if got := nb.isLate(); got != want {
+			t.Errorf("silent for %v: late %v, want %v", since, got, want)
+		}
+	}
+	nb.late.Store(0)
+	if nb.isLate() {
+		t.Error("late without having been silent")
+	}
+}

@@ -1,13 +1,11 @@
 package p2p
 
 import (
-	"context"
 	"errors"
 	"net"
 	"strings"
 	"testing"
 
-	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -16,20 +14,8 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// shownStandIns returns the stand-ins for a link-local address on the loopback interface and for the host by vsock, and what
-// is shown instead of each.
-func shownStandIns(t *testing.T, g *gater) (linkLocal, vsock ma.Multiaddr, shown [2]string) {
-	t.Helper()
-	lo, err := net.InterfaceByIndex(1)
-	if err != nil {
-		t.Fatal(err)
-	}
-	real := "/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273"
-	return must(g.standIn(ma.StringCast(real))), must(netmon.TCPAddr(g.vsockAddr(2), 6273)), [2]string{real, "vsock:2:6273"}
-}
-
 func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
-	g := newGater(nil)
+	g := newGater(nil, nil)
 	linkLocal, vsock, shown := shownStandIns(t, g)
 	for i, m := range []ma.Multiaddr{linkLocal, vsock} {
 		if got := g.text(m); got != shown[i] {
@@ -56,23 +42,8 @@ func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
 	}
 }
 
-func TestErrorsOfDialsHaveNoStandIns(t *testing.T) {
-	l := newPeersNode(t, Config{}).lan
-	linkLocal, vsock, _ := shownStandIns(t, l.gate)
-	for _, m := range []ma.Multiaddr{linkLocal, vsock} {
-		ip, _ := netmon.IPOf(m)
-		err := l.connectAt(context.Background(), peer.AddrInfo{ID: newTestPeer(t), Addrs: []ma.Multiaddr{m}})
-		if err == nil {
-			t.Fatalf("%s was reached", m)
-		}
-		if strings.Contains(err.Error(), ip.String()) {
-			t.Errorf("a dial ends with %q, which has a stand-in", err)
-		}
-	}
-}
-
 func TestLogHasNoStandIns(t *testing.T) {
-	g := newGater(nil)
+	g := newGater(nil, nil)
 	core, logs := observer.New(zapcore.InfoLevel)
 	linkLocal, vsock, _ := shownStandIns(t, g)
 	log := g.plainLog(zap.New(core)).With(zap.String("addr", linkLocal.String()))
@@ -88,20 +59,40 @@ func TestLogHasNoStandIns(t *testing.T) {
 	}
 }
 
-func TestNodeLogsNoStandIns(t *testing.T) {
-	core, logs := observer.New(zapcore.InfoLevel)
-	n := newPeersNode(t, Config{Log: zap.New(core)})
-	_, vsock, _ := shownStandIns(t, n.lan.gate)
-	for _, log := range []*zap.Logger{n.log, n.lan.log} {
-		log.Info("marked", zap.String("addr", vsock.String()))
+func TestStandInsAreForUsAlone(t *testing.T) {
+	g := newGater(nil, nil)
+	lo, err := net.InterfaceByIndex(1)
+	if err != nil {
+		t.Fatal(err)
 	}
-	marked := logs.FilterMessage("marked").All()
-	if len(marked) != 2 {
-		t.Fatalf("%d lines, want 2", len(marked))
+	g.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
+	m := ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")
+	s, err := g.standIn(m)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, line := range marked {
-		if got := line.ContextMap()["addr"]; got != "vsock:2:6273" {
-			t.Errorf("a node logs %q, want vsock:2:6273", got)
+	a, _ := netmon.IPOf(s)
+	if back, err := g.real(a); err != nil || back.String() != "fe80::1:2:3:4%"+lo.Name {
+		t.Errorf("real(%s) = %s, %v", a, back, err)
+	}
+	if !g.InterceptAddrDial("", s) {
+		t.Errorf("%s for %s may not be dialled", s, m)
+	}
+	g.setLinks([]netmon.Link{testLink("other0", "fe80::5/64")})
+	if g.InterceptAddrDial("", s) {
+		t.Errorf("%s is dialled on a link that is not used", s)
+	}
+	other := newGater(nil, nil)
+	other.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
+	if other.InterceptAddrDial("", s) {
+		t.Errorf("%s of another machine is dialled", s)
+	}
+	for _, bad := range []string{
+		"/ip6/fe80::1/tcp/1", "/ip6zone/nowhere9/ip6/fe80::1/tcp/1", "/ip6zone/" + lo.Name + "/ip6/fe80:1::1/tcp/1",
+		"/ip6zone/" + lo.Name + "/ip6/fd00::1/tcp/1", "/ip4/10.0.0.1/tcp/1",
+	} {
+		if s, err := g.standIn(ma.StringCast(bad)); err == nil {
+			t.Errorf("standIn(%s) = %s, want an error", bad, s)
 		}
 	}
 }

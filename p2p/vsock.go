@@ -8,27 +8,28 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/transport"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/mdlayher/vsock"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
-	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
 )
 
 // A virtual machine and its host reach each other by vsock(7), without any network. Every machine there has a number,
-// its context ID, which is [vsock.Host] for the host; narbor listens at the number of its TCP port. There is no
+// its context ID, which is [vsockHost] for the host; narbor listens at the number of its TCP port. There is no
 // multiaddr for that, so libp2p is given IPv6 stand-ins, as for link-local addresses: with a tag of their own and the
 // context ID. All that is counted by address is so counted by machine, too.
 
 const (
+	// vsockHost is the context ID of the machine that this one is a guest of.
+	vsockHost = vsock.Host
 	// vsockAny is VMADDR_CID_ANY: whatever number this machine has.
 	vsockAny = 1<<32 - 1
 	// vsockDevice is there once the kernel has vsock, which it loads when there is a hypervisor, or a guest.
@@ -37,69 +38,40 @@ const (
 	vsockPrefix = "vsock:"
 )
 
-// hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
-func hostPeer() *namedPeer {
-	return &namedPeer{text: "host by vsock", from: fromVsock, cid: vsock.Host, port: defaultPort,
-		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
-}
-
 // hasVsock reports whether the kernel has vsock. It is not asked for a socket: that would have it loaded.
 func hasVsock() bool {
 	_, err := os.Stat(vsockDevice)
 	return err == nil
 }
 
-// lookForVsock begins to look for a host, and listens for guests, once there is vsock. It is called by follow alone.
-func (l *lan) lookForVsock() {
-	if !l.vsock || !hasVsock() {
-		return
-	}
-	l.added.keepHost(l)
-	err := l.listenVsock()
-	if err != nil && !l.vsockFailed {
-		l.log.Info("guests cannot reach this machine by vsock", zap.Error(err))
-	}
-	l.vsock, l.vsockFailed = err != nil, err != nil
-}
-
-// keepHost looks for this machine's host from now on.
-func (a *added) keepHost(l *lan) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if named := l.namedNow(); !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.from == fromVsock }) {
-		l.setNamed(append(named, hostPeer()))
-	}
-}
-
-func (l *lan) listenVsock() error {
-	addr, err := netmon.TCPAddr(l.gate.vsockAddr(vsockAny), listenPort(l.host))
+// listenVsock has a host accept connections of guests, at the number of its TCP port.
+func listenVsock(h host.Host, gate *gater) error {
+	addr, err := netmon.TCPAddr(gate.vsockAddr(vsockAny), listenPort(h))
 	if err != nil {
 		return err
 	}
-	sw, ok := l.host.Network().(*swarm.Swarm)
+	sw, ok := h.Network().(*swarm.Swarm)
 	if !ok {
-		return fmt.Errorf("listen: %T is not a swarm", l.host.Network())
+		return fmt.Errorf("listen: %T is not a swarm", h.Network())
 	}
-	return l.gate.plainError(sw.AddListenAddr(addr))
+	return gate.plainError(sw.AddListenAddr(addr))
 }
 
-// parseVsock parses what follows vsock: in the name of a peer, CID or CID:PORT.
-func (n *namedPeer) parseVsock(text string) error {
-	id, port, ok := strings.Cut(text, ":")
-	cid, err := strconv.ParseUint(id, 10, 32)
-	if err != nil || cid < vsock.Host || cid == vsockAny {
-		return fmt.Errorf("%q is not the context ID of a machine: 2 is the host, guests have greater ones", id)
+// parseVsock parses CID or CID:PORT; the port is 0 if there is none.
+func parseVsock(text string) (cid uint32, port uint16, err error) {
+	id, portText, ok := strings.Cut(text, ":")
+	n, err := strconv.ParseUint(id, 10, 32)
+	if err != nil || n < vsockHost || n == vsockAny {
+		return 0, 0, fmt.Errorf("%q is not the context ID of a machine: 2 is the host, guests have greater ones", id)
 	}
-	n.cid = uint32(cid)
 	if !ok {
-		return nil
+		return uint32(n), 0, nil
 	}
-	p, err := strconv.ParseUint(port, 10, 16)
+	p, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil || p == 0 {
-		return fmt.Errorf("%q is not a port", port)
+		return 0, 0, fmt.Errorf("%q is not a port", portText)
 	}
-	n.port = uint16(p)
-	return nil
+	return uint32(n), uint16(p), nil
 }
 
 // vsockAddr returns what stands for the machine with a context ID.

@@ -1,0 +1,42 @@
+package p2p
+
+import (
+	"narbor/p2p/netmon"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/zap"
+)
+
+func testLink(name string, addrs ...string) netmon.Link {
+	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
+	for _, a := range addrs {
+		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
+	}
+	return l
+}
+
+func TestBlockClosesTheConnection(t *testing.T) {
+	book := newLedger("", zap.NewNop())
+	a, _ := startTestLAN(t, lanConfig{Denies: book.denies})
+	book.closeAll = a.closeAll
+	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, a, b.host.ID(), 5*time.Second)
+	down := make(chan struct{}, 1)
+	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
+	if err := book.block(b.host.ID()); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-down:
+	case <-time.After(20 * time.Second):
+		t.Fatal("still connected 20 s after the peer was blocked")
+	}
+	err := b.connect(t.Context(), b.host.Peerstore().PeerInfo(a.host.ID()))
+	if err == nil && a.connected(b.host.ID()) {
+		t.Error("connected again while blocked")
+	}
+}

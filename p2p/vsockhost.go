@@ -1,0 +1,35 @@
+package p2p
+
+import (
+	"slices"
+
+	"go.uber.org/zap"
+)
+
+// hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
+func hostPeer() *namedPeer {
+	return &namedPeer{text: "host by vsock", from: fromVsock, cid: vsockHost, port: defaultPort,
+		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
+}
+
+// lookForVsock begins to look for a host, and listens for guests, once there is vsock. It is called by follow alone.
+func (l *lan) lookForVsock() {
+	if !l.vsock || !hasVsock() {
+		return
+	}
+	l.added.keepHost(l)
+	err := listenVsock(l.host, l.gate)
+	if err != nil && !l.vsockFailed {
+		l.log.Info("guests cannot reach this machine by vsock", zap.Error(err))
+	}
+	l.vsock, l.vsockFailed = err != nil, err != nil
+}
+
+// keepHost looks for this machine's host from now on.
+func (a *added) keepHost(l *lan) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if named := l.namedNow(); !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.from == fromVsock }) {
+		l.setNamed(append(named, hostPeer()))
+	}
+}
