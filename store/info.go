@@ -11,8 +11,8 @@ import (
 // MaxInfoLen is the longest narinfo text accepted, in bytes. A system path with 2,000 references takes 120 KiB.
 const MaxInfoLen = 1 << 20
 
-// maxSignatures bounds how many Sig lines a claim may carry: each costs its checker an ed25519 verification.
-const maxSignatures = 64
+// MaxSignatures bounds how many Sig lines a claim may carry: each costs its checker an ed25519 verification.
+const MaxSignatures = 64
 
 // ParseInfo reads the part of a narinfo text that narbor believes after checking; the format is Nix's (see
 // nar-info.cc): lines "Key: value", each ended by a line feed. Keys it has no use for are skipped. It is stricter
@@ -114,8 +114,8 @@ func (i *Info) set(key, value string) (err error) {
 		}
 	case "Sig":
 		i.Signatures = append(i.Signatures, value)
-		if len(i.Signatures) > maxSignatures {
-			err = fmt.Errorf("more than %d signatures", maxSignatures)
+		if len(i.Signatures) > MaxSignatures {
+			err = fmt.Errorf("more than %d signatures", MaxSignatures)
 		}
 	case "CA":
 		i.CA = value

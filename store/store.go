@@ -32,10 +32,11 @@ const BlockSize = 256 << 10
 // that sums of sizes never overflow.
 const MaxNarSize = 1 << 40
 
-const (
-	hashPartLen = 32  // characters of nixbase32: 20 bytes
-	maxNameLen  = 211 // Nix's own limit for what follows "<hash part>-"
-)
+// HashPartLen is the length of a hash part in characters of Nix's base 32, which encode 20 bytes.
+const HashPartLen = 32
+
+// maxNameLen is Nix's own limit for what follows "<hash part>-".
+const maxNameLen = 211
 
 var (
 	// ErrNotFound says that a source does not have what was asked for. It is an answer, not a failure.
@@ -61,8 +62,8 @@ type HashPart string
 
 // ParseHashPart accepts exactly 32 characters of Nix's base-32 alphabet.
 func ParseHashPart(s string) (HashPart, error) {
-	if len(s) != hashPartLen || nixbase32.ValidateString(s) != nil {
-		return "", fmt.Errorf("%.40q is not a hash part: want %d characters of Nix's base 32", s, hashPartLen)
+	if len(s) != HashPartLen || nixbase32.ValidateString(s) != nil {
+		return "", fmt.Errorf("%.40q is not a hash part: want %d characters of Nix's base 32", s, HashPartLen)
 	}
 	return HashPart(s), nil
 }
@@ -94,13 +95,13 @@ func ParsePath(s string) (Path, error) {
 
 // ParsePathName accepts the base name of a store path, "<hash part>-<name>", if Nix accepts that name.
 func ParsePathName(s string) (Path, error) {
-	if len(s) < hashPartLen+2 || s[hashPartLen] != '-' {
+	if len(s) < HashPartLen+2 || s[HashPartLen] != '-' {
 		return Path{}, fmt.Errorf("%.80q is not a store path name: want <hash part>-<name>", s)
 	}
-	if _, err := ParseHashPart(s[:hashPartLen]); err != nil {
+	if _, err := ParseHashPart(s[:HashPartLen]); err != nil {
 		return Path{}, err
 	}
-	if err := checkName(s[hashPartLen+1:]); err != nil {
+	if err := checkName(s[HashPartLen+1:]); err != nil {
 		return Path{}, fmt.Errorf("%.80q is not a store path name: %w", s, err)
 	}
 	return Path{s}, nil
@@ -143,11 +144,11 @@ func (p Path) Name() string {
 	if p.name == "" {
 		return ""
 	}
-	return p.name[hashPartLen+1:]
+	return p.name[HashPartLen+1:]
 }
 
 // HashPart returns the path's first 32 characters. It must not be called on the zero Path.
-func (p Path) HashPart() HashPart { return HashPart(p.name[:hashPartLen]) }
+func (p Path) HashPart() HashPart { return HashPart(p.name[:HashPartLen]) }
 
 // IsZero says whether p is no path at all.
 func (p Path) IsZero() bool { return p.name == "" }

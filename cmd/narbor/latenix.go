@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 // nixRetry is the time between two attempts to open a Nix store that was missing at the start: it may be installed, or
@@ -25,15 +26,15 @@ const nixTimeout = 2 * time.Second
 type lateNix struct {
 	log *zap.Logger
 
-	mu    sync.Mutex // guards the rest; held while connecting, which others wait for
-	nix   *store.Nix // nil while there is none
-	err   error      // why; it wraps [store.ErrNotFound], for the store is like an empty one
+	mu    sync.Mutex      // guards the rest; held while connecting, which others wait for
+	nix   *nixstore.Store // nil while there is none
+	err   error           // why; it wraps [store.ErrNotFound], for the store is like an empty one
 	tried time.Time
 	quiet bool // the error has been told
 }
 
 // open returns the store, connecting to it unless that has failed a moment ago.
-func (l *lateNix) open(ctx context.Context) (*store.Nix, error) {
+func (l *lateNix) open(ctx context.Context) (*nixstore.Store, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.nix != nil || time.Since(l.tried) < nixRetry {
@@ -41,12 +42,12 @@ func (l *lateNix) open(ctx context.Context) (*store.Nix, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), nixTimeout)
 	defer cancel()
-	l.nix, l.err = store.OpenNix(ctx, store.NixStoreConfig{})
+	l.nix, l.err = nixstore.Open(ctx, nixstore.Config{})
 	l.tried = time.Now()
 	switch {
 	case l.err == nil && l.quiet:
 		l.log.Info("the Nix store is there now, and shared")
-	case l.err != nil && !errors.Is(l.err, store.ErrNoNix) && !l.quiet:
+	case l.err != nil && !errors.Is(l.err, nixstore.ErrNoNix) && !l.quiet:
 		l.log.Warn("the Nix store cannot be asked, so it is not shared until it can be", zap.Error(l.err))
 	}
 	l.quiet = l.err != nil
@@ -67,7 +68,7 @@ func (l *lateNix) here() bool {
 func (l *lateNix) problem() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.err == nil || errors.Is(l.err, store.ErrNoNix) {
+	if l.err == nil || errors.Is(l.err, nixstore.ErrNoNix) {
 		return ""
 	}
 	return strings.TrimPrefix(l.err.Error(), store.ErrNotFound.Error()+": ")

@@ -20,6 +20,7 @@ import (
 
 	"narbor/integration/barehost"
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 const (
@@ -53,7 +54,7 @@ type archive struct {
 	store.NAR
 }
 
-func newMachine(o options, nix *store.Nix, stderr io.Writer) (*machine, error) {
+func newMachine(o options, nix *nixstore.Store, stderr io.Writer) (*machine, error) {
 	h, err := newHost(fmt.Sprintf("/ip4/0.0.0.0/tcp/%d", o.port))
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 func main() {
@@ -88,7 +88,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	nix, err := store.OpenNix(ctx, store.NixStoreConfig{})
+	nix, err := nixstore.Open(ctx, nixstore.Config{})
 	if err != nil {
 		return err
 	}

@@ -5,8 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"narbor/narserve/dashboard"
-	"narbor/narserve/stats"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,6 +13,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/narserve/dashboard"
+	"narbor/narserve/stats"
 )
 
 // evilNames are what a neighbour may want a page to show.

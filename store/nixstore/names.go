@@ -1,4 +1,4 @@
-package store
+package nixstore
 
 import (
 	"hash/maphash"
@@ -6,6 +6,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"narbor/store"
 )
 
 const (
@@ -39,7 +41,7 @@ func newStoreNames(dir string) *storeNames {
 }
 
 // lack says whether it is certain that no path with that hash part can be read.
-func (s *storeNames) lack(hp HashPart) bool {
+func (s *storeNames) lack(hp store.HashPart) bool {
 	fi, err := os.Stat(s.dir)
 	if err != nil || !s.mu.TryLock() { // another call is reading the names, and the daemon is quicker
 		return false
@@ -78,8 +80,8 @@ func (s *storeNames) readAll(now time.Time) bool {
 		return false
 	}
 	for _, name := range names {
-		if len(name) > hashPartLen {
-			s.parts = append(s.parts, maphash.String(s.seed, name[:hashPartLen]))
+		if len(name) > store.HashPartLen {
+			s.parts = append(s.parts, maphash.String(s.seed, name[:store.HashPartLen]))
 		}
 	}
 	if fi, err := dir.Stat(); err != nil || !fi.ModTime().Equal(s.time) {

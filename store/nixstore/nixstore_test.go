@@ -1,4 +1,4 @@
-package store_test
+package nixstore_test
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 // A nixWorld is a store that Nix's own programs have filled: a tree of every kind of node, a file, and a path as if
@@ -28,8 +29,8 @@ type nixWorld struct {
 	tree, file, built store.Path
 }
 
-func (w nixWorld) config() store.NixStoreConfig {
-	return store.NixStoreConfig{Root: w.root, Socket: w.socket}
+func (w nixWorld) config() nixstore.Config {
+	return nixstore.Config{Root: w.root, Socket: w.socket}
 }
 
 // remote is the store for Nix's programs, without the daemon.
@@ -135,9 +136,9 @@ func remove(root string) {
 	}
 }
 
-func open(tb testing.TB, cfg store.NixStoreConfig) *store.Nix {
+func open(tb testing.TB, cfg nixstore.Config) *nixstore.Store {
 	tb.Helper()
-	n, err := store.OpenNix(tb.Context(), cfg)
+	n, err := nixstore.Open(tb.Context(), cfg)
 	must(tb, err)
 	tb.Cleanup(func() { n.Close() })
 	return n
@@ -166,7 +167,7 @@ func (want pathInfoJSON) compare(t *testing.T, info store.Info) {
 	}
 }
 
-func (w nixWorld) check(t *testing.T, n *store.Nix) {
+func (w nixWorld) check(t *testing.T, n *nixstore.Store) {
 	t.Helper()
 	for _, p := range []store.Path{w.tree, w.file, w.built} {
 		var said []pathInfoJSON
@@ -238,13 +239,13 @@ func TestNixStoreBrokenChild(t *testing.T) {
 	root := t.TempDir()
 	must(t, os.MkdirAll(root+"/nix/store", 0o755))
 	must(t, os.MkdirAll(root+"/nix/var/nix/db/db.sqlite", 0o755))
-	n, err := store.OpenNix(t.Context(), store.NixStoreConfig{Root: root})
+	n, err := nixstore.Open(t.Context(), nixstore.Config{Root: root})
 	if err == nil {
 		n.Close()
 	}
 	if err == nil || !strings.Contains(err.Error(), "the owner of the store can use, fails: ") ||
 		!strings.Contains(err.Error(), "\"error: ") {
-		t.Errorf("OpenNix with a broken database = %v, want what nix-daemon prints", err)
+		t.Errorf("Open with a broken database = %v, want what nix-daemon prints", err)
 	}
 }
 
@@ -344,7 +345,7 @@ func TestNARRefuses(t *testing.T) {
 func TestRootsAreReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newTwin()
-		n := store.NewNixOn(func() net.Conn {
+		n := nixstore.NewNixOn(func() net.Conn {
 			client, server := net.Pipe()
 			go d.serve(server)
 			return client

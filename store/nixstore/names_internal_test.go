@@ -1,4 +1,4 @@
-package store
+package nixstore
 
 import (
 	"os"
@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/store"
 )
 
 // readNames returns the names of a directory that did not change lately, read.
@@ -39,7 +41,7 @@ func TestNamesThatChangeWhileTheyAreReadAreNotUsed(t *testing.T) {
 // TestNamesAreReadAgainAfterAMinute has a directory that has changed without a change of its modification time.
 func TestNamesAreReadAgainAfterAMinute(t *testing.T) {
 	s := readNames(t)
-	hp := HashPart(strings.Repeat("a", hashPartLen))
+	hp := store.HashPart(strings.Repeat("a", store.HashPartLen))
 	if err := os.WriteFile(filepath.Join(s.dir, string(hp)+"-new"), nil, 0o444); err != nil {
 		t.Fatal(err)
 	}
@@ -55,22 +57,5 @@ func TestNamesAreReadAgainAfterAMinute(t *testing.T) {
 	}
 	if s.lack(hp) || !s.lack("00000000000000000000000000000000") {
 		t.Error("the names were not read again")
-	}
-}
-
-func TestLongNarinfoIsNotKept(t *testing.T) {
-	k, err := openKeptInfos(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer k.close()
-	for _, n := range []int{maxKeptInfo, maxKeptInfo + 1} {
-		hp := HashPartFromBytes([20]byte{byte(n)})
-		if err := k.put(hp, strings.Repeat("x", n)); err != nil {
-			t.Fatal(err)
-		}
-		if text, ok := k.get(hp); ok != (n == maxKeptInfo) || ok && len(text) != n {
-			t.Errorf("a narinfo of %d bytes: kept is %v, with %d bytes", n, ok, len(text))
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package store
+package nixstore
 
 import (
 	"bufio"
@@ -15,7 +15,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/wire"
 )
 
-// Nix's worker protocol, as a client. Each request is a uint64 operation and its arguments; the answer is a
+// Store's worker protocol, as a client. Each request is a uint64 operation and its arguments; the answer is a
 // stream of log messages, then the result. Version 1.35 is offered: every daemon since Nix 2.0 accepts it, and
 // it is the lowest that newer Lix accepts.
 const (

@@ -1,4 +1,4 @@
-package store_test
+package nixstore_test
 
 import (
 	"crypto/rand"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 func randomHashPart() store.HashPart {
@@ -18,7 +19,7 @@ func randomHashPart() store.HashPart {
 }
 
 // missAll asks for so many absent paths that the names of the store are worth reading.
-func missAll(t *testing.T, n *store.Nix) {
+func missAll(t *testing.T, n *nixstore.Store) {
 	t.Helper()
 	for range 100 {
 		if info, err := n.Info(t.Context(), randomHashPart()); !errors.Is(err, store.ErrNotFound) {

@@ -1,4 +1,4 @@
-package store
+package nixstore
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/wire"
+
+	"narbor/store"
 )
 
 const (
@@ -29,17 +31,17 @@ type tempRoots struct {
 	added int           // roots taken on conn
 
 	mu     sync.Mutex // guards what follows; never held across I/O
-	held   map[Path]int
+	held   map[store.Path]int
 	timer  *time.Timer // calls rest
 	closed bool
 }
 
 func newTempRoots(d *daemon) *tempRoots {
-	return &tempRoots{d: d, turn: make(chan struct{}, 1), held: map[Path]int{}}
+	return &tempRoots{d: d, turn: make(chan struct{}, 1), held: map[store.Path]int{}}
 }
 
 // hold roots p. Every successful call is matched by one of release.
-func (t *tempRoots) hold(ctx context.Context, p Path) error {
+func (t *tempRoots) hold(ctx context.Context, p store.Path) error {
 	t.mu.Lock()
 	closed := t.closed
 	if !closed {
@@ -56,7 +58,7 @@ func (t *tempRoots) hold(ctx context.Context, p Path) error {
 	return err
 }
 
-func (t *tempRoots) release(p Path) {
+func (t *tempRoots) release(p store.Path) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.held[p]--; t.held[p] == 0 {
@@ -82,17 +84,17 @@ func (t *tempRoots) rest() {
 }
 
 // paths returns the held paths.
-func (t *tempRoots) paths() []Path {
+func (t *tempRoots) paths() []store.Path {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	paths := make([]Path, 0, len(t.held))
+	paths := make([]store.Path, 0, len(t.held))
 	for p := range t.held {
 		paths = append(paths, p)
 	}
 	return paths
 }
 
-func (t *tempRoots) root(ctx context.Context, p Path) error {
+func (t *tempRoots) root(ctx context.Context, p store.Path) error {
 	select {
 	case t.turn <- struct{}{}:
 		defer func() { <-t.turn }()
@@ -131,7 +133,7 @@ func (t *tempRoots) renew(ctx context.Context) error {
 	return nil
 }
 
-func addTempRoot(ctx context.Context, c *daemonConn, p Path) error {
+func addTempRoot(ctx context.Context, c *daemonConn, p store.Path) error {
 	return c.do(ctx, daemonRequest{
 		op:    opAddTempRoot,
 		args:  func(w io.Writer, _ uint64) { _ = wire.WriteString(w, p.String()) },

@@ -1,4 +1,4 @@
-package store_test
+package nixstore_test
 
 import (
 	"bufio"
@@ -19,6 +19,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/wire"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 const (
@@ -138,7 +139,7 @@ func (d *twin) serve(conn net.Conn) {
 }
 
 // listen makes a chroot store and opens it; serve handles the connections to its daemon.
-func listen(t *testing.T, serve func(net.Conn)) (store.NixStoreConfig, net.Listener) {
+func listen(t *testing.T, serve func(net.Conn)) (nixstore.Config, net.Listener) {
 	t.Helper()
 	root := t.TempDir()
 	must(t, os.MkdirAll(root+"/nix/store", 0o755))
@@ -154,13 +155,13 @@ func listen(t *testing.T, serve func(net.Conn)) (store.NixStoreConfig, net.Liste
 			go serve(conn)
 		}
 	}()
-	return store.NixStoreConfig{Root: root, Socket: filepath.Join(root, "s")}, l
+	return nixstore.Config{Root: root, Socket: filepath.Join(root, "s")}, l
 }
 
-func openTwin(t *testing.T, d *twin) *store.Nix {
+func openTwin(t *testing.T, d *twin) *nixstore.Store {
 	t.Helper()
 	cfg, _ := listen(t, d.serve)
-	n, err := store.OpenNix(t.Context(), cfg)
+	n, err := nixstore.Open(t.Context(), cfg)
 	must(t, err)
 	t.Cleanup(func() { n.Close() })
 	return n
@@ -218,12 +219,12 @@ func TestGreetingsRefused(t *testing.T) {
 			io.Copy(io.Discard, conn)
 			conn.Close()
 		})
-		n, err := store.OpenNix(t.Context(), cfg)
+		n, err := nixstore.Open(t.Context(), cfg)
 		if err == nil {
 			n.Close()
-			t.Errorf("%s: OpenNix succeeded", name)
-		} else if errors.Is(err, store.ErrNoNix) || errors.Is(err, io.EOF) {
-			t.Errorf("%s: OpenNix = %v", name, err)
+			t.Errorf("%s: Open succeeded", name)
+		} else if errors.Is(err, nixstore.ErrNoNix) || errors.Is(err, io.EOF) {
+			t.Errorf("%s: Open = %v", name, err)
 		}
 	}
 }
@@ -261,7 +262,7 @@ func TestAnswersRefused(t *testing.T) {
 		}
 	}
 	for cut := range good {
-		if info, err := store.ReadPathInfo(bytes.NewReader(good[:cut]), 1<<8|35, pathCurl); err == nil || errors.Is(err, io.EOF) {
+		if info, err := nixstore.ReadPathInfo(bytes.NewReader(good[:cut]), 1<<8|35, pathCurl); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("cut at %d of %d: %+v, %v, want an error", cut, len(good), info, err)
 		}
 	}
@@ -347,7 +348,7 @@ func TestStuckDaemonWithoutDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newTwin()
 		d.stuck = map[int]bool{29: true}
-		n := store.NewNixOn(func() net.Conn {
+		n := nixstore.NewNixOn(func() net.Conn {
 			client, server := net.Pipe()
 			go d.serve(server)
 			return client
@@ -399,16 +400,16 @@ func TestStuckPool(t *testing.T) {
 
 func TestNoNix(t *testing.T) {
 	root := t.TempDir()
-	if _, err := store.OpenNix(t.Context(), store.NixStoreConfig{Root: root}); !errors.Is(err, store.ErrNoNix) {
-		t.Errorf("OpenNix without a store = %v, want ErrNoNix", err)
+	if _, err := nixstore.Open(t.Context(), nixstore.Config{Root: root}); !errors.Is(err, nixstore.ErrNoNix) {
+		t.Errorf("Open without a store = %v, want ErrNoNix", err)
 	}
 	must(t, os.MkdirAll(root+"/nix/store", 0o755))
 	must(t, os.MkdirAll(root+"/nix/var/nix/db", 0o755))
 	must(t, os.WriteFile(root+"/nix/var/nix/db/db.sqlite", nil, 0o644))
 	t.Setenv("PATH", root)
-	_, err := store.OpenNix(t.Context(), store.NixStoreConfig{Root: root})
-	if err == nil || errors.Is(err, store.ErrNoNix) || !strings.Contains(err.Error(), "nix-daemon") {
-		t.Errorf("OpenNix with a store but no daemon = %v, want an error about nix-daemon", err)
+	_, err := nixstore.Open(t.Context(), nixstore.Config{Root: root})
+	if err == nil || errors.Is(err, nixstore.ErrNoNix) || !strings.Contains(err.Error(), "nix-daemon") {
+		t.Errorf("Open with a store but no daemon = %v, want an error about nix-daemon", err)
 	}
 }
 
@@ -419,7 +420,7 @@ func FuzzDaemonAnswer(f *testing.F) {
 		if len(answer) == 0 {
 			return
 		}
-		info, err := store.ReadPathInfo(bytes.NewReader(answer), 1<<8|35, pathCurl)
+		info, err := nixstore.ReadPathInfo(bytes.NewReader(answer), 1<<8|35, pathCurl)
 		if err == nil && (info.NarSize < 1 || info.NarSize > store.MaxNarSize) {
 			t.Errorf("PathInfo from %x = %+v", answer, info)
 		}

@@ -1,4 +1,4 @@
-package store_test
+package nixstore_test
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 // A script is a daemon that says the next thing each time that it is told something, whatever that is.
@@ -34,7 +35,7 @@ func (s *script) SetDeadline(time.Time) error { return nil }
 // FuzzDaemon is a whole conversation: the greeting in two parts, the path with a hash part, and its metadata.
 func FuzzDaemon(f *testing.F) {
 	f.Fuzz(func(t *testing.T, hello, welcome, found, known []byte) {
-		n := store.NewNixOn(func() net.Conn { return &script{says: [][]byte{hello, welcome, found, known}} })
+		n := nixstore.NewNixOn(func() net.Conn { return &script{says: [][]byte{hello, welcome, found, known}} })
 		defer n.Close()
 		info, err := n.Info(t.Context(), hpCurl)
 		if err != nil {
@@ -48,7 +49,7 @@ func FuzzDaemon(f *testing.F) {
 			refs[i] = r.String()
 		}
 		again := frames(msgLast, 1, info.Deriver.String(), info.NarHash.String(), refs, 1, int(info.NarSize), 0, info.Signatures, info.CA)
-		if got, err := store.ReadPathInfo(bytes.NewReader(again), 1<<8|35, info.Path.String()); err != nil ||
+		if got, err := nixstore.ReadPathInfo(bytes.NewReader(again), 1<<8|35, info.Path.String()); err != nil ||
 			!reflect.DeepEqual(got, info) {
 			t.Errorf("ReadPathInfo of what was read = %+v, %v, want %+v", got, err, info)
 		}

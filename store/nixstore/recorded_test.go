@@ -1,4 +1,4 @@
-package store_test
+package nixstore_test
 
 import (
 	"bytes"
@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 // A recording is one connection to a real daemon: chunks of bytes, each sent by the client ('C') or the daemon
@@ -82,7 +83,7 @@ type sayings struct {
 }
 
 // ask is the conversation that is recorded and played back.
-func ask(t *testing.T, n *store.Nix, said sayings) {
+func ask(t *testing.T, n *nixstore.Store, said sayings) {
 	t.Helper()
 	var all []store.Path
 	for _, want := range said.Paths {
@@ -116,7 +117,7 @@ func TestRecordedDaemon(t *testing.T) {
 	must(t, json.Unmarshal(text, &said))
 	rec := decodeRecording(t, "testdata/daemon/nix-2.8.bin")
 	cfg, _ := listen(t, func(conn net.Conn) { rec.replay(t, conn) })
-	n, err := store.OpenNix(t.Context(), cfg)
+	n, err := nixstore.Open(t.Context(), cfg)
 	must(t, err)
 	defer n.Close()
 	ask(t, n, said)
@@ -141,7 +142,7 @@ func TestRecordDaemon(t *testing.T) {
 		_, _ = io.Copy(io.MultiWriter(recorder{rec, 'C'}, daemon), client)
 		daemon.Close()
 	})
-	n, err := store.OpenNix(t.Context(), cfg)
+	n, err := nixstore.Open(t.Context(), cfg)
 	must(t, err)
 	ask(t, n, said)
 	n.Close()

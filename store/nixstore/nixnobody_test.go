@@ -1,11 +1,11 @@
-package store_test
+package nixstore_test
 
 import (
 	"os"
 	"os/exec"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/nixstore"
 )
 
 // inNamespace is run by sh as root in mount and process namespaces of its own. $1 is an empty directory, $2 this test's
@@ -47,7 +47,7 @@ func TestNixStoreAsNobody(t *testing.T) {
 		if os.Getuid() != 65534 {
 			t.Fatalf("uid %d", os.Getuid())
 		}
-		n := open(t, store.NixStoreConfig{})
+		n := open(t, nixstore.Config{})
 		all, err := n.AllValidPaths(t.Context())
 		must(t, err)
 		for _, p := range all {
@@ -62,10 +62,10 @@ func TestNixStoreAsNobody(t *testing.T) {
 		}
 		w.check(t, n)
 	case "alone": // an unprivileged user may not open the store itself
-		n, err := store.OpenNix(t.Context(), store.NixStoreConfig{})
+		n, err := nixstore.Open(t.Context(), nixstore.Config{})
 		if err == nil {
 			n.Close()
-			t.Fatal("OpenNix without a daemon succeeds")
+			t.Fatal("Open without a daemon succeeds")
 		}
 		t.Log(err)
 	default:

@@ -1,4 +1,10 @@
-package store
+// Package nixstore is this machine's Nix store as a source: what Nix's database says of a path, asked of the daemon by
+// the worker protocol, and archives that are read from the files in the store directory.
+//
+// A [Store] opens connections to the daemon as it needs them, and where no daemon listens starts one of its own for each.
+// It keeps paths from garbage collection while their archives are open. It has no goroutine; [Store.Close] ends its
+// connections. All methods may be called concurrently.
+package nixstore
 
 import (
 	"cmp"
@@ -12,13 +18,15 @@ import (
 	"sync"
 
 	"github.com/nix-community/go-nix/pkg/wire"
+
+	"narbor/store"
 )
 
 // ErrNoNix says that this machine has no Nix store.
 var ErrNoNix = errors.New("no Nix store on this machine")
 
-// NixStoreConfig says where the Nix store is.
-type NixStoreConfig struct {
+// Config says where the Nix store is.
+type Config struct {
 	// Root is what the paths of a chroot store are below; "" means that /nix/store itself is the store.
 	Root string
 	// Socket is the daemon's. "" means NIX_DAEMON_SOCKET_PATH, or Nix's default below Root if the variable is not
@@ -26,31 +34,31 @@ type NixStoreConfig struct {
 	Socket string
 }
 
-// Nix is this machine's Nix store, a [Source]: the paths that are valid in the Nix daemon's database, with their
+// A Store is this machine's Nix store, a [store.Source]: the paths that are valid in the Nix daemon's database, with their
 // contents read from the files on disk. It needs no privileges beyond a connection to the daemon.
-type Nix struct {
+type Store struct {
 	storeDir string // where the files are
 	daemon   *daemon
 	roots    *tempRoots
-	layouts  *Layouts
+	layouts  *store.Layouts
 	names    *storeNames
 }
 
-// OpenNix connects to the daemon of the store. The error wraps [ErrNoNix] if there is no store at all; any other
+// Open connects to the daemon of the store. The error wraps [ErrNoNix] if there is no store at all; any other
 // means that there is one, and it cannot be asked.
-func OpenNix(ctx context.Context, cfg NixStoreConfig) (*Nix, error) {
+func Open(ctx context.Context, cfg Config) (*Store, error) {
 	place := cfg.place()
 	_, socketErr := os.Stat(place.socket)
 	_, dbErr := os.Stat(place.db)
 	if errors.Is(socketErr, fs.ErrNotExist) && errors.Is(dbErr, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: neither %s nor %s exists", ErrNoNix, place.socket, place.db)
 	}
-	storeDir := filepath.Join(cfg.Root, Dir)
+	storeDir := filepath.Join(cfg.Root, store.Dir)
 	if _, err := os.Stat(storeDir); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoNix, err)
 	}
 	d := newDaemon(place.dial)
-	n := &Nix{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: NewLayouts(),
+	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: store.NewLayouts(),
 		names: newStoreNames(storeDir)}
 	c, err := d.connect(ctx)
 	if err != nil {
@@ -60,7 +68,7 @@ func OpenNix(ctx context.Context, cfg NixStoreConfig) (*Nix, error) {
 	return n, nil
 }
 
-func (cfg NixStoreConfig) place() nixPlace {
+func (cfg Config) place() nixPlace {
 	state, socket := "/nix/var/nix", cfg.Socket
 	if cfg.Root == "" {
 		state = cmp.Or(os.Getenv("NIX_STATE_DIR"), state)
@@ -72,17 +80,17 @@ func (cfg NixStoreConfig) place() nixPlace {
 }
 
 // Close ends the connections. Archives that are open stay readable, but nothing keeps them from being collected.
-func (n *Nix) Close() error {
+func (n *Store) Close() error {
 	n.roots.close()
 	n.daemon.close()
 	return nil
 }
 
-// Info implements [Source]: it returns what Nix's database says. About a hash part that no file begins with, the
+// Info implements [store.Source]: it returns what Nix's database says. About a hash part that no file begins with, the
 // database is asked only until many such questions in a row pay for reading the names of all files.
-func (n *Nix) Info(ctx context.Context, hp HashPart) (Info, error) {
+func (n *Store) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	if n.names.lack(hp) {
-		return Info{}, ErrNotFound
+		return store.Info{}, store.ErrNotFound
 	}
 	var found string
 	err := n.daemon.call(ctx, daemonRequest{
@@ -91,22 +99,22 @@ func (n *Nix) Info(ctx context.Context, hp HashPart) (Info, error) {
 		reply: func(r *wireReader) { found = r.string(maxWireString) },
 	})
 	if err != nil {
-		return Info{}, err
+		return store.Info{}, err
 	}
 	if found == "" {
 		n.names.missed()
-		return Info{}, ErrNotFound
+		return store.Info{}, store.ErrNotFound
 	}
-	p, err := ParsePath(found)
+	p, err := store.ParsePath(found)
 	if err != nil || p.HashPart() != hp {
-		return Info{}, fmt.Errorf("nix daemon says that %s is %.80q", hp, found)
+		return store.Info{}, fmt.Errorf("nix daemon says that %s is %.80q", hp, found)
 	}
 	return n.pathInfo(ctx, p)
 }
 
 // pathInfo returns what the database says of p, or ErrNotFound if p is not valid.
-func (n *Nix) pathInfo(ctx context.Context, p Path) (Info, error) {
-	var info Info
+func (n *Store) pathInfo(ctx context.Context, p store.Path) (store.Info, error) {
+	var info store.Info
 	var valid bool
 	err := n.daemon.call(ctx, daemonRequest{
 		op:   opQueryPathInfo,
@@ -118,16 +126,16 @@ func (n *Nix) pathInfo(ctx context.Context, p Path) (Info, error) {
 		},
 	})
 	if err == nil && !valid {
-		err = ErrNotFound
+		err = store.ErrNotFound
 	}
 	if err != nil {
-		return Info{}, fmt.Errorf("%s: %w", p, err)
+		return store.Info{}, fmt.Errorf("%s: %w", p, err)
 	}
 	return info, nil
 }
 
-func (r *wireReader) pathInfo(p Path) Info {
-	info := Info{Path: p}
+func (r *wireReader) pathInfo(p store.Path) store.Info {
+	info := store.Info{Path: p}
 	deriver, hash := r.string(maxWireString), r.string(maxWireString)
 	refs := r.strings(maxWireItems)
 	r.uint64() // registration time
@@ -136,32 +144,32 @@ func (r *wireReader) pathInfo(p Path) Info {
 	sigs := r.strings(maxWireItems)
 	info.CA = r.string(maxWireString)
 	if r.err != nil {
-		return Info{}
+		return store.Info{}
 	}
 	var err error
-	if info.NarHash, err = ParseHash(hash); err != nil {
+	if info.NarHash, err = store.ParseHash(hash); err != nil {
 		r.fail(fmt.Errorf("%s: %w", p, err))
 	}
-	if size < 1 || size > MaxNarSize {
-		r.fail(fmt.Errorf("%s: NAR size %d, want 1 to %d", p, size, int64(MaxNarSize)))
+	if size < 1 || size > store.MaxNarSize {
+		r.fail(fmt.Errorf("%s: NAR size %d, want 1 to %d", p, size, int64(store.MaxNarSize)))
 	}
-	info.NarSize = int64(min(size, MaxNarSize))
+	info.NarSize = int64(min(size, store.MaxNarSize))
 	for _, ref := range refs {
-		q, err := ParsePath(ref)
+		q, err := store.ParsePath(ref)
 		if err != nil {
 			r.fail(fmt.Errorf("%s: reference: %w", p, err))
 			break
 		}
 		info.References = append(info.References, q)
 	}
-	info.References = SortPaths(info.References)
-	info.Deriver, _ = ParsePath(deriver) // unsigned and of no use to us: what Nix allows and we do not is unknown
-	info.Signatures = sigs[:min(len(sigs), maxSignatures)]
+	info.References = store.SortPaths(info.References)
+	info.Deriver, _ = store.ParsePath(deriver) // unsigned and of no use to us: what Nix allows and we do not is unknown
+	info.Signatures = sigs[:min(len(sigs), store.MaxSignatures)]
 	return info
 }
 
 // ValidPaths returns those of paths that are valid.
-func (n *Nix) ValidPaths(ctx context.Context, paths []Path) ([]Path, error) {
+func (n *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Path, error) {
 	return n.paths(ctx, daemonRequest{op: opQueryValidPaths, args: func(w io.Writer, version uint64) {
 		_ = wire.WriteUint64(w, uint64(len(paths)))
 		for _, p := range paths {
@@ -174,29 +182,29 @@ func (n *Nix) ValidPaths(ctx context.Context, paths []Path) ([]Path, error) {
 }
 
 // AllValidPaths returns every path of the store, sorted.
-func (n *Nix) AllValidPaths(ctx context.Context) ([]Path, error) {
+func (n *Store) AllValidPaths(ctx context.Context) ([]store.Path, error) {
 	return n.paths(ctx, daemonRequest{op: opQueryAllValidPaths, args: func(io.Writer, uint64) {}})
 }
 
 // paths completes and runs a request for a list of paths. It leaves out names that only newer versions of Nix allow: no
 // claim could have them.
-func (n *Nix) paths(ctx context.Context, req daemonRequest) ([]Path, error) {
+func (n *Store) paths(ctx context.Context, req daemonRequest) ([]store.Path, error) {
 	var found []string
 	req.reply = func(r *wireReader) { found = r.strings(maxWirePaths) }
 	if err := n.daemon.call(ctx, req); err != nil {
 		return nil, err
 	}
-	paths := make([]Path, 0, len(found))
+	paths := make([]store.Path, 0, len(found))
 	for _, s := range found {
-		if p, err := ParsePath(s); err == nil {
+		if p, err := store.ParsePath(s); err == nil {
 			paths = append(paths, p)
 		}
 	}
-	return SortPaths(paths), nil
+	return store.SortPaths(paths), nil
 }
 
-// NAR implements [Source]. The path is a temporary root of the garbage collector's while the archive is open.
-func (n *Nix) NAR(ctx context.Context, info Info) (NAR, error) {
+// NAR implements [store.Source]. The path is a temporary root of the garbage collector's while the archive is open.
+func (n *Store) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
 	if err := n.roots.hold(ctx, info.Path); err != nil {
 		return nil, fmt.Errorf("%s: temporary root: %w", info.Path, err)
 	}
@@ -209,13 +217,13 @@ func (n *Nix) NAR(ctx context.Context, info Info) (NAR, error) {
 }
 
 // openRooted opens a path that cannot be collected any more, if that has not happened already.
-func (n *Nix) openRooted(ctx context.Context, info Info) (NAR, error) {
+func (n *Store) openRooted(ctx context.Context, info store.Info) (store.NAR, error) {
 	now, err := n.pathInfo(ctx, info.Path)
 	if err != nil {
 		return nil, err
 	}
 	if now.NarHash != info.NarHash {
-		return nil, fmt.Errorf("%s: NAR %s has made way for %s: %w", info.Path, info.NarHash, now.NarHash, ErrNotFound)
+		return nil, fmt.Errorf("%s: NAR %s has made way for %s: %w", info.Path, info.NarHash, now.NarHash, store.ErrNotFound)
 	}
 	tree, err := n.layouts.Open(ctx, n.storeDir, info)
 	if err != nil {
@@ -226,7 +234,7 @@ func (n *Nix) openRooted(ctx context.Context, info Info) (NAR, error) {
 
 // A nixNAR releases its path's root when it is closed.
 type nixNAR struct {
-	*Tree
+	*store.Tree
 	close func()
 	once  sync.Once
 }
