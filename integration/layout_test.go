@@ -22,6 +22,7 @@ var mayImport = map[string][]string{
 	"store":              nil,
 	"store/nixconf":      {"store"},
 	"store/nixstore":     {"store", "store/nar"},
+	"store/bincache":     {"store", "store/nar"},
 	"trust":              {"store"},
 	"p2p":                {"store", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
@@ -31,11 +32,11 @@ var mayImport = map[string][]string{
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
 	"cmd": {
-		"store", "store/nixconf", "store/nixstore", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve",
+		"store", "store/nixconf", "store/nixstore", "store/bincache", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve",
 		"narserve/dashboard", "narserve/stats"},
 	"integration": {
-		"store", "store/nixstore", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard",
-		"narserve/stats", "cmd"},
+		"store", "store/nixstore", "store/bincache", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve",
+		"narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

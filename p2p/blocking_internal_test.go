@@ -1,13 +1,14 @@
 package p2p
 
 import (
-	"narbor/p2p/netmon"
 	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 func testLink(name string, addrs ...string) netmon.Link {

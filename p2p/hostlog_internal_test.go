@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"narbor/p2p/netmon"
 	"net"
 	"strings"
 	"testing"
@@ -12,6 +11,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/p2p/netmon"
 )
 
 // shownStandIns returns the stand-ins for a link-local address on the loopback interface and for the host by vsock, and what

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/p2p/netmon"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -11,6 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"narbor/p2p/netmon"
 )
 
 func TestParseVsockPeer(t *testing.T) {

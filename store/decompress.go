@@ -16,12 +16,12 @@ import (
 const xzBuffers, zstdBuffers = 256 << 10, 1 << 20
 
 // unpackable says whether narbor can read a NAR of that compression.
-func unpackable(compression string) bool {
+func Unpackable(compression string) bool {
 	return compression == "none" || compression == "xz" || compression == "zstd"
 }
 
 // maxPacked is how long a compressed NAR can be if its compressor was in its right mind: a little longer than the NAR.
-func maxPacked(narSize int64) int64 { return narSize + narSize/16 + 64<<10 }
+func MaxPacked(narSize int64) int64 { return narSize + narSize/16 + 64<<10 }
 
 // unpackMemory returns the bytes that unpacking takes, and the window to unpack with, which is 0 but for zstd. in begins
 // with the compressed NAR, of narSize bytes; a header that states more than such a NAR needs is lowered in its buffer.
@@ -39,7 +39,7 @@ func unpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64
 // newDecompressor returns a reader of the NAR, of narSize bytes, that is compressed in r. narSize bounds the memory that
 // it may take, and so does window for zstd. The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed
 // data's fault.
-func newDecompressor(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
+func NewDecompressor(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
 	switch compression {
 	case "none":
 		return io.NopCloser(r), nil

@@ -11,7 +11,7 @@ import (
 )
 
 // readFile reads from a NAR that is a file of that size, as [NAR] wants it: a file that is shorter is an error.
-func readFile(f *os.File, p []byte, off, size int64) (int, error) {
+func ReadFile(f *os.File, p []byte, off, size int64) (int, error) {
 	n, err := f.ReadAt(p, off)
 	if err == io.EOF && off+int64(n) < size {
 		err = fmt.Errorf("%s: %w: shorter than %d bytes", f.Name(), ErrCorrupt, size)
@@ -20,7 +20,7 @@ func readFile(f *os.File, p []byte, off, size int64) (int, error) {
 }
 
 // freeBytes returns how many bytes may still be written to the file system of f.
-func freeBytes(f *os.File) (int64, error) {
+func FreeBytes(f *os.File) (int64, error) {
 	var st unix.Statfs_t
 	if err := retry(func() error { return unix.Fstatfs(int(f.Fd()), &st) }); err != nil {
 		return 0, fmt.Errorf("free space: %w", err)
@@ -32,7 +32,7 @@ func freeBytes(f *os.File) (int64, error) {
 }
 
 // noSpace adds [ErrNoSpace] to what the kernel says of a full disk or an exhausted quota.
-func noSpace(err error) error {
+func NoSpace(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}

@@ -92,7 +92,7 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	hashed(err)
 	d.record(mine, err)
 	if err != nil {
-		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, noSpace(err))
+		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, NoSpace(err))
 	}
 	d.advance(p, off, mine)
 	return len(p), nil
@@ -340,4 +340,4 @@ type draftNAR struct{ *Draft }
 func (n draftNAR) Size() int64  { return n.size }
 func (n draftNAR) Close() error { return nil }
 
-func (n draftNAR) ReadAt(p []byte, off int64) (int, error) { return readFile(n.file, p, off, n.size) }
+func (n draftNAR) ReadAt(p []byte, off int64) (int, error) { return ReadFile(n.file, p, off, n.size) }

@@ -287,7 +287,7 @@ func TestCheckNARAgreesWithAnotherReader(t *testing.T) {
 			if agree(t, nar[:i]) {
 				t.Errorf("%s: the first %d bytes of %d are accepted", name, i, len(nar))
 			}
-			if strings.HasPrefix(nar[i:], "xxxxxxxx") || strings.HasPrefix(nar[i:], "zzzz") {
+			if strings.HasPrefix(nar[i:], "xxxxxxxx") || strings.HasPrefix(nar[i:], "zz") {
 				continue // contents
 			}
 			for _, c := range []byte{nar[i] ^ 1, nar[i] ^ 128, nar[i] + 8, 0, '/', '.'} {

@@ -218,7 +218,7 @@ func (s *Spool) Fits(size int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := freeBytes(s.lock) // with the mutex held: Renew replaces the file
+	free, err := FreeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if most := free + s.bytes - max(s.minFree, 0); err == nil && size > most {
 		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", ErrNoSpace, size, max(0, most))
 	}
@@ -241,7 +241,7 @@ func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
 		s.remove([]string{name})
 		s.release(size)
 		s.settle(size)
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, noSpace(err))
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, NoSpace(err))
 	}
 	return newDraft(s, f, name, h, size), nil
 }
@@ -311,7 +311,7 @@ func (s *Spool) make(name string) (*os.File, error) {
 func (s *Spool) floor() error {
 	for {
 		_, lock := s.place()
-		free, err := freeBytes(lock)
+		free, err := FreeBytes(lock)
 		s.mu.Lock()
 		coming := s.coming
 		s.mu.Unlock()
@@ -355,7 +355,7 @@ func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, er
 func (s *Spool) Stats() SpoolStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := freeBytes(s.lock) // with the mutex held: Renew replaces the file
+	free, err := FreeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if err != nil {
 		free = 0
 	}

@@ -28,7 +28,7 @@ func (n *Spooled) ReadAt(p []byte, off int64) (int, error) {
 	if n.closed.Load() {
 		return 0, os.ErrClosed
 	}
-	return readFile(n.file, p, off, n.entry.size)
+	return ReadFile(n.file, p, off, n.entry.size)
 }
 
 // Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The caller closes it.

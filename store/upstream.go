@@ -293,7 +293,7 @@ func parsePage(hp HashPart, text string) (p page, err error) {
 	if p.info, p.Archive, err = ParseNarinfo(hp, text); err != nil {
 		return p, err
 	}
-	if !unpackable(p.Compression) {
+	if !Unpackable(p.Compression) {
 		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", ErrNotFound, ErrUnreadable, p.Compression)
 	}
 	ref, err := url.Parse(p.URL)

@@ -92,7 +92,7 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		}
 		s.memory = need
 	}
-	s.nar, err = newDecompressor(in, p.Compression, p.info.NarSize, window)
+	s.nar, err = NewDecompressor(in, p.Compression, p.info.NarSize, window)
 	return err
 }
 
@@ -236,7 +236,7 @@ func (b *body) check() error {
 	if b.size > 0 && size != b.size {
 		return corrupt("it has %d bytes", size)
 	}
-	if size > maxPacked(b.page.info.NarSize) {
+	if size > MaxPacked(b.page.info.NarSize) {
 		return corrupt("%d bytes are too many for a NAR of %d", size, b.page.info.NarSize)
 	}
 	b.size, b.etag = size, b.resp.Header.Get("ETag")
@@ -278,7 +278,7 @@ func (b *body) read(p []byte) (int, error) {
 	b.stalled.Stop()
 	b.off += int64(n)
 	b.upstream.bytes.Add(int64(n))
-	most := maxPacked(b.page.info.NarSize)
+	most := MaxPacked(b.page.info.NarSize)
 	if b.size > 0 {
 		most = b.size
 	}

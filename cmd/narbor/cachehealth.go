@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"narbor/narserve/dashboard"
-	"narbor/store"
+	"narbor/store/bincache"
 )
 
 const (
@@ -24,18 +24,18 @@ const (
 type cacheSigners struct {
 	mu      sync.Mutex // guards the rest; it is not held while a directory is read
 	at      time.Time
-	found   []store.CacheSigners // one for each cache; nil before the first look has ended
-	looking chan struct{}        // closed when the look that runs has ended; nil when none runs
+	found   []bincache.Signers // one for each cache; nil before the first look has ended
+	looking chan struct{}      // closed when the look that runs has ended; nil when none runs
 }
 
 // of returns what the last look at the cache directories found. A look that is due runs in the background, and is
 // waited for during signersWait only: a NAS that hangs must not block `narbor status`. One look runs at a time.
-func (c *cacheSigners) of(caches []*store.Cache) []store.CacheSigners {
-	return c.from(func() (found []store.CacheSigners) {
+func (c *cacheSigners) of(caches []*bincache.Cache) []bincache.Signers {
+	return c.from(func() (found []bincache.Signers) {
 		for _, cache := range caches {
 			s, err := cache.Signers(signersLooked)
 			if err != nil {
-				s = store.CacheSigners{} // it may be mounted later
+				s = bincache.Signers{} // it may be mounted later
 			}
 			found = append(found, s)
 		}
@@ -44,7 +44,7 @@ func (c *cacheSigners) of(caches []*store.Cache) []store.CacheSigners {
 }
 
 // from is of with any look.
-func (c *cacheSigners) from(look func() []store.CacheSigners) []store.CacheSigners {
+func (c *cacheSigners) from(look func() []bincache.Signers) []bincache.Signers {
 	c.mu.Lock()
 	if c.looking == nil && (c.at.IsZero() || time.Since(c.at) > signersKept) {
 		c.at = time.Now()

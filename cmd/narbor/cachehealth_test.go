@@ -5,17 +5,17 @@ import (
 	"testing/synctest"
 	"time"
 
-	"narbor/store"
+	"narbor/store/bincache"
 )
 
 func TestHungCacheDirectoryDoesNotBlockStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c cacheSigners
 		looks, answers := 0, make(chan struct{})
-		hung := func() []store.CacheSigners {
+		hung := func() []bincache.Signers {
 			looks++
 			<-answers
-			return []store.CacheSigners{{Paths: 7}}
+			return []bincache.Signers{{Paths: 7}}
 		}
 		began := time.Now()
 		for range 3 {

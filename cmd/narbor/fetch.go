@@ -21,6 +21,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/bincache"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -86,7 +87,7 @@ func fetch(c *cli.Context) (err error) {
 	}
 	defer os.RemoveAll(scratch)
 	defer spool.Close()
-	cache, err := store.OpenCache(dir, scratch)
+	cache, err := bincache.Open(dir, scratch)
 	if err != nil {
 		return err
 	}
@@ -196,7 +197,7 @@ func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log lo
 // A fetcher brings closures from neighbours, and upstreams if there are any, into a cache directory.
 type fetcher struct {
 	node      *p2p.Node
-	cache     *store.Cache
+	cache     *bincache.Cache
 	upstreams bool
 	out       io.Writer
 }

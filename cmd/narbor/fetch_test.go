@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/bincache"
 )
 
 func TestFetchTakesFromTheInternetWhatNoNeighbourHas(t *testing.T) {
@@ -49,7 +49,7 @@ func TestFetchTakesFromTheInternetWhatNoNeighbourHas(t *testing.T) {
 		if tt.archives == 0 && strings.Contains(out, "the internet") {
 			t.Errorf("%s: %q, want nothing from the internet", tt.name, out)
 		}
-		got, err := store.OpenCache(to, t.TempDir())
+		got, err := bincache.Open(to, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,6 +20,7 @@ import (
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/bincache"
 	"narbor/store/nixconf"
 )
 
@@ -178,11 +179,11 @@ func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 		{"not there", filepath.Join(signed, "none"), []string{"test-1"}, ""},
 	} {
 		s, st, _ := wellService(t)
-		cache, err := store.OpenCache(c.dir, t.TempDir())
+		cache, err := bincache.Open(c.dir, t.TempDir())
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.shares.caches, s.shares.cacheDirs, st.Keys = []*store.Cache{cache}, []string{c.dir}, c.keys
+		s.shares.caches, s.shares.cacheDirs, st.Keys = []*bincache.Cache{cache}, []string{c.dir}, c.keys
 		h := s.cacheHealth(st)
 		if (h == nil) != (c.says == "") || h != nil && (!strings.Contains(h.Text, c.says) || !strings.Contains(h.Text, c.dir) ||
 			!h.Degraded()) {

@@ -26,6 +26,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/bincache"
 )
 
 // narbor runs the program to its end.
@@ -92,7 +93,7 @@ func makeClosure(t *testing.T, dir string, trailing ...byte) (top store.Info, ke
 	if err != nil {
 		t.Fatal(err)
 	}
-	cache, err := store.OpenCache(dir, t.TempDir())
+	cache, err := bincache.Open(dir, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +215,7 @@ func TestFetchBringsAClosure(t *testing.T) {
 	if err != nil {
 		t.Fatalf("fetch = %v\n%s%s", err, out, errs)
 	}
-	got, err := store.OpenCache(to, t.TempDir())
+	got, err := bincache.Open(to, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -245,7 +246,7 @@ func TestFetchRefusesMalformedNAR(t *testing.T) {
 	if !errors.Is(err, store.ErrMalformed) || !strings.Contains(err.Error(), top.Path.String()) {
 		t.Errorf("fetch = %v, want ErrMalformed with the path", err)
 	}
-	got, err := store.OpenCache(to, t.TempDir())
+	got, err := bincache.Open(to, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

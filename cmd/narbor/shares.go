@@ -8,13 +8,14 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/bincache"
 )
 
 // shares is what this machine has and may share, the Nix store first.
 type shares struct {
 	sources   []store.Source
 	nix       *lateNix
-	caches    []*store.Cache
+	caches    []*bincache.Cache
 	damage    *store.Damage
 	cacheDirs []string
 	off       bool // --share none: they are not shared until the user turns sharing on
@@ -43,7 +44,7 @@ func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares
 	s.sources = append(s.sources, s.damage.Guard(s.nix, store.Dir, store.Dir))
 	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
 	for _, cacheDir := range s.cacheDirs {
-		cache, err := store.OpenCache(cacheDir, st.file("unpacked"))
+		cache, err := bincache.Open(cacheDir, st.file("unpacked"))
 		if err != nil {
 			return s, fmt.Errorf("cache directory %s: %w", cacheDir, err)
 		}

@@ -29,6 +29,7 @@ import (
 	"narbor/integration/corpus"
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/bincache"
 	"narbor/trust"
 )
 
@@ -54,7 +55,7 @@ func exchangeHost(ctx context.Context, args []string) error {
 		case "serve-bare":
 			return serveBare(ctx)
 		case "serve-big":
-			cache, err := store.OpenCache("/srv/cache", "/var/lib/narbor")
+			cache, err := bincache.Open("/srv/cache", "/var/lib/narbor")
 			if err != nil {
 				return err
 			}

@@ -1,13 +1,15 @@
-package store
+package bincache
 
 import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"narbor/store"
 )
 
-// CacheSigners says which keys have signed the paths of a cache.
-type CacheSigners struct {
+// Signers says which keys have signed the paths of a cache.
+type Signers struct {
 	Paths    int      // that were read
 	Unsigned int      // of these, without any signature
 	Names    []string // of the keys, sorted
@@ -15,7 +17,7 @@ type CacheSigners struct {
 
 // Signers reads at most limit narinfo files, and at most 16 times as many names of files. It leaves out files that it
 // cannot read.
-func (c *Cache) Signers(limit int) (s CacheSigners, err error) {
+func (c *Cache) Signers(limit int) (s Signers, err error) {
 	root, err := c.root()
 	if err != nil {
 		return s, err
@@ -34,11 +36,11 @@ func (c *Cache) Signers(limit int) (s CacheSigners, err error) {
 		if s.Paths == limit || filepath.Ext(e.Name()) != ".narinfo" {
 			continue
 		}
-		text, err := c.readFile(root, e.Name(), MaxInfoLen)
+		text, err := c.readFile(root, e.Name(), store.MaxInfoLen)
 		if err != nil {
 			continue
 		}
-		info, err := ParseInfo(text)
+		info, err := store.ParseInfo(text)
 		if err != nil {
 			continue
 		}

@@ -1,4 +1,10 @@
-package store
+// Package bincache is a directory in the layout of a Nix binary cache as a source of store paths, and the place to which
+// verified paths are exported.
+//
+// The directory may appear and vanish at any time, as a disk does that is plugged in. Nothing outside of it is read. A
+// compressed NAR is unpacked once for all that request it at the same time, into a file without a name, since neighbours
+// read archives at any offset. A [Cache] has no goroutine and nothing to close; all methods may be called concurrently.
+package bincache
 
 import (
 	"context"
@@ -16,6 +22,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"narbor/store"
 )
 
 const (
@@ -30,8 +38,8 @@ const (
 	leftoverAge = 24 * time.Hour
 )
 
-// Cache is a directory in the layout of a Nix binary cache, as `nix copy --to file://DIR` makes it, and implements
-// [Source]. NARs are uncompressed or compressed by xz or zstd; a path with another compression counts as not found.
+// A Cache is a directory in the layout of a Nix binary cache, as `nix copy --to file://DIR` makes it, and implements
+// [store.Source]. NARs are uncompressed or compressed by xz or zstd; a path with another compression counts as not found.
 // Nothing outside of the directory is ever read. The directory need not exist, as when a disk is not plugged in: then
 // it has no path.
 type Cache struct {
@@ -40,12 +48,12 @@ type Cache struct {
 	swept  sync.Once // leftovers are deleted before the first Add
 }
 
-// OpenCache returns the cache in dir. NARs that are compressed there are unpacked into files without a name in
+// Open returns the cache in dir. NARs that are compressed there are unpacked into files without a name in
 // spoolDir. It fails if dir is the cache of another store directory, or no directory.
-func OpenCache(dir, spoolDir string) (*Cache, error) {
+func Open(dir, spoolDir string) (*Cache, error) {
 	c := &Cache{dir: dir, unpack: newUnpacker(spoolDir)}
 	root, err := c.root()
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return c, nil
 	}
 	if err != nil {
@@ -53,15 +61,15 @@ func OpenCache(dir, spoolDir string) (*Cache, error) {
 	}
 	defer root.Close()
 	text, err := c.readFile(root, cacheInfoName, maxCacheInfo)
-	if errors.Is(err, ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) {
 		return c, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	for line := range strings.Lines(text) {
-		if v, ok := strings.CutPrefix(line, "StoreDir:"); ok && strings.TrimSpace(v) != Dir {
-			return nil, fmt.Errorf("cache %s: it is of store %.80q, not %s", dir, strings.TrimSpace(v), Dir)
+		if v, ok := strings.CutPrefix(line, "StoreDir:"); ok && strings.TrimSpace(v) != store.Dir {
+			return nil, fmt.Errorf("cache %s: it is of store %.80q, not %s", dir, strings.TrimSpace(v), store.Dir)
 		}
 	}
 	return c, nil
@@ -73,13 +81,13 @@ func (c *Cache) root() (*os.Root, error) {
 	return root, c.fail(err)
 }
 
-// fail adds [ErrNotFound] to an error that says that a file does not exist, and the cache to every error.
+// fail adds [store.ErrNotFound] to an error that says that a file does not exist, and the cache to every error.
 func (c *Cache) fail(err error) error {
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("cache %s: %w: %w", c.dir, ErrNotFound, err)
+		return fmt.Errorf("cache %s: %w: %w", c.dir, store.ErrNotFound, err)
 	}
 	return fmt.Errorf("cache %s: %w", c.dir, err)
 }
@@ -101,7 +109,7 @@ func (c *Cache) openFile(root *os.Root, name string) (*os.File, os.FileInfo, err
 	return f, st, nil
 }
 
-// readFile returns the content of a file of at most limit bytes.
+// ReadFile returns the content of a file of at most limit bytes.
 func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error) {
 	f, _, err := c.openFile(root, name)
 	if err != nil {
@@ -117,52 +125,52 @@ func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error
 
 // A cachePath is what a narinfo file says: the claim, and where its NAR is.
 type cachePath struct {
-	info Info
-	Archive
+	info store.Info
+	store.Archive
 }
 
 // narinfo reads the file for a hash part. The error wraps ErrNotFound if there is none, or if it names a NAR that
 // narbor does not reach or cannot unpack.
-func (c *Cache) narinfo(root *os.Root, hp HashPart) (p cachePath, err error) {
-	if hp, err = ParseHashPart(string(hp)); err != nil { // it becomes part of a file name
-		return p, fmt.Errorf("%w: %w", ErrNotFound, err)
+func (c *Cache) narinfo(root *os.Root, hp store.HashPart) (p cachePath, err error) {
+	if hp, err = store.ParseHashPart(string(hp)); err != nil { // it becomes part of a file name
+		return p, fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
 	name := string(hp) + ".narinfo"
-	text, err := c.readFile(root, name, MaxInfoLen)
+	text, err := c.readFile(root, name, store.MaxInfoLen)
 	if err != nil {
 		return p, err
 	}
-	if p.info, p.Archive, err = ParseNarinfo(hp, text); err != nil {
+	if p.info, p.Archive, err = store.ParseNarinfo(hp, text); err != nil {
 		return p, fmt.Errorf("cache %s: %s: %w", c.dir, name, err)
 	}
 	if !filepath.IsLocal(p.URL) || path.Clean(p.URL) != p.URL {
-		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, ErrNotFound, p.URL)
+		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, store.ErrNotFound, p.URL)
 	}
-	if !unpackable(p.Compression) {
+	if !store.Unpackable(p.Compression) {
 		return p, fmt.Errorf("cache %s: %s: %w: %w: compression %.40q, and not none, xz or zstd",
-			c.dir, name, ErrNotFound, ErrUnreadable, p.Compression)
+			c.dir, name, store.ErrNotFound, store.ErrUnreadable, p.Compression)
 	}
 	return p, nil
 }
 
-// Info implements [Source]. A path without its NAR is not found either.
-func (c *Cache) Info(ctx context.Context, hp HashPart) (Info, error) {
+// Info implements [store.Source]. A path without its NAR is not found either.
+func (c *Cache) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	if err := ctx.Err(); err != nil {
-		return Info{}, err
+		return store.Info{}, err
 	}
 	_ = c.unpack.trim() // here, because neighbours ask all the time
 	root, err := c.root()
 	if err != nil {
-		return Info{}, err
+		return store.Info{}, err
 	}
 	defer root.Close()
 	p, err := c.narinfo(root, hp)
 	if err != nil {
-		return Info{}, err
+		return store.Info{}, err
 	}
 	st, err := root.Stat(p.URL)
 	if err != nil {
-		return Info{}, c.fail(err)
+		return store.Info{}, c.fail(err)
 	}
 	return p.info, c.checkSize(p, st.Size())
 }
@@ -170,22 +178,22 @@ func (c *Cache) Info(ctx context.Context, hp HashPart) (Info, error) {
 // checkSize fails if a NAR's file cannot be what its narinfo says.
 func (c *Cache) checkSize(p cachePath, size int64) error {
 	if p.Compression == "none" && size != p.info.NarSize {
-		return fmt.Errorf("cache %s: %s: %w: %d bytes, not %d", c.dir, p.URL, ErrCorrupt, size, p.info.NarSize)
+		return fmt.Errorf("cache %s: %s: %w: %d bytes, not %d", c.dir, p.URL, store.ErrCorrupt, size, p.info.NarSize)
 	}
-	if size > maxPacked(p.info.NarSize) {
-		return fmt.Errorf("cache %s: %s: %w: %d bytes, too many for a NAR of %d", c.dir, p.URL, ErrCorrupt, size, p.info.NarSize)
+	if size > store.MaxPacked(p.info.NarSize) {
+		return fmt.Errorf("cache %s: %s: %w: %d bytes, too many for a NAR of %d", c.dir, p.URL, store.ErrCorrupt, size, p.info.NarSize)
 	}
 	return nil
 }
 
 // Has says whether the path with that hash part is in the cache, NAR and all.
-func (c *Cache) Has(hp HashPart) bool {
+func (c *Cache) Has(hp store.HashPart) bool {
 	_, err := c.Info(context.Background(), hp)
 	return err == nil
 }
 
-// NAR implements [Source]. A compressed NAR is unpacked as a whole before NAR returns.
-func (c *Cache) NAR(ctx context.Context, info Info) (NAR, error) {
+// NAR implements [store.Source]. A compressed NAR is unpacked as a whole before NAR returns.
+func (c *Cache) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -199,10 +207,10 @@ func (c *Cache) NAR(ctx context.Context, info Info) (NAR, error) {
 		return nil, err
 	}
 	if p.info.NarHash != info.NarHash {
-		return nil, fmt.Errorf("cache %s: %s: %w: it has another NarHash now", c.dir, info.Path, ErrNotFound)
+		return nil, fmt.Errorf("cache %s: %s: %w: it has another NarHash now", c.dir, info.Path, store.ErrNotFound)
 	}
 	if p.info.NarSize != info.NarSize {
-		return nil, fmt.Errorf("cache %s: %s: %w: NarSize is %d, not %d", c.dir, info.Path, ErrCorrupt, p.info.NarSize, info.NarSize)
+		return nil, fmt.Errorf("cache %s: %s: %w: NarSize is %d, not %d", c.dir, info.Path, store.ErrCorrupt, p.info.NarSize, info.NarSize)
 	}
 	f, st, err := c.openFile(root, p.URL)
 	if err != nil {
@@ -229,19 +237,21 @@ type fileNAR struct {
 	size int64
 }
 
-func (n *fileNAR) Size() int64                             { return n.size }
-func (n *fileNAR) ReadAt(p []byte, off int64) (int, error) { return readFile(n.File, p, off, n.size) }
+func (n *fileNAR) Size() int64 { return n.size }
+func (n *fileNAR) ReadAt(p []byte, off int64) (int, error) {
+	return store.ReadFile(n.File, p, off, n.size)
+}
 
 // Add puts a path that the caller has verified into the cache: its NAR, uncompressed, then its narinfo, each of which
-// appears whole or not at all. The error wraps [ErrCorrupt] if nar is not what info says; then nothing is added.
-func (c *Cache) Add(info Info, nar io.Reader) error {
+// appears whole or not at all. The error wraps [store.ErrCorrupt] if nar is not what info says; then nothing is added.
+func (c *Cache) Add(info store.Info, nar io.Reader) error {
 	if info.Path.IsZero() {
 		return errors.New("cache: no path to add")
 	}
 	name := path.Join("nar", info.NarHash.Base32()+".nar")
 	text := info.Narinfo(name)
-	if parsed, err := ParseInfo(text); err != nil || parsed.String() != info.String() {
-		return fmt.Errorf("cache %s: %s cannot be written as narinfo: %w", c.dir, info.Path, errors.Join(ErrCorrupt, err))
+	if parsed, err := store.ParseInfo(text); err != nil || parsed.String() != info.String() {
+		return fmt.Errorf("cache %s: %s cannot be written as narinfo: %w", c.dir, info.Path, errors.Join(store.ErrCorrupt, err))
 	}
 	if err := os.MkdirAll(filepath.Join(c.dir, "nar"), 0o777); err != nil {
 		return c.fail(err)
@@ -256,7 +266,7 @@ func (c *Cache) Add(info Info, nar io.Reader) error {
 	}
 	c.swept.Do(func() { sweep(root) })
 	if _, err := root.Stat(cacheInfoName); errors.Is(err, fs.ErrNotExist) {
-		text := "StoreDir: " + Dir + "\nWantMassQuery: 1\nPriority: 30\n"
+		text := "StoreDir: " + store.Dir + "\nWantMassQuery: 1\nPriority: 30\n"
 		if err := c.write(root, cacheInfoName, strings.NewReader(text), nil); err != nil {
 			return err
 		}
@@ -278,7 +288,7 @@ func sweep(root *os.Root) {
 }
 
 // write makes or replaces a file, durably and at once; with info, only if r yields its NAR.
-func (c *Cache) write(root *os.Root, name string, r io.Reader, info *Info) (err error) {
+func (c *Cache) write(root *os.Root, name string, r io.Reader, info *store.Info) (err error) {
 	temp := path.Join(cacheTemp, rand.Text())
 	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o666)
 	if err != nil {
@@ -306,15 +316,15 @@ func (c *Cache) write(root *os.Root, name string, r io.Reader, info *Info) (err 
 }
 
 // copyNAR copies a NAR and fails if it is not info's.
-func copyNAR(w io.Writer, r io.Reader, info Info) error {
+func copyNAR(w io.Writer, r io.Reader, info store.Info) error {
 	h := sha256.New()
 	n, err := io.Copy(io.MultiWriter(w, h), io.LimitReader(r, info.NarSize+1))
 	if err != nil {
 		return err
 	}
-	if got := Hash(h.Sum(nil)); n != info.NarSize || got != info.NarHash {
+	if got := store.Hash(h.Sum(nil)); n != info.NarSize || got != info.NarHash {
 		return fmt.Errorf("nar of %s: %w: %d bytes or more that hash to %s, want %d and %s",
-			info.Path, ErrCorrupt, n, got, info.NarSize, info.NarHash)
+			info.Path, store.ErrCorrupt, n, got, info.NarSize, info.NarHash)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package store_test
+package bincache_test
 
 import (
 	"bytes"
@@ -8,7 +8,7 @@ import (
 	"slices"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/bincache"
 )
 
 // FuzzCache is a cache directory with a narinfo file of any text. Beside its one NAR there are links, some of them to
@@ -32,7 +32,7 @@ func FuzzCache(f *testing.F) {
 	f.Fuzz(func(t *testing.T, cacheInfo, narinfo string) {
 		must(t, os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte(cacheInfo), 0o644))
 		must(t, os.WriteFile(filepath.Join(dir, string(hp)+".narinfo"), []byte(narinfo), 0o644))
-		c, err := store.OpenCache(dir, spool)
+		c, err := bincache.Open(dir, spool)
 		if err != nil {
 			return
 		}

@@ -1,10 +1,11 @@
-package store_test
+package bincache_test
 
 import (
 	"errors"
 	"testing"
 
 	"narbor/store"
+	"narbor/store/bincache"
 )
 
 // A compressed NAR that unpacks to more than it should ends there, and not when the disk is full.
@@ -14,7 +15,7 @@ func TestCacheUnpacksNoBomb(t *testing.T) {
 		return
 	}
 	_, info, cache := cacheOf(t, "zstd", 1<<20, packZstd(t, make([]byte, 300<<20)))
-	c, err := store.OpenCache(cache, dir)
+	c, err := bincache.Open(cache, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +23,7 @@ func TestCacheUnpacksNoBomb(t *testing.T) {
 		t.Errorf("NAR = %v, %v, want ErrCorrupt", nar, err)
 	}
 	_, info, cache = cacheOf(t, "zstd", 20<<20, packZstd(t, make([]byte, 20<<20)))
-	if c, err = store.OpenCache(cache, dir); err != nil {
+	if c, err = bincache.Open(cache, dir); err != nil {
 		t.Fatal(err)
 	}
 	if nar, err := c.NAR(t.Context(), info); !errors.Is(err, store.ErrNoSpace) {

@@ -1,4 +1,4 @@
-package store
+package bincache
 
 import (
 	"cmp"
@@ -10,6 +10,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"narbor/store"
 )
 
 const (
@@ -62,7 +64,7 @@ type unpacked struct {
 	err   error
 }
 
-// unpackedNAR implements [NAR].
+// unpackedNAR implements [store.NAR].
 type unpackedNAR struct {
 	fileNAR
 	close func() error
@@ -76,7 +78,7 @@ func newUnpacker(dir string) *unpacker {
 
 // open returns the NAR that is compressed in f. It unpacks in the caller's goroutine, under the caller's context. A call
 // that waits for another to unpack takes over if the other's context ends.
-func (u *unpacker) open(ctx context.Context, f *os.File, key packedFile) (NAR, error) {
+func (u *unpacker) open(ctx context.Context, f *os.File, key packedFile) (store.NAR, error) {
 	for {
 		n, mine := u.hold(key)
 		if mine {
@@ -164,7 +166,7 @@ func (u *unpacker) trim() error {
 }
 
 // unpack writes a NAR into a new file without a name. It never writes more than the NAR's size, and fails if the
-// compressed file has less or more. Errors wrap [ErrCorrupt] if they are the compressed file's fault.
+// compressed file has less or more. Errors wrap [store.ErrCorrupt] if they are the compressed file's fault.
 func (u *unpacker) unpack(ctx context.Context, f *os.File, key packedFile) (*os.File, error) {
 	select {
 	case u.slots <- struct{}{}:
@@ -178,7 +180,7 @@ func (u *unpacker) unpack(ctx context.Context, f *os.File, key packedFile) (*os.
 	}
 	if err := decompress(ctx, out, f, key); err != nil {
 		out.Close()
-		return nil, noSpace(cmp.Or(ctx.Err(), err)) // package xz hides what the context says
+		return nil, store.NoSpace(cmp.Or(ctx.Err(), err)) // package xz hides what the context says
 	}
 	return out, nil
 }
@@ -190,16 +192,16 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 	}
 	out, err := os.CreateTemp(u.dir, scratchName)
 	if err != nil {
-		return nil, noSpace(err)
+		return nil, store.NoSpace(err)
 	}
 	err = os.Remove(out.Name())
 	var free int64
 	if err == nil {
-		free, err = freeBytes(out)
+		free, err = store.FreeBytes(out)
 	}
 	if err == nil && free-size < minScratchFree {
 		err = fmt.Errorf("%w: %d bytes to unpack, %d are free on the disk of %s and %d stay so",
-			ErrNoSpace, size, free, u.dir, minScratchFree)
+			store.ErrNoSpace, size, free, u.dir, minScratchFree)
 	}
 	if err != nil {
 		out.Close()
@@ -210,14 +212,14 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 
 // decompress writes to out the NAR that is compressed in f.
 func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFile) error {
-	r, err := newDecompressor(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize, maxZstdWindow)
+	r, err := store.NewDecompressor(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize, maxZstdWindow)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	n, err := io.Copy(out, io.LimitReader(r, key.narSize+1))
 	if err == nil && n != key.narSize {
-		err = fmt.Errorf("%w: unpacks to %d bytes or more, not %d", ErrCorrupt, n, key.narSize)
+		err = fmt.Errorf("%w: unpacks to %d bytes or more, not %d", store.ErrCorrupt, n, key.narSize)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package store_test
+package bincache_test
 
 import (
 	"bytes"
@@ -23,6 +23,7 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"narbor/store"
+	"narbor/store/bincache"
 )
 
 // goldenCaches was made by Nix, with the script in it.
@@ -75,9 +76,9 @@ func cachePaths(t testing.TB, dir string) (paths []sourcePath) {
 	return paths
 }
 
-func openCache(t testing.TB, dir string) *store.Cache {
+func openCache(t testing.TB, dir string) *bincache.Cache {
 	t.Helper()
-	c, err := store.OpenCache(dir, t.TempDir())
+	c, err := bincache.Open(dir, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +113,7 @@ func TestCacheIsASource(t *testing.T) {
 }
 
 // cacheOf makes a cache with one path of that NarSize and with file as its compressed NAR, and returns the claim.
-func cacheOf(t testing.TB, compression string, size int, file []byte) (*store.Cache, store.Info, string) {
+func cacheOf(t testing.TB, compression string, size int, file []byte) (*bincache.Cache, store.Info, string) {
 	t.Helper()
 	dir := t.TempDir()
 	info := cachePaths(t, goldenCaches)[0].info
@@ -256,17 +257,17 @@ func TestCacheMayAppearLater(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte("StoreDir: /gnu/store\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.OpenCache(dir, t.TempDir()); err == nil || !strings.Contains(err.Error(), "/gnu/store") {
-		t.Errorf("OpenCache of another store's cache = %v, want to hear of it", err)
+	if _, err := bincache.Open(dir, t.TempDir()); err == nil || !strings.Contains(err.Error(), "/gnu/store") {
+		t.Errorf("Open of another store's cache = %v, want to hear of it", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "nix-cache-info"), make([]byte, 65<<10), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.OpenCache(dir, t.TempDir()); err == nil {
-		t.Error("OpenCache with a nix-cache-info of 65 KiB went well")
+	if _, err := bincache.Open(dir, t.TempDir()); err == nil {
+		t.Error("Open with a nix-cache-info of 65 KiB went well")
 	}
-	if _, err := store.OpenCache(filepath.Join(dir, "nix-cache-info"), t.TempDir()); err == nil {
-		t.Error("OpenCache of a file went well")
+	if _, err := bincache.Open(filepath.Join(dir, "nix-cache-info"), t.TempDir()); err == nil {
+		t.Error("Open of a file went well")
 	}
 }
 
@@ -380,7 +381,7 @@ func TestCacheUnpacksOnce(t *testing.T) {
 		file := pack(t, nar)
 		_, info, dir := cacheOf(t, compression, len(nar), file)
 		scratch := t.TempDir()
-		c, err := store.OpenCache(dir, scratch)
+		c, err := bincache.Open(dir, scratch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -493,7 +494,7 @@ func TestCacheUnpacksAfterFailure(t *testing.T) {
 	if err := os.WriteFile(scratch, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	c, err := store.OpenCache(dir, scratch)
+	c, err := bincache.Open(dir, scratch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -538,7 +539,7 @@ func TestCacheKeepsFewUnpacked(t *testing.T) {
 		return n
 	}
 	synctest.Test(t, func(t *testing.T) {
-		c, err := store.OpenCache(dir, scratch)
+		c, err := bincache.Open(dir, scratch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -673,7 +674,7 @@ func FuzzUnpack(f *testing.F) {
 	dirs[true] = dir
 	f.Fuzz(func(t *testing.T, isXZ bool, file []byte) {
 		must(t, os.WriteFile(filepath.Join(dirs[isXZ], "nar", "file"), file, 0o644))
-		c, err := store.OpenCache(dirs[isXZ], spool)
+		c, err := bincache.Open(dirs[isXZ], spool)
 		must(t, err)
 		n, err := c.NAR(t.Context(), info)
 		if err != nil {
