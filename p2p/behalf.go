@@ -181,7 +181,7 @@ func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw 
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	t.probing.found()
-	f.urged.Store(true)
+	f.uplink.urged.Store(true)
 	n.meetOn(f, conn.RemotePeer())
 	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.pace.rate()))
 	return err
@@ -236,8 +236,8 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		n.running.Done()
 		return nil
 	}
-	f.urged.Store(true)
-	j.flight = f
+	f.uplink.urged.Store(true)
+	j.flight = f.fetch
 	close(j.begun)
 	go func() {
 		defer n.running.Done()
@@ -255,7 +255,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
 		sp.Close() // it stays in the spool for a while
 	}()
-	return f
+	return f.fetch
 }
 
 // hire returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is that
@@ -323,62 +323,6 @@ func (n *Node) awaitJob(ctx context.Context, m trust.Mapping) {
 			return
 		}
 	}
-}
-
-// A tempo is how fast one download goes, on average over all there are now and then.
-type tempo struct {
-	mu     sync.Mutex // guards the rest
-	active int
-	since  time.Time     // until when took is counted
-	took   time.Duration // of all downloads together
-	bytes  int64
-	ended  time.Time // when the last download did
-}
-
-// begin records one more download, until end is called.
-func (p *tempo) begin() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.settle()
-	p.active++
-}
-
-func (p *tempo) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.settle()
-	p.active--
-	p.ended = p.since
-}
-
-// settle counts the time until now. The caller holds mu.
-func (p *tempo) settle() {
-	now := time.Now()
-	p.took += time.Duration(p.active) * now.Sub(p.since)
-	p.since = now
-	if p.active == 0 && now.Sub(p.ended) > paceIdle {
-		p.took, p.bytes = 0, 0
-	}
-	if p.took > paceMemory {
-		p.took, p.bytes = p.took/2, p.bytes/2
-	}
-}
-
-func (p *tempo) add(n int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.bytes += int64(n)
-}
-
-// rate is in bytes per second; 0 is unknown.
-func (p *tempo) rate() int64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.settle()
-	if p.took < paceLeast {
-		return 0
-	}
-	return int64(float64(p.bytes) / p.took.Seconds())
 }
 
 // left is how many bytes of NARs may still be fetched for neighbours.

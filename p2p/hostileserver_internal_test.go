@@ -74,7 +74,7 @@ func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
 	}
 	defer draft.Discard()
 	f := n.newFetch(m, draft)
-	f.complete = make(chan struct{})
+	f.run.complete = make(chan struct{})
 	f.blame.compare(store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}})
 	i, ok := f.pick(ghost(t, n), nil)
 	if !ok {

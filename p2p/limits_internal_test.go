@@ -251,7 +251,7 @@ func TestHelpersOfADownloadAreBounded(t *testing.T) {
 			continue // this node is
 		}
 		for j := range maxHelpers {
-			f.helpers[peer.ID(fmt.Sprint(j))] = true
+			f.proxies.asked[peer.ID(fmt.Sprint(j))] = true
 		}
 		if nb, _ := f.electHelper(); nb != nil {
 			t.Errorf("after %d helpers another is elected", maxHelpers)

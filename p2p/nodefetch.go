@@ -10,24 +10,6 @@ import (
 	"narbor/trust"
 )
 
-// fetching returns what fetches need of this node.
-func (n *Node) fetching() *fetching {
-	return &fetching{self: n.lan.Host().ID(), swarm: nodeSwarm{n}, conduct: nodeConduct{n}, upstreams: n.cfg.Upstreams,
-		pace: &n.pace, received: n.countReceived, log: n.log}
-}
-
-// newFetch returns a fetch that writes into a draft.
-func (n *Node) newFetch(m trust.Mapping, draft *store.Draft) *fetch {
-	shared, ok := n.sharer.may(m)
-	return newFetch(n.fetching(), m, draft, shared, ok)
-}
-
-// countReceived counts bytes of a NAR that have come.
-func (n *Node) countReceived(o store.Origin, m trust.Mapping, from string, size int) {
-	n.received[o].Add(int64(size))
-	n.cfg.Observer.Received(o, m, from, size)
-}
-
 // nodeSwarm implements [swarmSource].
 type nodeSwarm struct{ *Node }
 

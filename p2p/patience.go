@@ -26,7 +26,7 @@ type mark struct {
 	came map[*neighbour]int64 // bytes that had come from each holder, of all NARs
 }
 
-// A pacer is the marks of the last [judgedAfter]. It is owned by run.
+// A pacer is the marks of the last [judgedAfter]. It is owned by get.
 type pacer struct{ marks []mark }
 
 // note adds a mark, once a second.
@@ -34,14 +34,9 @@ func (p *pacer) note(now time.Time, f *fetch) {
 	if last := len(p.marks) - 1; last >= 0 && now.Sub(p.marks[last].at) < time.Second {
 		return
 	}
-	m := mark{at: now, came: map[*neighbour]int64{}}
 	f.mu.Lock()
-	m.left = f.picker.left
-	for _, nb := range f.all {
-		m.came[nb] = nb.tally.bytesReceived.Load()
-	}
+	p.marks = append(p.marks, mark{at: now, left: f.picker.left, came: f.sources.received()})
 	f.mu.Unlock()
-	p.marks = append(p.marks, m)
 	for len(p.marks) > 2 && now.Sub(p.marks[1].at) >= judgedAfter {
 		p.marks = p.marks[1:]
 	}
@@ -98,11 +93,7 @@ func (s *shift) impatient(ctx context.Context) error {
 func (f *fetch) markSlow() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for nb := range f.asked {
-		if !f.excluded[nb.id] {
-			f.tooSlow[nb] = true
-		}
-	}
+	f.sources.markSlow()
 }
 
 // stalledOut says whether an error is that a holder made no progress.
@@ -120,21 +111,21 @@ func (f *fetch) account(began time.Time, err error) {
 	now := time.Now()
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	allSlow := f.allSlow(now)
-	for nb, from := range f.asked {
+	allSlow := f.sources.areSlow(now)
+	for nb, from := range f.sources.asked {
 		var until time.Time
-		slow := allSlow && from.pace(nb, now) < float64(nb.leastPace())
+		slow := allSlow && from.rate(nb, now) < float64(nb.leastPace())
 		switch {
 		case nb.gone():
 			continue
-		case f.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
+		case f.sources.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
 			f.conduct.Avoid(nb, f.m, slowFor, "it delivers it far too slowly")
 			until = nb.tally.wasSlow(now)
 		case err != nil:
 			f.conduct.Avoid(nb, f.m, failedFor, "it claims to have it, and did not deliver it")
-		case slow && now.Sub(from.at) > tardyAfter && !f.excluded[nb.id]:
+		case slow && now.Sub(from.at) > tardyAfter && !f.sources.excluded[nb.id]:
 			until = nb.tally.wasTardy(began, now)
-		case !f.excluded[nb.id]:
+		case !f.sources.excluded[nb.id]:
 			nb.tally.kept()
 		}
 		if !until.IsZero() {
@@ -142,21 +133,4 @@ func (f *fetch) account(began time.Time, err error) {
 				zap.String("reason", asideSlow))
 		}
 	}
-}
-
-// allSlow reports whether the holders that were asked together delivered less than the least that one of them must. The
-// caller holds mu.
-func (f *fetch) allSlow(now time.Time) bool {
-	var pace float64
-	least := int64(leastPace)
-	for nb, from := range f.asked {
-		pace += from.pace(nb, now)
-		least = max(least, nb.leastPace())
-	}
-	return pace < float64(least)
-}
-
-// pace is the bytes a second that have come from a holder since then, of all NARs.
-func (s since) pace(nb *neighbour, now time.Time) float64 {
-	return float64(nb.tally.bytesReceived.Load()-s.bytes) / max(now.Sub(s.at), time.Millisecond).Seconds()
 }

@@ -41,9 +41,9 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 				for _, p := range c.parts {
 					nb := ghost(t, g.Node)
 					nbs = append(nbs, nb)
-					f.all = append(f.all, nb)
+					f.sources.all = append(f.sources.all, nb)
 					if p.from != never {
-						f.asks(nb)
+						f.sources.ask(nb, time.Now())
 					}
 				}
 				time.Sleep(time.Minute)
@@ -68,11 +68,11 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 		f, _ := g.receiving(t)
 		synctest.Test(t, func(t *testing.T) {
 			spared, other := ghost(t, g.Node), ghost(t, g.Node)
-			f.all = []*neighbour{spared, other}
+			f.sources.all = []*neighbour{spared, other}
 			for range 2 {
-				clear(f.asked)
-				f.asks(spared)
-				f.asks(other)
+				clear(f.sources.asked)
+				f.sources.ask(spared, time.Now())
+				f.sources.ask(other, time.Now())
 				began := time.Now()
 				time.Sleep(2 * tardyAfter)
 				if fast {
@@ -95,8 +95,8 @@ func TestWaitingHoldersAreNotMarkedSlow(t *testing.T) {
 	f.join([]holder{{ghost(t, g.Node), false}, {ghost(t, g.Node), false}})
 	atWork := f.nextHolder()
 	f.markSlow()
-	for _, nb := range f.all {
-		if got, want := f.tooSlow[nb], nb == atWork; got != want {
+	for _, nb := range f.sources.all {
+		if got, want := f.sources.tooSlow[nb], nb == atWork; got != want {
 			t.Errorf("a holder is too slow: %v, want %v", got, want)
 		}
 	}

@@ -51,11 +51,11 @@ func (f *fetch) compareWith(ctx context.Context, reference *neighbour, blocks []
 	f.blame.compare(manifest)
 	defer f.blame.compare(nil)
 	f.only(reference)
-	if err := f.run(ctx); err != nil {
+	if err := f.get(ctx); err != nil {
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
-		failures := 1 // the holder could not deliver the blocks of its manifest; run has logged why
+		failures := 1 // the holder could not deliver the blocks of its manifest; get has logged why
 		if errors.Is(err, errSlow) {
 			failures = lied
 		}
@@ -84,24 +84,14 @@ func (f *fetch) leaveSwarm() {
 func (f *fetch) senders() (blocks []sender, present []peer.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, nb := range f.all {
-		if !f.excluded[nb.id] {
-			present = append(present, nb.id)
-		}
-	}
-	return f.picker.senders(), present
+	return f.picker.senders(), f.sources.present()
 }
 
 // holder returns the holder with an ID, or nil.
 func (f *fetch) holder(id peer.ID) *neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, nb := range f.all {
-		if nb.id == id && !f.excluded[id] {
-			return nb
-		}
-	}
-	return nil
+	return f.sources.withID(id)
 }
 
 // reread makes blocks missing again, and remembers what they were. It is called while no run is on.
@@ -140,7 +130,7 @@ func (f *fetch) settle(nar io.ReaderAt) {
 func (f *fetch) hasLied(id peer.ID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.failures[id] >= lied
+	return f.sources.hasLied(id)
 }
 
 // digest hashes a block of the NAR.

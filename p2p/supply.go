@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -12,7 +13,6 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
-	"narbor/trust"
 )
 
 const (
@@ -23,80 +23,41 @@ const (
 	supplyTries = 2
 )
 
-// errDisbelieved says that an upstream has a path, and that no trusted key has signed its narinfo.
-var errDisbelieved = errors.New("not believed")
-
-// lookupUpstream asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
-// error wraps [store.ErrNotFound] only if all have been asked and have none; one that is down is not waited for.
-func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	var failed, disbelieved error
-	for _, u := range n.cfg.Upstreams {
-		if err := u.Ready(); err != nil { // also if it has said so before: what it has could not be fetched
-			failed = errors.Join(failed, err)
-			continue
-		}
-		m, err := n.askUpstream(ctx, u, hp)
-		if err == nil {
-			return m, nil
-		}
-		if !errors.Is(err, store.ErrNotFound) {
-			failed = errors.Join(failed, err)
-		} else if errors.Is(err, errDisbelieved) || errors.Is(err, store.ErrUnreadable) {
-			disbelieved = err
-		}
-	}
-	if failed != nil {
-		return trust.Mapping{}, failed
-	}
-	if disbelieved != nil {
-		return trust.Mapping{}, disbelieved
-	}
-	return trust.Mapping{}, fmt.Errorf("%s: no upstream has it: %w", hp, store.ErrNotFound)
-}
-
-// AskUpstream returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
-func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.HashPart) (trust.Mapping, error) {
-	info, err := u.Info(ctx, hp)
-	if err != nil {
-		return trust.Mapping{}, err
-	}
-	m, err := n.cfg.Trusted.Check(info)
-	if err != nil {
-		return trust.Mapping{}, fmt.Errorf("upstream %s: %w: %w: %w", u, store.ErrNotFound, errDisbelieved, err)
-	}
-	if err := u.Keep(info); err != nil {
-		n.log.Debug("a mapping is not kept", zap.Stringer("path", m.Path()), zap.Error(err))
-	}
-	return m, nil
+// An uplink is the part of this node's own upstreams in a fetch. The goroutine that calls honest owns what is not atomic.
+type uplink struct {
+	tries int         // how often an upstream was asked
+	again bool        // after the NAR was wrong, holders were looked for
+	busy  atomic.Bool // an upstream is being asked
+	urged atomic.Bool // neighbours wait for this node to ask its upstream
 }
 
 // startSupply lets the NAR come from an upstream: through the elected neighbour, or from ours. It returns false if
 // there is none, while a holder's manifest is tested, and while enough relays may suffice.
 func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	ups := f.upstreams
-	if f.blame.comparing() || f.supplies >= supplyTries*len(ups) {
+	if f.blame.comparing() || f.uplink.tries >= supplyTries*len(ups) {
 		return false
 	}
-	if f.hasDoubted() && !f.again { // a neighbour that has fetched it by now vouches for it
-		f.again = true
+	if f.hasDoubted() && !f.uplink.again { // a neighbour that has fetched it by now vouches for it
+		f.uplink.again = true
 		if !f.secret {
 			f.readmit(f.swarm.Holders(ctx, f.m, true))
 		}
 		return true
 	}
 	who, others := f.electHelper()
-	if others == 0 && relays > 0 && !f.urged.Load() && !f.quiet(helpPatience) {
+	if others == 0 && relays > 0 && !f.uplink.urged.Load() && !f.quiet(helpPatience) {
 		return false
 	}
 	if who != nil {
 		c.start(func() { f.rely(ctx, who) })
 		return true
 	}
-	f.own.Store(true)
-	u := ups[f.supplies%len(ups)]
-	f.supplies++
+	f.uplink.busy.Store(true)
+	u := ups[f.uplink.tries%len(ups)]
+	f.uplink.tries++
 	c.start(func() {
-		defer f.own.Store(false)
+		defer f.uplink.busy.Store(false)
 		if err := f.stream(ctx, u); err != nil && ctx.Err() == nil {
 			f.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
 			if errors.Is(err, store.ErrCorrupt) {
@@ -162,7 +123,7 @@ func (f *fetch) hopeless(ctx context.Context, began time.Time, block, before int
 func (f *fetch) giveUp(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.err = err
+	f.run.err = err
 	f.end()
 }
 
@@ -174,7 +135,7 @@ func (f *fetch) blameSender(id peer.ID, cause error) {
 	}
 	f.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))
 	ups := f.upstreams
-	ups[(f.supplies+len(ups)-1)%len(ups)].Wrong(f.m.Info()) // the one that was asked last
+	ups[(f.uplink.tries+len(ups)-1)%len(ups)].Wrong(f.m.Info()) // the one that was asked last
 }
 
 // origin returns the origin of a block by its sender, and the sender's name. Once a neighbour downloads the NAR for us,
@@ -183,20 +144,8 @@ func (f *fetch) origin(from peer.ID) (store.Origin, string) {
 	if from == fromUpstream {
 		return store.FromInternet, "upstream"
 	}
-	if f.helped || f.helpers[from] {
+	if f.proxies.delivered || f.proxies.asked[from] {
 		return store.FromOthers, from.String()
 	}
 	return store.FromNeighbours, from.String()
-}
-
-// fed counts what an upstream sends.
-type fed struct {
-	pace *tempo
-	r    io.Reader
-}
-
-func (r fed) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	r.pace.add(n)
-	return n, err
 }

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"narbor/p2p/wire"
@@ -22,6 +21,7 @@ const (
 // swarming is how a fetch exchanges blocks with the swarm. The fetch's mutex guards it.
 type swarming struct {
 	waiting []*neighbour  // members from which no blocks are taken yet
+	checked trust.Mapping // as the sharing policy has checked it; zero if that refuses it
 	shared  bool          // other peers may get the blocks that are here
 	closed  bool          // nothing is taken from the swarm any more, nor given to it
 	news    chan struct{} // closed, and made anew, when a block has come
@@ -32,7 +32,7 @@ func (f *fetch) meet(nbs ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
-		if !slices.Contains(f.all, nb) && !f.excluded[nb.id] && f.conduct.Takes(nb, f.m) {
+		if f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
 			f.offer(nb, false)
 		}
 	}
@@ -75,8 +75,7 @@ func (f *fetch) vouches(nb *neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.picker.swarm.drop(nb.id) {
-		f.all = append(f.all, nb)
-		f.asks(nb)
+		f.sources.addAsked(nb, time.Now())
 	}
 }
 
@@ -103,7 +102,7 @@ func (f *fetch) stalled() bool {
 }
 
 // Mapping implements [partial].
-func (f *fetch) Mapping() (trust.Mapping, bool) { return f.shared, f.passesOn() }
+func (f *fetch) Mapping() (trust.Mapping, bool) { return f.swarming.checked, f.passesOn() }
 
 // passesOn reports whether other peers may get the blocks that are here.
 func (f *fetch) passesOn() bool {
@@ -116,7 +115,7 @@ func (f *fetch) passesOn() bool {
 func (f *fetch) inDemand() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.swarming.shared && (len(f.picker.swarm.members) > 0 || f.urged.Load())
+	return f.swarming.shared && (len(f.picker.swarm.members) > 0 || f.uplink.urged.Load())
 }
 
 // Have returns which blocks are here.

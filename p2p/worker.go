@@ -30,7 +30,7 @@ func (f *fetch) work(ctx context.Context, nb *neighbour) {
 		}
 		select {
 		case <-time.After(tick): // what others owe may become overdue
-		case <-f.complete:
+		case <-f.run.complete:
 			return
 		case <-ctx.Done():
 		}

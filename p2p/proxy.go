@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
 	"narbor/p2p/wire"
@@ -14,19 +15,26 @@ import (
 // errRefused says that a neighbour does not fetch a NAR for us: it has enough to do, or its upstreams have not signed it.
 var errRefused = errors.New("refused")
 
+// proxies is which neighbours download the NAR for this node. The fetch's mutex guards it.
+type proxies struct {
+	asked     map[peer.ID]bool // the neighbours that were asked to
+	delivered bool             // one of them does, or did
+	waited    bool             // for one of them, for so long that no other is asked
+}
+
 // electHelper returns the neighbour that is to fetch the NAR from its upstream, or nil if this node is to; and how many
 // could be elected beside it.
 func (f *fetch) electHelper() (who *neighbour, others int) {
 	f.mu.Lock()
-	asked, closed := len(f.helpers), f.swarming.closed || f.waited
+	asked, closed := len(f.proxies.asked), f.swarming.closed || f.proxies.waited
 	f.mu.Unlock()
-	if closed || asked >= maxHelpers || f.urged.Load() || f.secret {
+	if closed || asked >= maxHelpers || f.uplink.urged.Load() || f.secret {
 		return nil, 0
 	}
 	return f.swarm.Elect(f.m.Path().HashPart(), func(nb *neighbour) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.helpers[nb.id] || f.excluded[nb.id] || !f.conduct.Takes(nb, f.m) || nb.tally.isDistrusted(time.Now())
+		return f.proxies.asked[nb.id] || f.sources.excluded[nb.id] || !f.conduct.Takes(nb, f.m) || nb.tally.isDistrusted(time.Now())
 	})
 }
 
@@ -34,14 +42,14 @@ func (f *fetch) electHelper() (who *neighbour, others int) {
 // fetch it here.
 func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 	f.mu.Lock()
-	f.helpers[nb.id] = true
+	f.proxies.asked[nb.id] = true
 	f.mu.Unlock()
 	f.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()))
 	began := time.Now()
 	err := f.watchHelper(ctx, nb)
 	f.setRoot(nb, false)
 	f.mu.Lock()
-	f.waited = f.waited || time.Since(began) > waitedEnough
+	f.proxies.waited = f.proxies.waited || time.Since(began) > waitedEnough
 	f.mu.Unlock()
 	if err == nil || ctx.Err() != nil {
 		return
@@ -82,7 +90,7 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 		}
 		select {
 		case <-time.After(pollEvery):
-		case <-f.complete:
+		case <-f.run.complete:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -106,13 +114,13 @@ func (f *fetch) lastFrom(nb *neighbour) time.Time {
 func (f *fetch) setRoot(nb *neighbour, root bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if root && !f.excluded[nb.id] && !slices.Contains(f.all, nb) && f.conduct.Takes(nb, f.m) {
+	if root && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
 		f.offer(nb, true)
 	}
 	r := f.picker.swarm.members[nb.id]
 	if r != nil {
 		r.root = root
-		f.helped = f.helped || root
+		f.proxies.delivered = f.proxies.delivered || root
 	}
 	return r != nil
 }
@@ -122,7 +130,7 @@ func (f *fetch) shunHelper(nbs ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
-		if f.helpers[nb.id] {
+		if f.proxies.asked[nb.id] {
 			nb.tally.shun(time.Now())
 		}
 	}
@@ -132,7 +140,7 @@ func (f *fetch) shunHelper(nbs ...*neighbour) {
 func (f *fetch) slowHelpers() []*neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return slices.Clone(f.all)
+	return slices.Clone(f.sources.all)
 }
 
 // isRoot says whether a neighbour fetches the NAR for us.

@@ -1,0 +1,298 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// tick is the interval of the check for overdue blocks.
+const tick = 10 * time.Millisecond
+
+// honest fetches, and excludes liars, until the NAR is right or no source is left.
+func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
+	for {
+		if err := f.get(ctx); err != nil {
+			return nil, err
+		}
+		sp, err := f.draft.Commit(f.m.CheckNAR)
+		if errors.Is(err, store.ErrCorrupt) {
+			sp, err = f.attribute(ctx, err)
+		}
+		if sp != nil {
+			f.settle(sp)
+		} else if errors.Is(err, store.ErrMalformed) { // it is what the upstream signed all the same
+			f.settle(f.draft)
+		}
+		if sp != nil || err != nil {
+			return sp, err
+		}
+	}
+}
+
+// get fetches all blocks that are missing. It returns once they are in the draft, or no source is left to ask.
+func (f *fetch) get(ctx context.Context) error {
+	f.run.complete = make(chan struct{})
+	if f.missing() == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	s := shift{fetch: f, holders: newCrew(), relays: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
+	defer func() {
+		cancel()
+		s.holders.wait()
+		s.relays.wait()
+		s.supply.wait()
+	}()
+	ticker := time.NewTicker(overdueAfter)
+	defer ticker.Stop()
+	for s.holders.size < min(maxWorkers, s.blocks) && s.start(ctx, &s.holders, f.nextHolder()) {
+	}
+	askedAround := s.began
+	for {
+		if done, err := f.state(); done || err != nil {
+			return err
+		}
+		if again, err := s.fill(ctx); err != nil {
+			return err
+		} else if again {
+			continue
+		}
+		select {
+		case <-s.holders.ended:
+			s.holders.size--
+		case <-s.relays.ended:
+			s.relays.size--
+		case <-s.supply.ended:
+			s.supply.size--
+		case <-ticker.C:
+			askedAround = f.lookAround(askedAround)
+			if err := s.impatient(ctx); err != nil {
+				return err
+			}
+			if f.overdue(overdueAfter) || s.holders.size < maxWorkers && f.unasked() {
+				s.start(ctx, &s.holders, f.nextHolder())
+			}
+		case <-f.run.complete:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lookAround adds the neighbours that answered later than the first, or have the NAR by now. It returns when all were
+// last asked.
+func (f *fetch) lookAround(asked time.Time) time.Time {
+	if time.Since(asked) > holdersFresh && !f.secret {
+		f.swarm.AskAround(f.m)
+		asked = time.Now()
+	}
+	f.join(f.swarm.Known(f.m))
+	return asked
+}
+
+func newCrew() crew { return crew{ended: make(chan struct{})} }
+
+// A fetch is one NAR on its way: which blocks are here, which neighbours were asked for the others, which may be asked.
+type fetch struct {
+	*fetching
+	m      trust.Mapping
+	draft  *store.Draft
+	secret bool  // no neighbour may learn that it is wanted; set by fly before it starts anything
+	blame  blame // changes between runs only
+	uplink uplink
+
+	mu       sync.Mutex // guards the rest
+	picker   picker
+	sources  sources
+	swarming swarming
+	proxies  proxies
+	run      run
+}
+
+// A run is one attempt to get all blocks that are missing.
+type run struct {
+	complete chan struct{} // closed at its end; made by get, and not guarded by the mutex
+	err      error         // the draft cannot be written, or the NAR cannot come in time
+}
+
+// newFetch returns a fetch that writes into the draft. checked is the mapping as the sharing policy has checked it, and
+// shared whether that lets other peers have it.
+func newFetch(of *fetching, m trust.Mapping, draft *store.Draft, checked trust.Mapping, shared bool) *fetch {
+	return &fetch{fetching: of, m: m, draft: draft, sources: newSources(), proxies: proxies{asked: map[peer.ID]bool{}},
+		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.self, time.Now()),
+		swarming: swarming{checked: checked, shared: shared, news: make(chan struct{})}}
+}
+
+// nextHolder returns a holder that has not been asked yet, or nil.
+func (f *fetch) nextHolder() *neighbour {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sources.next(time.Now())
+}
+
+// join adds holders, unless a single one is on trial.
+func (f *fetch) join(holders []holder) {
+	var whole []*neighbour
+	for _, h := range holders {
+		if h.receiving {
+			f.meet(h.neighbour)
+		} else {
+			whole = append(whole, h.neighbour)
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, nb := range byPromise(whole) {
+		f.picker.swarm.drop(nb.id)
+		if !f.blame.comparing() && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
+			f.sources.add(nb)
+		}
+	}
+}
+
+// readmit adds the holders found after no source was left, and lets holders that failed without a lie try again: a
+// machine that changes from cable to radio is back under another address a moment later.
+func (f *fetch) readmit(holders []holder) {
+	f.mu.Lock()
+	for _, nb := range holders {
+		f.sources.readmit(nb.id)
+	}
+	f.mu.Unlock()
+	f.join(holders)
+}
+
+// nobody reports whether there is no peer to ask.
+func (f *fetch) nobody() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.sources.all) == 0 && len(f.picker.swarm.members) == 0
+}
+
+// only makes holders, or with none all that are not excluded, the ones to ask in the next run.
+func (f *fetch) only(holders ...*neighbour) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sources.only(holders...)
+}
+
+func (f *fetch) missing() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.left
+}
+
+// state says whether all blocks are here, or why they never will be.
+func (f *fetch) state() (done bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.left == 0, f.run.err
+}
+
+// unasked says whether there is work for one more holder.
+func (f *fetch) unasked() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.next < len(f.picker.blocks)
+}
+
+// overdue says whether a block was expected longer ago than that.
+func (f *fetch) overdue(by time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.overdue(by, time.Now())
+}
+
+// contributors counts the blocks in the draft by the peer that vouches for them.
+func (f *fetch) contributors() map[peer.ID]int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.picker.contributors()
+}
+
+// A shift holds the goroutines at work while a fetch runs. It is owned by get.
+type shift struct {
+	*fetch
+	holders, relays, supply crew
+	began                   time.Time
+	pacer                   pacer
+	blocks                  int // the number missing then
+	before                  int // the number missing when no source was left, the last time
+}
+
+func (s *shift) start(ctx context.Context, c *crew, nb *neighbour) bool {
+	if nb != nil {
+		c.start(func() { s.work(ctx, nb) })
+	}
+	return nb != nil
+}
+
+// fill starts the goroutines that should run. again means that the fetch may have ended meanwhile, or there is more to
+// start; the error, that no source is left.
+func (s *shift) fill(ctx context.Context) (again bool, err error) {
+	for !s.uplink.busy.Load() && s.start(ctx, &s.relays, s.nextRelay()) {
+	}
+	alone := s.holders.size == 0 && !s.start(ctx, &s.holders, s.nextHolder())
+	free := s.supply.size == 0 || s.uplink.urged.Load() && !s.uplink.busy.Load()
+	if free && (alone || s.crawls()) && s.startSupply(ctx, &s.supply, s.relays.size) {
+		if !alone {
+			s.shunHelper(s.slowHelpers()...)
+		}
+		return true, nil
+	}
+	if !alone || s.supply.size > 0 || s.relays.size > 0 && !s.stalled() {
+		return false, nil
+	}
+	left := s.missing()
+	if left == s.before || s.blame.comparing() {
+		return false, fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
+	}
+	s.before = left
+	if !s.secret {
+		s.readmit(s.swarm.Holders(ctx, s.m, true))
+	}
+	return true, nil
+}
+
+// crawls reports whether the holders would take so long for the rest of the NAR that an upstream is likely to be done
+// in half the time.
+func (s *shift) crawls() bool {
+	took := time.Since(s.began)
+	if took < judgedAfter || len(s.upstreams) == 0 {
+		return false
+	}
+	rest, over := s.pacer.rest()
+	if over < judgedAfter {
+		left := s.missing()
+		rest = remaining(took, s.blocks-left, left)
+	}
+	own := s.pace.rate()
+	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
+}
+
+// A crew is the goroutines that ask holders of a kind. It is owned by the goroutine that calls get.
+type crew struct {
+	size  int
+	ended chan struct{}
+}
+
+func (c *crew) start(work func()) {
+	c.size++
+	go func() {
+		work()
+		c.ended <- struct{}{}
+	}()
+}
+
+func (c *crew) wait() {
+	for ; c.size > 0; c.size-- {
+		<-c.ended
+	}
+}

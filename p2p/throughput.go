@@ -1,0 +1,75 @@
+package p2p
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+// A tempo is how fast one download goes, on average over all there are now and then.
+type tempo struct {
+	mu     sync.Mutex // guards the rest
+	active int
+	since  time.Time     // until when took is counted
+	took   time.Duration // of all downloads together
+	bytes  int64
+	ended  time.Time // when the last download did
+}
+
+// begin records one more download, until end is called.
+func (p *tempo) begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle()
+	p.active++
+}
+
+func (p *tempo) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle()
+	p.active--
+	p.ended = p.since
+}
+
+// settle counts the time until now. The caller holds mu.
+func (p *tempo) settle() {
+	now := time.Now()
+	p.took += time.Duration(p.active) * now.Sub(p.since)
+	p.since = now
+	if p.active == 0 && now.Sub(p.ended) > paceIdle {
+		p.took, p.bytes = 0, 0
+	}
+	if p.took > paceMemory {
+		p.took, p.bytes = p.took/2, p.bytes/2
+	}
+}
+
+func (p *tempo) add(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bytes += int64(n)
+}
+
+// rate is in bytes per second; 0 is unknown.
+func (p *tempo) rate() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.settle()
+	if p.took < paceLeast {
+		return 0
+	}
+	return int64(float64(p.bytes) / p.took.Seconds())
+}
+
+// fed counts what an upstream sends.
+type fed struct {
+	pace *tempo
+	r    io.Reader
+}
+
+func (r fed) Read(p []byte) (int, error) {
+	n, err := r.r.Read(p)
+	r.pace.add(n)
+	return n, err
+}
