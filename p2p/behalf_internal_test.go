@@ -21,6 +21,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 func TestHalfOfWhatIsLeftIsForOneAddress(t *testing.T) {
@@ -64,7 +65,7 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 	other, _ := s.sign(t, "other", nar)
 	g, again := (&rogue{info: other, nar: nar}).start(t), (&rogue{info: other, nar: nar}).start(t)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, ""), more.open(t, "")}
+		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
 		cfg.UpstreamBudget = 3 * first.NarSize
 	})
 	if _, have := g.begs(t, n, first); have != wire.VerdictYes {
@@ -112,7 +113,7 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 	web := newOneCache(t, info, nil)
 	g := (&rogue{info: other}).start(t)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, "")}
+		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")}
 	})
 	b := n.ledger.tallyOf(g.ID()).probing.helped
 	b.mu.Lock()
@@ -133,13 +134,13 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer spool.Close()
-		up, err := store.OpenUpstream(store.UpstreamConfig{URL: "http://127.0.0.1:1", Agent: "test"})
+		up, err := upstream.Open(upstream.Config{URL: "http://127.0.0.1:1", Agent: "test"})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer up.Close()
 		cfg := Config{Identity: newTestIdentity(t), Trusted: mine.keys, ShareKeys: mine.keys, Spool: spool,
-			Share: []store.Source{store.NewMem()}, Upstreams: []*store.Upstream{up}}
+			Share: []store.Source{store.NewMem()}, Upstreams: []*upstream.Cache{up}}
 		if !shared {
 			cfg.ShareKeys = theirs.keys
 		}
@@ -205,13 +206,13 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { spool.Close() })
-	up, err := store.OpenUpstream(store.UpstreamConfig{URL: web.URL, Agent: "test"})
+	up, err := upstream.Open(upstream.Config{URL: web.URL, Agent: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { up.Close() })
 	n, err := New(Config{Identity: newTestIdentity(t), Trusted: signer.keys, ShareKeys: signer.keys, Spool: spool,
-		Share: []store.Source{store.NewMem()}, Upstreams: []*store.Upstream{up}})
+		Share: []store.Source{store.NewMem()}, Upstreams: []*upstream.Cache{up}})
 	if err != nil {
 		t.Fatal(err)
 	}

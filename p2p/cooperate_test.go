@@ -10,6 +10,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -132,12 +133,12 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 	web.stuck = "stuck"
 	machines := web.cooperative(t, 3, func(i int, cfg *p2p.Config) {
 		if i == 0 {
-			u, err := store.OpenUpstream(store.UpstreamConfig{URL: web.URL, Agent: web.stuck})
+			u, err := upstream.Open(upstream.Config{URL: web.URL, Agent: web.stuck})
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { u.Close() })
-			cfg.Upstreams = []*store.Upstream{u}
+			cfg.Upstreams = []*upstream.Cache{u}
 		}
 	})
 	began, elected := time.Now(), 0

@@ -17,6 +17,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -26,7 +27,7 @@ const upstreamProtocol = "/narbor/upstream/1/"
 
 // signOf is the protocol of the peers that ask these upstreams. Others are not elected: our upstreams may have what
 // theirs lack.
-func signOf(upstreams []*store.Upstream) protocol.ID {
+func signOf(upstreams []*upstream.Cache) protocol.ID {
 	var urls []string
 	for _, u := range upstreams {
 		urls = append(urls, u.String())
@@ -217,7 +218,7 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 
 // upstreamsDown says whether none of the upstreams is taken to answer.
 func (n *Node) upstreamsDown() bool {
-	return !slices.ContainsFunc(n.cfg.Upstreams, func(u *store.Upstream) bool { return !u.Down() })
+	return !slices.ContainsFunc(n.cfg.Upstreams, func(u *upstream.Cache) bool { return !u.Down() })
 }
 
 // told returns what a neighbour says that an upstream says, if it can be believed.

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -44,7 +45,7 @@ type fetching struct {
 	self      peer.ID
 	swarm     swarmSource
 	conduct   conduct
-	upstreams []*store.Upstream
+	upstreams []*upstream.Cache
 	pace      *tempo // of all upstreams together
 	received  func(o store.Origin, m trust.Mapping, from string, n int)
 	log       *zap.Logger

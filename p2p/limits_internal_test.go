@@ -20,6 +20,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 // numbered returns a different address for each i.
@@ -239,7 +240,7 @@ func TestHelpersOfADownloadAreBounded(t *testing.T) {
 	info, _ := s.sign(t, "other", randomNAR(1000))
 	u := newOneCache(t, info, randomNAR(1000)).open(t, "")
 	g := (&rogue{}).start(t)
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*store.Upstream{u} }, g)
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{u} }, g)
 	n.lan.Host().Peerstore().AddProtocols(g.ID(), n.sign)
 	for i := 0; ; i++ {
 		_, m := s.sign(t, fmt.Sprint("wanted", i), randomNAR(1000))

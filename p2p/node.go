@@ -24,6 +24,7 @@ import (
 
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -45,7 +46,7 @@ type Config struct {
 
 	// Upstreams are the caches on the internet that are asked, in order, for what no neighbour has; none asks nothing.
 	// The caller of New closes them, after Run.
-	Upstreams []*store.Upstream
+	Upstreams []*upstream.Cache
 	// NoCooperate asks the upstreams for this machine alone, and no neighbour to ask its own. UpstreamBudget is how many
 	// bytes of NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
 	NoCooperate    bool

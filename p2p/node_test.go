@@ -28,13 +28,13 @@ import (
 	"narbor/trust"
 )
 
-// An upstream signs paths, as cache.nixos.org does.
-type upstream struct {
+// A signer signs paths, as cache.nixos.org does.
+type signer struct {
 	secret signature.SecretKey
 	keys   *trust.Keys
 }
 
-func newUpstream(t testing.TB) upstream {
+func newUpstream(t testing.TB) signer {
 	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -43,11 +43,11 @@ func newUpstream(t testing.TB) upstream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return upstream{secret, keys}
+	return signer{secret, keys}
 }
 
 // sign makes a claim about a path with the NAR nar.
-func (u upstream) sign(t testing.TB, name string, nar []byte) store.Info {
+func (u signer) sign(t testing.TB, name string, nar []byte) store.Info {
 	part := sha256.Sum256([]byte(name))
 	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
 	if err != nil {
@@ -88,17 +88,17 @@ func level(t testing.TB) zapcore.Level {
 }
 
 // newMachine starts a node that shares src, or nothing, and connects to those machines.
-func (u upstream) newMachine(t testing.TB, src store.Source, to ...*machine) *machine {
+func (u signer) newMachine(t testing.TB, src store.Source, to ...*machine) *machine {
 	t.Helper()
 	return u.newMachineWith(t, store.SpoolConfig{}, src, to...)
 }
 
-func (u upstream) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.Source, to ...*machine) *machine {
+func (u signer) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.Source, to ...*machine) *machine {
 	t.Helper()
 	return u.newMachineAs(t, sc, src, func(*p2p.Config) {}, to...)
 }
 
-func (u upstream) newMachineAs(t testing.TB, sc store.SpoolConfig, src store.Source, edit func(*p2p.Config), to ...*machine) *machine {
+func (u signer) newMachineAs(t testing.TB, sc store.SpoolConfig, src store.Source, edit func(*p2p.Config), to ...*machine) *machine {
 	t.Helper()
 	sc.Dir, sc.MinFree = t.TempDir(), -1
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
@@ -221,7 +221,7 @@ func TestSharesOnlyWhatAnUpstreamSigned(t *testing.T) {
 	a := u.newMachine(t, memWith(secret, [][]byte{nar, nar, nar}))
 
 	// This one would believe everything that a signs; so a refusal is one by a.
-	gullible := upstream{u.secret, stranger.keys}
+	gullible := signer{u.secret, stranger.keys}
 	b := gullible.newMachine(t, nil, a)
 	for _, info := range secret {
 		if m, err := b.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {

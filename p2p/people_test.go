@@ -32,7 +32,7 @@ func TestAskEachReturnsEachAnswer(t *testing.T) {
 		}
 	}
 	// A machine that trusts another key is told the problem.
-	other := upstream{stranger.secret, stranger.keys}
+	other := signer{stranger.secret, stranger.keys}
 	answers = other.newMachine(t, nil, holder).AskEach(t.Context(), info.Path.HashPart())
 	if len(answers) != 1 || answers[0].Believed() || answers[0].Path != info.Path.String() || answers[0].Problem == "" {
 		t.Errorf("AskEach with another key = %+v, want a claim and a problem", answers)

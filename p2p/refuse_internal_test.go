@@ -20,6 +20,7 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 // An oneCache is a binary cache of one path, and counts what it is asked.
@@ -47,9 +48,9 @@ func newOneCache(t *testing.T, info store.Info, nar []byte) *oneCache {
 }
 
 // open makes it an upstream; user is put before the host.
-func (c *oneCache) open(t *testing.T, user string) *store.Upstream {
+func (c *oneCache) open(t *testing.T, user string) *upstream.Cache {
 	t.Helper()
-	u, err := store.OpenUpstream(store.UpstreamConfig{URL: strings.Replace(c.URL, "http://", "http://"+user, 1), Agent: "test"})
+	u, err := upstream.Open(upstream.Config{URL: strings.Replace(c.URL, "http://", "http://"+user, 1), Agent: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +107,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			web := newOneCache(t, info, nar)
 			g := (&rogue{info: other, nar: nar}).start(t)
 			n, _ := runNodeAs(t, s, func(cfg *Config) {
-				cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, tt.user)}
+				cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, tt.user)}
 				if tt.edit != nil {
 					tt.edit(cfg)
 				}
@@ -167,7 +168,7 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	info, _ := s.sign(t, "wanted", nar)
 	web := newOneCache(t, info, nar)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Share, cfg.Upstreams, cfg.GroupSecret = []store.Source{store.NewMem()}, []*store.Upstream{web.open(t, "")}, secretA
+		cfg.Share, cfg.Upstreams, cfg.GroupSecret = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")}, secretA
 	})
 	if !n.helps() {
 		t.Fatalf("it would not download for others: %s", n.alone())
@@ -202,7 +203,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	up := web.open(t, "")
 	web.Close()
 	g := (&rogue{info: info, nar: nar}).start(t)
-	g.SetStreamHandler(signOf([]*store.Upstream{up}), func(s network.Stream) { s.Reset() })
+	g.SetStreamHandler(signOf([]*upstream.Cache{up}), func(s network.Stream) { s.Reset() })
 	var asked atomic.Int64
 	g.SetStreamHandler(wire.ProtocolID, func(s network.Stream) {
 		defer s.Reset()
@@ -217,7 +218,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 			}
 		}
 	})
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*store.Upstream{up} }, g)
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{up} }, g)
 	for limit := time.Now().Add(20 * time.Second); len(n.members()) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatal("the neighbour is not elected")

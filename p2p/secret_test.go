@@ -37,7 +37,7 @@ func (l *listener) heard(hp store.HashPart) bool {
 }
 
 // newPrivate returns an upstream with a key of another name than that of newUpstream, and the keys of both.
-func newPrivate(t *testing.T, public upstream) (upstream, *trust.Keys) {
+func newPrivate(t *testing.T, public signer) (signer, *trust.Keys) {
 	t.Helper()
 	secret, key, err := signature.GenerateKeypair("private-1", rand.Reader)
 	if err != nil {
@@ -51,7 +51,7 @@ func newPrivate(t *testing.T, public upstream) (upstream, *trust.Keys) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return upstream{secret, keys}, both
+	return signer{secret, keys}, both
 }
 
 func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
@@ -60,7 +60,7 @@ func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
 	nar := noise(1, 100)
 	for _, c := range []struct {
 		name                          string
-		signer                        upstream
+		signer                        signer
 		absent, ultimate, group, told bool
 	}{
 		{name: "not here", signer: public, absent: true, told: true},
@@ -99,7 +99,7 @@ func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
 func TestFetchOfPrivateNARTellsNeighboursNothing(t *testing.T) {
 	public := newUpstream(t)
 	private, both := newPrivate(t, public)
-	for told, signer := range map[bool]upstream{false: private, true: public} {
+	for told, signer := range map[bool]signer{false: private, true: public} {
 		info := signer.sign(t, "x", noise(1, 1000))
 		ears := &listener{Source: store.NewMem()}
 		alice := public.newMachine(t, ears)

@@ -13,6 +13,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 const (
@@ -71,7 +72,7 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 }
 
 // stream takes the NAR from an upstream, block by block, so that it can be passed on as it comes.
-func (f *fetch) stream(ctx context.Context, u *store.Upstream) error {
+func (f *fetch) stream(ctx context.Context, u *upstream.Cache) error {
 	r, err := u.Stream(ctx, f.m.Info())
 	if err != nil {
 		return err

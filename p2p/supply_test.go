@@ -14,12 +14,13 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 // A webCache is a binary cache over HTTP, and counts what it is asked.
 type webCache struct {
 	*httptest.Server
-	up upstream
+	up signer
 
 	mu    sync.Mutex // guards the rest
 	files map[string][]byte
@@ -29,7 +30,7 @@ type webCache struct {
 	stuck string        // the agent to which archives begin, and never go on
 }
 
-func newWebCache(t testing.TB, up upstream) *webCache {
+func newWebCache(t testing.TB, up signer) *webCache {
 	c := &webCache{up: up, files: map[string][]byte{}, asked: map[string]int{}}
 	c.Server = httptest.NewServer(http.HandlerFunc(c.serve))
 	t.Cleanup(c.Close)
@@ -102,7 +103,7 @@ func (c *webCache) requests() (infos, nars int) {
 // with makes a machine ask the cache, too.
 func (c *webCache) with(t testing.TB) func(*p2p.Config) {
 	return func(cfg *p2p.Config) {
-		u, err := store.OpenUpstream(store.UpstreamConfig{URL: c.URL, Agent: "test"})
+		u, err := upstream.Open(upstream.Config{URL: c.URL, Agent: "test"})
 		if err != nil {
 			t.Fatal(err)
 		}

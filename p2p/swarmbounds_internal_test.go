@@ -15,6 +15,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 func TestMembersOfASwarmAreBounded(t *testing.T) {
@@ -113,7 +114,7 @@ func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
 	nar := randomNAR(100_001)
 	info, m := s.sign(t, "odd", nar)
 	u := newOneCache(t, info, nar).open(t, "")
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*store.Upstream{u} })
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{u} })
 	fetchAll(t, n, m, nar)
 	const step = 16 << 10
 	if got := u.Received(); got%step == 0 {

@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 // A trial goes through what the neighbour says and sends, second by second.
@@ -140,7 +141,7 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 	} {
 		of := &fetching{pace: &tempo{}}
 		if tt.upstream {
-			of.upstreams = []*store.Upstream{nil}
+			of.upstreams = []*upstream.Cache{nil}
 		}
 		if tt.own > 0 {
 			of.pace.begin()

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -43,7 +44,7 @@ func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 }
 
 // AskUpstream returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
-func (n *Node) askUpstream(ctx context.Context, u *store.Upstream, hp store.HashPart) (trust.Mapping, error) {
+func (n *Node) askUpstream(ctx context.Context, u *upstream.Cache, hp store.HashPart) (trust.Mapping, error) {
 	info, err := u.Info(ctx, hp)
 	if err != nil {
 		return trust.Mapping{}, err

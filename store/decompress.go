@@ -25,7 +25,7 @@ func MaxPacked(narSize int64) int64 { return narSize + narSize/16 + 64<<10 }
 
 // unpackMemory returns the bytes that unpacking takes, and the window to unpack with, which is 0 but for zstd. in begins
 // with the compressed NAR, of narSize bytes; a header that states more than such a NAR needs is lowered in its buffer.
-func unpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64) (need, window int64) {
+func UnpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64) (need, window int64) {
 	switch compression {
 	case "xz":
 		return xzBuffers + xzMemory(in, narSize), 0

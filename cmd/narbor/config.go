@@ -16,7 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/p2p"
-	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -302,7 +302,7 @@ func checkListen(addr string) error {
 
 // checkUpstream connects to nothing.
 func checkUpstream(url string) error {
-	u, err := store.OpenUpstream(store.UpstreamConfig{URL: url})
+	u, err := upstream.Open(upstream.Config{URL: url})
 	if err != nil {
 		return fmt.Errorf("--upstream: %w", err)
 	}

@@ -23,6 +23,7 @@ import (
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/nixconf"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -159,7 +160,7 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 }
 
 // fetchNode makes a node that shares nothing, and has an identity for the moment.
-func fetchNode(c *cli.Context, spool *store.Spool, ups []*store.Upstream, log logs) (*p2p.Node, error) {
+func fetchNode(c *cli.Context, spool *store.Spool, ups []*upstream.Cache, log logs) (*p2p.Node, error) {
 	settings, err := nixconf.Read(c.Context)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)

@@ -25,6 +25,7 @@ import (
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/store/nixconf"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -120,7 +121,7 @@ type service struct {
 	shares                    shares
 	spool                     *store.Spool
 	accounts                  *stats.Accounts
-	upstreams                 []*store.Upstream
+	upstreams                 []*upstream.Cache
 	node                      *p2p.Node
 	server                    *narserve.Server
 	listeners                 []net.Listener

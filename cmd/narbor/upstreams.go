@@ -18,6 +18,7 @@ import (
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -39,22 +40,22 @@ func upstreamBudgetFlag() cli.Flag {
 
 // openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted; with
 // "" nothing is kept.
-func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error) {
+func openUpstreams(c *cli.Context, dir string) (ups []*upstream.Cache, err error) {
 	defer func() {
 		if err != nil {
 			closeUpstreams(ups)
 			ups = nil
 		}
 	}()
-	kept, memory := map[string]bool{}, semaphore.NewWeighted(store.UnpackMemory)
+	kept, memory := map[string]bool{}, semaphore.NewWeighted(upstream.MaxUnpackMemory)
 	for _, url := range c.StringSlice("upstream") {
 		sum := sha256.Sum256([]byte(url))
 		name := hex.EncodeToString(sum[:8])
-		cfg := store.UpstreamConfig{URL: url, Agent: narserve.AgentPrefix + version, Memory: memory}
+		cfg := upstream.Config{URL: url, Agent: narserve.AgentPrefix + version, Memory: memory}
 		if dir != "" {
 			cfg.Kept = filepath.Join(dir, name)
 		}
-		u, err := store.OpenUpstream(cfg)
+		u, err := upstream.Open(cfg)
 		if err != nil {
 			return ups, codedError{fmt.Errorf("--upstream: %w", err), exitUsage}
 		}
@@ -72,7 +73,7 @@ func openUpstreams(c *cli.Context, dir string) (ups []*store.Upstream, err error
 	return ups, nil
 }
 
-func closeUpstreams(ups []*store.Upstream) {
+func closeUpstreams(ups []*upstream.Cache) {
 	for _, u := range ups {
 		_ = u.Close() // the error loses nothing: all that is kept has been written
 	}

@@ -1,4 +1,4 @@
-package store_test
+package upstream_test
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
 // Archives as Nix makes them have dictionaries of 8 MiB: eight are unpacked at once, and the next waits for one of them.
@@ -35,7 +36,7 @@ func TestUnpackingTakesBoundedMemory(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if r, err := u.Stream(ctx, info); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("one more than fits into %d bytes is unpacked: %v, %v", store.UnpackMemory, r, err)
+		t.Errorf("one more than fits into %d bytes is unpacked: %v, %v", upstream.MaxUnpackMemory, r, err)
 	}
 	if err := open[0].Close(); err != nil {
 		t.Fatal(err)

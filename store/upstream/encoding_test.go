@@ -1,4 +1,4 @@
-package store_test
+package upstream_test
 
 import (
 	"bytes"

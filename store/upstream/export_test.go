@@ -1,11 +1,13 @@
-package store
+package upstream
 
 import (
 	"time"
+
+	"narbor/store"
 )
 
 // Age lets time pass for the paths that were not found.
-func (u *Upstream) Age(d time.Duration) {
+func (u *Cache) Age(d time.Duration) {
 	for _, hp := range u.misses.Keys() {
 		at, _ := u.misses.Peek(hp)
 		u.misses.Add(hp, at.Add(-d))
@@ -27,5 +29,5 @@ func OpenKeptInfos(dir string) (KeptInfos, error) {
 	return KeptInfos{k}, err
 }
 
-func (k KeptInfos) Put(hp HashPart, text string) error     { return k.k.put(hp, text) }
-func (k KeptInfos) Get(hp HashPart) (text string, ok bool) { return k.k.get(hp) }
+func (k KeptInfos) Put(hp store.HashPart, text string) error     { return k.k.put(hp, text) }
+func (k KeptInfos) Get(hp store.HashPart) (text string, ok bool) { return k.k.get(hp) }

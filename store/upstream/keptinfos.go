@@ -1,4 +1,4 @@
-package store
+package upstream
 
 import (
 	"bytes"
@@ -13,6 +13,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"narbor/store"
 )
 
 const (
@@ -32,7 +34,7 @@ type keptInfos struct {
 	dir *os.Root
 
 	mu    sync.Mutex // guards the rest, and the files
-	files *lru.LRU[HashPart, keptInfo]
+	files *lru.LRU[store.HashPart, keptInfo]
 	bytes int64
 }
 
@@ -51,7 +53,7 @@ func openKeptInfos(dir string) (*keptInfos, error) {
 		return nil, err
 	}
 	k := &keptInfos{dir: root}
-	if k.files, err = lru.NewLRU(maxKeptInfos, func(hp HashPart, i keptInfo) {
+	if k.files, err = lru.NewLRU(maxKeptInfos, func(hp store.HashPart, i keptInfo) {
 		k.bytes -= i.size
 		_ = root.Remove(string(hp)) // if it stays, the next start finds it
 	}); err != nil {
@@ -73,7 +75,7 @@ func (k *keptInfos) list() error {
 	found, err := d.Readdir(-1)
 	slices.SortFunc(found, func(a, b os.FileInfo) int { return cmp.Compare(a.ModTime().UnixNano(), b.ModTime().UnixNano()) })
 	for _, f := range found {
-		if hp, err := ParseHashPart(f.Name()); err == nil && f.Mode().IsRegular() {
+		if hp, err := store.ParseHashPart(f.Name()); err == nil && f.Mode().IsRegular() {
 			k.add(hp, keptInfo{f.Size(), f.ModTime()})
 		}
 	}
@@ -81,7 +83,7 @@ func (k *keptInfos) list() error {
 }
 
 // add counts a file, and removes others for which there is no room any more. The caller holds mu.
-func (k *keptInfos) add(hp HashPart, i keptInfo) {
+func (k *keptInfos) add(hp store.HashPart, i keptInfo) {
 	if old, ok := k.files.Peek(hp); ok {
 		k.bytes -= old.size
 	}
@@ -92,12 +94,12 @@ func (k *keptInfos) add(hp HashPart, i keptInfo) {
 	}
 }
 
-func keptSum(hp HashPart, text []byte) [sha256.Size]byte {
+func keptSum(hp store.HashPart, text []byte) [sha256.Size]byte {
 	return sha256.Sum256(append([]byte(hp), text...))
 }
 
 // get returns a narinfo that is kept.
-func (k *keptInfos) get(hp HashPart) (string, bool) {
+func (k *keptInfos) get(hp store.HashPart) (string, bool) {
 	if k == nil {
 		return "", false
 	}
@@ -119,7 +121,7 @@ func (k *keptInfos) get(hp HashPart) (string, bool) {
 	return text, err == nil
 }
 
-func (k *keptInfos) read(hp HashPart) (string, error) {
+func (k *keptInfos) read(hp store.HashPart) (string, error) {
 	f, err := k.dir.Open(string(hp))
 	if err != nil {
 		return "", err
@@ -131,16 +133,16 @@ func (k *keptInfos) read(hp HashPart) (string, error) {
 	}
 	n := len(b) - sha256.Size
 	if n < 0 {
-		return "", ErrCorrupt
+		return "", store.ErrCorrupt
 	}
 	if sum := keptSum(hp, b[:n]); !bytes.Equal(sum[:], b[n:]) {
-		return "", ErrCorrupt
+		return "", store.ErrCorrupt
 	}
 	return string(b[:n]), nil
 }
 
 // put keeps a narinfo.
-func (k *keptInfos) put(hp HashPart, text string) error {
+func (k *keptInfos) put(hp store.HashPart, text string) error {
 	if k == nil || len(text) > maxKeptInfo {
 		return nil
 	}
@@ -160,7 +162,7 @@ func (k *keptInfos) put(hp HashPart, text string) error {
 }
 
 // forget removes a narinfo.
-func (k *keptInfos) forget(hp HashPart) {
+func (k *keptInfos) forget(hp store.HashPart) {
 	if k == nil {
 		return
 	}

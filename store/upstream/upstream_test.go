@@ -1,4 +1,4 @@
-package store_test
+package upstream_test
 
 import (
 	"bytes"
@@ -19,11 +19,12 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/upstream"
 )
 
-func openUpstream(t testing.TB, url, kept string) *store.Upstream {
+func openUpstream(t testing.TB, url, kept string) *upstream.Cache {
 	t.Helper()
-	u, err := store.OpenUpstream(store.UpstreamConfig{URL: url, Agent: "narbor/test", Kept: kept})
+	u, err := upstream.Open(upstream.Config{URL: url, Agent: "narbor/test", Kept: kept})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +45,7 @@ func serve(t testing.TB, h http.HandlerFunc) string {
 }
 
 // stream reads an archive to its end.
-func stream(ctx context.Context, u *store.Upstream, info store.Info) ([]byte, error) {
+func stream(ctx context.Context, u *upstream.Cache, info store.Info) ([]byte, error) {
 	r, err := u.Stream(ctx, info)
 	if err != nil {
 		return nil, err
@@ -89,12 +90,12 @@ func TestUpstreamHasWhatTheCacheHas(t *testing.T) {
 }
 
 // u2source lets the suite for sources ask what an upstream has of one.
-type u2source struct{ *store.Upstream }
+type u2source struct{ *upstream.Cache }
 
 func (u2source) NAR(context.Context, store.Info) (store.NAR, error) { return nil, store.ErrNotFound }
 
 // oneCache serves one path; send answers the requests for its NAR.
-func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*store.Upstream, store.Info) {
+func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*upstream.Cache, store.Info) {
 	t.Helper()
 	info := cachePaths(t, goldenCaches)[0].info
 	info.NarHash, info.NarSize = store.Hash{1}, int64(len(nar))
@@ -327,7 +328,7 @@ func TestUpstreamThatIsDownCostsOneWait(t *testing.T) {
 
 func TestBreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := new(store.Breaker)
+		b := new(upstream.Breaker)
 		for _, pause := range []time.Duration{2, 4, 8, 16, 30, 30} {
 			b.Answered(false)
 			b.Answered(false)
@@ -410,7 +411,7 @@ func TestKeptNarinfosAreBounded(t *testing.T) {
 	dir := t.TempDir()
 	text := strings.Repeat("x", 60<<10)
 	part := func(i int) store.HashPart { return store.HashPartFromBytes([20]byte{byte(i), byte(i >> 8)}) }
-	k, err := store.OpenKeptInfos(dir)
+	k, err := upstream.OpenKeptInfos(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -420,7 +421,7 @@ func TestKeptNarinfosAreBounded(t *testing.T) {
 		}
 		k.Get(part(0))
 	}
-	for name, k := range map[string]store.KeptInfos{"same": k, "reopened": reopened(t, dir)} {
+	for name, k := range map[string]upstream.KeptInfos{"same": k, "reopened": reopened(t, dir)} {
 		_, first := k.Get(part(0))
 		_, second := k.Get(part(1))
 		_, last := k.Get(part(599))
@@ -434,18 +435,18 @@ func TestKeptNarinfosAreBounded(t *testing.T) {
 	}
 }
 
-func reopened(t *testing.T, dir string) store.KeptInfos {
-	k, err := store.OpenKeptInfos(dir)
+func reopened(t *testing.T, dir string) upstream.KeptInfos {
+	k, err := upstream.OpenKeptInfos(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return k
 }
 
-func TestOpenUpstreamRefuses(t *testing.T) {
+func TestOpenRefuses(t *testing.T) {
 	for _, url := range []string{"", "cache.nixos.org", "file:///tmp/cache", "s3://bucket", "http://", "https:///x", "://"} {
-		if u, err := store.OpenUpstream(store.UpstreamConfig{URL: url}); err == nil {
-			t.Errorf("OpenUpstream(%q) = %v, want an error", url, u)
+		if u, err := upstream.Open(upstream.Config{URL: url}); err == nil {
+			t.Errorf("Open(%q) = %v, want an error", url, u)
 		}
 	}
 }
@@ -457,9 +458,9 @@ func TestUpstreamKeepsItsSecrets(t *testing.T) {
 		if u.String() != "https://xxxxx@cache.example.org/x/" || !u.Private() {
 			t.Errorf("with %s it is called %s, private: %v", login, u, u.Private())
 		}
-		if _, err := store.OpenUpstream(store.UpstreamConfig{URL: "s3://" + login + "@bucket"}); err == nil ||
+		if _, err := upstream.Open(upstream.Config{URL: "s3://" + login + "@bucket"}); err == nil ||
 			strings.Contains(err.Error(), "sec") {
-			t.Errorf("OpenUpstream(s3://%s@bucket) = %v, want an error without the secret", login, err)
+			t.Errorf("Open(s3://%s@bucket) = %v, want an error without the secret", login, err)
 		}
 	}
 	srv := httptest.NewServer(http.NotFoundHandler())

@@ -1,4 +1,4 @@
-package store
+package upstream
 
 import (
 	"fmt"
@@ -6,6 +6,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/store"
 )
 
 const (
@@ -18,7 +20,7 @@ const (
 
 // A refusal records that a path's archive is of no use.
 type refusal struct {
-	narHash Hash
+	narHash store.Hash
 	wrong   int
 	at      time.Time
 	err     error
@@ -27,11 +29,11 @@ type refusal struct {
 // refusals are the paths of one cache with archives that are of no use.
 type refusals struct {
 	mu    sync.Mutex // held while an entry is changed
-	paths *lru.Cache[HashPart, refusal]
+	paths *lru.Cache[store.HashPart, refusal]
 }
 
 // add records an archive that is of no use; sure says that there is no reason to try it again.
-func (r *refusals) add(info Info, sure bool, err error) {
+func (r *refusals) add(info store.Info, sure bool, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	hp := info.Path.HashPart()
@@ -47,7 +49,7 @@ func (r *refusals) add(info Info, sure bool, err error) {
 }
 
 // reason says why a path counts as not found; nil if it does not. Another NarHash is another archive.
-func (r *refusals) reason(info Info) error {
+func (r *refusals) reason(info store.Info) error {
 	old, ok := r.paths.Get(info.Path.HashPart())
 	if !ok || old.narHash != info.NarHash || old.wrong < refuseAfter || time.Since(old.at) >= refuseTime {
 		return nil
@@ -57,7 +59,8 @@ func (r *refusals) reason(info Info) error {
 
 // Wrong records that the cache has sent another archive than the one it has signed. The first time, its narinfo is
 // asked for again; if that does not help, the path counts as not found for an hour.
-func (u *Upstream) Wrong(info Info) {
+func (u *Cache) Wrong(info store.Info) {
 	u.Forget(info.Path.HashPart())
-	u.refused.add(info, false, fmt.Errorf("%s: %w: %w: it sends another archive than it has signed", info.Path, ErrNotFound, ErrUnreadable))
+	u.refused.add(info, false, fmt.Errorf("%s: %w: %w: it sends another archive than it has signed", info.Path, store.ErrNotFound,
+		store.ErrUnreadable))
 }

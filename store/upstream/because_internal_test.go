@@ -1,18 +1,20 @@
-package store
+package upstream
 
 import (
 	"context"
 	"errors"
 	"io"
 	"testing"
+
+	"narbor/store"
 )
 
 func TestUpstreamsAnswerOutweighsTheDeadline(t *testing.T) {
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, tt := range []struct{ recorded, want error }{
-		{ErrCorrupt, ErrCorrupt},
-		{ErrNotFound, ErrNotFound},
+		{store.ErrCorrupt, store.ErrCorrupt},
+		{store.ErrNotFound, store.ErrNotFound},
 		{io.ErrUnexpectedEOF, context.Canceled},
 		{nil, context.Canceled},
 	} {

@@ -1,4 +1,4 @@
-package store
+package upstream
 
 import (
 	"compress/gzip"
@@ -8,6 +8,8 @@ import (
 
 	"github.com/andybalholm/brotli"
 	"github.com/klauspost/compress/zstd"
+
+	"narbor/store"
 )
 
 // encodedWindow is the largest window of a zstd Content-Encoding: what clients of HTTP have to support (RFC 9659).
@@ -15,7 +17,7 @@ const encodedWindow = 8 << 20
 
 // decodeContent undoes the Content-Encoding of a response, which some servers use unasked: for files that they have in
 // that form alone. Its length is unknown then. An encoding that narbor does not know is an error that wraps
-// [ErrUnreadable].
+// [store.ErrUnreadable].
 func decodeContent(resp *http.Response) error {
 	var open func(io.Reader) (io.Reader, error)
 	switch encoding := resp.Header.Get("Content-Encoding"); encoding {
@@ -30,7 +32,8 @@ func decodeContent(resp *http.Response) error {
 			return zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(encodedWindow))
 		}
 	default:
-		return fmt.Errorf("%w: %w: its Content-Encoding is %.40q, and not gzip, zstd or br", ErrNotFound, ErrUnreadable, encoding)
+		return fmt.Errorf("%w: %w: its Content-Encoding is %.40q, and not gzip, zstd or br", store.ErrNotFound, store.ErrUnreadable,
+			encoding)
 	}
 	resp.Body = &decodedBody{body: resp.Body, open: open}
 	resp.ContentLength, resp.Uncompressed = -1, true

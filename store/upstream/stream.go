@@ -1,4 +1,4 @@
-package store
+package upstream
 
 import (
 	"bufio"
@@ -11,15 +11,17 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"narbor/store"
 )
 
 const (
 	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
 	// and each takes the memory of its compressor's window.
 	maxUpstreamStreams = 32
-	// UnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
+	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
 	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
-	UnpackMemory = 66 << 20
+	MaxUnpackMemory = 66 << 20
 	// maxUpstreamWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21.
 	// Archives with a larger window are left to Nix, which needs the same memory for them.
 	maxUpstreamWindow = 64 << 20
@@ -32,21 +34,21 @@ const (
 	upstreamTries, upstreamPause, upstreamStride = 4, 200 * time.Millisecond, 1 << 20
 )
 
-// Stream opens the archive of a path as [Upstream.Info] described it, from its beginning, decompressed as it arrives.
+// Stream opens the archive of a path as [Cache.Info] described it, from its beginning, decompressed as it arrives.
 // The caller closes it. Its bytes are unchecked, but for their number, which is info's NarSize: the caller hashes them
 // before it passes them on. A connection that breaks or stalls is replaced by one that sends the rest, a bounded number
 // of times. The error wraps ErrNotFound if the archive has gone, and ErrCorrupt if it cannot be info's.
-func (u *Upstream) Stream(ctx context.Context, info Info) (io.ReadCloser, error) {
+func (u *Cache) Stream(ctx context.Context, info store.Info) (io.ReadCloser, error) {
 	hp := info.Path.HashPart()
 	p, err := u.page(ctx, hp)
 	if err != nil {
 		return nil, err
 	}
 	if p.info.NarHash != info.NarHash {
-		return nil, fmt.Errorf("upstream %s: %s: %w: it has another NarHash", u, info.Path, ErrNotFound)
+		return nil, fmt.Errorf("upstream %s: %s: %w: it has another NarHash", u, info.Path, store.ErrNotFound)
 	}
 	if p.info.NarSize != info.NarSize {
-		return nil, fmt.Errorf("upstream %s: %s: %w: NarSize is %d, not %d", u, info.Path, ErrCorrupt, p.info.NarSize, info.NarSize)
+		return nil, fmt.Errorf("upstream %s: %s: %w: NarSize is %d, not %d", u, info.Path, store.ErrCorrupt, p.info.NarSize, info.NarSize)
 	}
 	if err := u.Ready(); err != nil {
 		return nil, err
@@ -73,16 +75,16 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 	in := bufio.NewReaderSize(s.body, 4<<10)
 	p := s.page
 	if s.encoded { // which takes memory of its own, and from the first byte on
-		if err := s.upstream.memory.Acquire(ctx, UnpackMemory); err != nil {
+		if err := s.upstream.memory.Acquire(ctx, MaxUnpackMemory); err != nil {
 			return err
 		}
-		s.memory = UnpackMemory
+		s.memory = MaxUnpackMemory
 	}
-	need, window := unpackMemory(in, p.Compression, p.info.NarSize, maxUpstreamWindow)
+	need, window := store.UnpackMemory(in, p.Compression, p.info.NarSize, maxUpstreamWindow)
 	if window > maxUpstreamWindow {
 		s.upstream.Forget(p.info.Path.HashPart())
-		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.URL, ErrNotFound,
-			ErrUnreadable, window>>20, maxUpstreamWindow>>20)
+		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.URL, store.ErrNotFound,
+			store.ErrUnreadable, window>>20, maxUpstreamWindow>>20)
 		s.upstream.refused.add(p.info, true, err) // so that Nix is not told again that it can be had here
 		return fmt.Errorf("upstream %s: %w", s.upstream, err)
 	}
@@ -92,7 +94,7 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		}
 		s.memory = need
 	}
-	s.nar, err = NewDecompressor(in, p.Compression, p.info.NarSize, window)
+	s.nar, err = store.NewDecompressor(in, p.Compression, p.info.NarSize, window)
 	return err
 }
 
@@ -116,7 +118,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	case s.left == 0: // the caller checks the archive's hash
 		return n, nil
 	case err == io.EOF:
-		err = fmt.Errorf("upstream %s: %s: %w: %d bytes are missing at the end", s.upstream, s.page.URL, ErrCorrupt, s.left)
+		err = fmt.Errorf("upstream %s: %s: %w: %d bytes are missing at the end", s.upstream, s.page.URL, store.ErrCorrupt, s.left)
 	case err != nil:
 		err = s.because(err)
 	}
@@ -127,7 +129,8 @@ func (s *stream) Read(p []byte) (int, error) {
 func (s *stream) end() error {
 	switch n, err := io.CopyN(io.Discard, s.nar, 1); {
 	case n > 0:
-		return fmt.Errorf("upstream %s: %s: %w: unpacks to more than %d bytes", s.upstream, s.page.URL, ErrCorrupt, s.page.info.NarSize)
+		return fmt.Errorf("upstream %s: %s: %w: unpacks to more than %d bytes", s.upstream, s.page.URL, store.ErrCorrupt,
+			s.page.info.NarSize)
 	case err != io.EOF:
 		return s.because(err)
 	}
@@ -159,7 +162,7 @@ func (s *stream) Close() error {
 // A body is the file of an archive, over as many connections as it takes.
 type body struct {
 	ctx      context.Context
-	upstream *Upstream
+	upstream *Cache
 	page     page
 	encoded  bool // it has a Content-Encoding, so that there are no ranges of it
 
@@ -179,13 +182,13 @@ func (b *body) because(err error) error {
 	switch {
 	case b == nil:
 		return err
-	case errors.Is(b.err, ErrCorrupt), errors.Is(b.err, ErrNotFound): // that says more than a deadline that passed since
+	case errors.Is(b.err, store.ErrCorrupt), errors.Is(b.err, store.ErrNotFound): // that says more than a deadline that passed since
 		return b.err
 	case b.ctx.Err() != nil:
 		return b.ctx.Err()
 	case b.err != nil && b.err != io.EOF:
 		return b.err
-	case errors.Is(err, ErrNotFound):
+	case errors.Is(err, store.ErrNotFound):
 		return err
 	}
 	return fmt.Errorf("upstream %s: %s: %w", b.upstream, b.page.URL, err)
@@ -216,7 +219,7 @@ func (b *body) open() (err error) {
 // check compares the response's range and size with the wanted ones, and skips bytes that were received before.
 func (b *body) check() error {
 	corrupt := func(format string, args ...any) error {
-		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.URL, ErrCorrupt, fmt.Sprintf(format, args...))
+		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.URL, store.ErrCorrupt, fmt.Sprintf(format, args...))
 	}
 	if b.encoded = b.resp.Uncompressed; b.encoded && b.resp.StatusCode == http.StatusPartialContent {
 		return corrupt("a range of what is encoded")
@@ -236,7 +239,7 @@ func (b *body) check() error {
 	if b.size > 0 && size != b.size {
 		return corrupt("it has %d bytes", size)
 	}
-	if size > MaxPacked(b.page.info.NarSize) {
+	if size > store.MaxPacked(b.page.info.NarSize) {
 		return corrupt("%d bytes are too many for a NAR of %d", size, b.page.info.NarSize)
 	}
 	b.size, b.etag = size, b.resp.Header.Get("ETag")
@@ -278,12 +281,12 @@ func (b *body) read(p []byte) (int, error) {
 	b.stalled.Stop()
 	b.off += int64(n)
 	b.upstream.bytes.Add(int64(n))
-	most := MaxPacked(b.page.info.NarSize)
+	most := store.MaxPacked(b.page.info.NarSize)
 	if b.size > 0 {
 		most = b.size
 	}
 	if b.off > most {
-		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.URL, ErrCorrupt, most,
+		return 0, fmt.Errorf("upstream %s: %s: %w: more than %d bytes for a NAR of %d", b.upstream, b.page.URL, store.ErrCorrupt, most,
 			b.page.info.NarSize)
 	}
 	if err == io.EOF && b.off < b.size {
@@ -297,7 +300,7 @@ func (b *body) again(err error) bool {
 	if b.off-b.since >= upstreamStride {
 		b.tries, b.since = 0, b.off
 	}
-	for !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNotFound) && b.tries < upstreamTries && b.ctx.Err() == nil {
+	for !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrNotFound) && b.tries < upstreamTries && b.ctx.Err() == nil {
 		b.tries++
 		select {
 		case <-time.After(upstreamPause << (b.tries - 1)):

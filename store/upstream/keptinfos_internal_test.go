@@ -1,8 +1,10 @@
-package store
+package upstream
 
 import (
 	"strings"
 	"testing"
+
+	"narbor/store"
 )
 
 func TestLongNarinfoIsNotKept(t *testing.T) {
@@ -12,7 +14,7 @@ func TestLongNarinfoIsNotKept(t *testing.T) {
 	}
 	defer k.close()
 	for _, n := range []int{maxKeptInfo, maxKeptInfo + 1} {
-		hp := HashPartFromBytes([20]byte{byte(n)})
+		hp := store.HashPartFromBytes([20]byte{byte(n)})
 		if err := k.put(hp, strings.Repeat("x", n)); err != nil {
 			t.Fatal(err)
 		}

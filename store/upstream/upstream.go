@@ -1,4 +1,10 @@
-package store
+// Package upstream asks binary caches on the internet, or wherever HTTP reaches, as Nix does: for narinfos, and for archives
+// that are decompressed as they arrive.
+//
+// A [Cache] remembers what it was told, keeps on disk the narinfos that its caller has checked, resumes archives over
+// connections that break, and bounds the memory that unpacking takes. A cache that does not answer costs one wait; it is
+// probed in the background until it does, which [Cache.Close] ends. All methods may be called concurrently.
+package upstream
 
 import (
 	"context"
@@ -18,6 +24,8 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
+
+	"narbor/store"
 )
 
 const (
@@ -43,12 +51,12 @@ const (
 	maxRedirects = 5
 )
 
-// An Upstream is a binary cache on the internet, or wherever HTTP reaches. Of [Source]'s methods it has Info. Instead of
-// NAR, which returns an archive with random access, it has [Upstream.Stream]. All methods may be called concurrently.
+// A Cache is a binary cache on the internet, or wherever HTTP reaches. Of [store.Source]'s methods it has Info. Instead of
+// NAR, which returns an archive with random access, it has [Cache.Stream]. All methods may be called concurrently.
 //
 // Proxies are taken from the environment. A cache that does not answer costs one wait of 5 s; from then on all methods
 // fail at once, until the cache answers a probe in the background.
-type Upstream struct {
+type Cache struct {
 	base    *url.URL // ends in a slash
 	agent   string
 	client  *http.Client
@@ -58,8 +66,8 @@ type Upstream struct {
 	memory  *semaphore.Weighted
 	bytes   atomic.Int64 // of archives, as they came
 	flights singleflight.Group
-	pages   *lru.Cache[HashPart, page]
-	misses  *lru.Cache[HashPart, time.Time]
+	pages   *lru.Cache[store.HashPart, page]
+	misses  *lru.Cache[store.HashPart, time.Time]
 	refused refusals
 
 	life    context.Context // of the background work; ended by closing
@@ -70,45 +78,45 @@ type Upstream struct {
 	probe  sync.WaitGroup
 }
 
-// UpstreamConfig says which cache an [Upstream] is.
-type UpstreamConfig struct {
+// Config says which cache a [Cache] is.
+type Config struct {
 	URL   string // http or https; what follows a question mark, as in Nix's configuration, is ignored
 	Agent string // how the program calls itself to it
-	Kept  string // directory that keeps what [Upstream.Keep] is told; "" is none
-	// Memory is what unpacking takes, in bytes, of [UnpackMemory] that caches share; nil is as much for this one.
+	Kept  string // directory that keeps what [Cache.Keep] is told; "" is none
+	// Memory is what unpacking takes, in bytes, of [MaxUnpackMemory] that caches share; nil is as much for this one.
 	Memory *semaphore.Weighted
 }
 
 // A page is a narinfo: the claim, and where its archive is.
 type page struct {
-	Archive
-	info Info
+	store.Archive
+	info store.Info
 	text string
 }
 
-// OpenUpstream returns the cache; it asks it nothing yet. The caller closes it.
-func OpenUpstream(cfg UpstreamConfig) (*Upstream, error) {
+// Open returns the cache; it asks it nothing yet. The caller closes it.
+func Open(cfg Config) (*Cache, error) {
 	base, err := parseUpstream(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams),
+	u := &Cache{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams),
 		memory: cfg.Memory}
 	if u.memory == nil {
-		u.memory = semaphore.NewWeighted(UnpackMemory)
+		u.memory = semaphore.NewWeighted(MaxUnpackMemory)
 	}
 	if cfg.Kept != "" {
 		if u.kept, err = openKeptInfos(cfg.Kept); err != nil {
 			return nil, err
 		}
 	}
-	if u.pages, err = lru.New[HashPart, page](upstreamPages); err != nil {
+	if u.pages, err = lru.New[store.HashPart, page](upstreamPages); err != nil {
 		return nil, err
 	}
-	if u.refused.paths, err = lru.New[HashPart, refusal](upstreamPages); err != nil {
+	if u.refused.paths, err = lru.New[store.HashPart, refusal](upstreamPages); err != nil {
 		return nil, err
 	}
-	if u.misses, err = lru.New[HashPart, time.Time](upstreamMisses); err != nil {
+	if u.misses, err = lru.New[store.HashPart, time.Time](upstreamMisses); err != nil {
 		return nil, err
 	}
 	u.life, u.closing = context.WithCancel(context.Background())
@@ -157,7 +165,7 @@ func newUpstreamClient() *http.Client {
 }
 
 // String returns the URL, without a user and a password.
-func (u *Upstream) String() string { return unnamed(u.base) }
+func (u *Cache) String() string { return unnamed(u.base) }
 
 // unnamed is a URL that has xxxxx where it has a user and a password: some caches take a token as the one, some as the
 // other.
@@ -170,16 +178,16 @@ func unnamed(u *url.URL) string {
 }
 
 // Private says whether the URL holds a user or a password: what it opens to us is not everybody's.
-func (u *Upstream) Private() bool { return u.base.User != nil }
+func (u *Cache) Private() bool { return u.base.User != nil }
 
 // Down says whether the cache is taken not to answer, so that every question fails at once.
-func (u *Upstream) Down() bool { return u.breaker.isOpen() }
+func (u *Cache) Down() bool { return u.breaker.isOpen() }
 
 // Received is how many bytes of archives have come, compressed as they were.
-func (u *Upstream) Received() int64 { return u.bytes.Load() }
+func (u *Cache) Received() int64 { return u.bytes.Load() }
 
 // Close ends the background work, and closes idle connections.
-func (u *Upstream) Close() error {
+func (u *Cache) Close() error {
 	u.mu.Lock()
 	u.closed = true
 	u.mu.Unlock()
@@ -189,41 +197,41 @@ func (u *Upstream) Close() error {
 	return u.kept.close()
 }
 
-// Info is as in [Source]. An answer that was kept, or given a moment ago, is returned from memory; concurrent calls for
+// Info is as in [store.Source]. An answer that was kept, or given a moment ago, is returned from memory; concurrent calls for
 // one path share one request. The error wraps ErrNotFound if the cache says so, or has the archive only in a form that
 // narbor does not read.
-func (u *Upstream) Info(ctx context.Context, hp HashPart) (Info, error) {
+func (u *Cache) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	p, err := u.page(ctx, hp)
 	info := p.info
-	info.References, info.Signatures = append([]Path(nil), info.References...), append([]string(nil), info.Signatures...)
+	info.References, info.Signatures = append([]store.Path(nil), info.References...), append([]string(nil), info.Signatures...)
 	return info, err
 }
 
 // page returns the narinfo for a hash part, unless its archive is known to be of no use.
-func (u *Upstream) page(ctx context.Context, hp HashPart) (page, error) {
+func (u *Cache) page(ctx context.Context, hp store.HashPart) (page, error) {
 	p, err := u.anyPage(ctx, hp)
 	if err == nil {
 		err = u.refused.reason(p.info)
 	}
-	if errors.Is(err, ErrUnreadable) {
+	if errors.Is(err, store.ErrUnreadable) {
 		err = fmt.Errorf("upstream %s: %w", u, err)
 	}
 	return p, err
 }
 
-func (u *Upstream) anyPage(ctx context.Context, hp HashPart) (page, error) {
+func (u *Cache) anyPage(ctx context.Context, hp store.HashPart) (page, error) {
 	if err := ctx.Err(); err != nil {
 		return page{}, err
 	}
-	hp, err := ParseHashPart(string(hp)) // it becomes part of a URL
+	hp, err := store.ParseHashPart(string(hp)) // it becomes part of a URL
 	if err != nil {
-		return page{}, fmt.Errorf("%w: %w", ErrNotFound, err)
+		return page{}, fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
 	if p, ok := u.recall(hp); ok {
 		return p, nil
 	}
 	if at, ok := u.misses.Get(hp); ok && time.Since(at) < upstreamMissTTL {
-		return page{}, fmt.Errorf("upstream %s: %s: %w", u, hp, ErrNotFound)
+		return page{}, fmt.Errorf("upstream %s: %s: %w", u, hp, store.ErrNotFound)
 	}
 	if err := u.Ready(); err != nil {
 		return page{}, err
@@ -243,7 +251,7 @@ func (u *Upstream) anyPage(ctx context.Context, hp HashPart) (page, error) {
 }
 
 // recall returns a narinfo that is remembered, or kept.
-func (u *Upstream) recall(hp HashPart) (page, bool) {
+func (u *Cache) recall(hp store.HashPart) (page, bool) {
 	if p, ok := u.pages.Get(hp); ok {
 		return p, true
 	}
@@ -261,19 +269,19 @@ func (u *Upstream) recall(hp HashPart) (page, bool) {
 }
 
 // Recall returns what the cache has said about a hash part before, as far as that is remembered or kept. Nothing is sent.
-func (u *Upstream) Recall(hp HashPart) (Info, bool) {
-	if _, err := ParseHashPart(string(hp)); err != nil {
-		return Info{}, false
+func (u *Cache) Recall(hp store.HashPart) (store.Info, bool) {
+	if _, err := store.ParseHashPart(string(hp)); err != nil {
+		return store.Info{}, false
 	}
 	p, ok := u.recall(hp)
 	return p.info, ok
 }
 
 // ask puts a question to the cache.
-func (u *Upstream) ask(ctx context.Context, hp HashPart) (page, error) {
-	text, err := u.get(ctx, string(hp)+".narinfo", MaxInfoLen)
+func (u *Cache) ask(ctx context.Context, hp store.HashPart) (page, error) {
+	text, err := u.get(ctx, string(hp)+".narinfo", store.MaxInfoLen)
 	if u.closes(ctx, err); err != nil {
-		if errors.Is(err, ErrNotFound) {
+		if errors.Is(err, store.ErrNotFound) {
 			u.misses.Add(hp, time.Now())
 		}
 		return page{}, err
@@ -288,25 +296,25 @@ func (u *Upstream) ask(ctx context.Context, hp HashPart) (page, error) {
 }
 
 // parsePage reads a narinfo. The error wraps ErrNotFound if its archive is of no use, and ErrCorrupt if it is none.
-func parsePage(hp HashPart, text string) (p page, err error) {
+func parsePage(hp store.HashPart, text string) (p page, err error) {
 	p.text = text
-	if p.info, p.Archive, err = ParseNarinfo(hp, text); err != nil {
+	if p.info, p.Archive, err = store.ParseNarinfo(hp, text); err != nil {
 		return p, err
 	}
-	if !Unpackable(p.Compression) {
-		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", ErrNotFound, ErrUnreadable, p.Compression)
+	if !store.Unpackable(p.Compression) {
+		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", store.ErrNotFound, store.ErrUnreadable, p.Compression)
 	}
 	ref, err := url.Parse(p.URL)
 	if err != nil || p.URL == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path ||
 		strings.HasPrefix(ref.Path, "..") {
-		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", ErrNotFound, ErrUnreadable, p.URL)
+		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", store.ErrNotFound, store.ErrUnreadable, p.URL)
 	}
 	return p, nil
 }
 
 // Keep stores the narinfo on disk, so that it outlives this program, if the cache has sent it lately. The caller must
 // have checked it.
-func (u *Upstream) Keep(info Info) error {
+func (u *Cache) Keep(info store.Info) error {
 	hp := info.Path.HashPart()
 	p, ok := u.pages.Peek(hp)
 	if !ok || p.info.NarHash != info.NarHash {
@@ -316,13 +324,13 @@ func (u *Upstream) Keep(info Info) error {
 }
 
 // Forget makes the next question about a path go to the cache, because the remembered answer was wrong.
-func (u *Upstream) Forget(hp HashPart) {
+func (u *Cache) Forget(hp store.HashPart) {
 	u.pages.Remove(hp)
 	u.kept.forget(hp)
 }
 
 // Ready fails if the cache is down, and then starts a probe of the cache if one is due.
-func (u *Upstream) Ready() error {
+func (u *Cache) Ready() error {
 	ask, probe := u.breaker.allows()
 	if probe {
 		u.mu.Lock()
@@ -338,7 +346,7 @@ func (u *Upstream) Ready() error {
 }
 
 // test probes a cache that was down with a request for the file that every cache has.
-func (u *Upstream) test() {
+func (u *Cache) test() {
 	ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
 	defer cancel()
 	_, err := u.get(ctx, upstreamProbe, maxUpstreamProbe)
@@ -347,7 +355,7 @@ func (u *Upstream) test() {
 
 // closes reports the result of a request to the breaker: any response counts as an answer, unless it says that the cache
 // cannot answer.
-func (u *Upstream) closes(ctx context.Context, err error) {
+func (u *Cache) closes(ctx context.Context, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled) {
 		return // that was us
 	}
@@ -363,11 +371,11 @@ func (e statusError) Error() string { return strconv.Itoa(int(e)) + " " + http.S
 func isAnswer(err error) bool {
 	status, ok := errors.AsType[statusError](err)
 	busy := status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500
-	return err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrCorrupt) || ok && !busy
+	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) || ok && !busy
 }
 
 // get fetches a small file.
-func (u *Upstream) get(ctx context.Context, name string, limit int64) (string, error) {
+func (u *Cache) get(ctx context.Context, name string, limit int64) (string, error) {
 	resp, err := u.do(ctx, name, nil)
 	if err != nil {
 		return "", err
@@ -375,7 +383,7 @@ func (u *Upstream) get(ctx context.Context, name string, limit int64) (string, e
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%w: more than %d bytes", ErrCorrupt, limit)
+		err = fmt.Errorf("%w: more than %d bytes", store.ErrCorrupt, limit)
 	}
 	if err != nil {
 		return "", fmt.Errorf("upstream %s: %s: %w", u, name, err)
@@ -385,7 +393,7 @@ func (u *Upstream) get(ctx context.Context, name string, limit int64) (string, e
 
 // do asks for a file, and fails unless the cache sends it, or the part of it that header asks for. The caller closes
 // the body.
-func (u *Upstream) do(ctx context.Context, name string, header http.Header) (*http.Response, error) {
+func (u *Cache) do(ctx context.Context, name string, header http.Header) (*http.Response, error) {
 	ref, err := url.Parse(name)
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", u, err)
@@ -415,7 +423,7 @@ func (u *Upstream) do(ctx context.Context, name string, header http.Header) (*ht
 	err = fmt.Errorf("upstream %s: %s: %w", u, name, statusError(resp.StatusCode))
 	switch resp.StatusCode {
 	case http.StatusNotFound, http.StatusForbidden, http.StatusGone: // as Nix takes them
-		err = fmt.Errorf("%w: %w", ErrNotFound, err)
+		err = fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
 	return nil, err
 }
