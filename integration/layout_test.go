@@ -24,20 +24,21 @@ var mayImport = map[string][]string{
 	"store/nixstore":     {"store", "store/nar"},
 	"store/bincache":     {"store", "store/nar"},
 	"store/upstream":     {"store", "store/nar"},
+	"store/spool":        {"store", "store/nar"},
 	"trust":              {"store"},
-	"p2p":                {"store", "store/upstream", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
+	"p2p":                {"store", "store/upstream", "store/spool", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
 	"p2p/netmon":         nil,
 	"p2p/wire":           {"store"},
-	"narserve":           {"store", "trust", "narserve/dashboard", "narserve/stats"},
+	"narserve":           {"store", "store/spool", "trust", "narserve/dashboard", "narserve/stats"},
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
 	"cmd": {
-		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon",
-		"p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
+		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "trust", "p2p", "p2p/mdns",
+		"p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
 	"integration": {
-		"store", "store/nixstore", "store/bincache", "store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire",
-		"narserve", "narserve/dashboard", "narserve/stats", "cmd"},
+		"store", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "trust", "p2p", "p2p/mdns", "p2p/netmon",
+		"p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

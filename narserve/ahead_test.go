@@ -13,6 +13,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -25,7 +26,7 @@ type fetchLog struct {
 // of returns the world's store as a source that keeps the log. It calls before ahead of each fetch.
 func (l *fetchLog) of(w *world, before func(ctx context.Context, name string)) *probe {
 	src := w.local()
-	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 		if sp, ok := w.spool.Get(m.NarHash()); ok {
 			return sp, nil
 		}

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"narbor/narserve"
-	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -44,7 +44,7 @@ func BenchmarkNAR(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer held.Close()
-			src.fetch = func(context.Context, trust.Mapping) (*store.Spooled, error) { return held.Retain(), nil }
+			src.fetch = func(context.Context, trust.Mapping) (*spool.NAR, error) { return held.Retain(), nil }
 			url := "http://" + startServer(b, narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})) + narPath(info)
 			b.SetBytes(int64(len(nar)))
 			client := &http.Client{Transport: &http.Transport{ReadBufferSize: 256 << 10}}

@@ -14,6 +14,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -60,7 +61,7 @@ func faulty(rng *rand.Rand, inner narserve.Source, other trust.Mapping, release 
 			}
 			return inner.Lookup(ctx, hp)
 		},
-		fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+		fetch: func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 			honest, err := fetch(ctx, release, slower)
 			if !honest {
 				return nil, err

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 const (
@@ -44,14 +45,14 @@ type flight struct {
 	linger  *time.Timer // ends the fetch; nil while there are waiters
 	cancel  context.CancelFunc
 	done    chan struct{} // closed when the fetch has ended; spooled and err are set then
-	spooled *store.Spooled
+	spooled *spool.NAR
 	err     error
 }
 
 // do returns what fetch does, or what a fetch that is running already will. The caller closes the handle, which is
 // its own. The context of fetch is no request's: it is cancelled when the last waiter has gone and none has come for
 // lingerTime, or after fetchTimeout.
-func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Context) (*store.Spooled, error)) (*store.Spooled, error) {
+func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Context) (*spool.NAR, error)) (*spool.NAR, error) {
 	f.mu.Lock()
 	if err := f.malformed[key]; err != nil {
 		f.mu.Unlock()
@@ -81,7 +82,7 @@ func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Conte
 }
 
 // start begins a fetch. f.mu is held.
-func (f *fetches) start(key fetchKey, fetch func(context.Context) (*store.Spooled, error)) *flight {
+func (f *fetches) start(key fetchKey, fetch func(context.Context) (*spool.NAR, error)) *flight {
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	fl := &flight{cancel: cancel, done: make(chan struct{})}
 	if f.running == nil {
@@ -89,7 +90,7 @@ func (f *fetches) start(key fetchKey, fetch func(context.Context) (*store.Spoole
 	}
 	f.running[key] = fl
 	go func() {
-		sp, err := guard(func() (*store.Spooled, error) { return fetch(ctx) })
+		sp, err := guard(func() (*spool.NAR, error) { return fetch(ctx) })
 		f.mu.Lock()
 		fl.spooled, fl.err = sp, err
 		if errors.Is(err, store.ErrMalformed) {
@@ -135,7 +136,7 @@ func (f *fetches) attend(fl *flight) {
 // unlockAndTidy gives f.mu back. Of a flight without waiters, it closes the handle if it has ended, and otherwise sees
 // to it that it is cancelled in time.
 func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
-	var last *store.Spooled
+	var last *spool.NAR
 	if fl.waiters == 0 {
 		select {
 		case <-fl.done:

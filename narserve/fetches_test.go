@@ -16,6 +16,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -24,11 +25,11 @@ func TestBrokenSourcesMakeNotFound(t *testing.T) {
 	info, nar := w.add(t, "hello", 5000)
 	other, otherNAR := w.info(t, "other", 5000)
 	good := w.local()
-	for name, fetch := range map[string]func(context.Context, trust.Mapping) (*store.Spooled, error){
-		"error":   func(context.Context, trust.Mapping) (*store.Spooled, error) { return nil, errBroken },
-		"panic":   func(context.Context, trust.Mapping) (*store.Spooled, error) { panic("at the disco") },
-		"nothing": func(context.Context, trust.Mapping) (*store.Spooled, error) { return nil, nil },
-		"another nar": func(context.Context, trust.Mapping) (*store.Spooled, error) {
+	for name, fetch := range map[string]func(context.Context, trust.Mapping) (*spool.NAR, error){
+		"error":   func(context.Context, trust.Mapping) (*spool.NAR, error) { return nil, errBroken },
+		"panic":   func(context.Context, trust.Mapping) (*spool.NAR, error) { panic("at the disco") },
+		"nothing": func(context.Context, trust.Mapping) (*spool.NAR, error) { return nil, nil },
+		"another nar": func(context.Context, trust.Mapping) (*spool.NAR, error) {
 			d, err := w.spool.Create(other.NarHash, other.NarSize)
 			if err != nil {
 				return nil, err
@@ -133,7 +134,7 @@ func TestStuckFetch(t *testing.T) {
 			w := newWorld(t)
 			info, _ := w.add(t, "hello", 10)
 			release := make(chan struct{})
-			stuck := &probe{inner: w.local(), fetch: func(ctx context.Context, _ trust.Mapping) (*store.Spooled, error) {
+			stuck := &probe{inner: w.local(), fetch: func(ctx context.Context, _ trust.Mapping) (*spool.NAR, error) {
 				if tt.deaf {
 					<-release
 					return nil, store.ErrNotFound
@@ -160,7 +161,7 @@ func TestStuckFetch(t *testing.T) {
 
 // gated is a source with fetches that wait for the gate; cancelled counts those that end by their context first.
 func gated(src narserve.Source, gate chan struct{}, cancelled *atomic.Int32) *probe {
-	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+	return &probe{inner: src, fetch: func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 		select {
 		case <-gate:
 			return src.Fetch(ctx, m)
@@ -253,7 +254,7 @@ func TestNixHangsUpAndComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		info, nar := w.add(t, "hello", 5000)
-		src := &probe{inner: w.local(), fetch: func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+		src := &probe{inner: w.local(), fetch: func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 			select {
 			case <-time.After(17 * time.Second):
 				return w.local().Fetch(ctx, m)
@@ -317,7 +318,7 @@ func TestLateFetchIsClosed(t *testing.T) {
 		info, _ := w.add(t, "hello", 5000)
 		gates := []chan struct{}{make(chan struct{}), make(chan struct{}), make(chan struct{})}
 		src := &probe{inner: w.local()}
-		src.fetch = func(_ context.Context, m trust.Mapping) (*store.Spooled, error) {
+		src.fetch = func(_ context.Context, m trust.Mapping) (*spool.NAR, error) {
 			<-gates[src.fetched.Load()-1]
 			return w.local().Fetch(context.Background(), m)
 		}

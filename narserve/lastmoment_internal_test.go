@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -38,7 +39,7 @@ func TestFetchThatEndsAtTheLastMomentCounts(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := errors.New("failed")
 	var f fetches
-	_, err := f.do(ctx, fetchKey{}, func(context.Context) (*store.Spooled, error) {
+	_, err := f.do(ctx, fetchKey{}, func(context.Context) (*spool.NAR, error) {
 		cancel()
 		return nil, failed
 	})

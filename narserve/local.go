@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -15,13 +16,13 @@ const copyBufferSize = 1 << 20
 type local struct {
 	src   store.Source
 	keys  *trust.Keys
-	spool *store.Spool
+	spool *spool.Spool
 }
 
 // Local returns a source for what src may give to every user of this machine and to guests: paths with a signature by
 // one of publicKeys that were not built here. Their archives are copied into spool and verified there: the files on disk
 // may have changed since they were signed.
-func Local(src store.Source, publicKeys *trust.Keys, spool *store.Spool) Source {
+func Local(src store.Source, publicKeys *trust.Keys, spool *spool.Spool) Source {
 	return local{src, publicKeys, spool}
 }
 
@@ -39,7 +40,7 @@ func (l local) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 }
 
 // Fetch implements [Source]. An archive that is in the spool already is returned from there.
-func (l local) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+func (l local) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	sp, err := l.fetch(ctx, m)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
@@ -47,7 +48,7 @@ func (l local) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	return sp, nil
 }
 
-func (l local) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+func (l local) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	if sp, ok := l.spool.Get(m.NarHash()); ok {
 		// It got there by another mapping, maybe, and that one's check said nothing about this path.
 		if err := m.CheckNAR(sp); err != nil {
@@ -75,7 +76,7 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 	}
 	defer draft.Discard()
 	err = copyInto(ctx, draft, nar, m.NarSize())
-	var sp *store.Spooled
+	var sp *spool.NAR
 	if err == nil {
 		sp, err = draft.Commit(m.CheckNAR)
 	}
@@ -86,7 +87,7 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, erro
 }
 
 // copyInto copies size bytes of nar.
-func copyInto(ctx context.Context, draft *store.Draft, nar store.NAR, size int64) error {
+func copyInto(ctx context.Context, draft *spool.Draft, nar store.NAR, size int64) error {
 	buf := make([]byte, min(size, copyBufferSize))
 	for off := int64(0); off < size; {
 		if err := ctx.Err(); err != nil {

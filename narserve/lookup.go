@@ -11,6 +11,7 @@ import (
 
 	"narbor/narserve/stats"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -62,7 +63,7 @@ func (f finder) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, e
 	return f(ctx, hp)
 }
 
-func (finder) Fetch(context.Context, trust.Mapping) (*store.Spooled, error) {
+func (finder) Fetch(context.Context, trust.Mapping) (*spool.NAR, error) {
 	return nil, store.ErrNotFound
 }
 

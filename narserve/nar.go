@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -32,7 +33,7 @@ const (
 // A narReply is a NAR, or a range of it, on its way out. Without a file it is the answer to HEAD.
 type narReply struct {
 	m             trust.Mapping
-	spooled       *store.Spooled
+	spooled       *spool.NAR
 	file          *os.File
 	start, length int64
 	size          int64
@@ -136,14 +137,14 @@ func (s *Server) obtainable(ctx context.Context, m trust.Mapping) error {
 }
 
 // spooled returns the NAR, fetching it unless that is going on already. The caller closes it.
-func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	key := fetchKey{m.Path().HashPart(), m.NarHash()}
-	return s.fetches.do(ctx, key, func(ctx context.Context) (*store.Spooled, error) { return s.fetch(ctx, m) })
+	return s.fetches.do(ctx, key, func(ctx context.Context) (*spool.NAR, error) { return s.fetch(ctx, m) })
 }
 
 // fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck
 // leaves at least half of the time to the next.
-func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	began := time.Now()
 	var errs []error
 	for i, src := range s.sources {
@@ -191,13 +192,13 @@ func onlyNotFound(err error) bool {
 }
 
 // fetchFrom gives src one of shares equal parts of the time left.
-func (s *Server) fetchFrom(ctx context.Context, src *source, m trust.Mapping, shares int) (*store.Spooled, error) {
+func (s *Server) fetchFrom(ctx context.Context, src *source, m trust.Mapping, shares int) (*spool.NAR, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(shares))
 		defer cancel()
 	}
-	sp, err := guard(func() (*store.Spooled, error) { return src.Fetch(ctx, m) })
+	sp, err := guard(func() (*spool.NAR, error) { return src.Fetch(ctx, m) })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", src.name, err)
 	}

@@ -14,7 +14,7 @@
 //	GET, HEAD /healthz                                   "ok"
 //
 // It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
-// holds, archives come out of a [store.Spooled]. Nix is never worse off for having asked: the answer is 200, 206
+// holds, archives come out of a [spool.NAR]. Nix is never worse off for having asked: the answer is 200, 206
 // or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a method other than
 // GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403). And a NAR's URL
 // means the same archive for ever: Nix remembers it for 30 days, so it works across restarts, and whichever machine has
@@ -39,6 +39,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -84,7 +85,7 @@ type Source interface {
 	Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 	// Fetch returns the verified archive. The caller closes it. The error wraps ErrNotFound if the source
 	// cannot produce it, and ErrMalformed if no source can.
-	Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error)
+	Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
 }
 
 // Config is what a [Server] needs.
@@ -101,7 +102,7 @@ type Config struct {
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
-	// Fits fails if a NAR of so many bytes cannot be fetched, as [store.Spool.Fits] does; nil: every NAR can.
+	// Fits fails if a NAR of so many bytes cannot be fetched, as [spool.Spool.Fits] does; nil: every NAR can.
 	Fits func(size int64) error
 	// Accounts keep what passes; nil keeps them in memory.
 	Accounts *stats.Accounts

@@ -20,6 +20,7 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -30,7 +31,7 @@ type world struct {
 	secret ed25519.PrivateKey
 	keys   *trust.Keys
 	mem    *store.Mem
-	spool  *store.Spool
+	spool  *spool.Spool
 }
 
 func newWorld(t testing.TB) *world {
@@ -43,7 +44,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MaxBytes: 256 << 20, MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MaxBytes: 256 << 20, MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +126,7 @@ func narinfoPath(info store.Info) string { return "/" + string(info.Path.HashPar
 type probe struct {
 	inner   narserve.Source
 	lookup  func(context.Context, store.HashPart) (trust.Mapping, error)
-	fetch   func(context.Context, trust.Mapping) (*store.Spooled, error)
+	fetch   func(context.Context, trust.Mapping) (*spool.NAR, error)
 	lookups atomic.Int32
 	fetched atomic.Int32
 }
@@ -138,7 +139,7 @@ func (p *probe) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, e
 	return p.inner.Lookup(ctx, hp)
 }
 
-func (p *probe) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+func (p *probe) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	p.fetched.Add(1)
 	if p.fetch != nil {
 		return p.fetch(ctx, m)

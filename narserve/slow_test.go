@@ -19,6 +19,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -219,7 +220,7 @@ func TestTooManyConnections(t *testing.T) {
 		info, _ := w.add(t, "hello", 10)
 		release := make(chan struct{})
 		src := &probe{inner: w.local()}
-		src.fetch = func(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+		src.fetch = func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 			<-release
 			return src.inner.Fetch(ctx, m)
 		}
@@ -265,7 +266,7 @@ func TestEverybodyIsAsking(t *testing.T) {
 		w := newWorld(t)
 		info, _ := w.add(t, "hello", 10)
 		release := make(chan struct{})
-		src := &probe{inner: w.local(), fetch: func(context.Context, trust.Mapping) (*store.Spooled, error) {
+		src := &probe{inner: w.local(), fetch: func(context.Context, trust.Mapping) (*spool.NAR, error) {
 			<-release
 			return nil, store.ErrNotFound
 		}}

@@ -9,23 +9,23 @@ import (
 
 	"narbor/narserve"
 	"narbor/narserve/stats"
-	"narbor/store"
+	"narbor/store/spool"
 )
 
 // TestNarinfoOfWhatDoesNotFitIsNotFound has spools that are too small for a NAR: by their cap, and by the room on the
 // disk.
 func TestNarinfoOfWhatDoesNotFitIsNotFound(t *testing.T) {
 	for name, c := range map[string]struct {
-		cfg              store.SpoolConfig
+		cfg              spool.Config
 		tooLarge, noRoom bool
 	}{
-		"cap":  {store.SpoolConfig{MaxBytes: 1 << 20, MinFree: -1}, true, false},
-		"disk": {store.SpoolConfig{MaxBytes: 1 << 30, MinFree: 1 << 60}, false, true},
+		"cap":  {spool.Config{MaxBytes: 1 << 20, MinFree: -1}, true, false},
+		"disk": {spool.Config{MaxBytes: 1 << 30, MinFree: 1 << 60}, false, true},
 	} {
 		w := newWorld(t)
 		large, _ := w.add(t, "large", 2<<20)
 		c.cfg.Dir = t.TempDir()
-		spool, err := store.OpenSpool(c.cfg)
+		spool, err := spool.Open(c.cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,6 +21,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 )
 
@@ -129,7 +130,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 	mine, theirs := newSigner(t), newSigner(t)
 	for _, shared := range []bool{true, false} {
 		info, m := mine.sign(t, "own", nar)
-		spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+		spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,7 +202,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		archive(w, r)
 	}))
 	t.Cleanup(web.Close)
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -25,7 +26,7 @@ func (c *webCache) cooperative(t *testing.T, n int, edit ...func(i int, cfg *p2p
 				e(i, cfg)
 			}
 		}
-		all = append(all, c.up.newMachineAs(t, store.SpoolConfig{}, store.NewMem(), with, all...))
+		all = append(all, c.up.newMachineAs(t, spool.Config{}, store.NewMem(), with, all...))
 	}
 	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		met := 0

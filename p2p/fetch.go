@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -16,7 +17,7 @@ import (
 // an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]
 // if neither an honest neighbour that has it nor an upstream is left, [store.ErrNoSpace] if the spool is full, and
 // [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that.
-func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*store.Spooled, error) {
+func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	n.awaitJob(ctx, m)
 	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
 		// It may have been fetched for another mapping; its check does not cover this path.
@@ -55,7 +56,7 @@ func (n *Node) newFlight(m trust.Mapping) (*flight, error) {
 }
 
 // fly receives the NAR.
-func (n *Node) fly(ctx context.Context, f *flight) (*store.Spooled, error) {
+func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	defer f.draft.Discard()
 	defer f.landed()
 	m := f.m
@@ -87,7 +88,7 @@ func (n *Node) fetching() *fetching {
 }
 
 // newFetch returns a fetch that writes into a draft.
-func (n *Node) newFetch(m trust.Mapping, draft *store.Draft) *fetch {
+func (n *Node) newFetch(m trust.Mapping, draft *spool.Draft) *fetch {
 	shared, ok := n.sharer.may(m)
 	return newFetch(n.fetching(), m, draft, shared, ok)
 }

@@ -8,6 +8,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -15,14 +16,14 @@ import (
 // has taken them into its store, and those still being received block by block, so that a crowd that wants the same
 // closure feeds itself. What may be shared is decided as for every source, by the signatures.
 type fetched struct {
-	spool *store.Spool
+	spool *spool.Spool
 	infos *lru.Cache[store.HashPart, store.Info]
 
 	mu      sync.Mutex // guards flights, and is held while infos are compared with the spool
 	flights map[store.HashPart]*fetch
 }
 
-func newFetched(spool *store.Spool) *fetched {
+func newFetched(spool *spool.Spool) *fetched {
 	return &fetched{spool: spool, infos: newMemory[store.HashPart, store.Info](maxFindings), flights: map[store.HashPart]*fetch{}}
 }
 

@@ -5,13 +5,13 @@ import (
 	"sync"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/spool"
 )
 
 // Neighbours ask for arriving NARs all the time, also at the moment of their arrival.
 func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 	signer := newSigner(t)
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

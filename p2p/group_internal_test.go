@@ -24,6 +24,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -140,7 +141,7 @@ type grouped struct {
 // newGrouped runs a node with a secret, or none, that shares src and knows others.
 func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others ...grouped) grouped {
 	t.Helper()
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -147,7 +148,7 @@ func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 	t.Helper()
 	core, logs := observer.New(zap.WarnLevel)
 	s := newSigner(t)
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,6 +24,7 @@ import (
 
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -61,7 +62,7 @@ type Config struct {
 	UploadRate  int64        // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 	Trusted     *trust.Keys  // verify claims
 	ShareKeys   *trust.Keys  // a path is shared only if one of these has signed it
-	Spool       *store.Spool // where fetched NARs go
+	Spool       *spool.Spool // where fetched NARs go
 	Denied      string       // file that keeps the peers across restarts that are banned, or refused by [Node.Block]; "" is none
 	Manifests   string       // directory that keeps manifests across restarts; "" is none
 	Observer    Observer     // is told of each block that passes; nil is none

@@ -25,6 +25,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -90,22 +91,22 @@ func level(t testing.TB) zapcore.Level {
 // newMachine starts a node that shares src, or nothing, and connects to those machines.
 func (u signer) newMachine(t testing.TB, src store.Source, to ...*machine) *machine {
 	t.Helper()
-	return u.newMachineWith(t, store.SpoolConfig{}, src, to...)
+	return u.newMachineWith(t, spool.Config{}, src, to...)
 }
 
-func (u signer) newMachineWith(t testing.TB, sc store.SpoolConfig, src store.Source, to ...*machine) *machine {
+func (u signer) newMachineWith(t testing.TB, sc spool.Config, src store.Source, to ...*machine) *machine {
 	t.Helper()
 	return u.newMachineAs(t, sc, src, func(*p2p.Config) {}, to...)
 }
 
-func (u signer) newMachineAs(t testing.TB, sc store.SpoolConfig, src store.Source, edit func(*p2p.Config), to ...*machine) *machine {
+func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, edit func(*p2p.Config), to ...*machine) *machine {
 	t.Helper()
 	sc.Dir, sc.MinFree = t.TempDir(), -1
 	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	spool, err := store.OpenSpool(sc)
+	spool, err := spool.Open(sc)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -484,7 +485,7 @@ func TestWhatIsPassedOnMakesRoom(t *testing.T) {
 		infos = append(infos, u.sign(t, fmt.Sprintf("p%d", i), nar))
 	}
 	a := u.newMachine(t, memWith(infos, nars))
-	b := u.newMachineWith(t, store.SpoolConfig{MaxBytes: 4 << 20}, store.NewMem(), a) // room for one
+	b := u.newMachineWith(t, spool.Config{MaxBytes: 4 << 20}, store.NewMem(), a) // room for one
 	b.fetch(t, infos[0], nars[0])
 	u.newMachine(t, nil, b).fetch(t, infos[0], nars[0]) // b keeps it open for a while
 	b.fetch(t, infos[1], nars[1])

@@ -12,6 +12,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -106,7 +107,7 @@ func TestRestartKeepsBlockedPeers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,11 +12,12 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 // attribute takes the next step to find the peers that sent wrong blocks, when the whole NAR is here and wrong. It returns
 // the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See the package comment for the proof.
-func (f *fetch) attribute(ctx context.Context, cause error) (*store.Spooled, error) {
+func (f *fetch) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
 	defer f.only()
 	f.leaveSwarm()
 	blocks, present := f.senders()
@@ -32,7 +33,7 @@ func (f *fetch) attribute(ctx context.Context, cause error) (*store.Spooled, err
 
 // compareWith compares the blocks with the manifest of one holder, and fetches those that differ again from that holder
 // alone. If the NAR is still wrong then, the holder vouched for all of it, and is blamed.
-func (f *fetch) compareWith(ctx context.Context, reference *neighbour, blocks []sender) (*store.Spooled, error) {
+func (f *fetch) compareWith(ctx context.Context, reference *neighbour, blocks []sender) (*spool.NAR, error) {
 	manifest, err := f.askManifest(ctx, reference)
 	if err != nil {
 		f.failed(ctx, reference, err)

@@ -24,6 +24,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -197,7 +198,7 @@ func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n 
 
 func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, stop func()) {
 	t.Helper()
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -79,8 +80,8 @@ func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
 			mem.Add(info, nar)
 		}
 		hp := info.Path.HashPart()
-		alice := public.newMachineAs(t, store.SpoolConfig{}, ears, func(cfg *p2p.Config) { cfg.GroupSecret = secret })
-		bob := public.newMachineAs(t, store.SpoolConfig{}, mem, func(cfg *p2p.Config) {
+		alice := public.newMachineAs(t, spool.Config{}, ears, func(cfg *p2p.Config) { cfg.GroupSecret = secret })
+		bob := public.newMachineAs(t, spool.Config{}, mem, func(cfg *p2p.Config) {
 			if cfg.Trusted, cfg.GroupSecret = both, secret; c.group {
 				cfg.ShareKeys = both
 			}
@@ -103,7 +104,7 @@ func TestFetchOfPrivateNARTellsNeighboursNothing(t *testing.T) {
 		info := signer.sign(t, "x", noise(1, 1000))
 		ears := &listener{Source: store.NewMem()}
 		alice := public.newMachine(t, ears)
-		bob := public.newMachineAs(t, store.SpoolConfig{}, store.NewMem(), func(cfg *p2p.Config) { cfg.Trusted = both }, alice)
+		bob := public.newMachineAs(t, spool.Config{}, store.NewMem(), func(cfg *p2p.Config) { cfg.Trusted = both }, alice)
 		m, err := both.Check(info)
 		if err != nil {
 			t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -17,7 +18,7 @@ import (
 const tick = 10 * time.Millisecond
 
 // honest fetches, and excludes liars, until the NAR is right or no source is left.
-func (f *fetch) honest(ctx context.Context) (*store.Spooled, error) {
+func (f *fetch) honest(ctx context.Context) (*spool.NAR, error) {
 	for {
 		if err := f.get(ctx); err != nil {
 			return nil, err
@@ -104,7 +105,7 @@ func newCrew() crew { return crew{ended: make(chan struct{})} }
 type fetch struct {
 	*fetching
 	m      trust.Mapping
-	draft  *store.Draft
+	draft  *spool.Draft
 	secret bool  // no neighbour may learn that it is wanted; set by fly before it starts anything
 	blame  blame // changes between runs only
 	uplink uplink
@@ -125,7 +126,7 @@ type run struct {
 
 // newFetch returns a fetch that writes into the draft. checked is the mapping as the sharing policy has checked it, and
 // shared whether that lets other peers have it.
-func newFetch(of *fetching, m trust.Mapping, draft *store.Draft, checked trust.Mapping, shared bool) *fetch {
+func newFetch(of *fetching, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *fetch {
 	return &fetch{fetching: of, m: m, draft: draft, sources: newSources(), proxies: proxies{asked: map[peer.ID]bool{}},
 		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.self, time.Now()),
 		swarming: swarming{checked: checked, shared: shared, news: make(chan struct{})}}

@@ -15,6 +15,7 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -152,7 +153,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 
 // offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
 // meanwhile, and needs a moment to have it in its store.
-func (s *sharer) offer(m trust.Mapping, sp *store.Spooled) {
+func (s *sharer) offer(m trust.Mapping, sp *spool.NAR) {
 	m, ok := s.may(m)
 	if !ok || s.off.Load() {
 		return

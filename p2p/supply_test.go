@@ -14,6 +14,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 )
 
@@ -117,7 +118,7 @@ func TestFetchesFromTheUpstreamWhatNoNeighbourHas(t *testing.T) {
 	web := newWebCache(t, up)
 	nar := noise(1, 5*store.BlockSize+1234)
 	info := web.add(t, "far", nar)
-	m := up.newMachineAs(t, store.SpoolConfig{}, nil, web.with(t))
+	m := up.newMachineAs(t, spool.Config{}, nil, web.with(t))
 	got, err := m.LookupUpstream(t.Context(), info.Path.HashPart())
 	if err != nil || got.NarHash() != info.NarHash {
 		t.Fatalf("LookupUpstream = %v, %v", got, err)
@@ -137,7 +138,7 @@ func TestUpstreamIsNotAskedForWhatANeighbourHas(t *testing.T) {
 	nar := noise(1, 5*store.BlockSize)
 	info := web.add(t, "near", nar)
 	holder := up.newMachine(t, memWith([]store.Info{info}, [][]byte{nar}))
-	m := up.newMachineAs(t, store.SpoolConfig{}, nil, web.with(t), holder)
+	m := up.newMachineAs(t, spool.Config{}, nil, web.with(t), holder)
 	m.fetch(t, info, nar)
 	if _, nars := web.requests(); nars != 0 {
 		t.Errorf("%d archives from the upstream, want none", nars)
@@ -147,7 +148,7 @@ func TestUpstreamIsNotAskedForWhatANeighbourHas(t *testing.T) {
 func TestUpstreamsClaimsAreChecked(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	info := web.add(t, "theirs", noise(1, 1000))
-	m := newUpstream(t).newMachineAs(t, store.SpoolConfig{}, nil, web.with(t))
+	m := newUpstream(t).newMachineAs(t, spool.Config{}, nil, web.with(t))
 	if got, err := m.LookupUpstream(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("LookupUpstream of what another has signed = %v, %v, want ErrNotFound", got, err)
 	}
@@ -161,7 +162,7 @@ func TestUpstreamThatSendsAnotherNARIsNoNeighbour(t *testing.T) {
 	wrong := bytes.Clone(nar)
 	wrong[3*store.BlockSize] ^= 1
 	web.put(info, wrong)
-	m := up.newMachineAs(t, store.SpoolConfig{}, nil, web.with(t))
+	m := up.newMachineAs(t, spool.Config{}, nil, web.with(t))
 	got, err := m.LookupUpstream(t.Context(), info.Path.HashPart())
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +195,7 @@ func TestUpstreamTakesOverFromAHolderThatDies(t *testing.T) {
 	info := web.add(t, "both", nar)
 	open := make(chan struct{})
 	holder := up.newMachine(t, gate{memWith([]store.Info{info}, [][]byte{nar}), open})
-	m := up.newMachineAs(t, store.SpoolConfig{}, nil, web.with(t), holder)
+	m := up.newMachineAs(t, spool.Config{}, nil, web.with(t), holder)
 	t.Cleanup(func() { close(open) })
 	got, err := m.LookupUpstream(t.Context(), info.Path.HashPart())
 	if err != nil {

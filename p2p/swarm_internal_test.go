@@ -14,6 +14,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -134,7 +135,7 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 // forgetNAR empties the spool of a NAR, by replacing it with an empty one.
 func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
 	t.Helper()
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/nixconf"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -82,7 +83,7 @@ func fetch(c *cli.Context) (err error) {
 		return err
 	}
 	scratch := filepath.Join(dir, ".incoming") // on the same disk, and cleared when the next fetch begins
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: scratch, MaxBytes: store.MaxNarSize, MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: scratch, MaxBytes: store.MaxNarSize, MinFree: -1})
 	if err != nil {
 		return err
 	}
@@ -160,7 +161,7 @@ func parseWanted(args []string) ([]store.HashPart, error) {
 }
 
 // fetchNode makes a node that shares nothing, and has an identity for the moment.
-func fetchNode(c *cli.Context, spool *store.Spool, ups []*upstream.Cache, log logs) (*p2p.Node, error) {
+func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log logs) (*p2p.Node, error) {
 	settings, err := nixconf.Read(c.Context)
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"narbor/p2p"
-	"narbor/store"
+	"narbor/store/spool"
 )
 
 const (
@@ -176,7 +176,7 @@ func spoolSize(c *cli.Context, dir string) (int64, error) {
 	return most, err
 }
 
-func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
+func openSpool(c *cli.Context, dir string) (*spool.Spool, error) {
 	most, err := spoolSize(c, dir)
 	if err != nil {
 		return nil, err
@@ -188,7 +188,7 @@ func openSpool(c *cli.Context, dir string) (*store.Spool, error) {
 	if free == 0 {
 		free = -1
 	}
-	return store.OpenSpool(store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
+	return spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
 }
 
 // minUploadRate is the lowest rate at which a block arrives before the receiver gives up.

@@ -23,8 +23,8 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
-	"narbor/store"
 	"narbor/store/nixconf"
+	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -119,7 +119,7 @@ type service struct {
 	publicNames, upstreamURLs []string
 	settings                  nixSettings
 	shares                    shares
-	spool                     *store.Spool
+	spool                     *spool.Spool
 	accounts                  *stats.Accounts
 	upstreams                 []*upstream.Cache
 	node                      *p2p.Node

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p"
-	"narbor/store"
+	"narbor/store/spool"
 )
 
 // identityName is the file of this machine's key. Its presence shows that the state directory was not emptied.
@@ -92,7 +92,7 @@ func (s state) close() error {
 }
 
 // keep recreates the state whenever it is deleted, until ctx ends.
-func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *store.Spool, log *zap.Logger) error {
+func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *spool.Spool, log *zap.Logger) error {
 	tick := time.NewTicker(stateCheck)
 	defer tick.Stop()
 	told := false

@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p"
-	"narbor/store"
+	"narbor/store/spool"
 )
 
 // A file in the place of the directory keeps even root from writing.
@@ -50,7 +50,7 @@ func TestStateIsMadeAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: s.file("spool"), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: s.file("spool"), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

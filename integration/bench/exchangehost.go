@@ -30,6 +30,7 @@ import (
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/store/bincache"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -116,7 +117,7 @@ func newNode(share []store.Source, peers ...string) (*p2p.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: fmt.Sprintf("/var/lib/narbor/spool%d", os.Getpid()), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: fmt.Sprintf("/var/lib/narbor/spool%d", os.Getpid()), MinFree: -1})
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 // simKept is the number of neighbours that a machine keeps in the nightly form, as in production. shortKept is the
@@ -51,7 +52,7 @@ func newScale(t testing.TB, hosts, kept int) *simScale {
 }
 
 func (s *simScale) start(number, kept int, share store.Source) *simNode {
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: s.t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: s.t.TempDir(), MinFree: -1})
 	if err != nil {
 		s.t.Fatal(err)
 	}

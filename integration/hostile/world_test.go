@@ -35,6 +35,7 @@ import (
 	"narbor/narserve"
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -83,7 +84,7 @@ type simNode struct {
 	*p2p.Node
 	id      peer.ID
 	machine *simMachine
-	spool   *store.Spool
+	spool   *spool.Spool
 	log     *observer.ObservedLogs
 }
 
@@ -176,7 +177,7 @@ func (w *simWorld) identity() crypto.PrivKey {
 // node starts narbor on a machine of its own.
 func (w *simWorld) node(number int, share ...store.Source) *simNode {
 	core, log := observer.New(zapcore.DebugLevel)
-	spool, err := store.OpenSpool(store.SpoolConfig{Dir: w.t.TempDir(), MinFree: -1})
+	spool, err := spool.Open(spool.Config{Dir: w.t.TempDir(), MinFree: -1})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -400,7 +401,7 @@ func (w *simWorld) endWhole() {
 func (w *simWorld) wantSpoolFree() {
 	var err error
 	for range 250 {
-		var d *store.Draft
+		var d *spool.Draft
 		if d, err = w.alice.spool.Create(store.Hash{1}, w.alice.spool.Stats().MaxBytes); err == nil {
 			d.Discard()
 			return

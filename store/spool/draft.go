@@ -1,4 +1,4 @@
-package store
+package spool
 
 import (
 	"crypto/sha256"
@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"narbor/store"
 )
 
 const (
@@ -34,7 +36,7 @@ type Draft struct {
 	spool *Spool
 	file  *os.File
 	name  string
-	want  Hash
+	want  store.Hash
 	size  int64
 
 	mu        sync.Mutex // guards the rest
@@ -66,14 +68,14 @@ type prefix struct {
 	buf    []byte
 }
 
-func newDraft(s *Spool, f *os.File, name string, want Hash, size int64) *Draft {
+func newDraft(s *Spool, f *os.File, name string, want store.Hash, size int64) *Draft {
 	d := &Draft{spool: s, file: f, name: name, want: want, size: size, unwritten: size, prefix: prefix{sum: sha256.New()}}
 	d.quiet = sync.NewCond(&d.mu)
 	return d
 }
 
 // WriteAt stores p. If p continues the hashed prefix, WriteAt hashes p and the bytes stored after it. It writes all of
-// p or returns an error, which wraps [ErrNoSpace] if the disk is full; p may then be written again.
+// p or returns an error, which wraps [store.ErrNoSpace] if the disk is full; p may then be written again.
 func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	if off < 0 || int64(len(p)) > d.size-off {
 		return 0, fmt.Errorf("spool: %d bytes at offset %d do not fit into nar %s of %d bytes", len(p), off, d.want, d.size)
@@ -92,7 +94,7 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	hashed(err)
 	d.record(mine, err)
 	if err != nil {
-		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, NoSpace(err))
+		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, store.NoSpace(err))
 	}
 	d.advance(p, off, mine)
 	return len(p), nil
@@ -238,10 +240,10 @@ func (d *Draft) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right, [CheckNAR] finds
-// no fault and check, which may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [ErrCorrupt];
-// if the hash is right and the archive is not, [ErrMalformed]. After any error the draft can be written to and
+// no fault and check, which may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [store.ErrCorrupt];
+// if the hash is right and the archive is not, [store.ErrMalformed]. After any error the draft can be written to and
 // committed again.
-func (d *Draft) Commit(check func(NAR) error) (*Spooled, error) {
+func (d *Draft) Commit(check func(store.NAR) error) (*NAR, error) {
 	if err := d.quiesce(); err != nil {
 		return nil, err
 	}
@@ -254,7 +256,7 @@ func (d *Draft) Commit(check func(NAR) error) (*Spooled, error) {
 	if nar != nil {
 		d.phase = ended
 	}
-	d.redo = d.redo || errors.Is(err, ErrCorrupt)
+	d.redo = d.redo || errors.Is(err, store.ErrCorrupt)
 	d.quiet.Broadcast()
 	d.mu.Unlock()
 	return nar, err
@@ -291,7 +293,7 @@ func (d *Draft) quiesce() error {
 
 // verify hashes the rest, compares, and hands the file over. No other call touches a draft that is being committed, so
 // the mutex is not needed.
-func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
+func (d *Draft) verify(check func(store.NAR) error) (*NAR, error) {
 	for d.prefix.length < d.size {
 		n, err := d.reread(span{d.prefix.length, d.size})
 		if err != nil {
@@ -299,15 +301,15 @@ func (d *Draft) verify(check func(NAR) error) (*Spooled, error) {
 		}
 		d.prefix.length += n
 	}
-	if got := Hash(d.prefix.sum.Sum(nil)); got != d.want {
-		return nil, fmt.Errorf("nar %s: %w: hashes to %s", d.want, ErrCorrupt, got)
+	if got := store.Hash(d.prefix.sum.Sum(nil)); got != d.want {
+		return nil, fmt.Errorf("nar %s: %w: hashes to %s", d.want, store.ErrCorrupt, got)
 	}
-	if err := CheckNAR(draftNAR{d}, d.size); err != nil {
+	if err := store.CheckNAR(draftNAR{d}, d.size); err != nil {
 		return nil, fmt.Errorf("nar %s: %w", d.want, err)
 	}
 	if check != nil {
 		if err := check(draftNAR{d}); err != nil {
-			return nil, fmt.Errorf("nar %s: %w: %w", d.want, ErrCorrupt, err)
+			return nil, fmt.Errorf("nar %s: %w: %w", d.want, store.ErrCorrupt, err)
 		}
 	}
 	nar, err := d.spool.adopt(d.file, d.name, d.want, d.size)
@@ -334,10 +336,12 @@ func (d *Draft) Discard() {
 	}
 }
 
-// draftNAR implements [NAR] for the check of a complete draft.
+// draftNAR implements [store.NAR] for the check of a complete draft.
 type draftNAR struct{ *Draft }
 
 func (n draftNAR) Size() int64  { return n.size }
 func (n draftNAR) Close() error { return nil }
 
-func (n draftNAR) ReadAt(p []byte, off int64) (int, error) { return ReadFile(n.file, p, off, n.size) }
+func (n draftNAR) ReadAt(p []byte, off int64) (int, error) {
+	return store.ReadFile(n.file, p, off, n.size)
+}

@@ -1,4 +1,4 @@
-package store
+package spool
 
 import (
 	"errors"
@@ -7,32 +7,34 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"narbor/store"
 )
 
-// Spooled is a handle on a NAR in the spool that has its hash and passed [CheckNAR], and implements [NAR]. Its holder
+// A NAR is a handle on a NAR in the spool that has its hash and passed [CheckNAR], and implements [store.NAR]. Its holder
 // closes it once; until then the NAR stays. All methods may be called concurrently, but none after Close.
-type Spooled struct {
+type NAR struct {
 	entry  *spoolEntry
 	file   *os.File // shared with the entry and the other handles
 	closed atomic.Bool
 }
 
 // Hash is the NarHash that the bytes have.
-func (n *Spooled) Hash() Hash { return n.entry.hash }
+func (n *NAR) Hash() store.Hash { return n.entry.hash }
 
-// Size implements [NAR].
-func (n *Spooled) Size() int64 { return n.entry.size }
+// Size implements [store.NAR].
+func (n *NAR) Size() int64 { return n.entry.size }
 
-// ReadAt implements [NAR].
-func (n *Spooled) ReadAt(p []byte, off int64) (int, error) {
+// ReadAt implements [store.NAR].
+func (n *NAR) ReadAt(p []byte, off int64) (int, error) {
 	if n.closed.Load() {
 		return 0, os.ErrClosed
 	}
-	return ReadFile(n.file, p, off, n.entry.size)
+	return store.ReadFile(n.file, p, off, n.entry.size)
 }
 
 // Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The caller closes it.
-func (n *Spooled) Open() (*os.File, error) {
+func (n *NAR) Open() (*os.File, error) {
 	if n.closed.Load() {
 		return nil, os.ErrClosed
 	}
@@ -47,16 +49,16 @@ func (n *Spooled) Open() (*os.File, error) {
 }
 
 // Retain returns a second handle, which is closed on its own.
-func (n *Spooled) Retain() *Spooled {
+func (n *NAR) Retain() *NAR {
 	s := n.entry.spool
 	s.mu.Lock()
 	n.entry.handles++
 	s.mu.Unlock()
-	return &Spooled{entry: n.entry, file: n.file}
+	return &NAR{entry: n.entry, file: n.file}
 }
 
 // Used reports that Nix has the NAR: it is deleted when the last handle closes, unless it is requested before that.
-func (n *Spooled) Used() {
+func (n *NAR) Used() {
 	s := n.entry.spool
 	s.mu.Lock()
 	n.entry.used = true
@@ -64,7 +66,7 @@ func (n *Spooled) Used() {
 }
 
 // Close gives the handle back.
-func (n *Spooled) Close() error {
+func (n *NAR) Close() error {
 	if n.closed.Swap(true) {
 		return os.ErrClosed
 	}

@@ -1,4 +1,4 @@
-package store_test
+package spool_test
 
 import (
 	"bytes"
@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 // randomNAR returns the NAR of a file, the same for the same seed, and its hash. It has size bytes, or the few more
@@ -30,7 +31,7 @@ func randomNAR(seed uint64, size int) ([]byte, store.Hash) {
 	return b, sha256.Sum256(b)
 }
 
-func openSpool(t testing.TB, cfg store.SpoolConfig) *store.Spool {
+func openSpool(t testing.TB, cfg spool.Config) *spool.Spool {
 	t.Helper()
 	if cfg.Dir == "" {
 		cfg.Dir = filepath.Join(t.TempDir(), "spool")
@@ -38,7 +39,7 @@ func openSpool(t testing.TB, cfg store.SpoolConfig) *store.Spool {
 	if cfg.MinFree == 0 {
 		cfg.MinFree = -1
 	}
-	s, err := store.OpenSpool(cfg)
+	s, err := spool.Open(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +47,7 @@ func openSpool(t testing.TB, cfg store.SpoolConfig) *store.Spool {
 	return s
 }
 
-func create(t testing.TB, s *store.Spool, h store.Hash, size int) *store.Draft {
+func create(t testing.TB, s *spool.Spool, h store.Hash, size int) *spool.Draft {
 	t.Helper()
 	d, err := s.Create(h, int64(size))
 	if err != nil {
@@ -56,14 +57,14 @@ func create(t testing.TB, s *store.Spool, h store.Hash, size int) *store.Draft {
 	return d
 }
 
-func write(t testing.TB, d *store.Draft, b []byte, off int) {
+func write(t testing.TB, d *spool.Draft, b []byte, off int) {
 	t.Helper()
 	if n, err := d.WriteAt(b, int64(off)); n != len(b) || err != nil {
 		t.Fatalf("WriteAt(%d bytes, %d) = %d, %v", len(b), off, n, err)
 	}
 }
 
-func commit(t testing.TB, d *store.Draft) *store.Spooled {
+func commit(t testing.TB, d *spool.Draft) *spool.NAR {
 	t.Helper()
 	n, err := d.Commit(nil)
 	if err != nil {
@@ -73,7 +74,7 @@ func commit(t testing.TB, d *store.Draft) *store.Spooled {
 }
 
 // spooled puts a NAR into the spool and returns a handle on it.
-func spooled(t testing.TB, s *store.Spool, b []byte, h store.Hash) *store.Spooled {
+func spooled(t testing.TB, s *spool.Spool, b []byte, h store.Hash) *spool.NAR {
 	t.Helper()
 	d := create(t, s, h, len(b))
 	write(t, d, b, 0)
@@ -106,7 +107,7 @@ func nars(t testing.TB, dir string) (names []string) {
 
 func TestSpoolKeepsWhatWasCommitted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "spool")
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(1, 3*store.BlockSize+5)
 	n := spooled(t, s, b, h)
 	if n.Hash() != h || n.Size() != int64(len(b)) || !bytes.Equal(readAll(t, n), b) {
@@ -156,7 +157,7 @@ func TestSpoolRefusesTamperedNAR(t *testing.T) {
 		"shifted": func(b []byte) { copy(b[1:], b) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := openSpool(t, store.SpoolConfig{})
+			s := openSpool(t, spool.Config{})
 			d := create(t, s, h, len(b))
 			bad := slices.Clone(b)
 			tamper(bad)
@@ -184,7 +185,7 @@ func TestSpoolRefusesTamperedNAR(t *testing.T) {
 }
 
 func TestSpoolRefusesOtherSizes(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	b, h := randomNAR(3, 1000)
 	short := create(t, s, h, 999)
 	write(t, short, b[:999], 0)
@@ -210,7 +211,7 @@ func TestSpoolRefusesOtherSizes(t *testing.T) {
 }
 
 func TestSpoolRefusesIncompleteNAR(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	b, h := randomNAR(4, 1000)
 	d := create(t, s, h, len(b))
 	if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) {
@@ -236,7 +237,7 @@ func TestSpoolRefusesIncompleteNAR(t *testing.T) {
 }
 
 func TestSpoolAsksTheCheck(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	b, h := randomNAR(5, 5000)
 	d := create(t, s, h, len(b))
 	write(t, d, b, 0)
@@ -264,7 +265,7 @@ func TestSpoolAsksTheCheck(t *testing.T) {
 // A malformed NAR never becomes readable, although its hash is right, and no sender is blamed.
 func TestSpoolRefusesMalformedNAR(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	for name, nar := range map[string]string{"evil": archive(files("..")), "trailing": archive(file("")) + "x",
 		"random": strings.Repeat("x", 5000)} {
 		h := store.Hash(sha256.Sum256([]byte(nar)))
@@ -289,7 +290,7 @@ func TestSpoolRefusesMalformedNAR(t *testing.T) {
 func TestDraftFirstWriteWins(t *testing.T) {
 	b, h := randomNAR(6, 4*store.BlockSize)
 	wrong := make([]byte, len(b))
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	d := create(t, s, h, len(b))
 	write(t, d, b[:store.BlockSize], 0)
 	write(t, d, wrong[:store.BlockSize], 0) // hashed already
@@ -308,7 +309,7 @@ func TestDraftFirstWriteWins(t *testing.T) {
 
 // Whatever the order, the pieces and the repetitions: what Commit returns is what was written.
 func TestDraftAnyOrder(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		b, h := randomNAR(seed, 40+r.IntN(300_000))
@@ -336,7 +337,7 @@ func TestDraftAnyOrder(t *testing.T) {
 
 func TestDraftConcurrentWriters(t *testing.T) {
 	const piece = 10_000
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	b, h := randomNAR(7, 400*piece+17)
 	d := create(t, s, h, len(b))
 	var wg sync.WaitGroup
@@ -367,7 +368,7 @@ func TestDraftConcurrentWriters(t *testing.T) {
 // A liar and an honest neighbour race: the result is an error or the truth, and once the liar is gone, the truth.
 func TestDraftConcurrentLiar(t *testing.T) {
 	const piece = 4096
-	s := openSpool(t, store.SpoolConfig{})
+	s := openSpool(t, spool.Config{})
 	b, h := randomNAR(8, 64*piece)
 	lie := slices.Clone(b)
 	for i := range lie {
@@ -406,7 +407,7 @@ func TestDraftConcurrentLiar(t *testing.T) {
 func TestCommitWhileWriting(t *testing.T) {
 	b, h := randomNAR(9, 10_000)
 	dir := t.TempDir()
-	begin := func(t *testing.T, d *store.Draft) func(error) {
+	begin := func(t *testing.T, d *spool.Draft) func(error) {
 		end, err := d.BeginWrite(b[:5000], 0)
 		if err != nil {
 			t.Fatal(err)
@@ -416,7 +417,7 @@ func TestCommitWhileWriting(t *testing.T) {
 	for name, disk := range map[string]error{"that ends well": nil, "that fails": errors.New("disk on fire")} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				d := create(t, openSpool(t, store.SpoolConfig{Dir: dir}), h, len(b))
+				d := create(t, openSpool(t, spool.Config{Dir: dir}), h, len(b))
 				end := begin(t, d)
 				if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) { // does not wait for that write
 					t.Errorf("Commit = %v, want to hear that it is not complete", err)
@@ -450,7 +451,7 @@ func TestCommitWhileWriting(t *testing.T) {
 // What arrives while a NAR is being committed does not change it.
 func TestWriteWhileCommitting(t *testing.T) {
 	b, h := randomNAR(9, 10_000)
-	d := create(t, openSpool(t, store.SpoolConfig{}), h, len(b))
+	d := create(t, openSpool(t, spool.Config{}), h, len(b))
 	write(t, d, make([]byte, len(b)), 0)
 	if _, err := d.Commit(nil); !errors.Is(err, store.ErrCorrupt) {
 		t.Fatalf("Commit = %v, want ErrCorrupt", err)
@@ -474,7 +475,7 @@ func TestWriteWhileCommitting(t *testing.T) {
 
 func TestTwoDraftsOfOneNAR(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(9, 10_000)
 	one, two := create(t, s, h, len(b)), create(t, s, h, len(b))
 	write(t, one, b[:5000], 0)
@@ -493,7 +494,7 @@ func TestTwoDraftsOfOneNAR(t *testing.T) {
 
 func TestDiscardFreesTheSpace(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(10, 10_000)
 	d := create(t, s, h, len(b))
 	if st := s.Stats(); st.Bytes != 12288 || len(nars(t, dir)) != 1 {
@@ -519,7 +520,7 @@ func TestDiscardFreesTheSpace(t *testing.T) {
 
 func TestUsedDeletesAfterTheLastHandle(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(11, 10_000)
 	n := spooled(t, s, b, h)
 	other := n.Retain()
@@ -543,7 +544,7 @@ func TestUsedDeletesAfterTheLastHandle(t *testing.T) {
 }
 
 func TestSpoolEvictsTheLongestIdle(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{MaxBytes: 40 << 10})
+	s := openSpool(t, spool.Config{MaxBytes: 40 << 10})
 	var hashes []store.Hash
 	for i := range 4 {
 		b, h := randomNAR(uint64(20+i), 10<<10) // takes 12 KiB
@@ -570,7 +571,7 @@ func TestSpoolEvictsTheLongestIdle(t *testing.T) {
 }
 
 func TestSpoolNeverEvictsWhatIsHeld(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{MaxBytes: 40 << 10})
+	s := openSpool(t, spool.Config{MaxBytes: 40 << 10})
 	b, h := randomNAR(30, 20<<10)
 	held := spooled(t, s, b, h)
 	b2, h2 := randomNAR(31, 20<<10)
@@ -599,7 +600,7 @@ func TestSpoolNeverEvictsWhatIsHeld(t *testing.T) {
 }
 
 func TestSpoolLeavesFreeSpace(t *testing.T) {
-	s := openSpool(t, store.SpoolConfig{MinFree: 1 << 60})
+	s := openSpool(t, spool.Config{MinFree: 1 << 60})
 	if _, err := s.Create(store.Hash{}, 1); !errors.Is(err, store.ErrNoSpace) {
 		t.Errorf("Create below the floor = %v, want ErrNoSpace", err)
 	}
@@ -611,7 +612,7 @@ func TestSpoolLeavesFreeSpace(t *testing.T) {
 func TestSpoolForgetsTheIdle(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		s := openSpool(t, store.SpoolConfig{Dir: dir})
+		s := openSpool(t, spool.Config{Dir: dir})
 		b, h := randomNAR(40, 1000)
 		b2, h2 := randomNAR(41, 1000)
 		spooled(t, s, b, h).Close()
@@ -635,7 +636,7 @@ func TestSpoolForgetsTheIdle(t *testing.T) {
 
 func TestOpenSpoolDeletesLeftovers(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(50, 1000)
 	spooled(t, s, b, h).Close()
 	create(t, s, h, 1000)
@@ -653,7 +654,7 @@ func TestOpenSpoolDeletesLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s = openSpool(t, store.SpoolConfig{Dir: dir})
+	s = openSpool(t, spool.Config{Dir: dir})
 	if _, ok := s.Get(h); ok || s.Stats().Bytes != 0 {
 		t.Error("a crashed spool's NAR is there")
 	}
@@ -667,7 +668,7 @@ func TestSpoolIsNobodyElses(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(70, 1000)
 	spooled(t, s, b, h)
 	create(t, s, h, 1000)
@@ -680,14 +681,14 @@ func TestSpoolIsNobodyElses(t *testing.T) {
 
 func TestSpoolIsExclusive(t *testing.T) {
 	dir := t.TempDir()
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	b, h := randomNAR(60, 1000)
 	n := spooled(t, s, b, h)
-	if _, err := store.OpenSpool(store.SpoolConfig{Dir: dir}); err == nil || !strings.Contains(err.Error(), "another narbor uses it") {
-		t.Errorf("second OpenSpool = %v, want to hear of the other one", err)
+	if _, err := spool.Open(spool.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "another narbor uses it") {
+		t.Errorf("second Open = %v, want to hear of the other one", err)
 	}
 	if len(nars(t, dir)) != 1 {
-		t.Error("the second OpenSpool has deleted something")
+		t.Error("the second Open has deleted something")
 	}
 	d := create(t, s, h, 1000)
 	write(t, d, b, 0)
@@ -701,7 +702,7 @@ func TestSpoolIsExclusive(t *testing.T) {
 	if _, err := s.Create(h, 1); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("Create after Close = %v, want ErrClosed", err)
 	}
-	openSpool(t, store.SpoolConfig{Dir: dir})
+	openSpool(t, spool.Config{Dir: dir})
 	n.Close()
 }
 
@@ -709,7 +710,7 @@ func BenchmarkDraft(b *testing.B) {
 	for name, size := range map[string]int{"4KiB": 4 << 10, "64MiB": 64 << 20} {
 		b.Run(name, func(b *testing.B) {
 			nar, h := randomNAR(70, size)
-			s := openSpool(b, store.SpoolConfig{})
+			s := openSpool(b, spool.Config{})
 			b.SetBytes(int64(size))
 			for b.Loop() {
 				d, err := s.Create(h, int64(size))
@@ -743,7 +744,7 @@ func BenchmarkSHA256(b *testing.B) {
 // later NARs have a directory again, which is this spool's alone.
 func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	var looking sync.WaitGroup
 	defer looking.Wait()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -768,7 +769,7 @@ func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
 
 func TestSpoolOutlivesItsDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "spool")
-	s := openSpool(t, store.SpoolConfig{Dir: dir})
+	s := openSpool(t, spool.Config{Dir: dir})
 	nar, h := randomNAR(1, 100_000)
 	d := create(t, s, h, len(nar))
 	write(t, d, nar[:50_000], 0)
@@ -804,7 +805,7 @@ func TestSpoolOutlivesItsDirectory(t *testing.T) {
 	} else {
 		sp.Close()
 	}
-	if other, err := store.OpenSpool(store.SpoolConfig{Dir: dir, MinFree: -1}); err == nil {
+	if other, err := spool.Open(spool.Config{Dir: dir, MinFree: -1}); err == nil {
 		other.Close()
 		t.Error("a second spool opens the directory that was made anew")
 	}

@@ -1,4 +1,10 @@
-package store
+// Package spool keeps NARs on disk between their arrival and Nix's request, for this process alone.
+//
+// A NAR enters as a [Draft], which other peers may read from before it is whole, and becomes readable as a [NAR], which exists
+// only if all of its bytes were hashed, their SHA-256 was the expected one, and the structure of the archive was found
+// right. Free space and a cap are kept to; NARs that nothing holds make room. There is no goroutine but the hashing within
+// a call; [Spool.Close] deletes all. All methods may be called concurrently.
+package spool
 
 import (
 	"container/list"
@@ -10,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"narbor/store"
 )
 
 const (
@@ -28,15 +36,15 @@ const (
 	narSuffix  = ".nar"  // verified
 )
 
-// SpoolConfig says where a spool is and how large it may be.
-type SpoolConfig struct {
+// Config says where a spool is and how large it may be.
+type Config struct {
 	Dir      string // required; created if absent, and for this spool alone
 	MaxBytes int64  // cap on its content, half-received NARs included; 0 is 4 GiB
 	MinFree  int64  // bytes that the spool leaves free on the disk; 0 is 2 GiB, negative is no floor
 }
 
 // A Spool keeps NARs on disk between their arrival and Nix's request. A NAR enters as a [Draft] and becomes readable
-// as [Spooled] once its hash is right. A NAR without open handles is deleted when its space is needed, the least
+// as a [NAR] once its hash is right. A NAR without open handles is deleted when its space is needed, the least
 // recently held first, after 10 minutes, or at once if Nix has had it. All methods may be called concurrently.
 type Spool struct {
 	max, minFree int64
@@ -51,14 +59,14 @@ type Spool struct {
 	seq     uint64 // makes file names unique: those being deleted never meet those being made
 	bytes   int64  // reserved by drafts and entries
 	coming  int64  // of drafts: what they will write yet, which the free space of the disk does not show
-	entries map[Hash]*spoolEntry
+	entries map[store.Hash]*spoolEntry
 	idle    *list.List // of *spoolEntry without a handle, the longest idle first
 }
 
 // A spoolEntry is one verified file. It is guarded by the spool's mutex, but for what never changes.
 type spoolEntry struct {
 	spool *Spool
-	hash  Hash
+	hash  store.Hash
 	size  int64
 	name  string
 
@@ -69,8 +77,8 @@ type spoolEntry struct {
 	since   time.Time     // when it became idle
 }
 
-// SpoolStats is what a spool holds at a moment.
-type SpoolStats struct {
+// Stats is what a spool holds at a moment.
+type Stats struct {
 	Bytes    int64 // reserved on disk, by verified NARs and by those being received
 	Entries  int   // verified NARs
 	MaxBytes int64
@@ -81,9 +89,9 @@ type SpoolStats struct {
 	VerifyTime time.Duration // that this took, all together
 }
 
-// OpenSpool takes a directory as spool, for this process alone, and deletes the NARs an earlier process left in it,
+// Open takes a directory as spool, for this process alone, and deletes the NARs an earlier process left in it,
 // half-received or verified: a verified one would have to be hashed again, which is not cheaper than fetching it.
-func OpenSpool(cfg SpoolConfig) (*Spool, error) {
+func Open(cfg Config) (*Spool, error) {
 	if cfg.MaxBytes < 0 {
 		return nil, fmt.Errorf("spool %s: a cap of %d bytes", cfg.Dir, cfg.MaxBytes)
 	}
@@ -93,7 +101,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	if cfg.MinFree == 0 {
 		cfg.MinFree = defaultMinFree
 	}
-	s := &Spool{max: cfg.MaxBytes, minFree: cfg.MinFree, dir: cfg.Dir, entries: map[Hash]*spoolEntry{}, idle: list.New()}
+	s := &Spool{max: cfg.MaxBytes, minFree: cfg.MinFree, dir: cfg.Dir, entries: map[store.Hash]*spoolEntry{}, idle: list.New()}
 	var err error
 	if s.root, s.lock, err = takeSpool(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)
@@ -101,7 +109,7 @@ func OpenSpool(cfg SpoolConfig) (*Spool, error) {
 	return s, nil
 }
 
-// Close deletes the spool's content and releases the directory. Open handles stay readable, but for [Spooled.Open];
+// Close deletes the spool's content and releases the directory. Open handles stay readable, but for [NAR.Open];
 // drafts cannot be committed any more.
 func (s *Spool) Close() error {
 	s.mu.Lock()
@@ -118,16 +126,16 @@ func (s *Spool) Close() error {
 }
 
 // Get returns a handle on the NAR with that hash if it is in the spool.
-func (s *Spool) Get(h Hash) (*Spooled, bool) {
+func (s *Spool) Get(h store.Hash) (*NAR, bool) {
 	s.mu.Lock()
 	victims := s.expire()
 	e, ok := s.entries[h]
 	if ok && !s.hold(e) {
 		victims, ok = append(victims, e.name), false
 	}
-	var nar *Spooled
+	var nar *NAR
 	if ok {
-		nar = &Spooled{entry: e, file: e.file}
+		nar = &NAR{entry: e, file: e.file}
 	}
 	s.mu.Unlock()
 	s.remove(victims)
@@ -135,7 +143,7 @@ func (s *Spool) Get(h Hash) (*Spooled, bool) {
 }
 
 // Has says whether the NAR with that hash is in the spool, and leaves it as it is.
-func (s *Spool) Has(h Hash) bool {
+func (s *Spool) Has(h store.Hash) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.entries[h] != nil
@@ -210,26 +218,27 @@ func (s *Spool) remove(names []string) {
 	}
 }
 
-// Fits returns an error that wraps [ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the spool
-// has gone. It wraps [ErrTooLarge], too, if that is because of the cap and not because of the disk.
+// Fits returns an error that wraps [store.ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the spool
+// has gone. It wraps [store.ErrTooLarge], too, if that is because of the cap and not because of the disk.
 func (s *Spool) Fits(size int64) error {
 	if roundUp(size) > s.max {
-		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", ErrNoSpace, ErrTooLarge, size, s.max)
+		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", store.ErrNoSpace, store.ErrTooLarge, size, s.max)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := FreeBytes(s.lock) // with the mutex held: Renew replaces the file
+	free, err := store.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if most := free + s.bytes - max(s.minFree, 0); err == nil && size > most {
-		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", ErrNoSpace, size, max(0, most))
+		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", store.ErrNoSpace, size,
+			max(0, most))
 	}
 	return nil // if the disk cannot be asked, the fetch will tell
 }
 
 // Create reserves the space for a NAR of that hash and size. Several drafts may exist for one hash, each with its
-// own file; the first that is committed becomes the entry. The error wraps [ErrNoSpace] if the NAR does not fit even
+// own file; the first that is committed becomes the entry. The error wraps [store.ErrNoSpace] if the NAR does not fit even
 // after all NARs without open handles are deleted.
-func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
-	if size < 1 || size > MaxNarSize {
+func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
+	if size < 1 || size > store.MaxNarSize {
 		return nil, fmt.Errorf("spool: %d is not a NAR's size", size)
 	}
 	name, err := s.reserve(h, size)
@@ -241,13 +250,13 @@ func (s *Spool) Create(h Hash, size int64) (*Draft, error) {
 		s.remove([]string{name})
 		s.release(size)
 		s.settle(size)
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, NoSpace(err))
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, store.NoSpace(err))
 	}
 	return newDraft(s, f, name, h, size), nil
 }
 
 // reserve takes size bytes of the cap and returns the name of the file to come.
-func (s *Spool) reserve(h Hash, size int64) (name string, err error) {
+func (s *Spool) reserve(h store.Hash, size int64) (name string, err error) {
 	need := roundUp(size)
 	s.mu.Lock()
 	victims := s.expire()
@@ -259,7 +268,7 @@ func (s *Spool) reserve(h Hash, size int64) (name string, err error) {
 	case s.closed:
 		err = os.ErrClosed
 	case s.bytes-idle+need > s.max:
-		err = fmt.Errorf("%w: %d of at most %d bytes are in use", ErrNoSpace, s.bytes-idle, s.max)
+		err = fmt.Errorf("%w: %d of at most %d bytes are in use", store.ErrNoSpace, s.bytes-idle, s.max)
 	default:
 		for s.bytes+need > s.max {
 			e := s.idle.Front().Value.(*spoolEntry)
@@ -311,7 +320,7 @@ func (s *Spool) make(name string) (*os.File, error) {
 func (s *Spool) floor() error {
 	for {
 		_, lock := s.place()
-		free, err := FreeBytes(lock)
+		free, err := store.FreeBytes(lock)
 		s.mu.Lock()
 		coming := s.coming
 		s.mu.Unlock()
@@ -319,13 +328,14 @@ func (s *Spool) floor() error {
 			return err
 		}
 		if !s.evict() {
-			return fmt.Errorf("%w: %d bytes are free on the disk, %d are to come, %d must stay free", ErrNoSpace, free, coming, s.minFree)
+			return fmt.Errorf("%w: %d bytes are free on the disk, %d are to come, %d must stay free", store.ErrNoSpace, free, coming,
+				s.minFree)
 		}
 	}
 }
 
 // adopt makes a draft's file an entry, or deletes it if the same NAR has become one meanwhile.
-func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, error) {
+func (s *Spool) adopt(f *os.File, part string, h store.Hash, size int64) (*NAR, error) {
 	name := strings.TrimSuffix(part, partSuffix) + narSuffix
 	root, _ := s.place()
 	if err := root.Rename(part, name); err != nil && !errors.Is(err, fs.ErrNotExist) { // without a name it can be held all the same
@@ -339,7 +349,7 @@ func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, er
 	e, ok := s.entries[h]
 	if ok && s.hold(e) {
 		s.bytes -= roundUp(size)
-		nar := &Spooled{entry: e, file: e.file}
+		nar := &NAR{entry: e, file: e.file}
 		s.mu.Unlock()
 		f.Close()
 		s.remove([]string{name})
@@ -348,18 +358,18 @@ func (s *Spool) adopt(f *os.File, part string, h Hash, size int64) (*Spooled, er
 	e = &spoolEntry{spool: s, hash: h, size: size, name: name, file: f, handles: 1}
 	s.entries[h] = e
 	s.mu.Unlock()
-	return &Spooled{entry: e, file: f}, nil
+	return &NAR{entry: e, file: f}, nil
 }
 
 // Stats says how full the spool is.
-func (s *Spool) Stats() SpoolStats {
+func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := FreeBytes(s.lock) // with the mutex held: Renew replaces the file
+	free, err := store.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if err != nil {
 		free = 0
 	}
-	return SpoolStats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0),
+	return Stats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0),
 		Verified: s.checks.Load(), VerifyTime: time.Duration(s.checking.Load())}
 }
 

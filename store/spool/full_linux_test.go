@@ -1,4 +1,4 @@
-package store_test
+package spool_test
 
 import (
 	"bytes"
@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 // onTmpfs runs the calling test again, in a process with a mount namespace of its own, with a tmpfs of that many bytes
@@ -65,7 +66,7 @@ func TestSpoolFullDisk(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	s := openSpool(t, store.SpoolConfig{Dir: filepath.Join(dir, "spool")})
+	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool")})
 	b, h := randomNAR(1, 8<<20)
 	var refusedFirst, refusedLater, ended int
 	for i := range 50 {
@@ -119,7 +120,7 @@ func TestSpoolEvictsForTheFloor(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	s := openSpool(t, store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MinFree: 4 << 20})
+	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool"), MinFree: 4 << 20})
 	var hashes []store.Hash
 	for i := range 3 {
 		b, h := randomNAR(uint64(i), 3<<20)
@@ -144,7 +145,7 @@ func TestSpoolForgetsWhatWasNotWritten(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	s := openSpool(t, store.SpoolConfig{Dir: filepath.Join(dir, "spool")})
+	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool")})
 	b, h := randomNAR(1, 2*store.BlockSize)
 	d := create(t, s, h, len(b))
 	ballast(t, dir, 0)
@@ -164,7 +165,7 @@ func TestSpoolCountsWhatIsToCome(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	s := openSpool(t, store.SpoolConfig{Dir: filepath.Join(dir, "spool"), MinFree: 2 << 20})
+	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool"), MinFree: 2 << 20})
 	b, h := randomNAR(1, 6<<20)
 	first := create(t, s, h, len(b))
 	write(t, first, b[:4<<20], 0)

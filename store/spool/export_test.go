@@ -1,4 +1,4 @@
-package store
+package spool
 
 // BeginWrite is the first half of a WriteAt that takes its time; end is the second, with the outcome of the disk.
 func (d *Draft) BeginWrite(p []byte, off int64) (end func(error), err error) {

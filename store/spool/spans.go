@@ -1,6 +1,10 @@
-package store
+package spool
 
-import "slices"
+import (
+	"slices"
+
+	"narbor/store"
+)
 
 // A span is a range of bytes, from inclusive, to exclusive.
 type span struct{ from, to int64 }
@@ -81,7 +85,7 @@ func (ss spans) after(off int64) int64 {
 			return e.from
 		}
 	}
-	return MaxNarSize
+	return store.MaxNarSize
 }
 
 // bytes is how many bytes are covered.
