@@ -25,8 +25,9 @@ var mayImport = map[string][]string{
 	"store/bincache":     {"store", "store/nar"},
 	"store/upstream":     {"store", "store/nar"},
 	"store/spool":        {"store", "store/nar"},
+	"store/damage":       {"store"},
 	"trust":              {"store"},
-	"p2p":                {"store", "store/upstream", "store/spool", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
+	"p2p":                {"store", "store/upstream", "store/spool", "store/damage", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
 	"p2p/netmon":         nil,
 	"p2p/wire":           {"store"},
@@ -34,8 +35,8 @@ var mayImport = map[string][]string{
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
 	"cmd": {
-		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "trust", "p2p", "p2p/mdns",
-		"p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
+		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "store/damage", "trust", "p2p",
+		"p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
 	"integration": {
 		"store", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "trust", "p2p", "p2p/mdns", "p2p/netmon",
 		"p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},

@@ -14,10 +14,11 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/damage"
 )
 
 // damagedShare is what a machine shares that has so many damaged paths and one sound one, which is the last.
-func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan store.Damaged) {
+func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan damage.Finding) {
 	t.Helper()
 	mem := store.NewMem()
 	for i := range damaged + 1 {
@@ -30,8 +31,8 @@ func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos 
 		}
 		mem.Add(info, nar)
 	}
-	found = make(chan store.Damaged, 2*damaged)
-	d, err := store.OpenDamage("", func(e store.Damaged, sound bool) {
+	found = make(chan damage.Finding, 2*damaged)
+	d, err := damage.Open("", func(e damage.Finding, sound bool) {
 		if !sound {
 			found <- e
 		}

@@ -21,6 +21,7 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/store"
 	"narbor/store/bincache"
+	"narbor/store/damage"
 	"narbor/store/nixconf"
 )
 
@@ -231,13 +232,13 @@ func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 
 func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 	p := "/nix/store/" + strings.Repeat("a", 32) + "-tool"
-	h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"},
+	h := damageHealth(Status{Damaged: []damage.Finding{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"},
 		{Path: p + "2", Where: "/cache"}}})
 	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
 		!strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
 		t.Errorf("health = %+v", h)
 	}
-	if h := damageHealth(Status{Damaged: []store.Damaged{{Path: p, Where: "/cache"}}}); h == nil || h.Command != "" ||
+	if h := damageHealth(Status{Damaged: []damage.Finding{{Path: p, Where: "/cache"}}}); h == nil || h.Command != "" ||
 		!strings.Contains(h.Fix, "/cache") {
 		t.Errorf("health of a cache directory = %+v", h)
 	}

@@ -9,6 +9,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/bincache"
+	"narbor/store/damage"
 )
 
 // shares is what this machine has and may share, the Nix store first.
@@ -16,7 +17,7 @@ type shares struct {
 	sources   []store.Source
 	nix       *lateNix
 	caches    []*bincache.Cache
-	damage    *store.Damage
+	damage    *damage.Checker
 	cacheDirs []string
 	off       bool // --share none: they are not shared until the user turns sharing on
 }
@@ -37,7 +38,7 @@ func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares
 	}()
 	s.nix = &lateNix{log: log}
 	s.nix.open(c.Context) // a failure is logged, and repaired by trying again
-	s.damage, err = store.OpenDamage(st.file("damaged.json"), func(d store.Damaged, sound bool) { logDamage(log, d, sound) })
+	s.damage, err = damage.Open(st.file("damaged.json"), func(d damage.Finding, sound bool) { logDamage(log, d, sound) })
 	if err != nil {
 		log.Warn("which paths are damaged is found out anew", zap.Error(err))
 	}
@@ -66,9 +67,9 @@ func (s shares) nixProblem() string {
 }
 
 // damaged returns the paths that are known to be damaged.
-func (s shares) damaged() []store.Damaged {
+func (s shares) damaged() []damage.Finding {
 	if s.damage == nil {
-		return []store.Damaged{}
+		return []damage.Finding{}
 	}
 	return s.damage.List()
 }
@@ -83,7 +84,7 @@ func (s shares) close() {
 const repairStore = "nix-store --verify --check-contents --repair"
 
 // logDamage logs that a path was found damaged, or sound again.
-func logDamage(log *zap.Logger, d store.Damaged, sound bool) {
+func logDamage(log *zap.Logger, d damage.Finding, sound bool) {
 	if sound {
 		log.Info("a damaged path is sound again, or gone", zap.String("path", d.Path), zap.String("where", d.Where))
 		return

@@ -19,6 +19,7 @@ import (
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/damage"
 )
 
 // Status is what `narbor status --json` prints. Schema changes with the meaning of a field, not with a new one.
@@ -32,11 +33,11 @@ type Status struct {
 	Store string   `json:"store"` // "" if there is no Nix
 	// StoreProblem is the reason why this machine's Nix store cannot be queried; "" if it can, or there is none.
 	StoreProblem string `json:"storeProblem,omitempty"`
-	// Damaged are paths of this machine that are known to be damaged.
-	Damaged   []store.Damaged `json:"damaged"`
-	CacheDirs []string        `json:"cacheDirs"`
-	Keys      []string        `json:"keys"`
-	ShareKeys []string        `json:"shareKeys"` // what one of these has signed is shared with neighbours
+	// Finding are paths of this machine that are known to be damaged.
+	Damaged   []damage.Finding `json:"damaged"`
+	CacheDirs []string         `json:"cacheDirs"`
+	Keys      []string         `json:"keys"`
+	ShareKeys []string         `json:"shareKeys"` // what one of these has signed is shared with neighbours
 	// PublicKeys and PrivateKeys are Keys by class. What only private ones have signed is for members of the group.
 	PublicKeys  []string `json:"publicKeys"`
 	PrivateKeys []string `json:"privateKeys"`

@@ -1,4 +1,4 @@
-package store_test
+package damage_test
 
 import (
 	"bytes"
@@ -16,13 +16,14 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/damage"
 )
 
 // A damageWorld is a guarded source with a file for each path.
 type damageWorld struct {
-	*store.Guarded
+	*damage.Source
 	mem    *store.Mem
-	damage *store.Damage
+	damage *damage.Checker
 	files  string
 	info   store.Info
 	nar    []byte
@@ -40,7 +41,7 @@ func newDamageWorld(t *testing.T, file, files string) *damageWorld {
 	}
 	w.info = store.Info{Path: p, NarHash: sha256.Sum256(w.nar), NarSize: int64(len(w.nar))}
 	w.put(t, w.nar)
-	w.damage, err = store.OpenDamage(file, func(d store.Damaged, sound bool) {
+	w.damage, err = damage.Open(file, func(d damage.Finding, sound bool) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.changes = append(w.changes, fmt.Sprintf("%s sound %t", d.Path, sound))
@@ -48,7 +49,7 @@ func newDamageWorld(t *testing.T, file, files string) *damageWorld {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.Guarded = w.damage.Guard(w.mem, "memory", files)
+	w.Source = w.damage.Guard(w.mem, "memory", files)
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { w.damage.Run(ctx) })
@@ -238,11 +239,11 @@ func TestSuspectsAreCheckedWithinABudget(t *testing.T) {
 }
 
 // writeDamaged makes a file of damaged paths: n of a source called where.
-func writeDamaged(t *testing.T, file, where string, n int) []store.Damaged {
+func writeDamaged(t *testing.T, file, where string, n int) []damage.Finding {
 	t.Helper()
-	list := make([]store.Damaged, n)
+	list := make([]damage.Finding, n)
 	for i := range list {
-		list[i] = store.Damaged{Path: fmt.Sprintf("%s/1%031d-tool", store.Dir, i), NarHash: store.Hash{}.String(), Where: where}
+		list[i] = damage.Finding{Path: fmt.Sprintf("%s/1%031d-tool", store.Dir, i), NarHash: store.Hash{}.String(), Where: where}
 	}
 	writeJSON(t, file, list)
 	return list
@@ -264,7 +265,7 @@ func TestUnreadableEntriesOfTheDamageFileAreLeftOut(t *testing.T) {
 	list := writeDamaged(t, file, "memory", 4)
 	list[0].Path, list[2].Path = "first", "third"
 	writeJSON(t, file, list)
-	d, err := store.OpenDamage(file, func(store.Damaged, bool) {})
+	d, err := damage.Open(file, func(damage.Finding, bool) {})
 	if err == nil || !strings.Contains(err.Error(), "first") || !strings.Contains(err.Error(), "third") {
 		t.Errorf("the error is %v, want one that names both bad paths", err)
 	}

@@ -1,4 +1,9 @@
-package store
+// Package damage finds and records paths of this machine's sources that have another content than their NarHash, so that
+// they are not offered to anyone until they are repaired.
+//
+// A [Checker] reads suspected paths, one at a time and within a budget, in [Checker.Run]; its caller starts and stops that.
+// The findings are in memory and in a file. All methods may be called concurrently.
+package damage
 
 import (
 	"cmp"
@@ -18,6 +23,8 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
+
+	"narbor/store"
 )
 
 const (
@@ -37,8 +44,8 @@ const (
 	damageTick = time.Minute
 )
 
-// A Damaged path has content that was read and does not have its NarHash.
-type Damaged struct {
+// A Finding path has content that was read and does not have its NarHash.
+type Finding struct {
 	Path    string    `json:"path"`
 	NarHash string    `json:"narHash"`
 	Where   string    `json:"where"` // the store or cache directory
@@ -48,35 +55,35 @@ type Damaged struct {
 	File    string    `json:"file"`    // what identifies the file of that path; "" if there is none to look at
 }
 
-// Damage records which paths of some sources are damaged, in memory and in a file. It finds that out by itself: suspected
+// Checker records which paths of some sources are damaged, in memory and in a file. It finds that out by itself: suspected
 // paths are read and hashed, one at a time, within a budget. All methods may be called concurrently.
-type Damage struct {
+type Checker struct {
 	file     string
-	changed  func(d Damaged, sound bool)
+	changed  func(d Finding, sound bool)
 	suspects chan suspect
 	budget   *rate.Limiter
 	sound    *lru.Cache[soundKey, soundFile]
 
 	mu      sync.Mutex // guards the rest
-	damaged map[place]Damaged
-	guards  map[string]*Guarded // by where
-	waiting map[place]bool      // in suspects, or being checked
+	damaged map[place]Finding
+	guards  map[string]*Source // by where
+	waiting map[place]bool     // in suspects, or being checked
 }
 
 // A place is where a path is: several sources may have it, and only one of them a damaged copy.
 type place struct {
 	where string
-	path  Path
+	path  store.Path
 }
 
 type suspect struct {
-	src  *Guarded
-	info Info
+	src  *Source
+	info store.Info
 }
 
 type soundKey struct {
 	place
-	nar Hash
+	nar store.Hash
 }
 
 type soundFile struct {
@@ -84,25 +91,25 @@ type soundFile struct {
 	file string
 }
 
-// OpenDamage reads an earlier run's findings, from a file that need not be there; "" is none. changed is called for each
+// Open reads an earlier run's findings, from a file that need not be there; "" is none. changed is called for each
 // path that is found damaged, or sound again. The result is usable even with an error.
-func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, error) {
+func Open(file string, changed func(d Finding, sound bool)) (*Checker, error) {
 	sound, err := lru.New[soundKey, soundFile](maxSound)
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	d := &Damage{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
-		sound: sound, damaged: map[place]Damaged{}, guards: map[string]*Guarded{}, waiting: map[place]bool{}}
+	d := &Checker{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
+		sound: sound, damaged: map[place]Finding{}, guards: map[string]*Source{}, waiting: map[place]bool{}}
 	text, err := os.ReadFile(file)
 	if file == "" || errors.Is(err, fs.ErrNotExist) {
 		return d, nil
 	}
-	var list []Damaged
+	var list []Finding
 	if err == nil {
 		err = json.Unmarshal(text, &list)
 	}
 	for _, e := range list[:min(len(list), maxDamaged)] {
-		p, pathErr := ParsePath(e.Path)
+		p, pathErr := store.ParsePath(e.Path)
 		if pathErr != nil {
 			err = errors.Join(err, pathErr)
 			continue
@@ -116,31 +123,31 @@ func OpenDamage(file string, changed func(d Damaged, sound bool)) (*Damage, erro
 }
 
 // List returns at most maxDamaged damaged paths, sorted.
-func (d *Damage) List() []Damaged {
+func (d *Checker) List() []Finding {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	list := make([]Damaged, 0, len(d.damaged))
+	list := make([]Finding, 0, len(d.damaged))
 	for _, e := range d.damaged {
 		list = append(list, e)
 	}
-	slices.SortFunc(list, func(a, b Damaged) int {
+	slices.SortFunc(list, func(a, b Finding) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Where, b.Where))
 	})
 	return list[:min(len(list), maxDamaged)]
 }
 
-// A Guarded source has no path that is known to be damaged.
-type Guarded struct {
-	Source
-	damage *Damage
+// A Source source has no path that is known to be damaged.
+type Source struct {
+	store.Source
+	damage *Checker
 	where  string
 	files  string // the directory with a file for each path; "" is none
 }
 
 // Guard returns src without its damaged paths. where names it for people. If files is not "", it is the directory with
 // the files of the paths, where a repair is noticed at once.
-func (d *Damage) Guard(src Source, where, files string) *Guarded {
-	g := &Guarded{src, d, where, files}
+func (d *Checker) Guard(src store.Source, where, files string) *Source {
+	g := &Source{src, d, where, files}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.guards[where] = g
@@ -148,8 +155,8 @@ func (d *Damage) Guard(src Source, where, files string) *Guarded {
 }
 
 // Info implements [Source]. Of a damaged path it returns the claim of the source together with the error, which wraps
-// [ErrDamaged] and [ErrNotFound].
-func (g *Guarded) Info(ctx context.Context, hp HashPart) (Info, error) {
+// [store.ErrDamaged] and [store.ErrNotFound].
+func (g *Source) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	info, err := g.Source.Info(ctx, hp)
 	if err != nil {
 		return info, err
@@ -161,27 +168,27 @@ func (g *Guarded) Info(ctx context.Context, hp HashPart) (Info, error) {
 	if g.due(e, info.Path) {
 		g.damage.enqueue(suspect{g, info})
 	}
-	return info, fmt.Errorf("%s: %w: %w: %s", info.Path, ErrNotFound, ErrDamaged, e.Reason)
+	return info, fmt.Errorf("%s: %w: %w: %s", info.Path, store.ErrNotFound, store.ErrDamaged, e.Reason)
 }
 
 // known returns the recorded damage of a claim's path. A path with another NarHash has been replaced.
-func (g *Guarded) known(info Info) (e Damaged, known bool) {
+func (g *Source) known(info store.Info) (e Finding, known bool) {
 	g.damage.mu.Lock()
 	defer g.damage.mu.Unlock()
 	e, known = g.damage.damaged[g.at(info.Path)]
 	return e, known && e.NarHash == info.NarHash.String()
 }
 
-func (g *Guarded) at(p Path) place { return place{g.where, p} }
+func (g *Source) at(p store.Path) place { return place{g.where, p} }
 
 // due says whether a damaged path is to be checked once more.
-func (g *Guarded) due(e Damaged, p Path) bool {
+func (g *Source) due(e Finding, p store.Path) bool {
 	since := time.Since(e.Checked)
 	return since > recheckAfter || since < 0 || since > replacedAfter && g.fileOf(p) != e.File
 }
 
 // Suspect has the path of a claim checked soon, unless that was done a moment ago.
-func (g *Guarded) Suspect(info Info) {
+func (g *Source) Suspect(info store.Info) {
 	d := g.damage
 	if s, ok := d.sound.Get(soundKey{g.at(info.Path), info.NarHash}); ok && time.Since(s.at) < soundFor && s.file == g.fileOf(info.Path) {
 		return
@@ -192,7 +199,7 @@ func (g *Guarded) Suspect(info Info) {
 }
 
 // fileOf identifies the file of a path: a repair puts another in its place. It is "" if there is none to look at.
-func (g *Guarded) fileOf(p Path) string {
+func (g *Source) fileOf(p store.Path) string {
 	if g.files == "" {
 		return ""
 	}
@@ -207,7 +214,7 @@ func (g *Guarded) fileOf(p Path) string {
 	return id
 }
 
-func (d *Damage) enqueue(s suspect) {
+func (d *Checker) enqueue(s suspect) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	at := s.src.at(s.info.Path)
@@ -222,7 +229,7 @@ func (d *Damage) enqueue(s suspect) {
 }
 
 // Run checks suspects until ctx ends. Every call of [Damage.Guard] comes before it.
-func (d *Damage) Run(ctx context.Context) error {
+func (d *Checker) Run(ctx context.Context) error {
 	d.forgetUnguarded()
 	tick := time.NewTicker(damageTick)
 	defer tick.Stop()
@@ -245,10 +252,10 @@ func (d *Damage) Run(ctx context.Context) error {
 
 // forgetUnguarded forgets the damaged paths of sources that this process does not have: a cache directory, say, that is no
 // longer configured. No repair of them would be noticed.
-func (d *Damage) forgetUnguarded() {
+func (d *Checker) forgetUnguarded() {
 	d.mu.Lock()
 	before := len(d.damaged)
-	maps.DeleteFunc(d.damaged, func(at place, _ Damaged) bool { return d.guards[at.where] == nil })
+	maps.DeleteFunc(d.damaged, func(at place, _ Finding) bool { return d.guards[at.where] == nil })
 	changed := len(d.damaged) < before
 	d.mu.Unlock()
 	if changed {
@@ -258,23 +265,23 @@ func (d *Damage) forgetUnguarded() {
 
 // look looks the damaged paths up again. It has a path checked if its files have been replaced, and forgets it if it is
 // gone or has another NarHash.
-func (d *Damage) look(ctx context.Context) {
+func (d *Checker) look(ctx context.Context) {
 	d.mu.Lock()
-	sources := make(map[place]*Guarded, len(d.damaged))
+	sources := make(map[place]*Source, len(d.damaged))
 	for at := range d.damaged {
 		sources[at] = d.guards[at.where]
 	}
 	d.mu.Unlock()
 	for at, g := range sources {
 		_, err := g.Info(ctx, at.path.HashPart())
-		if err == nil || errors.Is(err, ErrNotFound) && !errors.Is(err, ErrDamaged) {
+		if err == nil || errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrDamaged) {
 			d.forget(at)
 		}
 	}
 }
 
 // check reads a path, and records whether it is damaged.
-func (d *Damage) check(ctx context.Context, s suspect) {
+func (d *Checker) check(ctx context.Context, s suspect) {
 	file, at := s.src.fileOf(s.info.Path), s.src.at(s.info.Path)
 	reason, err := s.src.hash(ctx, s.info)
 	if err != nil { // it could not be read as a whole, which says nothing
@@ -286,7 +293,7 @@ func (d *Damage) check(ctx context.Context, s suspect) {
 		return
 	}
 	now := time.Now()
-	e := Damaged{Path: s.info.Path.String(), NarHash: s.info.NarHash.String(), Where: s.src.where, Reason: reason, Found: now, Checked: now,
+	e := Finding{Path: s.info.Path.String(), NarHash: s.info.NarHash.String(), Where: s.src.where, Reason: reason, Found: now, Checked: now,
 		File: file}
 	d.mu.Lock()
 	old, known := d.damaged[at]
@@ -302,7 +309,7 @@ func (d *Damage) check(ctx context.Context, s suspect) {
 }
 
 // forget takes a path out of the damaged ones.
-func (d *Damage) forget(at place) {
+func (d *Checker) forget(at place) {
 	d.mu.Lock()
 	e, known := d.damaged[at]
 	delete(d.damaged, at)
@@ -315,14 +322,14 @@ func (d *Damage) forget(at place) {
 
 // hash reads the archive of a claim, and returns how it differs from the claim; "" if it does not. With an error, neither
 // is known.
-func (g *Guarded) hash(ctx context.Context, info Info) (reason string, err error) {
+func (g *Source) hash(ctx context.Context, info store.Info) (reason string, err error) {
 	nar, err := g.Source.NAR(ctx, info)
 	if err != nil {
 		return g.unreadable(ctx, info, err)
 	}
 	defer nar.Close()
 	sum := sha256.New()
-	buf := make([]byte, BlockSize)
+	buf := make([]byte, store.BlockSize)
 	for off := int64(0); off < info.NarSize; {
 		p := buf[:min(int64(len(buf)), info.NarSize-off)]
 		if n, err := nar.ReadAt(p, off); n < len(p) {
@@ -334,26 +341,26 @@ func (g *Guarded) hash(ctx context.Context, info Info) (reason string, err error
 		sum.Write(p)
 		off += int64(len(p))
 	}
-	if got := Hash(sum.Sum(nil)); got != info.NarHash {
+	if got := store.Hash(sum.Sum(nil)); got != info.NarHash {
 		return fmt.Sprintf("its content has the hash %s, not %s", got, info.NarHash), nil
 	}
 	return "", nil
 }
 
 // unreadable returns what the error of a read says of a path: nothing, if it is not valid any more.
-func (g *Guarded) unreadable(ctx context.Context, info Info, err error) (string, error) {
+func (g *Source) unreadable(ctx context.Context, info store.Info, err error) (string, error) {
 	now, infoErr := g.Source.Info(ctx, info.Path.HashPart())
 	if infoErr != nil || now.NarHash != info.NarHash {
 		return "", errors.Join(err, infoErr)
 	}
-	if errors.Is(err, ErrCorrupt) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
+	if errors.Is(err, store.ErrCorrupt) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.EIO) {
 		return err.Error(), nil
 	}
 	return "", err
 }
 
 // save writes the file. What cannot be written is found anew after a restart.
-func (d *Damage) save() {
+func (d *Checker) save() {
 	if d.file == "" {
 		return
 	}
@@ -361,5 +368,5 @@ func (d *Damage) save() {
 	if err != nil {
 		return
 	}
-	_ = ReplaceFile(d.file, append(text, '\n'))
+	_ = store.ReplaceFile(d.file, append(text, '\n'))
 }
