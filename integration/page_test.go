@@ -116,8 +116,9 @@ func busyAccount(now time.Time) *stats.Account {
 // busyFacts are those of that machine.
 func busyFacts(now time.Time) dashboard.Facts {
 	return dashboard.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
-		NixFacts: dashboard.NixFacts{Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
-			Keys: []string{"cache.nixos.org-1"}},
+		NixFacts: dashboard.NixFacts{Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272",
+			NixAsks: true,
+			Keys:    []string{"cache.nixos.org-1"}},
 		ShareFacts: dashboard.ShareFacts{ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true,
 			ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"}},
 		NetworkFacts: dashboard.NetworkFacts{Neighbours: []dashboard.Neighbour{
@@ -138,7 +139,8 @@ func busyFacts(now time.Time) dashboard.Facts {
 func freshFacts(now time.Time) dashboard.Facts {
 	f := busyFacts(now)
 	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
-	f.Banned = []dashboard.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "it lied", Until: now.Add(time.Hour)}}
+	f.Banned = []dashboard.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "sent a wrong block",
+		Until: now.Add(time.Hour)}}
 	f.Health = []dashboard.Health{
 		{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
 			Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -49,7 +48,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 	for i, nb := range neighbours {
 		all.Go(func() {
 			start := time.Now()
-			replies, err := n.askAlone(ctx, nb, []store.HashPart{hp})
+			replies, err := nb.askAlone(ctx, []store.HashPart{hp})
 			a := Answer{Problem: "does not answer"}
 			if err == nil {
 				a = n.weigh(nb, hp, replies[0])
@@ -64,29 +63,6 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// askAlone asks one neighbour about hash parts on a stream of its own, which ends with the answer.
-func (n *Node) askAlone(ctx context.Context, nb *neighbour, parts []store.HashPart) ([]reply, error) {
-	ex, err := nb.open(ctx, askTimeout)
-	if err != nil {
-		return nil, err
-	}
-	defer ex.Reset()
-	ex.until = time.Now().Add(askTimeout)
-	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	if err := ex.send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
-		return nil, err
-	}
-	replies := make([]reply, len(parts))
-	for i := range parts {
-		text, receiving, err := wire.ReadClaim(ex.br)
-		if err != nil {
-			return nil, err
-		}
-		replies[i] = reply{from: nb, text: text, receiving: receiving}
-	}
-	return replies, nil
-}
 
 // weigh says what there is to say about an answer.
 func (n *Node) weigh(nb *neighbour, hp store.HashPart, r reply) Answer {

@@ -83,7 +83,7 @@ func TestAnswersOfABrokenBatchCount(t *testing.T) {
 		l.timer = time.AfterFunc(infoTimeout, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}}
 	}
-	rest := nb.askOn(t.Context(), []*lookup{absent, present})
+	rest := nb.askOn(t.Context(), []question{absent, present})
 	if len(rest) != 1 || rest[0] != present {
 		t.Fatalf("askOn returned %d questions, want the one that was not answered", len(rest))
 	}
@@ -141,13 +141,13 @@ func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
 		for _, r := range []wire.Request{claims, blockRequest(info, 0)} {
 			var out bytes.Buffer
 			w := answers{bufio.NewWriterSize(&out, 16), new(toldParts)}
-			if err := n.answer(ctx, conn, n.ledger.tallyOf(g.ID()), w, r); err == nil || out.Len() > 0 {
+			if err := n.server.answer(ctx, n.server.clientOn(conn), w, r); err == nil || out.Len() > 0 {
 				t.Fatalf("answer to a request of kind %d = %v and %q, want an error and nothing", r.Kind, err, out.Bytes())
 			}
 		}
 	}
 	w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-	if err := n.answerClaims(ctx, n.ledger.tallyOf(g.ID()), w, claims); err == nil || w.Buffered() > 0 {
+	if err := n.server.answerClaims(ctx, n.server.clientOn(conn), w, claims); err == nil || w.Buffered() > 0 {
 		t.Errorf("answerClaims = %v with %d bytes to send, want an error and nothing", err, w.Buffered())
 	}
 }
@@ -174,7 +174,7 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 		l.timer = time.AfterFunc(time.Hour, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}, {by: ghost(t, n), prompt: true}}
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := l.wait(endingContext{ctx, cancel, func() { l.answered(reply{from: nb, text: info.String()}) }})
+		_, err := l.wait(endingContext{ctx, cancel, func() { l.Answer(reply{from: nb, text: info.String()}) }})
 		if l.timer.Stop(); err != nil {
 			t.Fatalf("wait = %v, want the mapping", err)
 		}

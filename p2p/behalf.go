@@ -9,7 +9,6 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
@@ -125,8 +124,8 @@ func (n *Node) publicUpstream() bool {
 }
 
 // answerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
-func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r wire.Request) error {
-	if !n.helps() || !t.probing.mayHelp() { // every question is a miss, unless it is found
+func (n *Node) answerUpstream(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+	if !n.helps() || !c.quota.mayHelp() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
@@ -142,7 +141,7 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 	if err != nil {
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	t.probing.found()
+	c.quota.found()
 	_, err = bw.Write(wire.AppendVerdict(wire.VerdictYes, text))
 	return err
 }
@@ -150,39 +149,39 @@ func (n *Node) answerUpstream(ctx context.Context, t *tally, bw *bufio.Writer, r
 // mayFetchFor reports whether a path that the upstreams have may be fetched for neighbours. One that was built here too
 // could not be passed on.
 func (n *Node) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
-	_, ok := n.sharer.may(m)
+	_, ok := n.server.may(m)
 	return ok && !n.builtHere(ctx, m.Path().HashPart())
 }
 
 // answerFetch begins to fetch a NAR for a neighbour, or says how far that is.
-func (n *Node) answerFetch(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r wire.Request) error {
+func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
 	hp := r.HashParts[0]
 	if !n.helps() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	here := func() bool { return n.cfg.Spool.Has(r.NAR) && n.sharer.has(ctx, hp, r.NAR) }
+	here := func() bool { return n.cfg.Spool.Has(r.NAR) && n.server.has(ctx, hp, r.NAR) }
 	if here() {
-		t.probing.found()
+		c.quota.found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	}
 	j := n.behalf.touch(r.NAR)
-	may, f := n.sharer.partial(r) != nil, n.fetched.flight(hp)
+	may, f := n.server.partial(r) != nil, n.fetched.flight(hp)
 	if !may && (j != nil || f == nil) {
-		f = n.fetchFor(ctx, askerOn(conn), hp, r.NAR)
+		f = n.fetchFor(ctx, c.asker(), hp, r.NAR)
 	} else if !may {
 		f = nil
 	}
 	switch {
 	case f != nil:
 	case here(): // it has come meanwhile
-		t.probing.found()
+		c.quota.found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	default:
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	t.probing.found()
+	c.quota.found()
 	f.uplink.urged.Store(true)
-	n.meetOn(f, conn.RemotePeer())
+	n.meetOn(f, c.conn.RemotePeer())
 	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.pace.rate()))
 	return err
 }
@@ -195,6 +194,14 @@ func (n *Node) downloaded() (sum int64) {
 	}
 	const step = 16 << 10 // the exact sizes of archives are private
 	return sum / step * step % store.MaxNarSize
+}
+
+// meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
+// about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
+func (n *Node) meet(id peer.ID, hp store.HashPart) {
+	if f := n.fetched.flight(hp); f != nil {
+		n.meetOn(f, id)
+	}
 }
 
 // meetOn makes a peer that asks for a NAR a member of the NAR's swarm.

@@ -84,10 +84,10 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 
 func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		there := newRation(missShares)
+		there := newQuota(missShares)
 		got := 0
 		for range missShares + 2 {
-			p := newProbing()
+			p := newPeerQuota()
 			p.machine.Store(there)
 			own := 0
 			for p.mayHelp() {
@@ -102,7 +102,7 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 			t.Errorf("%d peers at one address ask %d questions, want %d", missShares+2, got, missShares*helpBurst)
 		}
 		time.Sleep(time.Minute)
-		p := newProbing()
+		p := newPeerQuota()
 		p.machine.Store(there)
 		if !p.mayHelp() {
 			t.Error("a minute later there is none again")
@@ -116,7 +116,7 @@ func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
 		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")}
 	})
-	b := n.ledger.tallyOf(g.ID()).probing.helped
+	b := quotaOf(n, g.ID()).helped
 	b.mu.Lock()
 	b.left, b.at = -missesPerMinute, time.Now() // no question for a minute
 	b.mu.Unlock()
@@ -154,7 +154,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			var b bytes.Buffer
 			bw := bufio.NewWriter(&b)
 			r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-			if err := n.answerFetch(t.Context(), nobodyConn{}, n.ledger.tallyOf("asker"), bw, r); err != nil {
+			if err := n.answerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
 				t.Fatal(err)
 			}
 			bw.Flush()
@@ -222,7 +222,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-		if err := n.answerFetch(t.Context(), nobodyConn{}, n.ledger.tallyOf("asker"), bw, r); err != nil {
+		if err := n.answerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
 			t.Error(err)
 		}
 		bw.Flush()
@@ -274,7 +274,7 @@ func TestConcurrentAskersAreAllHelped(t *testing.T) {
 	if got := ask(); got != wire.VerdictHere {
 		t.Errorf("the answer about what Nix has just taken is %d, want %d", got, wire.VerdictHere)
 	}
-	if len(n.sharer.opened) == 0 {
+	if len(n.server.opened) == 0 {
 		t.Error("what is held open for neighbours will never be closed")
 	}
 	if got := sent.Load(); got != 1 {

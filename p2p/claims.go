@@ -15,6 +15,28 @@ import (
 	"narbor/store"
 )
 
+// A question is about a hash part, and asked of several neighbours. Its methods may be called concurrently.
+type question interface {
+	HashPart() store.HashPart
+	// Awaits reports whether a neighbour's answer is still waited for.
+	Awaits(*neighbour) bool
+	// Recall returns what a neighbour has said unasked, if that is an answer.
+	Recall(*neighbour) (reply, bool)
+	// Lost records that a stream to a neighbour has ended without an answer. It reports whether the question is to be asked
+	// on another stream.
+	Lost(*neighbour) bool
+	// Answer takes in a neighbour's answer.
+	Answer(reply)
+}
+
+// A reply is a neighbour's answer about a hash part.
+type reply struct {
+	from      *neighbour
+	text      string // of a narinfo that was not checked; "" is "not here"
+	receiving bool   // it still receives the NAR
+	err       error
+}
+
 // A toldClaim is a claim that was not asked for. It is verified when a lookup needs it.
 type toldClaim struct {
 	text string
@@ -51,12 +73,12 @@ func (n *neighbour) isLate() bool {
 
 // askLoop sends questions about claims and hands out the answers, until the neighbour is gone.
 func (n *neighbour) askLoop(ctx context.Context) {
-	var batch []*lookup
+	var batch []question
 	for {
 		if batch == nil {
 			select {
 			case l := <-n.asks:
-				batch = []*lookup{l}
+				batch = []question{l}
 			case <-n.done:
 				return
 			case <-ctx.Done():
@@ -69,7 +91,7 @@ func (n *neighbour) askLoop(ctx context.Context) {
 
 // askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns the questions that
 // are to be asked on the next stream: those that were not asked on this one, and those that its end left unanswered.
-func (n *neighbour) askOn(ctx context.Context, batch []*lookup) (left []*lookup) {
+func (n *neighbour) askOn(ctx context.Context, batch []question) (left []question) {
 	ex, err := n.open(ctx, askTimeout)
 	if err != nil {
 		n.fail(batch, err)
@@ -80,8 +102,8 @@ func (n *neighbour) askOn(ctx context.Context, batch []*lookup) (left []*lookup)
 	stop := context.AfterFunc(ctx, func() { ex.Reset() })
 	defer stop()
 
-	c := claimStream{neighbour: n, ex: ex, turns: make(chan struct{}, maxAsked), sent: make(chan []*lookup, maxAsked)}
-	var unanswered []*lookup // owned by the reader until it has ended
+	c := claimStream{neighbour: n, ex: ex, turns: make(chan struct{}, maxAsked), sent: make(chan []question, maxAsked)}
+	var unanswered []question // owned by the reader until it has ended
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		for batch := range c.sent {
@@ -102,13 +124,13 @@ func (n *neighbour) askOn(ctx context.Context, batch []*lookup) (left []*lookup)
 type claimStream struct {
 	*neighbour
 	ex    *exchange
-	turns chan struct{}  // one for each request under way
-	sent  chan []*lookup // read by the reader of the answers; it has room for the holder of a turn
+	turns chan struct{}   // one for each request under way
+	sent  chan []question // read by the reader of the answers; it has room for the holder of a turn
 }
 
 // askAll asks a batch, and all that comes after it, until ctx ends: because the stream has, or the node. It returns the
 // questions that it has taken and not asked.
-func (c claimStream) askAll(ctx context.Context, batch []*lookup) (left []*lookup) {
+func (c claimStream) askAll(ctx context.Context, batch []question) (left []question) {
 	for {
 		select {
 		case c.turns <- struct{}{}:
@@ -124,7 +146,7 @@ func (c claimStream) askAll(ctx context.Context, batch []*lookup) (left []*looku
 		}
 		select {
 		case l := <-c.asks:
-			batch = []*lookup{l}
+			batch = []question{l}
 		case <-c.done:
 			return nil
 		case <-ctx.Done():
@@ -135,29 +157,29 @@ func (c claimStream) askAll(ctx context.Context, batch []*lookup) (left []*looku
 
 // again returns those questions of a batch that are to be asked on another stream, because an error has ended this one
 // before they were answered. The error is the answer to the others.
-func (n *neighbour) again(batch []*lookup, err error) (rest []*lookup) {
+func (n *neighbour) again(batch []question, err error) (rest []question) {
 	for _, l := range batch {
-		if l.lost(n) {
+		if l.Lost(n) {
 			rest = append(rest, l)
 		} else {
-			n.fail([]*lookup{l}, err)
+			n.fail([]question{l}, err)
 		}
 	}
 	return rest
 }
 
 // ask sends a batch of questions in one request.
-func (ex *exchange) ask(batch []*lookup) error {
+func (ex *exchange) ask(batch []question) error {
 	r := wire.Request{Kind: wire.AskClaims, HashParts: make([]store.HashPart, len(batch))}
 	for i, l := range batch {
-		r.HashParts[i] = l.hp
+		r.HashParts[i] = l.HashPart()
 	}
 	return ex.send(r)
 }
 
 // more adds the questions that are waiting or about to be: often several goroutines ask at once. It leaves out those
 // that have been answered before they were asked.
-func (n *neighbour) more(batch []*lookup) []*lookup {
+func (n *neighbour) more(batch []question) []question {
 	runtime.Gosched()
 	batch = slices.DeleteFunc(batch, n.answeredUnasked)
 	for len(batch) < wire.MaxClaims {
@@ -175,52 +197,52 @@ func (n *neighbour) more(batch []*lookup) []*lookup {
 
 // answeredUnasked reports whether a question need not be asked any more, because of an unasked claim or because no
 // caller waits for the answer.
-func (n *neighbour) answeredUnasked(l *lookup) bool {
-	if !l.owes(n) {
+func (n *neighbour) answeredUnasked(l question) bool {
+	if !l.Awaits(n) {
 		return true
 	}
-	r, ok := l.recalled(n)
+	r, ok := l.Recall(n)
 	if ok {
-		l.answered(r)
+		l.Answer(r)
 	}
 	return ok
 }
 
 // readClaims answers the questions of a batch in order. If the stream fails meanwhile it returns those that are to be
 // asked on another one, and false: the stream is of no more use.
-func (ex *exchange) readClaims(n *neighbour, batch []*lookup) (rest []*lookup, ok bool) {
+func (ex *exchange) readClaims(n *neighbour, batch []question) (rest []question, ok bool) {
 	ex.until = time.Now().Add(claimsTimeout)
 	for i, l := range batch {
 		text, receiving, err := wire.ReadClaim(ex.br)
 		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
-			n.broke(ex, l.node, err)
+			n.broke(ex, err)
 			if again := !errors.Is(err, wire.ErrWire); again {
 				return n.again(batch[i:], err), false
 			}
 			n.fail(batch[i:i+1], err) // it would be answered so again
 			return n.again(batch[i+1:], err), false
 		}
-		l.answered(reply{from: n, text: text, receiving: receiving})
+		l.Answer(reply{from: n, text: text, receiving: receiving})
 	}
 	if err := wire.ReadFurther(ex.br, n.hear); err != nil {
-		n.broke(ex, batch[0].node, err)
+		n.broke(ex, err)
 		return nil, false
 	}
 	return nil, true
 }
 
 // broke ends a stream that is of no more use, and strikes the neighbour if it broke the wire format.
-func (n *neighbour) broke(ex *exchange, node *Node, err error) {
+func (n *neighbour) broke(ex *exchange, err error) {
 	ex.Reset()
 	if errors.Is(err, wire.ErrWire) {
-		node.ledger.refuse(refusedFormat)
-		node.ledger.strike(n.id, err)
+		n.ledger.refuse(refusedFormat)
+		n.ledger.strike(n.id, err)
 	}
 }
 
-func (n *neighbour) fail(batch []*lookup, err error) {
+func (n *neighbour) fail(batch []question, err error) {
 	for _, l := range batch {
-		l.answered(reply{from: n, err: fmt.Errorf("neighbour %s: %w", n.id, err)})
+		l.Answer(reply{from: n, err: fmt.Errorf("neighbour %s: %w", n.id, err)})
 	}
 }

@@ -334,14 +334,14 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
-	nb.asks, nb.told = make(chan *lookup, 8), newTold()
+	nb.asks, nb.told = make(chan question, 8), newTold()
 	old := &lookup{node: n, hp: partA, news: make(chan struct{}, 1)}
 	old.ask([]*neighbour{nb})
 	old.expire()
 	fresh := &lookup{node: n, hp: partB, news: make(chan struct{}, 1)}
 	fresh.ask([]*neighbour{nb})
 	defer fresh.expire()
-	if got := nb.more([]*lookup{<-nb.asks}); len(got) != 1 || got[0] != fresh {
+	if got := nb.more([]question{<-nb.asks}); len(got) != 1 || got[0] != fresh {
 		t.Errorf("%d questions asked, want the one that a caller waits for", len(got))
 	}
 }

@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -71,12 +70,6 @@ func (n *Node) members() (out []*neighbour) {
 	return out
 }
 
-// has says whether a neighbour says that it has a protocol.
-func (n *neighbour) has(p protocol.ID) bool {
-	has, err := n.host.Peerstore().SupportsProtocols(n.id, p)
-	return err == nil && len(has) > 0
-}
-
 // showSign lets neighbours know whether this node asks its upstreams for them; that may change.
 func (n *Node) showSign() {
 	h := n.lan.Host()
@@ -87,17 +80,6 @@ func (n *Node) showSign() {
 	case !helps && shown:
 		h.RemoveStreamHandler(n.sign)
 	}
-}
-
-// leftOut says why a neighbour is not to be elected; "" if it may be.
-func (n *neighbour) leftOut(now time.Time) string {
-	switch {
-	case n.tally.isShunned(now):
-		return "it has failed to help a moment ago"
-	case n.isLate():
-		return "it is slow to answer"
-	}
-	return ""
 }
 
 // An Election says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
@@ -159,35 +141,6 @@ func (n *Node) Elect(hp store.HashPart) Election {
 
 func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", weightSeed(id, h)) }
 
-// shun leaves a peer out of elections for a while, and for longer the more often that happens.
-func (t *tally) shun(now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch since := now.Sub(t.shunned); {
-	case since < 0: // for what began before
-		return
-	case since > maxShun:
-		t.shuns = 0
-	}
-	t.shunned = now.Add(min(shunTime<<(2*t.shuns), maxShun))
-	t.shuns = min(t.shuns+1, 8)
-}
-
-// pause leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
-func (t *tally) pause(now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if until := now.Add(shunTime); until.After(t.shunned) {
-		t.shunned = until
-	}
-}
-
-func (t *tally) isShunned(now time.Time) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return now.Before(t.shunned)
-}
-
 // LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
 // only if the upstreams have none.
@@ -232,58 +185,4 @@ func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mappin
 		return trust.Mapping{}, err
 	}
 	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not
-}
-
-// askInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
-func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v wire.Verdict, text string, err error) {
-	err = n.exchange(ctx, wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
-		v, text, err = wire.ReadVerdict(br)
-		return err
-	})
-	return v, text, err
-}
-
-// AskFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
-// upstreams, of all NARs, and how many one download brings in a second.
-func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v wire.Verdict, got, pace int64, err error) {
-	err = n.exchange(ctx, wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{hp}, NAR: nar}, fetchPatience,
-		func(br *bufio.Reader) error {
-			v, got, pace, err = wire.ReadProgress(br)
-			return err
-		})
-	return v, got, pace, err
-}
-
-// exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
-// other side; then it is asked on a new one.
-func (n *neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
-	select {
-	case n.helping <- struct{}{}:
-		defer func() { <-n.helping }()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	for {
-		ex, err := n.take(ctx)
-		if err != nil {
-			return err
-		}
-		stop := context.AfterFunc(ctx, func() { ex.Reset() })
-		kept := ex.kept
-		ex.until = time.Now().Add(within)
-		if err = ex.send(r); err == nil {
-			err = read(ex.br)
-		}
-		if err == nil && stop() {
-			n.put(ex)
-			return nil
-		}
-		stop()
-		ex.Reset()
-		if err == nil || !kept || ctx.Err() != nil {
-			return err
-		}
-	}
 }

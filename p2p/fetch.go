@@ -44,7 +44,7 @@ type flight struct {
 func (n *Node) newFlight(m trust.Mapping) (*flight, error) {
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
-		n.sharer.closeIdle(0) // the spool cannot clear out archives that are open for neighbours
+		n.server.closeIdle(0) // the spool cannot clear out archives that are open for neighbours
 		draft, err = n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	}
 	if err != nil {
@@ -74,7 +74,7 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	}
 	n.fetched.add(m)
 	if f.inDemand() {
-		n.sharer.offer(m, sp)
+		n.server.offer(m, sp)
 	}
 	n.log.Debug("fetched", zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()),
 		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
@@ -89,7 +89,7 @@ func (n *Node) fetching() *fetching {
 
 // newFetch returns a fetch that writes into a draft.
 func (n *Node) newFetch(m trust.Mapping, draft *spool.Draft) *fetch {
-	shared, ok := n.sharer.may(m)
+	shared, ok := n.server.may(m)
 	return newFetch(n.fetching(), m, draft, shared, ok)
 }
 

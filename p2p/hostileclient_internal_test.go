@@ -136,7 +136,7 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 			g.dial(t, n).Write(bytes.Repeat(wire.AppendRequest(nil, blockRequest(info, 0)), 100))
 		}
 	}
-	for deadline := time.Now().Add(20 * time.Second); n.sending.held() < maxServingAddr && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(20 * time.Second); n.server.sending.held() < maxServingAddr && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond) // until they have all that they can get
 	}
 	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
@@ -146,7 +146,7 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 	if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
 		t.Errorf("a block for a machine at another address = %v", err)
 	}
-	if held := n.sending.held(); held > maxServingAddr+1 {
+	if held := n.server.sending.held(); held > maxServingAddr+1 {
 		t.Errorf("%d turns are taken, want %d for one address", held, maxServingAddr)
 	}
 }
@@ -289,7 +289,8 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		if _, err := n.Lookup(t.Context(), info.Path.HashPart()); err == nil {
 			t.Error("Lookup after Run works")
 		}
-		if got := len(n.streams.addrs) + len(n.asking.addrs) + len(n.sending.addrs) + len(n.reading.addrs); got != 0 {
+		if got := len(n.server.streams.addrs) + len(n.server.asking.addrs) + len(n.server.sending.addrs) +
+			len(n.server.reading.addrs); got != 0 {
 			t.Errorf("%d addresses are remembered after Run", got)
 		}
 	})

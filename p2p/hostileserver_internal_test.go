@@ -28,7 +28,7 @@ func ghost(t testing.TB, n *Node) *neighbour {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &neighbour{id: id, host: n.lan.Host(), tally: n.ledger.tallyOf(id), asks: make(chan *lookup, 1), done: make(chan struct{})}
+	return newNeighbour(n.lan.Host(), id, n.group.protocol(), n.ledger)
 }
 
 func TestDepartedHoldersDelayNoFetch(t *testing.T) {

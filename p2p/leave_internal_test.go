@@ -86,7 +86,7 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	mem := store.NewMem()
 	mem.Add(info, nar)
 	n, _ := runNode(t, s, []store.Source{mem})
-	sh, buf := n.sharer, make([]byte, store.BlockSize)
+	sh, buf := n.server.sharer, make([]byte, store.BlockSize)
 	manifest := blockRequest(info, 0)
 	manifest.Kind = wire.AskManifest
 	read := func(i int) error {
@@ -134,13 +134,13 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	}
 	defer f.draft.Discard()
 	defer f.landed()
-	if n.sharer.partial(blockRequest(other, 0)) == nil {
+	if n.server.partial(blockRequest(other, 0)) == nil {
 		t.Error("a NAR that is being received is not passed on")
 	}
 	if err := s.keys.Replace(nil); err != nil {
 		t.Fatal(err)
 	}
-	if n.sharer.partial(blockRequest(other, 0)) != nil {
+	if n.server.partial(blockRequest(other, 0)) != nil {
 		t.Error("a NAR that is being received is passed on once the key is removed")
 	}
 }

@@ -165,7 +165,7 @@ func (l *ledger) tallyOf(id peer.ID) *tally {
 func (l *ledger) tally(id peer.ID) *tally {
 	t, ok := l.tallies.Get(id)
 	if !ok {
-		t = &tally{id: id, probing: newProbing(), tellings: rate.NewLimiter(tellRate, tellBurst)}
+		t = &tally{id: id, tellings: rate.NewLimiter(tellRate, tellBurst)}
 		l.tallies.Add(id, t)
 	}
 	return t

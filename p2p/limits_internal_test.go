@@ -39,7 +39,7 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"holders of paths":        {maxFindings, func(i int) { n.findings.Add(parts[i], nil) }, n.findings.Len},
 		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
 		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
-		"verified signatures":     {maxChecked, func(i int) { n.sharer.checked.Add(parts[i], checkedInfo{}) }, n.sharer.checked.Len},
+		"verified signatures":     {maxChecked, func(i int) { n.server.checked.Add(parts[i], checkedInfo{}) }, n.server.checked.Len},
 		"failed downloads": {maxFailed, func(i int) {
 			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.behalf.failed.Len},
@@ -119,15 +119,15 @@ func TestRationsGrowSlowly(t *testing.T) {
 	if !ok {
 		t.Fatal("no ration for an address that was dialled")
 	}
-	tally := n.ledger.tallyOf("peer")
+	tally, quota := n.ledger.tallyOf("peer"), newPeerQuota()
 	for name, r := range map[string]struct {
 		*rate.Limiter
 		rate  float64
 		burst int
 	}{
 		"questions about neighbours":        {tally.tellings, tellRate, tellBurst},
-		"checks of a path":                  {tally.probing.wrongTellings, wrongRate, wrongBurst},
-		"checks of a path, for one machine": {newRation(missShares).wrongTellings, wrongRate * missShares, wrongBurst * missShares},
+		"checks of a path":                  {quota.wrongTellings, wrongRate, wrongBurst},
+		"checks of a path, for one machine": {newQuota(missShares).wrongTellings, wrongRate * missShares, wrongBurst * missShares},
 		"dial-backs to an address":          {one, dialBackAddrRate, dialBackAddrBurst},
 		"dial-backs":                        {n.dialBacks.all, dialBackRate, dialBackBurst},
 	} {
@@ -174,7 +174,7 @@ func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
 		{Kind: wire.AskHave, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash},
 		{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}} {
 		w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-		if err := n.answerKind(t.Context(), conn, n.ledger.tallyOf(g.ID()), w, r); err != nil {
+		if err := n.server.answerKind(t.Context(), n.server.clientOn(conn), w, r); err != nil {
 			t.Fatalf("answer to a request of kind %d = %v", r.Kind, err)
 		}
 		if len(src.infos) == 0 {

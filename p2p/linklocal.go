@@ -57,6 +57,14 @@ func (g *gater) real(a netip.Addr) (netip.Addr, error) {
 	return g.realOrIndex(a), nil
 }
 
+// origin implements [origin].
+func (g *gater) origin(a netip.Addr) (real netip.Addr, guest bool) {
+	if r, err := g.real(a); err == nil {
+		a = r
+	}
+	return a, g.isVsock(a)
+}
+
 // isStandIn reports whether an address stands for a link-local one.
 func (g *gater) isStandIn(a netip.Addr) bool {
 	b := a.As16()

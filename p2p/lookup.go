@@ -121,14 +121,6 @@ type owed struct {
 	lost   int  // how many streams have ended without an answer to the question
 }
 
-// A reply is a neighbour's answer about a hash part.
-type reply struct {
-	from      *neighbour
-	text      string // "" is "not here"
-	receiving bool   // the NAR, still
-	err       error
-}
-
 func newLookup(n *Node, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
 	return &lookup{node: n, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, neighbours)}
 }
@@ -183,9 +175,12 @@ func (l *lookup) nothing() error {
 	return fmt.Errorf("%s: no neighbour has it: %w", l.hp, store.ErrNotFound)
 }
 
-// recalled returns a neighbour's unasked claim. It returns none if the NAR is about to be fetched: the question tells a
+// HashPart implements [question].
+func (l *lookup) HashPart() store.HashPart { return l.hp }
+
+// Recall returns a neighbour's unasked claim. It returns none if the NAR is about to be fetched: the question tells a
 // neighbour that is receiving the NAR, too, about this node.
-func (l *lookup) recalled(nb *neighbour) (reply, bool) {
+func (l *lookup) Recall(nb *neighbour) (reply, bool) {
 	if l.want != nil {
 		return reply{}, false
 	}
@@ -199,7 +194,7 @@ func (l *lookup) ask(neighbours []*neighbour) {
 	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(infoTimeout, l.expire)
 	for _, nb := range neighbours {
-		if r, ok := l.recalled(nb); ok {
+		if r, ok := l.Recall(nb); ok {
 			l.unjudged = append(l.unjudged, r)
 			continue
 		}
@@ -211,8 +206,8 @@ func (l *lookup) ask(neighbours []*neighbour) {
 	}
 }
 
-// answered takes in one neighbour's answer.
-func (l *lookup) answered(r reply) {
+// Answer takes in one neighbour's answer.
+func (l *lookup) Answer(r reply) {
 	if r.err != nil {
 		l.node.log.Debug("neighbour did not answer", zap.Stringer("peer", r.from.id), zap.Error(r.err))
 	}
@@ -235,16 +230,16 @@ func (l *lookup) answered(r reply) {
 	}
 }
 
-// owes says whether a neighbour's answer is still waited for.
-func (l *lookup) owes(nb *neighbour) bool {
+// Awaits reports whether a neighbour's answer is still waited for.
+func (l *lookup) Awaits(nb *neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.owed, func(o owed) bool { return o.by == nb })
 }
 
-// lost records that a stream to a neighbour has ended without an answer to the question. It reports whether the
+// Lost records that a stream to a neighbour has ended without an answer to the question. It reports whether the
 // neighbour is to be asked on another stream.
-func (l *lookup) lost(nb *neighbour) bool {
+func (l *lookup) Lost(nb *neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := slices.IndexFunc(l.owed, func(o owed) bool { return o.by == nb })

@@ -7,25 +7,28 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"narbor/p2p/netmon"
 )
 
 // A machine is the origin of questions. IP addresses cost nothing: one interface may have many IPv4 addresses, and 2^64
 // IPv6 addresses. So all addresses that this machine's kernel knows to be at one link-layer address are one machine.
-// Several machines look like one behind a Wi-Fi repeater that translates link-layer addresses; they share a ration.
+// Several machines look like one behind a Wi-Fi repeater that translates link-layer addresses; they share a quota.
 type machine struct {
 	mac     string       // "" is unknown
 	network netip.Prefix // only if mac is unknown: one IPv4 address, or an IPv6 network of 64 bits
 }
 
-// rations are what machines may still ask, and what all of them together may.
-type rations struct {
-	gate  *gater
+// quotas are what peers and machines may still ask, and what all of them together may.
+type quotas struct {
+	at    origin
 	whole *bucket // of misses
 
-	mu   sync.Mutex // guards the rest
-	each *lru.Cache[machine, *ration]
-	seen *lru.Cache[netip.Addr, sighting]
+	mu    sync.Mutex // guards the rest
+	peers *lru.Cache[peer.ID, *peerQuota]
+	each  *lru.Cache[machine, *quota]
+	seen  *lru.Cache[netip.Addr, sighting]
 }
 
 // A sighting is where an address was.
@@ -34,51 +37,63 @@ type sighting struct {
 	at time.Time
 }
 
-func newRations(gate *gater) *rations {
-	each := newMemory[machine, *ration](maxMissAddrs)
-	seen := newMemory[netip.Addr, sighting](maxMissAddrs)
-	return &rations{gate: gate, whole: newBucket(missBurst+narMisses, missShares*missMachines), each: each, seen: seen}
+func newQuotas(at origin) *quotas {
+	return &quotas{at: at, whole: newBucket(missBurst+narMisses, missShares*missMachines),
+		peers: newMemory[peer.ID, *peerQuota](maxTallies),
+		each:  newMemory[machine, *quota](maxMissAddrs), seen: newMemory[netip.Addr, sighting](maxMissAddrs)}
 }
 
-// of returns the ration of the machine at an address.
-func (r *rations) of(a netip.Addr) *ration {
-	m := r.machineAt(a)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	own, ok := r.each.Get(m)
+// peer returns the quota of a peer that asks from an address.
+func (q *quotas) peer(id peer.ID, from netip.Addr) *peerQuota {
+	there := q.of(from)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	p, ok := q.peers.Get(id)
 	if !ok {
-		own = newRation(missShares)
-		own.whole = r.whole
-		r.each.Add(m, own)
+		p = newPeerQuota()
+		q.peers.Add(id, p)
+	}
+	p.machine.Store(there)
+	return p
+}
+
+// of returns the quota of the machine at an address.
+func (q *quotas) of(a netip.Addr) *quota {
+	m := q.machineAt(a)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	own, ok := q.each.Get(m)
+	if !ok {
+		own = newQuota(missShares)
+		own.whole = q.whole
+		q.each.Add(m, own)
 	}
 	return own
 }
 
 // machineAt returns the machine at an address. The kernel is asked again after a while, and not believed if it has
 // forgotten a link-layer address that it knew.
-func (r *rations) machineAt(a netip.Addr) machine {
-	if real, err := r.gate.real(a); err == nil {
-		a = real
-	}
-	r.mu.Lock()
-	last, ok := r.seen.Get(a)
-	r.mu.Unlock()
+func (q *quotas) machineAt(a netip.Addr) machine {
+	a, guest := q.at(a)
+	q.mu.Lock()
+	last, ok := q.seen.Get(a)
+	q.mu.Unlock()
 	if ok && time.Since(last.at) < machineFresh {
 		return last.machine
 	}
 	m := last.machine
-	if mac := r.macOf(a); mac != "" || !ok {
-		m = machineOf(a, mac, r.gate.isVsock(a))
+	if mac := macOf(a, guest); mac != "" || !ok {
+		m = machineOf(a, mac, guest)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.seen.Add(a, sighting{m, time.Now()})
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.seen.Add(a, sighting{m, time.Now()})
 	return m
 }
 
 // macOf returns the link-layer address that has an IP address; "" is unknown.
-func (r *rations) macOf(a netip.Addr) string {
-	if !a.IsValid() || a.IsLoopback() || r.gate.isVsock(a) {
+func macOf(a netip.Addr, guest bool) string {
+	if !a.IsValid() || a.IsLoopback() || guest {
 		return ""
 	}
 	return netmon.FindMAC(a)

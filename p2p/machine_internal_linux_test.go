@@ -58,12 +58,12 @@ func TestMachineChild(t *testing.T) {
 	t.Logf("with 6 machines more %d were looked up, after %s in all", looked, time.Since(start))
 
 	addr := netip.MustParseAddr("10.62.72.100")
-	known := g.rations.machineAt(addr)
+	known := g.server.quotas.machineAt(addr)
 	if out, err := exec.Command("ip", "neigh", "del", addr.String(), "dev", "eth0").CombinedOutput(); err != nil {
 		t.Fatalf("ip: %v: %s", err, out)
 	}
-	g.rations.seen.Add(addr, sighting{known, time.Now().Add(-machineFresh)})
-	if got := g.rations.machineAt(addr); got != known {
+	g.server.quotas.seen.Add(addr, sighting{known, time.Now().Add(-machineFresh)})
+	if got := g.server.quotas.machineAt(addr); got != known {
 		t.Errorf("an address that the kernel has forgotten is of %v, want %v as before", got, known)
 	}
 }

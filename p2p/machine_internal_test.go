@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -38,8 +39,9 @@ func (c connFrom) RemoteMultiaddr() ma.Multiaddr {
 func (g *target) probe(addr string, identities int) (looked int) {
 	g.t.Helper()
 	for range identities {
-		g.peer = g.ledger.tallyOf(ghost(g.t, g.Node).id)
-		g.Node.asks(g.peer, connFrom{addr: netip.MustParseAddr(addr)})
+		g.peer = newClient(g.Node, ghost(g.t, g.Node).id)
+		from, _ := netmon.IPOf(connFrom{addr: netip.MustParseAddr(addr)}.RemoteMultiaddr())
+		g.peer.quota.machine.Store(g.server.quotas.of(from))
 		for i := range missBurst/wire.MaxClaims + 1 {
 			_, n := g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 			looked += n
@@ -88,7 +90,7 @@ func TestManyMachinesLeaveHalfOfTheMissesToTheNext(t *testing.T) {
 		if looked := g.probe("192.0.2.0", missShares); looked > 0 {
 			t.Errorf("the first machine had %d more looked up, want none", looked)
 		}
-		if got := g.peer.strikes.Load(); got > 0 {
+		if got := g.peer.tally.strikes.Load(); got > 0 {
 			t.Errorf("%d strikes for less than the patience, want none", got)
 		}
 		time.Sleep(time.Minute)
@@ -110,7 +112,7 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 		for i := range missPatience/wire.MaxClaims + 2 {
 			g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 		}
-		if got := g.peer.strikes.Load(); got > 0 {
+		if got := g.peer.tally.strikes.Load(); got > 0 {
 			t.Errorf("%d strikes, want none", got)
 		}
 	})
@@ -125,7 +127,7 @@ func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.sharer.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
+	if err := g.server.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
 	f = g.newFetch(m, draft)
@@ -142,7 +144,7 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 	g := newTarget(t)
 	synctest.Test(t, func(t *testing.T) {
 		f, info := g.receiving(t)
-		nb := &neighbour{id: g.peer.id, tally: g.peer, done: make(chan struct{})}
+		nb := &neighbour{id: g.peer.tally.id, tally: g.peer.tally, done: make(chan struct{})}
 		g.mu.Lock()
 		g.peers[nb.id] = nb
 		g.mu.Unlock()
@@ -154,7 +156,7 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 		block := func() (took time.Duration) {
 			start := time.Now()
 			w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-			if err := g.answer(t.Context(), connNowhere{}, g.peer, w, blockRequest(info, 1)); err != nil {
+			if err := g.server.answer(t.Context(), g.peer, w, blockRequest(info, 1)); err != nil {
 				t.Fatalf("answer = %v", err)
 			}
 			return time.Since(start)
@@ -162,7 +164,7 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 		if took := block(); took != relayWait {
 			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, relayWait)
 		}
-		for g.mayLook(g.peer, info.Path.HashPart(), 0) {
+		for g.server.mayLook(g.peer, info.Path.HashPart(), 0) {
 		}
 		if took := block(); took != 0 {
 			t.Errorf("a peer without a budget is answered after %s, want as about what is not here", took)
@@ -188,13 +190,13 @@ func TestRepeatedQuestionsCountOnce(t *testing.T) {
 		for i := range 2 * missPatience / wire.MaxClaims {
 			g.asks(words(i%some*wire.MaxClaims, wire.MaxClaims)...)
 		}
-		if got := g.peer.strikes.Load(); got > 0 {
+		if got := g.peer.tally.strikes.Load(); got > 0 {
 			t.Errorf("%d strikes for questions about %d paths, want none", got, some*wire.MaxClaims)
 		}
 		for i := range missPatience/wire.MaxClaims + 2 {
 			g.asks(words((some+i)*wire.MaxClaims, wire.MaxClaims)...)
 		}
-		if got := g.peer.strikes.Load(); got != 1 {
+		if got := g.peer.tally.strikes.Load(); got != 1 {
 			t.Errorf("%d strikes for questions about many paths, want 1", got)
 		}
 	})

@@ -162,7 +162,7 @@ func TestManifestCostsNothingTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kept.close()
-	n.sharer.kept = kept
+	n.server.kept = kept
 	stream := (&rogue{}).start(t).dial(t, n)
 	br := bufio.NewReader(stream)
 	for range 3 {
@@ -192,7 +192,7 @@ func TestManifestOfWhatIsWrongOnDiskIsNotKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kept.close()
-	n.sharer.kept = kept
+	n.server.kept = kept
 	stream := (&rogue{}).start(t).dial(t, n)
 	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
 	if _, err := stream.Write(wire.AppendRequest(nil, r)); err != nil {

@@ -21,7 +21,7 @@ func TestMemoryOfPeersIsBounded(t *testing.T) {
 }
 
 func TestMemoryOfMachinesIsBounded(t *testing.T) {
-	r := newRations(newGater(nil, nil))
+	r := newQuotas(newGater(nil, nil).origin)
 	for i := range 2 * maxMissAddrs {
 		r.of(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
 	}

@@ -22,8 +22,7 @@ import (
 
 // A tally is what a peer has done, kept when it disconnects.
 type tally struct {
-	id      peer.ID
-	probing *probing
+	id peer.ID
 	// tellings bounds how often it is told of our neighbours.
 	tellings *rate.Limiter
 
@@ -60,8 +59,9 @@ type neighbour struct {
 	protocol protocol.ID
 	since    time.Time
 	tally    *tally
+	ledger   *ledger
 	stranger bool                                  // not one of the machines to keep when it came, see [circle]
-	asks     chan *lookup                          // lookups that want its answer
+	asks     chan question                         // that it has not been asked yet
 	told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
 	done     chan struct{}                         // closed when the neighbour is gone
 
@@ -76,6 +76,13 @@ type neighbour struct {
 	mu        sync.Mutex // guards idle and blockTime
 	idle      []*exchange
 	blockTime time.Duration // moving average from one block to the next while busy; 0 is unknown
+}
+
+// newNeighbour returns a neighbour that is asked by protocol. The caller calls askLoop, and leave once its connections have
+// ended.
+func newNeighbour(h host.Host, id peer.ID, by protocol.ID, book *ledger) *neighbour {
+	return &neighbour{id: id, host: h, protocol: by, since: time.Now(), tally: book.tallyOf(id), ledger: book,
+		asks: make(chan question, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{})}
 }
 
 // An exchange is a stream on which blocks are asked for; one goroutine at a time has it.

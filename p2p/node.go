@@ -91,12 +91,11 @@ func (nobody) Landed(trust.Mapping, error)                       {}
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
 // when there are no neighbours.
 type Node struct {
-	cfg     Config
-	log     *zap.Logger
-	lan     *lan
-	sharer  *sharer
-	fetched *fetched
-	serving
+	cfg      Config
+	log      *zap.Logger
+	lan      *lan
+	server   *server
+	fetched  *fetched
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf   *behalf
 	power    *netmon.Power
@@ -116,8 +115,6 @@ type Node struct {
 	mu        sync.Mutex // guards the rest
 	ended     bool       // Run has ended, or is about to
 	peers     map[peer.ID]*neighbour
-	rations   *rations   // what machines may still ask; it has a lock of its own
-	repeats   *repeats   // unanswered questions
 	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
 }
 
@@ -150,8 +147,6 @@ func New(cfg Config) (*Node, error) {
 	book.log, book.closeAll = cfg.Log, l.closeAll
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		sharer:    sharing,
-		serving:   newServing(cfg.UploadRate),
 		findings:  newMemory[store.HashPart, *finding](maxFindings),
 		wanted:    newMemory[store.HashPart, time.Time](maxWanted),
 		ledger:    book,
@@ -160,14 +155,15 @@ func New(cfg Config) (*Node, error) {
 		news:      make(chan struct{}, 1),
 		settled:   make(chan struct{}),
 		peers:     map[peer.ID]*neighbour{},
-		rations:   newRations(l.gate),
-		repeats:   newRepeats(),
 		dialBacks: newDialBacks(),
 		received:  map[store.Origin]*atomic.Int64{},
 	}
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
 	}
+	n.server = &server{sharer: sharing, serving: newServing(cfg.UploadRate), quotas: newQuotas(l.gate.origin), repeats: newRepeats(),
+		ledger: book, log: cfg.Log, links: l.gate, admits: circle.has, meet: n.meet, sent: cfg.Observer.Sent,
+		onUpstream: n.answerUpstream, onFetch: n.answerFetch}
 	n.sign = signOf(cfg.Upstreams)
 	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
@@ -188,12 +184,12 @@ func newMemory[K comparable, V any](size int) *lru.Cache[K, V] {
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
 // sent. A node without sources shares nothing anyway.
 func (n *Node) Share(on bool) {
-	n.sharer.share(on)
+	n.server.share(on)
 	netmon.Hint(n.lan.reconsider)
 }
 
 // Sharing says whether sharing is on.
-func (n *Node) Sharing() bool { return !n.sharer.off.Load() }
+func (n *Node) Sharing() bool { return !n.server.off.Load() }
 
 // Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
 // returns once nothing of it runs any more. It is called once.
@@ -205,13 +201,13 @@ func (n *Node) Run(ctx context.Context) error {
 		return fmt.Errorf("libp2p events: %w", err)
 	}
 	if n.cfg.Manifests != "" {
-		if n.sharer.kept, err = openManifests(n.cfg.Manifests); err != nil {
+		if n.server.kept, err = openManifests(n.cfg.Manifests); err != nil {
 			n.log.Warn("manifests are not kept", zap.Error(err))
 		}
-		defer n.sharer.kept.close()
+		defer n.server.kept.close()
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	n.handleStreams(ctx, n.group.protocol(), n.serve)
+	n.handleStreams(ctx, n.group.protocol(), n.server.serve)
 	if n.group != nil {
 		n.handleStreams(ctx, groupProtocol, n.serveGroup)
 	}
@@ -232,7 +228,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	n.dying()
 	n.running.Wait()
-	n.sharer.closeIdle(0)
+	n.server.closeIdle(0)
 	return err
 }
 
@@ -267,13 +263,13 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 		select {
 		case e := <-events:
 			n.handle(ctx, e)
-		case <-n.sharer.opened:
+		case <-n.server.opened:
 			if sweep == nil {
 				sweep = time.After(openNARIdle)
 			}
 		case <-sweep:
 			sweep = nil
-			if n.sharer.closeIdle(openNARIdle) {
+			if n.server.closeIdle(openNARIdle) {
 				sweep = time.After(openNARIdle / 2)
 			}
 		case <-n.lan.reconsider:
@@ -316,9 +312,8 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.ledger.tallyOf(id).outsider.Store(false)
-	nb := &neighbour{id: id, host: h, protocol: n.group.protocol(), since: time.Now(), tally: n.ledger.tallyOf(id),
-		asks: make(chan *lookup, askQueue), told: newTold(), helping: make(chan struct{}, maxHelpingPeer), done: make(chan struct{}),
-		stranger: n.lan.keeper.isStranger(id)}
+	nb := newNeighbour(h, id, n.group.protocol(), n.ledger)
+	nb.stranger = n.lan.keeper.isStranger(id)
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {

@@ -140,7 +140,7 @@ func (n *Node) largest(ctx context.Context, nb *neighbour, paths []store.HashPar
 		}
 	}
 	if paths = paths[:min(len(paths), maxPingCandidates)]; best.NarSize() < store.BlockSize && len(paths) > 0 {
-		replies, err := n.askAlone(ctx, nb, paths)
+		replies, err := nb.askAlone(ctx, paths)
 		if err != nil {
 			return best, err
 		}

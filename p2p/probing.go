@@ -9,11 +9,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
-	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -103,62 +101,56 @@ func (b *bucket) giveBack() {
 	b.left++
 }
 
-// A ration holds the remaining tokens of a peer, or of all peers of a machine together.
-type ration struct {
+// A quota holds the remaining tokens of a peer, or of all peers of a machine together.
+type quota struct {
 	misses *bucket // questions about paths that are not here
 	helped *bucket // questions for which an upstream is asked, whatever it answers
-	whole  *bucket // misses of all machines; nil in the ration of a peer
+	whole  *bucket // misses of all machines; nil in the quota of a peer
 	// wrongTellings bounds how often a path is checked because its NAR is said to be wrong.
 	wrongTellings *rate.Limiter
 }
 
-func newRation(shares int) *ration {
-	return &ration{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares),
+func newQuota(shares int) *quota {
+	return &quota{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares),
 		wrongTellings: rate.NewLimiter(rate.Limit(wrongRate*float64(shares)), wrongBurst*shares)}
 }
 
 // take takes a miss, of which reserve must be left. fair says that it is the machine's own doing if there is none.
-func (r *ration) take(reserve int) (ok, fair bool) {
-	before := r.misses.taken()
-	if !r.misses.take(reserve) {
+func (q *quota) take(reserve int) (ok, fair bool) {
+	before := q.misses.taken()
+	if !q.misses.take(reserve) {
 		return false, true
 	}
-	if r.whole == nil || r.whole.takeShare(before, reserve) {
+	if q.whole == nil || q.whole.takeShare(before, reserve) {
 		return true, true
 	}
-	r.misses.giveBack()
+	q.misses.giveBack()
 	return false, false
 }
 
-func (r *ration) giveBack() {
-	r.misses.giveBack()
-	if r.whole != nil {
-		r.whole.giveBack()
+func (q *quota) giveBack() {
+	q.misses.giveBack()
+	if q.whole != nil {
+		q.whole.giveBack()
 	}
 }
 
-// A probing is what a peer has asked about that is not here.
-type probing struct {
-	*ration
+// A peerQuota is what a peer may still ask about that is not here.
+type peerQuota struct {
+	*quota
 	patience *bucket
-	silent   atomic.Int64           // questions answered without looking
-	machine  atomic.Pointer[ration] // of the machine that it asked from last; nil before it asked
+	silent   atomic.Int64          // questions answered without looking
+	machine  atomic.Pointer[quota] // of the machine that it asked from last; nil before it asked
 }
 
-func newProbing() *probing {
-	return &probing{ration: newRation(1), patience: newBucket(missPatience, 1)}
-}
-
-// asks records from which machine a peer asks.
-func (n *Node) asks(t *tally, conn network.Conn) {
-	a, _ := netmon.IPOf(conn.RemoteMultiaddr())
-	t.probing.machine.Store(n.rations.of(a))
+func newPeerQuota() *peerQuota {
+	return &peerQuota{quota: newQuota(1), patience: newBucket(missPatience, 1)}
 }
 
 // mayLook reports whether something about a hash part may be looked up for a peer, which costs a miss until found takes
 // that back. Of its misses reserve must be left.
-func (n *Node) mayLook(t *tally, hp store.HashPart, reserve int) bool {
-	p := t.probing
+func (srv *server) mayLook(c client, hp store.HashPart, reserve int) bool {
+	p := c.quota
 	ok, own := p.take(reserve)
 	if there := p.machine.Load(); ok && there != nil {
 		if ok, own = there.take(reserve); !ok {
@@ -169,16 +161,17 @@ func (n *Node) mayLook(t *tally, hp store.HashPart, reserve int) bool {
 		return true
 	}
 	if p.silent.Add(1) == 1 {
-		n.log.Info("neighbour asks for much that is not here, so some of it is answered without looking", zap.Stringer("peer", t.id))
+		srv.log.Info("neighbour asks for much that is not here, so some of it is answered without looking",
+			zap.Stringer("peer", c.tally.id))
 	}
-	if own && n.repeats.first(t.id, hp) && !p.patience.spend() { // otherwise others have asked too much
-		n.ledger.strike(t.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
+	if own && srv.repeats.first(c.tally.id, hp) && !p.patience.spend() { // otherwise others have asked too much
+		srv.ledger.strike(c.tally.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
 	}
 	return false
 }
 
 // found says that what was looked up is here.
-func (p *probing) found() {
+func (p *peerQuota) found() {
 	p.giveBack()
 	if there := p.machine.Load(); there != nil {
 		there.giveBack()
@@ -186,7 +179,7 @@ func (p *probing) found() {
 }
 
 // mayHelp says whether an upstream may be asked for the peer once more.
-func (p *probing) mayHelp() bool {
+func (p *peerQuota) mayHelp() bool {
 	if !p.helped.take(0) {
 		return false
 	}
@@ -198,16 +191,16 @@ func (p *probing) mayHelp() bool {
 }
 
 // claimTo is the claim about a hash part that a peer gets.
-func (n *Node) claimTo(ctx context.Context, t *tally, hp store.HashPart) (sharedClaim, error) {
-	if !n.mayLook(t, hp, narMisses) {
+func (srv *server) claimTo(ctx context.Context, c client, hp store.HashPart) (sharedClaim, error) {
+	if !srv.mayLook(c, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}
-	n.meet(t.id, hp)
-	c, err := n.sharer.sharedClaim(ctx, hp)
+	srv.meet(c.tally.id, hp)
+	made, err := srv.sharedClaim(ctx, hp)
 	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
-		t.probing.found()
+		c.quota.found()
 	}
-	return c, err
+	return made, err
 }
 
 // refuse answers a request with "not here", for each thing that it asks for.

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,7 +44,7 @@ type target struct {
 	t    testing.TB
 	src  *watched
 	info store.Info
-	peer *tally
+	peer client
 }
 
 func newTarget(t testing.TB) *target {
@@ -54,7 +55,17 @@ func newTarget(t testing.TB) *target {
 	mem.Add(info, nar)
 	src := &watched{Source: mem}
 	n, _ := runNode(t, s, []store.Source{src})
-	return &target{n, t, src, info, n.ledger.tallyOf(ghost(t, n).id)}
+	return &target{n, t, src, info, newClient(n, ghost(t, n).id)}
+}
+
+// newClient returns a peer that has no connection, and no machine with which it shares a quota.
+func newClient(n *Node, id peer.ID) client {
+	return client{connNowhere{}, n.ledger.tallyOf(id), newPeerQuota()}
+}
+
+// quotaOf returns what a peer of this machine may still ask.
+func quotaOf(n *Node, id peer.ID) *peerQuota {
+	return n.server.quotas.peer(id, netip.MustParseAddr("127.0.0.1"))
 }
 
 // words returns count hash parts of a dictionary, from a number on.
@@ -72,7 +83,7 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 	before := g.src.infos.Load()
 	var out bytes.Buffer
 	bw := bufio.NewWriter(&out)
-	if err := g.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)},
+	if err := g.server.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)},
 		wire.Request{Kind: wire.AskClaims, HashParts: hps}); err != nil {
 		g.t.Fatalf("answerClaims = %v", err)
 	}
@@ -134,11 +145,11 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 			if minute == 0 {
 				want += missBurst
 			}
-			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*wire.MaxClaims, g.peer.strikes.Load())
+			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*wire.MaxClaims, g.peer.tally.strikes.Load())
 			if looked > want {
 				t.Errorf("minute %d: %d were looked up, want at most %d", minute, looked, want)
 			}
-			if struck = int(g.peer.strikes.Load()); struck > 0 && minute < 5 {
+			if struck = int(g.peer.tally.strikes.Load()); struck > 0 && minute < 5 {
 				t.Errorf("a strike after %d minutes", minute)
 			}
 		}
@@ -170,7 +181,7 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 			time.Sleep(24 * time.Hour)
 			for i := range 60 {
 				g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
-				if st := g.Status(); g.peer.strikes.Load() > 0 || len(st.Struck) > 0 {
+				if st := g.Status(); g.peer.tally.strikes.Load() > 0 || len(st.Struck) > 0 {
 					t.Fatalf("struck after %d questions: %v", (i+1)*wire.MaxClaims, st.Struck)
 				}
 			}
@@ -184,7 +195,7 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 			}
 		}
 	})
-	if got := g.peer.strikes.Load(); got != 0 {
+	if got := g.peer.tally.strikes.Load(); got != 0 {
 		t.Errorf("it has %d strikes, want none", got)
 	}
 }
@@ -196,7 +207,7 @@ func TestBlocksCannotBeProbedEither(t *testing.T) {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
 			r := wire.Request{Kind: kind, HashParts: []store.HashPart{hp}, NAR: g.info.NarHash}
-			if err := g.answer(t.Context(), connNowhere{}, g.peer, answers{bw, new(toldParts)}, r); err != nil {
+			if err := g.server.answer(t.Context(), g.peer, answers{bw, new(toldParts)}, r); err != nil {
 				t.Fatalf("answer = %v", err)
 			}
 			bw.Flush()
@@ -236,7 +247,7 @@ func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
 	for range 3 * missShares {
 		r := (&rogue{}).start(t)
 		s := r.dial(t, g.Node)
-		g.peer = g.ledger.tallyOf(r.ID())
+		g.peer = newClient(g.Node, r.ID())
 		for range 9 {
 			s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: words(asked, wire.MaxClaims)}))
 			asked += wire.MaxClaims
@@ -288,7 +299,7 @@ func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 	for i := range 20 {
 		var out bytes.Buffer
 		w := answers{bufio.NewWriter(&out), new(toldParts)}
-		if err := g.answer(t.Context(), connNowhere{}, g.peer, w,
+		if err := g.server.answer(t.Context(), g.peer, w,
 			wire.Request{Kind: wire.AskClaims, HashParts: words(i*1000, 1000)}); err != nil {
 			t.Fatal(err)
 		}

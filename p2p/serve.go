@@ -9,10 +9,8 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
-	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -21,28 +19,27 @@ import (
 const errGone network.StreamErrorCode = 0x2001
 
 // serve answers the requests on a stream that a neighbour opened, one after the other, until it ends.
-func (n *Node) serve(ctx context.Context, s network.Stream) {
+func (srv *server) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	br := bufio.NewReader(s)
-	bw := bufio.NewWriterSize(stallWriter{s, n.sending}, 4<<10)
-	if !n.group.has(s.Conn().RemotePeer()) {
+	bw := bufio.NewWriterSize(stallWriter{s, srv.sending}, 4<<10)
+	if !srv.admits(s.Conn().RemotePeer()) {
 		s.ResetWithError(errOutsider)
 		return
 	}
-	done, ok := n.streams.try(askerOn(s.Conn()))
+	c := srv.clientOn(s.Conn())
+	done, ok := srv.streams.try(c.asker())
 	if !ok {
 		s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
 	defer done()
 	var told toldParts
-	t := n.ledger.tallyOf(s.Conn().RemotePeer())
-	n.asks(t, s.Conn())
 	for {
 		r, err := wire.ReadRequest(br)
 		if err == nil {
-			err = n.answer(ctx, s.Conn(), t, answers{bw, &told}, r)
+			err = srv.answer(ctx, c, answers{bw, &told}, r)
 		}
 		if err == nil && (br.Buffered() == 0 || r.Kind == wire.AskClaims) {
 			err = bw.Flush() // otherwise together with the next answer; claims are waited for
@@ -51,139 +48,126 @@ func (n *Node) serve(ctx context.Context, s network.Stream) {
 		case err == nil:
 			continue
 		case errors.Is(err, wire.ErrWire):
-			n.ledger.refuse(refusedFormat)
-			n.ledger.strike(s.Conn().RemotePeer(), err)
+			srv.ledger.refuse(refusedFormat)
+			srv.ledger.strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:
 			s.Close()
 		default:
-			n.log.Debug("stopped serving a neighbour", zap.Stringer("peer", s.Conn().RemotePeer()), zap.Error(err))
+			srv.log.Debug("stopped serving a neighbour", zap.Stringer("peer", s.Conn().RemotePeer()), zap.Error(err))
 			s.ResetWithError(errGone)
 		}
 		return
 	}
 }
 
-func (n *Node) answer(ctx context.Context, conn network.Conn, t *tally, w answers, r wire.Request) error {
+func (srv *server) answer(ctx context.Context, c client, w answers, r wire.Request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
-	may := !n.sharer.off.Load() && (r.Kind == wire.AskClaims || n.mayLook(t, r.HashParts[0], 0))
-	if p := n.sharer.partial(r); may && p != nil && r.Kind == wire.AskBlock {
+	may := !srv.off.Load() && (r.Kind == wire.AskClaims || srv.mayLook(c, r.HashParts[0], 0))
+	if p := srv.partial(r); may && p != nil && r.Kind == wire.AskBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
 		}
 		p.Await(ctx, r.Block)
 	}
-	turns := n.sending
+	turns := srv.sending
 	switch r.Kind {
 	case wire.AskClaims:
-		turns = n.asking
+		turns = srv.asking
 	case wire.AskUpstream, wire.AskFetch:
-		turns = n.helping
+		turns = srv.helping
 	}
-	done, err := turns.take(ctx, askerOn(conn))
+	done, err := turns.take(ctx, c.asker())
 	if err != nil {
 		return err
 	}
 	defer done()
-	if n.sharer.off.Load() || !may {
+	if srv.off.Load() || !may {
 		return refuse(w.Writer, r)
 	}
-	if err := n.answerKind(ctx, conn, t, w, r); err != nil {
+	if err := srv.answerKind(ctx, c, w, r); err != nil {
 		return err
 	}
 	return ctx.Err() // a node that is being stopped may not have looked up what it answers "not here" to
 }
 
-func (n *Node) answerKind(ctx context.Context, conn network.Conn, t *tally, w answers, r wire.Request) error {
+func (srv *server) answerKind(ctx context.Context, c client, w answers, r wire.Request) error {
 	switch r.Kind {
 	case wire.AskClaims:
 		ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 		defer cancel()
-		return n.answerClaims(ctx, t, w, r)
+		return srv.answerClaims(ctx, c, w, r)
 	case wire.AskManifest:
-		return n.answerManifest(ctx, conn, t, w.Writer, r)
+		return srv.answerManifest(ctx, c, w.Writer, r)
 	case wire.AskHave:
-		return n.answerHave(ctx, t, w.Writer, r)
+		return srv.answerHave(ctx, c, w.Writer, r)
 	case wire.AskUpstream:
-		return n.answerUpstream(ctx, t, w.Writer, r)
+		return srv.onUpstream(ctx, c, w.Writer, r)
 	case wire.AskFetch:
-		return n.answerFetch(ctx, conn, t, w.Writer, r)
+		return srv.onFetch(ctx, c, w.Writer, r)
 	case wire.AskWrong:
-		return n.answerWrong(ctx, t, w.Writer, r)
+		return srv.answerWrong(ctx, c, w.Writer, r)
 	}
-	return n.answerBlock(ctx, conn, t, w.Writer, r)
+	return srv.answerBlock(ctx, c, w.Writer, r)
 }
 
-func askerOn(conn network.Conn) asker {
-	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
-	return asker{addr, conn.RemotePeer()}
-}
-
-// meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
-// about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
-func (n *Node) meet(id peer.ID, hp store.HashPart) {
-	if f := n.fetched.flight(hp); f != nil {
-		n.meetOn(f, id)
-	}
-}
-
-func (n *Node) answerHave(ctx context.Context, t *tally, bw *bufio.Writer, r wire.Request) error {
-	have, err := n.sharer.have(ctx, r)
+func (srv *server) answerHave(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+	have, err := srv.have(ctx, r)
 	if err != nil {
-		n.noteHealth(r.HashParts[0], err)
+		srv.noteHealth(r.HashParts[0], err)
 		return bw.WriteByte(0)
 	}
-	t.probing.found()
+	c.quota.found()
 	_, err = bw.Write(append(binary.AppendUvarint(nil, uint64(len(have))), have...))
 	return err
 }
 
-func (n *Node) answerBlock(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r wire.Request) error {
-	b, err := n.prepare(ctx, conn, t, r)
+func (srv *server) answerBlock(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+	b, err := srv.prepare(ctx, c, r)
 	if errors.Is(err, wire.ErrLater) {
 		return bw.WriteByte(byte(wire.StatusLater))
 	}
 	if err != nil {
-		n.noteHealth(r.HashParts[0], err)
-		n.sharer.suspect(ctx, r.HashParts[0], err)
+		srv.noteHealth(r.HashParts[0], err)
+		srv.suspect(ctx, r.HashParts[0], err)
 		return bw.WriteByte(byte(wire.StatusGone))
 	}
 	defer wire.BlockBuffers.Put(b.Buf)
-	n.lan.gate.admit(ctx, conn, b.Size)
+	srv.links.admit(ctx, c.conn, b.Size)
 	return wire.WriteBlock(bw, b)
 }
 
 // prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent. So the turns also
 // apply to the wait for the upload limit.
-func (n *Node) prepare(ctx context.Context, conn network.Conn, t *tally, r wire.Request) (wire.Packed, error) {
-	done, err := n.reading.take(ctx, askerOn(conn))
+func (srv *server) prepare(ctx context.Context, c client, r wire.Request) (wire.Packed, error) {
+	done, err := srv.reading.take(ctx, c.asker())
 	if err != nil {
 		return wire.Packed{}, err
 	}
 	defer done()
 	buf := wire.BlockBuffers.Get().(*[]byte)
-	size, unverified, err := n.sharer.readBlock(ctx, r, (*buf)[wire.BlockHead:])
+	size, unverified, err := srv.readBlock(ctx, r, (*buf)[wire.BlockHead:])
 	if err == nil || errors.Is(err, wire.ErrLater) {
-		t.probing.found()
+		c.quota.found()
 	}
 	if err != nil {
 		wire.BlockBuffers.Put(buf)
 		return wire.Packed{}, err
 	}
-	b := pickCodec(buf, size, wire.CodecFor(n.lan.gate.pace(conn)))
+	b := pickCodec(buf, size, wire.CodecFor(srv.links.pace(c.conn)))
 	if unverified {
-		t.blocksRelayed.Add(1)
+		c.tally.blocksRelayed.Add(1)
 		b.As |= wire.Relayed
 	}
-	if err := n.rate.WaitN(ctx, b.Size); err != nil {
+	if err := srv.rate.WaitN(ctx, b.Size); err != nil {
 		wire.BlockBuffers.Put(b.Buf)
 		return wire.Packed{}, err
 	}
-	t.blocksSent.Add(1)
-	t.bytesSent.Add(int64(size))
-	t.wireSent.Add(int64(b.Size))
-	if path, narSize := n.sharer.named(r); !path.IsZero() {
-		n.cfg.Observer.Sent(path, narSize, conn.RemotePeer().String(), size)
+	c.tally.blocksSent.Add(1)
+	c.tally.bytesSent.Add(int64(size))
+	c.tally.wireSent.Add(int64(b.Size))
+	if path, narSize := srv.named(r); !path.IsZero() {
+		srv.sent(path, narSize, c.conn.RemotePeer().String(), size)
 	}
 	return b, nil
 }
@@ -203,34 +187,34 @@ func pickCodec(buf *[]byte, size int, as wire.Status) wire.Packed {
 }
 
 // noteHealth logs read errors of shared paths, once in a while: neighbours ask for thousands of paths.
-func (n *Node) noteHealth(hp store.HashPart, err error) {
+func (srv *server) noteHealth(hp store.HashPart, err error) {
 	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
 		return
 	}
-	last, now := n.sharer.warned.Load(), time.Now().UnixNano()
-	if now-last > int64(time.Minute) && n.sharer.warned.CompareAndSwap(last, now) {
-		n.log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
+	last, now := srv.warned.Load(), time.Now().UnixNano()
+	if now-last > int64(time.Minute) && srv.warned.CompareAndSwap(last, now) {
+		srv.log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
 	}
 }
 
 // answerManifest takes a turn for each block: to hash a large NAR takes a while.
-func (n *Node) answerManifest(ctx context.Context, conn network.Conn, t *tally, bw *bufio.Writer, r wire.Request) error {
+func (srv *server) answerManifest(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
 	started := false
-	done, err := n.reading.take(ctx, askerOn(conn))
+	done, err := srv.reading.take(ctx, c.asker())
 	if err != nil {
 		return err
 	}
 	defer func() { done() }()
-	err = n.sharer.manifest(ctx, r, func(blocks int) error {
+	err = srv.manifest(ctx, r, func(blocks int) error {
 		started = true
-		t.probing.found()
+		c.quota.found()
 		_, err := bw.Write(binary.AppendUvarint(nil, uint64(blocks)))
 		return err
 	}, func(digests []byte) error {
 		done() // a slow reader does not keep the turn
 		_, err := bw.Write(digests)
 		if err == nil {
-			done, err = n.reading.take(ctx, askerOn(conn))
+			done, err = srv.reading.take(ctx, c.asker())
 		}
 		if err != nil {
 			done = func() {}

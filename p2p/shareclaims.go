@@ -109,13 +109,13 @@ func claimText(m trust.Mapping) (string, store.Info, error) {
 }
 
 // sharedClaims makes several claims at once.
-func (n *Node) sharedClaims(parts []store.HashPart, claim func(store.HashPart) (sharedClaim, error)) []sharedClaim {
+func (srv *server) sharedClaims(parts []store.HashPart, claim func(store.HashPart) (sharedClaim, error)) []sharedClaim {
 	out := make([]sharedClaim, len(parts))
 	var next atomic.Int64
 	work := func() {
 		for i := int(next.Add(1)) - 1; i < len(parts); i = int(next.Add(1)) - 1 {
 			c, err := claim(parts[i])
-			n.noteHealth(parts[i], err)
+			srv.noteHealth(parts[i], err)
 			out[i] = c
 		}
 	}
@@ -150,32 +150,32 @@ func (t *toldParts) add(hp store.HashPart) bool {
 	return news
 }
 
-func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r wire.Request) error {
+func (srv *server) answerClaims(ctx context.Context, c client, w answers, r wire.Request) error {
 	var buf []byte
 	var refs []store.Path
-	ask := func(hp store.HashPart) (sharedClaim, error) { return n.claimTo(ctx, t, hp) }
+	ask := func(hp store.HashPart) (sharedClaim, error) { return srv.claimTo(ctx, c, hp) }
 	for part := range slices.Chunk(r.HashParts, claimsAtOnce) {
 		buf = buf[:0]
-		made := n.sharedClaims(part, ask)
+		made := srv.sharedClaims(part, ask)
 		if err := ctx.Err(); err != nil { // they were not looked up, and so are not answered
 			return err
 		}
-		for i, c := range made {
-			buf = wire.AppendClaim(buf, c.text, c.receiving)
-			if c.text == "" {
+		for i, claim := range made {
+			buf = wire.AppendClaim(buf, claim.text, claim.receiving)
+			if claim.text == "" {
 				continue
 			}
-			t.claimsSent.Add(1)
+			c.tally.claimsSent.Add(1)
 			w.told.add(part[i])
 			if len(refs) < wire.MaxFurther {
-				refs = append(refs, c.refs...)
+				refs = append(refs, claim.refs...)
 			}
 		}
 		if _, err := w.Write(buf); err != nil {
 			return err
 		}
 	}
-	if err := n.tellFurther(ctx, t, w, refs); err != nil {
+	if err := srv.tellFurther(ctx, c, w, refs); err != nil {
 		return err
 	}
 	return w.WriteByte(0)
@@ -183,8 +183,8 @@ func (n *Node) answerClaims(ctx context.Context, t *tally, w answers, r wire.Req
 
 // tellFurther tells of what the asker is likely to ask next, breadth first as Nix does: the references of what it has
 // been told, and theirs. That is no more than it could ask about, for it knows the references of a claim.
-func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []store.Path) error {
-	add := func(hp store.HashPart) (sharedClaim, error) { return n.sharer.sharedClaim(ctx, hp) }
+func (srv *server) tellFurther(ctx context.Context, c client, w answers, refs []store.Path) error {
+	add := func(hp store.HashPart) (sharedClaim, error) { return srv.sharedClaim(ctx, hp) }
 	for left, room := wire.MaxFurther, wire.MaxFurtherLen; ; {
 		var part []store.HashPart
 		for ; len(refs) > 0 && len(part) < min(left, claimsAtOnce); refs = refs[1:] {
@@ -199,17 +199,17 @@ func (n *Node) tellFurther(ctx context.Context, t *tally, w answers, refs []stor
 		if err := w.Flush(); err != nil { // the asker waits for these
 			return err
 		}
-		for i, c := range n.sharedClaims(part, add) {
-			if c.text == "" || c.receiving || len(c.text) > room {
+		for i, claim := range srv.sharedClaims(part, add) {
+			if claim.text == "" || claim.receiving || len(claim.text) > room {
 				continue
 			}
-			room -= len(c.text)
-			t.claimsSent.Add(1)
-			if err := wire.WriteFurther(w.Writer, part[i], c.text); err != nil {
+			room -= len(claim.text)
+			c.tally.claimsSent.Add(1)
+			if err := wire.WriteFurther(w.Writer, part[i], claim.text); err != nil {
 				return err
 			}
 			if len(refs) < wire.MaxFurther {
-				refs = append(refs, c.refs...)
+				refs = append(refs, claim.refs...)
 			}
 		}
 	}

@@ -110,7 +110,7 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 			return err
 		}},
 		"claims": {askTimeout, askTimeout / 10, claim, func(ctx context.Context, nb *neighbour) error {
-			_, err := new(Node).askAlone(ctx, nb, []store.HashPart{hp})
+			_, err := nb.askAlone(ctx, []store.HashPart{hp})
 			return err
 		}},
 		"what an upstream says": {infoPatience, infoPatience / 10, binary.AppendUvarint([]byte{byte(wire.VerdictYes)}, store.MaxInfoLen),

@@ -165,7 +165,7 @@ func TestStreamsOfOneAddressAreBounded(t *testing.T) {
 			s.Write([]byte{100}) // the beginning of a request
 		}
 	}
-	for deadline := time.Now().Add(20 * time.Second); n.streams.held() < maxAddrStreams && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(20 * time.Second); n.server.streams.held() < maxAddrStreams && time.Now().Before(deadline); {
 		time.Sleep(time.Millisecond)
 	}
 	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
@@ -175,7 +175,7 @@ func TestStreamsOfOneAddressAreBounded(t *testing.T) {
 	if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, info.NarSize)); err != nil {
 		t.Errorf("a block for a machine at another address = %v", err)
 	}
-	if held := n.streams.held(); held > maxAddrStreams+1 {
+	if held := n.server.streams.held(); held > maxAddrStreams+1 {
 		t.Errorf("%d streams are open, want %d from one address", held, maxAddrStreams)
 	}
 }
@@ -189,13 +189,13 @@ func (c closer) Close() error { return c.Reset() }
 func TestUploadRateBoundsBlocks(t *testing.T) {
 	const rate, blocks = 1 << 20, 20
 	n, info := sharing(t, random(2*store.BlockSize))
-	n.serving = newServing(rate)
+	n.server.serving = newServing(rate)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		ask := func(r wire.Request) int {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
-			if err := n.answer(t.Context(), connNowhere{}, n.ledger.tallyOf("nobody"), answers{bw, new(toldParts)}, r); err != nil {
+			if err := n.server.answer(t.Context(), n.server.clientOn(connNowhere{}), answers{bw, new(toldParts)}, r); err != nil {
 				t.Errorf("answer = %v", err)
 			}
 			bw.Flush()

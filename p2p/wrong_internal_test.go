@@ -107,7 +107,7 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 // sharedText returns the claim that a node makes about a path; "" is none.
 func sharedText(t testing.TB, n *Node, info store.Info) string {
 	t.Helper()
-	c, err := n.sharer.sharedClaim(t.Context(), info.Path.HashPart())
+	c, err := n.server.sharedClaim(t.Context(), info.Path.HashPart())
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		t.Fatal(err)
 	}
@@ -159,7 +159,7 @@ func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
 			t.Fatalf("the answer is %v, %v, want 0", answer, err)
 		}
 	}
-	if tokens := n.ledger.tallyOf(g.ID()).probing.wrongTellings.Tokens(); tokens >= 1 {
+	if tokens := quotaOf(n, g.ID()).wrongTellings.Tokens(); tokens >= 1 {
 		t.Errorf("the peer may still have %.0f paths checked, want none", tokens)
 	}
 	if got := strikesOf(n, g); got != 0 {

@@ -1,0 +1,121 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/trust"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/protocol"
+)
+
+// has says whether a neighbour says that it has a protocol.
+func (n *neighbour) has(p protocol.ID) bool {
+	has, err := n.host.Peerstore().SupportsProtocols(n.id, p)
+	return err == nil && len(has) > 0
+}
+
+// leftOut says why a neighbour is not to be elected; "" if it may be.
+func (n *neighbour) leftOut(now time.Time) string {
+	switch {
+	case n.tally.isShunned(now):
+		return "it has failed to help a moment ago"
+	case n.isLate():
+		return "it is slow to answer"
+	}
+	return ""
+}
+
+// askInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
+func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v wire.Verdict, text string, err error) {
+	err = n.exchange(ctx, wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
+		v, text, err = wire.ReadVerdict(br)
+		return err
+	})
+	return v, text, err
+}
+
+// AskFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
+// upstreams, of all NARs, and how many one download brings in a second.
+func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v wire.Verdict, got, pace int64, err error) {
+	err = n.exchange(ctx, wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{hp}, NAR: nar}, fetchPatience,
+		func(br *bufio.Reader) error {
+			v, got, pace, err = wire.ReadProgress(br)
+			return err
+		})
+	return v, got, pace, err
+}
+
+// exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
+// other side; then it is asked on a new one.
+func (n *neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
+	select {
+	case n.helping <- struct{}{}:
+		defer func() { <-n.helping }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	for {
+		ex, err := n.take(ctx)
+		if err != nil {
+			return err
+		}
+		stop := context.AfterFunc(ctx, func() { ex.Reset() })
+		kept := ex.kept
+		ex.until = time.Now().Add(within)
+		if err = ex.send(r); err == nil {
+			err = read(ex.br)
+		}
+		if err == nil && stop() {
+			n.put(ex)
+			return nil
+		}
+		stop()
+		ex.Reset()
+		if err == nil || !kept || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// tellWrong tells a neighbour that the NAR which it has sent does not have its hash.
+func (n *neighbour) tellWrong(ctx context.Context, m trust.Mapping) error {
+	ex, err := n.open(ctx, askTimeout)
+	if err != nil {
+		return err
+	}
+	defer ex.Reset()
+	defer context.AfterFunc(ctx, func() { ex.Reset() })()
+	if err := ex.send(wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}); err != nil {
+		return err
+	}
+	_, err = ex.br.ReadByte()
+	return err
+}
+
+// askAlone asks the neighbour about hash parts on a stream of its own, which ends with the answer.
+func (n *neighbour) askAlone(ctx context.Context, parts []store.HashPart) ([]reply, error) {
+	ex, err := n.open(ctx, askTimeout)
+	if err != nil {
+		return nil, err
+	}
+	defer ex.Reset()
+	ex.until = time.Now().Add(askTimeout)
+	defer context.AfterFunc(ctx, func() { ex.Reset() })()
+	if err := ex.send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
+		return nil, err
+	}
+	replies := make([]reply, len(parts))
+	for i := range parts {
+		text, receiving, err := wire.ReadClaim(ex.br)
+		if err != nil {
+			return nil, err
+		}
+		replies[i] = reply{from: n, text: text, receiving: receiving}
+	}
+	return replies, nil
+}

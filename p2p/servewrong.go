@@ -1,0 +1,47 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io/fs"
+	"narbor/p2p/wire"
+	"narbor/store"
+
+	"go.uber.org/zap"
+)
+
+// answerWrong handles a report that a NAR of this machine is wrong. A shared NAR is checked, as long as the peer and
+// all peers at its address do not report too often. The answer carries no information.
+func (srv *server) answerWrong(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
+	if srv.mayTellWrong(c) {
+		if m, src, err := srv.claim(ctx, r.HashParts[0]); err == nil && m.NarHash() == r.NAR {
+			c.quota.found()
+			srv.log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", c.tally.id),
+				zap.Stringer("path", m.Path()))
+			store.Suspect(src, m.Info())
+		}
+	}
+	return bw.WriteByte(0)
+}
+
+// mayTellWrong says whether a peer may make this machine check a path once more.
+func (srv *server) mayTellWrong(c client) bool {
+	if !c.quota.wrongTellings.Allow() {
+		return false
+	}
+	there := c.quota.machine.Load()
+	return there == nil || there.wrongTellings.Allow()
+}
+
+// suspect has a path checked that could not be read as it should be.
+func (s *sharer) suspect(ctx context.Context, hp store.HashPart, cause error) {
+	if !errors.Is(cause, store.ErrCorrupt) && !errors.Is(cause, fs.ErrNotExist) {
+		return
+	}
+	if m, src, err := s.claim(ctx, hp); err == nil { // it is valid all the same
+		store.Suspect(src, m.Info())
+	}
+}
