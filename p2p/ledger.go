@@ -89,7 +89,7 @@ func (l *ledger) run(ctx context.Context) error {
 			<-l.save
 		}
 		l.mu.Lock()
-		err := writeState(l.file, l.denied.entries(time.Now()))
+		err := store.WriteState(l.file, l.denied.entries(time.Now()))
 		l.mu.Unlock()
 		if err != nil {
 			l.log.Warn("bans will not outlast this run", zap.Error(err))
@@ -126,7 +126,7 @@ func (l *ledger) change(by func(denyList) error) error {
 	if err := by(changed); err != nil {
 		return err
 	}
-	if err := writeState(l.file, changed.entries(time.Now())); err != nil {
+	if err := store.WriteState(l.file, changed.entries(time.Now())); err != nil {
 		return err
 	}
 	l.denied = changed

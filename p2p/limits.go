@@ -9,14 +9,7 @@ import (
 // and from store.BlockSize and store.MaxInfoLen.
 
 // Sizes, in bytes.
-const (
-	// maxToldLen is the length of the longest claim that is kept although it was not asked for, and maxTold the number
-	// of them kept per neighbour: 512 KiB at most.
-	maxTold, maxToldLen = 512, 1 << 10
-	// maxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
-	// malicious peer.
-	maxReason = 500
-)
+const ()
 
 // Counts: of what one request or announcement may hold.
 const (
@@ -36,8 +29,6 @@ const (
 	// maxStreams bounds those that all peers together have opened, and maxAddrStreams those from one address: what Nix
 	// needs at its busiest, for the dozen virtual machines that may be there.
 	maxStreams, maxAddrStreams = 8 * maxConns, 256
-	// maxIdleStreams is how many streams are kept open between NARs to one neighbour: Nix fetches up to 16 at once.
-	maxIdleStreams = 16
 	// maxServing bounds the answers of a kind under way at once, and so the memory they take: a block each, or two for
 	// a moment. maxServingPeer bounds those to one peer: a machine that falls asleep while it reads keeps its answers
 	// until [serveStall], and must not block the turns of all other peers. maxServingAddr bounds those to one address,
@@ -49,16 +40,6 @@ const (
 	maxUploads, maxUploadsPeer = 8, 2
 	// maxOpenNARs bounds the archives held open for neighbours, each with a few file descriptors.
 	maxOpenNARs = 64
-	// askQueue is how many questions may wait for one neighbour.
-	askQueue = 1024
-	// maxAsked is the number of requests about claims that may be under way to one neighbour. Questions that arrive
-	// meanwhile wait and go out together: they would be answered after the others anyway, and a message costs, on both
-	// sides, ten times as much as another question in it.
-	maxAsked = 1
-	// maxLost is the number of streams to a neighbour that may end without an answer to a question before it counts as
-	// not answered. One ends when the neighbour has closed it meanwhile; a neighbour that ends every stream is asked no
-	// more often.
-	maxLost = 2
 	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
 	maxWorkers = 8
 	// maxRelays bounds the neighbours from which a NAR is taken while they are still receiving it, and relayWindow the
@@ -66,9 +47,6 @@ const (
 	maxRelays, relayWindow = 16, 4
 	// maxCopies is how many holders may be asked for one block before one of them has answered or failed.
 	maxCopies = 3
-	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours, and maxHelpingPeer
-	// those for one neighbour: as many as its Nix asks at a time. maxJobs is the number of NARs fetched for others at once.
-	maxHelping, maxHelpingPeer, maxJobs = 128, 24, 16
 	// maxFailed bounds the memory of NARs that could not be fetched for others.
 	maxFailed = 1024
 	// maxHelpers is how many neighbours are asked, one after the other, to fetch a NAR, before it is fetched here.
@@ -94,37 +72,20 @@ const (
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs nothing, so
 	// when it is full the machine with the most failed dials makes room.
 	maxKnown = 512
-	// maxTallies bounds the peers that are remembered although they come and go; maxMissAddrs bounds the addresses with
-	// counted misses, and likewise the machines. Both are more than a LAN has.
-	maxTallies, maxMissAddrs = 4096, 4096
 	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each, and
 	// those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find all others.
 	maxNetworks, maxRemembered, maxRememberedAddrs, maxNetworkKey = 32, 32, 2, 160
 	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with the
 	// longest DNS name and an ID.
 	maxAdded, maxPeerText = 64, 512
-	// maxDenied bounds the list of blocked peers. A peer ID costs nothing to make, so the list is a convenience
-	// against honest but broken peers and no protection against attackers: when it is full, the entry that would be
-	// forgotten first goes.
-	maxDenied = 1024
-	// maxBlocked bounds the entries of that list that the user has named, which are never forgotten.
-	maxBlocked = maxDenied / 4
 	// maxFindings bounds the memory of which peer has which path: some closures' worth.
 	maxFindings = 16 << 10
-	// maxChecked bounds the memory of verified signatures, at about 1 KiB each, and maxCheckedRefs the references of
-	// one.
-	maxChecked, maxCheckedRefs = 4096, 64
 	// maxToldParts bounds the hash parts that a neighbour is trusted to remember from unasked claims, see [toldFor].
 	maxToldParts = 4096
 )
 
 // Counts: of offences.
 const (
-	// maxStrikes is how many lies a peer may tell before it is banned.
-	maxStrikes = 3
-	// maxWrong is the number of wrong NARs, of different paths within an hour, that set a peer aside: as many as the
-	// lies before a ban. maxAvoided bounds the pairs of peers and NARs that are remembered.
-	maxWrong, maxAvoided = maxStrikes, 4096
 	// lied is the number of failures that end a holder's part in a fetch: broken streams count one each, a lie counts
 	// as all of them.
 	lied = 3
@@ -141,9 +102,6 @@ const (
 	// wrongRate, a second, and wrongBurst bound how often one peer can have a path of this machine hashed because it says
 	// that its NAR is wrong; all at its address together have missShares times as much.
 	wrongRate, wrongBurst = 1.0 / 60, 16
-	// tellRate, a second, and tellBurst bound how often one peer is told of our neighbours. It asks when it joins, and
-	// then ever less often.
-	tellRate, tellBurst = 1, 4
 	// dialBackAddrRate, a second, and dialBackAddrBurst bound how often a neighbour at one address has us connect to it: a
 	// machine with a firewall that is being set up tries some times in a row. dialBackRate and dialBackBurst bound it for
 	// all addresses together, which cost nothing in an IPv6 /64: some 20 connections are under way at most.
@@ -220,51 +178,21 @@ const (
 	secretTimeout = infoTimeout / 5
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
-	// askTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given up. It
-	// is longer than any caller waits for the answer, so that one late answer does not cost a new stream.
-	askTimeout = 2 * time.Second
-	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
-	claimsTimeout = 10 * time.Second
-	// lateAfter is how long a neighbour may leave all questions unanswered before lookups stop waiting for it. A short
-	// stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; a machine
-	// that has died costs this once, and its connection is gone after 8 s.
-	lateAfter = time.Second
-	// toldFresh is how long unasked claims are kept: Nix asks for the next paths of a closure within a moment.
-	toldFresh = 5 * time.Second
-	// openTimeout bounds how long opening a stream to a connected neighbour may take.
-	openTimeout = 3 * time.Second
 	// overdueAfter is how late a block may be before a stand-by holder takes part, and the time that a block is
 	// expected to take from a holder that was never measured.
 	overdueAfter = 50 * time.Millisecond
 	// hopelessAfter is how late a block may be before [maxCopies] no longer applies: the holders that were asked may
 	// cooperate, each sending a byte now and then.
 	hopelessAfter = time.Second
-	// readStall is how long a block may make no progress. All other holders of the block have been asked by then; this
-	// only frees the resources that wait for a neighbour that will never answer.
-	readStall = 5 * time.Second
 	// blockTimeout bounds how long a block that trickles in can take: 256 KiB take 20 s at 100 kbit/s.
 	blockTimeout = 30 * time.Second
 	// relayStall is how long a fetch goes on without a holder of the whole NAR and without a single block: peers that
 	// receive the NAR only from each other would wait for ever.
 	relayStall = 5 * time.Second
-	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
-	// machine with a broken disk is accepted again soon after its repair.
-	banTime = time.Hour
-	// wrongFor is how long a NAR is not taken again from a peer that had a wrong copy. If that peer repairs its store
-	// earlier, it loses nothing: others take the path from it.
-	wrongFor = time.Hour
-	// asideTime is how long a peer with maxWrong wrong NARs is set aside, and maxAside the longest.
-	asideTime, maxAside = 10 * time.Minute, time.Hour
 )
-
-// mismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that name here.
-const mismatchTime = time.Hour
 
 // Deadlines: for asking an upstream on behalf of others.
 const (
-	// infoPatience is how long a neighbour may take to answer from its upstream: longer than most upstreams take; then
-	// ours is asked. fetchPatience is the same for its answer to a fetch request.
-	infoPatience, fetchPatience = 2 * time.Second, 3 * time.Second
 	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and leaseTime how long it
 	// continues without being asked.
 	pollEvery, leaseTime = 500 * time.Millisecond, 6 * time.Second
@@ -284,22 +212,11 @@ const (
 	paceMemory, paceLeast, paceIdle = 60 * time.Second, time.Second, 2 * time.Minute
 	// slowPace, in bytes per second and download, is too slow in any case: four at once at 1 Mbit/s.
 	slowPace = 32 << 10
-	// shunTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure, up
-	// to maxShun. A malicious one that always does slightly better than the limits above holds up one NAR for some 20
-	// s, and those of the same moment.
-	shunTime, maxShun = time.Minute, time.Hour
 	// judgedAfter is how long the pace of a fetch is watched before narbor decides whether the NAR can come in time,
 	// and crawlTime how long its holders may need for the rest of it before an upstream is asked, too.
 	judgedAfter, crawlTime = 10 * time.Second, 20 * time.Second
-	// leastPace, in bytes a second, is the minimum that the holders of a NAR must deliver, of all NARs together, if the
-	// rest of it takes longer than crawlTime; or the fraction 1/shownPart of the rate that they have shown, up to
-	// mostLeastPace: a disk that seeks all the time gives four times as much.
-	leastPace, mostLeastPace, shownPart = 64 << 10, 256 << 10, 64
 	// tardyAfter is how long a NAR may take that arrives more slowly than that: a disk may have to spin up.
 	tardyAfter = 5 * time.Second
-	// slowFor is how long a NAR is not taken from a peer alone that has delivered it far too slowly, and failedFor the
-	// same after any other failure to deliver: the path may have been garbage-collected, and be built again.
-	slowFor, failedFor = 10 * time.Minute, time.Minute
 	// jobTimeout bounds a fetch on behalf of neighbours: their Nix does not wait longer.
 	jobTimeout = 4 * time.Minute
 )
@@ -329,4 +246,21 @@ const (
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.
 	settleLimit = 2 * time.Second
+)
+
+// Bounds whose counterparts for one peer are in peerlimits.go.
+const (
+	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours. maxJobs is the number of
+	// NARs fetched for others at once.
+	maxHelping, maxJobs = 128, 16
+	// maxMissAddrs bounds the addresses with counted misses, and likewise the machines: it is more than a LAN has.
+	maxMissAddrs = 4096
+	// maxChecked bounds the memory of verified signatures, at about 1 KiB each.
+	maxChecked = 4096
+	// infoPatience is how long a neighbour may take to answer from its upstream: longer than most upstreams take; then
+	// ours is asked.
+	infoPatience = 2 * time.Second
+	// failedFor is how long a NAR is not taken from a peer alone after a failure to deliver it: the path may have been
+	// garbage-collected, and be built again.
+	failedFor = time.Minute
 )

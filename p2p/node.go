@@ -172,15 +172,6 @@ func New(cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// newMemory returns a cache of so many entries, at least one; of more, the one that was used least recently is forgotten.
-func newMemory[K comparable, V any](size int) *lru.Cache[K, V] {
-	c, err := lru.New[K, V](size)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	return c
-}
-
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
 // sent. A node without sources shares nothing anyway.
 func (n *Node) Share(on bool) {

@@ -2,13 +2,7 @@ package p2p
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -16,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/store"
 )
 
 // maxPeersFile bounds the file of added peers, in bytes.
@@ -61,7 +56,7 @@ type added struct {
 func loadAdded(file string) (*added, []*namedPeer, error) {
 	a := &added{file: file}
 	var texts []string
-	if err := readState(file, maxPeersFile, &texts); err != nil {
+	if err := store.ReadState(file, maxPeersFile, &texts); err != nil {
 		return a, nil, err
 	}
 	if len(texts) > maxAdded {
@@ -91,7 +86,7 @@ func (a *added) add(l *lan, text string) error {
 		return err
 	}
 	texts := append(slices.Clone(a.texts), text)
-	if err := writeState(a.file, texts); err != nil {
+	if err := store.WriteState(a.file, texts); err != nil {
 		return fmt.Errorf("peer %q would be forgotten at the next start: %w", text, err)
 	}
 	a.texts = texts
@@ -108,7 +103,7 @@ func (a *added) remove(l *lan, text string) error {
 			text)
 	}
 	texts := slices.Delete(slices.Clone(a.texts), i, i+1)
-	if err := writeState(a.file, texts); err != nil {
+	if err := store.WriteState(a.file, texts); err != nil {
 		return fmt.Errorf("peer %q would come back at the next start: %w", text, err)
 	}
 	a.texts = texts
@@ -246,51 +241,4 @@ func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 		named = append(named, hostPeer())
 	}
 	return named, kept, nil
-}
-
-// readState reads a file in the state directory into what v points at. No file, or none wanted, leaves v as it is.
-func readState(file string, limit int64, v any) error {
-	if file == "" {
-		return nil
-	}
-	f, err := os.Open(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	d := json.NewDecoder(io.LimitReader(f, limit))
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return fmt.Errorf("%s: something follows the list", file)
-	}
-	return nil
-}
-
-// writeState writes v beside a file in the state directory and renames, so that it is whole whenever the power goes.
-func writeState(file string, v any) error {
-	if file == "" {
-		return nil
-	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(file), ".state-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), file)
 }
