@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,13 +14,13 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p/wire"
 	"narbor/store"
-	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -44,7 +45,7 @@ func (l *ledger) banFor(id peer.ID, reason string) {
 
 func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "denied.json")
-	id, other := newTestPeer(t), newTestPeer(t)
+	id, other := testPeer(t), testPeer(t)
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(banTime)
 		savedLedger(t, file, func(l *ledger) { l.banFor(id, "sent <wrong> bytes") })
@@ -70,7 +71,7 @@ func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 
 func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
 	now := time.Now()
-	id := newTestPeer(t)
+	id := testPeer(t)
 	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, id, now.AddDate(50, 0, 0).Format(time.RFC3339))
 	list, err := parseDenyList([]byte(text), now)
 	if got := list[id].Until; err != nil || !got.Equal(now.Add(banTime)) {
@@ -80,14 +81,14 @@ func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
 
 func TestBansAreBounded(t *testing.T) {
 	now := time.Now()
-	list, latest, blocked := denyList{}, newTestPeer(t), newTestPeer(t)
+	list, latest, blocked := denyList{}, testPeer(t), testPeer(t)
 	list.ban(latest, "lied", now.Add(banTime))
 	if err := list.block(blocked); err != nil {
 		t.Fatal(err)
 	}
 	reason := bounded(strings.Repeat("\x01<", maxReason))
 	for range maxDenied + 10 {
-		list.ban(newTestPeer(t), reason, now.Add(time.Minute))
+		list.ban(testPeer(t), reason, now.Add(time.Minute))
 	}
 	if got := list.bans(now); len(got) != maxDenied {
 		t.Errorf("%d bans, want %d", len(got), maxDenied)
@@ -105,14 +106,14 @@ func TestBansAreBounded(t *testing.T) {
 }
 
 func TestBlockedPeersAreBounded(t *testing.T) {
-	list, first := denyList{}, newTestPeer(t)
+	list, first := denyList{}, testPeer(t)
 	list.block(first)
 	for range maxBlocked - 1 {
-		if err := list.block(newTestPeer(t)); err != nil {
+		if err := list.block(testPeer(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := list.block(newTestPeer(t)); err == nil {
+	if err := list.block(testPeer(t)); err == nil {
 		t.Errorf("more than %d peers can be blocked", maxBlocked)
 	}
 	if err := list.block(first); err != nil {
@@ -122,7 +123,7 @@ func TestBlockedPeersAreBounded(t *testing.T) {
 
 func TestBlockOutranksBan(t *testing.T) {
 	now := time.Now()
-	list, id := denyList{}, newTestPeer(t)
+	list, id := denyList{}, testPeer(t)
 	list.ban(id, "lied", now.Add(time.Hour))
 	list.block(id)
 	list.ban(id, "lied again", now.Add(time.Hour))
@@ -137,52 +138,29 @@ func TestBlockOutranksBan(t *testing.T) {
 
 func TestFailedSaveBlocksNoPeer(t *testing.T) {
 	l := newLedger(filepath.Join(t.TempDir(), "no", "such", "denied.json"), zap.NewNop())
-	id := newTestPeer(t)
+	id := testPeer(t)
 	if err := l.block(id); err == nil || l.denies(id) {
 		t.Errorf("block in a directory that does not exist = %v, and the peer is refused: %t", err, l.denies(id))
 	}
 }
 
-// startBanned makes a node with a file of bans, and returns what it warned of at its start.
-func startBanned(t *testing.T, file string) (n *Node, warned []string) {
+// testPeer returns the ID of a peer that does not exist.
+func testPeer(t testing.TB) peer.ID {
 	t.Helper()
-	core, logs := observer.New(zap.WarnLevel)
-	s := newSigner(t)
-	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { spool.Close() })
-	n, err = New(Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, Denied: file, Log: zap.New(core)})
+	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
-		t.Fatalf("New = %v", err)
+		t.Fatal(err)
 	}
-	t.Cleanup(func() { n.lan.host.Close() })
-	for _, e := range logs.All() {
-		warned = append(warned, fmt.Sprint(e.Message, " ", e.ContextMap()["error"]))
-	}
-	return n, warned
-}
-
-func TestNodeRefusesPeersBannedBefore(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "denied.json")
-	liar := (&rogue{}).start(t)
-	savedLedger(t, file, func(l *ledger) { l.banFor(liar.ID(), "lied") })
-	n, warned := startBanned(t, file)
-	if len(warned) != 0 {
-		t.Errorf("New warns: %q", warned)
-	}
-	if n.lan.gate.InterceptPeerDial(liar.ID()) || n.lan.gate.InterceptSecured(0, liar.ID(), nil) {
-		t.Error("a connection with the liar is let through")
-	}
-	if s := n.Status().Struck; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {
-		t.Errorf("struck are %v, want the liar", s)
-	}
+	return id
 }
 
 // Whatever a peer did, its ban is counted under one of a few words.
 func TestBansAreCountedByReason(t *testing.T) {
-	n, _ := startBanned(t, "")
+	l := newLedger("", zap.NewNop())
 	for lie, want := range map[error]string{
 		fmt.Errorf("x: %w", trust.ErrForged):      refusedSignature,
 		fmt.Errorf("x: %w", store.ErrCorrupt):     refusedHash,
@@ -191,12 +169,12 @@ func TestBansAreCountedByReason(t *testing.T) {
 		fmt.Errorf("x: %w", wire.ErrWire):         refusedFormat,
 		errors.New("something, in its own words"): refusedFormat,
 	} {
-		before := n.Status().Bans
-		id := newTestPeer(t)
+		_, before := l.totals()
+		id := testPeer(t)
 		for range maxStrikes {
-			n.ledger.strike(id, lie)
+			l.strike(id, lie)
 		}
-		after := n.Status().Bans
+		_, after := l.totals()
 		if after[want] != before[want]+1 || len(after) != len(before) {
 			t.Errorf("after a ban for %q, %v were banned and are %v, want one more for %s", lie, before, after, want)
 		}
@@ -206,12 +184,11 @@ func TestBansAreCountedByReason(t *testing.T) {
 // What a liar sent to many fetches at once is found out one by one.
 func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
-	n, _ := startBanned(t, "")
-	n.ledger.log = zap.New(core)
-	id := newTestPeer(t)
+	l := newLedger("", zap.New(core))
+	id := testPeer(t)
 	var fetches sync.WaitGroup
 	for range 50 {
-		fetches.Go(func() { n.ledger.strike(id, errors.New("lied")) })
+		fetches.Go(func() { l.strike(id, errors.New("lied")) })
 	}
 	fetches.Wait()
 	if lies, bans := logs.FilterMessage("neighbour broke the protocol").Len(),
@@ -219,13 +196,13 @@ func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 		bans != 1 {
 		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, maxStrikes)
 	}
-	if got := n.ledger.tallyOf(id).strikes.Load(); got != 0 {
+	if got := l.tallyOf(id).strikes.Load(); got != 0 {
 		t.Errorf("after the ban it begins with %d strikes", got)
 	}
 }
 
 func TestUnreadableBansAreNoBans(t *testing.T) {
-	good := fmt.Sprintf(`{"id":%q,"reason":"lied","until":%q}`, newTestPeer(t), time.Now().Add(time.Hour).Format(time.RFC3339))
+	good := fmt.Sprintf(`{"id":%q,"reason":"lied","until":%q}`, testPeer(t), time.Now().Add(time.Hour).Format(time.RFC3339))
 	for name, text := range map[string]string{
 		"empty":        "",
 		"cut":          "[" + good,
@@ -242,12 +219,12 @@ func TestUnreadableBansAreNoBans(t *testing.T) {
 			} else if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			n, warned := startBanned(t, file)
-			if got := n.Status().Struck; len(got) != 0 {
-				t.Errorf("struck are %v, want none", got)
+			core, logs := observer.New(zap.WarnLevel)
+			if got := newLedger(file, zap.New(core)).bans(); len(got) != 0 {
+				t.Errorf("bans are %v, want none", got)
 			}
-			if len(warned) != 1 {
-				t.Errorf("New warns %q, want one line", warned)
+			if warned := logs.All(); len(warned) != 1 {
+				t.Errorf("newLedger warns %v, want one line", warned)
 			}
 		})
 	}

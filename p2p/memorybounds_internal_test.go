@@ -10,16 +10,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-func TestMemoryOfPeersIsBounded(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
-	for i := range 2 * maxTallies {
-		n.ledger.tallyOf(peer.ID(fmt.Sprint(i)))
-	}
-	if got := n.ledger.tallies.Len(); got > maxTallies {
-		t.Errorf("%d peers are remembered, want at most %d", got, maxTallies)
-	}
-}
-
 func TestMemoryOfMachinesIsBounded(t *testing.T) {
 	r := newQuotas(newGater(nil, nil).origin)
 	for i := range 2 * maxMissAddrs {

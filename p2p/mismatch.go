@@ -19,8 +19,11 @@ type KeyMismatch struct {
 	Path       string   `json:"path"`       // the last such path
 }
 
+// maxMismatched is the number of neighbours that are remembered for one key.
+const maxMismatched = 64
+
 // mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it. There
-// are no more entries than trusted keys, each with at most [maxKept] neighbours. The zero value is empty.
+// are no more entries than trusted keys, each with at most [maxMismatched] neighbours. The zero value is empty.
 type mismatches struct{ byKey map[string]*mismatch }
 
 type mismatch struct {
@@ -41,7 +44,7 @@ func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 			m.byKey[name] = k
 		}
 		k.forget(now)
-		if _, known := k.peers[from]; known || len(k.peers) < maxKept {
+		if _, known := k.peers[from]; known || len(k.peers) < maxMismatched {
 			k.peers[from] = now
 		}
 		if len(info.References) <= maxCheckedRefs || k.info.Path.IsZero() {

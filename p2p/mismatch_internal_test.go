@@ -7,22 +7,23 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
 )
 
 func TestMismatchesAreBoundedAndForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := newSigner(t), newSigner(t)
 		info, _ := there.sign(t, "path", randomNAR(100))
-		var m mismatches
-		for i := range maxKept + 10 {
-			m.note(here.keys, peer.ID(fmt.Sprint("peer ", i)), info)
+		m := newLedger("", zap.NewNop())
+		for i := range maxMismatched + 10 {
+			m.noteForged(here.keys, peer.ID(fmt.Sprint("peer ", i)), info)
 		}
-		got := m.current(here.keys)
-		if len(got) != 1 || got[0].Key != "upstream-1" || len(got[0].Neighbours) != maxKept {
-			t.Errorf("%d mismatches, want one of upstream-1 with %d neighbours: %+v", len(got), maxKept, got)
+		got := m.otherKeys(here.keys)
+		if len(got) != 1 || got[0].Key != "upstream-1" || len(got[0].Neighbours) != maxMismatched {
+			t.Errorf("%d mismatches, want one of upstream-1 with %d neighbours: %+v", len(got), maxMismatched, got)
 		}
 		time.Sleep(mismatchTime + time.Second)
-		if got := m.current(here.keys); len(got) != 0 {
+		if got := m.otherKeys(here.keys); len(got) != 0 {
 			t.Errorf("after %v there are %+v, want none", mismatchTime, got)
 		}
 	})

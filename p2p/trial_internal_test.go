@@ -5,8 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/peer"
-
 	"narbor/store"
 	"narbor/store/upstream"
 )
@@ -85,25 +83,6 @@ func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 	tr.answer(time.Unix(1, 0), 1, 0)
 	if err := tr.over(time.Unix(7, 0), 0); err == nil {
 		t.Error("waited for after 6 s without an answer")
-	}
-}
-
-func TestHelperBackoffGrows(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	ta := &tally{id: peer.ID("p")}
-	for i, want := range []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour} {
-		ta.shun(now)
-		ta.shun(now.Add(time.Second)) // another NAR of the same time
-		if !ta.isShunned(now.Add(want - 1)) {
-			t.Errorf("after %d failures it is asked again within %s", i+1, want)
-		}
-		if now = now.Add(want); ta.isShunned(now) {
-			t.Errorf("after %d failures it is left out for more than %s", i+1, want)
-		}
-	}
-	now = now.Add(maxShun + 1)
-	if ta.shun(now); ta.isShunned(now.Add(shunTime)) {
-		t.Error("what was long ago still counts")
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -165,77 +164,6 @@ func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
 	if got := strikesOf(n, g); got != 0 {
 		t.Errorf("it has %d strikes", got)
 	}
-}
-
-func TestSetbacksGrowAndEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var tl tally
-		start := time.Now()
-		for i, want := range []time.Duration{0, 0, asideTime, 4 * asideTime, maxAside, maxAside} {
-			got := tl.sentWrong(time.Now())
-			if want == 0 && !got.IsZero() || want > 0 && got.Sub(start) != want {
-				t.Errorf("after wrong NAR %d it is set aside for %v, want %v", i+1, got.Sub(start), want)
-			}
-		}
-		if _, why := tl.aside(time.Now()); why != asideWrong {
-			t.Errorf("it is set aside because it %q", why)
-		}
-		time.Sleep(wrongFor + time.Minute)
-		if until, _ := tl.aside(time.Now()); !until.IsZero() || tl.countWrong(time.Now()) != 0 || !tl.sentWrong(time.Now()).IsZero() {
-			t.Error("an hour later it is not forgotten")
-		}
-		var slow tally
-		for _, want := range []time.Duration{shunTime, 4 * shunTime, 16 * shunTime, maxAside} {
-			if got := slow.wasSlow(time.Now()); time.Until(got) != want {
-				t.Errorf("a slow peer is set aside for %v, want %v", time.Until(got), want)
-			}
-			if got := slow.wasSlow(time.Now()); !got.IsZero() {
-				t.Error("fetches that fail together count more than once")
-			}
-			time.Sleep(want)
-		}
-		for range 5 {
-			slow.kept()
-		}
-		if got := slow.wasSlow(time.Now()); time.Until(got) != shunTime {
-			t.Errorf("after it has delivered it is set aside for %v, want %v", time.Until(got), shunTime)
-		}
-	})
-}
-
-func TestWrongNARsOfASlowPeerAreNotTaken(t *testing.T) {
-	var tl tally
-	now := time.Now()
-	tl.mu.Lock()
-	tl.putAside(now, maxAside, asideSlow)
-	tl.mu.Unlock()
-	for range maxWrong {
-		tl.sentWrong(now)
-	}
-	if _, why := tl.aside(now); why != asideWrong {
-		t.Errorf("it is set aside because it %q, want because of its wrong NARs", why)
-	}
-}
-
-func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := newAvoided()
-		for i := range maxAvoided + 10 {
-			a.add(pair{hp: partA, nar: store.Hash{byte(i), byte(i >> 8)}}, wrongFor, "x")
-		}
-		if got := a.pairs.Len(); got != maxAvoided {
-			t.Errorf("%d pairs are remembered, want %d", got, maxAvoided)
-		}
-		last := pair{hp: partA, nar: store.Hash{1}}
-		a.add(last, time.Minute, "x")
-		if a.why(last) != "x" || a.add(last, time.Minute, "x") {
-			t.Error("a pair is not avoided")
-		}
-		time.Sleep(time.Hour + time.Second)
-		if a.why(last) != "" {
-			t.Error("a pair is avoided for ever")
-		}
-	})
 }
 
 // TestPeerWithWrongNARsGivesNoBlocks has two neighbours that claim a NAR which this node is receiving.

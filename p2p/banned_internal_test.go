@@ -1,0 +1,53 @@
+package p2p
+
+import (
+	"fmt"
+	"narbor/store/spool"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// startBanned makes a node with a file of bans, and returns what it warned of at its start.
+func startBanned(t *testing.T, file string) (n *Node, warned []string) {
+	t.Helper()
+	core, logs := observer.New(zap.WarnLevel)
+	s := newSigner(t)
+	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { spool.Close() })
+	n, err = New(Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, Denied: file, Log: zap.New(core)})
+	if err != nil {
+		t.Fatalf("New = %v", err)
+	}
+	t.Cleanup(func() { n.lan.host.Close() })
+	for _, e := range logs.All() {
+		warned = append(warned, fmt.Sprint(e.Message, " ", e.ContextMap()["error"]))
+	}
+	return n, warned
+}
+
+func TestNodeRefusesPeersBannedBefore(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "denied.json")
+	liar := (&rogue{}).start(t)
+	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, liar.ID(), time.Now().Add(banTime/2).Format(time.RFC3339))
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n, warned := startBanned(t, file)
+	if len(warned) != 0 {
+		t.Errorf("New warns: %q", warned)
+	}
+	if n.lan.gate.InterceptPeerDial(liar.ID()) || n.lan.gate.InterceptSecured(0, liar.ID(), nil) {
+		t.Error("a connection with the liar is let through")
+	}
+	if s := n.Status().Struck; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {
+		t.Errorf("struck are %v, want the liar", s)
+	}
+}
