@@ -37,7 +37,8 @@ func newGater(denies func(peer.ID) bool, accepted func(netip.Addr)) *gater {
 	if denies == nil {
 		denies = func(peer.ID) bool { return false }
 	}
-	g := &gater{denies: denies, accepted: accepted, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1}, named: make(map[string][]netip.Addr)}
+	g := &gater{denies: denies, accepted: accepted, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1},
+		named: make(map[string][]netip.Addr)}
 	rand.Read(g.tag[1:])
 	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
 		rand.Read(g.cids[1:])

@@ -133,7 +133,8 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	l := &lan{
-		log: cfg.Log, host: h, addrs: addrs, gate: gate, arrivals: arrived, policy: policy, net: cfg.Net, named: named, added: kept, mdns: cfg.MDNS,
+		log: cfg.Log, host: h, addrs: addrs, gate: gate, arrivals: arrived, policy: policy, net: cfg.Net, named: named, added: kept,
+		mdns:    cfg.MDNS,
 		vsock:   cfg.Vsock,
 		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1),
 		met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
