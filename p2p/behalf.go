@@ -180,7 +180,7 @@ func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wi
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	c.quota.found()
-	f.uplink.urged.Store(true)
+	f.urge()
 	n.meetOn(f, c.conn.RemotePeer())
 	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.pace.rate()))
 	return err
@@ -243,7 +243,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		n.running.Done()
 		return nil
 	}
-	f.uplink.urged.Store(true)
+	f.urge()
 	j.flight = f.fetch
 	close(j.begun)
 	go func() {

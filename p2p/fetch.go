@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
-
-	"go.uber.org/zap"
 
 	"narbor/store"
 	"narbor/store/spool"
@@ -60,24 +57,14 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	defer f.draft.Discard()
 	defer f.landed()
 	m := f.m
-	if f.secret = n.secretNAR(ctx, m) != nil; !f.secret {
-		f.join(n.holders(ctx, m, false))
-	}
-	if f.nobody() && len(n.cfg.Upstreams) == 0 {
-		return nil, fmt.Errorf("%s: no neighbour has it: %w", m.Path(), store.ErrNotFound)
-	}
-	start := time.Now()
-	sp, err := f.honest(ctx)
-	f.account(start, err)
+	sp, err := f.do(ctx, n.secretNAR(ctx, m) != nil)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Path(), err)
+		return nil, err
 	}
 	n.fetched.add(m)
 	if f.inDemand() {
 		n.server.offer(m, sp)
 	}
-	n.log.Debug("fetched", zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()),
-		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
 	return sp, nil
 }
 

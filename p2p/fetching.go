@@ -12,6 +12,12 @@ import (
 	"narbor/trust"
 )
 
+// A holder is a neighbour that claims to have a NAR, or to be receiving it.
+type holder struct {
+	*neighbour
+	receiving bool
+}
+
 // A swarmSource finds the neighbours from which a NAR can be fetched. Its methods may be called concurrently.
 type swarmSource interface {
 	// Holders returns the neighbours that claim to have a NAR. It asks all neighbours if the last answers are too old, or

@@ -16,16 +16,10 @@ import (
 	"narbor/trust"
 )
 
-const (
-	// holdersFresh is how long the answers about which peers have a path are relied on. In a swarm that wants the same
-	// closure, new holders appear all the time after Nix asked for the narinfo; asking costs a fraction of a
-	// millisecond.
-	holdersFresh = 2 * time.Second
-	// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
-	// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
-	// fetching at that moment.
-	crowdSize = store.BlockSize / 8
-)
+// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
+// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
+// fetching at that moment.
+const crowdSize = store.BlockSize / 8
 
 // errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
 var errUnreliable = errors.New("not relied on")
@@ -67,12 +61,6 @@ func (f *finding) add(id peer.ID, receiving bool) {
 		f.holders = map[peer.ID]bool{}
 	}
 	f.holders[id] = receiving
-}
-
-// A holder is a neighbour that claims to have a NAR, or to be receiving it.
-type holder struct {
-	*neighbour
-	receiving bool
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps

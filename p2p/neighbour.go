@@ -18,6 +18,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // A tally is what a peer has done, kept when it disconnects.
@@ -227,4 +228,21 @@ func (n *neighbour) window() int {
 // leastPace is the bytes a second below which a neighbour is too slow: a part of the most that it has shown.
 func (n *neighbour) leastPace() int64 {
 	return min(max(n.shown.Load()/shownPart, leastPace), mostLeastPace)
+}
+
+// askManifest returns the hashes that the blocks have according to the neighbour.
+func (n *neighbour) askManifest(ctx context.Context, m trust.Mapping) (store.Manifest, error) {
+	ex, err := n.open(ctx, readStall)
+	if err != nil {
+		return nil, err
+	}
+	defer ex.Reset()
+	stop := context.AfterFunc(ctx, func() { ex.Reset() })
+	defer stop()
+	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
+	if err := ex.send(r); err != nil {
+		return nil, err
+	}
+	ex.until = time.Now().Add(min(manifestTimeout+time.Duration(m.NarSize()/manifestPace)*time.Second, manifestLimit))
+	return wire.ReadManifest(ex.br, m.NarSize())
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
@@ -34,7 +33,7 @@ func (f *fetch) attribute(ctx context.Context, cause error) (*spool.NAR, error) 
 // compareWith compares the blocks with the manifest of one holder, and fetches those that differ again from that holder
 // alone. If the NAR is still wrong then, the holder vouched for all of it, and is blamed.
 func (f *fetch) compareWith(ctx context.Context, reference *neighbour, blocks []sender) (*spool.NAR, error) {
-	manifest, err := f.askManifest(ctx, reference)
+	manifest, err := reference.askManifest(ctx, f.m)
 	if err != nil {
 		f.failed(ctx, reference, err)
 		if err := f.reread(sentBy(blocks, reference.id), blocks); err != nil {
@@ -141,21 +140,4 @@ func (f *fetch) digest(nar io.ReaderAt, i int) (store.Hash, error) {
 	b := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
 	_, err := nar.ReadAt(b, int64(i)*store.BlockSize)
 	return sha256.Sum256(b), err
-}
-
-// askManifest returns the hashes that the blocks have according to a holder.
-func (f *fetch) askManifest(ctx context.Context, nb *neighbour) (store.Manifest, error) {
-	ex, err := nb.open(ctx, readStall)
-	if err != nil {
-		return nil, err
-	}
-	defer ex.Reset()
-	stop := context.AfterFunc(ctx, func() { ex.Reset() })
-	defer stop()
-	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{f.m.Path().HashPart()}, NAR: f.m.NarHash()}
-	if err := ex.send(r); err != nil {
-		return nil, err
-	}
-	ex.until = time.Now().Add(min(manifestTimeout+time.Duration(f.m.NarSize()/manifestPace)*time.Second, manifestLimit))
-	return wire.ReadManifest(ex.br, f.m.NarSize())
 }

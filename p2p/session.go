@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
 
 	"narbor/store"
 	"narbor/store/spool"
@@ -16,6 +17,25 @@ import (
 
 // tick is the interval of the check for overdue blocks.
 const tick = 10 * time.Millisecond
+
+// do receives the NAR. With secret, no neighbour may learn that it is wanted. It is called once.
+func (f *fetch) do(ctx context.Context, secret bool) (*spool.NAR, error) {
+	if f.secret = secret; !secret {
+		f.join(f.swarm.Holders(ctx, f.m, false))
+	}
+	if f.nobody() && len(f.upstreams) == 0 {
+		return nil, fmt.Errorf("%s: no neighbour has it: %w", f.m.Path(), store.ErrNotFound)
+	}
+	start := time.Now()
+	sp, err := f.honest(ctx)
+	f.account(start, err)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.m.Path(), err)
+	}
+	f.log.Debug("fetched", zap.Stringer("path", f.m.Path()), zap.Int64("size", f.m.NarSize()),
+		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
+	return sp, nil
+}
 
 // honest fetches, and excludes liars, until the NAR is right or no source is left.
 func (f *fetch) honest(ctx context.Context) (*spool.NAR, error) {
@@ -106,7 +126,7 @@ type fetch struct {
 	*fetching
 	m      trust.Mapping
 	draft  *spool.Draft
-	secret bool  // no neighbour may learn that it is wanted; set by fly before it starts anything
+	secret bool  // no neighbour may learn that it is wanted; set by do before it starts anything
 	blame  blame // changes between runs only
 	uplink uplink
 

@@ -102,11 +102,11 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 		ask          func(ctx context.Context, nb *neighbour) error
 	}{
 		"a manifest": {manifestTimeout + time.Second, time.Second, blocks(small), func(ctx context.Context, nb *neighbour) error {
-			_, err := (&fetch{m: small}).askManifest(ctx, nb)
+			_, err := nb.askManifest(ctx, small)
 			return err
 		}},
 		"a manifest of a large NAR": {manifestLimit, time.Second, blocks(huge), func(ctx context.Context, nb *neighbour) error {
-			_, err := (&fetch{m: huge}).askManifest(ctx, nb)
+			_, err := nb.askManifest(ctx, huge)
 			return err
 		}},
 		"claims": {askTimeout, askTimeout / 10, claim, func(ctx context.Context, nb *neighbour) error {

@@ -32,6 +32,9 @@ type uplink struct {
 	urged atomic.Bool // neighbours wait for this node to ask its upstream
 }
 
+// urge records that neighbours wait for this node to ask its upstream.
+func (f *fetch) urge() { f.uplink.urged.Store(true) }
+
 // startSupply lets the NAR come from an upstream: through the elected neighbour, or from ours. It returns false if
 // there is none, while a holder's manifest is tested, and while enough relays may suffice.
 func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
