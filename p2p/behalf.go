@@ -182,7 +182,7 @@ func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wi
 	c.quota.found()
 	f.urge()
 	n.meetOn(f, c.conn.RemotePeer())
-	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.pace.rate()))
+	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.upstreamRate.rate()))
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 )
 
 // pick returns the block to request from a holder or a partial peer, or false if there is none for it now. It may be
-// [askedHave] for a partial peer.
+// [askBitfield] for a partial peer.
 func (f *fetch) pick(nb *neighbour, owed []int) (int, bool) {
 	a := ask{id: nb.id, each: overdueAfter, owed: owed}
 	if each, known := nb.expect(); known {
@@ -37,7 +37,7 @@ func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
 	}
 	nb.brought.Store(time.Now().UnixNano())
 	f.mu.Lock()
-	f.picker.blocks[i].copies--
+	f.picker.blocks[i].requests--
 	f.mu.Unlock()
 	if !f.write(i, data, nb.id, relayed) {
 		nb.tally.wasted.Add(int64(len(data)))
@@ -67,7 +67,7 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 	last := f.picker.done(i, from, relayed, time.Now())
 	origin, name := f.origin(from)
 	f.received(origin, f.m, name, len(data))
-	f.tell()
+	f.notify()
 	if last {
 		f.end()
 	}
@@ -96,7 +96,7 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 		return
 	}
 	if errors.Is(err, wire.ErrWire) {
-		f.liar(nb.id, err)
+		f.strike(nb.id, err)
 		return
 	}
 	if errors.Is(err, store.ErrCorrupt) {
@@ -107,7 +107,7 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 		f.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 		return
 	}
-	f.shunHelper(nb)
+	f.shunProxies(nb)
 	f.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 	failures := 1
 	if stalledOut(err) {
@@ -119,8 +119,8 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 	f.exclude(nb.id, failures)
 }
 
-// liar strikes a peer, and takes it out of the fetch for good.
-func (f *fetch) liar(id peer.ID, cause error) {
+// strike counts a lie of a peer, and takes it out of the fetch for good.
+func (f *fetch) strike(id peer.ID, cause error) {
 	f.conduct.Strike(id, fmt.Errorf("%s: %w", f.m.Path(), cause))
 	f.exclude(id, lied)
 }

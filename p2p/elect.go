@@ -112,7 +112,7 @@ func (e Election) Of() (n int) {
 
 // Elect returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
 func (n *Node) Elect(hp store.HashPart) Election {
-	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: helpPatience.Seconds()}
+	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: proxyPatience.Seconds()}
 	if len(n.cfg.Upstreams) > 0 && !n.cfg.NoCooperate {
 		e.Alone = ""
 	} else {

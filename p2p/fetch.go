@@ -71,7 +71,7 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 // fetching returns what fetches need of this node.
 func (n *Node) fetching() *fetching {
 	return &fetching{self: n.lan.Host().ID(), swarm: nodeSwarm{n}, conduct: nodeConduct{n}, upstreams: n.cfg.Upstreams,
-		pace: &n.pace, received: n.countReceived, log: n.log}
+		throughput: &n.upstreamRate, received: n.countReceived, log: n.log}
 }
 
 // newFetch returns a fetch that writes into a draft.

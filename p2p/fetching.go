@@ -48,11 +48,11 @@ type conduct interface {
 
 // A fetching is what all fetches of a node have in common. Nothing in it changes.
 type fetching struct {
-	self      peer.ID
-	swarm     swarmSource
-	conduct   conduct
-	upstreams []*upstream.Cache
-	pace      *tempo // of all upstreams together
-	received  func(o store.Origin, m trust.Mapping, from string, n int)
-	log       *zap.Logger
+	self       peer.ID
+	swarm      swarmSource
+	conduct    conduct
+	upstreams  []*upstream.Cache
+	throughput *throughput // of all upstreams together
+	received   func(o store.Origin, m trust.Mapping, from string, n int)
+	log        *zap.Logger
 }

@@ -40,7 +40,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	honest := n.neighbours()[0]
 	honest.measured(time.Second, store.BlockSize) // the others look faster and are asked first
 	holders := []holder{{neighbour: honest}}
-	for range maxCopies + 1 {
+	for range maxRequests + 1 {
 		holders = append(holders, holder{neighbour: ghost(t, n)})
 	}
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
@@ -53,7 +53,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	start := time.Now()
 	f := n.newFetch(m, draft)
 	f.join(holders)
-	sp, err := f.honest(ctx)
+	sp, err := f.untilRight(ctx)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}
@@ -109,7 +109,7 @@ func TestTricklingHoldersAreOvertaken(t *testing.T) {
 	info, m := s.sign(t, "small", nar)
 	honest := (&rogue{info: info, nar: nar}).start(t)
 	rogues := []*rogue{honest}
-	for range maxCopies {
+	for range maxRequests {
 		rogues = append(rogues, (&rogue{info: info, nar: nar, block: trickle}).start(t))
 	}
 	n, _ := runNode(t, s, nil, rogues...)

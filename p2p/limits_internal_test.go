@@ -245,17 +245,17 @@ func TestHelpersOfADownloadAreBounded(t *testing.T) {
 	for i := 0; ; i++ {
 		_, m := s.sign(t, fmt.Sprint("wanted", i), randomNAR(1000))
 		f := n.newFetch(m, nil)
-		if nb, _ := f.electHelper(); nb == nil {
+		if nb, _ := f.electProxy(); nb == nil {
 			if i == 100 {
 				t.Fatal("the only neighbour is never elected")
 			}
 			continue // this node is
 		}
-		for j := range maxHelpers {
+		for j := range maxProxies {
 			f.proxies.asked[peer.ID(fmt.Sprint(j))] = true
 		}
-		if nb, _ := f.electHelper(); nb != nil {
-			t.Errorf("after %d helpers another is elected", maxHelpers)
+		if nb, _ := f.electProxy(); nb != nil {
+			t.Errorf("after %d helpers another is elected", maxProxies)
 		}
 		return
 	}

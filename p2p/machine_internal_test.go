@@ -161,8 +161,8 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 			}
 			return time.Since(start)
 		}
-		if took := block(); took != relayWait {
-			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, relayWait)
+		if took := block(); took != partialWait {
+			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, partialWait)
 		}
 		for g.server.mayLook(g.peer, info.Path.HashPart(), 0) {
 		}
@@ -170,12 +170,12 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 			t.Errorf("a peer without a budget is answered after %s, want as about what is not here", took)
 		}
 		g.asks(info.Path.HashPart())
-		if f.isRelay(nb) {
+		if f.isPartial(nb) {
 			t.Error("a peer without a budget is asked for blocks of what is being received")
 		}
 		time.Sleep(2 * time.Minute)
 		g.asks(info.Path.HashPart())
-		if !f.isRelay(nb) {
+		if !f.isPartial(nb) {
 			t.Error("a peer with a budget is not a member of the swarm")
 		}
 	})

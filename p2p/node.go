@@ -91,26 +91,26 @@ func (nobody) Landed(trust.Mapping, error)                       {}
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
 // when there are no neighbours.
 type Node struct {
-	cfg      Config
-	log      *zap.Logger
-	lan      *lan
-	server   *server
-	fetched  *fetched
-	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
-	behalf   *behalf
-	power    *netmon.Power
-	sign     protocol.ID     // protocol of the peers that ask the same upstreams for others
-	pace     tempo           // of all upstreams together
-	life     context.Context // of fetches for others; ended by dying, which Run calls
-	dying    context.CancelFunc
-	findings *lru.Cache[store.HashPart, *finding]
-	wanted   *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
-	ledger   *ledger
-	group    *group        // nil is no group
-	joined   chan peer.ID  // receives the peers that have proved to be in the group; read by watch
-	news     chan struct{} // a neighbour has joined; read by exchangePeers
-	settled  chan struct{}
-	running  sync.WaitGroup // what Run waits for; see begin
+	cfg          Config
+	log          *zap.Logger
+	lan          *lan
+	server       *server
+	fetched      *fetched
+	received     map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
+	behalf       *behalf
+	power        *netmon.Power
+	sign         protocol.ID     // protocol of the peers that ask the same upstreams for others
+	upstreamRate throughput      // of all upstreams together
+	life         context.Context // of fetches for others; ended by dying, which Run calls
+	dying        context.CancelFunc
+	findings     *lru.Cache[store.HashPart, *finding]
+	wanted       *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
+	ledger       *ledger
+	group        *group        // nil is no group
+	joined       chan peer.ID  // receives the peers that have proved to be in the group; read by watch
+	news         chan struct{} // a neighbour has joined; read by exchangePeers
+	settled      chan struct{}
+	running      sync.WaitGroup // what Run waits for; see begin
 
 	mu        sync.Mutex // guards the rest
 	ended     bool       // Run has ended, or is about to

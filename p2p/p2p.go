@@ -13,7 +13,7 @@
 // to receive the NAR, too. A member requests the blocks assigned to it from holders of the whole NAR first, and the
 // other blocks from the members to which they are assigned. A block is assigned to the member with the highest score
 // (rendezvous hashing), so members do not have to negotiate; members that see different swarms at worst fetch a block
-// more than once. A request for a block that is not there yet waits for it up to [relayWait]. A member without other
+// more than once. A request for a block that is not there yet waits for it up to [partialWait]. A member without other
 // requests to make fetches the missing blocks from any peer that has them, after a delay that depends on how fast the
 // holders are.
 //

@@ -19,42 +19,42 @@ import (
 // errSlow says that a NAR comes too slowly.
 var errSlow = errors.New("too slow")
 
-// A mark is how far a fetch was at a moment.
-type mark struct {
+// A sample is how far a fetch was at a moment.
+type sample struct {
 	at   time.Time
 	left int                  // blocks that are missing
 	came map[*neighbour]int64 // bytes that had come from each holder, of all NARs
 }
 
-// A pacer is the marks of the last [judgedAfter]. It is owned by get.
-type pacer struct{ marks []mark }
+// A progress is the samples of the last [judgedAfter]. It is owned by get.
+type progress struct{ samples []sample }
 
-// note adds a mark, once a second.
-func (p *pacer) note(now time.Time, f *fetch) {
-	if last := len(p.marks) - 1; last >= 0 && now.Sub(p.marks[last].at) < time.Second {
+// sample adds a sample, once a second.
+func (p *progress) sample(now time.Time, f *fetch) {
+	if last := len(p.samples) - 1; last >= 0 && now.Sub(p.samples[last].at) < time.Second {
 		return
 	}
 	f.mu.Lock()
-	p.marks = append(p.marks, mark{at: now, left: f.picker.left, came: f.sources.received()})
+	p.samples = append(p.samples, sample{at: now, left: f.picker.left, came: f.sources.received()})
 	f.mu.Unlock()
-	for len(p.marks) > 2 && now.Sub(p.marks[1].at) >= judgedAfter {
-		p.marks = p.marks[1:]
+	for len(p.samples) > 2 && now.Sub(p.samples[1].at) >= judgedAfter {
+		p.samples = p.samples[1:]
 	}
 }
 
-// rest is how long the missing blocks take at the pace of the marks, and over what time that was measured.
-func (p *pacer) rest() (rest, over time.Duration) {
-	if len(p.marks) == 0 {
+// remaining is how long the missing blocks take at the rate of the samples, and over what time that was measured.
+func (p *progress) remaining() (rest, over time.Duration) {
+	if len(p.samples) == 0 {
 		return 0, 0
 	}
-	first, last := p.marks[0], p.marks[len(p.marks)-1]
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
 	over = last.at.Sub(first.at)
 	return remaining(over, first.left-last.left, last.left), over
 }
 
-// pace is what came in a second, of all NARs of these holders or at least of this one, and the least that must come.
-func (p *pacer) pace() (pace, least int64) {
-	first, last := p.marks[0], p.marks[len(p.marks)-1]
+// rate is what came in a second, of all NARs of these holders or at least of this one, and the least that must come.
+func (p *progress) rate() (pace, least int64) {
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
 	var came int64
 	for nb, now := range last.came {
 		came += now - first.came[nb]
@@ -65,23 +65,23 @@ func (p *pacer) pace() (pace, least int64) {
 }
 
 // impatient fails if the NAR comes so slowly that it is not worth waiting for.
-func (s *shift) impatient(ctx context.Context) error {
+func (s *round) impatient(ctx context.Context) error {
 	now := time.Now()
-	s.pacer.note(now, s.fetch)
-	rest, over := s.pacer.rest()
+	s.progress.sample(now, s.fetch)
+	rest, over := s.progress.remaining()
 	if over < judgedAfter || rest <= crawlTime || s.supply.size > 0 {
 		return nil
 	}
 	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
 		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, errSlow,
 			rest.Round(time.Second), until.Sub(now).Round(time.Second))
-		if pace, least := s.pacer.pace(); pace >= least {
+		if pace, least := s.progress.rate(); pace >= least {
 			return err
 		}
 		s.markSlow()
 		return err
 	}
-	pace, least := s.pacer.pace()
+	pace, least := s.progress.rate()
 	if pace >= least || len(s.upstreams) > 0 { // an upstream is asked instead, unless it is slower still
 		return nil
 	}
@@ -96,7 +96,7 @@ func (f *fetch) markSlow() {
 	f.sources.markSlow()
 }
 
-// stalledOut says whether an error is that a holder made no progress.
+// stalledOut reports whether an error is that a holder made no progress.
 func stalledOut(err error) bool {
 	var timeout net.Error
 	return errors.As(err, &timeout) && timeout.Timeout()

@@ -42,45 +42,45 @@ const (
 )
 
 type block struct {
-	state   blockState
-	relayed bool      // done: its sender had not verified it
-	copies  int       // number of peers that were asked for it and have not answered
-	from    peer.ID   // asked: the peer that was asked last; done: its sender
-	due     time.Time // asked: when it was expected
+	state    blockState
+	relayed  bool      // done: its sender had not verified it
+	requests int       // number of peers that were asked for it and have not answered
+	from     peer.ID   // asked: the peer that was asked last; done: its sender
+	due      time.Time // asked: when it was expected
 }
 
 // A narSwarm is the peers that are receiving the NAR at the same time.
 type narSwarm struct {
-	nar     store.Hash
-	seed    uint64 // this node's
-	members map[peer.ID]*partialPeer
-	owners  []*partialPeer        // the member to which each block is assigned, nil is this node; made when it is needed
-	gone    map[peer.ID]time.Time // when it had nothing to pass on
-	idle    time.Time             // since when holders have had nothing to do
-	passed  int                   // number of blocks that members have passed on since then
-	last    time.Time             // when the last block came, from any peer
+	nar       store.Hash
+	weight    uint64 // this node's
+	members   map[peer.ID]*partialPeer
+	assignees []*partialPeer        // the member to which each block is assigned, nil is this node; made when it is needed
+	gone      map[peer.ID]time.Time // when it had nothing to pass on
+	idle      time.Time             // since when holders have had nothing to do
+	passed    int                   // number of blocks that members have passed on since then
+	last      time.Time             // when the last block came, from any peer
 }
 
 // A partialPeer is a member of a narSwarm.
 type partialPeer struct {
-	seed  uint64
-	have  wire.Bitmap // its bitfield, nil if it has not told
-	asked time.Time   // when it was asked for that
-	root  bool        // it fetches the NAR from an upstream, and will have all of it
+	weight   uint64
+	bitfield wire.Bitmap // its bitfield, nil if it has not told
+	asked    time.Time   // when it was asked for that
+	proxy    bool        // it fetches the NAR from an upstream, and will have all of it
 }
 
 // An ask is what the picker weighs of a peer from which one more block can be requested.
 type ask struct {
 	id     peer.ID
 	each   time.Duration // that it takes for a block
-	owed   []int         // what was requested from it and has not come; askedHave stands for its bitfield
+	owed   []int         // what was requested from it and has not come; askBitfield stands for its bitfield
 	others float64       // blocks that the other holders deliver together in a second, as far as is known
 }
 
 // newPicker returns a picker for a NAR with that number of blocks, on the node self.
 func newPicker(blocks int, nar store.Hash, self peer.ID, now time.Time) picker {
 	return picker{blocks: make([]block, blocks), left: blocks,
-		swarm: narSwarm{nar: nar, seed: weightSeed(self, nar), members: map[peer.ID]*partialPeer{},
+		swarm: narSwarm{nar: nar, weight: weightSeed(self, nar), members: map[peer.ID]*partialPeer{},
 			gone: map[peer.ID]time.Time{}, last: now}}
 }
 
@@ -100,7 +100,7 @@ func weight(seed uint64, block int) uint64 {
 
 // pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
 // holder that is the first missing block, or as the swarm has it; if all have been requested, the one that is expected
-// last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askedHave].
+// last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
 	for p.next < len(p.blocks) && p.blocks[p.next].state != blockMissing {
@@ -113,18 +113,18 @@ func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	}
 	if r != nil {
 		var sure bool
-		if i, sure = p.pickRelayed(r, a.owed, now); i == askedHave {
+		if i, sure = p.pickPartial(r, a.owed, now); i == askBitfield {
 			return i, true
 		}
 		if !sure {
-			mine = mine.Add(relayWait)
+			mine = mine.Add(partialWait)
 		}
 	} else if len(p.swarm.members) > 0 {
-		i, ok = p.pickVouched(a.each, now)
+		i, ok = p.pickWhole(a.each, now)
 	}
 	switch {
 	case i == len(p.blocks):
-		i = p.latest(now, mine, a.owed, r)
+		i = p.endgame(now, mine, a.owed, r)
 	case r == nil && ok && p.soonerElsewhere(a.others, now, mine):
 		ok = false
 	}
@@ -133,7 +133,7 @@ func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	}
 	b := &p.blocks[i]
 	b.state, b.from, b.due = blockAsked, a.id, mine
-	b.copies++
+	b.requests++
 	return i, true
 }
 
@@ -146,14 +146,14 @@ func (p *picker) soonerElsewhere(others float64, now, mine time.Time) bool {
 	return others > 0 && now.Add(time.Duration(2*float64(p.left)/others*float64(time.Second))+tick).Before(mine)
 }
 
-// latest returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, its
+// endgame returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, its
 // bitfield has that block.
-func (p *picker) latest(now, mine time.Time, owed []int, r *partialPeer) int {
+func (p *picker) endgame(now, mine time.Time, owed []int, r *partialPeer) int {
 	late := -1
 	for i := range p.blocks {
 		b := &p.blocks[i]
-		enough := b.copies >= maxCopies && now.Sub(b.due) < hopelessAfter
-		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.have.Has(i) {
+		enough := b.requests >= maxRequests && now.Sub(b.due) < hopelessAfter
+		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.bitfield.Has(i) {
 			continue
 		}
 		if eta := b.expected(now); eta.After(mine.Add(tick)) {
@@ -171,32 +171,32 @@ func (b *block) expected(now time.Time) time.Time {
 	return now.Add(now.Sub(b.due))
 }
 
-// pickRelayed returns the next block for a partial peer, of those in its bitfield or assigned to it; sure means that it
-// has the block. It returns [askedHave] if its bitfield is to be requested, and the number of blocks if there is nothing.
-func (p *picker) pickRelayed(r *partialPeer, owed []int, now time.Time) (i int, sure bool) {
-	if len(p.blocks) > 1 && now.Sub(r.asked) > haveFresh && (r.have == nil || len(owed) == 0) {
+// pickPartial returns the next block for a partial peer, of those in its bitfield or assigned to it; sure means that it
+// has the block. It returns [askBitfield] if its bitfield is to be requested, and the number of blocks if there is nothing.
+func (p *picker) pickPartial(r *partialPeer, owed []int, now time.Time) (i int, sure bool) {
+	if len(p.blocks) > 1 && now.Sub(r.asked) > haveFresh && (r.bitfield == nil || len(owed) == 0) {
 		r.asked = now
-		return askedHave, true
+		return askBitfield, true
 	}
 	own := len(p.blocks)
 	for i := p.next; i < len(p.blocks); i++ {
 		if p.blocks[i].state != blockMissing {
 			continue
 		}
-		if r.root || r.have.Has(i) {
+		if r.proxy || r.bitfield.Has(i) {
 			return i, true
 		}
-		if own == len(p.blocks) && p.swarm.owner(i, len(p.blocks)) == r {
+		if own == len(p.blocks) && p.swarm.assignee(i, len(p.blocks)) == r {
 			own = i
 		}
 	}
 	return own, false
 }
 
-// pickVouched returns the next block for a holder while there is a swarm: one that is assigned to this node, or one that
+// pickWhole returns the next block for a holder while there is a swarm: one that is assigned to this node, or one that
 // no member passes on soon enough. It returns the number of blocks if all have been requested, and false if it is too
 // early.
-func (p *picker) pickVouched(each time.Duration, now time.Time) (int, bool) {
+func (p *picker) pickWhole(each time.Duration, now time.Time) (int, bool) {
 	const not = -1
 	foreign, here := not, not // the first missing block that is assigned to a member, and the first that a member has
 	for i := p.next; i < len(p.blocks); i++ {
@@ -206,7 +206,7 @@ func (p *picker) pickVouched(each time.Duration, now time.Time) (int, bool) {
 			if here == not {
 				here = i
 			}
-		case p.swarm.owner(i, len(p.blocks)) == nil:
+		case p.swarm.assignee(i, len(p.blocks)) == nil:
 			p.swarm.busy()
 			return i, true
 		case foreign == not:
@@ -250,11 +250,11 @@ func (p *picker) done(i int, from peer.ID, relayed bool, now time.Time) (last bo
 // giveBack makes blocks that a peer owes missing again, unless they were requested from another one, too.
 func (p *picker) giveBack(owed []int) {
 	for _, i := range owed {
-		if i == askedHave {
+		if i == askBitfield {
 			continue
 		}
 		b := &p.blocks[i]
-		if b.copies--; b.copies == 0 && b.state == blockAsked {
+		if b.requests--; b.requests == 0 && b.state == blockAsked {
 			b.state = blockMissing
 			p.next = min(p.next, i)
 		}
@@ -271,8 +271,8 @@ func (p *picker) again(i int) {
 // isHere reports whether there is such a block and it is here.
 func (p *picker) isHere(i int) bool { return i < len(p.blocks) && p.blocks[i].state == blockDone }
 
-// have returns which blocks are here.
-func (p *picker) have() wire.Bitmap {
+// bitfield returns which blocks are here.
+func (p *picker) bitfield() wire.Bitmap {
 	b := wire.NewBitmap(len(p.blocks))
 	for i := range p.blocks {
 		if p.blocks[i].state == blockDone {
@@ -282,8 +282,8 @@ func (p *picker) have() wire.Bitmap {
 	return b
 }
 
-// overdue reports whether a requested block was expected longer ago than that.
-func (p *picker) overdue(by time.Duration, now time.Time) bool {
+// isOverdue reports whether a requested block was expected longer ago than that.
+func (p *picker) isOverdue(by time.Duration, now time.Time) bool {
 	for i := range p.blocks {
 		if b := &p.blocks[i]; b.state == blockAsked && now.Sub(b.due) > by {
 			return true
@@ -313,13 +313,13 @@ func (p *picker) contributors() map[peer.ID]int {
 }
 
 // offer makes a peer a member. It returns false if it is one already, if there are many, or if it had nothing a moment ago.
-// The last two do not hold for a root; there are no more of those than maxHelpers.
-func (s *narSwarm) offer(id peer.ID, root bool, now time.Time) bool {
-	if s.members[id] != nil || !root && (len(s.members) >= maxRelays || now.Sub(s.gone[id]) < holdersFresh) {
+// The last two do not hold for a proxy; there are no more of those than maxProxies.
+func (s *narSwarm) offer(id peer.ID, proxy bool, now time.Time) bool {
+	if s.members[id] != nil || !proxy && (len(s.members) >= maxPartials || now.Sub(s.gone[id]) < holdersFresh) {
 		return false
 	}
-	s.members[id] = &partialPeer{seed: weightSeed(id, s.nar)}
-	s.owners = nil
+	s.members[id] = &partialPeer{weight: weightSeed(id, s.nar)}
+	s.assignees = nil
 	return true
 }
 
@@ -328,7 +328,7 @@ func (s *narSwarm) drop(id peer.ID) bool {
 	member := s.members[id] != nil
 	if member {
 		delete(s.members, id)
-		s.owners = nil
+		s.assignees = nil
 	}
 	return member
 }
@@ -336,36 +336,36 @@ func (s *narSwarm) drop(id peer.ID) bool {
 // dissolve takes out all members.
 func (s *narSwarm) dissolve() {
 	clear(s.members)
-	s.owners = nil
+	s.assignees = nil
 }
 
-// told records the bitfield of a member.
-func (s *narSwarm) told(id peer.ID, have wire.Bitmap, now time.Time) {
+// setBitfield records the bitfield of a member.
+func (s *narSwarm) setBitfield(id peer.ID, have wire.Bitmap, now time.Time) {
 	if r := s.members[id]; r != nil {
-		r.have, r.asked = have, now
+		r.bitfield, r.asked = have, now
 	}
 }
 
-// owner returns the member to which a block is assigned; nil is this node.
-func (s *narSwarm) owner(i, blocks int) *partialPeer {
-	if s.owners == nil {
-		s.owners = make([]*partialPeer, blocks)
-		for b := range s.owners {
-			best := weight(s.seed, b)
+// assignee returns the member to which a block is assigned; nil is this node.
+func (s *narSwarm) assignee(i, blocks int) *partialPeer {
+	if s.assignees == nil {
+		s.assignees = make([]*partialPeer, blocks)
+		for b := range s.assignees {
+			best := weight(s.weight, b)
 			for _, r := range s.members {
-				if w := weight(r.seed, b); w > best {
-					best, s.owners[b] = w, r
+				if w := weight(r.weight, b); w > best {
+					best, s.assignees[b] = w, r
 				}
 			}
 		}
 	}
-	return s.owners[i]
+	return s.assignees[i]
 }
 
 // has reports whether the bitfield of a member has a block.
 func (s *narSwarm) has(i int) bool {
 	for _, r := range s.members {
-		if r.have.Has(i) {
+		if r.bitfield.Has(i) {
 			return true
 		}
 	}

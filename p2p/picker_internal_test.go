@@ -44,7 +44,7 @@ func (p *pickerTest) wants(want int, id peer.ID, each time.Duration, others floa
 func (p *pickerTest) comes(id peer.ID, i int, relayed bool) {
 	p.Helper()
 	p.owed[id] = slices.DeleteFunc(p.owed[id], func(o int) bool { return o == i })
-	p.blocks[i].copies--
+	p.blocks[i].requests--
 	if !p.begin(i) {
 		p.Fatalf("block %d is here already", i)
 	}
@@ -76,7 +76,7 @@ func TestPickerDuplicatesRequestsAtTheEnd(t *testing.T) {
 func TestPickerBoundsDuplicates(t *testing.T) {
 	p := newPickerTest(t, 1)
 	each := 100 * time.Second
-	for k := range maxCopies {
+	for k := range maxRequests {
 		p.wants(0, peer.ID(rune('a'+k)), each, 0)
 		each /= 4
 	}
@@ -97,10 +97,10 @@ func TestPickerSparesSlowHolders(t *testing.T) {
 func TestPickerReliesOnBitfields(t *testing.T) {
 	p := newPickerTest(t, 8)
 	p.swarm.offer("partial", false, p.now)
-	p.wants(askedHave, "partial", time.Millisecond, 0)
+	p.wants(askBitfield, "partial", time.Millisecond, 0)
 	have := wire.NewBitmap(8)
 	have.Set(5)
-	p.swarm.told("partial", have, p.now)
+	p.swarm.setBitfield("partial", have, p.now)
 	p.owed["partial"] = nil
 	p.wants(5, "partial", time.Millisecond, 0)
 	own := p.assigned("partial")
@@ -112,13 +112,13 @@ func TestPickerReliesOnBitfields(t *testing.T) {
 	p.wants(nothing, "partial", time.Millisecond, 0)
 	p.now = p.now.Add(haveFresh + 1)
 	p.owed["partial"] = nil
-	p.wants(askedHave, "partial", time.Millisecond, 0)
+	p.wants(askBitfield, "partial", time.Millisecond, 0)
 }
 
 // assigned returns the blocks that are assigned to a member, or to this node.
 func (p *pickerTest) assigned(id peer.ID) (blocks []int) {
 	for i := range p.blocks {
-		if p.swarm.owner(i, len(p.blocks)) == p.swarm.members[id] {
+		if p.swarm.assignee(i, len(p.blocks)) == p.swarm.members[id] {
 			blocks = append(blocks, i)
 		}
 	}
@@ -156,8 +156,8 @@ func TestPickerLeavesTheSwarmItsBlocks(t *testing.T) {
 func TestPickerGivesARootEveryBlock(t *testing.T) {
 	p := newPickerTest(t, 3)
 	p.swarm.offer("root", true, p.now)
-	p.swarm.members["root"].root = true
-	p.swarm.told("root", wire.NewBitmap(3), p.now)
+	p.swarm.members["root"].proxy = true
+	p.swarm.setBitfield("root", wire.NewBitmap(3), p.now)
 	for i := range 3 {
 		p.wants(i, "root", time.Millisecond, 0)
 	}

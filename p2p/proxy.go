@@ -22,13 +22,13 @@ type proxies struct {
 	waited    bool             // for one of them, for so long that no other is asked
 }
 
-// electHelper returns the neighbour that is to fetch the NAR from its upstream, or nil if this node is to; and how many
-// could be elected beside it.
-func (f *fetch) electHelper() (who *neighbour, others int) {
+// electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is; others is
+// the number of neighbours that took part.
+func (f *fetch) electProxy() (proxy *neighbour, others int) {
 	f.mu.Lock()
 	asked, closed := len(f.proxies.asked), f.swarming.closed || f.proxies.waited
 	f.mu.Unlock()
-	if closed || asked >= maxHelpers || f.uplink.urged.Load() || f.secret {
+	if closed || asked >= maxProxies || f.uplink.urged.Load() || f.secret {
 		return nil, 0
 	}
 	return f.swarm.Elect(f.m.Path().HashPart(), func(nb *neighbour) bool {
@@ -46,8 +46,8 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 	f.mu.Unlock()
 	f.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()))
 	began := time.Now()
-	err := f.watchHelper(ctx, nb)
-	f.setRoot(nb, false)
+	err := f.watchProxy(ctx, nb)
+	f.setProxy(nb, false)
 	f.mu.Lock()
 	f.proxies.waited = f.proxies.waited || time.Since(began) > waitedEnough
 	f.mu.Unlock()
@@ -58,14 +58,14 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 		nb.tally.shun(time.Now())
 	}
 	if errors.Is(err, wire.ErrWire) {
-		f.liar(nb.id, err)
+		f.strike(nb.id, err)
 	}
 	f.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
 }
 
-// watchHelper asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
-func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
-	t := newTrial(time.Now(), f.missing())
+// watchProxy asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
+func (f *fetch) watchProxy(ctx context.Context, nb *neighbour) error {
+	t := newProxyWatch(time.Now(), f.missing())
 	if until, ok := ctx.Deadline(); ok && until.Before(t.until) {
 		t.until = until
 	}
@@ -77,15 +77,15 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 		case err == nil && v == wire.VerdictHere:
 			f.join([]holder{{nb, false}})
 			return nil
-		case err == nil && (v != wire.VerdictYes || !f.setRoot(nb, true)):
+		case err == nil && (v != wire.VerdictYes || !f.setProxy(nb, true)):
 			return errRefused
 		case err != nil && (t.answered.IsZero() || nb.gone()):
 			return err
 		case err == nil:
 			t.answer(time.Now(), got, pace)
 		}
-		t.hear(f.lastFrom(nb), f.missing())
-		if err := t.over(time.Now(), f.pace.rate()); err != nil {
+		t.received(f.lastFrom(nb), f.missing())
+		if err := t.problem(time.Now(), f.throughput.rate()); err != nil {
 			return err
 		}
 		select {
@@ -98,7 +98,7 @@ func (f *fetch) watchHelper(ctx context.Context, nb *neighbour) error {
 	}
 }
 
-// lastFrom is when a block of this NAR came last from whomever, or of any from a neighbour.
+// lastFrom is when a block of this NAR came last, or of any NAR from the neighbour.
 func (f *fetch) lastFrom(nb *neighbour) time.Time {
 	f.mu.Lock()
 	last := f.picker.swarm.last
@@ -109,24 +109,24 @@ func (f *fetch) lastFrom(nb *neighbour) time.Time {
 	return last
 }
 
-// setRoot makes a neighbour one that can deliver all blocks, or ends that. It returns false if the neighbour can
+// setProxy makes a neighbour one that can deliver all blocks, or ends that. It returns false if the neighbour can
 // deliver none.
-func (f *fetch) setRoot(nb *neighbour, root bool) bool {
+func (f *fetch) setProxy(nb *neighbour, proxy bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if root && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
+	if proxy && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
 		f.offer(nb, true)
 	}
 	r := f.picker.swarm.members[nb.id]
 	if r != nil {
-		r.root = root
-		f.proxies.delivered = f.proxies.delivered || root
+		r.proxy = proxy
+		f.proxies.delivered = f.proxies.delivered || proxy
 	}
 	return r != nil
 }
 
-// shunHelper leaves neighbours out of elections for a while if they were elected to fetch this NAR.
-func (f *fetch) shunHelper(nbs ...*neighbour) {
+// shunProxies leaves neighbours out of elections for a while if they were asked to download this NAR.
+func (f *fetch) shunProxies(nbs ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
@@ -136,29 +136,29 @@ func (f *fetch) shunHelper(nbs ...*neighbour) {
 	}
 }
 
-// slowHelpers returns the neighbours that claim to have the NAR.
-func (f *fetch) slowHelpers() []*neighbour {
+// wholeHolders returns the neighbours that claim to have the NAR.
+func (f *fetch) wholeHolders() []*neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.sources.all)
 }
 
-// isRoot says whether a neighbour fetches the NAR for us.
-func (f *fetch) isRoot(nb *neighbour) bool {
+// isProxy reports whether a neighbour downloads the NAR for this node.
+func (f *fetch) isProxy(nb *neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.picker.swarm.members[nb.id]
-	return r != nil && r.root
+	return r != nil && r.proxy
 }
 
-// quiet says whether no block has come for so long.
+// quiet reports whether no block has come for so long.
 func (f *fetch) quiet(d time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return time.Since(f.picker.swarm.last) > d
 }
 
-// hasDoubted says whether the NAR has been here, and was wrong.
+// hasDoubted reports whether the NAR has been here, and was wrong.
 func (f *fetch) hasDoubted() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -77,7 +77,7 @@ func (f *fetch) leaveSwarm() {
 	defer f.mu.Unlock()
 	f.swarming.closed = true
 	f.picker.swarm.dissolve()
-	f.tell()
+	f.notify()
 }
 
 // senders returns the senders of the blocks, which are all here, and the holders that can still be asked.
@@ -112,8 +112,8 @@ func (f *fetch) reread(list []int, blocks []sender) error {
 	return nil
 }
 
-// settle blames the senders of wrong blocks, now that the right NAR is here.
-func (f *fetch) settle(nar io.ReaderAt) {
+// blameSenders blames the senders of wrong blocks, now that the right NAR is here.
+func (f *fetch) blameSenders(nar io.ReaderAt) {
 	found, _ := f.blame.senders(func(i int) (store.Hash, error) { return f.digest(nar, i) }) // what cannot be read blames no peer
 	for _, s := range found {
 		switch {

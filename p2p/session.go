@@ -23,11 +23,11 @@ func (f *fetch) do(ctx context.Context, secret bool) (*spool.NAR, error) {
 	if f.secret = secret; !secret {
 		f.join(f.swarm.Holders(ctx, f.m, false))
 	}
-	if f.nobody() && len(f.upstreams) == 0 {
+	if f.noPeers() && len(f.upstreams) == 0 {
 		return nil, fmt.Errorf("%s: no neighbour has it: %w", f.m.Path(), store.ErrNotFound)
 	}
 	start := time.Now()
-	sp, err := f.honest(ctx)
+	sp, err := f.untilRight(ctx)
 	f.account(start, err)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", f.m.Path(), err)
@@ -37,8 +37,8 @@ func (f *fetch) do(ctx context.Context, secret bool) (*spool.NAR, error) {
 	return sp, nil
 }
 
-// honest fetches, and excludes liars, until the NAR is right or no source is left.
-func (f *fetch) honest(ctx context.Context) (*spool.NAR, error) {
+// untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
+func (f *fetch) untilRight(ctx context.Context) (*spool.NAR, error) {
 	for {
 		if err := f.get(ctx); err != nil {
 			return nil, err
@@ -48,9 +48,9 @@ func (f *fetch) honest(ctx context.Context) (*spool.NAR, error) {
 			sp, err = f.attribute(ctx, err)
 		}
 		if sp != nil {
-			f.settle(sp)
+			f.blameSenders(sp)
 		} else if errors.Is(err, store.ErrMalformed) { // it is what the upstream signed all the same
-			f.settle(f.draft)
+			f.blameSenders(f.draft)
 		}
 		if sp != nil || err != nil {
 			return sp, err
@@ -65,11 +65,11 @@ func (f *fetch) get(ctx context.Context) error {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := shift{fetch: f, holders: newCrew(), relays: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
+	s := round{fetch: f, holders: newCrew(), partials: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
 	defer func() {
 		cancel()
 		s.holders.wait()
-		s.relays.wait()
+		s.partials.wait()
 		s.supply.wait()
 	}()
 	ticker := time.NewTicker(overdueAfter)
@@ -89,8 +89,8 @@ func (f *fetch) get(ctx context.Context) error {
 		select {
 		case <-s.holders.ended:
 			s.holders.size--
-		case <-s.relays.ended:
-			s.relays.size--
+		case <-s.partials.ended:
+			s.partials.size--
 		case <-s.supply.ended:
 			s.supply.size--
 		case <-ticker.C:
@@ -98,7 +98,7 @@ func (f *fetch) get(ctx context.Context) error {
 			if err := s.impatient(ctx); err != nil {
 				return err
 			}
-			if f.overdue(overdueAfter) || s.holders.size < maxWorkers && f.unasked() {
+			if f.isOverdue(overdueAfter) || s.holders.size < maxWorkers && f.hasMissing() {
 				s.start(ctx, &s.holders, f.nextHolder())
 			}
 		case <-f.run.complete:
@@ -159,7 +159,7 @@ func (f *fetch) nextHolder() *neighbour {
 	return f.sources.next(time.Now())
 }
 
-// join adds holders, unless a single one is on trial.
+// join adds holders, unless blocks are taken from a single one.
 func (f *fetch) join(holders []holder) {
 	var whole []*neighbour
 	for _, h := range holders {
@@ -190,8 +190,8 @@ func (f *fetch) readmit(holders []holder) {
 	f.join(holders)
 }
 
-// nobody reports whether there is no peer to ask.
-func (f *fetch) nobody() bool {
+// noPeers reports whether there is no peer to ask.
+func (f *fetch) noPeers() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.sources.all) == 0 && len(f.picker.swarm.members) == 0
@@ -210,25 +210,25 @@ func (f *fetch) missing() int {
 	return f.picker.left
 }
 
-// state says whether all blocks are here, or why they never will be.
+// state reports whether all blocks are here, or why they never will be.
 func (f *fetch) state() (done bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.left == 0, f.run.err
 }
 
-// unasked says whether there is work for one more holder.
-func (f *fetch) unasked() bool {
+// hasMissing reports whether there is work for one more holder.
+func (f *fetch) hasMissing() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.next < len(f.picker.blocks)
 }
 
-// overdue says whether a block was expected longer ago than that.
-func (f *fetch) overdue(by time.Duration) bool {
+// isOverdue reports whether a block was expected longer ago than that.
+func (f *fetch) isOverdue(by time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.picker.overdue(by, time.Now())
+	return f.picker.isOverdue(by, time.Now())
 }
 
 // contributors counts the blocks in the draft by the peer that vouches for them.
@@ -238,17 +238,17 @@ func (f *fetch) contributors() map[peer.ID]int {
 	return f.picker.contributors()
 }
 
-// A shift holds the goroutines at work while a fetch runs. It is owned by get.
-type shift struct {
+// A round holds the goroutines at work while a fetch runs. It is owned by get.
+type round struct {
 	*fetch
-	holders, relays, supply crew
-	began                   time.Time
-	pacer                   pacer
-	blocks                  int // the number missing then
-	before                  int // the number missing when no source was left, the last time
+	holders, partials, supply crew
+	began                     time.Time
+	progress                  progress
+	blocks                    int // the number missing then
+	before                    int // the number missing when no source was left, the last time
 }
 
-func (s *shift) start(ctx context.Context, c *crew, nb *neighbour) bool {
+func (s *round) start(ctx context.Context, c *crew, nb *neighbour) bool {
 	if nb != nil {
 		c.start(func() { s.work(ctx, nb) })
 	}
@@ -257,18 +257,18 @@ func (s *shift) start(ctx context.Context, c *crew, nb *neighbour) bool {
 
 // fill starts the goroutines that should run. again means that the fetch may have ended meanwhile, or there is more to
 // start; the error, that no source is left.
-func (s *shift) fill(ctx context.Context) (again bool, err error) {
-	for !s.uplink.busy.Load() && s.start(ctx, &s.relays, s.nextRelay()) {
+func (s *round) fill(ctx context.Context) (again bool, err error) {
+	for !s.uplink.busy.Load() && s.start(ctx, &s.partials, s.nextPartial()) {
 	}
 	alone := s.holders.size == 0 && !s.start(ctx, &s.holders, s.nextHolder())
 	free := s.supply.size == 0 || s.uplink.urged.Load() && !s.uplink.busy.Load()
-	if free && (alone || s.crawls()) && s.startSupply(ctx, &s.supply, s.relays.size) {
+	if free && (alone || s.crawls()) && s.startSupply(ctx, &s.supply, s.partials.size) {
 		if !alone {
-			s.shunHelper(s.slowHelpers()...)
+			s.shunProxies(s.wholeHolders()...)
 		}
 		return true, nil
 	}
-	if !alone || s.supply.size > 0 || s.relays.size > 0 && !s.stalled() {
+	if !alone || s.supply.size > 0 || s.partials.size > 0 && !s.stalled() {
 		return false, nil
 	}
 	left := s.missing()
@@ -284,17 +284,17 @@ func (s *shift) fill(ctx context.Context) (again bool, err error) {
 
 // crawls reports whether the holders would take so long for the rest of the NAR that an upstream is likely to be done
 // in half the time.
-func (s *shift) crawls() bool {
+func (s *round) crawls() bool {
 	took := time.Since(s.began)
 	if took < judgedAfter || len(s.upstreams) == 0 {
 		return false
 	}
-	rest, over := s.pacer.rest()
+	rest, over := s.progress.remaining()
 	if over < judgedAfter {
 		left := s.missing()
 		rest = remaining(took, s.blocks-left, left)
 	}
-	own := s.pace.rate()
+	own := s.throughput.rate()
 	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }
 

@@ -24,7 +24,7 @@ const (
 	supplyTries = 2
 )
 
-// An uplink is the part of this node's own upstreams in a fetch. The goroutine that calls honest owns what is not atomic.
+// An uplink is the part of this node's own upstreams in a fetch. The goroutine that calls untilRight owns what is not atomic.
 type uplink struct {
 	tries int         // how often an upstream was asked
 	again bool        // after the NAR was wrong, holders were looked for
@@ -35,8 +35,8 @@ type uplink struct {
 // urge records that neighbours wait for this node to ask its upstream.
 func (f *fetch) urge() { f.uplink.urged.Store(true) }
 
-// startSupply lets the NAR come from an upstream: through the elected neighbour, or from ours. It returns false if
-// there is none, while a holder's manifest is tested, and while enough relays may suffice.
+// startSupply lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if
+// there is none, while a holder's manifest is tested, and while enough partial peers may suffice.
 func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	ups := f.upstreams
 	if f.blame.comparing() || f.uplink.tries >= supplyTries*len(ups) {
@@ -49,12 +49,12 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 		}
 		return true
 	}
-	who, others := f.electHelper()
-	if others == 0 && relays > 0 && !f.uplink.urged.Load() && !f.quiet(helpPatience) {
+	proxy, others := f.electProxy()
+	if others == 0 && relays > 0 && !f.uplink.urged.Load() && !f.quiet(proxyPatience) {
 		return false
 	}
-	if who != nil {
-		c.start(func() { f.rely(ctx, who) })
+	if proxy != nil {
+		c.start(func() { f.rely(ctx, proxy) })
 		return true
 	}
 	f.uplink.busy.Store(true)
@@ -83,12 +83,12 @@ func (f *fetch) stream(ctx context.Context, u *upstream.Cache) error {
 	defer r.Close()
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
-	f.pace.begin()
-	defer f.pace.end()
+	f.throughput.begin()
+	defer f.throughput.end()
 	began, last, before := time.Now(), len(f.picker.blocks)-1, f.missing()
 	for i := range f.picker.blocks {
 		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
-		if _, err := io.ReadFull(fed{f.pace, r}, block); err != nil {
+		if _, err := io.ReadFull(meteredReader{f.throughput, r}, block); err != nil {
 			return err
 		}
 		if i == last { // the rest of the file, so that the connection can be used again
@@ -106,7 +106,7 @@ func (f *fetch) stream(ctx context.Context, u *upstream.Cache) error {
 }
 
 // hopeless fails if the NAR will not be here before ctx ends, neither from an upstream that has sent all up to a block
-// since it began, nor at the pace at which it has come from everybody since, when so many blocks were missing. Nix had
+// since it began, nor at the rate at which it has come from all sources since, when so many blocks were missing. Nix had
 // better ask the upstream itself, and soon: it can use what comes before all of it is verified.
 func (f *fetch) hopeless(ctx context.Context, began time.Time, block, before int) error {
 	took := time.Since(began)

@@ -27,7 +27,7 @@ type swarming struct {
 	news    chan struct{} // closed, and made anew, when a block has come
 }
 
-// meet makes neighbours members of the crowd.
+// meet makes neighbours members of the swarm.
 func (f *fetch) meet(nbs ...*neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -40,17 +40,17 @@ func (f *fetch) meet(nbs ...*neighbour) {
 
 // offer makes a neighbour a member of the swarm, unless that is closed or the neighbour has passed on wrong blocks. The
 // caller holds mu.
-func (f *fetch) offer(nb *neighbour, root bool) bool {
+func (f *fetch) offer(nb *neighbour, proxy bool) bool {
 	now := time.Now()
-	if f.swarming.closed || nb.tally.isDistrusted(now) || !f.picker.swarm.offer(nb.id, root, now) {
+	if f.swarming.closed || nb.tally.isDistrusted(now) || !f.picker.swarm.offer(nb.id, proxy, now) {
 		return false
 	}
 	f.swarming.waiting = append(f.swarming.waiting, nb)
 	return true
 }
 
-// nextRelay returns a member from which no blocks are taken yet, or nil.
-func (f *fetch) nextRelay() *neighbour {
+// nextPartial returns a member from which no blocks are taken yet, or nil.
+func (f *fetch) nextPartial() *neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(f.swarming.waiting) > 0 {
@@ -63,15 +63,15 @@ func (f *fetch) nextRelay() *neighbour {
 	return nil
 }
 
-// said takes in which blocks a member has.
-func (f *fetch) said(nb *neighbour, have wire.Bitmap) {
+// setBitfield records which blocks a member has.
+func (f *fetch) setBitfield(nb *neighbour, have wire.Bitmap) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.picker.swarm.told(nb.id, have, time.Now())
+	f.picker.swarm.setBitfield(nb.id, have, time.Now())
 }
 
-// vouches takes in that a member has the whole NAR by now.
-func (f *fetch) vouches(nb *neighbour) {
+// becameHolder records that a member has the whole NAR by now.
+func (f *fetch) becameHolder(nb *neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.picker.swarm.drop(nb.id) {
@@ -79,7 +79,7 @@ func (f *fetch) vouches(nb *neighbour) {
 	}
 }
 
-// leave takes a member out of the crowd; false says that it was none.
+// leave takes a member out of the swarm, and returns false if it was none.
 func (f *fetch) leave(nb *neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -87,18 +87,18 @@ func (f *fetch) leave(nb *neighbour) bool {
 	return f.picker.swarm.drop(nb.id)
 }
 
-// isRelay says whether a neighbour is a member of the crowd.
-func (f *fetch) isRelay(nb *neighbour) bool {
+// isPartial reports whether a neighbour is a member of the swarm.
+func (f *fetch) isPartial(nb *neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.swarm.members[nb.id] != nil
 }
 
-// stalled says whether no block has come for so long that none is to be expected from the crowd.
+// stalled reports whether no block has come for so long that none is to be expected from the swarm.
 func (f *fetch) stalled() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return time.Since(f.picker.swarm.last) > relayStall
+	return time.Since(f.picker.swarm.last) > partialStall
 }
 
 // Mapping implements [partial].
@@ -111,7 +111,7 @@ func (f *fetch) passesOn() bool {
 	return f.swarming.shared && !f.swarming.closed
 }
 
-// inDemand says whether neighbours are receiving the NAR, too.
+// inDemand reports whether neighbours are receiving the NAR, too.
 func (f *fetch) inDemand() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -122,12 +122,12 @@ func (f *fetch) inDemand() bool {
 func (f *fetch) Have() wire.Bitmap {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.picker.have()
+	return f.picker.bitfield()
 }
 
 // Await waits for a block to be here, for a while.
 func (f *fetch) Await(ctx context.Context, i int) {
-	ctx, cancel := context.WithTimeout(ctx, relayWait)
+	ctx, cancel := context.WithTimeout(ctx, partialWait)
 	defer cancel()
 	for {
 		f.mu.Lock()
@@ -145,8 +145,8 @@ func (f *fetch) Await(ctx context.Context, i int) {
 	}
 }
 
-// tell wakes the goroutines that wait for a block. The caller holds mu.
-func (f *fetch) tell() {
+// notify wakes the goroutines that wait for a block. The caller holds mu.
+func (f *fetch) notify() {
 	close(f.swarming.news)
 	f.swarming.news = make(chan struct{})
 }

@@ -50,7 +50,7 @@ func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
 					names[c.members[id]] = id
 				}
 			}
-			owners[names[c.owner(i, blocks)]] = true
+			owners[names[c.assignee(i, blocks)]] = true
 		}
 		if len(owners) != 1 {
 			t.Fatalf("block %d has owners %v", i, owners)
@@ -167,7 +167,7 @@ func TestPartialPeersAloneAreNotWaitedForForEver(t *testing.T) {
 	info, m := s.sign(t, "big", nar)
 	relay := (&rogue{info: info, nar: nar, have: wire.NewBitmap(4)}).start(t)
 	n, _ := runNode(t, s, nil, relay)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*relayStall)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*partialStall)
 	defer cancel()
 	sp, err := n.Fetch(ctx, m)
 	if !errors.Is(err, store.ErrNotFound) {

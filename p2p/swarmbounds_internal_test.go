@@ -20,11 +20,11 @@ import (
 
 func TestMembersOfASwarmAreBounded(t *testing.T) {
 	f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
-	for i := range 4 * maxRelays {
+	for i := range 4 * maxPartials {
 		f.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, false)
 	}
-	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxRelays || waiting != maxRelays {
-		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxRelays)
+	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxPartials || waiting != maxPartials {
+		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxPartials)
 	}
 	if !f.offer(&neighbour{id: "proxy", tally: &tally{}}, true) {
 		t.Error("the proxy is not a member of a full swarm")
@@ -63,8 +63,8 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
-	if got := asked.Load(); got > maxLater+1+relayWindow {
-		t.Errorf("the peer was asked for %d blocks, want at most %d", got, maxLater+1+relayWindow)
+	if got := asked.Load(); got > maxLaters+1+partialWindow {
+		t.Errorf("the peer was asked for %d blocks, want at most %d", got, maxLaters+1+partialWindow)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 			continue
 		}
 		relay.info, relay.nar = info, nar
-		ctx, cancel := context.WithTimeout(t.Context(), 4*relayStall)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*partialStall)
 		defer cancel()
 		// Its members have nothing to send, which is no slowness.
 		if sp, err := n.Fetch(ctx, m); !errors.Is(err, store.ErrNotFound) || errors.Is(err, errSlow) {

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A tempo is how fast one download goes, on average over all there are now and then.
-type tempo struct {
+// A throughput is how fast one download goes, on average over all there are now and then.
+type throughput struct {
 	mu     sync.Mutex // guards the rest
 	active int
 	since  time.Time     // until when took is counted
@@ -17,14 +17,14 @@ type tempo struct {
 }
 
 // begin records one more download, until end is called.
-func (p *tempo) begin() {
+func (p *throughput) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle()
 	p.active++
 }
 
-func (p *tempo) end() {
+func (p *throughput) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle()
@@ -33,43 +33,43 @@ func (p *tempo) end() {
 }
 
 // settle counts the time until now. The caller holds mu.
-func (p *tempo) settle() {
+func (p *throughput) settle() {
 	now := time.Now()
 	p.took += time.Duration(p.active) * now.Sub(p.since)
 	p.since = now
-	if p.active == 0 && now.Sub(p.ended) > paceIdle {
+	if p.active == 0 && now.Sub(p.ended) > throughputIdle {
 		p.took, p.bytes = 0, 0
 	}
-	if p.took > paceMemory {
+	if p.took > throughputMemory {
 		p.took, p.bytes = p.took/2, p.bytes/2
 	}
 }
 
-func (p *tempo) add(n int) {
+func (p *throughput) add(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.bytes += int64(n)
 }
 
 // rate is in bytes per second; 0 is unknown.
-func (p *tempo) rate() int64 {
+func (p *throughput) rate() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle()
-	if p.took < paceLeast {
+	if p.took < throughputLeast {
 		return 0
 	}
 	return int64(float64(p.bytes) / p.took.Seconds())
 }
 
 // fed counts what an upstream sends.
-type fed struct {
-	pace *tempo
-	r    io.Reader
+type meteredReader struct {
+	throughput *throughput
+	r          io.Reader
 }
 
-func (r fed) Read(p []byte) (int, error) {
+func (r meteredReader) Read(p []byte) (int, error) {
 	n, err := r.r.Read(p)
-	r.pace.add(n)
+	r.throughput.add(n)
 	return n, err
 }

@@ -50,7 +50,7 @@ func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 	} {
 		const blocks = 250
 		start := time.Unix(1e9, 0)
-		tr := newTrial(start, blocks)
+		tr := newProxyWatch(start, blocks)
 		tr.until = start.Add(time.Hour)
 		if tt.limit > 0 {
 			tr.until = start.Add(time.Duration(tt.limit) * time.Second)
@@ -66,8 +66,8 @@ func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 				heard, come = now, at.come
 			}
 			tr.answer(now, at.got, tt.pace)
-			tr.hear(heard, blocks-at.come)
-			err := tr.over(now, tt.own)
+			tr.received(heard, blocks-at.come)
+			err := tr.problem(now, tt.own)
 			if err == nil && s == tt.wantFor {
 				t.Errorf("%s: waited for after %d s, want an end", name, s)
 			}
@@ -79,16 +79,16 @@ func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 			}
 		}
 	}
-	tr := newTrial(time.Unix(0, 0), 1)
+	tr := newProxyWatch(time.Unix(0, 0), 1)
 	tr.answer(time.Unix(1, 0), 1, 0)
-	if err := tr.over(time.Unix(7, 0), 0); err == nil {
+	if err := tr.problem(time.Unix(7, 0), 0); err == nil {
 		t.Error("waited for after 6 s without an answer")
 	}
 }
 
 // Downloads that share a line go at the same pace, however many of them each machine has.
 func TestPaceIsThatOfOneDownload(t *testing.T) {
-	p := tempo{}
+	p := throughput{}
 	for range 4 {
 		p.begin()
 	}
@@ -118,17 +118,17 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 		{11 * time.Second, 10, 3 * store.BlockSize, true, true},  // 33 s for all, instead of 99 s for the rest
 		{11 * time.Second, 10, 2 * store.BlockSize, true, false}, // 50 s are not half of that
 	} {
-		of := &fetching{pace: &tempo{}}
+		of := &fetching{throughput: &throughput{}}
 		if tt.upstream {
 			of.upstreams = []*upstream.Cache{nil}
 		}
 		if tt.own > 0 {
-			of.pace.begin()
-			of.pace.since = of.pace.since.Add(-10 * time.Second)
-			of.pace.end()
-			of.pace.add(int(10 * tt.own))
+			of.throughput.begin()
+			of.throughput.since = of.throughput.since.Add(-10 * time.Second)
+			of.throughput.end()
+			of.throughput.add(int(10 * tt.own))
 		}
-		s := shift{fetch: &fetch{fetching: of, m: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago),
+		s := round{fetch: &fetch{fetching: of, m: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago),
 			blocks: blocks}
 		if got := s.crawls(); got != tt.want {
 			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)

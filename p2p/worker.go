@@ -21,7 +21,7 @@ func (f *fetch) work(ctx context.Context, nb *neighbour) {
 			f.failed(ctx, nb, err)
 			return
 		}
-		if len(w.asked) > 0 {
+		if len(w.owed) > 0 {
 			if err := w.receive(ctx); err != nil {
 				f.failed(ctx, nb, err)
 				return
@@ -39,30 +39,30 @@ func (f *fetch) work(ctx context.Context, nb *neighbour) {
 
 // A worker is one holder's part in a fetch. It is owned by the goroutine that runs work.
 type worker struct {
-	fetch *fetch
-	nb    *neighbour
-	ex    *exchange
-	stop  func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
-	asked []int       // blocks under way, in the order asked; [askedHave] stands for what it has
-	last  time.Time
-	later int // answers in a row that were "not here yet"
+	fetch  *fetch
+	nb     *neighbour
+	ex     *exchange
+	stop   func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
+	owed   []int       // blocks under way, in the order asked; [askBitfield] stands for its bitfield
+	last   time.Time
+	laters int // answers in a row that were "not here yet"
 }
 
-// maxLater is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
-// that is still receiving the NAR takes [relayWait] to answer for each.
-const maxLater = 16
+// maxLaters is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
+// that is still receiving the NAR takes [partialWait] to answer for each.
+const maxLaters = 16
 
-// askedHave stands, among blocks asked for, for the question which it has.
-const askedHave = -1
+// askBitfield stands among requested blocks for the request for a bitfield.
+const askBitfield = -1
 
 // fill keeps as many blocks under way as the link needs to stay busy.
 func (w *worker) fill(ctx context.Context) error {
-	for len(w.asked) < w.window() {
-		i, ok := w.fetch.pick(w.nb, w.asked)
+	for len(w.owed) < w.window() {
+		i, ok := w.fetch.pick(w.nb, w.owed)
 		if !ok {
 			return nil
 		}
-		w.asked = append(w.asked, i)
+		w.owed = append(w.owed, i)
 		w.nb.busy.Add(1)
 		if w.ex == nil {
 			ex, err := w.nb.take(ctx)
@@ -74,7 +74,7 @@ func (w *worker) fill(ctx context.Context) error {
 		if ex := w.ex; w.stop == nil {
 			w.stop = context.AfterFunc(ctx, func() { ex.Reset() })
 		}
-		if len(w.asked) == 1 {
+		if len(w.owed) == 1 {
 			w.last = time.Now()
 		}
 		if err := w.ex.send(w.fetch.request(i)); err != nil {
@@ -84,10 +84,10 @@ func (w *worker) fill(ctx context.Context) error {
 	return nil
 }
 
-// Request asks for a block, or for which blocks there are.
+// request asks for a block, or for which blocks there are.
 func (f *fetch) request(i int) wire.Request {
 	r := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{f.m.Path().HashPart()}, NAR: f.m.NarHash(), Block: i}
-	if i == askedHave {
+	if i == askBitfield {
 		r.Kind, r.Block = wire.AskHave, 0
 	}
 	return r
@@ -96,14 +96,14 @@ func (f *fetch) request(i int) wire.Request {
 // receive reads the answer to what was asked for first.
 func (w *worker) receive(ctx context.Context) error {
 	w.ex.until = time.Now().Add(blockTimeout)
-	i := w.asked[0]
-	if i == askedHave {
+	i := w.owed[0]
+	if i == askBitfield {
 		have, err := wire.ReadHave(w.ex.br, len(w.fetch.picker.blocks))
 		if err != nil {
 			return w.reopen(ctx, err)
 		}
 		w.answered()
-		w.fetch.said(w.nb, have)
+		w.fetch.setBitfield(w.nb, have)
 		return nil
 	}
 	buf := wire.BlockBuffers.Get().(*[]byte)
@@ -113,7 +113,7 @@ func (w *worker) receive(ctx context.Context) error {
 	if errors.Is(err, wire.ErrLater) {
 		w.answered()
 		w.fetch.giveBack([]int{i})
-		if w.later++; w.later > maxLater && !w.fetch.isRoot(w.nb) {
+		if w.laters++; w.laters > maxLaters && !w.fetch.isProxy(w.nb) {
 			return err // otherwise it could have the block asked of itself alone for ever
 		}
 		return nil
@@ -124,9 +124,9 @@ func (w *worker) receive(ctx context.Context) error {
 	if now := time.Now(); !unverified { // otherwise it has waited for the block
 		w.nb.measured(now.Sub(w.last), len(block))
 		w.last = now
-		w.fetch.vouches(w.nb)
+		w.fetch.becameHolder(w.nb)
 	}
-	w.later = 0
+	w.laters = 0
 	w.answered()
 	w.nb.tally.blocksReceived.Add(1)
 	w.nb.tally.bytesReceived.Add(int64(len(block)))
@@ -138,7 +138,7 @@ func (w *worker) receive(ctx context.Context) error {
 // that ends the fetch, and the stream must live on.
 func (w *worker) answered() {
 	w.ex.kept = false
-	if w.asked = w.asked[1:]; len(w.asked) == 0 {
+	if w.owed = w.owed[1:]; len(w.owed) == 0 {
 		w.rest()
 	}
 	w.nb.busy.Add(-1)
@@ -163,9 +163,9 @@ func (w *worker) reopen(ctx context.Context, err error) error {
 
 // drop returns the blocks under way to the other holders, and resets the stream, if there is one.
 func (w *worker) drop() {
-	w.fetch.giveBack(w.asked)
-	w.nb.busy.Add(int32(-len(w.asked)))
-	w.asked = nil
+	w.fetch.giveBack(w.owed)
+	w.nb.busy.Add(int32(-len(w.owed)))
+	w.owed = nil
 	if w.ex != nil && (w.stop == nil || w.stop()) { // otherwise that is under way
 		w.ex.Reset()
 	}
@@ -174,7 +174,7 @@ func (w *worker) drop() {
 
 // end gives the stream back to the neighbour if nothing is under way on it.
 func (w *worker) end() {
-	if w.ex != nil && len(w.asked) == 0 {
+	if w.ex != nil && len(w.owed) == 0 {
 		w.nb.put(w.ex)
 		return
 	}
@@ -183,8 +183,8 @@ func (w *worker) end() {
 
 // window is how many answers are kept under way.
 func (w *worker) window() int {
-	if w.fetch.isRelay(w.nb) {
-		return relayWindow
+	if w.fetch.isPartial(w.nb) {
+		return partialWindow
 	}
 	return w.nb.window()
 }

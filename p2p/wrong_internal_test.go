@@ -196,10 +196,10 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	g.ledger.avoid(pairOf(other, f.m), wrongFor, "sent a wrong NAR")
 	f.meet(honest, damaged, other)
 	for nb, want := range map[*neighbour]bool{honest: true, damaged: false, other: false} {
-		if got := f.isRelay(nb); got != want {
+		if got := f.isPartial(nb); got != want {
 			t.Errorf("a peer is a member of the swarm: %v, want %v", got, want)
 		}
-		if got := f.setRoot(nb, true); got != want {
+		if got := f.setProxy(nb, true); got != want {
 			t.Errorf("a peer is relied on to download the NAR: %v, want %v", got, want)
 		}
 	}
