@@ -1,5 +1,5 @@
 // Package damage finds and records paths of this machine's sources that have another content than their NarHash, so that
-// they are not offered to anyone until they are repaired.
+// they are not offered until they are repaired.
 //
 // A [Checker] reads suspected paths, one at a time and within a budget, in [Checker.Run]; its caller starts and stops that.
 // The findings are in memory and in a file. All methods may be called concurrently.
@@ -44,7 +44,7 @@ const (
 	damageTick = time.Minute
 )
 
-// A Finding path has content that was read and does not have its NarHash.
+// A Finding is a path whose content was read and does not have its NarHash.
 type Finding struct {
 	Path    string    `json:"path"`
 	NarHash string    `json:"narHash"`
@@ -136,7 +136,7 @@ func (d *Checker) List() []Finding {
 	return list[:min(len(list), maxDamaged)]
 }
 
-// A Source source has no path that is known to be damaged.
+// A Source is another source without the paths that are known to be damaged.
 type Source struct {
 	store.Source
 	damage *Checker
@@ -154,7 +154,7 @@ func (d *Checker) Guard(src store.Source, where, files string) *Source {
 	return g
 }
 
-// Info implements [Source]. Of a damaged path it returns the claim of the source together with the error, which wraps
+// Info implements [store.Source]. Of a damaged path it returns the claim of the source together with the error, which wraps
 // [store.ErrDamaged] and [store.ErrNotFound].
 func (g *Source) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	info, err := g.Source.Info(ctx, hp)
@@ -228,7 +228,7 @@ func (d *Checker) enqueue(s suspect) {
 	}
 }
 
-// Run checks suspects until ctx ends. Every call of [Damage.Guard] comes before it.
+// Run checks suspects until ctx ends. Every call of [Checker.Guard] comes before it.
 func (d *Checker) Run(ctx context.Context) error {
 	d.forgetUnguarded()
 	tick := time.NewTicker(damageTick)
