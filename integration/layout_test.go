@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 	"store/upstream":     {"store", "store/nar"},
 	"store/spool":        {"store", "store/nar"},
 	"store/damage":       {"store"},
+	"store/nar":          {"store"},
 	"trust":              {"store"},
 	"p2p":                {"store", "store/upstream", "store/spool", "store/damage", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
@@ -35,11 +36,11 @@ var mayImport = map[string][]string{
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
 	"cmd": {
-		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "store/damage", "trust", "p2p",
-		"p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
+		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "store/damage", "store/nar",
+		"trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
 	"integration": {
-		"store", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "trust", "p2p", "p2p/mdns", "p2p/netmon",
-		"p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
+		"store", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "store/nar", "trust", "p2p", "p2p/mdns",
+		"p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

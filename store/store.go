@@ -1,10 +1,10 @@
-// Package store holds narbor's vocabulary and the data on this machine's disk: the Nix store (metadata by the worker
-// protocol, archive bytes straight from the files), directories in Nix's binary-cache layout, and the spool of verified
-// archives that wait for Nix.
+// Package store holds narbor's vocabulary: store paths and their hash parts, hashes, claims, the blocks of a NAR, and the
+// interface of what has store paths, a [Source]. The packages below it are one source or sink each, and store/nar reads
+// and checks archives.
 //
-// Nothing here decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes of a
-// [NAR] are unchecked until a [Draft] has compared their hash and [CheckNAR] has read them. The package never logs, and
-// imports no other package of narbor.
+// Nothing here or below decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes of
+// a [NAR] are unchecked until a draft of the spool has compared their hash and the structure of the archive was checked.
+// These packages never log, and import none of narbor's others.
 package store
 
 import (

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 const (
@@ -146,7 +147,7 @@ func (c *Cache) narinfo(root *os.Root, hp store.HashPart) (p cachePath, err erro
 	if !filepath.IsLocal(p.URL) || path.Clean(p.URL) != p.URL {
 		return p, fmt.Errorf("cache %s: %s: %w: its URL %.80q is not a file of this cache", c.dir, name, store.ErrNotFound, p.URL)
 	}
-	if !store.Unpackable(p.Compression) {
+	if !nar.Unpackable(p.Compression) {
 		return p, fmt.Errorf("cache %s: %s: %w: %w: compression %.40q, and not none, xz or zstd",
 			c.dir, name, store.ErrNotFound, store.ErrUnreadable, p.Compression)
 	}
@@ -180,7 +181,7 @@ func (c *Cache) checkSize(p cachePath, size int64) error {
 	if p.Compression == "none" && size != p.info.NarSize {
 		return fmt.Errorf("cache %s: %s: %w: %d bytes, not %d", c.dir, p.URL, store.ErrCorrupt, size, p.info.NarSize)
 	}
-	if size > store.MaxPacked(p.info.NarSize) {
+	if size > nar.MaxPacked(p.info.NarSize) {
 		return fmt.Errorf("cache %s: %s: %w: %d bytes, too many for a NAR of %d", c.dir, p.URL, store.ErrCorrupt, size, p.info.NarSize)
 	}
 	return nil
@@ -239,7 +240,7 @@ type fileNAR struct {
 
 func (n *fileNAR) Size() int64 { return n.size }
 func (n *fileNAR) ReadAt(p []byte, off int64) (int, error) {
-	return store.ReadFile(n.File, p, off, n.size)
+	return nar.ReadFile(n.File, p, off, n.size)
 }
 
 // Add puts a path that the caller has verified into the cache: its NAR, uncompressed, then its narinfo, each of which

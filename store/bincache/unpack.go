@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 const (
@@ -180,7 +181,7 @@ func (u *unpacker) unpack(ctx context.Context, f *os.File, key packedFile) (*os.
 	}
 	if err := decompress(ctx, out, f, key); err != nil {
 		out.Close()
-		return nil, store.NoSpace(cmp.Or(ctx.Err(), err)) // package xz hides what the context says
+		return nil, nar.NoSpace(cmp.Or(ctx.Err(), err)) // package xz hides what the context says
 	}
 	return out, nil
 }
@@ -192,12 +193,12 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 	}
 	out, err := os.CreateTemp(u.dir, scratchName)
 	if err != nil {
-		return nil, store.NoSpace(err)
+		return nil, nar.NoSpace(err)
 	}
 	err = os.Remove(out.Name())
 	var free int64
 	if err == nil {
-		free, err = store.FreeBytes(out)
+		free, err = nar.FreeBytes(out)
 	}
 	if err == nil && free-size < minScratchFree {
 		err = fmt.Errorf("%w: %d bytes to unpack, %d are free on the disk of %s and %d stay so",
@@ -212,7 +213,7 @@ func (u *unpacker) scratch(size int64) (*os.File, error) {
 
 // decompress writes to out the NAR that is compressed in f.
 func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFile) error {
-	r, err := store.NewDecompressor(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize, maxZstdWindow)
+	r, err := nar.Decompress(contextReader{ctx, io.NewSectionReader(f, 0, key.size)}, key.compression, key.narSize, maxZstdWindow)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 // ReadPathInfo reads what a daemon sends after a request for the path's metadata.
@@ -29,7 +30,7 @@ func ReadPathInfo(answer io.Reader, version uint64, path string) (store.Info, er
 // NewNixOn returns a store that reaches its daemon by dial.
 func NewNixOn(dial func() net.Conn) *Store {
 	d := newDaemon(func(context.Context) (rwc, error) { return dial(), nil })
-	return &Store{daemon: d, roots: newTempRoots(d), layouts: store.NewLayouts(),
+	return &Store{daemon: d, roots: newTempRoots(d), layouts: nar.NewLayouts(),
 		names: newStoreNames("/nonexistent")}
 }
 

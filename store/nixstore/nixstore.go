@@ -20,6 +20,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/wire"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 // ErrNoNix says that this machine has no Nix store.
@@ -40,7 +41,7 @@ type Store struct {
 	storeDir string // where the files are
 	daemon   *daemon
 	roots    *tempRoots
-	layouts  *store.Layouts
+	layouts  *nar.Layouts
 	names    *storeNames
 }
 
@@ -58,7 +59,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNoNix, err)
 	}
 	d := newDaemon(place.dial)
-	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: store.NewLayouts(),
+	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: nar.NewLayouts(),
 		names: newStoreNames(storeDir)}
 	c, err := d.connect(ctx)
 	if err != nil {
@@ -234,7 +235,7 @@ func (n *Store) openRooted(ctx context.Context, info store.Info) (store.NAR, err
 
 // A nixNAR releases its path's root when it is closed.
 type nixNAR struct {
-	*store.Tree
+	*nar.Tree
 	close func()
 	once  sync.Once
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 const (
@@ -94,7 +95,7 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	hashed(err)
 	d.record(mine, err)
 	if err != nil {
-		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, store.NoSpace(err))
+		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, nar.NoSpace(err))
 	}
 	d.advance(p, off, mine)
 	return len(p), nil
@@ -239,7 +240,7 @@ func (d *Draft) ReadAt(p []byte, off int64) (int, error) {
 	return d.file.ReadAt(p, off)
 }
 
-// Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right, [CheckNAR] finds
+// Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right, [nar.Check] finds
 // no fault and check, which may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [store.ErrCorrupt];
 // if the hash is right and the archive is not, [store.ErrMalformed]. After any error the draft can be written to and
 // committed again.
@@ -304,7 +305,7 @@ func (d *Draft) verify(check func(store.NAR) error) (*NAR, error) {
 	if got := store.Hash(d.prefix.sum.Sum(nil)); got != d.want {
 		return nil, fmt.Errorf("nar %s: %w: hashes to %s", d.want, store.ErrCorrupt, got)
 	}
-	if err := store.CheckNAR(draftNAR{d}, d.size); err != nil {
+	if err := nar.Check(draftNAR{d}, d.size); err != nil {
 		return nil, fmt.Errorf("nar %s: %w", d.want, err)
 	}
 	if check != nil {
@@ -343,5 +344,5 @@ func (n draftNAR) Size() int64  { return n.size }
 func (n draftNAR) Close() error { return nil }
 
 func (n draftNAR) ReadAt(p []byte, off int64) (int, error) {
-	return store.ReadFile(n.file, p, off, n.size)
+	return nar.ReadFile(n.file, p, off, n.size)
 }

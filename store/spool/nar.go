@@ -9,9 +9,10 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
-// A NAR is a handle on a NAR in the spool that has its hash and passed [CheckNAR], and implements [store.NAR]. Its holder
+// A NAR is a handle on a NAR in the spool that has its hash and passed [nar.Check], and implements [store.NAR]. Its holder
 // closes it once; until then the NAR stays. All methods may be called concurrently, but none after Close.
 type NAR struct {
 	entry  *spoolEntry
@@ -30,7 +31,7 @@ func (n *NAR) ReadAt(p []byte, off int64) (int, error) {
 	if n.closed.Load() {
 		return 0, os.ErrClosed
 	}
-	return store.ReadFile(n.file, p, off, n.entry.size)
+	return nar.ReadFile(n.file, p, off, n.entry.size)
 }
 
 // Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The caller closes it.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 const (
@@ -226,7 +227,7 @@ func (s *Spool) Fits(size int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := store.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
+	free, err := nar.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if most := free + s.bytes - max(s.minFree, 0); err == nil && size > most {
 		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", store.ErrNoSpace, size,
 			max(0, most))
@@ -250,7 +251,7 @@ func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
 		s.remove([]string{name})
 		s.release(size)
 		s.settle(size)
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, store.NoSpace(err))
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, nar.NoSpace(err))
 	}
 	return newDraft(s, f, name, h, size), nil
 }
@@ -320,7 +321,7 @@ func (s *Spool) make(name string) (*os.File, error) {
 func (s *Spool) floor() error {
 	for {
 		_, lock := s.place()
-		free, err := store.FreeBytes(lock)
+		free, err := nar.FreeBytes(lock)
 		s.mu.Lock()
 		coming := s.coming
 		s.mu.Unlock()
@@ -365,7 +366,7 @@ func (s *Spool) adopt(f *os.File, part string, h store.Hash, size int64) (*NAR, 
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := store.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
+	free, err := nar.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
 	if err != nil {
 		free = 0
 	}

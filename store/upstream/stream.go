@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 const (
@@ -80,7 +81,7 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		}
 		s.memory = MaxUnpackMemory
 	}
-	need, window := store.UnpackMemory(in, p.Compression, p.info.NarSize, maxUpstreamWindow)
+	need, window := nar.UnpackMemory(in, p.Compression, p.info.NarSize, maxUpstreamWindow)
 	if window > maxUpstreamWindow {
 		s.upstream.Forget(p.info.Path.HashPart())
 		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.URL, store.ErrNotFound,
@@ -94,7 +95,7 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		}
 		s.memory = need
 	}
-	s.nar, err = store.NewDecompressor(in, p.Compression, p.info.NarSize, window)
+	s.nar, err = nar.Decompress(in, p.Compression, p.info.NarSize, window)
 	return err
 }
 
@@ -239,7 +240,7 @@ func (b *body) check() error {
 	if b.size > 0 && size != b.size {
 		return corrupt("it has %d bytes", size)
 	}
-	if size > store.MaxPacked(b.page.info.NarSize) {
+	if size > nar.MaxPacked(b.page.info.NarSize) {
 		return corrupt("%d bytes are too many for a NAR of %d", size, b.page.info.NarSize)
 	}
 	b.size, b.etag = size, b.resp.Header.Get("ETag")
@@ -281,7 +282,7 @@ func (b *body) read(p []byte) (int, error) {
 	b.stalled.Stop()
 	b.off += int64(n)
 	b.upstream.bytes.Add(int64(n))
-	most := store.MaxPacked(b.page.info.NarSize)
+	most := nar.MaxPacked(b.page.info.NarSize)
 	if b.size > 0 {
 		most = b.size
 	}

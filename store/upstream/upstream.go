@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 const (
@@ -301,7 +302,7 @@ func parsePage(hp store.HashPart, text string) (p page, err error) {
 	if p.info, p.Archive, err = store.ParseNarinfo(hp, text); err != nil {
 		return p, err
 	}
-	if !store.Unpackable(p.Compression) {
+	if !nar.Unpackable(p.Compression) {
 		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", store.ErrNotFound, store.ErrUnreadable, p.Compression)
 	}
 	ref, err := url.Parse(p.URL)

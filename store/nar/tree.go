@@ -1,4 +1,4 @@
-package store
+package nar
 
 import (
 	"context"
@@ -11,6 +11,8 @@ import (
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/sys/unix"
+
+	"narbor/store"
 )
 
 // maxOpenFiles is how many descriptors an open archive keeps, of files that are being read and of their directories:
@@ -20,7 +22,7 @@ const maxOpenFiles = 12
 // maxLayoutBytes bounds what layouts are remembered: those of about 150,000 files.
 const maxLayoutBytes = 32 << 20
 
-// A Tree is an archive that is read from the files that its layout names. It is a [NAR].
+// A Tree is an archive that is read from the files that its layout names. It is a [store.NAR].
 type Tree struct {
 	*layout
 	root  string
@@ -84,7 +86,7 @@ func (n *Tree) readFile(i int, p []byte, off, size int64, whole bool) error {
 		var c int
 		err := retry(func() (err error) { c, err = unix.Pread(f.fd, p, off); return err })
 		if err == nil && c <= 0 {
-			err = fmt.Errorf("ends at %d of %d bytes: %w", off, size, ErrCorrupt)
+			err = fmt.Errorf("ends at %d of %d bytes: %w", off, size, store.ErrCorrupt)
 		}
 		if err != nil {
 			return &fs.PathError{Op: "read", Path: filepath.Join(n.root, n.path(i)), Err: err}
@@ -106,7 +108,7 @@ func (n *Tree) openFile(i int, size int64, keep bool) (*openFile, error) {
 	var st unix.Stat_t
 	err = retry(func() error { return unix.Fstat(fd, &st) })
 	if err == nil && st.Size != size { // pipes and devices have size 0, and directories cannot be read
-		err = fmt.Errorf("not a file of %d bytes any more: %w", size, ErrCorrupt)
+		err = fmt.Errorf("not a file of %d bytes any more: %w", size, store.ErrCorrupt)
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -223,8 +225,8 @@ func (o *openFiles) close() {
 
 // layoutKey identifies a layout by path and hash: a path that is deleted and made again may have other contents.
 type layoutKey struct {
-	path    Path
-	narHash Hash
+	path    store.Path
+	narHash store.Hash
 }
 
 // Layouts hold the layouts used last. A request for a layout that is being made waits for it.
@@ -249,7 +251,7 @@ func newLayouts(limit int64) *Layouts {
 }
 
 // Open opens the archive of the path that info describes, below storeDir.
-func (c *Layouts) Open(ctx context.Context, storeDir string, info Info) (*Tree, error) {
+func (c *Layouts) Open(ctx context.Context, storeDir string, info store.Info) (*Tree, error) {
 	l, err := c.get(ctx, storeDir, info)
 	if err != nil {
 		return nil, err
@@ -258,7 +260,7 @@ func (c *Layouts) Open(ctx context.Context, storeDir string, info Info) (*Tree, 
 }
 
 // get returns the layout of the path that info describes, below storeDir.
-func (c *Layouts) get(ctx context.Context, storeDir string, info Info) (*layout, error) {
+func (c *Layouts) get(ctx context.Context, storeDir string, info store.Info) (*layout, error) {
 	key := layoutKey{info.Path, info.NarHash}
 	for {
 		l, wait := c.lookup(key)
@@ -268,7 +270,7 @@ func (c *Layouts) get(ctx context.Context, storeDir string, info Info) (*layout,
 			return l, err
 		}
 		if wait == nil && l.size != info.NarSize {
-			return nil, fmt.Errorf("%s: its archive has %d bytes, want %d: %w", info.Path, l.size, info.NarSize, ErrCorrupt)
+			return nil, fmt.Errorf("%s: its archive has %d bytes, want %d: %w", info.Path, l.size, info.NarSize, store.ErrCorrupt)
 		}
 		if wait == nil {
 			return l, nil

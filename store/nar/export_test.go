@@ -1,12 +1,14 @@
-package store
+package nar
 
 import (
 	"context"
 	"io"
+
+	"narbor/store"
 )
 
 // OpenLayout lays out the archive of root and opens it, without a daemon.
-func OpenLayout(ctx context.Context, root string, size int64) (NAR, error) {
+func OpenLayout(ctx context.Context, root string, size int64) (store.NAR, error) {
 	l, err := newLayout(ctx, root, size)
 	if err != nil {
 		return nil, err
@@ -30,7 +32,7 @@ type LayoutCache struct{ *Layouts }
 func NewLayoutCache(limit int64) LayoutCache { return LayoutCache{newLayouts(limit)} }
 
 // Get makes or finds the layout of the path that info describes, and says where in memory that is.
-func (c LayoutCache) Get(ctx context.Context, storeDir string, info Info) (any, error) {
+func (c LayoutCache) Get(ctx context.Context, storeDir string, info store.Info) (any, error) {
 	return c.get(ctx, storeDir, info)
 }
 

@@ -1,4 +1,4 @@
-package store
+package nar
 
 import (
 	"bufio"
@@ -10,20 +10,22 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"narbor/store"
 )
 
 // xzBuffers and zstdBuffers are what unpacking takes beside the window.
 const xzBuffers, zstdBuffers = 256 << 10, 1 << 20
 
-// unpackable says whether narbor can read a NAR of that compression.
+// Unpackable says whether narbor can read a NAR of that compression.
 func Unpackable(compression string) bool {
 	return compression == "none" || compression == "xz" || compression == "zstd"
 }
 
-// maxPacked is how long a compressed NAR can be if its compressor was in its right mind: a little longer than the NAR.
+// MaxPacked is how long a compressed NAR can be if its compressor was in its right mind: a little longer than the NAR.
 func MaxPacked(narSize int64) int64 { return narSize + narSize/16 + 64<<10 }
 
-// unpackMemory returns the bytes that unpacking takes, and the window to unpack with, which is 0 but for zstd. in begins
+// UnpackMemory returns the bytes that unpacking takes, and the window to unpack with, which is 0 but for zstd. in begins
 // with the compressed NAR, of narSize bytes; a header that states more than such a NAR needs is lowered in its buffer.
 func UnpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64) (need, window int64) {
 	switch compression {
@@ -36,10 +38,10 @@ func UnpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64
 	return 0, 0
 }
 
-// newDecompressor returns a reader of the NAR, of narSize bytes, that is compressed in r. narSize bounds the memory that
-// it may take, and so does window for zstd. The caller closes it. Errors wrap [ErrCorrupt] if they are the compressed
+// Decompress returns a reader of the NAR, of narSize bytes, that is compressed in r. narSize bounds the memory that
+// it may take, and so does window for zstd. The caller closes it. Errors wrap [store.ErrCorrupt] if they are the compressed
 // data's fault.
-func NewDecompressor(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
+func Decompress(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
 	switch compression {
 	case "none":
 		return io.NopCloser(r), nil
@@ -58,7 +60,7 @@ func NewDecompressor(r io.Reader, compression string, narSize, window int64) (io
 		}
 		return zstdReader{corruptReader{d}, d}, nil
 	}
-	return nil, fmt.Errorf("compression %.40q: %w: only none, xz and zstd are supported", compression, ErrNotFound)
+	return nil, fmt.Errorf("compression %.40q: %w: only none, xz and zstd are supported", compression, store.ErrNotFound)
 }
 
 type zstdReader struct {
@@ -82,11 +84,11 @@ func (c corruptReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// corrupt adds [ErrCorrupt] to what a decompressor says, unless it could not read.
+// corrupt adds [store.ErrCorrupt] to what a decompressor says, unless it could not read.
 func corrupt(err error) error {
 	var disk *os.PathError
 	if errors.As(err, &disk) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	return fmt.Errorf("%w: %w", store.ErrCorrupt, err)
 }

@@ -1,18 +1,18 @@
-package store_test
+package nar_test
 
 import (
 	"bytes"
 	"io"
 	"testing"
 
-	"narbor/store"
+	"narbor/store/nar"
 )
 
 // FuzzXZGuard has xz files, and other data, in pieces of any length.
 func FuzzXZGuard(f *testing.F) {
 	f.Add(packXZ(f, bytes.Repeat([]byte("abc"), 1000)), 7)
 	f.Fuzz(func(t *testing.T, file []byte, piece int) {
-		got, err := io.ReadAll(store.NewXZGuard(&pieces{file, max(1, piece&0xfff)}, 1<<30))
+		got, err := io.ReadAll(nar.NewXZGuard(&pieces{file, max(1, piece&0xfff)}, 1<<30))
 		if !bytes.HasPrefix(file, got) || err == nil && len(got) != len(file) {
 			t.Errorf("%d of %d bytes are passed on, %v", len(got), len(file), err)
 		}
@@ -36,10 +36,10 @@ func (p *pieces) Read(b []byte) (int, error) {
 
 // TestXZGuardChecksEveryStream has a second stream with a dictionary for which package xz would allocate 4 GiB.
 func TestXZGuardChecksEveryStream(t *testing.T) {
-	nar, _ := randomNAR(7, 3<<20)
-	a, b := packXZ(t, nar[:1<<20]), packXZ(t, nar[1<<20:])
-	if _, err := io.Copy(io.Discard, store.NewXZGuard(bytes.NewReader(append(bytes.Clone(a), hugeDict(b)...)),
-		int64(len(nar)))); err == nil {
+	data, _ := randomNAR(7, 3<<20)
+	a, b := packXZ(t, data[:1<<20]), packXZ(t, data[1<<20:])
+	if _, err := io.Copy(io.Discard, nar.NewXZGuard(bytes.NewReader(append(bytes.Clone(a), hugeDict(b)...)),
+		int64(len(data)))); err == nil {
 		t.Error("the guard passes on a second stream with a dictionary of 4 GiB")
 	}
 }

@@ -1,19 +1,31 @@
 package store_test
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-	"github.com/ulikunitz/xz"
-
 	"narbor/store"
 )
+
+func readAll(t testing.TB, n store.NAR) []byte {
+	t.Helper()
+	b, err := io.ReadAll(io.NewSectionReader(n, 0, n.Size()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func must(tb testing.TB, err error) {
+	tb.Helper()
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
 
 // goldenCaches was made by Nix, with the script in it.
 const goldenCaches = "bincache/testdata/cache"
@@ -44,26 +56,4 @@ func cachePaths(t testing.TB, dir string) (paths []sourcePath) {
 		paths = append(paths, p)
 	}
 	return paths
-}
-
-func packXZ(t testing.TB, b []byte) []byte {
-	var out bytes.Buffer
-	w, err := xz.NewWriter(&out)
-	if err == nil {
-		_, err = w.Write(b)
-		err = errors.Join(err, w.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
-func packZstd(t testing.TB, b []byte) []byte {
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(true))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	return w.EncodeAll(b, nil)
 }

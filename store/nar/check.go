@@ -1,4 +1,4 @@
-package store
+package nar
 
 import (
 	"bytes"
@@ -7,6 +7,8 @@ import (
 	"io"
 	"runtime"
 	"slices"
+
+	"narbor/store"
 )
 
 const (
@@ -30,15 +32,15 @@ var (
 	narCloseTwice = slices.Concat(narClose, narClose)
 )
 
-// CheckNAR says whether an archive of size bytes is one that Nix itself would have made, within the limits of its
+// Check says whether an archive of size bytes is one that Nix itself would have made, within the limits of its
 // newest version: canonical to the last byte, with entries sorted and names and targets that a file system can have.
 // Nix unpacks as root, and older versions let much of that pass, or overflow their stacks.
 //
 // It reads the structure and skips the contents of files, and takes at most 26 KiB of memory whatever it is given. The
-// error wraps [ErrMalformed], unless nar could not be read.
-func CheckNAR(nar io.ReaderAt, size int64) error {
-	if size < 0 || size > MaxNarSize { // so that no sum overflows
-		return fmt.Errorf("%w: of %d bytes", ErrMalformed, size)
+// error wraps [store.ErrMalformed], unless nar could not be read.
+func Check(nar io.ReaderAt, size int64) error {
+	if size < 0 || size > store.MaxNarSize { // so that no sum overflows
+		return fmt.Errorf("%w: of %d bytes", store.ErrMalformed, size)
 	}
 	w := narWalk{nar: nar, size: size}
 	if err := w.expect("nix-archive-1"); err != nil {
@@ -71,7 +73,7 @@ type narWalk struct {
 }
 
 func (w *narWalk) bad(format string, args ...any) error {
-	return fmt.Errorf("%w: at byte %d: %s", ErrMalformed, w.token, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: at byte %d: %s", store.ErrMalformed, w.token, fmt.Sprintf(format, args...))
 }
 
 // node reads a file or symlink to its end, or opens a directory.

@@ -1,4 +1,10 @@
-package store
+// Package nar reads Nix's archives: it checks their structure as strictly as the strictest Nix does ([Check]), makes them
+// of the files of a store path, at any offset and without a copy ([Tree]), and undoes their compression with bounded memory
+// ([Decompress], [UnpackMemory]).
+//
+// Nothing here hashes or believes. [Layouts] remember the shapes of the trees that were read last; all other state is that
+// of one archive. There is no goroutine. A [Tree] and [Layouts] may be used concurrently, a decompressor by one goroutine.
+package nar
 
 import (
 	"bytes"
@@ -14,6 +20,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"narbor/store"
 )
 
 // Limits of the archive format, as newer versions of Nix enforce them when unpacking.
@@ -121,7 +129,7 @@ func newLayout(ctx context.Context, root string, size int64) (*layout, error) {
 		return nil, err
 	}
 	if got := b.end(); got != size {
-		return nil, fmt.Errorf("%s: its archive has %d bytes, want %d: %w", root, got, size, ErrCorrupt)
+		return nil, fmt.Errorf("%s: its archive has %d bytes, want %d: %w", root, got, size, store.ErrCorrupt)
 	}
 	extents := append(b.extents, extent{start: b.start, literal: b.literal})
 	return &layout{literals: bytes.Clone(b.literals), extents: slices.Clip(slices.Clone(extents)),
@@ -146,7 +154,7 @@ type layoutBuilder struct {
 func (b *layoutBuilder) end() int64 { return b.start + int64(len(b.literals)) - int64(b.literal) }
 
 func (b *layoutBuilder) corrupt(format string, args ...any) error {
-	return fmt.Errorf("%s: %s: %w", b.subject(), fmt.Sprintf(format, args...), ErrCorrupt)
+	return fmt.Errorf("%s: %s: %w", b.subject(), fmt.Sprintf(format, args...), store.ErrCorrupt)
 }
 
 func (b *layoutBuilder) fail(op string, err error) error {
@@ -300,7 +308,7 @@ func retry(f func() error) error {
 // gone adds ErrNotFound to the error of a file that is no longer there.
 func gone(err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-		return fmt.Errorf("%w: %w", ErrNotFound, err)
+		return fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package store_test
+package nar_test
 
 import (
 	"crypto/sha256"
@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 // words writes strings as an archive has them.
@@ -216,7 +217,7 @@ var evilArchives = map[string]struct{ nar, why string }{
 	"last byte of padding off": {archive(file(""))[:len(archive(file("")))-1], "ends within"},
 }
 
-func checkNAR(nar string) error { return store.CheckNAR(strings.NewReader(nar), int64(len(nar))) }
+func checkNAR(text string) error { return nar.Check(strings.NewReader(text), int64(len(text))) }
 
 // places are archives around a node: with the node at every offset of a window, or nearly, and at other depths.
 func places(node string) map[string]string {
@@ -243,7 +244,7 @@ func TestCheckNARAccepts(t *testing.T) {
 				continue
 			}
 			if err := checkNAR(nar); err != nil {
-				t.Errorf("%s, %s: CheckNAR = %v, want nil", name, place, err)
+				t.Errorf("%s, %s: Check = %v, want nil", name, place, err)
 			}
 		}
 	}
@@ -254,23 +255,23 @@ func TestCheckNARRefuses(t *testing.T) {
 		t.Errorf("%d vectors", n)
 	}
 	for name, v := range evilNodes {
-		for place, nar := range places(v.node) {
+		for place, data := range places(v.node) {
 			// What lacks an end may take what follows for it, and what ends early makes a fault of what follows.
-			if err := checkNAR(nar); !errors.Is(err, store.ErrMalformed) || place == "root" && !strings.Contains(err.Error(), v.why) {
-				t.Errorf("%s, %s: CheckNAR = %v, want ErrMalformed because of %q", name, place, err, v.why)
+			if err := checkNAR(data); !errors.Is(err, store.ErrMalformed) || place == "root" && !strings.Contains(err.Error(), v.why) {
+				t.Errorf("%s, %s: Check = %v, want ErrMalformed because of %q", name, place, err, v.why)
 			}
 		}
 	}
 	for name, v := range evilArchives {
 		if err := checkNAR(v.nar); !errors.Is(err, store.ErrMalformed) || !strings.Contains(err.Error(), v.why) {
-			t.Errorf("%s: CheckNAR = %v, want ErrMalformed because of %q", name, err, v.why)
+			t.Errorf("%s: Check = %v, want ErrMalformed because of %q", name, err, v.why)
 		}
 	}
-	if err := store.CheckNAR(strings.NewReader(""), -1); !errors.Is(err, store.ErrMalformed) {
-		t.Errorf("CheckNAR of -1 bytes = %v, want ErrMalformed", err)
+	if err := nar.Check(strings.NewReader(""), -1); !errors.Is(err, store.ErrMalformed) {
+		t.Errorf("Check of -1 bytes = %v, want ErrMalformed", err)
 	}
-	if err := store.CheckNAR(strings.NewReader(archive(file(""))), math.MaxInt64); !errors.Is(err, store.ErrMalformed) {
-		t.Errorf("CheckNAR of MaxInt64 bytes = %v, want ErrMalformed", err)
+	if err := nar.Check(strings.NewReader(archive(file(""))), math.MaxInt64); !errors.Is(err, store.ErrMalformed) {
+		t.Errorf("Check of MaxInt64 bytes = %v, want ErrMalformed", err)
 	}
 }
 
@@ -303,12 +304,12 @@ func TestCheckNARAgreesWithAnotherReader(t *testing.T) {
 	}
 }
 
-// agree says what CheckNAR and [isCanonical] think of an archive, and fails if they differ.
+// agree says what [nar.Check] and [isCanonical] think of an archive, and fails if they differ.
 func agree(t *testing.T, nar string) bool {
 	t.Helper()
 	err, want := checkNAR(nar), isCanonical(nar)
 	if (err == nil) != want || err != nil && !errors.Is(err, store.ErrMalformed) {
-		t.Errorf("CheckNAR(%q) = %v, and reading and writing it again says %v", nar, err, want)
+		t.Errorf("Check(%q) = %v, and reading and writing it again says %v", nar, err, want)
 	}
 	return want
 }
@@ -404,11 +405,11 @@ func FuzzCheckNAR(f *testing.F) {
 func TestCheckNARAcceptsWhatNixDumps(t *testing.T) {
 	for name, tree := range trees {
 		root := tree(t, t.TempDir())
-		nar := dump(t, root)
-		if err := checkNAR(string(nar)); err != nil {
-			t.Errorf("%s: CheckNAR of what nix-store --dump prints = %v", name, err)
+		data := dump(t, root)
+		if err := checkNAR(string(data)); err != nil {
+			t.Errorf("%s: Check of what nix-store --dump prints = %v", name, err)
 		}
-		if err := store.CheckNAR(openLayout(t, root, len(nar)), int64(len(nar))); err != nil {
+		if err := nar.Check(openLayout(t, root, len(data)), int64(len(data))); err != nil {
 			t.Errorf("%s: CheckNAR of our own archive = %v", name, err)
 		}
 	}
@@ -430,35 +431,35 @@ func TestCheckNARIsFrugal(t *testing.T) {
 	large := archive(directory(entry("a", file(strings.Repeat("x", 64<<20))), entry("b", file("y"))))
 	deep := archive(nested(100_000, file("")))
 	for name, c := range map[string]struct {
-		nar   string
+		data  string
 		bytes int
 	}{"contents are skipped": {large, 16 << 10}, "depth is noticed at once": {deep, 64 << 10}} {
-		n := &countedNAR{ReaderAt: strings.NewReader(c.nar)}
-		err := store.CheckNAR(n, int64(len(c.nar)))
-		if (err == nil) != (c.nar == large) || n.bytes > c.bytes {
-			t.Errorf("%s: CheckNAR of %d bytes = %v, and reads %d, want at most %d", name, len(c.nar), err, n.bytes, c.bytes)
+		n := &countedNAR{ReaderAt: strings.NewReader(c.data)}
+		err := nar.Check(n, int64(len(c.data)))
+		if (err == nil) != (c.data == large) || n.bytes > c.bytes {
+			t.Errorf("%s: CheckNAR of %d bytes = %v, and reads %d, want at most %d", name, len(c.data), err, n.bytes, c.bytes)
 		}
 	}
 	many, r := smallFiles(10_000, 100), strings.NewReader("")
 	allocs := testing.AllocsPerRun(1, func() {
 		r.Reset(many)
-		if err := store.CheckNAR(r, int64(len(many))); err != nil {
+		if err := nar.Check(r, int64(len(many))); err != nil {
 			t.Error(err)
 		}
 	})
 	if allocs > 20 {
-		t.Errorf("CheckNAR of 10,000 files takes memory %v times", allocs)
+		t.Errorf("Check of 10,000 files takes memory %v times", allocs)
 	}
 }
 
 func TestCheckNARBlamesNobodyForTheDisk(t *testing.T) {
-	nar := archive(file(strings.Repeat("x", 10_000)))
-	if err := store.CheckNAR(strings.NewReader(nar[:5000]), int64(len(nar))); !errors.Is(err, io.ErrUnexpectedEOF) ||
+	data := archive(file(strings.Repeat("x", 10_000)))
+	if err := nar.Check(strings.NewReader(data[:5000]), int64(len(data))); !errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, store.ErrMalformed) {
-		t.Errorf("CheckNAR of a file that has shrunk = %v, want ErrUnexpectedEOF", err)
+		t.Errorf("Check of a file that has shrunk = %v, want ErrUnexpectedEOF", err)
 	}
-	if err := store.CheckNAR(io.NewSectionReader(nil, 0, 0), int64(len(nar))); err == nil || errors.Is(err, store.ErrMalformed) {
-		t.Errorf("CheckNAR of nothing = %v, want an error that is not ErrMalformed", err)
+	if err := nar.Check(io.NewSectionReader(nil, 0, 0), int64(len(data))); err == nil || errors.Is(err, store.ErrMalformed) {
+		t.Errorf("Check of nothing = %v, want an error that is not ErrMalformed", err)
 	}
 }
 
@@ -475,18 +476,18 @@ func smallFiles(n, size int) string {
 // BenchmarkCheckNAR reads 10,000 files of so many bytes from the disk's cache, as after a fetch.
 func BenchmarkCheckNAR(b *testing.B) {
 	for _, size := range []int{0, 100, 1000, 4000, 20_000} {
-		nar := []byte(smallFiles(10_000, size))
+		data := []byte(smallFiles(10_000, size))
 		name := filepath.Join(b.TempDir(), "nar")
-		must(b, os.WriteFile(name, nar, 0o600))
+		must(b, os.WriteFile(name, data, 0o600))
 		f, err := os.Open(name)
 		must(b, err)
 		defer f.Close()
 		for what, run := range map[string]func() error{
-			"walk":    func() error { return store.CheckNAR(f, int64(len(nar))) },
-			"SHA-256": func() error { _ = sha256.Sum256(nar); return nil },
+			"walk":    func() error { return nar.Check(f, int64(len(data))) },
+			"SHA-256": func() error { _ = sha256.Sum256(data); return nil },
 		} {
 			b.Run(fmt.Sprintf("%d bytes, %s", size, what), func(b *testing.B) {
-				b.SetBytes(int64(len(nar)))
+				b.SetBytes(int64(len(data)))
 				before := cpuTime(b)
 				for b.Loop() {
 					must(b, run())

@@ -1,4 +1,4 @@
-package store_test
+package nar_test
 
 import (
 	"bytes"
@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 // needNix skips a test that runs Nix's own programs where they are not installed; under CI=true they must be.
@@ -132,7 +133,7 @@ var trees = map[string]func(tb testing.TB, dir string) string{
 
 func openLayout(tb testing.TB, root string, size int) store.NAR {
 	tb.Helper()
-	nar, err := store.OpenLayout(context.Background(), root, int64(size))
+	nar, err := nar.OpenLayout(context.Background(), root, int64(size))
 	must(tb, err)
 	tb.Cleanup(func() { nar.Close() })
 	return nar
@@ -175,7 +176,7 @@ func TestArchiveReadAtEdges(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, dir+"/f", 13, 0o444)
 	const size = 7*16 + 16 // of 13 bytes
-	nar, err := store.OpenLayout(t.Context(), dir+"/f", size)
+	nar, err := nar.OpenLayout(t.Context(), dir+"/f", size)
 	must(t, err)
 	defer nar.Close()
 	buf := make([]byte, 21)
@@ -220,12 +221,12 @@ func TestLayoutRefuses(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		must(t, c.make(dir))
-		if _, err := store.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) ||
+		if _, err := nar.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) ||
 			!strings.Contains(err.Error(), c.why) {
 			t.Errorf("%s: OpenLayout = %v, want ErrCorrupt because of %q", name, err, c.why)
 		}
 	}
-	if _, err := store.OpenLayout(t.Context(), t.TempDir()+"/absent", 1000); !errors.Is(err, store.ErrNotFound) {
+	if _, err := nar.OpenLayout(t.Context(), t.TempDir()+"/absent", 1000); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("OpenLayout(absent) = %v, want ErrNotFound", err)
 	}
 }
@@ -249,7 +250,7 @@ func TestFilesLargerThanTheArchiveAreRefused(t *testing.T) {
 		}
 	}
 	size -= 2*7 + 2 // 2 * math.MaxInt64 is -2
-	if nar, err := store.OpenLayout(t.Context(), dir, int64(size)); !errors.Is(err, store.ErrCorrupt) {
+	if nar, err := nar.OpenLayout(t.Context(), dir, int64(size)); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("OpenLayout(files of 8 EiB) = %v, %v, want ErrCorrupt", nar, err)
 	}
 }
@@ -345,9 +346,9 @@ func TestLayoutCache(t *testing.T) {
 		writeFile(t, filepath.Join(dir, p.Base()), 1000, 0o444)
 		infos = append(infos, store.Info{Path: p, NarHash: store.Hash{byte(i)}, NarSize: 1112})
 	}
-	one, err := store.LayoutBytes(t.Context(), filepath.Join(dir, infos[0].Path.Base()), 1112)
+	one, err := nar.LayoutBytes(t.Context(), filepath.Join(dir, infos[0].Path.Base()), 1112)
 	must(t, err)
-	c := store.NewLayoutCache(10 * one)
+	c := nar.NewLayoutCache(10 * one)
 	get := func(info store.Info) any {
 		t.Helper()
 		l, err := c.Get(t.Context(), dir, info)
@@ -404,7 +405,7 @@ func TestLayoutIsMadeOnce(t *testing.T) {
 		must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 1000+i)))
 	}
 	size := int64(len(dump(t, filepath.Join(dir, p.Base()))))
-	c := store.NewLayoutCache(1 << 20)
+	c := nar.NewLayoutCache(1 << 20)
 	layouts := make([]any, 20)
 	var wg sync.WaitGroup
 	for i := range layouts {
@@ -421,10 +422,10 @@ func TestLayoutIsMadeOnce(t *testing.T) {
 func BenchmarkLayout(b *testing.B) {
 	root := trees["ten thousand"](b, b.TempDir())
 	size := int64(len(dump(b, root)))
-	mem, err := store.LayoutBytes(b.Context(), root, size)
+	mem, err := nar.LayoutBytes(b.Context(), root, size)
 	must(b, err)
 	for b.Loop() {
-		nar, err := store.OpenLayout(b.Context(), root, size)
+		nar, err := nar.OpenLayout(b.Context(), root, size)
 		must(b, err)
 		nar.Close()
 	}
