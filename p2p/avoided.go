@@ -2,13 +2,14 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/store"
-	"narbor/trust"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
 )
 
 // A pair is a peer and a NAR that it claims to have.

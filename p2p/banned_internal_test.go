@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/store/spool"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/store/spool"
 )
 
 // startBanned makes a node with a file of bans, and returns what it warned of at its start.

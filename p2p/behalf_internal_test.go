@@ -3,7 +3,6 @@ package p2p
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -311,16 +310,4 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}
 	until(t, ask)
-}
-
-func TestASlowUpstreamDoesNotEndWhatNeighboursDeliver(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
-	defer cancel()
-	const blocks = 400
-	for left, want := range map[int]bool{300: false, blocks - 3: true} { // 100 have come in 20 s; or 3
-		f := &fetch{picker: picker{left: left}}
-		if err := f.hopeless(ctx, time.Now().Add(-20*time.Second), 2, blocks); err != nil != want {
-			t.Errorf("%d of %d blocks missing after 20 s: %v, want an error: %v", left, blocks, err, want)
-		}
-	}
 }

@@ -63,31 +63,6 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	}
 }
 
-func TestBlockThatBreaksItsSendersWordIsAskedForAgainAtOnce(t *testing.T) {
-	s := newSigner(t)
-	nar := randomNAR(1000)
-	_, m := s.sign(t, "small", nar)
-	n, _ := runNode(t, s, nil)
-	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer draft.Discard()
-	f := n.newFetch(m, draft)
-	f.run.complete = make(chan struct{})
-	f.blame.compare(store.Manifest{{Hash: sha256.Sum256(nar), Size: len(nar)}})
-	i, ok := f.pick(ghost(t, n), nil)
-	if !ok {
-		t.Fatal("nothing to pick")
-	}
-	if err := f.deliver(ghost(t, n), i, random(999), false); !errors.Is(err, store.ErrCorrupt) {
-		t.Fatalf("deliver(wrong block) = %v, want ErrCorrupt", err)
-	}
-	if _, ok := f.pick(ghost(t, n), nil); !ok {
-		t.Error("the block is not asked for again")
-	}
-}
-
 // trickle sends a block a byte at a time, for ever.
 func trickle(s network.Stream, _ int, b []byte) error {
 	head := []byte{byte(wire.StatusRaw), byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}

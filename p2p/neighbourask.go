@@ -3,12 +3,13 @@ package p2p
 import (
 	"bufio"
 	"context"
-	"narbor/p2p/wire"
-	"narbor/store"
-	"narbor/trust"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/protocol"
+
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/trust"
 )
 
 // has says whether a neighbour says that it has a protocol.

@@ -33,13 +33,12 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 		{"all that were asked are avoided for a while", late, []part{{0, 0, true}, {0, 1 << 20, true}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g := newTarget(t)
-			f, _ := g.receiving(t)
+			f, record := newTestFetch()
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
 				var nbs []*neighbour
 				for _, p := range c.parts {
-					nb := ghost(t, g.Node)
+					nb := peerNamed(fmt.Sprint(len(nbs)))
 					nbs = append(nbs, nb)
 					f.sources.all = append(f.sources.all, nb)
 					if p.from != never {
@@ -52,7 +51,7 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 				}
 				f.account(began, c.err)
 				for i, p := range c.parts {
-					if got := g.ledger.avoids(pairOf(nbs[i], f.m)) != ""; got != p.avoided {
+					if got := record.avoided[nbs[i].id]; got != p.avoided {
 						t.Errorf("holder %d is avoided: %v, want %v", i, got, p.avoided)
 					}
 				}
@@ -64,10 +63,9 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 // TestSlowHolderBesideFastOnesIsNotSetAside has two downloads in a row that take long because the NARs are large.
 func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 	for _, fast := range []bool{true, false} {
-		g := newTarget(t)
-		f, _ := g.receiving(t)
+		f, _ := newTestFetch()
 		synctest.Test(t, func(t *testing.T) {
-			spared, other := ghost(t, g.Node), ghost(t, g.Node)
+			spared, other := peerNamed("spared"), peerNamed("other")
 			f.sources.all = []*neighbour{spared, other}
 			for range 2 {
 				clear(f.sources.asked)
@@ -90,9 +88,8 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 
 // TestWaitingHoldersAreNotMarkedSlow marks while one holder is at work and another has not been asked.
 func TestWaitingHoldersAreNotMarkedSlow(t *testing.T) {
-	g := newTarget(t)
-	f, _ := g.receiving(t)
-	f.join([]holder{{ghost(t, g.Node), false}, {ghost(t, g.Node), false}})
+	f, _ := newTestFetch()
+	f.join([]holder{{peerNamed("a"), false}, {peerNamed("b"), false}})
 	atWork := f.nextHolder()
 	f.markSlow()
 	for _, nb := range f.sources.all {

@@ -3,6 +3,7 @@ package p2p
 import (
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -177,4 +178,73 @@ func TestPickerCountsBlocksByContributor(t *testing.T) {
 		t.Error("a block that is fetched again is not missing")
 	}
 	p.wants(1, "b", time.Millisecond, 0)
+}
+
+func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
+	const blocks = 1000
+	nar := narHash(t)
+	ids := []peer.ID{"one", "two", "three", "four"}
+	owned := map[peer.ID]int{}
+	for i := range blocks {
+		owners := map[peer.ID]bool{}
+		for _, self := range ids { // as each of them sees it
+			c := newPicker(blocks, nar, self, time.Now()).swarm
+			names := map[*partialPeer]peer.ID{nil: self}
+			for _, id := range ids {
+				if id != self {
+					c.offer(id, false, time.Now())
+					names[c.members[id]] = id
+				}
+			}
+			owners[names[c.assignee(i, blocks)]] = true
+		}
+		if len(owners) != 1 {
+			t.Fatalf("block %d has owners %v", i, owners)
+		}
+		for id := range owners {
+			owned[id]++
+		}
+	}
+	for _, id := range ids {
+		if n := owned[id]; n < blocks/len(ids)*2/3 || n > blocks/len(ids)*4/3 {
+			t.Errorf("%s owns %d of %d blocks: not fair among %d", id, n, blocks, len(ids))
+		}
+	}
+}
+
+// waitedFor returns how long a holder that takes 10 ms for a block leaves the blocks to a crowd that passes one on each
+// pace, and takes in a new member each time; a minute is for ever.
+func waitedFor(pace time.Duration) (waited time.Duration) {
+	c := newPicker(1, store.Hash{1}, "self", time.Now()).swarm
+	start := time.Now()
+	for next := start.Add(pace); time.Since(start) < time.Minute; time.Sleep(time.Millisecond) {
+		if !c.keepsUp(10*time.Millisecond, time.Now()) {
+			break
+		}
+		if !time.Now().Before(next) {
+			c.last, next = time.Now(), next.Add(pace)
+			c.passed++
+			c.offer(peer.ID(next.String()), false, time.Now())
+		}
+	}
+	return time.Since(start)
+}
+
+func TestACrowdIsWaitedForWhileItKeepsUp(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		pace        time.Duration
+		least, most time.Duration
+	}{
+		{15 * time.Millisecond, time.Minute, time.Hour}, // two thirds of the holder's pace
+		{50 * time.Millisecond, 0, time.Second},         // a fifth
+		{500 * time.Millisecond, 0, time.Second},
+		{time.Hour, 0, time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			if got := waitedFor(c.pace); got < c.least || got > c.most {
+				t.Errorf("a crowd that passes on a block each %s is waited for %s, want %s to %s", c.pace, got, c.least, c.most)
+			}
+		})
+	}
 }

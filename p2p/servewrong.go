@@ -5,10 +5,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"narbor/p2p/wire"
-	"narbor/store"
 
 	"go.uber.org/zap"
+
+	"narbor/p2p/wire"
+	"narbor/store"
 )
 
 // answerWrong handles a report that a NAR of this machine is wrong. A shared NAR is checked, as long as the peer and

@@ -2,13 +2,14 @@ package p2p
 
 import (
 	"fmt"
-	"narbor/store"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
+
+	"narbor/store"
 )
 
 func TestSetbacksGrowAndEnd(t *testing.T) {

@@ -11,42 +11,11 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
 )
-
-func TestMembersOfASwarmAreBounded(t *testing.T) {
-	f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
-	for i := range 4 * maxPartials {
-		f.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, false)
-	}
-	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxPartials || waiting != maxPartials {
-		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxPartials)
-	}
-	if !f.offer(&neighbour{id: "proxy", tally: &tally{}}, true) {
-		t.Error("the proxy is not a member of a full swarm")
-	}
-}
-
-func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
-		nb := &neighbour{id: "other", tally: &tally{}}
-		offer := func() bool { return f.offer(nb, false) }
-		if !offer() || !f.leave(nb) {
-			t.Fatal("the peer was no member")
-		}
-		if time.Sleep(holdersFresh - 1); offer() {
-			t.Errorf("the peer is a member again %s after it had nothing", holdersFresh-1)
-		}
-		if time.Sleep(time.Nanosecond); !offer() {
-			t.Errorf("the peer is no member %s after it had nothing", holdersFresh)
-		}
-	})
-}
 
 func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 	s := newSigner(t)

@@ -194,13 +194,10 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
 	g.ledger.avoid(pairOf(other, f.m), wrongFor, "sent a wrong NAR")
-	f.meet(honest, damaged, other)
+	record := nodeConduct{g.Node}
 	for nb, want := range map[*neighbour]bool{honest: true, damaged: false, other: false} {
-		if got := f.isPartial(nb); got != want {
-			t.Errorf("a peer is a member of the swarm: %v, want %v", got, want)
-		}
-		if got := f.setProxy(nb, true); got != want {
-			t.Errorf("a peer is relied on to download the NAR: %v, want %v", got, want)
+		if got := record.Takes(nb, f.m); got != want {
+			t.Errorf("blocks are taken from a peer: %v, want %v", got, want)
 		}
 	}
 }

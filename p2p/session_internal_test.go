@@ -1,0 +1,110 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A testRecord takes blocks from all peers but those refused, and elects no proxy but the one it has.
+type testRecord struct {
+	refused, avoided map[peer.ID]bool
+	proxy            *neighbour
+}
+
+func (r *testRecord) Holders(context.Context, trust.Mapping, bool) []holder { return nil }
+func (r *testRecord) Known(trust.Mapping) []holder                          { return nil }
+func (r *testRecord) AskAround(trust.Mapping)                               {}
+func (r *testRecord) Elect(_ store.HashPart, out func(*neighbour) bool) (*neighbour, int) {
+	if r.proxy == nil || out(r.proxy) {
+		return nil, 0
+	}
+	return r.proxy, 1
+}
+func (r *testRecord) Takes(nb *neighbour, _ trust.Mapping) bool { return !r.refused[nb.id] }
+func (r *testRecord) Avoid(nb *neighbour, _ trust.Mapping, _ time.Duration, _ string) {
+	r.avoided[nb.id] = true
+}
+func (r *testRecord) Strike(peer.ID, error)               {}
+func (r *testRecord) Wrong(peer.ID, trust.Mapping, error) {}
+func (r *testRecord) Distrust(peer.ID)                    {}
+
+// newTestFetch returns a fetch of a NAR of four blocks, without a draft.
+func newTestFetch() (*fetch, *testRecord) {
+	r := &testRecord{refused: map[peer.ID]bool{}, avoided: map[peer.ID]bool{}}
+	f := newFetch(&fetching{self: "self", swarm: r, conduct: r, throughput: new(throughput), log: zap.NewNop()}, trust.Mapping{}, nil,
+		trust.Mapping{}, false)
+	f.picker = newPicker(4, store.Hash{1}, "self", time.Now())
+	return f, r
+}
+
+func peerNamed(id string) *neighbour { return &neighbour{id: peer.ID(id), tally: &tally{}} }
+
+func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {
+	f, record := newTestFetch()
+	honest, refused := peerNamed("honest"), peerNamed("refused")
+	record.refused[refused.id] = true
+	f.meet(honest, refused)
+	for nb, want := range map[*neighbour]bool{honest: true, refused: false} {
+		if got := f.isPartial(nb); got != want {
+			t.Errorf("%s is a member of the swarm: %v, want %v", nb.id, got, want)
+		}
+		if got := f.setProxy(nb, true); got != want {
+			t.Errorf("%s is relied on to download the NAR: %v, want %v", nb.id, got, want)
+		}
+	}
+}
+
+func TestBlockOutsideTheManifestIsAskedForAgainAtOnce(t *testing.T) {
+	f, _ := newTestFetch()
+	f.blame.compare(make(store.Manifest, 4))
+	i, ok := f.pick(peerNamed("reference"), nil)
+	if !ok {
+		t.Fatal("nothing to pick")
+	}
+	if err := f.deliver(peerNamed("reference"), i, []byte("wrong"), false); !errors.Is(err, store.ErrCorrupt) {
+		t.Fatalf("deliver(wrong block) = %v, want ErrCorrupt", err)
+	}
+	if again, ok := f.pick(peerNamed("reference"), nil); !ok || again != i {
+		t.Errorf("pick = %d, %v, want block %d again", again, ok, i)
+	}
+}
+
+func TestMembersOfASwarmAreBounded(t *testing.T) {
+	f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
+	for i := range 4 * maxPartials {
+		f.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, false)
+	}
+	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxPartials || waiting != maxPartials {
+		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxPartials)
+	}
+	if !f.offer(&neighbour{id: "proxy", tally: &tally{}}, true) {
+		t.Error("the proxy is not a member of a full swarm")
+	}
+}
+
+func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
+		nb := &neighbour{id: "other", tally: &tally{}}
+		offer := func() bool { return f.offer(nb, false) }
+		if !offer() || !f.leave(nb) {
+			t.Fatal("the peer was no member")
+		}
+		if time.Sleep(holdersFresh - 1); offer() {
+			t.Errorf("the peer is a member again %s after it had nothing", holdersFresh-1)
+		}
+		if time.Sleep(time.Nanosecond); !offer() {
+			t.Errorf("the peer is no member %s after it had nothing", holdersFresh)
+		}
+	})
+}
