@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 )
 
-// ReplaceFile writes text beside a file and renames it, so that the file is whole whenever the power goes. Its mode is
-// 0600.
+// ReplaceFile writes text beside a file and renames it, so that after a power cut the file is whole, old or new. Only the
+// owner may read it.
 func ReplaceFile(name string, text []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // mode 0600
 	if err != nil {
@@ -21,5 +21,17 @@ func ReplaceFile(name string, text []byte) error {
 	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), name)
+	if err := os.Rename(f.Name(), name); err != nil {
+		return err
+	}
+	syncDir(filepath.Dir(name))
+	return nil
+}
+
+// syncDir makes a rename last. The file is in its place already, so what a file system cannot do is no error.
+func syncDir(dir string) {
+	if d, err := os.Open(dir); err == nil {
+		_ = d.Sync()
+		d.Close()
+	}
 }

@@ -313,7 +313,19 @@ func (c *Cache) write(root *os.Root, name string, r io.Reader, info *store.Info)
 	if err = f.Sync(); err != nil {
 		return err
 	}
-	return root.Rename(temp, name)
+	if err = root.Rename(temp, name); err != nil {
+		return err
+	}
+	syncDir(root, path.Dir(name))
+	return nil
+}
+
+// syncDir makes a rename last. The file is in its place already, so what a file system cannot do is no error.
+func syncDir(root *os.Root, dir string) {
+	if d, err := root.Open(dir); err == nil {
+		_ = d.Sync()
+		d.Close()
+	}
 }
 
 // copyNAR copies a NAR and fails if it is not info's.
