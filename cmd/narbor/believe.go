@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/http"
+	"os"
 	"slices"
 	"sync"
 
@@ -74,7 +76,7 @@ func keysOf(settings nixconf.Settings, log *zap.Logger) (keys []string) {
 func (s *service) believe(settings nixconf.Settings) error {
 	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
 	if err := s.trusted.Replace(trusted); err != nil {
-		return codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
+		return withCode(fmt.Errorf("--trusted-key: %w", err), exitUsage)
 	}
 	s.settings.set(settings)
 	for _, u := range settings.Unread {
@@ -104,4 +106,11 @@ func (s *service) settingsChanged(settings nixconf.Settings, err error) {
 		return
 	}
 	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("publicKeys", s.public.Names()))
+}
+
+// getSettings returns what was read of Nix's configuration.
+func (s *service) getSettings(*http.Request) (any, error) {
+	settings := s.settings.get()
+	return ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
+		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
 }

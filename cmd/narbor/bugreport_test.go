@@ -151,7 +151,7 @@ func TestReportHasNoNames(t *testing.T) {
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	for range len(marks) {
-		parts := collect(t.Context(), control{[]string{socket}, controlTimeout})
+		parts := collect(t.Context(), control{paths: []string{socket}, timeout: controlTimeout})
 		for _, p := range parts {
 			unmarked(t, p.name, p.text)
 			for name, want := range map[string][]string{"nix.txt": {"nix (Nix) 2.34.7"},
@@ -167,7 +167,7 @@ func TestReportHasNoNames(t *testing.T) {
 		}
 	}
 	l.Close()
-	for _, p := range collect(t.Context(), control{[]string{filepath.Join(bin, "markdir", "none.sock")}, controlTimeout}) {
+	for _, p := range collect(t.Context(), control{paths: []string{filepath.Join(bin, "markdir", "none.sock")}, timeout: controlTimeout}) {
 		unmarked(t, p.name+" of a narbor that does not run", p.text)
 	}
 }

@@ -30,7 +30,7 @@ const (
 func checkRunning(ctx context.Context, p *patient) []Finding {
 	err := p.ctl.get(ctx, "/status", &p.status)
 	p.running = err == nil
-	var coded codedError
+	var coded exitError
 	switch {
 	case err == nil:
 		return []Finding{fine("narbor %s answers, up %s", p.status.Version, shortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}

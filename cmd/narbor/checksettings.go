@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/http"
 	"os"
 	"os/user"
 	"slices"
@@ -14,22 +13,6 @@ import (
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
-
-// ReadSettings is what the running narbor has read of Nix's configuration, for `narbor doctor` to compare with what Nix
-// has.
-type ReadSettings struct {
-	UID          int      `json:"uid"`
-	Keys         []string `json:"keys"` // trusted-public-keys
-	Substituters []string `json:"substituters"`
-	Origin       string   `json:"origin"`
-	Unread       []string `json:"unread"` // files that could not be read, and why
-}
-
-func (s *service) getSettings(*http.Request) (any, error) {
-	settings := s.settings.get()
-	return ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
-		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
-}
 
 // asksNix reads the settings of this machine's Nix, once.
 func (p *patient) asksNix(ctx context.Context) error {
@@ -158,7 +141,7 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 	differ := func(what string, nix, narbor []string) {
 		name := func(v string) string { n, _, _ := strings.Cut(v, ":"); return n }
 		if what == "substituters" {
-			name = func(v string) string { return loginPattern.ReplaceAllString(v, "//…@") }
+			name = func(v string) string { return hideLogin(v, "…") }
 		}
 		lacks, more := missingFrom(nix, narbor), missingFrom(narbor, nix)
 		if len(lacks)+len(more) == 0 {

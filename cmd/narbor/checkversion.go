@@ -88,7 +88,7 @@ func forgedRealisations(version string, conf map[string][]string) []Finding {
 	var far []string
 	for _, s := range conf["substituters"] {
 		if !ofThisMachine(s) {
-			far = append(far, loginPattern.ReplaceAllString(s, "//…@"))
+			far = append(far, hideLogin(s, "…"))
 		}
 	}
 	if len(far) == 0 {

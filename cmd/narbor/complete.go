@@ -32,7 +32,7 @@ var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_-]+$`)
 // comes next, it asks the running narbor for its peers.
 func complete(ctx context.Context, app *cli.App, args []string) error {
 	if len(args) < 2 {
-		return codedError{fmt.Errorf("%s takes a shell and words", completeCommand), exitUsage}
+		return withCode(fmt.Errorf("%s takes a shell and words", completeCommand), exitUsage)
 	}
 	shell, words := args[0], args[1:]
 	last := words[len(words)-1]

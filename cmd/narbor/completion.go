@@ -85,7 +85,7 @@ func completionCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			script, ok := shells()[c.Args().First()]
 			if !ok {
-				return codedError{fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), exitUsage}
+				return withCode(fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), exitUsage)
 			}
 			_, err := fmt.Fprint(c.App.Writer, script)
 			return err

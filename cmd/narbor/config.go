@@ -57,11 +57,11 @@ func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 		return nil, err
 	}
 	if len(text) > maxConfigLen {
-		return nil, codedError{fmt.Errorf("%s: longer than %s", file, amount(maxConfigLen)), exitUsage}
+		return nil, withCode(fmt.Errorf("%s: longer than %s", file, amount(maxConfigLen)), exitUsage)
 	}
 	p := configParser{file: file, text: text, dec: json.NewDecoder(bytes.NewReader(text))}
 	if p.parse(flags); len(p.errs) > 0 {
-		return nil, codedError{errors.Join(p.errs...), exitUsage}
+		return nil, withCode(errors.Join(p.errs...), exitUsage)
 	}
 	return p.settings, nil
 }
@@ -228,7 +228,7 @@ func applyConfig(c *cli.Context) (places map[string]string, err error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, codedError{errors.Join(errs...), exitUsage}
+		return nil, withCode(errors.Join(errs...), exitUsage)
 	}
 	return places, nil
 }
@@ -246,7 +246,7 @@ func checkValues(c *cli.Context, places map[string]string) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return codedError{errors.Join(errs...), exitUsage}
+	return withCode(errors.Join(errs...), exitUsage)
 }
 
 func valueErrors(c *cli.Context) (out []valueError) {
@@ -331,7 +331,7 @@ func configCheckCommand() *cli.Command {
 			"Example: narbor config check narbor.json",
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return codedError{fmt.Errorf("check which file? Say one, not %q", c.Args().Slice()), exitUsage}
+				return withCode(fmt.Errorf("check which file? Say one, not %q", c.Args().Slice()), exitUsage)
 			}
 			if err := checkConfig(c.App, c.Args().First()); err != nil {
 				return err

@@ -24,7 +24,7 @@ func configNixCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			switch {
 			case c.IsSet("add") && c.IsSet("remove"):
-				return codedError{errors.New("--add and --remove are two changes: make them one by one"), exitUsage}
+				return withCode(errors.New("--add and --remove are two changes: make them one by one"), exitUsage)
 			case c.IsSet("add"):
 				return addLine(c, c.String("add"))
 			case c.IsSet("remove"):
@@ -61,7 +61,7 @@ func addLine(c *cli.Context, line string) error {
 	words := strings.Fields(line)
 	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" ||
 		strings.ContainsAny(line, "#\n\r") {
-		return codedError{fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), exitUsage}
+		return withCode(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), exitUsage)
 	}
 	comment := ""
 	if words[0] == "extra-substituters" {
@@ -78,7 +78,7 @@ func removeLine(c *cli.Context, at string) error {
 	file, number, found := cutLast(at, ":")
 	n, err := strconv.Atoi(number)
 	if !found || err != nil {
-		return codedError{fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), exitUsage}
+		return withCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), exitUsage)
 	}
 	text, _, err := readConf(file)
 	if err != nil {
@@ -86,7 +86,7 @@ func removeLine(c *cli.Context, at string) error {
 	}
 	lines := strings.Split(text, "\n")
 	if n < 1 || n > len(lines) || len(strings.Fields(lines[n-1])) < 3 || strings.Fields(lines[n-1])[0] != "require-sigs" {
-		return codedError{fmt.Errorf("the line at %s does not set require-sigs", at), exitUsage}
+		return withCode(fmt.Errorf("the line at %s does not set require-sigs", at), exitUsage)
 	}
 	return tellEdit(c, nixEdit{file: file, setting: "require-sigs", drop: func(_ string, number int) bool { return number == n }})
 }

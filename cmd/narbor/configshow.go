@@ -4,30 +4,12 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 )
-
-// ConfigShow is what `narbor config show --json` prints.
-type ConfigShow struct {
-	Schema   int       `json:"schema"`
-	Settings []Setting `json:"settings"`
-}
-
-// Setting is a flag of `narbor run`, what it is set to, and by what.
-type Setting struct {
-	Name   string   `json:"name"`
-	Values []string `json:"values"` // several, or none, for a flag that can be repeated
-	Origin string   `json:"origin"` // flag, environment, file or default
-	From   string   `json:"from"`   // the variable or the file
-}
-
-// loginPattern finds a user and a password in a URL, up to the last @, for a password may have one in it.
-var loginPattern = regexp.MustCompile(`//[^/\s"]+@`)
 
 // settingsOf returns the settings of a command with the source of each; line has the names of those that no file has
 // set. In place of a user and a password in a URL there is xxxxx.
@@ -54,7 +36,7 @@ func settingsOf(c *cli.Context, line []string) []Setting {
 			s.Origin, s.From = "file", c.String("config")
 		}
 		for i, v := range s.Values {
-			s.Values[i] = loginPattern.ReplaceAllString(v, "//xxxxx@")
+			s.Values[i] = hideLogin(v, "xxxxx")
 		}
 		all = append(all, s)
 	}

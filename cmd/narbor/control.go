@@ -16,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 )
 
@@ -51,25 +50,6 @@ func listenControl(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
-}
-
-// controlHandler answers on the control socket. Every user may query the state; only root and the user that narbor runs
-// as may change it.
-func (s *service) controlHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", answer(s.getStatus))
-	mux.HandleFunc("GET /stats", answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
-	mux.HandleFunc("GET /keys", answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
-	mux.HandleFunc("GET /config", change(s.configShow)) // for the owner only: it has names of files and of peers
-	mux.HandleFunc("GET /settings", change(s.getSettings))
-	mux.HandleFunc("GET /why", answer(s.getWhy))
-	mux.HandleFunc("GET /peers", answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
-	mux.HandleFunc("POST /peers/{what}", change(s.postPeers))
-	mux.HandleFunc("POST /ping", lasting(pingTimeout, change(s.postPing)))
-	mux.HandleFunc("POST /dialback", lasting(dialBackTimeout, answer(s.postDialBack))) // which changes nothing
-	mux.HandleFunc("PUT /share", change(s.putShare))
-	s.handleDebug(mux)
-	return mux
 }
 
 // answer returns a handler that sends the value of ask as JSON; nil sends no content.
@@ -117,7 +97,7 @@ const errorHeader = "Narbor-Exit-Code"
 // refuse sends an error, and the exit code with which the calling command ends.
 func refuse(w http.ResponseWriter, err error) {
 	code, status := exitFailure, http.StatusInternalServerError
-	var coded codedError
+	var coded exitError
 	if errors.As(err, &coded) {
 		code = coded.code
 	}
@@ -170,12 +150,6 @@ type control struct {
 	timeout time.Duration
 }
 
-// newControl finds out where the control socket is.
-func newControl(c *cli.Context) (control, error) {
-	paths, err := socketPaths(c)
-	return control{paths, controlTimeout}, err
-}
-
 // get asks, and decodes the answer into v.
 func (c control) get(ctx context.Context, what string, v any) error {
 	return c.call(ctx, http.MethodGet, what, "", v)
@@ -213,8 +187,8 @@ func callControl(ctx context.Context, paths []string, method, what, body string)
 	if denied != nil {
 		return nil, denied
 	}
-	return nil, codedError{fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]),
-		exitNotRunning}
+	return nil, withCode(fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]),
+		exitNotRunning)
 }
 
 // A wordedError is an error in words for people.
@@ -275,7 +249,7 @@ func callSocket(ctx context.Context, path, method, what, body string) ([]byte, e
 		return nil, fmt.Errorf("%s: %w: %s", path, fs.ErrPermission, strings.TrimSpace(string(text)))
 	}
 	if code, err := strconv.Atoi(resp.Header.Get(errorHeader)); err == nil {
-		return nil, codedError{errors.New(strings.TrimSpace(string(text))), code}
+		return nil, withCode(errors.New(strings.TrimSpace(string(text))), code)
 	}
 	return nil, fmt.Errorf("%s answers %s: is it a narbor of another version?", path, resp.Status)
 }

@@ -1,18 +1,11 @@
 package main
 
 import (
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"testing"
-
-	"go.uber.org/zap"
-
-	"narbor/store/nixconf"
-	"narbor/trust"
 )
 
 func TestControlSocketKnowsItsOwners(t *testing.T) {
@@ -41,24 +34,5 @@ func TestControlRequestIsBounded(t *testing.T) {
 		if w.Code != want {
 			t.Errorf("a body of %d bytes is answered with %d, want %d", size, w.Code, want)
 		}
-	}
-}
-
-func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
-	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
-	if err := errors.Join(s.trusted.Replace([]string{goodKey}), s.shareKeys.Replace([]string{goodKey})); err != nil {
-		t.Fatal(err)
-	}
-	s.settings.set(nixconf.Settings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{goodKey}})
-	s.settingsChanged(nixconf.Settings{}, errors.New("nix.conf is broken"))
-	want := []string{"cache.nixos.org-1"}
-	if got := s.trusted.Names(); !slices.Equal(got, want) {
-		t.Errorf("%q are trusted, want %q", got, want)
-	}
-	if got := s.shareKeys.Names(); !slices.Equal(got, want) {
-		t.Errorf("what %q signed is shared, want %q", got, want)
-	}
-	if got := s.settings.get(); len(got.Substituters) != 1 {
-		t.Errorf("the settings are %+v, want what they were", got)
 	}
 }

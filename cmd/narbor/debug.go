@@ -49,11 +49,6 @@ func (s *service) handleDebug(mux *http.ServeMux) {
 	}))
 }
 
-// A debugReport is the answer to a question for stacks or a profile.
-type debugReport struct {
-	Data []byte `json:"data"`
-}
-
 // writing returns what do writes as a [debugReport].
 func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
@@ -64,7 +59,7 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 		if b.Len() > maxDebugReport {
 			return nil, fmt.Errorf("the answer has %s, more than %s", amount(int64(b.Len())), amount(maxDebugReport))
 		}
-		return debugReport{b.Bytes()}, nil
+		return debugReport{Data: b.Bytes()}, nil
 	}
 }
 
@@ -72,11 +67,11 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 func writeProfile(r *http.Request, w io.Writer) error {
 	d, err := time.ParseDuration(r.URL.Query().Get("for"))
 	if err != nil || d <= 0 || d > maxProfileTime {
-		return codedError{fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
-			r.URL.Query().Get("for")), exitUsage}
+		return withCode(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
+			r.URL.Query().Get("for")), exitUsage)
 	}
 	if err := pprof.StartCPUProfile(w); err != nil {
-		return codedError{errors.New("another profile is being made; try again when it is done"), exitTemporary}
+		return withCode(errors.New("another profile is being made; try again when it is done"), exitTemporary)
 	}
 	defer pprof.StopCPUProfile()
 	select {
@@ -117,7 +112,7 @@ func debugCommand() *cli.Command {
 			Flags: controlFlags(),
 			Action: func(c *cli.Context) error {
 				if c.NArg() == 0 {
-					return codedError{errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"), exitUsage}
+					return withCode(errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"), exitUsage)
 				}
 				return controlPut(c, "/debug/log", c.Args().First())
 			},
@@ -150,7 +145,7 @@ func debugGet(c *cli.Context, what string, limit time.Duration, w io.Writer) err
 
 func debugProfile(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return codedError{errors.New("give a FILE for the profile, such as narbor.pprof"), exitUsage}
+		return withCode(errors.New("give a FILE for the profile, such as narbor.pprof"), exitUsage)
 	}
 	what, limit := "/debug/heap", controlTimeout
 	if !c.Bool("heap") {

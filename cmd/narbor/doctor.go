@@ -130,7 +130,7 @@ func doctor(c *cli.Context) error {
 		d.print(newScreen(c))
 	}
 	if code := d.exit(); err == nil && code != 0 {
-		err = codedError{errors.New(""), code}
+		err = withCode(errors.New(""), code)
 	}
 	return err
 }
@@ -140,7 +140,7 @@ func choose(names []string) ([]check, error) {
 	all := checks()
 	for _, name := range names {
 		if !slices.ContainsFunc(all, func(ch check) bool { return ch.code == name }) {
-			return nil, codedError{fmt.Errorf("there is no check %q; see narbor doctor --help", name), exitUsage}
+			return nil, withCode(fmt.Errorf("there is no check %q; see narbor doctor --help", name), exitUsage)
 		}
 	}
 	if len(names) == 0 {

@@ -41,7 +41,7 @@ func (f *fixer) fixAll(d Diagnosis) error {
 	}
 	in := bufio.NewReader(os.Stdin)
 	if !f.c.Bool("yes") && !isTerminal(os.Stdin) {
-		return codedError{errors.New("there is no terminal to ask on: give --yes as well"), exitUsage}
+		return withCode(errors.New("there is no terminal to ask on: give --yes as well"), exitUsage)
 	}
 	if f.c.Bool("json") {
 		f.Writer = f.c.App.ErrWriter

@@ -66,7 +66,7 @@ func fetchCommand() *cli.Command {
 func fetch(c *cli.Context) (err error) {
 	wanted, err := parseWanted(c.Args().Slice())
 	if err != nil {
-		return codedError{err, exitUsage}
+		return withCode(err, exitUsage)
 	}
 	if !c.IsSet("log-level") {
 		c.Set("log-level", "warn") // the progress line has the rest
@@ -112,7 +112,7 @@ func fetch(c *cli.Context) (err error) {
 	})
 	if err := g.Wait(); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
-			return codedError{err, exitNotFound}
+			return withCode(err, exitNotFound)
 		}
 		return err
 	}
@@ -169,7 +169,7 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	trusted := append(keysOf(settings, log.Logger), c.StringSlice("trusted-key")...)
 	keys, err := trust.ParseKeys(trusted)
 	if err != nil {
-		return nil, codedError{fmt.Errorf("--trusted-key: %w", err), exitUsage}
+		return nil, withCode(fmt.Errorf("--trusted-key: %w", err), exitUsage)
 	}
 	public := trusted // members of a group may hear of everything
 	if c.String("group-secret-file") == "" {

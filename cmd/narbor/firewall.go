@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 
@@ -307,4 +308,13 @@ func zoneOf(ctx context.Context, iface string) string {
 func ufwIsActive(ctx context.Context) bool {
 	text, err := output(ctx, "ufw", "status")
 	return err == nil && strings.Contains(string(text), "Status: active")
+}
+
+// dialBacks asks the narbor that runs here for dial-backs.
+func (p *patient) dialBacks(ctx context.Context) (DialBackReport, error) {
+	ctl := p.ctl
+	ctl.timeout = dialBackTimeout + controlTimeout
+	var r DialBackReport
+	err := ctl.call(ctx, http.MethodPost, "/dialback", "", &r)
+	return r, err
 }

@@ -137,7 +137,7 @@ func groupSecret(c *cli.Context) ([]byte, error) {
 func size(c *cli.Context, flag string) (int64, error) {
 	n, err := humanize.ParseBytes(c.String(flag))
 	if err != nil || n > 1<<60 {
-		return 0, codedError{fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), exitUsage}
+		return 0, withCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), exitUsage)
 	}
 	return int64(n), nil
 }
@@ -151,8 +151,8 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	}
 	percent, err := strconv.ParseUint(text, 10, 7)
 	if err != nil || percent > 100 {
-		return 0, codedError{fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag, c.String(flag)),
-			exitUsage}
+		return 0, withCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag, c.String(flag)),
+			exitUsage)
 	}
 	if dir == "" {
 		return int64(percent), nil
@@ -171,7 +171,7 @@ func amount(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 func spoolSize(c *cli.Context, dir string) (int64, error) {
 	most, err := diskSize(c, "spool-size", dir)
 	if err == nil && most == 0 {
-		err = codedError{errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage}
+		err = withCode(errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage)
 	}
 	return most, err
 }
@@ -197,8 +197,14 @@ const minUploadRate = 100 << 10
 func uploadRate(c *cli.Context) (int64, error) {
 	n, err := size(c, "upload-rate")
 	if err == nil && n > 0 && n < minUploadRate {
-		err = codedError{fmt.Errorf("--upload-rate %s is too low, transfers would time out: give 100KiB or more, or --share none",
-			c.String("upload-rate")), exitUsage}
+		err = withCode(fmt.Errorf("--upload-rate %s is too low, transfers would time out: give 100KiB or more, or --share none",
+			c.String("upload-rate")), exitUsage)
 	}
 	return n, err
+}
+
+// newControl finds out where the control socket is.
+func newControl(c *cli.Context) (control, error) {
+	paths, err := socketPaths(c)
+	return control{paths: paths, timeout: controlTimeout}, err
 }

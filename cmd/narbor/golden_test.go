@@ -68,33 +68,35 @@ func exampleStatus() Status {
 			{Name: "docker0", Reason: "containers, by its name"}, {Name: "eth0", Used: true},
 			{Name: "lo", Reason: "loopback"}, {Name: "veth1", Reason: "part of docker0"}, {Name: "wlan0", Used: true},
 		}},
-		HTTP: []string{"127.0.0.1:6272", "[::1]:6272"}, Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"},
-		Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}, Sharing: "signed",
-		Nix:   narserve.Stats{NarinfoHits: 41207, NarinfoMisses: 380, NarBytesServed: 17_179_869_184},
-		Spool: SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
+		HTTP:          []string{"127.0.0.1:6272", "[::1]:6272"},
+		StoreStatus:   StoreStatus{Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"}},
+		KeyStatus:     KeyStatus{Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}},
+		SharingStatus: SharingStatus{Sharing: "signed"},
+		Nix:           narserve.Stats{NarinfoHits: 41207, NarinfoMisses: 380, NarBytesServed: 17_179_869_184},
+		Spool:         SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
 	}
 }
 
 func TestStatusReadsWell(t *testing.T) {
 	st := exampleStatus()
-	golden(t, "status", st.print)
+	golden(t, "status", func(s screen) { printStatus(st, s) })
 	st.Upstreams = []p2p.UpstreamStatus{{URL: "https://cache.nixos.org/"}, {URL: "https://nix-community.cachix.org/", Down: true}}
 	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705,
 		store.FromInternet: 644_245_094}
 	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
-	golden(t, "status-upstream", st.print)
+	golden(t, "status-upstream", func(s screen) { printStatus(st, s) })
 	st.Upstreams, st.Alone = st.Upstreams[:1], "it is on a metered network"
-	golden(t, "status-upstream-alone", st.print)
+	golden(t, "status-upstream-alone", func(s screen) { printStatus(st, s) })
 	st.Upstreams = nil
 	st.Neighbours, st.Sharing, st.Group = nil, "none", true
 	st.Struck = []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
-	golden(t, "status-alone", st.print)
+	golden(t, "status-alone", func(s screen) { printStatus(st, s) })
 	st = exampleStatus()
 	st.Neighbours, st.Struck, st.OtherGroup, st.MDNS = nil, nil, nil, false
 	st.Health = exampleHealth()
-	golden(t, "status-ill", st.print)
+	golden(t, "status-ill", func(s screen) { printStatus(st, s) })
 }
 
 func exampleHealth() []dashboard.Health {
@@ -113,12 +115,14 @@ func exampleHealth() []dashboard.Health {
 
 func TestShareAndKeysReadWell(t *testing.T) {
 	golden(t, "share", shareOf(exampleStatus()).print)
-	golden(t, "keys", KeyList{Keys: []Key{
-		{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3",
-			Class: classPublic, Why: "it is the key of cache.nixos.org", Shares: true},
-		{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4", Class: classPrivate,
-			Why: "it is not called after the host of a configured https cache"},
-	}}.print)
+	golden(t, "keys", func(s screen) {
+		printKeys(KeyList{Keys: []Key{
+			{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3",
+				Class: classPublic, Why: "it is the key of cache.nixos.org", Shares: true},
+			{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4", Class: classPrivate,
+				Why: "it is not called after the host of a configured https cache"},
+		}}, s)
+	})
 }
 
 // On a terminal lines are cut where it ends, in runes and not in bytes; elsewhere nothing is lost.
@@ -126,7 +130,7 @@ func TestNarrowTerminals(t *testing.T) {
 	for _, cut := range []bool{true, false} {
 		var b bytes.Buffer
 		st := exampleStatus()
-		st.print(screen{Writer: &b, width: 40, cut: cut})
+		printStatus(st, screen{Writer: &b, width: 40, cut: cut})
 		for line := range strings.Lines(b.String()) {
 			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); cut && n > 40 {
 				t.Errorf("%d columns of 40: %q", n, line)
@@ -150,11 +154,11 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 		print func(screen)
 		has   map[int]string // parts of the output by width
 	}{
-		{"status", st.print, map[int]string{40: "1 strike|…qPnWkUgR", 60: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
+		{"status", func(s screen) { printStatus(st, s) }, map[int]string{40: "1 strike|…qPnWkUgR", 60: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
 			80: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
-		{"peers", peers.print, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR",
+		{"peers", func(s screen) { printPeers(peers, s) }, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR",
 			80: "nas.example.org|--peer|…qPnWkUgR"}},
-		{"keys", keys.print, map[int]string{40: "cache.nixos.org-1|6NCH|nix.conf:3", 60: "6NCH", 80: "6NCH"}},
+		{"keys", func(s screen) { printKeys(keys, s) }, map[int]string{40: "cache.nixos.org-1|6NCH|nix.conf:3", 60: "6NCH", 80: "6NCH"}},
 		{"doctor", found.print, map[int]string{40: "out|6273", 60: "keeps neighbours out|open TCP 6273",
 			80: "keeps neighbours out|open TCP 6273"}},
 	} {

@@ -232,13 +232,13 @@ func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 
 func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 	p := "/nix/store/" + strings.Repeat("a", 32) + "-tool"
-	h := damageHealth(Status{Damaged: []damage.Finding{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"},
-		{Path: p + "2", Where: "/cache"}}})
+	h := damageHealth(Status{StoreStatus: StoreStatus{Damaged: []damage.Finding{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"},
+		{Path: p + "2", Where: "/cache"}}}})
 	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
 		!strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
 		t.Errorf("health = %+v", h)
 	}
-	if h := damageHealth(Status{Damaged: []damage.Finding{{Path: p, Where: "/cache"}}}); h == nil || h.Command != "" ||
+	if h := damageHealth(Status{StoreStatus: StoreStatus{Damaged: []damage.Finding{{Path: p, Where: "/cache"}}}}); h == nil || h.Command != "" ||
 		!strings.Contains(h.Fix, "/cache") {
 		t.Errorf("health of a cache directory = %+v", h)
 	}
@@ -247,13 +247,13 @@ func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 func TestWhyNeverPromisesWhatAnUnreliableNeighbourHas(t *testing.T) {
 	claim := p2p.Answer{ID: idNAS, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool", Unreliable: "it has sent a wrong NAR of it"}
 	w := Why{Neighbours: []p2p.Answer{claim}}
-	if w.judge(1); w.Status != http.StatusNotFound || !strings.Contains(w.Reason, claim.Unreliable) {
+	if judge(&w, 1); w.Status != http.StatusNotFound || !strings.Contains(w.Reason, claim.Unreliable) {
 		t.Errorf("Nix gets %d: %s", w.Status, w.Reason)
 	}
 	honest := claim
 	honest.Unreliable = ""
 	w.Neighbours = append(w.Neighbours, honest)
-	if w.judge(1); w.Status != http.StatusOK || w.Reason != "1 of 2 neighbours has it" {
+	if judge(&w, 1); w.Status != http.StatusOK || w.Reason != "1 of 2 neighbours has it" {
 		t.Errorf("with another holder Nix gets %d: %s", w.Status, w.Reason)
 	}
 }

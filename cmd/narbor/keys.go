@@ -12,22 +12,6 @@ import (
 	"narbor/trust"
 )
 
-// KeyList is what `narbor keys --json` prints.
-type KeyList struct {
-	Schema int   `json:"schema"`
-	Keys   []Key `json:"keys"`
-}
-
-// Key is a public key in force.
-type Key struct {
-	Name   string `json:"name"`
-	Public string `json:"public"` // name:base64
-	From   string `json:"from"`   // where it was learned
-	Class  string `json:"class"`  // public or private
-	Why    string `json:"why"`    // it is that
-	Shares bool   `json:"shares"` // what it has signed, and was not built here, is given to neighbours
-}
-
 const classPublic, classPrivate = "public", "private"
 
 // keyList returns the keys in force with the source of each. Of two with one name the first counts, as in Nix.
@@ -85,18 +69,18 @@ func keysCommand() *cli.Command {
 			if c.Bool("json") {
 				err = printJSON(c.App.Writer, list)
 			} else {
-				list.print(newScreen(c))
+				printKeys(list, newScreen(c))
 			}
 			if err == nil && len(list.Keys) == 0 {
-				err = codedError{fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: " +
-					"add one to trusted-public-keys in nix.conf"), exitDegraded}
+				err = withCode(fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: "+
+					"add one to trusted-public-keys in nix.conf"), exitDegraded)
 			}
 			return err
 		},
 	}
 }
 
-func (l KeyList) print(s screen) {
+func printKeys(l KeyList, s screen) {
 	for i, k := range l.Keys {
 		if i > 0 {
 			fmt.Fprintln(s)

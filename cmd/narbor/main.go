@@ -24,16 +24,6 @@ import (
 // version is set by the linker in releases.
 var version = "0.1.0-dev"
 
-// Exit codes, beside 0.
-const (
-	exitFailure    = 1
-	exitUsage      = 2
-	exitNotRunning = 3
-	exitDegraded   = 4 // it works, but not as well as it could
-	exitNotFound   = 5
-	exitTemporary  = 75 // try again later
-)
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
@@ -45,20 +35,12 @@ func main() {
 		fmt.Fprintln(os.Stderr, "narbor:", inLocale(err.Error()))
 	}
 	code := exitFailure
-	var coded codedError
+	var coded exitError
 	if errors.As(err, &coded) {
 		code = coded.code
 	}
 	os.Exit(code)
 }
-
-// A codedError makes the program end with a certain exit code.
-type codedError struct {
-	error
-	code int
-}
-
-func (e codedError) Unwrap() error { return e.error }
 
 // run is the program: tests call it.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -167,11 +149,11 @@ func counted(cmd *cli.Command, do cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		switch {
 		case c.NArg() > most && parent:
-			return codedError{fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name), exitUsage}
+			return withCode(fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name), exitUsage)
 		case c.NArg() > most && most == 0:
-			return codedError{fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), exitUsage}
+			return withCode(fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), exitUsage)
 		case c.NArg() > most:
-			return codedError{fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), exitUsage}
+			return withCode(fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), exitUsage)
 		case do == nil:
 			return cli.ShowSubcommandHelp(c)
 		}
@@ -190,7 +172,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 		if args[1] == "help" || args[1] == "h" {
 			return args, nil
 		}
-		return nil, codedError{fmt.Errorf("there is no command %q; see narbor --help", args[1]), exitUsage}
+		return nil, withCode(fmt.Errorf("there is no command %q; see narbor --help", args[1]), exitUsage)
 	}
 	words, rest := args[:2:2], args[2:]
 	for len(cmd.Subcommands) > 0 {
@@ -269,5 +251,5 @@ func usageError(_ *cli.Context, err error, _ bool) error {
 			}
 		}
 	}
-	return codedError{fmt.Errorf("%w%s; see --help", err, hint), exitUsage}
+	return withCode(fmt.Errorf("%w%s; see --help", err, hint), exitUsage)
 }

@@ -51,7 +51,7 @@ func TestUsageErrors(t *testing.T) {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
 		}
 		_, _, err := narbor(t.Context(), args...)
-		var coded codedError
+		var coded exitError
 		if !errors.As(err, &coded) || coded.code != exitUsage {
 			t.Errorf("narbor %s = %v, want a usage error", strings.Join(args, " "), err)
 		}
@@ -60,7 +60,7 @@ func TestUsageErrors(t *testing.T) {
 
 func TestStatusWithoutNarbor(t *testing.T) {
 	_, _, err := narbor(t.Context(), "status", "--socket", filepath.Join(t.TempDir(), "none.sock"))
-	var coded codedError
+	var coded exitError
 	if !errors.As(err, &coded) || coded.code != exitNotRunning {
 		t.Errorf("status = %v, want exit code %d", err, exitNotRunning)
 	}
@@ -232,7 +232,7 @@ func TestFetchBringsAClosure(t *testing.T) {
 	}
 	absent := strings.Repeat("a", 32)
 	_, _, err = narbor(t.Context(), "fetch", absent, "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
-	var coded codedError
+	var coded exitError
 	if !errors.As(err, &coded) || coded.code != exitNotFound {
 		t.Errorf("fetch of an unknown path = %v, want exit code %d", err, exitNotFound)
 	}
@@ -446,7 +446,7 @@ func TestFetchLeavesOutWhatIsNoKey(t *testing.T) {
 	_, key := makeClosure(t, t.TempDir())
 	t.Setenv("NIX_CONFIG", "extra-trusted-public-keys = nonsense")
 	_, errs, err := narbor(t.Context(), "fetch", strings.Repeat("a", 32), "--to", t.TempDir(), "--no-mdns", "--trusted-key", key)
-	var coded codedError
+	var coded exitError
 	if !errors.As(err, &coded) || coded.code != exitNotFound {
 		t.Errorf("fetch with a broken key in nix.conf = %v, want that no neighbour has it\n%s", err, errs)
 	}

@@ -118,7 +118,7 @@ func addrOnceUp(t *testing.T, socket string) string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
 		var st Status
-		err := control{[]string{socket}, controlTimeout}.get(t.Context(), "/status", &st)
+		err := control{paths: []string{socket}, timeout: controlTimeout}.get(t.Context(), "/status", &st)
 		if err == nil {
 			return strings.TrimPrefix(st.HTTP[0], "http://")
 		}

@@ -9,7 +9,7 @@ import (
 )
 
 // offered returns the NAR that Nix would be told of; ok is false if there is none.
-func (w Why) offered() (narHash store.Hash, narSize int64, ok bool) {
+func offered(w Why) (narHash store.Hash, narSize int64, ok bool) {
 	text := ""
 	switch w.From {
 	case "store", "cache":
@@ -29,8 +29,8 @@ func (w Why) offered() (narHash store.Hash, narSize int64, ok bool) {
 }
 
 // object changes the answer to 404 if the server would not tell Nix of the NAR.
-func (w *Why) object(obstacle func(store.HashPart, store.Hash, int64) error) {
-	narHash, narSize, ok := w.offered()
+func object(w *Why, obstacle func(store.HashPart, store.Hash, int64) error) {
+	narHash, narSize, ok := offered(*w)
 	if !ok {
 		return
 	}

@@ -12,16 +12,6 @@ import (
 	"narbor/p2p"
 )
 
-// PeerList is what `narbor peers --json` prints.
-type PeerList struct {
-	Schema     int                   `json:"schema"`
-	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
-	Named      []p2p.NamedPeer       `json:"named"` // by the user; connected or not
-	Banned     []p2p.Denied          `json:"banned"`
-	Blocked    []string              `json:"blocked"`
-	OtherGroup []p2p.Outsider        `json:"otherGroup"`
-}
-
 func (s *service) peerList() PeerList {
 	st := s.node.Status()
 	return PeerList{Schema: jsonSchema, Neighbours: st.Neighbours, Named: append([]p2p.NamedPeer{}, s.node.Peers()...), Banned: st.Struck,
@@ -32,24 +22,24 @@ func (s *service) peerList() PeerList {
 func (s *service) postPeers(r *http.Request) (any, error) {
 	name := r.URL.Query().Get("peer")
 	if name == "" {
-		return nil, codedError{errors.New("no peer is named"), exitUsage}
+		return nil, withCode(errors.New("no peer is named"), exitUsage)
 	}
 	var err error
 	switch r.PathValue("what") {
 	case "add":
 		if err = s.node.AddPeer(name); err != nil {
-			err = codedError{err, exitUsage}
+			err = withCode(err, exitUsage)
 		}
 	case "rm":
 		if err = s.node.RemovePeer(name); err != nil {
-			err = codedError{fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound}
+			err = withCode(fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound)
 		}
 	case "block":
 		name, err = s.node.Block(name)
 	case "unblock":
 		name, err = s.node.Unblock(name)
 	default:
-		err = codedError{fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), exitUsage}
+		err = withCode(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), exitUsage)
 	}
 	return struct {
 		Peer string `json:"peer"`
@@ -87,7 +77,7 @@ func peersCommand() *cli.Command {
 
 func changePeers(c *cli.Context, done string) error {
 	if c.NArg() != 1 {
-		return codedError{fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), exitUsage}
+		return withCode(fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), exitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -117,11 +107,11 @@ func listPeers(c *cli.Context) error {
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, l)
 	}
-	l.print(newScreen(c))
+	printPeers(l, newScreen(c))
 	return nil
 }
 
-func (l PeerList) print(s screen) {
+func printPeers(l PeerList, s screen) {
 	if len(l.Neighbours) == 0 {
 		fmt.Fprintln(s, "No neighbours. `narbor doctor` finds out why.")
 	}
@@ -157,7 +147,7 @@ func (l PeerList) print(s screen) {
 	if len(l.Banned)+len(l.Blocked)+len(l.OtherGroup) > 0 {
 		fmt.Fprintln(s)
 	}
-	l.printRefused(s)
+	printRefused(l, s)
 }
 
 // namedBy describes the place where a peer was named.
@@ -171,7 +161,7 @@ func namedBy(from string) string {
 	return "peers add"
 }
 
-func (l PeerList) printRefused(s screen) {
+func printRefused(l PeerList, s screen) {
 	for _, b := range l.Banned {
 		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
 	}

@@ -15,7 +15,7 @@ import (
 
 // exit is the code that a command ends with.
 func exit(err error) int {
-	var coded codedError
+	var coded exitError
 	switch {
 	case err == nil:
 		return 0
@@ -99,46 +99,52 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 		Millis: 1.4}
 	other := p2p.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
 	w := Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
-	w.judge(1)
-	golden(t, "why", w.print)
+	judge(&w, 1)
+	golden(t, "why", func(s screen) { printWhy(w, "", s) })
 	w = Why{Path: path, Local: &WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true,
 		Reason:     "cache.nixos.org-1 has signed it",
-		Signatures: []WhySignature{{"cache.nixos.org-1", "verified"}, {"desk-1", "unknown key"}}}}
-	w.judge(1)
-	golden(t, "why-here", w.print)
-	golden(t, "explain", w.explain)
+		Signatures: []WhySignature{{Key: "cache.nixos.org-1", Verdict: "verified"}, {Key: "desk-1", Verdict: "unknown key"}}}}
+	judge(&w, 1)
+	golden(t, "why-here", func(s screen) { printWhy(w, "", s) })
+	golden(t, "explain", func(s screen) { explainWhy(w, "", s) })
 	holder.Problem, holder.Receiving = "not signed by a trusted key", true
 	w = Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
-	w.judge(1)
-	golden(t, "why-not", w.print)
+	judge(&w, 1)
+	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
 	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"},
 		{ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
 	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
 		NarSize: 327_575_142, Millis: 31.4, Election: e}}
-	w.judge(1)
-	golden(t, "why-elected", w.print)
+	judge(&w, 1)
+	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
 	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
-	w.judge(1)
-	golden(t, "why-elected-self", w.print)
+	judge(&w, 1)
+	golden(t, "why-elected-self", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
 	w = Why{Path: path, Upstream: &WhyUpstream{Asked: true, Problem: "upstream https://cache.nixos.org/: it did not answer a moment ago",
 		Election: e}}
-	w.judge(1)
-	golden(t, "why-alone", w.print)
+	judge(&w, 1)
+	golden(t, "why-alone", func(s screen) { printWhy(w, "", s) })
 
 	st := exampleStatus()
-	golden(t, "peers", PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
-		{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
-		Banned: []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
-			Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}.print)
-	golden(t, "ping", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
-		Via:      "mdns",
-		Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812,
-		Path: path}}.print)
-	golden(t, "ping-lost", PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
-		Via:      "named",
-		Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}.print)
+	golden(t, "peers", func(s screen) {
+		printPeers(PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
+			{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
+			Banned: []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+				Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}, s)
+	})
+	golden(t, "ping", func(s screen) {
+		printPing(PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+			Via:      "mdns",
+			Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812,
+			Path: path}}, s)
+	})
+	golden(t, "ping-lost", func(s screen) {
+		printPing(PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+			Via:      "named",
+			Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}, s)
+	})
 }
 
 func TestStatsReadWell(t *testing.T) {

@@ -24,12 +24,6 @@ const (
 	pingTimeout = 20 * time.Second
 )
 
-// PingReport is what `narbor ping --json` prints.
-type PingReport struct {
-	Schema int `json:"schema"`
-	p2p.Ping
-}
-
 // postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change
 // things may use it.
 func (s *service) postPing(r *http.Request) (any, error) {
@@ -37,11 +31,11 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	count, err := strconv.Atoi(q.Get("count"))
 	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
 	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
-		return nil, codedError{fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
-			maxPings, amount(maxPingBytes)), exitUsage}
+		return nil, withCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
+			maxPings, amount(maxPingBytes)), exitUsage)
 	}
 	if !s.pinging.TryLock() {
-		return nil, codedError{errors.New("another ping is under way; try again in a moment"), exitTemporary}
+		return nil, withCode(errors.New("another ping is under way; try again in a moment"), exitTemporary)
 	}
 	defer s.pinging.Unlock()
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
@@ -54,13 +48,13 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, noPeer(err)
 	}
-	return PingReport{jsonSchema, p}, nil
+	return PingReport{Schema: jsonSchema, Ping: p}, nil
 }
 
 // noPeer adds the exit code to an error about an unknown peer.
 func noPeer(err error) error {
 	if errors.Is(err, p2p.ErrNoPeer) {
-		return codedError{fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound}
+		return withCode(fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound)
 	}
 	return err
 }
@@ -102,7 +96,7 @@ func pingCommand() *cli.Command {
 
 func pingPeer(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return codedError{errors.New("ping takes one neighbour; `narbor peers` lists them"), exitUsage}
+		return withCode(errors.New("ping takes one neighbour; `narbor peers` lists them"), exitUsage)
 	}
 	n, err := size(c, "size")
 	if err != nil {
@@ -122,15 +116,15 @@ func pingPeer(c *cli.Context) error {
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, p)
 	} else {
-		p.print(newScreen(c))
+		printPing(p, newScreen(c))
 	}
 	if err == nil && p.Lost > 0 {
-		err = codedError{errors.New(""), exitDegraded}
+		err = withCode(errors.New(""), exitDegraded)
 	}
 	return err
 }
 
-func (p PingReport) print(s screen) {
+func printPing(p PingReport, s screen) {
 	s.field("neighbour", "%s, found by %s", shortID(p.ID), p.Via)
 	s.field("address", "%s, from here %s (%s)", shortAddr(p.Addr), shortAddr(p.Local), securityName(p.Security))
 	if len(p.Millis) > 0 {

@@ -15,10 +15,6 @@ import (
 	"golang.org/x/term"
 )
 
-// jsonSchema is the version of what --json prints, of every command. It changes with the meaning of a field, not with a
-// new one.
-const jsonSchema = 1
-
 // unwrapped is the width of what goes into a file or a pipe: a paragraph is one line, which grep finds whole.
 const unwrapped = 1 << 20
 

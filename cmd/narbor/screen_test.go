@@ -50,7 +50,7 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 		var b bytes.Buffer
 		ctx.App.Writer = &b
 		s := newScreen(ctx)
-		exampleStatus().print(s)
+		printStatus(exampleStatus(), s)
 		Diagnosis{Findings: []Finding{fine("well"), {Severity: severityError, Text: "bad"},
 			{Severity: severitySkipped, Text: "skipped"}}}.print(s)
 		other := strings.IndexFunc(b.String(), func(r rune) bool { return r >= utf8.RuneSelf })

@@ -82,9 +82,9 @@ func newSetup(c *cli.Context) (setup, error) {
 	s.systemd = err == nil
 	switch _, nixOS := os.Stat("/etc/NIXOS"); {
 	case c.Args().Present():
-		return s, codedError{fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), exitUsage}
+		return s, withCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), exitUsage)
 	case s.only && !s.nix:
-		return s, codedError{errors.New("--only-nix and --no-nix leave nothing to do"), exitUsage}
+		return s, withCode(errors.New("--only-nix and --no-nix leave nothing to do"), exitUsage)
 	case nixOS == nil:
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
@@ -121,7 +121,7 @@ func (s setup) install() error {
 			again += " --only-nix"
 		}
 		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and then: sudo %s", again)
-		return codedError{errors.New(""), exitDegraded}
+		return withCode(errors.New(""), exitDegraded)
 	}
 	return s.tellNix()
 }

@@ -29,16 +29,16 @@ func parseShare(what string) (on bool, err error) {
 func (s *service) putShare(r *http.Request) (any, error) {
 	what, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, codedError{err, exitUsage}
+		return nil, withCode(err, exitUsage)
 	}
 	on, err := parseShare(string(what))
 	if err != nil {
-		return nil, codedError{err, exitUsage}
+		return nil, withCode(err, exitUsage)
 	}
 	var d time.Duration
 	if text := r.URL.Query().Get("for"); text != "" {
 		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxPause || on {
-			return nil, codedError{fmt.Errorf("%q is no time that sharing can be paused for", text), exitUsage}
+			return nil, withCode(fmt.Errorf("%q is no time that sharing can be paused for", text), exitUsage)
 		}
 	}
 	if err := s.pause.set(on, d, s.share); err != nil {
@@ -82,7 +82,7 @@ func shareCommand() *cli.Command {
 
 func changeShare(c *cli.Context, what string) error {
 	if c.Args().Present() {
-		return codedError{fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), exitUsage}
+		return withCode(fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), exitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -91,7 +91,7 @@ func changeShare(c *cli.Context, what string) error {
 	url, until := "/share", ", until narbor is restarted"
 	if d := c.Duration("for"); c.IsSet("for") {
 		if d <= 0 || d > maxPause {
-			return codedError{fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), exitUsage}
+			return withCode(fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), exitUsage)
 		}
 		url, until = "/share?"+queryOf("for", d.String()), " for "+shortTime(d)
 	}
@@ -128,7 +128,7 @@ type ShareStatus struct {
 
 func shareStatus(c *cli.Context) error {
 	if c.Args().Present() {
-		return codedError{errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"), exitUsage}
+		return withCode(errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"), exitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -148,7 +148,7 @@ func shareStatus(c *cli.Context) error {
 
 func shareOf(st Status) ShareStatus {
 	sh := ShareStatus{Schema: jsonSchema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
-		UploadRate: st.UploadRate, Group: st.Group, Store: st.Store, CacheDirs: st.CacheDirs, what: st.sharing()}
+		UploadRate: st.UploadRate, Group: st.Group, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st)}
 	for _, n := range st.Neighbours {
 		sh.BytesSent += n.BytesSent
 	}

@@ -27,7 +27,7 @@ type shares struct {
 func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
-		return s, codedError{fmt.Errorf("--share %w", err), exitUsage}
+		return s, withCode(fmt.Errorf("--share %w", err), exitUsage)
 	}
 	s.off = !on
 	defer func() {

@@ -25,7 +25,7 @@ func statsCommand() *cli.Command {
 			Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
 		Action: func(c *cli.Context) error {
 			if by := c.String("by"); !slices.Contains([]string{"", "day", "peer", "name"}, by) {
-				return codedError{fmt.Errorf("--by %q is none of day, peer, name", by), exitUsage}
+				return withCode(fmt.Errorf("--by %q is none of day, peer, name", by), exitUsage)
 			}
 			ctl, err := newControl(c)
 			if err != nil {

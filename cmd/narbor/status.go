@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,56 +13,9 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
-	"narbor/narserve"
-	"narbor/narserve/dashboard"
-	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
-	"narbor/store/damage"
 )
-
-// Status is what `narbor status --json` prints. Schema changes with the meaning of a field, not with a new one.
-type Status struct {
-	Schema        int    `json:"schema"`
-	Version       string `json:"version"`
-	UptimeSeconds int64  `json:"uptimeSeconds"`
-	Goroutines    int    `json:"goroutines"` // a number that grows without end is a leak
-	p2p.Status
-	HTTP  []string `json:"http"`  // where Nix asks
-	Store string   `json:"store"` // "" if there is no Nix
-	// StoreProblem is the reason why this machine's Nix store cannot be queried; "" if it can, or there is none.
-	StoreProblem string `json:"storeProblem,omitempty"`
-	// Finding are paths of this machine that are known to be damaged.
-	Damaged   []damage.Finding `json:"damaged"`
-	CacheDirs []string         `json:"cacheDirs"`
-	Keys      []string         `json:"keys"`
-	ShareKeys []string         `json:"shareKeys"` // what one of these has signed is shared with neighbours
-	// PublicKeys and PrivateKeys are Keys by class. What only private ones have signed is for members of the group.
-	PublicKeys  []string `json:"publicKeys"`
-	PrivateKeys []string `json:"privateKeys"`
-	// NixConfProblems says which of Nix's configuration could not be read, and why.
-	NixConfProblems []string `json:"nixConfProblems"`
-	Sharing         string   `json:"sharing"` // signed or none
-	// PausedUntil is when sharing goes on by itself; nil is never.
-	PausedUntil *time.Time     `json:"pausedUntil,omitempty"`
-	Nix         narserve.Stats `json:"nix"`
-	Spool       SpoolStatus    `json:"spool"`
-	// Health has the problems of this machine, the worst first.
-	Health []dashboard.Health `json:"health"`
-}
-
-// SpoolStatus is how full the spool is.
-type SpoolStatus struct {
-	Bytes     int64 `json:"bytes"`
-	Entries   int   `json:"entries"`
-	MaxBytes  int64 `json:"maxBytes"`
-	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
-	MinFree   int64 `json:"minFree"`   // of these, the part that is left free
-	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all
-	// together.
-	Verified      int64   `json:"verified"`
-	VerifySeconds float64 `json:"verifySeconds"`
-}
 
 // getStatus returns the current status. It first looks for a Nix store that was not there a moment ago.
 func (s *service) getStatus(r *http.Request) (any, error) {
@@ -75,10 +27,12 @@ func (s *service) status() Status {
 	spool := s.spool.Stats()
 	st := Status{
 		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
-		Status: s.node.Status(), HTTP: addrsOf(s.listeners), CacheDirs: append([]string{}, s.shares.cacheDirs...),
-		Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...), Sharing: "signed",
-		Nix: s.server.Stats(), Spool: SpoolStatus{spool.Bytes, spool.Entries, spool.MaxBytes, spool.Free, spool.MinFree, spool.Verified,
-			spool.VerifyTime.Seconds()},
+		Status: s.node.Status(), HTTP: addrsOf(s.listeners),
+		StoreStatus:   StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
+		KeyStatus:     KeyStatus{Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...)},
+		SharingStatus: SharingStatus{Sharing: "signed"},
+		Nix:           s.server.Stats(), Spool: SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
+			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
 	}
 	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
 	st.NixConfProblems = s.settings.problems()
@@ -117,7 +71,7 @@ func statusCommand() *cli.Command {
 				return showStatus(c, ctl)
 			}
 			if c.Duration("every") < 100*time.Millisecond {
-				return codedError{fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), exitUsage}
+				return withCode(fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), exitUsage)
 			}
 			return watchStatus(c, ctl)
 		},
@@ -134,27 +88,12 @@ func showStatus(c *cli.Context, ctl control) error {
 			return err
 		}
 	} else {
-		st.print(newScreen(c))
+		printStatus(st, newScreen(c))
 	}
 	if len(st.faults()) > 0 {
-		return codedError{errors.New(""), exitDegraded}
+		return withCode(errors.New(""), exitDegraded)
 	}
 	return nil
-}
-
-// faults are those things of its health from which the service suffers.
-func (st Status) faults() []dashboard.Health {
-	return slices.DeleteFunc(slices.Clone(st.Health), func(h dashboard.Health) bool { return !h.Degraded() })
-}
-
-// used returns the names of the network interfaces that are used.
-func (st Status) used() (names []string) {
-	for _, i := range st.Interfaces {
-		if i.Used {
-			names = append(names, i.Name)
-		}
-	}
-	return names
 }
 
 // watchStatus shows the status until the context ends. A narbor that is being restarted is waited for.
@@ -165,7 +104,7 @@ func watchStatus(c *cli.Context, ctl control) error {
 		if canRedraw(c.App.Writer) && !c.Bool("json") {
 			fmt.Fprint(c.App.Writer, "\x1b[H\x1b[2J") // the cursor to the top, the screen cleared
 		}
-		var coded codedError
+		var coded exitError
 		if err := showStatus(c, ctl); errors.As(err, &coded) && (coded.code == exitNotRunning || coded.code == exitDegraded) {
 			if err.Error() != "" {
 				fmt.Fprintln(c.App.Writer, err)
@@ -193,7 +132,7 @@ func atMost(bytesPerSecond int64) string {
 }
 
 // sharing says what neighbours may have.
-func (st Status) sharing() string {
+func sharingOf(st Status) string {
 	switch {
 	case st.Sharing == "none" && st.PausedUntil != nil:
 		return "nothing until " + st.PausedUntil.Local().Format("15:04") + " (`narbor share resume` ends the pause)"
@@ -205,16 +144,8 @@ func (st Status) sharing() string {
 	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + atMost(st.UploadRate)
 }
 
-// privateGoes returns the destination of paths that only private keys have signed.
-func (st Status) privateGoes() string {
-	if st.Group {
-		return "to members of the group alone"
-	}
-	return "to no neighbour; see `narbor keys`"
-}
-
 // print writes one screen for people.
-func (st Status) print(s screen) {
+func printStatus(st Status, s screen) {
 	s.line("narbor %s, peer %s, up %s", st.Version, shortID(st.ID), shortTime(time.Duration(st.UptimeSeconds)*time.Second))
 	urls := make([]string, len(st.HTTP))
 	for i, addr := range st.HTTP {
@@ -223,14 +154,14 @@ func (st Status) print(s screen) {
 	s.field("for Nix", "%s", strings.Join(urls, ", "))
 	s.field("asked for", "%s found, %s not found; %s sent", count(st.Nix.NarinfoHits), count(st.Nix.NarinfoMisses),
 		amount(st.Nix.NarBytesServed))
-	s.field("sharing", "%s", st.sharing())
+	s.field("sharing", "%s", sharingOf(st))
 	if len(st.PrivateKeys) > 0 {
 		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.privateGoes())
 	}
 	if st.Group {
 		s.field("group", "only neighbours that know its secret are asked and answered")
 	}
-	st.printUpstreams(s)
+	printUpstreams(st, s)
 	s.field("spool", "%s of %s", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
 	used, ignored := networks(st.Interfaces)
 	s.field("network", "%s", used)
@@ -238,7 +169,7 @@ func (st Status) print(s screen) {
 		s.field("ignored", "%s", ignored)
 	}
 	fmt.Fprintln(s)
-	st.printNeighbours(s)
+	printStatusNeighbours(st, s)
 	for _, o := range st.OtherGroup {
 		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", shortID(o.ID), shortAddr(o.Addr)))
 	}
@@ -250,11 +181,11 @@ func (st Status) print(s screen) {
 			s.hang("set aside", fmt.Sprintf("%s until %s: it %s", shortID(n.ID), n.AsideUntil.Local().Format("15:04"), n.Aside))
 		}
 	}
-	st.printFaults(s)
+	printFaults(st, s)
 }
 
 // printFaults prints the problems to fix. Other notes about health are above them, or on the page.
-func (st Status) printFaults(s screen) {
+func printFaults(st Status, s screen) {
 	const most = 3
 	faults := st.faults()
 	for i, h := range faults[:min(len(faults), most)] {
@@ -271,7 +202,7 @@ func (st Status) printFaults(s screen) {
 	}
 }
 
-func (st Status) printNeighbours(s screen) {
+func printStatusNeighbours(st Status, s screen) {
 	if len(st.Neighbours) == 0 && !st.MDNS {
 		fmt.Fprintln(s, "No neighbours yet. Multicast is turned off by --no-mdns, so narbor finds")
 		fmt.Fprintln(s, "only peers that are named: narbor peers add ADDRESS")

@@ -144,8 +144,8 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 		switch {
 		case p.worker:
 		case old(p):
-			return codedError{errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor " +
-				"unsetup` again"), exitTemporary}
+			return withCode(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
+				"unsetup` again"), exitTemporary)
 		default:
 			fresh = append(fresh, p.pid)
 		}
@@ -153,8 +153,8 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 	for _, p := range now {
 		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
 		if p.worker && stale && p.asksFor(proc) {
-			return codedError{fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, "+
-				"run `narbor unsetup` again", p.pid), exitTemporary}
+			return withCode(fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, "+
+				"run `narbor unsetup` again", p.pid), exitTemporary)
 		}
 	}
 	return nil

@@ -57,7 +57,7 @@ func openUpstreams(c *cli.Context, dir string) (ups []*upstream.Cache, err error
 		}
 		u, err := upstream.Open(cfg)
 		if err != nil {
-			return ups, codedError{fmt.Errorf("--upstream: %w", err), exitUsage}
+			return ups, withCode(fmt.Errorf("--upstream: %w", err), exitUsage)
 		}
 		kept[name] = true
 		ups = append(ups, u)
@@ -100,7 +100,7 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 }
 
 // printUpstreams prints the caches that are asked, and the amounts received from each kind of source and for others.
-func (st Status) printUpstreams(s screen) {
+func printUpstreams(st Status, s screen) {
 	for i, u := range st.Upstreams {
 		state := ""
 		if u.Down {
@@ -135,20 +135,6 @@ func helping(n int) string {
 	return plural(n, "neighbour") + " download"
 }
 
-// WhyUpstream has the answer of the upstreams, and the peer that is elected to ask them.
-type WhyUpstream struct {
-	Has      bool         `json:"has"`
-	SignedBy string       `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
-	NarHash  string       `json:"narHash"`
-	NarSize  int64        `json:"narSize"`
-	Problem  string       `json:"problem"` // why they cannot tell, or are not believed; "" is none
-	Asked    bool         `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
-	Millis   float64      `json:"millis"`
-	Election p2p.Election `json:"election"`
-
-	unreadable bool // Problem is an encoding that narbor cannot read
-}
-
 // whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
 // nil if there are none.
 func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *WhyUpstream {
@@ -166,14 +152,14 @@ func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) 
 	case err == nil:
 		w.Has, w.SignedBy, w.NarHash, w.NarSize = true, m.SignedBy(), m.NarHash().String(), m.NarSize()
 	case errors.Is(err, store.ErrUnreadable):
-		w.Problem, w.unreadable = err.Error(), true
+		w.Problem, w.Unreadable = err.Error(), true
 	case !errors.Is(err, store.ErrNotFound) || errors.Is(err, trust.ErrUntrusted) || errors.Is(err, trust.ErrForged):
 		w.Problem = err.Error()
 	}
 	return w
 }
 
-func (w Why) printUpstream(s screen) {
+func printWhyUpstream(w Why, s screen) {
 	if w.Upstream == nil {
 		return
 	}

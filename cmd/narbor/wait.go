@@ -69,7 +69,7 @@ func waitCommand() *cli.Command {
 				err = errors.New("--timeout must not be negative")
 			}
 			if err != nil {
-				return codedError{err, exitUsage}
+				return withCode(err, exitUsage)
 			}
 			ctl, err := newControl(c)
 			if err != nil {
@@ -88,10 +88,10 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 	deadline := time.Now().Add(timeout)
 	for {
 		st, err := ask(ctx)
-		var coded codedError
+		var coded exitError
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
-			err = codedError{fmt.Errorf("narbor is too busy to answer, after %s", shortTime(timeout)), exitTemporary}
+			err = withCode(fmt.Errorf("narbor is too busy to answer, after %s", shortTime(timeout)), exitTemporary)
 		case err != nil && !(errors.As(err, &coded) && coded.code == exitNotRunning):
 			return err
 		}
@@ -100,7 +100,7 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 			if missing == "" {
 				return nil
 			}
-			err = codedError{fmt.Errorf("not ready after %s: %s; see `narbor status`", shortTime(timeout), missing), exitTemporary}
+			err = withCode(fmt.Errorf("not ready after %s: %s; see `narbor status`", shortTime(timeout), missing), exitTemporary)
 		}
 		if !time.Now().Add(waitStep).Before(deadline) {
 			return err

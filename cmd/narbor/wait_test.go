@@ -12,7 +12,7 @@ import (
 )
 
 func TestWaitEndsWhenAllIsTrue(t *testing.T) {
-	down := codedError{errors.New("down"), exitNotRunning}
+	down := withCode(errors.New("down"), exitNotRunning)
 	broken := errors.New("broken")
 	one := []p2p.NeighbourStatus{{}}
 	for _, tt := range []struct {
@@ -47,7 +47,7 @@ func TestWaitEndsWhenAllIsTrue(t *testing.T) {
 				err = want.wait(t.Context(), 20*time.Second, func(context.Context) (Status, error) {
 					return tt.states[min(int(time.Since(began).Seconds()), len(tt.states)-1)]()
 				})
-				code, coded := 0, codedError{}
+				code, coded := 0, exitError{}
 				switch {
 				case errors.As(err, &coded):
 					code = coded.code
@@ -97,7 +97,7 @@ func TestWaitAsksTheNarborThatRuns(t *testing.T) {
 func wantCode(t *testing.T, want int, args ...string) {
 	t.Helper()
 	_, _, err := narbor(t.Context(), args...)
-	code, coded := 0, codedError{}
+	code, coded := 0, exitError{}
 	switch {
 	case errors.As(err, &coded):
 		code = coded.code

@@ -18,53 +18,18 @@ import (
 	"narbor/trust"
 )
 
-// Why is the output of `narbor why --json`: all that decides on the answer that Nix gets about a store path.
-type Why struct {
-	Schema   int       `json:"schema"`
-	HashPart string    `json:"hashPart"`
-	Path     string    `json:"path"`  // "" if it is unknown
-	Local    *WhyLocal `json:"local"` // null if it is not on this machine
-	// StoreProblem is why this machine's Nix cannot be asked; "" if it can, or there is none.
-	StoreProblem string       `json:"storeProblem,omitempty"`
-	Neighbours   []p2p.Answer `json:"neighbours"`
-	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
-	Status       int          `json:"status"`   // that Nix would get for the narinfo
-	From         string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
-	Reason       string       `json:"reason"`
-
-	asked string // as it was given
-}
-
-// WhyLocal is what this machine has.
-type WhyLocal struct {
-	Where      string         `json:"where"` // the store or cache directory
-	NarHash    string         `json:"narHash"`
-	NarSize    int64          `json:"narSize"`
-	References int            `json:"references"`
-	CA         string         `json:"ca"`
-	Signatures []WhySignature `json:"signatures"`
-	Shared     bool           `json:"shared"` // whether neighbours may have it now
-	Reason     string         `json:"reason"`
-}
-
-// WhySignature is a signature with the result of checking it.
-type WhySignature struct {
-	Key     string `json:"key"`
-	Verdict string `json:"verdict"` // verified, wrong or unknown key
-}
-
 // getWhy answers whether Nix would get a path, and why or why not.
 func (s *service) getWhy(r *http.Request) (any, error) {
 	parts, err := parseWanted([]string{r.URL.Query().Get("path")})
 	if err != nil {
-		return nil, codedError{err, exitUsage}
+		return nil, withCode(err, exitUsage)
 	}
 	w := Why{Schema: jsonSchema, HashPart: string(parts[0]), Neighbours: []p2p.Answer{}}
 	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err
 	}
 	w.StoreProblem = s.shares.nixProblem()
-	near := w.Local != nil && w.Local.signed()
+	near := w.Local != nil && isSigned(*w.Local)
 	if r.URL.Query().Get("neighbours") != "no" {
 		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
 		near = near || slices.ContainsFunc(w.Neighbours, p2p.Answer.Believed)
@@ -75,13 +40,13 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 			w.Path = a.Path
 		}
 	}
-	w.judge(len(s.trusted.Names()))
-	w.object(s.server.Obstacle)
+	judge(&w, len(s.trusted.Names()))
+	object(&w, s.server.Obstacle)
 	return w, nil
 }
 
 // judge sets the answer that Nix would get, in the order in which the sources are asked.
-func (w *Why) judge(keys int) {
+func judge(w *Why, keys int) {
 	holders, claims, why, unreliable := 0, 0, "", ""
 	for _, a := range w.Neighbours {
 		if a.Believed() && a.Unreliable != "" {
@@ -94,15 +59,15 @@ func (w *Why) judge(keys int) {
 	}
 	w.Status = http.StatusNotFound
 	switch {
-	case w.Local != nil && w.Local.signed() && w.Local.Where == store.Dir:
+	case w.Local != nil && isSigned(*w.Local) && w.Local.Where == store.Dir:
 		w.Status, w.From, w.Reason = http.StatusOK, "store", "this machine's own store has it, signed by an upstream"
-	case w.Local != nil && w.Local.signed():
+	case w.Local != nil && isSigned(*w.Local):
 		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
 	case holders > 0:
 		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", haveIt(holders, len(w.Neighbours))
 	case w.Upstream != nil && w.Upstream.Has:
 		w.Status, w.From, w.Reason = http.StatusOK, "upstream", "no neighbour has it, but an upstream does"
-	case w.Upstream != nil && w.Upstream.unreadable && claims == 0:
+	case w.Upstream != nil && w.Upstream.Unreadable && claims == 0:
 		w.Reason = "an upstream has it, and narbor cannot read it; Nix asks its next substituter, and may"
 	case unreliable != "":
 		w.Reason = "no neighbour that is relied on has it (" + unreliable + "); Nix asks its next substituter"
@@ -135,7 +100,7 @@ func haveIt(holders, neighbours int) string {
 }
 
 // signed reports whether an upstream key has signed the path, so that it may be shared and served.
-func (l WhyLocal) signed() bool { return l.Shared || l.Reason == reasonOff }
+func isSigned(l WhyLocal) bool { return l.Shared || l.Reason == reasonOff }
 
 const reasonBuiltHere = "it was built on this machine: your builds stay here, whatever has signed them"
 
@@ -176,11 +141,11 @@ func (s *service) verdict(info store.Info, sig string) WhySignature {
 	_, err := s.trusted.Check(info)
 	switch {
 	case err == nil:
-		return WhySignature{key, "verified"}
+		return WhySignature{Key: key, Verdict: "verified"}
 	case errors.Is(err, trust.ErrForged):
-		return WhySignature{key, "wrong"}
+		return WhySignature{Key: key, Verdict: "wrong"}
 	}
-	return WhySignature{key, "unknown key"}
+	return WhySignature{Key: key, Verdict: "unknown key"}
 }
 
 // shared reports whether neighbours may have this path, and why or why not.
@@ -232,11 +197,11 @@ func whyCommand() *cli.Command {
 // why asks about one path. To explain is to tell only what neighbours may have.
 func why(c *cli.Context, explain bool) error {
 	if c.NArg() != 1 {
-		return codedError{fmt.Errorf("%s takes one store path", c.Command.Name), exitUsage}
+		return withCode(fmt.Errorf("%s takes one store path", c.Command.Name), exitUsage)
 	}
 	asked := storePathOf(c.Args().First())
 	if _, err := parseWanted([]string{asked}); err != nil {
-		return codedError{fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err), exitUsage}
+		return withCode(fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err), exitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -250,17 +215,16 @@ func why(c *cli.Context, explain bool) error {
 	if err := ctl.get(c.Context, "/why?"+query, &w); err != nil {
 		return err
 	}
-	w.asked = asked
 	switch {
 	case c.Bool("json"):
 		err = printJSON(c.App.Writer, w)
 	case explain:
-		w.explain(newScreen(c))
+		explainWhy(w, asked, newScreen(c))
 	default:
-		w.print(newScreen(c))
+		printWhy(w, asked, newScreen(c))
 	}
 	if err == nil && (explain && (w.Local == nil || !w.Local.Shared) || !explain && w.Status != http.StatusOK) {
-		err = codedError{errors.New(""), exitNotFound}
+		err = withCode(errors.New(""), exitNotFound)
 	}
 	return err
 }
@@ -299,12 +263,12 @@ func storePathOf(arg string) string {
 	return arg
 }
 
-func (w Why) title() string {
-	return cmp.Or(w.Path, w.asked, w.HashPart)
+func titleOf(w Why, asked string) string {
+	return cmp.Or(w.Path, asked, w.HashPart)
 }
 
-func (w Why) print(s screen) {
-	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
+func printWhy(w Why, asked string, s screen) {
+	fmt.Fprintln(s, s.paint(bold, s.fit(titleOf(w, asked))))
 	switch {
 	case w.Local == nil && w.StoreProblem != "":
 		s.field("here", "unknown: Nix on this machine cannot be asked; see `narbor status`")
@@ -313,9 +277,9 @@ func (w Why) print(s screen) {
 	default:
 		s.field("here", "valid in %s, %s, %s", w.Local.Where, amount(w.Local.NarSize), plural(w.Local.References, "reference"))
 	}
-	w.printSignatures(s)
-	w.printNeighbours(s)
-	w.printUpstream(s)
+	printSignatures(w, s)
+	printWhyNeighbours(w, s)
+	printWhyUpstream(w, s)
 	if w.Status == http.StatusOK {
 		s.field("Nix gets", "%s %s", s.paint(green, "200"), w.Reason)
 		return
@@ -323,7 +287,7 @@ func (w Why) print(s screen) {
 	s.field("Nix gets", "%s %s", s.paint(yellow, "404"), w.Reason)
 }
 
-func (w Why) printSignatures(s screen) {
+func printSignatures(w Why, s screen) {
 	if w.Local == nil {
 		return
 	}
@@ -340,7 +304,7 @@ func (w Why) printSignatures(s screen) {
 	}
 }
 
-func (w Why) printNeighbours(s screen) {
+func printWhyNeighbours(w Why, s screen) {
 	for i, a := range w.Neighbours {
 		what := "does not have it, or does not share it"
 		switch {
@@ -368,8 +332,8 @@ func signedBy(a p2p.Answer) string {
 	return "signed by " + a.SignedBy
 }
 
-func (w Why) explain(s screen) {
-	fmt.Fprintln(s, s.paint(bold, s.fit(w.title())))
+func explainWhy(w Why, asked string, s screen) {
+	fmt.Fprintln(s, s.paint(bold, s.fit(titleOf(w, asked))))
 	if w.Local == nil {
 		why := "it is not valid on this machine"
 		if w.StoreProblem != "" {
@@ -379,7 +343,7 @@ func (w Why) explain(s screen) {
 		return
 	}
 	s.field("from", "%s", w.Local.Where)
-	w.printSignatures(s)
+	printSignatures(w, s)
 }
 
 func plural(n int, what string) string {

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"errors"
+	"narbor/store/nixconf"
+	"narbor/trust"
+	"slices"
+	"testing"
+
+	"go.uber.org/zap"
+)
+
+func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
+	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
+	if err := errors.Join(s.trusted.Replace([]string{goodKey}), s.shareKeys.Replace([]string{goodKey})); err != nil {
+		t.Fatal(err)
+	}
+	s.settings.set(nixconf.Settings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{goodKey}})
+	s.settingsChanged(nixconf.Settings{}, errors.New("nix.conf is broken"))
+	want := []string{"cache.nixos.org-1"}
+	if got := s.trusted.Names(); !slices.Equal(got, want) {
+		t.Errorf("%q are trusted, want %q", got, want)
+	}
+	if got := s.shareKeys.Names(); !slices.Equal(got, want) {
+		t.Errorf("what %q signed is shared, want %q", got, want)
+	}
+	if got := s.settings.get(); len(got.Substituters) != 1 {
+		t.Errorf("the settings are %+v, want what they were", got)
+	}
+}

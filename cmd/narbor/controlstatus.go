@@ -1,0 +1,91 @@
+package main
+
+import (
+	"narbor/narserve"
+	"narbor/narserve/dashboard"
+	"narbor/p2p"
+	"narbor/store/damage"
+	"slices"
+	"time"
+)
+
+// Status is what `narbor status --json` prints. Schema changes with the meaning of a field, not with a new one.
+type Status struct {
+	Schema        int    `json:"schema"`
+	Version       string `json:"version"`
+	UptimeSeconds int64  `json:"uptimeSeconds"`
+	Goroutines    int    `json:"goroutines"` // a number that grows without end is a leak
+	p2p.Status
+	HTTP []string `json:"http"` // where Nix asks
+	StoreStatus
+	KeyStatus
+	SharingStatus
+	Nix   narserve.Stats `json:"nix"`
+	Spool SpoolStatus    `json:"spool"`
+	// Health has the problems of this machine, the worst first.
+	Health []dashboard.Health `json:"health"`
+}
+
+// StoreStatus is what this machine has for neighbours.
+type StoreStatus struct {
+	Store string `json:"store"` // "" if there is no Nix
+	// StoreProblem is the reason why this machine's Nix store cannot be queried; "" if it can, or there is none.
+	StoreProblem string `json:"storeProblem,omitempty"`
+	// Damaged are paths of this machine that are known to be damaged.
+	Damaged   []damage.Finding `json:"damaged"`
+	CacheDirs []string         `json:"cacheDirs"`
+}
+
+// KeyStatus has the names of the keys that Nix trusts here.
+type KeyStatus struct {
+	Keys      []string `json:"keys"`
+	ShareKeys []string `json:"shareKeys"` // what one of these has signed is shared with neighbours
+	// PublicKeys and PrivateKeys are Keys by class. What only private ones have signed is for members of the group.
+	PublicKeys  []string `json:"publicKeys"`
+	PrivateKeys []string `json:"privateKeys"`
+	// NixConfProblems says which of Nix's configuration could not be read, and why.
+	NixConfProblems []string `json:"nixConfProblems"`
+}
+
+// SharingStatus says whether neighbours may have anything.
+type SharingStatus struct {
+	Sharing string `json:"sharing"` // signed or none
+	// PausedUntil is when sharing goes on by itself; nil is never.
+	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
+}
+
+// SpoolStatus is how full the spool is.
+type SpoolStatus struct {
+	Bytes     int64 `json:"bytes"`
+	Entries   int   `json:"entries"`
+	MaxBytes  int64 `json:"maxBytes"`
+	FreeBytes int64 `json:"freeBytes"` // on its disk; 0 if that is not known
+	MinFree   int64 `json:"minFree"`   // of these, the part that is left free
+	// Verified is how many NARs were here as a whole and so were checked, VerifySeconds how long this took, all
+	// together.
+	Verified      int64   `json:"verified"`
+	VerifySeconds float64 `json:"verifySeconds"`
+}
+
+// faults are those things of its health from which the service suffers.
+func (st Status) faults() []dashboard.Health {
+	return slices.DeleteFunc(slices.Clone(st.Health), func(h dashboard.Health) bool { return !h.Degraded() })
+}
+
+// used returns the names of the network interfaces that are used.
+func (st Status) used() (names []string) {
+	for _, i := range st.Interfaces {
+		if i.Used {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// privateGoes returns the destination of paths that only private keys have signed.
+func (st Status) privateGoes() string {
+	if st.Group {
+		return "to members of the group alone"
+	}
+	return "to no neighbour; see `narbor keys`"
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"narbor/p2p"
+	"regexp"
+)
+
+// PeerList is what `narbor peers --json` prints.
+type PeerList struct {
+	Schema     int                   `json:"schema"`
+	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
+	Named      []p2p.NamedPeer       `json:"named"` // by the user; connected or not
+	Banned     []p2p.Denied          `json:"banned"`
+	Blocked    []string              `json:"blocked"`
+	OtherGroup []p2p.Outsider        `json:"otherGroup"`
+}
+
+// PingReport is what `narbor ping --json` prints.
+type PingReport struct {
+	Schema int `json:"schema"`
+	p2p.Ping
+}
+
+// DialBackReport is what the control socket answers about dial-backs.
+type DialBackReport struct {
+	Schema    int            `json:"schema"`
+	DialBacks []p2p.DialBack `json:"dialBacks"`
+}
+
+// ReadSettings is what the running narbor has read of Nix's configuration, for `narbor doctor` to compare with what Nix
+// has.
+type ReadSettings struct {
+	UID          int      `json:"uid"`
+	Keys         []string `json:"keys"` // trusted-public-keys
+	Substituters []string `json:"substituters"`
+	Origin       string   `json:"origin"`
+	Unread       []string `json:"unread"` // files that could not be read, and why
+}
+
+// KeyList is what `narbor keys --json` prints.
+type KeyList struct {
+	Schema int   `json:"schema"`
+	Keys   []Key `json:"keys"`
+}
+
+// Key is a public key in force.
+type Key struct {
+	Name   string `json:"name"`
+	Public string `json:"public"` // name:base64
+	From   string `json:"from"`   // where it was learned
+	Class  string `json:"class"`  // public or private
+	Why    string `json:"why"`    // it is that
+	Shares bool   `json:"shares"` // what it has signed, and was not built here, is given to neighbours
+}
+
+// ConfigShow is what `narbor config show --json` prints.
+type ConfigShow struct {
+	Schema   int       `json:"schema"`
+	Settings []Setting `json:"settings"`
+}
+
+// Setting is a flag of `narbor run`, what it is set to, and by what.
+type Setting struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values"` // several, or none, for a flag that can be repeated
+	Origin string   `json:"origin"` // flag, environment, file or default
+	From   string   `json:"from"`   // the variable or the file
+}
+
+// A debugReport is the answer to a question for stacks or a profile.
+type debugReport struct {
+	Data []byte `json:"data"`
+}
+
+// jsonSchema is the version of what --json prints, of every command. It changes with the meaning of a field, not with a
+// new one.
+const jsonSchema = 1
+
+// loginPattern finds a user and a password in a URL, up to the last @, for a password may have one in it.
+var loginPattern = regexp.MustCompile(`//[^/\s"]+@`)
+
+// hideLogin puts a mark in place of a user and a password in the URLs of a text.
+func hideLogin(text, mark string) string {
+	return loginPattern.ReplaceAllString(text, "//"+mark+"@")
+}

@@ -1,0 +1,50 @@
+package main
+
+import "narbor/p2p"
+
+// Why is the output of `narbor why --json`: all that decides on the answer that Nix gets about a store path.
+type Why struct {
+	Schema   int       `json:"schema"`
+	HashPart string    `json:"hashPart"`
+	Path     string    `json:"path"`  // "" if it is unknown
+	Local    *WhyLocal `json:"local"` // null if it is not on this machine
+	// StoreProblem is why this machine's Nix cannot be asked; "" if it can, or there is none.
+	StoreProblem string       `json:"storeProblem,omitempty"`
+	Neighbours   []p2p.Answer `json:"neighbours"`
+	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
+	Status       int          `json:"status"`   // that Nix would get for the narinfo
+	From         string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
+	Reason       string       `json:"reason"`
+}
+
+// WhyLocal is what this machine has.
+type WhyLocal struct {
+	Where      string         `json:"where"` // the store or cache directory
+	NarHash    string         `json:"narHash"`
+	NarSize    int64          `json:"narSize"`
+	References int            `json:"references"`
+	CA         string         `json:"ca"`
+	Signatures []WhySignature `json:"signatures"`
+	Shared     bool           `json:"shared"` // whether neighbours may have it now
+	Reason     string         `json:"reason"`
+}
+
+// WhySignature is a signature with the result of checking it.
+type WhySignature struct {
+	Key     string `json:"key"`
+	Verdict string `json:"verdict"` // verified, wrong or unknown key
+}
+
+// WhyUpstream has the answer of the upstreams, and the peer that is elected to ask them.
+type WhyUpstream struct {
+	Has      bool         `json:"has"`
+	SignedBy string       `json:"signedBy"` // the trusted key; "" if it is content-addressed, or not asked
+	NarHash  string       `json:"narHash"`
+	NarSize  int64        `json:"narSize"`
+	Problem  string       `json:"problem"` // why they cannot tell, or are not believed; "" is none
+	Asked    bool         `json:"asked"`   // false if this machine or a neighbour has it: no peer asks them then
+	Millis   float64      `json:"millis"`
+	Election p2p.Election `json:"election"`
+
+	Unreadable bool `json:"-"` // Problem is an encoding that narbor cannot read
+}
