@@ -20,15 +20,15 @@ import (
 // belongs to the nearest folder above it that is. Tests are held to the table too.
 var mayImport = map[string][]string{
 	"store":              nil,
-	"store/nixconf":      {"store"},
-	"store/nixstore":     {"store", "store/nar"},
 	"store/bincache":     {"store", "store/nar"},
-	"store/upstream":     {"store", "store/nar"},
-	"store/spool":        {"store", "store/nar"},
 	"store/damage":       {"store"},
 	"store/nar":          {"store"},
+	"store/nixconf":      {"store"},
+	"store/nixstore":     {"store", "store/nar"},
+	"store/spool":        {"store", "store/nar"},
+	"store/upstream":     {"store", "store/nar"},
 	"trust":              {"store"},
-	"p2p":                {"store", "store/upstream", "store/spool", "store/damage", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
+	"p2p":                {"store", "store/damage", "store/spool", "store/upstream", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
 	"p2p/netmon":         nil,
 	"p2p/wire":           {"store"},
@@ -36,11 +36,13 @@ var mayImport = map[string][]string{
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
 	"cmd": {
-		"store", "store/nixconf", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "store/damage", "store/nar",
-		"trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats"},
+		"store", "store/bincache", "store/damage", "store/nar", "store/nixconf", "store/nixstore", "store/spool",
+		"store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard",
+		"narserve/stats", "cmd/narbor/control"},
+	"cmd/narbor/control": {"store/damage", "p2p", "narserve", "narserve/dashboard"},
 	"integration": {
-		"store", "store/nixstore", "store/bincache", "store/upstream", "store/spool", "store/nar", "trust", "p2p", "p2p/mdns",
-		"p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
+		"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust", "p2p",
+		"p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".

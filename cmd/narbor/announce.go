@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store"
 )
@@ -33,7 +34,7 @@ func (s *service) announce(c *cli.Context) error {
 	}
 	if _, private := s.policy().split(s.trusted.Names()); len(private) > 0 {
 		line("private", "what only %s has signed goes %s", strings.Join(private, " or "),
-			Status{Status: p2p.Status{Group: s.group}}.privateGoes())
+			control.Status{Status: p2p.Status{Group: s.group}}.PrivateGoes())
 	}
 	for _, name := range s.publicNames {
 		if !slices.Contains(s.trusted.Names(), name) {

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -76,7 +77,7 @@ func keysOf(settings nixconf.Settings, log *zap.Logger) (keys []string) {
 func (s *service) believe(settings nixconf.Settings) error {
 	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
 	if err := s.trusted.Replace(trusted); err != nil {
-		return withCode(fmt.Errorf("--trusted-key: %w", err), exitUsage)
+		return control.WithCode(fmt.Errorf("--trusted-key: %w", err), control.ExitUsage)
 	}
 	s.settings.set(settings)
 	for _, u := range settings.Unread {
@@ -111,6 +112,6 @@ func (s *service) settingsChanged(settings nixconf.Settings, err error) {
 // getSettings returns what was read of Nix's configuration.
 func (s *service) getSettings(*http.Request) (any, error) {
 	settings := s.settings.get()
-	return ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
+	return control.ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
 		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
 }

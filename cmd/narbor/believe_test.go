@@ -2,12 +2,13 @@ package main
 
 import (
 	"errors"
-	"narbor/store/nixconf"
-	"narbor/trust"
 	"slices"
 	"testing"
 
 	"go.uber.org/zap"
+
+	"narbor/store/nixconf"
+	"narbor/trust"
 )
 
 func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // maxReportLog is how many lines of the log go into a report, and maxReportPart how many bytes of anything.
@@ -62,7 +64,7 @@ func saveReport(c *cli.Context, report []byte, files []string) error {
 			Schema int      `json:"schema"`
 			File   string   `json:"file"`
 			Parts  []string `json:"parts"`
-		}{jsonSchema, to, files})
+		}{control.Schema, to, files})
 	}
 	fmt.Fprintf(c.App.Writer, "%s (%s)\nLook through it before you send it: tar xzOf %s | less\n", to, amount(int64(len(report))), to)
 	return nil
@@ -76,7 +78,7 @@ type part struct {
 
 // collect gathers the parts of a report by the rules of reportfields.go. A part that cannot be read has the error
 // instead.
-func collect(ctx context.Context, ctl control) []part {
+func collect(ctx context.Context, ctl control.Client) []part {
 	r := newRedactor()
 	var parts []part
 	add := func(name, text string, err error) {
@@ -94,7 +96,7 @@ func collect(ctx context.Context, ctl control) []part {
 		keep keeper
 	}{{"status", statusRule()}, {"config", configRule()}, {"peers", peersRule()}, {"keys", keysRule()}, {"stats", statsRule()}} {
 		var v any
-		err := ctl.get(ctx, "/"+p.name, &v)
+		err := ctl.Get(ctx, "/"+p.name, &v)
 		addJSON(p.name+".json", v, p.keep, err)
 	}
 	addJSON("version.json", thisVersion(), versionRule(), nil)

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/stats"
 )
 
@@ -110,20 +111,22 @@ func fill(v reflect.Value, n *int) {
 func TestReportHasNoNames(t *testing.T) {
 	n := 0
 	mux := http.NewServeMux()
-	for path, v := range map[string]any{"/status": new(Status), "/peers": new(PeerList), "/keys": new(KeyList), "/config": new(ConfigShow),
-		"/stats": new(stats.Account)} {
-		mux.HandleFunc(path, answer(func(*http.Request) (any, error) {
+	for path, v := range map[string]any{"/status": new(control.Status), "/peers": new(control.PeerList), "/keys": new(control.KeyList),
+		"/config": new(control.ConfigShow),
+		"/stats":  new(stats.Account)} {
+		mux.HandleFunc(path, control.Answer(func(*http.Request) (any, error) {
 			fill(reflect.ValueOf(v).Elem(), &n) // with other marks in the same fields each time
-			if show, ok := v.(*ConfigShow); ok {
+			if show, ok := v.(*control.ConfigShow); ok {
 				for _, f := range runFlags() {
-					show.Settings = append(show.Settings, Setting{Name: f.Names()[0], Values: marks, Origin: "file", From: marks[5]})
+					show.Settings = append(show.Settings,
+						control.Setting{Name: f.Names()[0], Values: marks, Origin: "file", From: marks[5]})
 				}
 			}
 			return v, nil
 		}))
 	}
 	socket := filepath.Join(t.TempDir(), "s.sock")
-	l, err := listenControl(socket)
+	l, err := control.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +154,7 @@ func TestReportHasNoNames(t *testing.T) {
 	}
 	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
 	for range len(marks) {
-		parts := collect(t.Context(), control{paths: []string{socket}, timeout: controlTimeout})
+		parts := collect(t.Context(), control.Client{Paths: []string{socket}, Timeout: control.Timeout})
 		for _, p := range parts {
 			unmarked(t, p.name, p.text)
 			for name, want := range map[string][]string{"nix.txt": {"nix (Nix) 2.34.7"},
@@ -167,7 +170,8 @@ func TestReportHasNoNames(t *testing.T) {
 		}
 	}
 	l.Close()
-	for _, p := range collect(t.Context(), control{paths: []string{filepath.Join(bin, "markdir", "none.sock")}, timeout: controlTimeout}) {
+	for _, p := range collect(t.Context(),
+		control.Client{Paths: []string{filepath.Join(bin, "markdir", "none.sock")}, Timeout: control.Timeout}) {
 		unmarked(t, p.name+" of a narbor that does not run", p.text)
 	}
 }
@@ -276,7 +280,7 @@ func TestReportOfRunningNarborHasNoNames(t *testing.T) {
 			t.Errorf("%q says %s, %v, with a token in it or without the upstream", what, out, err)
 		}
 	}
-	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exit(err) != exitNotFound {
+	if _, _, err := narbor(t.Context(), "why", top.Path.String(), "--socket", socket); err != nil && exit(err) != control.ExitNotFound {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "report.tar.gz")
@@ -332,7 +336,7 @@ func TestConfigShowSaysWhereFrom(t *testing.T) {
 	}
 	startedAt(t, socket, "--config", file)
 	out, _, err := narbor(t.Context(), "config", "show", "--json", "--socket", socket)
-	var show ConfigShow
+	var show control.ConfigShow
 	if err := errors.Join(err, json.Unmarshal([]byte(out), &show)); err != nil {
 		t.Fatal(err)
 	}
@@ -351,10 +355,11 @@ func TestConfigShowSaysWhereFrom(t *testing.T) {
 		!strings.HasPrefix(out, "extra-substituters = http://127.0.0.1:") {
 		t.Errorf("config nix = %q, %v", out, err)
 	}
-	golden(t, "config", ConfigShow{Settings: []Setting{{Name: "peer", Values: []string{"nas", "10.1.2.3"}, Origin: "flag"},
+	shown := control.ConfigShow{Settings: []control.Setting{{Name: "peer", Values: []string{"nas", "10.1.2.3"}, Origin: "flag"},
 		{Name: "upload-rate", Values: []string{"10MB"}, Origin: "environment", From: "NARBOR_UPLOAD_RATE"},
 		{Name: "spool-size", Values: []string{"25%"}, Origin: "file", From: "/etc/narbor.json"},
-		{Name: "group-secret-file", Origin: "default"}}}.print)
+		{Name: "group-secret-file", Origin: "default"}}}
+	golden(t, "config", func(s screen) { printConfig(shown, s) })
 }
 
 // Every code that the health of narbor has is kept in a report.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/store/bincache"
 )
@@ -72,7 +73,7 @@ func (c *cacheSigners) from(look func() []bincache.Signers) []bincache.Signers {
 }
 
 // cacheHealth reports a cache directory without any path that a trusted key has signed.
-func (s *service) cacheHealth(st Status) *dashboard.Health {
+func (s *service) cacheHealth(st control.Status) *dashboard.Health {
 	for i, found := range s.signers.of(s.shares.caches) {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
 			continue

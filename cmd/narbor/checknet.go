@@ -110,7 +110,7 @@ func checkNetwork(_ context.Context, p *patient) []Finding {
 	if !p.running {
 		return []Finding{skipped("network: narbor is not running")}
 	}
-	if used := p.status.used(); len(used) > 0 {
+	if used := p.status.Used(); len(used) > 0 {
 		return []Finding{fine("narbor uses %s", strings.Join(used, ", "))}
 	}
 	f := Finding{Severity: severityError, Text: "no network interface is used",
@@ -131,7 +131,7 @@ func checkMulticast(ctx context.Context, p *patient) []Finding {
 	case !p.status.MDNS:
 		return []Finding{skipped("multicast is turned off by --no-mdns")}
 	}
-	used := p.status.used()
+	used := p.status.Used()
 	if len(used) == 0 {
 		return []Finding{skipped("multicast: no network interface is used")}
 	}

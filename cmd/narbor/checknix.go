@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve"
 	"narbor/store/nixconf"
 )
@@ -28,13 +29,13 @@ const (
 )
 
 func checkRunning(ctx context.Context, p *patient) []Finding {
-	err := p.ctl.get(ctx, "/status", &p.status)
+	err := p.ctl.Get(ctx, "/status", &p.status)
 	p.running = err == nil
-	var coded exitError
+	var coded control.ExitError
 	switch {
 	case err == nil:
 		return []Finding{fine("narbor %s answers, up %s", p.status.Version, shortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}
-	case !errors.As(err, &coded) || coded.code != exitNotRunning:
+	case !errors.As(err, &coded) || coded.Code != control.ExitNotRunning:
 		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
 	}
 	if f, ok := p.showUnit(ctx, "narbor.service").service(); ok {
@@ -291,7 +292,7 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 	}
 	switch {
 	case err != nil:
-		f.Text = fmt.Sprintf("Nix gets no answer from %s: %v", p.urls()[0], bareError(err))
+		f.Text = fmt.Sprintf("Nix gets no answer from %s: %v", p.urls()[0], control.BareError(err))
 	case resp.StatusCode != http.StatusNotFound:
 		f.Text = fmt.Sprintf("Nix gets %s for an unknown path, and not 404: is another program at %s?", resp.Status, p.urls()[0])
 	case took > probeLimit:

@@ -13,7 +13,7 @@ func (p *patient) privateKeys() []Finding {
 		return nil
 	}
 	f := Finding{Severity: severityInfo, Text: fmt.Sprintf("what only %s has signed goes %s", strings.Join(p.status.PrivateKeys, " or "),
-		p.status.privateGoes())}
+		p.status.PrivateGoes())}
 	f.Fix = "if every neighbour may have all paths that such a key has signed: " + shareKeyLine(p.status.PrivateKeys, p.nixOS)
 	if len(p.status.ShareKeys) == 0 {
 		f.Severity = severityWarning

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -124,14 +125,14 @@ func (p *patient) lineOf(setting, value string) string {
 
 // compareNarbor reports what the running narbor has read otherwise than Nix.
 func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
-	var ours ReadSettings
+	var ours control.ReadSettings
 	switch {
 	case !p.running:
 		return []Finding{skipped("settings: narbor is not running")}
 	case !p.root:
 		return []Finding{skipped("settings: only root may see whether narbor has what Nix has")}
 	}
-	if err := p.ctl.get(ctx, "/settings", &ours); err != nil {
+	if err := p.ctl.Get(ctx, "/settings", &ours); err != nil {
 		return []Finding{{Severity: severityWarning, Text: "narbor does not say its settings: " + err.Error(), Fix: "restart narbor"}}
 	}
 	who := fmt.Sprintf("user %d", ours.UID)
@@ -141,7 +142,7 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 	differ := func(what string, nix, narbor []string) {
 		name := func(v string) string { n, _, _ := strings.Cut(v, ":"); return n }
 		if what == "substituters" {
-			name = func(v string) string { return hideLogin(v, "…") }
+			name = func(v string) string { return control.HideLogin(v, "…") }
 		}
 		lacks, more := missingFrom(nix, narbor), missingFrom(narbor, nix)
 		if len(lacks)+len(more) == 0 {

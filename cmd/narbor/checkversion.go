@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"narbor/cmd/narbor/control"
 )
 
 var versionPattern = regexp.MustCompile(`\(([A-Za-z]+)[^)]*\) (\d+)\.(\d+)(?:\.(\d+))?`)
@@ -88,7 +90,7 @@ func forgedRealisations(version string, conf map[string][]string) []Finding {
 	var far []string
 	for _, s := range conf["substituters"] {
 		if !ofThisMachine(s) {
-			far = append(far, hideLogin(s, "…"))
+			far = append(far, control.HideLogin(s, "…"))
 		}
 	}
 	if len(far) == 0 {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // completeTimeout bounds how long a running narbor is waited for when its peers are completed.
@@ -32,7 +34,7 @@ var plainWord = regexp.MustCompile(`^[A-Za-z0-9@%+=:,./_-]+$`)
 // comes next, it asks the running narbor for its peers.
 func complete(ctx context.Context, app *cli.App, args []string) error {
 	if len(args) < 2 {
-		return withCode(fmt.Errorf("%s takes a shell and words", completeCommand), exitUsage)
+		return control.WithCode(fmt.Errorf("%s takes a shell and words", completeCommand), control.ExitUsage)
 	}
 	shell, words := args[0], args[1:]
 	last := words[len(words)-1]
@@ -272,9 +274,9 @@ func (c completer) peers() (out []candidate) {
 	if err != nil {
 		return nil
 	}
-	ctl.timeout = completeTimeout
-	var list PeerList
-	if err := ctl.get(c.ctx, "/peers", &list); err != nil {
+	ctl.Timeout = completeTimeout
+	var list control.PeerList
+	if err := ctl.Get(c.ctx, "/peers", &list); err != nil {
 		return nil
 	}
 	switch c.path[len(c.path)-1] {

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // completeCommand is the first argument of a question from a completion script: narbor __complete SHELL WORD…, with the
@@ -85,7 +87,7 @@ func completionCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			script, ok := shells()[c.Args().First()]
 			if !ok {
-				return withCode(fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), exitUsage)
+				return control.WithCode(fmt.Errorf("%q is none of bash, zsh, fish", c.Args().First()), control.ExitUsage)
 			}
 			_, err := fmt.Fprint(c.App.Writer, script)
 			return err

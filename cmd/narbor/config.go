@@ -15,6 +15,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -57,11 +58,11 @@ func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 		return nil, err
 	}
 	if len(text) > maxConfigLen {
-		return nil, withCode(fmt.Errorf("%s: longer than %s", file, amount(maxConfigLen)), exitUsage)
+		return nil, control.WithCode(fmt.Errorf("%s: longer than %s", file, amount(maxConfigLen)), control.ExitUsage)
 	}
 	p := configParser{file: file, text: text, dec: json.NewDecoder(bytes.NewReader(text))}
 	if p.parse(flags); len(p.errs) > 0 {
-		return nil, withCode(errors.Join(p.errs...), exitUsage)
+		return nil, control.WithCode(errors.Join(p.errs...), control.ExitUsage)
 	}
 	return p.settings, nil
 }
@@ -228,7 +229,7 @@ func applyConfig(c *cli.Context) (places map[string]string, err error) {
 		}
 	}
 	if len(errs) > 0 {
-		return nil, withCode(errors.Join(errs...), exitUsage)
+		return nil, control.WithCode(errors.Join(errs...), control.ExitUsage)
 	}
 	return places, nil
 }
@@ -246,7 +247,7 @@ func checkValues(c *cli.Context, places map[string]string) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return withCode(errors.Join(errs...), exitUsage)
+	return control.WithCode(errors.Join(errs...), control.ExitUsage)
 }
 
 func valueErrors(c *cli.Context) (out []valueError) {
@@ -331,7 +332,7 @@ func configCheckCommand() *cli.Command {
 			"Example: narbor config check narbor.json",
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
-				return withCode(fmt.Errorf("check which file? Say one, not %q", c.Args().Slice()), exitUsage)
+				return control.WithCode(fmt.Errorf("check which file? Say one, not %q", c.Args().Slice()), control.ExitUsage)
 			}
 			if err := checkConfig(c.App, c.Args().First()); err != nil {
 				return err

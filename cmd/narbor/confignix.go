@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 func configNixCommand() *cli.Command {
@@ -24,7 +26,7 @@ func configNixCommand() *cli.Command {
 		Action: func(c *cli.Context) error {
 			switch {
 			case c.IsSet("add") && c.IsSet("remove"):
-				return withCode(errors.New("--add and --remove are two changes: make them one by one"), exitUsage)
+				return control.WithCode(errors.New("--add and --remove are two changes: make them one by one"), control.ExitUsage)
 			case c.IsSet("add"):
 				return addLine(c, c.String("add"))
 			case c.IsSet("remove"):
@@ -41,15 +43,15 @@ func printNixLine(c *cli.Context) error {
 		return err
 	}
 	url := nixURL
-	var st Status
-	if err := ctl.get(c.Context, "/status", &st); err == nil && len(st.HTTP) > 0 {
+	var st control.Status
+	if err := ctl.Get(c.Context, "/status", &st); err == nil && len(st.HTTP) > 0 {
 		url = "http://" + st.HTTP[0]
 	}
 	if c.Bool("json") {
 		return printJSON(c.App.Writer, struct {
 			Schema int               `json:"schema"`
 			Lines  map[string]string `json:"lines"`
-		}{jsonSchema, map[string]string{"extra-substituters": url}})
+		}{control.Schema, map[string]string{"extra-substituters": url}})
 	}
 	_, err = fmt.Fprintln(c.App.Writer, "extra-substituters =", url)
 	return err
@@ -61,7 +63,7 @@ func addLine(c *cli.Context, line string) error {
 	words := strings.Fields(line)
 	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" ||
 		strings.ContainsAny(line, "#\n\r") {
-		return withCode(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), exitUsage)
+		return control.WithCode(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), control.ExitUsage)
 	}
 	comment := ""
 	if words[0] == "extra-substituters" {
@@ -78,7 +80,7 @@ func removeLine(c *cli.Context, at string) error {
 	file, number, found := cutLast(at, ":")
 	n, err := strconv.Atoi(number)
 	if !found || err != nil {
-		return withCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), exitUsage)
+		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), control.ExitUsage)
 	}
 	text, _, err := readConf(file)
 	if err != nil {
@@ -86,7 +88,7 @@ func removeLine(c *cli.Context, at string) error {
 	}
 	lines := strings.Split(text, "\n")
 	if n < 1 || n > len(lines) || len(strings.Fields(lines[n-1])) < 3 || strings.Fields(lines[n-1])[0] != "require-sigs" {
-		return withCode(fmt.Errorf("the line at %s does not set require-sigs", at), exitUsage)
+		return control.WithCode(fmt.Errorf("the line at %s does not set require-sigs", at), control.ExitUsage)
 	}
 	return tellEdit(c, nixEdit{file: file, setting: "require-sigs", drop: func(_ string, number int) bool { return number == n }})
 }

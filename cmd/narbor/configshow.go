@@ -9,18 +9,20 @@ import (
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // settingsOf returns the settings of a command with the source of each; line has the names of those that no file has
 // set. In place of a user and a password in a URL there is xxxxx.
-func settingsOf(c *cli.Context, line []string) []Setting {
-	var all []Setting
+func settingsOf(c *cli.Context, line []string) []control.Setting {
+	var all []control.Setting
 	for _, f := range c.Command.Flags {
 		name := f.Names()[0]
 		if name == "help" {
 			continue
 		}
-		s := Setting{Name: name, Values: []string{}, Origin: "default"}
+		s := control.Setting{Name: name, Values: []string{}, Origin: "default"}
 		if _, several := f.(*cli.StringSliceFlag); several {
 			s.Values = append(s.Values, c.StringSlice(name)...)
 		} else if v := fmt.Sprint(c.Value(name)); v != "" {
@@ -36,7 +38,7 @@ func settingsOf(c *cli.Context, line []string) []Setting {
 			s.Origin, s.From = "file", c.String("config")
 		}
 		for i, v := range s.Values {
-			s.Values[i] = hideLogin(v, "xxxxx")
+			s.Values[i] = control.HideLogin(v, "xxxxx")
 		}
 		all = append(all, s)
 	}
@@ -67,7 +69,7 @@ func setVariable(f cli.Flag) string {
 }
 
 func (s *service) configShow(*http.Request) (any, error) {
-	return ConfigShow{Schema: jsonSchema, Settings: s.origins}, nil
+	return control.ConfigShow{Schema: control.Schema, Settings: s.origins}, nil
 }
 
 func configShowCommand() *cli.Command {
@@ -82,20 +84,20 @@ func configShowCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			var show ConfigShow
-			if err := ctl.get(c.Context, "/config", &show); err != nil {
+			var show control.ConfigShow
+			if err := ctl.Get(c.Context, "/config", &show); err != nil {
 				return err
 			}
 			if c.Bool("json") {
 				return printJSON(c.App.Writer, show)
 			}
-			show.print(newScreen(c))
+			printConfig(show, newScreen(c))
 			return nil
 		},
 	}
 }
 
-func (show ConfigShow) print(s screen) {
+func printConfig(show control.ConfigShow, s screen) {
 	var rows [][]string
 	for _, set := range show.Settings {
 		value := strings.Join(set.Values, ", ")

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store"
 )
 
@@ -19,13 +20,13 @@ const (
 	defaultProfileTime = 10 * time.Second
 	maxProfileTime     = time.Minute
 	// maxDebugReport bounds the answer, which is a third longer in JSON, below [maxStatusLen].
-	maxDebugReport = maxStatusLen / 2
+	maxDebugReport = control.MaxAnswer / 2
 )
 
 // handleDebug adds the handlers for `narbor debug`. Only root and the user that narbor runs as may use
 // them, although stacks and profiles have no content of transfers. A verbose log may fill a disk.
 func (s *service) handleDebug(mux *http.ServeMux) {
-	mux.HandleFunc("GET /debug/goroutines", change(writing(func(_ *http.Request, w io.Writer) error {
+	mux.HandleFunc("GET /debug/goroutines", control.Change(writing(func(_ *http.Request, w io.Writer) error {
 		var all bytes.Buffer
 		if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil { // as after a panic
 			return err
@@ -33,11 +34,11 @@ func (s *service) handleDebug(mux *http.ServeMux) {
 		_, err := w.Write(all.Bytes()[:min(all.Len(), maxDebugReport)]) // the first thousands tell enough
 		return err
 	})))
-	mux.HandleFunc("GET /debug/heap", change(writing(func(_ *http.Request, w io.Writer) error {
+	mux.HandleFunc("GET /debug/heap", control.Change(writing(func(_ *http.Request, w io.Writer) error {
 		return pprof.Lookup("heap").WriteTo(w, 0) // the format of go tool pprof
 	})))
-	mux.HandleFunc("GET /debug/profile", lasting(maxProfileTime, change(writing(writeProfile))))
-	mux.HandleFunc("PUT /debug/log", change(func(r *http.Request) (any, error) {
+	mux.HandleFunc("GET /debug/profile", control.Lasting(maxProfileTime, control.Change(writing(writeProfile))))
+	mux.HandleFunc("PUT /debug/log", control.Change(func(r *http.Request) (any, error) {
 		text, err := io.ReadAll(r.Body)
 		if err == nil {
 			err = s.logs.set(string(text))
@@ -59,7 +60,7 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 		if b.Len() > maxDebugReport {
 			return nil, fmt.Errorf("the answer has %s, more than %s", amount(int64(b.Len())), amount(maxDebugReport))
 		}
-		return debugReport{Data: b.Bytes()}, nil
+		return control.DebugReport{Data: b.Bytes()}, nil
 	}
 }
 
@@ -67,11 +68,11 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 func writeProfile(r *http.Request, w io.Writer) error {
 	d, err := time.ParseDuration(r.URL.Query().Get("for"))
 	if err != nil || d <= 0 || d > maxProfileTime {
-		return withCode(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
-			r.URL.Query().Get("for")), exitUsage)
+		return control.WithCode(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
+			r.URL.Query().Get("for")), control.ExitUsage)
 	}
 	if err := pprof.StartCPUProfile(w); err != nil {
-		return withCode(errors.New("another profile is being made; try again when it is done"), exitTemporary)
+		return control.WithCode(errors.New("another profile is being made; try again when it is done"), control.ExitTemporary)
 	}
 	defer pprof.StopCPUProfile()
 	select {
@@ -93,7 +94,7 @@ func debugCommand() *cli.Command {
 			Name:   "goroutines",
 			Usage:  "print the stack of every goroutine",
 			Flags:  controlFlags(),
-			Action: func(c *cli.Context) error { return debugGet(c, "/debug/goroutines", controlTimeout, c.App.Writer) },
+			Action: func(c *cli.Context) error { return debugGet(c, "/debug/goroutines", control.Timeout, c.App.Writer) },
 		}, {
 			Name:      "profile",
 			Usage:     "write a profile for `go tool pprof`",
@@ -112,7 +113,8 @@ func debugCommand() *cli.Command {
 			Flags: controlFlags(),
 			Action: func(c *cli.Context) error {
 				if c.NArg() == 0 {
-					return withCode(errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"), exitUsage)
+					return control.WithCode(errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"),
+						control.ExitUsage)
 				}
 				return controlPut(c, "/debug/log", c.Args().First())
 			},
@@ -125,7 +127,7 @@ func controlPut(c *cli.Context, what, body string) error {
 	if err != nil {
 		return err
 	}
-	return ctl.call(c.Context, http.MethodPut, what, body, nil)
+	return ctl.Call(c.Context, http.MethodPut, what, body, nil)
 }
 
 // debugGet writes what the running narbor answers within a time.
@@ -134,9 +136,9 @@ func debugGet(c *cli.Context, what string, limit time.Duration, w io.Writer) err
 	if err != nil {
 		return err
 	}
-	ctl.timeout = limit
-	var report debugReport
-	if err := ctl.get(c.Context, what, &report); err != nil {
+	ctl.Timeout = limit
+	var report control.DebugReport
+	if err := ctl.Get(c.Context, what, &report); err != nil {
 		return err
 	}
 	_, err = w.Write(report.Data)
@@ -145,11 +147,11 @@ func debugGet(c *cli.Context, what string, limit time.Duration, w io.Writer) err
 
 func debugProfile(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return withCode(errors.New("give a FILE for the profile, such as narbor.pprof"), exitUsage)
+		return control.WithCode(errors.New("give a FILE for the profile, such as narbor.pprof"), control.ExitUsage)
 	}
-	what, limit := "/debug/heap", controlTimeout
+	what, limit := "/debug/heap", control.Timeout
 	if !c.Bool("heap") {
-		what, limit = "/debug/profile?for="+c.Duration("for").String(), c.Duration("for")+controlTimeout
+		what, limit = "/debug/profile?for="+c.Duration("for").String(), c.Duration("for")+control.Timeout
 	}
 	var b bytes.Buffer
 	if err := debugGet(c, what, limit, &b); err != nil {

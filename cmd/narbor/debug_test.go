@@ -9,6 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"narbor/cmd/narbor/control"
 )
 
 func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
@@ -32,9 +34,11 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 		code int
 	}{
 		{[]string{"log", "debug"}, 0}, {[]string{"log", "p2p=warn"}, 0}, {[]string{"log", "p2p=off"}, 0},
-		{[]string{"log", "loud"}, exitUsage}, {[]string{"log", "off"}, exitUsage}, {[]string{"log", "panic"}, exitUsage},
-		{[]string{"log", "mdns=debug"}, exitUsage}, {[]string{"log", "p2p="}, exitUsage}, {[]string{"log"}, exitUsage},
-		{[]string{"profile"}, exitUsage}, {[]string{"profile", filepath.Join(dir, "x"), "--for", "2m"}, exitUsage},
+		{[]string{"log", "loud"}, control.ExitUsage}, {[]string{"log", "off"}, control.ExitUsage},
+		{[]string{"log", "panic"}, control.ExitUsage},
+		{[]string{"log", "mdns=debug"}, control.ExitUsage}, {[]string{"log", "p2p="}, control.ExitUsage},
+		{[]string{"log"}, control.ExitUsage},
+		{[]string{"profile"}, control.ExitUsage}, {[]string{"profile", filepath.Join(dir, "x"), "--for", "2m"}, control.ExitUsage},
 	} {
 		_, errs, err := narbor(t.Context(), append(append([]string{"debug"}, c.args...), "--socket", socket)...)
 		if exit(err) != c.code {
@@ -46,7 +50,7 @@ func TestDebugLooksIntoTheRunningNarbor(t *testing.T) {
 // TestBadLevelsAreFoundByTheConfigCheck has levels of zap that are not narbor's.
 func TestBadLevelsAreFoundByTheConfigCheck(t *testing.T) {
 	for _, level := range []string{"fatal", "panic", "p2p=debug"} {
-		wantCode(t, exitUsage, "config", "check", writeConfig(t, `{"log-level": "`+level+`"}`))
+		wantCode(t, control.ExitUsage, "config", "check", writeConfig(t, `{"log-level": "`+level+`"}`))
 	}
 	wantCode(t, 0, "config", "check", writeConfig(t, `{"log-level": ""}`))
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 )
 
@@ -15,10 +16,10 @@ const dialBackTimeout = 7 * time.Second
 // postDialBack asks neighbours to connect to this machine. Any user may ask: neighbours ration it themselves.
 func (s *service) postDialBack(r *http.Request) (any, error) {
 	if !s.dialling.TryLock() {
-		return nil, withCode(errors.New("neighbours are being asked already; try again in a moment"), exitTemporary)
+		return nil, control.WithCode(errors.New("neighbours are being asked already; try again in a moment"), control.ExitTemporary)
 	}
 	defer s.dialling.Unlock()
 	ctx, cancel := context.WithTimeout(r.Context(), dialBackTimeout)
 	defer cancel()
-	return DialBackReport{Schema: jsonSchema, DialBacks: append([]p2p.DialBack{}, s.node.DialBack(ctx)...)}, nil
+	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]p2p.DialBack{}, s.node.DialBack(ctx)...)}, nil
 }

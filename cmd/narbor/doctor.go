@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
 )
@@ -41,14 +42,14 @@ type Diagnosis struct {
 
 // A patient is what the checks look at. Each check adds what later ones need.
 type patient struct {
-	ctl      control
+	ctl      control.Client
 	root     bool
 	systemd  bool // it runs this machine
 	nixOS    bool
 	settings nixconf.Settings
 	confErr  error
 	running  bool
-	status   Status // if running
+	status   control.Status // if running
 	heard    hearing
 	nix      nixProgram          // the Nix that uses narbor as a substituter, once asksNix has found it
 	conf     map[string][]string // its settings
@@ -130,7 +131,7 @@ func doctor(c *cli.Context) error {
 		d.print(newScreen(c))
 	}
 	if code := d.exit(); err == nil && code != 0 {
-		err = withCode(errors.New(""), code)
+		err = control.WithCode(errors.New(""), code)
 	}
 	return err
 }
@@ -140,7 +141,7 @@ func choose(names []string) ([]check, error) {
 	all := checks()
 	for _, name := range names {
 		if !slices.ContainsFunc(all, func(ch check) bool { return ch.code == name }) {
-			return nil, withCode(fmt.Errorf("there is no check %q; see narbor doctor --help", name), exitUsage)
+			return nil, control.WithCode(fmt.Errorf("there is no check %q; see narbor doctor --help", name), control.ExitUsage)
 		}
 	}
 	if len(names) == 0 {
@@ -150,7 +151,7 @@ func choose(names []string) ([]check, error) {
 }
 
 // diagnose makes the checks.
-func diagnose(ctx context.Context, ctl control, chosen []check) Diagnosis {
+func diagnose(ctx context.Context, ctl control.Client, chosen []check) Diagnosis {
 	p := &patient{ctl: ctl, root: os.Geteuid() == 0}
 	_, err := os.Stat("/run/systemd/system")
 	p.systemd = err == nil
@@ -158,7 +159,7 @@ func diagnose(ctx context.Context, ctl control, chosen []check) Diagnosis {
 	p.nixOS = err == nil
 	p.settings, p.confErr = nixconf.Read(ctx)
 	running := checkRunning(ctx, p) // every other needs to know
-	d := Diagnosis{Schema: jsonSchema, Findings: []Finding{}}
+	d := Diagnosis{Schema: control.Schema, Findings: []Finding{}}
 	for _, ch := range chosen {
 		found := running
 		if ch.code != "running" {
@@ -180,10 +181,10 @@ func (d Diagnosis) exit() int {
 	for _, f := range d.Findings {
 		switch f.Severity {
 		case severityError:
-			return exitFailure
+			return control.ExitFailure
 		case severityWarning:
 			if f.Code != codeVersion { // an old Nix is worth a word, but keeps narbor from nothing
-				code = exitDegraded
+				code = control.ExitDegraded
 			}
 		}
 	}

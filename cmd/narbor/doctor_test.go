@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/libp2p/zeroconf/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 func TestDoctorReadsWell(t *testing.T) {
@@ -35,8 +37,8 @@ func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
 		want  int
 	}{
 		{[]Finding{old}, 0},
-		{[]Finding{old, {Code: "neighbours", Severity: severityWarning}, old}, exitDegraded},
-		{[]Finding{old, {Code: "nix", Severity: severityError}, old}, exitFailure},
+		{[]Finding{old, {Code: "neighbours", Severity: severityWarning}, old}, control.ExitDegraded},
+		{[]Finding{old, {Code: "nix", Severity: severityError}, old}, control.ExitFailure},
 	} {
 		if got := (Diagnosis{Findings: c.found}).exit(); got != c.want {
 			t.Errorf("%v ends with %d, want %d", c.found, got, c.want)
@@ -47,10 +49,10 @@ func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
 func TestDoctorWithoutNarbor(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "none.sock")
 	out, _, err := narbor(t.Context(), "doctor", "running", "keys", "--socket", socket)
-	if exit(err) != exitFailure || !strings.Contains(out, "narbor is not running") {
+	if exit(err) != control.ExitFailure || !strings.Contains(out, "narbor is not running") {
 		t.Errorf("doctor = %v\n%s", err, out)
 	}
-	if _, _, err := narbor(t.Context(), "doctor", "luck"); exit(err) != exitUsage {
+	if _, _, err := narbor(t.Context(), "doctor", "luck"); exit(err) != control.ExitUsage {
 		t.Errorf("doctor luck = %v, want a usage error", err)
 	}
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 const (
@@ -41,7 +43,7 @@ func (f *fixer) fixAll(d Diagnosis) error {
 	}
 	in := bufio.NewReader(os.Stdin)
 	if !f.c.Bool("yes") && !isTerminal(os.Stdin) {
-		return withCode(errors.New("there is no terminal to ask on: give --yes as well"), exitUsage)
+		return control.WithCode(errors.New("there is no terminal to ask on: give --yes as well"), control.ExitUsage)
 	}
 	if f.c.Bool("json") {
 		f.Writer = f.c.App.ErrWriter
@@ -109,7 +111,7 @@ func (f *fixer) settle(d Diagnosis) Diagnosis {
 }
 
 // recheck makes one check anew.
-func recheck(ctx context.Context, ctl control, code string) []Finding {
+func recheck(ctx context.Context, ctl control.Client, code string) []Finding {
 	chosen, err := choose([]string{code})
 	if err != nil { // a finding of narbor's own, which the check "health" passes on
 		chosen, _ = choose([]string{"health"})

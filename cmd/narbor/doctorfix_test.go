@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"narbor/cmd/narbor/control"
 )
 
 // fixed runs the command of a finding, and returns what was printed.
@@ -54,7 +56,8 @@ func TestFixThatDoesNotHelpIsNotOfferedAgain(t *testing.T) {
 			t.Errorf("a fix that does not help, after %d looks:\n%s", looks, out)
 		}
 		d := f.settle(Diagnosis{Findings: []Finding{found}})
-		if got := d.Findings[0]; got.Command != "" || !strings.Contains(got.Text, "has not helped: true") || d.exit() != exitFailure {
+		if got := d.Findings[0]; got.Command != "" || !strings.Contains(got.Text, "has not helped: true") ||
+			d.exit() != control.ExitFailure {
 			t.Errorf("afterwards doctor says %+v", got)
 		}
 		other := Finding{Code: "disk", Severity: severityWarning, Text: "slow"}

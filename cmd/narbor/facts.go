@@ -23,7 +23,8 @@ func (s *service) facts() dashboard.Facts {
 			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, UploadRate: st.UploadRate, Group: st.Group},
 		NetworkFacts:  dashboard.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
 		UpstreamFacts: dashboard.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
-		Spool: dashboard.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries, Verified: st.Spool.Verified,
+		Spool: dashboard.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries,
+			Verified:   st.Spool.Verified,
 			VerifyTime: time.Duration(st.Spool.VerifySeconds * float64(time.Second))}}
 	if st.Store != "" {
 		f.ShareFrom = append([]string{st.Store}, f.ShareFrom...)

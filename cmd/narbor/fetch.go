@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/store/bincache"
@@ -66,7 +67,7 @@ func fetchCommand() *cli.Command {
 func fetch(c *cli.Context) (err error) {
 	wanted, err := parseWanted(c.Args().Slice())
 	if err != nil {
-		return withCode(err, exitUsage)
+		return control.WithCode(err, control.ExitUsage)
 	}
 	if !c.IsSet("log-level") {
 		c.Set("log-level", "warn") // the progress line has the rest
@@ -112,7 +113,7 @@ func fetch(c *cli.Context) (err error) {
 	})
 	if err := g.Wait(); err != nil {
 		if errors.Is(err, store.ErrNotFound) {
-			return withCode(err, exitNotFound)
+			return control.WithCode(err, control.ExitNotFound)
 		}
 		return err
 	}
@@ -169,7 +170,7 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	trusted := append(keysOf(settings, log.Logger), c.StringSlice("trusted-key")...)
 	keys, err := trust.ParseKeys(trusted)
 	if err != nil {
-		return nil, withCode(fmt.Errorf("--trusted-key: %w", err), exitUsage)
+		return nil, control.WithCode(fmt.Errorf("--trusted-key: %w", err), control.ExitUsage)
 	}
 	public := trusted // members of a group may hear of everything
 	if c.String("group-secret-file") == "" {

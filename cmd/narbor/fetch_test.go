@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/bincache"
 )
 
@@ -34,9 +35,9 @@ func TestFetchTakesFromTheInternetWhatNoNeighbourHas(t *testing.T) {
 		{"the internet alone", top.Path.String(), []string{"--upstream", web.URL}, 0, 2, "from the internet"},
 		{"a neighbour and the internet", top.Path.String(), []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, 0, 0,
 			"all there"},
-		{"neither", top.Path.String(), nil, exitNotFound, 0, ""},
-		{"what neither has", absent, []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, exitNotFound, 0, ""},
-		{"what is no cache", top.Path.String(), []string{"--upstream", "s3://bucket"}, exitUsage, 0, ""},
+		{"neither", top.Path.String(), nil, control.ExitNotFound, 0, ""},
+		{"what neither has", absent, []string{"--upstream", web.URL, "--peer", peerArg(t, holder)}, control.ExitNotFound, 0, ""},
+		{"what is no cache", top.Path.String(), []string{"--upstream", "s3://bucket"}, control.ExitUsage, 0, ""},
 	} {
 		archives.Store(0)
 		to := t.TempDir()

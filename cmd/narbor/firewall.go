@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 )
@@ -135,12 +136,12 @@ func (p *patient) lanInterfaces() (names []string) {
 // hearsOn reports whether an announcement has arrived on the interface. This machine's own one counts: it passes the
 // same rules as those of others. With several interfaces the one of an arrival is unknown.
 func (p *patient) hearsOn(ctx context.Context, iface string) bool {
-	return p.running && p.status.MDNS && slices.Equal(p.status.used(), []string{iface}) && len(p.listen(ctx).peers) > 0
+	return p.running && p.status.MDNS && slices.Equal(p.status.Used(), []string{iface}) && len(p.listen(ctx).peers) > 0
 }
 
 // evidence has the results of both means.
 type evidence struct {
-	dialled DialBackReport
+	dialled control.DialBackReport
 	noDial  error // why neighbours were not asked
 	copies  map[string]copied
 	noCopy  error // why the rules were not tried
@@ -311,10 +312,10 @@ func ufwIsActive(ctx context.Context) bool {
 }
 
 // dialBacks asks the narbor that runs here for dial-backs.
-func (p *patient) dialBacks(ctx context.Context) (DialBackReport, error) {
+func (p *patient) dialBacks(ctx context.Context) (control.DialBackReport, error) {
 	ctl := p.ctl
-	ctl.timeout = dialBackTimeout + controlTimeout
-	var r DialBackReport
-	err := ctl.call(ctx, http.MethodPost, "/dialback", "", &r)
+	ctl.Timeout = dialBackTimeout + control.Timeout
+	var r control.DialBackReport
+	err := ctl.Call(ctx, http.MethodPost, "/dialback", "", &r)
 	return r, err
 }

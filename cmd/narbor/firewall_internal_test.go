@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 )
 
@@ -38,14 +39,14 @@ func TestOneClosedFamilyIsNamed(t *testing.T) {
 func TestFirewallEvidenceIsWeighed(t *testing.T) {
 	open := copied{open: map[flow]bool{{"TCP", false}: true, {"UDP", false}: true}}
 	closed := copied{open: map[flow]bool{{"TCP", false}: false, {"UDP", false}: true}}
-	dials := func(results ...string) (r DialBackReport) {
+	dials := func(results ...string) (r control.DialBackReport) {
 		for _, result := range results {
 			r.DialBacks = append(r.DialBacks, p2p.DialBack{Interface: "eth0", Result: result})
 		}
 		return r
 	}
 	for name, c := range map[string]struct {
-		dialled DialBackReport
+		dialled control.DialBackReport
 		copy    *copied
 		state   doorState
 		means   string
@@ -62,7 +63,7 @@ func TestFirewallEvidenceIsWeighed(t *testing.T) {
 		"both are closed":                  {dials(p2p.DialTimedOut), &closed, doorClosed, "dial-back copy"},
 		"a neighbour arrives all the same": {dials(p2p.DialReached), &closed, doorOpen, "dial-back"},
 		"something is between":             {dials(p2p.DialTimedOut), &open, doorBetween, "dial-back copy"},
-		"another interface": {DialBackReport{DialBacks: []p2p.DialBack{{Interface: "eth1", Result: p2p.DialReached}}}, nil,
+		"another interface": {control.DialBackReport{DialBacks: []p2p.DialBack{{Interface: "eth1", Result: p2p.DialReached}}}, nil,
 			doorUnknown, ""},
 	} {
 		e := evidence{dialled: c.dialled, copies: map[string]copied{}}

@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store/spool"
 )
@@ -115,13 +116,14 @@ func socketPaths(c *cli.Context) ([]string, error) {
 	}
 	if dir := os.Getenv("RUNTIME_DIRECTORY"); dir != "" {
 		first, _, _ := strings.Cut(dir, ":")
-		return []string{filepath.Join(first, socketName)}, nil
+		return []string{filepath.Join(first, control.SocketName)}, nil
 	}
 	dir, err := stateDir(c)
 	if err != nil {
 		return nil, err
 	}
-	return []string{filepath.Join(dir, socketName), filepath.Join("/run/narbor", socketName), filepath.Join("/var/lib/narbor", socketName)},
+	return []string{filepath.Join(dir, control.SocketName), filepath.Join("/run/narbor", control.SocketName),
+			filepath.Join("/var/lib/narbor", control.SocketName)},
 		nil
 }
 
@@ -137,7 +139,7 @@ func groupSecret(c *cli.Context) ([]byte, error) {
 func size(c *cli.Context, flag string) (int64, error) {
 	n, err := humanize.ParseBytes(c.String(flag))
 	if err != nil || n > 1<<60 {
-		return 0, withCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), exitUsage)
+		return 0, control.WithCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB", flag, c.String(flag)), control.ExitUsage)
 	}
 	return int64(n), nil
 }
@@ -151,8 +153,9 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	}
 	percent, err := strconv.ParseUint(text, 10, 7)
 	if err != nil || percent > 100 {
-		return 0, withCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag, c.String(flag)),
-			exitUsage)
+		return 0, control.WithCode(fmt.Errorf("--%s %q is not an amount of bytes such as 4GiB, nor a share such as 25%%", flag,
+			c.String(flag)),
+			control.ExitUsage)
 	}
 	if dir == "" {
 		return int64(percent), nil
@@ -171,7 +174,7 @@ func amount(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
 func spoolSize(c *cli.Context, dir string) (int64, error) {
 	most, err := diskSize(c, "spool-size", dir)
 	if err == nil && most == 0 {
-		err = withCode(errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), exitUsage)
+		err = control.WithCode(errors.New("--spool-size must not be 0: NARs are verified on disk before Nix gets them"), control.ExitUsage)
 	}
 	return most, err
 }
@@ -197,14 +200,14 @@ const minUploadRate = 100 << 10
 func uploadRate(c *cli.Context) (int64, error) {
 	n, err := size(c, "upload-rate")
 	if err == nil && n > 0 && n < minUploadRate {
-		err = withCode(fmt.Errorf("--upload-rate %s is too low, transfers would time out: give 100KiB or more, or --share none",
-			c.String("upload-rate")), exitUsage)
+		err = control.WithCode(fmt.Errorf("--upload-rate %s is too low, transfers would time out: give 100KiB or more, or --share none",
+			c.String("upload-rate")), control.ExitUsage)
 	}
 	return n, err
 }
 
 // newControl finds out where the control socket is.
-func newControl(c *cli.Context) (control, error) {
+func newControl(c *cli.Context) (control.Client, error) {
 	paths, err := socketPaths(c)
-	return control{paths: paths, timeout: controlTimeout}, err
+	return control.Client{Paths: paths, Timeout: control.Timeout}, err
 }

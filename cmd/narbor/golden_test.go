@@ -14,6 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
@@ -57,9 +58,9 @@ const (
 	idNAS    = "12D3KooWLg7mVwJ9mGvxDAgkg2NBFXW2Us9Ygk8ZKwJPqPnWkUgR"
 )
 
-func exampleStatus() Status {
-	return Status{
-		Schema: jsonSchema, Version: "0.1.0", UptimeSeconds: 3*86400 + 4*3600 + 5*60,
+func exampleStatus() control.Status {
+	return control.Status{
+		Schema: control.Schema, Version: "0.1.0", UptimeSeconds: 3*86400 + 4*3600 + 5*60,
 		Status: p2p.Status{ID: idDesk, Settled: true, MDNS: true, UploadRate: 10_000_000, Neighbours: []p2p.NeighbourStatus{
 			{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns", ConnectedSeconds: 7325, BytesReceived: 4_402_341_478,
 				BytesSent: 644_245_094},
@@ -69,11 +70,11 @@ func exampleStatus() Status {
 			{Name: "lo", Reason: "loopback"}, {Name: "veth1", Reason: "part of docker0"}, {Name: "wlan0", Used: true},
 		}},
 		HTTP:          []string{"127.0.0.1:6272", "[::1]:6272"},
-		StoreStatus:   StoreStatus{Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"}},
-		KeyStatus:     KeyStatus{Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}},
-		SharingStatus: SharingStatus{Sharing: "signed"},
+		StoreStatus:   control.StoreStatus{Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"}},
+		KeyStatus:     control.KeyStatus{Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}},
+		SharingStatus: control.SharingStatus{Sharing: "signed"},
 		Nix:           narserve.Stats{NarinfoHits: 41207, NarinfoMisses: 380, NarBytesServed: 17_179_869_184},
-		Spool:         SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
+		Spool:         control.SpoolStatus{Bytes: 104857600, MaxBytes: 4 << 30},
 	}
 }
 
@@ -116,11 +117,13 @@ func exampleHealth() []dashboard.Health {
 func TestShareAndKeysReadWell(t *testing.T) {
 	golden(t, "share", shareOf(exampleStatus()).print)
 	golden(t, "keys", func(s screen) {
-		printKeys(KeyList{Keys: []Key{
-			{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=", From: "/etc/nix/nix.conf:3",
+		printKeys(control.KeyList{Keys: []control.Key{
+			{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+				From:  "/etc/nix/nix.conf:3",
 				Class: classPublic, Why: "it is the key of cache.nixos.org", Shares: true},
-			{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4", Class: classPrivate,
-				Why: "it is not called after the host of a configured https cache"},
+			{Name: "desk-1", Public: "desk-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=", From: "/etc/nix/nix.conf:4",
+				Class: classPrivate,
+				Why:   "it is not called after the host of a configured https cache"},
 		}}, s)
 	})
 }
@@ -145,8 +148,8 @@ func TestNarrowTerminals(t *testing.T) {
 // A narrow terminal leaves out the least important columns, and cuts none of the others.
 func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	st := exampleStatus()
-	peers := PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
-	keys := KeyList{Keys: []Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
+	peers := control.PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
+	keys := control.KeyList{Keys: []control.Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
 		Class: classPublic, Shares: true}}}
 	found := Diagnosis{Findings: []Finding{{Severity: severityError, Text: "the firewall keeps neighbours out", Fix: "open TCP 6273"}}}
 	for _, c := range []struct {
@@ -154,10 +157,12 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 		print func(screen)
 		has   map[int]string // parts of the output by width
 	}{
-		{"status", func(s screen) { printStatus(st, s) }, map[int]string{40: "1 strike|…qPnWkUgR", 60: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
-			80: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
-		{"peers", func(s screen) { printPeers(peers, s) }, map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR",
-			80: "nas.example.org|--peer|…qPnWkUgR"}},
+		{"status", func(s screen) { printStatus(st, s) },
+			map[int]string{40: "1 strike|…qPnWkUgR", 60: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT",
+				80: "1 strike|…qPnWkUgR|[fd62:7200::5]:6274|FROM IT|TO IT|FOUND BY"}},
+		{"peers", func(s screen) { printPeers(peers, s) },
+			map[int]string{40: "nas.example.org|…qPnWkUgR", 60: "nas.example.org|--peer|…qPnWkUgR",
+				80: "nas.example.org|--peer|…qPnWkUgR"}},
 		{"keys", func(s screen) { printKeys(keys, s) }, map[int]string{40: "cache.nixos.org-1|6NCH|nix.conf:3", 60: "6NCH", 80: "6NCH"}},
 		{"doctor", found.print, map[int]string{40: "out|6273", 60: "keeps neighbours out|open TCP 6273",
 			80: "keeps neighbours out|open TCP 6273"}},

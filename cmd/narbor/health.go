@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/store"
 )
@@ -13,9 +14,9 @@ import (
 const settleIn = 10 * time.Second
 
 // health returns the problems of this service, the worst first.
-func (s *service) health(st Status) []dashboard.Health {
+func (s *service) health(st control.Status) []dashboard.Health {
 	var list []dashboard.Health
-	for _, check := range []func(Status) *dashboard.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
+	for _, check := range []func(control.Status) *dashboard.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
 		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
 		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth, s.misspeltHealth} {
 		if h := check(st); h != nil {
@@ -33,7 +34,7 @@ func (s *service) health(st Status) []dashboard.Health {
 	return sorted
 }
 
-func (s *service) keysHealth(st Status) *dashboard.Health {
+func (s *service) keysHealth(st control.Status) *dashboard.Health {
 	if len(st.Keys) > 0 {
 		return nil
 	}
@@ -44,7 +45,7 @@ func (s *service) keysHealth(st Status) *dashboard.Health {
 		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
 }
 
-func (s *service) networkHealth(st Status) *dashboard.Health {
+func (s *service) networkHealth(st control.Status) *dashboard.Health {
 	if len(st.Neighbours) > 0 { // which were named
 		return nil
 	}
@@ -66,18 +67,19 @@ func (s *service) networkHealth(st Status) *dashboard.Health {
 	return h
 }
 
-func storeHealth(st Status) *dashboard.Health {
+func storeHealth(st control.Status) *dashboard.Health {
 	if st.StoreProblem == "" {
 		return nil
 	}
-	return &dashboard.Health{Code: "store", Severity: dashboard.SeverityWarning, Title: "The Nix store cannot be asked, so it is not shared",
-		Text: "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
+	return &dashboard.Health{Code: "store", Severity: dashboard.SeverityWarning,
+		Title: "The Nix store cannot be asked, so it is not shared",
+		Text:  "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
 		Fix: "Let the user that narbor runs as use nix-daemon: see allowed-users in nix.conf, and which group may open " +
 			"/nix/var/nix/daemon-socket. Where no daemon runs, only the owner of /nix can share it: run narbor as that user."}
 }
 
 // damageHealth reports the paths of this machine that have the wrong content.
-func damageHealth(st Status) *dashboard.Health {
+func damageHealth(st control.Status) *dashboard.Health {
 	if len(st.Damaged) == 0 {
 		return nil
 	}
@@ -97,7 +99,7 @@ func damageHealth(st Status) *dashboard.Health {
 	return h
 }
 
-func (s *service) shareHealth(st Status) *dashboard.Health {
+func (s *service) shareHealth(st control.Status) *dashboard.Health {
 	h := &dashboard.Health{Code: "nothing-shared", Severity: dashboard.SeverityWarning, Title: "Neighbours get nothing from here"}
 	switch {
 	case st.Sharing != "signed" && st.PausedUntil != nil:
@@ -118,7 +120,7 @@ func (s *service) shareHealth(st Status) *dashboard.Health {
 }
 
 // confHealth is a warning only if a key might be public otherwise, or Nix refuses the configuration as well.
-func (s *service) confHealth(st Status) *dashboard.Health {
+func (s *service) confHealth(st control.Status) *dashboard.Health {
 	if len(st.NixConfProblems) == 0 {
 		return nil
 	}
@@ -139,7 +141,7 @@ func (s *service) confHealth(st Status) *dashboard.Health {
 	return h
 }
 
-func (s *service) nixHealth(st Status) *dashboard.Health {
+func (s *service) nixHealth(st control.Status) *dashboard.Health {
 	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0 || s.accounts.Asked()
 	switch {
 	case st.Store == "" && st.StoreProblem == "" || asked || len(st.HTTP) == 0:
@@ -161,7 +163,7 @@ func (s *service) nixHealth(st Status) *dashboard.Health {
 
 // spoolHealth reports recent requests that failed for lack of room. A full spool is no problem: old NARs make room for
 // new ones.
-func (s *service) spoolHealth(st Status) *dashboard.Health {
+func (s *service) spoolHealth(st control.Status) *dashboard.Health {
 	if s.accounts.TooLarge(time.Hour) {
 		return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "An archive is larger than the spool",
 			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was "+
@@ -180,7 +182,7 @@ func (s *service) spoolHealth(st Status) *dashboard.Health {
 		Command: "nix-collect-garbage"}
 }
 
-func (s *service) neighbourHealth(st Status) *dashboard.Health {
+func (s *service) neighbourHealth(st control.Status) *dashboard.Health {
 	if len(st.Neighbours) > 0 || s.networkHealth(st) != nil || time.Since(s.started) < settleIn {
 		return nil
 	}
@@ -201,7 +203,7 @@ func (s *service) neighbourHealth(st Status) *dashboard.Health {
 const codeOtherKeys = "other-keys"
 
 // otherKeysHealth reports signatures of neighbours that do not verify with the key of that name in nix.conf.
-func otherKeysHealth(st Status) *dashboard.Health {
+func otherKeysHealth(st control.Status) *dashboard.Health {
 	if len(st.OtherKeys) == 0 {
 		return nil
 	}
@@ -221,7 +223,7 @@ func otherKeysHealth(st Status) *dashboard.Health {
 }
 
 // bannedHealth is no warning: narbor works as well as before, and no neighbour may cause a warning.
-func (s *service) bannedHealth(st Status) *dashboard.Health {
+func (s *service) bannedHealth(st control.Status) *dashboard.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
@@ -231,7 +233,7 @@ func (s *service) bannedHealth(st Status) *dashboard.Health {
 		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 
-func (s *service) groupHealth(st Status) *dashboard.Health {
+func (s *service) groupHealth(st control.Status) *dashboard.Health {
 	if len(st.OtherGroup) == 0 {
 		return nil
 	}
@@ -241,7 +243,7 @@ func (s *service) groupHealth(st Status) *dashboard.Health {
 		Fix:   "If they should be in yours, copy the file to them."}
 }
 
-func (s *service) accountsHealth(Status) *dashboard.Health {
+func (s *service) accountsHealth(control.Status) *dashboard.Health {
 	note := s.accounts.Note()
 	if note == "" {
 		return nil

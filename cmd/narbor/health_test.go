@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
@@ -26,7 +27,7 @@ import (
 )
 
 // wellService is a service of which status says nothing bad, with a directory for its files.
-func wellService(t *testing.T) (s *service, st Status, dir string) {
+func wellService(t *testing.T) (s *service, st control.Status, dir string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -47,44 +48,45 @@ func wellService(t *testing.T) (s *service, st Status, dir string) {
 
 func TestHealth(t *testing.T) {
 	in := time.Now().Add(time.Hour)
-	alone := func(_ *service, st *Status) { st.Neighbours = nil }
+	alone := func(_ *service, st *control.Status) { st.Neighbours = nil }
 	for _, c := range []struct {
 		name  string
-		spoil func(*service, *Status)
+		spoil func(*service, *control.Status)
 		want  string // code and severity of each, in order
 		says  string // somewhere in it
 	}{
-		{"well", func(*service, *Status) {}, "", ""},
-		{"no keys", func(_ *service, st *Status) { st.Keys, st.ShareKeys = nil, nil }, "keys error", "trusted-public-keys = "},
+		{"well", func(*service, *control.Status) {}, "", ""},
+		{"no keys", func(_ *service, st *control.Status) { st.Keys, st.ShareKeys = nil, nil }, "keys error", "trusted-public-keys = "},
 		{"alone", alone, "neighbours info", "UDP 5353"},
-		{"alone, just started", func(s *service, st *Status) { alone(s, st); s.started = time.Now() }, "", ""},
-		{"alone without multicast", func(s *service, st *Status) { alone(s, st); st.MDNS = false }, "neighbours info", "--no-mdns"},
-		{"no network", func(s *service, st *Status) {
+		{"alone, just started", func(s *service, st *control.Status) { alone(s, st); s.started = time.Now() }, "", ""},
+		{"alone without multicast", func(s *service, st *control.Status) { alone(s, st); st.MDNS = false }, "neighbours info", "--no-mdns"},
+		{"no network", func(s *service, st *control.Status) {
 			alone(s, st)
 			st.Interfaces = []netmon.InterfaceStatus{{Name: "lo", Reason: "loopback"}}
 		}, "network warning", "but loopback"},
-		{"no network that is used", func(s *service, st *Status) {
+		{"no network that is used", func(s *service, st *control.Status) {
 			alone(s, st)
 			st.Interfaces = []netmon.InterfaceStatus{{Name: "tun0", Reason: "a tunnel"}}
 		}, "network warning", "tun0 (a tunnel)"},
-		{"no network, and a neighbour all the same", func(_ *service, st *Status) { st.Interfaces = nil }, "", ""},
-		{"sharing turned off", func(_ *service, st *Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
-		{"sharing paused", func(_ *service, st *Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info",
+		{"no network, and a neighbour all the same", func(_ *service, st *control.Status) { st.Interfaces = nil }, "", ""},
+		{"sharing turned off", func(_ *service, st *control.Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
+		{"sharing paused", func(_ *service, st *control.Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info",
 			in.Format("15:04")},
-		{"private keys only", func(_ *service, st *Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
-		{"Nix has not asked", func(_ *service, st *Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
-		{"Nix does not ask, and nothing is shared", func(s *service, st *Status) {
+		{"private keys only", func(_ *service, st *control.Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
+		{"Nix has not asked", func(_ *service, st *control.Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
+		{"Nix does not ask, and nothing is shared", func(s *service, st *control.Status) {
 			st.Nix, st.Sharing = narserve.Stats{}, "none"
 			s.settings.set(nixconf.Settings{})
 		}, "nix warning, sharing-off info", "Text:Nix here does not know"},
-		{"Nix does not ask", func(s *service, st *Status) { st.Nix = narserve.Stats{}; s.settings.set(nixconf.Settings{}) }, "nix warning",
+		{"Nix does not ask", func(s *service, st *control.Status) { st.Nix = narserve.Stats{}; s.settings.set(nixconf.Settings{}) },
+			"nix warning",
 			"extra-substituters = http://127.0.0.1:"},
-		{"Nix asks though nothing says so", func(s *service, _ *Status) { s.settings.set(nixconf.Settings{}) }, "", ""},
-		{"no Nix", func(_ *service, st *Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
-		{"a banned peer", func(_ *service, st *Status) { st.Struck = []p2p.Denied{{ID: idNAS}} }, "banned-peers info", "1 banned"},
-		{"another group", func(_ *service, st *Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
+		{"Nix asks though nothing says so", func(s *service, _ *control.Status) { s.settings.set(nixconf.Settings{}) }, "", ""},
+		{"no Nix", func(_ *service, st *control.Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
+		{"a banned peer", func(_ *service, st *control.Status) { st.Struck = []p2p.Denied{{ID: idNAS}} }, "banned-peers info", "1 banned"},
+		{"another group", func(_ *service, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
-		{"the worst first", func(s *service, st *Status) {
+		{"the worst first", func(s *service, st *control.Status) {
 			alone(s, st)
 			st.Keys, st.Nix = nil, narserve.Stats{}
 			s.settings.set(nixconf.Settings{})
@@ -107,8 +109,8 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %+v does not say %q", c.name, st.Health, c.says)
 		}
 		bad := strings.Contains(c.want, "warning") || strings.Contains(c.want, "error")
-		if (len(st.faults()) > 0) != bad {
-			t.Errorf("%s: faults are %+v", c.name, st.faults())
+		if (len(st.Faults()) > 0) != bad {
+			t.Errorf("%s: faults are %+v", c.name, st.Faults())
 		}
 	}
 }
@@ -139,7 +141,7 @@ func TestProbeOfDoctorIsNotAQuestionOfNix(t *testing.T) {
 		t.Errorf("doctor says\n%s", out)
 	}
 	text, _, _ := narbor(t.Context(), "status", "--json", "--socket", socket)
-	var st Status
+	var st control.Status
 	if err := json.Unmarshal([]byte(text), &st); err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +206,7 @@ func TestHealthNamesChecks(t *testing.T) {
 			t.Errorf("no check is called %s", code)
 		}
 	}
-	p := &patient{running: true, status: Status{Health: []dashboard.Health{{Code: "keys", Severity: severityError},
+	p := &patient{running: true, status: control.Status{Health: []dashboard.Health{{Code: "keys", Severity: severityError},
 		{Code: "nothing-shared", Severity: severityWarning, Title: "Nothing", Text: "goes."}}}}
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Code != "nothing-shared" || got[0].Text != "Nothing: goes." {
 		t.Errorf("checkHealth = %+v, want what no check looks at", got)
@@ -212,7 +214,7 @@ func TestHealthNamesChecks(t *testing.T) {
 }
 
 func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
-	st := Status{Status: p2p.Status{OtherKeys: []p2p.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
+	st := control.Status{Status: p2p.Status{OtherKeys: []p2p.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
 		Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
 	h := otherKeysHealth(st)
 	if h == nil || h.Severity != severityInfo {
@@ -225,20 +227,22 @@ func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 		!strings.Contains(got[0].Text, "-tool, at 2 neighbours") || !strings.Contains(got[0].Fix, "trusted-public-keys") {
 		t.Errorf("doctor says %+v", got)
 	}
-	if h := otherKeysHealth(Status{}); h != nil {
+	if h := otherKeysHealth(control.Status{}); h != nil {
 		t.Errorf("health without a mismatch = %+v", h)
 	}
 }
 
 func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 	p := "/nix/store/" + strings.Repeat("a", 32) + "-tool"
-	h := damageHealth(Status{StoreStatus: StoreStatus{Damaged: []damage.Finding{{Path: p, Where: store.Dir, Reason: "its content has the hash x, not y"},
+	h := damageHealth(control.Status{StoreStatus: control.StoreStatus{Damaged: []damage.Finding{{Path: p, Where: store.Dir,
+		Reason: "its content has the hash x, not y"},
 		{Path: p + "2", Where: "/cache"}}}})
 	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
 		!strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
 		t.Errorf("health = %+v", h)
 	}
-	if h := damageHealth(Status{StoreStatus: StoreStatus{Damaged: []damage.Finding{{Path: p, Where: "/cache"}}}}); h == nil || h.Command != "" ||
+	if h := damageHealth(control.Status{StoreStatus: control.StoreStatus{Damaged: []damage.Finding{{Path: p,
+		Where: "/cache"}}}}); h == nil || h.Command != "" ||
 		!strings.Contains(h.Fix, "/cache") {
 		t.Errorf("health of a cache directory = %+v", h)
 	}
@@ -246,7 +250,7 @@ func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 
 func TestWhyNeverPromisesWhatAnUnreliableNeighbourHas(t *testing.T) {
 	claim := p2p.Answer{ID: idNAS, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool", Unreliable: "it has sent a wrong NAR of it"}
-	w := Why{Neighbours: []p2p.Answer{claim}}
+	w := control.Why{Neighbours: []p2p.Answer{claim}}
 	if judge(&w, 1); w.Status != http.StatusNotFound || !strings.Contains(w.Reason, claim.Unreliable) {
 		t.Errorf("Nix gets %d: %s", w.Status, w.Reason)
 	}
@@ -293,11 +297,11 @@ func TestPageOfARunningNarbor(t *testing.T) {
 		}
 	}
 	out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket)
-	var printed Status
+	var printed control.Status
 	if jsonErr := json.Unmarshal([]byte(out), &printed); jsonErr != nil {
 		t.Fatal(jsonErr)
 	}
-	if want := map[bool]int{true: exitDegraded, false: 0}[len(printed.faults()) > 0]; exit(err) != want {
+	if want := map[bool]int{true: control.ExitDegraded, false: 0}[len(printed.Faults()) > 0]; exit(err) != want {
 		t.Errorf("status = %v with %+v, want exit code %d", err, printed.Health, want)
 	}
 	for _, h := range printed.Health {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -15,7 +16,7 @@ import (
 const classPublic, classPrivate = "public", "private"
 
 // keyList returns the keys in force with the source of each. Of two with one name the first counts, as in Nix.
-func (s *service) keyList() KeyList {
+func (s *service) keyList() control.KeyList {
 	settings, policy := s.settings.get(), s.policy()
 	places := map[string]string{}
 	for _, l := range nixconf.Lines("trusted-public-keys") {
@@ -23,15 +24,15 @@ func (s *service) keyList() KeyList {
 			places[l.Value] = l.At
 		}
 	}
-	list := KeyList{Schema: jsonSchema, Keys: []Key{}}
+	list := control.KeyList{Schema: control.Schema, Keys: []control.Key{}}
 	add := func(keys []string, otherwise string) {
 		for _, key := range keys {
 			name := keyName(key)
 			if _, err := trust.ParseKeys([]string{key}); err != nil ||
-				slices.ContainsFunc(list.Keys, func(k Key) bool { return k.Name == name }) {
+				slices.ContainsFunc(list.Keys, func(k control.Key) bool { return k.Name == name }) {
 				continue
 			}
-			k := Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
+			k := control.Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
 				Shares: slices.Contains(s.shareKeys.Names(), name)}
 			class := policy.class(name)
 			if k.Why = class.why; class.public {
@@ -62,8 +63,8 @@ func keysCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			var list KeyList
-			if err := ctl.get(c.Context, "/keys", &list); err != nil {
+			var list control.KeyList
+			if err := ctl.Get(c.Context, "/keys", &list); err != nil {
 				return err
 			}
 			if c.Bool("json") {
@@ -72,15 +73,15 @@ func keysCommand() *cli.Command {
 				printKeys(list, newScreen(c))
 			}
 			if err == nil && len(list.Keys) == 0 {
-				err = withCode(fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: "+
-					"add one to trusted-public-keys in nix.conf"), exitDegraded)
+				err = control.WithCode(fmt.Errorf("no key is trusted, so nothing from a neighbour is believed: "+
+					"add one to trusted-public-keys in nix.conf"), control.ExitDegraded)
 			}
 			return err
 		},
 	}
 }
 
-func printKeys(l KeyList, s screen) {
+func printKeys(l control.KeyList, s screen) {
 	for i, k := range l.Keys {
 		if i > 0 {
 			fmt.Fprintln(s)

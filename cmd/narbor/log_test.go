@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"narbor/cmd/narbor/control"
 )
 
 // What goes to the journal begins with its priority, and has no time of its own; what only inherited the journal's
@@ -38,7 +40,7 @@ func TestJournalIsToldPriorities(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 500 {
-			if _, _, err := narbor(t.Context(), "status", "--socket", socket); exit(err) != exitNotRunning {
+			if _, _, err := narbor(t.Context(), "status", "--socket", socket); exit(err) != control.ExitNotRunning {
 				break
 			}
 			time.Sleep(20 * time.Millisecond)

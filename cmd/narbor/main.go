@@ -19,6 +19,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // version is set by the linker in releases.
@@ -34,10 +36,10 @@ func main() {
 	if err.Error() != "" { // it was told by what was printed
 		fmt.Fprintln(os.Stderr, "narbor:", inLocale(err.Error()))
 	}
-	code := exitFailure
-	var coded exitError
+	code := control.ExitFailure
+	var coded control.ExitError
 	if errors.As(err, &coded) {
-		code = coded.code
+		code = coded.Code
 	}
 	os.Exit(code)
 }
@@ -149,11 +151,12 @@ func counted(cmd *cli.Command, do cli.ActionFunc) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		switch {
 		case c.NArg() > most && parent:
-			return withCode(fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name), exitUsage)
+			return control.WithCode(fmt.Errorf("there is no command %q; see narbor %s --help", c.Args().First(), cmd.Name),
+				control.ExitUsage)
 		case c.NArg() > most && most == 0:
-			return withCode(fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), exitUsage)
+			return control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", cmd.Name, c.Args().First()), control.ExitUsage)
 		case c.NArg() > most:
-			return withCode(fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), exitUsage)
+			return control.WithCode(fmt.Errorf("%s takes one %s, but got %q", cmd.Name, cmd.ArgsUsage, c.Args().Slice()), control.ExitUsage)
 		case do == nil:
 			return cli.ShowSubcommandHelp(c)
 		}
@@ -172,7 +175,7 @@ func arrange(app *cli.App, args []string) ([]string, error) {
 		if args[1] == "help" || args[1] == "h" {
 			return args, nil
 		}
-		return nil, withCode(fmt.Errorf("there is no command %q; see narbor --help", args[1]), exitUsage)
+		return nil, control.WithCode(fmt.Errorf("there is no command %q; see narbor --help", args[1]), control.ExitUsage)
 	}
 	words, rest := args[:2:2], args[2:]
 	for len(cmd.Subcommands) > 0 {
@@ -251,5 +254,5 @@ func usageError(_ *cli.Context, err error, _ bool) error {
 			}
 		}
 	}
-	return withCode(fmt.Errorf("%w%s; see --help", err, hint), exitUsage)
+	return control.WithCode(fmt.Errorf("%w%s; see --help", err, hint), control.ExitUsage)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store"
 	"narbor/store/bincache"
 )
@@ -51,8 +52,8 @@ func TestUsageErrors(t *testing.T) {
 			args = append([]string{"run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0"}, args[1:]...)
 		}
 		_, _, err := narbor(t.Context(), args...)
-		var coded exitError
-		if !errors.As(err, &coded) || coded.code != exitUsage {
+		var coded control.ExitError
+		if !errors.As(err, &coded) || coded.Code != control.ExitUsage {
 			t.Errorf("narbor %s = %v, want a usage error", strings.Join(args, " "), err)
 		}
 	}
@@ -60,9 +61,9 @@ func TestUsageErrors(t *testing.T) {
 
 func TestStatusWithoutNarbor(t *testing.T) {
 	_, _, err := narbor(t.Context(), "status", "--socket", filepath.Join(t.TempDir(), "none.sock"))
-	var coded exitError
-	if !errors.As(err, &coded) || coded.code != exitNotRunning {
-		t.Errorf("status = %v, want exit code %d", err, exitNotRunning)
+	var coded control.ExitError
+	if !errors.As(err, &coded) || coded.Code != control.ExitNotRunning {
+		t.Errorf("status = %v, want exit code %d", err, control.ExitNotRunning)
 	}
 }
 
@@ -148,12 +149,12 @@ func TestMain(m *testing.M) {
 }
 
 // started runs narbor until the test ends, and waits until it answers status.
-func started(t *testing.T, args ...string) Status {
+func started(t *testing.T, args ...string) control.Status {
 	t.Helper()
 	return startedAt(t, filepath.Join(t.TempDir(), "s.sock"), args...)
 }
 
-func startedAt(t *testing.T, socket string, args ...string) Status {
+func startedAt(t *testing.T, socket string, args ...string) control.Status {
 	t.Helper()
 	state := t.TempDir()
 	cmd := exec.Command(os.Args[0], append([]string{"run", "--state-dir", state, "--socket", socket, "--port", "0", "--no-mdns",
@@ -173,8 +174,9 @@ func startedAt(t *testing.T, socket string, args ...string) Status {
 		}
 	})
 	for deadline := time.After(deadline(20 * time.Second)); ; {
-		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 || exit(err) == exitDegraded {
-			var st Status
+		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 ||
+			exit(err) == control.ExitDegraded {
+			var st control.Status
 			if err := json.Unmarshal([]byte(text), &st); err != nil {
 				t.Fatal(err)
 			}
@@ -192,7 +194,7 @@ func startedAt(t *testing.T, socket string, args ...string) Status {
 }
 
 // peerArg is how to reach a narbor that listens on all addresses from this machine.
-func peerArg(t *testing.T, st Status) string {
+func peerArg(t *testing.T, st control.Status) string {
 	for _, addr := range st.Addrs {
 		if port, ok := strings.CutPrefix(addr, "/ip4/0.0.0.0/tcp/"); ok {
 			return "127.0.0.1:" + port
@@ -232,9 +234,9 @@ func TestFetchBringsAClosure(t *testing.T) {
 	}
 	absent := strings.Repeat("a", 32)
 	_, _, err = narbor(t.Context(), "fetch", absent, "--to", to, "--peer", peerArg(t, st), "--no-mdns", "--trusted-key", key)
-	var coded exitError
-	if !errors.As(err, &coded) || coded.code != exitNotFound {
-		t.Errorf("fetch of an unknown path = %v, want exit code %d", err, exitNotFound)
+	var coded control.ExitError
+	if !errors.As(err, &coded) || coded.Code != control.ExitNotFound {
+		t.Errorf("fetch of an unknown path = %v, want exit code %d", err, control.ExitNotFound)
 	}
 }
 
@@ -265,7 +267,7 @@ func TestSharingIsTurnedOnAndOff(t *testing.T) {
 		if what == "none" && !errors.Is(err, store.ErrNotFound) || what == "signed" && err != nil {
 			t.Errorf("fetch from a peer that shares %s = %v", what, err)
 		}
-		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning ||
+		if out, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == control.ExitNotRunning ||
 			!strings.Contains(out, `"sharing": "`+what+`"`) {
 			t.Errorf("status = %v, want sharing %s in %s", err, what, out)
 		}
@@ -310,7 +312,7 @@ func TestOnlyTheOwnerChangesWhatIsShared(t *testing.T) {
 		if err != nil || string(out) != c.want {
 			t.Errorf("as user %d, %s %s %q = %s, %v, want %s", c.uid, c.method, c.path, c.body, out, err, c.want)
 		}
-		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == exitNotRunning ||
+		if st, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == control.ExitNotRunning ||
 			!strings.Contains(st, `"sharing": "`+c.now+`"`) {
 			t.Errorf("after that, status = %v, want sharing %s in %s", err, c.now, st)
 		}
@@ -382,7 +384,7 @@ func TestStateIsNobodyElses(t *testing.T) {
 }
 
 func TestControlServerSetsItsLimits(t *testing.T) {
-	srv := controlServer(http.NotFoundHandler(), zap.NewNop())
+	srv := control.NewServer(http.NotFoundHandler(), zap.NewNop())
 	if srv.ReadTimeout <= 0 || srv.WriteTimeout <= 0 || srv.IdleTimeout <= 0 || srv.MaxHeaderBytes <= 0 {
 		t.Errorf("controlServer = %+v: a limit is missing", srv)
 	}
@@ -394,7 +396,7 @@ func TestControlSocketReplacesSocketsOnly(t *testing.T) {
 	if err := os.WriteFile(file, []byte("precious"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if l, err := listenControl(file); err == nil {
+	if l, err := control.Listen(file); err == nil {
 		l.Close()
 		t.Error("listenControl(a file) works, want an error")
 	}
@@ -407,12 +409,12 @@ func TestControlSocketReplacesSocketsOnly(t *testing.T) {
 	}
 	dead.(*net.UnixListener).SetUnlinkOnClose(false)
 	dead.Close()
-	l, err := listenControl(stale)
+	l, err := control.Listen(stale)
 	if err != nil {
 		t.Fatalf("listenControl(a dead socket) = %v", err)
 	}
 	defer l.Close()
-	if _, err := listenControl(stale); err == nil {
+	if _, err := control.Listen(stale); err == nil {
 		t.Error("listenControl(a live socket) works, want an error")
 	}
 }
@@ -446,8 +448,8 @@ func TestFetchLeavesOutWhatIsNoKey(t *testing.T) {
 	_, key := makeClosure(t, t.TempDir())
 	t.Setenv("NIX_CONFIG", "extra-trusted-public-keys = nonsense")
 	_, errs, err := narbor(t.Context(), "fetch", strings.Repeat("a", 32), "--to", t.TempDir(), "--no-mdns", "--trusted-key", key)
-	var coded exitError
-	if !errors.As(err, &coded) || coded.code != exitNotFound {
+	var coded control.ExitError
+	if !errors.As(err, &coded) || coded.Code != control.ExitNotFound {
 		t.Errorf("fetch with a broken key in nix.conf = %v, want that no neighbour has it\n%s", err, errs)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 )
 
@@ -39,7 +40,7 @@ func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out 
 }
 
 // misspeltHealth reports the environment variables that set nothing.
-func (s *service) misspeltHealth(Status) *dashboard.Health {
+func (s *service) misspeltHealth(control.Status) *dashboard.Health {
 	if len(s.misspelt) == 0 {
 		return nil
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store"
 )
 
@@ -117,8 +118,8 @@ func TestOtherUsers(t *testing.T) {
 func addrOnceUp(t *testing.T, socket string) string {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		var st Status
-		err := control{paths: []string{socket}, timeout: controlTimeout}.get(t.Context(), "/status", &st)
+		var st control.Status
+		err := control.Client{Paths: []string{socket}, Timeout: control.Timeout}.Get(t.Context(), "/status", &st)
 		if err == nil {
 			return strings.TrimPrefix(st.HTTP[0], "http://")
 		}

@@ -5,11 +5,12 @@ import (
 	"fmt"
 	"net/http"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store"
 )
 
 // offered returns the NAR that Nix would be told of; ok is false if there is none.
-func offered(w Why) (narHash store.Hash, narSize int64, ok bool) {
+func offered(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
 	text := ""
 	switch w.From {
 	case "store", "cache":
@@ -29,7 +30,7 @@ func offered(w Why) (narHash store.Hash, narSize int64, ok bool) {
 }
 
 // object changes the answer to 404 if the server would not tell Nix of the NAR.
-func object(w *Why, obstacle func(store.HashPart, store.Hash, int64) error) {
+func object(w *control.Why, obstacle func(store.HashPart, store.Hash, int64) error) {
 	narHash, narSize, ok := offered(*w)
 	if !ok {
 		return

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"narbor/cmd/narbor/control"
 )
 
 // TestArchiveLargerThanTheSpoolIsNotOffered has archives of 350,000 bytes, and a spool of 300.
@@ -23,7 +25,7 @@ func TestArchiveLargerThanTheSpoolIsNotOffered(t *testing.T) {
 	for _, c := range []struct {
 		exit int
 		args []string
-	}{{exitNotFound, []string{"why", top.Path.String()}}, {exitDegraded, []string{"status"}}} {
+	}{{control.ExitNotFound, []string{"why", top.Path.String()}}, {control.ExitDegraded, []string{"status"}}} {
 		out, _, err := narbor(t.Context(), append(c.args, "--socket", socket)...)
 		if exit(err) != c.exit || !strings.Contains(out, "--spool-size") {
 			t.Errorf("%s = %v, want exit code %d and a word of --spool-size\n%s", c.args[0], err, c.exit, out)

@@ -9,12 +9,14 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 )
 
-func (s *service) peerList() PeerList {
+func (s *service) peerList() control.PeerList {
 	st := s.node.Status()
-	return PeerList{Schema: jsonSchema, Neighbours: st.Neighbours, Named: append([]p2p.NamedPeer{}, s.node.Peers()...), Banned: st.Struck,
+	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]p2p.NamedPeer{}, s.node.Peers()...),
+		Banned:  st.Struck,
 		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
 }
 
@@ -22,24 +24,24 @@ func (s *service) peerList() PeerList {
 func (s *service) postPeers(r *http.Request) (any, error) {
 	name := r.URL.Query().Get("peer")
 	if name == "" {
-		return nil, withCode(errors.New("no peer is named"), exitUsage)
+		return nil, control.WithCode(errors.New("no peer is named"), control.ExitUsage)
 	}
 	var err error
 	switch r.PathValue("what") {
 	case "add":
 		if err = s.node.AddPeer(name); err != nil {
-			err = withCode(err, exitUsage)
+			err = control.WithCode(err, control.ExitUsage)
 		}
 	case "rm":
 		if err = s.node.RemovePeer(name); err != nil {
-			err = withCode(fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound)
+			err = control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
 		}
 	case "block":
 		name, err = s.node.Block(name)
 	case "unblock":
 		name, err = s.node.Unblock(name)
 	default:
-		err = withCode(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), exitUsage)
+		err = control.WithCode(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), control.ExitUsage)
 	}
 	return struct {
 		Peer string `json:"peer"`
@@ -77,14 +79,14 @@ func peersCommand() *cli.Command {
 
 func changePeers(c *cli.Context, done string) error {
 	if c.NArg() != 1 {
-		return withCode(fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), exitUsage)
+		return control.WithCode(fmt.Errorf("peers %s takes one %s", c.Command.Name, c.Command.ArgsUsage), control.ExitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
 		return err
 	}
 	var changed struct{ Peer string }
-	if err := ctl.call(c.Context, http.MethodPost, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), "",
+	if err := ctl.Call(c.Context, http.MethodPost, "/peers/"+c.Command.Name+"?"+queryOf("peer", c.Args().First()), "",
 		&changed); err != nil {
 		return err
 	}
@@ -100,8 +102,8 @@ func listPeers(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	var l PeerList
-	if err := ctl.get(c.Context, "/peers", &l); err != nil {
+	var l control.PeerList
+	if err := ctl.Get(c.Context, "/peers", &l); err != nil {
 		return err
 	}
 	if c.Bool("json") {
@@ -111,7 +113,7 @@ func listPeers(c *cli.Context) error {
 	return nil
 }
 
-func printPeers(l PeerList, s screen) {
+func printPeers(l control.PeerList, s screen) {
 	if len(l.Neighbours) == 0 {
 		fmt.Fprintln(s, "No neighbours. `narbor doctor` finds out why.")
 	}
@@ -161,7 +163,7 @@ func namedBy(from string) string {
 	return "peers add"
 }
 
-func printRefused(l PeerList, s screen) {
+func printRefused(l control.PeerList, s screen) {
 	for _, b := range l.Banned {
 		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
 	}

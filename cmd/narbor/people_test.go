@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store"
@@ -15,14 +16,14 @@ import (
 
 // exit is the code that a command ends with.
 func exit(err error) int {
-	var coded exitError
+	var coded control.ExitError
 	switch {
 	case err == nil:
 		return 0
 	case errors.As(err, &coded):
-		return coded.code
+		return coded.Code
 	}
-	return exitFailure
+	return control.ExitFailure
 }
 
 func TestPeoplesCommands(t *testing.T) {
@@ -38,7 +39,7 @@ func TestPeoplesCommands(t *testing.T) {
 		}
 		return out
 	}
-	peers := func() (l PeerList) {
+	peers := func() (l control.PeerList) {
 		t.Helper()
 		if err := json.Unmarshal([]byte(ask(0, "peers", "--json")), &l); err != nil {
 			t.Fatal(err)
@@ -62,10 +63,10 @@ func TestPeoplesCommands(t *testing.T) {
 			t.Errorf("why lacks %q:\n%s", want, out)
 		}
 	}
-	if out := ask(exitNotFound, "why", strings.Repeat("a", 32)); !strings.Contains(out, "404 no neighbour has it") {
+	if out := ask(control.ExitNotFound, "why", strings.Repeat("a", 32)); !strings.Contains(out, "404 no neighbour has it") {
 		t.Errorf("why of an unknown path:\n%s", out)
 	}
-	ask(exitNotFound, "share", "explain", top.Path.String())
+	ask(control.ExitNotFound, "share", "explain", top.Path.String())
 
 	out = ask(0, "ping", shortID(holder.ID), "--size", "100kB")
 	for _, want := range []string{"round trip ", "127.0.0.1", "TLS 1.3"} {
@@ -73,8 +74,8 @@ func TestPeoplesCommands(t *testing.T) {
 			t.Errorf("ping lacks %q:\n%s", want, out)
 		}
 	}
-	ask(exitNotFound, "ping", "10.1.2.3")
-	ask(exitUsage, "ping", "x", "--count", "1000")
+	ask(control.ExitNotFound, "ping", "10.1.2.3")
+	ask(control.ExitUsage, "ping", "x", "--count", "1000")
 
 	ask(0, "peers", "block", shortID(holder.ID))
 	await(0)
@@ -83,14 +84,14 @@ func TestPeoplesCommands(t *testing.T) {
 	}
 	ask(0, "peers", "unblock", holder.ID)
 	await(1)
-	ask(exitNotFound, "peers", "unblock", holder.ID)
+	ask(control.ExitNotFound, "peers", "unblock", holder.ID)
 	ask(0, "peers", "add", "192.0.2.7")
 	if l := peers(); len(l.Named) != 2 {
 		t.Errorf("named are %+v", l.Named)
 	}
 	ask(0, "peers", "rm", "192.0.2.7")
-	ask(exitNotFound, "peers", "rm", "192.0.2.7")
-	ask(exitUsage, "peers", "add", "not/an/address")
+	ask(control.ExitNotFound, "peers", "rm", "192.0.2.7")
+	ask(control.ExitUsage, "peers", "add", "not/an/address")
 }
 
 func TestWhyAndPeersReadWell(t *testing.T) {
@@ -98,50 +99,52 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	holder := p2p.Answer{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Path: path, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142,
 		Millis: 1.4}
 	other := p2p.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
-	w := Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
+	w := control.Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
 	judge(&w, 1)
 	golden(t, "why", func(s screen) { printWhy(w, "", s) })
-	w = Why{Path: path, Local: &WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true,
+	w = control.Why{Path: path, Local: &control.WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true,
 		Reason:     "cache.nixos.org-1 has signed it",
-		Signatures: []WhySignature{{Key: "cache.nixos.org-1", Verdict: "verified"}, {Key: "desk-1", Verdict: "unknown key"}}}}
+		Signatures: []control.WhySignature{{Key: "cache.nixos.org-1", Verdict: "verified"}, {Key: "desk-1", Verdict: "unknown key"}}}}
 	judge(&w, 1)
 	golden(t, "why-here", func(s screen) { printWhy(w, "", s) })
 	golden(t, "explain", func(s screen) { explainWhy(w, "", s) })
 	holder.Problem, holder.Receiving = "not signed by a trusted key", true
-	w = Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
+	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
 	judge(&w, 1)
 	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
 	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"},
 		{ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
-	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
-		NarSize: 327_575_142, Millis: 31.4, Election: e}}
+	w = control.Why{Path: path, Neighbours: []p2p.Answer{other},
+		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
+			NarSize: 327_575_142, Millis: 31.4, Election: e}}
 	judge(&w, 1)
 	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
-	w = Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
+	w = control.Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
 	judge(&w, 1)
 	golden(t, "why-elected-self", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}
-	w = Why{Path: path, Upstream: &WhyUpstream{Asked: true, Problem: "upstream https://cache.nixos.org/: it did not answer a moment ago",
+	w = control.Why{Path: path, Upstream: &control.WhyUpstream{Asked: true,
+		Problem:  "upstream https://cache.nixos.org/: it did not answer a moment ago",
 		Election: e}}
 	judge(&w, 1)
 	golden(t, "why-alone", func(s screen) { printWhy(w, "", s) })
 
 	st := exampleStatus()
 	golden(t, "peers", func(s screen) {
-		printPeers(PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
+		printPeers(control.PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
 			{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
 			Banned: []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 				Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}, s)
 	})
 	golden(t, "ping", func(s screen) {
-		printPing(PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+		printPing(control.PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
 			Via:      "mdns",
 			Security: "/tls/1.0.0", Millis: []float64{1.2, 0.9, 1.1, 1, 4}, Bytes: 8 << 20, WireBytes: 4 << 20, Seconds: 0.0812,
 			Path: path}}, s)
 	})
 	golden(t, "ping-lost", func(s screen) {
-		printPing(PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
+		printPing(control.PingReport{Ping: p2p.Ping{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Local: "/ip4/192.168.1.7/tcp/40112",
 			Via:      "named",
 			Security: "/noise", Lost: 1, Millis: []float64{1.2}, Problem: "nothing is known that it has, to be fetched as a measure"}}, s)
 	})

@@ -12,6 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store"
 )
@@ -31,11 +32,11 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	count, err := strconv.Atoi(q.Get("count"))
 	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
 	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
-		return nil, withCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
-			maxPings, amount(maxPingBytes)), exitUsage)
+		return nil, control.WithCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
+			maxPings, amount(maxPingBytes)), control.ExitUsage)
 	}
 	if !s.pinging.TryLock() {
-		return nil, withCode(errors.New("another ping is under way; try again in a moment"), exitTemporary)
+		return nil, control.WithCode(errors.New("another ping is under way; try again in a moment"), control.ExitTemporary)
 	}
 	defer s.pinging.Unlock()
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
@@ -48,13 +49,13 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, noPeer(err)
 	}
-	return PingReport{Schema: jsonSchema, Ping: p}, nil
+	return control.PingReport{Schema: control.Schema, Ping: p}, nil
 }
 
 // noPeer adds the exit code to an error about an unknown peer.
 func noPeer(err error) error {
 	if errors.Is(err, p2p.ErrNoPeer) {
-		return withCode(fmt.Errorf("%w; `narbor peers` lists them", err), exitNotFound)
+		return control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
 	}
 	return err
 }
@@ -96,7 +97,7 @@ func pingCommand() *cli.Command {
 
 func pingPeer(c *cli.Context) error {
 	if c.NArg() != 1 {
-		return withCode(errors.New("ping takes one neighbour; `narbor peers` lists them"), exitUsage)
+		return control.WithCode(errors.New("ping takes one neighbour; `narbor peers` lists them"), control.ExitUsage)
 	}
 	n, err := size(c, "size")
 	if err != nil {
@@ -106,9 +107,9 @@ func pingPeer(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctl.timeout = pingTimeout + controlTimeout
-	var p PingReport
-	err = ctl.call(c.Context, http.MethodPost, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"),
+	ctl.Timeout = pingTimeout + control.Timeout
+	var p control.PingReport
+	err = ctl.Call(c.Context, http.MethodPost, fmt.Sprintf("/ping?%s&count=%d&bytes=%d", queryOf("peer", c.Args().First()), c.Int("count"),
 		n), "", &p)
 	if err != nil {
 		return err
@@ -119,12 +120,12 @@ func pingPeer(c *cli.Context) error {
 		printPing(p, newScreen(c))
 	}
 	if err == nil && p.Lost > 0 {
-		err = withCode(errors.New(""), exitDegraded)
+		err = control.WithCode(errors.New(""), control.ExitDegraded)
 	}
 	return err
 }
 
-func printPing(p PingReport, s screen) {
+func printPing(p control.PingReport, s screen) {
 	s.field("neighbour", "%s, found by %s", shortID(p.ID), p.Via)
 	s.field("address", "%s, from here %s (%s)", shortAddr(p.Addr), shortAddr(p.Local), securityName(p.Security))
 	if len(p.Millis) > 0 {

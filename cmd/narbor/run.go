@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
@@ -130,7 +131,7 @@ type service struct {
 	signers                   cacheSigners
 	pinging                   sync.Mutex // one at a time
 	dialling                  sync.Mutex // one dial-back at a time
-	origins                   []Setting
+	origins                   []control.Setting
 	misspelt                  []misspelt // environment variables that set nothing
 }
 
@@ -216,8 +217,8 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if s.control, err = listenControl(paths[0]); err != nil && s.state.scratch {
-		s.control, err = listenControl(s.state.file(socketName)) // it was to be where nothing can be written
+	if s.control, err = control.Listen(paths[0]); err != nil && s.state.scratch {
+		s.control, err = control.Listen(s.state.file(control.SocketName)) // it was to be where nothing can be written
 	}
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
@@ -252,11 +253,11 @@ func (s *service) run(ctx context.Context) error {
 	g.Go(func() error { return nixconf.Watch(alive, s.settingsChanged) })
 
 	nix := s.server.HTTPServer()
-	control := controlServer(s.controlHandler(), s.log)
+	ctl := control.NewServer(s.controlHandler(), s.log)
 	for _, l := range s.listeners {
 		g.Go(func() error { return serveHTTP(nix, l) })
 	}
-	g.Go(func() error { return serveHTTP(control, s.control) })
+	g.Go(func() error { return serveHTTP(ctl, s.control) })
 	s.notify(daemon.SdNotifyReady)
 	g.Go(func() error { return s.watchdog(alive) })
 
@@ -271,7 +272,7 @@ func (s *service) run(ctx context.Context) error {
 	if err := nix.Shutdown(drain); err != nil {
 		nix.Close()
 	}
-	control.Close()
+	ctl.Close()
 	die()
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err

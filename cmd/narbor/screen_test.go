@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"narbor/cmd/narbor/control"
 )
 
 // What goes into a file or a pipe is found by grep: a paragraph is one line. A file is no terminal, whatever TERM says.
@@ -88,8 +90,8 @@ func TestErrorsOfTheControlSocketAreWords(t *testing.T) {
 	raw := regexp.MustCompile(`"http|dial unix|dial tcp|: EOF|context deadline|syscall|read unix|connect:`)
 	dir := t.TempDir()
 	ask := func(name string) error {
-		ctl := control{paths: []string{filepath.Join(dir, name)}, timeout: 200 * time.Millisecond}
-		return ctl.call(t.Context(), http.MethodPut, "/share", "none", nil)
+		ctl := control.Client{Paths: []string{filepath.Join(dir, name)}, Timeout: 200 * time.Millisecond}
+		return ctl.Call(t.Context(), http.MethodPut, "/share", "none", nil)
 	}
 	listen := func(name string, serve func(net.Conn)) {
 		l, err := net.Listen("unix", filepath.Join(dir, name))
@@ -128,11 +130,11 @@ func TestErrorsOfTheControlSocketAreWords(t *testing.T) {
 			t.Errorf("%v is no %v: wait asks again after such an error", err, context.DeadlineExceeded)
 		}
 	}
-	idle := bareError(&url.Error{Op: "Put", URL: "http://narbor/share", Err: errors.New("http: server closed idle connection")})
+	idle := control.BareError(&url.Error{Op: "Put", URL: "http://narbor/share", Err: errors.New("http: server closed idle connection")})
 	if !strings.Contains(idle.Error(), "hung up") {
 		t.Errorf("a connection that was closed before the request is %q", idle)
 	}
-	denied := bareError(&net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)})
+	denied := control.BareError(&net.OpError{Op: "dial", Net: "unix", Err: os.NewSyscallError("connect", syscall.EACCES)})
 	if !errors.Is(denied, fs.ErrPermission) || denied.Error() != "permission denied" {
 		t.Errorf("no permission is %q", denied)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 )
 
@@ -82,9 +83,9 @@ func newSetup(c *cli.Context) (setup, error) {
 	s.systemd = err == nil
 	switch _, nixOS := os.Stat("/etc/NIXOS"); {
 	case c.Args().Present():
-		return s, withCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), exitUsage)
+		return s, control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), control.ExitUsage)
 	case s.only && !s.nix:
-		return s, withCode(errors.New("--only-nix and --no-nix leave nothing to do"), exitUsage)
+		return s, control.WithCode(errors.New("--only-nix and --no-nix leave nothing to do"), control.ExitUsage)
 	case nixOS == nil:
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
@@ -121,7 +122,7 @@ func (s setup) install() error {
 			again += " --only-nix"
 		}
 		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and then: sudo %s", again)
-		return withCode(errors.New(""), exitDegraded)
+		return control.WithCode(errors.New(""), control.ExitDegraded)
 	}
 	return s.tellNix()
 }

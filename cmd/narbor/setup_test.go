@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/cmd/narbor/control"
 )
 
 func TestStartOfThisProcess(t *testing.T) {
@@ -125,7 +127,7 @@ func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
 		"a worker of its own":               {[]daemonProcess{stdio}, ""},
 	} {
 		err := stillAsked(proc, c.now, before)
-		if (err == nil) != (c.asks == "") || err != nil && (!strings.Contains(err.Error(), c.asks) || exit(err) != exitTemporary) {
+		if (err == nil) != (c.asks == "") || err != nil && (!strings.Contains(err.Error(), c.asks) || exit(err) != control.ExitTemporary) {
 			t.Errorf("%s: stillAsked = %v, want %q", name, err, c.asks)
 		}
 	}

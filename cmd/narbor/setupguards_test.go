@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"narbor/cmd/narbor/control"
 )
 
 // setupHere is a setup that changes nothing but Nix's configuration below dir.
@@ -23,7 +25,7 @@ func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out 
 
 func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
 	s, dir, out := setupHere(t, map[string]string{"nix.conf": "cores = 2\n"})
-	if err := s.install(); exit(err) != exitDegraded || !strings.Contains(out.String(), "does not answer yet") {
+	if err := s.install(); exit(err) != control.ExitDegraded || !strings.Contains(out.String(), "does not answer yet") {
 		t.Errorf("setup while narbor does not run = %v\n%s", err, out)
 	}
 	if got := readText(t, filepath.Join(dir, "nix.conf")); got != "cores = 2\n" {

@@ -11,6 +11,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
+
+	"narbor/cmd/narbor/control"
 )
 
 // maxPause bounds `narbor share pause --for`; --share none is for longer.
@@ -29,16 +31,16 @@ func parseShare(what string) (on bool, err error) {
 func (s *service) putShare(r *http.Request) (any, error) {
 	what, err := io.ReadAll(r.Body)
 	if err != nil {
-		return nil, withCode(err, exitUsage)
+		return nil, control.WithCode(err, control.ExitUsage)
 	}
 	on, err := parseShare(string(what))
 	if err != nil {
-		return nil, withCode(err, exitUsage)
+		return nil, control.WithCode(err, control.ExitUsage)
 	}
 	var d time.Duration
 	if text := r.URL.Query().Get("for"); text != "" {
 		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxPause || on {
-			return nil, withCode(fmt.Errorf("%q is no time that sharing can be paused for", text), exitUsage)
+			return nil, control.WithCode(fmt.Errorf("%q is no time that sharing can be paused for", text), control.ExitUsage)
 		}
 	}
 	if err := s.pause.set(on, d, s.share); err != nil {
@@ -82,7 +84,7 @@ func shareCommand() *cli.Command {
 
 func changeShare(c *cli.Context, what string) error {
 	if c.Args().Present() {
-		return withCode(fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), exitUsage)
+		return control.WithCode(fmt.Errorf("share takes no further argument, but got %q", c.Args().First()), control.ExitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -91,11 +93,11 @@ func changeShare(c *cli.Context, what string) error {
 	url, until := "/share", ", until narbor is restarted"
 	if d := c.Duration("for"); c.IsSet("for") {
 		if d <= 0 || d > maxPause {
-			return withCode(fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), exitUsage)
+			return control.WithCode(fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), control.ExitUsage)
 		}
 		url, until = "/share?"+queryOf("for", d.String()), " for "+shortTime(d)
 	}
-	if err := ctl.call(c.Context, http.MethodPut, url, what, nil); err != nil {
+	if err := ctl.Call(c.Context, http.MethodPut, url, what, nil); err != nil {
 		return err
 	}
 	if c.Bool("json") {
@@ -128,14 +130,15 @@ type ShareStatus struct {
 
 func shareStatus(c *cli.Context) error {
 	if c.Args().Present() {
-		return withCode(errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"), exitUsage)
+		return control.WithCode(errors.New("share what? Say status, pause, resume, or explain with a path; see narbor share --help"),
+			control.ExitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
 		return err
 	}
-	var st Status
-	if err := ctl.get(c.Context, "/status", &st); err != nil {
+	var st control.Status
+	if err := ctl.Get(c.Context, "/status", &st); err != nil {
 		return err
 	}
 	sh := shareOf(st)
@@ -146,8 +149,8 @@ func shareStatus(c *cli.Context) error {
 	return nil
 }
 
-func shareOf(st Status) ShareStatus {
-	sh := ShareStatus{Schema: jsonSchema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
+func shareOf(st control.Status) ShareStatus {
+	sh := ShareStatus{Schema: control.Schema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
 		UploadRate: st.UploadRate, Group: st.Group, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st)}
 	for _, n := range st.Neighbours {
 		sh.BytesSent += n.BytesSent

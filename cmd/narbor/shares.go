@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/damage"
@@ -27,7 +28,7 @@ type shares struct {
 func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
-		return s, withCode(fmt.Errorf("--share %w", err), exitUsage)
+		return s, control.WithCode(fmt.Errorf("--share %w", err), control.ExitUsage)
 	}
 	s.off = !on
 	defer func() {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
@@ -25,14 +26,14 @@ func statsCommand() *cli.Command {
 			Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
 		Action: func(c *cli.Context) error {
 			if by := c.String("by"); !slices.Contains([]string{"", "day", "peer", "name"}, by) {
-				return withCode(fmt.Errorf("--by %q is none of day, peer, name", by), exitUsage)
+				return control.WithCode(fmt.Errorf("--by %q is none of day, peer, name", by), control.ExitUsage)
 			}
 			ctl, err := newControl(c)
 			if err != nil {
 				return err
 			}
 			var a stats.Account
-			if err := ctl.get(c.Context, "/stats", &a); err != nil {
+			if err := ctl.Get(c.Context, "/stats", &a); err != nil {
 				return err
 			}
 			if c.Bool("json") {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/stats"
 )
 
@@ -19,7 +20,7 @@ func TestAccountsSayWhatNeighboursGot(t *testing.T) {
 		"--trusted-key", key); err != nil {
 		t.Fatalf("fetch = %v\n%s%s", err, out, errs)
 	}
-	text, err := callControl(t.Context(), []string{socket}, http.MethodGet, "/stats", "")
+	text, err := control.Ask(t.Context(), []string{socket}, http.MethodGet, "/stats", "")
 	if err != nil {
 		t.Fatal(err)
 	}

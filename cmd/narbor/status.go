@@ -13,6 +13,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p/netmon"
 	"narbor/store"
 )
@@ -23,15 +24,17 @@ func (s *service) getStatus(r *http.Request) (any, error) {
 	return s.status(), nil
 }
 
-func (s *service) status() Status {
+func (s *service) status() control.Status {
 	spool := s.spool.Stats()
-	st := Status{
-		Schema: jsonSchema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
+	st := control.Status{
+		Schema: control.Schema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
 		Status: s.node.Status(), HTTP: addrsOf(s.listeners),
-		StoreStatus:   StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
-		KeyStatus:     KeyStatus{Keys: append([]string{}, s.trusted.Names()...), ShareKeys: append([]string{}, s.shareKeys.Names()...)},
-		SharingStatus: SharingStatus{Sharing: "signed"},
-		Nix:           s.server.Stats(), Spool: SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
+		StoreStatus: control.StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
+		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.trusted.Names()...),
+			ShareKeys: append([]string{}, s.shareKeys.Names()...)},
+		SharingStatus: control.SharingStatus{Sharing: "signed"},
+		Nix:           s.server.Stats(),
+		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
 			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
 	}
 	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
@@ -71,16 +74,16 @@ func statusCommand() *cli.Command {
 				return showStatus(c, ctl)
 			}
 			if c.Duration("every") < 100*time.Millisecond {
-				return withCode(fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), exitUsage)
+				return control.WithCode(fmt.Errorf("--every %s is too often: give 100ms or more", c.Duration("every")), control.ExitUsage)
 			}
 			return watchStatus(c, ctl)
 		},
 	}
 }
 
-func showStatus(c *cli.Context, ctl control) error {
-	var st Status
-	if err := ctl.get(c.Context, "/status", &st); err != nil {
+func showStatus(c *cli.Context, ctl control.Client) error {
+	var st control.Status
+	if err := ctl.Get(c.Context, "/status", &st); err != nil {
 		return err
 	}
 	if c.Bool("json") {
@@ -90,22 +93,23 @@ func showStatus(c *cli.Context, ctl control) error {
 	} else {
 		printStatus(st, newScreen(c))
 	}
-	if len(st.faults()) > 0 {
-		return withCode(errors.New(""), exitDegraded)
+	if len(st.Faults()) > 0 {
+		return control.WithCode(errors.New(""), control.ExitDegraded)
 	}
 	return nil
 }
 
 // watchStatus shows the status until the context ends. A narbor that is being restarted is waited for.
-func watchStatus(c *cli.Context, ctl control) error {
+func watchStatus(c *cli.Context, ctl control.Client) error {
 	tick := time.NewTicker(c.Duration("every"))
 	defer tick.Stop()
 	for {
 		if canRedraw(c.App.Writer) && !c.Bool("json") {
 			fmt.Fprint(c.App.Writer, "\x1b[H\x1b[2J") // the cursor to the top, the screen cleared
 		}
-		var coded exitError
-		if err := showStatus(c, ctl); errors.As(err, &coded) && (coded.code == exitNotRunning || coded.code == exitDegraded) {
+		var coded control.ExitError
+		if err := showStatus(c, ctl); errors.As(err, &coded) &&
+			(coded.Code == control.ExitNotRunning || coded.Code == control.ExitDegraded) {
 			if err.Error() != "" {
 				fmt.Fprintln(c.App.Writer, err)
 			}
@@ -132,7 +136,7 @@ func atMost(bytesPerSecond int64) string {
 }
 
 // sharing says what neighbours may have.
-func sharingOf(st Status) string {
+func sharingOf(st control.Status) string {
 	switch {
 	case st.Sharing == "none" && st.PausedUntil != nil:
 		return "nothing until " + st.PausedUntil.Local().Format("15:04") + " (`narbor share resume` ends the pause)"
@@ -145,7 +149,7 @@ func sharingOf(st Status) string {
 }
 
 // print writes one screen for people.
-func printStatus(st Status, s screen) {
+func printStatus(st control.Status, s screen) {
 	s.line("narbor %s, peer %s, up %s", st.Version, shortID(st.ID), shortTime(time.Duration(st.UptimeSeconds)*time.Second))
 	urls := make([]string, len(st.HTTP))
 	for i, addr := range st.HTTP {
@@ -156,7 +160,7 @@ func printStatus(st Status, s screen) {
 		amount(st.Nix.NarBytesServed))
 	s.field("sharing", "%s", sharingOf(st))
 	if len(st.PrivateKeys) > 0 {
-		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.privateGoes())
+		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.PrivateGoes())
 	}
 	if st.Group {
 		s.field("group", "only neighbours that know its secret are asked and answered")
@@ -185,9 +189,9 @@ func printStatus(st Status, s screen) {
 }
 
 // printFaults prints the problems to fix. Other notes about health are above them, or on the page.
-func printFaults(st Status, s screen) {
+func printFaults(st control.Status, s screen) {
 	const most = 3
-	faults := st.faults()
+	faults := st.Faults()
 	for i, h := range faults[:min(len(faults), most)] {
 		if i == 0 {
 			fmt.Fprintln(s)
@@ -202,7 +206,7 @@ func printFaults(st Status, s screen) {
 	}
 }
 
-func printStatusNeighbours(st Status, s screen) {
+func printStatusNeighbours(st control.Status, s screen) {
 	if len(st.Neighbours) == 0 && !st.MDNS {
 		fmt.Fprintln(s, "No neighbours yet. Multicast is turned off by --no-mdns, so narbor finds")
 		fmt.Fprintln(s, "only peers that are named: narbor peers add ADDRESS")

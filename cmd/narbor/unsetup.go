@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 )
 
@@ -144,8 +145,8 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 		switch {
 		case p.worker:
 		case old(p):
-			return withCode(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
-				"unsetup` again"), exitTemporary)
+			return control.WithCode(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
+				"unsetup` again"), control.ExitTemporary)
 		default:
 			fresh = append(fresh, p.pid)
 		}
@@ -153,8 +154,8 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 	for _, p := range now {
 		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
 		if p.worker && stale && p.asksFor(proc) {
-			return withCode(fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, "+
-				"run `narbor unsetup` again", p.pid), exitTemporary)
+			return control.WithCode(fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, "+
+				"run `narbor unsetup` again", p.pid), control.ExitTemporary)
 		}
 	}
 	return nil

@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/semaphore"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
@@ -57,7 +58,7 @@ func openUpstreams(c *cli.Context, dir string) (ups []*upstream.Cache, err error
 		}
 		u, err := upstream.Open(cfg)
 		if err != nil {
-			return ups, withCode(fmt.Errorf("--upstream: %w", err), exitUsage)
+			return ups, control.WithCode(fmt.Errorf("--upstream: %w", err), control.ExitUsage)
 		}
 		kept[name] = true
 		ups = append(ups, u)
@@ -100,7 +101,7 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 }
 
 // printUpstreams prints the caches that are asked, and the amounts received from each kind of source and for others.
-func printUpstreams(st Status, s screen) {
+func printUpstreams(st control.Status, s screen) {
 	for i, u := range st.Upstreams {
 		state := ""
 		if u.Down {
@@ -137,11 +138,11 @@ func helping(n int) string {
 
 // whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
 // nil if there are none.
-func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *WhyUpstream {
+func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *control.WhyUpstream {
 	if len(s.upstreams) == 0 {
 		return nil
 	}
-	w := &WhyUpstream{Election: s.node.Elect(hp), Asked: ask}
+	w := &control.WhyUpstream{Election: s.node.Elect(hp), Asked: ask}
 	if !ask {
 		return w
 	}
@@ -159,7 +160,7 @@ func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) 
 	return w
 }
 
-func printWhyUpstream(w Why, s screen) {
+func printWhyUpstream(w control.Why, s screen) {
 	if w.Upstream == nil {
 		return
 	}

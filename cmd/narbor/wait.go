@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // waitStep is the time between two queries of the status.
@@ -38,7 +40,7 @@ func parseConditions(texts []string) (all condition, err error) {
 }
 
 // missing describes the parts of the condition that are not true yet; "" is none.
-func (w condition) missing(st Status) string {
+func (w condition) missing(st control.Status) string {
 	var what []string
 	if n := len(st.Neighbours); n < w.peers {
 		what = append(what, fmt.Sprintf("it has %d of %d neighbours", n, w.peers))
@@ -69,14 +71,14 @@ func waitCommand() *cli.Command {
 				err = errors.New("--timeout must not be negative")
 			}
 			if err != nil {
-				return withCode(err, exitUsage)
+				return control.WithCode(err, control.ExitUsage)
 			}
 			ctl, err := newControl(c)
 			if err != nil {
 				return err
 			}
-			return want.wait(c.Context, c.Duration("timeout"), func(ctx context.Context) (st Status, err error) {
-				err = ctl.get(ctx, "/status", &st)
+			return want.wait(c.Context, c.Duration("timeout"), func(ctx context.Context) (st control.Status, err error) {
+				err = ctl.Get(ctx, "/status", &st)
 				return st, err
 			})
 		},
@@ -84,15 +86,15 @@ func waitCommand() *cli.Command {
 }
 
 // wait asks until the condition is true, until it can tell that it never will be, or until the time is over.
-func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(context.Context) (Status, error)) error {
+func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(context.Context) (control.Status, error)) error {
 	deadline := time.Now().Add(timeout)
 	for {
 		st, err := ask(ctx)
-		var coded exitError
+		var coded control.ExitError
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
-			err = withCode(fmt.Errorf("narbor is too busy to answer, after %s", shortTime(timeout)), exitTemporary)
-		case err != nil && !(errors.As(err, &coded) && coded.code == exitNotRunning):
+			err = control.WithCode(fmt.Errorf("narbor is too busy to answer, after %s", shortTime(timeout)), control.ExitTemporary)
+		case err != nil && !(errors.As(err, &coded) && coded.Code == control.ExitNotRunning):
 			return err
 		}
 		if err == nil {
@@ -100,7 +102,8 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 			if missing == "" {
 				return nil
 			}
-			err = withCode(fmt.Errorf("not ready after %s: %s; see `narbor status`", shortTime(timeout), missing), exitTemporary)
+			err = control.WithCode(fmt.Errorf("not ready after %s: %s; see `narbor status`", shortTime(timeout), missing),
+				control.ExitTemporary)
 		}
 		if !time.Now().Add(waitStep).Before(deadline) {
 			return err

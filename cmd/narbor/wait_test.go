@@ -8,33 +8,34 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 )
 
 func TestWaitEndsWhenAllIsTrue(t *testing.T) {
-	down := withCode(errors.New("down"), exitNotRunning)
+	down := control.WithCode(errors.New("down"), control.ExitNotRunning)
 	broken := errors.New("broken")
 	one := []p2p.NeighbourStatus{{}}
 	for _, tt := range []struct {
 		name string
 		want []string
 		// What narbor is after so many seconds.
-		states []func() (Status, error)
+		states []func() (control.Status, error)
 		code   int // 0 is success, -1 another error
 		after  time.Duration
 	}{
 		{"it runs", []string{"running"}, states(status(false, nil)), 0, 0},
 		{"it runs soon", []string{"running"}, states(fails(down), fails(down), status(false, nil)), 0, 2 * time.Second},
-		{"it never runs", []string{"running"}, states(fails(down)), exitNotRunning, 20 * time.Second},
+		{"it never runs", []string{"running"}, states(fails(down)), control.ExitNotRunning, 20 * time.Second},
 		{"a neighbour comes", []string{"peers=1"}, states(fails(down), status(true, nil), status(true, one)), 0, 2 * time.Second},
-		{"none comes", []string{"peers=1"}, states(status(true, nil)), exitTemporary, 20 * time.Second},
-		{"too few come", []string{"peers=2", "peers=1"}, states(status(true, one)), exitTemporary, 20 * time.Second},
+		{"none comes", []string{"peers=1"}, states(status(true, nil)), control.ExitTemporary, 20 * time.Second},
+		{"too few come", []string{"peers=2", "peers=1"}, states(status(true, one)), control.ExitTemporary, 20 * time.Second},
 		{"it settles", []string{"settled"}, states(status(false, nil), status(true, nil)), 0, time.Second},
 		{"both", []string{"peers=1", "settled"}, states(status(false, one), status(true, nil), status(true, one)), 0, 2 * time.Second},
-		{"one of both", []string{"peers=1", "settled"}, states(status(false, one)), exitTemporary, 20 * time.Second},
+		{"one of both", []string{"peers=1", "settled"}, states(status(false, one)), control.ExitTemporary, 20 * time.Second},
 		{"it is slow at first", []string{"running"}, states(fails(context.DeadlineExceeded), fails(context.DeadlineExceeded),
 			status(false, nil)), 0, 2 * time.Second},
-		{"it is slow for ever", []string{"running"}, states(fails(context.DeadlineExceeded)), exitTemporary, 20 * time.Second},
+		{"it is slow for ever", []string{"running"}, states(fails(context.DeadlineExceeded)), control.ExitTemporary, 20 * time.Second},
 		{"it may not be asked", []string{"running"}, states(fails(down), fails(broken)), -1, time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -44,13 +45,13 @@ func TestWaitEndsWhenAllIsTrue(t *testing.T) {
 					t.Fatal(err)
 				}
 				began := time.Now()
-				err = want.wait(t.Context(), 20*time.Second, func(context.Context) (Status, error) {
+				err = want.wait(t.Context(), 20*time.Second, func(context.Context) (control.Status, error) {
 					return tt.states[min(int(time.Since(began).Seconds()), len(tt.states)-1)]()
 				})
-				code, coded := 0, exitError{}
+				code, coded := 0, control.ExitError{}
 				switch {
 				case errors.As(err, &coded):
-					code = coded.code
+					code = coded.Code
 				case err != nil:
 					code = -1
 				}
@@ -65,31 +66,31 @@ func TestWaitEndsWhenAllIsTrue(t *testing.T) {
 	}
 }
 
-func states(all ...func() (Status, error)) []func() (Status, error) { return all }
+func states(all ...func() (control.Status, error)) []func() (control.Status, error) { return all }
 
-func fails(err error) func() (Status, error) {
-	return func() (Status, error) { return Status{}, err }
+func fails(err error) func() (control.Status, error) {
+	return func() (control.Status, error) { return control.Status{}, err }
 }
 
-func status(settled bool, neighbours []p2p.NeighbourStatus) func() (Status, error) {
-	return func() (Status, error) {
-		return Status{Status: p2p.Status{Settled: settled, Neighbours: neighbours}}, nil
+func status(settled bool, neighbours []p2p.NeighbourStatus) func() (control.Status, error) {
+	return func() (control.Status, error) {
+		return control.Status{Status: p2p.Status{Settled: settled, Neighbours: neighbours}}, nil
 	}
 }
 
 func TestWaitAsksTheNarborThatRuns(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s.sock")
-	for timeout, want := range map[string]int{"0": exitNotRunning, "300ms": exitNotRunning} {
+	for timeout, want := range map[string]int{"0": control.ExitNotRunning, "300ms": control.ExitNotRunning} {
 		wantCode(t, want, "wait", "--socket", socket, "--timeout", timeout)
 	}
 	startedAt(t, socket)
 	wantCode(t, 0, "wait", "--socket", socket)
 	wantCode(t, 0, "wait", "--for", "settled", "--for", "peers=0", "--timeout", "60s", "--socket", socket)
-	wantCode(t, exitTemporary, "wait", "--for", "peers=1", "--timeout", "300ms", "--socket", socket)
+	wantCode(t, control.ExitTemporary, "wait", "--for", "peers=1", "--timeout", "300ms", "--socket", socket)
 	for _, bad := range [][]string{{"--for", "peers"}, {"--for", "peers=x"}, {"--for", "peers=-1"}, {"--for", "Running"},
 		{"--for", "settled=1"}, {"--for", ""},
 		{"--timeout", "-1s"}, {"--timeout", "soon"}, {"peers=1"}} {
-		wantCode(t, exitUsage, append([]string{"wait", "--socket", socket}, bad...)...)
+		wantCode(t, control.ExitUsage, append([]string{"wait", "--socket", socket}, bad...)...)
 	}
 }
 
@@ -97,12 +98,12 @@ func TestWaitAsksTheNarborThatRuns(t *testing.T) {
 func wantCode(t *testing.T, want int, args ...string) {
 	t.Helper()
 	_, _, err := narbor(t.Context(), args...)
-	code, coded := 0, exitError{}
+	code, coded := 0, control.ExitError{}
 	switch {
 	case errors.As(err, &coded):
-		code = coded.code
+		code = coded.Code
 	case err != nil:
-		code = exitFailure
+		code = control.ExitFailure
 	}
 	if code != want {
 		t.Errorf("narbor %q = %v, exit code %d, want %d", args, err, code, want)

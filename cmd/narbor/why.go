@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/trust"
@@ -22,9 +23,9 @@ import (
 func (s *service) getWhy(r *http.Request) (any, error) {
 	parts, err := parseWanted([]string{r.URL.Query().Get("path")})
 	if err != nil {
-		return nil, withCode(err, exitUsage)
+		return nil, control.WithCode(err, control.ExitUsage)
 	}
-	w := Why{Schema: jsonSchema, HashPart: string(parts[0]), Neighbours: []p2p.Answer{}}
+	w := control.Why{Schema: control.Schema, HashPart: string(parts[0]), Neighbours: []p2p.Answer{}}
 	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 }
 
 // judge sets the answer that Nix would get, in the order in which the sources are asked.
-func judge(w *Why, keys int) {
+func judge(w *control.Why, keys int) {
 	holders, claims, why, unreliable := 0, 0, "", ""
 	for _, a := range w.Neighbours {
 		if a.Believed() && a.Unreliable != "" {
@@ -100,14 +101,14 @@ func haveIt(holders, neighbours int) string {
 }
 
 // signed reports whether an upstream key has signed the path, so that it may be shared and served.
-func isSigned(l WhyLocal) bool { return l.Shared || l.Reason == reasonOff }
+func isSigned(l control.WhyLocal) bool { return l.Shared || l.Reason == reasonOff }
 
 const reasonBuiltHere = "it was built on this machine: your builds stay here, whatever has signed them"
 
 const reasonOff = "sharing is off; see `narbor share`"
 
 // whyLocal looks for a path on this machine.
-func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, string, error) {
+func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, string, error) {
 	for i, src := range s.shares.sources {
 		info, err := src.Info(ctx, hp)
 		if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrDamaged) {
@@ -117,9 +118,9 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, s
 		if err != nil && !damaged {
 			return nil, "", err
 		}
-		l := &WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References),
+		l := &control.WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References),
 			CA:         info.CA,
-			Signatures: []WhySignature{}}
+			Signatures: []control.WhySignature{}}
 		if i > 0 {
 			l.Where = s.shares.cacheDirs[i-1]
 		}
@@ -135,17 +136,17 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*WhyLocal, s
 }
 
 // verdict returns the result of checking one signature.
-func (s *service) verdict(info store.Info, sig string) WhySignature {
+func (s *service) verdict(info store.Info, sig string) control.WhySignature {
 	key, _, _ := strings.Cut(sig, ":")
 	info.Signatures, info.CA = []string{sig}, ""
 	_, err := s.trusted.Check(info)
 	switch {
 	case err == nil:
-		return WhySignature{Key: key, Verdict: "verified"}
+		return control.WhySignature{Key: key, Verdict: "verified"}
 	case errors.Is(err, trust.ErrForged):
-		return WhySignature{Key: key, Verdict: "wrong"}
+		return control.WhySignature{Key: key, Verdict: "wrong"}
 	}
-	return WhySignature{Key: key, Verdict: "unknown key"}
+	return control.WhySignature{Key: key, Verdict: "unknown key"}
 }
 
 // shared reports whether neighbours may have this path, and why or why not.
@@ -197,11 +198,12 @@ func whyCommand() *cli.Command {
 // why asks about one path. To explain is to tell only what neighbours may have.
 func why(c *cli.Context, explain bool) error {
 	if c.NArg() != 1 {
-		return withCode(fmt.Errorf("%s takes one store path", c.Command.Name), exitUsage)
+		return control.WithCode(fmt.Errorf("%s takes one store path", c.Command.Name), control.ExitUsage)
 	}
 	asked := storePathOf(c.Args().First())
 	if _, err := parseWanted([]string{asked}); err != nil {
-		return withCode(fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err), exitUsage)
+		return control.WithCode(fmt.Errorf("%s takes one store path, a file in one, or a link to one: %w", c.Command.Name, err),
+			control.ExitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
@@ -211,8 +213,8 @@ func why(c *cli.Context, explain bool) error {
 	if explain {
 		query += "&neighbours=no"
 	}
-	var w Why
-	if err := ctl.get(c.Context, "/why?"+query, &w); err != nil {
+	var w control.Why
+	if err := ctl.Get(c.Context, "/why?"+query, &w); err != nil {
 		return err
 	}
 	switch {
@@ -224,7 +226,7 @@ func why(c *cli.Context, explain bool) error {
 		printWhy(w, asked, newScreen(c))
 	}
 	if err == nil && (explain && (w.Local == nil || !w.Local.Shared) || !explain && w.Status != http.StatusOK) {
-		err = withCode(errors.New(""), exitNotFound)
+		err = control.WithCode(errors.New(""), control.ExitNotFound)
 	}
 	return err
 }
@@ -263,11 +265,11 @@ func storePathOf(arg string) string {
 	return arg
 }
 
-func titleOf(w Why, asked string) string {
+func titleOf(w control.Why, asked string) string {
 	return cmp.Or(w.Path, asked, w.HashPart)
 }
 
-func printWhy(w Why, asked string, s screen) {
+func printWhy(w control.Why, asked string, s screen) {
 	fmt.Fprintln(s, s.paint(bold, s.fit(titleOf(w, asked))))
 	switch {
 	case w.Local == nil && w.StoreProblem != "":
@@ -287,7 +289,7 @@ func printWhy(w Why, asked string, s screen) {
 	s.field("Nix gets", "%s %s", s.paint(yellow, "404"), w.Reason)
 }
 
-func printSignatures(w Why, s screen) {
+func printSignatures(w control.Why, s screen) {
 	if w.Local == nil {
 		return
 	}
@@ -304,7 +306,7 @@ func printSignatures(w Why, s screen) {
 	}
 }
 
-func printWhyNeighbours(w Why, s screen) {
+func printWhyNeighbours(w control.Why, s screen) {
 	for i, a := range w.Neighbours {
 		what := "does not have it, or does not share it"
 		switch {
@@ -332,7 +334,7 @@ func signedBy(a p2p.Answer) string {
 	return "signed by " + a.SignedBy
 }
 
-func explainWhy(w Why, asked string, s screen) {
+func explainWhy(w control.Why, asked string, s screen) {
 	fmt.Fprintln(s, s.paint(bold, s.fit(titleOf(w, asked))))
 	if w.Local == nil {
 		why := "it is not valid on this machine"

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"io"
@@ -27,7 +27,7 @@ func TestControlSocketKnowsItsOwners(t *testing.T) {
 func TestControlRequestIsBounded(t *testing.T) {
 	for size, want := range map[int]int{maxControlBody: http.StatusOK, maxControlBody + 1: http.StatusInternalServerError} {
 		w := httptest.NewRecorder()
-		answer(func(r *http.Request) (any, error) {
+		Answer(func(r *http.Request) (any, error) {
 			text, err := io.ReadAll(r.Body)
 			return len(text), err
 		})(w, httptest.NewRequest(http.MethodPut, "/share", strings.NewReader(strings.Repeat("x", size))))

@@ -1,4 +1,4 @@
-package main
+package control
 
 import (
 	"net"
@@ -12,8 +12,8 @@ func peerUID(c *net.UnixConn) (uid uint32, err error) {
 	if err != nil {
 		return 0, err
 	}
-	var cred *unix.Xucred
-	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED) }); e != nil {
+	var cred *unix.Ucred
+	if e := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); e != nil {
 		return 0, e
 	}
 	if err != nil {

@@ -1,12 +1,13 @@
-package main
+package control
 
 import (
+	"slices"
+	"time"
+
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store/damage"
-	"slices"
-	"time"
 )
 
 // Status is what `narbor status --json` prints. Schema changes with the meaning of a field, not with a new one.
@@ -67,13 +68,13 @@ type SpoolStatus struct {
 	VerifySeconds float64 `json:"verifySeconds"`
 }
 
-// faults are those things of its health from which the service suffers.
-func (st Status) faults() []dashboard.Health {
+// Faults are those things of its health from which the service suffers.
+func (st Status) Faults() []dashboard.Health {
 	return slices.DeleteFunc(slices.Clone(st.Health), func(h dashboard.Health) bool { return !h.Degraded() })
 }
 
-// used returns the names of the network interfaces that are used.
-func (st Status) used() (names []string) {
+// Used returns the names of the network interfaces that are used.
+func (st Status) Used() (names []string) {
 	for _, i := range st.Interfaces {
 		if i.Used {
 			names = append(names, i.Name)
@@ -82,8 +83,8 @@ func (st Status) used() (names []string) {
 	return names
 }
 
-// privateGoes returns the destination of paths that only private keys have signed.
-func (st Status) privateGoes() string {
+// PrivateGoes returns the destination of paths that only private keys have signed.
+func (st Status) PrivateGoes() string {
 	if st.Group {
 		return "to members of the group alone"
 	}

@@ -1,8 +1,9 @@
-package main
+package control
 
 import (
-	"narbor/p2p"
 	"regexp"
+
+	"narbor/p2p"
 )
 
 // PeerList is what `narbor peers --json` prints.
@@ -67,19 +68,19 @@ type Setting struct {
 	From   string   `json:"from"`   // the variable or the file
 }
 
-// A debugReport is the answer to a question for stacks or a profile.
-type debugReport struct {
+// A DebugReport is the answer to a question for stacks or a profile.
+type DebugReport struct {
 	Data []byte `json:"data"`
 }
 
-// jsonSchema is the version of what --json prints, of every command. It changes with the meaning of a field, not with a
+// Schema is the version of what --json prints, of every command. It changes with the meaning of a field, not with a
 // new one.
-const jsonSchema = 1
+const Schema = 1
 
 // loginPattern finds a user and a password in a URL, up to the last @, for a password may have one in it.
 var loginPattern = regexp.MustCompile(`//[^/\s"]+@`)
 
-// hideLogin puts a mark in place of a user and a password in the URLs of a text.
-func hideLogin(text, mark string) string {
+// HideLogin puts a mark in place of a user and a password in the URLs of a text.
+func HideLogin(text, mark string) string {
 	return loginPattern.ReplaceAllString(text, "//"+mark+"@")
 }

@@ -1,0 +1,128 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Client is how a command speaks to the narbor that runs here.
+type Client struct {
+	Paths   []string // of its socket; the first where one answers is taken
+	Timeout time.Duration
+}
+
+// Get asks, and decodes the answer into v.
+func (c Client) Get(ctx context.Context, what string, v any) error {
+	return c.Call(ctx, http.MethodGet, what, "", v)
+}
+
+// Call sends a request, and decodes the answer into v unless that is nil.
+func (c Client) Call(ctx context.Context, method, what, body string, v any) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	text, err := Ask(ctx, c.Paths, method, what, body)
+	if err != nil || v == nil {
+		return err
+	}
+	if err := json.Unmarshal(text, v); err != nil {
+		return fmt.Errorf("%s: %w: is it a narbor of another version?", what, err)
+	}
+	return nil
+}
+
+// Ask sends a request to the narbor that runs here, at the first of the paths where one answers, and returns
+// its answer.
+func Ask(ctx context.Context, paths []string, method, what, body string) ([]byte, error) {
+	var denied error
+	for _, path := range paths {
+		text, err := callSocket(ctx, path, method, what, body)
+		switch {
+		case err == nil:
+			return text, nil
+		case errors.Is(err, fs.ErrPermission):
+			denied = fmt.Errorf("%w: ask as the user that runs narbor, or as root", err)
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
+			return nil, err
+		}
+	}
+	if denied != nil {
+		return nil, denied
+	}
+	return nil, WithCode(fmt.Errorf("narbor is not running (nothing listens on %s); start it with `narbor run`", paths[0]),
+		ExitNotRunning)
+}
+
+// A wordedError is an error in words for people.
+type wordedError struct {
+	text  string
+	cause error
+}
+
+func (e wordedError) Error() string { return e.text }
+func (e wordedError) Unwrap() error { return e.cause }
+
+// serverClosedIdle is the text of net/http's errServerClosedIdle, which is not exported: the other side closed the
+// connection before the request was written.
+const serverClosedIdle = "http: server closed idle connection"
+
+// BareError returns what went wrong of an error of an HTTP client, without the request and the call of the system.
+func BareError(err error) error {
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return wordedError{"it hung up before it had answered", err}
+	case errors.As(err, &errno):
+		return errno
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return wordedError{"no answer in time", err}
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err.Error() == serverClosedIdle:
+		return wordedError{"it hung up before it had answered", err}
+	}
+	return err
+}
+
+func callSocket(ctx context.Context, path, method, what, body string) ([]byte, error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://narbor"+what, strings.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", path, BareError(err))
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, MaxAnswer))
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w", path, BareError(err))
+	}
+	switch resp.StatusCode {
+	case http.StatusOK, http.StatusNoContent:
+		return text, nil
+	case http.StatusForbidden:
+		return nil, fmt.Errorf("%s: %w: %s", path, fs.ErrPermission, strings.TrimSpace(string(text)))
+	}
+	if code, err := strconv.Atoi(resp.Header.Get(errorHeader)); err == nil {
+		return nil, WithCode(errors.New(strings.TrimSpace(string(text))), code)
+	}
+	return nil, fmt.Errorf("%s answers %s: is it a narbor of another version?", path, resp.Status)
+}
