@@ -93,13 +93,13 @@ func debugCommand() *cli.Command {
 		Subcommands: []*cli.Command{{
 			Name:   "goroutines",
 			Usage:  "print the stack of every goroutine",
-			Flags:  controlFlags(),
+			Flags:  whereFlags(),
 			Action: func(c *cli.Context) error { return debugGet(c, "/debug/goroutines", control.Timeout, c.App.Writer) },
 		}, {
 			Name:      "profile",
 			Usage:     "write a profile for `go tool pprof`",
 			ArgsUsage: "FILE",
-			Flags: append(controlFlags(),
+			Flags: append(whereFlags(),
 				&cli.DurationFlag{Name: "for", Value: defaultProfileTime,
 					Usage: fmt.Sprintf("how long processor time is measured, up to %v", maxProfileTime)},
 				&cli.BoolFlag{Name: "heap", Usage: "memory in use instead of processor time"}),
@@ -110,7 +110,7 @@ func debugCommand() *cli.Command {
 			ArgsUsage: "LEVEL",
 			Description: "LEVEL is debug, info, warn or error. p2p=LEVEL is that of libp2p's own messages, for which p2p=off is\n" +
 				"the default. --log-level and --log set both at the start.",
-			Flags: controlFlags(),
+			Flags: whereFlags(),
 			Action: func(c *cli.Context) error {
 				if c.NArg() == 0 {
 					return control.WithCode(errors.New("give a LEVEL, such as debug, or p2p=debug for libp2p's own messages"),

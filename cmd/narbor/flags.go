@@ -83,11 +83,14 @@ func socketFlag() *cli.StringFlag {
 }
 
 // controlFlags are those of commands that ask the narbor that runs here.
-func controlFlags() []cli.Flag {
+func controlFlags() []cli.Flag { return append([]cli.Flag{jsonFlag()}, whereFlags()...) }
+
+// whereFlags say which running narbor is asked.
+func whereFlags() []cli.Flag {
 	dir, socket := stateFlag(), socketFlag()
 	dir.Category, socket.Category = "", ""
 	dir.Usage = "`DIR` of the state of the narbor that is asked (default: /var/lib/narbor for root, else ~/.local/state/narbor)"
-	return []cli.Flag{jsonFlag(), dir, socket}
+	return []cli.Flag{dir, socket}
 }
 
 // stateDir is where narbor keeps what must survive a restart.
