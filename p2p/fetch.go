@@ -34,7 +34,8 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 // A flight is a fetch that other peers can find.
 type flight struct {
 	*fetch
-	landed func() // ends that
+	draft  *spool.Draft
+	landed func() // other peers no longer find it
 }
 
 // newFlight begins to receive a NAR; others may ask for its blocks from then on. The caller calls fly.
@@ -49,7 +50,7 @@ func (n *Node) newFlight(m trust.Mapping) (*flight, error) {
 	}
 	f := n.newFetch(m, draft)
 	// Before others are asked: so that of two nodes that begin at once, one sees the other.
-	return &flight{f, n.fetched.begin(f)}, nil
+	return &flight{f, draft, n.fetched.begin(f)}, nil
 }
 
 // fly receives the NAR.

@@ -18,6 +18,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 var errEnd = errors.New("end of the stream") // makes a rogue reset
@@ -30,6 +31,14 @@ func ghost(t testing.TB, n *Node) *neighbour {
 	}
 	return newNeighbour(n.lan.Host(), id, n.group.protocol(), n.ledger)
 }
+
+// knownHolders answers that a NAR has certain holders.
+type knownHolders struct {
+	swarmSource
+	holders []holder
+}
+
+func (k knownHolders) Holders(context.Context, trust.Mapping, bool) []holder { return k.holders }
 
 func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	s := newSigner(t)
@@ -51,9 +60,9 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	start := time.Now()
-	f := n.newFetch(m, draft)
-	f.join(holders)
-	sp, err := f.untilRight(ctx)
+	of := n.fetching()
+	of.swarm = knownHolders{of.swarm, holders}
+	sp, err := newFetch(of, m, draft, m, false).do(ctx, false)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}

@@ -20,7 +20,6 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
-	"narbor/store/upstream"
 )
 
 // numbered returns a different address for each i.
@@ -231,33 +230,6 @@ func TestIDsOfANamedMachineAreBounded(t *testing.T) {
 	}
 	if got := len(l.viaName); got > maxNamedAddrs {
 		t.Errorf("%d IDs of a machine are remembered, want at most %d", got, maxNamedAddrs)
-	}
-}
-
-// Each helper may keep a download waiting for some seconds.
-func TestHelpersOfADownloadAreBounded(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "other", randomNAR(1000))
-	u := newOneCache(t, info, randomNAR(1000)).open(t, "")
-	g := (&rogue{}).start(t)
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{u} }, g)
-	n.lan.Host().Peerstore().AddProtocols(g.ID(), n.sign)
-	for i := 0; ; i++ {
-		_, m := s.sign(t, fmt.Sprint("wanted", i), randomNAR(1000))
-		f := n.newFetch(m, nil)
-		if nb, _ := f.electProxy(); nb == nil {
-			if i == 100 {
-				t.Fatal("the only neighbour is never elected")
-			}
-			continue // this node is
-		}
-		for j := range maxProxies {
-			f.proxies.asked[peer.ID(fmt.Sprint(j))] = true
-		}
-		if nb, _ := f.electProxy(); nb != nil {
-			t.Errorf("after %d helpers another is elected", maxProxies)
-		}
-		return
 	}
 }
 

@@ -130,8 +130,7 @@ func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
 	if err := g.server.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
-	f = g.newFetch(m, draft)
-	f.swarming.shared = true
+	f = newFetch(g.fetching(), m, draft, m, true)
 	end := g.fetched.begin(f)
 	t.Cleanup(func() {
 		end()

@@ -108,3 +108,31 @@ func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 		}
 	})
 }
+
+// Each proxy may keep a download waiting for some seconds.
+func TestProxiesOfADownloadAreBounded(t *testing.T) {
+	f, record := newTestFetch()
+	_, f.m = newSigner(t).sign(t, "wanted", randomNAR(1000))
+	record.proxy = peerNamed("proxy")
+	if nb, _ := f.electProxy(); nb != record.proxy {
+		t.Fatalf("%v is assigned, want the only candidate", nb)
+	}
+	for j := range maxProxies {
+		f.proxies.asked[peer.ID(fmt.Sprint(j))] = true
+	}
+	if nb, _ := f.electProxy(); nb != nil {
+		t.Errorf("after %d proxies another is assigned", maxProxies)
+	}
+}
+
+func TestWrongNARIsNoLongerPassedOn(t *testing.T) {
+	f, _ := newTestFetch()
+	f.swarming.shared = true
+	if _, ok := f.Mapping(); !ok {
+		t.Fatal("a NAR that is being received is not passed on")
+	}
+	f.leaveSwarm()
+	if _, ok := f.Mapping(); ok {
+		t.Error("a NAR that came out wrong is passed on")
+	}
+}
