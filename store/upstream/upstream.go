@@ -10,14 +10,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
-	"path"
-	"strconv"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +20,6 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"narbor/store"
-	"narbor/store/nar"
 )
 
 const (
@@ -58,25 +51,16 @@ const (
 // Proxies are taken from the environment. A cache that does not answer costs one wait of 5 s; from then on all methods
 // fail at once, until the cache answers a probe in the background.
 type Cache struct {
+	answers
 	base    *url.URL // ends in a slash
 	agent   string
 	client  *http.Client
-	kept    *keptInfos
 	breaker breaker
 	streams chan struct{} // one for each archive under way
 	memory  *semaphore.Weighted
 	bytes   atomic.Int64 // of archives, as they came
 	flights singleflight.Group
-	pages   *lru.Cache[store.HashPart, page]
-	misses  *lru.Cache[store.HashPart, time.Time]
-	refused refusals
-
-	life    context.Context // of the background work; ended by closing
-	closing context.CancelFunc
-
-	mu     sync.Mutex // guards closed, and that probe grows no more once it is set
-	closed bool
-	probe  sync.WaitGroup
+	probes  background
 }
 
 // Config says which cache a [Cache] is.
@@ -86,13 +70,6 @@ type Config struct {
 	Kept  string // directory that keeps what [Cache.Keep] is told; "" is none
 	// Memory is what unpacking takes, in bytes, of [MaxUnpackMemory] that caches share; nil is as much for this one.
 	Memory *semaphore.Weighted
-}
-
-// A page is a narinfo: the claim, and where its archive is.
-type page struct {
-	store.Archive
-	info store.Info
-	text string
 }
 
 // Open returns the cache; it asks it nothing yet. The caller closes it.
@@ -120,63 +97,12 @@ func Open(cfg Config) (*Cache, error) {
 	if u.misses, err = lru.New[store.HashPart, time.Time](upstreamMisses); err != nil {
 		return nil, err
 	}
-	u.life, u.closing = context.WithCancel(context.Background())
+	u.probes.life, u.probes.end = context.WithCancel(context.Background())
 	return u, nil
-}
-
-// parseUpstream accepts the URL of a cache as Nix has it among its substituters.
-func parseUpstream(s string) (*url.URL, error) {
-	base, err := url.Parse(s)
-	if err != nil {
-		return nil, errors.New("an upstream that is no URL: give one such as https://cache.nixos.org") // s may hold a password
-	}
-	if base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
-		return nil, fmt.Errorf("upstream %s: only http:// and https:// caches can be asked; a directory is shared by --cache-dir",
-			unnamed(base))
-	}
-	base.RawQuery, base.Fragment = "", ""
-	base.Path = strings.TrimSuffix(base.Path, "/") + "/"
-	base.RawPath = ""
-	return base, nil
-}
-
-func newUpstreamClient() *http.Client {
-	t := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: upstreamDialTimeout}).DialContext,
-		TLSHandshakeTimeout:   upstreamDialTimeout,
-		ResponseHeaderTimeout: upstreamHeaderTimeout,
-		IdleConnTimeout:       upstreamIdle,
-		MaxIdleConns:          upstreamConns,
-		MaxIdleConnsPerHost:   upstreamConns,
-		MaxConnsPerHost:       upstreamConns,
-		ForceAttemptHTTP2:     true,
-		DisableCompression:    true, // archives are compressed already, and a Range is of what the server has
-		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},
-	}
-	return &http.Client{Transport: t, CheckRedirect: func(req *http.Request, via []*http.Request) error {
-		if len(via) > maxRedirects {
-			return fmt.Errorf("more than %d redirections", maxRedirects)
-		}
-		if via[0].URL.Scheme == "https" && req.URL.Scheme != "https" {
-			return errors.New("a redirection from https to " + req.URL.Scheme)
-		}
-		return nil
-	}}
 }
 
 // String returns the URL, without a user and a password.
 func (u *Cache) String() string { return unnamed(u.base) }
-
-// unnamed is a URL that has xxxxx where it has a user and a password: some caches take a token as the one, some as the
-// other.
-func unnamed(u *url.URL) string {
-	c := *u
-	if c.User != nil {
-		c.User = url.User("xxxxx")
-	}
-	return c.String()
-}
 
 // Private says whether the URL holds a user or a password: what it opens to us is not everybody's.
 func (u *Cache) Private() bool { return u.base.User != nil }
@@ -189,11 +115,7 @@ func (u *Cache) Received() int64 { return u.bytes.Load() }
 
 // Close ends the background work, and closes idle connections.
 func (u *Cache) Close() error {
-	u.mu.Lock()
-	u.closed = true
-	u.mu.Unlock()
-	u.closing()
-	u.probe.Wait()
+	u.probes.close()
 	u.client.CloseIdleConnections()
 	return u.kept.close()
 }
@@ -238,7 +160,7 @@ func (u *Cache) anyPage(ctx context.Context, hp store.HashPart) (page, error) {
 		return page{}, err
 	}
 	done := u.flights.DoChan(string(hp), func() (any, error) {
-		ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
+		ctx, cancel := context.WithTimeout(u.probes.life, upstreamInfoTimeout)
 		defer cancel()
 		return u.ask(ctx, hp)
 	})
@@ -249,24 +171,6 @@ func (u *Cache) anyPage(ctx context.Context, hp store.HashPart) (page, error) {
 	case <-ctx.Done():
 		return page{}, ctx.Err()
 	}
-}
-
-// recall returns a narinfo that is remembered, or kept.
-func (u *Cache) recall(hp store.HashPart) (page, bool) {
-	if p, ok := u.pages.Get(hp); ok {
-		return p, true
-	}
-	text, ok := u.kept.get(hp)
-	if !ok {
-		return page{}, false
-	}
-	p, err := parsePage(hp, text)
-	if err != nil {
-		u.kept.forget(hp)
-		return page{}, false
-	}
-	u.pages.Add(hp, p)
-	return p, true
 }
 
 // Recall returns what the cache has said about a hash part before, as far as that is remembered or kept. Nothing is sent.
@@ -296,23 +200,6 @@ func (u *Cache) ask(ctx context.Context, hp store.HashPart) (page, error) {
 	return p, nil
 }
 
-// parsePage reads a narinfo. The error wraps ErrNotFound if its archive is of no use, and ErrCorrupt if it is none.
-func parsePage(hp store.HashPart, text string) (p page, err error) {
-	p.text = text
-	if p.info, p.Archive, err = store.ParseNarinfo(hp, text); err != nil {
-		return p, err
-	}
-	if !nar.Unpackable(p.Compression) {
-		return p, fmt.Errorf("%w: %w: compression %.40q, and not none, xz or zstd", store.ErrNotFound, store.ErrUnreadable, p.Compression)
-	}
-	ref, err := url.Parse(p.URL)
-	if err != nil || p.URL == "" || ref.IsAbs() || ref.Host != "" || strings.HasPrefix(ref.Path, "/") || path.Clean(ref.Path) != ref.Path ||
-		strings.HasPrefix(ref.Path, "..") {
-		return p, fmt.Errorf("%w: %w: its URL %.80q is not below the cache's own", store.ErrNotFound, store.ErrUnreadable, p.URL)
-	}
-	return p, nil
-}
-
 // Keep stores the narinfo on disk, so that it outlives this program, if the cache has sent it lately. The caller must
 // have checked it.
 func (u *Cache) Keep(info store.Info) error {
@@ -334,11 +221,7 @@ func (u *Cache) Forget(hp store.HashPart) {
 func (u *Cache) Ready() error {
 	ask, probe := u.breaker.allows()
 	if probe {
-		u.mu.Lock()
-		if !u.closed {
-			u.probe.Go(u.test)
-		}
-		u.mu.Unlock()
+		u.probes.start(u.test)
 	}
 	if !ask {
 		return fmt.Errorf("upstream %s: it did not answer a moment ago", u)
@@ -348,7 +231,7 @@ func (u *Cache) Ready() error {
 
 // test probes a cache that was down with a request for the file that every cache has.
 func (u *Cache) test() {
-	ctx, cancel := context.WithTimeout(u.life, upstreamInfoTimeout)
+	ctx, cancel := context.WithTimeout(u.probes.life, upstreamInfoTimeout)
 	defer cancel()
 	_, err := u.get(ctx, upstreamProbe, maxUpstreamProbe)
 	u.breaker.probed(isAnswer(err))
@@ -361,78 +244,4 @@ func (u *Cache) closes(ctx context.Context, err error) {
 		return // that was us
 	}
 	u.breaker.answered(isAnswer(err))
-}
-
-// A statusError is an answer of a server that is no file.
-type statusError int
-
-func (e statusError) Error() string { return strconv.Itoa(int(e)) + " " + http.StatusText(int(e)) }
-
-// isAnswer says whether an error, or none, comes from a server that is well.
-func isAnswer(err error) bool {
-	status, ok := errors.AsType[statusError](err)
-	busy := status == http.StatusRequestTimeout || status == http.StatusTooManyRequests || status >= 500
-	return err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrCorrupt) || ok && !busy
-}
-
-// get fetches a small file.
-func (u *Cache) get(ctx context.Context, name string, limit int64) (string, error) {
-	resp, err := u.do(ctx, name, nil)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%w: more than %d bytes", store.ErrCorrupt, limit)
-	}
-	if err != nil {
-		return "", fmt.Errorf("upstream %s: %s: %w", u, name, err)
-	}
-	return string(b), nil
-}
-
-// do asks for a file, and fails unless the cache sends it, or the part of it that header asks for. The caller closes
-// the body.
-func (u *Cache) do(ctx context.Context, name string, header http.Header) (*http.Response, error) {
-	ref, err := url.Parse(name)
-	if err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", u, err)
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.base.ResolveReference(ref).String(), nil)
-	if err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", u, err)
-	}
-	for key, values := range header {
-		req.Header[key] = values
-	}
-	req.Header.Set("User-Agent", u.agent)
-	resp, err := u.client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("upstream %s: %w", u, plain(err))
-	}
-	switch resp.StatusCode {
-	case http.StatusOK, http.StatusPartialContent:
-		if err := decodeContent(resp); err != nil {
-			resp.Body.Close()
-			return nil, fmt.Errorf("upstream %s: %s: %w", u, name, err)
-		}
-		return resp, nil
-	}
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
-	resp.Body.Close()
-	err = fmt.Errorf("upstream %s: %s: %w", u, name, statusError(resp.StatusCode))
-	switch resp.StatusCode {
-	case http.StatusNotFound, http.StatusForbidden, http.StatusGone: // as Nix takes them
-		err = fmt.Errorf("%w: %w", store.ErrNotFound, err)
-	}
-	return nil, err
-}
-
-// plain removes the URL, which may hold a password, that [http.Client] adds to an error.
-func plain(err error) error {
-	if e, ok := errors.AsType[*url.Error](err); ok {
-		return e.Err
-	}
-	return err
 }
