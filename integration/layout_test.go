@@ -19,30 +19,31 @@ import (
 // mayImport is the import table of the design: what of ours each package may import. A package that is not named here
 // belongs to the nearest folder above it that is. Tests are held to the table too.
 var mayImport = map[string][]string{
-	"store":              nil,
-	"store/bincache":     {"store", "store/nar"},
-	"store/damage":       {"store"},
-	"store/nar":          {"store"},
-	"store/nixconf":      {"store"},
-	"store/nixstore":     {"store", "store/nar"},
-	"store/spool":        {"store", "store/nar"},
-	"store/upstream":     {"store", "store/nar"},
-	"trust":              {"store"},
-	"p2p":                {"store", "store/damage", "store/spool", "store/upstream", "trust", "p2p/mdns", "p2p/netmon", "p2p/wire"},
+	"store":          nil,
+	"store/bincache": {"store", "store/nar"},
+	"store/damage":   {"store"},
+	"store/nar":      {"store"},
+	"store/nixconf":  {"store"},
+	"store/nixstore": {"store", "store/nar"},
+	"store/spool":    {"store", "store/nar"},
+	"store/upstream": {"store", "store/nar"},
+	"trust":          {"store"},
+	"p2p": {"store", "store/damage", "store/spool", "store/upstream", "trust", "p2p/mdns", "p2p/netmon",
+		"p2p/transport", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
 	"p2p/netmon":         nil,
+	"p2p/transport":      {"p2p/netmon", "p2p/wire"},
 	"p2p/wire":           {"store"},
 	"narserve":           {"store", "store/spool", "trust", "narserve/dashboard", "narserve/stats"},
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
-	"cmd": {
-		"store", "store/bincache", "store/damage", "store/nar", "store/nixconf", "store/nixstore", "store/spool",
-		"store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard",
-		"narserve/stats", "cmd/narbor/control"},
+	"cmd": {"store", "store/bincache", "store/damage", "store/nar", "store/nixconf", "store/nixstore", "store/spool",
+		"store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/transport", "p2p/wire", "narserve",
+		"narserve/dashboard", "narserve/stats", "cmd/narbor/control"},
 	"cmd/narbor/control": {"store/damage", "p2p", "narserve", "narserve/dashboard"},
-	"integration": {
-		"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust", "p2p",
-		"p2p/mdns", "p2p/netmon", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd"},
+	"integration": {"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust",
+		"p2p", "p2p/mdns", "p2p/netmon", "p2p/transport", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats",
+		"cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".
@@ -132,7 +133,7 @@ func TestUnusedTransportsAreNotLinked(t *testing.T) {
 	}
 	for _, module := range []string{"github.com/pion/", "github.com/quic-go/", "go.uber.org/fx"} {
 		if strings.Contains(string(text), module) {
-			t.Errorf("go.mod names %s…: is libp2p.New imported? p2p/host.go and integration/barehost make hosts without it", module)
+			t.Errorf("go.mod names %s…: is libp2p.New imported? p2p/transport/host.go and integration/barehost make hosts without it", module)
 		}
 	}
 }

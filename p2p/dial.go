@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 const (
@@ -409,7 +410,7 @@ func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
 	if len(last) == 0 || len(first) > 0 && err == nil {
 		return err
 	}
-	last, e := l.gate.standIns(last)
+	last, e := l.gate.StandIns(last)
 	if len(last) == 0 {
 		return errors.Join(err, e)
 	}
@@ -420,7 +421,7 @@ func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
 }
 
 func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, transport.DialTimeout)
 	defer cancel()
 	if l.connected(info.ID) {
 		return nil
@@ -429,5 +430,5 @@ func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
 		s.Backoff().Clear(info.ID) // ours is shorter
 	}
 	l.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
-	return l.gate.plainError(l.host.Connect(ctx, info))
+	return l.gate.PlainError(l.host.Connect(ctx, info))
 }

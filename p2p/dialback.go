@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 )
 
@@ -60,7 +61,7 @@ type DialBack struct {
 // DialBack asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
 // listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
 func (n *Node) DialBack(ctx context.Context) []DialBack {
-	port := listenPort(n.lan.Host())
+	port := transport.ListenPort(n.lan.Host())
 	if port < netmon.MinPort {
 		return nil
 	}
@@ -104,8 +105,8 @@ func (n *Node) dialBackLink(id peer.ID) string {
 	for _, c := range n.lan.Host().Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 		local, lok := netmon.IPOf(c.LocalMultiaddr())
-		if ok && lok && n.lan.gate.isNeighbour(remote) {
-			return fmt.Sprint(n.lan.gate.interfaceOf(local), remote.Is4())
+		if ok && lok && n.lan.gate.IsNeighbour(remote) {
+			return fmt.Sprint(n.lan.gate.InterfaceOf(local), remote.Is4())
 		}
 	}
 	return ""
@@ -120,13 +121,13 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 	}
 	remote, ok := netmon.IPOf(s.Conn().RemoteMultiaddr())
 	local, lok := netmon.IPOf(s.Conn().LocalMultiaddr())
-	if !ok || !lok || !n.lan.gate.isNeighbour(remote) {
+	if !ok || !lok || !n.lan.gate.IsNeighbour(remote) {
 		s.Reset()
 		return DialBack{}, false
 	}
 	arrived, forget := n.lan.arrivals.await(remote)
 	defer forget()
-	d := DialBack{Interface: n.lan.gate.interfaceOf(local), Addr: local.String()}
+	d := DialBack{Interface: n.lan.gate.InterfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
 	if errors.Is(err, wire.ErrWire) {
 		n.ledger.strike(id, err)
@@ -249,7 +250,7 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
 	remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 	local, lok := netmon.IPOf(c.LocalMultiaddr())
-	if !ok || !lok || n.lan.net != nil || !n.lan.gate.isNeighbour(remote) {
+	if !ok || !lok || n.lan.net != nil || !n.lan.gate.IsNeighbour(remote) {
 		return declined
 	}
 	if !n.dialBacks.allow(remote, time.Now()) {

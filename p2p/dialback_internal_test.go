@@ -19,6 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -138,8 +139,8 @@ func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 func TestDialBackKeepsToTheLink(t *testing.T) {
 	rations := newDialBacks()
 	n := &Node{lan: newIdleKeeper(t).lan, dialBacks: rations}
-	n.lan.gate.setLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
-	n.lan.gate.setNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
+	n.lan.gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
+	n.lan.gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
 	for _, remote := range []string{"/ip4/127.0.0.1", "/ip4/127.0.0.2", "/ip4/8.8.8.8", "/ip4/10.1.1.6", "/ip4/10.1.0.5", "/ip6/fd01::5",
 		"/ip4/169.254.169.254", "/ip4/192.0.2.1", "/ip6/fe80::1", "/ip6/::1", "/ip6/ff02::1"} {
 		c := talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast(remote + "/tcp/40000")}
@@ -261,7 +262,7 @@ func TestDialBackToALowPortIsAViolation(t *testing.T) {
 func TestDialBackIsForMembersOnly(t *testing.T) {
 	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
 	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.host)))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -116,7 +117,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	mem.Add(info, nar)
 	n := newGrouped(t, s, secretA, mem)
 	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.host)))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}

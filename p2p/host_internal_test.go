@@ -12,11 +12,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 func TestSecondHostOnThePortIsRefused(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
-	b, err := newLAN(lanConfig{Identity: newTestIdentity(t), Port: listenPort(a.host)})
+	b, err := newLAN(lanConfig{Identity: newTestIdentity(t), Port: transport.ListenPort(a.host)})
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("newLAN on a port in use = %v, want EADDRINUSE", err)
 	}

@@ -13,18 +13,19 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 // shownStandIns returns the stand-ins for a link-local address on the loopback interface and for the host by vsock, and what
 // is shown instead of each.
-func shownStandIns(t *testing.T, g *gater) (linkLocal, vsock ma.Multiaddr, shown [2]string) {
+func shownStandIns(t *testing.T, g *transport.Gater) (linkLocal, vsock ma.Multiaddr, shown [2]string) {
 	t.Helper()
 	lo, err := net.InterfaceByIndex(1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	real := "/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273"
-	return must(g.standIn(ma.StringCast(real))), must(netmon.TCPAddr(g.vsockAddr(2), 6273)), [2]string{real, "vsock:2:6273"}
+	return must(g.StandIn(ma.StringCast(real))), must(netmon.TCPAddr(g.VsockAddr(2), 6273)), [2]string{real, "vsock:2:6273"}
 }
 
 func TestErrorsOfDialsHaveNoStandIns(t *testing.T) {

@@ -25,6 +25,7 @@ import (
 
 	"narbor/p2p/mdns"
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 // lanConfig has the identity of this node on the LAN and the peers to look for.
@@ -62,7 +63,7 @@ type lan struct {
 	log      *zap.Logger
 	host     host.Host
 	addrs    event.Emitter // tells libp2p that this machine's addresses have changed
-	gate     *gater
+	gate     *transport.Gater
 	arrivals *arrivals // tells [Node.DialBack] of connections that are let in
 	policy   netmon.Policy
 	net      *Net // nil is this machine's
@@ -94,8 +95,8 @@ type lan struct {
 }
 
 // host returns what the libp2p host is made of.
-func (cfg lanConfig) host() hostConfig {
-	c := hostConfig{Identity: cfg.Identity, Port: cfg.Port, UserAgent: cfg.UserAgent, Log: cfg.Log, Libp2pLog: cfg.Libp2pLog,
+func (cfg lanConfig) host() transport.Config {
+	c := transport.Config{Identity: cfg.Identity, Port: cfg.Port, UserAgent: cfg.UserAgent, Log: cfg.Log, Libp2pLog: cfg.Libp2pLog,
 		Conns: maxConns, Streams: maxStreams, PeerStreams: maxPeerStreams}
 	if cfg.Net != nil {
 		c.Transport = cfg.Net.Transport
@@ -122,9 +123,9 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, err
 	}
 	arrived := new(arrivals)
-	gate := newGater(cfg.Denies, arrived.note)
-	cfg.Log = gate.plainLog(cfg.Log)
-	h, err := newHost(cfg.host(), gate)
+	gate := transport.NewGater(cfg.Denies, arrived.note)
+	cfg.Log = gate.PlainLog(cfg.Log)
+	h, err := transport.NewHost(cfg.host(), gate)
 	if err != nil {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
@@ -261,7 +262,7 @@ func (l *lan) follow(ctx context.Context) error {
 
 // newMDNS returns a service that announces this machine and reports others to the keeper.
 func (l *lan) newMDNS() *mdns.Service {
-	return mdns.New(mdns.Config{Self: l.host.ID(), Port: listenPort(l.host), IsNeighbour: l.gate.isNeighbour,
+	return mdns.New(mdns.Config{Self: l.host.ID(), Port: transport.ListenPort(l.host), IsNeighbour: l.gate.IsNeighbour,
 		Strangers: func() bool { return l.keeper.circle.strangers.Load() > 0 }, Traffic: &l.traffic, Log: l.log,
 		Found: func(a mdns.Announcement) {
 			l.keeper.announce(announcement{id: a.ID, addrs: a.Addrs, expiry: a.Expiry, via: viaMDNS}, time.Now())
@@ -276,7 +277,7 @@ func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) 
 	l.mu.Unlock()
 	netmon.Hint(l.reconsider) // one may have become metered
 	now := netmon.Used(links)
-	l.gate.setLinks(now)
+	l.gate.SetLinks(now)
 	fresh = slices.DeleteFunc(slices.Clone(now), func(k netmon.Link) bool {
 		return slices.ContainsFunc(before, func(o netmon.Link) bool { return k.Name == o.Name && k.Interface.Index == o.Interface.Index })
 	})
@@ -315,13 +316,13 @@ func (l *lan) closeOrphans() {
 // isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and links.
 func (l *lan) isOrphan(c network.Conn, own map[netip.Addr]bool, near []netmon.Link) bool {
 	a, ok := netmon.IPOf(c.LocalMultiaddr())
-	return ok && !own[a.WithZone("")] && !l.gate.isVsock(a) || l.isOffLink(c, near)
+	return ok && !own[a.WithZone("")] && !l.gate.IsVsock(a) || l.isOffLink(c, near)
 }
 
 // isOffLink reports whether the other end of a connection is on none of these links, and of no peer that was named.
 func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
 	a, ok := netmon.IPOf(c.RemoteMultiaddr())
-	if !ok || l.gate.mayAccept(a) || netmon.OnLink(links, a) {
+	if !ok || l.gate.MayAccept(a) || netmon.OnLink(links, a) {
 		return false
 	}
 	l.mu.Lock()
@@ -332,7 +333,7 @@ func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
 // gained is called by libp2p for each new connection. If the peer has moved to another address of the same network,
 // its old connections are dead, but TCP would not know for a while.
 func (l *lan) gained(c network.Conn) {
-	if err := l.gate.watch(c); err != nil {
+	if err := l.gate.Watch(c); err != nil {
 		l.log.Debug("connection not watched by the kernel", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 	now, ok := netmon.IPOf(c.RemoteMultiaddr())
@@ -341,7 +342,7 @@ func (l *lan) gained(c network.Conn) {
 	}
 	for _, old := range l.host.Network().ConnsToPeer(c.RemotePeer()) {
 		was, ok := netmon.IPOf(old.RemoteMultiaddr())
-		if ok && l.gate.moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
+		if ok && l.gate.Moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
 			l.discard(old)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 func newTestIdentity(t testing.TB) crypto.PrivKey {
@@ -79,7 +80,7 @@ func waitConnected(t testing.TB, a *lan, b peer.ID, limit time.Duration) {
 	}
 }
 
-func loopback(l *lan) string { return fmt.Sprintf("127.0.0.1:%d", listenPort(l.host)) }
+func loopback(l *lan) string { return fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(l.host)) }
 
 func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
@@ -112,7 +113,7 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 // TestInboundPeerIsShownWithThePortItListensAt has b connect to a. At a, the connection has a temporary port of b's.
 func TestInboundPeerIsShownWithThePortItListensAt(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", listenPort(a.host))}})
+	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(a.host))}})
 	id := b.host.ID()
 	waitConnected(t, a, id, 20*time.Second)
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
@@ -125,7 +126,7 @@ func TestInboundPeerIsShownWithThePortItListensAt(t *testing.T) {
 	if got := a.addrOf(id); got != "/ip4/127.0.0.1/tcp/7002" {
 		t.Errorf("the address is %s, want the one that b has given with the IP address that it comes from", got)
 	}
-	if got, want := b.addrOf(a.host.ID()), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(a.host)); got != want {
+	if got, want := b.addrOf(a.host.ID()), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(a.host)); got != want {
 		t.Errorf("the address that b has dialled is shown as %s, want %s", got, want)
 	}
 }

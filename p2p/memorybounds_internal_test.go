@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/p2p/transport"
 )
 
 func TestMemoryOfMachinesIsBounded(t *testing.T) {
-	r := newQuotas(newGater(nil, nil).origin)
+	r := newQuotas(transport.NewGater(nil, nil).Origin)
 	for i := range 2 * maxMissAddrs {
 		r.of(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
 	}

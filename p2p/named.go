@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 const (
@@ -84,8 +85,8 @@ func parseNamedPeer(text string) (*namedPeer, error) {
 	if strings.HasPrefix(text, "/") {
 		return n, n.parseMultiaddr(text)
 	}
-	if rest, ok := strings.CutPrefix(text, vsockPrefix); ok {
-		cid, port, err := parseVsock(rest)
+	if rest, ok := strings.CutPrefix(text, transport.VsockPrefix); ok {
+		cid, port, err := transport.ParseVsock(rest)
 		n.cid, n.port = cid, cmp.Or(port, n.port)
 		return n, err
 	}
@@ -257,9 +258,9 @@ func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.
 		return err
 	}
 	if n.cid != 0 {
-		addrs = []netip.Addr{l.gate.vsockAddr(n.cid)}
+		addrs = []netip.Addr{l.gate.VsockAddr(n.cid)}
 	}
-	l.gate.setNamed(n.text, addrs)
+	l.gate.SetNamed(n.text, addrs)
 	if n.id != "" {
 		return l.connectAs(ctx, n, n.id, addrs...)
 	}

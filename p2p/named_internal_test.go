@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/p2p/transport"
 )
 
 func TestParseNamedPeer(t *testing.T) {
@@ -87,7 +89,7 @@ func FuzzParseNamedPeer(f *testing.F) {
 
 func TestNamedPeerByNameAndByID(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
-	port, id := listenPort(a.host), a.host.ID()
+	port, id := transport.ListenPort(a.host), a.host.ID()
 	name := "localhost"
 	if _, err := net.LookupHost(name); err != nil {
 		name = "127.0.0.1" // without /etc/hosts
@@ -115,7 +117,7 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 
 func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 	a, stop := startTestLAN(t, lanConfig{})
-	port, id := listenPort(a.host), a.host.ID()
+	port, id := transport.ListenPort(a.host), a.host.ID()
 	stop()
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
@@ -132,7 +134,7 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 
 func TestNamingOneselfIsHarmless(t *testing.T) {
 	a, stop := startTestLAN(t, lanConfig{})
-	port := listenPort(a.host)
+	port := transport.ListenPort(a.host)
 	stop()
 	b, _ := startTestLAN(t, lanConfig{Port: port, Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {

@@ -161,7 +161,7 @@ func New(cfg Config) (*Node, error) {
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
 	}
-	n.server = &server{sharer: sharing, serving: newServing(cfg.UploadRate), quotas: newQuotas(l.gate.origin), repeats: newRepeats(),
+	n.server = &server{sharer: sharing, serving: newServing(cfg.UploadRate), quotas: newQuotas(l.gate.Origin), repeats: newRepeats(),
 		ledger: book, log: cfg.Log, links: l.gate, admits: circle.has, meet: n.meet, sent: cfg.Observer.Sent,
 		onUpstream: n.answerUpstream, onFetch: n.answerFetch}
 	n.sign = signOf(cfg.Upstreams)
@@ -368,7 +368,7 @@ func (n *Node) Settled() <-chan struct{} { return n.settled }
 // addrOf returns the address of a connected peer, with the port that it listens at if that is known, or "".
 func (l *lan) addrOf(id peer.ID) string {
 	for _, c := range l.host.Network().ConnsToPeer(id) {
-		return l.gate.text(l.listensAt(c))
+		return l.gate.Text(l.listensAt(c))
 	}
 	return ""
 }
@@ -378,7 +378,7 @@ func (l *lan) addrOf(id peer.ID) string {
 func (l *lan) listensAt(c network.Conn) ma.Multiaddr {
 	from := c.RemoteMultiaddr()
 	remote, ok := netmon.IPOf(from)
-	if c.Stat().Direction != network.DirInbound || !ok || l.gate.isVsock(remote) {
+	if c.Stat().Direction != network.DirInbound || !ok || l.gate.IsVsock(remote) {
 		return from
 	}
 	bare := from[:max(0, slices.IndexFunc(from, func(part ma.Component) bool { return part.Code() == ma.P_TCP }))]

@@ -167,7 +167,7 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 			continue
 		}
 		for _, a := range n.lan.seenAt(nb.id) {
-			if n.lan.gate.shareLink(asker, a.Addr()) {
+			if n.lan.gate.ShareLink(asker, a.Addr()) {
 				if m, err := netmon.PeerAddr(a, nb.id); err == nil {
 					out = append(out, m)
 					break
@@ -185,7 +185,7 @@ func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, c := range l.host.Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
-		if !ok || !l.gate.isNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
+		if !ok || !l.gate.IsNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
 			continue
 		}
 		candidates := []ma.Multiaddr{c.RemoteMultiaddr()}
@@ -212,7 +212,7 @@ func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcemen
 		return announcement{}, false
 	}
 	ip, ok := netmon.IPOf(addr)
-	if !ok || !l.gate.isNeighbour(ip) {
+	if !ok || !l.gate.IsNeighbour(ip) {
 		return announcement{}, false
 	}
 	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true

@@ -14,6 +14,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -51,7 +52,7 @@ func TestWhatIsToldIsBounded(t *testing.T) {
 
 func TestHearsayIsFiltered(t *testing.T) {
 	l := newIdleKeeper(t).lan
-	l.gate.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	l.gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	id := "/p2p/" + newTestPeer(t).String()
 	for text, want := range map[string]bool{
 		"/ip4/10.1.0.6/tcp/6273" + id:                        true,
@@ -131,7 +132,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 func TestOutsidersAreToldOfNoPeers(t *testing.T) {
 	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
 	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", listenPort(n.lan.host)))
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.host)))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 	"narbor/store"
 )
 
@@ -177,7 +178,7 @@ func (l *lan) beginNamed(ctx context.Context, n *namedPeer) func() {
 
 // forgetNamed closes the connections to the peers found under a name that was removed.
 func (l *lan) forgetNamed(n *namedPeer) {
-	l.gate.setNamed(n.text, nil)
+	l.gate.SetNamed(n.text, nil)
 	var conns []network.Conn
 	l.mu.Lock()
 	for id, by := range l.viaName {
@@ -237,7 +238,7 @@ func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 			named = append(named, n)
 		}
 	}
-	if cfg.Vsock && hasVsock() {
+	if cfg.Vsock && transport.HasVsock() {
 		named = append(named, hostPeer())
 	}
 	return named, kept, nil

@@ -8,5 +8,5 @@ func CloseHost(n *Node) { n.lan.Host().Close() }
 // Refuses reports whether a node refuses peers with that ID.
 func Refuses(n *Node, id string) bool {
 	p, err := peer.Decode(id)
-	return err == nil && n.lan.gate.denies(p)
+	return err == nil && !n.lan.gate.InterceptPeerDial(p)
 }

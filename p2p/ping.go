@@ -58,7 +58,7 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 	}
 	p := Ping{ID: nb.id.String(), Via: n.lan.Via(nb.id), Millis: []float64{}}
 	for _, c := range n.lan.Host().Network().ConnsToPeer(nb.id) {
-		p.Addr, p.Local, p.Security = n.lan.gate.text(c.RemoteMultiaddr()), n.lan.gate.text(c.LocalMultiaddr()),
+		p.Addr, p.Local, p.Security = n.lan.gate.Text(c.RemoteMultiaddr()), n.lan.gate.Text(c.LocalMultiaddr()),
 			string(c.ConnState().Security)
 		break
 	}

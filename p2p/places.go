@@ -172,7 +172,7 @@ func (p *places) toProbe(g netmon.Gateway) bool {
 		return false
 	}
 	private := g.Addr.IsPrivate() || g.Addr.IsLinkLocalUnicast()
-	return private && p.lan.gate.isNeighbour(g.Addr) && !p.lan.isConnectedTo(g.Addr)
+	return private && p.lan.gate.IsNeighbour(g.Addr) && !p.lan.isConnectedTo(g.Addr)
 }
 
 // probe dials a gateway at narbor's port, and no other.

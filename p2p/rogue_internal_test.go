@@ -22,6 +22,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
+	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -88,9 +89,9 @@ type rogue struct {
 // start makes the rogue listen and answer.
 func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
-	gate := newGater(nil, nil)
-	gate.setNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
-	h, err := newHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}.host(), gate)
+	gate := transport.NewGater(nil, nil)
+	gate.SetNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
+	h, err := transport.NewHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}.host(), gate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +162,7 @@ func writeAs(s io.Writer, as wire.Status, b []byte) error {
 	return err
 }
 
-func (g *rogue) addr() string { return fmt.Sprintf("127.0.0.1:%d", listenPort(g.Host)) }
+func (g *rogue) addr() string { return fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(g.Host)) }
 
 // dial makes the rogue connect to a node and open a stream to it.
 func (g *rogue) dial(t testing.TB, n *Node) network.Stream {
@@ -181,7 +182,7 @@ func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
 
 func (g *rogue) connect(t testing.TB, n *Node, ip string) {
 	t.Helper()
-	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, listenPort(n.lan.host)))
+	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, transport.ListenPort(n.lan.host)))
 	if err != nil {
 		t.Fatal(err)
 	}

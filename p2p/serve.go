@@ -133,7 +133,7 @@ func (srv *server) answerBlock(ctx context.Context, c client, bw *bufio.Writer, 
 		return bw.WriteByte(byte(wire.StatusGone))
 	}
 	defer wire.BlockBuffers.Put(b.Buf)
-	srv.links.admit(ctx, c.conn, b.Size)
+	srv.links.Admit(ctx, c.conn, b.Size)
 	return wire.WriteBlock(bw, b)
 }
 
@@ -154,7 +154,7 @@ func (srv *server) prepare(ctx context.Context, c client, r wire.Request) (wire.
 		wire.BlockBuffers.Put(buf)
 		return wire.Packed{}, err
 	}
-	b := pickCodec(buf, size, wire.CodecFor(srv.links.pace(c.conn)))
+	b := pickCodec(buf, size, wire.CodecFor(srv.links.Pace(c.conn)))
 	if unverified {
 		c.tally.blocksRelayed.Add(1)
 		b.As |= wire.Relayed

@@ -36,10 +36,10 @@ type server struct {
 
 // linkQueues bounds how much is queued for a link.
 type linkQueues interface {
-	// admit waits until so many bytes may be queued for a connection, or ctx ends.
-	admit(ctx context.Context, c network.ConnMultiaddrs, size int)
-	// pace returns the bytes a second at which a connection has delivered; 0 is unknown.
-	pace(c network.ConnMultiaddrs) int64
+	// Admit waits until so many bytes may be queued for a connection, or ctx ends.
+	Admit(ctx context.Context, c network.ConnMultiaddrs, size int)
+	// Pace returns the bytes a second at which a connection has delivered; 0 is unknown.
+	Pace(c network.ConnMultiaddrs) int64
 }
 
 // A client is a peer that asks, on a connection.

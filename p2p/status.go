@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 	"narbor/store"
 )
 
@@ -85,7 +86,7 @@ func (n *Node) Status() Status {
 	h := n.lan.Host()
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Denied{},
 		Blocked: []string{},
-		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && hasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
+		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
 		OtherGroup: n.outsiders(),
 		Upstreams:  []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), ForOthers: n.behalf.total(),
 		BudgetLeft: n.behalf.left(time.Now()), Alone: n.alone(),
@@ -107,7 +108,7 @@ func (n *Node) Status() Status {
 	default:
 	}
 	for _, a := range h.Network().ListenAddresses() {
-		s.Addrs = append(s.Addrs, n.lan.gate.text(a))
+		s.Addrs = append(s.Addrs, n.lan.gate.Text(a))
 	}
 	for _, nb := range n.neighbours() {
 		t := nb.tally

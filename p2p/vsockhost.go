@@ -4,21 +4,23 @@ import (
 	"slices"
 
 	"go.uber.org/zap"
+
+	"narbor/p2p/transport"
 )
 
 // hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
 func hostPeer() *namedPeer {
-	return &namedPeer{text: "host by vsock", from: fromVsock, cid: vsockHost, port: defaultPort,
+	return &namedPeer{text: "host by vsock", from: fromVsock, cid: transport.VsockHost, port: defaultPort,
 		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 }
 
 // lookForVsock begins to look for a host, and listens for guests, once there is vsock. It is called by follow alone.
 func (l *lan) lookForVsock() {
-	if !l.vsock || !hasVsock() {
+	if !l.vsock || !transport.HasVsock() {
 		return
 	}
 	l.added.keepHost(l)
-	err := listenVsock(l.host, l.gate)
+	err := transport.ListenVsock(l.host, l.gate)
 	if err != nil && !l.vsockFailed {
 		l.log.Info("guests cannot reach this machine by vsock", zap.Error(err))
 	}

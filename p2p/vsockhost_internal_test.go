@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 func TestParseVsockPeer(t *testing.T) {
@@ -57,8 +58,8 @@ func must[T any](v T, err error) T {
 
 // Changes of networks are nothing to connections by vsock.
 func TestVsockOutlivesNetworks(t *testing.T) {
-	l := &lan{gate: newGater(nil, nil)}
-	guest := ends{local: l.gate.vsockAddr(5), remote: l.gate.vsockAddr(3)}
+	l := &lan{gate: transport.NewGater(nil, nil)}
+	guest := ends{local: l.gate.VsockAddr(5), remote: l.gate.VsockAddr(3)}
 	if l.isOrphan(guest, nil, nil) {
 		t.Error("a guest is let go when there is no network")
 	}
@@ -93,7 +94,7 @@ func TestHostIsLookedForWithPatience(t *testing.T) {
 
 // The user may name the host, too, and that is kept apart from the one that is looked for anyway.
 func TestHostMayBeNamed(t *testing.T) {
-	l := &lan{gate: newGater(nil, nil), added: &added{}, renamed: make(chan struct{}, 1)}
+	l := &lan{gate: transport.NewGater(nil, nil), added: &added{}, renamed: make(chan struct{}, 1)}
 	l.added.keepHost(l)
 	l.added.keepHost(l)
 	if n := len(l.namedNow()); n != 1 {

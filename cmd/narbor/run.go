@@ -24,6 +24,7 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
+	"narbor/p2p/transport"
 	"narbor/store/nixconf"
 	"narbor/store/spool"
 	"narbor/store/upstream"
@@ -185,7 +186,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 
 // connect makes the parts that face neighbours and Nix.
 func (s *service) connect(c *cli.Context) (err error) {
-	if s.identity, err = p2p.LoadIdentity(s.state.file(identityName)); err != nil {
+	if s.identity, err = transport.LoadIdentity(s.state.file(identityName)); err != nil {
 		return err
 	}
 	secret, err := groupSecret(c)

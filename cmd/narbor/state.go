@@ -12,7 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"go.uber.org/zap"
 
-	"narbor/p2p"
+	"narbor/p2p/transport"
 	"narbor/store/spool"
 )
 
@@ -121,7 +121,7 @@ func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *spool.S
 		}
 		err := makeStateDir(s.dir)
 		if err == nil {
-			err = errors.Join(p2p.KeepIdentity(s.file(identityName), identity), spool.Renew())
+			err = errors.Join(transport.KeepIdentity(s.file(identityName), identity), spool.Renew())
 		}
 		if !told {
 			log.Warn("the state directory was emptied while narbor runs; it is made anew, without the parts that are not in memory",

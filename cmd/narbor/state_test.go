@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"narbor/p2p"
+	"narbor/p2p/transport"
 	"narbor/store/spool"
 )
 
@@ -29,7 +29,7 @@ func TestStateThatCannotBeWrittenIsReplaced(t *testing.T) {
 	if said.Len() != 1 {
 		t.Errorf("%d warnings, want 1", said.Len())
 	}
-	if _, err := p2p.LoadIdentity(s.file(identityName)); err != nil {
+	if _, err := transport.LoadIdentity(s.file(identityName)); err != nil {
 		t.Error(err)
 	}
 	if err := s.close(); err != nil {
@@ -46,7 +46,7 @@ func TestStateIsMadeAnew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	identity, err := p2p.LoadIdentity(s.file(identityName))
+	identity, err := transport.LoadIdentity(s.file(identityName))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestStateIsMadeAnew(t *testing.T) {
 	if err := <-done; err != nil || said.Len() != 1 {
 		t.Errorf("%d warnings and %v, want 1 warning", said.Len(), err)
 	}
-	if again, err := p2p.LoadIdentity(s.file(identityName)); err != nil || !again.Equals(identity) {
+	if again, err := transport.LoadIdentity(s.file(identityName)); err != nil || !again.Equals(identity) {
 		t.Errorf("the identity is another one: %v", err)
 	}
 	if _, err := os.Stat(s.file("spool")); err != nil {

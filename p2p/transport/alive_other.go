@@ -1,6 +1,6 @@
 //go:build !linux
 
-package p2p
+package transport
 
 // muxerAlive is how often both ends of a connection make sure of each other by yamux.
 const muxerAlive = keepAlive

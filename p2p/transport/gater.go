@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"context"
@@ -14,9 +14,9 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// A gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
+// A Gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
-type gater struct {
+type Gater struct {
 	denies   func(peer.ID) bool
 	accepted func(netip.Addr)
 	paces    *paces  // notes the connections that are let in
@@ -28,16 +28,16 @@ type gater struct {
 	named map[string][]netip.Addr
 }
 
-// newGater returns a gater without links. There are no connections with the peers that are denied; nil denies none.
+// NewGater returns a gater without links. There are no connections with the peers that are denied; nil denies none.
 // accepted is called with the address of each connection that is let in; it may be nil.
-func newGater(denies func(peer.ID) bool, accepted func(netip.Addr)) *gater {
+func NewGater(denies func(peer.ID) bool, accepted func(netip.Addr)) *Gater {
 	if accepted == nil {
 		accepted = func(netip.Addr) {}
 	}
 	if denies == nil {
 		denies = func(peer.ID) bool { return false }
 	}
-	g := &gater{denies: denies, accepted: accepted, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1},
+	g := &Gater{denies: denies, accepted: accepted, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1},
 		named: make(map[string][]netip.Addr)}
 	rand.Read(g.tag[1:])
 	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
@@ -47,14 +47,14 @@ func newGater(denies func(peer.ID) bool, accepted func(netip.Addr)) *gater {
 }
 
 // setLinks replaces the links.
-func (g *gater) setLinks(links []netmon.Link) {
+func (g *Gater) SetLinks(links []netmon.Link) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.links = links
 }
 
 // setNamed replaces the addresses that belong to one name given by the user.
-func (g *gater) setNamed(name string, addrs []netip.Addr) {
+func (g *Gater) SetNamed(name string, addrs []netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(addrs) == 0 {
@@ -65,33 +65,33 @@ func (g *gater) setNamed(name string, addrs []netip.Addr) {
 }
 
 // isNeighbour reports whether a is the address of another machine on one of our links.
-func (g *gater) isNeighbour(a netip.Addr) bool {
+func (g *Gater) IsNeighbour(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.onLink(a) && !g.own(a) && !isMetadata(a)
 }
 
 // mayDial reports whether a is a neighbour's address, or one that the user named.
-func (g *gater) mayDial(a netip.Addr) bool {
+func (g *Gater) mayDial(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.isNamed(a) || g.onLink(a) && !g.own(a) && !isMetadata(a)
 }
 
 // mayAccept is like mayDial, but this machine may always connect to itself, and its guests may by vsock.
-func (g *gater) mayAccept(a netip.Addr) bool {
+func (g *Gater) MayAccept(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return a.IsLoopback() || g.isVsock(a) || g.isNamed(a) || g.onLink(a)
+	return a.IsLoopback() || g.IsVsock(a) || g.isNamed(a) || g.onLink(a)
 }
 
 // OnLink reports whether a is in the network of one of the links. A stand-in for a vsock address is on none, whatever
 // networks are announced.
-func (g *gater) onLink(a netip.Addr) bool { return !g.isVsock(a) && netmon.OnLink(g.links, a) }
+func (g *Gater) onLink(a netip.Addr) bool { return !g.IsVsock(a) && netmon.OnLink(g.links, a) }
 
 // moved reports whether a machine that was at one address and is at another has changed it, rather than having both:
 // they differ, and are in one network of ours.
-func (g *gater) moved(was, now netip.Addr) bool {
+func (g *Gater) Moved(was, now netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
@@ -104,7 +104,7 @@ func (g *gater) moved(was, now netip.Addr) bool {
 	return false
 }
 
-func (g *gater) own(a netip.Addr) bool {
+func (g *Gater) own(a netip.Addr) bool {
 	for _, l := range g.links {
 		for _, p := range l.Addrs {
 			if p.Addr() == a.WithZone("") {
@@ -115,7 +115,7 @@ func (g *gater) own(a netip.Addr) bool {
 	return false
 }
 
-func (g *gater) isNamed(a netip.Addr) bool {
+func (g *Gater) isNamed(a netip.Addr) bool {
 	for _, addrs := range g.named {
 		for _, n := range addrs {
 			if n == a {
@@ -132,7 +132,7 @@ func isMetadata(a netip.Addr) bool {
 }
 
 // announceable returns what a peer is told of where a neighbour can reach us, if we listen at that port.
-func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
+func (g *Gater) announceable(port uint16) (out []ma.Multiaddr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
@@ -149,10 +149,10 @@ func (g *gater) announceable(port uint16) (out []ma.Multiaddr) {
 }
 
 // InterceptPeerDial refuses to dial a denied peer.
-func (g *gater) InterceptPeerDial(p peer.ID) bool { return !g.denies(p) }
+func (g *Gater) InterceptPeerDial(p peer.ID) bool { return !g.denies(p) }
 
 // InterceptAddrDial refuses to dial an address that mayDial rejects.
-func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
+func (g *Gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 	a, ok := netmon.IPOf(m)
 	if !ok {
 		return false
@@ -162,12 +162,12 @@ func (g *gater) InterceptAddrDial(_ peer.ID, m ma.Multiaddr) bool {
 }
 
 // InterceptAccept refuses connections from addresses that mayAccept rejects.
-func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
+func (g *Gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 	a, ok := netmon.IPOf(c.RemoteMultiaddr())
-	if !ok || !g.mayAccept(a) {
+	if !ok || !g.MayAccept(a) {
 		return false
 	}
-	if here, _ := netmon.IPOf(c.LocalMultiaddr()); g.isVsock(a) != g.isVsock(here) {
+	if here, _ := netmon.IPOf(c.LocalMultiaddr()); g.IsVsock(a) != g.IsVsock(here) {
 		return false // a guest's stand-in, forged: this came by TCP
 	}
 	g.paces.add(c)
@@ -176,17 +176,17 @@ func (g *gater) InterceptAccept(c network.ConnMultiaddrs) bool {
 }
 
 // InterceptSecured refuses a denied peer, once its ID is proved.
-func (g *gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
+func (g *Gater) InterceptSecured(_ network.Direction, p peer.ID, _ network.ConnMultiaddrs) bool {
 	return !g.denies(p)
 }
 
 // InterceptUpgraded refuses a denied peer, once the connection is complete.
-func (g *gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
+func (g *Gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReason) {
 	return !g.denies(c.RemotePeer()), 0
 }
 
 // interfaceOf returns the interface that has an address of ours, or "".
-func (g *gater) interfaceOf(a netip.Addr) string {
+func (g *Gater) InterfaceOf(a netip.Addr) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, l := range g.links {
@@ -200,7 +200,7 @@ func (g *gater) interfaceOf(a netip.Addr) string {
 }
 
 // shareLink reports whether two machines are on the same one of our links.
-func (g *gater) shareLink(a, b netip.Addr) bool {
+func (g *Gater) ShareLink(a, b netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	on := func(l netmon.Link, a netip.Addr) bool {
@@ -221,12 +221,12 @@ func (g *gater) shareLink(a, b netip.Addr) bool {
 
 // watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
 // makes a connection, so this is for afterwards.
-func (g *gater) watch(c network.ConnMultiaddrs) error { return g.paces.watch(c) }
+func (g *Gater) Watch(c network.ConnMultiaddrs) error { return g.paces.watch(c) }
 
-// pace returns the rate of a connection as the kernel measures it, in bytes per second; 0 is unknown.
-func (g *gater) pace(c network.ConnMultiaddrs) int64 { return g.paces.of(c) }
+// Pace returns the rate of a connection as the kernel measures it, in bytes per second; 0 is unknown.
+func (g *Gater) Pace(c network.ConnMultiaddrs) int64 { return g.paces.of(c) }
 
-// admit waits until size more bytes may be written to a connection. The wait is short: at worst the queue grows.
-func (g *gater) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
+// Admit waits until size more bytes may be written to a connection. The wait is short: at worst the queue grows.
+func (g *Gater) Admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
 	g.paces.admit(ctx, c, size)
 }

@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"crypto/ed25519"

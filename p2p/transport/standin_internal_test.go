@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"errors"
@@ -15,10 +15,10 @@ import (
 )
 
 func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
-	g := newGater(nil, nil)
+	g := NewGater(nil, nil)
 	linkLocal, vsock, shown := shownStandIns(t, g)
 	for i, m := range []ma.Multiaddr{linkLocal, vsock} {
-		if got := g.text(m); got != shown[i] {
+		if got := g.Text(m); got != shown[i] {
 			t.Errorf("text(%s) = %q, want %q", m, got, shown[i])
 		}
 		text := "dial " + m.String() + ": refused\n  * [" + m.String() + "] dial " + m.String() + "/p2p/x"
@@ -32,8 +32,8 @@ func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
 	for text, want := range map[string]string{
 		"dial tcp [" + a.String() + "]:6273: refused":  "dial tcp [fe80::1:2:3:4%" + zone + "]:6273: refused",
 		"[" + a.String() + "]":                         "[fe80::1:2:3:4%" + zone + "]",
-		"dial tcp [" + g.vsockAddr(3).String() + "]:1": "dial tcp vsock:3:1",
-		"/ip6/" + g.vsockAddr(vsockAny).String():       "vsock:*",
+		"dial tcp [" + g.VsockAddr(3).String() + "]:1": "dial tcp vsock:3:1",
+		"/ip6/" + g.VsockAddr(vsockAny).String():       "vsock:*",
 		"[105::1]:80 /ip6/105:1::2/tcp/3 and 1a2:b":    "[105::1]:80 /ip6/105:1::2/tcp/3 and 1a2:b",
 	} {
 		if got := g.plain(text); got != want {
@@ -43,10 +43,10 @@ func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
 }
 
 func TestLogHasNoStandIns(t *testing.T) {
-	g := newGater(nil, nil)
+	g := NewGater(nil, nil)
 	core, logs := observer.New(zapcore.InfoLevel)
 	linkLocal, vsock, _ := shownStandIns(t, g)
-	log := g.plainLog(zap.New(core)).With(zap.String("addr", linkLocal.String()))
+	log := g.PlainLog(zap.New(core)).With(zap.String("addr", linkLocal.String()))
 	log.Info("m", zap.Error(errors.New("dial "+vsock.String())), zap.Stringer("to", linkLocal))
 	log.Debug("not kept")
 	if logs.Len() != 1 {
@@ -60,14 +60,14 @@ func TestLogHasNoStandIns(t *testing.T) {
 }
 
 func TestStandInsAreForUsAlone(t *testing.T) {
-	g := newGater(nil, nil)
+	g := NewGater(nil, nil)
 	lo, err := net.InterfaceByIndex(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
+	g.SetLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
 	m := ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")
-	s, err := g.standIn(m)
+	s, err := g.StandIn(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,12 +78,12 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if !g.InterceptAddrDial("", s) {
 		t.Errorf("%s for %s may not be dialled", s, m)
 	}
-	g.setLinks([]netmon.Link{testLink("other0", "fe80::5/64")})
+	g.SetLinks([]netmon.Link{testLink("other0", "fe80::5/64")})
 	if g.InterceptAddrDial("", s) {
 		t.Errorf("%s is dialled on a link that is not used", s)
 	}
-	other := newGater(nil, nil)
-	other.setLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
+	other := NewGater(nil, nil)
+	other.SetLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
 	if other.InterceptAddrDial("", s) {
 		t.Errorf("%s of another machine is dialled", s)
 	}
@@ -91,7 +91,7 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 		"/ip6/fe80::1/tcp/1", "/ip6zone/nowhere9/ip6/fe80::1/tcp/1", "/ip6zone/" + lo.Name + "/ip6/fe80:1::1/tcp/1",
 		"/ip6zone/" + lo.Name + "/ip6/fd00::1/tcp/1", "/ip4/10.0.0.1/tcp/1",
 	} {
-		if s, err := g.standIn(ma.StringCast(bad)); err == nil {
+		if s, err := g.StandIn(ma.StringCast(bad)); err == nil {
 			t.Errorf("standIn(%s) = %s, want an error", bad, s)
 		}
 	}

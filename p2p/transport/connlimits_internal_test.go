@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"fmt"
@@ -46,7 +46,7 @@ func TestConnectionsOfOneAddressComeSlowly(t *testing.T) {
 func TestIdleConnectionsAreClosedDownToALimit(t *testing.T) {
 	cfg := testHostConfig
 	cfg.Identity = newTestIdentity(t)
-	h, err := newHost(cfg, newGater(nil, nil))
+	h, err := NewHost(cfg, NewGater(nil, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestIdleConnectionsAreClosedDownToALimit(t *testing.T) {
 }
 
 func TestWindowsOfStreamsAreBounded(t *testing.T) {
-	m := newMuxer(newGater(nil, nil), true)
+	m := newMuxer(NewGater(nil, nil), true)
 	for name, mux := range map[string]network.Multiplexer{"TCP": m.Multiplexer, "vsock": m.vsock} {
 		y, ok := mux.(*yamux.Transport)
 		if !ok {
@@ -117,4 +117,4 @@ func TestWholeLANMayConnect(t *testing.T) {
 }
 
 // testHostConfig has limits as a node sets them.
-var testHostConfig = hostConfig{Conns: 512, Streams: 4096, PeerStreams: 64, Log: zap.NewNop()}
+var testHostConfig = Config{Conns: 512, Streams: 4096, PeerStreams: 64, Log: zap.NewNop()}

@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"context"
@@ -28,25 +28,25 @@ import (
 // context ID. All that is counted by address is so counted by machine, too.
 
 const (
-	// vsockHost is the context ID of the machine that this one is a guest of.
-	vsockHost = vsock.Host
+	// VsockHost is the context ID of the machine that this one is a guest of.
+	VsockHost = vsock.Host
 	// vsockAny is VMADDR_CID_ANY: whatever number this machine has.
 	vsockAny = 1<<32 - 1
 	// vsockDevice is there once the kernel has vsock, which it loads when there is a hypervisor, or a guest.
 	vsockDevice = "/sys/class/misc/vsock"
-	// vsockPrefix begins the text of a vsock address, vsock:CID:PORT, as systemd writes it.
-	vsockPrefix = "vsock:"
+	// VsockPrefix begins the text of a vsock address, vsock:CID:PORT, as systemd writes it.
+	VsockPrefix = "vsock:"
 )
 
-// hasVsock reports whether the kernel has vsock. It is not asked for a socket: that would have it loaded.
-func hasVsock() bool {
+// HasVsock reports whether the kernel has vsock. It is not asked for a socket: that would have it loaded.
+func HasVsock() bool {
 	_, err := os.Stat(vsockDevice)
 	return err == nil
 }
 
-// listenVsock has a host accept connections of guests, at the number of its TCP port.
-func listenVsock(h host.Host, gate *gater) error {
-	addr, err := netmon.TCPAddr(gate.vsockAddr(vsockAny), listenPort(h))
+// ListenVsock has a host accept connections of guests, at the number of its TCP port.
+func ListenVsock(h host.Host, gate *Gater) error {
+	addr, err := netmon.TCPAddr(gate.VsockAddr(vsockAny), ListenPort(h))
 	if err != nil {
 		return err
 	}
@@ -54,14 +54,14 @@ func listenVsock(h host.Host, gate *gater) error {
 	if !ok {
 		return fmt.Errorf("listen: %T is not a swarm", h.Network())
 	}
-	return gate.plainError(sw.AddListenAddr(addr))
+	return gate.PlainError(sw.AddListenAddr(addr))
 }
 
-// parseVsock parses CID or CID:PORT; the port is 0 if there is none.
-func parseVsock(text string) (cid uint32, port uint16, err error) {
+// ParseVsock parses CID or CID:PORT; the port is 0 if there is none.
+func ParseVsock(text string) (cid uint32, port uint16, err error) {
 	id, portText, ok := strings.Cut(text, ":")
 	n, err := strconv.ParseUint(id, 10, 32)
-	if err != nil || n < vsockHost || n == vsockAny {
+	if err != nil || n < VsockHost || n == vsockAny {
 		return 0, 0, fmt.Errorf("%q is not the context ID of a machine: 2 is the host, guests have greater ones", id)
 	}
 	if !ok {
@@ -75,7 +75,7 @@ func parseVsock(text string) (cid uint32, port uint16, err error) {
 }
 
 // vsockAddr returns what stands for the machine with a context ID.
-func (g *gater) vsockAddr(cid uint32) netip.Addr {
+func (g *Gater) VsockAddr(cid uint32) netip.Addr {
 	var b [16]byte
 	copy(b[:], g.cids[:])
 	binary.BigEndian.PutUint32(b[12:], cid)
@@ -83,24 +83,25 @@ func (g *gater) vsockAddr(cid uint32) netip.Addr {
 }
 
 // cidOf is vsockAddr's inverse.
-func (g *gater) cidOf(a netip.Addr) (cid uint32, ok bool) {
+func (g *Gater) cidOf(a netip.Addr) (cid uint32, ok bool) {
 	b := a.As16()
 	cid = binary.BigEndian.Uint32(b[12:])
-	return cid, a == g.vsockAddr(cid)
+	return cid, a == g.VsockAddr(cid)
 }
 
-func (g *gater) isVsock(a netip.Addr) bool {
+// IsVsock reports whether an address is a stand-in for a machine that is reached by vsock.
+func (g *Gater) IsVsock(a netip.Addr) bool {
 	_, ok := g.cidOf(a)
 	return ok
 }
 
 // text prints an address, without stand-ins.
-func (g *gater) text(m ma.Multiaddr) string { return g.plain(m.String()) }
+func (g *Gater) Text(m ma.Multiaddr) string { return g.plain(m.String()) }
 
 // A carrier is libp2p's TCP, which dials whatever [gater.DialContext] does, and which listens for vsock, too.
 type carrier struct {
 	*tcp.TcpTransport
-	gate *gater
+	gate *Gater
 	up   transport.Upgrader
 }
 
@@ -124,7 +125,7 @@ func (c carrier) Listen(m ma.Multiaddr) (transport.Listener, error) {
 }
 
 // dialVsock connects to a machine on the same hypervisor.
-func (g *gater) dialVsock(ctx context.Context, cid uint32, port uint16) (net.Conn, error) {
+func (g *Gater) dialVsock(ctx context.Context, cid uint32, port uint16) (net.Conn, error) {
 	c, err := vsock.DialContext(ctx, cid, uint32(port), nil)
 	if err != nil {
 		return nil, err
@@ -135,7 +136,7 @@ func (g *gater) dialVsock(ctx context.Context, cid uint32, port uint16) (net.Con
 // A vsockListener accepts connections with stand-in addresses.
 type vsockListener struct {
 	*vsock.Listener
-	gate *gater
+	gate *Gater
 }
 
 func (l vsockListener) Addr() net.Addr { return l.gate.netAddr(l.Listener.Addr()) }
@@ -154,7 +155,7 @@ type vsockConn struct {
 	local, remote net.Addr
 }
 
-func (g *gater) vsockConn(c net.Conn) net.Conn {
+func (g *Gater) vsockConn(c net.Conn) net.Conn {
 	return vsockConn{c, g.netAddr(c.LocalAddr()), g.netAddr(c.RemoteAddr())}
 }
 
@@ -162,10 +163,10 @@ func (c vsockConn) LocalAddr() net.Addr  { return c.local }
 func (c vsockConn) RemoteAddr() net.Addr { return c.remote }
 
 // netAddr returns the stand-in for a vsock address. Ports there have 32 bits; only those with a listener matter.
-func (g *gater) netAddr(a net.Addr) net.Addr {
+func (g *Gater) netAddr(a net.Addr) net.Addr {
 	v, ok := a.(*vsock.Addr)
 	if !ok {
 		return a
 	}
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(g.vsockAddr(v.ContextID), uint16(v.Port)))
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(g.VsockAddr(v.ContextID), uint16(v.Port)))
 }

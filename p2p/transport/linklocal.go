@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"bytes"
@@ -26,7 +26,7 @@ import (
 // socket, where [gater.DialContext] puts the real ones in their place.
 
 // standIn returns what stands for a link-local address with a zone.
-func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
+func (g *Gater) StandIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 	a, ok := netmon.IPOf(m)
 	b := a.As16()
 	if !ok || !netmon.IsLinkLocal(a) || !bytes.Equal(b[2:8], make([]byte, 6)) {
@@ -46,7 +46,7 @@ func (g *gater) standIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 }
 
 // real returns what a stand-in for a link-local address stands for, and every other address as it is.
-func (g *gater) real(a netip.Addr) (netip.Addr, error) {
+func (g *Gater) real(a netip.Addr) (netip.Addr, error) {
 	b := a.As16()
 	if !g.isStandIn(a) {
 		return a, nil
@@ -58,21 +58,21 @@ func (g *gater) real(a netip.Addr) (netip.Addr, error) {
 }
 
 // origin implements [origin].
-func (g *gater) origin(a netip.Addr) (real netip.Addr, guest bool) {
+func (g *Gater) Origin(a netip.Addr) (real netip.Addr, guest bool) {
 	if r, err := g.real(a); err == nil {
 		a = r
 	}
-	return a, g.isVsock(a)
+	return a, g.IsVsock(a)
 }
 
 // isStandIn reports whether an address stands for a link-local one.
-func (g *gater) isStandIn(a netip.Addr) bool {
+func (g *Gater) isStandIn(a netip.Addr) bool {
 	b := a.As16()
 	return [4]byte(b[:4]) == g.tag
 }
 
 // realOrIndex returns what a stand-in stands for. The zone is the number of the interface if that is gone.
-func (g *gater) realOrIndex(a netip.Addr) netip.Addr {
+func (g *Gater) realOrIndex(a netip.Addr) netip.Addr {
 	b := a.As16()
 	index := int(binary.BigEndian.Uint32(b[4:]))
 	zone := strconv.Itoa(index)
@@ -84,7 +84,7 @@ func (g *gater) realOrIndex(a netip.Addr) netip.Addr {
 }
 
 // DialContext implements the dialer that libp2p's TCP transport uses.
-func (g *gater) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+func (g *Gater) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
 		return nil, err
@@ -100,9 +100,9 @@ func (g *gater) DialContext(ctx context.Context, network, addr string) (net.Conn
 }
 
 // standIns returns what libp2p is given to dial link-local addresses.
-func (g *gater) standIns(addrs []ma.Multiaddr) (out []ma.Multiaddr, err error) {
+func (g *Gater) StandIns(addrs []ma.Multiaddr) (out []ma.Multiaddr, err error) {
 	for _, m := range addrs {
-		s, e := g.standIn(m)
+		s, e := g.StandIn(m)
 		if e != nil {
 			err = errors.Join(err, e)
 			continue

@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"net/netip"
@@ -18,12 +18,12 @@ func (c conn) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/10.1.0
 func (c conn) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestGaterKeepsToLinksAndNames(t *testing.T) {
-	g := newGater(nil, nil)
-	g.setLinks([]netmon.Link{
+	g := NewGater(nil, nil)
+	g.SetLinks([]netmon.Link{
 		testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
 		testLink("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
 	})
-	g.setNamed("far", []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("127.0.0.2")})
+	g.SetNamed("far", []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("127.0.0.2")})
 	for addr, want := range map[string]struct{ dial, accept bool }{
 		"/ip4/10.1.0.6/tcp/1":              {true, true},
 		"/ip4/10.1.0.5/tcp/1":              {false, true}, // this machine
@@ -62,8 +62,8 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 }
 
 func TestMovedMeansWithinOneNetwork(t *testing.T) {
-	g := newGater(nil, nil)
-	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	g := NewGater(nil, nil)
+	g.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	for _, c := range []struct {
 		was, now string
 		want     bool
@@ -74,7 +74,7 @@ func TestMovedMeansWithinOneNetwork(t *testing.T) {
 		{"10.1.0.6", "10.2.0.6", false},
 		{"10.2.0.6", "10.2.0.7", false},
 	} {
-		if got := g.moved(netip.MustParseAddr(c.was), netip.MustParseAddr(c.now)); got != c.want {
+		if got := g.Moved(netip.MustParseAddr(c.was), netip.MustParseAddr(c.now)); got != c.want {
 			t.Errorf("moved(%s, %s) = %v, want %v", c.was, c.now, got, c.want)
 		}
 	}
@@ -82,7 +82,7 @@ func TestMovedMeansWithinOneNetwork(t *testing.T) {
 
 func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
 	denied, other := newTestPeer(t), newTestPeer(t)
-	g := newGater(func(id peer.ID) bool { return id == denied }, nil)
+	g := NewGater(func(id peer.ID) bool { return id == denied }, nil)
 	for id, want := range map[peer.ID]bool{denied: false, other: true} {
 		if dial, accept := g.InterceptPeerDial(id), g.InterceptSecured(network.DirInbound, id, nil); dial != want || accept != want {
 			t.Errorf("peer %s: dial %v, accept %v, want both %v", id, dial, accept, want)
@@ -91,8 +91,8 @@ func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
 }
 
 func TestTellingKeepsToTheLink(t *testing.T) {
-	g := newGater(nil, nil)
-	g.setLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
+	g := NewGater(nil, nil)
+	g.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
 	for _, c := range []struct {
 		a, b string
 		want bool
@@ -105,7 +105,7 @@ func TestTellingKeepsToTheLink(t *testing.T) {
 		{"127.0.0.1", "10.1.0.7", false},
 		{"8.8.8.8", "8.8.8.8", false},
 	} {
-		if got := g.shareLink(netip.MustParseAddr(c.a), netip.MustParseAddr(c.b)); got != c.want {
+		if got := g.ShareLink(netip.MustParseAddr(c.a), netip.MustParseAddr(c.b)); got != c.want {
 			t.Errorf("shareLink(%s, %s) = %v, want %v", c.a, c.b, got, c.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package p2p
+package transport
 
 import (
 	"fmt"
@@ -19,7 +19,7 @@ var standInForm = regexp.MustCompile(`(/ip6/|\[)(1[0-9a-f]{2}:[0-9a-f:]+)(\]:|/t
 
 // plain returns a text with the real address in the place of each stand-in: vsock:CID:PORT for a vsock address, and a
 // link-local address with its zone.
-func (g *gater) plain(text string) string {
+func (g *Gater) plain(text string) string {
 	return standInForm.ReplaceAllStringFunc(text, func(found string) string {
 		part := standInForm.FindStringSubmatch(found)
 		a, err := netip.ParseAddr(part[2])
@@ -46,13 +46,13 @@ func plainVsock(cid uint32, port string) string {
 		machine = "*"
 	}
 	if port == "" {
-		return vsockPrefix + machine
+		return VsockPrefix + machine
 	}
-	return vsockPrefix + machine + ":" + port
+	return VsockPrefix + machine + ":" + port
 }
 
 // plainError makes the text of an error plain; err may be nil.
-func (g *gater) plainError(err error) error {
+func (g *Gater) PlainError(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -61,20 +61,20 @@ func (g *gater) plainError(err error) error {
 
 type plainError struct {
 	error
-	gate *gater
+	gate *Gater
 }
 
 func (e plainError) Error() string { return e.gate.plain(e.error.Error()) }
 func (e plainError) Unwrap() error { return e.error }
 
 // plainLog makes the texts that are logged plain.
-func (g *gater) plainLog(log *zap.Logger) *zap.Logger {
+func (g *Gater) PlainLog(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core { return plainCore{c, g} }))
 }
 
 type plainCore struct {
 	zapcore.Core
-	gate *gater
+	gate *Gater
 }
 
 func (c plainCore) With(fields []zap.Field) zapcore.Core {
@@ -100,9 +100,9 @@ func (c plainCore) plain(fields []zap.Field) []zap.Field {
 		}
 		switch v := f.Interface.(type) {
 		case error:
-			f.Interface = c.gate.plainError(v)
+			f.Interface = c.gate.PlainError(v)
 		case ma.Multiaddr:
-			f = zap.String(f.Key, c.gate.text(v))
+			f = zap.String(f.Key, c.gate.Text(v))
 		}
 		out[i] = f
 	}

@@ -1,4 +1,16 @@
-package p2p
+// Package transport makes the libp2p host: what it listens on, and which peers and addresses may connect.
+//
+// A host listens on TCP, over IPv4 and IPv6, and for guests by vsock. Connections are secured by TLS 1.3 with the peer's
+// ed25519 key, or by Noise if the other side prefers it, and yamux carries their streams. Limits on connections, streams
+// and memory hold for each peer, for each address and for all peers together.
+//
+// A [Gater] decides which addresses are dialled and accepted: those on the links that it was given, and those of peers
+// that the user named. libp2p dials neither link-local addresses nor vsock, so the gater gives it stand-ins, which
+// [Gater.Text], [Gater.PlainError] and [Gater.PlainLog] replace in all that is shown. The gater also knows the sockets
+// below libp2p's connections: it lets the kernel watch them, and bounds what lies in their queues.
+//
+// [NewHost] starts listening; closing the host ends all connections and goroutines. A Gater may be used concurrently.
+package transport
 
 import (
 	"errors"
@@ -58,9 +70,9 @@ const (
 	// connsGrace is the minimum age of a connection that is closed because there are too many, and the interval of the
 	// check.
 	connsGrace = 30 * time.Second
-	// dialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
+	// DialTimeout is generous for a LAN, where a connection takes milliseconds, but a sleeping disk or a loaded
 	// guest may take a second for the handshake.
-	dialTimeout = 3 * time.Second
+	DialTimeout = 3 * time.Second
 	// dialsPerSecond and dialBurst bound how fast one address may connect to us anew.
 	dialsPerSecond, dialBurst = 2, 64
 )
@@ -68,8 +80,8 @@ const (
 // yamuxMessage is the largest piece that one stream sends at a time: a block.
 const yamuxMessage = 256 << 10
 
-// hostConfig says what a host is made of.
-type hostConfig struct {
+// Config says what a host is made of.
+type Config struct {
 	Identity  crypto.PrivKey // required
 	Port      uint16         // TCP; 0 picks one
 	UserAgent string         // is sent to peers by identify
@@ -82,10 +94,10 @@ type hostConfig struct {
 	Libp2pLog                   slog.Handler // for libp2p's own messages, of the whole process; nil discards
 }
 
-// newHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6. It is put together here and
+// NewHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6. It is put together here and
 // not by libp2p.New, which brings all that there is into the program: QUIC, WebRTC and their like take twelve
 // megabytes of it, and AutoNAT asks neighbours how they see this machine from the internet.
-func newHost(cfg hostConfig, gate *gater) (host.Host, error) {
+func NewHost(cfg Config, gate *Gater) (host.Host, error) {
 	logLibp2p(cfg.Libp2pLog)
 	limits, err := newResourceManager(cfg)
 	if err != nil {
@@ -102,7 +114,7 @@ func newHost(cfg hostConfig, gate *gater) (host.Host, error) {
 	}
 	q := &quietHost{}
 	q.BasicHost, err = basichost.NewHost(sw, &basichost.HostOpts{EventBus: bus, ConnManager: conns, DisableSignedPeerRecord: true,
-		AddrsFactory: func([]ma.Multiaddr) []ma.Multiaddr { return gate.announceable(listenPort(q)) },
+		AddrsFactory: func([]ma.Multiaddr) []ma.Multiaddr { return gate.announceable(ListenPort(q)) },
 		UserAgent:    cfg.UserAgent, EnablePing: true})
 	if err != nil {
 		return nil, errors.Join(err, sw.Close())
@@ -144,7 +156,7 @@ func (q *quietHost) Close() error {
 }
 
 // newSwarm makes what dials and accepts.
-func newSwarm(cfg hostConfig, gate *gater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
+func newSwarm(cfg Config, gate *Gater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
 	id, err := peer.IDFromPrivateKey(cfg.Identity)
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
@@ -174,7 +186,7 @@ func newSwarm(cfg hostConfig, gate *gater, limits network.ResourceManager, bus e
 		return nil, err
 	}
 	sw, err := swarm.NewSwarm(id, peers, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(limits),
-		swarm.WithDialTimeout(dialTimeout), swarm.WithDialTimeoutLocal(dialTimeout),
+		swarm.WithDialTimeout(DialTimeout), swarm.WithDialTimeoutLocal(DialTimeout),
 		swarm.WithUDPBlackHoleSuccessCounter(nil),
 		swarm.WithIPv6BlackHoleSuccessCounter(nil)) // it gives up on global IPv6 addresses, which neighbours may have
 	if err != nil {
@@ -184,12 +196,12 @@ func newSwarm(cfg hostConfig, gate *gater, limits network.ResourceManager, bus e
 }
 
 // newTransport makes what connections are made of: TCP and vsock, unless the config has another transport.
-func newTransport(cfg hostConfig, gate *gater, up transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
+func newTransport(cfg Config, gate *Gater, up transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
 	if cfg.Transport != nil {
 		return cfg.Transport(up, limits)
 	}
 	t, err := tcp.NewTCPTransport(up, limits, nil,
-		tcp.WithConnectionTimeout(dialTimeout),
+		tcp.WithConnectionTimeout(DialTimeout),
 		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
 		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
 	return carrier{t, gate, up}, err
@@ -214,17 +226,17 @@ func listen(h host.Host, port uint16, log *zap.Logger) error {
 			log.Info("an address family is missing", zap.Stringer("addr", addr), zap.Error(err))
 			missing = errors.Join(missing, err)
 		case port == 0:
-			port = listenPort(h)
+			port = ListenPort(h)
 		}
 	}
-	if listenPort(h) == 0 {
+	if ListenPort(h) == 0 {
 		return missing
 	}
 	return nil
 }
 
-// listenPort returns the TCP port that h listens on, or 0.
-func listenPort(h host.Host) uint16 {
+// ListenPort returns the TCP port that h listens on, or 0.
+func ListenPort(h host.Host) uint16 {
 	for _, a := range h.Network().ListenAddresses() {
 		text, err := a.ValueForProtocol(ma.P_TCP)
 		if err != nil {
@@ -241,11 +253,11 @@ func listenPort(h host.Host) uint16 {
 type muxer struct {
 	network.Multiplexer // for TCP
 	vsock               network.Multiplexer
-	gate                *gater
+	gate                *Gater
 }
 
 // newMuxer makes a muxer. kernel means that connections are sockets, so that the kernel can watch them.
-func newMuxer(gate *gater, kernel bool) muxer {
+func newMuxer(gate *Gater, kernel bool) muxer {
 	m := *yamux.DefaultTransport
 	m.MeasureRTTInterval = measureRTT
 	m.ConnectionWriteTimeout = writeTimeout
@@ -262,7 +274,7 @@ func newMuxer(gate *gater, kernel bool) muxer {
 
 // NewConn implements [network.Multiplexer].
 func (m muxer) NewConn(c net.Conn, server bool, scope network.PeerScope) (network.MuxedConn, error) {
-	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && m.gate.isVsock(a.AddrPort().Addr()) {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok && m.gate.IsVsock(a.AddrPort().Addr()) {
 		return m.vsock.NewConn(c, server, scope)
 	}
 	return m.Multiplexer.NewConn(c, server, scope)
@@ -270,7 +282,7 @@ func (m muxer) NewConn(c net.Conn, server bool, scope network.PeerScope) (networ
 
 // newResourceManager counts each neighbour for itself. libp2p's own limits take all of an IPv6 /56, so a whole
 // LAN and more, for one host that may have eight connections.
-func newResourceManager(cfg hostConfig) (network.ResourceManager, error) {
+func newResourceManager(cfg Config) (network.ResourceManager, error) {
 	base := rcmgr.DefaultLimits
 	conns, streams, peerStreams := rcmgr.LimitVal(cfg.Conns), rcmgr.LimitVal(cfg.Streams), rcmgr.LimitVal(cfg.PeerStreams)
 	limitServices(&base)
