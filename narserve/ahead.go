@@ -36,6 +36,9 @@ type ahead struct {
 	budget int64 // bytes that may be fetched and not yet asked for, see fits; 0 or less: nothing is fetched ahead
 	fetch  func(ctx context.Context, m trust.Mapping) error
 	wake   chan struct{} // something has changed for the session; has room for one
+	closed chan struct{} // no session goes on or begins
+
+	sessions sync.WaitGroup
 
 	mu       sync.Mutex // guards the rest
 	session  bool       // a goroutine is at work
@@ -61,7 +64,7 @@ type expectation struct {
 }
 
 func newAhead(budget int64, fetch func(context.Context, trust.Mapping) error) *ahead {
-	return &ahead{budget: budget, fetch: fetch, wake: make(chan struct{}, 1),
+	return &ahead{budget: budget, fetch: fetch, wake: make(chan struct{}, 1), closed: make(chan struct{}),
 		expected: map[store.HashPart]expectation{}, ready: map[store.HashPart]int64{}, conns: map[any]bool{}}
 }
 
@@ -95,13 +98,29 @@ func (a *ahead) begin(hp store.HashPart) {
 		a.pending -= size
 		a.used += size
 	}
-	start := !a.session && len(a.expected) > 0
-	a.session = a.session || start
-	a.mu.Unlock()
-	if start {
-		go a.run()
+	if !a.session && len(a.expected) > 0 && !a.isClosed() {
+		a.session = true
+		a.sessions.Go(a.run)
 	}
+	a.mu.Unlock()
 	a.signal()
+}
+
+func (a *ahead) isClosed() bool {
+	select {
+	case <-a.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+// close ends the session, and returns when its fetches have ended. It is called once.
+func (a *ahead) close() {
+	a.mu.Lock()
+	close(a.closed)
+	a.mu.Unlock()
+	a.sessions.Wait()
 }
 
 func (a *ahead) waited() {
@@ -164,6 +183,8 @@ func (a *ahead) run() {
 		select {
 		case <-a.wake:
 		case <-idle.C:
+		case <-a.closed:
+			return
 		}
 		if a.over() {
 			return

@@ -3,6 +3,7 @@ package narserve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -37,6 +38,24 @@ type fetches struct {
 	running   map[fetchKey]*flight
 	lingering int // flights with a timer
 	malformed map[fetchKey]error
+	closed    bool
+
+	all sync.WaitGroup // of the fetches
+}
+
+// errClosed means that the server has ended.
+var errClosed = fmt.Errorf("narbor is stopping: %w", store.ErrNotFound)
+
+// close ends all fetches, and returns when they have ended. None begins afterwards.
+func (f *fetches) close() {
+	f.mu.Lock()
+	f.closed = true
+	for key, fl := range f.running {
+		f.attend(fl)
+		f.drop(key, fl)
+	}
+	f.mu.Unlock()
+	f.all.Wait()
 }
 
 // A flight is one fetch and the requests that wait for it.
@@ -57,6 +76,10 @@ func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Conte
 	if err := f.malformed[key]; err != nil {
 		f.mu.Unlock()
 		return nil, err
+	}
+	if f.closed {
+		f.mu.Unlock()
+		return nil, errClosed
 	}
 	fl := f.running[key]
 	if fl == nil {
@@ -89,7 +112,7 @@ func (f *fetches) start(key fetchKey, fetch func(context.Context) (*spool.NAR, e
 		f.running = map[fetchKey]*flight{}
 	}
 	f.running[key] = fl
-	go func() {
+	f.all.Go(func() {
 		sp, err := guard(func() (*spool.NAR, error) { return fetch(ctx) })
 		f.mu.Lock()
 		fl.spooled, fl.err = sp, err
@@ -98,7 +121,7 @@ func (f *fetches) start(key fetchKey, fetch func(context.Context) (*spool.NAR, e
 		}
 		close(fl.done)
 		f.unlockAndTidy(key, fl)
-	}()
+	})
 	return fl
 }
 

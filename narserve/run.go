@@ -8,8 +8,10 @@ import (
 )
 
 // Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out which of the missed
-// paths Nix has fetched itself. It is called once.
+// paths Nix has fetched itself. When it returns, all fetches have ended that requests have begun. It is called once.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.fetches.close()
+	defer s.ahead.close()
 	return s.accounts.Run(ctx, s.ownSize, s.log)
 }
 

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -45,6 +47,56 @@ func TestMissedPathBuiltHereIsNotCounted(t *testing.T) {
 		cancel()
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("Run = %v", err)
+		}
+	})
+}
+
+// endless is a source whose fetches end with their contexts.
+type endless struct {
+	m       trust.Mapping
+	running atomic.Int64
+}
+
+func (e *endless) Lookup(context.Context, store.HashPart) (trust.Mapping, error) { return e.m, nil }
+
+func (e *endless) Fetch(ctx context.Context, _ trust.Mapping) (*spool.NAR, error) {
+	e.running.Add(1)
+	defer e.running.Add(-1)
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestNoFetchOutlastsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &endless{m: textMapping(t, "asked", "x")}
+		s := New(Config{Sources: []Source{src}, Ahead: 1 << 20})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		s.ahead.expect(textMapping(t, "ahead", "x"))
+		s.ahead.begin(src.m.Path().HashPart())
+		s.ahead.waited()
+		request, hangUp := context.WithCancel(t.Context())
+		answered := make(chan error)
+		go func() {
+			_, err := s.spooled(request, src.m)
+			answered <- err
+		}()
+		synctest.Wait()
+		hangUp()
+		<-answered
+		if n := src.running.Load(); n != 2 {
+			t.Fatalf("%d fetches run, want one that lingers and one ahead", n)
+		}
+		cancel()
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run = %v", err)
+		}
+		if n := src.running.Load(); n != 0 {
+			t.Errorf("%d fetches run after Run has returned, want 0", n)
+		}
+		if _, err := s.spooled(t.Context(), src.m); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("a fetch after Run has returned: %v, want ErrNotFound", err)
 		}
 	})
 }
