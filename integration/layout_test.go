@@ -29,7 +29,8 @@ var mayImport = map[string][]string{
 	"store/upstream": {"store", "store/nar"},
 	"trust":          {"store"},
 	"p2p": {"store", "store/damage", "store/spool", "store/upstream", "trust", "p2p/mdns", "p2p/netmon",
-		"p2p/transport", "p2p/wire"},
+		"p2p/peers", "p2p/transport", "p2p/wire"},
+	"p2p/peers":          {"store", "trust", "p2p/netmon", "p2p/wire"},
 	"p2p/mdns":           {"p2p/netmon"},
 	"p2p/netmon":         nil,
 	"p2p/transport":      {"p2p/netmon", "p2p/wire"},
@@ -38,11 +39,11 @@ var mayImport = map[string][]string{
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "trust"},
 	"cmd": {"store", "store/bincache", "store/damage", "store/nar", "store/nixconf", "store/nixstore", "store/spool",
-		"store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/transport", "p2p/wire", "narserve",
+		"store/upstream", "trust", "p2p", "p2p/mdns", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire", "narserve",
 		"narserve/dashboard", "narserve/stats", "cmd/narbor/control"},
-	"cmd/narbor/control": {"store/damage", "p2p", "narserve", "narserve/dashboard"},
+	"cmd/narbor/control": {"store/damage", "p2p", "p2p/peers", "narserve", "narserve/dashboard"},
 	"integration": {"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust",
-		"p2p", "p2p/mdns", "p2p/netmon", "p2p/transport", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats",
+		"p2p", "p2p/mdns", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats",
 		"cmd"},
 }
 
@@ -133,7 +134,8 @@ func TestUnusedTransportsAreNotLinked(t *testing.T) {
 	}
 	for _, module := range []string{"github.com/pion/", "github.com/quic-go/", "go.uber.org/fx"} {
 		if strings.Contains(string(text), module) {
-			t.Errorf("go.mod names %s…: is libp2p.New imported? p2p/transport/host.go and integration/barehost make hosts without it", module)
+			t.Errorf("go.mod names %s…: is libp2p.New imported? p2p/transport/host.go and integration/barehost make hosts without it",
+				module)
 		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -48,12 +49,12 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 	for i, nb := range neighbours {
 		all.Go(func() {
 			start := time.Now()
-			replies, err := nb.askAlone(ctx, []store.HashPart{hp})
+			replies, err := nb.AskAlone(ctx, []store.HashPart{hp})
 			a := Answer{Problem: "does not answer"}
 			if err == nil {
 				a = n.weigh(nb, hp, replies[0])
 			}
-			a.ID, a.Addr, a.Millis = nb.id.String(), n.lan.addrOf(nb.id), millis(time.Since(start))
+			a.ID, a.Addr, a.Millis = nb.ID.String(), n.lan.addrOf(nb.ID), millis(time.Since(start))
 			answers[i] = a
 		})
 	}
@@ -65,24 +66,24 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // weigh says what there is to say about an answer.
-func (n *Node) weigh(nb *neighbour, hp store.HashPart, r reply) Answer {
-	if r.text == "" {
+func (n *Node) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answer {
+	if r.Text == "" {
 		return Answer{}
 	}
-	info, err := store.ParseInfo(r.text)
+	info, err := store.ParseInfo(r.Text)
 	if err == nil && info.Path.HashPart() != hp {
 		err = fmt.Errorf("answers about %s instead", info.Path)
 	}
 	if err != nil {
-		return Answer{Problem: bounded(err.Error())}
+		return Answer{Problem: peers.Bounded(err.Error())}
 	}
-	a := Answer{Path: info.Path.String(), Receiving: r.receiving, NarHash: info.NarHash.String(), NarSize: info.NarSize}
+	a := Answer{Path: info.Path.String(), Receiving: r.Receiving, NarHash: info.NarHash.String(), NarSize: info.NarSize}
 	if a.mapping, err = n.cfg.Trusted.Check(info); err != nil {
-		a.Problem = bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
+		a.Problem = peers.Bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
 	}
 	a.SignedBy = a.mapping.SignedBy()
 	if a.Problem == "" {
-		a.Unreliable = n.ledger.unreliable(nb.tally, hp, info.NarHash)
+		a.Unreliable = n.ledger.Unreliable(nb.Tally, hp, info.NarHash)
 	}
 	return a
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -83,7 +84,7 @@ func TestAnswersOfABrokenBatchCount(t *testing.T) {
 		l.timer = time.AfterFunc(infoTimeout, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}}
 	}
-	rest := nb.askOn(t.Context(), []question{absent, present})
+	rest := nb.AskOn(t.Context(), []peers.Question{absent, present})
 	if len(rest) != 1 || rest[0] != present {
 		t.Fatalf("askOn returned %d questions, want the one that was not answered", len(rest))
 	}
@@ -105,8 +106,8 @@ func TestQuestionThatBreaksEveryStreamIsGivenUp(t *testing.T) {
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)
 	}
-	if got := asked.Load(); got != maxLost {
-		t.Errorf("the neighbour was asked %d times, want %d", got, maxLost)
+	if got := asked.Load(); got != peers.MaxLost {
+		t.Errorf("the neighbour was asked %d times, want %d", got, peers.MaxLost)
 	}
 }
 
@@ -174,7 +175,7 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 		l.timer = time.AfterFunc(time.Hour, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}, {by: ghost(t, n), prompt: true}}
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := l.wait(endingContext{ctx, cancel, func() { l.Answer(reply{from: nb, text: info.String()}) }})
+		_, err := l.wait(endingContext{ctx, cancel, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) }})
 		if l.timer.Stop(); err != nil {
 			t.Fatalf("wait = %v, want the mapping", err)
 		}

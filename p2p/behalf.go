@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -56,8 +57,8 @@ func (a *allowance) settle(budget int64, now time.Time) {
 }
 
 func newBehalf(budget int64) *behalf {
-	each := newMemory[netip.Addr, *allowance](maxMissAddrs)
-	failed := newMemory[store.Hash, time.Time](maxFailed)
+	each := peers.NewCache[netip.Addr, *allowance](maxMissAddrs)
+	failed := peers.NewCache[store.Hash, time.Time](maxFailed)
 	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each, failed: failed}
 }
 
@@ -218,7 +219,7 @@ func (n *Node) meetOn(f *fetch, id peer.ID) {
 // budget for it. It returns nil if it will not be fetched. If several neighbours ask at the same time, it is fetched
 // once.
 func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch {
-	ctx, cancel := context.WithTimeout(ctx, fetchPatience/2)
+	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, hp)
 	if err != nil || m.NarHash() != nar || !n.mayFetchFor(ctx, m) || !n.begin() {
@@ -273,7 +274,7 @@ func (b *behalf) hire(from netip.Addr, m trust.Mapping, cancel func()) (j *job, 
 	if j := b.jobs[m.NarHash()]; j != nil {
 		return j, false
 	}
-	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < shunTime {
+	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.ShunTime {
 		return nil, false
 	}
 	own := 0

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -305,7 +306,7 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	if got := asked.Load(); got != before {
 		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
 	}
-	n.behalf.failed.Add(info.NarHash, time.Now().Add(-shunTime))
+	n.behalf.failed.Add(info.NarHash, time.Now().Add(-peers.ShunTime))
 	if got := ask(); got != wire.VerdictYes {
 		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}

@@ -11,6 +11,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 )
 
 // ErrNoPeer says that no peer has a name that the user gave.
@@ -33,7 +34,7 @@ func (n *Node) Block(name string) (id string, err error) {
 	if p == n.lan.Host().ID() {
 		return "", errors.New("that is this machine itself")
 	}
-	if err := n.ledger.block(p); err != nil {
+	if err := n.ledger.Block(p); err != nil {
 		return "", fmt.Errorf("block %s: %w", p, err)
 	}
 	return p.String(), nil
@@ -41,11 +42,11 @@ func (n *Node) Block(name string) (id string, err error) {
 
 // Unblock undoes Block, and ends a ban for strikes. The peer is named as for Block.
 func (n *Node) Unblock(name string) (id string, err error) {
-	p, err := n.peerNamed(name, n.ledger.refused())
+	p, err := n.peerNamed(name, n.ledger.Refused())
 	if err != nil {
 		return "", err
 	}
-	if err := n.ledger.unblock(p); err != nil {
+	if err := n.ledger.Unblock(p); err != nil {
 		return "", fmt.Errorf("unblock %s: %w", p, err)
 	}
 	n.lan.seek(p)
@@ -88,18 +89,18 @@ func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
 }
 
 // neighbourNamed finds a neighbour by name.
-func (n *Node) neighbourNamed(name string) (*neighbour, error) {
+func (n *Node) neighbourNamed(name string) (*peers.Neighbour, error) {
 	neighbours := n.neighbours()
 	ids := make([]peer.ID, len(neighbours))
 	for i, nb := range neighbours {
-		ids[i] = nb.id
+		ids[i] = nb.ID
 	}
 	id, err := n.peerNamed(name, ids)
 	if err != nil {
 		return nil, err
 	}
 	for _, nb := range neighbours {
-		if nb.id == id {
+		if nb.ID == id {
 			return nb, nil
 		}
 	}

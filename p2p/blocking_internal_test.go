@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 )
 
 func testLink(name string, addrs ...string) netmon.Link {
@@ -20,15 +21,15 @@ func testLink(name string, addrs ...string) netmon.Link {
 }
 
 func TestBlockClosesTheConnection(t *testing.T) {
-	book := newLedger("", zap.NewNop())
-	a, _ := startTestLAN(t, lanConfig{Denies: book.denies})
-	book.closeAll = a.closeAll
+	book := peers.NewLedger("", zap.NewNop())
+	a, _ := startTestLAN(t, lanConfig{Denies: book.Denies})
+	book.CloseAll = a.closeAll
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	waitConnected(t, a, b.host.ID(), 5*time.Second)
 	down := make(chan struct{}, 1)
 	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
-	if err := book.block(b.host.ID()); err != nil {
+	if err := book.Block(b.host.ID()); err != nil {
 		t.Fatal(err)
 	}
 	select {

@@ -10,15 +10,16 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
 
 // pick returns the block to request from a holder or a partial peer, or false if there is none for it now. It may be
 // [askBitfield] for a partial peer.
-func (f *fetch) pick(nb *neighbour, owed []int) (int, bool) {
-	a := ask{id: nb.id, each: overdueAfter, owed: owed}
-	if each, known := nb.expect(); known {
+func (f *fetch) pick(nb *peers.Neighbour, owed []int) (int, bool) {
+	a := ask{id: nb.ID, each: overdueAfter, owed: owed}
+	if each, known := nb.Expect(); known {
 		a.each = each
 	}
 	now := time.Now()
@@ -30,17 +31,17 @@ func (f *fetch) pick(nb *neighbour, owed []int) (int, bool) {
 
 // deliver writes a block, unless another peer was faster. It fails if the block does not match the manifest of its
 // sender.
-func (f *fetch) deliver(nb *neighbour, i int, data []byte, relayed bool) error {
+func (f *fetch) deliver(nb *peers.Neighbour, i int, data []byte, relayed bool) error {
 	if f.blame.comparing() && !f.blame.accepts(i, sha256.Sum256(data)) {
 		f.giveBack([]int{i})
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
 	}
-	nb.brought.Store(time.Now().UnixNano())
+	nb.Brought.Store(time.Now().UnixNano())
 	f.mu.Lock()
 	f.picker.blocks[i].requests--
 	f.mu.Unlock()
-	if !f.write(i, data, nb.id, relayed) {
-		nb.tally.wasted.Add(int64(len(data)))
+	if !f.write(i, data, nb.ID, relayed) {
+		nb.Tally.Wasted.Add(int64(len(data)))
 	}
 	return nil
 }
@@ -91,24 +92,24 @@ func (f *fetch) giveBack(owed []int) {
 }
 
 // failed takes a holder out of the fetch, and strikes it if the error says that it lied.
-func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
+func (f *fetch) failed(ctx context.Context, nb *peers.Neighbour, err error) {
 	if ctx.Err() != nil {
 		return
 	}
 	if errors.Is(err, wire.ErrWire) {
-		f.strike(nb.id, err)
+		f.strike(nb.ID, err)
 		return
 	}
 	if errors.Is(err, store.ErrCorrupt) {
-		f.wrong(nb.id, err)
+		f.wrong(nb.ID, err)
 		return
 	}
 	if f.leave(nb) { // it owes nothing
-		f.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+		f.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()), zap.Error(err))
 		return
 	}
 	f.shunProxies(nb)
-	f.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()), zap.Error(err))
 	failures := 1
 	if stalledOut(err) {
 		f.mu.Lock()
@@ -116,7 +117,7 @@ func (f *fetch) failed(ctx context.Context, nb *neighbour, err error) {
 		f.mu.Unlock()
 		failures = stalled
 	}
-	f.exclude(nb.id, failures)
+	f.exclude(nb.ID, failures)
 }
 
 // strike counts a lie of a peer, and takes it out of the fetch for good.

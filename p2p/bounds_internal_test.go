@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -152,16 +153,16 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 	defer close(silent)
 	g := (&rogue{info: info, nar: nar, block: func(network.Stream, int, []byte) error { <-silent; return errEnd }}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	ex, err := n.neighbours()[0].open(t.Context(), 200*time.Millisecond)
+	ex, err := n.neighbours()[0].Open(t.Context(), 200*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ex.Reset()
 	ended := make(chan error, 1)
 	go func() {
-		err := ex.send(blockRequest(info, 0))
+		err := ex.Send(blockRequest(info, 0))
 		if err == nil {
-			_, _, err = wire.ReadBlock(ex.br, make([]byte, len(nar)))
+			_, _, err = wire.ReadBlock(ex.Reader, make([]byte, len(nar)))
 		}
 		ended <- err
 	}()
@@ -184,10 +185,10 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	n, _ := runNode(t, s, nil, g)
 	fetchAll(t, n, m, nar)
 	nb := n.neighbours()[0]
-	nb.mu.Lock()
-	defer nb.mu.Unlock()
-	if len(nb.idle) != 1 || nb.idle[0].until.IsZero() || time.Until(nb.idle[0].until) > blockTimeout {
-		t.Errorf("streams kept after a fetch: %d, want 1 whose block was due within %v", len(nb.idle), blockTimeout)
+	nb.Mu.Lock()
+	defer nb.Mu.Unlock()
+	if len(nb.Idle) != 1 || nb.Idle[0].Until.IsZero() || time.Until(nb.Idle[0].Until) > blockTimeout {
+		t.Errorf("streams kept after a fetch: %d, want 1 whose block was due within %v", len(nb.Idle), blockTimeout)
 	}
 }
 
@@ -224,11 +225,11 @@ func TestAnswersHaveADeadline(t *testing.T) {
 func TestThreeLiesAreABan(t *testing.T) {
 	n, _ := sharing(t, random(10))
 	id := (&rogue{}).start(t).ID()
-	for lies := 1; lies <= maxStrikes; lies++ {
-		n.ledger.strike(id, errors.New("lied"))
-		banned := len(n.ledger.bans()) == 1
-		if want := lies == maxStrikes; banned != want || n.ledger.denies(id) != want {
-			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.ledger.denies(id), want)
+	for lies := 1; lies <= peers.MaxStrikes; lies++ {
+		n.ledger.Strike(id, errors.New("lied"))
+		banned := len(n.ledger.Bans()) == 1
+		if want := lies == peers.MaxStrikes; banned != want || n.ledger.Denies(id) != want {
+			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.ledger.Denies(id), want)
 		}
 	}
 }
@@ -247,9 +248,9 @@ func TestOneFetchGetsOneWrongNAR(t *testing.T) {
 	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
-	if got := n.ledger.tallyOf(g.ID()); got.blocksReceived.Load() != 1 || got.countWrong(time.Now()) != 1 || got.strikes.Load() != 0 {
-		t.Errorf("it has sent %d blocks and %d wrong NARs, and has %d strikes, want 1, 1 and 0", got.blocksReceived.Load(),
-			got.countWrong(time.Now()), got.strikes.Load())
+	if got := n.ledger.TallyOf(g.ID()); got.BlocksReceived.Load() != 1 || got.CountWrong(time.Now()) != 1 || got.Strikes.Load() != 0 {
+		t.Errorf("it has sent %d blocks and %d wrong NARs, and has %d strikes, want 1, 1 and 0", got.BlocksReceived.Load(),
+			got.CountWrong(time.Now()), got.Strikes.Load())
 	}
 }
 
@@ -294,13 +295,13 @@ func flatPath(t testing.TB, name string, contents []byte) store.Info {
 }
 
 func TestSilentNeighbourIsLate(t *testing.T) {
-	nb := &neighbour{}
-	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
-		if nb.late.Store(time.Now().Add(-since).UnixNano()); nb.isLate() != want {
+	nb := &peers.Neighbour{}
+	for since, want := range map[time.Duration]bool{0: false, peers.LateAfter / 2: false, 2 * peers.LateAfter: true} {
+		if nb.Late.Store(time.Now().Add(-since).UnixNano()); nb.IsLate() != want {
 			t.Errorf("silent for %v: isLate = %v, want %v", since, !want, want)
 		}
 	}
-	if nb.late.Store(0); nb.isLate() {
+	if nb.Late.Store(0); nb.IsLate() {
 		t.Error("has answered: isLate = true, want false")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/store"
 )
 
@@ -153,12 +154,12 @@ func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 }
 
 // tryOut asks a stranger for what was missed lately, and ends the visit.
-func (n *Node) tryOut(ctx context.Context, nb *neighbour) {
+func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	var asked []*lookup
 	for _, hp := range n.wanted.Keys() {
 		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secret(ctx, hp) == nil {
 			l := newLookup(n, hp, nil, 1)
-			l.ask([]*neighbour{nb})
+			l.ask([]*peers.Neighbour{nb})
 			asked = append(asked, l)
 		}
 	}
@@ -169,7 +170,7 @@ func (n *Node) tryOut(ctx context.Context, nb *neighbour) {
 			n.wanted.Remove(l.hp)
 		}
 	}
-	n.lan.part(n.lan.keeper.part(nb.id, useful))
+	n.lan.part(n.lan.keeper.part(nb.ID, useful))
 }
 
 // missed has strangers asked for a path that no neighbour has. The caller does not wait for that.

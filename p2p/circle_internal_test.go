@@ -9,6 +9,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap/zapcore"
+
+	"narbor/p2p/peers"
 )
 
 // newCrowdedKeeper returns an idle keeper that knows so many machines, and when all of them are due.
@@ -181,7 +183,7 @@ func TestOnlyKeptMachinesAreNews(t *testing.T) {
 	k.dialled(now, 10*time.Second, nil)
 	levels := map[zapcore.Level]int{}
 	for id := range k.peers {
-		levels[(&neighbour{stranger: k.isStranger(id)}).newsLevel()]++
+		levels[(&peers.Neighbour{Stranger: k.isStranger(id)}).NewsLevel()]++
 	}
 	if k.isStranger(newTestPeer(t)) || levels[zapcore.InfoLevel] != maxKept || levels[zapcore.DebugLevel] != 20 {
 		t.Errorf("of %d machines so many are news: %v, want %d", maxKept+20, levels, maxKept)

@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -97,7 +98,7 @@ func TestClosureComesWithItsFirstPath(t *testing.T) {
 		if err != nil || m.Path() != info.Path {
 			t.Errorf("Lookup(%s) = %v, %v, want it", info.Path, m.Path(), err)
 		}
-		if got := n.known(m); len(got) != 1 || got[0].id != g.ID() {
+		if got := n.known(m); len(got) != 1 || got[0].nb.ID != g.ID() {
 			t.Errorf("holders of %s are %v, want who told of it", info.Path, got)
 		}
 	}
@@ -121,7 +122,7 @@ func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
 	if got := n.holders(t.Context(), m, true); len(got) == 0 {
 		t.Error("no neighbour has it")
 	}
-	if got := n.known(m); len(got) != 1 || got[0].id != other.ID() { // asked anew, the teller says no
+	if got := n.known(m); len(got) != 1 || got[0].nb.ID != other.ID() { // asked anew, the teller says no
 		t.Errorf("holders are %v, want the other one", got)
 	}
 }
@@ -158,7 +159,7 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 	mem.Add(small, nar)
 	holder, _ := runNode(t, s, []store.Source{mem})
 	n, _ := runNode(t, s, nil, &rogue{Host: holder.lan.host})
-	for range maxStrikes {
+	for range peers.MaxStrikes {
 		if m, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m.Path(), err)
 		}
@@ -216,12 +217,12 @@ func TestFloodOfFurtherClaims(t *testing.T) {
 	if strikesOf(n, g) == 0 {
 		t.Error("it has no strike")
 	}
-	for i := range 3 * maxTold {
-		nb.hear(store.HashPartFromBytes([20]byte{byte(i), byte(i >> 8)}), "x")
+	for i := range 3 * peers.MaxTold {
+		nb.Hear(store.HashPartFromBytes([20]byte{byte(i), byte(i >> 8)}), "x")
 	}
-	nb.hear(partA, strings.Repeat("x", maxToldLen+1))
-	if _, kept := nb.told.Peek(partA); nb.told.Len() > maxTold || kept {
-		t.Errorf("%d claims are kept, want at most %d; the long one: %v", nb.told.Len(), maxTold, kept)
+	nb.Hear(partA, strings.Repeat("x", peers.MaxToldLen+1))
+	if _, kept := nb.Told.Peek(partA); nb.Told.Len() > peers.MaxTold || kept {
+		t.Errorf("%d claims are kept, want at most %d; the long one: %v", nb.Told.Len(), peers.MaxTold, kept)
 	}
 }
 
@@ -230,12 +231,12 @@ func shared(t *testing.T, n *Node, g *rogue, parts ...store.HashPart) (claims []
 	t.Helper()
 	s := g.dial(t, n)
 	defer s.Reset()
-	return sharedOn(t, &exchange{Stream: s, stall: readStall}, parts...)
+	return sharedOn(t, &peers.Exchange{Stream: s, Stall: peers.ReadStall}, parts...)
 }
 
-func sharedOn(t *testing.T, ex *exchange, parts ...store.HashPart) (claims []string, further []furtherClaim) {
+func sharedOn(t *testing.T, ex *peers.Exchange, parts ...store.HashPart) (claims []string, further []furtherClaim) {
 	t.Helper()
-	if err := ex.send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
+	if err := ex.Send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
 		t.Fatal(err)
 	}
 	br := bufio.NewReader(ex)
@@ -285,7 +286,7 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 	}
 	stream := g.dial(t, n)
 	defer stream.Reset()
-	ex := &exchange{Stream: stream, stall: readStall}
+	ex := &peers.Exchange{Stream: stream, Stall: peers.ReadStall}
 	for i, want := range []int{unsigned - 1, 0} {
 		if _, further = sharedOn(t, ex, infos[0].Path.HashPart()); len(further) != want {
 			t.Errorf("asked for the %d. time on a stream: %d further claims, want %d", i+1, len(further), want)
@@ -334,14 +335,14 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
-	nb.asks, nb.told = make(chan question, 8), newTold()
+	nb.Asks, nb.Told = make(chan peers.Question, 8), peers.NewTold()
 	old := &lookup{node: n, hp: partA, news: make(chan struct{}, 1)}
-	old.ask([]*neighbour{nb})
+	old.ask([]*peers.Neighbour{nb})
 	old.expire()
 	fresh := &lookup{node: n, hp: partB, news: make(chan struct{}, 1)}
-	fresh.ask([]*neighbour{nb})
+	fresh.ask([]*peers.Neighbour{nb})
 	defer fresh.expire()
-	if got := nb.more([]question{<-nb.asks}); len(got) != 1 || got[0] != fresh {
+	if got := nb.More([]peers.Question{<-nb.Asks}); len(got) != 1 || got[0] != fresh {
 		t.Errorf("%d questions asked, want the one that a caller waits for", len(got))
 	}
 }

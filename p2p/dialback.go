@@ -21,6 +21,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 )
@@ -74,7 +75,7 @@ func (n *Node) DialBack(ctx context.Context) []DialBack {
 	var asking sync.WaitGroup
 	for _, nb := range chooseDialBacks(all, n.dialBackLink) {
 		asking.Go(func() {
-			if d, ok := n.askDialBack(ctx, nb.id, port); ok {
+			if d, ok := n.askDialBack(ctx, nb.ID, port); ok {
 				mu.Lock()
 				defer mu.Unlock()
 				out = append(out, d)
@@ -86,10 +87,10 @@ func (n *Node) DialBack(ctx context.Context) []DialBack {
 }
 
 // chooseDialBacks returns the first [maxDialBacks] neighbours of each link; "" is no link.
-func chooseDialBacks(all []*neighbour, linkOf func(peer.ID) string) (chosen []*neighbour) {
+func chooseDialBacks(all []*peers.Neighbour, linkOf func(peer.ID) string) (chosen []*peers.Neighbour) {
 	count := map[string]int{}
 	for _, nb := range all {
-		if l := linkOf(nb.id); l != "" && count[l] < maxDialBacks {
+		if l := linkOf(nb.ID); l != "" && count[l] < maxDialBacks {
 			count[l]++
 			chosen = append(chosen, nb)
 		}
@@ -130,7 +131,7 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 	d := DialBack{Interface: n.lan.gate.InterfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.strike(id, err)
+		n.ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
@@ -220,8 +221,8 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !n.group.has(id) {
-		s.ResetWithError(errOutsider)
+	if !n.group.Has(id) {
+		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
 	err := s.SetDeadline(time.Now().Add(dialBackWait))
@@ -230,8 +231,8 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.refuse(refusedFormat)
-		n.ledger.strike(id, err)
+		n.ledger.Refuse(peers.RefusedFormat)
+		n.ledger.Strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)
 		return
 	}
@@ -292,7 +293,7 @@ type dialBacks struct {
 }
 
 func newDialBacks() *dialBacks {
-	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: newMemory[netip.Addr, *rate.Limiter](maxMissAddrs)}
+	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: peers.NewCache[netip.Addr, *rate.Limiter](maxMissAddrs)}
 }
 
 // allow takes one connection to an address from the remaining budget.

@@ -19,6 +19,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -219,11 +220,11 @@ func TestReportedDialBackIsConfirmed(t *testing.T) {
 }
 
 func TestDialBackNeighboursAreFewForEachLink(t *testing.T) {
-	var all []*neighbour
+	var all []*peers.Neighbour
 	links := map[peer.ID]string{}
 	for i := range 20 {
-		nb := &neighbour{id: peer.ID(fmt.Sprint(i))}
-		all, links[nb.id] = append(all, nb), []string{"eth0", "wlan0", ""}[i%3]
+		nb := &peers.Neighbour{ID: peer.ID(fmt.Sprint(i))}
+		all, links[nb.ID] = append(all, nb), []string{"eth0", "wlan0", ""}[i%3]
 	}
 	if got := chooseDialBacks(all, func(id peer.ID) string { return links[id] }); len(got) != 2*maxDialBacks {
 		t.Errorf("%d neighbours of two links are asked, want %d", len(got), 2*maxDialBacks)
@@ -266,7 +267,8 @@ func TestDialBackIsForMembersOnly(t *testing.T) {
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := g.askDialBack(t, n.Node, 6273); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
-		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, errOutsider)
+	if b, err := g.askDialBack(t, n.Node, 6273); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) ||
+		len(b) > 0 {
+		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, peers.ErrOutsider)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -42,14 +43,14 @@ func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp))
 
 // elect returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
 // that do such things for others and are not left out, the one of the highest score. others is how many took part.
-func (n *Node) elect(h store.Hash, out func(*neighbour) bool) (who *neighbour, others int) {
+func (n *Node) elect(h store.Hash, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
 	best := weightSeed(n.lan.Host().ID(), h)
 	for _, nb := range n.members() {
 		if out != nil && out(nb) {
 			continue
 		}
 		others++
-		if s := weightSeed(nb.id, h); s > best {
+		if s := weightSeed(nb.ID, h); s > best {
 			best, who = s, nb
 		}
 	}
@@ -57,13 +58,13 @@ func (n *Node) elect(h store.Hash, out func(*neighbour) bool) (who *neighbour, o
 }
 
 // members are the neighbours that ask an upstream on behalf of others, and have not failed to of late.
-func (n *Node) members() (out []*neighbour) {
+func (n *Node) members() (out []*peers.Neighbour) {
 	if n.cfg.NoCooperate || len(n.cfg.Upstreams) == 0 {
 		return nil
 	}
 	now := time.Now()
 	for _, nb := range n.neighbours() {
-		if nb.leftOut(now) == "" && nb.has(n.sign) {
+		if nb.LeftOut(now) == "" && nb.Has(n.sign) {
 			out = append(out, nb)
 		}
 	}
@@ -121,7 +122,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 	h := electorate(hp)
 	who, others := n.elect(h, nil)
 	if who != nil {
-		e.Elected = who.id.String()
+		e.Elected = who.ID.String()
 	}
 	if others == 0 {
 		e.Alone = "no neighbour downloads for others"
@@ -131,8 +132,8 @@ func (n *Node) Elect(hp store.HashPart) Election {
 	}
 	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
 	for _, nb := range n.neighbours() {
-		if nb.has(n.sign) {
-			e.Scores = append(e.Scores, Candidate{ID: nb.id.String(), Score: scoreText(nb.id, h), Out: nb.leftOut(time.Now())})
+		if nb.Has(n.sign) {
+			e.Scores = append(e.Scores, Candidate{ID: nb.ID.String(), Score: scoreText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}
 	}
 	slices.SortFunc(e.Scores, func(a, b Candidate) int { return cmp.Compare(b.Score, a.Score) })
@@ -153,14 +154,14 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	if n.upstreamsDown() { // the neighbour's may be, too, and it does not know that yet
 		within = infoTimeout
 	}
-	v, text, err := who.askInfo(ctx, hp, within)
+	v, text, err := who.AskInfo(ctx, hp, within)
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			who.tally.pause(time.Now())
+			who.Tally.Pause(time.Now())
 		}
 	case v == wire.VerdictNone:
-		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.id, store.ErrNotFound)
+		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.ID, store.ErrNotFound)
 	case v == wire.VerdictYes:
 		if m, err := n.told(who, hp, text); err == nil {
 			return m, nil
@@ -175,13 +176,13 @@ func (n *Node) upstreamsDown() bool {
 }
 
 // told returns what a neighbour says that an upstream says, if it can be believed.
-func (n *Node) told(nb *neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
+func (n *Node) told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
 	info, err := store.ParseInfo(text)
 	if err == nil && info.Path.HashPart() != hp {
-		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, errName)
+		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, peers.ErrName)
 	}
 	if err != nil {
-		n.ledger.strike(nb.id, err)
+		n.ledger.Strike(nb.ID, err)
 		return trust.Mapping{}, err
 	}
 	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not

@@ -7,6 +7,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -24,7 +25,7 @@ type fetched struct {
 }
 
 func newFetched(spool *spool.Spool) *fetched {
-	return &fetched{spool: spool, infos: newMemory[store.HashPart, store.Info](maxFindings), flights: map[store.HashPart]*fetch{}}
+	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxFindings), flights: map[store.HashPart]*fetch{}}
 }
 
 // add records that the NAR of m is in the spool.

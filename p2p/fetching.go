@@ -7,6 +7,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -14,7 +15,7 @@ import (
 
 // A holder is a neighbour that claims to have a NAR, or to be receiving it.
 type holder struct {
-	*neighbour
+	nb        *peers.Neighbour
 	receiving bool
 }
 
@@ -29,15 +30,15 @@ type swarmSource interface {
 	AskAround(m trust.Mapping)
 	// Elect returns the neighbour that is assigned to download a path from its upstream, or nil if this node is; others
 	// is the number of neighbours that took part, which are those for which out returns false.
-	Elect(hp store.HashPart, out func(*neighbour) bool) (proxy *neighbour, others int)
+	Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int)
 }
 
 // A conduct records what peers have done. Its methods may be called concurrently.
 type conduct interface {
 	// Takes reports whether blocks of a NAR are taken from a neighbour.
-	Takes(nb *neighbour, m trust.Mapping) bool
+	Takes(nb *peers.Neighbour, m trust.Mapping) bool
 	// Avoid has a NAR not taken from a neighbour alone for a while.
-	Avoid(nb *neighbour, m trust.Mapping, d time.Duration, reason string)
+	Avoid(nb *peers.Neighbour, m trust.Mapping, d time.Duration, reason string)
 	// Strike counts a message that no honest peer sends.
 	Strike(id peer.ID, cause error)
 	// Wrong records that a peer has sent wrong blocks for which it vouched, and tells the peer.

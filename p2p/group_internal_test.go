@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -87,8 +88,8 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 				}
 				fetchAll(t, n.Node, m, nar)
 			}
-			if got := holder.ledger.tallyOf(foreign.lan.host.ID()).claimsSent.Load() +
-				outsider.ledger.tallyOf(member.lan.host.ID()).claimsSent.Load(); got != 0 {
+			if got := holder.ledger.TallyOf(foreign.lan.host.ID()).ClaimsSent.Load() +
+				outsider.ledger.TallyOf(member.lan.host.ID()).ClaimsSent.Load(); got != 0 {
 				t.Errorf("%d claims were sent to another group", got)
 			}
 			for i, n := range []grouped{holder, outsider, member, foreign} {
@@ -124,51 +125,51 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	if _, err := g.NewStream(t.Context(), n.lan.host.ID(), wire.ProtocolID); err == nil {
 		t.Error("a host with a secret speaks to everybody")
 	}
-	key, err := groupKey(secretB)
+	key, err := peers.GroupKey(secretB)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, prove := range map[string]func(st network.Stream, h handshake){
-		"nothing":       func(st network.Stream, _ handshake) {},
-		"noise":         func(st network.Stream, _ handshake) { st.Write(random(groupProof)) },
-		"another key":   func(st network.Stream, h handshake) { st.Write(h.proof(key, roleOpener)) },
-		"what it heard": func(st network.Stream, h handshake) { st.Write(h.openerNonce[:]) }, // replaced by its proof
+	for name, prove := range map[string]func(st network.Stream, h peers.Handshake){
+		"nothing":       func(st network.Stream, _ peers.Handshake) {},
+		"noise":         func(st network.Stream, _ peers.Handshake) { st.Write(random(peers.GroupProof)) },
+		"another key":   func(st network.Stream, h peers.Handshake) { st.Write(h.Proof(key, peers.RoleOpener)) },
+		"what it heard": func(st network.Stream, h peers.Handshake) { st.Write(h.OpenerNonce[:]) }, // replaced by its proof
 	} {
-		st, err := g.NewStream(t.Context(), n.lan.host.ID(), groupProtocol)
+		st, err := g.NewStream(t.Context(), n.lan.host.ID(), peers.GroupProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}
 		st.SetDeadline(time.Now().Add(20 * time.Second))
-		h := handshake{opener: g.ID(), answerer: n.lan.host.ID()}
-		rand.Read(h.openerNonce[:])
-		st.Write(h.openerNonce[:])
-		heard := make([]byte, groupNonce+groupProof)
+		h := peers.Handshake{Opener: g.ID(), Answerer: n.lan.host.ID()}
+		rand.Read(h.OpenerNonce[:])
+		st.Write(h.OpenerNonce[:])
+		heard := make([]byte, peers.GroupNonce+peers.GroupProof)
 		if _, err := io.ReadFull(st, heard); err != nil {
 			t.Fatalf("%s: no nonce: %v", name, err)
 		}
-		copy(h.answererNonce[:], heard)
+		copy(h.AnswererNonce[:], heard)
 		if name == "what it heard" {
-			copy(h.openerNonce[:], heard[groupNonce:])
+			copy(h.OpenerNonce[:], heard[peers.GroupNonce:])
 		}
 		prove(st, h)
 		if name != "nothing" {
-			if b, err := io.ReadAll(st); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
-				t.Errorf("%s: proof answered by %x, %v, want a reset with %#x", name, b, err, errOutsider)
+			if b, err := io.ReadAll(st); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {
+				t.Errorf("%s: proof answered by %x, %v, want a reset with %#x", name, b, err, peers.ErrOutsider)
 			}
 		}
-		ask, err := g.NewStream(t.Context(), n.lan.host.ID(), memberProtocol)
+		ask, err := g.NewStream(t.Context(), n.lan.host.ID(), peers.MemberProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ask.SetDeadline(time.Now().Add(20 * time.Second))
 		ask.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}))
-		if b, err := io.ReadAll(ask); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
-			t.Errorf("%s: question answered by %d bytes, %v, want a reset with %#x", name, len(b), err, errOutsider)
+		if b, err := io.ReadAll(ask); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {
+			t.Errorf("%s: question answered by %d bytes, %v, want a reset with %#x", name, len(b), err, peers.ErrOutsider)
 		}
 		st.Reset()
 	}
-	if got := n.ledger.tallyOf(g.ID()); got.strikes.Load() != 0 || got.claimsSent.Load() != 0 {
-		t.Errorf("the outsider has %d strikes and %d claims, want none", got.strikes.Load(), got.claimsSent.Load())
+	if got := n.ledger.TallyOf(g.ID()); got.Strikes.Load() != 0 || got.ClaimsSent.Load() != 0 {
+		t.Errorf("the outsider has %d strikes and %d claims, want none", got.Strikes.Load(), got.ClaimsSent.Load())
 	}
 	if got := n.logs.FilterMessageSnippet("another group").Len(); got != 1 {
 		t.Errorf("it was logged %d times, want once", got)
@@ -181,14 +182,14 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 	a := newGrouped(t, s, secretA, store.NewMem())
 	b := newGrouped(t, s, secretA, store.NewMem(), a)
 	id := b.lan.host.ID()
-	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.group.has(id) })
+	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.group.Has(id) })
 	b.lan.host.Close()
-	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.group.has(id) })
+	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.group.Has(id) })
 }
 
 func TestShortSecretsAreRefused(t *testing.T) {
 	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys),
-		GroupSecret: bytes.Repeat([]byte("x"), minSecret-1)}
+		GroupSecret: bytes.Repeat([]byte("x"), peers.MinSecret-1)}
 	if _, err := New(cfg); err == nil {
 		t.Error("New with a short secret works")
 	}
@@ -199,16 +200,16 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	s := newSigner(t)
 	impostor := (&rogue{}).start(t)
 	var proofs, asked atomic.Int64
-	impostor.SetStreamHandler(groupProtocol, func(st network.Stream) {
+	impostor.SetStreamHandler(peers.GroupProtocol, func(st network.Stream) {
 		defer proofs.Add(1)
-		answer := random(groupNonce + groupProof)
-		if _, err := io.ReadFull(st, answer[:groupNonce]); err != nil {
+		answer := random(peers.GroupNonce + peers.GroupProof)
+		if _, err := io.ReadFull(st, answer[:peers.GroupNonce]); err != nil {
 			return
 		}
 		st.Write(append(answer, 1))
 		io.Copy(io.Discard, st)
 	})
-	impostor.SetStreamHandler(memberProtocol, func(st network.Stream) {
+	impostor.SetStreamHandler(peers.MemberProtocol, func(st network.Stream) {
 		asked.Add(1)
 		st.Reset()
 	})
@@ -218,10 +219,10 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)
 	}
-	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.group.has(impostor.ID()) {
-		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(), n.group.has(impostor.ID()))
+	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.group.Has(impostor.ID()) {
+		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(), n.group.Has(impostor.ID()))
 	}
-	if got := n.ledger.tallyOf(impostor.ID()).strikes.Load(); got != 0 {
+	if got := n.ledger.TallyOf(impostor.ID()).Strikes.Load(); got != 0 {
 		t.Errorf("it has %d strikes, want none", got)
 	}
 }

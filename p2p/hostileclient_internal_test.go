@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/goleak"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -117,7 +118,7 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	const streamWindow = 1 << 20 // bytes that a stream may send before its reader answers
 	s := g.dial(t, n)
 	defer s.Reset()
-	for sent := n.ledger.tallyOf(g.ID()).blocksSent.Load; sent() < maxServingPeer*streamWindow/store.BlockSize; {
+	for sent := n.ledger.TallyOf(g.ID()).BlocksSent.Load; sent() < maxServingPeer*streamWindow/store.BlockSize; {
 		runtime.Gosched() // until some streams are full
 	}
 	s.SetDeadline(time.Now().Add(5 * time.Second))
@@ -153,18 +154,18 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 
 func TestReasonsOfStrikesAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
-	for range maxDenied + 5 {
-		id := ghost(t, n).id
-		for range maxStrikes {
-			n.ledger.strike(id, errors.New(strings.Repeat("lies ", 10_000)))
+	for range peers.MaxDenied + 5 {
+		id := ghost(t, n).ID
+		for range peers.MaxStrikes {
+			n.ledger.Strike(id, errors.New(strings.Repeat("lies ", 10_000)))
 		}
 	}
 	struck := n.Status().Struck
-	if len(struck) == 0 || len(struck) > maxDenied {
-		t.Errorf("%d are banned, want 1 to %d", len(struck), maxDenied)
+	if len(struck) == 0 || len(struck) > peers.MaxDenied {
+		t.Errorf("%d are banned, want 1 to %d", len(struck), peers.MaxDenied)
 	}
 	for _, s := range struck {
-		if len(s.Reason) > maxReason {
+		if len(s.Reason) > peers.MaxReason {
 			t.Fatalf("a reason of %d bytes is kept", len(s.Reason))
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -24,12 +25,12 @@ import (
 var errEnd = errors.New("end of the stream") // makes a rogue reset
 
 // ghost is a neighbour that has no connection any more and is still listed as a holder.
-func ghost(t testing.TB, n *Node) *neighbour {
+func ghost(t testing.TB, n *Node) *peers.Neighbour {
 	id, err := peer.IDFromPrivateKey(newTestIdentity(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return newNeighbour(n.lan.Host(), id, n.group.protocol(), n.ledger)
+	return peers.NewNeighbour(n.lan.Host(), id, n.group.Protocol(), n.ledger)
 }
 
 // knownHolders answers that a NAR has certain holders.
@@ -47,10 +48,10 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	honest := n.neighbours()[0]
-	honest.measured(time.Second, store.BlockSize) // the others look faster and are asked first
-	holders := []holder{{neighbour: honest}}
+	honest.Measured(time.Second, store.BlockSize) // the others look faster and are asked first
+	holders := []holder{{nb: honest}}
 	for range maxRequests + 1 {
-		holders = append(holders, holder{neighbour: ghost(t, n)})
+		holders = append(holders, holder{nb: ghost(t, n)})
 	}
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if err != nil {
@@ -98,8 +99,8 @@ func TestTricklingHoldersAreOvertaken(t *testing.T) {
 	}
 	n, _ := runNode(t, s, nil, rogues...)
 	for _, nb := range n.neighbours() {
-		if nb.id == honest.ID() {
-			nb.measured(100*time.Millisecond, store.BlockSize) // the others are asked first
+		if nb.ID == honest.ID() {
+			nb.Measured(100*time.Millisecond, store.BlockSize) // the others are asked first
 		}
 	}
 	fetchAll(t, n, m, nar)
@@ -111,17 +112,17 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 	info, _ := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar, block: trickle}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	ex, err := n.neighbours()[0].open(t.Context(), readStall)
+	ex, err := n.neighbours()[0].Open(t.Context(), peers.ReadStall)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer ex.Reset()
-	if err := ex.send(wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}); err != nil {
+	if err := ex.Send(wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}); err != nil {
 		t.Fatal(err)
 	}
-	ex.until = time.Now().Add(300 * time.Millisecond)
+	ex.Until = time.Now().Add(300 * time.Millisecond)
 	start := time.Now()
-	if _, _, err := wire.ReadBlock(ex.br, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
+	if _, _, err := wire.ReadBlock(ex.Reader, make([]byte, len(nar))); err == nil || time.Since(start) > 3*time.Second {
 		t.Errorf("readBlock = %v after %v, want an error after 300 ms", err, time.Since(start))
 	}
 }
@@ -188,8 +189,8 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 			honest, bad := (&rogue{info: info, nar: nar}).start(t), (&rogue{info: info, nar: nar, block: c.block}).start(t)
 			n, _ := runNode(t, s, nil, honest, bad)
 			for _, nb := range n.neighbours() {
-				if nb.id == honest.ID() {
-					nb.measured(time.Second, store.BlockSize) // the other one is asked first
+				if nb.ID == honest.ID() {
+					nb.Measured(time.Second, store.BlockSize) // the other one is asked first
 				}
 			}
 			fetchAll(t, n, m, nar)
@@ -293,7 +294,7 @@ func TestWrongSizeOfAContentAddressedPathHurtsItsSenderAlone(t *testing.T) {
 	if got := strikesOf(n, honest); got != 0 {
 		t.Errorf("the honest one has %d strikes", got)
 	}
-	if n.ledger.tallyOf(liar.ID()).countWrong(time.Now()) == 0 {
+	if n.ledger.TallyOf(liar.ID()).CountWrong(time.Now()) == 0 {
 		t.Error("the liar has sent no wrong NAR")
 	}
 }

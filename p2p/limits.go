@@ -117,11 +117,6 @@ const (
 	// answers, before missesPerMinute more come back: the same as missBurst, for the same machine. A peer that needs
 	// more has an upstream, too.
 	helpBurst = missBurst
-	// manifestPace, in bytes of the NAR per second, and manifestTimeout bound how long a holder may take to hash a NAR
-	// that it has to read from a slow disk first.
-	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
-	// manifestLimit is the longest, however large the NAR: without a manifest more is fetched again, and no more is lost.
-	manifestLimit = 30 * time.Second
 )
 
 // Deadlines: for peers that ask us.

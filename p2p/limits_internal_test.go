@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -58,7 +59,7 @@ func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "many", random(100))
 	var refs []string
-	for _, ref := range s.chain(t, "reference", maxCheckedRefs+1) {
+	for _, ref := range s.chain(t, "reference", peers.MaxCheckedRefs+1) {
 		info.References = append(info.References, ref.Path)
 		refs = append(refs, ref.Path.String())
 	}
@@ -73,7 +74,7 @@ func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
 		t.Fatalf("check = %v, %v, want a signed mapping", m, err)
 	}
 	if sh.checked.Len() != 0 {
-		t.Errorf("a claim with %d references is kept, want at most %d", len(info.References), maxCheckedRefs)
+		t.Errorf("a claim with %d references is kept, want at most %d", len(info.References), peers.MaxCheckedRefs)
 	}
 }
 
@@ -87,7 +88,7 @@ func TestTurnsAreBounded(t *testing.T) {
 		"answers about claims":   {s.asking, maxServingPeer, maxServingAddr, maxServing},
 		"other answers":          {s.sending, maxServingPeer, maxServingAddr, maxServing},
 		"blocks that are read":   {s.reading, maxUploadsPeer, maxUploads, maxUploads},
-		"questions to upstreams": {s.helping, maxHelpingPeer, maxHelping, maxHelping},
+		"questions to upstreams": {s.helping, peers.MaxHelpingPeer, maxHelping, maxHelping},
 	} {
 		taken := 0
 		take := func(n int, who func(i int) asker) {
@@ -118,13 +119,13 @@ func TestRationsGrowSlowly(t *testing.T) {
 	if !ok {
 		t.Fatal("no ration for an address that was dialled")
 	}
-	tally, quota := n.ledger.tallyOf("peer"), newPeerQuota()
+	tally, quota := n.ledger.TallyOf("peer"), newPeerQuota()
 	for name, r := range map[string]struct {
 		*rate.Limiter
 		rate  float64
 		burst int
 	}{
-		"questions about neighbours":        {tally.tellings, tellRate, tellBurst},
+		"questions about neighbours":        {tally.Tellings, peers.TellRate, peers.TellBurst},
 		"checks of a path":                  {quota.wrongTellings, wrongRate, wrongBurst},
 		"checks of a path, for one machine": {newQuota(missShares).wrongTellings, wrongRate * missShares, wrongBurst * missShares},
 		"dial-backs to an address":          {one, dialBackAddrRate, dialBackAddrBurst},
@@ -207,7 +208,7 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 		"a question about neighbours": {peersTimeout, n.servePeers},
 		"a dial-back":                 {dialBackWait, n.serveDialBack},
 	} {
-		ex, err := n.neighbours()[0].open(t.Context(), readStall)
+		ex, err := n.neighbours()[0].Open(t.Context(), peers.ReadStall)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -95,16 +96,16 @@ type lookup struct {
 
 	mu       sync.Mutex // guards the rest
 	owed     []owed
-	unjudged []reply
-	spare    []reply // claims of neighbours that are not relied on alone
-	left     bool    // no caller waits for it any more
+	unjudged []peers.Reply
+	spare    []peers.Reply // claims of neighbours that are not relied on alone
+	left     bool          // no caller waits for it any more
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
 
 // An owed answer is one that a neighbour has been asked for.
 type owed struct {
-	by     *neighbour
+	by     *peers.Neighbour
 	prompt bool // it is worth waiting for
 	lost   int  // how many streams have ended without an answer to the question
 }
@@ -167,17 +168,17 @@ func (l *lookup) nothing() error {
 func (l *lookup) HashPart() store.HashPart { return l.hp }
 
 // Recall returns a neighbour's unasked claim. It returns none if the NAR is about to be fetched: the question tells a
-// neighbour that is receiving the NAR, too, about this node.
-func (l *lookup) Recall(nb *neighbour) (reply, bool) {
+// Neighbour that is receiving the NAR, too, about this node.
+func (l *lookup) Recall(nb *peers.Neighbour) (peers.Reply, bool) {
 	if l.want != nil {
-		return reply{}, false
+		return peers.Reply{}, false
 	}
-	text, ok := nb.recall(l.hp)
-	return reply{from: nb, text: text}, ok
+	text, ok := nb.Recall(l.hp)
+	return peers.Reply{From: nb, Text: text}, ok
 }
 
 // ask puts the question to the neighbours.
-func (l *lookup) ask(neighbours []*neighbour) {
+func (l *lookup) ask(neighbours []*peers.Neighbour) {
 	l.mu.Lock() // until the list is complete, done must not report that no answer is owed
 	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(infoTimeout, l.expire)
@@ -187,47 +188,47 @@ func (l *lookup) ask(neighbours []*neighbour) {
 			continue
 		}
 		select {
-		case nb.asks <- l:
-			l.owed = append(l.owed, owed{by: nb, prompt: !nb.isLate()})
+		case nb.Asks <- l:
+			l.owed = append(l.owed, owed{by: nb, prompt: !nb.IsLate()})
 		default: // it has left hundreds of questions unanswered
 		}
 	}
 }
 
 // Answer takes in one neighbour's answer.
-func (l *lookup) Answer(r reply) {
-	if r.err != nil {
-		l.node.log.Debug("neighbour did not answer", zap.Stringer("peer", r.from.id), zap.Error(r.err))
+func (l *lookup) Answer(r peers.Reply) {
+	if r.Err != nil {
+		l.node.log.Debug("neighbour did not answer", zap.Stringer("peer", r.From.ID), zap.Error(r.Err))
 	}
 	l.mu.Lock()
-	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return o.by == r.from })
+	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return o.by == r.From })
 	if len(l.owed) == 0 {
 		l.timer.Stop()
 	}
 	left := l.left
-	if !left && r.text != "" {
+	if !left && r.Text != "" {
 		l.unjudged = append(l.unjudged, r)
 	}
-	tell := !left && (r.text != "" || l.done())
+	tell := !left && (r.Text != "" || l.done())
 	l.mu.Unlock()
 	if tell {
 		l.tell()
 	}
-	if left && r.text != "" {
+	if left && r.Text != "" {
 		l.judge(r)
 	}
 }
 
 // Awaits reports whether a neighbour's answer is still waited for.
-func (l *lookup) Awaits(nb *neighbour) bool {
+func (l *lookup) Awaits(nb *peers.Neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.owed, func(o owed) bool { return o.by == nb })
 }
 
 // Lost records that a stream to a neighbour has ended without an answer to the question. It reports whether the
-// neighbour is to be asked on another stream.
-func (l *lookup) Lost(nb *neighbour) bool {
+// Neighbour is to be asked on another stream.
+func (l *lookup) Lost(nb *peers.Neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := slices.IndexFunc(l.owed, func(o owed) bool { return o.by == nb })
@@ -235,7 +236,7 @@ func (l *lookup) Lost(nb *neighbour) bool {
 		return false
 	}
 	l.owed[i].lost++
-	return l.owed[i].lost < maxLost
+	return l.owed[i].lost < peers.MaxLost
 }
 
 // expire ends the wait for neighbours that have not answered in time.
@@ -243,7 +244,7 @@ func (l *lookup) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range l.owed {
-		o.by.late.CompareAndSwap(0, time.Now().UnixNano())
+		o.by.Late.CompareAndSwap(0, time.Now().UnixNano())
 	}
 	l.owed = nil
 	l.tell()
@@ -292,32 +293,32 @@ func (l *lookup) judgeAll() (f *finding, done bool) {
 }
 
 // judge takes in what one neighbour claims.
-func (l *lookup) judge(r reply) {
-	info, err := store.ParseInfo(r.text)
+func (l *lookup) judge(r peers.Reply) {
+	info, err := store.ParseInfo(r.Text)
 	if err == nil && info.Path.HashPart() != l.hp {
-		err = fmt.Errorf("asked about %s, got %s: %w", l.hp, info.Path, errName)
+		err = fmt.Errorf("asked about %s, got %s: %w", l.hp, info.Path, peers.ErrName)
 	}
 	if err != nil {
-		l.node.ledger.refuse(refusal(err))
-		l.node.ledger.strike(r.from.id, err)
+		l.node.ledger.Refuse(peers.Refusal(err))
+		l.node.ledger.Strike(r.From.ID, err)
 		return
 	}
-	if why := l.node.ledger.unreliable(r.from.tally, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
+	if why := l.node.ledger.Unreliable(r.From.Tally, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
 		return
 	}
-	f := l.believe(r.from, info)
+	f := l.believe(r.From, info)
 	// A peer that claims to have this very NAR is a holder even if its claim was not checked: the bytes are verified
 	// later.
 	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
-		r.from.tally.claims.Add(1)
-		f.add(r.from.id, r.receiving)
+		r.From.Tally.Claims.Add(1)
+		f.add(r.From.ID, r.Receiving)
 	}
 }
 
 // keepSpare reports whether the claim of a neighbour that is not relied on alone counts, that is, whether another
-// neighbour has made it. Otherwise it is kept until then. A NAR that was wrong at that neighbour is not taken from
+// Neighbour has made it. Otherwise it is kept until then. A NAR that was wrong at that neighbour is not taken from
 // it.
-func (l *lookup) keepSpare(r reply, why string) bool {
+func (l *lookup) keepSpare(r peers.Reply, why string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.f != nil {
@@ -325,14 +326,14 @@ func (l *lookup) keepSpare(r reply, why string) bool {
 	}
 	l.spare = append(l.spare, r)
 	if l.refused == nil {
-		l.refused = fmt.Errorf("neighbour %s: %s: %w", r.from.id, why, errUnreliable)
+		l.refused = fmt.Errorf("neighbour %s: %s: %w", r.From.ID, why, errUnreliable)
 	}
 	return false
 }
 
 // believe returns the finding; the first claim that can be believed creates it. After the wait has ended no finding is
 // created.
-func (l *lookup) believe(from *neighbour, info store.Info) *finding {
+func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
 	l.mu.Lock()
 	f, left := l.f, l.left
 	l.mu.Unlock()
@@ -348,13 +349,13 @@ func (l *lookup) believe(from *neighbour, info store.Info) *finding {
 		var err error
 		if m, err = l.node.cfg.Trusted.Check(info); err != nil {
 			if errors.Is(err, trust.ErrForged) { // its key of that name may be another
-				l.node.ledger.noteForged(l.node.cfg.Trusted, from.id, info)
+				l.node.ledger.NoteForged(l.node.cfg.Trusted, from.ID, info)
 			}
 			l.mu.Lock()
 			l.refused = err
 			l.mu.Unlock()
-			l.node.ledger.refuse(refusal(err))
-			l.node.log.Debug("claim not believed", zap.Stringer("peer", from.id), zap.Error(err))
+			l.node.ledger.Refuse(peers.Refusal(err))
+			l.node.log.Debug("claim not believed", zap.Stringer("peer", from.ID), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}
 	}
@@ -393,7 +394,7 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holde
 // refresh asks, for a moment, the neighbours that are not known to have the whole NAR: holders may be busy, and answer
 // late.
 func (n *Node) refresh(ctx context.Context, f *finding, m trust.Mapping) {
-	others := slices.DeleteFunc(n.neighbours(), func(nb *neighbour) bool { return f.isWhole(nb.id) })
+	others := slices.DeleteFunc(n.neighbours(), func(nb *peers.Neighbour) bool { return f.isWhole(nb.ID) })
 	if len(others) == 0 {
 		return
 	}
@@ -433,11 +434,11 @@ func (n *Node) connected(f *finding) []holder {
 	alone := true
 	for id, receiving := range ids {
 		nb := n.peers[id]
-		if nb == nil || !n.ledger.takesFrom(nb.tally, pair{id, f.mapping.Path().HashPart(), f.mapping.NarHash()}) {
+		if nb == nil || !n.ledger.TakesFrom(nb.Tally, peers.PairOf(nb, f.mapping)) {
 			continue
 		}
 		out = append(out, holder{nb, receiving})
-		_, aside := nb.tally.aside(time.Now())
+		_, aside := nb.Tally.Aside(time.Now())
 		alone = alone && aside != ""
 	}
 	if alone { // none that is relied on

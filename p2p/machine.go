@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 )
 
 // A machine is the origin of questions. IP addresses cost nothing: one interface may have many IPv4 addresses, and 2^64
@@ -39,8 +40,8 @@ type sighting struct {
 
 func newQuotas(at origin) *quotas {
 	return &quotas{at: at, whole: newBucket(missBurst+narMisses, missShares*missMachines),
-		peers: newMemory[peer.ID, *peerQuota](maxTallies),
-		each:  newMemory[machine, *quota](maxMissAddrs), seen: newMemory[netip.Addr, sighting](maxMissAddrs)}
+		peers: peers.NewCache[peer.ID, *peerQuota](peers.MaxTallies),
+		each:  peers.NewCache[machine, *quota](maxMissAddrs), seen: peers.NewCache[netip.Addr, sighting](maxMissAddrs)}
 }
 
 // peer returns the quota of a peer that asks from an address.

@@ -13,6 +13,7 @@ import (
 	manet "github.com/multiformats/go-multiaddr/net"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -39,7 +40,7 @@ func (c connFrom) RemoteMultiaddr() ma.Multiaddr {
 func (g *target) probe(addr string, identities int) (looked int) {
 	g.t.Helper()
 	for range identities {
-		g.peer = newClient(g.Node, ghost(g.t, g.Node).id)
+		g.peer = newClient(g.Node, ghost(g.t, g.Node).ID)
 		from, _ := netmon.IPOf(connFrom{addr: netip.MustParseAddr(addr)}.RemoteMultiaddr())
 		g.peer.quota.machine.Store(g.server.quotas.of(from))
 		for i := range missBurst/wire.MaxClaims + 1 {
@@ -90,7 +91,7 @@ func TestManyMachinesLeaveHalfOfTheMissesToTheNext(t *testing.T) {
 		if looked := g.probe("192.0.2.0", missShares); looked > 0 {
 			t.Errorf("the first machine had %d more looked up, want none", looked)
 		}
-		if got := g.peer.tally.strikes.Load(); got > 0 {
+		if got := g.peer.tally.Strikes.Load(); got > 0 {
 			t.Errorf("%d strikes for less than the patience, want none", got)
 		}
 		time.Sleep(time.Minute)
@@ -112,7 +113,7 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 		for i := range missPatience/wire.MaxClaims + 2 {
 			g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 		}
-		if got := g.peer.tally.strikes.Load(); got > 0 {
+		if got := g.peer.tally.Strikes.Load(); got > 0 {
 			t.Errorf("%d strikes, want none", got)
 		}
 	})
@@ -143,13 +144,13 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 	g := newTarget(t)
 	synctest.Test(t, func(t *testing.T) {
 		f, info := g.receiving(t)
-		nb := &neighbour{id: g.peer.tally.id, tally: g.peer.tally, done: make(chan struct{})}
+		nb := &peers.Neighbour{ID: g.peer.tally.ID, Tally: g.peer.tally, Done: make(chan struct{})}
 		g.mu.Lock()
-		g.peers[nb.id] = nb
+		g.peers[nb.ID] = nb
 		g.mu.Unlock()
 		defer func() {
 			g.mu.Lock()
-			delete(g.peers, nb.id)
+			delete(g.peers, nb.ID)
 			g.mu.Unlock()
 		}()
 		block := func() (took time.Duration) {
@@ -189,13 +190,13 @@ func TestRepeatedQuestionsCountOnce(t *testing.T) {
 		for i := range 2 * missPatience / wire.MaxClaims {
 			g.asks(words(i%some*wire.MaxClaims, wire.MaxClaims)...)
 		}
-		if got := g.peer.tally.strikes.Load(); got > 0 {
+		if got := g.peer.tally.Strikes.Load(); got > 0 {
 			t.Errorf("%d strikes for questions about %d paths, want none", got, some*wire.MaxClaims)
 		}
 		for i := range missPatience/wire.MaxClaims + 2 {
 			g.asks(words((some+i)*wire.MaxClaims, wire.MaxClaims)...)
 		}
-		if got := g.peer.tally.strikes.Load(); got != 1 {
+		if got := g.peer.tally.Strikes.Load(); got != 1 {
 			t.Errorf("%d strikes for questions about many paths, want 1", got)
 		}
 	})

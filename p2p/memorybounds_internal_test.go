@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 )
 
@@ -45,17 +46,17 @@ func TestMemoryOfWhatWasToldIsBounded(t *testing.T) {
 func TestIdleStreamsAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
 	nb := n.neighbours()[0]
-	for range 2 * maxIdleStreams {
-		ex, err := nb.open(t.Context(), readStall)
+	for range 2 * peers.MaxIdleStreams {
+		ex, err := nb.Open(t.Context(), peers.ReadStall)
 		if err != nil {
 			t.Fatal(err)
 		}
-		nb.put(ex)
+		nb.Put(ex)
 	}
-	nb.mu.Lock()
-	defer nb.mu.Unlock()
-	if got := len(nb.idle); got != maxIdleStreams {
-		t.Errorf("%d idle streams are kept, want %d", got, maxIdleStreams)
+	nb.Mu.Lock()
+	defer nb.Mu.Unlock()
+	if got := len(nb.Idle); got != peers.MaxIdleStreams {
+		t.Errorf("%d idle streams are kept, want %d", got, peers.MaxIdleStreams)
 	}
 }
 

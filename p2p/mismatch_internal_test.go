@@ -8,23 +8,25 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
+
+	"narbor/p2p/peers"
 )
 
 func TestMismatchesAreBoundedAndForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		here, there := newSigner(t), newSigner(t)
 		info, _ := there.sign(t, "path", randomNAR(100))
-		m := newLedger("", zap.NewNop())
-		for i := range maxMismatched + 10 {
-			m.noteForged(here.keys, peer.ID(fmt.Sprint("peer ", i)), info)
+		m := peers.NewLedger("", zap.NewNop())
+		for i := range peers.MaxMismatched + 10 {
+			m.NoteForged(here.keys, peer.ID(fmt.Sprint("peer ", i)), info)
 		}
-		got := m.otherKeys(here.keys)
-		if len(got) != 1 || got[0].Key != "upstream-1" || len(got[0].Neighbours) != maxMismatched {
-			t.Errorf("%d mismatches, want one of upstream-1 with %d neighbours: %+v", len(got), maxMismatched, got)
+		got := m.OtherKeys(here.keys)
+		if len(got) != 1 || got[0].Key != "upstream-1" || len(got[0].Neighbours) != peers.MaxMismatched {
+			t.Errorf("%d mismatches, want one of upstream-1 with %d neighbours: %+v", len(got), peers.MaxMismatched, got)
 		}
-		time.Sleep(mismatchTime + time.Second)
-		if got := m.otherKeys(here.keys); len(got) != 0 {
-			t.Errorf("after %v there are %+v, want none", mismatchTime, got)
+		time.Sleep(peers.MismatchTime + time.Second)
+		if got := m.OtherKeys(here.keys); len(got) != 0 {
+			t.Errorf("after %v there are %+v, want none", peers.MismatchTime, got)
 		}
 	})
 }

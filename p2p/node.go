@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/store/upstream"
@@ -105,8 +106,8 @@ type Node struct {
 	dying        context.CancelFunc
 	findings     *lru.Cache[store.HashPart, *finding]
 	wanted       *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
-	ledger       *ledger
-	group        *group        // nil is no group
+	ledger       *peers.Ledger
+	group        *peers.Group  // nil is no group
 	joined       chan peer.ID  // receives the peers that have proved to be in the group; read by watch
 	news         chan struct{} // a neighbour has joined; read by exchangePeers
 	settled      chan struct{}
@@ -114,7 +115,7 @@ type Node struct {
 
 	mu        sync.Mutex // guards the rest
 	ended     bool       // Run has ended, or is about to
-	peers     map[peer.ID]*neighbour
+	peers     map[peer.ID]*peers.Neighbour
 	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
 }
 
@@ -126,8 +127,8 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	book := newLedger(cfg.Denied, cfg.Log)
-	l, err := newLAN(lanConfig{Denies: book.denies, Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
+	book := peers.NewLedger(cfg.Denied, cfg.Log)
+	l, err := newLAN(lanConfig{Denies: book.Denies, Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
 		KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
@@ -136,7 +137,7 @@ func New(cfg Config) (*Node, error) {
 	}
 	cfg.Log = l.log // which has no stand-ins
 	passed := newFetched(cfg.Spool)
-	circle, err := newGroup(cfg.GroupSecret, l.Host(), cfg.Log)
+	circle, err := peers.NewGroup(cfg.GroupSecret, l.Host(), cfg.Log)
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
 	}
@@ -144,17 +145,17 @@ func New(cfg Config) (*Node, error) {
 	if len(cfg.Share) > 0 {
 		sharing.sources, sharing.arriving = append(slices.Clone(cfg.Share), passed), passed
 	}
-	book.log, book.closeAll = cfg.Log, l.closeAll
+	book.Log, book.CloseAll = cfg.Log, l.closeAll
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		findings:  newMemory[store.HashPart, *finding](maxFindings),
-		wanted:    newMemory[store.HashPart, time.Time](maxWanted),
+		findings:  peers.NewCache[store.HashPart, *finding](maxFindings),
+		wanted:    peers.NewCache[store.HashPart, time.Time](maxWanted),
 		ledger:    book,
 		group:     circle,
 		joined:    make(chan peer.ID),
 		news:      make(chan struct{}, 1),
 		settled:   make(chan struct{}),
-		peers:     map[peer.ID]*neighbour{},
+		peers:     map[peer.ID]*peers.Neighbour{},
 		dialBacks: newDialBacks(),
 		received:  map[store.Origin]*atomic.Int64{},
 	}
@@ -162,7 +163,7 @@ func New(cfg Config) (*Node, error) {
 		n.received[o] = new(atomic.Int64)
 	}
 	n.server = &server{sharer: sharing, serving: newServing(cfg.UploadRate), quotas: newQuotas(l.gate.Origin), repeats: newRepeats(),
-		ledger: book, log: cfg.Log, links: l.gate, admits: circle.has, meet: n.meet, sent: cfg.Observer.Sent,
+		ledger: book, log: cfg.Log, links: l.gate, admits: circle.Has, meet: n.meet, sent: cfg.Observer.Sent,
 		onUpstream: n.answerUpstream, onFetch: n.answerFetch}
 	n.sign = signOf(cfg.Upstreams)
 	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
@@ -198,16 +199,16 @@ func (n *Node) Run(ctx context.Context) error {
 		defer n.server.kept.close()
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	n.handleStreams(ctx, n.group.protocol(), n.server.serve)
+	n.handleStreams(ctx, n.group.Protocol(), n.server.serve)
 	if n.group != nil {
-		n.handleStreams(ctx, groupProtocol, n.serveGroup)
+		n.handleStreams(ctx, peers.GroupProtocol, n.serveGroup)
 	}
 	n.showSign()
 	n.handleStreams(ctx, peersProtocol, n.servePeers)
 	n.handleStreams(ctx, dialBackProtocol, n.serveDialBack)
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
-	g.Go(func() error { return n.ledger.run(ctx) })
+	g.Go(func() error { return n.ledger.Run(ctx) })
 	g.Go(func() error {
 		defer sub.Close()
 		n.watch(ctx, sub.Out())
@@ -267,7 +268,7 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 			n.showSign()
 		case <-settled:
 			if len(events) == 0 { // the peers that were found are in the list
-				settled, last = nil, time.After(n.group.grace())
+				settled, last = nil, time.After(n.group.Grace())
 			}
 		case <-last:
 			close(n.settled)
@@ -298,13 +299,13 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	h := n.lan.Host()
 	if !n.mayBeNeighbour(ctx, id) {
 		if h.Network().Connectedness(id) != network.Connected {
-			n.group.forget(id)
+			n.group.Forget(id)
 		}
 		return
 	}
-	n.ledger.tallyOf(id).outsider.Store(false)
-	nb := newNeighbour(h, id, n.group.protocol(), n.ledger)
-	nb.stranger = n.lan.keeper.isStranger(id)
+	n.ledger.TallyOf(id).Outsider.Store(false)
+	nb := peers.NewNeighbour(h, id, n.group.Protocol(), n.ledger)
+	nb.Stranger = n.lan.keeper.isStranger(id)
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {
@@ -314,7 +315,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	if known {
 		return
 	}
-	n.running.Go(func() { nb.askLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	n.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
 	if n.lan.keeper.isVisit(id) {
 		n.running.Go(func() { n.tryOut(ctx, nb) })
 		return
@@ -325,37 +326,37 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	n.running.Go(func() { n.askPeers(ctx, id) })
 	netmon.Hint(n.news)
 	n.lan.befriend(id, true)
-	n.log.Log(nb.newsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)),
+	n.log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)),
 		zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {
 	n.lan.befriend(id, false)
-	n.group.forget(id)
+	n.group.Forget(id)
 	n.mu.Lock()
 	nb := n.peers[id]
 	delete(n.peers, id)
 	n.mu.Unlock()
 	if nb != nil {
-		nb.leave()
-		n.log.Log(nb.newsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.since)))
+		nb.Leave()
+		n.log.Log(nb.NewsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.Since)))
 	}
 }
 
 func (n *Node) leaveAll() {
 	n.mu.Lock()
-	peers := n.peers
-	n.peers = map[peer.ID]*neighbour{}
+	all := n.peers
+	n.peers = map[peer.ID]*peers.Neighbour{}
 	n.mu.Unlock()
-	for _, nb := range peers {
-		nb.leave()
+	for _, nb := range all {
+		nb.Leave()
 	}
 }
 
-func (n *Node) neighbours() []*neighbour {
+func (n *Node) neighbours() []*peers.Neighbour {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	out := make([]*neighbour, 0, len(n.peers))
+	out := make([]*peers.Neighbour, 0, len(n.peers))
 	for _, nb := range n.peers {
 		out = append(out, nb)
 	}

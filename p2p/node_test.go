@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"narbor/p2p"
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -449,7 +450,7 @@ func TestForgedClaimsAreNotBelieved(t *testing.T) {
 	if got := st.Neighbours[0].Strikes; got != 0 {
 		t.Errorf("a key of the same name costs its owner %d strikes, want 0", got)
 	}
-	want := []p2p.KeyMismatch{{Key: "upstream-1", Neighbours: []string{a.id()}, Path: resigned.Path.String()}}
+	want := []peers.KeyMismatch{{Key: "upstream-1", Neighbours: []string{a.id()}, Path: resigned.Path.String()}}
 	if !reflect.DeepEqual(st.OtherKeys, want) {
 		t.Errorf("OtherKeys = %+v, want %+v", st.OtherKeys, want)
 	}

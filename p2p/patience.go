@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 )
 
@@ -22,8 +23,8 @@ var errSlow = errors.New("too slow")
 // A sample is how far a fetch was at a moment.
 type sample struct {
 	at   time.Time
-	left int                  // blocks that are missing
-	came map[*neighbour]int64 // bytes that had come from each holder, of all NARs
+	left int                        // blocks that are missing
+	came map[*peers.Neighbour]int64 // bytes that had come from each holder, of all NARs
 }
 
 // A progress is the samples of the last [judgedAfter]. It is owned by get.
@@ -58,10 +59,10 @@ func (p *progress) rate() (pace, least int64) {
 	var came int64
 	for nb, now := range last.came {
 		came += now - first.came[nb]
-		least = max(least, nb.leastPace())
+		least = max(least, nb.LeastPace())
 	}
 	came = max(came, int64(first.left-last.left)*store.BlockSize)
-	return int64(float64(came) / last.at.Sub(first.at).Seconds()), max(least, leastPace)
+	return int64(float64(came) / last.at.Sub(first.at).Seconds()), max(least, peers.LeastPace)
 }
 
 // impatient fails if the NAR comes so slowly that it is not worth waiting for.
@@ -114,23 +115,23 @@ func (f *fetch) account(began time.Time, err error) {
 	allSlow := f.sources.areSlow(now)
 	for nb, from := range f.sources.asked {
 		var until time.Time
-		slow := allSlow && from.rate(nb, now) < float64(nb.leastPace())
+		slow := allSlow && from.rate(nb, now) < float64(nb.LeastPace())
 		switch {
-		case nb.gone():
+		case nb.Gone():
 			continue
 		case f.sources.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
-			f.conduct.Avoid(nb, f.m, slowFor, "it delivers it far too slowly")
-			until = nb.tally.wasSlow(now)
+			f.conduct.Avoid(nb, f.m, peers.SlowFor, "it delivers it far too slowly")
+			until = nb.Tally.WasSlow(now)
 		case err != nil:
 			f.conduct.Avoid(nb, f.m, failedFor, "it claims to have it, and did not deliver it")
-		case slow && now.Sub(from.at) > tardyAfter && !f.sources.excluded[nb.id]:
-			until = nb.tally.wasTardy(began, now)
-		case !f.sources.excluded[nb.id]:
-			nb.tally.kept()
+		case slow && now.Sub(from.at) > tardyAfter && !f.sources.excluded[nb.ID]:
+			until = nb.Tally.WasTardy(began, now)
+		case !f.sources.excluded[nb.ID]:
+			nb.Tally.Kept()
 		}
 		if !until.IsZero() {
-			f.log.Info("neighbour is set aside", zap.Stringer("peer", nb.id), zap.Time("until", until),
-				zap.String("reason", asideSlow))
+			f.log.Info("neighbour is set aside", zap.Stringer("peer", nb.ID), zap.Time("until", until),
+				zap.String("reason", peers.AsideSlow))
 		}
 	}
 }

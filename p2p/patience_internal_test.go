@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 )
 
@@ -36,7 +37,7 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 			f, record := newTestFetch()
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				var nbs []*neighbour
+				var nbs []*peers.Neighbour
 				for _, p := range c.parts {
 					nb := peerNamed(fmt.Sprint(len(nbs)))
 					nbs = append(nbs, nb)
@@ -47,11 +48,11 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 				}
 				time.Sleep(time.Minute)
 				for i, p := range c.parts {
-					nbs[i].tally.bytesReceived.Add(int64(p.pace * 60))
+					nbs[i].Tally.BytesReceived.Add(int64(p.pace * 60))
 				}
 				f.account(began, c.err)
 				for i, p := range c.parts {
-					if got := record.avoided[nbs[i].id]; got != p.avoided {
+					if got := record.avoided[nbs[i].ID]; got != p.avoided {
 						t.Errorf("holder %d is avoided: %v, want %v", i, got, p.avoided)
 					}
 				}
@@ -66,7 +67,7 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 		f, _ := newTestFetch()
 		synctest.Test(t, func(t *testing.T) {
 			spared, other := peerNamed("spared"), peerNamed("other")
-			f.sources.all = []*neighbour{spared, other}
+			f.sources.all = []*peers.Neighbour{spared, other}
 			for range 2 {
 				clear(f.sources.asked)
 				f.sources.ask(spared, time.Now())
@@ -74,12 +75,12 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 				began := time.Now()
 				time.Sleep(2 * tardyAfter)
 				if fast {
-					other.tally.bytesReceived.Add(100 << 20)
+					other.Tally.BytesReceived.Add(100 << 20)
 				}
 				f.account(began, nil)
 				time.Sleep(time.Second)
 			}
-			if _, why := spared.tally.aside(time.Now()); (why != "") == fast {
+			if _, why := spared.Tally.Aside(time.Now()); (why != "") == fast {
 				t.Errorf("with another holder that is fast: %v, the slow one is set aside: %q", fast, why)
 			}
 		})

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 )
 
@@ -45,7 +46,7 @@ func (n *Node) exchangePeers(ctx context.Context) error {
 		case <-time.After(pause*3/4 + rand.N(pause/2)):
 			pause = min(2*pause, exchangeMax)
 			if all := n.neighbours(); len(all) > 0 {
-				n.askPeers(ctx, all[rand.IntN(len(all))].id)
+				n.askPeers(ctx, all[rand.IntN(len(all))].ID)
 			}
 		}
 	}
@@ -66,7 +67,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	}
 	addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.strike(id, err)
+		n.ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
@@ -130,11 +131,11 @@ func (n *Node) servePeers(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !n.group.has(id) {
-		s.ResetWithError(errOutsider)
+	if !n.group.Has(id) {
+		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
-	if !n.ledger.tallyOf(id).tellings.Allow() {
+	if !n.ledger.TallyOf(id).Tellings.Allow() {
 		s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
@@ -163,12 +164,12 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 		if len(out) == maxToldPeers {
 			break
 		}
-		if nb.id == c.RemotePeer() {
+		if nb.ID == c.RemotePeer() {
 			continue
 		}
-		for _, a := range n.lan.seenAt(nb.id) {
+		for _, a := range n.lan.seenAt(nb.ID) {
 			if n.lan.gate.ShareLink(asker, a.Addr()) {
-				if m, err := netmon.PeerAddr(a, nb.id); err == nil {
+				if m, err := netmon.PeerAddr(a, nb.ID); err == nil {
 					out = append(out, m)
 					break
 				}

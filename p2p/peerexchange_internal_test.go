@@ -14,6 +14,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -113,7 +114,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 	g := (&rogue{}).start(t)
 	g.dial(t, n)
 	refused := 0
-	for range 4 * tellBurst {
+	for range 4 * peers.TellBurst {
 		switch b, err := g.askPeers(t, n); {
 		case errors.Is(err, &network.StreamError{ErrorCode: network.StreamResourceLimitExceeded, Remote: true}):
 			refused++
@@ -122,7 +123,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 		}
 	}
 	if refused == 0 {
-		t.Errorf("%d questions were all answered", 4*tellBurst)
+		t.Errorf("%d questions were all answered", 4*peers.TellBurst)
 	}
 	if strikesOf(n, g) != 0 {
 		t.Error("asking too often was held against it")
@@ -136,7 +137,7 @@ func TestOutsidersAreToldOfNoPeers(t *testing.T) {
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := g.askPeers(t, n.Node); !errors.Is(err, &network.StreamError{ErrorCode: errOutsider, Remote: true}) || len(b) > 0 {
-		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, errOutsider)
+	if b, err := g.askPeers(t, n.Node); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {
+		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, peers.ErrOutsider)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -56,8 +57,8 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 	if err != nil {
 		return Ping{}, err
 	}
-	p := Ping{ID: nb.id.String(), Via: n.lan.Via(nb.id), Millis: []float64{}}
-	for _, c := range n.lan.Host().Network().ConnsToPeer(nb.id) {
+	p := Ping{ID: nb.ID.String(), Via: n.lan.Via(nb.ID), Millis: []float64{}}
+	for _, c := range n.lan.Host().Network().ConnsToPeer(nb.ID) {
 		p.Addr, p.Local, p.Security = n.lan.gate.Text(c.RemoteMultiaddr()), n.lan.gate.Text(c.LocalMultiaddr()),
 			string(c.ConnState().Security)
 		break
@@ -65,17 +66,17 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 	n.roundTrips(ctx, nb, cfg.Count, &p)
 	if cfg.Bytes > 0 && p.Lost < cfg.Count {
 		if err := n.throughput(ctx, nb, cfg, &p); err != nil {
-			p.Problem = bounded(err.Error())
+			p.Problem = peers.Bounded(err.Error())
 		}
 	}
 	return p, nil
 }
 
 // roundTrips stops at the first that has no answer: a stream that stalls answers none after it.
-func (n *Node) roundTrips(ctx context.Context, nb *neighbour, count int, p *Ping) {
+func (n *Node) roundTrips(ctx context.Context, nb *peers.Neighbour, count int, p *Ping) {
 	ctx, cancel := context.WithCancel(network.WithNoDial(ctx, "neighbours are connected"))
 	defer cancel()
-	results := ping.Ping(ctx, n.lan.Host(), nb.id)
+	results := ping.Ping(ctx, n.lan.Host(), nb.ID)
 	for i := range count {
 		select {
 		case r, ok := <-results:
@@ -83,7 +84,7 @@ func (n *Node) roundTrips(ctx context.Context, nb *neighbour, count int, p *Ping
 				p.Millis = append(p.Millis, millis(r.RTT))
 				continue
 			}
-		case <-time.After(askTimeout):
+		case <-time.After(peers.AskTimeout):
 		case <-ctx.Done():
 		}
 		p.Lost = count - i
@@ -92,13 +93,13 @@ func (n *Node) roundTrips(ctx context.Context, nb *neighbour, count int, p *Ping
 }
 
 // throughput fetches blocks of the largest NAR that is known to be there, over and over.
-func (n *Node) throughput(ctx context.Context, nb *neighbour, cfg PingConfig, p *Ping) error {
+func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConfig, p *Ping) error {
 	m, err := n.largest(ctx, nb, cfg.Paths)
 	if err != nil {
 		return err
 	}
 	p.Path = m.Path().String()
-	ex, err := nb.open(ctx, readStall)
+	ex, err := nb.Open(ctx, peers.ReadStall)
 	if err != nil {
 		return err
 	}
@@ -114,16 +115,16 @@ func (n *Node) throughput(ctx context.Context, nb *neighbour, cfg PingConfig, p 
 		for ; asked < cfg.Bytes && due-got < pingWindow; due++ {
 			ask.Block = due % blocks
 			asked += int64(store.BlockLen(m.NarSize(), ask.Block))
-			if err := ex.send(ask); err != nil {
+			if err := ex.Send(ask); err != nil {
 				return err
 			}
 		}
 		if got == due {
 			return nil
 		}
-		ex.until = time.Now().Add(blockTimeout)
+		ex.Until = time.Now().Add(blockTimeout)
 		block := buf[:store.BlockLen(m.NarSize(), got%blocks)]
-		wire, _, err := wire.ReadBlock(ex.br, block)
+		wire, _, err := wire.ReadBlock(ex.Reader, block)
 		if err != nil {
 			return fmt.Errorf("ended early: %w", err)
 		}
@@ -133,14 +134,14 @@ func (n *Node) throughput(ctx context.Context, nb *neighbour, cfg PingConfig, p 
 }
 
 // largest returns the largest path that the neighbour has, of those that were found lately and those that are named.
-func (n *Node) largest(ctx context.Context, nb *neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
+func (n *Node) largest(ctx context.Context, nb *peers.Neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
 	for _, hp := range n.findings.Keys() {
-		if f, ok := n.findings.Peek(hp); ok && f.isWhole(nb.id) && f.mapping.NarSize() > best.NarSize() {
+		if f, ok := n.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.mapping.NarSize() > best.NarSize() {
 			best = f.mapping
 		}
 	}
 	if paths = paths[:min(len(paths), maxPingCandidates)]; best.NarSize() < store.BlockSize && len(paths) > 0 {
-		replies, err := nb.askAlone(ctx, paths)
+		replies, err := nb.AskAlone(ctx, paths)
 		if err != nil {
 			return best, err
 		}

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -162,10 +163,11 @@ func (srv *server) mayLook(c client, hp store.HashPart, reserve int) bool {
 	}
 	if p.silent.Add(1) == 1 {
 		srv.log.Info("neighbour asks for much that is not here, so some of it is answered without looking",
-			zap.Stringer("peer", c.tally.id))
+			zap.Stringer("peer", c.tally.ID))
 	}
-	if own && srv.repeats.first(c.tally.id, hp) && !p.patience.spend() { // otherwise others have asked too much
-		srv.ledger.strike(c.tally.id, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience, errProbing))
+	if own && srv.repeats.first(c.tally.ID, hp) && !p.patience.spend() { // otherwise others have asked too much
+		srv.ledger.Strike(c.tally.ID, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience,
+			peers.ErrProbing))
 	}
 	return false
 }
@@ -195,7 +197,7 @@ func (srv *server) claimTo(ctx context.Context, c client, hp store.HashPart) (sh
 	if !srv.mayLook(c, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}
-	srv.meet(c.tally.id, hp)
+	srv.meet(c.tally.ID, hp)
 	made, err := srv.sharedClaim(ctx, hp)
 	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
 		c.quota.found()

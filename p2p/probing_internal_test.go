@@ -55,12 +55,12 @@ func newTarget(t testing.TB) *target {
 	mem.Add(info, nar)
 	src := &watched{Source: mem}
 	n, _ := runNode(t, s, []store.Source{src})
-	return &target{n, t, src, info, newClient(n, ghost(t, n).id)}
+	return &target{n, t, src, info, newClient(n, ghost(t, n).ID)}
 }
 
 // newClient returns a peer that has no connection, and no machine with which it shares a quota.
 func newClient(n *Node, id peer.ID) client {
-	return client{connNowhere{}, n.ledger.tallyOf(id), newPeerQuota()}
+	return client{connNowhere{}, n.ledger.TallyOf(id), newPeerQuota()}
 }
 
 // quotaOf returns what a peer of this machine may still ask.
@@ -145,11 +145,11 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 			if minute == 0 {
 				want += missBurst
 			}
-			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*wire.MaxClaims, g.peer.tally.strikes.Load())
+			t.Logf("minute %d: %d of %d looked up, %d strikes", minute, looked, rounds*wire.MaxClaims, g.peer.tally.Strikes.Load())
 			if looked > want {
 				t.Errorf("minute %d: %d were looked up, want at most %d", minute, looked, want)
 			}
-			if struck = int(g.peer.tally.strikes.Load()); struck > 0 && minute < 5 {
+			if struck = int(g.peer.tally.Strikes.Load()); struck > 0 && minute < 5 {
 				t.Errorf("a strike after %d minutes", minute)
 			}
 		}
@@ -181,7 +181,7 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 			time.Sleep(24 * time.Hour)
 			for i := range 60 {
 				g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
-				if st := g.Status(); g.peer.tally.strikes.Load() > 0 || len(st.Struck) > 0 {
+				if st := g.Status(); g.peer.tally.Strikes.Load() > 0 || len(st.Struck) > 0 {
 					t.Fatalf("struck after %d questions: %v", (i+1)*wire.MaxClaims, st.Struck)
 				}
 			}
@@ -195,7 +195,7 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 			}
 		}
 	})
-	if got := g.peer.tally.strikes.Load(); got != 0 {
+	if got := g.peer.tally.Strikes.Load(); got != 0 {
 		t.Errorf("it has %d strikes, want none", got)
 	}
 }

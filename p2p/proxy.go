@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 )
 
@@ -24,27 +25,27 @@ type proxies struct {
 
 // electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is; others is
 // the number of neighbours that took part.
-func (f *fetch) electProxy() (proxy *neighbour, others int) {
+func (f *fetch) electProxy() (proxy *peers.Neighbour, others int) {
 	f.mu.Lock()
 	asked, closed := len(f.proxies.asked), f.swarming.closed || f.proxies.waited
 	f.mu.Unlock()
 	if closed || asked >= maxProxies || f.uplink.urged.Load() || f.secret {
 		return nil, 0
 	}
-	return f.swarm.Elect(f.m.Path().HashPart(), func(nb *neighbour) bool {
+	return f.swarm.Elect(f.m.Path().HashPart(), func(nb *peers.Neighbour) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.proxies.asked[nb.id] || f.sources.excluded[nb.id] || !f.conduct.Takes(nb, f.m) || nb.tally.isDistrusted(time.Now())
+		return f.proxies.asked[nb.ID] || f.sources.excluded[nb.ID] || !f.conduct.Takes(nb, f.m) || nb.Tally.IsDistrusted(time.Now())
 	})
 }
 
 // rely lets a neighbour fetch the NAR, and takes the blocks from it as they come, for as long as that is better than to
 // fetch it here.
-func (f *fetch) rely(ctx context.Context, nb *neighbour) {
+func (f *fetch) rely(ctx context.Context, nb *peers.Neighbour) {
 	f.mu.Lock()
-	f.proxies.asked[nb.id] = true
+	f.proxies.asked[nb.ID] = true
 	f.mu.Unlock()
-	f.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()))
+	f.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()))
 	began := time.Now()
 	err := f.watchProxy(ctx, nb)
 	f.setProxy(nb, false)
@@ -55,22 +56,22 @@ func (f *fetch) rely(ctx context.Context, nb *neighbour) {
 		return
 	}
 	if !errors.Is(err, errRefused) {
-		nb.tally.shun(time.Now())
+		nb.Tally.Shun(time.Now())
 	}
 	if errors.Is(err, wire.ErrWire) {
-		f.strike(nb.id, err)
+		f.strike(nb.ID, err)
 	}
-	f.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.id), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()), zap.Error(err))
 }
 
 // watchProxy asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
-func (f *fetch) watchProxy(ctx context.Context, nb *neighbour) error {
+func (f *fetch) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
 	t := newProxyWatch(time.Now(), f.missing())
 	if until, ok := ctx.Deadline(); ok && until.Before(t.until) {
 		t.until = until
 	}
 	for {
-		v, got, pace, err := nb.askFetch(ctx, f.m.Path().HashPart(), f.m.NarHash())
+		v, got, pace, err := nb.AskFetch(ctx, f.m.Path().HashPart(), f.m.NarHash())
 		switch {
 		case errors.Is(err, wire.ErrWire):
 			return err
@@ -79,7 +80,7 @@ func (f *fetch) watchProxy(ctx context.Context, nb *neighbour) error {
 			return nil
 		case err == nil && (v != wire.VerdictYes || !f.setProxy(nb, true)):
 			return errRefused
-		case err != nil && (t.answered.IsZero() || nb.gone()):
+		case err != nil && (t.answered.IsZero() || nb.Gone()):
 			return err
 		case err == nil:
 			t.answer(time.Now(), got, pace)
@@ -99,11 +100,11 @@ func (f *fetch) watchProxy(ctx context.Context, nb *neighbour) error {
 }
 
 // lastFrom is when a block of this NAR came last, or of any NAR from the neighbour.
-func (f *fetch) lastFrom(nb *neighbour) time.Time {
+func (f *fetch) lastFrom(nb *peers.Neighbour) time.Time {
 	f.mu.Lock()
 	last := f.picker.swarm.last
 	f.mu.Unlock()
-	if at := time.Unix(0, nb.brought.Load()); at.After(last) {
+	if at := time.Unix(0, nb.Brought.Load()); at.After(last) {
 		last = at
 	}
 	return last
@@ -111,13 +112,13 @@ func (f *fetch) lastFrom(nb *neighbour) time.Time {
 
 // setProxy makes a neighbour one that can deliver all blocks, or ends that. It returns false if the neighbour can
 // deliver none.
-func (f *fetch) setProxy(nb *neighbour, proxy bool) bool {
+func (f *fetch) setProxy(nb *peers.Neighbour, proxy bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if proxy && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
 		f.offer(nb, true)
 	}
-	r := f.picker.swarm.members[nb.id]
+	r := f.picker.swarm.members[nb.ID]
 	if r != nil {
 		r.proxy = proxy
 		f.proxies.delivered = f.proxies.delivered || proxy
@@ -126,28 +127,28 @@ func (f *fetch) setProxy(nb *neighbour, proxy bool) bool {
 }
 
 // shunProxies leaves neighbours out of elections for a while if they were asked to download this NAR.
-func (f *fetch) shunProxies(nbs ...*neighbour) {
+func (f *fetch) shunProxies(nbs ...*peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
-		if f.proxies.asked[nb.id] {
-			nb.tally.shun(time.Now())
+		if f.proxies.asked[nb.ID] {
+			nb.Tally.Shun(time.Now())
 		}
 	}
 }
 
 // wholeHolders returns the neighbours that claim to have the NAR.
-func (f *fetch) wholeHolders() []*neighbour {
+func (f *fetch) wholeHolders() []*peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.sources.all)
 }
 
 // isProxy reports whether a neighbour downloads the NAR for this node.
-func (f *fetch) isProxy(nb *neighbour) bool {
+func (f *fetch) isProxy(nb *peers.Neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.picker.swarm.members[nb.id]
+	r := f.picker.swarm.members[nb.ID]
 	return r != nil && r.proxy
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -32,11 +33,11 @@ func (f *fetch) attribute(ctx context.Context, cause error) (*spool.NAR, error) 
 
 // compareWith compares the blocks with the manifest of one holder, and fetches those that differ again from that holder
 // alone. If the NAR is still wrong then, the holder vouched for all of it, and is blamed.
-func (f *fetch) compareWith(ctx context.Context, reference *neighbour, blocks []sender) (*spool.NAR, error) {
-	manifest, err := reference.askManifest(ctx, f.m)
+func (f *fetch) compareWith(ctx context.Context, reference *peers.Neighbour, blocks []sender) (*spool.NAR, error) {
+	manifest, err := reference.AskManifest(ctx, f.m)
 	if err != nil {
 		f.failed(ctx, reference, err)
-		if err := f.reread(sentBy(blocks, reference.id), blocks); err != nil {
+		if err := f.reread(sentBy(blocks, reference.ID), blocks); err != nil {
 			return nil, err
 		}
 		return nil, ctx.Err()
@@ -59,14 +60,14 @@ func (f *fetch) compareWith(ctx context.Context, reference *neighbour, blocks []
 		if errors.Is(err, errSlow) {
 			failures = lied
 		}
-		f.exclude(reference.id, failures)
+		f.exclude(reference.ID, failures)
 		return nil, ctx.Err()
 	}
 	sp, err := f.draft.Commit(f.m.CheckNAR)
 	if errors.Is(err, store.ErrCorrupt) {
-		f.wrong(reference.id, fmt.Errorf("vouched for all of it: %w", err))
+		f.wrong(reference.ID, fmt.Errorf("vouched for all of it: %w", err))
 		blocks, _ := f.senders()
-		return nil, f.reread(sentBy(blocks, reference.id), blocks)
+		return nil, f.reread(sentBy(blocks, reference.ID), blocks)
 	}
 	return sp, err
 }
@@ -88,7 +89,7 @@ func (f *fetch) senders() (blocks []sender, present []peer.ID) {
 }
 
 // holder returns the holder with an ID, or nil.
-func (f *fetch) holder(id peer.ID) *neighbour {
+func (f *fetch) holder(id peer.ID) *peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sources.withID(id)

@@ -258,4 +258,4 @@ func fetchAll(t testing.TB, n *Node, m trust.Mapping, want []byte) {
 	}
 }
 
-func strikesOf(n *Node, g *rogue) int64 { return n.ledger.tallyOf(g.ID()).strikes.Load() }
+func strikesOf(n *Node, g *rogue) int64 { return n.ledger.TallyOf(g.ID()).Strikes.Load() }

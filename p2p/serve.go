@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -25,7 +26,7 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 	br := bufio.NewReader(s)
 	bw := bufio.NewWriterSize(stallWriter{s, srv.sending}, 4<<10)
 	if !srv.admits(s.Conn().RemotePeer()) {
-		s.ResetWithError(errOutsider)
+		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
 	c := srv.clientOn(s.Conn())
@@ -48,8 +49,8 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 		case err == nil:
 			continue
 		case errors.Is(err, wire.ErrWire):
-			srv.ledger.refuse(refusedFormat)
-			srv.ledger.strike(s.Conn().RemotePeer(), err)
+			srv.ledger.Refuse(peers.RefusedFormat)
+			srv.ledger.Strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:
 			s.Close()
@@ -156,16 +157,16 @@ func (srv *server) prepare(ctx context.Context, c client, r wire.Request) (wire.
 	}
 	b := pickCodec(buf, size, wire.CodecFor(srv.links.Pace(c.conn)))
 	if unverified {
-		c.tally.blocksRelayed.Add(1)
+		c.tally.BlocksRelayed.Add(1)
 		b.As |= wire.Relayed
 	}
 	if err := srv.rate.WaitN(ctx, b.Size); err != nil {
 		wire.BlockBuffers.Put(b.Buf)
 		return wire.Packed{}, err
 	}
-	c.tally.blocksSent.Add(1)
-	c.tally.bytesSent.Add(int64(size))
-	c.tally.wireSent.Add(int64(b.Size))
+	c.tally.BlocksSent.Add(1)
+	c.tally.BytesSent.Add(int64(size))
+	c.tally.WireSent.Add(int64(b.Size))
 	if path, narSize := srv.named(r); !path.IsZero() {
 		srv.sent(path, narSize, c.conn.RemotePeer().String(), size)
 	}

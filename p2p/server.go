@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -20,7 +21,7 @@ type server struct {
 	serving
 	quotas  *quotas
 	repeats *repeats // unanswered questions
-	ledger  *ledger
+	ledger  *peers.Ledger
 	log     *zap.Logger
 
 	links linkQueues
@@ -45,7 +46,7 @@ type linkQueues interface {
 // A client is a peer that asks, on a connection.
 type client struct {
 	conn  network.Conn
-	tally *tally
+	tally *peers.Tally
 	quota *peerQuota
 }
 
@@ -53,7 +54,7 @@ type client struct {
 func (srv *server) clientOn(conn network.Conn) client {
 	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	id := conn.RemotePeer()
-	return client{conn, srv.ledger.tallyOf(id), srv.quotas.peer(id, addr)}
+	return client{conn, srv.ledger.TallyOf(id), srv.quotas.peer(id, addr)}
 }
 
 // asker returns the peer as one that takes turns.

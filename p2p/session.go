@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -153,7 +154,7 @@ func newFetch(of *fetching, m trust.Mapping, draft *spool.Draft, checked trust.M
 }
 
 // nextHolder returns a holder that has not been asked yet, or nil.
-func (f *fetch) nextHolder() *neighbour {
+func (f *fetch) nextHolder() *peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sources.next(time.Now())
@@ -161,18 +162,18 @@ func (f *fetch) nextHolder() *neighbour {
 
 // join adds holders, unless blocks are taken from a single one.
 func (f *fetch) join(holders []holder) {
-	var whole []*neighbour
+	var whole []*peers.Neighbour
 	for _, h := range holders {
 		if h.receiving {
-			f.meet(h.neighbour)
+			f.meet(h.nb)
 		} else {
-			whole = append(whole, h.neighbour)
+			whole = append(whole, h.nb)
 		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range byPromise(whole) {
-		f.picker.swarm.drop(nb.id)
+		f.picker.swarm.drop(nb.ID)
 		if !f.blame.comparing() && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
 			f.sources.add(nb)
 		}
@@ -183,8 +184,8 @@ func (f *fetch) join(holders []holder) {
 // machine that changes from cable to radio is back under another address a moment later.
 func (f *fetch) readmit(holders []holder) {
 	f.mu.Lock()
-	for _, nb := range holders {
-		f.sources.readmit(nb.id)
+	for _, h := range holders {
+		f.sources.readmit(h.nb.ID)
 	}
 	f.mu.Unlock()
 	f.join(holders)
@@ -198,7 +199,7 @@ func (f *fetch) noPeers() bool {
 }
 
 // only makes holders, or with none all that are not excluded, the ones to ask in the next run.
-func (f *fetch) only(holders ...*neighbour) {
+func (f *fetch) only(holders ...*peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sources.only(holders...)
@@ -248,7 +249,7 @@ type round struct {
 	before                    int // the number missing when no source was left, the last time
 }
 
-func (s *round) start(ctx context.Context, c *crew, nb *neighbour) bool {
+func (s *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
 	if nb != nil {
 		c.start(func() { s.work(ctx, nb) })
 	}

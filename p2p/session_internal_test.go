@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -18,21 +19,21 @@ import (
 // A testRecord takes blocks from all peers but those refused, and elects no proxy but the one it has.
 type testRecord struct {
 	refused, avoided map[peer.ID]bool
-	proxy            *neighbour
+	proxy            *peers.Neighbour
 }
 
 func (r *testRecord) Holders(context.Context, trust.Mapping, bool) []holder { return nil }
 func (r *testRecord) Known(trust.Mapping) []holder                          { return nil }
 func (r *testRecord) AskAround(trust.Mapping)                               {}
-func (r *testRecord) Elect(_ store.HashPart, out func(*neighbour) bool) (*neighbour, int) {
+func (r *testRecord) Elect(_ store.HashPart, out func(*peers.Neighbour) bool) (*peers.Neighbour, int) {
 	if r.proxy == nil || out(r.proxy) {
 		return nil, 0
 	}
 	return r.proxy, 1
 }
-func (r *testRecord) Takes(nb *neighbour, _ trust.Mapping) bool { return !r.refused[nb.id] }
-func (r *testRecord) Avoid(nb *neighbour, _ trust.Mapping, _ time.Duration, _ string) {
-	r.avoided[nb.id] = true
+func (r *testRecord) Takes(nb *peers.Neighbour, _ trust.Mapping) bool { return !r.refused[nb.ID] }
+func (r *testRecord) Avoid(nb *peers.Neighbour, _ trust.Mapping, _ time.Duration, _ string) {
+	r.avoided[nb.ID] = true
 }
 func (r *testRecord) Strike(peer.ID, error)               {}
 func (r *testRecord) Wrong(peer.ID, trust.Mapping, error) {}
@@ -47,19 +48,21 @@ func newTestFetch() (*fetch, *testRecord) {
 	return f, r
 }
 
-func peerNamed(id string) *neighbour { return &neighbour{id: peer.ID(id), tally: &tally{}} }
+func peerNamed(id string) *peers.Neighbour {
+	return &peers.Neighbour{ID: peer.ID(id), Tally: &peers.Tally{}}
+}
 
 func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {
 	f, record := newTestFetch()
 	honest, refused := peerNamed("honest"), peerNamed("refused")
-	record.refused[refused.id] = true
+	record.refused[refused.ID] = true
 	f.meet(honest, refused)
-	for nb, want := range map[*neighbour]bool{honest: true, refused: false} {
+	for nb, want := range map[*peers.Neighbour]bool{honest: true, refused: false} {
 		if got := f.isPartial(nb); got != want {
-			t.Errorf("%s is a member of the swarm: %v, want %v", nb.id, got, want)
+			t.Errorf("%s is a member of the swarm: %v, want %v", nb.ID, got, want)
 		}
 		if got := f.setProxy(nb, true); got != want {
-			t.Errorf("%s is relied on to download the NAR: %v, want %v", nb.id, got, want)
+			t.Errorf("%s is relied on to download the NAR: %v, want %v", nb.ID, got, want)
 		}
 	}
 }
@@ -82,12 +85,12 @@ func TestBlockOutsideTheManifestIsAskedForAgainAtOnce(t *testing.T) {
 func TestMembersOfASwarmAreBounded(t *testing.T) {
 	f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
 	for i := range 4 * maxPartials {
-		f.offer(&neighbour{id: peer.ID(fmt.Sprint(i)), tally: &tally{}}, false)
+		f.offer(&peers.Neighbour{ID: peer.ID(fmt.Sprint(i)), Tally: &peers.Tally{}}, false)
 	}
 	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxPartials || waiting != maxPartials {
 		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxPartials)
 	}
-	if !f.offer(&neighbour{id: "proxy", tally: &tally{}}, true) {
+	if !f.offer(&peers.Neighbour{ID: "proxy", Tally: &peers.Tally{}}, true) {
 		t.Error("the proxy is not a member of a full swarm")
 	}
 }
@@ -95,7 +98,7 @@ func TestMembersOfASwarmAreBounded(t *testing.T) {
 func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
-		nb := &neighbour{id: "other", tally: &tally{}}
+		nb := &peers.Neighbour{ID: "other", Tally: &peers.Tally{}}
 		offer := func() bool { return f.offer(nb, false) }
 		if !offer() || !f.leave(nb) {
 			t.Fatal("the peer was no member")

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -29,7 +30,7 @@ type checkedInfo struct {
 }
 
 func newSharer(sources []store.Source, keys *trust.Keys) *sharer {
-	checked := newMemory[store.HashPart, checkedInfo](maxChecked)
+	checked := peers.NewCache[store.HashPart, checkedInfo](maxChecked)
 	return &sharer{sources: sources, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{}, checked: checked}
 }
 
@@ -64,7 +65,7 @@ func (s *sharer) check(hp store.HashPart, info store.Info) (trust.Mapping, error
 		return c.m, nil
 	}
 	m, err := s.keys.Check(info)
-	if err == nil && m.SignedBy() != "" && len(info.References) <= maxCheckedRefs {
+	if err == nil && m.SignedBy() != "" && len(info.References) <= peers.MaxCheckedRefs {
 		s.checked.Add(hp, checkedInfo{info, m})
 	}
 	return m, err
@@ -165,7 +166,7 @@ func (srv *server) answerClaims(ctx context.Context, c client, w answers, r wire
 			if claim.text == "" {
 				continue
 			}
-			c.tally.claimsSent.Add(1)
+			c.tally.ClaimsSent.Add(1)
 			w.told.add(part[i])
 			if len(refs) < wire.MaxFurther {
 				refs = append(refs, claim.refs...)
@@ -204,7 +205,7 @@ func (srv *server) tellFurther(ctx context.Context, c client, w answers, refs []
 				continue
 			}
 			room -= len(claim.text)
-			c.tally.claimsSent.Add(1)
+			c.tally.ClaimsSent.Add(1)
 			if err := wire.WriteFurther(w.Writer, part[i], claim.text); err != nil {
 				return err
 			}

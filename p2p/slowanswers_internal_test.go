@@ -16,6 +16,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -99,37 +100,38 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 	for name, c := range map[string]struct {
 		limit, every time.Duration
 		answer       []byte
-		ask          func(ctx context.Context, nb *neighbour) error
+		ask          func(ctx context.Context, nb *peers.Neighbour) error
 	}{
-		"a manifest": {manifestTimeout + time.Second, time.Second, blocks(small), func(ctx context.Context, nb *neighbour) error {
-			_, err := nb.askManifest(ctx, small)
+		"a manifest": {peers.ManifestTimeout + time.Second, time.Second, blocks(small),
+			func(ctx context.Context, nb *peers.Neighbour) error {
+				_, err := nb.AskManifest(ctx, small)
+				return err
+			}},
+		"a manifest of a large NAR": {peers.ManifestLimit, time.Second, blocks(huge), func(ctx context.Context, nb *peers.Neighbour) error {
+			_, err := nb.AskManifest(ctx, huge)
 			return err
 		}},
-		"a manifest of a large NAR": {manifestLimit, time.Second, blocks(huge), func(ctx context.Context, nb *neighbour) error {
-			_, err := nb.askManifest(ctx, huge)
-			return err
-		}},
-		"claims": {askTimeout, askTimeout / 10, claim, func(ctx context.Context, nb *neighbour) error {
-			_, err := nb.askAlone(ctx, []store.HashPart{hp})
+		"claims": {peers.AskTimeout, peers.AskTimeout / 10, claim, func(ctx context.Context, nb *peers.Neighbour) error {
+			_, err := nb.AskAlone(ctx, []store.HashPart{hp})
 			return err
 		}},
 		"what an upstream says": {infoPatience, infoPatience / 10, binary.AppendUvarint([]byte{byte(wire.VerdictYes)}, store.MaxInfoLen),
-			func(ctx context.Context, nb *neighbour) error {
-				_, _, err := nb.askInfo(ctx, hp, infoPatience)
+			func(ctx context.Context, nb *peers.Neighbour) error {
+				_, _, err := nb.AskInfo(ctx, hp, infoPatience)
 				return err
 			}},
-		"how far a download is": {fetchPatience, 2 * fetchPatience, nil, func(ctx context.Context, nb *neighbour) error {
-			_, _, _, err := nb.askFetch(ctx, hp, small.NarHash())
+		"how far a download is": {peers.FetchPatience, 2 * peers.FetchPatience, nil, func(ctx context.Context, nb *peers.Neighbour) error {
+			_, _, _, err := nb.AskFetch(ctx, hp, small.NarHash())
 			return err
 		}},
-		"a report of a wrong NAR": {askTimeout, time.Hour, nil, func(ctx context.Context, nb *neighbour) error {
-			return nb.tellWrong(ctx, small)
+		"a report of a wrong NAR": {peers.AskTimeout, time.Hour, nil, func(ctx context.Context, nb *peers.Neighbour) error {
+			return nb.TellWrong(ctx, small)
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				nb := &neighbour{host: slowHost{stream: &slowStream{answer: c.answer, every: c.every}},
-					done: make(chan struct{}), helping: make(chan struct{}, 1)}
+				nb := &peers.Neighbour{Host: slowHost{stream: &slowStream{answer: c.answer, every: c.every}},
+					Done: make(chan struct{}), Helping: make(chan struct{}, 1)}
 				start := time.Now()
 				if err := c.ask(t.Context(), nb); err == nil {
 					t.Error("an answer that has no end is taken for one")
@@ -143,15 +145,15 @@ func TestSlowAnswersEndInTime(t *testing.T) {
 }
 
 func TestShortStallMakesNoNeighbourLate(t *testing.T) {
-	nb := new(neighbour)
-	for since, want := range map[time.Duration]bool{0: false, lateAfter / 2: false, 2 * lateAfter: true} {
-		nb.late.Store(time.Now().Add(-since).UnixNano())
-		if got := nb.isLate(); got != want {
+	nb := new(peers.Neighbour)
+	for since, want := range map[time.Duration]bool{0: false, peers.LateAfter / 2: false, 2 * peers.LateAfter: true} {
+		nb.Late.Store(time.Now().Add(-since).UnixNano())
+		if got := nb.IsLate(); got != want {
 			t.Errorf("silent for %v: late %v, want %v", since, got, want)
 		}
 	}
-	nb.late.Store(0)
-	if nb.isLate() {
+	nb.Late.Store(0)
+	if nb.IsLate() {
 		t.Error("late without having been silent")
 	}
 }

@@ -5,17 +5,19 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/p2p/peers"
 )
 
 // sources is the holders of a NAR: which are asked for blocks, stand by, or have failed. It has no lock, no goroutine and no
 // clock: its owner guards it and passes the time.
 type sources struct {
-	all      []*neighbour
-	waiting  []*neighbour // of all, those not asked yet
+	all      []*peers.Neighbour
+	waiting  []*peers.Neighbour // of all, those not asked yet
 	excluded map[peer.ID]bool
 	failures map[peer.ID]int // how often one has failed; [lied] or more if it has lied
-	tooSlow  map[*neighbour]bool
-	asked    map[*neighbour]since // the holders that have been asked for blocks
+	tooSlow  map[*peers.Neighbour]bool
+	asked    map[*peers.Neighbour]since // the holders that have been asked for blocks
 }
 
 // since is when a holder was asked first, and the bytes that had come from it until then, of all NARs.
@@ -25,43 +27,45 @@ type since struct {
 }
 
 // rate is the bytes a second that have come from a holder since then, of all NARs.
-func (s since) rate(nb *neighbour, now time.Time) float64 {
-	return float64(nb.tally.bytesReceived.Load()-s.bytes) / max(now.Sub(s.at), time.Millisecond).Seconds()
+func (s since) rate(nb *peers.Neighbour, now time.Time) float64 {
+	return float64(nb.Tally.BytesReceived.Load()-s.bytes) / max(now.Sub(s.at), time.Millisecond).Seconds()
 }
 
 func newSources() sources {
-	return sources{excluded: map[peer.ID]bool{}, failures: map[peer.ID]int{}, tooSlow: map[*neighbour]bool{},
-		asked: map[*neighbour]since{}}
+	return sources{excluded: map[peer.ID]bool{}, failures: map[peer.ID]int{}, tooSlow: map[*peers.Neighbour]bool{},
+		asked: map[*peers.Neighbour]since{}}
 }
 
 // isNew reports whether a neighbour is neither a holder nor excluded.
-func (s *sources) isNew(nb *neighbour) bool { return !s.excluded[nb.id] && !slices.Contains(s.all, nb) }
+func (s *sources) isNew(nb *peers.Neighbour) bool {
+	return !s.excluded[nb.ID] && !slices.Contains(s.all, nb)
+}
 
 // add adds a holder that is asked when its turn comes.
-func (s *sources) add(nb *neighbour) {
+func (s *sources) add(nb *peers.Neighbour) {
 	s.all = append(s.all, nb)
 	s.waiting = append(s.waiting, nb)
 }
 
 // addAsked adds a holder that has been asked for blocks already.
-func (s *sources) addAsked(nb *neighbour, now time.Time) {
+func (s *sources) addAsked(nb *peers.Neighbour, now time.Time) {
 	s.all = append(s.all, nb)
 	s.ask(nb, now)
 }
 
 // ask records that a holder is asked for blocks.
-func (s *sources) ask(nb *neighbour, now time.Time) {
+func (s *sources) ask(nb *peers.Neighbour, now time.Time) {
 	if _, ok := s.asked[nb]; !ok {
-		s.asked[nb] = since{now, nb.tally.bytesReceived.Load()}
+		s.asked[nb] = since{now, nb.Tally.BytesReceived.Load()}
 	}
 }
 
 // next returns a holder that has not been asked yet, or nil.
-func (s *sources) next(now time.Time) *neighbour {
+func (s *sources) next(now time.Time) *peers.Neighbour {
 	for len(s.waiting) > 0 {
 		nb := s.waiting[0]
 		s.waiting = s.waiting[1:]
-		if !s.excluded[nb.id] {
+		if !s.excluded[nb.ID] {
 			s.ask(nb, now)
 			return nb
 		}
@@ -70,7 +74,7 @@ func (s *sources) next(now time.Time) *neighbour {
 }
 
 // only makes holders, or with none all that are not excluded, the ones to ask in the next run.
-func (s *sources) only(holders ...*neighbour) {
+func (s *sources) only(holders ...*peers.Neighbour) {
 	s.waiting = holders
 	if len(holders) == 0 {
 		s.waiting = byPromise(slices.Clone(s.all))
@@ -90,23 +94,23 @@ func (s *sources) hasLied(id peer.ID) bool { return s.failures[id] >= lied }
 func (s *sources) readmit(id peer.ID) {
 	if s.excluded[id] && !s.hasLied(id) {
 		delete(s.excluded, id)
-		s.all = slices.DeleteFunc(s.all, func(old *neighbour) bool { return old.id == id })
+		s.all = slices.DeleteFunc(s.all, func(old *peers.Neighbour) bool { return old.ID == id })
 	}
 }
 
 // present returns the holders that are not excluded.
 func (s *sources) present() (ids []peer.ID) {
 	for _, nb := range s.all {
-		if !s.excluded[nb.id] {
-			ids = append(ids, nb.id)
+		if !s.excluded[nb.ID] {
+			ids = append(ids, nb.ID)
 		}
 	}
 	return ids
 }
 
 // withID returns the holder with an ID, or nil.
-func (s *sources) withID(id peer.ID) *neighbour {
-	i := slices.IndexFunc(s.all, func(nb *neighbour) bool { return nb.id == id })
+func (s *sources) withID(id peer.ID) *peers.Neighbour {
+	i := slices.IndexFunc(s.all, func(nb *peers.Neighbour) bool { return nb.ID == id })
 	if i < 0 || s.excluded[id] {
 		return nil
 	}
@@ -114,9 +118,9 @@ func (s *sources) withID(id peer.ID) *neighbour {
 }
 
 // othersRate returns how many blocks a second the other holders deliver together, as far as that is known.
-func (s *sources) othersRate(nb *neighbour) (rate float64) {
+func (s *sources) othersRate(nb *peers.Neighbour) (rate float64) {
 	for _, other := range s.all {
-		if each, known := other.expect(); known && other != nb && !s.excluded[other.id] && !slices.Contains(s.waiting, other) {
+		if each, known := other.Expect(); known && other != nb && !s.excluded[other.ID] && !slices.Contains(s.waiting, other) {
 			rate += 1 / each.Seconds()
 		}
 	}
@@ -124,10 +128,10 @@ func (s *sources) othersRate(nb *neighbour) (rate float64) {
 }
 
 // received returns the bytes that have come from each holder, of all NARs.
-func (s *sources) received() map[*neighbour]int64 {
-	came := map[*neighbour]int64{}
+func (s *sources) received() map[*peers.Neighbour]int64 {
+	came := map[*peers.Neighbour]int64{}
 	for _, nb := range s.all {
-		came[nb] = nb.tally.bytesReceived.Load()
+		came[nb] = nb.Tally.BytesReceived.Load()
 	}
 	return came
 }
@@ -135,7 +139,7 @@ func (s *sources) received() map[*neighbour]int64 {
 // markSlow records that the holders at work are too slow.
 func (s *sources) markSlow() {
 	for nb := range s.asked {
-		if !s.excluded[nb.id] {
+		if !s.excluded[nb.ID] {
 			s.tooSlow[nb] = true
 		}
 	}
@@ -144,10 +148,10 @@ func (s *sources) markSlow() {
 // areSlow reports whether the holders that were asked together delivered less than the least that one of them must.
 func (s *sources) areSlow(now time.Time) bool {
 	var sum float64
-	least := int64(leastPace)
+	least := int64(peers.LeastPace)
 	for nb, from := range s.asked {
 		sum += from.rate(nb, now)
-		least = max(least, nb.leastPace())
+		least = max(least, nb.LeastPace())
 	}
 	return sum < float64(least)
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/store"
 )
@@ -18,7 +19,7 @@ type Status struct {
 	Addrs      []string                 `json:"addrs"`
 	Interfaces []netmon.InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus        `json:"neighbours"`
-	Struck     []Denied                 `json:"struck"`
+	Struck     []peers.Denied           `json:"struck"`
 	MDNS       bool                     `json:"mdns"`       // whether this machine announces itself and looks for others
 	Vsock      bool                     `json:"vsock"`      // whether host and guests may be reached by vsock
 	UploadRate int64                    `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
@@ -43,7 +44,7 @@ type Status struct {
 	// result (sent, used, ignored, malformed, dropped).
 	Discovery map[string]map[string]int64 `json:"discovery"`
 	// OtherKeys are trusted keys with the names of which neighbours have signatures that do not verify with the key here.
-	OtherKeys []KeyMismatch `json:"otherKeys"`
+	OtherKeys []peers.KeyMismatch `json:"otherKeys"`
 }
 
 // Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
@@ -84,7 +85,8 @@ type NeighbourStatus struct {
 // Status returns the node's state, neighbours sorted by ID.
 func (n *Node) Status() Status {
 	h := n.lan.Host()
-	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{}, Struck: []Denied{},
+	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{},
+		Struck:  []peers.Denied{},
 		Blocked: []string{},
 		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
 		OtherGroup: n.outsiders(),
@@ -98,8 +100,8 @@ func (n *Node) Status() Status {
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}
-	s.Rejected, s.Bans = n.ledger.totals()
-	s.OtherKeys = n.ledger.otherKeys(n.cfg.Trusted)
+	s.Rejected, s.Bans = n.ledger.Totals()
+	s.OtherKeys = n.ledger.OtherKeys(n.cfg.Trusted)
 	s.Networks = n.lan.changes.Load()
 	s.Discovery = n.lan.traffic.Counts()
 	select {
@@ -111,21 +113,21 @@ func (n *Node) Status() Status {
 		s.Addrs = append(s.Addrs, n.lan.gate.Text(a))
 	}
 	for _, nb := range n.neighbours() {
-		t := nb.tally
+		t := nb.Tally
 		is := NeighbourStatus{
-			ID: nb.id.String(), Addr: n.lan.addrOf(nb.id), Via: n.lan.Via(nb.id), ConnectedSeconds: int64(time.Since(nb.since).Seconds()),
-			Claims: t.claims.Load(), BlocksReceived: t.blocksReceived.Load(), BytesReceived: t.bytesReceived.Load(),
-			WireReceived: t.wireReceived.Load(), BytesWasted: t.wasted.Load(),
-			BlocksSent: t.blocksSent.Load(), BlocksRelayed: t.blocksRelayed.Load(), BytesSent: t.bytesSent.Load(),
-			WireSent: t.wireSent.Load(), Strikes: t.strikes.Load(), WrongNARs: t.countWrong(time.Now())}
-		if until, why := t.aside(time.Now()); why != "" {
+			ID: nb.ID.String(), Addr: n.lan.addrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(time.Since(nb.Since).Seconds()),
+			Claims: t.Claims.Load(), BlocksReceived: t.BlocksReceived.Load(), BytesReceived: t.BytesReceived.Load(),
+			WireReceived: t.WireReceived.Load(), BytesWasted: t.Wasted.Load(),
+			BlocksSent: t.BlocksSent.Load(), BlocksRelayed: t.BlocksRelayed.Load(), BytesSent: t.BytesSent.Load(),
+			WireSent: t.WireSent.Load(), Strikes: t.Strikes.Load(), WrongNARs: t.CountWrong(time.Now())}
+		if until, why := t.Aside(time.Now()); why != "" {
 			is.AsideUntil, is.Aside = &until, why
 		}
 		s.Neighbours = append(s.Neighbours, is)
 	}
 	slices.SortFunc(s.Neighbours, func(a, b NeighbourStatus) int { return cmp.Compare(a.ID, b.ID) })
-	s.Struck = n.ledger.bans()
-	for _, id := range n.ledger.blocked() {
+	s.Struck = n.ledger.Bans()
+	for _, id := range n.ledger.Blocked() {
 		s.Blocked = append(s.Blocked, id.String())
 	}
 	return s

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -20,15 +21,15 @@ const (
 
 // swarming is how a fetch exchanges blocks with the swarm. The fetch's mutex guards it.
 type swarming struct {
-	waiting []*neighbour  // members from which no blocks are taken yet
-	checked trust.Mapping // as the sharing policy has checked it; zero if that refuses it
-	shared  bool          // other peers may get the blocks that are here
-	closed  bool          // nothing is taken from the swarm any more, nor given to it
-	news    chan struct{} // closed, and made anew, when a block has come
+	waiting []*peers.Neighbour // members from which no blocks are taken yet
+	checked trust.Mapping      // as the sharing policy has checked it; zero if that refuses it
+	shared  bool               // other peers may get the blocks that are here
+	closed  bool               // nothing is taken from the swarm any more, nor given to it
+	news    chan struct{}      // closed, and made anew, when a block has come
 }
 
 // meet makes neighbours members of the swarm.
-func (f *fetch) meet(nbs ...*neighbour) {
+func (f *fetch) meet(nbs ...*peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
@@ -40,9 +41,9 @@ func (f *fetch) meet(nbs ...*neighbour) {
 
 // offer makes a neighbour a member of the swarm, unless that is closed or the neighbour has passed on wrong blocks. The
 // caller holds mu.
-func (f *fetch) offer(nb *neighbour, proxy bool) bool {
+func (f *fetch) offer(nb *peers.Neighbour, proxy bool) bool {
 	now := time.Now()
-	if f.swarming.closed || nb.tally.isDistrusted(now) || !f.picker.swarm.offer(nb.id, proxy, now) {
+	if f.swarming.closed || nb.Tally.IsDistrusted(now) || !f.picker.swarm.offer(nb.ID, proxy, now) {
 		return false
 	}
 	f.swarming.waiting = append(f.swarming.waiting, nb)
@@ -50,13 +51,13 @@ func (f *fetch) offer(nb *neighbour, proxy bool) bool {
 }
 
 // nextPartial returns a member from which no blocks are taken yet, or nil.
-func (f *fetch) nextPartial() *neighbour {
+func (f *fetch) nextPartial() *peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(f.swarming.waiting) > 0 {
 		nb := f.swarming.waiting[0]
 		f.swarming.waiting = f.swarming.waiting[1:]
-		if f.picker.swarm.members[nb.id] != nil {
+		if f.picker.swarm.members[nb.ID] != nil {
 			return nb
 		}
 	}
@@ -64,34 +65,34 @@ func (f *fetch) nextPartial() *neighbour {
 }
 
 // setBitfield records which blocks a member has.
-func (f *fetch) setBitfield(nb *neighbour, have wire.Bitmap) {
+func (f *fetch) setBitfield(nb *peers.Neighbour, have wire.Bitmap) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.picker.swarm.setBitfield(nb.id, have, time.Now())
+	f.picker.swarm.setBitfield(nb.ID, have, time.Now())
 }
 
 // becameHolder records that a member has the whole NAR by now.
-func (f *fetch) becameHolder(nb *neighbour) {
+func (f *fetch) becameHolder(nb *peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.picker.swarm.drop(nb.id) {
+	if f.picker.swarm.drop(nb.ID) {
 		f.sources.addAsked(nb, time.Now())
 	}
 }
 
 // leave takes a member out of the swarm, and returns false if it was none.
-func (f *fetch) leave(nb *neighbour) bool {
+func (f *fetch) leave(nb *peers.Neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.picker.swarm.gone[nb.id] = time.Now()
-	return f.picker.swarm.drop(nb.id)
+	f.picker.swarm.gone[nb.ID] = time.Now()
+	return f.picker.swarm.drop(nb.ID)
 }
 
 // isPartial reports whether a neighbour is a member of the swarm.
-func (f *fetch) isPartial(nb *neighbour) bool {
+func (f *fetch) isPartial(nb *peers.Neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.picker.swarm.members[nb.id] != nil
+	return f.picker.swarm.members[nb.ID] != nil
 }
 
 // stalled reports whether no block has come for so long that none is to be expected from the swarm.

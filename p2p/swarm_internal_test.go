@@ -10,6 +10,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -43,10 +44,10 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 	honest := (&rogue{info: info, nar: nar, block: slow}).start(t)
 	relay := (&rogue{info: info, nar: nar, have: all(21), block: flip}).start(t)
 	n, _ := runNode(t, s, nil, honest, relay)
-	for round := range int64(maxStrikes) {
+	for round := range int64(peers.MaxStrikes) {
 		fetchAll(t, n, m, nar)
-		tally := n.ledger.tallyOf(relay.ID())
-		if got := tally.rumours.Load(); got != round+1 {
+		tally := n.ledger.TallyOf(relay.ID())
+		if got := tally.Rumours.Load(); got != round+1 {
 			t.Fatalf("%d NARs with wrong blocks counted, want %d", got, round+1)
 		}
 		if s := [2]int64{strikesOf(n, relay), strikesOf(n, honest)}; s != [2]int64{} {
@@ -54,10 +55,10 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 		}
 		forgetNAR(t, n, m)
 	}
-	before := n.ledger.tallyOf(relay.ID()).blocksReceived.Load()
+	before := n.ledger.TallyOf(relay.ID()).BlocksReceived.Load()
 	fetchAll(t, n, m, nar)
-	if got := n.ledger.tallyOf(relay.ID()).blocksReceived.Load(); got != before {
-		t.Errorf("%d more blocks taken from who has passed on wrong ones %d times", got-before, maxStrikes)
+	if got := n.ledger.TallyOf(relay.ID()).BlocksReceived.Load(); got != before {
+		t.Errorf("%d more blocks taken from who has passed on wrong ones %d times", got-before, peers.MaxStrikes)
 	}
 }
 
@@ -84,7 +85,7 @@ func TestRelayedBlocksAreTaken(t *testing.T) {
 	relay := (&rogue{info: info, nar: nar, have: all(21)}).start(t)
 	n, _ := runNode(t, s, nil, stuck, relay)
 	fetchAll(t, n, m, nar)
-	if got := n.ledger.tallyOf(relay.ID()).blocksReceived.Load(); got < 20 {
+	if got := n.ledger.TallyOf(relay.ID()).BlocksReceived.Load(); got < 20 {
 		t.Errorf("%d blocks from the relay, want all", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -67,10 +68,10 @@ func TestUpstreamClaimAboutAnotherPathIsALie(t *testing.T) {
 	wanted, _ := s.sign(t, "wanted", randomNAR(1000))
 	n, _ := runNode(t, s, nil)
 	nb := ghost(t, n)
-	if m, err := n.told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, errName) {
+	if m, err := n.told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, peers.ErrName) {
 		t.Errorf("told = %v, %v, want errName", m, err)
 	}
-	if got := nb.tally.strikes.Load(); got != 1 {
+	if got := nb.Tally.Strikes.Load(); got != 1 {
 		t.Errorf("the neighbour has %d strikes, want 1", got)
 	}
 	if m, err := n.told(nb, info.Path.HashPart(), info.String()); err != nil || m.Path() != info.Path {

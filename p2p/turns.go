@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/peers"
 	"narbor/store"
 )
 
@@ -44,7 +45,7 @@ func newServing(bytesPerSecond int64) serving {
 		asking:  newTurns(maxServing, maxServingAddr, maxServingPeer),
 		sending: newTurns(maxServing, maxServingAddr, maxServingPeer),
 		reading: newTurns(maxUploads, maxUploads, maxUploadsPeer),
-		helping: newTurns(maxHelping, maxHelping, maxHelpingPeer),
+		helping: newTurns(maxHelping, maxHelping, peers.MaxHelpingPeer),
 		rate:    rate.NewLimiter(r, store.BlockSize),
 	}
 }

@@ -8,12 +8,13 @@ import (
 	"slices"
 	"time"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
 
 // work asks one holder for blocks until none is missing, or it fails.
-func (f *fetch) work(ctx context.Context, nb *neighbour) {
+func (f *fetch) work(ctx context.Context, nb *peers.Neighbour) {
 	w := &worker{fetch: f, nb: nb}
 	defer w.end()
 	for ctx.Err() == nil {
@@ -40,8 +41,8 @@ func (f *fetch) work(ctx context.Context, nb *neighbour) {
 // A worker is one holder's part in a fetch. It is owned by the goroutine that runs work.
 type worker struct {
 	fetch  *fetch
-	nb     *neighbour
-	ex     *exchange
+	nb     *peers.Neighbour
+	ex     *peers.Exchange
 	stop   func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
 	owed   []int       // blocks under way, in the order asked; [askBitfield] stands for its bitfield
 	last   time.Time
@@ -63,9 +64,9 @@ func (w *worker) fill(ctx context.Context) error {
 			return nil
 		}
 		w.owed = append(w.owed, i)
-		w.nb.busy.Add(1)
+		w.nb.Busy.Add(1)
 		if w.ex == nil {
-			ex, err := w.nb.take(ctx)
+			ex, err := w.nb.Take(ctx)
 			if err != nil {
 				return err
 			}
@@ -77,7 +78,7 @@ func (w *worker) fill(ctx context.Context) error {
 		if len(w.owed) == 1 {
 			w.last = time.Now()
 		}
-		if err := w.ex.send(w.fetch.request(i)); err != nil {
+		if err := w.ex.Send(w.fetch.request(i)); err != nil {
 			return w.reopen(ctx, err)
 		}
 	}
@@ -95,10 +96,10 @@ func (f *fetch) request(i int) wire.Request {
 
 // receive reads the answer to what was asked for first.
 func (w *worker) receive(ctx context.Context) error {
-	w.ex.until = time.Now().Add(blockTimeout)
+	w.ex.Until = time.Now().Add(blockTimeout)
 	i := w.owed[0]
 	if i == askBitfield {
-		have, err := wire.ReadHave(w.ex.br, len(w.fetch.picker.blocks))
+		have, err := wire.ReadHave(w.ex.Reader, len(w.fetch.picker.blocks))
 		if err != nil {
 			return w.reopen(ctx, err)
 		}
@@ -109,7 +110,7 @@ func (w *worker) receive(ctx context.Context) error {
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
 	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
-	packed, unverified, err := wire.ReadBlock(w.ex.br, block)
+	packed, unverified, err := wire.ReadBlock(w.ex.Reader, block)
 	if errors.Is(err, wire.ErrLater) {
 		w.answered()
 		w.fetch.giveBack([]int{i})
@@ -122,26 +123,26 @@ func (w *worker) receive(ctx context.Context) error {
 		return w.reopen(ctx, err)
 	}
 	if now := time.Now(); !unverified { // otherwise it has waited for the block
-		w.nb.measured(now.Sub(w.last), len(block))
+		w.nb.Measured(now.Sub(w.last), len(block))
 		w.last = now
 		w.fetch.becameHolder(w.nb)
 	}
 	w.laters = 0
 	w.answered()
-	w.nb.tally.blocksReceived.Add(1)
-	w.nb.tally.bytesReceived.Add(int64(len(block)))
-	w.nb.tally.wireReceived.Add(int64(packed))
+	w.nb.Tally.BlocksReceived.Add(1)
+	w.nb.Tally.BytesReceived.Add(int64(len(block)))
+	w.nb.Tally.WireReceived.Add(int64(packed))
 	return w.fetch.deliver(w.nb, i, block, unverified)
 }
 
 // answered records that what was asked for first has been read. It comes before the last block is delivered, for
 // that ends the fetch, and the stream must live on.
 func (w *worker) answered() {
-	w.ex.kept = false
+	w.ex.Kept = false
 	if w.owed = w.owed[1:]; len(w.owed) == 0 {
 		w.rest()
 	}
-	w.nb.busy.Add(-1)
+	w.nb.Busy.Add(-1)
 }
 
 // rest records that every answer has been read.
@@ -154,7 +155,7 @@ func (w *worker) rest() {
 
 // reopen gives a stream that was kept open a second chance: the other side may have closed it meanwhile.
 func (w *worker) reopen(ctx context.Context, err error) error {
-	if !w.ex.kept || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, wire.ErrWire) {
+	if !w.ex.Kept || ctx.Err() != nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, wire.ErrWire) {
 		return err
 	}
 	w.drop()
@@ -164,7 +165,7 @@ func (w *worker) reopen(ctx context.Context, err error) error {
 // drop returns the blocks under way to the other holders, and resets the stream, if there is one.
 func (w *worker) drop() {
 	w.fetch.giveBack(w.owed)
-	w.nb.busy.Add(int32(-len(w.owed)))
+	w.nb.Busy.Add(int32(-len(w.owed)))
 	w.owed = nil
 	if w.ex != nil && (w.stop == nil || w.stop()) { // otherwise that is under way
 		w.ex.Reset()
@@ -175,7 +176,7 @@ func (w *worker) drop() {
 // end gives the stream back to the neighbour if nothing is under way on it.
 func (w *worker) end() {
 	if w.ex != nil && len(w.owed) == 0 {
-		w.nb.put(w.ex)
+		w.nb.Put(w.ex)
 		return
 	}
 	w.drop()
@@ -186,16 +187,16 @@ func (w *worker) window() int {
 	if w.fetch.isPartial(w.nb) {
 		return partialWindow
 	}
-	return w.nb.window()
+	return w.nb.Window()
 }
 
 // byPromise sorts holders: those with the least to do first, then the fastest, and at random among equals.
-func byPromise(holders []*neighbour) []*neighbour {
+func byPromise(holders []*peers.Neighbour) []*peers.Neighbour {
 	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
-	slices.SortStableFunc(holders, func(a, b *neighbour) int {
-		da, _ := a.expect()
-		db, _ := b.expect()
-		return cmp.Or(cmp.Compare(a.busy.Load(), b.busy.Load()), cmp.Compare(da, db))
+	slices.SortStableFunc(holders, func(a, b *peers.Neighbour) int {
+		da, _ := a.Expect()
+		db, _ := b.Expect()
+		return cmp.Or(cmp.Compare(a.Busy.Load(), b.Busy.Load()), cmp.Compare(da, db))
 	})
 	return holders
 }

@@ -14,7 +14,7 @@ import (
 // sentWrong records that a peer has sent a wrong NAR: the first time for each path in [wrongFor] it counts, and the peer
 // is told.
 func (n *Node) sentWrong(id peer.ID, m trust.Mapping, cause error) {
-	if !n.ledger.sentWrong(id, m, cause) {
+	if !n.ledger.SentWrong(id, m, cause) {
 		return
 	}
 	n.mu.Lock()
@@ -25,7 +25,7 @@ func (n *Node) sentWrong(id peer.ID, m trust.Mapping, cause error) {
 	}
 	go func() {
 		defer n.running.Done()
-		if err := nb.tellWrong(n.life, m); err != nil {
+		if err := nb.TellWrong(n.life, m); err != nil {
 			n.log.Debug("neighbour was not told of a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
 		}
 	}()

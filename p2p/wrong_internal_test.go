@@ -11,6 +11,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/damage"
@@ -62,7 +63,7 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 				t.Fatalf("Fetch(%s) = %v, %v, want ErrNotFound", info.Path, sp, err)
 			}
 		}
-		if i+1 >= maxWrong {
+		if i+1 >= peers.MaxWrong {
 			break
 		}
 		select {
@@ -78,8 +79,8 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 		}
 	}
 	st := n.Status()
-	if len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != maxWrong {
-		t.Errorf("struck are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Struck, st.Neighbours, maxWrong)
+	if len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != peers.MaxWrong {
+		t.Errorf("struck are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Struck, st.Neighbours, peers.MaxWrong)
 	}
 	// Now it is set aside: its claim alone is no reason to answer Nix 200.
 	last := infos[damaged]
@@ -172,8 +173,8 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	f, _ := g.receiving(t)
 	honest, damaged, other := ghost(t, g.Node), ghost(t, g.Node), ghost(t, g.Node)
 	g.mu.Lock()
-	for _, nb := range []*neighbour{honest, damaged, other} {
-		g.peers[nb.id] = nb
+	for _, nb := range []*peers.Neighbour{honest, damaged, other} {
+		g.peers[nb.ID] = nb
 	}
 	g.mu.Unlock()
 	t.Cleanup(func() {
@@ -182,20 +183,20 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 		clear(g.peers)
 	})
 	found := &finding{mapping: f.m}
-	found.add(honest.id, false)
-	found.add(damaged.id, false)
+	found.add(honest.ID, false)
+	found.add(damaged.ID, false)
 	if got := g.connected(found); len(got) != 2 {
 		t.Fatalf("%d holders, want 2", len(got))
 	}
-	for range maxWrong {
-		damaged.tally.sentWrong(time.Now())
+	for range peers.MaxWrong {
+		damaged.Tally.SentWrong(time.Now())
 	}
-	if got := g.connected(found); len(got) != 1 || got[0].neighbour != honest {
+	if got := g.connected(found); len(got) != 1 || got[0].nb != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	g.ledger.avoid(pairOf(other, f.m), wrongFor, "sent a wrong NAR")
+	g.ledger.Avoid(peers.PairOf(other, f.m), peers.WrongFor, "sent a wrong NAR")
 	record := nodeConduct{g.Node}
-	for nb, want := range map[*neighbour]bool{honest: true, damaged: false, other: false} {
+	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := record.Takes(nb, f.m); got != want {
 			t.Errorf("blocks are taken from a peer: %v, want %v", got, want)
 		}
@@ -206,10 +207,10 @@ func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
 	g := newTarget(t)
 	f, _ := g.receiving(t)
 	nb := ghost(t, g.Node)
-	for range 2 * maxWrong {
-		g.sentWrong(nb.id, f.m, store.ErrCorrupt)
+	for range 2 * peers.MaxWrong {
+		g.sentWrong(nb.ID, f.m, store.ErrCorrupt)
 	}
-	if got := nb.tally.countWrong(time.Now()); got != 1 {
+	if got := nb.Tally.CountWrong(time.Now()); got != 1 {
 		t.Errorf("%d wrong NARs are counted, want 1", got)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"narbor/cmd/narbor/control"
-	"narbor/p2p"
+	"narbor/p2p/peers"
 	"narbor/store/spool"
 )
 
@@ -135,7 +135,7 @@ func groupSecret(c *cli.Context) ([]byte, error) {
 	if c.String("group-secret-file") == "" {
 		return nil, nil
 	}
-	return p2p.LoadGroupSecret(c.String("group-secret-file"))
+	return peers.LoadGroupSecret(c.String("group-secret-file"))
 }
 
 // size reads an amount such as 4GiB, 500MiB or 0.

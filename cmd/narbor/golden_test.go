@@ -19,6 +19,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/store"
 )
 
@@ -90,7 +91,7 @@ func TestStatusReadsWell(t *testing.T) {
 	golden(t, "status-upstream-alone", func(s screen) { printStatus(st, s) })
 	st.Upstreams = nil
 	st.Neighbours, st.Sharing, st.Group = nil, "none", true
-	st.Struck = []p2p.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
+	st.Struck = []peers.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
 	golden(t, "status-alone", func(s screen) { printStatus(st, s) })

@@ -20,6 +20,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/damage"
@@ -83,7 +84,8 @@ func TestHealth(t *testing.T) {
 			"extra-substituters = http://127.0.0.1:"},
 		{"Nix asks though nothing says so", func(s *service, _ *control.Status) { s.settings.set(nixconf.Settings{}) }, "", ""},
 		{"no Nix", func(_ *service, st *control.Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
-		{"a banned peer", func(_ *service, st *control.Status) { st.Struck = []p2p.Denied{{ID: idNAS}} }, "banned-peers info", "1 banned"},
+		{"a banned peer", func(_ *service, st *control.Status) { st.Struck = []peers.Denied{{ID: idNAS}} }, "banned-peers info",
+			"1 banned"},
 		{"another group", func(_ *service, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
 		{"the worst first", func(s *service, st *control.Status) {
@@ -214,7 +216,7 @@ func TestHealthNamesChecks(t *testing.T) {
 }
 
 func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
-	st := control.Status{Status: p2p.Status{OtherKeys: []p2p.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
+	st := control.Status{Status: p2p.Status{OtherKeys: []peers.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
 		Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
 	h := otherKeysHealth(st)
 	if h == nil || h.Severity != severityInfo {

@@ -161,11 +161,11 @@ func newSwarm(cfg Config, gate *Gater, limits network.ResourceManager, bus event
 	if err != nil {
 		return nil, fmt.Errorf("identity: %w", err)
 	}
-	peers, err := pstoremem.NewPeerstore()
+	known, err := pstoremem.NewPeerstore()
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(peers.AddPrivKey(id, cfg.Identity), peers.AddPubKey(id, cfg.Identity.GetPublic())); err != nil {
+	if err := errors.Join(known.AddPrivKey(id, cfg.Identity), known.AddPubKey(id, cfg.Identity.GetPublic())); err != nil {
 		return nil, err
 	}
 	muxers := []upgrader.StreamMuxer{{ID: yamux.ID, Muxer: newMuxer(gate, cfg.Transport == nil)}}
@@ -185,7 +185,7 @@ func newSwarm(cfg Config, gate *Gater, limits network.ResourceManager, bus event
 	if err != nil {
 		return nil, err
 	}
-	sw, err := swarm.NewSwarm(id, peers, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(limits),
+	sw, err := swarm.NewSwarm(id, known, bus, swarm.WithConnectionGater(gate), swarm.WithResourceManager(limits),
 		swarm.WithDialTimeout(DialTimeout), swarm.WithDialTimeoutLocal(DialTimeout),
 		swarm.WithUDPBlackHoleSuccessCounter(nil),
 		swarm.WithIPv6BlackHoleSuccessCounter(nil)) // it gives up on global IPv6 addresses, which neighbours may have

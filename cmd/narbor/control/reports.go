@@ -4,6 +4,7 @@ import (
 	"regexp"
 
 	"narbor/p2p"
+	"narbor/p2p/peers"
 )
 
 // PeerList is what `narbor peers --json` prints.
@@ -11,7 +12,7 @@ type PeerList struct {
 	Schema     int                   `json:"schema"`
 	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
 	Named      []p2p.NamedPeer       `json:"named"` // by the user; connected or not
-	Banned     []p2p.Denied          `json:"banned"`
+	Banned     []peers.Denied        `json:"banned"`
 	Blocked    []string              `json:"blocked"`
 	OtherGroup []p2p.Outsider        `json:"otherGroup"`
 }

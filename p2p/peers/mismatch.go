@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"errors"
@@ -19,8 +19,8 @@ type KeyMismatch struct {
 	Path       string   `json:"path"`       // the last such path
 }
 
-// maxMismatched is the number of neighbours that are remembered for one key.
-const maxMismatched = 64
+// MaxMismatched is the number of neighbours that are remembered for one key.
+const MaxMismatched = 64
 
 // mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it. There
 // are no more entries than trusted keys, each with at most [maxMismatched] neighbours. The zero value is empty.
@@ -44,10 +44,10 @@ func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 			m.byKey[name] = k
 		}
 		k.forget(now)
-		if _, known := k.peers[from]; known || len(k.peers) < maxMismatched {
+		if _, known := k.peers[from]; known || len(k.peers) < MaxMismatched {
 			k.peers[from] = now
 		}
-		if len(info.References) <= maxCheckedRefs || k.info.Path.IsZero() {
+		if len(info.References) <= MaxCheckedRefs || k.info.Path.IsZero() {
 			k.info = info
 		}
 	}
@@ -78,7 +78,7 @@ func (m *mismatches) current(keys *trust.Keys) []KeyMismatch {
 // forget removes the peers without a mismatch within [mismatchTime].
 func (k *mismatch) forget(now time.Time) {
 	for id, last := range k.peers {
-		if now.Sub(last) > mismatchTime {
+		if now.Sub(last) > MismatchTime {
 			delete(k.peers, id)
 		}
 	}

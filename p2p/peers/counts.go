@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"errors"
@@ -14,30 +14,30 @@ const (
 	refusedKey       = "untrusted_key" // no trusted key has signed it: not a lie
 	refusedHash      = "hash_mismatch"
 	refusedName      = "name_mismatch" // it is about another path
-	refusedFormat    = "malformed"
+	RefusedFormat    = "malformed"
 	refusedProbing   = "probing" // it asks on and on for paths that are not here: for bans only
 )
 
-// errProbing is the reason of a ban for probing which paths are here.
-var errProbing = errors.New("asks for what is not here")
+// ErrProbing is the reason of a ban for probing which paths are here.
+var ErrProbing = errors.New("asks for what is not here")
 
-// errName is what a peer is struck for that answers about another path.
-var errName = errors.New("about another path")
+// ErrName is what a peer is struck for that answers about another path.
+var ErrName = errors.New("about another path")
 
 // counts is how often something was not believed since the start, and how many bans there were, by reason.
 type counts struct{ refused, bans map[string]int64 }
 
 func newCounts() counts {
-	return counts{map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0},
-		map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0, refusedProbing: 0}}
+	return counts{map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, RefusedFormat: 0},
+		map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, RefusedFormat: 0, refusedProbing: 0}}
 }
 
-// refusal returns the reason that an error stands for.
-func refusal(err error) string {
+// Refusal returns the reason that an error stands for.
+func Refusal(err error) string {
 	switch {
-	case errors.Is(err, errProbing):
+	case errors.Is(err, ErrProbing):
 		return refusedProbing
-	case errors.Is(err, errName):
+	case errors.Is(err, ErrName):
 		return refusedName
 	case errors.Is(err, trust.ErrForged):
 		return refusedSignature
@@ -46,5 +46,5 @@ func refusal(err error) string {
 	case errors.Is(err, store.ErrCorrupt) && !errors.Is(err, wire.ErrWire):
 		return refusedHash
 	}
-	return refusedFormat
+	return RefusedFormat
 }

@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"context"
@@ -15,26 +15,26 @@ import (
 	"narbor/store"
 )
 
-// A question is about a hash part, and asked of several neighbours. Its methods may be called concurrently.
-type question interface {
+// A Question is about a hash part, and asked of several neighbours. Its methods may be called concurrently.
+type Question interface {
 	HashPart() store.HashPart
 	// Awaits reports whether a neighbour's answer is still waited for.
-	Awaits(*neighbour) bool
+	Awaits(*Neighbour) bool
 	// Recall returns what a neighbour has said unasked, if that is an answer.
-	Recall(*neighbour) (reply, bool)
+	Recall(*Neighbour) (Reply, bool)
 	// Lost records that a stream to a neighbour has ended without an answer. It reports whether the question is to be asked
 	// on another stream.
-	Lost(*neighbour) bool
+	Lost(*Neighbour) bool
 	// Answer takes in a neighbour's answer.
-	Answer(reply)
+	Answer(Reply)
 }
 
-// A reply is a neighbour's answer about a hash part.
-type reply struct {
-	from      *neighbour
-	text      string // of a narinfo that was not checked; "" is "not here"
-	receiving bool   // it still receives the NAR
-	err       error
+// A Reply is a neighbour's answer about a hash part.
+type Reply struct {
+	From      *Neighbour
+	Text      string // of a narinfo that was not checked; "" is "not here"
+	Receiving bool   // it still receives the NAR
+	Err       error
 }
 
 // A toldClaim is a claim that was not asked for. It is verified when a lookup needs it.
@@ -43,56 +43,56 @@ type toldClaim struct {
 	at   time.Time
 }
 
-func newTold() *lru.Cache[store.HashPart, toldClaim] {
-	told := newMemory[store.HashPart, toldClaim](maxTold)
+func NewTold() *lru.Cache[store.HashPart, toldClaim] {
+	told := NewCache[store.HashPart, toldClaim](MaxTold)
 	return told
 }
 
 // hear keeps a claim that was not asked for, unless it is long: those are few, and can be asked for.
-func (n *neighbour) hear(hp store.HashPart, text string) {
-	if len(text) <= maxToldLen {
-		n.told.Add(hp, toldClaim{text, time.Now()})
+func (n *Neighbour) Hear(hp store.HashPart, text string) {
+	if len(text) <= MaxToldLen {
+		n.Told.Add(hp, toldClaim{text, time.Now()})
 	}
 }
 
 // recall answers with what the neighbour has said unasked a moment ago, and forgets it: the next time it is asked.
-func (n *neighbour) recall(hp store.HashPart) (text string, ok bool) {
-	c, ok := n.told.Peek(hp)
+func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
+	c, ok := n.Told.Peek(hp)
 	if !ok {
 		return "", false
 	}
-	n.told.Remove(hp)
+	n.Told.Remove(hp)
 	return c.text, time.Since(c.at) < toldFresh
 }
 
 // isLate reports whether the neighbour has been silent for so long that lookups should not wait for it.
-func (n *neighbour) isLate() bool {
-	since := n.late.Load()
-	return since != 0 && time.Now().UnixNano()-since > int64(lateAfter)
+func (n *Neighbour) IsLate() bool {
+	since := n.Late.Load()
+	return since != 0 && time.Now().UnixNano()-since > int64(LateAfter)
 }
 
 // askLoop sends questions about claims and hands out the answers, until the neighbour is gone.
-func (n *neighbour) askLoop(ctx context.Context) {
-	var batch []question
+func (n *Neighbour) AskLoop(ctx context.Context) {
+	var batch []Question
 	for {
 		if batch == nil {
 			select {
-			case l := <-n.asks:
-				batch = []question{l}
-			case <-n.done:
+			case l := <-n.Asks:
+				batch = []Question{l}
+			case <-n.Done:
 				return
 			case <-ctx.Done():
 				return
 			}
 		}
-		batch = n.askOn(ctx, batch)
+		batch = n.AskOn(ctx, batch)
 	}
 }
 
 // askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns the questions that
 // are to be asked on the next stream: those that were not asked on this one, and those that its end left unanswered.
-func (n *neighbour) askOn(ctx context.Context, batch []question) (left []question) {
-	ex, err := n.open(ctx, askTimeout)
+func (n *Neighbour) AskOn(ctx context.Context, batch []Question) (left []Question) {
+	ex, err := n.Open(ctx, AskTimeout)
 	if err != nil {
 		n.fail(batch, err)
 		return nil
@@ -102,8 +102,8 @@ func (n *neighbour) askOn(ctx context.Context, batch []question) (left []questio
 	stop := context.AfterFunc(ctx, func() { ex.Reset() })
 	defer stop()
 
-	c := claimStream{neighbour: n, ex: ex, turns: make(chan struct{}, maxAsked), sent: make(chan []question, maxAsked)}
-	var unanswered []question // owned by the reader until it has ended
+	c := claimStream{Neighbour: n, ex: ex, turns: make(chan struct{}, maxAsked), sent: make(chan []Question, maxAsked)}
+	var unanswered []Question // owned by the reader until it has ended
 	var reader sync.WaitGroup
 	reader.Go(func() {
 		for batch := range c.sent {
@@ -122,22 +122,22 @@ func (n *neighbour) askOn(ctx context.Context, batch []question) (left []questio
 
 // A claimStream is a stream on which claims are asked for.
 type claimStream struct {
-	*neighbour
-	ex    *exchange
+	*Neighbour
+	ex    *Exchange
 	turns chan struct{}   // one for each request under way
-	sent  chan []question // read by the reader of the answers; it has room for the holder of a turn
+	sent  chan []Question // read by the reader of the answers; it has room for the holder of a turn
 }
 
 // askAll asks a batch, and all that comes after it, until ctx ends: because the stream has, or the node. It returns the
 // questions that it has taken and not asked.
-func (c claimStream) askAll(ctx context.Context, batch []question) (left []question) {
+func (c claimStream) askAll(ctx context.Context, batch []Question) (left []Question) {
 	for {
 		select {
 		case c.turns <- struct{}{}:
 		case <-ctx.Done():
 			return batch
 		}
-		if batch = c.more(batch); len(batch) == 0 {
+		if batch = c.More(batch); len(batch) == 0 {
 			<-c.turns
 		} else if err := c.ex.ask(batch); err != nil {
 			return c.again(batch, err)
@@ -145,9 +145,9 @@ func (c claimStream) askAll(ctx context.Context, batch []question) (left []quest
 			c.sent <- batch
 		}
 		select {
-		case l := <-c.asks:
-			batch = []question{l}
-		case <-c.done:
+		case l := <-c.Asks:
+			batch = []Question{l}
+		case <-c.Done:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -157,34 +157,34 @@ func (c claimStream) askAll(ctx context.Context, batch []question) (left []quest
 
 // again returns those questions of a batch that are to be asked on another stream, because an error has ended this one
 // before they were answered. The error is the answer to the others.
-func (n *neighbour) again(batch []question, err error) (rest []question) {
+func (n *Neighbour) again(batch []Question, err error) (rest []Question) {
 	for _, l := range batch {
 		if l.Lost(n) {
 			rest = append(rest, l)
 		} else {
-			n.fail([]question{l}, err)
+			n.fail([]Question{l}, err)
 		}
 	}
 	return rest
 }
 
 // ask sends a batch of questions in one request.
-func (ex *exchange) ask(batch []question) error {
+func (ex *Exchange) ask(batch []Question) error {
 	r := wire.Request{Kind: wire.AskClaims, HashParts: make([]store.HashPart, len(batch))}
 	for i, l := range batch {
 		r.HashParts[i] = l.HashPart()
 	}
-	return ex.send(r)
+	return ex.Send(r)
 }
 
 // more adds the questions that are waiting or about to be: often several goroutines ask at once. It leaves out those
 // that have been answered before they were asked.
-func (n *neighbour) more(batch []question) []question {
+func (n *Neighbour) More(batch []Question) []Question {
 	runtime.Gosched()
 	batch = slices.DeleteFunc(batch, n.answeredUnasked)
 	for len(batch) < wire.MaxClaims {
 		select {
-		case l := <-n.asks:
+		case l := <-n.Asks:
 			if !n.answeredUnasked(l) {
 				batch = append(batch, l)
 			}
@@ -197,7 +197,7 @@ func (n *neighbour) more(batch []question) []question {
 
 // answeredUnasked reports whether a question need not be asked any more, because of an unasked claim or because no
 // caller waits for the answer.
-func (n *neighbour) answeredUnasked(l question) bool {
+func (n *Neighbour) answeredUnasked(l Question) bool {
 	if !l.Awaits(n) {
 		return true
 	}
@@ -210,11 +210,11 @@ func (n *neighbour) answeredUnasked(l question) bool {
 
 // readClaims answers the questions of a batch in order. If the stream fails meanwhile it returns those that are to be
 // asked on another one, and false: the stream is of no more use.
-func (ex *exchange) readClaims(n *neighbour, batch []question) (rest []question, ok bool) {
-	ex.until = time.Now().Add(claimsTimeout)
+func (ex *Exchange) readClaims(n *Neighbour, batch []Question) (rest []Question, ok bool) {
+	ex.Until = time.Now().Add(claimsTimeout)
 	for i, l := range batch {
-		text, receiving, err := wire.ReadClaim(ex.br)
-		n.late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
+		text, receiving, err := wire.ReadClaim(ex.Reader)
+		n.Late.Store(0) // it has answered, or is asked on a new stream from now on and deserves a new chance
 		if err != nil {
 			n.broke(ex, err)
 			if again := !errors.Is(err, wire.ErrWire); again {
@@ -223,9 +223,9 @@ func (ex *exchange) readClaims(n *neighbour, batch []question) (rest []question,
 			n.fail(batch[i:i+1], err) // it would be answered so again
 			return n.again(batch[i+1:], err), false
 		}
-		l.Answer(reply{from: n, text: text, receiving: receiving})
+		l.Answer(Reply{From: n, Text: text, Receiving: receiving})
 	}
-	if err := wire.ReadFurther(ex.br, n.hear); err != nil {
+	if err := wire.ReadFurther(ex.Reader, n.Hear); err != nil {
 		n.broke(ex, err)
 		return nil, false
 	}
@@ -233,16 +233,16 @@ func (ex *exchange) readClaims(n *neighbour, batch []question) (rest []question,
 }
 
 // broke ends a stream that is of no more use, and strikes the neighbour if it broke the wire format.
-func (n *neighbour) broke(ex *exchange, err error) {
+func (n *Neighbour) broke(ex *Exchange, err error) {
 	ex.Reset()
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.refuse(refusedFormat)
-		n.ledger.strike(n.id, err)
+		n.ledger.Refuse(RefusedFormat)
+		n.ledger.Strike(n.ID, err)
 	}
 }
 
-func (n *neighbour) fail(batch []question, err error) {
+func (n *Neighbour) fail(batch []Question, err error) {
 	for _, l := range batch {
-		l.Answer(reply{from: n, err: fmt.Errorf("neighbour %s: %w", n.id, err)})
+		l.Answer(Reply{From: n, Err: fmt.Errorf("neighbour %s: %w", n.ID, err)})
 	}
 }

@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"time"
@@ -7,7 +7,7 @@ import (
 // asideWrong and asideSlow are the reasons for which a peer is set aside.
 const (
 	asideWrong = "sent wrong NARs of several paths: its store is damaged, or it lies"
-	asideSlow  = "did not deliver what it claims to have, or far too slowly"
+	AsideSlow  = "did not deliver what it claims to have, or far too slowly"
 )
 
 // A setback is until when a peer is set aside, and why. It is a neighbour all the same: it is answered, and what it claims
@@ -22,39 +22,39 @@ type setback struct {
 
 // sentWrong counts a wrong NAR of a path. Of the last hour, maxWrong set the peer aside for asideTime, and each further one
 // for four times as long, up to maxAside. It returns until when, or zero.
-func (t *tally) sentWrong(now time.Time) time.Time {
+func (t *Tally) SentWrong(now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	recent := t.wrongs[:0]
 	for _, at := range t.wrongs {
-		if now.Sub(at) < wrongFor {
+		if now.Sub(at) < WrongFor {
 			recent = append(recent, at)
 		}
 	}
 	t.wrongs = append(recent, now)
-	if len(t.wrongs) > 2*maxWrong {
+	if len(t.wrongs) > 2*MaxWrong {
 		t.wrongs = t.wrongs[1:]
 	}
-	if len(t.wrongs) < maxWrong {
+	if len(t.wrongs) < MaxWrong {
 		return time.Time{}
 	}
-	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-maxWrong)), asideWrong)
+	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-MaxWrong)), asideWrong)
 }
 
 // wasSlow sets the peer aside for shunTime, and each further time in a row for four times as long, up to maxAside. Fetches
 // that fail together count once. It returns until when, or zero.
-func (t *tally) wasSlow(now time.Time) time.Time {
+func (t *Tally) WasSlow(now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if now.Before(t.until) {
 		return time.Time{}
 	}
 	t.slow = min(t.slow+1, 8)
-	return t.putAside(now, shunTime<<(2*(t.slow-1)), asideSlow)
+	return t.putAside(now, ShunTime<<(2*(t.slow-1)), AsideSlow)
 }
 
 // putAside sets the peer aside. The caller holds mu.
-func (t *tally) putAside(now time.Time, d time.Duration, reason string) time.Time {
+func (t *Tally) putAside(now time.Time, d time.Duration, reason string) time.Time {
 	if until := now.Add(min(d, maxAside)); until.After(t.until) {
 		t.until, t.reason = until, reason
 	} else if reason == asideWrong {
@@ -64,14 +64,14 @@ func (t *tally) putAside(now time.Time, d time.Duration, reason string) time.Tim
 }
 
 // kept records that the peer has delivered as it should.
-func (t *tally) kept() {
+func (t *Tally) Kept() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slow = max(t.slow, 1) - 1
 }
 
 // aside returns until when the peer is set aside, and why; or zero.
-func (t *tally) aside(now time.Time) (until time.Time, reason string) {
+func (t *Tally) Aside(now time.Time) (until time.Time, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if !now.Before(t.until) {
@@ -81,11 +81,11 @@ func (t *tally) aside(now time.Time) (until time.Time, reason string) {
 }
 
 // countWrong returns how many wrong NARs came from the peer in the last hour.
-func (t *tally) countWrong(now time.Time) (count int64) {
+func (t *Tally) CountWrong(now time.Time) (count int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, at := range t.wrongs {
-		if now.Sub(at) < wrongFor {
+		if now.Sub(at) < WrongFor {
 			count++
 		}
 	}
@@ -94,24 +94,24 @@ func (t *tally) countWrong(now time.Time) (count int64) {
 
 // wasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
 // begun after the first had come, to set the peer aside. It returns until when, or zero.
-func (t *tally) wasTardy(began, now time.Time) time.Time {
+func (t *Tally) WasTardy(began, now time.Time) time.Time {
 	t.mu.Lock()
 	first := t.tardy
-	again := !first.IsZero() && began.After(first) && now.Sub(first) < slowFor
+	again := !first.IsZero() && began.After(first) && now.Sub(first) < SlowFor
 	if again {
 		t.tardy = time.Time{}
-	} else if first.IsZero() || now.Sub(first) >= slowFor {
+	} else if first.IsZero() || now.Sub(first) >= SlowFor {
 		t.tardy = now
 	}
 	t.mu.Unlock()
 	if !again {
 		return time.Time{}
 	}
-	return t.wasSlow(now)
+	return t.WasSlow(now)
 }
 
 // shun leaves a peer out of elections for a while, and for longer the more often that happens.
-func (t *tally) shun(now time.Time) {
+func (t *Tally) Shun(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch since := now.Sub(t.shunned); {
@@ -120,20 +120,20 @@ func (t *tally) shun(now time.Time) {
 	case since > maxShun:
 		t.shuns = 0
 	}
-	t.shunned = now.Add(min(shunTime<<(2*t.shuns), maxShun))
+	t.shunned = now.Add(min(ShunTime<<(2*t.shuns), maxShun))
 	t.shuns = min(t.shuns+1, 8)
 }
 
 // pause leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
-func (t *tally) pause(now time.Time) {
+func (t *Tally) Pause(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if until := now.Add(shunTime); until.After(t.shunned) {
+	if until := now.Add(ShunTime); until.After(t.shunned) {
 		t.shunned = until
 	}
 }
 
-func (t *tally) isShunned(now time.Time) bool {
+func (t *Tally) isShunned(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return now.Before(t.shunned)

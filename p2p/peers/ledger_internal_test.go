@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"context"
@@ -25,21 +25,21 @@ import (
 )
 
 // savedLedger returns a ledger to which changes were made by change, after they were saved.
-func savedLedger(t testing.TB, file string, change func(*ledger)) {
+func savedLedger(t testing.TB, file string, change func(*Ledger)) {
 	t.Helper()
-	l := newLedger(file, zap.NewNop())
+	l := NewLedger(file, zap.NewNop())
 	change(l)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // what there is to be saved is saved all the same
-	if err := l.run(ctx); err != nil {
+	if err := l.Run(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // ban has a ledger ban a peer.
-func (l *ledger) banFor(id peer.ID, reason string) {
-	for range maxStrikes {
-		l.strike(id, errors.New(reason))
+func (l *Ledger) banFor(id peer.ID, reason string) {
+	for range MaxStrikes {
+		l.Strike(id, errors.New(reason))
 	}
 }
 
@@ -47,22 +47,22 @@ func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "denied.json")
 	id, other := testPeer(t), testPeer(t)
 	synctest.Test(t, func(t *testing.T) {
-		until := time.Now().Add(banTime)
-		savedLedger(t, file, func(l *ledger) { l.banFor(id, "sent <wrong> bytes") })
+		until := time.Now().Add(BanTime)
+		savedLedger(t, file, func(l *Ledger) { l.banFor(id, "sent <wrong> bytes") })
 
-		time.Sleep(banTime - time.Second)
-		l := newLedger(file, zap.NewNop())
-		if got := l.bans(); len(got) != 1 || got[0].Reason != "sent <wrong> bytes" || !got[0].Until.Equal(until) || !l.denies(id) {
+		time.Sleep(BanTime - time.Second)
+		l := NewLedger(file, zap.NewNop())
+		if got := l.Bans(); len(got) != 1 || got[0].Reason != "sent <wrong> bytes" || !got[0].Until.Equal(until) || !l.Denies(id) {
 			t.Errorf("bans before the end = %v, want one until %v", got, until)
 		}
 		time.Sleep(time.Second)
-		if got := l.bans(); len(got) != 0 || l.denies(id) {
+		if got := l.Bans(); len(got) != 0 || l.Denies(id) {
 			t.Errorf("bans at the end = %v, want none", got)
 		}
-		if got := newLedger(file, zap.NewNop()).denied; len(got) != 0 {
+		if got := NewLedger(file, zap.NewNop()).denied; len(got) != 0 {
 			t.Errorf("a new ledger after the end has %v, want none", got)
 		}
-		savedLedger(t, file, func(l *ledger) { l.banFor(other, "lied") })
+		savedLedger(t, file, func(l *Ledger) { l.banFor(other, "lied") })
 		if text, err := os.ReadFile(file); err != nil || strings.Contains(string(text), id.String()) {
 			t.Errorf("the file still names a peer that is no longer banned: %s, %v", text, err)
 		}
@@ -74,24 +74,24 @@ func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
 	id := testPeer(t)
 	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, id, now.AddDate(50, 0, 0).Format(time.RFC3339))
 	list, err := parseDenyList([]byte(text), now)
-	if got := list[id].Until; err != nil || !got.Equal(now.Add(banTime)) {
-		t.Errorf("parseDenyList = until %v, %v, want %v", got, err, now.Add(banTime))
+	if got := list[id].Until; err != nil || !got.Equal(now.Add(BanTime)) {
+		t.Errorf("parseDenyList = until %v, %v, want %v", got, err, now.Add(BanTime))
 	}
 }
 
 func TestBansAreBounded(t *testing.T) {
 	now := time.Now()
 	list, latest, blocked := denyList{}, testPeer(t), testPeer(t)
-	list.ban(latest, "lied", now.Add(banTime))
+	list.ban(latest, "lied", now.Add(BanTime))
 	if err := list.block(blocked); err != nil {
 		t.Fatal(err)
 	}
-	reason := bounded(strings.Repeat("\x01<", maxReason))
-	for range maxDenied + 10 {
+	reason := Bounded(strings.Repeat("\x01<", MaxReason))
+	for range MaxDenied + 10 {
 		list.ban(testPeer(t), reason, now.Add(time.Minute))
 	}
-	if got := list.bans(now); len(got) != maxDenied {
-		t.Errorf("%d bans, want %d", len(got), maxDenied)
+	if got := list.bans(now); len(got) != MaxDenied {
+		t.Errorf("%d bans, want %d", len(got), MaxDenied)
 	}
 	if !list.denies(latest, now) || !list.denies(blocked, now) {
 		t.Error("the ban that lasts longest, or a peer that the user has blocked, was forgotten first")
@@ -100,7 +100,7 @@ func TestBansAreBounded(t *testing.T) {
 	if err != nil || len(text) > maxDenyFile {
 		t.Errorf("a full list takes %d bytes (%v), and %d are read", len(text), err, maxDenyFile)
 	}
-	if again, err := parseDenyList(text, now); err != nil || len(again) != maxDenied+1 {
+	if again, err := parseDenyList(text, now); err != nil || len(again) != MaxDenied+1 {
 		t.Errorf("a full list is read as %d entries, %v", len(again), err)
 	}
 }
@@ -137,10 +137,10 @@ func TestBlockOutranksBan(t *testing.T) {
 }
 
 func TestFailedSaveBlocksNoPeer(t *testing.T) {
-	l := newLedger(filepath.Join(t.TempDir(), "no", "such", "denied.json"), zap.NewNop())
+	l := NewLedger(filepath.Join(t.TempDir(), "no", "such", "denied.json"), zap.NewNop())
 	id := testPeer(t)
-	if err := l.block(id); err == nil || l.denies(id) {
-		t.Errorf("block in a directory that does not exist = %v, and the peer is refused: %t", err, l.denies(id))
+	if err := l.Block(id); err == nil || l.Denies(id) {
+		t.Errorf("block in a directory that does not exist = %v, and the peer is refused: %t", err, l.Denies(id))
 	}
 }
 
@@ -160,21 +160,21 @@ func testPeer(t testing.TB) peer.ID {
 
 // Whatever a peer did, its ban is counted under one of a few words.
 func TestBansAreCountedByReason(t *testing.T) {
-	l := newLedger("", zap.NewNop())
+	l := NewLedger("", zap.NewNop())
 	for lie, want := range map[error]string{
 		fmt.Errorf("x: %w", trust.ErrForged):      refusedSignature,
 		fmt.Errorf("x: %w", store.ErrCorrupt):     refusedHash,
-		fmt.Errorf("x: %w", errName):              refusedName,
-		fmt.Errorf("x: %w", errProbing):           refusedProbing,
-		fmt.Errorf("x: %w", wire.ErrWire):         refusedFormat,
-		errors.New("something, in its own words"): refusedFormat,
+		fmt.Errorf("x: %w", ErrName):              refusedName,
+		fmt.Errorf("x: %w", ErrProbing):           refusedProbing,
+		fmt.Errorf("x: %w", wire.ErrWire):         RefusedFormat,
+		errors.New("something, in its own words"): RefusedFormat,
 	} {
-		_, before := l.totals()
+		_, before := l.Totals()
 		id := testPeer(t)
-		for range maxStrikes {
-			l.strike(id, lie)
+		for range MaxStrikes {
+			l.Strike(id, lie)
 		}
-		_, after := l.totals()
+		_, after := l.Totals()
 		if after[want] != before[want]+1 || len(after) != len(before) {
 			t.Errorf("after a ban for %q, %v were banned and are %v, want one more for %s", lie, before, after, want)
 		}
@@ -184,19 +184,19 @@ func TestBansAreCountedByReason(t *testing.T) {
 // What a liar sent to many fetches at once is found out one by one.
 func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
-	l := newLedger("", zap.New(core))
+	l := NewLedger("", zap.New(core))
 	id := testPeer(t)
 	var fetches sync.WaitGroup
 	for range 50 {
-		fetches.Go(func() { l.strike(id, errors.New("lied")) })
+		fetches.Go(func() { l.Strike(id, errors.New("lied")) })
 	}
 	fetches.Wait()
 	if lies, bans := logs.FilterMessage("neighbour broke the protocol").Len(),
-		logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes ||
+		logs.FilterMessage("neighbour banned").Len(); lies != MaxStrikes ||
 		bans != 1 {
-		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, maxStrikes)
+		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, MaxStrikes)
 	}
-	if got := l.tallyOf(id).strikes.Load(); got != 0 {
+	if got := l.TallyOf(id).Strikes.Load(); got != 0 {
 		t.Errorf("after the ban it begins with %d strikes", got)
 	}
 }
@@ -220,7 +220,7 @@ func TestUnreadableBansAreNoBans(t *testing.T) {
 				t.Fatal(err)
 			}
 			core, logs := observer.New(zap.WarnLevel)
-			if got := newLedger(file, zap.New(core)).bans(); len(got) != 0 {
+			if got := NewLedger(file, zap.New(core)).Bans(); len(got) != 0 {
 				t.Errorf("bans are %v, want none", got)
 			}
 			if warned := logs.All(); len(warned) != 1 {
@@ -240,7 +240,7 @@ func FuzzParseDenyList(f *testing.F) {
 			t.Errorf("parseDenyList(%q) = %v with the error %v", text, all, err)
 		}
 		for id, e := range all {
-			if e.ID != id.String() || len(e.Reason) > maxReason || e.ended(now) || e.Until.After(now.Add(banTime)) {
+			if e.ID != id.String() || len(e.Reason) > MaxReason || e.Ended(now) || e.Until.After(now.Add(BanTime)) {
 				t.Errorf("parseDenyList(%q) keeps %+v", text, e)
 			}
 		}

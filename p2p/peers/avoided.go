@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"fmt"
@@ -24,8 +24,8 @@ type avoided struct {
 	pairs *lru.Cache[pair, avoidance]
 }
 
-func pairOf(nb *neighbour, m trust.Mapping) pair {
-	return pair{nb.id, m.Path().HashPart(), m.NarHash()}
+func PairOf(nb *Neighbour, m trust.Mapping) pair {
+	return pair{nb.ID, m.Path().HashPart(), m.NarHash()}
 }
 
 type avoidance struct {
@@ -34,7 +34,7 @@ type avoidance struct {
 }
 
 func newAvoided() avoided {
-	pairs := newMemory[pair, avoidance](maxAvoided)
+	pairs := NewCache[pair, avoidance](maxAvoided)
 	return avoided{pairs}
 }
 
@@ -58,32 +58,32 @@ func (a avoided) why(p pair) string {
 
 // sentWrong records that a peer has sent a wrong NAR, and reports whether that is news: it is once for each path in
 // [wrongFor].
-func (l *ledger) sentWrong(id peer.ID, m trust.Mapping, cause error) (news bool) {
-	now, reason := time.Now(), bounded(cause.Error())
+func (l *Ledger) SentWrong(id peer.ID, m trust.Mapping, cause error) (news bool) {
+	now, reason := time.Now(), Bounded(cause.Error())
 	l.mu.Lock()
 	l.counts.refused[refusedHash]++
-	news = l.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, wrongFor, "it has sent a wrong NAR of it")
+	news = l.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, WrongFor, "it has sent a wrong NAR of it")
 	t := l.tally(id)
 	l.mu.Unlock()
 	if !news {
 		return false
 	}
-	l.log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.String("reason", reason))
-	if until := t.sentWrong(now); !until.IsZero() {
-		l.log.Warn("neighbour is set aside", zap.Stringer("peer", id), zap.Time("until", until), zap.String("reason", asideWrong))
+	l.Log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.String("reason", reason))
+	if until := t.SentWrong(now); !until.IsZero() {
+		l.Log.Warn("neighbour is set aside", zap.Stringer("peer", id), zap.Time("until", until), zap.String("reason", asideWrong))
 	}
 	return true
 }
 
 // avoid has a NAR not taken from a peer for a while.
-func (l *ledger) avoid(p pair, d time.Duration, reason string) {
+func (l *Ledger) Avoid(p pair, d time.Duration, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.avoided.add(p, d, reason)
 }
 
 // avoids returns why a NAR is not taken from a peer; "" if it is.
-func (l *ledger) avoids(p pair) string {
+func (l *Ledger) avoids(p pair) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.avoided.why(p)
@@ -91,17 +91,17 @@ func (l *ledger) avoids(p pair) string {
 
 // takesFrom reports whether blocks of a NAR are taken from a peer. They are not if the peer is avoided for it, or
 // is set aside for wrong NARs; from one that was too slow they are.
-func (l *ledger) takesFrom(t *tally, p pair) bool {
-	_, why := t.aside(time.Now())
+func (l *Ledger) TakesFrom(t *Tally, p pair) bool {
+	_, why := t.Aside(time.Now())
 	return why != asideWrong && l.avoids(p) == ""
 }
 
 // unreliable returns why a peer's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.
-func (l *ledger) unreliable(t *tally, hp store.HashPart, nar store.Hash) string {
-	if why := l.avoids(pair{t.id, hp, nar}); why != "" {
+func (l *Ledger) Unreliable(t *Tally, hp store.HashPart, nar store.Hash) string {
+	if why := l.avoids(pair{t.ID, hp, nar}); why != "" {
 		return why
 	}
-	if until, why := t.aside(time.Now()); why != "" {
+	if until, why := t.Aside(time.Now()); why != "" {
 		return fmt.Sprintf("alone it is not relied on until %s: it %s", until.Local().Format("15:04"), why)
 	}
 	return ""

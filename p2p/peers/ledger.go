@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"context"
@@ -23,28 +23,28 @@ import (
 	"narbor/trust"
 )
 
-// A ledger records what peers have done, decides which are refused and which are not relied on, and keeps the deny list in a
+// A Ledger records what peers have done, decides which are refused and which are not relied on, and keeps the deny list in a
 // file. Its methods may be called concurrently.
-type ledger struct {
-	log  *zap.Logger
+type Ledger struct {
+	Log  *zap.Logger
 	file string        // of the deny list; "" is none
 	save chan struct{} // the file may be out of date
 	// closeAll closes the connections with a peer. It is set before run.
-	closeAll func(peer.ID)
+	CloseAll func(peer.ID)
 
 	mu         sync.Mutex // guards the rest, and the file while it is written
-	tallies    *lru.Cache[peer.ID, *tally]
+	tallies    *lru.Cache[peer.ID, *Tally]
 	denied     denyList
 	avoided    avoided
 	mismatches mismatches
 	counts     counts
 }
 
-// newLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that cannot
+// NewLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that cannot
 // be read as a whole is believed.
-func newLedger(file string, log *zap.Logger) *ledger {
-	l := &ledger{log: log, file: file, save: make(chan struct{}, 1), closeAll: func(peer.ID) {},
-		tallies: newMemory[peer.ID, *tally](maxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
+func NewLedger(file string, log *zap.Logger) *Ledger {
+	l := &Ledger{Log: log, file: file, save: make(chan struct{}, 1), CloseAll: func(peer.ID) {},
+		tallies: NewCache[peer.ID, *Tally](MaxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
 	if file == "" {
 		return l
 	}
@@ -78,7 +78,7 @@ func readDenyList(file string, now time.Time) (denyList, error) {
 }
 
 // run keeps the file of bans up to date until ctx ends.
-func (l *ledger) run(ctx context.Context) error {
+func (l *Ledger) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-l.save:
@@ -92,34 +92,34 @@ func (l *ledger) run(ctx context.Context) error {
 		err := store.WriteState(l.file, l.denied.entries(time.Now()))
 		l.mu.Unlock()
 		if err != nil {
-			l.log.Warn("bans will not outlast this run", zap.Error(err))
+			l.Log.Warn("bans will not outlast this run", zap.Error(err))
 		}
 	}
 }
 
 // denies reports whether connections with a peer are refused.
-func (l *ledger) denies(id peer.ID) bool {
+func (l *Ledger) Denies(id peer.ID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.denied.denies(id, time.Now())
 }
 
 // block refuses a peer until unblock, also after a restart, and closes its connections. It fails if that cannot be saved.
-func (l *ledger) block(id peer.ID) error {
+func (l *Ledger) Block(id peer.ID) error {
 	if err := l.change(func(d denyList) error { return d.block(id) }); err != nil {
 		return err
 	}
-	l.closeAll(id)
+	l.CloseAll(id)
 	return nil
 }
 
 // unblock ends a block or a ban.
-func (l *ledger) unblock(id peer.ID) error {
+func (l *Ledger) Unblock(id peer.ID) error {
 	return l.change(func(d denyList) error { d.allow(id); return nil })
 }
 
 // change changes the deny list once the change is saved.
-func (l *ledger) change(by func(denyList) error) error {
+func (l *Ledger) change(by func(denyList) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	changed := maps.Clone(l.denied)
@@ -134,38 +134,38 @@ func (l *ledger) change(by func(denyList) error) error {
 }
 
 // bans returns the peers that are banned for their strikes, and blocked those that the user has blocked, sorted.
-func (l *ledger) bans() []Denied {
+func (l *Ledger) Bans() []Denied {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.denied.bans(time.Now())
 }
 
 // refused returns all peers that the list refuses.
-func (l *ledger) refused() []peer.ID {
+func (l *Ledger) Refused() []peer.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.denied.bans(time.Now())
 	return slices.Sorted(maps.Keys(l.denied))
 }
 
-func (l *ledger) blocked() []peer.ID {
+func (l *Ledger) Blocked() []peer.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.denied.blocked()
 }
 
 // tallyOf returns what a peer has done.
-func (l *ledger) tallyOf(id peer.ID) *tally {
+func (l *Ledger) TallyOf(id peer.ID) *Tally {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.tally(id)
 }
 
-// tally is tallyOf for a caller that holds mu.
-func (l *ledger) tally(id peer.ID) *tally {
+// Tally is tallyOf for a caller that holds mu.
+func (l *Ledger) tally(id peer.ID) *Tally {
 	t, ok := l.tallies.Get(id)
 	if !ok {
-		t = &tally{id: id, tellings: rate.NewLimiter(tellRate, tellBurst)}
+		t = &Tally{ID: id, Tellings: rate.NewLimiter(TellRate, TellBurst)}
 		l.tallies.Add(id, t)
 	}
 	return t
@@ -173,58 +173,58 @@ func (l *ledger) tally(id peer.ID) *tally {
 
 // strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned peer
 // had sent before the ban does not count.
-func (l *ledger) strike(id peer.ID, lie error) {
-	reason, until := bounded(lie.Error()), time.Now().Add(banTime)
+func (l *Ledger) Strike(id peer.ID, lie error) {
+	reason, until := Bounded(lie.Error()), time.Now().Add(BanTime)
 	l.mu.Lock()
-	if e, ok := l.denied[id]; ok && !e.Until.IsZero() && !e.ended(time.Now()) {
+	if e, ok := l.denied[id]; ok && !e.Until.IsZero() && !e.Ended(time.Now()) {
 		l.mu.Unlock()
 		return
 	}
 	t := l.tally(id)
-	strikes := t.strikes.Add(1)
-	banned := strikes >= maxStrikes
+	strikes := t.Strikes.Add(1)
+	banned := strikes >= MaxStrikes
 	if banned {
-		t.strikes.Store(0) // it starts anew after the ban
+		t.Strikes.Store(0) // it starts anew after the ban
 		l.denied.ban(id, reason, until)
-		l.counts.bans[refusal(lie)]++
+		l.counts.bans[Refusal(lie)]++
 		netmon.Hint(l.save)
 	}
 	l.mu.Unlock()
-	l.log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
+	l.Log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))
 	if banned {
-		l.closeAll(id)
-		l.log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
+		l.CloseAll(id)
+		l.Log.Warn("neighbour banned", zap.Stringer("peer", id), zap.Time("until", until))
 	}
 }
 
-// bounded returns the part of a reason that is kept and logged.
-func bounded(reason string) string {
-	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
+// Bounded returns the part of a reason that is kept and logged.
+func Bounded(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), MaxReason)], "")
 }
 
 // refuse counts something that was not believed, by one of the reasons that are constants.
-func (l *ledger) refuse(reason string) {
+func (l *Ledger) Refuse(reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts.refused[reason]++
 }
 
 // totals returns how often something was not believed, and how many bans there were, by reason.
-func (l *ledger) totals() (refused, bans map[string]int64) {
+func (l *Ledger) Totals() (refused, bans map[string]int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.counts.refused), maps.Clone(l.counts.bans)
 }
 
 // noteForged records a claim with a signature in the name of a trusted key that does not verify with it.
-func (l *ledger) noteForged(keys *trust.Keys, from peer.ID, info store.Info) {
+func (l *Ledger) NoteForged(keys *trust.Keys, from peer.ID, info store.Info) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mismatches.note(keys, from, info)
 }
 
 // otherKeys returns the mismatches of the last [mismatchTime].
-func (l *ledger) otherKeys(keys *trust.Keys) []KeyMismatch {
+func (l *Ledger) OtherKeys(keys *trust.Keys) []KeyMismatch {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mismatches.current(keys)

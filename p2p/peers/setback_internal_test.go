@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"fmt"
@@ -14,50 +14,50 @@ import (
 
 func TestSetbacksGrowAndEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var tl tally
+		var tl Tally
 		start := time.Now()
 		for i, want := range []time.Duration{0, 0, asideTime, 4 * asideTime, maxAside, maxAside} {
-			got := tl.sentWrong(time.Now())
+			got := tl.SentWrong(time.Now())
 			if want == 0 && !got.IsZero() || want > 0 && got.Sub(start) != want {
 				t.Errorf("after wrong NAR %d it is set aside for %v, want %v", i+1, got.Sub(start), want)
 			}
 		}
-		if _, why := tl.aside(time.Now()); why != asideWrong {
+		if _, why := tl.Aside(time.Now()); why != asideWrong {
 			t.Errorf("it is set aside because it %q", why)
 		}
-		time.Sleep(wrongFor + time.Minute)
-		if until, _ := tl.aside(time.Now()); !until.IsZero() || tl.countWrong(time.Now()) != 0 || !tl.sentWrong(time.Now()).IsZero() {
+		time.Sleep(WrongFor + time.Minute)
+		if until, _ := tl.Aside(time.Now()); !until.IsZero() || tl.CountWrong(time.Now()) != 0 || !tl.SentWrong(time.Now()).IsZero() {
 			t.Error("an hour later it is not forgotten")
 		}
-		var slow tally
-		for _, want := range []time.Duration{shunTime, 4 * shunTime, 16 * shunTime, maxAside} {
-			if got := slow.wasSlow(time.Now()); time.Until(got) != want {
+		var slow Tally
+		for _, want := range []time.Duration{ShunTime, 4 * ShunTime, 16 * ShunTime, maxAside} {
+			if got := slow.WasSlow(time.Now()); time.Until(got) != want {
 				t.Errorf("a slow peer is set aside for %v, want %v", time.Until(got), want)
 			}
-			if got := slow.wasSlow(time.Now()); !got.IsZero() {
+			if got := slow.WasSlow(time.Now()); !got.IsZero() {
 				t.Error("fetches that fail together count more than once")
 			}
 			time.Sleep(want)
 		}
 		for range 5 {
-			slow.kept()
+			slow.Kept()
 		}
-		if got := slow.wasSlow(time.Now()); time.Until(got) != shunTime {
-			t.Errorf("after it has delivered it is set aside for %v, want %v", time.Until(got), shunTime)
+		if got := slow.WasSlow(time.Now()); time.Until(got) != ShunTime {
+			t.Errorf("after it has delivered it is set aside for %v, want %v", time.Until(got), ShunTime)
 		}
 	})
 }
 
 func TestWrongNARsOfASlowPeerAreNotTaken(t *testing.T) {
-	var tl tally
+	var tl Tally
 	now := time.Now()
 	tl.mu.Lock()
-	tl.putAside(now, maxAside, asideSlow)
+	tl.putAside(now, maxAside, AsideSlow)
 	tl.mu.Unlock()
-	for range maxWrong {
-		tl.sentWrong(now)
+	for range MaxWrong {
+		tl.SentWrong(now)
 	}
-	if _, why := tl.aside(now); why != asideWrong {
+	if _, why := tl.Aside(now); why != asideWrong {
 		t.Errorf("it is set aside because it %q, want because of its wrong NARs", why)
 	}
 }
@@ -66,7 +66,7 @@ func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAvoided()
 		for i := range maxAvoided + 10 {
-			a.add(pair{nar: store.Hash{byte(i), byte(i >> 8)}}, wrongFor, "x")
+			a.add(pair{nar: store.Hash{byte(i), byte(i >> 8)}}, WrongFor, "x")
 		}
 		if got := a.pairs.Len(); got != maxAvoided {
 			t.Errorf("%d pairs are remembered, want %d", got, maxAvoided)
@@ -85,10 +85,10 @@ func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
 
 func TestHelperBackoffGrows(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	ta := &tally{id: peer.ID("p")}
+	ta := &Tally{ID: peer.ID("p")}
 	for i, want := range []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour} {
-		ta.shun(now)
-		ta.shun(now.Add(time.Second)) // another NAR of the same time
+		ta.Shun(now)
+		ta.Shun(now.Add(time.Second)) // another NAR of the same time
 		if !ta.isShunned(now.Add(want - 1)) {
 			t.Errorf("after %d failures it is asked again within %s", i+1, want)
 		}
@@ -97,17 +97,17 @@ func TestHelperBackoffGrows(t *testing.T) {
 		}
 	}
 	now = now.Add(maxShun + 1)
-	if ta.shun(now); ta.isShunned(now.Add(shunTime)) {
+	if ta.Shun(now); ta.isShunned(now.Add(ShunTime)) {
 		t.Error("what was long ago still counts")
 	}
 }
 
 func TestMemoryOfPeersIsBounded(t *testing.T) {
-	l := newLedger("", zap.NewNop())
-	for i := range 2 * maxTallies {
-		l.tallyOf(peer.ID(fmt.Sprint(i)))
+	l := NewLedger("", zap.NewNop())
+	for i := range 2 * MaxTallies {
+		l.TallyOf(peer.ID(fmt.Sprint(i)))
 	}
-	if got := l.tallies.Len(); got > maxTallies {
-		t.Errorf("%d peers are remembered, want at most %d", got, maxTallies)
+	if got := l.tallies.Len(); got > MaxTallies {
+		t.Errorf("%d peers are remembered, want at most %d", got, MaxTallies)
 	}
 }

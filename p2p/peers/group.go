@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"bytes"
@@ -24,18 +24,18 @@ import (
 )
 
 const (
-	// groupProtocol is the proof of the group's secret, and memberProtocol what members speak after it in place of
+	// GroupProtocol is the proof of the group's secret, and memberProtocol what members speak after it in place of
 	// [protocolID]; see the package comment. A host without a secret sees no narbor in a host with one, and asks nothing.
-	groupProtocol  protocol.ID = "/narbor/group/1"
-	memberProtocol protocol.ID = "/narbor/member/1"
+	GroupProtocol  protocol.ID = "/narbor/group/1"
+	MemberProtocol protocol.ID = "/narbor/member/1"
 
-	// minSecret is the shortest secret. A member sends proofs to peers that may not know the secret and can then try
+	// MinSecret is the shortest secret. A member sends proofs to peers that may not know the secret and can then try
 	// secrets offline: a random one of this length withstands that, and a word does not.
-	minSecret = 16
+	MinSecret = 16
 	maxSecret = 4 << 10
 
-	groupNonce = 32
-	groupProof = sha256.Size
+	GroupNonce = 32
+	GroupProof = sha256.Size
 	// proveTimeout bounds a proof of four short messages, on machines that may be busy.
 	proveTimeout = 5 * time.Second
 	// A proof that was cut short is tried again after proveMin, and then after twice as long up to proveMax.
@@ -44,13 +44,13 @@ const (
 	// proveGrace is how much longer than discovery takes Nix waits for members: some round trips.
 	proveGrace = 300 * time.Millisecond
 
-	roleOpener, roleAnswerer byte = 1, 2
+	RoleOpener, roleAnswerer byte = 1, 2
 )
 
-// errOutsider is the code with which a member of a group resets a stream of a peer that has not proved its membership.
-const errOutsider network.StreamErrorCode = 0x2002
+// ErrOutsider is the code with which a member of a group resets a stream of a peer that has not proved its membership.
+const ErrOutsider network.StreamErrorCode = 0x2002
 
-var errOtherGroup = errors.New("it does not know the group's secret")
+var ErrOtherGroup = errors.New("it does not know the group's secret")
 
 // LoadGroupSecret reads the secret of a group from a file. White space around it is no part of it. A file that
 // everybody on this machine may read is refused.
@@ -75,16 +75,16 @@ func LoadGroupSecret(path string) ([]byte, error) {
 		return nil, fmt.Errorf("group secret %s is longer than %d bytes", path, maxSecret)
 	}
 	secret := bytes.Trim(text, " \t\r\n")
-	if len(secret) < minSecret {
+	if len(secret) < MinSecret {
 		return nil, fmt.Errorf("group secret %s has %d bytes, and %d are the least: make one by `head -c 32 /dev/urandom | base64`, and "+
 			"give each member the same",
-			path, len(secret), minSecret)
+			path, len(secret), MinSecret)
 	}
 	return secret, nil
 }
 
-// A group is the set of peers that know the same secret as this node. No other peer is asked or answered.
-type group struct {
+// A Group is the set of peers that know the same secret as this node. No other peer is asked or answered.
+type Group struct {
 	key  []byte
 	host host.Host
 	log  *zap.Logger
@@ -94,58 +94,58 @@ type group struct {
 	proving map[peer.ID]bool
 }
 
-// newGroup returns nil, which everybody is in, if there is no secret.
-func newGroup(secret []byte, h host.Host, log *zap.Logger) (*group, error) {
+// NewGroup returns nil, which everybody is in, if there is no secret.
+func NewGroup(secret []byte, h host.Host, log *zap.Logger) (*Group, error) {
 	if secret == nil {
 		return nil, nil
 	}
-	if len(secret) < minSecret {
-		return nil, fmt.Errorf("the group's secret has %d bytes, and %d are the least", len(secret), minSecret)
+	if len(secret) < MinSecret {
+		return nil, fmt.Errorf("the group's secret has %d bytes, and %d are the least", len(secret), MinSecret)
 	}
-	key, err := groupKey(secret)
+	key, err := GroupKey(secret)
 	if err != nil {
 		return nil, err
 	}
-	return &group{key: key, host: h, log: log,
+	return &Group{key: key, host: h, log: log,
 		members: map[peer.ID]bool{}, proving: map[peer.ID]bool{}}, nil
 }
 
-// groupKey derives what proofs are made with.
-func groupKey(secret []byte) ([]byte, error) {
+// GroupKey derives what proofs are made with.
+func GroupKey(secret []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, nil, "narbor group 1", sha256.Size)
 }
 
-// A handshake is what both sides of a proof know.
-type handshake struct {
-	opener, answerer           peer.ID
-	openerNonce, answererNonce [groupNonce]byte
+// A Handshake is what both sides of a proof know.
+type Handshake struct {
+	Opener, Answerer           peer.ID
+	OpenerNonce, AnswererNonce [GroupNonce]byte
 }
 
 // proof is what the side of a role proves its knowledge of the key with.
-func (h handshake) proof(key []byte, role byte) []byte {
+func (h Handshake) Proof(key []byte, role byte) []byte {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte{role})
-	mac.Write(h.openerNonce[:])
-	mac.Write(h.answererNonce[:])
-	for _, id := range []peer.ID{h.opener, h.answerer} {
+	mac.Write(h.OpenerNonce[:])
+	mac.Write(h.AnswererNonce[:])
+	for _, id := range []peer.ID{h.Opener, h.Answerer} {
 		mac.Write([]byte{byte(len(id))})
 		mac.Write([]byte(id))
 	}
 	return mac.Sum(nil)
 }
 
-func (h handshake) check(key []byte, role byte, proof []byte) error {
-	if !hmac.Equal(proof, h.proof(key, role)) {
-		return errOtherGroup
+func (h Handshake) check(key []byte, role byte, proof []byte) error {
+	if !hmac.Equal(proof, h.Proof(key, role)) {
+		return ErrOtherGroup
 	}
 	return nil
 }
 
 // prove proves to a peer that we know the secret, and wants the same of it.
-func (g *group) prove(ctx context.Context, id peer.ID) error {
+func (g *Group) prove(ctx context.Context, id peer.ID) error {
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), proveTimeout)
 	defer cancel()
-	s, err := g.host.NewStream(ctx, id, groupProtocol)
+	s, err := g.host.NewStream(ctx, id, GroupProtocol)
 	if err != nil {
 		return err
 	}
@@ -156,24 +156,24 @@ func (g *group) prove(ctx context.Context, id peer.ID) error {
 	return rejected(s, err)
 }
 
-func (g *group) proveOn(s network.Stream, id peer.ID) error {
+func (g *Group) proveOn(s network.Stream, id peer.ID) error {
 	if err := s.SetDeadline(time.Now().Add(proveTimeout)); err != nil {
 		return err
 	}
-	h := handshake{opener: g.host.ID(), answerer: id}
-	rand.Read(h.openerNonce[:])
-	if _, err := s.Write(h.openerNonce[:]); err != nil {
+	h := Handshake{Opener: g.host.ID(), Answerer: id}
+	rand.Read(h.OpenerNonce[:])
+	if _, err := s.Write(h.OpenerNonce[:]); err != nil {
 		return err
 	}
-	var answer [groupNonce + groupProof]byte
+	var answer [GroupNonce + GroupProof]byte
 	if _, err := io.ReadFull(s, answer[:]); err != nil {
 		return err
 	}
-	copy(h.answererNonce[:], answer[:])
-	if err := h.check(g.key, roleAnswerer, answer[groupNonce:]); err != nil {
+	copy(h.AnswererNonce[:], answer[:])
+	if err := h.check(g.key, roleAnswerer, answer[GroupNonce:]); err != nil {
 		return err
 	}
-	if _, err := s.Write(h.proof(g.key, roleOpener)); err != nil {
+	if _, err := s.Write(h.Proof(g.key, RoleOpener)); err != nil {
 		return err
 	}
 	_, err := io.ReadFull(s, answer[:1])
@@ -183,11 +183,11 @@ func (g *group) proveOn(s network.Stream, id peer.ID) error {
 // rejected resets a stream, and says so if the error is that one of the two does not know the secret.
 func rejected(s network.Stream, err error) error {
 	var reset *network.StreamError
-	if errors.As(err, &reset) && reset.Remote && reset.ErrorCode == errOutsider {
-		err = errOtherGroup
+	if errors.As(err, &reset) && reset.Remote && reset.ErrorCode == ErrOutsider {
+		err = ErrOtherGroup
 	}
-	if errors.Is(err, errOtherGroup) {
-		s.ResetWithError(errOutsider)
+	if errors.Is(err, ErrOtherGroup) {
+		s.ResetWithError(ErrOutsider)
 	} else {
 		s.Reset()
 	}
@@ -195,53 +195,53 @@ func rejected(s network.Stream, err error) error {
 }
 
 // answer is prove's other side.
-func (g *group) answer(s network.Stream) error {
+func (g *Group) Answer(s network.Stream) error {
 	if err := g.answerOn(s); err != nil {
 		return rejected(s, err)
 	}
 	return s.Close()
 }
 
-func (g *group) answerOn(s network.Stream) error {
+func (g *Group) answerOn(s network.Stream) error {
 	if err := s.SetDeadline(time.Now().Add(proveTimeout)); err != nil {
 		return err
 	}
-	h := handshake{opener: s.Conn().RemotePeer(), answerer: g.host.ID()}
-	if _, err := io.ReadFull(s, h.openerNonce[:]); err != nil {
+	h := Handshake{Opener: s.Conn().RemotePeer(), Answerer: g.host.ID()}
+	if _, err := io.ReadFull(s, h.OpenerNonce[:]); err != nil {
 		return err
 	}
-	rand.Read(h.answererNonce[:])
-	if _, err := s.Write(append(h.answererNonce[:], h.proof(g.key, roleAnswerer)...)); err != nil {
+	rand.Read(h.AnswererNonce[:])
+	if _, err := s.Write(append(h.AnswererNonce[:], h.Proof(g.key, roleAnswerer)...)); err != nil {
 		return err
 	}
-	var proof [groupProof]byte
+	var proof [GroupProof]byte
 	if _, err := io.ReadFull(s, proof[:]); err != nil {
 		return err
 	}
-	if err := h.check(g.key, roleOpener, proof[:]); err != nil {
+	if err := h.check(g.key, RoleOpener, proof[:]); err != nil {
 		return err
 	}
-	g.admit(h.opener)
+	g.admit(h.Opener)
 	_, err := s.Write([]byte{1}) // from now on it may ask
 	return err
 }
 
 // protocol returns the protocol for requests: in a group, that of its members.
-func (g *group) protocol() protocol.ID {
+func (g *Group) Protocol() protocol.ID {
 	if g == nil {
 		return wire.ProtocolID
 	}
-	return memberProtocol
+	return MemberProtocol
 }
 
-func (g *group) admit(id peer.ID) {
+func (g *Group) admit(id peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.members[id] = true
 }
 
 // forget makes a peer that has gone prove itself anew.
-func (g *group) forget(id peer.ID) {
+func (g *Group) Forget(id peer.ID) {
 	if g == nil {
 		return
 	}
@@ -250,7 +250,7 @@ func (g *group) forget(id peer.ID) {
 	delete(g.members, id)
 }
 
-func (g *group) has(id peer.ID) bool {
+func (g *Group) Has(id peer.ID) bool {
 	if g == nil {
 		return true
 	}
@@ -260,7 +260,7 @@ func (g *group) has(id peer.ID) bool {
 }
 
 // begins reports whether no other goroutine is proving membership to that peer; the caller then calls ends.
-func (g *group) begins(id peer.ID) bool {
+func (g *Group) Begins(id peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.members[id] || g.proving[id] {
@@ -270,14 +270,14 @@ func (g *group) begins(id peer.ID) bool {
 	return true
 }
 
-func (g *group) ends(id peer.ID) {
+func (g *Group) Ends(id peer.ID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.proving, id)
 }
 
 // grace is how long to wait for the peers that were found, because they may turn out to be members.
-func (g *group) grace() time.Duration {
+func (g *Group) Grace() time.Duration {
 	if g == nil {
 		return 0
 	}
@@ -290,16 +290,16 @@ func (g *group) grace() time.Duration {
 }
 
 // meet proves to a peer that we know the secret, until that has worked, or the peer does not know it or has gone.
-func (g *group) meet(ctx context.Context, id peer.ID) error {
+func (g *Group) Meet(ctx context.Context, id peer.ID) error {
 	for pause := proveMin; ; pause = min(2*pause, proveMax) {
 		err := g.prove(ctx, id)
 		if err == nil {
 			g.admit(id)
 		}
-		if err == nil || g.has(id) {
+		if err == nil || g.Has(id) {
 			return nil
 		}
-		if errors.Is(err, errOtherGroup) || g.host.Network().Connectedness(id) != network.Connected {
+		if errors.Is(err, ErrOtherGroup) || g.host.Network().Connectedness(id) != network.Connected {
 			return err
 		}
 		g.log.Debug("the group's secret was not proved", zap.Stringer("peer", id), zap.Error(err))

@@ -1,4 +1,4 @@
-package p2p
+package peers
 
 import (
 	"bufio"
@@ -13,24 +13,24 @@ import (
 )
 
 // has says whether a neighbour says that it has a protocol.
-func (n *neighbour) has(p protocol.ID) bool {
-	has, err := n.host.Peerstore().SupportsProtocols(n.id, p)
+func (n *Neighbour) Has(p protocol.ID) bool {
+	has, err := n.Host.Peerstore().SupportsProtocols(n.ID, p)
 	return err == nil && len(has) > 0
 }
 
 // leftOut says why a neighbour is not to be elected; "" if it may be.
-func (n *neighbour) leftOut(now time.Time) string {
+func (n *Neighbour) LeftOut(now time.Time) string {
 	switch {
-	case n.tally.isShunned(now):
+	case n.Tally.isShunned(now):
 		return "it has failed to help a moment ago"
-	case n.isLate():
+	case n.IsLate():
 		return "it is slow to answer"
 	}
 	return ""
 }
 
 // askInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
-func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v wire.Verdict, text string, err error) {
+func (n *Neighbour) AskInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v wire.Verdict, text string, err error) {
 	err = n.exchange(ctx, wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
 		v, text, err = wire.ReadVerdict(br)
 		return err
@@ -40,8 +40,8 @@ func (n *neighbour) askInfo(ctx context.Context, hp store.HashPart, within time.
 
 // AskFetch asks a neighbour to fetch a NAR from its upstream, and how far it is: how many bytes have come from its
 // upstreams, of all NARs, and how many one download brings in a second.
-func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v wire.Verdict, got, pace int64, err error) {
-	err = n.exchange(ctx, wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{hp}, NAR: nar}, fetchPatience,
+func (n *Neighbour) AskFetch(ctx context.Context, hp store.HashPart, nar store.Hash) (v wire.Verdict, got, pace int64, err error) {
+	err = n.exchange(ctx, wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{hp}, NAR: nar}, FetchPatience,
 		func(br *bufio.Reader) error {
 			v, got, pace, err = wire.ReadProgress(br)
 			return err
@@ -49,30 +49,30 @@ func (n *neighbour) askFetch(ctx context.Context, hp store.HashPart, nar store.H
 	return v, got, pace, err
 }
 
-// exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
+// Exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
 // other side; then it is asked on a new one.
-func (n *neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
+func (n *Neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
 	select {
-	case n.helping <- struct{}{}:
-		defer func() { <-n.helping }()
+	case n.Helping <- struct{}{}:
+		defer func() { <-n.Helping }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	for {
-		ex, err := n.take(ctx)
+		ex, err := n.Take(ctx)
 		if err != nil {
 			return err
 		}
 		stop := context.AfterFunc(ctx, func() { ex.Reset() })
-		kept := ex.kept
-		ex.until = time.Now().Add(within)
-		if err = ex.send(r); err == nil {
-			err = read(ex.br)
+		kept := ex.Kept
+		ex.Until = time.Now().Add(within)
+		if err = ex.Send(r); err == nil {
+			err = read(ex.Reader)
 		}
 		if err == nil && stop() {
-			n.put(ex)
+			n.Put(ex)
 			return nil
 		}
 		stop()
@@ -84,39 +84,39 @@ func (n *neighbour) exchange(ctx context.Context, r wire.Request, within time.Du
 }
 
 // tellWrong tells a neighbour that the NAR which it has sent does not have its hash.
-func (n *neighbour) tellWrong(ctx context.Context, m trust.Mapping) error {
-	ex, err := n.open(ctx, askTimeout)
+func (n *Neighbour) TellWrong(ctx context.Context, m trust.Mapping) error {
+	ex, err := n.Open(ctx, AskTimeout)
 	if err != nil {
 		return err
 	}
 	defer ex.Reset()
 	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	if err := ex.send(wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}); err != nil {
+	if err := ex.Send(wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}); err != nil {
 		return err
 	}
-	_, err = ex.br.ReadByte()
+	_, err = ex.Reader.ReadByte()
 	return err
 }
 
 // askAlone asks the neighbour about hash parts on a stream of its own, which ends with the answer.
-func (n *neighbour) askAlone(ctx context.Context, parts []store.HashPart) ([]reply, error) {
-	ex, err := n.open(ctx, askTimeout)
+func (n *Neighbour) AskAlone(ctx context.Context, parts []store.HashPart) ([]Reply, error) {
+	ex, err := n.Open(ctx, AskTimeout)
 	if err != nil {
 		return nil, err
 	}
 	defer ex.Reset()
-	ex.until = time.Now().Add(askTimeout)
+	ex.Until = time.Now().Add(AskTimeout)
 	defer context.AfterFunc(ctx, func() { ex.Reset() })()
-	if err := ex.send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
+	if err := ex.Send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
 		return nil, err
 	}
-	replies := make([]reply, len(parts))
+	replies := make([]Reply, len(parts))
 	for i := range parts {
-		text, receiving, err := wire.ReadClaim(ex.br)
+		text, receiving, err := wire.ReadClaim(ex.Reader)
 		if err != nil {
 			return nil, err
 		}
-		replies[i] = reply{from: n, text: text, receiving: receiving}
+		replies[i] = Reply{From: n, Text: text, Receiving: receiving}
 	}
 	return replies, nil
 }

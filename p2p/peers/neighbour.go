@@ -1,0 +1,248 @@
+package peers
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap/zapcore"
+	"golang.org/x/time/rate"
+
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// A Tally is what a peer has done, kept when it disconnects.
+type Tally struct {
+	ID peer.ID
+	// tellings bounds how often it is told of our neighbours.
+	Tellings *rate.Limiter
+
+	Claims, BlocksReceived, BytesReceived atomic.Int64
+	ClaimsSent, BlocksSent, BytesSent     atomic.Int64
+	Strikes                               atomic.Int64
+	Rumours, distrusted                   atomic.Int64 // NARs with wrong blocks from it; Unix ns until which it may relay none
+	BlocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
+	WireReceived, WireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
+	Outsider, Told                        atomic.Bool  // it is of another group; that was logged
+	Wasted                                atomic.Int64 // bytes received that another peer had delivered first
+
+	mu sync.Mutex // guards the rest
+	setback
+	shunned time.Time // until when it is not asked to ask its upstreams
+	shuns   uint      // how often that was so of late
+}
+
+// distrust records that the peer has passed on wrong blocks, whether it believed a liar or claims that it did.
+func (t *Tally) Distrust(now time.Time) {
+	if t.Rumours.Add(1)%MaxStrikes == 0 {
+		t.distrusted.Store(now.Add(BanTime).UnixNano())
+	}
+}
+
+// isDistrusted says whether nothing is to be taken from the peer that it has not verified.
+func (t *Tally) IsDistrusted(now time.Time) bool { return now.UnixNano() < t.distrusted.Load() }
+
+// A Neighbour is a connected peer that speaks our protocol. It ends when its connection does.
+type Neighbour struct {
+	ID   peer.ID
+	Host host.Host
+	// protocol is [protocolID], or among members of a group [memberProtocol].
+	protocol protocol.ID
+	Since    time.Time
+	Tally    *Tally
+	ledger   *Ledger
+	Stranger bool                                  // not one of the machines to keep when it came, see [circle]
+	Asks     chan Question                         // that it has not been asked yet
+	Told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
+	Done     chan struct{}                         // closed when the neighbour is gone
+
+	Helping chan struct{} // one for each question under way for which it asks its upstreams
+	Brought atomic.Int64  // when (Unix ns) a block came from it last
+
+	shown atomic.Int64 // the most bytes a second at which blocks have come from it, on average
+
+	Busy atomic.Int32 // blocks asked for and not yet here
+	Late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
+
+	Mu        sync.Mutex // guards idle and blockTime
+	Idle      []*Exchange
+	blockTime time.Duration // moving average from one block to the next while busy; 0 is unknown
+}
+
+// NewNeighbour returns a neighbour that is asked by protocol. The caller calls askLoop, and leave once its connections have
+// ended.
+func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
+	return &Neighbour{ID: id, Host: h, protocol: by, Since: time.Now(), Tally: book.TallyOf(id), ledger: book,
+		Asks: make(chan Question, askQueue), Told: NewTold(), Helping: make(chan struct{}, MaxHelpingPeer), Done: make(chan struct{})}
+}
+
+// An Exchange is a stream on which blocks are asked for; one goroutine at a time has it.
+type Exchange struct {
+	network.Stream
+	Reader *bufio.Reader
+	Stall  time.Duration // how long a read may make no progress
+	Until  time.Time     // when the current read must be complete, whatever progress it makes; zero is no limit
+	Kept   bool          // it was kept open, and nothing has been read from it since
+}
+
+// newsLevel is how loudly its coming and going is logged: on a large LAN, strangers visit each other by the hundred.
+func (n *Neighbour) NewsLevel() zapcore.Level {
+	if n.Stranger {
+		return zapcore.DebugLevel
+	}
+	return zapcore.InfoLevel
+}
+
+func (n *Neighbour) Open(ctx context.Context, stall time.Duration) (*Exchange, error) {
+	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), openTimeout)
+	defer cancel()
+	s, err := n.Host.NewStream(ctx, n.ID, n.protocol)
+	if err != nil {
+		return nil, fmt.Errorf("neighbour %s: %w", n.ID, err)
+	}
+	ex := &Exchange{Stream: s, Stall: stall}
+	ex.Reader = bufio.NewReaderSize(ex, 16<<10)
+	return ex, nil
+}
+
+// take returns a stream for blocks on which nothing is under way.
+func (n *Neighbour) Take(ctx context.Context) (*Exchange, error) {
+	n.Mu.Lock()
+	if last := len(n.Idle) - 1; last >= 0 {
+		ex := n.Idle[last]
+		n.Idle = n.Idle[:last]
+		n.Mu.Unlock()
+		return ex, nil
+	}
+	n.Mu.Unlock()
+	return n.Open(ctx, ReadStall)
+}
+
+// put gives back a stream on which every answer has been read.
+func (n *Neighbour) Put(ex *Exchange) {
+	n.Mu.Lock()
+	select {
+	case <-n.Done:
+	default:
+		if len(n.Idle) < MaxIdleStreams {
+			ex.Kept = true
+			n.Idle = append(n.Idle, ex)
+			n.Mu.Unlock()
+			return
+		}
+	}
+	n.Mu.Unlock()
+	ex.Reset() // may wait for a connection that is stuck
+}
+
+// leave drops what the neighbour's end makes useless.
+func (n *Neighbour) Leave() {
+	close(n.Done)
+	n.Mu.Lock()
+	idle := n.Idle
+	n.Idle = nil
+	n.Mu.Unlock()
+	for _, ex := range idle {
+		ex.Reset()
+	}
+}
+
+// send asks for one thing on an exchange.
+func (ex *Exchange) Send(r wire.Request) error {
+	if err := ex.SetWriteDeadline(time.Now().Add(ReadStall)); err != nil {
+		return err
+	}
+	_, err := ex.Write(wire.AppendRequest(nil, r))
+	return err
+}
+
+// Read gives each read its own deadline, so that a slow neighbour is heard and a silent one is not.
+func (ex *Exchange) Read(p []byte) (int, error) {
+	deadline := time.Now().Add(ex.Stall)
+	if !ex.Until.IsZero() && ex.Until.Before(deadline) {
+		deadline = ex.Until
+	}
+	if err := ex.SetReadDeadline(deadline); err != nil {
+		return 0, err
+	}
+	return ex.Stream.Read(p)
+}
+
+// expect returns the estimate for one more block, and ok false if nothing has been measured yet.
+func (n *Neighbour) Expect() (d time.Duration, ok bool) {
+	n.Mu.Lock()
+	defer n.Mu.Unlock()
+	return n.blockTime, n.blockTime > 0
+}
+
+// measured takes in the time that a block of size bytes took, scaled to a full one.
+func (n *Neighbour) Measured(d time.Duration, size int) {
+	d = max(d, 50*time.Microsecond)
+	if size < store.BlockSize/4 {
+		size = store.BlockSize / 4 // the round trip dominates: don't blow it up
+	}
+	d = time.Duration(float64(d) * store.BlockSize / float64(size))
+	n.Mu.Lock()
+	defer n.Mu.Unlock()
+	if n.blockTime == 0 {
+		n.blockTime = d
+	} else {
+		n.blockTime += (d - n.blockTime) / 4
+	}
+	if pace := int64(store.BlockSize / n.blockTime.Seconds()); pace > n.shown.Load() {
+		n.shown.Store(pace)
+	}
+}
+
+// gone says whether the neighbour has ended.
+func (n *Neighbour) Gone() bool {
+	select {
+	case <-n.Done:
+		return true
+	default:
+		return false
+	}
+}
+
+// window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
+// busy over a round trip and a slow one is not owed much.
+func (n *Neighbour) Window() int {
+	const ahead = 40 * time.Millisecond
+	d, ok := n.Expect()
+	if !ok {
+		return 2
+	}
+	return min(max(int(ahead/d)+1, 2), 16)
+}
+
+// LeastPace is the bytes a second below which a neighbour is too slow: a part of the most that it has shown.
+func (n *Neighbour) LeastPace() int64 {
+	return min(max(n.shown.Load()/shownPart, LeastPace), mostLeastPace)
+}
+
+// askManifest returns the hashes that the blocks have according to the neighbour.
+func (n *Neighbour) AskManifest(ctx context.Context, m trust.Mapping) (store.Manifest, error) {
+	ex, err := n.Open(ctx, ReadStall)
+	if err != nil {
+		return nil, err
+	}
+	defer ex.Reset()
+	stop := context.AfterFunc(ctx, func() { ex.Reset() })
+	defer stop()
+	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
+	if err := ex.Send(r); err != nil {
+		return nil, err
+	}
+	ex.Until = time.Now().Add(min(ManifestTimeout+time.Duration(m.NarSize()/manifestPace)*time.Second, ManifestLimit))
+	return wire.ReadManifest(ex.Reader, m.NarSize())
+}
