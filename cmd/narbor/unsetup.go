@@ -154,8 +154,9 @@ func stillAsked(proc string, now, before []daemonProcess) error {
 	for _, p := range now {
 		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
 		if p.worker && stale && p.asksFor(proc) {
-			return control.WithCode(fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, "+
-				"run `narbor unsetup` again", p.pid), control.ExitTemporary)
+			err := fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run "+
+				"`narbor unsetup` again", p.pid)
+			return control.WithCode(err, control.ExitTemporary)
 		}
 	}
 	return nil
