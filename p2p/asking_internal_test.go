@@ -8,13 +8,16 @@ import (
 	"io"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // absentPart is the hash part of a path that no neighbour has.
@@ -125,6 +128,7 @@ func TestQuestionAnsweredInAWrongFormatIsNotAskedAgain(t *testing.T) {
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)
 	}
+	eventually(t, "struck", func() bool { return strikesOf(n, g) > 0 }) // on a busy machine after Lookup has given up
 	if asked.Load() != 1 || strikesOf(n, g) != 1 {
 		t.Errorf("the neighbour was asked %d times and has %d strikes, want 1 and 1", asked.Load(), strikesOf(n, g))
 	}
@@ -179,5 +183,40 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 		if l.timer.Stop(); err != nil {
 			t.Fatalf("wait = %v, want the mapping", err)
 		}
+	}
+}
+
+// TestFirstHolderOfANARIsWaitedFor has a neighbour answer after infoTimeout.
+func TestFirstHolderOfANARIsWaitedFor(t *testing.T) {
+	info, m := newSigner(t).sign(t, "wanted", randomNAR(100))
+	for name, c := range map[string]struct {
+		want  *trust.Mapping
+		after time.Duration
+		found bool
+	}{
+		"a NAR":               {&m, (infoTimeout + holderTimeout) / 2, true},
+		"a NAR, far too late": {&m, holderTimeout + time.Second, false},
+		"a narinfo":           {nil, 2 * infoTimeout, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				book := peers.NewLedger("", zap.NewNop())
+				n := &Node{ledger: book, log: zap.NewNop(), findings: peers.NewCache[store.HashPart, *finding](1)}
+				nb := peers.NewNeighbour(nil, "holder", wire.ProtocolID, book)
+				l := newLookup(n, info.Path.HashPart(), c.want, 1)
+				l.ask([]*peers.Neighbour{nb})
+				time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
+				start := time.Now()
+				f, err := l.wait(t.Context())
+				took := time.Since(start)
+				if (f != nil) != c.found || f == nil && !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("wait = %v, %v, want a holder: %t", f, err, c.found)
+				}
+				if limit := map[bool]time.Duration{true: c.after, false: holderTimeout}[c.found]; took > limit {
+					t.Errorf("it took %v, want at most %v", took, limit)
+				}
+				time.Sleep(c.after)
+			})
+		})
 	}
 }

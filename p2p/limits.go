@@ -146,6 +146,9 @@ const (
 	// neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms to the machine's
 	// own store.
 	infoTimeout = 250 * time.Millisecond
+	// holderTimeout is how long a NAR waits for the first neighbour that says it has it: Nix has been told that it can be
+	// had, waits for minutes, and takes "not here" for an hour.
+	holderTimeout = time.Second
 	// secretTimeout bounds the time that this machine's own sources can add to a question before neighbours are asked:
 	// the Nix database answers within 1 ms, and on a busy machine the neighbours need the rest of the deadline.
 	secretTimeout = infoTimeout / 5

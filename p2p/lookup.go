@@ -99,6 +99,7 @@ type lookup struct {
 	unjudged []peers.Reply
 	spare    []peers.Reply // claims of neighbours that are not relied on alone
 	left     bool          // no caller waits for it any more
+	waits    bool    // the first holder is waited for until holderTimeout
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
@@ -239,12 +240,21 @@ func (l *lookup) Lost(nb *peers.Neighbour) bool {
 	return l.owed[i].lost < peers.MaxLost
 }
 
-// expire ends the wait for neighbours that have not answered in time.
+// expire ends the wait for neighbours that have not answered in time, unless a holder is wanted and none has been found:
+// then it ends at holderTimeout, or with the first holder.
 func (l *lookup) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, o := range l.owed {
 		o.by.Late.CompareAndSwap(0, time.Now().UnixNano())
+	}
+	if l.want != nil && l.f == nil && !l.left && !l.waits && len(l.owed) > 0 {
+		for i := range l.owed {
+			l.owed[i].prompt = false
+		}
+		l.waits = true
+		l.timer.Reset(holderTimeout - infoTimeout)
+		return
 	}
 	l.owed = nil
 	l.tell()
