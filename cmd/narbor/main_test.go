@@ -173,7 +173,7 @@ func startedAt(t *testing.T, socket string, args ...string) control.Status {
 			t.Errorf("run = %v\n%s", err, out.String())
 		}
 	})
-	for deadline := time.After(deadline(20 * time.Second)); ; {
+	for deadline := time.After(deadline(time.Minute)); ; {
 		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 ||
 			exit(err) == control.ExitDegraded {
 			var st control.Status

@@ -17,7 +17,7 @@ import (
 )
 
 // shellTimeout bounds the wait for the output of a shell.
-const shellTimeout = 30 * time.Second
+const shellTimeout = 2 * time.Minute
 
 // A terminal is a program under a pseudo-terminal.
 type terminal struct {
