@@ -99,7 +99,7 @@ type lookup struct {
 	unjudged []peers.Reply
 	spare    []peers.Reply // claims of neighbours that are not relied on alone
 	left     bool          // no caller waits for it any more
-	waits    bool    // the first holder is waited for until holderTimeout
+	waits    bool          // the first holder is waited for until holderTimeout
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
