@@ -318,7 +318,7 @@ func (s *Server) answer(r *http.Request) (a reply) {
 	return a
 }
 
-// Reply answers a request for the page, or for what is beside it.
+// pageReply answers a request for the page, or for what is beside it.
 func (s *Server) pageReply(r *http.Request) (reply, error) {
 	a, err := s.page.Answer(r)
 	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err

@@ -2,17 +2,35 @@ package narserve
 
 import (
 	"context"
+	"sync"
+	"time"
 
 	"narbor/store"
 	"narbor/trust"
 )
 
+// stopLimit is how long Run waits for fetches to end. A read from a file server that hangs takes no notice.
+const stopLimit = 5 * time.Second
+
 // Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out which of the missed
-// paths Nix has fetched itself. When it returns, all fetches have ended that requests have begun. It is called once.
+// paths Nix has fetched itself. When it returns, all fetches have ended
+// that requests have begun, but for those that do not take notice of their end within [stopLimit]. It is called once.
 func (s *Server) Run(ctx context.Context) error {
-	defer s.fetches.close()
-	defer s.ahead.close()
-	return s.accounts.Run(ctx, s.ownSize, s.log)
+	err := s.accounts.Run(ctx, s.ownSize, s.log)
+	var fetches sync.WaitGroup
+	fetches.Go(s.ahead.close)
+	fetches.Go(s.fetches.close)
+	ended := make(chan struct{})
+	go func() {
+		fetches.Wait()
+		close(ended)
+	}()
+	select {
+	case <-ended:
+	case <-time.After(stopLimit):
+		s.log.Warn("a fetch does not end: what it reads from may hang")
+	}
+	return err
 }
 
 // ownSize returns the NarSize of a path that is in this machine's own store and that an upstream has signed; 0 is none. If

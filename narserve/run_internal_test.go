@@ -100,3 +100,35 @@ func TestNoFetchOutlastsRun(t *testing.T) {
 		}
 	})
 }
+
+// A deafSource fetches until it is told to end, whatever its context says.
+type deafSource struct {
+	endless
+	end chan struct{}
+}
+
+func (d *deafSource) Fetch(context.Context, trust.Mapping) (*spool.NAR, error) {
+	<-d.end
+	return nil, store.ErrNotFound
+}
+
+func TestFetchThatDoesNotEndHoldsUpNoStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := &deafSource{endless{m: textMapping(t, "asked", "x")}, make(chan struct{})}
+		defer close(src.end)
+		s := New(Config{Sources: []Source{src}})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		request, hangUp := context.WithCancel(t.Context())
+		go s.spooled(request, src.m)
+		synctest.Wait()
+		hangUp()
+		cancel()
+		start := time.Now()
+		<-ended
+		if took := time.Since(start); took > stopLimit {
+			t.Errorf("Run returned after %v, want at most %v", took, stopLimit)
+		}
+	})
+}

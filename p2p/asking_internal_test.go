@@ -192,17 +192,22 @@ func TestFirstHolderOfANARIsWaitedFor(t *testing.T) {
 	for name, c := range map[string]struct {
 		want  *trust.Mapping
 		after time.Duration
+		late  bool // it was silent before
 		found bool
 	}{
-		"a NAR":               {&m, (infoTimeout + holderTimeout) / 2, true},
-		"a NAR, far too late": {&m, holderTimeout + time.Second, false},
-		"a narinfo":           {nil, 2 * infoTimeout, false},
+		"a NAR":               {&m, (infoTimeout + holderTimeout) / 2, false, true},
+		"a NAR, far too late": {&m, holderTimeout + time.Second, false, false},
+		"a NAR, of a neighbour that was silent before": {&m, 2 * infoTimeout, true, false},
+		"a narinfo": {nil, 2 * infoTimeout, false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
 				n := &Node{ledger: book, log: zap.NewNop(), findings: peers.NewCache[store.HashPart, *finding](1)}
 				nb := peers.NewNeighbour(nil, "holder", wire.ProtocolID, book)
+				if c.late {
+					nb.Late.Store(1)
+				}
 				l := newLookup(n, info.Path.HashPart(), c.want, 1)
 				l.ask([]*peers.Neighbour{nb})
 				time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
@@ -212,7 +217,11 @@ func TestFirstHolderOfANARIsWaitedFor(t *testing.T) {
 				if (f != nil) != c.found || f == nil && !errors.Is(err, store.ErrNotFound) {
 					t.Errorf("wait = %v, %v, want a holder: %t", f, err, c.found)
 				}
-				if limit := map[bool]time.Duration{true: c.after, false: holderTimeout}[c.found]; took > limit {
+				limit := map[bool]time.Duration{true: c.after, false: holderTimeout}[c.found]
+				if c.late {
+					limit = infoTimeout
+				}
+				if took > limit {
 					t.Errorf("it took %v, want at most %v", took, limit)
 				}
 				time.Sleep(c.after)

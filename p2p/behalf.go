@@ -167,6 +167,7 @@ func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wi
 	}
 	j := n.behalf.touch(r.NAR)
 	may, f := n.server.partial(r) != nil, n.fetched.flight(hp)
+	may = may && f != nil // it may have ended meanwhile
 	if !may && (j != nil || f == nil) {
 		f = n.fetchFor(ctx, c.asker(), hp, r.NAR)
 	} else if !may {

@@ -4,12 +4,10 @@ import (
 	"time"
 )
 
-// Everything that bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with
-// the argument for the value. The sizes of a NAR, of its blocks and of a claim follow from what an upstream has signed,
-// and from store.BlockSize and store.MaxInfoLen.
-
-// Sizes, in bytes.
-const ()
+// What bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with the argument
+// for the value. Bounds of downloads are in fetchlimits.go, those of what one peer can do in peers/peerlimits.go. The sizes
+// of a NAR, of its blocks and of a claim follow from what an upstream has signed, and from store.BlockSize and
+// store.MaxInfoLen.
 
 // Counts: of what one request or announcement may hold.
 const (
@@ -142,9 +140,9 @@ const (
 
 // Deadlines: for peers that we ask.
 const (
-	// infoTimeout bounds the time that one unresponsive neighbour can add to a build. Neighbours share our network: a
-	// neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms to the machine's
-	// own store.
+	// infoTimeout bounds the time that one unresponsive neighbour can add to a question of Nix's about a path. Neighbours
+	// share our network: a neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms
+	// to the machine's own store.
 	infoTimeout = 250 * time.Millisecond
 	// holderTimeout is how long a NAR waits for the first neighbour that says it has it: Nix has been told that it can be
 	// had, waits for minutes, and takes "not here" for an hour.

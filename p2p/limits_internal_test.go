@@ -40,6 +40,8 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
 		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
 		"verified signatures":     {maxChecked, func(i int) { n.server.checked.Add(parts[i], checkedInfo{}) }, n.server.checked.Len},
+		"quotas of peers": {peers.MaxTallies, func(i int) { n.server.quotas.peer(peer.ID(fmt.Sprint(i)), numbered(0)) },
+			n.server.quotas.peers.Len},
 		"failed downloads": {maxFailed, func(i int) {
 			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.behalf.failed.Len},

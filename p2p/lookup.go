@@ -169,7 +169,7 @@ func (l *lookup) nothing() error {
 func (l *lookup) HashPart() store.HashPart { return l.hp }
 
 // Recall returns a neighbour's unasked claim. It returns none if the NAR is about to be fetched: the question tells a
-// Neighbour that is receiving the NAR, too, about this node.
+// neighbour that is receiving the NAR, too, about this node.
 func (l *lookup) Recall(nb *peers.Neighbour) (peers.Reply, bool) {
 	if l.want != nil {
 		return peers.Reply{}, false
@@ -228,7 +228,7 @@ func (l *lookup) Awaits(nb *peers.Neighbour) bool {
 }
 
 // Lost records that a stream to a neighbour has ended without an answer to the question. It reports whether the
-// Neighbour is to be asked on another stream.
+// neighbour is to be asked on another stream.
 func (l *lookup) Lost(nb *peers.Neighbour) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -248,6 +248,8 @@ func (l *lookup) expire() {
 	for _, o := range l.owed {
 		o.by.Late.CompareAndSwap(0, time.Now().UnixNano())
 	}
+	// A neighbour that was silent before adds no time.
+	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return !o.prompt })
 	if l.want != nil && l.f == nil && !l.left && !l.waits && len(l.owed) > 0 {
 		for i := range l.owed {
 			l.owed[i].prompt = false
@@ -326,7 +328,7 @@ func (l *lookup) judge(r peers.Reply) {
 }
 
 // keepSpare reports whether the claim of a neighbour that is not relied on alone counts, that is, whether another
-// Neighbour has made it. Otherwise it is kept until then. A NAR that was wrong at that neighbour is not taken from
+// neighbour has made it. Otherwise it is kept until then. A NAR that was wrong at that neighbour is not taken from
 // it.
 func (l *lookup) keepSpare(r peers.Reply, why string) bool {
 	l.mu.Lock()

@@ -93,7 +93,7 @@
 // own, not at the head of each stream: streams are opened by the dozen, and a proof for a peer ID holds for all of its
 // connections. A proof allows an attacker to try secrets offline, so the secret must be random and not a word.
 //
-// testdata/group.json has examples, made by testdata/group.py.
+// peers/testdata/group.json has examples, made by group.py beside it.
 //
 // # Peer exchange
 //
@@ -112,14 +112,14 @@
 // come from there and says that it listens at that port. So an address goes only from one neighbour to the next, and
 // never to another network. In a group, only members answer, and they list only members. Answers are optional; a peer
 // that asks too often has its streams reset. An address is hearsay: it is dialled if it is on-link and its port is at
-// least [minPort].
+// least [netmon.MinPort].
 //
 // # Dial-back
 //
 // A machine finds out whether a firewall keeps connections from it on the protocol "/narbor/dialback/1": a neighbour
 // connects to it on request. The asker sends its request and closes its side of the stream:
 //
-//	uvarint  TCP port that the asker listens at, from [minPort] to 65535
+//	uvarint  TCP port that the asker listens at, from [netmon.MinPort] to 65535
 //
 // The other side opens a TCP connection to that port, at the address from which the stream's own connection comes and no
 // other, from its own address of that connection and a port that its kernel chooses. It sends nothing on it, closes it,

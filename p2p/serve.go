@@ -29,13 +29,13 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
-	c := srv.clientOn(s.Conn())
-	done, ok := srv.streams.try(c.asker())
+	done, ok := srv.streams.try(askerOn(s.Conn()))
 	if !ok {
 		s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
 	defer done()
+	c := srv.clientOn(s.Conn())
 	var told toldParts
 	for {
 		r, err := wire.ReadRequest(br)

@@ -58,9 +58,11 @@ func (srv *server) clientOn(conn network.Conn) client {
 }
 
 // asker returns the peer as one that takes turns.
-func (c client) asker() asker {
-	addr, _ := netmon.IPOf(c.conn.RemoteMultiaddr())
-	return asker{addr, c.conn.RemotePeer()}
+func (c client) asker() asker { return askerOn(c.conn) }
+
+func askerOn(conn network.Conn) asker {
+	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
+	return asker{addr, conn.RemotePeer()}
 }
 
 // An origin tells what is at the other side of a connection: the address that a synthetic one stands for, and whether that is

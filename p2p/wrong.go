@@ -9,9 +9,9 @@ import (
 
 // A NAR that does not have its hash is no proof of a lie: a store that a power cut has damaged sends such NARs, and its
 // manifests agree with them, or were made before. So a wrong NAR costs no strike. Its sender is told, and that path is not
-// taken from it for [wrongFor]; a peer with wrong NARs of several paths is set aside, see [tally.sentWrong].
+// taken from it for [peers.WrongFor]; a peer with wrong NARs of several paths is set aside, see [peers.Tally.SentWrong].
 
-// sentWrong records that a peer has sent a wrong NAR: the first time for each path in [wrongFor] it counts, and the peer
+// sentWrong records that a peer has sent a wrong NAR: the first time for each path in [peers.WrongFor] it counts, and the peer
 // is told.
 func (n *Node) sentWrong(id peer.ID, m trust.Mapping, cause error) {
 	if !n.ledger.SentWrong(id, m, cause) {

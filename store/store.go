@@ -1,5 +1,5 @@
 // Package store holds narbor's vocabulary: store paths and their hash parts, hashes, claims, the blocks of a NAR, and the
-// interface of what has store paths, a [Source]. The packages below it are one source or sink each, and store/nar reads
+// interface of what has store paths, a [Source]. Of the packages below it most are one source or sink each; store/nar reads
 // and checks archives.
 //
 // Nothing here or below decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes of

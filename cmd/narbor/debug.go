@@ -19,7 +19,7 @@ import (
 const (
 	defaultProfileTime = 10 * time.Second
 	maxProfileTime     = time.Minute
-	// maxDebugReport bounds the answer, which is a third longer in JSON, below [maxStatusLen].
+	// maxDebugReport bounds the answer, which is a third longer in JSON, below [control.MaxAnswer].
 	maxDebugReport = control.MaxAnswer / 2
 )
 
@@ -50,7 +50,7 @@ func (s *service) handleDebug(mux *http.ServeMux) {
 	}))
 }
 
-// writing returns what do writes as a [debugReport].
+// writing returns what do writes as a [control.DebugReport].
 func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, error) {
 	return func(r *http.Request) (any, error) {
 		var b bytes.Buffer

@@ -135,7 +135,7 @@ func atMost(bytesPerSecond int64) string {
 	return fmt.Sprintf(", at up to %s a second", amount(bytesPerSecond))
 }
 
-// sharing says what neighbours may have.
+// sharingOf says what neighbours may have.
 func sharingOf(st control.Status) string {
 	switch {
 	case st.Sharing == "none" && st.PausedUntil != nil:
@@ -148,7 +148,7 @@ func sharingOf(st control.Status) string {
 	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + atMost(st.UploadRate)
 }
 
-// print writes one screen for people.
+// printStatus writes one screen for people.
 func printStatus(st control.Status, s screen) {
 	s.line("narbor %s, peer %s, up %s", st.Version, shortID(st.ID), shortTime(time.Duration(st.UptimeSeconds)*time.Second))
 	urls := make([]string, len(st.HTTP))

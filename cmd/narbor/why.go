@@ -100,7 +100,7 @@ func haveIt(holders, neighbours int) string {
 	return fmt.Sprintf("%d of %d neighbours have it", holders, neighbours)
 }
 
-// signed reports whether an upstream key has signed the path, so that it may be shared and served.
+// isSigned reports whether an upstream key has signed the path, so that it may be shared and served.
 func isSigned(l control.WhyLocal) bool { return l.Shared || l.Reason == reasonOff }
 
 const reasonBuiltHere = "it was built on this machine: your builds stay here, whatever has signed them"

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -56,6 +58,7 @@ func crowd(n int, addr string) func(w *simWorld) []*zeroconf.ServiceEntry {
 
 func discoverFaults() []discoverFault {
 	const malletAddr, unusedAddr = "/ip4/10.0.0.66/tcp/6273", "/ip4/10.0.0.200/tcp/6273"
+	var asked atomic.Uint64 // hash parts, of all cases
 	return []discoverFault{
 		{name: "off-link", found: says("/ip4/8.8.8.8/tcp/6273")},
 		{name: "loopback", found: says("/ip4/127.0.0.1/tcp/6273")},
@@ -128,9 +131,12 @@ func discoverFaults() []discoverFault {
 		{name: "endless-request", lie: true, dials: onAlice(1, func(s network.Stream) { noise(context.Background(), s) })},
 		{name: "many-streams", dials: onAlice(100, func(s network.Stream) { s.Write([]byte{200}) })},
 		{name: "probing", lie: true, dials: onAlice(20, func(s network.Stream) {
-			hp := store.HashPartFromBytes([20]byte{1})
 			for range 100 {
-				s.Write(request{kind: kindClaims, parts: slices.Repeat([]store.HashPart{hp}, 100)}.frame())
+				parts := make([]store.HashPart, 100)
+				for i := range parts { // each another one: a question that is repeated counts once
+					parts[i] = store.HashPartFromBytes([20]byte(binary.BigEndian.AppendUint64(make([]byte, 12), asked.Add(1))))
+				}
+				s.Write(request{kind: kindClaims, parts: parts}.frame())
 			}
 		})},
 	}

@@ -22,10 +22,10 @@ type Denied struct {
 	Until  time.Time `json:"until,omitzero"` // zero if the user has blocked it: then it is until the user unblocks it
 }
 
-// ended reports whether a ban is over.
+// Ended reports whether a ban is over.
 func (d Denied) Ended(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
-// A denyList is the peers that are refused, at most [maxDenied] bans and [maxBlocked] that the user has blocked. It has
+// A denyList is the peers that are refused, at most [MaxDenied] bans and [MaxBlocked] that the user has blocked. It has
 // no lock and no clock.
 type denyList map[peer.ID]Denied
 

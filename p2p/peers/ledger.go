@@ -32,7 +32,9 @@ type Ledger struct {
 	// closeAll closes the connections with a peer. It is set before run.
 	CloseAll func(peer.ID)
 
-	mu         sync.Mutex // guards the rest, and the file while it is written
+	saving sync.Mutex // is held while the file is written; mu is not, because every request needs it
+
+	mu         sync.Mutex // guards the rest
 	tallies    *lru.Cache[peer.ID, *Tally]
 	denied     denyList
 	avoided    avoided
@@ -77,7 +79,7 @@ func readDenyList(file string, now time.Time) (denyList, error) {
 	return list, nil
 }
 
-// run keeps the file of bans up to date until ctx ends.
+// Run keeps the file of bans up to date until ctx ends.
 func (l *Ledger) Run(ctx context.Context) error {
 	for {
 		select {
@@ -88,23 +90,30 @@ func (l *Ledger) Run(ctx context.Context) error {
 			}
 			<-l.save
 		}
-		l.mu.Lock()
-		err := store.WriteState(l.file, l.denied.entries(time.Now()))
-		l.mu.Unlock()
-		if err != nil {
+		if err := l.write(); err != nil {
 			l.Log.Warn("bans will not outlast this run", zap.Error(err))
 		}
 	}
 }
 
-// denies reports whether connections with a peer are refused.
+// write saves the deny list as it is.
+func (l *Ledger) write() error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
+	l.mu.Lock()
+	entries := l.denied.entries(time.Now())
+	l.mu.Unlock()
+	return store.WriteState(l.file, entries)
+}
+
+// Denies reports whether connections with a peer are refused.
 func (l *Ledger) Denies(id peer.ID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.denied.denies(id, time.Now())
 }
 
-// block refuses a peer until unblock, also after a restart, and closes its connections. It fails if that cannot be saved.
+// Block refuses a peer until Unblock, also after a restart, and closes its connections. It fails if that cannot be saved.
 func (l *Ledger) Block(id peer.ID) error {
 	if err := l.change(func(d denyList) error { return d.block(id) }); err != nil {
 		return err
@@ -113,34 +122,37 @@ func (l *Ledger) Block(id peer.ID) error {
 	return nil
 }
 
-// unblock ends a block or a ban.
+// Unblock ends a block or a ban.
 func (l *Ledger) Unblock(id peer.ID) error {
 	return l.change(func(d denyList) error { d.allow(id); return nil })
 }
 
 // change changes the deny list once the change is saved.
 func (l *Ledger) change(by func(denyList) error) error {
+	l.saving.Lock()
+	defer l.saving.Unlock()
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	changed := maps.Clone(l.denied)
+	l.mu.Unlock()
 	if err := by(changed); err != nil {
 		return err
 	}
 	if err := store.WriteState(l.file, changed.entries(time.Now())); err != nil {
 		return err
 	}
-	l.denied = changed
-	return nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return by(l.denied) // peers may have been banned meanwhile
 }
 
-// bans returns the peers that are banned for their strikes, and blocked those that the user has blocked, sorted.
+// Bans returns the peers that are banned for their strikes, and blocked those that the user has blocked, sorted.
 func (l *Ledger) Bans() []Denied {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.denied.bans(time.Now())
 }
 
-// refused returns all peers that the list refuses.
+// Refused returns all peers that the list refuses.
 func (l *Ledger) Refused() []peer.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -161,7 +173,7 @@ func (l *Ledger) TallyOf(id peer.ID) *Tally {
 	return l.tally(id)
 }
 
-// Tally is tallyOf for a caller that holds mu.
+// tally is TallyOf for a caller that holds mu.
 func (l *Ledger) tally(id peer.ID) *Tally {
 	t, ok := l.tallies.Get(id)
 	if !ok {

@@ -49,7 +49,7 @@ func (n *Neighbour) AskFetch(ctx context.Context, hp store.HashPart, nar store.H
 	return v, got, pace, err
 }
 
-// Exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
+// exchange asks one thing, and reads the answer within a time. A stream that was kept open may have been closed by the
 // other side; then it is asked on a new one.
 func (n *Neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
 	select {

@@ -85,7 +85,7 @@ func (g *Gater) MayAccept(a netip.Addr) bool {
 	return a.IsLoopback() || g.IsVsock(a) || g.isNamed(a) || g.onLink(a)
 }
 
-// OnLink reports whether a is in the network of one of the links. A stand-in for a vsock address is on none, whatever
+// onLink reports whether a is in the network of one of the links. A stand-in for a vsock address is on none, whatever
 // networks are announced.
 func (g *Gater) onLink(a netip.Addr) bool { return !g.IsVsock(a) && netmon.OnLink(g.links, a) }
 

@@ -110,7 +110,7 @@ func (c *Cache) openFile(root *os.Root, name string) (*os.File, os.FileInfo, err
 	return f, st, nil
 }
 
-// ReadFile returns the content of a file of at most limit bytes.
+// readFile returns the content of a file of at most limit bytes.
 func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error) {
 	f, _, err := c.openFile(root, name)
 	if err != nil {

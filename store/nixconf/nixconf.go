@@ -2,7 +2,7 @@
 // file each value is given ([Lines]), and the hosts of which Nix has credentials ([Netrc]).
 //
 // What nix itself prints comes first; its configuration files are read where nix cannot be run. [Watch] calls back when
-// the settings have changed. The package writes no file, keeps no state, and starts no goroutine that outlives a call;
+// the settings have changed. The package writes no file, keeps no state, and starts no goroutine that outlives the context of a call;
 // all functions may be called concurrently.
 package nixconf
 

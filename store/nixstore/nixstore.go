@@ -2,7 +2,7 @@
 // the worker protocol, and archives that are read from the files in the store directory.
 //
 // A [Store] opens connections to the daemon as it needs them, and where no daemon listens starts one of its own for each.
-// It keeps paths from garbage collection while their archives are open. It has no goroutine; [Store.Close] ends its
+// It keeps paths from garbage collection while their archives are open. Its only goroutine is that of a timer; [Store.Close] ends its
 // connections. All methods may be called concurrently.
 package nixstore
 

@@ -1,1 +1,0 @@
-package p2p
