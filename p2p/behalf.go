@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -35,10 +36,10 @@ type behalf struct {
 
 // A job is a NAR that is being fetched for others.
 type job struct {
-	from   netip.Addr    // address of the first peer that asked
-	lease  *time.Timer   // ends it, once no peer asks for its progress
-	begun  chan struct{} // closed when there is a flight, or will be none
-	flight *fetch        // nil is none; may be read once begun is closed
+	from   netip.Addr     // address of the first peer that asked
+	lease  *time.Timer    // ends it, once no peer asks for its progress
+	begun  chan struct{}  // closed when there is a flight, or will be none
+	flight *fetch.Session // nil is none; may be read once begun is closed
 	done   chan struct{}
 }
 
@@ -87,7 +88,7 @@ func (b *behalf) touch(nar store.Hash) *job {
 	defer b.mu.Unlock()
 	j := b.jobs[nar]
 	if j != nil {
-		j.lease.Reset(leaseTime)
+		j.lease.Reset(fetch.LeaseTime)
 	}
 	return j
 }
@@ -182,9 +183,9 @@ func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wi
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	c.quota.found()
-	f.urge()
+	f.Urge()
 	n.meetOn(f, c.conn.RemotePeer())
-	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.upstreamRate.rate()))
+	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.upstreamRate.Rate()))
 	return err
 }
 
@@ -207,31 +208,31 @@ func (n *Node) meet(id peer.ID, hp store.HashPart) {
 }
 
 // meetOn makes a peer that asks for a NAR a member of the NAR's swarm.
-func (n *Node) meetOn(f *fetch, id peer.ID) {
+func (n *Node) meetOn(f *fetch.Session, id peer.ID) {
 	n.mu.Lock()
 	nb := n.peers[id]
 	n.mu.Unlock()
 	if nb != nil {
-		f.meet(nb)
+		f.Meet(nb)
 	}
 }
 
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
 // budget for it. It returns nil if it will not be fetched. If several neighbours ask at the same time, it is fetched
 // once.
-func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch {
+func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch.Session {
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, hp)
 	if err != nil || m.NarHash() != nar || !n.mayFetchFor(ctx, m) || !n.begin() {
 		return nil
 	}
-	life, end := context.WithTimeout(n.life, jobTimeout)
+	life, end := context.WithTimeout(n.life, fetch.JobTimeout)
 	j, mine := n.behalf.hire(who.addr, m, end)
 	if !mine {
 		end()
 		n.running.Done()
-		if f := j.await(ctx); f != nil && f.m.Path() == m.Path() {
+		if f := j.await(ctx); f != nil && f.Wanted.Path() == m.Path() {
 			return f
 		}
 		return nil
@@ -245,8 +246,8 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		n.running.Done()
 		return nil
 	}
-	f.urge()
-	j.flight = f.fetch
+	f.Urge()
+	j.flight = f.Session
 	close(j.begun)
 	go func() {
 		defer n.running.Done()
@@ -264,7 +265,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
 		sp.Close() // it stays in the spool for a while
 	}()
-	return f.fetch
+	return f.Session
 }
 
 // hire returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is that
@@ -287,14 +288,14 @@ func (b *behalf) hire(from netip.Addr, m trust.Mapping, cancel func()) (j *job, 
 	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
 		return nil, false
 	}
-	j = &job{from: from, lease: time.AfterFunc(leaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
+	j = &job{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
 	b.jobs[m.NarHash()] = j
 	b.bytes += m.NarSize()
 	return j, true
 }
 
 // await returns the flight of a job, or nil if there is none.
-func (j *job) await(ctx context.Context) *fetch {
+func (j *job) await(ctx context.Context) *fetch.Session {
 	if j == nil {
 		return nil
 	}
@@ -317,7 +318,7 @@ func (b *behalf) end(nar store.Hash, j *job) {
 
 // awaitJob waits for a NAR that is being fetched for others already, if it is.
 func (n *Node) awaitJob(ctx context.Context, m trust.Mapping) {
-	tick := time.NewTicker(leaseTime / 4)
+	tick := time.NewTicker(fetch.LeaseTime / 4)
 	defer tick.Stop()
 	for {
 		j := n.behalf.touch(m.NarHash())

@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -187,8 +188,8 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	nb := n.neighbours()[0]
 	nb.Mu.Lock()
 	defer nb.Mu.Unlock()
-	if len(nb.Idle) != 1 || nb.Idle[0].Until.IsZero() || time.Until(nb.Idle[0].Until) > blockTimeout {
-		t.Errorf("streams kept after a fetch: %d, want 1 whose block was due within %v", len(nb.Idle), blockTimeout)
+	if len(nb.Idle) != 1 || nb.Idle[0].Until.IsZero() || time.Until(nb.Idle[0].Until) > fetch.BlockTimeout {
+		t.Errorf("streams kept after a fetch: %d, want 1 whose block was due within %v", len(nb.Idle), fetch.BlockTimeout)
 	}
 }
 

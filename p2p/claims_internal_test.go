@@ -98,7 +98,7 @@ func TestClosureComesWithItsFirstPath(t *testing.T) {
 		if err != nil || m.Path() != info.Path {
 			t.Errorf("Lookup(%s) = %v, %v, want it", info.Path, m.Path(), err)
 		}
-		if got := n.known(m); len(got) != 1 || got[0].nb.ID != g.ID() {
+		if got := n.known(m); len(got) != 1 || got[0].Neighbour.ID != g.ID() {
 			t.Errorf("holders of %s are %v, want who told of it", info.Path, got)
 		}
 	}
@@ -122,7 +122,7 @@ func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
 	if got := n.holders(t.Context(), m, true); len(got) == 0 {
 		t.Error("no neighbour has it")
 	}
-	if got := n.known(m); len(got) != 1 || got[0].nb.ID != other.ID() { // asked anew, the teller says no
+	if got := n.known(m); len(got) != 1 || got[0].Neighbour.ID != other.ID() { // asked anew, the teller says no
 		t.Errorf("holders are %v, want the other one", got)
 	}
 }

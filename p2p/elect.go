@@ -14,6 +14,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -44,13 +45,13 @@ func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp))
 // elect returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
 // that do such things for others and are not left out, the one of the highest score. others is how many took part.
 func (n *Node) elect(h store.Hash, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
-	best := weightSeed(n.lan.Host().ID(), h)
+	best := fetch.WeightSeed(n.lan.Host().ID(), h)
 	for _, nb := range n.members() {
 		if out != nil && out(nb) {
 			continue
 		}
 		others++
-		if s := weightSeed(nb.ID, h); s > best {
+		if s := fetch.WeightSeed(nb.ID, h); s > best {
 			best, who = s, nb
 		}
 	}
@@ -113,7 +114,7 @@ func (e Election) Of() (n int) {
 
 // Elect returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
 func (n *Node) Elect(hp store.HashPart) Election {
-	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: proxyPatience.Seconds()}
+	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
 	if len(n.cfg.Upstreams) > 0 && !n.cfg.NoCooperate {
 		e.Alone = ""
 	} else {
@@ -140,7 +141,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 	return e
 }
 
-func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", weightSeed(id, h)) }
+func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fetch.WeightSeed(id, h)) }
 
 // LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]

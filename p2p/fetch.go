@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"narbor/p2p/fetch"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -33,7 +34,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 
 // A flight is a fetch that other peers can find.
 type flight struct {
-	*fetch
+	*fetch.Session
 	draft  *spool.Draft
 	landed func() // other peers no longer find it
 }
@@ -57,28 +58,28 @@ func (n *Node) newFlight(m trust.Mapping) (*flight, error) {
 func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	defer f.draft.Discard()
 	defer f.landed()
-	m := f.m
-	sp, err := f.do(ctx, n.secretNAR(ctx, m) != nil)
+	m := f.Wanted
+	sp, err := f.Fetch(ctx, n.secretNAR(ctx, m) != nil)
 	if err != nil {
 		return nil, err
 	}
 	n.fetched.add(m)
-	if f.inDemand() {
+	if f.InDemand() {
 		n.server.offer(m, sp)
 	}
 	return sp, nil
 }
 
-// fetching returns what fetches need of this node.
-func (n *Node) fetching() *fetching {
-	return &fetching{self: n.lan.Host().ID(), swarm: nodeSwarm{n}, conduct: nodeConduct{n}, upstreams: n.cfg.Upstreams,
-		throughput: &n.upstreamRate, received: n.countReceived, log: n.log}
+// Deps returns what fetches need of this node.
+func (n *Node) fetching() *fetch.Deps {
+	return &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n}, Conduct: nodeConduct{n}, Upstreams: n.cfg.Upstreams,
+		Throughput: &n.upstreamRate, Received: n.countReceived, Log: n.log}
 }
 
-// newFetch returns a fetch that writes into a draft.
-func (n *Node) newFetch(m trust.Mapping, draft *spool.Draft) *fetch {
+// New returns a fetch that writes into a draft.
+func (n *Node) newFetch(m trust.Mapping, draft *spool.Draft) *fetch.Session {
 	shared, ok := n.server.may(m)
-	return newFetch(n.fetching(), m, draft, shared, ok)
+	return fetch.New(n.fetching(), m, draft, shared, ok)
 }
 
 // countReceived counts bytes of a NAR that have come.

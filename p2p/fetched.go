@@ -7,6 +7,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/spool"
@@ -21,11 +22,12 @@ type fetched struct {
 	infos *lru.Cache[store.HashPart, store.Info]
 
 	mu      sync.Mutex // guards flights, and is held while infos are compared with the spool
-	flights map[store.HashPart]*fetch
+	flights map[store.HashPart]*fetch.Session
 }
 
 func newFetched(spool *spool.Spool) *fetched {
-	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxFindings), flights: map[store.HashPart]*fetch{}}
+	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxFindings),
+		flights: map[store.HashPart]*fetch.Session{}}
 }
 
 // add records that the NAR of m is in the spool.
@@ -36,8 +38,8 @@ func (f *fetched) add(m trust.Mapping) {
 }
 
 // begin records that a NAR is being received, until end is called.
-func (f *fetched) begin(fl *fetch) (end func()) {
-	hp := fl.m.Path().HashPart()
+func (f *fetched) begin(fl *fetch.Session) (end func()) {
+	hp := fl.Wanted.Path().HashPart()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.flights[hp] != nil {
@@ -52,7 +54,7 @@ func (f *fetched) begin(fl *fetch) (end func()) {
 }
 
 // flight returns the fetch of a path that is going on, or nil.
-func (f *fetched) flight(hp store.HashPart) *fetch {
+func (f *fetched) flight(hp store.HashPart) *fetch.Session {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.flights[hp]
@@ -74,8 +76,8 @@ func (f *fetched) Info(_ context.Context, hp store.HashPart) (store.Info, error)
 	if info, ok := f.spooled(hp); ok {
 		return info, nil
 	}
-	if fl := f.flight(hp); fl != nil && fl.passesOn() {
-		return fl.m.Info(), nil
+	if fl := f.flight(hp); fl != nil && fl.PassesOn() {
+		return fl.Wanted.Info(), nil
 	}
 	if info, ok := f.spooled(hp); ok { // a flight ends once its NAR is in the spool
 		return info, nil

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"testing"
 
+	"narbor/p2p/fetch"
 	"narbor/store/spool"
 )
 
@@ -34,7 +35,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 	for i := range 500 {
 		_, m := signer.sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()
-		landed := f.begin(&fetch{m: m, swarming: swarming{shared: true}})
+		landed := f.begin(fetch.New(&fetch.Deps{}, m, nil, m, true))
 		stop, missed := make(chan struct{}), 0
 		var asking sync.WaitGroup
 		asking.Go(func() {

@@ -16,6 +16,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -35,11 +36,11 @@ func ghost(t testing.TB, n *Node) *peers.Neighbour {
 
 // knownHolders answers that a NAR has certain holders.
 type knownHolders struct {
-	swarmSource
-	holders []holder
+	fetch.Swarm
+	holders []fetch.Holder
 }
 
-func (k knownHolders) Holders(context.Context, trust.Mapping, bool) []holder { return k.holders }
+func (k knownHolders) Holders(context.Context, trust.Mapping, bool) []fetch.Holder { return k.holders }
 
 func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	s := newSigner(t)
@@ -49,9 +50,9 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	n, _ := runNode(t, s, nil, g)
 	honest := n.neighbours()[0]
 	honest.Measured(time.Second, store.BlockSize) // the others look faster and are asked first
-	holders := []holder{{nb: honest}}
-	for range maxRequests + 1 {
-		holders = append(holders, holder{nb: ghost(t, n)})
+	holders := []fetch.Holder{{Neighbour: honest}}
+	for range fetch.MaxRequests + 1 {
+		holders = append(holders, fetch.Holder{Neighbour: ghost(t, n)})
 	}
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if err != nil {
@@ -62,8 +63,8 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	defer cancel()
 	start := time.Now()
 	of := n.fetching()
-	of.swarm = knownHolders{of.swarm, holders}
-	sp, err := newFetch(of, m, draft, m, false).do(ctx, false)
+	of.Swarm = knownHolders{of.Swarm, holders}
+	sp, err := fetch.New(of, m, draft, m, false).Fetch(ctx, false)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}
@@ -94,7 +95,7 @@ func TestTricklingHoldersAreOvertaken(t *testing.T) {
 	info, m := s.sign(t, "small", nar)
 	honest := (&rogue{info: info, nar: nar}).start(t)
 	rogues := []*rogue{honest}
-	for range maxRequests {
+	for range fetch.MaxRequests {
 		rogues = append(rogues, (&rogue{info: info, nar: nar, block: trickle}).start(t))
 	}
 	n, _ := runNode(t, s, nil, rogues...)

@@ -5,7 +5,7 @@ import (
 )
 
 // What bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with the argument
-// for the value. Bounds of downloads are in fetchlimits.go, those of what one peer can do in peers/peerlimits.go. The sizes
+// for the value. Bounds of downloads are in fetch/fetchlimits.go, those of what one peer can do in peers/peerlimits.go. The sizes
 // of a NAR, of its blocks and of a claim follow from what an upstream has signed, and from store.BlockSize and
 // store.MaxInfoLen.
 
@@ -152,8 +152,6 @@ const (
 	secretTimeout = infoTimeout / 5
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
-	// blockTimeout bounds how long a block that trickles in can take: 256 KiB take 20 s at 100 kbit/s.
-	blockTimeout = 30 * time.Second
 )
 
 // Deadlines: of connections and of discovery.
@@ -195,7 +193,4 @@ const (
 	// infoPatience is how long a neighbour may take to answer from its upstream: longer than most upstreams take; then
 	// ours is asked.
 	infoPatience = 2 * time.Second
-	// failedFor is how long a NAR is not taken from a peer alone after a failure to deliver it: the path may have been
-	// garbage-collected, and be built again.
-	failedFor = time.Minute
 )

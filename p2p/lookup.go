@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
@@ -19,7 +20,7 @@ import (
 
 // crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
 // are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
-// fetching at that moment.
+// Deps at that moment.
 const crowdSize = store.BlockSize / 8
 
 // errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
@@ -387,7 +388,7 @@ func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
 
 // holders returns the neighbours that said that they have the NAR. It asks all neighbours if the last answers are too
 // old, or if again is set.
-func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holder {
+func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
 	hp := m.Path().HashPart()
 	f, ok := n.findings.Get(hp)
 	if !ok || again || !is(f.mapping, m.NarHash(), m.NarSize()) || len(n.connected(f)) == 0 {
@@ -397,7 +398,7 @@ func (n *Node) holders(ctx context.Context, m trust.Mapping, again bool) []holde
 		}
 		return n.known(m) // a holder that is busy answers late
 	}
-	if m.NarSize() > crowdSize || time.Since(f.asked()) > holdersFresh {
+	if m.NarSize() > crowdSize || time.Since(f.asked()) > fetch.HoldersFresh {
 		n.refresh(ctx, f, m)
 	}
 	return n.connected(f)
@@ -420,7 +421,7 @@ func (n *Node) refresh(ctx context.Context, f *finding, m trust.Mapping) {
 }
 
 // known returns the known holders, without asking any neighbour.
-func (n *Node) known(m trust.Mapping) []holder {
+func (n *Node) known(m trust.Mapping) []fetch.Holder {
 	f, ok := n.findings.Peek(m.Path().HashPart())
 	if !ok || !is(f.mapping, m.NarHash(), m.NarSize()) {
 		return nil
@@ -436,20 +437,20 @@ func (n *Node) askAround(m trust.Mapping) {
 }
 
 // connected returns the holders of a finding that are still neighbours.
-func (n *Node) connected(f *finding) []holder {
+func (n *Node) connected(f *finding) []fetch.Holder {
 	f.mu.Lock()
 	ids := maps.Clone(f.holders)
 	f.mu.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var out []holder
+	var out []fetch.Holder
 	alone := true
 	for id, receiving := range ids {
 		nb := n.peers[id]
 		if nb == nil || !n.ledger.TakesFrom(nb.Tally, peers.PairOf(nb, f.mapping)) {
 			continue
 		}
-		out = append(out, holder{nb, receiving})
+		out = append(out, fetch.Holder{Neighbour: nb, Receiving: receiving})
 		_, aside := nb.Tally.Aside(time.Now())
 		alone = alone && aside != ""
 	}

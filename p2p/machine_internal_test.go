@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
@@ -120,7 +121,7 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 }
 
 // receiving makes a target receive a NAR, of which nothing has come yet.
-func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
+func (g *target) receiving(t testing.TB) (f *fetch.Session, info store.Info) {
 	t.Helper()
 	s := newSigner(t)
 	info, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
@@ -131,7 +132,7 @@ func (g *target) receiving(t testing.TB) (f *fetch, info store.Info) {
 	if err := g.server.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
-	f = newFetch(g.fetching(), m, draft, m, true)
+	f = fetch.New(g.fetching(), m, draft, m, true)
 	end := g.fetched.begin(f)
 	t.Cleanup(func() {
 		end()
@@ -161,8 +162,8 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 			}
 			return time.Since(start)
 		}
-		if took := block(); took != partialWait {
-			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, partialWait)
+		if took := block(); took != fetch.PartialWait {
+			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, fetch.PartialWait)
 		}
 		for g.server.mayLook(g.peer, info.Path.HashPart(), 0) {
 		}
@@ -170,12 +171,12 @@ func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 			t.Errorf("a peer without a budget is answered after %s, want as about what is not here", took)
 		}
 		g.asks(info.Path.HashPart())
-		if f.isPartial(nb) {
+		if f.IsPartial(nb) {
 			t.Error("a peer without a budget is asked for blocks of what is being received")
 		}
 		time.Sleep(2 * time.Minute)
 		g.asks(info.Path.HashPart())
-		if !f.isPartial(nb) {
+		if !f.IsPartial(nb) {
 			t.Error("a peer with a budget is not a member of the swarm")
 		}
 	})

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -100,9 +101,9 @@ type Node struct {
 	received     map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf       *behalf
 	power        *netmon.Power
-	sign         protocol.ID     // protocol of the peers that ask the same upstreams for others
-	upstreamRate throughput      // of all upstreams together
-	life         context.Context // of fetches for others; ended by dying, which Run calls
+	sign         protocol.ID      // protocol of the peers that ask the same upstreams for others
+	upstreamRate fetch.Throughput // of all upstreams together
+	life         context.Context  // of fetches for others; ended by dying, which Run calls
 	dying        context.CancelFunc
 	findings     *lru.Cache[store.HashPart, *finding]
 	wanted       *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when

@@ -6,6 +6,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
@@ -14,11 +15,11 @@ import (
 // nodeSwarm implements [swarmSource].
 type nodeSwarm struct{ *Node }
 
-func (n nodeSwarm) Holders(ctx context.Context, m trust.Mapping, again bool) []holder {
+func (n nodeSwarm) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
 	return n.holders(ctx, m, again)
 }
 
-func (n nodeSwarm) Known(m trust.Mapping) []holder { return n.known(m) }
+func (n nodeSwarm) Known(m trust.Mapping) []fetch.Holder { return n.known(m) }
 
 func (n nodeSwarm) AskAround(m trust.Mapping) { n.askAround(m) }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -92,7 +93,7 @@ func (n *Node) roundTrips(ctx context.Context, nb *peers.Neighbour, count int, p
 	}
 }
 
-// throughput fetches blocks of the largest NAR that is known to be there, over and over.
+// Throughput fetches blocks of the largest NAR that is known to be there, over and over.
 func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConfig, p *Ping) error {
 	m, err := n.largest(ctx, nb, cfg.Paths)
 	if err != nil {
@@ -122,7 +123,7 @@ func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConf
 		if got == due {
 			return nil
 		}
-		ex.Until = time.Now().Add(blockTimeout)
+		ex.Until = time.Now().Add(fetch.BlockTimeout)
 		block := buf[:store.BlockLen(m.NarSize(), got%blocks)]
 		wire, _, err := wire.ReadBlock(ex.Reader, block)
 		if err != nil {

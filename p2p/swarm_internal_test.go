@@ -10,6 +10,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -97,7 +98,7 @@ func TestPartialPeersAloneAreNotWaitedForForEver(t *testing.T) {
 	info, m := s.sign(t, "big", nar)
 	relay := (&rogue{info: info, nar: nar, have: wire.NewBitmap(4)}).start(t)
 	n, _ := runNode(t, s, nil, relay)
-	ctx, cancel := context.WithTimeout(t.Context(), 4*partialStall)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*fetch.PartialStall)
 	defer cancel()
 	sp, err := n.Fetch(ctx, m)
 	if !errors.Is(err, store.ErrNotFound) {

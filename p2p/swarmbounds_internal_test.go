@@ -12,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -33,8 +34,8 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 	if sp, err := n.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
-	if got := asked.Load(); got > maxLaters+1+partialWindow {
-		t.Errorf("the peer was asked for %d blocks, want at most %d", got, maxLaters+1+partialWindow)
+	if got := asked.Load(); got > fetch.MaxLaters+1+fetch.PartialWindow {
+		t.Errorf("the peer was asked for %d blocks, want at most %d", got, fetch.MaxLaters+1+fetch.PartialWindow)
 	}
 }
 
@@ -48,14 +49,14 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 	for i := 0; ; i++ { // until the block is this node's own, for which no other is asked
 		nar = FileNAR(append(random(1000), byte(i)))
 		info, m := s.sign(t, fmt.Sprint("small", i), nar)
-		if weight(weightSeed(n.lan.Host().ID(), m.NarHash()), 0) < weight(weightSeed(relay.ID(), m.NarHash()), 0) {
+		if fetch.Weight(fetch.WeightSeed(n.lan.Host().ID(), m.NarHash()), 0) < fetch.Weight(fetch.WeightSeed(relay.ID(), m.NarHash()), 0) {
 			continue
 		}
 		relay.info, relay.nar = info, nar
-		ctx, cancel := context.WithTimeout(t.Context(), 4*partialStall)
+		ctx, cancel := context.WithTimeout(t.Context(), 4*fetch.PartialStall)
 		defer cancel()
 		// Its members have nothing to send, which is no slowness.
-		if sp, err := n.Fetch(ctx, m); !errors.Is(err, store.ErrNotFound) || errors.Is(err, errSlow) {
+		if sp, err := n.Fetch(ctx, m); !errors.Is(err, store.ErrNotFound) || errors.Is(err, fetch.ErrSlow) {
 			t.Errorf("Fetch = %v, %v, want ErrNotFound, and not because it is too slow", sp, err)
 		}
 		return
@@ -106,7 +107,7 @@ func TestDownloadForOthersEndsWithItsLease(t *testing.T) {
 		if !mine {
 			t.Fatal("no job")
 		}
-		time.Sleep(leaseTime / 2)
+		time.Sleep(fetch.LeaseTime / 2)
 		if b.touch(m.NarHash()) != j {
 			t.Fatal("the job is not there")
 		}
@@ -114,8 +115,8 @@ func TestDownloadForOthersEndsWithItsLease(t *testing.T) {
 		case <-ended:
 		case <-time.After(time.Hour):
 		}
-		if took := time.Since(start); took != leaseTime*3/2 {
-			t.Errorf("the download ends after %s, want %s: when it was asked for last, and %s", took, leaseTime*3/2, leaseTime)
+		if took := time.Since(start); took != fetch.LeaseTime*3/2 {
+			t.Errorf("the download ends after %s, want %s: when it was asked for last, and %s", took, fetch.LeaseTime*3/2, fetch.LeaseTime)
 		}
 	})
 }

@@ -182,7 +182,7 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 		defer g.mu.Unlock()
 		clear(g.peers)
 	})
-	found := &finding{mapping: f.m}
+	found := &finding{mapping: f.Wanted}
 	found.add(honest.ID, false)
 	found.add(damaged.ID, false)
 	if got := g.connected(found); len(got) != 2 {
@@ -191,13 +191,13 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	for range peers.MaxWrong {
 		damaged.Tally.SentWrong(time.Now())
 	}
-	if got := g.connected(found); len(got) != 1 || got[0].nb != honest {
+	if got := g.connected(found); len(got) != 1 || got[0].Neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	g.ledger.Avoid(peers.PairOf(other, f.m), peers.WrongFor, "sent a wrong NAR")
+	g.ledger.Avoid(peers.PairOf(other, f.Wanted), peers.WrongFor, "sent a wrong NAR")
 	record := nodeConduct{g.Node}
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
-		if got := record.Takes(nb, f.m); got != want {
+		if got := record.Takes(nb, f.Wanted); got != want {
 			t.Errorf("blocks are taken from a peer: %v, want %v", got, want)
 		}
 	}
@@ -208,7 +208,7 @@ func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
 	f, _ := g.receiving(t)
 	nb := ghost(t, g.Node)
 	for range 2 * peers.MaxWrong {
-		g.sentWrong(nb.ID, f.m, store.ErrCorrupt)
+		g.sentWrong(nb.ID, f.Wanted, store.ErrCorrupt)
 	}
 	if got := nb.Tally.CountWrong(time.Now()); got != 1 {
 		t.Errorf("%d wrong NARs are counted, want 1", got)

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -22,8 +22,8 @@ type testRecord struct {
 	proxy            *peers.Neighbour
 }
 
-func (r *testRecord) Holders(context.Context, trust.Mapping, bool) []holder { return nil }
-func (r *testRecord) Known(trust.Mapping) []holder                          { return nil }
+func (r *testRecord) Holders(context.Context, trust.Mapping, bool) []Holder { return nil }
+func (r *testRecord) Known(trust.Mapping) []Holder                          { return nil }
 func (r *testRecord) AskAround(trust.Mapping)                               {}
 func (r *testRecord) Elect(_ store.HashPart, out func(*peers.Neighbour) bool) (*peers.Neighbour, int) {
 	if r.proxy == nil || out(r.proxy) {
@@ -40,9 +40,9 @@ func (r *testRecord) Wrong(peer.ID, trust.Mapping, error) {}
 func (r *testRecord) Distrust(peer.ID)                    {}
 
 // newTestFetch returns a fetch of a NAR of four blocks, without a draft.
-func newTestFetch() (*fetch, *testRecord) {
+func newTestFetch() (*Session, *testRecord) {
 	r := &testRecord{refused: map[peer.ID]bool{}, avoided: map[peer.ID]bool{}}
-	f := newFetch(&fetching{self: "self", swarm: r, conduct: r, throughput: new(throughput), log: zap.NewNop()}, trust.Mapping{}, nil,
+	f := New(&Deps{Self: "self", Swarm: r, Conduct: r, Throughput: new(Throughput), Log: zap.NewNop()}, trust.Mapping{}, nil,
 		trust.Mapping{}, false)
 	f.picker = newPicker(4, store.Hash{1}, "self", time.Now())
 	return f, r
@@ -56,9 +56,9 @@ func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {
 	f, record := newTestFetch()
 	honest, refused := peerNamed("honest"), peerNamed("refused")
 	record.refused[refused.ID] = true
-	f.meet(honest, refused)
+	f.Meet(honest, refused)
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, refused: false} {
-		if got := f.isPartial(nb); got != want {
+		if got := f.IsPartial(nb); got != want {
 			t.Errorf("%s is a member of the swarm: %v, want %v", nb.ID, got, want)
 		}
 		if got := f.setProxy(nb, true); got != want {
@@ -83,7 +83,7 @@ func TestBlockOutsideTheManifestIsAskedForAgainAtOnce(t *testing.T) {
 }
 
 func TestMembersOfASwarmAreBounded(t *testing.T) {
-	f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
+	f := &Session{picker: newPicker(1, testHash(), "self", time.Now())}
 	for i := range 4 * maxPartials {
 		f.offer(&peers.Neighbour{ID: peer.ID(fmt.Sprint(i)), Tally: &peers.Tally{}}, false)
 	}
@@ -97,17 +97,17 @@ func TestMembersOfASwarmAreBounded(t *testing.T) {
 
 func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &fetch{picker: newPicker(1, narHash(t), "self", time.Now())}
+		f := &Session{picker: newPicker(1, testHash(), "self", time.Now())}
 		nb := &peers.Neighbour{ID: "other", Tally: &peers.Tally{}}
 		offer := func() bool { return f.offer(nb, false) }
 		if !offer() || !f.leave(nb) {
 			t.Fatal("the peer was no member")
 		}
-		if time.Sleep(holdersFresh - 1); offer() {
-			t.Errorf("the peer is a member again %s after it had nothing", holdersFresh-1)
+		if time.Sleep(HoldersFresh - 1); offer() {
+			t.Errorf("the peer is a member again %s after it had nothing", HoldersFresh-1)
 		}
 		if time.Sleep(time.Nanosecond); !offer() {
-			t.Errorf("the peer is no member %s after it had nothing", holdersFresh)
+			t.Errorf("the peer is no member %s after it had nothing", HoldersFresh)
 		}
 	})
 }
@@ -115,7 +115,7 @@ func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 // Each proxy may keep a download waiting for some seconds.
 func TestProxiesOfADownloadAreBounded(t *testing.T) {
 	f, record := newTestFetch()
-	_, f.m = newSigner(t).sign(t, "wanted", randomNAR(1000))
+	f.Wanted = testMapping(t, "wanted", make([]byte, 1000))
 	record.proxy = peerNamed("proxy")
 	if nb, _ := f.electProxy(); nb != record.proxy {
 		t.Fatalf("%v is assigned, want the only candidate", nb)

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"io"
@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A throughput is how fast one download goes, on average over all there are now and then.
-type throughput struct {
+// A Throughput is how fast one download goes, on average over all there are now and then.
+type Throughput struct {
 	mu     sync.Mutex // guards the rest
 	active int
 	since  time.Time     // until when took is counted
@@ -17,14 +17,14 @@ type throughput struct {
 }
 
 // begin records one more download, until end is called.
-func (p *throughput) begin() {
+func (p *Throughput) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle()
 	p.active++
 }
 
-func (p *throughput) end() {
+func (p *Throughput) end() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle()
@@ -33,7 +33,7 @@ func (p *throughput) end() {
 }
 
 // settle counts the time until now. The caller holds mu.
-func (p *throughput) settle() {
+func (p *Throughput) settle() {
 	now := time.Now()
 	p.took += time.Duration(p.active) * now.Sub(p.since)
 	p.since = now
@@ -45,14 +45,14 @@ func (p *throughput) settle() {
 	}
 }
 
-func (p *throughput) add(n int) {
+func (p *Throughput) add(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.bytes += int64(n)
 }
 
 // rate is in bytes per second; 0 is unknown.
-func (p *throughput) rate() int64 {
+func (p *Throughput) Rate() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.settle()
@@ -64,7 +64,7 @@ func (p *throughput) rate() int64 {
 
 // fed counts what an upstream sends.
 type meteredReader struct {
-	throughput *throughput
+	throughput *Throughput
 	r          io.Reader
 }
 

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -20,31 +20,31 @@ import (
 const tick = 10 * time.Millisecond
 
 // do receives the NAR. With secret, no neighbour may learn that it is wanted. It is called once.
-func (f *fetch) do(ctx context.Context, secret bool) (*spool.NAR, error) {
+func (f *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
 	if f.secret = secret; !secret {
-		f.join(f.swarm.Holders(ctx, f.m, false))
+		f.join(f.Swarm.Holders(ctx, f.Wanted, false))
 	}
-	if f.noPeers() && len(f.upstreams) == 0 {
-		return nil, fmt.Errorf("%s: no neighbour has it: %w", f.m.Path(), store.ErrNotFound)
+	if f.noPeers() && len(f.Upstreams) == 0 {
+		return nil, fmt.Errorf("%s: no neighbour has it: %w", f.Wanted.Path(), store.ErrNotFound)
 	}
 	start := time.Now()
 	sp, err := f.untilRight(ctx)
 	f.account(start, err)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.m.Path(), err)
+		return nil, fmt.Errorf("%s: %w", f.Wanted.Path(), err)
 	}
-	f.log.Debug("fetched", zap.Stringer("path", f.m.Path()), zap.Int64("size", f.m.NarSize()),
+	f.Log.Debug("fetched", zap.Stringer("path", f.Wanted.Path()), zap.Int64("size", f.Wanted.NarSize()),
 		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
 	return sp, nil
 }
 
 // untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
-func (f *fetch) untilRight(ctx context.Context) (*spool.NAR, error) {
+func (f *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
 	for {
 		if err := f.get(ctx); err != nil {
 			return nil, err
 		}
-		sp, err := f.draft.Commit(f.m.CheckNAR)
+		sp, err := f.draft.Commit(f.Wanted.CheckNAR)
 		if errors.Is(err, store.ErrCorrupt) {
 			sp, err = f.attribute(ctx, err)
 		}
@@ -60,13 +60,13 @@ func (f *fetch) untilRight(ctx context.Context) (*spool.NAR, error) {
 }
 
 // get fetches all blocks that are missing. It returns once they are in the draft, or no source is left to ask.
-func (f *fetch) get(ctx context.Context) error {
+func (f *Session) get(ctx context.Context) error {
 	f.run.complete = make(chan struct{})
 	if f.missing() == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := round{fetch: f, holders: newCrew(), partials: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
+	s := round{Session: f, holders: newCrew(), partials: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
 	defer func() {
 		cancel()
 		s.holders.wait()
@@ -111,21 +111,21 @@ func (f *fetch) get(ctx context.Context) error {
 
 // lookAround adds the neighbours that answered later than the first, or have the NAR by now. It returns when all were
 // last asked.
-func (f *fetch) lookAround(asked time.Time) time.Time {
-	if time.Since(asked) > holdersFresh && !f.secret {
-		f.swarm.AskAround(f.m)
+func (f *Session) lookAround(asked time.Time) time.Time {
+	if time.Since(asked) > HoldersFresh && !f.secret {
+		f.Swarm.AskAround(f.Wanted)
 		asked = time.Now()
 	}
-	f.join(f.swarm.Known(f.m))
+	f.join(f.Swarm.Known(f.Wanted))
 	return asked
 }
 
 func newCrew() crew { return crew{ended: make(chan struct{})} }
 
-// A fetch is one NAR on its way: which blocks are here, which neighbours were asked for the others, which may be asked.
-type fetch struct {
-	*fetching
-	m      trust.Mapping
+// A Session is one NAR on its way: which blocks are here, which neighbours were asked for the others, which may be asked.
+type Session struct {
+	*Deps
+	Wanted trust.Mapping
 	draft  *spool.Draft
 	secret bool  // no neighbour may learn that it is wanted; set by do before it starts anything
 	blame  blame // changes between runs only
@@ -145,36 +145,36 @@ type run struct {
 	err      error         // the draft cannot be written, or the NAR cannot come in time
 }
 
-// newFetch returns a fetch that writes into the draft. checked is the mapping as the sharing policy has checked it, and
+// New returns a fetch that writes into the draft. checked is the mapping as the sharing policy has checked it, and
 // shared whether that lets other peers have it.
-func newFetch(of *fetching, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *fetch {
-	return &fetch{fetching: of, m: m, draft: draft, sources: newSources(), proxies: proxies{asked: map[peer.ID]bool{}},
-		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.self, time.Now()),
+func New(of *Deps, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *Session {
+	return &Session{Deps: of, Wanted: m, draft: draft, sources: newSources(), proxies: proxies{asked: map[peer.ID]bool{}},
+		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.Self, time.Now()),
 		swarming: swarming{checked: checked, shared: shared, news: make(chan struct{})}}
 }
 
 // nextHolder returns a holder that has not been asked yet, or nil.
-func (f *fetch) nextHolder() *peers.Neighbour {
+func (f *Session) nextHolder() *peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sources.next(time.Now())
 }
 
 // join adds holders, unless blocks are taken from a single one.
-func (f *fetch) join(holders []holder) {
+func (f *Session) join(holders []Holder) {
 	var whole []*peers.Neighbour
 	for _, h := range holders {
-		if h.receiving {
-			f.meet(h.nb)
+		if h.Receiving {
+			f.Meet(h.Neighbour)
 		} else {
-			whole = append(whole, h.nb)
+			whole = append(whole, h.Neighbour)
 		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range byPromise(whole) {
 		f.picker.swarm.drop(nb.ID)
-		if !f.blame.comparing() && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
+		if !f.blame.comparing() && f.sources.isNew(nb) && f.Conduct.Takes(nb, f.Wanted) {
 			f.sources.add(nb)
 		}
 	}
@@ -182,58 +182,58 @@ func (f *fetch) join(holders []holder) {
 
 // readmit adds the holders found after no source was left, and lets holders that failed without a lie try again: a
 // machine that changes from cable to radio is back under another address a moment later.
-func (f *fetch) readmit(holders []holder) {
+func (f *Session) readmit(holders []Holder) {
 	f.mu.Lock()
 	for _, h := range holders {
-		f.sources.readmit(h.nb.ID)
+		f.sources.readmit(h.Neighbour.ID)
 	}
 	f.mu.Unlock()
 	f.join(holders)
 }
 
 // noPeers reports whether there is no peer to ask.
-func (f *fetch) noPeers() bool {
+func (f *Session) noPeers() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.sources.all) == 0 && len(f.picker.swarm.members) == 0
 }
 
 // only makes holders, or with none all that are not excluded, the ones to ask in the next run.
-func (f *fetch) only(holders ...*peers.Neighbour) {
+func (f *Session) only(holders ...*peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sources.only(holders...)
 }
 
-func (f *fetch) missing() int {
+func (f *Session) missing() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.left
 }
 
 // state reports whether all blocks are here, or why they never will be.
-func (f *fetch) state() (done bool, err error) {
+func (f *Session) state() (done bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.left == 0, f.run.err
 }
 
 // hasMissing reports whether there is work for one more holder.
-func (f *fetch) hasMissing() bool {
+func (f *Session) hasMissing() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.next < len(f.picker.blocks)
 }
 
 // isOverdue reports whether a block was expected longer ago than that.
-func (f *fetch) isOverdue(by time.Duration) bool {
+func (f *Session) isOverdue(by time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.isOverdue(by, time.Now())
 }
 
 // contributors counts the blocks in the draft by the peer that vouches for them.
-func (f *fetch) contributors() map[peer.ID]int {
+func (f *Session) contributors() map[peer.ID]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.contributors()
@@ -241,7 +241,7 @@ func (f *fetch) contributors() map[peer.ID]int {
 
 // A round holds the goroutines at work while a fetch runs. It is owned by get.
 type round struct {
-	*fetch
+	*Session
 	holders, partials, supply crew
 	began                     time.Time
 	progress                  progress
@@ -278,7 +278,7 @@ func (s *round) fill(ctx context.Context) (again bool, err error) {
 	}
 	s.before = left
 	if !s.secret {
-		s.readmit(s.swarm.Holders(ctx, s.m, true))
+		s.readmit(s.Swarm.Holders(ctx, s.Wanted, true))
 	}
 	return true, nil
 }
@@ -287,7 +287,7 @@ func (s *round) fill(ctx context.Context) (again bool, err error) {
 // in half the time.
 func (s *round) crawls() bool {
 	took := time.Since(s.began)
-	if took < judgedAfter || len(s.upstreams) == 0 {
+	if took < judgedAfter || len(s.Upstreams) == 0 {
 		return false
 	}
 	rest, over := s.progress.remaining()
@@ -295,8 +295,8 @@ func (s *round) crawls() bool {
 		left := s.missing()
 		rest = remaining(took, s.blocks-left, left)
 	}
-	own := s.throughput.rate()
-	return rest > crawlTime && (own == 0 || float64(s.m.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
+	own := s.Throughput.Rate()
+	return rest > crawlTime && (own == 0 || float64(s.Wanted.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }
 
 // A crew is the goroutines that ask holders of a kind. It is owned by the goroutine that calls get.

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -90,7 +90,7 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 // TestWaitingHoldersAreNotMarkedSlow marks while one holder is at work and another has not been asked.
 func TestWaitingHoldersAreNotMarkedSlow(t *testing.T) {
 	f, _ := newTestFetch()
-	f.join([]holder{{peerNamed("a"), false}, {peerNamed("b"), false}})
+	f.join([]Holder{{peerNamed("a"), false}, {peerNamed("b"), false}})
 	atWork := f.nextHolder()
 	f.markSlow()
 	for _, nb := range f.sources.all {

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 // pick returns the block to request from a holder or a partial peer, or false if there is none for it now. It may be
 // [askBitfield] for a partial peer.
-func (f *fetch) pick(nb *peers.Neighbour, owed []int) (int, bool) {
+func (f *Session) pick(nb *peers.Neighbour, owed []int) (int, bool) {
 	a := ask{id: nb.ID, each: overdueAfter, owed: owed}
 	if each, known := nb.Expect(); known {
 		a.each = each
@@ -31,7 +31,7 @@ func (f *fetch) pick(nb *peers.Neighbour, owed []int) (int, bool) {
 
 // deliver writes a block, unless another peer was faster. It fails if the block does not match the manifest of its
 // sender.
-func (f *fetch) deliver(nb *peers.Neighbour, i int, data []byte, relayed bool) error {
+func (f *Session) deliver(nb *peers.Neighbour, i int, data []byte, relayed bool) error {
 	if f.blame.comparing() && !f.blame.accepts(i, sha256.Sum256(data)) {
 		f.giveBack([]int{i})
 		return fmt.Errorf("block %d is not the one in its manifest: %w", i, store.ErrCorrupt)
@@ -48,7 +48,7 @@ func (f *fetch) deliver(nb *peers.Neighbour, i int, data []byte, relayed bool) e
 
 // write writes a block, and returns false if another peer was faster. A write error is not the sender's fault, and ends
 // the fetch.
-func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first bool) {
+func (f *Session) write(i int, data []byte, from peer.ID, relayed bool) (first bool) {
 	f.mu.Lock()
 	first = f.picker.begin(i)
 	f.mu.Unlock()
@@ -67,7 +67,7 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 	}
 	last := f.picker.done(i, from, relayed, time.Now())
 	origin, name := f.origin(from)
-	f.received(origin, f.m, name, len(data))
+	f.Received(origin, f.Wanted, name, len(data))
 	f.notify()
 	if last {
 		f.end()
@@ -76,7 +76,7 @@ func (f *fetch) write(i int, data []byte, from peer.ID, relayed bool) (first boo
 }
 
 // end wakes the goroutines that wait for this run's end. The caller holds mu.
-func (f *fetch) end() {
+func (f *Session) end() {
 	select {
 	case <-f.run.complete:
 	default:
@@ -85,14 +85,14 @@ func (f *fetch) end() {
 }
 
 // giveBack makes blocks that a holder owes missing again, unless another was asked, too.
-func (f *fetch) giveBack(owed []int) {
+func (f *Session) giveBack(owed []int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.picker.giveBack(owed)
 }
 
 // failed takes a holder out of the fetch, and strikes it if the error says that it lied.
-func (f *fetch) failed(ctx context.Context, nb *peers.Neighbour, err error) {
+func (f *Session) failed(ctx context.Context, nb *peers.Neighbour, err error) {
 	if ctx.Err() != nil {
 		return
 	}
@@ -105,11 +105,11 @@ func (f *fetch) failed(ctx context.Context, nb *peers.Neighbour, err error) {
 		return
 	}
 	if f.leave(nb) { // it owes nothing
-		f.log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()), zap.Error(err))
+		f.Log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.Wanted.Path()), zap.Error(err))
 		return
 	}
 	f.shunProxies(nb)
-	f.log.Info("neighbour did not deliver", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.Log.Info("neighbour did not deliver", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.Wanted.Path()), zap.Error(err))
 	failures := 1
 	if stalledOut(err) {
 		f.mu.Lock()
@@ -121,18 +121,18 @@ func (f *fetch) failed(ctx context.Context, nb *peers.Neighbour, err error) {
 }
 
 // strike counts a lie of a peer, and takes it out of the fetch for good.
-func (f *fetch) strike(id peer.ID, cause error) {
-	f.conduct.Strike(id, fmt.Errorf("%s: %w", f.m.Path(), cause))
+func (f *Session) strike(id peer.ID, cause error) {
+	f.Conduct.Strike(id, fmt.Errorf("%s: %w", f.Wanted.Path(), cause))
 	f.exclude(id, lied)
 }
 
 // wrong records that what a peer vouches for is wrong, and takes it out of the fetch for good.
-func (f *fetch) wrong(id peer.ID, cause error) {
+func (f *Session) wrong(id peer.ID, cause error) {
 	f.exclude(id, lied)
-	f.conduct.Wrong(id, f.m, cause)
+	f.Conduct.Wrong(id, f.Wanted, cause)
 }
 
-func (f *fetch) exclude(id peer.ID, failures int) {
+func (f *Session) exclude(id peer.ID, failures int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sources.exclude(id, failures)

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"github.com/libp2p/go-libp2p/core/peer"

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"slices"
@@ -77,7 +77,7 @@ func TestPickerDuplicatesRequestsAtTheEnd(t *testing.T) {
 func TestPickerBoundsDuplicates(t *testing.T) {
 	p := newPickerTest(t, 1)
 	each := 100 * time.Second
-	for k := range maxRequests {
+	for k := range MaxRequests {
 		p.wants(0, peer.ID(rune('a'+k)), each, 0)
 		each /= 4
 	}
@@ -182,7 +182,7 @@ func TestPickerCountsBlocksByContributor(t *testing.T) {
 
 func TestAllMembersAgreeOnOwnerOfBlock(t *testing.T) {
 	const blocks = 1000
-	nar := narHash(t)
+	nar := testHash()
 	ids := []peer.ID{"one", "two", "three", "four"}
 	owned := map[peer.ID]int{}
 	for i := range blocks {

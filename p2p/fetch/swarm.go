@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -29,11 +29,11 @@ type swarming struct {
 }
 
 // meet makes neighbours members of the swarm.
-func (f *fetch) meet(nbs ...*peers.Neighbour) {
+func (f *Session) Meet(nbs ...*peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
-		if f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
+		if f.sources.isNew(nb) && f.Conduct.Takes(nb, f.Wanted) {
 			f.offer(nb, false)
 		}
 	}
@@ -41,7 +41,7 @@ func (f *fetch) meet(nbs ...*peers.Neighbour) {
 
 // offer makes a neighbour a member of the swarm, unless that is closed or the neighbour has passed on wrong blocks. The
 // caller holds mu.
-func (f *fetch) offer(nb *peers.Neighbour, proxy bool) bool {
+func (f *Session) offer(nb *peers.Neighbour, proxy bool) bool {
 	now := time.Now()
 	if f.swarming.closed || nb.Tally.IsDistrusted(now) || !f.picker.swarm.offer(nb.ID, proxy, now) {
 		return false
@@ -51,7 +51,7 @@ func (f *fetch) offer(nb *peers.Neighbour, proxy bool) bool {
 }
 
 // nextPartial returns a member from which no blocks are taken yet, or nil.
-func (f *fetch) nextPartial() *peers.Neighbour {
+func (f *Session) nextPartial() *peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(f.swarming.waiting) > 0 {
@@ -65,14 +65,14 @@ func (f *fetch) nextPartial() *peers.Neighbour {
 }
 
 // setBitfield records which blocks a member has.
-func (f *fetch) setBitfield(nb *peers.Neighbour, have wire.Bitmap) {
+func (f *Session) setBitfield(nb *peers.Neighbour, have wire.Bitmap) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.picker.swarm.setBitfield(nb.ID, have, time.Now())
 }
 
 // becameHolder records that a member has the whole NAR by now.
-func (f *fetch) becameHolder(nb *peers.Neighbour) {
+func (f *Session) becameHolder(nb *peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.picker.swarm.drop(nb.ID) {
@@ -81,7 +81,7 @@ func (f *fetch) becameHolder(nb *peers.Neighbour) {
 }
 
 // leave takes a member out of the swarm, and returns false if it was none.
-func (f *fetch) leave(nb *peers.Neighbour) bool {
+func (f *Session) leave(nb *peers.Neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.picker.swarm.gone[nb.ID] = time.Now()
@@ -89,46 +89,46 @@ func (f *fetch) leave(nb *peers.Neighbour) bool {
 }
 
 // isPartial reports whether a neighbour is a member of the swarm.
-func (f *fetch) isPartial(nb *peers.Neighbour) bool {
+func (f *Session) IsPartial(nb *peers.Neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.swarm.members[nb.ID] != nil
 }
 
 // stalled reports whether no block has come for so long that none is to be expected from the swarm.
-func (f *fetch) stalled() bool {
+func (f *Session) stalled() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return time.Since(f.picker.swarm.last) > partialStall
+	return time.Since(f.picker.swarm.last) > PartialStall
 }
 
 // Mapping implements [partial].
-func (f *fetch) Mapping() (trust.Mapping, bool) { return f.swarming.checked, f.passesOn() }
+func (f *Session) Mapping() (trust.Mapping, bool) { return f.swarming.checked, f.PassesOn() }
 
 // passesOn reports whether other peers may get the blocks that are here.
-func (f *fetch) passesOn() bool {
+func (f *Session) PassesOn() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.swarming.shared && !f.swarming.closed
 }
 
 // inDemand reports whether neighbours are receiving the NAR, too.
-func (f *fetch) inDemand() bool {
+func (f *Session) InDemand() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.swarming.shared && (len(f.picker.swarm.members) > 0 || f.uplink.urged.Load())
 }
 
 // Have returns which blocks are here.
-func (f *fetch) Have() wire.Bitmap {
+func (f *Session) Have() wire.Bitmap {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.bitfield()
 }
 
 // Await waits for a block to be here, for a while.
-func (f *fetch) Await(ctx context.Context, i int) {
-	ctx, cancel := context.WithTimeout(ctx, partialWait)
+func (f *Session) Await(ctx context.Context, i int) {
+	ctx, cancel := context.WithTimeout(ctx, PartialWait)
 	defer cancel()
 	for {
 		f.mu.Lock()
@@ -147,19 +147,19 @@ func (f *fetch) Await(ctx context.Context, i int) {
 }
 
 // notify wakes the goroutines that wait for a block. The caller holds mu.
-func (f *fetch) notify() {
+func (f *Session) notify() {
 	close(f.swarming.news)
 	f.swarming.news = make(chan struct{})
 }
 
 // ReadBlock reads a block that is here. The error is [wire.ErrLater] if it is not.
-func (f *fetch) ReadBlock(i int, buf []byte) (int, error) {
+func (f *Session) ReadBlock(i int, buf []byte) (int, error) {
 	f.mu.Lock()
 	here := f.picker.isHere(i)
 	f.mu.Unlock()
 	if !here {
 		return 0, wire.ErrLater
 	}
-	n := store.BlockLen(f.m.NarSize(), i)
+	n := store.BlockLen(f.Wanted.NarSize(), i)
 	return f.draft.ReadAt(buf[:n], int64(i)*store.BlockSize)
 }

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"fmt"
@@ -23,7 +23,7 @@ type proxyWatch struct {
 }
 
 func newProxyWatch(now time.Time, missing int) *proxyWatch {
-	return &proxyWatch{began: now, until: now.Add(jobTimeout), moved: now, last: now, blocks: missing, missing: missing}
+	return &proxyWatch{began: now, until: now.Add(JobTimeout), moved: now, last: now, blocks: missing, missing: missing}
 }
 
 // answer records what the neighbour says.
@@ -48,15 +48,15 @@ func (t *proxyWatch) problem(now time.Time, own int64) error {
 	silent, took := now.Sub(t.last), now.Sub(t.began)
 	came := int64(t.blocks-t.missing) * store.BlockSize
 	switch {
-	case now.Sub(t.answered) > proxyPatience:
-		return fmt.Errorf("it has not answered for %s", proxyPatience)
-	case silent > proxyPatience && now.Sub(t.moved) > proxyPatience:
-		return fmt.Errorf("it has received nothing for %s", proxyPatience)
+	case now.Sub(t.answered) > ProxyPatience:
+		return fmt.Errorf("it has not answered for %s", ProxyPatience)
+	case silent > ProxyPatience && now.Sub(t.moved) > ProxyPatience:
+		return fmt.Errorf("it has received nothing for %s", ProxyPatience)
 	case silent > t.silentAfter():
 		return fmt.Errorf("nothing has come from it for %s", silent.Round(time.Second))
 	case took > 2*silentPatience && float64(came+silentBlocks*store.BlockSize) < float64(t.rate)*took.Seconds()/rateSlack:
 		return fmt.Errorf("a download brings it %d bytes a second, and it has passed on %d in %s", t.rate, came, took.Round(time.Second))
-	case took > proxyPatience && t.rate > 0 && (own == 0 && t.rate < slowRate || t.rate < own/slowFactor):
+	case took > ProxyPatience && t.rate > 0 && (own == 0 && t.rate < slowRate || t.rate < own/slowFactor):
 		return fmt.Errorf("a download brings it %d bytes a second, and us %d", t.rate, own)
 	}
 	if left := t.until.Sub(now); took > left {

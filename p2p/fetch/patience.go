@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 // that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than they have
 // shown that they can. All that comes from a holder counts, of whatever NARs, for they share its link and its disk.
 
-// errSlow says that a NAR comes too slowly.
-var errSlow = errors.New("too slow")
+// ErrSlow says that a NAR comes too slowly.
+var ErrSlow = errors.New("too slow")
 
 // A sample is how far a fetch was at a moment.
 type sample struct {
@@ -31,7 +31,7 @@ type sample struct {
 type progress struct{ samples []sample }
 
 // sample adds a sample, once a second.
-func (p *progress) sample(now time.Time, f *fetch) {
+func (p *progress) sample(now time.Time, f *Session) {
 	if last := len(p.samples) - 1; last >= 0 && now.Sub(p.samples[last].at) < time.Second {
 		return
 	}
@@ -68,13 +68,13 @@ func (p *progress) rate() (pace, least int64) {
 // impatient fails if the NAR comes so slowly that it is not worth waiting for.
 func (s *round) impatient(ctx context.Context) error {
 	now := time.Now()
-	s.progress.sample(now, s.fetch)
+	s.progress.sample(now, s.Session)
 	rest, over := s.progress.remaining()
 	if over < judgedAfter || rest <= crawlTime || s.supply.size > 0 {
 		return nil
 	}
 	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
-		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, errSlow,
+		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, ErrSlow,
 			rest.Round(time.Second), until.Sub(now).Round(time.Second))
 		if pace, least := s.progress.rate(); pace >= least {
 			return err
@@ -83,15 +83,15 @@ func (s *round) impatient(ctx context.Context) error {
 		return err
 	}
 	pace, least := s.progress.rate()
-	if pace >= least || len(s.upstreams) > 0 { // an upstream is asked instead, unless it is slower still
+	if pace >= least || len(s.Upstreams) > 0 { // an upstream is asked instead, unless it is slower still
 		return nil
 	}
 	s.markSlow()
-	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, errSlow, pace, least)
+	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, ErrSlow, pace, least)
 }
 
 // markSlow records that the holders at work are too slow.
-func (f *fetch) markSlow() {
+func (f *Session) markSlow() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sources.markSlow()
@@ -105,7 +105,7 @@ func stalledOut(err error) bool {
 
 // account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while. It does
 // not blame holders that were not asked, nor a slow one beside others that were fast enough: that one may have been spared.
-func (f *fetch) account(began time.Time, err error) {
+func (f *Session) account(began time.Time, err error) {
 	if errors.Is(err, context.Canceled) || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) {
 		return
 	}
@@ -120,17 +120,17 @@ func (f *fetch) account(began time.Time, err error) {
 		case nb.Gone():
 			continue
 		case f.sources.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
-			f.conduct.Avoid(nb, f.m, peers.SlowFor, "it delivers it far too slowly")
+			f.Conduct.Avoid(nb, f.Wanted, peers.SlowFor, "it delivers it far too slowly")
 			until = nb.Tally.WasSlow(now)
 		case err != nil:
-			f.conduct.Avoid(nb, f.m, failedFor, "it claims to have it, and did not deliver it")
+			f.Conduct.Avoid(nb, f.Wanted, failedFor, "it claims to have it, and did not deliver it")
 		case slow && now.Sub(from.at) > tardyAfter && !f.sources.excluded[nb.ID]:
 			until = nb.Tally.WasTardy(began, now)
 		case !f.sources.excluded[nb.ID]:
 			nb.Tally.Kept()
 		}
 		if !until.IsZero() {
-			f.log.Info("neighbour is set aside", zap.Stringer("peer", nb.ID), zap.Time("until", until),
+			f.Log.Info("neighbour is set aside", zap.Stringer("peer", nb.ID), zap.Time("until", until),
 				zap.String("reason", peers.AsideSlow))
 		}
 	}

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -33,24 +33,24 @@ type uplink struct {
 }
 
 // urge records that neighbours wait for this node to ask its upstream.
-func (f *fetch) urge() { f.uplink.urged.Store(true) }
+func (f *Session) Urge() { f.uplink.urged.Store(true) }
 
 // startSupply lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if
 // there is none, while a holder's manifest is tested, and while enough partial peers may suffice.
-func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
-	ups := f.upstreams
+func (f *Session) startSupply(ctx context.Context, c *crew, relays int) bool {
+	ups := f.Upstreams
 	if f.blame.comparing() || f.uplink.tries >= supplyTries*len(ups) {
 		return false
 	}
 	if f.hasDoubted() && !f.uplink.again { // a neighbour that has fetched it by now vouches for it
 		f.uplink.again = true
 		if !f.secret {
-			f.readmit(f.swarm.Holders(ctx, f.m, true))
+			f.readmit(f.Swarm.Holders(ctx, f.Wanted, true))
 		}
 		return true
 	}
 	proxy, others := f.electProxy()
-	if others == 0 && relays > 0 && !f.uplink.urged.Load() && !f.quiet(proxyPatience) {
+	if others == 0 && relays > 0 && !f.uplink.urged.Load() && !f.quiet(ProxyPatience) {
 		return false
 	}
 	if proxy != nil {
@@ -63,11 +63,11 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 	c.start(func() {
 		defer f.uplink.busy.Store(false)
 		if err := f.stream(ctx, u); err != nil && ctx.Err() == nil {
-			f.log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.m.Path()), zap.Error(err))
+			f.Log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", f.Wanted.Path()), zap.Error(err))
 			if errors.Is(err, store.ErrCorrupt) {
-				u.Wrong(f.m.Info())
+				u.Wrong(f.Wanted.Info())
 			} else {
-				u.Forget(f.m.Path().HashPart())
+				u.Forget(f.Wanted.Path().HashPart())
 			}
 		}
 	})
@@ -75,20 +75,20 @@ func (f *fetch) startSupply(ctx context.Context, c *crew, relays int) bool {
 }
 
 // stream takes the NAR from an upstream, block by block, so that it can be passed on as it comes.
-func (f *fetch) stream(ctx context.Context, u *upstream.Cache) error {
-	r, err := u.Stream(ctx, f.m.Info())
+func (f *Session) stream(ctx context.Context, u *upstream.Cache) error {
+	r, err := u.Stream(ctx, f.Wanted.Info())
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
-	f.throughput.begin()
-	defer f.throughput.end()
+	f.Throughput.begin()
+	defer f.Throughput.end()
 	began, last, before := time.Now(), len(f.picker.blocks)-1, f.missing()
 	for i := range f.picker.blocks {
-		block := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
-		if _, err := io.ReadFull(meteredReader{f.throughput, r}, block); err != nil {
+		block := (*buf)[:store.BlockLen(f.Wanted.NarSize(), i)]
+		if _, err := io.ReadFull(meteredReader{f.Throughput, r}, block); err != nil {
 			return err
 		}
 		if i == last { // the rest of the file, so that the connection can be used again
@@ -108,7 +108,7 @@ func (f *fetch) stream(ctx context.Context, u *upstream.Cache) error {
 // hopeless fails if the NAR will not be here before ctx ends, neither from an upstream that has sent all up to a block
 // since it began, nor at the rate at which it has come from all sources since, when so many blocks were missing. Nix had
 // better ask the upstream itself, and soon: it can use what comes before all of it is verified.
-func (f *fetch) hopeless(ctx context.Context, began time.Time, block, before int) error {
+func (f *Session) hopeless(ctx context.Context, began time.Time, block, before int) error {
 	took := time.Since(began)
 	deadline, ok := ctx.Deadline()
 	if !ok || took < judgedAfter {
@@ -124,7 +124,7 @@ func (f *fetch) hopeless(ctx context.Context, began time.Time, block, before int
 }
 
 // giveUp ends the fetch.
-func (f *fetch) giveUp(err error) {
+func (f *Session) giveUp(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.run.err = err
@@ -132,19 +132,19 @@ func (f *fetch) giveUp(err error) {
 }
 
 // blameSender records that blocks are wrong for which a peer or an upstream vouched.
-func (f *fetch) blameSender(id peer.ID, cause error) {
+func (f *Session) blameSender(id peer.ID, cause error) {
 	if id != fromUpstream {
 		f.wrong(id, cause)
 		return
 	}
-	f.log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.m.Path()), zap.Error(cause))
-	ups := f.upstreams
-	ups[(f.uplink.tries+len(ups)-1)%len(ups)].Wrong(f.m.Info()) // the one that was asked last
+	f.Log.Warn("upstream sent what it has not signed", zap.Stringer("path", f.Wanted.Path()), zap.Error(cause))
+	ups := f.Upstreams
+	ups[(f.uplink.tries+len(ups)-1)%len(ups)].Wrong(f.Wanted.Info()) // the one that was asked last
 }
 
 // origin returns the origin of a block by its sender, and the sender's name. Once a neighbour downloads the NAR for us,
 // too, all relayed blocks come from that download, because before it no neighbour had them. The caller holds mu.
-func (f *fetch) origin(from peer.ID) (store.Origin, string) {
+func (f *Session) origin(from peer.ID) (store.Origin, string) {
 	if from == fromUpstream {
 		return store.FromInternet, "upstream"
 	}

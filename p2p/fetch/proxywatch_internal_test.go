@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -89,7 +89,7 @@ func TestProxyIsJudgedByAllItReceives(t *testing.T) {
 
 // Downloads that share a line go at the same pace, however many of them each machine has.
 func TestPaceIsThatOfOneDownload(t *testing.T) {
-	p := throughput{}
+	p := Throughput{}
 	for range 4 {
 		p.begin()
 	}
@@ -97,14 +97,14 @@ func TestPaceIsThatOfOneDownload(t *testing.T) {
 	p.since = p.since.Add(-time.Second)
 	p.mu.Unlock()
 	p.add(4000)
-	if got := p.rate(); got < 900 || got > 1000 {
+	if got := p.Rate(); got < 900 || got > 1000 {
 		t.Errorf("four downloads that bring 4,000 bytes a second together: %d each, want 1,000", got)
 	}
 }
 
 func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 	const blocks = 100
-	_, m := newSigner(t).sign(t, "large", make([]byte, blocks*store.BlockSize))
+	m := testMapping(t, "large", make([]byte, blocks*store.BlockSize))
 	for _, tt := range []struct {
 		ago      time.Duration
 		done     int
@@ -119,17 +119,17 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 		{11 * time.Second, 10, 3 * store.BlockSize, true, true},  // 33 s for all, instead of 99 s for the rest
 		{11 * time.Second, 10, 2 * store.BlockSize, true, false}, // 50 s are not half of that
 	} {
-		of := &fetching{throughput: &throughput{}}
+		of := &Deps{Throughput: &Throughput{}}
 		if tt.upstream {
-			of.upstreams = []*upstream.Cache{nil}
+			of.Upstreams = []*upstream.Cache{nil}
 		}
 		if tt.own > 0 {
-			of.throughput.begin()
-			of.throughput.since = of.throughput.since.Add(-10 * time.Second)
-			of.throughput.end()
-			of.throughput.add(int(10 * tt.own))
+			of.Throughput.begin()
+			of.Throughput.since = of.Throughput.since.Add(-10 * time.Second)
+			of.Throughput.end()
+			of.Throughput.add(int(10 * tt.own))
 		}
-		s := round{fetch: &fetch{fetching: of, m: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago),
+		s := round{Session: &Session{Deps: of, Wanted: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago),
 			blocks: blocks}
 		if got := s.crawls(); got != tt.want {
 			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)
@@ -142,7 +142,7 @@ func TestASlowUpstreamDoesNotEndWhatNeighboursDeliver(t *testing.T) {
 	defer cancel()
 	const blocks = 400
 	for left, want := range map[int]bool{300: false, blocks - 3: true} { // 100 have come in 20 s; or 3
-		f := &fetch{picker: picker{left: left}}
+		f := &Session{picker: picker{left: left}}
 		if err := f.hopeless(ctx, time.Now().Add(-20*time.Second), 2, blocks); err != nil != want {
 			t.Errorf("%d of %d blocks missing after 20 s: %v, want an error: %v", left, blocks, err, want)
 		}

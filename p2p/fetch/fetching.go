@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -13,19 +13,19 @@ import (
 	"narbor/trust"
 )
 
-// A holder is a neighbour that claims to have a NAR, or to be receiving it.
-type holder struct {
-	nb        *peers.Neighbour
-	receiving bool
+// A Holder is a neighbour that claims to have a NAR, or to be receiving it.
+type Holder struct {
+	Neighbour *peers.Neighbour
+	Receiving bool
 }
 
-// A swarmSource finds the neighbours from which a NAR can be fetched. Its methods may be called concurrently.
-type swarmSource interface {
+// A Swarm finds the neighbours from which a NAR can be fetched. Its methods may be called concurrently.
+type Swarm interface {
 	// Holders returns the neighbours that claim to have a NAR. It asks all neighbours if the last answers are too old, or
 	// if again is set.
-	Holders(ctx context.Context, m trust.Mapping, again bool) []holder
+	Holders(ctx context.Context, m trust.Mapping, again bool) []Holder
 	// Known returns those that have claimed it, without asking any neighbour.
-	Known(m trust.Mapping) []holder
+	Known(m trust.Mapping) []Holder
 	// AskAround asks all neighbours, and does not wait: Known returns their answers later.
 	AskAround(m trust.Mapping)
 	// Elect returns the neighbour that is assigned to download a path from its upstream, or nil if this node is; others
@@ -33,8 +33,8 @@ type swarmSource interface {
 	Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int)
 }
 
-// A conduct records what peers have done. Its methods may be called concurrently.
-type conduct interface {
+// A Conduct records what peers have done. Its methods may be called concurrently.
+type Conduct interface {
 	// Takes reports whether blocks of a NAR are taken from a neighbour.
 	Takes(nb *peers.Neighbour, m trust.Mapping) bool
 	// Avoid has a NAR not taken from a neighbour alone for a while.
@@ -47,13 +47,13 @@ type conduct interface {
 	Distrust(id peer.ID)
 }
 
-// A fetching is what all fetches of a node have in common. Nothing in it changes.
-type fetching struct {
-	self       peer.ID
-	swarm      swarmSource
-	conduct    conduct
-	upstreams  []*upstream.Cache
-	throughput *throughput // of all upstreams together
-	received   func(o store.Origin, m trust.Mapping, from string, n int)
-	log        *zap.Logger
+// A Deps is what all fetches of a node have in common. Nothing in it changes.
+type Deps struct {
+	Self       peer.ID
+	Swarm      Swarm
+	Conduct    Conduct
+	Upstreams  []*upstream.Cache
+	Throughput *Throughput // of all upstreams together
+	Received   func(o store.Origin, m trust.Mapping, from string, n int)
+	Log        *zap.Logger
 }

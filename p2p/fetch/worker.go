@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"cmp"
@@ -14,8 +14,8 @@ import (
 )
 
 // work asks one holder for blocks until none is missing, or it fails.
-func (f *fetch) work(ctx context.Context, nb *peers.Neighbour) {
-	w := &worker{fetch: f, nb: nb}
+func (f *Session) work(ctx context.Context, nb *peers.Neighbour) {
+	w := &worker{Session: f, nb: nb}
 	defer w.end()
 	for ctx.Err() == nil {
 		if err := w.fill(ctx); err != nil {
@@ -40,18 +40,18 @@ func (f *fetch) work(ctx context.Context, nb *peers.Neighbour) {
 
 // A worker is one holder's part in a fetch. It is owned by the goroutine that runs work.
 type worker struct {
-	fetch  *fetch
-	nb     *peers.Neighbour
-	ex     *peers.Exchange
-	stop   func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
-	owed   []int       // blocks under way, in the order asked; [askBitfield] stands for its bitfield
-	last   time.Time
-	laters int // answers in a row that were "not here yet"
+	Session *Session
+	nb      *peers.Neighbour
+	ex      *peers.Exchange
+	stop    func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
+	owed    []int       // blocks under way, in the order asked; [askBitfield] stands for its bitfield
+	last    time.Time
+	laters  int // answers in a row that were "not here yet"
 }
 
-// maxLaters is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
+// MaxLaters is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
 // that is still receiving the NAR takes [partialWait] to answer for each.
-const maxLaters = 16
+const MaxLaters = 16
 
 // askBitfield stands among requested blocks for the request for a bitfield.
 const askBitfield = -1
@@ -59,7 +59,7 @@ const askBitfield = -1
 // fill keeps as many blocks under way as the link needs to stay busy.
 func (w *worker) fill(ctx context.Context) error {
 	for len(w.owed) < w.window() {
-		i, ok := w.fetch.pick(w.nb, w.owed)
+		i, ok := w.Session.pick(w.nb, w.owed)
 		if !ok {
 			return nil
 		}
@@ -78,7 +78,7 @@ func (w *worker) fill(ctx context.Context) error {
 		if len(w.owed) == 1 {
 			w.last = time.Now()
 		}
-		if err := w.ex.Send(w.fetch.request(i)); err != nil {
+		if err := w.ex.Send(w.Session.request(i)); err != nil {
 			return w.reopen(ctx, err)
 		}
 	}
@@ -86,8 +86,8 @@ func (w *worker) fill(ctx context.Context) error {
 }
 
 // request asks for a block, or for which blocks there are.
-func (f *fetch) request(i int) wire.Request {
-	r := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{f.m.Path().HashPart()}, NAR: f.m.NarHash(), Block: i}
+func (f *Session) request(i int) wire.Request {
+	r := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{f.Wanted.Path().HashPart()}, NAR: f.Wanted.NarHash(), Block: i}
 	if i == askBitfield {
 		r.Kind, r.Block = wire.AskHave, 0
 	}
@@ -96,25 +96,25 @@ func (f *fetch) request(i int) wire.Request {
 
 // receive reads the answer to what was asked for first.
 func (w *worker) receive(ctx context.Context) error {
-	w.ex.Until = time.Now().Add(blockTimeout)
+	w.ex.Until = time.Now().Add(BlockTimeout)
 	i := w.owed[0]
 	if i == askBitfield {
-		have, err := wire.ReadHave(w.ex.Reader, len(w.fetch.picker.blocks))
+		have, err := wire.ReadHave(w.ex.Reader, len(w.Session.picker.blocks))
 		if err != nil {
 			return w.reopen(ctx, err)
 		}
 		w.answered()
-		w.fetch.setBitfield(w.nb, have)
+		w.Session.setBitfield(w.nb, have)
 		return nil
 	}
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
-	block := (*buf)[:store.BlockLen(w.fetch.m.NarSize(), i)]
+	block := (*buf)[:store.BlockLen(w.Session.Wanted.NarSize(), i)]
 	packed, unverified, err := wire.ReadBlock(w.ex.Reader, block)
 	if errors.Is(err, wire.ErrLater) {
 		w.answered()
-		w.fetch.giveBack([]int{i})
-		if w.laters++; w.laters > maxLaters && !w.fetch.isProxy(w.nb) {
+		w.Session.giveBack([]int{i})
+		if w.laters++; w.laters > MaxLaters && !w.Session.isProxy(w.nb) {
 			return err // otherwise it could have the block asked of itself alone for ever
 		}
 		return nil
@@ -125,14 +125,14 @@ func (w *worker) receive(ctx context.Context) error {
 	if now := time.Now(); !unverified { // otherwise it has waited for the block
 		w.nb.Measured(now.Sub(w.last), len(block))
 		w.last = now
-		w.fetch.becameHolder(w.nb)
+		w.Session.becameHolder(w.nb)
 	}
 	w.laters = 0
 	w.answered()
 	w.nb.Tally.BlocksReceived.Add(1)
 	w.nb.Tally.BytesReceived.Add(int64(len(block)))
 	w.nb.Tally.WireReceived.Add(int64(packed))
-	return w.fetch.deliver(w.nb, i, block, unverified)
+	return w.Session.deliver(w.nb, i, block, unverified)
 }
 
 // answered records that what was asked for first has been read. It comes before the last block is delivered, for
@@ -164,7 +164,7 @@ func (w *worker) reopen(ctx context.Context, err error) error {
 
 // drop returns the blocks under way to the other holders, and resets the stream, if there is one.
 func (w *worker) drop() {
-	w.fetch.giveBack(w.owed)
+	w.Session.giveBack(w.owed)
 	w.nb.Busy.Add(int32(-len(w.owed)))
 	w.owed = nil
 	if w.ex != nil && (w.stop == nil || w.stop()) { // otherwise that is under way
@@ -184,8 +184,8 @@ func (w *worker) end() {
 
 // window is how many answers are kept under way.
 func (w *worker) window() int {
-	if w.fetch.isPartial(w.nb) {
-		return partialWindow
+	if w.Session.IsPartial(w.nb) {
+		return PartialWindow
 	}
 	return w.nb.Window()
 }

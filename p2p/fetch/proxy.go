@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -25,27 +25,27 @@ type proxies struct {
 
 // electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is; others is
 // the number of neighbours that took part.
-func (f *fetch) electProxy() (proxy *peers.Neighbour, others int) {
+func (f *Session) electProxy() (proxy *peers.Neighbour, others int) {
 	f.mu.Lock()
 	asked, closed := len(f.proxies.asked), f.swarming.closed || f.proxies.waited
 	f.mu.Unlock()
 	if closed || asked >= maxProxies || f.uplink.urged.Load() || f.secret {
 		return nil, 0
 	}
-	return f.swarm.Elect(f.m.Path().HashPart(), func(nb *peers.Neighbour) bool {
+	return f.Swarm.Elect(f.Wanted.Path().HashPart(), func(nb *peers.Neighbour) bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.proxies.asked[nb.ID] || f.sources.excluded[nb.ID] || !f.conduct.Takes(nb, f.m) || nb.Tally.IsDistrusted(time.Now())
+		return f.proxies.asked[nb.ID] || f.sources.excluded[nb.ID] || !f.Conduct.Takes(nb, f.Wanted) || nb.Tally.IsDistrusted(time.Now())
 	})
 }
 
 // rely lets a neighbour fetch the NAR, and takes the blocks from it as they come, for as long as that is better than to
-// fetch it here.
-func (f *fetch) rely(ctx context.Context, nb *peers.Neighbour) {
+// Session it here.
+func (f *Session) rely(ctx context.Context, nb *peers.Neighbour) {
 	f.mu.Lock()
 	f.proxies.asked[nb.ID] = true
 	f.mu.Unlock()
-	f.log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()))
+	f.Log.Debug("neighbour is elected to fetch", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.Wanted.Path()))
 	began := time.Now()
 	err := f.watchProxy(ctx, nb)
 	f.setProxy(nb, false)
@@ -61,22 +61,22 @@ func (f *fetch) rely(ctx context.Context, nb *peers.Neighbour) {
 	if errors.Is(err, wire.ErrWire) {
 		f.strike(nb.ID, err)
 	}
-	f.log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.m.Path()), zap.Error(err))
+	f.Log.Info("neighbour does not fetch for us", zap.Stringer("peer", nb.ID), zap.Stringer("path", f.Wanted.Path()), zap.Error(err))
 }
 
 // watchProxy asks a neighbour how far it is until it has the NAR, or is not worth waiting for.
-func (f *fetch) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
+func (f *Session) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
 	t := newProxyWatch(time.Now(), f.missing())
 	if until, ok := ctx.Deadline(); ok && until.Before(t.until) {
 		t.until = until
 	}
 	for {
-		v, got, pace, err := nb.AskFetch(ctx, f.m.Path().HashPart(), f.m.NarHash())
+		v, got, pace, err := nb.AskFetch(ctx, f.Wanted.Path().HashPart(), f.Wanted.NarHash())
 		switch {
 		case errors.Is(err, wire.ErrWire):
 			return err
 		case err == nil && v == wire.VerdictHere:
-			f.join([]holder{{nb, false}})
+			f.join([]Holder{{nb, false}})
 			return nil
 		case err == nil && (v != wire.VerdictYes || !f.setProxy(nb, true)):
 			return errRefused
@@ -86,7 +86,7 @@ func (f *fetch) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
 			t.answer(time.Now(), got, pace)
 		}
 		t.received(f.lastFrom(nb), f.missing())
-		if err := t.problem(time.Now(), f.throughput.rate()); err != nil {
+		if err := t.problem(time.Now(), f.Throughput.Rate()); err != nil {
 			return err
 		}
 		select {
@@ -100,7 +100,7 @@ func (f *fetch) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
 }
 
 // lastFrom is when a block of this NAR came last, or of any NAR from the neighbour.
-func (f *fetch) lastFrom(nb *peers.Neighbour) time.Time {
+func (f *Session) lastFrom(nb *peers.Neighbour) time.Time {
 	f.mu.Lock()
 	last := f.picker.swarm.last
 	f.mu.Unlock()
@@ -112,10 +112,10 @@ func (f *fetch) lastFrom(nb *peers.Neighbour) time.Time {
 
 // setProxy makes a neighbour one that can deliver all blocks, or ends that. It returns false if the neighbour can
 // deliver none.
-func (f *fetch) setProxy(nb *peers.Neighbour, proxy bool) bool {
+func (f *Session) setProxy(nb *peers.Neighbour, proxy bool) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if proxy && f.sources.isNew(nb) && f.conduct.Takes(nb, f.m) {
+	if proxy && f.sources.isNew(nb) && f.Conduct.Takes(nb, f.Wanted) {
 		f.offer(nb, true)
 	}
 	r := f.picker.swarm.members[nb.ID]
@@ -127,7 +127,7 @@ func (f *fetch) setProxy(nb *peers.Neighbour, proxy bool) bool {
 }
 
 // shunProxies leaves neighbours out of elections for a while if they were asked to download this NAR.
-func (f *fetch) shunProxies(nbs ...*peers.Neighbour) {
+func (f *Session) shunProxies(nbs ...*peers.Neighbour) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, nb := range nbs {
@@ -138,14 +138,14 @@ func (f *fetch) shunProxies(nbs ...*peers.Neighbour) {
 }
 
 // wholeHolders returns the neighbours that claim to have the NAR.
-func (f *fetch) wholeHolders() []*peers.Neighbour {
+func (f *Session) wholeHolders() []*peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.sources.all)
 }
 
 // isProxy reports whether a neighbour downloads the NAR for this node.
-func (f *fetch) isProxy(nb *peers.Neighbour) bool {
+func (f *Session) isProxy(nb *peers.Neighbour) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.picker.swarm.members[nb.ID]
@@ -153,14 +153,14 @@ func (f *fetch) isProxy(nb *peers.Neighbour) bool {
 }
 
 // quiet reports whether no block has come for so long.
-func (f *fetch) quiet(d time.Duration) bool {
+func (f *Session) quiet(d time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return time.Since(f.picker.swarm.last) > d
 }
 
 // hasDoubted reports whether the NAR has been here, and was wrong.
-func (f *fetch) hasDoubted() bool {
+func (f *Session) hasDoubted() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.swarming.closed

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"crypto/sha256"
@@ -80,18 +80,18 @@ type ask struct {
 // newPicker returns a picker for a NAR with that number of blocks, on the node self.
 func newPicker(blocks int, nar store.Hash, self peer.ID, now time.Time) picker {
 	return picker{blocks: make([]block, blocks), left: blocks,
-		swarm: narSwarm{nar: nar, weight: weightSeed(self, nar), members: map[peer.ID]*partialPeer{},
+		swarm: narSwarm{nar: nar, weight: WeightSeed(self, nar), members: map[peer.ID]*partialPeer{},
 			gone: map[peer.ID]time.Time{}, last: now}}
 }
 
-// weightSeed is where the rendezvous weights of a peer's blocks begin.
-func weightSeed(id peer.ID, nar store.Hash) uint64 {
+// WeightSeed is where the rendezvous weights of a peer's blocks begin.
+func WeightSeed(id peer.ID, nar store.Hash) uint64 {
 	h := sha256.Sum256(append(nar[:], id...))
 	return binary.BigEndian.Uint64(h[:])
 }
 
-// weight mixes as splitmix64 does (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-func weight(seed uint64, block int) uint64 {
+// Weight mixes as splitmix64 does (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+func Weight(seed uint64, block int) uint64 {
 	z := seed + uint64(block+1)*0x9e3779b97f4a7c15
 	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
 	z = (z ^ z>>27) * 0x94d049bb133111eb
@@ -99,7 +99,7 @@ func weight(seed uint64, block int) uint64 {
 }
 
 // pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
-// holder that is the first missing block, or as the swarm has it; if all have been requested, the one that is expected
+// Holder that is the first missing block, or as the swarm has it; if all have been requested, the one that is expected
 // last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
@@ -117,7 +117,7 @@ func (p *picker) pick(a ask, now time.Time) (int, bool) {
 			return i, true
 		}
 		if !sure {
-			mine = mine.Add(partialWait)
+			mine = mine.Add(PartialWait)
 		}
 	} else if len(p.swarm.members) > 0 {
 		i, ok = p.pickWhole(a.each, now)
@@ -152,7 +152,7 @@ func (p *picker) endgame(now, mine time.Time, owed []int, r *partialPeer) int {
 	late := -1
 	for i := range p.blocks {
 		b := &p.blocks[i]
-		enough := b.requests >= maxRequests && now.Sub(b.due) < hopelessAfter
+		enough := b.requests >= MaxRequests && now.Sub(b.due) < hopelessAfter
 		if b.state != blockAsked || enough || slices.Contains(owed, i) || r != nil && !r.bitfield.Has(i) {
 			continue
 		}
@@ -315,10 +315,10 @@ func (p *picker) contributors() map[peer.ID]int {
 // offer makes a peer a member. It returns false if it is one already, if there are many, or if it had nothing a moment ago.
 // The last two do not hold for a proxy; there are no more of those than maxProxies.
 func (s *narSwarm) offer(id peer.ID, proxy bool, now time.Time) bool {
-	if s.members[id] != nil || !proxy && (len(s.members) >= maxPartials || now.Sub(s.gone[id]) < holdersFresh) {
+	if s.members[id] != nil || !proxy && (len(s.members) >= maxPartials || now.Sub(s.gone[id]) < HoldersFresh) {
 		return false
 	}
-	s.members[id] = &partialPeer{weight: weightSeed(id, s.nar)}
+	s.members[id] = &partialPeer{weight: WeightSeed(id, s.nar)}
 	s.assignees = nil
 	return true
 }
@@ -351,9 +351,9 @@ func (s *narSwarm) assignee(i, blocks int) *partialPeer {
 	if s.assignees == nil {
 		s.assignees = make([]*partialPeer, blocks)
 		for b := range s.assignees {
-			best := weight(s.weight, b)
+			best := Weight(s.weight, b)
 			for _, r := range s.members {
-				if w := weight(r.weight, b); w > best {
+				if w := Weight(r.weight, b); w > best {
 					best, s.assignees[b] = w, r
 				}
 			}

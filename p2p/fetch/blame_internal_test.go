@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"crypto/sha256"
@@ -45,7 +45,7 @@ func (p polluter) sends(i int) string {
 
 func textHash(s string) store.Hash { return sha256.Sum256([]byte(s)) }
 
-// fetch takes the missing blocks from peers in turn, or from one alone. It returns false if none is left.
+// Session takes the missing blocks from peers in turn, or from one alone. It returns false if none is left.
 func (p *pollution) fetch(alone peer.ID) bool {
 	var able []polluter
 	for _, q := range p.peers {

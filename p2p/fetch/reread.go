@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 
 // attribute takes the next step to find the peers that sent wrong blocks, when the whole NAR is here and wrong. It returns
 // the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See the package comment for the proof.
-func (f *fetch) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
+func (f *Session) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
 	defer f.only()
 	f.leaveSwarm()
 	blocks, present := f.senders()
@@ -33,8 +33,8 @@ func (f *fetch) attribute(ctx context.Context, cause error) (*spool.NAR, error) 
 
 // compareWith compares the blocks with the manifest of one holder, and fetches those that differ again from that holder
 // alone. If the NAR is still wrong then, the holder vouched for all of it, and is blamed.
-func (f *fetch) compareWith(ctx context.Context, reference *peers.Neighbour, blocks []sender) (*spool.NAR, error) {
-	manifest, err := reference.AskManifest(ctx, f.m)
+func (f *Session) compareWith(ctx context.Context, reference *peers.Neighbour, blocks []sender) (*spool.NAR, error) {
+	manifest, err := reference.AskManifest(ctx, f.Wanted)
 	if err != nil {
 		f.failed(ctx, reference, err)
 		if err := f.reread(sentBy(blocks, reference.ID), blocks); err != nil {
@@ -57,13 +57,13 @@ func (f *fetch) compareWith(ctx context.Context, reference *peers.Neighbour, blo
 			return nil, err
 		}
 		failures := 1 // the holder could not deliver the blocks of its manifest; get has logged why
-		if errors.Is(err, errSlow) {
+		if errors.Is(err, ErrSlow) {
 			failures = lied
 		}
 		f.exclude(reference.ID, failures)
 		return nil, ctx.Err()
 	}
-	sp, err := f.draft.Commit(f.m.CheckNAR)
+	sp, err := f.draft.Commit(f.Wanted.CheckNAR)
 	if errors.Is(err, store.ErrCorrupt) {
 		f.wrong(reference.ID, fmt.Errorf("vouched for all of it: %w", err))
 		blocks, _ := f.senders()
@@ -73,7 +73,7 @@ func (f *fetch) compareWith(ctx context.Context, reference *peers.Neighbour, blo
 }
 
 // leaveSwarm ends the exchange of blocks with the swarm, once the NAR is here and wrong.
-func (f *fetch) leaveSwarm() {
+func (f *Session) leaveSwarm() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.swarming.closed = true
@@ -82,21 +82,21 @@ func (f *fetch) leaveSwarm() {
 }
 
 // senders returns the senders of the blocks, which are all here, and the holders that can still be asked.
-func (f *fetch) senders() (blocks []sender, present []peer.ID) {
+func (f *Session) senders() (blocks []sender, present []peer.ID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.picker.senders(), f.sources.present()
 }
 
-// holder returns the holder with an ID, or nil.
-func (f *fetch) holder(id peer.ID) *peers.Neighbour {
+// Holder returns the holder with an ID, or nil.
+func (f *Session) holder(id peer.ID) *peers.Neighbour {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sources.withID(id)
 }
 
 // reread makes blocks missing again, and remembers what they were. It is called while no run is on.
-func (f *fetch) reread(list []int, blocks []sender) error {
+func (f *Session) reread(list []int, blocks []sender) error {
 	hashes := make([]store.Hash, len(list))
 	for k, i := range list {
 		var err error
@@ -114,13 +114,13 @@ func (f *fetch) reread(list []int, blocks []sender) error {
 }
 
 // blameSenders blames the senders of wrong blocks, now that the right NAR is here.
-func (f *fetch) blameSenders(nar io.ReaderAt) {
+func (f *Session) blameSenders(nar io.ReaderAt) {
 	found, _ := f.blame.senders(func(i int) (store.Hash, error) { return f.digest(nar, i) }) // what cannot be read blames no peer
 	for _, s := range found {
 		switch {
 		case f.hasLied(s.id):
 		case s.relayed:
-			f.conduct.Distrust(s.id)
+			f.Conduct.Distrust(s.id)
 		default:
 			f.blameSender(s.id, errors.New("sent a block that is not of this NAR"))
 		}
@@ -128,17 +128,17 @@ func (f *fetch) blameSenders(nar io.ReaderAt) {
 }
 
 // hasLied reports whether the peer was found to have lied in this fetch.
-func (f *fetch) hasLied(id peer.ID) bool {
+func (f *Session) hasLied(id peer.ID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.sources.hasLied(id)
 }
 
 // digest hashes a block of the NAR.
-func (f *fetch) digest(nar io.ReaderAt, i int) (store.Hash, error) {
+func (f *Session) digest(nar io.ReaderAt, i int) (store.Hash, error) {
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
-	b := (*buf)[:store.BlockLen(f.m.NarSize(), i)]
+	b := (*buf)[:store.BlockLen(f.Wanted.NarSize(), i)]
 	_, err := nar.ReadAt(b, int64(i)*store.BlockSize)
 	return sha256.Sum256(b), err
 }

@@ -1,4 +1,4 @@
-package p2p
+package fetch
 
 import "time"
 
@@ -10,9 +10,9 @@ const (
 	maxWorkers = 8
 	// maxPartials bounds the neighbours from which a NAR is taken while they are still receiving it, and partialWindow the
 	// blocks under way from one of them: its answers wait, so there is no pace to measure.
-	maxPartials, partialWindow = 16, 4
-	// maxRequests is how many holders may be asked for one block before one of them has answered or failed.
-	maxRequests = 3
+	maxPartials, PartialWindow = 16, 4
+	// MaxRequests is how many holders may be asked for one block before one of them has answered or failed.
+	MaxRequests = 3
 	// maxProxies is how many neighbours are asked, one after the other, to fetch a NAR, before it is fetched here.
 	maxProxies = 2
 	// lied is the number of failures that end a holder's part in a fetch: broken streams count one each, a lie counts
@@ -25,22 +25,27 @@ const (
 
 // Deadlines: for holders and partial peers.
 const (
-	// holdersFresh is how long the answers about which peers have a path are relied on. In a swarm that wants the same
+	// BlockTimeout bounds how long a block that trickles in can take: 256 KiB take 20 s at 100 kbit/s.
+	BlockTimeout = 30 * time.Second
+	// failedFor is how long a NAR is not taken from a peer alone after a failure to deliver it: the path may have been
+	// garbage-collected, and be built again.
+	failedFor = time.Minute
+	// HoldersFresh is how long the answers about which peers have a path are relied on. In a swarm that wants the same
 	// closure, new holders appear all the time after Nix asked for the narinfo; asking costs a fraction of a
 	// millisecond.
-	holdersFresh = 2 * time.Second
-	// partialWait is how long a request for a block waits at a peer that is still receiving that block. The asker has
+	HoldersFresh = 2 * time.Second
+	// PartialWait is how long a request for a block waits at a peer that is still receiving that block. The asker has
 	// other sources, and requests it from them when the answer is "not here yet".
-	partialWait = 250 * time.Millisecond
+	PartialWait = 250 * time.Millisecond
 	// overdueAfter is how late a block may be before a stand-by holder takes part, and the time that a block is
 	// expected to take from a holder that was never measured.
 	overdueAfter = 50 * time.Millisecond
 	// hopelessAfter is how late a block may be before [maxRequests] no longer applies: the holders that were asked may
 	// cooperate, each sending a byte now and then.
 	hopelessAfter = time.Second
-	// partialStall is how long a fetch goes on without a holder of the whole NAR and without a single block: peers that
+	// PartialStall is how long a fetch goes on without a holder of the whole NAR and without a single block: peers that
 	// receive the NAR only from each other would wait for ever.
-	partialStall = 5 * time.Second
+	PartialStall = 5 * time.Second
 	// judgedAfter is how long the pace of a fetch is watched before narbor decides whether the NAR can come in time,
 	// and crawlTime how long its holders may need for the rest of it before an upstream is asked, too.
 	judgedAfter, crawlTime = 10 * time.Second, 20 * time.Second
@@ -52,12 +57,12 @@ const (
 const (
 	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and leaseTime how long it
 	// continues without being asked.
-	pollEvery, leaseTime = 500 * time.Millisecond, 6 * time.Second
-	// proxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it. Of
+	pollEvery, LeaseTime = 500 * time.Millisecond, 6 * time.Second
+	// ProxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it. Of
 	// the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line as long as it
 	// takes to receive silentBlocks, but at most silentLimit. The bytes of the NAR that have reached us, plus silentBlocks,
 	// must not be fewer than one of its downloads yields, divided by rateSlack.
-	proxyPatience, silentPatience, silentLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
+	ProxyPatience, silentPatience, silentLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
 	silentBlocks, rateSlack                    = 4, 8
 	// waitedEnough is the time spent waiting for one neighbour after which no other is elected for that NAR.
 	waitedEnough = 15 * time.Second
@@ -69,6 +74,6 @@ const (
 	throughputMemory, throughputLeast, throughputIdle = 60 * time.Second, time.Second, 2 * time.Minute
 	// slowRate, in bytes per second and download, is too slow in any case: four at once at 1 Mbit/s.
 	slowRate = 32 << 10
-	// jobTimeout bounds a fetch on behalf of neighbours: their Nix does not wait longer.
-	jobTimeout = 4 * time.Minute
+	// JobTimeout bounds a fetch on behalf of neighbours: their Nix does not wait longer.
+	JobTimeout = 4 * time.Minute
 )
