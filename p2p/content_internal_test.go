@@ -3,7 +3,6 @@ package p2p
 import (
 	"encoding/binary"
 	"math/rand/v2"
-	"testing"
 
 	"narbor/store"
 )
@@ -12,15 +11,6 @@ const (
 	partA = store.HashPart("syd87l2rxw8cbsxmxl853h0r6pdwhwjr")
 	partB = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
 )
-
-// nar is the NarHash sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0.
-func narHash(t testing.TB) store.Hash {
-	h, err := store.ParseHash("sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
-}
 
 type furtherClaim struct {
 	hp   store.HashPart
