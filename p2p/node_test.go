@@ -156,17 +156,22 @@ func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, ed
 // fetch looks a path up and fetches it, and checks every byte.
 func (m *machine) fetch(t *testing.T, info store.Info, want []byte) {
 	t.Helper()
-	mapping, err := m.Lookup(t.Context(), info.Path.HashPart())
-	for range 20 { // a machine that also runs other tests may not answer in time
+	m.fetchMapped(t, m.lookup(t, info), want)
+}
+
+// lookup looks a path up until it is found: a machine that also runs other tests may not answer in time, and for a while
+// after that it is not waited for.
+func (m *machine) lookup(t *testing.T, info store.Info) trust.Mapping {
+	t.Helper()
+	for deadline := time.Now().Add(p2p.AtMost(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
+		mapping, err := m.Lookup(t.Context(), info.Path.HashPart())
 		if err == nil {
-			break
+			return mapping
 		}
-		mapping, err = m.Lookup(t.Context(), info.Path.HashPart())
+		if time.Now().After(deadline) {
+			t.Fatalf("Lookup(%s) = %v", info.Path, err)
+		}
 	}
-	if err != nil {
-		t.Fatalf("Lookup(%s) = %v", info.Path, err)
-	}
-	m.fetchMapped(t, mapping, want)
 }
 
 // fetchMapped fetches a path, and checks every byte.
@@ -343,16 +348,7 @@ func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
 // wantMalformed checks that a path is found and fetched, and that its NAR is refused.
 func (m *machine) wantMalformed(t *testing.T, info store.Info) {
 	t.Helper()
-	mapping, err := m.Lookup(t.Context(), info.Path.HashPart())
-	for range 20 { // as in fetch
-		if err == nil {
-			break
-		}
-		mapping, err = m.Lookup(t.Context(), info.Path.HashPart())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	mapping := m.lookup(t, info)
 	if sp, err := m.Fetch(t.Context(), mapping); !errors.Is(err, store.ErrMalformed) || errors.Is(err, store.ErrCorrupt) {
 		t.Fatalf("Fetch = %v, %v, want ErrMalformed", sp, err)
 	}

@@ -5,6 +5,9 @@ import "github.com/libp2p/go-libp2p/core/peer"
 // CloseHost ends a node that was never run.
 func CloseHost(n *Node) { n.lan.Host().Close() }
 
+// AtMost is atMost for the tests outside of the package.
+var AtMost = atMost
+
 // Refuses reports whether a node refuses peers with that ID.
 func Refuses(n *Node, id string) bool {
 	p, err := peer.Decode(id)
