@@ -318,12 +318,6 @@ func (s *Server) answer(r *http.Request) (a reply) {
 	return a
 }
 
-// pageReply answers a request for the page, or for what is beside it.
-func (s *Server) pageReply(r *http.Request) (reply, error) {
-	a, err := s.page.Answer(r)
-	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err
-}
-
 // narinfo answers a request for <hash part>.narinfo.
 func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	hp, err := store.ParseHashPart(name)

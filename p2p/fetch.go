@@ -70,7 +70,7 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	return sp, nil
 }
 
-// Deps returns what fetches need of this node.
+// fetching returns what fetches need of this node.
 func (n *Node) fetching() *fetch.Deps {
 	return &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n}, Conduct: nodeConduct{n}, Upstreams: n.cfg.Upstreams,
 		Throughput: &n.upstreamRate, Received: n.countReceived, Log: n.log}

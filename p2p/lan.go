@@ -348,10 +348,6 @@ func (l *lan) gained(c network.Conn) {
 	}
 }
 
-// outlived reports whether a connection of this age may be given up for a newer one. Young ones are left alone: two
-// machines that dial each other at once could otherwise each close the connection that the other one keeps.
-func outlived(age time.Duration) bool { return age > steady/2 }
-
 // forgetTime is how long libp2p takes to forget a connection that is being closed.
 const forgetTime = 50 * time.Millisecond
 

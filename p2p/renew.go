@@ -112,3 +112,7 @@ func isAlive(ctx context.Context, c network.Conn) bool {
 	var timeout net.Error
 	return !errors.As(err, &timeout) || !timeout.Timeout()
 }
+
+// outlived reports whether a connection of this age may be given up for a newer one. Young ones are left alone: two
+// machines that dial each other at once could otherwise each close the connection that the other one keeps.
+func outlived(age time.Duration) bool { return age > steady/2 }

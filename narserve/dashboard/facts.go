@@ -36,7 +36,7 @@ type ShareFacts struct {
 	Group       bool  // only members of a group are asked and answered
 }
 
-// NetworkFacts say what is on the network, and count since the start what was wrong with it.
+// NetworkFacts describe the network, and count the problems with it since the start.
 type NetworkFacts struct {
 	Neighbours []Neighbour
 	Banned     []Banned
