@@ -42,5 +42,5 @@ func WriteState(file string, v any) error {
 	if err != nil {
 		return err
 	}
-	return ReplaceFile(file, append(text, '\n'))
+	return ReplaceFile(file, append(text, '\n'), 0o600)
 }

@@ -95,7 +95,7 @@ func removeLine(c *cli.Context, at string) error {
 
 // tellEdit makes an edit, and says which file it changed.
 func tellEdit(c *cli.Context, edit nixEdit) error {
-	file, err := edit.apply(c.Context, newReplacer())
+	file, err := edit.apply(c.Context)
 	switch {
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
 		return fmt.Errorf("%w: run this as root", err)

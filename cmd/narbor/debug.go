@@ -157,7 +157,7 @@ func debugProfile(c *cli.Context) error {
 	if err := debugGet(c, what, limit, &b); err != nil {
 		return err
 	}
-	if err := store.ReplaceFile(c.Args().First(), b.Bytes()); err != nil {
+	if err := store.ReplaceFile(c.Args().First(), b.Bytes(), 0o600); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.Writer, "Look at it with: go tool pprof %s\n", c.Args().First())

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"narbor/store"
 	"narbor/store/nixconf"
 )
 
@@ -55,7 +56,7 @@ func isLine(line, name, value string) bool {
 // apply makes the change, and then compares the effective configuration with that before: if anything but the setting
 // is another, or the line has no effect, the file gets its old text again. It returns the file that was written; "" if
 // the change was there already.
-func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
+func (e nixEdit) apply(ctx context.Context) (string, error) {
 	end, err := e.target()
 	if err != nil {
 		return "", err
@@ -72,20 +73,14 @@ func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("nothing was changed, since Nix refuses its configuration as it is: %w", err)
 	}
-	write := func(text string, st fs.FileInfo) error {
-		if st == nil {
-			return r.write(end, []byte(text), 0o644)
-		}
-		return r.replace(end, []byte(text), st)
-	}
-	if err := write(text, st); err != nil {
+	if err := writeConf(end, text, st); err != nil {
 		return "", fmt.Errorf("%w; the line for it is: %s", err, e.add)
 	}
 	err = e.prove(ctx, before)
 	if err == nil {
 		return end, nil
 	}
-	back := e.undo(end, old, st, r)
+	back := e.undo(end, old, st)
 	if back != nil {
 		return end, fmt.Errorf("%w; and %s could not be put back: %w", err, end, back)
 	}
@@ -93,7 +88,7 @@ func (e nixEdit) apply(ctx context.Context, r replacer) (string, error) {
 }
 
 // undo gives a file the text and the time that it had.
-func (e nixEdit) undo(end, old string, st fs.FileInfo, r replacer) error {
+func (e nixEdit) undo(end, old string, st fs.FileInfo) error {
 	if st == nil {
 		return os.Remove(end)
 	}
@@ -101,7 +96,7 @@ func (e nixEdit) undo(end, old string, st fs.FileInfo, r replacer) error {
 	if err != nil {
 		return err
 	}
-	if err := r.replace(end, []byte(old), now); err != nil {
+	if err := store.RewriteFile(end, []byte(old), now); err != nil {
 		return err
 	}
 	return os.Chtimes(end, st.ModTime(), st.ModTime())
@@ -185,6 +180,17 @@ func readConf(file string) (text string, st fs.FileInfo, err error) {
 		err = fmt.Errorf("%s is longer than %s", file, amount(maxConfText))
 	}
 	return string(b), st, err
+}
+
+// writeConf gives a file that [readConf] has read another text.
+func writeConf(file, text string, st fs.FileInfo) error {
+	if st != nil {
+		return store.RewriteFile(file, []byte(text), st)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return store.ReplaceFile(file, []byte(text), 0o644)
 }
 
 // edited returns the text after the change. Lines stay as they are, and end as they did.

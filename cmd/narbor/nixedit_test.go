@@ -54,7 +54,7 @@ func addNarbor(t *testing.T) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return edit.apply(t.Context(), newReplacer())
+	return edit.apply(t.Context())
 }
 
 func TestLineIsAddedAndNothingElseChanges(t *testing.T) {
@@ -276,7 +276,7 @@ func TestNarborsLinesAreRemovedAndNoOthers(t *testing.T) {
 			"max-jobs = 2",
 		"elsewhere": "extra-substituters = http://127.0.0.1:6272\n"})
 	for _, edit := range removeNarbor() {
-		if _, err := edit.apply(t.Context(), newReplacer()); err != nil {
+		if _, err := edit.apply(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

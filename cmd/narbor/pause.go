@@ -112,7 +112,7 @@ func (p *pause) keep(until time.Time) error {
 	}
 	text, err := json.Marshal(keptPause{until})
 	if err == nil {
-		err = store.ReplaceFile(p.file, text)
+		err = store.ReplaceFile(p.file, text, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("sharing is paused, but not beyond a restart: %w", err)

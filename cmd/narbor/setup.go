@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/store"
 	"narbor/store/nixconf"
 )
 
@@ -166,7 +167,7 @@ func (s setup) installBinary() error {
 	if err != nil {
 		return err
 	}
-	if err := newReplacer().write(installedBinary, text, 0o755); err != nil {
+	if err := writeFile(installedBinary, text, 0o755); err != nil {
 		return err
 	}
 	s.did("copied to %s", installedBinary)
@@ -184,7 +185,7 @@ func (s setup) installUnits() error {
 		socket = strings.Replace(socket, "ListenStream=[::1]:6272\n", "", 1)
 	}
 	for name, text := range map[string]string{"narbor.service": service, "narbor.socket": socket} {
-		if err := newReplacer().write(filepath.Join(systemdUnits, name), []byte(text), 0o644); err != nil {
+		if err := writeFile(filepath.Join(systemdUnits, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
@@ -209,13 +210,21 @@ func (s setup) startUnits(args ...string) error {
 	return nil
 }
 
+// writeFile makes or replaces a file, and makes its directory.
+func writeFile(name string, text []byte, mode os.FileMode) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	return store.ReplaceFile(name, text, mode)
+}
+
 func exists(file string) bool {
 	_, err := os.Lstat(file)
 	return err == nil
 }
 
 func (s setup) installLaunchd() error {
-	if err := newReplacer().write(launchdFile, []byte(launchdPlist), 0o644); err != nil {
+	if err := writeFile(launchdFile, []byte(launchdPlist), 0o644); err != nil {
 		return err
 	}
 	_ = s.run("launchctl", "bootout", "system/io.narbor") // an earlier version, if there is one
@@ -306,7 +315,7 @@ func (s setup) tellNix() error {
 	if err != nil {
 		return err
 	}
-	file, err := edit.apply(s.ctx, newReplacer())
+	file, err := edit.apply(s.ctx)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func (s setup) untellNix() error {
 	before := daemonProcesses("/proc", bootTime())
 	found := false
 	for _, edit := range removeNarbor() {
-		file, err := edit.apply(s.ctx, newReplacer())
+		file, err := edit.apply(s.ctx)
 		if err != nil {
 			return err
 		}

@@ -140,7 +140,7 @@ func (a *Accounts) Save() error {
 	account.Now, account.Note = nil, ""
 	text, err := json.Marshal(account)
 	if err == nil {
-		err = store.ReplaceFile(a.file, text)
+		err = store.ReplaceFile(a.file, text, 0o600)
 	}
 	if err != nil {
 		a.mu.Lock()

@@ -368,5 +368,5 @@ func (d *Checker) save() {
 	if err != nil {
 		return
 	}
-	_ = store.ReplaceFile(d.file, append(text, '\n'))
+	_ = store.ReplaceFile(d.file, append(text, '\n'), 0o600)
 }

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"errors"
@@ -39,7 +39,7 @@ func replaceText(t *testing.T, r replacer, file, text string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r.replace(file, []byte(text), st)
+	return r.rewrite(file, []byte(text), st)
 }
 
 func TestReplaceKeepsModeAndOwner(t *testing.T) {
@@ -83,7 +83,7 @@ func TestReplaceRefusesHardLinksAndChangedFiles(t *testing.T) {
 	if err := os.Chtimes(file, time.Time{}, time.Now().Add(time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	if err := newReplacer().replace(file, []byte("new"), st); err == nil || !strings.Contains(err.Error(), "try again") {
+	if err := newReplacer().rewrite(file, []byte("new"), st); err == nil || !strings.Contains(err.Error(), "try again") {
 		t.Errorf("replace of a file that has changed = %v", err)
 	}
 	if err := os.Link(file, filepath.Join(dir, "g")); err != nil {
