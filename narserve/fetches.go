@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
 )
@@ -40,13 +41,24 @@ type fetches struct {
 	malformed map[fetchKey]error
 	closed    bool
 
-	all sync.WaitGroup // of the fetches
+	all sync.WaitGroup // of the fetches, and of what enter has let in
 }
 
-// errClosed means that the server has ended.
-var errClosed = fmt.Errorf("narbor is stopping: %w", store.ErrNotFound)
+// errClosed means that the server has ended, or has ended a fetch.
+var errClosed = fmt.Errorf("%w: %w", stats.ErrStopping, store.ErrNotFound)
 
-// close ends all fetches, and returns when they have ended. None begins afterwards.
+// enter has close wait until the caller calls all.Done. It fails after close.
+func (f *fetches) enter() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return errClosed
+	}
+	f.all.Add(1)
+	return nil
+}
+
+// close ends all fetches, and returns when they have ended, and what enter has let in. None begins afterwards.
 func (f *fetches) close() {
 	f.mu.Lock()
 	f.closed = true
@@ -115,6 +127,9 @@ func (f *fetches) start(key fetchKey, fetch func(context.Context) (*spool.NAR, e
 	f.all.Go(func() {
 		sp, err := guard(func() (*spool.NAR, error) { return fetch(ctx) })
 		f.mu.Lock()
+		if err != nil && f.closed && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", errClosed, err)
+		}
 		fl.spooled, fl.err = sp, err
 		if errors.Is(err, store.ErrMalformed) {
 			f.remember(key, err)

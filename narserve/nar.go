@@ -73,18 +73,22 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 	if r.Method == http.MethodHead { // it asks whether, not for the thing: nothing is fetched
 		return a, s.obtainable(ctx, m)
 	}
+	if err := s.fetches.enter(); err != nil {
+		return reply{}, err
+	}
 	s.ahead.begin(hp)
 	s.accounts.Begin()
 	n.done = func() {
 		s.accounts.End()
 		s.ahead.end()
+		s.fetches.all.Done()
 	}
 	defer func() {
 		if err != nil {
-			n.done()
 			if r.Context().Err() == nil {
 				s.accounts.NotServed(m, time.Since(asked), err)
 			}
+			n.done()
 		}
 	}()
 	n.spooled, err = s.spooled(ctx, m)

@@ -9,14 +9,17 @@ import (
 	"narbor/trust"
 )
 
-// stopLimit is how long Run waits for fetches to end. A read from a file server that hangs takes no notice.
+// stopLimit is how long Run waits for fetches and replies to end. A read from a file server that hangs takes no notice.
 const stopLimit = 5 * time.Second
 
-// Run keeps the accounts until ctx ends: it saves them every few minutes and at the end, and finds out which of the missed
-// paths Nix has fetched itself. When it returns, all fetches have ended
-// that requests have begun, but for those that do not take notice of their end within [stopLimit]. It is called once.
+// Run keeps the accounts until ctx ends: it saves them every few minutes, and finds out which of the missed paths Nix has
+// fetched itself. Then it ends all fetches that requests have begun, waits at most [stopLimit] for them and for replies with
+// NARs, and saves the accounts last. It is called once.
 func (s *Server) Run(ctx context.Context) error {
-	err := s.accounts.Run(ctx, s.ownSize, s.log)
+	counting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var accounts sync.WaitGroup
+	accounts.Go(func() { s.accounts.Run(counting, s.ownSize, s.log) })
+	<-ctx.Done()
 	var fetches sync.WaitGroup
 	fetches.Go(s.ahead.close)
 	fetches.Go(s.fetches.close)
@@ -30,7 +33,9 @@ func (s *Server) Run(ctx context.Context) error {
 	case <-time.After(stopLimit):
 		s.log.Warn("a fetch does not end: what it reads from may hang")
 	}
-	return err
+	stop()
+	accounts.Wait()
+	return ctx.Err()
 }
 
 // ownSize returns the NarSize of a path that is in this machine's own store and that an upstream has signed; 0 is none. If

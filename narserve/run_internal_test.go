@@ -3,12 +3,16 @@ package narserve
 import (
 	"context"
 	"errors"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -97,6 +101,67 @@ func TestNoFetchOutlastsRun(t *testing.T) {
 		}
 		if _, err := s.spooled(t.Context(), src.m); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("a fetch after Run has returned: %v, want ErrNotFound", err)
+		}
+	})
+}
+
+// The accounts are saved last: the file says how the fetch ended.
+func TestFetchEndedByTheStopIsSavedAsSuch(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "account.json")
+	synctest.Test(t, func(t *testing.T) {
+		accounts, err := stats.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		src := &endless{m: textMapping(t, "asked", "x")}
+		s := New(Config{Sources: []Source{src}, Accounts: accounts, Hosts: []string{"nix"}})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		request := httptest.NewRequest(http.MethodGet, "/nar/"+narName(src.m.Path().HashPart(), src.m.NarHash()), nil)
+		request.Host = "nix"
+		go s.ServeHTTP(httptest.NewRecorder(), request)
+		synctest.Wait()
+		cancel()
+		<-ended
+		saved, err := stats.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := saved.Account().Requests; len(got) != 1 || got[0].Reason != "narbor was stopping" {
+			t.Errorf("the file has the requests %+v, want one that the stop has ended", got)
+		}
+	})
+}
+
+func TestReplyUnderWayIsCountedBeforeTheLastSave(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "account.json")
+	synctest.Test(t, func(t *testing.T) {
+		accounts, err := stats.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := New(Config{Accounts: accounts})
+		if err := s.fetches.enter(); err != nil { // as a request for a NAR does
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		cancel()
+		synctest.Wait()
+		accounts.Served(textMapping(t, "asked", "x"), 113, time.Second, true)
+		s.fetches.all.Done()
+		<-ended
+		saved, err := stats.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum := saved.Account().Sum(0); sum.NARs != 1 {
+			t.Errorf("the file counts %d NARs, want the one that was sent last", sum.NARs)
+		}
+		if err := s.fetches.enter(); !errors.Is(err, stats.ErrStopping) {
+			t.Errorf("a request after Run has returned: %v, want ErrStopping", err)
 		}
 	})
 }

@@ -275,10 +275,14 @@ func (s *service) run(ctx context.Context) error {
 	}
 	ctl.Close()
 	die()
-	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
-		return err
+	err := g.Wait()
+	if err := s.accounts.Save(); err != nil { // what neighbours got while the rest ended
+		s.log.Warn("accounts are not saved", zap.Error(err))
 	}
-	return nil
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 func serveHTTP(srv *http.Server, l net.Listener) error {

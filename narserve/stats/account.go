@@ -114,6 +114,9 @@ const resultTimeout = "timeout"
 // ErrNoAnswer means that the time for an answer was over before a source gave one.
 var ErrNoAnswer = errors.New("no answer in time")
 
+// ErrStopping means that this narbor has ended a fetch because it stops.
+var ErrStopping = errors.New("narbor is stopping")
+
 // Request is one of Nix's, or several alike in a row.
 type Request struct {
 	Time    time.Time    `json:"time"`   // when the last was answered

@@ -198,6 +198,8 @@ func why(err error) (result, reason string) {
 		return ResultMiss, "no room in the spool"
 	case errors.Is(err, ErrNoAnswer):
 		return ResultMiss, "no answer in time"
+	case errors.Is(err, ErrStopping):
+		return ResultMiss, "narbor was stopping"
 	}
 	return ResultMiss, "nobody near has it"
 }

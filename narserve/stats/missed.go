@@ -104,7 +104,7 @@ func (m misses) looked(hp store.HashPart, there bool) bool {
 // Run saves the accounts every few minutes and at the end, until ctx ends. Meanwhile it finds out which of the missed
 // paths Nix has got elsewhere: size returns the NarSize of a path that is in this machine's store and that an upstream has
 // signed, else 0. It is called once.
-func (a *Accounts) Run(ctx context.Context, size func(context.Context, store.HashPart) int64, log *zap.Logger) error {
+func (a *Accounts) Run(ctx context.Context, size func(context.Context, store.HashPart) int64, log *zap.Logger) {
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()
 	var look <-chan time.Time // nil: Nix has missed nothing lately
@@ -129,7 +129,7 @@ func (a *Accounts) Run(ctx context.Context, size func(context.Context, store.Has
 			log.Warn("accounts are not saved", zap.Error(err))
 		}
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return
 		}
 	}
 }
