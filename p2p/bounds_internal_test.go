@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"testing"
@@ -35,12 +36,18 @@ func TestPromisedLengthsReserveNothing(t *testing.T) {
 			return err
 		},
 	} {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		err := read()
-		runtime.ReadMemStats(&after)
-		if taken := after.TotalAlloc - before.TotalAlloc; err == nil || taken > 256<<10 {
-			t.Errorf("%s: %d KiB are taken for nothing but a promise, and the error is %v", name, taken>>10, err)
+		least := uint64(math.MaxUint64) // what ends of earlier tests allocate meanwhile does not count
+		for range 10 {
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			if err := read(); err == nil {
+				t.Errorf("%s: the error is nil", name)
+			}
+			runtime.ReadMemStats(&after)
+			least = min(least, after.TotalAlloc-before.TotalAlloc)
+		}
+		if least > 256<<10 {
+			t.Errorf("%s: %d KiB are taken for nothing but a promise", name, least>>10)
 		}
 	}
 }
@@ -56,6 +63,7 @@ func TestClaimAboutAnotherPathIsALie(t *testing.T) {
 	if m, err := n.Lookup(t.Context(), partA); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup(%s) = %s, %v, want ErrNotFound", partA, m.Path(), err)
 	}
+	eventually(t, "struck", func() bool { return strikesOf(n, g) > 0 }) // on a busy machine after Lookup has given up
 	if got := strikesOf(n, g); got != 1 {
 		t.Errorf("it has %d strikes, want 1", got)
 	}

@@ -74,9 +74,7 @@ func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(n
 // lookupAndHear looks a path up and waits until what its neighbour says beside the answer has come.
 func lookupAndHear(t *testing.T, n *Node, hp store.HashPart) {
 	t.Helper()
-	if _, err := n.Lookup(t.Context(), hp); err != nil {
-		t.Fatalf("Lookup(%s) = %v", hp, err)
-	}
+	find(t, n, hp)
 	n.Lookup(t.Context(), partB) // its answer comes after that, and no neighbour has it
 }
 
@@ -115,10 +113,7 @@ func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
 	teller.claims = teller.withFurther(&asked, furtherClaim{infos[1].Path.HashPart(), infos[1].String()})
 	n, _ := runNode(t, s, nil, teller.start(t), other)
 	lookupAndHear(t, n, infos[0].Path.HashPart())
-	m, err := n.Lookup(t.Context(), infos[1].Path.HashPart())
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := find(t, n, infos[1].Path.HashPart())
 	if got := n.holders(t.Context(), m, true); len(got) == 0 {
 		t.Error("no neighbour has it")
 	}
@@ -164,9 +159,7 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m.Path(), err)
 		}
 	}
-	if _, err := n.Lookup(t.Context(), small.Path.HashPart()); err != nil {
-		t.Errorf("Lookup(%s) after that = %v, want the mapping", small.Path, err)
-	}
+	find(t, n, small.Path.HashPart())
 	if st := n.Status(); len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 {
 		t.Errorf("struck are %v, neighbours are %+v, want one without a strike", st.Struck, st.Neighbours)
 	}
@@ -210,13 +203,8 @@ func TestFloodOfFurtherClaims(t *testing.T) {
 	g.claims = g.withFurther(&asked, flood...)
 	n, _ := runNode(t, s, nil, g.start(t))
 	nb := n.neighbours()[0]
-	if _, err := n.Lookup(t.Context(), infos[0].Path.HashPart()); err != nil {
-		t.Fatal(err)
-	}
-	n.Lookup(t.Context(), partB) // on a new stream
-	if strikesOf(n, g) == 0 {
-		t.Error("it has no strike")
-	}
+	find(t, n, infos[0].Path.HashPart())
+	eventually(t, "struck", func() bool { return strikesOf(n, g) > 0 })
 	for i := range 3 * peers.MaxTold {
 		nb.Hear(store.HashPartFromBytes([20]byte{byte(i), byte(i >> 8)}), "x")
 	}

@@ -154,7 +154,7 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 				t.Errorf("the %d. time, who is stuck is left out: %v", elected, left)
 			}
 		}
-		all(t, machines[1:], info, nar)
+		all(t, machines[1:2], info, nar) // the third one could overtake, and pass it on before the stuck one is given up
 	}
 	t.Logf("took %s", time.Since(began))
 }
@@ -252,7 +252,7 @@ func TestWhatCameFromWhereIsBooked(t *testing.T) {
 	}
 	books[0].check(t, machines[0], map[store.Origin]int64{store.FromInternet: size, store.FromOthers: size})
 	books[1].check(t, machines[1], map[store.Origin]int64{store.FromInternet: size})
-	for limit := time.Now().Add(10 * time.Second); books[1].count() == 0 && time.Now().Before(limit); {
+	for limit := time.Now().Add(p2p.AtMost(10 * time.Second)); books[1].count() == 0 && time.Now().Before(limit); {
 		time.Sleep(time.Millisecond)
 	}
 	if n, got := books[1].count(), machines[1].Status().ForOthers; n != 1 || got != size {

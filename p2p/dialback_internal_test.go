@@ -126,7 +126,13 @@ func TestDialBackIsGivenUp(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	defer time.AfterFunc(5*dialBackTimeout, cancel).Stop()
-	if got := tryDial(ctx, local, to); got != timedOut {
+	got := reached
+	for range 10 {
+		if got = tryDial(ctx, local, to); got != reached { // the loop above may have ended early on a busy machine
+			break
+		}
+	}
+	if got != timedOut {
 		t.Errorf("dialling a port that does not answer: %s, want %s", got, timedOut)
 	}
 }

@@ -93,6 +93,7 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 				t.Errorf("%d claims were sent to another group", got)
 			}
 			for i, n := range []grouped{holder, outsider, member, foreign} {
+				eventually(t, "logged", func() bool { return n.logs.FilterMessageSnippet("another group").Len() > 0 })
 				if got := n.logs.FilterMessageSnippet("another group").Len(); got != 1 {
 					t.Errorf("node %d logs %d times that a neighbour is of another group, want once", i, got)
 				}
@@ -171,6 +172,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	if got := n.ledger.TallyOf(g.ID()); got.Strikes.Load() != 0 || got.ClaimsSent.Load() != 0 {
 		t.Errorf("the outsider has %d strikes and %d claims, want none", got.Strikes.Load(), got.ClaimsSent.Load())
 	}
+	eventually(t, "logged", func() bool { return n.logs.FilterMessageSnippet("another group").Len() > 0 })
 	if got := n.logs.FilterMessageSnippet("another group").Len(); got != 1 {
 		t.Errorf("it was logged %d times, want once", got)
 	}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"go.uber.org/goleak"
 
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
@@ -260,7 +259,7 @@ func TestSharedNARsAreClosedOnce(t *testing.T) {
 }
 
 func TestRunLeavesNothingBehind(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leavesNothing(t)()
 	t.Run("", func(t *testing.T) {
 		s := newSigner(t)
 		nar := randomNAR(20 * store.BlockSize)

@@ -27,7 +27,7 @@ func TestPulledCableIsNoticed(t *testing.T) {
 	host.pull()
 	_, took := a.wait("down "+b.id, silence+time.Second)
 	t.Logf("noticed after %v", took)
-	b.wait("down "+a.id, time.Second)
+	b.wait("down "+a.id, silence) // each side looks at times of its own
 
 	// a and c have been connected for longer than it takes for an old connection to give way.
 	mover.ip("addr", "del", "10.77.0.3/24", "dev", "eth0")
@@ -55,8 +55,6 @@ func TestHostsFindEachOther(t *testing.T) {
 			_, took := a.wait("up "+b.id, 20*time.Second)
 			b.wait("up "+a.id, 15*time.Second)
 			t.Logf("two hosts: %v", took)
-			settled, _ := b.wait("settled ", settleLimit+10*time.Second)
-			t.Logf("settled after %s", settled)
 
 			c := n.up(family.c).start(childConfig{})
 			_, took = a.wait("up "+c.id, 15*time.Second)
@@ -130,11 +128,14 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	liar.start(childConfig{Forge: texts})
 	a := host.start(childConfig{})
 	a.wait("settled ", settleLimit+10*time.Second)
-	counters := regexp.MustCompile(`tcp dport (\d+) counter packets (\d+)`).
-		FindAllStringSubmatch(host.exec("", "nft", "list", "table", "inet", "t"), -1)
 	got := make(map[string]int)
-	for _, c := range counters {
-		got[c[1]], _ = strconv.Atoi(c[2])
+	// After the third time, every address that it knows has been tried.
+	for deadline := time.Now().Add(20 * time.Second); got["7777"] < 3 && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		counters := regexp.MustCompile(`tcp dport (\d+) counter packets (\d+)`).
+			FindAllStringSubmatch(host.exec("", "nft", "list", "table", "inet", "t"), -1)
+		for _, c := range counters {
+			got[c[1]], _ = strconv.Atoi(c[2])
+		}
 	}
 	if got["7777"] == 0 {
 		t.Error("the address on our link was not dialled: the test proves nothing")

@@ -107,7 +107,7 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, newTestPeer(t))}})
 	select {
 	case <-b.Settled():
-	case <-time.After(settleLimit + time.Second):
+	case <-time.After(settleLimit + 10*time.Second):
 		t.Error("not settled")
 	}
 	if b.connected(id) {
@@ -122,7 +122,7 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
-	case <-time.After(settleLimit + time.Second):
+	case <-time.After(settleLimit + 10*time.Second):
 		t.Error("not settled although the only peer has been tried")
 	}
 	a, _ = startTestLAN(t, lanConfig{Port: port})
@@ -139,7 +139,7 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 	b, _ := startTestLAN(t, lanConfig{Port: port, Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
-	case <-time.After(settleLimit + time.Second):
+	case <-time.After(settleLimit + 10*time.Second):
 		t.Error("not settled")
 	}
 	if n := len(b.host.Network().Conns()); n != 0 {

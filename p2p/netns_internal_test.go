@@ -19,7 +19,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/zeroconf/v2"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 )
 
@@ -254,7 +253,7 @@ func TestLANChild(t *testing.T) {
 		forge(t, cfg.Forge)
 		return
 	}
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leavesNothing(t)()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)

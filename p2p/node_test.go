@@ -143,7 +143,7 @@ func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, ed
 	})
 	if len(to) > 0 {
 		<-node.Settled()
-		for limit := time.Now().Add(10 * time.Second); len(node.Status().Neighbours) < len(to) && time.Now().Before(limit); {
+		for limit := time.Now().Add(p2p.AtMost(10 * time.Second)); len(node.Status().Neighbours) < len(to) && time.Now().Before(limit); {
 			time.Sleep(time.Millisecond) // a connection counts once both sides have said what they speak
 		}
 		if got := len(node.Status().Neighbours); got != len(to) {
@@ -305,10 +305,7 @@ func TestFetchWithoutHonestHolderFails(t *testing.T) {
 	mem := memWith([]store.Info{info}, [][]byte{nar})
 	l1, l2 := u.newMachine(t, liar{mem, flipAll}), u.newMachine(t, liar{mem, flipAll})
 	b := u.newMachine(t, nil, l1, l2)
-	m, err := b.Lookup(t.Context(), info.Path.HashPart())
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := b.lookup(t, info)
 	if sp, err := b.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
@@ -322,15 +319,20 @@ func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
 			info := u.sign(t, "big", nar)
 			mem := memWith([]store.Info{info}, [][]byte{nar})
 			lied := make(chan struct{})
-			honest := u.newMachine(t, gate{mem, lied}) // slow enough for the sly one to have its turn
+			honest := u.newMachine(t, gate{mem, lied}) // the sly one has its turn first
 			var reads atomic.Int64
 			sly := u.newMachine(t, liar{mem, func(off int64, p []byte) { // lies once, and its manifest is true
 				if reads.Add(1) == 2 {
 					p[0] ^= 1
-					close(lied)
 				}
 			}})
 			b := u.newMachine(t, nil, honest, sly)
+			go func() {
+				defer close(lied)
+				for t.Context().Err() == nil && b.blocksFrom(sly) < 3 { // the second has been taken by then
+					time.Sleep(time.Millisecond)
+				}
+			}()
 			if name == "good" {
 				b.fetch(t, info, nar)
 			} else {
@@ -343,6 +345,16 @@ func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
 			}
 		})
 	}
+}
+
+// blocksFrom returns the number of blocks that a machine has received from another.
+func (m *machine) blocksFrom(other *machine) int64 {
+	for _, nb := range m.Status().Neighbours {
+		if nb.ID == other.id() {
+			return nb.BlocksReceived
+		}
+	}
+	return 0
 }
 
 // wantMalformed checks that a path is found and fetched, and that its NAR is refused.
@@ -585,10 +597,7 @@ func TestSpoolIsSharedNoMore(t *testing.T) {
 	b := u.newMachine(t, store.NewMem(), a)
 	b.fetch(t, info, nar)
 	c := u.newMachine(t, nil, b)
-	m, err := c.Lookup(t.Context(), info.Path.HashPart())
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := c.lookup(t, info)
 	b.Share(false)
 	if _, err := c.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)

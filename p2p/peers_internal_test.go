@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -45,7 +44,7 @@ func waitGone(t *testing.T, n *Node, l *lan, limit time.Duration) {
 }
 
 func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer leavesNothing(t)()
 	a, stopA := startTestLAN(t, lanConfig{})
 	defer stopA()
 	file := filepath.Join(t.TempDir(), "peers.json")

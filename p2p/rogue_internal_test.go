@@ -226,14 +226,14 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 			if err != nil {
 				t.Errorf("Run = %v, want nil", err)
 			}
-		case <-time.After(10 * time.Second):
+		case <-time.After(atMost(10 * time.Second)):
 			t.Error("Run has not returned 10 s after its context ended")
 		}
 		spool.Close()
 	}
 	t.Cleanup(stop)
 	<-n.Settled() // it answers by then
-	for limit := time.Now().Add(10 * time.Second); len(n.neighbours()) < len(rogues) && time.Now().Before(limit); {
+	for limit := time.Now().Add(atMost(10 * time.Second)); len(n.neighbours()) < len(rogues) && time.Now().Before(limit); {
 		time.Sleep(time.Millisecond) // a connection counts once both sides have said what they speak
 	}
 	if got := len(n.neighbours()); got != len(rogues) {
@@ -245,7 +245,7 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 // fetchAll looks up and fetches, and compares every byte.
 func fetchAll(t testing.TB, n *Node, m trust.Mapping, want []byte) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), atMost(time.Minute))
 	defer cancel()
 	sp, err := n.Fetch(ctx, m)
 	if err != nil {

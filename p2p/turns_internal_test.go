@@ -20,7 +20,9 @@ import (
 	"narbor/store"
 )
 
-func TestTurnsAreFair(t *testing.T) {
+func TestTurnsAreFair(t *testing.T) { synctest.Test(t, testTurnsAreFair) }
+
+func testTurnsAreFair(t *testing.T) {
 	turns := newTurns(8, 6, 2)
 	var served [4]atomic.Int64
 	var all sync.WaitGroup
@@ -72,7 +74,9 @@ func TestTurnsAreFair(t *testing.T) {
 	}
 }
 
-func TestSomeTurnsForEachPeer(t *testing.T) {
+func TestSomeTurnsForEachPeer(t *testing.T) { synctest.Test(t, testSomeTurnsForEachPeer) }
+
+func testSomeTurnsForEachPeer(t *testing.T) {
 	turns := newTurns(8, 3, 2)
 	soon := func(who asker) (func(), error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -135,16 +139,19 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	g := (&rogue{}).start(t)
-	before := greedy.Load()
 	for range 16 { // as many NARs as Nix fetches at once
 		s := g.dialAt(t, n, "/ip6/::1")
 		streams = append(streams, closer{s})
 		all.Go(func() { download(s, &honest) })
 	}
-	for honest.Load() < 600 {
+	for honest.Load() < 100 { // until all its streams are in use
 		time.Sleep(time.Millisecond)
 	}
-	h, others := honest.Load(), greedy.Load()-before
+	early, before := honest.Load(), greedy.Load()
+	for honest.Load() < early+600 {
+		time.Sleep(time.Millisecond)
+	}
+	h, others := honest.Load()-early, greedy.Load()-before
 	for _, s := range streams {
 		s.Close()
 	}
