@@ -156,7 +156,7 @@ func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
 	n, info := sharing(t, randomNAR(1000))
 	g := (&rogue{}).start(t)
 	g.connect(t, n, "/ip4/127.0.0.1")
-	conn := n.lan.host.Network().ConnsToPeer(g.ID())[0]
+	conn := n.lan.Host().Network().ConnsToPeer(g.ID())[0]
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	claims := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}

@@ -28,7 +28,7 @@ func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 	if err != nil {
 		t.Fatalf("New = %v", err)
 	}
-	t.Cleanup(func() { n.lan.host.Close() })
+	t.Cleanup(func() { n.lan.Host().Close() })
 	for _, e := range logs.All() {
 		warned = append(warned, fmt.Sprint(e.Message, " ", e.ContextMap()["error"]))
 	}

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -13,8 +12,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
-	"narbor/p2p/peers"
-	"narbor/store"
 )
 
 // A circle holds a keeper's state about machines beyond its neighbours. Each pair of machines has a score, which both
@@ -151,40 +148,4 @@ func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 		}
 	}
 	return nil
-}
-
-// tryOut asks a stranger for what was missed lately, and ends the visit.
-func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
-	var asked []*lookup
-	for _, hp := range n.wanted.Keys() {
-		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secret(ctx, hp) == nil {
-			l := newLookup(n, hp, nil, 1)
-			l.ask([]*peers.Neighbour{nb})
-			asked = append(asked, l)
-		}
-	}
-	useful := false
-	for _, l := range asked {
-		if _, err := l.wait(ctx); err == nil {
-			useful = true
-			n.wanted.Remove(l.hp)
-		}
-	}
-	n.lan.part(n.lan.keeper.part(nb.ID, useful))
-}
-
-// missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
-func (n *Node) missed(hp store.HashPart) {
-	if n.lan.keeper.miss(time.Now()) {
-		n.wanted.Add(hp, time.Now())
-	}
-}
-
-// part closes the connections to these peers.
-func (l *lan) part(ids []peer.ID) {
-	for _, id := range ids {
-		for _, c := range l.host.Network().ConnsToPeer(id) {
-			l.discard(c)
-		}
-	}
 }

@@ -153,7 +153,7 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 	mem.Add(info, nar)
 	mem.Add(small, nar)
 	holder, _ := runNode(t, s, []store.Source{mem})
-	n, _ := runNode(t, s, nil, &rogue{Host: holder.lan.host})
+	n, _ := runNode(t, s, nil, &rogue{Host: holder.lan.Host()})
 	for range peers.MaxStrikes {
 		if m, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m.Path(), err)

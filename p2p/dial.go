@@ -3,22 +3,18 @@ package p2p
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
-	"narbor/p2p/transport"
 )
 
 const (
@@ -393,42 +389,4 @@ func (k *keeper) via(id peer.ID) string {
 func backoff(failures int, first time.Duration) time.Duration {
 	d := min(first<<min(failures, 10), redialMax)
 	return d/2 + rand.N(d/2+1)
-}
-
-func (l *lan) connected(id peer.ID) bool {
-	return l.host.Network().Connectedness(id) == network.Connected
-}
-
-// connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if there
-// are no others or these fail.
-func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
-	first, last := netmon.ByReach(info.Addrs)
-	var err error
-	if len(first) > 0 || len(last) == 0 {
-		err = l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: first})
-	}
-	if len(last) == 0 || len(first) > 0 && err == nil {
-		return err
-	}
-	last, e := l.gate.StandIns(last)
-	if len(last) == 0 {
-		return errors.Join(err, e)
-	}
-	if e := l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: last}); e != nil {
-		return errors.Join(err, e)
-	}
-	return nil
-}
-
-func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
-	ctx, cancel := context.WithTimeout(ctx, transport.DialTimeout)
-	defer cancel()
-	if l.connected(info.ID) {
-		return nil
-	}
-	if s, ok := l.host.Network().(*swarm.Swarm); ok {
-		s.Backoff().Clear(info.ID) // ours is shorter
-	}
-	l.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
-	return l.gate.PlainError(l.host.Connect(ctx, info))
 }

@@ -126,7 +126,7 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 		s.Reset()
 		return DialBack{}, false
 	}
-	arrived, forget := n.lan.arrivals.await(remote)
+	arrived, forget := n.dialBacks.arrivals.await(remote)
 	defer forget()
 	d := DialBack{Interface: n.lan.gate.InterfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
@@ -251,7 +251,7 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
 	remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 	local, lok := netmon.IPOf(c.LocalMultiaddr())
-	if !ok || !lok || n.lan.net != nil || !n.lan.gate.IsNeighbour(remote) {
+	if !ok || !lok || n.cfg.Net != nil || !n.lan.gate.IsNeighbour(remote) {
 		return declined
 	}
 	if !n.dialBacks.allow(remote, time.Now()) {
@@ -286,7 +286,8 @@ func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
 
 // dialBacks rations the connections that are made on request, by address and in total.
 type dialBacks struct {
-	all *rate.Limiter
+	all      *rate.Limiter
+	arrivals arrivals // of connections that this machine has asked for
 
 	mu   sync.Mutex // guards each
 	each *lru.Cache[netip.Addr, *rate.Limiter]

@@ -240,7 +240,7 @@ func TestDialBackNeighboursAreFewForEachLink(t *testing.T) {
 // askDialBack asks a node to dial the rogue.
 func (g *rogue) askDialBack(t *testing.T, n *Node, port uint16) ([]byte, error) {
 	t.Helper()
-	s, err := g.NewStream(t.Context(), n.lan.host.ID(), dialBackProtocol)
+	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), dialBackProtocol)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,8 +269,8 @@ func TestDialBackToALowPortIsAViolation(t *testing.T) {
 func TestDialBackIsForMembersOnly(t *testing.T) {
 	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
 	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.host)))
-	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := g.askDialBack(t, n.Node, 6273); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) ||

@@ -44,7 +44,7 @@ func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others 
 	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, GroupSecret: secret,
 		Share: []store.Source{src}, Log: zap.New(core)}
 	for _, o := range others {
-		cfg.Peers = append(cfg.Peers, (&rogue{Host: o.lan.host}).addr())
+		cfg.Peers = append(cfg.Peers, (&rogue{Host: o.lan.Host()}).addr())
 	}
 	n, err := New(cfg)
 	if err != nil {
@@ -88,8 +88,8 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 				}
 				fetchAll(t, n.Node, m, nar)
 			}
-			if got := holder.ledger.TallyOf(foreign.lan.host.ID()).ClaimsSent.Load() +
-				outsider.ledger.TallyOf(member.lan.host.ID()).ClaimsSent.Load(); got != 0 {
+			if got := holder.ledger.TallyOf(foreign.lan.Host().ID()).ClaimsSent.Load() +
+				outsider.ledger.TallyOf(member.lan.Host().ID()).ClaimsSent.Load(); got != 0 {
 				t.Errorf("%d claims were sent to another group", got)
 			}
 			for i, n := range []grouped{holder, outsider, member, foreign} {
@@ -119,11 +119,11 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	mem.Add(info, nar)
 	n := newGrouped(t, s, secretA, mem)
 	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.host)))
-	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := g.NewStream(t.Context(), n.lan.host.ID(), wire.ProtocolID); err == nil {
+	if _, err := g.NewStream(t.Context(), n.lan.Host().ID(), wire.ProtocolID); err == nil {
 		t.Error("a host with a secret speaks to everybody")
 	}
 	key, err := peers.GroupKey(secretB)
@@ -136,12 +136,12 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 		"another key":   func(st network.Stream, h peers.Handshake) { st.Write(h.Proof(key, peers.RoleOpener)) },
 		"what it heard": func(st network.Stream, h peers.Handshake) { st.Write(h.OpenerNonce[:]) }, // replaced by its proof
 	} {
-		st, err := g.NewStream(t.Context(), n.lan.host.ID(), peers.GroupProtocol)
+		st, err := g.NewStream(t.Context(), n.lan.Host().ID(), peers.GroupProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}
 		st.SetDeadline(time.Now().Add(20 * time.Second))
-		h := peers.Handshake{Opener: g.ID(), Answerer: n.lan.host.ID()}
+		h := peers.Handshake{Opener: g.ID(), Answerer: n.lan.Host().ID()}
 		rand.Read(h.OpenerNonce[:])
 		st.Write(h.OpenerNonce[:])
 		heard := make([]byte, peers.GroupNonce+peers.GroupProof)
@@ -158,7 +158,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 				t.Errorf("%s: proof answered by %x, %v, want a reset with %#x", name, b, err, peers.ErrOutsider)
 			}
 		}
-		ask, err := g.NewStream(t.Context(), n.lan.host.ID(), peers.MemberProtocol)
+		ask, err := g.NewStream(t.Context(), n.lan.Host().ID(), peers.MemberProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,9 +183,9 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 	s := newSigner(t)
 	a := newGrouped(t, s, secretA, store.NewMem())
 	b := newGrouped(t, s, secretA, store.NewMem(), a)
-	id := b.lan.host.ID()
+	id := b.lan.Host().ID()
 	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.group.Has(id) })
-	b.lan.host.Close()
+	b.lan.Host().Close()
 	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.group.Has(id) })
 }
 

@@ -41,6 +41,8 @@ type lanConfig struct {
 	UserAgent                       string             // is sent to neighbours by identify
 	Net                             *Net               // instead of this machine's
 	Denies                          func(peer.ID) bool // peers with which there are no connections; nil is none
+	Arrived                         func(netip.Addr)   // is told of connections that are let in; nil is not
+	LinksLooked                     func()             // the links were looked at, and one may have become metered; nil is not
 	Log                             *zap.Logger        // nil discards
 	Libp2pLog                       slog.Handler       // nil discards
 }
@@ -60,16 +62,16 @@ const (
 // A lan finds the machines around this one that announce themselves, and those that the user named, and stays
 // connected to them. Whether a peer is of any use is for others to find out.
 type lan struct {
-	log      *zap.Logger
-	host     host.Host
-	addrs    event.Emitter // tells libp2p that this machine's addresses have changed
-	gate     *transport.Gater
-	arrivals *arrivals // tells [Node.DialBack] of connections that are let in
-	policy   netmon.Policy
-	net      *Net // nil is this machine's
-	added    *added
-	renamed  chan struct{} // named may have changed
-	mdns     bool
+	log        *zap.Logger
+	host       host.Host
+	addrs      event.Emitter // tells libp2p that this machine's addresses have changed
+	gate       *transport.Gater
+	policy     netmon.Policy
+	net        *Net // nil is this machine's
+	added      *added
+	renamed    chan struct{} // named may have changed
+	reconsider func()        // what this machine does for others may have changed; nil is not told
+	mdns       bool
 
 	vsock, vsockFailed bool // whether vsock is to be looked for, and was there and of no use; owned by follow
 
@@ -84,8 +86,6 @@ type lan struct {
 	moved  chan struct{} // the links have changed
 	looked chan struct{} // the interfaces have been looked at, maybe for a new route
 	met    chan struct{} // there is a new friend
-
-	reconsider chan struct{} // what this machine does for others may have changed; read by its node
 
 	mu      sync.Mutex // guards what follows
 	links   []netmon.Link
@@ -122,8 +122,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, err
 	}
-	arrived := new(arrivals)
-	gate := transport.NewGater(cfg.Denies, arrived.note)
+	gate := transport.NewGater(cfg.Denies, cfg.Arrived)
 	cfg.Log = gate.PlainLog(cfg.Log)
 	h, err := transport.NewHost(cfg.host(), gate)
 	if err != nil {
@@ -134,10 +133,10 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	l := &lan{
-		log: cfg.Log, host: h, addrs: addrs, gate: gate, arrivals: arrived, policy: policy, net: cfg.Net, named: named, added: kept,
-		mdns:    cfg.MDNS,
-		vsock:   cfg.Vsock,
-		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1), reconsider: make(chan struct{}, 1),
+		log: cfg.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept,
+		mdns:  cfg.MDNS,
+		vsock: cfg.Vsock, reconsider: cfg.LinksLooked,
+		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1),
 		met: make(chan struct{}, 1), friends: make(map[peer.ID]bool),
 		settled: make(chan struct{}), dead: make(chan network.Conn, 64), renewal: newRenewal(), viaName: make(map[peer.ID]*namedPeer),
 	}
@@ -186,13 +185,6 @@ func (l *lan) Via(p peer.ID) string {
 		return named.via()
 	}
 	return cmp.Or(l.keeper.via(p), viaInbound)
-}
-
-// closeAll closes the connections with a peer.
-func (l *lan) closeAll(p peer.ID) {
-	for _, c := range l.host.Network().ConnsToPeer(p) {
-		l.discard(c)
-	}
 }
 
 // seek has a peer that is refused no more looked for at once, if it is known where.
@@ -275,7 +267,9 @@ func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) 
 	before := netmon.Used(l.links)
 	l.links = links
 	l.mu.Unlock()
-	netmon.Hint(l.reconsider) // one may have become metered
+	if l.reconsider != nil {
+		l.reconsider() // a link may have become metered
+	}
 	now := netmon.Used(links)
 	l.gate.SetLinks(now)
 	fresh = slices.DeleteFunc(slices.Clone(now), func(k netmon.Link) bool {
@@ -345,42 +339,6 @@ func (l *lan) gained(c network.Conn) {
 		if ok && l.gate.Moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
 			l.discard(old)
 		}
-	}
-}
-
-// forgetTime is how long libp2p takes to forget a connection that is being closed.
-const forgetTime = 50 * time.Millisecond
-
-// discard closes a connection, but does not wait for it.
-func (l *lan) discard(c network.Conn) {
-	select {
-	case l.dead <- c:
-	default: // many at once: now it has to be waited for
-		l.close(c)
-	}
-}
-
-// bury closes discarded connections. Each may take writeTimeout, because closing one tells the other side.
-func (l *lan) bury(ctx context.Context) error {
-	var closing sync.WaitGroup
-	defer closing.Wait()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case c := <-l.dead:
-			closing.Go(func() { l.close(c) })
-		}
-	}
-}
-
-// close closes a connection. libp2p forgets it at once but reports that only when the other side has been told;
-// redialling the peer does not wait for that.
-func (l *lan) close(c network.Conn) {
-	early := time.AfterFunc(forgetTime, func() { l.lost(c.RemotePeer()) })
-	defer early.Stop()
-	if err := c.Close(); err != nil {
-		l.log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 }
 

@@ -171,7 +171,7 @@ func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
 	n, _ := runNode(t, s, []store.Source{src})
 	g := (&rogue{}).start(t)
 	g.connect(t, n, "/ip4/127.0.0.1")
-	conn := n.lan.host.Network().ConnsToPeer(g.ID())[0]
+	conn := n.lan.Host().Network().ConnsToPeer(g.ID())[0]
 	for _, r := range []wire.Request{{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}, blockRequest(info, 0),
 		{Kind: wire.AskHave, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash},
 		{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}} {

@@ -3,7 +3,6 @@ package p2p
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,7 +15,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
 	ma "github.com/multiformats/go-multiaddr"
@@ -318,26 +316,6 @@ func (l *lan) remember(id peer.ID, n *namedPeer) {
 		maps.DeleteFunc(l.viaName, func(p peer.ID, _ *namedPeer) bool { return !l.connected(p) })
 	}
 	l.viaName[id] = n
-}
-
-// whoIs returns the ID of the peer at an address. A libp2p connection needs an expected ID, so whoIs expects a random
-// one, and reads the actual ID from the error of the handshake.
-func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
-	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	stranger, err := peer.IDFromPublicKey(pub)
-	if err != nil {
-		return "", err
-	}
-	err = l.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: addrs})
-	l.host.Peerstore().ClearAddrs(stranger)
-	var mismatch sec.ErrPeerIDMismatch
-	if errors.As(err, &mismatch) {
-		return mismatch.Actual, nil
-	}
-	return "", fmt.Errorf("ask for the peer ID: %w", err)
 }
 
 func (n *namedPeer) multiaddrs(addrs []netip.Addr) []ma.Multiaddr {

@@ -18,7 +18,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
-	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
@@ -111,6 +110,7 @@ type Node struct {
 	group        *peers.Group  // nil is no group
 	joined       chan peer.ID  // receives the peers that have proved to be in the group; read by watch
 	news         chan struct{} // a neighbour has joined; read by exchangePeers
+	reconsider   chan struct{} // what this machine does for others may have changed; read by watch
 	settled      chan struct{}
 	running      sync.WaitGroup // what Run waits for; see begin
 
@@ -129,7 +129,9 @@ func New(cfg Config) (*Node, error) {
 		cfg.Observer = nobody{}
 	}
 	book := peers.NewLedger(cfg.Denied, cfg.Log)
-	l, err := newLAN(lanConfig{Denies: book.Denies, Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
+	reconsider, dials := make(chan struct{}, 1), newDialBacks()
+	l, err := newLAN(lanConfig{Denies: book.Denies, Arrived: dials.arrivals.note, LinksLooked: func() { netmon.Hint(reconsider) },
+		Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
 		KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
 		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
@@ -149,16 +151,17 @@ func New(cfg Config) (*Node, error) {
 	book.Log, book.CloseAll = cfg.Log, l.closeAll
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		findings:  peers.NewCache[store.HashPart, *finding](maxFindings),
-		wanted:    peers.NewCache[store.HashPart, time.Time](maxWanted),
-		ledger:    book,
-		group:     circle,
-		joined:    make(chan peer.ID),
-		news:      make(chan struct{}, 1),
-		settled:   make(chan struct{}),
-		peers:     map[peer.ID]*peers.Neighbour{},
-		dialBacks: newDialBacks(),
-		received:  map[store.Origin]*atomic.Int64{},
+		findings:   peers.NewCache[store.HashPart, *finding](maxFindings),
+		wanted:     peers.NewCache[store.HashPart, time.Time](maxWanted),
+		ledger:     book,
+		group:      circle,
+		joined:     make(chan peer.ID),
+		reconsider: reconsider,
+		news:       make(chan struct{}, 1),
+		settled:    make(chan struct{}),
+		peers:      map[peer.ID]*peers.Neighbour{},
+		dialBacks:  dials,
+		received:   map[store.Origin]*atomic.Int64{},
 	}
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
@@ -178,7 +181,7 @@ func New(cfg Config) (*Node, error) {
 // sent. A node without sources shares nothing anyway.
 func (n *Node) Share(on bool) {
 	n.server.share(on)
-	netmon.Hint(n.lan.reconsider)
+	netmon.Hint(n.reconsider)
 }
 
 // Sharing says whether sharing is on.
@@ -265,7 +268,7 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 			if n.server.closeIdle(openNARIdle) {
 				sweep = time.After(openNARIdle / 2)
 			}
-		case <-n.lan.reconsider:
+		case <-n.reconsider:
 			n.showSign()
 		case <-settled:
 			if len(events) == 0 { // the peers that were found are in the list
@@ -366,29 +369,3 @@ func (n *Node) neighbours() []*peers.Neighbour {
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.
 func (n *Node) Settled() <-chan struct{} { return n.settled }
-
-// addrOf returns the address of a connected peer, with the port that it listens at if that is known, or "".
-func (l *lan) addrOf(id peer.ID) string {
-	for _, c := range l.host.Network().ConnsToPeer(id) {
-		return l.gate.Text(l.listensAt(c))
-	}
-	return ""
-}
-
-// listensAt returns the address at which the other side of a connection can be reached. Of a connection from there that is
-// one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
-func (l *lan) listensAt(c network.Conn) ma.Multiaddr {
-	from := c.RemoteMultiaddr()
-	remote, ok := netmon.IPOf(from)
-	if c.Stat().Direction != network.DirInbound || !ok || l.gate.IsVsock(remote) {
-		return from
-	}
-	bare := from[:max(0, slices.IndexFunc(from, func(part ma.Component) bool { return part.Code() == ma.P_TCP }))]
-	for _, m := range l.host.Peerstore().Addrs(c.RemotePeer()) {
-		a, aok := netmon.IPOf(m)
-		if port, pok := netmon.TCPPort(m); len(m) == 2 && aok && pok && a == remote && port >= netmon.MinPort {
-			return bare.Encapsulate(m[1:])
-		}
-	}
-	return bare
-}

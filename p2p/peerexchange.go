@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/netip"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -177,44 +176,4 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 		}
 	}
 	return out
-}
-
-// seenAt returns where a connected peer listens, as far as we have seen it there ourselves: the addresses at which we
-// have reached it, and of those that it gives itself the ones that it comes from. None is link-local IPv6, which means
-// nothing to others.
-func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
-	var out []netip.AddrPort
-	for _, c := range l.host.Network().ConnsToPeer(id) {
-		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
-		if !ok || !l.gate.IsNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
-			continue
-		}
-		candidates := []ma.Multiaddr{c.RemoteMultiaddr()}
-		if c.Stat().Direction == network.DirInbound {
-			candidates = l.host.Peerstore().Addrs(id)
-		}
-		for _, m := range candidates {
-			a, aok := netmon.IPOf(m)
-			port, pok := netmon.TCPPort(m)
-			if aok && pok && a == remote && port >= netmon.MinPort {
-				out = append(out, netip.AddrPortFrom(a, port))
-				break
-			}
-		}
-	}
-	return out
-}
-
-// hearsay takes an address of a peer that another peer has sent: one on our links, and a port that is not a router's or
-// a printer's own.
-func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
-	id, addr, ok := netmon.SplitPeerAddr(m)
-	if !ok || id == l.host.ID() {
-		return announcement{}, false
-	}
-	ip, ok := netmon.IPOf(addr)
-	if !ok || !l.gate.IsNeighbour(ip) {
-		return announcement{}, false
-	}
-	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true
 }

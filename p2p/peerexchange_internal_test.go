@@ -99,7 +99,7 @@ func TestHearsayDisplacesNothing(t *testing.T) {
 // ask opens a stream to a node and returns what it tells of its neighbours.
 func (g *rogue) askPeers(t *testing.T, n *Node) ([]byte, error) {
 	t.Helper()
-	s, err := g.NewStream(t.Context(), n.lan.host.ID(), peersProtocol)
+	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), peersProtocol)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,8 +133,8 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 func TestOutsidersAreToldOfNoPeers(t *testing.T) {
 	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
 	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.host)))
-	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
 	if b, err := g.askPeers(t, n.Node); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {

@@ -33,18 +33,6 @@ const (
 	fromVsock  = "vsock" // not given by the user: it is this machine's host
 )
 
-// AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
-// port. Adding it again does nothing. It returns an error if text is none of these, if there are too many, or if it
-// cannot be kept; then it is not added.
-func (n *Node) AddPeer(text string) error { return n.lan.added.add(n.lan, text) }
-
-// RemovePeer ends what AddPeer began, and closes the connections to the peers found there. A peer that is found in
-// another way as well comes back. It returns an error if no such peer was added.
-func (n *Node) RemovePeer(text string) error { return n.lan.added.remove(n.lan, text) }
-
-// Peers returns the peers that the user named, in the order in which they were given.
-func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
-
 // added keeps the peers that were added while narbor ran, in a file.
 type added struct {
 	file string // "" is none

@@ -273,13 +273,3 @@ func (l *lan) friendsNow(all bool) []peer.ID {
 	}
 	return out
 }
-
-// isConnectedTo reports whether there is a connection with an address.
-func (l *lan) isConnectedTo(a netip.Addr) bool {
-	for _, c := range l.host.Network().Conns() {
-		if remote, ok := netmon.IPOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
-			return true
-		}
-	}
-	return false
-}

@@ -121,7 +121,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
 			}
 			for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
-				sign, err := g.Peerstore().SupportsProtocols(n.lan.host.ID(), n.sign)
+				sign, err := g.Peerstore().SupportsProtocols(n.lan.Host().ID(), n.sign)
 				if want := tt.ask == wire.VerdictYes; err == nil && (len(sign) > 0) == want {
 					break
 				} else if err != nil || time.Now().After(limit) {
@@ -178,7 +178,7 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	for _, p := range []protocol.ID{peers.MemberProtocol, wire.ProtocolID} {
 		for _, kind := range []wire.Kind{wire.AskUpstream, wire.AskFetch} {
 			g.connect(t, n, "/ip4/127.0.0.1")
-			st, err := g.NewStream(t.Context(), n.lan.host.ID(), p)
+			st, err := g.NewStream(t.Context(), n.lan.Host().ID(), p)
 			if err != nil {
 				continue // it does not speak it, which will do
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,22 +53,6 @@ func (r *renewal) take() map[network.Conn]bool {
 	defer r.mu.Unlock()
 	conns := r.suspects
 	r.suspects = make(map[network.Conn]bool)
-	return conns
-}
-
-// connsAt returns the connections with a local address of one of the links.
-func (l *lan) connsAt(links []netmon.Link) (conns []network.Conn) {
-	here := make(map[netip.Addr]bool)
-	for _, k := range links {
-		for _, p := range k.Addrs {
-			here[p.Addr()] = true
-		}
-	}
-	for _, c := range l.host.Network().Conns() {
-		if a, ok := netmon.IPOf(c.LocalMultiaddr()); ok && here[a.WithZone("")] {
-			conns = append(conns, c)
-		}
-	}
 	return conns
 }
 

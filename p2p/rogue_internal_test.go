@@ -173,7 +173,7 @@ func (g *rogue) dial(t testing.TB, n *Node) network.Stream {
 func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
 	t.Helper()
 	g.connect(t, n, ip)
-	s, err := g.NewStream(t.Context(), n.lan.host.ID(), wire.ProtocolID)
+	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), wire.ProtocolID)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -182,11 +182,11 @@ func (g *rogue) dialAt(t testing.TB, n *Node, ip string) network.Stream {
 
 func (g *rogue) connect(t testing.TB, n *Node, ip string) {
 	t.Helper()
-	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, transport.ListenPort(n.lan.host)))
+	addr, err := ma.NewMultiaddr(fmt.Sprintf("%s/tcp/%d", ip, transport.ListenPort(n.lan.Host())))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.host.ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
 		t.Fatal(err)
 	}
 }

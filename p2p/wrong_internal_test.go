@@ -52,7 +52,7 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 	const damaged = 4 // more than a liar may tell lies
 	src, infos, nars, found := damagedShare(t, s, damaged)
 	sharer, _ := runNode(t, s, []store.Source{src})
-	n, _ := runNode(t, s, nil, &rogue{Host: sharer.lan.host})
+	n, _ := runNode(t, s, nil, &rogue{Host: sharer.lan.Host()})
 	for i, info := range infos[:damaged] {
 		m, err := s.keys.Check(info)
 		if err != nil {

@@ -1,0 +1,48 @@
+package p2p
+
+import (
+	"context"
+	"time"
+
+	"narbor/p2p/peers"
+	"narbor/store"
+)
+
+// AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
+// port. Adding it again does nothing. It returns an error if text is none of these, if there are too many, or if it
+// cannot be kept; then it is not added.
+func (n *Node) AddPeer(text string) error { return n.lan.added.add(n.lan, text) }
+
+// RemovePeer ends what AddPeer began, and closes the connections to the peers found there. A peer that is found in
+// another way as well comes back. It returns an error if no such peer was added.
+func (n *Node) RemovePeer(text string) error { return n.lan.added.remove(n.lan, text) }
+
+// Peers returns the peers that the user named, in the order in which they were given.
+func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
+
+// tryOut asks a stranger for what was missed lately, and ends the visit.
+func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
+	var asked []*lookup
+	for _, hp := range n.wanted.Keys() {
+		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secret(ctx, hp) == nil {
+			l := newLookup(n, hp, nil, 1)
+			l.ask([]*peers.Neighbour{nb})
+			asked = append(asked, l)
+		}
+	}
+	useful := false
+	for _, l := range asked {
+		if _, err := l.wait(ctx); err == nil {
+			useful = true
+			n.wanted.Remove(l.hp)
+		}
+	}
+	n.lan.part(n.lan.keeper.part(nb.ID, useful))
+}
+
+// missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
+func (n *Node) missed(hp store.HashPart) {
+	if n.lan.keeper.miss(time.Now()) {
+		n.wanted.Add(hp, time.Now())
+	}
+}
