@@ -23,6 +23,12 @@ const (
 	defaultSettings = "/etc/default/narbor"
 )
 
+// hasSystemd reports whether systemd runs this machine.
+func hasSystemd() bool {
+	_, err := os.Stat("/run/systemd/system")
+	return err == nil
+}
+
 // A unit has the properties of a systemd unit by their names.
 type unit map[string]string
 

@@ -30,7 +30,7 @@ func configNixCommand() *cli.Command {
 			case c.IsSet("add"):
 				return addLine(c, c.String("add"))
 			case c.IsSet("remove"):
-				return removeLine(c, c.String("remove"))
+				return dropLine(c, c.String("remove"))
 			}
 			return printNixLine(c)
 		},
@@ -76,21 +76,20 @@ func addLine(c *cli.Context, line string) error {
 	return tellEdit(c, edit)
 }
 
-func removeLine(c *cli.Context, at string) error {
+func dropLine(c *cli.Context, at string) error {
 	file, number, found := cutLast(at, ":")
 	n, err := strconv.Atoi(number)
 	if !found || err != nil {
 		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), control.ExitUsage)
 	}
-	text, _, err := readConf(file)
+	edit, sets, err := removeLine(file, n, "require-sigs")
 	if err != nil {
 		return err
 	}
-	lines := strings.Split(text, "\n")
-	if n < 1 || n > len(lines) || len(strings.Fields(lines[n-1])) < 3 || strings.Fields(lines[n-1])[0] != "require-sigs" {
+	if !sets {
 		return control.WithCode(fmt.Errorf("the line at %s does not set require-sigs", at), control.ExitUsage)
 	}
-	return tellEdit(c, nixEdit{file: file, setting: "require-sigs", drop: func(_ string, number int) bool { return number == n }})
+	return tellEdit(c, edit)
 }
 
 // tellEdit makes an edit, and says which file it changed.

@@ -113,20 +113,25 @@ func inStore(file string) bool {
 	return false
 }
 
+// onNixOS reports whether this machine runs NixOS.
+func onNixOS() bool {
+	_, err := os.Stat("/etc/NIXOS")
+	return err == nil
+}
+
 // toolOfLinks names the tool that put a file into the store. It looks at the text of the file, the links to it, and the
 // operating system.
 func (c chain) toolOfLinks(text string) string {
 	if tool, _ := toolOfText(text); tool != "" && tool != toolDeterminate {
 		return tool
 	}
-	_, nixOS := os.Stat("/etc/NIXOS")
 	all := strings.Join(append(c.names, c.end), "\n")
 	switch {
 	case strings.Contains(all, "home-manager"):
 		return toolHome
 	case strings.Contains(all, "system-manager"):
 		return "system-manager"
-	case nixOS == nil:
+	case onNixOS():
 		return toolNixOS
 	case runtime.GOOS == "darwin":
 		return toolDarwin

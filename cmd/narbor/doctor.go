@@ -152,11 +152,7 @@ func choose(names []string) ([]check, error) {
 
 // diagnose makes the checks.
 func diagnose(ctx context.Context, ctl control.Client, chosen []check) Diagnosis {
-	p := &patient{ctl: ctl, root: os.Geteuid() == 0}
-	_, err := os.Stat("/run/systemd/system")
-	p.systemd = err == nil
-	_, err = os.Stat("/etc/NIXOS")
-	p.nixOS = err == nil
+	p := &patient{ctl: ctl, root: os.Geteuid() == 0, systemd: hasSystemd(), nixOS: onNixOS()}
 	p.settings, p.confErr = nixconf.Read(ctx)
 	running := checkRunning(ctx, p) // every other needs to know
 	d := Diagnosis{Schema: control.Schema, Findings: []Finding{}}

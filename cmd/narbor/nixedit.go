@@ -177,7 +177,7 @@ func readConf(file string) (text string, st fs.FileInfo, err error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(f, maxConfText+1))
 	if err == nil && len(b) > maxConfText {
-		err = fmt.Errorf("%s is longer than %s", file, amount(maxConfText))
+		err = fmt.Errorf("%s is longer than 1.0 MiB", file)
 	}
 	return string(b), st, err
 }
@@ -273,12 +273,11 @@ func without(list []string, value string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(v string) bool { return v == value || v == value+"/" })
 }
 
-// removeNarbor returns the edits that take narbor's lines out of the files of Nix's configuration: lines that name
-// something else stay.
-func removeNarbor() (edits []nixEdit) {
-	urls := []string{nixURL, "http://[::1]:6272", "http://localhost:6272"}
+// removeSubstituters returns the edits that take substituters which lead to one of the URLs out of the files of Nix's
+// configuration: lines that name something else stay.
+func removeSubstituters(urls []string) (edits []nixEdit) {
 	for _, l := range nixconf.Lines("substituters") {
-		file, _, _ := cutLast(l.At, ":")
+		file := l.At[:max(strings.LastIndexByte(l.At, ':'), 0)]
 		if !isOneOf(urls, l.Value) || !filepath.IsAbs(file) ||
 			slices.ContainsFunc(edits, func(e nixEdit) bool { return e.file == file && e.value == l.Value }) {
 			continue
@@ -287,4 +286,19 @@ func removeNarbor() (edits []nixEdit) {
 			drop: func(line string, _ int) bool { return isLine(line, "extra-substituters", l.Value) }})
 	}
 	return edits
+}
+
+// removeLine returns the edit that takes one line out of a file; sets is false if that line does not set the setting.
+func removeLine(file string, number int, setting string) (e nixEdit, sets bool, err error) {
+	text, _, err := readConf(file)
+	if err != nil {
+		return e, false, err
+	}
+	lines := strings.Split(text, "\n")
+	if number < 1 || number > len(lines) {
+		return e, false, nil
+	}
+	words := strings.Fields(lines[number-1])
+	return nixEdit{file: file, setting: setting, drop: func(_ string, n int) bool { return n == number }},
+		len(words) >= 3 && words[0] == setting, nil
 }

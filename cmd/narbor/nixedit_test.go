@@ -275,7 +275,7 @@ func TestNarborsLinesAreRemovedAndNoOthers(t *testing.T) {
 		"more": "extra-substituters = http://localhost:6272?trusted=0\n# extra-substituters = http://127.0.0.1:6272\n" + other +
 			"max-jobs = 2",
 		"elsewhere": "extra-substituters = http://127.0.0.1:6272\n"})
-	for _, edit := range removeNarbor() {
+	for _, edit := range removeSubstituters([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}) {
 		if _, err := edit.apply(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -79,15 +79,13 @@ func setupFlags() []cli.Flag {
 
 func newSetup(c *cli.Context) (setup, error) {
 	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"),
-		restart: !c.Bool("no-restart")}
-	_, err := os.Stat("/run/systemd/system")
-	s.systemd = err == nil
-	switch _, nixOS := os.Stat("/etc/NIXOS"); {
+		restart: !c.Bool("no-restart"), systemd: hasSystemd()}
+	switch {
 	case c.Args().Present():
 		return s, control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), control.ExitUsage)
 	case s.only && !s.nix:
 		return s, control.WithCode(errors.New("--only-nix and --no-nix leave nothing to do"), control.ExitUsage)
-	case nixOS == nil:
+	case onNixOS():
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
 		return s, fmt.Errorf("only root can do this: sudo narbor %s", c.Command.Name)

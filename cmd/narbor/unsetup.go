@@ -88,7 +88,7 @@ func (s setup) removeFiles(files ...string) error {
 func (s setup) untellNix() error {
 	before := daemonProcesses("/proc", bootTime())
 	found := false
-	for _, edit := range removeNarbor() {
+	for _, edit := range removeSubstituters([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}) {
 		file, err := edit.apply(s.ctx)
 		if err != nil {
 			return err
