@@ -12,6 +12,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 	"narbor/store"
+	"narbor/store/nixconf"
 )
 
 // announce prints a few lines: the settings and networks that narbor found, and the steps that are left to the user.
@@ -89,7 +90,7 @@ func (s *service) announceNetwork(c *cli.Context, line func(key, format string, 
 func (s *service) announceNix(w io.Writer, line func(key, format string, args ...any)) {
 	urls := s.urls()
 	line("for Nix", "%s", strings.Join(urls, ", "))
-	if !hasNix() || len(urls) == 0 || s.isSubstituter() {
+	if !nixconf.Installed() || len(urls) == 0 || s.isSubstituter() {
 		return
 	}
 	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
@@ -115,7 +116,7 @@ func (s *service) nixConfLine() string {
 
 // isSubstituter reports whether Nix's configuration has this narbor among its substituters.
 func (s *service) isSubstituter() bool {
-	return slices.ContainsFunc(s.settings.get().Substituters, func(sub string) bool { return isOneOf(s.urls(), sub) })
+	return s.settings.get().Asks(s.urls())
 }
 
 func (s shares) describe() string {
@@ -125,7 +126,7 @@ func (s shares) describe() string {
 		what = store.Dir + " by way of Nix"
 	case s.nixProblem() != "":
 		what = store.Dir + ", but Nix does not answer questions about it"
-	case hasNix():
+	case nixconf.Installed():
 		what = "none of Nix yet"
 	}
 	return what + "; cache in " + strings.Join(s.cacheDirs, ", ")

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
@@ -91,7 +90,7 @@ func (p *patient) urls() []string {
 func checkNixAsks(ctx context.Context, p *patient) []Finding {
 	urls := p.urls()
 	switch {
-	case !hasNix():
+	case !nixconf.Installed():
 		return []Finding{skipped("there is no Nix on this machine to ask narbor")}
 	case p.confErr != nil:
 		return []Finding{{Severity: severityError, Text: "Nix's configuration cannot be read: " + p.confErr.Error(),
@@ -101,11 +100,11 @@ func checkNixAsks(ctx context.Context, p *patient) []Finding {
 	}
 	var line *nixconf.Line
 	for _, l := range nixconf.Lines("substituters") {
-		if isOneOf(urls, l.Value) {
+		if nixconf.LeadsTo(urls, l.Value) {
 			line = &l
 		}
 	}
-	if slices.ContainsFunc(p.settings.Substituters, func(sub string) bool { return isOneOf(urls, sub) }) {
+	if p.settings.Asks(urls) {
 		at := p.settings.Origin
 		if line != nil {
 			at = line.At
@@ -122,21 +121,21 @@ func checkNixAsks(ctx context.Context, p *patient) []Finding {
 // adding completes a finding that is fixed by one more value for a list of Nix's configuration. The fix names the file
 // that Nix reads last; if another tool owns that file, the fix says how to change it with that tool.
 func (p *patient) adding(f Finding, name, value string) Finding {
-	edit, err := addToNix(name, value, "")
-	file := edit.file
+	edit, err := nixconf.AddTo(name, value, "")
+	file := edit.File
 	if err == nil {
-		file, err = edit.target()
+		file, err = edit.Target()
 	}
 	if err != nil {
 		f.Fix = err.Error()
 		return f
 	}
 	f.Fix = fmt.Sprintf("add it to %s", file)
-	if reset := nixconf.ResetBy(edit.setting); reset.At != "" {
-		f.Fix += ", below the line at " + reset.At
+	if line := edit.Below(); line != "" {
+		f.Fix += ", below the line at " + line
 	}
-	f.Command = fmt.Sprintf("%s config nix --add %s", self(), shellQuote(edit.add))
-	if edit.file != nixconf.SystemFile() { // each command of this user reads its own file
+	f.Command = fmt.Sprintf("%s config nix --add %s", self(), shellQuote(edit.Line))
+	if edit.File != nixconf.SystemFile() { // each command of this user reads its own file
 		f.AsUser = !p.root
 		return f
 	}
@@ -196,7 +195,7 @@ func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 }
 
 func checkSignatures(_ context.Context, p *patient) []Finding {
-	if p.confErr != nil || !hasNix() {
+	if p.confErr != nil || !nixconf.Installed() {
 		return []Finding{skipped("there is no configuration of Nix to look at")}
 	}
 	if p.settings.RequireSigs {

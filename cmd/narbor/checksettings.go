@@ -28,7 +28,7 @@ func (p *patient) asksNix(ctx context.Context) error {
 
 // checkSettings compares the settings that Nix has with those that the running narbor has, and those of the user.
 func checkSettings(ctx context.Context, p *patient) []Finding {
-	if !hasNix() {
+	if !nixconf.Installed() {
 		return []Finding{skipped("settings: there is no Nix on this machine")}
 	}
 	if err := p.asksNix(ctx); err != nil {
@@ -219,7 +219,7 @@ func (p *patient) compareUser(ctx context.Context) (found []Finding) {
 // userFindings compares the settings of a user with those of nix-daemon.
 func userFindings(name string, trusted bool, own, daemon map[string][]string, urls []string) (found []Finding) {
 	asks := func(subs []string) bool {
-		return slices.ContainsFunc(subs, func(s string) bool { return isOneOf(urls, s) })
+		return slices.ContainsFunc(subs, func(s string) bool { return nixconf.LeadsTo(urls, s) })
 	}
 	const toSystem = "move it to the configuration of nix-daemon, " + nixConfFile + ", or name the user in trusted-users there"
 	allowed := slices.Concat(daemon["substituters"], daemon["trusted-substituters"])

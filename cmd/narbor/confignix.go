@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/store/nixconf"
 )
 
 func configNixCommand() *cli.Command {
@@ -69,7 +70,7 @@ func addLine(c *cli.Context, line string) error {
 	if words[0] == "extra-substituters" {
 		comment = confMark
 	}
-	edit, err := addToNix(words[0], words[2], comment)
+	edit, err := nixconf.AddTo(words[0], words[2], comment)
 	if err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func dropLine(c *cli.Context, at string) error {
 	if !found || err != nil {
 		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), control.ExitUsage)
 	}
-	edit, sets, err := removeLine(file, n, "require-sigs")
+	edit, sets, err := nixconf.RemoveLine(file, n, "require-sigs")
 	if err != nil {
 		return err
 	}
@@ -93,15 +94,15 @@ func dropLine(c *cli.Context, at string) error {
 }
 
 // tellEdit makes an edit, and says which file it changed.
-func tellEdit(c *cli.Context, edit nixEdit) error {
-	file, err := edit.apply(c.Context)
+func tellEdit(c *cli.Context, edit nixconf.Edit) error {
+	file, err := edit.Apply(c.Context)
 	switch {
 	case errors.Is(err, os.ErrPermission) && os.Geteuid() != 0:
 		return fmt.Errorf("%w: run this as root", err)
 	case err != nil:
 		return err
 	case file == "":
-		_, err = fmt.Fprintf(c.App.Writer, "%s is so already\n", edit.file)
+		_, err = fmt.Fprintf(c.App.Writer, "%s is so already\n", edit.File)
 	default:
 		_, err = fmt.Fprintf(c.App.Writer, "changed %s\n", file)
 	}

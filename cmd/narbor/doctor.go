@@ -152,7 +152,7 @@ func choose(names []string) ([]check, error) {
 
 // diagnose makes the checks.
 func diagnose(ctx context.Context, ctl control.Client, chosen []check) Diagnosis {
-	p := &patient{ctl: ctl, root: os.Geteuid() == 0, systemd: hasSystemd(), nixOS: onNixOS()}
+	p := &patient{ctl: ctl, root: os.Geteuid() == 0, systemd: hasSystemd(), nixOS: nixconf.OnNixOS()}
 	p.settings, p.confErr = nixconf.Read(ctx)
 	running := checkRunning(ctx, p) // every other needs to know
 	d := Diagnosis{Schema: control.Schema, Findings: []Finding{}}

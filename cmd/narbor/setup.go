@@ -85,7 +85,7 @@ func newSetup(c *cli.Context) (setup, error) {
 		return s, control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), control.ExitUsage)
 	case s.only && !s.nix:
 		return s, control.WithCode(errors.New("--only-nix and --no-nix leave nothing to do"), control.ExitUsage)
-	case onNixOS():
+	case nixconf.OnNixOS():
 		return s, errors.New("this is NixOS: use the module, services.narbor.enable = true; (see README)")
 	case os.Geteuid() != 0:
 		return s, fmt.Errorf("only root can do this: sudo narbor %s", c.Command.Name)
@@ -273,23 +273,23 @@ func (s setup) asksNarbor() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	return slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }), nil
+	return settings.Asks([]string{nixURL}), nil
 }
 
 // mayTellNix fails if the file that [setup.tellNix] would change is another tool's: nothing is installed then.
 func (s setup) mayTellNix() error {
-	if !hasNix() {
+	if !nixconf.Installed() {
 		return nil
 	}
 	asks, err := s.asksNarbor()
 	if err != nil || asks {
 		return err
 	}
-	edit, err := addToNix("extra-substituters", nixURL, confMark)
+	edit, err := nixconf.AddTo("extra-substituters", nixURL, confMark)
 	if err == nil {
-		_, err = edit.target()
+		_, err = edit.Target()
 	}
-	if foreign := (*foreignFile)(nil); errors.As(err, &foreign) && !s.only {
+	if foreign := (*nixconf.ForeignFile)(nil); errors.As(err, &foreign) && !s.only {
 		return fmt.Errorf("%w. `narbor setup --no-nix` does the rest", err)
 	}
 	return err
@@ -297,7 +297,7 @@ func (s setup) mayTellNix() error {
 
 // tellNix adds the line at the end, below any line that would undo it, and has it read.
 func (s setup) tellNix() error {
-	if !hasNix() {
+	if !nixconf.Installed() {
 		s.did("there is no Nix on this machine; narbor shares its cache directory")
 		return nil
 	}
@@ -309,16 +309,16 @@ func (s setup) tellNix() error {
 		s.did("Nix asks narbor already")
 		return nil
 	}
-	edit, err := addToNix("extra-substituters", nixURL, confMark)
+	edit, err := nixconf.AddTo("extra-substituters", nixURL, confMark)
 	if err != nil {
 		return err
 	}
-	file, err := edit.apply(s.ctx)
+	file, err := edit.Apply(s.ctx)
 	if err != nil {
 		return err
 	}
 	s.did("added to %s:", file)
-	fmt.Fprintf(s, "     %s\n", edit.add) // never wrapped: it is to be found again
+	fmt.Fprintf(s, "     %s\n", edit.Line) // never wrapped: it is to be found again
 	return s.restartDaemon()
 }
 

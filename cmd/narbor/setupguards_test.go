@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"narbor/cmd/narbor/control"
+	"narbor/store/nixconf"
 )
 
 // setupHere is a setup that changes nothing but Nix's configuration below dir.
@@ -19,6 +21,11 @@ func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out 
 		t.Skip("a program listens at " + nixURL)
 	}
 	dir = nixConfDir(t, files)
+	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
+	if err := os.Chmod(filepath.Join(dir, "bin/nix"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", filepath.Join(dir, "bin"))
 	out = new(bytes.Buffer)
 	return setup{screen: screen{Writer: out, width: 200}, ctx: t.Context(), nix: true, only: true}, dir, out
 }
@@ -35,7 +42,7 @@ func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
 
 func TestSetupRefusesFileOfAnotherTool(t *testing.T) {
 	s, _, out := setupHere(t, map[string]string{"nix.conf": "# Ansible managed\n"})
-	var foreign *foreignFile
+	var foreign *nixconf.ForeignFile
 	if err := s.install(); !errors.As(err, &foreign) || out.Len() > 0 {
 		t.Errorf("setup = %v, want that the file is another tool's\n%s", err, out)
 	}
@@ -51,4 +58,21 @@ func TestNarborGoesOnWhileAnotherLineNamesIt(t *testing.T) {
 	if err := s.remove(); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:1 still names") {
 		t.Errorf("unsetup = %v\n%s", err, out)
 	}
+}
+
+// nixConfDir makes the configuration of Nix of files, and the only one that counts.
+func nixConfDir(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		writeText(t, filepath.Join(dir, name), text)
+	}
+	t.Setenv("HOME", dir+"/home")
+	t.Setenv("NIX_CONF_DIR", dir)
+	t.Setenv("XDG_CONFIG_DIRS", "")
+	for _, name := range []string{"XDG_CONFIG_HOME", "NIX_USER_CONF_FILES", "NIX_CONFIG"} {
+		t.Setenv(name, "") // so that it is put back afterwards
+		os.Unsetenv(name)
+	}
+	return dir
 }

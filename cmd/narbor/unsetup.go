@@ -88,8 +88,8 @@ func (s setup) removeFiles(files ...string) error {
 func (s setup) untellNix() error {
 	before := daemonProcesses("/proc", bootTime())
 	found := false
-	for _, edit := range removeSubstituters([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}) {
-		file, err := edit.apply(s.ctx)
+	for _, edit := range nixconf.RemoveSubstituters([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}) {
+		file, err := edit.Apply(s.ctx)
 		if err != nil {
 			return err
 		}
@@ -111,16 +111,16 @@ func (s setup) untellNix() error {
 
 // namedElsewhere fails if another line still makes Nix ask narbor.
 func (s setup) namedElsewhere() error {
-	if !hasNix() {
+	if !nixconf.Installed() {
 		return nil
 	}
 	settings, err := nixconf.Read(s.ctx)
-	if err != nil || !slices.ContainsFunc(settings.Substituters, func(sub string) bool { return isOneOf([]string{nixURL}, sub) }) {
+	if err != nil || !settings.Asks([]string{nixURL}) {
 		return nil
 	}
 	where := settings.Origin
 	for _, l := range nixconf.Lines("substituters") {
-		if isOneOf([]string{nixURL}, l.Value) && l.UndoneBy == "" {
+		if nixconf.LeadsTo([]string{nixURL}, l.Value) && l.UndoneBy == "" {
 			where = l.At
 		}
 	}

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// All is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
-type All map[string][]string
+// allSettings is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
+type allSettings map[string][]string
 
 // apply applies a line of a configuration file.
-func (c All) apply(name string, words []string) {
+func (c allSettings) apply(name string, words []string) {
 	name, extra := strings.CutPrefix(name, "extra-")
 	name = newName(name)
 	if !extra {
@@ -22,9 +22,9 @@ func (c All) apply(name string, words []string) {
 	c[name] = append(slices.Clone(c[name]), words...)
 }
 
-// ReadFiles returns all that the configuration files say, as this program reads them. The error is that of the
+// readFiles returns all that the configuration files say, as this program reads them. The error is that of the
 // first file which Nix would refuse.
-func ReadFiles() (All, error) {
+func readFiles() (allSettings, error) {
 	conf := readNixConf()
 	return conf.all, conf.err
 }
@@ -32,10 +32,10 @@ func ReadFiles() (All, error) {
 // showNixTimeout bounds a run of nix that a change of its configuration waits for: on a busy machine it takes seconds.
 const showNixTimeout = time.Minute
 
-// Show returns the effective configuration as nix itself says it, defaults included, and the command that said
+// showAll returns the effective configuration as nix itself says it, defaults included, and the command that said
 // it. Two commands may differ in their output, so a second call may name the command of the first; nil tries the commands
 // that versions of Nix have. It fails where there is no nix, or nix refuses the configuration.
-func Show(ctx context.Context, command []string) (All, []string, error) {
+func showAll(ctx context.Context, command []string) (allSettings, []string, error) {
 	nix, err := exec.LookPath("nix")
 	if err != nil {
 		return nil, nil, err
@@ -61,7 +61,7 @@ func Show(ctx context.Context, command []string) (All, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	conf := All{}
+	conf := allSettings{}
 	for name, v := range values {
 		conf[name] = elements(v.Value)
 	}

@@ -8,7 +8,7 @@ import (
 
 // ParseConf applies a configuration file with that text, which lies in dir, to Nix's defaults.
 func ParseConf(text, dir string) (Settings, error) {
-	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]Reset{}, all: All{}}
+	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]Reset{}, all: allSettings{}}
 	err := c.parse(text, filepath.Join(dir, "nix.conf"))
 	return c.settings, err
 }
@@ -17,3 +17,11 @@ func ParseConf(text, dir string) (Settings, error) {
 func AskNix(ctx context.Context) (Settings, error) {
 	return runNix(ctx, "nix", []string{"show-config", "--json", "--extra-experimental-features", "nix-command"})
 }
+
+// AllSettings, ReadFiles and ShowAll are what edits compare.
+type AllSettings = allSettings
+
+var (
+	ReadFiles = readFiles
+	ShowAll   = showAll
+)

@@ -35,12 +35,12 @@ type nixConf struct {
 	at    string // "file:line" of the line that is being read
 	lines []Line // of lists, and require-sigs
 	reset map[string]Reset
-	all   All
+	all   allSettings
 }
 
 // readNixConf reads the system's file, the user's own files, and the environment variable NIX_CONFIG.
 func readNixConf() nixConf {
-	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]Reset{}, all: All{}}
+	c := nixConf{settings: defaultNixSettings(), sum: sha256.New(), reset: map[string]Reset{}, all: allSettings{}}
 	files := userConfFiles()
 	slices.Reverse(files)
 	for _, file := range append([]string{SystemFile()}, files...) {

@@ -51,7 +51,7 @@ func TestConfResetNamesTheFileThatIsReadLast(t *testing.T) {
 func TestWholeConfigurationIsRead(t *testing.T) {
 	confDir(t, map[string]string{"nix.conf": "experimental-features = flakes\nextra-experimental-features = nix-command\nbinary-caches " +
 		"= https://a\nextra-substituters = https://b\ncores = 3"})
-	want := nixconf.All{"experimental-features": {"flakes", "nix-command"}, "substituters": {"https://a", "https://b"}, "cores": {"3"}}
+	want := nixconf.AllSettings{"experimental-features": {"flakes", "nix-command"}, "substituters": {"https://a", "https://b"}, "cores": {"3"}}
 	got, err := nixconf.ReadFiles()
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("ReadFiles = %v, %v, want %v", got, err, want)
@@ -59,9 +59,9 @@ func TestWholeConfigurationIsRead(t *testing.T) {
 	if _, err := exec.LookPath("nix"); err != nil {
 		t.Skip("no nix to compare with")
 	}
-	shown, command, err := nixconf.Show(t.Context(), nil)
+	shown, command, err := nixconf.ShowAll(t.Context(), nil)
 	must(t, err)
-	if again, _, err := nixconf.Show(t.Context(), command); err != nil || !reflect.DeepEqual(again, shown) {
+	if again, _, err := nixconf.ShowAll(t.Context(), command); err != nil || !reflect.DeepEqual(again, shown) {
 		t.Errorf("the same command says %v, %v, want %v", again, err, shown)
 	}
 	for _, name := range []string{"substituters", "cores"} {

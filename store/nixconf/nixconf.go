@@ -1,9 +1,10 @@
-// Package nixconf reads the configuration of this machine's Nix: the settings that narbor goes by ([Read]), where in which
-// file each value is given ([Lines]), and the hosts of which Nix has credentials ([Netrc]).
+// Package nixconf reads and edits the configuration of this machine's Nix: the settings that narbor goes by ([Read]), where
+// in which file each value is given ([Lines]), the hosts of which Nix has credentials ([Netrc]), and changes ([Edit]).
 //
 // What nix itself prints comes first; its configuration files are read where nix cannot be run. [Watch] calls back when
-// the settings have changed. The package writes no file, keeps no state, and starts no goroutine that outlives the context of a call;
-// all functions may be called concurrently.
+// the settings have changed. Only [Edit.Apply] writes a file. It refuses the files of other tools, and puts a file back if
+// any other setting has changed by the edit. The package keeps no state, and starts no goroutine that outlives the context
+// of a call; all functions may be called concurrently, but edits one after another.
 package nixconf
 
 import (
@@ -28,6 +29,11 @@ type Settings struct {
 	Netrc             Netrc
 	Origin            string   // where this was learned, for the user to read
 	Unread            []Unread // files that may hold more settings
+}
+
+// Asks reports whether a substituter leads to one of the URLs of narbor.
+func (s Settings) Asks(urls []string) bool {
+	return slices.ContainsFunc(s.Substituters, func(sub string) bool { return LeadsTo(urls, sub) })
 }
 
 // An Unread is a configuration file that exists and could not be read.

@@ -11,9 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLinks is how many symbolic links may lie on the way to a file, as in the kernel.
-const maxLinks = 40
-
 // A fileWatch has the kernel say when one of some files, or a link or a directory on the way to one, comes, goes or changes.
 type fileWatch struct {
 	fd    int

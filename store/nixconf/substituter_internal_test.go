@@ -1,4 +1,4 @@
-package main
+package nixconf
 
 import (
 	"testing"
@@ -30,7 +30,7 @@ func TestSubstituterThatIsNarbor(t *testing.T) {
 		{"http://192.0.2.1:6272", "http://localhost:6272", false},
 		{"http://127.0.0.1:6272", "daemon", false},
 	} {
-		if got := isOneOf([]string{c.listens}, c.substituter); got != c.want {
+		if got := LeadsTo([]string{c.listens}, c.substituter); got != c.want {
 			t.Errorf("a narbor at %s is %s: %v, want %v", c.listens, c.substituter, got, c.want)
 		}
 	}

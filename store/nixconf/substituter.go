@@ -1,4 +1,4 @@
-package main
+package nixconf
 
 import (
 	"cmp"
@@ -10,9 +10,9 @@ import (
 	"strings"
 )
 
-// isOneOf reports whether a substituter leads to one of the URLs; it may have parameters and a slash. If narbor listens
+// LeadsTo reports whether a substituter leads to one of the URLs; it may have parameters and a slash. If narbor listens
 // on loopback, localhost leads there too; if it listens on all addresses, so does every loopback address.
-func isOneOf(urls []string, substituter string) bool {
+func LeadsTo(urls []string, substituter string) bool {
 	return slices.ContainsFunc(urls, func(u string) bool { return sameServer(u, substituter) })
 }
 
@@ -40,8 +40,8 @@ func sameServer(listens, substituter string) bool {
 	return to == at || at.IsUnspecified() && to.IsLoopback() && (to.Is4() == at.Is4() || at.Is6())
 }
 
-// hasNix reports whether this machine has Nix, or its database.
-func hasNix() bool {
+// Installed reports whether this machine has Nix, or its database.
+func Installed() bool {
 	_, err := exec.LookPath("nix")
 	_, err2 := os.Stat("/nix/var/nix/db")
 	return err == nil || err2 == nil

@@ -1,4 +1,4 @@
-package main
+package nixconf
 
 import (
 	"errors"
@@ -24,14 +24,14 @@ const (
 	toolDeterminate = "Determinate Nix"
 )
 
-// A foreignFile is the reason why a file is not edited: another tool makes it, and would undo the change.
-type foreignFile struct {
-	file, tool string
+// A ForeignFile is the reason why a file is not edited: another tool makes it, and would undo the change.
+type ForeignFile struct {
+	File, tool string
 	instead    string // what to do, and in which file
 }
 
-func (e *foreignFile) Error() string {
-	return fmt.Sprintf("%s is made by %s: %s", e.file, e.tool, e.instead)
+func (e *ForeignFile) Error() string {
+	return fmt.Sprintf("%s is made by %s: %s", e.File, e.tool, e.instead)
 }
 
 // A chain is a file and the symbolic links that lead to it.
@@ -113,8 +113,8 @@ func inStore(file string) bool {
 	return false
 }
 
-// onNixOS reports whether this machine runs NixOS.
-func onNixOS() bool {
+// OnNixOS reports whether this machine runs NixOS.
+func OnNixOS() bool {
 	_, err := os.Stat("/etc/NIXOS")
 	return err == nil
 }
@@ -131,7 +131,7 @@ func (c chain) toolOfLinks(text string) string {
 		return toolHome
 	case strings.Contains(all, "system-manager"):
 		return "system-manager"
-	case onNixOS():
+	case OnNixOS():
 		return toolNixOS
 	case runtime.GOOS == "darwin":
 		return toolDarwin

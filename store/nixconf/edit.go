@@ -1,4 +1,4 @@
-package main
+package nixconf
 
 import (
 	"context"
@@ -14,37 +14,39 @@ import (
 	"syscall"
 
 	"narbor/store"
-	"narbor/store/nixconf"
 )
 
 // maxConfText bounds a configuration file that is edited; Nix's own are a few kilobytes.
 const maxConfText = 1 << 20
 
-// A nixEdit is a change to one file of Nix's configuration: whole lines that go, and one that is added at the end.
-type nixEdit struct {
-	file    string // as Nix names it
-	add     string // "name = value", with a comment perhaps; "" adds nothing
+// An Edit is a change to one file of Nix's configuration: whole lines that go, and one that is added at the end.
+type Edit struct {
+	File    string // as Nix names it
+	Line    string // "name = value", with a comment perhaps; "" adds nothing
 	drop    func(line string, number int) bool
 	setting string // the only one that the edit may change
 	value   string // all that may come into its list or leave it; "" where it is no list
 }
 
-// addToNix returns the edit that gives a list of Nix's configuration one more value: name begins with "extra-". It goes
+// AddTo returns the edit that gives a list of Nix's configuration one more value: name begins with "extra-". It goes
 // into the file that is read last of those that decide on the list.
-func addToNix(name, value, comment string) (nixEdit, error) {
-	e := nixEdit{file: nixconf.SystemFile(), add: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"),
+func AddTo(name, value, comment string) (Edit, error) {
+	e := Edit{File: SystemFile(), Line: name + " = " + value + comment, setting: strings.TrimPrefix(name, "extra-"),
 		value: value}
-	reset := nixconf.ResetBy(e.setting)
+	reset := ResetBy(e.setting)
 	switch reset.File {
-	case "", e.file:
+	case "", e.File:
 	case "NIX_CONFIG":
 		return e, fmt.Errorf("the environment variable NIX_CONFIG replaces %s: add %s there", e.setting, value)
 	default:
-		e.file = reset.File
+		e.File = reset.File
 	}
 	e.drop = func(line string, _ int) bool { return isLine(line, name, value) } // it would be there twice
 	return e, nil
 }
+
+// Below returns the "file:line" of the line that replaces the whole list: an added line belongs below it. "" is none.
+func (e Edit) Below() string { return ResetBy(e.setting).At }
 
 // isLine reports whether a line gives a list that one value, and nothing else.
 func isLine(line, name, value string) bool {
@@ -53,11 +55,11 @@ func isLine(line, name, value string) bool {
 	return len(words) == 3 && words[0] == name && words[1] == "=" && words[2] == value
 }
 
-// apply makes the change, and then compares the effective configuration with that before: if anything but the setting
+// Apply makes the change, and then compares the effective configuration with that before: if anything but the setting
 // is another, or the line has no effect, the file gets its old text again. It returns the file that was written; "" if
 // the change was there already.
-func (e nixEdit) apply(ctx context.Context) (string, error) {
-	end, err := e.target()
+func (e Edit) Apply(ctx context.Context) (string, error) {
+	end, err := e.Target()
 	if err != nil {
 		return "", err
 	}
@@ -74,7 +76,7 @@ func (e nixEdit) apply(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("nothing was changed, since Nix refuses its configuration as it is: %w", err)
 	}
 	if err := writeConf(end, text, st); err != nil {
-		return "", fmt.Errorf("%w; the line for it is: %s", err, e.add)
+		return "", fmt.Errorf("%w; the line for it is: %s", err, e.Line)
 	}
 	err = e.prove(ctx, before)
 	if err == nil {
@@ -88,7 +90,7 @@ func (e nixEdit) apply(ctx context.Context) (string, error) {
 }
 
 // undo gives a file the text and the time that it had.
-func (e nixEdit) undo(end, old string, st fs.FileInfo) error {
+func (e Edit) undo(end, old string, st fs.FileInfo) error {
 	if st == nil {
 		return os.Remove(end)
 	}
@@ -102,44 +104,44 @@ func (e nixEdit) undo(end, old string, st fs.FileInfo) error {
 	return os.Chtimes(end, st.ModTime(), st.ModTime())
 }
 
-// target returns the file to write: the end of the chain of links, or the part of a foreign file that is the user's.
-func (e nixEdit) target() (string, error) {
-	c, err := followLinks(e.file)
+// Target returns the file to write: the end of the chain of links, or the part of a foreign file that is the user's.
+func (e Edit) Target() (string, error) {
+	c, err := followLinks(e.File)
 	if err != nil {
 		return "", err
 	}
 	text, _, err := readConf(c.end)
 	if inStore(c.end) {
 		tool := c.toolOfLinks(text)
-		return "", &foreignFile{e.file, tool, e.instead(tool)}
+		return "", &ForeignFile{e.File, tool, e.instead(tool)}
 	}
 	if err != nil {
 		return "", err
 	}
 	tool, _ := toolOfText(text)
-	part := userPart(e.file, text)
+	part := userPart(e.File, text)
 	switch {
 	case tool == "":
 		return c.end, nil
-	case tool == toolDeterminate && e.add != "" && part != "" && part != e.file:
-		e.file = part
-		return e.target()
+	case tool == toolDeterminate && e.Line != "" && part != "" && part != e.File:
+		e.File = part
+		return e.Target()
 	}
-	return "", &foreignFile{e.file, tool, e.instead(tool)}
+	return "", &ForeignFile{e.File, tool, e.instead(tool)}
 }
 
 // instead says what to do about a file of another tool's.
-func (e nixEdit) instead(tool string) string {
-	line, _, _ := strings.Cut(e.add, " #")
+func (e Edit) instead(tool string) string {
+	line, _, _ := strings.Cut(e.Line, " #")
 	name, value, _ := strings.Cut(line, " = ")
 	attribute := fmt.Sprintf("set nix.settings.%s = [ %q ];", name, value)
-	if e.add == "" {
+	if e.Line == "" {
 		attribute = "change nix.settings." + e.setting
 		line = ""
 	}
 	switch tool {
 	case toolNixOS:
-		if e.setting == "substituters" && e.add != "" {
+		if e.setting == "substituters" && e.Line != "" {
 			attribute = "set services.narbor.configureNix = true;"
 		}
 		return attribute + " in configuration.nix, and run nixos-rebuild switch"
@@ -194,7 +196,7 @@ func writeConf(file, text string, st fs.FileInfo) error {
 }
 
 // edited returns the text after the change. Lines stay as they are, and end as they did.
-func (e nixEdit) edited(old string) string {
+func (e Edit) edited(old string) string {
 	feed := "\n"
 	if strings.Contains(old, "\r\n") {
 		feed = "\r\n"
@@ -209,32 +211,32 @@ func (e nixEdit) edited(old string) string {
 			last = line
 		}
 	}
-	if e.add == "" {
+	if e.Line == "" {
 		return text.String()
 	}
 	if last != "" && !strings.HasSuffix(last, "\n") {
 		text.WriteString(feed)
 	}
-	return text.String() + e.add + feed
+	return text.String() + e.Line + feed
 }
 
 // An effect is Nix's configuration as this program reads it, and as nix says it, if there is a nix.
 type effect struct {
-	files, nix nixconf.All
+	files, nix allSettings
 	command    []string // of nix, that said the latter
 }
 
 // effective reads the configuration; nix is asked by the command that was, if there is one.
 func effective(ctx context.Context, command []string) (now effect, err error) {
-	if now.files, err = nixconf.ReadFiles(); err != nil {
+	if now.files, err = readFiles(); err != nil {
 		return now, err
 	}
-	now.nix, now.command, _ = nixconf.Show(ctx, command) // without it, what the files say is all there is
+	now.nix, now.command, _ = showAll(ctx, command) // without it, what the files say is all there is
 	return now, ctx.Err()
 }
 
 // prove fails unless the edit has had its intended effect, and no other.
-func (e nixEdit) prove(ctx context.Context, before effect) error {
+func (e Edit) prove(ctx context.Context, before effect) error {
 	after, err := effective(ctx, before.command)
 	switch {
 	case err != nil:
@@ -249,7 +251,7 @@ func (e nixEdit) prove(ctx context.Context, before effect) error {
 }
 
 // compare returns an error if another setting has changed, or this one in another way than intended.
-func (e nixEdit) compare(before, after nixconf.All) error {
+func (e Edit) compare(before, after allSettings) error {
 	names := slices.Collect(maps.Keys(before))
 	names = slices.AppendSeq(names, maps.Keys(after))
 	slices.Sort(names)
@@ -262,8 +264,8 @@ func (e nixEdit) compare(before, after nixconf.All) error {
 			return fmt.Errorf("it would change %s from %q to %q", name, strings.Join(was, " "), strings.Join(is, " "))
 		}
 	}
-	if e.add != "" && len(without(after[e.setting], e.value)) == len(after[e.setting]) {
-		return fmt.Errorf("the line has no effect on %s: %s undoes it", e.setting, nixconf.ResetBy(e.setting).At)
+	if e.Line != "" && len(without(after[e.setting], e.value)) == len(after[e.setting]) {
+		return fmt.Errorf("the line has no effect on %s: %s undoes it", e.setting, ResetBy(e.setting).At)
 	}
 	return nil
 }
@@ -273,23 +275,23 @@ func without(list []string, value string) []string {
 	return slices.DeleteFunc(slices.Clone(list), func(v string) bool { return v == value || v == value+"/" })
 }
 
-// removeSubstituters returns the edits that take substituters which lead to one of the URLs out of the files of Nix's
+// RemoveSubstituters returns the edits that take substituters which lead to one of the URLs out of the files of Nix's
 // configuration: lines that name something else stay.
-func removeSubstituters(urls []string) (edits []nixEdit) {
-	for _, l := range nixconf.Lines("substituters") {
+func RemoveSubstituters(urls []string) (edits []Edit) {
+	for _, l := range Lines("substituters") {
 		file := l.At[:max(strings.LastIndexByte(l.At, ':'), 0)]
-		if !isOneOf(urls, l.Value) || !filepath.IsAbs(file) ||
-			slices.ContainsFunc(edits, func(e nixEdit) bool { return e.file == file && e.value == l.Value }) {
+		if !LeadsTo(urls, l.Value) || !filepath.IsAbs(file) ||
+			slices.ContainsFunc(edits, func(e Edit) bool { return e.File == file && e.value == l.Value }) {
 			continue
 		}
-		edits = append(edits, nixEdit{file: file, setting: "substituters", value: l.Value,
+		edits = append(edits, Edit{File: file, setting: "substituters", value: l.Value,
 			drop: func(line string, _ int) bool { return isLine(line, "extra-substituters", l.Value) }})
 	}
 	return edits
 }
 
-// removeLine returns the edit that takes one line out of a file; sets is false if that line does not set the setting.
-func removeLine(file string, number int, setting string) (e nixEdit, sets bool, err error) {
+// RemoveLine returns the edit that takes one line out of a file; sets is false if that line does not set the setting.
+func RemoveLine(file string, number int, setting string) (e Edit, sets bool, err error) {
 	text, _, err := readConf(file)
 	if err != nil {
 		return e, false, err
@@ -299,6 +301,6 @@ func removeLine(file string, number int, setting string) (e nixEdit, sets bool, 
 		return e, false, nil
 	}
 	words := strings.Fields(lines[number-1])
-	return nixEdit{file: file, setting: setting, drop: func(_ string, n int) bool { return n == number }},
+	return Edit{File: file, setting: setting, drop: func(_ string, n int) bool { return n == number }},
 		len(words) >= 3 && words[0] == setting, nil
 }
