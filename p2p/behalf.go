@@ -58,7 +58,7 @@ func (a *allowance) settle(budget int64, now time.Time) {
 }
 
 func newBehalf(budget int64) *behalf {
-	each := peers.NewCache[netip.Addr, *allowance](maxMissAddrs)
+	each := peers.NewCache[netip.Addr, *allowance](maxAskerAddrs)
 	failed := peers.NewCache[store.Hash, time.Time](maxFailed)
 	return &behalf{budget: budget, jobs: map[store.Hash]*job{}, each: each, failed: failed}
 }
@@ -125,9 +125,9 @@ func (n *Node) publicUpstream() bool {
 	return len(n.cfg.Upstreams) > 0
 }
 
-// answerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
-func (n *Node) answerUpstream(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
-	if !n.helps() || !c.quota.mayHelp() { // every question is a miss, unless it is found
+// AnswerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
+func (n *Node) AnswerUpstream(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+	if !n.helps() || !c.mayHelp() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
@@ -143,7 +143,7 @@ func (n *Node) answerUpstream(ctx context.Context, c client, bw *bufio.Writer, r
 	if err != nil {
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	c.quota.found()
+	c.found()
 	_, err = bw.Write(wire.AppendVerdict(wire.VerdictYes, text))
 	return err
 }
@@ -155,15 +155,15 @@ func (n *Node) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
 	return ok && !n.builtHere(ctx, m.Path().HashPart())
 }
 
-// answerFetch begins to fetch a NAR for a neighbour, or says how far that is.
-func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+// AnswerFetch begins to fetch a NAR for a neighbour, or says how far that is.
+func (n *Node) AnswerFetch(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
 	hp := r.HashParts[0]
 	if !n.helps() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	here := func() bool { return n.cfg.Spool.Has(r.NAR) && n.server.has(ctx, hp, r.NAR) }
 	if here() {
-		c.quota.found()
+		c.found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	}
 	j := n.behalf.touch(r.NAR)
@@ -177,14 +177,14 @@ func (n *Node) answerFetch(ctx context.Context, c client, bw *bufio.Writer, r wi
 	switch {
 	case f != nil:
 	case here(): // it has come meanwhile
-		c.quota.found()
+		c.found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	default:
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	c.quota.found()
+	c.found()
 	f.Urge()
-	n.meetOn(f, c.conn.RemotePeer())
+	n.meetOn(f, c.asker().id)
 	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.upstreamRate.Rate()))
 	return err
 }

@@ -154,7 +154,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			var b bytes.Buffer
 			bw := bufio.NewWriter(&b)
 			r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-			if err := n.answerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
+			if err := n.AnswerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
 				t.Fatal(err)
 			}
 			bw.Flush()
@@ -222,7 +222,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-		if err := n.answerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
+		if err := n.AnswerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
 			t.Error(err)
 		}
 		bw.Flush()

@@ -297,7 +297,7 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 	info, _ := s.sign(t, "path", randomNAR(10))
 	src := &changing{}
 	src.info.Store(&info)
-	sh := newSharer([]store.Source{src}, s.keys)
+	sh := newSharer([]store.Source{src}, nil, s.keys)
 	claim := func() error {
 		_, _, err := sh.claim(t.Context(), info.Path.HashPart())
 		return err

@@ -294,7 +294,7 @@ type dialBacks struct {
 }
 
 func newDialBacks() *dialBacks {
-	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: peers.NewCache[netip.Addr, *rate.Limiter](maxMissAddrs)}
+	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: peers.NewCache[netip.Addr, *rate.Limiter](maxAskerAddrs)}
 }
 
 // allow takes one connection to an address from the remaining budget.

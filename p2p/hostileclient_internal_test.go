@@ -223,7 +223,7 @@ func TestSharedNARsAreClosedOnce(t *testing.T) {
 		infos = append(infos, info)
 	}
 	src := &counted{Source: mem, t: t}
-	sh := newSharer([]store.Source{src}, s.keys)
+	sh := newSharer([]store.Source{src}, nil, s.keys)
 	var readers sync.WaitGroup
 	for range 16 {
 		readers.Go(func() {

@@ -97,7 +97,7 @@ type lan struct {
 // host returns what the libp2p host is made of.
 func (cfg lanConfig) host() transport.Config {
 	c := transport.Config{Identity: cfg.Identity, Port: cfg.Port, UserAgent: cfg.UserAgent, Log: cfg.Log, Libp2pLog: cfg.Libp2pLog,
-		Conns: maxConns, Streams: maxStreams, PeerStreams: maxPeerStreams}
+		Conns: maxConns, Streams: maxAllStreams, PeerStreams: maxLinkStreams}
 	if cfg.Net != nil {
 		c.Transport = cfg.Net.Transport
 	}

@@ -57,7 +57,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		copied.Ultimate = false
 		others := store.NewMem()
 		others.Add(copied, nar)
-		sh := newSharer([]store.Source{c.first, others}, s.keys)
+		sh := newSharer([]store.Source{c.first, others}, nil, s.keys)
 		text, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
 		if (text.text != "") != c.shared || !errors.Is(err, c.err) {
 			t.Errorf("%s: sharedClaim = %q, %v, want a claim: %t, error %v", c.name, text.text, err, c.shared, c.err)

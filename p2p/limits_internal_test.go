@@ -45,8 +45,8 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"failed downloads": {maxFailed, func(i int) {
 			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.behalf.failed.Len},
-		"addresses that had downloads": {maxMissAddrs, func(i int) { n.behalf.spend(numbered(i), 0, time.Time{}) }, n.behalf.each.Len},
-		"addresses that were dialled":  {maxMissAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
+		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.behalf.spend(numbered(i), 0, time.Time{}) }, n.behalf.each.Len},
+		"addresses that were dialled":  {maxAskerAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
 	} {
 		for i := range m.limit + 10 {
 			m.add(i)
@@ -71,7 +71,7 @@ func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	info.Signatures = []string{sig.String()}
-	sh := newSharer(nil, s.keys)
+	sh := newSharer(nil, nil, s.keys)
 	if m, err := sh.check(info.Path.HashPart(), info); err != nil || m.SignedBy() == "" {
 		t.Fatalf("check = %v, %v, want a signed mapping", m, err)
 	}
@@ -149,7 +149,7 @@ func TestRationsGrowSlowly(t *testing.T) {
 	}
 }
 
-// A deadlineSource has nothing. It notes how long it had, at the most, for each question.
+// A deadlineSource has nothing. It notes how long it had, at the most, for each question; an hour is no deadline.
 type deadlineSource struct {
 	store.Source
 	infos chan time.Duration
@@ -159,7 +159,7 @@ func (d deadlineSource) Info(ctx context.Context, _ store.HashPart) (store.Info,
 	if end, ok := ctx.Deadline(); ok {
 		d.infos <- time.Until(end)
 	} else {
-		d.infos <- -1
+		d.infos <- time.Hour
 	}
 	return store.Info{}, store.ErrNotFound
 }
@@ -183,7 +183,7 @@ func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
 			t.Fatalf("a request of kind %d asks no source", r.Kind)
 		}
 		for range len(src.infos) {
-			if d := <-src.infos; d < 0 || d > shareTimeout {
+			if d := <-src.infos; d > shareTimeout {
 				t.Errorf("for a request of kind %d a source has %v, want at most %v", r.Kind, d, shareTimeout)
 			}
 		}
@@ -262,7 +262,7 @@ func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
 	src := deadlineSource{store.NewMem(), make(chan time.Duration, 1)}
 	n := &Node{cfg: Config{Share: []store.Source{src}}}
 	n.builtHere(t.Context(), partA)
-	if d := <-src.infos; d < 0 || d > secretTimeout {
+	if d := <-src.infos; d > secretTimeout {
 		t.Errorf("a source has %v, want at most %v", d, secretTimeout)
 	}
 }

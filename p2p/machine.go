@@ -23,8 +23,8 @@ type machine struct {
 
 // quotas are what peers and machines may still ask, and what all of them together may.
 type quotas struct {
-	at    origin
-	whole *bucket // of misses
+	at    func(netip.Addr) (real netip.Addr, guest bool) // see [serverConfig]
+	whole *bucket                                        // of misses
 
 	mu    sync.Mutex // guards the rest
 	peers *lru.Cache[peer.ID, *peerQuota]
@@ -38,7 +38,7 @@ type sighting struct {
 	at time.Time
 }
 
-func newQuotas(at origin) *quotas {
+func newQuotas(at func(netip.Addr) (netip.Addr, bool)) *quotas {
 	return &quotas{at: at, whole: newBucket(missBurst+narMisses, missShares*missMachines),
 		peers: peers.NewCache[peer.ID, *peerQuota](peers.MaxTallies),
 		each:  peers.NewCache[machine, *quota](maxMissAddrs), seen: peers.NewCache[netip.Addr, sighting](maxMissAddrs)}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -144,10 +143,6 @@ func New(cfg Config) (*Node, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
 	}
-	sharing := newSharer(cfg.Share, cfg.ShareKeys)
-	if len(cfg.Share) > 0 {
-		sharing.sources, sharing.arriving = append(slices.Clone(cfg.Share), passed), passed
-	}
 	book.Log, book.CloseAll = cfg.Log, l.closeAll
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
@@ -166,9 +161,12 @@ func New(cfg Config) (*Node, error) {
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
 	}
-	n.server = &server{sharer: sharing, serving: newServing(cfg.UploadRate), quotas: newQuotas(l.gate.Origin), repeats: newRepeats(),
-		ledger: book, log: cfg.Log, links: l.gate, admits: circle.Has, meet: n.meet, sent: cfg.Observer.Sent,
-		onUpstream: n.answerUpstream, onFetch: n.answerFetch}
+	serving := serverConfig{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: book, Links: l.gate,
+		Log: cfg.Log, Origin: l.gate.Origin, Admits: circle.Has, Meet: n.meet, Sent: cfg.Observer.Sent, Proxy: n}
+	if len(cfg.Share) > 0 {
+		serving.Arriving = passed
+	}
+	n.server = newServer(serving)
 	n.sign = signOf(cfg.Upstreams)
 	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
@@ -185,7 +183,7 @@ func (n *Node) Share(on bool) {
 }
 
 // Sharing says whether sharing is on.
-func (n *Node) Sharing() bool { return !n.server.off.Load() }
+func (n *Node) Sharing() bool { return n.server.sharing() }
 
 // Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
 // returns once nothing of it runs any more. It is called once.
@@ -197,10 +195,9 @@ func (n *Node) Run(ctx context.Context) error {
 		return fmt.Errorf("libp2p events: %w", err)
 	}
 	if n.cfg.Manifests != "" {
-		if n.server.kept, err = openManifests(n.cfg.Manifests); err != nil {
+		if err := n.server.keepManifests(n.cfg.Manifests); err != nil {
 			n.log.Warn("manifests are not kept", zap.Error(err))
 		}
-		defer n.server.kept.close()
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	n.handleStreams(ctx, n.group.Protocol(), n.server.serve)
@@ -213,6 +210,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
 	g.Go(func() error { return n.ledger.Run(ctx) })
+	g.Go(func() error { return n.server.run(ctx) })
 	g.Go(func() error {
 		defer sub.Close()
 		n.watch(ctx, sub.Out())
@@ -224,7 +222,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	n.dying()
 	n.running.Wait()
-	n.server.closeIdle(0)
+	n.server.close()
 	return err
 }
 
@@ -250,24 +248,14 @@ func (n *Node) begin() bool {
 	return true
 }
 
-// watch keeps the list of neighbours, and closes archives that have not been read for a while.
+// watch keeps the list of neighbours.
 func (n *Node) watch(ctx context.Context, events <-chan any) {
 	defer n.leaveAll()
-	var sweep <-chan time.Time // nil: nothing is open
 	settled, last := n.lan.Settled(), (<-chan time.Time)(nil)
 	for {
 		select {
 		case e := <-events:
 			n.handle(ctx, e)
-		case <-n.server.opened:
-			if sweep == nil {
-				sweep = time.After(openNARIdle)
-			}
-		case <-sweep:
-			sweep = nil
-			if n.server.closeIdle(openNARIdle) {
-				sweep = time.After(openNARIdle / 2)
-			}
 		case <-n.reconsider:
 			n.showSign()
 		case <-settled:

@@ -162,11 +162,11 @@ func (srv *server) mayLook(c client, hp store.HashPart, reserve int) bool {
 		return true
 	}
 	if p.silent.Add(1) == 1 {
-		srv.log.Info("neighbour asks for much that is not here, so some of it is answered without looking",
+		srv.cfg.Log.Info("neighbour asks for much that is not here, so some of it is answered without looking",
 			zap.Stringer("peer", c.tally.ID))
 	}
 	if own && srv.repeats.first(c.tally.ID, hp) && !p.patience.spend() { // otherwise others have asked too much
-		srv.ledger.Strike(c.tally.ID, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience,
+		srv.cfg.Ledger.Strike(c.tally.ID, fmt.Errorf("asked about far more than %d paths that are not here: %w", missPatience,
 			peers.ErrProbing))
 	}
 	return false
@@ -197,7 +197,7 @@ func (srv *server) claimTo(ctx context.Context, c client, hp store.HashPart) (sh
 	if !srv.mayLook(c, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}
-	srv.meet(c.tally.ID, hp)
+	srv.cfg.Meet(c.tally.ID, hp)
 	made, err := srv.sharedClaim(ctx, hp)
 	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
 		c.quota.found()

@@ -25,7 +25,7 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 	defer stop()
 	br := bufio.NewReader(s)
 	bw := bufio.NewWriterSize(stallWriter{s, srv.sending}, 4<<10)
-	if !srv.admits(s.Conn().RemotePeer()) {
+	if !srv.cfg.Admits(s.Conn().RemotePeer()) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
@@ -49,13 +49,13 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 		case err == nil:
 			continue
 		case errors.Is(err, wire.ErrWire):
-			srv.ledger.Refuse(peers.RefusedFormat)
-			srv.ledger.Strike(s.Conn().RemotePeer(), err)
+			srv.cfg.Ledger.Refuse(peers.RefusedFormat)
+			srv.cfg.Ledger.Strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:
 			s.Close()
 		default:
-			srv.log.Debug("stopped serving a neighbour", zap.Stringer("peer", s.Conn().RemotePeer()), zap.Error(err))
+			srv.cfg.Log.Debug("stopped serving a neighbour", zap.Stringer("peer", s.Conn().RemotePeer()), zap.Error(err))
 			s.ResetWithError(errGone)
 		}
 		return
@@ -103,9 +103,9 @@ func (srv *server) answerKind(ctx context.Context, c client, w answers, r wire.R
 	case wire.AskHave:
 		return srv.answerHave(ctx, c, w.Writer, r)
 	case wire.AskUpstream:
-		return srv.onUpstream(ctx, c, w.Writer, r)
+		return srv.cfg.Proxy.AnswerUpstream(ctx, c, w.Writer, r)
 	case wire.AskFetch:
-		return srv.onFetch(ctx, c, w.Writer, r)
+		return srv.cfg.Proxy.AnswerFetch(ctx, c, w.Writer, r)
 	case wire.AskWrong:
 		return srv.answerWrong(ctx, c, w.Writer, r)
 	}
@@ -134,7 +134,7 @@ func (srv *server) answerBlock(ctx context.Context, c client, bw *bufio.Writer, 
 		return bw.WriteByte(byte(wire.StatusGone))
 	}
 	defer wire.BlockBuffers.Put(b.Buf)
-	srv.links.Admit(ctx, c.conn, b.Size)
+	srv.cfg.Links.Admit(ctx, c.conn, b.Size)
 	return wire.WriteBlock(bw, b)
 }
 
@@ -155,7 +155,7 @@ func (srv *server) prepare(ctx context.Context, c client, r wire.Request) (wire.
 		wire.BlockBuffers.Put(buf)
 		return wire.Packed{}, err
 	}
-	b := pickCodec(buf, size, wire.CodecFor(srv.links.Pace(c.conn)))
+	b := pickCodec(buf, size, wire.CodecFor(srv.cfg.Links.Pace(c.conn)))
 	if unverified {
 		c.tally.BlocksRelayed.Add(1)
 		b.As |= wire.Relayed
@@ -168,7 +168,7 @@ func (srv *server) prepare(ctx context.Context, c client, r wire.Request) (wire.
 	c.tally.BytesSent.Add(int64(size))
 	c.tally.WireSent.Add(int64(b.Size))
 	if path, narSize := srv.named(r); !path.IsZero() {
-		srv.sent(path, narSize, c.conn.RemotePeer().String(), size)
+		srv.cfg.Sent(path, narSize, c.conn.RemotePeer().String(), size)
 	}
 	return b, nil
 }
@@ -194,7 +194,7 @@ func (srv *server) noteHealth(hp store.HashPart, err error) {
 	}
 	last, now := srv.warned.Load(), time.Now().UnixNano()
 	if now-last > int64(time.Minute) && srv.warned.CompareAndSwap(last, now) {
-		srv.log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
+		srv.cfg.Log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
 	}
 }
 

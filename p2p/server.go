@@ -13,26 +13,37 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
-// A server answers the requests of neighbours. Its methods may be called concurrently.
-type server struct {
-	*sharer
-	serving
-	quotas  *quotas
-	repeats *repeats // unanswered questions
-	ledger  *peers.Ledger
-	log     *zap.Logger
+// A serverConfig is what a server needs. Its functions may be called concurrently.
+type serverConfig struct {
+	// Sources are asked in order for what neighbours want; Arriving, the last of them, has the NARs that come from neighbours.
+	// None and nil share nothing.
+	Sources    []store.Source
+	Arriving   arrivingSource
+	Keys       *trust.Keys // of the sharing policy; a path that none of them has signed is not here
+	UploadRate int64       // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 
-	links linkQueues
-	// admits reports whether a peer is answered at all.
-	admits func(peer.ID) bool
-	// meet is told that a peer which may ask about a hash part does.
-	meet func(peer.ID, store.HashPart)
-	// sent is told of n bytes of a path's NAR, of that size, that are sent to a peer.
-	sent func(path store.Path, size int64, to string, n int)
-	// onUpstream and onFetch answer what is asked of this machine as a proxy.
-	onUpstream, onFetch func(context.Context, client, *bufio.Writer, wire.Request) error
+	Ledger *peers.Ledger
+	Links  linkQueues
+	Log    *zap.Logger
+	// Origin tells what is at an address at the other side of a connection: the address that a synthetic one stands for, and
+	// whether that is a virtual machine that is connected by vsock.
+	Origin func(netip.Addr) (real netip.Addr, guest bool)
+	// Admits reports whether a peer is answered at all.
+	Admits func(peer.ID) bool
+	// Meet is told that a peer which may ask about a hash part does.
+	Meet func(peer.ID, store.HashPart)
+	// Sent is told of n bytes of a path's NAR, of that size, that are sent to a peer.
+	Sent  func(path store.Path, size int64, to string, n int)
+	Proxy proxy
+}
+
+// A proxy answers what is asked of this machine as a proxy.
+type proxy interface {
+	AnswerUpstream(context.Context, client, *bufio.Writer, wire.Request) error
+	AnswerFetch(context.Context, client, *bufio.Writer, wire.Request) error
 }
 
 // linkQueues bounds how much is queued for a link.
@@ -41,6 +52,21 @@ type linkQueues interface {
 	Admit(ctx context.Context, c network.ConnMultiaddrs, size int)
 	// Pace returns the bytes a second at which a connection has delivered; 0 is unknown.
 	Pace(c network.ConnMultiaddrs) int64
+}
+
+// A server answers the requests of neighbours. Its methods may be called concurrently.
+type server struct {
+	*sharer
+	serving
+	cfg     serverConfig
+	quotas  *quotas
+	repeats *repeats // unanswered questions
+}
+
+// newServer makes a server that shares what it has. The caller runs it, and closes it at the end.
+func newServer(cfg serverConfig) *server {
+	return &server{sharer: newSharer(cfg.Sources, cfg.Arriving, cfg.Keys), serving: newServing(cfg.UploadRate), cfg: cfg,
+		quotas: newQuotas(cfg.Origin), repeats: newRepeats()}
 }
 
 // A client is a peer that asks, on a connection.
@@ -54,8 +80,14 @@ type client struct {
 func (srv *server) clientOn(conn network.Conn) client {
 	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	id := conn.RemotePeer()
-	return client{conn, srv.ledger.TallyOf(id), srv.quotas.peer(id, addr)}
+	return client{conn, srv.cfg.Ledger.TallyOf(id), srv.quotas.peer(id, addr)}
 }
+
+// found takes back the miss that a question has cost: what was asked for is here.
+func (c client) found() { c.quota.found() }
+
+// mayHelp reports whether an upstream may be asked for the peer once more.
+func (c client) mayHelp() bool { return c.quota.mayHelp() }
 
 // asker returns the peer as one that takes turns.
 func (c client) asker() asker { return askerOn(c.conn) }
@@ -64,7 +96,3 @@ func askerOn(conn network.Conn) asker {
 	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	return asker{addr, conn.RemotePeer()}
 }
-
-// An origin tells what is at the other side of a connection: the address that a synthetic one stands for, and whether that is
-// a virtual machine that is connected by vsock.
-type origin func(netip.Addr) (real netip.Addr, guest bool)

@@ -20,7 +20,7 @@ func (srv *server) answerWrong(ctx context.Context, c client, bw *bufio.Writer, 
 	if srv.mayTellWrong(c) {
 		if m, src, err := srv.claim(ctx, r.HashParts[0]); err == nil && m.NarHash() == r.NAR {
 			c.quota.found()
-			srv.log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", c.tally.ID),
+			srv.cfg.Log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", c.tally.ID),
 				zap.Stringer("path", m.Path()))
 			store.Suspect(src, m.Info())
 		}

@@ -32,7 +32,7 @@ type sharer struct {
 
 	checked *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
 
-	opened chan struct{} // there is something in open; read by watch
+	opened chan struct{} // there is something in open; read by run
 
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR
@@ -237,6 +237,40 @@ func (s *sharer) closeIdle(idleFor time.Duration) bool {
 	}
 	return left
 }
+
+// run closes the archives that have not been read for a while, until ctx ends.
+func (s *sharer) run(ctx context.Context) error {
+	for {
+		select {
+		case <-s.opened:
+		case <-ctx.Done():
+			return nil
+		}
+		for left, wait := true, openNARIdle; left; wait = openNARIdle / 2 {
+			select {
+			case <-time.After(wait):
+				left = s.closeIdle(openNARIdle)
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	}
+}
+
+// keepManifests keeps manifests in a directory until close. It is called before anything is served.
+func (s *sharer) keepManifests(dir string) (err error) {
+	s.kept, err = openManifests(dir)
+	return err
+}
+
+// close closes what is still open. It is called once nothing is served any more.
+func (s *sharer) close() {
+	s.closeIdle(0)
+	s.kept.close()
+}
+
+// sharing reports whether sharing is on.
+func (s *sharer) sharing() bool { return !s.off.Load() }
 
 // share turns sharing on or off. Once it is off, no further block is read for any neighbour, and archives held open for
 // neighbours are closed as soon as no block is being read.

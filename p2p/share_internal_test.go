@@ -134,7 +134,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, s.keys)
+	sh := newSharer([]store.Source{mem}, nil, s.keys)
 	digests := 0
 	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func([]byte) error {
 		if digests++; digests == 3 {
@@ -153,7 +153,7 @@ func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
 	info, _ := s.sign(t, "shared", nar)
 	src := &counted{Source: store.NewMem(), t: t}
 	src.Source.(*store.Mem).Add(info, nar)
-	sh := newSharer([]store.Source{src}, s.keys)
+	sh := newSharer([]store.Source{src}, nil, s.keys)
 	o, err := sh.acquire(t.Context(), narKey{info.Path.HashPart(), info.NarHash})
 	if err != nil {
 		t.Fatal(err)

@@ -29,9 +29,14 @@ type checkedInfo struct {
 	m    trust.Mapping
 }
 
-func newSharer(sources []store.Source, keys *trust.Keys) *sharer {
+func newSharer(sources []store.Source, arriving arrivingSource, keys *trust.Keys) *sharer {
 	checked := peers.NewCache[store.HashPart, checkedInfo](maxChecked)
-	return &sharer{sources: sources, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{}, checked: checked}
+	s := &sharer{sources: sources, arriving: arriving, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
+		checked: checked}
+	if arriving != nil {
+		s.sources = append(slices.Clone(sources), arriving)
+	}
+	return s
 }
 
 // claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing. What one
