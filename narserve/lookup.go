@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 )
 
 const (
-	// narinfoTimeout bounds the delay that we add to each path that is not near: Nix waits for our 404 before it asks
-	// its next substituter. Our own database answers within 1 ms and a neighbour within 5, so one that needs
+	// narinfoTimeout bounds the delay that we add to each path that is not near, unless a [Patient] source is busy: Nix waits
+	// for our 404 before it asks its next substituter. Our own database answers within 1 ms and a neighbour within 5, so one that needs
 	// longer than this is stuck or asleep, and worse than the internet. Nix asks for 25 paths at a time, so that
 	// even if every answer took this long a closure of 1,000 paths would lose 12 s once.
 	narinfoTimeout = 300 * time.Millisecond
@@ -40,6 +41,7 @@ const (
 type source struct {
 	Source
 	name    string        // for the log
+	patient time.Duration // how long it may take to answer, if that is longer than others may; else 0
 	slots   chan struct{} // one for each question that it is working on
 	failing atomic.Bool   // its last answer was an error
 }
@@ -53,7 +55,11 @@ func (src *source) origin() store.Origin {
 }
 
 func newSource(src Source, name string) *source {
-	return &source{Source: src, name: name, slots: make(chan struct{}, maxLookups)}
+	s := &source{Source: src, name: name, slots: make(chan struct{}, maxLookups)}
+	if p, ok := src.(Patient); ok {
+		s.patient = p.Patience()
+	}
+	return s
 }
 
 // A finder is a [Source] that finds, and leaves it to others to fetch.
@@ -79,6 +85,22 @@ type question struct {
 // reproducible and two upstreams have signed it.
 func (q question) answeredBy(m trust.Mapping) bool {
 	return !m.Path().IsZero() && m.Path().HashPart() == q.hashPart && (q.narHash == nil || *q.narHash == m.NarHash())
+}
+
+// patience returns how long the slowest of some sources may take.
+func (q question) patience(sources ...*source) time.Duration {
+	most := q.timeout
+	for _, src := range sources {
+		most = max(most, src.patient)
+	}
+	return most
+}
+
+// An answer is a source's.
+type answer struct {
+	m   trust.Mapping
+	err error
+	src *source
 }
 
 // find returns a mapping that answers q: the sources', or the upstream's. While discovery has not settled, it has the
@@ -117,50 +139,55 @@ func (s *Server) hasSettled() bool {
 
 // ask puts q to sources in order and returns the first answer. The next source's turn comes when one has said
 // no, or has said nothing for its share of the time; a late answer still counts. It returns in time even if a
-// source ignores its context.
+// source ignores its context: once those that have not answered have had their time.
 func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
-	ctx, cancel := context.WithTimeout(ctx, q.timeout)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type answer struct {
-		m   trust.Mapping
-		err error
-		src *source
-	}
 	answers := make(chan answer, len(sources)) // no sender ever waits
-	turn := time.NewTicker(q.timeout / time.Duration(len(sources)+1))
+	start, share := time.Now(), q.timeout/time.Duration(len(sources)+1)
+	turn, limit := time.NewTicker(share), time.NewTimer(q.timeout)
 	defer turn.Stop()
-	next, pending, none := 0, 0, store.ErrNotFound
+	defer limit.Stop()
+	var pending []*source
+	next, none := 0, store.ErrNotFound
 	for {
 		if next < len(sources) {
 			src := sources[next]
 			go func() {
+				ctx, cancel := context.WithDeadline(ctx, start.Add(q.patience(src)))
+				defer cancel()
 				m, err := s.askOne(ctx, src, q)
 				answers <- answer{m, err, src}
 			}()
-			turn.Reset(q.timeout / time.Duration(len(sources)+1))
-			next, pending = next+1, pending+1
+			turn.Reset(share)
+			next, pending = next+1, append(pending, src)
 		}
-		if pending == 0 {
+		if len(pending) == 0 {
 			return trust.Mapping{}, none
 		}
+		limit.Reset(time.Until(start.Add(q.patience(pending...))))
 		select {
 		case a := <-answers:
-			if pending--; a.err == nil {
+			if a.err == nil {
 				return a.m, nil
 			}
+			pending = slices.DeleteFunc(pending, func(src *source) bool { return src == a.src })
 			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
 				errors.Is(a.err, store.ErrUnreadable) {
 				none = a.err // it is near all the same
 			}
+			continue
 		case <-turn.C:
+			continue
+		case <-limit.C:
 		case <-ctx.Done():
-			for len(answers) > 0 { // one may have come at that very moment
-				if a := <-answers; a.err == nil {
-					return a.m, nil
-				}
-			}
-			return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 		}
+		for len(answers) > 0 { // one may have come at that very moment
+			if a := <-answers; a.err == nil {
+				return a.m, nil
+			}
+		}
+		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 	}
 }
 

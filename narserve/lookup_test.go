@@ -39,6 +39,11 @@ func after(d time.Duration, src narserve.Source) *probe {
 	}}
 }
 
+// patient is a source that has a second to answer.
+type patient struct{ narserve.Source }
+
+func (patient) Patience() time.Duration { return time.Second }
+
 func panics(context.Context, store.HashPart) (trust.Mapping, error) { panic("at the disco") }
 
 func fails(context.Context, store.HashPart) (trust.Mapping, error) { return trust.Mapping{}, errBroken }
@@ -71,6 +76,21 @@ func TestNarinfoDeadline(t *testing.T) {
 		{"too late", func(w *world) []narserve.Source {
 			return []narserve.Source{after(301*time.Millisecond, w.local())}
 		}, 404, 300 * time.Millisecond},
+		{"a busy one is waited for", func(w *world) []narserve.Source {
+			return []narserve.Source{empty(), patient{after(990*time.Millisecond, w.local())}}
+		}, 200, 990 * time.Millisecond},
+		{"a busy one that is too late", func(w *world) []narserve.Source {
+			return []narserve.Source{patient{after(2*time.Second, w.local())}}
+		}, 404, time.Second},
+		{"a deaf one with patience", func(*world) []narserve.Source {
+			return []narserve.Source{patient{&probe{lookup: deaf(release)}}}
+		}, 404, time.Second},
+		{"a deaf one has no part in the patience of the next", func(*world) []narserve.Source {
+			return []narserve.Source{&probe{lookup: deaf(release)}, patient{after(100*time.Millisecond, empty())}}
+		}, 404, 300 * time.Millisecond},
+		{"a deaf one costs no more than a busy one has taken", func(*world) []narserve.Source {
+			return []narserve.Source{&probe{lookup: deaf(release)}, patient{after(600*time.Millisecond, empty())}}
+		}, 404, 700 * time.Millisecond},
 		{"panic", func(*world) []narserve.Source { return []narserve.Source{&probe{lookup: panics}} }, 404, 0},
 		{"panic, then found", func(w *world) []narserve.Source { return []narserve.Source{&probe{lookup: panics}, w.local()} }, 200, 0},
 		{"error, then found", func(w *world) []narserve.Source { return []narserve.Source{&probe{lookup: fails}, w.local()} }, 200, 0},

@@ -88,6 +88,12 @@ type Source interface {
 	Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
 }
 
+// A Patient source decides by itself how long a question about a path is worth waiting for its answer, up to its patience.
+// Other sources have 300 ms.
+type Patient interface {
+	Patience() time.Duration
+}
+
 // Config is what a [Server] needs.
 type Config struct {
 	Sources []Source // asked in order: this machine's own store first, then the neighbours

@@ -204,28 +204,48 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 	}
 }
 
-// TestFirstHolderOfANARIsWaitedFor has a neighbour answer after infoTimeout.
-func TestFirstHolderOfANARIsWaitedFor(t *testing.T) {
-	info, m := newSigner(t).sign(t, "wanted", randomNAR(100))
+// TestBusyNeighbourIsWaitedFor has a neighbour answer after infoTimeout.
+func TestBusyNeighbourIsWaitedFor(t *testing.T) {
+	s := newSigner(t)
+	info, m := s.sign(t, "wanted", randomNAR(100))
+	no := func(*Node, *peers.Neighbour) {}
+	silent := func(_ *Node, nb *peers.Neighbour) { nb.Late.Store(1) }
+	quick := func(_ *Node, nb *peers.Neighbour) { nb.Answered(5 * time.Millisecond) }
+	slow := func(_ *Node, nb *peers.Neighbour) { nb.Answered(100 * time.Millisecond) }
+	sends := func(_ *Node, nb *peers.Neighbour) {
+		time.AfterFunc(infoTimeout/2, func() { nb.Brought.Store(time.Now().UnixNano()) })
+	}
+	answers := func(_ *Node, nb *peers.Neighbour) {
+		time.AfterFunc(infoTimeout/2, func() { nb.Answered(time.Millisecond) })
+	}
+	spent := func(n *Node, nb *peers.Neighbour) {
+		slow(n, nb)
+		n.busyWait.lose(time.Now().Add(-maxBusyWait), time.Now())
+	}
 	for name, c := range map[string]struct {
 		want  *trust.Mapping
 		after time.Duration
-		late  bool // it was silent before
+		given func(*Node, *peers.Neighbour) // what was before
 		found bool
+		limit time.Duration
 	}{
-		"a NAR":               {&m, (infoTimeout + holderTimeout) / 2, false, true},
-		"a NAR, far too late": {&m, holderTimeout + time.Second, false, false},
-		"a NAR, of a neighbour that was silent before": {&m, 2 * infoTimeout, true, false},
-		"a narinfo": {nil, 2 * infoTimeout, false, false},
+		"a NAR":               {&m, (infoTimeout + busyTimeout) / 2, no, true, busyTimeout},
+		"a NAR, far too late": {&m, busyTimeout + time.Second, no, false, busyTimeout},
+		"a NAR, of a neighbour that was silent before": {&m, 2 * infoTimeout, silent, false, infoTimeout},
+		"a narinfo":                          {nil, 2 * infoTimeout, no, false, infoTimeout},
+		"a narinfo, usually quick":           {nil, 2 * infoTimeout, quick, false, infoTimeout},
+		"a narinfo, slow":                    {nil, 2 * infoTimeout, slow, true, busyTimeout},
+		"a narinfo, slow and far too late":   {nil, busyTimeout + time.Second, slow, false, busyTimeout},
+		"a narinfo, while blocks come":       {nil, 2 * infoTimeout, sends, true, busyTimeout},
+		"a narinfo, while answers come":      {nil, 2 * infoTimeout, answers, true, busyTimeout},
+		"a narinfo, slow, too often in vain": {nil, 2 * infoTimeout, spent, false, infoTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				n := &Node{ledger: book, log: zap.NewNop(), findings: peers.NewCache[store.HashPart, *finding](1)}
+				n := &Node{cfg: Config{Trusted: s.keys}, ledger: book, log: zap.NewNop(), findings: peers.NewCache[store.HashPart, *finding](1)}
 				nb := peers.NewNeighbour(nil, "holder", wire.ProtocolID, book)
-				if c.late {
-					nb.Late.Store(1)
-				}
+				c.given(n, nb)
 				l := newLookup(n, info.Path.HashPart(), c.want, 1)
 				l.ask([]*peers.Neighbour{nb})
 				time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
@@ -235,12 +255,11 @@ func TestFirstHolderOfANARIsWaitedFor(t *testing.T) {
 				if (f != nil) != c.found || f == nil && !errors.Is(err, store.ErrNotFound) {
 					t.Errorf("wait = %v, %v, want a holder: %t", f, err, c.found)
 				}
-				limit := map[bool]time.Duration{true: c.after, false: holderTimeout}[c.found]
-				if c.late {
-					limit = infoTimeout
+				if took > c.limit {
+					t.Errorf("it took %v, want at most %v", took, c.limit)
 				}
-				if took > limit {
-					t.Errorf("it took %v, want at most %v", took, limit)
+				if lost := n.busyWait.lost; !c.found && c.want == nil && c.limit == busyTimeout && lost != busyTimeout-infoTimeout {
+					t.Errorf("%v count as lost, want what it took beyond the usual", lost)
 				}
 				time.Sleep(c.after)
 			})

@@ -66,7 +66,7 @@ func (f *finding) add(id peer.ID, receiving bool) {
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
-// [store.ErrNotFound] if there is none within 250 ms, or within ctx. About what was built here, and what only private
+// [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was built here, and what only private
 // keys have signed as far as this machine knows, no neighbour is asked.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	if err := n.secret(ctx, hp); err != nil {
@@ -79,6 +79,9 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	}
 	return f.mapping, nil
 }
+
+// Patience implements [narserve.Patient].
+func (n *Node) Patience() time.Duration { return secretTimeout + busyTimeout + starvedAfter }
 
 // is reports whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover
 // it: a content address determines the hash alone, and with a wrong size the right blocks would look like lies.
@@ -93,14 +96,15 @@ type lookup struct {
 	hp    store.HashPart
 	want  *trust.Mapping // only its holders count; nil: every claim that can be believed counts
 	timer *time.Timer    // ends it
-	news  chan struct{}  // has room for one
+	asked time.Time
+	news  chan struct{} // has room for one
 
 	mu       sync.Mutex // guards the rest
 	owed     []owed
 	unjudged []peers.Reply
 	spare    []peers.Reply // claims of neighbours that are not relied on alone
 	left     bool          // no caller waits for it any more
-	waits    bool          // the first holder is waited for until holderTimeout
+	extended time.Time     // since when the first answer is waited for until busyTimeout; zero: it is not
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
@@ -157,6 +161,9 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 func (l *lookup) nothing() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.want == nil && !l.extended.IsZero() {
+		l.node.busyWait.lose(l.extended, time.Now())
+	}
 	if errors.Is(l.refused, errUnreliable) {
 		return fmt.Errorf("%s: no neighbour that is relied on has it: %w: %w", l.hp, store.ErrNotFound, l.refused)
 	}
@@ -183,7 +190,7 @@ func (l *lookup) Recall(nb *peers.Neighbour) (peers.Reply, bool) {
 func (l *lookup) ask(neighbours []*peers.Neighbour) {
 	l.mu.Lock() // until the list is complete, done must not report that no answer is owed
 	defer l.mu.Unlock()
-	l.timer = time.AfterFunc(infoTimeout, l.expire)
+	l.asked, l.timer = time.Now(), time.AfterFunc(infoTimeout, l.expire)
 	for _, nb := range neighbours {
 		if r, ok := l.Recall(nb); ok {
 			l.unjudged = append(l.unjudged, r)
@@ -203,6 +210,9 @@ func (l *lookup) Answer(r peers.Reply) {
 		l.node.log.Debug("neighbour did not answer", zap.Stringer("peer", r.From.ID), zap.Error(r.Err))
 	}
 	l.mu.Lock()
+	if r.Err == nil {
+		r.From.Answered(time.Since(l.asked))
+	}
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return o.by == r.From })
 	if len(l.owed) == 0 {
 		l.timer.Stop()
@@ -241,22 +251,27 @@ func (l *lookup) Lost(nb *peers.Neighbour) bool {
 	return l.owed[i].lost < peers.MaxLost
 }
 
-// expire ends the wait for neighbours that have not answered in time, unless a holder is wanted and none has been found:
-// then it ends at holderTimeout, or with the first holder.
+// expire ends the wait for neighbours that have not answered in time, unless no claim has been believed yet: then it ends
+// at busyTimeout, for a NAR with all of them, for a narinfo with those that are busy.
 func (l *lookup) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	for _, o := range l.owed {
-		o.by.Late.CompareAndSwap(0, time.Now().UnixNano())
+		o.by.Late.CompareAndSwap(0, now.UnixNano())
 	}
+	waited := now.Sub(l.asked)
+	starved := waited > infoTimeout+starvedAfter
 	// A neighbour that was silent before adds no time.
-	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool { return !o.prompt })
-	if l.want != nil && l.f == nil && !l.left && !l.waits && len(l.owed) > 0 {
+	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
+		return !o.prompt || l.want == nil && !starved && !o.by.IsBusy(waited)
+	})
+	if l.f == nil && !l.left && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.node.busyWait.allows(now)) {
 		for i := range l.owed {
-			l.owed[i].prompt = false
+			l.owed[i].prompt = l.want == nil
 		}
-		l.waits = true
-		l.timer.Reset(holderTimeout - infoTimeout)
+		l.extended = now
+		l.timer.Reset(busyTimeout - infoTimeout)
 		return
 	}
 	l.owed = nil

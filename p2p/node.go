@@ -101,7 +101,8 @@ type Node struct {
 	power        *netmon.Power
 	sign         protocol.ID      // protocol of the peers that ask the same upstreams for others
 	upstreamRate fetch.Throughput // of all upstreams together
-	life         context.Context  // of fetches for others; ended by dying, which Run calls
+	busyWait     busyWait
+	life         context.Context // of fetches for others; ended by dying, which Run calls
 	dying        context.CancelFunc
 	findings     *lru.Cache[store.HashPart, *finding]
 	wanted       *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when

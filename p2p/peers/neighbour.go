@@ -69,6 +69,8 @@ type Neighbour struct {
 	Helping chan struct{} // one for each question under way for which it asks its upstreams
 	Brought atomic.Int64  // when (Unix ns) a block came from it last
 
+	response responseTime // to questions about claims
+
 	shown atomic.Int64 // the most bytes a second at which blocks have come from it, on average
 
 	Busy atomic.Int32 // blocks asked for and not yet here
