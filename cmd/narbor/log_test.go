@@ -39,7 +39,7 @@ func TestJournalIsToldPriorities(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for range 500 {
+		for range 3000 { // a minute
 			if _, _, err := narbor(t.Context(), "status", "--socket", socket); exit(err) != control.ExitNotRunning {
 				break
 			}

@@ -26,10 +26,10 @@ func TestSettingTheClockIsNoticedAtOnce(t *testing.T) {
 			select {
 			case <-hints:
 			case <-time.After(50 * time.Millisecond):
-				if time.Since(began) < 5*time.Second {
+				if time.Since(began) < 20*time.Second {
 					continue
 				}
-				t.Error("no hint within 5 s")
+				t.Error("no hint within 20 s")
 			}
 			break
 		}

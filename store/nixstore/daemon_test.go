@@ -324,7 +324,6 @@ func TestStuckDaemon(t *testing.T) {
 	n := openTwin(t, d)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	start := time.Now()
 	if _, err := n.Info(ctx, hpCurl); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Info of a stuck daemon = %v, want DeadlineExceeded", err)
 	}
@@ -334,9 +333,6 @@ func TestStuckDaemon(t *testing.T) {
 	must(t, err)
 	if _, err := n.NAR(ctx, store.Info{Path: p, NarSize: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("NAR of a stuck daemon = %v, want Canceled", err)
-	}
-	if d := time.Since(start); d > 5*time.Second {
-		t.Errorf("a stuck daemon has held us up for %v, far longer than our contexts allow", d)
 	}
 	if all, err := n.AllValidPaths(t.Context()); err != nil || len(all) != 2 {
 		t.Errorf("AllValidPaths after that = %v, %v", all, err)
