@@ -66,8 +66,8 @@ func (f *finding) add(id peer.ID, receiving bool) {
 }
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
-// [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was built here, and what only private
-// keys have signed as far as this machine knows, no neighbour is asked.
+// [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was
+// built here, and what only private keys have signed as far as this machine knows, no neighbour is asked.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	if err := n.secret(ctx, hp); err != nil {
 		return trust.Mapping{}, err
