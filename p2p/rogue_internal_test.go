@@ -146,7 +146,7 @@ func (g *rogue) writeClaims(s network.Stream, r wire.Request) error {
 	var out []byte
 	for _, hp := range r.HashParts {
 		text := ""
-		if hp == g.info.Path.HashPart() {
+		if !g.info.Path.IsZero() && hp == g.info.Path.HashPart() {
 			text = g.info.String()
 		}
 		out = wire.AppendClaim(out, text, g.have != nil && text != "")
