@@ -64,20 +64,23 @@ func (k *keeper) least() uint64 {
 	return scores[len(scores)-k.circle.kept]
 }
 
-// keeps says whether a machine is one of those to keep.
-func (k *keeper) keeps(id peer.ID) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c := k.peers[id]
-	return c != nil && (c.host || !c.visit && c.score >= k.least())
+// A standing is the relation of a machine to this one.
+type standing struct {
+	kept     bool // it is one of the machines that stay connected
+	stranger bool // it is known, and is none of them; an unknown machine is no stranger
+	visit    bool // it was dialled to be asked for what was missed
 }
 
-// isStranger reports whether a machine is known and not one of those to keep. It is false for an unknown machine.
-func (k *keeper) isStranger(id peer.ID) bool {
+// standing returns the standing of a machine.
+func (k *keeper) standing(id peer.ID) standing {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := k.peers[id]
-	return c != nil && !c.host && c.score < k.least()
+	if c == nil {
+		return standing{}
+	}
+	near := c.score >= k.least()
+	return standing{kept: c.host || !c.visit && near, stranger: !c.host && !near, visit: c.visit}
 }
 
 // wants says whether a stranger is to be asked: something has been missed since it was asked, and that is long enough
@@ -114,14 +117,6 @@ func (k *keeper) miss(now time.Time) bool {
 	return true
 }
 
-// isVisit says whether a connected machine was dialled to be asked for what was missed.
-func (k *keeper) isVisit(id peer.ID) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	c := k.peers[id]
-	return c != nil && c.visit
-}
-
 // part ends a visit. A machine that was of use stays; if too many stay for that, the oldest has to make room. It
 // returns the machines that are not to be kept any longer.
 func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
@@ -149,3 +144,6 @@ func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 	}
 	return nil
 }
+
+// endVisit ends a visit, after which the machine stays connected if it was useful.
+func (k *keeper) endVisit(id peer.ID, useful bool) { k.lan.part(k.part(id, useful)) }

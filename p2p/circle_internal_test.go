@@ -8,9 +8,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"go.uber.org/zap/zapcore"
-
-	"narbor/p2p/peers"
 )
 
 // newCrowdedKeeper returns an idle keeper that knows so many machines, and when all of them are due.
@@ -33,7 +30,7 @@ func (k *keeper) dialled(from time.Time, d time.Duration, ended error) map[peer.
 		for _, info := range due {
 			all[info.ID]++
 			k.finished(info.ID, ended, at)
-			if ended == nil && !k.isVisit(info.ID) {
+			if ended == nil && !k.standing(info.ID).visit {
 				k.peers[info.ID].due = at.Add(time.Hour) // it is connected, as far as this keeper can be
 			}
 		}
@@ -119,7 +116,7 @@ func TestVisitsAreBounded(t *testing.T) {
 	strangers := 0
 	due, _ := k.step(now)
 	for _, info := range due {
-		if k.isVisit(info.ID) {
+		if k.standing(info.ID).visit {
 			strangers++
 		}
 	}
@@ -139,7 +136,7 @@ func TestVisitsArePaced(t *testing.T) {
 			due, _ := k.step(now)
 			for _, info := range due {
 				k.finished(info.ID, nil, now)
-				if k.isVisit(info.ID) {
+				if k.standing(info.ID).visit {
 					k.part(info.ID, false)
 					all++
 				}
@@ -168,7 +165,7 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 		due, _ := k.step(at)
 		for _, info := range due {
 			k.finished(info.ID, nil, at)
-			if k.isVisit(info.ID) {
+			if k.standing(info.ID).visit {
 				left = append(left, k.part(info.ID, true)...)
 			}
 		}
@@ -178,15 +175,17 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	}
 }
 
-func TestOnlyKeptMachinesAreNews(t *testing.T) {
+func TestMachinesBeyondTheKeptAreStrangers(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+20)
 	k.dialled(now, 10*time.Second, nil)
-	levels := map[zapcore.Level]int{}
+	strangers := 0
 	for id := range k.peers {
-		levels[(&peers.Neighbour{Stranger: k.isStranger(id)}).NewsLevel()]++
+		if k.standing(id).stranger {
+			strangers++
+		}
 	}
-	if k.isStranger(newTestPeer(t)) || levels[zapcore.InfoLevel] != maxKept || levels[zapcore.DebugLevel] != 20 {
-		t.Errorf("of %d machines so many are news: %v, want %d", maxKept+20, levels, maxKept)
+	if k.standing(newTestPeer(t)).stranger || strangers != 20 {
+		t.Errorf("of %d machines %d are strangers, want 20", maxKept+20, strangers)
 	}
 }
 
@@ -200,7 +199,7 @@ func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
 	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
-			if k.isVisit(info.ID) {
+			if k.standing(info.ID).visit {
 				visits++
 				k.part(info.ID, true)
 			}
@@ -249,7 +248,7 @@ func TestFiveHundredMachines(t *testing.T) {
 	for at, ends := now, []peer.ID(nil); at.Before(now.Add(15 * time.Second)); at = at.Add(10 * time.Millisecond) {
 		for _, id := range ends { // those dialled in the step before
 			k.finished(id, nil, at)
-			if k.isVisit(id) {
+			if k.standing(id).visit {
 				found = append(found, at.Sub(now))
 				k.lose(id, at)
 			}

@@ -223,3 +223,10 @@ func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) 
 	}
 	return "", fmt.Errorf("ask for the peer ID: %w", err)
 }
+
+// hear has a peer looked for at an address that another peer has sent, or that is remembered.
+func (l *lan) hear(m ma.Multiaddr, via string, now time.Time) {
+	if a, ok := l.hearsay(m, via, now.Add(hearsayFor)); ok && !l.connected(a.id) {
+		l.keeper.announce(a, now)
+	}
+}

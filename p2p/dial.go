@@ -131,12 +131,12 @@ func (k *keeper) run(ctx context.Context) error {
 				if k.finished(info.ID, err, time.Now()) {
 					k.lan.log.Warn("machines around announce themselves and cannot be reached: see narbor doctor", zap.Error(err))
 				}
-				if err == nil && k.isVisit(info.ID) {
+				if err == nil && k.standing(info.ID).visit {
 					select {
 					case <-ctx.Done():
 					case <-time.After(visitTime):
 					}
-					k.lan.part(k.part(info.ID, false))
+					k.endVisit(info.ID, false)
 				}
 			})
 		}

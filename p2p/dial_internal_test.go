@@ -14,7 +14,7 @@ import (
 // newIdleKeeper returns the keeper of a lan that does not run: its clock is the test's.
 func newIdleKeeper(t *testing.T) *keeper {
 	t.Helper()
-	l, err := newLAN(lanConfig{Identity: newTestIdentity(t)})
+	l, err := newLAN(lanConfig{Host: testHostConfig(t, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}

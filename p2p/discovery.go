@@ -5,17 +5,18 @@ import (
 	"time"
 
 	"narbor/p2p/peers"
+	"narbor/p2p/transport"
 	"narbor/store"
 )
 
 // AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
 // port. Adding it again does nothing. It returns an error if text is none of these, if there are too many, or if it
 // cannot be kept; then it is not added.
-func (n *Node) AddPeer(text string) error { return n.lan.added.add(n.lan, text) }
+func (n *Node) AddPeer(text string) error { return n.lan.addPeer(text) }
 
 // RemovePeer ends what AddPeer began, and closes the connections to the peers found there. A peer that is found in
 // another way as well comes back. It returns an error if no such peer was added.
-func (n *Node) RemovePeer(text string) error { return n.lan.added.remove(n.lan, text) }
+func (n *Node) RemovePeer(text string) error { return n.lan.removePeer(text) }
 
 // Peers returns the peers that the user named, in the order in which they were given.
 func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
@@ -37,7 +38,7 @@ func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 			n.wanted.Remove(l.hp)
 		}
 	}
-	n.lan.part(n.lan.keeper.part(nb.ID, useful))
+	n.lan.keeper.endVisit(nb.ID, useful)
 }
 
 // missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
@@ -45,4 +46,10 @@ func (n *Node) missed(hp store.HashPart) {
 	if n.lan.keeper.miss(time.Now()) {
 		n.wanted.Add(hp, time.Now())
 	}
+}
+
+// host returns the configuration of the libp2p host.
+func (cfg Config) host() transport.Config {
+	return transport.Config{Identity: cfg.Identity, Port: cfg.Port, UserAgent: "narbor/" + cfg.Version, Log: cfg.Log,
+		Libp2pLog: cfg.Libp2pLog, Conns: maxConns, Streams: maxAllStreams, PeerStreams: maxLinkStreams}
 }

@@ -17,7 +17,7 @@ import (
 
 func TestSecondHostOnThePortIsRefused(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
-	b, err := newLAN(lanConfig{Identity: newTestIdentity(t), Port: transport.ListenPort(a.host)})
+	b, err := newLAN(lanConfig{Host: testHostConfig(t, transport.ListenPort(a.host))})
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("newLAN on a port in use = %v, want EADDRINUSE", err)
 	}

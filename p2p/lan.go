@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/event"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -30,21 +28,17 @@ import (
 
 // lanConfig has the identity of this node on the LAN and the peers to look for.
 type lanConfig struct {
-	Identity                        crypto.PrivKey     // required
-	Port                            uint16             // TCP; 0 picks one
+	Host                            transport.Config   // of the libp2p host; a nil Log discards
 	Peers, KernelPeers              []string           // multiaddr, IP address or DNS name, with or without a port
 	PeersFile                       string             // keeps the added peers; "" is none
 	MemoryFile                      string             // keeps the peers of each network; "" is none
 	MDNS                            bool               // announce and browse
 	Vsock                           bool               // reach host and guests by vsock, if there is one
 	AllowInterfaces, DenyInterfaces []string           // patterns of path.Match
-	UserAgent                       string             // is sent to neighbours by identify
 	Net                             *Net               // instead of this machine's
 	Denies                          func(peer.ID) bool // peers with which there are no connections; nil is none
 	Arrived                         func(netip.Addr)   // is told of connections that are let in; nil is not
 	LinksLooked                     func()             // the links were looked at, and one may have become metered; nil is not
-	Log                             *zap.Logger        // nil discards
-	Libp2pLog                       slog.Handler       // nil discards
 }
 
 // How a neighbour was found.
@@ -94,27 +88,20 @@ type lan struct {
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
 }
 
-// host returns what the libp2p host is made of.
-func (cfg lanConfig) host() transport.Config {
-	c := transport.Config{Identity: cfg.Identity, Port: cfg.Port, UserAgent: cfg.UserAgent, Log: cfg.Log, Libp2pLog: cfg.Libp2pLog,
-		Conns: maxConns, Streams: maxAllStreams, PeerStreams: maxLinkStreams}
-	if cfg.Net != nil {
-		c.Transport = cfg.Net.Transport
-	}
-	return c
-}
-
 // newLAN starts the host, which listens and accepts from now on, and nothing else. The caller must call Run,
 // or close the host.
 func newLAN(cfg lanConfig) (*lan, error) {
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
+	if cfg.Host.Log == nil {
+		cfg.Host.Log = zap.NewNop()
+	}
+	if cfg.Net != nil {
+		cfg.Host.Transport = cfg.Net.Transport
 	}
 	policy, err := netmon.NewPolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)
 	if err != nil {
 		return nil, err
 	}
-	named, kept, err := allNamed(cfg, cfg.Log)
+	named, kept, err := allNamed(cfg, cfg.Host.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -123,8 +110,8 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, err
 	}
 	gate := transport.NewGater(cfg.Denies, cfg.Arrived)
-	cfg.Log = gate.PlainLog(cfg.Log)
-	h, err := transport.NewHost(cfg.host(), gate)
+	cfg.Host.Log = gate.PlainLog(cfg.Host.Log)
+	h, err := transport.NewHost(cfg.Host, gate)
 	if err != nil {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
@@ -133,7 +120,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	l := &lan{
-		log: cfg.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept,
+		log: cfg.Host.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept,
 		mdns:  cfg.MDNS,
 		vsock: cfg.Vsock, reconsider: cfg.LinksLooked,
 		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1),
@@ -142,7 +129,7 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	}
 	memory, err := loadMemory(cfg.MemoryFile, time.Now())
 	if err != nil {
-		cfg.Log.Warn("who was where is forgotten: the memory of it cannot be read", zap.Error(err))
+		cfg.Host.Log.Warn("who was where is forgotten: the memory of it cannot be read", zap.Error(err))
 	}
 	l.places = newPlaces(l, memory)
 	l.keeper = newKeeper(l)

@@ -26,11 +26,18 @@ func newTestIdentity(t testing.TB) crypto.PrivKey {
 	return key
 }
 
+// testHostConfig returns the configuration of a host with a new identity.
+func testHostConfig(t testing.TB, port uint16) transport.Config {
+	return transport.Config{Identity: newTestIdentity(t), Port: port, Conns: 512, Streams: 4096, PeerStreams: 64}
+}
+
 // startTestLAN runs a lan until the test ends, and fails the test if that takes long or leaves a goroutine.
 func startTestLAN(t testing.TB, cfg lanConfig) (l *lan, stop func()) {
 	t.Helper()
-	if cfg.Identity == nil {
-		cfg.Identity = newTestIdentity(t)
+	if cfg.Host.Identity == nil {
+		host := testHostConfig(t, 0)
+		host.Log = cfg.Host.Log
+		cfg.Host = host
 	}
 	l, err := newLAN(cfg)
 	if err != nil {

@@ -223,7 +223,7 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 }
 
 func TestIDsOfANamedMachineAreBounded(t *testing.T) {
-	l, err := newLAN(lanConfig{Identity: newTestIdentity(t), Peers: []string{"10.1.0.9"}}) // no connection is made
+	l, err := newLAN(lanConfig{Host: testHostConfig(t, 0), Peers: []string{"10.1.0.9"}}) // no connection is made
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,7 +125,7 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 	case <-time.After(settleLimit + 10*time.Second):
 		t.Error("not settled although the only peer has been tried")
 	}
-	a, _ = startTestLAN(t, lanConfig{Port: port})
+	a, _ = startTestLAN(t, lanConfig{Host: testHostConfig(t, port)})
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	if a.host.ID() == id {
 		t.Fatal("both have the same identity")
@@ -136,7 +136,7 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 	a, stop := startTestLAN(t, lanConfig{})
 	port := transport.ListenPort(a.host)
 	stop()
-	b, _ := startTestLAN(t, lanConfig{Port: port, Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
+	b, _ := startTestLAN(t, lanConfig{Host: testHostConfig(t, port), Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
 	case <-time.After(settleLimit + 10*time.Second):

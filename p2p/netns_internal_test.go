@@ -263,8 +263,10 @@ func TestLANChild(t *testing.T) {
 	if os.Getenv("NARBOR_TEST_VERBOSE") != "" {
 		log, _ = zap.NewDevelopment()
 	}
+	host := testHostConfig(t, cfg.Port)
+	host.Log = log
 	l, err := newLAN(lanConfig{
-		Identity: newTestIdentity(t), Port: cfg.Port, MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny, Log: log,
+		Host: host, MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -130,11 +130,10 @@ func New(cfg Config) (*Node, error) {
 	}
 	book := peers.NewLedger(cfg.Denied, cfg.Log)
 	reconsider, dials := make(chan struct{}, 1), newDialBacks()
-	l, err := newLAN(lanConfig{Denies: book.Denies, Arrived: dials.arrivals.note, LinksLooked: func() { netmon.Hint(reconsider) },
-		Libp2pLog: cfg.Libp2pLog, Identity: cfg.Identity, Port: cfg.Port, Peers: cfg.Peers,
-		KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile, MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS,
-		AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
-		Vsock: cfg.Vsock, UserAgent: "narbor/" + cfg.Version, Net: cfg.Net, Log: cfg.Log})
+	l, err := newLAN(lanConfig{Host: cfg.host(), Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile,
+		MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS, AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
+		Vsock: cfg.Vsock, Net: cfg.Net, Denies: book.Denies, Arrived: dials.arrivals.note,
+		LinksLooked: func() { netmon.Hint(reconsider) }})
 	if err != nil {
 		return nil, err
 	}
@@ -298,7 +297,8 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	}
 	n.ledger.TallyOf(id).Outsider.Store(false)
 	nb := peers.NewNeighbour(h, id, n.group.Protocol(), n.ledger)
-	nb.Stranger = n.lan.keeper.isStranger(id)
+	standing := n.lan.keeper.standing(id)
+	nb.Stranger = standing.stranger
 	n.mu.Lock()
 	_, known := n.peers[id]
 	if !known {
@@ -309,11 +309,11 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 		return
 	}
 	n.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
-	if n.lan.keeper.isVisit(id) {
+	if standing.visit {
 		n.running.Go(func() { n.tryOut(ctx, nb) })
 		return
 	}
-	if n.lan.keeper.keeps(id) {
+	if standing.kept {
 		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
 	}
 	n.running.Go(func() { n.askPeers(ctx, id) })

@@ -29,8 +29,6 @@ const (
 	// double up to exchangeMax. Two machines that join a third at the same moment do not learn of each other the first
 	// time.
 	exchangeMin, exchangeMax = time.Second, 5 * time.Minute
-	// hearsayFor is how long a machine known by hearsay is dialled, as long as it does not answer.
-	hearsayFor = 5 * time.Minute
 )
 
 // exchangePeers asks neighbours for their neighbours, until ctx ends.
@@ -75,9 +73,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	}
 	s.Close()
 	for _, m := range addrs {
-		if a, ok := n.lan.hearsay(m, viaExchange, time.Now().Add(hearsayFor)); ok && !n.lan.connected(a.id) {
-			n.lan.keeper.announce(a, time.Now())
-		}
+		n.lan.hear(m, viaExchange, time.Now())
 	}
 }
 

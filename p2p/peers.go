@@ -231,3 +231,7 @@ func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 	}
 	return named, kept, nil
 }
+
+func (l *lan) addPeer(text string) error { return l.added.add(l, text) }
+
+func (l *lan) removePeer(text string) error { return l.added.remove(l, text) }

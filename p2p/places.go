@@ -203,9 +203,7 @@ func (p *places) recall(network string, now time.Time) {
 	}
 	p.here[network] = true
 	for _, m := range p.memory.in(network) {
-		if a, ok := p.lan.hearsay(m, viaRemembered, now.Add(hearsayFor)); ok && !p.lan.connected(a.id) {
-			p.lan.keeper.announce(a, now)
-		}
+		p.lan.hear(m, viaRemembered, now)
 	}
 }
 

@@ -91,7 +91,7 @@ func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
 	gate := transport.NewGater(nil, nil)
 	gate.SetNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
-	h, err := transport.NewHost(lanConfig{Identity: newTestIdentity(t), Log: zap.NewNop()}.host(), gate)
+	h, err := transport.NewHost(Config{Identity: newTestIdentity(t), Log: zap.NewNop()}.host(), gate)
 	if err != nil {
 		t.Fatal(err)
 	}
