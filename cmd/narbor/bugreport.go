@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 )
 
 // maxReportLog is how many lines of the log go into a report, and maxReportPart how many bytes of anything.
@@ -66,7 +67,8 @@ func saveReport(c *cli.Context, report []byte, files []string) error {
 			Parts  []string `json:"parts"`
 		}{control.Schema, to, files})
 	}
-	fmt.Fprintf(c.App.Writer, "%s (%s)\nLook through it before you send it: tar xzOf %s | less\n", to, amount(int64(len(report))), to)
+	fmt.Fprintf(c.App.Writer, "%s (%s)\nLook through it before you send it: tar xzOf %s | less\n", to, dashboard.Amount(int64(len(report))),
+		to)
 	return nil
 }
 

@@ -80,11 +80,11 @@ func (s *service) cacheHealth(st control.Status) *dashboard.Health {
 		}
 		h := &dashboard.Health{Code: "cache-not-trusted", Severity: dashboard.SeverityWarning,
 			Title: "Neighbours get nothing from a cache directory",
-			Text:  fmt.Sprintf("None of %s in %s has a signature.", plural(found.Paths, "path"), s.shares.cacheDirs[i]),
+			Text:  fmt.Sprintf("None of %s in %s has a signature.", dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i]),
 			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}
 		if len(found.Names) > 0 {
 			h.Text = fmt.Sprintf("All of %s looked at in %s are signed by %s alone, and this machine trusts no key of that name.",
-				plural(found.Paths, "path"), s.shares.cacheDirs[i], strings.Join(found.Names, ", "))
+				dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i], strings.Join(found.Names, ", "))
 			h.Fix = "If it is yours, give narbor that key by --trusted-key, or add it to trusted-public-keys in nix.conf."
 		}
 		return h

@@ -83,15 +83,15 @@ func checkDisk(_ context.Context, p *patient) []Finding {
 		return []Finding{skipped("disk: narbor is not running")}
 	case sp.FreeBytes < sp.MinFree:
 		return []Finding{{Severity: severityError, Text: fmt.Sprintf("%s are free where archives are verified, and %s are to be left "+
-			"free: nothing is fetched", amount(sp.FreeBytes), amount(sp.MinFree)),
+			"free: nothing is fetched", dashboard.Amount(sp.FreeBytes), dashboard.Amount(sp.MinFree)),
 			Fix: "make room, such as with nix-collect-garbage, or set --min-free lower"}}
 	case sp.FreeBytes < 2*sp.MinFree:
 		return []Finding{{Severity: severityWarning,
-			Text: fmt.Sprintf("only %s are free where archives are verified; below %s nothing is fetched", amount(sp.FreeBytes),
-				amount(sp.MinFree)),
+			Text: fmt.Sprintf("only %s are free where archives are verified; below %s nothing is fetched", dashboard.Amount(sp.FreeBytes),
+				dashboard.Amount(sp.MinFree)),
 			Fix: "make room, such as with nix-collect-garbage"}}
 	}
-	return []Finding{fine("%s are free where archives are verified", amount(sp.FreeBytes))}
+	return []Finding{fine("%s are free where archives are verified", dashboard.Amount(sp.FreeBytes))}
 }
 
 // checkClock compares the clock with files that were written here.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/libp2p/zeroconf/v2"
+
+	"narbor/narserve/dashboard"
 )
 
 const (
@@ -115,7 +117,7 @@ func checkNetwork(_ context.Context, p *patient) []Finding {
 	}
 	f := Finding{Severity: severityError, Text: "no network interface is used",
 		Fix: "connect this machine, or name an interface with --interface"}
-	if _, ignored := networks(p.status.Interfaces); ignored != "" {
+	if _, ignored := p.status.NetworkLines(); ignored != "" {
 		f.Text += "; " + ignored
 	}
 	if len(p.status.Neighbours) > 0 { // which were named
@@ -153,7 +155,7 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 		return []Finding{skipped("neighbours: narbor is not running")}
 	}
 	if n := len(p.status.Neighbours); n > 0 {
-		return []Finding{fine("%s connected", plural(n, "neighbour"))}
+		return []Finding{fine("%s connected", dashboard.Plural(n, "neighbour"))}
 	}
 	f := Finding{Severity: severityWarning, Text: "no neighbour is connected",
 		Fix: "start narbor on another machine of this network, or name one that multicast does not reach: narbor peers add ADDRESS"}
@@ -162,7 +164,7 @@ func checkNeighbours(_ context.Context, p *patient) []Finding {
 		f.Fix = "name a machine that runs narbor: narbor peers add ADDRESS"
 	}
 	if n := len(p.status.OtherGroup); n > 0 {
-		f.Text += fmt.Sprintf("; %s of another group", plural(n, "machine")) + " must not be asked"
+		f.Text += fmt.Sprintf("; %s of another group", dashboard.Plural(n, "machine")) + " must not be asked"
 		f.Fix = "give all machines the same --group-secret-file, or none"
 	}
 	return []Finding{f}
@@ -198,7 +200,7 @@ func checkIsolation(ctx context.Context, p *patient) []Finding {
 			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest " +
 				"isolation, in the access point"}}
 	case len(others) > 0:
-		return []Finding{{Severity: severityInfo, Text: plural(len(others), "machine") +
+		return []Finding{{Severity: severityInfo, Text: dashboard.Plural(len(others), "machine") +
 			" can be reached, and should be a neighbour in a moment"}}
 	case len(known) == 1:
 		return []Finding{skipped("isolation: no other machine announces itself")}

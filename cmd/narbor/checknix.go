@@ -13,6 +13,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
 )
 
@@ -30,7 +31,8 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	var coded control.ExitError
 	switch {
 	case err == nil:
-		return []Finding{fine("narbor %s answers, up %s", p.status.Version, shortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}
+		return []Finding{fine("narbor %s answers, up %s", p.status.Version,
+			dashboard.ShortTime(time.Duration(p.status.UptimeSeconds)*time.Second))}
 	case !errors.As(err, &coded) || coded.Code != control.ExitNotRunning:
 		return []Finding{{Severity: severityError, Text: "narbor cannot be asked: " + err.Error(), Fix: "run this as root"}}
 	}

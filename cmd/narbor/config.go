@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -58,7 +59,7 @@ func readConfig(file string, flags []cli.Flag) ([]setting, error) {
 		return nil, err
 	}
 	if len(text) > maxConfigLen {
-		return nil, control.WithCode(fmt.Errorf("%s: longer than %s", file, amount(maxConfigLen)), control.ExitUsage)
+		return nil, control.WithCode(fmt.Errorf("%s: longer than %s", file, dashboard.Amount(maxConfigLen)), control.ExitUsage)
 	}
 	p := configParser{file: file, text: text, dec: json.NewDecoder(bytes.NewReader(text))}
 	if p.parse(flags); len(p.errs) > 0 {

@@ -78,12 +78,12 @@ func addLine(c *cli.Context, line string) error {
 }
 
 func dropLine(c *cli.Context, at string) error {
-	file, number, found := cutLast(at, ":")
-	n, err := strconv.Atoi(number)
-	if !found || err != nil {
+	colon := strings.LastIndexByte(at, ':')
+	n, err := strconv.Atoi(at[colon+1:])
+	if colon < 0 || err != nil {
 		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), control.ExitUsage)
 	}
-	edit, sets, err := nixconf.RemoveLine(file, n, "require-sigs")
+	edit, sets, err := nixconf.RemoveLine(at[:colon], n, "require-sigs")
 	if err != nil {
 		return err
 	}

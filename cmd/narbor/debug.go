@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -58,7 +59,7 @@ func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, 
 			return nil, err
 		}
 		if b.Len() > maxDebugReport {
-			return nil, fmt.Errorf("the answer has %s, more than %s", amount(int64(b.Len())), amount(maxDebugReport))
+			return nil, fmt.Errorf("the answer has %s, more than %s", dashboard.Amount(int64(b.Len())), dashboard.Amount(maxDebugReport))
 		}
 		return control.DebugReport{Data: b.Bytes()}, nil
 	}

@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"time"
 
 	"narbor/cmd/narbor/control"
 	"narbor/p2p"
 )
-
-// dialBackTimeout is how long neighbours may take to connect to this machine on request, and to answer.
-const dialBackTimeout = 7 * time.Second
 
 // postDialBack asks neighbours to connect to this machine. Any user may ask: neighbours ration it themselves.
 func (s *service) postDialBack(r *http.Request) (any, error) {
@@ -19,7 +15,7 @@ func (s *service) postDialBack(r *http.Request) (any, error) {
 		return nil, control.WithCode(errors.New("neighbours are being asked already; try again in a moment"), control.ExitTemporary)
 	}
 	defer s.dialling.Unlock()
-	ctx, cancel := context.WithTimeout(r.Context(), dialBackTimeout)
+	ctx, cancel := context.WithTimeout(r.Context(), control.DialBackTimeout)
 	defer cancel()
 	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]p2p.DialBack{}, s.node.DialBack(ctx)...)}, nil
 }

@@ -226,11 +226,11 @@ func (d Diagnosis) print(s screen) {
 	}
 	switch errors, warnings := count[severityError], count[severityWarning]; {
 	case errors > 0 && warnings > 0:
-		fmt.Fprintf(s, "%s, %s\n", plural(errors, "failure"), plural(warnings, "warning"))
+		fmt.Fprintf(s, "%s, %s\n", dashboard.Plural(errors, "failure"), dashboard.Plural(warnings, "warning"))
 	case errors > 0:
-		fmt.Fprintf(s, "%s; everything else is well\n", plural(errors, "failure"))
+		fmt.Fprintf(s, "%s; everything else is well\n", dashboard.Plural(errors, "failure"))
 	case warnings > 0:
-		fmt.Fprintf(s, "%s; everything else is well\n", plural(warnings, "warning"))
+		fmt.Fprintf(s, "%s; everything else is well\n", dashboard.Plural(warnings, "warning"))
 	default:
 		fmt.Fprintln(s, "everything is well")
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/store/bincache"
@@ -119,7 +120,7 @@ func fetch(c *cli.Context) (err error) {
 	}
 	came := ""
 	if n := node.Status().Received[store.FromInternet]; n > 0 {
-		came = ", with " + amount(n) + " from the internet"
+		came = ", with " + dashboard.Amount(n) + " from the internet"
 	}
 	fmt.Fprintf(c.App.Writer, "all there: %s%s\n", dir, came)
 	return nil
@@ -220,8 +221,8 @@ func (f *fetcher) closure(ctx context.Context, wanted []store.HashPart) error {
 	for _, m := range missing {
 		total += m.NarSize()
 	}
-	fmt.Fprintf(f.out, "%s to fetch, %s, from %s\n", plural(len(missing), "path"), amount(total),
-		plural(len(f.node.Status().Neighbours), "neighbour"))
+	fmt.Fprintf(f.out, "%s to fetch, %s, from %s\n", dashboard.Plural(len(missing), "path"), dashboard.Amount(total),
+		dashboard.Plural(len(f.node.Status().Neighbours), "neighbour"))
 	progress := f.progress(total)
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(fetchParallel)
@@ -380,7 +381,7 @@ func (p *progress) add(m trust.Mapping) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	fmt.Fprintf(p.out, "%s  %s\n", m.Path(), amount(m.NarSize()))
+	fmt.Fprintf(p.out, "%s  %s\n", m.Path(), dashboard.Amount(m.NarSize()))
 }
 
 func (p *progress) end() {

@@ -314,7 +314,7 @@ func ufwIsActive(ctx context.Context) bool {
 // dialBacks asks the narbor that runs here for dial-backs.
 func (p *patient) dialBacks(ctx context.Context) (control.DialBackReport, error) {
 	ctl := p.ctl
-	ctl.Timeout = dialBackTimeout + control.Timeout
+	ctl.Timeout = control.DialBackTimeout + control.Timeout
 	var r control.DialBackReport
 	err := ctl.Call(ctx, http.MethodPost, "/dialback", "", &r)
 	return r, err

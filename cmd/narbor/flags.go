@@ -171,8 +171,6 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 }
 
 // amount prints an amount for people.
-func amount(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
-
 // spoolSize returns the number of bytes that the spool in a directory may take.
 func spoolSize(c *cli.Context, dir string) (int64, error) {
 	most, err := diskSize(c, "spool-size", dir)

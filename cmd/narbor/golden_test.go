@@ -268,7 +268,7 @@ func TestShortTime(t *testing.T) {
 		want string
 	}{{0, "0 s"}, {59 * time.Second, "59 s"}, {time.Hour - 1, "59 min 59 s"}, {2 * time.Minute, "2 min"}, {time.Hour, "1 h"},
 		{26*time.Hour + time.Minute, "1 d 2 h"}, {48 * time.Hour, "2 d"}} {
-		if got := shortTime(c.d); got != c.want {
+		if got := dashboard.ShortTime(c.d); got != c.want {
 			t.Errorf("shortTime(%v) = %q, want %q", c.d, got, c.want)
 		}
 	}

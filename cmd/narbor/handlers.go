@@ -19,7 +19,7 @@ func (s *service) controlHandler() http.Handler {
 	mux.HandleFunc("GET /peers", control.Answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
 	mux.HandleFunc("POST /peers/{what}", control.Change(s.postPeers))
 	mux.HandleFunc("POST /ping", control.Lasting(pingTimeout, control.Change(s.postPing)))
-	mux.HandleFunc("POST /dialback", control.Lasting(dialBackTimeout, control.Answer(s.postDialBack))) // which changes nothing
+	mux.HandleFunc("POST /dialback", control.Lasting(control.DialBackTimeout, control.Answer(s.postDialBack))) // which changes nothing
 	mux.HandleFunc("PUT /share", control.Change(s.putShare))
 	s.handleDebug(mux)
 	return mux

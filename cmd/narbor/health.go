@@ -85,7 +85,7 @@ func damageHealth(st control.Status) *dashboard.Health {
 	}
 	d := st.Damaged[0]
 	h := &dashboard.Health{Code: "damaged", Severity: dashboard.SeverityWarning,
-		Title: plural(len(st.Damaged), "path") + " of this machine damaged",
+		Title: dashboard.Plural(len(st.Damaged), "path") + " of this machine damaged",
 		Text:  fmt.Sprintf("The content of %s in %s does not have the hash that its upstream has signed: %s.", d.Path, d.Where, d.Reason)}
 	if more := len(st.Damaged) - 1; more > 0 {
 		h.Text += fmt.Sprintf(" So it is with %d more.", more)
@@ -167,7 +167,7 @@ func (s *service) spoolHealth(st control.Status) *dashboard.Health {
 	if s.accounts.TooLarge(time.Hour) {
 		return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "An archive is larger than the spool",
 			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was "+
-				"told that it is not here.", amount(st.Spool.MaxBytes)),
+				"told that it is not here.", dashboard.Amount(st.Spool.MaxBytes)),
 			Fix:     "Give narbor a larger --spool-size. The log names the path; this says of any path what stands in its way:",
 			Command: "narbor why PATH"}
 	}
@@ -177,7 +177,7 @@ func (s *service) spoolHealth(st control.Status) *dashboard.Health {
 	return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "No room for what Nix asked for",
 		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most "+
 			"%s are in use, and narbor leaves --min-free on the disk.",
-			amount(st.Spool.Bytes), amount(st.Spool.MaxBytes)),
+			dashboard.Amount(st.Spool.Bytes), dashboard.Amount(st.Spool.MaxBytes)),
 		Fix:     "Make room on the disk, or give narbor more by --spool-size, or less to leave free by --min-free.",
 		Command: "nix-collect-garbage"}
 }
@@ -214,7 +214,7 @@ func otherKeysHealth(st control.Status) *dashboard.Health {
 		}
 		h.Text += fmt.Sprintf("Neighbours sign as %s with another key than nix.conf has: such as %s, at %s. "+
 			"Such paths are not taken from them.",
-			k.Key, k.Path, plural(len(k.Neighbours), "neighbour"))
+			k.Key, k.Path, dashboard.Plural(len(k.Neighbours), "neighbour"))
 		h.Fix = fmt.Sprintf("Compare the line of %s in trusted-public-keys, here and there, with the key that its cache publishes: it "+
 			"was mistyped on one side, or the cache has a new key of that name.", k.Key)
 	}

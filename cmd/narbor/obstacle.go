@@ -6,6 +6,7 @@ import (
 	"net/http"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -44,10 +45,10 @@ func object(w *control.Why, obstacle func(store.HashPart, store.Hash, int64) err
 	switch {
 	case errors.Is(err, store.ErrTooLarge):
 		w.Reason = fmt.Sprintf("it can be had, but its archive of %s is larger than the spool, see --spool-size of `narbor run`%s",
-			amount(narSize), next)
+			dashboard.Amount(narSize), next)
 	case errors.Is(err, store.ErrNoSpace):
 		w.Reason = fmt.Sprintf("it can be had, but the disk of the spool has no room for its archive of %s beside what --min-free "+
-			"leaves free%s", amount(narSize), next)
+			"leaves free%s", dashboard.Amount(narSize), next)
 	case errors.Is(err, store.ErrMalformed):
 		w.Reason = "it can be had, but its archive is malformed, though it was signed" + next
 	default:

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 )
 
@@ -122,10 +123,13 @@ func printPeers(l control.PeerList, s screen) {
 			fmt.Fprintln(s)
 		}
 		fmt.Fprintln(s, s.paint(bold, n.ID))
-		s.field("  at", "%s, found by %s, for %s", shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds)*time.Second))
-		s.field("  from it", "%s in %s, %s on the wire", amount(n.BytesReceived), plural(int(n.BlocksReceived), "block"),
-			amount(n.WireReceived))
-		s.field("  to it", "%s in %s, %s on the wire", amount(n.BytesSent), plural(int(n.BlocksSent), "block"), amount(n.WireSent))
+		s.field("  at", "%s, found by %s, for %s", shortAddr(n.Addr), n.Via,
+			dashboard.ShortTime(time.Duration(n.ConnectedSeconds)*time.Second))
+		s.field("  from it", "%s in %s, %s on the wire", dashboard.Amount(n.BytesReceived),
+			dashboard.Plural(int(n.BlocksReceived), "block"),
+			dashboard.Amount(n.WireReceived))
+		s.field("  to it", "%s in %s, %s on the wire", dashboard.Amount(n.BytesSent), dashboard.Plural(int(n.BlocksSent), "block"),
+			dashboard.Amount(n.WireSent))
 		if n.Strikes > 0 {
 			s.field("  strikes", "%d; the third bans it for an hour", n.Strikes)
 		}
@@ -137,7 +141,7 @@ func printPeers(l control.PeerList, s screen) {
 			if len(n.Connected) > 0 {
 				short := make([]string, len(n.Connected))
 				for i, id := range n.Connected {
-					short[i] = shortID(id)
+					short[i] = dashboard.ShortID(id)
 				}
 				there = strings.Join(short, " ")
 			}
@@ -165,12 +169,13 @@ func namedBy(from string) string {
 
 func printRefused(l control.PeerList, s screen) {
 	for _, b := range l.Banned {
-		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
+		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", dashboard.ShortID(b.ID), b.Until.Local().Format("15:04"),
+			b.Reason))
 	}
 	for _, id := range l.Blocked {
 		s.hang("blocked", id)
 	}
 	for _, o := range l.OtherGroup {
-		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", shortID(o.ID), shortAddr(o.Addr)))
+		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", dashboard.ShortID(o.ID), shortAddr(o.Addr)))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/peers"
@@ -58,7 +59,7 @@ func TestPeoplesCommands(t *testing.T) {
 	await(1)
 
 	out := ask(0, "why", top.Path.String())
-	for _, want := range []string{"not valid on this machine", shortID(holder.ID) + " has it", "signed by test-1",
+	for _, want := range []string{"not valid on this machine", dashboard.ShortID(holder.ID) + " has it", "signed by test-1",
 		"200 the neighbour has it"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("why lacks %q:\n%s", want, out)
@@ -69,7 +70,7 @@ func TestPeoplesCommands(t *testing.T) {
 	}
 	ask(control.ExitNotFound, "share", "explain", top.Path.String())
 
-	out = ask(0, "ping", shortID(holder.ID), "--size", "100kB")
+	out = ask(0, "ping", dashboard.ShortID(holder.ID), "--size", "100kB")
 	for _, want := range []string{"round trip ", "127.0.0.1", "TLS 1.3"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("ping lacks %q:\n%s", want, out)
@@ -78,7 +79,7 @@ func TestPeoplesCommands(t *testing.T) {
 	ask(control.ExitNotFound, "ping", "10.1.2.3")
 	ask(control.ExitUsage, "ping", "x", "--count", "1000")
 
-	ask(0, "peers", "block", shortID(holder.ID))
+	ask(0, "peers", "block", dashboard.ShortID(holder.ID))
 	await(0)
 	if l := peers(); len(l.Blocked) != 1 || l.Blocked[0] != holder.ID {
 		t.Errorf("blocked are %q", l.Blocked)

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store"
 )
@@ -33,7 +34,7 @@ func (s *service) postPing(r *http.Request) (any, error) {
 	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
 	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
 		return nil, control.WithCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
-			maxPings, amount(maxPingBytes)), control.ExitUsage)
+			maxPings, dashboard.Amount(maxPingBytes)), control.ExitUsage)
 	}
 	if !s.pinging.TryLock() {
 		return nil, control.WithCode(errors.New("another ping is under way; try again in a moment"), control.ExitTemporary)
@@ -126,19 +127,20 @@ func pingPeer(c *cli.Context) error {
 }
 
 func printPing(p control.PingReport, s screen) {
-	s.field("neighbour", "%s, found by %s", shortID(p.ID), p.Via)
+	s.field("neighbour", "%s, found by %s", dashboard.ShortID(p.ID), p.Via)
 	s.field("address", "%s, from here %s (%s)", shortAddr(p.Addr), shortAddr(p.Local), securityName(p.Security))
 	if len(p.Millis) > 0 {
 		sorted := slices.Sorted(slices.Values(p.Millis))
 		s.field("round trip", "%.2f ms (%.2f to %.2f, %s)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1],
-			plural(len(sorted), "time"))
+			dashboard.Plural(len(sorted), "time"))
 	}
 	if p.Lost > 0 {
-		s.field("lost", "%s without an answer", plural(p.Lost, "round trip"))
+		s.field("lost", "%s without an answer", dashboard.Plural(p.Lost, "round trip"))
 	}
 	if p.Bytes > 0 && p.Seconds > 0 {
-		s.field("throughput", "%s/s: %s in %.2f s, %s on the wire", amount(int64(float64(p.Bytes)/p.Seconds)), amount(p.Bytes), p.Seconds,
-			amount(p.WireBytes))
+		s.field("throughput", "%s/s: %s in %.2f s, %s on the wire", dashboard.Amount(int64(float64(p.Bytes)/p.Seconds)),
+			dashboard.Amount(p.Bytes), p.Seconds,
+			dashboard.Amount(p.WireBytes))
 		s.field("with", "%s", p.Path)
 	}
 	if p.Problem != "" {

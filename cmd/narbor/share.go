@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 )
 
 // maxPause bounds `narbor share pause --for`; --share none is for longer.
@@ -95,7 +96,7 @@ func changeShare(c *cli.Context, what string) error {
 		if d <= 0 || d > maxPause {
 			return control.WithCode(fmt.Errorf("--for %s: give up to %s, such as 1h", d, maxPause), control.ExitUsage)
 		}
-		url, until = "/share?"+queryOf("for", d.String()), " for "+shortTime(d)
+		url, until = "/share?"+queryOf("for", d.String()), " for "+dashboard.ShortTime(d)
 	}
 	if err := ctl.Call(c.Context, http.MethodPut, url, what, nil); err != nil {
 		return err
@@ -171,5 +172,5 @@ func (sh ShareStatus) print(s screen) {
 		with = "neighbours that know the group's secret, and ask for the exact path"
 	}
 	s.field("with", "%s", with)
-	s.field("sent", "%s to present neighbours", amount(sh.BytesSent))
+	s.field("sent", "%s to present neighbours", dashboard.Amount(sh.BytesSent))
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
@@ -50,7 +51,7 @@ func printStats(s screen, a stats.Account, by string) {
 	case "day":
 		printDays(s, a.Days)
 	case "peer":
-		printShares(s, "PEER", a.Peers, shortID)
+		printShares(s, "PEER", a.Peers, dashboard.ShortID)
 	case "name":
 		printShares(s, "NAME", a.Names, func(name string) string { return name })
 	default:
@@ -70,9 +71,11 @@ func printSums(s screen, a stats.Account) {
 		if 100*saved < of {
 			part = "Less than 1 %"
 		}
-		fmt.Fprintf(s, "%s came from your network: %s not downloaded\n", s.paint(bold, part+" of the last 30 days"), amount(saved))
+		fmt.Fprintf(s, "%s came from your network: %s not downloaded\n", s.paint(bold, part+" of the last 30 days"),
+			dashboard.Amount(saved))
 	case month.Sent > 0:
-		fmt.Fprintf(s, "%s went to neighbours in the last 30 days. Nothing has come from them yet.\n", s.paint(bold, amount(month.Sent)))
+		fmt.Fprintf(s, "%s went to neighbours in the last 30 days. Nothing has come from them yet.\n",
+			s.paint(bold, dashboard.Amount(month.Sent)))
 	case of > 0:
 		fmt.Fprintln(s, "Nothing has come from your network in the last 30 days.")
 	default:
@@ -91,7 +94,8 @@ func printSums(s screen, a stats.Account) {
 	if got := month.Received; got[store.FromOthers]+got[store.FromInternet] > 0 {
 		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s "+
 			"at least Nix did",
-			amount(got[store.FromNeighbours]), amount(got[store.FromOthers]), amount(got[store.FromInternet]), amount(month.ByNix)))
+			dashboard.Amount(got[store.FromNeighbours]), dashboard.Amount(got[store.FromOthers]), dashboard.Amount(got[store.FromInternet]),
+			dashboard.Amount(month.ByNix)))
 	}
 	if !a.Since.IsZero() {
 		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
@@ -106,8 +110,9 @@ func statsHeader(first string) []string {
 }
 
 func amounts(a stats.Amounts) []string {
-	return []string{amount(a.Saved()), amount(a.ByNix + a.Received[store.FromInternet]), amount(a.Sent), count(a.NARs),
-		shortTime(time.Duration(a.SavedSeconds * float64(time.Second)))}
+	return []string{dashboard.Amount(a.Saved()), dashboard.Amount(a.ByNix + a.Received[store.FromInternet]), dashboard.Amount(a.Sent),
+		dashboard.Count(a.NARs),
+		dashboard.ShortTime(time.Duration(a.SavedSeconds * float64(time.Second)))}
 }
 
 func printDays(s screen, days []stats.Day) {
@@ -121,7 +126,8 @@ func printDays(s screen, days []stats.Day) {
 func printShares(s screen, what string, shares []stats.Share, name func(string) string) {
 	var rows [][]string
 	for _, sh := range shares[:min(len(shares), mostShares)] {
-		rows = append(rows, []string{name(sh.Name), amount(sh.Received), amount(sh.Sent), sh.Last.Local().Format(time.DateOnly)})
+		rows = append(rows, []string{name(sh.Name), dashboard.Amount(sh.Received), dashboard.Amount(sh.Sent),
+			sh.Last.Local().Format(time.DateOnly)})
 	}
 	s.table([]string{what, ">FROM NETWORK", ">TO OTHERS", "LAST"}, rows, 3)
 	if more := len(shares) - mostShares; more > 0 {

@@ -10,11 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/p2p/netmon"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -132,7 +131,7 @@ func atMost(bytesPerSecond int64) string {
 	if bytesPerSecond == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", at up to %s a second", amount(bytesPerSecond))
+	return fmt.Sprintf(", at up to %s a second", dashboard.Amount(bytesPerSecond))
 }
 
 // sharingOf says what neighbours may have.
@@ -150,14 +149,15 @@ func sharingOf(st control.Status) string {
 
 // printStatus writes one screen for people.
 func printStatus(st control.Status, s screen) {
-	s.line("narbor %s, peer %s, up %s", st.Version, shortID(st.ID), shortTime(time.Duration(st.UptimeSeconds)*time.Second))
+	s.line("narbor %s, peer %s, up %s", st.Version, dashboard.ShortID(st.ID),
+		dashboard.ShortTime(time.Duration(st.UptimeSeconds)*time.Second))
 	urls := make([]string, len(st.HTTP))
 	for i, addr := range st.HTTP {
 		urls[i] = "http://" + addr
 	}
 	s.field("for Nix", "%s", strings.Join(urls, ", "))
-	s.field("asked for", "%s found, %s not found; %s sent", count(st.Nix.NarinfoHits), count(st.Nix.NarinfoMisses),
-		amount(st.Nix.NarBytesServed))
+	s.field("asked for", "%s found, %s not found; %s sent", dashboard.Count(st.Nix.NarinfoHits), dashboard.Count(st.Nix.NarinfoMisses),
+		dashboard.Amount(st.Nix.NarBytesServed))
 	s.field("sharing", "%s", sharingOf(st))
 	if len(st.PrivateKeys) > 0 {
 		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.PrivateGoes())
@@ -166,8 +166,8 @@ func printStatus(st control.Status, s screen) {
 		s.field("group", "only neighbours that know its secret are asked and answered")
 	}
 	printUpstreams(st, s)
-	s.field("spool", "%s of %s", amount(st.Spool.Bytes), amount(st.Spool.MaxBytes))
-	used, ignored := networks(st.Interfaces)
+	s.field("spool", "%s of %s", dashboard.Amount(st.Spool.Bytes), dashboard.Amount(st.Spool.MaxBytes))
+	used, ignored := st.NetworkLines()
 	s.field("network", "%s", used)
 	if ignored != "" {
 		s.field("ignored", "%s", ignored)
@@ -175,14 +175,15 @@ func printStatus(st control.Status, s screen) {
 	fmt.Fprintln(s)
 	printStatusNeighbours(st, s)
 	for _, o := range st.OtherGroup {
-		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", shortID(o.ID), shortAddr(o.Addr)))
+		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", dashboard.ShortID(o.ID), shortAddr(o.Addr)))
 	}
 	for _, b := range st.Struck {
-		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", shortID(b.ID), b.Until.Local().Format("15:04"), b.Reason))
+		s.hang("banned", fmt.Sprintf("%s until %s for strikes, the last: %s", dashboard.ShortID(b.ID), b.Until.Local().Format("15:04"),
+			b.Reason))
 	}
 	for _, n := range st.Neighbours {
 		if n.Aside != "" {
-			s.hang("set aside", fmt.Sprintf("%s until %s: it %s", shortID(n.ID), n.AsideUntil.Local().Format("15:04"), n.Aside))
+			s.hang("set aside", fmt.Sprintf("%s until %s: it %s", dashboard.ShortID(n.ID), n.AsideUntil.Local().Format("15:04"), n.Aside))
 		}
 	}
 	printFaults(st, s)
@@ -221,68 +222,15 @@ func printStatusNeighbours(st control.Status, s screen) {
 	for _, n := range st.Neighbours {
 		strikes := ""
 		if n.Strikes > 0 {
-			strikes = plural(int(n.Strikes), "strike")
+			strikes = dashboard.Plural(int(n.Strikes), "strike")
 		} else if n.Aside != "" {
 			strikes = "set aside"
 		}
-		rows = append(rows, []string{shortID(n.ID), shortAddr(n.Addr), n.Via, shortTime(time.Duration(n.ConnectedSeconds) * time.Second),
-			amount(n.BytesReceived), amount(n.BytesSent), strikes})
+		rows = append(rows, []string{dashboard.ShortID(n.ID), shortAddr(n.Addr), n.Via,
+			dashboard.ShortTime(time.Duration(n.ConnectedSeconds) * time.Second),
+			dashboard.Amount(n.BytesReceived), dashboard.Amount(n.BytesSent), strikes})
 	}
 	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows, 2, 3, 5, 4, 1)
-}
-
-// count prints a number for people.
-func count(n int64) string { return strings.ReplaceAll(humanize.Comma(n), ",", " ") }
-
-// shortTime prints a time with its two largest units.
-func shortTime(d time.Duration) string {
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%d s", int(d.Seconds()))
-	case d < time.Hour:
-		return strings.TrimSuffix(fmt.Sprintf("%d min %d s", int(d.Minutes()), int(d.Seconds())%60), " 0 s")
-	case d < 24*time.Hour:
-		return strings.TrimSuffix(fmt.Sprintf("%d h %d min", int(d.Hours()), int(d.Minutes())%60), " 0 min")
-	}
-	return strings.TrimSuffix(fmt.Sprintf("%d d %d h", int(d.Hours())/24, int(d.Hours())%24), " 0 h")
-}
-
-// networks returns a line with the interfaces in use, and one with the others and the reasons. Loopback is left out.
-func networks(interfaces []netmon.InterfaceStatus) (used, ignored string) {
-	const most = 3 // of a sort: a host of containers has hundreds
-	var names, reasons []string
-	byReason := make(map[string][]string)
-	for _, i := range interfaces {
-		switch {
-		case i.Used:
-			names = append(names, i.Name)
-		case i.Reason != "loopback":
-			if byReason[i.Reason] == nil {
-				reasons = append(reasons, i.Reason)
-			}
-			byReason[i.Reason] = append(byReason[i.Reason], i.Name)
-		}
-	}
-	for i, reason := range reasons {
-		same := byReason[reason]
-		if more := len(same) - most; more > 0 {
-			same = append(same[:most:most], fmt.Sprintf("%d more", more))
-		}
-		reasons[i] = strings.Join(same, ", ") + ": " + reason
-	}
-	if len(names) == 0 {
-		names = []string{"none"}
-	}
-	return strings.Join(names, ", "), strings.Join(reasons, "; ")
-}
-
-// shortID is enough of a peer ID to tell neighbours apart, and for `narbor ping` and `narbor peers`: they all begin
-// alike.
-func shortID(id string) string {
-	if len(id) <= 12 {
-		return id
-	}
-	return "…" + id[len(id)-8:]
 }
 
 // shortAddr prints a multiaddr as people write addresses, without the port that everybody has.

@@ -3,6 +3,7 @@ package main
 import (
 	"testing"
 
+	"narbor/cmd/narbor/control"
 	"narbor/p2p/netmon"
 )
 
@@ -19,8 +20,10 @@ func TestStatusSaysWhichNetworksAreUsed(t *testing.T) {
 		{[]netmon.InterfaceStatus{i("a1", "down"), i("a2", "down"), i("b", "no carrier"), i("c", "down"), i("d", "down"), i("e", "down")},
 			"none", "a1, a2, c, 2 more: down; b: no carrier"},
 	} {
-		if used, ignored := networks(c.in); used != c.used || ignored != c.ignored {
-			t.Errorf("networks(%+v) = %q, %q, want %q, %q", c.in, used, ignored, c.used, c.ignored)
+		var st control.Status
+		st.Interfaces = c.in
+		if used, ignored := st.NetworkLines(); used != c.used || ignored != c.ignored {
+			t.Errorf("NetworkLines of %+v = %q, %q, want %q, %q", c.in, used, ignored, c.used, c.ignored)
 		}
 	}
 }

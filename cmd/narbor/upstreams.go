@@ -16,6 +16,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/netmon"
 	"narbor/store"
@@ -113,14 +114,16 @@ func printUpstreams(st control.Status, s screen) {
 		return
 	}
 	s.field("received", "%s from neighbours; from the internet %s by this machine and %s by others for it",
-		amount(st.Received[store.FromNeighbours]), amount(st.Received[store.FromInternet]), amount(st.Received[store.FromOthers]))
+		dashboard.Amount(st.Received[store.FromNeighbours]), dashboard.Amount(st.Received[store.FromInternet]),
+		dashboard.Amount(st.Received[store.FromOthers]))
 	switch {
 	case st.Alone != "":
 		s.field("for others", "nothing is downloaded: %s", st.Alone)
 	case st.BudgetLeft <= 0:
-		s.field("for others", "%s downloaded; today's --upstream-budget is used up", amount(st.ForOthers))
+		s.field("for others", "%s downloaded; today's --upstream-budget is used up", dashboard.Amount(st.ForOthers))
 	default:
-		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", amount(st.ForOthers), amount(st.BudgetLeft),
+		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", dashboard.Amount(st.ForOthers),
+			dashboard.Amount(st.BudgetLeft),
 			helping(st.Helpers))
 	}
 }
@@ -133,7 +136,7 @@ func helping(n int) string {
 	case 1:
 		return "1 neighbour downloads"
 	}
-	return plural(n, "neighbour") + " download"
+	return dashboard.Plural(n, "neighbour") + " download"
 }
 
 // whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
@@ -167,7 +170,7 @@ func printWhyUpstream(w control.Why, s screen) {
 	u := *w.Upstream
 	switch {
 	case u.Has:
-		s.field("upstream", "has it, %s, %s (%.1f ms)", amount(u.NarSize), signedBy(p2p.Answer{SignedBy: u.SignedBy}), u.Millis)
+		s.field("upstream", "has it, %s, %s (%.1f ms)", dashboard.Amount(u.NarSize), signedBy(p2p.Answer{SignedBy: u.SignedBy}), u.Millis)
 	case u.Problem != "":
 		s.field("upstream", "%s", strings.TrimPrefix(u.Problem, "upstream "))
 	case u.Asked:
@@ -183,11 +186,11 @@ func printWhyUpstream(w control.Why, s screen) {
 	default:
 		s.field("elected", "neighbour %s, to ask and download for all: it has the highest score of %d for this path; if it makes no "+
 			"progress for %.0f s, this machine does it itself",
-			shortID(e.Elected), e.Of(), e.Patience)
+			dashboard.ShortID(e.Elected), e.Of(), e.Patience)
 	}
 	for _, c := range u.Election.Scores {
 		if c.Out != "" {
-			s.field("", "%s is left out: %s", shortID(c.ID), c.Out)
+			s.field("", "%s is left out: %s", dashboard.ShortID(c.ID), c.Out)
 		}
 	}
 	if u.Election.Refuses != "" && u.Election.Refuses != u.Election.Alone {

@@ -11,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 )
 
 // waitStep is the time between two queries of the status.
@@ -93,7 +94,7 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 		var coded control.ExitError
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
-			err = control.WithCode(fmt.Errorf("narbor is too busy to answer, after %s", shortTime(timeout)), control.ExitTemporary)
+			err = control.WithCode(fmt.Errorf("narbor is too busy to answer, after %s", dashboard.ShortTime(timeout)), control.ExitTemporary)
 		case err != nil && !(errors.As(err, &coded) && coded.Code == control.ExitNotRunning):
 			return err
 		}
@@ -102,7 +103,7 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 			if missing == "" {
 				return nil
 			}
-			err = control.WithCode(fmt.Errorf("not ready after %s: %s; see `narbor status`", shortTime(timeout), missing),
+			err = control.WithCode(fmt.Errorf("not ready after %s: %s; see `narbor status`", dashboard.ShortTime(timeout), missing),
 				control.ExitTemporary)
 		}
 		if !time.Now().Add(waitStep).Before(deadline) {

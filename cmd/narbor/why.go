@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/trust"
@@ -51,7 +52,7 @@ func judge(w *control.Why, keys int) {
 	holders, claims, why, unreliable := 0, 0, "", ""
 	for _, a := range w.Neighbours {
 		if a.Believed() && a.Unreliable != "" {
-			unreliable = shortID(a.ID) + ": " + a.Unreliable
+			unreliable = dashboard.ShortID(a.ID) + ": " + a.Unreliable
 		} else if a.Believed() {
 			holders++
 		} else if a.Path != "" {
@@ -156,7 +157,7 @@ func (s *service) shared(info store.Info) (bool, string) {
 	switch {
 	case err == nil && len(m.Info().String()) > store.MaxInfoLen:
 		return false, fmt.Sprintf("its narinfo has %s bytes, and neighbours take %s: it has too many references",
-			count(int64(len(m.Info().String()))), count(store.MaxInfoLen))
+			dashboard.Count(int64(len(m.Info().String()))), dashboard.Count(store.MaxInfoLen))
 	case err == nil && !s.node.Sharing():
 		return false, reasonOff
 	case err == nil:
@@ -277,7 +278,8 @@ func printWhy(w control.Why, asked string, s screen) {
 	case w.Local == nil:
 		s.field("here", "not valid on this machine")
 	default:
-		s.field("here", "valid in %s, %s, %s", w.Local.Where, amount(w.Local.NarSize), plural(w.Local.References, "reference"))
+		s.field("here", "valid in %s, %s, %s", w.Local.Where, dashboard.Amount(w.Local.NarSize),
+			dashboard.Plural(w.Local.References, "reference"))
 	}
 	printSignatures(w, s)
 	printWhyNeighbours(w, s)
@@ -311,16 +313,16 @@ func printWhyNeighbours(w control.Why, s screen) {
 		what := "does not have it, or does not share it"
 		switch {
 		case a.Believed() && a.Receiving:
-			what = "is receiving it, " + amount(a.NarSize) + ", " + signedBy(a)
+			what = "is receiving it, " + dashboard.Amount(a.NarSize) + ", " + signedBy(a)
 		case a.Believed():
-			what = "has it, " + amount(a.NarSize) + ", " + signedBy(a)
+			what = "has it, " + dashboard.Amount(a.NarSize) + ", " + signedBy(a)
 			if a.Unreliable != "" {
 				what += ", but " + a.Unreliable
 			}
 		case a.Problem != "":
 			what = a.Problem
 		}
-		s.field(map[bool]string{true: "neighbours"}[i == 0], "%s %s (%.1f ms)", shortID(a.ID), what, a.Millis)
+		s.field(map[bool]string{true: "neighbours"}[i == 0], "%s %s (%.1f ms)", dashboard.ShortID(a.ID), what, a.Millis)
 	}
 	if len(w.Neighbours) == 0 {
 		s.field("neighbours", "none")
@@ -346,11 +348,4 @@ func explainWhy(w control.Why, asked string, s screen) {
 	}
 	s.field("from", "%s", w.Local.Where)
 	printSignatures(w, s)
-}
-
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return count(int64(n)) + " " + what + "s"
 }

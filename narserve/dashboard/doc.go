@@ -6,5 +6,7 @@
 // to a request is a [Reply] that is decided on as a whole; the server of package narserve has checked the request before, and
 // writes the reply.
 //
+// The words for amounts, times and IDs are shared with the commands.
+//
 // A [Page] starts nothing. Its event streams run in the goroutines of their requests, and [Page.Stop] ends them.
 package dashboard

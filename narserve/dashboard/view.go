@@ -98,7 +98,7 @@ func draw(quarters []stats.Quarter) (g graph) {
 		g.Bars = append(g.Bars, b)
 		g.Depth = max(g.Depth, b.Sent)
 	}
-	g.Top = amountOf(highest)
+	g.Top = Amount(highest)
 	return g
 }
 
@@ -151,12 +151,12 @@ func (v view) Level() string {
 // pageFuncs is what the templates can do.
 func pageFuncs() template.FuncMap {
 	return template.FuncMap{
-		"amount": amountOf, "percent": percent, "short": shortID, "host": hostOf, "name": nameOf, "via": viaText, "took": tookText,
+		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": nameOf, "via": viaText, "took": tookText,
 		"ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"origin":  originText,
 		"seconds": func(s float64) string { return tookText(s) },
-		"rate":    func(t stats.Transfer) string { return amountOf(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
+		"rate":    func(t stats.Transfer) string { return Amount(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
 		"count":   func(n int) string { return humanize.Comma(int64(n)) },
 		"join":    strings.Join,
 		"hash":    func(base string) bool { _, err := store.ParseHashPart(base); return err == nil },
@@ -169,16 +169,6 @@ func percent(part, of int64) int64 {
 		return 0
 	}
 	return int64(float64(part) / float64(of) * 100)
-}
-
-func amountOf(n int64) string { return humanize.IBytes(uint64(max(n, 0))) }
-
-// shortID is enough of a peer ID to tell neighbours apart: they all begin alike.
-func shortID(id string) string {
-	if len(id) <= 12 {
-		return id
-	}
-	return "…" + id[len(id)-8:]
 }
 
 // hostOf is the address in a multiaddr, such as /ip4/192.0.2.1/tcp/6273; any other text stays as it is.

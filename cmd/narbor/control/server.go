@@ -18,8 +18,10 @@ import (
 const (
 	SocketName = "narbor.sock"
 	// Timeout bounds a question to a running narbor, which answers from memory.
-	Timeout   = 5 * time.Second
-	MaxAnswer = 16 << 20
+	Timeout = 5 * time.Second
+	// DialBackTimeout is how long neighbours may take to connect to this machine on request, and to answer.
+	DialBackTimeout = 7 * time.Second
+	MaxAnswer       = 16 << 20
 	// maxControlBody bounds the body of a request: a word, a path or an address.
 	maxControlBody = 4 << 10
 )

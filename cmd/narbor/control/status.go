@@ -1,7 +1,9 @@
 package control
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"narbor/narserve"
@@ -81,6 +83,35 @@ func (st Status) Used() (names []string) {
 		}
 	}
 	return names
+}
+
+// NetworkLines returns a line with the interfaces in use, and one with the others and the reasons. Loopback is left out.
+func (st Status) NetworkLines() (used, ignored string) {
+	const most = 3 // of a sort: a host of containers has hundreds
+	var names, reasons []string
+	byReason := make(map[string][]string)
+	for _, i := range st.Interfaces {
+		switch {
+		case i.Used:
+			names = append(names, i.Name)
+		case i.Reason != "loopback":
+			if byReason[i.Reason] == nil {
+				reasons = append(reasons, i.Reason)
+			}
+			byReason[i.Reason] = append(byReason[i.Reason], i.Name)
+		}
+	}
+	for i, reason := range reasons {
+		same := byReason[reason]
+		if more := len(same) - most; more > 0 {
+			same = append(same[:most:most], fmt.Sprintf("%d more", more))
+		}
+		reasons[i] = strings.Join(same, ", ") + ": " + reason
+	}
+	if len(names) == 0 {
+		names = []string{"none"}
+	}
+	return strings.Join(names, ", "), strings.Join(reasons, "; ")
 }
 
 // PrivateGoes returns the destination of paths that only private keys have signed.
