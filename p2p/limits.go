@@ -64,6 +64,9 @@ const (
 	// secretTimeout bounds the time that this machine's own sources can add to a question before neighbours are asked:
 	// the Nix database answers within 1 ms, and on a busy machine the neighbours need the rest of the deadline.
 	secretTimeout = infoTimeout / 5
+	// maxOwnAsked bounds the questions to this machine's own sources before neighbours are asked, and so the goroutines of
+	// those that a hung file server never answers. Sources that are well answer within a millisecond.
+	maxOwnAsked = 64
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
 )

@@ -112,6 +112,7 @@ type Node struct {
 	news         chan struct{} // a neighbour has joined; read by exchangePeers
 	reconsider   chan struct{} // what this machine does for others may have changed; read by watch
 	settled      chan struct{}
+	ownAsked     chan struct{}  // one for each question that secret puts to this machine's sources
 	running      sync.WaitGroup // what Run waits for; see begin
 
 	mu        sync.Mutex // guards the rest
@@ -154,6 +155,7 @@ func New(cfg Config) (*Node, error) {
 		reconsider: reconsider,
 		news:       make(chan struct{}, 1),
 		settled:    make(chan struct{}),
+		ownAsked:   make(chan struct{}, maxOwnAsked),
 		peers:      map[peer.ID]*peers.Neighbour{},
 		dialBacks:  dials,
 		received:   map[store.Origin]*atomic.Int64{},

@@ -22,8 +22,16 @@ var errSecret = errors.New("neighbours are not asked about it")
 func (n *Node) secret(ctx context.Context, hp store.HashPart) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
+	select {
+	case n.ownAsked <- struct{}{}:
+	case <-ctx.Done(): // as many earlier questions are stuck as there may be
+		return nil
+	}
 	known := make(chan error, 1) // has room: it may be told too late
-	go func() { known <- n.knownSecret(ctx, hp) }()
+	go func() {
+		defer func() { <-n.ownAsked }()
+		known <- n.knownSecret(ctx, hp)
+	}()
 	select {
 	case err := <-known:
 		return err
