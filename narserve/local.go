@@ -29,6 +29,11 @@ func Local(src store.Source, publicKeys *trust.Keys, spool *spool.Spool) Source 
 // Lookup implements [Source]. An error other than ErrNotFound means that the store could not be asked.
 func (l local) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	info, err := l.src.Info(ctx, hp)
+	return l.check(info, err)
+}
+
+// check returns the mapping of a claim that may be given away. err is the error of the source.
+func (l local) check(info store.Info, err error) (trust.Mapping, error) {
 	if err != nil {
 		return trust.Mapping{}, err
 	}
@@ -57,7 +62,7 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 		}
 		return sp, nil
 	}
-	own, err := l.Lookup(ctx, m.Path().HashPart()) // m may come from a neighbour
+	own, err := l.check(store.InfoLately(ctx, l.src, m.Path().HashPart())) // m may come from a neighbour
 	if err != nil {
 		return nil, err
 	}

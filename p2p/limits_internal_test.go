@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -22,6 +23,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // numbered returns a different address for each i.
@@ -268,6 +270,28 @@ func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour) // until the source has answered
 	})
+}
+
+// A rememberingSource was asked a moment ago.
+type rememberingSource struct {
+	store.Source
+	t *testing.T
+}
+
+func (s rememberingSource) Info(context.Context, store.HashPart) (store.Info, error) {
+	s.t.Error("the source is asked again")
+	return store.Info{}, store.ErrNotFound
+}
+
+func (rememberingSource) InfoLately(context.Context, store.HashPart) (store.Info, error) {
+	return store.Info{Ultimate: true}, nil
+}
+
+func TestStoreIsNotAskedTwiceForOneQuestion(t *testing.T) {
+	n := &Node{cfg: Config{Share: []store.Source{rememberingSource{t: t}}}}
+	if err := n.knownSecret(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
+		t.Errorf("knownSecret = %v, want ErrBuiltHere", err)
+	}
 }
 
 func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {

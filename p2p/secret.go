@@ -48,7 +48,7 @@ func (n *Node) secret(ctx context.Context, hp store.HashPart) error {
 func (n *Node) knownSecret(ctx context.Context, hp store.HashPart) error {
 	private := false
 	for _, src := range n.cfg.Share {
-		info, err := src.Info(ctx, hp)
+		info, err := store.InfoLately(ctx, src, hp)
 		switch {
 		case info.Ultimate: // even if it is damaged
 			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)

@@ -250,6 +250,17 @@ type NAR interface {
 	Size() int64
 }
 
+// InfoLately returns what a source says of a hash part, or has said within the last second, if it remembers that: it has a
+// method InfoLately. So it is asked once for a request that needs the answer in several places.
+func InfoLately(ctx context.Context, src Source, hp HashPart) (Info, error) {
+	if s, ok := src.(interface {
+		InfoLately(ctx context.Context, hp HashPart) (Info, error)
+	}); ok {
+		return s.InfoLately(ctx, hp)
+	}
+	return src.Info(ctx, hp)
+}
+
 // Suspect has the path of a claim read and checked soon, if the source can do so: it has a method Suspect(Info).
 func Suspect(src Source, info Info) {
 	if s, ok := src.(interface{ Suspect(info Info) }); ok {

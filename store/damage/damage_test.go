@@ -120,6 +120,51 @@ func TestDamagedPathIsNotOfferedUntilItIsRepaired(t *testing.T) {
 	})
 }
 
+// countingSource counts the questions about paths.
+type countingSource struct {
+	store.Source
+	asked int
+}
+
+func (s *countingSource) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	s.asked++
+	return s.Source.Info(ctx, hp)
+}
+
+func TestSourceIsAskedOnceForOneRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newDamageWorld(t, "", t.TempDir())
+		src := &countingSource{Source: w.mem}
+		g := w.damage.Guard(src, "counted", "")
+		hp := w.info.Path.HashPart()
+		absent := store.HashPart(strings.Repeat("1", 32))
+		wantAsked := func(what string, want int) {
+			t.Helper()
+			if src.asked != want {
+				t.Errorf("%s: the source was asked %d times, want %d", what, src.asked, want)
+			}
+		}
+		for _, hp := range []store.HashPart{hp, absent} {
+			src.asked = 0
+			_, first := g.Info(t.Context(), hp)
+			info, again := store.InfoLately(t.Context(), g, hp)
+			if (first == nil) != (again == nil) || again == nil && info.Path != w.info.Path {
+				t.Errorf("InfoLately = %v, %v after %v", info.Path, again, first)
+			}
+			wantAsked("in one request", 1)
+			g.Info(t.Context(), hp)
+			wantAsked("by the next request", 2)
+		}
+		w.mem.Remove(hp)
+		time.Sleep(time.Second)
+		src.asked = 0
+		if _, err := store.InfoLately(t.Context(), g, hp); !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("InfoLately = %v of a path that has gone, want ErrNotFound", err)
+		}
+		wantAsked("a second later", 1)
+	})
+}
+
 func TestDamageRepairedInPlaceIsFoundAfterAWhile(t *testing.T) {
 	files := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
