@@ -70,6 +70,17 @@ func remedyFor(blocks []sender, present []peer.ID) remedy {
 	return remedy{reference: best}
 }
 
+// countVouching returns the number of peers that vouch for blocks.
+func countVouching(blocks []sender) int {
+	peers := map[peer.ID]bool{}
+	for _, b := range blocks {
+		if !b.relayed {
+			peers[b.id] = true
+		}
+	}
+	return len(peers)
+}
+
 // sentBy returns the blocks that a peer has sent.
 func sentBy(blocks []sender, id peer.ID) (list []int) {
 	for i, b := range blocks {

@@ -1,8 +1,13 @@
 // Package fetch receives one NAR in a [Session]: from all neighbours that have it at once, from those that are receiving it
 // too, from a proxy that downloads it, or from an upstream.
 //
-// Which block is asked of which neighbour (picker), who sent wrong blocks (blame), and which sources are left (sources) are
-// decided by types without lock, goroutine or clock. The session has the lock and the goroutines; [Session.Fetch] starts
-// them, and has ended them when it returns. It knows the rest of the node only as [Swarm], which finds holders, and
-// [Conduct], which records what they do. Blocks that are here can be read while others arrive, by [Session.ReadBlock].
+// Three types decide and have no lock, goroutine or clock: picker chooses the next block for a peer, blame finds the peers
+// that sent wrong blocks, and sources keeps the holders that can still be asked. The goroutines of a session share three
+// types with a lock each: plan (the picker and the sources), content (the blocks that are here, which other peers may get)
+// and proxies (the neighbours that were asked to download the NAR). [Session.Fetch] starts the goroutines, and returns once
+// all have ended: workers, which request blocks from one peer each, and suppliers, which wait for a proxy or read from an
+// upstream.
+//
+// A session knows the rest of the node only as [Swarm], which finds holders, and [Conduct], which records the behaviour of
+// peers.
 package fetch

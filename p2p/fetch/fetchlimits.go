@@ -25,6 +25,8 @@ const (
 
 // Deadlines: for holders and partial peers.
 const (
+	// tick is the interval of the check for overdue blocks.
+	tick = 10 * time.Millisecond
 	// BlockTimeout bounds how long a block that trickles in can take: 256 KiB take 20 s at 100 kbit/s.
 	BlockTimeout = 30 * time.Second
 	// failedFor is how long a NAR is not taken from a peer alone after a failure to deliver it: the path may have been

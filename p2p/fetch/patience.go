@@ -3,8 +3,6 @@ package fetch
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,13 +29,13 @@ type sample struct {
 type progress struct{ samples []sample }
 
 // sample adds a sample, once a second.
-func (p *progress) sample(now time.Time, f *Session) {
+func (p *progress) sample(now time.Time, of *plan) {
 	if last := len(p.samples) - 1; last >= 0 && now.Sub(p.samples[last].at) < time.Second {
 		return
 	}
-	f.mu.Lock()
-	p.samples = append(p.samples, sample{at: now, left: f.picker.left, came: f.sources.received()})
-	f.mu.Unlock()
+	of.mu.Lock()
+	p.samples = append(p.samples, sample{at: now, left: of.picker.left, came: of.sources.received()})
+	of.mu.Unlock()
 	for len(p.samples) > 2 && now.Sub(p.samples[1].at) >= judgedAfter {
 		p.samples = p.samples[1:]
 	}
@@ -65,72 +63,34 @@ func (p *progress) rate() (pace, least int64) {
 	return int64(float64(came) / last.at.Sub(first.at).Seconds()), max(least, peers.LeastPace)
 }
 
-// impatient fails if the NAR comes so slowly that it is not worth waiting for.
-func (s *round) impatient(ctx context.Context) error {
-	now := time.Now()
-	s.progress.sample(now, s.Session)
-	rest, over := s.progress.remaining()
-	if over < judgedAfter || rest <= crawlTime || s.supply.size > 0 {
-		return nil
-	}
-	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
-		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, ErrSlow,
-			rest.Round(time.Second), until.Sub(now).Round(time.Second))
-		if pace, least := s.progress.rate(); pace >= least {
-			return err
-		}
-		s.markSlow()
-		return err
-	}
-	pace, least := s.progress.rate()
-	if pace >= least || len(s.Upstreams) > 0 { // an upstream is asked instead, unless it is slower still
-		return nil
-	}
-	s.markSlow()
-	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, ErrSlow, pace, least)
-}
-
-// markSlow records that the holders at work are too slow.
-func (f *Session) markSlow() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.sources.markSlow()
-}
-
-// stalledOut reports whether an error is that a holder made no progress.
-func stalledOut(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout()
-}
-
 // account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while. It does
 // not blame holders that were not asked, nor a slow one beside others that were fast enough: that one may have been spared.
-func (f *Session) account(began time.Time, err error) {
+func (d *download) account(began time.Time, err error) {
 	if errors.Is(err, context.Canceled) || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) {
 		return
 	}
 	now := time.Now()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	allSlow := f.sources.areSlow(now)
-	for nb, from := range f.sources.asked {
+	d.plan.mu.Lock()
+	defer d.plan.mu.Unlock()
+	allSlow := d.plan.sources.areSlow(now)
+	for nb, from := range d.plan.sources.asked {
 		var until time.Time
 		slow := allSlow && from.rate(nb, now) < float64(nb.LeastPace())
 		switch {
 		case nb.Gone():
 			continue
-		case f.sources.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
-			f.Conduct.Avoid(nb, f.Wanted, peers.SlowFor, "it delivers it far too slowly")
+		case d.plan.sources.tooSlow[nb], errors.Is(err, context.DeadlineExceeded) && slow:
+			d.Conduct.Avoid(nb, d.Wanted, peers.SlowFor, "it delivers it far too slowly")
 			until = nb.Tally.WasSlow(now)
 		case err != nil:
-			f.Conduct.Avoid(nb, f.Wanted, failedFor, "it claims to have it, and did not deliver it")
-		case slow && now.Sub(from.at) > tardyAfter && !f.sources.excluded[nb.ID]:
+			d.Conduct.Avoid(nb, d.Wanted, failedFor, "it claims to have it, and did not deliver it")
+		case slow && now.Sub(from.at) > tardyAfter && !d.plan.sources.excluded[nb.ID]:
 			until = nb.Tally.WasTardy(began, now)
-		case !f.sources.excluded[nb.ID]:
+		case !d.plan.sources.excluded[nb.ID]:
 			nb.Tally.Kept()
 		}
 		if !until.IsZero() {
-			f.Log.Info("neighbour is set aside", zap.Stringer("peer", nb.ID), zap.Time("until", until),
+			d.Log.Info("neighbour is set aside", zap.Stringer("peer", nb.ID), zap.Time("until", until),
 				zap.String("reason", peers.AsideSlow))
 		}
 	}

@@ -41,9 +41,9 @@ func TestOnlyHoldersThatWereAskedAreBlamed(t *testing.T) {
 				for _, p := range c.parts {
 					nb := peerNamed(fmt.Sprint(len(nbs)))
 					nbs = append(nbs, nb)
-					f.sources.all = append(f.sources.all, nb)
+					f.plan.sources.all = append(f.plan.sources.all, nb)
 					if p.from != never {
-						f.sources.ask(nb, time.Now())
+						f.plan.sources.ask(nb, time.Now())
 					}
 				}
 				time.Sleep(time.Minute)
@@ -67,11 +67,11 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 		f, _ := newTestFetch()
 		synctest.Test(t, func(t *testing.T) {
 			spared, other := peerNamed("spared"), peerNamed("other")
-			f.sources.all = []*peers.Neighbour{spared, other}
+			f.plan.sources.all = []*peers.Neighbour{spared, other}
 			for range 2 {
-				clear(f.sources.asked)
-				f.sources.ask(spared, time.Now())
-				f.sources.ask(other, time.Now())
+				clear(f.plan.sources.asked)
+				f.plan.sources.ask(spared, time.Now())
+				f.plan.sources.ask(other, time.Now())
 				began := time.Now()
 				time.Sleep(2 * tardyAfter)
 				if fast {
@@ -91,10 +91,10 @@ func TestSlowHolderBesideFastOnesIsNotSetAside(t *testing.T) {
 func TestWaitingHoldersAreNotMarkedSlow(t *testing.T) {
 	f, _ := newTestFetch()
 	f.join([]Holder{{peerNamed("a"), false}, {peerNamed("b"), false}})
-	atWork := f.nextHolder()
-	f.markSlow()
-	for _, nb := range f.sources.all {
-		if got, want := f.sources.tooSlow[nb], nb == atWork; got != want {
+	atWork := f.plan.nextHolder()
+	f.plan.markSlow()
+	for _, nb := range f.plan.sources.all {
+		if got, want := f.plan.sources.tooSlow[nb], nb == atWork; got != want {
 			t.Errorf("a holder is too slow: %v, want %v", got, want)
 		}
 	}

@@ -12,6 +12,18 @@ import (
 	"narbor/store"
 )
 
+const (
+	// haveFresh is how long the last answer of a partial peer about its blocks is relied on.
+	haveFresh = 100 * time.Millisecond
+	// minPatience and maxPatience bound the wait for blocks that other members should pass on soon, and patienceBlocks
+	// is the number of blocks that a holder would deliver meanwhile.
+	minPatience, maxPatience = 2 * tick, 600 * time.Millisecond
+	patienceBlocks           = 8
+)
+
+// askBitfield stands among requested blocks for the request for a bitfield.
+const askBitfield = -1
+
 // A picker decides which block of a NAR is requested from which peer. It has no lock, no goroutine and no clock: its owner
 // guards it and passes the time.
 //
@@ -59,6 +71,7 @@ type narSwarm struct {
 	idle      time.Time             // since when holders have had nothing to do
 	passed    int                   // number of blocks that members have passed on since then
 	last      time.Time             // when the last block came, from any peer
+	closed    bool                  // there are no members any more
 }
 
 // A partialPeer is a member of a narSwarm.
@@ -268,20 +281,6 @@ func (p *picker) again(i int) {
 	p.next = 0
 }
 
-// isHere reports whether there is such a block and it is here.
-func (p *picker) isHere(i int) bool { return i < len(p.blocks) && p.blocks[i].state == blockDone }
-
-// bitfield returns which blocks are here.
-func (p *picker) bitfield() wire.Bitmap {
-	b := wire.NewBitmap(len(p.blocks))
-	for i := range p.blocks {
-		if p.blocks[i].state == blockDone {
-			b.Set(i)
-		}
-	}
-	return b
-}
-
 // isOverdue reports whether a requested block was expected longer ago than that.
 func (p *picker) isOverdue(by time.Duration, now time.Time) bool {
 	for i := range p.blocks {
@@ -301,21 +300,10 @@ func (p *picker) senders() []sender {
 	return from
 }
 
-// contributors counts the blocks that are here by the peer that vouches for them.
-func (p *picker) contributors() map[peer.ID]int {
-	by := map[peer.ID]int{}
-	for _, b := range p.blocks {
-		if b.state == blockDone && !b.relayed {
-			by[b.from]++
-		}
-	}
-	return by
-}
-
-// offer makes a peer a member. It returns false if it is one already, if there are many, or if it had nothing a moment ago.
-// The last two do not hold for a proxy; there are no more of those than maxProxies.
+// offer makes a peer a member. It returns false if it is one already, if the swarm is closed, if there are many members, or
+// if the peer had nothing a moment ago. The last two do not hold for a proxy; there are at most maxProxies of those.
 func (s *narSwarm) offer(id peer.ID, proxy bool, now time.Time) bool {
-	if s.members[id] != nil || !proxy && (len(s.members) >= maxPartials || now.Sub(s.gone[id]) < HoldersFresh) {
+	if s.closed || s.members[id] != nil || !proxy && (len(s.members) >= maxPartials || now.Sub(s.gone[id]) < HoldersFresh) {
 		return false
 	}
 	s.members[id] = &partialPeer{weight: WeightSeed(id, s.nar)}
@@ -333,10 +321,10 @@ func (s *narSwarm) drop(id peer.ID) bool {
 	return member
 }
 
-// dissolve takes out all members.
-func (s *narSwarm) dissolve() {
+// close takes out all members, and lets none in any more.
+func (s *narSwarm) close() {
 	clear(s.members)
-	s.assignees = nil
+	s.assignees, s.closed = nil, true
 }
 
 // setBitfield records the bitfield of a member.

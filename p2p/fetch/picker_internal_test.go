@@ -164,17 +164,17 @@ func TestPickerGivesARootEveryBlock(t *testing.T) {
 	}
 }
 
-func TestPickerCountsBlocksByContributor(t *testing.T) {
+func TestPickerKnowsTheSenderOfEachBlock(t *testing.T) {
 	p := newPickerTest(t, 3)
 	for i, relayed := range []bool{false, true, false} {
 		p.wants(i, "a", time.Millisecond, 0)
 		p.comes("a", i, relayed)
 	}
-	if by := p.contributors(); p.left != 0 || by["a"] != 2 || len(by) != 1 {
-		t.Errorf("contributors are %v with %d blocks left, want 2 blocks of a and none left", by, p.left)
+	if got, want := p.senders(), []sender{{"a", false}, {"a", true}, {"a", false}}; p.left != 0 || !slices.Equal(got, want) {
+		t.Errorf("senders are %v with %d blocks left, want %v and none left", got, p.left, want)
 	}
 	p.again(1)
-	if p.left != 1 || p.isHere(1) || !p.isHere(2) || p.isHere(3) {
+	if p.left != 1 || p.blocks[1].state != blockMissing || p.blocks[2].state != blockDone {
 		t.Error("a block that is fetched again is not missing")
 	}
 	p.wants(1, "b", time.Millisecond, 0)

@@ -129,8 +129,8 @@ func TestAnUpstreamIsAskedWhereHoldersCrawl(t *testing.T) {
 			of.Throughput.end()
 			of.Throughput.add(int(10 * tt.own))
 		}
-		s := round{Session: &Session{Deps: of, Wanted: m, picker: picker{left: blocks - tt.done}}, began: time.Now().Add(-tt.ago),
-			blocks: blocks}
+		d := &download{Deps: of, Wanted: m, plan: &plan{picker: picker{left: blocks - tt.done}}}
+		s := round{Session: &Session{download: d}, began: time.Now().Add(-tt.ago), blocks: blocks}
 		if got := s.crawls(); got != tt.want {
 			t.Errorf("%+v: crawls is %v, want %v", tt, got, tt.want)
 		}
@@ -142,7 +142,7 @@ func TestASlowUpstreamDoesNotEndWhatNeighboursDeliver(t *testing.T) {
 	defer cancel()
 	const blocks = 400
 	for left, want := range map[int]bool{300: false, blocks - 3: true} { // 100 have come in 20 s; or 3
-		f := &Session{picker: picker{left: left}}
+		f := &supply{download: &download{plan: &plan{picker: picker{left: left}}}}
 		if err := f.hopeless(ctx, time.Now().Add(-20*time.Second), 2, blocks); err != nil != want {
 			t.Errorf("%d of %d blocks missing after 20 s: %v, want an error: %v", left, blocks, err, want)
 		}

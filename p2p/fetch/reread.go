@@ -2,57 +2,60 @@ package fetch
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/peers"
-	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
 )
 
 // attribute takes the next step to find the peers that sent wrong blocks, when the whole NAR is here and wrong. It returns
-// the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See the package comment for the proof.
-func (f *Session) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
-	defer f.only()
-	f.leaveSwarm()
-	blocks, present := f.senders()
-	next := remedyFor(blocks, present)
+// the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See [blame].
+func (s *Session) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
+	defer s.plan.only()
+	s.leaveSwarm()
+	blocks, present := s.plan.senders()
+	var ids []peer.ID
+	for _, nb := range present {
+		ids = append(ids, nb.ID)
+	}
+	next := remedyFor(blocks, ids)
 	if next.reference != "" {
-		return f.compareWith(ctx, f.holder(next.reference), blocks)
+		return s.compareWith(ctx, present[slices.Index(ids, next.reference)], blocks)
 	}
 	if next.guilty != "" {
-		f.blameSender(next.guilty, cause)
+		s.supply.blameSender(next.guilty, cause)
 	}
-	return nil, f.reread(next.reread, blocks)
+	return nil, s.reread(next.reread, blocks)
 }
 
 // compareWith compares the blocks with the manifest of one holder, and fetches those that differ again from that holder
 // alone. If the NAR is still wrong then, the holder vouched for all of it, and is blamed.
-func (f *Session) compareWith(ctx context.Context, reference *peers.Neighbour, blocks []sender) (*spool.NAR, error) {
-	manifest, err := reference.AskManifest(ctx, f.Wanted)
+func (s *Session) compareWith(ctx context.Context, reference *peers.Neighbour, blocks []sender) (*spool.NAR, error) {
+	manifest, err := reference.AskManifest(ctx, s.Wanted)
 	if err != nil {
-		f.failed(ctx, reference, err)
-		if err := f.reread(sentBy(blocks, reference.ID), blocks); err != nil {
+		s.failed(ctx, reference, err)
+		if err := s.reread(sentBy(blocks, reference.ID), blocks); err != nil {
 			return nil, err
 		}
 		return nil, ctx.Err()
 	}
-	other, err := differing(manifest, func(i int) (store.Hash, error) { return f.digest(f.draft, i) })
+	other, err := differing(manifest, func(i int) (store.Hash, error) { return s.digest(s.draft, i) })
 	if err == nil {
-		err = f.reread(other, blocks)
+		err = s.reread(other, blocks)
 	}
 	if err != nil {
 		return nil, err
 	}
-	f.blame.compare(manifest)
-	defer f.blame.compare(nil)
-	f.only(reference)
-	if err := f.get(ctx); err != nil {
+	s.blame.compare(manifest)
+	defer s.blame.compare(nil)
+	s.plan.only(reference)
+	if err := s.get(ctx); err != nil {
 		if !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}
@@ -60,85 +63,51 @@ func (f *Session) compareWith(ctx context.Context, reference *peers.Neighbour, b
 		if errors.Is(err, ErrSlow) {
 			failures = lied
 		}
-		f.exclude(reference.ID, failures)
+		s.plan.exclude(reference.ID, failures)
 		return nil, ctx.Err()
 	}
-	sp, err := f.draft.Commit(f.Wanted.CheckNAR)
+	sp, err := s.draft.Commit(s.Wanted.CheckNAR)
 	if errors.Is(err, store.ErrCorrupt) {
-		f.wrong(reference.ID, fmt.Errorf("vouched for all of it: %w", err))
-		blocks, _ := f.senders()
-		return nil, f.reread(sentBy(blocks, reference.ID), blocks)
+		s.wrong(reference.ID, fmt.Errorf("vouched for all of it: %w", err))
+		blocks, _ := s.plan.senders()
+		return nil, s.reread(sentBy(blocks, reference.ID), blocks)
 	}
 	return sp, err
 }
 
 // leaveSwarm ends the exchange of blocks with the swarm, once the NAR is here and wrong.
-func (f *Session) leaveSwarm() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.swarming.closed = true
-	f.picker.swarm.dissolve()
-	f.notify()
-}
-
-// senders returns the senders of the blocks, which are all here, and the holders that can still be asked.
-func (f *Session) senders() (blocks []sender, present []peer.ID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.picker.senders(), f.sources.present()
-}
-
-// Holder returns the holder with an ID, or nil.
-func (f *Session) holder(id peer.ID) *peers.Neighbour {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sources.withID(id)
+func (s *Session) leaveSwarm() {
+	s.supply.doubted = true
+	s.plan.closeSwarm()
+	s.content.close()
 }
 
 // reread makes blocks missing again, and remembers what they were. It is called while no run is on.
-func (f *Session) reread(list []int, blocks []sender) error {
+func (s *Session) reread(list []int, blocks []sender) error {
 	hashes := make([]store.Hash, len(list))
 	for k, i := range list {
 		var err error
-		if hashes[k], err = f.digest(f.draft, i); err != nil {
+		if hashes[k], err = s.digest(s.draft, i); err != nil {
 			return err
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	for k, i := range list {
-		f.blame.suspect(i, blocks[i], hashes[k])
-		f.picker.again(i)
+		s.blame.suspect(i, blocks[i], hashes[k])
 	}
+	s.plan.again(list)
 	return nil
 }
 
 // blameSenders blames the senders of wrong blocks, now that the right NAR is here.
-func (f *Session) blameSenders(nar io.ReaderAt) {
-	found, _ := f.blame.senders(func(i int) (store.Hash, error) { return f.digest(nar, i) }) // what cannot be read blames no peer
-	for _, s := range found {
+func (s *Session) blameSenders(nar io.ReaderAt) {
+	found, _ := s.blame.senders(func(i int) (store.Hash, error) { return s.digest(nar, i) }) // what cannot be read blames no peer
+	for _, from := range found {
 		switch {
-		case f.hasLied(s.id):
-		case s.relayed:
-			f.Conduct.Distrust(s.id)
+		case s.plan.hasLied(from.id):
+		case from.relayed:
+			s.Conduct.Distrust(from.id)
 		default:
-			f.blameSender(s.id, errors.New("sent a block that is not of this NAR"))
+			s.supply.blameSender(from.id, errors.New("sent a block that is not of this NAR"))
 		}
 	}
-}
-
-// hasLied reports whether the peer was found to have lied in this fetch.
-func (f *Session) hasLied(id peer.ID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sources.hasLied(id)
-}
-
-// digest hashes a block of the NAR.
-func (f *Session) digest(nar io.ReaderAt, i int) (store.Hash, error) {
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	defer wire.BlockBuffers.Put(buf)
-	b := (*buf)[:store.BlockLen(f.Wanted.NarSize(), i)]
-	_, err := nar.ReadAt(b, int64(i)*store.BlockSize)
-	return sha256.Sum256(b), err
 }

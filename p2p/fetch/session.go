@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -16,42 +15,40 @@ import (
 	"narbor/trust"
 )
 
-// tick is the interval of the check for overdue blocks.
-const tick = 10 * time.Millisecond
-
-// do receives the NAR. With secret, no neighbour may learn that it is wanted. It is called once.
-func (f *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
-	if f.secret = secret; !secret {
-		f.join(f.Swarm.Holders(ctx, f.Wanted, false))
+// Fetch receives the NAR. With secret, no neighbour may learn that it is wanted. It is called once.
+func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
+	if s.secret = secret; !secret {
+		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
 	}
-	if f.noPeers() && len(f.Upstreams) == 0 {
-		return nil, fmt.Errorf("%s: no neighbour has it: %w", f.Wanted.Path(), store.ErrNotFound)
+	if len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !s.plan.hasMembers() {
+		return nil, fmt.Errorf("%s: no neighbour has it: %w", s.Wanted.Path(), store.ErrNotFound)
 	}
 	start := time.Now()
-	sp, err := f.untilRight(ctx)
-	f.account(start, err)
+	sp, err := s.untilRight(ctx)
+	s.account(start, err)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Wanted.Path(), err)
+		return nil, fmt.Errorf("%s: %w", s.Wanted.Path(), err)
 	}
-	f.Log.Debug("fetched", zap.Stringer("path", f.Wanted.Path()), zap.Int64("size", f.Wanted.NarSize()),
-		zap.Duration("dur", time.Since(start)), zap.Int("peers", len(f.contributors())))
+	senders, _ := s.plan.senders()
+	s.Log.Debug("fetched", zap.Stringer("path", s.Wanted.Path()), zap.Int64("size", s.Wanted.NarSize()),
+		zap.Duration("dur", time.Since(start)), zap.Int("peers", countVouching(senders)))
 	return sp, nil
 }
 
 // untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
-func (f *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
+func (s *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
 	for {
-		if err := f.get(ctx); err != nil {
+		if err := s.get(ctx); err != nil {
 			return nil, err
 		}
-		sp, err := f.draft.Commit(f.Wanted.CheckNAR)
+		sp, err := s.draft.Commit(s.Wanted.CheckNAR)
 		if errors.Is(err, store.ErrCorrupt) {
-			sp, err = f.attribute(ctx, err)
+			sp, err = s.attribute(ctx, err)
 		}
 		if sp != nil {
-			f.blameSenders(sp)
+			s.blameSenders(sp)
 		} else if errors.Is(err, store.ErrMalformed) { // it is what the upstream signed all the same
-			f.blameSenders(f.draft)
+			s.blameSenders(s.draft)
 		}
 		if sp != nil || err != nil {
 			return sp, err
@@ -60,49 +57,49 @@ func (f *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
 }
 
 // get fetches all blocks that are missing. It returns once they are in the draft, or no source is left to ask.
-func (f *Session) get(ctx context.Context) error {
-	f.run.complete = make(chan struct{})
-	if f.missing() == 0 {
+func (s *Session) get(ctx context.Context) error {
+	missing := s.plan.begin()
+	if missing == 0 {
 		return nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := round{Session: f, holders: newCrew(), partials: newCrew(), supply: newCrew(), began: time.Now(), blocks: f.missing(), before: -1}
+	r := round{Session: s, holders: newCrew(), partials: newCrew(), suppliers: newCrew(), began: time.Now(), blocks: missing, before: -1}
 	defer func() {
 		cancel()
-		s.holders.wait()
-		s.partials.wait()
-		s.supply.wait()
+		r.holders.wait()
+		r.partials.wait()
+		r.suppliers.wait()
 	}()
 	ticker := time.NewTicker(overdueAfter)
 	defer ticker.Stop()
-	for s.holders.size < min(maxWorkers, s.blocks) && s.start(ctx, &s.holders, f.nextHolder()) {
+	for r.holders.size < min(maxWorkers, r.blocks) && r.start(ctx, &r.holders, s.plan.nextHolder()) {
 	}
-	askedAround := s.began
+	askedAround := r.began
 	for {
-		if done, err := f.state(); done || err != nil {
+		if done, err := s.plan.state(); done || err != nil {
 			return err
 		}
-		if again, err := s.fill(ctx); err != nil {
+		if again, err := r.fill(ctx); err != nil {
 			return err
 		} else if again {
 			continue
 		}
 		select {
-		case <-s.holders.ended:
-			s.holders.size--
-		case <-s.partials.ended:
-			s.partials.size--
-		case <-s.supply.ended:
-			s.supply.size--
+		case <-r.holders.ended:
+			r.holders.size--
+		case <-r.partials.ended:
+			r.partials.size--
+		case <-r.suppliers.ended:
+			r.suppliers.size--
 		case <-ticker.C:
-			askedAround = f.lookAround(askedAround)
-			if err := s.impatient(ctx); err != nil {
+			askedAround = s.lookAround(askedAround)
+			if err := r.impatient(ctx); err != nil {
 				return err
 			}
-			if f.isOverdue(overdueAfter) || s.holders.size < maxWorkers && f.hasMissing() {
-				s.start(ctx, &s.holders, f.nextHolder())
+			if s.plan.needsHolder(r.holders.size < maxWorkers) {
+				r.start(ctx, &r.holders, s.plan.nextHolder())
 			}
-		case <-f.run.complete:
+		case <-s.plan.complete:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -111,210 +108,124 @@ func (f *Session) get(ctx context.Context) error {
 
 // lookAround adds the neighbours that answered later than the first, or have the NAR by now. It returns when all were
 // last asked.
-func (f *Session) lookAround(asked time.Time) time.Time {
-	if time.Since(asked) > HoldersFresh && !f.secret {
-		f.Swarm.AskAround(f.Wanted)
+func (s *Session) lookAround(asked time.Time) time.Time {
+	if time.Since(asked) > HoldersFresh && !s.secret {
+		s.Swarm.AskAround(s.Wanted)
 		asked = time.Now()
 	}
-	f.join(f.Swarm.Known(f.Wanted))
+	s.join(s.Swarm.Known(s.Wanted))
 	return asked
 }
 
-func newCrew() crew { return crew{ended: make(chan struct{})} }
-
-// A Session is one NAR on its way: which blocks are here, which neighbours were asked for the others, which may be asked.
+// A Session is one NAR on its way. Other peers may get the blocks that are here.
 type Session struct {
-	*Deps
-	Wanted trust.Mapping
-	draft  *spool.Draft
-	secret bool  // no neighbour may learn that it is wanted; set by do before it starts anything
-	blame  blame // changes between runs only
-	uplink uplink
-
-	mu       sync.Mutex // guards the rest
-	picker   picker
-	sources  sources
-	swarming swarming
-	proxies  proxies
-	run      run
+	*download
+	supply supply
 }
 
-// A run is one attempt to get all blocks that are missing.
-type run struct {
-	complete chan struct{} // closed at its end; made by get, and not guarded by the mutex
-	err      error         // the draft cannot be written, or the NAR cannot come in time
-}
-
-// New returns a fetch that writes into the draft. checked is the mapping as the sharing policy has checked it, and
+// New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and
 // shared whether that lets other peers have it.
 func New(of *Deps, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *Session {
-	return &Session{Deps: of, Wanted: m, draft: draft, sources: newSources(), proxies: proxies{asked: map[peer.ID]bool{}},
-		picker:   newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.Self, time.Now()),
-		swarming: swarming{checked: checked, shared: shared, news: make(chan struct{})}}
+	d := &download{Deps: of, Wanted: m, content: newContent(m, draft, checked, shared), proxies: proxies{asked: map[peer.ID]bool{}},
+		plan: &plan{sources: newSources(), picker: newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.Self, time.Now()),
+			takes: func(nb *peers.Neighbour) bool { return of.Conduct.Takes(nb, m) }}}
+	return &Session{download: d, supply: supply{download: d}}
 }
 
-// nextHolder returns a holder that has not been asked yet, or nil.
-func (f *Session) nextHolder() *peers.Neighbour {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.sources.next(time.Now())
+// Meet makes a neighbour a member of the swarm.
+func (s *Session) Meet(nb *peers.Neighbour) { s.plan.meet(nb, false) }
+
+// IsPartial reports whether a neighbour is a member of the swarm.
+func (s *Session) IsPartial(nb *peers.Neighbour) bool {
+	partial, _ := s.plan.role(nb)
+	return partial
 }
 
-// join adds holders, unless blocks are taken from a single one.
-func (f *Session) join(holders []Holder) {
-	var whole []*peers.Neighbour
-	for _, h := range holders {
-		if h.Receiving {
-			f.Meet(h.Neighbour)
-		} else {
-			whole = append(whole, h.Neighbour)
-		}
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for _, nb := range byPromise(whole) {
-		f.picker.swarm.drop(nb.ID)
-		if !f.blame.comparing() && f.sources.isNew(nb) && f.Conduct.Takes(nb, f.Wanted) {
-			f.sources.add(nb)
-		}
-	}
-}
+// Urge records that neighbours wait for this node to ask its upstream.
+func (s *Session) Urge() { s.supply.urged.Store(true) }
 
-// readmit adds the holders found after no source was left, and lets holders that failed without a lie try again: a
-// machine that changes from cable to radio is back under another address a moment later.
-func (f *Session) readmit(holders []Holder) {
-	f.mu.Lock()
-	for _, h := range holders {
-		f.sources.readmit(h.Neighbour.ID)
-	}
-	f.mu.Unlock()
-	f.join(holders)
-}
-
-// noPeers reports whether there is no peer to ask.
-func (f *Session) noPeers() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.sources.all) == 0 && len(f.picker.swarm.members) == 0
-}
-
-// only makes holders, or with none all that are not excluded, the ones to ask in the next run.
-func (f *Session) only(holders ...*peers.Neighbour) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.sources.only(holders...)
-}
-
-func (f *Session) missing() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.picker.left
-}
-
-// state reports whether all blocks are here, or why they never will be.
-func (f *Session) state() (done bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.picker.left == 0, f.run.err
-}
-
-// hasMissing reports whether there is work for one more holder.
-func (f *Session) hasMissing() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.picker.next < len(f.picker.blocks)
-}
-
-// isOverdue reports whether a block was expected longer ago than that.
-func (f *Session) isOverdue(by time.Duration) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.picker.isOverdue(by, time.Now())
-}
-
-// contributors counts the blocks in the draft by the peer that vouches for them.
-func (f *Session) contributors() map[peer.ID]int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.picker.contributors()
-}
+// InDemand reports whether neighbours are receiving the NAR, too.
+func (s *Session) InDemand() bool { return s.shared && (s.plan.hasMembers() || s.supply.urged.Load()) }
 
 // A round holds the goroutines at work while a fetch runs. It is owned by get.
 type round struct {
 	*Session
-	holders, partials, supply crew
-	began                     time.Time
-	progress                  progress
-	blocks                    int // the number missing then
-	before                    int // the number missing when no source was left, the last time
+	holders, partials, suppliers crew
+	began                        time.Time
+	progress                     progress
+	blocks                       int // the number missing then
+	before                       int // the number missing when no source was left, the last time
 }
 
-func (s *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
+func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
 	if nb != nil {
-		c.start(func() { s.work(ctx, nb) })
+		c.start(func() { r.work(ctx, nb) })
 	}
 	return nb != nil
 }
 
 // fill starts the goroutines that should run. again means that the fetch may have ended meanwhile, or there is more to
 // start; the error, that no source is left.
-func (s *round) fill(ctx context.Context) (again bool, err error) {
-	for !s.uplink.busy.Load() && s.start(ctx, &s.partials, s.nextPartial()) {
+func (r *round) fill(ctx context.Context) (again bool, err error) {
+	for !r.supply.busy.Load() && r.start(ctx, &r.partials, r.plan.nextPartial()) {
 	}
-	alone := s.holders.size == 0 && !s.start(ctx, &s.holders, s.nextHolder())
-	free := s.supply.size == 0 || s.uplink.urged.Load() && !s.uplink.busy.Load()
-	if free && (alone || s.crawls()) && s.startSupply(ctx, &s.supply, s.partials.size) {
+	alone := r.holders.size == 0 && !r.start(ctx, &r.holders, r.plan.nextHolder())
+	free := r.suppliers.size == 0 || r.supply.urged.Load() && !r.supply.busy.Load()
+	if free && (alone || r.crawls()) && r.supply.start(ctx, &r.suppliers, r.partials.size) {
 		if !alone {
-			s.shunProxies(s.wholeHolders()...)
+			r.proxies.shun(r.plan.holders()...)
 		}
 		return true, nil
 	}
-	if !alone || s.supply.size > 0 || s.partials.size > 0 && !s.stalled() {
+	if !alone || r.suppliers.size > 0 || r.partials.size > 0 && time.Since(r.plan.lastBlock()) <= PartialStall {
 		return false, nil
 	}
-	left := s.missing()
-	if left == s.before || s.blame.comparing() {
+	left := r.plan.missing()
+	if left == r.before || r.blame.comparing() {
 		return false, fmt.Errorf("no neighbour is left that has it: %w", store.ErrNotFound)
 	}
-	s.before = left
-	if !s.secret {
-		s.readmit(s.Swarm.Holders(ctx, s.Wanted, true))
-	}
+	r.before = left
+	r.joinAgain(ctx)
 	return true, nil
 }
 
 // crawls reports whether the holders would take so long for the rest of the NAR that an upstream is likely to be done
 // in half the time.
-func (s *round) crawls() bool {
-	took := time.Since(s.began)
-	if took < judgedAfter || len(s.Upstreams) == 0 {
+func (r *round) crawls() bool {
+	took := time.Since(r.began)
+	if took < judgedAfter || len(r.Upstreams) == 0 {
 		return false
 	}
-	rest, over := s.progress.remaining()
+	rest, over := r.progress.remaining()
 	if over < judgedAfter {
-		left := s.missing()
-		rest = remaining(took, s.blocks-left, left)
+		left := r.plan.missing()
+		rest = remaining(took, r.blocks-left, left)
 	}
-	own := s.Throughput.Rate()
-	return rest > crawlTime && (own == 0 || float64(s.Wanted.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
+	own := r.Throughput.Rate()
+	return rest > crawlTime && (own == 0 || float64(r.Wanted.NarSize())/float64(own) < rest.Seconds()/2) // it begins at the beginning
 }
 
-// A crew is the goroutines that ask holders of a kind. It is owned by the goroutine that calls get.
-type crew struct {
-	size  int
-	ended chan struct{}
-}
-
-func (c *crew) start(work func()) {
-	c.size++
-	go func() {
-		work()
-		c.ended <- struct{}{}
-	}()
-}
-
-func (c *crew) wait() {
-	for ; c.size > 0; c.size-- {
-		<-c.ended
+// impatient fails if the NAR comes so slowly that it is not worth waiting for.
+func (r *round) impatient(ctx context.Context) error {
+	now := time.Now()
+	r.progress.sample(now, r.plan)
+	rest, over := r.progress.remaining()
+	if over < judgedAfter || rest <= crawlTime || r.suppliers.size > 0 {
+		return nil
 	}
+	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
+		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, ErrSlow,
+			rest.Round(time.Second), until.Sub(now).Round(time.Second))
+		if pace, least := r.progress.rate(); pace >= least {
+			return err
+		}
+		r.plan.markSlow()
+		return err
+	}
+	pace, least := r.progress.rate()
+	if pace >= least || len(r.Upstreams) > 0 { // an upstream is asked instead, unless it is slower still
+		return nil
+	}
+	r.plan.markSlow()
+	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, ErrSlow, pace, least)
 }

@@ -44,7 +44,7 @@ func newTestFetch() (*Session, *testRecord) {
 	r := &testRecord{refused: map[peer.ID]bool{}, avoided: map[peer.ID]bool{}}
 	f := New(&Deps{Self: "self", Swarm: r, Conduct: r, Throughput: new(Throughput), Log: zap.NewNop()}, trust.Mapping{}, nil,
 		trust.Mapping{}, false)
-	f.picker = newPicker(4, store.Hash{1}, "self", time.Now())
+	f.plan.picker = newPicker(4, store.Hash{1}, "self", time.Now())
 	return f, r
 }
 
@@ -56,12 +56,13 @@ func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {
 	f, record := newTestFetch()
 	honest, refused := peerNamed("honest"), peerNamed("refused")
 	record.refused[refused.ID] = true
-	f.Meet(honest, refused)
+	f.Meet(honest)
+	f.Meet(refused)
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, refused: false} {
 		if got := f.IsPartial(nb); got != want {
 			t.Errorf("%s is a member of the swarm: %v, want %v", nb.ID, got, want)
 		}
-		if got := f.setProxy(nb, true); got != want {
+		if got := f.supply.setProxy(nb); got != want {
 			t.Errorf("%s is relied on to download the NAR: %v, want %v", nb.ID, got, want)
 		}
 	}
@@ -70,37 +71,37 @@ func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {
 func TestBlockOutsideTheManifestIsAskedForAgainAtOnce(t *testing.T) {
 	f, _ := newTestFetch()
 	f.blame.compare(make(store.Manifest, 4))
-	i, ok := f.pick(peerNamed("reference"), nil)
+	i, ok := f.plan.pick(peerNamed("reference"), nil)
 	if !ok {
 		t.Fatal("nothing to pick")
 	}
 	if err := f.deliver(peerNamed("reference"), i, []byte("wrong"), false); !errors.Is(err, store.ErrCorrupt) {
 		t.Fatalf("deliver(wrong block) = %v, want ErrCorrupt", err)
 	}
-	if again, ok := f.pick(peerNamed("reference"), nil); !ok || again != i {
+	if again, ok := f.plan.pick(peerNamed("reference"), nil); !ok || again != i {
 		t.Errorf("pick = %d, %v, want block %d again", again, ok, i)
 	}
 }
 
 func TestMembersOfASwarmAreBounded(t *testing.T) {
-	f := &Session{picker: newPicker(1, testHash(), "self", time.Now())}
+	f, _ := newTestFetch()
 	for i := range 4 * maxPartials {
-		f.offer(&peers.Neighbour{ID: peer.ID(fmt.Sprint(i)), Tally: &peers.Tally{}}, false)
+		f.plan.meet(peerNamed(fmt.Sprint(i)), false)
 	}
-	if members, waiting := len(f.picker.swarm.members), len(f.swarming.waiting); members != maxPartials || waiting != maxPartials {
+	if members, waiting := len(f.plan.picker.swarm.members), len(f.plan.partials); members != maxPartials || waiting != maxPartials {
 		t.Errorf("%d members and %d to be asked, want %d", members, waiting, maxPartials)
 	}
-	if !f.offer(&peers.Neighbour{ID: "proxy", Tally: &peers.Tally{}}, true) {
+	if !f.plan.meet(peerNamed("proxy"), true) {
 		t.Error("the proxy is not a member of a full swarm")
 	}
 }
 
 func TestPeerThatHadNothingIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := &Session{picker: newPicker(1, testHash(), "self", time.Now())}
-		nb := &peers.Neighbour{ID: "other", Tally: &peers.Tally{}}
-		offer := func() bool { return f.offer(nb, false) }
-		if !offer() || !f.leave(nb) {
+		f, _ := newTestFetch()
+		nb := peerNamed("other")
+		offer := func() bool { return f.plan.meet(nb, false) }
+		if !offer() || !f.plan.failed(nb, false) {
 			t.Fatal("the peer was no member")
 		}
 		if time.Sleep(HoldersFresh - 1); offer() {
@@ -117,20 +118,20 @@ func TestProxiesOfADownloadAreBounded(t *testing.T) {
 	f, record := newTestFetch()
 	f.Wanted = testMapping(t, "wanted", make([]byte, 1000))
 	record.proxy = peerNamed("proxy")
-	if nb, _ := f.electProxy(); nb != record.proxy {
+	if nb, _ := f.supply.electProxy(); nb != record.proxy {
 		t.Fatalf("%v is assigned, want the only candidate", nb)
 	}
 	for j := range maxProxies {
-		f.proxies.asked[peer.ID(fmt.Sprint(j))] = true
+		f.proxies.ask(peerNamed(fmt.Sprint(j)))
 	}
-	if nb, _ := f.electProxy(); nb != nil {
+	if nb, _ := f.supply.electProxy(); nb != nil {
 		t.Errorf("after %d proxies another is assigned", maxProxies)
 	}
 }
 
 func TestWrongNARIsNoLongerPassedOn(t *testing.T) {
 	f, _ := newTestFetch()
-	f.swarming.shared = true
+	f.shared = true
 	if _, ok := f.Mapping(); !ok {
 		t.Fatal("a NAR that is being received is not passed on")
 	}

@@ -1,6 +1,8 @@
 package fetch
 
 import (
+	"cmp"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -99,22 +101,13 @@ func (s *sources) readmit(id peer.ID) {
 }
 
 // present returns the holders that are not excluded.
-func (s *sources) present() (ids []peer.ID) {
+func (s *sources) present() (list []*peers.Neighbour) {
 	for _, nb := range s.all {
 		if !s.excluded[nb.ID] {
-			ids = append(ids, nb.ID)
+			list = append(list, nb)
 		}
 	}
-	return ids
-}
-
-// withID returns the holder with an ID, or nil.
-func (s *sources) withID(id peer.ID) *peers.Neighbour {
-	i := slices.IndexFunc(s.all, func(nb *peers.Neighbour) bool { return nb.ID == id })
-	if i < 0 || s.excluded[id] {
-		return nil
-	}
-	return s.all[i]
+	return list
 }
 
 // othersRate returns how many blocks a second the other holders deliver together, as far as that is known.
@@ -154,4 +147,15 @@ func (s *sources) areSlow(now time.Time) bool {
 		least = max(least, nb.LeastPace())
 	}
 	return sum < float64(least)
+}
+
+// byPromise sorts holders: those with the least to do first, then the fastest, and at random among equals.
+func byPromise(holders []*peers.Neighbour) []*peers.Neighbour {
+	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
+	slices.SortStableFunc(holders, func(a, b *peers.Neighbour) int {
+		da, _ := a.Expect()
+		db, _ := b.Expect()
+		return cmp.Or(cmp.Compare(a.Busy.Load(), b.Busy.Load()), cmp.Compare(da, db))
+	})
+	return holders
 }

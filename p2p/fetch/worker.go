@@ -1,11 +1,8 @@
 package fetch
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"math/rand/v2"
-	"slices"
 	"time"
 
 	"narbor/p2p/peers"
@@ -14,24 +11,24 @@ import (
 )
 
 // work asks one holder for blocks until none is missing, or it fails.
-func (f *Session) work(ctx context.Context, nb *peers.Neighbour) {
-	w := &worker{Session: f, nb: nb}
+func (d *download) work(ctx context.Context, nb *peers.Neighbour) {
+	w := &worker{download: d, nb: nb}
 	defer w.end()
 	for ctx.Err() == nil {
 		if err := w.fill(ctx); err != nil {
-			f.failed(ctx, nb, err)
+			d.failed(ctx, nb, err)
 			return
 		}
 		if len(w.owed) > 0 {
 			if err := w.receive(ctx); err != nil {
-				f.failed(ctx, nb, err)
+				d.failed(ctx, nb, err)
 				return
 			}
 			continue
 		}
 		select {
 		case <-time.After(tick): // what others owe may become overdue
-		case <-f.run.complete:
+		case <-d.plan.complete:
 			return
 		case <-ctx.Done():
 		}
@@ -40,26 +37,23 @@ func (f *Session) work(ctx context.Context, nb *peers.Neighbour) {
 
 // A worker is one holder's part in a fetch. It is owned by the goroutine that runs work.
 type worker struct {
-	Session *Session
-	nb      *peers.Neighbour
-	ex      *peers.Exchange
-	stop    func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
-	owed    []int       // blocks under way, in the order asked; [askBitfield] stands for its bitfield
-	last    time.Time
-	laters  int // answers in a row that were "not here yet"
+	*download
+	nb     *peers.Neighbour
+	ex     *peers.Exchange
+	stop   func() bool // keeps the end of the fetch from resetting ex; nil while nothing is under way
+	owed   []int       // blocks under way, in the order asked; [askBitfield] stands for its bitfield
+	last   time.Time
+	laters int // answers in a row that were "not here yet"
 }
 
 // MaxLaters is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
 // that is still receiving the NAR takes [partialWait] to answer for each.
 const MaxLaters = 16
 
-// askBitfield stands among requested blocks for the request for a bitfield.
-const askBitfield = -1
-
 // fill keeps as many blocks under way as the link needs to stay busy.
 func (w *worker) fill(ctx context.Context) error {
 	for len(w.owed) < w.window() {
-		i, ok := w.Session.pick(w.nb, w.owed)
+		i, ok := w.plan.pick(w.nb, w.owed)
 		if !ok {
 			return nil
 		}
@@ -78,7 +72,7 @@ func (w *worker) fill(ctx context.Context) error {
 		if len(w.owed) == 1 {
 			w.last = time.Now()
 		}
-		if err := w.ex.Send(w.Session.request(i)); err != nil {
+		if err := w.ex.Send(w.request(i)); err != nil {
 			return w.reopen(ctx, err)
 		}
 	}
@@ -86,8 +80,8 @@ func (w *worker) fill(ctx context.Context) error {
 }
 
 // request asks for a block, or for which blocks there are.
-func (f *Session) request(i int) wire.Request {
-	r := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{f.Wanted.Path().HashPart()}, NAR: f.Wanted.NarHash(), Block: i}
+func (d *download) request(i int) wire.Request {
+	r := wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{d.Wanted.Path().HashPart()}, NAR: d.Wanted.NarHash(), Block: i}
 	if i == askBitfield {
 		r.Kind, r.Block = wire.AskHave, 0
 	}
@@ -99,23 +93,25 @@ func (w *worker) receive(ctx context.Context) error {
 	w.ex.Until = time.Now().Add(BlockTimeout)
 	i := w.owed[0]
 	if i == askBitfield {
-		have, err := wire.ReadHave(w.ex.Reader, len(w.Session.picker.blocks))
+		have, err := wire.ReadHave(w.ex.Reader, store.NumBlocks(w.Wanted.NarSize()))
 		if err != nil {
 			return w.reopen(ctx, err)
 		}
 		w.answered()
-		w.Session.setBitfield(w.nb, have)
+		w.plan.setBitfield(w.nb, have)
 		return nil
 	}
 	buf := wire.BlockBuffers.Get().(*[]byte)
 	defer wire.BlockBuffers.Put(buf)
-	block := (*buf)[:store.BlockLen(w.Session.Wanted.NarSize(), i)]
+	block := (*buf)[:store.BlockLen(w.Wanted.NarSize(), i)]
 	packed, unverified, err := wire.ReadBlock(w.ex.Reader, block)
 	if errors.Is(err, wire.ErrLater) {
 		w.answered()
-		w.Session.giveBack([]int{i})
-		if w.laters++; w.laters > MaxLaters && !w.Session.isProxy(w.nb) {
-			return err // otherwise it could have the block asked of itself alone for ever
+		w.plan.giveBack(i)
+		if w.laters++; w.laters > MaxLaters {
+			if _, proxy := w.plan.role(w.nb); !proxy {
+				return err // otherwise it could have the block asked of itself alone for ever
+			}
 		}
 		return nil
 	}
@@ -125,14 +121,14 @@ func (w *worker) receive(ctx context.Context) error {
 	if now := time.Now(); !unverified { // otherwise it has waited for the block
 		w.nb.Measured(now.Sub(w.last), len(block))
 		w.last = now
-		w.Session.becameHolder(w.nb)
+		w.plan.becameHolder(w.nb)
 	}
 	w.laters = 0
 	w.answered()
 	w.nb.Tally.BlocksReceived.Add(1)
 	w.nb.Tally.BytesReceived.Add(int64(len(block)))
 	w.nb.Tally.WireReceived.Add(int64(packed))
-	return w.Session.deliver(w.nb, i, block, unverified)
+	return w.deliver(w.nb, i, block, unverified)
 }
 
 // answered records that what was asked for first has been read. It comes before the last block is delivered, for
@@ -164,7 +160,7 @@ func (w *worker) reopen(ctx context.Context, err error) error {
 
 // drop returns the blocks under way to the other holders, and resets the stream, if there is one.
 func (w *worker) drop() {
-	w.Session.giveBack(w.owed)
+	w.plan.giveBack(w.owed...)
 	w.nb.Busy.Add(int32(-len(w.owed)))
 	w.owed = nil
 	if w.ex != nil && (w.stop == nil || w.stop()) { // otherwise that is under way
@@ -184,19 +180,8 @@ func (w *worker) end() {
 
 // window is how many answers are kept under way.
 func (w *worker) window() int {
-	if w.Session.IsPartial(w.nb) {
+	if partial, _ := w.plan.role(w.nb); partial {
 		return PartialWindow
 	}
 	return w.nb.Window()
-}
-
-// byPromise sorts holders: those with the least to do first, then the fastest, and at random among equals.
-func byPromise(holders []*peers.Neighbour) []*peers.Neighbour {
-	rand.Shuffle(len(holders), func(i, j int) { holders[i], holders[j] = holders[j], holders[i] })
-	slices.SortStableFunc(holders, func(a, b *peers.Neighbour) int {
-		da, _ := a.Expect()
-		db, _ := b.Expect()
-		return cmp.Or(cmp.Compare(a.Busy.Load(), b.Busy.Load()), cmp.Compare(da, db))
-	})
-	return holders
 }
