@@ -21,10 +21,11 @@ func TestClosureArrivesFromTheOnlyNeighbour(t *testing.T) {
 	out, err := bob.Watch(w.ctx, nil, lan.BuildCommand("reader", c.Top.String())...)
 	w.must(err)
 	t.Logf("built %s", strings.TrimSpace(out))
-	s := w.status(bob)
+	n := int64(len(c.Infos))
+	s := w.until(bob, "served all", func(s lan.Status) bool { return s.Nix.NarsServed >= n && s.Nix.NarBytesServed >= c.Bytes() })
 	t.Logf("%+v", s)
-	if n := int64(len(c.Infos)); s.Nix.NarinfoHits < n || s.Nix.NarsServed < n || s.Nix.NarBytesServed < c.Bytes() {
-		t.Errorf("narbor answered %+v, want at least %d of each and %d bytes", s.Nix, n, c.Bytes())
+	if s.Nix.NarinfoHits < n {
+		t.Errorf("narbor answered %+v, want at least %d hits", s.Nix, n)
 	}
 	if s.Nix.NarinfoMisses == 0 {
 		t.Error("Nix asked for no path that nobody has, and yet it built something")

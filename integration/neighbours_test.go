@@ -80,12 +80,9 @@ func TestOneHonestNeighbourIsEnough(t *testing.T) {
 	w.must(killed.Kill())
 	w.must(stopped.Stop())
 	r.end()
-	s := w.status(fetcher)
+	s := w.until(fetcher, "served all archives", func(s lan.Status) bool { return s.Nix.NarsServed >= int64(len(c.Infos)) })
 	t.Logf("%+v", s)
 	w.leftOut(s, liar)
-	if s.Nix.NarsServed < int64(len(c.Infos)) {
-		t.Errorf("narbor served %d archives of %d", s.Nix.NarsServed, len(c.Infos))
-	}
 	w.whole(fetcher, c, c.Top.String())
 }
 

@@ -95,9 +95,7 @@ func TestNixOfASingleUser(t *testing.T) {
 	w.start(desk)
 	w.neighbours(desk, 1)
 	w.shell(desk, "HOME=/tmp NIX_REMOTE= "+asNobody+"nix-store --realise "+c.Top.String())
-	if got := w.status(desk).Nix.NarsServed; got < int64(len(c.Infos)) {
-		t.Errorf("narbor has served %d archives, want %d", got, len(c.Infos))
-	}
+	w.until(desk, "served all archives", func(s lan.Status) bool { return s.Nix.NarsServed >= int64(len(c.Infos)) })
 	w.eventually(func() bool { return strings.Contains(w.shell(desk, narbor+" share"), "/nix/store") })
 	laptop, _ := w.fetching("laptop")
 	w.neighbours(laptop, 2)

@@ -157,9 +157,7 @@ func TestWireTellsNothing(t *testing.T) {
 	w.must(err)
 	s := look(t, frames)
 	t.Logf("%d frames, %d bytes, %d of them multicast", s.frames, len(s.all), len(s.multicast))
-	if st := w.status(want); st.Nix.NarsServed < int64(len(c.Infos)) {
-		t.Errorf("narbor served %d archives of %d: too little was captured", st.Nix.NarsServed, len(c.Infos))
-	}
+	w.until(want, "served all archives", func(s lan.Status) bool { return s.Nix.NarsServed >= int64(len(c.Infos)) })
 	for what, count := range n.find(s.all) {
 		t.Errorf("%s is on the wire %d times", what, count)
 	}
