@@ -1,8 +1,6 @@
 package p2p
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -152,29 +150,6 @@ func TestQuestionAnsweredInAWrongFormatIsNotAskedAgain(t *testing.T) {
 	}
 }
 
-func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
-	n, info := sharing(t, randomNAR(1000))
-	g := (&rogue{}).start(t)
-	g.connect(t, n, "/ip4/127.0.0.1")
-	conn := n.lan.Host().Network().ConnsToPeer(g.ID())[0]
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	claims := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}
-	for range 30 { // half of the time there is a turn first
-		for _, r := range []wire.Request{claims, blockRequest(info, 0)} {
-			var out bytes.Buffer
-			w := answers{bufio.NewWriterSize(&out, 16), new(toldParts)}
-			if err := n.server.answer(ctx, n.server.clientOn(conn), w, r); err == nil || out.Len() > 0 {
-				t.Fatalf("answer to a request of kind %d = %v and %q, want an error and nothing", r.Kind, err, out.Bytes())
-			}
-		}
-	}
-	w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-	if err := n.server.answerClaims(ctx, n.server.clientOn(conn), w, claims); err == nil || w.Buffered() > 0 {
-		t.Errorf("answerClaims = %v with %d bytes to send, want an error and nothing", err, w.Buffered())
-	}
-}
-
 // An endingContext ends when it is asked whether it has, and does something before.
 type endingContext struct {
 	context.Context
@@ -264,5 +239,15 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				time.Sleep(c.after)
 			})
 		})
+	}
+}
+
+// eventually waits until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(atMost(20 * time.Second)); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never %s", what)
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
+	"narbor/p2p/serve"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -126,8 +127,8 @@ func (n *Node) publicUpstream() bool {
 }
 
 // AnswerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
-func (n *Node) AnswerUpstream(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
-	if !n.helps() || !c.mayHelp() { // every question is a miss, unless it is found
+func (n *Node) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
+	if !n.helps() || !c.MayHelp() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
@@ -139,11 +140,11 @@ func (n *Node) AnswerUpstream(ctx context.Context, c client, bw *bufio.Writer, r
 	if err != nil || !n.mayFetchFor(ctx, m) {
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	text, _, err := claimText(m)
+	text, _, err := serve.ClaimText(m)
 	if err != nil {
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	c.found()
+	c.Found()
 	_, err = bw.Write(wire.AppendVerdict(wire.VerdictYes, text))
 	return err
 }
@@ -151,40 +152,40 @@ func (n *Node) AnswerUpstream(ctx context.Context, c client, bw *bufio.Writer, r
 // mayFetchFor reports whether a path that the upstreams have may be fetched for neighbours. One that was built here too
 // could not be passed on.
 func (n *Node) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
-	_, ok := n.server.may(m)
+	_, ok := n.server.May(m)
 	return ok && !n.builtHere(ctx, m.Path().HashPart())
 }
 
 // AnswerFetch begins to fetch a NAR for a neighbour, or says how far that is.
-func (n *Node) AnswerFetch(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+func (n *Node) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
 	hp := r.HashParts[0]
 	if !n.helps() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	here := func() bool { return n.cfg.Spool.Has(r.NAR) && n.server.has(ctx, hp, r.NAR) }
+	here := func() bool { return n.cfg.Spool.Has(r.NAR) && n.server.Has(ctx, hp, r.NAR) }
 	if here() {
-		c.found()
+		c.Found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	}
 	j := n.behalf.touch(r.NAR)
-	may, f := n.server.partial(r) != nil, n.fetched.flight(hp)
+	may, f := n.server.Partial(r) != nil, n.fetched.flight(hp)
 	may = may && f != nil // it may have ended meanwhile
 	if !may && (j != nil || f == nil) {
-		f = n.fetchFor(ctx, c.asker(), hp, r.NAR)
+		f = n.fetchFor(ctx, c.Asker(), hp, r.NAR)
 	} else if !may {
 		f = nil
 	}
 	switch {
 	case f != nil:
 	case here(): // it has come meanwhile
-		c.found()
+		c.Found()
 		return bw.WriteByte(byte(wire.VerdictHere))
 	default:
 		return bw.WriteByte(byte(wire.VerdictNo))
 	}
-	c.found()
+	c.Found()
 	f.Urge()
-	n.meetOn(f, c.asker().id)
+	n.meetOn(f, c.Asker().ID)
 	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.upstreamRate.Rate()))
 	return err
 }
@@ -220,7 +221,7 @@ func (n *Node) meetOn(f *fetch.Session, id peer.ID) {
 // fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
 // budget for it. It returns nil if it will not be fetched. If several neighbours ask at the same time, it is fetched
 // once.
-func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar store.Hash) *fetch.Session {
+func (n *Node) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
 	m, err := n.lookupUpstream(ctx, hp)
@@ -228,7 +229,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 		return nil
 	}
 	life, end := context.WithTimeout(n.life, fetch.JobTimeout)
-	j, mine := n.behalf.hire(who.addr, m, end)
+	j, mine := n.behalf.hire(who.Addr, m, end)
 	if !mine {
 		end()
 		n.running.Done()
@@ -239,7 +240,7 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 	}
 	f, err := n.newFlight(m)
 	if err != nil {
-		n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
+		n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
 		close(j.begun)
 		n.behalf.end(nar, j)
 		end()
@@ -259,10 +260,10 @@ func (n *Node) fetchFor(ctx context.Context, who asker, hp store.HashPart, nar s
 			if !errors.Is(life.Err(), context.Canceled) { // no neighbour wanted it any more
 				n.behalf.failed.Add(nar, time.Now())
 			}
-			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Error(err))
+			n.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
 			return
 		}
-		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.id), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
+		n.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
 		sp.Close() // it stays in the spool for a while
 	}()
 	return f.Session

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -82,49 +81,6 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 	}
 }
 
-func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		there := newQuota(missShares)
-		got := 0
-		for range missShares + 2 {
-			p := newPeerQuota()
-			p.machine.Store(there)
-			own := 0
-			for p.mayHelp() {
-				own++
-			}
-			if own > helpBurst {
-				t.Fatalf("one peer asks %d questions, want at most %d", own, helpBurst)
-			}
-			got += own
-		}
-		if got != missShares*helpBurst {
-			t.Errorf("%d peers at one address ask %d questions, want %d", missShares+2, got, missShares*helpBurst)
-		}
-		time.Sleep(time.Minute)
-		p := newPeerQuota()
-		p.machine.Store(there)
-		if !p.mayHelp() {
-			t.Error("a minute later there is none again")
-		}
-	})
-	s := newSigner(t)
-	info, _ := s.sign(t, "wanted", randomNAR(1000))
-	other, _ := s.sign(t, "other", randomNAR(1000))
-	web := newOneCache(t, info, nil)
-	g := (&rogue{info: other}).start(t)
-	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")}
-	})
-	b := quotaOf(n, g.ID()).helped
-	b.mu.Lock()
-	b.left, b.at = -missesPerMinute, time.Now() // no question for a minute
-	b.mu.Unlock()
-	if ask, _ := g.begs(t, n, info); ask != wire.VerdictNo {
-		t.Errorf("the answer to one question too many is %d, want %d", ask, wire.VerdictNo)
-	}
-}
-
 func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 	nar := randomNAR(store.BlockSize)
 	mine, theirs := newSigner(t), newSigner(t)
@@ -154,7 +110,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			var b bytes.Buffer
 			bw := bufio.NewWriter(&b)
 			r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-			if err := n.AnswerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
+			if err := n.AnswerFetch(t.Context(), n.server.ClientOn(nobodyConn{}), bw, r); err != nil {
 				t.Fatal(err)
 			}
 			bw.Flush()
@@ -222,11 +178,34 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-		if err := n.AnswerFetch(t.Context(), n.server.clientOn(nobodyConn{}), bw, r); err != nil {
+		if err := n.AnswerFetch(t.Context(), n.server.ClientOn(nobodyConn{}), bw, r); err != nil {
 			t.Error(err)
 		}
 		bw.Flush()
 		return wire.Verdict(b.Bytes()[0])
+	}
+}
+
+func TestPeerWithoutQuestionsLeftGetsNoAnswer(t *testing.T) {
+	signer := newSigner(t)
+	info, _ := signer.sign(t, "wanted", randomNAR(1000))
+	n, _ := helper(t, signer, info, nil)
+	c := n.server.ClientOn(nobodyConn{})
+	answer := func() wire.Verdict {
+		var b bytes.Buffer
+		bw := bufio.NewWriter(&b)
+		r := wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{info.Path.HashPart()}}
+		if err := n.AnswerUpstream(t.Context(), c, bw, r); err != nil {
+			t.Fatal(err)
+		}
+		bw.Flush()
+		return wire.Verdict(b.Bytes()[0])
+	}
+	eventually(t, "told what the upstream says", func() bool { return answer() == wire.VerdictYes })
+	for c.MayHelp() {
+	}
+	if got := answer(); got != wire.VerdictNo {
+		t.Errorf("the answer to one question too many is %d, want %d", got, wire.VerdictNo)
 	}
 }
 
@@ -273,11 +252,6 @@ func TestConcurrentAskersAreAllHelped(t *testing.T) {
 	sp.Close()
 	if got := ask(); got != wire.VerdictHere {
 		t.Errorf("the answer about what Nix has just taken is %d, want %d", got, wire.VerdictHere)
-	}
-	select { // it is held open a moment after it has come to the spool
-	case <-n.server.opened:
-	case <-time.After(atMost(10 * time.Second)):
-		t.Error("what is held open for neighbours will never be closed")
 	}
 	if got := sent.Load(); got != 1 {
 		t.Errorf("the archive was asked for %d times, want once", got)

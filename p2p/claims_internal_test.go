@@ -3,7 +3,6 @@ package p2p
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
@@ -279,44 +278,6 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 		if _, further = sharedOn(t, ex, infos[0].Path.HashPart()); len(further) != want {
 			t.Errorf("asked for the %d. time on a stream: %d further claims, want %d", i+1, len(further), want)
 		}
-	}
-}
-
-// changing is a source with claims that change.
-type changing struct {
-	store.Source
-	info atomic.Pointer[store.Info]
-}
-
-func (c *changing) Info(context.Context, store.HashPart) (store.Info, error) {
-	return *c.info.Load(), nil
-}
-
-func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
-	s, other := newSigner(t), newSigner(t)
-	info, _ := s.sign(t, "path", randomNAR(10))
-	src := &changing{}
-	src.info.Store(&info)
-	sh := newSharer([]store.Source{src}, nil, s.keys)
-	claim := func() error {
-		_, _, err := sh.claim(t.Context(), info.Path.HashPart())
-		return err
-	}
-	for range 2 {
-		if err := claim(); err != nil {
-			t.Fatalf("claim = %v", err)
-		}
-	}
-	altered := info
-	altered.NarSize++
-	src.info.Store(&altered)
-	if err := claim(); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("claim of another size = %v, want ErrNotFound", err)
-	}
-	src.info.Store(&info)
-	sh.keys = other.keys
-	if err := claim(); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("claim under other keys = %v, want ErrNotFound", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -35,3 +36,12 @@ func FileNAR(contents []byte) (nar []byte) {
 
 // randomNAR returns a NAR of size bytes, or the few more that it must have.
 func randomNAR(size int) []byte { return FileNAR(random(max(0, size-len(FileNAR(nil))))) }
+
+// words returns count hash parts of a dictionary, from a number on.
+func words(from, count int) []store.HashPart {
+	var out []store.HashPart
+	for i := from; i < from+count; i++ {
+		out = append(out, store.HashPartFromBytes([wire.HashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
+	}
+	return out
+}

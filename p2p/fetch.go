@@ -43,7 +43,7 @@ type flight struct {
 func (n *Node) newFlight(m trust.Mapping) (*flight, error) {
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
-		n.server.closeIdle(0) // the spool cannot clear out archives that are open for neighbours
+		n.server.CloseIdle(0) // the spool cannot clear out archives that are open for neighbours
 		draft, err = n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	}
 	if err != nil {
@@ -65,7 +65,7 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	}
 	n.fetched.add(m)
 	if f.InDemand() {
-		n.server.offer(m, sp)
+		n.server.Offer(m, sp)
 	}
 	return sp, nil
 }
@@ -78,7 +78,7 @@ func (n *Node) fetching() *fetch.Deps {
 
 // New returns a fetch that writes into a draft.
 func (n *Node) newFetch(m trust.Mapping, draft *spool.Draft) *fetch.Session {
-	shared, ok := n.server.may(m)
+	shared, ok := n.server.May(m)
 	return fetch.New(n.fetching(), m, draft, shared, ok)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
+	"narbor/p2p/serve"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -61,7 +62,7 @@ func (f *fetched) flight(hp store.HashPart) *fetch.Session {
 }
 
 // Partial implements [arrivingSource].
-func (f *fetched) Partial(hp store.HashPart) partial {
+func (f *fetched) Partial(hp store.HashPart) serve.Partial {
 	if fl := f.flight(hp); fl != nil {
 		return fl
 	}

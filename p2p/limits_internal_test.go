@@ -1,16 +1,11 @@
 package p2p
 
 import (
-	"bufio"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -21,7 +16,6 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/peers"
-	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -42,9 +36,6 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"holders of paths":        {maxFindings, func(i int) { n.findings.Add(parts[i], nil) }, n.findings.Len},
 		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
 		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
-		"verified signatures":     {maxChecked, func(i int) { n.server.checked.Add(parts[i], checkedInfo{}) }, n.server.checked.Len},
-		"quotas of peers": {peers.MaxTallies, func(i int) { n.server.quotas.peer(peer.ID(fmt.Sprint(i)), numbered(0)) },
-			n.server.quotas.peers.Len},
 		"failed downloads": {maxFailed, func(i int) {
 			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.behalf.failed.Len},
@@ -60,62 +51,6 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 	}
 }
 
-func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "many", random(100))
-	var refs []string
-	for _, ref := range s.chain(t, "reference", peers.MaxCheckedRefs+1) {
-		info.References = append(info.References, ref.Path)
-		refs = append(refs, ref.Path.String())
-	}
-	slices.Sort(refs)
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(refs, ",")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
-	sh := newSharer(nil, nil, s.keys)
-	if m, err := sh.check(info.Path.HashPart(), info); err != nil || m.SignedBy() == "" {
-		t.Fatalf("check = %v, %v, want a signed mapping", m, err)
-	}
-	if sh.checked.Len() != 0 {
-		t.Errorf("a claim with %d references is kept, want at most %d", len(info.References), peers.MaxCheckedRefs)
-	}
-}
-
-func TestTurnsAreBounded(t *testing.T) {
-	s := newServing(0)
-	for name, k := range map[string]struct {
-		turns                *turns
-		perPeer, atAddr, all int
-	}{
-		"open streams":           {s.streams, maxPeerStreams, maxAddrStreams, maxStreams},
-		"answers about claims":   {s.asking, maxServingPeer, maxServingAddr, maxServing},
-		"other answers":          {s.sending, maxServingPeer, maxServingAddr, maxServing},
-		"blocks that are read":   {s.reading, maxUploadsPeer, maxUploads, maxUploads},
-		"questions to upstreams": {s.helping, peers.MaxHelpingPeer, maxHelping, maxHelping},
-	} {
-		taken := 0
-		take := func(n int, who func(i int) asker) {
-			for i := range n {
-				if _, ok := k.turns.try(who(i)); ok {
-					taken++
-				}
-			}
-		}
-		one := numbered(0)
-		if take(k.perPeer+10, func(int) asker { return asker{one, "peer"} }); taken != k.perPeer {
-			t.Errorf("%s: a peer has %d turns, want %d", name, taken, k.perPeer)
-		}
-		if take(k.atAddr+10, func(i int) asker { return asker{one, peer.ID(fmt.Sprint(i))} }); taken != k.atAddr {
-			t.Errorf("%s: the peers of an address have %d turns, want %d", name, taken, k.atAddr)
-		}
-		if take(k.all+10, func(i int) asker { return asker{numbered(i + 1), "peer"} }); taken != k.all {
-			t.Errorf("%s: all peers together have %d turns, want %d", name, taken, k.all)
-		}
-	}
-}
-
 func TestRationsGrowSlowly(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	now := time.Now().Add(time.Hour) // all are full
@@ -124,17 +59,15 @@ func TestRationsGrowSlowly(t *testing.T) {
 	if !ok {
 		t.Fatal("no ration for an address that was dialled")
 	}
-	tally, quota := n.ledger.TallyOf("peer"), newPeerQuota()
+	tally := n.ledger.TallyOf("peer")
 	for name, r := range map[string]struct {
 		*rate.Limiter
 		rate  float64
 		burst int
 	}{
-		"questions about neighbours":        {tally.Tellings, peers.TellRate, peers.TellBurst},
-		"checks of a path":                  {quota.wrongTellings, wrongRate, wrongBurst},
-		"checks of a path, for one machine": {newQuota(missShares).wrongTellings, wrongRate * missShares, wrongBurst * missShares},
-		"dial-backs to an address":          {one, dialBackAddrRate, dialBackAddrBurst},
-		"dial-backs":                        {n.dialBacks.all, dialBackRate, dialBackBurst},
+		"questions about neighbours": {tally.Tellings, peers.TellRate, peers.TellBurst},
+		"dial-backs to an address":   {one, dialBackAddrRate, dialBackAddrBurst},
+		"dial-backs":                 {n.dialBacks.all, dialBackRate, dialBackBurst},
 	} {
 		at := now.Add(time.Hour)
 		for r.AllowN(at, 1) {
@@ -165,32 +98,6 @@ func (d deadlineSource) Info(ctx context.Context, _ store.HashPart) (store.Info,
 		d.infos <- time.Hour
 	}
 	return store.Info{}, store.ErrNotFound
-}
-
-func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "stuck", random(100))
-	src := deadlineSource{store.NewMem(), make(chan time.Duration, 10)}
-	n, _ := runNode(t, s, []store.Source{src})
-	g := (&rogue{}).start(t)
-	g.connect(t, n, "/ip4/127.0.0.1")
-	conn := n.lan.Host().Network().ConnsToPeer(g.ID())[0]
-	for _, r := range []wire.Request{{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}, blockRequest(info, 0),
-		{Kind: wire.AskHave, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash},
-		{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}} {
-		w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-		if err := n.server.answerKind(t.Context(), n.server.clientOn(conn), w, r); err != nil {
-			t.Fatalf("answer to a request of kind %d = %v", r.Kind, err)
-		}
-		if len(src.infos) == 0 {
-			t.Fatalf("a request of kind %d asks no source", r.Kind)
-		}
-		for range len(src.infos) {
-			if d := <-src.infos; d > shareTimeout {
-				t.Errorf("for a request of kind %d a source has %v, want at most %v", r.Kind, d, shareTimeout)
-			}
-		}
-	}
 }
 
 // A hastyStream notes its deadline, and fails as soon as that is set.
@@ -300,5 +207,22 @@ func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
 	n.builtHere(t.Context(), partA)
 	if d := <-src.infos; d > secretTimeout {
 		t.Errorf("a source has %v, want at most %v", d, secretTimeout)
+	}
+}
+
+func TestIdleStreamsAreBounded(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
+	nb := n.neighbours()[0]
+	for range 2 * peers.MaxIdleStreams {
+		ex, err := nb.Open(t.Context(), peers.ReadStall)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nb.Put(ex)
+	}
+	nb.Mu.Lock()
+	defer nb.Mu.Unlock()
+	if got := len(nb.Idle); got != peers.MaxIdleStreams {
+		t.Errorf("%d idle streams are kept, want %d", got, peers.MaxIdleStreams)
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/p2p/serve"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/store/upstream"
@@ -94,7 +95,7 @@ type Node struct {
 	cfg          Config
 	log          *zap.Logger
 	lan          *lan
-	server       *server
+	server       *serve.Server
 	fetched      *fetched
 	received     map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	behalf       *behalf
@@ -163,12 +164,12 @@ func New(cfg Config) (*Node, error) {
 	for _, o := range store.Origins() {
 		n.received[o] = new(atomic.Int64)
 	}
-	serving := serverConfig{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: book, Links: l.gate,
+	serving := serve.Config{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: book, Links: l.gate,
 		Log: cfg.Log, Origin: l.gate.Origin, Admits: circle.Has, Meet: n.meet, Sent: cfg.Observer.Sent, Proxy: n}
 	if len(cfg.Share) > 0 {
 		serving.Arriving = passed
 	}
-	n.server = newServer(serving)
+	n.server = serve.New(serving)
 	n.sign = signOf(cfg.Upstreams)
 	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
@@ -180,12 +181,12 @@ func New(cfg Config) (*Node, error) {
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
 // sent. A node without sources shares nothing anyway.
 func (n *Node) Share(on bool) {
-	n.server.share(on)
+	n.server.Share(on)
 	netmon.Hint(n.reconsider)
 }
 
 // Sharing says whether sharing is on.
-func (n *Node) Sharing() bool { return n.server.sharing() }
+func (n *Node) Sharing() bool { return n.server.Sharing() }
 
 // Run looks for neighbours, answers them, and keeps in touch, until ctx ends; then it closes all connections, and
 // returns once nothing of it runs any more. It is called once.
@@ -197,12 +198,12 @@ func (n *Node) Run(ctx context.Context) error {
 		return fmt.Errorf("libp2p events: %w", err)
 	}
 	if n.cfg.Manifests != "" {
-		if err := n.server.keepManifests(n.cfg.Manifests); err != nil {
+		if err := n.server.KeepManifests(n.cfg.Manifests); err != nil {
 			n.log.Warn("manifests are not kept", zap.Error(err))
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	n.handleStreams(ctx, n.group.Protocol(), n.server.serve)
+	n.handleStreams(ctx, n.group.Protocol(), n.server.Serve)
 	if n.group != nil {
 		n.handleStreams(ctx, peers.GroupProtocol, n.serveGroup)
 	}
@@ -212,7 +213,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.lan.Run(ctx) })
 	g.Go(func() error { return n.exchangePeers(ctx) })
 	g.Go(func() error { return n.ledger.Run(ctx) })
-	g.Go(func() error { return n.server.run(ctx) })
+	g.Go(func() error { return n.server.Run(ctx) })
 	g.Go(func() error {
 		defer sub.Close()
 		n.watch(ctx, sub.Out())
@@ -224,7 +225,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Unlock()
 	n.dying()
 	n.running.Wait()
-	n.server.close()
+	n.server.Close()
 	return err
 }
 

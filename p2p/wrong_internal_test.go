@@ -11,8 +11,8 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
-	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/damage"
 )
@@ -52,6 +52,7 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 	const damaged = 4 // more than a liar may tell lies
 	src, infos, nars, found := damagedShare(t, s, damaged)
 	sharer, _ := runNode(t, s, []store.Source{src})
+	asker := (&rogue{}).start(t)
 	n, _ := runNode(t, s, nil, &rogue{Host: sharer.lan.Host()})
 	for i, info := range infos[:damaged] {
 		m, err := s.keys.Check(info)
@@ -74,8 +75,8 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 		case <-time.After(atMost(10 * time.Second)):
 			t.Fatal("the sharer was not told, or has not checked the path")
 		}
-		if text := sharedText(t, sharer, info); text != "" {
-			t.Errorf("the sharer still offers %s:\n%s", info.Path, text)
+		if claims, _ := shared(t, sharer, asker, info.Path.HashPart()); claims[0] != "" {
+			t.Errorf("the sharer still offers %s:\n%s", info.Path, claims[0])
 		}
 	}
 	st := n.Status()
@@ -110,16 +111,6 @@ func unreliable(t testing.TB, n *Node, info store.Info) {
 	})
 }
 
-// sharedText returns the claim that a node makes about a path; "" is none.
-func sharedText(t testing.TB, n *Node, info store.Info) string {
-	t.Helper()
-	c, err := n.server.sharedClaim(t.Context(), info.Path.HashPart())
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		t.Fatal(err)
-	}
-	return c.text
-}
-
 func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
@@ -143,63 +134,51 @@ func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
 	}
 }
 
-func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
+// receivingNode is a node that receives a NAR, of which nothing has come yet.
+func receivingNode(t testing.TB) (*Node, *fetch.Session) {
+	t.Helper()
 	s := newSigner(t)
-	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
-	mem := store.NewMem()
-	mem.Add(info, nar)
-	n, _ := runNode(t, s, []store.Source{mem})
-	g := (&rogue{}).start(t)
-	stream := g.dial(t, n)
-	for range 10 * wrongBurst {
-		if _, err := stream.Write(wire.AppendRequest(nil,
-			wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()},
-				NAR: m.NarHash()})); err != nil {
-			t.Fatal(err)
-		}
-		answer := make([]byte, 1)
-		if _, err := stream.Read(answer); err != nil || answer[0] != 0 {
-			t.Fatalf("the answer is %v, %v, want 0", answer, err)
-		}
+	n, _ := runNode(t, s, []store.Source{store.NewMem()})
+	_, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
+	f, err := n.newFlight(m)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if tokens := quotaOf(n, g.ID()).wrongTellings.Tokens(); tokens >= 1 {
-		t.Errorf("the peer may still have %.0f paths checked, want none", tokens)
-	}
-	if got := strikesOf(n, g); got != 0 {
-		t.Errorf("it has %d strikes", got)
-	}
+	t.Cleanup(func() {
+		f.landed()
+		f.draft.Discard()
+	})
+	return n, f.Session
 }
 
 // TestPeerWithWrongNARsGivesNoBlocks has two neighbours that claim a NAR which this node is receiving.
 func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
-	g := newTarget(t)
-	f, _ := g.receiving(t)
-	honest, damaged, other := ghost(t, g.Node), ghost(t, g.Node), ghost(t, g.Node)
-	g.mu.Lock()
+	n, f := receivingNode(t)
+	honest, damaged, other := ghost(t, n), ghost(t, n), ghost(t, n)
+	n.mu.Lock()
 	for _, nb := range []*peers.Neighbour{honest, damaged, other} {
-		g.peers[nb.ID] = nb
+		n.peers[nb.ID] = nb
 	}
-	g.mu.Unlock()
+	n.mu.Unlock()
 	t.Cleanup(func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		clear(g.peers)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		clear(n.peers)
 	})
 	found := &finding{mapping: f.Wanted}
 	found.add(honest.ID, false)
 	found.add(damaged.ID, false)
-	if got := g.connected(found); len(got) != 2 {
+	if got := n.connected(found); len(got) != 2 {
 		t.Fatalf("%d holders, want 2", len(got))
 	}
 	for range peers.MaxWrong {
 		damaged.Tally.SentWrong(time.Now())
 	}
-	if got := g.connected(found); len(got) != 1 || got[0].Neighbour != honest {
+	if got := n.connected(found); len(got) != 1 || got[0].Neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	g.ledger.Avoid(peers.PairOf(other, f.Wanted), peers.WrongFor, "sent a wrong NAR")
-	record := nodeConduct{g.Node}
+	n.ledger.Avoid(peers.PairOf(other, f.Wanted), peers.WrongFor, "sent a wrong NAR")
+	record := nodeConduct{n}
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := record.Takes(nb, f.Wanted); got != want {
 			t.Errorf("blocks are taken from a peer: %v, want %v", got, want)
@@ -208,11 +187,10 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 }
 
 func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
-	g := newTarget(t)
-	f, _ := g.receiving(t)
-	nb := ghost(t, g.Node)
+	n, f := receivingNode(t)
+	nb := ghost(t, n)
 	for range 2 * peers.MaxWrong {
-		g.sentWrong(nb.ID, f.Wanted, store.ErrCorrupt)
+		n.sentWrong(nb.ID, f.Wanted, store.ErrCorrupt)
 	}
 	if got := nb.Tally.CountWrong(time.Now()); got != 1 {
 		t.Errorf("%d wrong NARs are counted, want 1", got)

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -156,20 +156,18 @@ func TestManifestCostsNothingTwice(t *testing.T) {
 	mem := store.NewMem()
 	mem.Add(info, nar)
 	src := reads{mem, new(atomic.Int64), false}
-	n, _ := runNode(t, s, []store.Source{src})
+	srv := newTestServer(t, s.keys, src)
 	kept, err := openManifests(filepath.Join(t.TempDir(), "manifests"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer kept.close()
-	n.server.kept = kept
-	stream := (&rogue{}).start(t).dial(t, n)
+	srv.kept = kept
+	stream := dial(t, srv, "asker", "127.0.0.1")
 	br := bufio.NewReader(stream)
 	for range 3 {
 		r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
-		if _, err := stream.Write(wire.AppendRequest(nil, r)); err != nil {
-			t.Fatal(err)
-		}
+		send(stream, r)
 		got, err := wire.ReadManifest(br, m.NarSize())
 		if err != nil || len(got) != 4 || got[3].Hash != sha256.Sum256(nar[3*store.BlockSize:]) {
 			t.Fatalf("manifest = %v, %v, want the digests of four blocks", got, err)
@@ -186,18 +184,16 @@ func TestManifestOfWhatIsWrongOnDiskIsNotKept(t *testing.T) {
 	info, m := s.sign(t, "big", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	n, _ := runNode(t, s, []store.Source{reads{mem, new(atomic.Int64), true}})
+	srv := newTestServer(t, s.keys, reads{mem, new(atomic.Int64), true})
 	kept, err := openManifests(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer kept.close()
-	n.server.kept = kept
-	stream := (&rogue{}).start(t).dial(t, n)
+	srv.kept = kept
+	stream := dial(t, srv, "asker", "127.0.0.1")
 	r := wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
-	if _, err := stream.Write(wire.AppendRequest(nil, r)); err != nil {
-		t.Fatal(err)
-	}
+	send(stream, r)
 	if _, err := wire.ReadManifest(bufio.NewReader(stream), m.NarSize()); err != nil {
 		t.Fatal(err)
 	}

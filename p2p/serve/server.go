@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -16,17 +16,17 @@ import (
 	"narbor/trust"
 )
 
-// A serverConfig is what a server needs. Its functions may be called concurrently.
-type serverConfig struct {
+// A Config is what a server needs. Its functions may be called concurrently.
+type Config struct {
 	// Sources are asked in order for what neighbours want; Arriving, the last of them, has the NARs that come from neighbours.
 	// None and nil share nothing.
 	Sources    []store.Source
-	Arriving   arrivingSource
+	Arriving   Arriving
 	Keys       *trust.Keys // of the sharing policy; a path that none of them has signed is not here
 	UploadRate int64       // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 
 	Ledger *peers.Ledger
-	Links  linkQueues
+	Links  Links
 	Log    *zap.Logger
 	// Origin tells what is at an address at the other side of a connection: the address that a synthetic one stands for, and
 	// whether that is a virtual machine that is connected by vsock.
@@ -37,62 +37,62 @@ type serverConfig struct {
 	Meet func(peer.ID, store.HashPart)
 	// Sent is told of n bytes of a path's NAR, of that size, that are sent to a peer.
 	Sent  func(path store.Path, size int64, to string, n int)
-	Proxy proxy
+	Proxy Proxy
 }
 
-// A proxy answers what is asked of this machine as a proxy.
-type proxy interface {
-	AnswerUpstream(context.Context, client, *bufio.Writer, wire.Request) error
-	AnswerFetch(context.Context, client, *bufio.Writer, wire.Request) error
+// A Proxy answers what is asked of this machine as a proxy.
+type Proxy interface {
+	AnswerUpstream(context.Context, Client, *bufio.Writer, wire.Request) error
+	AnswerFetch(context.Context, Client, *bufio.Writer, wire.Request) error
 }
 
-// linkQueues bounds how much is queued for a link.
-type linkQueues interface {
+// Links bounds how much is queued for a link.
+type Links interface {
 	// Admit waits until so many bytes may be queued for a connection, or ctx ends.
 	Admit(ctx context.Context, c network.ConnMultiaddrs, size int)
 	// Pace returns the bytes a second at which a connection has delivered; 0 is unknown.
 	Pace(c network.ConnMultiaddrs) int64
 }
 
-// A server answers the requests of neighbours. Its methods may be called concurrently.
-type server struct {
+// A Server answers the requests of neighbours. Its methods may be called concurrently.
+type Server struct {
 	*sharer
 	serving
-	cfg     serverConfig
+	cfg     Config
 	quotas  *quotas
 	repeats *repeats // unanswered questions
 }
 
-// newServer makes a server that shares what it has. The caller runs it, and closes it at the end.
-func newServer(cfg serverConfig) *server {
-	return &server{sharer: newSharer(cfg.Sources, cfg.Arriving, cfg.Keys), serving: newServing(cfg.UploadRate), cfg: cfg,
+// New makes a server that shares what it has. The caller runs it, and closes it at the end.
+func New(cfg Config) *Server {
+	return &Server{sharer: newSharer(cfg.Sources, cfg.Arriving, cfg.Keys), serving: newServing(cfg.UploadRate), cfg: cfg,
 		quotas: newQuotas(cfg.Origin), repeats: newRepeats()}
 }
 
-// A client is a peer that asks, on a connection.
-type client struct {
+// A Client is a peer that asks, on a connection.
+type Client struct {
 	conn  network.Conn
 	tally *peers.Tally
 	quota *peerQuota
 }
 
 // clientOn returns the peer at the other side of a connection.
-func (srv *server) clientOn(conn network.Conn) client {
+func (srv *Server) ClientOn(conn network.Conn) Client {
 	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	id := conn.RemotePeer()
-	return client{conn, srv.cfg.Ledger.TallyOf(id), srv.quotas.peer(id, addr)}
+	return Client{conn, srv.cfg.Ledger.TallyOf(id), srv.quotas.peer(id, addr)}
 }
 
 // found takes back the miss that a question has cost: what was asked for is here.
-func (c client) found() { c.quota.found() }
+func (c Client) Found() { c.quota.found() }
 
 // mayHelp reports whether an upstream may be asked for the peer once more.
-func (c client) mayHelp() bool { return c.quota.mayHelp() }
+func (c Client) MayHelp() bool { return c.quota.mayHelp() }
 
-// asker returns the peer as one that takes turns.
-func (c client) asker() asker { return askerOn(c.conn) }
+// Asker returns the peer as one that takes turns.
+func (c Client) Asker() Asker { return askerOn(c.conn) }
 
-func askerOn(conn network.Conn) asker {
+func askerOn(conn network.Conn) Asker {
 	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
-	return asker{addr, conn.RemotePeer()}
+	return Asker{addr, conn.RemotePeer()}
 }

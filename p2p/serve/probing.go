@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -150,7 +150,7 @@ func newPeerQuota() *peerQuota {
 
 // mayLook reports whether something about a hash part may be looked up for a peer, which costs a miss until found takes
 // that back. Of its misses reserve must be left.
-func (srv *server) mayLook(c client, hp store.HashPart, reserve int) bool {
+func (srv *Server) mayLook(c Client, hp store.HashPart, reserve int) bool {
 	p := c.quota
 	ok, own := p.take(reserve)
 	if there := p.machine.Load(); ok && there != nil {
@@ -193,7 +193,7 @@ func (p *peerQuota) mayHelp() bool {
 }
 
 // claimTo is the claim about a hash part that a peer gets.
-func (srv *server) claimTo(ctx context.Context, c client, hp store.HashPart) (sharedClaim, error) {
+func (srv *Server) claimTo(ctx context.Context, c Client, hp store.HashPart) (sharedClaim, error) {
 	if !srv.mayLook(c, hp, narMisses) {
 		return sharedClaim{}, store.ErrNotFound
 	}

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"fmt"
@@ -8,13 +8,10 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-
-	"narbor/p2p/peers"
-	"narbor/p2p/transport"
 )
 
 func TestMemoryOfMachinesIsBounded(t *testing.T) {
-	r := newQuotas(transport.NewGater(nil, nil).Origin)
+	r := newTestServer(t, newSigner(t).keys).quotas
 	for i := range 2 * maxMissAddrs {
 		r.of(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
 	}
@@ -43,28 +40,11 @@ func TestMemoryOfWhatWasToldIsBounded(t *testing.T) {
 	})
 }
 
-func TestIdleStreamsAreBounded(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
-	nb := n.neighbours()[0]
-	for range 2 * peers.MaxIdleStreams {
-		ex, err := nb.Open(t.Context(), peers.ReadStall)
-		if err != nil {
-			t.Fatal(err)
-		}
-		nb.Put(ex)
-	}
-	nb.Mu.Lock()
-	defer nb.Mu.Unlock()
-	if got := len(nb.Idle); got != peers.MaxIdleStreams {
-		t.Errorf("%d idle streams are kept, want %d", got, peers.MaxIdleStreams)
-	}
-}
-
 func TestBlocksReadForOnePeerAtOnceAreBounded(t *testing.T) {
 	s := newServing(0)
 	got := 0
 	for {
-		if _, ok := s.reading.try(asker{id: "peer"}); !ok || got > maxUploads {
+		if _, ok := s.reading.try(Asker{ID: "peer"}); !ok || got > maxUploads {
 			break
 		}
 		got++
@@ -73,7 +53,7 @@ func TestBlocksReadForOnePeerAtOnceAreBounded(t *testing.T) {
 		t.Errorf("%d blocks are read for one peer at once, want %d", got, maxUploadsPeer)
 	}
 	for i := range 2 * maxUploads {
-		if _, ok := s.reading.try(asker{id: peer.ID(fmt.Sprint(i))}); ok {
+		if _, ok := s.reading.try(Asker{ID: peer.ID(fmt.Sprint(i))}); ok {
 			got++
 		}
 	}

@@ -1,49 +1,30 @@
-package p2p
+package serve
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
-	ma "github.com/multiformats/go-multiaddr"
-	manet "github.com/multiformats/go-multiaddr/net"
-
-	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 )
-
-// connFrom is a connection from an address.
-type connFrom struct {
-	network.Conn
-	addr netip.Addr
-}
-
-func (c connFrom) RemoteMultiaddr() ma.Multiaddr {
-	ip, err := manet.FromIP(c.addr.WithZone("").AsSlice())
-	if err != nil {
-		panic(err)
-	}
-	if c.addr.Zone() != "" {
-		ip = ma.StringCast("/ip6zone/" + c.addr.Zone()).Encapsulate(ip)
-	}
-	return ip.Encapsulate(ma.StringCast("/tcp/1"))
-}
 
 // probe asks about absent paths from an address under that many identities, until each has spent its budget. It returns
 // how many paths were looked up.
 func (g *target) probe(addr string, identities int) (looked int) {
 	g.t.Helper()
 	for range identities {
-		g.peer = newClient(g.Node, ghost(g.t, g.Node).ID)
+		g.identities++
+		g.peer = newClient(g.Server, peer.ID(fmt.Sprint("identity ", g.identities)))
 		from, _ := netmon.IPOf(connFrom{addr: netip.MustParseAddr(addr)}.RemoteMultiaddr())
-		g.peer.quota.machine.Store(g.server.quotas.of(from))
+		g.peer.quota.machine.Store(g.quotas.of(from))
 		for i := range missBurst/wire.MaxClaims + 1 {
 			_, n := g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
 			looked += n
@@ -120,64 +101,38 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 	})
 }
 
-// receiving makes a target receive a NAR, of which nothing has come yet.
-func (g *target) receiving(t testing.TB) (f *fetch.Session, info store.Info) {
-	t.Helper()
-	s := newSigner(t)
-	info, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
-	draft, err := g.cfg.Spool.Create(m.NarHash(), m.NarSize())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := g.server.keys.Replace([]string{s.secret.ToPublicKey().String()}); err != nil {
-		t.Fatal(err)
-	}
-	f = fetch.New(g.fetching(), m, draft, m, true)
-	end := g.fetched.begin(f)
-	t.Cleanup(func() {
-		end()
-		draft.Discard()
-	})
-	return f, info
-}
-
 func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
-	g := newTarget(t)
 	synctest.Test(t, func(t *testing.T) {
-		f, info := g.receiving(t)
-		nb := &peers.Neighbour{ID: g.peer.tally.ID, Tally: g.peer.tally, Done: make(chan struct{})}
-		g.mu.Lock()
-		g.peers[nb.ID] = nb
-		g.mu.Unlock()
-		defer func() {
-			g.mu.Lock()
-			delete(g.peers, nb.ID)
-			g.mu.Unlock()
-		}()
-		block := func() (took time.Duration) {
+		s := newSigner(t)
+		info, m := s.sign(t, "coming", random(4*store.BlockSize))
+		srv := newTestServer(t, s.keys)
+		srv.arriving.(*arrivals).m = m
+		met := 0
+		srv.cfg.Meet = func(peer.ID, store.HashPart) { met++ }
+		c := newClient(srv, "asker")
+		ask := func(r wire.Request) (took time.Duration) {
 			start := time.Now()
 			w := answers{bufio.NewWriter(io.Discard), new(toldParts)}
-			if err := g.server.answer(t.Context(), g.peer, w, blockRequest(info, 1)); err != nil {
+			if err := srv.answer(t.Context(), c, w, r); err != nil {
 				t.Fatalf("answer = %v", err)
 			}
 			return time.Since(start)
 		}
-		if took := block(); took != fetch.PartialWait {
-			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, fetch.PartialWait)
+		claims := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}
+		if took := ask(blockRequest(info, 1)); took != arrivalWait {
+			t.Errorf("a peer with a budget waits %s for a block that may come, want %s", took, arrivalWait)
 		}
-		for g.server.mayLook(g.peer, info.Path.HashPart(), 0) {
+		for srv.mayLook(c, info.Path.HashPart(), 0) {
 		}
-		if took := block(); took != 0 {
+		if took := ask(blockRequest(info, 1)); took != 0 {
 			t.Errorf("a peer without a budget is answered after %s, want as about what is not here", took)
 		}
-		g.asks(info.Path.HashPart())
-		if f.IsPartial(nb) {
+		if ask(claims); met > 0 {
 			t.Error("a peer without a budget is asked for blocks of what is being received")
 		}
 		time.Sleep(2 * time.Minute)
-		g.asks(info.Path.HashPart())
-		if !f.IsPartial(nb) {
-			t.Error("a peer with a budget is not a member of the swarm")
+		if ask(claims); met != 1 {
+			t.Errorf("a peer with a budget has become a member of the swarm %d times, want 1", met)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -20,7 +20,7 @@ import (
 const errGone network.StreamErrorCode = 0x2001
 
 // serve answers the requests on a stream that a neighbour opened, one after the other, until it ends.
-func (srv *server) serve(ctx context.Context, s network.Stream) {
+func (srv *Server) Serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	br := bufio.NewReader(s)
@@ -35,7 +35,7 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 		return
 	}
 	defer done()
-	c := srv.clientOn(s.Conn())
+	c := srv.ClientOn(s.Conn())
 	var told toldParts
 	for {
 		r, err := wire.ReadRequest(br)
@@ -62,10 +62,10 @@ func (srv *server) serve(ctx context.Context, s network.Stream) {
 	}
 }
 
-func (srv *server) answer(ctx context.Context, c client, w answers, r wire.Request) error {
+func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
 	may := !srv.off.Load() && (r.Kind == wire.AskClaims || srv.mayLook(c, r.HashParts[0], 0))
-	if p := srv.partial(r); may && p != nil && r.Kind == wire.AskBlock {
+	if p := srv.Partial(r); may && p != nil && r.Kind == wire.AskBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
 		}
@@ -78,7 +78,7 @@ func (srv *server) answer(ctx context.Context, c client, w answers, r wire.Reque
 	case wire.AskUpstream, wire.AskFetch:
 		turns = srv.helping
 	}
-	done, err := turns.take(ctx, c.asker())
+	done, err := turns.take(ctx, c.Asker())
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (srv *server) answer(ctx context.Context, c client, w answers, r wire.Reque
 	return ctx.Err() // a node that is being stopped may not have looked up what it answers "not here" to
 }
 
-func (srv *server) answerKind(ctx context.Context, c client, w answers, r wire.Request) error {
+func (srv *Server) answerKind(ctx context.Context, c Client, w answers, r wire.Request) error {
 	switch r.Kind {
 	case wire.AskClaims:
 		ctx, cancel := context.WithTimeout(ctx, shareTimeout)
@@ -112,7 +112,7 @@ func (srv *server) answerKind(ctx context.Context, c client, w answers, r wire.R
 	return srv.answerBlock(ctx, c, w.Writer, r)
 }
 
-func (srv *server) answerHave(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+func (srv *Server) answerHave(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	have, err := srv.have(ctx, r)
 	if err != nil {
 		srv.noteHealth(r.HashParts[0], err)
@@ -123,7 +123,7 @@ func (srv *server) answerHave(ctx context.Context, c client, bw *bufio.Writer, r
 	return err
 }
 
-func (srv *server) answerBlock(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+func (srv *Server) answerBlock(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	b, err := srv.prepare(ctx, c, r)
 	if errors.Is(err, wire.ErrLater) {
 		return bw.WriteByte(byte(wire.StatusLater))
@@ -140,8 +140,8 @@ func (srv *server) answerBlock(ctx context.Context, c client, bw *bufio.Writer, 
 
 // prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent. So the turns also
 // apply to the wait for the upload limit.
-func (srv *server) prepare(ctx context.Context, c client, r wire.Request) (wire.Packed, error) {
-	done, err := srv.reading.take(ctx, c.asker())
+func (srv *Server) prepare(ctx context.Context, c Client, r wire.Request) (wire.Packed, error) {
+	done, err := srv.reading.take(ctx, c.Asker())
 	if err != nil {
 		return wire.Packed{}, err
 	}
@@ -188,7 +188,7 @@ func pickCodec(buf *[]byte, size int, as wire.Status) wire.Packed {
 }
 
 // noteHealth logs read errors of shared paths, once in a while: neighbours ask for thousands of paths.
-func (srv *server) noteHealth(hp store.HashPart, err error) {
+func (srv *Server) noteHealth(hp store.HashPart, err error) {
 	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
 		return
 	}
@@ -199,9 +199,9 @@ func (srv *server) noteHealth(hp store.HashPart, err error) {
 }
 
 // answerManifest takes a turn for each block: to hash a large NAR takes a while.
-func (srv *server) answerManifest(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+func (srv *Server) answerManifest(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	started := false
-	done, err := srv.reading.take(ctx, c.asker())
+	done, err := srv.reading.take(ctx, c.Asker())
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (srv *server) answerManifest(ctx context.Context, c client, bw *bufio.Write
 		done() // a slow reader does not keep the turn
 		_, err := bw.Write(digests)
 		if err == nil {
-			done, err = srv.reading.take(ctx, c.asker())
+			done, err = srv.reading.take(ctx, c.Asker())
 		}
 		if err != nil {
 			done = func() {}

@@ -1,15 +1,18 @@
-package p2p
+package serve
 
 import (
 	"bufio"
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/spool"
 )
 
 // A stepwise source lets each read of a NAR wait for a step, and counts open archives.
@@ -43,31 +46,23 @@ func (n stepwiseNAR) Close() error {
 	return n.NAR.Close()
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(atMost(20 * time.Second)); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never %s", what)
-		}
-	}
-}
-
 func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	s := newSigner(t)
-	nar := randomNAR(64 * store.BlockSize)
+	nar := random(64 * store.BlockSize)
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
 	src := &stepwise{Source: mem, steps: make(chan struct{})}
-	n, _ := runNode(t, s, []store.Source{src})
-	g := (&rogue{}).start(t)
-	claims, blocks := g.dial(t, n), g.dial(t, n)
+	srv := newTestServer(t, s.keys, src)
+	claims, blocks := dial(t, srv, "asker", "127.0.0.1"), dial(t, srv, "asker", "127.0.0.1")
 	claim := func() string {
 		t.Helper()
-		claims.SetDeadline(time.Now().Add(20 * time.Second))
-		claims.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}))
-		text, _, err := wire.ReadClaim(bufio.NewReader(claims))
+		send(claims, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}})
+		br := bufio.NewReader(claims)
+		text, _, err := wire.ReadClaim(br)
+		if err == nil {
+			err = wire.ReadFurther(br, func(store.HashPart, string) {})
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,10 +71,11 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	if claim() == "" {
 		t.Fatal("there is no claim while it is shared")
 	}
-	blocks.SetDeadline(time.Now().Add(20 * time.Second))
+	var requests []wire.Request
 	for i := range 64 {
-		blocks.Write(wire.AppendRequest(nil, blockRequest(info, i)))
+		requests = append(requests, blockRequest(info, i))
 	}
+	send(blocks, requests...)
 	br, b, answers := bufio.NewReader(blocks), make([]byte, store.BlockSize), make(chan error, 64)
 	go func() {
 		for range 64 {
@@ -91,7 +87,7 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 		src.steps <- struct{}{}
 	}
 	eventually(t, "read ten blocks", func() bool { return src.reads.Load() == 10 })
-	n.Share(false) // while the eleventh is being read, or about to
+	srv.Share(false) // while the eleventh is being read, or about to
 	close(src.steps)
 	got := 0
 	for i := range 64 {
@@ -108,29 +104,28 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	if claim() != "" {
 		t.Error("there is a claim though nothing is shared")
 	}
-	blocks.Write(wire.AppendRequest(nil,
-		wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}))
+	send(blocks, wire.Request{Kind: wire.AskManifest, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash})
 	if _, err := wire.ReadManifest(br, info.NarSize); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("readManifest = %v, want ErrNotFound", err)
 	}
 	eventually(t, "closed what was open for the neighbour", func() bool { return src.open.Load() == 0 })
 
-	n.Share(true)
+	srv.Share(true)
 	if claim() == "" {
 		t.Error("there is no claim once it is shared again")
 	}
-	blocks.Write(wire.AppendRequest(nil, blockRequest(info, 63)))
+	send(blocks, blockRequest(info, 63))
 	if _, _, err := wire.ReadBlock(br, b); err != nil {
 		t.Errorf("readBlock once it is shared again = %v", err)
 	}
-	if got := strikesOf(n, g); got != 0 {
+	if got := srv.cfg.Ledger.TallyOf("asker").Strikes.Load(); got != 0 {
 		t.Errorf("the neighbour has %d strikes, want none", got)
 	}
 }
 
 func TestManifestEndsWithSharing(t *testing.T) {
 	s := newSigner(t)
-	nar := randomNAR(8 * store.BlockSize)
+	nar := random(8 * store.BlockSize)
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
@@ -138,7 +133,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 	digests := 0
 	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func([]byte) error {
 		if digests++; digests == 3 {
-			sh.share(false)
+			sh.Share(false)
 		}
 		return nil
 	})
@@ -149,7 +144,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 
 func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
 	s := newSigner(t)
-	nar := randomNAR(1000)
+	nar := random(1000)
 	info, _ := s.sign(t, "shared", nar)
 	src := &counted{Source: store.NewMem(), t: t}
 	src.Source.(*store.Mem).Add(info, nar)
@@ -162,8 +157,53 @@ func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
 	if got := src.open.Load(); got != 1 {
 		t.Fatalf("%d NARs are open after a read, want 1", got)
 	}
-	sh.share(false)
+	sh.Share(false)
 	if got := src.open.Load(); got != 0 {
 		t.Errorf("%d NARs are open though nothing is shared", got)
 	}
+}
+
+func TestOfferedNARIsClosedAfterAWhile(t *testing.T) {
+	s := newSigner(t)
+	nar := fileNAR(random(1000))
+	info, m := s.sign(t, "offered", nar)
+	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sp.Close()
+	draft, err := sp.Create(info.NarHash, info.NarSize)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := draft.WriteAt(nar, 0); err != nil {
+		t.Fatal(err)
+	}
+	spooled, err := draft.Commit(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer spooled.Close()
+	synctest.Test(t, func(t *testing.T) {
+		srv := newTestServer(t, s.keys)
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { srv.Run(ctx) })
+		srv.Offer(m, spooled)
+		open := func() int {
+			srv.mu.Lock()
+			defer srv.mu.Unlock()
+			return len(srv.open)
+		}
+		time.Sleep(openNARIdle / 2)
+		if got := open(); got != 1 {
+			t.Errorf("%d NARs are open after %s, want 1", got, openNARIdle/2)
+		}
+		time.Sleep(openNARIdle)
+		if got := open(); got != 0 {
+			t.Errorf("%d NARs are open after %s, want none", got, openNARIdle*3/2)
+		}
+		cancel()
+		running.Wait()
+	})
 }

@@ -1,10 +1,9 @@
-package p2p
+package serve
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net/netip"
@@ -14,9 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -38,43 +35,31 @@ func (w *watched) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
 	return w.Source.NAR(ctx, info)
 }
 
-// A target is a node that shares one path, and a peer that asks it without a connection, so that time may be simulated.
+// A target is a server of one path, and a peer that asks it without a connection, so that time may be simulated.
 type target struct {
-	*Node
+	*Server
 	t    testing.TB
 	src  *watched
 	info store.Info
-	peer client
+	peer Client
+
+	identities int // of probe
 }
 
 func newTarget(t testing.TB) *target {
 	s := newSigner(t)
-	nar := randomNAR(2000)
+	nar := random(2000)
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
 	src := &watched{Source: mem}
-	n, _ := runNode(t, s, []store.Source{src})
-	return &target{n, t, src, info, newClient(n, ghost(t, n).ID)}
+	srv := newTestServer(t, s.keys, src)
+	return &target{Server: srv, t: t, src: src, info: info, peer: newClient(srv, "asker")}
 }
 
 // newClient returns a peer that has no connection, and no machine with which it shares a quota.
-func newClient(n *Node, id peer.ID) client {
-	return client{connNowhere{}, n.ledger.TallyOf(id), newPeerQuota()}
-}
-
-// quotaOf returns what a peer of this machine may still ask.
-func quotaOf(n *Node, id peer.ID) *peerQuota {
-	return n.server.quotas.peer(id, netip.MustParseAddr("127.0.0.1"))
-}
-
-// words returns count hash parts of a dictionary, from a number on.
-func words(from, count int) []store.HashPart {
-	var out []store.HashPart
-	for i := from; i < from+count; i++ {
-		out = append(out, store.HashPartFromBytes([wire.HashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
-	}
-	return out
+func newClient(srv *Server, id peer.ID) Client {
+	return Client{connFrom{addr: netip.MustParseAddr("127.0.0.1"), id: id}, srv.cfg.Ledger.TallyOf(id), newPeerQuota()}
 }
 
 // asks sends one request, and returns how many claims came and how many hash parts were looked up.
@@ -83,7 +68,7 @@ func (g *target) asks(hps ...store.HashPart) (claims, looked int) {
 	before := g.src.infos.Load()
 	var out bytes.Buffer
 	bw := bufio.NewWriter(&out)
-	if err := g.server.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)},
+	if err := g.answerClaims(g.t.Context(), g.peer, answers{bw, new(toldParts)},
 		wire.Request{Kind: wire.AskClaims, HashParts: hps}); err != nil {
 		g.t.Fatalf("answerClaims = %v", err)
 	}
@@ -181,8 +166,8 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 			time.Sleep(24 * time.Hour)
 			for i := range 60 {
 				g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
-				if st := g.Status(); g.peer.tally.Strikes.Load() > 0 || len(st.Struck) > 0 {
-					t.Fatalf("struck after %d questions: %v", (i+1)*wire.MaxClaims, st.Struck)
+				if bans := g.cfg.Ledger.Bans(); g.peer.tally.Strikes.Load() > 0 || len(bans) > 0 {
+					t.Fatalf("struck after %d questions: %v", (i+1)*wire.MaxClaims, bans)
 				}
 			}
 		}
@@ -207,7 +192,7 @@ func TestBlocksCannotBeProbedEither(t *testing.T) {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
 			r := wire.Request{Kind: kind, HashParts: []store.HashPart{hp}, NAR: g.info.NarHash}
-			if err := g.server.answer(t.Context(), g.peer, answers{bw, new(toldParts)}, r); err != nil {
+			if err := g.answer(t.Context(), g.peer, answers{bw, new(toldParts)}, r); err != nil {
 				t.Fatalf("answer = %v", err)
 			}
 			bw.Flush()
@@ -244,22 +229,14 @@ func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
 	g := newTarget(t)
 	looked, asked := 0, 0
 	start := time.Now()
-	for range 3 * missShares {
-		r := (&rogue{}).start(t)
-		s := r.dial(t, g.Node)
-		g.peer = newClient(g.Node, r.ID())
+	for i := range 3 * missShares {
+		g.peer = g.ClientOn(connFrom{addr: netip.MustParseAddr("127.0.0.1"), id: peer.ID(fmt.Sprint(i))})
 		for range 9 {
-			s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: words(asked, wire.MaxClaims)}))
+			if claims, _ := g.asks(words(asked, wire.MaxClaims)...); claims > 0 {
+				t.Fatalf("%d claims about what is not here", claims)
+			}
 			asked += wire.MaxClaims
 		}
-		br := bufio.NewReader(s)
-		s.SetReadDeadline(time.Now().Add(20 * time.Second))
-		for range 9 * wire.MaxClaims {
-			if text, _, err := wire.ReadClaim(br); err != nil || text != "" {
-				t.Fatalf("readClaim = %q, %v", text, err)
-			}
-		}
-		s.Reset()
 	}
 	looked = int(g.src.infos.Load())
 	most := missShares * (missBurst + int((time.Since(start).Minutes()+1)*missesPerMinute))
@@ -285,13 +262,6 @@ func (broken) Info(context.Context, store.HashPart) (store.Info, error) {
 	return store.Info{}, fmt.Errorf("the Nix daemon is gone")
 }
 
-// connNowhere is a connection of which no pace is known.
-type connNowhere struct{ network.Conn }
-
-func (connNowhere) RemotePeer() peer.ID           { return "nobody" }
-func (connNowhere) LocalMultiaddr() ma.Multiaddr  { return ma.StringCast("/ip4/127.0.0.1/tcp/1") }
-func (connNowhere) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/127.0.0.1/tcp/2") }
-
 func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 	g := newTarget(t)
 	here := g.info.Path.HashPart()
@@ -299,7 +269,7 @@ func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 	for i := range 20 {
 		var out bytes.Buffer
 		w := answers{bufio.NewWriter(&out), new(toldParts)}
-		if err := g.server.answer(t.Context(), g.peer, w,
+		if err := g.answer(t.Context(), g.peer, w,
 			wire.Request{Kind: wire.AskClaims, HashParts: words(i*1000, 1000)}); err != nil {
 			t.Fatal(err)
 		}
@@ -308,4 +278,32 @@ func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 	if claims, _ := g.asks(here); claims != 1 {
 		t.Error("questions asked while nothing was shared have spent what the peer may ask now")
 	}
+}
+
+func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		there := newQuota(missShares)
+		got := 0
+		for range missShares + 2 {
+			p := newPeerQuota()
+			p.machine.Store(there)
+			own := 0
+			for p.mayHelp() {
+				own++
+			}
+			if own > helpBurst {
+				t.Fatalf("one peer asks %d questions, want at most %d", own, helpBurst)
+			}
+			got += own
+		}
+		if got != missShares*helpBurst {
+			t.Errorf("%d peers at one address ask %d questions, want %d", missShares+2, got, missShares*helpBurst)
+		}
+		time.Sleep(time.Minute)
+		p := newPeerQuota()
+		p.machine.Store(there)
+		if !p.mayHelp() {
+			t.Error("a minute later there is none again")
+		}
+	})
 }

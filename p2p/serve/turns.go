@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"context"
@@ -62,10 +62,10 @@ type queue struct {
 	waiting    []chan struct{} // closed when the turn has come
 }
 
-// An asker is a peer that wants a turn.
-type asker struct {
-	addr netip.Addr
-	id   peer.ID
+// An Asker is a peer that wants a turn.
+type Asker struct {
+	Addr netip.Addr
+	ID   peer.ID
 }
 
 func newTurns(all, perAddr, perPeer int) *turns {
@@ -73,7 +73,7 @@ func newTurns(all, perAddr, perPeer int) *turns {
 }
 
 // take waits for a turn, and returns what gives it back.
-func (t *turns) take(ctx context.Context, who asker) (done func(), err error) {
+func (t *turns) take(ctx context.Context, who Asker) (done func(), err error) {
 	turn := make(chan struct{})
 	t.mu.Lock()
 	q := t.enter(who)
@@ -99,56 +99,56 @@ func (t *turns) take(ctx context.Context, who asker) (done func(), err error) {
 }
 
 // try takes a turn if one is free.
-func (t *turns) try(who asker) (done func(), ok bool) {
+func (t *turns) try(who Asker) (done func(), ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	q := t.enter(who)
-	if at := t.addrs[who.addr]; t.taken >= t.max || at.taken >= t.perAddr || q.taken >= t.perPeer {
+	if at := t.addrs[who.Addr]; t.taken >= t.max || at.taken >= t.perAddr || q.taken >= t.perPeer {
 		t.leave(who, q)
 		return nil, false
 	}
 	t.taken++
-	t.addrs[who.addr].taken++
+	t.addrs[who.Addr].taken++
 	q.taken++
 	return func() { t.giveBack(who, q) }, true
 }
 
-func (t *turns) giveBack(who asker, q *queue) {
+func (t *turns) giveBack(who Asker, q *queue) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.taken--
-	t.addrs[who.addr].taken--
+	t.addrs[who.Addr].taken--
 	q.taken--
 	t.leave(who, q)
 	t.grant()
 }
 
 // enter returns the queue of an asker. The caller holds mu.
-func (t *turns) enter(who asker) *queue {
-	at := t.addrs[who.addr]
+func (t *turns) enter(who Asker) *queue {
+	at := t.addrs[who.Addr]
 	if at == nil {
 		at = &place{peers: map[peer.ID]*queue{}}
-		t.addrs[who.addr] = at
+		t.addrs[who.Addr] = at
 	}
 	at.had = max(at.had, t.had)
-	q := at.peers[who.id]
+	q := at.peers[who.ID]
 	if q == nil {
 		q = &queue{}
-		at.peers[who.id] = q
+		at.peers[who.ID] = q
 	}
 	q.had = max(q.had, at.latest)
 	return q
 }
 
 // leave forgets an asker that neither has a turn nor waits. The caller holds mu.
-func (t *turns) leave(who asker, q *queue) {
+func (t *turns) leave(who Asker, q *queue) {
 	if q.taken > 0 || len(q.waiting) > 0 {
 		return
 	}
-	at := t.addrs[who.addr]
-	delete(at.peers, who.id)
+	at := t.addrs[who.Addr]
+	delete(at.peers, who.ID)
 	if len(at.peers) == 0 {
-		delete(t.addrs, who.addr)
+		delete(t.addrs, who.Addr)
 	}
 }
 

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -14,7 +14,7 @@ import (
 
 // answerWrong handles a report that a NAR of this machine is wrong. A shared NAR is checked, as long as the peer and
 // all peers at its address do not report too often. The answer carries no information.
-func (srv *server) answerWrong(ctx context.Context, c client, bw *bufio.Writer, r wire.Request) error {
+func (srv *Server) answerWrong(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	if srv.mayTellWrong(c) {
@@ -29,7 +29,7 @@ func (srv *server) answerWrong(ctx context.Context, c client, bw *bufio.Writer, 
 }
 
 // mayTellWrong says whether a peer may make this machine check a path once more.
-func (srv *server) mayTellWrong(c client) bool {
+func (srv *Server) mayTellWrong(c Client) bool {
 	if !c.quota.wrongTellings.Allow() {
 		return false
 	}

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -13,7 +14,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/wire"
@@ -27,7 +27,7 @@ func testTurnsAreFair(t *testing.T) {
 	var served [4]atomic.Int64
 	var all sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
-	wants := func(which int, who asker) {
+	wants := func(which int, who Asker) {
 		all.Go(func() {
 			for {
 				done, err := turns.take(ctx, who)
@@ -45,12 +45,12 @@ func testTurnsAreFair(t *testing.T) {
 	}
 	one, two := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	for i := range 32 * 8 {
-		wants(0, asker{one, peer.ID(fmt.Sprint("greedy", i%32))})
+		wants(0, Asker{one, peer.ID(fmt.Sprint("greedy", i%32))})
 	}
 	for range 16 {
-		wants(1, asker{one, "many streams"})
-		wants(2, asker{two, "honest"})
-		wants(3, asker{two, "its twin"})
+		wants(1, Asker{one, "many streams"})
+		wants(2, Asker{two, "honest"})
+		wants(3, Asker{two, "its twin"})
 	}
 	for served[0].Load()+served[1].Load()+served[2].Load()+served[3].Load() < 4000 {
 		time.Sleep(time.Millisecond)
@@ -78,7 +78,7 @@ func TestSomeTurnsForEachPeer(t *testing.T) { synctest.Test(t, testSomeTurnsForE
 
 func testSomeTurnsForEachPeer(t *testing.T) {
 	turns := newTurns(8, 3, 2)
-	soon := func(who asker) (func(), error) {
+	soon := func(who Asker) (func(), error) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
 		return turns.take(ctx, who)
@@ -88,7 +88,7 @@ func testSomeTurnsForEachPeer(t *testing.T) {
 		id   peer.ID
 		want bool
 	}{{"a", true}, {"a", true}, {"a", false}, {"b", true}, {"b", false}, {"c", false}} {
-		done, err := soon(asker{a, c.id})
+		done, err := soon(Asker{a, c.id})
 		if (err == nil) != c.want {
 			t.Errorf("take for %s = %v, want a turn: %v", c.id, err, c.want)
 		}
@@ -96,7 +96,7 @@ func testSomeTurnsForEachPeer(t *testing.T) {
 			defer done()
 		}
 	}
-	if done, err := soon(asker{netip.MustParseAddr("10.0.0.2"), "d"}); err != nil {
+	if done, err := soon(Asker{netip.MustParseAddr("10.0.0.2"), "d"}); err != nil {
 		t.Errorf("take from another address = %v", err)
 	} else {
 		done()
@@ -107,41 +107,40 @@ func testSomeTurnsForEachPeer(t *testing.T) {
 // address gets about as much as all of them.
 func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 	nar := random(8 * store.BlockSize)
-	n, info := sharing(t, nar)
+	srv, info := sharing(t, nar)
 	var greedy, honest atomic.Int64
-	download := func(s network.Stream, got *atomic.Int64) {
+	var all sync.WaitGroup
+	download := func(s net.Conn, got *atomic.Int64) {
 		br := bufio.NewReaderSize(s, 64<<10)
 		block := make([]byte, store.BlockSize)
-		for range 8 {
-			s.Write(wire.AppendRequest(nil, blockRequest(info, 0)))
-		}
+		all.Go(func() {
+			for request := wire.AppendRequest(nil, blockRequest(info, 0)); ; {
+				if _, err := s.Write(request); err != nil {
+					return
+				}
+			}
+		})
 		for {
 			if _, _, err := wire.ReadBlock(br, block); err != nil {
 				return
 			}
 			got.Add(1)
-			if _, err := s.Write(wire.AppendRequest(nil, blockRequest(info, 0))); err != nil {
-				return
-			}
 		}
 	}
-	var all sync.WaitGroup
 	var streams []io.Closer
-	for range 32 {
-		g := (&rogue{}).start(t)
+	for i := range 32 {
 		for range 4 {
-			s := g.dialAt(t, n, "/ip4/127.0.0.1")
-			streams = append(streams, closer{s})
+			s := dial(t, srv, peer.ID(fmt.Sprint("greedy ", i)), "127.0.0.1")
+			streams = append(streams, s)
 			all.Go(func() { download(s, &greedy) })
 		}
 	}
 	for greedy.Load() < 100 {
 		time.Sleep(time.Millisecond)
 	}
-	g := (&rogue{}).start(t)
 	for range 16 { // as many NARs as Nix fetches at once
-		s := g.dialAt(t, n, "/ip6/::1")
-		streams = append(streams, closer{s})
+		s := dial(t, srv, "honest", "::1")
+		streams = append(streams, s)
 		all.Go(func() { download(s, &honest) })
 	}
 	for honest.Load() < 100 { // until all its streams are in use
@@ -164,45 +163,75 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 
 // Peers at one address open all the streams that they can, and ask nothing. Another is answered all the same.
 func TestStreamsOfOneAddressAreBounded(t *testing.T) {
-	n, info := sharing(t, random(100))
-	for range maxAddrStreams/maxPeerStreams + 8 {
-		g := (&rogue{}).start(t)
-		for range maxPeerStreams - 1 { // one is identify's, now and then
-			s := g.dialAt(t, n, "/ip4/127.0.0.1")
-			s.Write([]byte{100}) // the beginning of a request
+	synctest.Test(t, func(t *testing.T) {
+		srv, info := sharing(t, random(100))
+		for i := range maxAddrStreams/maxPeerStreams + 8 {
+			for range maxPeerStreams {
+				go dial(t, srv, peer.ID(fmt.Sprint("silent ", i)), "127.0.0.1").Write([]byte{100}) // the beginning of a request
+			}
 		}
-	}
-	for deadline := time.Now().Add(20 * time.Second); n.server.streams.held() < maxAddrStreams && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
-	s := (&rogue{}).start(t).dialAt(t, n, "/ip6/::1")
-	defer s.Reset()
-	s.SetDeadline(time.Now().Add(20 * time.Second))
-	s.Write(wire.AppendRequest(nil, blockRequest(info, 0)))
-	if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, info.NarSize)); err != nil {
-		t.Errorf("a block for a machine at another address = %v", err)
-	}
-	if held := n.server.streams.held(); held > maxAddrStreams+1 {
-		t.Errorf("%d streams are open, want %d from one address", held, maxAddrStreams)
-	}
+		synctest.Wait()
+		if held := srv.streams.held(); held != maxAddrStreams {
+			t.Errorf("%d streams are open, want %d from one address", held, maxAddrStreams)
+		}
+		s := dial(t, srv, "other", "::1")
+		send(s, blockRequest(info, 0))
+		if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, info.NarSize)); err != nil {
+			t.Errorf("a block for a machine at another address = %v", err)
+		}
+	})
 }
 
-// A closer resets a stream.
-type closer struct{ network.Stream }
+// A peer that reads nothing keeps its turns until serveStall. Many invented peers are one machine.
+func TestInventedPeersDelayNoOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, info := sharing(t, random(4*store.BlockSize))
+		for i := range maxServing/maxServingPeer + 2 {
+			for range maxServingPeer {
+				send(dial(t, srv, peer.ID(fmt.Sprint("invented ", i)), "127.0.0.1"), blockRequest(info, 0), blockRequest(info, 0))
+			}
+		}
+		synctest.Wait()
+		if held := srv.sending.held(); held != maxServingAddr {
+			t.Errorf("%d turns are taken, want %d for one address", held, maxServingAddr)
+		}
+		s := dial(t, srv, "other", "::1")
+		send(s, blockRequest(info, 1))
+		if _, _, err := wire.ReadBlock(bufio.NewReader(s), make([]byte, store.BlockSize)); err != nil {
+			t.Errorf("a block for a machine at another address = %v", err)
+		}
+	})
+}
 
-func (c closer) Close() error { return c.Reset() }
+func TestClaimsDoNotWaitForBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv, info := sharing(t, random(store.BlockSize))
+		for range 2 * maxServingPeer {
+			send(dial(t, srv, "asker", "127.0.0.1"), blockRequest(info, 0), blockRequest(info, 0))
+		}
+		synctest.Wait()
+		if held := srv.sending.held(); held != maxServingPeer {
+			t.Errorf("%d turns are taken, want %d", held, maxServingPeer)
+		}
+		s := dial(t, srv, "asker", "127.0.0.1")
+		send(s, wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}})
+		if text, _, err := wire.ReadClaim(bufio.NewReader(s)); err != nil || text == "" {
+			t.Errorf("readClaim = %q, %v, want the claim", text, err)
+		}
+	})
+}
 
 // Blocks for two neighbours together are sent at the rate that the user allows, and claims do not wait.
 func TestUploadRateBoundsBlocks(t *testing.T) {
 	const rate, blocks = 1 << 20, 20
-	n, info := sharing(t, random(2*store.BlockSize))
-	n.server.serving = newServing(rate)
+	srv, info := sharing(t, random(2*store.BlockSize))
+	srv.serving = newServing(rate)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		ask := func(r wire.Request) int {
 			var out bytes.Buffer
 			bw := bufio.NewWriter(&out)
-			if err := n.server.answer(t.Context(), n.server.clientOn(connNowhere{}), answers{bw, new(toldParts)}, r); err != nil {
+			if err := srv.answer(t.Context(), newClient(srv, "asker"), answers{bw, new(toldParts)}, r); err != nil {
 				t.Errorf("answer = %v", err)
 			}
 			bw.Flush()

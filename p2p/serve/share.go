@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"context"
@@ -23,9 +23,9 @@ import (
 // were not built here.
 type sharer struct {
 	sources  []store.Source
-	keys     *trust.Keys    // of the sharing policy; a path that none of them signed is not here
-	arriving arrivingSource // of sources; nil if nothing is shared
-	kept     *manifests     // computed before; nil if there is no file for them
+	keys     *trust.Keys // of the sharing policy; a path that none of them signed is not here
+	arriving Arriving    // of sources; nil if nothing is shared
+	kept     *manifests  // computed before; nil if there is no file for them
 
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
@@ -58,7 +58,7 @@ type openNAR struct {
 
 // may reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
 // sharing policy have checked it.
-func (s *sharer) may(m trust.Mapping) (trust.Mapping, bool) {
+func (s *sharer) May(m trust.Mapping) (trust.Mapping, bool) {
 	checked, err := s.keys.CheckShared(m.Info())
 	return checked, s.arriving != nil && err == nil
 }
@@ -72,24 +72,24 @@ func (s *sharer) ifStill(o *openNAR) error {
 }
 
 // has says whether a path may be shared, and has that NAR.
-func (s *sharer) has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
+func (s *sharer) Has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	m, _, err := s.claim(ctx, hp)
 	return err == nil && m.NarHash() == nar
 }
 
-// arrivingSource is the source of the NARs that come from neighbours: those in the spool, and those that are still being received.
-type arrivingSource interface {
+// Arriving is the source of the NARs that come from neighbours: those in the spool, and those that are still being received.
+type Arriving interface {
 	store.Source
 	// Partial returns the NAR of a hash part that is still being received, or nil.
-	Partial(store.HashPart) partial
+	Partial(store.HashPart) Partial
 	// Has reports whether a NAR is in the spool.
 	Has(nar store.Hash) bool
 }
 
-// A partial is a NAR that is still being received. Its methods may be called concurrently.
-type partial interface {
+// A Partial is a NAR that is still being received. Its methods may be called concurrently.
+type Partial interface {
 	// Mapping returns the mapping as the keys of the sharing policy have checked it, or false if no other peer may get
 	// the blocks that are here.
 	Mapping() (trust.Mapping, bool)
@@ -102,8 +102,8 @@ type partial interface {
 	ReadBlock(block int, buf []byte) (int, error)
 }
 
-// partial returns the NAR asked for if it is still being received and others may have its blocks, or nil.
-func (s *sharer) partial(r wire.Request) partial {
+// Partial returns the NAR asked for if it is still being received and others may have its blocks, or nil.
+func (s *sharer) Partial(r wire.Request) Partial {
 	if s.arriving == nil || s.off.Load() || r.Kind == wire.AskClaims {
 		return nil
 	}
@@ -131,7 +131,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	full := len(s.open) > maxOpenNARs
 	s.mu.Unlock()
 	if full {
-		s.closeIdle(0)
+		s.CloseIdle(0)
 	}
 
 	o.mu.Lock()
@@ -153,8 +153,8 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 
 // offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
 // meanwhile, and needs a moment to have it in its store.
-func (s *sharer) offer(m trust.Mapping, sp *spool.NAR) {
-	m, ok := s.may(m)
+func (s *sharer) Offer(m trust.Mapping, sp *spool.NAR) {
+	m, ok := s.May(m)
 	if !ok || s.off.Load() {
 		return
 	}
@@ -162,7 +162,7 @@ func (s *sharer) offer(m trust.Mapping, sp *spool.NAR) {
 	full := len(s.open) >= maxOpenNARs
 	s.mu.Unlock()
 	if full {
-		s.closeIdle(0)
+		s.CloseIdle(0)
 	}
 	key := narKey{m.Path().HashPart(), m.NarHash()}
 	s.mu.Lock()
@@ -189,7 +189,7 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (trust.Mapping, store.
 
 // named returns the path and the NarSize of a requested NAR, as long as it is open; the zero path if it is not.
 func (s *sharer) named(r wire.Request) (store.Path, int64) {
-	if p := s.partial(r); p != nil {
+	if p := s.Partial(r); p != nil {
 		m, _ := p.Mapping()
 		return m.Path(), m.NarSize()
 	}
@@ -219,7 +219,7 @@ func (s *sharer) release(o *openNAR) {
 }
 
 // closeIdle closes the archives that have not been read for that long. It returns whether any stays open.
-func (s *sharer) closeIdle(idleFor time.Duration) bool {
+func (s *sharer) CloseIdle(idleFor time.Duration) bool {
 	var idle []*openNAR
 	s.mu.Lock()
 	for key, o := range s.open {
@@ -239,7 +239,7 @@ func (s *sharer) closeIdle(idleFor time.Duration) bool {
 }
 
 // run closes the archives that have not been read for a while, until ctx ends.
-func (s *sharer) run(ctx context.Context) error {
+func (s *sharer) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-s.opened:
@@ -249,7 +249,7 @@ func (s *sharer) run(ctx context.Context) error {
 		for left, wait := true, openNARIdle; left; wait = openNARIdle / 2 {
 			select {
 			case <-time.After(wait):
-				left = s.closeIdle(openNARIdle)
+				left = s.CloseIdle(openNARIdle)
 			case <-ctx.Done():
 				return nil
 			}
@@ -258,23 +258,23 @@ func (s *sharer) run(ctx context.Context) error {
 }
 
 // keepManifests keeps manifests in a directory until close. It is called before anything is served.
-func (s *sharer) keepManifests(dir string) (err error) {
+func (s *sharer) KeepManifests(dir string) (err error) {
 	s.kept, err = openManifests(dir)
 	return err
 }
 
 // close closes what is still open. It is called once nothing is served any more.
-func (s *sharer) close() {
-	s.closeIdle(0)
+func (s *sharer) Close() {
+	s.CloseIdle(0)
 	s.kept.close()
 }
 
 // sharing reports whether sharing is on.
-func (s *sharer) sharing() bool { return !s.off.Load() }
+func (s *sharer) Sharing() bool { return !s.off.Load() }
 
 // share turns sharing on or off. Once it is off, no further block is read for any neighbour, and archives held open for
 // neighbours are closed as soon as no block is being read.
-func (s *sharer) share(on bool) {
+func (s *sharer) Share(on bool) {
 	s.off.Store(!on)
 	if on {
 		return
@@ -287,12 +287,12 @@ func (s *sharer) share(on bool) {
 		}
 	}
 	s.mu.Unlock()
-	s.closeIdle(0)
+	s.CloseIdle(0)
 }
 
 // have returns which blocks of a NAR are here.
 func (s *sharer) have(ctx context.Context, r wire.Request) (wire.Bitmap, error) {
-	if p := s.partial(r); p != nil {
+	if p := s.Partial(r); p != nil {
 		return p.Have(), nil
 	}
 	o, err := s.acquire(ctx, narKey{r.HashParts[0], r.NAR})
@@ -310,7 +310,7 @@ func (s *sharer) have(ctx context.Context, r wire.Request) (wire.Bitmap, error) 
 // ReadBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
 // whether the NAR is still being received and so unverified; then the error may be errLater.
 func (s *sharer) readBlock(ctx context.Context, r wire.Request, buf []byte) (n int, unverified bool, err error) {
-	if p := s.partial(r); p != nil {
+	if p := s.Partial(r); p != nil {
 		n, err := p.ReadBlock(r.Block, buf)
 		if !errors.Is(err, os.ErrClosed) { // otherwise it has ended this moment
 			return n, true, err

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bytes"
@@ -30,7 +30,7 @@ func (d damaged) Info(ctx context.Context, hp store.HashPart) (store.Info, error
 // What stays here stays here in whatever source there is a copy of it.
 func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	s := newSigner(t)
-	nar := randomNAR(1000)
+	nar := random(1000)
 	signed, _ := s.sign(t, "signed", nar)
 	built, _ := s.sign(t, "built", nar)
 	built.Ultimate = true
@@ -70,8 +70,8 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		sh.arriving = new(fetched)
-		if _, ok := sh.may(m); ok != (c.name != "a derivation") {
+		sh.arriving = new(arrivals)
+		if _, ok := sh.May(m); ok != (c.name != "a derivation") {
 			t.Errorf("%s: may = %t while it is received", c.name, ok)
 		}
 	}
@@ -85,8 +85,8 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	info, _ := s.sign(t, "x", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	n, _ := runNode(t, s, []store.Source{mem})
-	sh, buf := n.server.sharer, make([]byte, store.BlockSize)
+	srv := newTestServer(t, s.keys, mem)
+	sh, buf := srv.sharer, make([]byte, store.BlockSize)
 	manifest := blockRequest(info, 0)
 	manifest.Kind = wire.AskManifest
 	read := func(i int) error {
@@ -128,19 +128,14 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := n.newFlight(om)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.draft.Discard()
-	defer f.landed()
-	if n.server.partial(blockRequest(other, 0)) == nil {
+	srv.arriving.(*arrivals).m = om
+	if srv.Partial(blockRequest(other, 0)) == nil {
 		t.Error("a NAR that is being received is not passed on")
 	}
 	if err := s.keys.Replace(nil); err != nil {
 		t.Fatal(err)
 	}
-	if n.server.partial(blockRequest(other, 0)) != nil {
+	if srv.Partial(blockRequest(other, 0)) != nil {
 		t.Error("a NAR that is being received is passed on once the key is removed")
 	}
 }

@@ -1,4 +1,4 @@
-package p2p
+package serve
 
 import (
 	"bufio"
@@ -29,7 +29,7 @@ type checkedInfo struct {
 	m    trust.Mapping
 }
 
-func newSharer(sources []store.Source, arriving arrivingSource, keys *trust.Keys) *sharer {
+func newSharer(sources []store.Source, arriving Arriving, keys *trust.Keys) *sharer {
 	checked := peers.NewCache[store.HashPart, checkedInfo](maxChecked)
 	s := &sharer{sources: sources, arriving: arriving, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
 		checked: checked}
@@ -93,7 +93,7 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	if err != nil {
 		return sharedClaim{}, err
 	}
-	text, info, err := claimText(m)
+	text, info, err := ClaimText(m)
 	if err != nil {
 		return sharedClaim{}, err
 	}
@@ -101,9 +101,9 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	return sharedClaim{text, info.References, receiving}, nil
 }
 
-// claimText returns the claim about a mapping, without the unsigned fields. The error wraps [store.ErrNotFound] if the
+// ClaimText returns the claim about a mapping, without the unsigned fields. The error wraps [store.ErrNotFound] if the
 // wire format does not allow a claim of that length.
-func claimText(m trust.Mapping) (string, store.Info, error) {
+func ClaimText(m trust.Mapping) (string, store.Info, error) {
 	info := m.Info()
 	info.CA, info.Deriver = "", store.Path{}
 	text := info.String()
@@ -115,7 +115,7 @@ func claimText(m trust.Mapping) (string, store.Info, error) {
 }
 
 // sharedClaims makes several claims at once.
-func (srv *server) sharedClaims(parts []store.HashPart, claim func(store.HashPart) (sharedClaim, error)) []sharedClaim {
+func (srv *Server) sharedClaims(parts []store.HashPart, claim func(store.HashPart) (sharedClaim, error)) []sharedClaim {
 	out := make([]sharedClaim, len(parts))
 	var next atomic.Int64
 	work := func() {
@@ -156,7 +156,7 @@ func (t *toldParts) add(hp store.HashPart) bool {
 	return news
 }
 
-func (srv *server) answerClaims(ctx context.Context, c client, w answers, r wire.Request) error {
+func (srv *Server) answerClaims(ctx context.Context, c Client, w answers, r wire.Request) error {
 	var buf []byte
 	var refs []store.Path
 	ask := func(hp store.HashPart) (sharedClaim, error) { return srv.claimTo(ctx, c, hp) }
@@ -189,7 +189,7 @@ func (srv *server) answerClaims(ctx context.Context, c client, w answers, r wire
 
 // tellFurther tells of what the asker is likely to ask next, breadth first as Nix does: the references of what it has
 // been told, and theirs. That is no more than it could ask about, for it knows the references of a claim.
-func (srv *server) tellFurther(ctx context.Context, c client, w answers, refs []store.Path) error {
+func (srv *Server) tellFurther(ctx context.Context, c Client, w answers, refs []store.Path) error {
 	add := func(hp store.HashPart) (sharedClaim, error) { return srv.sharedClaim(ctx, hp) }
 	for left, room := wire.MaxFurther, wire.MaxFurtherLen; ; {
 		var part []store.HashPart

@@ -1,0 +1,251 @@
+package serve
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	mathrand "math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"go.uber.org/zap"
+
+	"narbor/p2p/peers"
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// atMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of packages.
+func atMost(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv("NARBOR_SLOW"))
+	if err != nil || factor < 1 {
+		return d
+	}
+	return time.Duration(factor) * d
+}
+
+// eventually waits until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(atMost(20 * time.Second)); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never %s", what)
+		}
+	}
+}
+
+func random(size int) []byte {
+	b := make([]byte, size)
+	mathrand.NewChaCha8([32]byte{1}).Read(b)
+	return b
+}
+
+// fileNAR is the NAR of a file with these contents.
+func fileNAR(contents []byte) (nar []byte) {
+	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
+		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
+		nar = append(nar, s...)
+		nar = append(nar, make([]byte, -len(s)&7)...)
+	}
+	return nar
+}
+
+// A signer is an upstream.
+type signer struct {
+	secret signature.SecretKey
+	keys   *trust.Keys
+}
+
+func newSigner(t testing.TB) signer {
+	t.Helper()
+	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := trust.ParseKeys([]string{public.String()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer{secret, keys}
+}
+
+func pathNamed(t testing.TB, name string) store.Path {
+	t.Helper()
+	part := sha256.Sum256([]byte(name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// sign makes a claim about a path with the NAR nar, and the mapping that it is good for.
+func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
+	t.Helper()
+	return s.signPath(t, pathNamed(t, name), nar)
+}
+
+func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
+	t.Helper()
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
+	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Signatures = []string{sig.String()}
+	m, err := s.keys.Check(info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info, m
+}
+
+// words returns count hash parts of a dictionary, from a number on.
+func words(from, count int) []store.HashPart {
+	var out []store.HashPart
+	for i := from; i < from+count; i++ {
+		out = append(out, store.HashPartFromBytes([wire.HashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
+	}
+	return out
+}
+
+// numbered returns a different address for each i.
+func numbered(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
+}
+
+func blockRequest(info store.Info, i int) wire.Request {
+	return wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash, Block: i}
+}
+
+// newTestServer makes a server of sources, on a link without bounds.
+func newTestServer(t testing.TB, keys *trust.Keys, sources ...store.Source) *Server {
+	t.Helper()
+	srv := New(Config{Sources: sources, Arriving: &arrivals{}, Keys: keys, Ledger: peers.NewLedger("", zap.NewNop()), Links: freeLinks{},
+		Log: zap.NewNop(), Origin: func(a netip.Addr) (netip.Addr, bool) { return a, false }, Admits: func(peer.ID) bool { return true },
+		Meet: func(peer.ID, store.HashPart) {}, Sent: func(store.Path, int64, string, int) {}})
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// sharing is a server of one path.
+func sharing(t testing.TB, nar []byte) (*Server, store.Info) {
+	t.Helper()
+	s := newSigner(t)
+	info, _ := s.sign(t, "shared", nar)
+	mem := store.NewMem()
+	mem.Add(info, nar)
+	return newTestServer(t, s.keys, mem), info
+}
+
+// arrivals has one NAR that is being received, or none, and nothing in the spool.
+type arrivals struct {
+	store.Source
+	m trust.Mapping
+}
+
+func (a *arrivals) Info(_ context.Context, hp store.HashPart) (store.Info, error) {
+	if a.m.NarSize() == 0 || a.m.Path().HashPart() != hp {
+		return store.Info{}, store.ErrNotFound
+	}
+	return a.m.Info(), nil
+}
+
+func (a *arrivals) Partial(hp store.HashPart) Partial {
+	if _, err := a.Info(context.Background(), hp); err != nil {
+		return nil
+	}
+	return arrival{a.m}
+}
+
+func (a *arrivals) Has(store.Hash) bool { return false }
+
+// arrivalWait is how long an arrival waits for a block, which does not come.
+const arrivalWait = time.Second
+
+// An arrival is a NAR of which nothing has come yet.
+type arrival struct{ m trust.Mapping }
+
+func (a arrival) Mapping() (trust.Mapping, bool)     { return a.m, true }
+func (a arrival) Have() wire.Bitmap                  { return wire.NewBitmap(store.NumBlocks(a.m.NarSize())) }
+func (a arrival) Await(context.Context, int)         { time.Sleep(arrivalWait) }
+func (a arrival) ReadBlock(int, []byte) (int, error) { return 0, wire.ErrLater }
+
+// freeLinks bound nothing.
+type freeLinks struct{}
+
+func (freeLinks) Admit(context.Context, network.ConnMultiaddrs, int) {}
+func (freeLinks) Pace(network.ConnMultiaddrs) int64                  { return 0 }
+
+// connFrom is a connection from an address.
+type connFrom struct {
+	network.Conn
+	addr netip.Addr
+	id   peer.ID
+}
+
+func (c connFrom) RemotePeer() peer.ID { return c.id }
+
+func (c connFrom) RemoteMultiaddr() ma.Multiaddr {
+	ip, err := manet.FromIP(c.addr.WithZone("").AsSlice())
+	if err != nil {
+		panic(err)
+	}
+	if c.addr.Zone() != "" {
+		ip = ma.StringCast("/ip6zone/" + c.addr.Zone()).Encapsulate(ip)
+	}
+	return ip.Encapsulate(ma.StringCast("/tcp/1"))
+}
+
+// A pipe is the server's end of a stream.
+type pipe struct {
+	network.Stream
+	end  net.Conn
+	from connFrom
+}
+
+func (p pipe) Read(b []byte) (int, error)                   { return p.end.Read(b) }
+func (p pipe) Write(b []byte) (int, error)                  { return p.end.Write(b) }
+func (p pipe) Close() error                                 { return p.end.Close() }
+func (p pipe) SetWriteDeadline(t time.Time) error           { return p.end.SetWriteDeadline(t) }
+func (p pipe) Conn() network.Conn                           { return p.from }
+func (p pipe) Reset() error                                 { return p.end.Close() }
+func (p pipe) ResetWithError(network.StreamErrorCode) error { return p.end.Close() }
+
+// dial opens a stream to a server from a peer at an address, which stays open until the test ends.
+func dial(t testing.TB, srv *Server, id peer.ID, addr string) net.Conn {
+	t.Helper()
+	near, far := net.Pipe()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		srv.Serve(context.WithoutCancel(t.Context()), pipe{end: far, from: connFrom{addr: netip.MustParseAddr(addr), id: id}})
+	}()
+	t.Cleanup(func() {
+		near.Close()
+		<-served
+	})
+	return near
+}
+
+// send sends requests one after the other, without waiting for the server to read them.
+func send(c net.Conn, requests ...wire.Request) {
+	var b []byte
+	for _, r := range requests {
+		b = wire.AppendRequest(b, r)
+	}
+	go c.Write(b)
+}

@@ -1,0 +1,47 @@
+package serve
+
+import (
+	"context"
+	"errors"
+	"narbor/store"
+	"sync/atomic"
+	"testing"
+)
+
+// changing is a source with claims that change.
+type changing struct {
+	store.Source
+	info atomic.Pointer[store.Info]
+}
+
+func (c *changing) Info(context.Context, store.HashPart) (store.Info, error) {
+	return *c.info.Load(), nil
+}
+
+func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
+	s, other := newSigner(t), newSigner(t)
+	info, _ := s.sign(t, "path", random(10))
+	src := &changing{}
+	src.info.Store(&info)
+	sh := newSharer([]store.Source{src}, nil, s.keys)
+	claim := func() error {
+		_, _, err := sh.claim(t.Context(), info.Path.HashPart())
+		return err
+	}
+	for range 2 {
+		if err := claim(); err != nil {
+			t.Fatalf("claim = %v", err)
+		}
+	}
+	altered := info
+	altered.NarSize++
+	src.info.Store(&altered)
+	if err := claim(); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("claim of another size = %v, want ErrNotFound", err)
+	}
+	src.info.Store(&info)
+	sh.keys = other.keys
+	if err := claim(); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("claim under other keys = %v, want ErrNotFound", err)
+	}
+}
