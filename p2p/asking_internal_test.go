@@ -188,9 +188,11 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	quick := func(_ *Node, nb *peers.Neighbour) { nb.Answered(5 * time.Millisecond) }
 	slow := func(_ *Node, nb *peers.Neighbour) { nb.Answered(100 * time.Millisecond) }
 	sends := func(_ *Node, nb *peers.Neighbour) {
+		nb.Answered(time.Millisecond)
 		time.AfterFunc(infoTimeout/2, func() { nb.Brought.Store(time.Now().UnixNano()) })
 	}
 	answers := func(_ *Node, nb *peers.Neighbour) {
+		nb.Answered(time.Millisecond)
 		time.AfterFunc(infoTimeout/2, func() { nb.Answered(time.Millisecond) })
 	}
 	spent := func(n *Node, nb *peers.Neighbour) {
@@ -207,13 +209,13 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		"a NAR":               {&m, (infoTimeout + busyTimeout) / 2, no, true, busyTimeout},
 		"a NAR, far too late": {&m, busyTimeout + time.Second, no, false, busyTimeout},
 		"a NAR, of a neighbour that was silent before": {&m, 2 * infoTimeout, silent, false, infoTimeout},
-		"a narinfo":                          {nil, 2 * infoTimeout, no, false, infoTimeout},
-		"a narinfo, usually quick":           {nil, 2 * infoTimeout, quick, false, infoTimeout},
-		"a narinfo, slow":                    {nil, 2 * infoTimeout, slow, true, busyTimeout},
-		"a narinfo, slow and far too late":   {nil, busyTimeout + time.Second, slow, false, busyTimeout},
-		"a narinfo, while blocks come":       {nil, 2 * infoTimeout, sends, true, busyTimeout},
-		"a narinfo, while answers come":      {nil, 2 * infoTimeout, answers, true, busyTimeout},
-		"a narinfo, slow, too often in vain": {nil, 2 * infoTimeout, spent, false, infoTimeout},
+		"a narinfo, not asked before":                  {nil, 2 * infoTimeout, no, true, busyTimeout},
+		"a narinfo, usually quick":                     {nil, 2 * infoTimeout, quick, false, infoTimeout},
+		"a narinfo, slow":                              {nil, 2 * infoTimeout, slow, true, busyTimeout},
+		"a narinfo, slow and far too late":             {nil, busyTimeout + time.Second, slow, false, busyTimeout},
+		"a narinfo, while blocks come":                 {nil, 2 * infoTimeout, sends, true, busyTimeout},
+		"a narinfo, while answers come":                {nil, 2 * infoTimeout, answers, true, busyTimeout},
+		"a narinfo, slow, too often in vain":           {nil, 2 * infoTimeout, spent, false, infoTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

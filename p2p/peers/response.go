@@ -30,8 +30,9 @@ func (r *responseTime) add(took time.Duration, at time.Time) {
 // Answered records that the neighbour has answered now, so long after it was asked.
 func (n *Neighbour) Answered(took time.Duration) { n.response.add(took, time.Now()) }
 
-// IsBusy reports whether the neighbour, which has left a question unanswered for that long, is alive and busy: an answer
-// or a block has come from it since, or answers of so long were to be expected by those of late.
+// IsBusy reports whether the neighbour, which has left a question unanswered for that long, may be alive and busy: an
+// answer or a block has come from it since, its answers of late let one expect that it takes so long, or it has answered
+// none before.
 func (n *Neighbour) IsBusy(waited time.Duration) bool {
 	asked := time.Now().Add(-waited)
 	if time.Unix(0, n.Brought.Load()).After(asked) {
@@ -40,5 +41,5 @@ func (n *Neighbour) IsBusy(waited time.Duration) bool {
 	r := &n.response
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.at.IsZero() && (r.at.After(asked) || r.mean+4*r.deviation > waited)
+	return r.at.IsZero() || r.at.After(asked) || r.mean+4*r.deviation > waited
 }
