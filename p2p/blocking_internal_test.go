@@ -25,8 +25,8 @@ func TestBlockClosesTheConnection(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{Denies: book.Denies})
 	book.CloseAll = a.closeAll
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
-	waitConnected(t, a, b.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
+	waitConnected(t, a, b.host.ID(), 20*time.Second)
 	down := make(chan struct{}, 1)
 	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
 	if err := book.Block(b.host.ID()); err != nil {

@@ -36,7 +36,7 @@ func blockRequest(info store.Info, i int) wire.Request {
 // ended waits until the other side has ended a stream, and returns what came on it before.
 func ended(t testing.TB, s network.Stream) []byte {
 	t.Helper()
-	s.SetReadDeadline(time.Now().Add(5 * time.Second))
+	s.SetReadDeadline(time.Now().Add(atMost(20 * time.Second)))
 	b, err := io.ReadAll(s)
 	if err == nil || strings.Contains(err.Error(), "deadline") {
 		t.Errorf("the stream ended with %v, want a reset", err)

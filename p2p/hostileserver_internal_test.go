@@ -59,7 +59,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer draft.Discard()
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), atMost(20*time.Second))
 	defer cancel()
 	start := time.Now()
 	of := n.fetching()
@@ -69,7 +69,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}
 	sp.Close()
-	if d := time.Since(start); d > time.Second {
+	if d := time.Since(start); d >= 3*time.Second { // which is how long opening a stream may take
 		t.Errorf("it took %v", d)
 	}
 }

@@ -109,8 +109,8 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	a, stopA := startTestLAN(t, lanConfig{})
 	b, stopB := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
 	start := time.Now()
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
-	waitConnected(t, a, b.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
+	waitConnected(t, a, b.host.ID(), 20*time.Second)
 	t.Logf("connected after %v", time.Since(start))
 	select {
 	case <-b.Settled():
@@ -127,7 +127,7 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	if err := a.host.Network().ClosePeer(b.host.ID()); err != nil {
 		t.Fatal(err)
 	}
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	stopB()
 	stopA()
 }

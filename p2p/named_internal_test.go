@@ -100,7 +100,7 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, id),
 	} {
 		b, stop := startTestLAN(t, lanConfig{Peers: []string{text}})
-		waitConnected(t, b, id, 5*time.Second)
+		waitConnected(t, b, id, 20*time.Second)
 		stop()
 	}
 
@@ -126,7 +126,7 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 		t.Error("not settled although the only peer has been tried")
 	}
 	a, _ = startTestLAN(t, lanConfig{Host: testHostConfig(t, port)})
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	if a.host.ID() == id {
 		t.Fatal("both have the same identity")
 	}

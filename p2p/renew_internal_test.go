@@ -70,7 +70,7 @@ func TestCableOutForAMoment(t *testing.T) {
 func TestConnectionsOfLinksAreProbed(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	c := b.host.Network().ConnsToPeer(a.host.ID())[0]
 	if got := b.connsAt([]netmon.Link{testLink("lo", "127.0.0.1/8")}); len(got) != 1 || got[0] != c {
 		t.Errorf("connections at 127.0.0.1: %v, want %v", got, c)
@@ -88,7 +88,7 @@ func TestMuteNeighbourIsNotAlive(t *testing.T) {
 	a, _ := startTestLAN(t, lanConfig{})
 	between, mute := muteable(t, loopback(a))
 	b, _ := startTestLAN(t, lanConfig{Peers: []string{between}})
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	c := b.host.Network().ConnsToPeer(a.host.ID())[0]
 	if !isAlive(t.Context(), c) {
 		t.Fatal("it does not answer before it is mute")
