@@ -11,12 +11,14 @@ import (
 	"narbor/trust"
 )
 
+const cacheKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+
 func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
 	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), shareKeys: new(trust.Keys)}
-	if err := errors.Join(s.trusted.Replace([]string{goodKey}), s.shareKeys.Replace([]string{goodKey})); err != nil {
+	if err := errors.Join(s.trusted.Replace([]string{cacheKey}), s.shareKeys.Replace([]string{cacheKey})); err != nil {
 		t.Fatal(err)
 	}
-	s.settings.set(nixconf.Settings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{goodKey}})
+	s.settings.set(nixconf.Settings{Substituters: []string{"https://a"}, TrustedPublicKeys: []string{cacheKey}})
 	s.settingsChanged(nixconf.Settings{}, errors.New("nix.conf is broken"))
 	want := []string{"cache.nixos.org-1"}
 	if got := s.trusted.Names(); !slices.Equal(got, want) {

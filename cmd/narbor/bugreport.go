@@ -102,7 +102,7 @@ func collect(ctx context.Context, ctl control.Client) []part {
 		addJSON(p.name+".json", v, p.keep, err)
 	}
 	addJSON("version.json", thisVersion(), versionRule(), nil)
-	addJSON("doctor.json", diagnose(ctx, ctl, checks()), doctorRule(), nil)
+	addJSON("doctor.json", Diagnosis{Schema: control.Schema, Findings: diagnose(ctx, ctl, checks())}, doctorRule(), nil)
 	text, err := output(ctx, "nix", "--version")
 	add("nix.txt", nixVersion.FindString(string(text))+"\n", err)
 	if runtime.GOOS == "linux" {

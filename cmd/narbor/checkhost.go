@@ -108,6 +108,10 @@ func checkClock(context.Context, *patient) []Finding {
 	return []Finding{fine("the clock is not behind what was written here")}
 }
 
+// codeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
+// will.
+const codeOtherKeys = "other-keys"
+
 // checkHealth passes on the problems that the service reports and no other check covers.
 func checkHealth(_ context.Context, p *patient) []Finding {
 	if !p.running {

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"time"
 
@@ -57,21 +56,9 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 	return []Finding{f}
 }
 
-// restartDaemon returns the command that makes nix-daemon read its configuration; "" without a daemon, or if the
-// command is unknown.
-func (p *patient) restartDaemon() string {
-	switch {
-	case runtime.GOOS == "darwin":
-		return "launchctl kickstart -k system/org.nixos.nix-daemon"
-	case p.systemd && hasDaemon():
-		return "systemctl restart nix-daemon"
-	}
-	return ""
-}
-
 // thenRestart adds that to a command.
 func (p *patient) thenRestart(command string) string {
-	if r := p.restartDaemon(); r != "" {
+	if r := restartDaemon(p.systemd); r != "" {
 		return command + " && " + r
 	}
 	return command
@@ -142,7 +129,7 @@ func (p *patient) adding(f Finding, name, value string) Finding {
 		return f
 	}
 	f.Safe = true
-	if p.restartDaemon() == "" && hasDaemon() {
+	if restartDaemon(p.systemd) == "" && hasDaemon() {
 		f.Fix += ", and restart nix-daemon"
 	}
 	f.Command = p.thenRestart(f.Command)
@@ -163,6 +150,14 @@ func self() string {
 		}
 	}
 	return shellQuote(program)
+}
+
+// asRoot is how to run a command as root from here.
+func asRoot(command string) string {
+	if os.Geteuid() == 0 {
+		return command
+	}
+	return "sudo sh -c " + shellQuote(command)
 }
 
 // shellQuote makes one word of a text for a shell.
@@ -193,7 +188,7 @@ func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 	}
 	return []Finding{{Severity: severityWarning,
 		Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", file),
-		Fix:  "restart nix-daemon", Command: p.restartDaemon(), Safe: true}}
+		Fix:  "restart nix-daemon", Command: restartDaemon(p.systemd), Safe: true}}
 }
 
 func checkSignatures(_ context.Context, p *patient) []Finding {

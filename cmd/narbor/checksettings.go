@@ -49,7 +49,7 @@ func (p *patient) brokenKeys(ctx context.Context) (found []Finding) {
 	add := func(setting, value, why string) {
 		f := Finding{Severity: severityError, Fix: "correct it or take it out; until then Nix takes no path from any substituter",
 			Text: fmt.Sprintf("%s: %s = %s: Nix says %q", p.lineOf(setting, value), setting, trust.ShownKey(value), why)}
-		if p.restartDaemon() == "" && hasDaemon() {
+		if restartDaemon(p.systemd) == "" && hasDaemon() {
 			f.Fix += "; then restart nix-daemon"
 		}
 		found = append(found, f)

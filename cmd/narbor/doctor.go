@@ -1,89 +1,21 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/store/nixconf"
 )
-
-const (
-	severityOK      = dashboard.SeverityOK
-	severityInfo    = dashboard.SeverityInfo
-	severityWarning = dashboard.SeverityWarning
-	severityError   = dashboard.SeverityError
-	severitySkipped = dashboard.SeveritySkipped
-)
-
-// Finding is what one check of `narbor doctor` found. Its command is for a shell of root.
-type Finding = dashboard.Health
-
-func fine(format string, args ...any) Finding {
-	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}
-}
-
-func skipped(format string, args ...any) Finding {
-	return Finding{Severity: severitySkipped, Text: fmt.Sprintf(format, args...)}
-}
 
 // Diagnosis is what `narbor doctor --json` prints.
 type Diagnosis struct {
-	Schema   int       `json:"schema"`
-	Findings []Finding `json:"findings"`
-}
-
-// A patient is what the checks look at. Each check adds what later ones need.
-type patient struct {
-	ctl      control.Client
-	root     bool
-	systemd  bool // it runs this machine
-	nixOS    bool
-	settings nixconf.Settings
-	confErr  error
-	running  bool
-	status   control.Status // if running
-	heard    hearing
-	nix      nixProgram          // the Nix that uses narbor as a substituter, once asksNix has found it
-	conf     map[string][]string // its settings
-	nixErr   error
-}
-
-// A check looks at one thing.
-type check struct {
-	code string
-	what string // is looked at
-	look func(context.Context, *patient) []Finding
-}
-
-// checks are all of them, in the order in which one thing needs another.
-func checks() []check {
-	return []check{
-		{"running", "narbor answers", checkRunning},
-		{"nix", "Nix asks it", checkNixAsks},
-		{"settings", "narbor has the keys and substituters that Nix has", checkSettings},
-		{"proxy", "no proxy is between them", checkProxy},
-		{"signatures", "Nix requires signatures", checkSignatures},
-		{"keys", "there are trusted keys", checkKeys},
-		{"probe", "an unknown path is answered with 404, at once", checkProbe},
-		{"firewall", "neighbours may reach this machine", checkFirewall},
-		{"network", "there is a network to look for neighbours on", checkNetwork},
-		{"multicast", "its own announcement is heard", checkMulticast},
-		{"neighbours", "a neighbour is connected", checkNeighbours},
-		{"isolation", "machines that announce themselves can be reached", checkIsolation},
-		{codeVersion, "Nix has no known flaw in reading archives", checkVersion},
-		{"ports", "no other program has its ports", checkPorts},
-		{"disk", "there is room to verify archives", checkDisk},
-		{"clock", "the clock is right", checkClock},
-		{"health", "narbor reports no other problem, as on its page", checkHealth},
-	}
+	Schema   int                `json:"schema"`
+	Findings []dashboard.Health `json:"findings"`
 }
 
 func doctorCommand() *cli.Command {
@@ -104,27 +36,29 @@ func doctorCommand() *cli.Command {
 		Flags: append(controlFlags(),
 			&cli.BoolFlag{Name: "fix", Usage: "apply the fixes that take nothing away from any user, after asking"},
 			&cli.BoolFlag{Name: "yes", Aliases: []string{"y"}, Usage: "with --fix, do not ask"}),
-		Action: doctor,
+		Action: runDoctor,
 	}
 }
 
-func doctor(c *cli.Context) error {
+func runDoctor(c *cli.Context) error {
 	chosen, err := choose(c.Args().Slice())
 	if err != nil {
-		return err
+		return control.WithCode(err, control.ExitUsage)
 	}
 	ctl, err := newControl(c)
 	if err != nil {
 		return err
 	}
-	d := diagnose(c.Context, ctl, chosen)
+	found := diagnose(c.Context, ctl, chosen)
 	if c.Bool("fix") {
-		f := fixer{c: c, screen: newScreen(c), look: func(code string) []Finding { return recheck(c.Context, ctl, code) }}
-		if err := f.fixAll(d); err != nil {
+		f, err := newFixer(c, ctl)
+		if err != nil {
 			return err
 		}
-		d = f.settle(diagnose(c.Context, ctl, chosen))
+		f.fixAll(c.Context, found)
+		found = f.settle(diagnose(c.Context, ctl, chosen))
 	}
+	d := Diagnosis{Schema: control.Schema, Findings: found}
 	if c.Bool("json") {
 		err = printJSON(c.App.Writer, d)
 	} else {
@@ -136,39 +70,19 @@ func doctor(c *cli.Context) error {
 	return err
 }
 
-// choose returns the checks of these names, or all.
-func choose(names []string) ([]check, error) {
-	all := checks()
-	for _, name := range names {
-		if !slices.ContainsFunc(all, func(ch check) bool { return ch.code == name }) {
-			return nil, control.WithCode(fmt.Errorf("there is no check %q; see narbor doctor --help", name), control.ExitUsage)
-		}
+// newFixer returns what applies the fixes of the findings. With --json, what it says goes to standard error.
+func newFixer(c *cli.Context, ctl control.Client) (*fixer, error) {
+	if os.Geteuid() != 0 {
+		return nil, errors.New("only root can mend things: sudo narbor doctor --fix")
 	}
-	if len(names) == 0 {
-		return all, nil
+	if !c.Bool("yes") && !isTerminal(os.Stdin) {
+		return nil, control.WithCode(errors.New("there is no terminal to ask on: give --yes as well"), control.ExitUsage)
 	}
-	return slices.DeleteFunc(all, func(ch check) bool { return !slices.Contains(names, ch.code) }), nil
-}
-
-// diagnose makes the checks.
-func diagnose(ctx context.Context, ctl control.Client, chosen []check) Diagnosis {
-	p := &patient{ctl: ctl, root: os.Geteuid() == 0, systemd: hasSystemd(), nixOS: nixconf.OnNixOS()}
-	p.settings, p.confErr = nixconf.Read(ctx)
-	running := checkRunning(ctx, p) // every other needs to know
-	d := Diagnosis{Schema: control.Schema, Findings: []Finding{}}
-	for _, ch := range chosen {
-		found := running
-		if ch.code != "running" {
-			found = ch.look(ctx, p)
-		}
-		for _, f := range found {
-			if f.Code == "" {
-				f.Code = ch.code
-			}
-			d.Findings = append(d.Findings, f)
-		}
+	s := newScreen(c)
+	if c.Bool("json") {
+		s.Writer = c.App.ErrWriter
 	}
-	return d
+	return &fixer{out: s, say: s.hang, mark: s.mark, yes: c.Bool("yes"), ctl: ctl}, nil
 }
 
 // exit is the exit code.
@@ -176,9 +90,9 @@ func (d Diagnosis) exit() int {
 	code := 0
 	for _, f := range d.Findings {
 		switch f.Severity {
-		case severityError:
+		case dashboard.SeverityError:
 			return control.ExitFailure
-		case severityWarning:
+		case dashboard.SeverityWarning:
 			if f.Code != codeVersion { // an old Nix is worth a word, but keeps narbor from nothing
 				code = control.ExitDegraded
 			}
@@ -190,13 +104,13 @@ func (d Diagnosis) exit() int {
 // mark is the sign before a finding.
 func (s screen) mark(severity string) string {
 	switch severity {
-	case severityOK:
+	case dashboard.SeverityOK:
 		return s.paint(green, " ✔ ")
-	case severityError:
+	case dashboard.SeverityError:
 		return s.paint(red, " ✘ ")
-	case severityWarning:
+	case dashboard.SeverityWarning:
 		return s.paint(yellow, " ! ")
-	case severityInfo:
+	case dashboard.SeverityInfo:
 		return " · "
 	}
 	return " - "
@@ -224,7 +138,7 @@ func (d Diagnosis) print(s screen) {
 			fmt.Fprintf(s, "     %s\n", command)
 		}
 	}
-	switch errors, warnings := count[severityError], count[severityWarning]; {
+	switch errors, warnings := count[dashboard.SeverityError], count[dashboard.SeverityWarning]; {
 	case errors > 0 && warnings > 0:
 		fmt.Fprintf(s, "%s, %s\n", dashboard.Plural(errors, "failure"), dashboard.Plural(warnings, "warning"))
 	case errors > 0:
@@ -234,12 +148,4 @@ func (d Diagnosis) print(s screen) {
 	default:
 		fmt.Fprintln(s, "everything is well")
 	}
-}
-
-// asRoot is how to run a command as root from here.
-func asRoot(command string) string {
-	if os.Geteuid() == 0 {
-		return command
-	}
-	return "sudo sh -c " + shellQuote(command)
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
 )
@@ -26,45 +23,41 @@ const (
 
 // A fixer runs the commands of findings, and makes the same checks again.
 type fixer struct {
-	c *cli.Context
-	screen
-	look func(code string) []Finding // makes one check
+	yes  bool                         // do not ask
+	out  io.Writer                    // of commands, too
+	say  func(first, text string)     // prints a text behind first, wrapped
+	mark func(severity string) string // returns the sign before a finding
+	ctl  control.Client
 
-	found []Finding // before anything was mended
-	tried []string  // commands that were run without success: their checks still fail
+	look  func(code string) []Finding // makes one check
+	found []Finding                   // before anything was mended
+	tried []string                    // commands that were run without success: their checks still fail
 }
 
 // fixAll runs the commands that are safe, after asking.
-func (f *fixer) fixAll(d Diagnosis) error {
-	f.found = d.Findings
-	todo := slices.DeleteFunc(slices.Clone(d.Findings), func(found Finding) bool { return found.Command == "" || !found.Safe })
-	if os.Geteuid() != 0 {
-		return errors.New("only root can mend things: sudo narbor doctor --fix")
-	}
+func (f *fixer) fixAll(ctx context.Context, findings []Finding) {
+	f.found = findings
+	f.look = func(code string) []Finding { return recheck(ctx, f.ctl, code) }
 	in := bufio.NewReader(os.Stdin)
-	if !f.c.Bool("yes") && !isTerminal(os.Stdin) {
-		return control.WithCode(errors.New("there is no terminal to ask on: give --yes as well"), control.ExitUsage)
-	}
-	if f.c.Bool("json") {
-		f.Writer = f.c.App.ErrWriter
-	}
-	for _, found := range todo {
-		f.hang(f.mark(found.Severity), found.Text)
-		fmt.Fprintf(f, "    %s\n", found.Command)
-		if f.c.Bool("yes") || agreed(f, in) {
-			f.fix(f.c.Context, found)
+	for _, found := range findings {
+		if found.Command == "" || !found.Safe {
+			continue
+		}
+		f.say(f.mark(found.Severity), found.Text)
+		fmt.Fprintf(f.out, "    %s\n", found.Command)
+		if f.yes || agreed(f.out, in) {
+			f.fix(ctx, found)
 		}
 	}
-	return nil
 }
 
 // fix runs a finding's command, and then makes the check again until it finds that no more, or time is up.
 func (f *fixer) fix(ctx context.Context, found Finding) {
 	cmd := exec.CommandContext(ctx, "sh", "-c", found.Command)
-	cmd.Stdout, cmd.Stderr = f, f
+	cmd.Stdout, cmd.Stderr = f.out, f.out
 	if err := cmd.Run(); err != nil {
 		f.tried = append(f.tried, found.Command)
-		fmt.Fprintf(f, "    that failed: %v\n", err)
+		fmt.Fprintf(f.out, "    that failed: %v\n", err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -72,7 +65,7 @@ func (f *fixer) fix(ctx context.Context, found Finding) {
 	for {
 		left := f.left(found)
 		if len(left) == 0 {
-			fmt.Fprintln(f, "    that helped")
+			fmt.Fprintln(f.out, "    that helped")
 			return
 		}
 		select {
@@ -82,9 +75,9 @@ func (f *fixer) fix(ctx context.Context, found Finding) {
 		}
 		if left[0].Command == found.Command || left[0].Text == found.Text {
 			f.tried = append(f.tried, found.Command)
-			f.hang("    that did not help: ", left[0].Text)
+			f.say("    that did not help: ", left[0].Text)
 		} else {
-			f.hang("    that helped, and this is left: ", left[0].Text)
+			f.say("    that helped, and this is left: ", left[0].Text)
 		}
 		return
 	}
@@ -98,16 +91,16 @@ func (f *fixer) left(found Finding) []Finding {
 	})
 }
 
-// settle moves commands that have not helped from the fixes of a diagnosis to its texts.
-func (f *fixer) settle(d Diagnosis) Diagnosis {
-	for i, found := range d.Findings {
+// settle moves commands that have not helped from the fixes of findings to their texts.
+func (f *fixer) settle(findings []Finding) []Finding {
+	for i, found := range findings {
 		if found.Command == "" || !slices.Contains(f.tried, found.Command) {
 			continue
 		}
-		d.Findings[i].Text += " (this command has not helped: " + found.Command + ")"
-		d.Findings[i].Command, d.Findings[i].Safe = "", false
+		findings[i].Text += " (this command has not helped: " + found.Command + ")"
+		findings[i].Command, findings[i].Safe = "", false
 	}
-	return d
+	return findings
 }
 
 // recheck makes one check anew.
@@ -116,7 +109,7 @@ func recheck(ctx context.Context, ctl control.Client, code string) []Finding {
 	if err != nil { // a finding of narbor's own, which the check "health" passes on
 		chosen, _ = choose([]string{"health"})
 	}
-	return diagnose(ctx, ctl, chosen).Findings
+	return diagnose(ctx, ctl, chosen)
 }
 
 func agreed(w io.Writer, in *bufio.Reader) bool {

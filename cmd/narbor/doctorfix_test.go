@@ -2,21 +2,20 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
-
-	"narbor/cmd/narbor/control"
 )
 
 // fixed runs the command of a finding, and returns what was printed.
 func fixed(t *testing.T, f *fixer, found Finding) string {
 	t.Helper()
 	var out bytes.Buffer
-	f.screen = screen{Writer: &out, width: 200}
+	f.out, f.say = &out, func(first, text string) { fmt.Fprintln(&out, first+text) }
 	f.found = []Finding{found}
 	f.fix(t.Context(), found)
 	return out.String()
@@ -38,9 +37,8 @@ func TestFixIsFollowedByTheSameCheck(t *testing.T) {
 	if out := fixed(t, f, failing); !strings.Contains(out, "that failed") {
 		t.Errorf("a command that fails:\n%s", out)
 	}
-	if d := f.settle(Diagnosis{Findings: []Finding{found, failing}}); !reflect.DeepEqual(d.Findings[0], found) ||
-		d.Findings[1].Command != "" || d.Findings[1].Safe {
-		t.Errorf("afterwards doctor offers %+v, want only what was not tried in vain", d.Findings)
+	if left := f.settle([]Finding{found, failing}); !reflect.DeepEqual(left[0], found) || left[1].Command != "" || left[1].Safe {
+		t.Errorf("afterwards doctor offers %+v, want only what was not tried in vain", left)
 	}
 }
 
@@ -55,9 +53,8 @@ func TestFixThatDoesNotHelpIsNotOfferedAgain(t *testing.T) {
 		if out := fixed(t, f, found); !strings.Contains(out, "that did not help: full") || looks < 2 {
 			t.Errorf("a fix that does not help, after %d looks:\n%s", looks, out)
 		}
-		d := f.settle(Diagnosis{Findings: []Finding{found}})
-		if got := d.Findings[0]; got.Command != "" || !strings.Contains(got.Text, "has not helped: true") ||
-			d.exit() != control.ExitFailure {
+		if got := f.settle([]Finding{found})[0]; got.Command != "" || !strings.Contains(got.Text, "has not helped: true") ||
+			got.Severity != severityError {
 			t.Errorf("afterwards doctor says %+v", got)
 		}
 		other := Finding{Code: "disk", Severity: severityWarning, Text: "slow"}

@@ -22,6 +22,9 @@ const (
 	byMulticast = "multicast" // an announcement came in
 )
 
+// means returns all means that a finding may name.
+func means() []string { return []string{byDialBack, byCopy, byMulticast} }
+
 // A flow is what neighbours send first, by protocol and family.
 type flow struct {
 	proto string // TCP, or UDP for multicast DNS

@@ -103,15 +103,15 @@ func TestStatusReadsWell(t *testing.T) {
 
 func exampleHealth() []dashboard.Health {
 	return []dashboard.Health{
-		{Code: "keys", Severity: severityError, Title: "Nothing can be believed",
+		{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
 			Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 			Command: "trusted-public-keys = cache.nixos.org-1:6NCH"},
-		{Code: "nix", Severity: severityWarning, Title: "Nix does not ask narbor",
+		{Code: "nix", Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor",
 			Fix:     "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
 			Command: "extra-substituters = http://127.0.0.1:6272"},
-		{Code: "disk", Severity: severityWarning, Title: "No room for what Nix asked for", Fix: "Make room on the disk."},
-		{Code: "network", Severity: severityWarning, Title: "No network to look for neighbours on", Fix: "Connect it."},
-		{Code: "neighbours", Severity: severityInfo, Title: "No neighbour yet", Fix: "Name a machine that runs narbor:"},
+		{Code: "disk", Severity: dashboard.SeverityWarning, Title: "No room for what Nix asked for", Fix: "Make room on the disk."},
+		{Code: "network", Severity: dashboard.SeverityWarning, Title: "No network to look for neighbours on", Fix: "Connect it."},
+		{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet", Fix: "Name a machine that runs narbor:"},
 	}
 }
 
@@ -152,7 +152,7 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	peers := control.PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
 	keys := control.KeyList{Keys: []control.Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
 		Class: classPublic, Shares: true}}}
-	found := Diagnosis{Findings: []Finding{{Severity: severityError, Text: "the firewall keeps neighbours out", Fix: "open TCP 6273"}}}
+	found := Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityError, Text: "the firewall keeps neighbours out", Fix: "open TCP 6273"}}}
 	for _, c := range []struct {
 		name  string
 		print func(screen)
@@ -304,9 +304,9 @@ func TestManualPage(t *testing.T) {
 func TestColoursTakeNoRoom(t *testing.T) {
 	var plain, coloured bytes.Buffer
 	const text = "a text that is long enough to be wrapped beside the mark before it"
-	screen{Writer: &plain, width: 30}.hang(screen{}.mark(severityWarning), text)
+	screen{Writer: &plain, width: 30}.hang(screen{}.mark(dashboard.SeverityWarning), text)
 	s := screen{Writer: &coloured, width: 30, colour: true}
-	s.hang(s.mark(severityWarning), text)
+	s.hang(s.mark(dashboard.SeverityWarning), text)
 	if got := colours.ReplaceAllString(coloured.String(), ""); got != plain.String() || got == coloured.String() {
 		t.Errorf("in colour it is\n%s\nand without\n%s", got, &plain)
 	}

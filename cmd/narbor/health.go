@@ -198,10 +198,6 @@ func (s *service) neighbourHealth(st control.Status) *dashboard.Health {
 	return h
 }
 
-// codeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
-// will.
-const codeOtherKeys = "other-keys"
-
 // otherKeysHealth reports signatures of neighbours that do not verify with the key of that name in nix.conf.
 func otherKeysHealth(st control.Status) *dashboard.Health {
 	if len(st.OtherKeys) == 0 {

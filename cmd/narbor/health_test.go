@@ -159,7 +159,7 @@ func TestHealthOfFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.accounts, _ = stats.Open(file)
-	if got := s.health(st); len(got) != 1 || got[0].Code != "accounts-lost" || got[0].Severity != severityInfo {
+	if got := s.health(st); len(got) != 1 || got[0].Code != "accounts-lost" || got[0].Severity != dashboard.SeverityInfo {
 		t.Errorf("with an account that cannot be read: %+v", got)
 	}
 }
@@ -208,26 +208,18 @@ func TestHealthNamesChecks(t *testing.T) {
 			t.Errorf("no check is called %s", code)
 		}
 	}
-	p := &patient{running: true, status: control.Status{Health: []dashboard.Health{{Code: "keys", Severity: severityError},
-		{Code: "nothing-shared", Severity: severityWarning, Title: "Nothing", Text: "goes."}}}}
-	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Code != "nothing-shared" || got[0].Text != "Nothing: goes." {
-		t.Errorf("checkHealth = %+v, want what no check looks at", got)
-	}
 }
 
-func TestDoctorNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
+func TestHealthNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 	st := control.Status{Status: p2p.Status{OtherKeys: []peers.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
 		Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
 	h := otherKeysHealth(st)
-	if h == nil || h.Severity != severityInfo {
+	if h == nil || h.Severity != dashboard.SeverityInfo {
 		t.Fatalf("health = %+v, want an info: a neighbour can cause it", h)
 	}
-	st.Health = []dashboard.Health{*h}
-	got := checkHealth(t.Context(), &patient{running: true, status: st})
-	if len(got) != 1 || got[0].Severity != severityWarning ||
-		!strings.Contains(got[0].Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
-		!strings.Contains(got[0].Text, "-tool, at 2 neighbours") || !strings.Contains(got[0].Fix, "trusted-public-keys") {
-		t.Errorf("doctor says %+v", got)
+	if h.Code != codeOtherKeys || !strings.Contains(h.Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
+		!strings.Contains(h.Text, "-tool, at 2 neighbours") || !strings.Contains(h.Fix, "trusted-public-keys") {
+		t.Errorf("health = %+v", h)
 	}
 	if h := otherKeysHealth(control.Status{}); h != nil {
 		t.Errorf("health without a mismatch = %+v", h)
@@ -239,7 +231,7 @@ func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 	h := damageHealth(control.Status{StoreStatus: control.StoreStatus{Damaged: []damage.Finding{{Path: p, Where: store.Dir,
 		Reason: "its content has the hash x, not y"},
 		{Path: p + "2", Where: "/cache"}}}})
-	if h == nil || h.Severity != severityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
+	if h == nil || h.Severity != dashboard.SeverityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
 		!strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
 		t.Errorf("health = %+v", h)
 	}

@@ -2,12 +2,17 @@ package main
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 )
 
@@ -41,6 +46,18 @@ func hasDaemon() bool {
 	pid, _ := nixDaemon()
 	_, err := os.Stat(daemonSocket())
 	return pid != 0 || err == nil
+}
+
+// restartDaemon returns the command that makes nix-daemon read its configuration; "" without a daemon, or if the
+// command is unknown.
+func restartDaemon(systemd bool) string {
+	switch {
+	case runtime.GOOS == "darwin":
+		return "launchctl kickstart -k system/org.nixos.nix-daemon"
+	case systemd && hasDaemon():
+		return "systemctl restart nix-daemon"
+	}
+	return ""
 }
 
 // daemonSocket is where nix-daemon is asked.
@@ -133,11 +150,6 @@ func (p daemonProcess) asksFor(proc string) bool {
 	return client != "" && client != "narbor"
 }
 
-// readBefore reports whether the configuration has changed since a nix-daemon started, so that it uses an older one.
-func readBefore(started time.Time) bool {
-	return changedSince(started, nixconf.SystemFiles()) != ""
-}
-
 // changedSince returns the first of the files that has changed since a nix-daemon began, itself or its symbolic link;
 // "" is none. A change within the same [startStep] counts as read: a restart right after an edit is more likely than an
 // edit right after a restart.
@@ -156,3 +168,45 @@ func changedSince(started time.Time, files []string) string {
 }
 
 func changedAfter(started, changed time.Time) bool { return !changed.Before(started.Add(startStep)) }
+
+// daemons are the processes of nix-daemon at one moment.
+type daemons []daemonProcess
+
+// runningDaemons returns the processes of nix-daemon that run now.
+func runningDaemons() daemons { return daemonProcesses("/proc", bootTime()) }
+
+// stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit,
+// or by the clock where before is nil. A worker has what its parent has read, whenever it began itself.
+func stillAsked(before daemons) error { return before.stillAsk("/proc", runningDaemons()) }
+
+func (before daemons) stillAsk(proc string, now daemons) error {
+	old := func(p daemonProcess) bool {
+		if before == nil {
+			return changedSince(p.started, nixconf.SystemFiles()) != ""
+		}
+		return slices.ContainsFunc(before, func(b daemonProcess) bool {
+			return b.pid == p.pid &&
+				b.started.Sub(p.started).Abs() < startStep
+		})
+	}
+	var fresh []int // daemons that have read the configuration as it is now
+	for _, p := range now {
+		switch {
+		case p.worker:
+		case old(p):
+			return control.WithCode(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
+				"unsetup` again"), control.ExitTemporary)
+		default:
+			fresh = append(fresh, p.pid)
+		}
+	}
+	for _, p := range now {
+		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
+		if p.worker && stale && p.asksFor(proc) {
+			err := fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run "+
+				"`narbor unsetup` again", p.pid)
+			return control.WithCode(err, control.ExitTemporary)
+		}
+	}
+	return nil
+}

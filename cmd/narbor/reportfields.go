@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"narbor/narserve/dashboard"
 )
 
 // What a report may have in it. A field that is not named here is left out, so a new field of the status does not leave
@@ -36,8 +38,8 @@ func findingsRule() keeper {
 		codes = append(codes, ch.code)
 	}
 	return keepEach(keepFields(map[string]keeper{"code": keepWord(codes...),
-		"severity": keepWord(severityOK, severityInfo, severityWarning, severityError, severitySkipped),
-		"text":     phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(byDialBack, byCopy, byMulticast))}))
+		"severity": keepWord(dashboard.SeverityOK, dashboard.SeverityInfo, dashboard.SeverityWarning, dashboard.SeverityError, dashboard.SeveritySkipped),
+		"text":     phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(means()...))}))
 }
 
 func doctorRule() keeper {

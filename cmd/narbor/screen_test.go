@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 )
 
 // What goes into a file or a pipe is found by grep: a paragraph is one line. A file is no terminal, whatever TERM says.
@@ -53,8 +54,8 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 		ctx.App.Writer = &b
 		s := newScreen(ctx)
 		printStatus(exampleStatus(), s)
-		Diagnosis{Findings: []Finding{fine("well"), {Severity: severityError, Text: "bad"},
-			{Severity: severitySkipped, Text: "skipped"}}}.print(s)
+		Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityOK, Text: "well"}, {Severity: dashboard.SeverityError, Text: "bad"},
+			{Severity: dashboard.SeveritySkipped, Text: "skipped"}}}.print(s)
 		other := strings.IndexFunc(b.String(), func(r rune) bool { return r >= utf8.RuneSelf })
 		if (other < 0) != c.ascii {
 			t.Errorf("%+v: a sign that is not of ASCII stands at %d of\n%s", c, other, &b)

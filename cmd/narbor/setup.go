@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
 	"narbor/store"
 	"narbor/store/nixconf"
 )
@@ -95,12 +96,12 @@ func newSetup(c *cli.Context) (setup, error) {
 
 // did prints a completed step.
 func (s setup) did(format string, args ...any) {
-	s.hang(s.mark(severityOK), fmt.Sprintf(format, args...))
+	s.hang(s.mark(dashboard.SeverityOK), fmt.Sprintf(format, args...))
 }
 
 // todo prints a step that is left to the user.
 func (s setup) todo(format string, args ...any) {
-	s.hang(s.mark(severityWarning), fmt.Sprintf(format, args...))
+	s.hang(s.mark(dashboard.SeverityWarning), fmt.Sprintf(format, args...))
 }
 
 // install does everything in the order in which it is safe: Nix is told last, once narbor answers.
@@ -324,8 +325,7 @@ func (s setup) tellNix() error {
 
 // restartDaemon makes nix-daemon read its configuration, or asks for that.
 func (s setup) restartDaemon() error {
-	p := patient{systemd: s.systemd}
-	command := p.restartDaemon()
+	command := restartDaemon(s.systemd)
 	pid, _ := nixDaemon()
 	active := s.systemd && s.run("systemctl", "--quiet", "is-active", "nix-daemon.service") == nil
 	switch {

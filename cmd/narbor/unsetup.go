@@ -6,11 +6,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/urfave/cli/v2"
 
-	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 )
 
@@ -86,7 +84,7 @@ func (s setup) removeFiles(files ...string) error {
 
 // untellNix takes narbor's lines out of Nix's configuration. It fails while Nix may still ask: then narbor goes on.
 func (s setup) untellNix() error {
-	before := daemonProcesses("/proc", bootTime())
+	before := runningDaemons()
 	found := false
 	for _, edit := range nixconf.RemoveSubstituters([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}) {
 		file, err := edit.Apply(s.ctx)
@@ -106,7 +104,7 @@ func (s setup) untellNix() error {
 	} else if err := s.restartDaemon(); err != nil {
 		return err
 	}
-	return stillAsked("/proc", daemonProcesses("/proc", bootTime()), before)
+	return stillAsked(before)
 }
 
 // namedElsewhere fails if another line still makes Nix ask narbor.
@@ -126,38 +124,4 @@ func (s setup) namedElsewhere() error {
 	}
 	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build if "+
 		"a substituter refuses connections", where, nixURL)
-}
-
-// stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit,
-// or by the clock where before is nil. A worker has what its parent has read, whenever it began itself.
-func stillAsked(proc string, now, before []daemonProcess) error {
-	old := func(p daemonProcess) bool {
-		if before == nil {
-			return readBefore(p.started)
-		}
-		return slices.ContainsFunc(before, func(b daemonProcess) bool {
-			return b.pid == p.pid &&
-				b.started.Sub(p.started).Abs() < startStep
-		})
-	}
-	var fresh []int // daemons that have read the configuration as it is now
-	for _, p := range now {
-		switch {
-		case p.worker:
-		case old(p):
-			return control.WithCode(errors.New("nix-daemon still asks narbor, which goes on: restart nix-daemon, and then run `narbor "+
-				"unsetup` again"), control.ExitTemporary)
-		default:
-			fresh = append(fresh, p.pid)
-		}
-	}
-	for _, p := range now {
-		stale := old(p) || !p.stdio && !slices.Contains(fresh, p.parent)
-		if p.worker && stale && p.asksFor(proc) {
-			err := fmt.Errorf("a build that began before this still asks narbor, which goes on: when process %d has ended, run "+
-				"`narbor unsetup` again", p.pid)
-			return control.WithCode(err, control.ExitTemporary)
-		}
-	}
-	return nil
 }

@@ -112,7 +112,7 @@ func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
 	stdio.stdio = true
 	jitter := old
 	jitter.started = began.Add(time.Microsecond) // the time of the boot is computed anew
-	before := []daemonProcess{old, worker(11, 10, 90)}
+	before := daemons{old, worker(11, 10, 90)}
 	for name, c := range map[string]struct {
 		now  []daemonProcess
 		asks string
@@ -126,11 +126,16 @@ func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
 		"a worker of the daemon for narbor": {[]daemonProcess{fresh, worker(12, 1, 91)}, ""},
 		"a worker of its own":               {[]daemonProcess{stdio}, ""},
 	} {
-		err := stillAsked(proc, c.now, before)
-		if (err == nil) != (c.asks == "") || err != nil && (!strings.Contains(err.Error(), c.asks) || exit(err) != control.ExitTemporary) {
-			t.Errorf("%s: stillAsked = %v, want %q", name, err, c.asks)
+		err := before.stillAsk(proc, c.now)
+		if (err == nil) != (c.asks == "") || err != nil && (!strings.Contains(err.Error(), c.asks) || !temporary(err)) {
+			t.Errorf("%s: stillAsk = %v, want %q", name, err, c.asks)
 		}
 	}
+}
+
+func temporary(err error) bool {
+	var coded control.ExitError
+	return errors.As(err, &coded) && coded.Code == control.ExitTemporary
 }
 
 // The kernel rounds the start of a process down: a restart right after a change must not look as if it came before it.
@@ -142,21 +147,4 @@ func TestRestartAtOnceAfterAChangeHasReadIt(t *testing.T) {
 			t.Errorf("a change %v after the rounded start: unread is %t, want %t", after, got, want)
 		}
 	}
-}
-
-// writeText makes a file with its directories.
-func writeText(t *testing.T, file, text string) {
-	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func readText(t *testing.T, file string) string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }
