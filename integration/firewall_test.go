@@ -51,7 +51,7 @@ func TestFirewallIsTriedForReal(t *testing.T) {
 	for _, c := range []struct{ file, severity string }{
 		{"firewalld-public.nft", "error"}, {"prerouting-drop.nft", "error"}, {"ratelimit.nft", "ok"}, {"named-map.nft", "ok"},
 	} {
-		rules, err := os.ReadFile("../cmd/narbor/testdata/firewall/" + c.file)
+		rules, err := os.ReadFile("../cmd/narbor/doctor/testdata/firewall/" + c.file)
 		w.must(err)
 		w.must(desk.WriteFile("/tmp/rules", string(rules)))
 		w.shell(desk, "nft flush ruleset && nft -f /tmp/rules")

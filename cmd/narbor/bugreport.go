@@ -16,6 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
 )
 
@@ -102,11 +103,11 @@ func collect(ctx context.Context, ctl control.Client) []part {
 		addJSON(p.name+".json", v, p.keep, err)
 	}
 	addJSON("version.json", thisVersion(), versionRule(), nil)
-	addJSON("doctor.json", Diagnosis{Schema: control.Schema, Findings: diagnose(ctx, ctl, checks())}, doctorRule(), nil)
-	text, err := output(ctx, "nix", "--version")
+	addJSON("doctor.json", Diagnosis{Schema: control.Schema, Findings: doctor.Diagnose(ctx, ctl, doctor.Checks())}, doctorRule(), nil)
+	text, err := doctor.Output(ctx, "nix", "--version")
 	add("nix.txt", nixVersion.FindString(string(text))+"\n", err)
 	if runtime.GOOS == "linux" {
-		text, err = output(ctx, "journalctl", "--no-pager", "--output=short-iso", "--no-hostname", "--lines="+maxReportLog,
+		text, err = doctor.Output(ctx, "journalctl", "--no-pager", "--output=short-iso", "--no-hostname", "--lines="+maxReportLog,
 			"--unit=narbor.service")
 		add("log.txt", logText(r, string(text[:min(len(text), maxReportPart)])), err)
 	}

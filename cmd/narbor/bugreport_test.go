@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/stats"
 )
 
@@ -237,11 +238,12 @@ func TestLogMessagesAreConstants(t *testing.T) {
 // Each code of a finding that stands in the program's text is kept in a report.
 func TestReportKnowsEveryCode(t *testing.T) {
 	files, err := filepath.Glob("*.go")
-	if err != nil {
+	checks, err2 := filepath.Glob("doctor/*.go")
+	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
 	rule, seen := findingsRule(), 0
-	for _, file := range files {
+	for _, file := range append(files, checks...) {
 		if strings.HasSuffix(file, "_test.go") {
 			continue
 		}
@@ -257,8 +259,8 @@ func TestReportKnowsEveryCode(t *testing.T) {
 			code := types.ExprString(pair.Value)
 			if lit, ok := pair.Value.(*ast.BasicLit); ok {
 				code = strings.Trim(lit.Value, `"`)
-			} else if code == "codeOtherKeys" {
-				code = codeOtherKeys
+			} else if code == "doctor.CodeOtherKeys" {
+				code = doctor.CodeOtherKeys
 			} else {
 				t.Errorf("%s: the code %s is no literal: name it in this test", file, code)
 			}

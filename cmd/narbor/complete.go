@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 )
 
 // completeTimeout bounds how long a running narbor is waited for when its peers are completed.
@@ -208,9 +209,9 @@ func (c completer) arguments() (out []candidate) {
 	}
 	switch strings.Join(c.path, " ") {
 	case "doctor":
-		for _, ch := range checks() {
-			if !slices.Contains(c.args, ch.code) {
-				out = append(out, candidate{ch.code, ch.what})
+		for _, ch := range doctor.Checks() {
+			if !slices.Contains(c.args, ch.Code) {
+				out = append(out, candidate{ch.Code, ch.What})
 			}
 		}
 	case "fetch":

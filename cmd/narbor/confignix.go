@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/store/nixconf"
 )
 
@@ -43,7 +44,7 @@ func printNixLine(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	url := nixURL
+	url := doctor.NixURL
 	var st control.Status
 	if err := ctl.Get(c.Context, "/status", &st); err == nil && len(st.HTTP) > 0 {
 		url = "http://" + st.HTTP[0]
@@ -64,7 +65,8 @@ func addLine(c *cli.Context, line string) error {
 	words := strings.Fields(line)
 	if len(words) != 3 || words[0] != "extra-substituters" && words[0] != "extra-trusted-public-keys" || words[1] != "=" ||
 		strings.ContainsAny(line, "#\n\r") {
-		return control.WithCode(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+nixURL), control.ExitUsage)
+		return control.WithCode(fmt.Errorf("--add %q: give a line such as %q", line, "extra-substituters = "+doctor.NixURL),
+			control.ExitUsage)
 	}
 	comment := ""
 	if words[0] == "extra-substituters" {
@@ -81,7 +83,7 @@ func dropLine(c *cli.Context, at string) error {
 	colon := strings.LastIndexByte(at, ':')
 	n, err := strconv.Atoi(at[colon+1:])
 	if colon < 0 || err != nil {
-		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, nixConfFile), control.ExitUsage)
+		return control.WithCode(fmt.Errorf("--remove %q: give a file and a line, such as %s:3", at, doctor.NixConfFile), control.ExitUsage)
 	}
 	edit, sets, err := nixconf.RemoveLine(at[:colon], n, "require-sigs")
 	if err != nil {

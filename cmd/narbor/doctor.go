@@ -9,6 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
 )
 
@@ -20,8 +21,8 @@ type Diagnosis struct {
 
 func doctorCommand() *cli.Command {
 	var list strings.Builder
-	for _, ch := range checks() {
-		fmt.Fprintf(&list, "   %-11s %s\n", ch.code, ch.what)
+	for _, ch := range doctor.Checks() {
+		fmt.Fprintf(&list, "   %-11s %s\n", ch.Code, ch.What)
 	}
 	return &cli.Command{
 		Name:      "doctor",
@@ -41,7 +42,7 @@ func doctorCommand() *cli.Command {
 }
 
 func runDoctor(c *cli.Context) error {
-	chosen, err := choose(c.Args().Slice())
+	chosen, err := doctor.Choose(c.Args().Slice())
 	if err != nil {
 		return control.WithCode(err, control.ExitUsage)
 	}
@@ -49,14 +50,14 @@ func runDoctor(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	found := diagnose(c.Context, ctl, chosen)
+	found := doctor.Diagnose(c.Context, ctl, chosen)
 	if c.Bool("fix") {
 		f, err := newFixer(c, ctl)
 		if err != nil {
 			return err
 		}
-		f.fixAll(c.Context, found)
-		found = f.settle(diagnose(c.Context, ctl, chosen))
+		f.FixAll(c.Context, found)
+		found = f.Settle(doctor.Diagnose(c.Context, ctl, chosen))
 	}
 	d := Diagnosis{Schema: control.Schema, Findings: found}
 	if c.Bool("json") {
@@ -71,7 +72,7 @@ func runDoctor(c *cli.Context) error {
 }
 
 // newFixer returns what applies the fixes of the findings. With --json, what it says goes to standard error.
-func newFixer(c *cli.Context, ctl control.Client) (*fixer, error) {
+func newFixer(c *cli.Context, ctl control.Client) (*doctor.Fixer, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("only root can mend things: sudo narbor doctor --fix")
 	}
@@ -82,7 +83,7 @@ func newFixer(c *cli.Context, ctl control.Client) (*fixer, error) {
 	if c.Bool("json") {
 		s.Writer = c.App.ErrWriter
 	}
-	return &fixer{out: s, say: s.hang, mark: s.mark, yes: c.Bool("yes"), ctl: ctl}, nil
+	return &doctor.Fixer{Out: s, Say: s.hang, Mark: s.mark, Yes: c.Bool("yes"), Control: ctl}, nil
 }
 
 // exit is the exit code.
@@ -93,7 +94,7 @@ func (d Diagnosis) exit() int {
 		case dashboard.SeverityError:
 			return control.ExitFailure
 		case dashboard.SeverityWarning:
-			if f.Code != codeVersion { // an old Nix is worth a word, but keeps narbor from nothing
+			if f.Code != doctor.CodeVersion { // an old Nix is worth a word, but keeps narbor from nothing
 				code = control.ExitDegraded
 			}
 		}
@@ -133,7 +134,7 @@ func (d Diagnosis) print(s screen) {
 		if f.Command != "" {
 			command := f.Command
 			if !f.AsUser {
-				command = asRoot(command)
+				command = doctor.AsRoot(command)
 			}
 			fmt.Fprintf(s, "     %s\n", command)
 		}

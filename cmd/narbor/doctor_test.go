@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
 )
 
@@ -19,14 +20,15 @@ func TestDoctorReadsWell(t *testing.T) {
 		{Severity: dashboard.SeverityWarning, Text: "1 machine is heard but cannot be reached: 192.168.1.23",
 			Fix: "open TCP port 6273 over there (narbor doctor firewall), or turn off client isolation, also called AP or guest " +
 				"isolation, in the access point"},
-		{Severity: dashboard.SeverityInfo, Text: "UDP port 5353 is shared with avahi-daemon, which is well as long as the announcement is heard"},
+		{Severity: dashboard.SeverityInfo,
+			Text: "UDP port 5353 is shared with avahi-daemon, which is well as long as the announcement is heard"},
 		{Severity: dashboard.SeveritySkipped, Text: "there is no Nix on this machine to ask narbor"},
 	}}.print)
 }
 
 // An old Nix is warned of, and is no fault of narbor's.
 func TestOldNixIsNoFaultOfNarbors(t *testing.T) {
-	old := dashboard.Health{Code: codeVersion, Severity: dashboard.SeverityWarning}
+	old := dashboard.Health{Code: doctor.CodeVersion, Severity: dashboard.SeverityWarning}
 	for _, c := range []struct {
 		found []dashboard.Health
 		want  int

@@ -152,7 +152,8 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	peers := control.PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
 	keys := control.KeyList{Keys: []control.Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
 		Class: classPublic, Shares: true}}}
-	found := Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityError, Text: "the firewall keeps neighbours out", Fix: "open TCP 6273"}}}
+	found := Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityError, Text: "the firewall keeps neighbours out",
+		Fix: "open TCP 6273"}}}
 	for _, c := range []struct {
 		name  string
 		print func(screen)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
 	"narbor/store"
 )
@@ -203,7 +204,7 @@ func otherKeysHealth(st control.Status) *dashboard.Health {
 	if len(st.OtherKeys) == 0 {
 		return nil
 	}
-	h := &dashboard.Health{Code: codeOtherKeys, Severity: dashboard.SeverityInfo, Title: "A key of the same name is another one"}
+	h := &dashboard.Health{Code: doctor.CodeOtherKeys, Severity: dashboard.SeverityInfo, Title: "A key of the same name is another one"}
 	for i, k := range st.OtherKeys {
 		if i > 0 {
 			h.Text += " "

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
@@ -200,8 +201,8 @@ func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 // What doctor looks at and the service says of itself has one name.
 func TestHealthNamesChecks(t *testing.T) {
 	var named []string
-	for _, ch := range checks() {
-		named = append(named, ch.code)
+	for _, ch := range doctor.Checks() {
+		named = append(named, ch.Code)
 	}
 	for _, code := range []string{"keys", "network", "nix", "disk", "neighbours"} {
 		if !slices.Contains(named, code) {
@@ -217,7 +218,7 @@ func TestHealthNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 	if h == nil || h.Severity != dashboard.SeverityInfo {
 		t.Fatalf("health = %+v, want an info: a neighbour can cause it", h)
 	}
-	if h.Code != codeOtherKeys || !strings.Contains(h.Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
+	if h.Code != doctor.CodeOtherKeys || !strings.Contains(h.Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
 		!strings.Contains(h.Text, "-tool, at 2 neighbours") || !strings.Contains(h.Fix, "trusted-public-keys") {
 		t.Errorf("health = %+v", h)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
 )
 
@@ -32,14 +33,16 @@ func versionText() keeper { return keepPattern(`[0-9]+\.[0-9]+\.[0-9]+(-dev)?`) 
 
 // findingsRule keeps the codes of checks, and those that only the health of a running narbor has.
 func findingsRule() keeper {
-	codes := []string{"store", "damaged", codeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers", "other-group",
+	codes := []string{"store", "damaged", doctor.CodeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers",
+		"other-group",
 		"accounts-lost", "misspelt", "nix-conf", "cache-not-trusted"}
-	for _, ch := range checks() {
-		codes = append(codes, ch.code)
+	for _, ch := range doctor.Checks() {
+		codes = append(codes, ch.Code)
 	}
 	return keepEach(keepFields(map[string]keeper{"code": keepWord(codes...),
-		"severity": keepWord(dashboard.SeverityOK, dashboard.SeverityInfo, dashboard.SeverityWarning, dashboard.SeverityError, dashboard.SeveritySkipped),
-		"text":     phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(means()...))}))
+		"severity": keepWord(dashboard.SeverityOK, dashboard.SeverityInfo, dashboard.SeverityWarning, dashboard.SeverityError,
+			dashboard.SeveritySkipped),
+		"text": phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(doctor.Means()...))}))
 }
 
 func doctorRule() keeper {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
@@ -337,7 +338,7 @@ func answerNotFound(ctx context.Context, stderr io.Writer, ls []net.Listener, ca
 	fmt.Fprintf(stderr, "narbor: %v\nnarbor: Nix gets 404 for everything until that is mended; trying again in %s\n", cause, retryTime)
 	ctx, cancel := context.WithTimeout(ctx, retryTime)
 	defer cancel()
-	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+notWorking+
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady+"\nSTATUS="+doctor.NotWorking+
 		strings.ReplaceAll(cause.Error(), "\n", "; ")); err != nil {
 		cause = errors.Join(cause, err)
 	}

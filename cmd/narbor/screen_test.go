@@ -54,7 +54,8 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 		ctx.App.Writer = &b
 		s := newScreen(ctx)
 		printStatus(exampleStatus(), s)
-		Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityOK, Text: "well"}, {Severity: dashboard.SeverityError, Text: "bad"},
+		Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityOK, Text: "well"},
+			{Severity: dashboard.SeverityError, Text: "bad"},
 			{Severity: dashboard.SeveritySkipped, Text: "skipped"}}}.print(s)
 		other := strings.IndexFunc(b.String(), func(r rune) bool { return r >= utf8.RuneSelf })
 		if (other < 0) != c.ascii {

@@ -17,6 +17,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
 	"narbor/store"
 	"narbor/store/nixconf"
@@ -55,7 +56,7 @@ func setupCommand() *cli.Command {
 		Name:  "setup",
 		Usage: "install narbor on this machine: the service, and the line in nix.conf",
 		Description: "It copies this program to " + installedBinary + ", installs its units for systemd (on macOS for launchd),\n" +
-			"starts them, and then lets Nix ask narbor: one line, extra-substituters, in " + nixConfFile + ". It may be run\n" +
+			"starts them, and then lets Nix ask narbor: one line, extra-substituters, in " + doctor.NixConfFile + ". It may be run\n" +
 			"again, after an update. On NixOS use the module instead.\n\n" +
 			"Example: sudo narbor setup",
 		Flags: setupFlags(),
@@ -80,7 +81,7 @@ func setupFlags() []cli.Flag {
 
 func newSetup(c *cli.Context) (setup, error) {
 	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"),
-		restart: !c.Bool("no-restart"), systemd: hasSystemd()}
+		restart: !c.Bool("no-restart"), systemd: doctor.HasSystemd()}
 	switch {
 	case c.Args().Present():
 		return s, control.WithCode(fmt.Errorf("%s takes no arguments, but got %q", c.Command.Name, c.Args().First()), control.ExitUsage)
@@ -112,7 +113,7 @@ func (s setup) install() error {
 		}
 	}
 	if !s.only {
-		if err := s.installProgram(packagedUnit("/")); err != nil || !s.nix {
+		if err := s.installProgram(doctor.PackagedUnit("/")); err != nil || !s.nix {
 			return err
 		}
 	}
@@ -247,9 +248,9 @@ func (s setup) run(name string, args ...string) error {
 
 // answers waits until narbor answers Nix.
 func (s setup) answers() bool {
-	client := http.Client{Timeout: probeLimit, Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
+	client := http.Client{Timeout: doctor.ProbeLimit, Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
 	for deadline := time.Now().Add(20 * time.Second); ; {
-		resp, err := client.Get(nixURL + "/nix-cache-info")
+		resp, err := client.Get(doctor.NixURL + "/nix-cache-info")
 		if err == nil {
 			resp.Body.Close()
 			return resp.StatusCode == http.StatusOK
@@ -274,7 +275,7 @@ func (s setup) asksNarbor() (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	return settings.Asks([]string{nixURL}), nil
+	return settings.Asks([]string{doctor.NixURL}), nil
 }
 
 // mayTellNix fails if the file that [setup.tellNix] would change is another tool's: nothing is installed then.
@@ -286,7 +287,7 @@ func (s setup) mayTellNix() error {
 	if err != nil || asks {
 		return err
 	}
-	edit, err := nixconf.AddTo("extra-substituters", nixURL, confMark)
+	edit, err := nixconf.AddTo("extra-substituters", doctor.NixURL, confMark)
 	if err == nil {
 		_, err = edit.Target()
 	}
@@ -310,7 +311,7 @@ func (s setup) tellNix() error {
 		s.did("Nix asks narbor already")
 		return nil
 	}
-	edit, err := nixconf.AddTo("extra-substituters", nixURL, confMark)
+	edit, err := nixconf.AddTo("extra-substituters", doctor.NixURL, confMark)
 	if err != nil {
 		return err
 	}
@@ -323,13 +324,13 @@ func (s setup) tellNix() error {
 	return s.restartDaemon()
 }
 
-// restartDaemon makes nix-daemon read its configuration, or asks for that.
+// RestartDaemon makes nix-daemon read its configuration, or asks for that.
 func (s setup) restartDaemon() error {
-	command := restartDaemon(s.systemd)
-	pid, _ := nixDaemon()
+	command := doctor.RestartDaemon(s.systemd)
+	pid, _ := doctor.Daemon()
 	active := s.systemd && s.run("systemctl", "--quiet", "is-active", "nix-daemon.service") == nil
 	switch {
-	case s.systemd && !active && pid == 0, !hasDaemon():
+	case s.systemd && !active && pid == 0, !doctor.HasDaemon():
 		s.did("nix-daemon does not run; it reads its configuration when it starts")
 		return nil
 	case command == "" || !s.restart || s.systemd && !active:

@@ -10,15 +10,16 @@ import (
 	"testing"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/store/nixconf"
 )
 
 // setupHere is a setup that changes nothing but Nix's configuration below dir.
 func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out *bytes.Buffer) {
 	t.Helper()
-	if c, err := net.Dial("tcp", strings.TrimPrefix(nixURL, "http://")); err == nil {
+	if c, err := net.Dial("tcp", strings.TrimPrefix(doctor.NixURL, "http://")); err == nil {
 		c.Close()
-		t.Skip("a program listens at " + nixURL)
+		t.Skip("a program listens at " + doctor.NixURL)
 	}
 	dir = nixConfDir(t, files)
 	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
@@ -46,15 +47,15 @@ func TestSetupRefusesFileOfAnotherTool(t *testing.T) {
 	if err := s.install(); !errors.As(err, &foreign) || out.Len() > 0 {
 		t.Errorf("setup = %v, want that the file is another tool's\n%s", err, out)
 	}
-	s, _, _ = setupHere(t, map[string]string{"nix.conf": "# Ansible managed\nextra-substituters = " + nixURL + "\n"})
+	s, _, _ = setupHere(t, map[string]string{"nix.conf": "# Ansible managed\nextra-substituters = " + doctor.NixURL + "\n"})
 	if err := s.mayTellNix(); err != nil {
 		t.Errorf("with narbor's line in the file of another tool: %v", err)
 	}
 }
 
 func TestNarborGoesOnWhileAnotherLineNamesIt(t *testing.T) {
-	s, dir, out := setupHere(t, map[string]string{"nix.conf": "extra-substituters = " + nixURL +
-		" # narbor\nextra-substituters = https://other " + nixURL + "/\n"})
+	s, dir, out := setupHere(t, map[string]string{"nix.conf": "extra-substituters = " + doctor.NixURL +
+		" # narbor\nextra-substituters = https://other " + doctor.NixURL + "/\n"})
 	if err := s.remove(); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:1 still names") {
 		t.Errorf("unsetup = %v\n%s", err, out)
 	}

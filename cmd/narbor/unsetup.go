@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"narbor/cmd/narbor/doctor"
 	"narbor/store/nixconf"
 )
 
@@ -41,7 +42,7 @@ func (s setup) remove() error {
 		_ = s.run("launchctl", "bootout", "system/io.narbor") // it may be stopped already
 		return s.removeFiles(launchdFile, installedBinary)
 	}
-	packaged, own := packagedUnit("/"), filepath.Join(systemdUnits, "narbor.service")
+	packaged, own := doctor.PackagedUnit("/"), filepath.Join(systemdUnits, "narbor.service")
 	if packaged != "" && !exists(own) {
 		s.todo("%s belongs to a package and goes on: remove the package to stop it, as with `apt remove narbor`", packaged)
 		return nil
@@ -84,9 +85,9 @@ func (s setup) removeFiles(files ...string) error {
 
 // untellNix takes narbor's lines out of Nix's configuration. It fails while Nix may still ask: then narbor goes on.
 func (s setup) untellNix() error {
-	before := runningDaemons()
+	before := doctor.RunningDaemons()
 	found := false
-	for _, edit := range nixconf.RemoveSubstituters([]string{nixURL, "http://[::1]:6272", "http://localhost:6272"}) {
+	for _, edit := range nixconf.RemoveSubstituters([]string{doctor.NixURL, "http://[::1]:6272", "http://localhost:6272"}) {
 		file, err := edit.Apply(s.ctx)
 		if err != nil {
 			return err
@@ -104,7 +105,7 @@ func (s setup) untellNix() error {
 	} else if err := s.restartDaemon(); err != nil {
 		return err
 	}
-	return stillAsked(before)
+	return doctor.StillAsked(before)
 }
 
 // namedElsewhere fails if another line still makes Nix ask narbor.
@@ -113,15 +114,15 @@ func (s setup) namedElsewhere() error {
 		return nil
 	}
 	settings, err := nixconf.Read(s.ctx)
-	if err != nil || !settings.Asks([]string{nixURL}) {
+	if err != nil || !settings.Asks([]string{doctor.NixURL}) {
 		return nil
 	}
 	where := settings.Origin
 	for _, l := range nixconf.Lines("substituters") {
-		if nixconf.LeadsTo([]string{nixURL}, l.Value) && l.UndoneBy == "" {
+		if nixconf.LeadsTo([]string{doctor.NixURL}, l.Value) && l.UndoneBy == "" {
 			where = l.At
 		}
 	}
 	return fmt.Errorf("%s still names %s, so narbor goes on: take that out first, because a Nix before 2.32 fails a build if "+
-		"a substituter refuses connections", where, nixURL)
+		"a substituter refuses connections", where, doctor.NixURL)
 }

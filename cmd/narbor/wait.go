@@ -94,7 +94,8 @@ func (w condition) wait(ctx context.Context, timeout time.Duration, ask func(con
 		var coded control.ExitError
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil: // as on a busy machine that is just starting
-			err = control.WithCode(fmt.Errorf("narbor is too busy to answer, after %s", dashboard.ShortTime(timeout)), control.ExitTemporary)
+			err = control.WithCode(fmt.Errorf("narbor is too busy to answer, after %s", dashboard.ShortTime(timeout)),
+				control.ExitTemporary)
 		case err != nil && !(errors.As(err, &coded) && coded.Code == control.ExitNotRunning):
 			return err
 		}

@@ -51,7 +51,8 @@ func TestConfResetNamesTheFileThatIsReadLast(t *testing.T) {
 func TestWholeConfigurationIsRead(t *testing.T) {
 	confDir(t, map[string]string{"nix.conf": "experimental-features = flakes\nextra-experimental-features = nix-command\nbinary-caches " +
 		"= https://a\nextra-substituters = https://b\ncores = 3"})
-	want := nixconf.AllSettings{"experimental-features": {"flakes", "nix-command"}, "substituters": {"https://a", "https://b"}, "cores": {"3"}}
+	want := nixconf.AllSettings{"experimental-features": {"flakes", "nix-command"}, "substituters": {"https://a", "https://b"},
+		"cores": {"3"}}
 	got, err := nixconf.ReadFiles()
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("ReadFiles = %v, %v, want %v", got, err, want)

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -26,7 +26,7 @@ func daemonDropIns(root string) []string {
 // daemon.
 func checkProxy(ctx context.Context, p *patient) []Finding {
 	asks, environ := "your environment", os.Environ()
-	if pid, _ := nixDaemon(); pid != 0 {
+	if pid, _ := Daemon(); pid != 0 {
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 		if err != nil {
 			return []Finding{skipped("only root may see whether nix-daemon goes through a proxy")}

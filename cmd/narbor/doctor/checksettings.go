@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"cmp"
@@ -49,7 +49,7 @@ func (p *patient) brokenKeys(ctx context.Context) (found []Finding) {
 	add := func(setting, value, why string) {
 		f := Finding{Severity: severityError, Fix: "correct it or take it out; until then Nix takes no path from any substituter",
 			Text: fmt.Sprintf("%s: %s = %s: Nix says %q", p.lineOf(setting, value), setting, trust.ShownKey(value), why)}
-		if restartDaemon(p.systemd) == "" && hasDaemon() {
+		if RestartDaemon(p.systemd) == "" && HasDaemon() {
 			f.Fix += "; then restart nix-daemon"
 		}
 		found = append(found, f)
@@ -155,7 +155,7 @@ func (p *patient) compareNarbor(ctx context.Context) (found []Finding) {
 			f.Text = fmt.Sprintf("Nix has %s that narbor, which runs as %s, does not have: %s", what, who, listed(lacks, name))
 		case len(lacks) == 0:
 			f.Text = fmt.Sprintf("narbor, which runs as %s, has %s that Nix does not have: %s", who, what, listed(more, name))
-			f.Fix = fmt.Sprintf("put them into %s, or take them out of the configuration of %s", nixConfFile, who)
+			f.Fix = fmt.Sprintf("put them into %s, or take them out of the configuration of %s", NixConfFile, who)
 		default:
 			f.Text = fmt.Sprintf("Nix and narbor, which runs as %s, have other %s: Nix has %s, narbor has %s", who, what,
 				listed(lacks, name), listed(more, name))
@@ -201,7 +201,7 @@ func listed(values []string, name func(string) string) string {
 // asking narbor for them.
 func (p *patient) compareUser(ctx context.Context) (found []Finding) {
 	u := p.user()
-	if u == nil || !hasDaemon() {
+	if u == nil || !HasDaemon() {
 		return nil
 	}
 	nix, err := userNix(u)
@@ -221,7 +221,7 @@ func userFindings(name string, trusted bool, own, daemon map[string][]string, ur
 	asks := func(subs []string) bool {
 		return slices.ContainsFunc(subs, func(s string) bool { return nixconf.LeadsTo(urls, s) })
 	}
-	const toSystem = "move it to the configuration of nix-daemon, " + nixConfFile + ", or name the user in trusted-users there"
+	const toSystem = "move it to the configuration of nix-daemon, " + NixConfFile + ", or name the user in trusted-users there"
 	allowed := slices.Concat(daemon["substituters"], daemon["trusted-substituters"])
 	switch {
 	case asks(own["substituters"]) && !trusted && !asks(allowed):

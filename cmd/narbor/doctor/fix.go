@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bufio"
@@ -21,43 +21,43 @@ const (
 	settleEvery = 250 * time.Millisecond
 )
 
-// A fixer runs the commands of findings, and makes the same checks again.
-type fixer struct {
-	yes  bool                         // do not ask
-	out  io.Writer                    // of commands, too
-	say  func(first, text string)     // prints a text behind first, wrapped
-	mark func(severity string) string // returns the sign before a finding
-	ctl  control.Client
+// A Fixer runs the commands of findings, and makes the same checks again.
+type Fixer struct {
+	Yes     bool                         // do not ask
+	Out     io.Writer                    // of commands, too
+	Say     func(first, text string)     // prints a text behind first, wrapped
+	Mark    func(severity string) string // returns the sign before a finding
+	Control control.Client
 
 	look  func(code string) []Finding // makes one check
 	found []Finding                   // before anything was mended
 	tried []string                    // commands that were run without success: their checks still fail
 }
 
-// fixAll runs the commands that are safe, after asking.
-func (f *fixer) fixAll(ctx context.Context, findings []Finding) {
+// FixAll runs the commands that are safe, after asking.
+func (f *Fixer) FixAll(ctx context.Context, findings []Finding) {
 	f.found = findings
-	f.look = func(code string) []Finding { return recheck(ctx, f.ctl, code) }
+	f.look = func(code string) []Finding { return recheck(ctx, f.Control, code) }
 	in := bufio.NewReader(os.Stdin)
 	for _, found := range findings {
 		if found.Command == "" || !found.Safe {
 			continue
 		}
-		f.say(f.mark(found.Severity), found.Text)
-		fmt.Fprintf(f.out, "    %s\n", found.Command)
-		if f.yes || agreed(f.out, in) {
+		f.Say(f.Mark(found.Severity), found.Text)
+		fmt.Fprintf(f.Out, "    %s\n", found.Command)
+		if f.Yes || agreed(f.Out, in) {
 			f.fix(ctx, found)
 		}
 	}
 }
 
 // fix runs a finding's command, and then makes the check again until it finds that no more, or time is up.
-func (f *fixer) fix(ctx context.Context, found Finding) {
+func (f *Fixer) fix(ctx context.Context, found Finding) {
 	cmd := exec.CommandContext(ctx, "sh", "-c", found.Command)
-	cmd.Stdout, cmd.Stderr = f.out, f.out
+	cmd.Stdout, cmd.Stderr = f.Out, f.Out
 	if err := cmd.Run(); err != nil {
 		f.tried = append(f.tried, found.Command)
-		fmt.Fprintf(f.out, "    that failed: %v\n", err)
+		fmt.Fprintf(f.Out, "    that failed: %v\n", err)
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
@@ -65,7 +65,7 @@ func (f *fixer) fix(ctx context.Context, found Finding) {
 	for {
 		left := f.left(found)
 		if len(left) == 0 {
-			fmt.Fprintln(f.out, "    that helped")
+			fmt.Fprintln(f.Out, "    that helped")
 			return
 		}
 		select {
@@ -75,24 +75,24 @@ func (f *fixer) fix(ctx context.Context, found Finding) {
 		}
 		if left[0].Command == found.Command || left[0].Text == found.Text {
 			f.tried = append(f.tried, found.Command)
-			f.say("    that did not help: ", left[0].Text)
+			f.Say("    that did not help: ", left[0].Text)
 		} else {
-			f.say("    that helped, and this is left: ", left[0].Text)
+			f.Say("    that helped, and this is left: ", left[0].Text)
 		}
 		return
 	}
 }
 
 // left repeats the check of a finding, and returns the problems that no other finding reported before.
-func (f *fixer) left(found Finding) []Finding {
+func (f *Fixer) left(found Finding) []Finding {
 	return slices.DeleteFunc(f.look(found.Code), func(now Finding) bool {
 		before := slices.ContainsFunc(f.found, func(b Finding) bool { return b.Text == now.Text && b.Text != found.Text })
 		return now.Code != found.Code || !now.Degraded() || before
 	})
 }
 
-// settle moves commands that have not helped from the fixes of findings to their texts.
-func (f *fixer) settle(findings []Finding) []Finding {
+// Settle moves commands that have not helped from the fixes of findings to their texts.
+func (f *Fixer) Settle(findings []Finding) []Finding {
 	for i, found := range findings {
 		if found.Command == "" || !slices.Contains(f.tried, found.Command) {
 			continue
@@ -105,11 +105,11 @@ func (f *fixer) settle(findings []Finding) []Finding {
 
 // recheck makes one check anew.
 func recheck(ctx context.Context, ctl control.Client, code string) []Finding {
-	chosen, err := choose([]string{code})
+	chosen, err := Choose([]string{code})
 	if err != nil { // a finding of narbor's own, which the check "health" passes on
-		chosen, _ = choose([]string{"health"})
+		chosen, _ = Choose([]string{"health"})
 	}
-	return diagnose(ctx, ctl, chosen)
+	return Diagnose(ctx, ctl, chosen)
 }
 
 func agreed(w io.Writer, in *bufio.Reader) bool {

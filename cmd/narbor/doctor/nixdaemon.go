@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"cmp"
@@ -30,8 +30,8 @@ type daemonProcess struct {
 	client  int  // the process that a worker serves, or its parent if that is not known; 0 is unknown
 }
 
-// nixDaemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
-func nixDaemon() (pid int, started time.Time) {
+// Daemon returns the process that accepts the connections of Nix's users, and since when it runs; 0 is none.
+func Daemon() (pid int, started time.Time) {
 	for _, p := range daemonProcesses("/proc", bootTime()) {
 		if !p.worker && (pid == 0 || p.pid < pid) {
 			pid, started = p.pid, p.started
@@ -40,21 +40,21 @@ func nixDaemon() (pid int, started time.Time) {
 	return pid, started
 }
 
-// hasDaemon reports whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has
+// HasDaemon reports whether there is a nix-daemon, running or to be started by its socket. The Nix of a single user has
 // none.
-func hasDaemon() bool {
-	pid, _ := nixDaemon()
+func HasDaemon() bool {
+	pid, _ := Daemon()
 	_, err := os.Stat(daemonSocket())
 	return pid != 0 || err == nil
 }
 
-// restartDaemon returns the command that makes nix-daemon read its configuration; "" without a daemon, or if the
+// RestartDaemon returns the command that makes nix-daemon read its configuration; "" without a daemon, or if the
 // command is unknown.
-func restartDaemon(systemd bool) string {
+func RestartDaemon(systemd bool) string {
 	switch {
 	case runtime.GOOS == "darwin":
 		return "launchctl kickstart -k system/org.nixos.nix-daemon"
-	case systemd && hasDaemon():
+	case systemd && HasDaemon():
 		return "systemctl restart nix-daemon"
 	}
 	return ""
@@ -172,12 +172,12 @@ func changedAfter(started, changed time.Time) bool { return !changed.Before(star
 // daemons are the processes of nix-daemon at one moment.
 type daemons []daemonProcess
 
-// runningDaemons returns the processes of nix-daemon that run now.
-func runningDaemons() daemons { return daemonProcesses("/proc", bootTime()) }
+// RunningDaemons returns the processes of nix-daemon that run now.
+func RunningDaemons() daemons { return daemonProcesses("/proc", bootTime()) }
 
-// stillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit,
+// StillAsked fails if a process of nix-daemon may have read the configuration as it was: one that ran before the edit,
 // or by the clock where before is nil. A worker has what its parent has read, whenever it began itself.
-func stillAsked(before daemons) error { return before.stillAsk("/proc", runningDaemons()) }
+func StillAsked(before daemons) error { return before.stillAsk("/proc", RunningDaemons()) }
 
 func (before daemons) stillAsk(proc string, now daemons) error {
 	old := func(p daemonProcess) bool {

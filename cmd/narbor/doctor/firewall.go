@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -22,8 +22,8 @@ const (
 	byMulticast = "multicast" // an announcement came in
 )
 
-// means returns all means that a finding may name.
-func means() []string { return []string{byDialBack, byCopy, byMulticast} }
+// Means returns all means that a finding may name.
+func Means() []string { return []string{byDialBack, byCopy, byMulticast} }
 
 // A flow is what neighbours send first, by protocol and family.
 type flow struct {
@@ -301,7 +301,7 @@ func (p *patient) openingFix(ctx context.Context, f *Finding, doors []door, e ev
 
 // zoneOf is the flag that names firewalld's zone of an interface, if it is not the default one.
 func zoneOf(ctx context.Context, iface string) string {
-	zone, err := output(ctx, "firewall-cmd", "--get-zone-of-interface="+iface)
+	zone, err := Output(ctx, "firewall-cmd", "--get-zone-of-interface="+iface)
 	if name := strings.TrimSpace(string(zone)); err == nil && name != "" && !strings.Contains(name, " ") {
 		return " --zone=" + name
 	}
@@ -310,7 +310,7 @@ func zoneOf(ctx context.Context, iface string) string {
 
 // ufwIsActive reports whether ufw keeps the rules: it may be installed and off.
 func ufwIsActive(ctx context.Context) bool {
-	text, err := output(ctx, "ufw", "status")
+	text, err := Output(ctx, "ufw", "status")
 	return err == nil && strings.Contains(string(text), "Status: active")
 }
 

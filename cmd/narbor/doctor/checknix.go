@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -17,11 +17,11 @@ import (
 )
 
 const (
-	nixConfFile = "/etc/nix/nix.conf"
-	// nixURL is the default substituter URL of narbor.
-	nixURL = "http://127.0.0.1:6272"
-	// probeLimit bounds the answer about an unknown path. It takes up to 300 ms, or longer on a busy machine.
-	probeLimit = 2 * time.Second
+	NixConfFile = "/etc/nix/nix.conf"
+	// NixURL is the default substituter URL of narbor.
+	NixURL = "http://127.0.0.1:6272"
+	// ProbeLimit bounds the answer about an unknown path. It takes up to 300 ms, or longer on a busy machine.
+	ProbeLimit = 2 * time.Second
 )
 
 func checkRunning(ctx context.Context, p *patient) []Finding {
@@ -58,7 +58,7 @@ func checkRunning(ctx context.Context, p *patient) []Finding {
 
 // thenRestart adds that to a command.
 func (p *patient) thenRestart(command string) string {
-	if r := restartDaemon(p.systemd); r != "" {
+	if r := RestartDaemon(p.systemd); r != "" {
 		return command + " && " + r
 	}
 	return command
@@ -67,7 +67,7 @@ func (p *patient) thenRestart(command string) string {
 // urls returns the URLs of narbor for Nix.
 func (p *patient) urls() []string {
 	if !p.running {
-		return []string{nixURL}
+		return []string{NixURL}
 	}
 	var urls []string
 	for _, addr := range p.status.HTTP {
@@ -129,7 +129,7 @@ func (p *patient) adding(f Finding, name, value string) Finding {
 		return f
 	}
 	f.Safe = true
-	if restartDaemon(p.systemd) == "" && hasDaemon() {
+	if RestartDaemon(p.systemd) == "" && HasDaemon() {
 		f.Fix += ", and restart nix-daemon"
 	}
 	f.Command = p.thenRestart(f.Command)
@@ -152,8 +152,8 @@ func self() string {
 	return shellQuote(program)
 }
 
-// asRoot is how to run a command as root from here.
-func asRoot(command string) string {
+// AsRoot is how to run a command as root from here.
+func AsRoot(command string) string {
 	if os.Geteuid() == 0 {
 		return command
 	}
@@ -181,14 +181,14 @@ func (p *patient) checkDaemonAge(ctx context.Context) []Finding {
 	if found := p.checkDaemon(ctx, daemonSocket()); len(found) > 0 {
 		return found
 	}
-	pid, started := nixDaemon()
+	pid, started := Daemon()
 	file := changedSince(started, nixconf.SystemFiles())
 	if pid == 0 || file == "" {
 		return nil
 	}
 	return []Finding{{Severity: severityWarning,
 		Text: fmt.Sprintf("nix-daemon runs since before %s was changed last, and has not read it since", file),
-		Fix:  "restart nix-daemon", Command: restartDaemon(p.systemd), Safe: true}}
+		Fix:  "restart nix-daemon", Command: RestartDaemon(p.systemd), Safe: true}}
 }
 
 func checkSignatures(_ context.Context, p *patient) []Finding {
@@ -232,7 +232,7 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 		return []Finding{skipped("probe: narbor is not running")}
 	}
 	narinfo := p.urls()[0] + "/" + strings.Repeat("a", 32) + ".narinfo"
-	ctx, cancel := context.WithTimeout(ctx, 5*probeLimit)
+	ctx, cancel := context.WithTimeout(ctx, 5*ProbeLimit)
 	defer cancel()
 	start := time.Now()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, narinfo, nil)
@@ -251,7 +251,7 @@ func checkProbe(ctx context.Context, p *patient) []Finding {
 		f.Text = fmt.Sprintf("Nix gets no answer from %s: %v", p.urls()[0], control.BareError(err))
 	case resp.StatusCode != http.StatusNotFound:
 		f.Text = fmt.Sprintf("Nix gets %s for an unknown path, and not 404: is another program at %s?", resp.Status, p.urls()[0])
-	case took > probeLimit:
+	case took > ProbeLimit:
 		f.Severity, f.Text, f.Fix, f.Command = severityWarning, fmt.Sprintf("Nix waits %.1f s for 404", took.Seconds()),
 			"see what keeps this machine busy", ""
 	default:

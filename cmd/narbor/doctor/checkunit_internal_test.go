@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"net"
@@ -61,12 +61,12 @@ func TestDeadNixDaemonIsReported(t *testing.T) {
 func TestUnitOfAPackageIsFound(t *testing.T) {
 	root := t.TempDir()
 	writeText(t, filepath.Join(root, "etc/systemd/system/narbor.service"), "")
-	if got := packagedUnit(root); got != "" {
+	if got := PackagedUnit(root); got != "" {
 		t.Errorf("packagedUnit = %q, where setup alone has installed one", got)
 	}
 	file := filepath.Join(root, "lib/systemd/system/narbor.service")
 	writeText(t, file, "")
-	if got := packagedUnit(root); got != file {
+	if got := PackagedUnit(root); got != file {
 		t.Errorf("packagedUnit = %q, want %q", got, file)
 	}
 }
@@ -81,7 +81,7 @@ func TestProxyDropInKeepsExceptionsAndSortsLast(t *testing.T) {
 	t.Setenv("http_proxy", "http://proxy.corp.example:3128")
 	t.Setenv("no_proxy", ".corp.example,10.0.0.0/8,cache.internal")
 	t.Setenv("NO_PROXY", "127.0.0.1") // which curl does not look at
-	if pid, _ := nixDaemon(); pid == 0 {
+	if pid, _ := Daemon(); pid == 0 {
 		found := checkProxy(t.Context(), &patient{})
 		if len(found) != 1 || found[0].Severity != severityError ||
 			!strings.Contains(found[0].Fix, "no_proxy=.corp.example,10.0.0.0/8,cache.internal,127.0.0.1,localhost") {

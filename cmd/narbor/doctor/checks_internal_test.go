@@ -1,15 +1,18 @@
-package main
+package doctor
 
 import (
 	"context"
-	"narbor/cmd/narbor/control"
+	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/libp2p/zeroconf/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 func TestFlawsOfNix(t *testing.T) {
@@ -98,8 +101,16 @@ func TestHealthThatNoCheckLooksAtIsPassedOn(t *testing.T) {
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Code != "nothing-shared" || got[0].Text != "Nothing: goes." {
 		t.Errorf("checkHealth = %+v, want what no check looks at", got)
 	}
-	p.status.Health = []Finding{{Code: codeOtherKeys, Severity: severityInfo}}
+	p.status.Health = []Finding{{Code: CodeOtherKeys, Severity: severityInfo}}
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Severity != severityWarning {
 		t.Errorf("checkHealth = %+v, want a warning of another key", got)
+	}
+}
+
+// writeText makes a file with its directories.
+func writeText(t *testing.T, file, text string) {
+	t.Helper()
+	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,13 +1,21 @@
-package main
+// Package doctor finds out what keeps Nix from getting paths from neighbours, and applies fixes.
+//
+// [Diagnose] makes [Checks] one after another: it asks the narbor that runs, by the control socket, reads Nix's
+// configuration and the state of its daemon, and tries the firewall in a copy of its rules. It changes nothing. A [Fixer]
+// runs the commands of findings that are safe, and repeats their checks. What the checks know about nix-daemon and
+// systemd is also for setup and unsetup. The package prints only by the functions that a Fixer is given, keeps no state
+// between calls, and its goroutines end before a call returns. One Diagnose or Fixer runs at a time.
+package doctor
 
 import (
 	"context"
 	"fmt"
+	"os"
+	"slices"
+
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
-	"os"
-	"slices"
 )
 
 const (
@@ -45,16 +53,16 @@ type patient struct {
 	nixErr   error
 }
 
-// A check looks at one thing.
-type check struct {
-	code string
-	what string // is looked at
+// A Check looks at one thing.
+type Check struct {
+	Code string
+	What string // is looked at
 	look func(context.Context, *patient) []Finding
 }
 
-// checks are all of them, in the order in which one thing needs another.
-func checks() []check {
-	return []check{
+// Checks are all of them, in the order in which one thing needs another.
+func Checks() []Check {
+	return []Check{
 		{"running", "narbor answers", checkRunning},
 		{"nix", "Nix asks it", checkNixAsks},
 		{"settings", "narbor has the keys and substituters that Nix has", checkSettings},
@@ -67,7 +75,7 @@ func checks() []check {
 		{"multicast", "its own announcement is heard", checkMulticast},
 		{"neighbours", "a neighbour is connected", checkNeighbours},
 		{"isolation", "machines that announce themselves can be reached", checkIsolation},
-		{codeVersion, "Nix has no known flaw in reading archives", checkVersion},
+		{CodeVersion, "Nix has no known flaw in reading archives", checkVersion},
 		{"ports", "no other program has its ports", checkPorts},
 		{"disk", "there is room to verify archives", checkDisk},
 		{"clock", "the clock is right", checkClock},
@@ -75,34 +83,34 @@ func checks() []check {
 	}
 }
 
-// choose returns the checks of these names, or all.
-func choose(names []string) ([]check, error) {
-	all := checks()
+// Choose returns the checks of these names, or all.
+func Choose(names []string) ([]Check, error) {
+	all := Checks()
 	for _, name := range names {
-		if !slices.ContainsFunc(all, func(ch check) bool { return ch.code == name }) {
+		if !slices.ContainsFunc(all, func(ch Check) bool { return ch.Code == name }) {
 			return nil, fmt.Errorf("there is no check %q; see narbor doctor --help", name)
 		}
 	}
 	if len(names) == 0 {
 		return all, nil
 	}
-	return slices.DeleteFunc(all, func(ch check) bool { return !slices.Contains(names, ch.code) }), nil
+	return slices.DeleteFunc(all, func(ch Check) bool { return !slices.Contains(names, ch.Code) }), nil
 }
 
-// diagnose makes the checks.
-func diagnose(ctx context.Context, ctl control.Client, chosen []check) []Finding {
-	p := &patient{ctl: ctl, root: os.Geteuid() == 0, systemd: hasSystemd(), nixOS: nixconf.OnNixOS()}
+// Diagnose makes the checks.
+func Diagnose(ctx context.Context, ctl control.Client, chosen []Check) []Finding {
+	p := &patient{ctl: ctl, root: os.Geteuid() == 0, systemd: HasSystemd(), nixOS: nixconf.OnNixOS()}
 	p.settings, p.confErr = nixconf.Read(ctx)
 	running := checkRunning(ctx, p) // every other needs to know
 	all := []Finding{}
 	for _, ch := range chosen {
 		found := running
-		if ch.code != "running" {
+		if ch.Code != "running" {
 			found = ch.look(ctx, p)
 		}
 		for _, f := range found {
 			if f.Code == "" {
-				f.Code = ch.code
+				f.Code = ch.Code
 			}
 			all = append(all, f)
 		}

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -17,14 +17,14 @@ import (
 const (
 	// unitTimeout bounds a question to systemd, which answers within milliseconds.
 	unitTimeout = 5 * time.Second
-	// notWorking is how the status of narbor.service begins while it answers Nix 404 and can do nothing else.
-	notWorking = "Not working: "
+	// NotWorking is how the status of narbor.service begins while it answers Nix 404 and can do nothing else.
+	NotWorking = "Not working: "
 	// defaultSettings is the file of settings that the units read.
 	defaultSettings = "/etc/default/narbor"
 )
 
-// hasSystemd reports whether systemd runs this machine.
-func hasSystemd() bool {
+// HasSystemd reports whether systemd runs this machine.
+func HasSystemd() bool {
 	_, err := os.Stat("/run/systemd/system")
 	return err == nil
 }
@@ -74,7 +74,7 @@ func (u unit) settings() string {
 // service returns the finding about narbor.service that its state in systemd explains; ok is false if there is none.
 func (u unit) service() (f Finding, ok bool) {
 	f.Severity = severityError
-	reason, fails := strings.CutPrefix(u["StatusText"], notWorking)
+	reason, fails := strings.CutPrefix(u["StatusText"], NotWorking)
 	switch {
 	case u["LoadState"] == "masked":
 		f.Text, f.Fix = "narbor.service is masked, so it cannot start", "unmask it, and start it"
@@ -97,8 +97,8 @@ func (u unit) service() (f Finding, ok bool) {
 	return f, true
 }
 
-// packagedUnit returns narbor.service as a package has installed it, or "".
-func packagedUnit(root string) string {
+// PackagedUnit returns narbor.service as a package has installed it, or "".
+func PackagedUnit(root string) string {
 	for _, dir := range []string{"usr/lib/systemd/system", "lib/systemd/system"} {
 		file := filepath.Join(root, dir, "narbor.service")
 		if _, err := os.Stat(file); err == nil {
@@ -110,7 +110,7 @@ func packagedUnit(root string) string {
 
 // checkDaemon reports whether nix-daemon can be asked, where there is one: its socket stays when it dies.
 func (p *patient) checkDaemon(ctx context.Context, socket string) []Finding {
-	c, err := (&net.Dialer{Timeout: probeLimit}).DialContext(ctx, "unix", socket)
+	c, err := (&net.Dialer{Timeout: ProbeLimit}).DialContext(ctx, "unix", socket)
 	if err == nil {
 		c.Close()
 		return nil

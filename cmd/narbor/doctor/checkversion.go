@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -20,12 +20,12 @@ func fixedIn() map[int]int {
 	return map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
 }
 
-// codeVersion is the check of Nix itself: what it finds does not count for the exit code.
-const codeVersion = "version"
+// CodeVersion is the check of Nix itself: what it finds does not count for the exit code.
+const CodeVersion = "version"
 
 func checkVersion(ctx context.Context, p *patient) []Finding {
 	inPath, err := nixInPath()
-	if err != nil && !hasDaemon() {
+	if err != nil && !HasDaemon() {
 		return []Finding{skipped("version: there is no nix in PATH")}
 	}
 	confErr := p.asksNix(ctx)

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"context"
@@ -96,7 +96,7 @@ func checkDisk(_ context.Context, p *patient) []Finding {
 
 // checkClock compares the clock with files that were written here.
 func checkClock(context.Context, *patient) []Finding {
-	for _, file := range []string{"/nix/var/nix/db/db.sqlite", nixConfFile, "/etc/machine-id"} {
+	for _, file := range []string{"/nix/var/nix/db/db.sqlite", NixConfFile, "/etc/machine-id"} {
 		st, err := os.Stat(file)
 		if err == nil && time.Until(st.ModTime()) > skewLimit {
 			return []Finding{{Severity: severityWarning, Text: fmt.Sprintf("the clock says %s, but %s was written on %s. Neighbours do "+
@@ -108,9 +108,9 @@ func checkClock(context.Context, *patient) []Finding {
 	return []Finding{fine("the clock is not behind what was written here")}
 }
 
-// codeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
+// CodeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
 // will.
-const codeOtherKeys = "other-keys"
+const CodeOtherKeys = "other-keys"
 
 // checkHealth passes on the problems that the service reports and no other check covers.
 func checkHealth(_ context.Context, p *patient) []Finding {
@@ -118,14 +118,14 @@ func checkHealth(_ context.Context, p *patient) []Finding {
 		return []Finding{skipped("health: narbor is not running")}
 	}
 	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h dashboard.Health) bool {
-		return slices.ContainsFunc(checks(), func(ch check) bool { return ch.code == h.Code })
+		return slices.ContainsFunc(Checks(), func(ch Check) bool { return ch.Code == h.Code })
 	})
 	if len(rest) == 0 {
 		return []Finding{fine("narbor complains of nothing else")}
 	}
 	for i, h := range rest {
 		rest[i].Title, rest[i].Text = "", h.Title+": "+h.Text
-		if h.Code == codeOtherKeys {
+		if h.Code == CodeOtherKeys {
 			rest[i].Severity = severityWarning
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package doctor
 
 import (
 	"bytes"
@@ -41,7 +41,7 @@ func readRuleset(ctx context.Context) (ruleset, error) {
 	}
 	r := ruleset{}
 	if strings.Contains(joined(saved), "--match-set") {
-		sets, err := output(ctx, "ipset", "save")
+		sets, err := Output(ctx, "ipset", "save")
 		if err != nil {
 			return ruleset{}, fmt.Errorf("the rules use sets of ipset, which cannot be read: %w", err)
 		}
@@ -64,7 +64,7 @@ func joined(loads []load) string {
 
 // readNftables returns the tables that nft can load again, without what counters have counted, and the names of others.
 func readNftables(ctx context.Context) (text string, foreign []string, err error) {
-	list, err := output(ctx, "nft", "list", "tables")
+	list, err := Output(ctx, "nft", "list", "tables")
 	if err != nil {
 		return "", nil, err
 	}
@@ -96,7 +96,7 @@ func readIptables(ctx context.Context) (saved []load, err error) {
 			kinds[0] = family
 		}
 		for _, kind := range kinds {
-			text, e := output(ctx, kind+"-save")
+			text, e := Output(ctx, kind+"-save")
 			if e != nil {
 				continue
 			}
@@ -135,11 +135,11 @@ func installed(name string) bool {
 }
 
 func succeeds(ctx context.Context, name string, args ...string) bool {
-	_, err := output(ctx, name, args...)
+	_, err := Output(ctx, name, args...)
 	return err == nil
 }
 
-func output(ctx context.Context, name string, args ...string) ([]byte, error) {
+func Output(ctx context.Context, name string, args ...string) ([]byte, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package main
+package doctor
 
 // portOwners is known on Linux only.
 func portOwners(string) []owner { return nil }
