@@ -27,7 +27,7 @@ func TestPrefixThatGoesTakesItsNeighbours(t *testing.T) {
 	}
 	host.ip("addr", "add", "10.77.0.1/24", "dev", "eth0")
 	host.ip("addr", "del", "10.77.0.1/16", "dev", "eth0")
-	_, took := a.wait("down "+far.id, 20*time.Second) // the address is there all the time: TCP would see nothing
+	_, took := a.wait("down "+far.id, 4*time.Second) // the address is there all the time: TCP would see nothing
 	t.Logf("let go after %v", took)
 	stays(a, n.up("10.77.0.5/24"), near.id, named.id)
 }
