@@ -40,10 +40,10 @@ func (a Answer) Believed() bool { return a.Path != "" && a.Problem == "" }
 // [Node.Lookup] it waits for all of them, up to [askTimeout] each, and no neighbour is struck for its answer. There are
 // no answers about a hash part that Lookup keeps from neighbours.
 func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
-	if n.secret(ctx, hp) != nil {
+	if n.secrets.check(ctx, hp) != nil {
 		return []Answer{}
 	}
-	neighbours := n.neighbours()
+	neighbours := n.neighbours.all()
 	answers := make([]Answer, len(neighbours))
 	var all sync.WaitGroup
 	for i, nb := range neighbours {

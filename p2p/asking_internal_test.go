@@ -95,9 +95,9 @@ func TestAnswersOfABrokenBatchCount(t *testing.T) {
 		return s.CloseWrite()
 	}
 	n, _ := runNode(t, s, nil, g.start(t))
-	nb := n.neighbours()[0]
-	absent := newLookup(n, absentPart, nil, 1)
-	present := newLookup(n, info.Path.HashPart(), nil, 1)
+	nb := n.neighbours.all()[0]
+	absent := newLookup(n.lookups, absentPart, nil, 1)
+	present := newLookup(n.lookups, info.Path.HashPart(), nil, 1)
 	for _, l := range []*lookup{absent, present} {
 		l.timer = time.AfterFunc(time.Minute, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}}
@@ -168,7 +168,7 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 	n, _ := runNode(t, s, nil)
 	nb := ghost(t, n)
 	for range 50 { // the end of the wait is noticed first half of the time
-		l := newLookup(n, info.Path.HashPart(), nil, 1)
+		l := newLookup(n.lookups, info.Path.HashPart(), nil, 1)
 		l.timer = time.AfterFunc(time.Hour, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}, {by: ghost(t, n), prompt: true}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -183,26 +183,26 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	s := newSigner(t)
 	info, m := s.sign(t, "wanted", randomNAR(100))
-	no := func(*Node, *peers.Neighbour) {}
-	silent := func(_ *Node, nb *peers.Neighbour) { nb.Late.Store(1) }
-	quick := func(_ *Node, nb *peers.Neighbour) { nb.Answered(5 * time.Millisecond) }
-	slow := func(_ *Node, nb *peers.Neighbour) { nb.Answered(100 * time.Millisecond) }
-	sends := func(_ *Node, nb *peers.Neighbour) {
+	no := func(*lookups, *peers.Neighbour) {}
+	silent := func(_ *lookups, nb *peers.Neighbour) { nb.Late.Store(1) }
+	quick := func(_ *lookups, nb *peers.Neighbour) { nb.Answered(5 * time.Millisecond) }
+	slow := func(_ *lookups, nb *peers.Neighbour) { nb.Answered(100 * time.Millisecond) }
+	sends := func(_ *lookups, nb *peers.Neighbour) {
 		nb.Answered(time.Millisecond)
 		time.AfterFunc(infoTimeout/2, func() { nb.Brought.Store(time.Now().UnixNano()) })
 	}
-	answers := func(_ *Node, nb *peers.Neighbour) {
+	answers := func(_ *lookups, nb *peers.Neighbour) {
 		nb.Answered(time.Millisecond)
 		time.AfterFunc(infoTimeout/2, func() { nb.Answered(time.Millisecond) })
 	}
-	spent := func(n *Node, nb *peers.Neighbour) {
-		slow(n, nb)
-		n.busyWait.lose(time.Now().Add(-maxBusyWait), time.Now())
+	spent := func(ls *lookups, nb *peers.Neighbour) {
+		slow(ls, nb)
+		ls.busy.lose(time.Now().Add(-maxBusyWait), time.Now())
 	}
 	for name, c := range map[string]struct {
 		want  *trust.Mapping
 		after time.Duration
-		given func(*Node, *peers.Neighbour) // what was before
+		given func(*lookups, *peers.Neighbour) // what was before
 		found bool
 		limit time.Duration
 	}{
@@ -220,10 +220,10 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				n := &Node{cfg: Config{Trusted: s.keys}, ledger: book, log: zap.NewNop(), findings: peers.NewCache[store.HashPart, *finding](1)}
+				ls := newLookups(newNeighbourSet(), book, s.keys, zap.NewNop())
 				nb := peers.NewNeighbour(nil, "holder", wire.ProtocolID, book)
-				c.given(n, nb)
-				l := newLookup(n, info.Path.HashPart(), c.want, 1)
+				c.given(ls, nb)
+				l := newLookup(ls, info.Path.HashPart(), c.want, 1)
 				l.ask([]*peers.Neighbour{nb})
 				time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
 				start := time.Now()
@@ -235,7 +235,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				if took > c.limit {
 					t.Errorf("it took %v, want at most %v", took, c.limit)
 				}
-				if lost := n.busyWait.lost; !c.found && c.want == nil && c.limit == busyTimeout && lost != busyTimeout-infoTimeout {
+				if lost := ls.busy.lost; !c.found && c.want == nil && c.limit == busyTimeout && lost != busyTimeout-infoTimeout {
 					t.Errorf("%v count as lost, want what it took beyond the usual", lost)
 				}
 				time.Sleep(c.after)

@@ -106,7 +106,7 @@ func (n *Node) alone() string {
 		return "it does not cooperate (--no-cooperate)"
 	case !n.Sharing():
 		return "it shares nothing"
-	case !n.publicUpstream():
+	case !n.upstreams.public():
 		return "an upstream's URL has a user or a password"
 	case n.lan.isMetered():
 		return "it is on a metered network"
@@ -116,16 +116,6 @@ func (n *Node) alone() string {
 	return ""
 }
 
-// publicUpstream says whether there is an upstream that neighbours could ask just as well.
-func (n *Node) publicUpstream() bool {
-	for _, u := range n.cfg.Upstreams {
-		if u.Private() { // then what another has is not to be told apart
-			return false
-		}
-	}
-	return len(n.cfg.Upstreams) > 0
-}
-
 // AnswerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
 func (n *Node) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
 	if !n.helps() || !c.MayHelp() { // every question is a miss, unless it is found
@@ -133,7 +123,7 @@ func (n *Node) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Wri
 	}
 	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
 	defer cancel()
-	m, err := n.lookupUpstream(ctx, r.HashParts[0])
+	m, err := n.upstreams.lookup(ctx, r.HashParts[0])
 	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDisbelieved) {
 		return bw.WriteByte(byte(wire.VerdictNone))
 	}
@@ -153,7 +143,7 @@ func (n *Node) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Wri
 // could not be passed on.
 func (n *Node) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
 	_, ok := n.server.May(m)
-	return ok && !n.builtHere(ctx, m.Path().HashPart())
+	return ok && !n.secrets.builtHere(ctx, m.Path().HashPart())
 }
 
 // AnswerFetch begins to fetch a NAR for a neighbour, or says how far that is.
@@ -186,18 +176,8 @@ func (n *Node) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writer
 	c.Found()
 	f.Urge()
 	n.meetOn(f, c.Asker().ID)
-	_, err := bw.Write(wire.AppendProgress(n.downloaded(), n.upstreamRate.Rate()))
+	_, err := bw.Write(wire.AppendProgress(n.upstreams.downloaded(), n.upstreams.throughput.Rate()))
 	return err
-}
-
-// downloaded returns the number of bytes, before unpacking, that have come from the upstreams; it begins anew after
-// [store.MaxNarSize].
-func (n *Node) downloaded() (sum int64) {
-	for _, u := range n.cfg.Upstreams {
-		sum += u.Received()
-	}
-	const step = 16 << 10 // the exact sizes of archives are private
-	return sum / step * step % store.MaxNarSize
 }
 
 // meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
@@ -210,10 +190,7 @@ func (n *Node) meet(id peer.ID, hp store.HashPart) {
 
 // meetOn makes a peer that asks for a NAR a member of the NAR's swarm.
 func (n *Node) meetOn(f *fetch.Session, id peer.ID) {
-	n.mu.Lock()
-	nb := n.peers[id]
-	n.mu.Unlock()
-	if nb != nil {
+	if nb := n.neighbours.get(id); nb != nil {
 		f.Meet(nb)
 	}
 }
@@ -224,15 +201,15 @@ func (n *Node) meetOn(f *fetch.Session, id peer.ID) {
 func (n *Node) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
 	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
 	defer cancel()
-	m, err := n.lookupUpstream(ctx, hp)
-	if err != nil || m.NarHash() != nar || !n.mayFetchFor(ctx, m) || !n.begin() {
+	m, err := n.upstreams.lookup(ctx, hp)
+	if err != nil || m.NarHash() != nar || !n.mayFetchFor(ctx, m) || !n.background.begin() {
 		return nil
 	}
-	life, end := context.WithTimeout(n.life, fetch.JobTimeout)
+	life, end := context.WithTimeout(n.background.ctx, fetch.JobTimeout)
 	j, mine := n.behalf.hire(who.Addr, m, end)
 	if !mine {
 		end()
-		n.running.Done()
+		n.background.running.Done()
 		if f := j.await(ctx); f != nil && f.Wanted.Path() == m.Path() {
 			return f
 		}
@@ -244,14 +221,14 @@ func (n *Node) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart,
 		close(j.begun)
 		n.behalf.end(nar, j)
 		end()
-		n.running.Done()
+		n.background.running.Done()
 		return nil
 	}
 	f.Urge()
 	j.flight = f.Session
 	close(j.begun)
 	go func() {
-		defer n.running.Done()
+		defer n.background.running.Done()
 		defer end()
 		defer n.behalf.end(nar, j)
 		sp, err := n.fly(life, f)

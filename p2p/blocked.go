@@ -90,7 +90,7 @@ func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
 
 // neighbourNamed finds a neighbour by name.
 func (n *Node) neighbourNamed(name string) (*peers.Neighbour, error) {
-	neighbours := n.neighbours()
+	neighbours := n.neighbours.all()
 	ids := make([]peer.ID, len(neighbours))
 	for i, nb := range neighbours {
 		ids[i] = nb.ID

@@ -98,7 +98,7 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 	defer close(silent)
 	g := (&rogue{info: info, nar: nar, block: func(network.Stream, int, []byte) error { <-silent; return errEnd }}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	ex, err := n.neighbours()[0].Open(t.Context(), 200*time.Millisecond)
+	ex, err := n.neighbours.all()[0].Open(t.Context(), 200*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	fetchAll(t, n, m, nar)
-	nb := n.neighbours()[0]
+	nb := n.neighbours.all()[0]
 	nb.Mu.Lock()
 	defer nb.Mu.Unlock()
 	if len(nb.Idle) != 1 || nb.Idle[0].Until.IsZero() || time.Until(nb.Idle[0].Until) > fetch.BlockTimeout {

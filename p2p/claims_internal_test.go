@@ -95,7 +95,7 @@ func TestClosureComesWithItsFirstPath(t *testing.T) {
 		if err != nil || m.Path() != info.Path {
 			t.Errorf("Lookup(%s) = %v, %v, want it", info.Path, m.Path(), err)
 		}
-		if got := n.known(m); len(got) != 1 || got[0].Neighbour.ID != g.ID() {
+		if got := n.lookups.Known(m); len(got) != 1 || got[0].Neighbour.ID != g.ID() {
 			t.Errorf("holders of %s are %v, want who told of it", info.Path, got)
 		}
 	}
@@ -113,10 +113,10 @@ func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
 	n, _ := runNode(t, s, nil, teller.start(t), other)
 	lookupAndHear(t, n, infos[0].Path.HashPart())
 	m := find(t, n, infos[1].Path.HashPart())
-	if got := n.holders(t.Context(), m, true); len(got) == 0 {
+	if got := n.lookups.Holders(t.Context(), m, true); len(got) == 0 {
 		t.Error("no neighbour has it")
 	}
-	if got := n.known(m); len(got) != 1 || got[0].Neighbour.ID != other.ID() { // asked anew, the teller says no
+	if got := n.lookups.Known(m); len(got) != 1 || got[0].Neighbour.ID != other.ID() { // asked anew, the teller says no
 		t.Errorf("holders are %v, want the other one", got)
 	}
 }
@@ -201,7 +201,7 @@ func TestFloodOfFurtherClaims(t *testing.T) {
 	}
 	g.claims = g.withFurther(&asked, flood...)
 	n, _ := runNode(t, s, nil, g.start(t))
-	nb := n.neighbours()[0]
+	nb := n.neighbours.all()[0]
 	find(t, n, infos[0].Path.HashPart())
 	eventually(t, "struck", func() bool { return strikesOf(n, g) > 0 })
 	for i := range 3 * peers.MaxTold {
@@ -285,10 +285,10 @@ func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
 	nb.Asks, nb.Told = make(chan peers.Question, 8), peers.NewTold()
-	old := &lookup{node: n, hp: partA, news: make(chan struct{}, 1)}
+	old := &lookup{of: n.lookups, hp: partA, news: make(chan struct{}, 1)}
 	old.ask([]*peers.Neighbour{nb})
 	old.expire()
-	fresh := &lookup{node: n, hp: partB, news: make(chan struct{}, 1)}
+	fresh := &lookup{of: n.lookups, hp: partB, news: make(chan struct{}, 1)}
 	fresh.ask([]*peers.Neighbour{nb})
 	defer fresh.expire()
 	if got := nb.More([]peers.Question{<-nb.Asks}); len(got) != 1 || got[0] != fresh {

@@ -68,7 +68,7 @@ func (n *Node) DialBack(ctx context.Context) []DialBack {
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), dialBackWait)
 	defer cancel()
-	all := n.neighbours()
+	all := n.neighbours.all()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var mu sync.Mutex
 	var out []DialBack

@@ -25,8 +25,8 @@ func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
 func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	var asked []*lookup
 	for _, hp := range n.wanted.Keys() {
-		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secret(ctx, hp) == nil {
-			l := newLookup(n, hp, nil, 1)
+		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secrets.check(ctx, hp) == nil {
+			l := newLookup(n.lookups, hp, nil, 1)
 			l.ask([]*peers.Neighbour{nb})
 			asked = append(asked, l)
 		}

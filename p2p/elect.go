@@ -64,7 +64,7 @@ func (n *Node) members() (out []*peers.Neighbour) {
 		return nil
 	}
 	now := time.Now()
-	for _, nb := range n.neighbours() {
+	for _, nb := range n.neighbours.all() {
 		if nb.LeftOut(now) == "" && nb.Has(n.sign) {
 			out = append(out, nb)
 		}
@@ -132,7 +132,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 		e.Refuses = "today's --upstream-budget is used up"
 	}
 	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
-	for _, nb := range n.neighbours() {
+	for _, nb := range n.neighbours.all() {
 		if nb.Has(n.sign) {
 			e.Scores = append(e.Scores, Candidate{ID: nb.ID.String(), Score: scoreText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}
@@ -148,11 +148,11 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 // only if the upstreams have none.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	who, _ := n.elect(electorate(hp), nil)
-	if who == nil || n.secret(ctx, hp) != nil {
-		return n.lookupUpstream(ctx, hp)
+	if who == nil || n.secrets.check(ctx, hp) != nil {
+		return n.upstreams.lookup(ctx, hp)
 	}
 	within := infoPatience
-	if n.upstreamsDown() { // the neighbour's may be, too, and it does not know that yet
+	if n.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
 		within = infoTimeout
 	}
 	v, text, err := who.AskInfo(ctx, hp, within)
@@ -168,12 +168,7 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 			return m, nil
 		}
 	}
-	return n.lookupUpstream(ctx, hp)
-}
-
-// upstreamsDown says whether none of the upstreams is taken to answer.
-func (n *Node) upstreamsDown() bool {
-	return !slices.ContainsFunc(n.cfg.Upstreams, func(u *upstream.Cache) bool { return !u.Down() })
+	return n.upstreams.lookup(ctx, hp)
 }
 
 // told returns what a neighbour says that an upstream says, if it can be believed.

@@ -59,7 +59,7 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 	defer f.draft.Discard()
 	defer f.landed()
 	m := f.Wanted
-	sp, err := f.Fetch(ctx, n.secretNAR(ctx, m) != nil)
+	sp, err := f.Fetch(ctx, !n.lookups.knows(m) && n.secrets.checkNAR(ctx, m) != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -72,8 +72,8 @@ func (n *Node) fly(ctx context.Context, f *flight) (*spool.NAR, error) {
 
 // fetching returns what fetches need of this node.
 func (n *Node) fetching() *fetch.Deps {
-	return &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n}, Conduct: nodeConduct{n}, Upstreams: n.cfg.Upstreams,
-		Throughput: &n.upstreamRate, Received: n.countReceived, Log: n.log}
+	return &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n}, Conduct: nodeConduct{n}, Upstreams: n.cfg.Upstreams,
+		Throughput: &n.upstreams.throughput, Received: n.countReceived, Log: n.log}
 }
 
 // New returns a fetch that writes into a draft.

@@ -48,7 +48,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	info, m := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	honest := n.neighbours()[0]
+	honest := n.neighbours.all()[0]
 	honest.Measured(time.Second, store.BlockSize) // the others look faster and are asked first
 	holders := []fetch.Holder{{Neighbour: honest}}
 	for range fetch.MaxRequests + 1 {
@@ -99,7 +99,7 @@ func TestTricklingHoldersAreOvertaken(t *testing.T) {
 		rogues = append(rogues, (&rogue{info: info, nar: nar, block: trickle}).start(t))
 	}
 	n, _ := runNode(t, s, nil, rogues...)
-	for _, nb := range n.neighbours() {
+	for _, nb := range n.neighbours.all() {
 		if nb.ID == honest.ID() {
 			nb.Measured(100*time.Millisecond, store.BlockSize) // the others are asked first
 		}
@@ -113,7 +113,7 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 	info, _ := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar, block: trickle}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	ex, err := n.neighbours()[0].Open(t.Context(), peers.ReadStall)
+	ex, err := n.neighbours.all()[0].Open(t.Context(), peers.ReadStall)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -208,7 +208,7 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 			}}).start(t)
 			n, _ = runNode(t, s, nil, honest, bad)
 			close(running)
-			for _, nb := range n.neighbours() {
+			for _, nb := range n.neighbours.all() {
 				if nb.ID == honest.ID() {
 					nb.Measured(time.Second, store.BlockSize) // the other one is asked first
 				}

@@ -33,7 +33,7 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		add   func(i int)
 		size  func() int
 	}{
-		"holders of paths":        {maxFindings, func(i int) { n.findings.Add(parts[i], nil) }, n.findings.Len},
+		"holders of paths":        {maxFindings, func(i int) { n.lookups.findings.Add(parts[i], nil) }, n.lookups.findings.Len},
 		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
 		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
 		"failed downloads": {maxFailed, func(i int) {
@@ -120,7 +120,7 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 		"a question about neighbours": {peersTimeout, n.servePeers},
 		"a dial-back":                 {dialBackWait, n.serveDialBack},
 	} {
-		ex, err := n.neighbours()[0].Open(t.Context(), peers.ReadStall)
+		ex, err := n.neighbours.all()[0].Open(t.Context(), peers.ReadStall)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -162,11 +162,11 @@ func (s *hungSource) Info(context.Context, store.HashPart) (store.Info, error) {
 func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &hungSource{}
-		n := &Node{cfg: Config{Share: []store.Source{src}}, ownAsked: make(chan struct{}, maxOwnAsked)}
+		s := newSecrets(Config{Share: []store.Source{src}})
 		for range maxOwnAsked + 10 {
 			start := time.Now()
-			if err := n.secret(t.Context(), partA); err != nil {
-				t.Errorf("secret = %v, want nil", err)
+			if err := s.check(t.Context(), partA); err != nil {
+				t.Errorf("check = %v, want nil", err)
 			}
 			if took := time.Since(start); took > secretTimeout {
 				t.Errorf("a question waits %v for the store, want at most %v", took, secretTimeout)
@@ -195,16 +195,16 @@ func (rememberingSource) InfoLately(context.Context, store.HashPart) (store.Info
 }
 
 func TestStoreIsNotAskedTwiceForOneQuestion(t *testing.T) {
-	n := &Node{cfg: Config{Share: []store.Source{rememberingSource{t: t}}}}
-	if err := n.knownSecret(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
-		t.Errorf("knownSecret = %v, want ErrBuiltHere", err)
+	s := newSecrets(Config{Share: []store.Source{rememberingSource{t: t}}})
+	if err := s.known(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
+		t.Errorf("known = %v, want ErrBuiltHere", err)
 	}
 }
 
 func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
 	src := deadlineSource{store.NewMem(), make(chan time.Duration, 1)}
-	n := &Node{cfg: Config{Share: []store.Source{src}}}
-	n.builtHere(t.Context(), partA)
+	s := newSecrets(Config{Share: []store.Source{src}})
+	s.builtHere(t.Context(), partA)
 	if d := <-src.infos; d > secretTimeout {
 		t.Errorf("a source has %v, want at most %v", d, secretTimeout)
 	}
@@ -212,7 +212,7 @@ func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
 
 func TestIdleStreamsAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
-	nb := n.neighbours()[0]
+	nb := n.neighbours.all()[0]
 	for range 2 * peers.MaxIdleStreams {
 		ex, err := nb.Open(t.Context(), peers.ReadStall)
 		if err != nil {

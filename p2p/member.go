@@ -39,12 +39,12 @@ func (n *Node) introduce(ctx context.Context, id peer.ID) {
 	if !n.group.Begins(id) {
 		return
 	}
-	if !n.begin() {
+	if !n.background.begin() {
 		n.group.Ends(id)
 		return
 	}
 	go func() {
-		defer n.running.Done()
+		defer n.background.running.Done()
 		err := n.group.Meet(ctx, id)
 		n.group.Ends(id)
 		n.met(ctx, id, err)

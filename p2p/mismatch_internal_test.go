@@ -34,9 +34,9 @@ func TestMismatchesAreBoundedAndForgotten(t *testing.T) {
 // awaitNeighbours waits until a node has so many neighbours.
 func awaitNeighbours(t testing.TB, n *Node, count int) {
 	t.Helper()
-	for limit := time.Now().Add(atMost(10 * time.Second)); len(n.neighbours()) < count; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(atMost(10 * time.Second)); len(n.neighbours.all()) < count; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatalf("%d neighbours, want %d", len(n.neighbours()), count)
+			t.Fatalf("%d neighbours, want %d", len(n.neighbours.all()), count)
 		}
 	}
 }

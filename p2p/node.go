@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
-	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/serve"
@@ -92,34 +90,29 @@ func (nobody) Landed(trust.Mapping, error)                       {}
 // A Node is this machine among its neighbours. Its methods may be called concurrently, and before and after Run,
 // when there are no neighbours.
 type Node struct {
-	cfg          Config
-	log          *zap.Logger
-	lan          *lan
-	server       *serve.Server
-	fetched      *fetched
-	received     map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
-	behalf       *behalf
-	power        *netmon.Power
-	sign         protocol.ID      // protocol of the peers that ask the same upstreams for others
-	upstreamRate fetch.Throughput // of all upstreams together
-	busyWait     busyWait
-	life         context.Context // of fetches for others; ended by dying, which Run calls
-	dying        context.CancelFunc
-	findings     *lru.Cache[store.HashPart, *finding]
-	wanted       *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
-	ledger       *peers.Ledger
-	group        *peers.Group  // nil is no group
-	joined       chan peer.ID  // receives the peers that have proved to be in the group; read by watch
-	news         chan struct{} // a neighbour has joined; read by exchangePeers
-	reconsider   chan struct{} // what this machine does for others may have changed; read by watch
-	settled      chan struct{}
-	ownAsked     chan struct{}  // one for each question that secret puts to this machine's sources
-	running      sync.WaitGroup // what Run waits for; see begin
+	cfg        Config
+	log        *zap.Logger
+	lan        *lan
+	neighbours *neighbourSet
+	ledger     *peers.Ledger
+	group      *peers.Group // nil is no group
+	server     *serve.Server
+	lookups    *lookups
+	secrets    *secrets
+	upstreams  *upstreams
+	fetched    *fetched
+	received   map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
+	behalf     *behalf
+	power      *netmon.Power
+	sign       protocol.ID                           // protocol of the peers that ask the same upstreams for others
+	wanted     *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
+	dialBacks  *dialBacks                            // rations connections that neighbours ask for
+	background *background
 
-	mu        sync.Mutex // guards the rest
-	ended     bool       // Run has ended, or is about to
-	peers     map[peer.ID]*peers.Neighbour
-	dialBacks *dialBacks // rations connections that neighbours ask for; it has a lock of its own
+	joined     chan peer.ID  // receives the peers that have proved to be in the group; read by watch
+	news       chan struct{} // a neighbour has joined; read by exchangePeers
+	reconsider chan struct{} // what this machine does for others may have changed; read by watch
+	settled    chan struct{}
 }
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
@@ -146,9 +139,11 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.Join(err, l.Host().Close())
 	}
 	book.Log, book.CloseAll = cfg.Log, l.closeAll
+	around := newNeighbourSet()
 	n := &Node{
-		cfg: cfg, log: cfg.Log, lan: l, fetched: passed,
-		findings:   peers.NewCache[store.HashPart, *finding](maxFindings),
+		background: newBackground(), neighbours: around, lookups: newLookups(around, book, cfg.Trusted, cfg.Log),
+		cfg: cfg, log: cfg.Log, lan: l, fetched: passed, secrets: newSecrets(cfg),
+		upstreams:  &upstreams{caches: cfg.Upstreams, trusted: cfg.Trusted, log: cfg.Log},
 		wanted:     peers.NewCache[store.HashPart, time.Time](maxWanted),
 		ledger:     book,
 		group:      circle,
@@ -156,8 +151,6 @@ func New(cfg Config) (*Node, error) {
 		reconsider: reconsider,
 		news:       make(chan struct{}, 1),
 		settled:    make(chan struct{}),
-		ownAsked:   make(chan struct{}, maxOwnAsked),
-		peers:      map[peer.ID]*peers.Neighbour{},
 		dialBacks:  dials,
 		received:   map[store.Origin]*atomic.Int64{},
 	}
@@ -173,7 +166,6 @@ func New(cfg Config) (*Node, error) {
 	n.sign = signOf(cfg.Upstreams)
 	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
 	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
-	n.life, n.dying = context.WithCancel(context.Background())
 	n.Share(!cfg.ShareOff)
 	return n, nil
 }
@@ -220,40 +212,30 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	})
 	err = g.Wait()
-	n.mu.Lock()
-	n.ended = true
-	n.mu.Unlock()
-	n.dying()
-	n.running.Wait()
+	n.background.end()
 	n.server.Close()
 	return err
 }
 
 func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(context.Context, network.Stream)) {
 	n.lan.Host().SetStreamHandler(p, func(s network.Stream) {
-		if !n.begin() {
+		if !n.background.begin() {
 			s.Reset()
 			return
 		}
-		defer n.running.Done()
+		defer n.background.running.Done()
 		serve(ctx, s)
 	})
 }
 
-// begin reports whether a goroutine that Run waits for may still start; the caller calls running.Done at its end.
-func (n *Node) begin() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.ended {
-		return false
-	}
-	n.running.Add(1)
-	return true
-}
-
 // watch keeps the list of neighbours.
 func (n *Node) watch(ctx context.Context, events <-chan any) {
-	defer n.leaveAll()
+	defer func() {
+		for _, nb := range n.neighbours.all() {
+			n.neighbours.remove(nb.ID)
+			nb.Leave()
+		}
+	}()
 	settled, last := n.lan.Settled(), (<-chan time.Time)(nil)
 	for {
 		select {
@@ -302,24 +284,18 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	nb := peers.NewNeighbour(h, id, n.group.Protocol(), n.ledger)
 	standing := n.lan.keeper.standing(id)
 	nb.Stranger = standing.stranger
-	n.mu.Lock()
-	_, known := n.peers[id]
-	if !known {
-		n.peers[id] = nb
-	}
-	n.mu.Unlock()
-	if known {
+	if !n.neighbours.add(nb) {
 		return
 	}
-	n.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	n.background.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
 	if standing.visit {
-		n.running.Go(func() { n.tryOut(ctx, nb) })
+		n.background.running.Go(func() { n.tryOut(ctx, nb) })
 		return
 	}
 	if standing.kept {
 		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
 	}
-	n.running.Go(func() { n.askPeers(ctx, id) })
+	n.background.running.Go(func() { n.askPeers(ctx, id) })
 	netmon.Hint(n.news)
 	n.lan.befriend(id, true)
 	n.log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)),
@@ -329,35 +305,29 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 func (n *Node) leave(id peer.ID) {
 	n.lan.befriend(id, false)
 	n.group.Forget(id)
-	n.mu.Lock()
-	nb := n.peers[id]
-	delete(n.peers, id)
-	n.mu.Unlock()
-	if nb != nil {
+	if nb := n.neighbours.remove(id); nb != nil {
 		nb.Leave()
 		n.log.Log(nb.NewsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.Since)))
 	}
 }
 
-func (n *Node) leaveAll() {
-	n.mu.Lock()
-	all := n.peers
-	n.peers = map[peer.ID]*peers.Neighbour{}
-	n.mu.Unlock()
-	for _, nb := range all {
-		nb.Leave()
+// Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
+// [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was
+// built here, and what only private keys have signed as far as this machine knows, no neighbour is asked.
+func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	if err := n.secrets.check(ctx, hp); err != nil {
+		return trust.Mapping{}, err
 	}
+	f, err := n.lookups.lookup(ctx, hp, nil)
+	if err != nil {
+		n.missed(hp)
+		return trust.Mapping{}, err
+	}
+	return f.mapping, nil
 }
 
-func (n *Node) neighbours() []*peers.Neighbour {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := make([]*peers.Neighbour, 0, len(n.peers))
-	for _, nb := range n.peers {
-		out = append(out, nb)
-	}
-	return out
-}
+// Patience implements [narserve.Patient].
+func (n *Node) Patience() time.Duration { return secretTimeout + busyTimeout + starvedAfter }
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.
 func (n *Node) Settled() <-chan struct{} { return n.settled }

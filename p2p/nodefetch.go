@@ -1,33 +1,26 @@
 package p2p
 
 import (
-	"context"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
-	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
 )
 
-// nodeSwarm implements [swarmSource].
-type nodeSwarm struct{ *Node }
-
-func (n nodeSwarm) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
-	return n.holders(ctx, m, again)
+// nodeSwarm implements [fetch.Swarm].
+type nodeSwarm struct {
+	*lookups
+	n *Node
 }
-
-func (n nodeSwarm) Known(m trust.Mapping) []fetch.Holder { return n.known(m) }
-
-func (n nodeSwarm) AskAround(m trust.Mapping) { n.askAround(m) }
 
 func (n nodeSwarm) Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (proxy *peers.Neighbour, others int) {
-	return n.elect(electorate(hp), out)
+	return n.n.elect(electorate(hp), out)
 }
 
-// nodeConduct implements [conduct].
+// nodeConduct implements [fetch.Conduct].
 type nodeConduct struct{ *Node }
 
 func (n nodeConduct) Takes(nb *peers.Neighbour, m trust.Mapping) bool {

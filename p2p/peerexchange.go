@@ -42,7 +42,7 @@ func (n *Node) exchangePeers(ctx context.Context) error {
 			pause = exchangeMin
 		case <-time.After(pause*3/4 + rand.N(pause/2)):
 			pause = min(2*pause, exchangeMax)
-			if all := n.neighbours(); len(all) > 0 {
+			if all := n.neighbours.all(); len(all) > 0 {
 				n.askPeers(ctx, all[rand.IntN(len(all))].ID)
 			}
 		}
@@ -152,7 +152,7 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 	if !ok {
 		return nil
 	}
-	all := n.neighbours()
+	all := n.neighbours.all()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var out []ma.Multiaddr
 	for _, nb := range all {

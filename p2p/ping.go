@@ -136,8 +136,8 @@ func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConf
 
 // largest returns the largest path that the neighbour has, of those that were found lately and those that are named.
 func (n *Node) largest(ctx context.Context, nb *peers.Neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
-	for _, hp := range n.findings.Keys() {
-		if f, ok := n.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.mapping.NarSize() > best.NarSize() {
+	for _, hp := range n.lookups.findings.Keys() {
+		if f, ok := n.lookups.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.mapping.NarSize() > best.NarSize() {
 			best = f.mapping
 		}
 	}

@@ -225,7 +225,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 			t.Fatal("the neighbour is not elected")
 		}
 	}
-	if _, err := n.lookupUpstream(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
+	if _, err := n.upstreams.lookup(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}
 	least := infoPatience

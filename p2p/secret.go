@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -16,21 +17,34 @@ import (
 // errSecret says that no neighbour was asked.
 var errSecret = errors.New("neighbours are not asked about it")
 
-// secret returns an error that wraps errSecret and [store.ErrNotFound] if no neighbour is to hear of a hash part: it was
+// secrets knows of which paths no neighbour is to hear. Its methods may be called concurrently.
+type secrets struct {
+	sources            []store.Source // of this machine
+	upstreams          []*upstream.Cache
+	shareKeys, trusted *trust.Keys
+	asked              chan struct{} // one for each question that is put to the sources
+}
+
+func newSecrets(cfg Config) *secrets {
+	return &secrets{sources: cfg.Share, upstreams: cfg.Upstreams, shareKeys: cfg.ShareKeys, trusted: cfg.Trusted,
+		asked: make(chan struct{}, maxOwnAsked)}
+}
+
+// check returns an error that wraps errSecret and [store.ErrNotFound] if no neighbour is to hear of a hash part: it was
 // built here, or all that this machine has of it, and has heard of it from its upstreams, is signed by private keys. The
 // answer is nil if this machine's sources do not tell in time, even those that take no notice of a deadline.
-func (n *Node) secret(ctx context.Context, hp store.HashPart) error {
+func (s *secrets) check(ctx context.Context, hp store.HashPart) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
 	select {
-	case n.ownAsked <- struct{}{}:
+	case s.asked <- struct{}{}:
 	case <-ctx.Done(): // as many earlier questions are stuck as there may be
 		return nil
 	}
 	known := make(chan error, 1) // has room: it may be told too late
 	go func() {
-		defer func() { <-n.ownAsked }()
-		known <- n.knownSecret(ctx, hp)
+		defer func() { <-s.asked }()
+		known <- s.known(ctx, hp)
 	}()
 	select {
 	case err := <-known:
@@ -45,26 +59,26 @@ func (n *Node) secret(ctx context.Context, hp store.HashPart) error {
 	}
 }
 
-func (n *Node) knownSecret(ctx context.Context, hp store.HashPart) error {
+func (s *secrets) known(ctx context.Context, hp store.HashPart) error {
 	private := false
-	for _, src := range n.cfg.Share {
+	for _, src := range s.sources {
 		info, err := store.InfoLately(ctx, src, hp)
 		switch {
 		case info.Ultimate: // even if it is damaged
 			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)
 		case err != nil:
 			continue
-		case n.isPublic(info):
+		case s.isPublic(info):
 			return nil
 		}
-		private = private || n.isPrivate(info)
+		private = private || s.isPrivate(info)
 	}
-	for _, u := range n.cfg.Upstreams {
+	for _, u := range s.upstreams {
 		if info, ok := u.Recall(hp); ok {
-			if n.isPublic(info) {
+			if s.isPublic(info) {
 				return nil
 			}
-			private = private || n.isPrivate(info)
+			private = private || s.isPrivate(info)
 		}
 	}
 	if private {
@@ -73,34 +87,31 @@ func (n *Node) knownSecret(ctx context.Context, hp store.HashPart) error {
 	return nil
 }
 
-// secretNAR is secret for a NAR of which a claim has been believed: one that a neighbour has made is no secret.
-func (n *Node) secretNAR(ctx context.Context, m trust.Mapping) error {
-	if f, ok := n.findings.Peek(m.Path().HashPart()); ok && is(f.mapping, m.NarHash(), m.NarSize()) {
-		return nil
-	}
-	if info := m.Info(); !n.isPublic(info) && n.isPrivate(info) {
+// checkNAR is check for a NAR of which this machine has believed a claim that no neighbour has made.
+func (s *secrets) checkNAR(ctx context.Context, m trust.Mapping) error {
+	if info := m.Info(); !s.isPublic(info) && s.isPrivate(info) {
 		return fmt.Errorf("%s: %w: %w: only private keys have signed it", m.Path(), store.ErrNotFound, errSecret)
 	}
-	return n.secret(ctx, m.Path().HashPart())
+	return s.check(ctx, m.Path().HashPart())
 }
 
 // isPublic reports whether a key of the sharing policy has signed a claim.
-func (n *Node) isPublic(info store.Info) bool {
-	m, err := n.cfg.ShareKeys.Check(info)
+func (s *secrets) isPublic(info store.Info) bool {
+	m, err := s.shareKeys.Check(info)
 	return err == nil && m.SignedBy() != ""
 }
 
 // isPrivate reports whether a trusted key has signed a claim; the caller knows that none of the sharing policy has.
-func (n *Node) isPrivate(info store.Info) bool {
-	m, err := n.cfg.Trusted.Check(info)
+func (s *secrets) isPrivate(info store.Info) bool {
+	m, err := s.trusted.Check(info)
 	return err == nil && m.SignedBy() != ""
 }
 
 // builtHere reports whether one of this machine's sources says that a path was built here.
-func (n *Node) builtHere(ctx context.Context, hp store.HashPart) bool {
+func (s *secrets) builtHere(ctx context.Context, hp store.HashPart) bool {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
-	for _, src := range n.cfg.Share {
+	for _, src := range s.sources {
 		if info, _ := src.Info(ctx, hp); info.Ultimate { // even if it is damaged
 			return true
 		}

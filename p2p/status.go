@@ -112,7 +112,7 @@ func (n *Node) Status() Status {
 	for _, a := range h.Network().ListenAddresses() {
 		s.Addrs = append(s.Addrs, n.lan.gate.Text(a))
 	}
-	for _, nb := range n.neighbours() {
+	for _, nb := range n.neighbours.all() {
 		t := nb.Tally
 		is := NeighbourStatus{
 			ID: nb.ID.String(), Addr: n.lan.addrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(time.Since(nb.Since).Seconds()),

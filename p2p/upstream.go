@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.uber.org/zap"
 
+	"narbor/p2p/fetch"
 	"narbor/store"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -15,16 +17,24 @@ import (
 // errDisbelieved says that an upstream has a path, and that no trusted key has signed its narinfo.
 var errDisbelieved = errors.New("not believed")
 
-// lookupUpstream asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
+// upstreams are the caches on the internet that this machine asks. Its methods may be called concurrently.
+type upstreams struct {
+	caches     []*upstream.Cache
+	trusted    *trust.Keys
+	throughput fetch.Throughput // of all together
+	log        *zap.Logger
+}
+
+// lookup asks our own upstreams in order about a hash part, and returns the first claim that can be believed. The
 // error wraps [store.ErrNotFound] only if all have been asked and have none; one that is down is not waited for.
-func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+func (ups *upstreams) lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	var failed, disbelieved error
-	for _, u := range n.cfg.Upstreams {
+	for _, u := range ups.caches {
 		if err := u.Ready(); err != nil { // also if it has said so before: what it has could not be fetched
 			failed = errors.Join(failed, err)
 			continue
 		}
-		m, err := n.askUpstream(ctx, u, hp)
+		m, err := ups.ask(ctx, u, hp)
 		if err == nil {
 			return m, nil
 		}
@@ -43,18 +53,43 @@ func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	return trust.Mapping{}, fmt.Errorf("%s: no upstream has it: %w", hp, store.ErrNotFound)
 }
 
-// AskUpstream returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
-func (n *Node) askUpstream(ctx context.Context, u *upstream.Cache, hp store.HashPart) (trust.Mapping, error) {
+// ask returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
+func (ups *upstreams) ask(ctx context.Context, u *upstream.Cache, hp store.HashPart) (trust.Mapping, error) {
 	info, err := u.Info(ctx, hp)
 	if err != nil {
 		return trust.Mapping{}, err
 	}
-	m, err := n.cfg.Trusted.Check(info)
+	m, err := ups.trusted.Check(info)
 	if err != nil {
 		return trust.Mapping{}, fmt.Errorf("upstream %s: %w: %w: %w", u, store.ErrNotFound, errDisbelieved, err)
 	}
 	if err := u.Keep(info); err != nil {
-		n.log.Debug("a mapping is not kept", zap.Stringer("path", m.Path()), zap.Error(err))
+		ups.log.Debug("a mapping is not kept", zap.Stringer("path", m.Path()), zap.Error(err))
 	}
 	return m, nil
+}
+
+// down reports whether none of them is taken to answer.
+func (ups *upstreams) down() bool {
+	return !slices.ContainsFunc(ups.caches, func(u *upstream.Cache) bool { return !u.Down() })
+}
+
+// public reports whether there is an upstream that neighbours could ask just as well.
+func (ups *upstreams) public() bool {
+	for _, u := range ups.caches {
+		if u.Private() { // then what another has is not to be told apart
+			return false
+		}
+	}
+	return len(ups.caches) > 0
+}
+
+// downloaded returns the number of bytes, before unpacking, that have come from them; it begins anew after
+// [store.MaxNarSize].
+func (ups *upstreams) downloaded() (sum int64) {
+	for _, u := range ups.caches {
+		sum += u.Received()
+	}
+	const step = 16 << 10 // the exact sizes of archives are private
+	return sum / step * step % store.MaxNarSize
 }

@@ -17,15 +17,13 @@ func (n *Node) sentWrong(id peer.ID, m trust.Mapping, cause error) {
 	if !n.ledger.SentWrong(id, m, cause) {
 		return
 	}
-	n.mu.Lock()
-	nb := n.peers[id]
-	n.mu.Unlock()
-	if nb == nil || !n.begin() {
+	nb := n.neighbours.get(id)
+	if nb == nil || !n.background.begin() {
 		return
 	}
 	go func() {
-		defer n.running.Done()
-		if err := nb.TellWrong(n.life, m); err != nil {
+		defer n.background.running.Done()
+		if err := nb.TellWrong(n.background.ctx, m); err != nil {
 			n.log.Debug("neighbour was not told of a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.Error(err))
 		}
 	}()

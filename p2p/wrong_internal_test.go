@@ -155,26 +155,20 @@ func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	n, f := receivingNode(t)
 	honest, damaged, other := ghost(t, n), ghost(t, n), ghost(t, n)
-	n.mu.Lock()
 	for _, nb := range []*peers.Neighbour{honest, damaged, other} {
-		n.peers[nb.ID] = nb
+		n.neighbours.add(nb)
+		t.Cleanup(func() { n.neighbours.remove(nb.ID) })
 	}
-	n.mu.Unlock()
-	t.Cleanup(func() {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		clear(n.peers)
-	})
 	found := &finding{mapping: f.Wanted}
 	found.add(honest.ID, false)
 	found.add(damaged.ID, false)
-	if got := n.connected(found); len(got) != 2 {
+	if got := n.lookups.connected(found); len(got) != 2 {
 		t.Fatalf("%d holders, want 2", len(got))
 	}
 	for range peers.MaxWrong {
 		damaged.Tally.SentWrong(time.Now())
 	}
-	if got := n.connected(found); len(got) != 1 || got[0].Neighbour != honest {
+	if got := n.lookups.connected(found); len(got) != 1 || got[0].Neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
 	n.ledger.Avoid(peers.PairOf(other, f.Wanted), peers.WrongFor, "sent a wrong NAR")

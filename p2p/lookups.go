@@ -1,0 +1,180 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/p2p/fetch"
+	"narbor/p2p/peers"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
+// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
+// fetching at that moment.
+const crowdSize = store.BlockSize / 8
+
+// errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
+var errUnreliable = errors.New("not relied on")
+
+// A finding records the neighbours' answers about a hash part: the claim that was believed, and the other peers that
+// made it.
+type finding struct {
+	mapping trust.Mapping
+
+	mu      sync.Mutex       // guards the rest
+	holders map[peer.ID]bool // the peers that claim it; true: still receiving the NAR
+	found   time.Time        // when all neighbours were asked
+}
+
+// isWhole reports whether the peer has claimed to have the whole NAR.
+func (f *finding) isWhole(id peer.ID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	receiving, ok := f.holders[id]
+	return ok && !receiving
+}
+
+func (f *finding) asked() time.Time {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.found
+}
+
+func (f *finding) askedNow() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.found = time.Now()
+}
+
+func (f *finding) add(id peer.ID, receiving bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.holders == nil {
+		f.holders = map[peer.ID]bool{}
+	}
+	f.holders[id] = receiving
+}
+
+// lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its methods may
+// be called concurrently.
+type lookups struct {
+	neighbours *neighbourSet
+	ledger     *peers.Ledger
+	trusted    *trust.Keys
+	log        *zap.Logger
+	findings   *lru.Cache[store.HashPart, *finding]
+	busy       busyWait
+}
+
+func newLookups(neighbours *neighbourSet, ledger *peers.Ledger, trusted *trust.Keys, log *zap.Logger) *lookups {
+	return &lookups{neighbours: neighbours, ledger: ledger, trusted: trusted, log: log,
+		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
+}
+
+// is reports whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover
+// it: a content address determines the hash alone, and with a wrong size the right blocks would look like lies.
+func is(m trust.Mapping, hash store.Hash, size int64) bool {
+	return m.NarHash() == hash && m.NarSize() == size
+}
+
+// lookup asks all neighbours, and returns the first claim that can be believed. If a mapping is wanted, only its
+// holders count, and lookup waits for the answers of all neighbours, so that the finding has all holders; it waits for
+// late neighbours only as long as there is no holder. Holders are collected beyond its end.
+func (ls *lookups) lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*finding, error) {
+	neighbours := ls.neighbours.all()
+	if len(neighbours) == 0 {
+		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
+	}
+	l := newLookup(ls, hp, want, len(neighbours))
+	l.ask(neighbours)
+	return l.wait(ctx)
+}
+
+// Holders returns the neighbours that said that they have the NAR. It asks all neighbours if the last answers are too
+// old, or if again is set.
+func (ls *lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
+	hp := m.Path().HashPart()
+	f, ok := ls.findings.Get(hp)
+	if !ok || again || !is(f.mapping, m.NarHash(), m.NarSize()) || len(ls.connected(f)) == 0 {
+		now, err := ls.lookup(ctx, hp, &m)
+		if err == nil {
+			return ls.connected(now)
+		}
+		return ls.Known(m) // a holder that is busy answers late
+	}
+	if m.NarSize() > crowdSize || time.Since(f.asked()) > fetch.HoldersFresh {
+		ls.refresh(ctx, f, m)
+	}
+	return ls.connected(f)
+}
+
+// refresh asks, for a moment, the neighbours that are not known to have the whole NAR: holders may be busy, and answer
+// late.
+func (ls *lookups) refresh(ctx context.Context, f *finding, m trust.Mapping) {
+	others := slices.DeleteFunc(ls.neighbours.all(), func(nb *peers.Neighbour) bool { return f.isWhole(nb.ID) })
+	if len(others) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+	defer cancel()
+	l := &lookup{of: ls, hp: m.Path().HashPart(), want: &m, news: make(chan struct{}, 1), f: f}
+	l.ask(others)
+	if _, err := l.wait(ctx); err == nil {
+		f.askedNow()
+	}
+}
+
+// knows reports whether a neighbour has made a claim about a NAR that was believed.
+func (ls *lookups) knows(m trust.Mapping) bool {
+	f, ok := ls.findings.Peek(m.Path().HashPart())
+	return ok && is(f.mapping, m.NarHash(), m.NarSize())
+}
+
+// Known returns the known holders, without asking any neighbour.
+func (ls *lookups) Known(m trust.Mapping) []fetch.Holder {
+	f, ok := ls.findings.Peek(m.Path().HashPart())
+	if !ok || !is(f.mapping, m.NarHash(), m.NarSize()) {
+		return nil
+	}
+	return ls.connected(f)
+}
+
+// AskAround asks all neighbours about a NAR, so that Known finds its holders, and does not wait for the answers.
+func (ls *lookups) AskAround(m trust.Mapping) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // do not wait; the answers are collected all the same
+	ls.lookup(ctx, m.Path().HashPart(), &m)
+}
+
+// connected returns the holders of a finding that are still neighbours.
+func (ls *lookups) connected(f *finding) []fetch.Holder {
+	f.mu.Lock()
+	ids := maps.Clone(f.holders)
+	f.mu.Unlock()
+	var out []fetch.Holder
+	alone := true
+	for id, receiving := range ids {
+		nb := ls.neighbours.get(id)
+		if nb == nil || !ls.ledger.TakesFrom(nb.Tally, peers.PairOf(nb, f.mapping)) {
+			continue
+		}
+		out = append(out, fetch.Holder{Neighbour: nb, Receiving: receiving})
+		_, aside := nb.Tally.Aside(time.Now())
+		alone = alone && aside != ""
+	}
+	if alone { // none that is relied on
+		return nil
+	}
+	return out
+}
