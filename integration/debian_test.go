@@ -100,7 +100,7 @@ func TestDebianPackage(t *testing.T) {
 
 	ctx, stop := context.WithCancel(t.Context())
 	answers, builds := make(chan [2]int, 1), make(chan [2]int, 1)
-	go func() { answers <- s.ask(ctx) }()
+	go func() { answers <- s.ask(ctx, 3) }()
 	go func() { builds <- s.realise(ctx, c.Top.String()) }()
 	time.Sleep(time.Second) // a build is under way
 	s.run("dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.1_amd64.deb")

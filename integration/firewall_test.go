@@ -62,7 +62,7 @@ func TestFirewallIsTriedForReal(t *testing.T) {
 		t.Errorf("after its dial-backs the neighbour has %d neighbours, want 1", n)
 	}
 	w.must(p.Kill())
-	w.neighbours(desk, 0)
+	w.until(desk, "had no neighbour left", func(s lan.Status) bool { return len(s.Neighbours) == 0 })
 	w.shell(desk, "nft flush ruleset")
 	w.eventually(says(true, "ok", "copy"))
 	if found := w.firewall(desk, false); found[0].Severity != "skipped" || !strings.Contains(found[0].Text, "cannot tell") {
