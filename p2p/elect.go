@@ -10,12 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/p2p/fetch"
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -41,48 +39,6 @@ func signOf(upstreams []*upstream.Cache) protocol.ID {
 // electorate is the beginning of the hash input of the members' scores for a path. So the peer that asks for its
 // narinfo is also the one that fetches its NAR, and has its location by then.
 func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
-
-// elect returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
-// that do such things for others and are not left out, the one of the highest score. others is how many took part.
-func (n *Node) elect(h store.Hash, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
-	best := fetch.WeightSeed(n.lan.Host().ID(), h)
-	for _, nb := range n.members() {
-		if out != nil && out(nb) {
-			continue
-		}
-		others++
-		if s := fetch.WeightSeed(nb.ID, h); s > best {
-			best, who = s, nb
-		}
-	}
-	return who, others
-}
-
-// members are the neighbours that ask an upstream on behalf of others, and have not failed to of late.
-func (n *Node) members() (out []*peers.Neighbour) {
-	if n.cfg.NoCooperate || len(n.cfg.Upstreams) == 0 {
-		return nil
-	}
-	now := time.Now()
-	for _, nb := range n.neighbours.all() {
-		if nb.LeftOut(now) == "" && nb.Has(n.sign) {
-			out = append(out, nb)
-		}
-	}
-	return out
-}
-
-// showSign lets neighbours know whether this node asks its upstreams for them; that may change.
-func (n *Node) showSign() {
-	h := n.lan.Host()
-	shown := slices.Contains(h.Mux().Protocols(), n.sign)
-	switch helps := n.helps(); {
-	case helps && !shown:
-		h.SetStreamHandler(n.sign, func(s network.Stream) { s.Reset() })
-	case !helps && shown:
-		h.RemoveStreamHandler(n.sign)
-	}
-}
 
 // An Election says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
 type Election struct {
@@ -114,26 +70,26 @@ func (e Election) Of() (n int) {
 
 // Elect returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
 func (n *Node) Elect(hp store.HashPart) Election {
-	e := Election{Alone: n.alone(), Refuses: n.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
-	if len(n.cfg.Upstreams) > 0 && !n.cfg.NoCooperate {
+	e := Election{Alone: n.proxy.alone(), Refuses: n.proxy.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
+	if len(n.cfg.Upstreams) > 0 && n.proxy.cooperates {
 		e.Alone = ""
 	} else {
 		return e
 	}
 	h := electorate(hp)
-	who, others := n.elect(h, nil)
+	who, others := n.proxy.assignee(h, nil)
 	if who != nil {
 		e.Elected = who.ID.String()
 	}
 	if others == 0 {
 		e.Alone = "no neighbour downloads for others"
 	}
-	if n.behalf.left(time.Now()) <= 0 && e.Refuses == "" {
+	if n.proxy.jobs.left(time.Now()) <= 0 && e.Refuses == "" {
 		e.Refuses = "today's --upstream-budget is used up"
 	}
 	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
 	for _, nb := range n.neighbours.all() {
-		if nb.Has(n.sign) {
+		if nb.Has(n.proxy.protocol) {
 			e.Scores = append(e.Scores, Candidate{ID: nb.ID.String(), Score: scoreText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}
 	}
@@ -147,7 +103,7 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
 // only if the upstreams have none.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	who, _ := n.elect(electorate(hp), nil)
+	who, _ := n.proxy.assignee(electorate(hp), nil)
 	if who == nil || n.secrets.check(ctx, hp) != nil {
 		return n.upstreams.lookup(ctx, hp)
 	}
@@ -164,22 +120,9 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	case v == wire.VerdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.ID, store.ErrNotFound)
 	case v == wire.VerdictYes:
-		if m, err := n.told(who, hp, text); err == nil {
+		if m, err := n.lookups.told(who, hp, text); err == nil {
 			return m, nil
 		}
 	}
 	return n.upstreams.lookup(ctx, hp)
-}
-
-// told returns what a neighbour says that an upstream says, if it can be believed.
-func (n *Node) told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
-	info, err := store.ParseInfo(text)
-	if err == nil && info.Path.HashPart() != hp {
-		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, peers.ErrName)
-	}
-	if err != nil {
-		n.ledger.Strike(nb.ID, err)
-		return trust.Mapping{}, err
-	}
-	return n.cfg.Trusted.Check(info) // what its keys believe, ours need not
 }

@@ -62,9 +62,9 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), atMost(20*time.Second))
 	defer cancel()
 	start := time.Now()
-	of := n.fetching()
+	of := *n.downloads.deps
 	of.Swarm = knownHolders{of.Swarm, holders}
-	sp, err := fetch.New(of, m, draft, m, false).Fetch(ctx, false)
+	sp, err := fetch.New(&of, m, draft, m, false).Fetch(ctx, false)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}

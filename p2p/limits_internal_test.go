@@ -34,12 +34,12 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		size  func() int
 	}{
 		"holders of paths":        {maxFindings, func(i int) { n.lookups.findings.Add(parts[i], nil) }, n.lookups.findings.Len},
-		"claims of received NARs": {maxFindings, func(i int) { n.fetched.infos.Add(parts[i], store.Info{}) }, n.fetched.infos.Len},
+		"claims of received NARs": {maxFindings, func(i int) { n.downloads.infos.Add(parts[i], store.Info{}) }, n.downloads.infos.Len},
 		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
 		"failed downloads": {maxFailed, func(i int) {
-			n.behalf.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
-		}, n.behalf.failed.Len},
-		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.behalf.spend(numbered(i), 0, time.Time{}) }, n.behalf.each.Len},
+			n.proxy.jobs.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
+		}, n.proxy.jobs.failed.Len},
+		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(numbered(i), 0, time.Time{}) }, n.proxy.jobs.each.Len},
 		"addresses that were dialled":  {maxAskerAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
 	} {
 		for i := range m.limit + 10 {

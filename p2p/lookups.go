@@ -66,6 +66,12 @@ func (f *finding) add(id peer.ID, receiving bool) {
 	f.holders[id] = receiving
 }
 
+// A nodeSwarm implements [fetch.Swarm].
+type nodeSwarm struct {
+	*lookups
+	*proxy
+}
+
 // lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its methods may
 // be called concurrently.
 type lookups struct {
@@ -177,4 +183,17 @@ func (ls *lookups) connected(f *finding) []fetch.Holder {
 		return nil
 	}
 	return out
+}
+
+// told returns what a neighbour says that an upstream says, if it can be believed.
+func (ls *lookups) told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
+	info, err := store.ParseInfo(text)
+	if err == nil && info.Path.HashPart() != hp {
+		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, peers.ErrName)
+	}
+	if err != nil {
+		ls.ledger.Strike(nb.ID, err)
+		return trust.Mapping{}, err
+	}
+	return ls.trusted.Check(info) // what its keys believe, ours need not
 }

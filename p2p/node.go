@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/serve"
@@ -100,11 +101,8 @@ type Node struct {
 	lookups    *lookups
 	secrets    *secrets
 	upstreams  *upstreams
-	fetched    *fetched
-	received   map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
-	behalf     *behalf
-	power      *netmon.Power
-	sign       protocol.ID                           // protocol of the peers that ask the same upstreams for others
+	downloads  *downloads
+	proxy      *proxy
 	wanted     *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
 	dialBacks  *dialBacks                            // rations connections that neighbours ask for
 	background *background
@@ -133,41 +131,51 @@ func New(cfg Config) (*Node, error) {
 		return nil, err
 	}
 	cfg.Log = l.log // which has no stand-ins
-	passed := newFetched(cfg.Spool)
 	circle, err := peers.NewGroup(cfg.GroupSecret, l.Host(), cfg.Log)
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
 	}
 	book.Log, book.CloseAll = cfg.Log, l.closeAll
-	around := newNeighbourSet()
+	around, back := newNeighbourSet(), newBackground()
 	n := &Node{
-		background: newBackground(), neighbours: around, lookups: newLookups(around, book, cfg.Trusted, cfg.Log),
-		cfg: cfg, log: cfg.Log, lan: l, fetched: passed, secrets: newSecrets(cfg),
+		cfg: cfg, log: cfg.Log, lan: l, neighbours: around, ledger: book, group: circle, background: back,
+		lookups:    newLookups(around, book, cfg.Trusted, cfg.Log),
+		secrets:    newSecrets(cfg),
 		upstreams:  &upstreams{caches: cfg.Upstreams, trusted: cfg.Trusted, log: cfg.Log},
 		wanted:     peers.NewCache[store.HashPart, time.Time](maxWanted),
-		ledger:     book,
-		group:      circle,
-		joined:     make(chan peer.ID),
-		reconsider: reconsider,
-		news:       make(chan struct{}, 1),
-		settled:    make(chan struct{}),
 		dialBacks:  dials,
-		received:   map[store.Origin]*atomic.Int64{},
+		joined:     make(chan peer.ID),
+		news:       make(chan struct{}, 1),
+		reconsider: reconsider,
+		settled:    make(chan struct{}),
 	}
-	for _, o := range store.Origins() {
-		n.received[o] = new(atomic.Int64)
-	}
-	serving := serve.Config{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: book, Links: l.gate,
-		Log: cfg.Log, Origin: l.gate.Origin, Admits: circle.Has, Meet: n.meet, Sent: cfg.Observer.Sent, Proxy: n}
-	if len(cfg.Share) > 0 {
-		serving.Arriving = passed
-	}
-	n.server = serve.New(serving)
-	n.sign = signOf(cfg.Upstreams)
-	n.power = &netmon.Power{Dir: cfg.PowerSupplies}
-	n.behalf = newBehalf(cmp.Or(cfg.UpstreamBudget, DefaultBudget))
+	n.connect()
 	n.Share(!cfg.ShareOff)
 	return n, nil
+}
+
+// connect makes the parts that need each other: what is received, answered and downloaded for others.
+func (n *Node) connect() {
+	cfg := n.cfg
+	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: n.secrets, observer: cfg.Observer,
+		received: map[store.Origin]*atomic.Int64{}}
+	for _, o := range store.Origins() {
+		n.downloads.received[o] = new(atomic.Int64)
+	}
+	n.proxy = &proxy{cooperates: !cfg.NoCooperate, upstreams: n.upstreams, protocol: signOf(cfg.Upstreams), neighbours: n.neighbours,
+		secrets: n.secrets, downloads: n.downloads, jobs: newProxyDownloads(cmp.Or(cfg.UpstreamBudget, DefaultBudget)),
+		background: n.background, lan: n.lan, power: &netmon.Power{Dir: cfg.PowerSupplies}, log: n.log}
+	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
+		Conduct:   conduct{n.neighbours, n.ledger, n.background, n.log},
+		Upstreams: cfg.Upstreams, Throughput: &n.upstreams.throughput, Received: n.downloads.count, Log: n.log}
+	serving := serve.Config{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: n.ledger,
+		Links: n.lan.gate, Log: n.log, Origin: n.lan.gate.Origin, Admits: n.group.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
+		Proxy: n.proxy}
+	if len(cfg.Share) > 0 {
+		serving.Arriving = n.downloads
+	}
+	n.server = serve.New(serving)
+	n.proxy.server, n.downloads.server = n.server, n.server
 }
 
 // Share turns sharing on or off at once, also for transfers that are under way: they end with the block that is being
@@ -199,7 +207,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if n.group != nil {
 		n.handleStreams(ctx, peers.GroupProtocol, n.serveGroup)
 	}
-	n.showSign()
+	n.proxy.advertise()
 	n.handleStreams(ctx, peersProtocol, n.servePeers)
 	n.handleStreams(ctx, dialBackProtocol, n.serveDialBack)
 	g.Go(func() error { return n.lan.Run(ctx) })
@@ -242,7 +250,7 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 		case e := <-events:
 			n.handle(ctx, e)
 		case <-n.reconsider:
-			n.showSign()
+			n.proxy.advertise()
 		case <-settled:
 			if len(events) == 0 { // the peers that were found are in the list
 				settled, last = nil, time.After(n.group.Grace())
@@ -328,6 +336,27 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 
 // Patience implements [narserve.Patient].
 func (n *Node) Patience() time.Duration { return secretTimeout + busyTimeout + starvedAfter }
+
+// Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from
+// an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]
+// if neither an honest neighbour that has it nor an upstream is left, [store.ErrNoSpace] if the spool is full, and
+// [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that.
+func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
+	n.proxy.await(ctx, m)
+	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
+		// It may have been fetched for another mapping; its check does not cover this path.
+		if err := m.CheckNAR(sp); err != nil {
+			sp.Close()
+			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+		}
+		return sp, nil
+	}
+	f, err := n.downloads.open(m)
+	if err != nil {
+		return nil, err
+	}
+	return n.downloads.receive(ctx, f)
+}
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.
 func (n *Node) Settled() <-chan struct{} { return n.settled }

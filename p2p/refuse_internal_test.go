@@ -97,10 +97,10 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 		{name: "does not cooperate", edit: func(cfg *Config) { cfg.NoCooperate = true }},
 		{name: "budget used up", edit: func(cfg *Config) { cfg.UpstreamBudget = 2*info.NarSize - 2 }, ask: wire.VerdictYes},
 		{name: "no room", edit: func(cfg *Config) { cfg.UpstreamBudget = 1 << 40 }, ask: wire.VerdictYes, then: func(n *Node) {
-			n.behalf.mu.Lock()
-			defer n.behalf.mu.Unlock()
+			n.proxy.jobs.mu.Lock()
+			defer n.proxy.jobs.mu.Unlock()
 			for i := range maxJobs {
-				n.behalf.jobs[store.Hash{byte(i)}] = &job{lease: time.NewTimer(time.Hour), done: make(chan struct{})}
+				n.proxy.jobs.jobs[store.Hash{byte(i)}] = &proxyDownload{lease: time.NewTimer(time.Hour), done: make(chan struct{})}
 			}
 		}},
 	} {
@@ -121,7 +121,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
 			}
 			for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
-				sign, err := g.Peerstore().SupportsProtocols(n.lan.Host().ID(), n.sign)
+				sign, err := g.Peerstore().SupportsProtocols(n.lan.Host().ID(), n.proxy.protocol)
 				if want := tt.ask == wire.VerdictYes; err == nil && (len(sign) > 0) == want {
 					break
 				} else if err != nil || time.Now().After(limit) {
@@ -136,8 +136,8 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 			}
-			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) || n.behalf.total() > 0 != (tt.have == wire.VerdictYes) {
-				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.behalf.total())
+			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) || n.proxy.jobs.total() > 0 != (tt.have == wire.VerdictYes) {
+				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.proxy.jobs.total())
 			}
 		})
 	}
@@ -171,8 +171,8 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
 		cfg.Share, cfg.Upstreams, cfg.GroupSecret = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")}, secretA
 	})
-	if !n.helps() {
-		t.Fatalf("it would not download for others: %s", n.alone())
+	if !n.proxy.helps() {
+		t.Fatalf("it would not download for others: %s", n.proxy.alone())
 	}
 	g := (&rogue{}).start(t)
 	for _, p := range []protocol.ID{peers.MemberProtocol, wire.ProtocolID} {
@@ -220,7 +220,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 		}
 	})
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{up} }, g)
-	for limit := time.Now().Add(20 * time.Second); len(n.members()) == 0; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(20 * time.Second); len(n.proxy.proxies()) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatal("the neighbour is not elected")
 		}

@@ -90,12 +90,12 @@ func (n *Node) Status() Status {
 		Blocked: []string{},
 		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
 		OtherGroup: n.outsiders(),
-		Upstreams:  []UpstreamStatus{}, Supplied: n.received[store.FromInternet].Load(), ForOthers: n.behalf.total(),
-		BudgetLeft: n.behalf.left(time.Now()), Alone: n.alone(),
-		Received: map[store.Origin]int64{}, Helpers: len(n.members())}
+		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
+		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
+		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
 	s.Cooperates = s.Alone == ""
 	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet} {
-		s.Received[o] = n.received[o].Load()
+		s.Received[o] = n.downloads.received[o].Load()
 	}
 	for _, u := range n.cfg.Upstreams {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})

@@ -71,7 +71,7 @@ func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { spool.Close() })
-	n.cfg.Spool, n.fetched.spool = spool, spool
+	n.cfg.Spool, n.downloads.spool = spool, spool
 }
 
 func TestRelayedBlocksAreTaken(t *testing.T) {
@@ -136,7 +136,7 @@ func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n 
 		}
 	}()
 	for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(time.Millisecond) {
-		if f := n.fetched.flight(m.Path().HashPart()); f != nil && f.Have().Has(0) {
+		if f := n.downloads.flight(m.Path().HashPart()); f != nil && f.Have().Has(0) {
 			break
 		}
 		if time.Now().After(limit) {

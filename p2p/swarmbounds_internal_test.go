@@ -69,13 +69,13 @@ func TestUpstreamClaimAboutAnotherPathIsALie(t *testing.T) {
 	wanted, _ := s.sign(t, "wanted", randomNAR(1000))
 	n, _ := runNode(t, s, nil)
 	nb := ghost(t, n)
-	if m, err := n.told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, peers.ErrName) {
+	if m, err := n.lookups.told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, peers.ErrName) {
 		t.Errorf("told = %v, %v, want errName", m, err)
 	}
 	if got := nb.Tally.Strikes.Load(); got != 1 {
 		t.Errorf("the neighbour has %d strikes, want 1", got)
 	}
-	if m, err := n.told(nb, info.Path.HashPart(), info.String()); err != nil || m.Path() != info.Path {
+	if m, err := n.lookups.told(nb, info.Path.HashPart(), info.String()); err != nil || m.Path() != info.Path {
 		t.Errorf("told about the path = %v, %v, want its mapping", m, err)
 	}
 }
@@ -100,10 +100,10 @@ func TestDownloadForOthersEndsWithItsLease(t *testing.T) {
 	s := newSigner(t)
 	_, m := s.sign(t, "wanted", randomNAR(1000))
 	synctest.Test(t, func(t *testing.T) {
-		b := newBehalf(DefaultBudget)
+		b := newProxyDownloads(DefaultBudget)
 		ended := make(chan struct{})
 		start := time.Now()
-		j, mine := b.hire(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, func() { close(ended) })
+		j, mine := b.begin(netip.AddrFrom4([4]byte{192, 0, 2, 1}), m, func() { close(ended) })
 		if !mine {
 			t.Fatal("no job")
 		}

@@ -140,7 +140,7 @@ func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 	s := newSigner(t)
 	n, _ := runNode(t, s, []store.Source{store.NewMem()})
 	_, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
-	f, err := n.newFlight(m)
+	f, err := n.downloads.open(m)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +172,7 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
 	n.ledger.Avoid(peers.PairOf(other, f.Wanted), peers.WrongFor, "sent a wrong NAR")
-	record := nodeConduct{n}
+	record := n.downloads.deps.Conduct
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := record.Takes(nb, f.Wanted); got != want {
 			t.Errorf("blocks are taken from a peer: %v, want %v", got, want)
@@ -184,7 +184,7 @@ func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
 	n, f := receivingNode(t)
 	nb := ghost(t, n)
 	for range 2 * peers.MaxWrong {
-		n.sentWrong(nb.ID, f.Wanted, store.ErrCorrupt)
+		n.downloads.deps.Conduct.Wrong(nb.ID, f.Wanted, store.ErrCorrupt)
 	}
 	if got := nb.Tally.CountWrong(time.Now()); got != 1 {
 		t.Errorf("%d wrong NARs are counted, want 1", got)

@@ -4,10 +4,11 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"narbor/store"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"narbor/store"
 )
 
 // A counted source counts the NARs that it has open, and fails the test when one is closed twice or read after.

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/netmon"

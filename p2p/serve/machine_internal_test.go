@@ -9,11 +9,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
 	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // probe asks about absent paths from an address under that many identities, until each has spent its budget. It returns

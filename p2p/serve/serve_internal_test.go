@@ -5,9 +5,10 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"testing"
+
 	"narbor/p2p/wire"
 	"narbor/store"
-	"testing"
 )
 
 func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {

@@ -6,9 +6,6 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
-	"narbor/p2p/peers"
-	"narbor/p2p/wire"
-	"narbor/store"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +13,10 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
+
+	"narbor/p2p/peers"
+	"narbor/p2p/wire"
+	"narbor/store"
 )
 
 func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {

@@ -3,9 +3,10 @@ package serve
 import (
 	"context"
 	"errors"
-	"narbor/store"
 	"sync/atomic"
 	"testing"
+
+	"narbor/store"
 )
 
 // changing is a source with claims that change.

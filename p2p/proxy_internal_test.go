@@ -25,7 +25,7 @@ import (
 )
 
 func TestHalfOfWhatIsLeftIsForOneAddress(t *testing.T) {
-	b := newBehalf(1000)
+	b := newProxyDownloads(1000)
 	now := time.Now()
 	at := func(last byte) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, last}) }
 	for _, tt := range []struct {
@@ -74,9 +74,9 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 	if _, have := again.begs(t, n, second); have != wire.VerdictNo {
 		t.Errorf("the answer to a second one at the same address is %d, want %d", have, wire.VerdictNo)
 	}
-	n.behalf.mu.Lock()
-	defer n.behalf.mu.Unlock()
-	if !n.behalf.spend(netip.AddrFrom4([4]byte{10, 0, 0, 1}), second.NarSize, time.Now()) {
+	n.proxy.jobs.mu.Lock()
+	defer n.proxy.jobs.mu.Unlock()
+	if !n.proxy.jobs.spend(netip.AddrFrom4([4]byte{10, 0, 0, 1}), second.NarSize, time.Now()) {
 		t.Error("a peer at another address would not get it")
 	}
 }
@@ -110,14 +110,14 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			var b bytes.Buffer
 			bw := bufio.NewWriter(&b)
 			r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-			if err := n.AnswerFetch(t.Context(), n.server.ClientOn(nobodyConn{}), bw, r); err != nil {
+			if err := n.proxy.AnswerFetch(t.Context(), n.server.ClientOn(nobodyConn{}), bw, r); err != nil {
 				t.Fatal(err)
 			}
 			bw.Flush()
 			return wire.Verdict(b.Bytes()[0])
 		}
 		want := map[bool][2]wire.Verdict{true: {wire.VerdictYes, wire.VerdictHere}, false: {wire.VerdictNo, wire.VerdictNo}}[shared]
-		f, err := n.newFlight(m)
+		f, err := n.downloads.open(m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer sp.Close()
-		n.fetched.add(m)
+		n.downloads.add(m)
 		f.landed()
 		if got := ask(); got != want[1] {
 			t.Errorf("shared %v: the answer about a NAR in the spool is %d, want %d", shared, got, want[1])
@@ -178,7 +178,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := wire.Request{Kind: wire.AskFetch, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}
-		if err := n.AnswerFetch(t.Context(), n.server.ClientOn(nobodyConn{}), bw, r); err != nil {
+		if err := n.proxy.AnswerFetch(t.Context(), n.server.ClientOn(nobodyConn{}), bw, r); err != nil {
 			t.Error(err)
 		}
 		bw.Flush()
@@ -195,7 +195,7 @@ func TestPeerWithoutQuestionsLeftGetsNoAnswer(t *testing.T) {
 		var b bytes.Buffer
 		bw := bufio.NewWriter(&b)
 		r := wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{info.Path.HashPart()}}
-		if err := n.AnswerUpstream(t.Context(), c, bw, r); err != nil {
+		if err := n.proxy.AnswerUpstream(t.Context(), c, bw, r); err != nil {
 			t.Fatal(err)
 		}
 		bw.Flush()
@@ -282,7 +282,7 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	if got := asked.Load(); got != before {
 		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
 	}
-	n.behalf.failed.Add(info.NarHash, time.Now().Add(-peers.ShunTime))
+	n.proxy.jobs.failed.Add(info.NarHash, time.Now().Add(-peers.ShunTime))
 	if got := ask(); got != wire.VerdictYes {
 		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}

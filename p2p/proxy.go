@@ -1,0 +1,260 @@
+package p2p
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"go.uber.org/zap"
+
+	"narbor/p2p/fetch"
+	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
+	"narbor/p2p/serve"
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// DefaultBudget is how many bytes of NARs a day are fetched for neighbours: a dozen systems.
+const DefaultBudget = 50 << 30
+
+// A proxy asks the upstreams for neighbours, and knows which neighbour does that for this machine. Its methods may be called
+// concurrently.
+type proxy struct {
+	cooperates bool // unless the user has asked for this machine to be alone
+	upstreams  *upstreams
+	protocol   protocol.ID // of the peers that ask the same upstreams for others
+	neighbours *neighbourSet
+	secrets    *secrets
+	server     *serve.Server
+	downloads  *downloads
+	jobs       *proxyDownloads
+	background *background
+	lan        *lan
+	power      *netmon.Power
+	log        *zap.Logger
+}
+
+// helps says whether this node asks its upstreams for others.
+func (px *proxy) helps() bool { return px.alone() == "" }
+
+// alone returns the reason why this node asks its upstreams only for itself; "" if it asks for others, too.
+func (px *proxy) alone() string {
+	switch {
+	case len(px.upstreams.caches) == 0:
+		return "it has no upstream"
+	case !px.cooperates:
+		return "it does not cooperate (--no-cooperate)"
+	case !px.server.Sharing():
+		return "it shares nothing"
+	case !px.upstreams.public():
+		return "an upstream's URL has a user or a password"
+	case px.lan.isMetered():
+		return "it is on a metered network"
+	case px.power.OnBattery():
+		return "it runs on battery"
+	}
+	return ""
+}
+
+// AnswerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
+func (px *proxy) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
+	if !px.helps() || !c.MayHelp() { // every question is a miss, unless it is found
+		return bw.WriteByte(byte(wire.VerdictNo))
+	}
+	ctx, cancel := context.WithTimeout(ctx, infoPatience*3/4) // so that the answer is in time
+	defer cancel()
+	m, err := px.upstreams.lookup(ctx, r.HashParts[0])
+	if errors.Is(err, store.ErrNotFound) && !errors.Is(err, errDisbelieved) {
+		return bw.WriteByte(byte(wire.VerdictNone))
+	}
+	if err != nil || !px.mayFetchFor(ctx, m) {
+		return bw.WriteByte(byte(wire.VerdictNo))
+	}
+	text, _, err := serve.ClaimText(m)
+	if err != nil {
+		return bw.WriteByte(byte(wire.VerdictNo))
+	}
+	c.Found()
+	_, err = bw.Write(wire.AppendVerdict(wire.VerdictYes, text))
+	return err
+}
+
+// mayFetchFor reports whether a path that the upstreams have may be fetched for neighbours. One that was built here too
+// could not be passed on.
+func (px *proxy) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
+	_, ok := px.server.May(m)
+	return ok && !px.secrets.builtHere(ctx, m.Path().HashPart())
+}
+
+// AnswerFetch begins to fetch a NAR for a neighbour, or says how far that is.
+func (px *proxy) AnswerFetch(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
+	hp := r.HashParts[0]
+	if !px.helps() { // every question is a miss, unless it is found
+		return bw.WriteByte(byte(wire.VerdictNo))
+	}
+	here := func() bool { return px.downloads.spool.Has(r.NAR) && px.server.Has(ctx, hp, r.NAR) }
+	if here() {
+		c.Found()
+		return bw.WriteByte(byte(wire.VerdictHere))
+	}
+	j := px.jobs.touch(r.NAR)
+	may, f := px.server.Partial(r) != nil, px.downloads.flight(hp)
+	may = may && f != nil // it may have ended meanwhile
+	if !may && (j != nil || f == nil) {
+		f = px.fetchFor(ctx, c.Asker(), hp, r.NAR)
+	} else if !may {
+		f = nil
+	}
+	switch {
+	case f != nil:
+	case here(): // it has come meanwhile
+		c.Found()
+		return bw.WriteByte(byte(wire.VerdictHere))
+	default:
+		return bw.WriteByte(byte(wire.VerdictNo))
+	}
+	c.Found()
+	f.Urge()
+	px.meetOn(f, c.Asker().ID)
+	_, err := bw.Write(wire.AppendProgress(px.upstreams.downloaded(), px.upstreams.throughput.Rate()))
+	return err
+}
+
+// meet makes a peer that asks about a NAR a member of its swarm, if the NAR is being received here: the peer may be
+// about to receive it, too. It comes after the budget, because a member is asked for blocks, and so hears of it.
+func (px *proxy) meet(id peer.ID, hp store.HashPart) {
+	if f := px.downloads.flight(hp); f != nil {
+		px.meetOn(f, id)
+	}
+}
+
+// meetOn makes a peer that asks for a NAR a member of the NAR's swarm.
+func (px *proxy) meetOn(f *fetch.Session, id peer.ID) {
+	if nb := px.neighbours.get(id); nb != nil {
+		f.Meet(nb)
+	}
+}
+
+// fetchFor begins to fetch a NAR on behalf of a neighbour, if our own upstreams have signed it, and there is room and
+// budget for it. It returns nil if it will not be fetched. If several neighbours ask at the same time, it is fetched
+// once.
+func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPart, nar store.Hash) *fetch.Session {
+	ctx, cancel := context.WithTimeout(ctx, peers.FetchPatience/2)
+	defer cancel()
+	m, err := px.upstreams.lookup(ctx, hp)
+	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || !px.background.begin() {
+		return nil
+	}
+	life, end := context.WithTimeout(px.background.ctx, fetch.JobTimeout)
+	j, mine := px.jobs.begin(who.Addr, m, end)
+	if !mine {
+		end()
+		px.background.running.Done()
+		if f := j.await(ctx); f != nil && f.Wanted.Path() == m.Path() {
+			return f
+		}
+		return nil
+	}
+	f, err := px.downloads.open(m)
+	if err != nil {
+		px.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
+		close(j.begun)
+		px.jobs.end(nar, j)
+		end()
+		px.background.running.Done()
+		return nil
+	}
+	f.Urge()
+	j.flight = f.Session
+	close(j.begun)
+	go func() {
+		defer px.background.running.Done()
+		defer end()
+		defer px.jobs.end(nar, j)
+		sp, err := px.downloads.receive(life, f)
+		px.downloads.observer.Landed(m, err)
+		if err != nil {
+			if !errors.Is(life.Err(), context.Canceled) { // no neighbour wanted it any more
+				px.jobs.failed.Add(nar, time.Now())
+			}
+			px.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
+			return
+		}
+		px.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
+		sp.Close() // it stays in the spool for a while
+	}()
+	return f.Session
+}
+
+// await waits for a NAR that is being fetched for others already, if it is.
+func (px *proxy) await(ctx context.Context, m trust.Mapping) {
+	tick := time.NewTicker(fetch.LeaseTime / 4)
+	defer tick.Stop()
+	for {
+		j := px.jobs.touch(m.NarHash())
+		if j == nil {
+			return
+		}
+		select {
+		case <-j.done:
+			return
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// assignee returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
+// that do such things for others and are not left out, the one of the highest score. others is how many took part.
+func (px *proxy) assignee(h store.Hash, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
+	best := fetch.WeightSeed(px.lan.Host().ID(), h)
+	for _, nb := range px.proxies() {
+		if out != nil && out(nb) {
+			continue
+		}
+		others++
+		if s := fetch.WeightSeed(nb.ID, h); s > best {
+			best, who = s, nb
+		}
+	}
+	return who, others
+}
+
+// proxies are the neighbours that ask an upstream on behalf of others, and have not failed to of late.
+func (px *proxy) proxies() (out []*peers.Neighbour) {
+	if !px.cooperates || len(px.upstreams.caches) == 0 {
+		return nil
+	}
+	now := time.Now()
+	for _, nb := range px.neighbours.all() {
+		if nb.LeftOut(now) == "" && nb.Has(px.protocol) {
+			out = append(out, nb)
+		}
+	}
+	return out
+}
+
+// advertise lets neighbours know whether this node asks its upstreams for them; that may change.
+func (px *proxy) advertise() {
+	h := px.lan.Host()
+	shown := slices.Contains(h.Mux().Protocols(), px.protocol)
+	switch helps := px.helps(); {
+	case helps && !shown:
+		h.SetStreamHandler(px.protocol, func(s network.Stream) { s.Reset() })
+	case !helps && shown:
+		h.RemoveStreamHandler(px.protocol)
+	}
+}
+
+// Elect implements the rest of [fetch.Swarm].
+func (px *proxy) Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
+	return px.assignee(electorate(hp), out)
+}

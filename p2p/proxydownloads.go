@@ -1,0 +1,150 @@
+package p2p
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/p2p/fetch"
+	"narbor/p2p/peers"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// proxyDownloads is what this machine fetches from its upstreams because neighbours have asked for it.
+type proxyDownloads struct {
+	budget int64                             // bytes of NARs a day, in all; half of what others leave of it for one address
+	failed *lru.Cache[store.Hash, time.Time] // what could not be fetched, and when; it is not tried again at once
+
+	mu    sync.Mutex // guards the rest
+	jobs  map[store.Hash]*proxyDownload
+	all   allowance
+	each  *lru.Cache[netip.Addr, *allowance] // identities cost nothing, addresses a little more
+	bytes int64                              // of NARs, since the start
+}
+
+// A proxyDownload is a NAR that is being fetched for others.
+type proxyDownload struct {
+	from   netip.Addr     // address of the first peer that asked
+	lease  *time.Timer    // ends it, once no peer asks for its progress
+	begun  chan struct{}  // closed when there is a flight, or will be none
+	flight *fetch.Session // nil is none; may be read once begun is closed
+	done   chan struct{}
+}
+
+// An allowance is what may still be spent, which grows back over a day.
+type allowance struct {
+	spent int64
+	at    time.Time
+}
+
+// settle gives back what has grown until now, if budget is what there is in a day.
+func (a *allowance) settle(budget int64, now time.Time) {
+	if !a.at.IsZero() {
+		a.spent = max(0, a.spent-int64(float64(budget)*now.Sub(a.at).Hours()/24))
+	}
+	a.at = now
+}
+
+func newProxyDownloads(budget int64) *proxyDownloads {
+	each := peers.NewCache[netip.Addr, *allowance](maxAskerAddrs)
+	failed := peers.NewCache[store.Hash, time.Time](maxFailed)
+	return &proxyDownloads{budget: budget, jobs: map[store.Hash]*proxyDownload{}, each: each, failed: failed}
+}
+
+// spend reports whether neighbours at an address may have n bytes fetched. However many addresses one user has, half of
+// the remaining budget stays for the next. The caller holds mu.
+func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
+	own, ok := b.each.Get(from)
+	if !ok {
+		own = &allowance{}
+		b.each.Add(from, own)
+	}
+	own.settle(b.budget/2, now)
+	b.all.settle(b.budget, now)
+	others := max(0, b.all.spent-own.spent)
+	if own.spent+n > (b.budget-others)/2 {
+		return false
+	}
+	own.spent += n
+	b.all.spent += n
+	return true
+}
+
+// touch returns the job of a NAR, if there is one, and lets it go on for a while.
+func (b *proxyDownloads) touch(nar store.Hash) *proxyDownload {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j := b.jobs[nar]
+	if j != nil {
+		j.lease.Reset(fetch.LeaseTime)
+	}
+	return j
+}
+
+// begin returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is that
+// there is no room, or no budget.
+func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, cancel func()) (j *proxyDownload, mine bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if j := b.jobs[m.NarHash()]; j != nil {
+		return j, false
+	}
+	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.ShunTime {
+		return nil, false
+	}
+	own := 0
+	for _, j := range b.jobs {
+		if j.from == from {
+			own++
+		}
+	}
+	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
+		return nil, false
+	}
+	j = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
+	b.jobs[m.NarHash()] = j
+	b.bytes += m.NarSize()
+	return j, true
+}
+
+// await returns the flight of a job, or nil if there is none.
+func (j *proxyDownload) await(ctx context.Context) *fetch.Session {
+	if j == nil {
+		return nil
+	}
+	select {
+	case <-j.begun:
+		return j.flight
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// end ends the job of a NAR.
+func (b *proxyDownloads) end(nar store.Hash, j *proxyDownload) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j.lease.Stop()
+	delete(b.jobs, nar)
+	close(j.done)
+}
+
+// left is how many bytes of NARs may still be fetched for neighbours.
+func (b *proxyDownloads) left(now time.Time) int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	a := b.all
+	a.settle(b.budget, now)
+	return b.budget - a.spent
+}
+
+// total is how many bytes of NARs neighbours have asked for since the start.
+func (b *proxyDownloads) total() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.bytes
+}
