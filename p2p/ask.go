@@ -52,7 +52,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 			replies, err := nb.AskAlone(ctx, []store.HashPart{hp})
 			a := Answer{Problem: "does not answer"}
 			if err == nil {
-				a = n.weigh(nb, hp, replies[0])
+				a = n.lookups.weigh(nb, hp, replies[0])
 			}
 			a.ID, a.Addr, a.Millis = nb.ID.String(), n.lan.addrOf(nb.ID), millis(time.Since(start))
 			answers[i] = a
@@ -66,7 +66,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // weigh says what there is to say about an answer.
-func (n *Node) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answer {
+func (ls *lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answer {
 	if r.Text == "" {
 		return Answer{}
 	}
@@ -78,12 +78,12 @@ func (n *Node) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answ
 		return Answer{Problem: peers.Bounded(err.Error())}
 	}
 	a := Answer{Path: info.Path.String(), Receiving: r.Receiving, NarHash: info.NarHash.String(), NarSize: info.NarSize}
-	if a.mapping, err = n.cfg.Trusted.Check(info); err != nil {
+	if a.mapping, err = ls.trusted.Check(info); err != nil {
 		a.Problem = peers.Bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
 	}
 	a.SignedBy = a.mapping.SignedBy()
 	if a.Problem == "" {
-		a.Unreliable = n.ledger.Unreliable(nb.Tally, hp, info.NarHash)
+		a.Unreliable = ls.ledger.Unreliable(nb.Tally, hp, info.NarHash)
 	}
 	return a
 }

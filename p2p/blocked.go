@@ -7,11 +7,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
-	"narbor/p2p/peers"
 )
 
 // ErrNoPeer says that no peer has a name that the user gave.
@@ -27,7 +27,7 @@ const shortestSuffix = 4
 func (n *Node) Block(name string) (id string, err error) {
 	p, err := peer.Decode(name)
 	if err != nil {
-		if p, err = n.peerNamed(name, n.lan.Host().Network().Peers()); err != nil {
+		if p, err = peerNamed(n.lan.Host(), name, n.lan.Host().Network().Peers()); err != nil {
 			return "", err
 		}
 	}
@@ -42,7 +42,7 @@ func (n *Node) Block(name string) (id string, err error) {
 
 // Unblock undoes Block, and ends a ban for strikes. The peer is named as for Block.
 func (n *Node) Unblock(name string) (id string, err error) {
-	p, err := n.peerNamed(name, n.ledger.Refused())
+	p, err := peerNamed(n.lan.Host(), name, n.ledger.Refused())
 	if err != nil {
 		return "", err
 	}
@@ -54,13 +54,13 @@ func (n *Node) Unblock(name string) (id string, err error) {
 }
 
 // peerNamed returns the peer for which a name given by a user stands.
-func (n *Node) peerNamed(name string, among []peer.ID) (peer.ID, error) {
+func peerNamed(h host.Host, name string, among []peer.ID) (peer.ID, error) {
 	suffix := strings.TrimLeft(strings.TrimPrefix(name, "…"), ".")
 	addr, _ := netip.ParseAddr(strings.Trim(name, "[]"))
 	var found []peer.ID
 	for _, id := range among {
 		text := id.String()
-		if text == name || len(suffix) >= shortestSuffix && strings.HasSuffix(text, suffix) || addr.IsValid() && n.isAt(id, addr) {
+		if text == name || len(suffix) >= shortestSuffix && strings.HasSuffix(text, suffix) || addr.IsValid() && isAt(h, id, addr) {
 			if !slices.Contains(found, id) {
 				found = append(found, id)
 			}
@@ -76,8 +76,7 @@ func (n *Node) peerNamed(name string, among []peer.ID) (peer.ID, error) {
 }
 
 // isAt says whether a connected peer is at that address: by a connection, or by its own word.
-func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
-	h := n.lan.Host()
+func isAt(h host.Host, id peer.ID, addr netip.Addr) bool {
 	addrs := h.Peerstore().Addrs(id)
 	for _, c := range h.Network().ConnsToPeer(id) {
 		addrs = append(addrs, c.RemoteMultiaddr())
@@ -86,23 +85,4 @@ func (n *Node) isAt(id peer.ID, addr netip.Addr) bool {
 		a, ok := netmon.IPOf(m)
 		return ok && a.WithZone("") == addr.WithZone("")
 	})
-}
-
-// neighbourNamed finds a neighbour by name.
-func (n *Node) neighbourNamed(name string) (*peers.Neighbour, error) {
-	neighbours := n.neighbours.all()
-	ids := make([]peer.ID, len(neighbours))
-	for i, nb := range neighbours {
-		ids[i] = nb.ID
-	}
-	id, err := n.peerNamed(name, ids)
-	if err != nil {
-		return nil, err
-	}
-	for _, nb := range neighbours {
-		if nb.ID == id {
-			return nb, nil
-		}
-	}
-	return nil, fmt.Errorf("%.80q: %w", name, ErrNoPeer)
 }

@@ -221,7 +221,7 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !n.group.Has(id) {
+	if !n.members.Has(id) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}

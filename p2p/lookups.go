@@ -72,8 +72,8 @@ type nodeSwarm struct {
 	*proxy
 }
 
-// lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its methods may
-// be called concurrently.
+// lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
+// methods may be called concurrently.
 type lookups struct {
 	neighbours *neighbourSet
 	ledger     *peers.Ledger

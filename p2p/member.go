@@ -12,83 +12,94 @@ import (
 	"narbor/p2p/wire"
 )
 
+// members tells the connected peers that are in the same group as this machine from those that are not. Its methods may
+// be called concurrently.
+type members struct {
+	*peers.Group // nil is no group
+	ledger       *peers.Ledger
+	lan          *lan
+	background   *background
+	joined       chan peer.ID // receives the peers that have proved to be in the group
+	log          *zap.Logger
+}
+
 // mayBeNeighbour says whether a connected peer speaks what we speak, and has proved to be in our group if we have one.
-// If it has not, it begins to meet it; watch is told when that has ended well.
-func (n *Node) mayBeNeighbour(ctx context.Context, id peer.ID) bool {
-	store := n.lan.Host().Peerstore()
-	supported, err := store.SupportsProtocols(id, n.group.Protocol(), peers.GroupProtocol, wire.ProtocolID)
-	if err != nil || len(supported) == 0 || n.lan.Host().Network().Connectedness(id) != network.Connected {
+// If it has not, it begins to meet it; joined receives it when that has ended well.
+func (mb *members) mayBeNeighbour(ctx context.Context, id peer.ID) bool {
+	store := mb.lan.Host().Peerstore()
+	supported, err := store.SupportsProtocols(id, mb.Protocol(), peers.GroupProtocol, wire.ProtocolID)
+	if err != nil || len(supported) == 0 || mb.lan.Host().Network().Connectedness(id) != network.Connected {
 		return false
 	}
 	for _, p := range supported {
-		if p != n.group.Protocol() {
+		if p != mb.Protocol() {
 			continue
 		}
-		if n.group.Has(id) {
+		if mb.Has(id) {
 			return true
 		}
-		n.introduce(ctx, id)
+		mb.introduce(ctx, id)
 		return false
 	}
-	n.noteOutsider(id)
+	mb.noteOutsider(id)
 	return false
 }
 
 // introduce proves to a peer that we are in its group, in the background.
-func (n *Node) introduce(ctx context.Context, id peer.ID) {
-	if !n.group.Begins(id) {
+func (mb *members) introduce(ctx context.Context, id peer.ID) {
+	if !mb.Begins(id) {
 		return
 	}
-	if !n.background.begin() {
-		n.group.Ends(id)
+	if !mb.background.begin() {
+		mb.Ends(id)
 		return
 	}
 	go func() {
-		defer n.background.running.Done()
-		err := n.group.Meet(ctx, id)
-		n.group.Ends(id)
-		n.met(ctx, id, err)
+		defer mb.background.running.Done()
+		err := mb.Meet(ctx, id)
+		mb.Ends(id)
+		mb.met(ctx, id, err)
 	}()
 }
 
 // met records how a proof ended.
-func (n *Node) met(ctx context.Context, id peer.ID, err error) {
+func (mb *members) met(ctx context.Context, id peer.ID, err error) {
 	switch {
 	case errors.Is(err, peers.ErrOtherGroup):
-		n.noteOutsider(id)
+		mb.noteOutsider(id)
 	case err != nil:
-		n.log.Debug("neighbour has proved nothing", zap.Stringer("peer", id), zap.Error(err))
+		mb.log.Debug("neighbour has proved nothing", zap.Stringer("peer", id), zap.Error(err))
 	default:
 		select {
-		case n.joined <- id:
+		case mb.joined <- id:
 		case <-ctx.Done():
 		}
 	}
 }
 
-// serveGroup answers a peer that proves to be in our group.
-func (n *Node) serveGroup(ctx context.Context, s network.Stream) {
+// serve answers a peer that proves to be in our group.
+func (mb *members) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
-	n.met(ctx, s.Conn().RemotePeer(), n.group.Answer(s))
+	mb.met(ctx, s.Conn().RemotePeer(), mb.Answer(s))
 }
 
 // noteOutsider remembers that a peer is not in our group, and logs it once: it is no liar, and stays around.
-func (n *Node) noteOutsider(id peer.ID) {
-	t := n.ledger.TallyOf(id)
+func (mb *members) noteOutsider(id peer.ID) {
+	t := mb.ledger.TallyOf(id)
 	t.Outsider.Store(true)
 	if !t.Told.Swap(true) {
-		n.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id),
-			zap.String("addr", n.lan.addrOf(id)))
+		mb.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id),
+			zap.String("addr", mb.lan.addrOf(id)))
 	}
 }
 
 // outsiders are the connected peers of other groups.
-func (n *Node) outsiders() []Outsider {
+func (mb *members) outsiders() []Outsider {
 	out := []Outsider{}
-	for _, id := range n.lan.Host().Network().Peers() {
-		if n.ledger.TallyOf(id).Outsider.Load() {
-			out = append(out, Outsider{id.String(), n.lan.addrOf(id)})
+	for _, id := range mb.lan.Host().Network().Peers() {
+		if mb.ledger.TallyOf(id).Outsider.Load() {
+			out = append(out, Outsider{id.String(), mb.lan.addrOf(id)})
 		}
 	}
 	return out

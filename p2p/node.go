@@ -96,7 +96,7 @@ type Node struct {
 	lan        *lan
 	neighbours *neighbourSet
 	ledger     *peers.Ledger
-	group      *peers.Group // nil is no group
+	members    *members
 	server     *serve.Server
 	lookups    *lookups
 	secrets    *secrets
@@ -107,7 +107,6 @@ type Node struct {
 	dialBacks  *dialBacks                            // rations connections that neighbours ask for
 	background *background
 
-	joined     chan peer.ID  // receives the peers that have proved to be in the group; read by watch
 	news       chan struct{} // a neighbour has joined; read by exchangePeers
 	reconsider chan struct{} // what this machine does for others may have changed; read by watch
 	settled    chan struct{}
@@ -138,13 +137,13 @@ func New(cfg Config) (*Node, error) {
 	book.Log, book.CloseAll = cfg.Log, l.closeAll
 	around, back := newNeighbourSet(), newBackground()
 	n := &Node{
-		cfg: cfg, log: cfg.Log, lan: l, neighbours: around, ledger: book, group: circle, background: back,
+		cfg: cfg, log: cfg.Log, lan: l, neighbours: around, ledger: book, background: back,
+		members:    &members{circle, book, l, back, make(chan peer.ID), cfg.Log},
 		lookups:    newLookups(around, book, cfg.Trusted, cfg.Log),
 		secrets:    newSecrets(cfg),
 		upstreams:  &upstreams{caches: cfg.Upstreams, trusted: cfg.Trusted, log: cfg.Log},
 		wanted:     peers.NewCache[store.HashPart, time.Time](maxWanted),
 		dialBacks:  dials,
-		joined:     make(chan peer.ID),
 		news:       make(chan struct{}, 1),
 		reconsider: reconsider,
 		settled:    make(chan struct{}),
@@ -169,7 +168,7 @@ func (n *Node) connect() {
 		Conduct:   conduct{n.neighbours, n.ledger, n.background, n.log},
 		Upstreams: cfg.Upstreams, Throughput: &n.upstreams.throughput, Received: n.downloads.count, Log: n.log}
 	serving := serve.Config{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: n.ledger,
-		Links: n.lan.gate, Log: n.log, Origin: n.lan.gate.Origin, Admits: n.group.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
+		Links: n.lan.gate, Log: n.log, Origin: n.lan.gate.Origin, Admits: n.members.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
 		Proxy: n.proxy}
 	if len(cfg.Share) > 0 {
 		serving.Arriving = n.downloads
@@ -203,9 +202,9 @@ func (n *Node) Run(ctx context.Context) error {
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	n.handleStreams(ctx, n.group.Protocol(), n.server.Serve)
-	if n.group != nil {
-		n.handleStreams(ctx, peers.GroupProtocol, n.serveGroup)
+	n.handleStreams(ctx, n.members.Protocol(), n.server.Serve)
+	if n.members.Group != nil {
+		n.handleStreams(ctx, peers.GroupProtocol, n.members.serve)
 	}
 	n.proxy.advertise()
 	n.handleStreams(ctx, peersProtocol, n.servePeers)
@@ -253,11 +252,11 @@ func (n *Node) watch(ctx context.Context, events <-chan any) {
 			n.proxy.advertise()
 		case <-settled:
 			if len(events) == 0 { // the peers that were found are in the list
-				settled, last = nil, time.After(n.group.Grace())
+				settled, last = nil, time.After(n.members.Grace())
 			}
 		case <-last:
 			close(n.settled)
-		case id := <-n.joined:
+		case id := <-n.members.joined:
 			n.greet(ctx, id)
 		case <-ctx.Done():
 			return
@@ -282,14 +281,14 @@ func (n *Node) handle(ctx context.Context, e any) {
 // greet makes a connected peer a neighbour if it speaks our protocol.
 func (n *Node) greet(ctx context.Context, id peer.ID) {
 	h := n.lan.Host()
-	if !n.mayBeNeighbour(ctx, id) {
+	if !n.members.mayBeNeighbour(ctx, id) {
 		if h.Network().Connectedness(id) != network.Connected {
-			n.group.Forget(id)
+			n.members.Forget(id)
 		}
 		return
 	}
 	n.ledger.TallyOf(id).Outsider.Store(false)
-	nb := peers.NewNeighbour(h, id, n.group.Protocol(), n.ledger)
+	nb := peers.NewNeighbour(h, id, n.members.Protocol(), n.ledger)
 	standing := n.lan.keeper.standing(id)
 	nb.Stranger = standing.stranger
 	if !n.neighbours.add(nb) {
@@ -312,7 +311,7 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 
 func (n *Node) leave(id peer.ID) {
 	n.lan.befriend(id, false)
-	n.group.Forget(id)
+	n.members.Forget(id)
 	if nb := n.neighbours.remove(id); nb != nil {
 		nb.Leave()
 		n.log.Log(nb.NewsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.Since)))

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/p2p/protocol/ping"
 
 	"narbor/p2p/fetch"
@@ -54,7 +56,15 @@ type Ping struct {
 // NAR that it has. The error wraps [ErrNoPeer] if no neighbour has that name; see [Node.Block] for names. It takes as
 // long as ctx allows at most.
 func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, error) {
-	nb, err := n.neighbourNamed(name)
+	var ids []peer.ID
+	for _, nb := range n.neighbours.all() {
+		ids = append(ids, nb.ID)
+	}
+	id, err := peerNamed(n.lan.Host(), name, ids)
+	nb := n.neighbours.get(id)
+	if err == nil && nb == nil { // it has left meanwhile
+		err = fmt.Errorf("%.80q: %w", name, ErrNoPeer)
+	}
 	if err != nil {
 		return Ping{}, err
 	}
@@ -64,9 +74,13 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 			string(c.ConnState().Security)
 		break
 	}
-	n.roundTrips(ctx, nb, cfg.Count, &p)
+	roundTrips(ctx, n.lan.Host(), nb, cfg.Count, &p)
 	if cfg.Bytes > 0 && p.Lost < cfg.Count {
-		if err := n.throughput(ctx, nb, cfg, &p); err != nil {
+		m, err := n.lookups.largest(ctx, nb, cfg.Paths)
+		if err == nil {
+			err = throughput(ctx, nb, m, cfg.Bytes, &p)
+		}
+		if err != nil {
 			p.Problem = peers.Bounded(err.Error())
 		}
 	}
@@ -74,10 +88,10 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 }
 
 // roundTrips stops at the first that has no answer: a stream that stalls answers none after it.
-func (n *Node) roundTrips(ctx context.Context, nb *peers.Neighbour, count int, p *Ping) {
+func roundTrips(ctx context.Context, h host.Host, nb *peers.Neighbour, count int, p *Ping) {
 	ctx, cancel := context.WithCancel(network.WithNoDial(ctx, "neighbours are connected"))
 	defer cancel()
-	results := ping.Ping(ctx, n.lan.Host(), nb.ID)
+	results := ping.Ping(ctx, h, nb.ID)
 	for i := range count {
 		select {
 		case r, ok := <-results:
@@ -93,12 +107,8 @@ func (n *Node) roundTrips(ctx context.Context, nb *peers.Neighbour, count int, p
 	}
 }
 
-// Throughput fetches blocks of the largest NAR that is known to be there, over and over.
-func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConfig, p *Ping) error {
-	m, err := n.largest(ctx, nb, cfg.Paths)
-	if err != nil {
-		return err
-	}
+// throughput fetches so many bytes of blocks of a NAR, over and over.
+func throughput(ctx context.Context, nb *peers.Neighbour, m trust.Mapping, bytes int64, p *Ping) error {
 	p.Path = m.Path().String()
 	ex, err := nb.Open(ctx, peers.ReadStall)
 	if err != nil {
@@ -113,7 +123,7 @@ func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConf
 	buf := make([]byte, store.BlockSize)
 	asked, due := int64(0), 0
 	for got := 0; ; got++ {
-		for ; asked < cfg.Bytes && due-got < pingWindow; due++ {
+		for ; asked < bytes && due-got < pingWindow; due++ {
 			ask.Block = due % blocks
 			asked += int64(store.BlockLen(m.NarSize(), ask.Block))
 			if err := ex.Send(ask); err != nil {
@@ -135,9 +145,9 @@ func (n *Node) throughput(ctx context.Context, nb *peers.Neighbour, cfg PingConf
 }
 
 // largest returns the largest path that the neighbour has, of those that were found lately and those that are named.
-func (n *Node) largest(ctx context.Context, nb *peers.Neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
-	for _, hp := range n.lookups.findings.Keys() {
-		if f, ok := n.lookups.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.mapping.NarSize() > best.NarSize() {
+func (ls *lookups) largest(ctx context.Context, nb *peers.Neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
+	for _, hp := range ls.findings.Keys() {
+		if f, ok := ls.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.mapping.NarSize() > best.NarSize() {
 			best = f.mapping
 		}
 	}
@@ -147,7 +157,7 @@ func (n *Node) largest(ctx context.Context, nb *peers.Neighbour, paths []store.H
 			return best, err
 		}
 		for i, r := range replies {
-			if a := n.weigh(nb, paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
+			if a := ls.weigh(nb, paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
 				best = a.mapping
 			}
 		}

@@ -24,8 +24,8 @@ import (
 // DefaultBudget is how many bytes of NARs a day are fetched for neighbours: a dozen systems.
 const DefaultBudget = 50 << 30
 
-// A proxy asks the upstreams for neighbours, and knows which neighbour does that for this machine. Its methods may be called
-// concurrently.
+// A proxy asks the upstreams for neighbours, and knows which neighbour does that for this machine. Its methods may be
+// called concurrently.
 type proxy struct {
 	cooperates bool // unless the user has asked for this machine to be alone
 	upstreams  *upstreams

@@ -88,8 +88,8 @@ func (n *Node) Status() Status {
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{},
 		Struck:  []peers.Denied{},
 		Blocked: []string{},
-		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate, Group: n.group != nil,
-		OtherGroup: n.outsiders(),
+		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate, Group: n.members.Group != nil,
+		OtherGroup: n.members.outsiders(),
 		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
 		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
