@@ -10,7 +10,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
-	"narbor/p2p/peers"
 	"narbor/store/spool"
 )
 
@@ -38,7 +37,7 @@ func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 func TestNodeRefusesPeersBannedBefore(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "denied.json")
 	liar := (&rogue{}).start(t)
-	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, liar.ID(), time.Now().Add(peers.BanTime/2).Format(time.RFC3339))
+	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, liar.ID(), time.Now().Add(30*time.Minute).Format(time.RFC3339))
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

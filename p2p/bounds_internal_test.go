@@ -17,7 +17,6 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/p2p/fetch"
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -130,20 +129,24 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	n, _ := runNode(t, s, nil, g)
 	fetchAll(t, n, m, nar)
 	nb := n.neighbours.all()[0]
-	nb.Mu.Lock()
-	defer nb.Mu.Unlock()
-	if len(nb.Idle) != 1 || nb.Idle[0].Until.IsZero() || time.Until(nb.Idle[0].Until) > fetch.BlockTimeout {
-		t.Errorf("streams kept after a fetch: %d, want 1 whose block was due within %v", len(nb.Idle), fetch.BlockTimeout)
+	ex, err := nb.Take(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ex.Reset()
+	if !ex.Kept || ex.Until.IsZero() || time.Until(ex.Until) > fetch.BlockTimeout {
+		t.Errorf("stream after a fetch: kept is %v, and its block was due in %v, want within %v", ex.Kept, time.Until(ex.Until),
+			fetch.BlockTimeout)
 	}
 }
 
 func TestThreeLiesAreABan(t *testing.T) {
 	n, _ := sharing(t, random(10))
 	id := (&rogue{}).start(t).ID()
-	for lies := 1; lies <= peers.MaxStrikes; lies++ {
+	for lies := 1; lies <= strikesToBan; lies++ {
 		n.ledger.Strike(id, errors.New("lied"))
 		banned := len(n.ledger.Bans()) == 1
-		if want := lies == peers.MaxStrikes; banned != want || n.ledger.Denies(id) != want {
+		if want := lies == strikesToBan; banned != want || n.ledger.Denies(id) != want {
 			t.Errorf("after %d lies: in the list of bans %v, refused %v, want %v", lies, banned, n.ledger.Denies(id), want)
 		}
 	}
@@ -207,16 +210,4 @@ func flatPath(t testing.TB, name string, contents []byte) store.Info {
 		t.Fatal(err)
 	}
 	return store.Info{Path: path, CA: "text:" + hash.String()}
-}
-
-func TestSilentNeighbourIsLate(t *testing.T) {
-	nb := &peers.Neighbour{}
-	for since, want := range map[time.Duration]bool{0: false, peers.LateAfter / 2: false, 2 * peers.LateAfter: true} {
-		if nb.Late.Store(time.Now().Add(-since).UnixNano()); nb.IsLate() != want {
-			t.Errorf("silent for %v: isLate = %v, want %v", since, !want, want)
-		}
-	}
-	if nb.Late.Store(0); nb.IsLate() {
-		t.Error("has answered: isLate = true, want false")
-	}
 }

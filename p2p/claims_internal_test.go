@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
@@ -153,7 +154,7 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 	mem.Add(small, nar)
 	holder, _ := runNode(t, s, []store.Source{mem})
 	n, _ := runNode(t, s, nil, &rogue{Host: holder.lan.Host()})
-	for range peers.MaxStrikes {
+	for range strikesToBan {
 		if m, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("Lookup(%s) = %v, %v, want ErrNotFound", info.Path, m.Path(), err)
 		}
@@ -201,16 +202,8 @@ func TestFloodOfFurtherClaims(t *testing.T) {
 	}
 	g.claims = g.withFurther(&asked, flood...)
 	n, _ := runNode(t, s, nil, g.start(t))
-	nb := n.neighbours.all()[0]
 	find(t, n, infos[0].Path.HashPart())
 	eventually(t, "struck", func() bool { return strikesOf(n, g) > 0 })
-	for i := range 3 * peers.MaxTold {
-		nb.Hear(store.HashPartFromBytes([20]byte{byte(i), byte(i >> 8)}), "x")
-	}
-	nb.Hear(partA, strings.Repeat("x", peers.MaxToldLen+1))
-	if _, kept := nb.Told.Peek(partA); nb.Told.Len() > peers.MaxTold || kept {
-		t.Errorf("%d claims are kept, want at most %d; the long one: %v", nb.Told.Len(), peers.MaxTold, kept)
-	}
 }
 
 // shared reads a node's answer to a question.
@@ -218,15 +211,16 @@ func shared(t *testing.T, n *Node, g *rogue, parts ...store.HashPart) (claims []
 	t.Helper()
 	s := g.dial(t, n)
 	defer s.Reset()
-	return sharedOn(t, &peers.Exchange{Stream: s, Stall: peers.ReadStall}, parts...)
+	return sharedOn(t, s, parts...)
 }
 
-func sharedOn(t *testing.T, ex *peers.Exchange, parts ...store.HashPart) (claims []string, further []furtherClaim) {
+func sharedOn(t *testing.T, s network.Stream, parts ...store.HashPart) (claims []string, further []furtherClaim) {
 	t.Helper()
-	if err := ex.Send(wire.Request{Kind: wire.AskClaims, HashParts: parts}); err != nil {
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := s.Write(wire.AppendRequest(nil, wire.Request{Kind: wire.AskClaims, HashParts: parts})); err != nil {
 		t.Fatal(err)
 	}
-	br := bufio.NewReader(ex)
+	br := bufio.NewReader(s)
 	for range parts {
 		text, _, err := wire.ReadClaim(br)
 		if err != nil {
@@ -273,18 +267,16 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 	}
 	stream := g.dial(t, n)
 	defer stream.Reset()
-	ex := &peers.Exchange{Stream: stream, Stall: peers.ReadStall}
 	for i, want := range []int{unsigned - 1, 0} {
-		if _, further = sharedOn(t, ex, infos[0].Path.HashPart()); len(further) != want {
+		if _, further = sharedOn(t, stream, infos[0].Path.HashPart()); len(further) != want {
 			t.Errorf("asked for the %d. time on a stream: %d further claims, want %d", i+1, len(further), want)
 		}
 	}
 }
 
-func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
+func TestAbandonedQuestionsAreNotAwaited(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
-	nb.Asks, nb.Told = make(chan peers.Question, 8), peers.NewTold()
 	nb.Answered(0) // or the first question to it would be waited for longer
 	old := &lookup{of: n.lookups, hp: partA, news: make(chan struct{}, 1)}
 	old.ask([]*peers.Neighbour{nb})
@@ -292,7 +284,7 @@ func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
 	fresh := &lookup{of: n.lookups, hp: partB, news: make(chan struct{}, 1)}
 	fresh.ask([]*peers.Neighbour{nb})
 	defer fresh.expire()
-	if got := nb.More([]peers.Question{<-nb.Asks}); len(got) != 1 || got[0] != fresh {
-		t.Errorf("%d questions asked, want the one that a caller waits for", len(got))
+	if old.Awaits(nb) || !fresh.Awaits(nb) {
+		t.Error("want an answer awaited only while a caller waits for it")
 	}
 }

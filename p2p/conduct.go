@@ -12,7 +12,7 @@ import (
 
 // A NAR that does not have its hash is no proof of a lie: a store that a power cut has damaged sends such NARs, and its
 // manifests agree with them, or were made before. So a wrong NAR costs no strike. Its sender is told, and that path is not
-// taken from it for [peers.WrongFor]; a peer with wrong NARs of several paths is set aside, see [peers.Tally.SentWrong].
+// taken from it for an hour; a peer with wrong NARs of several paths is set aside, see [peers.Ledger.SentWrong].
 
 // conduct implements [fetch.Conduct].
 type conduct struct {
@@ -23,21 +23,21 @@ type conduct struct {
 }
 
 func (c conduct) Takes(nb *peers.Neighbour, m trust.Mapping) bool {
-	return c.ledger.TakesFrom(nb.Tally, peers.PairOf(nb, m))
+	return c.ledger.TakesFrom(nb, m)
 }
 
 func (c conduct) Avoid(nb *peers.Neighbour, m trust.Mapping, d time.Duration, reason string) {
-	c.ledger.Avoid(peers.PairOf(nb, m), d, reason)
+	c.ledger.Avoid(nb, m, d, reason)
 }
 
 func (c conduct) Strike(id peer.ID, cause error) {
-	c.ledger.Refuse(peers.Refusal(cause))
+	c.ledger.Refuse(cause)
 	c.ledger.Strike(id, cause)
 }
 
 func (c conduct) Distrust(id peer.ID) { c.ledger.TallyOf(id).Distrust(time.Now()) }
 
-// Wrong records that a peer has sent a wrong NAR: the first time for each path in [peers.WrongFor] it counts, and the peer
+// Wrong records that a peer has sent a wrong NAR: the first time for each path in an hour it counts, and the peer
 // is told.
 func (c conduct) Wrong(id peer.ID, m trust.Mapping, cause error) {
 	if !c.ledger.SentWrong(id, m, cause) {

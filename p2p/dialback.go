@@ -231,7 +231,7 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.Refuse(peers.RefusedFormat)
+		n.ledger.Refuse(err)
 		n.ledger.Strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)
 		return

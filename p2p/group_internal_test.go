@@ -3,7 +3,6 @@ package p2p
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -23,6 +23,12 @@ import (
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+)
+
+// What a proof of a group's secret holds, and the protocol after it: see the package comment.
+const (
+	nonceLen, proofLen             = 32, 32
+	memberProtocol     protocol.ID = "/narbor/member/1"
 )
 
 var secretA, secretB = []byte("the secret of the group A"), []byte("the secret of the group B")
@@ -126,39 +132,35 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	if _, err := g.NewStream(t.Context(), n.lan.Host().ID(), wire.ProtocolID); err == nil {
 		t.Error("a host with a secret speaks to everybody")
 	}
-	key, err := peers.GroupKey(secretB)
+	other, err := peers.NewGroup(secretB, g.Host, zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, prove := range map[string]func(st network.Stream, h peers.Handshake){
-		"nothing":       func(st network.Stream, _ peers.Handshake) {},
-		"noise":         func(st network.Stream, _ peers.Handshake) { st.Write(random(peers.GroupProof)) },
-		"another key":   func(st network.Stream, h peers.Handshake) { st.Write(h.Proof(key, peers.RoleOpener)) },
-		"what it heard": func(st network.Stream, h peers.Handshake) { st.Write(h.OpenerNonce[:]) }, // replaced by its proof
+	if err := other.Meet(t.Context(), n.lan.Host().ID()); !errors.Is(err, peers.ErrOtherGroup) {
+		t.Errorf("proof with another secret: %v, want ErrOtherGroup", err)
+	}
+	for name, prove := range map[string]func(st network.Stream, heard []byte){
+		"nothing":       func(network.Stream, []byte) {},
+		"noise":         func(st network.Stream, _ []byte) { st.Write(random(proofLen)) },
+		"what it heard": func(st network.Stream, heard []byte) { st.Write(heard) },
 	} {
 		st, err := g.NewStream(t.Context(), n.lan.Host().ID(), peers.GroupProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}
 		st.SetDeadline(time.Now().Add(20 * time.Second))
-		h := peers.Handshake{Opener: g.ID(), Answerer: n.lan.Host().ID()}
-		rand.Read(h.OpenerNonce[:])
-		st.Write(h.OpenerNonce[:])
-		heard := make([]byte, peers.GroupNonce+peers.GroupProof)
+		st.Write(random(nonceLen))
+		heard := make([]byte, nonceLen+proofLen)
 		if _, err := io.ReadFull(st, heard); err != nil {
 			t.Fatalf("%s: no nonce: %v", name, err)
 		}
-		copy(h.AnswererNonce[:], heard)
-		if name == "what it heard" {
-			copy(h.OpenerNonce[:], heard[peers.GroupNonce:])
-		}
-		prove(st, h)
+		prove(st, heard[nonceLen:])
 		if name != "nothing" {
 			if b, err := io.ReadAll(st); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {
 				t.Errorf("%s: proof answered by %x, %v, want a reset with %#x", name, b, err, peers.ErrOutsider)
 			}
 		}
-		ask, err := g.NewStream(t.Context(), n.lan.Host().ID(), peers.MemberProtocol)
+		ask, err := g.NewStream(t.Context(), n.lan.Host().ID(), memberProtocol)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -191,7 +193,7 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 
 func TestShortSecretsAreRefused(t *testing.T) {
 	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys),
-		GroupSecret: bytes.Repeat([]byte("x"), peers.MinSecret-1)}
+		GroupSecret: bytes.Repeat([]byte("x"), 15)}
 	if _, err := New(cfg); err == nil {
 		t.Error("New with a short secret works")
 	}
@@ -204,14 +206,14 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	var proofs, asked atomic.Int64
 	impostor.SetStreamHandler(peers.GroupProtocol, func(st network.Stream) {
 		defer proofs.Add(1)
-		answer := random(peers.GroupNonce + peers.GroupProof)
-		if _, err := io.ReadFull(st, answer[:peers.GroupNonce]); err != nil {
+		answer := random(nonceLen + proofLen)
+		if _, err := io.ReadFull(st, answer[:nonceLen]); err != nil {
 			return
 		}
 		st.Write(append(answer, 1))
 		io.Copy(io.Discard, st)
 	})
-	impostor.SetStreamHandler(peers.MemberProtocol, func(st network.Stream) {
+	impostor.SetStreamHandler(memberProtocol, func(st network.Stream) {
 		asked.Add(1)
 		st.Reset()
 	})

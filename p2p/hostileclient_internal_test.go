@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"runtime"
 	"strings"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -101,25 +99,6 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 100<<20 { // of which the rogues hold 80 MiB unread
 		t.Errorf("the heap has grown by %d MiB", grown>>20)
-	}
-}
-
-func TestReasonsOfStrikesAreBounded(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
-	for range peers.MaxDenied + 5 {
-		id := ghost(t, n).ID
-		for range peers.MaxStrikes {
-			n.ledger.Strike(id, errors.New(strings.Repeat("lies ", 10_000)))
-		}
-	}
-	struck := n.Status().Struck
-	if len(struck) == 0 || len(struck) > peers.MaxDenied {
-		t.Errorf("%d are banned, want 1 to %d", len(struck), peers.MaxDenied)
-	}
-	for _, s := range struck {
-		if len(s.Reason) > peers.MaxReason {
-			t.Fatalf("a reason of %d bytes is kept", len(s.Reason))
-		}
 	}
 }
 

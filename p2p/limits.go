@@ -23,6 +23,10 @@ const (
 	// maxLinkStreams bounds the streams between us and one peer, in each direction: a few long-lived ones do. maxAllStreams
 	// bounds those that all peers together have opened.
 	maxLinkStreams, maxAllStreams = 64, 8 * maxConns
+	// maxLost is the number of streams to a neighbour that may end without an answer to a question before it counts as
+	// not answered. One ends when the neighbour has closed it meanwhile; a neighbour that ends every stream is asked no
+	// more often.
+	maxLost = 2
 	// maxFailed bounds the memory of NARs that could not be fetched for others.
 	maxFailed = 1024
 	// maxDialBacks is the number of neighbours of a link that are asked to connect to this machine: if one lies, or its

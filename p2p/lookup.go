@@ -161,7 +161,7 @@ func (l *lookup) Lost(nb *peers.Neighbour) bool {
 		return false
 	}
 	l.owed[i].lost++
-	return l.owed[i].lost < peers.MaxLost
+	return l.owed[i].lost < maxLost
 }
 
 // expire ends the wait for neighbours that have not answered in time, unless no claim has been believed yet: then it ends
@@ -240,7 +240,7 @@ func (l *lookup) judge(r peers.Reply) {
 		err = fmt.Errorf("asked about %s, got %s: %w", l.hp, info.Path, peers.ErrName)
 	}
 	if err != nil {
-		l.of.ledger.Refuse(peers.Refusal(err))
+		l.of.ledger.Refuse(err)
 		l.of.ledger.Strike(r.From.ID, err)
 		return
 	}
@@ -295,7 +295,7 @@ func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
 			l.mu.Lock()
 			l.refused = err
 			l.mu.Unlock()
-			l.of.ledger.Refuse(peers.Refusal(err))
+			l.of.ledger.Refuse(err)
 			l.of.log.Debug("claim not believed", zap.Stringer("peer", from.ID), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}

@@ -18,7 +18,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/p2p/netmon"
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -175,7 +174,7 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 		t.Fatalf("it would not download for others: %s", n.proxy.alone())
 	}
 	g := (&rogue{}).start(t)
-	for _, p := range []protocol.ID{peers.MemberProtocol, wire.ProtocolID} {
+	for _, p := range []protocol.ID{memberProtocol, wire.ProtocolID} {
 		for _, kind := range []wire.Kind{wire.AskUpstream, wire.AskFetch} {
 			g.connect(t, n, "/ip4/127.0.0.1")
 			st, err := g.NewStream(t.Context(), n.lan.Host().ID(), p)

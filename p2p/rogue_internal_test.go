@@ -258,4 +258,7 @@ func fetchAll(t testing.TB, n *Node, m trust.Mapping, want []byte) {
 	}
 }
 
+// strikesToBan is the number of strikes that ban a peer.
+const strikesToBan = 3
+
 func strikesOf(n *Node, g *rogue) int64 { return n.ledger.TallyOf(g.ID()).Strikes.Load() }

@@ -11,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/fetch"
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -45,11 +44,11 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 	honest := (&rogue{info: info, nar: nar, block: slow}).start(t)
 	relay := (&rogue{info: info, nar: nar, have: all(21), block: flip}).start(t)
 	n, _ := runNode(t, s, nil, honest, relay)
-	for round := range int64(peers.MaxStrikes) {
+	for round := range strikesToBan {
 		fetchAll(t, n, m, nar)
 		tally := n.ledger.TallyOf(relay.ID())
-		if got := tally.Rumours.Load(); got != round+1 {
-			t.Fatalf("%d NARs with wrong blocks counted, want %d", got, round+1)
+		if got, want := tally.IsDistrusted(time.Now()), round+1 == strikesToBan; got != want {
+			t.Fatalf("after %d NARs with wrong blocks: distrusted is %v, want %v", round+1, got, want)
 		}
 		if s := [2]int64{strikesOf(n, relay), strikesOf(n, honest)}; s != [2]int64{} {
 			t.Fatalf("strikes %v, want none: who passes on has not lied, nor has the holder", s)
@@ -59,7 +58,7 @@ func TestRelayOfLieIsNotStruck(t *testing.T) {
 	before := n.ledger.TallyOf(relay.ID()).BlocksReceived.Load()
 	fetchAll(t, n, m, nar)
 	if got := n.ledger.TallyOf(relay.ID()).BlocksReceived.Load(); got != before {
-		t.Errorf("%d more blocks taken from who has passed on wrong ones %d times", got-before, peers.MaxStrikes)
+		t.Errorf("%d more blocks taken from who has passed on wrong ones %d times", got-before, strikesToBan)
 	}
 }
 

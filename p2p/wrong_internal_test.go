@@ -17,6 +17,9 @@ import (
 	"narbor/store/damage"
 )
 
+// wrongToSetAside is the number of paths with wrong NARs that set a peer aside.
+const wrongToSetAside = 3
+
 // damagedShare is what a machine shares that has so many damaged paths and one sound one, which is the last.
 func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan damage.Finding) {
 	t.Helper()
@@ -64,7 +67,7 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 				t.Fatalf("Fetch(%s) = %v, %v, want ErrNotFound", info.Path, sp, err)
 			}
 		}
-		if i+1 >= peers.MaxWrong {
+		if i+1 >= wrongToSetAside {
 			break
 		}
 		select {
@@ -80,8 +83,8 @@ func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
 		}
 	}
 	st := n.Status()
-	if len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != peers.MaxWrong {
-		t.Errorf("struck are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Struck, st.Neighbours, peers.MaxWrong)
+	if len(st.Struck) != 0 || len(st.Neighbours) != 1 || st.Neighbours[0].Strikes != 0 || st.Neighbours[0].WrongNARs != wrongToSetAside {
+		t.Errorf("struck are %v, neighbours are %+v, want no strike and %d wrong NARs", st.Struck, st.Neighbours, wrongToSetAside)
 	}
 	// Now it is set aside: its claim alone is no reason to answer Nix 200.
 	last := infos[damaged]
@@ -165,13 +168,15 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	if got := n.lookups.connected(found); len(got) != 2 {
 		t.Fatalf("%d holders, want 2", len(got))
 	}
-	for range peers.MaxWrong {
-		damaged.Tally.SentWrong(time.Now())
+	s := newSigner(t)
+	for i := range wrongToSetAside {
+		_, m := s.sign(t, fmt.Sprint("wrong", i), randomNAR(10))
+		n.ledger.SentWrong(damaged.ID, m, store.ErrCorrupt)
 	}
 	if got := n.lookups.connected(found); len(got) != 1 || got[0].Neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	n.ledger.Avoid(peers.PairOf(other, f.Wanted), peers.WrongFor, "sent a wrong NAR")
+	n.ledger.Avoid(other, f.Wanted, time.Hour, "sent a wrong NAR")
 	record := n.downloads.deps.Conduct
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := record.Takes(nb, f.Wanted); got != want {
@@ -183,7 +188,7 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 func TestWrongNARsOfOnePathCountOnce(t *testing.T) {
 	n, f := receivingNode(t)
 	nb := ghost(t, n)
-	for range 2 * peers.MaxWrong {
+	for range 2 * wrongToSetAside {
 		n.downloads.deps.Conduct.Wrong(nb.ID, f.Wanted, store.ErrCorrupt)
 	}
 	if got := nb.Tally.CountWrong(time.Now()); got != 1 {

@@ -90,8 +90,9 @@ func (d *download) account(began time.Time, err error) {
 			nb.Tally.Kept()
 		}
 		if !until.IsZero() {
+			_, reason := nb.Tally.Aside(now)
 			d.Log.Info("neighbour is set aside", zap.Stringer("peer", nb.ID), zap.Time("until", until),
-				zap.String("reason", peers.AsideSlow))
+				zap.String("reason", reason))
 		}
 	}
 }

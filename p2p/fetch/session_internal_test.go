@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -49,7 +50,7 @@ func newTestFetch() (*Session, *testRecord) {
 }
 
 func peerNamed(id string) *peers.Neighbour {
-	return &peers.Neighbour{ID: peer.ID(id), Tally: &peers.Tally{}}
+	return peers.NewNeighbour(nil, peer.ID(id), wire.ProtocolID, peers.NewLedger("", zap.NewNop()))
 }
 
 func TestRefusedPeerIsNeitherPartialPeerNorProxy(t *testing.T) {

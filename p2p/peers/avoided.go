@@ -24,7 +24,7 @@ type avoided struct {
 	pairs *lru.Cache[pair, avoidance]
 }
 
-func PairOf(nb *Neighbour, m trust.Mapping) pair {
+func pairOf(nb *Neighbour, m trust.Mapping) pair {
 	return pair{nb.ID, m.Path().HashPart(), m.NarHash()}
 }
 
@@ -62,24 +62,24 @@ func (l *Ledger) SentWrong(id peer.ID, m trust.Mapping, cause error) (news bool)
 	now, reason := time.Now(), Bounded(cause.Error())
 	l.mu.Lock()
 	l.counts.refused[refusedHash]++
-	news = l.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, WrongFor, "it has sent a wrong NAR of it")
+	news = l.avoided.add(pair{id, m.Path().HashPart(), m.NarHash()}, wrongFor, "it has sent a wrong NAR of it")
 	t := l.tally(id)
 	l.mu.Unlock()
 	if !news {
 		return false
 	}
 	l.Log.Warn("neighbour sent a wrong NAR", zap.Stringer("peer", id), zap.Stringer("path", m.Path()), zap.String("reason", reason))
-	if until := t.SentWrong(now); !until.IsZero() {
+	if until := t.sentWrong(now); !until.IsZero() {
 		l.Log.Warn("neighbour is set aside", zap.Stringer("peer", id), zap.Time("until", until), zap.String("reason", asideWrong))
 	}
 	return true
 }
 
 // avoid has a NAR not taken from a peer for a while.
-func (l *Ledger) Avoid(p pair, d time.Duration, reason string) {
+func (l *Ledger) Avoid(nb *Neighbour, m trust.Mapping, d time.Duration, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.avoided.add(p, d, reason)
+	l.avoided.add(pairOf(nb, m), d, reason)
 }
 
 // avoids returns why a NAR is not taken from a peer; "" if it is.
@@ -91,9 +91,9 @@ func (l *Ledger) avoids(p pair) string {
 
 // takesFrom reports whether blocks of a NAR are taken from a peer. They are not if the peer is avoided for it, or
 // is set aside for wrong NARs; from one that was too slow they are.
-func (l *Ledger) TakesFrom(t *Tally, p pair) bool {
-	_, why := t.Aside(time.Now())
-	return why != asideWrong && l.avoids(p) == ""
+func (l *Ledger) TakesFrom(nb *Neighbour, m trust.Mapping) bool {
+	_, why := nb.Tally.Aside(time.Now())
+	return why != asideWrong && l.avoids(pairOf(nb, m)) == ""
 }
 
 // unreliable returns why a peer's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.

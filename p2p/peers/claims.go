@@ -9,8 +9,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -43,32 +41,27 @@ type toldClaim struct {
 	at   time.Time
 }
 
-func NewTold() *lru.Cache[store.HashPart, toldClaim] {
-	told := NewCache[store.HashPart, toldClaim](MaxTold)
-	return told
-}
-
 // hear keeps a claim that was not asked for, unless it is long: those are few, and can be asked for.
-func (n *Neighbour) Hear(hp store.HashPart, text string) {
-	if len(text) <= MaxToldLen {
-		n.Told.Add(hp, toldClaim{text, time.Now()})
+func (n *Neighbour) hear(hp store.HashPart, text string) {
+	if len(text) <= maxToldLen {
+		n.told.Add(hp, toldClaim{text, time.Now()})
 	}
 }
 
 // recall answers with what the neighbour has said unasked a moment ago, and forgets it: the next time it is asked.
 func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
-	c, ok := n.Told.Peek(hp)
+	c, ok := n.told.Peek(hp)
 	if !ok {
 		return "", false
 	}
-	n.Told.Remove(hp)
+	n.told.Remove(hp)
 	return c.text, time.Since(c.at) < toldFresh
 }
 
 // isLate reports whether the neighbour has been silent for so long that lookups should not wait for it.
 func (n *Neighbour) IsLate() bool {
 	since := n.Late.Load()
-	return since != 0 && time.Now().UnixNano()-since > int64(LateAfter)
+	return since != 0 && time.Now().UnixNano()-since > int64(lateAfter)
 }
 
 // askLoop sends questions about claims and hands out the answers, until the neighbour is gone.
@@ -79,19 +72,19 @@ func (n *Neighbour) AskLoop(ctx context.Context) {
 			select {
 			case l := <-n.Asks:
 				batch = []Question{l}
-			case <-n.Done:
+			case <-n.done:
 				return
 			case <-ctx.Done():
 				return
 			}
 		}
-		batch = n.AskOn(ctx, batch)
+		batch = n.askOn(ctx, batch)
 	}
 }
 
 // askOn asks a batch first, and all that comes after it, on one stream until that fails. It returns the questions that
 // are to be asked on the next stream: those that were not asked on this one, and those that its end left unanswered.
-func (n *Neighbour) AskOn(ctx context.Context, batch []Question) (left []Question) {
+func (n *Neighbour) askOn(ctx context.Context, batch []Question) (left []Question) {
 	ex, err := n.Open(ctx, AskTimeout)
 	if err != nil {
 		n.fail(batch, err)
@@ -137,7 +130,7 @@ func (c claimStream) askAll(ctx context.Context, batch []Question) (left []Quest
 		case <-ctx.Done():
 			return batch
 		}
-		if batch = c.More(batch); len(batch) == 0 {
+		if batch = c.more(batch); len(batch) == 0 {
 			<-c.turns
 		} else if err := c.ex.ask(batch); err != nil {
 			return c.again(batch, err)
@@ -147,7 +140,7 @@ func (c claimStream) askAll(ctx context.Context, batch []Question) (left []Quest
 		select {
 		case l := <-c.Asks:
 			batch = []Question{l}
-		case <-c.Done:
+		case <-c.done:
 			return nil
 		case <-ctx.Done():
 			return nil
@@ -179,7 +172,7 @@ func (ex *Exchange) ask(batch []Question) error {
 
 // more adds the questions that are waiting or about to be: often several goroutines ask at once. It leaves out those
 // that have been answered before they were asked.
-func (n *Neighbour) More(batch []Question) []Question {
+func (n *Neighbour) more(batch []Question) []Question {
 	runtime.Gosched()
 	batch = slices.DeleteFunc(batch, n.answeredUnasked)
 	for len(batch) < wire.MaxClaims {
@@ -225,7 +218,7 @@ func (ex *Exchange) readClaims(n *Neighbour, batch []Question) (rest []Question,
 		}
 		l.Answer(Reply{From: n, Text: text, Receiving: receiving})
 	}
-	if err := wire.ReadFurther(ex.Reader, n.Hear); err != nil {
+	if err := wire.ReadFurther(ex.Reader, n.hear); err != nil {
 		n.broke(ex, err)
 		return nil, false
 	}
@@ -236,7 +229,7 @@ func (ex *Exchange) readClaims(n *Neighbour, batch []Question) (rest []Question,
 func (n *Neighbour) broke(ex *Exchange, err error) {
 	ex.Reset()
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.Refuse(RefusedFormat)
+		n.ledger.Refuse(err)
 		n.ledger.Strike(n.ID, err)
 	}
 }

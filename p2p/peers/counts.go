@@ -14,7 +14,7 @@ const (
 	refusedKey       = "untrusted_key" // no trusted key has signed it: not a lie
 	refusedHash      = "hash_mismatch"
 	refusedName      = "name_mismatch" // it is about another path
-	RefusedFormat    = "malformed"
+	refusedFormat    = "malformed"
 	refusedProbing   = "probing" // it asks on and on for paths that are not here: for bans only
 )
 
@@ -28,12 +28,12 @@ var ErrName = errors.New("about another path")
 type counts struct{ refused, bans map[string]int64 }
 
 func newCounts() counts {
-	return counts{map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, RefusedFormat: 0},
-		map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, RefusedFormat: 0, refusedProbing: 0}}
+	return counts{map[string]int64{refusedSignature: 0, refusedKey: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0},
+		map[string]int64{refusedSignature: 0, refusedHash: 0, refusedName: 0, refusedFormat: 0, refusedProbing: 0}}
 }
 
-// Refusal returns the reason that an error stands for.
-func Refusal(err error) string {
+// refusal returns the reason that an error stands for.
+func refusal(err error) string {
 	switch {
 	case errors.Is(err, ErrProbing):
 		return refusedProbing
@@ -46,5 +46,5 @@ func Refusal(err error) string {
 	case errors.Is(err, store.ErrCorrupt) && !errors.Is(err, wire.ErrWire):
 		return refusedHash
 	}
-	return RefusedFormat
+	return refusedFormat
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // maxDenyFile bounds the file of the deny list: as many entries as there may be, each reason with every byte escaped.
-const maxDenyFile = MaxDenied * (6*MaxReason + 256)
+const maxDenyFile = maxDenied * (6*maxReason + 256)
 
 // Denied is a peer with which there are no connections: it is banned because of its last strike, or the user has blocked it.
 type Denied struct {
@@ -23,9 +23,9 @@ type Denied struct {
 }
 
 // Ended reports whether a ban is over.
-func (d Denied) Ended(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
+func (d Denied) ended(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
-// A denyList is the peers that are refused, at most [MaxDenied] bans and [MaxBlocked] that the user has blocked. It has
+// A denyList is the peers that are refused, at most [maxDenied] bans and [MaxBlocked] that the user has blocked. It has
 // no lock and no clock.
 type denyList map[peer.ID]Denied
 
@@ -52,10 +52,10 @@ func parseDenyList(text []byte, now time.Time) (denyList, error) {
 			}
 			continue
 		}
-		if latest := now.Add(BanTime); e.Until.After(latest) {
+		if latest := now.Add(banTime); e.Until.After(latest) {
 			e.Until = latest
 		}
-		if !e.Ended(now) {
+		if !e.ended(now) {
 			all.ban(id, Bounded(e.Reason), e.Until)
 		}
 	}
@@ -65,7 +65,7 @@ func parseDenyList(text []byte, now time.Time) (denyList, error) {
 // denies reports whether a peer is refused.
 func (l denyList) denies(id peer.ID, now time.Time) bool {
 	e, ok := l[id]
-	return ok && !e.Ended(now)
+	return ok && !e.ended(now)
 }
 
 // ban refuses a peer until a moment, unless the user has blocked it. Of too many bans, the one that ends first goes.
@@ -83,7 +83,7 @@ func (l denyList) ban(id peer.ID, reason string, until time.Time) {
 			soonest = other
 		}
 	}
-	if bans > MaxDenied {
+	if bans > maxDenied {
 		delete(l, soonest)
 	}
 }
@@ -120,7 +120,7 @@ func (l denyList) bans(now time.Time) []Denied {
 	list := []Denied{}
 	for id, e := range l {
 		switch {
-		case e.Ended(now):
+		case e.ended(now):
 			delete(l, id)
 		case !e.Until.IsZero():
 			list = append(list, e)

@@ -27,15 +27,15 @@ const (
 	// GroupProtocol is the proof of the group's secret, and memberProtocol what members speak after it in place of
 	// [wire.ProtocolID]; see the package comment of p2p. A host without a secret sees no narbor in a host with one, and asks nothing.
 	GroupProtocol  protocol.ID = "/narbor/group/1"
-	MemberProtocol protocol.ID = "/narbor/member/1"
+	memberProtocol protocol.ID = "/narbor/member/1"
 
-	// MinSecret is the shortest secret. A member sends proofs to peers that may not know the secret and can then try
+	// minSecret is the shortest secret. A member sends proofs to peers that may not know the secret and can then try
 	// secrets offline: a random one of this length withstands that, and a word does not.
-	MinSecret = 16
+	minSecret = 16
 	maxSecret = 4 << 10
 
-	GroupNonce = 32
-	GroupProof = sha256.Size
+	groupNonce = 32
+	groupProof = sha256.Size
 	// proveTimeout bounds a proof of four short messages, on machines that may be busy.
 	proveTimeout = 5 * time.Second
 	// A proof that was cut short is tried again after proveMin, and then after twice as long up to proveMax.
@@ -44,7 +44,7 @@ const (
 	// proveGrace is how much longer than discovery takes Nix waits for members: some round trips.
 	proveGrace = 300 * time.Millisecond
 
-	RoleOpener, roleAnswerer byte = 1, 2
+	roleOpener, roleAnswerer byte = 1, 2
 )
 
 // ErrOutsider is the code with which a member of a group resets a stream of a peer that has not proved its membership.
@@ -75,10 +75,10 @@ func LoadGroupSecret(path string) ([]byte, error) {
 		return nil, fmt.Errorf("group secret %s is longer than %d bytes", path, maxSecret)
 	}
 	secret := bytes.Trim(text, " \t\r\n")
-	if len(secret) < MinSecret {
+	if len(secret) < minSecret {
 		return nil, fmt.Errorf("group secret %s has %d bytes, and %d are the least: make one by `head -c 32 /dev/urandom | base64`, and "+
 			"give each member the same",
-			path, len(secret), MinSecret)
+			path, len(secret), minSecret)
 	}
 	return secret, nil
 }
@@ -99,10 +99,10 @@ func NewGroup(secret []byte, h host.Host, log *zap.Logger) (*Group, error) {
 	if secret == nil {
 		return nil, nil
 	}
-	if len(secret) < MinSecret {
-		return nil, fmt.Errorf("the group's secret has %d bytes, and %d are the least", len(secret), MinSecret)
+	if len(secret) < minSecret {
+		return nil, fmt.Errorf("the group's secret has %d bytes, and %d are the least", len(secret), minSecret)
 	}
-	key, err := GroupKey(secret)
+	key, err := groupKey(secret)
 	if err != nil {
 		return nil, err
 	}
@@ -110,32 +110,32 @@ func NewGroup(secret []byte, h host.Host, log *zap.Logger) (*Group, error) {
 		members: map[peer.ID]bool{}, proving: map[peer.ID]bool{}}, nil
 }
 
-// GroupKey derives what proofs are made with.
-func GroupKey(secret []byte) ([]byte, error) {
+// groupKey derives what proofs are made with.
+func groupKey(secret []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, nil, "narbor group 1", sha256.Size)
 }
 
 // A Handshake is what both sides of a proof know.
-type Handshake struct {
-	Opener, Answerer           peer.ID
-	OpenerNonce, AnswererNonce [GroupNonce]byte
+type handshake struct {
+	opener, answerer           peer.ID
+	openerNonce, answererNonce [groupNonce]byte
 }
 
 // proof is what the side of a role proves its knowledge of the key with.
-func (h Handshake) Proof(key []byte, role byte) []byte {
+func (h handshake) proof(key []byte, role byte) []byte {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte{role})
-	mac.Write(h.OpenerNonce[:])
-	mac.Write(h.AnswererNonce[:])
-	for _, id := range []peer.ID{h.Opener, h.Answerer} {
+	mac.Write(h.openerNonce[:])
+	mac.Write(h.answererNonce[:])
+	for _, id := range []peer.ID{h.opener, h.answerer} {
 		mac.Write([]byte{byte(len(id))})
 		mac.Write([]byte(id))
 	}
 	return mac.Sum(nil)
 }
 
-func (h Handshake) check(key []byte, role byte, proof []byte) error {
-	if !hmac.Equal(proof, h.Proof(key, role)) {
+func (h handshake) check(key []byte, role byte, proof []byte) error {
+	if !hmac.Equal(proof, h.proof(key, role)) {
 		return ErrOtherGroup
 	}
 	return nil
@@ -160,20 +160,20 @@ func (g *Group) proveOn(s network.Stream, id peer.ID) error {
 	if err := s.SetDeadline(time.Now().Add(proveTimeout)); err != nil {
 		return err
 	}
-	h := Handshake{Opener: g.host.ID(), Answerer: id}
-	rand.Read(h.OpenerNonce[:])
-	if _, err := s.Write(h.OpenerNonce[:]); err != nil {
+	h := handshake{opener: g.host.ID(), answerer: id}
+	rand.Read(h.openerNonce[:])
+	if _, err := s.Write(h.openerNonce[:]); err != nil {
 		return err
 	}
-	var answer [GroupNonce + GroupProof]byte
+	var answer [groupNonce + groupProof]byte
 	if _, err := io.ReadFull(s, answer[:]); err != nil {
 		return err
 	}
-	copy(h.AnswererNonce[:], answer[:])
-	if err := h.check(g.key, roleAnswerer, answer[GroupNonce:]); err != nil {
+	copy(h.answererNonce[:], answer[:])
+	if err := h.check(g.key, roleAnswerer, answer[groupNonce:]); err != nil {
 		return err
 	}
-	if _, err := s.Write(h.Proof(g.key, RoleOpener)); err != nil {
+	if _, err := s.Write(h.proof(g.key, roleOpener)); err != nil {
 		return err
 	}
 	_, err := io.ReadFull(s, answer[:1])
@@ -206,22 +206,22 @@ func (g *Group) answerOn(s network.Stream) error {
 	if err := s.SetDeadline(time.Now().Add(proveTimeout)); err != nil {
 		return err
 	}
-	h := Handshake{Opener: s.Conn().RemotePeer(), Answerer: g.host.ID()}
-	if _, err := io.ReadFull(s, h.OpenerNonce[:]); err != nil {
+	h := handshake{opener: s.Conn().RemotePeer(), answerer: g.host.ID()}
+	if _, err := io.ReadFull(s, h.openerNonce[:]); err != nil {
 		return err
 	}
-	rand.Read(h.AnswererNonce[:])
-	if _, err := s.Write(append(h.AnswererNonce[:], h.Proof(g.key, roleAnswerer)...)); err != nil {
+	rand.Read(h.answererNonce[:])
+	if _, err := s.Write(append(h.answererNonce[:], h.proof(g.key, roleAnswerer)...)); err != nil {
 		return err
 	}
-	var proof [GroupProof]byte
+	var proof [groupProof]byte
 	if _, err := io.ReadFull(s, proof[:]); err != nil {
 		return err
 	}
-	if err := h.check(g.key, RoleOpener, proof[:]); err != nil {
+	if err := h.check(g.key, roleOpener, proof[:]); err != nil {
 		return err
 	}
-	g.admit(h.Opener)
+	g.admit(h.opener)
 	_, err := s.Write([]byte{1}) // from now on it may ask
 	return err
 }
@@ -231,7 +231,7 @@ func (g *Group) Protocol() protocol.ID {
 	if g == nil {
 		return wire.ProtocolID
 	}
-	return MemberProtocol
+	return memberProtocol
 }
 
 func (g *Group) admit(id peer.ID) {

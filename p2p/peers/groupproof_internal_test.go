@@ -29,18 +29,18 @@ func TestGroupVectors(t *testing.T) {
 		return b
 	}
 	for i, v := range vectors {
-		key, err := GroupKey(unhex(v.Secret))
+		key, err := groupKey(unhex(v.Secret))
 		if err != nil || hex.EncodeToString(key) != v.Key {
 			t.Errorf("vector %d: groupKey = %x, %v, want %s", i, key, err, v.Key)
 		}
-		h := Handshake{OpenerNonce: [32]byte(unhex(v.OpenerNonce)), AnswererNonce: [32]byte(unhex(v.AnswererNonce))}
-		for id, text := range map[*peer.ID]string{&h.Opener: v.Opener, &h.Answerer: v.Answerer} {
+		h := handshake{openerNonce: [32]byte(unhex(v.OpenerNonce)), answererNonce: [32]byte(unhex(v.AnswererNonce))}
+		for id, text := range map[*peer.ID]string{&h.opener: v.Opener, &h.answerer: v.Answerer} {
 			if *id, err = peer.Decode(text); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for role, want := range map[byte]string{RoleOpener: v.OpenerProof, roleAnswerer: v.AnswererProof} {
-			if got := hex.EncodeToString(h.Proof(key, role)); got != want {
+		for role, want := range map[byte]string{roleOpener: v.OpenerProof, roleAnswerer: v.AnswererProof} {
+			if got := hex.EncodeToString(h.proof(key, role)); got != want {
 				t.Errorf("vector %d: proof of role %d = %s, want %s", i, role, got, want)
 			}
 		}
@@ -48,34 +48,34 @@ func TestGroupVectors(t *testing.T) {
 }
 
 func TestGroupProofsHoldForOneUse(t *testing.T) {
-	key, err := GroupKey([]byte("the secret of the group A"))
+	key, err := groupKey([]byte("the secret of the group A"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := GroupKey([]byte("the secret of the group B"))
+	other, err := groupKey([]byte("the secret of the group B"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := Handshake{Opener: "a", Answerer: "bc"}
+	h := handshake{opener: "a", answerer: "bc"}
 	for name, c := range map[string]struct {
-		h    Handshake
+		h    handshake
 		key  []byte
 		role byte
 		ok   bool
 	}{
-		"itself":        {h, key, RoleOpener, true},
+		"itself":        {h, key, roleOpener, true},
 		"other role":    {h, key, roleAnswerer, false},
-		"other key":     {h, other, RoleOpener, false},
-		"swapped":       {Handshake{Opener: "bc", Answerer: "a"}, key, RoleOpener, false},
-		"moved border":  {Handshake{Opener: "ab", Answerer: "c"}, key, RoleOpener, false},
-		"other nonce":   {Handshake{Opener: "a", Answerer: "bc", OpenerNonce: [32]byte{1}}, key, RoleOpener, false},
-		"other nonce 2": {Handshake{Opener: "a", Answerer: "bc", AnswererNonce: [32]byte{1}}, key, RoleOpener, false},
+		"other key":     {h, other, roleOpener, false},
+		"swapped":       {handshake{opener: "bc", answerer: "a"}, key, roleOpener, false},
+		"moved border":  {handshake{opener: "ab", answerer: "c"}, key, roleOpener, false},
+		"other nonce":   {handshake{opener: "a", answerer: "bc", openerNonce: [32]byte{1}}, key, roleOpener, false},
+		"other nonce 2": {handshake{opener: "a", answerer: "bc", answererNonce: [32]byte{1}}, key, roleOpener, false},
 	} {
-		if err := c.h.check(c.key, c.role, h.Proof(key, RoleOpener)); (err == nil) != c.ok {
+		if err := c.h.check(c.key, c.role, h.proof(key, roleOpener)); (err == nil) != c.ok {
 			t.Errorf("%s: check = %v, want accepted %v", name, err, c.ok)
 		}
 	}
-	if err := h.check(key, RoleOpener, h.Proof(key, RoleOpener)[:31]); err == nil {
+	if err := h.check(key, roleOpener, h.proof(key, roleOpener)[:31]); err == nil {
 		t.Error("a proof cut short was accepted")
 	}
 }

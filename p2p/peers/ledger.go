@@ -177,7 +177,7 @@ func (l *Ledger) TallyOf(id peer.ID) *Tally {
 func (l *Ledger) tally(id peer.ID) *Tally {
 	t, ok := l.tallies.Get(id)
 	if !ok {
-		t = &Tally{ID: id, Tellings: rate.NewLimiter(TellRate, TellBurst)}
+		t = &Tally{ID: id, Tellings: rate.NewLimiter(tellRate, tellBurst)}
 		l.tallies.Add(id, t)
 	}
 	return t
@@ -186,19 +186,19 @@ func (l *Ledger) tally(id peer.ID) *Tally {
 // strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned peer
 // had sent before the ban does not count.
 func (l *Ledger) Strike(id peer.ID, lie error) {
-	reason, until := Bounded(lie.Error()), time.Now().Add(BanTime)
+	reason, until := Bounded(lie.Error()), time.Now().Add(banTime)
 	l.mu.Lock()
-	if e, ok := l.denied[id]; ok && !e.Until.IsZero() && !e.Ended(time.Now()) {
+	if e, ok := l.denied[id]; ok && !e.Until.IsZero() && !e.ended(time.Now()) {
 		l.mu.Unlock()
 		return
 	}
 	t := l.tally(id)
 	strikes := t.Strikes.Add(1)
-	banned := strikes >= MaxStrikes
+	banned := strikes >= maxStrikes
 	if banned {
 		t.Strikes.Store(0) // it starts anew after the ban
 		l.denied.ban(id, reason, until)
-		l.counts.bans[Refusal(lie)]++
+		l.counts.bans[refusal(lie)]++
 		netmon.Hint(l.save)
 	}
 	l.mu.Unlock()
@@ -211,14 +211,14 @@ func (l *Ledger) Strike(id peer.ID, lie error) {
 
 // Bounded returns the part of a reason that is kept and logged.
 func Bounded(reason string) string {
-	return strings.ToValidUTF8(reason[:min(len(reason), MaxReason)], "")
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }
 
-// refuse counts something that was not believed, by one of the reasons that are constants.
-func (l *Ledger) Refuse(reason string) {
+// Refuse counts a message that was not believed, by the reason that its error stands for.
+func (l *Ledger) Refuse(cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.counts.refused[reason]++
+	l.counts.refused[refusal(cause)]++
 }
 
 // totals returns how often something was not believed, and how many bans there were, by reason.

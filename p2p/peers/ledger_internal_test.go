@@ -38,7 +38,7 @@ func savedLedger(t testing.TB, file string, change func(*Ledger)) {
 
 // ban has a ledger ban a peer.
 func (l *Ledger) banFor(id peer.ID, reason string) {
-	for range MaxStrikes {
+	for range maxStrikes {
 		l.Strike(id, errors.New(reason))
 	}
 }
@@ -47,10 +47,10 @@ func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "denied.json")
 	id, other := testPeer(t), testPeer(t)
 	synctest.Test(t, func(t *testing.T) {
-		until := time.Now().Add(BanTime)
+		until := time.Now().Add(banTime)
 		savedLedger(t, file, func(l *Ledger) { l.banFor(id, "sent <wrong> bytes") })
 
-		time.Sleep(BanTime - time.Second)
+		time.Sleep(banTime - time.Second)
 		l := NewLedger(file, zap.NewNop())
 		if got := l.Bans(); len(got) != 1 || got[0].Reason != "sent <wrong> bytes" || !got[0].Until.Equal(until) || !l.Denies(id) {
 			t.Errorf("bans before the end = %v, want one until %v", got, until)
@@ -74,24 +74,24 @@ func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
 	id := testPeer(t)
 	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, id, now.AddDate(50, 0, 0).Format(time.RFC3339))
 	list, err := parseDenyList([]byte(text), now)
-	if got := list[id].Until; err != nil || !got.Equal(now.Add(BanTime)) {
-		t.Errorf("parseDenyList = until %v, %v, want %v", got, err, now.Add(BanTime))
+	if got := list[id].Until; err != nil || !got.Equal(now.Add(banTime)) {
+		t.Errorf("parseDenyList = until %v, %v, want %v", got, err, now.Add(banTime))
 	}
 }
 
 func TestBansAreBounded(t *testing.T) {
 	now := time.Now()
 	list, latest, blocked := denyList{}, testPeer(t), testPeer(t)
-	list.ban(latest, "lied", now.Add(BanTime))
+	list.ban(latest, "lied", now.Add(banTime))
 	if err := list.block(blocked); err != nil {
 		t.Fatal(err)
 	}
-	reason := Bounded(strings.Repeat("\x01<", MaxReason))
-	for range MaxDenied + 10 {
+	reason := Bounded(strings.Repeat("\x01<", maxReason))
+	for range maxDenied + 10 {
 		list.ban(testPeer(t), reason, now.Add(time.Minute))
 	}
-	if got := list.bans(now); len(got) != MaxDenied {
-		t.Errorf("%d bans, want %d", len(got), MaxDenied)
+	if got := list.bans(now); len(got) != maxDenied {
+		t.Errorf("%d bans, want %d", len(got), maxDenied)
 	}
 	if !list.denies(latest, now) || !list.denies(blocked, now) {
 		t.Error("the ban that lasts longest, or a peer that the user has blocked, was forgotten first")
@@ -100,7 +100,7 @@ func TestBansAreBounded(t *testing.T) {
 	if err != nil || len(text) > maxDenyFile {
 		t.Errorf("a full list takes %d bytes (%v), and %d are read", len(text), err, maxDenyFile)
 	}
-	if again, err := parseDenyList(text, now); err != nil || len(again) != MaxDenied+1 {
+	if again, err := parseDenyList(text, now); err != nil || len(again) != maxDenied+1 {
 		t.Errorf("a full list is read as %d entries, %v", len(again), err)
 	}
 }
@@ -166,12 +166,12 @@ func TestBansAreCountedByReason(t *testing.T) {
 		fmt.Errorf("x: %w", store.ErrCorrupt):     refusedHash,
 		fmt.Errorf("x: %w", ErrName):              refusedName,
 		fmt.Errorf("x: %w", ErrProbing):           refusedProbing,
-		fmt.Errorf("x: %w", wire.ErrWire):         RefusedFormat,
-		errors.New("something, in its own words"): RefusedFormat,
+		fmt.Errorf("x: %w", wire.ErrWire):         refusedFormat,
+		errors.New("something, in its own words"): refusedFormat,
 	} {
 		_, before := l.Totals()
 		id := testPeer(t)
-		for range MaxStrikes {
+		for range maxStrikes {
 			l.Strike(id, lie)
 		}
 		_, after := l.Totals()
@@ -192,9 +192,9 @@ func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	}
 	fetches.Wait()
 	if lies, bans := logs.FilterMessage("neighbour broke the protocol").Len(),
-		logs.FilterMessage("neighbour banned").Len(); lies != MaxStrikes ||
+		logs.FilterMessage("neighbour banned").Len(); lies != maxStrikes ||
 		bans != 1 {
-		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, MaxStrikes)
+		t.Errorf("50 lies at once: %d are counted and %d bans, want %d and 1", lies, bans, maxStrikes)
 	}
 	if got := l.TallyOf(id).Strikes.Load(); got != 0 {
 		t.Errorf("after the ban it begins with %d strikes", got)
@@ -240,7 +240,7 @@ func FuzzParseDenyList(f *testing.F) {
 			t.Errorf("parseDenyList(%q) = %v with the error %v", text, all, err)
 		}
 		for id, e := range all {
-			if e.ID != id.String() || len(e.Reason) > MaxReason || e.Ended(now) || e.Until.After(now.Add(BanTime)) {
+			if e.ID != id.String() || len(e.Reason) > maxReason || e.ended(now) || e.Until.After(now.Add(banTime)) {
 				t.Errorf("parseDenyList(%q) keeps %+v", text, e)
 			}
 		}

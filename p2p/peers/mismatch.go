@@ -19,8 +19,8 @@ type KeyMismatch struct {
 	Path       string   `json:"path"`       // the last such path
 }
 
-// MaxMismatched is the number of neighbours that are remembered for one key.
-const MaxMismatched = 64
+// maxMismatched is the number of neighbours that are remembered for one key.
+const maxMismatched = 64
 
 // mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it. There
 // are no more entries than trusted keys, each with at most [maxMismatched] neighbours. The zero value is empty.
@@ -44,7 +44,7 @@ func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 			m.byKey[name] = k
 		}
 		k.forget(now)
-		if _, known := k.peers[from]; known || len(k.peers) < MaxMismatched {
+		if _, known := k.peers[from]; known || len(k.peers) < maxMismatched {
 			k.peers[from] = now
 		}
 		if len(info.References) <= MaxCheckedRefs || k.info.Path.IsZero() {
@@ -78,7 +78,7 @@ func (m *mismatches) current(keys *trust.Keys) []KeyMismatch {
 // forget removes the peers without a mismatch within [mismatchTime].
 func (k *mismatch) forget(now time.Time) {
 	for id, last := range k.peers {
-		if now.Sub(last) > MismatchTime {
+		if now.Sub(last) > mismatchTime {
 			delete(k.peers, id)
 		}
 	}

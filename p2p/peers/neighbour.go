@@ -30,7 +30,7 @@ type Tally struct {
 	Claims, BlocksReceived, BytesReceived atomic.Int64
 	ClaimsSent, BlocksSent, BytesSent     atomic.Int64
 	Strikes                               atomic.Int64
-	Rumours, distrusted                   atomic.Int64 // NARs with wrong blocks from it; Unix ns until which it may relay none
+	rumours, distrusted                   atomic.Int64 // NARs with wrong blocks from it; Unix ns until which it may relay none
 	BlocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
 	WireReceived, WireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
 	Outsider, Told                        atomic.Bool  // it is of another group; that was logged
@@ -44,8 +44,8 @@ type Tally struct {
 
 // distrust records that the peer has passed on wrong blocks, whether it believed a liar or claims that it did.
 func (t *Tally) Distrust(now time.Time) {
-	if t.Rumours.Add(1)%MaxStrikes == 0 {
-		t.distrusted.Store(now.Add(BanTime).UnixNano())
+	if t.rumours.Add(1)%maxStrikes == 0 {
+		t.distrusted.Store(now.Add(banTime).UnixNano())
 	}
 }
 
@@ -55,7 +55,7 @@ func (t *Tally) IsDistrusted(now time.Time) bool { return now.UnixNano() < t.dis
 // A Neighbour is a connected peer that speaks our protocol. It ends when its connection does.
 type Neighbour struct {
 	ID   peer.ID
-	Host host.Host
+	host host.Host
 	// protocol is [protocolID], or among members of a group [memberProtocol].
 	protocol protocol.ID
 	Since    time.Time
@@ -63,10 +63,10 @@ type Neighbour struct {
 	ledger   *Ledger
 	Stranger bool                                  // not one of the machines to keep when it came, see [circle]
 	Asks     chan Question                         // that it has not been asked yet
-	Told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
-	Done     chan struct{}                         // closed when the neighbour is gone
+	told     *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
+	done     chan struct{}                         // closed when the neighbour is gone
 
-	Helping chan struct{} // one for each question under way for which it asks its upstreams
+	helping chan struct{} // one for each question under way for which it asks its upstreams
 	Brought atomic.Int64  // when (Unix ns) a block came from it last
 
 	response responseTime // to questions about claims
@@ -76,16 +76,16 @@ type Neighbour struct {
 	Busy atomic.Int32 // blocks asked for and not yet here
 	Late atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
 
-	Mu        sync.Mutex // guards idle and blockTime
-	Idle      []*Exchange
+	mu        sync.Mutex // guards idle and blockTime
+	idle      []*Exchange
 	blockTime time.Duration // moving average from one block to the next while busy; 0 is unknown
 }
 
 // NewNeighbour returns a neighbour that is asked by protocol. The caller calls askLoop, and leave once its connections have
 // ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
-	return &Neighbour{ID: id, Host: h, protocol: by, Since: time.Now(), Tally: book.TallyOf(id), ledger: book,
-		Asks: make(chan Question, askQueue), Told: NewTold(), Helping: make(chan struct{}, MaxHelpingPeer), Done: make(chan struct{})}
+	return &Neighbour{ID: id, host: h, protocol: by, Since: time.Now(), Tally: book.TallyOf(id), ledger: book,
+		Asks: make(chan Question, askQueue), told: NewCache[store.HashPart, toldClaim](maxTold), helping: make(chan struct{}, MaxHelpingPeer), done: make(chan struct{})}
 }
 
 // An Exchange is a stream on which blocks are asked for; one goroutine at a time has it.
@@ -108,7 +108,7 @@ func (n *Neighbour) NewsLevel() zapcore.Level {
 func (n *Neighbour) Open(ctx context.Context, stall time.Duration) (*Exchange, error) {
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), openTimeout)
 	defer cancel()
-	s, err := n.Host.NewStream(ctx, n.ID, n.protocol)
+	s, err := n.host.NewStream(ctx, n.ID, n.protocol)
 	if err != nil {
 		return nil, fmt.Errorf("neighbour %s: %w", n.ID, err)
 	}
@@ -119,41 +119,41 @@ func (n *Neighbour) Open(ctx context.Context, stall time.Duration) (*Exchange, e
 
 // take returns a stream for blocks on which nothing is under way.
 func (n *Neighbour) Take(ctx context.Context) (*Exchange, error) {
-	n.Mu.Lock()
-	if last := len(n.Idle) - 1; last >= 0 {
-		ex := n.Idle[last]
-		n.Idle = n.Idle[:last]
-		n.Mu.Unlock()
+	n.mu.Lock()
+	if last := len(n.idle) - 1; last >= 0 {
+		ex := n.idle[last]
+		n.idle = n.idle[:last]
+		n.mu.Unlock()
 		return ex, nil
 	}
-	n.Mu.Unlock()
+	n.mu.Unlock()
 	return n.Open(ctx, ReadStall)
 }
 
 // put gives back a stream on which every answer has been read.
 func (n *Neighbour) Put(ex *Exchange) {
-	n.Mu.Lock()
+	n.mu.Lock()
 	select {
-	case <-n.Done:
+	case <-n.done:
 	default:
-		if len(n.Idle) < MaxIdleStreams {
+		if len(n.idle) < maxIdleStreams {
 			ex.Kept = true
-			n.Idle = append(n.Idle, ex)
-			n.Mu.Unlock()
+			n.idle = append(n.idle, ex)
+			n.mu.Unlock()
 			return
 		}
 	}
-	n.Mu.Unlock()
+	n.mu.Unlock()
 	ex.Reset() // may wait for a connection that is stuck
 }
 
 // leave drops what the neighbour's end makes useless.
 func (n *Neighbour) Leave() {
-	close(n.Done)
-	n.Mu.Lock()
-	idle := n.Idle
-	n.Idle = nil
-	n.Mu.Unlock()
+	close(n.done)
+	n.mu.Lock()
+	idle := n.idle
+	n.idle = nil
+	n.mu.Unlock()
 	for _, ex := range idle {
 		ex.Reset()
 	}
@@ -182,8 +182,8 @@ func (ex *Exchange) Read(p []byte) (int, error) {
 
 // expect returns the estimate for one more block, and ok false if nothing has been measured yet.
 func (n *Neighbour) Expect() (d time.Duration, ok bool) {
-	n.Mu.Lock()
-	defer n.Mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	return n.blockTime, n.blockTime > 0
 }
 
@@ -194,8 +194,8 @@ func (n *Neighbour) Measured(d time.Duration, size int) {
 		size = store.BlockSize / 4 // the round trip dominates: don't blow it up
 	}
 	d = time.Duration(float64(d) * store.BlockSize / float64(size))
-	n.Mu.Lock()
-	defer n.Mu.Unlock()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if n.blockTime == 0 {
 		n.blockTime = d
 	} else {
@@ -209,7 +209,7 @@ func (n *Neighbour) Measured(d time.Duration, size int) {
 // gone says whether the neighbour has ended.
 func (n *Neighbour) Gone() bool {
 	select {
-	case <-n.Done:
+	case <-n.done:
 		return true
 	default:
 		return false
@@ -245,6 +245,6 @@ func (n *Neighbour) AskManifest(ctx context.Context, m trust.Mapping) (store.Man
 	if err := ex.Send(r); err != nil {
 		return nil, err
 	}
-	ex.Until = time.Now().Add(min(ManifestTimeout+time.Duration(m.NarSize()/manifestPace)*time.Second, ManifestLimit))
+	ex.Until = time.Now().Add(min(manifestTimeout+time.Duration(m.NarSize()/manifestPace)*time.Second, manifestLimit))
 	return wire.ReadManifest(ex.Reader, m.NarSize())
 }

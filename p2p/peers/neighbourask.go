@@ -14,7 +14,7 @@ import (
 
 // has says whether a neighbour says that it has a protocol.
 func (n *Neighbour) Has(p protocol.ID) bool {
-	has, err := n.Host.Peerstore().SupportsProtocols(n.ID, p)
+	has, err := n.host.Peerstore().SupportsProtocols(n.ID, p)
 	return err == nil && len(has) > 0
 }
 
@@ -53,8 +53,8 @@ func (n *Neighbour) AskFetch(ctx context.Context, hp store.HashPart, nar store.H
 // other side; then it is asked on a new one.
 func (n *Neighbour) exchange(ctx context.Context, r wire.Request, within time.Duration, read func(*bufio.Reader) error) error {
 	select {
-	case n.Helping <- struct{}{}:
-		defer func() { <-n.Helping }()
+	case n.helping <- struct{}{}:
+		defer func() { <-n.helping }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -4,54 +4,50 @@ import "time"
 
 // Bounds on what one peer can make this machine keep or wait for.
 const (
-	// MaxToldLen is the length of the longest claim that is kept although it was not asked for, and maxTold the number
+	// maxToldLen is the length of the longest claim that is kept although it was not asked for, and maxTold the number
 	// of them kept per neighbour: 512 KiB at most.
-	MaxTold, MaxToldLen = 512, 1 << 10
-	// MaxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
+	maxTold, maxToldLen = 512, 1 << 10
+	// maxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
 	// malicious peer.
-	MaxReason = 500
-	// MaxIdleStreams is how many streams are kept open between NARs to one neighbour: Nix fetches up to 16 at once.
-	MaxIdleStreams = 16
+	maxReason = 500
+	// maxIdleStreams is how many streams are kept open between NARs to one neighbour: Nix fetches up to 16 at once.
+	maxIdleStreams = 16
 	// askQueue is how many questions may wait for one neighbour.
 	askQueue = 1024
 	// maxAsked is the number of requests about claims that may be under way to one neighbour. Questions that arrive
 	// meanwhile wait and go out together: they would be answered after the others anyway, and a message costs, on both
 	// sides, ten times as much as another question in it.
 	maxAsked = 1
-	// MaxLost is the number of streams to a neighbour that may end without an answer to a question before it counts as
-	// not answered. One ends when the neighbour has closed it meanwhile; a neighbour that ends every stream is asked no
-	// more often.
-	MaxLost = 2
 	// MaxHelpingPeer bounds the questions to upstreams that are asked at once on behalf of one neighbour: as many as its
 	// Nix asks at a time.
 	MaxHelpingPeer = 24
 	// MaxTallies bounds the peers that are remembered although they come and go. It is more than a LAN has.
 	MaxTallies = 4096
-	// MaxDenied bounds the bans. A peer ID costs nothing to make, so the list is a convenience
+	// maxDenied bounds the bans. A peer ID costs nothing to make, so the list is a convenience
 	// against honest but broken peers and no protection against attackers: when it is full, the entry that would be
 	// forgotten first goes.
-	MaxDenied = 1024
+	maxDenied = 1024
 	// maxBlocked bounds the peers that the user blocks, which are never forgotten.
-	maxBlocked = MaxDenied / 4
+	maxBlocked = maxDenied / 4
 	// MaxCheckedRefs is the number of references of the longest claim that is kept after it was checked.
 	MaxCheckedRefs = 64
-	// MaxStrikes is how many lies a peer may tell before it is banned.
-	MaxStrikes = 3
-	// MaxWrong is the number of wrong NARs, of different paths within an hour, that set a peer aside: as many as the
+	// maxStrikes is how many lies a peer may tell before it is banned.
+	maxStrikes = 3
+	// maxWrong is the number of wrong NARs, of different paths within an hour, that set a peer aside: as many as the
 	// lies before a ban. maxAvoided bounds the pairs of peers and NARs that are remembered.
-	MaxWrong, maxAvoided = MaxStrikes, 4096
-	// TellRate, a second, and tellBurst bound how often one peer is told of our neighbours. It asks when it joins, and
+	maxWrong, maxAvoided = maxStrikes, 4096
+	// tellRate, a second, and tellBurst bound how often one peer is told of our neighbours. It asks when it joins, and
 	// then ever less often.
-	TellRate, TellBurst = 1, 4
+	tellRate, tellBurst = 1, 4
 	// AskTimeout is how long a neighbour may leave a question about claims unanswered before the stream is given up. It
 	// is longer than any caller waits for the answer, so that one late answer does not cost a new stream.
 	AskTimeout = 2 * time.Second
 	// claimsTimeout bounds the answers to one request about claims, trickle as they may.
 	claimsTimeout = 10 * time.Second
-	// LateAfter is how long a neighbour may leave all questions unanswered before lookups stop waiting for it. A short
+	// lateAfter is how long a neighbour may leave all questions unanswered before lookups stop waiting for it. A short
 	// stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; a machine
 	// that has died costs this once, and its connection is gone after 8 s.
-	LateAfter = time.Second
+	lateAfter = time.Second
 	// toldFresh is how long unasked claims are kept: Nix asks for the next paths of a closure within a moment.
 	toldFresh = 5 * time.Second
 	// openTimeout bounds how long opening a stream to a connected neighbour may take.
@@ -59,16 +55,16 @@ const (
 	// ReadStall is how long a block may make no progress. All other holders of the block have been asked by then; this
 	// only frees the resources that wait for a neighbour that will never answer.
 	ReadStall = 5 * time.Second
-	// BanTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
+	// banTime is how long a banned peer is refused: long enough to be rid of it for a build, short enough that a
 	// machine with a broken disk is accepted again soon after its repair.
-	BanTime = time.Hour
-	// WrongFor is how long a NAR is not taken again from a peer that had a wrong copy. If that peer repairs its store
+	banTime = time.Hour
+	// wrongFor is how long a NAR is not taken again from a peer that had a wrong copy. If that peer repairs its store
 	// earlier, it loses nothing: others take the path from it.
-	WrongFor = time.Hour
+	wrongFor = time.Hour
 	// asideTime is how long a peer with maxWrong wrong NARs is set aside, and maxAside the longest.
 	asideTime, maxAside = 10 * time.Minute, time.Hour
-	// MismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that name here.
-	MismatchTime = time.Hour
+	// mismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that name here.
+	mismatchTime = time.Hour
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
 	// ShunTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure, up
@@ -83,7 +79,7 @@ const (
 	SlowFor = 10 * time.Minute
 	// manifestPace, in bytes of the NAR per second, and manifestTimeout bound how long a holder may take to hash a NAR
 	// that it has to read from a slow disk first.
-	ManifestTimeout, manifestPace = 10 * time.Second, 32 << 20
-	// ManifestLimit is the longest, however large the NAR: without a manifest more is fetched again, and no more is lost.
-	ManifestLimit = 30 * time.Second
+	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
+	// manifestLimit is the longest, however large the NAR: without a manifest more is fetched again, and no more is lost.
+	manifestLimit = 30 * time.Second
 )

@@ -7,7 +7,7 @@ import (
 // asideWrong and asideSlow are the reasons for which a peer is set aside.
 const (
 	asideWrong = "sent wrong NARs of several paths: its store is damaged, or it lies"
-	AsideSlow  = "did not deliver what it claims to have, or far too slowly"
+	asideSlow  = "did not deliver what it claims to have, or far too slowly"
 )
 
 // A setback is until when a peer is set aside, and why. It is a neighbour all the same: it is answered, and what it claims
@@ -22,23 +22,23 @@ type setback struct {
 
 // sentWrong counts a wrong NAR of a path. Of the last hour, maxWrong set the peer aside for asideTime, and each further one
 // for four times as long, up to maxAside. It returns until when, or zero.
-func (t *Tally) SentWrong(now time.Time) time.Time {
+func (t *Tally) sentWrong(now time.Time) time.Time {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	recent := t.wrongs[:0]
 	for _, at := range t.wrongs {
-		if now.Sub(at) < WrongFor {
+		if now.Sub(at) < wrongFor {
 			recent = append(recent, at)
 		}
 	}
 	t.wrongs = append(recent, now)
-	if len(t.wrongs) > 2*MaxWrong {
+	if len(t.wrongs) > 2*maxWrong {
 		t.wrongs = t.wrongs[1:]
 	}
-	if len(t.wrongs) < MaxWrong {
+	if len(t.wrongs) < maxWrong {
 		return time.Time{}
 	}
-	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-MaxWrong)), asideWrong)
+	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-maxWrong)), asideWrong)
 }
 
 // wasSlow sets the peer aside for shunTime, and each further time in a row for four times as long, up to maxAside. Fetches
@@ -50,7 +50,7 @@ func (t *Tally) WasSlow(now time.Time) time.Time {
 		return time.Time{}
 	}
 	t.slow = min(t.slow+1, 8)
-	return t.putAside(now, ShunTime<<(2*(t.slow-1)), AsideSlow)
+	return t.putAside(now, ShunTime<<(2*(t.slow-1)), asideSlow)
 }
 
 // putAside sets the peer aside. The caller holds mu.
@@ -85,7 +85,7 @@ func (t *Tally) CountWrong(now time.Time) (count int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, at := range t.wrongs {
-		if now.Sub(at) < WrongFor {
+		if now.Sub(at) < wrongFor {
 			count++
 		}
 	}

@@ -17,7 +17,7 @@ func TestSetbacksGrowAndEnd(t *testing.T) {
 		var tl Tally
 		start := time.Now()
 		for i, want := range []time.Duration{0, 0, asideTime, 4 * asideTime, maxAside, maxAside} {
-			got := tl.SentWrong(time.Now())
+			got := tl.sentWrong(time.Now())
 			if want == 0 && !got.IsZero() || want > 0 && got.Sub(start) != want {
 				t.Errorf("after wrong NAR %d it is set aside for %v, want %v", i+1, got.Sub(start), want)
 			}
@@ -25,8 +25,8 @@ func TestSetbacksGrowAndEnd(t *testing.T) {
 		if _, why := tl.Aside(time.Now()); why != asideWrong {
 			t.Errorf("it is set aside because it %q", why)
 		}
-		time.Sleep(WrongFor + time.Minute)
-		if until, _ := tl.Aside(time.Now()); !until.IsZero() || tl.CountWrong(time.Now()) != 0 || !tl.SentWrong(time.Now()).IsZero() {
+		time.Sleep(wrongFor + time.Minute)
+		if until, _ := tl.Aside(time.Now()); !until.IsZero() || tl.CountWrong(time.Now()) != 0 || !tl.sentWrong(time.Now()).IsZero() {
 			t.Error("an hour later it is not forgotten")
 		}
 		var slow Tally
@@ -52,10 +52,10 @@ func TestWrongNARsOfASlowPeerAreNotTaken(t *testing.T) {
 	var tl Tally
 	now := time.Now()
 	tl.mu.Lock()
-	tl.putAside(now, maxAside, AsideSlow)
+	tl.putAside(now, maxAside, asideSlow)
 	tl.mu.Unlock()
-	for range MaxWrong {
-		tl.SentWrong(now)
+	for range maxWrong {
+		tl.sentWrong(now)
 	}
 	if _, why := tl.Aside(now); why != asideWrong {
 		t.Errorf("it is set aside because it %q, want because of its wrong NARs", why)
@@ -66,7 +66,7 @@ func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAvoided()
 		for i := range maxAvoided + 10 {
-			a.add(pair{nar: store.Hash{byte(i), byte(i >> 8)}}, WrongFor, "x")
+			a.add(pair{nar: store.Hash{byte(i), byte(i >> 8)}}, wrongFor, "x")
 		}
 		if got := a.pairs.Len(); got != maxAvoided {
 			t.Errorf("%d pairs are remembered, want %d", got, maxAvoided)
