@@ -225,7 +225,7 @@ func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFil
 	return err
 }
 
-// A contextReader fails once its context has ended.
+// A contextReader fails once its context has ended. It lives for one call of decompress: an [io.Reader] is given no context.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader

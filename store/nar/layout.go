@@ -117,7 +117,7 @@ func narPadding(n int64) []byte { return make([]byte, 7)[:-n&7] }
 // those in root's own directory. The error wraps ErrCorrupt if the archive cannot have that size, or no archive can be
 // made of root.
 func newLayout(ctx context.Context, root string, size int64) (*layout, error) {
-	b := layoutBuilder{ctx: ctx, root: root, limit: size, dirents: make([]byte, 32<<10)}
+	b := layoutBuilder{root: root, limit: size, dirents: make([]byte, 32<<10)}
 	b.literals = append(b.literals, narMagic...)
 	dir, name := filepath.Split(root)
 	fd, err := openAt(unix.AT_FDCWD, dir, unix.O_DIRECTORY)
@@ -125,7 +125,7 @@ func newLayout(ctx context.Context, root string, size int64) (*layout, error) {
 		return nil, &fs.PathError{Op: "open", Path: dir, Err: err}
 	}
 	defer unix.Close(fd)
-	if err := b.node(fd, name, layoutDir{}, 0); err != nil {
+	if err := b.node(ctx, fd, name, layoutDir{}); err != nil {
 		return nil, err
 	}
 	if got := b.end(); got != size {
@@ -137,7 +137,6 @@ func newLayout(ctx context.Context, root string, size int64) (*layout, error) {
 }
 
 type layoutBuilder struct {
-	ctx     context.Context // of the one call that the builder lives for
 	root    string
 	limit   int64 // the archive is not longer than this
 	dirents []byte
@@ -166,8 +165,8 @@ func (b *layoutBuilder) subject() string {
 }
 
 // node appends the node called name in the directory open as fd. at is its place in the layout.
-func (b *layoutBuilder) node(fd int, name string, at layoutDir, depth int) error {
-	if depth >= maxNARDepth {
+func (b *layoutBuilder) node(ctx context.Context, fd int, name string, at layoutDir) error {
+	if len(b.path) >= maxNARDepth {
 		return b.corrupt("nested deeper than %d", maxNARDepth)
 	}
 	var st unix.Stat_t
@@ -181,7 +180,7 @@ func (b *layoutBuilder) node(fd int, name string, at layoutDir, depth int) error
 	case unix.S_IFLNK:
 		err = b.symlink(fd, name)
 	case unix.S_IFDIR:
-		err = b.directory(fd, name, at, depth)
+		err = b.directory(ctx, fd, name, at)
 	default:
 		return b.corrupt("mode %#o is none of file, directory and symlink", st.Mode)
 	}
@@ -233,8 +232,8 @@ func (b *layoutBuilder) symlink(fd int, name string) error {
 	return nil
 }
 
-func (b *layoutBuilder) directory(parent int, name string, at layoutDir, depth int) error {
-	if err := b.ctx.Err(); err != nil {
+func (b *layoutBuilder) directory(ctx context.Context, parent int, name string, at layoutDir) error {
+	if err := ctx.Err(); err != nil {
 		return err
 	}
 	fd, err := openAt(parent, name, unix.O_DIRECTORY)
@@ -258,7 +257,7 @@ func (b *layoutBuilder) directory(parent int, name string, at layoutDir, depth i
 		b.literals = appendNARString(b.literals, name)
 		b.literals = append(b.literals, narNode...)
 		b.path = append(b.path, name)
-		if err := b.node(fd, name, layoutDir{self, ref}, depth+1); err != nil {
+		if err := b.node(ctx, fd, name, layoutDir{self, ref}); err != nil {
 			return err
 		}
 		b.path = b.path[:len(b.path)-1]

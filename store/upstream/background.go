@@ -5,30 +5,44 @@ import (
 	"sync"
 )
 
-// A background is the work that goes on after the call that began it: it ends when the cache is closed.
+// A background is the work that goes on after the call that began it, until the cache is closed. The zero value is ready.
 type background struct {
-	life context.Context
-	end  context.CancelFunc
-
-	mu     sync.Mutex // guards closed, and that work grows no more once it is set
+	mu     sync.Mutex // guards closed and ends, and that work grows no more once closed is set
 	closed bool
-	work   sync.WaitGroup
+	ends   map[*context.CancelFunc]bool // of the work under way
+
+	work sync.WaitGroup
 }
 
-// start runs f in a goroutine, but not after close.
-func (b *background) start(f func()) {
+// do runs f with a context that ends after [infoTimeout], or when the cache is closed.
+func (b *background) do(f func(ctx context.Context)) {
+	ctx, end := context.WithTimeout(context.Background(), infoTimeout)
+	defer end()
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.closed {
-		b.work.Go(f)
+	if b.closed {
+		end()
+	} else {
+		if b.ends == nil {
+			b.ends = map[*context.CancelFunc]bool{}
+		}
+		b.ends[&end] = true
+		b.work.Add(1)
+		defer b.work.Done()
 	}
+	b.mu.Unlock()
+	f(ctx)
+	b.mu.Lock()
+	delete(b.ends, &end)
+	b.mu.Unlock()
 }
 
-// close ends life, and waits for the work.
+// close ends the work, and waits for it.
 func (b *background) close() {
 	b.mu.Lock()
 	b.closed = true
+	for end := range b.ends {
+		(*end)()
+	}
 	b.mu.Unlock()
-	b.end()
 	b.work.Wait()
 }

@@ -15,8 +15,8 @@ import (
 	"narbor/store"
 )
 
-// parseUpstream accepts the URL of a cache as Nix has it among its substituters.
-func parseUpstream(s string) (*url.URL, error) {
+// parseURL accepts the URL of a cache as Nix has it among its substituters.
+func parseURL(s string) (*url.URL, error) {
 	base, err := url.Parse(s)
 	if err != nil {
 		return nil, errors.New("an upstream that is no URL: give one such as https://cache.nixos.org") // s may hold a password
@@ -31,16 +31,16 @@ func parseUpstream(s string) (*url.URL, error) {
 	return base, nil
 }
 
-func newUpstreamClient() *http.Client {
+func newClient() *http.Client {
 	t := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
-		DialContext:           (&net.Dialer{Timeout: upstreamDialTimeout}).DialContext,
-		TLSHandshakeTimeout:   upstreamDialTimeout,
-		ResponseHeaderTimeout: upstreamHeaderTimeout,
-		IdleConnTimeout:       upstreamIdle,
-		MaxIdleConns:          upstreamConns,
-		MaxIdleConnsPerHost:   upstreamConns,
-		MaxConnsPerHost:       upstreamConns,
+		DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSHandshakeTimeout:   dialTimeout,
+		ResponseHeaderTimeout: headerTimeout,
+		IdleConnTimeout:       connIdle,
+		MaxIdleConns:          maxConns,
+		MaxIdleConnsPerHost:   maxConns,
+		MaxConnsPerHost:       maxConns,
 		ForceAttemptHTTP2:     true,
 		DisableCompression:    true, // archives are compressed already, and a Range is of what the server has
 		HTTP2:                 &http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second},

@@ -17,22 +17,22 @@ import (
 )
 
 const (
-	// maxUpstreamStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
+	// maxStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
 	// and each takes the memory of its compressor's window.
-	maxUpstreamStreams = 32
+	maxStreams = 32
 	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
 	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
 	MaxUnpackMemory = 66 << 20
-	// maxUpstreamWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21.
+	// maxWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21.
 	// Archives with a larger window are left to Nix, which needs the same memory for them.
-	maxUpstreamWindow = 64 << 20
+	maxWindow = 64 << 20
 	// hugeUnpack is the number of bytes from which on an archive's memory is freed before another archive may take it.
 	hugeUnpack = 16 << 20
-	// upstreamStall is how long an archive may not grow by a byte before the rest of it is asked for anew.
-	upstreamStall = 15 * time.Second
-	// upstreamTries is how often in a row the rest of an archive is requested without progress, and upstreamPause the
-	// delay before the second request, which doubles each time. Progress of upstreamStride bytes starts the count anew.
-	upstreamTries, upstreamPause, upstreamStride = 4, 200 * time.Millisecond, 1 << 20
+	// stallTime is how long an archive may not grow by a byte before the rest of it is asked for anew.
+	stallTime = 15 * time.Second
+	// maxTries is how often in a row the rest of an archive is requested without progress, and retryPause the
+	// delay before the second request, which doubles each time. Progress of progressStride bytes starts the count anew.
+	maxTries, retryPause, progressStride = 4, 200 * time.Millisecond, 1 << 20
 )
 
 // Stream opens the archive of a path as [Cache.Info] described it, from its beginning, decompressed as it arrives.
@@ -81,11 +81,11 @@ func (s *stream) unpack(ctx context.Context) (err error) {
 		}
 		s.memory = MaxUnpackMemory
 	}
-	need, window := nar.UnpackMemory(in, p.Compression, p.info.NarSize, maxUpstreamWindow)
-	if window > maxUpstreamWindow {
+	need, window := nar.UnpackMemory(in, p.Compression, p.info.NarSize, maxWindow)
+	if window > maxWindow {
 		s.upstream.Forget(p.info.Path.HashPart())
 		err := fmt.Errorf("%s: %w: %w: to unpack it takes a window of %d MiB, and there is memory for %d", p.URL, store.ErrNotFound,
-			store.ErrUnreadable, window>>20, maxUpstreamWindow>>20)
+			store.ErrUnreadable, window>>20, maxWindow>>20)
 		s.upstream.refused.add(p.info, true, err) // so that Nix is not told again that it can be had here
 		return fmt.Errorf("upstream %s: %w", s.upstream, err)
 	}
@@ -160,22 +160,28 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// A body is the file of an archive, over as many connections as it takes.
+// A body is the file of an archive, over as many connections as it takes. It lives for one call of [Cache.Stream] and the
+// reads of its result, which are given no context: so it has that of the call.
 type body struct {
 	ctx      context.Context
 	upstream *Cache
 	page     page
 	encoded  bool // it has a Content-Encoding, so that there are no ranges of it
 
+	conn  connection
+	off   int64
+	size  int64 // 0 is unknown
+	etag  string
+	tries int   // in a row
+	since int64 // off when the row began
+	err   error // the last, which decompressors hide
+}
+
+// A connection is one answer with a part of the file. The zero value is none.
+type connection struct {
 	resp    *http.Response
 	cancel  context.CancelFunc
 	stalled *time.Timer
-	off     int64
-	size    int64 // 0 is unknown
-	etag    string
-	tries   int   // in a row
-	since   int64 // off when the row began
-	err     error // the last, which decompressors hide
 }
 
 // because returns why the file could not be read, if that is what err comes from.
@@ -200,7 +206,7 @@ func (b *body) open() (err error) {
 	defer func() { b.err = err }()
 	b.drop()
 	ctx, cancel := context.WithCancel(b.ctx)
-	b.cancel = cancel
+	b.conn.cancel = cancel
 	header := http.Header{}
 	if b.off > 0 && !b.encoded {
 		header.Set("Range", "bytes="+strconv.FormatInt(b.off, 10)+"-")
@@ -208,12 +214,12 @@ func (b *body) open() (err error) {
 			header.Set("If-Range", b.etag)
 		}
 	}
-	b.resp, err = b.upstream.do(ctx, b.page.URL, header)
+	b.conn.resp, err = b.upstream.do(ctx, b.page.URL, header)
 	if b.upstream.closes(b.ctx, err); err != nil {
 		return err
 	}
-	b.stalled = time.AfterFunc(upstreamStall, cancel)
-	defer b.stalled.Stop() // the time that our reader takes does not count
+	b.conn.stalled = time.AfterFunc(stallTime, cancel)
+	defer b.conn.stalled.Stop() // the time that our reader takes does not count
 	return b.check()
 }
 
@@ -222,13 +228,13 @@ func (b *body) check() error {
 	corrupt := func(format string, args ...any) error {
 		return fmt.Errorf("upstream %s: %s: %w: %s", b.upstream, b.page.URL, store.ErrCorrupt, fmt.Sprintf(format, args...))
 	}
-	if b.encoded = b.resp.Uncompressed; b.encoded && b.resp.StatusCode == http.StatusPartialContent {
+	if b.encoded = b.conn.resp.Uncompressed; b.encoded && b.conn.resp.StatusCode == http.StatusPartialContent {
 		return corrupt("a range of what is encoded")
 	}
-	size := b.resp.ContentLength
+	size := b.conn.resp.ContentLength
 	skip := b.off
-	if b.resp.StatusCode == http.StatusPartialContent {
-		if !strings.HasPrefix(b.resp.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(b.off, 10)+"-") {
+	if b.conn.resp.StatusCode == http.StatusPartialContent {
+		if !strings.HasPrefix(b.conn.resp.Header.Get("Content-Range"), "bytes "+strconv.FormatInt(b.off, 10)+"-") {
 			return corrupt("another range than from %d on", b.off)
 		}
 		if size >= 0 {
@@ -243,12 +249,12 @@ func (b *body) check() error {
 	if size > nar.MaxPacked(b.page.info.NarSize) {
 		return corrupt("%d bytes are too many for a NAR of %d", size, b.page.info.NarSize)
 	}
-	b.size, b.etag = size, b.resp.Header.Get("ETag")
+	b.size, b.etag = size, b.conn.resp.Header.Get("ETag")
 	if strings.HasPrefix(b.etag, "W/") { // no word on single bytes
 		b.etag = ""
 	}
 	if skip > 0 { // it cannot resume, or has another file by now, which the hash will tell
-		if _, err := io.CopyN(io.Discard, b.resp.Body, skip); err != nil {
+		if _, err := io.CopyN(io.Discard, b.conn.resp.Body, skip); err != nil {
 			return err
 		}
 	}
@@ -274,12 +280,12 @@ func (b *body) Read(p []byte) (int, error) {
 
 // read reads from the connection that there is.
 func (b *body) read(p []byte) (int, error) {
-	if b.resp == nil {
+	if b.conn.resp == nil {
 		return 0, b.err
 	}
-	b.stalled.Reset(upstreamStall)
-	n, err := b.resp.Body.Read(p)
-	b.stalled.Stop()
+	b.conn.stalled.Reset(stallTime)
+	n, err := b.conn.resp.Body.Read(p)
+	b.conn.stalled.Stop()
 	b.off += int64(n)
 	b.upstream.bytes.Add(int64(n))
 	most := nar.MaxPacked(b.page.info.NarSize)
@@ -298,13 +304,13 @@ func (b *body) read(p []byte) (int, error) {
 
 // again opens the rest of the file after an error, if there is hope.
 func (b *body) again(err error) bool {
-	if b.off-b.since >= upstreamStride {
+	if b.off-b.since >= progressStride {
 		b.tries, b.since = 0, b.off
 	}
-	for !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrNotFound) && b.tries < upstreamTries && b.ctx.Err() == nil {
+	for !errors.Is(err, store.ErrCorrupt) && !errors.Is(err, store.ErrNotFound) && b.tries < maxTries && b.ctx.Err() == nil {
 		b.tries++
 		select {
-		case <-time.After(upstreamPause << (b.tries - 1)):
+		case <-time.After(retryPause << (b.tries - 1)):
 		case <-b.ctx.Done():
 			return false
 		}
@@ -317,14 +323,15 @@ func (b *body) again(err error) bool {
 
 // drop gives the connection back.
 func (b *body) drop() {
-	if b.stalled != nil {
-		b.stalled.Stop()
+	c := b.conn
+	b.conn = connection{}
+	if c.stalled != nil {
+		c.stalled.Stop()
 	}
-	if b.cancel != nil {
-		b.cancel()
+	if c.cancel != nil {
+		c.cancel()
 	}
-	if b.resp != nil {
-		b.resp.Body.Close()
+	if c.resp != nil {
+		c.resp.Body.Close()
 	}
-	b.resp, b.stalled, b.cancel = nil, nil, nil
 }

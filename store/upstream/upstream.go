@@ -23,24 +23,24 @@ import (
 )
 
 const (
-	// upstreamInfoTimeout bounds a question about a path, connecting included: three round trips over the slowest
+	// infoTimeout bounds a question about a path, connecting included: three round trips over the slowest
 	// satellite, and more than a line needs with queues that downloads have filled. Without narbor Nix would wait for 300 s.
-	upstreamInfoTimeout = 5 * time.Second
-	// upstreamDialTimeout bounds each of connecting and the TLS handshake.
-	upstreamDialTimeout = 4 * time.Second
-	// upstreamHeaderTimeout bounds the wait for an archive to begin: a cache may have to get it from slow storage.
-	upstreamHeaderTimeout = 15 * time.Second
-	// upstreamIdle is how long a connection is kept: less than what servers grant.
-	upstreamIdle = 50 * time.Second
-	// upstreamConns bounds the connections to one upstream over HTTP/1.1: Nix makes 25 (http-connections).
-	upstreamConns = 40
-	// upstreamMissTTL is how long an upstream's "not found" is relied on, and upstreamMisses how many of those are kept.
-	upstreamMissTTL, upstreamMisses = 60 * time.Second, 16 << 10
-	// upstreamPages bounds the narinfos that are remembered in memory: a large closure's, between Nix's question and
+	infoTimeout = 5 * time.Second
+	// dialTimeout bounds each of connecting and the TLS handshake.
+	dialTimeout = 4 * time.Second
+	// headerTimeout bounds the wait for an archive to begin: a cache may have to get it from slow storage.
+	headerTimeout = 15 * time.Second
+	// connIdle is how long a connection is kept: less than what servers grant.
+	connIdle = 50 * time.Second
+	// maxConns bounds the connections to one upstream over HTTP/1.1: Nix makes 25 (http-connections).
+	maxConns = 40
+	// missTTL is how long an upstream's "not found" is relied on, and maxMisses how many of those are kept.
+	missTTL, maxMisses = 60 * time.Second, 16 << 10
+	// maxPages bounds the narinfos that are remembered in memory: a large closure's, between Nix's question and
 	// its download.
-	upstreamPages = 4096
-	// upstreamProbe is the file that every cache has, and maxUpstreamProbe bounds its length: it has three short lines.
-	upstreamProbe, maxUpstreamProbe = "nix-cache-info", 64 << 10
+	maxPages = 4096
+	// probeFile is the file that every cache has, and maxProbeLen bounds its length: it has three short lines.
+	probeFile, maxProbeLen = "nix-cache-info", 64 << 10
 	// maxRedirects is how often an upstream may send us elsewhere.
 	maxRedirects = 5
 )
@@ -60,7 +60,8 @@ type Cache struct {
 	memory  *semaphore.Weighted
 	bytes   atomic.Int64 // of archives, as they came
 	flights singleflight.Group
-	probes  background
+
+	background background
 }
 
 // Config says which cache a [Cache] is.
@@ -74,11 +75,11 @@ type Config struct {
 
 // Open returns the cache; it asks it nothing yet. The caller closes it.
 func Open(cfg Config) (*Cache, error) {
-	base, err := parseUpstream(cfg.URL)
+	base, err := parseURL(cfg.URL)
 	if err != nil {
 		return nil, err
 	}
-	u := &Cache{base: base, agent: cfg.Agent, client: newUpstreamClient(), streams: make(chan struct{}, maxUpstreamStreams),
+	u := &Cache{base: base, agent: cfg.Agent, client: newClient(), streams: make(chan struct{}, maxStreams),
 		memory: cfg.Memory}
 	if u.memory == nil {
 		u.memory = semaphore.NewWeighted(MaxUnpackMemory)
@@ -88,16 +89,15 @@ func Open(cfg Config) (*Cache, error) {
 			return nil, err
 		}
 	}
-	if u.pages, err = lru.New[store.HashPart, page](upstreamPages); err != nil {
+	if u.pages, err = lru.New[store.HashPart, page](maxPages); err != nil {
 		return nil, err
 	}
-	if u.refused.paths, err = lru.New[store.HashPart, refusal](upstreamPages); err != nil {
+	if u.refused.paths, err = lru.New[store.HashPart, refusal](maxPages); err != nil {
 		return nil, err
 	}
-	if u.misses, err = lru.New[store.HashPart, time.Time](upstreamMisses); err != nil {
+	if u.misses, err = lru.New[store.HashPart, time.Time](maxMisses); err != nil {
 		return nil, err
 	}
-	u.probes.life, u.probes.end = context.WithCancel(context.Background())
 	return u, nil
 }
 
@@ -115,7 +115,7 @@ func (u *Cache) Received() int64 { return u.bytes.Load() }
 
 // Close ends the background work, and closes idle connections.
 func (u *Cache) Close() error {
-	u.probes.close()
+	u.background.close()
 	u.client.CloseIdleConnections()
 	return u.kept.close()
 }
@@ -153,16 +153,15 @@ func (u *Cache) anyPage(ctx context.Context, hp store.HashPart) (page, error) {
 	if p, ok := u.recall(hp); ok {
 		return p, nil
 	}
-	if at, ok := u.misses.Get(hp); ok && time.Since(at) < upstreamMissTTL {
+	if at, ok := u.misses.Get(hp); ok && time.Since(at) < missTTL {
 		return page{}, fmt.Errorf("upstream %s: %s: %w", u, hp, store.ErrNotFound)
 	}
 	if err := u.Ready(); err != nil {
 		return page{}, err
 	}
-	done := u.flights.DoChan(string(hp), func() (any, error) {
-		ctx, cancel := context.WithTimeout(u.probes.life, upstreamInfoTimeout)
-		defer cancel()
-		return u.ask(ctx, hp)
+	done := u.flights.DoChan(string(hp), func() (p any, err error) {
+		u.background.do(func(ctx context.Context) { p, err = u.ask(ctx, hp) })
+		return p, err
 	})
 	select {
 	case r := <-done:
@@ -221,7 +220,7 @@ func (u *Cache) Forget(hp store.HashPart) {
 func (u *Cache) Ready() error {
 	ask, probe := u.breaker.allows()
 	if probe {
-		u.probes.start(u.test)
+		go u.background.do(u.test)
 	}
 	if !ask {
 		return fmt.Errorf("upstream %s: it did not answer a moment ago", u)
@@ -230,10 +229,8 @@ func (u *Cache) Ready() error {
 }
 
 // test probes a cache that was down with a request for the file that every cache has.
-func (u *Cache) test() {
-	ctx, cancel := context.WithTimeout(u.probes.life, upstreamInfoTimeout)
-	defer cancel()
-	_, err := u.get(ctx, upstreamProbe, maxUpstreamProbe)
+func (u *Cache) test(ctx context.Context) {
+	_, err := u.get(ctx, probeFile, maxProbeLen)
 	u.breaker.probed(isAnswer(err))
 }
 
