@@ -215,10 +215,3 @@ func packageName(p store.Path) string {
 	}
 	return strings.TrimSuffix(name, "-")
 }
-
-// Asked says whether there is a request of Nix's among the latest ones, which outlast a restart.
-func (a *Accounts) Asked() bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.requests) > 0
-}

@@ -36,6 +36,13 @@ type Accounts struct {
 	lack      lack
 }
 
+// busy is the time in which Nix waits for or receives NARs.
+type busy struct {
+	serving int       // requests for NARs that are being answered
+	since   time.Time // when the first of these began
+	saved   int64     // bytes that neighbours have saved since
+}
+
 // Totals are what passed since the start of the program.
 type Totals struct {
 	Amounts
@@ -244,4 +251,46 @@ func (a *Accounts) Account() Account {
 func (a *Accounts) book(now time.Time, amounts Amounts) {
 	a.changed = true
 	a.history.book(now, amounts)
+}
+
+// Begin records the start of an answer to a request for a NAR. The caller calls End when it is through.
+func (a *Accounts) Begin() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy.serving++; a.busy.serving == 1 {
+		a.busy.since, a.busy.saved = time.Now(), 0
+	}
+}
+
+// End records the end of an answer to a request for a NAR.
+func (a *Accounts) End() {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy.serving--; a.busy.serving > 0 {
+		return
+	}
+	took := now.Sub(a.busy.since).Seconds()
+	a.book(now, Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busy.saved)/internetRate-took)})
+}
+
+// TooLarge reports whether Nix was denied a NAR that is larger than the spool, at most so long ago.
+func (a *Accounts) TooLarge(ago time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.lack.tooLarge.IsZero() && time.Since(a.lack.tooLarge) <= ago
+}
+
+// OutOfRoom reports whether Nix was denied a NAR for want of room in the spool, at most so long ago.
+func (a *Accounts) OutOfRoom(ago time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.lack.room.IsZero() && time.Since(a.lack.room) <= ago
+}
+
+// Asked says whether there is a request of Nix's among the latest ones, which outlast a restart.
+func (a *Accounts) Asked() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.requests) > 0
 }

@@ -22,17 +22,3 @@ func (l *lack) note(now time.Time, err error) {
 		l.room = now
 	}
 }
-
-// TooLarge reports whether Nix was denied a NAR that is larger than the spool, at most so long ago.
-func (a *Accounts) TooLarge(ago time.Duration) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.lack.tooLarge.IsZero() && time.Since(a.lack.tooLarge) <= ago
-}
-
-// OutOfRoom reports whether Nix was denied a NAR for want of room in the spool, at most so long ago.
-func (a *Accounts) OutOfRoom(ago time.Duration) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return !a.lack.room.IsZero() && time.Since(a.lack.room) <= ago
-}

@@ -15,6 +15,16 @@ import (
 	"narbor/store"
 )
 
+// A site is where a cache is, and how it is asked.
+type site struct {
+	base   *url.URL // ends in a slash
+	agent  string
+	client *http.Client
+}
+
+// String returns the URL, without a user and a password.
+func (u *site) String() string { return unnamed(u.base) }
+
 // parseURL accepts the URL of a cache as Nix has it among its substituters.
 func parseURL(s string) (*url.URL, error) {
 	base, err := url.Parse(s)
@@ -79,7 +89,7 @@ func isAnswer(err error) bool {
 }
 
 // get fetches a small file.
-func (u *Cache) get(ctx context.Context, name string, limit int64) (string, error) {
+func (u *site) get(ctx context.Context, name string, limit int64) (string, error) {
 	resp, err := u.do(ctx, name, nil)
 	if err != nil {
 		return "", err
@@ -97,7 +107,7 @@ func (u *Cache) get(ctx context.Context, name string, limit int64) (string, erro
 
 // do asks for a file, and fails unless the cache sends it, or the part of it that header asks for. The caller closes
 // the body.
-func (u *Cache) do(ctx context.Context, name string, header http.Header) (*http.Response, error) {
+func (u *site) do(ctx context.Context, name string, header http.Header) (*http.Response, error) {
 	ref, err := url.Parse(name)
 	if err != nil {
 		return nil, fmt.Errorf("upstream %s: %w", u, err)

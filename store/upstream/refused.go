@@ -1,7 +1,6 @@
 package upstream
 
 import (
-	"fmt"
 	"sync"
 	"time"
 
@@ -55,12 +54,4 @@ func (r *refusals) reason(info store.Info) error {
 		return nil
 	}
 	return old.err
-}
-
-// Wrong records that the cache has sent another archive than the one it has signed. The first time, its narinfo is
-// asked for again; if that does not help, the path counts as not found for an hour.
-func (u *Cache) Wrong(info store.Info) {
-	u.Forget(info.Path.HashPart())
-	u.refused.add(info, false, fmt.Errorf("%s: %w: %w: it sends another archive than it has signed", info.Path, store.ErrNotFound,
-		store.ErrUnreadable))
 }

@@ -10,8 +10,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"sync/atomic"
 	"time"
 
@@ -23,9 +21,6 @@ import (
 )
 
 const (
-	// infoTimeout bounds a question about a path, connecting included: three round trips over the slowest
-	// satellite, and more than a line needs with queues that downloads have filled. Without narbor Nix would wait for 300 s.
-	infoTimeout = 5 * time.Second
 	// dialTimeout bounds each of connecting and the TLS handshake.
 	dialTimeout = 4 * time.Second
 	// headerTimeout bounds the wait for an archive to begin: a cache may have to get it from slow storage.
@@ -51,10 +46,8 @@ const (
 // Proxies are taken from the environment. A cache that does not answer costs one wait of 5 s; from then on all methods
 // fail at once, until the cache answers a probe in the background.
 type Cache struct {
+	site
 	answers
-	base    *url.URL // ends in a slash
-	agent   string
-	client  *http.Client
 	breaker breaker
 	streams chan struct{} // one for each archive under way
 	memory  *semaphore.Weighted
@@ -79,7 +72,7 @@ func Open(cfg Config) (*Cache, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &Cache{base: base, agent: cfg.Agent, client: newClient(), streams: make(chan struct{}, maxStreams),
+	u := &Cache{site: site{base, cfg.Agent, newClient()}, streams: make(chan struct{}, maxStreams),
 		memory: cfg.Memory}
 	if u.memory == nil {
 		u.memory = semaphore.NewWeighted(MaxUnpackMemory)
@@ -100,9 +93,6 @@ func Open(cfg Config) (*Cache, error) {
 	}
 	return u, nil
 }
-
-// String returns the URL, without a user and a password.
-func (u *Cache) String() string { return unnamed(u.base) }
 
 // Private says whether the URL holds a user or a password: what it opens to us is not everybody's.
 func (u *Cache) Private() bool { return u.base.User != nil }
@@ -214,6 +204,14 @@ func (u *Cache) Keep(info store.Info) error {
 func (u *Cache) Forget(hp store.HashPart) {
 	u.pages.Remove(hp)
 	u.kept.forget(hp)
+}
+
+// Wrong records that the cache has sent another archive than the one it has signed. The first time, its narinfo is
+// asked for again; if that does not help, the path counts as not found for an hour.
+func (u *Cache) Wrong(info store.Info) {
+	u.Forget(info.Path.HashPart())
+	u.refused.add(info, false, fmt.Errorf("%s: %w: %w: it sends another archive than it has signed", info.Path, store.ErrNotFound,
+		store.ErrUnreadable))
 }
 
 // Ready fails if the cache is down, and then starts a probe of the cache if one is due.
