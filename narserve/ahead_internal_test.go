@@ -14,13 +14,13 @@ func TestExpectationsAreBounded(t *testing.T) {
 		for i := range maxMappings + 10 {
 			a.expect(textMapping(t, fmt.Sprintf("path-%d", i), "x"))
 		}
-		if len(a.expected) != maxMappings {
-			t.Errorf("%d NARs are expected, want %d", len(a.expected), maxMappings)
+		if len(a.plan.expected) != maxMappings {
+			t.Errorf("%d NARs are expected, want %d", len(a.plan.expected), maxMappings)
 		}
 		time.Sleep(aheadFresh + time.Second)
 		a.expect(textMapping(t, "later", "x"))
-		if len(a.expected) != 1 {
-			t.Errorf("%d NARs are expected when the others are old, want 1", len(a.expected))
+		if len(a.plan.expected) != 1 {
+			t.Errorf("%d NARs are expected when the others are old, want 1", len(a.plan.expected))
 		}
 	})
 }

@@ -3,6 +3,7 @@ package narserve
 import (
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,12 +18,14 @@ const (
 	routeOther   = "other"
 )
 
-// counts are the metrics of requests.
+// counts are the metrics of requests, and the counters of [Server.Stats].
 type counts struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	answers  map[string]map[int]prometheus.Counter // of requests, by route and status
 	took     map[string]prometheus.Observer        // of seconds, by route
+
+	hits, misses, nars, narBytes atomic.Int64
 }
 
 func newCounts() *counts {

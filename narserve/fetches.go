@@ -13,6 +13,10 @@ import (
 )
 
 const (
+	// fetchTimeout bounds the time from a request for a NAR to its first byte. Nix gives up after 300 s without
+	// one (stalled-download-timeout) and asks us again, four times; a 404 before that makes it ask its next
+	// substituter. A minute is left for looking up the mapping and for clocks.
+	fetchTimeout = 240 * time.Second
 	// lingerTime is how long a fetch goes on after the last request for it has hung up. Nix hangs up when no byte has
 	// come for its stalled-download-timeout, and asks again after at most 3 s, four times; what has been received must
 	// not be dropped meanwhile.

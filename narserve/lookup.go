@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -96,6 +97,32 @@ func (q question) patience(sources ...*source) time.Duration {
 	return most
 }
 
+// A lookup asks the sources about paths. Its methods may be called concurrently.
+type lookup struct {
+	sources  []*source
+	upstream []*source // at most one
+	settled  <-chan struct{}
+	started  time.Time
+	log      *zap.Logger
+}
+
+// newLookup returns one whose wait for settled begins now.
+func newLookup(sources []Source, upstream finder, settled <-chan struct{}, log *zap.Logger) lookup {
+	l := lookup{settled: settled, started: time.Now(), log: log}
+	if l.settled == nil {
+		closed := make(chan struct{})
+		close(closed)
+		l.settled = closed
+	}
+	for _, src := range sources {
+		l.sources = append(l.sources, newSource(src, fmt.Sprintf("%T", src)))
+	}
+	if upstream != nil {
+		l.upstream = []*source{newSource(upstream, "upstream")}
+	}
+	return l
+}
+
 // An answer is a source's.
 type answer struct {
 	m   trust.Mapping
@@ -105,42 +132,42 @@ type answer struct {
 
 // find returns a mapping that answers q: the sources', or the upstream's. While discovery has not settled, it has the
 // patience to ask the sources twice.
-func (s *Server) find(ctx context.Context, q question) (trust.Mapping, error) {
-	settled := s.hasSettled()
-	m, err := s.ask(ctx, q, s.sources)
-	if err != nil && len(s.upstream) > 0 && !q.near {
+func (l *lookup) find(ctx context.Context, q question) (trust.Mapping, error) {
+	settled := l.hasSettled()
+	m, err := l.ask(ctx, q, l.sources)
+	if err != nil && len(l.upstream) > 0 && !q.near {
 		up := q
 		up.timeout = upstreamTimeout
-		m, err = s.ask(ctx, up, s.upstream)
+		m, err = l.ask(ctx, up, l.upstream)
 	}
 	if err == nil || settled {
 		return m, err
 	}
-	t := time.NewTimer(time.Until(s.started.Add(settleTimeout)))
+	t := time.NewTimer(time.Until(l.started.Add(settleTimeout)))
 	defer t.Stop()
 	select {
-	case <-s.settled:
+	case <-l.settled:
 	case <-t.C:
 	case <-ctx.Done():
 		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 	}
-	return s.ask(ctx, q, s.sources)
+	return l.ask(ctx, q, l.sources)
 }
 
 // hasSettled says whether a miss is final.
-func (s *Server) hasSettled() bool {
+func (l *lookup) hasSettled() bool {
 	select {
-	case <-s.settled:
+	case <-l.settled:
 		return true
 	default:
-		return time.Since(s.started) >= settleTimeout
+		return time.Since(l.started) >= settleTimeout
 	}
 }
 
 // ask puts q to sources in order and returns the first answer. The next source's turn comes when one has said
 // no, or has said nothing for its share of the time; a late answer still counts. It returns in time even if a
 // source ignores its context: once those that have not answered have had their time.
-func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
+func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	answers := make(chan answer, len(sources)) // no sender ever waits
@@ -156,7 +183,7 @@ func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.
 			go func() {
 				ctx, cancel := context.WithDeadline(ctx, start.Add(q.patience(src)))
 				defer cancel()
-				m, err := s.askOne(ctx, src, q)
+				m, err := l.askOne(ctx, src, q)
 				answers <- answer{m, err, src}
 			}()
 			turn.Reset(share)
@@ -192,7 +219,7 @@ func (s *Server) ask(ctx context.Context, q question, sources []*source) (trust.
 }
 
 // askOne puts q to src once it has a slot free.
-func (s *Server) askOne(ctx context.Context, src *source, q question) (trust.Mapping, error) {
+func (l *lookup) askOne(ctx context.Context, src *source, q question) (trust.Mapping, error) {
 	select {
 	case src.slots <- struct{}{}:
 		defer func() { <-src.slots }()
@@ -200,7 +227,7 @@ func (s *Server) askOne(ctx context.Context, src *source, q question) (trust.Map
 		return trust.Mapping{}, ctx.Err()
 	}
 	m, err := guard(func() (trust.Mapping, error) { return src.Lookup(ctx, q.hashPart) })
-	s.noteHealth(src, err)
+	l.noteHealth(src, err)
 	if err == nil && !q.answeredBy(m) {
 		err = fmt.Errorf("%s: %w", q.hashPart, store.ErrNotFound)
 	}
@@ -208,16 +235,27 @@ func (s *Server) askOne(ctx context.Context, src *source, q question) (trust.Map
 }
 
 // noteHealth logs the first failure of a source in a row, and the end of the row: Nix asks for thousands of paths.
-func (s *Server) noteHealth(src *source, err error) {
+func (l *lookup) noteHealth(src *source, err error) {
 	switch {
 	case err == nil || errors.Is(err, store.ErrNotFound):
 		if src.failing.CompareAndSwap(true, false) {
-			s.log.Info("source answers again", zap.String("source", src.name))
+			l.log.Info("source answers again", zap.String("source", src.name))
 		}
 	case errors.Is(err, context.Canceled): // another source was faster, or Nix went away
 	default:
 		if src.failing.CompareAndSwap(false, true) {
-			s.log.Warn("source fails; nix gets 404 for what only it has", zap.String("source", src.name), zap.Error(err))
+			l.log.Warn("source fails; nix gets 404 for what only it has", zap.String("source", src.name), zap.Error(err))
 		}
 	}
+}
+
+// guard calls f and turns its panic into an error. Code of a source runs in goroutines of its own, where a panic
+// would otherwise end the program and with it every build that waits for an answer.
+func guard[T any](f func() (T, error)) (v T, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
 }

@@ -21,10 +21,9 @@ import (
 )
 
 const (
-	// fetchTimeout bounds the time from a request for a NAR to its first byte. Nix gives up after 300 s without
-	// one (stalled-download-timeout) and asks us again, four times; a 404 before that makes it ask its next
-	// substituter. A minute is left for looking up the mapping and for clocks.
-	fetchTimeout = 240 * time.Second
+	// maxMappingLen is the longest narinfo text, in bytes, that is remembered, so that [maxMappings] of them take
+	// 64 MiB at the very worst and about 4 MiB in practice.
+	maxMappingLen = 16 << 10
 	// chunkSize is how much of a NAR goes out under one write deadline: at [writeTimeout], any client that takes
 	// 30 kB/s keeps its connection.
 	chunkSize = 16 << 20
@@ -244,7 +243,7 @@ func (s *Server) sendNAR(w http.ResponseWriter, r *http.Request, a reply) {
 		s.log.Info("substituted", zap.String("path", n.m.Path().Name()), zap.Int64("size", n.size),
 			zap.Duration("dur", took.Round(time.Millisecond)),
 			zap.String("from", cmp.Or(strings.Join(came.From, " "), string(came.Origin))))
-		s.nars.Add(1)
+		s.counts.nars.Add(1)
 		n.spooled.Used()
 	}
 }
@@ -260,7 +259,7 @@ func (s *Server) copyNAR(w http.ResponseWriter, n *narReply) error {
 		sent, err := io.CopyN(w, n.file, min(rest, chunkSize))
 		rest -= sent
 		n.sent += sent
-		s.narBytes.Add(sent)
+		s.counts.narBytes.Add(sent)
 		if err != nil {
 			return err
 		}

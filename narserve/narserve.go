@@ -24,13 +24,11 @@ package narserve
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -39,19 +37,10 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
-	"narbor/store/spool"
 	"narbor/trust"
 )
 
 const (
-	// maxMappings bounds the memory of mappings for which Nix has yet to fetch the NAR. Nix asks for all narinfos
-	// of a closure before its first NAR; a desktop system has about 3,000 paths. Forgetting one costs a question
-	// to the sources, no more.
-	maxMappings = 4096
-	// maxMappingLen is the longest narinfo text, in bytes, that is remembered, so that [maxMappings] of them take
-	// 64 MiB at the very worst and about 4 MiB in practice.
-	maxMappingLen = 16 << 10
-
 	// readHeaderTimeout is far above what a client on this machine needs, and ends one that only holds a socket.
 	readHeaderTimeout = 10 * time.Second
 	// idleTimeout is above the 118 s after which curl, and so Nix, gives up reusing a connection: we never
@@ -77,22 +66,6 @@ const DoctorAgent = "narbor-doctor"
 
 // cacheInfo is served as nix-cache-info. The priority puts us before cache.nixos.org, which has 40.
 const cacheInfo = "StoreDir: " + store.Dir + "\nWantMassQuery: 1\nPriority: 30\n"
-
-// Source is where archives come from. All methods may be called concurrently, and end soon after ctx does.
-// p2p.Node is one; [Local] makes one of this machine's own store.
-type Source interface {
-	// Lookup returns a mapping for the store path with that hash part; ErrNotFound if the source has none.
-	Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
-	// Fetch returns the verified archive. The caller closes it. The error wraps ErrNotFound if the source
-	// cannot produce it, and ErrMalformed if no source can.
-	Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
-}
-
-// A Patient source decides by itself how long a question about a path is worth waiting for its answer, up to its patience.
-// Other sources have 300 ms.
-type Patient interface {
-	Patience() time.Duration
-}
 
 // Config is what a [Server] needs.
 type Config struct {
@@ -120,34 +93,27 @@ type Config struct {
 
 // Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
 type Server struct {
-	sources  []*source
-	upstream []*source // at most one
+	lookup
+	access
 	keys     *trust.Keys
-	public   *trust.Keys
-	hosts    map[string]bool
-	log      *zap.Logger
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
 	fetches  fetches
 	ahead    *ahead
 	accounts *stats.Accounts
 	page     *dashboard.Page
 	counts   *counts
-	settled  <-chan struct{}
-	started  time.Time
 	fits     func(size int64) error
-
-	hits, misses, nars, narBytes atomic.Int64
 }
 
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
 func New(cfg Config) *Server {
-	s := &Server{keys: cfg.Keys, public: cfg.Public, log: cfg.Log, settled: cfg.Settled, started: time.Now(), hosts: map[string]bool{},
-		counts: newCounts()}
+	log := cfg.Log
+	if log == nil {
+		log = zap.NewNop()
+	}
+	s := &Server{lookup: newLookup(cfg.Sources, cfg.Upstream, cfg.Settled, log), access: newAccess(cfg.Hosts, cfg.Public), keys: cfg.Keys, counts: newCounts()}
 	if s.keys == nil {
 		s.keys = new(trust.Keys)
-	}
-	if s.log == nil {
-		s.log = zap.NewNop()
 	}
 	if s.fits = cfg.Fits; s.fits == nil {
 		s.fits = func(int64) error { return nil }
@@ -156,20 +122,6 @@ func New(cfg Config) *Server {
 		s.accounts = stats.New()
 	}
 	s.page = dashboard.New(cfg.Facts, s.accounts, s.counts.requests, s.counts.seconds)
-	if s.settled == nil {
-		closed := make(chan struct{})
-		close(closed)
-		s.settled = closed
-	}
-	for _, h := range cfg.Hosts {
-		s.hosts[plainHost(h)] = true
-	}
-	for _, src := range cfg.Sources {
-		s.sources = append(s.sources, newSource(src, fmt.Sprintf("%T", src)))
-	}
-	if cfg.Upstream != nil {
-		s.upstream = []*source{newSource(finder(cfg.Upstream), "upstream")}
-	}
 	s.ahead = newAhead(cfg.Ahead, func(ctx context.Context, m trust.Mapping) error {
 		sp, err := s.spooled(ctx, m)
 		if err == nil {
@@ -222,8 +174,8 @@ type Stats struct {
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
 	fetched, used := s.ahead.counts()
-	return Stats{NarinfoHits: s.hits.Load(), NarinfoMisses: s.misses.Load(), NarsServed: s.nars.Load(),
-		NarBytesServed: s.narBytes.Load(), AheadFetched: fetched, AheadUsed: used}
+	return Stats{NarinfoHits: s.counts.hits.Load(), NarinfoMisses: s.counts.misses.Load(), NarsServed: s.counts.nars.Load(),
+		NarBytesServed: s.counts.narBytes.Load(), AheadFetched: fetched, AheadUsed: used}
 }
 
 // A reply is decided on completely before its first byte is written: whatever goes wrong until then is a 404.
@@ -341,13 +293,13 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 		return notFound, err
 	}
 	if err != nil {
-		s.misses.Add(1)
+		s.counts.misses.Add(1)
 		if r.Context().Err() == nil { // otherwise Nix has hung up
 			s.accounts.NotFound(hp, err)
 		}
 		return reply{}, err
 	}
-	s.hits.Add(1)
+	s.counts.hits.Add(1)
 	s.accounts.Found(m.Path())
 	if r.Method == http.MethodGet {
 		s.ahead.expect(m)
@@ -390,15 +342,4 @@ func infoText(m trust.Mapping) string {
 
 func (s *Server) logPanic(r *http.Request, p any) {
 	s.log.Error("request panicked", zap.String("url", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
-}
-
-// guard calls f and turns its panic into an error. Code of a source runs in goroutines of its own, where a panic
-// would otherwise end the program and with it every build that waits for an answer.
-func guard[T any](f func() (T, error)) (v T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-		}
-	}()
-	return f()
 }

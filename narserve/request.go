@@ -13,6 +13,20 @@ import (
 	"narbor/trust"
 )
 
+// An access decides which requests are answered. It does not change.
+type access struct {
+	hosts  map[string]bool
+	public *trust.Keys
+}
+
+func newAccess(hosts []string, public *trust.Keys) access {
+	a := access{hosts: map[string]bool{}, public: public}
+	for _, h := range hosts {
+		a.hosts[plainHost(h)] = true
+	}
+	return a
+}
+
 // allowed refuses requests that a web page may have sent: without a check, any site could learn through a visitor's
 // browser which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to this
 // machine (DNS rebinding) shows in Host; a page of another origin shows in the rest, none of which Nix sends.
@@ -21,7 +35,7 @@ import (
 // as 10.0.2.2, or a neighbour of an address that is listened on, may ask for the URLs that Nix asks for. All other URLs
 // are for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does not
 // matter: ssh forwards any port to it, and no page can put another host's name there.
-func (s *Server) allowed(r *http.Request) bool {
+func (a *access) allowed(r *http.Request) bool {
 	for _, name := range []string{"Origin", "Referer"} {
 		if _, ok := r.Header[name]; ok {
 			return false
@@ -41,7 +55,7 @@ func (s *Server) allowed(r *http.Request) bool {
 	if host == "localhost" || host == "127.0.0.1" || host == "::1" {
 		return here && forNix(r) || ok && port > 0 && local.IP.IsLoopback()
 	}
-	return (s.hosts[host] || here && nearby(host, local)) && forNix(r) && !fromBrowser(r)
+	return (a.hosts[host] || here && nearby(host, local)) && forNix(r) && !fromBrowser(r)
 }
 
 // isOwn reports whether a program of this machine asks, as far as can be told: by a loopback name, over the loopback
@@ -54,11 +68,11 @@ func isOwn(r *http.Request) bool {
 
 // mayHave returns an error if a path is for this machine's own programs alone: a path that only a private key has signed,
 // and that came from a member of the group or a cache with a password, is not for guests.
-func (s *Server) mayHave(r *http.Request, m trust.Mapping) error {
-	if s.public == nil || isOwn(r) {
+func (a *access) mayHave(r *http.Request, m trust.Mapping) error {
+	if a.public == nil || isOwn(r) {
 		return nil
 	}
-	if _, err := s.public.CheckShared(m.Info()); err != nil {
+	if _, err := a.public.CheckShared(m.Info()); err != nil {
 		return fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package narserve
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"narbor/store"
 	"narbor/store/spool"
@@ -11,6 +12,22 @@ import (
 
 // copyBufferSize is how much of a NAR is read at a time on its way into the spool.
 const copyBufferSize = 1 << 20
+
+// Source is where archives come from. All methods may be called concurrently, and end soon after ctx does.
+// p2p.Node is one; [Local] makes one of this machine's own store.
+type Source interface {
+	// Lookup returns a mapping for the store path with that hash part; ErrNotFound if the source has none.
+	Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
+	// Fetch returns the verified archive. The caller closes it. The error wraps ErrNotFound if the source
+	// cannot produce it, and ErrMalformed if no source can.
+	Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
+}
+
+// A Patient source decides by itself how long a question about a path is worth waiting for its answer, up to its patience.
+// Other sources have 300 ms.
+type Patient interface {
+	Patience() time.Duration
+}
 
 // local is this machine's own store as a [Source].
 type local struct {
