@@ -61,7 +61,7 @@ func (f *fetched) flight(hp store.HashPart) *fetch.Session {
 	return f.flights[hp]
 }
 
-// Partial implements [arrivingSource].
+// Partial implements [serve.Arriving].
 func (f *fetched) Partial(hp store.HashPart) serve.Partial {
 	if fl := f.flight(hp); fl != nil {
 		return fl
@@ -69,7 +69,7 @@ func (f *fetched) Partial(hp store.HashPart) serve.Partial {
 	return nil
 }
 
-// Has implements [arrivingSource].
+// Has implements [serve.Arriving].
 func (f *fetched) Has(nar store.Hash) bool { return f.spool.Has(nar) }
 
 // Info implements [store.Source].

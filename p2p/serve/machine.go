@@ -22,7 +22,7 @@ type machine struct {
 
 // quotas are what peers and machines may still ask, and what all of them together may.
 type quotas struct {
-	at    func(netip.Addr) (real netip.Addr, guest bool) // see [serverConfig]
+	at    func(netip.Addr) (real netip.Addr, guest bool) // see [Config]
 	whole *bucket                                        // of misses
 
 	mu    sync.Mutex // guards the rest

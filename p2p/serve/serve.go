@@ -19,7 +19,7 @@ import (
 // errGone is what a stream is reset with when a NAR can no longer be read in the middle of an answer.
 const errGone network.StreamErrorCode = 0x2001
 
-// serve answers the requests on a stream that a neighbour opened, one after the other, until it ends.
+// Serve answers the requests on a stream that a neighbour opened, one after the other, until it ends.
 func (srv *Server) Serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()

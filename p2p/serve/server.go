@@ -76,17 +76,17 @@ type Client struct {
 	quota *peerQuota
 }
 
-// clientOn returns the peer at the other side of a connection.
+// ClientOn returns the peer at the other side of a connection.
 func (srv *Server) ClientOn(conn network.Conn) Client {
 	addr, _ := netmon.IPOf(conn.RemoteMultiaddr())
 	id := conn.RemotePeer()
 	return Client{conn, srv.cfg.Ledger.TallyOf(id), srv.quotas.peer(id, addr)}
 }
 
-// found takes back the miss that a question has cost: what was asked for is here.
+// Found takes back the miss that a question has cost: what was asked for is here.
 func (c Client) Found() { c.quota.found() }
 
-// mayHelp reports whether an upstream may be asked for the peer once more.
+// MayHelp reports whether an upstream may be asked for the peer once more.
 func (c Client) MayHelp() bool { return c.quota.mayHelp() }
 
 // Asker returns the peer as one that takes turns.

@@ -3,8 +3,6 @@ package serve
 import (
 	"bufio"
 	"context"
-	"errors"
-	"io/fs"
 
 	"go.uber.org/zap"
 
@@ -35,14 +33,4 @@ func (srv *Server) mayTellWrong(c Client) bool {
 	}
 	there := c.quota.machine.Load()
 	return there == nil || there.wrongTellings.Allow()
-}
-
-// suspect has a path checked that could not be read as it should be.
-func (s *sharer) suspect(ctx context.Context, hp store.HashPart, cause error) {
-	if !errors.Is(cause, store.ErrCorrupt) && !errors.Is(cause, fs.ErrNotExist) {
-		return
-	}
-	if m, src, err := s.claim(ctx, hp); err == nil { // it is valid all the same
-		store.Suspect(src, m.Info())
-	}
 }

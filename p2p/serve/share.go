@@ -32,7 +32,7 @@ type sharer struct {
 
 	checked *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
 
-	opened chan struct{} // there is something in open; read by run
+	opened chan struct{} // there is something in open; read by Run
 
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR
@@ -56,7 +56,7 @@ type openNAR struct {
 	dead bool      // guarded by sharer.mu; out of the table, to be closed by its last reader
 }
 
-// may reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
+// May reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
 // sharing policy have checked it.
 func (s *sharer) May(m trust.Mapping) (trust.Mapping, bool) {
 	checked, err := s.keys.CheckShared(m.Info())
@@ -71,7 +71,7 @@ func (s *sharer) ifStill(o *openNAR) error {
 	return nil
 }
 
-// has says whether a path may be shared, and has that NAR.
+// Has says whether a path may be shared, and has that NAR.
 func (s *sharer) Has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
@@ -151,7 +151,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	return o, nil
 }
 
-// offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
+// Offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
 // meanwhile, and needs a moment to have it in its store.
 func (s *sharer) Offer(m trust.Mapping, sp *spool.NAR) {
 	m, ok := s.May(m)
@@ -218,7 +218,7 @@ func (s *sharer) release(o *openNAR) {
 	}
 }
 
-// closeIdle closes the archives that have not been read for that long. It returns whether any stays open.
+// CloseIdle closes the archives that have not been read for that long. It returns whether any stays open.
 func (s *sharer) CloseIdle(idleFor time.Duration) bool {
 	var idle []*openNAR
 	s.mu.Lock()
@@ -238,7 +238,7 @@ func (s *sharer) CloseIdle(idleFor time.Duration) bool {
 	return left
 }
 
-// run closes the archives that have not been read for a while, until ctx ends.
+// Run closes the archives that have not been read for a while, until ctx ends.
 func (s *sharer) Run(ctx context.Context) error {
 	for {
 		select {
@@ -257,22 +257,22 @@ func (s *sharer) Run(ctx context.Context) error {
 	}
 }
 
-// keepManifests keeps manifests in a directory until close. It is called before anything is served.
+// KeepManifests keeps manifests in a directory until Close. It is called before anything is served.
 func (s *sharer) KeepManifests(dir string) (err error) {
 	s.kept, err = openManifests(dir)
 	return err
 }
 
-// close closes what is still open. It is called once nothing is served any more.
+// Close closes what is still open. It is called once nothing is served any more.
 func (s *sharer) Close() {
 	s.CloseIdle(0)
 	s.kept.close()
 }
 
-// sharing reports whether sharing is on.
+// Sharing reports whether sharing is on.
 func (s *sharer) Sharing() bool { return !s.off.Load() }
 
-// share turns sharing on or off. Once it is off, no further block is read for any neighbour, and archives held open for
+// Share turns sharing on or off. Once it is off, no further block is read for any neighbour, and archives held open for
 // neighbours are closed as soon as no block is being read.
 func (s *sharer) Share(on bool) {
 	s.off.Store(!on)
@@ -307,8 +307,8 @@ func (s *sharer) have(ctx context.Context, r wire.Request) (wire.Bitmap, error) 
 	return all, nil
 }
 
-// ReadBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
-// whether the NAR is still being received and so unverified; then the error may be errLater.
+// readBlock reads a block of a NAR into buf, which has room for [store.BlockSize] bytes, and returns its length, and
+// whether the NAR is still being received and so unverified; then the error may be [wire.ErrLater].
 func (s *sharer) readBlock(ctx context.Context, r wire.Request, buf []byte) (n int, unverified bool, err error) {
 	if p := s.Partial(r); p != nil {
 		n, err := p.ReadBlock(r.Block, buf)
