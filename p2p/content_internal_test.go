@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math/rand/v2"
 
-	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -41,7 +40,7 @@ func randomNAR(size int) []byte { return FileNAR(random(max(0, size-len(FileNAR(
 func words(from, count int) []store.HashPart {
 	var out []store.HashPart
 	for i := from; i < from+count; i++ {
-		out = append(out, store.HashPartFromBytes([wire.HashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
+		out = append(out, store.HashPartFromBytes([20]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
 	}
 	return out
 }

@@ -76,7 +76,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 
 // trickle sends a block a byte at a time, for ever.
 func trickle(s network.Stream, _ int, b []byte) error {
-	head := []byte{byte(wire.StatusRaw), byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}
+	head := []byte{statusRaw, byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}
 	for i := 0; ; i++ {
 		p := []byte{0}
 		if i < len(head) {
@@ -140,16 +140,16 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 func TestOnlyHolderMayFailOnce(t *testing.T) {
 	for name, fail := range map[string]func(s network.Stream, b []byte) error{
 		"reset mid block": func(s network.Stream, b []byte) error {
-			s.Write(append(binary.AppendUvarint([]byte{byte(wire.StatusRaw)}, uint64(len(b))), b[:len(b)/2]...))
+			s.Write(append(binary.AppendUvarint([]byte{statusRaw}, uint64(len(b))), b[:len(b)/2]...))
 			return errEnd
 		},
 		"early end": func(s network.Stream, b []byte) error {
-			s.Write([]byte{byte(wire.StatusRaw), 0xff})
+			s.Write([]byte{statusRaw, 0xff})
 			s.CloseWrite()
 			return nil
 		},
 		"not here, this time": func(s network.Stream, b []byte) error {
-			_, err := s.Write([]byte{byte(wire.StatusGone)})
+			_, err := s.Write([]byte{statusGone})
 			return err
 		},
 	} {
@@ -185,10 +185,10 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 		strikes int64
 	}{
 		"unknown status": {write(9), 1},
-		"wrong length":   {write(byte(wire.StatusRaw), 5, 1, 2, 3, 4, 5), 1},
-		"endless length": {write(byte(wire.StatusRaw), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), 1},
-		"bomb":           {write(byte(wire.StatusZstd), 3, 1, 2, 3), 1},
-		"gone":           {write(byte(wire.StatusGone)), 0},
+		"wrong length":   {write(statusRaw, 5, 1, 2, 3, 4, 5), 1},
+		"endless length": {write(statusRaw, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff), 1},
+		"bomb":           {write(statusZstd, 3, 1, 2, 3), 1},
+		"gone":           {write(statusGone), 0},
 		"reset":          {func(network.Stream, int, []byte) error { return errEnd }, 0},
 	} {
 		t.Run(name, func(t *testing.T) {

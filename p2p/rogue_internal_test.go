@@ -132,12 +132,12 @@ func (g *rogue) answer(s network.Stream, r wire.Request) error {
 	b := g.nar[from : from+store.BlockLen(int64(len(g.nar)), r.Block)]
 	switch {
 	case g.have != nil && !g.have.Has(r.Block):
-		_, err := s.Write([]byte{byte(wire.StatusLater)})
+		_, err := s.Write([]byte{wire.StatusLater})
 		return err
 	case g.block != nil:
 		return g.block(s, r.Block, b)
 	case g.have != nil:
-		return writeAs(s, wire.Relayed|wire.StatusRaw, b)
+		return writeAs(s, statusRelayed, b)
 	}
 	return writeRaw(s, b)
 }
@@ -155,10 +155,13 @@ func (g *rogue) writeClaims(s network.Stream, r wire.Request) error {
 	return err
 }
 
-func writeRaw(s io.Writer, b []byte) error { return writeAs(s, wire.StatusRaw, b) }
+// Statuses of blocks: not here, as it is, compressed, and as it is without having been verified.
+const statusGone, statusRaw, statusZstd, statusRelayed byte = 0, 1, 3, 5
 
-func writeAs(s io.Writer, as wire.Status, b []byte) error {
-	_, err := s.Write(append(binary.AppendUvarint([]byte{byte(as)}, uint64(len(b))), b...))
+func writeRaw(s io.Writer, b []byte) error { return writeAs(s, statusRaw, b) }
+
+func writeAs(s io.Writer, as byte, b []byte) error {
+	_, err := s.Write(append(binary.AppendUvarint([]byte{as}, uint64(len(b))), b...))
 	return err
 }
 

@@ -30,7 +30,7 @@ func all(blocks int) wire.Bitmap {
 func flip(s network.Stream, _ int, b []byte) error {
 	wrong := bytes.Clone(b)
 	wrong[len(wrong)/2] ^= 1
-	return writeAs(s, wire.Relayed|wire.StatusRaw, wrong)
+	return writeAs(s, statusRelayed, wrong)
 }
 
 func TestRelayOfLieIsNotStruck(t *testing.T) {
@@ -168,12 +168,12 @@ func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 		t.Errorf("have = %x, want the first of three blocks, 0101", got)
 	}
 	r.Kind, r.Block = wire.AskBlock, 0
-	head := []byte{byte(wire.Relayed | wire.StatusRaw), 0x80, 0x80, 0x10}
+	head := []byte{statusRelayed, 0x80, 0x80, 0x10}
 	if got := askedOf(t, stream, r, len(head)+store.BlockSize); !bytes.Equal(got, append(head, nar[:store.BlockSize]...)) {
 		t.Errorf("block 0 begins %x, want %x and the block", got[:8], head)
 	}
 	r.Block = 1
-	if got := askedOf(t, stream, r, 1); got[0] != byte(wire.StatusLater) {
+	if got := askedOf(t, stream, r, 1); got[0] != wire.StatusLater {
 		t.Errorf("block 1 = %x, want later", got)
 	}
 	r.Kind, r.Block = wire.AskManifest, 0

@@ -26,7 +26,7 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 	var asked atomic.Int64
 	later := func(s network.Stream, _ int, _ []byte) error {
 		asked.Add(1)
-		_, err := s.Write([]byte{byte(wire.StatusLater)})
+		_, err := s.Write([]byte{wire.StatusLater})
 		return err
 	}
 	relay := (&rogue{info: info, nar: nar, have: all(4), block: later}).start(t)

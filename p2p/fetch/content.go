@@ -108,9 +108,9 @@ func (c *content) close() {
 
 // digest hashes a block of a NAR: of the draft, or of the right one.
 func (c *content) digest(nar io.ReaderAt, i int) (store.Hash, error) {
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	defer wire.BlockBuffers.Put(buf)
-	b := (*buf)[:store.BlockLen(c.narSize, i)]
+	buf := wire.NewBlock()
+	defer buf.Free()
+	b := buf.Room()[:store.BlockLen(c.narSize, i)]
 	_, err := nar.ReadAt(b, int64(i)*store.BlockSize)
 	return sha256.Sum256(b), err
 }

@@ -74,13 +74,13 @@ func (s *supply) stream(ctx context.Context, u *upstream.Cache) error {
 		return err
 	}
 	defer r.Close()
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	defer wire.BlockBuffers.Put(buf)
+	buf := wire.NewBlock()
+	defer buf.Free()
 	s.Throughput.begin()
 	defer s.Throughput.end()
 	began, blocks, before := time.Now(), store.NumBlocks(s.Wanted.NarSize()), s.plan.missing()
 	for i := range blocks {
-		block := (*buf)[:store.BlockLen(s.Wanted.NarSize(), i)]
+		block := buf.Room()[:store.BlockLen(s.Wanted.NarSize(), i)]
 		if _, err := io.ReadFull(meteredReader{s.Throughput, r}, block); err != nil {
 			return err
 		}

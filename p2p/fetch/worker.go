@@ -101,9 +101,9 @@ func (w *worker) receive(ctx context.Context) error {
 		w.plan.setBitfield(w.nb, have)
 		return nil
 	}
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	defer wire.BlockBuffers.Put(buf)
-	block := (*buf)[:store.BlockLen(w.Wanted.NarSize(), i)]
+	buf := wire.NewBlock()
+	defer buf.Free()
+	block := buf.Room()[:store.BlockLen(w.Wanted.NarSize(), i)]
 	packed, unverified, err := wire.ReadBlock(w.ex.Reader, block)
 	if errors.Is(err, wire.ErrLater) {
 		w.answered()

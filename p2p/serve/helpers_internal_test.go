@@ -117,7 +117,7 @@ func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info,
 func words(from, count int) []store.HashPart {
 	var out []store.HashPart
 	for i := from; i < from+count; i++ {
-		out = append(out, store.HashPartFromBytes([wire.HashPartBytes]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
+		out = append(out, store.HashPartFromBytes([20]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
 	}
 	return out
 }

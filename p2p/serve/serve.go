@@ -126,65 +126,50 @@ func (srv *Server) answerHave(ctx context.Context, c Client, bw *bufio.Writer, r
 func (srv *Server) answerBlock(ctx context.Context, c Client, bw *bufio.Writer, r wire.Request) error {
 	b, err := srv.prepare(ctx, c, r)
 	if errors.Is(err, wire.ErrLater) {
-		return bw.WriteByte(byte(wire.StatusLater))
+		return bw.WriteByte(wire.StatusLater)
 	}
 	if err != nil {
 		srv.noteHealth(r.HashParts[0], err)
 		srv.suspect(ctx, r.HashParts[0], err)
-		return bw.WriteByte(byte(wire.StatusGone))
+		return bw.WriteByte(0)
 	}
-	defer wire.BlockBuffers.Put(b.Buf)
-	srv.cfg.Links.Admit(ctx, c.conn, b.Size)
-	return wire.WriteBlock(bw, b)
+	defer b.Free()
+	srv.cfg.Links.Admit(ctx, c.conn, b.Size())
+	return b.Write(bw)
 }
 
 // prepare reads a block and packs it, when it is the asker's turn, and returns when it may be sent. So the turns also
 // apply to the wait for the upload limit.
-func (srv *Server) prepare(ctx context.Context, c Client, r wire.Request) (wire.Packed, error) {
+func (srv *Server) prepare(ctx context.Context, c Client, r wire.Request) (*wire.Block, error) {
 	done, err := srv.reading.take(ctx, c.Asker())
 	if err != nil {
-		return wire.Packed{}, err
+		return nil, err
 	}
 	defer done()
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	size, unverified, err := srv.readBlock(ctx, r, (*buf)[wire.BlockHead:])
+	b := wire.NewBlock()
+	size, unverified, err := srv.readBlock(ctx, r, b.Room())
 	if err == nil || errors.Is(err, wire.ErrLater) {
 		c.quota.found()
 	}
 	if err != nil {
-		wire.BlockBuffers.Put(buf)
-		return wire.Packed{}, err
+		b.Free()
+		return nil, err
 	}
-	b := pickCodec(buf, size, wire.CodecFor(srv.cfg.Links.Pace(c.conn)))
+	b.Pack(size, srv.cfg.Links.Pace(c.conn), unverified)
 	if unverified {
 		c.tally.BlocksRelayed.Add(1)
-		b.As |= wire.Relayed
 	}
-	if err := srv.rate.WaitN(ctx, b.Size); err != nil {
-		wire.BlockBuffers.Put(b.Buf)
-		return wire.Packed{}, err
+	if err := srv.rate.WaitN(ctx, b.Size()); err != nil {
+		b.Free()
+		return nil, err
 	}
 	c.tally.BlocksSent.Add(1)
 	c.tally.BytesSent.Add(int64(size))
-	c.tally.WireSent.Add(int64(b.Size))
+	c.tally.WireSent.Add(int64(b.Size()))
 	if path, narSize := srv.named(r); !path.IsZero() {
 		srv.cfg.Sent(path, narSize, c.conn.RemotePeer().String(), size)
 	}
 	return b, nil
-}
-
-// pickCodec packs a block as it is to be packed, if that makes it smaller. It takes buf over.
-func pickCodec(buf *[]byte, size int, as wire.Status) wire.Packed {
-	b := wire.Packed{As: wire.StatusRaw, Buf: buf, Size: size}
-	if as == wire.StatusRaw {
-		return b
-	}
-	other := wire.BlockBuffers.Get().(*[]byte)
-	if packed, ok := wire.Pack(as, (*buf)[wire.BlockHead:wire.BlockHead+size], (*other)[wire.BlockHead:]); ok {
-		b, other = wire.Packed{As: as, Buf: other, Size: len(packed)}, buf
-	}
-	wire.BlockBuffers.Put(other)
-	return b
 }
 
 // noteHealth logs read errors of shared paths, once in a while: neighbours ask for thousands of paths.

@@ -356,8 +356,8 @@ func (s *sharer) manifest(ctx context.Context, r wire.Request, start func(n int)
 		return err
 	}
 	defer s.release(o)
-	buf := wire.BlockBuffers.Get().(*[]byte)
-	defer wire.BlockBuffers.Put(buf)
+	buf := wire.NewBlock()
+	defer buf.Free()
 	size := o.nar.Size()
 	n := store.NumBlocks(size)
 	if err := start(n); err != nil {
@@ -375,7 +375,7 @@ func (s *sharer) manifest(ctx context.Context, r wire.Request, start func(n int)
 		if err := s.ifStill(o); err != nil {
 			return fmt.Errorf("manifest: %w", err)
 		}
-		block := (*buf)[:store.BlockLen(size, i)]
+		block := buf.Room()[:store.BlockLen(size, i)]
 		if _, err := o.nar.ReadAt(block, int64(i)*store.BlockSize); err != nil {
 			return fmt.Errorf("manifest of %s: %w", r.HashParts[0], err)
 		}

@@ -18,15 +18,15 @@ const (
 	zstdBelow = 40 << 20  // up to 300 Mbit/s
 )
 
-// CodecFor chooses how to send blocks over a link of that pace in bytes per second; 0 is unknown.
-func CodecFor(pace int64) Status {
+// codecFor chooses how to send blocks over a link of that pace in bytes per second; 0 is unknown.
+func codecFor(pace int64) status {
 	switch {
 	case pace == 0 || pace >= s2Below:
-		return StatusRaw
+		return statusRaw
 	case pace >= zstdBelow:
 		return statusS2
 	}
-	return StatusZstd
+	return statusZstd
 }
 
 var zstdEncoders = sync.Pool{New: func() any {
@@ -48,9 +48,9 @@ var zstdDecoder = func() *zstd.Decoder {
 	return d
 }()
 
-// Pack compresses a block into out, which has room for as much as the block. It returns false if that is not worth
+// pack compresses a block into out, which has room for as much as the block. It returns false if that is not worth
 // it: the block would take more than 7/8 of its length.
-func Pack(as Status, block, out []byte) ([]byte, bool) {
+func pack(as status, block, out []byte) ([]byte, bool) {
 	room := len(block) / 8 * 7
 	var packed []byte
 	switch as {
@@ -59,7 +59,7 @@ func Pack(as Status, block, out []byte) ([]byte, bool) {
 			return nil, false
 		}
 		packed = s2.Encode(out[:cap(out)], block)
-	case StatusZstd:
+	case statusZstd:
 		e := zstdEncoders.Get().(*zstd.Encoder)
 		defer zstdEncoders.Put(e)
 		packed = e.EncodeAll(block, out[:0])
@@ -68,7 +68,7 @@ func Pack(as Status, block, out []byte) ([]byte, bool) {
 }
 
 // unpack is the inverse of pack. It fails unless packed unpacks to exactly len(block) bytes.
-func unpack(as Status, packed, block []byte) error {
+func unpack(as status, packed, block []byte) error {
 	n := 0
 	var err error
 	switch as {
@@ -76,7 +76,7 @@ func unpack(as Status, packed, block []byte) error {
 		if n, err = s2.DecodedLen(packed); err == nil && n == len(block) {
 			_, err = s2.Decode(block, packed)
 		}
-	case StatusZstd:
+	case statusZstd:
 		var out []byte
 		out, err = zstdDecoder.DecodeAll(packed, block[:0:len(block)])
 		n = len(out)

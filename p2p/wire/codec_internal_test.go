@@ -16,10 +16,10 @@ import (
 )
 
 func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
-	for _, as := range []Status{statusS2, StatusZstd} {
+	for _, as := range []status{statusS2, statusZstd} {
 		for _, size := range []int{1000, 70_000, store.BlockSize} {
 			block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-			packed, ok := Pack(as, block, out)
+			packed, ok := pack(as, block, out)
 			if !ok {
 				t.Errorf("pack(%d, text of %d bytes) is not worth it", as, size)
 				continue
@@ -29,7 +29,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 				t.Errorf("unpack(%d, %d bytes) = %v, or other bytes", as, size, err)
 			}
 		}
-		if packed, ok := Pack(as, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+		if packed, ok := pack(as, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
 			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
 		}
 	}
@@ -43,7 +43,7 @@ func bombs(t testing.TB) map[string][]byte {
 	}
 	defer e.Close()
 	zeros := make([]byte, 64<<20)
-	frame := func(as Status, packed []byte) []byte {
+	frame := func(as status, packed []byte) []byte {
 		return append(binary.AppendUvarint([]byte{byte(as)}, uint64(len(packed))), packed...)
 	}
 	return map[string][]byte{
@@ -52,13 +52,13 @@ func bombs(t testing.TB) map[string][]byte {
 		"s2 a byte shorter": frame(statusS2, s2.Encode(nil, zeros[:999])),
 		"s2 huge length":    frame(statusS2, []byte{0xff, 0xff, 0xff, 0xff, 0x0f, 0}),
 		"s2 nothing":        frame(statusS2, nil),
-		"zstd bomb":         frame(StatusZstd, e.EncodeAll(zeros, nil)[:900]),
-		"zstd 1 MiB":        frame(StatusZstd, e.EncodeAll(zeros[:1<<20], nil)),
-		"zstd byte longer":  frame(StatusZstd, e.EncodeAll(zeros[:1001], nil)),
-		"zstd byte shorter": frame(StatusZstd, e.EncodeAll(zeros[:999], nil)),
-		"zstd two frames":   frame(StatusZstd, e.EncodeAll(zeros[:1000], e.EncodeAll(zeros[:1000], nil))),
-		"zstd nothing":      frame(StatusZstd, nil),
-		"zstd rubbish":      frame(StatusZstd, random(500)),
+		"zstd bomb":         frame(statusZstd, e.EncodeAll(zeros, nil)[:900]),
+		"zstd 1 MiB":        frame(statusZstd, e.EncodeAll(zeros[:1<<20], nil)),
+		"zstd byte longer":  frame(statusZstd, e.EncodeAll(zeros[:1001], nil)),
+		"zstd byte shorter": frame(statusZstd, e.EncodeAll(zeros[:999], nil)),
+		"zstd two frames":   frame(statusZstd, e.EncodeAll(zeros[:1000], e.EncodeAll(zeros[:1000], nil))),
+		"zstd nothing":      frame(statusZstd, nil),
+		"zstd rubbish":      frame(statusZstd, random(500)),
 		"not smaller":       frame(statusS2, s2.Encode(nil, random(1000))),
 		"longer than raw":   frame(statusS2, make([]byte, 5000)),
 	}
@@ -90,9 +90,9 @@ func TestBombsTakeNoMemory(t *testing.T) {
 }
 
 func TestSlowLinksCompress(t *testing.T) {
-	for pace, want := range map[int64]Status{0: StatusRaw, 1 << 20: StatusZstd, 12 << 20: StatusZstd, 118 << 20: statusS2,
-		1 << 30: StatusRaw} {
-		if got := CodecFor(pace); got != want {
+	for pace, want := range map[int64]status{0: statusRaw, 1 << 20: statusZstd, 12 << 20: statusZstd, 118 << 20: statusS2,
+		1 << 30: statusRaw} {
+		if got := codecFor(pace); got != want {
 			t.Errorf("codecFor(%d) = %d, want %d", pace, got, want)
 		}
 	}
@@ -100,11 +100,11 @@ func TestSlowLinksCompress(t *testing.T) {
 
 func BenchmarkPack(b *testing.B) {
 	block, out := text(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-	for name, as := range map[string]Status{"s2": statusS2, "zstd": StatusZstd} {
+	for name, as := range map[string]status{"s2": statusS2, "zstd": statusZstd} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(block)))
 			for b.Loop() {
-				Pack(as, block, out)
+				pack(as, block, out)
 			}
 		})
 	}

@@ -40,31 +40,31 @@ func FuzzReadBlock(f *testing.F) {
 	for _, in := range bombs(f) {
 		f.Add(in, 1000)
 	}
-	packed, buf := make([]byte, s2.MaxEncodedLen(store.BlockSize)), make([]byte, BlockHead+store.BlockSize)
+	packed, buf := make([]byte, s2.MaxEncodedLen(store.BlockSize)), make([]byte, blockHead+store.BlockSize)
 	f.Fuzz(func(t *testing.T, in []byte, size int) {
 		if size < 1 || size > store.BlockSize {
 			return
 		}
-		block := buf[BlockHead : BlockHead+size]
+		block := buf[blockHead : blockHead+size]
 		n, _, err := ReadBlock(bufio.NewReader(bytes.NewReader(in)), block)
 		if err != nil {
 			return
 		}
-		as := Status(in[0]) &^ Relayed
-		if n > size || as != StatusRaw && n == size {
+		as := status(in[0]) &^ relayed
+		if n > size || as != statusRaw && n == size {
 			t.Errorf("readBlock(%x) takes %d bytes for a block of %d", in, n, size)
 		}
 		var out bytes.Buffer
 		bw := bufio.NewWriter(&out)
-		if err := WriteBlock(bw, Packed{Status(in[0]), &buf, size}); err != nil || bw.Flush() != nil {
+		if err := (&Block{buf, status(in[0]), size}).Write(bw); err != nil || bw.Flush() != nil {
 			t.Fatal(err)
 		}
-		if as == StatusRaw && !bytes.HasPrefix(in, out.Bytes()) {
+		if as == statusRaw && !bytes.HasPrefix(in, out.Bytes()) {
 			t.Errorf("readBlock accepted %x, but that block is written as %x", in, out.Bytes())
 		}
-		for _, as := range []Status{statusS2, StatusZstd} {
+		for _, as := range []status{statusS2, statusZstd} {
 			again := make([]byte, size)
-			if p, ok := Pack(as, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
+			if p, ok := pack(as, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
 				t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
 			}
 		}

@@ -18,14 +18,14 @@ import (
 const ProtocolID protocol.ID = "/narbor/1"
 
 const (
-	HashPartBytes = 20
+	hashPartBytes = 20
 	cidBytes      = 36
 )
 
 // Limits on what a message may hold.
 const (
 	// maxRequestLen is the longest request, its length prefix not counted: a full one about claims.
-	maxRequestLen = 1 + MaxClaims*HashPartBytes
+	maxRequestLen = 1 + MaxClaims*hashPartBytes
 	// MaxFurther is the maximum number of claims in an answer that were not asked for, and maxFurtherLen that of the
 	// bytes of their text together: two rounds of Nix, which asks for 25 paths at a time, in less than a yamux window.
 	MaxFurther, MaxFurtherLen = 64, 32 << 10
@@ -56,19 +56,19 @@ type Request struct {
 // ErrWire says that the other side broke the wire format.
 var ErrWire = errors.New("wire format violated")
 
-// Status is the first byte of the answer to a block request.
-type Status byte
+// status is the first byte of the answer to a block request.
+type status byte
 
 const (
-	StatusGone Status = 0
-	StatusRaw  Status = 1
-	statusS2   Status = 2
-	StatusZstd Status = 3
+	statusGone status = 0
+	statusRaw  status = 1
+	statusS2   status = 2
+	statusZstd status = 3
 	// StatusLater says that the block is not here yet.
-	StatusLater Status = 4
-	// Relayed is a bit added to the status of a block that its sender has not verified, because the NAR is still being
+	StatusLater = 4
+	// relayed is a bit added to the status of a block that its sender has not verified, because the NAR is still being
 	// received.
-	Relayed Status = 4
+	relayed status = 4
 )
 
 // ErrLater says that a neighbour will have a block later.
@@ -111,25 +111,25 @@ func parseRequest(body []byte) (Request, error) {
 	body = body[1:]
 	switch r.Kind {
 	case AskClaims:
-		if len(body) == 0 || len(body)%HashPartBytes != 0 {
+		if len(body) == 0 || len(body)%hashPartBytes != 0 {
 			return Request{}, fmt.Errorf("%w: claims request of %d bytes", ErrWire, len(body))
 		}
-		for ; len(body) > 0; body = body[HashPartBytes:] {
-			r.HashParts = append(r.HashParts, store.HashPartFromBytes([HashPartBytes]byte(body)))
+		for ; len(body) > 0; body = body[hashPartBytes:] {
+			r.HashParts = append(r.HashParts, store.HashPartFromBytes([hashPartBytes]byte(body)))
 		}
 		return r, nil
 	case AskUpstream:
-		if len(body) != HashPartBytes {
+		if len(body) != hashPartBytes {
 			return Request{}, fmt.Errorf("%w: upstream request of %d bytes", ErrWire, len(body))
 		}
-		r.HashParts = []store.HashPart{store.HashPartFromBytes([HashPartBytes]byte(body))}
+		r.HashParts = []store.HashPart{store.HashPartFromBytes([hashPartBytes]byte(body))}
 		return r, nil
 	case AskManifest, AskBlock, AskHave, AskFetch, AskWrong:
-		if len(body) < HashPartBytes+cidBytes {
+		if len(body) < hashPartBytes+cidBytes {
 			return Request{}, fmt.Errorf("%w: request of %d bytes", ErrWire, len(body))
 		}
-		r.HashParts = []store.HashPart{store.HashPartFromBytes([HashPartBytes]byte(body))}
-		body = body[HashPartBytes:]
+		r.HashParts = []store.HashPart{store.HashPartFromBytes([hashPartBytes]byte(body))}
+		body = body[hashPartBytes:]
 		c, err := cid.Cast(body[:cidBytes])
 		if err == nil {
 			r.NAR, err = store.HashFromCID(c)
@@ -216,12 +216,12 @@ func ReadFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 		if left == 0 {
 			return fmt.Errorf("%w: more than %d claims not asked for", ErrWire, MaxFurther)
 		}
-		b := make([]byte, HashPartBytes+n)
+		b := make([]byte, hashPartBytes+n)
 		if _, err := io.ReadFull(br, b); err != nil {
 			return NoEOF(err)
 		}
 		room -= n
-		tell(store.HashPartFromBytes([HashPartBytes]byte(b)), string(b[HashPartBytes:]))
+		tell(store.HashPartFromBytes([hashPartBytes]byte(b)), string(b[hashPartBytes:]))
 	}
 }
 
@@ -233,28 +233,28 @@ func ReadBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err e
 	if err != nil {
 		return 0, false, NoEOF(err)
 	}
-	switch s := Status(first); {
-	case s == StatusGone:
+	switch s := status(first); {
+	case s == statusGone:
 		return 0, false, store.ErrNotFound
 	case s == StatusLater:
 		return 0, false, ErrLater
-	case s <= StatusZstd:
+	case s <= statusZstd:
 		wire, err = readBlockAs(br, s, block)
 		return wire, false, err
-	case s <= Relayed+StatusZstd:
-		wire, err = readBlockAs(br, s-Relayed, block)
+	case s <= relayed+statusZstd:
+		wire, err = readBlockAs(br, s-relayed, block)
 		return wire, true, err
 	default:
 		return 0, false, fmt.Errorf("%w: block of unknown status %d", ErrWire, s)
 	}
 }
 
-func readBlockAs(br *bufio.Reader, s Status, block []byte) (int, error) {
+func readBlockAs(br *bufio.Reader, s status, block []byte) (int, error) {
 	n, err := ReadUvarint(br, store.BlockSize)
 	if err != nil {
 		return 0, NoEOF(err)
 	}
-	if s == StatusRaw {
+	if s == statusRaw {
 		if n != len(block) {
 			return 0, fmt.Errorf("%w: a block of %d bytes in place of %d", ErrWire, n, len(block))
 		}
@@ -264,9 +264,9 @@ func readBlockAs(br *bufio.Reader, s Status, block []byte) (int, error) {
 	if n >= len(block) {
 		return 0, fmt.Errorf("%w: a block of %d bytes takes %d compressed", ErrWire, len(block), n)
 	}
-	buf := BlockBuffers.Get().(*[]byte)
-	defer BlockBuffers.Put(buf)
-	packed := (*buf)[:n]
+	b := NewBlock()
+	defer b.Free()
+	packed := b.buf[:n]
 	if _, err := io.ReadFull(br, packed); err != nil {
 		return 0, NoEOF(err)
 	}

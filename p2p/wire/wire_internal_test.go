@@ -150,9 +150,9 @@ func TestReadRequestRefuses(t *testing.T) {
 		"too long":              {0xff, 0xff, 0x7f, 1},
 		"endless length":        bytes.Repeat([]byte{0xff}, 20),
 		"length not shortest":   {0x81, 0x00, 1},
-		"other multihash":       edit(2+HashPartBytes+2, 0x13),
-		"other codec":           edit(2+HashPartBytes+1, 0x70),
-		"CID version 0":         edit(2+HashPartBytes, 0x12),
+		"other multihash":       edit(2+hashPartBytes+2, 0x13),
+		"other codec":           edit(2+hashPartBytes+1, 0x70),
+		"CID version 0":         edit(2+hashPartBytes, 0x12),
 		"no block number":       append([]byte{good[0] - 1}, good[1:len(good)-1]...),
 		"bytes after it":        append([]byte{good[0] + 1}, append(bytes.Clone(good[1:]), 7)...),
 		"block of more than TB": append([]byte{good[0] + 3}, append(bytes.Clone(good[1:len(good)-1]), 0xff, 0xff, 0xff, 0x7f)...),
@@ -221,23 +221,23 @@ func TestAnswersThatBreakTheFormat(t *testing.T) {
 
 // BenchmarkBlock writes the answer to a block request and reads it, as it is and packed.
 func BenchmarkBlock(b *testing.B) {
-	for name, as := range map[string]Status{"raw": StatusRaw, "s2": statusS2, "zstd": StatusZstd} {
+	for name, as := range map[string]status{"raw": statusRaw, "s2": statusS2, "zstd": statusZstd} {
 		b.Run(name, func(b *testing.B) {
-			from := make([]byte, BlockHead+s2.MaxEncodedLen(store.BlockSize))
+			from := make([]byte, blockHead+s2.MaxEncodedLen(store.BlockSize))
 			to := make([]byte, store.BlockSize)
-			size := copy(from[BlockHead:], text(store.BlockSize))
-			if as != StatusRaw {
-				packed, ok := Pack(as, text(store.BlockSize), make([]byte, len(from)))
+			size := copy(from[blockHead:], text(store.BlockSize))
+			if as != statusRaw {
+				packed, ok := pack(as, text(store.BlockSize), make([]byte, len(from)))
 				if !ok {
 					b.Fatal("not worth it")
 				}
-				size = copy(from[BlockHead:], packed)
+				size = copy(from[blockHead:], packed)
 			}
 			var wire bytes.Buffer
 			bw, br := bufio.NewWriterSize(&wire, 4<<10), bufio.NewReaderSize(&wire, 16<<10)
 			b.SetBytes(store.BlockSize)
 			for b.Loop() {
-				if err := errors.Join(WriteBlock(bw, Packed{as, &from, size}), bw.Flush()); err != nil {
+				if err := errors.Join((&Block{from, as, size}).Write(bw), bw.Flush()); err != nil {
 					b.Fatal(err)
 				}
 				if _, _, err := ReadBlock(br, to); err != nil {
