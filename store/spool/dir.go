@@ -9,8 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// takeSpool opens a directory for this process alone, and clears it.
-func takeSpool(dir string) (_ *os.Root, _ *os.File, err error) {
+const (
+	lockName   = "lock"
+	partSuffix = ".part" // being received
+	narSuffix  = ".nar"  // verified
+)
+
+// takeDir opens a directory for this process alone, and clears it.
+func takeDir(dir string) (_ *os.Root, _ *os.File, err error) {
 	if err = os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, err
 	}
@@ -41,37 +47,6 @@ func takeSpool(dir string) (_ *os.Root, _ *os.File, err error) {
 		return nil, nil, fmt.Errorf("lock: %w", err)
 	}
 	return root, lock, clean(root)
-}
-
-// Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
-// lost their names and nothing else.
-func (s *Spool) Renew() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return os.ErrClosed
-	}
-	was, err := s.root.Stat(".")
-	if err != nil {
-		return fmt.Errorf("spool %s: %w", s.dir, err)
-	}
-	if is, err := os.Stat(s.dir); err == nil && os.SameFile(was, is) {
-		return nil
-	}
-	root, lock, err := takeSpool(s.dir)
-	if err != nil {
-		return fmt.Errorf("spool %s: %w", s.dir, err)
-	}
-	err = errors.Join(s.lock.Close(), s.root.Close())
-	s.root, s.lock = root, lock
-	return err
-}
-
-// place returns the directory and the file in it that is locked.
-func (s *Spool) place() (*os.Root, *os.File) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.root, s.lock
 }
 
 // clean deletes every file that a spool may have made. Others are left alone, lest a wrong path cost someone's data.

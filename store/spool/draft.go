@@ -34,11 +34,8 @@ const (
 // WriteAt and ReadAt may be called concurrently, with each other and with Commit. A write that has not returned when
 // Commit is called may or may not be part of the committed NAR.
 type Draft struct {
+	draftFile
 	spool *Spool
-	file  *os.File
-	name  string
-	want  store.Hash
-	size  int64
 
 	mu        sync.Mutex // guards the rest
 	quiet     *sync.Cond // signalled when writers reaches 0, and when committing ends
@@ -49,6 +46,14 @@ type Draft struct {
 	claimed   spans
 	written   spans // part of claimed
 	prefix    prefix
+}
+
+// A draftFile is the file of a draft, and what it is to hold. It does not change.
+type draftFile struct {
+	file *os.File
+	name string
+	want store.Hash
+	size int64
 }
 
 // phase is where a draft is in its life.
@@ -69,8 +74,8 @@ type prefix struct {
 	buf    []byte
 }
 
-func newDraft(s *Spool, f *os.File, name string, want store.Hash, size int64) *Draft {
-	d := &Draft{spool: s, file: f, name: name, want: want, size: size, unwritten: size, prefix: prefix{sum: sha256.New()}}
+func newDraft(s *Spool, f draftFile) *Draft {
+	d := &Draft{draftFile: f, spool: s, unwritten: f.size, prefix: prefix{sum: sha256.New()}}
 	d.quiet = sync.NewCond(&d.mu)
 	return d
 }
@@ -95,7 +100,7 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 	hashed(err)
 	d.record(mine, err)
 	if err != nil {
-		return 0, fmt.Errorf("spool %s: %w", d.spool.dir, nar.NoSpace(err))
+		return 0, fmt.Errorf("spool %s: %w", d.spool.cfg.Dir, nar.NoSpace(err))
 	}
 	d.advance(p, off, mine)
 	return len(p), nil
@@ -298,7 +303,7 @@ func (d *Draft) verify(check func(store.NAR) error) (*NAR, error) {
 	for d.prefix.length < d.size {
 		n, err := d.reread(span{d.prefix.length, d.size})
 		if err != nil {
-			return nil, fmt.Errorf("spool %s: %w", d.spool.dir, err)
+			return nil, fmt.Errorf("spool %s: %w", d.spool.cfg.Dir, err)
 		}
 		d.prefix.length += n
 	}
@@ -313,9 +318,9 @@ func (d *Draft) verify(check func(store.NAR) error) (*NAR, error) {
 			return nil, fmt.Errorf("nar %s: %w: %w", d.want, store.ErrCorrupt, err)
 		}
 	}
-	nar, err := d.spool.adopt(d.file, d.name, d.want, d.size)
+	nar, err := d.spool.adopt(d.draftFile)
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %w", d.spool.dir, err)
+		return nil, fmt.Errorf("spool %s: %w", d.spool.cfg.Dir, err)
 	}
 	return nar, nil
 }

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,7 +16,7 @@ import (
 // A NAR is a handle on a NAR in the spool that has its hash and passed [nar.Check], and implements [store.NAR]. Its holder
 // closes it once; until then the NAR stays. All methods may be called concurrently, but none after Close.
 type NAR struct {
-	entry  *spoolEntry
+	entry  *entry
 	file   *os.File // shared with the entry and the other handles
 	closed atomic.Bool
 }
@@ -91,4 +92,18 @@ func (n *NAR) Close() error {
 		s.remove([]string{e.name})
 	}
 	return f.Close()
+}
+
+// An entry is one verified file. It is guarded by the spool's mutex, but for what never changes.
+type entry struct {
+	spool *Spool
+	hash  store.Hash
+	size  int64
+	name  string
+
+	file    *os.File // nil while there is no handle
+	handles int
+	used    bool
+	place   *list.Element // in spool.idle, nil while there is a handle
+	since   time.Time     // when it became idle
 }

@@ -22,19 +22,15 @@ import (
 )
 
 const (
-	defaultSpoolMax = 4 << 30
-	defaultMinFree  = 2 << 30
+	defaultMax     = 4 << 30
+	defaultMinFree = 2 << 30
 
-	// spoolIdle is how long a verified NAR waits for a request. Nix requests a NAR seconds after its narinfo; a request
+	// idleTime is how long a verified NAR waits for a request. Nix requests a NAR seconds after its narinfo; a request
 	// later than this costs a second fetch over the LAN, which is cheap.
-	spoolIdle = 10 * time.Minute
+	idleTime = 10 * time.Minute
 
-	// spoolUnit is what sizes are rounded up to in accounts: a small NAR takes a whole block of the file system.
-	spoolUnit = 4096
-
-	lockName   = "lock"
-	partSuffix = ".part" // being received
-	narSuffix  = ".nar"  // verified
+	// sizeUnit is what sizes are rounded up to in accounts: a small NAR takes a whole block of the file system.
+	sizeUnit = 4096
 )
 
 // Config says where a spool is and how large it may be.
@@ -48,8 +44,7 @@ type Config struct {
 // as a [NAR] once its hash is right. A NAR without open handles is deleted when its space is needed, the least
 // recently held first, after 10 minutes, or at once if Nix has had it. All methods may be called concurrently.
 type Spool struct {
-	max, minFree int64
-	dir          string
+	cfg Config // with its defaults
 
 	checks, checking atomic.Int64 // of drafts that were complete: how many, and how long these took in nanoseconds
 
@@ -60,22 +55,8 @@ type Spool struct {
 	seq     uint64 // makes file names unique: those being deleted never meet those being made
 	bytes   int64  // reserved by drafts and entries
 	coming  int64  // of drafts: what they will write yet, which the free space of the disk does not show
-	entries map[store.Hash]*spoolEntry
-	idle    *list.List // of *spoolEntry without a handle, the longest idle first
-}
-
-// A spoolEntry is one verified file. It is guarded by the spool's mutex, but for what never changes.
-type spoolEntry struct {
-	spool *Spool
-	hash  store.Hash
-	size  int64
-	name  string
-
-	file    *os.File // nil while there is no handle
-	handles int
-	used    bool
-	place   *list.Element // in spool.idle, nil while there is a handle
-	since   time.Time     // when it became idle
+	entries map[store.Hash]*entry
+	idle    *list.List // of *entry without a handle, the longest idle first
 }
 
 // Stats is what a spool holds at a moment.
@@ -97,14 +78,14 @@ func Open(cfg Config) (*Spool, error) {
 		return nil, fmt.Errorf("spool %s: a cap of %d bytes", cfg.Dir, cfg.MaxBytes)
 	}
 	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = defaultSpoolMax
+		cfg.MaxBytes = defaultMax
 	}
 	if cfg.MinFree == 0 {
 		cfg.MinFree = defaultMinFree
 	}
-	s := &Spool{max: cfg.MaxBytes, minFree: cfg.MinFree, dir: cfg.Dir, entries: map[store.Hash]*spoolEntry{}, idle: list.New()}
+	s := &Spool{cfg: cfg, entries: map[store.Hash]*entry{}, idle: list.New()}
 	var err error
-	if s.root, s.lock, err = takeSpool(cfg.Dir); err != nil {
+	if s.root, s.lock, err = takeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)
 	}
 	return s, nil
@@ -152,7 +133,7 @@ func (s *Spool) Has(h store.Hash) bool {
 
 // hold adds a handle to an entry, or forgets the entry and returns false if its file has gone. The file is opened
 // with the mutex held: a local open of a name that is in the kernel's cache takes microseconds.
-func (s *Spool) hold(e *spoolEntry) bool {
+func (s *Spool) hold(e *entry) bool {
 	if e.file == nil {
 		f, err := s.root.Open(e.name)
 		if err != nil {
@@ -171,7 +152,7 @@ func (s *Spool) hold(e *spoolEntry) bool {
 }
 
 // forget takes an entry out of the books; its file is the caller's to delete.
-func (s *Spool) forget(e *spoolEntry) {
+func (s *Spool) forget(e *entry) {
 	if s.entries[e.hash] != e {
 		return
 	}
@@ -185,8 +166,8 @@ func (s *Spool) forget(e *spoolEntry) {
 
 // expire forgets what has been idle for too long and returns the files to delete.
 func (s *Spool) expire() (names []string) {
-	for el := s.idle.Front(); el != nil && time.Since(el.Value.(*spoolEntry).since) >= spoolIdle; el = s.idle.Front() {
-		e := el.Value.(*spoolEntry)
+	for el := s.idle.Front(); el != nil && time.Since(el.Value.(*entry).since) >= idleTime; el = s.idle.Front() {
+		e := el.Value.(*entry)
 		s.forget(e)
 		names = append(names, e.name)
 	}
@@ -199,8 +180,8 @@ func (s *Spool) evict() bool {
 	el := s.idle.Front()
 	var name string
 	if el != nil {
-		name = el.Value.(*spoolEntry).name
-		s.forget(el.Value.(*spoolEntry))
+		name = el.Value.(*entry).name
+		s.forget(el.Value.(*entry))
 	}
 	s.mu.Unlock()
 	if el == nil {
@@ -222,13 +203,13 @@ func (s *Spool) remove(names []string) {
 // Fits returns an error that wraps [store.ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the spool
 // has gone. It wraps [store.ErrTooLarge], too, if that is because of the cap and not because of the disk.
 func (s *Spool) Fits(size int64) error {
-	if roundUp(size) > s.max {
-		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", store.ErrNoSpace, store.ErrTooLarge, size, s.max)
+	if roundUp(size) > s.cfg.MaxBytes {
+		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", store.ErrNoSpace, store.ErrTooLarge, size, s.cfg.MaxBytes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	free, err := nar.FreeBytes(s.lock) // with the mutex held: Renew replaces the file
-	if most := free + s.bytes - max(s.minFree, 0); err == nil && size > most {
+	if most := free + s.bytes - max(s.cfg.MinFree, 0); err == nil && size > most {
 		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", store.ErrNoSpace, size,
 			max(0, most))
 	}
@@ -244,16 +225,16 @@ func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
 	}
 	name, err := s.reserve(h, size)
 	if err != nil {
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, err)
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, err)
 	}
 	f, err := s.make(name)
 	if err != nil {
 		s.remove([]string{name})
 		s.release(size)
 		s.settle(size)
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.dir, size, h, nar.NoSpace(err))
+		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, nar.NoSpace(err))
 	}
-	return newDraft(s, f, name, h, size), nil
+	return newDraft(s, draftFile{f, name, h, size}), nil
 }
 
 // reserve takes size bytes of the cap and returns the name of the file to come.
@@ -262,17 +243,17 @@ func (s *Spool) reserve(h store.Hash, size int64) (name string, err error) {
 	s.mu.Lock()
 	victims := s.expire()
 	var idle int64
-	for el := s.idle.Front(); el != nil && s.bytes-idle+need > s.max; el = el.Next() {
-		idle += roundUp(el.Value.(*spoolEntry).size)
+	for el := s.idle.Front(); el != nil && s.bytes-idle+need > s.cfg.MaxBytes; el = el.Next() {
+		idle += roundUp(el.Value.(*entry).size)
 	}
 	switch {
 	case s.closed:
 		err = os.ErrClosed
-	case s.bytes-idle+need > s.max:
-		err = fmt.Errorf("%w: %d of at most %d bytes are in use", store.ErrNoSpace, s.bytes-idle, s.max)
+	case s.bytes-idle+need > s.cfg.MaxBytes:
+		err = fmt.Errorf("%w: %d of at most %d bytes are in use", store.ErrNoSpace, s.bytes-idle, s.cfg.MaxBytes)
 	default:
-		for s.bytes+need > s.max {
-			e := s.idle.Front().Value.(*spoolEntry)
+		for s.bytes+need > s.cfg.MaxBytes {
+			e := s.idle.Front().Value.(*entry)
 			victims = append(victims, e.name)
 			s.forget(e)
 		}
@@ -325,21 +306,21 @@ func (s *Spool) floor() error {
 		s.mu.Lock()
 		coming := s.coming
 		s.mu.Unlock()
-		if err != nil || free-coming >= max(s.minFree, 0) {
+		if err != nil || free-coming >= max(s.cfg.MinFree, 0) {
 			return err
 		}
 		if !s.evict() {
 			return fmt.Errorf("%w: %d bytes are free on the disk, %d are to come, %d must stay free", store.ErrNoSpace, free, coming,
-				s.minFree)
+				s.cfg.MinFree)
 		}
 	}
 }
 
 // adopt makes a draft's file an entry, or deletes it if the same NAR has become one meanwhile.
-func (s *Spool) adopt(f *os.File, part string, h store.Hash, size int64) (*NAR, error) {
-	name := strings.TrimSuffix(part, partSuffix) + narSuffix
+func (s *Spool) adopt(d draftFile) (*NAR, error) {
+	name := strings.TrimSuffix(d.name, partSuffix) + narSuffix
 	root, _ := s.place()
-	if err := root.Rename(part, name); err != nil && !errors.Is(err, fs.ErrNotExist) { // without a name it can be held all the same
+	if err := root.Rename(d.name, name); err != nil && !errors.Is(err, fs.ErrNotExist) { // without a name it can be held all the same
 		return nil, err
 	}
 	s.mu.Lock()
@@ -347,19 +328,19 @@ func (s *Spool) adopt(f *os.File, part string, h store.Hash, size int64) (*NAR, 
 		s.mu.Unlock()
 		return nil, os.ErrClosed
 	}
-	e, ok := s.entries[h]
+	e, ok := s.entries[d.want]
 	if ok && s.hold(e) {
-		s.bytes -= roundUp(size)
+		s.bytes -= roundUp(d.size)
 		nar := &NAR{entry: e, file: e.file}
 		s.mu.Unlock()
-		f.Close()
+		d.file.Close()
 		s.remove([]string{name})
 		return nar, nil
 	}
-	e = &spoolEntry{spool: s, hash: h, size: size, name: name, file: f, handles: 1}
-	s.entries[h] = e
+	e = &entry{spool: s, hash: d.want, size: d.size, name: name, file: d.file, handles: 1}
+	s.entries[d.want] = e
 	s.mu.Unlock()
-	return &NAR{entry: e, file: f}, nil
+	return &NAR{entry: e, file: d.file}, nil
 }
 
 // Stats says how full the spool is.
@@ -370,8 +351,39 @@ func (s *Spool) Stats() Stats {
 	if err != nil {
 		free = 0
 	}
-	return Stats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.max, Free: free, MinFree: max(s.minFree, 0),
+	return Stats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.cfg.MaxBytes, Free: free, MinFree: max(s.cfg.MinFree, 0),
 		Verified: s.checks.Load(), VerifyTime: time.Duration(s.checking.Load())}
 }
 
-func roundUp(size int64) int64 { return (size + spoolUnit - 1) / spoolUnit * spoolUnit }
+// Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
+// lost their names and nothing else.
+func (s *Spool) Renew() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	was, err := s.root.Stat(".")
+	if err != nil {
+		return fmt.Errorf("spool %s: %w", s.cfg.Dir, err)
+	}
+	if is, err := os.Stat(s.cfg.Dir); err == nil && os.SameFile(was, is) {
+		return nil
+	}
+	root, lock, err := takeDir(s.cfg.Dir)
+	if err != nil {
+		return fmt.Errorf("spool %s: %w", s.cfg.Dir, err)
+	}
+	err = errors.Join(s.lock.Close(), s.root.Close())
+	s.root, s.lock = root, lock
+	return err
+}
+
+// place returns the directory and the file in it that is locked.
+func (s *Spool) place() (*os.Root, *os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.root, s.lock
+}
+
+func roundUp(size int64) int64 { return (size + sizeUnit - 1) / sizeUnit * sizeUnit }
