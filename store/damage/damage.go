@@ -2,7 +2,8 @@
 // they are not offered until they are repaired.
 //
 // A [Checker] reads suspected paths, one at a time and within a budget, in [Checker.Run]; its caller starts and stops that.
-// The findings are in memory and in a file. All methods may be called concurrently.
+// The findings are in memory and in a file. A guarded [Source] also remembers for a second what the source below it has said,
+// so that one request asks it once. All methods may be called concurrently.
 package damage
 
 import (
