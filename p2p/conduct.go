@@ -23,11 +23,11 @@ type conduct struct {
 }
 
 func (c conduct) Takes(nb *peers.Neighbour, m trust.Mapping) bool {
-	return c.ledger.TakesFrom(nb, m)
+	return c.ledger.TakesFrom(nb.Tally, m)
 }
 
 func (c conduct) Avoid(nb *peers.Neighbour, m trust.Mapping, d time.Duration, reason string) {
-	c.ledger.Avoid(nb, m, d, reason)
+	c.ledger.Avoid(nb.Tally, m, d, reason)
 }
 
 func (c conduct) Strike(id peer.ID, cause error) {

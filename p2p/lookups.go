@@ -172,7 +172,7 @@ func (ls *lookups) connected(f *finding) []fetch.Holder {
 	alone := true
 	for id, receiving := range ids {
 		nb := ls.neighbours.get(id)
-		if nb == nil || !ls.ledger.TakesFrom(nb, f.mapping) {
+		if nb == nil || !ls.ledger.TakesFrom(nb.Tally, f.mapping) {
 			continue
 		}
 		out = append(out, fetch.Holder{Neighbour: nb, Receiving: receiving})

@@ -176,7 +176,7 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	if got := n.lookups.connected(found); len(got) != 1 || got[0].Neighbour != honest {
 		t.Errorf("holders are %v, want the honest one alone", got)
 	}
-	n.ledger.Avoid(other, f.Wanted, time.Hour, "sent a wrong NAR")
+	n.ledger.Avoid(other.Tally, f.Wanted, time.Hour, "sent a wrong NAR")
 	record := n.downloads.deps.Conduct
 	for nb, want := range map[*peers.Neighbour]bool{honest: true, damaged: false, other: false} {
 		if got := record.Takes(nb, f.Wanted); got != want {

@@ -47,7 +47,7 @@ type Conduct interface {
 	Distrust(id peer.ID)
 }
 
-// A Deps is what all fetches of a node have in common. Nothing in it changes.
+// Deps is shared by all sessions of a node. It does not change.
 type Deps struct {
 	Self       peer.ID
 	Swarm      Swarm

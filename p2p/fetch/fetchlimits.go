@@ -42,7 +42,7 @@ const (
 	// overdueAfter is how late a block may be before a stand-by holder takes part, and the time that a block is
 	// expected to take from a holder that was never measured.
 	overdueAfter = 50 * time.Millisecond
-	// hopelessAfter is how late a block may be before [maxRequests] no longer applies: the holders that were asked may
+	// hopelessAfter is how late a block may be before [MaxRequests] no longer applies: the holders that were asked may
 	// cooperate, each sending a byte now and then.
 	hopelessAfter = time.Second
 	// PartialStall is how long a fetch goes on without a holder of the whole NAR and without a single block: peers that

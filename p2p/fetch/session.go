@@ -147,7 +147,7 @@ func (s *Session) Urge() { s.supply.urged.Store(true) }
 // InDemand reports whether neighbours are receiving the NAR, too.
 func (s *Session) InDemand() bool { return s.shared && (s.plan.hasMembers() || s.supply.urged.Load()) }
 
-// A round holds the goroutines at work while a fetch runs. It is owned by get.
+// A round holds the goroutines of one run. The goroutine of get owns it.
 type round struct {
 	*Session
 	holders, partials, suppliers crew

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// A Throughput is how fast one download goes, on average over all there are now and then.
+// A Throughput is the average rate of one download from an upstream, of all that were under way of late.
 type Throughput struct {
 	mu     sync.Mutex // guards the rest
 	active int
@@ -51,7 +51,7 @@ func (p *Throughput) add(n int) {
 	p.bytes += int64(n)
 }
 
-// rate is in bytes per second; 0 is unknown.
+// Rate is in bytes per second; 0 is unknown.
 func (p *Throughput) Rate() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -62,7 +62,7 @@ func (p *Throughput) Rate() int64 {
 	return int64(float64(p.bytes) / p.took.Seconds())
 }
 
-// fed counts what an upstream sends.
+// A meteredReader counts the bytes that an upstream sends.
 type meteredReader struct {
 	throughput *Throughput
 	r          io.Reader

@@ -47,7 +47,7 @@ type worker struct {
 }
 
 // MaxLaters is the number of blocks in a row that a holder may not have yet before it is no longer asked. A neighbour
-// that is still receiving the NAR takes [partialWait] to answer for each.
+// that is still receiving the NAR takes [PartialWait] to answer for each.
 const MaxLaters = 16
 
 // fill keeps as many blocks under way as the link needs to stay busy.
@@ -178,7 +178,7 @@ func (w *worker) end() {
 	w.drop()
 }
 
-// window is how many answers are kept under way.
+// window returns the number of requests that are kept under way.
 func (w *worker) window() int {
 	if partial, _ := w.plan.role(w.nb); partial {
 		return PartialWindow

@@ -24,8 +24,8 @@ type avoided struct {
 	pairs *lru.Cache[pair, avoidance]
 }
 
-func pairOf(nb *Neighbour, m trust.Mapping) pair {
-	return pair{nb.ID, m.Path().HashPart(), m.NarHash()}
+func pairOf(t *Tally, m trust.Mapping) pair {
+	return pair{t.ID, m.Path().HashPart(), m.NarHash()}
 }
 
 type avoidance struct {
@@ -56,7 +56,7 @@ func (a avoided) why(p pair) string {
 	return ""
 }
 
-// sentWrong records that a peer has sent a wrong NAR, and reports whether that is news: it is once for each path in
+// SentWrong records that a peer has sent a wrong NAR, and reports whether that is news: it is once for each path in
 // [wrongFor].
 func (l *Ledger) SentWrong(id peer.ID, m trust.Mapping, cause error) (news bool) {
 	now, reason := time.Now(), Bounded(cause.Error())
@@ -75,11 +75,11 @@ func (l *Ledger) SentWrong(id peer.ID, m trust.Mapping, cause error) (news bool)
 	return true
 }
 
-// avoid has a NAR not taken from a peer for a while.
-func (l *Ledger) Avoid(nb *Neighbour, m trust.Mapping, d time.Duration, reason string) {
+// Avoid has a NAR not taken from a peer for a while.
+func (l *Ledger) Avoid(t *Tally, m trust.Mapping, d time.Duration, reason string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.avoided.add(pairOf(nb, m), d, reason)
+	l.avoided.add(pairOf(t, m), d, reason)
 }
 
 // avoids returns why a NAR is not taken from a peer; "" if it is.
@@ -89,14 +89,14 @@ func (l *Ledger) avoids(p pair) string {
 	return l.avoided.why(p)
 }
 
-// takesFrom reports whether blocks of a NAR are taken from a peer. They are not if the peer is avoided for it, or
+// TakesFrom reports whether blocks of a NAR are taken from a peer. They are not if the peer is avoided for it, or
 // is set aside for wrong NARs; from one that was too slow they are.
-func (l *Ledger) TakesFrom(nb *Neighbour, m trust.Mapping) bool {
-	_, why := nb.Tally.Aside(time.Now())
-	return why != asideWrong && l.avoids(pairOf(nb, m)) == ""
+func (l *Ledger) TakesFrom(t *Tally, m trust.Mapping) bool {
+	_, why := t.Aside(time.Now())
+	return why != asideWrong && l.avoids(pairOf(t, m)) == ""
 }
 
-// unreliable returns why a peer's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.
+// Unreliable returns why a peer's claim of a NAR is not enough to tell Nix that it can be had; "" if it is.
 func (l *Ledger) Unreliable(t *Tally, hp store.HashPart, nar store.Hash) string {
 	if why := l.avoids(pair{t.ID, hp, nar}); why != "" {
 		return why

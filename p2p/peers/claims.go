@@ -48,7 +48,7 @@ func (n *Neighbour) hear(hp store.HashPart, text string) {
 	}
 }
 
-// recall answers with what the neighbour has said unasked a moment ago, and forgets it: the next time it is asked.
+// Recall answers with what the neighbour has said unasked a moment ago, and forgets it: the next time it is asked.
 func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
 	c, ok := n.told.Peek(hp)
 	if !ok {
@@ -58,13 +58,13 @@ func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
 	return c.text, time.Since(c.at) < toldFresh
 }
 
-// isLate reports whether the neighbour has been silent for so long that lookups should not wait for it.
+// IsLate reports whether the neighbour has been silent for so long that lookups should not wait for it.
 func (n *Neighbour) IsLate() bool {
 	since := n.Late.Load()
 	return since != 0 && time.Now().UnixNano()-since > int64(lateAfter)
 }
 
-// askLoop sends questions about claims and hands out the answers, until the neighbour is gone.
+// AskLoop sends questions about claims and hands out the answers, until the neighbour is gone.
 func (n *Neighbour) AskLoop(ctx context.Context) {
 	var batch []Question
 	for {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -22,7 +23,7 @@ type Denied struct {
 	Until  time.Time `json:"until,omitzero"` // zero if the user has blocked it: then it is until the user unblocks it
 }
 
-// Ended reports whether a ban is over.
+// ended reports whether a ban is over.
 func (d Denied) ended(now time.Time) bool { return !d.Until.IsZero() && !now.Before(d.Until) }
 
 // A denyList is the peers that are refused, at most [maxDenied] bans and [MaxBlocked] that the user has blocked. It has
@@ -137,4 +138,9 @@ func (l denyList) entries(now time.Time) []Denied {
 		list = append(list, l[id])
 	}
 	return list
+}
+
+// Bounded returns the part of a reason that is kept and logged.
+func Bounded(reason string) string {
+	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
 }

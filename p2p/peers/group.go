@@ -53,7 +53,7 @@ const ErrOutsider network.StreamErrorCode = 0x2002
 var ErrOtherGroup = errors.New("it does not know the group's secret")
 
 // LoadGroupSecret reads the secret of a group from a file. White space around it is no part of it. A file that
-// everybody on this machine may read is refused.
+// all users of this machine may read is refused.
 func LoadGroupSecret(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -94,7 +94,7 @@ type Group struct {
 	proving map[peer.ID]bool
 }
 
-// NewGroup returns nil, which everybody is in, if there is no secret.
+// NewGroup returns the group of a secret. Without one it returns nil, a group that has every peer.
 func NewGroup(secret []byte, h host.Host, log *zap.Logger) (*Group, error) {
 	if secret == nil {
 		return nil, nil
@@ -110,7 +110,7 @@ func NewGroup(secret []byte, h host.Host, log *zap.Logger) (*Group, error) {
 		members: map[peer.ID]bool{}, proving: map[peer.ID]bool{}}, nil
 }
 
-// groupKey derives what proofs are made with.
+// groupKey derives the key of proofs from the secret.
 func groupKey(secret []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, nil, "narbor group 1", sha256.Size)
 }
@@ -121,7 +121,7 @@ type handshake struct {
 	openerNonce, answererNonce [groupNonce]byte
 }
 
-// proof is what the side of a role proves its knowledge of the key with.
+// proof returns the proof of knowing the key, by the side with a role.
 func (h handshake) proof(key []byte, role byte) []byte {
 	mac := hmac.New(sha256.New, key)
 	mac.Write([]byte{role})
@@ -194,7 +194,7 @@ func rejected(s network.Stream, err error) error {
 	return err
 }
 
-// answer is prove's other side.
+// Answer is prove's other side.
 func (g *Group) Answer(s network.Stream) error {
 	if err := g.answerOn(s); err != nil {
 		return rejected(s, err)
@@ -226,7 +226,7 @@ func (g *Group) answerOn(s network.Stream) error {
 	return err
 }
 
-// protocol returns the protocol for requests: in a group, that of its members.
+// Protocol returns the protocol for requests: in a group, that of its members.
 func (g *Group) Protocol() protocol.ID {
 	if g == nil {
 		return wire.ProtocolID
@@ -240,7 +240,7 @@ func (g *Group) admit(id peer.ID) {
 	g.members[id] = true
 }
 
-// forget makes a peer that has gone prove itself anew.
+// Forget makes a peer that has gone prove itself anew.
 func (g *Group) Forget(id peer.ID) {
 	if g == nil {
 		return
@@ -259,7 +259,7 @@ func (g *Group) Has(id peer.ID) bool {
 	return g.members[id]
 }
 
-// begins reports whether no other goroutine is proving membership to that peer; the caller then calls ends.
+// Begins reports whether no other goroutine is proving membership to that peer; the caller then calls ends.
 func (g *Group) Begins(id peer.ID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -276,7 +276,7 @@ func (g *Group) Ends(id peer.ID) {
 	delete(g.proving, id)
 }
 
-// grace is how long to wait for the peers that were found, because they may turn out to be members.
+// Grace is how long to wait for the peers that were found, because they may turn out to be members.
 func (g *Group) Grace() time.Duration {
 	if g == nil {
 		return 0
@@ -289,7 +289,7 @@ func (g *Group) Grace() time.Duration {
 	return proveGrace
 }
 
-// meet proves to a peer that we know the secret, until that has worked, or the peer does not know it or has gone.
+// Meet proves to a peer that we know the secret, until that has worked, or the peer does not know it or has gone.
 func (g *Group) Meet(ctx context.Context, id peer.ID) error {
 	for pause := proveMin; ; pause = min(2*pause, proveMax) {
 		err := g.prove(ctx, id)

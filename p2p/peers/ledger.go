@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -166,7 +165,7 @@ func (l *Ledger) Blocked() []peer.ID {
 	return l.denied.blocked()
 }
 
-// tallyOf returns what a peer has done.
+// TallyOf returns what a peer has done.
 func (l *Ledger) TallyOf(id peer.ID) *Tally {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -183,7 +182,7 @@ func (l *Ledger) tally(id peer.ID) *Tally {
 	return t
 }
 
-// strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned peer
+// Strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned peer
 // had sent before the ban does not count.
 func (l *Ledger) Strike(id peer.ID, lie error) {
 	reason, until := Bounded(lie.Error()), time.Now().Add(banTime)
@@ -209,11 +208,6 @@ func (l *Ledger) Strike(id peer.ID, lie error) {
 	}
 }
 
-// Bounded returns the part of a reason that is kept and logged.
-func Bounded(reason string) string {
-	return strings.ToValidUTF8(reason[:min(len(reason), maxReason)], "")
-}
-
 // Refuse counts a message that was not believed, by the reason that its error stands for.
 func (l *Ledger) Refuse(cause error) {
 	l.mu.Lock()
@@ -221,21 +215,21 @@ func (l *Ledger) Refuse(cause error) {
 	l.counts.refused[refusal(cause)]++
 }
 
-// totals returns how often something was not believed, and how many bans there were, by reason.
+// Totals returns how often something was not believed, and how many bans there were, by reason.
 func (l *Ledger) Totals() (refused, bans map[string]int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return maps.Clone(l.counts.refused), maps.Clone(l.counts.bans)
 }
 
-// noteForged records a claim with a signature in the name of a trusted key that does not verify with it.
+// NoteForged records a claim with a signature in the name of a trusted key that does not verify with it.
 func (l *Ledger) NoteForged(keys *trust.Keys, from peer.ID, info store.Info) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.mismatches.note(keys, from, info)
 }
 
-// otherKeys returns the mismatches of the last [mismatchTime].
+// OtherKeys returns the mismatches of the last [mismatchTime].
 func (l *Ledger) OtherKeys(keys *trust.Keys) []KeyMismatch {
 	l.mu.Lock()
 	defer l.mu.Unlock()

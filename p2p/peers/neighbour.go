@@ -14,43 +14,11 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap/zapcore"
-	"golang.org/x/time/rate"
 
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
 )
-
-// A Tally is what a peer has done, kept when it disconnects.
-type Tally struct {
-	ID peer.ID
-	// tellings bounds how often it is told of our neighbours.
-	Tellings *rate.Limiter
-
-	Claims, BlocksReceived, BytesReceived atomic.Int64
-	ClaimsSent, BlocksSent, BytesSent     atomic.Int64
-	Strikes                               atomic.Int64
-	rumours, distrusted                   atomic.Int64 // NARs with wrong blocks from it; Unix ns until which it may relay none
-	BlocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
-	WireReceived, WireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
-	Outsider, Told                        atomic.Bool  // it is of another group; that was logged
-	Wasted                                atomic.Int64 // bytes received that another peer had delivered first
-
-	mu sync.Mutex // guards the rest
-	setback
-	shunned time.Time // until when it is not asked to ask its upstreams
-	shuns   uint      // how often that was so of late
-}
-
-// distrust records that the peer has passed on wrong blocks, whether it believed a liar or claims that it did.
-func (t *Tally) Distrust(now time.Time) {
-	if t.rumours.Add(1)%maxStrikes == 0 {
-		t.distrusted.Store(now.Add(banTime).UnixNano())
-	}
-}
-
-// isDistrusted says whether nothing is to be taken from the peer that it has not verified.
-func (t *Tally) IsDistrusted(now time.Time) bool { return now.UnixNano() < t.distrusted.Load() }
 
 // A Neighbour is a connected peer that speaks our protocol. It ends when its connection does.
 type Neighbour struct {
@@ -81,11 +49,12 @@ type Neighbour struct {
 	blockTime time.Duration // moving average from one block to the next while busy; 0 is unknown
 }
 
-// NewNeighbour returns a neighbour that is asked by protocol. The caller calls askLoop, and leave once its connections have
+// NewNeighbour returns a neighbour that is asked by protocol. The caller calls AskLoop, and Leave once its connections have
 // ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
 	return &Neighbour{ID: id, host: h, protocol: by, Since: time.Now(), Tally: book.TallyOf(id), ledger: book,
-		Asks: make(chan Question, askQueue), told: NewCache[store.HashPart, toldClaim](maxTold), helping: make(chan struct{}, MaxHelpingPeer), done: make(chan struct{})}
+		Asks: make(chan Question, askQueue), told: NewCache[store.HashPart, toldClaim](maxTold),
+		helping: make(chan struct{}, MaxHelpingPeer), done: make(chan struct{})}
 }
 
 // An Exchange is a stream on which blocks are asked for; one goroutine at a time has it.
@@ -97,7 +66,7 @@ type Exchange struct {
 	Kept   bool          // it was kept open, and nothing has been read from it since
 }
 
-// newsLevel is how loudly its coming and going is logged: on a large LAN, strangers visit each other by the hundred.
+// NewsLevel is the log level of its coming and going: on a large LAN, hundreds of peers connect for a moment.
 func (n *Neighbour) NewsLevel() zapcore.Level {
 	if n.Stranger {
 		return zapcore.DebugLevel
@@ -117,7 +86,7 @@ func (n *Neighbour) Open(ctx context.Context, stall time.Duration) (*Exchange, e
 	return ex, nil
 }
 
-// take returns a stream for blocks on which nothing is under way.
+// Take returns a stream for blocks on which nothing is under way.
 func (n *Neighbour) Take(ctx context.Context) (*Exchange, error) {
 	n.mu.Lock()
 	if last := len(n.idle) - 1; last >= 0 {
@@ -130,7 +99,7 @@ func (n *Neighbour) Take(ctx context.Context) (*Exchange, error) {
 	return n.Open(ctx, ReadStall)
 }
 
-// put gives back a stream on which every answer has been read.
+// Put gives back a stream on which every answer has been read.
 func (n *Neighbour) Put(ex *Exchange) {
 	n.mu.Lock()
 	select {
@@ -147,7 +116,7 @@ func (n *Neighbour) Put(ex *Exchange) {
 	ex.Reset() // may wait for a connection that is stuck
 }
 
-// leave drops what the neighbour's end makes useless.
+// Leave ends the neighbour and resets its idle streams.
 func (n *Neighbour) Leave() {
 	close(n.done)
 	n.mu.Lock()
@@ -159,7 +128,7 @@ func (n *Neighbour) Leave() {
 	}
 }
 
-// send asks for one thing on an exchange.
+// Send writes one request.
 func (ex *Exchange) Send(r wire.Request) error {
 	if err := ex.SetWriteDeadline(time.Now().Add(ReadStall)); err != nil {
 		return err
@@ -168,7 +137,7 @@ func (ex *Exchange) Send(r wire.Request) error {
 	return err
 }
 
-// Read gives each read its own deadline, so that a slow neighbour is heard and a silent one is not.
+// Read gives each read its own deadline: a slow neighbour is read from on, and a silent one is not.
 func (ex *Exchange) Read(p []byte) (int, error) {
 	deadline := time.Now().Add(ex.Stall)
 	if !ex.Until.IsZero() && ex.Until.Before(deadline) {
@@ -180,14 +149,14 @@ func (ex *Exchange) Read(p []byte) (int, error) {
 	return ex.Stream.Read(p)
 }
 
-// expect returns the estimate for one more block, and ok false if nothing has been measured yet.
+// Expect returns the estimate for one more block, and ok false if nothing has been measured yet.
 func (n *Neighbour) Expect() (d time.Duration, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.blockTime, n.blockTime > 0
 }
 
-// measured takes in the time that a block of size bytes took, scaled to a full one.
+// Measured records the time that a block of size bytes took, scaled to a full one.
 func (n *Neighbour) Measured(d time.Duration, size int) {
 	d = max(d, 50*time.Microsecond)
 	if size < store.BlockSize/4 {
@@ -206,7 +175,7 @@ func (n *Neighbour) Measured(d time.Duration, size int) {
 	}
 }
 
-// gone says whether the neighbour has ended.
+// Gone reports whether the neighbour has ended.
 func (n *Neighbour) Gone() bool {
 	select {
 	case <-n.done:
@@ -216,7 +185,7 @@ func (n *Neighbour) Gone() bool {
 	}
 }
 
-// window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
+// Window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
 // busy over a round trip and a slow one is not owed much.
 func (n *Neighbour) Window() int {
 	const ahead = 40 * time.Millisecond
@@ -232,7 +201,7 @@ func (n *Neighbour) LeastPace() int64 {
 	return min(max(n.shown.Load()/shownPart, LeastPace), mostLeastPace)
 }
 
-// askManifest returns the hashes that the blocks have according to the neighbour.
+// AskManifest returns the hashes that the blocks have according to the neighbour.
 func (n *Neighbour) AskManifest(ctx context.Context, m trust.Mapping) (store.Manifest, error) {
 	ex, err := n.Open(ctx, ReadStall)
 	if err != nil {

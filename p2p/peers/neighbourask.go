@@ -12,13 +12,13 @@ import (
 	"narbor/trust"
 )
 
-// has says whether a neighbour says that it has a protocol.
+// Has reports whether a neighbour has announced a protocol.
 func (n *Neighbour) Has(p protocol.ID) bool {
 	has, err := n.host.Peerstore().SupportsProtocols(n.ID, p)
 	return err == nil && len(has) > 0
 }
 
-// leftOut says why a neighbour is not to be elected; "" if it may be.
+// LeftOut returns why a neighbour is not to be elected; "" if it may be.
 func (n *Neighbour) LeftOut(now time.Time) string {
 	switch {
 	case n.Tally.isShunned(now):
@@ -29,7 +29,7 @@ func (n *Neighbour) LeftOut(now time.Time) string {
 	return ""
 }
 
-// askInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
+// AskInfo asks a neighbour what its upstreams say about a hash part, and waits so long for the answer.
 func (n *Neighbour) AskInfo(ctx context.Context, hp store.HashPart, within time.Duration) (v wire.Verdict, text string, err error) {
 	err = n.exchange(ctx, wire.Request{Kind: wire.AskUpstream, HashParts: []store.HashPart{hp}}, within, func(br *bufio.Reader) error {
 		v, text, err = wire.ReadVerdict(br)
@@ -83,7 +83,7 @@ func (n *Neighbour) exchange(ctx context.Context, r wire.Request, within time.Du
 	}
 }
 
-// tellWrong tells a neighbour that the NAR which it has sent does not have its hash.
+// TellWrong tells a neighbour that the NAR which it has sent does not have its hash.
 func (n *Neighbour) TellWrong(ctx context.Context, m trust.Mapping) error {
 	ex, err := n.Open(ctx, AskTimeout)
 	if err != nil {
@@ -98,7 +98,7 @@ func (n *Neighbour) TellWrong(ctx context.Context, m trust.Mapping) error {
 	return err
 }
 
-// askAlone asks the neighbour about hash parts on a stream of its own, which ends with the answer.
+// AskAlone asks the neighbour about hash parts on a stream of its own, which ends with the answer.
 func (n *Neighbour) AskAlone(ctx context.Context, parts []store.HashPart) ([]Reply, error) {
 	ex, err := n.Open(ctx, AskTimeout)
 	if err != nil {

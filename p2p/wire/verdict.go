@@ -38,7 +38,7 @@ func ReadVerdict(br *bufio.Reader) (v Verdict, text string, err error) {
 	return 0, "", fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
 }
 
-// AppendVerdict is the inverse of [readVerdict].
+// AppendVerdict is the inverse of [ReadVerdict].
 func AppendVerdict(v Verdict, text string) []byte {
 	if v != VerdictYes {
 		return []byte{byte(v)}
@@ -66,7 +66,7 @@ func ReadProgress(br *bufio.Reader) (v Verdict, got, pace int64, err error) {
 	return 0, 0, 0, fmt.Errorf("%w: unknown verdict %d", ErrWire, first)
 }
 
-// AppendProgress is the inverse of [readProgress] for a fetch that is under way.
+// AppendProgress is the inverse of [ReadProgress] for a fetch that is under way.
 func AppendProgress(got, pace int64) []byte {
 	b := binary.AppendUvarint([]byte{byte(VerdictYes)}, uint64(got))
 	return binary.AppendUvarint(b, uint64(pace))

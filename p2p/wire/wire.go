@@ -53,7 +53,7 @@ type Request struct {
 	Block     int              // block
 }
 
-// ErrWire says that the other side broke the wire format.
+// ErrWire is the error of a message that breaks the wire format.
 var ErrWire = errors.New("wire format violated")
 
 // status is the first byte of the answer to a block request.
@@ -227,7 +227,7 @@ func ReadFurther(br *bufio.Reader, tell func(hp store.HashPart, text string)) er
 
 // ReadBlock reads the answer to a block request into block, which has the block's length. It returns the number of bytes
 // on the wire, and whether the sender has not verified the block. The error is [store.ErrNotFound] if the holder has
-// the NAR no more, and errLater if the block is not there yet.
+// the NAR no more, and ErrLater if the block is not there yet.
 func ReadBlock(br *bufio.Reader, block []byte) (wire int, unverified bool, err error) {
 	first, err := br.ReadByte()
 	if err != nil {

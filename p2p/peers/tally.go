@@ -1,7 +1,12 @@
 package peers
 
 import (
+	"sync"
+	"sync/atomic"
 	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 )
 
 // asideWrong and asideSlow are the reasons for which a peer is set aside.
@@ -41,7 +46,7 @@ func (t *Tally) sentWrong(now time.Time) time.Time {
 	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-maxWrong)), asideWrong)
 }
 
-// wasSlow sets the peer aside for shunTime, and each further time in a row for four times as long, up to maxAside. Fetches
+// WasSlow sets the peer aside for shunTime, and each further time in a row for four times as long, up to maxAside. Fetches
 // that fail together count once. It returns until when, or zero.
 func (t *Tally) WasSlow(now time.Time) time.Time {
 	t.mu.Lock()
@@ -63,14 +68,14 @@ func (t *Tally) putAside(now time.Time, d time.Duration, reason string) time.Tim
 	return t.until
 }
 
-// kept records that the peer has delivered as it should.
+// Kept records that the peer has delivered as it should.
 func (t *Tally) Kept() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.slow = max(t.slow, 1) - 1
 }
 
-// aside returns until when the peer is set aside, and why; or zero.
+// Aside returns until when the peer is set aside, and why; or zero.
 func (t *Tally) Aside(now time.Time) (until time.Time, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -80,7 +85,7 @@ func (t *Tally) Aside(now time.Time) (until time.Time, reason string) {
 	return t.until, t.reason
 }
 
-// countWrong returns how many wrong NARs came from the peer in the last hour.
+// CountWrong returns how many wrong NARs came from the peer in the last hour.
 func (t *Tally) CountWrong(now time.Time) (count int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -92,7 +97,7 @@ func (t *Tally) CountWrong(now time.Time) (count int64) {
 	return count
 }
 
-// wasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
+// WasTardy records a NAR that came in the end, and far too slowly. A disk may have had to start, so it takes a second one,
 // begun after the first had come, to set the peer aside. It returns until when, or zero.
 func (t *Tally) WasTardy(began, now time.Time) time.Time {
 	t.mu.Lock()
@@ -110,7 +115,7 @@ func (t *Tally) WasTardy(began, now time.Time) time.Time {
 	return t.WasSlow(now)
 }
 
-// shun leaves a peer out of elections for a while, and for longer the more often that happens.
+// Shun leaves a peer out of elections for a while, and for longer the more often that happens.
 func (t *Tally) Shun(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -124,7 +129,7 @@ func (t *Tally) Shun(now time.Time) {
 	t.shuns = min(t.shuns+1, 8)
 }
 
-// pause leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
+// Pause leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
 func (t *Tally) Pause(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -138,3 +143,34 @@ func (t *Tally) isShunned(now time.Time) bool {
 	defer t.mu.Unlock()
 	return now.Before(t.shunned)
 }
+
+// A Tally counts the messages and blocks of a peer, and is kept when the peer disconnects.
+type Tally struct {
+	ID peer.ID
+	// Tellings bounds how often the peer gets a list of our neighbours.
+	Tellings *rate.Limiter
+
+	Claims, BlocksReceived, BytesReceived atomic.Int64
+	ClaimsSent, BlocksSent, BytesSent     atomic.Int64
+	Strikes                               atomic.Int64
+	rumours, distrusted                   atomic.Int64 // NARs with wrong unverified blocks from it; Unix ns until which it is distrusted
+	BlocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
+	WireReceived, WireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
+	Outsider, Told                        atomic.Bool  // it is of another group; that was logged
+	Wasted                                atomic.Int64 // bytes received that another peer had delivered first
+
+	mu sync.Mutex // guards the rest
+	setback
+	shunned time.Time // until when it is not asked to ask its upstreams
+	shuns   uint      // how often that was so of late
+}
+
+// Distrust records that the peer has passed on wrong blocks that it had not verified.
+func (t *Tally) Distrust(now time.Time) {
+	if t.rumours.Add(1)%maxStrikes == 0 {
+		t.distrusted.Store(now.Add(banTime).UnixNano())
+	}
+}
+
+// IsDistrusted reports whether only verified blocks are taken from the peer.
+func (t *Tally) IsDistrusted(now time.Time) bool { return now.UnixNano() < t.distrusted.Load() }
