@@ -165,8 +165,11 @@ var (
 	// logLine is a line of the journal: a time, narbor[PID], and what [newLog] writes to the journal.
 	logLine = regexp.MustCompile(`^(\d{4}-\d\d-\d\dT[0-9:]{8}[+-]\d\d:?\d\d) narbor\[\d+\]: (DEBUG|INFO|WARN|ERROR)  (?:([a-z0-9.]+)  ` +
 		`)?([^{]*?)(?:  (\{.*\}))?$`)
-	// frame is a line of a stack trace about a function of narbor's own.
-	frame = regexp.MustCompile(`narbor/(?:cmd/narbor|narserve|p2p|store|trust)\.[\w.()*]+`)
+	// frame is a line of a stack trace about a function of narbor's own. It names the packages, for a file of the user's may
+	// stand below a folder of this name.
+	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/control|/doctor)?|narserve(?:/dashboard|/stats)?|` +
+		`p2p(?:/(?:discovery|fetch|mdns|netmon|peers|serve|transport|wire))?|` +
+		`store(?:/(?:bincache|damage|nar|nixconf|nixstore|spool|upstream))?|trust)\.[\w.()*]+`)
 )
 
 // logFields are the fields of log lines that go into a report.
