@@ -111,7 +111,8 @@ func New(cfg Config) *Server {
 	if log == nil {
 		log = zap.NewNop()
 	}
-	s := &Server{lookup: newLookup(cfg.Sources, cfg.Upstream, cfg.Settled, log), access: newAccess(cfg.Hosts, cfg.Public), keys: cfg.Keys, counts: newCounts()}
+	s := &Server{lookup: newLookup(cfg.Sources, cfg.Upstream, cfg.Settled, log), access: newAccess(cfg.Hosts, cfg.Public), keys: cfg.Keys,
+		counts: newCounts()}
 	if s.keys == nil {
 		s.keys = new(trust.Keys)
 	}

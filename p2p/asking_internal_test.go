@@ -18,9 +18,6 @@ import (
 	"narbor/trust"
 )
 
-// absentPart is the hash part of a path that no neighbour has.
-var absentPart = store.HashPartFromBytes([20]byte{})
-
 // find looks a path up until it is found: on a busy machine a neighbour may not answer in time, and for a while after that
 // it is not waited for.
 func find(t testing.TB, n *Node, hp store.HashPart) (m trust.Mapping) {

@@ -39,8 +39,9 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"failed downloads": {maxFailed, func(i int) {
 			n.proxy.jobs.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.proxy.jobs.failed.Len},
-		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(numbered(i), 0, time.Time{}) }, n.proxy.jobs.each.Len},
-		"addresses that were dialled":  {maxAskerAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
+		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(numbered(i), 0, time.Time{}) },
+			n.proxy.jobs.each.Len},
+		"addresses that were dialled": {maxAskerAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
 	} {
 		for i := range m.limit + 10 {
 			m.add(i)

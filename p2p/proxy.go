@@ -187,7 +187,8 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 			px.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
 			return
 		}
-		px.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()))
+		px.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()),
+			zap.Int64("size", m.NarSize()))
 		sp.Close() // it stays in the spool for a while
 	}()
 	return f.Session

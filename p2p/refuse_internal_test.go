@@ -135,7 +135,8 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 					time.Sleep(time.Millisecond)
 				}
 			}
-			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) || n.proxy.jobs.total() > 0 != (tt.have == wire.VerdictYes) {
+			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) ||
+				n.proxy.jobs.total() > 0 != (tt.have == wire.VerdictYes) {
 				t.Errorf("the upstream was asked for %d archives, %d bytes for others", got, n.proxy.jobs.total())
 			}
 		})

@@ -96,7 +96,8 @@ type soundFile struct {
 // path that is found damaged, or sound again. The result is usable even with an error.
 func Open(file string, changed func(d Finding, sound bool)) (*Checker, error) {
 	d := &Checker{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
-		sound: newCache[soundKey, soundFile](maxSound), damaged: map[place]Finding{}, guards: map[string]*Source{}, waiting: map[place]bool{}}
+		sound: newCache[soundKey, soundFile](maxSound), damaged: map[place]Finding{}, guards: map[string]*Source{},
+		waiting: map[place]bool{}}
 	text, err := os.ReadFile(file)
 	if file == "" || errors.Is(err, fs.ErrNotExist) {
 		return d, nil
