@@ -5,9 +5,12 @@ import (
 	"errors"
 	"runtime"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"go.uber.org/zap"
 
+	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -32,6 +35,28 @@ func TestAnswerOfTheLastMomentCounts(t *testing.T) {
 	if got, err := s.find(ctx, question{hashPart: m.Path().HashPart(), timeout: narinfoTimeout}); err != nil || got.Path() != m.Path() {
 		t.Errorf("an answer that came with the end of the request is %v, %v; want the path", got.Path(), err)
 	}
+}
+
+// patientFinder is a finder that has a second to answer.
+type patientFinder struct{ finder }
+
+func (patientFinder) Patience() time.Duration { return time.Second }
+
+func TestSourceThatDidNotAnswerIsTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hangs := finder(func(ctx context.Context, _ store.HashPart) (trust.Mapping, error) {
+			<-ctx.Done()
+			return trust.Mapping{}, ctx.Err()
+		})
+		says := patientFinder{func(context.Context, store.HashPart) (trust.Mapping, error) {
+			time.Sleep(400 * time.Millisecond)
+			return trust.Mapping{}, store.ErrNotFound
+		}}
+		s := New(Config{Sources: []Source{hangs, says}, Log: zap.NewNop()})
+		if _, err := s.find(t.Context(), question{timeout: narinfoTimeout}); !errors.Is(err, stats.ErrNoAnswer) {
+			t.Errorf("find = %v, want ErrNoAnswer, because one source has not answered", err)
+		}
+	})
 }
 
 func TestFetchThatEndsAtTheLastMomentCounts(t *testing.T) {

@@ -192,7 +192,7 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 		if len(pending) == 0 {
 			return trust.Mapping{}, none
 		}
-		limit.Reset(time.Until(start.Add(q.patience(pending...))))
+		limit.Reset(time.Until(start.Add(q.patience(slices.Concat(pending, sources[next:])...))))
 		select {
 		case a := <-answers:
 			if a.err == nil {
@@ -202,6 +202,8 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
 				errors.Is(a.err, store.ErrUnreadable) {
 				none = a.err // it is near all the same
+			} else if errors.Is(a.err, context.DeadlineExceeded) && none == store.ErrNotFound {
+				none = noAnswer(q)
 			}
 			continue
 		case <-turn.C:
@@ -214,8 +216,13 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 				return a.m, nil
 			}
 		}
-		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
+		return trust.Mapping{}, noAnswer(q)
 	}
+}
+
+// noAnswer returns the error of a question that a source has left without an answer.
+func noAnswer(q question) error {
+	return fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
 }
 
 // askOne puts q to src once it has a slot free.

@@ -83,10 +83,10 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 		s.fetches.all.Done()
 	}
 	defer func() {
-		if err != nil {
-			if r.Context().Err() == nil {
-				s.accounts.NotServed(m, time.Since(asked), err)
-			}
+		if err != nil && r.Context().Err() == nil {
+			s.accounts.NotServed(m, time.Since(asked), err)
+		}
+		if n.file == nil { // after a panic, too
 			n.done()
 		}
 	}()

@@ -31,7 +31,7 @@ func (s *Server) Run(ctx context.Context) error {
 	select {
 	case <-ended:
 	case <-time.After(stopLimit):
-		s.log.Warn("a fetch does not end: what it reads from may hang")
+		s.log.Warn("a fetch or a reply does not end: what it reads from, or the client, may hang")
 	}
 	stop()
 	accounts.Wait()

@@ -89,7 +89,7 @@ func TestTheLANDownloadsOnce(t *testing.T) {
 func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	machines := web.cooperative(t, 3)
-	const paths = 200
+	const paths = 100
 	var wg sync.WaitGroup
 	for _, m := range machines {
 		for i := range paths {

@@ -197,8 +197,26 @@ func (rememberingSource) InfoLately(context.Context, store.HashPart) (store.Info
 
 func TestStoreIsNotAskedTwiceForOneQuestion(t *testing.T) {
 	s := newSecrets(Config{Share: []store.Source{rememberingSource{t: t}}})
-	if err := s.known(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
-		t.Errorf("known = %v, want ErrBuiltHere", err)
+	if err := s.checkLately(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
+		t.Errorf("checkLately = %v, want ErrBuiltHere", err)
+	}
+}
+
+// justBuilt is a source with a path that was built after its last answer.
+type justBuilt struct{ store.Source }
+
+func (justBuilt) Info(context.Context, store.HashPart) (store.Info, error) {
+	return store.Info{Ultimate: true}, nil
+}
+
+func (justBuilt) InfoLately(context.Context, store.HashPart) (store.Info, error) {
+	return store.Info{}, store.ErrNotFound
+}
+
+func TestStoreIsAskedAgainBeforeAStrangerHearsOfAPath(t *testing.T) {
+	s := newSecrets(Config{Share: []store.Source{justBuilt{}}})
+	if err := s.check(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
+		t.Errorf("check = %v, want ErrBuiltHere", err)
 	}
 }
 

@@ -322,7 +322,7 @@ func (n *Node) leave(id peer.ID) {
 // [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was
 // built here, and what only private keys have signed as far as this machine knows, no neighbour is asked.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	if err := n.secrets.check(ctx, hp); err != nil {
+	if err := n.secrets.checkLately(ctx, hp); err != nil {
 		return trust.Mapping{}, err
 	}
 	f, err := n.lookups.lookup(ctx, hp, nil)

@@ -34,6 +34,20 @@ func newSecrets(cfg Config) *secrets {
 // built here, or all that this machine has of it, and has heard of it from its upstreams, is signed by private keys. The
 // answer is nil if this machine's sources do not tell in time, even those that take no notice of a deadline.
 func (s *secrets) check(ctx context.Context, hp store.HashPart) error {
+	return s.ask(ctx, hp, store.Source.Info)
+}
+
+// checkLately is check within a request for which this machine's sources have been asked already.
+func (s *secrets) checkLately(ctx context.Context, hp store.HashPart) error {
+	return s.ask(ctx, hp, func(src store.Source, ctx context.Context, hp store.HashPart) (store.Info, error) {
+		return store.InfoLately(ctx, src, hp)
+	})
+}
+
+// An infoOf asks a source about a hash part.
+type infoOf func(store.Source, context.Context, store.HashPart) (store.Info, error)
+
+func (s *secrets) ask(ctx context.Context, hp store.HashPart, info infoOf) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
 	select {
@@ -44,7 +58,7 @@ func (s *secrets) check(ctx context.Context, hp store.HashPart) error {
 	known := make(chan error, 1) // has room: it may be told too late
 	go func() {
 		defer func() { <-s.asked }()
-		known <- s.known(ctx, hp)
+		known <- s.known(ctx, hp, info)
 	}()
 	select {
 	case err := <-known:
@@ -59,10 +73,10 @@ func (s *secrets) check(ctx context.Context, hp store.HashPart) error {
 	}
 }
 
-func (s *secrets) known(ctx context.Context, hp store.HashPart) error {
+func (s *secrets) known(ctx context.Context, hp store.HashPart, infoOf infoOf) error {
 	private := false
 	for _, src := range s.sources {
-		info, err := store.InfoLately(ctx, src, hp)
+		info, err := infoOf(src, ctx, hp)
 		switch {
 		case info.Ultimate: // even if it is damaged
 			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)

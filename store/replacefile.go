@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -103,6 +105,9 @@ func (r replacer) syncDir(dir string) {
 func removeLeftovers(dir string) {
 	names, _ := filepath.Glob(filepath.Join(dir, tempPattern))
 	for _, name := range names {
+		if _, err := strconv.ParseUint(strings.TrimPrefix(filepath.Base(name), ".narbor-"), 10, 64); err != nil {
+			continue // os.CreateTemp has not named it
+		}
 		if st, err := os.Lstat(name); err == nil && st.Mode().IsRegular() && time.Since(st.ModTime()) > tempAge {
 			_ = os.Remove(name)
 		}
