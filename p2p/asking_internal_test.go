@@ -167,7 +167,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	}
 	spent := func(ls *lookups, nb *peers.Neighbour) {
 		slow(ls, nb)
-		ls.busy.lose(time.Now().Add(-maxBusyWait), time.Now())
+		ls.busy.lose(time.Now().Add(-maxBusyWait), time.Now(), false)
 	}
 	for name, c := range map[string]struct {
 		want  *trust.Mapping
@@ -205,10 +205,45 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				if took > c.limit {
 					t.Errorf("it took %v, want at most %v", took, c.limit)
 				}
-				if lost := ls.busy.lost; !c.found && c.want == nil && c.limit == busyTimeout && lost != busyTimeout-infoTimeout {
-					t.Errorf("%v count as lost, want what it took beyond the usual", lost)
+				want := took - infoTimeout
+				if c.found {
+					want /= 4
+				}
+				if lost := ls.busy.lost; c.want == nil && c.limit == busyTimeout && lost != want {
+					t.Errorf("%v count as lost, want %v", lost, want)
 				}
 				time.Sleep(c.after)
+			})
+		})
+	}
+}
+
+func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
+	for name, c := range map[string]struct {
+		brief      bool
+		ends       time.Duration // of the caller's context
+		took, lost time.Duration
+	}{
+		"a stranger is asked in passing": {true, time.Hour, infoTimeout, 0},
+		"the caller has no more time":    {false, 2 * infoTimeout, 2 * infoTimeout, infoTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				book := peers.NewLedger("", zap.NewNop())
+				ls := newLookups(newNeighbourSet(), book, newSigner(t).keys, zap.NewNop())
+				l := newLookup(ls, partA, nil, 1)
+				l.brief = c.brief
+				l.ask([]*peers.Neighbour{peers.NewNeighbour(nil, "busy", wire.ProtocolID, book)})
+				ctx, cancel := context.WithTimeout(t.Context(), c.ends)
+				defer cancel()
+				start := time.Now()
+				if _, err := l.wait(ctx); !errors.Is(err, store.ErrNotFound) {
+					t.Errorf("wait = %v, want ErrNotFound", err)
+				}
+				if took := time.Since(start); took != c.took || ls.busy.lost != c.lost {
+					t.Errorf("it took %v, of which %v count as lost, want %v and %v", took, ls.busy.lost, c.took, c.lost)
+				}
+				time.Sleep(busyTimeout)
 			})
 		})
 	}

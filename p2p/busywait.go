@@ -5,8 +5,9 @@ import (
 	"time"
 )
 
-// busyWait bounds the time that questions of Nix's lose by waiting for busy neighbours that then have nothing. Questions that
-// wait at the same time lose it once. Its methods may be called concurrently.
+// busyWait bounds the time that questions of Nix's lose by waiting for busy neighbours. If one then has the path, a quarter of
+// the time counts, for a neighbour may be slow on purpose. Questions that wait at the same time lose it once. Its methods may
+// be called concurrently.
 type busyWait struct {
 	mu   sync.Mutex // guards the rest
 	lost time.Duration
@@ -21,13 +22,17 @@ func (b *busyWait) allows(now time.Time) bool {
 }
 
 // lose counts the time from a moment until now as lost, unless it has been counted already.
-func (b *busyWait) lose(from, now time.Time) {
+func (b *busyWait) lose(from, now time.Time, found bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if from.Before(b.at) {
 		from = b.at
 	}
-	b.lost = maxBusyWait - b.left(now) + max(0, now.Sub(from))
+	lost := max(0, now.Sub(from))
+	if found {
+		lost /= 4
+	}
+	b.lost = maxBusyWait - b.left(now) + lost
 	b.at = now
 }
 

@@ -27,6 +27,7 @@ func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	for _, hp := range n.wanted.Keys() {
 		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secrets.check(ctx, hp) == nil {
 			l := newLookup(n.lookups, hp, nil, 1)
+			l.brief = true
 			l.ask([]*peers.Neighbour{nb})
 			asked = append(asked, l)
 		}

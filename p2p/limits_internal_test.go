@@ -163,7 +163,8 @@ func (s *hungSource) Info(context.Context, store.HashPart) (store.Info, error) {
 func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &hungSource{}
-		s := newSecrets(Config{Share: []store.Source{src}})
+		builder := builderOf{built: store.HashPartFromBytes([20]byte{7})}
+		s := newSecrets(Config{Share: []store.Source{builder, src}})
 		for range maxOwnAsked + 10 {
 			start := time.Now()
 			if err := s.check(t.Context(), partA); err != nil {
@@ -176,8 +177,24 @@ func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 		if got := src.waiting.Load(); got > maxOwnAsked {
 			t.Errorf("%d questions wait for a store that does not answer, want at most %d", got, maxOwnAsked)
 		}
+		if err := s.check(t.Context(), builder.built); !errors.Is(err, trust.ErrBuiltHere) {
+			t.Errorf("check = %v beside a store that does not answer, want ErrBuiltHere from the one that does", err)
+		}
 		time.Sleep(2 * time.Hour) // until the source has answered
 	})
+}
+
+// A builderOf is the source of one path that was built here.
+type builderOf struct {
+	store.Source
+	built store.HashPart
+}
+
+func (b builderOf) Info(_ context.Context, hp store.HashPart) (store.Info, error) {
+	if hp != b.built {
+		return store.Info{}, store.ErrNotFound
+	}
+	return store.Info{Ultimate: true}, nil
 }
 
 // A rememberingSource was asked a moment ago.

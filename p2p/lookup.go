@@ -21,6 +21,7 @@ type lookup struct {
 	of    *lookups
 	hp    store.HashPart
 	want  *trust.Mapping // only its holders count; nil: every claim that can be believed counts
+	brief bool           // no neighbour is waited for beyond the usual time: Nix does not wait for this
 	timer *time.Timer    // ends it
 	asked time.Time
 	news  chan struct{} // has room for one
@@ -48,6 +49,16 @@ func newLookup(of *lookups, hp store.HashPart, want *trust.Mapping, neighbours i
 
 // wait returns the finding: at the first claim that can be believed, or if a mapping is wanted, once it is complete.
 func (l *lookup) wait(ctx context.Context) (*finding, error) {
+	f, err := l.await(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.want == nil && !l.extended.IsZero() && !errors.Is(err, context.Canceled) {
+		l.of.busy.lose(l.extended, time.Now(), f != nil)
+	}
+	return f, err
+}
+
+func (l *lookup) await(ctx context.Context) (*finding, error) {
 	for {
 		f, done := l.judgeAll()
 		if f != nil && (l.want == nil || done) {
@@ -74,9 +85,6 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 func (l *lookup) nothing() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.want == nil && !l.extended.IsZero() {
-		l.of.busy.lose(l.extended, time.Now())
-	}
 	if errors.Is(l.refused, errUnreliable) {
 		return fmt.Errorf("%s: no neighbour that is relied on has it: %w: %w", l.hp, store.ErrNotFound, l.refused)
 	}
@@ -179,7 +187,7 @@ func (l *lookup) expire() {
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
 		return !o.prompt || l.want == nil && !starved && !o.by.IsBusy(waited)
 	})
-	if l.f == nil && !l.left && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.allows(now)) {
+	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.allows(now)) {
 		for i := range l.owed {
 			l.owed[i].prompt = l.want == nil
 		}

@@ -334,7 +334,7 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 }
 
 // Patience implements [narserve.Patient].
-func (n *Node) Patience() time.Duration { return secretTimeout + busyTimeout + starvedAfter }
+func (n *Node) Patience() time.Duration { return busyTimeout + infoTimeout }
 
 // Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from
 // an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]

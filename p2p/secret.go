@@ -22,12 +22,15 @@ type secrets struct {
 	sources            []store.Source // of this machine
 	upstreams          []*upstream.Cache
 	shareKeys, trusted *trust.Keys
-	asked              chan struct{} // one for each question that is put to the sources
+	asked              []chan struct{} // for each source: one for each question that is put to it
 }
 
 func newSecrets(cfg Config) *secrets {
-	return &secrets{sources: cfg.Share, upstreams: cfg.Upstreams, shareKeys: cfg.ShareKeys, trusted: cfg.Trusted,
-		asked: make(chan struct{}, maxOwnAsked)}
+	s := &secrets{sources: cfg.Share, upstreams: cfg.Upstreams, shareKeys: cfg.ShareKeys, trusted: cfg.Trusted}
+	for range s.sources {
+		s.asked = append(s.asked, make(chan struct{}, maxOwnAsked))
+	}
+	return s
 }
 
 // check returns an error that wraps errSecret and [store.ErrNotFound] if no neighbour is to hear of a hash part: it was
@@ -50,16 +53,8 @@ type infoOf func(store.Source, context.Context, store.HashPart) (store.Info, err
 func (s *secrets) ask(ctx context.Context, hp store.HashPart, info infoOf) error {
 	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
 	defer cancel()
-	select {
-	case s.asked <- struct{}{}:
-	case <-ctx.Done(): // as many earlier questions are stuck as there may be
-		return nil
-	}
 	known := make(chan error, 1) // has room: it may be told too late
-	go func() {
-		defer func() { <-s.asked }()
-		known <- s.known(ctx, hp, info)
-	}()
+	go func() { known <- s.known(ctx, hp, info) }()
 	select {
 	case err := <-known:
 		return err
@@ -75,8 +70,14 @@ func (s *secrets) ask(ctx context.Context, hp store.HashPart, info infoOf) error
 
 func (s *secrets) known(ctx context.Context, hp store.HashPart, infoOf infoOf) error {
 	private := false
-	for _, src := range s.sources {
+	for i, src := range s.sources {
+		select {
+		case s.asked[i] <- struct{}{}:
+		case <-ctx.Done(): // as many earlier questions are stuck at this source as there may be
+			return nil
+		}
 		info, err := infoOf(src, ctx, hp)
+		<-s.asked[i]
 		switch {
 		case info.Ultimate: // even if it is damaged
 			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)
