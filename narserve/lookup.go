@@ -106,7 +106,7 @@ type lookup struct {
 	log      *zap.Logger
 }
 
-// newLookup returns one whose wait for settled begins now.
+// newLookup returns a lookup of these sources. Its wait for settled begins now.
 func newLookup(sources []Source, upstream finder, settled <-chan struct{}, log *zap.Logger) lookup {
 	l := lookup{settled: settled, started: time.Now(), log: log}
 	if l.settled == nil {

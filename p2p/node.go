@@ -153,7 +153,7 @@ func New(cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// connect makes the parts that need each other: what is received, answered and downloaded for others.
+// connect creates downloads, server and proxy, and gives each of them the others that it calls.
 func (n *Node) connect() {
 	cfg := n.cfg
 	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: n.secrets, observer: cfg.Observer,

@@ -43,14 +43,7 @@ func claimFaults() []fault {
 				return info
 			})},
 		{name: "false-hash-part", says: "the same true claim for every path that is asked for", always: true,
-			claim: func(ctx context.Context, s network.Stream, m *machine, hp store.HashPart, _ store.Info) error {
-				text := ""
-				if other, ok := m.other(ctx, store.Path{}); ok && other.Path.HashPart() != hp {
-					text = other.String()
-				}
-				_, err := s.Write(claimAnswer(text))
-				return err
-			}},
+			claim: oneClaim},
 		{name: "oversized-claim", says: "claims of a megabyte and a byte", always: true,
 			claim: text(func(store.Info) string { return strings.Repeat("x", store.MaxInfoLen+1) })},
 		{name: "fat-claim", says: "claims as long as they may be, with nothing in them", always: true,
@@ -79,6 +72,16 @@ func claimFaults() []fault {
 				return errReset
 			}},
 	}
+}
+
+// oneClaim answers with the same claim whatever was asked for.
+func oneClaim(ctx context.Context, s network.Stream, m *machine, hp store.HashPart, _ store.Info) error {
+	text := ""
+	if other, ok := m.other(ctx, store.Path{}); ok && other.Path.HashPart() != hp {
+		text = other.String()
+	}
+	_, err := s.Write(claimAnswer(text))
+	return err
 }
 
 func claims(

@@ -28,8 +28,8 @@ type Config struct {
 	Ledger *peers.Ledger
 	Links  Links
 	Log    *zap.Logger
-	// Origin tells what is at an address at the other side of a connection: the address that a synthetic one stands for, and
-	// whether that is a virtual machine that is connected by vsock.
+	// Origin returns the real address behind the remote address of a connection, which may be synthetic, and whether it
+	// belongs to a virtual machine that is connected by vsock.
 	Origin func(netip.Addr) (real netip.Addr, guest bool)
 	// Admits reports whether a peer is answered at all.
 	Admits func(peer.ID) bool
@@ -40,7 +40,7 @@ type Config struct {
 	Proxy Proxy
 }
 
-// A Proxy answers what is asked of this machine as a proxy.
+// A Proxy answers requests to ask or download from this machine's upstreams for a neighbour.
 type Proxy interface {
 	AnswerUpstream(context.Context, Client, *bufio.Writer, wire.Request) error
 	AnswerFetch(context.Context, Client, *bufio.Writer, wire.Request) error

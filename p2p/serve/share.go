@@ -263,7 +263,7 @@ func (s *sharer) KeepManifests(dir string) (err error) {
 	return err
 }
 
-// Close closes what is still open. It is called once nothing is served any more.
+// Close closes the archives that are still open, and the kept manifests. It is called after the last request has ended.
 func (s *sharer) Close() {
 	s.CloseIdle(0)
 	s.kept.close()
