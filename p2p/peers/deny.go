@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -21,6 +22,13 @@ type Denied struct {
 	ID     string    `json:"id"`
 	Reason string    `json:"reason,omitempty"`
 	Until  time.Time `json:"until,omitzero"` // zero if the user has blocked it: then it is until the user unblocks it
+}
+
+// A denyFile keeps the deny list. Its lock is held while the file is written, and not the ledger's: every request needs that.
+type denyFile struct {
+	sync.Mutex
+	name  string        // "" is none
+	stale chan struct{} // the file may be out of date
 }
 
 // ended reports whether a ban is over.

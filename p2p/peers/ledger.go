@@ -26,12 +26,9 @@ import (
 // file. Its methods may be called concurrently.
 type Ledger struct {
 	Log  *zap.Logger
-	file string        // of the deny list; "" is none
-	save chan struct{} // the file may be out of date
-	// closeAll closes the connections with a peer. It is set before run.
+	file denyFile
+	// CloseAll closes the connections with a peer. It is set before Run.
 	CloseAll func(peer.ID)
-
-	saving sync.Mutex // is held while the file is written; mu is not, because every request needs it
 
 	mu         sync.Mutex // guards the rest
 	tallies    *lru.Cache[peer.ID, *Tally]
@@ -44,7 +41,7 @@ type Ledger struct {
 // NewLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that cannot
 // be read as a whole is believed.
 func NewLedger(file string, log *zap.Logger) *Ledger {
-	l := &Ledger{Log: log, file: file, save: make(chan struct{}, 1), CloseAll: func(peer.ID) {},
+	l := &Ledger{Log: log, file: denyFile{name: file, stale: make(chan struct{}, 1)}, CloseAll: func(peer.ID) {},
 		tallies: NewCache[peer.ID, *Tally](MaxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
 	if file == "" {
 		return l
@@ -82,12 +79,12 @@ func readDenyList(file string, now time.Time) (denyList, error) {
 func (l *Ledger) Run(ctx context.Context) error {
 	for {
 		select {
-		case <-l.save:
+		case <-l.file.stale:
 		case <-ctx.Done():
-			if len(l.save) == 0 {
+			if len(l.file.stale) == 0 {
 				return nil
 			}
-			<-l.save
+			<-l.file.stale
 		}
 		if err := l.write(); err != nil {
 			l.Log.Warn("bans will not outlast this run", zap.Error(err))
@@ -97,12 +94,12 @@ func (l *Ledger) Run(ctx context.Context) error {
 
 // write saves the deny list as it is.
 func (l *Ledger) write() error {
-	l.saving.Lock()
-	defer l.saving.Unlock()
+	l.file.Lock()
+	defer l.file.Unlock()
 	l.mu.Lock()
 	entries := l.denied.entries(time.Now())
 	l.mu.Unlock()
-	return store.WriteState(l.file, entries)
+	return store.WriteState(l.file.name, entries)
 }
 
 // Denies reports whether connections with a peer are refused.
@@ -128,15 +125,15 @@ func (l *Ledger) Unblock(id peer.ID) error {
 
 // change changes the deny list once the change is saved.
 func (l *Ledger) change(by func(denyList) error) error {
-	l.saving.Lock()
-	defer l.saving.Unlock()
+	l.file.Lock()
+	defer l.file.Unlock()
 	l.mu.Lock()
 	changed := maps.Clone(l.denied)
 	l.mu.Unlock()
 	if err := by(changed); err != nil {
 		return err
 	}
-	if err := store.WriteState(l.file, changed.entries(time.Now())); err != nil {
+	if err := store.WriteState(l.file.name, changed.entries(time.Now())); err != nil {
 		return err
 	}
 	l.mu.Lock()
@@ -198,7 +195,7 @@ func (l *Ledger) Strike(id peer.ID, lie error) {
 		t.Strikes.Store(0) // it starts anew after the ban
 		l.denied.ban(id, reason, until)
 		l.counts.bans[refusal(lie)]++
-		netmon.Hint(l.save)
+		netmon.Hint(l.file.stale)
 	}
 	l.mu.Unlock()
 	l.Log.Warn("neighbour broke the protocol", zap.Stringer("peer", id), zap.Int64("strikes", strikes), zap.String("reason", reason))

@@ -2,6 +2,7 @@ package peers
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -27,18 +28,25 @@ func (r *responseTime) add(took time.Duration, at time.Time) {
 	r.at = at
 }
 
+// liveness is what a neighbour's answers and blocks say of whether it is alive. Its methods may be called concurrently.
+type liveness struct {
+	Brought  atomic.Int64 // when (Unix ns) a block came from it last
+	Late     atomic.Int64 // since when (Unix ns) it has not answered in time, nor anything on that stream; 0 if it has
+	response responseTime // to questions about claims
+}
+
 // Answered records that the neighbour has answered now, so long after it was asked.
-func (n *Neighbour) Answered(took time.Duration) { n.response.add(took, time.Now()) }
+func (l *liveness) Answered(took time.Duration) { l.response.add(took, time.Now()) }
 
 // IsBusy reports whether the neighbour, which has left a question unanswered for that long, may be alive and busy: an
 // answer or a block has come from it since, its answers of late let one expect that it takes so long, or it has answered
 // none before.
-func (n *Neighbour) IsBusy(waited time.Duration) bool {
+func (l *liveness) IsBusy(waited time.Duration) bool {
 	asked := time.Now().Add(-waited)
-	if time.Unix(0, n.Brought.Load()).After(asked) {
+	if time.Unix(0, l.Brought.Load()).After(asked) {
 		return true
 	}
-	r := &n.response
+	r := &l.response
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.at.IsZero() || r.at.After(asked) || r.mean+4*r.deviation > waited

@@ -150,14 +150,10 @@ type Tally struct {
 	// Tellings bounds how often the peer gets a list of our neighbours.
 	Tellings *rate.Limiter
 
-	Claims, BlocksReceived, BytesReceived atomic.Int64
-	ClaimsSent, BlocksSent, BytesSent     atomic.Int64
-	Strikes                               atomic.Int64
-	rumours, distrusted                   atomic.Int64 // NARs with wrong unverified blocks from it; Unix ns until which it is distrusted
-	BlocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
-	WireReceived, WireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
-	Outsider, Told                        atomic.Bool  // it is of another group; that was logged
-	Wasted                                atomic.Int64 // bytes received that another peer had delivered first
+	transfers
+	Strikes        atomic.Int64
+	distrust       distrust
+	Outsider, Told atomic.Bool // it is of another group; that was logged
 
 	mu sync.Mutex // guards the rest
 	setback
@@ -165,12 +161,27 @@ type Tally struct {
 	shuns   uint      // how often that was so of late
 }
 
+// transfers counts the claims and blocks that a peer has sent and was sent.
+type transfers struct {
+	Claims, BlocksReceived, BytesReceived atomic.Int64
+	ClaimsSent, BlocksSent, BytesSent     atomic.Int64
+	WireReceived, WireSent                atomic.Int64 // bytes of blocks on the wire, packed as they were
+	BlocksRelayed                         atomic.Int64 // blocks sent while their NAR was still being received here
+	Wasted                                atomic.Int64 // bytes received that another peer had delivered first
+}
+
+// distrust bounds what is taken from a peer that passes on wrong blocks.
+type distrust struct {
+	rumours atomic.Int64 // NARs with wrong unverified blocks from it
+	until   atomic.Int64 // Unix ns
+}
+
 // Distrust records that the peer has passed on wrong blocks that it had not verified.
 func (t *Tally) Distrust(now time.Time) {
-	if t.rumours.Add(1)%maxStrikes == 0 {
-		t.distrusted.Store(now.Add(banTime).UnixNano())
+	if t.distrust.rumours.Add(1)%maxStrikes == 0 {
+		t.distrust.until.Store(now.Add(banTime).UnixNano())
 	}
 }
 
 // IsDistrusted reports whether only verified blocks are taken from the peer.
-func (t *Tally) IsDistrusted(now time.Time) bool { return now.UnixNano() < t.distrusted.Load() }
+func (t *Tally) IsDistrusted(now time.Time) bool { return now.UnixNano() < t.distrust.until.Load() }
