@@ -10,7 +10,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
-	"narbor/store"
+	"narbor/store/statefile"
 )
 
 // maxMemoryFile bounds the file of remembered peers, in bytes.
@@ -43,7 +43,7 @@ type memory struct {
 func loadMemory(file string, now time.Time) (*memory, error) {
 	m := &memory{file: file}
 	var all []memo
-	if err := store.ReadState(file, maxMemoryFile, &all); err != nil {
+	if err := statefile.Read(file, maxMemoryFile, &all); err != nil {
 		return m, err
 	}
 	for i, x := range all {
@@ -131,4 +131,4 @@ func (m *memory) in(network string) []ma.Multiaddr {
 	return out
 }
 
-func (m *memory) save() error { return store.WriteState(m.file, m.all) }
+func (m *memory) save() error { return statefile.Write(m.file, m.all) }

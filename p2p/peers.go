@@ -11,7 +11,7 @@ import (
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
-	"narbor/store"
+	"narbor/store/statefile"
 )
 
 // maxPeersFile bounds the file of added peers, in bytes.
@@ -45,7 +45,7 @@ type added struct {
 func loadAdded(file string) (*added, []*namedPeer, error) {
 	a := &added{file: file}
 	var texts []string
-	if err := store.ReadState(file, maxPeersFile, &texts); err != nil {
+	if err := statefile.Read(file, maxPeersFile, &texts); err != nil {
 		return a, nil, err
 	}
 	if len(texts) > maxAdded {
@@ -75,7 +75,7 @@ func (a *added) add(l *lan, text string) error {
 		return err
 	}
 	texts := append(slices.Clone(a.texts), text)
-	if err := store.WriteState(a.file, texts); err != nil {
+	if err := statefile.Write(a.file, texts); err != nil {
 		return fmt.Errorf("peer %q would be forgotten at the next start: %w", text, err)
 	}
 	a.texts = texts
@@ -92,7 +92,7 @@ func (a *added) remove(l *lan, text string) error {
 			text)
 	}
 	texts := slices.Delete(slices.Clone(a.texts), i, i+1)
-	if err := store.WriteState(a.file, texts); err != nil {
+	if err := statefile.Write(a.file, texts); err != nil {
 		return fmt.Errorf("peer %q would come back at the next start: %w", text, err)
 	}
 	a.texts = texts

@@ -14,7 +14,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/store"
+	"narbor/store/statefile"
 )
 
 const (
@@ -158,7 +158,7 @@ func debugProfile(c *cli.Context) error {
 	if err := debugGet(c, what, limit, &b); err != nil {
 		return err
 	}
-	if err := store.ReplaceFile(c.Args().First(), b.Bytes(), 0o600); err != nil {
+	if err := statefile.Replace(c.Args().First(), b.Bytes(), 0o600); err != nil {
 		return err
 	}
 	fmt.Fprintf(c.App.Writer, "Look at it with: go tool pprof %s\n", c.Args().First())

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"time"
 
-	"narbor/store"
+	"narbor/store/statefile"
 )
 
 // pauseStep is the time between two checks whether a pause has ended. Its end is a time of day, and timers stand still
@@ -112,7 +112,7 @@ func (p *pause) keep(until time.Time) error {
 	}
 	text, err := json.Marshal(keptPause{until})
 	if err == nil {
-		err = store.ReplaceFile(p.file, text, 0o600)
+		err = statefile.Replace(p.file, text, 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("sharing is paused, but not beyond a restart: %w", err)

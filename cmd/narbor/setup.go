@@ -19,8 +19,8 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
-	"narbor/store"
 	"narbor/store/nixconf"
+	"narbor/store/statefile"
 )
 
 //go:embed units/narbor.service
@@ -215,7 +215,7 @@ func writeFile(name string, text []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
-	return store.ReplaceFile(name, text, mode)
+	return statefile.Replace(name, text, mode)
 }
 
 func exists(file string) bool {

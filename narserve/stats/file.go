@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/statefile"
 )
 
 const (
@@ -140,7 +141,7 @@ func (a *Accounts) Save() error {
 	account.Now, account.Note = nil, ""
 	text, err := json.Marshal(account)
 	if err == nil {
-		err = store.ReplaceFile(a.file, text, 0o600)
+		err = statefile.Replace(a.file, text, 0o600)
 	}
 	if err != nil {
 		a.mu.Lock()

@@ -19,6 +19,7 @@ import (
 
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/statefile"
 	"narbor/trust"
 )
 
@@ -99,7 +100,7 @@ func (l *Ledger) write() error {
 	l.mu.Lock()
 	entries := l.denied.entries(time.Now())
 	l.mu.Unlock()
-	return store.WriteState(l.file.name, entries)
+	return statefile.Write(l.file.name, entries)
 }
 
 // Denies reports whether connections with a peer are refused.
@@ -133,7 +134,7 @@ func (l *Ledger) change(by func(denyList) error) error {
 	if err := by(changed); err != nil {
 		return err
 	}
-	if err := store.WriteState(l.file.name, changed.entries(time.Now())); err != nil {
+	if err := statefile.Write(l.file.name, changed.entries(time.Now())); err != nil {
 		return err
 	}
 	l.mu.Lock()

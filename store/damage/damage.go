@@ -23,6 +23,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"narbor/store"
+	"narbor/store/statefile"
 )
 
 const (
@@ -257,5 +258,5 @@ func (d *Checker) save() {
 	if err != nil {
 		return
 	}
-	_ = store.ReplaceFile(d.file, append(text, '\n'), 0o600)
+	_ = statefile.Replace(d.file, append(text, '\n'), 0o600)
 }

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"narbor/store"
+	"narbor/store/statefile"
 )
 
 // maxConfText bounds a configuration file that is edited; Nix's own are a few kilobytes.
@@ -98,7 +98,7 @@ func (e Edit) undo(end, old string, st fs.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	if err := store.RewriteFile(end, []byte(old), now); err != nil {
+	if err := statefile.Rewrite(end, []byte(old), now); err != nil {
 		return err
 	}
 	return os.Chtimes(end, st.ModTime(), st.ModTime())
@@ -187,12 +187,12 @@ func readConf(file string) (text string, st fs.FileInfo, err error) {
 // writeConf gives a file that [readConf] has read another text.
 func writeConf(file, text string, st fs.FileInfo) error {
 	if st != nil {
-		return store.RewriteFile(file, []byte(text), st)
+		return statefile.Rewrite(file, []byte(text), st)
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return store.ReplaceFile(file, []byte(text), 0o644)
+	return statefile.Replace(file, []byte(text), 0o644)
 }
 
 // edited returns the text after the change. Lines stay as they are, and end as they did.

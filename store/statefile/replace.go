@@ -1,4 +1,6 @@
-package store
+// Package statefile reads and replaces small files so that a crash leaves either the old or the new one. It keeps no state: its
+// functions may be called concurrently, for different files.
+package statefile
 
 import (
 	"errors"
@@ -18,16 +20,16 @@ const (
 	tempAge = time.Hour
 )
 
-// ReplaceFile makes a file, or replaces it as a whole: a reader, and a machine that loses power at any moment, finds
+// Replace makes a file, or replaces it as a whole: a reader, and a machine that loses power at any moment, finds
 // either the old file or the new one.
-func ReplaceFile(name string, text []byte, mode fs.FileMode) error {
+func Replace(name string, text []byte, mode fs.FileMode) error {
 	return newReplacer().put(name, text, func(f *os.File) error { return f.Chmod(mode) })
 }
 
-// RewriteFile replaces a regular file, as [ReplaceFile] does, that was as old says. It keeps mode, owner, group and
+// Rewrite replaces a regular file, as [Replace] does, that was as old says. It keeps mode, owner, group and
 // extended attributes, or fails. It also fails if the file has changed since old, or has further names, which would go
 // on with the old text.
-func RewriteFile(name string, text []byte, old fs.FileInfo) error {
+func Rewrite(name string, text []byte, old fs.FileInfo) error {
 	return newReplacer().rewrite(name, text, old)
 }
 

@@ -1,4 +1,4 @@
-package store
+package statefile
 
 import (
 	"encoding/json"
@@ -9,9 +9,9 @@ import (
 	"os"
 )
 
-// ReadState reads a JSON file of at most limit bytes into what v points at. If there is no file, or its name is "", v stays
+// Read reads a JSON file of at most limit bytes into what v points at. If there is no file, or its name is "", v stays
 // as it is.
-func ReadState(file string, limit int64, v any) error {
+func Read(file string, limit int64, v any) error {
 	if file == "" {
 		return nil
 	}
@@ -33,8 +33,8 @@ func ReadState(file string, limit int64, v any) error {
 	return nil
 }
 
-// WriteState replaces a file by v as JSON, see [ReplaceFile]. If the name is "" it does nothing.
-func WriteState(file string, v any) error {
+// Write replaces a file by v as JSON, see [Replace]. If the name is "" it does nothing.
+func Write(file string, v any) error {
 	if file == "" {
 		return nil
 	}
@@ -42,5 +42,5 @@ func WriteState(file string, v any) error {
 	if err != nil {
 		return err
 	}
-	return ReplaceFile(file, append(text, '\n'), 0o600)
+	return Replace(file, append(text, '\n'), 0o600)
 }
