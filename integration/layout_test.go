@@ -48,8 +48,8 @@ var mayImport = map[string][]string{
 		"cmd/narbor/control"},
 	"cmd/narbor/control": {"store/damage", "p2p", "p2p/peers", "narserve", "narserve/dashboard"},
 	"integration": {"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust",
-		"p2p", "p2p/fetch", "p2p/mdns", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats",
-		"cmd"},
+		"p2p", "p2p/fetch", "p2p/mdns", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire", "narserve",
+		"narserve/dashboard", "narserve/stats", "cmd"},
 }
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".
