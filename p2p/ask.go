@@ -54,7 +54,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 			if err == nil {
 				a = n.lookups.weigh(nb, hp, replies[0])
 			}
-			a.ID, a.Addr, a.Millis = nb.ID.String(), n.lan.addrOf(nb.ID), millis(time.Since(start))
+			a.ID, a.Addr, a.Millis = nb.ID.String(), n.lan.AddrOf(nb.ID), millis(time.Since(start))
 			answers[i] = a
 		})
 	}

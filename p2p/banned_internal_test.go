@@ -45,7 +45,7 @@ func TestNodeRefusesPeersBannedBefore(t *testing.T) {
 	if len(warned) != 0 {
 		t.Errorf("New warns: %q", warned)
 	}
-	if n.lan.gate.InterceptPeerDial(liar.ID()) || n.lan.gate.InterceptSecured(0, liar.ID(), nil) {
+	if n.lan.Gate.InterceptPeerDial(liar.ID()) || n.lan.Gate.InterceptSecured(0, liar.ID(), nil) {
 		t.Error("a connection with the liar is let through")
 	}
 	if s := n.Status().Struck; len(s) != 1 || s[0].ID != liar.ID().String() || s[0].Reason != "lied" {

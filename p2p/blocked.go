@@ -49,7 +49,7 @@ func (n *Node) Unblock(name string) (id string, err error) {
 	if err := n.ledger.Unblock(p); err != nil {
 		return "", fmt.Errorf("unblock %s: %w", p, err)
 	}
-	n.lan.seek(p)
+	n.lan.Seek(p)
 	return p.String(), nil
 }
 

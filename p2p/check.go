@@ -1,15 +1,9 @@
 package p2p
 
-import (
-	"errors"
-
-	"narbor/p2p/netmon"
-)
+import "narbor/p2p/discovery"
 
 // Check reports what can be seen to be wrong with the peers and the patterns of interfaces before anything starts. It looks
 // up no name and no interface.
 func (c Config) Check() error {
-	_, err := parseNamed(c.Peers, fromFlag)
-	_, perr := netmon.NewPolicy(c.AllowInterfaces, c.DenyInterfaces)
-	return errors.Join(err, perr)
+	return discovery.Config{Peers: c.Peers, AllowInterfaces: c.AllowInterfaces, DenyInterfaces: c.DenyInterfaces}.Check()
 }

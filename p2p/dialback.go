@@ -106,8 +106,8 @@ func (n *Node) dialBackLink(id peer.ID) string {
 	for _, c := range n.lan.Host().Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 		local, lok := netmon.IPOf(c.LocalMultiaddr())
-		if ok && lok && n.lan.gate.IsNeighbour(remote) {
-			return fmt.Sprint(n.lan.gate.InterfaceOf(local), remote.Is4())
+		if ok && lok && n.lan.Gate.IsNeighbour(remote) {
+			return fmt.Sprint(n.lan.Gate.InterfaceOf(local), remote.Is4())
 		}
 	}
 	return ""
@@ -122,13 +122,13 @@ func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBa
 	}
 	remote, ok := netmon.IPOf(s.Conn().RemoteMultiaddr())
 	local, lok := netmon.IPOf(s.Conn().LocalMultiaddr())
-	if !ok || !lok || !n.lan.gate.IsNeighbour(remote) {
+	if !ok || !lok || !n.lan.Gate.IsNeighbour(remote) {
 		s.Reset()
 		return DialBack{}, false
 	}
 	arrived, forget := n.dialBacks.arrivals.await(remote)
 	defer forget()
-	d := DialBack{Interface: n.lan.gate.InterfaceOf(local), Addr: local.String()}
+	d := DialBack{Interface: n.lan.Gate.InterfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
 	if errors.Is(err, wire.ErrWire) {
 		n.ledger.Strike(id, err)
@@ -251,7 +251,7 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
 	remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 	local, lok := netmon.IPOf(c.LocalMultiaddr())
-	if !ok || !lok || n.cfg.Net != nil || !n.lan.gate.IsNeighbour(remote) {
+	if !ok || !lok || n.cfg.Net != nil || !n.lan.Gate.IsNeighbour(remote) {
 		return declined
 	}
 	if !n.dialBacks.allow(remote, time.Now()) {

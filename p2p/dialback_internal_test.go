@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
@@ -145,9 +146,14 @@ func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestDialBackKeepsToTheLink(t *testing.T) {
 	rations := newDialBacks()
-	n := &Node{lan: newIdleKeeper(t).lan, dialBacks: rations}
-	n.lan.gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
-	n.lan.gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
+	l, err := discovery.New(discovery.Config{Host: Config{Identity: newTestIdentity(t)}.host()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Host().Close()
+	n := &Node{lan: l, dialBacks: rations}
+	n.lan.Gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
+	n.lan.Gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
 	for _, remote := range []string{"/ip4/127.0.0.1", "/ip4/127.0.0.2", "/ip4/8.8.8.8", "/ip4/10.1.1.6", "/ip4/10.1.0.5", "/ip6/fd01::5",
 		"/ip4/169.254.169.254", "/ip4/192.0.2.1", "/ip6/fe80::1", "/ip6/::1", "/ip6/ff02::1"} {
 		c := talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast(remote + "/tcp/40000")}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/store"
@@ -12,20 +13,20 @@ import (
 // AddPeer looks for a peer from now on, and after each restart: a multiaddr, IP address or DNS name, with or without
 // port. Adding it again does nothing. It returns an error if text is none of these, if there are too many, or if it
 // cannot be kept; then it is not added.
-func (n *Node) AddPeer(text string) error { return n.lan.addPeer(text) }
+func (n *Node) AddPeer(text string) error { return n.lan.AddPeer(text) }
 
 // RemovePeer ends what AddPeer began, and closes the connections to the peers found there. A peer that is found in
 // another way as well comes back. It returns an error if no such peer was added.
-func (n *Node) RemovePeer(text string) error { return n.lan.removePeer(text) }
+func (n *Node) RemovePeer(text string) error { return n.lan.RemovePeer(text) }
 
 // Peers returns the peers that the user named, in the order in which they were given.
-func (n *Node) Peers() []NamedPeer { return n.lan.namedPeers() }
+func (n *Node) Peers() []discovery.NamedPeer { return n.lan.NamedPeers() }
 
 // tryOut asks a stranger for what was missed lately, and ends the visit.
 func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	var asked []*lookup
 	for _, hp := range n.wanted.Keys() {
-		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < wantedFor && n.secrets.check(ctx, hp) == nil {
+		if at, ok := n.wanted.Peek(hp); ok && time.Since(at) < discovery.WantedFor && n.secrets.check(ctx, hp) == nil {
 			l := newLookup(n.lookups, hp, nil, 1)
 			l.brief = true
 			l.ask([]*peers.Neighbour{nb})
@@ -39,12 +40,12 @@ func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 			n.wanted.Remove(l.hp)
 		}
 	}
-	n.lan.keeper.endVisit(nb.ID, useful)
+	n.lan.Dialer.EndVisit(nb.ID, useful)
 }
 
 // missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
 func (n *Node) missed(hp store.HashPart) {
-	if n.lan.keeper.miss(time.Now()) {
+	if n.lan.Dialer.Miss(time.Now()) {
 		n.wanted.Add(hp, time.Now())
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -40,7 +41,7 @@ type grouped struct {
 }
 
 // newGrouped runs a node with a secret, or none, that shares src and knows others.
-func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others ...grouped) grouped {
+func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others ...host.Host) grouped {
 	t.Helper()
 	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
@@ -50,7 +51,7 @@ func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others 
 	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, GroupSecret: secret,
 		Share: []store.Source{src}, Log: zap.New(core)}
 	for _, o := range others {
-		cfg.Peers = append(cfg.Peers, (&rogue{Host: o.lan.Host()}).addr())
+		cfg.Peers = append(cfg.Peers, (&rogue{Host: o}).addr())
 	}
 	n, err := New(cfg)
 	if err != nil {
@@ -79,8 +80,8 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			holder := newGrouped(t, s, secretA, mem)
 			outsider := newGrouped(t, s, secret, mem)
-			member := newGrouped(t, s, secretA, store.NewMem(), holder, outsider)
-			foreign := newGrouped(t, s, secret, store.NewMem(), holder, outsider)
+			member := newGrouped(t, s, secretA, store.NewMem(), holder.lan.Host(), outsider.lan.Host())
+			foreign := newGrouped(t, s, secret, store.NewMem(), holder.lan.Host(), outsider.lan.Host())
 			for i, n := range []grouped{member, foreign} {
 				own, other := []grouped{holder, outsider}[i], []grouped{outsider, holder}[i]
 				eventually(t, "found one of its group and one of another", func() bool {
@@ -185,7 +186,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 func TestMembershipEndsWithTheConnection(t *testing.T) {
 	s := newSigner(t)
 	a := newGrouped(t, s, secretA, store.NewMem())
-	b := newGrouped(t, s, secretA, store.NewMem(), a)
+	b := newGrouped(t, s, secretA, store.NewMem(), a.lan.Host())
 	id := b.lan.Host().ID()
 	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.members.Has(id) })
 	b.lan.Host().Close()
@@ -218,7 +219,7 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 		asked.Add(1)
 		st.Reset()
 	})
-	n := newGrouped(t, s, secretA, store.NewMem(), grouped{Node: &Node{lan: &lan{host: impostor.Host}}})
+	n := newGrouped(t, s, secretA, store.NewMem(), impostor.Host)
 	eventually(t, "tried a proof", func() bool { return proofs.Load() > 0 && len(n.Status().OtherGroup) == 1 })
 	info, _ := s.sign(t, "wanted", randomNAR(100))
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {

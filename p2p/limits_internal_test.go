@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"net/netip"
 	"sync/atomic"
 	"testing"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/peers"
@@ -130,20 +128,6 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 		if left := time.Until(s.deadline); left <= 0 || left > c.limit {
 			t.Errorf("%s: the stream has %v, want at most %v", name, left, c.limit)
 		}
-	}
-}
-
-func TestIDsOfANamedMachineAreBounded(t *testing.T) {
-	l, err := newLAN(lanConfig{Host: testHostConfig(t, 0), Peers: []string{"10.1.0.9"}}) // no connection is made
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.host.Close()
-	for i := range 3 * maxNamedAddrs {
-		l.remember(peer.ID(fmt.Sprint(i)), l.named[0])
-	}
-	if got := len(l.viaName); got > maxNamedAddrs {
-		t.Errorf("%d IDs of a machine are remembered, want at most %d", got, maxNamedAddrs)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 )
@@ -17,7 +18,7 @@ import (
 type members struct {
 	*peers.Group // nil is no group
 	ledger       *peers.Ledger
-	lan          *lan
+	lan          *discovery.LAN
 	background   *background
 	joined       chan peer.ID // receives the peers that have proved to be in the group
 	log          *zap.Logger
@@ -90,7 +91,7 @@ func (mb *members) noteOutsider(id peer.ID) {
 	t.Outsider.Store(true)
 	if !t.Told.Swap(true) {
 		mb.log.Info("neighbour is of another group: nothing is asked or answered", zap.Stringer("peer", id),
-			zap.String("addr", mb.lan.addrOf(id)))
+			zap.String("addr", mb.lan.AddrOf(id)))
 	}
 }
 
@@ -99,7 +100,7 @@ func (mb *members) outsiders() []Outsider {
 	out := []Outsider{}
 	for _, id := range mb.lan.Host().Network().Peers() {
 		if mb.ledger.TallyOf(id).Outsider.Load() {
-			out = append(out, Outsider{id.String(), mb.lan.addrOf(id)})
+			out = append(out, Outsider{id.String(), mb.lan.AddrOf(id)})
 		}
 	}
 	return out

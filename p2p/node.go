@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
@@ -42,8 +43,8 @@ type Config struct {
 	Vsock       bool   // reach the host that this machine is a guest of, and be reached by guests, by vsock, where there is one
 	// AllowInterfaces and DenyInterfaces are patterns of interface names; none allowed is the default policy.
 	AllowInterfaces, DenyInterfaces []string
-	Version                         string // told to neighbours
-	Net                             *Net   // in place of this machine's network; nil in all but tests
+	Version                         string         // told to neighbours
+	Net                             *discovery.Net // in place of this machine's network; nil in all but tests
 
 	// Upstreams are the caches on the internet that are asked, in order, for what no neighbour has; none asks nothing.
 	// The caller of New closes them, after Run.
@@ -93,7 +94,7 @@ func (nobody) Landed(trust.Mapping, error)                       {}
 type Node struct {
 	cfg        Config
 	log        *zap.Logger
-	lan        *lan
+	lan        *discovery.LAN
 	neighbours *neighbourSet
 	ledger     *peers.Ledger
 	members    *members
@@ -122,19 +123,19 @@ func New(cfg Config) (*Node, error) {
 	}
 	book := peers.NewLedger(cfg.Denied, cfg.Log)
 	reconsider, dials := make(chan struct{}, 1), newDialBacks()
-	l, err := newLAN(lanConfig{Host: cfg.host(), Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile,
+	l, err := discovery.New(discovery.Config{Host: cfg.host(), Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile,
 		MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS, AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
 		Vsock: cfg.Vsock, Net: cfg.Net, Denies: book.Denies, Arrived: dials.arrivals.note,
 		LinksLooked: func() { netmon.Hint(reconsider) }})
 	if err != nil {
 		return nil, err
 	}
-	cfg.Log = l.log // which has no stand-ins
+	cfg.Log = l.Log // which has no stand-ins
 	circle, err := peers.NewGroup(cfg.GroupSecret, l.Host(), cfg.Log)
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
 	}
-	book.Log, book.CloseAll = cfg.Log, l.closeAll
+	book.Log, book.CloseAll = cfg.Log, l.CloseAll
 	around, back := newNeighbourSet(), newBackground()
 	n := &Node{
 		cfg: cfg, log: cfg.Log, lan: l, neighbours: around, ledger: book, background: back,
@@ -168,7 +169,7 @@ func (n *Node) connect() {
 		Conduct:   conduct{n.neighbours, n.ledger, n.background, n.log},
 		Upstreams: cfg.Upstreams, Throughput: &n.upstreams.throughput, Received: n.downloads.count, Log: n.log}
 	serving := serve.Config{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: n.ledger,
-		Links: n.lan.gate, Log: n.log, Origin: n.lan.gate.Origin, Admits: n.members.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
+		Links: n.lan.Gate, Log: n.log, Origin: n.lan.Gate.Origin, Admits: n.members.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
 		Proxy: n.proxy}
 	if len(cfg.Share) > 0 {
 		serving.Arriving = n.downloads
@@ -289,28 +290,28 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	}
 	n.ledger.TallyOf(id).Outsider.Store(false)
 	nb := peers.NewNeighbour(h, id, n.members.Protocol(), n.ledger)
-	standing := n.lan.keeper.standing(id)
-	nb.Stranger = standing.stranger
+	standing := n.lan.Dialer.Standing(id)
+	nb.Stranger = standing.Stranger
 	if !n.neighbours.add(nb) {
 		return
 	}
 	n.background.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
-	if standing.visit {
+	if standing.Visit {
 		n.background.running.Go(func() { n.tryOut(ctx, nb) })
 		return
 	}
-	if standing.kept {
+	if standing.Kept {
 		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
 	}
 	n.background.running.Go(func() { n.askPeers(ctx, id) })
 	netmon.Hint(n.news)
-	n.lan.befriend(id, true)
-	n.log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.addrOf(id)),
+	n.lan.Befriend(id, true)
+	n.log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.AddrOf(id)),
 		zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {
-	n.lan.befriend(id, false)
+	n.lan.Befriend(id, false)
 	n.members.Forget(id)
 	if nb := n.neighbours.remove(id); nb != nil {
 		nb.Leave()

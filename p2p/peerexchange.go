@@ -16,6 +16,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
@@ -73,7 +74,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	}
 	s.Close()
 	for _, m := range addrs {
-		n.lan.hear(m, viaExchange, time.Now())
+		n.lan.Hear(m, discovery.ViaExchange, time.Now())
 	}
 }
 
@@ -162,8 +163,8 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 		if nb.ID == c.RemotePeer() {
 			continue
 		}
-		for _, a := range n.lan.seenAt(nb.ID) {
-			if n.lan.gate.ShareLink(asker, a.Addr()) {
+		for _, a := range n.lan.SeenAt(nb.ID) {
+			if n.lan.Gate.ShareLink(asker, a.Addr()) {
 				if m, err := netmon.PeerAddr(a, nb.ID); err == nil {
 					out = append(out, m)
 					break

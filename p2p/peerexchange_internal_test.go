@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
-	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
@@ -48,51 +47,6 @@ func TestWhatIsToldIsBounded(t *testing.T) {
 		if _, err := readPeers(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, wire.ErrWire) {
 			t.Errorf("readPeers(%x) = %v, want errWire", b, err)
 		}
-	}
-}
-
-func TestHearsayIsFiltered(t *testing.T) {
-	l := newIdleKeeper(t).lan
-	l.gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
-	id := "/p2p/" + newTestPeer(t).String()
-	for text, want := range map[string]bool{
-		"/ip4/10.1.0.6/tcp/6273" + id:                        true,
-		"/ip6/fd01::6/tcp/6273" + id:                         true,
-		"/ip4/10.1.0.6/tcp/1024" + id:                        true,
-		"/ip4/10.1.0.6/tcp/1023" + id:                        false,
-		"/ip4/10.1.0.5/tcp/6273" + id:                        false, // this machine
-		"/ip4/10.1.1.6/tcp/6273" + id:                        false,
-		"/ip4/8.8.8.8/tcp/6273" + id:                         false,
-		"/ip4/127.0.0.1/tcp/6273" + id:                       false,
-		"/ip4/10.1.0.6/tcp/6273":                             false,
-		"/ip4/10.1.0.6/udp/6273" + id:                        false,
-		"/dns4/nas/tcp/6273" + id:                            false,
-		"/ip4/10.1.0.6/tcp/6273/p2p/" + l.host.ID().String(): false,
-	} {
-		a, ok := l.hearsay(ma.StringCast(text), viaExchange, time.Now())
-		if ok != want || ok && (len(a.addrs) != 1 || a.via != viaExchange) {
-			t.Errorf("hearsay(%s) = %+v, %v, want %v", text, a, ok, want)
-		}
-	}
-}
-
-// An announced machine keeps its addresses and its due time, whatever others say of it.
-func TestHearsayDisplacesNothing(t *testing.T) {
-	k := newIdleKeeper(t)
-	now := time.Now()
-	a := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273")
-	k.announce(a, now)
-	k.finished(a.id, errors.New("nobody there"), now) // it was never begun
-	k.dialing = 0
-	due := k.peers[a.id].due
-	for i := range 2 * netmon.MaxAddrs {
-		m := ma.StringCast(fmt.Sprintf("/ip4/10.0.1.%d/tcp/6273", i))
-		k.announce(announcement{id: a.id, addrs: []ma.Multiaddr{m}, expiry: now, via: viaExchange}, now)
-	}
-	c := k.peers[a.id]
-	if !c.addrs[0].Equal(a.addrs[0]) || len(c.addrs) != netmon.MaxAddrs || c.due != due || c.failures != 1 || !c.expiry.Equal(a.expiry) ||
-		c.via != viaMDNS {
-		t.Errorf("after hearsay: %+v", c)
 	}
 }
 

@@ -11,5 +11,5 @@ var AtMost = atMost
 // Refuses reports whether a node refuses peers with that ID.
 func Refuses(n *Node, id string) bool {
 	p, err := peer.Decode(id)
-	return err == nil && !n.lan.gate.InterceptPeerDial(p)
+	return err == nil && !n.lan.Gate.InterceptPeerDial(p)
 }

@@ -70,7 +70,7 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 	}
 	p := Ping{ID: nb.ID.String(), Via: n.lan.Via(nb.ID), Millis: []float64{}}
 	for _, c := range n.lan.Host().Network().ConnsToPeer(nb.ID) {
-		p.Addr, p.Local, p.Security = n.lan.gate.Text(c.RemoteMultiaddr()), n.lan.gate.Text(c.LocalMultiaddr()),
+		p.Addr, p.Local, p.Security = n.lan.Gate.Text(c.RemoteMultiaddr()), n.lan.Gate.Text(c.LocalMultiaddr()),
 			string(c.ConnState().Security)
 		break
 	}

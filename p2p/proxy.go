@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
@@ -36,7 +37,7 @@ type proxy struct {
 	downloads  *downloads
 	jobs       *proxyDownloads
 	background *background
-	lan        *lan
+	lan        *discovery.LAN
 	power      *netmon.Power
 	log        *zap.Logger
 }
@@ -55,7 +56,7 @@ func (px *proxy) alone() string {
 		return "it shares nothing"
 	case !px.upstreams.public():
 		return "an upstream's URL has a user or a password"
-	case px.lan.isMetered():
+	case px.lan.IsMetered():
 		return "it is on a metered network"
 	case px.power.OnBattery():
 		return "it runs on battery"

@@ -83,10 +83,15 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 	}{
 		{name: "nothing in the way", ask: wire.VerdictYes, have: wire.VerdictYes},
 		{name: "metered", then: func(n *Node) {
-			n.lan.mu.Lock()
-			links := n.lan.links
-			n.lan.mu.Unlock()
-			n.lan.setLinks(append(links, netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: "wwan0", Reason: netmon.Metered}}))
+			policy, err := netmon.NewPolicy(nil, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			links, err := policy.Scan()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n.lan.SetLinks(append(links, netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: "wwan0", Reason: netmon.Metered}}))
 		}},
 		{name: "on battery", edit: func(cfg *Config) { cfg.PowerSupplies = battery }},
 		{name: "password", user: "me:secret@"},

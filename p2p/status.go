@@ -102,20 +102,20 @@ func (n *Node) Status() Status {
 	}
 	s.Rejected, s.Bans = n.ledger.Totals()
 	s.OtherKeys = n.ledger.OtherKeys(n.cfg.Trusted)
-	s.Networks = n.lan.changes.Load()
-	s.Discovery = n.lan.traffic.Counts()
+	s.Networks = n.lan.Changes.Load()
+	s.Discovery = n.lan.Traffic.Counts()
 	select {
 	case <-n.settled:
 		s.Settled = true
 	default:
 	}
 	for _, a := range h.Network().ListenAddresses() {
-		s.Addrs = append(s.Addrs, n.lan.gate.Text(a))
+		s.Addrs = append(s.Addrs, n.lan.Gate.Text(a))
 	}
 	for _, nb := range n.neighbours.all() {
 		t := nb.Tally
 		is := NeighbourStatus{
-			ID: nb.ID.String(), Addr: n.lan.addrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(time.Since(nb.Since).Seconds()),
+			ID: nb.ID.String(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(time.Since(nb.Since).Seconds()),
 			Claims: t.Claims.Load(), BlocksReceived: t.BlocksReceived.Load(), BytesReceived: t.BytesReceived.Load(),
 			WireReceived: t.WireReceived.Load(), BytesWasted: t.Wasted.Load(),
 			BlocksSent: t.BlocksSent.Load(), BlocksRelayed: t.BlocksRelayed.Load(), BytesSent: t.BytesSent.Load(),

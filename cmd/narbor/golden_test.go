@@ -18,6 +18,7 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
+	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -149,7 +150,7 @@ func TestNarrowTerminals(t *testing.T) {
 // A narrow terminal leaves out the least important columns, and cuts none of the others.
 func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	st := exampleStatus()
-	peers := control.PeerList{Named: []p2p.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
+	peers := control.PeerList{Named: []discovery.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
 	keys := control.KeyList{Keys: []control.Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
 		Class: classPublic, Shares: true}}}
 	found := Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityError, Text: "the firewall keeps neighbours out",

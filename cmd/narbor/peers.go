@@ -11,12 +11,12 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/p2p"
+	"narbor/p2p/discovery"
 )
 
 func (s *service) peerList() control.PeerList {
 	st := s.node.Status()
-	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]p2p.NamedPeer{}, s.node.Peers()...),
+	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]discovery.NamedPeer{}, s.node.Peers()...),
 		Banned:  st.Struck,
 		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
 }

@@ -12,6 +12,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
+	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store"
 )
@@ -134,7 +135,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 
 	st := exampleStatus()
 	golden(t, "peers", func(s screen) {
-		printPeers(control.PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []p2p.NamedPeer{
+		printPeers(control.PeerList{Neighbours: st.Neighbours, Blocked: []string{idDesk}, Named: []discovery.NamedPeer{
 			{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}, {Text: "192.168.7.5", From: "added"}},
 			Banned: []peers.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 				Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}}, s)

@@ -16,7 +16,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 
-	"narbor/p2p"
+	"narbor/p2p/discovery"
 )
 
 const simPort = 6273
@@ -64,8 +64,8 @@ func (n *simNet) add(addr string, latency time.Duration, rate int64) *simMachine
 }
 
 // config is what a node needs to be on this LAN.
-func (m *simMachine) config() *p2p.Net {
-	return &p2p.Net{Addr: netip.PrefixFrom(m.addr, 16), Transport: m.transport, Found: m.found}
+func (m *simMachine) config() *discovery.Net {
+	return &discovery.Net{Addr: netip.PrefixFrom(m.addr, 16), Transport: m.transport, Found: m.found}
 }
 
 // sleep delays everything that the machine sends until wake.

@@ -4,6 +4,7 @@ import (
 	"regexp"
 
 	"narbor/p2p"
+	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 )
 
@@ -11,7 +12,7 @@ import (
 type PeerList struct {
 	Schema     int                   `json:"schema"`
 	Neighbours []p2p.NeighbourStatus `json:"neighbours"`
-	Named      []p2p.NamedPeer       `json:"named"` // by the user; connected or not
+	Named      []discovery.NamedPeer `json:"named"` // by the user; connected or not
 	Banned     []peers.Denied        `json:"banned"`
 	Blocked    []string              `json:"blocked"`
 	OtherGroup []p2p.Outsider        `json:"otherGroup"`

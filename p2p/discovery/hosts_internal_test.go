@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"regexp"
@@ -6,8 +6,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 // silence is how long a pulled cable goes unnoticed at most.
@@ -200,13 +198,4 @@ func TestDeniedInterfaceIsNotUsed(t *testing.T) {
 			return
 		}
 	}
-}
-
-func newTestPeer(t *testing.T) peer.ID {
-	t.Helper()
-	id, err := peer.IDFromPrivateKey(newTestIdentity(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
 }

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"errors"
@@ -16,8 +16,8 @@ import (
 )
 
 func TestSecondHostOnThePortIsRefused(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
-	b, err := newLAN(lanConfig{Host: testHostConfig(t, transport.ListenPort(a.host))})
+	a, _ := startTestLAN(t, Config{})
+	b, err := New(Config{Host: testHostConfig(t, transport.ListenPort(a.host))})
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("newLAN on a port in use = %v, want EADDRINUSE", err)
 	}
@@ -27,8 +27,8 @@ func TestSecondHostOnThePortIsRefused(t *testing.T) {
 }
 
 func TestConnectionsAreSecuredByTLS(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	a, _ := startTestLAN(t, Config{})
+	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	for _, c := range b.host.Network().ConnsToPeer(a.host.ID()) {
 		state := c.ConnState()
@@ -40,8 +40,8 @@ func TestConnectionsAreSecuredByTLS(t *testing.T) {
 
 // A peer is told of this machine's addresses when it connects, and again when they change.
 func TestPeersAreToldOfNewAddresses(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	a, _ := startTestLAN(t, Config{})
+	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	for _, addr := range []string{"10.91.7.5", "10.91.7.6", "fd91::7"} {
 		bits := "/24"
@@ -49,7 +49,7 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 			bits = "/64"
 		}
 		eventually(t, "heard of "+addr, func() bool {
-			a.setLinks([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
+			a.SetLinks([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
 			var told []string
 			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {
 				if ip, ok := netmon.IPOf(m); ok && !ip.IsLoopback() {
@@ -64,8 +64,8 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 // BenchmarkStream copies through one stream, both ends in this process.
 func BenchmarkStream(b *testing.B) {
 	const size = 256 << 20
-	x, _ := startTestLAN(b, lanConfig{})
-	y, _ := startTestLAN(b, lanConfig{Peers: []string{loopback(x)}})
+	x, _ := startTestLAN(b, Config{})
+	y, _ := startTestLAN(b, Config{Peers: []string{loopback(x)}})
 	waitConnected(b, y, x.host.ID(), 20*time.Second)
 	x.host.SetStreamHandler("/bench", func(s network.Stream) {
 		defer s.Close()

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"fmt"
@@ -50,8 +50,8 @@ func TestNetworksAreToldApart(t *testing.T) {
 }
 
 func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
-	l := newIdleKeeper(t).lan
-	l.gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
+	l := newIdleKeeper(t).LAN
+	l.Gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
 		"169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
 	for addr, want := range map[string]bool{
 		"10.1.0.1": true, "fd01::1": true, "169.254.0.1": true,

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"cmp"
@@ -42,7 +42,7 @@ type announcement struct {
 
 // hearsay reports whether the announcement comes from another machine, or from the machine itself long ago. It fills
 // gaps, and displaces nothing.
-func (a announcement) hearsay() bool { return a.via == viaExchange || a.via == viaRemembered }
+func (a announcement) hearsay() bool { return a.via == ViaExchange || a.via == viaRemembered }
 
 // A candidate is a machine that might be there.
 type candidate struct {
@@ -60,10 +60,10 @@ type candidate struct {
 	host    bool      // it stays, because it had something
 }
 
-// A keeper stays connected to every announced machine, whatever the source. All but the named peers are handled here:
+// A Dialer stays connected to every announced machine, whatever the source. All but the named peers are handled here:
 // so there is one budget of dials, and one place where a machine becomes due.
-type keeper struct {
-	lan    *lan
+type Dialer struct {
+	LAN    *LAN
 	budget *rate.Limiter
 	wake   chan struct{} // there may be something to do
 
@@ -101,20 +101,20 @@ func (f firstLook) over(now time.Time, busy bool) bool {
 	return now.Sub(f.linked) >= firstRound && now.Sub(f.newest) >= lateAnswer
 }
 
-func newKeeper(l *lan) *keeper {
+func newKeeper(l *LAN) *Dialer {
 	places := 0
 	if l.net == nil {
 		places = 1 // which are looked at as if they were named
 	}
-	return &keeper{
-		lan: l, budget: rate.NewLimiter(dialRate, dialBudget), wake: make(chan struct{}, 1),
+	return &Dialer{
+		LAN: l, budget: rate.NewLimiter(dialRate, dialBudget), wake: make(chan struct{}, 1),
 		peers: make(map[peer.ID]*candidate),
 		round: firstLook{untried: len(l.named) + places, mdns: l.mdns}, circle: newCircle(l.net),
 	}
 }
 
 // run dials until ctx ends.
-func (k *keeper) run(ctx context.Context) error {
+func (k *Dialer) run(ctx context.Context) error {
 	k.mu.Lock()
 	k.round.start = time.Now()
 	k.mu.Unlock()
@@ -124,19 +124,19 @@ func (k *keeper) run(ctx context.Context) error {
 		due, wait := k.step(time.Now())
 		for _, info := range due {
 			dials.Go(func() {
-				err := k.lan.connect(ctx, info)
+				err := k.LAN.connect(ctx, info)
 				if err != nil {
-					k.lan.log.Debug("neighbour not reached", zap.Stringer("peer", info.ID), zap.Error(err))
+					k.LAN.Log.Debug("neighbour not reached", zap.Stringer("peer", info.ID), zap.Error(err))
 				}
 				if k.finished(info.ID, err, time.Now()) {
-					k.lan.log.Warn("machines around announce themselves and cannot be reached: see narbor doctor", zap.Error(err))
+					k.LAN.Log.Warn("machines around announce themselves and cannot be reached: see narbor doctor", zap.Error(err))
 				}
-				if err == nil && k.standing(info.ID).visit {
+				if err == nil && k.Standing(info.ID).Visit {
 					select {
 					case <-ctx.Done():
 					case <-time.After(visitTime):
 					}
-					k.endVisit(info.ID, false)
+					k.EndVisit(info.ID, false)
 				}
 			})
 		}
@@ -150,7 +150,7 @@ func (k *keeper) run(ctx context.Context) error {
 }
 
 // step removes expired machines, and returns the machines to dial now and the time until the next step.
-func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
+func (k *Dialer) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var due []peer.AddrInfo
@@ -158,7 +158,7 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	busy, least, strangers := false, k.least(), 0
 	for _, id := range k.byPromise() {
 		c := k.peers[id]
-		switch connected := k.lan.connected(id); {
+		switch connected := k.LAN.connected(id); {
 		case c.dialing, connected:
 			c.tried = c.tried || connected
 			busy = busy || k.awaits(c, now)
@@ -192,7 +192,7 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 		wait = min(wait, 50*time.Millisecond)
 		if k.round.over(now, busy) {
 			k.round.done = true
-			close(k.lan.settled)
+			close(k.LAN.settled)
 		}
 	}
 	return due, wait
@@ -200,13 +200,13 @@ func (k *keeper) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 
 // awaits reports whether Nix waits for a candidate to be tried. A machine known by hearsay only may be long gone, and
 // its dial then takes its time, so it is not waited for after the first round. The caller holds mu.
-func (k *keeper) awaits(c *candidate, now time.Time) bool {
+func (k *Dialer) awaits(c *candidate, now time.Time) bool {
 	return (!c.tried || c.dialing) && (!c.hearsay() || now.Sub(k.round.start) < firstRound)
 }
 
 // byPromise returns the machines in the order in which they are to be dialled: first by fewest failures, so that a
 // flood of invented machines delays real ones only briefly, then by highest score. The caller holds mu.
-func (k *keeper) byPromise() []peer.ID {
+func (k *Dialer) byPromise() []peer.ID {
 	return slices.SortedFunc(maps.Keys(k.peers), func(a, b peer.ID) int {
 		x, y := k.peers[a], k.peers[b]
 		return cmp.Or(cmp.Compare(x.failures, y.failures), cmp.Compare(y.score, x.score))
@@ -218,7 +218,7 @@ const barredAfter = 2
 
 // finished records how a dial ended. It returns true the first time that a machine is announced and none can be
 // reached.
-func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
+func (k *Dialer) finished(id peer.ID, err error, now time.Time) (barred bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	defer netmon.Hint(k.wake)
@@ -240,13 +240,13 @@ func (k *keeper) finished(id peer.ID, err error, now time.Time) (barred bool) {
 	c.visit = false
 	c.failures++
 	c.due = now.Add(backoff(c.failures-1, redialMin))
-	barred = !k.barred && c.failures == barredAfter && c.since.IsZero() && c.via == viaMDNS && len(k.lan.host.Network().Peers()) == 0
+	barred = !k.barred && c.failures == barredAfter && c.since.IsZero() && c.via == viaMDNS && len(k.LAN.host.Network().Peers()) == 0
 	k.barred = k.barred || barred
 	return barred
 }
 
 // announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before.
-func (k *keeper) announce(a announcement, now time.Time) {
+func (k *Dialer) announce(a announcement, now time.Time) {
 	if a.via != viaMDNS && a.via != viaGateway { // of other sources it is unknown on which of our links it is
 		a.addrs, _ = netmon.ByReach(a.addrs)
 	}
@@ -260,8 +260,8 @@ func (k *keeper) announce(a announcement, now time.Time) {
 		if len(k.peers) >= maxKnown && !k.makeRoom() {
 			return
 		}
-		c = &candidate{announcement: a, due: now, score: closeness(k.lan.host.ID(), a.id)}
-		if k.lan.host.ID() < a.id {
+		c = &candidate{announcement: a, due: now, score: closeness(k.LAN.host.ID(), a.id)}
+		if k.LAN.host.ID() < a.id {
 			c.due = now.Add(yield/2 + rand.N(yield/2))
 		}
 		k.peers[a.id] = c
@@ -301,10 +301,10 @@ func (c *candidate) fill(a announcement) {
 }
 
 // makeRoom forgets the machine that could not be reached most often. The caller holds mu.
-func (k *keeper) makeRoom() bool {
+func (k *Dialer) makeRoom() bool {
 	var worst *candidate
 	for id, c := range k.peers {
-		if c.failures > 0 && !c.dialing && !k.lan.connected(id) && (worst == nil || c.failures > worst.failures) {
+		if c.failures > 0 && !c.dialing && !k.LAN.connected(id) && (worst == nil || c.failures > worst.failures) {
 			worst = c
 		}
 	}
@@ -315,7 +315,7 @@ func (k *keeper) makeRoom() bool {
 }
 
 // lose notes that the last connection to a machine ended.
-func (k *keeper) lose(id peer.ID, now time.Time) {
+func (k *Dialer) lose(id peer.ID, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := k.peers[id]
@@ -345,7 +345,7 @@ func (k *keeper) lose(id peer.ID, now time.Time) {
 }
 
 // linksChanged makes everybody worth another try at once.
-func (k *keeper) linksChanged(now time.Time) {
+func (k *Dialer) linksChanged(now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.changed = now
@@ -356,7 +356,7 @@ func (k *keeper) linksChanged(now time.Time) {
 }
 
 // looked records that the links have been looked at, and whether a link was up.
-func (k *keeper) looked(linked bool, now time.Time) {
+func (k *Dialer) looked(linked bool, now time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.round.looked = true
@@ -367,7 +367,7 @@ func (k *keeper) looked(linked bool, now time.Time) {
 }
 
 // namedTried notes that one more of the named peers has been tried.
-func (k *keeper) namedTried() {
+func (k *Dialer) namedTried() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.round.untried--
@@ -375,7 +375,7 @@ func (k *keeper) namedTried() {
 }
 
 // via returns how a machine was found first; "" is not at all.
-func (k *keeper) via(id peer.ID) string {
+func (k *Dialer) via(id peer.ID) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if c := k.peers[id]; c != nil {

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"context"
@@ -23,7 +23,7 @@ import (
 )
 
 // closeAll closes the connections with a peer.
-func (l *lan) closeAll(p peer.ID) {
+func (l *LAN) CloseAll(p peer.ID) {
 	for _, c := range l.host.Network().ConnsToPeer(p) {
 		l.discard(c)
 	}
@@ -33,7 +33,7 @@ func (l *lan) closeAll(p peer.ID) {
 const forgetTime = 50 * time.Millisecond
 
 // discard closes a connection, but does not wait for it.
-func (l *lan) discard(c network.Conn) {
+func (l *LAN) discard(c network.Conn) {
 	select {
 	case l.dead <- c:
 	default: // many at once: now it has to be waited for
@@ -42,7 +42,7 @@ func (l *lan) discard(c network.Conn) {
 }
 
 // bury closes discarded connections. Each may take writeTimeout, because closing one tells the other side.
-func (l *lan) bury(ctx context.Context) error {
+func (l *LAN) bury(ctx context.Context) error {
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	for {
@@ -57,28 +57,28 @@ func (l *lan) bury(ctx context.Context) error {
 
 // close closes a connection. libp2p forgets it at once but reports that only when the other side has been told;
 // redialling the peer does not wait for that.
-func (l *lan) close(c network.Conn) {
+func (l *LAN) close(c network.Conn) {
 	early := time.AfterFunc(forgetTime, func() { l.lost(c.RemotePeer()) })
 	defer early.Stop()
 	if err := c.Close(); err != nil {
-		l.log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
+		l.Log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 }
 
 // addrOf returns the address of a connected peer, with the port that it listens at if that is known, or "".
-func (l *lan) addrOf(id peer.ID) string {
+func (l *LAN) AddrOf(id peer.ID) string {
 	for _, c := range l.host.Network().ConnsToPeer(id) {
-		return l.gate.Text(l.listensAt(c))
+		return l.Gate.Text(l.listensAt(c))
 	}
 	return ""
 }
 
 // listensAt returns the address at which the other side of a connection can be reached. Of a connection from there that is
 // one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
-func (l *lan) listensAt(c network.Conn) ma.Multiaddr {
+func (l *LAN) listensAt(c network.Conn) ma.Multiaddr {
 	from := c.RemoteMultiaddr()
 	remote, ok := netmon.IPOf(from)
-	if c.Stat().Direction != network.DirInbound || !ok || l.gate.IsVsock(remote) {
+	if c.Stat().Direction != network.DirInbound || !ok || l.Gate.IsVsock(remote) {
 		return from
 	}
 	bare := from[:max(0, slices.IndexFunc(from, func(part ma.Component) bool { return part.Code() == ma.P_TCP }))]
@@ -91,13 +91,13 @@ func (l *lan) listensAt(c network.Conn) ma.Multiaddr {
 	return bare
 }
 
-func (l *lan) connected(id peer.ID) bool {
+func (l *LAN) connected(id peer.ID) bool {
 	return l.host.Network().Connectedness(id) == network.Connected
 }
 
 // connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if there
 // are no others or these fail.
-func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
+func (l *LAN) connect(ctx context.Context, info peer.AddrInfo) error {
 	first, last := netmon.ByReach(info.Addrs)
 	var err error
 	if len(first) > 0 || len(last) == 0 {
@@ -106,7 +106,7 @@ func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
 	if len(last) == 0 || len(first) > 0 && err == nil {
 		return err
 	}
-	last, e := l.gate.StandIns(last)
+	last, e := l.Gate.StandIns(last)
 	if len(last) == 0 {
 		return errors.Join(err, e)
 	}
@@ -116,7 +116,7 @@ func (l *lan) connect(ctx context.Context, info peer.AddrInfo) error {
 	return nil
 }
 
-func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
+func (l *LAN) connectAt(ctx context.Context, info peer.AddrInfo) error {
 	ctx, cancel := context.WithTimeout(ctx, transport.DialTimeout)
 	defer cancel()
 	if l.connected(info.ID) {
@@ -126,11 +126,11 @@ func (l *lan) connectAt(ctx context.Context, info peer.AddrInfo) error {
 		s.Backoff().Clear(info.ID) // ours is shorter
 	}
 	l.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
-	return l.gate.PlainError(l.host.Connect(ctx, info))
+	return l.Gate.PlainError(l.host.Connect(ctx, info))
 }
 
 // isConnectedTo reports whether there is a connection with an address.
-func (l *lan) isConnectedTo(a netip.Addr) bool {
+func (l *LAN) isConnectedTo(a netip.Addr) bool {
 	for _, c := range l.host.Network().Conns() {
 		if remote, ok := netmon.IPOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
 			return true
@@ -140,7 +140,7 @@ func (l *lan) isConnectedTo(a netip.Addr) bool {
 }
 
 // connsAt returns the connections with a local address of one of the links.
-func (l *lan) connsAt(links []netmon.Link) (conns []network.Conn) {
+func (l *LAN) connsAt(links []netmon.Link) (conns []network.Conn) {
 	here := make(map[netip.Addr]bool)
 	for _, k := range links {
 		for _, p := range k.Addrs {
@@ -158,11 +158,11 @@ func (l *lan) connsAt(links []netmon.Link) (conns []network.Conn) {
 // seenAt returns where a connected peer listens, as far as we have seen it there ourselves: the addresses at which we
 // have reached it, and of those that it gives itself the ones that it comes from. None is link-local IPv6, which means
 // nothing to others.
-func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
+func (l *LAN) SeenAt(id peer.ID) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, c := range l.host.Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
-		if !ok || !l.gate.IsNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
+		if !ok || !l.Gate.IsNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
 			continue
 		}
 		candidates := []ma.Multiaddr{c.RemoteMultiaddr()}
@@ -183,20 +183,20 @@ func (l *lan) seenAt(id peer.ID) []netip.AddrPort {
 
 // hearsay takes an address of a peer that another peer has sent: one on our links, and a port that is not a router's or
 // a printer's own.
-func (l *lan) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
+func (l *LAN) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
 	id, addr, ok := netmon.SplitPeerAddr(m)
 	if !ok || id == l.host.ID() {
 		return announcement{}, false
 	}
 	ip, ok := netmon.IPOf(addr)
-	if !ok || !l.gate.IsNeighbour(ip) {
+	if !ok || !l.Gate.IsNeighbour(ip) {
 		return announcement{}, false
 	}
 	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true
 }
 
 // part closes the connections to these peers.
-func (l *lan) part(ids []peer.ID) {
+func (l *LAN) part(ids []peer.ID) {
 	for _, id := range ids {
 		for _, c := range l.host.Network().ConnsToPeer(id) {
 			l.discard(c)
@@ -206,7 +206,7 @@ func (l *lan) part(ids []peer.ID) {
 
 // whoIs returns the ID of the peer at an address. A libp2p connection needs an expected ID, so whoIs expects a random
 // one, and reads the actual ID from the error of the handshake.
-func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
+func (l *LAN) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
 	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return "", err
@@ -225,8 +225,8 @@ func (l *lan) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) 
 }
 
 // hear has a peer looked for at an address that another peer has sent, or that is remembered.
-func (l *lan) hear(m ma.Multiaddr, via string, now time.Time) {
+func (l *LAN) Hear(m ma.Multiaddr, via string, now time.Time) {
 	if a, ok := l.hearsay(m, via, now.Add(hearsayFor)); ok && !l.connected(a.id) {
-		l.keeper.announce(a, now)
+		l.Dialer.announce(a, now)
 	}
 }

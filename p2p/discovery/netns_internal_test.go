@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"bufio"
@@ -265,7 +265,7 @@ func TestLANChild(t *testing.T) {
 	}
 	host := testHostConfig(t, cfg.Port)
 	host.Log = log
-	l, err := newLAN(lanConfig{
+	l, err := New(Config{
 		Host: host, MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny,
 	})
 	if err != nil {

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"slices"
@@ -15,20 +15,20 @@ func hostPeer() *namedPeer {
 }
 
 // lookForVsock begins to look for a host, and listens for guests, once there is vsock. It is called by follow alone.
-func (l *lan) lookForVsock() {
+func (l *LAN) lookForVsock() {
 	if !l.vsock || !transport.HasVsock() {
 		return
 	}
 	l.added.keepHost(l)
-	err := transport.ListenVsock(l.host, l.gate)
+	err := transport.ListenVsock(l.host, l.Gate)
 	if err != nil && !l.vsockFailed {
-		l.log.Info("guests cannot reach this machine by vsock", zap.Error(err))
+		l.Log.Info("guests cannot reach this machine by vsock", zap.Error(err))
 	}
 	l.vsock, l.vsockFailed = err != nil, err != nil
 }
 
 // keepHost looks for this machine's host from now on.
-func (a *added) keepHost(l *lan) {
+func (a *added) keepHost(l *LAN) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if named := l.namedNow(); !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.from == fromVsock }) {

@@ -1,7 +1,6 @@
-package p2p
+package discovery
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,31 +11,20 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"narbor/p2p/transport"
 )
 
-// newPeersNode returns a node that runs until the test ends, and keeps added peers in a file.
-func newPeersNode(t *testing.T, cfg Config) *Node {
+// addedTo runs a lan that keeps added peers in a file.
+func addedTo(t *testing.T, file string) *LAN {
 	t.Helper()
-	cfg.Identity = newTestIdentity(t)
-	n, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- n.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run = %v, want nil", err)
-		}
-	})
-	return n
+	l, _ := startTestLAN(t, Config{PeersFile: file})
+	return l
 }
 
-func waitGone(t *testing.T, n *Node, l *lan, limit time.Duration) {
+func waitGone(t *testing.T, n *LAN, l *LAN, limit time.Duration) {
 	t.Helper()
-	for end := time.Now().Add(limit); n.lan.connected(l.host.ID()); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(limit); n.connected(l.host.ID()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("still connected after %v", limit)
 		}
@@ -45,20 +33,20 @@ func waitGone(t *testing.T, n *Node, l *lan, limit time.Duration) {
 
 func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
 	defer leavesNothing(t)()
-	a, stopA := startTestLAN(t, lanConfig{})
+	a, stopA := startTestLAN(t, Config{})
 	defer stopA()
 	file := filepath.Join(t.TempDir(), "peers.json")
 	text := loopback(a)
 	t.Run("added", func(t *testing.T) {
-		n := newPeersNode(t, Config{PeersFile: file})
+		n := addedTo(t, file)
 		if err := n.AddPeer(text); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.AddPeer(text); err != nil || len(n.Peers()) != 1 {
-			t.Errorf("adding it again: %v, and %d peers, want 1", err, len(n.Peers()))
+		if err := n.AddPeer(text); err != nil || len(n.NamedPeers()) != 1 {
+			t.Errorf("adding it again: %v, and %d peers, want 1", err, len(n.NamedPeers()))
 		}
-		waitConnected(t, n.lan, a.host.ID(), 10*time.Second)
-		got := n.Peers()[0]
+		waitConnected(t, n, a.host.ID(), 10*time.Second)
+		got := n.NamedPeers()[0]
 		if got.Text != text || got.From != fromAdded || !slices.Equal(got.Connected, []string{a.host.ID().String()}) {
 			t.Errorf("Peers() = %+v", got)
 		}
@@ -68,13 +56,13 @@ func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
 		}
 	})
 	t.Run("after a restart", func(t *testing.T) {
-		n := newPeersNode(t, Config{PeersFile: file})
-		waitConnected(t, n.lan, a.host.ID(), 10*time.Second)
+		n := addedTo(t, file)
+		waitConnected(t, n, a.host.ID(), 10*time.Second)
 		if err := n.RemovePeer(text); err != nil {
 			t.Fatal(err)
 		}
 		waitGone(t, n, a, 10*time.Second)
-		if got := n.Peers(); len(got) != 0 {
+		if got := n.NamedPeers(); len(got) != 0 {
 			t.Errorf("Peers() = %v, want none", got)
 		}
 		if err := n.RemovePeer(text); err == nil {
@@ -82,14 +70,14 @@ func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
 		}
 	})
 	t.Run("removed after a restart", func(t *testing.T) {
-		if got := newPeersNode(t, Config{PeersFile: file}).Peers(); len(got) != 0 {
+		if got := addedTo(t, file).NamedPeers(); len(got) != 0 {
 			t.Errorf("Peers() = %v, want none", got)
 		}
 	})
 }
 
 func TestAddPeerRefuses(t *testing.T) {
-	n := newPeersNode(t, Config{PeersFile: filepath.Join(t.TempDir(), "peers.json"), Peers: []string{"127.0.0.1:9"}})
+	n, _ := startTestLAN(t, Config{PeersFile: filepath.Join(t.TempDir(), "peers.json"), Peers: []string{"127.0.0.1:9"}})
 	for _, text := range []string{"", "a b", "10.0.0.1:0", "/ip4/10.0.0.1/udp/1", strings.Repeat("a", maxPeerText+1)} {
 		if err := n.AddPeer(text); err == nil {
 			t.Errorf("AddPeer(%.20q) = nil, want an error", text)
@@ -118,9 +106,9 @@ func TestDamagedPeersFileStopsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		core, logs := observer.New(zap.WarnLevel)
-		n := newPeersNode(t, Config{PeersFile: file, Log: zap.New(core)})
-		if len(n.Peers()) != 0 || logs.FilterMessageSnippet("forgotten").Len() != 1 {
-			t.Errorf("%s: peers %v and log %v, want none and one line", name, n.Peers(), logs.All())
+		n, _ := startTestLAN(t, Config{Host: transport.Config{Log: zap.New(core)}, PeersFile: file})
+		if len(n.NamedPeers()) != 0 || logs.FilterMessageSnippet("forgotten").Len() != 1 {
+			t.Errorf("%s: peers %v and log %v, want none and one line", name, n.NamedPeers(), logs.All())
 		}
 		if err := n.AddPeer("127.0.0.1:9"); err != nil {
 			t.Errorf("%s: AddPeer afterwards = %v", name, err)
@@ -129,11 +117,11 @@ func TestDamagedPeersFileStopsNothing(t *testing.T) {
 }
 
 func TestKernelPeers(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
+	a, _ := startTestLAN(t, Config{})
 	core, logs := observer.New(zap.WarnLevel)
-	n := newPeersNode(t, Config{KernelPeers: []string{"a b", loopback(a)}, Log: zap.New(core)})
-	waitConnected(t, n.lan, a.host.ID(), 10*time.Second)
-	if got := n.lan.Via(a.host.ID()); got != viaKernel {
+	n, _ := startTestLAN(t, Config{Host: transport.Config{Log: zap.New(core)}, KernelPeers: []string{"a b", loopback(a)}})
+	waitConnected(t, n, a.host.ID(), 10*time.Second)
+	if got := n.Via(a.host.ID()); got != viaKernel {
 		t.Errorf("Via = %q, want %q", got, viaKernel)
 	}
 	if logs.FilterMessageSnippet("narbor.peers=").Len() != 1 {

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"fmt"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"narbor/p2p/transport"
+
+	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 func TestParseNamedPeer(t *testing.T) {
@@ -70,7 +72,7 @@ func TestParseNamedPeer(t *testing.T) {
 			t.Errorf("parseNamedPeer(%q) = %q, want %q", text, got, want)
 		}
 	}
-	if _, err := newLAN(lanConfig{Peers: []string{"a b"}}); err == nil || !strings.Contains(err.Error(), `"a b"`) {
+	if _, err := New(Config{Peers: []string{"a b"}}); err == nil || !strings.Contains(err.Error(), `"a b"`) {
 		t.Errorf("newLAN(bad peer) = %v, want an error that names it", err)
 	}
 }
@@ -88,7 +90,7 @@ func FuzzParseNamedPeer(f *testing.F) {
 }
 
 func TestNamedPeerByNameAndByID(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
+	a, _ := startTestLAN(t, Config{})
 	port, id := transport.ListenPort(a.host), a.host.ID()
 	name := "localhost"
 	if _, err := net.LookupHost(name); err != nil {
@@ -99,12 +101,12 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", port),
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, id),
 	} {
-		b, stop := startTestLAN(t, lanConfig{Peers: []string{text}})
+		b, stop := startTestLAN(t, Config{Peers: []string{text}})
 		waitConnected(t, b, id, 20*time.Second)
 		stop()
 	}
 
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, newTestPeer(t))}})
+	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, newTestPeer(t))}})
 	select {
 	case <-b.Settled():
 	case <-time.After(settleLimit + 10*time.Second):
@@ -116,16 +118,16 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 }
 
 func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
-	a, stop := startTestLAN(t, lanConfig{})
+	a, stop := startTestLAN(t, Config{})
 	port, id := transport.ListenPort(a.host), a.host.ID()
 	stop()
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
+	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
 	case <-time.After(settleLimit + 10*time.Second):
 		t.Error("not settled although the only peer has been tried")
 	}
-	a, _ = startTestLAN(t, lanConfig{Host: testHostConfig(t, port)})
+	a, _ = startTestLAN(t, Config{Host: testHostConfig(t, port)})
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	if a.host.ID() == id {
 		t.Fatal("both have the same identity")
@@ -133,10 +135,10 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 }
 
 func TestNamingOneselfIsHarmless(t *testing.T) {
-	a, stop := startTestLAN(t, lanConfig{})
+	a, stop := startTestLAN(t, Config{})
 	port := transport.ListenPort(a.host)
 	stop()
-	b, _ := startTestLAN(t, lanConfig{Host: testHostConfig(t, port), Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
+	b, _ := startTestLAN(t, Config{Host: testHostConfig(t, port), Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
 	case <-time.After(settleLimit + 10*time.Second):
@@ -144,5 +146,19 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 	}
 	if n := len(b.host.Network().Conns()); n != 0 {
 		t.Errorf("%d connections to itself, want none", n)
+	}
+}
+
+func TestIDsOfANamedMachineAreBounded(t *testing.T) {
+	l, err := New(Config{Host: testHostConfig(t, 0), Peers: []string{"10.1.0.9"}}) // no connection is made
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.host.Close()
+	for i := range 3 * maxNamedAddrs {
+		l.remember(peer.ID(fmt.Sprint(i)), l.named[0])
+	}
+	if got := len(l.viaName); got > maxNamedAddrs {
+		t.Errorf("%d IDs of a machine are remembered, want at most %d", got, maxNamedAddrs)
 	}
 }

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"net/netip"
@@ -18,7 +18,7 @@ func TestLinkLocalAddressesFromHearsayAreRefused(t *testing.T) {
 	k := newIdleKeeper(t)
 	id, now := newTestPeer(t), time.Now()
 	local, global := ma.StringCast("/ip6zone/eth0/ip6/fe80::1/tcp/6273"), ma.StringCast("/ip6/fd00::1/tcp/6273")
-	for _, via := range []string{viaExchange, viaRemembered, viaInbound} {
+	for _, via := range []string{ViaExchange, viaRemembered, viaInbound} {
 		k.announce(announcement{id: id, addrs: []ma.Multiaddr{local}, expiry: now.Add(time.Hour), via: via}, now)
 		if k.peers[id] != nil {
 			t.Fatalf("taken from %q", via)

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"cmp"
@@ -190,8 +190,8 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 }
 
 // keepNamed stays connected to a named peer until ctx ends.
-func (l *lan) keepNamed(ctx context.Context, n *namedPeer) {
-	tried := sync.OnceFunc(l.keeper.namedTried)
+func (l *LAN) keepNamed(ctx context.Context, n *namedPeer) {
+	tried := sync.OnceFunc(l.Dialer.namedTried)
 	defer tried()
 	if n.from == fromVsock { // a hypervisor may only time out if there is no narbor at the host
 		defer time.AfterFunc(placeFirst, tried).Stop()
@@ -238,27 +238,27 @@ func (n *namedPeer) rest(failures int, err error) time.Duration {
 }
 
 // logNamed tells of the first of a row of failures; the others are no news.
-func (l *lan) logNamed(ctx context.Context, n *namedPeer, failures int, err error) {
+func (l *LAN) logNamed(ctx context.Context, n *namedPeer, failures int, err error) {
 	if ctx.Err() != nil {
 		return
 	}
-	log := l.log.Debug
+	log := l.Log.Debug
 	if failures == 0 && n.from != fromVsock {
-		log = l.log.Warn
+		log = l.Log.Warn
 	}
 	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
 }
 
 // connectNamed connects to the peers at the addresses of a named peer. It returns an error if there is none.
-func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
+func (l *LAN) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
 	addrs, err := n.resolve(ctx)
 	if err != nil {
 		return err
 	}
 	if n.cid != 0 {
-		addrs = []netip.Addr{l.gate.VsockAddr(n.cid)}
+		addrs = []netip.Addr{l.Gate.VsockAddr(n.cid)}
 	}
-	l.gate.SetNamed(n.text, addrs)
+	l.Gate.SetNamed(n.text, addrs)
 	if n.id != "" {
 		return l.connectAs(ctx, n, n.id, addrs...)
 	}
@@ -282,7 +282,7 @@ func (l *lan) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.
 }
 
 // connectAnyone connects to the peer at an address: the last one there, if it is known and still there, or another.
-func (l *lan) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
+func (l *LAN) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
 	if last != "" {
 		err := l.connectAs(ctx, n, last, a)
 		if !errors.As(err, new(sec.ErrPeerIDMismatch)) {
@@ -296,7 +296,7 @@ func (l *lan) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a n
 	return id, l.connectAs(ctx, n, id, a)
 }
 
-func (l *lan) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...netip.Addr) error {
+func (l *LAN) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...netip.Addr) error {
 	if id == l.host.ID() {
 		return errors.New("that is this machine itself")
 	}
@@ -306,7 +306,7 @@ func (l *lan) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...
 
 // remember notes that a peer is one of those the user named. A machine that answers with a new ID each time must not
 // fill the memory: beyond what all names can stand for, the absent are forgotten.
-func (l *lan) remember(id peer.ID, n *namedPeer) {
+func (l *LAN) remember(id peer.ID, n *namedPeer) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !slices.Contains(l.named, n) {

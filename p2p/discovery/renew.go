@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"context"
@@ -32,7 +32,7 @@ func newRenewal() *renewal {
 
 // renew has everything done anew that a sleep may have made stale: the interfaces are looked at, this machine is
 // announced, and neighbours are asked whether they are still there.
-func (l *lan) renew() {
+func (l *LAN) renew() {
 	l.renewal.stale.Store(true)
 	netmon.Hint(l.renewal.look)
 }
@@ -58,7 +58,7 @@ func (r *renewal) take() map[network.Conn]bool {
 
 // probeSuspects closes suspected connections that do not answer, until ctx ends. TCP and yamux would find out too, but
 // after most of the time in which a neighbour is to be back.
-func (l *lan) probeSuspects(ctx context.Context) error {
+func (l *LAN) probeSuspects(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -69,7 +69,7 @@ func (l *lan) probeSuspects(ctx context.Context) error {
 		for c := range l.renewal.take() {
 			probes.Go(func() {
 				if !isAlive(ctx, c) && ctx.Err() == nil {
-					l.log.Debug("connection is dead", zap.Stringer("peer", c.RemotePeer()))
+					l.Log.Debug("connection is dead", zap.Stringer("peer", c.RemotePeer()))
 					l.discard(c)
 				}
 			})

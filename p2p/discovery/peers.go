@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"context"
@@ -59,7 +59,7 @@ func loadAdded(file string) (*added, []*namedPeer, error) {
 	return a, named, nil
 }
 
-func (a *added) add(l *lan, text string) error {
+func (a *added) add(l *LAN, text string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
@@ -83,7 +83,7 @@ func (a *added) add(l *lan, text string) error {
 	return nil
 }
 
-func (a *added) remove(l *lan, text string) error {
+func (a *added) remove(l *LAN, text string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := slices.Index(a.texts, text)
@@ -101,18 +101,18 @@ func (a *added) remove(l *lan, text string) error {
 }
 
 // namedNow returns the named peers, in a slice of the caller's.
-func (l *lan) namedNow() []*namedPeer {
+func (l *LAN) namedNow() []*namedPeer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.named)
 }
 
-func (l *lan) names(text string) bool {
+func (l *LAN) names(text string) bool {
 	return slices.ContainsFunc(l.namedNow(), func(n *namedPeer) bool { return n.text == text })
 }
 
 // setNamed replaces the named peers; keepAllNamed then starts and stops their goroutines.
-func (l *lan) setNamed(named []*namedPeer) {
+func (l *LAN) setNamed(named []*namedPeer) {
 	l.mu.Lock()
 	l.named = named
 	l.mu.Unlock()
@@ -120,7 +120,7 @@ func (l *lan) setNamed(named []*namedPeer) {
 }
 
 // keepAllNamed stays connected to the named peers, as they are added and removed, until ctx ends.
-func (l *lan) keepAllNamed(ctx context.Context) error {
+func (l *LAN) keepAllNamed(ctx context.Context) error {
 	kept := make(map[*namedPeer]func())
 	end := func(n *namedPeer) {
 		kept[n]()
@@ -151,7 +151,7 @@ func (l *lan) keepAllNamed(ctx context.Context) error {
 }
 
 // beginNamed keeps one named peer until ctx ends, or what it returns is called, which waits for the end.
-func (l *lan) beginNamed(ctx context.Context, n *namedPeer) func() {
+func (l *LAN) beginNamed(ctx context.Context, n *namedPeer) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -165,8 +165,8 @@ func (l *lan) beginNamed(ctx context.Context, n *namedPeer) func() {
 }
 
 // forgetNamed closes the connections to the peers found under a name that was removed.
-func (l *lan) forgetNamed(n *namedPeer) {
-	l.gate.SetNamed(n.text, nil)
+func (l *LAN) forgetNamed(n *namedPeer) {
+	l.Gate.SetNamed(n.text, nil)
 	var conns []network.Conn
 	l.mu.Lock()
 	for id, by := range l.viaName {
@@ -181,7 +181,7 @@ func (l *lan) forgetNamed(n *namedPeer) {
 	}
 }
 
-func (l *lan) namedPeers() []NamedPeer {
+func (l *LAN) NamedPeers() []NamedPeer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]NamedPeer, 0, len(l.named))
@@ -203,7 +203,7 @@ func (l *lan) namedPeers() []NamedPeer {
 
 // allNamed reads the peers that the user named: by flag, on the kernel's command line, and in earlier runs. The
 // kernel's command line may be older than this program, so a mistake in it does not prevent the start.
-func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
+func allNamed(cfg Config, log *zap.Logger) ([]*namedPeer, *added, error) {
 	named, err := parseNamed(cfg.Peers, fromFlag)
 	if err != nil {
 		return nil, nil, err
@@ -232,6 +232,6 @@ func allNamed(cfg lanConfig, log *zap.Logger) ([]*namedPeer, *added, error) {
 	return named, kept, nil
 }
 
-func (l *lan) addPeer(text string) error { return l.added.add(l, text) }
+func (l *LAN) AddPeer(text string) error { return l.added.add(l, text) }
 
-func (l *lan) removePeer(text string) error { return l.added.remove(l, text) }
+func (l *LAN) RemovePeer(text string) error { return l.added.remove(l, text) }

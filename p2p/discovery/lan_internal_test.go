@@ -1,30 +1,18 @@
-package p2p
+package discovery
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	"go.uber.org/goleak"
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
 )
-
-func newTestIdentity(t testing.TB) crypto.PrivKey {
-	t.Helper()
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
 
 // testHostConfig returns the configuration of a host with a new identity.
 func testHostConfig(t testing.TB, port uint16) transport.Config {
@@ -32,14 +20,14 @@ func testHostConfig(t testing.TB, port uint16) transport.Config {
 }
 
 // startTestLAN runs a lan until the test ends, and fails the test if that takes long or leaves a goroutine.
-func startTestLAN(t testing.TB, cfg lanConfig) (l *lan, stop func()) {
+func startTestLAN(t testing.TB, cfg Config) (l *LAN, stop func()) {
 	t.Helper()
 	if cfg.Host.Identity == nil {
 		host := testHostConfig(t, 0)
 		host.Log = cfg.Host.Log
 		cfg.Host = host
 	}
-	l, err := newLAN(cfg)
+	l, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,23 +54,8 @@ func startTestLAN(t testing.TB, cfg lanConfig) (l *lan, stop func()) {
 	return l, stop
 }
 
-// leavesNothing returns a function that fails the test unless all goroutines end that have begun since.
-func leavesNothing(t testing.TB) func() {
-	before := goleak.IgnoreCurrent()
-	return func() {
-		t.Helper()
-		limit := time.Now().Add(atMost(10 * time.Second))
-		for err := goleak.Find(before); err != nil; err = goleak.Find(before) {
-			if time.Now().After(limit) {
-				t.Error(err)
-				return
-			}
-		}
-	}
-}
-
 // waitConnected returns once a is connected to b.
-func waitConnected(t testing.TB, a *lan, b peer.ID, limit time.Duration) {
+func waitConnected(t testing.TB, a *LAN, b peer.ID, limit time.Duration) {
 	t.Helper()
 	up := make(chan struct{}, 1)
 	events := &network.NotifyBundle{ConnectedF: func(_ network.Network, c network.Conn) {
@@ -102,12 +75,12 @@ func waitConnected(t testing.TB, a *lan, b peer.ID, limit time.Duration) {
 	}
 }
 
-func loopback(l *lan) string { return fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(l.host)) }
+func loopback(l *LAN) string { return fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(l.host)) }
 
 func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	defer leavesNothing(t)()
-	a, stopA := startTestLAN(t, lanConfig{})
-	b, stopB := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	a, stopA := startTestLAN(t, Config{})
+	b, stopB := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	start := time.Now()
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	waitConnected(t, a, b.host.ID(), 20*time.Second)
@@ -134,21 +107,21 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 
 // TestInboundPeerIsShownWithThePortItListensAt has b connect to a. At a, the connection has a temporary port of b's.
 func TestInboundPeerIsShownWithThePortItListensAt(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(a.host))}})
+	a, _ := startTestLAN(t, Config{})
+	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(a.host))}})
 	id := b.host.ID()
 	waitConnected(t, a, id, 20*time.Second)
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
-	if got := a.addrOf(id); got != "/ip4/127.0.0.1" {
+	if got := a.AddrOf(id); got != "/ip4/127.0.0.1" {
 		t.Errorf("before b has said where it listens, its address is %s, want one without port", got)
 	}
 	for _, told := range []string{"/ip4/127.0.0.9/tcp/7001", "/ip4/127.0.0.1/tcp/80", "/ip4/127.0.0.1/tcp/7002"} {
 		a.host.Peerstore().AddAddr(id, ma.StringCast(told), time.Hour)
 	}
-	if got := a.addrOf(id); got != "/ip4/127.0.0.1/tcp/7002" {
+	if got := a.AddrOf(id); got != "/ip4/127.0.0.1/tcp/7002" {
 		t.Errorf("the address is %s, want the one that b has given with the IP address that it comes from", got)
 	}
-	if got, want := b.addrOf(a.host.ID()), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(a.host)); got != want {
+	if got, want := b.AddrOf(a.host.ID()), fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(a.host)); got != want {
 		t.Errorf("the address that b has dialled is shown as %s, want %s", got, want)
 	}
 }

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"net"
@@ -68,8 +68,8 @@ func TestCableOutForAMoment(t *testing.T) {
 }
 
 func TestConnectionsOfLinksAreProbed(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{loopback(a)}})
+	a, _ := startTestLAN(t, Config{})
+	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	c := b.host.Network().ConnsToPeer(a.host.ID())[0]
 	if got := b.connsAt([]netmon.Link{testLink("lo", "127.0.0.1/8")}); len(got) != 1 || got[0] != c {
@@ -85,9 +85,9 @@ func TestConnectionsOfLinksAreProbed(t *testing.T) {
 
 // A neighbour that does not answer any more, though its kernel does, is found out.
 func TestMuteNeighbourIsNotAlive(t *testing.T) {
-	a, _ := startTestLAN(t, lanConfig{})
+	a, _ := startTestLAN(t, Config{})
 	between, mute := muteable(t, loopback(a))
-	b, _ := startTestLAN(t, lanConfig{Peers: []string{between}})
+	b, _ := startTestLAN(t, Config{Peers: []string{between}})
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	c := b.host.Network().ConnsToPeer(a.host.ID())[0]
 	if !isAlive(t.Context(), c) {

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"errors"
@@ -12,15 +12,15 @@ import (
 )
 
 // newIdleKeeper returns the keeper of a lan that does not run: its clock is the test's.
-func newIdleKeeper(t *testing.T) *keeper {
+func newIdleKeeper(t *testing.T) *Dialer {
 	t.Helper()
-	l, err := newLAN(lanConfig{Host: testHostConfig(t, 0)})
+	l, err := New(Config{Host: testHostConfig(t, 0)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.host.Close() })
-	l.keeper.round.start = time.Now()
-	return l.keeper
+	l.Dialer.round.start = time.Now()
+	return l.Dialer
 }
 
 func announcementOf(t *testing.T, expiry time.Time, addrs ...string) announcement {

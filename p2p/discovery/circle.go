@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"bytes"
@@ -50,7 +50,7 @@ func closeness(a, b peer.ID) uint64 {
 
 // least returns the score from which on machines are kept. A machine that could not be reached when it was dialled last
 // takes no place. The caller holds mu.
-func (k *keeper) least() uint64 {
+func (k *Dialer) least() uint64 {
 	scores := make([]uint64, 0, len(k.peers))
 	for _, c := range k.peers {
 		if c.failures == 0 || c.dialing {
@@ -64,33 +64,33 @@ func (k *keeper) least() uint64 {
 	return scores[len(scores)-k.circle.kept]
 }
 
-// A standing is the relation of a machine to this one.
-type standing struct {
-	kept     bool // it is one of the machines that stay connected
-	stranger bool // it is known, and is none of them; an unknown machine is no stranger
-	visit    bool // it was dialled to be asked for what was missed
+// A Standing is the relation of a machine to this one.
+type Standing struct {
+	Kept     bool // it is one of the machines that stay connected
+	Stranger bool // it is known, and is none of them; an unknown machine is no stranger
+	Visit    bool // it was dialled to be asked for what was missed
 }
 
-// standing returns the standing of a machine.
-func (k *keeper) standing(id peer.ID) standing {
+// Standing returns the standing of a machine.
+func (k *Dialer) Standing(id peer.ID) Standing {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := k.peers[id]
 	if c == nil {
-		return standing{}
+		return Standing{}
 	}
 	near := c.score >= k.least()
-	return standing{kept: c.host || !c.visit && near, stranger: !c.host && !near, visit: c.visit}
+	return Standing{Kept: c.host || !c.visit && near, Stranger: !c.host && !near, Visit: c.visit}
 }
 
 // wants says whether a stranger is to be asked: something has been missed since it was asked, and that is long enough
 // ago. The caller holds mu.
-func (k *keeper) wants(c *candidate, now time.Time) bool {
-	return k.circle.missed.After(c.visited) && now.Sub(k.circle.missed) < wantedFor && now.Sub(c.visited) >= revisit && !now.Before(c.due)
+func (k *Dialer) wants(c *candidate, now time.Time) bool {
+	return k.circle.missed.After(c.visited) && now.Sub(k.circle.missed) < WantedFor && now.Sub(c.visited) >= revisit && !now.Before(c.due)
 }
 
 // visit says whether a stranger is dialled now, and if it is not, how long until the next look. The caller holds mu.
-func (k *keeper) visit(c *candidate, now time.Time) (bool, time.Duration) {
+func (k *Dialer) visit(c *candidate, now time.Time) (bool, time.Duration) {
 	switch {
 	case !k.wants(c, now), k.circle.visiting >= maxVisits: // the end of a visit wakes us
 		return false, redialMax
@@ -103,7 +103,7 @@ func (k *keeper) visit(c *candidate, now time.Time) (bool, time.Duration) {
 }
 
 // miss records that no neighbour has a path. It returns whether there are strangers to ask.
-func (k *keeper) miss(now time.Time) bool {
+func (k *Dialer) Miss(now time.Time) bool {
 	if k.circle.strangers.Load() == 0 {
 		return false
 	}
@@ -119,7 +119,7 @@ func (k *keeper) miss(now time.Time) bool {
 
 // part ends a visit. A machine that was of use stays; if too many stay for that, the oldest has to make room. It
 // returns the machines that are not to be kept any longer.
-func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
+func (k *Dialer) part(id peer.ID, useful bool) (leaves []peer.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	c := k.peers[id]
@@ -146,4 +146,4 @@ func (k *keeper) part(id peer.ID, useful bool) (leaves []peer.ID) {
 }
 
 // endVisit ends a visit, after which the machine stays connected if it was useful.
-func (k *keeper) endVisit(id peer.ID, useful bool) { k.lan.part(k.part(id, useful)) }
+func (k *Dialer) EndVisit(id peer.ID, useful bool) { k.LAN.part(k.part(id, useful)) }

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import "time"
 
@@ -48,9 +48,9 @@ const (
 	// missFor is how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not
 	// work no other source will announce it.
 	missFor = 10 * time.Minute
-	// wantedFor is how long strangers are asked for a missed path: Nix goes on down a closure meanwhile. revisit is how
+	// WantedFor is how long strangers are asked for a missed path: Nix goes on down a closure meanwhile. revisit is how
 	// long a stranger is left alone after a visit, and visitTime how long a visit may take.
-	wantedFor, revisit, visitTime = time.Minute, 2 * time.Minute, 2 * time.Second
+	WantedFor, revisit, visitTime = time.Minute, 2 * time.Minute, 2 * time.Second
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of

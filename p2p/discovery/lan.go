@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"cmp"
@@ -26,8 +26,8 @@ import (
 	"narbor/p2p/transport"
 )
 
-// lanConfig has the identity of this node on the LAN and the peers to look for.
-type lanConfig struct {
+// Config has the identity of this node on the LAN and the peers to look for.
+type Config struct {
 	Host                            transport.Config   // of the libp2p host; a nil Log discards
 	Peers, KernelPeers              []string           // multiaddr, IP address or DNS name, with or without a port
 	PeersFile                       string             // keeps the added peers; "" is none
@@ -48,18 +48,18 @@ const (
 	viaMDNS       = "mdns"
 	viaGateway    = "gateway"
 	viaRemembered = "remembered" // from when this machine was in the same network before
-	viaExchange   = "exchange"   // a neighbour told
+	ViaExchange   = "exchange"   // a neighbour told
 	viaVsock      = "vsock"      // it is this machine's host
 	viaInbound    = "inbound"
 )
 
-// A lan finds the machines around this one that announce themselves, and those that the user named, and stays
+// A LAN finds the machines around this one that announce themselves, and those that the user named, and stays
 // connected to them. Whether a peer is of any use is for others to find out.
-type lan struct {
-	log        *zap.Logger
+type LAN struct {
+	Log        *zap.Logger
 	host       host.Host
 	addrs      event.Emitter // tells libp2p that this machine's addresses have changed
-	gate       *transport.Gater
+	Gate       *transport.Gater
 	policy     netmon.Policy
 	net        *Net // nil is this machine's
 	added      *added
@@ -69,12 +69,12 @@ type lan struct {
 
 	vsock, vsockFailed bool // whether vsock is to be looked for, and was there and of no use; owned by follow
 
-	keeper  *keeper
+	Dialer  *Dialer
 	settled chan struct{}
 	dead    chan network.Conn // to be closed by bury
 	renewal *renewal
-	changes atomic.Int64 // of the links that are used, since the start
-	traffic mdns.Traffic
+	Changes atomic.Int64 // of the links that are used, since the start
+	Traffic mdns.Traffic
 
 	places *places
 	moved  chan struct{} // the links have changed
@@ -88,9 +88,17 @@ type lan struct {
 	viaName map[peer.ID]*namedPeer // peers that the user named, once their ID is known
 }
 
-// newLAN starts the host, which listens and accepts from now on, and nothing else. The caller must call Run,
+// Check reports what can be seen to be wrong with the peers and the patterns of interfaces before anything starts. It looks
+// up no name and no interface.
+func (cfg Config) Check() error {
+	_, err := parseNamed(cfg.Peers, fromFlag)
+	_, perr := netmon.NewPolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)
+	return errors.Join(err, perr)
+}
+
+// New starts the host, which listens and accepts from now on, and nothing else. The caller must call Run,
 // or close the host.
-func newLAN(cfg lanConfig) (*lan, error) {
+func New(cfg Config) (*LAN, error) {
 	if cfg.Host.Log == nil {
 		cfg.Host.Log = zap.NewNop()
 	}
@@ -119,8 +127,8 @@ func newLAN(cfg lanConfig) (*lan, error) {
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
-	l := &lan{
-		log: cfg.Host.Log, host: h, addrs: addrs, gate: gate, policy: policy, net: cfg.Net, named: named, added: kept,
+	l := &LAN{
+		Log: cfg.Host.Log, host: h, addrs: addrs, Gate: gate, policy: policy, net: cfg.Net, named: named, added: kept,
 		mdns:  cfg.MDNS,
 		vsock: cfg.Vsock, reconsider: cfg.LinksLooked,
 		renamed: make(chan struct{}, 1), moved: make(chan struct{}, 1), looked: make(chan struct{}, 1),
@@ -132,23 +140,23 @@ func newLAN(cfg lanConfig) (*lan, error) {
 		cfg.Host.Log.Warn("who was where is forgotten: the memory of it cannot be read", zap.Error(err))
 	}
 	l.places = newPlaces(l, memory)
-	l.keeper = newKeeper(l)
-	l.setLinks(links)
+	l.Dialer = newKeeper(l)
+	l.SetLinks(links)
 	if l.net == nil && !slices.ContainsFunc(links, netmon.Link.HasIPv6) {
-		l.log.Warn("this machine has no IPv6: neighbours that have nothing else are out of reach")
+		l.Log.Warn("this machine has no IPv6: neighbours that have nothing else are out of reach")
 	}
 	return l, nil
 }
 
 // Host returns the libp2p host.
-func (l *lan) Host() host.Host { return l.host }
+func (l *LAN) Host() host.Host { return l.host }
 
 // Settled is closed when the first round of discovery is over and no further machine is expected soon. That is at most
 // [settleLimit] after Run began.
-func (l *lan) Settled() <-chan struct{} { return l.settled }
+func (l *LAN) Settled() <-chan struct{} { return l.settled }
 
 // Interfaces returns the network interfaces as they were seen last.
-func (l *lan) Interfaces() []netmon.InterfaceStatus {
+func (l *LAN) Interfaces() []netmon.InterfaceStatus {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]netmon.InterfaceStatus, len(l.links))
@@ -159,27 +167,27 @@ func (l *lan) Interfaces() []netmon.InterfaceStatus {
 }
 
 // isMetered says whether one of the interfaces costs money by the byte.
-func (l *lan) isMetered() bool {
+func (l *LAN) IsMetered() bool {
 	return slices.ContainsFunc(l.Interfaces(), func(i netmon.InterfaceStatus) bool { return i.Reason == netmon.Metered })
 }
 
 // Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange", "vsock" or "inbound".
-func (l *lan) Via(p peer.ID) string {
+func (l *LAN) Via(p peer.ID) string {
 	l.mu.Lock()
 	named := l.viaName[p]
 	l.mu.Unlock()
 	if named != nil {
 		return named.via()
 	}
-	return cmp.Or(l.keeper.via(p), viaInbound)
+	return cmp.Or(l.Dialer.via(p), viaInbound)
 }
 
 // seek has a peer that is refused no more looked for at once, if it is known where.
-func (l *lan) seek(p peer.ID) { l.keeper.lose(p, time.Now()) }
+func (l *LAN) Seek(p peer.ID) { l.Dialer.lose(p, time.Now()) }
 
 // Run announces this machine, looks for others, and keeps connections to them, until ctx ends. It closes the host
 // and returns when all that it started has ended.
-func (l *lan) Run(ctx context.Context) error {
+func (l *LAN) Run(ctx context.Context) error {
 	events := &network.NotifyBundle{
 		ConnectedF:    func(_ network.Network, c network.Conn) { l.gained(c) },
 		DisconnectedF: func(_ network.Network, c network.Conn) { l.lost(c.RemotePeer()) },
@@ -188,13 +196,13 @@ func (l *lan) Run(ctx context.Context) error {
 	defer l.host.Network().StopNotify(events)
 
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return l.keeper.run(ctx) })
+	g.Go(func() error { return l.Dialer.run(ctx) })
 	g.Go(func() error { return l.follow(ctx) })
 	g.Go(func() error { return l.bury(ctx) })
 	g.Go(func() error { return l.keepAllNamed(ctx) })
 	g.Go(func() error { return l.probeSuspects(ctx) })
 	if l.net == nil {
-		g.Go(func() error { return netmon.WatchClocks(ctx, l.log, l.renew) })
+		g.Go(func() error { return netmon.WatchClocks(ctx, l.Log, l.renew) })
 		g.Go(func() error { return l.places.run(ctx) })
 	}
 	err := g.Wait()
@@ -202,16 +210,16 @@ func (l *lan) Run(ctx context.Context) error {
 }
 
 // follow announces this machine on every link there is, as links come and go.
-func (l *lan) follow(ctx context.Context) error {
+func (l *LAN) follow(ctx context.Context) error {
 	d := l.newMDNS()
 	defer d.Close()
 	if l.net != nil {
-		l.keeper.looked(true, time.Now())
+		l.Dialer.looked(true, time.Now())
 		return l.net.follow(ctx, func(e *zeroconf.ServiceEntry) { d.Take(e, netip.Addr{}) })
 	}
-	return netmon.Watch(ctx, l.policy, l.log, l.renewal.look, func(links []netmon.Link) {
+	return netmon.Watch(ctx, l.policy, l.Log, l.renewal.look, func(links []netmon.Link) {
 		stale := l.renewal.stale.Swap(false)
-		changed, fresh := l.setLinks(links)
+		changed, fresh := l.SetLinks(links)
 		l.lookForVsock()
 		if stale {
 			d.Stop()
@@ -219,10 +227,10 @@ func (l *lan) follow(ctx context.Context) error {
 		if l.mdns {
 			d.Update(ctx, links)
 		}
-		l.keeper.looked(len(netmon.Used(links)) > 0, time.Now())
+		l.Dialer.looked(len(netmon.Used(links)) > 0, time.Now())
 		netmon.Hint(l.looked)
 		if changed {
-			l.changes.Add(1)
+			l.Changes.Add(1)
 			l.closeOrphans()
 			l.renewal.suspect(l.connsAt(fresh))
 		}
@@ -230,7 +238,7 @@ func (l *lan) follow(ctx context.Context) error {
 			l.renewal.suspect(l.host.Network().Conns())
 		}
 		if changed || stale {
-			l.keeper.linksChanged(time.Now())
+			l.Dialer.linksChanged(time.Now())
 			netmon.Hint(l.moved)
 			for _, n := range l.namedNow() {
 				netmon.Hint(n.hurry)
@@ -240,16 +248,16 @@ func (l *lan) follow(ctx context.Context) error {
 }
 
 // newMDNS returns a service that announces this machine and reports others to the keeper.
-func (l *lan) newMDNS() *mdns.Service {
-	return mdns.New(mdns.Config{Self: l.host.ID(), Port: transport.ListenPort(l.host), IsNeighbour: l.gate.IsNeighbour,
-		Strangers: func() bool { return l.keeper.circle.strangers.Load() > 0 }, Traffic: &l.traffic, Log: l.log,
+func (l *LAN) newMDNS() *mdns.Service {
+	return mdns.New(mdns.Config{Self: l.host.ID(), Port: transport.ListenPort(l.host), IsNeighbour: l.Gate.IsNeighbour,
+		Strangers: func() bool { return l.Dialer.circle.strangers.Load() > 0 }, Traffic: &l.Traffic, Log: l.Log,
 		Found: func(a mdns.Announcement) {
-			l.keeper.announce(announcement{id: a.ID, addrs: a.Addrs, expiry: a.Expiry, via: viaMDNS}, time.Now())
+			l.Dialer.announce(announcement{id: a.ID, addrs: a.Addrs, expiry: a.Expiry, via: viaMDNS}, time.Now())
 		}})
 }
 
 // setLinks notes the interfaces and reports whether one that is used has changed, and which are used anew.
-func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) {
+func (l *LAN) SetLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) {
 	l.mu.Lock()
 	before := netmon.Used(l.links)
 	l.links = links
@@ -258,7 +266,7 @@ func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) 
 		l.reconsider() // a link may have become metered
 	}
 	now := netmon.Used(links)
-	l.gate.SetLinks(now)
+	l.Gate.SetLinks(now)
 	fresh = slices.DeleteFunc(slices.Clone(now), func(k netmon.Link) bool {
 		return slices.ContainsFunc(before, func(o netmon.Link) bool { return k.Name == o.Name && k.Interface.Index == o.Interface.Index })
 	})
@@ -271,7 +279,7 @@ func (l *lan) setLinks(links []netmon.Link) (changed bool, fresh []netmon.Link) 
 // closeOrphans closes connections from addresses that are no longer this machine's, and those to addresses that are on
 // none of its links any more, unless the user has named the peer. TCP would take long to notice, and meanwhile we would
 // take their peers for connected. A link that has lost its carrier still counts: it may be back before TCP gives up.
-func (l *lan) closeOrphans() {
+func (l *LAN) closeOrphans() {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return
@@ -295,15 +303,15 @@ func (l *lan) closeOrphans() {
 }
 
 // isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and links.
-func (l *lan) isOrphan(c network.Conn, own map[netip.Addr]bool, near []netmon.Link) bool {
+func (l *LAN) isOrphan(c network.Conn, own map[netip.Addr]bool, near []netmon.Link) bool {
 	a, ok := netmon.IPOf(c.LocalMultiaddr())
-	return ok && !own[a.WithZone("")] && !l.gate.IsVsock(a) || l.isOffLink(c, near)
+	return ok && !own[a.WithZone("")] && !l.Gate.IsVsock(a) || l.isOffLink(c, near)
 }
 
 // isOffLink reports whether the other end of a connection is on none of these links, and of no peer that was named.
-func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
+func (l *LAN) isOffLink(c network.Conn, links []netmon.Link) bool {
 	a, ok := netmon.IPOf(c.RemoteMultiaddr())
-	if !ok || l.gate.MayAccept(a) || netmon.OnLink(links, a) {
+	if !ok || l.Gate.MayAccept(a) || netmon.OnLink(links, a) {
 		return false
 	}
 	l.mu.Lock()
@@ -313,9 +321,9 @@ func (l *lan) isOffLink(c network.Conn, links []netmon.Link) bool {
 
 // gained is called by libp2p for each new connection. If the peer has moved to another address of the same network,
 // its old connections are dead, but TCP would not know for a while.
-func (l *lan) gained(c network.Conn) {
-	if err := l.gate.Watch(c); err != nil {
-		l.log.Debug("connection not watched by the kernel", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
+func (l *LAN) gained(c network.Conn) {
+	if err := l.Gate.Watch(c); err != nil {
+		l.Log.Debug("connection not watched by the kernel", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 	now, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok {
@@ -323,18 +331,18 @@ func (l *lan) gained(c network.Conn) {
 	}
 	for _, old := range l.host.Network().ConnsToPeer(c.RemotePeer()) {
 		was, ok := netmon.IPOf(old.RemoteMultiaddr())
-		if ok && l.gate.Moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
+		if ok && l.Gate.Moved(was, now) && outlived(time.Since(old.Stat().Opened)) {
 			l.discard(old)
 		}
 	}
 }
 
 // lost is called by libp2p for each connection that ends.
-func (l *lan) lost(p peer.ID) {
+func (l *LAN) lost(p peer.ID) {
 	if l.connected(p) {
 		return // there was another one
 	}
-	l.keeper.lose(p, time.Now())
+	l.Dialer.lose(p, time.Now())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if n := l.viaName[p]; n != nil {

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"cmp"
@@ -11,7 +11,7 @@ import (
 )
 
 // newCrowdedKeeper returns an idle keeper that knows so many machines, and when all of them are due.
-func newCrowdedKeeper(t *testing.T, known int) (*keeper, time.Time) {
+func newCrowdedKeeper(t *testing.T, known int) (*Dialer, time.Time) {
 	t.Helper()
 	k := newIdleKeeper(t)
 	now := time.Now()
@@ -23,14 +23,14 @@ func newCrowdedKeeper(t *testing.T, known int) (*keeper, time.Time) {
 
 // dialled lets a keeper dial for so long, and returns the number of dials of each machine; ended is the result of each
 // dial.
-func (k *keeper) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
+func (k *Dialer) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
 	all := map[peer.ID]int{}
 	for at := from; at.Before(from.Add(d)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
 			all[info.ID]++
 			k.finished(info.ID, ended, at)
-			if ended == nil && !k.standing(info.ID).visit {
+			if ended == nil && !k.Standing(info.ID).Visit {
 				k.peers[info.ID].due = at.Add(time.Hour) // it is connected, as far as this keeper can be
 			}
 		}
@@ -55,7 +55,7 @@ func TestOfManyMachinesTheClosestAreKept(t *testing.T) {
 }
 
 // closer counts the machines that are closer than one.
-func (k *keeper) closer(id peer.ID) (n int) {
+func (k *Dialer) closer(id peer.ID) (n int) {
 	for _, c := range k.peers {
 		if c.score > k.peers[id].score {
 			n++
@@ -91,18 +91,18 @@ func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
 	if n, _ := visited(); n > 0 {
 		t.Errorf("%d strangers were visited for nothing", n)
 	}
-	if !k.miss(now) {
+	if !k.Miss(now) {
 		t.Error("no machine is left to ask")
 	}
 	if n, most := visited(); n != strangers || most != 1 {
 		t.Errorf("%d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
 	}
-	k.miss(now)
+	k.Miss(now)
 	if n, _ := visited(); n > 0 {
 		t.Errorf("%d strangers were visited again, %v after the first time", n, 20*time.Second)
 	}
 	now = now.Add(revisit)
-	k.miss(now)
+	k.Miss(now)
 	if n, most := visited(); n != strangers || most != 1 {
 		t.Errorf("later %d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
 	}
@@ -112,11 +112,11 @@ func TestVisitsAreBounded(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+300)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.miss(now)
+	k.Miss(now)
 	strangers := 0
 	due, _ := k.step(now)
 	for _, info := range due {
-		if k.standing(info.ID).visit {
+		if k.Standing(info.ID).Visit {
 			strangers++
 		}
 	}
@@ -129,14 +129,14 @@ func TestVisitsArePaced(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+300)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.miss(now)
+	k.Miss(now)
 	visits := func() (all int) {
 		for {
 			before := all
 			due, _ := k.step(now)
 			for _, info := range due {
 				k.finished(info.ID, nil, now)
-				if k.standing(info.ID).visit {
+				if k.Standing(info.ID).Visit {
 					k.part(info.ID, false)
 					all++
 				}
@@ -159,13 +159,13 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+3*maxHosts)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.miss(now)
+	k.Miss(now)
 	var left []peer.ID
 	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
 			k.finished(info.ID, nil, at)
-			if k.standing(info.ID).visit {
+			if k.Standing(info.ID).Visit {
 				left = append(left, k.part(info.ID, true)...)
 			}
 		}
@@ -180,11 +180,11 @@ func TestMachinesBeyondTheKeptAreStrangers(t *testing.T) {
 	k.dialled(now, 10*time.Second, nil)
 	strangers := 0
 	for id := range k.peers {
-		if k.standing(id).stranger {
+		if k.Standing(id).Stranger {
 			strangers++
 		}
 	}
-	if k.standing(newTestPeer(t)).stranger || strangers != 20 {
+	if k.Standing(newTestPeer(t)).Stranger || strangers != 20 {
 		t.Errorf("of %d machines %d are strangers, want 20", maxKept+20, strangers)
 	}
 }
@@ -194,12 +194,12 @@ func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
 	k, now := newCrowdedKeeper(t, maxKept+10*maxVisits)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.miss(now)
+	k.Miss(now)
 	visits := 0
 	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
-			if k.standing(info.ID).visit {
+			if k.Standing(info.ID).Visit {
 				visits++
 				k.part(info.ID, true)
 			}
@@ -243,12 +243,12 @@ func TestFiveHundredMachines(t *testing.T) {
 	k, now := newCrowdedKeeper(t, machines-1)
 	k.dialled(now, 10*time.Second, nil)
 	now = now.Add(time.Minute)
-	k.miss(now)
+	k.Miss(now)
 	var found []time.Duration
 	for at, ends := now, []peer.ID(nil); at.Before(now.Add(15 * time.Second)); at = at.Add(10 * time.Millisecond) {
 		for _, id := range ends { // those dialled in the step before
 			k.finished(id, nil, at)
-			if k.standing(id).visit {
+			if k.Standing(id).Visit {
 				found = append(found, at.Sub(now))
 				k.lose(id, at)
 			}

@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"cmp"
@@ -37,7 +37,7 @@ const (
 //
 // Owned by run.
 type places struct {
-	lan     *lan
+	LAN     *LAN
 	memory  *memory
 	changed time.Time               // when the links did
 	probed  map[netip.Addr]string   // gateways that were dialled since then, and their hardware addresses
@@ -49,12 +49,12 @@ type places struct {
 	dials   sync.WaitGroup
 }
 
-func newPlaces(l *lan, m *memory) *places { return &places{lan: l, memory: m} }
+func newPlaces(l *LAN, m *memory) *places { return &places{LAN: l, memory: m} }
 
 // run looks until ctx ends.
 func (p *places) run(ctx context.Context) error {
 	defer p.dials.Wait()
-	first := sync.OnceFunc(p.lan.keeper.namedTried)
+	first := sync.OnceFunc(p.LAN.Dialer.namedTried)
 	defer first()
 	p.moved(time.Now())
 	for {
@@ -73,10 +73,10 @@ func (p *places) run(ctx context.Context) error {
 				p.save()
 			}
 			return nil
-		case <-p.lan.moved:
+		case <-p.LAN.moved:
 			p.moved(time.Now())
-		case <-p.lan.looked:
-		case <-p.lan.met:
+		case <-p.LAN.looked:
+		case <-p.LAN.met:
 		case <-time.After(p.rest(now, known)):
 		}
 	}
@@ -111,7 +111,7 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	known = true
 	before := p.keys
 	p.keys = map[netip.Prefix]string{}
-	for _, k := range p.lan.usedLinks() {
+	for _, k := range p.LAN.usedLinks() {
 		of := slices.DeleteFunc(slices.Clone(gateways), func(g netmon.Gateway) bool { return g.Index != k.Interface.Index })
 		for _, g := range of {
 			if netmon.IsLinkLocal(g.Addr) { // as IPv6 routers announce themselves
@@ -172,7 +172,7 @@ func (p *places) toProbe(g netmon.Gateway) bool {
 		return false
 	}
 	private := g.Addr.IsPrivate() || g.Addr.IsLinkLocalUnicast()
-	return private && p.lan.gate.IsNeighbour(g.Addr) && !p.lan.isConnectedTo(g.Addr)
+	return private && p.LAN.Gate.IsNeighbour(g.Addr) && !p.LAN.isConnectedTo(g.Addr)
 }
 
 // probe dials a gateway at narbor's port, and no other.
@@ -180,7 +180,7 @@ func (p *places) probe(ctx context.Context, g netmon.Gateway) {
 	if !p.toProbe(g) {
 		return
 	}
-	l := p.lan
+	l := p.LAN
 	m, err := netmon.TCPAddr(g.Addr, defaultPort)
 	if err != nil {
 		return
@@ -188,11 +188,11 @@ func (p *places) probe(ctx context.Context, g netmon.Gateway) {
 	p.dials.Go(func() {
 		id, err := l.whoIs(ctx, []ma.Multiaddr{m})
 		if err != nil || id == l.host.ID() {
-			l.log.Debug("no narbor at the gateway", zap.Stringer("addr", g.Addr), zap.Error(err))
+			l.Log.Debug("no narbor at the gateway", zap.Stringer("addr", g.Addr), zap.Error(err))
 			return
 		}
 		now := time.Now()
-		l.keeper.announce(announcement{id: id, addrs: []ma.Multiaddr{m}, expiry: now.Add(missFor), via: viaGateway}, now)
+		l.Dialer.announce(announcement{id: id, addrs: []ma.Multiaddr{m}, expiry: now.Add(missFor), via: viaGateway}, now)
 	})
 }
 
@@ -203,7 +203,7 @@ func (p *places) recall(network string, now time.Time) {
 	}
 	p.here[network] = true
 	for _, m := range p.memory.in(network) {
-		p.lan.hear(m, viaRemembered, now)
+		p.LAN.Hear(m, viaRemembered, now)
 	}
 }
 
@@ -216,8 +216,8 @@ func (p *places) meet(now time.Time) {
 	if all {
 		p.noted = now
 	}
-	for _, id := range p.lan.friendsNow(all) {
-		for _, a := range p.lan.seenAt(id) {
+	for _, id := range p.LAN.friendsNow(all) {
+		for _, a := range p.LAN.SeenAt(id) {
 			m, err := netmon.PeerAddr(a, id)
 			if err != nil {
 				continue
@@ -235,19 +235,19 @@ func (p *places) save() {
 	p.dirty = time.Time{}
 	err := p.memory.save()
 	if err != nil && !p.failed {
-		p.lan.log.Warn("neighbours will not be remembered: the state directory cannot be written to", zap.Error(err))
+		p.LAN.Log.Warn("neighbours will not be remembered: the state directory cannot be written to", zap.Error(err))
 	}
 	p.failed = err != nil
 }
 
-func (l *lan) usedLinks() []netmon.Link {
+func (l *LAN) usedLinks() []netmon.Link {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return netmon.Used(l.links)
 }
 
 // befriend notes that a peer is a neighbour, or is one no longer: neighbours are remembered.
-func (l *lan) befriend(id peer.ID, is bool) {
+func (l *LAN) Befriend(id peer.ID, is bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !is {
@@ -259,7 +259,7 @@ func (l *lan) befriend(id peer.ID, is bool) {
 }
 
 // friendsNow returns all neighbours, or those that it has not returned before.
-func (l *lan) friendsNow(all bool) []peer.ID {
+func (l *LAN) friendsNow(all bool) []peer.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	out := make([]peer.ID, 0, len(l.friends))

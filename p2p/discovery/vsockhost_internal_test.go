@@ -1,4 +1,4 @@
-package p2p
+package discovery
 
 import (
 	"fmt"
@@ -49,17 +49,10 @@ func (e ends) RemoteMultiaddr() ma.Multiaddr { return must(netmon.TCPAddr(e.remo
 
 func (e ends) RemotePeer() peer.ID { return "somebody" }
 
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 // Changes of networks are nothing to connections by vsock.
 func TestVsockOutlivesNetworks(t *testing.T) {
-	l := &lan{gate: transport.NewGater(nil, nil)}
-	guest := ends{local: l.gate.VsockAddr(5), remote: l.gate.VsockAddr(3)}
+	l := &LAN{Gate: transport.NewGater(nil, nil)}
+	guest := ends{local: l.Gate.VsockAddr(5), remote: l.Gate.VsockAddr(3)}
 	if l.isOrphan(guest, nil, nil) {
 		t.Error("a guest is let go when there is no network")
 	}
@@ -94,7 +87,7 @@ func TestHostIsLookedForWithPatience(t *testing.T) {
 
 // The user may name the host, too, and that is kept apart from the one that is looked for anyway.
 func TestHostMayBeNamed(t *testing.T) {
-	l := &lan{gate: transport.NewGater(nil, nil), added: &added{}, renamed: make(chan struct{}, 1)}
+	l := &LAN{Gate: transport.NewGater(nil, nil), added: &added{}, renamed: make(chan struct{}, 1)}
 	l.added.keepHost(l)
 	l.added.keepHost(l)
 	if n := len(l.namedNow()); n != 1 {

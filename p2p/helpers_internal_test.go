@@ -1,0 +1,45 @@
+package p2p
+
+import (
+	"crypto/rand"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"go.uber.org/goleak"
+
+	"narbor/p2p/netmon"
+)
+
+func newTestIdentity(t testing.TB) crypto.PrivKey {
+	t.Helper()
+	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// leavesNothing returns a function that fails the test unless all goroutines end that have begun since.
+func leavesNothing(t testing.TB) func() {
+	before := goleak.IgnoreCurrent()
+	return func() {
+		t.Helper()
+		limit := time.Now().Add(atMost(10 * time.Second))
+		for err := goleak.Find(before); err != nil; err = goleak.Find(before) {
+			if time.Now().After(limit) {
+				t.Error(err)
+				return
+			}
+		}
+	}
+}
+
+func testLink(name string, addrs ...string) netmon.Link {
+	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
+	for _, a := range addrs {
+		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
+	}
+	return l
+}
