@@ -9,7 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
@@ -149,6 +151,15 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 	}
 }
 
+// A connectedHost has one connection with each peer.
+type connectedHost struct{ host.Host }
+
+func (connectedHost) Network() network.Network { return oneConn{} }
+
+type oneConn struct{ network.Network }
+
+func (oneConn) ConnsToPeer(peer.ID) []network.Conn { return []network.Conn{nil} }
+
 // TestBusyNeighbourIsWaitedFor has a neighbour answer after infoTimeout.
 func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	s := newSigner(t)
@@ -164,6 +175,19 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	answers := func(_ *lookups, nb *peers.Neighbour) {
 		nb.Answered(time.Millisecond)
 		time.AfterFunc(infoTimeout/2, func() { nb.Answered(time.Millisecond) })
+	}
+	// acked and unplugged say when its machine acknowledged something last, for a neighbour that is usually quick.
+	acked := func(ls *lookups, nb *peers.Neighbour) {
+		quick(ls, nb)
+		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return infoTimeout / 2, true }
+	}
+	unplugged := func(ls *lookups, nb *peers.Neighbour) {
+		quick(ls, nb)
+		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return 2 * infoTimeout, true }
+	}
+	unknown := func(ls *lookups, nb *peers.Neighbour) {
+		quick(ls, nb)
+		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return 0, false }
 	}
 	spent := func(ls *lookups, nb *peers.Neighbour) {
 		slow(ls, nb)
@@ -181,6 +205,9 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		"a NAR, of a neighbour that was silent before": {&m, 2 * infoTimeout, silent, false, infoTimeout},
 		"a narinfo, not asked before":                  {nil, 2 * infoTimeout, no, true, busyTimeout},
 		"a narinfo, usually quick":                     {nil, 2 * infoTimeout, quick, false, infoTimeout},
+		"a narinfo, quick, its machine acknowledges":   {nil, 2 * infoTimeout, acked, true, busyTimeout},
+		"a narinfo, quick, its machine does not":       {nil, 2 * infoTimeout, unplugged, false, infoTimeout},
+		"a narinfo, quick, that is not known":          {nil, 2 * infoTimeout, unknown, false, infoTimeout},
 		"a narinfo, slow":                              {nil, 2 * infoTimeout, slow, true, busyTimeout},
 		"a narinfo, slow and far too late":             {nil, busyTimeout + time.Second, slow, false, busyTimeout},
 		"a narinfo, while blocks come":                 {nil, 2 * infoTimeout, sends, true, busyTimeout},
@@ -191,7 +218,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
 				ls := newLookups(newNeighbourSet(), book, s.keys, zap.NewNop())
-				nb := peers.NewNeighbour(nil, "holder", wire.ProtocolID, book)
+				nb := peers.NewNeighbour(connectedHost{}, "holder", wire.ProtocolID, book)
 				c.given(ls, nb)
 				l := newLookup(ls, info.Path.HashPart(), c.want, 1)
 				l.ask([]*peers.Neighbour{nb})

@@ -185,7 +185,7 @@ func (l *lookup) expire() {
 	starved := waited > infoTimeout+starvedAfter
 	// A neighbour that was silent before adds no time.
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
-		return !o.prompt || l.want == nil && !starved && !o.by.IsBusy(waited)
+		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited)
 	})
 	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.allows(now)) {
 		for i := range l.owed {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
@@ -81,11 +82,25 @@ type lookups struct {
 	log        *zap.Logger
 	findings   *lru.Cache[store.HashPart, *finding]
 	busy       busyWait
+	// sinceAck returns how long ago a machine acknowledged something on a connection; nil is not known of any.
+	sinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
 }
 
 func newLookups(neighbours *neighbourSet, ledger *peers.Ledger, trusted *trust.Keys, log *zap.Logger) *lookups {
 	return &lookups{neighbours: neighbours, ledger: ledger, trusted: trusted, log: log,
 		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
+}
+
+// isBusy reports whether a neighbour that has left a question unanswered for that long may be alive and busy: it has sent
+// something or usually takes so long, or its machine has acknowledged what was sent since, and has no processor free for it.
+func (ls *lookups) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
+	if nb.IsBusy(waited) {
+		return true
+	}
+	return ls.sinceAck != nil && slices.ContainsFunc(nb.Conns(), func(c network.Conn) bool {
+		ago, ok := ls.sinceAck(c)
+		return ok && ago < waited
+	})
 }
 
 // is reports whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover

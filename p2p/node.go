@@ -162,6 +162,7 @@ func (n *Node) connect() {
 	for _, o := range store.Origins() {
 		n.downloads.received[o] = new(atomic.Int64)
 	}
+	n.lookups.sinceAck = n.lan.Gate.SinceAck
 	n.proxy = &proxy{cooperates: !cfg.NoCooperate, upstreams: n.upstreams, protocol: signOf(cfg.Upstreams), neighbours: n.neighbours,
 		secrets: n.secrets, downloads: n.downloads, jobs: newProxyDownloads(cmp.Or(cfg.UpstreamBudget, DefaultBudget)),
 		background: n.background, lan: n.lan, power: &netmon.Power{Dir: cfg.PowerSupplies}, log: n.log}

@@ -144,6 +144,9 @@ in
         RestartSec = 1;
         WatchdogSec = 60; # narbor says that it is well as long as it answers itself as it would answer Nix
         TimeoutStopSec = 20; # it drains for 10
+        # Neighbours and Nix wait for its answers; beside builds it comes first.
+        CPUWeight = 300;
+        IOWeight = 300;
 
         DynamicUser = true;
         RuntimeDirectory = "narbor";

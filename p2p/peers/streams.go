@@ -26,6 +26,7 @@ type streams struct {
 	idle []*Exchange
 }
 
+// Open opens a stream on which a read may make no progress for that long.
 func (s *streams) Open(ctx context.Context, stall time.Duration) (*Exchange, error) {
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), openTimeout)
 	defer cancel()
@@ -36,6 +37,14 @@ func (s *streams) Open(ctx context.Context, stall time.Duration) (*Exchange, err
 	ex := &Exchange{Stream: stream, Stall: stall}
 	ex.Reader = bufio.NewReaderSize(ex, 16<<10)
 	return ex, nil
+}
+
+// Conns returns the connections with the neighbour.
+func (s *streams) Conns() []network.Conn {
+	if s.host == nil {
+		return nil
+	}
+	return s.host.Network().ConnsToPeer(s.id)
 }
 
 // Take returns a stream for blocks on which nothing is under way.

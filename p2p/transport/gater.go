@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -225,6 +226,12 @@ func (g *Gater) Watch(c network.ConnMultiaddrs) error { return g.paces.watch(c) 
 
 // Pace returns the rate of a connection as the kernel measures it, in bytes per second; 0 is unknown.
 func (g *Gater) Pace(c network.ConnMultiaddrs) int64 { return g.paces.of(c) }
+
+// SinceAck returns how long ago the other machine of a connection acknowledged something, in milliseconds; ok is false if that
+// is not known. A machine does so by itself while its programs wait for a processor.
+func (g *Gater) SinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) {
+	return g.paces.sinceAck(c)
+}
 
 // Admit waits until size more bytes may be written to a connection. The wait is short: at worst the queue grows.
 func (g *Gater) Admit(ctx context.Context, c network.ConnMultiaddrs, size int) {

@@ -146,6 +146,20 @@ func (p *pace) bytesPerSecond() (slowest int64) {
 	return slowest
 }
 
+// sinceAck returns how long ago the other machine of a connection acknowledged something, and ok false if the kernel does
+// not know.
+func (p *paces) sinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) {
+	p.mu.Lock()
+	found := p.conns[paceKey(c)]
+	p.mu.Unlock()
+	if found == nil {
+		return 0, false
+	}
+	var err error
+	e := found.raw.Control(func(fd uintptr) { ago, err = sinceAck(int(fd)) })
+	return ago, e == nil && err == nil
+}
+
 // admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and
 // later writes would wait for seconds on a slow link. All connections to one address share the room, so that a machine
 // gets no more of the link by opening many. The wait is short: at worst the queue grows.

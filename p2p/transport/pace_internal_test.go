@@ -60,6 +60,28 @@ func TestPaceOfAConnection(t *testing.T) {
 	}
 }
 
+// What is sent is acknowledged by the other side's kernel, whether a program reads it or not.
+func TestAcknowledgementsAreKnown(t *testing.T) {
+	p := newPaces()
+	c := connected(t, p)
+	for sent := time.Now(); ; time.Sleep(time.Millisecond) {
+		if _, err := c.Write([]byte{1}); err != nil {
+			t.Fatal(err)
+		}
+		if ago, ok := p.sinceAck(c); !ok {
+			t.Fatal("it is not known when something was acknowledged")
+		} else if ago < time.Since(sent) {
+			break
+		} else if time.Since(sent) > 20*time.Second {
+			t.Fatalf("something was acknowledged %v ago, and bytes were sent since", ago)
+		}
+	}
+	c.Close()
+	if _, ok := p.sinceAck(c); ok {
+		t.Error("it is known of a closed connection when something was acknowledged")
+	}
+}
+
 func TestABurstIsNotThePaceOfALink(t *testing.T) {
 	const link, burst = 118 << 20, 400 << 20
 	var p pace

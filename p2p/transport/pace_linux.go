@@ -1,6 +1,10 @@
 package transport
 
-import "golang.org/x/sys/unix"
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
 
 // delivery returns tcpi_delivery_rate in bytes per second, tcpi_bytes_acked, and whether the kernel has nothing left to
 // send or to be acknowledged (see tcp(7) and Linux's tcp_rate.c). For the rate the kernel keeps the last sample that
@@ -11,4 +15,13 @@ func delivery(fd int) (rate, acked int64, idle bool, err error) {
 		return 0, 0, false, err
 	}
 	return int64(info.Delivery_rate), int64(info.Bytes_acked), info.Notsent_bytes == 0 && info.Unacked == 0, nil
+}
+
+// sinceAck returns how long ago the other machine's kernel acknowledged something last: tcpi_last_ack_recv, in milliseconds.
+func sinceAck(fd int) (time.Duration, error) {
+	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0, err
+	}
+	return time.Duration(info.Last_ack_recv) * time.Millisecond, nil
 }
