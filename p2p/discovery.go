@@ -45,7 +45,7 @@ func (n *Node) tryOut(ctx context.Context, nb *peers.Neighbour) {
 
 // missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
 func (n *Node) missed(hp store.HashPart) {
-	if n.lan.Dialer.Miss(time.Now()) {
+	if n.lan.Dialer.Miss() {
 		n.wanted.Add(hp, time.Now())
 	}
 }

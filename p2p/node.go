@@ -165,7 +165,7 @@ func (n *Node) connect() {
 	n.lookups.sinceAck = n.lan.Gate.SinceAck
 	n.proxy = &proxy{cooperates: !cfg.NoCooperate, upstreams: n.upstreams, protocol: signOf(cfg.Upstreams), neighbours: n.neighbours,
 		secrets: n.secrets, downloads: n.downloads, jobs: newProxyDownloads(cmp.Or(cfg.UpstreamBudget, DefaultBudget)),
-		background: n.background, lan: n.lan, power: &netmon.Power{Dir: cfg.PowerSupplies}, log: n.log}
+		background: n.background, host: n.lan.Host(), metered: n.lan.IsMetered, power: &netmon.Power{Dir: cfg.PowerSupplies}}
 	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
 		Conduct:   conduct{n.neighbours, n.ledger, n.background, n.log},
 		Upstreams: cfg.Upstreams, Throughput: &n.upstreams.throughput, Received: n.downloads.count, Log: n.log}
@@ -306,13 +306,13 @@ func (n *Node) greet(ctx context.Context, id peer.ID) {
 	}
 	n.background.running.Go(func() { n.askPeers(ctx, id) })
 	netmon.Hint(n.news)
-	n.lan.Befriend(id, true)
+	n.lan.NeighbourChanged(id, true)
 	n.log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", n.lan.AddrOf(id)),
 		zap.String("via", n.lan.Via(id)))
 }
 
 func (n *Node) leave(id peer.ID) {
-	n.lan.Befriend(id, false)
+	n.lan.NeighbourChanged(id, false)
 	n.members.Forget(id)
 	if nb := n.neighbours.remove(id); nb != nil {
 		nb.Leave()

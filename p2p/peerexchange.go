@@ -74,7 +74,7 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	}
 	s.Close()
 	for _, m := range addrs {
-		n.lan.Hear(m, discovery.ViaExchange, time.Now())
+		n.lan.Dialer.Hear(m, discovery.ViaExchange)
 	}
 }
 

@@ -7,12 +7,12 @@ import (
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"go.uber.org/zap"
 
-	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
@@ -37,9 +37,9 @@ type proxy struct {
 	downloads  *downloads
 	jobs       *proxyDownloads
 	background *background
-	lan        *discovery.LAN
+	host       host.Host
+	metered    func() bool // whether an interface costs money by the byte
 	power      *netmon.Power
-	log        *zap.Logger
 }
 
 // helps says whether this node asks its upstreams for others.
@@ -56,7 +56,7 @@ func (px *proxy) alone() string {
 		return "it shares nothing"
 	case !px.upstreams.public():
 		return "an upstream's URL has a user or a password"
-	case px.lan.IsMetered():
+	case px.metered():
 		return "it is on a metered network"
 	case px.power.OnBattery():
 		return "it runs on battery"
@@ -165,7 +165,7 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	}
 	f, err := px.downloads.open(m)
 	if err != nil {
-		px.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
+		px.upstreams.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
 		close(j.begun)
 		px.jobs.end(nar, j)
 		end()
@@ -185,10 +185,11 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 			if !errors.Is(life.Err(), context.Canceled) { // no neighbour wanted it any more
 				px.jobs.failed.Add(nar, time.Now())
 			}
-			px.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
+			px.upstreams.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()),
+				zap.Error(err))
 			return
 		}
-		px.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()),
+		px.upstreams.log.Debug("fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()),
 			zap.Int64("size", m.NarSize()))
 		sp.Close() // it stays in the spool for a while
 	}()
@@ -217,7 +218,7 @@ func (px *proxy) await(ctx context.Context, m trust.Mapping) {
 // assignee returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
 // that do such things for others and are not left out, the one of the highest score. others is how many took part.
 func (px *proxy) assignee(h store.Hash, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
-	best := fetch.WeightSeed(px.lan.Host().ID(), h)
+	best := fetch.WeightSeed(px.host.ID(), h)
 	for _, nb := range px.proxies() {
 		if out != nil && out(nb) {
 			continue
@@ -246,7 +247,7 @@ func (px *proxy) proxies() (out []*peers.Neighbour) {
 
 // advertise lets neighbours know whether this node asks its upstreams for them; that may change.
 func (px *proxy) advertise() {
-	h := px.lan.Host()
+	h := px.host
 	shown := slices.Contains(h.Mux().Protocols(), px.protocol)
 	switch helps := px.helps(); {
 	case helps && !shown:

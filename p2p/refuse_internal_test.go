@@ -91,7 +91,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			n.lan.SetLinks(append(links, netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: "wwan0", Reason: netmon.Metered}}))
+			n.lan.Links.Set(append(links, netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: "wwan0", Reason: netmon.Metered}}))
 		}},
 		{name: "on battery", edit: func(cfg *Config) { cfg.PowerSupplies = battery }},
 		{name: "password", user: "me:secret@"},

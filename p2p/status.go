@@ -102,7 +102,7 @@ func (n *Node) Status() Status {
 	}
 	s.Rejected, s.Bans = n.ledger.Totals()
 	s.OtherKeys = n.ledger.OtherKeys(n.cfg.Trusted)
-	s.Networks = n.lan.Changes.Load()
+	s.Networks = n.lan.Changes()
 	s.Discovery = n.lan.Traffic.Counts()
 	select {
 	case <-n.settled:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
@@ -22,10 +23,33 @@ import (
 	"narbor/p2p/transport"
 )
 
-// closeAll closes the connections with a peer.
-func (l *LAN) CloseAll(p peer.ID) {
-	for _, c := range l.host.Network().ConnsToPeer(p) {
-		l.discard(c)
+// Conns are the connections with other machines.
+type Conns struct {
+	Log  *zap.Logger      // has no stand-ins
+	Gate *transport.Gater // decides which addresses are dialled and accepted
+	host host.Host
+	lost func(peer.ID)     // a connection with this peer has ended
+	dead chan network.Conn // to be closed by bury
+}
+
+// newConns starts the host.
+func newConns(cfg Config, lost func(peer.ID)) (*Conns, error) {
+	gate := transport.NewGater(cfg.Denies, cfg.Arrived)
+	cfg.Host.Log = gate.PlainLog(cfg.Host.Log)
+	h, err := transport.NewHost(cfg.Host, gate)
+	if err != nil {
+		return nil, fmt.Errorf("start libp2p: %w", err)
+	}
+	return &Conns{Log: cfg.Host.Log, Gate: gate, host: h, lost: lost, dead: make(chan network.Conn, 64)}, nil
+}
+
+// Host returns the libp2p host.
+func (cs *Conns) Host() host.Host { return cs.host }
+
+// CloseAll closes the connections with a peer.
+func (cs *Conns) CloseAll(p peer.ID) {
+	for _, c := range cs.host.Network().ConnsToPeer(p) {
+		cs.discard(c)
 	}
 }
 
@@ -33,56 +57,56 @@ func (l *LAN) CloseAll(p peer.ID) {
 const forgetTime = 50 * time.Millisecond
 
 // discard closes a connection, but does not wait for it.
-func (l *LAN) discard(c network.Conn) {
+func (cs *Conns) discard(c network.Conn) {
 	select {
-	case l.dead <- c:
+	case cs.dead <- c:
 	default: // many at once: now it has to be waited for
-		l.close(c)
+		cs.close(c)
 	}
 }
 
 // bury closes discarded connections. Each may take writeTimeout, because closing one tells the other side.
-func (l *LAN) bury(ctx context.Context) error {
+func (cs *Conns) bury(ctx context.Context) error {
 	var closing sync.WaitGroup
 	defer closing.Wait()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case c := <-l.dead:
-			closing.Go(func() { l.close(c) })
+		case c := <-cs.dead:
+			closing.Go(func() { cs.close(c) })
 		}
 	}
 }
 
 // close closes a connection. libp2p forgets it at once but reports that only when the other side has been told;
 // redialling the peer does not wait for that.
-func (l *LAN) close(c network.Conn) {
-	early := time.AfterFunc(forgetTime, func() { l.lost(c.RemotePeer()) })
+func (cs *Conns) close(c network.Conn) {
+	early := time.AfterFunc(forgetTime, func() { cs.lost(c.RemotePeer()) })
 	defer early.Stop()
 	if err := c.Close(); err != nil {
-		l.Log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
+		cs.Log.Debug("connection not closed well", zap.Stringer("peer", c.RemotePeer()), zap.Error(err))
 	}
 }
 
-// addrOf returns the address of a connected peer, with the port that it listens at if that is known, or "".
-func (l *LAN) AddrOf(id peer.ID) string {
-	for _, c := range l.host.Network().ConnsToPeer(id) {
-		return l.Gate.Text(l.listensAt(c))
+// AddrOf returns the address of a connected peer, with the port that it listens at if that is known, or "".
+func (cs *Conns) AddrOf(id peer.ID) string {
+	for _, c := range cs.host.Network().ConnsToPeer(id) {
+		return cs.Gate.Text(cs.listensAt(c))
 	}
 	return ""
 }
 
 // listensAt returns the address at which the other side of a connection can be reached. Of a connection from there that is
 // one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
-func (l *LAN) listensAt(c network.Conn) ma.Multiaddr {
+func (cs *Conns) listensAt(c network.Conn) ma.Multiaddr {
 	from := c.RemoteMultiaddr()
 	remote, ok := netmon.IPOf(from)
-	if c.Stat().Direction != network.DirInbound || !ok || l.Gate.IsVsock(remote) {
+	if c.Stat().Direction != network.DirInbound || !ok || cs.Gate.IsVsock(remote) {
 		return from
 	}
 	bare := from[:max(0, slices.IndexFunc(from, func(part ma.Component) bool { return part.Code() == ma.P_TCP }))]
-	for _, m := range l.host.Peerstore().Addrs(c.RemotePeer()) {
+	for _, m := range cs.host.Peerstore().Addrs(c.RemotePeer()) {
 		a, aok := netmon.IPOf(m)
 		if port, pok := netmon.TCPPort(m); len(m) == 2 && aok && pok && a == remote && port >= netmon.MinPort {
 			return bare.Encapsulate(m[1:])
@@ -91,47 +115,47 @@ func (l *LAN) listensAt(c network.Conn) ma.Multiaddr {
 	return bare
 }
 
-func (l *LAN) connected(id peer.ID) bool {
-	return l.host.Network().Connectedness(id) == network.Connected
+func (cs *Conns) connected(id peer.ID) bool {
+	return cs.host.Network().Connectedness(id) == network.Connected
 }
 
 // connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if there
 // are no others or these fail.
-func (l *LAN) connect(ctx context.Context, info peer.AddrInfo) error {
+func (cs *Conns) connect(ctx context.Context, info peer.AddrInfo) error {
 	first, last := netmon.ByReach(info.Addrs)
 	var err error
 	if len(first) > 0 || len(last) == 0 {
-		err = l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: first})
+		err = cs.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: first})
 	}
 	if len(last) == 0 || len(first) > 0 && err == nil {
 		return err
 	}
-	last, e := l.Gate.StandIns(last)
+	last, e := cs.Gate.StandIns(last)
 	if len(last) == 0 {
 		return errors.Join(err, e)
 	}
-	if e := l.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: last}); e != nil {
+	if e := cs.connectAt(ctx, peer.AddrInfo{ID: info.ID, Addrs: last}); e != nil {
 		return errors.Join(err, e)
 	}
 	return nil
 }
 
-func (l *LAN) connectAt(ctx context.Context, info peer.AddrInfo) error {
+func (cs *Conns) connectAt(ctx context.Context, info peer.AddrInfo) error {
 	ctx, cancel := context.WithTimeout(ctx, transport.DialTimeout)
 	defer cancel()
-	if l.connected(info.ID) {
+	if cs.connected(info.ID) {
 		return nil
 	}
-	if s, ok := l.host.Network().(*swarm.Swarm); ok {
+	if s, ok := cs.host.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(info.ID) // ours is shorter
 	}
-	l.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
-	return l.Gate.PlainError(l.host.Connect(ctx, info))
+	cs.host.Peerstore().ClearAddrs(info.ID) // an address of last week's network would cost the whole timeout
+	return cs.Gate.PlainError(cs.host.Connect(ctx, info))
 }
 
 // isConnectedTo reports whether there is a connection with an address.
-func (l *LAN) isConnectedTo(a netip.Addr) bool {
-	for _, c := range l.host.Network().Conns() {
+func (cs *Conns) isConnectedTo(a netip.Addr) bool {
+	for _, c := range cs.host.Network().Conns() {
 		if remote, ok := netmon.IPOf(c.RemoteMultiaddr()); ok && (remote == a || remote.WithZone("") == a) {
 			return true
 		}
@@ -140,14 +164,14 @@ func (l *LAN) isConnectedTo(a netip.Addr) bool {
 }
 
 // connsAt returns the connections with a local address of one of the links.
-func (l *LAN) connsAt(links []netmon.Link) (conns []network.Conn) {
+func (cs *Conns) connsAt(links []netmon.Link) (conns []network.Conn) {
 	here := make(map[netip.Addr]bool)
 	for _, k := range links {
 		for _, p := range k.Addrs {
 			here[p.Addr()] = true
 		}
 	}
-	for _, c := range l.host.Network().Conns() {
+	for _, c := range cs.host.Network().Conns() {
 		if a, ok := netmon.IPOf(c.LocalMultiaddr()); ok && here[a.WithZone("")] {
 			conns = append(conns, c)
 		}
@@ -155,21 +179,21 @@ func (l *LAN) connsAt(links []netmon.Link) (conns []network.Conn) {
 	return conns
 }
 
-// seenAt returns where a connected peer listens, as far as we have seen it there ourselves: the addresses at which we
+// SeenAt returns where a connected peer listens, as far as we have seen it there ourselves: the addresses at which we
 // have reached it, and of those that it gives itself the ones that it comes from. None is link-local IPv6, which means
 // nothing to others.
-func (l *LAN) SeenAt(id peer.ID) []netip.AddrPort {
+func (cs *Conns) SeenAt(id peer.ID) []netip.AddrPort {
 	var out []netip.AddrPort
-	for _, c := range l.host.Network().ConnsToPeer(id) {
+	for _, c := range cs.host.Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
-		if !ok || !l.Gate.IsNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
+		if !ok || !cs.Gate.IsNeighbour(remote) || remote.Is6() && remote.IsLinkLocalUnicast() {
 			continue
 		}
-		candidates := []ma.Multiaddr{c.RemoteMultiaddr()}
+		listens := []ma.Multiaddr{c.RemoteMultiaddr()}
 		if c.Stat().Direction == network.DirInbound {
-			candidates = l.host.Peerstore().Addrs(id)
+			listens = cs.host.Peerstore().Addrs(id)
 		}
-		for _, m := range candidates {
+		for _, m := range listens {
 			a, aok := netmon.IPOf(m)
 			port, pok := netmon.TCPPort(m)
 			if aok && pok && a == remote && port >= netmon.MinPort {
@@ -181,32 +205,9 @@ func (l *LAN) SeenAt(id peer.ID) []netip.AddrPort {
 	return out
 }
 
-// hearsay takes an address of a peer that another peer has sent: one on our links, and a port that is not a router's or
-// a printer's own.
-func (l *LAN) hearsay(m ma.Multiaddr, via string, expiry time.Time) (announcement, bool) {
-	id, addr, ok := netmon.SplitPeerAddr(m)
-	if !ok || id == l.host.ID() {
-		return announcement{}, false
-	}
-	ip, ok := netmon.IPOf(addr)
-	if !ok || !l.Gate.IsNeighbour(ip) {
-		return announcement{}, false
-	}
-	return announcement{id: id, addrs: []ma.Multiaddr{addr}, expiry: expiry, via: via}, true
-}
-
-// part closes the connections to these peers.
-func (l *LAN) part(ids []peer.ID) {
-	for _, id := range ids {
-		for _, c := range l.host.Network().ConnsToPeer(id) {
-			l.discard(c)
-		}
-	}
-}
-
 // whoIs returns the ID of the peer at an address. A libp2p connection needs an expected ID, so whoIs expects a random
 // one, and reads the actual ID from the error of the handshake.
-func (l *LAN) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
+func (cs *Conns) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
 	_, pub, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
 		return "", err
@@ -215,18 +216,11 @@ func (l *LAN) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) 
 	if err != nil {
 		return "", err
 	}
-	err = l.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: addrs})
-	l.host.Peerstore().ClearAddrs(stranger)
+	err = cs.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: addrs})
+	cs.host.Peerstore().ClearAddrs(stranger)
 	var mismatch sec.ErrPeerIDMismatch
 	if errors.As(err, &mismatch) {
 		return mismatch.Actual, nil
 	}
 	return "", fmt.Errorf("ask for the peer ID: %w", err)
-}
-
-// hear has a peer looked for at an address that another peer has sent, or that is remembered.
-func (l *LAN) Hear(m ma.Multiaddr, via string, now time.Time) {
-	if a, ok := l.hearsay(m, via, now.Add(hearsayFor)); ok && !l.connected(a.id) {
-		l.Dialer.announce(a, now)
-	}
 }

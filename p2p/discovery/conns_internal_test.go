@@ -18,7 +18,7 @@ import (
 )
 
 func TestHearsayIsFiltered(t *testing.T) {
-	l := newIdleKeeper(t).LAN
+	l := newIdleLAN(t)
 	l.Gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
 	id := "/p2p/" + newTestPeer(t).String()
 	for text, want := range map[string]bool{
@@ -35,7 +35,7 @@ func TestHearsayIsFiltered(t *testing.T) {
 		"/dns4/nas/tcp/6273" + id:                            false,
 		"/ip4/10.1.0.6/tcp/6273/p2p/" + l.host.ID().String(): false,
 	} {
-		a, ok := l.hearsay(ma.StringCast(text), ViaExchange, time.Now())
+		a, ok := l.Dialer.hearsay(ma.StringCast(text), ViaExchange, time.Now())
 		if ok != want || ok && (len(a.addrs) != 1 || a.via != ViaExchange) {
 			t.Errorf("hearsay(%s) = %+v, %v, want %v", text, a, ok, want)
 		}
@@ -44,11 +44,11 @@ func TestHearsayIsFiltered(t *testing.T) {
 
 // An announced machine keeps its addresses and its due time, whatever others say of it.
 func TestHearsayDisplacesNothing(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	a := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273")
 	k.announce(a, now)
-	k.finished(a.id, errors.New("nobody there"), now) // it was never begun
+	k.finished(a.id, errors.New("nobody there"), true, now) // it was never begun
 	k.dialing = 0
 	due := k.peers[a.id].due
 	for i := range 2 * netmon.MaxAddrs {

@@ -49,7 +49,7 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 			bits = "/64"
 		}
 		eventually(t, "heard of "+addr, func() bool {
-			a.SetLinks([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
+			a.Links.Set([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
 			var told []string
 			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {
 				if ip, ok := netmon.IPOf(m); ok && !ip.IsLoopback() {

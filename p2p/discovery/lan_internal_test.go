@@ -19,6 +19,17 @@ func testHostConfig(t testing.TB, port uint16) transport.Config {
 	return transport.Config{Identity: newTestIdentity(t), Port: port, Conns: 512, Streams: 4096, PeerStreams: 64}
 }
 
+// newIdleLAN returns a LAN that does not run.
+func newIdleLAN(t *testing.T) *LAN {
+	t.Helper()
+	l, err := New(Config{Host: testHostConfig(t, 0)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.host.Close() })
+	return l
+}
+
 // startTestLAN runs a lan until the test ends, and fails the test if that takes long or leaves a goroutine.
 func startTestLAN(t testing.TB, cfg Config) (l *LAN, stop func()) {
 	t.Helper()

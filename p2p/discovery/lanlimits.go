@@ -56,6 +56,8 @@ const (
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.
 	settleLimit = 2 * time.Second
+	// placeFirst is how long Nix waits at most until the network and its remembered peers are known.
+	placeFirst = 500 * time.Millisecond
 	// hearsayFor is how long a machine known by hearsay is dialled, as long as it does not answer.
 	hearsayFor = 5 * time.Minute
 )

@@ -15,7 +15,7 @@ import (
 
 // Only this machine knows on which of its links it has heard a link-local address.
 func TestLinkLocalAddressesFromHearsayAreRefused(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	id, now := newTestPeer(t), time.Now()
 	local, global := ma.StringCast("/ip6zone/eth0/ip6/fe80::1/tcp/6273"), ma.StringCast("/ip6/fd00::1/tcp/6273")
 	for _, via := range []string{ViaExchange, viaRemembered, viaInbound} {

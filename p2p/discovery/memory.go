@@ -34,8 +34,10 @@ const (
 // A memory records which peers were connected in which network. It contains the names of networks, so only narbor may
 // read the file.
 type memory struct {
-	file string // "" is none
-	all  []memo
+	file   string // "" is none
+	all    []memo
+	dirty  time.Time // since when it differs from the file; zero: it does not
+	failed bool      // it could not be written
 }
 
 // loadMemory reads what was written in earlier runs. Of a file that cannot be read as a whole nothing is believed, and
@@ -86,6 +88,9 @@ func (m *memory) note(network string, peer ma.Multiaddr, now time.Time) bool {
 		m.all[i].Seen = now
 	}
 	m.bound(now)
+	if m.dirty.IsZero() {
+		m.dirty = now
+	}
 	return true
 }
 
@@ -131,4 +136,9 @@ func (m *memory) in(network string) []ma.Multiaddr {
 	return out
 }
 
-func (m *memory) save() error { return statefile.Write(m.file, m.all) }
+func (m *memory) save() error {
+	m.dirty = time.Time{}
+	err := statefile.Write(m.file, m.all)
+	m.failed = err != nil
+	return err
+}

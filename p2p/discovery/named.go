@@ -5,20 +5,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/sec"
 	ma "github.com/multiformats/go-multiaddr"
-	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
@@ -48,6 +44,20 @@ type namedPeer struct {
 
 	hurry chan struct{} // the network has changed: dial at once
 	lost  chan struct{} // a connection to one of its peers has ended
+}
+
+// Where a named peer was given.
+const (
+	fromFlag   = "flag"
+	fromKernel = "kernel"
+	fromAdded  = "added"
+	fromVsock  = "vsock" // not given by the user: it is this machine's host
+)
+
+// hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
+func hostPeer() *namedPeer {
+	return &namedPeer{text: "host by vsock", from: fromVsock, cid: transport.VsockHost, port: defaultPort,
+		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
 }
 
 // parseNamed parses what users give to --peer.
@@ -189,133 +199,12 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 	return addrs[:min(len(addrs), maxNamedAddrs)], nil
 }
 
-// keepNamed stays connected to a named peer until ctx ends.
-func (l *LAN) keepNamed(ctx context.Context, n *namedPeer) {
-	tried := sync.OnceFunc(l.Dialer.namedTried)
-	defer tried()
-	if n.from == fromVsock { // a hypervisor may only time out if there is no narbor at the host
-		defer time.AfterFunc(placeFirst, tried).Stop()
-	}
-	learned := make(map[netip.Addr]peer.ID)
-	failures, since := 0, time.Now()
-	for {
-		wait := lookAgain
-		if err := l.connectNamed(ctx, n, learned); err != nil {
-			l.logNamed(ctx, n, failures, err)
-			wait = n.rest(failures, err)
-			failures++
-		} else {
-			since = time.Now()
-		}
-		tried()
-		select {
-		case <-ctx.Done():
-			return
-		case <-n.hurry:
-			failures = 0
-		case <-time.After(wait):
-		case <-n.lost:
-			failures++
-			if time.Since(since) > steady {
-				failures = 0
-			}
-			select {
-			case <-ctx.Done():
-				return
-			case <-n.hurry:
-			case <-time.After(backoff(failures, redialMin)):
-			}
-		}
-	}
-}
-
 // rest returns how long it is not dialled after an error, the one before which there were so many in a row.
 func (n *namedPeer) rest(failures int, err error) time.Duration {
 	if n.from == fromVsock && (failures >= hostTries || errors.Is(err, syscall.ENODEV)) {
 		return lookAgain // the host has no narbor, or there is none
 	}
 	return backoff(failures, namedMin)
-}
-
-// logNamed tells of the first of a row of failures; the others are no news.
-func (l *LAN) logNamed(ctx context.Context, n *namedPeer, failures int, err error) {
-	if ctx.Err() != nil {
-		return
-	}
-	log := l.Log.Debug
-	if failures == 0 && n.from != fromVsock {
-		log = l.Log.Warn
-	}
-	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
-}
-
-// connectNamed connects to the peers at the addresses of a named peer. It returns an error if there is none.
-func (l *LAN) connectNamed(ctx context.Context, n *namedPeer, learned map[netip.Addr]peer.ID) error {
-	addrs, err := n.resolve(ctx)
-	if err != nil {
-		return err
-	}
-	if n.cid != 0 {
-		addrs = []netip.Addr{l.Gate.VsockAddr(n.cid)}
-	}
-	l.Gate.SetNamed(n.text, addrs)
-	if n.id != "" {
-		return l.connectAs(ctx, n, n.id, addrs...)
-	}
-	ids, errs := make([]peer.ID, len(addrs)), make([]error, len(addrs))
-	var wg sync.WaitGroup
-	for i, a := range addrs {
-		id := learned[a]
-		wg.Go(func() { ids[i], errs[i] = l.connectAnyone(ctx, n, id, a) })
-	}
-	wg.Wait()
-	clear(learned)
-	for i, a := range addrs {
-		if ids[i] != "" {
-			learned[a] = ids[i]
-		}
-	}
-	if slices.Contains(errs, nil) {
-		return nil
-	}
-	return errors.Join(errs...)
-}
-
-// connectAnyone connects to the peer at an address: the last one there, if it is known and still there, or another.
-func (l *LAN) connectAnyone(ctx context.Context, n *namedPeer, last peer.ID, a netip.Addr) (peer.ID, error) {
-	if last != "" {
-		err := l.connectAs(ctx, n, last, a)
-		if !errors.As(err, new(sec.ErrPeerIDMismatch)) {
-			return last, err
-		}
-	}
-	id, err := l.whoIs(ctx, n.multiaddrs([]netip.Addr{a}))
-	if err != nil {
-		return "", err
-	}
-	return id, l.connectAs(ctx, n, id, a)
-}
-
-func (l *LAN) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...netip.Addr) error {
-	if id == l.host.ID() {
-		return errors.New("that is this machine itself")
-	}
-	l.remember(id, n)
-	return l.connect(ctx, peer.AddrInfo{ID: id, Addrs: n.multiaddrs(addrs)})
-}
-
-// remember notes that a peer is one of those the user named. A machine that answers with a new ID each time must not
-// fill the memory: beyond what all names can stand for, the absent are forgotten.
-func (l *LAN) remember(id peer.ID, n *namedPeer) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !slices.Contains(l.named, n) {
-		return
-	}
-	if len(l.viaName) >= len(l.named)*maxNamedAddrs {
-		maps.DeleteFunc(l.viaName, func(p peer.ID, _ *namedPeer) bool { return !l.connected(p) })
-	}
-	l.viaName[id] = n
 }
 
 func (n *namedPeer) multiaddrs(addrs []netip.Addr) []ma.Multiaddr {

@@ -156,9 +156,9 @@ func TestIDsOfANamedMachineAreBounded(t *testing.T) {
 	}
 	defer l.host.Close()
 	for i := range 3 * maxNamedAddrs {
-		l.remember(peer.ID(fmt.Sprint(i)), l.named[0])
+		l.added.named.remember(peer.ID(fmt.Sprint(i)), l.added.named.all[0])
 	}
-	if got := len(l.viaName); got > maxNamedAddrs {
+	if got := len(l.added.named.byID); got > maxNamedAddrs {
 		t.Errorf("%d IDs of a machine are remembered, want at most %d", got, maxNamedAddrs)
 	}
 }

@@ -20,8 +20,6 @@ const (
 	// After the links have changed, gateways are looked at every placeQuick until the network is known, or placeSoon
 	// has passed; then every second for a while, because a route may come late; and then whenever the interfaces are.
 	placeQuick, placeSoon, placeLate = 50 * time.Millisecond, 5 * time.Second, 30 * time.Second
-	// placeFirst is how long Nix waits at most until the network and its remembered peers are known.
-	placeFirst = 500 * time.Millisecond
 	// saveAfter is how long after a change the memory is written.
 	saveAfter = 5 * time.Second
 )
@@ -35,48 +33,55 @@ const (
 // another peer's place, because the ID is known. Link-local networks without a gateway are all alike, so no peer is
 // remembered there.
 //
-// Owned by run.
+// Owned by run, but for the channels and neighbours.
 type places struct {
-	LAN     *LAN
-	memory  *memory
-	changed time.Time               // when the links did
-	probed  map[netip.Addr]string   // gateways that were dialled since then, and their hardware addresses
-	here    map[string]bool         // networks with peers recalled since then
-	keys    map[netip.Prefix]string // keys of the networks of our links, as far as known
-	noted   time.Time               // when all neighbours were last recorded; zero: record them now
-	dirty   time.Time               // since when the memory differs from the file; zero: it does not
-	failed  bool                    // it cannot be written, and that was logged
-	dials   sync.WaitGroup
+	dialer     *Dialer
+	links      *Links
+	neighbours neighbours
+	memory     *memory
+	moved      chan struct{} // the links have changed
+	looked     chan struct{} // the interfaces have been looked at, maybe for a new route
+
+	stay  stay
+	keys  map[netip.Prefix]string // keys of the networks of our links, as far as known
+	noted time.Time               // when all neighbours were last recorded; zero: record them now
+	dials sync.WaitGroup
 }
 
-func newPlaces(l *LAN, m *memory) *places { return &places{LAN: l, memory: m} }
+// A stay is the time since the links have changed last.
+type stay struct {
+	since    time.Time
+	probed   map[netip.Addr]string // gateways that were dialled, and their hardware addresses
+	recalled map[string]bool       // networks whose peers were
+}
+
+func newPlaces(dialer *Dialer, links *Links, m *memory) *places {
+	return &places{dialer: dialer, links: links, memory: m, moved: make(chan struct{}, 1), looked: make(chan struct{}, 1),
+		neighbours: neighbours{joined: make(chan struct{}, 1), all: make(map[peer.ID]bool)}}
+}
 
 // run looks until ctx ends.
 func (p *places) run(ctx context.Context) error {
 	defer p.dials.Wait()
-	first := sync.OnceFunc(p.LAN.Dialer.namedTried)
+	first := sync.OnceFunc(p.dialer.namedTried)
 	defer first()
-	p.moved(time.Now())
+	p.begin(time.Now())
 	for {
 		now := time.Now()
 		known := p.look(ctx, now)
-		if known || now.Sub(p.changed) >= placeFirst {
+		if known || now.Sub(p.stay.since) >= placeFirst {
 			first()
 		}
 		p.meet(now)
-		if !p.dirty.IsZero() && now.Sub(p.dirty) >= saveAfter {
-			p.save()
-		}
+		p.save(now.Add(-saveAfter))
 		select {
 		case <-ctx.Done():
-			if !p.dirty.IsZero() {
-				p.save()
-			}
+			p.save(time.Now())
 			return nil
-		case <-p.LAN.moved:
-			p.moved(time.Now())
-		case <-p.LAN.looked:
-		case <-p.LAN.met:
+		case <-p.moved:
+			p.begin(time.Now())
+		case <-p.looked:
+		case <-p.neighbours.joined:
 		case <-time.After(p.rest(now, known)):
 		}
 	}
@@ -84,20 +89,20 @@ func (p *places) run(ctx context.Context) error {
 
 // rest returns how long places that send no notification need not be looked at.
 func (p *places) rest(now time.Time, known bool) time.Duration {
-	switch age := now.Sub(p.changed); {
+	switch age := now.Sub(p.stay.since); {
 	case !known && age < placeSoon+time.Second:
 		return placeQuick
 	case age < placeLate:
 		return time.Second
-	case !p.dirty.IsZero():
-		return p.dirty.Add(saveAfter).Sub(now)
+	case !p.memory.dirty.IsZero():
+		return p.memory.dirty.Add(saveAfter).Sub(now)
 	}
 	return memoRest
 }
 
-// moved begins anew: the links have changed.
-func (p *places) moved(now time.Time) {
-	p.changed, p.probed, p.here = now, map[netip.Addr]string{}, map[string]bool{}
+// begin begins a stay: the links have changed.
+func (p *places) begin(now time.Time) {
+	p.stay = stay{now, map[netip.Addr]string{}, map[string]bool{}}
 }
 
 // look identifies the networks, dials gateways and recalls the peers that were here. It reports whether nothing more is
@@ -111,7 +116,7 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 	known = true
 	before := p.keys
 	p.keys = map[netip.Prefix]string{}
-	for _, k := range p.LAN.usedLinks() {
+	for _, k := range p.links.used() {
 		of := slices.DeleteFunc(slices.Clone(gateways), func(g netmon.Gateway) bool { return g.Index != k.Interface.Index })
 		for _, g := range of {
 			if netmon.IsLinkLocal(g.Addr) { // as IPv6 routers announce themselves
@@ -120,13 +125,13 @@ func (p *places) look(ctx context.Context, now time.Time) (known bool) {
 			p.probe(ctx, g)
 		}
 		for _, prefix := range k.Addrs {
-			key, sure := networkKey(prefix.Masked(), of, now.Sub(p.changed) >= placeSoon)
+			key, sure := networkKey(prefix.Masked(), of, now.Sub(p.stay.since) >= placeSoon)
 			known = known && sure
 			if key == "" {
 				continue
 			}
 			p.keys[prefix.Masked()] = key
-			p.recall(key, now)
+			p.recall(key)
 		}
 	}
 	if !maps.Equal(before, p.keys) {
@@ -166,13 +171,13 @@ func networkKey(prefix netip.Prefix, gateways []netmon.Gateway, patient bool) (k
 // toProbe reports whether a gateway is to be dialled: once for each change of the links, or if another machine has
 // taken its place; and only if it could be the host of a virtual machine, and not a provider's router.
 func (p *places) toProbe(g netmon.Gateway) bool {
-	mac, before := p.probed[g.Addr]
-	p.probed[g.Addr] = cmp.Or(g.MAC, mac)
+	mac, before := p.stay.probed[g.Addr]
+	p.stay.probed[g.Addr] = cmp.Or(g.MAC, mac)
 	if before && (mac == "" || g.MAC == "" || mac == g.MAC) {
 		return false
 	}
 	private := g.Addr.IsPrivate() || g.Addr.IsLinkLocalUnicast()
-	return private && p.LAN.Gate.IsNeighbour(g.Addr) && !p.LAN.isConnectedTo(g.Addr)
+	return private && p.dialer.conns.Gate.IsNeighbour(g.Addr) && !p.dialer.conns.isConnectedTo(g.Addr)
 }
 
 // probe dials a gateway at narbor's port, and no other.
@@ -180,30 +185,28 @@ func (p *places) probe(ctx context.Context, g netmon.Gateway) {
 	if !p.toProbe(g) {
 		return
 	}
-	l := p.LAN
 	m, err := netmon.TCPAddr(g.Addr, defaultPort)
 	if err != nil {
 		return
 	}
 	p.dials.Go(func() {
-		id, err := l.whoIs(ctx, []ma.Multiaddr{m})
-		if err != nil || id == l.host.ID() {
-			l.Log.Debug("no narbor at the gateway", zap.Stringer("addr", g.Addr), zap.Error(err))
+		id, err := p.dialer.conns.whoIs(ctx, []ma.Multiaddr{m})
+		if err != nil || id == p.dialer.conns.host.ID() {
+			p.dialer.conns.Log.Debug("no narbor at the gateway", zap.Stringer("addr", g.Addr), zap.Error(err))
 			return
 		}
-		now := time.Now()
-		l.Dialer.announce(announcement{id: id, addrs: []ma.Multiaddr{m}, expiry: now.Add(missFor), via: viaGateway}, now)
+		p.dialer.announce(announcement{id: id, addrs: []ma.Multiaddr{m}, expiry: time.Now().Add(missFor), via: viaGateway})
 	})
 }
 
 // recall dials the peers that were in a network before.
-func (p *places) recall(network string, now time.Time) {
-	if p.here[network] {
+func (p *places) recall(network string) {
+	if p.stay.recalled[network] {
 		return
 	}
-	p.here[network] = true
+	p.stay.recalled[network] = true
 	for _, m := range p.memory.in(network) {
-		p.LAN.Hear(m, viaRemembered, now)
+		p.dialer.Hear(m, viaRemembered)
 	}
 }
 
@@ -216,57 +219,61 @@ func (p *places) meet(now time.Time) {
 	if all {
 		p.noted = now
 	}
-	for _, id := range p.LAN.friendsNow(all) {
-		for _, a := range p.LAN.SeenAt(id) {
+	for _, id := range p.neighbours.take(all) {
+		for _, a := range p.dialer.conns.SeenAt(id) {
 			m, err := netmon.PeerAddr(a, id)
 			if err != nil {
 				continue
 			}
 			for prefix, key := range p.keys {
-				if prefix.Contains(a.Addr()) && p.memory.note(key, m, now) && p.dirty.IsZero() {
-					p.dirty = now
+				if prefix.Contains(a.Addr()) {
+					p.memory.note(key, m, now)
 				}
 			}
 		}
 	}
 }
 
-func (p *places) save() {
-	p.dirty = time.Time{}
-	err := p.memory.save()
-	if err != nil && !p.failed {
-		p.LAN.Log.Warn("neighbours will not be remembered: the state directory cannot be written to", zap.Error(err))
-	}
-	p.failed = err != nil
-}
-
-func (l *LAN) usedLinks() []netmon.Link {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return netmon.Used(l.links)
-}
-
-// befriend notes that a peer is a neighbour, or is one no longer: neighbours are remembered.
-func (l *LAN) Befriend(id peer.ID, is bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !is {
-		delete(l.friends, id)
+// save writes the memory if it has differed from its file since a moment. The first of a row of failures is logged.
+func (p *places) save(since time.Time) {
+	if p.memory.dirty.IsZero() || p.memory.dirty.After(since) {
 		return
 	}
-	l.friends[id] = true
-	netmon.Hint(l.met)
+	failed := p.memory.failed
+	if err := p.memory.save(); err != nil && !failed {
+		p.dialer.conns.Log.Warn("neighbours will not be remembered: the state directory cannot be written to", zap.Error(err))
+	}
 }
 
-// friendsNow returns all neighbours, or those that it has not returned before.
-func (l *LAN) friendsNow(all bool) []peer.ID {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := make([]peer.ID, 0, len(l.friends))
-	for id, fresh := range l.friends {
-		if all || fresh {
+// neighbours are the peers that are neighbours now, and whether places has recorded them.
+type neighbours struct {
+	joined chan struct{} // there is a new one
+
+	mu  sync.Mutex // guards all
+	all map[peer.ID]bool
+}
+
+// change notes that a peer is a neighbour, or is one no longer.
+func (ns *neighbours) change(id peer.ID, is bool) {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	if !is {
+		delete(ns.all, id)
+		return
+	}
+	ns.all[id] = false
+	netmon.Hint(ns.joined)
+}
+
+// take returns all neighbours, or those that it has not returned before.
+func (ns *neighbours) take(all bool) []peer.ID {
+	ns.mu.Lock()
+	defer ns.mu.Unlock()
+	out := make([]peer.ID, 0, len(ns.all))
+	for id, taken := range ns.all {
+		if all || !taken {
 			out = append(out, id)
-			l.friends[id] = false
+			ns.all[id] = true
 		}
 	}
 	return out

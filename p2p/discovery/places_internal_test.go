@@ -50,7 +50,7 @@ func TestNetworksAreToldApart(t *testing.T) {
 }
 
 func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
-	l := newIdleKeeper(t).LAN
+	l := newIdleLAN(t)
 	l.Gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
 		"169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
 	for addr, want := range map[string]bool{
@@ -60,8 +60,8 @@ func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 		"10.2.0.1": false, "fd02::1": false, // on none of our links
 		"192.168.1.1": false, "169.254.169.254": false, // this machine, and where clouds keep secrets
 	} {
-		p := newPlaces(l, &memory{})
-		p.moved(time.Now())
+		p := newPlaces(l.Dialer, l.Links, &memory{})
+		p.begin(time.Now())
 		g := netmon.Gateway{Addr: netip.MustParseAddr(addr)}
 		if got := p.toProbe(g); got != want {
 			t.Errorf("toProbe(%s) = %v, want %v", addr, got, want)
@@ -76,7 +76,7 @@ func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 		if got := p.toProbe(g); got != want {
 			t.Errorf("toProbe(another one at %s) = %v, want %v", addr, got, want)
 		}
-		p.moved(time.Now())
+		p.begin(time.Now())
 		if got := p.toProbe(g); got != want {
 			t.Errorf("toProbe(%s) = %v after a change of the links, want %v", addr, got, want)
 		}

@@ -1,37 +1,28 @@
 package discovery
 
 import (
-	"slices"
+	"narbor/p2p/transport"
 
 	"go.uber.org/zap"
-
-	"narbor/p2p/transport"
 )
 
-// hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
-func hostPeer() *namedPeer {
-	return &namedPeer{text: "host by vsock", from: fromVsock, cid: transport.VsockHost, port: defaultPort,
-		hurry: make(chan struct{}, 1), lost: make(chan struct{}, 1)}
+// A vsockSearch finds the hypervisor's host and guests, once there is vsock. Owned by one goroutine.
+type vsockSearch struct {
+	conns  *Conns
+	added  *added
+	wanted bool
+	failed bool // it was there and of no use
 }
 
-// lookForVsock begins to look for a host, and listens for guests, once there is vsock. It is called by follow alone.
-func (l *LAN) lookForVsock() {
-	if !l.vsock || !transport.HasVsock() {
+// look begins to look for a host, and listens for guests, once there is vsock.
+func (v *vsockSearch) look() {
+	if !v.wanted || !transport.HasVsock() {
 		return
 	}
-	l.added.keepHost(l)
-	err := transport.ListenVsock(l.host, l.Gate)
-	if err != nil && !l.vsockFailed {
-		l.Log.Info("guests cannot reach this machine by vsock", zap.Error(err))
+	v.added.keepHost()
+	err := transport.ListenVsock(v.conns.host, v.conns.Gate)
+	if err != nil && !v.failed {
+		v.conns.Log.Info("guests cannot reach this machine by vsock", zap.Error(err))
 	}
-	l.vsock, l.vsockFailed = err != nil, err != nil
-}
-
-// keepHost looks for this machine's host from now on.
-func (a *added) keepHost(l *LAN) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if named := l.namedNow(); !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.from == fromVsock }) {
-		l.setNamed(append(named, hostPeer()))
-	}
+	v.wanted, v.failed = err != nil, err != nil
 }

@@ -51,7 +51,7 @@ func (e ends) RemotePeer() peer.ID { return "somebody" }
 
 // Changes of networks are nothing to connections by vsock.
 func TestVsockOutlivesNetworks(t *testing.T) {
-	l := &LAN{Gate: transport.NewGater(nil, nil)}
+	l := &LAN{Conns: &Conns{Gate: transport.NewGater(nil, nil)}}
 	guest := ends{local: l.Gate.VsockAddr(5), remote: l.Gate.VsockAddr(3)}
 	if l.isOrphan(guest, nil, nil) {
 		t.Error("a guest is let go when there is no network")
@@ -87,16 +87,17 @@ func TestHostIsLookedForWithPatience(t *testing.T) {
 
 // The user may name the host, too, and that is kept apart from the one that is looked for anyway.
 func TestHostMayBeNamed(t *testing.T) {
-	l := &LAN{Gate: transport.NewGater(nil, nil), added: &added{}, renamed: make(chan struct{}, 1)}
-	l.added.keepHost(l)
-	l.added.keepHost(l)
-	if n := len(l.namedNow()); n != 1 {
+	named := newNamedPeers(nil, nil, nil)
+	kept := &added{named: named}
+	kept.keepHost()
+	kept.keepHost()
+	if n := len(named.now()); n != 1 {
 		t.Errorf("the host is looked for %d times", n)
 	}
-	if err := l.added.add(l, "vsock:2"); err != nil || len(l.namedNow()) != 2 {
-		t.Errorf("add(vsock:2) = %v with %d named, want 2", err, len(l.namedNow()))
+	if err := kept.add("vsock:2"); err != nil || len(named.now()) != 2 {
+		t.Errorf("add(vsock:2) = %v with %d named, want 2", err, len(named.now()))
 	}
-	if err := l.added.remove(l, "vsock:2"); err != nil || len(l.namedNow()) != 1 || l.namedNow()[0].from != fromVsock {
-		t.Errorf("remove(vsock:2) = %v, and %+v is left, want the host", err, l.namedNow())
+	if err := kept.remove("vsock:2"); err != nil || len(named.now()) != 1 || named.now()[0].from != fromVsock {
+		t.Errorf("remove(vsock:2) = %v, and %+v is left, want the host", err, named.now())
 	}
 }

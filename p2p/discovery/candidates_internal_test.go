@@ -10,10 +10,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// newCrowdedKeeper returns an idle keeper that knows so many machines, and when all of them are due.
-func newCrowdedKeeper(t *testing.T, known int) (*Dialer, time.Time) {
+// newCrowd returns candidates of which so many are known, and when all of them are due.
+func newCrowd(t *testing.T, known int) (*candidates, time.Time) {
 	t.Helper()
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	for range known {
 		k.announce(announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"), now)
@@ -21,17 +21,17 @@ func newCrowdedKeeper(t *testing.T, known int) (*Dialer, time.Time) {
 	return k, now.Add(time.Second)
 }
 
-// dialled lets a keeper dial for so long, and returns the number of dials of each machine; ended is the result of each
+// dialled lets candidates be dialled for so long, and returns the number of dials of each machine; ended is the result of each
 // dial.
-func (k *Dialer) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
+func (k *candidates) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
 	all := map[peer.ID]int{}
 	for at := from; at.Before(from.Add(d)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
 			all[info.ID]++
-			k.finished(info.ID, ended, at)
-			if ended == nil && !k.Standing(info.ID).Visit {
-				k.peers[info.ID].due = at.Add(time.Hour) // it is connected, as far as this keeper can be
+			k.finished(info.ID, ended, true, at)
+			if ended == nil && !k.standing(info.ID).Visit {
+				k.peers[info.ID].due = at.Add(time.Hour) // it is connected, as far as it can be here
 			}
 		}
 	}
@@ -39,7 +39,7 @@ func (k *Dialer) dialled(from time.Time, d time.Duration, ended error) map[peer.
 }
 
 func TestOfManyMachinesTheClosestAreKept(t *testing.T) {
-	k, now := newCrowdedKeeper(t, 3*maxKept)
+	k, now := newCrowd(t, 3*maxKept)
 	got := k.dialled(now, 10*time.Second, nil)
 	if len(got) != maxKept {
 		t.Errorf("%d of %d machines were dialled, want %d", len(got), 3*maxKept, maxKept)
@@ -49,15 +49,15 @@ func TestOfManyMachinesTheClosestAreKept(t *testing.T) {
 			t.Errorf("a machine was dialled that has %d closer than it", closer)
 		}
 	}
-	if a, b := newTestPeer(t), newTestPeer(t); closeness(a, b) != closeness(b, a) {
+	if a, b := newTestPeer(t), newTestPeer(t); pairWeight(a, b) != pairWeight(b, a) {
 		t.Error("two machines do not agree how close they are")
 	}
 }
 
 // closer counts the machines that are closer than one.
-func (k *Dialer) closer(id peer.ID) (n int) {
+func (k *candidates) closer(id peer.ID) (n int) {
 	for _, c := range k.peers {
-		if c.score > k.peers[id].score {
+		if c.weight > k.peers[id].weight {
 			n++
 		}
 	}
@@ -65,7 +65,7 @@ func (k *Dialer) closer(id peer.ID) (n int) {
 }
 
 func TestUnreachableMachineTakesNoPlace(t *testing.T) {
-	k, now := newCrowdedKeeper(t, maxKept+20)
+	k, now := newCrowd(t, maxKept+20)
 	got := k.dialled(now, time.Minute, errors.New("nobody there"))
 	if len(got) != maxKept+20 {
 		t.Errorf("%d machines were dialled, want all %d, as none is there", len(got), maxKept+20)
@@ -74,13 +74,13 @@ func TestUnreachableMachineTakesNoPlace(t *testing.T) {
 
 func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
 	const strangers = 300
-	k, now := newCrowdedKeeper(t, maxKept+strangers)
+	k, now := newCrowd(t, maxKept+strangers)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	least := k.least()
 	visited := func() (n, most int) {
 		for id, times := range k.dialled(now, 20*time.Second, nil) {
-			if k.peers[id].score < least {
+			if k.peers[id].weight < least {
 				n, most = n+1, max(most, times)
 				k.lose(id, now)
 			}
@@ -91,32 +91,32 @@ func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
 	if n, _ := visited(); n > 0 {
 		t.Errorf("%d strangers were visited for nothing", n)
 	}
-	if !k.Miss(now) {
+	if any, _ := k.miss(now); !any {
 		t.Error("no machine is left to ask")
 	}
 	if n, most := visited(); n != strangers || most != 1 {
 		t.Errorf("%d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
 	}
-	k.Miss(now)
+	k.miss(now)
 	if n, _ := visited(); n > 0 {
 		t.Errorf("%d strangers were visited again, %v after the first time", n, 20*time.Second)
 	}
 	now = now.Add(revisit)
-	k.Miss(now)
+	k.miss(now)
 	if n, most := visited(); n != strangers || most != 1 {
 		t.Errorf("later %d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
 	}
 }
 
 func TestVisitsAreBounded(t *testing.T) {
-	k, now := newCrowdedKeeper(t, maxKept+300)
+	k, now := newCrowd(t, maxKept+300)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.Miss(now)
+	k.miss(now)
 	strangers := 0
 	due, _ := k.step(now)
 	for _, info := range due {
-		if k.Standing(info.ID).Visit {
+		if k.standing(info.ID).Visit {
 			strangers++
 		}
 	}
@@ -126,18 +126,18 @@ func TestVisitsAreBounded(t *testing.T) {
 }
 
 func TestVisitsArePaced(t *testing.T) {
-	k, now := newCrowdedKeeper(t, maxKept+300)
+	k, now := newCrowd(t, maxKept+300)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.Miss(now)
+	k.miss(now)
 	visits := func() (all int) {
 		for {
 			before := all
 			due, _ := k.step(now)
 			for _, info := range due {
-				k.finished(info.ID, nil, now)
-				if k.Standing(info.ID).Visit {
-					k.part(info.ID, false)
+				k.finished(info.ID, nil, true, now)
+				if k.standing(info.ID).Visit {
+					k.endVisit(info.ID, false)
 					all++
 				}
 			}
@@ -156,63 +156,63 @@ func TestVisitsArePaced(t *testing.T) {
 }
 
 func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
-	k, now := newCrowdedKeeper(t, maxKept+3*maxHosts)
+	k, now := newCrowd(t, maxKept+3*maxHosts)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.Miss(now)
+	k.miss(now)
 	var left []peer.ID
 	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
-			k.finished(info.ID, nil, at)
-			if k.Standing(info.ID).Visit {
-				left = append(left, k.part(info.ID, true)...)
+			k.finished(info.ID, nil, true, at)
+			if k.standing(info.ID).Visit {
+				left = append(left, k.endVisit(info.ID, true)...)
 			}
 		}
 	}
-	if len(k.circle.hosts) != maxHosts || len(left) != 2*maxHosts {
-		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.circle.hosts), len(left), maxHosts, 2*maxHosts)
+	if len(k.visits.retained) != maxHosts || len(left) != 2*maxHosts {
+		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxHosts, 2*maxHosts)
 	}
 }
 
 func TestMachinesBeyondTheKeptAreStrangers(t *testing.T) {
-	k, now := newCrowdedKeeper(t, maxKept+20)
+	k, now := newCrowd(t, maxKept+20)
 	k.dialled(now, 10*time.Second, nil)
 	strangers := 0
 	for id := range k.peers {
-		if k.Standing(id).Stranger {
+		if k.standing(id).Stranger {
 			strangers++
 		}
 	}
-	if k.Standing(newTestPeer(t)).Stranger || strangers != 20 {
+	if k.standing(newTestPeer(t)).Stranger || strangers != 20 {
 		t.Errorf("of %d machines %d are strangers, want 20", maxKept+20, strangers)
 	}
 }
 
 // A stranger may have answered before its dial is known to have ended.
 func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
-	k, now := newCrowdedKeeper(t, maxKept+10*maxVisits)
+	k, now := newCrowd(t, maxKept+10*maxVisits)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
-	k.Miss(now)
+	k.miss(now)
 	visits := 0
 	for at := now; at.Before(now.Add(10 * time.Second)); at = at.Add(20 * time.Millisecond) {
 		due, _ := k.step(at)
 		for _, info := range due {
-			if k.Standing(info.ID).Visit {
+			if k.standing(info.ID).Visit {
 				visits++
-				k.part(info.ID, true)
+				k.endVisit(info.ID, true)
 			}
-			k.finished(info.ID, nil, at)
+			k.finished(info.ID, nil, true, at)
 		}
 	}
-	if visits < 10*maxVisits || k.circle.visiting != 0 || k.dialing != 0 {
-		t.Errorf("after %d visits %d are under way, and %d dials; want all %d over", visits, k.circle.visiting, k.dialing, 10*maxVisits)
+	if visits < 10*maxVisits || k.visits.underWay != 0 || k.dialing != 0 {
+		t.Errorf("after %d visits %d are under way, and %d dials; want all %d over", visits, k.visits.underWay, k.dialing, 10*maxVisits)
 	}
 }
 
 // Of 500 machines each has a bounded number of neighbours, and all strangers of one are visited within a while. Here
-// the keeper and the scores are the real ones, and of the rest there is only that a dial takes 10 ms.
+// a dial takes 10 ms, and nothing else of the network is there.
 func TestFiveHundredMachines(t *testing.T) {
 	const machines = 500
 	ids := make([]peer.ID, machines)
@@ -227,7 +227,7 @@ func TestFiveHundredMachines(t *testing.T) {
 				others = append(others, j)
 			}
 		}
-		slices.SortFunc(others, func(x, y int) int { return cmp.Compare(closeness(a, ids[y]), closeness(a, ids[x])) })
+		slices.SortFunc(others, func(x, y int) int { return cmp.Compare(pairWeight(a, ids[y]), pairWeight(a, ids[x])) })
 		for _, j := range others[:maxKept] {
 			kept[[2]int{min(i, j), max(i, j)}] = true
 		}
@@ -240,15 +240,15 @@ func TestFiveHundredMachines(t *testing.T) {
 	slices.Sort(degree)
 	mean := float64(2*len(kept)) / machines
 
-	k, now := newCrowdedKeeper(t, machines-1)
+	k, now := newCrowd(t, machines-1)
 	k.dialled(now, 10*time.Second, nil)
 	now = now.Add(time.Minute)
-	k.Miss(now)
+	k.miss(now)
 	var found []time.Duration
 	for at, ends := now, []peer.ID(nil); at.Before(now.Add(15 * time.Second)); at = at.Add(10 * time.Millisecond) {
 		for _, id := range ends { // those dialled in the step before
-			k.finished(id, nil, at)
-			if k.Standing(id).Visit {
+			k.finished(id, nil, true, at)
+			if k.standing(id).Visit {
 				found = append(found, at.Sub(now))
 				k.lose(id, at)
 			}

@@ -97,7 +97,7 @@ func TestMuteNeighbourIsNotAlive(t *testing.T) {
 	lost := make(chan struct{}, 1)
 	b.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(lost) }})
 	start := time.Now()
-	b.renewal.suspect([]network.Conn{c})
+	b.liveness.suspect([]network.Conn{c})
 	select {
 	case <-lost:
 		t.Logf("given up after %v", time.Since(start))

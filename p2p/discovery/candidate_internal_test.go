@@ -11,16 +11,10 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// newIdleKeeper returns the keeper of a lan that does not run: its clock is the test's.
-func newIdleKeeper(t *testing.T) *Dialer {
+// newTestCandidates returns candidates of a machine that is connected to none.
+func newTestCandidates(t *testing.T) *candidates {
 	t.Helper()
-	l, err := New(Config{Host: testHostConfig(t, 0)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.host.Close() })
-	l.Dialer.round.start = time.Now()
-	return l.Dialer
+	return newCandidates(newTestPeer(t), func(peer.ID) bool { return false }, 0, firstLook{start: time.Now()})
 }
 
 func announcementOf(t *testing.T, expiry time.Time, addrs ...string) announcement {
@@ -33,7 +27,7 @@ func announcementOf(t *testing.T, expiry time.Time, addrs ...string) announcemen
 }
 
 func TestAnnouncementsAreBounded(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	first := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/1")
 	k.announce(first, now)
@@ -51,7 +45,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 			t.Fatalf("%d dials at once, want at most %d", len(due), maxDials)
 		}
 		for _, info := range due {
-			k.finished(info.ID, errors.New("nobody there"), at)
+			k.finished(info.ID, errors.New("nobody there"), true, at)
 		}
 		dialled += len(due)
 	}
@@ -78,7 +72,7 @@ func TestAnnouncementsAreBounded(t *testing.T) {
 }
 
 func TestNewMachineIsDialledBeforeFailedOnes(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	for range maxKnown - 1 {
 		k.announce(announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/6273"), now)
@@ -86,7 +80,7 @@ func TestNewMachineIsDialledBeforeFailedOnes(t *testing.T) {
 	for at := now; at.Before(now.Add(time.Minute)); at = at.Add(100 * time.Millisecond) { // each has failed by then
 		due, _ := k.step(at)
 		for _, info := range due {
-			k.finished(info.ID, errors.New("nobody there"), at)
+			k.finished(info.ID, errors.New("nobody there"), true, at)
 		}
 	}
 	now = now.Add(2 * time.Minute) // all are due again
@@ -99,12 +93,12 @@ func TestNewMachineIsDialledBeforeFailedOnes(t *testing.T) {
 }
 
 func TestExpiredMachineIsForgotten(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	a := announcementOf(t, now.Add(time.Minute), "/ip4/10.0.0.1/tcp/1")
 	k.announce(a, now)
 	k.step(now.Add(59 * time.Second)) // it is being dialled
-	k.finished(a.id, errors.New("nobody there"), now.Add(59*time.Second))
+	k.finished(a.id, errors.New("nobody there"), true, now.Add(59*time.Second))
 	if k.via(a.id) == "" {
 		t.Error("forgotten too early")
 	}
@@ -115,7 +109,7 @@ func TestExpiredMachineIsForgotten(t *testing.T) {
 }
 
 func TestRedialBacksOff(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	a := announcementOf(t, now.Add(time.Hour), "/ip4/10.0.0.1/tcp/1")
 	k.announce(a, now)
@@ -125,7 +119,7 @@ func TestRedialBacksOff(t *testing.T) {
 		if len(due) != 1 {
 			t.Fatalf("failure %d: %d dials are due, want 1", i, len(due))
 		}
-		k.finished(a.id, errors.New("nobody there"), now)
+		k.finished(a.id, errors.New("nobody there"), true, now)
 		wait := k.peers[a.id].due.Sub(now)
 		full := min(redialMin<<i, redialMax)
 		if wait < full/2 || wait > full+time.Millisecond {
@@ -143,7 +137,7 @@ func TestRedialBacksOff(t *testing.T) {
 	if len(due) != 1 || due[0].Addrs[0].String() != "/ip4/10.0.0.7/tcp/1" {
 		t.Fatalf("dials %v, want the new address first", due)
 	}
-	k.finished(a.id, nil, now)
+	k.finished(a.id, nil, true, now)
 	k.lose(a.id, now.Add(time.Second))
 	k.lose(a.id, now.Add(time.Second))
 	if k.peers[a.id].failures != 2 || k.peers[a.id].due.Sub(now) < redialMin {
@@ -191,13 +185,13 @@ func TestSettling(t *testing.T) {
 
 // Once, until a machine is reached, and not for machines that have merely left.
 func TestUnreachableMachinesAreReportedOnce(t *testing.T) {
-	k := newIdleKeeper(t)
+	k := newTestCandidates(t)
 	now := time.Now()
 	said := 0
 	fail := func(id peer.ID) {
 		for range 5 {
 			k.dialing++
-			if k.finished(id, errors.New("no answer"), now) {
+			if k.finished(id, errors.New("no answer"), true, now) {
 				said++
 			}
 		}
@@ -209,7 +203,7 @@ func TestUnreachableMachinesAreReportedOnce(t *testing.T) {
 		k.announce(*a, now)
 	}
 	k.dialing++
-	k.finished(left.id, nil, now)
+	k.finished(left.id, nil, true, now)
 	if fail(left.id); said != 0 {
 		t.Error("it is said of a machine that has left")
 	}
