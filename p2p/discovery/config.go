@@ -2,11 +2,12 @@ package discovery
 
 import (
 	"errors"
-	"narbor/p2p/netmon"
-	"narbor/p2p/transport"
 	"net/netip"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 // Config has the identity of this node on the LAN and the peers to look for.

@@ -2,10 +2,9 @@ package transport
 
 import (
 	"context"
-	"crypto/rand"
+	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/control"
 	"github.com/libp2p/go-libp2p/core/network"
@@ -18,11 +17,11 @@ import (
 // A Gater keeps this machine on its own links: it dials and accepts only addresses in the networks of the
 // interfaces that are used, and those that the user named. It implements connmgr.ConnectionGater.
 type Gater struct {
+	*standIns
+	*paces // notes the connections that are let in
+
 	denies   func(peer.ID) bool
 	accepted func(netip.Addr)
-	paces    *paces  // notes the connections that are let in
-	tag      [4]byte // begins stand-ins for link-local addresses, which are never sent to a peer
-	cids     [8]byte // and those for vsock addresses, of which a connected guest receives its own
 
 	mu    sync.Mutex    // guards what follows
 	links []netmon.Link // those that are used
@@ -38,23 +37,17 @@ func NewGater(denies func(peer.ID) bool, accepted func(netip.Addr)) *Gater {
 	if denies == nil {
 		denies = func(peer.ID) bool { return false }
 	}
-	g := &Gater{denies: denies, accepted: accepted, paces: newPaces(), tag: [4]byte{1}, cids: [8]byte{1},
-		named: make(map[string][]netip.Addr)}
-	rand.Read(g.tag[1:])
-	for rand.Read(g.cids[1:]); [4]byte(g.cids[:4]) == g.tag; {
-		rand.Read(g.cids[1:])
-	}
-	return g
+	return &Gater{standIns: newStandIns(), paces: newPaces(), denies: denies, accepted: accepted, named: make(map[string][]netip.Addr)}
 }
 
-// setLinks replaces the links.
+// SetLinks replaces the links.
 func (g *Gater) SetLinks(links []netmon.Link) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.links = links
 }
 
-// setNamed replaces the addresses that belong to one name given by the user.
+// SetNamed replaces the addresses that belong to one name given by the user.
 func (g *Gater) SetNamed(name string, addrs []netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -65,7 +58,7 @@ func (g *Gater) SetNamed(name string, addrs []netip.Addr) {
 	g.named[name] = addrs
 }
 
-// isNeighbour reports whether a is the address of another machine on one of our links.
+// IsNeighbour reports whether a is the address of another machine on one of our links.
 func (g *Gater) IsNeighbour(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -79,7 +72,7 @@ func (g *Gater) mayDial(a netip.Addr) bool {
 	return g.isNamed(a) || g.onLink(a) && !g.own(a) && !isMetadata(a)
 }
 
-// mayAccept is like mayDial, but this machine may always connect to itself, and its guests may by vsock.
+// MayAccept is like mayDial, but this machine may always connect to itself, and its guests may by vsock.
 func (g *Gater) MayAccept(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -90,7 +83,7 @@ func (g *Gater) MayAccept(a netip.Addr) bool {
 // networks are announced.
 func (g *Gater) onLink(a netip.Addr) bool { return !g.IsVsock(a) && netmon.OnLink(g.links, a) }
 
-// moved reports whether a machine that was at one address and is at another has changed it, rather than having both:
+// Moved reports whether a machine that was at one address and is at another has changed it, rather than having both:
 // they differ, and are in one network of ours.
 func (g *Gater) Moved(was, now netip.Addr) bool {
 	g.mu.Lock()
@@ -186,7 +179,23 @@ func (g *Gater) InterceptUpgraded(c network.Conn) (bool, control.DisconnectReaso
 	return !g.denies(c.RemotePeer()), 0
 }
 
-// interfaceOf returns the interface that has an address of ours, or "".
+// DialContext implements the dialer that libp2p's TCP transport uses.
+func (g *Gater) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	ap, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	if cid, ok := g.cidOf(ap.Addr()); ok {
+		return g.dialVsock(ctx, cid, ap.Port())
+	}
+	a, err := g.real(ap.Addr())
+	if err != nil {
+		return nil, err
+	}
+	return g.paces.DialContext(ctx, network, netip.AddrPortFrom(a, ap.Port()).String())
+}
+
+// InterfaceOf returns the interface that has an address of ours, or "".
 func (g *Gater) InterfaceOf(a netip.Addr) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -200,7 +209,7 @@ func (g *Gater) InterfaceOf(a netip.Addr) string {
 	return ""
 }
 
-// shareLink reports whether two machines are on the same one of our links.
+// ShareLink reports whether two machines are on the same one of our links.
 func (g *Gater) ShareLink(a, b netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -218,22 +227,4 @@ func (g *Gater) ShareLink(a, b netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
-// makes a connection, so this is for afterwards.
-func (g *Gater) Watch(c network.ConnMultiaddrs) error { return g.paces.watch(c) }
-
-// Pace returns the rate of a connection as the kernel measures it, in bytes per second; 0 is unknown.
-func (g *Gater) Pace(c network.ConnMultiaddrs) int64 { return g.paces.of(c) }
-
-// SinceAck returns how long ago the other machine of a connection acknowledged something, in milliseconds; ok is false if that
-// is not known. A machine does so by itself while its programs wait for a processor.
-func (g *Gater) SinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) {
-	return g.paces.sinceAck(c)
-}
-
-// Admit waits until size more bytes may be written to a connection. The wait is short: at worst the queue grows.
-func (g *Gater) Admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
-	g.paces.admit(ctx, c, size)
 }

@@ -48,6 +48,8 @@ import (
 	"github.com/libp2p/go-libp2p/x/rate"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
+
+	"narbor/p2p/netmon"
 )
 
 // Limits of connections.
@@ -204,7 +206,7 @@ func newTransport(cfg Config, gate *Gater, up transport.Upgrader, limits network
 		tcp.WithConnectionTimeout(DialTimeout),
 		tcp.WithDialerForAddr(func(ma.Multiaddr) (tcp.ContextDialer, error) { return gate, nil }),
 		tcp.DisableReuseport()) // with it, a second narbor on this port would take half of the first one's connections
-	return carrier{t, gate, up}, err
+	return carrier{t, gate.standIns, up}, err
 }
 
 // listen opens the same port on both families. A machine may lack one of them, but not both.
@@ -233,6 +235,19 @@ func listen(h host.Host, port uint16, log *zap.Logger) error {
 		return missing
 	}
 	return nil
+}
+
+// ListenVsock has a host accept connections of guests, at the number of its TCP port.
+func ListenVsock(h host.Host, gate *Gater) error {
+	addr, err := netmon.TCPAddr(gate.VsockAddr(vsockAny), ListenPort(h))
+	if err != nil {
+		return err
+	}
+	sw, ok := h.Network().(*swarm.Swarm)
+	if !ok {
+		return fmt.Errorf("listen: %T is not a swarm", h.Network())
+	}
+	return gate.PlainError(sw.AddListenAddr(addr))
 }
 
 // ListenPort returns the TCP port that h listens on, or 0.

@@ -48,10 +48,10 @@ type paces struct {
 
 type pace struct {
 	raw     syscall.RawConn
-	addr    netip.Addr // of the other side
+	addr    netip.Addr // Pace the other side
 	asked   time.Time
 	samples [paceSamples]int64 // bytes per second; 0 is unknown
-	next    int                // of samples, the oldest
+	next    int                // Pace samples, the oldest
 	written int64              // bytes of blocks given to libp2p
 	before  int64              // bytes acknowledged that were none of them, as far as is known
 	acked   int64              // bytes acknowledged, and
@@ -96,9 +96,9 @@ func (p *paces) add(c network.ConnMultiaddrs) {
 	p.conns[paceKey(c)] = &pace{raw: raw, addr: addr}
 }
 
-// watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
+// Watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
 // makes a connection, so this is for afterwards.
-func (p *paces) watch(c network.ConnMultiaddrs) error {
+func (p *paces) Watch(c network.ConnMultiaddrs) error {
 	p.mu.Lock()
 	found := p.conns[paceKey(c)]
 	p.mu.Unlock()
@@ -113,8 +113,8 @@ func paceKey(c network.ConnMultiaddrs) string {
 	return c.LocalMultiaddr().String() + " " + c.RemoteMultiaddr().String()
 }
 
-// of returns the pace of a connection in bytes per second; 0 is unknown.
-func (p *paces) of(c network.ConnMultiaddrs) int64 {
+// Pace returns the rate of a connection in bytes per second; 0 is unknown.
+func (p *paces) Pace(c network.ConnMultiaddrs) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	found := p.conns[paceKey(c)]
@@ -146,9 +146,9 @@ func (p *pace) bytesPerSecond() (slowest int64) {
 	return slowest
 }
 
-// sinceAck returns how long ago the other machine of a connection acknowledged something, and ok false if the kernel does
-// not know.
-func (p *paces) sinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) {
+// SinceAck returns how long ago the other machine of a connection acknowledged something; ok is false if the kernel does not
+// know. A machine does so by itself while its programs wait for a processor.
+func (p *paces) SinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) {
 	p.mu.Lock()
 	found := p.conns[paceKey(c)]
 	p.mu.Unlock()
@@ -160,10 +160,10 @@ func (p *paces) sinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) 
 	return ago, e == nil && err == nil
 }
 
-// admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and
+// Admit waits until size more bytes may be written to a connection: libp2p and the kernel would take megabytes, and
 // later writes would wait for seconds on a slow link. All connections to one address share the room, so that a machine
 // gets no more of the link by opening many. The wait is short: at worst the queue grows.
-func (p *paces) admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
+func (p *paces) Admit(ctx context.Context, c network.ConnMultiaddrs, size int) {
 	p.mu.Lock()
 	found := p.conns[paceKey(c)]
 	p.mu.Unlock()

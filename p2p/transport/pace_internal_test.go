@@ -47,7 +47,7 @@ func connectedPair(t *testing.T, p *paces) (manet.Conn, net.Conn) {
 func TestPaceOfAConnection(t *testing.T) {
 	p := newPaces()
 	c := connected(t, p)
-	if rate := p.of(c); rate < 1<<20 {
+	if rate := p.Pace(c); rate < 1<<20 {
 		t.Errorf("loopback delivers %d bytes a second, says the kernel", rate)
 	}
 	c.Close()
@@ -55,7 +55,7 @@ func TestPaceOfAConnection(t *testing.T) {
 	if len(p.conns) != 1 {
 		t.Errorf("%d connections are known, want the open one", len(p.conns))
 	}
-	if p.of(other) == 0 {
+	if p.Pace(other) == 0 {
 		t.Error("the pace of the second connection is unknown")
 	}
 }
@@ -68,7 +68,7 @@ func TestAcknowledgementsAreKnown(t *testing.T) {
 		if _, err := c.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
-		if ago, ok := p.sinceAck(c); !ok {
+		if ago, ok := p.SinceAck(c); !ok {
 			t.Fatal("it is not known when something was acknowledged")
 		} else if ago < time.Since(sent) {
 			break
@@ -77,7 +77,7 @@ func TestAcknowledgementsAreKnown(t *testing.T) {
 		}
 	}
 	c.Close()
-	if _, ok := p.sinceAck(c); ok {
+	if _, ok := p.SinceAck(c); ok {
 		t.Error("it is known of a closed connection when something was acknowledged")
 	}
 }
@@ -123,10 +123,10 @@ func TestQueueOfAConnectionIsBounded(t *testing.T) {
 	for own := true; own; own, _ = p.fits(known, 1<<20) {
 		known.written += 1 << 40
 	}
-	p.admit(t.Context(), c, 1) // patience ends
+	p.Admit(t.Context(), c, 1) // patience ends
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	p.admit(ctx, c, 1)
+	p.Admit(ctx, c, 1)
 	other.Close()
 	c.Close()
 	<-stuck

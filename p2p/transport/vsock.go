@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -11,9 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/transport"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/mdlayher/vsock"
 	ma "github.com/multiformats/go-multiaddr"
@@ -44,19 +41,6 @@ func HasVsock() bool {
 	return err == nil
 }
 
-// ListenVsock has a host accept connections of guests, at the number of its TCP port.
-func ListenVsock(h host.Host, gate *Gater) error {
-	addr, err := netmon.TCPAddr(gate.VsockAddr(vsockAny), ListenPort(h))
-	if err != nil {
-		return err
-	}
-	sw, ok := h.Network().(*swarm.Swarm)
-	if !ok {
-		return fmt.Errorf("listen: %T is not a swarm", h.Network())
-	}
-	return gate.PlainError(sw.AddListenAddr(addr))
-}
-
 // ParseVsock parses CID or CID:PORT; the port is 0 if there is none.
 func ParseVsock(text string) (cid uint32, port uint16, err error) {
 	id, portText, ok := strings.Cut(text, ":")
@@ -74,41 +58,17 @@ func ParseVsock(text string) (cid uint32, port uint16, err error) {
 	return uint32(n), uint16(p), nil
 }
 
-// vsockAddr returns what stands for the machine with a context ID.
-func (g *Gater) VsockAddr(cid uint32) netip.Addr {
-	var b [16]byte
-	copy(b[:], g.cids[:])
-	binary.BigEndian.PutUint32(b[12:], cid)
-	return netip.AddrFrom16(b)
-}
-
-// cidOf is vsockAddr's inverse.
-func (g *Gater) cidOf(a netip.Addr) (cid uint32, ok bool) {
-	b := a.As16()
-	cid = binary.BigEndian.Uint32(b[12:])
-	return cid, a == g.VsockAddr(cid)
-}
-
-// IsVsock reports whether an address is a stand-in for a machine that is reached by vsock.
-func (g *Gater) IsVsock(a netip.Addr) bool {
-	_, ok := g.cidOf(a)
-	return ok
-}
-
-// text prints an address, without stand-ins.
-func (g *Gater) Text(m ma.Multiaddr) string { return g.plain(m.String()) }
-
-// A carrier is libp2p's TCP, which dials whatever [gater.DialContext] does, and which listens for vsock, too.
+// A carrier is libp2p's TCP, which dials whatever [Gater.DialContext] does, and which listens for vsock, too.
 type carrier struct {
 	*tcp.TcpTransport
-	gate *Gater
-	up   transport.Upgrader
+	standIns *standIns
+	up       transport.Upgrader
 }
 
 // Listen implements [transport.Transport].
 func (c carrier) Listen(m ma.Multiaddr) (transport.Listener, error) {
 	a, _ := netmon.IPOf(m)
-	cid, ok := c.gate.cidOf(a)
+	cid, ok := c.standIns.cidOf(a)
 	port, pok := netmon.TCPPort(m)
 	if !ok || !pok {
 		return c.TcpTransport.Listen(m)
@@ -117,7 +77,7 @@ func (c carrier) Listen(m ma.Multiaddr) (transport.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	wrapped, err := manet.WrapNetListener(vsockListener{l, c.gate})
+	wrapped, err := manet.WrapNetListener(vsockListener{l, c.standIns})
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -125,28 +85,28 @@ func (c carrier) Listen(m ma.Multiaddr) (transport.Listener, error) {
 }
 
 // dialVsock connects to a machine on the same hypervisor.
-func (g *Gater) dialVsock(ctx context.Context, cid uint32, port uint16) (net.Conn, error) {
+func (s *standIns) dialVsock(ctx context.Context, cid uint32, port uint16) (net.Conn, error) {
 	c, err := vsock.DialContext(ctx, cid, uint32(port), nil)
 	if err != nil {
 		return nil, err
 	}
-	return g.vsockConn(c), nil
+	return s.vsockConn(c), nil
 }
 
 // A vsockListener accepts connections with stand-in addresses.
 type vsockListener struct {
 	*vsock.Listener
-	gate *Gater
+	standIns *standIns
 }
 
-func (l vsockListener) Addr() net.Addr { return l.gate.netAddr(l.Listener.Addr()) }
+func (l vsockListener) Addr() net.Addr { return l.standIns.netAddr(l.Listener.Addr()) }
 
 func (l vsockListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return l.gate.vsockConn(c), nil
+	return l.standIns.vsockConn(c), nil
 }
 
 // A vsockConn has stand-ins for addresses. It hides the socket, of which others would ask what TCP alone knows.
@@ -155,18 +115,18 @@ type vsockConn struct {
 	local, remote net.Addr
 }
 
-func (g *Gater) vsockConn(c net.Conn) net.Conn {
-	return vsockConn{c, g.netAddr(c.LocalAddr()), g.netAddr(c.RemoteAddr())}
+func (s *standIns) vsockConn(c net.Conn) net.Conn {
+	return vsockConn{c, s.netAddr(c.LocalAddr()), s.netAddr(c.RemoteAddr())}
 }
 
 func (c vsockConn) LocalAddr() net.Addr  { return c.local }
 func (c vsockConn) RemoteAddr() net.Addr { return c.remote }
 
 // netAddr returns the stand-in for a vsock address. Ports there have 32 bits; only those with a listener matter.
-func (g *Gater) netAddr(a net.Addr) net.Addr {
+func (s *standIns) netAddr(a net.Addr) net.Addr {
 	v, ok := a.(*vsock.Addr)
 	if !ok {
 		return a
 	}
-	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(g.VsockAddr(v.ContextID), uint16(v.Port)))
+	return net.TCPAddrFromAddrPort(netip.AddrPortFrom(s.VsockAddr(v.ContextID), uint16(v.Port)))
 }
