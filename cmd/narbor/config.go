@@ -25,25 +25,11 @@ import (
 // maxConfigLen bounds a configuration file. One with every setting takes a few kilobytes.
 const maxConfigLen = 1 << 20
 
-// configFlag names a file with settings: a JSON object. Its keys are the names of the other flags of `narbor run`; its
-// values are strings, whole numbers, true and false, and lists of strings for flags that can be repeated.
-func configFlag() cli.Flag {
-	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in "+
-		"{\"peer\": [\"nas\"], \"upload-rate\": \"10MiB\"}; "+
-		"flags and the environment have precedence")
-}
-
 // A setting is a flag as a configuration file gives it, in the line that its name is in.
 type setting struct {
 	name   string
 	values []string
 	line   int
-}
-
-// A valueError is an error in the value of a flag.
-type valueError struct {
-	name string
-	err  error
 }
 
 // readConfig reads a configuration file for a command with these flags. Its error has a line for each mistake, with the

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"os"
 	"slices"
 	"strconv"
@@ -66,10 +65,6 @@ func setVariable(f cli.Flag) string {
 		}
 	}
 	return ""
-}
-
-func (s *service) configShow(*http.Request) (any, error) {
-	return control.ConfigShow{Schema: control.Schema, Settings: s.origins}, nil
 }
 
 func configShowCommand() *cli.Command {

@@ -6,83 +6,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"runtime/pprof"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 	"narbor/store/statefile"
 )
 
-const (
-	defaultProfileTime = 10 * time.Second
-	maxProfileTime     = time.Minute
-	// maxDebugReport bounds the answer, which is a third longer in JSON, below [control.MaxAnswer].
-	maxDebugReport = control.MaxAnswer / 2
-)
-
-// handleDebug adds the handlers for `narbor debug`. Only root and the user that narbor runs as may use
-// them, although stacks and profiles have no content of transfers. A verbose log may fill a disk.
-func (s *service) handleDebug(mux *http.ServeMux) {
-	mux.HandleFunc("GET /debug/goroutines", control.Change(writing(func(_ *http.Request, w io.Writer) error {
-		var all bytes.Buffer
-		if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil { // as after a panic
-			return err
-		}
-		_, err := w.Write(all.Bytes()[:min(all.Len(), maxDebugReport)]) // the first thousands tell enough
-		return err
-	})))
-	mux.HandleFunc("GET /debug/heap", control.Change(writing(func(_ *http.Request, w io.Writer) error {
-		return pprof.Lookup("heap").WriteTo(w, 0) // the format of go tool pprof
-	})))
-	mux.HandleFunc("GET /debug/profile", control.Lasting(maxProfileTime, control.Change(writing(writeProfile))))
-	mux.HandleFunc("PUT /debug/log", control.Change(func(r *http.Request) (any, error) {
-		text, err := io.ReadAll(r.Body)
-		if err == nil {
-			err = s.logs.set(string(text))
-		}
-		if err == nil {
-			s.log.Info("the level of the log was changed", zap.ByteString("level", text))
-		}
-		return nil, err
-	}))
-}
-
-// writing returns what do writes as a [control.DebugReport].
-func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, error) {
-	return func(r *http.Request) (any, error) {
-		var b bytes.Buffer
-		if err := do(r, &b); err != nil {
-			return nil, err
-		}
-		if b.Len() > maxDebugReport {
-			return nil, fmt.Errorf("the answer has %s, more than %s", dashboard.Amount(int64(b.Len())), dashboard.Amount(maxDebugReport))
-		}
-		return control.DebugReport{Data: b.Bytes()}, nil
-	}
-}
-
-// writeProfile writes a profile of the processor's time, of the duration in the query.
-func writeProfile(r *http.Request, w io.Writer) error {
-	d, err := time.ParseDuration(r.URL.Query().Get("for"))
-	if err != nil || d <= 0 || d > maxProfileTime {
-		return control.WithCode(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
-			r.URL.Query().Get("for")), control.ExitUsage)
-	}
-	if err := pprof.StartCPUProfile(w); err != nil {
-		return control.WithCode(errors.New("another profile is being made; try again when it is done"), control.ExitTemporary)
-	}
-	defer pprof.StopCPUProfile()
-	select {
-	case <-time.After(d):
-		return nil
-	case <-r.Context().Done():
-		return r.Context().Err()
-	}
-}
+const defaultProfileTime, maxProfileTime = 10 * time.Second, time.Minute
 
 func debugCommand() *cli.Command {
 	return &cli.Command{

@@ -102,21 +102,6 @@ func (d Diagnosis) exit() int {
 	return code
 }
 
-// mark is the sign before a finding.
-func (s screen) mark(severity string) string {
-	switch severity {
-	case dashboard.SeverityOK:
-		return s.paint(green, " ✔ ")
-	case dashboard.SeverityError:
-		return s.paint(red, " ✘ ")
-	case dashboard.SeverityWarning:
-		return s.paint(yellow, " ! ")
-	case dashboard.SeverityInfo:
-		return " · "
-	}
-	return " - "
-}
-
 func (d Diagnosis) print(s screen) {
 	count := map[string]int{}
 	for _, f := range d.Findings {

@@ -1,9 +1,13 @@
 package main
 
 import (
+	"net/http"
+	"runtime"
 	"time"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
+	"narbor/store"
 )
 
 // pageFacts returns what the page shows of this service, or nil if there is to be none.
@@ -43,4 +47,37 @@ func (s *service) facts() dashboard.Facts {
 		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
 	}
 	return f
+}
+
+// getStatus returns the current status. It first looks for a Nix store that was not there a moment ago.
+func (s *service) getStatus(r *http.Request) (any, error) {
+	_, _ = s.shares.nix.open(r.Context()) // the status has the error
+	return s.status(), nil
+}
+
+func (s *service) status() control.Status {
+	spool := s.spool.Stats()
+	st := control.Status{
+		Schema: control.Schema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
+		Status: s.node.Status(), HTTP: addrsOf(s.listeners),
+		StoreStatus: control.StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
+		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.trusted.Names()...),
+			ShareKeys: append([]string{}, s.shareKeys.Names()...)},
+		SharingStatus: control.SharingStatus{Sharing: "signed"},
+		Nix:           s.server.Stats(),
+		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
+			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
+	}
+	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
+	st.NixConfProblems = s.settings.problems()
+	if s.shares.hasNix() {
+		st.Store = store.Dir
+	}
+	st.StoreProblem = s.shares.nixProblem()
+	st.Damaged = s.shares.damaged()
+	if !s.node.Sharing() {
+		st.Sharing, st.PausedUntil = "none", s.pause.end()
+	}
+	st.Health = s.health(st)
+	return st
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,7 +171,6 @@ func diskSize(c *cli.Context, flag, dir string) (int64, error) {
 	return int64(st.Blocks) * int64(st.Bsize) / 100 * int64(percent), nil
 }
 
-// amount prints an amount for people.
 // spoolSize returns the number of bytes that the spool in a directory may take.
 func spoolSize(c *cli.Context, dir string) (int64, error) {
 	most, err := diskSize(c, "spool-size", dir)
@@ -211,4 +211,77 @@ func uploadRate(c *cli.Context) (int64, error) {
 func newControl(c *cli.Context) (control.Client, error) {
 	paths, err := socketPaths(c)
 	return control.Client{Paths: paths, Timeout: control.Timeout}, err
+}
+
+// jsonFlag makes a command print for programs.
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "json", Usage: "print everything as JSON, for programs", EnvVars: env("json")}
+}
+
+// envPrefix begins the name of each environment variable that sets a flag.
+const envPrefix = "NARBOR_"
+
+// upstreamFlag names the caches that are asked for what no neighbour has.
+func upstreamFlag() cli.Flag {
+	return listFlag("upstream", categoryNet, "fetch from this cache `URL`, such as https://cache.nixos.org, what no neighbour has; its "+
+		"keys must be trusted; repeatable, asked in that order")
+}
+
+func noCooperateFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "no-cooperate", Category: categoryNet, EnvVars: env("no-cooperate"),
+		Usage: "ask upstreams for this machine alone, and no neighbour to ask its own: each machine then downloads everything"}
+}
+
+func upstreamBudgetFlag() cli.Flag {
+	return stringFlag("upstream-budget", "50GiB", categoryNet,
+		"download for neighbours at most this `AMOUNT` of archives a day, for one neighbour at most half of the rest; 0 is --no-cooperate")
+}
+
+// configFlag names a file with settings: a JSON object. Its keys are the names of the other flags of `narbor run`; its
+// values are strings, whole numbers, true and false, and lists of strings for flags that can be repeated.
+func configFlag() cli.Flag {
+	return stringFlag("config", "", categoryLog, "read further settings from `FILE`: a JSON object with names of flags, as in "+
+		"{\"peer\": [\"nas\"], \"upload-rate\": \"10MiB\"}; "+
+		"flags and the environment have precedence")
+}
+
+// A valueError is an error in the value of a flag.
+type valueError struct {
+	name string
+	err  error
+}
+
+// runFlags are all that can be said about the service. A configuration file has the same names.
+func runFlags() []cli.Flag {
+	return slices.Concat(peerFlags(), []cli.Flag{
+		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
+			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
+			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
+		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, "+
+			"such as builder.lan; repeatable"),
+		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"),
+			Usage: "TCP `PORT` for neighbours; 0 picks one"},
+		&cli.BoolFlag{Name: "no-page", Category: categoryNet, EnvVars: env("no-page"),
+			Usage: "serve no page, API or metrics beside the cache; every user of this machine can see them otherwise"},
+		stateFlag(), socketFlag(),
+		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
+		stringFlag("spool-size", "4GiB", categoryKeep,
+			"most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
+		stringFlag("min-free", "2GiB", categoryKeep,
+			"what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
+		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as "+
+			"10MiB; 0 is no limit"),
+		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
+		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or "+
+			"none; `narbor share` changes it until the next start"),
+	}, logFlags(), []cli.Flag{configFlag()})
+}
+
+// parseShare parses the value of --share: neighbours may have the paths that an upstream has signed, or nothing.
+func parseShare(what string) (on bool, err error) {
+	switch what {
+	case "signed", "none":
+		return what == "signed", nil
+	}
+	return false, fmt.Errorf("%.20q is neither signed nor none", what)
 }

@@ -1,9 +1,34 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net/http"
+	"os"
+	"runtime/pprof"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
+	"narbor/p2p"
+	"narbor/p2p/discovery"
+	"narbor/store"
+)
+
+const (
+	maxPings = 20
+	// maxPingBytes bounds what a ping fetches: two seconds of a gigabit.
+	maxPingBytes = 256 << 20
+	// maxDebugReport bounds an answer of `narbor debug`, which is a third longer in JSON, below [control.MaxAnswer].
+	maxDebugReport = control.MaxAnswer / 2
 )
 
 // controlHandler answers on the control socket. Every user may query the state; only root and the user that narbor runs
@@ -23,4 +48,203 @@ func (s *service) controlHandler() http.Handler {
 	mux.HandleFunc("PUT /share", control.Change(s.putShare))
 	s.handleDebug(mux)
 	return mux
+}
+
+func (s *service) peerList() control.PeerList {
+	st := s.node.Status()
+	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]discovery.NamedPeer{}, s.node.Peers()...),
+		Banned:  st.Struck,
+		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
+}
+
+// postPeers adds, removes, blocks or unblocks a peer, and answers with how it is called.
+func (s *service) postPeers(r *http.Request) (any, error) {
+	name := r.URL.Query().Get("peer")
+	if name == "" {
+		return nil, control.WithCode(errors.New("no peer is named"), control.ExitUsage)
+	}
+	var err error
+	switch r.PathValue("what") {
+	case "add":
+		if err = s.node.AddPeer(name); err != nil {
+			err = control.WithCode(err, control.ExitUsage)
+		}
+	case "rm":
+		if err = s.node.RemovePeer(name); err != nil {
+			err = control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
+		}
+	case "block":
+		name, err = s.node.Block(name)
+	case "unblock":
+		name, err = s.node.Unblock(name)
+	default:
+		err = control.WithCode(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), control.ExitUsage)
+	}
+	return struct {
+		Peer string `json:"peer"`
+	}{name}, noPeer(err)
+}
+
+// postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change
+// things may use it.
+func (s *service) postPing(r *http.Request) (any, error) {
+	q := r.URL.Query()
+	count, err := strconv.Atoi(q.Get("count"))
+	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
+	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
+		return nil, control.WithCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
+			maxPings, dashboard.Amount(maxPingBytes)), control.ExitUsage)
+	}
+	if !s.pinging.TryLock() {
+		return nil, control.WithCode(errors.New("another ping is under way; try again in a moment"), control.ExitTemporary)
+	}
+	defer s.pinging.Unlock()
+	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
+	defer cancel()
+	cfg := p2p.PingConfig{Count: count, Bytes: bytes}
+	if bytes > 0 {
+		cfg.Paths = s.somePaths(ctx)
+	}
+	p, err := s.node.Ping(ctx, q.Get("peer"), cfg)
+	if err != nil {
+		return nil, noPeer(err)
+	}
+	return control.PingReport{Schema: control.Schema, Ping: p}, nil
+}
+
+// noPeer adds the exit code to an error about an unknown peer.
+func noPeer(err error) error {
+	if errors.Is(err, p2p.ErrNoPeer) {
+		return control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
+	}
+	return err
+}
+
+// somePaths are a few of this machine's store paths: a neighbour is likely to have some of them, too.
+func (s *service) somePaths(ctx context.Context) []store.HashPart {
+	nix, err := s.shares.nix.open(ctx)
+	if err != nil {
+		return nil
+	}
+	paths, err := nix.AllValidPaths(ctx)
+	if err != nil {
+		return nil
+	}
+	paths = slices.DeleteFunc(paths, func(p store.Path) bool { return len(p.Name()) > 4 && p.Name()[len(p.Name())-4:] == ".drv" })
+	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	var parts []store.HashPart
+	for _, p := range paths[:min(len(paths), 32)] {
+		parts = append(parts, p.HashPart())
+	}
+	return parts
+}
+
+// postDialBack asks neighbours to connect to this machine. Any user may ask: neighbours ration it themselves.
+func (s *service) postDialBack(r *http.Request) (any, error) {
+	if !s.dialling.TryLock() {
+		return nil, control.WithCode(errors.New("neighbours are being asked already; try again in a moment"), control.ExitTemporary)
+	}
+	defer s.dialling.Unlock()
+	ctx, cancel := context.WithTimeout(r.Context(), control.DialBackTimeout)
+	defer cancel()
+	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]p2p.DialBack{}, s.node.DialBack(ctx)...)}, nil
+}
+
+// putShare turns sharing on or off, or off for a while.
+func (s *service) putShare(r *http.Request) (any, error) {
+	what, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, control.WithCode(err, control.ExitUsage)
+	}
+	on, err := parseShare(string(what))
+	if err != nil {
+		return nil, control.WithCode(err, control.ExitUsage)
+	}
+	var d time.Duration
+	if text := r.URL.Query().Get("for"); text != "" {
+		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxPause || on {
+			return nil, control.WithCode(fmt.Errorf("%q is no time that sharing can be paused for", text), control.ExitUsage)
+		}
+	}
+	if err := s.pause.set(on, d, s.share); err != nil {
+		return nil, err
+	}
+	return nil, nil
+}
+
+// share turns sharing on or off.
+func (s *service) share(on bool) {
+	s.node.Share(on)
+	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
+}
+
+// getSettings returns what was read of Nix's configuration.
+func (s *service) getSettings(*http.Request) (any, error) {
+	settings := s.settings.get()
+	return control.ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
+		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
+}
+
+func (s *service) configShow(*http.Request) (any, error) {
+	return control.ConfigShow{Schema: control.Schema, Settings: s.origins}, nil
+}
+
+// handleDebug adds the handlers for `narbor debug`. Only root and the user that narbor runs as may use
+// them, although stacks and profiles have no content of transfers. A verbose log may fill a disk.
+func (s *service) handleDebug(mux *http.ServeMux) {
+	mux.HandleFunc("GET /debug/goroutines", control.Change(writing(func(_ *http.Request, w io.Writer) error {
+		var all bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil { // as after a panic
+			return err
+		}
+		_, err := w.Write(all.Bytes()[:min(all.Len(), maxDebugReport)]) // the first thousands tell enough
+		return err
+	})))
+	mux.HandleFunc("GET /debug/heap", control.Change(writing(func(_ *http.Request, w io.Writer) error {
+		return pprof.Lookup("heap").WriteTo(w, 0) // the format of go tool pprof
+	})))
+	mux.HandleFunc("GET /debug/profile", control.Lasting(maxProfileTime, control.Change(writing(writeProfile))))
+	mux.HandleFunc("PUT /debug/log", control.Change(func(r *http.Request) (any, error) {
+		text, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = s.logs.set(string(text))
+		}
+		if err == nil {
+			s.log.Info("the level of the log was changed", zap.ByteString("level", text))
+		}
+		return nil, err
+	}))
+}
+
+// writing returns what do writes as a [control.DebugReport].
+func writing(do func(*http.Request, io.Writer) error) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var b bytes.Buffer
+		if err := do(r, &b); err != nil {
+			return nil, err
+		}
+		if b.Len() > maxDebugReport {
+			return nil, fmt.Errorf("the answer has %s, more than %s", dashboard.Amount(int64(b.Len())), dashboard.Amount(maxDebugReport))
+		}
+		return control.DebugReport{Data: b.Bytes()}, nil
+	}
+}
+
+// writeProfile writes a profile of the processor's time, of the duration in the query.
+func writeProfile(r *http.Request, w io.Writer) error {
+	d, err := time.ParseDuration(r.URL.Query().Get("for"))
+	if err != nil || d <= 0 || d > maxProfileTime {
+		return control.WithCode(fmt.Errorf("a profile takes up to %v, not %q; give for example --for 10s", maxProfileTime,
+			r.URL.Query().Get("for")), control.ExitUsage)
+	}
+	if err := pprof.StartCPUProfile(w); err != nil {
+		return control.WithCode(errors.New("another profile is being made; try again when it is done"), control.ExitTemporary)
+	}
+	defer pprof.StopCPUProfile()
+	select {
+	case <-time.After(d):
+		return nil
+	case <-r.Context().Done():
+		return r.Context().Err()
+	}
 }

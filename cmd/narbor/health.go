@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -247,4 +248,38 @@ func (s *service) accountsHealth(control.Status) *dashboard.Health {
 	}
 	return &dashboard.Health{Code: "accounts-lost", Severity: dashboard.SeverityInfo, Title: "What was saved is counted from now on",
 		Text: note, Fix: "There is nothing to do, unless the disk is failing."}
+}
+
+// misspeltHealth reports the environment variables that set nothing.
+func (s *service) misspeltHealth(control.Status) *dashboard.Health {
+	if len(s.misspelt) == 0 {
+		return nil
+	}
+	var texts []string
+	for _, m := range s.misspelt {
+		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
+	}
+	return &dashboard.Health{Code: "misspelt", Severity: dashboard.SeverityWarning, Title: "Environment variables without effect",
+		Text: "narbor was started with variables that set nothing: " + strings.Join(texts, ", ") + ".",
+		Fix:  "Correct their names where narbor is started, or take them out. `narbor config show` lists all settings."}
+}
+
+// cacheHealth reports a cache directory without any path that a trusted key has signed.
+func (s *service) cacheHealth(st control.Status) *dashboard.Health {
+	for i, found := range s.signers.of(s.shares.caches) {
+		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
+			continue
+		}
+		h := &dashboard.Health{Code: "cache-not-trusted", Severity: dashboard.SeverityWarning,
+			Title: "Neighbours get nothing from a cache directory",
+			Text:  fmt.Sprintf("None of %s in %s has a signature.", dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i]),
+			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}
+		if len(found.Names) > 0 {
+			h.Text = fmt.Sprintf("All of %s looked at in %s are signed by %s alone, and this machine trusts no key of that name.",
+				dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i], strings.Join(found.Names, ", "))
+			h.Fix = "If it is yours, give narbor that key by --trusted-key, or add it to trusted-public-keys in nix.conf."
+		}
+		return h
+	}
+	return nil
 }

@@ -1,50 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/store/nixconf"
-	"narbor/trust"
 )
 
 const classPublic, classPrivate = "public", "private"
-
-// keyList returns the keys in force with the source of each. Of two with one name the first counts, as in Nix.
-func (s *service) keyList() control.KeyList {
-	settings, policy := s.settings.get(), s.policy()
-	places := map[string]string{}
-	for _, l := range nixconf.Lines("trusted-public-keys") {
-		if l.UndoneBy == "" {
-			places[l.Value] = l.At
-		}
-	}
-	list := control.KeyList{Schema: control.Schema, Keys: []control.Key{}}
-	add := func(keys []string, otherwise string) {
-		for _, key := range keys {
-			name := keyName(key)
-			if _, err := trust.ParseKeys([]string{key}); err != nil ||
-				slices.ContainsFunc(list.Keys, func(k control.Key) bool { return k.Name == name }) {
-				continue
-			}
-			k := control.Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
-				Shares: slices.Contains(s.shareKeys.Names(), name)}
-			class := policy.class(name)
-			if k.Why = class.why; class.public {
-				k.Class = classPublic
-			}
-			list.Keys = append(list.Keys, k)
-		}
-	}
-	add(s.keys, "--trusted-key")
-	add(settings.TrustedPublicKeys, "Nix's defaults") // for no file says so
-	return list
-}
 
 func keysCommand() *cli.Command {
 	return &cli.Command{

@@ -1,20 +1,13 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
-
-	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 )
-
-// envPrefix begins the name of each environment variable that sets a flag.
-const envPrefix = "NARBOR_"
 
 // A misspelt variable begins with NARBOR_ and sets no flag of any command.
 type misspelt struct{ name, nearest string }
@@ -37,20 +30,6 @@ func misspeltIn(environ []string, commands []*cli.Command, run []cli.Flag) (out 
 		out = append(out, misspelt{name, env(nearest)[0]})
 	}
 	return out
-}
-
-// misspeltHealth reports the environment variables that set nothing.
-func (s *service) misspeltHealth(control.Status) *dashboard.Health {
-	if len(s.misspelt) == 0 {
-		return nil
-	}
-	var texts []string
-	for _, m := range s.misspelt {
-		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
-	}
-	return &dashboard.Health{Code: "misspelt", Severity: dashboard.SeverityWarning, Title: "Environment variables without effect",
-		Text: "narbor was started with variables that set nothing: " + strings.Join(texts, ", ") + ".",
-		Fix:  "Correct their names where narbor is started, or take them out. `narbor config show` lists all settings."}
 }
 
 // variablesOf returns the environment variables of all flags of commands, and of their subcommands.

@@ -130,3 +130,6 @@ func (p *pause) end() *time.Time {
 	until := p.until
 	return &until
 }
+
+// maxPause bounds `narbor share pause --for`; --share none is for longer.
+const maxPause = 30 * 24 * time.Hour

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -11,43 +10,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/p2p/discovery"
 )
-
-func (s *service) peerList() control.PeerList {
-	st := s.node.Status()
-	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]discovery.NamedPeer{}, s.node.Peers()...),
-		Banned:  st.Struck,
-		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
-}
-
-// postPeers adds, removes, blocks or unblocks a peer, and answers with how it is called.
-func (s *service) postPeers(r *http.Request) (any, error) {
-	name := r.URL.Query().Get("peer")
-	if name == "" {
-		return nil, control.WithCode(errors.New("no peer is named"), control.ExitUsage)
-	}
-	var err error
-	switch r.PathValue("what") {
-	case "add":
-		if err = s.node.AddPeer(name); err != nil {
-			err = control.WithCode(err, control.ExitUsage)
-		}
-	case "rm":
-		if err = s.node.RemovePeer(name); err != nil {
-			err = control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
-		}
-	case "block":
-		name, err = s.node.Block(name)
-	case "unblock":
-		name, err = s.node.Unblock(name)
-	default:
-		err = control.WithCode(fmt.Errorf("%.20q is none of add, rm, block, unblock", r.PathValue("what")), control.ExitUsage)
-	}
-	return struct {
-		Peer string `json:"peer"`
-	}{name}, noPeer(err)
-}
 
 func peersCommand() *cli.Command {
 	change := func(name, usage, args, done, details string) *cli.Command {

@@ -1,84 +1,20 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/p2p"
-	"narbor/store"
 )
 
-const (
-	maxPings = 20
-	// maxPingBytes bounds what a ping fetches: two seconds of a gigabit.
-	maxPingBytes = 256 << 20
-	// pingTimeout bounds all of a ping; the report has the answers until then.
-	pingTimeout = 20 * time.Second
-)
-
-// postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change
-// things may use it.
-func (s *service) postPing(r *http.Request) (any, error) {
-	q := r.URL.Query()
-	count, err := strconv.Atoi(q.Get("count"))
-	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
-	if errors.Join(err, err2) != nil || count < 1 || count > maxPings || bytes < 0 || bytes > maxPingBytes {
-		return nil, control.WithCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
-			maxPings, dashboard.Amount(maxPingBytes)), control.ExitUsage)
-	}
-	if !s.pinging.TryLock() {
-		return nil, control.WithCode(errors.New("another ping is under way; try again in a moment"), control.ExitTemporary)
-	}
-	defer s.pinging.Unlock()
-	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
-	defer cancel()
-	cfg := p2p.PingConfig{Count: count, Bytes: bytes}
-	if bytes > 0 {
-		cfg.Paths = s.somePaths(ctx)
-	}
-	p, err := s.node.Ping(ctx, q.Get("peer"), cfg)
-	if err != nil {
-		return nil, noPeer(err)
-	}
-	return control.PingReport{Schema: control.Schema, Ping: p}, nil
-}
-
-// noPeer adds the exit code to an error about an unknown peer.
-func noPeer(err error) error {
-	if errors.Is(err, p2p.ErrNoPeer) {
-		return control.WithCode(fmt.Errorf("%w; `narbor peers` lists them", err), control.ExitNotFound)
-	}
-	return err
-}
-
-// somePaths are a few of this machine's store paths: a neighbour is likely to have some of them, too.
-func (s *service) somePaths(ctx context.Context) []store.HashPart {
-	nix, err := s.shares.nix.open(ctx)
-	if err != nil {
-		return nil
-	}
-	paths, err := nix.AllValidPaths(ctx)
-	if err != nil {
-		return nil
-	}
-	paths = slices.DeleteFunc(paths, func(p store.Path) bool { return len(p.Name()) > 4 && p.Name()[len(p.Name())-4:] == ".drv" })
-	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
-	var parts []store.HashPart
-	for _, p := range paths[:min(len(paths), 32)] {
-		parts = append(parts, p.HashPart())
-	}
-	return parts
-}
+// pingTimeout bounds all of a ping; the report has the answers until then.
+const pingTimeout = 20 * time.Second
 
 func pingCommand() *cli.Command {
 	return &cli.Command{

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -46,32 +45,6 @@ const aheadBudget = 512 << 20
 // softMemory is the memory limit of the Go runtime, which collects garbage more often near it. Without a limit the heap
 // grows to twice the live memory, which is a lot under attack. GOMEMLIMIT overrides it.
 const softMemory = 112 << 20
-
-// runFlags are all that can be said about the service. A configuration file has the same names.
-func runFlags() []cli.Flag {
-	return slices.Concat(peerFlags(), []cli.Flag{
-		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),
-			Value: cli.NewStringSlice("127.0.0.1:6272", "[::1]:6272"),
-			Usage: "`ADDRESS` on which Nix asks; ignored when systemd hands over sockets; repeatable"},
-		listFlag("allow-host", categoryNet, "answer Nix under this `NAME` or address too, at any port: what a guest calls this machine, "+
-			"such as builder.lan; repeatable"),
-		&cli.UintFlag{Name: "port", Value: defaultPort, Category: categoryNet, EnvVars: env("port"),
-			Usage: "TCP `PORT` for neighbours; 0 picks one"},
-		&cli.BoolFlag{Name: "no-page", Category: categoryNet, EnvVars: env("no-page"),
-			Usage: "serve no page, API or metrics beside the cache; every user of this machine can see them otherwise"},
-		stateFlag(), socketFlag(),
-		listFlag("cache-dir", categoryKeep, "share this `DIR` in Nix's binary-cache layout, too, such as a NAS; repeatable"),
-		stringFlag("spool-size", "4GiB", categoryKeep,
-			"most that may wait on disk for Nix, an `AMOUNT` such as 4GiB, or 25% of that file system"),
-		stringFlag("min-free", "2GiB", categoryKeep,
-			"what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
-		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as "+
-			"10MiB; 0 is no limit"),
-		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
-		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or "+
-			"none; `narbor share` changes it until the next start"),
-	}, logFlags(), []cli.Flag{configFlag()})
-}
 
 // runCommand serves Nix on the sockets that systemd handed over, if there are any.
 func runCommand(inherited []net.Listener) *cli.Command {

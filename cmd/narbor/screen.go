@@ -5,14 +5,18 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
+
+	"narbor/narserve/dashboard"
 )
 
 // unwrapped is the width of what goes into a file or a pipe: a paragraph is one line, which grep finds whole.
@@ -243,7 +247,35 @@ func printJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// jsonFlag makes a command print for programs.
-func jsonFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "json", Usage: "print everything as JSON, for programs", EnvVars: env("json")}
+// mark is the sign before a finding.
+func (s screen) mark(severity string) string {
+	switch severity {
+	case dashboard.SeverityOK:
+		return s.paint(green, " ✔ ")
+	case dashboard.SeverityError:
+		return s.paint(red, " ✘ ")
+	case dashboard.SeverityWarning:
+		return s.paint(yellow, " ! ")
+	case dashboard.SeverityInfo:
+		return " · "
+	}
+	return " - "
+}
+
+// shortAddr prints a multiaddr as people write addresses, without the port that everybody has.
+func shortAddr(addr string) string {
+	parts := strings.Split(addr, "/")
+	if len(parts) >= 5 && parts[1] == "ip6zone" { // a link-local address
+		parts = append([]string{"", "ip6", parts[4] + "%" + parts[2]}, parts[5:]...)
+	}
+	if len(parts) == 3 && parts[0] == "" { // the port is not known
+		return parts[2]
+	}
+	if len(parts) < 5 || parts[0] != "" || parts[3] != "tcp" {
+		return addr
+	}
+	if parts[4] == strconv.Itoa(defaultPort) {
+		return parts[2]
+	}
+	return net.JoinHostPort(parts[2], parts[4])
 }

@@ -3,58 +3,16 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
-	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 )
-
-// maxPause bounds `narbor share pause --for`; --share none is for longer.
-const maxPause = 30 * 24 * time.Hour
-
-// parseShare parses the value of --share: neighbours may have the paths that an upstream has signed, or nothing.
-func parseShare(what string) (on bool, err error) {
-	switch what {
-	case "signed", "none":
-		return what == "signed", nil
-	}
-	return false, fmt.Errorf("%.20q is neither signed nor none", what)
-}
-
-// putShare turns sharing on or off, or off for a while.
-func (s *service) putShare(r *http.Request) (any, error) {
-	what, err := io.ReadAll(r.Body)
-	if err != nil {
-		return nil, control.WithCode(err, control.ExitUsage)
-	}
-	on, err := parseShare(string(what))
-	if err != nil {
-		return nil, control.WithCode(err, control.ExitUsage)
-	}
-	var d time.Duration
-	if text := r.URL.Query().Get("for"); text != "" {
-		if d, err = time.ParseDuration(text); err != nil || d <= 0 || d > maxPause || on {
-			return nil, control.WithCode(fmt.Errorf("%q is no time that sharing can be paused for", text), control.ExitUsage)
-		}
-	}
-	if err := s.pause.set(on, d, s.share); err != nil {
-		return nil, err
-	}
-	return nil, nil
-}
-
-// share turns sharing on or off.
-func (s *service) share(on bool) {
-	s.node.Share(on)
-	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
-}
 
 func shareCommand() *cli.Command {
 	return &cli.Command{

@@ -3,10 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
@@ -16,39 +12,6 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/store"
 )
-
-// getStatus returns the current status. It first looks for a Nix store that was not there a moment ago.
-func (s *service) getStatus(r *http.Request) (any, error) {
-	_, _ = s.shares.nix.open(r.Context()) // the status has the error
-	return s.status(), nil
-}
-
-func (s *service) status() control.Status {
-	spool := s.spool.Stats()
-	st := control.Status{
-		Schema: control.Schema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
-		Status: s.node.Status(), HTTP: addrsOf(s.listeners),
-		StoreStatus: control.StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
-		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.trusted.Names()...),
-			ShareKeys: append([]string{}, s.shareKeys.Names()...)},
-		SharingStatus: control.SharingStatus{Sharing: "signed"},
-		Nix:           s.server.Stats(),
-		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
-			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
-	}
-	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
-	st.NixConfProblems = s.settings.problems()
-	if s.shares.hasNix() {
-		st.Store = store.Dir
-	}
-	st.StoreProblem = s.shares.nixProblem()
-	st.Damaged = s.shares.damaged()
-	if !s.node.Sharing() {
-		st.Sharing, st.PausedUntil = "none", s.pause.end()
-	}
-	st.Health = s.health(st)
-	return st
-}
 
 func statusCommand() *cli.Command {
 	return &cli.Command{
@@ -233,20 +196,40 @@ func printStatusNeighbours(st control.Status, s screen) {
 	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows, 2, 3, 5, 4, 1)
 }
 
-// shortAddr prints a multiaddr as people write addresses, without the port that everybody has.
-func shortAddr(addr string) string {
-	parts := strings.Split(addr, "/")
-	if len(parts) >= 5 && parts[1] == "ip6zone" { // a link-local address
-		parts = append([]string{"", "ip6", parts[4] + "%" + parts[2]}, parts[5:]...)
+// printUpstreams prints the caches that are asked, and the amounts received from each kind of source and for others.
+func printUpstreams(st control.Status, s screen) {
+	for i, u := range st.Upstreams {
+		state := ""
+		if u.Down {
+			state = " " + s.paint(yellow, "does not answer") + "; it is tried again by itself"
+		}
+		s.field(map[bool]string{true: "upstream"}[i == 0], "%s%s", u.URL, state)
 	}
-	if len(parts) == 3 && parts[0] == "" { // the port is not known
-		return parts[2]
+	if len(st.Upstreams) == 0 {
+		return
 	}
-	if len(parts) < 5 || parts[0] != "" || parts[3] != "tcp" {
-		return addr
+	s.field("received", "%s from neighbours; from the internet %s by this machine and %s by others for it",
+		dashboard.Amount(st.Received[store.FromNeighbours]), dashboard.Amount(st.Received[store.FromInternet]),
+		dashboard.Amount(st.Received[store.FromOthers]))
+	switch {
+	case st.Alone != "":
+		s.field("for others", "nothing is downloaded: %s", st.Alone)
+	case st.BudgetLeft <= 0:
+		s.field("for others", "%s downloaded; today's --upstream-budget is used up", dashboard.Amount(st.ForOthers))
+	default:
+		s.field("for others", "%s downloaded, and up to %s more today; %s for this machine", dashboard.Amount(st.ForOthers),
+			dashboard.Amount(st.BudgetLeft),
+			helping(st.Helpers))
 	}
-	if parts[4] == strconv.Itoa(defaultPort) {
-		return parts[2]
+}
+
+// helping returns how many neighbours download for this machine.
+func helping(n int) string {
+	switch n {
+	case 0:
+		return "no neighbour downloads"
+	case 1:
+		return "1 neighbour downloads"
 	}
-	return net.JoinHostPort(parts[2], parts[4])
+	return dashboard.Plural(n, "neighbour") + " download"
 }

@@ -47,3 +47,6 @@ func thisVersion() Version {
 	}
 	return v
 }
+
+// version is set by the linker in releases.
+var version = "0.1.0-dev"

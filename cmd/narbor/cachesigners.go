@@ -1,14 +1,9 @@
 package main
 
 import (
-	"fmt"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 	"narbor/store/bincache"
 )
 
@@ -70,24 +65,4 @@ func (c *cacheSigners) from(look func() []bincache.Signers) []bincache.Signers {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.found
-}
-
-// cacheHealth reports a cache directory without any path that a trusted key has signed.
-func (s *service) cacheHealth(st control.Status) *dashboard.Health {
-	for i, found := range s.signers.of(s.shares.caches) {
-		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
-			continue
-		}
-		h := &dashboard.Health{Code: "cache-not-trusted", Severity: dashboard.SeverityWarning,
-			Title: "Neighbours get nothing from a cache directory",
-			Text:  fmt.Sprintf("None of %s in %s has a signature.", dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i]),
-			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}
-		if len(found.Names) > 0 {
-			h.Text = fmt.Sprintf("All of %s looked at in %s are signed by %s alone, and this machine trusts no key of that name.",
-				dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i], strings.Join(found.Names, ", "))
-			h.Fix = "If it is yours, give narbor that key by --trusted-key, or add it to trusted-public-keys in nix.conf."
-		}
-		return h
-	}
-	return nil
 }
