@@ -33,10 +33,10 @@ type flight struct {
 
 // open begins to receive a NAR; others may ask for its blocks from then on. The caller calls receive.
 func (d *downloads) open(m trust.Mapping) (*flight, error) {
-	draft, err := d.spool.Create(m.NarHash(), m.NarSize())
+	draft, err := d.spool.Resume(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
 		d.server.CloseIdle(0) // the spool cannot clear out archives that are open for neighbours
-		draft, err = d.spool.Create(m.NarHash(), m.NarSize())
+		draft, err = d.spool.Resume(m.NarHash(), m.NarSize())
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", m.Path(), err)
@@ -47,9 +47,9 @@ func (d *downloads) open(m trust.Mapping) (*flight, error) {
 	return &flight{f, draft, d.begin(f)}, nil
 }
 
-// receive receives the NAR.
+// receive receives the NAR. If it fails, what has come stays in the spool for the next fetch.
 func (d *downloads) receive(ctx context.Context, f *flight) (*spool.NAR, error) {
-	defer f.draft.Discard()
+	defer f.draft.Keep()
 	defer f.landed()
 	m := f.Wanted
 	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.checkNAR(ctx, m) != nil)

@@ -39,7 +39,7 @@ type remedy struct {
 }
 
 // remedyFor returns the next step with a NAR of these blocks. present are the holders that can still be asked; of equal
-// ones the first is preferred.
+// ones the first is preferred. Blocks from the disk are compared with a manifest, so that only the wrong ones are fetched.
 func remedyFor(blocks []sender, present []peer.ID) remedy {
 	all := make([]int, len(blocks))
 	var relayed []int
@@ -55,12 +55,12 @@ func remedyFor(blocks []sender, present []peer.ID) remedy {
 	if len(relayed) > 0 {
 		return remedy{reread: relayed}
 	}
-	if len(sent) == 1 {
+	if len(sent) == 1 && sent[fromDisk] == 0 {
 		return remedy{guilty: blocks[0].id, reread: all}
 	}
 	var best peer.ID
 	for _, id := range present {
-		if sent[id] > sent[best] {
+		if sent[id] > sent[best] || best == "" && sent[fromDisk] > 0 { // it need not have sent any to tell which are wrong on disk
 			best = id
 		}
 	}

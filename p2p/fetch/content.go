@@ -95,6 +95,15 @@ func (c *content) write(i int, data []byte) error {
 	return nil
 }
 
+// reuse records that blocks are in the draft from the beginning.
+func (c *content) reuse(blocks []int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, i := range blocks {
+		c.here.Set(i)
+	}
+}
+
 // close ends the passing on of blocks, once all are here and the NAR is wrong.
 func (c *content) close() {
 	c.mu.Lock()

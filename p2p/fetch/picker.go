@@ -260,6 +260,12 @@ func (p *picker) done(i int, from peer.ID, relayed bool, now time.Time) (last bo
 	return p.left == 0
 }
 
+// reuse records that a block is here from the beginning.
+func (p *picker) reuse(i int) {
+	p.blocks[i] = block{state: blockDone, from: fromDisk}
+	p.left--
+}
+
 // giveBack makes blocks that a peer owes missing again, unless they were requested from another one, too.
 func (p *picker) giveBack(owed []int) {
 	for _, i := range owed {

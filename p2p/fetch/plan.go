@@ -33,6 +33,15 @@ func (p *plan) begin() int {
 	return p.missing()
 }
 
+// reuse records that blocks are here from an earlier fetch.
+func (p *plan) reuse(blocks []int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, i := range blocks {
+		p.picker.reuse(i)
+	}
+}
+
 // missing returns the number of missing blocks.
 func (p *plan) missing() int {
 	p.mu.Lock()

@@ -20,7 +20,12 @@ func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
 	if s.secret = secret; !secret {
 		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
 	}
-	if len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !s.plan.hasMembers() {
+	if blocks := s.draft.Reuse(ctx); len(blocks) > 0 {
+		s.plan.reuse(blocks)
+		s.content.reuse(blocks)
+		s.Log.Debug("an earlier fetch is continued", zap.Stringer("path", s.Wanted.Path()), zap.Int("blocks", len(blocks)))
+	}
+	if s.plan.missing() > 0 && len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !s.plan.hasMembers() {
 		return nil, fmt.Errorf("%s: no neighbour has it: %w", s.Wanted.Path(), store.ErrNotFound)
 	}
 	start := time.Now()

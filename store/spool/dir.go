@@ -4,25 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	lockName   = "lock"
-	partSuffix = ".part" // being received
-	narSuffix  = ".nar"  // verified
+	lockName  = "lock"
+	narSuffix = ".nar"
 )
 
-// takeDir opens a directory for this process alone, and clears it.
-func takeDir(dir string) (_ *os.Root, _ *os.File, err error) {
+// takeDir opens a directory for this process alone.
+func takeDir(dir string) (_ directory, err error) {
 	if err = os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, err
+		return directory{}, err
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return nil, nil, err
+		return directory{}, err
 	}
 	defer func() {
 		if err != nil {
@@ -30,11 +30,11 @@ func takeDir(dir string) (_ *os.Root, _ *os.File, err error) {
 		}
 	}()
 	if err = root.Chmod(".", 0o700); err != nil {
-		return nil, nil, err
+		return directory{}, err
 	}
 	lock, err := root.OpenFile(lockName, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, nil, err
+		return directory{}, err
 	}
 	defer func() {
 		if err != nil {
@@ -42,30 +42,23 @@ func takeDir(dir string) (_ *os.Root, _ *os.File, err error) {
 		}
 	}()
 	if err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, nil, errors.New("another narbor uses it; give this one a state directory of its own")
+		return directory{}, errors.New("another narbor uses it; give this one a state directory of its own")
 	} else if err != nil {
-		return nil, nil, fmt.Errorf("lock: %w", err)
+		return directory{}, fmt.Errorf("lock: %w", err)
 	}
-	return root, lock, clean(root)
+	return directory{root, lock}, nil
 }
 
-// clean deletes every file that a spool may have made. Others are left alone, lest a wrong path cost someone's data.
-func clean(root *os.Root) error {
+// ours returns the names of the files that a spool may have made. Others are left alone, lest a wrong path cost someone's
+// data.
+func ours(root *os.Root) ([]string, error) {
 	d, err := root.Open(".")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer d.Close()
 	names, err := d.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		if strings.HasSuffix(name, partSuffix) || strings.HasSuffix(name, narSuffix) {
-			if err := root.Remove(name); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return slices.DeleteFunc(names, func(name string) bool { return !strings.HasSuffix(name, narSuffix) }), err
 }
+
+func (d directory) close() error { return errors.Join(d.lock.Close(), d.root.Close()) }

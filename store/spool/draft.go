@@ -46,6 +46,13 @@ type Draft struct {
 	claimed   spans
 	written   spans // part of claimed
 	prefix    prefix
+	sums      sums
+}
+
+// sums is the state of the checksums behind the NAR.
+type sums struct {
+	left int64 // bytes that an earlier draft has left, until Reuse has read them
+	void bool  // there are none any more
 }
 
 // A draftFile is the file of a draft, and what it is to hold. It does not change.
@@ -74,9 +81,13 @@ type prefix struct {
 	buf    []byte
 }
 
-func newDraft(s *Spool, f draftFile) *Draft {
-	d := &Draft{draftFile: f, spool: s, unwritten: f.size, prefix: prefix{sum: sha256.New()}}
+// newDraft returns a draft of which left bytes are in its file already, and for which space has been reserved.
+func newDraft(s *Spool, f draftFile, left int64) *Draft {
+	d := &Draft{draftFile: f, spool: s, unwritten: f.size - left, prefix: prefix{sum: sha256.New()}, sums: sums{left: left}}
 	d.quiet = sync.NewCond(&d.mu)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drafts[d] = struct{}{}
 	return d
 }
 
@@ -98,6 +109,9 @@ func (d *Draft) WriteAt(p []byte, off int64) (int, error) {
 		}
 	}
 	hashed(err)
+	if err == nil {
+		d.seal(p, off, mine)
+	}
 	d.record(mine, err)
 	if err != nil {
 		return 0, fmt.Errorf("spool %s: %w", d.spool.cfg.Dir, nar.NoSpace(err))
@@ -171,6 +185,7 @@ func (d *Draft) record(mine spans, err error) {
 
 // settle tells the spool of bytes that are on the disk now, or never will be. The caller holds mu.
 func (d *Draft) settle(n int64) {
+	n = min(n, d.unwritten) // a block that was there, and wrong, is written again
 	d.unwritten -= n
 	d.spool.settle(n)
 }
@@ -255,16 +270,21 @@ func (d *Draft) Commit(check func(store.NAR) error) (*NAR, error) {
 	}
 	began := time.Now()
 	nar, err := d.verify(check)
-	d.spool.checks.Add(1)
-	d.spool.checking.Add(int64(time.Since(began)))
+	d.spool.checks.done.Add(1)
+	d.spool.checks.took.Add(int64(time.Since(began)))
 	d.mu.Lock()
 	d.phase = receiving
 	if nar != nil {
 		d.phase = ended
 	}
 	d.redo = d.redo || errors.Is(err, store.ErrCorrupt)
+	d.sums.void = d.redo || errors.Is(err, store.ErrMalformed)
+	void := d.sums.void
 	d.quiet.Broadcast()
 	d.mu.Unlock()
+	if void { // a file that has no checksums is deleted at the start
+		_ = d.file.Truncate(d.size)
+	}
 	return nar, err
 }
 
@@ -318,28 +338,11 @@ func (d *Draft) verify(check func(store.NAR) error) (*NAR, error) {
 			return nil, fmt.Errorf("nar %s: %w: %w", d.want, store.ErrCorrupt, err)
 		}
 	}
-	nar, err := d.spool.adopt(d.draftFile)
+	nar, err := d.spool.adopt(d)
 	if err != nil {
 		return nil, fmt.Errorf("spool %s: %w", d.spool.cfg.Dir, err)
 	}
 	return nar, nil
-}
-
-// Discard deletes the draft. After a successful Commit it does nothing.
-func (d *Draft) Discard() {
-	d.mu.Lock()
-	for d.phase == committing {
-		d.quiet.Wait()
-	}
-	first := d.phase != ended
-	d.phase = ended
-	d.settle(d.unwritten)
-	d.mu.Unlock()
-	if first {
-		d.file.Close()
-		d.spool.remove([]string{d.name})
-		d.spool.release(d.size)
-	}
 }
 
 // draftNAR implements [store.NAR] for the check of a complete draft.

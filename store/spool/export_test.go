@@ -1,5 +1,8 @@
 package spool
 
+// MaxKept is the number of files that are kept.
+const MaxKept = maxKept
+
 // BeginWrite is the first half of a WriteAt that takes its time; end is the second, with the outcome of the disk.
 func (d *Draft) BeginWrite(p []byte, off int64) (end func(error), err error) {
 	mine, err := d.claim(span{off, off + int64(len(p))})

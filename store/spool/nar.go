@@ -35,7 +35,8 @@ func (n *NAR) ReadAt(p []byte, off int64) (int, error) {
 	return nar.ReadFile(n.file, p, off, n.entry.size)
 }
 
-// Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The caller closes it.
+// Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The file is longer than the NAR:
+// what follows after [NAR.Size] bytes does not belong to it. The caller closes it.
 func (n *NAR) Open() (*os.File, error) {
 	if n.closed.Load() {
 		return nil, os.ErrClosed
