@@ -13,10 +13,6 @@ import (
 )
 
 const (
-	// fetchTimeout bounds the time from a request for a NAR to its first byte. Nix gives up after 300 s without
-	// one (stalled-download-timeout) and asks us again, four times; a 404 before that makes it ask its next
-	// substituter. A minute is left for looking up the mapping and for clocks.
-	fetchTimeout = 240 * time.Second
 	// lingerTime is how long a fetch goes on after the last request for it has hung up. Nix hangs up when no byte has
 	// come for its stalled-download-timeout, and asks again after at most 3 s, four times; what has been received must
 	// not be dropped meanwhile.
@@ -86,7 +82,7 @@ type flight struct {
 
 // do returns what fetch does, or what a fetch that is running already will. The caller closes the handle, which is
 // its own. The context of fetch is no request's: it is cancelled when the last waiter has gone and none has come for
-// lingerTime, or after fetchTimeout.
+// lingerTime.
 func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Context) (*spool.NAR, error)) (*spool.NAR, error) {
 	f.mu.Lock()
 	if err := f.malformed[key]; err != nil {
@@ -122,7 +118,7 @@ func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Conte
 
 // start begins a fetch. f.mu is held.
 func (f *fetches) start(key fetchKey, fetch func(context.Context) (*spool.NAR, error)) *flight {
-	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	ctx, cancel := context.WithCancel(context.Background())
 	fl := &flight{cancel: cancel, done: make(chan struct{})}
 	if f.running == nil {
 		f.running = map[fetchKey]*flight{}

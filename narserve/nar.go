@@ -51,16 +51,19 @@ func (n *narReply) close() {
 	n.done()
 }
 
-// nar answers a request for nar/<name>.
-func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
+func (n *narReply) reply(status int) reply {
+	return reply{status: status, contentType: "application/x-nix-nar", nar: n}
+}
+
+// nar answers a request for nar/<name> or nar/late/<name>.
+func (s *Server) nar(r *http.Request, name string) (reply, error) {
 	asked := time.Now()
-	hp, narHash, err := parseNarName(name)
+	base, again := strings.CutPrefix(name, latePrefix)
+	hp, narHash, err := parseNarName(base)
 	if err != nil {
 		return reply{}, err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), fetchTimeout)
-	defer cancel()
-	m, err := s.mapping(ctx, hp, narHash)
+	m, err := s.mapping(r.Context(), hp, narHash)
 	if err == nil {
 		err = s.mayHave(r, m)
 	}
@@ -68,42 +71,69 @@ func (s *Server) nar(r *http.Request, name string) (_ reply, err error) {
 		return reply{}, err
 	}
 	n := &narReply{m: m, asked: asked, size: m.NarSize(), length: m.NarSize()}
-	a := reply{status: http.StatusOK, contentType: "application/x-nix-nar", nar: n}
 	if r.Method == http.MethodHead { // it asks whether, not for the thing: nothing is fetched
-		return a, s.obtainable(ctx, m)
+		return n.reply(http.StatusOK), s.obtainable(r.Context(), m)
 	}
 	if err := s.fetches.enter(); err != nil {
 		return reply{}, err
 	}
 	s.ahead.begin(hp)
 	s.accounts.Begin()
+	limit, redirect := patience(r, n.size)
+	ctx, cancel := context.WithDeadline(r.Context(), asked.Add(limit))
 	n.done = func() {
+		cancel()
 		s.accounts.End()
 		s.ahead.end()
 		s.fetches.all.Done()
 	}
+	if again {
+		if a, ok := s.arrivals.take(fetchKey{hp, narHash}); ok {
+			n.asked = a.asked
+			return s.ready(r, n, a)
+		}
+	}
+	came := make(chan arrival, 1)
+	go func() {
+		sp, err := guard(func() (*spool.NAR, error) { return s.spooled(ctx, m) })
+		came <- arrival{asked, sp, err}
+	}()
+	select {
+	case a := <-came:
+		return s.ready(r, n, a)
+	case <-redirect:
+		if !again {
+			base = latePrefix + base
+		}
+		return s.late(n, base, came), nil
+	}
+}
+
+// ready returns the reply with a NAR that has come, or why there is none.
+func (s *Server) ready(r *http.Request, n *narReply, a arrival) (_ reply, err error) {
+	s.ahead.waited()
 	defer func() {
 		if err != nil && r.Context().Err() == nil {
-			s.accounts.NotServed(m, time.Since(asked), err)
+			s.accounts.NotServed(n.m, time.Since(n.asked), err)
 		}
 		if n.file == nil { // after a panic, too
 			n.done()
 		}
 	}()
-	n.spooled, err = s.spooled(ctx, m)
-	s.ahead.waited()
-	if err != nil {
-		return reply{}, err
+	if a.err != nil {
+		return reply{}, a.err
 	}
+	n.spooled = a.spooled
 	if n.file, err = n.spooled.Open(); err != nil {
 		_ = n.spooled.Close()
-		s.log.Error("cannot read the spool", zap.Stringer("path", m.Path()), zap.Error(err))
+		s.log.Error("cannot read the spool", zap.Stringer("path", n.m.Path()), zap.Error(err))
 		return reply{}, err
 	}
 	if start, length, unusable := parseRange(r.Header, n.size); unusable == nil {
-		a.status, n.start, n.length = http.StatusPartialContent, start, length
+		n.start, n.length = start, length
+		return n.reply(http.StatusPartialContent), nil
 	}
-	return a, nil
+	return n.reply(http.StatusOK), nil
 }
 
 // mapping returns a mapping for hp with that NarHash: the one that Nix's narinfo was written from, if it is still
@@ -149,6 +179,8 @@ func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*spool.NAR, erro
 // leaves at least half of the time to the next.
 func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))
+	defer cancel()
 	var errs []error
 	for i, src := range s.sources {
 		sp, err := s.fetchFrom(ctx, src, m, len(s.sources)-i)

@@ -4,6 +4,7 @@
 //	GET, HEAD /nix-cache-info                            the cache's parameters
 //	GET, HEAD /<hash part>.narinfo                       a narinfo written here from a [trust.Mapping]
 //	GET, HEAD /nar/<hash part>-<NarHash, base 32>.nar    the archive, uncompressed; GET with Range
+//	GET, HEAD /nar/late/<the same>.nar                   the same, where GET is redirected if the archive takes long to come
 //
 // Beside it, for this machine alone, by its loopback names and over its loopback interface:
 //
@@ -15,8 +16,9 @@
 //
 // It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
 // holds, archives come out of a [spool.NAR]. Nix is never worse off for having asked: the answer is 200, 206
-// or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a method other than
-// GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403). And a NAR's URL
+// or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a redirect leads to one of
+// them; a method other than GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent
+// gets 403). And a NAR's URL
 // means the same archive for ever: Nix remembers it for 30 days, so it works across restarts, and whichever machine has
 // the archive by then.
 package narserve
@@ -53,7 +55,7 @@ const (
 	maxHeaderBytes = 16 << 10
 	// writeTimeout bounds each reply that is not a NAR, and each [chunkSize] of one that is. Nix stops reading
 	// for 10 s and more while it unpacks to a slow disk, and for as long as a user suspends it; a NAR that
-	// broke off here is resumed. It has to be longer than [fetchTimeout], for it starts with the request.
+	// broke off here is resumed. It has to be longer than [silentTime], for it starts with the request.
 	writeTimeout = 10 * time.Minute
 )
 
@@ -98,6 +100,7 @@ type Server struct {
 	keys     *trust.Keys
 	mappings *lru.Cache[store.HashPart, trust.Mapping]
 	fetches  fetches
+	arrivals arrivals
 	ahead    *ahead
 	accounts *stats.Accounts
 	page     *dashboard.Page

@@ -159,7 +159,11 @@ func doContext(ctx context.Context, h http.Handler, method, target string, heade
 	}
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, r)
-	return rec.Result()
+	resp := rec.Result()
+	if location, err := resp.Location(); err == nil && ctx.Err() == nil { // as Nix does
+		return doContext(ctx, h, method, r.URL.ResolveReference(location).Path, headers...)
+	}
+	return resp
 }
 
 // newRequest is a request as it arrives at 127.0.0.1:6272.

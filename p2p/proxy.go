@@ -153,7 +153,7 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	if err != nil || m.NarHash() != nar || !px.mayFetchFor(ctx, m) || !px.background.begin() {
 		return nil
 	}
-	life, end := context.WithTimeout(px.background.ctx, fetch.JobTimeout)
+	life, end := context.WithTimeout(px.background.ctx, store.FetchTime(m.NarSize()))
 	j, mine := px.jobs.begin(who.Addr, m, end)
 	if !mine {
 		end()

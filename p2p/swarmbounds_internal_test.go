@@ -56,7 +56,7 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 4*fetch.PartialStall)
 		defer cancel()
 		// Its members have nothing to send, which is no slowness.
-		if sp, err := n.Fetch(ctx, m); !errors.Is(err, store.ErrNotFound) || errors.Is(err, fetch.ErrSlow) {
+		if sp, err := n.Fetch(ctx, m); !errors.Is(err, store.ErrNotFound) || errors.Is(err, store.ErrSlow) {
 			t.Errorf("Fetch = %v, %v, want ErrNotFound, and not because it is too slow", sp, err)
 		}
 		return

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/ipfs/go-cid"
 	"github.com/multiformats/go-multihash"
@@ -31,6 +32,12 @@ const BlockSize = 256 << 10
 // MaxNarSize bounds the NarSize that a claim may state: 1 TiB, far above any real store path, and low enough
 // that sums of sizes never overflow.
 const MaxNarSize = 1 << 40
+
+// FetchTime is how long a NAR of size bytes may take to come: four minutes, and as long as it takes at a megabyte a
+// second. A cache on the internet is rarely slower than that.
+func FetchTime(size int64) time.Duration {
+	return 4*time.Minute + time.Duration(size/1e6)*time.Second
+}
 
 // HashPartLen is the length of a hash part in characters of Nix's base 32, which encode 20 bytes.
 const HashPartLen = 32
@@ -53,6 +60,9 @@ var (
 	ErrDamaged = errors.New("damaged")
 	// ErrNoSpace means that a file may not grow by what was asked for: a cap, the floor of free space, or the disk.
 	ErrNoSpace = errors.New("no space")
+	// ErrSlow means that a NAR would take longer than [FetchTime], at the rate at which its holders send. It comes with
+	// ErrNotFound.
+	ErrSlow = errors.New("too slow")
 	// ErrTooLarge means that a NAR does not fit even into an empty spool, because of its cap.
 	ErrTooLarge = errors.New("larger than the spool")
 )

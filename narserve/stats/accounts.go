@@ -203,6 +203,8 @@ func why(err error) (result, reason string) {
 		return ResultMiss, "the archive is larger than the spool; see --spool-size"
 	case errors.Is(err, store.ErrNoSpace):
 		return ResultMiss, "no room in the spool"
+	case errors.Is(err, store.ErrSlow):
+		return ResultMiss, "neighbours have it, and send it too slowly"
 	case errors.Is(err, ErrNoAnswer):
 		return ResultMiss, "no answer in time"
 	case errors.Is(err, ErrStopping):

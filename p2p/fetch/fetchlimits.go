@@ -76,6 +76,4 @@ const (
 	throughputMemory, throughputLeast, throughputIdle = 60 * time.Second, time.Second, 2 * time.Minute
 	// slowRate, in bytes per second and download, is too slow in any case: four at once at 1 Mbit/s.
 	slowRate = 32 << 10
-	// JobTimeout bounds a fetch on behalf of neighbours: their Nix does not wait longer.
-	JobTimeout = 4 * time.Minute
 )

@@ -15,9 +15,6 @@ import (
 // that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than they have
 // shown that they can. All that comes from a holder counts, of whatever NARs, for they share its link and its disk.
 
-// ErrSlow says that a NAR comes too slowly.
-var ErrSlow = errors.New("too slow")
-
 // A sample is how far a fetch was at a moment.
 type sample struct {
 	at   time.Time

@@ -23,7 +23,7 @@ type proxyWatch struct {
 }
 
 func newProxyWatch(now time.Time, missing int) *proxyWatch {
-	return &proxyWatch{began: now, until: now.Add(JobTimeout), moved: now, last: now, blocks: missing, missing: missing}
+	return &proxyWatch{began: now, until: now.Add(store.FetchTime(int64(missing) * store.BlockSize)), moved: now, last: now, blocks: missing, missing: missing}
 }
 
 // answer records what the neighbour says.
@@ -61,7 +61,7 @@ func (t *proxyWatch) problem(now time.Time, own int64) error {
 	}
 	if left := t.until.Sub(now); took > left {
 		if rest := remaining(took, t.blocks-t.missing, t.missing); rest > left {
-			return fmt.Errorf("at this pace it would take %s more, and Nix waits for %s", rest.Round(time.Second), left.Round(time.Second))
+			return fmt.Errorf("at this pace it would take %s more, and may take %s", rest.Round(time.Second), left.Round(time.Second))
 		}
 	}
 	return nil

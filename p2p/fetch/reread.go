@@ -60,7 +60,7 @@ func (s *Session) compareWith(ctx context.Context, reference *peers.Neighbour, b
 			return nil, err
 		}
 		failures := 1 // the holder could not deliver the blocks of its manifest; get has logged why
-		if errors.Is(err, ErrSlow) {
+		if errors.Is(err, store.ErrSlow) {
 			failures = lied
 		}
 		s.plan.exclude(reference.ID, failures)

@@ -219,7 +219,7 @@ func (r *round) impatient(ctx context.Context) error {
 		return nil
 	}
 	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
-		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, ErrSlow,
+		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and may take %s", store.ErrNotFound, store.ErrSlow,
 			rest.Round(time.Second), until.Sub(now).Round(time.Second))
 		if pace, least := r.progress.rate(); pace >= least {
 			return err
@@ -232,5 +232,5 @@ func (r *round) impatient(ctx context.Context) error {
 		return nil
 	}
 	r.plan.markSlow()
-	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, ErrSlow, pace, least)
+	return fmt.Errorf("%w: %w: its holders send %d bytes a second, want %d", store.ErrNotFound, store.ErrSlow, pace, least)
 }

@@ -110,7 +110,7 @@ func (s *supply) hopeless(ctx context.Context, began time.Time, block, before in
 	left := s.plan.missing()
 	rest := min(remaining(took, block+1, left), remaining(took, before-left, left))
 	if time.Now().Add(rest).After(deadline) {
-		return fmt.Errorf("%w: at this pace it takes %s more, and Nix waits for %s", store.ErrNotFound, rest.Round(time.Second),
+		return fmt.Errorf("%w: at this pace it takes %s more, and may take %s", store.ErrNotFound, rest.Round(time.Second),
 			time.Until(deadline).Round(time.Second))
 	}
 	return nil

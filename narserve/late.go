@@ -1,0 +1,151 @@
+package narserve
+
+import (
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"narbor/store"
+	"narbor/store/spool"
+)
+
+// A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a body
+// has come for its stalled-download-timeout, of 300 s or what nix.conf says. So a NAR that is not here within [lateAfter]
+// is answered with a redirect to nar/late/<name>, and the body of that redirect grows until the NAR is here, or will not
+// come. libcurl reads the body of a redirect to its end and drops it; then Nix asks for the other URL, and gets the NAR or
+// 404. No byte of the NAR is sent early, nothing bounds how long it may take, and a failure is the 404 after which every
+// version of Nix asks its next substituter.
+//
+// Measured with Nix 2.8.0, 2.26.3 and 2.34.8, a stalled-download-timeout of 5 s, and 25 s or more until the answer:
+//
+//	redirect, 8 bytes each second or each 4 s    one request and the one that follows; also with Range
+//	redirect, 1 byte each second                 hangs up: the average over 5 s, rounded down, must reach 1 byte a second
+//	redirects without a body                     each begins the time anew; the 11th fails
+//	103 Early Hints each second                  hangs up: these bytes do not count
+//	a NAR that breaks off                        4 more requests if it had Accept-Ranges, with Range; else, or after 404,
+//	                                             the next substituter
+//
+// The first 56 bytes of a NAR are the same for all, and could be sent instead. They would last for some minutes at most,
+// and a failure would then be a NAR that breaks off.
+const (
+	// lateAfter is when a NAR is late. A common stalled-download-timeout is 5 s, and guests have their own.
+	lateAfter = 2 * time.Second
+	// lateEvery is how often the body of a redirect grows by lateText. Other clients than Nix follow a redirect once they
+	// have read some kilobytes of its body, and then get the next redirect, so that it must not grow fast.
+	lateEvery, lateText = time.Second, "waiting\n"
+	// latePrefix begins the second URL of a NAR.
+	latePrefix = "late/"
+	// silentTime bounds how long a client waits that would not read the body of a redirect, because its connection is to be
+	// closed.
+	silentTime = 240 * time.Second
+	// followTime is how long an arrival waits for the request that follows the redirect. That request comes at once.
+	followTime = 10 * time.Second
+)
+
+// An arrival is a NAR that was fetched for a request, or why there is none.
+type arrival struct {
+	asked   time.Time // when Nix asked for it first
+	spooled *spool.NAR
+	err     error
+}
+
+// arrivals are what redirects have waited for, until Nix follows them. The zero value is ready.
+type arrivals struct {
+	mu sync.Mutex // guards the rest
+	of map[fetchKey]*follow
+}
+
+// A follow is an arrival, and the requests that may come for it.
+type follow struct {
+	arrival
+	redirects int
+	expiry    *time.Timer
+}
+
+// add keeps an arrival for the request that follows a redirect.
+func (l *arrivals) add(key fetchKey, a arrival) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.of[key]
+	if f == nil {
+		f = &follow{arrival: a}
+		f.expiry = time.AfterFunc(followTime, func() { l.expire(key, f) })
+		if l.of == nil {
+			l.of = map[fetchKey]*follow{}
+		}
+		l.of[key] = f
+	} else if f.err != nil {
+		f.arrival = a
+	} else if a.err == nil {
+		_ = a.spooled.Close() // it is the same
+	}
+	f.redirects++
+}
+
+// take returns an arrival to the request that follows a redirect. A NAR is the caller's to close.
+func (l *arrivals) take(key fetchKey) (a arrival, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.of[key]
+	if f == nil {
+		return arrival{}, false
+	}
+	a = f.arrival
+	if f.redirects--; f.redirects == 0 {
+		f.expiry.Stop()
+		delete(l.of, key)
+	} else if a.err == nil {
+		a.spooled = a.spooled.Retain()
+	}
+	return a, true
+}
+
+// expire drops an arrival that was not taken.
+func (l *arrivals) expire(key fetchKey, f *follow) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.of[key] != f {
+		return
+	}
+	delete(l.of, key)
+	if f.err == nil {
+		_ = f.spooled.Close() // it stays in the spool
+	}
+}
+
+// patience returns how long a client waits for a NAR of size bytes. Until redirect it gets no answer; with nil it never
+// is redirected.
+func patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan time.Time) {
+	limit = store.FetchTime(size)
+	if r.Close || r.ContentLength != 0 || !r.ProtoAtLeast(1, 1) {
+		return min(limit, silentTime), nil
+	}
+	return limit, time.After(lateAfter)
+}
+
+// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has, or will not.
+func (s *Server) late(n *narReply, location string, came <-chan arrival) reply {
+	wait := func(w http.ResponseWriter, r *http.Request) {
+		defer n.done()
+		defer s.ahead.waited()
+		w.WriteHeader(http.StatusFound)
+		rc := http.NewResponseController(w)
+		tick := time.NewTicker(lateEvery)
+		defer tick.Stop()
+		for {
+			_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // as in ServeHTTP
+			_, _ = io.WriteString(w, lateText)                    // fails only if Nix has gone, and then the wait ends
+			_ = rc.Flush()
+			select {
+			case a := <-came:
+				if a.err == nil || r.Context().Err() == nil {
+					s.arrivals.add(fetchKey{n.m.Path().HashPart(), n.m.NarHash()}, a)
+				}
+				return
+			case <-tick.C:
+			}
+		}
+	}
+	return reply{status: http.StatusFound, contentType: "text/plain", header: map[string]string{"Location": location}, stream: wait}
+}

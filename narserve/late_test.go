@@ -1,0 +1,209 @@
+package narserve_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"narbor/narserve"
+	"narbor/store"
+	"narbor/store/spool"
+	"narbor/trust"
+)
+
+// slowly is a source that takes so long to fetch, and then does what next does, or fails without next.
+func slowly(w *world, d time.Duration, next narserve.Source) *probe {
+	return &probe{inner: w.local(), fetch: func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
+		select {
+		case <-time.After(d):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if next == nil {
+			return nil, store.ErrNotFound
+		}
+		return next.Fetch(ctx, m)
+	}}
+}
+
+// raw sends a request, does not follow a redirect, and returns what came by when.
+func raw(s http.Handler, path string) *httptest.ResponseRecorder {
+	rec := httptest.NewRecorder()
+	s.ServeHTTP(rec, newRequest(context.Background(), "GET", path))
+	return rec
+}
+
+func TestLateNARIsRedirectedUntilItIsHere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar := w.add(t, "hello", 5000)
+		src := slowly(w, time.Hour, w.local())
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		info.NarSize = int64(len(nar))
+		began := time.Now()
+		rec := raw(s, narPath(info))
+		if took := time.Since(began); rec.Code != 302 || took != store.FetchTime(info.NarSize) {
+			t.Errorf("a NAR that does not come is answered with %d after %s, want 302 that ends after %s", rec.Code, took,
+				store.FetchTime(info.NarSize))
+		}
+		location := rec.Header().Get("Location")
+		if want := "late/" + narPath(info)[len("/nar/"):]; location != want {
+			t.Errorf("redirected to %q, want %q", location, want)
+		}
+		wantStatus(t, "the URL that the redirect leads to", do(s, "GET", "/nar/"+location), 404)
+		w.wantIdle(t)
+	})
+}
+
+// pauses sends a request, and returns how long its head and then each next piece of its body took at most.
+func pauses(t *testing.T, c net.Conn, path string) (head, longest time.Duration, resp *http.Response) {
+	t.Helper()
+	began := time.Now()
+	io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: nix\r\n\r\n")
+	resp, err := http.ReadResponse(bufio.NewReaderSize(c, 16), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head = time.Since(began)
+	got := 0
+	for last, buf := time.Now(), make([]byte, 8); ; last = time.Now() {
+		n, err := resp.Body.Read(buf)
+		longest = max(longest, time.Since(last))
+		if err != nil {
+			if least := int(2 * time.Since(began).Seconds()); got < least {
+				t.Errorf("%d bytes came, want %d: less than one a second, rounded down, does not count", got, least)
+			}
+			return head, longest, resp
+		}
+		got += n
+	}
+}
+
+func TestRedirectKeepsGrowing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, _ := w.add(t, "hello", 5000)
+		b := newBubble(narserve.Config{Sources: []narserve.Source{slowly(w, 3*time.Minute, w.local())}, Keys: w.keys})
+		defer b.close()
+		c := b.dial()
+		defer c.Close()
+		head, longest, resp := pauses(t, c, narPath(info))
+		if resp.StatusCode != 302 || head > 2*time.Second || longest > 2*time.Second {
+			t.Errorf("status %d after %s and pauses of %s, want 302 and at most 2 s each", resp.StatusCode, head, longest)
+		}
+		if !strings.HasPrefix(resp.Header.Get("Location"), "late/") || resp.Close {
+			t.Errorf("the redirect leads to %q, and closes the connection: %t", resp.Header.Get("Location"), resp.Close)
+		}
+		if head, _, resp := pauses(t, c, "/nar/"+resp.Header.Get("Location")); resp.StatusCode != 200 || head > time.Second {
+			t.Errorf("the request that follows is answered with %d after %s, want 200 at once", resp.StatusCode, head)
+		}
+	})
+}
+
+// A client that closes its connection after the answer would follow at once, ten times, and then give up.
+func TestClientThatClosesIsNotRedirected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, _ := w.add(t, "hello", 5000)
+		b := newBubble(narserve.Config{Sources: []narserve.Source{slowly(w, 3*time.Minute, w.local())}, Keys: w.keys})
+		defer b.close()
+		if status, took := b.ask(t, narPath(info)); status != 200 || took != 3*time.Minute {
+			t.Errorf("answered with %d after %s, want 200 after 3 min", status, took)
+		}
+		time.Sleep(time.Minute)
+		never := newBubble(narserve.Config{Sources: []narserve.Source{slowly(w, time.Hour, w.local())}, Keys: w.keys})
+		defer never.close()
+		if status, took := never.ask(t, narPath(info)); status != 404 || took != 4*time.Minute {
+			t.Errorf("a NAR that does not come is answered with %d after %s, want 404 after 4 min", status, took)
+		}
+		time.Sleep(time.Minute) // until its fetch has ended
+	})
+}
+
+// The source hangs when it is asked again: what has come for the redirect is not fetched a second time.
+func TestRequestsThatFollowGetWhatHasCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar := w.add(t, "hello", 5000)
+		src := slowly(w, 5*time.Second, w.local())
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		var redirected sync.WaitGroup
+		for range 3 {
+			redirected.Go(func() { raw(s, narPath(info)) })
+		}
+		redirected.Wait()
+		for i := range 3 {
+			began := time.Now()
+			got := body(t, do(s, "GET", "/nar/late/"+narPath(info)[len("/nar/"):]))
+			if took := time.Since(began); !bytes.Equal(got, nar) || took != 0 {
+				t.Errorf("request %d that follows gets %d bytes after %s, want %d at once", i, len(got), took, len(nar))
+			}
+		}
+		if n := src.fetched.Load(); n != 1 {
+			t.Errorf("fetched %d times, want once", n)
+		}
+		w.wantIdle(t)
+	})
+}
+
+func TestFailureOfALateNARIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, _ := w.add(t, "hello", 5000)
+		src := slowly(w, 5*time.Second, nil)
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		began := time.Now()
+		wantStatus(t, "a NAR that cannot be fetched", do(s, "GET", narPath(info)), 404)
+		if took, n := time.Since(began), src.fetched.Load(); took > 6*time.Second || n != 1 {
+			t.Errorf("404 after %s and %d fetches, want one of 5 s", took, n)
+		}
+		began = time.Now()
+		wantStatus(t, "the same again", do(s, "GET", narPath(info)), 404)
+		if n := src.fetched.Load(); n != 2 {
+			t.Errorf("%d fetches, want 2: a new request is a new chance", n)
+		}
+	})
+}
+
+func TestArrivalThatIsNotTakenIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar := w.add(t, "hello", 5000)
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, 5*time.Second, w.local())}, Keys: w.keys})
+		raw(s, narPath(info))
+		time.Sleep(time.Minute) // the bubble's
+		synctest.Wait()
+		w.wantIdle(t)
+		if got := body(t, do(s, "GET", "/nar/late/"+narPath(info)[len("/nar/"):])); !bytes.Equal(got, nar) {
+			t.Errorf("a minute later the second URL has %d bytes, want %d", len(got), len(nar))
+		}
+	})
+}
+
+// Nix hangs up while it is redirected.
+func TestClientThatLeavesARedirectLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, _ := w.add(t, "hello", 5000)
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, time.Hour, nil)}, Keys: w.keys})
+		ctx, hangUp := context.WithTimeout(t.Context(), 10*time.Second)
+		defer hangUp()
+		began := time.Now()
+		doContext(ctx, s, "GET", narPath(info))
+		if took := time.Since(began); took > 11*time.Second {
+			t.Errorf("the handler ends %s after the request began, which was left after 10 s", took)
+		}
+		time.Sleep(time.Minute) // until its fetch has ended
+		synctest.Wait()
+		w.wantIdle(t)
+	})
+}
