@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"io"
-	"net"
 	"slices"
 	"strings"
 
@@ -16,14 +15,14 @@ import (
 )
 
 // announce prints a few lines: the settings and networks that narbor found, and the steps that are left to the user.
-func (s *service) announce(c *cli.Context) error {
+func (s *parts) announce(c *cli.Context) error {
 	w := c.App.Writer
 	line := func(key, format string, args ...any) {
 		fmt.Fprintf(w, "  %-11s %s\n", key, fmt.Sprintf(format, args...))
 	}
 	fmt.Fprintf(w, "narbor %s\n", version)
 	line("store", "%s", s.shares.describe())
-	switch names := s.shareKeys.Names(); {
+	switch names := s.keys.shared.Names(); {
 	case s.shares.off:
 		line("sharing", "nothing (--share none)")
 	case s.pause.end() != nil:
@@ -33,20 +32,20 @@ func (s *service) announce(c *cli.Context) error {
 	default:
 		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
 	}
-	if _, private := s.policy().split(s.trusted.Names()); len(private) > 0 {
+	if _, private := s.keys.policy().split(s.keys.trusted.Names()); len(private) > 0 {
 		line("private", "what only %s has signed goes %s", strings.Join(private, " or "),
-			control.Status{Status: p2p.Status{Group: s.group}}.PrivateGoes())
+			control.Status{Status: p2p.Status{Group: s.keys.group}}.PrivateGoes())
 	}
-	for _, name := range s.publicNames {
-		if !slices.Contains(s.trusted.Names(), name) {
+	for _, name := range s.keys.named {
+		if !slices.Contains(s.keys.trusted.Names(), name) {
 			line("share-key", "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
 		}
 	}
-	for _, problem := range s.settings.problems() {
+	for _, problem := range s.keys.problems() {
 		line("nix.conf", "cannot be read to its end: %s", problem)
 	}
-	if names := s.trusted.Names(); len(names) > 0 {
-		line("trusting", "%s (%s)", strings.Join(names, ", "), s.settings.get().Origin)
+	if names := s.keys.trusted.Names(); len(names) > 0 {
+		line("trusting", "%s (%s)", strings.Join(names, ", "), s.keys.settings().Origin)
 	} else {
 		line("trusting", "no key: Nix has no trusted-public-keys, so nothing from a neighbour can be accepted; give --trusted-key")
 	}
@@ -56,7 +55,7 @@ func (s *service) announce(c *cli.Context) error {
 }
 
 // announceNetwork prints where neighbours are looked for.
-func (s *service) announceNetwork(c *cli.Context, line func(key, format string, args ...any)) {
+func (s *parts) announceNetwork(c *cli.Context, line func(key, format string, args ...any)) {
 	st := s.node.Status()
 	if st.Group {
 		line("group", "only neighbours that know the secret are asked and answered")
@@ -87,7 +86,7 @@ func (s *service) announceNetwork(c *cli.Context, line func(key, format string, 
 }
 
 // announceNix prints narbor's URL, and the line for nix.conf that names it if there is none yet.
-func (s *service) announceNix(w io.Writer, line func(key, format string, args ...any)) {
+func (s *parts) announceNix(w io.Writer, line func(key, format string, args ...any)) {
 	urls := s.urls()
 	line("for Nix", "%s", strings.Join(urls, ", "))
 	if !nixconf.Installed() || len(urls) == 0 || s.isSubstituter() {
@@ -97,45 +96,15 @@ func (s *service) announceNix(w io.Writer, line func(key, format string, args ..
 		"  %s\n", s.nixConfLine())
 }
 
-// urls returns the URLs of narbor for Nix.
-func (s *service) urls() []string {
-	urls := make([]string, len(s.listeners))
-	for i, l := range s.listeners {
-		urls[i] = "http://" + l.Addr().String()
-	}
-	return urls
-}
-
-// nixConfLine returns the line for nix.conf that adds narbor as a substituter.
-func (s *service) nixConfLine() string {
-	if len(s.listeners) == 0 {
-		return ""
-	}
-	return "extra-substituters = " + s.urls()[0]
-}
-
-// isSubstituter reports whether Nix's configuration has this narbor among its substituters.
-func (s *service) isSubstituter() bool {
-	return s.settings.get().Asks(s.urls())
-}
-
-func (s shares) describe() string {
+func (s *shares) describe() string {
 	what := "no Nix here"
 	switch {
-	case s.hasNix():
+	case s.nix.here():
 		what = store.Dir + " by way of Nix"
-	case s.nixProblem() != "":
+	case s.nix.problem() != "":
 		what = store.Dir + ", but Nix does not answer questions about it"
 	case nixconf.Installed():
 		what = "none of Nix yet"
 	}
 	return what + "; cache in " + strings.Join(s.cacheDirs, ", ")
-}
-
-func addrsOf(ls []net.Listener) []string {
-	out := make([]string, len(ls))
-	for i, l := range ls {
-		out[i] = l.Addr().String()
-	}
-	return out
 }

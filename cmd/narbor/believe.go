@@ -4,9 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/http"
+	"os"
 	"slices"
 	"sync"
 
+	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
@@ -14,48 +17,57 @@ import (
 	"narbor/trust"
 )
 
-// nixSettings are what Nix's configuration was when it was read last.
-type nixSettings struct {
-	mu  sync.Mutex // guards the rest
-	now nixconf.Settings
-	err error // why what was read last was not taken over; nil if it was
+// A keyState has the trusted keys by what they allow, and the configuration of Nix that they come from.
+type keyState struct {
+	log       *zap.Logger
+	given     []string // --trusted-key
+	named     []string // --share-key
+	upstreams []string // --upstream
+	group     bool     // neighbours are members of a group
+
+	trusted *trust.Keys
+	public  *trust.Keys // paths that one of these has signed are public
+	shared  *trust.Keys // paths that one of these has signed are shared: the public keys, in a group the trusted ones
+
+	mu  sync.Mutex       // guards the rest
+	nix nixconf.Settings // as they were taken over last
+	err error            // why what was read last was not taken over; nil if it was
 }
 
-func (n *nixSettings) set(s nixconf.Settings) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.now, n.err = s, nil
+func newKeyState(c *cli.Context, log *zap.Logger) *keyState {
+	return &keyState{log: log, given: c.StringSlice("trusted-key"), named: c.StringSlice("share-key"), upstreams: c.StringSlice("upstream"),
+		group: c.String("group-secret-file") != "", trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys)}
 }
 
-func (n *nixSettings) get() nixconf.Settings {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.now
+func (k *keyState) settings() nixconf.Settings {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.nix
 }
 
-func (n *nixSettings) fail(err error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.err = err
+func (k *keyState) fail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = err
 }
 
 // refused reports whether the latest configuration could not be used.
-func (n *nixSettings) refused() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.err != nil
+func (k *keyState) refused() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.err != nil
 }
 
 // problems returns the parts of Nix's configuration that could not be read, each with the reason.
-func (n *nixSettings) problems() []string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (k *keyState) problems() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	problems := []string{}
-	for _, u := range n.now.Unread {
+	for _, u := range k.nix.Unread {
 		problems = append(problems, u.String())
 	}
-	if n.err != nil {
-		problems = append(problems, n.err.Error())
+	if k.err != nil {
+		problems = append(problems, k.err.Error())
 	}
 	return problems
 }
@@ -73,44 +85,47 @@ func keysOf(settings nixconf.Settings, log *zap.Logger) (keys []string) {
 }
 
 // believe takes over the keys of Nix's configuration.
-func (s *service) believe(settings nixconf.Settings) error {
-	trusted := slices.Concat(s.keys, keysOf(settings, s.log))
-	if err := s.trusted.Replace(trusted); err != nil {
+func (k *keyState) believe(settings nixconf.Settings) error {
+	trusted := slices.Concat(k.given, keysOf(settings, k.log))
+	if err := k.trusted.Replace(trusted); err != nil {
 		return control.WithCode(fmt.Errorf("--trusted-key: %w", err), control.ExitUsage)
 	}
-	s.settings.set(settings)
+	k.mu.Lock()
+	k.nix, k.err = settings, nil
+	k.mu.Unlock()
 	for _, u := range settings.Unread {
-		s.log.Warn("Nix's configuration cannot be read to its end; keys that it may make private are private",
+		k.log.Warn("Nix's configuration cannot be read to its end; keys that it may make private are private",
 			zap.String("file", u.File), zap.String("why", u.Why), zap.String("includedAt", u.At))
 	}
-	public := s.policy().of(trusted)
+	public := k.policy().of(trusted)
 	shared := public
-	if s.group {
+	if k.group {
 		shared = trusted
 	}
-	return errors.Join(s.public.Replace(public), s.shareKeys.Replace(shared))
+	return errors.Join(k.public.Replace(public), k.shared.Replace(shared))
 }
 
 // policy is what decides now which of the trusted keys are public.
-func (s *service) policy() keyPolicy {
-	return newKeyPolicy(s.settings.get(), s.publicNames, s.upstreamURLs)
+func (k *keyState) policy() keyPolicy {
+	return newKeyPolicy(k.settings(), k.named, k.upstreams)
 }
 
-func (s *service) settingsChanged(settings nixconf.Settings, err error) {
+// changed takes over settings that were read again, or notes why they cannot be.
+func (k *keyState) changed(settings nixconf.Settings, err error) {
 	if err == nil {
-		err = s.believe(settings)
+		err = k.believe(settings)
 	}
 	if err != nil {
-		s.settings.fail(err)
-		s.log.Error("Nix's configuration has changed and cannot be read; the keys stay as they were", zap.Error(err))
+		k.fail(err)
+		k.log.Error("Nix's configuration has changed and cannot be read; the keys stay as they were", zap.Error(err))
 		return
 	}
-	s.log.Info("Nix's configuration has changed", zap.Strings("keys", s.trusted.Names()), zap.Strings("publicKeys", s.public.Names()))
+	k.log.Info("Nix's configuration has changed", zap.Strings("keys", k.trusted.Names()), zap.Strings("publicKeys", k.public.Names()))
 }
 
-// keyList returns the keys in force with the source of each. Of two with one name the first counts, as in Nix.
-func (s *service) keyList() control.KeyList {
-	settings, policy := s.settings.get(), s.policy()
+// list returns the keys in force with the source of each. Of two with one name the first counts, as in Nix.
+func (k *keyState) list() control.KeyList {
+	settings, policy := k.settings(), k.policy()
 	places := map[string]string{}
 	for _, l := range nixconf.Lines("trusted-public-keys") {
 		if l.UndoneBy == "" {
@@ -122,19 +137,26 @@ func (s *service) keyList() control.KeyList {
 		for _, key := range keys {
 			name := keyName(key)
 			if _, err := trust.ParseKeys([]string{key}); err != nil ||
-				slices.ContainsFunc(list.Keys, func(k control.Key) bool { return k.Name == name }) {
+				slices.ContainsFunc(list.Keys, func(other control.Key) bool { return other.Name == name }) {
 				continue
 			}
-			k := control.Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
-				Shares: slices.Contains(s.shareKeys.Names(), name)}
+			one := control.Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
+				Shares: slices.Contains(k.shared.Names(), name)}
 			class := policy.class(name)
-			if k.Why = class.why; class.public {
-				k.Class = classPublic
+			if one.Why = class.why; class.public {
+				one.Class = classPublic
 			}
-			list.Keys = append(list.Keys, k)
+			list.Keys = append(list.Keys, one)
 		}
 	}
-	add(s.keys, "--trusted-key")
+	add(k.given, "--trusted-key")
 	add(settings.TrustedPublicKeys, "Nix's defaults") // for no file says so
 	return list
+}
+
+// read answers with what was read of Nix's configuration.
+func (k *keyState) read(*http.Request) (any, error) {
+	settings := k.settings()
+	return control.ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
+		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: k.problems()}, nil
 }

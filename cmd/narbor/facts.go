@@ -10,18 +10,11 @@ import (
 	"narbor/store"
 )
 
-// pageFacts returns what the page shows of this service, or nil if there is to be none.
-func (s *service) pageFacts(off bool) func() dashboard.Facts {
-	if off {
-		return nil
-	}
-	return s.facts
-}
-
-func (s *service) facts() dashboard.Facts {
+// facts returns what the page shows of this service.
+func (s *parts) facts() dashboard.Facts {
 	st := s.status()
 	now := time.Now()
-	f := dashboard.Facts{Status: st, Version: st.Version, Started: s.started, ID: st.ID, Health: st.Health,
+	f := dashboard.Facts{Status: st, Version: st.Version, Started: s.start.at, ID: st.ID, Health: st.Health,
 		NixFacts: dashboard.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
 		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
 			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, UploadRate: st.UploadRate, Group: st.Group},
@@ -50,31 +43,32 @@ func (s *service) facts() dashboard.Facts {
 }
 
 // getStatus returns the current status. It first looks for a Nix store that was not there a moment ago.
-func (s *service) getStatus(r *http.Request) (any, error) {
+func (s *parts) getStatus(r *http.Request) (any, error) {
 	_, _ = s.shares.nix.open(r.Context()) // the status has the error
 	return s.status(), nil
 }
 
-func (s *service) status() control.Status {
+func (s *parts) status() control.Status {
 	spool := s.spool.Stats()
 	st := control.Status{
-		Schema: control.Schema, Version: version, UptimeSeconds: int64(time.Since(s.started).Seconds()), Goroutines: runtime.NumGoroutine(),
-		Status: s.node.Status(), HTTP: addrsOf(s.listeners),
+		Schema: control.Schema, Version: version, UptimeSeconds: int64(time.Since(s.start.at).Seconds()),
+		Goroutines: runtime.NumGoroutine(),
+		Status:     s.node.Status(), HTTP: addrsOf(s.listeners),
 		StoreStatus: control.StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
-		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.trusted.Names()...),
-			ShareKeys: append([]string{}, s.shareKeys.Names()...)},
+		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.keys.trusted.Names()...),
+			ShareKeys: append([]string{}, s.keys.shared.Names()...)},
 		SharingStatus: control.SharingStatus{Sharing: "signed"},
 		Nix:           s.server.Stats(),
 		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
 			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
 	}
-	st.PublicKeys, st.PrivateKeys = s.policy().split(st.Keys)
-	st.NixConfProblems = s.settings.problems()
-	if s.shares.hasNix() {
+	st.PublicKeys, st.PrivateKeys = s.keys.policy().split(st.Keys)
+	st.NixConfProblems = s.keys.problems()
+	if s.shares.nix.here() {
 		st.Store = store.Dir
 	}
-	st.StoreProblem = s.shares.nixProblem()
-	st.Damaged = s.shares.damaged()
+	st.StoreProblem = s.shares.nix.problem()
+	st.Damaged = s.shares.damage.List()
 	if !s.node.Sharing() {
 		st.Sharing, st.PausedUntil = "none", s.pause.end()
 	}

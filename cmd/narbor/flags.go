@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -285,3 +286,5 @@ func parseShare(what string) (on bool, err error) {
 	}
 	return false, fmt.Errorf("%.20q is neither signed nor none", what)
 }
+
+func queryOf(key, value string) string { return url.Values{key: {value}}.Encode() }

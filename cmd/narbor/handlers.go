@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
-	"os"
 	"runtime/pprof"
-	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -20,7 +18,6 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
-	"narbor/store"
 )
 
 const (
@@ -33,24 +30,39 @@ const (
 
 // controlHandler answers on the control socket. Every user may query the state; only root and the user that narbor runs
 // as may change it.
-func (s *service) controlHandler() http.Handler {
+func (s *parts) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", control.Answer(s.getStatus))
 	mux.HandleFunc("GET /stats", control.Answer(func(*http.Request) (any, error) { return s.accounts.Account(), nil }))
-	mux.HandleFunc("GET /keys", control.Answer(func(*http.Request) (any, error) { return s.keyList(), nil }))
-	mux.HandleFunc("GET /config", control.Change(s.configShow)) // for the owner only: it has names of files and of peers
-	mux.HandleFunc("GET /settings", control.Change(s.getSettings))
+	mux.HandleFunc("GET /keys", control.Answer(func(*http.Request) (any, error) { return s.keys.list(), nil }))
+	mux.HandleFunc("GET /config", control.Change(func(*http.Request) (any, error) { // for the owner only: it names files and peers
+		return control.ConfigShow{Schema: control.Schema, Settings: s.start.settings}, nil
+	}))
+	mux.HandleFunc("GET /settings", control.Change(s.keys.read))
 	mux.HandleFunc("GET /why", control.Answer(s.getWhy))
 	mux.HandleFunc("GET /peers", control.Answer(func(*http.Request) (any, error) { return s.peerList(), nil }))
 	mux.HandleFunc("POST /peers/{what}", control.Change(s.postPeers))
-	mux.HandleFunc("POST /ping", control.Lasting(pingTimeout, control.Change(s.postPing)))
-	mux.HandleFunc("POST /dialback", control.Lasting(control.DialBackTimeout, control.Answer(s.postDialBack))) // which changes nothing
+	mux.HandleFunc("POST /ping", control.Lasting(pingTimeout, control.Change(oneAtATime("another ping is under way", s.postPing))))
+	mux.HandleFunc("POST /dialback", control.Lasting(control.DialBackTimeout,
+		control.Answer(oneAtATime("neighbours are being asked already", s.postDialBack)))) // which changes nothing
 	mux.HandleFunc("PUT /share", control.Change(s.putShare))
-	s.handleDebug(mux)
+	handleDebug(mux, s.log)
 	return mux
 }
 
-func (s *service) peerList() control.PeerList {
+// oneAtATime refuses requests while do answers another, and says what is busy.
+func oneAtATime(busy string, do func(*http.Request) (any, error)) func(*http.Request) (any, error) {
+	var mu sync.Mutex
+	return func(r *http.Request) (any, error) {
+		if !mu.TryLock() {
+			return nil, control.WithCode(errors.New(busy+"; try again in a moment"), control.ExitTemporary)
+		}
+		defer mu.Unlock()
+		return do(r)
+	}
+}
+
+func (s *parts) peerList() control.PeerList {
 	st := s.node.Status()
 	return control.PeerList{Schema: control.Schema, Neighbours: st.Neighbours, Named: append([]discovery.NamedPeer{}, s.node.Peers()...),
 		Banned:  st.Struck,
@@ -58,7 +70,7 @@ func (s *service) peerList() control.PeerList {
 }
 
 // postPeers adds, removes, blocks or unblocks a peer, and answers with how it is called.
-func (s *service) postPeers(r *http.Request) (any, error) {
+func (s *parts) postPeers(r *http.Request) (any, error) {
 	name := r.URL.Query().Get("peer")
 	if name == "" {
 		return nil, control.WithCode(errors.New("no peer is named"), control.ExitUsage)
@@ -87,7 +99,7 @@ func (s *service) postPeers(r *http.Request) (any, error) {
 
 // postPing measures the path to a neighbour. It costs both sides time and traffic, so only callers that may change
 // things may use it.
-func (s *service) postPing(r *http.Request) (any, error) {
+func (s *parts) postPing(r *http.Request) (any, error) {
 	q := r.URL.Query()
 	count, err := strconv.Atoi(q.Get("count"))
 	bytes, err2 := strconv.ParseInt(q.Get("bytes"), 10, 64)
@@ -95,15 +107,11 @@ func (s *service) postPing(r *http.Request) (any, error) {
 		return nil, control.WithCode(fmt.Errorf("ping %q times with %q bytes: give 1 to %d, and at most %s", q.Get("count"), q.Get("bytes"),
 			maxPings, dashboard.Amount(maxPingBytes)), control.ExitUsage)
 	}
-	if !s.pinging.TryLock() {
-		return nil, control.WithCode(errors.New("another ping is under way; try again in a moment"), control.ExitTemporary)
-	}
-	defer s.pinging.Unlock()
 	ctx, cancel := context.WithTimeout(r.Context(), pingTimeout)
 	defer cancel()
 	cfg := p2p.PingConfig{Count: count, Bytes: bytes}
 	if bytes > 0 {
-		cfg.Paths = s.somePaths(ctx)
+		cfg.Paths = s.shares.somePaths(ctx)
 	}
 	p, err := s.node.Ping(ctx, q.Get("peer"), cfg)
 	if err != nil {
@@ -120,38 +128,15 @@ func noPeer(err error) error {
 	return err
 }
 
-// somePaths are a few of this machine's store paths: a neighbour is likely to have some of them, too.
-func (s *service) somePaths(ctx context.Context) []store.HashPart {
-	nix, err := s.shares.nix.open(ctx)
-	if err != nil {
-		return nil
-	}
-	paths, err := nix.AllValidPaths(ctx)
-	if err != nil {
-		return nil
-	}
-	paths = slices.DeleteFunc(paths, func(p store.Path) bool { return len(p.Name()) > 4 && p.Name()[len(p.Name())-4:] == ".drv" })
-	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
-	var parts []store.HashPart
-	for _, p := range paths[:min(len(paths), 32)] {
-		parts = append(parts, p.HashPart())
-	}
-	return parts
-}
-
 // postDialBack asks neighbours to connect to this machine. Any user may ask: neighbours ration it themselves.
-func (s *service) postDialBack(r *http.Request) (any, error) {
-	if !s.dialling.TryLock() {
-		return nil, control.WithCode(errors.New("neighbours are being asked already; try again in a moment"), control.ExitTemporary)
-	}
-	defer s.dialling.Unlock()
+func (s *parts) postDialBack(r *http.Request) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), control.DialBackTimeout)
 	defer cancel()
 	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]p2p.DialBack{}, s.node.DialBack(ctx)...)}, nil
 }
 
 // putShare turns sharing on or off, or off for a while.
-func (s *service) putShare(r *http.Request) (any, error) {
+func (s *parts) putShare(r *http.Request) (any, error) {
 	what, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, control.WithCode(err, control.ExitUsage)
@@ -173,25 +158,14 @@ func (s *service) putShare(r *http.Request) (any, error) {
 }
 
 // share turns sharing on or off.
-func (s *service) share(on bool) {
+func (s *parts) share(on bool) {
 	s.node.Share(on)
 	s.log.Info("what neighbours may have was changed", zap.Bool("sharing", on))
 }
 
-// getSettings returns what was read of Nix's configuration.
-func (s *service) getSettings(*http.Request) (any, error) {
-	settings := s.settings.get()
-	return control.ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),
-		Substituters: append([]string{}, settings.Substituters...), Origin: settings.Origin, Unread: s.settings.problems()}, nil
-}
-
-func (s *service) configShow(*http.Request) (any, error) {
-	return control.ConfigShow{Schema: control.Schema, Settings: s.origins}, nil
-}
-
 // handleDebug adds the handlers for `narbor debug`. Only root and the user that narbor runs as may use
 // them, although stacks and profiles have no content of transfers. A verbose log may fill a disk.
-func (s *service) handleDebug(mux *http.ServeMux) {
+func handleDebug(mux *http.ServeMux, log logs) {
 	mux.HandleFunc("GET /debug/goroutines", control.Change(writing(func(_ *http.Request, w io.Writer) error {
 		var all bytes.Buffer
 		if err := pprof.Lookup("goroutine").WriteTo(&all, 2); err != nil { // as after a panic
@@ -207,10 +181,10 @@ func (s *service) handleDebug(mux *http.ServeMux) {
 	mux.HandleFunc("PUT /debug/log", control.Change(func(r *http.Request) (any, error) {
 		text, err := io.ReadAll(r.Body)
 		if err == nil {
-			err = s.logs.set(string(text))
+			err = log.set(string(text))
 		}
 		if err == nil {
-			s.log.Info("the level of the log was changed", zap.ByteString("level", text))
+			log.Info("the level of the log was changed", zap.ByteString("level", text))
 		}
 		return nil, err
 	}))

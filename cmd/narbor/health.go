@@ -16,11 +16,11 @@ import (
 const settleIn = 10 * time.Second
 
 // health returns the problems of this service, the worst first.
-func (s *service) health(st control.Status) []dashboard.Health {
+func (s *parts) health(st control.Status) []dashboard.Health {
 	var list []dashboard.Health
-	for _, check := range []func(control.Status) *dashboard.Health{s.keysHealth, s.networkHealth, storeHealth, damageHealth, s.shareHealth,
+	for _, check := range []func(control.Status) *dashboard.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
 		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
-		s.neighbourHealth, otherKeysHealth, s.bannedHealth, s.groupHealth, s.accountsHealth, s.misspeltHealth} {
+		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.accountsHealth, s.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}
@@ -36,7 +36,7 @@ func (s *service) health(st control.Status) []dashboard.Health {
 	return sorted
 }
 
-func (s *service) keysHealth(st control.Status) *dashboard.Health {
+func keysHealth(st control.Status) *dashboard.Health {
 	if len(st.Keys) > 0 {
 		return nil
 	}
@@ -47,7 +47,7 @@ func (s *service) keysHealth(st control.Status) *dashboard.Health {
 		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
 }
 
-func (s *service) networkHealth(st control.Status) *dashboard.Health {
+func networkHealth(st control.Status) *dashboard.Health {
 	if len(st.Neighbours) > 0 { // which were named
 		return nil
 	}
@@ -101,7 +101,7 @@ func damageHealth(st control.Status) *dashboard.Health {
 	return h
 }
 
-func (s *service) shareHealth(st control.Status) *dashboard.Health {
+func shareHealth(st control.Status) *dashboard.Health {
 	h := &dashboard.Health{Code: "nothing-shared", Severity: dashboard.SeverityWarning, Title: "Neighbours get nothing from here"}
 	switch {
 	case st.Sharing != "signed" && st.PausedUntil != nil:
@@ -122,7 +122,7 @@ func (s *service) shareHealth(st control.Status) *dashboard.Health {
 }
 
 // confHealth is a warning only if a key might be public otherwise, or Nix refuses the configuration as well.
-func (s *service) confHealth(st control.Status) *dashboard.Health {
+func (s *parts) confHealth(st control.Status) *dashboard.Health {
 	if len(st.NixConfProblems) == 0 {
 		return nil
 	}
@@ -130,20 +130,20 @@ func (s *service) confHealth(st control.Status) *dashboard.Health {
 		Text: "narbor cannot read " + strings.Join(st.NixConfProblems, "; ") + ". It shares what public keys have signed.",
 		Fix: "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor " +
 			"must know, such as access-tokens, leave it so."}
-	policy := s.policy()
+	policy := s.keys.policy()
 	policy.unread = nil
 	if without, _ := policy.split(st.Keys); len(without) > len(st.PublicKeys) {
 		h.Severity = dashboard.SeverityWarning
 		h.Text += " A key of a cache that may need a password, for all that narbor can tell, is private until then."
 	}
-	if s.settings.refused() {
+	if s.keys.refused() {
 		h.Severity, h.Fix = dashboard.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
 			"read before."
 	}
 	return h
 }
 
-func (s *service) nixHealth(st control.Status) *dashboard.Health {
+func (s *parts) nixHealth(st control.Status) *dashboard.Health {
 	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0 || s.accounts.Asked()
 	switch {
 	case st.Store == "" && st.StoreProblem == "" || asked || len(st.HTTP) == 0:
@@ -165,7 +165,7 @@ func (s *service) nixHealth(st control.Status) *dashboard.Health {
 
 // spoolHealth reports recent requests that failed for lack of room. A full spool is no problem: old NARs make room for
 // new ones.
-func (s *service) spoolHealth(st control.Status) *dashboard.Health {
+func (s *parts) spoolHealth(st control.Status) *dashboard.Health {
 	if s.accounts.TooLarge(time.Hour) {
 		return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "An archive is larger than the spool",
 			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was "+
@@ -184,8 +184,8 @@ func (s *service) spoolHealth(st control.Status) *dashboard.Health {
 		Command: "nix-collect-garbage"}
 }
 
-func (s *service) neighbourHealth(st control.Status) *dashboard.Health {
-	if len(st.Neighbours) > 0 || s.networkHealth(st) != nil || time.Since(s.started) < settleIn {
+func neighbourHealth(st control.Status) *dashboard.Health {
+	if len(st.Neighbours) > 0 || networkHealth(st) != nil || time.Duration(st.UptimeSeconds)*time.Second < settleIn {
 		return nil
 	}
 	h := &dashboard.Health{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet",
@@ -221,7 +221,7 @@ func otherKeysHealth(st control.Status) *dashboard.Health {
 }
 
 // bannedHealth is no warning: narbor works as well as before, and no neighbour may cause a warning.
-func (s *service) bannedHealth(st control.Status) *dashboard.Health {
+func bannedHealth(st control.Status) *dashboard.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
@@ -231,7 +231,7 @@ func (s *service) bannedHealth(st control.Status) *dashboard.Health {
 		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 
-func (s *service) groupHealth(st control.Status) *dashboard.Health {
+func groupHealth(st control.Status) *dashboard.Health {
 	if len(st.OtherGroup) == 0 {
 		return nil
 	}
@@ -241,7 +241,7 @@ func (s *service) groupHealth(st control.Status) *dashboard.Health {
 		Fix:   "If they should be in yours, copy the file to them."}
 }
 
-func (s *service) accountsHealth(control.Status) *dashboard.Health {
+func (s *parts) accountsHealth(control.Status) *dashboard.Health {
 	note := s.accounts.Note()
 	if note == "" {
 		return nil
@@ -251,12 +251,12 @@ func (s *service) accountsHealth(control.Status) *dashboard.Health {
 }
 
 // misspeltHealth reports the environment variables that set nothing.
-func (s *service) misspeltHealth(control.Status) *dashboard.Health {
-	if len(s.misspelt) == 0 {
+func (s *parts) misspeltHealth(control.Status) *dashboard.Health {
+	if len(s.start.misspelt) == 0 {
 		return nil
 	}
 	var texts []string
-	for _, m := range s.misspelt {
+	for _, m := range s.start.misspelt {
 		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
 	}
 	return &dashboard.Health{Code: "misspelt", Severity: dashboard.SeverityWarning, Title: "Environment variables without effect",
@@ -265,8 +265,8 @@ func (s *service) misspeltHealth(control.Status) *dashboard.Health {
 }
 
 // cacheHealth reports a cache directory without any path that a trusted key has signed.
-func (s *service) cacheHealth(st control.Status) *dashboard.Health {
-	for i, found := range s.signers.of(s.shares.caches) {
+func (s *parts) cacheHealth(st control.Status) *dashboard.Health {
+	for i, found := range s.shares.signers.of(s.shares.caches) {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
 			continue
 		}

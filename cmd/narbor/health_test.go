@@ -28,8 +28,8 @@ import (
 	"narbor/store/nixconf"
 )
 
-// wellService is a service of which status says nothing bad, with a directory for its files.
-func wellService(t *testing.T) (s *service, st control.Status, dir string) {
+// wellService has the parts of a service of which status says nothing bad, with a directory for its files.
+func wellService(t *testing.T) (s *parts, st control.Status, dir string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -41,8 +41,8 @@ func wellService(t *testing.T) (s *service, st control.Status, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = &service{started: time.Now().Add(-time.Hour), listeners: []net.Listener{l}, accounts: accounts}
-	s.settings.set(nixconf.Settings{Substituters: []string{"http://" + l.Addr().String() + "/"}})
+	s = &parts{keys: new(keyState), shares: new(shares), listeners: []net.Listener{l}, accounts: accounts}
+	s.keys.nix = nixconf.Settings{Substituters: []string{"http://" + l.Addr().String() + "/"}}
 	st = exampleStatus()
 	st.OtherGroup, st.Struck = nil, nil
 	return s, st, dir
@@ -50,49 +50,49 @@ func wellService(t *testing.T) (s *service, st control.Status, dir string) {
 
 func TestHealth(t *testing.T) {
 	in := time.Now().Add(time.Hour)
-	alone := func(_ *service, st *control.Status) { st.Neighbours = nil }
+	alone := func(_ *parts, st *control.Status) { st.Neighbours = nil }
 	for _, c := range []struct {
 		name  string
-		spoil func(*service, *control.Status)
+		spoil func(*parts, *control.Status)
 		want  string // code and severity of each, in order
 		says  string // somewhere in it
 	}{
-		{"well", func(*service, *control.Status) {}, "", ""},
-		{"no keys", func(_ *service, st *control.Status) { st.Keys, st.ShareKeys = nil, nil }, "keys error", "trusted-public-keys = "},
+		{"well", func(*parts, *control.Status) {}, "", ""},
+		{"no keys", func(_ *parts, st *control.Status) { st.Keys, st.ShareKeys = nil, nil }, "keys error", "trusted-public-keys = "},
 		{"alone", alone, "neighbours info", "UDP 5353"},
-		{"alone, just started", func(s *service, st *control.Status) { alone(s, st); s.started = time.Now() }, "", ""},
-		{"alone without multicast", func(s *service, st *control.Status) { alone(s, st); st.MDNS = false }, "neighbours info", "--no-mdns"},
-		{"no network", func(s *service, st *control.Status) {
+		{"alone, just started", func(s *parts, st *control.Status) { alone(s, st); st.UptimeSeconds = 0 }, "", ""},
+		{"alone without multicast", func(s *parts, st *control.Status) { alone(s, st); st.MDNS = false }, "neighbours info", "--no-mdns"},
+		{"no network", func(s *parts, st *control.Status) {
 			alone(s, st)
 			st.Interfaces = []netmon.InterfaceStatus{{Name: "lo", Reason: "loopback"}}
 		}, "network warning", "but loopback"},
-		{"no network that is used", func(s *service, st *control.Status) {
+		{"no network that is used", func(s *parts, st *control.Status) {
 			alone(s, st)
 			st.Interfaces = []netmon.InterfaceStatus{{Name: "tun0", Reason: "a tunnel"}}
 		}, "network warning", "tun0 (a tunnel)"},
-		{"no network, and a neighbour all the same", func(_ *service, st *control.Status) { st.Interfaces = nil }, "", ""},
-		{"sharing turned off", func(_ *service, st *control.Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
-		{"sharing paused", func(_ *service, st *control.Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info",
+		{"no network, and a neighbour all the same", func(_ *parts, st *control.Status) { st.Interfaces = nil }, "", ""},
+		{"sharing turned off", func(_ *parts, st *control.Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
+		{"sharing paused", func(_ *parts, st *control.Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info",
 			in.Format("15:04")},
-		{"private keys only", func(_ *service, st *control.Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
-		{"Nix has not asked", func(_ *service, st *control.Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
-		{"Nix does not ask, and nothing is shared", func(s *service, st *control.Status) {
+		{"private keys only", func(_ *parts, st *control.Status) { st.ShareKeys = nil }, "nothing-shared warning", "--share-key"},
+		{"Nix has not asked", func(_ *parts, st *control.Status) { st.Nix = narserve.Stats{} }, "nix info", "restart nix-daemon"},
+		{"Nix does not ask, and nothing is shared", func(s *parts, st *control.Status) {
 			st.Nix, st.Sharing = narserve.Stats{}, "none"
-			s.settings.set(nixconf.Settings{})
+			s.keys.nix = nixconf.Settings{}
 		}, "nix warning, sharing-off info", "Text:Nix here does not know"},
-		{"Nix does not ask", func(s *service, st *control.Status) { st.Nix = narserve.Stats{}; s.settings.set(nixconf.Settings{}) },
+		{"Nix does not ask", func(s *parts, st *control.Status) { st.Nix = narserve.Stats{}; s.keys.nix = nixconf.Settings{} },
 			"nix warning",
 			"extra-substituters = http://127.0.0.1:"},
-		{"Nix asks though nothing says so", func(s *service, _ *control.Status) { s.settings.set(nixconf.Settings{}) }, "", ""},
-		{"no Nix", func(_ *service, st *control.Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
-		{"a banned peer", func(_ *service, st *control.Status) { st.Struck = []peers.Denied{{ID: idNAS}} }, "banned-peers info",
+		{"Nix asks though nothing says so", func(s *parts, _ *control.Status) { s.keys.nix = nixconf.Settings{} }, "", ""},
+		{"no Nix", func(_ *parts, st *control.Status) { st.Nix, st.Store = narserve.Stats{}, "" }, "", ""},
+		{"a banned peer", func(_ *parts, st *control.Status) { st.Struck = []peers.Denied{{ID: idNAS}} }, "banned-peers info",
 			"1 banned"},
-		{"another group", func(_ *service, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
+		{"another group", func(_ *parts, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
-		{"the worst first", func(s *service, st *control.Status) {
+		{"the worst first", func(s *parts, st *control.Status) {
 			alone(s, st)
 			st.Keys, st.Nix = nil, narserve.Stats{}
-			s.settings.set(nixconf.Settings{})
+			s.keys.nix = nixconf.Settings{}
 		}, "keys error, nix warning, neighbours info", ""},
 	} {
 		s, st, _ := wellService(t)

@@ -45,11 +45,12 @@ func variablesOf(commands []*cli.Command) (names []string) {
 	return names
 }
 
-// warnOfMisspelt logs the environment variables that were meant for narbor and set nothing, and keeps them for status.
-func (s *service) warnOfMisspelt(c *cli.Context) {
-	s.misspelt = misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags)
-	for _, m := range s.misspelt {
-		s.log.Warn("an environment variable has no effect: there is no such setting", zap.String("name", m.name),
+// warnOfMisspelt logs the environment variables that were meant for narbor and set nothing, and returns them.
+func warnOfMisspelt(c *cli.Context, log *zap.Logger) []misspelt {
+	found := misspeltIn(os.Environ(), c.App.Commands, c.Command.Flags)
+	for _, m := range found {
+		log.Warn("an environment variable has no effect: there is no such setting", zap.String("name", m.name),
 			zap.String("nearest", m.nearest))
 	}
+	return found
 }

@@ -83,7 +83,7 @@ func TestClassesOfKeys(t *testing.T) {
 	}
 }
 
-// The settings decide which keys are public: two services with the same keys share by the class of each key.
+// The settings decide which keys are public: two machines with the same keys share by the class of each key.
 func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 	const (
 		nixos = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
@@ -93,26 +93,26 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 		Unread: []nixconf.Unread{{File: "/etc/nix/secrets/tokens.conf", Why: "permission denied", At: "/etc/nix/nix.conf:3"}}}
 	for _, c := range []struct {
 		name           string
-		service        *service
+		keys           *keyState
 		public, shared []string
 	}{
-		{"no group", &service{}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1"}},
-		{"a group", &service{group: true}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1", "own-1"}},
-		{"--share-key", &service{publicNames: []string{"own-1"}}, []string{"cache.nixos.org-1", "own-1"},
+		{"no group", &keyState{}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1"}},
+		{"a group", &keyState{group: true}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1", "own-1"}},
+		{"--share-key", &keyState{named: []string{"own-1"}}, []string{"cache.nixos.org-1", "own-1"},
 			[]string{"cache.nixos.org-1", "own-1"}},
 	} {
-		s := c.service
-		s.log, s.trusted, s.public, s.shareKeys = zap.NewNop(), new(trust.Keys), new(trust.Keys), new(trust.Keys)
-		if err := s.believe(settings); err != nil {
+		k := c.keys
+		k.log, k.trusted, k.public, k.shared = zap.NewNop(), new(trust.Keys), new(trust.Keys), new(trust.Keys)
+		if err := k.believe(settings); err != nil {
 			t.Fatal(err)
 		}
-		if got := s.shareKeys.Names(); !slices.Equal(got, c.shared) {
+		if got := k.shared.Names(); !slices.Equal(got, c.shared) {
 			t.Errorf("%s: neighbours get what %q have signed, want %q", c.name, got, c.shared)
 		}
-		if got := s.public.Names(); !slices.Equal(got, c.public) {
+		if got := k.public.Names(); !slices.Equal(got, c.public) {
 			t.Errorf("%s: guests get what %q have signed, want %q", c.name, got, c.public)
 		}
-		if got := s.trusted.Names(); len(got) != 2 {
+		if got := k.trusted.Names(); len(got) != 2 {
 			t.Errorf("%s: only %q are believed", c.name, got)
 		}
 	}
@@ -120,16 +120,16 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 
 // What cannot be read in the end changes nothing, and is said until it can be.
 func TestSettingsThatNixRefusesChangeNoKeys(t *testing.T) {
-	s := &service{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shareKeys: new(trust.Keys)}
+	k := &keyState{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys)}
 	good := nixconf.Settings{TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}}
-	s.settingsChanged(good, nil)
-	s.settingsChanged(nixconf.Settings{}, errBroken)
-	if got := s.settings.problems(); !slices.Equal(s.trusted.Names(), []string{"cache.nixos.org-1"}) ||
+	k.changed(good, nil)
+	k.changed(nixconf.Settings{}, errBroken)
+	if got := k.problems(); !slices.Equal(k.trusted.Names(), []string{"cache.nixos.org-1"}) ||
 		!slices.Equal(got, []string{errBroken.Error()}) {
-		t.Errorf("after settings that cannot be read: keys %q, problems %q", s.trusted.Names(), got)
+		t.Errorf("after settings that cannot be read: keys %q, problems %q", k.trusted.Names(), got)
 	}
-	s.settingsChanged(good, nil)
-	if got := s.settings.problems(); len(got) != 0 {
+	k.changed(good, nil)
+	if got := k.problems(); len(got) != 0 {
 		t.Errorf("after settings that can be read again: problems %q", got)
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -24,11 +23,9 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
+	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
-	"narbor/store/spool"
-	"narbor/store/upstream"
-	"narbor/trust"
 )
 
 // retryTime is how long narbor answers 404 to everything before it is started anew, if it could not start.
@@ -73,58 +70,32 @@ func runCommand(inherited []net.Listener) *cli.Command {
 			if err != nil {
 				return err
 			}
-			s.origins = settingsOf(c, line)
+			s.start.settings = settingsOf(c, line)
 			return s.run(c.Context)
 		},
 	}
 }
 
-// A service is all that `narbor run` is made of. It is owned by the goroutine that calls run.
+// A service is `narbor run`. It is owned by the goroutine that calls run.
 type service struct {
-	log       *zap.Logger
-	logs      logs
-	state     state
-	identity  crypto.PrivKey
-	started   time.Time
-	keys      []string // --trusted-key
-	trusted   *trust.Keys
-	public    *trust.Keys // the trusted keys that make a path public
-	shareKeys *trust.Keys // paths that they have signed are shared: public, or in a group trusted
-	group     bool        // neighbours are members of a group
-	// publicNames are those of --share-key, upstreamURLs those of --upstream.
-	publicNames, upstreamURLs []string
-	settings                  nixSettings
-	shares                    shares
-	spool                     *spool.Spool
-	accounts                  *stats.Accounts
-	upstreams                 []*upstream.Cache
-	node                      *p2p.Node
-	server                    *narserve.Server
-	listeners                 []net.Listener
-	control                   net.Listener
-	pause                     pause
-	signers                   cacheSigners
-	pinging                   sync.Mutex // one at a time
-	dialling                  sync.Mutex // one dial-back at a time
-	origins                   []control.Setting
-	misspelt                  []misspelt // environment variables that set nothing
+	parts
+	state    state
+	identity crypto.PrivKey
+	control  net.Listener
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
 func newService(c *cli.Context, inherited []net.Listener) (s *service, err error) {
-	s = &service{started: time.Now(), listeners: inherited, keys: c.StringSlice("trusted-key"), trusted: new(trust.Keys),
-		public: new(trust.Keys), shareKeys: new(trust.Keys),
-		group: c.String("group-secret-file") != "", publicNames: c.StringSlice("share-key"), upstreamURLs: c.StringSlice("upstream")}
+	s = &service{parts: parts{start: start{at: time.Now()}, listeners: inherited}}
 	defer func() {
 		if err != nil {
 			s.close()
 		}
 	}()
-	if s.logs, err = newLogs(c, c.App.ErrWriter); err != nil {
+	if s.log, err = newLogs(c, c.App.ErrWriter); err != nil {
 		return s, err
 	}
-	s.log = s.logs.Logger
-	s.warnOfMisspelt(c)
+	s.keys, s.start.misspelt = newKeyState(c, s.log.Logger), warnOfMisspelt(c, s.log.Logger)
 	// zeroconf writes to the standard logger; its messages help only to debug.
 	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
 		return s, err
@@ -133,7 +104,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if err != nil {
 		return s, err
 	}
-	if s.state, err = openState(dir, s.log); err != nil {
+	if s.state, err = openState(dir, s.log.Logger); err != nil {
 		return s, fmt.Errorf("state directory: %w; give another by --state-dir", err)
 	}
 	if len(inherited) == 0 {
@@ -142,17 +113,17 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 		}
 	}
 	settings, confErr := nixconf.Read(c.Context)
-	if err := s.believe(settings); err != nil {
+	if err := s.keys.believe(settings); err != nil {
 		return s, err
 	}
 	if confErr != nil {
-		s.settings.fail(confErr)
+		s.keys.fail(confErr)
 		s.log.Error("Nix's configuration cannot be read to its end, and Nix refuses it, too", zap.Error(confErr))
 	}
 	if s.spool, err = openSpool(c, s.state.dir); err != nil {
 		return s, err
 	}
-	if s.shares, err = openShares(c, dir, s.state, s.log); err != nil {
+	if s.shares, err = openShares(c, dir, s.state, s.log.Logger); err != nil {
 		return s, err
 	}
 	return s, s.connect(c)
@@ -181,9 +152,9 @@ func (s *service) connect(c *cli.Context) (err error) {
 	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"),
 		KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.trusted, ShareKeys: s.shareKeys,
+		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.keys.trusted, ShareKeys: s.keys.shared,
 		Spool: s.spool, Denied: s.state.file("denied.json"), PeersFile: s.state.file("peers.json"),
-		MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.logs.libp2p}
+		MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p}
 	cfg.Observer = s.accounts
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err
@@ -204,13 +175,20 @@ func (s *service) connect(c *cli.Context) (err error) {
 	s.pause.resume(s.share)
 	var sources []narserve.Source
 	for _, src := range s.shares.sources {
-		sources = append(sources, narserve.Local(src, s.public, s.spool))
+		sources = append(sources, narserve.Local(src, s.keys.public, s.spool))
 	}
-	s.server = narserve.New(narserve.Config{Sources: append(sources, s.node), Upstream: s.askUpstream(), Keys: s.trusted, Public: s.public,
+	cfgHTTP := narserve.Config{Sources: append(sources, s.node), Keys: s.keys.trusted, Public: s.keys.public,
 		Settled: s.node.Settled(),
 		Hosts:   append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...),
 		Ahead:   min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts,
-		Facts: s.pageFacts(c.Bool("no-page")), Log: s.log.Named("http")})
+		Log: s.log.Named("http")}
+	if len(s.upstreams) > 0 {
+		cfgHTTP.Upstream = s.node.LookupUpstream
+	}
+	if !c.Bool("no-page") {
+		cfgHTTP.Facts = s.facts
+	}
+	s.server = narserve.New(cfgHTTP)
 	return s.announce(c)
 }
 
@@ -224,11 +202,11 @@ func (s *service) run(ctx context.Context) error {
 	g.Go(func() error { return s.node.Run(alive) })
 	g.Go(func() error { return s.server.Run(alive) })
 	g.Go(func() error { return s.shares.damage.Run(alive) })
-	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log) })
-	g.Go(func() error { return nixconf.Watch(alive, s.settingsChanged) })
+	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log.Logger) })
+	g.Go(func() error { return nixconf.Watch(alive, s.keys.changed) })
 
 	nix := s.server.HTTPServer()
-	ctl := control.NewServer(s.controlHandler(), s.log)
+	ctl := control.NewServer(s.controlHandler(), s.log.Logger)
 	for _, l := range s.listeners {
 		g.Go(func() error { return serveHTTP(nix, l) })
 	}
@@ -264,12 +242,6 @@ func serveHTTP(srv *http.Server, l net.Listener) error {
 		return err
 	}
 	return nil
-}
-
-func (s *service) notify(state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		s.log.Warn("cannot tell systemd", zap.String("state", state), zap.Error(err))
-	}
 }
 
 // close releases what newService has opened. The node closes itself at the end of its Run.
@@ -334,4 +306,15 @@ func hostsOf(addrs []string) []string {
 		}
 	}
 	return hosts
+}
+
+// cooperate opens the upstreams, and sets the limits of downloads for neighbours.
+func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
+	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
+		return err
+	}
+	cfg.Upstreams, cfg.PowerSupplies = s.upstreams, netmon.PowerSupplies
+	cfg.UpstreamBudget, err = size(c, "upstream-budget")
+	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -69,8 +68,6 @@ func changeShare(c *cli.Context, what string) error {
 	}
 	return nil
 }
-
-func queryOf(key, value string) string { return url.Values{key: {value}}.Encode() }
 
 // ShareStatus is what `narbor share --json` prints.
 type ShareStatus struct {

@@ -1,8 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"math/rand/v2"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 	"go.uber.org/zap"
@@ -20,24 +24,24 @@ type shares struct {
 	caches    []*bincache.Cache
 	damage    *damage.Checker
 	cacheDirs []string
+	signers   cacheSigners
 	off       bool // --share none: they are not shared until the user turns sharing on
 }
 
 // openShares opens the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. The state
 // directory is for unpacking compressed archives, and for the list of damaged paths.
-func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares, err error) {
+func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s *shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
-		return s, control.WithCode(fmt.Errorf("--share %w", err), control.ExitUsage)
+		return nil, control.WithCode(fmt.Errorf("--share %w", err), control.ExitUsage)
 	}
-	s.off = !on
+	s = &shares{off: !on, nix: &lateNix{log: log}}
 	defer func() {
 		if err != nil {
 			s.close()
-			s = shares{}
+			s = nil
 		}
 	}()
-	s.nix = &lateNix{log: log}
 	s.nix.open(c.Context) // a failure is logged, and repaired by trying again
 	s.damage, err = damage.Open(st.file("damaged.json"), func(d damage.Finding, sound bool) { logDamage(log, d, sound) })
 	if err != nil {
@@ -56,27 +60,27 @@ func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s shares
 	return s, nil
 }
 
-// hasNix reports whether this machine has a Nix store.
-func (s shares) hasNix() bool { return s.nix != nil && s.nix.here() }
-
-// nixProblem returns the reason why this machine's Nix store cannot be queried, if there is one.
-func (s shares) nixProblem() string {
-	if s.nix == nil {
-		return ""
+// somePaths are a few of this machine's store paths: a neighbour is likely to have some of them, too.
+func (s *shares) somePaths(ctx context.Context) []store.HashPart {
+	nix, err := s.nix.open(ctx)
+	if err != nil {
+		return nil
 	}
-	return s.nix.problem()
+	paths, err := nix.AllValidPaths(ctx)
+	if err != nil {
+		return nil
+	}
+	paths = slices.DeleteFunc(paths, func(p store.Path) bool { return strings.HasSuffix(p.Name(), ".drv") })
+	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	var parts []store.HashPart
+	for _, p := range paths[:min(len(paths), 32)] {
+		parts = append(parts, p.HashPart())
+	}
+	return parts
 }
 
-// damaged returns the paths that are known to be damaged.
-func (s shares) damaged() []damage.Finding {
-	if s.damage == nil {
-		return []damage.Finding{}
-	}
-	return s.damage.List()
-}
-
-func (s shares) close() {
-	if s.nix != nil {
+func (s *shares) close() {
+	if s != nil {
 		s.nix.close()
 	}
 }

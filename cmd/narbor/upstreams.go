@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -13,11 +12,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve"
-	"narbor/p2p"
-	"narbor/p2p/netmon"
-	"narbor/store"
 	"narbor/store/upstream"
-	"narbor/trust"
 )
 
 // openUpstreams opens the caches of --upstream. What they said is kept below dir, and that of others is deleted; with
@@ -59,24 +54,4 @@ func closeUpstreams(ups []*upstream.Cache) {
 	for _, u := range ups {
 		_ = u.Close() // the error loses nothing: all that is kept has been written
 	}
-}
-
-// askUpstream returns the lookup of narserve for paths that neither this machine nor a neighbour has; nil if there is
-// no upstream.
-func (s *service) askUpstream() func(context.Context, store.HashPart) (trust.Mapping, error) {
-	if len(s.upstreams) == 0 {
-		return nil
-	}
-	return s.node.LookupUpstream
-}
-
-// cooperate opens the upstreams, and sets the limits of downloads for neighbours.
-func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
-	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
-		return err
-	}
-	cfg.Upstreams, cfg.PowerSupplies = s.upstreams, netmon.PowerSupplies
-	cfg.UpstreamBudget, err = size(c, "upstream-budget")
-	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
-	return err
 }

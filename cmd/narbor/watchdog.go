@@ -14,7 +14,7 @@ import (
 
 // watchdog notifies systemd at the interval of its watchdog, until ctx ends, while narbor answers on the port that Nix
 // uses. Without these notifications systemd restarts narbor.
-func (s *service) watchdog(ctx context.Context) error {
+func (s *parts) watchdog(ctx context.Context) error {
 	limit, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		s.log.Warn("systemd's watchdog gets no notifications", zap.Error(err))
@@ -64,4 +64,10 @@ func answers(ctx context.Context, client *http.Client, port string) error {
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
 	return err
+}
+
+func (s *parts) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		s.log.Warn("cannot tell systemd", zap.String("state", state), zap.Error(err))
+	}
 }

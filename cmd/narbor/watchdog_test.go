@@ -26,7 +26,7 @@ func TestWatchdogHearsOnlyOfWhatAnswers(t *testing.T) {
 			w.WriteHeader(status)
 			asked <- struct{}{}
 		}))
-		s := service{log: zap.NewNop(), listeners: []net.Listener{nix.Listener}}
+		s := parts{log: logs{Logger: zap.NewNop()}, listeners: []net.Listener{nix.Listener}}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- s.watchdog(ctx) }()

@@ -16,7 +16,7 @@ import (
 )
 
 // getWhy answers whether Nix would get a path, and why or why not.
-func (s *service) getWhy(r *http.Request) (any, error) {
+func (s *parts) getWhy(r *http.Request) (any, error) {
 	parts, err := parseWanted([]string{r.URL.Query().Get("path")})
 	if err != nil {
 		return nil, control.WithCode(err, control.ExitUsage)
@@ -25,7 +25,7 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err
 	}
-	w.StoreProblem = s.shares.nixProblem()
+	w.StoreProblem = s.shares.nix.problem()
 	near := w.Local != nil && isSigned(*w.Local)
 	if r.URL.Query().Get("neighbours") != "no" {
 		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
@@ -37,7 +37,7 @@ func (s *service) getWhy(r *http.Request) (any, error) {
 			w.Path = a.Path
 		}
 	}
-	judge(&w, len(s.trusted.Names()))
+	judge(&w, len(s.keys.trusted.Names()))
 	object(&w, s.server.Obstacle)
 	return w, nil
 }
@@ -104,7 +104,7 @@ const reasonBuiltHere = "it was built on this machine: your builds stay here, wh
 const reasonOff = "sharing is off; see `narbor share`"
 
 // whyLocal looks for a path on this machine.
-func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, string, error) {
+func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, string, error) {
 	for i, src := range s.shares.sources {
 		info, err := src.Info(ctx, hp)
 		if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrDamaged) {
@@ -121,9 +121,9 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*control.Why
 			l.Where = s.shares.cacheDirs[i-1]
 		}
 		for _, sig := range info.Signatures {
-			l.Signatures = append(l.Signatures, s.verdict(info, sig))
+			l.Signatures = append(l.Signatures, s.keys.verdict(info, sig))
 		}
-		if l.Shared, l.Reason = s.shared(info); damaged {
+		if l.Shared, l.Reason = s.keys.sharedBy(s.node.Sharing(), info); damaged {
 			l.Shared, l.Reason = false, "its content on this machine is damaged; see `narbor doctor`"
 		}
 		return l, info.Path.String(), nil
@@ -132,28 +132,28 @@ func (s *service) whyLocal(ctx context.Context, hp store.HashPart) (*control.Why
 }
 
 // verdict returns the result of checking one signature.
-func (s *service) verdict(info store.Info, sig string) control.WhySignature {
-	key, _, _ := strings.Cut(sig, ":")
+func (k *keyState) verdict(info store.Info, sig string) control.WhySignature {
+	name, _, _ := strings.Cut(sig, ":")
 	info.Signatures, info.CA = []string{sig}, ""
-	_, err := s.trusted.Check(info)
+	_, err := k.trusted.Check(info)
 	switch {
 	case err == nil:
-		return control.WhySignature{Key: key, Verdict: "verified"}
+		return control.WhySignature{Key: name, Verdict: "verified"}
 	case errors.Is(err, trust.ErrForged):
-		return control.WhySignature{Key: key, Verdict: "wrong"}
+		return control.WhySignature{Key: name, Verdict: "wrong"}
 	}
-	return control.WhySignature{Key: key, Verdict: "unknown key"}
+	return control.WhySignature{Key: name, Verdict: "unknown key"}
 }
 
-// shared reports whether neighbours may have this path, and why or why not.
-func (s *service) shared(info store.Info) (bool, string) {
-	m, err := s.shareKeys.CheckShared(info)
-	trusted, trustedErr := s.trusted.Check(info)
+// sharedBy reports whether neighbours may have this path while there is sharing or not, and why or why not.
+func (k *keyState) sharedBy(sharing bool, info store.Info) (bool, string) {
+	m, err := k.shared.CheckShared(info)
+	trusted, trustedErr := k.trusted.Check(info)
 	switch {
 	case err == nil && len(m.Info().String()) > store.MaxInfoLen:
 		return false, fmt.Sprintf("its narinfo has %s bytes, and neighbours take %s: it has too many references",
 			dashboard.Count(int64(len(m.Info().String()))), dashboard.Count(store.MaxInfoLen))
-	case err == nil && !s.node.Sharing():
+	case err == nil && !sharing:
 		return false, reasonOff
 	case err == nil:
 		return true, m.SignedBy() + " has signed it"
@@ -163,7 +163,7 @@ func (s *service) shared(info store.Info) (bool, string) {
 		return false, "it is a derivation, which says how something is built and from what"
 	case trustedErr == nil && trusted.SignedBy() != "":
 		return false, trusted.SignedBy() + " has signed it, which is a private key; see `narbor keys`"
-	case len(s.shareKeys.Names()) == 0:
+	case len(k.shared.Names()) == 0:
 		return false, "no trusted key is public; see `narbor keys`"
 	case errors.Is(err, trust.ErrForged):
 		return false, "its signature is wrong"
@@ -177,7 +177,7 @@ func (s *service) shared(info store.Info) (bool, string) {
 
 // whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
 // nil if there are none.
-func (s *service) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *control.WhyUpstream {
+func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *control.WhyUpstream {
 	if len(s.upstreams) == 0 {
 		return nil
 	}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"net"
+	"time"
+
+	"narbor/cmd/narbor/control"
+	"narbor/narserve"
+	"narbor/narserve/stats"
+	"narbor/p2p"
+	"narbor/store/spool"
+	"narbor/store/upstream"
+)
+
+// parts are what a running narbor is made of. All are set before anything runs; each has a lock of its own.
+type parts struct {
+	log       logs
+	start     start
+	listeners []net.Listener // where Nix asks
+	keys      *keyState
+	shares    *shares
+	spool     *spool.Spool
+	accounts  *stats.Accounts
+	upstreams []*upstream.Cache
+	node      *p2p.Node
+	server    *narserve.Server
+	pause     pause
+}
+
+// A start is when narbor was started, and with which settings.
+type start struct {
+	at       time.Time
+	settings []control.Setting
+	misspelt []misspelt // environment variables that set nothing
+}
+
+// urls returns the URLs of narbor for Nix.
+func (s *parts) urls() []string {
+	urls := make([]string, len(s.listeners))
+	for i, l := range s.listeners {
+		urls[i] = "http://" + l.Addr().String()
+	}
+	return urls
+}
+
+// nixConfLine returns the line for nix.conf that adds narbor as a substituter.
+func (s *parts) nixConfLine() string {
+	if len(s.listeners) == 0 {
+		return ""
+	}
+	return "extra-substituters = " + s.urls()[0]
+}
+
+// isSubstituter reports whether Nix's configuration has this narbor among its substituters.
+func (s *parts) isSubstituter() bool {
+	return s.keys.settings().Asks(s.urls())
+}
+
+func addrsOf(ls []net.Listener) []string {
+	out := make([]string, len(ls))
+	for i, l := range ls {
+		out[i] = l.Addr().String()
+	}
+	return out
+}
