@@ -137,24 +137,3 @@ func TestNamesOfPathsAreThoseOfTheNewestNix(t *testing.T) {
 		t.Errorf("Nix %s accepts bad names: %s, %v", newest.Version, taken, err)
 	}
 }
-
-// TestNixThatHangsUpGetsTheNAR has a NAR that takes 17 s to come, and a Nix that hangs up when nothing has come for 5
-// s, and then asks again, four times.
-func TestNixThatHangsUpGetsTheNAR(t *testing.T) {
-	w := newWorld(t)
-	c := newHandmade(w)
-	contents := make([]byte, 40<<20)
-	rand.Read(contents)
-	large := c.add("large", narOf(fileTokens(string(contents))...))
-	alice := c.holder("alice")
-	w.must(alice.Shape(20))
-	bob := w.host(lan.HostConfig{Name: "bob"}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+c.public,
-		"stalled-download-timeout = 5")
-	w.start(bob)
-	w.neighbours(bob, 1)
-	w.realise(bob, large.Path.String())
-	w.must(bob.Verify(w.ctx))
-	if s := w.status(bob); received(s) > 1.1*(40<<20)/store.BlockSize {
-		t.Errorf("%d blocks were received for a NAR of %d", received(s), store.NumBlocks(large.NarSize))
-	}
-}
