@@ -35,6 +35,9 @@ const retryTime = 20 * time.Second
 // then.
 const drainTime = 10 * time.Second
 
+// lastAnswerTime is how long the answers 404 may take to requests that still wait for a NAR after [drainTime].
+const lastAnswerTime = time.Second
+
 // aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
 // the spool holds for other reasons must not suffer, so it is at most a quarter of that.
 const aheadBudget = 512 << 20
@@ -200,7 +203,9 @@ func (s *service) run(ctx context.Context) error {
 	defer die()
 	g, alive := errgroup.WithContext(alive)
 	g.Go(func() error { return s.node.Run(alive) })
-	g.Go(func() error { return s.server.Run(alive) })
+	serving, endFetches := context.WithCancel(alive)
+	defer endFetches()
+	g.Go(func() error { return s.server.Run(serving) })
 	g.Go(func() error { return s.shares.damage.Run(alive) })
 	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log.Logger) })
 	g.Go(func() error { return nixconf.Watch(alive, s.keys.changed) })
@@ -220,11 +225,7 @@ func (s *service) run(ctx context.Context) error {
 		s.log.Info("stopping", zap.Duration("atMost", drainTime))
 	case <-alive.Done(): // a part has failed
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	if err := nix.Shutdown(drain); err != nil {
-		nix.Close()
-	}
+	stopServing(nix, drainTime, lastAnswerTime, endFetches)
 	ctl.Close()
 	die()
 	err := g.Wait()
@@ -235,6 +236,23 @@ func (s *service) run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// stopServing lets requests finish for the time of drain. Then it calls endFetches, which answers those that wait for a NAR,
+// and closes the connections that are not idle after the time of last: without an answer Nix would count a broken download.
+func stopServing(nix *http.Server, drain, last time.Duration, endFetches func()) {
+	shutdown := func(limit time.Duration) error {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		return nix.Shutdown(ctx)
+	}
+	if shutdown(drain) == nil {
+		return
+	}
+	endFetches()
+	if shutdown(last) != nil {
+		nix.Close()
+	}
 }
 
 func serveHTTP(srv *http.Server, l net.Listener) error {
