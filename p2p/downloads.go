@@ -24,33 +24,42 @@ type downloads struct {
 	observer Observer
 }
 
-// A flight is a fetch that other peers can find.
+// A flight is a fetch that is going on.
 type flight struct {
 	*fetch.Session
-	draft  *spool.Draft
-	landed func() // other peers no longer find it
+	draft *spool.Draft
+	done  chan struct{} // closed when it has ended, and the NAR, or what has come of it, is in the spool
 }
 
-// open begins to receive a NAR; others may ask for its blocks from then on. The caller calls receive.
-func (d *downloads) open(m trust.Mapping) (*flight, error) {
+// open begins to receive a NAR; others may ask for its blocks from then on, and the caller calls receive. If that NAR is being
+// received already, open returns that flight, which is not the caller's.
+func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
+	if f = d.going(m.NarHash()); f != nil {
+		return f, false, nil
+	}
 	draft, err := d.spool.Resume(m.NarHash(), m.NarSize())
 	if errors.Is(err, store.ErrNoSpace) {
 		d.server.CloseIdle(0) // the spool cannot clear out archives that are open for neighbours
 		draft, err = d.spool.Resume(m.NarHash(), m.NarSize())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", m.Path(), err)
+		return nil, false, fmt.Errorf("%s: %w", m.Path(), err)
 	}
 	shared, ok := d.server.May(m)
-	f := fetch.New(d.deps, m, draft, shared, ok)
+	f = &flight{fetch.New(d.deps, m, draft, shared, ok), draft, make(chan struct{})}
 	// Before others are asked: so that of two nodes that begin at once, one sees the other.
-	return &flight{f, draft, d.begin(f)}, nil
+	if going := d.begin(f); going != f {
+		draft.Keep()
+		return going, false, nil
+	}
+	return f, true, nil
 }
 
 // receive receives the NAR. If it fails, what has come stays in the spool for the next fetch.
 func (d *downloads) receive(ctx context.Context, f *flight) (*spool.NAR, error) {
+	defer close(f.done)
 	defer f.draft.Keep()
-	defer f.landed()
+	defer d.end(f)
 	m := f.Wanted
 	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.checkNAR(ctx, m) != nil)
 	if err != nil {

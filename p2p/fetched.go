@@ -23,12 +23,12 @@ type fetched struct {
 	infos *lru.Cache[store.HashPart, store.Info]
 
 	mu      sync.Mutex // guards flights, and is held while infos are compared with the spool
-	flights map[store.HashPart]*fetch.Session
+	flights map[store.Hash]*flight
 }
 
 func newFetched(spool *spool.Spool) *fetched {
 	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxFindings),
-		flights: map[store.HashPart]*fetch.Session{}}
+		flights: map[store.Hash]*flight{}}
 }
 
 // add records that the NAR of m is in the spool.
@@ -38,27 +38,42 @@ func (f *fetched) add(m trust.Mapping) {
 	f.infos.Add(m.Path().HashPart(), m.Info())
 }
 
-// begin records that a NAR is being received, until end is called.
-func (f *fetched) begin(fl *fetch.Session) (end func()) {
-	hp := fl.Wanted.Path().HashPart()
+// begin records that a NAR is being received, until end is called. It returns the flight of that NAR that is going on already, if
+// there is one, and else fl.
+func (f *fetched) begin(fl *flight) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.flights[hp] != nil {
-		return func() {}
+	if going := f.flights[fl.Wanted.NarHash()]; going != nil {
+		return going
 	}
-	f.flights[hp] = fl
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		delete(f.flights, hp)
-	}
+	f.flights[fl.Wanted.NarHash()] = fl
+	return fl
+}
+
+// end records that a flight has ended: other peers no longer find it.
+func (f *fetched) end(fl *flight) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.flights, fl.Wanted.NarHash())
+}
+
+// going returns the flight of a NAR, or nil.
+func (f *fetched) going(nar store.Hash) *flight {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.flights[nar]
 }
 
 // flight returns the fetch of a path that is going on, or nil.
 func (f *fetched) flight(hp store.HashPart) *fetch.Session {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.flights[hp]
+	for _, fl := range f.flights { // a few
+		if fl.Wanted.Path().HashPart() == hp {
+			return fl.Session
+		}
+	}
+	return nil
 }
 
 // Partial implements [serve.Arriving].

@@ -35,7 +35,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 	for i := range 500 {
 		_, m := signer.sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()
-		landed := f.begin(fetch.New(&fetch.Deps{}, m, nil, m, true))
+		fl := f.begin(&flight{Session: fetch.New(&fetch.Deps{}, m, nil, m, true)})
 		stop, missed := make(chan struct{}), 0
 		var asking sync.WaitGroup
 		asking.Go(func() {
@@ -51,7 +51,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 			}
 		})
 		f.add(m)
-		landed()
+		f.end(fl)
 		close(stop)
 		asking.Wait()
 		if _, err := f.Info(t.Context(), hp); err != nil || missed > 0 {

@@ -343,20 +343,27 @@ func (n *Node) Patience() time.Duration { return busyTimeout + infoTimeout }
 // if neither an honest neighbour that has it nor an upstream is left, [store.ErrNoSpace] if the spool is full, and
 // [store.ErrMalformed] if it was fetched and must not reach Nix; no neighbour is blamed for that.
 func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	n.proxy.await(ctx, m)
-	if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
-		// It may have been fetched for another mapping; its check does not cover this path.
-		if err := m.CheckNAR(sp); err != nil {
-			sp.Close()
-			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+	for {
+		if sp, ok := n.cfg.Spool.Get(m.NarHash()); ok {
+			// It may have been fetched for another mapping; its check does not cover this path.
+			if err := m.CheckNAR(sp); err != nil {
+				sp.Close()
+				return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+			}
+			return sp, nil
 		}
-		return sp, nil
+		f, mine, err := n.downloads.open(m)
+		if err != nil {
+			return nil, err
+		}
+		if mine {
+			return n.downloads.receive(ctx, f)
+		}
+		if err := n.proxy.await(ctx, f); err != nil {
+			return nil, err
+		}
+		// The NAR is in the spool now; if that fetch failed, this one continues its draft.
 	}
-	f, err := n.downloads.open(m)
-	if err != nil {
-		return nil, err
-	}
-	return n.downloads.receive(ctx, f)
 }
 
 // Settled is closed when the peers that are around have had time to be found, at most 2 s after Run began.

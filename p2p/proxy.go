@@ -163,18 +163,20 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 		}
 		return nil
 	}
-	f, err := px.downloads.open(m)
+	f, mine, err := px.downloads.open(m)
 	if err != nil {
 		px.upstreams.log.Debug("not fetched for a neighbour", zap.Stringer("peer", who.ID), zap.Stringer("path", m.Path()), zap.Error(err))
-		close(j.begun)
+	} else if f.Wanted.Path() == m.Path() {
+		j.flight = f.Session
+	}
+	close(j.begun)
+	if !mine {
 		px.jobs.end(nar, j)
 		end()
 		px.background.running.Done()
-		return nil
+		return j.flight
 	}
 	f.Urge()
-	j.flight = f.Session
-	close(j.begun)
 	go func() {
 		defer px.background.running.Done()
 		defer end()
@@ -196,21 +198,18 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 	return f.Session
 }
 
-// await waits for a NAR that is being fetched for others already, if it is.
-func (px *proxy) await(ctx context.Context, m trust.Mapping) {
+// await waits for the end of a flight. If it is for neighbours, it goes on as long as that.
+func (px *proxy) await(ctx context.Context, f *flight) error {
 	tick := time.NewTicker(fetch.LeaseTime / 4)
 	defer tick.Stop()
 	for {
-		j := px.jobs.touch(m.NarHash())
-		if j == nil {
-			return
-		}
+		px.jobs.touch(f.Wanted.NarHash())
 		select {
-		case <-j.done:
-			return
+		case <-f.done:
+			return nil
 		case <-tick.C:
 		case <-ctx.Done():
-			return
+			return ctx.Err()
 		}
 	}
 }

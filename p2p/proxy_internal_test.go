@@ -117,7 +117,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			return wire.Verdict(b.Bytes()[0])
 		}
 		want := map[bool][2]wire.Verdict{true: {wire.VerdictYes, wire.VerdictHere}, false: {wire.VerdictNo, wire.VerdictNo}}[shared]
-		f, err := n.downloads.open(m)
+		f, _, err := n.downloads.open(m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -133,7 +133,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 		}
 		defer sp.Close()
 		n.downloads.add(m)
-		f.landed()
+		n.downloads.end(f)
 		if got := ask(); got != want[1] {
 			t.Errorf("shared %v: the answer about a NAR in the spool is %d, want %d", shared, got, want[1])
 		}

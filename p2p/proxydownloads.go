@@ -32,7 +32,6 @@ type proxyDownload struct {
 	lease  *time.Timer    // ends it, once no peer asks for its progress
 	begun  chan struct{}  // closed when there is a flight, or will be none
 	flight *fetch.Session // nil is none; may be read once begun is closed
-	done   chan struct{}
 }
 
 // An allowance is what may still be spent, which grows back over a day.
@@ -105,7 +104,7 @@ func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, cancel func()) 
 	if len(b.jobs) >= maxJobs || own >= maxJobs/2 || !b.spend(from, m.NarSize(), time.Now()) {
 		return nil, false
 	}
-	j = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel), begun: make(chan struct{}), done: make(chan struct{})}
+	j = &proxyDownload{from: from, lease: time.AfterFunc(fetch.LeaseTime, cancel), begun: make(chan struct{})}
 	b.jobs[m.NarHash()] = j
 	b.bytes += m.NarSize()
 	return j, true
@@ -130,7 +129,6 @@ func (b *proxyDownloads) end(nar store.Hash, j *proxyDownload) {
 	defer b.mu.Unlock()
 	j.lease.Stop()
 	delete(b.jobs, nar)
-	close(j.done)
 }
 
 // left is how many bytes of NARs may still be fetched for neighbours.

@@ -104,7 +104,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			n.proxy.jobs.mu.Lock()
 			defer n.proxy.jobs.mu.Unlock()
 			for i := range maxJobs {
-				n.proxy.jobs.jobs[store.Hash{byte(i)}] = &proxyDownload{lease: time.NewTimer(time.Hour), done: make(chan struct{})}
+				n.proxy.jobs.jobs[store.Hash{byte(i)}] = &proxyDownload{lease: time.NewTimer(time.Hour)}
 			}
 		}},
 	} {

@@ -197,3 +197,57 @@ func TestDraftOutlastsAFetchWithoutNeighbours(t *testing.T) {
 		t.Errorf("blocks %s are left, want 0 and 1", got)
 	}
 }
+
+// Two calls share one fetch. When the caller that began it leaves, the other one goes on with what has come.
+func TestSecondCallerTakesOverAFetch(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(12 * store.BlockSize)
+	info, m := s.sign(t, "shared", nar)
+	var blocks asked
+	gate := make(chan struct{})
+	g := &rogue{info: info, nar: nar, block: func(s network.Stream, i int, b []byte) error {
+		if blocks.next(i) > 3 {
+			<-gate
+		}
+		return writeRaw(s, b)
+	}}
+	n, _ := runNode(t, s, nil, g.start(t))
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	first := make(chan error, 1)
+	go func() {
+		sp, err := n.Fetch(ctx, m)
+		if err == nil {
+			sp.Close()
+		}
+		first <- err
+	}()
+	eventually(t, "three blocks have come", func() bool { return n.ledger.TallyOf(g.ID()).BlocksReceived.Load() == 3 })
+	before := n.downloads.going(m.NarHash())
+	if f, mine, err := n.downloads.open(m); f != before || mine || err != nil {
+		t.Fatalf("open of a NAR that is being received = %p, %v, %v, want the flight %p", f, mine, err, before)
+	}
+	second := make(chan error, 1)
+	go func() {
+		sp, err := n.Fetch(t.Context(), m)
+		if err == nil {
+			err = sp.Close()
+		}
+		second <- err
+	}()
+	leave()
+	if err := <-first; err == nil {
+		t.Error("the first call has got the NAR")
+	}
+	close(gate)
+	if err := <-second; err != nil {
+		t.Fatalf("the second call: %v", err)
+	}
+	blocks.mu.Lock()
+	defer blocks.mu.Unlock()
+	for k, i := range blocks.blocks[:3] {
+		if slices.Contains(blocks.blocks[k+1:], i) {
+			t.Errorf("block %d was fetched again: %v", i, blocks.blocks)
+		}
+	}
+}

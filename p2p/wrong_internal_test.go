@@ -143,12 +143,12 @@ func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 	s := newSigner(t)
 	n, _ := runNode(t, s, []store.Source{store.NewMem()})
 	_, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
-	f, err := n.downloads.open(m)
+	f, _, err := n.downloads.open(m)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		f.landed()
+		n.downloads.end(f)
 		f.draft.Discard()
 	})
 	return n, f.Session
