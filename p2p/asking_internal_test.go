@@ -217,7 +217,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(newNeighbourSet(), book, s.keys, zap.NewNop())
+				ls := newLookups(newNeighbourSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
 				nb := peers.NewNeighbour(connectedHost{}, "holder", wire.ProtocolID, book)
 				c.given(ls, nb)
 				l := newLookup(ls, info.Path.HashPart(), c.want, 1)
@@ -257,7 +257,7 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(newNeighbourSet(), book, newSigner(t).keys, zap.NewNop())
+				ls := newLookups(newNeighbourSet(), book, newSecrets(Config{Trusted: newSigner(t).keys}), zap.NewNop())
 				l := newLookup(ls, partA, nil, 1)
 				l.brief = c.brief
 				l.ask([]*peers.Neighbour{peers.NewNeighbour(nil, "busy", wire.ProtocolID, book)})

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
@@ -59,23 +60,35 @@ type DialBack struct {
 	Result    string `json:"result"`
 }
 
-// DialBack asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
+// dialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections are rationed
+// by address and in total. Its methods may be called concurrently.
+type dialBacks struct {
+	lan        *discovery.LAN
+	neighbours *neighbourSet
+	ledger     *peers.Ledger
+	members    *members
+	simulated  bool      // there is no network of this machine's to dial on
+	arrivals   *arrivals // of connections that this machine has asked for
+	rations    *dialBackRations
+}
+
+// ask asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
 // listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
-func (n *Node) DialBack(ctx context.Context) []DialBack {
-	port := transport.ListenPort(n.lan.Host())
+func (b *dialBacks) ask(ctx context.Context) []DialBack {
+	port := transport.ListenPort(b.lan.Host())
 	if port < netmon.MinPort {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), dialBackWait)
 	defer cancel()
-	all := n.neighbours.all()
+	all := b.neighbours.all()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var mu sync.Mutex
 	var out []DialBack
 	var asking sync.WaitGroup
-	for _, nb := range chooseDialBacks(all, n.dialBackLink) {
+	for _, nb := range chooseDialBacks(all, b.link) {
 		asking.Go(func() {
-			if d, ok := n.askDialBack(ctx, nb.ID, port); ok {
+			if d, ok := b.askOne(ctx, nb.ID, port); ok {
 				mu.Lock()
 				defer mu.Unlock()
 				out = append(out, d)
@@ -98,44 +111,44 @@ func chooseDialBacks(all []*peers.Neighbour, linkOf func(peer.ID) string) (chose
 	return chosen
 }
 
-// dialBackLink returns the interface and the address family of the connection to a neighbour that can dial back, or "".
-func (n *Node) dialBackLink(id peer.ID) string {
-	if ok, err := n.lan.Host().Peerstore().SupportsProtocols(id, dialBackProtocol); err != nil || len(ok) == 0 {
+// link returns the interface and the address family of the connection to a neighbour that can dial back, or "".
+func (b *dialBacks) link(id peer.ID) string {
+	if ok, err := b.lan.Host().Peerstore().SupportsProtocols(id, dialBackProtocol); err != nil || len(ok) == 0 {
 		return ""
 	}
-	for _, c := range n.lan.Host().Network().ConnsToPeer(id) {
+	for _, c := range b.lan.Host().Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 		local, lok := netmon.IPOf(c.LocalMultiaddr())
-		if ok && lok && n.lan.Gate.IsNeighbour(remote) {
-			return fmt.Sprint(n.lan.Gate.InterfaceOf(local), remote.Is4())
+		if ok && lok && b.lan.Gate.IsNeighbour(remote) {
+			return fmt.Sprint(b.lan.Gate.InterfaceOf(local), remote.Is4())
 		}
 	}
 	return ""
 }
 
-// askDialBack asks one neighbour. It reports false for a connection that is on none of the links.
-func (n *Node) askDialBack(ctx context.Context, id peer.ID, port uint16) (DialBack, bool) {
-	s, err := n.lan.Host().NewStream(ctx, id, dialBackProtocol)
+// askOne asks one neighbour. It reports false for a connection that is on none of the links.
+func (b *dialBacks) askOne(ctx context.Context, id peer.ID, port uint16) (DialBack, bool) {
+	s, err := b.lan.Host().NewStream(ctx, id, dialBackProtocol)
 	if err != nil {
-		n.log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
+		b.lan.Log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
 		return DialBack{}, false
 	}
 	remote, ok := netmon.IPOf(s.Conn().RemoteMultiaddr())
 	local, lok := netmon.IPOf(s.Conn().LocalMultiaddr())
-	if !ok || !lok || !n.lan.Gate.IsNeighbour(remote) {
+	if !ok || !lok || !b.lan.Gate.IsNeighbour(remote) {
 		s.Reset()
 		return DialBack{}, false
 	}
-	arrived, forget := n.dialBacks.arrivals.await(remote)
+	arrived, forget := b.arrivals.await(remote)
 	defer forget()
-	d := DialBack{Interface: n.lan.Gate.InterfaceOf(local), Addr: local.String()}
+	d := DialBack{Interface: b.lan.Gate.InterfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.Strike(id, err)
+		b.ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
-		n.log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
+		b.lan.Log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
 		d.Result = confirm(DialNoAnswer, arrived)
 		return d, true
 	}
@@ -216,12 +229,12 @@ func readOutcome(br *bufio.Reader) (outcome, error) {
 	return outcome(b), nil
 }
 
-// serveDialBack connects to the peer that asks for it, and tells it what came of that.
-func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
+// serve connects to the peer that asks for it, and tells it what came of that.
+func (b *dialBacks) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !n.members.Has(id) {
+	if !b.members.Has(id) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
@@ -231,13 +244,13 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.Refuse(err)
-		n.ledger.Strike(id, err)
+		b.ledger.Refuse(err)
+		b.ledger.Strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)
 		return
 	}
 	if err == nil {
-		_, err = s.Write([]byte{byte(n.dialBack(ctx, s.Conn(), port))})
+		_, err = s.Write([]byte{byte(b.dial(ctx, s.Conn(), port))})
 	}
 	if err != nil {
 		s.Reset()
@@ -246,15 +259,15 @@ func (n *Node) serveDialBack(ctx context.Context, s network.Stream) {
 	s.Close()
 }
 
-// dialBack connects to the other end of a connection, at that port, if it is on one of the links and has not asked too
+// dial connects to the other end of a connection, at that port, if it is on one of the links and has not asked too
 // often.
-func (n *Node) dialBack(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
+func (b *dialBacks) dial(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
 	remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 	local, lok := netmon.IPOf(c.LocalMultiaddr())
-	if !ok || !lok || n.cfg.Net != nil || !n.lan.Gate.IsNeighbour(remote) {
+	if !ok || !lok || b.simulated || !b.lan.Gate.IsNeighbour(remote) {
 		return declined
 	}
-	if !n.dialBacks.allow(remote, time.Now()) {
+	if !b.rations.allow(remote, time.Now()) {
 		return tooOften
 	}
 	return tryDial(ctx, local, netip.AddrPortFrom(remote, port))
@@ -284,21 +297,21 @@ func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
 	return declined
 }
 
-// dialBacks rations the connections that are made on request, by address and in total.
-type dialBacks struct {
-	all      *rate.Limiter
-	arrivals arrivals // of connections that this machine has asked for
+// dialBackRations are the budgets of connections that are made on request.
+type dialBackRations struct {
+	all *rate.Limiter
 
 	mu   sync.Mutex // guards each
 	each *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
-func newDialBacks() *dialBacks {
-	return &dialBacks{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: peers.NewCache[netip.Addr, *rate.Limiter](maxAskerAddrs)}
+func newDialBackRations() *dialBackRations {
+	each := peers.NewCache[netip.Addr, *rate.Limiter](maxAskerAddrs)
+	return &dialBackRations{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}
 }
 
 // allow takes one connection to an address from the remaining budget.
-func (d *dialBacks) allow(a netip.Addr, now time.Time) bool {
+func (d *dialBackRations) allow(a netip.Addr, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	own, ok := d.each.Get(a)

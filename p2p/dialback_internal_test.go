@@ -145,34 +145,33 @@ func (c talk) LocalMultiaddr() ma.Multiaddr  { return c.local }
 func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestDialBackKeepsToTheLink(t *testing.T) {
-	rations := newDialBacks()
 	l, err := discovery.New(discovery.Config{Host: Config{Identity: newTestIdentity(t)}.host()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Host().Close()
-	n := &Node{lan: l, dialBacks: rations}
-	n.lan.Gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
-	n.lan.Gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
+	b := &dialBacks{lan: l, rations: newDialBackRations()}
+	l.Gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
+	l.Gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
 	for _, remote := range []string{"/ip4/127.0.0.1", "/ip4/127.0.0.2", "/ip4/8.8.8.8", "/ip4/10.1.1.6", "/ip4/10.1.0.5", "/ip6/fd01::5",
 		"/ip4/169.254.169.254", "/ip4/192.0.2.1", "/ip6/fe80::1", "/ip6/::1", "/ip6/ff02::1"} {
 		c := talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast(remote + "/tcp/40000")}
-		if got := n.dialBack(t.Context(), c, 6273); got != declined {
+		if got := b.dial(t.Context(), c, 6273); got != declined {
 			t.Errorf("dial-back to %s: %s, want %s", remote, got, declined)
 		}
 	}
-	if left := n.dialBacks.all.Tokens(); left < dialBackBurst {
+	if left := b.rations.all.Tokens(); left < dialBackBurst {
 		t.Errorf("declined dial-backs have used up %v of the ration", dialBackBurst-left)
 	}
-	n.dialBacks.all.AllowN(time.Now(), dialBackBurst)
-	if got := n.dialBack(t.Context(), talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast("/ip4/10.1.0.6/tcp/40000")},
+	b.rations.all.AllowN(time.Now(), dialBackBurst)
+	if got := b.dial(t.Context(), talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast("/ip4/10.1.0.6/tcp/40000")},
 		6273); got != tooOften {
 		t.Errorf("dial-back to a neighbour without a ration: %s, want %s", got, tooOften)
 	}
 }
 
 func TestDialBacksAreRationed(t *testing.T) {
-	d := newDialBacks()
+	d := newDialBackRations()
 	now := time.Now()
 	allowed := func(addrs int) (n int) {
 		for i := range addrs {

@@ -3,42 +3,17 @@ package p2p
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/p2p/fetch"
 	"narbor/p2p/wire"
 	"narbor/store"
-	"narbor/store/upstream"
 	"narbor/trust"
 )
-
-// upstreamProtocol begins the name of a protocol that carries no data: a peer that supports it asks certain upstreams
-// on behalf of neighbours.
-const upstreamProtocol = "/narbor/upstream/1/"
-
-// signOf is the protocol of the peers that ask these upstreams. Others are not elected: our upstreams may have what
-// theirs lack.
-func signOf(upstreams []*upstream.Cache) protocol.ID {
-	var urls []string
-	for _, u := range upstreams {
-		urls = append(urls, u.String())
-	}
-	slices.Sort(urls)
-	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(urls), "\n")))
-	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
-}
-
-// electorate is the beginning of the hash input of the members' scores for a path. So the peer that asks for its
-// narinfo is also the one that fetches its NAR, and has its location by then.
-func electorate(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
 
 // An Election says which of this node and its neighbours asks the upstreams about a path, and downloads it for all.
 type Election struct {
@@ -76,7 +51,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 	} else {
 		return e
 	}
-	h := electorate(hp)
+	h := assignmentOf(hp)
 	who, others := n.proxy.assignee(h, nil)
 	if who != nil {
 		e.Elected = who.ID.String()
@@ -103,12 +78,12 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
 // only if the upstreams have none.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	who, _ := n.proxy.assignee(electorate(hp), nil)
-	if who == nil || n.secrets.check(ctx, hp) != nil {
-		return n.upstreams.lookup(ctx, hp)
+	who, _ := n.proxy.assignee(assignmentOf(hp), nil)
+	if who == nil || n.lookups.secrets.check(ctx, hp) != nil {
+		return n.proxy.upstreams.lookup(ctx, hp)
 	}
 	within := infoPatience
-	if n.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
+	if n.proxy.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
 		within = infoTimeout
 	}
 	v, text, err := who.AskInfo(ctx, hp, within)
@@ -124,5 +99,5 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 			return m, nil
 		}
 	}
-	return n.upstreams.lookup(ctx, hp)
+	return n.proxy.upstreams.lookup(ctx, hp)
 }

@@ -188,9 +188,9 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 	a := newGrouped(t, s, secretA, store.NewMem())
 	b := newGrouped(t, s, secretA, store.NewMem(), a.lan.Host())
 	id := b.lan.Host().ID()
-	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.members.Has(id) })
+	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.greeter.members.Has(id) })
 	b.lan.Host().Close()
-	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.members.Has(id) })
+	eventually(t, "left", func() bool { return len(a.Status().Neighbours) == 0 && !a.greeter.members.Has(id) })
 }
 
 func TestShortSecretsAreRefused(t *testing.T) {
@@ -225,8 +225,9 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)
 	}
-	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.members.Has(impostor.ID()) {
-		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(), n.members.Has(impostor.ID()))
+	if st := n.Status(); len(st.Neighbours) > 0 || asked.Load() > 0 || n.greeter.members.Has(impostor.ID()) {
+		t.Errorf("%d neighbours, %d streams, a member: %v; want none", len(st.Neighbours), asked.Load(),
+			n.greeter.members.Has(impostor.ID()))
 	}
 	if got := n.ledger.TallyOf(impostor.ID()).Strikes.Load(); got != 0 {
 		t.Errorf("it has %d strikes, want none", got)

@@ -33,13 +33,14 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 	}{
 		"holders of paths":        {maxFindings, func(i int) { n.lookups.findings.Add(parts[i], nil) }, n.lookups.findings.Len},
 		"claims of received NARs": {maxFindings, func(i int) { n.downloads.infos.Add(parts[i], store.Info{}) }, n.downloads.infos.Len},
-		"paths that Nix missed":   {maxWanted, func(i int) { n.wanted.Add(parts[i], time.Time{}) }, n.wanted.Len},
+		"paths that Nix missed":   {maxWanted, func(i int) { n.visits.wanted.Add(parts[i], time.Time{}) }, n.visits.wanted.Len},
 		"failed downloads": {maxFailed, func(i int) {
 			n.proxy.jobs.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.proxy.jobs.failed.Len},
 		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(numbered(i), 0, time.Time{}) },
 			n.proxy.jobs.each.Len},
-		"addresses that were dialled": {maxAskerAddrs, func(i int) { n.dialBacks.allow(numbered(i), time.Time{}) }, n.dialBacks.each.Len},
+		"addresses that were dialled": {maxAskerAddrs, func(i int) { n.dialBacks.rations.allow(numbered(i), time.Time{}) },
+			n.dialBacks.rations.each.Len},
 	} {
 		for i := range m.limit + 10 {
 			m.add(i)
@@ -53,8 +54,8 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 func TestRationsGrowSlowly(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	now := time.Now().Add(time.Hour) // all are full
-	n.dialBacks.allow(numbered(0), now)
-	one, ok := n.dialBacks.each.Get(numbered(0))
+	n.dialBacks.rations.allow(numbered(0), now)
+	one, ok := n.dialBacks.rations.each.Get(numbered(0))
 	if !ok {
 		t.Fatal("no ration for an address that was dialled")
 	}
@@ -66,7 +67,7 @@ func TestRationsGrowSlowly(t *testing.T) {
 	}{
 		"questions about neighbours": {tally.Tellings, 1, 4},
 		"dial-backs to an address":   {one, dialBackAddrRate, dialBackAddrBurst},
-		"dial-backs":                 {n.dialBacks.all, dialBackRate, dialBackBurst},
+		"dial-backs":                 {n.dialBacks.rations.all, dialBackRate, dialBackBurst},
 	} {
 		at := now.Add(time.Hour)
 		for r.AllowN(at, 1) {
@@ -116,8 +117,8 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 		limit time.Duration
 		serve func(context.Context, network.Stream)
 	}{
-		"a question about neighbours": {peersTimeout, n.servePeers},
-		"a dial-back":                 {dialBackWait, n.serveDialBack},
+		"a question about neighbours": {peersTimeout, n.greeter.exchange.serve},
+		"a dial-back":                 {dialBackWait, n.dialBacks.serve},
 	} {
 		ex, err := n.neighbours.all()[0].Open(t.Context(), peers.ReadStall)
 		if err != nil {

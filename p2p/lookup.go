@@ -296,9 +296,9 @@ func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
 		return nil
 	default:
 		var err error
-		if m, err = l.of.trusted.Check(info); err != nil {
+		if m, err = l.of.secrets.trusted.Check(info); err != nil {
 			if errors.Is(err, trust.ErrForged) { // its key of that name may be another
-				l.of.ledger.NoteForged(l.of.trusted, from.ID, info)
+				l.of.ledger.NoteForged(l.of.secrets.trusted, from.ID, info)
 			}
 			l.mu.Lock()
 			l.refused = err

@@ -67,18 +67,12 @@ func (f *finding) add(id peer.ID, receiving bool) {
 	f.holders[id] = receiving
 }
 
-// A nodeSwarm implements [fetch.Swarm].
-type nodeSwarm struct {
-	*lookups
-	*proxy
-}
-
 // lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
 // methods may be called concurrently.
 type lookups struct {
 	neighbours *neighbourSet
 	ledger     *peers.Ledger
-	trusted    *trust.Keys
+	secrets    *secrets
 	log        *zap.Logger
 	findings   *lru.Cache[store.HashPart, *finding]
 	busy       busyWait
@@ -86,8 +80,8 @@ type lookups struct {
 	sinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
 }
 
-func newLookups(neighbours *neighbourSet, ledger *peers.Ledger, trusted *trust.Keys, log *zap.Logger) *lookups {
-	return &lookups{neighbours: neighbours, ledger: ledger, trusted: trusted, log: log,
+func newLookups(neighbours *neighbourSet, ledger *peers.Ledger, secrets *secrets, log *zap.Logger) *lookups {
+	return &lookups{neighbours: neighbours, ledger: ledger, secrets: secrets, log: log,
 		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
 }
 
@@ -210,5 +204,5 @@ func (ls *lookups) told(nb *peers.Neighbour, hp store.HashPart, text string) (tr
 		ls.ledger.Strike(nb.ID, err)
 		return trust.Mapping{}, err
 	}
-	return ls.trusted.Check(info) // what its keys believe, ours need not
+	return ls.secrets.trusted.Check(info) // what its keys believe, ours need not
 }

@@ -95,6 +95,12 @@ func (mb *members) noteOutsider(id peer.ID) {
 	}
 }
 
+// Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
+type Outsider struct {
+	ID   string `json:"id"`
+	Addr string `json:"addr"`
+}
+
 // outsiders are the connected peers of other groups.
 func (mb *members) outsiders() []Outsider {
 	out := []Outsider{}

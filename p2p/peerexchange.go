@@ -32,27 +32,36 @@ const (
 	exchangeMin, exchangeMax = time.Second, 5 * time.Minute
 )
 
-// exchangePeers asks neighbours for their neighbours, until ctx ends.
-func (n *Node) exchangePeers(ctx context.Context) error {
+// An exchange asks neighbours for their neighbours, and tells them of ours. Its methods may be called concurrently.
+type exchange struct {
+	lan        *discovery.LAN
+	neighbours *neighbourSet
+	ledger     *peers.Ledger
+	members    *members
+	joined     chan struct{} // a neighbour has joined; read by run
+}
+
+// run asks neighbours for their neighbours, until ctx ends.
+func (x *exchange) run(ctx context.Context) error {
 	pause := exchangeMin
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-n.news:
+		case <-x.joined:
 			pause = exchangeMin
 		case <-time.After(pause*3/4 + rand.N(pause/2)):
 			pause = min(2*pause, exchangeMax)
-			if all := n.neighbours.all(); len(all) > 0 {
-				n.askPeers(ctx, all[rand.IntN(len(all))].ID)
+			if all := x.neighbours.all(); len(all) > 0 {
+				x.ask(ctx, all[rand.IntN(len(all))].ID)
 			}
 		}
 	}
 }
 
-// askPeers asks a neighbour for its neighbours, if it supports that.
-func (n *Node) askPeers(ctx context.Context, id peer.ID) {
-	h := n.lan.Host()
+// ask asks a neighbour for its neighbours, if it supports that.
+func (x *exchange) ask(ctx context.Context, id peer.ID) {
+	h := x.lan.Host()
 	if ok, err := h.Peerstore().SupportsProtocols(id, peersProtocol); err != nil || len(ok) == 0 {
 		return
 	}
@@ -60,21 +69,21 @@ func (n *Node) askPeers(ctx context.Context, id peer.ID) {
 	defer cancel()
 	s, err := h.NewStream(ctx, id, peersProtocol)
 	if err != nil {
-		n.log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
+		x.lan.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
 		return
 	}
 	addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.Strike(id, err)
+		x.ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
-		n.log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
+		x.lan.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
 		return
 	}
 	s.Close()
 	for _, m := range addrs {
-		n.lan.Dialer.Hear(m, discovery.ViaExchange)
+		x.lan.Dialer.Hear(m, discovery.ViaExchange)
 	}
 }
 
@@ -122,22 +131,22 @@ func appendPeers(b []byte, addrs []ma.Multiaddr) []byte {
 	return b
 }
 
-// servePeers tells a peer of our neighbours.
-func (n *Node) servePeers(ctx context.Context, s network.Stream) {
+// serve tells a peer of our neighbours.
+func (x *exchange) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !n.members.Has(id) {
+	if !x.members.Has(id) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
-	if !n.ledger.TallyOf(id).Tellings.Allow() {
+	if !x.ledger.TallyOf(id).Tellings.Allow() {
 		s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
 	err := s.SetDeadline(time.Now().Add(peersTimeout))
 	if err == nil {
-		_, err = s.Write(appendPeers(nil, n.peersFor(s.Conn())))
+		_, err = s.Write(appendPeers(nil, x.peersFor(s.Conn())))
 	}
 	if err != nil {
 		s.Reset()
@@ -148,12 +157,12 @@ func (n *Node) servePeers(ctx context.Context, s network.Stream) {
 
 // peersFor chooses what the peer on a connection is told: neighbours on the link that it is on, each with an address
 // that we know ourselves. What others told us of is not passed on until we are connected to it.
-func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
+func (x *exchange) peersFor(c network.Conn) []ma.Multiaddr {
 	asker, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok {
 		return nil
 	}
-	all := n.neighbours.all()
+	all := x.neighbours.all()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var out []ma.Multiaddr
 	for _, nb := range all {
@@ -163,8 +172,8 @@ func (n *Node) peersFor(c network.Conn) []ma.Multiaddr {
 		if nb.ID == c.RemotePeer() {
 			continue
 		}
-		for _, a := range n.lan.SeenAt(nb.ID) {
-			if n.lan.Gate.ShareLink(asker, a.Addr()) {
+		for _, a := range x.lan.SeenAt(nb.ID) {
+			if x.lan.Gate.ShareLink(asker, a.Addr()) {
 				if m, err := netmon.PeerAddr(a, nb.ID); err == nil {
 					out = append(out, m)
 					break

@@ -3,8 +3,11 @@ package p2p
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -19,6 +22,7 @@ import (
 	"narbor/p2p/serve"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -41,6 +45,26 @@ type proxy struct {
 	metered    func() bool // whether an interface costs money by the byte
 	power      *netmon.Power
 }
+
+// upstreamProtocol begins an upstream protocol ID. That protocol carries no data: a peer advertises it to say that it asks
+// certain upstreams on behalf of neighbours.
+const upstreamProtocol = "/narbor/upstream/1/"
+
+// upstreamProtocolID is advertised by the peers that ask these upstreams. Others are not elected: our upstreams may have what
+// theirs lack.
+func upstreamProtocolID(upstreams []*upstream.Cache) protocol.ID {
+	var urls []string
+	for _, u := range upstreams {
+		urls = append(urls, u.String())
+	}
+	slices.Sort(urls)
+	sum := sha256.Sum256([]byte(strings.Join(slices.Compact(urls), "\n")))
+	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
+}
+
+// assignmentOf is the beginning of the hash input of the peers' rendezvous weights for a path. It does not depend on the NAR:
+// so the peer that asks for its narinfo is also the one that fetches its NAR, and has its location by then.
+func assignmentOf(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
 
 // helps says whether this node asks its upstreams for others.
 func (px *proxy) helps() bool { return px.alone() == "" }
@@ -258,5 +282,5 @@ func (px *proxy) advertise() {
 
 // Elect implements the rest of [fetch.Swarm].
 func (px *proxy) Elect(hp store.HashPart, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
-	return px.assignee(electorate(hp), out)
+	return px.assignee(assignmentOf(hp), out)
 }

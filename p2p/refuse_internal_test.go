@@ -209,7 +209,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	up := web.open(t, "")
 	web.Close()
 	g := (&rogue{info: info, nar: nar}).start(t)
-	g.SetStreamHandler(signOf([]*upstream.Cache{up}), func(s network.Stream) { s.Reset() })
+	g.SetStreamHandler(upstreamProtocolID([]*upstream.Cache{up}), func(s network.Stream) { s.Reset() })
 	var asked atomic.Int64
 	g.SetStreamHandler(wire.ProtocolID, func(s network.Stream) {
 		defer s.Reset()
@@ -230,7 +230,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 			t.Fatal("the neighbour is not elected")
 		}
 	}
-	if _, err := n.upstreams.lookup(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
+	if _, err := n.proxy.upstreams.lookup(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}
 	least := infoPatience

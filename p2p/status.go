@@ -47,12 +47,6 @@ type Status struct {
 	OtherKeys []peers.KeyMismatch `json:"otherKeys"`
 }
 
-// Outsider is a connected peer of another group, or one without a group if we have one, or the other way round.
-type Outsider struct {
-	ID   string `json:"id"`
-	Addr string `json:"addr"`
-}
-
 // UpstreamStatus is a cache on the internet that is asked for what no neighbour has.
 type UpstreamStatus struct {
 	URL          string `json:"url"` // without a user and a password
@@ -88,8 +82,9 @@ func (n *Node) Status() Status {
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{},
 		Struck:  []peers.Denied{},
 		Blocked: []string{},
-		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate, Group: n.members.Group != nil,
-		OtherGroup: n.members.outsiders(),
+		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate,
+		Group:      n.greeter.members.Group != nil,
+		OtherGroup: n.greeter.members.outsiders(),
 		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
 		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
@@ -105,7 +100,7 @@ func (n *Node) Status() Status {
 	s.Networks = n.lan.Changes()
 	s.Discovery = n.lan.Traffic.Counts()
 	select {
-	case <-n.settled:
+	case <-n.greeter.settled:
 		s.Settled = true
 	default:
 	}

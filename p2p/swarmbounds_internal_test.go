@@ -91,7 +91,7 @@ func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
 	if got := u.Received(); got%step == 0 {
 		t.Fatalf("%d bytes received, which says nothing", got)
 	}
-	if got := n.upstreams.downloaded(); got == 0 || got%step != 0 || got > u.Received() {
+	if got := n.proxy.upstreams.downloaded(); got == 0 || got%step != 0 || got > u.Received() {
 		t.Errorf("downloaded = %d of %d bytes, want a multiple of %d", got, u.Received(), step)
 	}
 }

@@ -1,0 +1,112 @@
+package p2p
+
+import (
+	"context"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/p2p/discovery"
+	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
+)
+
+// A greeter makes connected peers neighbours if they speak our protocol, and ends that when their connections do.
+type greeter struct {
+	lan        *discovery.LAN
+	neighbours *neighbourSet
+	ledger     *peers.Ledger
+	members    *members
+	exchange   *exchange
+	visits     *visits
+	proxy      *proxy
+	background *background
+	reconsider chan struct{} // what this machine does for others may have changed
+	settled    chan struct{} // closed when the peers that are around have had time to be found
+}
+
+// run keeps the list of neighbours until ctx ends.
+func (g *greeter) run(ctx context.Context, events <-chan any) {
+	defer func() {
+		for _, nb := range g.neighbours.all() {
+			g.neighbours.remove(nb.ID)
+			nb.Leave()
+		}
+	}()
+	settled, last := g.lan.Settled(), (<-chan time.Time)(nil)
+	for {
+		select {
+		case e := <-events:
+			g.handle(ctx, e)
+		case <-g.reconsider:
+			g.proxy.advertise()
+		case <-settled:
+			if len(events) == 0 { // the peers that were found are in the list
+				settled, last = nil, time.After(g.members.Grace())
+			}
+		case <-last:
+			close(g.settled)
+		case id := <-g.members.joined:
+			g.greet(ctx, id)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (g *greeter) handle(ctx context.Context, e any) {
+	switch e := e.(type) {
+	case event.EvtPeerIdentificationCompleted:
+		g.greet(ctx, e.Peer)
+	case event.EvtPeerProtocolsUpdated:
+		g.greet(ctx, e.Peer)
+	case event.EvtPeerConnectednessChanged:
+		// It may be back already, and greeted: events of different kinds overtake each other.
+		if e.Connectedness == network.NotConnected && g.lan.Host().Network().Connectedness(e.Peer) != network.Connected {
+			g.leave(e.Peer)
+		}
+	}
+}
+
+// greet makes a connected peer a neighbour if it speaks our protocol.
+func (g *greeter) greet(ctx context.Context, id peer.ID) {
+	h := g.lan.Host()
+	if !g.members.mayBeNeighbour(ctx, id) {
+		if h.Network().Connectedness(id) != network.Connected {
+			g.members.Forget(id)
+		}
+		return
+	}
+	g.ledger.TallyOf(id).Outsider.Store(false)
+	nb := peers.NewNeighbour(h, id, g.members.Protocol(), g.ledger)
+	standing := g.lan.Dialer.Standing(id)
+	nb.Stranger = standing.Stranger
+	if !g.neighbours.add(nb) {
+		return
+	}
+	g.background.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	if standing.Visit {
+		g.background.running.Go(func() { g.visits.tryOut(ctx, nb) })
+		return
+	}
+	if standing.Kept {
+		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
+	}
+	g.background.running.Go(func() { g.exchange.ask(ctx, id) })
+	netmon.Hint(g.exchange.joined)
+	g.lan.NeighbourChanged(id, true)
+	g.lan.Log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", g.lan.AddrOf(id)),
+		zap.String("via", g.lan.Via(id)))
+}
+
+func (g *greeter) leave(id peer.ID) {
+	g.lan.NeighbourChanged(id, false)
+	g.members.Forget(id)
+	if nb := g.neighbours.remove(id); nb != nil {
+		nb.Leave()
+		g.lan.Log.Log(nb.NewsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.Since)))
+	}
+}

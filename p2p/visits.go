@@ -1,0 +1,48 @@
+package p2p
+
+import (
+	"context"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/p2p/discovery"
+	"narbor/p2p/peers"
+	"narbor/store"
+)
+
+// visits ask strangers, which are machines that are known and no neighbours, for paths that no neighbour has. Its methods may
+// be called concurrently.
+type visits struct {
+	lookups *lookups
+	dialer  *discovery.Dialer
+	wanted  *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
+}
+
+// tryOut asks a stranger for what was missed lately, and ends the visit.
+func (v *visits) tryOut(ctx context.Context, nb *peers.Neighbour) {
+	var asked []*lookup
+	for _, hp := range v.wanted.Keys() {
+		if at, ok := v.wanted.Peek(hp); ok && time.Since(at) < discovery.WantedFor && v.lookups.secrets.check(ctx, hp) == nil {
+			l := newLookup(v.lookups, hp, nil, 1)
+			l.brief = true
+			l.ask([]*peers.Neighbour{nb})
+			asked = append(asked, l)
+		}
+	}
+	useful := false
+	for _, l := range asked {
+		if _, err := l.wait(ctx); err == nil {
+			useful = true
+			v.wanted.Remove(l.hp)
+		}
+	}
+	v.dialer.EndVisit(nb.ID, useful)
+}
+
+// missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
+func (v *visits) missed(hp store.HashPart) {
+	if v.dialer.Miss() {
+		v.wanted.Add(hp, time.Now())
+	}
+}
