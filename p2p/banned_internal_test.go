@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/transport"
 	"narbor/store/spool"
 )
 
@@ -23,7 +24,10 @@ func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { spool.Close() })
-	n, err = New(Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, Denied: file, Log: zap.New(core)})
+	n, err = New(Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.New(core)}, Trusted: s.keys,
+		Sharing: SharingConfig{Keys: s.keys},
+		Spool:   spool,
+		Denied:  file})
 	if err != nil {
 		t.Fatalf("New = %v", err)
 	}

@@ -115,7 +115,7 @@ func TestOnlyPeersWithSameUpstreamsAreElected(t *testing.T) {
 		if i == 0 {
 			both := p2p.Config{}
 			more.with(t)(&both)
-			cfg.Upstreams = append(cfg.Upstreams, both.Upstreams...)
+			cfg.Upstreams.Caches = append(cfg.Upstreams.Caches, both.Upstreams.Caches...)
 		}
 	})
 	for i := range 20 {
@@ -139,7 +139,7 @@ func TestStuckElectedPeerIsOvertaken(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { u.Close() })
-			cfg.Upstreams = []*upstream.Cache{u}
+			cfg.Upstreams.Caches = []*upstream.Cache{u}
 		}
 	})
 	began, elected := time.Now(), 0
@@ -163,12 +163,12 @@ func TestNodeIsNotMadeToDownload(t *testing.T) {
 	up := newUpstream(t)
 	nar := noise(1, 10*store.BlockSize)
 	for name, edit := range map[string]func(cfg *p2p.Config){
-		"not cooperating":           func(cfg *p2p.Config) { cfg.NoCooperate = true },
-		"budget spent":              func(cfg *p2p.Config) { cfg.UpstreamBudget = int64(len(nar)) },
-		"sharing nothing":           func(cfg *p2p.Config) { cfg.ShareOff = true },
-		"trusting another key":      func(cfg *p2p.Config) { cfg.Trusted, cfg.ShareKeys = newUpstream(t).keys, newUpstream(t).keys },
-		"without upstream":          func(cfg *p2p.Config) { cfg.Upstreams = nil },
-		"sharing no key's archives": func(cfg *p2p.Config) { cfg.ShareKeys = newUpstream(t).keys },
+		"not cooperating":           func(cfg *p2p.Config) { cfg.Upstreams.NoCooperate = true },
+		"budget spent":              func(cfg *p2p.Config) { cfg.Upstreams.Budget = int64(len(nar)) },
+		"sharing nothing":           func(cfg *p2p.Config) { cfg.Sharing.Off = true },
+		"trusting another key":      func(cfg *p2p.Config) { cfg.Trusted, cfg.Sharing.Keys = newUpstream(t).keys, newUpstream(t).keys },
+		"without upstream":          func(cfg *p2p.Config) { cfg.Upstreams.Caches = nil },
+		"sharing no key's archives": func(cfg *p2p.Config) { cfg.Sharing.Keys = newUpstream(t).keys },
 	} {
 		t.Run(name, func(t *testing.T) {
 			web := newWebCache(t, up)

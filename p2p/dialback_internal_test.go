@@ -145,7 +145,7 @@ func (c talk) LocalMultiaddr() ma.Multiaddr  { return c.local }
 func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestDialBackKeepsToTheLink(t *testing.T) {
-	l, err := discovery.New(discovery.Config{Host: Config{Identity: newTestIdentity(t)}.host()})
+	l, err := discovery.New(discovery.Config{}, Config{Host: transport.Config{Identity: newTestIdentity(t)}}.host(), discovery.Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}

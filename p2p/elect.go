@@ -46,7 +46,7 @@ func (e Election) Of() (n int) {
 // Elect returns the peer that asks the upstreams about a hash part now, and why. No peer is asked for that.
 func (n *Node) Elect(hp store.HashPart) Election {
 	e := Election{Alone: n.proxy.alone(), Refuses: n.proxy.alone(), Scores: []Candidate{}, Patience: fetch.ProxyPatience.Seconds()}
-	if len(n.cfg.Upstreams) > 0 && n.proxy.cooperates {
+	if len(n.cfg.Upstreams.Caches) > 0 && n.proxy.cooperates {
 		e.Alone = ""
 	} else {
 		return e

@@ -48,10 +48,12 @@ func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others 
 		t.Fatal(err)
 	}
 	core, logs := observer.New(zap.InfoLevel)
-	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool, GroupSecret: secret,
-		Share: []store.Source{src}, Log: zap.New(core)}
+	cfg := Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.New(core)}, Trusted: s.keys,
+		Sharing:     SharingConfig{Keys: s.keys, Sources: []store.Source{src}},
+		Spool:       spool,
+		GroupSecret: secret}
 	for _, o := range others {
-		cfg.Peers = append(cfg.Peers, (&rogue{Host: o}).addr())
+		cfg.Discovery.Peers = append(cfg.Discovery.Peers, (&rogue{Host: o}).addr())
 	}
 	n, err := New(cfg)
 	if err != nil {
@@ -194,7 +196,8 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 }
 
 func TestShortSecretsAreRefused(t *testing.T) {
-	cfg := Config{Identity: newTestIdentity(t), Trusted: new(trust.Keys), ShareKeys: new(trust.Keys),
+	cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: new(trust.Keys),
+		Sharing:     SharingConfig{Keys: new(trust.Keys)},
 		GroupSecret: bytes.Repeat([]byte("x"), 15)}
 	if _, err := New(cfg); err == nil {
 		t.Error("New with a short secret works")

@@ -8,11 +8,12 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/transport"
 )
 
 func TestNodeLogsNoStandIns(t *testing.T) {
 	core, logs := observer.New(zapcore.InfoLevel)
-	n, err := New(Config{Identity: newTestIdentity(t), Log: zap.New(core)})
+	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.New(core)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -21,7 +22,7 @@ func TestNodeLogsNoStandIns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, log := range []*zap.Logger{n.cfg.Log, n.lan.Log} {
+	for _, log := range []*zap.Logger{n.lookups.log, n.lan.Log} {
 		log.Info("marked", zap.String("addr", vsock.String()))
 	}
 	marked := logs.FilterMessage("marked").All()

@@ -149,7 +149,7 @@ func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &hungSource{}
 		builder := builderOf{built: store.HashPartFromBytes([20]byte{7})}
-		s := newSecrets(Config{Share: []store.Source{builder, src}})
+		s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{builder, src}}})
 		for range maxOwnAsked + 10 {
 			start := time.Now()
 			if err := s.check(t.Context(), partA); err != nil {
@@ -198,7 +198,7 @@ func (rememberingSource) InfoLately(context.Context, store.HashPart) (store.Info
 }
 
 func TestStoreIsNotAskedTwiceForOneQuestion(t *testing.T) {
-	s := newSecrets(Config{Share: []store.Source{rememberingSource{t: t}}})
+	s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{rememberingSource{t: t}}}})
 	if err := s.checkLately(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
 		t.Errorf("checkLately = %v, want ErrBuiltHere", err)
 	}
@@ -216,7 +216,7 @@ func (justBuilt) InfoLately(context.Context, store.HashPart) (store.Info, error)
 }
 
 func TestStoreIsAskedAgainBeforeAStrangerHearsOfAPath(t *testing.T) {
-	s := newSecrets(Config{Share: []store.Source{justBuilt{}}})
+	s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{justBuilt{}}}})
 	if err := s.check(t.Context(), partA); !errors.Is(err, trust.ErrBuiltHere) {
 		t.Errorf("check = %v, want ErrBuiltHere", err)
 	}
@@ -224,7 +224,7 @@ func TestStoreIsAskedAgainBeforeAStrangerHearsOfAPath(t *testing.T) {
 
 func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
 	src := deadlineSource{store.NewMem(), make(chan time.Duration, 1)}
-	s := newSecrets(Config{Share: []store.Source{src}})
+	s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{src}}})
 	s.builtHere(t.Context(), partA)
 	if d := <-src.infos; d > secretTimeout {
 		t.Errorf("a source has %v, want at most %v", d, secretTimeout)

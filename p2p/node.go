@@ -51,63 +51,63 @@ type nodeSwarm struct {
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
 func New(cfg Config) (*Node, error) {
-	if cfg.Log == nil {
-		cfg.Log = zap.NewNop()
+	if cfg.Host.Log == nil {
+		cfg.Host.Log = zap.NewNop()
 	}
 	if cfg.Observer == nil {
 		cfg.Observer = nobody{}
 	}
-	book, arrived := peers.NewLedger(cfg.Denied, cfg.Log), &arrivals{}
+	book, arrived := peers.NewLedger(cfg.Denied, cfg.Host.Log), &arrivals{}
 	reconsider := make(chan struct{}, 1)
-	l, err := discovery.New(discovery.Config{Host: cfg.host(), Peers: cfg.Peers, KernelPeers: cfg.KernelPeers, PeersFile: cfg.PeersFile,
-		MemoryFile: cfg.MemoryFile, MDNS: cfg.MDNS, AllowInterfaces: cfg.AllowInterfaces, DenyInterfaces: cfg.DenyInterfaces,
-		Vsock: cfg.Vsock, Net: cfg.Net, Denies: book.Denies, Arrived: arrived.note,
+	l, err := discovery.New(cfg.Discovery, cfg.host(), discovery.Hooks{Denies: book.Denies, Arrived: arrived.note,
 		LinksLooked: func() { netmon.Hint(reconsider) }})
 	if err != nil {
 		return nil, err
 	}
-	cfg.Log = l.Log // which has no stand-ins
-	group, err := peers.NewGroup(cfg.GroupSecret, l.Host(), cfg.Log)
+	log := l.Log // which has no stand-ins
+	cfg.Host.Log = log
+	group, err := peers.NewGroup(cfg.GroupSecret, l.Host(), log)
 	if err != nil {
 		return nil, errors.Join(err, l.Host().Close())
 	}
-	book.Log, book.CloseAll = cfg.Log, l.CloseAll
+	book.Log, book.CloseAll = log, l.CloseAll
 	around, back := newNeighbourSet(), newBackground()
-	admits := &members{group, book, l, back, make(chan peer.ID), cfg.Log}
-	asks := newLookups(around, book, newSecrets(cfg), cfg.Log)
+	admits := &members{group, book, l, back, make(chan peer.ID), log}
+	asks := newLookups(around, book, newSecrets(cfg), log)
 	asks.sinceAck = l.Gate.SinceAck
 	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, lookups: asks,
 		visits: &visits{asks, l.Dialer, peers.NewCache[store.HashPart, time.Time](maxWanted)},
-		dialBacks: &dialBacks{lan: l, neighbours: around, ledger: book, members: admits, simulated: cfg.Net != nil, arrivals: arrived,
-			rations: newDialBackRations()},
+		dialBacks: &dialBacks{lan: l, neighbours: around, ledger: book, members: admits, simulated: cfg.Discovery.Net != nil,
+			arrivals: arrived, rations: newDialBackRations()},
 	}
 	n.connect(admits)
 	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,
 		exchange: &exchange{l, around, book, admits, make(chan struct{}, 1)}, visits: n.visits, proxy: n.proxy, background: back,
 		reconsider: reconsider, settled: make(chan struct{})}
-	n.Share(!cfg.ShareOff)
+	n.Share(!cfg.Sharing.Off)
 	return n, nil
 }
 
 // connect creates downloads, server and proxy, and gives each of them the others that it calls.
 func (n *Node) connect(admits *members) {
-	cfg, secrets := n.cfg, n.lookups.secrets
-	ups := &upstreams{caches: cfg.Upstreams, trusted: cfg.Trusted, log: cfg.Log}
+	cfg, secrets, log := n.cfg, n.lookups.secrets, n.lan.Log
+	ups := &upstreams{caches: cfg.Upstreams.Caches, trusted: cfg.Trusted, log: log}
 	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: secrets, observer: cfg.Observer,
 		received: map[store.Origin]*atomic.Int64{}}
 	for _, o := range store.Origins() {
 		n.downloads.received[o] = new(atomic.Int64)
 	}
-	n.proxy = &proxy{cooperates: !cfg.NoCooperate, upstreams: ups, protocol: upstreamProtocolID(cfg.Upstreams), neighbours: n.neighbours,
-		secrets: secrets, downloads: n.downloads, jobs: newProxyDownloads(cmp.Or(cfg.UpstreamBudget, DefaultBudget)),
-		background: n.background, host: n.lan.Host(), metered: n.lan.IsMetered, power: &netmon.Power{Dir: cfg.PowerSupplies}}
+	n.proxy = &proxy{cooperates: !cfg.Upstreams.NoCooperate, upstreams: ups, protocol: upstreamProtocolID(cfg.Upstreams.Caches),
+		neighbours: n.neighbours, secrets: secrets, downloads: n.downloads,
+		jobs:       newProxyDownloads(cmp.Or(cfg.Upstreams.Budget, DefaultBudget)),
+		background: n.background, host: n.lan.Host(), metered: n.lan.IsMetered, power: &netmon.Power{Dir: cfg.Upstreams.PowerSupplies}}
 	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
-		Conduct:   conduct{n.neighbours, n.ledger, n.background, cfg.Log},
-		Upstreams: cfg.Upstreams, Throughput: &ups.throughput, Received: n.downloads.count, Log: cfg.Log}
-	serving := serve.Config{Sources: cfg.Share, Keys: cfg.ShareKeys, UploadRate: cfg.UploadRate, Ledger: n.ledger,
-		Links: n.lan.Gate, Log: cfg.Log, Origin: n.lan.Gate.Origin, Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
+		Conduct:   conduct{n.neighbours, n.ledger, n.background, log},
+		Upstreams: cfg.Upstreams.Caches, Throughput: &ups.throughput, Received: n.downloads.count, Log: log}
+	serving := serve.Config{Sources: cfg.Sharing.Sources, Keys: cfg.Sharing.Keys, UploadRate: cfg.Sharing.UploadRate, Ledger: n.ledger,
+		Links: n.lan.Gate, Log: log, Origin: n.lan.Gate.Origin, Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
 		Proxy: n.proxy}
-	if len(cfg.Share) > 0 {
+	if len(cfg.Sharing.Sources) > 0 {
 		serving.Arriving = n.downloads
 	}
 	n.server = serve.New(serving)
@@ -133,9 +133,9 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("libp2p events: %w", err)
 	}
-	if n.cfg.Manifests != "" {
-		if err := n.server.KeepManifests(n.cfg.Manifests); err != nil {
-			n.cfg.Log.Warn("manifests are not kept", zap.Error(err))
+	if n.cfg.Sharing.Manifests != "" {
+		if err := n.server.KeepManifests(n.cfg.Sharing.Manifests); err != nil {
+			n.lan.Log.Warn("manifests are not kept", zap.Error(err))
 		}
 	}
 	g, ctx := errgroup.WithContext(ctx)

@@ -25,6 +25,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/p2p/peers"
+	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -111,15 +112,17 @@ func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, ed
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := p2p.Config{Identity: key, Trusted: u.keys, ShareKeys: u.keys, Spool: spool, Version: "test",
-		Log: zaptest.NewLogger(t, zaptest.Level(level(t)))}
+	cfg := p2p.Config{Host: transport.Config{Identity: key, Log: zaptest.NewLogger(t, zaptest.Level(level(t)))}, Trusted: u.keys,
+		Sharing: p2p.SharingConfig{Keys: u.keys},
+		Spool:   spool,
+		Version: "test"}
 	if src != nil {
-		cfg.Share = []store.Source{src}
+		cfg.Sharing.Sources = []store.Source{src}
 	}
 	for _, other := range to {
 		for _, addr := range other.Status().Addrs {
 			if strings.HasPrefix(addr, "/ip4/127.0.0.1/") || strings.HasPrefix(addr, "/ip4/0.0.0.0/") {
-				cfg.Peers = append(cfg.Peers, strings.Replace(addr, "0.0.0.0", "127.0.0.1", 1)+"/p2p/"+other.id())
+				cfg.Discovery.Peers = append(cfg.Discovery.Peers, strings.Replace(addr, "0.0.0.0", "127.0.0.1", 1)+"/p2p/"+other.id())
 			}
 		}
 	}

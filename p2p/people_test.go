@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 
 	"narbor/p2p"
+	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -114,8 +115,10 @@ func TestRestartKeepsBlockedPeers(t *testing.T) {
 	defer spool.Close()
 	u := newUpstream(t)
 	other := u.newMachine(t, nil)
-	cfg := p2p.Config{Identity: key, Trusted: new(trust.Keys), ShareKeys: new(trust.Keys), Spool: spool,
-		Denied: filepath.Join(t.TempDir(), "denied.json")}
+	cfg := p2p.Config{Host: transport.Config{Identity: key}, Trusted: new(trust.Keys),
+		Sharing: p2p.SharingConfig{Keys: new(trust.Keys)},
+		Spool:   spool,
+		Denied:  filepath.Join(t.TempDir(), "denied.json")}
 	for range 2 {
 		n, err := p2p.New(cfg)
 		if err != nil {

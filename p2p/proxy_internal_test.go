@@ -18,6 +18,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/peers"
+	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
@@ -65,8 +66,8 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 	other, _ := s.sign(t, "other", nar)
 	g, again := (&rogue{info: other, nar: nar}).start(t), (&rogue{info: other, nar: nar}).start(t)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
-		cfg.UpstreamBudget = 3 * first.NarSize
+		cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
+		cfg.Upstreams.Budget = 3 * first.NarSize
 	})
 	if _, have := g.begs(t, n, first); have != wire.VerdictYes {
 		t.Errorf("the answer to the first is %d, want %d", have, wire.VerdictYes)
@@ -96,10 +97,12 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer up.Close()
-		cfg := Config{Identity: newTestIdentity(t), Trusted: mine.keys, ShareKeys: mine.keys, Spool: spool,
-			Share: []store.Source{store.NewMem()}, Upstreams: []*upstream.Cache{up}}
+		cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: mine.keys,
+			Sharing:   SharingConfig{Keys: mine.keys, Sources: []store.Source{store.NewMem()}},
+			Spool:     spool,
+			Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}}
 		if !shared {
-			cfg.ShareKeys = theirs.keys
+			cfg.Sharing.Keys = theirs.keys
 		}
 		n, err := New(cfg)
 		if err != nil {
@@ -168,8 +171,10 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { up.Close() })
-	n, err := New(Config{Identity: newTestIdentity(t), Trusted: signer.keys, ShareKeys: signer.keys, Spool: spool,
-		Share: []store.Source{store.NewMem()}, Upstreams: []*upstream.Cache{up}})
+	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: signer.keys,
+		Sharing:   SharingConfig{Keys: signer.keys, Sources: []store.Source{store.NewMem()}},
+		Spool:     spool,
+		Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}})
 	if err != nil {
 		t.Fatal(err)
 	}

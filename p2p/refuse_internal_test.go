@@ -93,14 +93,14 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			}
 			n.lan.Links.Set(append(links, netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: "wwan0", Reason: netmon.Metered}}))
 		}},
-		{name: "on battery", edit: func(cfg *Config) { cfg.PowerSupplies = battery }},
+		{name: "on battery", edit: func(cfg *Config) { cfg.Upstreams.PowerSupplies = battery }},
 		{name: "password", user: "me:secret@"},
 		{name: "token", user: "secret@"},
-		{name: "shares nothing", edit: func(cfg *Config) { cfg.ShareOff = true }},
+		{name: "shares nothing", edit: func(cfg *Config) { cfg.Sharing.Off = true }},
 		{name: "shares nothing by now", then: func(n *Node) { n.Share(false) }},
-		{name: "does not cooperate", edit: func(cfg *Config) { cfg.NoCooperate = true }},
-		{name: "budget used up", edit: func(cfg *Config) { cfg.UpstreamBudget = 2*info.NarSize - 2 }, ask: wire.VerdictYes},
-		{name: "no room", edit: func(cfg *Config) { cfg.UpstreamBudget = 1 << 40 }, ask: wire.VerdictYes, then: func(n *Node) {
+		{name: "does not cooperate", edit: func(cfg *Config) { cfg.Upstreams.NoCooperate = true }},
+		{name: "budget used up", edit: func(cfg *Config) { cfg.Upstreams.Budget = 2*info.NarSize - 2 }, ask: wire.VerdictYes},
+		{name: "no room", edit: func(cfg *Config) { cfg.Upstreams.Budget = 1 << 40 }, ask: wire.VerdictYes, then: func(n *Node) {
 			n.proxy.jobs.mu.Lock()
 			defer n.proxy.jobs.mu.Unlock()
 			for i := range maxJobs {
@@ -112,7 +112,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			web := newOneCache(t, info, nar)
 			g := (&rogue{info: other, nar: nar}).start(t)
 			n, _ := runNodeAs(t, s, func(cfg *Config) {
-				cfg.Share, cfg.Upstreams = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, tt.user)}
+				cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, tt.user)}
 				if tt.edit != nil {
 					tt.edit(cfg)
 				}
@@ -174,7 +174,8 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	info, _ := s.sign(t, "wanted", nar)
 	web := newOneCache(t, info, nar)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Share, cfg.Upstreams, cfg.GroupSecret = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")}, secretA
+		cfg.Sharing.Sources, cfg.Upstreams.Caches, cfg.GroupSecret = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")},
+			secretA
 	})
 	if !n.proxy.helps() {
 		t.Fatalf("it would not download for others: %s", n.proxy.alone())
@@ -224,7 +225,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 			}
 		}
 	})
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{up} }, g)
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{up} }, g)
 	for limit := time.Now().Add(20 * time.Second); len(n.proxy.proxies()) == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatal("the neighbour is not elected")

@@ -91,7 +91,7 @@ func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
 	gate := transport.NewGater(nil, nil)
 	gate.SetNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
-	h, err := transport.NewHost(Config{Identity: newTestIdentity(t), Log: zap.NewNop()}.host(), gate)
+	h, err := transport.NewHost(Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.NewNop()}}.host(), gate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func (g *rogue) connect(t testing.TB, n *Node, ip string) {
 // runNode runs a node that knows those rogues, until the test ends.
 func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n *Node, stop func()) {
 	t.Helper()
-	return runNodeAs(t, s, func(cfg *Config) { cfg.Share = share }, rogues...)
+	return runNodeAs(t, s, func(cfg *Config) { cfg.Sharing.Sources = share }, rogues...)
 }
 
 func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, stop func()) {
@@ -206,9 +206,10 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Identity: newTestIdentity(t), Trusted: s.keys, ShareKeys: s.keys, Spool: spool}
+	cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: s.keys, Sharing: SharingConfig{Keys: s.keys},
+		Spool: spool}
 	for _, g := range rogues {
-		cfg.Peers = append(cfg.Peers, g.addr())
+		cfg.Discovery.Peers = append(cfg.Discovery.Peers, g.addr())
 	}
 	edit(&cfg)
 	if n, err = New(cfg); err != nil {

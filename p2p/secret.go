@@ -26,7 +26,7 @@ type secrets struct {
 }
 
 func newSecrets(cfg Config) *secrets {
-	s := &secrets{sources: cfg.Share, upstreams: cfg.Upstreams, shareKeys: cfg.ShareKeys, trusted: cfg.Trusted}
+	s := &secrets{sources: cfg.Sharing.Sources, upstreams: cfg.Upstreams.Caches, shareKeys: cfg.Sharing.Keys, trusted: cfg.Trusted}
 	for range s.sources {
 		s.asked = append(s.asked, make(chan struct{}, maxOwnAsked))
 	}

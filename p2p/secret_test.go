@@ -83,7 +83,7 @@ func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
 		alice := public.newMachineAs(t, spool.Config{}, ears, func(cfg *p2p.Config) { cfg.GroupSecret = secret })
 		bob := public.newMachineAs(t, spool.Config{}, mem, func(cfg *p2p.Config) {
 			if cfg.Trusted, cfg.GroupSecret = both, secret; c.group {
-				cfg.ShareKeys = both
+				cfg.Sharing.Keys = both
 			}
 		}, alice)
 		if _, err := bob.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {

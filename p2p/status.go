@@ -82,7 +82,7 @@ func (n *Node) Status() Status {
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{},
 		Struck:  []peers.Denied{},
 		Blocked: []string{},
-		MDNS:    n.cfg.MDNS, Vsock: n.cfg.Vsock && transport.HasVsock(), UploadRate: n.cfg.UploadRate,
+		MDNS:    n.cfg.Discovery.MDNS, Vsock: n.cfg.Discovery.Vsock && transport.HasVsock(), UploadRate: n.cfg.Sharing.UploadRate,
 		Group:      n.greeter.members.Group != nil,
 		OtherGroup: n.greeter.members.outsiders(),
 		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
@@ -92,7 +92,7 @@ func (n *Node) Status() Status {
 	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet} {
 		s.Received[o] = n.downloads.received[o].Load()
 	}
-	for _, u := range n.cfg.Upstreams {
+	for _, u := range n.cfg.Upstreams.Caches {
 		s.Upstreams = append(s.Upstreams, UpstreamStatus{u.String(), u.Down(), u.Received()})
 	}
 	s.Rejected, s.Bans = n.ledger.Totals()

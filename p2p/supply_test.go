@@ -109,7 +109,7 @@ func (c *webCache) with(t testing.TB) func(*p2p.Config) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { u.Close() })
-		cfg.Upstreams = append(cfg.Upstreams, u)
+		cfg.Upstreams.Caches = append(cfg.Upstreams.Caches, u)
 	}
 }
 

@@ -85,7 +85,7 @@ func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
 	nar := randomNAR(100_001)
 	info, m := s.sign(t, "odd", nar)
 	u := newOneCache(t, info, nar).open(t, "")
-	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams = []*upstream.Cache{u} })
+	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{u} })
 	fetchAll(t, n, m, nar)
 	const step = 16 << 10
 	if got := u.Received(); got%step == 0 {

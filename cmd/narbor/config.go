@@ -17,7 +17,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/p2p"
+	"narbor/p2p/discovery"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -271,9 +271,9 @@ func valueErrors(c *cli.Context) (out []valueError) {
 	for _, url := range c.StringSlice("upstream") {
 		check("upstream", checkUpstream(url))
 	}
-	check("peer", p2p.Config{Peers: c.StringSlice("peer")}.Check())
-	check("interface", p2p.Config{AllowInterfaces: c.StringSlice("interface")}.Check())
-	check("no-interface", p2p.Config{DenyInterfaces: c.StringSlice("no-interface")}.Check())
+	check("peer", discovery.Config{Peers: c.StringSlice("peer")}.Check())
+	check("interface", discovery.Config{AllowInterfaces: c.StringSlice("interface")}.Check())
+	check("no-interface", discovery.Config{DenyInterfaces: c.StringSlice("no-interface")}.Check())
 	return out
 }
 

@@ -22,6 +22,8 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
+	"narbor/p2p/discovery"
+	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/nixconf"
@@ -192,10 +194,13 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	if err != nil {
 		return nil, err
 	}
-	return p2p.New(p2p.Config{Identity: identity, GroupSecret: secret, Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(),
-		MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
-		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Trusted: keys, ShareKeys: publicKeys, Spool: spool, Upstreams: ups, Log: log.Logger, Libp2pLog: log.libp2p})
+	return p2p.New(p2p.Config{
+		Host: transport.Config{Identity: identity, Log: log.Logger, Libp2pLog: log.libp2p},
+		Discovery: discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+			Vsock: !c.Bool("no-vsock"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")},
+		Sharing: p2p.SharingConfig{Keys: publicKeys}, Upstreams: p2p.UpstreamConfig{Caches: ups},
+		GroupSecret: secret, Version: version, Trusted: keys, Spool: spool,
+	})
 }
 
 // A fetcher brings closures from neighbours, and upstreams if there are any, into a cache directory.

@@ -23,6 +23,7 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
+	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
@@ -152,13 +153,16 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		s.log.Warn("pause of sharing", zap.Error(err))
 	}
-	cfg := p2p.Config{Identity: s.identity, GroupSecret: secret, Port: uint16(c.Uint("port")), Peers: c.StringSlice("peer"),
-		KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
-		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"), Version: version,
-		Share: s.shares.sources, ShareOff: s.shares.off || paused, UploadRate: upload, Trusted: s.keys.trusted, ShareKeys: s.keys.shared,
-		Spool: s.spool, Denied: s.state.file("denied.json"), PeersFile: s.state.file("peers.json"),
-		MemoryFile: s.state.file("networks.json"), Manifests: s.state.file("manifests"), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p}
-	cfg.Observer = s.accounts
+	cfg := p2p.Config{
+		Host: transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
+		Discovery: discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
+			Vsock: !c.Bool("no-vsock"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"),
+			PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json")},
+		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
+			Manifests: s.state.file("manifests")},
+		GroupSecret: secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
+		Observer: s.accounts,
+	}
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err
 	}
@@ -331,8 +335,8 @@ func (s *service) cooperate(c *cli.Context, cfg *p2p.Config) (err error) {
 	if s.upstreams, err = openUpstreams(c, s.state.file("upstreams")); err != nil {
 		return err
 	}
-	cfg.Upstreams, cfg.PowerSupplies = s.upstreams, netmon.PowerSupplies
-	cfg.UpstreamBudget, err = size(c, "upstream-budget")
-	cfg.NoCooperate = c.Bool("no-cooperate") || cfg.UpstreamBudget == 0
+	cfg.Upstreams.Caches, cfg.Upstreams.PowerSupplies = s.upstreams, netmon.PowerSupplies
+	cfg.Upstreams.Budget, err = size(c, "upstream-budget")
+	cfg.Upstreams.NoCooperate = c.Bool("no-cooperate") || cfg.Upstreams.Budget == 0
 	return err
 }

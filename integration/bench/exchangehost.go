@@ -28,6 +28,8 @@ import (
 	"narbor/integration/barehost"
 	"narbor/integration/corpus"
 	"narbor/p2p"
+	"narbor/p2p/discovery"
+	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/spool"
@@ -121,9 +123,12 @@ func newNode(share []store.Source, peers ...string) (*p2p.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := p2p.Config{Identity: key, Trusted: keys, ShareKeys: keys, Spool: spool, Version: "bench", Share: share, Peers: peers}
+	cfg := p2p.Config{Host: transport.Config{Identity: key}, Trusted: keys, Sharing: p2p.SharingConfig{Keys: keys, Sources: share},
+		Spool:     spool,
+		Version:   "bench",
+		Discovery: discovery.Config{Peers: peers}}
 	if len(peers) == 0 {
-		cfg.Port = nodePort
+		cfg.Host.Port = nodePort
 	}
 	return p2p.New(cfg)
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p"
+	"narbor/p2p/discovery"
+	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
 )
@@ -59,8 +61,11 @@ func (s *simScale) start(number, kept int, share store.Source) *simNode {
 	n := &simNode{machine: s.lan.add(fmt.Sprintf("10.0.%d.%d", number>>8, number&255), honestLag, simRate), spool: spool}
 	cfg := n.machine.config()
 	cfg.Kept = kept
-	if n.Node, err = p2p.New(p2p.Config{Identity: s.identity(), MDNS: true, Net: cfg, Share: []store.Source{share},
-		Trusted: s.keys, ShareKeys: s.keys, Spool: spool}); err != nil {
+	if n.Node, err = p2p.New(p2p.Config{Host: transport.Config{Identity: s.identity()},
+		Discovery: discovery.Config{MDNS: true, Net: cfg},
+		Sharing:   p2p.SharingConfig{Sources: []store.Source{share}, Keys: s.keys},
+		Trusted:   s.keys,
+		Spool:     spool}); err != nil {
 		s.t.Fatal(err)
 	}
 	if n.id, err = peer.Decode(n.Status().ID); err != nil {

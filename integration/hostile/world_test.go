@@ -34,6 +34,8 @@ import (
 	"narbor/integration/barehost"
 	"narbor/narserve"
 	"narbor/p2p"
+	"narbor/p2p/discovery"
+	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -182,8 +184,11 @@ func (w *simWorld) node(number int, share ...store.Source) *simNode {
 		w.t.Fatal(err)
 	}
 	n := &simNode{machine: w.lan.add(fmt.Sprintf("10.0.0.%d", number), honestLag, simRate), spool: spool, log: log}
-	if n.Node, err = p2p.New(p2p.Config{Identity: w.identity(), MDNS: true, Net: n.machine.config(), Share: share,
-		Trusted: w.keys, ShareKeys: w.keys, Spool: spool, Log: zap.New(core)}); err != nil {
+	if n.Node, err = p2p.New(p2p.Config{Host: transport.Config{Identity: w.identity(), Log: zap.New(core)},
+		Discovery: discovery.Config{MDNS: true, Net: n.machine.config()},
+		Sharing:   p2p.SharingConfig{Sources: share, Keys: w.keys},
+		Trusted:   w.keys,
+		Spool:     spool}); err != nil {
 		w.t.Fatal(err)
 	}
 	if n.id, err = peer.Decode(n.Status().ID); err != nil {

@@ -41,7 +41,7 @@ func loadAdded(file string) (texts []string, named []*namedPeer, err error) {
 // allNamed reads the peers that the user named: by flag, on the kernel's command line, and in earlier runs. The
 // kernel's command line may be older than this program, so a mistake in it does not prevent the start. It returns the texts
 // of the added ones as well.
-func allNamed(cfg Config) (named []*namedPeer, texts []string, err error) {
+func allNamed(cfg Config, log *zap.Logger) (named []*namedPeer, texts []string, err error) {
 	named, err = parseNamed(cfg.Peers, fromFlag)
 	if err != nil {
 		return nil, nil, err
@@ -50,14 +50,14 @@ func allNamed(cfg Config) (named []*namedPeer, texts []string, err error) {
 	for _, text := range cfg.KernelPeers {
 		more, err := parseNamed([]string{text}, fromKernel)
 		if err != nil {
-			cfg.Host.Log.Warn("left out of narbor.peers= on the kernel's command line", zap.Error(err))
+			log.Warn("left out of narbor.peers= on the kernel's command line", zap.Error(err))
 		} else if !slices.Contains(seen, text) {
 			named, seen = append(named, more...), append(seen, text)
 		}
 	}
 	texts, more, err := loadAdded(cfg.PeersFile)
 	if err != nil {
-		cfg.Host.Log.Warn("peers that were added are forgotten; add them again", zap.Error(err))
+		log.Warn("peers that were added are forgotten; add them again", zap.Error(err))
 	}
 	for _, n := range more {
 		if !slices.Contains(seen, n.text) {

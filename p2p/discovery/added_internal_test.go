@@ -11,8 +11,6 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
-
-	"narbor/p2p/transport"
 )
 
 // addedTo runs a lan that keeps added peers in a file.
@@ -106,7 +104,9 @@ func TestDamagedPeersFileStopsNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		core, logs := observer.New(zap.WarnLevel)
-		n, _ := startTestLAN(t, Config{Host: transport.Config{Log: zap.New(core)}, PeersFile: file})
+		host := testHostConfig(t, 0)
+		host.Log = zap.New(core)
+		n, _ := startTestLANAs(t, Config{PeersFile: file}, host, Hooks{})
 		if len(n.NamedPeers()) != 0 || logs.FilterMessageSnippet("forgotten").Len() != 1 {
 			t.Errorf("%s: peers %v and log %v, want none and one line", name, n.NamedPeers(), logs.All())
 		}
@@ -119,7 +119,9 @@ func TestDamagedPeersFileStopsNothing(t *testing.T) {
 func TestKernelPeers(t *testing.T) {
 	a, _ := startTestLAN(t, Config{})
 	core, logs := observer.New(zap.WarnLevel)
-	n, _ := startTestLAN(t, Config{Host: transport.Config{Log: zap.New(core)}, KernelPeers: []string{"a b", loopback(a)}})
+	host := testHostConfig(t, 0)
+	host.Log = zap.New(core)
+	n, _ := startTestLANAs(t, Config{KernelPeers: []string{"a b", loopback(a)}}, host, Hooks{})
 	waitConnected(t, n, a.host.ID(), 10*time.Second)
 	if got := n.Via(a.host.ID()); got != viaKernel {
 		t.Errorf("Via = %q, want %q", got, viaKernel)

@@ -7,22 +7,26 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/netmon"
-	"narbor/p2p/transport"
 )
 
-// Config has the identity of this node on the LAN and the peers to look for.
+// Config says which peers to look for, and how.
 type Config struct {
-	Host                            transport.Config   // of the libp2p host; a nil Log discards
-	Peers, KernelPeers              []string           // multiaddr, IP address or DNS name, with or without a port
-	PeersFile                       string             // keeps the added peers; "" is none
-	MemoryFile                      string             // keeps the peers of each network; "" is none
-	MDNS                            bool               // announce and browse
-	Vsock                           bool               // reach host and guests by vsock, if there is one
-	AllowInterfaces, DenyInterfaces []string           // patterns of path.Match
-	Net                             *Net               // instead of this machine's
-	Denies                          func(peer.ID) bool // peers with which there are no connections; nil is none
-	Arrived                         func(netip.Addr)   // is told of connections that are let in; nil is not
-	LinksLooked                     func()             // the links were looked at, and one may have become metered; nil is not
+	Peers       []string // named by the user: multiaddr, IP address or DNS name, with or without a port
+	KernelPeers []string // as Peers, from the kernel's command line; invalid ones are logged and left out
+	PeersFile   string   // keeps the peers that are added across restarts; "" is none
+	MemoryFile  string   // keeps the peers of each network, to be looked for there again; "" is none
+	MDNS        bool     // announce this machine and browse by multicast DNS
+	Vsock       bool     // reach the host that this machine is a guest of, and be reached by guests, by vsock, where there is one
+	// AllowInterfaces and DenyInterfaces are patterns of path.Match; none allowed is the default policy.
+	AllowInterfaces, DenyInterfaces []string
+	Net                             *Net // in place of this machine's network; nil in all but tests
+}
+
+// Hooks are functions that a LAN calls. Each may be nil.
+type Hooks struct {
+	Denies      func(peer.ID) bool // peers with which there are no connections
+	Arrived     func(netip.Addr)   // is told of connections that are let in
+	LinksLooked func()             // the links were looked at, and one may have become metered
 }
 
 // Check reports what can be seen to be wrong with the peers and the patterns of interfaces before anything starts. It looks

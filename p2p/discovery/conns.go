@@ -33,14 +33,14 @@ type Conns struct {
 }
 
 // newConns starts the host.
-func newConns(cfg Config, lost func(peer.ID)) (*Conns, error) {
-	gate := transport.NewGater(cfg.Denies, cfg.Arrived)
-	cfg.Host.Log = gate.PlainLog(cfg.Host.Log)
-	h, err := transport.NewHost(cfg.Host, gate)
+func newConns(cfg transport.Config, hooks Hooks, lost func(peer.ID)) (*Conns, error) {
+	gate := transport.NewGater(hooks.Denies, hooks.Arrived)
+	cfg.Log = gate.PlainLog(cfg.Log)
+	h, err := transport.NewHost(cfg, gate)
 	if err != nil {
 		return nil, fmt.Errorf("start libp2p: %w", err)
 	}
-	return &Conns{Log: cfg.Host.Log, Gate: gate, host: h, lost: lost, dead: make(chan network.Conn, 64)}, nil
+	return &Conns{Log: cfg.Log, Gate: gate, host: h, lost: lost, dead: make(chan network.Conn, 64)}, nil
 }
 
 // Host returns the libp2p host.

@@ -85,7 +85,7 @@ func TestErrorsOfDialsHaveNoStandIns(t *testing.T) {
 // A peer that is refused from now on loses its connection, and gets no new one.
 func TestDeniedPeerIsDisconnected(t *testing.T) {
 	var denied atomic.Bool
-	a, _ := startTestLAN(t, Config{Denies: func(peer.ID) bool { return denied.Load() }})
+	a, _ := startTestLANAs(t, Config{}, testHostConfig(t, 0), Hooks{Denies: func(peer.ID) bool { return denied.Load() }})
 	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID(), 5*time.Second)
 	waitConnected(t, a, b.host.ID(), 5*time.Second)

@@ -17,7 +17,7 @@ import (
 
 func TestSecondHostOnThePortIsRefused(t *testing.T) {
 	a, _ := startTestLAN(t, Config{})
-	b, err := New(Config{Host: testHostConfig(t, transport.ListenPort(a.host))})
+	b, err := New(Config{}, testHostConfig(t, transport.ListenPort(a.host)), Hooks{})
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		t.Errorf("newLAN on a port in use = %v, want EADDRINUSE", err)
 	}

@@ -40,20 +40,20 @@ type LAN struct {
 	resumed  atomic.Bool   // and announced on even if they are as before
 }
 
-// New starts the host, which listens and accepts from now on, and nothing else. The caller must call Run,
-// or close the host.
-func New(cfg Config) (*LAN, error) {
-	if cfg.Host.Log == nil {
-		cfg.Host.Log = zap.NewNop()
+// New starts a host, which listens and accepts from now on, and nothing else. A host without a Log logs nothing. The caller
+// must call Run, or close the host.
+func New(cfg Config, host transport.Config, hooks Hooks) (*LAN, error) {
+	if host.Log == nil {
+		host.Log = zap.NewNop()
 	}
 	if cfg.Net != nil {
-		cfg.Host.Transport = cfg.Net.Transport
+		host.Transport = cfg.Net.Transport
 	}
 	policy, err := netmon.NewPolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)
 	if err != nil {
 		return nil, err
 	}
-	named, texts, err := allNamed(cfg)
+	named, texts, err := allNamed(cfg, host.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func New(cfg Config) (*LAN, error) {
 		return nil, err
 	}
 	l := &LAN{cfg: cfg, policy: policy, look: make(chan struct{}, 1)}
-	if l.Conns, err = newConns(cfg, l.lost); err != nil {
+	if l.Conns, err = newConns(host, hooks, l.lost); err != nil {
 		return nil, err
 	}
 	addrs, err := l.host.EventBus().Emitter(new(event.EvtLocalAddressesUpdated), eventbus.Stateful)
@@ -73,7 +73,7 @@ func New(cfg Config) (*LAN, error) {
 	if err != nil {
 		l.Log.Warn("the peers of known networks are forgotten: their file cannot be read", zap.Error(err))
 	}
-	l.Links = &Links{gate: l.Gate, addrs: addrs, seen: cfg.LinksLooked}
+	l.Links = &Links{gate: l.Gate, addrs: addrs, seen: hooks.LinksLooked}
 	kept, first := 0, firstLook{untried: len(named), mdns: cfg.MDNS}
 	if cfg.Net == nil {
 		first.untried++ // the remembered peers count as one that is named

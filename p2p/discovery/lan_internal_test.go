@@ -22,7 +22,7 @@ func testHostConfig(t testing.TB, port uint16) transport.Config {
 // newIdleLAN returns a LAN that does not run.
 func newIdleLAN(t *testing.T) *LAN {
 	t.Helper()
-	l, err := New(Config{Host: testHostConfig(t, 0)})
+	l, err := New(Config{}, testHostConfig(t, 0), Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,12 +33,13 @@ func newIdleLAN(t *testing.T) *LAN {
 // startTestLAN runs a lan until the test ends, and fails the test if that takes long or leaves a goroutine.
 func startTestLAN(t testing.TB, cfg Config) (l *LAN, stop func()) {
 	t.Helper()
-	if cfg.Host.Identity == nil {
-		host := testHostConfig(t, 0)
-		host.Log = cfg.Host.Log
-		cfg.Host = host
-	}
-	l, err := New(cfg)
+	return startTestLANAs(t, cfg, testHostConfig(t, 0), Hooks{})
+}
+
+// startTestLANAs is startTestLAN with a host and hooks of the caller's.
+func startTestLANAs(t testing.TB, cfg Config, host transport.Config, hooks Hooks) (l *LAN, stop func()) {
+	t.Helper()
+	l, err := New(cfg, host, hooks)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,7 @@ func TestParseNamedPeer(t *testing.T) {
 			t.Errorf("parseNamedPeer(%q) = %q, want %q", text, got, want)
 		}
 	}
-	if _, err := New(Config{Peers: []string{"a b"}}); err == nil || !strings.Contains(err.Error(), `"a b"`) {
+	if _, err := New(Config{Peers: []string{"a b"}}, transport.Config{}, Hooks{}); err == nil || !strings.Contains(err.Error(), `"a b"`) {
 		t.Errorf("newLAN(bad peer) = %v, want an error that names it", err)
 	}
 }
@@ -127,7 +127,7 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 	case <-time.After(settleLimit + 10*time.Second):
 		t.Error("not settled although the only peer has been tried")
 	}
-	a, _ = startTestLAN(t, Config{Host: testHostConfig(t, port)})
+	a, _ = startTestLANAs(t, Config{}, testHostConfig(t, port), Hooks{})
 	waitConnected(t, b, a.host.ID(), 20*time.Second)
 	if a.host.ID() == id {
 		t.Fatal("both have the same identity")
@@ -138,7 +138,7 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 	a, stop := startTestLAN(t, Config{})
 	port := transport.ListenPort(a.host)
 	stop()
-	b, _ := startTestLAN(t, Config{Host: testHostConfig(t, port), Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
+	b, _ := startTestLANAs(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}}, testHostConfig(t, port), Hooks{})
 	select {
 	case <-b.Settled():
 	case <-time.After(settleLimit + 10*time.Second):
@@ -150,7 +150,7 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 }
 
 func TestIDsOfANamedMachineAreBounded(t *testing.T) {
-	l, err := New(Config{Host: testHostConfig(t, 0), Peers: []string{"10.1.0.9"}}) // no connection is made
+	l, err := New(Config{Peers: []string{"10.1.0.9"}}, testHostConfig(t, 0), Hooks{}) // no connection is made
 	if err != nil {
 		t.Fatal(err)
 	}

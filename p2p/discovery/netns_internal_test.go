@@ -265,9 +265,7 @@ func TestLANChild(t *testing.T) {
 	}
 	host := testHostConfig(t, cfg.Port)
 	host.Log = log
-	l, err := New(Config{
-		Host: host, MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny,
-	})
+	l, err := New(Config{MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny}, host, Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}
