@@ -21,7 +21,10 @@ type unit map[string]map[string][]string
 
 func TestUnitsAreAlikeOnNixOSAndElsewhere(t *testing.T) {
 	service, socket := nixosUnits(t)
-	plain := readUnit(t, "../cmd/narbor/units/narbor.service")
+	refresh, timer := nixosRefresh(t)
+	plain, plainRefresh := readUnit(t, "../cmd/narbor/units/narbor.service"), readUnit(t, "../cmd/narbor/units/narbor-refresh.service")
+	delete(plainRefresh["Service"], "ExecStart")
+	delete(refresh["Service"], "ExecStart")
 	for _, only := range []string{"ExecStart", "Environment", "EnvironmentFile"} {
 		delete(plain["Service"], only)
 		delete(service["Service"], only)
@@ -29,7 +32,9 @@ func TestUnitsAreAlikeOnNixOSAndElsewhere(t *testing.T) {
 	for _, c := range []struct {
 		name        string
 		plain, here unit
-	}{{"narbor.service", plain, service}, {"narbor.socket", readUnit(t, "../cmd/narbor/units/narbor.socket"), socket}} {
+	}{{"narbor.service", plain, service}, {"narbor.socket", readUnit(t, "../cmd/narbor/units/narbor.socket"), socket},
+		{"narbor-refresh.service", plainRefresh, refresh},
+		{"narbor-refresh.timer", readUnit(t, "../cmd/narbor/units/narbor-refresh.timer"), timer}} {
 		if !reflect.DeepEqual(c.plain, c.here) {
 			t.Errorf("%s for Linux:\n%s\nbut on NixOS:\n%s", c.name, c.plain, c.here)
 		}
@@ -42,6 +47,8 @@ func TestUnitsSatisfySystemd(t *testing.T) {
 	for where, units := range map[string]map[string]unit{
 		"plain Linux": {"narbor.service": readUnit(t, "../cmd/narbor/units/narbor.service"),
 			"narbor.socket": readUnit(t, "../cmd/narbor/units/narbor.socket")},
+		"plain Linux, refresh": {"narbor-refresh.service": readUnit(t, "../cmd/narbor/units/narbor-refresh.service"),
+			"narbor-refresh.timer": readUnit(t, "../cmd/narbor/units/narbor-refresh.timer")},
 		"NixOS": {"narbor.service": service, "narbor.socket": socket},
 	} {
 		t.Run(where, func(t *testing.T) {
@@ -72,24 +79,35 @@ func analyze(t *testing.T, args ...string) {
 	}
 }
 
-// nixosUnits renders what the module makes, as NixOS does.
+// nixosUnits renders the units of the service that the module makes, as NixOS does.
 func nixosUnits(t *testing.T) (service, socket unit) {
 	c := newFlake(t).evaluate(t, enabled)[0]
-	render := func(path, section, config string) unit {
-		u := unit{"Unit": {}, "Install": {}, section: {}}
-		for _, s := range []struct{ section, name, path string }{{"Unit", "Description", "description"}, {"Unit", "Requires", "requires"},
-			{"Unit", "After", "after"}, {"Install", "WantedBy", "wantedBy"}} {
-			u.set(s.section, s.name, c.at(path+s.path))
-		}
-		for from, to := range map[string]string{"unitConfig": "Unit", config: section} {
-			m, _ := c.at(path + from).(map[string]any)
-			for name, value := range m {
-				u.set(to, name, value)
-			}
-		}
-		return u
+	return nixosUnit(c, "services.narbor", "Service"), nixosUnit(c, "sockets.narbor", "Socket")
+}
+
+// nixosRefresh renders the units that the option refresh adds.
+func nixosRefresh(t *testing.T) (service, timer unit) {
+	c := newFlake(t).evaluate(t, `{ services.narbor = { enable = true; refresh = true; }; }`)[0]
+	return nixosUnit(c, "services.narbor-refresh", "Service"), nixosUnit(c, "timers.narbor-refresh", "Timer")
+}
+
+func nixosUnit(c evaluated, name, section string) unit {
+	path := "systemd." + name + "."
+	u := unit{"Unit": {}, section: {}}
+	if section != "Service" || name == "services.narbor" {
+		u["Install"] = map[string][]string{}
 	}
-	return render("systemd.services.narbor.", "Service", "serviceConfig"), render("systemd.sockets.narbor.", "Socket", "socketConfig")
+	for _, s := range []struct{ section, name, path string }{{"Unit", "Description", "description"}, {"Unit", "Requires", "requires"},
+		{"Unit", "After", "after"}, {"Install", "WantedBy", "wantedBy"}} {
+		u.set(s.section, s.name, c.at(path+s.path))
+	}
+	for from, to := range map[string]string{"unitConfig": "Unit", strings.ToLower(section) + "Config": section} {
+		m, _ := c.at(path + from).(map[string]any)
+		for name, value := range m {
+			u.set(to, name, value)
+		}
+	}
+	return u
 }
 
 // set adds a value that came as JSON. A list of units stands on one line, all other lists have a line for each value.

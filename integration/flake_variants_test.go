@@ -109,7 +109,7 @@ func TestDarwinModule(t *testing.T) {
 	off, c, determinate := cases[0], cases[1], cases[2]
 	off.want(t, "launchd", `{"daemons":{}}`)
 	for path, want := range map[string]string{
-		"failed": `[]`, "settings.peer": `["nas"]`, "systemd": `{"services":{},"sockets":{}}`,
+		"failed": `[]`, "settings.peer": `["nas"]`, "systemd": `{"services":{},"sockets":{},"timers":{}}`,
 		"launchd.daemons.narbor.serviceConfig.UserName":  `"_narbor"`,
 		"launchd.daemons.narbor.serviceConfig.KeepAlive": `true`,
 		"launchd.daemons.narbor.serviceConfig.RunAtLoad": `true`,

@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"narserve":           {"store", "store/spool", "trust", "narserve/dashboard", "narserve/stats"},
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "store/statefile", "trust"},
-	"cmd": {"store", "store/bincache", "store/damage", "store/nar", "store/nixconf", "store/nixstore", "store/spool",
+	"cmd": {"store", "store/bincache", "store/damage", "store/nar", "store/narinfocache", "store/nixconf", "store/nixstore", "store/spool",
 		"store/statefile", "store/upstream", "trust", "p2p", "p2p/discovery", "p2p/fetch", "p2p/mdns", "p2p/netmon", "p2p/peers",
 		"p2p/transport", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd/narbor/control", "cmd/narbor/doctor"},
 	"cmd/narbor/doctor": {"store/nixconf", "trust", "p2p", "p2p/mdns", "p2p/netmon", "narserve", "narserve/dashboard",

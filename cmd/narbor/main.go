@@ -106,6 +106,7 @@ func commands(inherited []net.Listener) []*cli.Command {
 		shareCommand(),
 		keysCommand(),
 		waitCommand(),
+		refreshCommand(),
 		configCommand(),
 		debugCommand(),
 		completionCommand(),

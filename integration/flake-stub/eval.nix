@@ -44,6 +44,7 @@ let
     nix.settings = option types.anything { };
     systemd.services = option types.anything { };
     systemd.sockets = option types.anything { };
+    systemd.timers = option types.anything { };
     users = option types.anything { };
     virtualisation.libvirtd.enable = option types.bool false;
   };

@@ -12,6 +12,35 @@ let
 
   noProxy = toString config.networking.proxy.noProxy; # "" for null
   mayAsk = config.nix.settings.allowed-users or [ "*" ];
+
+  # What neither the service nor narbor-refresh needs.
+  confined = {
+    CapabilityBoundingSet = "";
+    LockPersonality = true;
+    MemoryDenyWriteExecute = true;
+    NoNewPrivileges = true;
+    PrivateDevices = true;
+    PrivateMounts = true;
+    PrivateTmp = true;
+    ProcSubset = "pid";
+    ProtectClock = true;
+    ProtectControlGroups = true;
+    ProtectHostname = true;
+    ProtectKernelLogs = true;
+    ProtectKernelModules = true;
+    ProtectKernelTunables = true;
+    ProtectProc = "invisible";
+    ProtectSystem = "strict";
+    RestrictNamespaces = true;
+    RestrictRealtime = true;
+    RestrictSUIDSGID = true;
+    SystemCallArchitectures = "native";
+    SystemCallErrorNumber = "EPERM";
+    SystemCallFilter = [
+      "@system-service"
+      "~@privileged @resources"
+    ];
+  };
 in
 {
   imports = [ ./common.nix ];
@@ -44,6 +73,15 @@ in
         File with the secret of a group, of 16 bytes or more: only machines that have the same one are asked and
         answered. It may be readable to root alone, and must not be in the Nix store. `head -c 32 /dev/urandom | base64`
         makes a secret.
+      '';
+    };
+
+    refresh = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether to remove narbor's negative answers from Nix's narinfo cache when neighbours have come. Without it Nix
+        remembers for an hour that narbor did not have a path. A unit that runs as root looks every two minutes.
       '';
     };
 
@@ -157,24 +195,8 @@ in
         ]
         ++ lib.optional (cfg.groupSecretFile != null) "group-secret:${cfg.groupSecretFile}";
 
-        CapabilityBoundingSet = "";
-        LockPersonality = true;
-        MemoryDenyWriteExecute = true;
-        NoNewPrivileges = true;
-        PrivateDevices = true;
-        PrivateMounts = true;
-        PrivateTmp = true;
         PrivateUsers = true;
-        ProcSubset = "pid";
-        ProtectClock = true;
-        ProtectControlGroups = true;
         ProtectHome = true;
-        ProtectHostname = true;
-        ProtectKernelLogs = true;
-        ProtectKernelModules = true;
-        ProtectKernelTunables = true;
-        ProtectProc = "invisible";
-        ProtectSystem = "strict";
         RemoveIPC = true;
         RestrictAddressFamilies = [
           "AF_UNIX"
@@ -183,16 +205,8 @@ in
           "AF_NETLINK" # tells of interfaces that come and go
           "AF_VSOCK" # leads to guests, or to the host
         ];
-        RestrictNamespaces = true;
-        RestrictRealtime = true;
-        RestrictSUIDSGID = true;
-        SystemCallArchitectures = "native";
-        SystemCallErrorNumber = "EPERM";
-        SystemCallFilter = [
-          "@system-service"
-          "~@privileged @resources"
-        ];
       }
+      // confined
       // (
         if cfg.inMemory then
           { RuntimeDirectoryPreserve = "restart"; }
@@ -202,6 +216,33 @@ in
             StateDirectoryMode = "0700";
           }
       );
+    };
+
+    systemd.services.narbor-refresh = mkIf cfg.refresh {
+      description = "Remove narbor's outdated negative answers from Nix's narinfo cache";
+      after = [ "narbor.service" ];
+      serviceConfig = {
+        Type = "oneshot";
+        ExecStart = "${cfg.package}/bin/narbor refresh --new-neighbours --socket /run/narbor/narbor.sock";
+        SuccessExitStatus = 3; # narbor does not run
+        Nice = 10;
+        UMask = "0077";
+        PrivateNetwork = true;
+        ProtectHome = "read-only";
+        ReadWritePaths = "-/root/.cache/nix";
+        RestrictAddressFamilies = "AF_UNIX";
+      }
+      // confined;
+    };
+
+    systemd.timers.narbor-refresh = mkIf cfg.refresh {
+      description = "Remove narbor's outdated negative answers from Nix's narinfo cache";
+      wantedBy = [ "timers.target" ];
+      timerConfig = {
+        OnActiveSec = "1min";
+        OnUnitActiveSec = "2min";
+        AccuracySec = "1min";
+      };
     };
   };
 }
