@@ -69,6 +69,7 @@ func TestRequestThatOutlastsTheDrainGets404(t *testing.T) {
 	if got := <-answer; got != http.StatusNotFound {
 		t.Errorf("GET %s = %d, want 404", url, got)
 	}
+	endFetches()
 	<-ended
 	if got := accounts.Account().Requests; len(got) == 0 || got[0].Reason != "narbor was stopping" { // the latest is the first
 		t.Errorf("the requests are recorded as %+v, want that the stop has ended the latest", got)
