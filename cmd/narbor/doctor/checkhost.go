@@ -50,32 +50,6 @@ func checkPorts(ctx context.Context, p *patient) []Finding {
 	return found
 }
 
-// port is where neighbours reach the narbor that runs.
-func (p *patient) port() string {
-	for _, addr := range p.status.Addrs {
-		if _, port, ok := cutLast(addr, "/tcp/"); ok {
-			return port
-		}
-	}
-	return "6273"
-}
-
-// An owner is a process that has a port.
-type owner struct {
-	pid  int
-	name string
-}
-
-func (o owner) narbor() bool { return o.name == "narbor" || o.pid == os.Getpid() }
-
-func names(owners []owner) string {
-	var out []string
-	for _, o := range owners {
-		out = append(out, fmt.Sprintf("%s (process %d)", o.name, o.pid))
-	}
-	return strings.Join(out, ", ")
-}
-
 func checkDisk(_ context.Context, p *patient) []Finding {
 	sp := p.status.Spool
 	switch {
@@ -106,28 +80,4 @@ func checkClock(context.Context, *patient) []Finding {
 		}
 	}
 	return []Finding{fine("the clock is not behind what was written here")}
-}
-
-// CodeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
-// will.
-const CodeOtherKeys = "other-keys"
-
-// checkHealth passes on the problems that the service reports and no other check covers.
-func checkHealth(_ context.Context, p *patient) []Finding {
-	if !p.running {
-		return []Finding{skipped("health: narbor is not running")}
-	}
-	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h dashboard.Health) bool {
-		return slices.ContainsFunc(Checks(), func(ch Check) bool { return ch.Code == h.Code })
-	})
-	if len(rest) == 0 {
-		return []Finding{fine("narbor complains of nothing else")}
-	}
-	for i, h := range rest {
-		rest[i].Title, rest[i].Text = "", h.Title+": "+h.Text
-		if h.Code == CodeOtherKeys {
-			rest[i].Severity = severityWarning
-		}
-	}
-	return rest
 }

@@ -27,13 +27,6 @@ const (
 	maxHeard = 64
 )
 
-// A hearing has the machines that announced themselves.
-type hearing struct {
-	done  bool
-	peers map[string][]string // host:port by peer ID
-	err   error
-}
-
 // listen browses for other machines on the interfaces that narbor uses.
 func (p *patient) listen(ctx context.Context) hearing {
 	if p.heard.done {
@@ -92,20 +85,6 @@ func families() zeroconf.IPType {
 		c.Close()
 	}
 	return zeroconf.IPv4AndIPv6
-}
-
-// add records the addresses of an announcement.
-func (h hearing) add(e *zeroconf.ServiceEntry) {
-	for _, text := range e.Text {
-		addr, found := strings.CutPrefix(text, "dnsaddr=")
-		parts := strings.Split(addr, "/") // "", ip4, address, tcp, port, p2p, ID
-		if !found || len(parts) != 7 || parts[3] != "tcp" || parts[5] != "p2p" || net.ParseIP(parts[2]) == nil {
-			continue
-		}
-		if id := parts[6]; len(h.peers[id]) < 4 && (h.peers[id] != nil || len(h.peers) < maxHeard) {
-			h.peers[id] = append(h.peers[id], net.JoinHostPort(parts[2], parts[4]))
-		}
-	}
 }
 
 func checkNetwork(_ context.Context, p *patient) []Finding {
@@ -238,4 +217,18 @@ func unreachable(ctx context.Context, others map[string][]string) []string {
 	tried.Wait()
 	slices.Sort(away)
 	return away
+}
+
+// add records the addresses of an announcement.
+func (h hearing) add(e *zeroconf.ServiceEntry) {
+	for _, text := range e.Text {
+		addr, found := strings.CutPrefix(text, "dnsaddr=")
+		parts := strings.Split(addr, "/") // "", ip4, address, tcp, port, p2p, ID
+		if !found || len(parts) != 7 || parts[3] != "tcp" || parts[5] != "p2p" || net.ParseIP(parts[2]) == nil {
+			continue
+		}
+		if id := parts[6]; len(h.peers[id]) < 4 && (h.peers[id] != nil || len(h.peers) < maxHeard) {
+			h.peers[id] = append(h.peers[id], net.JoinHostPort(parts[2], parts[4]))
+		}
+	}
 }

@@ -16,14 +16,6 @@ import (
 	"narbor/store/nixconf"
 )
 
-const (
-	NixConfFile = "/etc/nix/nix.conf"
-	// NixURL is the default substituter URL of narbor.
-	NixURL = "http://127.0.0.1:6272"
-	// ProbeLimit bounds the answer about an unknown path. It takes up to 300 ms, or longer on a busy machine.
-	ProbeLimit = 2 * time.Second
-)
-
 func checkRunning(ctx context.Context, p *patient) []Finding {
 	err := p.ctl.Get(ctx, "/status", &p.status)
 	p.running = err == nil
@@ -62,18 +54,6 @@ func (p *patient) thenRestart(command string) string {
 		return command + " && " + r
 	}
 	return command
-}
-
-// urls returns the URLs of narbor for Nix.
-func (p *patient) urls() []string {
-	if !p.running {
-		return []string{NixURL}
-	}
-	var urls []string
-	for _, addr := range p.status.HTTP {
-		urls = append(urls, "http://"+addr)
-	}
-	return urls
 }
 
 func checkNixAsks(ctx context.Context, p *patient) []Finding {
@@ -158,22 +138,6 @@ func AsRoot(command string) string {
 		return command
 	}
 	return "sudo sh -c " + shellQuote(command)
-}
-
-// shellQuote makes one word of a text for a shell.
-func shellQuote(text string) string {
-	if strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
-		return text
-	}
-	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
-	}
-	return s[:i], s[i+len(sep):], true
 }
 
 // checkDaemonAge reports whether nix-daemon answers, and has read the configuration as it is now.

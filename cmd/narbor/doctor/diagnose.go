@@ -18,41 +18,6 @@ import (
 	"narbor/store/nixconf"
 )
 
-const (
-	severityOK      = dashboard.SeverityOK
-	severityInfo    = dashboard.SeverityInfo
-	severityWarning = dashboard.SeverityWarning
-	severityError   = dashboard.SeverityError
-	severitySkipped = dashboard.SeveritySkipped
-)
-
-// Finding is what one check of `narbor doctor` found. Its command is for a shell of root.
-type Finding = dashboard.Health
-
-func fine(format string, args ...any) Finding {
-	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}
-}
-
-func skipped(format string, args ...any) Finding {
-	return Finding{Severity: severitySkipped, Text: fmt.Sprintf(format, args...)}
-}
-
-// A patient is what the checks look at. Each check adds what later ones need.
-type patient struct {
-	ctl      control.Client
-	root     bool
-	systemd  bool // it runs this machine
-	nixOS    bool
-	settings nixconf.Settings
-	confErr  error
-	running  bool
-	status   control.Status // if running
-	heard    hearing
-	nix      nixProgram          // the Nix that uses narbor as a substituter, once asksNix has found it
-	conf     map[string][]string // its settings
-	nixErr   error
-}
-
 // A Check looks at one thing.
 type Check struct {
 	Code string
@@ -116,4 +81,28 @@ func Diagnose(ctx context.Context, ctl control.Client, chosen []Check) []Finding
 		}
 	}
 	return all
+}
+
+// CodeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
+// will.
+const CodeOtherKeys = "other-keys"
+
+// checkHealth passes on the problems that the service reports and no other check covers.
+func checkHealth(_ context.Context, p *patient) []Finding {
+	if !p.running {
+		return []Finding{skipped("health: narbor is not running")}
+	}
+	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h dashboard.Health) bool {
+		return slices.ContainsFunc(Checks(), func(ch Check) bool { return ch.Code == h.Code })
+	})
+	if len(rest) == 0 {
+		return []Finding{fine("narbor complains of nothing else")}
+	}
+	for i, h := range rest {
+		rest[i].Title, rest[i].Text = "", h.Title+": "+h.Text
+		if h.Code == CodeOtherKeys {
+			rest[i].Severity = severityWarning
+		}
+	}
+	return rest
 }

@@ -25,46 +25,6 @@ const (
 // Means returns all means that a finding may name.
 func Means() []string { return []string{byDialBack, byCopy, byMulticast} }
 
-// A flow is what neighbours send first, by protocol and family.
-type flow struct {
-	proto string // TCP, or UDP for multicast DNS
-	v6    bool
-}
-
-// copied has the results of a copy of the rules.
-type copied struct {
-	open     map[flow]bool // of the families that the interface has
-	commands []string      // they open the closed ports; empty if there are none known
-}
-
-// closed are the protocols that are not let in over IPv4, or over IPv6 where the interface has no IPv4: every neighbour
-// has IPv4 where there is any, and one family is enough.
-func (c copied) closed() (protos []string) {
-	for _, proto := range []string{"TCP", "UDP"} {
-		open, has4 := c.open[flow{proto, false}]
-		if !has4 {
-			open = c.open[flow{proto, true}]
-		}
-		if !open {
-			protos = append(protos, proto)
-		}
-	}
-	return protos
-}
-
-// family names the family that alone is closed; "" is none.
-func (c copied) family(proto string) string {
-	four, has4 := c.open[flow{proto, false}]
-	six, has6 := c.open[flow{proto, true}]
-	switch {
-	case !has4 || !has6 || four == six:
-		return ""
-	case four:
-		return " (not over IPv6)"
-	}
-	return " over IPv4"
-}
-
 type doorState int
 
 const (

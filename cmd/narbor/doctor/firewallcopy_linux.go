@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -36,61 +35,6 @@ type firewallCopy struct {
 // An addrPair is an address of the interface, and one of a neighbour in the same network.
 type addrPair struct {
 	here, there netip.Prefix
-}
-
-// tryFirewallCopy tries the rules of this machine in a copy, for one interface.
-func tryFirewallCopy(ctx context.Context, iface, port string) (copied, error) {
-	rules, err := readRuleset(ctx)
-	if err != nil {
-		return copied{}, err
-	}
-	if err := mayCopy(rules, iface); err != nil {
-		return copied{}, err
-	}
-	number, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
-		return copied{}, err
-	}
-	f, err := newFirewallCopy(iface)
-	if err != nil {
-		return copied{}, fmt.Errorf("no network namespace can be made: %w", err)
-	}
-	defer f.close()
-	if err := f.load(ctx, rules); err != nil {
-		return copied{}, fmt.Errorf("the firewall's rules cannot be copied: %w", err)
-	}
-	doors, err := f.listen(uint16(number))
-	if err != nil {
-		return copied{}, err
-	}
-	defer doors.close()
-	c := copied{open: doors.knock(ctx, knockTime)}
-	if len(c.closed()) > 0 {
-		c.commands = f.suggest(ctx, doors, c.closed(), port)
-	}
-	return c, nil
-}
-
-// mayCopy fails if a copy of the rules would decide otherwise than the original.
-func mayCopy(rules ruleset, iface string) error {
-	if word := rules.notCopied(); word != "" {
-		return fmt.Errorf("the firewall has rules with %q, which depend on more than packets", word)
-	}
-	lower, _ := filepath.Glob(filepath.Join("/sys/class/net", iface, "lower_*"))
-	if len(lower) > 0 && rules.seesLowerDevices() {
-		return fmt.Errorf("the firewall has rules for what %s consists of", iface)
-	}
-	link, err := netlink.LinkByName(iface)
-	if err != nil {
-		return fmt.Errorf("%s: %w", iface, err)
-	}
-	if x := link.Attrs().Xdp; x != nil && x.Attached {
-		return fmt.Errorf("a BPF program sees the packets of %s before the firewall", iface)
-	}
-	if filters, err := netlink.FilterList(link, netlink.HANDLE_MIN_INGRESS); err == nil && len(filters) > 0 {
-		return fmt.Errorf("tc has filters on %s, which see packets before the firewall", iface)
-	}
-	return nil
 }
 
 // newFirewallCopy makes the namespaces and the interfaces, and gives them addresses.

@@ -3,14 +3,10 @@ package doctor
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"regexp"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,15 +14,9 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-const (
-	// knockTime is how long packets may take through a copy of the rules. The kernel hands them over at once, but a
-	// busy machine takes a moment to find out that the cable is in. attemptTime is for one of TCP's attempts.
-	knockTime, attemptTime = 1500 * time.Millisecond, 250 * time.Millisecond
-	// suggestTime is the same while rules are tried that open the ports: the addresses are known by then.
-	suggestTime = 500 * time.Millisecond
-	// suggestLimit bounds the search for such rules.
-	suggestLimit = 15 * time.Second
-)
+// knockTime is how long packets may take through a copy of the rules. The kernel hands them over at once, but a
+// busy machine takes a moment to find out that the cable is in. attemptTime is for one of TCP's attempts.
+const knockTime, attemptTime = 1500 * time.Millisecond, 250 * time.Millisecond
 
 // doors are what listens inside a copy, as narbor does.
 type doors struct {
@@ -187,158 +177,4 @@ func (d *doors) knockUDP(ctx context.Context, p addrPair) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// A patch is a rule that lets something in before all others of a chain.
-type patch struct {
-	command []string
-	undo    func(context.Context) error
-}
-
-// suggest returns commands that open the closed protocols. Each was tried in the copy, and is needed there.
-func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, port string) (commands []string) {
-	ctx, cancel := context.WithTimeout(ctx, suggestLimit)
-	defer cancel()
-	var applied []patch
-	for _, command := range f.openings(ctx, closed, port) {
-		if p, err := f.apply(ctx, command); err == nil {
-			applied = append(applied, p)
-		}
-	}
-	limit := suggestTime
-	if !f.hasIPv4() {
-		limit = knockTime // IPv6 looks for an address once a second
-	}
-	opened := func() bool {
-		c := copied{open: d.knock(ctx, limit)}
-		return !slices.ContainsFunc(closed, func(proto string) bool { return slices.Contains(c.closed(), proto) })
-	}
-	if !opened() {
-		return nil
-	}
-	for _, p := range applied {
-		if p.undo(ctx) == nil && opened() {
-			continue // it is not needed
-		}
-		if _, err := f.apply(ctx, p.command); err != nil || ctx.Err() != nil {
-			return nil
-		}
-		commands = append(commands, strings.Join(p.command, " "))
-	}
-	return commands
-}
-
-// openings are the rules that may be needed: one for each protocol in each chain that packets to this machine go
-// through.
-func (f *firewallCopy) openings(ctx context.Context, protos []string, port string) (commands [][]string) {
-	type rule struct{ nft, iptables []string }
-	rules := []rule{}
-	for _, proto := range protos {
-		lower, number := strings.ToLower(proto), map[string]string{"TCP": port, "UDP": "5353"}[proto]
-		rules = append(rules, rule{[]string{lower, "dport", number, "accept"}, []string{"-p", lower, "--dport", number, "-j", "ACCEPT"}})
-	}
-	if !f.hasIPv4() { // neighbour discovery has to come in, too
-		rules = append(rules, rule{[]string{"meta", "l4proto", "ipv6-icmp", "accept"}, []string{"-p", "ipv6-icmp", "-j", "ACCEPT"}})
-	}
-	nft, iptables := f.nftChains(ctx), f.iptablesChains(ctx)
-	for _, r := range rules {
-		for _, chain := range nft {
-			commands = append(commands, slices.Concat([]string{"nft", "insert", "rule"}, chain, r.nft))
-		}
-		for _, insert := range iptables {
-			commands = append(commands, slices.Concat(insert, r.iptables))
-		}
-	}
-	return commands
-}
-
-// nftChains returns family, table and name of the base chains, but not those of iptables.
-func (f *firewallCopy) nftChains(ctx context.Context) (chains [][]string) {
-	text, err := f.run(ctx, "", "nft", "-j", "list", "chains")
-	if err != nil {
-		return nil
-	}
-	var all struct {
-		Nftables []struct {
-			Chain *struct{ Family, Table, Name, Type, Hook string }
-		}
-	}
-	if err := json.Unmarshal([]byte(text), &all); err != nil {
-		return nil
-	}
-	hooks := []string{"ingress", "prerouting", "input"}
-	for _, o := range all.Nftables {
-		c := o.Chain
-		if c == nil || c.Type != "filter" || !slices.Contains(hooks, c.Hook) || c.Family == "arp" || c.Family == "bridge" {
-			continue
-		}
-		iptables := (c.Family == "ip" || c.Family == "ip6") && slices.Contains([]string{"PREROUTING", "INPUT"}, c.Name)
-		if !iptables || !installed("iptables-nft") && !installed("iptables") {
-			chains = append(chains, []string{c.Family, c.Table, c.Name})
-		}
-	}
-	return chains
-}
-
-// iptablesChains returns the beginnings of commands that insert a rule, for each table that has any.
-func (f *firewallCopy) iptablesChains(ctx context.Context) (inserts [][]string) {
-	for _, family := range []string{"iptables", "ip6tables"} {
-		kinds := []string{family + "-nft", family + "-legacy"}
-		if !installed(kinds[0]) {
-			kinds[0] = family
-		}
-		for _, kind := range kinds {
-			text, err := f.run(ctx, "", kind+"-save")
-			if err != nil {
-				continue
-			}
-			for table := range strings.SplitSeq(text, "\n*") {
-				name, _, _ := strings.Cut(table, "\n")
-				name = strings.TrimPrefix(name, "*")
-				for _, chain := range []string{"PREROUTING", "INPUT"} {
-					if name != "nat" && hasRules(table) && strings.Contains(table, "\n:"+chain+" ") {
-						inserts = append(inserts, insertInto(kind, name, chain))
-					}
-				}
-			}
-		}
-	}
-	return inserts
-}
-
-func insertInto(kind, table, chain string) []string {
-	if table == "filter" {
-		return []string{kind, "-I", chain}
-	}
-	return []string{kind, "-t", table, "-I", chain}
-}
-
-var ruleHandle = regexp.MustCompile(`# handle (\d+)`)
-
-// apply runs a command that inserts a rule.
-func (f *firewallCopy) apply(ctx context.Context, command []string) (patch, error) {
-	p := patch{command: command}
-	if command[0] != "nft" {
-		_, err := f.run(ctx, "", command...)
-		p.undo = func(ctx context.Context) error {
-			del := slices.Clone(command)
-			del[slices.Index(del, "-I")] = "-D"
-			_, err := f.run(ctx, "", del...)
-			return err
-		}
-		return p, err
-	}
-	said, err := f.run(ctx, "", append([]string{"nft", "-a", "-e"}, command[1:]...)...)
-	if err != nil {
-		return p, err
-	}
-	handle := ruleHandle.FindStringSubmatch(said)
-	p.undo = func(ctx context.Context) error {
-		if handle == nil {
-			return errors.New("nft does not say which rule it has added")
-		}
-		_, err := f.run(ctx, "", "nft", "delete", "rule", command[3], command[4], command[5], "handle", handle[1])
-		return err
-	}
-	return p, nil
 }

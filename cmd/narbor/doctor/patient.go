@@ -1,0 +1,72 @@
+package doctor
+
+import (
+	"fmt"
+	"narbor/cmd/narbor/control"
+	"narbor/narserve/dashboard"
+	"narbor/store/nixconf"
+)
+
+const (
+	severityOK      = dashboard.SeverityOK
+	severityInfo    = dashboard.SeverityInfo
+	severityWarning = dashboard.SeverityWarning
+	severityError   = dashboard.SeverityError
+	severitySkipped = dashboard.SeveritySkipped
+)
+
+// Finding is what one check of `narbor doctor` found. Its command is for a shell of root.
+type Finding = dashboard.Health
+
+func fine(format string, args ...any) Finding {
+	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}
+}
+
+func skipped(format string, args ...any) Finding {
+	return Finding{Severity: severitySkipped, Text: fmt.Sprintf(format, args...)}
+}
+
+// A patient is what the checks look at. Each check adds what later ones need.
+type patient struct {
+	ctl      control.Client
+	root     bool
+	systemd  bool // it runs this machine
+	nixOS    bool
+	settings nixconf.Settings
+	confErr  error
+	running  bool
+	status   control.Status // if running
+	heard    hearing
+	nix      nixProgram          // the Nix that uses narbor as a substituter, once asksNix has found it
+	conf     map[string][]string // its settings
+	nixErr   error
+}
+
+// A hearing has the machines that announced themselves.
+type hearing struct {
+	done  bool
+	peers map[string][]string // host:port by peer ID
+	err   error
+}
+
+// urls returns the URLs of narbor for Nix.
+func (p *patient) urls() []string {
+	if !p.running {
+		return []string{NixURL}
+	}
+	var urls []string
+	for _, addr := range p.status.HTTP {
+		urls = append(urls, "http://"+addr)
+	}
+	return urls
+}
+
+// port is where neighbours reach the narbor that runs.
+func (p *patient) port() string {
+	for _, addr := range p.status.Addrs {
+		if _, port, ok := cutLast(addr, "/tcp/"); ok {
+			return port
+		}
+	}
+	return "6273"
+}
