@@ -278,10 +278,10 @@ func TestAbandonedQuestionsAreNotAwaited(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
 	nb := ghost(t, n)
 	nb.Answered(0) // or the first question to it would be waited for longer
-	old := &lookup{of: n.lookups, hp: partA, news: make(chan struct{}, 1)}
+	old := &lookup{of: n.lookups, subject: subject{hp: partA}, news: make(chan struct{}, 1)}
 	old.ask([]*peers.Neighbour{nb})
 	old.expire()
-	fresh := &lookup{of: n.lookups, hp: partB, news: make(chan struct{}, 1)}
+	fresh := &lookup{of: n.lookups, subject: subject{hp: partB}, news: make(chan struct{}, 1)}
 	fresh.ask([]*peers.Neighbour{nb})
 	defer fresh.expire()
 	if old.Awaits(nb) || !fresh.Awaits(nb) {

@@ -18,22 +18,32 @@ import (
 // A lookup is one question to all neighbours. Their answers arrive from the goroutines that read them. The waiting
 // caller verifies the answers, so that signatures of many claims are checked at once.
 type lookup struct {
-	of    *lookups
-	hp    store.HashPart
-	want  *trust.Mapping // only its holders count; nil: every claim that can be believed counts
-	brief bool           // no neighbour is waited for beyond the usual time: Nix does not wait for this
-	timer *time.Timer    // ends it
+	of *lookups
+	subject
+	timer *time.Timer // ends it
 	asked time.Time
 	news  chan struct{} // has room for one
 
-	mu       sync.Mutex // guards the rest
+	mu sync.Mutex // guards the rest
+	answers
+	left     bool      // no caller waits for it any more
+	extended time.Time // since when the first answer is waited for until busyTimeout; zero: it is not
+	f        *finding
+	refused  error // why a claim was not believed; nil if none was made, or one was
+}
+
+// A subject is what a lookup asks about. It does not change.
+type subject struct {
+	hp    store.HashPart
+	want  *trust.Mapping // only its holders count; nil: every claim that can be believed counts
+	brief bool           // no neighbour is waited for beyond the usual time: Nix does not wait for this
+}
+
+// answers are those that have not come, and those that were not judged.
+type answers struct {
 	owed     []owed
 	unjudged []peers.Reply
 	spare    []peers.Reply // claims of neighbours that are not relied on alone
-	left     bool          // no caller waits for it any more
-	extended time.Time     // since when the first answer is waited for until busyTimeout; zero: it is not
-	f        *finding
-	refused  error // why a claim was not believed; nil if none was made, or one was
 }
 
 // An owed answer is one that a neighbour has been asked for.
@@ -44,7 +54,8 @@ type owed struct {
 }
 
 func newLookup(of *lookups, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
-	return &lookup{of: of, hp: hp, want: want, news: make(chan struct{}, 1), owed: make([]owed, 0, neighbours)}
+	return &lookup{of: of, subject: subject{hp: hp, want: want}, news: make(chan struct{}, 1),
+		answers: answers{owed: make([]owed, 0, neighbours)}}
 }
 
 // wait returns the finding: at the first claim that can be believed, or if a mapping is wanted, once it is complete.

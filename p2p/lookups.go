@@ -143,7 +143,7 @@ func (ls *lookups) refresh(ctx context.Context, f *finding, m trust.Mapping) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	l := &lookup{of: ls, hp: m.Path().HashPart(), want: &m, news: make(chan struct{}, 1), f: f}
+	l := &lookup{of: ls, subject: subject{hp: m.Path().HashPart(), want: &m}, news: make(chan struct{}, 1), f: f}
 	l.ask(others)
 	if _, err := l.wait(ctx); err == nil {
 		f.askedNow()
