@@ -18,7 +18,7 @@ const (
 	// the kernel says so; this is for a lost message, and for other systems.
 	pollInterfaces = time.Minute
 	// interfaceQuiet is how long the kernel must be silent before a change is acted on: one change of network
-	// makes a handful of messages within milliseconds. interfacePatience bounds the wait when it never is.
+	// makes a handful of messages within milliseconds. InterfacePatience bounds the wait when it never is.
 	interfaceQuiet    = 150 * time.Millisecond
 	InterfacePatience = 500 * time.Millisecond
 )
@@ -30,9 +30,6 @@ type InterfaceStatus struct {
 	Reason string `json:"reason"` // why it is not used; "" if it is
 }
 
-// NoCarrier is the reason for not using an interface without a cable.
-const NoCarrier = "no carrier"
-
 // A Link is a network interface as it was at one moment.
 type Link struct {
 	InterfaceStatus
@@ -41,17 +38,17 @@ type Link struct {
 	Addrs     []netip.Prefix // its usable addresses, each with the length of its network; sorted
 }
 
-// hasIPv6 reports whether the interface has an IPv6 address: the loopback has one as soon as the machine can have any.
+// HasIPv6 reports whether the interface has an IPv6 address: the loopback has one as soon as the machine can have any.
 func (l Link) HasIPv6() bool {
 	return slices.ContainsFunc(l.Addrs, func(p netip.Prefix) bool { return p.Addr().Is6() })
 }
 
-// same reports whether o would be announced just as l is.
+// Same reports whether o would be announced just as l is.
 func (l Link) Same(o Link) bool {
 	return l.Name == o.Name && l.Interface.Index == o.Interface.Index && slices.Equal(l.Addrs, o.Addrs)
 }
 
-// scan returns the interfaces as they are now, sorted by name.
+// Scan returns the interfaces as they are now, sorted by name.
 func (p Policy) Scan() ([]Link, error) {
 	ifis, err := net.Interfaces()
 	if err != nil {
@@ -167,14 +164,6 @@ func settle(ctx context.Context, hints <-chan struct{}) {
 		case <-time.After(interfaceQuiet):
 			return
 		}
-	}
-}
-
-// Hint tells a channel of one that there is something to look at; one waiting hint is as good as many.
-func Hint(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }
 

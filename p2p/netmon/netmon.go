@@ -5,3 +5,11 @@
 // [Policy] decides which interfaces are used. On Linux the kernel's netlink messages and timers report changes at once;
 // other systems are polled once a minute.
 package netmon
+
+// Hint tells a channel of one that there is something to look at; one waiting hint is as good as many.
+func Hint(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

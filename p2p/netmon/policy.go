@@ -8,8 +8,11 @@ import (
 	"strings"
 )
 
-// Metered is why an interface is not used that costs money by the byte.
-const Metered = "metered"
+// Reasons for not using an interface.
+const (
+	NoCarrier = "no carrier" // its cable is out
+	Metered   = "metered"    // it costs money by the byte
+)
 
 // An adapter is what a network interface is, whatever its addresses.
 type adapter struct {
@@ -25,7 +28,7 @@ type adapter struct {
 	metered bool     // each byte costs money
 }
 
-// An Policy chooses the interfaces on which neighbours are looked for. In this order:
+// A Policy chooses the interfaces on which neighbours are looked for. In this order:
 //
 //   - Loopback is never used, and nothing that is down, or has no carrier or no address.
 //   - What the user says counts: what matches --no-interface is not used; if there is any --interface, exactly what
