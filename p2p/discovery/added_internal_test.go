@@ -22,7 +22,7 @@ func addedTo(t *testing.T, file string) *LAN {
 
 func waitGone(t *testing.T, n *LAN, l *LAN, limit time.Duration) {
 	t.Helper()
-	for end := time.Now().Add(limit); n.connected(l.host.ID()); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(atMost(limit)); n.connected(l.host.ID()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("still connected after %v", limit)
 		}
@@ -43,7 +43,7 @@ func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
 		if err := n.AddPeer(text); err != nil || len(n.NamedPeers()) != 1 {
 			t.Errorf("adding it again: %v, and %d peers, want 1", err, len(n.NamedPeers()))
 		}
-		waitConnected(t, n, a.host.ID(), 10*time.Second)
+		waitConnected(t, n, a.host.ID())
 		got := n.NamedPeers()[0]
 		if got.Text != text || got.From != fromAdded || !slices.Equal(got.Connected, []string{a.host.ID().String()}) {
 			t.Errorf("Peers() = %+v", got)
@@ -55,7 +55,7 @@ func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
 	})
 	t.Run("after a restart", func(t *testing.T) {
 		n := addedTo(t, file)
-		waitConnected(t, n, a.host.ID(), 10*time.Second)
+		waitConnected(t, n, a.host.ID())
 		if err := n.RemovePeer(text); err != nil {
 			t.Fatal(err)
 		}
@@ -122,7 +122,7 @@ func TestKernelPeers(t *testing.T) {
 	host := testHostConfig(t, 0)
 	host.Log = zap.New(core)
 	n, _ := startTestLANAs(t, Config{KernelPeers: []string{"a b", loopback(a)}}, host, Hooks{})
-	waitConnected(t, n, a.host.ID(), 10*time.Second)
+	waitConnected(t, n, a.host.ID())
 	if got := n.Via(a.host.ID()); got != viaKernel {
 		t.Errorf("Via = %q, want %q", got, viaKernel)
 	}

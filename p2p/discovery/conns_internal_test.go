@@ -87,8 +87,8 @@ func TestDeniedPeerIsDisconnected(t *testing.T) {
 	var denied atomic.Bool
 	a, _ := startTestLANAs(t, Config{}, testHostConfig(t, 0), Hooks{Denies: func(peer.ID) bool { return denied.Load() }})
 	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
-	waitConnected(t, b, a.host.ID(), 5*time.Second)
-	waitConnected(t, a, b.host.ID(), 5*time.Second)
+	waitConnected(t, b, a.host.ID())
+	waitConnected(t, a, b.host.ID())
 	down := make(chan struct{}, 1)
 	a.host.Network().Notify(&network.NotifyBundle{DisconnectedF: func(network.Network, network.Conn) { netmon.Hint(down) }})
 	denied.Store(true)

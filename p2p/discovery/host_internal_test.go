@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
 
@@ -29,7 +28,7 @@ func TestSecondHostOnThePortIsRefused(t *testing.T) {
 func TestConnectionsAreSecuredByTLS(t *testing.T) {
 	a, _ := startTestLAN(t, Config{})
 	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
-	waitConnected(t, b, a.host.ID(), 20*time.Second)
+	waitConnected(t, b, a.host.ID())
 	for _, c := range b.host.Network().ConnsToPeer(a.host.ID()) {
 		state := c.ConnState()
 		if state.Security != "/tls/1.0.0" || state.StreamMultiplexer != "/yamux/1.0.0" || state.Transport != "tcp" {
@@ -42,7 +41,7 @@ func TestConnectionsAreSecuredByTLS(t *testing.T) {
 func TestPeersAreToldOfNewAddresses(t *testing.T) {
 	a, _ := startTestLAN(t, Config{})
 	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
-	waitConnected(t, b, a.host.ID(), 20*time.Second)
+	waitConnected(t, b, a.host.ID())
 	for _, addr := range []string{"10.91.7.5", "10.91.7.6", "fd91::7"} {
 		bits := "/24"
 		if strings.Contains(addr, ":") {
@@ -66,7 +65,7 @@ func BenchmarkStream(b *testing.B) {
 	const size = 256 << 20
 	x, _ := startTestLAN(b, Config{})
 	y, _ := startTestLAN(b, Config{Peers: []string{loopback(x)}})
-	waitConnected(b, y, x.host.ID(), 20*time.Second)
+	waitConnected(b, y, x.host.ID())
 	x.host.SetStreamHandler("/bench", func(s network.Stream) {
 		defer s.Close()
 		buf := make([]byte, 256<<10)

@@ -20,8 +20,8 @@ func TestPulledCableIsNoticed(t *testing.T) {
 	b := host.start(childConfig{})
 	mover := n.up("10.77.0.3/24")
 	c := mover.start(childConfig{})
-	a.wait("up "+b.id, 20*time.Second)
-	b.wait("up "+c.id, 20*time.Second)
+	a.wait("up "+b.id, time.Minute)
+	b.wait("up "+c.id, time.Minute)
 	host.pull()
 	_, took := a.wait("down "+b.id, silence+time.Second)
 	t.Logf("noticed after %v", took)
@@ -30,11 +30,11 @@ func TestPulledCableIsNoticed(t *testing.T) {
 	// a and c have been connected for longer than it takes for an old connection to give way.
 	mover.ip("addr", "del", "10.77.0.3/24", "dev", "eth0")
 	mover.addAddr("10.77.0.33/24")
-	_, took = a.wait("dropped "+c.id, 20*time.Second)
+	_, took = a.wait("dropped "+c.id, time.Minute)
 	t.Logf("the old connection of a machine that moved was closed after %v", took)
 
 	host.plug()
-	_, took = a.wait("up "+b.id, 20*time.Second)
+	_, took = a.wait("up "+b.id, time.Minute)
 	t.Logf("connected again after %v", took)
 }
 
@@ -50,13 +50,13 @@ func TestHostsFindEachOther(t *testing.T) {
 			n := newTestNet(t)
 			a := n.up(family.a).start(childConfig{})
 			b := n.up(family.b).start(childConfig{})
-			_, took := a.wait("up "+b.id, 20*time.Second)
-			b.wait("up "+a.id, 15*time.Second)
+			_, took := a.wait("up "+b.id, time.Minute)
+			b.wait("up "+a.id, time.Minute)
 			t.Logf("two hosts: %v", took)
 
 			c := n.up(family.c).start(childConfig{})
-			_, took = a.wait("up "+c.id, 15*time.Second)
-			b.wait("up "+c.id, 15*time.Second)
+			_, took = a.wait("up "+c.id, time.Minute)
+			b.wait("up "+c.id, time.Minute)
 			t.Logf("late-comer: %v", took)
 		})
 	}
@@ -68,10 +68,10 @@ func TestStartedBeforeTheLinkIsUp(t *testing.T) {
 	a := n.up("10.77.0.1/24").start(childConfig{})
 	host := n.host()
 	b := host.start(childConfig{})
-	b.wait("settled ", 15*time.Second)
+	b.wait("settled ", time.Minute)
 	host.ip("link", "set", "eth0", "up")
 	host.addAddr("10.77.0.2/24")
-	_, took := a.wait("up "+b.id, 20*time.Second)
+	_, took := a.wait("up "+b.id, time.Minute)
 	t.Logf("after the link came up: %v", took)
 }
 
@@ -81,11 +81,11 @@ func TestAddressChangeIsFollowed(t *testing.T) {
 	a := n.up("10.77.0.1/24").start(childConfig{})
 	host := n.up("10.77.0.2/24")
 	b := host.start(childConfig{})
-	a.wait("up "+b.id, 20*time.Second)
-	b.wait("up "+a.id, 20*time.Second)
+	a.wait("up "+b.id, time.Minute)
+	b.wait("up "+a.id, time.Minute)
 	host.ip("addr", "del", "10.77.0.2/24", "dev", "eth0")
 	host.addAddr("10.77.0.77/24")
-	_, took := b.wait("up "+a.id, 20*time.Second)
+	_, took := b.wait("up "+a.id, time.Minute)
 	t.Logf("connected again after %v", took)
 
 	for range 20 { // an indecisive network
@@ -99,7 +99,7 @@ func TestAddressChangeIsFollowed(t *testing.T) {
 
 	// Someone new must be told the new address alone, by an announcement.
 	c := n.up("10.77.0.3/24").start(childConfig{})
-	addr, took := c.wait("up "+b.id, 20*time.Second)
+	addr, took := c.wait("up "+b.id, time.Minute)
 	t.Logf("a new host is connected after %v", took)
 	if want := regexp.MustCompile(`^ /ip4/10\.77\.0\.77/`); !want.MatchString(addr) {
 		t.Errorf("the new host is connected to %q, want %v", addr, want)
@@ -155,7 +155,7 @@ func TestHostsWithDHCPv6AddressesFindEachOther(t *testing.T) {
 		h.ip("route", "add", "fd77::/64", "dev", "eth0", "proto", "ra")
 		hosts[i] = h.start(childConfig{})
 	}
-	hosts[0].wait("up "+hosts[1].id, 20*time.Second)
+	hosts[0].wait("up "+hosts[1].id, time.Minute)
 }
 
 // TestPeersOfAnotherNetworkAreNotAccepted gives the hosts no IPv6: by their link-local addresses they would be neighbours.
@@ -172,7 +172,7 @@ func TestPeersOfAnotherNetworkAreNotAccepted(t *testing.T) {
 
 	c := n.upIPv4("10.77.0.3/24").start(childConfig{Peers: []string{"10.77.0.1"}})
 	for {
-		who, _ := a.wait("up ", 20*time.Second)
+		who, _ := a.wait("up ", time.Minute)
 		if strings.HasPrefix(who, b.id) {
 			t.Fatalf("connected to a machine of another network: %s", who)
 		}
@@ -190,7 +190,7 @@ func TestDeniedInterfaceIsNotUsed(t *testing.T) {
 	c := n.up("10.77.0.3/24").start(childConfig{})
 	c.wait("settled ", settleLimit+10*time.Second)
 	for {
-		who, _ := a.wait("up ", 20*time.Second)
+		who, _ := a.wait("up ", time.Minute)
 		if strings.HasPrefix(who, b.id) {
 			t.Fatal("connected over an interface that was denied")
 		}

@@ -51,7 +51,7 @@ func TestLinkLocalAddressesAreDialledWhereTheyWereHeard(t *testing.T) {
 	b, c := left.start(childConfig{}), right.start(childConfig{})
 	at := make(map[string]string)
 	for len(at) < 2 {
-		e, took := m.wait("up ", 30*time.Second)
+		e, took := m.wait("up ", time.Minute)
 		id, addr, _ := strings.Cut(e, " ")
 		at[id] = addr
 		t.Logf("after %v: %s", took, addr)
@@ -122,7 +122,7 @@ func TestNamedLinkLocalPeerIsReached(t *testing.T) {
 	n := newTestNet(t)
 	a := n.up("fe80::7:1/64").start(childConfig{Port: 6273})
 	b := n.up("fe80::7:2/64").start(childConfig{Deny: []string{"eth0"}, Peers: []string{"fe80::7:1%eth0"}})
-	addr, took := b.wait("up "+a.id, 20*time.Second)
+	addr, took := b.wait("up "+a.id, time.Minute)
 	t.Logf("after %v", took)
 	if want := "/ip6zone/eth0/ip6/fe80::7:1/tcp/6273"; strings.TrimSpace(addr) != want {
 		t.Errorf("connected to %q, want %q", addr, want)

@@ -102,14 +102,14 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 		fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, id),
 	} {
 		b, stop := startTestLAN(t, Config{Peers: []string{text}})
-		waitConnected(t, b, id, 20*time.Second)
+		waitConnected(t, b, id)
 		stop()
 	}
 
 	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, newTestPeer(t))}})
 	select {
 	case <-b.Settled():
-	case <-time.After(settleLimit + 10*time.Second):
+	case <-time.After(atMost(settleLimit + 10*time.Second)):
 		t.Error("not settled")
 	}
 	if b.connected(id) {
@@ -124,11 +124,11 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
-	case <-time.After(settleLimit + 10*time.Second):
+	case <-time.After(atMost(settleLimit + 10*time.Second)):
 		t.Error("not settled although the only peer has been tried")
 	}
 	a, _ = startTestLANAs(t, Config{}, testHostConfig(t, port), Hooks{})
-	waitConnected(t, b, a.host.ID(), 20*time.Second)
+	waitConnected(t, b, a.host.ID())
 	if a.host.ID() == id {
 		t.Fatal("both have the same identity")
 	}
@@ -141,7 +141,7 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 	b, _ := startTestLANAs(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}}, testHostConfig(t, port), Hooks{})
 	select {
 	case <-b.Settled():
-	case <-time.After(settleLimit + 10*time.Second):
+	case <-time.After(atMost(settleLimit + 10*time.Second)):
 		t.Error("not settled")
 	}
 	if n := len(b.host.Network().Conns()); n != 0 {
