@@ -58,12 +58,12 @@ type Observer interface {
 	Landed(m trust.Mapping, err error)
 }
 
-// nobody is the Observer that does nothing.
-type nobody struct{}
+// noObserver does nothing.
+type noObserver struct{}
 
-func (nobody) Received(store.Origin, trust.Mapping, string, int) {}
-func (nobody) Sent(store.Path, int64, string, int)               {}
-func (nobody) Landed(trust.Mapping, error)                       {}
+func (noObserver) Received(store.Origin, trust.Mapping, string, int) {}
+func (noObserver) Sent(store.Path, int64, string, int)               {}
+func (noObserver) Landed(trust.Mapping, error)                       {}
 
 // host returns the configuration of the libp2p host.
 func (cfg Config) host() transport.Config {

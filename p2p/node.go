@@ -55,7 +55,7 @@ func New(cfg Config) (*Node, error) {
 		cfg.Host.Log = zap.NewNop()
 	}
 	if cfg.Observer == nil {
-		cfg.Observer = nobody{}
+		cfg.Observer = noObserver{}
 	}
 	book, arrived := peers.NewLedger(cfg.Denied, cfg.Host.Log), &arrivals{}
 	reconsider := make(chan struct{}, 1)

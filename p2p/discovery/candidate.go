@@ -34,7 +34,7 @@ type announcement struct {
 	id     peer.ID
 	addrs  []ma.Multiaddr
 	expiry time.Time
-	via    string // its source: one of the sources of [NeighbourStatus]
+	via    string // how it was found
 }
 
 // hearsay reports whether the announcement comes from another machine, or from the machine itself long ago. It fills
@@ -57,7 +57,7 @@ type candidate struct {
 	retained bool      // it stays, because it had something
 }
 
-// How a neighbour was found.
+// How a machine was found.
 const (
 	viaNamed      = "named"
 	viaKernel     = "kernel" // named on the kernel's command line

@@ -319,7 +319,7 @@ func (s *candidates) endVisit(id peer.ID, useful bool) (leaves []peer.ID) {
 	}
 	c.visit, c.retained = false, true
 	s.visits.retained = append(s.visits.retained, id)
-	if len(s.visits.retained) > maxHosts {
+	if len(s.visits.retained) > maxRetained {
 		oldest := s.visits.retained[0]
 		s.visits.retained = s.visits.retained[1:]
 		if o := s.peers[oldest]; o != nil {

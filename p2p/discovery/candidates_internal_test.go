@@ -156,7 +156,7 @@ func TestVisitsArePaced(t *testing.T) {
 }
 
 func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
-	k, now := newCrowd(t, maxKept+3*maxHosts)
+	k, now := newCrowd(t, maxKept+3*maxRetained)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)
@@ -170,8 +170,8 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 			}
 		}
 	}
-	if len(k.visits.retained) != maxHosts || len(left) != 2*maxHosts {
-		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxHosts, 2*maxHosts)
+	if len(k.visits.retained) != maxRetained || len(left) != 2*maxRetained {
+		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxRetained, 2*maxRetained)
 	}
 }
 

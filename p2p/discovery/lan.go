@@ -24,12 +24,12 @@ import (
 )
 
 // A LAN finds the machines around this one that announce themselves, and those that the user named, and stays
-// connected to them. Whether a peer is of any use is for others to find out.
+// connected to them. Whether a peer is of any use is decided elsewhere.
 type LAN struct {
 	*Conns
 	*Links
 	Dialer  *Dialer
-	Traffic mdns.Traffic
+	Traffic mdns.Traffic // counts the packets of multicast DNS
 
 	cfg      Config
 	policy   netmon.Policy

@@ -12,9 +12,9 @@ const (
 	// machines, all are connected to each other. Each neighbour costs memory, some 200 KiB, and is asked for every
 	// path.
 	maxKept = 64
-	// maxVisits is the number of strangers dialled at a time to be asked for what no neighbour has, and maxHosts the
+	// maxVisits is the number of strangers dialled at a time to be asked for what no neighbour has, and maxRetained the
 	// number that stay connected because they had something: the holders of some closures.
-	maxVisits, maxHosts = 8, 16
+	maxVisits, maxRetained = 8, 16
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs nothing, so
 	// when it is full the machine with the most failed dials makes room.
 	maxKnown = 512

@@ -41,7 +41,7 @@ func (h *testHost) second(n *testNet) {
 	h.ip("link", "set", "eth1", "up")
 }
 
-// A machine in two networks in which there is nothing but link-local addresses finds everybody where they are.
+// A machine in two networks in which there is nothing but link-local addresses finds all others where they are.
 func TestLinkLocalAddressesAreDialledWhereTheyWereHeard(t *testing.T) {
 	t.Parallel()
 	x, y := newTestNet(t), newTestNet(t)
