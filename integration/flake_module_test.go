@@ -59,7 +59,8 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"failed": `[]`,
 		"options": `["cacheDirs","configFile","configureNix","dashboard","enable","extraFlags","groupSecretFile","inMemory",` +
 			`"interfaces","listenAddresses",` +
-			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys","spoolSize",` +
+			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +
+			`"spoolSize",` +
 			`"trustedPublicKeys","uploadRate","upstreams"]`,
 		"settings": `{"log-level":"info","min-free":"2GiB","port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"0"}`,
 	} {

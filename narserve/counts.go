@@ -48,7 +48,8 @@ func newCounts() *counts {
 
 // statuses are all that the server answers with.
 func statuses() []int {
-	return []int{http.StatusOK, http.StatusPartialContent, http.StatusFound, http.StatusForbidden, http.StatusNotFound, http.StatusMethodNotAllowed,
+	return []int{http.StatusOK, http.StatusPartialContent, http.StatusFound, http.StatusForbidden, http.StatusNotFound,
+		http.StatusMethodNotAllowed,
 		http.StatusTooManyRequests}
 }
 

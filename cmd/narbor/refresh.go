@@ -28,10 +28,12 @@ func refreshCommand() *cli.Command {
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "new-neighbours", EnvVars: env("new-neighbours"),
 				Usage: "remove only answers from before the newest neighbour came"},
-			&cli.StringSliceFlag{Name: "url", EnvVars: env("url"), Usage: "`URL` at which Nix asks narbor, as nix.conf has it, besides those of " +
-				"the narbor that runs here; repeatable"},
-			&cli.StringFlag{Name: "nix-cache", EnvVars: env("nix-cache"), Usage: "`DIR` of Nix's caches (default: as Nix finds its own, for root " +
-				"/root/.cache/nix)"},
+			&cli.StringSliceFlag{Name: "url", EnvVars: env("url"),
+				Usage: "`URL` at which Nix asks narbor, as nix.conf has it, besides those of " +
+					"the narbor that runs here; repeatable"},
+			&cli.StringFlag{Name: "nix-cache", EnvVars: env("nix-cache"),
+				Usage: "`DIR` of Nix's caches (default: as Nix finds its own, for root " +
+					"/root/.cache/nix)"},
 		}, whereFlags()...),
 		Action: refresh,
 	}

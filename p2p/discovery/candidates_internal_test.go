@@ -171,7 +171,8 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 		}
 	}
 	if len(k.visits.retained) != maxRetained || len(left) != 2*maxRetained {
-		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxRetained, 2*maxRetained)
+		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxRetained,
+			2*maxRetained)
 	}
 }
 

@@ -23,7 +23,8 @@ type proxyWatch struct {
 }
 
 func newProxyWatch(now time.Time, missing int) *proxyWatch {
-	return &proxyWatch{began: now, until: now.Add(store.FetchTime(int64(missing) * store.BlockSize)), moved: now, last: now, blocks: missing, missing: missing}
+	return &proxyWatch{began: now, until: now.Add(store.FetchTime(int64(missing) * store.BlockSize)), moved: now, last: now,
+		blocks: missing, missing: missing}
 }
 
 // answer records what the neighbour says.
