@@ -3,6 +3,7 @@ package narserve
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -79,5 +80,24 @@ func TestEndedRequestIsNotFound(t *testing.T) {
 	s := New(Config{Settled: make(chan struct{}), Log: zap.NewNop()})
 	if _, err := s.find(ctx, question{timeout: narinfoTimeout}); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the error of a request that has ended is %v, want ErrNotFound", err)
+	}
+}
+
+func TestSlowNeighboursAreTheReason(t *testing.T) {
+	slow := fmt.Errorf("%w: %w", store.ErrNotFound, store.ErrSlow)
+	here := finder(func(context.Context, store.HashPart) (trust.Mapping, error) {
+		return trust.Mapping{}, store.ErrNotFound
+	})
+	near := finder(func(context.Context, store.HashPart) (trust.Mapping, error) { return trust.Mapping{}, slow })
+	accounts := stats.New()
+	s := New(Config{Sources: []Source{here, near}, Accounts: accounts, Log: zap.NewNop()})
+	hp := store.HashPart("bhg1c6wywawwaaivx0k0x8xhbyx4vwic")
+	_, err := s.find(t.Context(), question{hashPart: hp, timeout: narinfoTimeout})
+	if !errors.Is(err, store.ErrSlow) {
+		t.Errorf("find = %v, want ErrSlow", err)
+	}
+	accounts.NotFound(hp, err)
+	if got := accounts.Account().Requests; len(got) != 1 || got[0].Reason != "neighbours have it, and send it too slowly" {
+		t.Errorf("the page shows %+v, want that neighbours are too slow", got)
 	}
 }

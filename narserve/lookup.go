@@ -200,7 +200,7 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 			}
 			pending = slices.DeleteFunc(pending, func(src *source) bool { return src == a.src })
 			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
-				errors.Is(a.err, store.ErrUnreadable) {
+				errors.Is(a.err, store.ErrUnreadable) || errors.Is(a.err, store.ErrSlow) {
 				none = a.err // it is near all the same
 			} else if errors.Is(a.err, context.DeadlineExceeded) && none == store.ErrNotFound {
 				none = noAnswer(q)

@@ -152,16 +152,21 @@ func do(h http.Handler, method, target string, headers ...string) *http.Response
 	return doContext(context.Background(), h, method, target, headers...)
 }
 
-func doContext(ctx context.Context, h http.Handler, method, target string, headers ...string) *http.Response {
-	r := newRequest(ctx, method, target)
-	for i := 0; i < len(headers); i += 2 {
-		r.Header.Add(headers[i], headers[i+1])
-	}
-	rec := httptest.NewRecorder()
-	h.ServeHTTP(rec, r)
-	resp := rec.Result()
-	if location, err := resp.Location(); err == nil && ctx.Err() == nil { // as Nix does
-		return doContext(ctx, h, method, r.URL.ResolveReference(location).Path, headers...)
+// doContext follows redirects as Nix does.
+func doContext(ctx context.Context, h http.Handler, method, target string, headers ...string) (resp *http.Response) {
+	for range 11 {
+		r := newRequest(ctx, method, target)
+		for i := 0; i < len(headers); i += 2 {
+			r.Header.Add(headers[i], headers[i+1])
+		}
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, r)
+		resp = rec.Result()
+		location, err := resp.Location()
+		if err != nil || ctx.Err() != nil {
+			break
+		}
+		target = r.URL.ResolveReference(location).Path
 	}
 	return resp
 }

@@ -194,6 +194,23 @@ func (ls *lookups) connected(f *finding) []fetch.Holder {
 	return out
 }
 
+// tooSlow fails if the holders of a finding would take more than twice as long as the NAR may, at the rates at which they
+// send just now. Holders of unknown rate are tried.
+func (ls *lookups) tooSlow(f *finding) error {
+	now, sum := time.Now(), int64(0)
+	for _, h := range ls.connected(f) {
+		rate := h.Neighbour.Rate(now)
+		if rate == 0 {
+			return nil
+		}
+		sum += rate
+	}
+	if sum == 0 || float64(f.mapping.NarSize())/float64(sum) <= 2*store.FetchTime(f.mapping.NarSize()).Seconds() {
+		return nil
+	}
+	return fmt.Errorf("%s: %w: %w: its holders send %d bytes a second", f.mapping.Path(), store.ErrNotFound, store.ErrSlow, sum)
+}
+
 // told returns what a neighbour says that an upstream says, if it can be believed.
 func (ls *lookups) told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
 	info, err := store.ParseInfo(text)

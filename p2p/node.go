@@ -175,7 +175,8 @@ func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(cont
 
 // Lookup asks all neighbours about a hash part, and returns the first claim that can be believed. The error wraps
 // [store.ErrNotFound] if there is none within 250 ms, or a second if neighbours are busy, or within ctx. About what was
-// built here, and what only private keys have signed as far as this machine knows, no neighbour is asked.
+// built here, and what only private keys have signed as far as this machine knows, no neighbour is asked. It wraps
+// [store.ErrSlow], too, if neighbours have the path, and would take too long to send its NAR.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	if err := n.lookups.secrets.checkLately(ctx, hp); err != nil {
 		return trust.Mapping{}, err
@@ -185,7 +186,10 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 		n.visits.missed(hp)
 		return trust.Mapping{}, err
 	}
-	return f.mapping, nil
+	if len(n.proxy.upstreams.caches) > 0 { // it is asked instead of neighbours that are slower
+		return f.mapping, nil
+	}
+	return f.mapping, n.lookups.tooSlow(f)
 }
 
 // DialBack asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's

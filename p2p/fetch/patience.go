@@ -60,6 +60,14 @@ func (p *progress) rate() (pace, least int64) {
 	return int64(float64(came) / last.at.Sub(first.at).Seconds()), max(least, peers.LeastPace)
 }
 
+// record tells each holder the bytes a second that have come from it, of all NARs.
+func (p *progress) record() {
+	first, last := p.samples[0], p.samples[len(p.samples)-1]
+	for nb, now := range last.came {
+		nb.Rated(int64(float64(now-first.came[nb])/last.at.Sub(first.at).Seconds()), last.at)
+	}
+}
+
 // account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while. It does
 // not blame holders that were not asked, nor a slow one beside others that were fast enough: that one may have been spared.
 func (d *download) account(began time.Time, err error) {

@@ -99,3 +99,21 @@ func TestWaitingHoldersAreNotMarkedSlow(t *testing.T) {
 		}
 	}
 }
+
+func TestHoldersAreRatedByAllThatComesFromThem(t *testing.T) {
+	f, _ := newTestFetch()
+	synctest.Test(t, func(t *testing.T) {
+		nb := peerNamed("a")
+		f.plan.sources.all = []*peers.Neighbour{nb}
+		var p progress
+		for range 11 {
+			p.sample(time.Now(), f.plan)
+			nb.Tally.BytesReceived.Add(1000)
+			time.Sleep(time.Second)
+		}
+		p.record()
+		if got := nb.Rate(time.Now()); got != 1000 {
+			t.Errorf("the rate of a holder that sends 1000 bytes a second is %d", got)
+		}
+	})
+}

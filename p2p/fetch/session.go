@@ -218,6 +218,7 @@ func (r *round) impatient(ctx context.Context) error {
 	if over < judgedAfter || rest <= crawlTime || r.suppliers.size > 0 {
 		return nil
 	}
+	r.progress.record()
 	if until, ok := ctx.Deadline(); ok && rest/2 > until.Sub(now) { // its holders may have less to do soon
 		err := fmt.Errorf("%w: %w: at this pace it takes %s more, and may take %s", store.ErrNotFound, store.ErrSlow,
 			rest.Round(time.Second), until.Sub(now).Round(time.Second))

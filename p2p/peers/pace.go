@@ -11,6 +11,27 @@ type pace struct {
 	mu        sync.Mutex    // guards the rest
 	blockTime time.Duration // moving average from one block to the next while busy; 0 is unknown
 	shown     int64         // the most bytes a second at which blocks have come, on average
+	rate      int64         // bytes a second that came of late, of all NARs, while a large one was fetched; 0 is unknown
+	rated     time.Time     // when that was measured
+}
+
+// Rated records the bytes a second that have come from the neighbour in the last seconds, of all NARs together, while more
+// was wanted.
+func (p *pace) Rated(rate int64, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate, p.rated = rate, now
+}
+
+// Rate returns the bytes a second that come from the neighbour, of all NARs together; 0 if that has not been measured in
+// the last minute.
+func (p *pace) Rate(now time.Time) int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.rated) > rateFresh {
+		return 0
+	}
+	return p.rate
 }
 
 // Expect returns the estimate for one more block, and ok false if nothing has been measured yet.

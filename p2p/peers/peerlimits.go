@@ -65,6 +65,8 @@ const (
 	asideTime, maxAside = 10 * time.Minute, time.Hour
 	// mismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that name here.
 	mismatchTime = time.Hour
+	// rateFresh is how long the rate of a neighbour is relied on to say that a NAR takes too long: then it is tried again.
+	rateFresh = time.Minute
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
 	// ShunTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure, up
