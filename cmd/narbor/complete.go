@@ -51,7 +51,7 @@ func complete(ctx context.Context, app *cli.App, args []string) error {
 			strip = len(current)
 		}
 	}
-	for _, c := range (completer{ctx: ctx, app: app}).next(words[:len(words)-1], current) {
+	for _, c := range (completer{app: app}).next(ctx, words[:len(words)-1], current) {
 		if err := c.print(app.Writer, shell, current, strip); err != nil {
 			return err
 		}
@@ -97,7 +97,6 @@ func joinWords(words []string) []string {
 
 // A completer knows what may come next on a command line.
 type completer struct {
-	ctx  context.Context
 	app  *cli.App
 	path []string // names of the command
 	cmd  *cli.Command
@@ -106,7 +105,7 @@ type completer struct {
 }
 
 // next returns what may follow the words, if current is how it begins.
-func (c completer) next(words []string, current string) []candidate {
+func (c completer) next(ctx context.Context, words []string, current string) []candidate {
 	c.set = map[string]string{}
 	only := false // arguments from here on
 	for i := 0; i < len(words); i++ {
@@ -134,7 +133,7 @@ func (c completer) next(words []string, current string) []candidate {
 	if !only && strings.HasPrefix(current, "-") {
 		return c.flags(current)
 	}
-	return c.arguments()
+	return c.arguments(ctx)
 }
 
 // enter goes to a command of the command, if there is one of that name.
@@ -199,7 +198,7 @@ func (c completer) flags(current string) (out []candidate) {
 }
 
 // arguments returns commands and arguments that may come next.
-func (c completer) arguments() (out []candidate) {
+func (c completer) arguments(ctx context.Context) (out []candidate) {
 	if len(c.args) == 0 {
 		for _, sub := range c.commands() {
 			if !sub.Hidden {
@@ -226,7 +225,7 @@ func (c completer) arguments() (out []candidate) {
 	case "completion":
 		out = append(out, candidate{"bash", "script for bash"}, candidate{"zsh", "script for zsh"}, candidate{"fish", "script for fish"})
 	case "ping", "peers block", "peers unblock", "peers rm":
-		out = append(out, c.peers()...)
+		out = append(out, c.peers(ctx)...)
 	}
 	return out
 }
@@ -267,7 +266,7 @@ func (c completer) values(flag string) (out []candidate) {
 }
 
 // peers returns the peers that a command takes, as the running narbor knows them.
-func (c completer) peers() (out []candidate) {
+func (c completer) peers(ctx context.Context) (out []candidate) {
 	set := flag.NewFlagSet("", flag.ContinueOnError)
 	set.String("socket", c.set["socket"], "")
 	set.String("state-dir", c.set["state-dir"], "")
@@ -277,7 +276,7 @@ func (c completer) peers() (out []candidate) {
 	}
 	ctl.Timeout = completeTimeout
 	var list control.PeerList
-	if err := ctl.Get(c.ctx, "/peers", &list); err != nil {
+	if err := ctl.Get(ctx, "/peers", &list); err != nil {
 		return nil
 	}
 	switch c.path[len(c.path)-1] {

@@ -43,7 +43,6 @@ const (
 // A setup installs narbor on a machine that no other tool configures, or takes it away.
 type setup struct {
 	screen
-	ctx     context.Context
 	systemd bool // it runs here, and can be told
 	darwin  bool
 	nix     bool // configure it
@@ -65,7 +64,7 @@ func setupCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return s.install()
+			return s.install(c.Context)
 		},
 	}
 }
@@ -80,7 +79,7 @@ func setupFlags() []cli.Flag {
 }
 
 func newSetup(c *cli.Context) (setup, error) {
-	s := setup{screen: newScreen(c), ctx: c.Context, darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"),
+	s := setup{screen: newScreen(c), darwin: runtime.GOOS == "darwin", nix: !c.Bool("no-nix"), only: c.Bool("only-nix"),
 		restart: !c.Bool("no-restart"), systemd: doctor.HasSystemd()}
 	switch {
 	case c.Args().Present():
@@ -106,18 +105,18 @@ func (s setup) todo(format string, args ...any) {
 }
 
 // install does everything in the order in which it is safe: Nix is told last, once narbor answers.
-func (s setup) install() error {
+func (s setup) install(ctx context.Context) error {
 	if s.nix {
-		if err := s.mayTellNix(); err != nil {
+		if err := s.mayTellNix(ctx); err != nil {
 			return err
 		}
 	}
 	if !s.only {
-		if err := s.installProgram(doctor.PackagedUnit("/")); err != nil || !s.nix {
+		if err := s.installProgram(ctx, doctor.PackagedUnit("/")); err != nil || !s.nix {
 			return err
 		}
 	}
-	if !s.answers() {
+	if !s.answers(ctx) {
 		again := "narbor setup"
 		if s.only {
 			again += " --only-nix"
@@ -125,12 +124,12 @@ func (s setup) install() error {
 		s.todo("narbor does not answer yet, so Nix is not told of it. Start it, and then: sudo %s", again)
 		return control.WithCode(errors.New(""), control.ExitDegraded)
 	}
-	return s.tellNix()
+	return s.tellNix(ctx)
 }
 
 // installProgram installs program and units, unless packaged, the unit of a package, is there: two of them would hide
 // one another.
-func (s setup) installProgram(packaged string) error {
+func (s setup) installProgram(ctx context.Context, packaged string) error {
 	if packaged != "" && !s.darwin {
 		s.todo("%s belongs to a package, and so does its program: nothing is installed over it", packaged)
 		if own := filepath.Join(systemdUnits, "narbor.service"); exists(own) {
@@ -139,15 +138,15 @@ func (s setup) installProgram(packaged string) error {
 		if !s.systemd {
 			return nil
 		}
-		return s.startUnits("enable", "--now", "narbor.socket", "narbor.service")
+		return s.startUnits(ctx, "enable", "--now", "narbor.socket", "narbor.service")
 	}
 	if err := s.installBinary(); err != nil {
 		return err
 	}
 	if s.darwin {
-		return s.installLaunchd()
+		return s.installLaunchd(ctx)
 	}
-	return s.installUnits()
+	return s.installUnits(ctx)
 }
 
 // installBinary copies this program to where the units expect it.
@@ -174,7 +173,7 @@ func (s setup) installBinary() error {
 	return nil
 }
 
-func (s setup) installUnits() error {
+func (s setup) installUnits(ctx context.Context) error {
 	service := serviceUnit
 	if group, err := os.ReadFile("/etc/group"); err == nil &&
 		slices.ContainsFunc(strings.Split(string(group), "\n"), func(l string) bool { return strings.HasPrefix(l, "nix-users:") }) {
@@ -195,15 +194,15 @@ func (s setup) installUnits() error {
 		return nil
 	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", "narbor.socket"}, {"enable", "narbor.service"}} {
-		if err := s.run("systemctl", args...); err != nil {
+		if err := s.run(ctx, "systemctl", args...); err != nil {
 			return err
 		}
 	}
-	return s.startUnits("restart", "narbor.service") // an earlier version may run
+	return s.startUnits(ctx, "restart", "narbor.service") // an earlier version may run
 }
 
-func (s setup) startUnits(args ...string) error {
-	if err := s.run("systemctl", args...); err != nil {
+func (s setup) startUnits(ctx context.Context, args ...string) error {
+	if err := s.run(ctx, "systemctl", args...); err != nil {
 		return err
 	}
 	s.did("started, now and at each boot")
@@ -223,12 +222,12 @@ func exists(file string) bool {
 	return err == nil
 }
 
-func (s setup) installLaunchd() error {
+func (s setup) installLaunchd(ctx context.Context) error {
 	if err := writeFile(launchdFile, []byte(launchdPlist), 0o644); err != nil {
 		return err
 	}
-	_ = s.run("launchctl", "bootout", "system/io.narbor") // an earlier version, if there is one
-	if err := s.run("launchctl", "bootstrap", "system", launchdFile); err != nil {
+	_ = s.run(ctx, "launchctl", "bootout", "system/io.narbor") // an earlier version, if there is one
+	if err := s.run(ctx, "launchctl", "bootstrap", "system", launchdFile); err != nil {
 		return err
 	}
 	s.did("installed %s and started it, now and at each boot", launchdFile)
@@ -236,8 +235,8 @@ func (s setup) installLaunchd() error {
 }
 
 // run runs a command, and puts what it says into the error.
-func (s setup) run(name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(s.ctx, setupTimeout)
+func (s setup) run(ctx context.Context, name string, args ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
 	if err != nil {
@@ -247,7 +246,7 @@ func (s setup) run(name string, args ...string) error {
 }
 
 // answers waits until narbor answers Nix.
-func (s setup) answers() bool {
+func (s setup) answers(ctx context.Context) bool {
 	client := http.Client{Timeout: doctor.ProbeLimit, Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		resp, err := client.Get(doctor.NixURL + "/nix-cache-info")
@@ -259,7 +258,7 @@ func (s setup) answers() bool {
 			return false
 		}
 		select {
-		case <-s.ctx.Done():
+		case <-ctx.Done():
 			return false
 		case <-time.After(100 * time.Millisecond):
 		}
@@ -270,8 +269,8 @@ func (s setup) answers() bool {
 const confMark = " # narbor"
 
 // asksNarbor reports whether Nix's effective configuration names narbor.
-func (s setup) asksNarbor() (bool, error) {
-	settings, err := nixconf.Read(s.ctx)
+func (s setup) asksNarbor(ctx context.Context) (bool, error) {
+	settings, err := nixconf.Read(ctx)
 	if err != nil {
 		return false, fmt.Errorf("configuration of Nix: %w", err)
 	}
@@ -279,11 +278,11 @@ func (s setup) asksNarbor() (bool, error) {
 }
 
 // mayTellNix fails if the file that [setup.tellNix] would change is another tool's: nothing is installed then.
-func (s setup) mayTellNix() error {
+func (s setup) mayTellNix(ctx context.Context) error {
 	if !nixconf.Installed() {
 		return nil
 	}
-	asks, err := s.asksNarbor()
+	asks, err := s.asksNarbor(ctx)
 	if err != nil || asks {
 		return err
 	}
@@ -298,12 +297,12 @@ func (s setup) mayTellNix() error {
 }
 
 // tellNix adds the line at the end, below any line that would undo it, and has it read.
-func (s setup) tellNix() error {
+func (s setup) tellNix(ctx context.Context) error {
 	if !nixconf.Installed() {
 		s.did("there is no Nix on this machine; narbor shares its cache directory")
 		return nil
 	}
-	asks, err := s.asksNarbor()
+	asks, err := s.asksNarbor(ctx)
 	if err != nil {
 		return err
 	}
@@ -315,20 +314,20 @@ func (s setup) tellNix() error {
 	if err != nil {
 		return err
 	}
-	file, err := edit.Apply(s.ctx)
+	file, err := edit.Apply(ctx)
 	if err != nil {
 		return err
 	}
 	s.did("added to %s:", file)
 	fmt.Fprintf(s, "     %s\n", edit.Line) // never wrapped: it is to be found again
-	return s.restartDaemon()
+	return s.restartDaemon(ctx)
 }
 
 // RestartDaemon makes nix-daemon read its configuration, or asks for that.
-func (s setup) restartDaemon() error {
+func (s setup) restartDaemon(ctx context.Context) error {
 	command := doctor.RestartDaemon(s.systemd)
 	pid, _ := doctor.Daemon()
-	active := s.systemd && s.run("systemctl", "--quiet", "is-active", "nix-daemon.service") == nil
+	active := s.systemd && s.run(ctx, "systemctl", "--quiet", "is-active", "nix-daemon.service") == nil
 	switch {
 	case s.systemd && !active && pid == 0, !doctor.HasDaemon():
 		s.did("nix-daemon does not run; it reads its configuration when it starts")
@@ -337,7 +336,7 @@ func (s setup) restartDaemon() error {
 		s.todo("restart nix-daemon, which builds that run outlast: only then does it read its configuration")
 		return nil
 	}
-	if err := s.run("sh", "-c", command); err != nil {
+	if err := s.run(ctx, "sh", "-c", command); err != nil {
 		return err
 	}
 	s.did("restarted nix-daemon")

@@ -28,12 +28,12 @@ func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out 
 	}
 	t.Setenv("PATH", filepath.Join(dir, "bin"))
 	out = new(bytes.Buffer)
-	return setup{screen: screen{Writer: out, width: 200}, ctx: t.Context(), nix: true, only: true}, dir, out
+	return setup{screen: screen{Writer: out, width: 200}, nix: true, only: true}, dir, out
 }
 
 func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
 	s, dir, out := setupHere(t, map[string]string{"nix.conf": "cores = 2\n"})
-	if err := s.install(); exit(err) != control.ExitDegraded || !strings.Contains(out.String(), "does not answer yet") {
+	if err := s.install(t.Context()); exit(err) != control.ExitDegraded || !strings.Contains(out.String(), "does not answer yet") {
 		t.Errorf("setup while narbor does not run = %v\n%s", err, out)
 	}
 	if got := readText(t, filepath.Join(dir, "nix.conf")); got != "cores = 2\n" {
@@ -44,11 +44,11 @@ func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
 func TestSetupRefusesFileOfAnotherTool(t *testing.T) {
 	s, _, out := setupHere(t, map[string]string{"nix.conf": "# Ansible managed\n"})
 	var foreign *nixconf.ForeignFile
-	if err := s.install(); !errors.As(err, &foreign) || out.Len() > 0 {
+	if err := s.install(t.Context()); !errors.As(err, &foreign) || out.Len() > 0 {
 		t.Errorf("setup = %v, want that the file is another tool's\n%s", err, out)
 	}
 	s, _, _ = setupHere(t, map[string]string{"nix.conf": "# Ansible managed\nextra-substituters = " + doctor.NixURL + "\n"})
-	if err := s.mayTellNix(); err != nil {
+	if err := s.mayTellNix(t.Context()); err != nil {
 		t.Errorf("with narbor's line in the file of another tool: %v", err)
 	}
 }
@@ -56,7 +56,7 @@ func TestSetupRefusesFileOfAnotherTool(t *testing.T) {
 func TestNarborGoesOnWhileAnotherLineNamesIt(t *testing.T) {
 	s, dir, out := setupHere(t, map[string]string{"nix.conf": "extra-substituters = " + doctor.NixURL +
 		" # narbor\nextra-substituters = https://other " + doctor.NixURL + "/\n"})
-	if err := s.remove(); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:1 still names") {
+	if err := s.remove(t.Context()); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:1 still names") {
 		t.Errorf("unsetup = %v\n%s", err, out)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,20 +27,20 @@ func unsetupCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return s.remove()
+			return s.remove(c.Context)
 		},
 	}
 }
 
 // remove undoes install in the safe order: once Nix asks no more, narbor may stop listening.
-func (s setup) remove() error {
+func (s setup) remove(ctx context.Context) error {
 	if s.nix {
-		if err := s.untellNix(); err != nil || s.only {
+		if err := s.untellNix(ctx); err != nil || s.only {
 			return err
 		}
 	}
 	if s.darwin {
-		_ = s.run("launchctl", "bootout", "system/io.narbor") // it may be stopped already
+		_ = s.run(ctx, "launchctl", "bootout", "system/io.narbor") // it may be stopped already
 		return s.removeFiles(launchdFile, installedBinary)
 	}
 	packaged, own := doctor.PackagedUnit("/"), filepath.Join(systemdUnits, "narbor.service")
@@ -49,7 +50,7 @@ func (s setup) remove() error {
 	}
 	if s.systemd {
 		if exists(own) {
-			if err := s.run("systemctl", "disable", "--now", "narbor.service", "narbor.socket"); err != nil {
+			if err := s.run(ctx, "systemctl", "disable", "--now", "narbor.service", "narbor.socket"); err != nil {
 				return err
 			}
 			s.did("stopped")
@@ -60,7 +61,7 @@ func (s setup) remove() error {
 		return err
 	}
 	if s.systemd {
-		if err := s.run("systemctl", "daemon-reload"); err != nil {
+		if err := s.run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return err
 		}
 	}
@@ -84,11 +85,11 @@ func (s setup) removeFiles(files ...string) error {
 }
 
 // untellNix takes narbor's lines out of Nix's configuration. It fails while Nix may still ask: then narbor goes on.
-func (s setup) untellNix() error {
+func (s setup) untellNix(ctx context.Context) error {
 	before := doctor.RunningDaemons()
 	found := false
 	for _, edit := range nixconf.RemoveSubstituters([]string{doctor.NixURL, "http://[::1]:6272", "http://localhost:6272"}) {
-		file, err := edit.Apply(s.ctx)
+		file, err := edit.Apply(ctx)
 		if err != nil {
 			return err
 		}
@@ -97,23 +98,23 @@ func (s setup) untellNix() error {
 			s.did("took narbor's line out of %s", file)
 		}
 	}
-	if err := s.namedElsewhere(); err != nil {
+	if err := s.namedElsewhere(ctx); err != nil {
 		return err
 	}
 	if !found {
 		before = nil // the clock tells what was running when the line was taken out
-	} else if err := s.restartDaemon(); err != nil {
+	} else if err := s.restartDaemon(ctx); err != nil {
 		return err
 	}
 	return doctor.StillAsked(before)
 }
 
 // namedElsewhere fails if another line still makes Nix ask narbor.
-func (s setup) namedElsewhere() error {
+func (s setup) namedElsewhere(ctx context.Context) error {
 	if !nixconf.Installed() {
 		return nil
 	}
-	settings, err := nixconf.Read(s.ctx)
+	settings, err := nixconf.Read(ctx)
 	if err != nil || !settings.Asks([]string{doctor.NixURL}) {
 		return nil
 	}
