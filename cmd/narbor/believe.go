@@ -93,10 +93,6 @@ func (k *keyState) believe(settings nixconf.Settings) error {
 	k.mu.Lock()
 	k.nix, k.err = settings, nil
 	k.mu.Unlock()
-	for _, u := range settings.Unread {
-		k.log.Warn("Nix's configuration cannot be read to its end; keys that it may make private are private",
-			zap.String("file", u.File), zap.String("why", u.Why), zap.String("includedAt", u.At))
-	}
 	public := k.policy().of(trusted)
 	shared := public
 	if k.group {
@@ -110,6 +106,14 @@ func (k *keyState) policy() keyPolicy {
 	return newKeyPolicy(k.settings(), k.named, k.upstreams)
 }
 
+// warnOfUnread logs the parts of Nix's configuration that cannot be read.
+func (k *keyState) warnOfUnread() {
+	for _, u := range k.settings().Unread {
+		k.log.Warn("Nix's configuration cannot be read to its end; keys that it may make private are private",
+			zap.String("file", u.File), zap.String("why", u.Why), zap.String("includedAt", u.At))
+	}
+}
+
 // changed takes over settings that were read again, or notes why they cannot be.
 func (k *keyState) changed(settings nixconf.Settings, err error) {
 	if err == nil {
@@ -120,6 +124,7 @@ func (k *keyState) changed(settings nixconf.Settings, err error) {
 		k.log.Error("Nix's configuration has changed and cannot be read; the keys stay as they were", zap.Error(err))
 		return
 	}
+	k.warnOfUnread()
 	k.log.Info("Nix's configuration has changed", zap.Strings("keys", k.trusted.Names()), zap.Strings("publicKeys", k.public.Names()))
 }
 

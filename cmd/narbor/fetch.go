@@ -22,7 +22,6 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
-	"narbor/p2p/discovery"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/bincache"
@@ -170,20 +169,11 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	trusted := append(keysOf(settings, log.Logger), c.StringSlice("trusted-key")...)
-	keys, err := trust.ParseKeys(trusted)
-	if err != nil {
-		return nil, control.WithCode(fmt.Errorf("--trusted-key: %w", err), control.ExitUsage)
-	}
-	public := trusted // members of a group may hear of everything
-	if c.String("group-secret-file") == "" {
-		public = newKeyPolicy(settings, c.StringSlice("share-key"), c.StringSlice("upstream")).of(trusted)
-	}
-	publicKeys, err := trust.ParseKeys(public)
-	if err != nil {
+	keys := newKeyState(c, log.Logger)
+	if err := keys.believe(settings); err != nil {
 		return nil, err
 	}
-	if len(keys.Names()) == 0 {
+	if len(keys.trusted.Names()) == 0 {
 		return nil, errors.New("no key is trusted by Nix, so nothing from a neighbour could be believed; give --trusted-key")
 	}
 	identity, _, err := crypto.GenerateEd25519Key(rand.Reader)
@@ -195,11 +185,9 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 		return nil, err
 	}
 	return p2p.New(p2p.Config{
-		Host: transport.Config{Identity: identity, Log: log.Logger, Libp2pLog: log.libp2p},
-		Discovery: discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
-			Vsock: !c.Bool("no-vsock"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")},
-		Sharing: p2p.SharingConfig{Keys: publicKeys}, Upstreams: p2p.UpstreamConfig{Caches: ups},
-		GroupSecret: secret, Version: version, Trusted: keys, Spool: spool,
+		Host:      transport.Config{Identity: identity, Log: log.Logger, Libp2pLog: log.libp2p},
+		Discovery: discoveryConfig(c), Sharing: p2p.SharingConfig{Keys: keys.shared}, Upstreams: p2p.UpstreamConfig{Caches: ups},
+		GroupSecret: secret, Version: version, Trusted: keys.trusted, Spool: spool,
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"narbor/cmd/narbor/control"
+	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store/spool"
 )
@@ -130,6 +131,12 @@ func socketPaths(c *cli.Context) ([]string, error) {
 	return []string{filepath.Join(dir, control.SocketName), filepath.Join("/run/narbor", control.SocketName),
 			filepath.Join("/var/lib/narbor", control.SocketName)},
 		nil
+}
+
+// discoveryConfig returns how neighbours are looked for. It keeps nothing in files.
+func discoveryConfig(c *cli.Context) discovery.Config {
+	return discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
+		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}
 }
 
 // groupSecret reads the file of --group-secret-file; nil is none.

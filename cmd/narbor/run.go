@@ -23,7 +23,6 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/p2p"
-	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
@@ -120,6 +119,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if err := s.keys.believe(settings); err != nil {
 		return s, err
 	}
+	s.keys.warnOfUnread()
 	if confErr != nil {
 		s.keys.fail(confErr)
 		s.log.Error("Nix's configuration cannot be read to its end, and Nix refuses it, too", zap.Error(confErr))
@@ -153,11 +153,11 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		s.log.Warn("pause of sharing", zap.Error(err))
 	}
+	find := discoveryConfig(c)
+	find.PeersFile, find.MemoryFile = s.state.file("peers.json"), s.state.file("networks.json")
 	cfg := p2p.Config{
-		Host: transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
-		Discovery: discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"),
-			Vsock: !c.Bool("no-vsock"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface"),
-			PeersFile: s.state.file("peers.json"), MemoryFile: s.state.file("networks.json")},
+		Host:      transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
+		Discovery: find,
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
 			Manifests: s.state.file("manifests")},
 		GroupSecret: secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
@@ -166,15 +166,8 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err
 	}
-	paths, err := socketPaths(c)
-	if err != nil {
+	if s.control, err = listenControl(c, s.state); err != nil {
 		return err
-	}
-	if s.control, err = control.Listen(paths[0]); err != nil && s.state.scratch {
-		s.control, err = control.Listen(s.state.file(control.SocketName)) // it was to be where nothing can be written
-	}
-	if err != nil {
-		return fmt.Errorf("control socket: %w", err)
 	}
 	if s.node, err = p2p.New(cfg); err != nil {
 		return err
@@ -279,6 +272,22 @@ func (s *service) close() {
 	if err := s.state.close(); err != nil {
 		s.log.Warn("leftovers", zap.Error(err))
 	}
+}
+
+// listenControl opens the control socket.
+func listenControl(c *cli.Context, st state) (net.Listener, error) {
+	paths, err := socketPaths(c)
+	if err != nil {
+		return nil, err
+	}
+	l, err := control.Listen(paths[0])
+	if err != nil && st.scratch {
+		l, err = control.Listen(st.file(control.SocketName)) // it was to be where nothing can be written
+	}
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
 }
 
 // listen opens the sockets of --listen.

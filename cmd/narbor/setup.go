@@ -323,7 +323,7 @@ func (s setup) tellNix(ctx context.Context) error {
 	return s.restartDaemon(ctx)
 }
 
-// RestartDaemon makes nix-daemon read its configuration, or asks for that.
+// restartDaemon makes nix-daemon read its configuration, or asks for that.
 func (s setup) restartDaemon(ctx context.Context) error {
 	command := doctor.RestartDaemon(s.systemd)
 	pid, _ := doctor.Daemon()
