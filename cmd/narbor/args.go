@@ -2,11 +2,12 @@ package main
 
 import (
 	"fmt"
-	"narbor/cmd/narbor/control"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/control"
 )
 
 // arrange puts the arguments into the order that the cli package wants: commands, then flags, then the rest. People

@@ -4,15 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/trust"
-	"net/http"
-	"slices"
-	"strings"
-	"time"
 )
 
 // getWhy answers whether Nix would get a path, and why or why not.

@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"bytes"
 	"fmt"
 	"html/template"
 	"math"
@@ -255,4 +256,13 @@ func agoText(t time.Time) string {
 		return tookText(d.Truncate(time.Minute).Seconds())
 	}
 	return "a moment"
+}
+
+// render fills in the template of that name.
+func (p *Page) render(name string, v view) (string, error) {
+	var buf bytes.Buffer
+	if err := p.templates.ExecuteTemplate(&buf, name, v); err != nil {
+		return "", fmt.Errorf("page: %w", err)
+	}
+	return buf.String(), nil
 }

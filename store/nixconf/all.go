@@ -4,23 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"os/exec"
-	"slices"
-	"strings"
 	"time"
 )
-
-// allSettings is a whole configuration of Nix: the elements of each list, and of every other setting its one value.
-type allSettings map[string][]string
-
-// apply applies a line of a configuration file.
-func (c allSettings) apply(name string, words []string) {
-	name, extra := strings.CutPrefix(name, "extra-")
-	name = newName(name)
-	if !extra {
-		c[name] = nil
-	}
-	c[name] = append(slices.Clone(c[name]), words...)
-}
 
 // readFiles returns all that the configuration files say, as this program reads them. The error is that of the
 // first file which Nix would refuse.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"hash"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,10 +15,8 @@ import (
 	"syscall"
 )
 
-const (
-	maxConfSize  = 1 << 20 // bytes of one configuration file
-	maxConfFiles = 256     // files read in all, a file included twice counted twice
-)
+// maxConfFiles bounds the files read in all, a file included twice counted twice.
+const maxConfFiles = 256
 
 // A nixConf is what the configuration files say, read as Nix does: line by line, the later line wins, "#" begins a
 // comment, settings that begin with "extra-" append to a list.
@@ -65,8 +62,6 @@ func readNixConf() nixConf {
 
 // SystemFile returns the name of the configuration file that all users of this machine have in common.
 func SystemFile() string { return filepath.Join(nixConfDir(), "nix.conf") }
-
-func nixConfDir() string { return cmp.Or(os.Getenv("NIX_CONF_DIR"), "/etc/nix") }
 
 // keep keeps the first error.
 func (c *nixConf) keep(err error) { c.err = cmp.Or(c.err, err) }
@@ -128,17 +123,6 @@ func (c *nixConf) leaveUnread(path string, err error) {
 		why = inner.Err.Error()
 	}
 	c.settings.Unread = append(c.settings.Unread, Unread{File: path, Why: why, At: c.at})
-}
-
-// readConfText reads what parse may get and one byte more. It does not wait for a writer should path be a pipe.
-func readConfText(path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxConfSize+1))
-	return string(text), err
 }
 
 // parse applies the lines of text, which comes from path.
@@ -221,17 +205,6 @@ func (c *nixConf) set(name string, words []string, path string) error {
 	return nil
 }
 
-// newName returns what Nix calls a setting today.
-func newName(name string) string {
-	switch name {
-	case "binary-caches":
-		return "substituters"
-	case "binary-cache-public-keys":
-		return "trusted-public-keys"
-	}
-	return name
-}
-
 func (c *nixConf) setRequireSigs(value, path string) error {
 	c.note("require-sigs", []string{value}, false)
 	switch value {
@@ -243,4 +216,33 @@ func (c *nixConf) setRequireSigs(value, path string) error {
 		return fmt.Errorf("%s: require-sigs = %.80q is neither true nor false", path, value)
 	}
 	return nil
+}
+
+// A Line says where in Nix's configuration files a value is given.
+type Line struct {
+	Setting  string // without "extra-"
+	Value    string // one of a list's
+	At       string // "file:line"
+	UndoneBy string // "file:line" of a later line that replaces the whole setting; "" if this one is in force
+}
+
+// A Reset is a line that replaces a whole setting, with all that earlier lines say of it.
+type Reset struct {
+	At   string // "file:line"; "" if there is no such line
+	File string // the file that is read by itself and is At's or includes that; NIX_CONFIG for the environment variable
+}
+
+// note takes down the values of the line that is being read.
+func (c *nixConf) note(setting string, values []string, extra bool) {
+	if !extra {
+		c.reset[setting] = Reset{At: c.at, File: c.top}
+	}
+	for i, l := range c.lines {
+		if l.Setting == setting && l.UndoneBy == "" && !extra {
+			c.lines[i].UndoneBy = c.at
+		}
+	}
+	for _, v := range values {
+		c.lines = append(c.lines, Line{Setting: setting, Value: v, At: c.at})
+	}
 }

@@ -8,18 +8,6 @@ import (
 	"syscall"
 )
 
-// A Netrc says for which hosts Nix has a user and a password. Neither is kept.
-type Netrc struct {
-	File  string   // "" is none
-	Hosts []string // in lower case, sorted; "*" stands for every host
-	Err   string   // why the file, which is there, cannot be read; "" if it was
-}
-
-// For says whether there may be credentials for a host.
-func (n Netrc) For(host string) bool {
-	return n.Err != "" || slices.Contains(n.Hosts, "*") || slices.Contains(n.Hosts, strings.ToLower(host))
-}
-
 // readNetrc reads the hosts of a file in the form that curl takes, which is what Nix gives it to.
 func readNetrc(file string) Netrc {
 	n := Netrc{File: file}

@@ -21,46 +21,6 @@ import (
 	"time"
 )
 
-// Settings is the part of this machine's Nix configuration that narbor goes by.
-type Settings struct {
-	TrustedPublicKeys []string // "<name>:<base64>"
-	Substituters      []string // URLs
-	RequireSigs       bool
-	Netrc             Netrc
-	Origin            string   // where this was learned, for the user to read
-	Unread            []Unread // files that may hold more settings
-}
-
-// Asks reports whether a substituter leads to one of the URLs of narbor.
-func (s Settings) Asks(urls []string) bool {
-	return slices.ContainsFunc(s.Substituters, func(sub string) bool { return LeadsTo(urls, sub) })
-}
-
-// An Unread is a configuration file that exists and could not be read.
-type Unread struct {
-	File string `json:"file"`
-	Why  string `json:"why"` // such as "permission denied"
-	At   string `json:"at"`  // "file:line" of the line that includes it; "" if none does
-}
-
-func (u Unread) String() string {
-	if u.At == "" {
-		return u.File + " (" + u.Why + ")"
-	}
-	return u.File + " (" + u.Why + "), which " + u.At + " includes"
-}
-
-// defaultNixSettings are built into Nix.
-func defaultNixSettings() Settings {
-	return Settings{
-		TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
-		Substituters:      []string{"https://cache.nixos.org/"},
-		RequireSigs:       true,
-		Netrc:             Netrc{File: filepath.Join(nixConfDir(), "netrc")},
-		Origin:            "Nix's defaults",
-	}
-}
-
 const (
 	// nixSettingsTimeout bounds one run of nix, which takes 30–100 ms.
 	nixSettingsTimeout = 10 * time.Second

@@ -15,6 +15,19 @@ import (
 	"narbor/store"
 )
 
+const (
+	// dialTimeout bounds each of connecting and the TLS handshake.
+	dialTimeout = 4 * time.Second
+	// headerTimeout bounds the wait for an archive to begin: a cache may have to get it from slow storage.
+	headerTimeout = 15 * time.Second
+	// connIdle is how long a connection is kept: less than what servers grant.
+	connIdle = 50 * time.Second
+	// maxConns bounds the connections to one upstream over HTTP/1.1: Nix makes 25 (http-connections).
+	maxConns = 40
+	// maxRedirects is how often an upstream may send us elsewhere.
+	maxRedirects = 5
+)
+
 // A site is where a cache is, and how it is asked.
 type site struct {
 	base   *url.URL // ends in a slash

@@ -17,12 +17,6 @@ import (
 )
 
 const (
-	// maxStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
-	// and each takes the memory of its compressor's window.
-	maxStreams = 32
-	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
-	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
-	MaxUnpackMemory = 66 << 20
 	// maxWindow is how many bytes back an archive may refer: as far as xz ever does, and zstd up to level 21.
 	// Archives with a larger window are left to Nix, which needs the same memory for them.
 	maxWindow = 64 << 20

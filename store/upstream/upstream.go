@@ -21,14 +21,6 @@ import (
 )
 
 const (
-	// dialTimeout bounds each of connecting and the TLS handshake.
-	dialTimeout = 4 * time.Second
-	// headerTimeout bounds the wait for an archive to begin: a cache may have to get it from slow storage.
-	headerTimeout = 15 * time.Second
-	// connIdle is how long a connection is kept: less than what servers grant.
-	connIdle = 50 * time.Second
-	// maxConns bounds the connections to one upstream over HTTP/1.1: Nix makes 25 (http-connections).
-	maxConns = 40
 	// missTTL is how long an upstream's "not found" is relied on, and maxMisses how many of those are kept.
 	missTTL, maxMisses = 60 * time.Second, 16 << 10
 	// maxPages bounds the narinfos that are remembered in memory: a large closure's, between Nix's question and
@@ -36,8 +28,12 @@ const (
 	maxPages = 4096
 	// probeFile is the file that every cache has, and maxProbeLen bounds its length: it has three short lines.
 	probeFile, maxProbeLen = "nix-cache-info", 64 << 10
-	// maxRedirects is how often an upstream may send us elsewhere.
-	maxRedirects = 5
+	// maxStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
+	// and each takes the memory of its compressor's window.
+	maxStreams = 32
+	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
+	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
+	MaxUnpackMemory = 66 << 20
 )
 
 // A Cache is a binary cache on the internet, or wherever HTTP reaches. Of [store.Source]'s methods it has Info. Instead of

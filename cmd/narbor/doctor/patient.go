@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"fmt"
+
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
