@@ -533,7 +533,7 @@ func TestCrowdFeedsItself(t *testing.T) {
 	var infos []store.Info
 	var nars [][]byte
 	blocks := int64(0)
-	for i, size := range []int{1000, 64 * store.BlockSize, 5*store.BlockSize + 7, 300, 20 * store.BlockSize} {
+	for i, size := range []int{1000, 24 * store.BlockSize, 5*store.BlockSize + 7, 300, 8 * store.BlockSize} {
 		nars = append(nars, noise(i, size))
 		infos = append(infos, u.sign(t, fmt.Sprint("nar", i), nars[i]))
 		blocks += int64(store.NumBlocks(int64(size)))
