@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// lingerTime is how long a fetch goes on after the last request for it has hung up. Nix hangs up when no byte has
-	// come for its stalled-download-timeout, and asks again after at most 3 s, four times; what has been received must
-	// not be dropped meanwhile.
+	// lingerTime is how long a fetch goes on after the last request for it has hung up. Nix asks again after at most 3 s, four
+	// times, and a user who has interrupted a build begins anew within seconds. Later requests continue what is in the spool,
+	// so more time would spend the link on what may not be wanted.
 	lingerTime = 30 * time.Second
 	// maxLingering bounds the fetches that go on without a request: as many NARs as Nix fetches at once. Beyond it, a
 	// fetch ends with its last request.
