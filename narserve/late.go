@@ -52,8 +52,27 @@ type arrival struct {
 
 // arrivals are what redirects have waited for, until Nix follows them. The zero value is ready.
 type arrivals struct {
-	mu sync.Mutex // guards the rest
-	of map[fetchKey]*follow
+	mu      sync.Mutex // guards the rest
+	of      map[fetchKey]*follow
+	waiting int // redirects that have not ended
+}
+
+// wait counts a redirect, until the caller calls ended.
+func (l *arrivals) wait() (ended func()) {
+	count := func(n int) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.waiting += n
+	}
+	count(1)
+	return func() { count(-1) }
+}
+
+// pending reports whether there are redirects that have not ended, or that were not followed yet.
+func (l *arrivals) pending() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting > 0 || len(l.of) > 0
 }
 
 // A follow is an arrival, and the requests that may come for it.
@@ -80,6 +99,7 @@ func (l *arrivals) add(key fetchKey, a arrival) {
 	} else if a.err == nil {
 		_ = a.spooled.Close() // it is the same
 	}
+	f.expiry.Reset(followTime)
 	f.redirects++
 }
 
@@ -114,6 +134,18 @@ func (l *arrivals) expire(key fetchKey, f *follow) {
 	}
 }
 
+// endArrival drops what a redirect has waited for: the server has ended, which is why Nix does not get it.
+func (s *Server) endArrival(n *narReply, key fetchKey, why error) {
+	a, ok := s.arrivals.take(key)
+	if !ok {
+		return
+	}
+	if a.err == nil {
+		_ = a.spooled.Close() // it stays in the spool
+	}
+	s.accounts.NotServed(n.m, time.Since(a.asked), why)
+}
+
 // patience returns how long a client waits for a NAR of size bytes. Until redirect it gets no answer; with nil it never
 // is redirected.
 func patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan time.Time) {
@@ -126,7 +158,9 @@ func patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan
 
 // late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has, or will not.
 func (s *Server) late(n *narReply, location string, came <-chan arrival) reply {
+	ended := s.arrivals.wait()
 	wait := func(w http.ResponseWriter, r *http.Request) {
+		defer ended()
 		defer n.done()
 		defer s.ahead.waited()
 		w.WriteHeader(http.StatusFound)

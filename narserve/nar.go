@@ -75,6 +75,9 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 		return n.reply(http.StatusOK), s.obtainable(r.Context(), m)
 	}
 	if err := s.fetches.enter(); err != nil {
+		if again {
+			s.endArrival(n, fetchKey{hp, narHash}, err)
+		}
 		return reply{}, err
 	}
 	s.ahead.begin(hp)

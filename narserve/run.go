@@ -38,6 +38,10 @@ func (s *Server) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Redirecting reports whether requests wait for a NAR that comes late, behind a redirect that they will follow: until then
+// the server has to listen.
+func (s *Server) Redirecting() bool { return s.arrivals.pending() }
+
 // ownSize returns the NarSize of a path that is in this machine's own store and that an upstream has signed; 0 is none. If
 // Nix missed it here, Nix has fetched it from elsewhere.
 func (s *Server) ownSize(ctx context.Context, hp store.HashPart) int64 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"narbor/p2p/fetch"
@@ -22,6 +23,7 @@ type downloads struct {
 	deps     *fetch.Deps
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	observer Observer
+	opening  sync.Mutex // one at a time: of two drafts of a NAR, one would not have what an earlier fetch has left
 }
 
 // A flight is a fetch that is going on.
@@ -34,6 +36,8 @@ type flight struct {
 // open begins to receive a NAR; others may ask for its blocks from then on, and the caller calls receive. If that NAR is being
 // received already, open returns that flight, which is not the caller's.
 func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
+	d.opening.Lock()
+	defer d.opening.Unlock()
 	if f = d.going(m.NarHash()); f != nil {
 		return f, false, nil
 	}
@@ -58,8 +62,8 @@ func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
 // receive receives the NAR. If it fails, what has come stays in the spool for the next fetch.
 func (d *downloads) receive(ctx context.Context, f *flight) (*spool.NAR, error) {
 	defer close(f.done)
+	defer d.end(f) // last: the next fetch is to find what has come
 	defer f.draft.Keep()
-	defer d.end(f)
 	m := f.Wanted
 	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.checkNAR(ctx, m) != nil)
 	if err != nil {

@@ -38,6 +38,9 @@ const drainTime = 10 * time.Second
 // lastAnswerTime is how long the answers 404 may take to requests that still wait for a NAR after [drainTime].
 const lastAnswerTime = time.Second
 
+// redirectStep is the time between two looks at whether a redirect is under way.
+const redirectStep = 10 * time.Millisecond
+
 // aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
 // the spool holds for other reasons must not suffer, so it is at most a quarter of that.
 const aheadBudget = 512 << 20
@@ -222,7 +225,7 @@ func (s *service) run(ctx context.Context) error {
 		s.log.Info("stopping", zap.Duration("atMost", drainTime))
 	case <-alive.Done(): // a part has failed
 	}
-	stopServing(nix, drainTime, lastAnswerTime, endFetches)
+	stopServing(nix, s.server.Redirecting, stopTimes{drainTime, lastAnswerTime}, endFetches)
 	ctl.Close()
 	die()
 	err := g.Wait()
@@ -235,19 +238,31 @@ func (s *service) run(ctx context.Context) error {
 	return err
 }
 
+// stopTimes bound a stop: until fetches are ended, and from then on until connections that are not idle are closed.
+type stopTimes struct{ drain, last time.Duration }
+
 // stopServing lets requests finish for the time of drain. Then it calls endFetches, which answers those that wait for a NAR,
-// and closes the connections that are not idle after the time of last: without an answer Nix would count a broken download.
-func stopServing(nix *http.Server, drain, last time.Duration, endFetches func()) {
-	shutdown := func(limit time.Duration) error {
-		ctx, cancel := context.WithTimeout(context.Background(), limit)
+// and closes the connections that are not idle after the time of last, or twice that if there are redirects: without an
+// answer Nix would count a broken download.
+func stopServing(nix *http.Server, redirecting func() bool, limit stopTimes, endFetches func()) {
+	drained := time.Now().Add(limit.drain)
+	until := func(t time.Time) bool { // no redirect is under way: its request would find a closed port
+		for redirecting() && time.Now().Before(t) {
+			time.Sleep(redirectStep)
+		}
+		return !redirecting()
+	}
+	shutdown := func(t time.Time) error {
+		ctx, cancel := context.WithDeadline(context.Background(), t)
 		defer cancel()
 		return nix.Shutdown(ctx)
 	}
-	if shutdown(drain) == nil {
+	if until(drained) && shutdown(drained) == nil {
 		return
 	}
 	endFetches()
-	if shutdown(last) != nil {
+	until(time.Now().Add(limit.last))
+	if shutdown(time.Now().Add(limit.last)) != nil {
 		nix.Close()
 	}
 }

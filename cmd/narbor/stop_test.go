@@ -31,6 +31,13 @@ func (s slowSource) Fetch(ctx context.Context, _ trust.Mapping) (*spool.NAR, err
 }
 
 func TestRequestThatOutlastsTheDrainGets404(t *testing.T) {
+	for name, late := range map[string]bool{"at once": false, "after a redirect": true} {
+		t.Run(name, func(t *testing.T) { outlastsTheDrain(t, late) })
+	}
+}
+
+// outlastsTheDrain stops narbor while a request waits for a NAR that does not come, if late once that was redirected.
+func outlastsTheDrain(t *testing.T, late bool) {
 	info, key := makeClosure(t, t.TempDir())
 	keys := new(trust.Keys)
 	if err := keys.Replace([]string{key}); err != nil {
@@ -55,7 +62,11 @@ func TestRequestThatOutlastsTheDrainGets404(t *testing.T) {
 	url := nix.URL + "/" + regexp.MustCompile("nar/[^\n]+").FindString(get(t, nix.URL+"/"+string(info.Path.HashPart())+".narinfo"))
 	answer := make(chan int, 1)
 	go func() {
-		resp, err := http.Get(url)
+		client := http.Client{CheckRedirect: func(next *http.Request, _ []*http.Request) error {
+			next.Header.Del("Referer") // Nix has none, browsers do
+			return nil
+		}}
+		resp, err := client.Get(url)
 		if err != nil {
 			t.Errorf("GET %s = %v, want 404", url, err)
 			answer <- 0
@@ -65,7 +76,12 @@ func TestRequestThatOutlastsTheDrainGets404(t *testing.T) {
 		answer <- resp.StatusCode
 	}()
 	<-src.fetching
-	stopServing(nix.Config, time.Millisecond, deadline(10*time.Second), endFetches)
+	for end := time.Now().Add(deadline(20 * time.Second)); late && !server.Redirecting(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("the request is not redirected")
+		}
+	}
+	stopServing(nix.Config, server.Redirecting, stopTimes{time.Millisecond, deadline(10 * time.Second)}, endFetches)
 	if got := <-answer; got != http.StatusNotFound {
 		t.Errorf("GET %s = %d, want 404", url, got)
 	}

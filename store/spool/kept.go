@@ -294,6 +294,7 @@ func (d *Draft) end(keep bool) {
 	d.spool.release(d)
 	if keep && !void && here > 0 {
 		d.spool.keep(d.draftFile, here)
+		_ = d.spool.floor() // it makes room, or there is nothing left to delete
 	} else {
 		d.spool.remove([]string{d.name})
 	}
