@@ -166,7 +166,6 @@ func TestFailureOfALateNARIsToldOnce(t *testing.T) {
 		if took, n := time.Since(began), src.fetched.Load(); took > 6*time.Second || n != 1 {
 			t.Errorf("404 after %s and %d fetches, want one of 5 s", took, n)
 		}
-		began = time.Now()
 		wantStatus(t, "the same again", do(s, "GET", narPath(info)), 404)
 		if n := src.fetched.Load(); n != 2 {
 			t.Errorf("%d fetches, want 2: a new request is a new chance", n)

@@ -74,7 +74,7 @@ func refresh(c *cli.Context) error {
 func forget(c *cli.Context, dir string, urls []string, before time.Time) error {
 	files, err := narinfocache.Files(dir)
 	if err != nil {
-		return fmt.Errorf("Nix's narinfo cache: %w", errors.Join(err, sudoHint(err)))
+		return fmt.Errorf("narinfo cache of Nix: %w", errors.Join(err, sudoHint(err)))
 	}
 	if len(files) == 0 {
 		fmt.Fprintf(c.App.Writer, "Nix keeps no narinfo cache in %s: nothing is removed\n", dir)
@@ -85,7 +85,7 @@ func forget(c *cli.Context, dir string, urls []string, before time.Time) error {
 			return err
 		}
 		if err != nil {
-			return fmt.Errorf("Nix's narinfo cache: %w", err)
+			return fmt.Errorf("narinfo cache of Nix: %w", err)
 		}
 		fmt.Fprintf(c.App.Writer, "%s: %s removed\n", file, dashboard.Plural(int(n), "negative answer"))
 	}

@@ -10,6 +10,24 @@ import (
 )
 
 // The clocks are not polled: the kernel reports that the wall clock was set, or the machine was asleep.
+// The clock is set without a pause, so that it is set at each moment of the loop too.
+func TestClockThatIsSetAgainAndAgainIsFollowed(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	hints, ended := make(chan struct{}, 1), make(chan error, 1)
+	go func() { ended <- readTimer(ctx, hints) }()
+	for range 20000 {
+		if _, err := unix.Adjtimex(&unix.Timex{Modes: unix.ADJ_SETOFFSET | unix.ADJ_NANO, Time: unix.Timeval{Usec: 1}}); err != nil {
+			t.Skip("the clock of this machine cannot be set:", err)
+		}
+	}
+	select {
+	case err := <-ended:
+		t.Errorf("the clock is not followed any more: %v", err)
+	default:
+	}
+	cancel()
+}
+
 func TestSettingTheClockIsNoticedAtOnce(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	hints, ended := make(chan struct{}, 1), make(chan struct{})

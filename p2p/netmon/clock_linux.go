@@ -44,10 +44,12 @@ func readTimer(ctx context.Context, hints chan<- struct{}) error {
 	defer context.AfterFunc(ctx, func() { timer.Close() })()
 	never := unix.ItimerSpec{Value: unix.NsecToTimespec(math.MaxInt64)}
 	for {
-		if err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil); err != nil {
-			return err
+		// Both calls fail with ECANCELED if the clock has been set meanwhile.
+		err := unix.TimerfdSettime(fd, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, &never, nil)
+		if err == nil {
+			_, err = timer.Read(make([]byte, 8))
 		}
-		if _, err := timer.Read(make([]byte, 8)); !errors.Is(err, unix.ECANCELED) {
+		if !errors.Is(err, unix.ECANCELED) {
 			return err
 		}
 		Hint(hints)
