@@ -77,7 +77,7 @@ func (w world) slowly(h *lan.Host, c *corpus.Corpus) {
 	for _, info := range []store.Info{infos[len(infos)/2], infos[3*len(infos)/4], infos[len(infos)-1]} {
 		out, err := h.Run(w.ctx, "sh", "-c", `
 			curl -s -o /tmp/info -w '%{http_code} %{time_total} ' "$0/$1.narinfo"
-			curl -s -o /tmp/nar -w '%{http_code} %{time_total}' "$0/$(sed -n 's/^URL: //p' /tmp/info)"`,
+			curl -s -L -o /tmp/nar -w '%{http_code} %{time_total}' "$0/$(sed -n 's/^URL: //p' /tmp/info)"`,
 			lan.Substituter, string(info.Path.HashPart()))
 		w.must(err)
 		f := strings.Fields(out)
