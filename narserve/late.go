@@ -11,11 +11,11 @@ import (
 )
 
 // A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a body
-// has come for its stalled-download-timeout, of 300 s or what nix.conf says. So a NAR that is not here within [lateAfter]
-// is answered with a redirect to nar/late/<name>, and the body of that redirect grows until the NAR is here, or will not
-// come. libcurl reads the body of a redirect to its end and drops it; then Nix asks for the other URL, and gets the NAR or
-// 404. No byte of the NAR is sent early, nothing bounds how long it may take, and a failure is the 404 after which every
-// version of Nix asks its next substituter.
+// has come for its stalled-download-timeout, of 300 s or what its configuration says. A NAR that is here within half of
+// that is answered with 200, 206 or 404. What would then be silence until Nix hangs up is a redirect to nar/late/<name>,
+// and the body of that redirect grows until the NAR is here, or will not come. libcurl reads the body of a redirect to its
+// end and drops it; then Nix asks for the other URL, and gets the NAR or 404. No byte of the NAR is sent early, and a
+// failure is the 404 after which every version of Nix asks its next substituter.
 //
 // Measured with Nix 2.8.0, 2.26.3 and 2.34.8, a stalled-download-timeout of 5 s, and 25 s or more until the answer:
 //
@@ -26,19 +26,16 @@ import (
 //	a NAR that breaks off                        4 more requests if it had Accept-Ranges, with Range; else, or after 404,
 //	                                             the next substituter
 //
-// The first 56 bytes of a NAR are the same for all, and could be sent instead. They would last for some minutes at most,
-// and a failure would then be a NAR that breaks off.
+// The first 56 bytes of a NAR are the same for all, and could be sent instead. With a timeout of 5 s they would last for half
+// a minute, and a failure would then be a NAR that breaks off.
 const (
-	// lateAfter is when a NAR is late. A common stalled-download-timeout is 5 s, and guests have their own.
-	lateAfter = 2 * time.Second
+	// mostStalled bounds the stalled-download-timeout that is gone by, and stands for none: [writeTimeout] is longer.
+	mostStalled = 9 * time.Minute
 	// lateEvery is how often the body of a redirect grows by lateText. Other clients than Nix follow a redirect once they
 	// have read some kilobytes of its body, and then get the next redirect, so that it must not grow fast.
 	lateEvery, lateText = time.Second, "waiting\n"
 	// latePrefix begins the second URL of a NAR.
 	latePrefix = "late/"
-	// silentTime bounds how long a client waits that would not read the body of a redirect, because its connection is to be
-	// closed.
-	silentTime = 240 * time.Second
 	// followTime is how long an arrival waits for the request that follows the redirect. That request comes at once.
 	followTime = 10 * time.Second
 )
@@ -146,14 +143,17 @@ func (s *Server) endArrival(n *narReply, key fetchKey, why error) {
 	s.accounts.NotServed(n.m, time.Since(a.asked), why)
 }
 
-// patience returns how long a client waits for a NAR of size bytes. Until redirect it gets no answer; with nil it never
-// is redirected.
-func patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan time.Time) {
-	limit = store.FetchTime(size)
-	if r.Close || r.ContentLength != 0 || !r.ProtoAtLeast(1, 1) {
-		return min(limit, silentTime), nil
+// patience returns how long a client waits for a NAR of size bytes, and when it is redirected, if it has not come; nil is never.
+// A client that will close its connection after the answer would not read the body of a redirect.
+func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan time.Time) {
+	limit, stalled := store.FetchTime(size), s.stalled()
+	if stalled <= 0 || stalled > mostStalled {
+		stalled = mostStalled
 	}
-	return limit, time.After(lateAfter)
+	if r.Close || r.ContentLength != 0 || !r.ProtoAtLeast(1, 1) {
+		return min(limit, stalled*4/5), nil
+	}
+	return limit, time.After(stalled / 2)
 }
 
 // late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has, or will not.

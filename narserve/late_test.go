@@ -35,6 +35,9 @@ func slowly(w *world, d time.Duration, next narserve.Source) *probe {
 	}}
 }
 
+// impatient is a stalled-download-timeout that is common in public configurations.
+func impatient() time.Duration { return 5 * time.Second }
+
 // raw sends a request, does not follow a redirect, and returns what came by when.
 func raw(s http.Handler, path string) *httptest.ResponseRecorder {
 	rec := httptest.NewRecorder()
@@ -47,7 +50,7 @@ func TestLateNARIsRedirectedUntilItIsHere(t *testing.T) {
 		w := newWorld(t)
 		info, nar := w.add(t, "hello", 5000)
 		src := slowly(w, time.Hour, w.local())
-		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Stalled: impatient})
 		info.NarSize = int64(len(nar))
 		began := time.Now()
 		rec := raw(s, narPath(info))
@@ -92,13 +95,13 @@ func TestRedirectKeepsGrowing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		info, _ := w.add(t, "hello", 5000)
-		b := newBubble(narserve.Config{Sources: []narserve.Source{slowly(w, 3*time.Minute, w.local())}, Keys: w.keys})
+		b := newBubble(narserve.Config{Sources: []narserve.Source{slowly(w, 3*time.Minute, w.local())}, Keys: w.keys, Stalled: impatient})
 		defer b.close()
 		c := b.dial()
 		defer c.Close()
 		head, longest, resp := pauses(t, c, narPath(info))
-		if resp.StatusCode != 302 || head > 2*time.Second || longest > 2*time.Second {
-			t.Errorf("status %d after %s and pauses of %s, want 302 and at most 2 s each", resp.StatusCode, head, longest)
+		if resp.StatusCode != 302 || head > 3*time.Second || longest > 2*time.Second {
+			t.Errorf("status %d after %s and pauses of %s, want 302 and at most 3 s and 2 s", resp.StatusCode, head, longest)
 		}
 		if !strings.HasPrefix(resp.Header.Get("Location"), "late/") || resp.Close {
 			t.Errorf("the redirect leads to %q, and closes the connection: %t", resp.Header.Get("Location"), resp.Close)
@@ -107,6 +110,81 @@ func TestRedirectKeepsGrowing(t *testing.T) {
 			t.Errorf("the request that follows is answered with %d after %s, want 200 at once", resp.StatusCode, head)
 		}
 	})
+}
+
+// What comes while Nix waits anyway is answered without a redirect.
+func TestNARWithinNixsPatienceIsNotRedirected(t *testing.T) {
+	for name, c := range map[string]struct {
+		stalled func() time.Duration
+		takes   time.Duration
+		want    int
+	}{
+		"as by default": {nil, 149 * time.Second, 200},
+		"too late":      {nil, 151 * time.Second, 302},
+		"impatient":     {impatient, 2 * time.Second, 200},
+		"for ever":      {func() time.Duration { return 0 }, 239 * time.Second, 200},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			info, _ := w.add(t, "hello", 5000)
+			s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, c.takes, w.local())}, Keys: w.keys, Stalled: c.stalled})
+			if got := raw(s, narPath(info)).Code; got != c.want {
+				t.Errorf("%s: a NAR that takes %s is answered with %d, want %d", name, c.takes, got, c.want)
+			}
+			time.Sleep(time.Minute) // until the arrival has been dropped
+		})
+	}
+}
+
+// Nix may be told to wait for ever, and connections have a deadline all the same.
+func TestLongPatienceIsBounded(t *testing.T) {
+	for _, stalled := range []time.Duration{0, -1, time.Hour, 1 << 62} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			info, nar := w.info(t, "hello", 5000)
+			info.NarSize = 2 << 30 // it may take half an hour
+			w.sign(&info)
+			w.mem.Add(info, nar)
+			b := newBubble(narserve.Config{Sources: []narserve.Source{slowly(w, time.Hour, w.local())}, Keys: w.keys,
+				Stalled: func() time.Duration { return stalled }})
+			defer b.close()
+			if status, took := b.ask(t, narPath(info)); status != 404 || took > 9*time.Minute {
+				t.Errorf("with a timeout of %s: %d after %s, want 404 within 9 min", stalled, status, took)
+			}
+			time.Sleep(time.Minute) // until its fetch has ended
+		})
+	}
+}
+
+// Go's clients say in Referer that they follow a redirect. What a page of the web may say stays refused.
+func TestOnlyOurRedirectIsAReferer(t *testing.T) {
+	w := newWorld(t)
+	info, _ := w.add(t, "hello", 5000)
+	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys})
+	name := narPath(info)[len("/nar/"):]
+	for _, c := range []struct {
+		path, referer string
+		want          int
+	}{
+		{"/nar/late/" + name, "/nar/" + name, 200},
+		{"/nar/late/" + name, "/nar/late/" + name, 200},
+		{"/nar/late/" + name, "/", 403},
+		{"/nar/late/" + name, "/nar/late/", 403},
+		{"/nar/" + name, "/nar/" + name, 403},
+	} {
+		r := newRequest(t.Context(), "GET", c.path)
+		r.Header.Set("Referer", "http://"+r.Host+c.referer)
+		rec := httptest.NewRecorder()
+		if s.ServeHTTP(rec, r); rec.Code != c.want {
+			t.Errorf("%s with Referer %s is answered with %d, want %d", c.path, c.referer, rec.Code, c.want)
+		}
+	}
+	r := newRequest(t.Context(), "GET", "/nar/late/"+name)
+	r.Header.Set("Referer", "http://evil.example/nar/"+name)
+	rec := httptest.NewRecorder()
+	if s.ServeHTTP(rec, r); rec.Code != 403 {
+		t.Errorf("a Referer of another host is answered with %d, want 403", rec.Code)
+	}
 }
 
 // A client that closes its connection after the answer would follow at once, ten times, and then give up.
@@ -135,7 +213,7 @@ func TestRequestsThatFollowGetWhatHasCome(t *testing.T) {
 		w := newWorld(t)
 		info, nar := w.add(t, "hello", 5000)
 		src := slowly(w, 5*time.Second, w.local())
-		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Stalled: impatient})
 		var redirected sync.WaitGroup
 		for range 3 {
 			redirected.Go(func() { raw(s, narPath(info)) })
@@ -160,7 +238,7 @@ func TestFailureOfALateNARIsToldOnce(t *testing.T) {
 		w := newWorld(t)
 		info, _ := w.add(t, "hello", 5000)
 		src := slowly(w, 5*time.Second, nil)
-		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Stalled: impatient})
 		began := time.Now()
 		wantStatus(t, "a NAR that cannot be fetched", do(s, "GET", narPath(info)), 404)
 		if took, n := time.Since(began), src.fetched.Load(); took > 6*time.Second || n != 1 {
@@ -177,7 +255,8 @@ func TestArrivalThatIsNotTakenIsClosed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		info, nar := w.add(t, "hello", 5000)
-		s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, 5*time.Second, w.local())}, Keys: w.keys})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, 5*time.Second, w.local())}, Keys: w.keys,
+			Stalled: impatient})
 		raw(s, narPath(info))
 		time.Sleep(time.Minute) // the bubble's
 		synctest.Wait()
@@ -193,7 +272,7 @@ func TestClientThatLeavesARedirectLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		info, _ := w.add(t, "hello", 5000)
-		s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, time.Hour, nil)}, Keys: w.keys})
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{slowly(w, time.Hour, nil)}, Keys: w.keys, Stalled: impatient})
 		ctx, hangUp := context.WithTimeout(t.Context(), 10*time.Second)
 		defer hangUp()
 		began := time.Now()

@@ -82,7 +82,7 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 	}
 	s.ahead.begin(hp)
 	s.accounts.Begin()
-	limit, redirect := patience(r, n.size)
+	limit, redirect := s.patience(r, n.size)
 	ctx, cancel := context.WithDeadline(r.Context(), asked.Add(limit))
 	n.done = func() {
 		cancel()

@@ -4,7 +4,7 @@
 //	GET, HEAD /nix-cache-info                            the cache's parameters
 //	GET, HEAD /<hash part>.narinfo                       a narinfo written here from a [trust.Mapping]
 //	GET, HEAD /nar/<hash part>-<NarHash, base 32>.nar    the archive, uncompressed; GET with Range
-//	GET, HEAD /nar/late/<the same>.nar                   the same, where GET is redirected if the archive takes long to come
+//	GET, HEAD /nar/late/<the same>.nar                   the same, where GET is redirected before Nix would hang up
 //
 // Beside it, for this machine alone, by its loopback names and over its loopback interface:
 //
@@ -16,11 +16,10 @@
 //
 // It guarantees three things. No byte reaches Nix that was not verified before: narinfos hold only what a Mapping
 // holds, archives come out of a [spool.NAR]. Nix is never worse off for having asked: the answer is 200, 206
-// or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32 (a redirect leads to one of
-// them; a method other than GET and HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent
-// gets 403). And a NAR's URL
-// means the same archive for ever: Nix remembers it for 30 days, so it works across restarts, and whichever machine has
-// the archive by then.
+// or 404, in time, whatever happens here, since anything else ends a build on Nix before 2.32. (A method other than GET and
+// HEAD, which Nix does not use to substitute, gets 405; what a web page may have sent gets 403. An archive that Nix would
+// have stopped waiting for is 200 or 404 at the URL to which a redirect leads.) And a NAR's URL means the same archive for
+// ever: Nix remembers it for 30 days, so it works across restarts, and whichever machine has the archive by then.
 package narserve
 
 import (
@@ -55,7 +54,7 @@ const (
 	maxHeaderBytes = 16 << 10
 	// writeTimeout bounds each reply that is not a NAR, and each [chunkSize] of one that is. Nix stops reading
 	// for 10 s and more while it unpacks to a slow disk, and for as long as a user suspends it; a NAR that
-	// broke off here is resumed. It has to be longer than [silentTime], for it starts with the request.
+	// broke off here is resumed. It has to be longer than [mostStalled], for it starts with the request.
 	writeTimeout = 10 * time.Minute
 )
 
@@ -83,6 +82,9 @@ type Config struct {
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
+	// Stalled is after how long without a byte of a body Nix hangs up, as its configuration says now; 0 is never. It returns at
+	// once, and may be called concurrently; nil: Nix's default of 300 s.
+	Stalled func() time.Duration
 	// Fits fails if a NAR of so many bytes cannot be fetched, as [spool.Spool.Fits] does; nil: every NAR can.
 	Fits func(size int64) error
 	// Accounts keep what passes; nil keeps them in memory.
@@ -106,6 +108,7 @@ type Server struct {
 	page     *dashboard.Page
 	counts   *counts
 	fits     func(size int64) error
+	stalled  func() time.Duration
 }
 
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
@@ -121,6 +124,9 @@ func New(cfg Config) *Server {
 	}
 	if s.fits = cfg.Fits; s.fits == nil {
 		s.fits = func(int64) error { return nil }
+	}
+	if s.stalled = cfg.Stalled; s.stalled == nil {
+		s.stalled = func() time.Duration { return 300 * time.Second }
 	}
 	if s.accounts = cfg.Accounts; s.accounts == nil {
 		s.accounts = stats.New()

@@ -36,10 +36,11 @@ func newAccess(hosts []string, public *trust.Keys) access {
 // are for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does not
 // matter: ssh forwards any port to it, and no page can put another host's name there.
 func (a *access) allowed(r *http.Request) bool {
-	for _, name := range []string{"Origin", "Referer"} {
-		if _, ok := r.Header[name]; ok {
-			return false
-		}
+	if _, ok := r.Header["Origin"]; ok {
+		return false
+	}
+	if from, ok := r.Header["Referer"]; ok && !follows(r, from) {
+		return false
 	}
 	for _, site := range r.Header["Sec-Fetch-Site"] {
 		if site != "none" && (site != "same-origin" || forNix(r)) { // the address was typed, or it is the page itself
@@ -97,6 +98,13 @@ func routeOf(path string) string {
 		return routePage
 	}
 	return routeOther
+}
+
+// follows reports whether a request, with these values of Referer, follows our redirect to a NAR that comes late. Go's clients
+// say so, and another narbor is one.
+func follows(r *http.Request, from []string) bool {
+	name, late := strings.CutPrefix(r.URL.Path, "/nar/"+latePrefix)
+	return late && len(from) == 1 && (from[0] == "http://"+r.Host+"/nar/"+name || from[0] == "http://"+r.Host+r.URL.Path)
 }
 
 // nearby says whether a host is an address that only machines nearby can have for this one, or that is listened on.

@@ -181,9 +181,9 @@ func (s *service) connect(c *cli.Context) (err error) {
 		sources = append(sources, narserve.Local(src, s.keys.public, s.spool))
 	}
 	cfgHTTP := narserve.Config{Sources: append(sources, s.node), Keys: s.keys.trusted, Public: s.keys.public,
-		Settled: s.node.Settled(),
-		Hosts:   append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...),
-		Ahead:   min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts,
+		Settled: s.node.Settled(), Stalled: func() time.Duration { return s.keys.settings().StalledTimeout },
+		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...),
+		Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts,
 		Log: s.log.Named("http")}
 	if len(s.upstreams) > 0 {
 		cfgHTTP.Upstream = s.node.LookupUpstream

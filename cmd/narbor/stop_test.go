@@ -52,7 +52,8 @@ func outlastsTheDrain(t *testing.T, late bool) {
 		t.Fatal(err)
 	}
 	src := slowSource{m, make(chan struct{}, 1)}
-	server := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: keys, Accounts: accounts})
+	server := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: keys, Accounts: accounts,
+		Stalled: func() time.Duration { return time.Second }})
 	serving, endFetches := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(serving) }()
@@ -62,11 +63,7 @@ func outlastsTheDrain(t *testing.T, late bool) {
 	url := nix.URL + "/" + regexp.MustCompile("nar/[^\n]+").FindString(get(t, nix.URL+"/"+string(info.Path.HashPart())+".narinfo"))
 	answer := make(chan int, 1)
 	go func() {
-		client := http.Client{CheckRedirect: func(next *http.Request, _ []*http.Request) error {
-			next.Header.Del("Referer") // Nix has none, browsers do
-			return nil
-		}}
-		resp, err := client.Get(url)
+		resp, err := http.Get(url)
 		if err != nil {
 			t.Errorf("GET %s = %v, want 404", url, err)
 			answer <- 0

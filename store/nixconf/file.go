@@ -194,6 +194,11 @@ func (c *nixConf) set(name string, words []string, path string) error {
 			return nil // unknown, which Nix tells with a warning
 		}
 		return c.setRequireSigs(strings.Join(words, " "), path)
+	case "stalled-download-timeout":
+		if extra {
+			return nil
+		}
+		return c.setStalled(strings.Join(words, " "), path)
 	default:
 		return nil
 	}
@@ -215,6 +220,15 @@ func (c *nixConf) setRequireSigs(value, path string) error {
 	default:
 		return fmt.Errorf("%s: require-sigs = %.80q is neither true nor false", path, value)
 	}
+	return nil
+}
+
+func (c *nixConf) setStalled(value, path string) error {
+	seconds, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		return fmt.Errorf("%s: stalled-download-timeout = %.80q is no number of seconds", path, value)
+	}
+	c.settings.StalledTimeout = stalledTimeout(seconds)
 	return nil
 }
 

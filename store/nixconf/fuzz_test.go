@@ -1,11 +1,13 @@
 package nixconf_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"narbor/store/nixconf"
 )
@@ -28,7 +30,7 @@ func FuzzNixConf(f *testing.F) {
 		sigs := map[bool]string{true: "true", false: "false"}[s.RequireSigs]
 		printed := "trusted-public-keys = " + strings.Join(s.TrustedPublicKeys, " ") + "\nsubstituters = " +
 			strings.Join(s.Substituters, " ") +
-			"\nrequire-sigs = " + sigs + "\n"
+			"\nrequire-sigs = " + sigs + fmt.Sprintf("\nstalled-download-timeout = %d\n", s.StalledTimeout/time.Second)
 		if again, err := nixconf.ParseConf(printed, dir); err != nil || !reflect.DeepEqual(again, s) {
 			t.Errorf("%q says %+v, but what it comes to, %q, says %+v, %v", text, s, printed, again, err)
 		}

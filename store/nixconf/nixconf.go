@@ -87,6 +87,13 @@ func runNix(ctx context.Context, nix string, args []string) (Settings, error) {
 			return Settings{}, fmt.Errorf("nix %s: %s: %w", args[0], name, err)
 		}
 	}
+	seconds := uint64(defaultStalled / time.Second)
+	if shown := values["stalled-download-timeout"].Value; shown != nil {
+		if err := json.Unmarshal(shown, &seconds); err != nil {
+			return Settings{}, fmt.Errorf("nix %s: stalled-download-timeout: %w", args[0], err)
+		}
+	}
+	s.StalledTimeout = stalledTimeout(seconds)
 	if err := json.Unmarshal(values["netrc-file"].Value, &s.Netrc.File); err != nil {
 		s.Netrc.File = filepath.Join(nixConfDir(), "netrc")
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Settings is the part of this machine's Nix configuration that narbor goes by.
@@ -15,9 +16,11 @@ type Settings struct {
 	TrustedPublicKeys []string // "<name>:<base64>"
 	Substituters      []string // URLs
 	RequireSigs       bool
-	Netrc             Netrc
-	Origin            string   // where this was learned, for the user to read
-	Unread            []Unread // files that may hold more settings
+	// StalledTimeout is after how long without a byte of a body Nix hangs up, in seconds (stalled-download-timeout); 0 is never.
+	StalledTimeout time.Duration
+	Netrc          Netrc
+	Origin         string   // where this was learned, for the user to read
+	Unread         []Unread // files that may hold more settings
 }
 
 // Asks reports whether a substituter leads to one of the URLs of narbor.
@@ -39,12 +42,21 @@ func (u Unread) String() string {
 	return u.File + " (" + u.Why + "), which " + u.At + " includes"
 }
 
+// defaultStalled is Nix's stalled-download-timeout, and mostStalled the longest that is told apart from others.
+const defaultStalled, mostStalled = 300 * time.Second, 100 * 365 * 24 * time.Hour
+
+// stalledTimeout returns the duration of so many seconds.
+func stalledTimeout(seconds uint64) time.Duration {
+	return time.Duration(min(seconds, uint64(mostStalled/time.Second))) * time.Second
+}
+
 // defaultNixSettings are built into Nix.
 func defaultNixSettings() Settings {
 	return Settings{
 		TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
 		Substituters:      []string{"https://cache.nixos.org/"},
 		RequireSigs:       true,
+		StalledTimeout:    defaultStalled,
 		Netrc:             Netrc{File: filepath.Join(nixConfDir(), "netrc")},
 		Origin:            "Nix's defaults",
 	}
