@@ -13,9 +13,9 @@ import (
 )
 
 const (
-	// lingerTime is how long a fetch goes on after the last request for it has hung up. Nix asks again after at most 3 s, four
-	// times, and a user who has interrupted a build begins anew within seconds. Later requests continue what is in the spool,
-	// so more time would spend the link on what may not be wanted.
+	// lingerTime is the time for which a fetch continues after its last request has hung up. Nix retries four times, after at
+	// most 3 s each, and an interrupted build is often restarted within seconds. Later requests resume the draft in the spool,
+	// so a longer time would only load the link for NARs that may not be wanted.
 	lingerTime = 30 * time.Second
 	// maxLingering bounds the fetches that go on without a request: as many NARs as Nix fetches at once. Beyond it, a
 	// fetch ends with its last request.

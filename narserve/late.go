@@ -29,25 +29,25 @@ import (
 // The first 56 bytes of a NAR are the same for all, and could be sent instead. With a timeout of 5 s they would last for half
 // a minute, and a failure would then be a NAR that breaks off.
 const (
-	// mostStalled bounds the stalled-download-timeout that is gone by, and stands for none: [writeTimeout] is longer.
+	// mostStalled replaces a stalled-download-timeout that is longer or unlimited. It is below [writeTimeout].
 	mostStalled = 9 * time.Minute
 	// lateEvery is how often the body of a redirect grows by lateText. Other clients than Nix follow a redirect once they
 	// have read some kilobytes of its body, and then get the next redirect, so that it must not grow fast.
 	lateEvery, lateText = time.Second, "waiting\n"
 	// latePrefix begins the second URL of a NAR.
 	latePrefix = "late/"
-	// followTime is how long an arrival waits for the request that follows the redirect. That request comes at once.
+	// followTime is the time for which an arrival is kept for the request that follows the redirect. That request comes at once.
 	followTime = 10 * time.Second
 )
 
-// An arrival is a NAR that was fetched for a request, or why there is none.
+// An arrival is the result of a redirected request: a NAR, or the error.
 type arrival struct {
 	asked   time.Time // when Nix asked for it first
 	spooled *spool.NAR
 	err     error
 }
 
-// arrivals are what redirects have waited for, until Nix follows them. The zero value is ready.
+// arrivals keeps the results of redirected requests until Nix follows the redirect. The zero value is ready.
 type arrivals struct {
 	mu      sync.Mutex // guards the rest
 	of      map[fetchKey]*follow
@@ -131,7 +131,7 @@ func (l *arrivals) expire(key fetchKey, f *follow) {
 	}
 }
 
-// endArrival drops what a redirect has waited for: the server has ended, which is why Nix does not get it.
+// endArrival drops the arrival of a redirect that is not followed because the server has ended.
 func (s *Server) endArrival(n *narReply, key fetchKey, why error) {
 	a, ok := s.arrivals.take(key)
 	if !ok {
@@ -143,8 +143,9 @@ func (s *Server) endArrival(n *narReply, key fetchKey, why error) {
 	s.accounts.NotServed(n.m, time.Since(a.asked), why)
 }
 
-// patience returns how long a client waits for a NAR of size bytes, and when it is redirected, if it has not come; nil is never.
-// A client that will close its connection after the answer would not read the body of a redirect.
+// patience returns the time limit for a NAR of size bytes, and a channel that says when to redirect the client if the NAR
+// has not come by then. The channel is nil for a client that closes its connection after the answer: such a client does not
+// read the body of a redirect.
 func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan time.Time) {
 	limit, stalled := store.FetchTime(size), s.stalled()
 	if stalled <= 0 || stalled > mostStalled {
@@ -156,7 +157,7 @@ func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, red
 	return limit, time.After(stalled / 2)
 }
 
-// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has, or will not.
+// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has come or the fetch has failed.
 func (s *Server) late(n *narReply, location string, came <-chan arrival) reply {
 	ended := s.arrivals.wait()
 	wait := func(w http.ResponseWriter, r *http.Request) {

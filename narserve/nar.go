@@ -112,7 +112,7 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 	}
 }
 
-// ready returns the reply with a NAR that has come, or why there is none.
+// ready returns the reply with a NAR that has come, or the error of its fetch.
 func (s *Server) ready(r *http.Request, n *narReply, a arrival) (_ reply, err error) {
 	s.ahead.waited()
 	defer func() {

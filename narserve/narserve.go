@@ -82,8 +82,8 @@ type Config struct {
 	Settled <-chan struct{} // closed once a miss is worth telling Nix; nil: from the start
 	Hosts   []string        // names and addresses for which it may be asked, besides localhost and those that it is asked at
 	Ahead   int64           // bytes of NARs that may be fetched before Nix asks for them; 0: none
-	// Stalled is after how long without a byte of a body Nix hangs up, as its configuration says now; 0 is never. It returns at
-	// once, and may be called concurrently; nil: Nix's default of 300 s.
+	// Stalled returns Nix's current stalled-download-timeout: Nix hangs up after this time without a byte of a body; 0 is never.
+	// It returns at once and may be called concurrently. If it is nil, Nix's default of 300 s counts.
 	Stalled func() time.Duration
 	// Fits fails if a NAR of so many bytes cannot be fetched, as [spool.Spool.Fits] does; nil: every NAR can.
 	Fits func(size int64) error

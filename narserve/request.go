@@ -100,8 +100,8 @@ func routeOf(path string) string {
 	return routeOther
 }
 
-// follows reports whether a request, with these values of Referer, follows our redirect to a NAR that comes late. Go's clients
-// say so, and another narbor is one.
+// follows reports whether the Referer of a request is a URL of ours that redirected it to a late NAR. Go clients, such as
+// another narbor, send that header when they follow a redirect.
 func follows(r *http.Request, from []string) bool {
 	name, late := strings.CutPrefix(r.URL.Path, "/nar/"+latePrefix)
 	return late && len(from) == 1 && (from[0] == "http://"+r.Host+"/nar/"+name || from[0] == "http://"+r.Host+r.URL.Path)

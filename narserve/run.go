@@ -38,8 +38,8 @@ func (s *Server) Run(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// Redirecting reports whether requests wait for a NAR that comes late, behind a redirect that they will follow: until then
-// the server has to listen.
+// Redirecting reports whether there are redirected requests that are still to follow their redirect. The server must listen
+// until they have.
 func (s *Server) Redirecting() bool { return s.arrivals.pending() }
 
 // ownSize returns the NarSize of a path that is in this machine's own store and that an upstream has signed; 0 is none. If

@@ -25,7 +25,7 @@ type Config struct {
 	Observer    Observer     // is told of each block that passes; nil is none
 }
 
-// UpstreamConfig says which upstreams there are, and whether they are asked for neighbours.
+// UpstreamConfig has the upstreams, and whether they are asked for neighbours.
 type UpstreamConfig struct {
 	// Caches on the internet are asked, in order, for what no neighbour has; none asks nothing. The caller of New closes
 	// them, after Run.
@@ -34,11 +34,11 @@ type UpstreamConfig struct {
 	// NARs a day are fetched for neighbours, for one address half of what others leave; 0 is [DefaultBudget].
 	NoCooperate bool
 	Budget      int64
-	// PowerSupplies is [PowerSupplies], by which a machine that runs on battery is known; "" takes it for one on mains.
+	// PowerSupplies is the directory [PowerSupplies], which tells whether the machine runs on battery; "" means mains power.
 	PowerSupplies string
 }
 
-// SharingConfig says what neighbours get from this node.
+// SharingConfig says which paths neighbours may get from this node.
 type SharingConfig struct {
 	Sources    []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	Keys       *trust.Keys    // a path is shared only if one of these has signed it
@@ -47,14 +47,14 @@ type SharingConfig struct {
 	Manifests  string         // directory that keeps manifests across restarts; "" is none
 }
 
-// An Observer is called for each block of a NAR that passes between this node and its neighbours; it gets their IDs as
-// text. It is called from many goroutines at once, while transfers wait: it must return at once.
+// An Observer is called for each block of a NAR that is sent or received. Peer IDs are passed as text. Its methods are called
+// concurrently and must return at once, because transfers wait for them.
 type Observer interface {
 	// Received is told of n bytes that the mapping's NAR may consist of: it is not verified yet.
 	Received(o store.Origin, m trust.Mapping, from string, n int)
 	// Sent is told of n bytes of a path's NAR of that size.
 	Sent(path store.Path, size int64, to string, n int)
-	// Landed is told that a NAR is in the spool that was fetched for neighbours alone, or with an error that it is not.
+	// Landed is called when a NAR that was fetched only for neighbours is in the spool, or with the error of its fetch.
 	Landed(m trust.Mapping, err error)
 }
 

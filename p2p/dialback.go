@@ -67,7 +67,7 @@ type dialBacks struct {
 	neighbours *neighbourSet
 	ledger     *peers.Ledger
 	members    *members
-	simulated  bool      // there is no network of this machine's to dial on
+	simulated  bool      // the network is simulated, in tests
 	arrivals   *arrivals // of connections that this machine has asked for
 	rations    *dialBackRations
 }
@@ -229,7 +229,7 @@ func readOutcome(br *bufio.Reader) (outcome, error) {
 	return outcome(b), nil
 }
 
-// serve connects to the peer that asks for it, and tells it what came of that.
+// serve connects to the peer that asks for it, and sends it the result.
 func (b *dialBacks) serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()

@@ -26,7 +26,7 @@ type downloads struct {
 	opening  sync.Mutex // one at a time: of two drafts of a NAR, one would not have what an earlier fetch has left
 }
 
-// A flight is a fetch that is going on.
+// A flight is a fetch under way.
 type flight struct {
 	*fetch.Session
 	draft *spool.Draft

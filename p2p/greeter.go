@@ -24,7 +24,7 @@ type greeter struct {
 	visits     *visits
 	proxy      *proxy
 	background *background
-	reconsider chan struct{} // what this machine does for others may have changed
+	reconsider chan struct{} // the advertised capabilities may have changed
 	settled    chan struct{} // closed when the peers that are around have had time to be found
 }
 
@@ -87,7 +87,7 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 	if !g.neighbours.add(nb) {
 		return
 	}
-	g.background.running.Go(func() { nb.AskLoop(ctx) }) // Run cannot be waiting: it waits for watch first
+	g.background.running.Go(func() { nb.AskLoop(ctx) }) // Run does not wait for these yet: it waits for run first
 	if standing.Visit {
 		g.background.running.Go(func() { g.visits.tryOut(ctx, nb) })
 		return

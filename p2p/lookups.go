@@ -85,8 +85,8 @@ func newLookups(neighbours *neighbourSet, ledger *peers.Ledger, secrets *secrets
 		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
 }
 
-// isBusy reports whether a neighbour that has left a question unanswered for that long may be alive and busy: it has sent
-// something or usually takes so long, or its machine has acknowledged what was sent since, and has no processor free for it.
+// isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so if it
+// has sent something since, if it usually takes that long, or if its machine's kernel has acknowledged packets since.
 func (ls *lookups) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
 	if nb.IsBusy(waited) {
 		return true

@@ -11,15 +11,15 @@ import (
 	"narbor/store"
 )
 
-// visits ask strangers, which are machines that are known and no neighbours, for paths that no neighbour has. Its methods may
-// be called concurrently.
+// visits asks strangers (known machines that are not neighbours) for paths that no neighbour has. Its methods may be called
+// concurrently.
 type visits struct {
 	lookups *lookups
 	dialer  *discovery.Dialer
 	wanted  *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
 }
 
-// tryOut asks a stranger for what was missed lately, and ends the visit.
+// tryOut asks a stranger for the paths that were missed lately, and ends the visit.
 func (v *visits) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	var asked []*lookup
 	for _, hp := range v.wanted.Keys() {
@@ -40,7 +40,7 @@ func (v *visits) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	v.dialer.EndVisit(nb.ID, useful)
 }
 
-// missed has strangers asked for a path that no neighbour has. The caller does not wait for that.
+// missed starts to ask strangers for a path that no neighbour has, and returns at once.
 func (v *visits) missed(hp store.HashPart) {
 	if v.dialer.Miss() {
 		v.wanted.Add(hp, time.Now())

@@ -33,8 +33,8 @@ const BlockSize = 256 << 10
 // that sums of sizes never overflow.
 const MaxNarSize = 1 << 40
 
-// FetchTime is how long a NAR of size bytes may take to come: four minutes, and as long as it takes at a megabyte a
-// second. A cache on the internet is rarely slower than that.
+// FetchTime is the time limit for a NAR of size bytes: four minutes, plus a second for each megabyte. A cache on the internet
+// is rarely slower than that.
 func FetchTime(size int64) time.Duration {
 	return 4*time.Minute + time.Duration(size/1e6)*time.Second
 }

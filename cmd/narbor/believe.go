@@ -17,7 +17,7 @@ import (
 	"narbor/trust"
 )
 
-// A keyState has the trusted keys by what they allow, and the configuration of Nix that they come from.
+// A keyState has the trusted keys, sorted by the rights that they give, and the Nix configuration that they come from.
 type keyState struct {
 	log       *zap.Logger
 	given     []string // --trusted-key
@@ -30,8 +30,8 @@ type keyState struct {
 	shared  *trust.Keys // paths that one of these has signed are shared: the public keys, in a group the trusted ones
 
 	mu  sync.Mutex       // guards the rest
-	nix nixconf.Settings // as they were taken over last
-	err error            // why what was read last was not taken over; nil if it was
+	nix nixconf.Settings // the settings in force
+	err error            // why the settings that were read last are not in force; nil if they are
 }
 
 func newKeyState(c *cli.Context, log *zap.Logger) *keyState {
@@ -114,7 +114,7 @@ func (k *keyState) warnOfUnread() {
 	}
 }
 
-// changed takes over settings that were read again, or notes why they cannot be.
+// changed puts settings in force that were read again, or records the error.
 func (k *keyState) changed(settings nixconf.Settings, err error) {
 	if err == nil {
 		err = k.believe(settings)
@@ -159,7 +159,7 @@ func (k *keyState) list() control.KeyList {
 	return list
 }
 
-// read answers with what was read of Nix's configuration.
+// read returns the Nix configuration as it was read last.
 func (k *keyState) read(*http.Request) (any, error) {
 	settings := k.settings()
 	return control.ReadSettings{UID: os.Geteuid(), Keys: append([]string{}, settings.TrustedPublicKeys...),

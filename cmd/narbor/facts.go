@@ -42,7 +42,7 @@ func (s *parts) facts() dashboard.Facts {
 	return f
 }
 
-// getStatus returns the current status. It first looks for a Nix store that was not there a moment ago.
+// getStatus returns the current status. If the Nix store was missing so far, it tries to open it first.
 func (s *parts) getStatus(r *http.Request) (any, error) {
 	_, _ = s.shares.nix.open(r.Context()) // the status has the error
 	return s.status(), nil

@@ -133,7 +133,7 @@ func socketPaths(c *cli.Context) ([]string, error) {
 		nil
 }
 
-// discoveryConfig returns how neighbours are looked for. It keeps nothing in files.
+// discoveryConfig returns the configuration of discovery, without files.
 func discoveryConfig(c *cli.Context) discovery.Config {
 	return discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}
@@ -229,7 +229,7 @@ func jsonFlag() cli.Flag {
 // envPrefix begins the name of each environment variable that sets a flag.
 const envPrefix = "NARBOR_"
 
-// upstreamFlag names the caches that are asked for what no neighbour has.
+// upstreamFlag names the caches that are asked for paths that no neighbour has.
 func upstreamFlag() cli.Flag {
 	return listFlag("upstream", categoryNet, "fetch from this cache `URL`, such as https://cache.nixos.org, what no neighbour has; its "+
 		"keys must be trusted; repeatable, asked in that order")
@@ -259,7 +259,7 @@ type valueError struct {
 	err  error
 }
 
-// runFlags are all that can be said about the service. A configuration file has the same names.
+// runFlags are all flags of the service. A configuration file has the same names.
 func runFlags() []cli.Flag {
 	return slices.Concat(peerFlags(), []cli.Flag{
 		&cli.StringSliceFlag{Name: "listen", Category: categoryNet, EnvVars: env("listen"),

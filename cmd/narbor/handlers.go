@@ -50,7 +50,7 @@ func (s *parts) controlHandler() http.Handler {
 	return mux
 }
 
-// oneAtATime refuses requests while do answers another, and says what is busy.
+// oneAtATime returns a handler that calls do for one request at a time. Other requests get an error with the text busy.
 func oneAtATime(busy string, do func(*http.Request) (any, error)) func(*http.Request) (any, error) {
 	var mu sync.Mutex
 	return func(r *http.Request) (any, error) {
@@ -69,7 +69,7 @@ func (s *parts) peerList() control.PeerList {
 		Blocked: st.Blocked, OtherGroup: st.OtherGroup}
 }
 
-// postPeers adds, removes, blocks or unblocks a peer, and answers with how it is called.
+// postPeers adds, removes, blocks or unblocks a peer. The answer has the peer's name.
 func (s *parts) postPeers(r *http.Request) (any, error) {
 	name := r.URL.Query().Get("peer")
 	if name == "" {

@@ -12,7 +12,7 @@ import (
 	"narbor/store/upstream"
 )
 
-// parts are what a running narbor is made of. All are set before anything runs; each has a lock of its own.
+// parts are the parts of a running narbor. All are set before any of them runs, and each has its own lock.
 type parts struct {
 	log       logs
 	start     start
@@ -27,7 +27,7 @@ type parts struct {
 	pause     pause
 }
 
-// A start is when narbor was started, and with which settings.
+// A start has the time and the settings with which narbor was started.
 type start struct {
 	at       time.Time
 	settings []control.Setting

@@ -35,10 +35,10 @@ const retryTime = 20 * time.Second
 // then.
 const drainTime = 10 * time.Second
 
-// lastAnswerTime is how long the answers 404 may take to requests that still wait for a NAR after [drainTime].
+// lastAnswerTime bounds the time for the answers 404 to requests that still wait for a NAR after [drainTime].
 const lastAnswerTime = time.Second
 
-// redirectStep is the time between two looks at whether a redirect is under way.
+// redirectStep is the interval at which a stop checks whether a redirect is under way.
 const redirectStep = 10 * time.Millisecond
 
 // aheadBudget is how many bytes are fetched before Nix asks for them: 4 s of a gigabit link, while Nix unpacks. What
@@ -241,9 +241,9 @@ func (s *service) run(ctx context.Context) error {
 // stopTimes bound a stop: until fetches are ended, and from then on until connections that are not idle are closed.
 type stopTimes struct{ drain, last time.Duration }
 
-// stopServing lets requests finish for the time of drain. Then it calls endFetches, which answers those that wait for a NAR,
-// and closes the connections that are not idle after the time of last, or twice that if there are redirects: without an
-// answer Nix would count a broken download.
+// stopServing gives requests the time drain to finish. Then it calls endFetches, which answers the requests that wait for a
+// NAR, and after the time last closes the connections that are not idle (twice last if there are redirects). A request
+// without an answer would count as a failed download in Nix.
 func stopServing(nix *http.Server, redirecting func() bool, limit stopTimes, endFetches func()) {
 	drained := time.Now().Add(limit.drain)
 	until := func(t time.Time) bool { // no redirect is under way: its request would find a closed port
@@ -297,7 +297,7 @@ func listenControl(c *cli.Context, st state) (net.Listener, error) {
 	}
 	l, err := control.Listen(paths[0])
 	if err != nil && st.scratch {
-		l, err = control.Listen(st.file(control.SocketName)) // it was to be where nothing can be written
+		l, err = control.Listen(st.file(control.SocketName)) // its directory is read-only
 	}
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)

@@ -262,7 +262,7 @@ func (s screen) mark(severity string) string {
 	return " - "
 }
 
-// shortAddr prints a multiaddr as people write addresses, without the port that everybody has.
+// shortAddr prints a multiaddr in the usual form, ADDRESS or ADDRESS:PORT, without the default port.
 func shortAddr(addr string) string {
 	parts := strings.Split(addr, "/")
 	if len(parts) >= 5 && parts[1] == "ip6zone" { // a link-local address

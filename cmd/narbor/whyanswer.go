@@ -86,7 +86,7 @@ func judge(w *control.Why, keys int) {
 	}
 }
 
-// haveIt returns how many of the neighbours have something.
+// haveIt returns a text with the number of neighbours that have a path.
 func haveIt(holders, neighbours int) string {
 	switch {
 	case neighbours == 1:
@@ -200,7 +200,7 @@ func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *c
 	return w
 }
 
-// offered returns the NAR that Nix would be told of; ok is false if there is none.
+// offered returns the NAR of the narinfo that Nix would get; ok is false if Nix would get 404.
 func offered(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
 	text := ""
 	switch w.From {
@@ -220,7 +220,7 @@ func offered(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
 	return narHash, narSize, err == nil
 }
 
-// object changes the answer to 404 if the server would not tell Nix of the NAR.
+// object changes the answer to 404 if the server would not offer the NAR to Nix.
 func object(w *control.Why, obstacle func(store.HashPart, store.Hash, int64) error) {
 	narHash, narSize, ok := offered(*w)
 	if !ok {

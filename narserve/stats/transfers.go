@@ -15,8 +15,8 @@ const (
 	maxPassing = 256
 	// passingIdle is after how long without a block a transfer to a neighbour counts as over: no message ends it.
 	passingIdle = 3 * time.Second
-	// incomingIdle is after how long without a block an incoming transfer is forgotten whose end was not recorded. A fetch
-	// ends sooner if nothing comes.
+	// incomingIdle is the time without a block after which an incoming transfer is dropped if its end was not recorded. It is
+	// longer than the time after which a fetch without progress fails.
 	incomingIdle = 240 * time.Second
 	// maxOrigins bounds the NARs with a known origin. Nix fetches those of a whole closure, which are some 3,000 for a
 	// desktop system, soon after they came.

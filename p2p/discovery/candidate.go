@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// restMax is the longest pause between two looks at machines of which there is no news.
+	// restMax is the longest interval between two steps.
 	restMax = time.Minute
-	// steady is how long a connection must hold for the pause to begin anew.
+	// steady is the age of a connection at which the count of failed dials is reset.
 	steady = 10 * time.Second
 	// yield is how long, at most, one of two machines that see each other waits for the other to dial first. Without
 	// it, most pairs would end up with two connections.
@@ -29,7 +29,7 @@ const (
 	lateAnswer = 300 * time.Millisecond
 )
 
-// An announcement says where a machine can be reached, according to itself or to hearsay.
+// An announcement has the addresses of a machine, from the machine itself or from another one (hearsay).
 type announcement struct {
 	id     peer.ID
 	addrs  []ma.Multiaddr
@@ -69,7 +69,7 @@ const (
 	viaInbound    = "inbound"
 )
 
-// fill takes hearsay about a machine of which there is word already.
+// fill adds addresses from hearsay to a machine that is known already.
 func (c *candidate) fill(a announcement) {
 	if a.expiry.After(c.expiry) {
 		c.expiry = a.expiry

@@ -139,8 +139,8 @@ func (s *candidates) finished(id peer.ID, err error, alone bool, now time.Time) 
 	return barred
 }
 
-// announce takes word of a machine. It is dialled soon if it is new, or says that it is elsewhere than before; announce
-// reports whether that is so.
+// announce records an announcement. It reports whether the machine is to be dialled soon, because it is new or announces
+// another address than before.
 func (s *candidates) announce(a announcement, now time.Time) (soon bool) {
 	if a.via != viaMDNS && a.via != viaGateway { // of other sources it is unknown on which of our links it is
 		a.addrs, _ = netmon.ByReach(a.addrs)
@@ -220,7 +220,7 @@ func (s *candidates) lose(id peer.ID, now time.Time) {
 	}
 }
 
-// linksChanged has all machines dialled at once.
+// linksChanged makes all machines due at once.
 func (s *candidates) linksChanged(now time.Time) {
 	s.changed = now
 	for _, c := range s.peers {
@@ -307,8 +307,8 @@ func (s *candidates) miss(now time.Time) (any, wake bool) {
 	return true, wake
 }
 
-// endVisit ends a visit. A machine that was of use stays; if too many stay for that, the oldest has to make room. It
-// returns the machines that are not to be kept any longer.
+// endVisit ends a visit. A machine that had a wanted path is retained; the oldest retained one is dropped if there are too
+// many. It returns the machines that are no longer kept.
 func (s *candidates) endVisit(id peer.ID, useful bool) (leaves []peer.ID) {
 	c := s.peers[id]
 	if c == nil || !c.visit {

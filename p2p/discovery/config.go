@@ -22,15 +22,14 @@ type Config struct {
 	Net                             *Net // in place of this machine's network; nil in all but tests
 }
 
-// Hooks are functions that a LAN calls. Each may be nil.
+// Hooks are called by a LAN. Each may be nil.
 type Hooks struct {
 	Denies      func(peer.ID) bool // peers with which there are no connections
-	Arrived     func(netip.Addr)   // is told of connections that are let in
+	Arrived     func(netip.Addr)   // called for each accepted connection
 	LinksLooked func()             // the links were looked at, and one may have become metered
 }
 
-// Check reports what can be seen to be wrong with the peers and the patterns of interfaces before anything starts. It looks
-// up no name and no interface.
+// Check returns an error if a peer or a pattern of interfaces is malformed. It looks up no name and no interface.
 func (cfg Config) Check() error {
 	_, err := parseNamed(cfg.Peers, fromFlag)
 	_, perr := netmon.NewPolicy(cfg.AllowInterfaces, cfg.DenyInterfaces)

@@ -179,7 +179,7 @@ func (cs *Conns) connsAt(links []netmon.Link) (conns []network.Conn) {
 	return conns
 }
 
-// SeenAt returns where a connected peer listens, as far as we have seen it there ourselves: the addresses at which we
+// SeenAt returns the addresses at which this machine has seen a connected peer listen: the addresses at which we
 // have reached it, and of those that it gives itself the ones that it comes from. None is link-local IPv6, which means
 // nothing to others.
 func (cs *Conns) SeenAt(id peer.ID) []netip.AddrPort {

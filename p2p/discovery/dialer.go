@@ -28,7 +28,7 @@ func newDialer(conns *Conns, kept int, round firstLook) *Dialer {
 		known: newCandidates(conns.host.ID(), conns.connected, kept, round)}
 }
 
-// change lets f change what is known, after which there may be something to do.
+// change calls f, which may change the candidates, with the lock held, and then wakes run.
 func (d *Dialer) change(f func(*candidates)) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -87,7 +87,7 @@ func (d *Dialer) dial(ctx context.Context, info peer.AddrInfo) {
 	}
 }
 
-// announce takes word of a machine.
+// announce records an announcement, and wakes run if its machine is to be dialled soon.
 func (d *Dialer) announce(a announcement) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -106,7 +106,7 @@ func (d *Dialer) namedTried() {
 	d.change(func(c *candidates) { c.round.untried-- })
 }
 
-// Hear has a peer looked for at an address that another peer has sent, or that is remembered.
+// Hear adds an address of a peer that another peer has sent, or that was remembered from an earlier stay.
 func (d *Dialer) Hear(m ma.Multiaddr, via string) {
 	if a, ok := d.hearsay(m, via, time.Now().Add(hearsayFor)); ok && !d.conns.connected(a.id) {
 		d.announce(a)

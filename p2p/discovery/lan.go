@@ -103,7 +103,7 @@ func (l *LAN) Via(p peer.ID) string {
 	return cmp.Or(l.Dialer.via(p), viaInbound)
 }
 
-// Seek has a peer that is refused no more looked for at once, if it is known where.
+// Seek dials a peer at once, if an address of it is known: it was refused before, and no longer is.
 func (l *LAN) Seek(p peer.ID) { l.Dialer.lose(p) }
 
 // Run announces this machine, looks for others, and keeps connections to them, until ctx ends. It closes the host
@@ -130,14 +130,14 @@ func (l *LAN) Run(ctx context.Context) error {
 	return errors.Join(err, l.addrs.Close(), l.host.Close())
 }
 
-// resume has everything done anew that a sleep may have made stale: the interfaces are looked at, this machine is
-// announced, and neighbours are asked whether they are still there.
+// resume renews the state that may be stale after the machine has slept: it scans the interfaces, announces this machine
+// and probes the neighbours.
 func (l *LAN) resume() {
 	l.resumed.Store(true)
 	netmon.Hint(l.look)
 }
 
-// follow announces this machine on every link there is, as links come and go.
+// follow announces this machine on every link that is used, and follows the changes of links.
 func (l *LAN) follow(ctx context.Context) error {
 	d := l.newMDNS()
 	defer d.Close()

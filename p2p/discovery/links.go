@@ -48,8 +48,7 @@ func (ls *Links) used() []netmon.Link {
 	return netmon.Used(ls.all)
 }
 
-// near returns the links whose machines may be reached: a link that has lost its carrier counts, as it may be back before
-// TCP gives up.
+// near returns the links that are used, and those that have lost their carrier: it may be back before TCP gives up.
 func (ls *Links) near() []netmon.Link {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

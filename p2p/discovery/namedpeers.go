@@ -189,7 +189,7 @@ func (ps *namedPeers) keep(ctx context.Context, n *namedPeer) {
 	}
 }
 
-// logFailure tells of the first of a row of failures; the others are no news.
+// logFailure logs the first of a row of failures.
 func (ps *namedPeers) logFailure(ctx context.Context, n *namedPeer, failures int, err error) {
 	if ctx.Err() != nil {
 		return
@@ -256,8 +256,8 @@ func (ps *namedPeers) connectAs(ctx context.Context, n *namedPeer, id peer.ID, a
 	return ps.conns.connect(ctx, peer.AddrInfo{ID: id, Addrs: n.multiaddrs(addrs)})
 }
 
-// remember notes that a peer is one of those the user named. A machine that answers with a new ID each time must not
-// fill the memory: beyond what all names can stand for, the absent are forgotten.
+// remember records the ID of a named peer. Absent peers are dropped beyond a limit, so that a machine that answers with a
+// new ID each time cannot fill the memory.
 func (ps *namedPeers) remember(id peer.ID, n *namedPeer) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

@@ -6,7 +6,7 @@
 // other systems are polled once a minute.
 package netmon
 
-// Hint tells a channel of one that there is something to look at; one waiting hint is as good as many.
+// Hint sends to a channel of capacity 1 without blocking. Hints that are not yet received count as one.
 func Hint(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

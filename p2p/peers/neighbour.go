@@ -22,12 +22,12 @@ type Neighbour struct {
 	ID       peer.ID
 	Since    time.Time // when it came
 	Tally    *Tally
-	Stranger bool          // not one of the machines to keep when it came, see [circle]
+	Stranger bool          // not one of the machines to keep when it was connected: see discovery's candidates
 	Asks     chan Question // that it has not been asked yet
 	Busy     atomic.Int32  // blocks asked for and not yet here
 
 	ledger  *Ledger
-	told    *lru.Cache[store.HashPart, toldClaim] // claims that it has made unasked
+	told    *lru.Cache[store.HashPart, toldClaim] // pushed claims
 	helping chan struct{}                         // one for each question under way for which it asks its upstreams
 
 	streams

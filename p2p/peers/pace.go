@@ -15,8 +15,8 @@ type pace struct {
 	rated     time.Time     // when that was measured
 }
 
-// Rated records the bytes a second that have come from the neighbour in the last seconds, of all NARs together, while more
-// was wanted.
+// Rated records the rate, in bytes per second, at which the neighbour has sent in the last seconds, over all NARs, while
+// more blocks were requested.
 func (p *pace) Rated(rate int64, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -45,7 +45,7 @@ func (p *pace) Expect() (d time.Duration, ok bool) {
 func (p *pace) Measured(d time.Duration, size int) {
 	d = max(d, 50*time.Microsecond)
 	if size < store.BlockSize/4 {
-		size = store.BlockSize / 4 // the round trip dominates: don't blow it up
+		size = store.BlockSize / 4 // the round trip dominates
 	}
 	d = time.Duration(float64(d) * store.BlockSize / float64(size))
 	p.mu.Lock()
@@ -58,8 +58,8 @@ func (p *pace) Measured(d time.Duration, size int) {
 	p.shown = max(p.shown, int64(store.BlockSize/p.blockTime.Seconds()))
 }
 
-// Window is how many blocks are kept under way with a neighbour: what it delivers in 40 ms, so that the link stays
-// busy over a round trip and a slow one is not owed much.
+// Window is the number of blocks to keep under way with a neighbour: as many as it delivers in 40 ms. That keeps the link
+// busy over a round trip, and few blocks wait for a slow neighbour.
 func (p *pace) Window() int {
 	const ahead = 40 * time.Millisecond
 	d, ok := p.Expect()
@@ -69,7 +69,7 @@ func (p *pace) Window() int {
 	return min(max(int(ahead/d)+1, 2), 16)
 }
 
-// LeastPace is the bytes a second below which a neighbour is too slow: a part of the most that it has shown.
+// LeastPace is the rate, in bytes per second, below which a neighbour is too slow: a fraction of its highest rate.
 func (p *pace) LeastPace() int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -117,7 +117,7 @@ func (ex *Exchange) Send(r wire.Request) error {
 	return err
 }
 
-// Read gives each read its own deadline: a slow neighbour is read from on, and a silent one is not.
+// Read sets a new deadline for each read, so that a slow neighbour is tolerated and a silent one is not.
 func (ex *Exchange) Read(p []byte) (int, error) {
 	deadline := time.Now().Add(ex.Stall)
 	if !ex.Until.IsZero() && ex.Until.Before(deadline) {

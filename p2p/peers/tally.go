@@ -170,7 +170,7 @@ type transfers struct {
 	Wasted                                atomic.Int64 // bytes received that another peer had delivered first
 }
 
-// distrust bounds what is taken from a peer that passes on wrong blocks.
+// distrust bounds the use of a peer that has passed on wrong blocks.
 type distrust struct {
 	rumours atomic.Int64 // NARs with wrong unverified blocks from it
 	until   atomic.Int64 // Unix ns

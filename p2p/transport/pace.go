@@ -48,10 +48,10 @@ type paces struct {
 
 type pace struct {
 	raw     syscall.RawConn
-	addr    netip.Addr // Pace the other side
+	addr    netip.Addr // of the other side
 	asked   time.Time
 	samples [paceSamples]int64 // bytes per second; 0 is unknown
-	next    int                // Pace samples, the oldest
+	next    int                // the index of the oldest sample
 	written int64              // bytes of blocks given to libp2p
 	before  int64              // bytes acknowledged that were none of them, as far as is known
 	acked   int64              // bytes acknowledged, and
@@ -96,7 +96,7 @@ func (p *paces) add(c network.ConnMultiaddrs) {
 	p.conns[paceKey(c)] = &pace{raw: raw, addr: addr}
 }
 
-// Watch lets the kernel notice when the other machine of a connection has gone. libp2p sets its own slower ways while it
+// Watch makes the kernel detect when the other machine of a connection has gone. libp2p sets slower timeouts while it
 // makes a connection, so this is for afterwards.
 func (p *paces) Watch(c network.ConnMultiaddrs) error {
 	p.mu.Lock()

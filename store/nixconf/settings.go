@@ -11,12 +11,12 @@ import (
 	"time"
 )
 
-// Settings is the part of this machine's Nix configuration that narbor goes by.
+// Settings is the part of this machine's Nix configuration that narbor uses.
 type Settings struct {
 	TrustedPublicKeys []string // "<name>:<base64>"
 	Substituters      []string // URLs
 	RequireSigs       bool
-	// StalledTimeout is after how long without a byte of a body Nix hangs up, in seconds (stalled-download-timeout); 0 is never.
+	// StalledTimeout is Nix's stalled-download-timeout: it hangs up after this time without a byte of a body; 0 is never.
 	StalledTimeout time.Duration
 	Netrc          Netrc
 	Origin         string   // where this was learned, for the user to read
@@ -42,10 +42,10 @@ func (u Unread) String() string {
 	return u.File + " (" + u.Why + "), which " + u.At + " includes"
 }
 
-// defaultStalled is Nix's stalled-download-timeout, and mostStalled the longest that is told apart from others.
+// defaultStalled is Nix's default of stalled-download-timeout. Longer ones than mostStalled are cut to it.
 const defaultStalled, mostStalled = 300 * time.Second, 100 * 365 * 24 * time.Hour
 
-// stalledTimeout returns the duration of so many seconds.
+// stalledTimeout converts a stalled-download-timeout, in seconds.
 func stalledTimeout(seconds uint64) time.Duration {
 	return time.Duration(min(seconds, uint64(mostStalled/time.Second))) * time.Second
 }

@@ -83,11 +83,10 @@ func Diagnose(ctx context.Context, ctl control.Client, chosen []Check) []Finding
 	return all
 }
 
-// CodeOtherKeys is a finding that doctor warns of, and that is no warning on the page: a neighbour can cause it at
-// will.
+// CodeOtherKeys is a finding that doctor reports as a warning and the page does not, because any neighbour can cause it.
 const CodeOtherKeys = "other-keys"
 
-// checkHealth passes on the problems that the service reports and no other check covers.
+// checkHealth reports the problems of the running service that no other check covers.
 func checkHealth(_ context.Context, p *patient) []Finding {
 	if !p.running {
 		return []Finding{skipped("health: narbor is not running")}

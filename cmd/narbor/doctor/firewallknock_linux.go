@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// knockTime is how long packets may take through a copy of the rules. The kernel hands them over at once, but a
-// busy machine takes a moment to find out that the cable is in. attemptTime is for one of TCP's attempts.
+// knockTime bounds the time for packets to pass a copy of the rules. The kernel delivers them at once, but a busy machine
+// takes a moment to set the interface up. attemptTime bounds one attempt over TCP.
 const knockTime, attemptTime = 1500 * time.Millisecond, 250 * time.Millisecond
 
 // doors are what listens inside a copy, as narbor does.

@@ -162,7 +162,7 @@ func combined(ctx context.Context, name string, args ...string) (string, error) 
 	return warnings.String() + out.String(), nil
 }
 
-// A flow is what neighbours send first, by protocol and family.
+// A flow is the protocol and the address family of the first packets of a neighbour.
 type flow struct {
 	proto string // TCP, or UDP for multicast DNS
 	v6    bool
@@ -174,8 +174,8 @@ type copied struct {
 	commands []string      // they open the closed ports; empty if there are none known
 }
 
-// closed are the protocols that are not let in over IPv4, or over IPv6 where the interface has no IPv4: every neighbour
-// has IPv4 where there is any, and one family is enough.
+// closed returns the protocols that are blocked over IPv4, or over IPv6 if the interface has no IPv4. One open family is
+// enough, and where this machine has IPv4 its neighbours have it as well.
 func (c copied) closed() (protos []string) {
 	for _, proto := range []string{"TCP", "UDP"} {
 		open, has4 := c.open[flow{proto, false}]
@@ -189,7 +189,7 @@ func (c copied) closed() (protos []string) {
 	return protos
 }
 
-// family names the family that alone is closed; "" is none.
+// family returns a text about the one address family that is closed; "" if it is none or both.
 func (c copied) family(proto string) string {
 	four, has4 := c.open[flow{proto, false}]
 	six, has6 := c.open[flow{proto, true}]

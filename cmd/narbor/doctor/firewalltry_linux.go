@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	// suggestTime is [knockTime] while rules are tried that open the ports: the addresses are known by then.
+	// suggestTime is used in place of [knockTime] when rules that open the ports are tried, as the addresses are known by then.
 	suggestTime = 500 * time.Millisecond
 	// suggestLimit bounds the search for such rules.
 	suggestLimit = 15 * time.Second
@@ -116,8 +116,7 @@ func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, p
 	return commands
 }
 
-// openings are the rules that may be needed: one for each protocol in each chain that packets to this machine go
-// through.
+// openings returns the rules that may be needed: one for each protocol in each chain that packets to this machine pass.
 func (f *firewallCopy) openings(ctx context.Context, protos []string, port string) (commands [][]string) {
 	type rule struct{ nft, iptables []string }
 	rules := []rule{}

@@ -16,7 +16,7 @@ const (
 	severitySkipped = dashboard.SeveritySkipped
 )
 
-// Finding is what one check of `narbor doctor` found. Its command is for a shell of root.
+// Finding is the result of one check of `narbor doctor`. Its command is for a root shell.
 type Finding = dashboard.Health
 
 func fine(format string, args ...any) Finding {
@@ -27,7 +27,7 @@ func skipped(format string, args ...any) Finding {
 	return Finding{Severity: severitySkipped, Text: fmt.Sprintf(format, args...)}
 }
 
-// A patient is what the checks look at. Each check adds what later ones need.
+// A patient has the state that the checks examine. Earlier checks fill in fields that later ones use.
 type patient struct {
 	ctl      control.Client
 	root     bool

@@ -14,7 +14,7 @@ const (
 	ProbeLimit = 2 * time.Second
 )
 
-// shellQuote makes one word of a text for a shell.
+// shellQuote quotes a text so that a shell takes it as one word.
 func shellQuote(text string) string {
 	if strings.Trim(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._-") == "" {
 		return text
