@@ -95,6 +95,8 @@ func TestDebianPackage(t *testing.T) {
 		s.run("test", "-s", file)
 	}
 	s.besideThePackage(t)
+	refresh := s.refreshTimer(t, "disabled")
+	s.run("systemctl", "enable", "--now", refresh)
 	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+
 		") >>/etc/default/narbor; systemctl restart narbor.service")
 
@@ -116,6 +118,7 @@ func TestDebianPackage(t *testing.T) {
 	if got := <-builds; got[0] == 0 || got[1] > 0 {
 		t.Errorf("%d builds went well and %d failed during the upgrade", got[0], got[1])
 	}
+	s.refreshTimer(t, "enabled")
 	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Count(conf, line) != 1 {
 		t.Errorf("after the upgrade nix.conf is %q, want the line once", conf)
 	}
@@ -124,6 +127,7 @@ func TestDebianPackage(t *testing.T) {
 		t.Errorf("after the removal nix.conf is %q", conf)
 	}
 	s.await("narbor.socket", "inactive")
+	s.await(refresh, "inactive")
 	if out, err := s.command(t.Context(), "nix-store", "--store", "daemon", "--realise", absentPath).CombinedOutput(); err == nil ||
 		strings.Contains(string(out), "6272") {
 		t.Errorf("after the removal Nix says %q, %v", out, err)
@@ -132,6 +136,22 @@ func TestDebianPackage(t *testing.T) {
 	if out, err := s.command(t.Context(), "ls", "/var/lib/private/narbor").CombinedOutput(); err == nil {
 		t.Errorf("after the purge there is still state: %q", out)
 	}
+	if left := s.run("find", "/etc", "/var/lib", "-name", "*narbor*"); left != "" {
+		t.Errorf("after the purge there are still files:\n%s", left)
+	}
+}
+
+// refreshTimer returns the name of the timer for `narbor refresh`, which must be enabled or disabled as stated.
+func (s systemd) refreshTimer(t *testing.T, want string) string {
+	t.Helper()
+	const name = "narbor-refresh.timer"
+	if got, _ := s.command(t.Context(), "systemctl", "is-enabled", name).CombinedOutput(); strings.TrimSpace(string(got)) != want {
+		t.Errorf("%s is %s, want %s", name, got, want)
+	}
+	if got := s.run("systemctl", "show", "--property=TimeoutStartUSec", "narbor-refresh.service"); !strings.Contains(got, "=1min") {
+		t.Errorf("narbor-refresh.service has the limit %s, want a minute", got)
+	}
+	return name
 }
 
 // besideThePackage lets doctor, setup and unsetup look at a machine on which a package has installed narbor.

@@ -225,6 +225,7 @@ in
         Type = "oneshot";
         ExecStart = "${cfg.package}/bin/narbor refresh --new-neighbours --socket /run/narbor/narbor.sock";
         SuccessExitStatus = 3; # narbor does not run
+        TimeoutStartSec = 60;
         Nice = 10;
         UMask = "0077";
         PrivateNetwork = true;
