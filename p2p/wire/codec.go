@@ -12,10 +12,13 @@ import (
 
 // Store content shrinks to a half with S2, at 400 to 600 MB a second on one processor, and to 0.4 with zstd at 90 to
 // 140; both give up quickly on compressed data. On a link slower than the resulting output, the link is the bottleneck,
-// and compression speeds it up; on a faster one, the processor would be the bottleneck.
+// and compression speeds it up; on a faster one, the processor would be the bottleneck. With more effort, zstd makes it a
+// twentieth smaller at two thirds of that speed: the slowest links then have as many bytes to carry as from a cache with
+// archives that zstd has compressed whole.
 const (
-	s2Below   = 180 << 20 // bytes per second of the link: up to a gigabit and a half
-	zstdBelow = 40 << 20  // up to 300 Mbit/s
+	s2Below       = 180 << 20 // bytes per second of the link: up to a gigabit and a half
+	zstdBelow     = 40 << 20  // up to 300 Mbit/s
+	thoroughBelow = 8 << 20   // up to 60 Mbit/s, for which a fifth of a processor suffices
 )
 
 // codecFor chooses how to send blocks over a link of that pace in bytes per second; 0 is unknown.
@@ -29,14 +32,18 @@ func codecFor(pace int64) status {
 	return statusZstd
 }
 
-var zstdEncoders = sync.Pool{New: func() any {
-	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(store.BlockSize), zstd.WithEncoderCRC(false))
-	if err != nil { // only for bad options
-		panic(err)
-	}
-	return e
-}}
+var fastZstd, thoroughZstd = zstdEncoders(zstd.SpeedFastest), zstdEncoders(zstd.SpeedDefault)
+
+func zstdEncoders(level zstd.EncoderLevel) *sync.Pool {
+	return &sync.Pool{New: func() any {
+		e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1),
+			zstd.WithWindowSize(store.BlockSize), zstd.WithEncoderCRC(false))
+		if err != nil { // only for bad options
+			panic(err)
+		}
+		return e
+	}}
+}
 
 // zstdDecoder unpacks as many blocks at once as there are processors.
 var zstdDecoder = func() *zstd.Decoder {
@@ -48,9 +55,9 @@ var zstdDecoder = func() *zstd.Decoder {
 	return d
 }()
 
-// pack compresses a block into out, which has room for as much as the block. It returns false if that is not worth
-// it: the block would take more than 7/8 of its length.
-func pack(as status, block, out []byte) ([]byte, bool) {
+// pack compresses a block for a link of that pace into out, which has room for as much as the block. It returns false if
+// that is not worth it: the block would take more than 7/8 of its length.
+func pack(as status, pace int64, block, out []byte) ([]byte, bool) {
 	room := len(block) / 8 * 7
 	var packed []byte
 	switch as {
@@ -60,8 +67,12 @@ func pack(as status, block, out []byte) ([]byte, bool) {
 		}
 		packed = s2.Encode(out[:cap(out)], block)
 	case statusZstd:
-		e := zstdEncoders.Get().(*zstd.Encoder)
-		defer zstdEncoders.Put(e)
+		encoders := fastZstd
+		if pace < thoroughBelow {
+			encoders = thoroughZstd
+		}
+		e := encoders.Get().(*zstd.Encoder)
+		defer encoders.Put(e)
 		packed = e.EncodeAll(block, out[:0])
 	}
 	return packed, len(packed) < room

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -18,18 +19,20 @@ import (
 func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 	for _, as := range []status{statusS2, statusZstd} {
 		for _, size := range []int{1000, 70_000, store.BlockSize} {
-			block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-			packed, ok := pack(as, block, out)
-			if !ok {
-				t.Errorf("pack(%d, text of %d bytes) is not worth it", as, size)
-				continue
-			}
-			got := make([]byte, size)
-			if err := unpack(as, packed, got); err != nil || !bytes.Equal(got, block) {
-				t.Errorf("unpack(%d, %d bytes) = %v, or other bytes", as, size, err)
+			for _, pace := range []int64{1 << 20, 12 << 20} {
+				block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
+				packed, ok := pack(as, pace, block, out)
+				if !ok {
+					t.Errorf("pack(%d, %d, text of %d bytes) is not worth it", as, pace, size)
+					continue
+				}
+				got := make([]byte, size)
+				if err := unpack(as, packed, got); err != nil || !bytes.Equal(got, block) {
+					t.Errorf("unpack(%d, %d bytes) = %v, or other bytes", as, size, err)
+				}
 			}
 		}
-		if packed, ok := pack(as, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+		if packed, ok := pack(as, 0, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
 			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
 		}
 	}
@@ -98,13 +101,40 @@ func TestSlowLinksCompress(t *testing.T) {
 	}
 }
 
+// The blocks are of this program: machine code, as in the archives of most bytes.
+func TestSlowestLinksGetTheFewestBytes(t *testing.T) {
+	name, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	block, room := make([]byte, store.BlockSize), make([]byte, store.BlockSize)
+	size := map[int64]int{}
+	for i := range 8 {
+		if _, err := f.ReadAt(block, int64(i+2)*store.BlockSize); err != nil {
+			t.Fatal(err)
+		}
+		for _, pace := range []int64{2 << 20, 12 << 20} {
+			packed, _ := pack(codecFor(pace), pace, block, room)
+			size[pace] += len(packed)
+		}
+	}
+	if size[2<<20]*100 > size[12<<20]*98 {
+		t.Errorf("blocks take %d bytes over 2 MB/s, and %d over 12 MB/s, want fewer", size[2<<20], size[12<<20])
+	}
+}
+
 func BenchmarkPack(b *testing.B) {
 	block, out := text(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-	for name, as := range map[string]status{"s2": statusS2, "zstd": statusZstd} {
+	for name, pace := range map[string]int64{"s2": 118 << 20, "zstd": 12 << 20, "zstd thorough": 2 << 20} {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(block)))
 			for b.Loop() {
-				pack(as, block, out)
+				pack(codecFor(pace), pace, block, out)
 			}
 		})
 	}

@@ -63,9 +63,11 @@ func FuzzReadBlock(f *testing.F) {
 			t.Errorf("readBlock accepted %x, but that block is written as %x", in, out.Bytes())
 		}
 		for _, as := range []status{statusS2, statusZstd} {
-			again := make([]byte, size)
-			if p, ok := pack(as, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
-				t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
+			for _, pace := range []int64{0, thoroughBelow} {
+				again := make([]byte, size)
+				if p, ok := pack(as, pace, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
+					t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
+				}
 			}
 		}
 	})
