@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -64,25 +65,36 @@ type sender struct {
 
 // sender adds a sender. Its nginx serves cache; with "" it has no nginx.
 func (b *bench) sender(l *lan.LAN, name string, c *corpus.Corpus, cache string) (*sender, error) {
-	s := &sender{}
-	cfg := lan.HostConfig{Name: name, Nix: c.Nix, Copy: true, Binds: map[string]string{"opt": b.programs}}
+	cfg := lan.HostConfig{Name: name, Nix: c.Nix, Copy: true}
 	if cache != "" {
-		cfg.Binds["mnt"] = cache
+		cfg.Binds = map[string]string{"mnt": cache}
 	}
-	var err error
-	if s.Host, err = l.Add(cfg); err != nil {
+	s, err := b.neighbour(l, cfg)
+	if err != nil || cache == "" {
+		return s, err
+	}
+	return s, b.serve(s, cache)
+}
+
+// neighbour adds a machine that shares its store by narbor.
+func (b *bench) neighbour(l *lan.LAN, cfg lan.HostConfig) (s *sender, err error) {
+	s = &sender{}
+	if s.Host, err = b.host(l, cfg); err != nil {
 		return nil, err
-	}
-	if cache != "" {
-		if err := b.serve(s, cache); err != nil {
-			return nil, err
-		}
 	}
 	if s.nix, err = b.startNix(s.Host, "substituters ="); err != nil {
 		return nil, err
 	}
 	s.narbor, err = s.StartNarbor(narbor)
 	return s, err
+}
+
+// host adds a machine with our programs.
+func (b *bench) host(l *lan.LAN, cfg lan.HostConfig) (*lan.Host, error) {
+	binds := map[string]string{"opt": b.programs}
+	maps.Copy(binds, cfg.Binds)
+	cfg.Binds = binds
+	return l.Add(cfg)
 }
 
 // server adds a machine that has a binary cache in memory and serves it by nginx alone.
@@ -122,11 +134,17 @@ type receiver struct {
 
 // throughNginx adds a receiver that fetches from a URL.
 func (b *bench) throughNginx(l *lan.LAN, name, url string) (*receiver, error) {
-	h, err := l.Add(lan.HostConfig{Name: name, Binds: map[string]string{"opt": b.programs}})
+	return b.receiver(l, lan.HostConfig{Name: name}, url)
+}
+
+// receiver adds a receiver that fetches from a URL, with further lines in its nix.conf.
+func (b *bench) receiver(l *lan.LAN, cfg lan.HostConfig, url string, conf ...string) (*receiver, error) {
+	h, err := b.host(l, cfg)
 	if err != nil {
 		return nil, err
 	}
-	nix, err := b.startNix(h, "substituters = "+url, "narinfo-cache-negative-ttl = 0") // some are started again; see insist
+	conf = append(conf, "substituters = "+url, "narinfo-cache-negative-ttl = 0") // some are started again; see insist
+	nix, err := b.startNix(h, conf...)
 	return &receiver{Host: h, nix: nix}, err
 }
 
@@ -136,10 +154,15 @@ func (b *bench) throughNarbor(l *lan.LAN, name string, neighbours int) (*receive
 	if err != nil {
 		return nil, err
 	}
+	return r, b.addNarbor(r, neighbours)
+}
+
+// addNarbor starts a receiver's narbor, and waits until it has neighbours.
+func (b *bench) addNarbor(r *receiver, neighbours int) (err error) {
 	if r.narbor, err = r.StartNarbor(narbor); err != nil {
-		return nil, err
+		return err
 	}
-	return r, b.settle(r.Host, neighbours)
+	return b.settle(r.Host, neighbours)
 }
 
 // settle waits until narbor has the given number of neighbours and discovery has ended: until then a miss takes longer.

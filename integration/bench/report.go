@@ -30,6 +30,7 @@ type row struct {
 	Value   float64 `json:"value"`
 	Limit   float64 `json:"limit"`             // a negative one is none
 	AtLeast bool    `json:"atLeast,omitempty"` // the limit is a lower bound
+	Exact   bool    `json:"exact,omitempty"`   // other load does not change it
 	Narbor  series  `json:"narbor,omitzero"`
 	Rival   series  `json:"rival,omitzero"`
 }
@@ -90,6 +91,9 @@ func (s series) peak(proc string) int64 {
 
 // tolerance is the factor by which the row's limit may be missed before bench fails.
 func (r row) tolerance() float64 {
+	if r.Exact {
+		return exactly
+	}
 	if r.Case == "four" || r.Case == "crowd" || r.Case == "unshaped" {
 		return crowdedly
 	}
@@ -110,8 +114,8 @@ func (r report) verdict() error {
 	if bad == nil {
 		return nil
 	}
-	return fmt.Errorf("limits missed by more than %.1f times, or %.1f where processors limit:\n\t%s", grossly, crowdedly,
-		strings.Join(bad, "\n\t"))
+	return fmt.Errorf("limits missed by more than %.1f times, or %.1f where processors limit, or %.1f for bytes:\n\t%s",
+		grossly, crowdedly, exactly, strings.Join(bad, "\n\t"))
 }
 
 func (r row) value() string { return figure(r.Value) + unit(r.Unit) }
