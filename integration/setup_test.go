@@ -51,6 +51,9 @@ func TestSetupAndUnsetup(t *testing.T) {
 		t.Errorf("setup again:\n%s", out)
 	}
 	s.await("narbor.service", "active")
+	s.run("systemctl", "enable", "--now", s.refreshTimer(t, "disabled"))
+	s.run("/opt/new/narbor", "setup")
+	s.refreshTimer(t, "enabled")
 	s.unsetup(t, daemon)
 }
 
@@ -100,8 +103,8 @@ func (s systemd) unsetup(t *testing.T, daemon string) {
 	if got := s.run("cat", "/etc/nix/nix.conf"); got != "substituters = https://cache.example.org\n" {
 		t.Errorf("nix.conf is %q after unsetup", got)
 	}
-	left := s.run("sh", "-c", "ls /usr/local/bin/narbor /etc/systemd/system/narbor.* "+
-		"2>/dev/null; curl -s -m 5 http://127.0.0.1:6272/ || true")
+	left := s.run("sh", "-c", "find /usr/local/bin /etc/systemd -name '*narbor*'; "+
+		"curl -s -m 5 http://127.0.0.1:6272/ || true")
 	if strings.TrimSpace(left) != "" {
 		t.Errorf("left behind: %s", left)
 	}

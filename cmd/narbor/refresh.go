@@ -23,7 +23,8 @@ func refreshCommand() *cli.Command {
 		Description: "Nix remembers for an hour that narbor does not have a path (its setting narinfo-cache-negative-ttl), though a\n" +
 			"neighbour that has it may have come meanwhile. This removes narbor's negative answers from Nix's narinfo cache; all\n" +
 			"else in it stays, and Nix may run. The Nix daemon's cache is root's, so run it by sudo if there is a daemon.\n\n" +
-			"The timer narbor-refresh.timer runs it every two minutes with --new-neighbours. It is off until it is enabled.\n\n" +
+			"With systemd, narbor setup and the Debian package install narbor-refresh.timer, which runs it every two minutes with\n" +
+			"--new-neighbours. It is off until it is enabled; on NixOS by services.narbor.refresh = true.\n\n" +
 			"Examples:\n   sudo narbor refresh\n   sudo systemctl enable --now narbor-refresh.timer",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "new-neighbours", EnvVars: env("new-neighbours"),

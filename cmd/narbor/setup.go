@@ -29,12 +29,19 @@ var serviceUnit string
 //go:embed units/narbor.socket
 var socketUnit string
 
+//go:embed units/narbor-refresh.service
+var refreshUnit string
+
+//go:embed units/narbor-refresh.timer
+var refreshTimerUnit string
+
 //go:embed units/io.narbor.plist
 var launchdPlist string
 
 const (
 	installedBinary = "/usr/local/bin/narbor"
 	systemdUnits    = "/etc/systemd/system"
+	refreshTimer    = "narbor-refresh.timer"
 	launchdFile     = "/Library/LaunchDaemons/io.narbor.plist"
 	// setupTimeout bounds a step that is another program's.
 	setupTimeout = time.Minute
@@ -183,12 +190,13 @@ func (s setup) installUnits(ctx context.Context) error {
 	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err != nil {
 		socket = strings.Replace(socket, "ListenStream=[::1]:6272\n", "", 1)
 	}
-	for name, text := range map[string]string{"narbor.service": service, "narbor.socket": socket} {
+	for name, text := range map[string]string{"narbor.service": service, "narbor.socket": socket,
+		"narbor-refresh.service": refreshUnit, refreshTimer: refreshTimerUnit} {
 		if err := writeFile(filepath.Join(systemdUnits, name), []byte(text), 0o644); err != nil {
 			return err
 		}
 	}
-	s.did("installed narbor.service and narbor.socket in %s", systemdUnits)
+	s.did("installed narbor.service and narbor.socket in %s, and %s, which is off until you enable it", systemdUnits, refreshTimer)
 	if !s.systemd {
 		s.todo("systemd does not run here: start `narbor run` by whatever starts services")
 		return nil

@@ -50,14 +50,21 @@ func (s setup) remove(ctx context.Context) error {
 	}
 	if s.systemd {
 		if exists(own) {
-			if err := s.run(ctx, "systemctl", "disable", "--now", "narbor.service", "narbor.socket"); err != nil {
+			units := []string{"disable", "--now", "narbor.service", "narbor.socket"}
+			if exists(filepath.Join(systemdUnits, refreshTimer)) { // an earlier version has installed none
+				units = append(units, refreshTimer)
+			}
+			if err := s.run(ctx, "systemctl", units...); err != nil {
 				return err
 			}
 			s.did("stopped")
 		}
 	}
-	if err := s.removeFiles(filepath.Join(systemdUnits, "narbor.service"), filepath.Join(systemdUnits, "narbor.socket"),
-		installedBinary); err != nil {
+	files := []string{installedBinary}
+	for _, name := range []string{refreshTimer, "narbor-refresh.service", "narbor.socket", "narbor.service"} {
+		files = append(files, filepath.Join(systemdUnits, name))
+	}
+	if err := s.removeFiles(files...); err != nil {
 		return err
 	}
 	if s.systemd {
