@@ -7,8 +7,8 @@
 //
 // Rivals alternate within each run (A B A B), or fetch at once over slow lines of their own. A figure is the median of
 // its runs. The machines share this computer's processors: figures without shaping show narbor's processor cost, and
-// figures with shaping show the time for a user. Bench fails if a limit is missed by more than half of it, with many hosts by more than 2.5 times, or in
-// bytes by more than a fifth.
+// figures with shaping show the time for a user. Bench fails if a limit is missed by more than half of it, with many
+// hosts by more than 2.5 times, or in bytes by more than a fifth.
 //
 // The inner loops over bytes have their own benchmarks: for receiving (BenchmarkDraft, BenchmarkSHA256 in store;
 // BenchmarkBlock, BenchmarkPack, BenchmarkStream, BenchmarkFetch in p2p), for sharing (BenchmarkLayout, BenchmarkRead
