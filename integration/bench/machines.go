@@ -16,6 +16,9 @@ import (
 
 const narbor = "/opt/narbor"
 
+// realiseTimeout bounds the time of one Nix: the longest takes eight minutes, for a path of 1 GiB over 20 Mbit/s.
+const realiseTimeout = 30 * time.Minute
+
 // A bench owns a LAN for each measurement.
 type bench struct {
 	ctx      context.Context
@@ -201,12 +204,14 @@ func (w *watch) sender(s *sender, narbor bool) {
 
 // realise lets Nix fetch the closure, and checks that all of it has arrived.
 func (b *bench) realise(h *lan.Host, c *corpus.Corpus) (float64, error) {
+	ctx, cancel := context.WithTimeout(b.ctx, realiseTimeout)
+	defer cancel()
 	seconds, err := timed(func() error {
-		said, err := h.Realise(b.ctx, c.Top.String())
+		said, err := h.Realise(ctx, c.Top.String())
 		if err == nil {
 			return nil
 		}
-		return fmt.Errorf("%s: nix-store --realise: %s", h.Name, complaints(said))
+		return errors.Join(fmt.Errorf("%s: nix-store --realise: %s", h.Name, complaints(said)), ctx.Err())
 	})
 	if err != nil {
 		return 0, err

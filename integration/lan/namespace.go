@@ -111,10 +111,14 @@ func (c command) cmd(ctx context.Context) *exec.Cmd {
 	return cmd
 }
 
-// run runs c to its end and returns its standard output. Its error has the standard error in it.
+// run runs c to its end, or to ctx's deadline, or for commandTimeout if ctx has none, and returns its standard output. Its
+// error has the standard error in it.
 func (n *namespace) run(ctx context.Context, c command) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, commandTimeout)
+		defer cancel()
+	}
 	cmd := c.cmd(ctx)
 	stdout, stderr := new(bytes.Buffer), &lines{each: c.line}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
