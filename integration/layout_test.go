@@ -25,6 +25,7 @@ var mayImport = map[string][]string{
 	"store/nar":       {"store"},
 	"store/nixconf":   {"store", "store/statefile"},
 	"store/nixstore":  {"store", "store/nar"},
+	"store/rebase":    {"store"},
 	"store/spool":     {"store", "store/nar"},
 	"store/statefile": nil,
 	"store/upstream":  {"store", "store/nar"},
