@@ -91,7 +91,7 @@ func (s state) close() error {
 	return os.RemoveAll(s.dir)
 }
 
-// keep recreates the state whenever it is deleted, until ctx ends.
+// keep recreates the state whenever it is deleted, and expires what is in the spool, until ctx ends.
 func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *spool.Spool, log *zap.Logger) error {
 	tick := time.NewTicker(stateCheck)
 	defer tick.Stop()
@@ -115,6 +115,7 @@ func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *spool.S
 			}
 			lost = nil
 		}
+		spool.Expire()
 		if _, err := os.Lstat(s.file(identityName)); !errors.Is(err, fs.ErrNotExist) {
 			told = false
 			continue

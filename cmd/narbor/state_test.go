@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p/transport"
+	"narbor/store"
 	"narbor/store/spool"
 )
 
@@ -74,6 +76,61 @@ func TestStateIsMadeAnew(t *testing.T) {
 		t.Errorf("the identity is another one: %v", err)
 	}
 	if _, err := os.Stat(s.file("spool")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDraftsExpireWhileNothingIsFetched(t *testing.T) {
+	s, err := openState(filepath.Join(t.TempDir(), "state"), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	identity, err := transport.LoadIdentity(s.file(identityName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func() *spool.Spool {
+		sp, err := spool.Open(spool.Config{Dir: s.file("spool"), MinFree: -1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { sp.Close() })
+		return sp
+	}
+	files := func() []string {
+		names, err := filepath.Glob(s.file("spool/*.nar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	sp, nar := open(), make([]byte, store.BlockSize)
+	d, err := sp.Create(sha256.Sum256(nar), int64(len(nar)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.WriteAt(nar, 0); err != nil {
+		t.Fatal(err)
+	}
+	sp.Close()
+	soon := time.Now().Add(3*time.Second - 24*time.Hour) // it has been here for nearly a day
+	if len(files()) != 1 || os.Chtimes(files()[0], soon, soon) != nil {
+		t.Fatalf("files %q, want one of a draft", files())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	again, done := open(), make(chan error, 1)
+	go func() { done <- s.keep(ctx, identity, again, zap.NewNop()) }()
+	for deadline := time.Now().Add(time.Minute); len(files()) != 0; time.Sleep(10 * time.Millisecond) {
+		text, err := os.ReadFile(s.file(identityName))
+		if err == nil && os.WriteFile(s.file("new"), text, 0o600) == nil { // the old one goes, so that keep looks
+			err = os.Rename(s.file("new"), s.file(identityName))
+		}
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("the draft stays for over a day: %v", err)
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
 		t.Error(err)
 	}
 }

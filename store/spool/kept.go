@@ -112,6 +112,9 @@ func (s *Spool) inspect(name string) (k kept, number uint64, err error) {
 		return kept{}, 0, useless
 	}
 	k = kept{draftFile{name: name, want: h, size: size}, 0, st.ModTime()}
+	if now := time.Now(); k.since.After(now) { // the clock was wrong then, or is now
+		k.since = now
+	}
 	f, err := s.dir.root.Open(name)
 	if err != nil {
 		return kept{}, 0, err

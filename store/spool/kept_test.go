@@ -343,10 +343,31 @@ func TestKeptDraftsAreForgottenAfterADay(t *testing.T) {
 			write(t, d, nar, 0)
 			d.Keep()
 			time.Sleep(after)
-			s.Get(store.Hash{})
+			s.Expire()
 			if got := len(nars(t, dir)); got != want {
 				t.Errorf("%d files after %v, want %d", got, after, want)
 			}
+		}
+	})
+}
+
+func TestDraftOfTheFutureIsForgottenAfterADay(t *testing.T) {
+	dir := t.TempDir()
+	s := openSpool(t, spool.Config{Dir: dir})
+	nar, h := randomNAR(9, store.BlockSize)
+	write(t, create(t, s, h, len(nar)), nar, 0)
+	s.Close()
+	synctest.Test(t, func(t *testing.T) { // its clock is years behind the time of the file
+		s := openSpool(t, spool.Config{Dir: dir})
+		time.Sleep(24*time.Hour - 1)
+		s.Expire()
+		if got := len(nars(t, dir)); got != 1 {
+			t.Errorf("%d files within a day, want 1", got)
+		}
+		time.Sleep(1)
+		s.Expire()
+		if got := len(nars(t, dir)); got != 0 {
+			t.Errorf("%d files after a day, want none", got)
 		}
 	})
 }

@@ -9,6 +9,15 @@ import (
 	"narbor/store/nar"
 )
 
+// Expire deletes what nothing has gone on with for a day, and verified NARs after 10 idle minutes. Get and Create do that, too;
+// the owner of the spool calls it now and then for times when nothing is fetched.
+func (s *Spool) Expire() {
+	s.mu.Lock()
+	victims := s.expire()
+	s.mu.Unlock()
+	s.remove(victims)
+}
+
 // expire forgets what has been idle, or kept, for too long and returns the files to delete.
 func (s *Spool) expire() (names []string) {
 	for len(s.kept) > 0 && time.Since(s.kept[0].since) >= keptTime {
