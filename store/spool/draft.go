@@ -81,13 +81,11 @@ type prefix struct {
 	buf    []byte
 }
 
-// newDraft returns a draft of which left bytes are in its file already, and for which space has been reserved.
+// newDraft returns a draft of which left bytes are in its file already, and for which space has been reserved. Once its file is
+// open, publish makes it known to the spool.
 func newDraft(s *Spool, f draftFile, left int64) *Draft {
 	d := &Draft{draftFile: f, spool: s, unwritten: f.size - left, prefix: prefix{sum: sha256.New()}, sums: sums{left: left}}
 	d.quiet = sync.NewCond(&d.mu)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.drafts[d] = struct{}{}
 	return d
 }
 

@@ -190,10 +190,13 @@ func (s *Spool) Resume(h store.Hash, size int64) (*Draft, error) {
 		root, _ := s.place()
 		d.file, err = root.OpenFile(k.name, os.O_RDWR, 0)
 	}
+	if err == nil {
+		err = s.publish(d)
+	}
 	switch {
 	case err == nil:
 		return d, nil
-	case errors.Is(err, store.ErrNoSpace):
+	case errors.Is(err, store.ErrNoSpace), errors.Is(err, os.ErrClosed):
 		d.Keep()
 		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, err)
 	}

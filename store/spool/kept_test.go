@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -392,4 +393,51 @@ func TestUnreadLeftoversAreKept(t *testing.T) {
 		d.Keep()
 	}
 	resume(t, s, h, len(nar), 1)
+}
+
+// openFiles counts the files below a directory that this process has open.
+func openFiles(t testing.TB, dir string) (n int) {
+	t.Helper()
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		needs(t, "no /proc")
+	}
+	for _, fd := range fds {
+		if name, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(name, dir) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestCloseEndsDraftsThatAreBegunMeanwhile(t *testing.T) {
+	dir := t.TempDir()
+	for range 20 {
+		s := openSpool(t, spool.Config{Dir: dir})
+		for i := range uint64(100) {
+			nar, h := randomNAR(i, 200)
+			d := create(t, s, h, len(nar))
+			write(t, d, nar, 0)
+			d.Keep()
+		}
+		var all sync.WaitGroup
+		begun := make(chan struct{}, 100)
+		all.Go(func() {
+			for i := range uint64(100) {
+				_, h := randomNAR(i, 200)
+				if _, err := s.Resume(h, 200); err != nil {
+					break
+				}
+				begun <- struct{}{}
+			}
+		})
+		for range 10 {
+			<-begun
+		}
+		s.Close()
+		all.Wait()
+		if got := openFiles(t, dir); got != 0 {
+			t.Fatalf("%d files are open after Close, want none", got)
+		}
+	}
 }

@@ -215,11 +215,25 @@ func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
 		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, err)
 	}
 	d := newDraft(s, draftFile{name: fileName(h, size, number), want: h, size: size}, 0)
-	if d.file, err = s.make(d.name, size); err != nil {
+	if d.file, err = s.make(d.name, size); err == nil {
+		err = s.publish(d)
+	}
+	if err != nil {
 		d.Discard()
 		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, nar.NoSpace(err))
 	}
 	return d, nil
+}
+
+// publish lets Close end a draft, which has its file. It fails if the spool has been closed.
+func (s *Spool) publish(d *Draft) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return os.ErrClosed
+	}
+	s.drafts[d] = struct{}{}
+	return nil
 }
 
 // make makes the file of a draft for which there is space. Its blocks are not set aside: that costs as much as writing
