@@ -70,7 +70,7 @@ func (f draftFile) readSums() ([]uint32, error) {
 	return sums, nil
 }
 
-// load keeps the files that an earlier process has left, and deletes those that are of no use. Only Open and Renew call it.
+// load keeps the files that an earlier process has left, and deletes those that are of no use. Only Open calls it.
 func (s *Spool) load() error {
 	names, err := ours(s.dir.root)
 	if err != nil {
@@ -187,8 +187,7 @@ func (s *Spool) Resume(h store.Hash, size int64) (*Draft, error) {
 	}
 	d := newDraft(s, k.draftFile, k.bytes)
 	if err = s.floor(); err == nil {
-		root, _ := s.place()
-		d.file, err = root.OpenFile(k.name, os.O_RDWR, 0)
+		d.file, err = s.root().OpenFile(k.name, os.O_RDWR, 0)
 	}
 	if err == nil {
 		err = s.publish(d)

@@ -41,8 +41,7 @@ func (n *NAR) Open() (*os.File, error) {
 	if n.closed.Load() {
 		return nil, os.ErrClosed
 	}
-	root, _ := n.entry.spool.place()
-	f, err := root.Open(n.entry.name)
+	f, err := n.entry.spool.root().Open(n.entry.name)
 	if errors.Is(err, fs.ErrNotExist) { // the file was deleted; Linux has another name for it
 		if again, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", n.file.Fd())); err == nil {
 			return again, nil

@@ -77,7 +77,7 @@ func (s *Spool) Fits(size int64) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held: Renew replaces the file
+	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held: Renew and Close close the file
 	if most := free + s.bytes - max(s.cfg.MinFree, 0); err == nil && size > most {
 		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", store.ErrNoSpace, size,
 			max(0, most))
@@ -128,9 +128,8 @@ func (s *Spool) settle(size int64) {
 // floor evicts NARs until the drafts can be completed with the floor left free, and fails if that is impossible.
 func (s *Spool) floor() error {
 	for {
-		_, lock := s.place()
-		free, err := nar.FreeBytes(lock)
 		s.mu.Lock()
+		free, err := nar.FreeBytes(s.dir.lock) // with the mutex held, as in Fits
 		coming := s.coming
 		s.mu.Unlock()
 		if err != nil || free-coming >= max(s.cfg.MinFree, 0) {

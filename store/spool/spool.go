@@ -134,6 +134,8 @@ func (s *Spool) Close() error {
 	for _, d := range drafts { // the next process may write to their files
 		d.Keep()
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return s.dir.close()
 }
 
@@ -197,7 +199,7 @@ func (s *Spool) forget(e *entry) {
 // remove deletes files, without the mutex, because deleting a large file takes a while. Errors are ignored: the file is
 // deleted at the next start.
 func (s *Spool) remove(names []string) {
-	root, _ := s.place()
+	root := s.root()
 	for _, name := range names {
 		_ = root.Remove(name)
 	}
@@ -243,8 +245,7 @@ func (s *Spool) make(name string, size int64) (*os.File, error) {
 		return nil, err
 	}
 	open := func() (*os.File, error) {
-		root, _ := s.place()
-		return root.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		return s.root().OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	}
 	f, err := open()
 	if errors.Is(err, fs.ErrNotExist) && s.Renew() == nil {
@@ -283,7 +284,7 @@ func (s *Spool) adopt(d *Draft) (*NAR, error) {
 func (s *Spool) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held: Renew replaces the file
+	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held, as in Fits
 	if err != nil {
 		free = 0
 	}
@@ -292,7 +293,8 @@ func (s *Spool) Stats() Stats {
 }
 
 // Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
-// lost their names and nothing else.
+// lost their names and nothing else. If another directory has its name, what is there is deleted: it may be a copy from a backup,
+// or the same files again, which drafts and NARs of this spool use.
 func (s *Spool) Renew() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -315,12 +317,16 @@ func (s *Spool) Renew() error {
 	for len(s.kept) > 0 { // their files are lost
 		s.drop(0)
 	}
-	return errors.Join(err, s.load())
+	names, lost := ours(dir.root)
+	for _, name := range names {
+		lost = errors.Join(lost, dir.root.Remove(name))
+	}
+	return errors.Join(err, lost)
 }
 
-// place returns the directory and the file in it that is locked.
-func (s *Spool) place() (*os.Root, *os.File) {
+// root returns the directory.
+func (s *Spool) root() *os.Root {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.dir.root, s.dir.lock
+	return s.dir.root
 }

@@ -710,6 +710,28 @@ func BenchmarkSHA256(b *testing.B) {
 	}
 }
 
+func TestDirectoryThatComesBackIsEmptied(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	away := dir + ".away"
+	s := openSpool(t, spool.Config{Dir: dir})
+	nar, h := randomNAR(3, 2*store.BlockSize)
+	d := create(t, s, h, len(nar))
+	write(t, d, nar[:store.BlockSize], 0)
+	if err := errors.Join(os.Rename(dir, away), s.Renew(), os.RemoveAll(dir), os.Rename(away, dir), s.Renew()); err != nil {
+		t.Fatal(err)
+	}
+	if got := nars(t, dir); len(got) != 0 {
+		t.Errorf("files %q in a directory that came back, want none", got)
+	}
+	resume(t, s, h, len(nar)) // not with the file that the first draft writes
+	write(t, d, nar[store.BlockSize:], store.BlockSize)
+	sp, err := d.Commit(nil)
+	if err != nil || !bytes.Equal(readAll(t, sp), nar) {
+		t.Fatalf("Commit = %v, or another NAR", err)
+	}
+	sp.Close()
+}
+
 // The spool's directory is deleted while it is used: NARs that are being received arrive, open NARs can be read, and
 // later NARs have a directory again, which is this spool's alone.
 func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
