@@ -194,8 +194,8 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 		j.flight = f.Session
 	}
 	close(j.begun)
-	if !mine {
-		px.jobs.end(nar, j)
+	if !mine { // nothing is fetched, or this machine has just begun to fetch it for itself
+		px.jobs.cancel(m, j)
 		end()
 		px.background.running.Done()
 		return j.flight

@@ -293,3 +293,29 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	}
 	until(t, ask)
 }
+
+func TestBudgetIsNotSpentOnWhatDoesNotFit(t *testing.T) {
+	signer := newSigner(t)
+	info, _ := signer.sign(t, "wanted", randomNAR(4*store.BlockSize))
+	n, ask := helper(t, signer, info, http.NotFound)
+	draft, err := n.cfg.Spool.Create(store.Hash{}, n.cfg.Spool.Stats().MaxBytes) // all of the spool
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer draft.Discard()
+	jobs := n.proxy.jobs
+	before := jobs.left(time.Now())
+	if got := ask(); got != wire.VerdictNo {
+		t.Errorf("the answer is %d, want %d", got, wire.VerdictNo)
+	}
+	if left := jobs.left(time.Now()); left != before || jobs.total() != 0 {
+		t.Errorf("%d bytes of %d are left, and %d were fetched, want all and none", left, before, jobs.total())
+	}
+	jobs.mu.Lock()
+	defer jobs.mu.Unlock()
+	for _, own := range jobs.each.Values() {
+		if own.spent != 0 {
+			t.Errorf("%d bytes of the asker's address were spent, want none", own.spent)
+		}
+	}
+}

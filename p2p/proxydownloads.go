@@ -57,11 +57,7 @@ func newProxyDownloads(budget int64) *proxyDownloads {
 // spend reports whether neighbours at an address may have n bytes fetched. However many addresses one user has, half of
 // the remaining budget stays for the next. The caller holds mu.
 func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
-	own, ok := b.each.Get(from)
-	if !ok {
-		own = &allowance{}
-		b.each.Add(from, own)
-	}
+	own := b.own(from)
 	own.settle(b.budget/2, now)
 	b.all.settle(b.budget, now)
 	others := max(0, b.all.spent-own.spent)
@@ -71,6 +67,16 @@ func (b *proxyDownloads) spend(from netip.Addr, n int64, now time.Time) bool {
 	own.spent += n
 	b.all.spent += n
 	return true
+}
+
+// own returns what has been spent for an address. The caller holds mu.
+func (b *proxyDownloads) own(from netip.Addr) *allowance {
+	a, ok := b.each.Get(from)
+	if !ok {
+		a = &allowance{}
+		b.each.Add(from, a)
+	}
+	return a
 }
 
 // touch returns the job of a NAR, if there is one, and lets it go on for a while.
@@ -129,6 +135,17 @@ func (b *proxyDownloads) end(nar store.Hash, j *proxyDownload) {
 	defer b.mu.Unlock()
 	j.lease.Stop()
 	delete(b.jobs, nar)
+}
+
+// cancel ends a job that has not begun to fetch its NAR, and gives back what begin spent on it.
+func (b *proxyDownloads) cancel(m trust.Mapping, j *proxyDownload) {
+	b.end(m.NarHash(), j)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, a := range []*allowance{&b.all, b.own(j.from)} {
+		a.spent = max(0, a.spent-m.NarSize())
+	}
+	b.bytes -= m.NarSize()
 }
 
 // left is how many bytes of NARs may still be fetched for neighbours.
