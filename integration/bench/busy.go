@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"narbor/integration/corpus"
 	"narbor/integration/lan"
@@ -15,8 +17,11 @@ import (
 )
 
 const (
-	// busyFactor is how many busy processes there are for each processor, which holder and asker share with them.
-	busyFactor = 4
+	// busyFactor is how many busy processes there are for each processor, which holder and asker share with them; shortFactor
+	// is that of the short form, for a machine that may have other load. The limits hold up to otherLoad times as many.
+	busyFactor, shortFactor, otherLoad = 4, 2, 2
+	// runningPoll is how often the number of running processes is asked for.
+	runningPoll = 100 * time.Millisecond
 	// busyAskers ask one after the other, each for the whole corpus, so that no answer comes from memory.
 	busyAskers = 3
 )
@@ -27,54 +32,102 @@ func (b *bench) busy() (rows []row, err error) {
 	if err != nil {
 		return nil, err
 	}
+	factor, askers := busyFactor, busyAskers
+	if b.short {
+		factor, askers = shortFactor, 1
+	}
+	var asked askedBusy
 	err = b.withLAN(func(l *lan.LAN) error {
 		if _, err := b.senders(l, 1, c, ""); err != nil {
 			return err
 		}
-		stop, err := load(b.ctx, busyFactor*runtime.NumCPU())
+		stop, err := load(b.ctx, factor*runtime.NumCPU())
 		if err != nil {
 			return err
 		}
 		defer stop()
-		var held, all []float64
-		var notFound int
-		var misses float64
-		for i := range busyAskers {
-			r, err := b.throughNarbor(l, fmt.Sprintf("asker%d", i), 1)
-			if err != nil {
+		for i := range askers {
+			if err := b.askBusy(l, fmt.Sprintf("asker%d", i), c, &asked); err != nil {
 				return err
 			}
-			var here []string
-			for _, info := range c.Infos {
-				here = append(here, info.Path.String())
-			}
-			ms, lost, err := b.many(r.Host, here)
-			if err != nil {
-				return err
-			}
-			held, notFound = append(held, ms...), notFound+lost
-			seconds, err := timed(func() error {
-				_, _, err := b.many(r.Host, absent(missing))
-				return err
-			})
-			if err != nil {
-				return err
-			}
-			all = append(all, seconds)
-			if err := l.Remove(r.Host); err != nil {
-				return err
-			}
-		}
-		misses = median(all)
-		what := fmt.Sprintf("beside %d busy processes for each processor", busyFactor)
-		rows = []row{
-			value("busy", fmt.Sprintf("404 for one of %d held paths, %s", len(held), what), "", float64(notFound), 0),
-			value("busy", "the slowest of these answers", "ms", slices.Max(held), 1000),
-			value("busy", fmt.Sprintf("%d misses, %s", missing, what), "s", misses, 2),
 		}
 		return nil
 	})
-	return rows, err
+	if err != nil {
+		return nil, err
+	}
+	what := fmt.Sprintf("beside %d busy processes for each processor", factor)
+	rows = []row{
+		value("busy", fmt.Sprintf("404 for one of %d held paths, %s", len(asked.held), what), "", float64(asked.notFound), 0),
+		value("busy", "the slowest of these answers", "ms", slices.Max(asked.held), 1000),
+		value("busy", fmt.Sprintf("%d misses, %s", missing, what), "s", median(asked.misses), 2),
+	}
+	if running := median(asked.running) / float64(runtime.NumCPU()); running > float64(factor*otherLoad) {
+		b.progress(fmt.Sprintf("busy: %.0f processes were running for each processor, so that there is no limit", running))
+		for i := range rows {
+			rows[i].Limit = -1
+		}
+	}
+	return rows, nil
+}
+
+// An askedBusy is what askers have measured.
+type askedBusy struct {
+	held     []float64 // milliseconds of the answer for each path that the holder has
+	notFound int       // how many of these were 404
+	misses   []float64 // seconds for all absent paths of one asker
+	running  []float64 // processes that ran at one time, on the whole computer
+}
+
+// askBusy adds an asker, lets it ask, and removes it.
+func (b *bench) askBusy(l *lan.LAN, name string, c *corpus.Corpus, asked *askedBusy) error {
+	r, err := b.throughNarbor(l, name, 1)
+	if err != nil {
+		return err
+	}
+	var here []string
+	for _, info := range c.Infos {
+		here = append(here, info.Path.String())
+	}
+	done := make(chan []float64)
+	ctx, cancel := context.WithCancel(b.ctx)
+	defer cancel()
+	go func() { done <- running(ctx) }()
+	ms, lost, err := b.many(r.Host, here)
+	if err != nil {
+		return err
+	}
+	seconds, err := timed(func() error {
+		_, _, err := b.many(r.Host, absent(missing))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	cancel()
+	asked.running = append(asked.running, <-done...)
+	asked.held, asked.notFound = append(asked.held, ms...), asked.notFound+lost
+	asked.misses = append(asked.misses, seconds)
+	return l.Remove(r.Host)
+}
+
+// running returns how many processes are running or would, at moments until ctx ends.
+func running(ctx context.Context) (all []float64) {
+	tick := time.NewTicker(runningPoll)
+	defer tick.Stop()
+	for {
+		text, _ := os.ReadFile("/proc/stat")
+		_, rest, _ := strings.Cut(string(text), "\nprocs_running ")
+		var n float64
+		if _, err := fmt.Sscan(rest, &n); err == nil {
+			all = append(all, n)
+		}
+		select {
+		case <-ctx.Done():
+			return all
+		case <-tick.C:
+		}
+	}
 }
 
 // load starts n processes that do nothing but use a processor.

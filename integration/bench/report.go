@@ -64,7 +64,7 @@ func (r row) missed(by float64) bool {
 		return r.Value*by < r.Limit
 	}
 	if r.Limit == 0 && by >= crowdedly {
-		return r.Value > 1 // once of six; it is shown as missed all the same
+		return r.Value > 1 // once of six hosts or of 400 paths; it is shown as missed all the same
 	}
 	return r.Value > r.Limit*by
 }
@@ -94,7 +94,7 @@ func (r row) tolerance() float64 {
 	if r.Exact {
 		return exactly
 	}
-	if r.Case == "four" || r.Case == "crowd" || r.Case == "unshaped" {
+	if r.Case == "four" || r.Case == "crowd" || r.Case == "busy" || r.Case == "unshaped" {
 		return crowdedly
 	}
 	return grossly
