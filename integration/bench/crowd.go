@@ -12,6 +12,10 @@ import (
 // crowdSize is the number of hosts that fetch the same closure at once.
 const crowdSize = 6
 
+// crowdRates are the rates in Mbit/s of the holder. At the first, six hosts keep two processors busy for as long as the
+// link; at the second, which is left out of the short form, the link alone limits.
+var crowdRates = []int{100, 20}
+
 // crowd lets one host, and then six at once, fetch from one holder with a slow link; the links of the others are ten
 // times as fast. It compares six hosts with one host: with nginx, six hosts would take six times as long, and the
 // holder would send six times as many bytes.
@@ -21,18 +25,34 @@ func (b *bench) crowd() (rows []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	what := fmt.Sprintf("%s, %d hosts at once, one holder of %s", describe(spec, c), crowdSize, link(100))
+	rates := crowdRates
+	if b.short {
+		rates = rates[:1]
+	}
+	for _, mbit := range rates {
+		what := fmt.Sprintf("%s, %d hosts at once, one holder of %s", describe(spec, c), crowdSize, link(mbit))
+		more, err := b.crowdAt(c, what, mbit)
+		if err != nil {
+			return rows, err
+		}
+		rows = append(rows, more...)
+	}
+	return rows, nil
+}
+
+// crowdAt measures crowd with a holder of one rate.
+func (b *bench) crowdAt(c *corpus.Corpus, what string, mbit int) (rows []row, err error) {
 	err = b.withLAN(func(l *lan.LAN) error {
 		holder, err := b.sender(l, "holder", c, "")
 		if err != nil {
 			return err
 		}
-		if err := shape(100, holder); err != nil {
+		if err := shape(mbit, holder); err != nil {
 			return err
 		}
 		var again atomic.Int64
-		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, 1, &again),
-			b.hosts(l, "last of six", c, holder, crowdSize, &again))
+		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, hostsAt{1, 10 * mbit}, &again),
+			b.hosts(l, "last of six", c, holder, hostsAt{crowdSize, 10 * mbit}, &again))
 		if err != nil {
 			return err
 		}
@@ -62,20 +82,23 @@ func (b *bench) insist(h *lan.Host, c *corpus.Corpus, again *atomic.Int64) error
 	}
 }
 
+// A hostsAt is a number of hosts, and the rate of their links in Mbit/s.
+type hostsAt struct{ n, mbit int }
+
 // hosts returns a turn in which n new receivers fetch a corpus at once.
-func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender, n int, again *atomic.Int64) turn {
+func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender, at hostsAt, again *atomic.Int64) turn {
 	return turn{name, func(i int) (sample, error) {
 		var w watch
 		w.sender(holder, true)
 		var fetch []func() error
 		var added []*receiver
-		for j := range n {
-			r, err := b.throughNarbor(l, fmt.Sprintf("crowd%d-%d-%d", n, i, j), 1)
+		for j := range at.n {
+			r, err := b.throughNarbor(l, fmt.Sprintf("crowd%d-%d-%d", at.n, i, j), 1)
 			if err != nil {
 				return sample{}, err
 			}
 			added = append(added, r)
-			if err := r.Shape(1000); err != nil {
+			if err := r.Shape(at.mbit); err != nil {
 				return sample{}, err
 			}
 			w.proc("receivers' Nix", r.nix)
@@ -84,7 +107,7 @@ func (b *bench) hosts(l *lan.LAN, name string, c *corpus.Corpus, holder *sender,
 			fetch = append(fetch, func() error { return b.insist(r.Host, c, again) })
 		}
 		for _, r := range added {
-			if _, err := r.WaitNeighbours(b.ctx, narbor, n); err != nil { // the holder and the other receivers
+			if _, err := r.WaitNeighbours(b.ctx, narbor, at.n); err != nil { // the holder and the other receivers
 				return sample{}, err
 			}
 		}
