@@ -55,19 +55,19 @@ const (
 const (
 	// infoTimeout bounds the time that one unresponsive neighbour can add to a question of Nix's about a path. Neighbours
 	// share our network: a neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms
-	// to the machine's own store.
+	// to the machine's own store. It bounds, too, what this machine's store adds to a
+	// question in the long run if it hangs.
 	infoTimeout = 250 * time.Millisecond
 	// busyTimeout is how long a question about a path waits for a neighbour that is alive and busy, and how long a NAR waits
-	// for the first neighbour that says it has it: Nix takes "not here" for an hour, and waits for a NAR for minutes.
+	// for the first neighbour that says it has it: Nix takes "not here" for an hour, and waits for a NAR for minutes. A
+	// question waits as long for this machine's own store, and is then not told to neighbours; Patience leaves them
+	// infoTimeout.
 	busyTimeout = time.Second
 	// maxBusyWait bounds what a build of thousands of paths that no neighbour has loses in all by waiting for busy ones; what
 	// was lost is forgotten at one part in busyWaitRefill.
 	maxBusyWait, busyWaitRefill = 2 * time.Second, 30
 	// starvedAfter is how late a timer may be before this machine counts as busy itself: the answer may be here, unread.
 	starvedAfter = 50 * time.Millisecond
-	// secretTimeout bounds the time that this machine's own sources can add to a question before neighbours are asked:
-	// the Nix database answers within 1 ms, and on a busy machine the neighbours need the rest of the deadline.
-	secretTimeout = infoTimeout / 5
 	// maxOwnAsked bounds the questions to this machine's own sources before neighbours are asked, and so the goroutines of
 	// those that a hung file server never answers. Sources that are well answer within a millisecond.
 	maxOwnAsked = 64

@@ -132,32 +132,38 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 	}
 }
 
-// A hungSource does not even take notice of a deadline, for an hour. It counts the questions that wait.
-type hungSource struct {
-	store.Source
+// A lateSource answers after some time, and does not take notice of a deadline before. It counts the questions that wait.
+type lateSource struct {
+	builderOf
+	after   time.Duration
 	waiting atomic.Int64
 }
 
-func (s *hungSource) Info(context.Context, store.HashPart) (store.Info, error) {
+func (s *lateSource) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	s.waiting.Add(1)
 	defer s.waiting.Add(-1)
-	time.Sleep(time.Hour)
-	return store.Info{}, store.ErrNotFound
+	time.Sleep(s.after)
+	return s.builderOf.Info(ctx, hp)
 }
 
 func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &hungSource{}
+		src := &lateSource{after: time.Hour}
 		builder := builderOf{built: store.HashPartFromBytes([20]byte{7})}
 		s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{builder, src}}})
-		for range maxOwnAsked + 10 {
+		begun, questions := time.Now(), maxOwnAsked+10
+		for range questions {
 			start := time.Now()
-			if err := s.check(t.Context(), partA); err != nil {
-				t.Errorf("check = %v, want nil", err)
+			if err := s.check(t.Context(), partA); !errors.Is(err, errSecret) || !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("check = %v, want that the store has not answered", err)
 			}
-			if took := time.Since(start); took > secretTimeout {
-				t.Errorf("a question waits %v for the store, want at most %v", took, secretTimeout)
+			if took := time.Since(start); took > busyTimeout {
+				t.Errorf("a question waits %v for the store, want at most %v", took, busyTimeout)
 			}
+		}
+		most := time.Duration(questions)*infoTimeout + maxBusyWait
+		if took := time.Since(begun); took > most+most/busyWaitRefill {
+			t.Errorf("%d questions wait %v for the store, want at most about %v", questions, took, most)
 		}
 		if got := src.waiting.Load(); got > maxOwnAsked {
 			t.Errorf("%d questions wait for a store that does not answer, want at most %d", got, maxOwnAsked)
@@ -167,6 +173,45 @@ func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour) // until the source has answered
 	})
+}
+
+func TestQuestionWaitsForABusyStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		built := store.HashPartFromBytes([20]byte{7})
+		src := &lateSource{builderOf: builderOf{built: built}, after: busyTimeout - time.Millisecond}
+		s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{src}}})
+		if err := s.check(t.Context(), built); !errors.Is(err, trust.ErrBuiltHere) {
+			t.Errorf("check = %v, want ErrBuiltHere", err)
+		}
+		if err := s.check(t.Context(), partA); err != nil {
+			t.Errorf("check = %v of a path that is not here, want nil", err)
+		}
+	})
+}
+
+// An interruptedSource fails since the caller's context ends while it is asked.
+type interruptedSource struct {
+	store.Source
+	cancel context.CancelFunc
+}
+
+func (s interruptedSource) Info(ctx context.Context, _ store.HashPart) (store.Info, error) {
+	s.cancel()
+	return store.Info{}, ctx.Err()
+}
+
+func TestPathIsSecretWhileItsSourceHasNotAnswered(t *testing.T) {
+	for name, full := range map[string]bool{"interrupted": false, "with too many questions": true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{interruptedSource{cancel: cancel}}}})
+		if full {
+			s.asked[0] = nil
+			cancel()
+		}
+		if err := s.known(ctx, partA, store.Source.Info); !errors.Is(err, errSecret) || !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("%s: known = %v, want errSecret", name, err)
+		}
+	}
 }
 
 // A builderOf is the source of one path that was built here.
@@ -226,7 +271,7 @@ func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
 	src := deadlineSource{store.NewMem(), make(chan time.Duration, 1)}
 	s := newSecrets(Config{Sharing: SharingConfig{Sources: []store.Source{src}}})
 	s.builtHere(t.Context(), partA)
-	if d := <-src.infos; d > secretTimeout {
-		t.Errorf("a source has %v, want at most %v", d, secretTimeout)
+	if d := <-src.infos; d > infoTimeout {
+		t.Errorf("a source has %v, want at most %v", d, infoTimeout)
 	}
 }

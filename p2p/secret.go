@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"narbor/store"
 	"narbor/store/upstream"
@@ -17,12 +18,16 @@ import (
 // errSecret says that no neighbour was asked.
 var errSecret = errors.New("neighbours are not asked about it")
 
+// errNotTold says that it is not known whether a path is secret.
+var errNotTold = errors.New("this machine's store has not answered in time")
+
 // secrets knows of which paths no neighbour is to hear. Its methods may be called concurrently.
 type secrets struct {
 	sources            []store.Source // of this machine
 	upstreams          []*upstream.Cache
 	shareKeys, trusted *trust.Keys
 	asked              []chan struct{} // for each source: one for each question that is put to it
+	busy               busyWait        // for sources that answer late
 }
 
 func newSecrets(cfg Config) *secrets {
@@ -35,7 +40,7 @@ func newSecrets(cfg Config) *secrets {
 
 // check returns an error that wraps errSecret and [store.ErrNotFound] if no neighbour is to hear of a hash part: it was
 // built here, or all that this machine has of it, and has heard of it from its upstreams, is signed by private keys. The
-// answer is nil if this machine's sources do not tell in time, even those that take no notice of a deadline.
+// same error is returned if this machine's sources do not answer in time: the path may have been built here.
 func (s *secrets) check(ctx context.Context, hp store.HashPart) error {
 	return s.ask(ctx, hp, store.Source.Info)
 }
@@ -50,22 +55,36 @@ func (s *secrets) checkLately(ctx context.Context, hp store.HashPart) error {
 // An infoOf asks a source about a hash part.
 type infoOf func(store.Source, context.Context, store.HashPart) (store.Info, error)
 
+// ask waits for the sources until busyTimeout, or only until infoTimeout if too much time was lost in that way. It returns in
+// time even if a source takes no notice of its deadline.
 func (s *secrets) ask(ctx context.Context, hp store.HashPart, info infoOf) error {
-	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
+	start, wait := time.Now(), infoTimeout
+	if s.busy.allows(start) {
+		wait = busyTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	known := make(chan error, 1) // has room: it may be told too late
 	go func() { known <- s.known(ctx, hp, info) }()
+	var err error
 	select {
-	case err := <-known:
-		return err
+	case err = <-known:
 	case <-ctx.Done():
+		select {
+		case err = <-known: // it came at that very moment
+		default:
+			err = notTold(ctx, hp)
+		}
 	}
-	select {
-	case err := <-known: // it came at that very moment
-		return err
-	default:
-		return nil
+	if late := start.Add(infoTimeout); time.Now().After(late) {
+		s.busy.lose(late, time.Now(), !errors.Is(err, errNotTold))
 	}
+	return err
+}
+
+// notTold returns the error for a hash part about which a source has not answered before ctx ended.
+func notTold(ctx context.Context, hp store.HashPart) error {
+	return fmt.Errorf("%s: %w: %w: %w: %w", hp, store.ErrNotFound, errSecret, errNotTold, ctx.Err())
 }
 
 func (s *secrets) known(ctx context.Context, hp store.HashPart, infoOf infoOf) error {
@@ -74,13 +93,15 @@ func (s *secrets) known(ctx context.Context, hp store.HashPart, infoOf infoOf) e
 		select {
 		case s.asked[i] <- struct{}{}:
 		case <-ctx.Done(): // as many earlier questions are stuck at this source as there may be
-			return nil
+			return notTold(ctx, hp)
 		}
 		info, err := infoOf(src, ctx, hp)
 		<-s.asked[i]
 		switch {
 		case info.Ultimate: // even if it is damaged
 			return fmt.Errorf("%s: %w: %w: %w", info.Path, store.ErrNotFound, errSecret, trust.ErrBuiltHere)
+		case err != nil && ctx.Err() != nil:
+			return notTold(ctx, hp)
 		case err != nil:
 			continue
 		case s.isPublic(info):
@@ -124,7 +145,7 @@ func (s *secrets) isPrivate(info store.Info) bool {
 
 // builtHere reports whether one of this machine's sources says that a path was built here.
 func (s *secrets) builtHere(ctx context.Context, hp store.HashPart) bool {
-	ctx, cancel := context.WithTimeout(ctx, secretTimeout)
+	ctx, cancel := context.WithTimeout(ctx, infoTimeout)
 	defer cancel()
 	for _, src := range s.sources {
 		if info, _ := src.Info(ctx, hp); info.Ultimate { // even if it is damaged
