@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
@@ -60,7 +61,8 @@ type NeighbourStatus struct {
 	Addr             string `json:"addr"` // a multiaddr, or vsock:CID:PORT
 	Via              string `json:"via"`  // how it was found
 	ConnectedSeconds int64  `json:"connectedSeconds"`
-	Claims           int64  `json:"claims"` // believed ones that it made
+	Passing          bool   `json:"passing,omitempty"` // it is connected for a moment to be asked or to ask for a few paths
+	Claims           int64  `json:"claims"`            // believed ones that it made
 	BlocksReceived   int64  `json:"blocksReceived"`
 	BytesReceived    int64  `json:"bytesReceived"`
 	WireReceived     int64  `json:"wireReceived"` // bytes that these took on the wire, compressed as they were
@@ -108,10 +110,11 @@ func (n *Node) Status() Status {
 		s.Addrs = append(s.Addrs, n.lan.Gate.Text(a))
 	}
 	for _, nb := range n.neighbours.all() {
-		t := nb.Tally
+		t, since := nb.Tally, time.Since(nb.Since)
 		is := NeighbourStatus{
-			ID: nb.ID.String(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(time.Since(nb.Since).Seconds()),
-			Claims: t.Claims.Load(), BlocksReceived: t.BlocksReceived.Load(), BytesReceived: t.BytesReceived.Load(),
+			ID: nb.ID.String(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(since.Seconds()),
+			Passing: n.lan.Dialer.Standing(nb.ID).Stranger && since < discovery.VisitTime, // if longer, the other side keeps it
+			Claims:  t.Claims.Load(), BlocksReceived: t.BlocksReceived.Load(), BytesReceived: t.BytesReceived.Load(),
 			WireReceived: t.WireReceived.Load(), BytesWasted: t.Wasted.Load(),
 			BlocksSent: t.BlocksSent.Load(), BlocksRelayed: t.BlocksRelayed.Load(), BytesSent: t.BytesSent.Load(),
 			WireSent: t.WireSent.Load(), Strikes: t.Strikes.Load(), WrongNARs: t.CountWrong(time.Now())}

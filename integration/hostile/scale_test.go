@@ -219,6 +219,60 @@ func TestManyMachines(t *testing.T) {
 	}
 }
 
+// A visit lasts for two seconds at most. Neither side counts it as a neighbour that stays, unless it was useful.
+func TestVisitsArePassing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScale(t, 3*shortKept, shortKept)
+		defer s.end()
+		time.Sleep(discovery.VisitTime)
+		asker := s.nodes[0]
+		before := map[string]bool{asker.id.String(): true}
+		for _, nb := range asker.Status().Neighbours {
+			before[nb.ID] = true
+			if nb.Passing {
+				t.Errorf("the neighbour %s, connected for %d s, is said to be passing", nb.ID, nb.ConnectedSeconds)
+			}
+		}
+		asker.Lookup(t.Context(), s.path("nowhere", 1).info.Path.HashPart())
+		visited, visitors := 0, 0
+		for range 150 {
+			time.Sleep(honestLag)
+			for _, nb := range asker.Status().Neighbours {
+				if before[nb.ID] {
+					continue
+				}
+				visited++
+				if !nb.Passing {
+					t.Errorf("%s is visited, and not said to be passing", nb.ID)
+				}
+			}
+			for _, n := range s.nodes {
+				for _, nb := range n.Status().Neighbours {
+					if before[n.id.String()] || nb.ID != asker.id.String() {
+						continue
+					}
+					visitors++
+					if !nb.Passing {
+						t.Errorf("%s is visited, and does not say that the visitor is passing", n.machine.addr)
+					}
+				}
+			}
+		}
+		if visited == 0 || visitors == 0 {
+			t.Fatal("no visit was seen: the test proves nothing")
+		}
+		if found := s.searches(1); len(found) != 1 {
+			t.Fatal("no non-neighbour had a path: the test proves nothing")
+		}
+		time.Sleep(discovery.VisitTime)
+		for _, nb := range asker.Status().Neighbours {
+			if nb.Passing {
+				t.Errorf("%s is said to be passing after visits", nb.ID)
+			}
+		}
+	})
+}
+
 func mean(ns []int) float64 {
 	sum := 0
 	for _, n := range ns {

@@ -67,7 +67,7 @@ func (d *Dialer) step() ([]peer.AddrInfo, time.Duration) {
 	return due, wait
 }
 
-// dial dials a machine. If that is a visit, it lasts until ctx ends, and no longer than visitTime.
+// dial dials a machine. If that is a visit, it lasts until ctx ends, and no longer than VisitTime.
 func (d *Dialer) dial(ctx context.Context, info peer.AddrInfo) {
 	err := d.conns.connect(ctx, info)
 	if err != nil {
@@ -81,7 +81,7 @@ func (d *Dialer) dial(ctx context.Context, info peer.AddrInfo) {
 	if err == nil && d.Standing(info.ID).Visit {
 		select {
 		case <-ctx.Done():
-		case <-time.After(visitTime):
+		case <-time.After(VisitTime):
 		}
 		d.EndVisit(info.ID, false)
 	}
