@@ -1,18 +1,23 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/user"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
+	"narbor/p2p"
 	"narbor/store/narinfocache"
 )
 
@@ -33,8 +38,8 @@ func refreshCommand() *cli.Command {
 				Usage: "`URL` at which Nix asks narbor, as nix.conf has it, besides those of " +
 					"the narbor that runs here; repeatable"},
 			&cli.StringFlag{Name: "nix-cache", EnvVars: env("nix-cache"),
-				Usage: "`DIR` of Nix's caches (default: as Nix finds its own, for root " +
-					"/root/.cache/nix)"},
+				Usage: "`DIR` of Nix's caches (default: as Nix finds its own; for root .cache/nix in root's home, " +
+					"whatever the environment says)"},
 		}, whereFlags()...),
 		Action: refresh,
 	}
@@ -55,31 +60,48 @@ func refresh(c *cli.Context) error {
 	}
 	before := time.Now()
 	if c.Bool("new-neighbours") {
-		if len(st.Neighbours) == 0 {
+		stay := slices.DeleteFunc(st.Neighbours, func(nb p2p.NeighbourStatus) bool { return nb.Passing })
+		if len(stay) == 0 {
 			fmt.Fprintln(c.App.Writer, "no neighbours: nothing is removed")
 			return nil
 		}
-		before = newestNeighbour(st, time.Now())
+		before = newestNeighbour(stay, time.Now())
 	}
-	dir := c.String("nix-cache")
-	if dir == "" {
-		if dir, err = nixCache(); err != nil {
-			return err
-		}
+	files, err := narinfoCaches(c)
+	if err != nil {
+		return err
 	}
-	return forget(c, dir, append(substituters(st.HTTP), c.StringSlice("url")...),
+	return forget(c, files, append(substituters(st.HTTP), c.StringSlice("url")...),
 		before.Add(time.Second)) // Nix notes the second
 }
 
-// forget removes the answers from all caches of a folder.
-func forget(c *cli.Context, dir string, urls []string, before time.Time) error {
-	files, err := narinfocache.Files(dir)
+// errRootsCache is told to a user that is not root, of caches that are not the user's.
+var errRootsCache = errors.New("the cache of the Nix daemon belongs to root: run sudo narbor refresh")
+
+// narinfoCaches returns the files of Nix's narinfo caches.
+func narinfoCaches(c *cli.Context) (files []string, err error) {
+	dir, find := c.String("nix-cache"), narinfocache.Files
+	if dir == "" {
+		if dir, find, err = nixCache(os.Geteuid()); err != nil {
+			return nil, err
+		}
+	}
+	files, err = find(dir)
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+		err = errors.Join(err, errRootsCache)
+	}
 	if err != nil {
-		return fmt.Errorf("narinfo cache of Nix: %w", errors.Join(err, sudoHint(err)))
+		return nil, fmt.Errorf("narinfo cache of Nix: %w", err)
 	}
 	if len(files) == 0 {
 		fmt.Fprintf(c.App.Writer, "Nix keeps no narinfo cache in %s: nothing is removed\n", dir)
 	}
+	return files, nil
+}
+
+// forget removes the answers from all caches.
+func forget(c *cli.Context, files, urls []string, before time.Time) error {
+	all := int64(0)
 	for _, file := range files {
 		n, err := narinfocache.Forget(c.Context, file, urls, before)
 		if errors.Is(err, context.Canceled) {
@@ -89,26 +111,18 @@ func forget(c *cli.Context, dir string, urls []string, before time.Time) error {
 			return fmt.Errorf("narinfo cache of Nix: %w", err)
 		}
 		fmt.Fprintf(c.App.Writer, "%s: %s removed\n", file, dashboard.Plural(int(n), "negative answer"))
+		all += n
 	}
-	return nil
-}
-
-func sudoHint(err error) error {
-	if errors.Is(err, os.ErrPermission) {
-		return errors.New("the Nix daemon's cache is root's: try sudo narbor refresh")
+	if all == 0 && c.String("nix-cache") == "" && os.Geteuid() != 0 && doctor.HasDaemon() {
+		return errRootsCache
 	}
 	return nil
 }
 
 // newestNeighbour returns when the neighbour that came last has come, to the second.
-func newestNeighbour(st control.Status, now time.Time) time.Time {
-	newest := now
-	for i, nb := range st.Neighbours {
-		if at := now.Add(-time.Duration(nb.ConnectedSeconds) * time.Second); i == 0 || at.After(newest) {
-			newest = at
-		}
-	}
-	return newest
+func newestNeighbour(neighbours []p2p.NeighbourStatus, now time.Time) time.Time {
+	newest := slices.MinFunc(neighbours, func(a, b p2p.NeighbourStatus) int { return cmp.Compare(a.ConnectedSeconds, b.ConnectedSeconds) })
+	return now.Add(-time.Duration(newest.ConnectedSeconds) * time.Second)
 }
 
 // substituters returns all URLs by which nix.conf may name the addresses at which narbor listens.
@@ -126,15 +140,16 @@ func substituters(addrs []string) (urls []string) {
 	return urls
 }
 
-// nixCache returns where Nix's caches are: the daemon's for root, else this user's own.
-func nixCache() (string, error) {
-	if os.Geteuid() != 0 {
+// nixCache returns the folder of Nix's caches for a user, and the function that finds them in it. For root it is the daemon's:
+// sudo may leave the environment of a user, with a folder of that user.
+func nixCache(uid int) (dir string, find func(string) ([]string, error), err error) {
+	if uid != 0 {
 		home, err := os.UserHomeDir()
-		return narinfocache.Dir(home), err
+		return narinfocache.Dir(home), narinfocache.Files, err
 	}
-	root, err := user.LookupId("0") // sudo may leave HOME as it is
+	root, err := user.LookupId("0")
 	if err != nil {
-		return "", fmt.Errorf("root's home: %w; give --nix-cache", err)
+		return "", nil, fmt.Errorf("root's home: %w; give --nix-cache", err)
 	}
-	return narinfocache.Dir(root.HomeDir), nil
+	return filepath.Join(root.HomeDir, ".cache", "nix"), narinfocache.FilesOfRoot, nil
 }

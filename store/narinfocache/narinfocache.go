@@ -12,12 +12,14 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	_ "modernc.org/sqlite" // the driver
@@ -34,29 +36,79 @@ func Dir(home string) string {
 	return filepath.Join(cmp.Or(os.Getenv("XDG_CACHE_HOME"), filepath.Join(home, ".cache")), "nix")
 }
 
-// Files returns the narinfo caches in a folder, of all versions of Nix that have run here. There may be none.
+// Files returns the narinfo caches in a folder, of all versions of Nix that have run here. There may be none. It fails if one of
+// them, or a file that SQLite keeps beside it, is no regular file: opening a FIFO would never end, and a link leads elsewhere.
 func Files(dir string) ([]string, error) {
+	return files(dir, func(fs.FileInfo) bool { return true })
+}
+
+// FilesOfRoot is like Files, for root. It fails if one of the files, the folder or one above it belongs to another user, who
+// could have root change any file.
+func FilesOfRoot(dir string) ([]string, error) {
+	dir, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for above := dir; err == nil; above = filepath.Dir(above) {
+		var st fs.FileInfo
+		if st, err = os.Lstat(above); err == nil && !ofRoot(st) {
+			err = fmt.Errorf("%s does not belong to root", above)
+		}
+		if above == filepath.Dir(above) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return files(dir, ofRoot)
+}
+
+func ofRoot(st fs.FileInfo) bool {
+	owner, ok := st.Sys().(*syscall.Stat_t)
+	return ok && owner.Uid == 0
+}
+
+// files is Files if mine holds for each file that SQLite opens.
+func files(dir string, mine func(fs.FileInfo) bool) (caches []string, err error) {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var files []string
 	for _, e := range entries {
 		version, ok := strings.CutPrefix(e.Name(), "binary-cache-v")
 		version, sqlite := strings.CutSuffix(version, ".sqlite")
-		if _, err := strconv.ParseUint(version, 10, 16); ok && sqlite && err == nil && e.Type().IsRegular() {
-			files = append(files, filepath.Join(dir, e.Name()))
+		if _, err := strconv.ParseUint(version, 10, 16); !ok || !sqlite || err != nil {
+			continue
 		}
+		cache := filepath.Join(dir, e.Name())
+		for _, file := range []string{cache, cache + "-journal", cache + "-wal", cache + "-shm"} {
+			st, err := os.Lstat(file)
+			switch {
+			case errors.Is(err, fs.ErrNotExist):
+			case err != nil:
+				return nil, err
+			case !st.Mode().IsRegular():
+				return nil, fmt.Errorf("%s is no regular file", file)
+			case !mine(st):
+				return nil, fmt.Errorf("%s belongs to another user", file)
+			}
+		}
+		caches = append(caches, cache)
 	}
-	return files, nil
+	return caches, nil
 }
 
-// Forget removes from a file the negative answers that substituters at these URLs gave before a time, to the second, and
-// returns how many. Other rows stay. It waits while Nix has the file locked, for 10 s at most, and never creates a file.
+// Forget removes from a file, one of [Files], the negative answers that substituters at these URLs gave before a time, to the
+// second, and returns how many. Other rows stay. It waits while Nix has the file locked, for 10 s at most, and never creates a
+// file.
 func Forget(ctx context.Context, file string, urls []string, before time.Time) (n int64, err error) {
+	if file, err = filepath.Abs(file); err != nil {
+		return 0, err
+	}
 	place := url.URL{Scheme: "file", Path: file, RawQuery: url.Values{"mode": {"rw"},
 		"_pragma": {fmt.Sprintf("busy_timeout(%d)", lockPatience.Milliseconds())}, "_txlock": {"immediate"}}.Encode()}
 	db, err := sql.Open("sqlite", place.String())

@@ -2,10 +2,12 @@ package narinfocache_test
 
 import (
 	"database/sql"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -131,15 +133,98 @@ func TestFilesAreThoseOfAllVersionsOfNix(t *testing.T) {
 			want = append(want, filepath.Join(dir, name))
 		}
 	}
-	if err := os.Symlink("binary-cache-v6.sqlite", filepath.Join(dir, "binary-cache-v7.sqlite")); err != nil {
-		t.Fatal(err)
-	}
 	slices.Sort(want)
 	if got, err := narinfocache.Files(dir); err != nil || !slices.Equal(got, want) {
 		t.Errorf("Files = %q, %v, want %q", got, err, want)
 	}
 	if got, err := narinfocache.Files(filepath.Join(dir, "absent")); err != nil || got != nil {
 		t.Errorf("Files of no folder = %q, %v", got, err)
+	}
+}
+
+// SQLite would wait for the other end of a FIFO, and a link may lead anywhere.
+func TestFilesRefusesWhatIsNoRegularFile(t *testing.T) {
+	for _, name := range []string{"", "-journal", "-wal", "-shm"} {
+		file, _ := newCache(t)
+		if name == "" {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := syscall.Mkfifo(file+name, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := narinfocache.Files(filepath.Dir(file)); err == nil {
+			t.Errorf("Files with a FIFO in place of %s = %q, want an error", file+name, got)
+		}
+		if err := errors.Join(os.Remove(file+name), os.Symlink(filepath.Join(t.TempDir(), "other"), file+name)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := narinfocache.Files(filepath.Dir(file)); err == nil {
+			t.Errorf("Files with a link in place of %s = %q, want an error", file+name, got)
+		}
+	}
+	fifo := filepath.Join(t.TempDir(), "nix")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := narinfocache.Files(fifo); err == nil {
+		t.Errorf("Files of a FIFO = %q, want an error", got)
+	}
+}
+
+func TestFilesOfRootRefusesFilesOfUsers(t *testing.T) {
+	file, _ := newCache(t)
+	dir := filepath.Dir(file)
+	if os.Geteuid() != 0 {
+		if got, err := narinfocache.FilesOfRoot(dir); err == nil {
+			t.Errorf("FilesOfRoot of a user's folder = %q, want an error", got)
+		}
+		t.Skip("needs root for files of root")
+	}
+	journal, link := file+"-journal", filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.WriteFile(journal, nil, 0o600), os.Symlink(dir, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{dir, link} {
+		if got, err := narinfocache.FilesOfRoot(dir); err != nil || !slices.Equal(got, []string{file}) {
+			t.Errorf("FilesOfRoot(%s) = %q, %v, want %s", dir, got, err, file)
+		}
+	}
+	for _, theirs := range []string{file, journal, dir, filepath.Dir(dir)} {
+		if err := os.Chown(theirs, 65534, 65534); err != nil {
+			t.Fatal(err)
+		}
+		for _, dir := range []string{dir, link} {
+			if got, err := narinfocache.FilesOfRoot(dir); err == nil {
+				t.Errorf("FilesOfRoot(%s) = %q though %s belongs to a user, want an error", dir, got, theirs)
+			}
+		}
+		if got, err := narinfocache.Files(dir); err != nil || len(got) != 1 {
+			t.Errorf("Files = %q, %v, want the file of a user", got, err)
+		}
+		if err := os.Chown(theirs, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := narinfocache.FilesOfRoot(filepath.Join(dir, "absent")); err != nil || got != nil {
+		t.Errorf("FilesOfRoot of no folder = %q, %v", got, err)
+	}
+}
+
+func TestForgetTakesAnyName(t *testing.T) {
+	t.Chdir(t.TempDir())
+	const dir = "a folder?x=y#z 100%25"
+	file, db := newCache(t, ours)
+	if err := errors.Join(db.Close(), os.Mkdir(dir, 0o700), os.Rename(file, filepath.Join(dir, filepath.Base(file)))); err != nil {
+		t.Fatal(err)
+	}
+	files, err := narinfocache.Files(dir)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("Files = %q, %v, want one", files, err)
+	}
+	if n, err := narinfocache.Forget(t.Context(), files[0], []string{ours}, time.Unix(1000, 0)); n != 3 || err != nil {
+		t.Errorf("Forget(%s) = %d, %v, want 3 rows", files[0], n, err)
 	}
 }
 
