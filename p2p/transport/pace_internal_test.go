@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -130,4 +131,19 @@ func TestQueueOfAConnectionIsBounded(t *testing.T) {
 	other.Close()
 	c.Close()
 	<-stuck
+}
+
+func TestConnectionsToOneAddressShareTheRoomInQueues(t *testing.T) {
+	p := newPaces()
+	c := connected(t, p)
+	known, later := p.conns[paceKey(c)], time.Now().Add(time.Hour)
+	other := &pace{addr: known.addr, written: 1, left: sharedMax, looked: later, moved: later} // sends all the time
+	p.conns["other"] = other
+	if _, shared := p.fits(known, 1); shared {
+		t.Error("a block fits, and the queue of another connection to that address is full")
+	}
+	other.addr = netip.MustParseAddr("192.0.2.1")
+	if _, shared := p.fits(known, 1); !shared {
+		t.Error("no block fits, and only the queue of a connection to another address is full")
+	}
 }
