@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -106,6 +108,38 @@ func TestRebuiltArchiveIsTheWantedOne(t *testing.T) {
 				t.Errorf("the rebuilt archive is another one than the wanted one: %d and %d bytes", len(got), len(want))
 			}
 		})
+	}
+}
+
+// The archive and the claims were made by Nix, with the script beside them.
+func TestRebuiltArchiveHasTheNarHashOfNix(t *testing.T) {
+	golden := func(name string) string {
+		text, err := os.ReadFile(filepath.Join("testdata/generations", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	claim := func(name string) store.Info {
+		info, err := store.ParseInfo(golden(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	archive := golden("old.nar")
+	for _, name := range []string{"rebuilt.narinfo", "upgraded.narinfo"} {
+		old, wanted := claim("old.narinfo"), claim(name)
+		for _, c := range []struct{ from, to store.Info }{{old, wanted}, {wanted, old}} {
+			pairs, err := rebase.Pairs(c.from, c.to)
+			if err != nil || len(pairs) != 3 {
+				t.Fatalf("Pairs(%s, %s) = %v, %v, want three", c.from.Path, c.to.Path, pairs, err)
+			}
+			archive = rewrite(t, pairs, archive)
+			if got := store.Hash(sha256.Sum256([]byte(archive))); got != c.to.NarHash {
+				t.Fatalf("the archive of %s that was made of %s has NarHash %s, want %s", c.to.Path, c.from.Path, got, c.to.NarHash)
+			}
+		}
 	}
 }
 
