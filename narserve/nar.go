@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,32 +28,6 @@ const (
 	// 30 kB/s keeps its connection.
 	chunkSize = 16 << 20
 )
-
-// A narReply is a NAR, or a range of it, on its way out. Without a file it is the answer to HEAD.
-type narReply struct {
-	m             trust.Mapping
-	spooled       *spool.NAR
-	file          *os.File
-	start, length int64
-	size          int64
-	sent          int64     // of length
-	asked         time.Time // when Nix did
-	done          func()    // called once Nix has it, or has gone
-}
-
-func (n *narReply) close() {
-	if n.file == nil {
-		return
-	}
-	// Only read from, and the spool has its own handle: there is nothing that an error would change.
-	_ = n.file.Close()
-	_ = n.spooled.Close()
-	n.done()
-}
-
-func (n *narReply) reply(status int) reply {
-	return reply{status: status, contentType: "application/x-nix-nar", nar: n}
-}
 
 // nar answers a request for nar/<name> or nar/late/<name>.
 func (s *Server) nar(r *http.Request, name string) (reply, error) {
@@ -300,4 +274,20 @@ func (s *Server) copyNAR(w http.ResponseWriter, n *narReply) error {
 		}
 	}
 	return rc.Flush()
+}
+
+// remember keeps a mapping for the request for its NAR. Its narinfo is text.
+func (s *Server) remember(m trust.Mapping, text string) {
+	if len(text) <= maxMappingLen {
+		s.mappings.Add(m.Path().HashPart(), m)
+	}
+}
+
+func (s *Server) logPanic(r *http.Request, p any) {
+	s.log.Error("request panicked", zap.String("url", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+}
+
+// infoText writes the narinfo of a mapping.
+func infoText(m trust.Mapping) string {
+	return m.Info().Narinfo("nar/" + narName(m.Path().HashPart(), m.NarHash()))
 }

@@ -27,7 +27,6 @@ import (
 	"errors"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -52,10 +51,6 @@ const (
 	bodyTimeout = 5 * time.Second
 	// maxHeaderBytes bounds what a request may make us hold. Nix sends 200 bytes.
 	maxHeaderBytes = 16 << 10
-	// writeTimeout bounds each reply that is not a NAR, and each [chunkSize] of one that is. Nix stops reading
-	// for 10 s and more while it unpacks to a slow disk, and for as long as a user suspends it; a NAR that
-	// broke off here is resumed. It has to be longer than [mostStalled], for it starts with the request.
-	writeTimeout = 10 * time.Minute
 )
 
 // AgentPrefix begins the User-Agent of a narbor that asks another as its upstream. It gets paths that are near, and no
@@ -95,22 +90,6 @@ type Config struct {
 	Log   *zap.Logger // nil discards
 }
 
-// Server is an [http.Handler] that speaks Nix's binary cache protocol. Use [New].
-type Server struct {
-	lookup
-	access
-	keys     *trust.Keys
-	mappings *lru.Cache[store.HashPart, trust.Mapping]
-	fetches  fetches
-	arrivals arrivals
-	ahead    *ahead
-	accounts *stats.Accounts
-	page     *dashboard.Page
-	counts   *counts
-	fits     func(size int64) error
-	stalled  func() time.Duration
-}
-
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
 func New(cfg Config) *Server {
 	log := cfg.Log
@@ -146,6 +125,23 @@ func New(cfg Config) *Server {
 	return s
 }
 
+// Stats counts what Nix asked for and got, since the start.
+type Stats struct {
+	NarinfoHits    int64 `json:"narinfoHits"`
+	NarinfoMisses  int64 `json:"narinfoMisses"`
+	NarsServed     int64 `json:"narsServed"`     // sent to their last byte
+	NarBytesServed int64 `json:"narBytesServed"` // bytes of NARs sent, broken-off ones included
+	AheadFetched   int64 `json:"aheadFetched"`   // bytes of NARs fetched before Nix asked for them
+	AheadUsed      int64 `json:"aheadUsed"`      // of these, what Nix asked for
+}
+
+var (
+	notFound  = reply{status: http.StatusNotFound, contentType: "text/plain", text: "not found\n"}
+	readOnly  = reply{status: http.StatusMethodNotAllowed, contentType: "text/plain", text: "this cache is read-only\n"}
+	forbidden = reply{status: http.StatusForbidden, contentType: "text/plain",
+		text: "not for web pages, nor under this name or port, but for Nix: see --allow-host\n"} // Nix takes it for a 404
+)
+
 // HTTPServer returns an [http.Server] for s with its limits set. There is no WriteTimeout, which would cut off a
 // long NAR; s sets the deadlines of its replies itself.
 func (s *Server) HTTPServer() *http.Server {
@@ -171,40 +167,12 @@ func (s *Server) HTTPServer() *http.Server {
 	return srv
 }
 
-// Stats counts what Nix asked for and got, since the start.
-type Stats struct {
-	NarinfoHits    int64 `json:"narinfoHits"`
-	NarinfoMisses  int64 `json:"narinfoMisses"`
-	NarsServed     int64 `json:"narsServed"`     // sent to their last byte
-	NarBytesServed int64 `json:"narBytesServed"` // bytes of NARs sent, broken-off ones included
-	AheadFetched   int64 `json:"aheadFetched"`   // bytes of NARs fetched before Nix asked for them
-	AheadUsed      int64 `json:"aheadUsed"`      // of these, what Nix asked for
-}
-
 // Stats returns the counters.
 func (s *Server) Stats() Stats {
 	fetched, used := s.ahead.counts()
 	return Stats{NarinfoHits: s.counts.hits.Load(), NarinfoMisses: s.counts.misses.Load(), NarsServed: s.counts.nars.Load(),
 		NarBytesServed: s.counts.narBytes.Load(), AheadFetched: fetched, AheadUsed: used}
 }
-
-// A reply is decided on completely before its first byte is written: whatever goes wrong until then is a 404.
-// At most one of text, nar and stream is set.
-type reply struct {
-	status      int
-	contentType string
-	text        string
-	nar         *narReply
-	stream      http.HandlerFunc
-	header      map[string]string // further ones
-}
-
-var (
-	notFound  = reply{status: http.StatusNotFound, contentType: "text/plain", text: "not found\n"}
-	readOnly  = reply{status: http.StatusMethodNotAllowed, contentType: "text/plain", text: "this cache is read-only\n"}
-	forbidden = reply{status: http.StatusForbidden, contentType: "text/plain",
-		text: "not for web pages, nor under this name or port, but for Nix: see --allow-host\n"} // Nix takes it for a 404
-)
 
 // ServeHTTP implements [http.Handler].
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -338,18 +306,8 @@ func (s *Server) Obstacle(hp store.HashPart, narHash store.Hash, narSize int64) 
 	return s.fetches.refused(fetchKey{hp, narHash})
 }
 
-// remember keeps a mapping for the request for its NAR. Its narinfo is text.
-func (s *Server) remember(m trust.Mapping, text string) {
-	if len(text) <= maxMappingLen {
-		s.mappings.Add(m.Path().HashPart(), m)
-	}
-}
-
-// infoText writes the narinfo of a mapping.
-func infoText(m trust.Mapping) string {
-	return m.Info().Narinfo("nar/" + narName(m.Path().HashPart(), m.NarHash()))
-}
-
-func (s *Server) logPanic(r *http.Request, p any) {
-	s.log.Error("request panicked", zap.String("url", r.URL.Path), zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+// pageReply answers a request for the page or one of its files.
+func (s *Server) pageReply(r *http.Request) (reply, error) {
+	a, err := s.page.Answer(r)
+	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err
 }

@@ -209,8 +209,5 @@ func parseRange(header http.Header, size int64) (start, length int64, err error)
 	return int64(from), min(int64(to), size-1) - int64(from) + 1, nil
 }
 
-// pageReply answers a request for the page or one of its files.
-func (s *Server) pageReply(r *http.Request) (reply, error) {
-	a, err := s.page.Answer(r)
-	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err
-}
+// latePrefix begins the second URL of a NAR.
+const latePrefix = "late/"

@@ -18,12 +18,6 @@ type blame struct {
 	manifest store.Manifest // of the reference, while the blocks that were not in it are fetched from there; or nil
 }
 
-// A sender is the peer that sent a block, and whether it had verified the block.
-type sender struct {
-	id      peer.ID
-	relayed bool // it had not, and so does not vouch for the block
-}
-
 // A suspect is a block that was fetched again, as it was before.
 type suspect struct {
 	block  int

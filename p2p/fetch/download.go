@@ -17,13 +17,6 @@ import (
 	"narbor/trust"
 )
 
-// fromUpstream stands among peers for the upstream of a fetch.
-const fromUpstream peer.ID = "upstream"
-
-// fromDisk stands among peers for what an earlier fetch has left in the spool. Its senders are not known any more, and the disk
-// may be damaged, so no peer is blamed for it.
-const fromDisk peer.ID = "disk"
-
 // A download is what the goroutines of a session share. Its parts have locks of their own.
 type download struct {
 	*Deps

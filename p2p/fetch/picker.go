@@ -380,3 +380,16 @@ func (s *narSwarm) keepsUp(each time.Duration, now time.Time) bool {
 	idle := now.Sub(s.idle)
 	return idle < patience || now.Sub(s.last) < patience && 2*time.Duration(s.passed)*each > idle
 }
+
+// A sender is the peer that sent a block, and whether it had verified the block.
+type sender struct {
+	id      peer.ID
+	relayed bool // it had not, and so does not vouch for the block
+}
+
+// fromUpstream stands among peers for the upstream of a fetch.
+const fromUpstream peer.ID = "upstream"
+
+// fromDisk stands among peers for what an earlier fetch has left in the spool. Its senders are not known any more, and the disk
+// may be damaged, so no peer is blamed for it.
+const fromDisk peer.ID = "disk"

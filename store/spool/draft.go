@@ -2,6 +2,7 @@ package spool
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -53,14 +54,6 @@ type Draft struct {
 type sums struct {
 	left int64 // bytes that an earlier draft has left, until Reuse has read them
 	void bool  // there are none any more
-}
-
-// A draftFile is the file of a draft, and what it is to hold. It does not change.
-type draftFile struct {
-	file *os.File
-	name string
-	want store.Hash
-	size int64
 }
 
 // phase is where a draft is in its life.
@@ -351,4 +344,49 @@ func (n draftNAR) Close() error { return nil }
 
 func (n draftNAR) ReadAt(p []byte, off int64) (int, error) {
 	return nar.ReadFile(n.file, p, off, n.size)
+}
+
+// seal writes the checksums of the whole blocks that the caller has written. A block that has none is fetched again, so
+// errors are ignored.
+func (d *Draft) seal(p []byte, off int64, mine spans) {
+	d.mu.Lock()
+	void := d.sums.void
+	d.mu.Unlock()
+	if void {
+		return
+	}
+	for _, m := range mine {
+		for i := int((m.from + store.BlockSize - 1) / store.BlockSize); i < store.NumBlocks(d.size); i++ {
+			from := int64(i) * store.BlockSize
+			to := from + int64(store.BlockLen(d.size, i))
+			if to > m.to {
+				break
+			}
+			sum := binary.LittleEndian.AppendUint32(nil, checksum(p[from-off:to-off]))
+			_, _ = d.file.WriteAt(sum, d.size+int64(i)*sumSize)
+		}
+	}
+}
+
+// adopt makes a draft's file an entry, or deletes it if the same NAR has become one meanwhile.
+func (s *Spool) adopt(d *Draft) (*NAR, error) {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil, os.ErrClosed
+	}
+	delete(s.drafts, d)
+	e, ok := s.entries[d.want]
+	if ok && s.hold(e) {
+		s.bytes -= roundUp(d.size)
+		nar := &NAR{entry: e, file: e.file}
+		s.mu.Unlock()
+		d.file.Close()
+		s.remove([]string{d.name})
+		return nar, nil
+	}
+	e = &entry{spool: s, hash: d.want, size: d.size, name: d.name, file: d.file, handles: 1}
+	s.entries[d.want] = e
+	s.mu.Unlock()
+	return &NAR{entry: e, file: d.file}, nil
 }

@@ -365,7 +365,7 @@ func TestDraftOfTheFutureIsForgottenAfterADay(t *testing.T) {
 		if got := len(nars(t, dir)); got != 1 {
 			t.Errorf("%d files within a day, want 1", got)
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		s.Expire()
 		if got := len(nars(t, dir)); got != 0 {
 			t.Errorf("%d files after a day, want none", got)

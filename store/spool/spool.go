@@ -16,10 +16,7 @@ package spool
 
 import (
 	"container/list"
-	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -31,9 +28,6 @@ import (
 )
 
 const (
-	defaultMax     = 4 << 30
-	defaultMinFree = 2 << 30
-
 	// idleTime is how long a verified NAR waits for a request. Nix requests a NAR seconds after its narinfo; a request
 	// later than this costs a second fetch over the LAN, which is cheap.
 	idleTime = 10 * time.Minute
@@ -78,110 +72,161 @@ type Spool struct {
 // checks counts the drafts that were complete, and how long it took to check these, in nanoseconds.
 type checks struct{ done, took atomic.Int64 }
 
-// A directory is where a spool's files are.
-type directory struct {
-	root *os.Root
-	lock *os.File // holds the flock; its file system is the spool's
+// A kept is a file with a part of a NAR, or with all of it, that no draft uses.
+type kept struct {
+	draftFile
+	bytes int64     // of the NAR that are there
+	since time.Time // when it was last used
 }
 
-// Stats is what a spool holds at a moment.
-type Stats struct {
-	Bytes    int64 // reserved on disk, by verified NARs, by those being received, and by what is kept of others
-	Entries  int   // verified NARs
-	MaxBytes int64
-	Free     int64 // bytes that may still be written to its file system; 0 if that is not known
-	MinFree  int64 // of these, the part that is left free
+// An entry is one verified file. It is guarded by the spool's mutex, but for what never changes.
+type entry struct {
+	spool *Spool
+	hash  store.Hash
+	size  int64
+	name  string
 
-	Verified   int64         // drafts that were complete and so were checked, since it was opened
-	VerifyTime time.Duration // that this took, all together
+	file    *os.File // nil while there is no handle
+	handles int
+	used    bool
+	place   *list.Element // in spool.idle, nil while there is a handle
+	since   time.Time     // when it became idle
 }
 
-// Open takes a directory as spool, for this process alone. The NARs that an earlier process has left in it, half-received or
-// verified, are kept for [Spool.Resume], as far as there is room for them.
-func Open(cfg Config) (*Spool, error) {
-	if cfg.MaxBytes < 0 {
-		return nil, fmt.Errorf("spool %s: a cap of %d bytes", cfg.Dir, cfg.MaxBytes)
-	}
-	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = defaultMax
-	}
-	if cfg.MinFree == 0 {
-		cfg.MinFree = defaultMinFree
-	}
-	s := &Spool{cfg: cfg, drafts: map[*Draft]struct{}{}, entries: map[store.Hash]*entry{}, idle: list.New()}
-	var err error
-	if s.dir, err = takeDir(cfg.Dir); err != nil {
-		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)
-	}
-	if err = s.load(); err != nil {
-		return nil, errors.Join(fmt.Errorf("spool %s: %w", cfg.Dir, err), s.dir.close())
-	}
-	_ = s.floor() // a draft will tell if that is not enough
-	return s, nil
-}
-
-// Close ends all drafts, as [Draft.Keep] does, and releases the directory. Its files stay. Open handles stay readable, but for
-// [NAR.Open].
-func (s *Spool) Close() error {
+// Expire deletes what nothing has gone on with for a day, and verified NARs after 10 idle minutes. Get and Create do that, too;
+// the owner of the spool calls it now and then for times when nothing is fetched.
+func (s *Spool) Expire() {
 	s.mu.Lock()
-	first := !s.closed
-	s.closed = true
-	drafts := slices.Collect(maps.Keys(s.drafts))
+	victims := s.expire()
 	s.mu.Unlock()
-	if !first {
-		return nil
+	s.remove(victims)
+}
+
+// expire forgets what has been idle, or kept, for too long and returns the files to delete.
+func (s *Spool) expire() (names []string) {
+	for len(s.kept) > 0 && time.Since(s.kept[0].since) >= keptTime {
+		names = append(names, s.drop(0).name)
 	}
-	for _, d := range drafts { // the next process may write to their files
-		d.Keep()
+	for el := s.idle.Front(); el != nil && time.Since(el.Value.(*entry).since) >= idleTime; el = s.idle.Front() {
+		e := el.Value.(*entry)
+		s.forget(e)
+		names = append(names, e.name)
+	}
+	return names
+}
+
+// spare returns how many bytes of the spool can be freed; enough of them suffice.
+func (s *Spool) spare(enough int64) (n int64) {
+	for _, k := range s.kept {
+		n += roundUp(k.bytes)
+	}
+	for el := s.idle.Front(); el != nil && n < enough; el = el.Next() {
+		n += roundUp(el.Value.(*entry).size)
+	}
+	return n
+}
+
+// leastWanted forgets the oldest of the kept files, or if there is none the entry that has been idle longest, and returns the
+// name of its file; "" if all is held.
+func (s *Spool) leastWanted() string {
+	if len(s.kept) > 0 {
+		return s.drop(0).name
+	}
+	el := s.idle.Front()
+	if el == nil {
+		return ""
+	}
+	e := el.Value.(*entry)
+	s.forget(e)
+	return e.name
+}
+
+// evict deletes what is wanted least. It returns false if all is held.
+func (s *Spool) evict() bool {
+	s.mu.Lock()
+	name := s.leastWanted()
+	s.mu.Unlock()
+	if name == "" {
+		return false
+	}
+	s.remove([]string{name})
+	return true
+}
+
+// Fits returns an error that wraps [store.ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the spool
+// has gone. It wraps [store.ErrTooLarge], too, if that is because of the cap and not because of the disk.
+func (s *Spool) Fits(size int64) error {
+	if roundUp(size) > s.cfg.MaxBytes {
+		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", store.ErrNoSpace, store.ErrTooLarge, size, s.cfg.MaxBytes)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.dir.close()
+	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held: Renew and Close close the file
+	if most := free + s.bytes - max(s.cfg.MinFree, 0); err == nil && size > most {
+		return fmt.Errorf("%w: a nar of %d bytes, and the disk has room for %d beside what must stay free", store.ErrNoSpace, size,
+			max(0, most))
+	}
+	return nil // if the disk cannot be asked, the fetch will tell
 }
 
-// Get returns a handle on the NAR with that hash if it is in the spool.
-func (s *Spool) Get(h store.Hash) (*NAR, bool) {
+// reserve takes size bytes of the cap for a draft, of which here bytes are on the disk already, and returns a number for the
+// name of its file.
+func (s *Spool) reserve(size, here int64) (number uint64, err error) {
 	s.mu.Lock()
 	victims := s.expire()
-	e, ok := s.entries[h]
-	if ok && !s.hold(e) {
-		victims, ok = append(victims, e.name), false
-	}
-	var nar *NAR
-	if ok {
-		nar = &NAR{entry: e, file: e.file}
+	over := s.bytes + roundUp(size) - s.cfg.MaxBytes
+	switch spare := s.spare(over); {
+	case s.closed:
+		err = os.ErrClosed
+	case over > spare:
+		err = fmt.Errorf("%w: %d of at most %d bytes are in use", store.ErrNoSpace, s.bytes-spare, s.cfg.MaxBytes)
+	default:
+		for s.bytes+roundUp(size) > s.cfg.MaxBytes {
+			victims = append(victims, s.leastWanted())
+		}
+		s.bytes += roundUp(size)
+		s.coming += size - here
+		s.seq++
+		number = s.seq
 	}
 	s.mu.Unlock()
 	s.remove(victims)
-	return nar, ok
+	return number, err
 }
 
-// Has says whether the NAR with that hash is in the spool, and leaves it as it is.
-func (s *Spool) Has(h store.Hash) bool {
+// release gives back what reserve took, but for what settle has.
+func (s *Spool) release(d *Draft) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.entries[h] != nil
+	s.bytes -= roundUp(d.size)
+	delete(s.drafts, d)
+	s.mu.Unlock()
 }
 
-// hold adds a handle to an entry, or forgets the entry and returns false if its file has gone. The file is opened
-// with the mutex held: a local open of a name that is in the kernel's cache takes microseconds.
-func (s *Spool) hold(e *entry) bool {
-	if e.file == nil {
-		f, err := s.dir.root.Open(e.name)
-		if err != nil {
-			s.forget(e)
-			return false
-		}
-		e.file = f
-	}
-	if e.place != nil {
-		s.idle.Remove(e.place)
-		e.place = nil
-	}
-	e.handles++
-	e.used = false // it is wanted again
-	return true
+// settle records that size bytes of a draft have been written, or never will be.
+func (s *Spool) settle(size int64) {
+	s.mu.Lock()
+	s.coming -= size
+	s.mu.Unlock()
 }
+
+// floor evicts NARs until the drafts can be completed with the floor left free, and fails if that is impossible.
+func (s *Spool) floor() error {
+	for {
+		s.mu.Lock()
+		free, err := nar.FreeBytes(s.dir.lock) // with the mutex held, as in Fits
+		coming := s.coming
+		s.mu.Unlock()
+		if err != nil || free-coming >= max(s.cfg.MinFree, 0) {
+			return err
+		}
+		if !s.evict() {
+			return fmt.Errorf("%w: %d bytes are free on the disk, %d are to come, %d must stay free", store.ErrNoSpace, free, coming,
+				s.cfg.MinFree)
+		}
+	}
+}
+
+func roundUp(size int64) int64 { return (size + sizeUnit - 1) / sizeUnit * sizeUnit }
 
 // forget takes an entry out of the books; its file is the caller's to delete.
 func (s *Spool) forget(e *entry) {
@@ -205,128 +250,31 @@ func (s *Spool) remove(names []string) {
 	}
 }
 
-// Create reserves the space for a NAR of that hash and size. Several drafts may exist for one hash, each with its
-// own file; the first that is committed becomes the entry. The error wraps [store.ErrNoSpace] if the NAR does not fit even
-// after all NARs without open handles are deleted.
-func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
-	if size < 1 || size > store.MaxNarSize {
-		return nil, fmt.Errorf("spool: %d is not a NAR's size", size)
-	}
-	number, err := s.reserve(size, 0)
-	if err != nil {
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, err)
-	}
-	d := newDraft(s, draftFile{name: fileName(h, size, number), want: h, size: size}, 0)
-	if d.file, err = s.make(d.name, size); err == nil {
-		err = s.publish(d)
-	}
-	if err != nil {
-		d.Discard()
-		return nil, fmt.Errorf("spool %s: %d bytes for nar %s: %w", s.cfg.Dir, size, h, nar.NoSpace(err))
-	}
-	return d, nil
-}
-
-// publish lets Close end a draft, which has its file. It fails if the spool has been closed.
-func (s *Spool) publish(d *Draft) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return os.ErrClosed
-	}
-	s.drafts[d] = struct{}{}
-	return nil
-}
-
-// make makes the file of a draft for which there is space. Its blocks are not set aside: that costs as much as writing
-// them, before the first byte has come, and most files are deleted before a disk would have seen them.
-func (s *Spool) make(name string, size int64) (*os.File, error) {
-	if err := s.floor(); err != nil {
-		return nil, err
-	}
-	open := func() (*os.File, error) {
-		return s.root().OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	}
-	f, err := open()
-	if errors.Is(err, fs.ErrNotExist) && s.Renew() == nil {
-		f, err = open()
-	}
-	if err != nil {
-		return nil, err
-	}
-	return f, f.Truncate(fileSize(size))
-}
-
-// adopt makes a draft's file an entry, or deletes it if the same NAR has become one meanwhile.
-func (s *Spool) adopt(d *Draft) (*NAR, error) {
-	s.mu.Lock()
-	if s.closed {
-		s.mu.Unlock()
-		return nil, os.ErrClosed
-	}
-	delete(s.drafts, d)
-	e, ok := s.entries[d.want]
-	if ok && s.hold(e) {
-		s.bytes -= roundUp(d.size)
-		nar := &NAR{entry: e, file: e.file}
-		s.mu.Unlock()
-		d.file.Close()
-		s.remove([]string{d.name})
-		return nar, nil
-	}
-	e = &entry{spool: s, hash: d.want, size: d.size, name: d.name, file: d.file, handles: 1}
-	s.entries[d.want] = e
-	s.mu.Unlock()
-	return &NAR{entry: e, file: d.file}, nil
-}
-
-// Stats says how full the spool is.
-func (s *Spool) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	free, err := nar.FreeBytes(s.dir.lock) // with the mutex held, as in Fits
-	if err != nil {
-		free = 0
-	}
-	return Stats{Bytes: s.bytes, Entries: len(s.entries), MaxBytes: s.cfg.MaxBytes, Free: free, MinFree: max(s.cfg.MinFree, 0),
-		Verified: s.checks.done.Load(), VerifyTime: time.Duration(s.checks.took.Load())}
-}
-
-// Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
-// lost their names and nothing else. If another directory has its name, what is there is deleted: it may be a copy from a backup,
-// or the same files again, which drafts and NARs of this spool use.
-func (s *Spool) Renew() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return os.ErrClosed
-	}
-	was, err := s.dir.root.Stat(".")
-	if err != nil {
-		return fmt.Errorf("spool %s: %w", s.cfg.Dir, err)
-	}
-	if is, err := os.Stat(s.cfg.Dir); err == nil && os.SameFile(was, is) {
-		return nil
-	}
-	dir, err := takeDir(s.cfg.Dir)
-	if err != nil {
-		return fmt.Errorf("spool %s: %w", s.cfg.Dir, err)
-	}
-	err = s.dir.close()
-	s.dir = dir
-	for len(s.kept) > 0 { // their files are lost
-		s.drop(0)
-	}
-	names, lost := ours(dir.root)
-	for _, name := range names {
-		lost = errors.Join(lost, dir.root.Remove(name))
-	}
-	return errors.Join(err, lost)
-}
-
 // root returns the directory.
 func (s *Spool) root() *os.Root {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.dir.root
+}
+
+// drop takes a kept file out of the books; the file is the caller's.
+func (s *Spool) drop(i int) kept {
+	k := s.kept[i]
+	s.kept = slices.Delete(s.kept, i, i+1)
+	s.bytes -= roundUp(k.bytes)
+	return k
+}
+
+// keep enters a file of which bytes are there.
+func (s *Spool) keep(f draftFile, bytes int64) {
+	k := kept{draftFile{name: f.name, want: f.want, size: f.size}, bytes, time.Now()}
+	s.mu.Lock()
+	s.kept = append(s.kept, k)
+	s.bytes += roundUp(k.bytes)
+	victims := s.expire()
+	for len(s.kept) > maxKept || len(s.kept) > 0 && s.bytes > s.cfg.MaxBytes {
+		victims = append(victims, s.drop(0).name)
+	}
+	s.mu.Unlock()
+	s.remove(victims)
 }

@@ -1,0 +1,71 @@
+package spool
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"strconv"
+	"strings"
+
+	"narbor/store"
+)
+
+// sumSize is the length of the checksum of a block.
+const sumSize = 4
+
+// fileSize returns the length of the file of a NAR of size bytes.
+func fileSize(size int64) int64 { return size + int64(store.NumBlocks(size))*sumSize }
+
+// fileName returns the name of the file of a NAR.
+func fileName(h store.Hash, size int64, number uint64) string {
+	return fmt.Sprintf("%s-%d-%d%s", h.Base32(), size, number, narSuffix)
+}
+
+// parseName is the inverse of fileName.
+func parseName(name string) (h store.Hash, size int64, number uint64, ok bool) {
+	fields := strings.Split(strings.TrimSuffix(name, narSuffix), "-")
+	if len(fields) != 3 {
+		return h, 0, 0, false
+	}
+	h, err := store.ParseHash("sha256:" + fields[0])
+	if err != nil {
+		return h, 0, 0, false
+	}
+	if size, err = strconv.ParseInt(fields[1], 10, 64); err != nil || size < 1 || size > store.MaxNarSize {
+		return h, 0, 0, false
+	}
+	number, err = strconv.ParseUint(fields[2], 10, 63)
+	return h, size, number, err == nil && fileName(h, size, number) == name
+}
+
+// checksum returns what stands behind a NAR for a block that is there.
+func checksum(block []byte) uint32 {
+	return max(1, crc32.Checksum(block, crc32.MakeTable(crc32.Castagnoli)))
+}
+
+// readSums reads the checksums of all blocks.
+func (f draftFile) readSums() ([]uint32, error) {
+	b := make([]byte, store.NumBlocks(f.size)*sumSize)
+	if _, err := f.file.ReadAt(b, f.size); err != nil {
+		return nil, err
+	}
+	sums := make([]uint32, len(b)/sumSize)
+	for i := range sums {
+		sums[i] = binary.LittleEndian.Uint32(b[i*sumSize:])
+	}
+	return sums, nil
+}
+
+// A draftFile is the file of a draft, and what it is to hold. It does not change.
+type draftFile struct {
+	file *os.File
+	name string
+	want store.Hash
+	size int64
+}
+
+const (
+	lockName  = "lock"
+	narSuffix = ".nar"
+)
