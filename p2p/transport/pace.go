@@ -17,7 +17,9 @@ import (
 
 // Limits of what lies in queues to a peer, in bytes, and of the wait for it.
 const (
-	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed.
+	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed. While half
+	// of it is left, a block may follow that is longer than that: on a link that is slower than a block in queueTime, as much
+	// as passes in that time.
 	queueMin = 128 << 10
 	// sharedMin and sharedMax bound what may lie in queues on all connections to one address, if they are several: what
 	// one machine with one connection has there while it fetches as fast as it can. So a machine gets no more of our
@@ -208,8 +210,13 @@ func (p *paces) fits(c *pace, size int) (own, shared bool) {
 		}
 	}
 	room := rate * int64(queueTime) / int64(time.Second)
-	own = queued == 0 || queued+int64(size) <= max(queueMin, room)
+	own = admits(queued, int64(size), room)
 	return own, all == queued || all+int64(size) <= min(max(sharedMin, room), sharedMax)
+}
+
+// admits reports whether a block of size bytes may follow what is queued on a link that lets room bytes pass in queueTime.
+func admits(queued, size, room int64) bool {
+	return queued <= min(queueMin/2, room) || queued+size <= max(queueMin, room)
 }
 
 // queued returns how many bytes of blocks were written and not acknowledged, and how fast others were; known is false if

@@ -100,6 +100,24 @@ func TestABurstIsNotThePaceOfALink(t *testing.T) {
 	}
 }
 
+func TestNextBlockFollowsBeforeTheQueueIsEmpty(t *testing.T) {
+	const block = 256 << 10
+	for _, c := range []struct {
+		mbit, queued, size int64
+		want               bool
+	}{
+		{1, 0, block, true}, {1, 5_000, block, false}, // a block takes 2 s
+		{20, 40_000, block, true}, {20, 60_000, block, false}, {20, 60_000, 50_000, true},
+		{100, 64_000, block, true}, {100, 100_000, block, false}, {100, 100_000, block / 2, true},
+		{1000, 64_000, block, true}, {1000, 2_000_000, block, true}, {1000, 2_400_000, block, false},
+	} {
+		room := c.mbit * 1e6 / 8 * int64(queueTime) / int64(time.Second)
+		if got := admits(c.queued, c.size, room); got != c.want {
+			t.Errorf("at %d Mbit/s, admits(%d, %d) = %v, want %v", c.mbit, c.queued, c.size, got, c.want)
+		}
+	}
+}
+
 func TestQueueOfAConnectionIsBounded(t *testing.T) {
 	p := newPaces()
 	c, other := connectedPair(t, p)
