@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
@@ -90,9 +91,33 @@ func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
 			t.Errorf("%s: Lookup = %v, want ErrNotFound", c.name, err)
 		}
 		answers := bob.AskEach(t.Context(), hp) // an answer means that the question was heard
+		for end := time.Now().Add(p2p.AtMost(10 * time.Second)); c.told && !ears.heard(hp) && time.Now().Before(end); {
+			answers = bob.AskEach(t.Context(), hp) // on a busy machine no neighbour is asked if the store answers late
+		}
 		if (len(answers) > 0) != c.told || ears.heard(hp) != c.told {
 			t.Errorf("%s: the neighbour has heard of it: %t, and answered %d times; want %t", c.name, ears.heard(hp), len(answers), c.told)
 		}
+	}
+}
+
+// A mute is a source that does not answer before a question's deadline.
+type mute struct{ store.Source }
+
+func (mute) Info(ctx context.Context, _ store.HashPart) (store.Info, error) {
+	<-ctx.Done()
+	return store.Info{}, ctx.Err()
+}
+
+func TestStoreThatDoesNotAnswerKeepsNeighboursUnasked(t *testing.T) {
+	public := newUpstream(t)
+	ears, hp := &listener{Source: store.NewMem()}, public.sign(t, "x", noise(1, 100)).Path.HashPart()
+	alice := public.newMachine(t, ears)
+	bob := public.newMachine(t, mute{store.NewMem()}, alice)
+	if _, err := bob.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Lookup = %v, want ErrNotFound and DeadlineExceeded", err)
+	}
+	if answers := bob.AskEach(t.Context(), hp); len(answers) > 0 || ears.heard(hp) {
+		t.Errorf("a neighbour has heard of the hash part: %t, and %d have answered; want none", ears.heard(hp), len(answers))
 	}
 }
 
