@@ -26,6 +26,8 @@ func TestPrefixThatGoesTakesItsNeighbours(t *testing.T) {
 		c.wait("up "+a.id, time.Minute)
 	}
 	host.ip("addr", "add", "10.77.0.1/24", "dev", "eth0")
+	// Without a route of its own the named machine could not be reached either.
+	host.ip("route", "add", "10.77.9.3/32", "dev", "eth0", "src", "10.77.0.1")
 	host.ip("addr", "del", "10.77.0.1/16", "dev", "eth0")
 	_, took := a.wait("down "+far.id, 4*time.Second) // the address is there all the time: TCP would see nothing
 	t.Logf("let go after %v", took)
