@@ -94,7 +94,7 @@ func (r row) tolerance() float64 {
 	if r.Exact {
 		return exactly
 	}
-	if r.Case == "four" || r.Case == "crowd" || r.Case == "busy" || r.Case == "unshaped" {
+	if r.Case == "four" || r.Case == "crowd" || r.Case == "busy" || r.Case == "slow" || r.Case == "unshaped" {
 		return crowdedly
 	}
 	return grossly
