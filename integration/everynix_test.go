@@ -40,13 +40,22 @@ func newHandmade(w world) handmade {
 // add puts a signed path into the cache.
 func (c handmade) add(name string, nar []byte, refs ...store.Path) store.Info {
 	c.Helper()
-	info := store.Info{NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), References: store.SortPaths(refs)}
-	hp := store.HashPartFromBytes([20]byte(info.NarHash[:20]))
-	var err error
-	info.Path, err = store.ParsePathName(string(hp) + "-" + name)
+	hash := sha256.Sum256(nar)
+	path, err := store.ParsePathName(string(store.HashPartFromBytes([20]byte(hash[:20]))) + "-" + name)
 	c.must(err)
-	sig, err := c.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize,
-		strings.Join(references(info), ",")))
+	return c.addPath(path, nar, refs...)
+}
+
+// addPath puts a signed path into the cache. Its hash part does not depend on its content, which may contain it.
+func (c handmade) addPath(path store.Path, nar []byte, refs ...store.Path) store.Info {
+	c.Helper()
+	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), References: store.SortPaths(refs)}
+	hp := path.HashPart()
+	var all []string
+	for _, r := range info.References {
+		all = append(all, r.String())
+	}
+	sig, err := c.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(all, ",")))
 	c.must(err)
 	info.Signatures = []string{sig.String()}
 	c.must(os.WriteFile(filepath.Join(c.dir, string(hp)+".nar"), nar, 0o644))

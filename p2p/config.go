@@ -4,6 +4,7 @@ import (
 	"narbor/p2p/discovery"
 	"narbor/p2p/transport"
 	"narbor/store"
+	"narbor/store/rebase"
 	"narbor/store/spool"
 	"narbor/store/upstream"
 	"narbor/trust"
@@ -19,10 +20,11 @@ type Config struct {
 	Version string // told to neighbours
 	// GroupSecret, of at least 16 bytes: peers that do not know it neither ask nor are asked; nil is no group.
 	GroupSecret []byte
-	Trusted     *trust.Keys  // verify claims
-	Spool       *spool.Spool // where fetched NARs go
-	Denied      string       // file that keeps the peers across restarts that are banned, or refused by [Node.Block]; "" is none
-	Observer    Observer     // is told of each block that passes; nil is none
+	Trusted     *trust.Keys       // verify claims
+	Spool       *spool.Spool      // where fetched NARs go
+	Rebuilds    *rebase.Rebuilder // makes NARs out of other versions of their paths; nil fetches all
+	Denied      string            // file that keeps the peers across restarts that are banned, or refused by [Node.Block]; "" is none
+	Observer    Observer          // is told of each block that passes; nil is none
 }
 
 // UpstreamConfig has the upstreams, and whether they are asked for neighbours.

@@ -103,7 +103,7 @@ func (n *Node) connect(admits *members) {
 		background: n.background, host: n.lan.Host(), metered: n.lan.IsMetered, power: &netmon.Power{Dir: cfg.Upstreams.PowerSupplies}}
 	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
 		Conduct:   conduct{n.neighbours, n.ledger, n.background, log},
-		Upstreams: cfg.Upstreams.Caches, Throughput: &ups.throughput, Received: n.downloads.count, Log: log}
+		Upstreams: cfg.Upstreams.Caches, Throughput: &ups.throughput, Rebuilds: cfg.Rebuilds, Received: n.downloads.count, Log: log}
 	serving := serve.Config{Sources: cfg.Sharing.Sources, Keys: cfg.Sharing.Keys, UploadRate: cfg.Sharing.UploadRate, Ledger: n.ledger,
 		Links: n.lan.Gate, Log: log, Origin: n.lan.Gate.Origin, Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
 		Proxy: n.proxy}

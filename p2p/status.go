@@ -91,7 +91,7 @@ func (n *Node) Status() Status {
 		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
 	s.Cooperates = s.Alone == ""
-	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet} {
+	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet, store.FromRebuild} {
 		s.Received[o] = n.downloads.received[o].Load()
 	}
 	for _, u := range n.cfg.Upstreams.Caches {

@@ -9,8 +9,11 @@ const (
 	FromNeighbours Origin = "neighbours"       // machines on this network had it
 	FromOthers     Origin = "internetByOthers" // a machine on this network fetched it from the internet, for us too
 	FromInternet   Origin = "internet"         // narbor on this machine fetched it from an upstream
+	FromRebuild    Origin = "rebuilt"          // narbor made it out of another version of the path in this machine's store
 	FromStore      Origin = "store"            // this machine's own store had it, for a guest
 )
 
 // Origins returns all origins; those that save the most internet traffic come first.
-func Origins() []Origin { return []Origin{FromNeighbours, FromOthers, FromInternet, FromStore} }
+func Origins() []Origin {
+	return []Origin{FromNeighbours, FromRebuild, FromOthers, FromInternet, FromStore}
+}

@@ -256,7 +256,8 @@ func momentRule() keeper {
 	return keepPattern(`\d{4}-\d\d-\d\d(T\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d))?`)
 }
 func originRule() keeper {
-	return keepWord(string(store.FromNeighbours), string(store.FromOthers), string(store.FromInternet), string(store.FromStore))
+	return keepWord(string(store.FromNeighbours), string(store.FromOthers), string(store.FromInternet), string(store.FromRebuild),
+		string(store.FromStore))
 }
 
 // keepNumbers keeps the numbers with these names of an object.

@@ -164,7 +164,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
 			Manifests: s.state.file("manifests")},
 		GroupSecret: secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
-		Observer: s.accounts,
+		Observer: s.accounts, Rebuilds: s.shares.rebuilds,
 	}
 	if err := s.cooperate(c, &cfg); err != nil {
 		return err

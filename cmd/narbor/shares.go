@@ -15,12 +15,14 @@ import (
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/damage"
+	"narbor/store/rebase"
 )
 
 // shares is what this machine has and may share, the Nix store first.
 type shares struct {
 	sources   []store.Source
 	nix       *lateNix
+	rebuilds  *rebase.Rebuilder // from the Nix store
 	caches    []*bincache.Cache
 	damage    *damage.Checker
 	cacheDirs []string
@@ -47,7 +49,9 @@ func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s *share
 	if err != nil {
 		log.Warn("which paths are damaged is found out anew", zap.Error(err))
 	}
-	s.sources = append(s.sources, s.damage.Guard(s.nix, store.Dir, store.Dir))
+	guarded := s.damage.Guard(s.nix, store.Dir, store.Dir)
+	s.rebuilds = rebase.New(oldPaths{guarded, s.nix})
+	s.sources = append(s.sources, guarded)
 	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
 	for _, cacheDir := range s.cacheDirs {
 		cache, err := bincache.Open(cacheDir, st.file("unpacked"))
@@ -77,6 +81,21 @@ func (s *shares) somePaths(ctx context.Context) []store.HashPart {
 		parts = append(parts, p.HashPart())
 	}
 	return parts
+}
+
+// oldPaths are the paths of the Nix store from which NARs are rebuilt.
+type oldPaths struct {
+	*damage.Source
+	nix *lateNix
+}
+
+// Namesakes implements [rebase.Store].
+func (o oldPaths) Namesakes(name string) []store.HashPart {
+	nix, err := o.nix.open(context.Background())
+	if err != nil {
+		return nil
+	}
+	return nix.Namesakes(name)
 }
 
 func (s *shares) close() {

@@ -71,8 +71,11 @@ func printSums(s screen, a stats.Account) {
 		if 100*saved < of {
 			part = "Less than 1 %"
 		}
-		fmt.Fprintf(s, "%s came from your network: %s not downloaded\n", s.paint(bold, part+" of the last 30 days"),
-			dashboard.Amount(saved))
+		how := "came from your network"
+		if month.Received[store.FromRebuild] > 0 {
+			how += " or was rebuilt here"
+		}
+		fmt.Fprintf(s, "%s %s: %s not downloaded\n", s.paint(bold, part+" of the last 30 days"), how, dashboard.Amount(saved))
 	case month.Sent > 0:
 		fmt.Fprintf(s, "%s went to neighbours in the last 30 days. Nothing has come from them yet.\n",
 			s.paint(bold, dashboard.Amount(month.Sent)))
@@ -97,6 +100,10 @@ func printSums(s screen, a stats.Account) {
 			dashboard.Amount(got[store.FromNeighbours]), dashboard.Amount(got[store.FromOthers]), dashboard.Amount(got[store.FromInternet]),
 			dashboard.Amount(month.ByNix)))
 	}
+	if got := month.Received[store.FromRebuild]; got > 0 {
+		s.hang("in 30 days", fmt.Sprintf("%s narbor rebuilt from other versions of the same paths in this machine's store",
+			dashboard.Amount(got)))
+	}
 	if !a.Since.IsZero() {
 		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
 	}
@@ -110,7 +117,7 @@ func statsHeader(first string) []string {
 }
 
 func amounts(a stats.Amounts) []string {
-	return []string{dashboard.Amount(a.Saved()), dashboard.Amount(a.ByNix + a.Received[store.FromInternet]), dashboard.Amount(a.Sent),
+	return []string{dashboard.Amount(a.FromNetwork()), dashboard.Amount(a.ByNix + a.Received[store.FromInternet]), dashboard.Amount(a.Sent),
 		dashboard.Count(a.NARs),
 		dashboard.ShortTime(time.Duration(a.SavedSeconds * float64(time.Second)))}
 }

@@ -121,6 +121,9 @@ func (v view) Cooperative() bool {
 // ByOthers returns the bytes that neighbours have downloaded for this machine in the last 30 days.
 func (v view) ByOthers() int64 { return v.Month.Received[store.FromOthers] }
 
+// Rebuilt returns the bytes that were rebuilt from other versions of their paths on this machine in the last 30 days.
+func (v view) Rebuilt() int64 { return v.Month.Received[store.FromRebuild] }
+
 // ByNarbor returns the bytes that narbor on this machine has downloaded from the internet in the last 30 days.
 func (v view) ByNarbor() int64 { return v.Month.Received[store.FromInternet] }
 
@@ -224,6 +227,8 @@ func originText(o store.Origin) string {
 		return "the internet, by a neighbour"
 	case store.FromInternet:
 		return "the internet"
+	case store.FromRebuild:
+		return "rebuilt here"
 	case store.FromStore:
 		return "this machine"
 	}

@@ -42,10 +42,14 @@ type Amounts struct {
 	SavedSeconds float64                `json:"savedSeconds"` // estimate: how much longer the same bytes would have taken from the internet
 }
 
-// Saved is how many bytes did not come over this network's way to the internet again.
+// Saved returns the bytes that did not come from the internet to this machine: neighbours had or downloaded them, or they were
+// rebuilt here.
 func (a Amounts) Saved() int64 {
-	return a.Received[store.FromNeighbours] + a.Received[store.FromOthers]
+	return a.Received[store.FromNeighbours] + a.Received[store.FromOthers] + a.Received[store.FromRebuild]
 }
+
+// FromNetwork returns the part of [Amounts.Saved] that came from neighbours.
+func (a Amounts) FromNetwork() int64 { return a.Saved() - a.Received[store.FromRebuild] }
 
 // SavedOf is of how many bytes that was, as far as is known: those that the internet gave included.
 func (a Amounts) SavedOf() int64 { return a.Saved() + a.Received[store.FromInternet] + a.ByNix }

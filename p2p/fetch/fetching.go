@@ -9,6 +9,7 @@ import (
 
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/store/rebase"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -53,7 +54,8 @@ type Deps struct {
 	Swarm      Swarm
 	Conduct    Conduct
 	Upstreams  []*upstream.Cache
-	Throughput *Throughput // of all upstreams together
+	Throughput *Throughput       // of all upstreams together
+	Rebuilds   *rebase.Rebuilder // nil rebuilds nothing
 	Received   func(o store.Origin, m trust.Mapping, from string, n int)
 	Log        *zap.Logger
 }

@@ -17,22 +17,28 @@ import (
 
 // Fetch receives the NAR. With secret, no neighbour may learn that it is wanted. It is called once.
 func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
-	if s.secret = secret; !secret {
-		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
-	}
+	start := time.Now()
+	s.secret = secret
+	var wrong error
 	if blocks := s.draft.Reuse(ctx); len(blocks) > 0 {
 		s.plan.reuse(blocks)
 		s.content.reuse(blocks)
 		s.Log.Debug("an earlier fetch is continued", zap.Stringer("path", s.Wanted.Path()), zap.Int("blocks", len(blocks)))
+	} else if sp, err := s.rebuild(ctx); sp != nil || err != nil && !errors.Is(err, store.ErrCorrupt) {
+		return sp, s.named(err)
+	} else {
+		wrong = err
+	}
+	if !secret {
+		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
 	}
 	if s.plan.missing() > 0 && len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !s.plan.hasMembers() {
-		return nil, fmt.Errorf("%s: no neighbour has it: %w", s.Wanted.Path(), store.ErrNotFound)
+		return nil, s.named(fmt.Errorf("no neighbour has it: %w", store.ErrNotFound))
 	}
-	start := time.Now()
-	sp, err := s.untilRight(ctx)
+	sp, err := s.untilRight(ctx, wrong)
 	s.account(start, err)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.Wanted.Path(), err)
+		return nil, s.named(err)
 	}
 	senders, _ := s.plan.senders()
 	s.Log.Debug("fetched", zap.Stringer("path", s.Wanted.Path()), zap.Int64("size", s.Wanted.NarSize()),
@@ -40,13 +46,25 @@ func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
 	return sp, nil
 }
 
-// untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
-func (s *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
+// named adds the path to an error.
+func (s *Session) named(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", s.Wanted.Path(), err)
+}
+
+// untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left. If err is not nil,
+// the whole NAR is in the draft and wrong.
+func (s *Session) untilRight(ctx context.Context, err error) (*spool.NAR, error) {
 	for {
-		if err := s.get(ctx); err != nil {
-			return nil, err
+		var sp *spool.NAR
+		if err == nil {
+			if err := s.get(ctx); err != nil {
+				return nil, err
+			}
+			sp, err = s.draft.Commit(s.Wanted.CheckNAR)
 		}
-		sp, err := s.draft.Commit(s.Wanted.CheckNAR)
 		if errors.Is(err, store.ErrCorrupt) {
 			sp, err = s.attribute(ctx, err)
 		}

@@ -43,6 +43,7 @@ type Store struct {
 	roots    *tempRoots
 	layouts  *nar.Layouts
 	names    *storeNames
+	index    *nameIndex
 }
 
 // Open connects to the daemon of the store. The error wraps [ErrNoNix] if there is no store at all; any other
@@ -60,7 +61,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	d := newDaemon(place.dial)
 	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: nar.NewLayouts(),
-		names: newStoreNames(storeDir)}
+		names: newStoreNames(storeDir), index: newNameIndex(storeDir)}
 	c, err := d.connect(ctx)
 	if err != nil {
 		return nil, err

@@ -23,7 +23,8 @@
 //   - two references that have equal names, and are paired the wrong way around
 //   - a name of another length: [Pairs] gives up in advance
 //
-// The package keeps no state, and starts no goroutine. Different Writers may be used concurrently, one Writer may not.
+// A [Rebuilder] finds the old paths in a store, and remembers which wanted ones could not be made of them. The package starts no
+// goroutine. A Rebuilder and different Writers may be used concurrently, one Writer may not.
 // It searches faster than a disk reads, but promises no speed.
 package rebase
 

@@ -1,0 +1,91 @@
+package nixstore
+
+import (
+	"cmp"
+	"hash/maphash"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"narbor/store"
+)
+
+const (
+	// indexRest is the time, for each name in it, for which the index is used although the store has changed. Reading a name takes
+	// about 1 µs, so that costs 1 % of a processor, and the index of a store of 100,000 paths is at most 10 s old.
+	indexRest = 100 * time.Microsecond
+	// maxNamesakes bounds the paths of one name that are returned.
+	maxNamesakes = 64
+)
+
+// nameIndex finds the paths of a name among the files of the store directory. It takes 32 bytes for each file that may be a
+// path, and is read when it is used first, and again when the directory has changed. Its methods may be called concurrently.
+type nameIndex struct {
+	dir  string
+	seed maphash.Seed
+
+	mu      sync.Mutex    // guards the rest
+	time    time.Time     // the directory's modification time when it was read
+	read    time.Time     // zero if it was not read
+	rest    time.Duration // for which it is not read again
+	entries []nameEntry
+}
+
+// A nameEntry is a path: the hash of its name, and its hash part.
+type nameEntry struct {
+	name uint64
+	part [20]byte
+}
+
+func newNameIndex(dir string) *nameIndex { return &nameIndex{dir: dir, seed: maphash.MakeSeed()} }
+
+// find returns the hash parts of the paths with a name. Some of them may have another name, or not be valid.
+func (x *nameIndex) find(name string) (parts []store.HashPart) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.update(time.Now())
+	h := maphash.String(x.seed, name)
+	i, _ := slices.BinarySearchFunc(x.entries, h, func(e nameEntry, h uint64) int { return cmp.Compare(e.name, h) })
+	for _, e := range x.entries[i:] {
+		if e.name != h || len(parts) == maxNamesakes {
+			break
+		}
+		parts = append(parts, store.HashPartFromBytes(e.part))
+	}
+	return parts
+}
+
+// update reads the directory if it has not been read yet, or has changed since. If it cannot be read, the index stays.
+func (x *nameIndex) update(now time.Time) {
+	fi, err := os.Stat(x.dir)
+	if err != nil || !x.read.IsZero() && (fi.ModTime().Equal(x.time) || now.Sub(x.read) < x.rest) {
+		return
+	}
+	dir, err := os.Open(x.dir)
+	if err != nil {
+		return
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return
+	}
+	x.time, x.read, x.entries = fi.ModTime(), now, make([]nameEntry, 0, len(names))
+	for _, name := range names {
+		if strings.HasSuffix(name, ".drv") {
+			continue
+		}
+		if p, err := store.ParsePathName(name); err == nil {
+			x.entries = append(x.entries, nameEntry{maphash.String(x.seed, p.Name()), p.HashPart().Bytes()})
+		}
+	}
+	slices.SortFunc(x.entries, func(a, b nameEntry) int { return cmp.Compare(a.name, b.name) })
+	x.rest = time.Duration(len(names)) * indexRest
+}
+
+// Namesakes returns the hash parts of at most 64 paths with a name, which is that of a store path without the hash part and
+// its dash. It looks at the names of the files in the store, as they were a moment ago (some seconds in a large store), and does
+// not ask the database: paths that are not valid may be among them. Derivations are left out.
+func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }

@@ -1,0 +1,154 @@
+package rebase
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"narbor/store"
+)
+
+const (
+	// maxCandidates bounds the old paths that are read for one NAR.
+	maxCandidates = 3
+	// maxDiffering bounds the NARs that are remembered because no rebuilt one had their hash.
+	maxDiffering = 4096
+	// rateFresh is the time for which a measured rate counts; then the disk may be less busy.
+	rateFresh = 10 * time.Minute
+	// rateBytes is the least amount of data for a measurement.
+	rateBytes = 1 << 20
+)
+
+// Why a NAR is not rebuilt. [ErrNoOld] and [ErrSize] are what is expected of a path that is new, or has changed.
+var (
+	ErrNoOld   = errors.New("no other version of it is here")
+	ErrSize    = errors.New("the versions of it that are here have another NarSize")
+	ErrDiffers = errors.New("it has changed: the NAR of the version that is here, with the new store paths, has another hash")
+)
+
+// A Store has the paths from which NARs are rebuilt. Its methods may be called concurrently.
+type Store interface {
+	store.Source
+	// Namesakes returns the hash parts of paths with a name. They need not be valid.
+	Namesakes(name string) []store.HashPart
+	// Suspect says that the content of a path may not have its NarHash.
+	Suspect(info store.Info)
+}
+
+// A Rebuilder makes the NARs of wanted paths out of paths of a store. Its methods may be called concurrently.
+type Rebuilder struct {
+	store     Store
+	differing *lru.Cache[store.Hash, struct{}] // NarHashes of NARs that could not be rebuilt
+	rate      atomic.Int64                     // bytes per second that were read, rewritten and written; 0 is unknown
+	rated     atomic.Int64                     // when that was measured, in Unix nanoseconds
+}
+
+// New returns a rebuilder that reads the paths of a store.
+func New(s Store) *Rebuilder {
+	differing, err := lru.New[store.Hash, struct{}](maxDiffering)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	return &Rebuilder{store: s, differing: differing}
+}
+
+// A Candidate is a path of the store whose NAR may become a wanted one. It is used by one goroutine.
+type Candidate struct {
+	Old   store.Info
+	of    *Rebuilder
+	pairs []Pair
+}
+
+// Candidates returns the paths from which the NAR of wanted may be rebuilt: at most three, which have its name and its NarSize,
+// and references that can be paired with its own. If there are none, or none of them has the hash, the error says why.
+func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []Candidate, err error) {
+	if r.differing.Contains(wanted.NarHash) {
+		return nil, ErrDiffers
+	}
+	err = ErrNoOld
+	for _, hp := range r.store.Namesakes(wanted.Path.Name()) {
+		if hp == wanted.Path.HashPart() {
+			continue
+		}
+		old, infoErr := r.store.Info(ctx, hp)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case infoErr != nil || old.Path.Name() != wanted.Path.Name():
+			continue
+		case old.NarSize != wanted.NarSize:
+			if errors.Is(err, ErrNoOld) {
+				err = ErrSize
+			}
+			continue
+		}
+		pairs, pairErr := Pairs(old, wanted)
+		if pairErr != nil {
+			err = pairErr
+			continue
+		}
+		if list = append(list, Candidate{old, r, pairs}); len(list) == maxCandidates {
+			break
+		}
+	}
+	if len(list) > 0 {
+		return list, nil
+	}
+	return nil, err
+}
+
+// Differs records that no candidate has the hash of wanted, so that this is not tried again. The contents of the candidates are
+// to be checked: they may be damaged.
+func (r *Rebuilder) Differs(wanted store.Info, tried []Candidate) {
+	r.differing.Add(wanted.NarHash, struct{}{})
+	for _, c := range tried {
+		r.store.Suspect(c.Old)
+	}
+}
+
+// Rate returns the bytes per second at which NARs were rebuilt last; 0 if that was not measured within 10 minutes.
+func (r *Rebuilder) Rate() int64 {
+	if time.Since(time.Unix(0, r.rated.Load())) > rateFresh {
+		return 0
+	}
+	return r.rate.Load()
+}
+
+// WriteTo writes the old NAR with the new store paths to w. Its bytes are unchecked. The error is that of the store or of w, or
+// that of ctx, after which it may take as long as a read until WriteTo returns.
+func (c Candidate) WriteTo(ctx context.Context, w io.Writer) error {
+	nar, err := c.of.store.NAR(ctx, c.Old)
+	if err != nil {
+		return err
+	}
+	defer nar.Close()
+	start := time.Now()
+	out := NewWriter(w, c.pairs)
+	buf := make([]byte, store.BlockSize)
+	for off := int64(0); off < nar.Size(); {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n, err := nar.ReadAt(buf[:min(int64(len(buf)), nar.Size()-off)], off)
+		if n == 0 && err != nil {
+			return fmt.Errorf("%s: %w", c.Old.Path, err)
+		}
+		if _, err := out.Write(buf[:n]); err != nil {
+			return err
+		}
+		off += int64(n)
+	}
+	if err := out.Close(); err != nil {
+		return err
+	}
+	if took := time.Since(start); nar.Size() >= rateBytes && took > 0 {
+		c.of.rate.Store(int64(float64(nar.Size()) / took.Seconds()))
+		c.of.rated.Store(time.Now().UnixNano())
+	}
+	return nil
+}
