@@ -59,13 +59,13 @@ func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
 	return f, true, nil
 }
 
-// receive receives the NAR. If it fails, what has come stays in the spool for the next fetch.
-func (d *downloads) receive(ctx context.Context, f *flight) (*spool.NAR, error) {
+// receive receives the NAR, for this machine or for others alone. If it fails, what has come stays in the spool for the next fetch.
+func (d *downloads) receive(ctx context.Context, f *flight, forOthers bool) (*spool.NAR, error) {
 	defer close(f.done)
 	defer d.end(f) // last: the next fetch is to find what has come
 	defer f.draft.Keep()
 	m := f.Wanted
-	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.checkNAR(ctx, m) != nil)
+	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.checkNAR(ctx, m) != nil, forOthers)
 	if err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	start := time.Now()
 	of := *n.downloads.deps
 	of.Swarm = knownHolders{of.Swarm, holders}
-	sp, err := fetch.New(&of, m, draft, m, false).Fetch(ctx, false)
+	sp, err := fetch.New(&of, m, draft, m, false).Fetch(ctx, false, false)
 	if err != nil {
 		t.Fatalf("fetch = %v, want the NAR", err)
 	}

@@ -218,7 +218,7 @@ func (n *Node) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 			return nil, err
 		}
 		if mine {
-			return n.downloads.receive(ctx, f)
+			return n.downloads.receive(ctx, f, false)
 		}
 		if err := n.proxy.await(ctx, f); err != nil {
 			return nil, err

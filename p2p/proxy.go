@@ -205,7 +205,7 @@ func (px *proxy) fetchFor(ctx context.Context, who serve.Asker, hp store.HashPar
 		defer px.background.running.Done()
 		defer end()
 		defer px.jobs.end(nar, j)
-		sp, err := px.downloads.receive(life, f)
+		sp, err := px.downloads.receive(life, f, true)
 		px.downloads.observer.Landed(m, err)
 		if err != nil {
 			if !errors.Is(life.Err(), context.Canceled) { // no neighbour wanted it any more

@@ -112,7 +112,7 @@ func Weight(seed uint64, block int) uint64 {
 }
 
 // pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
-// Holder that is the first missing block, or as the swarm has it; if all have been requested, the one that is expected
+// Holder that is the first missing block, or one that the swarm's assignment allows; if all have been requested, the one that is expected
 // last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)

@@ -19,15 +19,23 @@ import (
 const rebuildTick = time.Second
 
 // rebuild makes the NAR out of another version of its path on this machine: most paths of a mass rebuild differ from the
-// version before in the store paths that they contain. No neighbour learns of it. It returns the NAR if that succeeds; else the
-// beginning of the draft may have been written, which then counts as left by an earlier fetch. The error wraps
-// [store.ErrCorrupt] if the whole draft was written, and is wrong.
+// version before in the store paths that they contain. No neighbour is told or asked. It returns the NAR if that succeeds; else the
+// beginning of the draft may have been written, which this session uses, and which is neither passed on nor kept. The error wraps
+// [store.ErrCorrupt] if the whole draft was written, and is wrong; then [Session.repair] follows.
 func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 	if s.Rebuilds == nil || s.outpaced() {
 		return nil, nil
 	}
+	if end, ok := ctx.Deadline(); ok { // the rest of the time is for the neighbours
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/4)
+		defer cancel()
+	}
 	wanted := s.Wanted.Info()
 	candidates := s.candidates(ctx, wanted)
+	if len(candidates) > 0 {
+		s.draft.Forgo()
+	}
 	var wrong error
 	for _, c := range candidates {
 		start := time.Now()
@@ -55,17 +63,55 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 		wrong = err
 	}
 	if wrong != nil {
-		s.Rebuilds.Differs(wanted, candidates)
+		s.Rebuilds.Differs(wanted)
+		s.rebuilt = &candidates[len(candidates)-1]
 	}
 	return nil, wrong
+}
+
+// repair makes the blocks of a wrong rebuild missing that differ from the manifest of a holder, or all of them. No peer is to
+// blame for them.
+func (s *Session) repair(ctx context.Context) error {
+	again := blocksUntil(s.Wanted.NarSize(), s.Wanted.NarSize())
+	holders := s.plan.holders()
+	for _, nb := range holders[:min(len(holders), 2)] {
+		manifest, err := nb.AskManifest(ctx, s.Wanted)
+		if err != nil {
+			s.failed(ctx, nb, err)
+			continue
+		}
+		other, err := differing(manifest, func(i int) (store.Hash, error) { return s.digest(s.draft, i) })
+		if err != nil {
+			return err
+		}
+		if len(other) <= 1+len(again)/16 { // a damaged disk has few wrong blocks
+			s.rebuilt.Suspect()
+		}
+		again = other
+		break
+	}
+	s.plan.again(again)
+	return nil
 }
 
 // candidates returns the other versions of a path, unless the store takes longer than a moment to say.
 func (s *Session) candidates(ctx context.Context, wanted store.Info) []rebase.Candidate {
 	ctx, cancel := context.WithTimeout(ctx, rebuildTick)
 	defer cancel()
-	list, _ := s.Rebuilds.Candidates(ctx, wanted)
-	return list
+	found := make(chan []rebase.Candidate, 1)
+	running := s.Rebuilds.Go(func() {
+		list, _ := s.Rebuilds.Candidates(ctx, wanted)
+		found <- list
+	})
+	if !running {
+		return nil
+	}
+	select {
+	case list := <-found:
+		return list
+	case <-ctx.Done():
+		return nil
+	}
 }
 
 // blocksUntil returns the numbers of the blocks that end within the first n bytes of a NAR.
@@ -78,38 +124,43 @@ func blocksUntil(n, size int64) (blocks []int) {
 	return blocks
 }
 
-// outpaced reports whether the neighbours that are known to have the NAR send faster than this machine rebuilds, as far as both
-// were measured.
+// outpaced reports whether the NAR would come faster than this machine rebuilds, as far as both were measured.
 func (s *Session) outpaced() bool {
 	rate := s.Rebuilds.Rate()
-	return rate > 0 && s.rateOfHolders() > rate
+	return rate > 0 && s.rateOfOthers() > rate
 }
 
-// rateOfHolders returns the bytes per second at which the neighbours that are known to have the NAR send, all together.
-func (s *Session) rateOfHolders() (rate int64) {
-	if s.secret {
-		return 0
+// rateOfOthers returns the bytes per second at which the neighbours that are known to have the NAR send, all together, or an
+// upstream if that is more.
+func (s *Session) rateOfOthers() (rate int64) {
+	if !s.secret {
+		for _, h := range s.Swarm.Known(s.Wanted) {
+			rate += h.Neighbour.Rate(time.Now())
+		}
 	}
-	for _, h := range s.Swarm.Known(s.Wanted) {
-		rate += h.Neighbour.Rate(time.Now())
+	if len(s.Upstreams) > 0 {
+		rate = max(rate, s.Throughput.Rate())
 	}
 	return rate
 }
 
 // copyOld writes the NAR of another version, with the new store paths, into the draft, and returns the number of bytes that were
-// written. It gives up if the disk stops, or is slower than the neighbours.
+// written. It gives up if the disk stops, or is slower than the neighbours and the upstreams.
 func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w := &blockWriter{draft: s.draft, block: make([]byte, 0, store.BlockSize)}
 	done := make(chan error, 1)
-	go func() { // a read of a file may hang as long as its disk does
+	running := s.Rebuilds.Go(func() {
 		err := c.WriteTo(ctx, w)
 		if err == nil {
 			err = w.flush()
 		}
 		done <- err
-	}()
+	})
+	if !running {
+		return 0, store.ErrSlow
+	}
 	ticker := time.NewTicker(rebuildTick)
 	defer ticker.Stop()
 	start, before := time.Now(), int64(0)
@@ -119,7 +170,7 @@ func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error
 			return w.stop(), err
 		case <-ticker.C:
 			n := w.progress()
-			if rate := float64(n) / time.Since(start).Seconds(); n == before || rate < float64(s.rateOfHolders()) {
+			if rate := float64(n) / time.Since(start).Seconds(); n == before || rate < float64(s.rateOfOthers()) {
 				return w.stop(), store.ErrSlow
 			}
 			before = n

@@ -11,12 +11,14 @@ import (
 
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/store/rebase"
 	"narbor/store/spool"
 	"narbor/trust"
 )
 
-// Fetch receives the NAR. With secret, no neighbour may learn that it is wanted. It is called once.
-func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
+// Fetch receives the NAR. With secret, no neighbour may learn that it is wanted. A NAR that is for other machines alone is not
+// rebuilt from what is here: the time that it takes would tell them what this machine has. Fetch is called once.
+func (s *Session) Fetch(ctx context.Context, secret, forOthers bool) (*spool.NAR, error) {
 	start := time.Now()
 	s.secret = secret
 	var wrong error
@@ -24,10 +26,12 @@ func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
 		s.plan.reuse(blocks)
 		s.content.reuse(blocks)
 		s.Log.Debug("an earlier fetch is continued", zap.Stringer("path", s.Wanted.Path()), zap.Int("blocks", len(blocks)))
-	} else if sp, err := s.rebuild(ctx); sp != nil || err != nil && !errors.Is(err, store.ErrCorrupt) {
-		return sp, s.named(err)
-	} else {
-		wrong = err
+	} else if !forOthers {
+		var sp *spool.NAR
+		sp, wrong = s.rebuild(ctx)
+		if sp != nil || wrong != nil && !errors.Is(wrong, store.ErrCorrupt) {
+			return sp, s.named(wrong)
+		}
 	}
 	if !secret {
 		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
@@ -35,7 +39,12 @@ func (s *Session) Fetch(ctx context.Context, secret bool) (*spool.NAR, error) {
 	if s.plan.missing() > 0 && len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !s.plan.hasMembers() {
 		return nil, s.named(fmt.Errorf("no neighbour has it: %w", store.ErrNotFound))
 	}
-	sp, err := s.untilRight(ctx, wrong)
+	if wrong != nil {
+		if err := s.repair(ctx); err != nil {
+			return nil, s.named(err)
+		}
+	}
+	sp, err := s.untilRight(ctx)
 	s.account(start, err)
 	if err != nil {
 		return nil, s.named(err)
@@ -54,17 +63,13 @@ func (s *Session) named(err error) error {
 	return fmt.Errorf("%s: %w", s.Wanted.Path(), err)
 }
 
-// untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left. If err is not nil,
-// the whole NAR is in the draft and wrong.
-func (s *Session) untilRight(ctx context.Context, err error) (*spool.NAR, error) {
+// untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
+func (s *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
 	for {
-		var sp *spool.NAR
-		if err == nil {
-			if err := s.get(ctx); err != nil {
-				return nil, err
-			}
-			sp, err = s.draft.Commit(s.Wanted.CheckNAR)
+		if err := s.get(ctx); err != nil {
+			return nil, err
 		}
+		sp, err := s.draft.Commit(s.Wanted.CheckNAR)
 		if errors.Is(err, store.ErrCorrupt) {
 			sp, err = s.attribute(ctx, err)
 		}
@@ -143,7 +148,8 @@ func (s *Session) lookAround(asked time.Time) time.Time {
 // A Session is one NAR on its way. Other peers may get the blocks that are here.
 type Session struct {
 	*download
-	supply supply
+	supply  supply
+	rebuilt *rebase.Candidate // the path from which the NAR was rebuilt last, and wrong
 }
 
 // New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and

@@ -1,4 +1,4 @@
-// Package rebase makes the archive of a store path out of the archive of an older one, for paths that were only rebuilt:
+// Package rebase makes the archive of a store path out of the archive of another version, for paths that were only rebuilt:
 // their content is the old content with other store paths in it.
 //
 // [Pairs] tells from two claims which store path stands in the place of which, and a [Writer] replaces them in an

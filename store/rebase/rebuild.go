@@ -18,6 +18,8 @@ const (
 	maxCandidates = 3
 	// maxDiffering bounds the NARs that are remembered because no rebuilt one had their hash.
 	maxDiffering = 4096
+	// maxRunning bounds the goroutines that read the store. Nix fetches 16 NARs at once, and narbor some ahead of it.
+	maxRunning = 32
 	// rateFresh is the time for which a measured rate counts; then the disk may be less busy.
 	rateFresh = 10 * time.Minute
 	// rateBytes is the least amount of data for a measurement.
@@ -43,6 +45,7 @@ type Store interface {
 // A Rebuilder makes the NARs of wanted paths out of paths of a store. Its methods may be called concurrently.
 type Rebuilder struct {
 	store     Store
+	slots     chan struct{}                    // of the goroutines of Go
 	differing *lru.Cache[store.Hash, struct{}] // NarHashes of NARs that could not be rebuilt
 	rate      atomic.Int64                     // bytes per second that were read, rewritten and written; 0 is unknown
 	rated     atomic.Int64                     // when that was measured, in Unix nanoseconds
@@ -54,7 +57,7 @@ func New(s Store) *Rebuilder {
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	return &Rebuilder{store: s, differing: differing}
+	return &Rebuilder{store: s, differing: differing, slots: make(chan struct{}, maxRunning)}
 }
 
 // A Candidate is a path of the store whose NAR may become a wanted one. It is used by one goroutine.
@@ -102,13 +105,25 @@ func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []C
 	return nil, err
 }
 
-// Differs records that no candidate has the hash of wanted, so that this is not tried again. The contents of the candidates are
-// to be checked: they may be damaged.
-func (r *Rebuilder) Differs(wanted store.Info, tried []Candidate) {
-	r.differing.Add(wanted.NarHash, struct{}{})
-	for _, c := range tried {
-		r.store.Suspect(c.Old)
+// Differs records that no candidate has the hash of wanted, so that this is not tried again.
+func (r *Rebuilder) Differs(wanted store.Info) { r.differing.Add(wanted.NarHash, struct{}{}) }
+
+// Suspect says that the content of the candidate may be damaged: little of its NAR is wrong.
+func (c Candidate) Suspect() { c.of.store.Suspect(c.Old) }
+
+// Go calls f in a goroutine, unless too many of those are running: a read of a file hangs as long as its disk does. It returns
+// false if f is not called.
+func (r *Rebuilder) Go(f func()) bool {
+	select {
+	case r.slots <- struct{}{}:
+	default:
+		return false
 	}
+	go func() {
+		defer func() { <-r.slots }()
+		f()
+	}()
+	return true
 }
 
 // Rate returns the bytes per second at which NARs were rebuilt last; 0 if that was not measured within 10 minutes.

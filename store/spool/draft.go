@@ -269,8 +269,8 @@ func (d *Draft) Commit(check func(store.NAR) error) (*NAR, error) {
 		d.phase = ended
 	}
 	d.redo = d.redo || errors.Is(err, store.ErrCorrupt)
-	d.sums.void = d.redo || errors.Is(err, store.ErrMalformed)
-	void := d.sums.void
+	d.sums.void = d.sums.void || d.redo || errors.Is(err, store.ErrMalformed)
+	void := d.sums.void && nar == nil
 	d.quiet.Broadcast()
 	d.mu.Unlock()
 	if void { // a file that has no checksums is deleted at the start

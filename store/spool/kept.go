@@ -54,6 +54,14 @@ func (d *Draft) found(b []byte, off int64) {
 // the file is deleted. After a successful Commit it does nothing.
 func (d *Draft) Keep() { d.end(true) }
 
+// Forgo has the draft not kept, whatever becomes of it: what is written from now on is a guess, for which no peer vouches, and may
+// come from paths that are not shared. A later fetch would pass it on. It is called before the first write.
+func (d *Draft) Forgo() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.sums.void = true
+}
+
 // Discard ends the draft and deletes it. After a successful Commit it does nothing.
 func (d *Draft) Discard() { d.end(false) }
 

@@ -1,4 +1,4 @@
-// Package spool keeps NARs on disk between their arrival and Nix's request, for this process alone.
+// Package spool keeps NARs on disk between their arrival and Nix's request, for one process at a time; the next continues its drafts.
 //
 // A NAR enters as a [Draft], which other peers may read from before it is whole, and becomes readable as a [NAR], which exists
 // only if all of its bytes were hashed, their SHA-256 was the expected one, and the structure of the archive was found
