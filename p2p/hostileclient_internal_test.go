@@ -95,9 +95,12 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 			t.Fatalf("block %d for a peer that reads = %v, or other bytes", i, err)
 		}
 	}
-	runtime.GC()
+	for range 2 { // the first leaves the buffers that are in pools
+		runtime.GC()
+	}
 	runtime.ReadMemStats(&after)
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 100<<20 { // of which the rogues hold 80 MiB unread
+	// The rogues hold up to 80 MiB unread, and what is being written comes on top. All that they ask for are 40 GiB.
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 160<<20 {
 		t.Errorf("the heap has grown by %d MiB", grown>>20)
 	}
 }
