@@ -10,7 +10,7 @@ import (
 
 // A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a body
 // has come for its stalled-download-timeout, of 300 s or what its configuration says. A NAR that is here within half of
-// that is answered with 200, 206 or 404. What would then be silence until Nix hangs up is a redirect to nar/late/<name>,
+// that is answered with 200, 206 or 404. After that the answer is a redirect to nar/late/<name>,
 // and the body of that redirect grows until the NAR is here, or will not come. libcurl reads the body of a redirect to its
 // end and drops it; then Nix asks for the other URL, and gets the NAR or 404. No byte of the NAR is sent early, and a
 // failure is the 404 after which every version of Nix asks its next substituter.

@@ -55,8 +55,8 @@ const (
 const (
 	// infoTimeout bounds the time that one unresponsive neighbour can add to a question of Nix's about a path. Neighbours
 	// share our network: a neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms
-	// to the machine's own store. It bounds, too, what this machine's store adds to a
-	// question in the long run if it hangs.
+	// to the machine's own store. If that store hangs, it is also the time for which each question waits for it, once the
+	// budget of longer waits is spent.
 	infoTimeout = 250 * time.Millisecond
 	// busyTimeout is how long a question about a path waits for a neighbour that is alive and busy, and how long a NAR waits
 	// for the first neighbour that says it has it: Nix takes "not here" for an hour, and waits for a NAR for minutes. A

@@ -15,7 +15,7 @@
 //	fixed:sha256:H    H is the hash of the one file that the NAR holds; no references
 //	text:sha256:H     the same, with references
 //
-// Claims of the last two kinds leave open what NAR has that file in it. Nix looks for the hash after unpacking, and
+// Claims of the last two kinds do not fix the NAR: several can hold that file. Nix looks for the hash after unpacking, and
 // is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is not.
 package trust
 

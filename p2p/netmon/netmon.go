@@ -1,5 +1,5 @@
 // Package netmon reports the network interfaces of this machine and their changes: which of them lead to a LAN on which
-// neighbours may be, which addresses they have, where the default routes lead, which of them a user pays for by the byte,
+// neighbours may be, which addresses they have, where the default routes lead, which of them are metered,
 // whether the machine runs on battery, and when it has slept or its clock was set.
 //
 // [Policy] decides which interfaces are used. On Linux the kernel's netlink messages and timers report changes at once;

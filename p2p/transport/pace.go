@@ -17,9 +17,8 @@ import (
 
 // Limits of what lies in queues to a peer, in bytes, and of the wait for it.
 const (
-	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed. While half
-	// of it is left, a block may follow that is longer than that: on a link that is slower than a block in queueTime, as much
-	// as passes in that time.
+	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed. A block of any
+	// length may follow once the queue is at most queueMin/2, and at most what the link passes in queueTime.
 	queueMin = 128 << 10
 	// sharedMin and sharedMax bound what may lie in queues on all connections to one address, if they are several: what
 	// one machine with one connection has there while it fetches as fast as it can. So a machine gets no more of our

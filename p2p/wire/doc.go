@@ -12,7 +12,7 @@
 //
 // A request is one frame:
 //
-//	uvarint  length of the rest, 1 to [MaxRequestLen]
+//	uvarint  length of the rest, 1 to [maxRequestLen]
 //	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong
 //	...      by kind
 //

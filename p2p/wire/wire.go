@@ -26,7 +26,7 @@ const (
 const (
 	// maxRequestLen is the longest request, its length prefix not counted: a full one about claims.
 	maxRequestLen = 1 + MaxClaims*hashPartBytes
-	// MaxFurther is the maximum number of claims in an answer that were not asked for, and maxFurtherLen that of the
+	// MaxFurther is the maximum number of claims in an answer that were not asked for, and MaxFurtherLen that of the
 	// bytes of their text together: two rounds of Nix, which asks for 25 paths at a time, in less than a yamux window.
 	MaxFurther, MaxFurtherLen = 64, 32 << 10
 	// MaxClaims is how many hash parts one request may ask for: a large closure's worth, in 20 KiB.
