@@ -37,7 +37,7 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 		s.draft.Forgo()
 	}
 	var wrong error
-	for _, c := range candidates {
+	for i, c := range candidates {
 		start := time.Now()
 		n, err := s.copyOld(ctx, c)
 		if err != nil {
@@ -60,11 +60,10 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 		if wrong == nil {
 			s.plan.reuse(blocksUntil(wanted.NarSize, wanted.NarSize))
 		}
-		wrong = err
+		wrong, s.rebuilt = err, &candidates[i]
 	}
 	if wrong != nil {
 		s.Rebuilds.Differs(wanted)
-		s.rebuilt = &candidates[len(candidates)-1]
 	}
 	return nil, wrong
 }
@@ -100,7 +99,10 @@ func (s *Session) candidates(ctx context.Context, wanted store.Info) []rebase.Ca
 	defer cancel()
 	found := make(chan []rebase.Candidate, 1)
 	running := s.Rebuilds.Go(func() {
-		list, _ := s.Rebuilds.Candidates(ctx, wanted)
+		list, err := s.Rebuilds.Candidates(ctx, wanted)
+		if err != nil {
+			s.Log.Debug("not rebuilt", zap.Stringer("path", wanted.Path), zap.Error(err))
+		}
 		found <- list
 	})
 	if !running {

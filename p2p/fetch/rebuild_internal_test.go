@@ -86,13 +86,15 @@ func newRebuild(t *testing.T, wait func()) (s *rebuildSession, holder *peers.Nei
 	deps, record := newTestFetch()
 	holder = peerNamed("holder")
 	of := *deps.Deps
-	of.Swarm, of.Rebuilds = holding{record, holder}, rebase.New(slowStore{mem, part, wait})
-	return &rebuildSession{New(&of, m, draft, trust.Mapping{}, false), sp}, holder
+	slow := slowStore{mem, part, wait}
+	of.Swarm, of.Rebuilds = holding{record, holder}, rebase.New(slow)
+	return &rebuildSession{New(&of, m, draft, trust.Mapping{}, false), sp, slow}, holder
 }
 
 type rebuildSession struct {
 	*Session
 	spool *spool.Spool
+	old   slowStore
 }
 
 func TestRebuildGivesUpADiskThatHangs(t *testing.T) {
@@ -270,4 +272,59 @@ func TestBlocksUntil(t *testing.T) {
 			t.Errorf("blocksUntil(%d) = %v, want %v", n, got, want)
 		}
 	}
+}
+
+// The first of two other versions is wrong, and the second cannot be read: the draft is wrong, and one of them may be damaged.
+func TestRebuildOfWhichTheSecondVersionBreaksOffIsRepaired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reads := 0
+		s, _ := newRebuild(t, func() {
+			if reads++; reads > 40 {
+				time.Sleep(time.Minute)
+			}
+		})
+		s.Deps.Rebuilds = rebase.New(twoVersions{s.old})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if sp, err := s.Fetch(ctx, true, false); sp != nil || !errors.Is(err, store.ErrNotFound) {
+			t.Errorf("Fetch = %v, %v, want ErrNotFound: there is no neighbour", sp, err)
+		}
+		if s.rebuilt == nil {
+			t.Error("no version is known to be wrong")
+		}
+		time.Sleep(time.Minute) // the read ends meanwhile
+	})
+}
+
+// twoVersions has a second version with the same content. Neither becomes the wanted NAR.
+type twoVersions struct{ slowStore }
+
+func (v twoVersions) Namesakes(string) []store.HashPart {
+	return []store.HashPart{v.part, "0000000000000000000000000000000w"}
+}
+
+func (v twoVersions) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	info, err := v.slowStore.Info(ctx, v.part)
+	if err != nil {
+		return info, err
+	}
+	info.Path, err = store.ParsePathName(string(hp) + "-wanted-1.0")
+	return info, err
+}
+
+func (v twoVersions) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
+	info.Path, _ = store.ParsePathName(string(v.part) + "-wanted-1.0")
+	nar, err := v.slowStore.NAR(ctx, info)
+	return wrongNAR{nar}, err
+}
+
+// A wrongNAR differs in one byte of its first block.
+type wrongNAR struct{ store.NAR }
+
+func (n wrongNAR) ReadAt(p []byte, off int64) (int, error) {
+	k, err := n.NAR.ReadAt(p, off)
+	if off == 0 && k > 200 {
+		p[200]++
+	}
+	return k, err
 }
