@@ -385,8 +385,13 @@ func (s *Spool) adopt(d *Draft) (*NAR, error) {
 		s.remove([]string{d.name})
 		return nar, nil
 	}
+	var lost []string
+	if ok { // it cannot be opened
+		lost = []string{e.name}
+	}
 	e = &entry{spool: s, hash: d.want, size: d.size, name: d.name, file: d.file, handles: 1}
 	s.entries[d.want] = e
 	s.mu.Unlock()
+	s.remove(lost)
 	return &NAR{entry: e, file: d.file}, nil
 }

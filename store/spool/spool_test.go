@@ -805,3 +805,22 @@ func TestSpoolOutlivesItsDirectory(t *testing.T) {
 		t.Errorf("Stats = %+v, want the one NAR", stats)
 	}
 }
+
+// A file that cannot be opened any more would take space that nothing counts.
+func TestUnopenableFileMakesWayForTheSameNAR(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "spool")
+	s := openSpool(t, spool.Config{Dir: dir})
+	b, h := randomNAR(1, 5000)
+	first, second := create(t, s, h, len(b)), create(t, s, h, len(b))
+	write(t, first, b, 0)
+	write(t, second, b, 0)
+	commit(t, first).Close()
+	file := filepath.Join(dir, slices.Min(nars(t, dir)))                                    // the first draft has the lower number
+	if err := errors.Join(os.Remove(file), os.Symlink("/proc/version", file)); err != nil { // it leads out of the directory
+		t.Fatal(err)
+	}
+	commit(t, second).Close()
+	if names := nars(t, dir); len(names) != 1 {
+		t.Errorf("the directory has %v, want the file of the second draft alone", names)
+	}
+}
