@@ -7,6 +7,9 @@ import (
 	"narbor/store/spool"
 )
 
+// followTime is the time for which an arrival is kept for the request that follows the redirect. That request comes at once.
+const followTime = 10 * time.Second
+
 // An arrival is the result of a redirected request: a NAR, or the error.
 type arrival struct {
 	asked   time.Time // when Nix asked for it first
@@ -39,7 +42,7 @@ func (l *arrivals) pending() bool {
 	return l.waiting > 0 || len(l.of) > 0
 }
 
-// A follow is an arrival, and the requests that may come for it.
+// A follow is an arrival, with the number of redirects that lead to it.
 type follow struct {
 	arrival
 	redirects int
@@ -61,7 +64,7 @@ func (l *arrivals) add(key fetchKey, a arrival) {
 	} else if f.err != nil {
 		f.arrival = a
 	} else if a.err == nil {
-		_ = a.spooled.Close() // it is the same
+		_ = a.spooled.Close() // both handles are of the same NAR
 	}
 	f.expiry.Reset(followTime)
 	f.redirects++
@@ -97,6 +100,3 @@ func (l *arrivals) expire(key fetchKey, f *follow) {
 		_ = f.spooled.Close() // it stays in the spool
 	}
 }
-
-// followTime is the time for which an arrival is kept for the request that follows the redirect. That request comes at once.
-const followTime = 10 * time.Second

@@ -10,10 +10,10 @@ import (
 
 // A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a body
 // has come for its stalled-download-timeout, of 300 s or what its configuration says. A NAR that is here within half of
-// that is answered with 200, 206 or 404. After that the answer is a redirect to nar/late/<name>,
-// and the body of that redirect grows until the NAR is here, or will not come. libcurl reads the body of a redirect to its
-// end and drops it; then Nix asks for the other URL, and gets the NAR or 404. No byte of the NAR is sent early, and a
-// failure is the 404 after which every version of Nix asks its next substituter.
+// that is answered with 200, 206 or 404. After that the answer is a redirect to nar/late/<name>, with a body that grows until
+// the NAR is here or cannot be had. libcurl reads the body of a redirect to its end and drops it; then Nix requests the other
+// URL, and gets the NAR or 404. No byte of the NAR is sent early, and after 404 every version of Nix asks its next
+// substituter.
 //
 // Measured with Nix 2.8.0, 2.26.3 and 2.34.8, a stalled-download-timeout of 5 s, and 25 s or more until the answer:
 //

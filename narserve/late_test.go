@@ -112,7 +112,7 @@ func TestRedirectKeepsGrowing(t *testing.T) {
 	})
 }
 
-// What comes while Nix waits anyway is answered without a redirect.
+// A NAR that comes within half of the timeout is sent without a redirect.
 func TestNARWithinNixsPatienceIsNotRedirected(t *testing.T) {
 	for name, c := range map[string]struct {
 		stalled func() time.Duration
@@ -136,7 +136,7 @@ func TestNARWithinNixsPatienceIsNotRedirected(t *testing.T) {
 	}
 }
 
-// Nix may be told to wait for ever, and connections have a deadline all the same.
+// An unlimited stalled-download-timeout does not keep a connection open for ever.
 func TestLongPatienceIsBounded(t *testing.T) {
 	for _, stalled := range []time.Duration{0, -1, time.Hour, 1 << 62} {
 		synctest.Test(t, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestLongPatienceIsBounded(t *testing.T) {
 	}
 }
 
-// Go's clients say in Referer that they follow a redirect. What a page of the web may say stays refused.
+// A Go client that follows a redirect sends the URL of the redirect as Referer. Any other Referer is refused.
 func TestOnlyOurRedirectIsAReferer(t *testing.T) {
 	w := newWorld(t)
 	info, _ := w.add(t, "hello", 5000)

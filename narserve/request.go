@@ -100,6 +100,9 @@ func routeOf(path string) string {
 	return routeOther
 }
 
+// latePrefix begins the second URL of a NAR.
+const latePrefix = "late/"
+
 // follows reports whether the Referer of a request is a URL of ours that redirected it to a late NAR. Go clients, such as
 // another narbor, send that header when they follow a redirect.
 func follows(r *http.Request, from []string) bool {
@@ -208,6 +211,3 @@ func parseRange(header http.Header, size int64) (start, length int64, err error)
 	}
 	return int64(from), min(int64(to), size-1) - int64(from) + 1, nil
 }
-
-// latePrefix begins the second URL of a NAR.
-const latePrefix = "late/"

@@ -59,7 +59,8 @@ func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
 	return f, true, nil
 }
 
-// receive receives the NAR, for this machine or for others alone. If it fails, what has come stays in the spool for the next fetch.
+// receive receives the NAR, only for other machines if forOthers is true. If it fails, the received blocks stay in the spool
+// for the next fetch.
 func (d *downloads) receive(ctx context.Context, f *flight, forOthers bool) (*spool.NAR, error) {
 	defer close(f.done)
 	defer d.end(f) // last: the next fetch is to find what has come

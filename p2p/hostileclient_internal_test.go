@@ -95,11 +95,11 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 			t.Fatalf("block %d for a peer that reads = %v, or other bytes", i, err)
 		}
 	}
-	for range 2 { // the first leaves the buffers that are in pools
+	for range 2 { // the first moves pooled buffers to the victim cache, the second frees them
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&after)
-	// The rogues hold up to 80 MiB unread, and what is being written comes on top. All that they ask for are 40 GiB.
+	// Up to 80 MiB are unread data of the rogues, in the same process. The blocks of all their requests would take 40 GiB.
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 160<<20 {
 		t.Errorf("the heap has grown by %d MiB", grown>>20)
 	}

@@ -59,9 +59,9 @@ const (
 	// budget of longer waits is spent.
 	infoTimeout = 250 * time.Millisecond
 	// busyTimeout is how long a question about a path waits for a neighbour that is alive and busy, and how long a NAR waits
-	// for the first neighbour that says it has it: Nix takes "not here" for an hour, and waits for a NAR for minutes. A
-	// question waits as long for this machine's own store, and is then not told to neighbours; Patience leaves them
-	// infoTimeout.
+	// for the first neighbour that says it has it: Nix remembers a 404 for an hour, and waits for a NAR for minutes. It
+	// also bounds the wait for this machine's own store, after which neighbours are not asked. [Node.Patience] is the sum of
+	// busyTimeout and infoTimeout.
 	busyTimeout = time.Second
 	// maxBusyWait bounds what a build of thousands of paths that no neighbour has loses in all by waiting for busy ones; what
 	// was lost is forgotten at one part in busyWaitRefill.

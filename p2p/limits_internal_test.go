@@ -132,7 +132,7 @@ func TestStreamsOfPeersHaveADeadline(t *testing.T) {
 	}
 }
 
-// A lateSource answers after some time, and does not take notice of a deadline before. It counts the questions that wait.
+// A lateSource answers after some time and ignores deadlines. It counts the waiting questions.
 type lateSource struct {
 	builderOf
 	after   time.Duration
@@ -189,7 +189,7 @@ func TestQuestionWaitsForABusyStore(t *testing.T) {
 	})
 }
 
-// An interruptedSource fails since the caller's context ends while it is asked.
+// An interruptedSource ends the caller's context, and fails with its error.
 type interruptedSource struct {
 	store.Source
 	cancel context.CancelFunc

@@ -13,9 +13,9 @@
 // to receive the NAR, too. A member requests the blocks assigned to it from holders of the whole NAR first, and the
 // other blocks from the members to which they are assigned. A block is assigned to the member with the highest score
 // (rendezvous hashing), so members do not have to negotiate; members that see different swarms at worst fetch a block
-// more than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A member without other
-// requests to make fetches the missing blocks from any peer that has them, after a delay that depends on how fast the
-// holders are.
+// more than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A member
+// without other requests to make fetches the missing blocks from any peer that has them, after a delay that depends on how
+// fast the holders are.
 //
 // # Many machines
 //
@@ -141,11 +141,11 @@
 // right NAR.
 //
 // A wrong NAR is no proof of a lie: the store of an honest peer may be damaged. Its sender is told by the request
-// "wrong" of [narbor/p2p/wire], the
-// path is not taken from it for an hour, and it is not struck. A peer with wrong NARs of three paths within an hour is set
-// aside: its claims count only beside those of others, and no blocks are taken from it, for 10 minutes, and four times as
-// long for each further one, up to an hour. A peer that does not deliver what it claims, or far too slowly, is set aside too,
-// from a minute on, but blocks are taken from it if another peer has the NAR.
+// "wrong" of [narbor/p2p/wire], the path is not taken from it for an hour, and it is not struck. A peer with wrong NARs
+// of three paths within an hour is set aside: its claims count only beside those of others, and no blocks are taken
+// from it, for 10 minutes, and four times as long for each further one, up to an hour. A peer that does not deliver
+// what it claims, or far too slowly, is set aside too, from a minute on, but blocks are taken from it if another peer
+// has the NAR.
 //
 // A lie is a message that no honest peer can send: an answer that breaks the wire format, a claim about another path
 // than the one asked for, or questions about more missing paths than there are packages. The third lie bans its sender

@@ -40,7 +40,8 @@ func (o *oldPaths) suspected() []store.Path {
 	return slices.Clone(o.suspects)
 }
 
-// versionOf makes up another version of a path: its NAR has the old path in the place of the new one. edit changes its NAR.
+// versionOf returns a store with another version of a path. Its NAR is nar with the old path in place of the new one, changed
+// by edit.
 func versionOf(t *testing.T, info store.Info, nar []byte, edit func(nar []byte)) *oldPaths {
 	t.Helper()
 	part := sha256.Sum256([]byte("old " + info.Path.Name()))
@@ -55,7 +56,7 @@ func versionOf(t *testing.T, info store.Info, nar []byte, edit func(nar []byte))
 	return &oldPaths{Mem: mem, parts: []store.HashPart{path.HashPart()}}
 }
 
-// mentioning returns a NAR of some blocks, in which the path with that name stands several times, also across the edge of a block.
+// mentioning returns a NAR that contains its own store path several times, once across the edge of a block.
 func (u signer) mentioning(t *testing.T, name string, blocks int) (store.Info, []byte) {
 	t.Helper()
 	base := u.sign(t, name, nil).Path.Base() // a path's name does not depend on its content
@@ -95,7 +96,7 @@ func TestRebuildNeedsNoNeighbour(t *testing.T) {
 	u.rebuilder(t, versionOf(t, info, nar, func([]byte) {})).fetchMapped(t, m, nar)
 }
 
-// Of a path that has changed in one place, only the blocks that differ are fetched, and the other version is checked for damage.
+// If one block differs, only that block is fetched, and the other version is checked for damage.
 func TestOnlyChangedBlocksAreFetched(t *testing.T) {
 	u := newUpstream(t)
 	info, nar := u.mentioning(t, "hello-1.0", 9)
@@ -129,7 +130,7 @@ func TestWrongRebuildWithoutAHolderIsNotFound(t *testing.T) {
 	}
 }
 
-// A version that cannot be read to its end leaves its beginning, and the rest is fetched.
+// If another version cannot be read to its end, only the rest is fetched.
 func TestRebuildThatBreaksOffIsCompletedByNeighbours(t *testing.T) {
 	u := newUpstream(t)
 	info, nar := u.mentioning(t, "hello-1.0", 9)

@@ -55,8 +55,8 @@ func (s *secrets) checkLately(ctx context.Context, hp store.HashPart) error {
 // An infoOf asks a source about a hash part.
 type infoOf func(store.Source, context.Context, store.HashPart) (store.Info, error)
 
-// ask waits for the sources until busyTimeout, or only until infoTimeout if too much time was lost in that way. It returns in
-// time even if a source takes no notice of its deadline.
+// ask waits for the sources for busyTimeout, or for infoTimeout if the budget of longer waits is spent. It returns in time
+// even if a source ignores its deadline.
 func (s *secrets) ask(ctx context.Context, hp store.HashPart, info infoOf) error {
 	start, wait := time.Now(), infoTimeout
 	if s.busy.allows(start) {
@@ -82,7 +82,7 @@ func (s *secrets) ask(ctx context.Context, hp store.HashPart, info infoOf) error
 	return err
 }
 
-// notTold returns the error for a hash part about which a source has not answered before ctx ended.
+// notTold returns the error for a hash part if a source has not answered before ctx ended.
 func notTold(ctx context.Context, hp store.HashPart) error {
 	return fmt.Errorf("%s: %w: %w: %w: %w", hp, store.ErrNotFound, errSecret, errNotTold, ctx.Err())
 }

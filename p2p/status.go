@@ -61,7 +61,7 @@ type NeighbourStatus struct {
 	Addr             string `json:"addr"` // a multiaddr, or vsock:CID:PORT
 	Via              string `json:"via"`  // how it was found
 	ConnectedSeconds int64  `json:"connectedSeconds"`
-	Passing          bool   `json:"passing,omitempty"` // it is connected for a moment to be asked or to ask for a few paths
+	Passing          bool   `json:"passing,omitempty"` // a short visit, in which one side asks the other for a few paths
 	Claims           int64  `json:"claims"`            // believed ones that it made
 	BlocksReceived   int64  `json:"blocksReceived"`
 	BytesReceived    int64  `json:"bytesReceived"`

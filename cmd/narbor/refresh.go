@@ -75,7 +75,7 @@ func refresh(c *cli.Context) error {
 		before.Add(time.Second)) // Nix notes the second
 }
 
-// errRootsCache is told to a user that is not root, of caches that are not the user's.
+// errRootsCache is the error for an ordinary user if the caches belong to root.
 var errRootsCache = errors.New("the cache of the Nix daemon belongs to root: run sudo narbor refresh")
 
 // narinfoCaches returns the files of Nix's narinfo caches.

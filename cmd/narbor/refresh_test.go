@@ -60,9 +60,9 @@ func TestRefreshByRootRefusesCachesOfUsers(t *testing.T) {
 	}
 }
 
-// As an ordinary user beside a nix-daemon, refresh can do nothing about the daemon's cache.
+// If there is a nix-daemon, an ordinary user cannot change its cache.
 func TestRefreshByUserPointsToRoot(t *testing.T) {
-	dir, err := os.MkdirTemp("", "narbor") // t.TempDir is for its owner alone
+	dir, err := os.MkdirTemp("", "narbor") // other users may not enter t.TempDir
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -112,7 +112,7 @@ func TestRefreshGoesByNeighboursThatStay(t *testing.T) {
 	}
 }
 
-// narinfoCache makes a narinfo cache with the columns that matter. narbor did not have two paths, asked 500 s and 2000 s ago.
+// narinfoCache creates a narinfo cache with two negative answers of narbor, of 500 s and 2000 s ago.
 func narinfoCache(t *testing.T, dir string) (file string, db *sql.DB) {
 	t.Helper()
 	file = filepath.Join(dir, "binary-cache-v6.sqlite")
@@ -135,7 +135,7 @@ func narinfoCache(t *testing.T, dir string) (file string, db *sql.DB) {
 // statusSocket is the control socket of a narbor with these neighbours.
 func statusSocket(t *testing.T, neighbours []p2p.NeighbourStatus) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "narbor") // the name of a socket may not be long
+	dir, err := os.MkdirTemp("", "narbor") // a socket's name must be short
 	if err != nil {
 		t.Fatal(err)
 	}

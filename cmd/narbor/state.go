@@ -91,7 +91,7 @@ func (s state) close() error {
 	return os.RemoveAll(s.dir)
 }
 
-// keep recreates the state whenever it is deleted, and expires what is in the spool, until ctx ends.
+// keep recreates the state directory when it is deleted, and removes expired files of the spool, until ctx ends.
 func (s state) keep(ctx context.Context, identity crypto.PrivKey, spool *spool.Spool, log *zap.Logger) error {
 	tick := time.NewTicker(stateCheck)
 	defer tick.Stop()

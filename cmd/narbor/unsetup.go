@@ -51,7 +51,7 @@ func (s setup) remove(ctx context.Context) error {
 	if s.systemd {
 		if exists(own) {
 			units := []string{"disable", "--now", "narbor.service", "narbor.socket"}
-			if exists(filepath.Join(systemdUnits, refreshTimer)) { // an earlier version has installed none
+			if exists(filepath.Join(systemdUnits, refreshTimer)) { // systemctl fails if it is missing
 				units = append(units, refreshTimer)
 			}
 			if err := s.run(ctx, "systemctl", units...); err != nil {

@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// busyFactor is how many busy processes there are for each processor, which holder and asker share with them; shortFactor
-	// is that of the short form, for a machine that may have other load. The limits hold up to otherLoad times as many.
+	// busyFactor is the number of busy processes for each processor, beside holder and asker; shortFactor is that of the short
+	// form. A row has a limit only if at most otherLoad times as many processes are runnable.
 	busyFactor, shortFactor, otherLoad = 4, 2, 2
-	// runningPoll is how often the number of running processes is asked for.
+	// runningPoll is the interval of those samples.
 	runningPoll = 100 * time.Millisecond
 	// busyAskers ask one after the other, each for the whole corpus, so that no answer comes from memory.
 	busyAskers = 3
@@ -71,7 +71,7 @@ func (b *bench) busy() (rows []row, err error) {
 	return rows, nil
 }
 
-// An askedBusy is what askers have measured.
+// An askedBusy has the measurements of askers.
 type askedBusy struct {
 	held     []float64 // milliseconds of the answer for each path that the holder has
 	notFound int       // how many of these were 404
@@ -111,7 +111,7 @@ func (b *bench) askBusy(l *lan.LAN, name string, c *corpus.Corpus, asked *askedB
 	return l.Remove(r.Host)
 }
 
-// running returns how many processes are running or would, at moments until ctx ends.
+// running returns samples of the number of runnable processes, taken until ctx ends.
 func running(ctx context.Context) (all []float64) {
 	tick := time.NewTicker(runningPoll)
 	defer tick.Stop()

@@ -20,7 +20,7 @@ import (
 const (
 	// slowRate is the rate in Mbit/s of the slow lines.
 	slowRate = 20
-	// killedPoll is how often the number of received blocks is asked for.
+	// killedPoll is the interval at which the number of received blocks is read.
 	killedPoll = 100 * time.Millisecond
 )
 
@@ -163,7 +163,7 @@ func (b *bench) fetchSlowly(all []*slowFetch) error {
 					return fmt.Errorf("%s, Nix %s: %w", f.Name, f.nix.Version, err)
 				}
 				w := watching(r, from)
-				if f.killed { // it is not the same process at the end
+				if f.killed { // another process has taken its place
 					w.procs = slices.DeleteFunc(w.procs, func(p watchedProc) bool { return p.Process == r.narbor })
 				}
 				s, err := b.observe(w, func() (float64, error) { return b.realiseSlowly(f, r) })

@@ -42,8 +42,8 @@ type Amounts struct {
 	SavedSeconds float64                `json:"savedSeconds"` // estimate: how much longer the same bytes would have taken from the internet
 }
 
-// Saved returns the bytes that did not come from the internet to this machine: neighbours had or downloaded them, or they were
-// rebuilt here.
+// Saved returns the bytes that this machine did not download from the internet: neighbours had or downloaded them, or they
+// were rebuilt here.
 func (a Amounts) Saved() int64 {
 	return a.Received[store.FromNeighbours] + a.Received[store.FromOthers] + a.Received[store.FromRebuild]
 }

@@ -49,7 +49,7 @@ const (
 	// work no other source will announce it.
 	missFor = 10 * time.Minute
 	// WantedFor is how long strangers are asked for a missed path: Nix goes on down a closure meanwhile. revisit is how
-	// long a stranger is left alone after a visit, and VisitTime how long a visit may take.
+	// long a stranger is not visited again, and VisitTime the longest time of a visit.
 	WantedFor, revisit, VisitTime = time.Minute, 2 * time.Minute, 2 * time.Second
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second

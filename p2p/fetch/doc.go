@@ -1,6 +1,6 @@
 // Package fetch receives one NAR in a [Session]: from all neighbours that have it at once, from those that are receiving it
-// too, from a proxy that downloads it, or from an upstream. A session
-// first tries to rebuild the NAR from another version of its path on this machine.
+// too, from a proxy that downloads it, or from an upstream. A session first tries to rebuild the NAR from another version of
+// its path on this machine.
 //
 // Three types decide and have no lock, goroutine or clock: picker chooses the next block for a peer, blame finds the peers
 // that sent wrong blocks, and sources keeps the holders that can still be asked. The goroutines of a session share three

@@ -111,9 +111,22 @@ func Weight(seed uint64, block int) uint64 {
 	return z ^ z>>31
 }
 
+// A sender is the peer that sent a block, and whether it had verified the block.
+type sender struct {
+	id      peer.ID
+	relayed bool // it had not, and so does not vouch for the block
+}
+
+// fromUpstream stands among peers for the upstream of a fetch.
+const fromUpstream peer.ID = "upstream"
+
+// fromDisk stands among peers for blocks of this machine's disk: an earlier fetch has left them, or they were rebuilt. No peer is
+// blamed for them.
+const fromDisk peer.ID = "disk"
+
 // pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
-// Holder that is the first missing block, or one that the swarm's assignment allows; if all have been requested, the one that is expected
-// last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askBitfield].
+// Holder that is the first missing block, or one that the swarm's assignment allows; if all have been requested, the one that
+// is expected last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
 	for p.next < len(p.blocks) && p.blocks[p.next].state != blockMissing {
@@ -380,16 +393,3 @@ func (s *narSwarm) keepsUp(each time.Duration, now time.Time) bool {
 	idle := now.Sub(s.idle)
 	return idle < patience || now.Sub(s.last) < patience && 2*time.Duration(s.passed)*each > idle
 }
-
-// A sender is the peer that sent a block, and whether it had verified the block.
-type sender struct {
-	id      peer.ID
-	relayed bool // it had not, and so does not vouch for the block
-}
-
-// fromUpstream stands among peers for the upstream of a fetch.
-const fromUpstream peer.ID = "upstream"
-
-// fromDisk stands among peers for what an earlier fetch has left in the spool. Its senders are not known any more, and the disk
-// may be damaged, so no peer is blamed for it.
-const fromDisk peer.ID = "disk"

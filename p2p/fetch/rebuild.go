@@ -18,15 +18,16 @@ import (
 // bounds the time in which the store must name the other versions of a path.
 const rebuildTick = time.Second
 
-// rebuild makes the NAR out of another version of its path on this machine: most paths of a mass rebuild differ from the
-// version before in the store paths that they contain. No neighbour is told or asked. It returns the NAR if that succeeds; else the
-// beginning of the draft may have been written, which this session uses, and which is neither passed on nor kept. The error wraps
-// [store.ErrCorrupt] if the whole draft was written, and is wrong; then [Session.repair] follows.
+// rebuild makes the NAR from another version of its path on this machine: after a mass rebuild most paths differ from their
+// earlier versions only in the store paths that they contain. No neighbour is asked. It returns the NAR if its hash is right.
+// Otherwise blocks at the beginning of the draft may be written: this session uses them, and they are neither passed on nor
+// kept. The error wraps [store.ErrCorrupt] if the whole draft was written and its hash is wrong; then the caller calls
+// [Session.repair].
 func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 	if s.Rebuilds == nil || s.outpaced() {
 		return nil, nil
 	}
-	if end, ok := ctx.Deadline(); ok { // the rest of the time is for the neighbours
+	if end, ok := ctx.Deadline(); ok { // three quarters are left for the fetch
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/4)
 		defer cancel()
@@ -68,8 +69,8 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 	return nil, wrong
 }
 
-// repair makes the blocks of a wrong rebuild missing that differ from the manifest of a holder, or all of them. No peer is to
-// blame for them.
+// repair marks blocks of a wrong rebuild as missing: those that differ from a holder's manifest, or all if no holder sends
+// one. No peer is blamed for them.
 func (s *Session) repair(ctx context.Context) error {
 	again := blocksUntil(s.Wanted.NarSize(), s.Wanted.NarSize())
 	holders := s.plan.holders()
@@ -93,7 +94,7 @@ func (s *Session) repair(ctx context.Context) error {
 	return nil
 }
 
-// candidates returns the other versions of a path, unless the store takes longer than a moment to say.
+// candidates returns the other versions of a path; none if the store does not answer within [rebuildTick].
 func (s *Session) candidates(ctx context.Context, wanted store.Info) []rebase.Candidate {
 	ctx, cancel := context.WithTimeout(ctx, rebuildTick)
 	defer cancel()
@@ -146,8 +147,8 @@ func (s *Session) rateOfOthers() (rate int64) {
 	return rate
 }
 
-// copyOld writes the NAR of another version, with the new store paths, into the draft, and returns the number of bytes that were
-// written. It gives up if the disk stops, or is slower than the neighbours and the upstreams.
+// copyOld writes the NAR of another version, with the new store paths, into the draft, and returns the number of bytes
+// written. It stops if no block is read within [rebuildTick], or if neighbours or upstreams are faster.
 func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -182,8 +183,8 @@ func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error
 	}
 }
 
-// A blockWriter writes a NAR into a draft from its beginning, block by block, until it is stopped. Write and flush are called by
-// one goroutine, the other methods by any.
+// A blockWriter writes a NAR into a draft from its beginning, block by block, until it is stopped. Write and flush must be
+// called by one goroutine; the other methods may be called concurrently.
 type blockWriter struct {
 	draft *spool.Draft
 	block []byte // the beginning of the next block

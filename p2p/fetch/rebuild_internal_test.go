@@ -17,7 +17,7 @@ import (
 	"narbor/trust"
 )
 
-// A slowStore has one path, another version of what is wanted. Each read of its NAR waits.
+// A slowStore has another version of the wanted path. Each read of its NAR calls wait first.
 type slowStore struct {
 	*store.Mem
 	part store.HashPart
@@ -50,7 +50,7 @@ type holding struct {
 
 func (h holding) Known(trust.Mapping) []Holder { return []Holder{{Neighbour: h.holder}} }
 
-// fileNAR returns the NAR of a file of n bytes, which takes 112 more. No byte of the file may be one of a hash part.
+// fileNAR returns the NAR of a file of n bytes, none of which is a character of a hash part. The NAR has n+112 bytes.
 func fileNAR(n int) (nar []byte) {
 	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", strings.Repeat("e", n), ")"} {
 		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
@@ -59,7 +59,7 @@ func fileNAR(n int) (nar []byte) {
 	return nar
 }
 
-// newRebuild returns a session for a NAR of 40 blocks of which another version is here. The reads of that wait.
+// newRebuild returns a session for a NAR of 40 blocks. Another version of its path is here, and each read of that calls wait.
 func newRebuild(t *testing.T, wait func()) (s *rebuildSession, holder *peers.Neighbour) {
 	t.Helper()
 	nar := fileNAR(40*store.BlockSize - 112)
@@ -192,7 +192,7 @@ func TestRebuildDoesNotWaitForAStoreThatHangs(t *testing.T) {
 		s, _ := newRebuild(t, func() {})
 		end := make(chan struct{})
 		s.Deps.Rebuilds = rebase.New(hungStore{end: end})
-		for range 40 { // not all of them leave a goroutine
+		for range 40 { // more than there may be goroutines
 			start := time.Now()
 			if sp, err := s.rebuild(t.Context()); sp != nil || err != nil {
 				t.Errorf("rebuild = %v, %v", sp, err)
@@ -220,7 +220,7 @@ func (h hungStore) Namesakes(string) []store.HashPart {
 	return nil
 }
 
-// What a rebuild that broke off has written may come from a path that is not shared. A later fetch would pass it on.
+// The blocks of an unfinished rebuild may come from a path that is not shared, and a later fetch would pass them on.
 func TestUnfinishedRebuildIsNotKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, _ := newRebuild(t, func() { time.Sleep(100 * time.Millisecond) })
@@ -250,7 +250,7 @@ func TestUnfinishedRebuildIsNotKept(t *testing.T) {
 	})
 }
 
-// The time that it takes would tell a neighbour that another version is here.
+// A neighbour could tell from the time of a rebuild that another version is here.
 func TestNothingIsRebuiltForOthers(t *testing.T) {
 	for _, forOthers := range []bool{false, true} {
 		s, _ := newRebuild(t, func() {})

@@ -16,8 +16,9 @@ import (
 	"narbor/trust"
 )
 
-// Fetch receives the NAR. With secret, no neighbour may learn that it is wanted. A NAR that is for other machines alone is not
-// rebuilt from what is here: the time that it takes would tell them what this machine has. Fetch is called once.
+// Fetch receives the NAR. If secret is true, no neighbour may learn that it is wanted. If forOthers is true, only other
+// machines have asked for it; then it is not rebuilt, because they could tell from the time that another version is here.
+// Fetch is called once.
 func (s *Session) Fetch(ctx context.Context, secret, forOthers bool) (*spool.NAR, error) {
 	start := time.Now()
 	s.secret = secret
@@ -149,7 +150,7 @@ func (s *Session) lookAround(asked time.Time) time.Time {
 type Session struct {
 	*download
 	supply  supply
-	rebuilt *rebase.Candidate // the path from which the NAR was rebuilt last, and wrong
+	rebuilt *rebase.Candidate // the last version whose rebuild had a wrong hash; nil if there was none
 }
 
 // New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and

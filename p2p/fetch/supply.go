@@ -119,7 +119,7 @@ func (s *supply) hopeless(ctx context.Context, began time.Time, block, before in
 // blameSender records that blocks are wrong for which a peer or an upstream vouched.
 func (s *supply) blameSender(id peer.ID, cause error) {
 	if id == fromDisk {
-		s.Log.Info("blocks that an earlier fetch has left were wrong", zap.Stringer("path", s.Wanted.Path()), zap.Error(cause))
+		s.Log.Info("blocks from this machine's disk were wrong", zap.Stringer("path", s.Wanted.Path()), zap.Error(cause))
 		return
 	}
 	if id != fromUpstream {

@@ -213,7 +213,8 @@ func (p *paces) fits(c *pace, size int) (own, shared bool) {
 	return own, all == queued || all+int64(size) <= min(max(sharedMin, room), sharedMax)
 }
 
-// admits reports whether a block of size bytes may follow what is queued on a link that lets room bytes pass in queueTime.
+// admits reports whether a block of size bytes may be written to a connection with that many queued bytes. room is the number
+// of bytes that its link passes in queueTime.
 func admits(queued, size, room int64) bool {
 	return queued <= min(queueMin/2, room) || queued+size <= max(queueMin, room)
 }

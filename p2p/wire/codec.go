@@ -12,9 +12,8 @@ import (
 
 // Store content shrinks to a half with S2, at 400 to 600 MB a second on one processor, and to 0.4 with zstd at 90 to
 // 140; both give up quickly on compressed data. On a link slower than the resulting output, the link is the bottleneck,
-// and compression speeds it up; on a faster one, the processor would be the bottleneck. With more effort, zstd makes it a
-// twentieth smaller at two thirds of that speed: the slowest links then have as many bytes to carry as from a cache with
-// archives that zstd has compressed whole.
+// and compression speeds it up; on a faster one, the processor would be the bottleneck. zstd's next level takes 5 % fewer
+// bytes, at two thirds of that speed.
 const (
 	s2Below       = 180 << 20 // bytes per second of the link: up to a gigabit and a half
 	zstdBelow     = 40 << 20  // up to 300 Mbit/s

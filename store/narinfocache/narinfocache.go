@@ -36,14 +36,15 @@ func Dir(home string) string {
 	return filepath.Join(cmp.Or(os.Getenv("XDG_CACHE_HOME"), filepath.Join(home, ".cache")), "nix")
 }
 
-// Files returns the narinfo caches in a folder, of all versions of Nix that have run here. There may be none. It fails if one of
-// them, or a file that SQLite keeps beside it, is no regular file: opening a FIFO would never end, and a link leads elsewhere.
+// Files returns the narinfo caches in a folder, of all versions of Nix that have run here. There may be none. It fails if one
+// of them, or a file that SQLite keeps beside it, is not a regular file: opening a FIFO could block for ever, and a symlink
+// may lead to any file.
 func Files(dir string) ([]string, error) {
 	return files(dir, func(fs.FileInfo) bool { return true })
 }
 
-// FilesOfRoot is like Files, for root. It fails if one of the files, the folder or one above it belongs to another user, who
-// could have root change any file.
+// FilesOfRoot is like Files, for root. It also fails if one of the files, the folder, or a folder above it belongs to another
+// user, because that user could replace it by a symlink.
 func FilesOfRoot(dir string) ([]string, error) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -69,7 +70,7 @@ func ofRoot(st fs.FileInfo) bool {
 	return ok && owner.Uid == 0
 }
 
-// files is Files if mine holds for each file that SQLite opens.
+// files returns the narinfo caches of a folder. It fails if mine returns false for a file that SQLite would open.
 func files(dir string, mine func(fs.FileInfo) bool) (caches []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

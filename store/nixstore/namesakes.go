@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// indexRest is the time, for each name in it, for which the index is used although the store has changed. Reading a name takes
-	// about 1 µs, so that costs 1 % of a processor, and the index of a store of 100,000 paths is at most 10 s old.
+	// indexRest times the number of names is the least interval between two readings of a changing store. Reading a name takes
+	// about 1 µs, so the index takes at most 1 % of a processor, and is at most 10 s old in a store of 100,000 paths.
 	indexRest = 100 * time.Microsecond
 	// maxNamesakes bounds the paths of one name that are returned.
 	maxNamesakes = 64
 )
 
-// nameIndex finds the paths of a name among the files of the store directory. It takes 32 bytes for each file that may be a
-// path, and is read when it is used first, and again when the directory has changed. Its methods may be called concurrently.
+// nameIndex finds the paths of a name among the files of the store directory. It takes 32 bytes for each store path. The
+// directory is read at the first use, and again after it has changed. Its methods may be called concurrently.
 type nameIndex struct {
 	dir  string
 	seed maphash.Seed
@@ -29,7 +29,7 @@ type nameIndex struct {
 	mu      sync.Mutex    // guards the rest
 	time    time.Time     // the directory's modification time when it was read
 	read    time.Time     // zero if it was not read
-	rest    time.Duration // for which it is not read again
+	rest    time.Duration // until it may be read again
 	entries []nameEntry
 }
 
@@ -85,7 +85,7 @@ func (x *nameIndex) update(now time.Time) {
 	x.rest = time.Duration(len(names)) * indexRest
 }
 
-// Namesakes returns the hash parts of at most 64 paths with a name, which is that of a store path without the hash part and
-// its dash. It looks at the names of the files in the store, as they were a moment ago (some seconds in a large store), and does
-// not ask the database: paths that are not valid may be among them. Derivations are left out.
+// Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and its
+// dash. It reads the names of the files in the store, at most every few seconds, and not the database, so that some of the
+// paths may not be valid. Derivations are left out.
 func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }

@@ -20,13 +20,13 @@ const (
 	maxDiffering = 4096
 	// maxRunning bounds the goroutines that read the store. Nix fetches 16 NARs at once, and narbor some ahead of it.
 	maxRunning = 32
-	// rateFresh is the time for which a measured rate counts; then the disk may be less busy.
+	// rateFresh is the time after which a measured rate is dropped: the disk may be less busy by then.
 	rateFresh = 10 * time.Minute
 	// rateBytes is the least amount of data for a measurement.
 	rateBytes = 1 << 20
 )
 
-// Why a NAR is not rebuilt. [ErrNoOld] and [ErrSize] are what is expected of a path that is new, or has changed.
+// Reasons for not rebuilding a NAR. [ErrNoOld] and [ErrSize] are the usual ones for a path that is new or has changed.
 var (
 	ErrNoOld   = errors.New("no other version of it is here")
 	ErrSize    = errors.New("the versions of it that are here have another NarSize")
@@ -38,7 +38,7 @@ type Store interface {
 	store.Source
 	// Namesakes returns the hash parts of paths with a name. They need not be valid.
 	Namesakes(name string) []store.HashPart
-	// Suspect says that the content of a path may not have its NarHash.
+	// Suspect reports that the content of a path may not have its NarHash.
 	Suspect(info store.Info)
 }
 
@@ -67,8 +67,9 @@ type Candidate struct {
 	pairs []Pair
 }
 
-// Candidates returns the paths from which the NAR of wanted may be rebuilt: at most three, which have its name and its NarSize,
-// and references that can be paired with its own. If there are none, or none of them has the hash, the error says why.
+// Candidates returns at most three paths from which the NAR of wanted may be rebuilt. They have its name and its NarSize, and
+// their references can be paired with those of wanted. If there are none, or if [Rebuilder.Differs] was called for wanted, the
+// error is the reason.
 func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []Candidate, err error) {
 	if r.differing.Contains(wanted.NarHash) {
 		return nil, ErrDiffers
@@ -108,11 +109,11 @@ func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []C
 // Differs records that no candidate has the hash of wanted, so that this is not tried again.
 func (r *Rebuilder) Differs(wanted store.Info) { r.differing.Add(wanted.NarHash, struct{}{}) }
 
-// Suspect says that the content of the candidate may be damaged: little of its NAR is wrong.
+// Suspect reports to the store that the candidate's content may be damaged.
 func (c Candidate) Suspect() { c.of.store.Suspect(c.Old) }
 
-// Go calls f in a goroutine, unless too many of those are running: a read of a file hangs as long as its disk does. It returns
-// false if f is not called.
+// Go calls f in a goroutine and returns true, or returns false if 32 of them are running. A read may hang as long as its disk
+// does, and so may f.
 func (r *Rebuilder) Go(f func()) bool {
 	select {
 	case r.slots <- struct{}{}:
@@ -134,8 +135,8 @@ func (r *Rebuilder) Rate() int64 {
 	return r.rate.Load()
 }
 
-// WriteTo writes the old NAR with the new store paths to w. Its bytes are unchecked. The error is that of the store or of w, or
-// that of ctx, after which it may take as long as a read until WriteTo returns.
+// WriteTo writes the old NAR with the new store paths to w. The bytes are unchecked. The error is that of the store, of w, or
+// of ctx; WriteTo returns after ctx ends once the current read has ended.
 func (c Candidate) WriteTo(ctx context.Context, w io.Writer) error {
 	nar, err := c.of.store.NAR(ctx, c.Old)
 	if err != nil {

@@ -149,7 +149,7 @@ func TestRateIsMeasuredAndForgotten(t *testing.T) {
 	})
 }
 
-// slowly takes a second for 2 MiB.
+// slowly is a writer that takes a second for 2 MiB.
 type slowly struct{}
 
 func (slowly) Write(p []byte) (int, error) {

@@ -10,6 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// A directory is where a spool's files are.
+type directory struct {
+	root *os.Root
+	lock *os.File // holds the flock; its file system is the spool's
+}
+
 // takeDir opens a directory for this process alone.
 func takeDir(dir string) (_ directory, err error) {
 	if err = os.MkdirAll(dir, 0o700); err != nil {
@@ -57,9 +63,3 @@ func ours(root *os.Root) ([]string, error) {
 }
 
 func (d directory) close() error { return errors.Join(d.lock.Close(), d.root.Close()) }
-
-// A directory is where a spool's files are.
-type directory struct {
-	root *os.Root
-	lock *os.File // holds the flock; its file system is the spool's
-}

@@ -11,8 +11,21 @@ import (
 	"narbor/store"
 )
 
+const (
+	lockName  = "lock"
+	narSuffix = ".nar"
+)
+
 // sumSize is the length of the checksum of a block.
 const sumSize = 4
+
+// A draftFile is the file of a draft, and what it is to hold. It does not change.
+type draftFile struct {
+	file *os.File
+	name string
+	want store.Hash
+	size int64
+}
 
 // fileSize returns the length of the file of a NAR of size bytes.
 func fileSize(size int64) int64 { return size + int64(store.NumBlocks(size))*sumSize }
@@ -56,16 +69,3 @@ func (f draftFile) readSums() ([]uint32, error) {
 	}
 	return sums, nil
 }
-
-// A draftFile is the file of a draft, and what it is to hold. It does not change.
-type draftFile struct {
-	file *os.File
-	name string
-	want store.Hash
-	size int64
-}
-
-const (
-	lockName  = "lock"
-	narSuffix = ".nar"
-)

@@ -54,8 +54,8 @@ func (d *Draft) found(b []byte, off int64) {
 // the file is deleted. After a successful Commit it does nothing.
 func (d *Draft) Keep() { d.end(true) }
 
-// Forgo has the draft not kept, whatever becomes of it: what is written from now on is a guess, for which no peer vouches, and may
-// come from paths that are not shared. A later fetch would pass it on. It is called before the first write.
+// Forgo makes Keep discard the draft, and prevents a later process from resuming it. It is for bytes that are guessed and may
+// come from paths that are not shared, because a later fetch would pass them on. It is called before the first write.
 func (d *Draft) Forgo() {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -93,8 +93,8 @@ type entry struct {
 	since   time.Time     // when it became idle
 }
 
-// Expire deletes what nothing has gone on with for a day, and verified NARs after 10 idle minutes. Get and Create do that, too;
-// the owner of the spool calls it now and then for times when nothing is fetched.
+// Expire deletes drafts that were not resumed for a day, and verified NARs that were idle for 10 minutes. Get and Create do so,
+// too; the owner of the spool calls Expire from time to time in case nothing is fetched.
 func (s *Spool) Expire() {
 	s.mu.Lock()
 	victims := s.expire()
