@@ -79,7 +79,7 @@ func busyAccount(now time.Time) *stats.Account {
 	for i := 29; i >= 0; i-- {
 		d := stats.Day{Date: now.AddDate(0, 0, -i).Format(time.DateOnly)}
 		n := int64((i+5)*7919%11) * 107e6
-		d.Received = map[store.Origin]int64{store.FromNeighbours: n}
+		d.Received = map[store.Origin]int64{store.FromNeighbours: n, store.FromRebuild: n / 3}
 		d.ByNix, d.Sent, d.NARs, d.SavedSeconds = n/5+3e6, n/2, n/1e6, float64(n)/4e7
 		a.Days = append(a.Days, d)
 	}
@@ -273,7 +273,8 @@ func TestPageLivesInChromium(t *testing.T) {
 	})
 	b.screen(1280, "light")
 	b.open(s.url + "/")
-	for _, want := range []string{"of the last 30 days came from your network", "not downloaded", "192.168.1.23", "named by you",
+	for _, want := range []string{"of the last 30 days came from your network or was rebuilt here", "not downloaded",
+		"Rebuilt here", "192.168.1.23", "named by you",
 		"nobody near has it",
 		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine",
 		"1 of 3 strikes"} {
