@@ -51,7 +51,7 @@ func (k *Keys) Check(info store.Info) (Mapping, error) {
 	}
 	info.References = store.SortPaths(slices.Clone(info.References))
 	m := Mapping{path: info.Path, narHash: info.NarHash, narSize: info.NarSize, refs: info.References, checkedBy: k.set.Load()}
-	m.signatures, m.signedBy = m.checkedBy.verifyAll(fingerprint(info), info.Signatures)
+	m.signatures, m.signedBy = m.checkedBy.verifyAll(Fingerprint(info), info.Signatures)
 	content, proven := recompute(info)
 	switch {
 	case m.signedBy == "" && !proven && m.checkedBy.named(info.Signatures):
@@ -74,7 +74,7 @@ func (k *Keys) Trusts(m Mapping) bool {
 	if m.signedBy == "" || m.checkedBy == set {
 		return true
 	}
-	_, name := set.verifyAll(fingerprint(m.Info()), m.signatures)
+	_, name := set.verifyAll(Fingerprint(m.Info()), m.signatures)
 	return name != ""
 }
 
@@ -118,8 +118,9 @@ func (k *Keys) NamedIn(info store.Info) (names []string) {
 	return slices.Compact(names)
 }
 
-// fingerprint is what an upstream signs. The references must be sorted.
-func fingerprint(info store.Info) string {
+// Fingerprint returns the text of a claim that an upstream signs, as Nix defines it: "1", the store path, NarHash, NarSize
+// and references, separated by semicolons. The references must be sorted.
+func Fingerprint(info store.Info) string {
 	refs := make([]string, len(info.References))
 	for i, r := range info.References {
 		refs[i] = r.String()

@@ -93,6 +93,7 @@ func newApp(stdout, stderr io.Writer, inherited []net.Listener) *cli.App {
 func commands(inherited []net.Listener) []*cli.Command {
 	return []*cli.Command{
 		runCommand(inherited),
+		demoCommand(),
 		statusCommand(),
 		peersCommand(),
 		pingCommand(),

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v2"
+
+	"narbor/cmd/narbor/demo"
+)
+
+func demoCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "demo",
+		Usage: "show on this computer alone what narbor does, in half a minute",
+		Description: "It makes a few signed packages and starts four narbors on loopback ports. Three have the packages, and the fourth\n" +
+			"fetches them; on the way one of the three is killed, and one serves archives that were changed. It needs neither\n" +
+			"Nix nor root nor a network, takes 500 MB in the directory for temporary files, and leaves nothing behind.",
+		Flags: []cli.Flag{&cli.BoolFlag{Name: "keep", Usage: "let the narbors run on until Ctrl-C, to look at the page"}},
+		Action: func(c *cli.Context) error {
+			program, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("the program's own file: %w", err)
+			}
+			s := newScreen(c)
+			return demo.Run(c.Context, demo.Options{Program: program, Out: s.Writer, Redraw: canRedraw(c.App.Writer) && !s.ascii,
+				Keep: c.Bool("keep")})
+		},
+	}
+}

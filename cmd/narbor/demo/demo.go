@@ -1,0 +1,179 @@
+// Package demo shows what narbor does, on one computer that needs neither Nix nor a network.
+//
+// It makes a small closure of packages, signs it, and starts four narbors as processes of their own: three have the
+// closure, and the fourth fetches it from them. Meanwhile one of the three is killed, and another serves archives that
+// were changed. The processes reach each other by addresses of the loopback interface that `--peer` names, and refuse all
+// others. [Run] removes everything that it makes.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"narbor/narserve/dashboard"
+)
+
+const (
+	packages = 24
+	// totalBytes at uploadRate from three machines, later from one, takes about ten seconds: enough to see how it goes.
+	totalBytes = 120 << 20
+	uploadRate = "8MiB"
+)
+
+// The machines of the demo. The names are shown.
+const (
+	honest = "desk"
+	killed = "laptop"
+	liar   = "attic"
+	fresh  = "new"
+)
+
+// Options are what the demo depends on.
+type Options struct {
+	Program string    // the executable of narbor
+	Out     io.Writer // for people; each Write is of whole lines
+	Redraw  bool      // Out is a terminal on which progress bars can be drawn
+	Keep    bool      // the machines run on until ctx ends
+}
+
+// Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes and
+// files are gone when it returns. It is not to be called twice at the same time with one Out.
+func Run(ctx context.Context, o Options) (err error) {
+	dir, err := os.MkdirTemp("", "narbor-demo-")
+	if err != nil {
+		return err
+	}
+	d := &demo{Options: o, dir: dir}
+	defer func() {
+		d.stop()
+		if rerr := os.RemoveAll(dir); err == nil {
+			err = rerr
+		}
+	}()
+	if err := d.prepare(ctx); err != nil {
+		return interrupted(ctx, err)
+	}
+	if err := d.fetch(ctx); err != nil {
+		return interrupted(ctx, err)
+	}
+	d.report(ctx)
+	if o.Keep {
+		d.say("The four narbors run on; Ctrl-C ends them and deletes what they have.")
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// interrupted replaces an error that Ctrl-C has caused.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("the demo was interrupted; its processes and files are gone")
+	}
+	return err
+}
+
+// A demo is what one call of Run has made.
+type demo struct {
+	Options
+	dir     string
+	corpus  *corpus
+	holders []*machine
+	asker   *machine
+	damaged int // NARs in the liar's cache
+	board   *board
+	took    time.Duration
+}
+
+func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.Out, format+"\n", args...) }
+
+// prepare makes the packages and starts the machines.
+func (d *demo) prepare(ctx context.Context) (err error) {
+	if d.corpus, err = newCorpus(filepath.Join(d.dir, "cache"), packages, totalBytes); err != nil {
+		return err
+	}
+	bad := filepath.Join(d.dir, "bad-cache")
+	if d.damaged, err = d.corpus.copyDamaged(bad); err != nil {
+		return err
+	}
+	d.say("A program and the libraries it needs, %s and %s, signed by the key %s.", dashboard.Plural(packages, "path"),
+		dashboard.Amount(d.corpus.bytes), keyName)
+	d.holders = make([]*machine, 3)
+	g, gctx := errgroup.WithContext(ctx)
+	for i, name := range []string{honest, killed, liar} {
+		cache := d.corpus.dir
+		if name == liar {
+			cache = bad
+		}
+		g.Go(func() (err error) {
+			d.holders[i], err = start(gctx, d.Program, d.dir, name, "--cache-dir", cache, "--trusted-key", d.corpus.key,
+				"--share-key", keyName, "--upload-rate", uploadRate)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	d.say("%s, %s and %s have it. On the disk of %s, %s were changed after the signing.", honest, killed, liar, liar,
+		dashboard.Plural(d.damaged, "archive"))
+	flags := []string{"--trusted-key", d.corpus.key, "--share", "none"}
+	for _, m := range d.holders {
+		flags = append(flags, "--peer", m.addr)
+	}
+	if d.asker, err = start(ctx, d.Program, d.dir, fresh, flags...); err != nil {
+		return err
+	}
+	if err := d.met(ctx); err != nil {
+		return err
+	}
+	d.say("%s has nothing. It knows the three as neighbours, and believes only that key.", fresh)
+	d.say("")
+	d.say("What Nix asks it now:  %s/%s.narinfo", d.asker.url, d.top().Path.HashPart())
+	if _, err := exec.LookPath("nix-store"); err == nil {
+		d.say("which Nix does, if it is told:\n  nix-store --realise %s \\\n    --option substituters %s \\\n    --option "+
+			"trusted-public-keys %s",
+			d.top().Path, d.asker.url, d.corpus.key)
+	}
+	d.say("The page of %s:        %s/", fresh, d.asker.url)
+	d.say("")
+	return nil
+}
+
+// stop ends all processes.
+func (d *demo) stop() {
+	var g errgroup.Group
+	for _, m := range append(d.holders, d.asker) {
+		if m != nil {
+			g.Go(func() error { m.stop(); return nil })
+		}
+	}
+	_ = g.Wait()
+}
+
+// report says what came from where.
+func (d *demo) report(ctx context.Context) {
+	d.say("")
+	d.say("%s has all %s, %s in %.1f s, and nothing came from the internet.", fresh, dashboard.Plural(packages, "path"),
+		dashboard.Amount(d.corpus.bytes), d.took.Seconds())
+	for _, m := range d.holders {
+		remark := ""
+		switch m.name {
+		case killed:
+			remark = "until it was killed"
+		case liar:
+			remark = "what was changed was thrown away"
+			if st, err := m.status(ctx); err == nil && len(st.Damaged) > 0 {
+				remark += fmt.Sprintf("; it was told, and shares %d of them no more", len(st.Damaged))
+			}
+		}
+		d.say("  %-8s %9s  %s", m.name, dashboard.Amount(d.board.bytes[m.name]), remark)
+	}
+	d.say("Each archive was compared with the hash that the key has signed before the first byte of it was handed on.")
+}
