@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A demoRun is `narbor demo`, run by nobody in a network namespace with the loopback interface and a card that leads nowhere.
+// A demoRun is `narbor demo`, run by nobody where there is no Nix, and of network interfaces the loopback and a card that leads nowhere.
 type demoRun struct {
 	*testing.T
 	temp string // where it makes its files, and nothing else does
@@ -43,18 +43,19 @@ func newDemo(t *testing.T, args ...string) *demoRun {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	script := `ip link add card type veth peer cable && ip addr add 192.0.2.1/24 dev card && ip link set card up && ip link set cable up &&
-		ip link set lo up && exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" demo "$@"`
+		ip link set lo up && { [ ! -d /nix ] || mount -t tmpfs none /nix; } &&
+		exec setpriv --reuid 65534 --regid 65534 --clear-groups "$0" demo "$@"`
 	d := &demoRun{T: t, temp: temp}
-	d.cmd = exec.CommandContext(ctx, "unshare", append([]string{"--net", "sh", "-c", script, d.program()}, args...)...)
+	d.cmd = exec.CommandContext(ctx, "unshare", append([]string{"--net", "--mount", "sh", "-c", script, d.program()}, args...)...)
 	d.cmd.Env = []string{"PATH=/usr/bin:/usr/sbin:/bin:/sbin", "TMPDIR=" + temp}
 	return d
 }
 
 func (d *demoRun) program() string { return filepath.Join(programs.dir, "narbor") }
 
-// inside runs a command in the demo's network namespace.
+// inside runs a command in the demo's namespaces.
 func (d *demoRun) inside(args ...string) ([]byte, error) {
-	return exec.CommandContext(d.Context(), "nsenter", append([]string{"--net", "--target", strconv.Itoa(d.cmd.Process.Pid)},
+	return exec.CommandContext(d.Context(), "nsenter", append([]string{"--net", "--mount", "--target", strconv.Itoa(d.cmd.Process.Pid)},
 		args...)...).Output()
 }
 
@@ -152,6 +153,9 @@ func TestDemoIsKeptUntilCtrlC(t *testing.T) {
 	}
 	if len(st.Interfaces) < 2 || st.Interfaces[0].Used || st.Interfaces[1].Used || st.Store != "" || len(st.Keys) != 1 {
 		t.Errorf("interfaces, store and keys are %v, want none used, none and one", st)
+	}
+	if log, err := os.ReadFile(filepath.Join(states[0], "log")); err != nil || !bytes.Contains(log, []byte("There is no Nix here")) {
+		t.Errorf("without Nix, narbor run prints no next step: %v\n%s", err, log)
 	}
 	if len(d.processes()) != 3 {
 		t.Errorf("these run on: %q, want three narbors: the fourth was killed", d.processes())

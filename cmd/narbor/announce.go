@@ -85,11 +85,18 @@ func (s *parts) announceNetwork(c *cli.Context, line func(key, format string, ar
 	}
 }
 
-// announceNix prints narbor's URL, and the line for nix.conf that names it if there is none yet.
+// announceNix prints narbor's URL and the next step: the line for nix.conf that names it if there is none yet, or without Nix
+// what else can be done.
 func (s *parts) announceNix(w io.Writer, line func(key, format string, args ...any)) {
 	urls := s.urls()
 	line("for Nix", "%s", strings.Join(urls, ", "))
-	if !nixconf.Installed() || len(urls) == 0 || s.isSubstituter() {
+	if !nixconf.Installed() {
+		fmt.Fprint(w, "There is no Nix here, so narbor shares only cache directories. `narbor fetch` fills its own, and --cache-dir "+
+			"names others.\n"+
+			"`narbor demo` shows what narbor does, on this computer alone.\n")
+		return
+	}
+	if len(urls) == 0 || s.isSubstituter() {
 		return
 	}
 	fmt.Fprintf(w, "Nix does not ask narbor yet. Add this line to nix.conf, below any substituters line, and restart nix-daemon:\n"+
