@@ -100,6 +100,8 @@ func TestRebuiltArchiveIsTheWantedOne(t *testing.T) {
 			[3]string{new1 + "-tool-2", new2 + "-lib-1.1", new3 + "-sh-6"}},
 		{"one reference stays", [3]string{hash1 + "-tool-1", hash2 + "-lib-1.0", hash3 + "-bash"},
 			[3]string{new1 + "-tool-1", new2 + "-lib-1.0", hash3 + "-bash"}},
+		{"two references became one", [3]string{hash1 + "-tool-1", hash2 + "-lib-1.0", hash3 + "-lib-1.0"},
+			[3]string{new1 + "-tool-1", new2 + "-lib-1.0", new2 + "-lib-1.0"}},
 		{"hash parts change places", [3]string{hash1 + "-tool-1", hash2 + "-lib-1.0", hash3 + "-bash"},
 			[3]string{hash2 + "-tool-1", hash3 + "-lib-1.0", hash1 + "-bash"}},
 	} {

@@ -20,11 +20,15 @@ type Pair struct{ Old, New store.Path }
 //  2. then, of those that are left, by names that differ only in digits of their version,
 //  3. then by names that are equal without their version, and have the same length.
 //
+// Old references that are left became one with another: by the same rules each is paired with a wanted reference that stays,
+// or that has a partner already.
+//
 // Several references that a rule cannot tell apart are paired in the order of their names, then of their hash parts. With
 // equal names that is a guess, and right for one in two such pairs.
 //
-// It fails if a reference on either side has no partner, if one path refers to itself and the other does not, or if the
-// two paths differ in the length of their names: then no replacement makes the wanted archive. The error names the path.
+// It fails if a reference on either side has no partner, as where one reference became two, if one path refers to itself
+// and the other does not, or if the two paths differ in the length of their names: then no replacement makes the wanted
+// archive. The error names the path.
 func Pairs(old, wanted store.Info) ([]Pair, error) {
 	if len(old.Path.Base()) != len(wanted.Path.Base()) {
 		return nil, fmt.Errorf("%s has a name of another length than %s", old.Path.Base(), wanted.Path.Base())
@@ -37,9 +41,14 @@ func Pairs(old, wanted store.Info) ([]Pair, error) {
 		pairs = append(pairs, Pair{old.Path, wanted.Path})
 	}
 	olds, news := others(old, wanted), others(wanted, old)
-	for _, key := range []func(store.Path) string{store.Path.Name, withoutDigits, withoutVersion} {
-		var found []Pair
+	keys := []func(store.Path) string{store.Path.Name, withoutDigits, withoutVersion}
+	var found []Pair
+	for _, key := range keys {
 		found, olds, news = pairBy(key, olds, news)
+		pairs = append(pairs, found...)
+	}
+	for _, key := range keys {
+		found, olds = joinBy(key, olds, wanted.References)
 		pairs = append(pairs, found...)
 	}
 	if len(olds) > 0 {
@@ -86,6 +95,21 @@ func pairBy(key func(store.Path) string, olds, news []store.Path) (pairs []Pair,
 		waiting[key(o)] = same[1:]
 	}
 	return pairs, oldsLeft, slices.DeleteFunc(news, func(n store.Path) bool { return paired[n] })
+}
+
+// joinBy pairs each old path with the first of refs that has its key, and returns the old ones that are left.
+func joinBy(key func(store.Path) string, olds, refs []store.Path) (pairs []Pair, left []store.Path) {
+	for _, o := range olds {
+		i := slices.IndexFunc(refs, func(r store.Path) bool { return key(r) == key(o) })
+		if i < 0 {
+			left = append(left, o)
+			continue
+		}
+		if refs[i] != o { // the wanted path
+			pairs = append(pairs, Pair{o, refs[i]})
+		}
+	}
+	return pairs, left
 }
 
 // withoutDigits returns a path's name with each digit of its version replaced by the same one.
