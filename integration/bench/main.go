@@ -56,6 +56,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == indexRole { // this program on a host of its own store
+		if err := indexHost(ctx, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -81,6 +88,7 @@ func cases() []benchCase {
 		{"crowd", true, (*bench).crowd},
 		{"crowd-upstream", false, (*bench).crowdUpstream}, // minutes on a line of 20 Mbit/s
 		{"upstream", true, (*bench).upstream},
+		{"rebuilds", true, (*bench).rebuilds},
 		{"misses", false, (*bench).misses}, // on two processors, five narbors and two Nix reach 1.5 times the limit
 		{"busy", true, (*bench).busy},
 		{"lame", true, (*bench).lame},

@@ -94,7 +94,8 @@ func (r row) tolerance() float64 {
 	if r.Exact {
 		return exactly
 	}
-	if r.Case == "four" || r.Case == "crowd" || r.Case == "busy" || r.Case == "slow" || r.Case == "unshaped" {
+	switch r.Case {
+	case "four", "crowd", "busy", "slow", "unshaped", "rebuilds":
 		return crowdedly
 	}
 	return grossly

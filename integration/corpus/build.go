@@ -29,7 +29,8 @@ type builder struct {
 	progress func(string)
 }
 
-func build(ctx context.Context, spec Spec, dir string, progress func(string)) (err error) {
+// build makes the corpus of spec in dir. The paths are those that add adds; it returns the one that refers to all others.
+func build(ctx context.Context, spec Spec, dir string, progress func(string), add func(*builder) (store.Path, error)) (err error) {
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), spec.Name+"-building-")
 	if err != nil {
 		return err
@@ -47,11 +48,7 @@ func build(ctx context.Context, spec Spec, dir string, progress func(string)) (e
 	if err := os.WriteFile(filepath.Join(tmp, "corpus/cache/nix-cache-info"), []byte(cacheInfo), 0o644); err != nil {
 		return err
 	}
-	refs, err := b.addPackages(ctx)
-	if err != nil {
-		return err
-	}
-	top, err := b.addTop(ctx, refs)
+	top, err := add(b)
 	if err != nil {
 		return err
 	}
@@ -62,6 +59,15 @@ func build(ctx context.Context, spec Spec, dir string, progress func(string)) (e
 		return err
 	}
 	return os.Rename(filepath.Join(tmp, "corpus"), dir)
+}
+
+// addAll adds the packages and the path that refers to them, which it returns.
+func (b *builder) addAll(ctx context.Context) (store.Path, error) {
+	refs, err := b.addPackages(ctx)
+	if err != nil {
+		return store.Path{}, err
+	}
+	return b.addTop(ctx, refs)
 }
 
 // addPackages adds the closure of the seeds and returns the paths of these.
@@ -160,14 +166,14 @@ func write(name string, r io.Reader, n int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// add makes a directory with unpack, and of that a signed archive for path.
+// add makes a directory with unpack, and of that a signed archive for path. The directory names the references in their order.
 func (b *builder) add(ctx context.Context, path store.Path, refs []store.Path, unpack func(dir string) error) error {
 	dir := filepath.Join(b.dir, "unpacked", path.Base())
 	defer os.RemoveAll(dir)
 	if err := unpack(dir); err != nil {
 		return fmt.Errorf("%s: %w", path.Name(), err)
 	}
-	info := store.Info{Path: path, References: slices.Clone(refs)}
+	info := store.Info{Path: path, References: store.SortPaths(slices.Clone(refs))}
 	// Nix finds references by their hash parts in the contents.
 	var text strings.Builder
 	fmt.Fprintln(&text, path.Name())

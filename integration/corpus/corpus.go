@@ -91,6 +91,11 @@ type Corpus struct {
 
 // Open returns the corpus, and builds it first if it is not kept. Open calls progress at the start of each long step.
 func Open(ctx context.Context, spec Spec, progress func(string)) (*Corpus, error) {
+	return open(ctx, spec, spec.Name, progress, func(b *builder) (store.Path, error) { return b.addAll(ctx) })
+}
+
+// open returns the corpus that is kept under a name, and builds it first of what add adds if it is not kept.
+func open(ctx context.Context, spec Spec, name string, progress func(string), add func(*builder) (store.Path, error)) (*Corpus, error) {
 	base, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
@@ -99,15 +104,15 @@ func Open(ctx context.Context, spec Spec, progress func(string)) (*Corpus, error
 	if err := os.MkdirAll(base, 0o755); err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(base, spec.Name+"-v"+version)
+	dir := filepath.Join(base, name+"-v"+version)
 	unlock, err := lock(dir + ".lock")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
-		if err := build(ctx, spec, dir, progress); err != nil {
-			return nil, fmt.Errorf("corpus %s: %w", spec.Name, err)
+		if err := build(ctx, spec, dir, progress, add); err != nil {
+			return nil, fmt.Errorf("corpus %s: %w", name, err)
 		}
 	}
 	return load(spec, dir)
