@@ -229,7 +229,7 @@ func TestEventsOfClosedPagesEnd(t *testing.T) {
 	for _, resp := range open {
 		resp.Body.Close()
 	}
-	for limit := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(atMost(30 * time.Second)); ; time.Sleep(20 * time.Millisecond) {
 		resp, _ := events(t, url)
 		resp.Body.Close()
 		if resp.StatusCode == http.StatusOK {

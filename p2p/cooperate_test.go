@@ -28,18 +28,10 @@ func (c *webCache) cooperative(t *testing.T, n int, edit ...func(i int, cfg *p2p
 		}
 		all = append(all, c.up.newMachineAs(t, spool.Config{}, store.NewMem(), with, all...))
 	}
-	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		met := 0
-		for _, m := range all {
-			met += len(m.Status().Neighbours)
-		}
-		if met == n*(n-1) {
-			return all
-		}
-		if time.Now().After(limit) {
-			t.Fatalf("%d acquaintances, want %d", met, n*(n-1))
-		}
-	}
+	p2p.Eventually(t, "all neighbours of each other", func() bool {
+		return !slices.ContainsFunc(all, func(m *machine) bool { return len(m.Status().Neighbours) < n-1 })
+	})
+	return all
 }
 
 // all lets each machine look a path up and fetch it, at the same time.
@@ -61,7 +53,6 @@ func all(t *testing.T, machines []*machine, info store.Info, nar []byte) {
 
 func TestTheLANDownloadsOnce(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
-	web.pace = 5 * time.Millisecond
 	machines := web.cooperative(t, 4)
 	const paths = 12
 	var wg sync.WaitGroup
@@ -252,9 +243,7 @@ func TestWhatCameFromWhereIsBooked(t *testing.T) {
 	}
 	books[0].check(t, machines[0], map[store.Origin]int64{store.FromInternet: size, store.FromOthers: size})
 	books[1].check(t, machines[1], map[store.Origin]int64{store.FromInternet: size})
-	for limit := time.Now().Add(p2p.AtMost(10 * time.Second)); books[1].count() == 0 && time.Now().Before(limit); {
-		time.Sleep(time.Millisecond)
-	}
+	p2p.Eventually(t, "told of what landed", func() bool { return books[1].count() > 0 })
 	if n, got := books[1].count(), machines[1].Status().ForOthers; n != 1 || got != size {
 		t.Errorf("%d landed, %d bytes for others, want 1 and %d", n, got, size)
 	}

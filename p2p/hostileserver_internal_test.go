@@ -85,7 +85,10 @@ func trickle(s network.Stream, _ int, b []byte) error {
 		if _, err := s.Write(p); err != nil {
 			return err
 		}
-		time.Sleep(100 * time.Millisecond)
+		s.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		if _, err := s.Read(p); errors.Is(err, network.ErrReset) {
+			return err
+		}
 	}
 }
 

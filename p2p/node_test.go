@@ -146,12 +146,9 @@ func (u signer) newMachineAs(t testing.TB, sc spool.Config, src store.Source, ed
 	})
 	if len(to) > 0 {
 		<-node.Settled()
-		for limit := time.Now().Add(p2p.AtMost(10 * time.Second)); len(node.Status().Neighbours) < len(to) && time.Now().Before(limit); {
-			time.Sleep(time.Millisecond) // a connection counts once both sides have said what they speak
-		}
-		if got := len(node.Status().Neighbours); got != len(to) {
-			t.Fatalf("%d neighbours once settled, want %d", got, len(to))
-		}
+		p2p.Eventually(t, fmt.Sprintf("%d neighbours", len(to)), func() bool { // once both sides have said what they speak
+			return len(node.Status().Neighbours) == len(to)
+		})
 	}
 	return m
 }
@@ -332,8 +329,8 @@ func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
 			b := u.newMachine(t, nil, honest, sly)
 			go func() {
 				defer close(lied)
-				for t.Context().Err() == nil && b.blocksFrom(sly) < 3 { // the second has been taken by then
-					time.Sleep(time.Millisecond)
+				for limit := time.Now().Add(p2p.AtMost(time.Minute)); b.blocksFrom(sly) < 3 && time.Now().Before(limit); {
+					time.Sleep(time.Millisecond) // the second has been taken by then
 				}
 			}()
 			if name == "good" {
@@ -503,30 +500,6 @@ func TestWhatIsPassedOnMakesRoom(t *testing.T) {
 	b.fetch(t, infos[1], nars[1])
 }
 
-// slow is a Source that allows one read of a block per pause, to all its readers together.
-type slow struct {
-	store.Source
-	pause time.Duration
-	mu    *sync.Mutex
-}
-
-type slowNAR struct {
-	store.NAR
-	of slow
-}
-
-func (s slow) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
-	nar, err := s.Source.NAR(ctx, info)
-	return slowNAR{nar, s}, err
-}
-
-func (n slowNAR) ReadAt(p []byte, off int64) (int, error) {
-	n.of.mu.Lock()
-	defer n.of.mu.Unlock()
-	time.Sleep(n.of.pause)
-	return n.NAR.ReadAt(p, off)
-}
-
 // TestCrowdFeedsItself has six machines want the same NARs at the same moment, which one has.
 func TestCrowdFeedsItself(t *testing.T) {
 	u := newUpstream(t)
@@ -538,7 +511,7 @@ func TestCrowdFeedsItself(t *testing.T) {
 		infos = append(infos, u.sign(t, fmt.Sprint("nar", i), nars[i]))
 		blocks += int64(store.NumBlocks(int64(size)))
 	}
-	holder := u.newMachine(t, slow{memWith(infos, nars), 5 * time.Millisecond, new(sync.Mutex)})
+	holder := u.newMachineAs(t, spool.Config{}, memWith(infos, nars), func(cfg *p2p.Config) { cfg.Sharing.UploadRate = 10 << 20 })
 	all := []*machine{holder}
 	const crowd = 6
 	for range crowd {

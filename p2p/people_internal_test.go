@@ -5,8 +5,11 @@ import "github.com/libp2p/go-libp2p/core/peer"
 // CloseHost ends a node that was never run.
 func CloseHost(n *Node) { n.lan.Host().Close() }
 
-// AtMost is atMost for the tests outside of the package.
-var AtMost = atMost
+// AtMost and Eventually are for the tests outside of the package.
+var (
+	AtMost     = atMost
+	Eventually = eventually
+)
 
 // Refuses reports whether a node refuses peers with that ID.
 func Refuses(n *Node, id string) bool {

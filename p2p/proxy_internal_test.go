@@ -154,7 +154,6 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 	t.Helper()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, ".narinfo") {
-			time.Sleep(20 * time.Millisecond) // so that all ask meanwhile
 			fmt.Fprintf(w, "%sURL: nar/x\nCompression: none\n", info)
 			return
 		}
@@ -237,13 +236,16 @@ func TestConcurrentAskersAreAllHelped(t *testing.T) {
 		w.Write(nar)
 	})
 	var all sync.WaitGroup
+	at := make(chan struct{})
 	for range 8 {
 		all.Go(func() {
+			<-at
 			if got := ask(); got != wire.VerdictYes {
 				t.Errorf("the answer is %d, want %d", got, wire.VerdictYes)
 			}
 		})
 	}
+	close(at)
 	all.Wait()
 	close(slow)
 	if got := until(t, ask); got != wire.VerdictHere {
@@ -267,12 +269,19 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	signer := newSigner(t)
 	info, _ := signer.sign(t, "wanted", randomNAR(4*store.BlockSize))
 	var asked atomic.Int32
+	var stuck sync.Mutex
 	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
 		asked.Add(1)
-		time.Sleep(20 * time.Millisecond)
+		stuck.Lock()
+		defer stuck.Unlock()
 		http.NotFound(w, r)
 	})
-	if got := ask(); got != wire.VerdictYes {
+	first := func() wire.Verdict {
+		stuck.Lock()
+		defer stuck.Unlock()
+		return ask()
+	}
+	if got := first(); got != wire.VerdictYes {
 		t.Fatalf("the answer is %d, want %d", got, wire.VerdictYes)
 	}
 	if got := until(t, ask); got != wire.VerdictNo {
@@ -288,7 +297,7 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
 	}
 	n.proxy.jobs.failed.Add(info.NarHash, time.Now().Add(-peers.ShunTime))
-	if got := ask(); got != wire.VerdictYes {
+	if got := first(); got != wire.VerdictYes {
 		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}
 	until(t, ask)

@@ -124,21 +124,18 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			if ask != tt.ask || have != tt.have {
 				t.Errorf("answers are %d about the narinfo and %d about the NAR, want %d and %d", ask, have, tt.ask, tt.have)
 			}
-			for limit := time.Now().Add(atMost(20 * time.Second)); ; time.Sleep(10 * time.Millisecond) { // a change shows soon
+			eventually(t, "saying that it asks upstreams for others if it does", func() bool {
 				sign, err := g.Peerstore().SupportsProtocols(n.lan.Host().ID(), n.proxy.protocol)
-				if want := tt.ask == wire.VerdictYes; err == nil && (len(sign) > 0) == want {
-					break
-				} else if err != nil || time.Now().After(limit) {
-					t.Fatalf("it says that it asks upstreams for others: %v, %v, want %v", sign, err, want)
+				if err != nil {
+					t.Fatal(err)
 				}
-			}
+				return (len(sign) > 0) == (tt.ask == wire.VerdictYes)
+			})
 			if got := web.infos.Load(); (got > 0) != (tt.ask == wire.VerdictYes) {
 				t.Errorf("the upstream was asked for %d narinfos", got)
 			}
 			if tt.have == wire.VerdictYes {
-				for limit := time.Now().Add(20 * time.Second); web.nars.Load() == 0 && time.Now().Before(limit); {
-					time.Sleep(time.Millisecond)
-				}
+				eventually(t, "asked for the archive", func() bool { return web.nars.Load() > 0 })
 			}
 			if got := web.nars.Load(); (got > 0) != (tt.have == wire.VerdictYes) ||
 				n.proxy.jobs.total() > 0 != (tt.have == wire.VerdictYes) {
@@ -226,11 +223,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 		}
 	})
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{up} }, g)
-	for limit := time.Now().Add(20 * time.Second); len(n.proxy.proxies()) == 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(limit) {
-			t.Fatal("the neighbour is not elected")
-		}
-	}
+	eventually(t, "with a neighbour to elect", func() bool { return len(n.proxy.proxies()) > 0 })
 	if _, err := n.proxy.upstreams.lookup(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}

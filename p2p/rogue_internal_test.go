@@ -236,13 +236,8 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 		spool.Close()
 	}
 	t.Cleanup(stop)
-	<-n.Settled() // it answers by then
-	for limit := time.Now().Add(atMost(10 * time.Second)); len(n.neighbours.all()) < len(rogues) && time.Now().Before(limit); {
-		time.Sleep(time.Millisecond) // a connection counts once both sides have said what they speak
-	}
-	if got := len(n.neighbours.all()); got != len(rogues) {
-		t.Fatalf("%d neighbours, want %d", got, len(rogues))
-	}
+	<-n.Settled()                      // it answers by then
+	awaitNeighbours(t, n, len(rogues)) // a connection counts once both sides have said what they speak
 	return n, stop
 }
 

@@ -26,7 +26,6 @@ type webCache struct {
 	mu    sync.Mutex // guards the rest
 	files map[string][]byte
 	asked map[string]int
-	pace  time.Duration // between pieces of 64 KiB of an archive
 	hold  chan struct{} // archives wait for it to be closed; nil does not
 	stuck string        // the agent to which archives begin, and never go on
 }
@@ -42,7 +41,7 @@ func (c *webCache) serve(w http.ResponseWriter, r *http.Request) {
 	c.mu.Lock()
 	file, ok := c.files[r.URL.Path]
 	c.asked[r.URL.Path]++
-	pace, hold := c.pace, c.hold
+	hold := c.hold
 	if c.stuck != "" && c.stuck == r.UserAgent() {
 		hold = make(chan struct{})
 	}
@@ -51,25 +50,17 @@ func (c *webCache) serve(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	if !strings.HasPrefix(r.URL.Path, "/nar/") || pace == 0 && hold == nil {
+	if !strings.HasPrefix(r.URL.Path, "/nar/") || hold == nil {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(file))
 		return
 	}
-	if hold != nil { // it begins, and gets stuck
-		w.Header().Set("Content-Length", strconv.Itoa(len(file)))
-		w.Write(file[:1000])
-		w.(http.Flusher).Flush()
-		select {
-		case <-hold:
-		case <-r.Context().Done():
-			return
-		}
-	}
-	for len(file) > 0 && r.Context().Err() == nil {
-		n, _ := w.Write(file[:min(len(file), 64<<10)])
-		w.(http.Flusher).Flush()
-		file = file[n:]
-		time.Sleep(pace)
+	w.Header().Set("Content-Length", strconv.Itoa(len(file))) // it begins, and gets stuck
+	w.Write(file[:1000])
+	w.(http.Flusher).Flush()
+	select {
+	case <-hold:
+		w.Write(file[1000:])
+	case <-r.Context().Done():
 	}
 }
 
@@ -194,7 +185,12 @@ func TestUpstreamTakesOverFromAHolderThatDies(t *testing.T) {
 	nar := noise(1, 20*store.BlockSize)
 	info := web.add(t, "both", nar)
 	open := make(chan struct{})
-	holder := up.newMachine(t, gate{memWith([]store.Info{info}, [][]byte{nar}), open})
+	var asked sync.Once
+	reading := make(chan struct{})
+	holder := up.newMachine(t, liar{memWith([]store.Info{info}, [][]byte{nar}), func(int64, []byte) {
+		asked.Do(func() { close(reading) })
+		<-open
+	}})
 	m := up.newMachineAs(t, spool.Config{}, nil, web.with(t), holder)
 	t.Cleanup(func() { close(open) })
 	got, err := m.LookupUpstream(t.Context(), info.Path.HashPart())
@@ -202,7 +198,7 @@ func TestUpstreamTakesOverFromAHolderThatDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		time.Sleep(200 * time.Millisecond)
+		<-reading
 		holder.stop()
 	}()
 	m.fetchMapped(t, got, nar)

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"narbor/cmd/narbor/control"
 )
@@ -39,12 +38,10 @@ func TestJournalIsToldPriorities(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		for range 3000 { // a minute
-			if _, _, err := narbor(t.Context(), "status", "--socket", socket); exit(err) != control.ExitNotRunning {
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+		eventually(t, "running", func() bool {
+			_, _, err := narbor(t.Context(), "status", "--socket", socket)
+			return exit(err) != control.ExitNotRunning
+		})
 		cmd.Process.Signal(syscall.SIGTERM)
 		if err := cmd.Wait(); err != nil {
 			t.Fatal(err)

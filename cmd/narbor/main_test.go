@@ -173,7 +173,7 @@ func startedAt(t *testing.T, socket string, args ...string) control.Status {
 			t.Errorf("run = %v\n%s", err, out.String())
 		}
 	})
-	for deadline := time.After(deadline(time.Minute)); ; {
+	for deadline := time.After(atMost(time.Minute)); ; {
 		if text, _, err := narbor(t.Context(), "status", "--json", "--socket", socket); exit(err) == 0 ||
 			exit(err) == control.ExitDegraded {
 			var st control.Status
@@ -474,11 +474,7 @@ func TestPauseEndsByItself(t *testing.T) {
 	if _, _, err := narbor(t.Context(), "share", "pause", "--for", "100ms", "--socket", socket); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); sharing().Sharing != "signed"; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the pause does not end")
-		}
-	}
+	eventually(t, "sharing again", func() bool { return sharing().Sharing == "signed" })
 	// A pause that was ended does not end again.
 	for _, args := range [][]string{{"pause", "--for", "1s"}, {"resume"}, {"pause"}} {
 		if out, errs, err := narbor(t.Context(), append([]string{"share", "--socket", socket}, args...)...); err != nil {

@@ -117,7 +117,7 @@ func TestOtherUsers(t *testing.T) {
 // addrOnceUp waits until narbor answers, and returns where Nix asks.
 func addrOnceUp(t *testing.T, socket string) string {
 	t.Helper()
-	for deadline := time.Now().Add(deadline(time.Minute)); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(atMost(time.Minute)); ; time.Sleep(20 * time.Millisecond) {
 		var st control.Status
 		err := control.Client{Paths: []string{socket}, Timeout: control.Timeout}.Get(t.Context(), "/status", &st)
 		if err == nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -51,11 +52,7 @@ func TestPeoplesCommands(t *testing.T) {
 	}
 	await := func(n int) {
 		t.Helper()
-		for deadline := time.Now().Add(60 * time.Second); len(peers().Neighbours) != n; time.Sleep(20 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%d neighbours, want %d", len(peers().Neighbours), n)
-			}
-		}
+		eventually(t, fmt.Sprintf("%d neighbours", n), func() bool { return len(peers().Neighbours) == n })
 	}
 	await(1)
 

@@ -98,7 +98,7 @@ func (term *terminal) send(keys string) {
 // until waits for a condition, and fails the test if it does not come true.
 func (term *terminal) until(what string, is func() bool) {
 	term.t.Helper()
-	for end := time.Now().Add(shellTimeout); !is(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(atMost(shellTimeout)); !is(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			term.t.Fatalf("%s: not within %v; the terminal has\n%q", what, shellTimeout, term.text())
 		}

@@ -63,11 +63,7 @@ func TestStateIsMadeAnew(t *testing.T) {
 	if err := os.RemoveAll(s.dir); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); said.Len() == 0; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("no warning that the state has gone")
-		}
-	}
+	eventually(t, "warned that the state has gone", func() bool { return said.Len() > 0 })
 	cancel()
 	if err := <-done; err != nil || said.Len() != 1 {
 		t.Errorf("%d warnings and %v, want 1 warning", said.Len(), err)
@@ -120,15 +116,16 @@ func TestDraftsExpireWhileNothingIsFetched(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	again, done := open(), make(chan error, 1)
 	go func() { done <- s.keep(ctx, identity, again, zap.NewNop()) }()
-	for deadline := time.Now().Add(time.Minute); len(files()) != 0; time.Sleep(10 * time.Millisecond) {
+	eventually(t, "without the draft, which is over a day old", func() bool {
 		text, err := os.ReadFile(s.file(identityName))
 		if err == nil && os.WriteFile(s.file("new"), text, 0o600) == nil { // the old one goes, so that keep looks
 			err = os.Rename(s.file("new"), s.file(identityName))
 		}
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("the draft stays for over a day: %v", err)
+		if err != nil {
+			t.Fatal(err)
 		}
-	}
+		return len(files()) == 0
+	})
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -89,8 +89,8 @@ func watchStatus(c *cli.Context, ctl control.Client) error {
 	}
 }
 
-// atMost describes a limit of the upload rate.
-func atMost(bytesPerSecond int64) string {
+// upTo describes a limit of the upload rate.
+func upTo(bytesPerSecond int64) string {
 	if bytesPerSecond == 0 {
 		return ""
 	}
@@ -107,7 +107,7 @@ func sharingOf(st control.Status) string {
 	case len(st.ShareKeys) == 0:
 		return "nothing: no trusted key is public; see `narbor keys`"
 	}
-	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + atMost(st.UploadRate)
+	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + upTo(st.UploadRate)
 }
 
 // printStatus writes one screen for people.

@@ -73,12 +73,8 @@ func outlastsTheDrain(t *testing.T, late bool) {
 		answer <- resp.StatusCode
 	}()
 	<-src.fetching
-	for end := time.Now().Add(deadline(20 * time.Second)); late && !server.Redirecting(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the request is not redirected")
-		}
-	}
-	stopServing(nix.Config, server.Redirecting, stopTimes{time.Millisecond, deadline(10 * time.Second)}, endFetches)
+	eventually(t, "redirecting", func() bool { return !late || server.Redirecting() })
+	stopServing(nix.Config, server.Redirecting, stopTimes{time.Millisecond, atMost(10 * time.Second)}, endFetches)
 	if got := <-answer; got != http.StatusNotFound {
 		t.Errorf("GET %s = %d, want 404", url, got)
 	}

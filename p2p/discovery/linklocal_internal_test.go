@@ -103,7 +103,7 @@ func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 	}
 	got := read()
 	// After the third time, every address that it knows has been tried.
-	for deadline := time.Now().Add(20 * time.Second); got["7777"] < 3 && time.Now().Before(deadline); got = read() {
+	for limit := time.Now().Add(atMost(20 * time.Second)); got["7777"] < 3 && time.Now().Before(limit); got = read() {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if got["7777"] == 0 {

@@ -64,7 +64,7 @@ func TestCableOutForAMoment(t *testing.T) {
 	b := n.up("10.77.0.2/24").start(childConfig{})
 	a.wait("up "+b.id, time.Minute)
 	n.ip("-n", n.name, "link", "set", host.port, "down")
-	time.Sleep(netmon.InterfacePatience + time.Second/2) // it is to be noticed
+	a.wait("cable false", time.Minute)
 	n.ip("-n", n.name, "link", "set", host.port, "up")
 	stays(a, n.up("10.77.0.3/24"), b.id)
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"strconv"
@@ -265,15 +266,19 @@ func TestLANChild(t *testing.T) {
 	}
 	host := testHostConfig(t, cfg.Port)
 	host.Log = log
-	l, err := New(Config{MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny}, host, Hooks{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var say sync.Mutex
 	print := func(format string, args ...any) {
 		say.Lock()
 		defer say.Unlock()
 		fmt.Printf("@"+format+"\n", args...)
+	}
+	l, err := New(Config{MDNS: true, Peers: cfg.Peers, DenyInterfaces: cfg.Deny}, host, Hooks{LinksLooked: func() {
+		if cable, err := net.InterfaceByName("eth0"); err == nil {
+			print("cable %t", cable.Flags&net.FlagRunning != 0)
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
 	}
 	l.host.Network().Notify(&network.NotifyBundle{
 		ConnectedF: func(_ network.Network, c network.Conn) {

@@ -18,9 +18,9 @@ const (
 	// the kernel says so; this is for a lost message, and for other systems.
 	pollInterfaces = time.Minute
 	// interfaceQuiet is how long the kernel must be silent before a change is acted on: one change of network
-	// makes a handful of messages within milliseconds. InterfacePatience bounds the wait when it never is.
+	// makes a handful of messages within milliseconds. interfacePatience bounds the wait when it never is.
 	interfaceQuiet    = 150 * time.Millisecond
-	InterfacePatience = 500 * time.Millisecond
+	interfacePatience = 500 * time.Millisecond
 )
 
 // InterfaceStatus says whether neighbours are looked for on a network interface, and if not, why not.
@@ -154,7 +154,7 @@ func Watch(ctx context.Context, p Policy, log *zap.Logger, look <-chan struct{},
 
 // settle returns once no hint has come for a while.
 func settle(ctx context.Context, hints <-chan struct{}) {
-	ctx, cancel := context.WithTimeout(ctx, InterfacePatience)
+	ctx, cancel := context.WithTimeout(ctx, interfacePatience)
 	defer cancel()
 	for {
 		select {

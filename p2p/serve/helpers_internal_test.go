@@ -181,8 +181,13 @@ type arrival struct{ m trust.Mapping }
 
 func (a arrival) Mapping() (trust.Mapping, bool)     { return a.m, true }
 func (a arrival) Have() wire.Bitmap                  { return wire.NewBitmap(store.NumBlocks(a.m.NarSize())) }
-func (a arrival) Await(context.Context, int)         { time.Sleep(arrivalWait) }
 func (a arrival) ReadBlock(int, []byte) (int, error) { return 0, wire.ErrLater }
+
+func (a arrival) Await(ctx context.Context, _ int) {
+	ctx, cancel := context.WithTimeout(ctx, arrivalWait)
+	defer cancel()
+	<-ctx.Done()
+}
 
 // freeLinks bound nothing.
 type freeLinks struct{}

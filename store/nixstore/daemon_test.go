@@ -380,8 +380,10 @@ func TestStuckPool(t *testing.T) {
 			errs <- err
 		}()
 	}
-	for d.open.Load() < 4 {
-		time.Sleep(time.Millisecond) // the twin runs on a real socket
+	for limit := time.Now().Add(atMost(20 * time.Second)); d.open.Load() < 4; time.Sleep(time.Millisecond) {
+		if time.Now().After(limit) { // the twin runs on a real socket
+			t.Fatalf("%d connections are open, want 4", d.open.Load())
+		}
 	}
 	cancel()
 	for range 20 {

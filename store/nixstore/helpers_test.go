@@ -6,8 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 // needNix skips a test that runs Nix's own programs where they are not installed; under CI=true they must be.
@@ -120,4 +122,13 @@ var trees = map[string]func(tb testing.TB, dir string) string{
 		}
 		return dir
 	},
+}
+
+// atMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of packages.
+func atMost(d time.Duration) time.Duration {
+	factor, err := strconv.Atoi(os.Getenv("NARBOR_SLOW"))
+	if err != nil || factor < 1 {
+		return d
+	}
+	return time.Duration(factor) * d
 }

@@ -109,12 +109,11 @@ func (w nixWorld) startDaemon(tb testing.TB) (stop func()) {
 	must(tb, cmd.Start())
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 	tb.Cleanup(stop)
-	for range 6000 { // half a minute
+	for limit := time.Now().Add(atMost(time.Minute)); time.Now().Before(limit); time.Sleep(5 * time.Millisecond) {
 		if conn, err := net.Dial("unix", w.socket); err == nil {
 			conn.Close()
 			return stop
 		}
-		time.Sleep(5 * time.Millisecond) // until another process listens
 	}
 	tb.Fatal("nix-daemon does not listen")
 	return nil
@@ -122,7 +121,7 @@ func (w nixWorld) startDaemon(tb testing.TB) (stop func()) {
 
 // remove removes a store. Nix's own processes may still be writing to it for a moment after we hung up.
 func remove(root string) {
-	for range 100 {
+	for limit := time.Now().Add(atMost(10 * time.Second)); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
 		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				_ = os.Chmod(path, 0o755)
@@ -132,7 +131,6 @@ func remove(root string) {
 		if os.RemoveAll(root) == nil {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 }
 

@@ -257,15 +257,17 @@ func TestUpstreamSaysNotFoundOnlyIfItIsToldSo(t *testing.T) {
 
 func TestUpstreamIsAskedOnceAtATime(t *testing.T) {
 	var requests atomic.Int64
+	var asking, wg sync.WaitGroup
+	asking.Add(20)
 	u := openUpstream(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
-		time.Sleep(200 * time.Millisecond)
+		asking.Wait()
 		w.WriteHeader(http.StatusNotFound)
 	}), "")
 	hp := cachePaths(t, goldenCaches)[0].info.Path.HashPart()
-	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
+			asking.Done()
 			if _, err := u.Info(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
 				t.Errorf("Info = %v, want ErrNotFound", err)
 			}
@@ -316,7 +318,7 @@ func TestUpstreamThatIsDownCostsOneWait(t *testing.T) {
 		t.Errorf("%d requests to a server that is down, want 1", requests.Load())
 	}
 	well.Store(true)
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(atMost(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := u.Info(t.Context(), hp); errors.Is(err, store.ErrNotFound) {
 			break
 		}
