@@ -43,7 +43,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 	if n.lookups.secrets.check(ctx, hp) != nil {
 		return []Answer{}
 	}
-	neighbours := n.neighbours.all()
+	neighbours := n.neighbours.All()
 	answers := make([]Answer, len(neighbours))
 	var all sync.WaitGroup
 	for i, nb := range neighbours {

@@ -217,7 +217,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(newNeighbourSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
+				ls := newLookups(peers.NewSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
 				nb := peers.NewNeighbour(connectedHost{}, "holder", wire.ProtocolID, book)
 				c.given(ls, nb)
 				l := newLookup(ls, info.Path.HashPart(), c.want, 1)
@@ -257,7 +257,7 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(newNeighbourSet(), book, newSecrets(Config{Trusted: newSigner(t).keys}), zap.NewNop())
+				ls := newLookups(peers.NewSet(), book, newSecrets(Config{Trusted: newSigner(t).keys}), zap.NewNop())
 				l := newLookup(ls, partA, nil, 1)
 				l.brief = c.brief
 				l.ask([]*peers.Neighbour{peers.NewNeighbour(nil, "busy", wire.ProtocolID, book)})
@@ -289,9 +289,9 @@ func eventually(t testing.TB, what string, ok func() bool) {
 // awaitNeighbours waits until a node has so many neighbours.
 func awaitNeighbours(t testing.TB, n *Node, count int) {
 	t.Helper()
-	for limit := time.Now().Add(atMost(10 * time.Second)); len(n.neighbours.all()) < count; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(atMost(10 * time.Second)); len(n.neighbours.All()) < count; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
-			t.Fatalf("%d neighbours, want %d", len(n.neighbours.all()), count)
+			t.Fatalf("%d neighbours, want %d", len(n.neighbours.All()), count)
 		}
 	}
 }

@@ -97,7 +97,7 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 	defer close(silent)
 	g := (&rogue{info: info, nar: nar, block: func(network.Stream, int, []byte) error { <-silent; return errEnd }}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	ex, err := n.neighbours.all()[0].Open(t.Context(), 200*time.Millisecond)
+	ex, err := n.neighbours.All()[0].Open(t.Context(), 200*time.Millisecond)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	fetchAll(t, n, m, nar)
-	nb := n.neighbours.all()[0]
+	nb := n.neighbours.All()[0]
 	ex, err := nb.Take(t.Context())
 	if err != nil {
 		t.Fatal(err)

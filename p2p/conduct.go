@@ -16,7 +16,7 @@ import (
 
 // conduct implements [fetch.Conduct].
 type conduct struct {
-	neighbours *neighbourSet
+	neighbours *peers.Set
 	ledger     *peers.Ledger
 	background *background
 	log        *zap.Logger
@@ -43,7 +43,7 @@ func (c conduct) Wrong(id peer.ID, m trust.Mapping, cause error) {
 	if !c.ledger.SentWrong(id, m, cause) {
 		return
 	}
-	nb := c.neighbours.get(id)
+	nb := c.neighbours.Get(id)
 	if nb == nil || !c.background.begin() {
 		return
 	}

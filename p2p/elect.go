@@ -63,7 +63,7 @@ func (n *Node) Elect(hp store.HashPart) Election {
 		e.Refuses = "today's --upstream-budget is used up"
 	}
 	e.Scores = append(e.Scores, Candidate{Score: scoreText(n.lan.Host().ID(), h)})
-	for _, nb := range n.neighbours.all() {
+	for _, nb := range n.neighbours.All() {
 		if nb.Has(n.proxy.protocol) {
 			e.Scores = append(e.Scores, Candidate{ID: nb.ID.String(), Score: scoreText(nb.ID, h), Out: nb.LeftOut(time.Now())})
 		}

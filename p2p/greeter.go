@@ -10,17 +10,17 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/discovery"
-	"narbor/p2p/netmon"
+	"narbor/p2p/meet"
 	"narbor/p2p/peers"
 )
 
 // A greeter makes connected peers neighbours if they speak our protocol, and ends that when their connections do.
 type greeter struct {
 	lan        *discovery.LAN
-	neighbours *neighbourSet
+	neighbours *peers.Set
 	ledger     *peers.Ledger
 	members    *members
-	exchange   *exchange
+	exchange   *meet.Exchange
 	visits     *visits
 	proxy      *proxy
 	background *background
@@ -31,8 +31,8 @@ type greeter struct {
 // run keeps the list of neighbours until ctx ends.
 func (g *greeter) run(ctx context.Context, events <-chan any) {
 	defer func() {
-		for _, nb := range g.neighbours.all() {
-			g.neighbours.remove(nb.ID)
+		for _, nb := range g.neighbours.All() {
+			g.neighbours.Remove(nb.ID)
 			nb.Leave()
 		}
 	}()
@@ -84,7 +84,7 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 	nb := peers.NewNeighbour(h, id, g.members.Protocol(), g.ledger)
 	standing := g.lan.Dialer.Standing(id)
 	nb.Stranger = standing.Stranger
-	if !g.neighbours.add(nb) {
+	if !g.neighbours.Add(nb) {
 		return
 	}
 	g.background.running.Go(func() { nb.AskLoop(ctx) }) // Run does not wait for these yet: it waits for run first
@@ -95,8 +95,7 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 	if standing.Kept {
 		h.ConnManager().TagPeer(id, "kept", 1) // others go first when there are too many
 	}
-	g.background.running.Go(func() { g.exchange.ask(ctx, id) })
-	netmon.Hint(g.exchange.joined)
+	g.background.running.Go(func() { g.exchange.Joined(ctx, id) })
 	g.lan.NeighbourChanged(id, true)
 	g.lan.Log.Log(nb.NewsLevel(), "neighbour joined", zap.Stringer("peer", id), zap.String("addr", g.lan.AddrOf(id)),
 		zap.String("via", g.lan.Via(id)))
@@ -105,7 +104,7 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 func (g *greeter) leave(id peer.ID) {
 	g.lan.NeighbourChanged(id, false)
 	g.members.Forget(id)
-	if nb := g.neighbours.remove(id); nb != nil {
+	if nb := g.neighbours.Remove(id); nb != nil {
 		nb.Leave()
 		g.lan.Log.Log(nb.NewsLevel(), "neighbour left", zap.Stringer("peer", id), zap.Duration("dur", time.Since(nb.Since)))
 	}

@@ -2,14 +2,11 @@ package p2p
 
 import (
 	"crypto/rand"
-	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"go.uber.org/goleak"
-
-	"narbor/p2p/netmon"
 )
 
 func newTestIdentity(t testing.TB) crypto.PrivKey {
@@ -34,12 +31,4 @@ func leavesNothing(t testing.TB) func() {
 			}
 		}
 	}
-}
-
-func testLink(name string, addrs ...string) netmon.Link {
-	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
-	for _, a := range addrs {
-		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
-	}
-	return l
 }

@@ -48,7 +48,7 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	info, m := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	honest := n.neighbours.all()[0]
+	honest := n.neighbours.All()[0]
 	honest.Measured(time.Second, store.BlockSize) // the others look faster and are asked first
 	holders := []fetch.Holder{{Neighbour: honest}}
 	for range fetch.MaxRequests + 1 {
@@ -102,7 +102,7 @@ func TestTricklingHoldersAreOvertaken(t *testing.T) {
 		rogues = append(rogues, (&rogue{info: info, nar: nar, block: trickle}).start(t))
 	}
 	n, _ := runNode(t, s, nil, rogues...)
-	for _, nb := range n.neighbours.all() {
+	for _, nb := range n.neighbours.All() {
 		if nb.ID == honest.ID() {
 			nb.Measured(100*time.Millisecond, store.BlockSize) // the others are asked first
 		}
@@ -116,7 +116,7 @@ func TestTrickledBlockEndsInTime(t *testing.T) {
 	info, _ := s.sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar, block: trickle}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	ex, err := n.neighbours.all()[0].Open(t.Context(), peers.ReadStall)
+	ex, err := n.neighbours.All()[0].Open(t.Context(), peers.ReadStall)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 			}}).start(t)
 			n, _ = runNode(t, s, nil, honest, bad)
 			close(running)
-			for _, nb := range n.neighbours.all() {
+			for _, nb := range n.neighbours.All() {
 				if nb.ID == honest.ID() {
 					nb.Measured(time.Second, store.BlockSize) // the other one is asked first
 				}
@@ -262,7 +262,7 @@ func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
 		return errEnd
 	}
 	n, _ := runNode(t, s, nil, g.start(t))
-	n.neighbours.all()[0].Answered(time.Millisecond) // or the first question to it would be waited for longer
+	n.neighbours.All()[0].Answered(time.Millisecond) // or the first question to it would be waited for longer
 	hp := info.Path.HashPart()
 	for range 2 { // the second is not waited for: the first has gone without an answer
 		if _, err := n.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {

@@ -9,13 +9,6 @@ import (
 // those of answers in serve/servelimits.go. The sizes of a NAR, of its blocks and of a claim follow from what an upstream
 // has signed, and from store.BlockSize and store.MaxInfoLen.
 
-// Counts: of what one request or announcement may hold.
-const (
-	// maxToldPeers is the number of peers in an answer about neighbours, each with one address of at most maxPeerAddr
-	// bytes: to find more, the asker asks those peers.
-	maxToldPeers, maxPeerAddr = 16, 128
-)
-
 // Counts: of connections and of concurrent work.
 const (
 	// maxConns is far above the neighbours of any LAN that multicast still works on.
@@ -29,9 +22,6 @@ const (
 	maxLost = 2
 	// maxFailed bounds the memory of NARs that could not be fetched for others.
 	maxFailed = 1024
-	// maxDialBacks is the number of neighbours of a link that are asked to connect to this machine: if one lies, or its
-	// own firewall is in the way, another contradicts it.
-	maxDialBacks = 3
 	// maxWanted is how many paths a stranger is asked for: those that Nix missed last, and less than askQueue.
 	maxWanted = 512
 )
@@ -40,15 +30,6 @@ const (
 const (
 	// maxFindings bounds the memory of which peer has which path: some closures' worth.
 	maxFindings = 16 << 10
-)
-
-// Rates.
-const (
-	// dialBackAddrRate, a second, and dialBackAddrBurst bound how often a neighbour at one address has us connect to it: a
-	// machine with a firewall that is being set up tries some times in a row. dialBackRate and dialBackBurst bound it for
-	// all addresses together, which cost nothing in an IPv6 /64: some 20 connections are under way at most.
-	dialBackAddrRate, dialBackAddrBurst = 0.2, 4
-	dialBackRate, dialBackBurst         = 2, 16
 )
 
 // Deadlines: for peers that we ask.
@@ -73,15 +54,6 @@ const (
 	maxOwnAsked = 64
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
-)
-
-// Deadlines: of connections and of discovery.
-const (
-	// peersTimeout bounds a peer exchange, in either direction.
-	peersTimeout = 5 * time.Second
-	// dialBackTimeout bounds a connection that a neighbour has asked for: a second attempt of TCP comes after 1 s.
-	// dialBackWait bounds the answer, and arrivalGrace how long accepting such a connection may take afterwards.
-	dialBackTimeout, dialBackWait, arrivalGrace = 2 * time.Second, 5 * time.Second, time.Second
 )
 
 // Bounds whose counterparts for one peer are in peerlimits.go.

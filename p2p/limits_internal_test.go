@@ -10,10 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
-	"golang.org/x/time/rate"
-
-	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -39,48 +35,12 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		}, n.proxy.jobs.failed.Len},
 		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(numbered(i), 0, time.Time{}) },
 			n.proxy.jobs.each.Len},
-		"addresses that were dialled": {maxAskerAddrs, func(i int) { n.dialBacks.rations.allow(numbered(i), time.Time{}) },
-			n.dialBacks.rations.each.Len},
 	} {
 		for i := range m.limit + 10 {
 			m.add(i)
 		}
 		if got := m.size(); got != m.limit {
 			t.Errorf("%s: %d are remembered, want %d", name, got, m.limit)
-		}
-	}
-}
-
-func TestRationsGrowSlowly(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
-	now := time.Now().Add(time.Hour) // all are full
-	n.dialBacks.rations.allow(numbered(0), now)
-	one, ok := n.dialBacks.rations.each.Get(numbered(0))
-	if !ok {
-		t.Fatal("no ration for an address that was dialled")
-	}
-	tally := n.ledger.TallyOf("peer")
-	for name, r := range map[string]struct {
-		*rate.Limiter
-		rate  float64
-		burst int
-	}{
-		"questions about neighbours": {tally.Tellings, 1, 4},
-		"dial-backs to an address":   {one, dialBackAddrRate, dialBackAddrBurst},
-		"dial-backs":                 {n.dialBacks.rations.all, dialBackRate, dialBackBurst},
-	} {
-		at := now.Add(time.Hour)
-		for r.AllowN(at, 1) {
-		}
-		later := at.Add(time.Duration(float64(r.burst) / r.rate * 0.75 * float64(time.Second)))
-		got := 0
-		for ; got <= r.burst && r.AllowN(later, 1); got++ {
-		}
-		if want := r.burst * 3 / 4; got != want && got != want-1 {
-			t.Errorf("%s: %d more are allowed after %v, want %d", name, got, later.Sub(at), want)
-		}
-		if later = later.Add(1000 * time.Hour); r.TokensAt(later) != float64(r.burst) {
-			t.Errorf("%s: %v are allowed at once, want %d", name, r.TokensAt(later), r.burst)
 		}
 	}
 }
@@ -98,38 +58,6 @@ func (d deadlineSource) Info(ctx context.Context, _ store.HashPart) (store.Info,
 		d.infos <- time.Hour
 	}
 	return store.Info{}, store.ErrNotFound
-}
-
-// A hastyStream notes its deadline, and fails as soon as that is set.
-type hastyStream struct {
-	network.Stream
-	deadline time.Time
-}
-
-func (h *hastyStream) SetDeadline(t time.Time) error {
-	h.deadline = t
-	return errEnd
-}
-
-func TestStreamsOfPeersHaveADeadline(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil, (&rogue{}).start(t))
-	for name, c := range map[string]struct {
-		limit time.Duration
-		serve func(context.Context, network.Stream)
-	}{
-		"a question about neighbours": {peersTimeout, n.greeter.exchange.serve},
-		"a dial-back":                 {dialBackWait, n.dialBacks.serve},
-	} {
-		ex, err := n.neighbours.all()[0].Open(t.Context(), peers.ReadStall)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s := &hastyStream{Stream: ex.Stream}
-		c.serve(t.Context(), s)
-		if left := time.Until(s.deadline); left <= 0 || left > c.limit {
-			t.Errorf("%s: the stream has %v, want at most %v", name, left, c.limit)
-		}
-	}
 }
 
 // A lateSource answers after some time and ignores deadlines. It counts the waiting questions.

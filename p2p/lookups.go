@@ -70,7 +70,7 @@ func (f *finding) add(id peer.ID, receiving bool) {
 // lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
 // methods may be called concurrently.
 type lookups struct {
-	neighbours *neighbourSet
+	neighbours *peers.Set
 	ledger     *peers.Ledger
 	secrets    *secrets
 	log        *zap.Logger
@@ -80,7 +80,7 @@ type lookups struct {
 	sinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
 }
 
-func newLookups(neighbours *neighbourSet, ledger *peers.Ledger, secrets *secrets, log *zap.Logger) *lookups {
+func newLookups(neighbours *peers.Set, ledger *peers.Ledger, secrets *secrets, log *zap.Logger) *lookups {
 	return &lookups{neighbours: neighbours, ledger: ledger, secrets: secrets, log: log,
 		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
 }
@@ -107,7 +107,7 @@ func is(m trust.Mapping, hash store.Hash, size int64) bool {
 // holders count, and lookup waits for the answers of all neighbours, so that the finding has all holders; it waits for
 // late neighbours only as long as there is no holder. Holders are collected beyond its end.
 func (ls *lookups) lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*finding, error) {
-	neighbours := ls.neighbours.all()
+	neighbours := ls.neighbours.All()
 	if len(neighbours) == 0 {
 		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
 	}
@@ -137,7 +137,7 @@ func (ls *lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []f
 // refresh asks, for a moment, the neighbours that are not known to have the whole NAR: holders may be busy, and answer
 // late.
 func (ls *lookups) refresh(ctx context.Context, f *finding, m trust.Mapping) {
-	others := slices.DeleteFunc(ls.neighbours.all(), func(nb *peers.Neighbour) bool { return f.isWhole(nb.ID) })
+	others := slices.DeleteFunc(ls.neighbours.All(), func(nb *peers.Neighbour) bool { return f.isWhole(nb.ID) })
 	if len(others) == 0 {
 		return
 	}
@@ -180,7 +180,7 @@ func (ls *lookups) connected(f *finding) []fetch.Holder {
 	var out []fetch.Holder
 	alone := true
 	for id, receiving := range ids {
-		nb := ls.neighbours.get(id)
+		nb := ls.neighbours.Get(id)
 		if nb == nil || !ls.ledger.TakesFrom(nb.Tally, f.mapping) {
 			continue
 		}

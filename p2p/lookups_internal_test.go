@@ -35,14 +35,14 @@ func TestNARThatTakesTooLongIsNotFound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(newNeighbourSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
+				ls := newLookups(peers.NewSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
 				f := &finding{mapping: m}
 				for i, rate := range c.rates {
 					nb := peers.NewNeighbour(connectedHost{}, []peer.ID{"a", "b"}[i], wire.ProtocolID, book)
 					if rate > 0 {
 						nb.Rated(rate, time.Now())
 					}
-					ls.neighbours.add(nb)
+					ls.neighbours.Add(nb)
 					f.add(nb.ID, false)
 				}
 				time.Sleep(c.ago)

@@ -18,6 +18,7 @@ import (
 
 	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
+	"narbor/p2p/meet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/serve"
@@ -31,14 +32,14 @@ import (
 type Node struct {
 	cfg        Config
 	lan        *discovery.LAN
-	neighbours *neighbourSet
+	neighbours *peers.Set
 	ledger     *peers.Ledger
 	server     *serve.Server
 	lookups    *lookups
 	visits     *visits
 	downloads  *downloads
 	proxy      *proxy
-	dialBacks  *dialBacks
+	dialBacks  *meet.DialBacks
 	greeter    *greeter
 	background *background
 }
@@ -57,9 +58,9 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Observer == nil {
 		cfg.Observer = noObserver{}
 	}
-	book, arrived := peers.NewLedger(cfg.Denied, cfg.Host.Log), &arrivals{}
+	book, arrived := peers.NewLedger(cfg.Denied, cfg.Host.Log), &meet.Arrivals{}
 	reconsider := make(chan struct{}, 1)
-	l, err := discovery.New(cfg.Discovery, cfg.host(), discovery.Hooks{Denies: book.Denies, Arrived: arrived.note,
+	l, err := discovery.New(cfg.Discovery, cfg.host(), discovery.Hooks{Denies: book.Denies, Arrived: arrived.Note,
 		LinksLooked: func() { netmon.Hint(reconsider) }})
 	if err != nil {
 		return nil, err
@@ -71,18 +72,17 @@ func New(cfg Config) (*Node, error) {
 		return nil, errors.Join(err, l.Host().Close())
 	}
 	book.Log, book.CloseAll = log, l.CloseAll
-	around, back := newNeighbourSet(), newBackground()
+	around, back := peers.NewSet(), newBackground()
 	admits := &members{group, book, l, back, make(chan peer.ID), log}
 	asks := newLookups(around, book, newSecrets(cfg), log)
 	asks.sinceAck = l.Gate.SinceAck
+	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived, Simulated: cfg.Discovery.Net != nil}
 	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, lookups: asks,
-		visits: &visits{asks, l.Dialer, peers.NewCache[store.HashPart, time.Time](maxWanted)},
-		dialBacks: &dialBacks{lan: l, neighbours: around, ledger: book, members: admits, simulated: cfg.Discovery.Net != nil,
-			arrivals: arrived, rations: newDialBackRations()},
-	}
+		visits:    &visits{asks, l.Dialer, peers.NewCache[store.HashPart, time.Time](maxWanted)},
+		dialBacks: meet.NewDialBacks(meeting)}
 	n.connect(admits)
 	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,
-		exchange: &exchange{l, around, book, admits, make(chan struct{}, 1)}, visits: n.visits, proxy: n.proxy, background: back,
+		exchange: meet.NewExchange(meeting), visits: n.visits, proxy: n.proxy, background: back,
 		reconsider: reconsider, settled: make(chan struct{})}
 	n.Share(!cfg.Sharing.Off)
 	return n, nil
@@ -145,10 +145,10 @@ func (n *Node) Run(ctx context.Context) error {
 		n.handleStreams(ctx, peers.GroupProtocol, members.serve)
 	}
 	n.proxy.advertise()
-	n.handleStreams(ctx, peersProtocol, n.greeter.exchange.serve)
-	n.handleStreams(ctx, dialBackProtocol, n.dialBacks.serve)
+	n.handleStreams(ctx, meet.PeersProtocol, n.greeter.exchange.Serve)
+	n.handleStreams(ctx, meet.DialBackProtocol, n.dialBacks.Serve)
 	g.Go(func() error { return n.lan.Run(ctx) })
-	g.Go(func() error { return n.greeter.exchange.run(ctx) })
+	g.Go(func() error { return n.greeter.exchange.Run(ctx) })
 	g.Go(func() error { return n.ledger.Run(ctx) })
 	g.Go(func() error { return n.server.Run(ctx) })
 	g.Go(func() error {
@@ -192,9 +192,8 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	return f.mapping, n.lookups.tooSlow(f)
 }
 
-// DialBack asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
-// listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
-func (n *Node) DialBack(ctx context.Context) []DialBack { return n.dialBacks.ask(ctx) }
+// DialBack asks neighbours to connect to this machine, see [meet.DialBacks.Ask].
+func (n *Node) DialBack(ctx context.Context) []meet.DialBack { return n.dialBacks.Ask(ctx) }
 
 // Patience implements [narserve.Patient].
 func (n *Node) Patience() time.Duration { return busyTimeout + infoTimeout }

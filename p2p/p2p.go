@@ -4,7 +4,8 @@
 // of NARs that are still arriving, marked as not verified. A neighbour learns only of paths that an upstream has
 // signed, and only if it asks for exactly that path or has been told of a path that refers to it.
 //
-// The wire format is the comment of package [narbor/p2p/wire].
+// The wire format is the comment of package [narbor/p2p/wire], and for peer exchange and dial-back that of
+// [narbor/p2p/meet].
 //
 // # Swarms
 //
@@ -94,42 +95,6 @@
 // connections. A proof allows an attacker to try secrets offline, so the secret must be random and not a word.
 //
 // peers/testdata/group.json has examples, made by group.py beside it.
-//
-// # Peer exchange
-//
-// Where multicast does not work, neighbours tell each other of their neighbours, on the protocol "/narbor/peers/1". The
-// side that opens a stream closes its half without sending anything; the other side answers, and closes it:
-//
-//	uvarint  number of addresses, at most [maxToldPeers]
-//
-// and as often
-//
-//	uvarint  length, at most [maxPeerAddr]
-//	...      multiaddr in its binary form: /ip4 or /ip6, /tcp, /p2p
-//
-// The answer lists, in any order and with one address each, peers to which the answerer is connected, on the link that
-// the asker is on, at an address that the answerer has seen itself: it has connected to that address, or the peer has
-// come from there and says that it listens at that port. So an address goes only from one neighbour to the next, and
-// never to another network. In a group, only members answer, and they list only members. Answers are optional; a peer
-// that asks too often has its streams reset. An address is hearsay: it is dialled if it is on-link and its port is at
-// least [netmon.MinPort].
-//
-// # Dial-back
-//
-// A machine finds out whether a firewall keeps connections from it on the protocol "/narbor/dialback/1": a neighbour
-// connects to it on request. The asker sends its request and closes its side of the stream:
-//
-//	uvarint  TCP port that the asker listens at, from [netmon.MinPort] to 65535
-//
-// The other side opens a TCP connection to that port, at the address from which the stream's own connection comes and no
-// other, from its own address of that connection and a port that its kernel chooses. It sends nothing on it, closes it,
-// and answers:
-//
-//	1 byte   0 declined, 1 reached, 2 refused, 3 timed out after [dialBackTimeout], 4 asked too often
-//
-// An address that is on none of the answerer's links, such as one that the user has named, is declined. In a group only
-// members ask, and only members answer. The asker believes "reached" only if it has accepted a connection from the
-// answerer's address meanwhile. That connection does not make the two neighbours, because no handshake follows.
 //
 // # Wrong NARs and lies
 //

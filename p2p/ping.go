@@ -57,11 +57,11 @@ type Ping struct {
 // long as ctx allows at most.
 func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, error) {
 	var ids []peer.ID
-	for _, nb := range n.neighbours.all() {
+	for _, nb := range n.neighbours.All() {
 		ids = append(ids, nb.ID)
 	}
 	id, err := peerNamed(n.lan.Host(), name, ids)
-	nb := n.neighbours.get(id)
+	nb := n.neighbours.Get(id)
 	if err == nil && nb == nil { // it has left meanwhile
 		err = fmt.Errorf("%.80q: %w", name, ErrNoPeer)
 	}

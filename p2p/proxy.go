@@ -35,7 +35,7 @@ type proxy struct {
 	cooperates bool // unless the user has asked for this machine to be alone
 	upstreams  *upstreams
 	protocol   protocol.ID // of the peers that ask the same upstreams for others
-	neighbours *neighbourSet
+	neighbours *peers.Set
 	secrets    *secrets
 	server     *serve.Server
 	downloads  *downloads
@@ -162,7 +162,7 @@ func (px *proxy) meet(id peer.ID, hp store.HashPart) {
 
 // meetOn makes a peer that asks for a NAR a member of the NAR's swarm.
 func (px *proxy) meetOn(f *fetch.Session, id peer.ID) {
-	if nb := px.neighbours.get(id); nb != nil {
+	if nb := px.neighbours.Get(id); nb != nil {
 		f.Meet(nb)
 	}
 }
@@ -260,7 +260,7 @@ func (px *proxy) proxies() (out []*peers.Neighbour) {
 		return nil
 	}
 	now := time.Now()
-	for _, nb := range px.neighbours.all() {
+	for _, nb := range px.neighbours.All() {
 		if nb.LeftOut(now) == "" && nb.Has(px.protocol) {
 			out = append(out, nb)
 		}

@@ -109,7 +109,7 @@ func (n *Node) Status() Status {
 	for _, a := range h.Network().ListenAddresses() {
 		s.Addrs = append(s.Addrs, n.lan.Gate.Text(a))
 	}
-	for _, nb := range n.neighbours.all() {
+	for _, nb := range n.neighbours.All() {
 		t, since := nb.Tally, time.Since(nb.Since)
 		is := NeighbourStatus{
 			ID: nb.ID.String(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(since.Seconds()),

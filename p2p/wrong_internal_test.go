@@ -159,8 +159,8 @@ func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	n, f := receivingNode(t)
 	honest, damaged, other := ghost(t, n), ghost(t, n), ghost(t, n)
 	for _, nb := range []*peers.Neighbour{honest, damaged, other} {
-		n.neighbours.add(nb)
-		t.Cleanup(func() { n.neighbours.remove(nb.ID) })
+		n.neighbours.Add(nb)
+		t.Cleanup(func() { n.neighbours.Remove(nb.ID) })
 	}
 	found := &finding{mapping: f.Wanted}
 	found.add(honest.ID, false)

@@ -18,6 +18,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
+	"narbor/p2p/meet"
 )
 
 const (
@@ -132,7 +133,7 @@ func noPeer(err error) error {
 func (s *parts) postDialBack(r *http.Request) (any, error) {
 	ctx, cancel := context.WithTimeout(r.Context(), control.DialBackTimeout)
 	defer cancel()
-	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]p2p.DialBack{}, s.node.DialBack(ctx)...)}, nil
+	return control.DialBackReport{Schema: control.Schema, DialBacks: append([]meet.DialBack{}, s.node.DialBack(ctx)...)}, nil
 }
 
 // putShare turns sharing on or off, or off for a while.

@@ -5,6 +5,7 @@ import (
 
 	"narbor/p2p"
 	"narbor/p2p/discovery"
+	"narbor/p2p/meet"
 	"narbor/p2p/peers"
 )
 
@@ -26,8 +27,8 @@ type PingReport struct {
 
 // DialBackReport is what the control socket answers about dial-backs.
 type DialBackReport struct {
-	Schema    int            `json:"schema"`
-	DialBacks []p2p.DialBack `json:"dialBacks"`
+	Schema    int             `json:"schema"`
+	DialBacks []meet.DialBack `json:"dialBacks"`
 }
 
 // ReadSettings is what the running narbor has read of Nix's configuration, for `narbor doctor` to compare with what Nix

@@ -8,7 +8,7 @@ import (
 	"strings"
 
 	"narbor/cmd/narbor/control"
-	"narbor/p2p"
+	"narbor/p2p/meet"
 	"narbor/p2p/netmon"
 )
 
@@ -143,9 +143,9 @@ func (e evidence) dialBacks(iface string) (arrived, failed int) {
 	for _, d := range e.dialled.DialBacks {
 		switch {
 		case d.Interface != iface:
-		case d.Result == p2p.DialReached:
+		case d.Result == meet.DialReached:
 			arrived++
-		case d.Result == p2p.DialRefused || d.Result == p2p.DialTimedOut:
+		case d.Result == meet.DialRefused || d.Result == meet.DialTimedOut:
 			failed++
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"narbor/cmd/narbor/control"
-	"narbor/p2p"
+	"narbor/p2p/meet"
 )
 
 func TestOneClosedFamilyIsNamed(t *testing.T) {
@@ -41,7 +41,7 @@ func TestFirewallEvidenceIsWeighed(t *testing.T) {
 	closed := copied{open: map[flow]bool{{"TCP", false}: false, {"UDP", false}: true}}
 	dials := func(results ...string) (r control.DialBackReport) {
 		for _, result := range results {
-			r.DialBacks = append(r.DialBacks, p2p.DialBack{Interface: "eth0", Result: result})
+			r.DialBacks = append(r.DialBacks, meet.DialBack{Interface: "eth0", Result: result})
 		}
 		return r
 	}
@@ -52,18 +52,18 @@ func TestFirewallEvidenceIsWeighed(t *testing.T) {
 		means   string
 	}{
 		"nothing": {dials(), nil, doorUnknown, ""},
-		"no answer": {dials(p2p.DialNoAnswer, p2p.DialTooOften, p2p.DialDeclined, p2p.DialUnconfirmed), nil,
+		"no answer": {dials(meet.DialNoAnswer, meet.DialTooOften, meet.DialDeclined, meet.DialUnconfirmed), nil,
 			doorUnknown, ""},
-		"a neighbour arrives":              {dials(p2p.DialTimedOut, p2p.DialReached), nil, doorOpen, "dial-back"},
-		"no neighbour arrives":             {dials(p2p.DialTimedOut, p2p.DialTooOften), nil, doorClosed, "dial-back"},
-		"a neighbour is refused":           {dials(p2p.DialRefused), nil, doorClosed, "dial-back"},
+		"a neighbour arrives":              {dials(meet.DialTimedOut, meet.DialReached), nil, doorOpen, "dial-back"},
+		"no neighbour arrives":             {dials(meet.DialTimedOut, meet.DialTooOften), nil, doorClosed, "dial-back"},
+		"a neighbour is refused":           {dials(meet.DialRefused), nil, doorClosed, "dial-back"},
 		"the copy is open":                 {dials(), &open, doorOpen, "copy"},
-		"the copy is closed":               {dials(p2p.DialDeclined), &closed, doorClosed, "copy"},
-		"both are open":                    {dials(p2p.DialReached), &open, doorOpen, "dial-back copy"},
-		"both are closed":                  {dials(p2p.DialTimedOut), &closed, doorClosed, "dial-back copy"},
-		"a neighbour arrives all the same": {dials(p2p.DialReached), &closed, doorOpen, "dial-back"},
-		"something is between":             {dials(p2p.DialTimedOut), &open, doorBetween, "dial-back copy"},
-		"another interface": {control.DialBackReport{DialBacks: []p2p.DialBack{{Interface: "eth1", Result: p2p.DialReached}}}, nil,
+		"the copy is closed":               {dials(meet.DialDeclined), &closed, doorClosed, "copy"},
+		"both are open":                    {dials(meet.DialReached), &open, doorOpen, "dial-back copy"},
+		"both are closed":                  {dials(meet.DialTimedOut), &closed, doorClosed, "dial-back copy"},
+		"a neighbour arrives all the same": {dials(meet.DialReached), &closed, doorOpen, "dial-back"},
+		"something is between":             {dials(meet.DialTimedOut), &open, doorBetween, "dial-back copy"},
+		"another interface": {control.DialBackReport{DialBacks: []meet.DialBack{{Interface: "eth1", Result: meet.DialReached}}}, nil,
 			doorUnknown, ""},
 	} {
 		e := evidence{dialled: c.dialled, copies: map[string]copied{}}

@@ -1,4 +1,4 @@
-package p2p
+package meet
 
 import (
 	"bufio"
@@ -22,8 +22,8 @@ import (
 	"narbor/p2p/wire"
 )
 
-// peersProtocol tells of neighbours; see the package comment.
-const peersProtocol protocol.ID = "/narbor/peers/1"
+// PeersProtocol tells of neighbours; see the package comment.
+const PeersProtocol protocol.ID = "/narbor/peers/1"
 
 const (
 	// A random neighbour is asked for its neighbours exchangeMin after a peer has joined, and then after pauses that
@@ -32,17 +32,23 @@ const (
 	exchangeMin, exchangeMax = time.Second, 5 * time.Minute
 )
 
-// An exchange asks neighbours for their neighbours, and tells them of ours. Its methods may be called concurrently.
-type exchange struct {
-	lan        *discovery.LAN
-	neighbours *neighbourSet
-	ledger     *peers.Ledger
-	members    *members
-	joined     chan struct{} // a neighbour has joined; read by run
+// An Exchange asks neighbours for their neighbours, and tells them of ours. Its methods may be called concurrently.
+type Exchange struct {
+	Config
+	joined chan struct{} // a neighbour has joined; read by Run
 }
 
-// run asks neighbours for their neighbours, until ctx ends.
-func (x *exchange) run(ctx context.Context) error {
+// NewExchange starts nothing.
+func NewExchange(cfg Config) *Exchange { return &Exchange{cfg, make(chan struct{}, 1)} }
+
+// Joined asks a peer that has become a neighbour for its neighbours, and has Run ask others soon.
+func (x *Exchange) Joined(ctx context.Context, id peer.ID) {
+	netmon.Hint(x.joined)
+	x.ask(ctx, id)
+}
+
+// Run asks neighbours for their neighbours, until ctx ends.
+func (x *Exchange) Run(ctx context.Context) error {
 	pause := exchangeMin
 	for {
 		select {
@@ -52,7 +58,7 @@ func (x *exchange) run(ctx context.Context) error {
 			pause = exchangeMin
 		case <-time.After(pause*3/4 + rand.N(pause/2)):
 			pause = min(2*pause, exchangeMax)
-			if all := x.neighbours.all(); len(all) > 0 {
+			if all := x.Neighbours.All(); len(all) > 0 {
 				x.ask(ctx, all[rand.IntN(len(all))].ID)
 			}
 		}
@@ -60,30 +66,30 @@ func (x *exchange) run(ctx context.Context) error {
 }
 
 // ask asks a neighbour for its neighbours, if it supports that.
-func (x *exchange) ask(ctx context.Context, id peer.ID) {
-	h := x.lan.Host()
-	if ok, err := h.Peerstore().SupportsProtocols(id, peersProtocol); err != nil || len(ok) == 0 {
+func (x *Exchange) ask(ctx context.Context, id peer.ID) {
+	h := x.LAN.Host()
+	if ok, err := h.Peerstore().SupportsProtocols(id, PeersProtocol); err != nil || len(ok) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), peersTimeout)
 	defer cancel()
-	s, err := h.NewStream(ctx, id, peersProtocol)
+	s, err := h.NewStream(ctx, id, PeersProtocol)
 	if err != nil {
-		x.lan.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
+		x.LAN.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
 		return
 	}
 	addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, wire.ErrWire) {
-		x.ledger.Strike(id, err)
+		x.Ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
-		x.lan.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
+		x.LAN.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
 		return
 	}
 	s.Close()
 	for _, m := range addrs {
-		x.lan.Dialer.Hear(m, discovery.ViaExchange)
+		x.LAN.Dialer.Hear(m, discovery.ViaExchange)
 	}
 }
 
@@ -131,16 +137,16 @@ func appendPeers(b []byte, addrs []ma.Multiaddr) []byte {
 	return b
 }
 
-// serve tells a peer of our neighbours.
-func (x *exchange) serve(ctx context.Context, s network.Stream) {
+// Serve tells a peer of our neighbours.
+func (x *Exchange) Serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !x.members.Has(id) {
+	if !x.Group.Has(id) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
-	if !x.ledger.TallyOf(id).Tellings.Allow() {
+	if !x.Ledger.TallyOf(id).Tellings.Allow() {
 		s.ResetWithError(network.StreamResourceLimitExceeded)
 		return
 	}
@@ -157,12 +163,12 @@ func (x *exchange) serve(ctx context.Context, s network.Stream) {
 
 // peersFor chooses what the peer on a connection is told: neighbours on the link that it is on, each with an address
 // that we know ourselves. What others told us of is not passed on until we are connected to it.
-func (x *exchange) peersFor(c network.Conn) []ma.Multiaddr {
+func (x *Exchange) peersFor(c network.Conn) []ma.Multiaddr {
 	asker, ok := netmon.IPOf(c.RemoteMultiaddr())
 	if !ok {
 		return nil
 	}
-	all := x.neighbours.all()
+	all := x.Neighbours.All()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var out []ma.Multiaddr
 	for _, nb := range all {
@@ -172,8 +178,8 @@ func (x *exchange) peersFor(c network.Conn) []ma.Multiaddr {
 		if nb.ID == c.RemotePeer() {
 			continue
 		}
-		for _, a := range x.lan.SeenAt(nb.ID) {
-			if x.lan.Gate.ShareLink(asker, a.Addr()) {
+		for _, a := range x.LAN.SeenAt(nb.ID) {
+			if x.LAN.Gate.ShareLink(asker, a.Addr()) {
 				if m, err := netmon.PeerAddr(a, nb.ID); err == nil {
 					out = append(out, m)
 					break

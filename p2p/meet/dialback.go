@@ -1,4 +1,4 @@
-package p2p
+package meet
 
 import (
 	"bufio"
@@ -20,15 +20,14 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
-	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 )
 
-// dialBackProtocol asks a neighbour to connect to the asker; see the package comment.
-const dialBackProtocol protocol.ID = "/narbor/dialback/1"
+// DialBackProtocol asks a neighbour to connect to the asker; see the package comment.
+const DialBackProtocol protocol.ID = "/narbor/dialback/1"
 
 // An outcome is the answer to a request for a dial-back.
 type outcome byte
@@ -60,28 +59,26 @@ type DialBack struct {
 	Result    string `json:"result"`
 }
 
-// dialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections are rationed
+// DialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections are rationed
 // by address and in total. Its methods may be called concurrently.
-type dialBacks struct {
-	lan        *discovery.LAN
-	neighbours *neighbourSet
-	ledger     *peers.Ledger
-	members    *members
-	simulated  bool      // the network is simulated, in tests
-	arrivals   *arrivals // of connections that this machine has asked for
-	rations    *dialBackRations
+type DialBacks struct {
+	Config
+	rations *dialBackRations
 }
 
-// ask asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
+// NewDialBacks starts nothing.
+func NewDialBacks(cfg Config) *DialBacks { return &DialBacks{cfg, newDialBackRations()} }
+
+// Ask asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
 // listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
-func (b *dialBacks) ask(ctx context.Context) []DialBack {
-	port := transport.ListenPort(b.lan.Host())
+func (b *DialBacks) Ask(ctx context.Context) []DialBack {
+	port := transport.ListenPort(b.LAN.Host())
 	if port < netmon.MinPort {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), dialBackWait)
 	defer cancel()
-	all := b.neighbours.all()
+	all := b.Neighbours.All()
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	var mu sync.Mutex
 	var out []DialBack
@@ -112,43 +109,43 @@ func chooseDialBacks(all []*peers.Neighbour, linkOf func(peer.ID) string) (chose
 }
 
 // link returns the interface and the address family of the connection to a neighbour that can dial back, or "".
-func (b *dialBacks) link(id peer.ID) string {
-	if ok, err := b.lan.Host().Peerstore().SupportsProtocols(id, dialBackProtocol); err != nil || len(ok) == 0 {
+func (b *DialBacks) link(id peer.ID) string {
+	if ok, err := b.LAN.Host().Peerstore().SupportsProtocols(id, DialBackProtocol); err != nil || len(ok) == 0 {
 		return ""
 	}
-	for _, c := range b.lan.Host().Network().ConnsToPeer(id) {
+	for _, c := range b.LAN.Host().Network().ConnsToPeer(id) {
 		remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 		local, lok := netmon.IPOf(c.LocalMultiaddr())
-		if ok && lok && b.lan.Gate.IsNeighbour(remote) {
-			return fmt.Sprint(b.lan.Gate.InterfaceOf(local), remote.Is4())
+		if ok && lok && b.LAN.Gate.IsNeighbour(remote) {
+			return fmt.Sprint(b.LAN.Gate.InterfaceOf(local), remote.Is4())
 		}
 	}
 	return ""
 }
 
 // askOne asks one neighbour. It reports false for a connection that is on none of the links.
-func (b *dialBacks) askOne(ctx context.Context, id peer.ID, port uint16) (DialBack, bool) {
-	s, err := b.lan.Host().NewStream(ctx, id, dialBackProtocol)
+func (b *DialBacks) askOne(ctx context.Context, id peer.ID, port uint16) (DialBack, bool) {
+	s, err := b.LAN.Host().NewStream(ctx, id, DialBackProtocol)
 	if err != nil {
-		b.lan.Log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
+		b.LAN.Log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
 		return DialBack{}, false
 	}
 	remote, ok := netmon.IPOf(s.Conn().RemoteMultiaddr())
 	local, lok := netmon.IPOf(s.Conn().LocalMultiaddr())
-	if !ok || !lok || !b.lan.Gate.IsNeighbour(remote) {
+	if !ok || !lok || !b.LAN.Gate.IsNeighbour(remote) {
 		s.Reset()
 		return DialBack{}, false
 	}
-	arrived, forget := b.arrivals.await(remote)
+	arrived, forget := b.Arrivals.await(remote)
 	defer forget()
-	d := DialBack{Interface: b.lan.Gate.InterfaceOf(local), Addr: local.String()}
+	d := DialBack{Interface: b.LAN.Gate.InterfaceOf(local), Addr: local.String()}
 	o, err := askDialBackOn(ctx, s, port)
 	if errors.Is(err, wire.ErrWire) {
-		b.ledger.Strike(id, err)
+		b.Ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
-		b.lan.Log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
+		b.LAN.Log.Debug("neighbour does not dial back", zap.Stringer("peer", id), zap.Error(err))
 		d.Result = confirm(DialNoAnswer, arrived)
 		return d, true
 	}
@@ -229,12 +226,12 @@ func readOutcome(br *bufio.Reader) (outcome, error) {
 	return outcome(b), nil
 }
 
-// serve connects to the peer that asks for it, and sends it the result.
-func (b *dialBacks) serve(ctx context.Context, s network.Stream) {
+// Serve connects to the peer that asks for it, and sends it the result.
+func (b *DialBacks) Serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
 	id := s.Conn().RemotePeer()
-	if !b.members.Has(id) {
+	if !b.Group.Has(id) {
 		s.ResetWithError(peers.ErrOutsider)
 		return
 	}
@@ -244,8 +241,8 @@ func (b *dialBacks) serve(ctx context.Context, s network.Stream) {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
 	if errors.Is(err, wire.ErrWire) {
-		b.ledger.Refuse(err)
-		b.ledger.Strike(id, err)
+		b.Ledger.Refuse(err)
+		b.Ledger.Strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)
 		return
 	}
@@ -261,10 +258,10 @@ func (b *dialBacks) serve(ctx context.Context, s network.Stream) {
 
 // dial connects to the other end of a connection, at that port, if it is on one of the links and has not asked too
 // often.
-func (b *dialBacks) dial(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
+func (b *DialBacks) dial(ctx context.Context, c network.ConnMultiaddrs, port uint16) outcome {
 	remote, ok := netmon.IPOf(c.RemoteMultiaddr())
 	local, lok := netmon.IPOf(c.LocalMultiaddr())
-	if !ok || !lok || b.simulated || !b.lan.Gate.IsNeighbour(remote) {
+	if !ok || !lok || b.Simulated || !b.LAN.Gate.IsNeighbour(remote) {
 		return declined
 	}
 	if !b.rations.allow(remote, time.Now()) {
@@ -306,7 +303,7 @@ type dialBackRations struct {
 }
 
 func newDialBackRations() *dialBackRations {
-	each := peers.NewCache[netip.Addr, *rate.Limiter](maxAskerAddrs)
+	each := peers.NewCache[netip.Addr, *rate.Limiter](maxDialBackAddrs)
 	return &dialBackRations{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}
 }
 
@@ -322,14 +319,15 @@ func (d *dialBackRations) allow(a netip.Addr, now time.Time) bool {
 	return own.AllowN(now, 1) && d.all.AllowN(now, 1)
 }
 
-// arrivals tells of connections that come from addresses which were asked to connect.
-type arrivals struct {
+// Arrivals tells of connections that come from addresses which were asked to connect. The zero value is ready, and its
+// methods may be called concurrently.
+type Arrivals struct {
 	mu   sync.Mutex // guards from
 	from map[netip.Addr][]chan struct{}
 }
 
 // await returns a channel that is closed when a connection comes from a. The caller calls forget at the end.
-func (v *arrivals) await(a netip.Addr) (arrived <-chan struct{}, forget func()) {
+func (v *Arrivals) await(a netip.Addr) (arrived <-chan struct{}, forget func()) {
 	c := make(chan struct{})
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -351,8 +349,8 @@ func (v *arrivals) await(a netip.Addr) (arrived <-chan struct{}, forget func()) 
 	}
 }
 
-// note tells those that await a connection from a.
-func (v *arrivals) note(a netip.Addr) {
+// Note tells those that await a connection from a.
+func (v *Arrivals) Note(a netip.Addr) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, c := range v.from[a] {

@@ -1,4 +1,4 @@
-package p2p
+package meet
 
 import (
 	"bufio"
@@ -14,16 +14,15 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
+	"go.uber.org/zap"
 
 	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
-	"narbor/store"
 )
 
 func FuzzReadDialBack(f *testing.F) {
@@ -145,12 +144,14 @@ func (c talk) LocalMultiaddr() ma.Multiaddr  { return c.local }
 func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestDialBackKeepsToTheLink(t *testing.T) {
-	l, err := discovery.New(discovery.Config{}, Config{Host: transport.Config{Identity: newTestIdentity(t)}}.host(), discovery.Hooks{})
+	l, err := discovery.New(discovery.Config{},
+		transport.Config{Identity: newTestIdentity(t), Conns: 8, Streams: 8, PeerStreams: 8, Log: zap.NewNop()},
+		discovery.Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Host().Close()
-	b := &dialBacks{lan: l, rations: newDialBackRations()}
+	b := NewDialBacks(Config{LAN: l})
 	l.Gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
 	l.Gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
 	for _, remote := range []string{"/ip4/127.0.0.1", "/ip4/127.0.0.2", "/ip4/8.8.8.8", "/ip4/10.1.1.6", "/ip4/10.1.0.5", "/ip6/fd01::5",
@@ -199,7 +200,7 @@ func TestDialBacksAreRationed(t *testing.T) {
 // A lying neighbour reports a connection that it has not made, or conceals one.
 func TestReportedDialBackIsConfirmed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var v arrivals
+		var v Arrivals
 		a := netip.MustParseAddr("10.1.0.6")
 		arrived, forget := v.await(a)
 		for _, r := range []string{DialRefused, DialTimedOut, DialDeclined, DialNoAnswer} {
@@ -207,7 +208,7 @@ func TestReportedDialBackIsConfirmed(t *testing.T) {
 				t.Errorf("%s without a connection = %s", r, got)
 			}
 		}
-		v.note(netip.MustParseAddr("10.1.0.7"))
+		v.Note(netip.MustParseAddr("10.1.0.7"))
 		if got := confirm(DialReached, arrived); got != DialUnconfirmed {
 			t.Errorf("%s without a connection = %s, want %s", DialReached, got, DialUnconfirmed)
 		}
@@ -215,7 +216,7 @@ func TestReportedDialBackIsConfirmed(t *testing.T) {
 		arrived, forget = v.await(a)
 		go func() {
 			time.Sleep(arrivalGrace / 2)
-			v.note(a)
+			v.Note(a)
 		}()
 		if got := confirm(DialReached, arrived); got != DialReached {
 			t.Errorf("%s with a connection half a grace later = %s", DialReached, got)
@@ -239,47 +240,5 @@ func TestDialBackNeighboursAreFewForEachLink(t *testing.T) {
 	}
 	if got := chooseDialBacks(all, func(id peer.ID) string { return links[id] }); len(got) != 2*maxDialBacks {
 		t.Errorf("%d neighbours of two links are asked, want %d", len(got), 2*maxDialBacks)
-	}
-}
-
-// askDialBack asks a node to dial the rogue.
-func (g *rogue) askDialBack(t *testing.T, n *Node, port uint16) ([]byte, error) {
-	t.Helper()
-	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), dialBackProtocol)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Reset()
-	s.SetDeadline(time.Now().Add(20 * time.Second))
-	if _, err := s.Write(appendDialBack(nil, port)); err != nil {
-		t.Fatal(err)
-	}
-	s.CloseWrite()
-	return io.ReadAll(s)
-}
-
-func TestDialBackToALowPortIsAViolation(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
-	g := (&rogue{}).start(t)
-	g.dial(t, n)
-	if b, err := g.askDialBack(t, n, 6273); err != nil || !bytes.Equal(b, []byte{byte(declined)}) || strikesOf(n, g) != 0 {
-		t.Errorf("a dial-back to loopback = %x, %v, and %d strikes, want %x and none", b, err, strikesOf(n, g), declined)
-	}
-	if b, err := g.askDialBack(t, n, 22); !errors.Is(err, &network.StreamError{ErrorCode: network.StreamProtocolViolation, Remote: true}) ||
-		strikesOf(n, g) != 1 {
-		t.Errorf("a dial-back to port 22 = %x, %v, and %d strikes, want a reset and 1", b, err, strikesOf(n, g))
-	}
-}
-
-func TestDialBackIsForMembersOnly(t *testing.T) {
-	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
-	g := (&rogue{}).start(t)
-	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
-	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
-		t.Fatal(err)
-	}
-	if b, err := g.askDialBack(t, n.Node, 6273); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) ||
-		len(b) > 0 {
-		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, peers.ErrOutsider)
 	}
 }

@@ -1,8 +1,8 @@
 package p2p
 
 import (
-	"bufio"
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -13,48 +13,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/meet"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
-	"narbor/p2p/wire"
 	"narbor/store"
 )
-
-func FuzzReadPeers(f *testing.F) {
-	id, err := peer.IDFromPrivateKey(newTestIdentity(f))
-	if err != nil {
-		f.Fatal(err)
-	}
-	one := ma.StringCast("/ip4/10.0.0.1/tcp/6273/p2p/" + id.String())
-	f.Add([]byte{0})
-	f.Add(appendPeers(nil, []ma.Multiaddr{one, ma.StringCast("/ip6/fd00::1/tcp/1/p2p/" + id.String())}))
-	f.Add([]byte{1, 4, 255, 255, 255, 255})
-	f.Add([]byte{17})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r := bytes.NewReader(b)
-		addrs, err := readPeers(bufio.NewReaderSize(r, 16))
-		if err != nil {
-			return
-		}
-		again := appendPeers(nil, addrs)
-		if len(addrs) > maxToldPeers || !bytes.HasPrefix(b, again) {
-			t.Errorf("readPeers(%x) = %v, which is written as %x", b, addrs, again)
-		}
-	})
-}
-
-func TestWhatIsToldIsBounded(t *testing.T) {
-	for _, b := range [][]byte{{maxToldPeers + 1}, {1, maxPeerAddr + 1, 1}, {1, 0}, {1, 2, 255, 255}} {
-		if _, err := readPeers(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, wire.ErrWire) {
-			t.Errorf("readPeers(%x) = %v, want errWire", b, err)
-		}
-	}
-}
 
 // askPeers opens a stream to a node and returns its answer about its neighbours. A node that refuses may reset the stream
 // while its protocol is negotiated.
 func (g *rogue) askPeers(t *testing.T, n *Node) ([]byte, error) {
 	t.Helper()
-	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), peersProtocol)
+	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), meet.PeersProtocol)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +63,48 @@ func TestOutsidersAreToldOfNoPeers(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b, err := g.askPeers(t, n.Node); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) || len(b) > 0 {
+		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, peers.ErrOutsider)
+	}
+}
+
+// askDialBack asks a node to dial the rogue.
+func (g *rogue) askDialBack(t *testing.T, n *Node, port uint16) ([]byte, error) {
+	t.Helper()
+	s, err := g.NewStream(t.Context(), n.lan.Host().ID(), meet.DialBackProtocol)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Reset()
+	s.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := s.Write(binary.AppendUvarint(nil, uint64(port))); err != nil {
+		t.Fatal(err)
+	}
+	s.CloseWrite()
+	return io.ReadAll(s)
+}
+
+func TestDialBackToALowPortIsAViolation(t *testing.T) {
+	n, _ := runNode(t, newSigner(t), nil)
+	g := (&rogue{}).start(t)
+	g.dial(t, n)
+	if b, err := g.askDialBack(t, n, 6273); err != nil || !bytes.Equal(b, []byte{0}) || strikesOf(n, g) != 0 {
+		t.Errorf("a dial-back to loopback = %x, %v, and %d strikes, want a zero and none", b, err, strikesOf(n, g))
+	}
+	if b, err := g.askDialBack(t, n, 22); !errors.Is(err, &network.StreamError{ErrorCode: network.StreamProtocolViolation, Remote: true}) ||
+		strikesOf(n, g) != 1 {
+		t.Errorf("a dial-back to port 22 = %x, %v, and %d strikes, want a reset and 1", b, err, strikesOf(n, g))
+	}
+}
+
+func TestDialBackIsForMembersOnly(t *testing.T) {
+	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
+	g := (&rogue{}).start(t)
+	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
+	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := g.askDialBack(t, n.Node, 6273); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) ||
+		len(b) > 0 {
 		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, peers.ErrOutsider)
 	}
 }
