@@ -57,7 +57,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"networking.firewall.interfaces":                  `{}`,
 		"networking.firewall.allowedTCPPortRanges":        `null`,
 		"failed": `[]`,
-		"options": `["cacheDirs","configFile","configureNix","dashboard","enable","extraFlags","groupSecretFile","inMemory",` +
+		"options": `["cacheDirs","circleKeys","configFile","configureNix","dashboard","enable","extraFlags","groupSecretFile","inMemory",` +
 			`"interfaces","listenAddresses",` +
 			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +
 			`"spoolSize",` +
@@ -117,12 +117,13 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
 		   trustedPublicKeys = [ "k-1:a=" ]; shareKeys = [ "k-1" ]; cacheDirs = [ "/srv/a b" ];
 			upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
-		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; }; }`,
+		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; circleKeys = [ "a-1" "b-1" ]; }; }`,
+		`{ services.narbor = { enable = true; circleKeys = [ "a-1" ]; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "${builtins.storeDir}/x-group"; }; }`,
 		`{ services.narbor = { enable = true; openFirewall = false; configureNix = false; }; }`,
 		`{ services.narbor.enable = true; networking.enableIPv6 = false; }`,
 		`{ lib, pkgs, ... }: { services.narbor.enable = true; services.narbor.package = pkgs.go // { args.src.fileset = [ ]; }; }`)
-	all, group, leaked, closed, v4, own := cases[0], cases[1], cases[2], cases[3], cases[4], cases[5]
+	all, group, open, leaked, closed, v4, own := cases[0], cases[1], cases[2], cases[3], cases[4], cases[5], cases[6]
 
 	all.want(t, "nix.settings", `{"extra-substituters":["http://127.0.0.1:7000"]}`)
 	all.want(t, "systemd.sockets.narbor.socketConfig.ListenStream", `["127.0.0.1:7000","[::1]:7000"]`)
@@ -134,9 +135,13 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 
 	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential",
 		`["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
-	group.want(t, "systemd.services.narbor.environment", `{"HOME":"%S/narbor","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
+	group.want(t, "systemd.services.narbor.environment",
+		`{"HOME":"%S/narbor","NARBOR_CIRCLE_KEY":"a-1,b-1","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
 	group.want(t, "systemd.services.narbor.serviceConfig.DynamicUser", `true`)
 	group.want(t, "failed", `[]`)
+	if got := open.strings(t, "failed"); len(got) != 1 || !strings.Contains(got[0], "set services.narbor.groupSecretFile") {
+		t.Errorf("failed = %q, want that of a circle without a group", got)
+	}
 	if got := leaked.strings(t, "failed"); len(got) != 1 || !strings.Contains(got[0], "outside the Nix store") {
 		t.Errorf("failed = %q, want that of a secret in the store", got)
 	}

@@ -21,6 +21,7 @@ type ownPath struct {
 	ultimate bool   // in Nix's database
 	public   bool   // shared with every neighbour
 	member   bool   // shared with members of the group
+	circle   bool   // shared with members of the group, too, if the key of the hook is one of --circle-key
 	// newer leaves out this computer's Nix: 2.8 starts hooks in the root directory of its mount namespace, and that is
 	// not the host's.
 	newer bool
@@ -42,11 +43,12 @@ func ownPaths() []ownPath {
 	return []ownPath{
 		{kind: "own build", script: `build plain`, ultimate: true},
 		{kind: "own build, signed by a hook", script: `nix-build --no-out-link /etc/nix/hook.nix --option post-build-hook /etc/nix/hook.sh`,
-			ultimate: true, newer: true},
+			ultimate: true, circle: true, newer: true},
 		{kind: "own build, signed as by a hook",
-			script: `p=$(nix-build --no-out-link /etc/nix/hook.nix); OUT_PATHS=$p /etc/nix/hook.sh; echo $p`, ultimate: true},
-		{kind: "own build, signed by Nix", script: `NIX_REMOTE= build secret --option secret-key-files /etc/nix/hook.sec`, ultimate: true},
-		{kind: "own build, signed by hand", script: `p=$(build hand); sign /etc/nix/hook.sec $p; echo $p`, ultimate: true},
+			script: `p=$(nix-build --no-out-link /etc/nix/hook.nix); OUT_PATHS=$p /etc/nix/hook.sh; echo $p`, ultimate: true, circle: true},
+		{kind: "own build, signed by Nix", script: `NIX_REMOTE= build secret --option secret-key-files /etc/nix/hook.sec`, ultimate: true,
+			circle: true},
+		{kind: "own build, signed by hand", script: `p=$(build hand); sign /etc/nix/hook.sec $p; echo $p`, ultimate: true, circle: true},
 		{kind: "own build, with a public signature", script: `p=$(build both); sign /tmp/upstream $p; echo $p`, ultimate: true},
 		{kind: "copy with a public signature, built here again", script: `p=$(build again); sign /tmp/upstream $p; copied $p
 			build again --check >&2; echo $p`, ultimate: true},
@@ -140,7 +142,7 @@ func kinds(paths map[string]ownPath, shared func(ownPath) bool) (yes, no map[str
 }
 
 // A machine does not share its own builds, with any signature. It shares a copy with a private key's signature only
-// with members of its group.
+// with members of its group, and then also its own builds that a key of --circle-key has signed.
 func TestSignedOwnBuildIsNotShared(t *testing.T) {
 	for _, nix := range nixes(t) {
 		t.Run(nix.Version, func(t *testing.T) {
@@ -159,16 +161,28 @@ func TestSignedOwnBuildIsNotShared(t *testing.T) {
 			w.must(p.Terminate(15 * time.Second))
 			w.must(q.Terminate(15 * time.Second))
 			const secret = "/tmp/group"
-			for _, host := range []*lan.Host{h, bob} {
+			var inGroup *lan.Process
+			for _, host := range []*lan.Host{bob, h} {
 				w.must(host.WriteFile(secret, strings.Repeat("a group's secret ", 3)))
 				_, err := host.Run(w.ctx, "sh", "-c", "chmod 400 "+secret+" && chown 65534 "+secret)
 				w.must(err)
-				w.start(host, "--group-secret-file", secret)
+				inGroup = w.start(host, "--group-secret-file", secret)
 			}
 			w.neighbours(bob, 1)
 			members, others := kinds(paths, func(o ownPath) bool { return o.member })
 			w.probe(bob, members, others)
 			w.realise(bob, slices.Collect(maps.Keys(members))...)
+
+			w.must(inGroup.Terminate(15 * time.Second))
+			w.start(h, "--group-secret-file", secret, "--circle-key", "own-1")
+			w.neighbours(bob, 1)
+			members, others = kinds(paths, func(o ownPath) bool { return o.member || o.circle })
+			w.probe(bob, members, others)
+			w.realise(bob, slices.Collect(maps.Keys(members))...)
+			stranger := w.host(lan.HostConfig{Name: "stranger"}, "substituters = "+lan.Substituter, "extra-trusted-public-keys = "+trusted)
+			w.start(stranger)
+			_, none := kinds(paths, func(ownPath) bool { return false })
+			w.probe(stranger, nil, none)
 		})
 	}
 }

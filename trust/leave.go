@@ -18,27 +18,41 @@ var (
 	ErrUnsigned = errors.New("content-addressed, and not signed")
 )
 
-// MayLeave returns nil if a path may be given to others once a key of the sharing policy has signed it. What was built
-// here and derivations may not, no matter which key has signed them.
-func MayLeave(info store.Info) error {
-	switch {
-	case info.Ultimate:
-		return fmt.Errorf("%s stays here: %w", info.Path, ErrBuiltHere)
-	case strings.HasSuffix(info.Path.Name(), ".drv"):
-		return fmt.Errorf("%s stays here: %w", info.Path, ErrDerivation)
-	}
-	return nil
+// A Policy decides which of this machine's paths others may have.
+type Policy struct {
+	Keys   *Keys // one of these must have signed a path
+	Circle *Keys // one of these must have signed a path that was built here; nil keeps all such paths here
 }
 
-// CheckShared is Check for what this machine has, where k are the keys of the sharing policy: the error is nil only if
-// the path may be given to others.
-func (k *Keys) CheckShared(info store.Info) (Mapping, error) {
-	if err := MayLeave(info); err != nil {
+// KeysFor returns the keys of which one must have signed a path before others may have it. The error says why the path
+// stays here whatever has signed it.
+func (p Policy) KeysFor(info store.Info) (*Keys, error) {
+	switch {
+	case info.Ultimate && p.Circle == nil:
+		return nil, fmt.Errorf("%s stays here: %w", info.Path, ErrBuiltHere)
+	case strings.HasSuffix(info.Path.Name(), ".drv"):
+		return nil, fmt.Errorf("%s stays here: %w", info.Path, ErrDerivation)
+	case info.Ultimate:
+		return p.Circle, nil
+	}
+	return p.Keys, nil
+}
+
+// Check is [Keys.Check] for what this machine has: the error is nil only if others may have the path.
+func (p Policy) Check(info store.Info) (Mapping, error) {
+	keys, err := p.KeysFor(info)
+	if err != nil {
 		return Mapping{}, err
 	}
-	m, err := k.Check(info)
-	if err == nil && m.signedBy == "" {
+	m, err := keys.Check(info)
+	switch {
+	case info.Ultimate && (err != nil || m.signedBy == ""):
+		return Mapping{}, fmt.Errorf("%s stays here: %w, and no key of the circle has signed it", info.Path, ErrBuiltHere)
+	case err == nil && m.signedBy == "":
 		return Mapping{}, fmt.Errorf("%s stays here: %w", info.Path, ErrUnsigned)
 	}
 	return m, err
 }
+
+// CheckShared is the Check of a policy with these keys and without a circle.
+func (k *Keys) CheckShared(info store.Info) (Mapping, error) { return Policy{Keys: k}.Check(info) }

@@ -36,9 +36,14 @@ func (s *parts) announce(c *cli.Context) error {
 		line("private", "what only %s has signed goes %s", strings.Join(private, " or "),
 			control.Status{Status: p2p.Status{Group: s.keys.group}}.PrivateGoes())
 	}
-	for _, name := range s.keys.named {
-		if !slices.Contains(s.keys.trusted.Names(), name) {
-			line("share-key", "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
+	if names := s.keys.circleNames(); len(names) > 0 {
+		line("circle", "what was built here and %s has signed goes to members of the group", strings.Join(names, " or "))
+	}
+	for flag, given := range map[string][]string{"share-key": s.keys.named, "circle-key": s.keys.ours} {
+		for _, name := range given {
+			if !slices.Contains(s.keys.trusted.Names(), name) {
+				line(flag, "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
+			}
 		}
 	}
 	for _, problem := range s.keys.problems() {

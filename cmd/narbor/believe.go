@@ -24,10 +24,12 @@ type keyState struct {
 	named     []string // --share-key
 	upstreams []string // --upstream
 	group     bool     // neighbours are members of a group
+	ours      []string // --circle-key
 
 	trusted *trust.Keys
 	public  *trust.Keys // paths that one of these has signed are public
 	shared  *trust.Keys // paths that one of these has signed are shared: the public keys, in a group the trusted ones
+	circle  *trust.Keys // own builds that one of these has signed are shared with the group; nil shares none
 
 	mu  sync.Mutex       // guards the rest
 	nix nixconf.Settings // the settings in force
@@ -35,9 +37,24 @@ type keyState struct {
 }
 
 func newKeyState(c *cli.Context, log *zap.Logger) *keyState {
-	return &keyState{log: log, given: c.StringSlice("trusted-key"), named: c.StringSlice("share-key"), upstreams: c.StringSlice("upstream"),
+	k := &keyState{log: log, given: c.StringSlice("trusted-key"), named: c.StringSlice("share-key"), upstreams: c.StringSlice("upstream"),
 		group: c.String("group-secret-file") != "", trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys)}
+	if k.ours = c.StringSlice("circle-key"); len(k.ours) > 0 && k.group {
+		k.circle = new(trust.Keys)
+	}
+	return k
 }
+
+// circleNames returns the names of the trusted keys that let own builds be shared with the group.
+func (k *keyState) circleNames() []string {
+	if k.circle == nil {
+		return []string{}
+	}
+	return k.circle.Names()
+}
+
+// sharing returns the policy by which neighbours get paths of this machine.
+func (k *keyState) sharing() trust.Policy { return trust.Policy{Keys: k.shared, Circle: k.circle} }
 
 func (k *keyState) settings() nixconf.Settings {
 	k.mu.Lock()
@@ -98,6 +115,14 @@ func (k *keyState) believe(settings nixconf.Settings) error {
 	if k.group {
 		shared = trusted
 	}
+	if k.circle != nil {
+		err := k.circle.Replace(slices.DeleteFunc(slices.Clone(trusted), func(key string) bool {
+			return !slices.Contains(k.ours, keyName(key))
+		}))
+		if err != nil {
+			return err
+		}
+	}
 	return errors.Join(k.public.Replace(public), k.shared.Replace(shared))
 }
 
@@ -146,7 +171,7 @@ func (k *keyState) list() control.KeyList {
 				continue
 			}
 			one := control.Key{Name: name, Public: key, From: cmp.Or(places[key], otherwise), Class: classPrivate,
-				Shares: slices.Contains(k.shared.Names(), name)}
+				Shares: slices.Contains(k.shared.Names(), name), Circle: slices.Contains(k.circleNames(), name)}
 			class := policy.class(name)
 			if one.Why = class.why; class.public {
 				one.Class = classPublic

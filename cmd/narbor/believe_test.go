@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -29,5 +31,15 @@ func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
 	}
 	if got := k.settings(); len(got.Substituters) != 1 {
 		t.Errorf("the settings are %+v, want what they were", got)
+	}
+}
+
+// Own builds go to members of a group; without a group there are none.
+func TestCircleNeedsAGroup(t *testing.T) {
+	_, _, err := narbor(t.Context(), "run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--port", "0", "--no-mdns",
+		"--circle-key", "home-1")
+	var coded control.ExitError
+	if !errors.As(err, &coded) || coded.Code != control.ExitUsage || !strings.Contains(err.Error(), "--group-secret-file") {
+		t.Errorf("run with --circle-key and no group = %v, want a usage error that names --group-secret-file", err)
 	}
 }

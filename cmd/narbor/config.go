@@ -262,10 +262,12 @@ func valueErrors(c *cli.Context) (out []valueError) {
 	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
 		check("trusted-key", fmt.Errorf("--trusted-key: %w", err))
 	}
-	for _, name := range c.StringSlice("share-key") {
-		if name == "" || strings.ContainsAny(name, ": ") {
-			check("share-key", fmt.Errorf("--share-key %q is not the name of a key: give what stands before the colon, such as "+
-				"cache.example.org-1", name))
+	for _, flag := range []string{"share-key", "circle-key"} {
+		for _, name := range c.StringSlice(flag) {
+			if name == "" || strings.ContainsAny(name, ": ") {
+				check(flag, fmt.Errorf("--%s %q is not the name of a key: give what stands before the colon, such as cache.example.org-1",
+					flag, name))
+			}
 		}
 	}
 	for _, url := range c.StringSlice("upstream") {

@@ -17,7 +17,8 @@ func (s *parts) facts() dashboard.Facts {
 	f := dashboard.Facts{Status: st, Version: st.Version, Started: s.start.at, ID: st.ID, Health: st.Health,
 		NixFacts: dashboard.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
 		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
-			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, UploadRate: st.UploadRate, Group: st.Group},
+			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, CircleKeys: st.CircleKeys,
+			UploadRate: st.UploadRate, Group: st.Group},
 		NetworkFacts:  dashboard.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
 		UpstreamFacts: dashboard.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
 		Spool: dashboard.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries,
@@ -62,6 +63,7 @@ func (s *parts) status() control.Status {
 		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
 			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
 	}
+	st.CircleKeys = s.keys.circleNames()
 	st.PublicKeys, st.PrivateKeys = s.keys.policy().split(st.Keys)
 	st.NixConfProblems = s.keys.problems()
 	if s.shares.nix.here() {

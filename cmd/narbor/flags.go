@@ -280,6 +280,9 @@ func runFlags() []cli.Flag {
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as "+
 			"10MiB; 0 is no limit"),
 		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
+		listFlag("circle-key", categoryWho,
+			"let members of the group have what was built here, too, if the trusted key of this `NAME` has "+
+				"signed it, such as home-1; needs --group-secret-file; repeatable"),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or "+
 			"none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})

@@ -19,7 +19,8 @@ func keysCommand() *cli.Command {
 			"--trusted-key. What one of them has signed is taken from neighbours. What a public key has signed is shared\n" +
 			"with every neighbour. Public are cache.nixos.org-1, keys that are called after the host of a configured https\n" +
 			"cache that needs no password, and those of --share-key. What only private keys have signed is shared with\n" +
-			"members of the group alone. What was built here is not shared, whatever has signed it.\n\n" +
+			"members of the group alone. What was built here is not shared, whatever has signed it, unless it is a key of\n" +
+			"--circle-key: then members of the group may have it.\n\n" +
 			"Exit code 4 means that there is no key.\n\n" +
 			"Example: narbor keys --json",
 		Flags: controlFlags(),
@@ -62,6 +63,9 @@ func printKeys(l control.KeyList, s screen) {
 			s.field("  shared", "with members of the group")
 		default:
 			s.field("  shared", "with no neighbour")
+		}
+		if k.Circle {
+			s.field("  circle", "what was built here and it has signed is shared with members of the group, too")
 		}
 	}
 }

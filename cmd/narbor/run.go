@@ -145,6 +145,10 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if secret == nil && len(s.keys.ours) > 0 {
+		return control.WithCode(errors.New("--circle-key shares own builds with the members of a group: give --group-secret-file, too"),
+			control.ExitUsage)
+	}
 	upload, err := uploadRate(c)
 	if err != nil {
 		return err
@@ -162,6 +166,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Host:      transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
 		Discovery: find,
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
+			Circle:    s.keys.circle,
 			Manifests: s.state.file("manifests")},
 		GroupSecret: secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,

@@ -125,6 +125,9 @@ func printStatus(st control.Status, s screen) {
 	if len(st.PrivateKeys) > 0 {
 		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.PrivateGoes())
 	}
+	if len(st.CircleKeys) > 0 {
+		s.field("circle", "what was built here and %s has signed goes to members of the group", strings.Join(st.CircleKeys, " or "))
+	}
 	if st.Group {
 		s.field("group", "only neighbours that know its secret are asked and answered")
 	}

@@ -100,7 +100,7 @@ func haveIt(holders, neighbours int) string {
 // isSigned reports whether an upstream key has signed the path, so that it may be shared and served.
 func isSigned(l control.WhyLocal) bool { return l.Shared || l.Reason == reasonOff }
 
-const reasonBuiltHere = "it was built on this machine: your builds stay here, whatever has signed them"
+const reasonBuiltHere = "it was built on this machine: your builds stay here, unless a key of --circle-key has signed them"
 
 const reasonOff = "sharing is off; see `narbor share`"
 
@@ -148,7 +148,7 @@ func (k *keyState) verdict(info store.Info, sig string) control.WhySignature {
 
 // sharedBy reports whether neighbours may have this path while there is sharing or not, and why or why not.
 func (k *keyState) sharedBy(sharing bool, info store.Info) (bool, string) {
-	m, err := k.shared.CheckShared(info)
+	m, err := k.sharing().Check(info)
 	trusted, trustedErr := k.trusted.Check(info)
 	switch {
 	case err == nil && len(m.Info().String()) > store.MaxInfoLen:
@@ -156,6 +156,8 @@ func (k *keyState) sharedBy(sharing bool, info store.Info) (bool, string) {
 			dashboard.Count(int64(len(m.Info().String()))), dashboard.Count(store.MaxInfoLen))
 	case err == nil && !sharing:
 		return false, reasonOff
+	case err == nil && info.Ultimate:
+		return true, m.SignedBy() + ", a key of the circle, has signed it: members of the group may have it, though it was built here"
 	case err == nil:
 		return true, m.SignedBy() + " has signed it"
 	case errors.Is(err, trust.ErrBuiltHere):

@@ -76,6 +76,16 @@ in
       '';
     };
 
+    circleKeys = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "home-1" ];
+      description = ''
+        Names of trusted keys. Members of the group may have what was built on this machine, too, if one of these has
+        signed it; {option}`nix.settings.secret-key-files` signs all builds. Without these, builds stay here.
+      '';
+    };
+
     refresh = mkOption {
       type = types.bool;
       default = false;
@@ -104,6 +114,10 @@ in
           "services.narbor: the service may not ask the Nix daemon what the store holds; add \"narbor\" to nix.settings.allowed-users.";
 
     assertions = [
+      {
+        assertion = cfg.circleKeys == [ ] || cfg.groupSecretFile != null;
+        message = "services.narbor.circleKeys shares builds with the members of a group: set services.narbor.groupSecretFile, too.";
+      }
       {
         assertion =
           cfg.groupSecretFile == null
@@ -159,6 +173,9 @@ in
       }
       // lib.optionalAttrs (cfg.groupSecretFile != null) {
         NARBOR_GROUP_SECRET_FILE = "%d/group-secret";
+      }
+      // lib.optionalAttrs (cfg.circleKeys != [ ]) {
+        NARBOR_CIRCLE_KEY = lib.concatStringsSep "," cfg.circleKeys;
       };
 
       # A switch that downloads through narbor must not cut itself off half-way.

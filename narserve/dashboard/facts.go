@@ -32,8 +32,10 @@ type ShareFacts struct {
 	ShareKeys []string // names of the keys that sign shared paths
 	// PrivateKeys are names of keys: what only they have signed is for members of the group.
 	PrivateKeys []string
-	UploadRate  int64 // bytes a second; 0 is no limit
-	Group       bool  // only members of a group are asked and answered
+	// CircleKeys are names of keys: what was built here and one of them has signed is for members of the group, too.
+	CircleKeys []string
+	UploadRate int64 // bytes a second; 0 is no limit
+	Group      bool  // only members of a group are asked and answered
 }
 
 // NetworkFacts describe the network, and count the problems with it since the start.

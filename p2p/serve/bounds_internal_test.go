@@ -14,6 +14,7 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
@@ -26,7 +27,7 @@ func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
 	info.Signatures = append(info.Signatures, "other-1:AAAA")
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, nil, s.keys)
+	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
 	if got, err := sh.sharedClaim(t.Context(), path.HashPart()); err != nil || got.text != want {
 		t.Errorf("sharedClaim = %q, %v, want %q", got.text, err, want)
 	}
@@ -44,7 +45,7 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 	}
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, nil, s.keys)
+	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
 	if c, err := sh.sharedClaim(t.Context(), path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("sharedClaim = %q, %v, want ErrNotFound", c.text, err)
 	}
@@ -67,7 +68,7 @@ func TestNARsHeldOpenAreBounded(t *testing.T) {
 		infos = append(infos, info)
 	}
 	src := &counted{Source: mem, t: t}
-	sh := newSharer([]store.Source{src}, nil, s.keys)
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
 	for _, info := range infos {
 		if _, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); err != nil &&
 			!strings.Contains(err.Error(), "bad day") {

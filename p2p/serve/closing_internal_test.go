@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // A counted source counts the NARs that it has open, and fails the test when one is closed twice or read after.
@@ -64,7 +65,7 @@ func TestSharedNARsAreClosedOnce(t *testing.T) {
 		infos = append(infos, info)
 	}
 	src := &counted{Source: mem, t: t}
-	sh := newSharer([]store.Source{src}, nil, s.keys)
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
 	var readers sync.WaitGroup
 	for range 16 {
 		readers.Go(func() {

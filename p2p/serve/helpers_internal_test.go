@@ -69,9 +69,11 @@ type signer struct {
 	keys   *trust.Keys
 }
 
-func newSigner(t testing.TB) signer {
+func newSigner(t testing.TB) signer { return signerNamed(t, "upstream-1") }
+
+func signerNamed(t testing.TB, key string) signer {
 	t.Helper()
-	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
+	secret, public, err := signature.GenerateKeypair(key, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +136,9 @@ func blockRequest(info store.Info, i int) wire.Request {
 // newTestServer makes a server of sources, on a link without bounds.
 func newTestServer(t testing.TB, keys *trust.Keys, sources ...store.Source) *Server {
 	t.Helper()
-	srv := New(Config{Sources: sources, Arriving: &arrivals{}, Keys: keys, Ledger: peers.NewLedger("", zap.NewNop()), Links: freeLinks{},
-		Log: zap.NewNop(), Origin: func(a netip.Addr) (netip.Addr, bool) { return a, false }, Admits: func(peer.ID) bool { return true },
+	srv := New(Config{Sources: sources, Arriving: &arrivals{}, Policy: trust.Policy{Keys: keys}, Ledger: peers.NewLedger("", zap.NewNop()),
+		Links: freeLinks{},
+		Log:   zap.NewNop(), Origin: func(a netip.Addr) (netip.Addr, bool) { return a, false }, Admits: func(peer.ID) bool { return true },
 		Meet: func(peer.ID, store.HashPart) {}, Sent: func(store.Path, int64, string, int) {}})
 	t.Cleanup(srv.Close)
 	return srv

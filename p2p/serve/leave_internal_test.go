@@ -8,6 +8,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // A failing source cannot be asked.
@@ -57,7 +58,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		copied.Ultimate = false
 		others := store.NewMem()
 		others.Add(copied, nar)
-		sh := newSharer([]store.Source{c.first, others}, nil, s.keys)
+		sh := newSharer([]store.Source{c.first, others}, nil, trust.Policy{Keys: s.keys})
 		text, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
 		if (text.text != "") != c.shared || !errors.Is(err, c.err) {
 			t.Errorf("%s: sharedClaim = %q, %v, want a claim: %t, error %v", c.name, text.text, err, c.shared, c.err)
@@ -74,6 +75,67 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		if _, ok := sh.May(m); ok != (c.name != "a derivation") {
 			t.Errorf("%s: may = %t while it is received", c.name, ok)
 		}
+	}
+}
+
+// In a circle, what was built here is shared if a key of the circle has signed it, and as long as that key is trusted.
+func TestOwnBuildsAreSharedInACircle(t *testing.T) {
+	upstream, circle := newSigner(t), signerNamed(t, "circle-1")
+	all := new(trust.Keys)
+	if err := all.Replace([]string{upstream.secret.ToPublicKey().String(), circle.secret.ToPublicKey().String()}); err != nil {
+		t.Fatal(err)
+	}
+	nar := random(2 * store.BlockSize)
+	built := func(name string, signers ...signer) store.Info {
+		info, _ := signers[0].sign(t, name, nar)
+		for _, s := range signers[1:] {
+			more, _ := s.sign(t, name, nar)
+			info.Signatures = append(info.Signatures, more.Signatures...)
+		}
+		info.Ultimate = true
+		return info
+	}
+	for name, c := range map[string]struct {
+		info   store.Info
+		damage bool
+		shared bool
+	}{
+		"signed by the circle":           {info: built("circle", circle), shared: true},
+		"by the circle and an upstream":  {info: built("both", upstream, circle), shared: true},
+		"by an upstream":                 {info: built("upstream", upstream)},
+		"by the circle, and damaged":     {info: built("circle-damaged", circle), damage: true},
+		"a derivation, signed by circle": {info: built("circle.drv", circle)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			keys := new(trust.Keys)
+			if err := keys.Replace([]string{circle.secret.ToPublicKey().String()}); err != nil {
+				t.Fatal(err)
+			}
+			own, copies := store.NewMem(), store.NewMem()
+			own.Add(c.info, nar)
+			copied := c.info
+			copied.Ultimate = false
+			copies.Add(copied, nar)
+			sources := []store.Source{own, copies}
+			if c.damage {
+				sources[0] = damaged{own}
+			}
+			sh := newSharer(sources, nil, trust.Policy{Keys: all, Circle: keys})
+			text, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
+			if (text.text != "") != c.shared || err != nil && !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("sharedClaim = %q, %v, want a claim: %t", text.text, err, c.shared)
+			}
+			buf := make([]byte, store.BlockSize)
+			if n, _, err := sh.readBlock(t.Context(), blockRequest(c.info, 0), buf); (n > 0) != c.shared {
+				t.Errorf("readBlock = %d, %v, want a block: %t", n, err, c.shared)
+			}
+			if err := keys.Replace(nil); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := sh.readBlock(t.Context(), blockRequest(c.info, 1), buf); !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("readBlock = %v once the circle's key is removed, want ErrNotFound", err)
+			}
+		})
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
@@ -34,8 +35,8 @@ func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	info.Signatures = []string{sig.String()}
-	sh := newSharer(nil, nil, s.keys)
-	if m, err := sh.check(info.Path.HashPart(), info); err != nil || m.SignedBy() == "" {
+	sh := newSharer(nil, nil, trust.Policy{Keys: s.keys})
+	if m, err := sh.check(info.Path.HashPart(), info, s.keys); err != nil || m.SignedBy() == "" {
 		t.Fatalf("check = %v, %v, want a signed mapping", m, err)
 	}
 	if sh.checked.Len() != 0 {

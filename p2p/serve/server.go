@@ -22,8 +22,8 @@ type Config struct {
 	// None and nil share nothing.
 	Sources    []store.Source
 	Arriving   Arriving
-	Keys       *trust.Keys // of the sharing policy; a path that none of them has signed is not here
-	UploadRate int64       // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
+	Policy     trust.Policy // a path that others may not have is not here
+	UploadRate int64        // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 
 	Ledger *peers.Ledger
 	Links  Links
@@ -65,7 +65,7 @@ type Server struct {
 
 // New makes a server that shares what it has. The caller runs it, and closes it at the end.
 func New(cfg Config) *Server {
-	return &Server{sharer: newSharer(cfg.Sources, cfg.Arriving, cfg.Keys), serving: newServing(cfg.UploadRate), cfg: cfg,
+	return &Server{sharer: newSharer(cfg.Sources, cfg.Arriving, cfg.Policy), serving: newServing(cfg.UploadRate), cfg: cfg,
 		quotas: newQuotas(cfg.Origin), repeats: newRepeats()}
 }
 

@@ -16,11 +16,11 @@ func (srv *Server) answerWrong(ctx context.Context, c Client, bw *bufio.Writer, 
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	if srv.mayTellWrong(c) {
-		if m, src, err := srv.claim(ctx, r.HashParts[0]); err == nil && m.NarHash() == r.NAR {
+		if path, err := srv.claim(ctx, r.HashParts[0]); err == nil && path.m.NarHash() == r.NAR {
 			c.quota.found()
 			srv.cfg.Log.Info("neighbour says that a NAR of this machine is wrong, so it is checked", zap.Stringer("peer", c.tally.ID),
-				zap.Stringer("path", m.Path()))
-			store.Suspect(src, m.Info())
+				zap.Stringer("path", path.m.Path()))
+			store.Suspect(path.src, path.m.Info())
 		}
 	}
 	return bw.WriteByte(0)

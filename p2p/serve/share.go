@@ -19,13 +19,12 @@ import (
 	"narbor/trust"
 )
 
-// A sharer is what this machine gives to neighbours: paths of its sources that one of its keys has signed, and that
-// were not built here.
+// A sharer is what this machine gives to neighbours: paths of its sources that its policy lets others have.
 type sharer struct {
 	sources  []store.Source
-	keys     *trust.Keys // of the sharing policy; a path that none of them signed is not here
-	arriving Arriving    // of sources; nil if nothing is shared
-	kept     *manifests  // computed before; nil if there is no file for them
+	policy   trust.Policy // a path that others may not have is not here
+	arriving Arriving     // of sources; nil if nothing is shared
+	kept     *manifests   // computed before; nil if there is no file for them
 
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
@@ -46,8 +45,8 @@ type narKey struct {
 // An openNAR is an archive that neighbours are reading, or were until a moment ago. Its mutex is held while it is being
 // opened, so that concurrent requests open it once.
 type openNAR struct {
-	mu  sync.Mutex    // guards the next three until opened
-	m   trust.Mapping // checked with the sharer's keys
+	mu sync.Mutex // guards the next three until opened
+	claimed
 	nar store.NAR
 	err error
 
@@ -59,13 +58,13 @@ type openNAR struct {
 // May reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
 // sharing policy have checked it.
 func (s *sharer) May(m trust.Mapping) (trust.Mapping, bool) {
-	checked, err := s.keys.CheckShared(m.Info())
+	checked, err := s.policy.Check(m.Info())
 	return checked, s.arriving != nil && err == nil
 }
 
 // ifStill returns nil if the keys that were the reason to open a NAR are still those of the sharing policy.
 func (s *sharer) ifStill(o *openNAR) error {
-	if !s.keys.Trusts(o.m) {
+	if !o.keys.Trusts(o.m) {
 		return fmt.Errorf("%s: no key of the sharing policy has signed it any more: %w", o.m.Path(), store.ErrNotFound)
 	}
 	return nil
@@ -75,8 +74,8 @@ func (s *sharer) ifStill(o *openNAR) error {
 func (s *sharer) Has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
-	m, _, err := s.claim(ctx, hp)
-	return err == nil && m.NarHash() == nar
+	c, err := s.claim(ctx, hp)
+	return err == nil && c.m.NarHash() == nar
 }
 
 // Arriving is the source of the NARs that come from neighbours: those in the spool, and those that are still being received.
@@ -112,7 +111,7 @@ func (s *sharer) Partial(r wire.Request) Partial {
 		return nil
 	}
 	m, ok := p.Mapping()
-	if !ok || m.NarHash() != r.NAR || !s.keys.Trusts(m) {
+	if !ok || m.NarHash() != r.NAR || !s.policy.Keys.Trusts(m) {
 		return nil
 	}
 	return p
@@ -136,7 +135,7 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 
 	o.mu.Lock()
 	if o.nar == nil && o.err == nil {
-		o.m, o.nar, o.err = s.openNAR(ctx, key)
+		o.claimed, o.nar, o.err = s.openNAR(ctx, key)
 	}
 	err := o.err
 	if err == nil {
@@ -168,23 +167,23 @@ func (s *sharer) Offer(m trust.Mapping, sp *spool.NAR) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[key] == nil {
-		s.open[key] = &openNAR{m: m, nar: sp.Retain(), used: time.Now()}
+		s.open[key] = &openNAR{claimed: claimed{m, s.arriving, s.policy.Keys}, nar: sp.Retain(), used: time.Now()}
 		netmon.Hint(s.opened)
 	}
 }
 
-func (s *sharer) openNAR(ctx context.Context, key narKey) (trust.Mapping, store.NAR, error) {
+func (s *sharer) openNAR(ctx context.Context, key narKey) (claimed, store.NAR, error) {
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
-	m, src, err := s.claim(ctx, key.hp)
+	c, err := s.claim(ctx, key.hp)
 	if err != nil {
-		return trust.Mapping{}, nil, err
+		return claimed{}, nil, err
 	}
-	if m.NarHash() != key.nar {
-		return trust.Mapping{}, nil, fmt.Errorf("%s with another NarHash: %w", m.Path(), store.ErrNotFound)
+	if c.m.NarHash() != key.nar {
+		return claimed{}, nil, fmt.Errorf("%s with another NarHash: %w", c.m.Path(), store.ErrNotFound)
 	}
-	nar, err := src.NAR(ctx, m.Info())
-	return m, nar, err
+	nar, err := c.src.NAR(ctx, c.m.Info())
+	return c, nar, err
 }
 
 // named returns the path and the NarSize of a requested NAR, as long as it is open; the zero path if it is not.

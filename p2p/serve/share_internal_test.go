@@ -13,6 +13,7 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/trust"
 )
 
 // A stepwise source lets each read of a NAR wait for a step, and counts open archives.
@@ -129,7 +130,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 	info, _ := s.sign(t, "shared", nar)
 	mem := store.NewMem()
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, nil, s.keys)
+	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
 	digests := 0
 	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func([]byte) error {
 		if digests++; digests == 3 {
@@ -148,7 +149,7 @@ func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
 	info, _ := s.sign(t, "shared", nar)
 	src := &counted{Source: store.NewMem(), t: t}
 	src.Source.(*store.Mem).Add(info, nar)
-	sh := newSharer([]store.Source{src}, nil, s.keys)
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
 	o, err := sh.acquire(t.Context(), narKey{info.Path.HashPart(), info.NarHash})
 	if err != nil {
 		t.Fatal(err)

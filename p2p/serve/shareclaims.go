@@ -18,9 +18,16 @@ type checkedInfo struct {
 	m    trust.Mapping
 }
 
-func newSharer(sources []store.Source, arriving Arriving, keys *trust.Keys) *sharer {
+// claimed is what may be told about a hash part.
+type claimed struct {
+	m    trust.Mapping // checked with keys
+	src  store.Source  // has the path
+	keys *trust.Keys   // of the sharing policy for that path
+}
+
+func newSharer(sources []store.Source, arriving Arriving, policy trust.Policy) *sharer {
 	checked := peers.NewCache[store.HashPart, checkedInfo](maxChecked)
-	s := &sharer{sources: sources, arriving: arriving, keys: keys, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
+	s := &sharer{sources: sources, arriving: arriving, policy: policy, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
 		checked: checked}
 	if arriving != nil {
 		s.sources = append(slices.Clone(sources), arriving)
@@ -30,7 +37,7 @@ func newSharer(sources []store.Source, arriving Arriving, keys *trust.Keys) *sha
 
 // claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing. What one
 // source calls built here, no other source shares: it may have a copy. So the first source that fails ends the search.
-func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, store.Source, error) {
+func (s *sharer) claim(ctx context.Context, hp store.HashPart) (claimed, error) {
 	for _, src := range s.sources {
 		if s.off.Load() {
 			break
@@ -40,25 +47,29 @@ func (s *sharer) claim(ctx context.Context, hp store.HashPart) (trust.Mapping, s
 			continue
 		}
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return trust.Mapping{}, nil, err
+			return claimed{}, err
 		}
-		if err := trust.MayLeave(info); err != nil {
-			return trust.Mapping{}, nil, fmt.Errorf("%w: %w", store.ErrNotFound, err)
+		keys, stays := s.policy.KeysFor(info)
+		if stays != nil {
+			return claimed{}, fmt.Errorf("%w: %w", store.ErrNotFound, stays)
 		}
-		m, err := s.check(hp, info)
-		if err == nil && m.SignedBy() != "" && m.Path().HashPart() == hp {
-			return m, src, nil
+		m, unsigned := s.check(hp, info, keys)
+		switch {
+		case unsigned == nil && m.SignedBy() != "" && m.Path().HashPart() == hp && err == nil:
+			return claimed{m, src, keys}, nil
+		case info.Ultimate:
+			return claimed{}, fmt.Errorf("%s: %w: %w", info.Path, store.ErrNotFound, trust.ErrBuiltHere)
 		}
 	}
-	return trust.Mapping{}, nil, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
+	return claimed{}, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
 }
 
 // check verifies the signatures of a claim, unless it has done so before, and neither claim nor keys have changed.
-func (s *sharer) check(hp store.HashPart, info store.Info) (trust.Mapping, error) {
-	if c, ok := s.checked.Get(hp); ok && sameSigned(c.info, info) && s.keys.Trusts(c.m) {
+func (s *sharer) check(hp store.HashPart, info store.Info, keys *trust.Keys) (trust.Mapping, error) {
+	if c, ok := s.checked.Get(hp); ok && sameSigned(c.info, info) && keys.Trusts(c.m) {
 		return c.m, nil
 	}
-	m, err := s.keys.Check(info)
+	m, err := keys.Check(info)
 	if err == nil && m.SignedBy() != "" && len(info.References) <= peers.MaxCheckedRefs {
 		s.checked.Add(hp, checkedInfo{info, m})
 	}
@@ -78,15 +89,15 @@ type sharedClaim struct {
 }
 
 func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClaim, error) {
-	m, src, err := s.claim(ctx, hp)
+	c, err := s.claim(ctx, hp)
 	if err != nil {
 		return sharedClaim{}, err
 	}
-	text, info, err := ClaimText(m)
+	text, info, err := ClaimText(c.m)
 	if err != nil {
 		return sharedClaim{}, err
 	}
-	receiving := src == s.arriving && !s.arriving.Has(m.NarHash())
+	receiving := c.src == s.arriving && !s.arriving.Has(c.m.NarHash())
 	return sharedClaim{text, info.References, receiving}, nil
 }
 
@@ -108,7 +119,7 @@ func (s *sharer) suspect(ctx context.Context, hp store.HashPart, cause error) {
 	if !errors.Is(cause, store.ErrCorrupt) && !errors.Is(cause, fs.ErrNotExist) {
 		return
 	}
-	if m, src, err := s.claim(ctx, hp); err == nil { // it is valid all the same
-		store.Suspect(src, m.Info())
+	if c, err := s.claim(ctx, hp); err == nil { // it is valid all the same
+		store.Suspect(c.src, c.m.Info())
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // changing is a source with claims that change.
@@ -24,9 +25,9 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 	info, _ := s.sign(t, "path", random(10))
 	src := &changing{}
 	src.info.Store(&info)
-	sh := newSharer([]store.Source{src}, nil, s.keys)
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
 	claim := func() error {
-		_, _, err := sh.claim(t.Context(), info.Path.HashPart())
+		_, err := sh.claim(t.Context(), info.Path.HashPart())
 		return err
 	}
 	for range 2 {
@@ -41,7 +42,7 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 		t.Errorf("claim of another size = %v, want ErrNotFound", err)
 	}
 	src.info.Store(&info)
-	sh.keys = other.keys
+	sh.policy.Keys = other.keys
 	if err := claim(); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("claim under other keys = %v, want ErrNotFound", err)
 	}

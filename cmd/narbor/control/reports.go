@@ -55,6 +55,7 @@ type Key struct {
 	Class  string `json:"class"`  // public or private
 	Why    string `json:"why"`    // it is that
 	Shares bool   `json:"shares"` // what it has signed, and was not built here, is given to neighbours
+	Circle bool   `json:"circle"` // also what was built here, to members of the group
 }
 
 // ConfigShow is what `narbor config show --json` prints.

@@ -46,6 +46,8 @@ type KeyStatus struct {
 	// PublicKeys and PrivateKeys are Keys by class. What only private ones have signed is for members of the group.
 	PublicKeys  []string `json:"publicKeys"`
 	PrivateKeys []string `json:"privateKeys"`
+	// CircleKeys are the Keys that let members of the group have what was built here and one of them has signed.
+	CircleKeys []string `json:"circleKeys"`
 	// NixConfProblems says which of Nix's configuration could not be read, and why.
 	NixConfProblems []string `json:"nixConfProblems"`
 }
