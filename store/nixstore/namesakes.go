@@ -14,8 +14,9 @@ import (
 
 const (
 	// indexRest times the number of names is the least interval between two readings of a changing store. Reading a name takes
-	// about 1 µs, so the index takes at most 1 % of a processor, and is at most 10 s old in a store of 100,000 paths.
-	indexRest = 100 * time.Microsecond
+	// about 1 µs, so the index takes at most 0.1 % of a processor, and is at most 100 s old in a store of 100,000 paths. Old
+	// versions have been there for longer than that before an update.
+	indexRest = time.Millisecond
 	// maxNamesakes bounds the paths of one name that are returned.
 	maxNamesakes = 64
 )
@@ -86,6 +87,6 @@ func (x *nameIndex) update(now time.Time) {
 }
 
 // Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and its
-// dash. It reads the names of the files in the store, at most every few seconds, and not the database, so that some of the
-// paths may not be valid. Derivations are left out.
+// dash. It reads the names of the files in the store, at most once a minute if there are 60,000, and not the database, so that
+// some of the paths may not be valid. Derivations are left out.
 func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }
