@@ -96,6 +96,48 @@ func TestRebuildNeedsNoNeighbour(t *testing.T) {
 	u.rebuilder(t, versionOf(t, info, nar, func([]byte) {})).fetchMapped(t, m, nar)
 }
 
+// The upstream is asked for the mapping alone.
+func TestPathThatWasOnlyRebuiltIsNotDownloaded(t *testing.T) {
+	u := newUpstream(t)
+	web := newWebCache(t, u)
+	info, nar := u.mentioning(t, "hello-1.0", 9)
+	web.put(info, nar)
+	old := versionOf(t, info, nar, func([]byte) {})
+	asker := u.newMachineAs(t, spool.Config{}, nil, func(cfg *p2p.Config) {
+		web.with(t)(cfg)
+		cfg.Rebuilds = rebase.New(old)
+	})
+	m, err := asker.LookupUpstream(t.Context(), info.Path.HashPart())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asker.fetchMapped(t, m, nar)
+	if _, nars := web.requests(); nars != 0 || asker.Status().Received[store.FromRebuild] != info.NarSize {
+		t.Errorf("%d archives were downloaded, and received %v; want all rebuilt", nars, asker.Status().Received)
+	}
+}
+
+// A wrong rebuild is not repaired without a manifest, which an upstream does not have: all blocks are downloaded.
+func TestPathThatChangedIsDownloadedAfterARebuild(t *testing.T) {
+	u := newUpstream(t)
+	web := newWebCache(t, u)
+	info, nar := u.mentioning(t, "hello-1.0", 9)
+	web.put(info, nar)
+	old := versionOf(t, info, nar, func(nar []byte) { nar[5*store.BlockSize+7] ^= 1 })
+	asker := u.newMachineAs(t, spool.Config{}, nil, func(cfg *p2p.Config) {
+		web.with(t)(cfg)
+		cfg.Rebuilds = rebase.New(old)
+	})
+	m, err := asker.LookupUpstream(t.Context(), info.Path.HashPart())
+	if err != nil {
+		t.Fatal(err)
+	}
+	asker.fetchMapped(t, m, nar)
+	if _, nars := web.requests(); nars != 1 {
+		t.Errorf("%d archives were downloaded, want one", nars)
+	}
+}
+
 // If one block differs, only that block is fetched, and the other version is checked for damage.
 func TestOnlyChangedBlocksAreFetched(t *testing.T) {
 	u := newUpstream(t)
