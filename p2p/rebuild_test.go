@@ -164,11 +164,15 @@ func TestWrongRebuildWithoutAHolderIsNotFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	asker := u.rebuilder(t, versionOf(t, info, nar, func(nar []byte) { nar[77]++ }))
+	old := versionOf(t, info, nar, func(nar []byte) { nar[77]++ })
+	asker := u.rebuilder(t, old)
 	for range 2 {
 		if sp, err := asker.Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("Fetch = %v, %v, want ErrNotFound", sp, err)
 		}
+	}
+	if got := old.suspected(); len(got) != 1 {
+		t.Errorf("suspects are %v, want the other version, because no manifest shows that it has changed", got)
 	}
 }
 

@@ -101,11 +101,13 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	other := p2p.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
 	w := control.Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
 	judge(&w, 1)
+	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0"}
 	golden(t, "why", func(s screen) { printWhy(w, "", s) })
 	w = control.Why{Path: path, Local: &control.WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true,
 		Reason:     "cache.nixos.org-1 has signed it",
 		Signatures: []control.WhySignature{{Key: "cache.nixos.org-1", Verdict: "verified"}, {Key: "desk-1", Verdict: "unknown key"}}}}
 	judge(&w, 1)
+	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0", Done: true}
 	golden(t, "why-here", func(s screen) { printWhy(w, "", s) })
 	golden(t, "explain", func(s screen) { explainWhy(w, "", s) })
 	holder.Problem, holder.Receiving = "not signed by a trusted key", true
@@ -118,6 +120,8 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
 			NarSize: 327_575_142, Millis: 31.4, Election: e}}
 	judge(&w, 1)
+	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0",
+		Problem: "it took too long"}
 	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
 	w = control.Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
@@ -128,6 +132,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 		Problem:  "upstream https://cache.nixos.org/: it did not answer a moment ago",
 		Election: e}}
 	judge(&w, 1)
+	w.Rebuild = &control.WhyRebuild{Problem: "no other version of it is here"}
 	golden(t, "why-alone", func(s screen) { printWhy(w, "", s) })
 
 	st := exampleStatus()

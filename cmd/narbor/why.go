@@ -24,8 +24,9 @@ func whyCommand() *cli.Command {
 		ArgsUsage: "PATH|HASH",
 		Description: "PATH may also be a file in a store path, or a link to one, such as ./result.\n\n" +
 			"It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
-			"neighbours have it, what Nix would be answered, and with --upstream, which neighbour, or this machine, was\n" +
-			"elected to ask there. Asking costs the neighbours one question each, and the upstream one if none has it.\n\n" +
+			"neighbours have it, what Nix would be answered, from which other version in this machine's store it was\n" +
+			"rebuilt, or would be, or why not, and with --upstream, which neighbour, or this machine, was elected to ask\n" +
+			"there. Asking costs the neighbours one question each, and the upstream one if none has it.\n\n" +
 			"Exit code 5 means that Nix would get 404 for it.\n\n" +
 			"Example: narbor why /nix/store/…-firefox-141.0",
 		Flags:  controlFlags(),
@@ -121,6 +122,7 @@ func printWhy(w control.Why, asked string, s screen) {
 	printSignatures(w, s)
 	printWhyNeighbours(w, s)
 	printWhyUpstream(w, s)
+	printWhyRebuild(w.Rebuild, s)
 	if w.Status == http.StatusOK {
 		s.field("Nix gets", "%s %s", s.paint(green, "200"), w.Reason)
 		return
@@ -163,6 +165,20 @@ func printWhyNeighbours(w control.Why, s screen) {
 	}
 	if len(w.Neighbours) == 0 {
 		s.field("neighbours", "none")
+	}
+}
+
+func printWhyRebuild(r *control.WhyRebuild, s screen) {
+	switch {
+	case r == nil:
+	case r.Problem != "" && r.From != "":
+		s.field("rebuilt", "no, not from %s: %s", r.From, r.Problem)
+	case r.Problem != "":
+		s.field("rebuilt", "no: %s", r.Problem)
+	case r.Done:
+		s.field("rebuilt", "yes, from %s", r.From)
+	default:
+		s.field("rebuilt", "it would be, from %s, if that is quicker than to fetch it", r.From)
 	}
 }
 

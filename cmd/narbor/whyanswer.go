@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"time"
 
@@ -23,21 +22,26 @@ func (s *parts) getWhy(r *http.Request) (any, error) {
 		return nil, control.WithCode(err, control.ExitUsage)
 	}
 	w := control.Why{Schema: control.Schema, HashPart: string(parts[0]), Neighbours: []p2p.Answer{}}
-	if w.Local, w.Path, err = s.whyLocal(r.Context(), parts[0]); err != nil {
+	var claim store.Info
+	if w.Local, claim, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err
 	}
 	w.StoreProblem = s.shares.nix.problem()
 	near := w.Local != nil && isSigned(*w.Local)
 	if r.URL.Query().Get("neighbours") != "no" {
 		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
-		near = near || slices.ContainsFunc(w.Neighbours, p2p.Answer.Believed)
-		w.Upstream = s.whyUpstream(r.Context(), parts[0], !near)
-	}
-	for _, a := range w.Neighbours {
-		if w.Path == "" && a.Believed() {
-			w.Path = a.Path
+		for _, a := range w.Neighbours {
+			if near = near || a.Believed(); a.Believed() && claim.Path.IsZero() {
+				claim = a.Mapping().Info()
+			}
 		}
+		var fromUpstream store.Info
+		if w.Upstream, fromUpstream = s.whyUpstream(r.Context(), parts[0], !near); claim.Path.IsZero() {
+			claim = fromUpstream
+		}
+		w.Rebuild = s.whyRebuild(r.Context(), claim, w.Local != nil)
 	}
+	w.Path = claim.Path.String()
 	judge(&w, len(s.keys.trusted.Names()))
 	object(&w, s.server.Obstacle)
 	return w, nil
@@ -104,8 +108,8 @@ const reasonBuiltHere = "it was built on this machine: your builds stay here, un
 
 const reasonOff = "sharing is off; see `narbor share`"
 
-// whyLocal looks for a path on this machine.
-func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, string, error) {
+// whyLocal looks for a path on this machine. Without one it returns nil.
+func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, store.Info, error) {
 	for i, src := range s.shares.sources {
 		info, err := src.Info(ctx, hp)
 		if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrDamaged) {
@@ -113,7 +117,7 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 		}
 		damaged := errors.Is(err, store.ErrDamaged)
 		if err != nil && !damaged {
-			return nil, "", err
+			return nil, store.Info{}, err
 		}
 		l := &control.WhyLocal{Where: store.Dir, NarHash: info.NarHash.String(), NarSize: info.NarSize, References: len(info.References),
 			CA:         info.CA,
@@ -127,9 +131,9 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 		if l.Shared, l.Reason = s.keys.sharedBy(s.node.Sharing(), info); damaged {
 			l.Shared, l.Reason = false, "its content on this machine is damaged; see `narbor doctor`"
 		}
-		return l, info.Path.String(), nil
+		return l, info, nil
 	}
-	return nil, "", nil
+	return nil, store.Info{}, nil
 }
 
 // verdict returns the result of checking one signature.
@@ -179,14 +183,14 @@ func (k *keyState) sharedBy(sharing bool, info store.Info) (bool, string) {
 }
 
 // whyUpstream returns the peer that is elected to ask the upstreams, and if ask is true, also their answer. It returns
-// nil if there are none.
-func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *control.WhyUpstream {
+// nil if there are none. The claim is that of the upstream that has the path.
+func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) (w *control.WhyUpstream, claim store.Info) {
 	if len(s.upstreams) == 0 {
-		return nil
+		return nil, claim
 	}
-	w := &control.WhyUpstream{Election: s.node.Elect(hp), Asked: ask}
+	w = &control.WhyUpstream{Election: s.node.Elect(hp), Asked: ask}
 	if !ask {
-		return w
+		return w, claim
 	}
 	start := time.Now()
 	m, err := s.node.LookupUpstream(ctx, hp)
@@ -194,12 +198,13 @@ func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) *c
 	switch {
 	case err == nil:
 		w.Has, w.SignedBy, w.NarHash, w.NarSize = true, m.SignedBy(), m.NarHash().String(), m.NarSize()
+		claim = m.Info()
 	case errors.Is(err, store.ErrUnreadable):
 		w.Problem, w.Unreadable = err.Error(), true
 	case !errors.Is(err, store.ErrNotFound) || errors.Is(err, trust.ErrUntrusted) || errors.Is(err, trust.ErrForged):
 		w.Problem = err.Error()
 	}
-	return w
+	return w, claim
 }
 
 // offered returns the NAR of the narinfo that Nix would get; ok is false if Nix would get 404.

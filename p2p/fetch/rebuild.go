@@ -18,13 +18,21 @@ import (
 // bounds the time in which the store must name the other versions of a path.
 const rebuildTick = time.Second
 
+// errOutpaced means that other sources were expected to be faster.
+var errOutpaced = errors.New("neighbours or an upstream send faster than this machine reads and rewrites")
+
 // rebuild makes the NAR from another version of its path on this machine: after a mass rebuild most paths differ from their
 // earlier versions only in the store paths that they contain. No neighbour is asked. It returns the NAR if its hash is right.
 // Otherwise blocks at the beginning of the draft may be written: this session uses them, and they are neither passed on nor
 // kept. The error wraps [store.ErrCorrupt] if the whole draft was written and its hash is wrong; then the caller calls
 // [Session.repair].
 func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
-	if s.Rebuilds == nil || s.outpaced() {
+	if s.Rebuilds == nil {
+		return nil, nil
+	}
+	wanted := s.Wanted.Info()
+	if s.outpaced() {
+		s.Rebuilds.Record(wanted, rebase.Outcome{Err: errOutpaced})
 		return nil, nil
 	}
 	if end, ok := ctx.Deadline(); ok { // three quarters are left for the fetch
@@ -32,7 +40,6 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/4)
 		defer cancel()
 	}
-	wanted := s.Wanted.Info()
 	candidates := s.candidates(ctx, wanted)
 	if len(candidates) > 0 {
 		s.draft.Forgo()
@@ -44,6 +51,7 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 		if err != nil {
 			s.Log.Debug("a path could not be rebuilt", zap.Stringer("path", wanted.Path), zap.Stringer("from", c.Old.Path), zap.Error(err))
 			if wrong == nil {
+				s.Rebuilds.Record(wanted, rebase.Outcome{From: c.Old.Path, Err: err})
 				s.plan.reuse(blocksUntil(n, wanted.NarSize))
 			}
 			return nil, wrong
@@ -51,6 +59,7 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 		sp, err := s.draft.Commit(s.Wanted.CheckNAR)
 		if sp != nil {
 			s.Received(store.FromRebuild, s.Wanted, "", int(wanted.NarSize))
+			s.Rebuilds.Record(wanted, rebase.Outcome{From: c.Old.Path})
 			s.Log.Debug("rebuilt", zap.Stringer("path", wanted.Path), zap.Stringer("from", c.Old.Path),
 				zap.Int64("size", wanted.NarSize), zap.Duration("dur", time.Since(start)))
 			return sp, nil
@@ -62,18 +71,16 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 			s.plan.reuse(blocksUntil(wanted.NarSize, wanted.NarSize))
 		}
 		wrong, s.rebuilt = err, &candidates[i]
-	}
-	if wrong != nil {
-		s.Rebuilds.Differs(wanted)
+		s.Rebuilds.Record(wanted, rebase.Outcome{From: c.Old.Path, Err: rebase.ErrDiffers})
 	}
 	return nil, wrong
 }
 
 // repair marks blocks of a wrong rebuild as missing: those that differ from a holder's manifest, or all if no holder sends
-// one. No peer is blamed for them.
+// one. No peer is blamed for them. The old path is reported as suspect if few blocks differ, or if that is unknown.
 func (s *Session) repair(ctx context.Context) error {
 	again := blocksUntil(s.Wanted.NarSize(), s.Wanted.NarSize())
-	holders := s.plan.holders()
+	suspect, holders := true, s.plan.holders()
 	for _, nb := range holders[:min(len(holders), 2)] {
 		manifest, err := nb.AskManifest(ctx, s.Wanted)
 		if err != nil {
@@ -84,11 +91,12 @@ func (s *Session) repair(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if len(other) <= 1+len(again)/16 { // a damaged disk has few wrong blocks
-			s.rebuilt.Suspect()
-		}
+		suspect = len(other) <= 1+len(again)/16 // a damaged disk has few wrong blocks
 		again = other
 		break
+	}
+	if suspect {
+		s.rebuilt.Suspect()
 	}
 	s.plan.again(again)
 	return nil
@@ -103,6 +111,9 @@ func (s *Session) candidates(ctx context.Context, wanted store.Info) []rebase.Ca
 		list, err := s.Rebuilds.Candidates(ctx, wanted)
 		if err != nil {
 			s.Log.Debug("not rebuilt", zap.Stringer("path", wanted.Path), zap.Error(err))
+			if !errors.Is(err, rebase.ErrDiffers) { // that is recorded with its path
+				s.Rebuilds.Record(wanted, rebase.Outcome{Err: err})
+			}
 		}
 		found <- list
 	})
@@ -174,7 +185,7 @@ func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error
 		case <-ticker.C:
 			n := w.progress()
 			if rate := float64(n) / time.Since(start).Seconds(); n == before || rate < float64(s.rateOfOthers()) {
-				return w.stop(), store.ErrSlow
+				return w.stop(), errOutpaced
 			}
 			before = n
 		case <-ctx.Done():

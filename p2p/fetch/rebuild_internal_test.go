@@ -138,6 +138,9 @@ func TestRebuildGivesUpADiskSlowerThanTheNeighbours(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				if o, ok := s.Rebuilds.Outcome(s.Wanted.Info()); !ok || o.From.IsZero() || c.want == 40 != (o.Err == nil) {
+					t.Errorf("Outcome = %+v, %v", o, ok)
+				}
 				if c.want == 40 {
 					if sp == nil || received != s.Wanted.NarSize() {
 						t.Fatalf("not rebuilt: %v, %d bytes", sp, received)
@@ -152,6 +155,20 @@ func TestRebuildGivesUpADiskSlowerThanTheNeighbours(t *testing.T) {
 			})
 		})
 	}
+}
+
+func TestReasonForNotRebuildingStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := newRebuild(t, func() {})
+		want := rebase.Outcome{From: s.Wanted.Path(), Err: rebase.ErrDiffers}
+		s.Rebuilds.Record(s.Wanted.Info(), want)
+		if found := s.candidates(t.Context(), s.Wanted.Info()); len(found) > 0 {
+			t.Errorf("%d versions are tried again", len(found))
+		}
+		if got, _ := s.Rebuilds.Outcome(s.Wanted.Info()); got != want {
+			t.Errorf("Outcome = %+v, want %+v", got, want)
+		}
+	})
 }
 
 // A disk that was measured to be slower than the neighbours is not read at all.

@@ -16,8 +16,8 @@ import (
 const (
 	// maxCandidates bounds the old paths that are read for one NAR.
 	maxCandidates = 3
-	// maxDiffering bounds the NARs that are remembered because no rebuilt one had their hash.
-	maxDiffering = 4096
+	// maxOutcomes bounds the paths with a recorded [Outcome].
+	maxOutcomes = 4096
 	// maxRunning bounds the goroutines that read the store. Nix fetches 16 NARs at once, and narbor some ahead of it.
 	maxRunning = 32
 	// rateFresh is the time after which a measured rate is dropped: the disk may be less busy by then.
@@ -44,20 +44,32 @@ type Store interface {
 
 // A Rebuilder makes the NARs of wanted paths out of paths of a store. Its methods may be called concurrently.
 type Rebuilder struct {
-	store     Store
-	slots     chan struct{}                    // of the goroutines of Go
-	differing *lru.Cache[store.Hash, struct{}] // NarHashes of NARs that could not be rebuilt
-	rate      atomic.Int64                     // bytes per second that were read, rewritten and written; 0 is unknown
-	rated     atomic.Int64                     // when that was measured, in Unix nanoseconds
+	store    Store
+	slots    chan struct{} // of the goroutines of Go
+	outcomes *lru.Cache[key, Outcome]
+	rate     atomic.Int64 // bytes per second that were read, rewritten and written; 0 is unknown
+	rated    atomic.Int64 // when that was measured, in Unix nanoseconds
+}
+
+// A key is a path with its NarHash.
+type key struct {
+	path store.Path
+	nar  store.Hash
+}
+
+// An Outcome is the result of rebuilding a path.
+type Outcome struct {
+	From store.Path // the version that was read; zero if none was
+	Err  error      // why the path was not rebuilt; nil if it was
 }
 
 // New returns a rebuilder that reads the paths of a store.
 func New(s Store) *Rebuilder {
-	differing, err := lru.New[store.Hash, struct{}](maxDiffering)
+	outcomes, err := lru.New[key, Outcome](maxOutcomes)
 	if err != nil { // only for a size below 1
 		panic(err)
 	}
-	return &Rebuilder{store: s, differing: differing, slots: make(chan struct{}, maxRunning)}
+	return &Rebuilder{store: s, outcomes: outcomes, slots: make(chan struct{}, maxRunning)}
 }
 
 // A Candidate is a path of the store whose NAR may become a wanted one. It is used by one goroutine.
@@ -68,10 +80,10 @@ type Candidate struct {
 }
 
 // Candidates returns at most three paths from which the NAR of wanted may be rebuilt. They have its name and its NarSize, and
-// their references can be paired with those of wanted. If there are none, or if [Rebuilder.Differs] was called for wanted, the
+// their references can be paired with those of wanted. If there are none, or if [ErrDiffers] was recorded for wanted, the
 // error is the reason.
 func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []Candidate, err error) {
-	if r.differing.Contains(wanted.NarHash) {
+	if o, _ := r.Outcome(wanted); errors.Is(o.Err, ErrDiffers) {
 		return nil, ErrDiffers
 	}
 	err = ErrNoOld
@@ -83,6 +95,9 @@ func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []C
 		switch {
 		case ctx.Err() != nil:
 			return nil, ctx.Err()
+		case errors.Is(infoErr, store.ErrDamaged):
+			err = infoErr
+			continue
 		case infoErr != nil || old.Path.Name() != wanted.Path.Name():
 			continue
 		case old.NarSize != wanted.NarSize:
@@ -106,8 +121,15 @@ func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []C
 	return nil, err
 }
 
-// Differs records that no candidate has the hash of wanted, so that this is not tried again.
-func (r *Rebuilder) Differs(wanted store.Info) { r.differing.Add(wanted.NarHash, struct{}{}) }
+// Record records the outcome of rebuilding wanted. After [ErrDiffers] it is not tried again.
+func (r *Rebuilder) Record(wanted store.Info, o Outcome) {
+	r.outcomes.Add(key{wanted.Path, wanted.NarHash}, o)
+}
+
+// Outcome returns what was recorded last; false if nothing was, or too many others since.
+func (r *Rebuilder) Outcome(wanted store.Info) (Outcome, bool) {
+	return r.outcomes.Peek(key{wanted.Path, wanted.NarHash})
+}
 
 // Suspect reports to the store that the candidate's content may be damaged.
 func (c Candidate) Suspect() { c.of.store.Suspect(c.Old) }

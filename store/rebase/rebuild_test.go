@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -19,12 +20,22 @@ type world struct {
 	*store.Mem
 	parts    []store.HashPart
 	suspects []store.Path
+	damaged  store.Path
 }
 
 func newWorld() *world { return &world{Mem: store.NewMem()} }
 
 func (w *world) Namesakes(string) []store.HashPart { return w.parts }
-func (w *world) Suspect(info store.Info)           { w.suspects = append(w.suspects, info.Path) }
+
+func (w *world) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	info, err := w.Mem.Info(ctx, hp)
+	if err == nil && info.Path == w.damaged {
+		return info, fmt.Errorf("%w: %w", store.ErrNotFound, store.ErrDamaged)
+	}
+	return info, err
+}
+
+func (w *world) Suspect(info store.Info) { w.suspects = append(w.suspects, info.Path) }
 
 // add puts a path into the store. Its NAR is its content.
 func (w *world) add(t *testing.T, base, content string, refs ...string) store.Info {
@@ -52,11 +63,14 @@ func TestCandidatesAreTheVersionsThatMayBecomeTheWantedPath(t *testing.T) {
 		want int
 		err  error
 	}{
-		"none":               {func(*world) {}, 0, rebase.ErrNoOld},
-		"one":                {func(w *world) { w.add(t, hash1+"-app-1.0", right, hash2+"-lib") }, 1, nil},
-		"itself":             {func(w *world) { w.add(t, new1+"-app-1.0", right, hash2+"-lib") }, 0, rebase.ErrNoOld},
-		"another name":       {func(w *world) { w.add(t, hash1+"-app-1.1", right, hash2+"-lib") }, 0, rebase.ErrNoOld},
-		"another size":       {func(w *world) { w.add(t, hash1+"-app-1.0", right+"!", hash2+"-lib") }, 0, rebase.ErrSize},
+		"none":         {func(*world) {}, 0, rebase.ErrNoOld},
+		"one":          {func(w *world) { w.add(t, hash1+"-app-1.0", right, hash2+"-lib") }, 1, nil},
+		"itself":       {func(w *world) { w.add(t, new1+"-app-1.0", right, hash2+"-lib") }, 0, rebase.ErrNoOld},
+		"another name": {func(w *world) { w.add(t, hash1+"-app-1.1", right, hash2+"-lib") }, 0, rebase.ErrNoOld},
+		"another size": {func(w *world) { w.add(t, hash1+"-app-1.0", right+"!", hash2+"-lib") }, 0, rebase.ErrSize},
+		"damaged": {func(w *world) {
+			w.damaged = w.add(t, hash1+"-app-1.0", right, hash2+"-lib").Path
+		}, 0, store.ErrDamaged},
 		"no longer valid":    {func(w *world) { w.Remove(w.add(t, hash1+"-app-1.0", right).Path.HashPart()) }, 0, rebase.ErrNoOld},
 		"another size, then": {func(w *world) { w.add(t, hash3+"-app-1.0", "x"); w.add(t, hash1+"-app-1.0", right, hash2+"-lib") }, 1, nil},
 		"four": {func(w *world) {
@@ -112,10 +126,13 @@ func TestPathThatHasChangedIsNotTriedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Differs(wanted)
+	r.Record(wanted, rebase.Outcome{From: old.Path, Err: rebase.ErrDiffers})
 	list[0].Suspect()
 	if list, err := r.Candidates(t.Context(), wanted); len(list) > 0 || !errors.Is(err, rebase.ErrDiffers) {
 		t.Errorf("%d candidates, %v", len(list), err)
+	}
+	if o, ok := r.Outcome(wanted); !ok || o.From != old.Path {
+		t.Errorf("Outcome = %+v, %v; want it to name %s", o, ok, old.Path)
 	}
 	if !slices.Equal(w.suspects, []store.Path{old.Path}) {
 		t.Errorf("suspects are %v, want %s", w.suspects, old.Path)

@@ -12,6 +12,7 @@ type Why struct {
 	StoreProblem string       `json:"storeProblem,omitempty"`
 	Neighbours   []p2p.Answer `json:"neighbours"`
 	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
+	Rebuild      *WhyRebuild  `json:"rebuild"`  // null if this machine has the path, and does not know whence
 	Status       int          `json:"status"`   // that Nix would get for the narinfo
 	From         string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
 	Reason       string       `json:"reason"`
@@ -33,6 +34,13 @@ type WhyLocal struct {
 type WhySignature struct {
 	Key     string `json:"key"`
 	Verdict string `json:"verdict"` // verified, wrong or unknown key
+}
+
+// WhyRebuild tells whether this machine makes the path's NAR from another version of the path in its store.
+type WhyRebuild struct {
+	From    string `json:"from"`    // the other version; "" if none fits
+	Done    bool   `json:"done"`    // it was rebuilt; false: it would be, if Problem is ""
+	Problem string `json:"problem"` // why it was not, or would not be; "" is none
 }
 
 // WhyUpstream has the answer of the upstreams, and the peer that is elected to ask them.
