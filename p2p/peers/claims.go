@@ -132,7 +132,7 @@ func (c claimStream) askAll(ctx context.Context, batch []Question) (left []Quest
 		}
 		if batch = c.more(batch); len(batch) == 0 {
 			<-c.turns
-		} else if err := c.ex.ask(batch); err != nil {
+		} else if err := c.ex.Send(claimsRequest(batch)); err != nil {
 			return c.again(batch, err)
 		} else {
 			c.sent <- batch
@@ -161,13 +161,13 @@ func (n *Neighbour) again(batch []Question, err error) (rest []Question) {
 	return rest
 }
 
-// ask sends a batch of questions in one request.
-func (ex *Exchange) ask(batch []Question) error {
+// claimsRequest puts a batch of questions into one request.
+func claimsRequest(batch []Question) wire.Request {
 	r := wire.Request{Kind: wire.AskClaims, HashParts: make([]store.HashPart, len(batch))}
 	for i, l := range batch {
 		r.HashParts[i] = l.HashPart()
 	}
-	return ex.Send(r)
+	return r
 }
 
 // more adds the questions that are waiting or about to be: often several goroutines ask at once. It leaves out those
