@@ -1,10 +1,12 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -36,7 +38,9 @@ func TestBrokenSettingsOfNixChangeNothing(t *testing.T) {
 
 // Own builds go to members of a group; without a group there are none.
 func TestCircleNeedsAGroup(t *testing.T) {
-	_, _, err := narbor(t.Context(), "run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--port", "0", "--no-mdns",
+	ctx, cancel := context.WithTimeout(t.Context(), atMost(5*time.Second)) // it would run on
+	defer cancel()
+	_, _, err := narbor(ctx, "run", "--state-dir", t.TempDir(), "--listen", "127.0.0.1:0", "--port", "0", "--no-mdns",
 		"--circle-key", "home-1")
 	var coded control.ExitError
 	if !errors.As(err, &coded) || coded.Code != control.ExitUsage || !strings.Contains(err.Error(), "--group-secret-file") {
