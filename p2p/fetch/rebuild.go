@@ -163,7 +163,7 @@ func (s *Session) rateOfOthers() (rate int64) {
 func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w := &blockWriter{draft: s.draft, block: make([]byte, 0, store.BlockSize)}
+	w := &blockWriter{draft: s.draft, block: make([]byte, 0, min(c.Old.NarSize, store.BlockSize))}
 	done := make(chan error, 1)
 	running := s.Rebuilds.Go(func() {
 		err := c.WriteTo(ctx, w)

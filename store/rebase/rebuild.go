@@ -167,7 +167,7 @@ func (c Candidate) WriteTo(ctx context.Context, w io.Writer) error {
 	defer nar.Close()
 	start := time.Now()
 	out := NewWriter(w, c.pairs)
-	buf := make([]byte, store.BlockSize)
+	buf := make([]byte, min(nar.Size(), store.BlockSize)) // most NARs are small
 	for off := int64(0); off < nar.Size(); {
 		if err := ctx.Err(); err != nil {
 			return err
