@@ -172,6 +172,10 @@ func TestStatsReadWell(t *testing.T) {
 	for _, by := range []string{"", "peer", "name"} {
 		golden(t, "stats"+strings.TrimSuffix("-"+by, "-"), func(s screen) { printStats(s, a, by) })
 	}
+	a.LastUpdate = &stats.Update{Start: time.Date(2026, 1, 4, 14, 2, 5, 0, time.Local), Amounts: stats.Amounts{
+		Received: map[store.Origin]int64{store.FromRebuild: 1_340_000_000, store.FromNeighbours: 750_000_000,
+			store.FromInternet: 110_000_000}, NARs: 1156, ByNix: 1_000_000, ByNixPaths: 2, Seconds: 41.3}}
+	golden(t, "stats-update", func(s screen) { printStats(s, a, "") })
 	giver := stats.Account{Days: []stats.Day{{Date: time.Now().Format(time.DateOnly),
 		Amounts: stats.Amounts{Sent: 3 << 30, ByNix: 1 << 30}}}}
 	golden(t, "stats-giver", func(s screen) { printStats(s, giver, "") })

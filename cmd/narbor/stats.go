@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -21,7 +22,7 @@ func statsCommand() *cli.Command {
 		Name:  "stats",
 		Usage: "show how much came from the network, and what that saved",
 		Description: "Accounts are kept for a year. Bytes are those of archives, uncompressed; what Nix fetched from the internet by\n" +
-			"itself, and the time that was saved, are estimates.\n\n" +
+			"itself, and the time that was saved, are estimates. An update is what Nix got without a pause of two minutes.\n\n" +
 			"Examples:\n   narbor stats --by name\n   narbor stats --json",
 		Flags: append(controlFlags(), &cli.StringFlag{Name: "by", EnvVars: env("by"),
 			Usage: "`WHAT` to tell apart: day, peer or name (of the package)"}),
@@ -94,6 +95,9 @@ func printSums(s screen, a stats.Account) {
 		rows = append(rows, append([]string{p.name}, amounts(sum)...))
 	}
 	s.table(statsHeader("WHEN"), rows, statsDropped...)
+	if a.LastUpdate != nil {
+		s.hang("last update", updateText(*a.LastUpdate))
+	}
 	if got := month.Received; got[store.FromOthers]+got[store.FromInternet] > 0 {
 		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s "+
 			"at least Nix did",
@@ -107,6 +111,36 @@ func printSums(s screen, a stats.Account) {
 	if !a.Since.IsZero() {
 		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
 	}
+}
+
+// updateText returns what Nix got in one update, and from where, the largest part first.
+func updateText(u stats.Update) string {
+	type part struct {
+		bytes int64
+		what  string
+	}
+	parts := []part{{u.Received[store.FromRebuild], "rebuilt here"}, {u.Received[store.FromNeighbours], "from neighbours"},
+		{u.Received[store.FromOthers], "downloaded by neighbours"}, {u.Received[store.FromInternet], "downloaded here"},
+		{u.Received[store.FromStore], "from this machine's store"}, {u.ByNix, "downloaded by Nix, as far as is known"}}
+	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.bytes, a.bytes) })
+	sum := u.SavedOf() + u.Received[store.FromStore]
+	text := fmt.Sprintf("%s: %s, %s", u.Start.Local().Format("Mon 2006-01-02 15:04"), dashboard.Plural(int(u.NARs+u.ByNixPaths), "path"),
+		dashboard.Amount(sum))
+	separator := ": "
+	for _, p := range parts {
+		if p.bytes > 0 {
+			percent := fmt.Sprintf("%d %%", (200*p.bytes+sum)/(2*sum))
+			if 100*p.bytes < sum {
+				percent = "less than 1 %"
+			}
+			text += separator + percent + " " + p.what
+			separator = ", "
+		}
+	}
+	if u.Seconds > 0 {
+		text += ", in " + dashboard.ShortTime(time.Duration(u.Seconds*float64(time.Second)))
+	}
+	return text
 }
 
 // statsDropped are the columns of [statsHeader] that a narrow terminal goes without, the first one first.

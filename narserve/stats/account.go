@@ -156,6 +156,8 @@ type Account struct {
 	Names    []Share    `json:"names"`          // likewise
 	Requests []Request  `json:"requests"`       // the latest first
 	Now      []Transfer `json:"now"`
+
+	LastUpdate *Update `json:"lastUpdate,omitempty"`
 }
 
 // Sum adds up the last days, today included; 0 is all that are kept.

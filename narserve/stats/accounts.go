@@ -28,6 +28,7 @@ type Accounts struct {
 	note      string     // the error of the file
 	changed   bool       // since the file was written
 	history   history
+	updates   updates
 	shares    parties
 	requests  []Request // the latest last
 	transfers transfers
@@ -138,6 +139,7 @@ func (a *Accounts) Served(m trust.Mapping, n int64, took time.Duration, whole bo
 		r.Reason = "broke off"
 	}
 	a.book(now, amounts)
+	a.updates.add(now, amounts)
 	if saved := amounts.Saved(); saved > 0 {
 		a.shares.names.of(packageName(m.Path()), maxNames, now).Received += saved
 		a.busy.saved += saved
@@ -151,6 +153,7 @@ func (a *Accounts) Found(path store.Path) {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.noteRequest(now)
 	a.book(now, Amounts{Found: 1})
 	a.answers[ResultHit]++
 	a.remember(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
@@ -164,6 +167,7 @@ func (a *Accounts) NotFound(hp store.HashPart, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lack.note(now, err)
+	a.noteRequest(now)
 	a.book(now, Amounts{Missed: 1})
 	if errors.Is(err, ErrNoAnswer) {
 		a.answers[resultTimeout]++
@@ -243,7 +247,7 @@ func (a *Accounts) Account() Account {
 	defer a.mu.Unlock()
 	out := Account{Schema: accountSchema, Since: a.history.since, Note: a.note, Days: a.history.listDays(),
 		Quarters: a.history.listQuarters(now), Peers: a.shares.peers.list(), Names: a.shares.names.list(),
-		Requests: slices.Clone(a.requests), Now: a.transfers.list(now)}
+		Requests: slices.Clone(a.requests), Now: a.transfers.list(now), LastUpdate: a.updates.copy()}
 	out.Peers, out.Names = out.Peers[:min(len(out.Peers), maxPeers)], out.Names[:min(len(out.Names), maxNames)]
 	slices.Reverse(out.Requests)
 	return out
@@ -259,9 +263,20 @@ func (a *Accounts) book(now time.Time, amounts Amounts) {
 func (a *Accounts) Begin() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := time.Now()
+	a.noteRequest(now)
 	if a.busy.serving++; a.busy.serving == 1 {
-		a.busy.since, a.busy.saved = time.Now(), 0
+		a.busy.since, a.busy.saved = now, 0
 	}
+}
+
+// noteRequest records the time of a request of Nix. No update ends while a NAR is served. The caller holds mu.
+func (a *Accounts) noteRequest(now time.Time) {
+	if a.busy.serving > 0 {
+		a.updates.seen = now
+		return
+	}
+	a.updates.asked(now)
 }
 
 // End records the end of an answer to a request for a NAR.
@@ -272,8 +287,13 @@ func (a *Accounts) End() {
 	if a.busy.serving--; a.busy.serving > 0 {
 		return
 	}
+	a.updates.seen = now
 	took := now.Sub(a.busy.since).Seconds()
-	a.book(now, Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busy.saved)/internetRate-took)})
+	amounts := Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busy.saved)/internetRate-took)}
+	a.book(now, amounts)
+	if a.updates.last.Start.Equal(a.updates.began) { // Nix got something
+		a.updates.add(now, amounts)
+	}
 }
 
 // TooLarge reports whether Nix was denied a NAR that is larger than the spool, at most so long ago.

@@ -250,6 +250,7 @@ func TestDamagedAccountsBeginAnew(t *testing.T) {
 		"", "{", "null", good + "x", good + good, good[:len(good)-1], strings.Replace(good, `"schema":1`, `"schema":2`, 1),
 		strings.Replace(good, "2020-01-01", "2020-01-03", 1), strings.Replace(good, "2020-01-01", "yesterday", 1),
 		strings.Replace(good, ":5", ":-5", 1), strings.Replace(good, ":5", `:"5"`, 1),
+		strings.Replace(good, `"days"`, `"lastUpdate":{"start":"2020-01-01T00:00:00Z","nars":-1},"days"`, 1),
 		`{"schema":1,"days":[` + strings.Repeat(`{},`, 400) + `{}]}`,
 		`{"schema":1,"missed":[` + strings.Repeat(`{},`, maxMissChecks) + `{}]}`, strings.Repeat(" ", maxAccountsFile+1),
 	} {

@@ -52,6 +52,9 @@ func Open(file string) (*Accounts, error) {
 		return a, err
 	}
 	a.history.since, a.history.days, a.history.quarters = kept.Since, kept.Days, kept.Quarters
+	if u := kept.LastUpdate; u != nil {
+		a.updates = updates{last: *u, began: u.Start, seen: u.End}
+	}
 	for _, s := range kept.Peers {
 		a.shares.peers[s.Name] = &s
 	}
@@ -90,6 +93,11 @@ func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
 	if len(a.Days) > maxDays || len(a.Quarters) > quarters || len(a.Peers) > maxPeers || len(a.Names) > maxNames ||
 		len(a.Requests) > maxRequests {
 		return a, errors.New("it has more entries than narbor writes")
+	}
+	if u := a.LastUpdate; u != nil && !u.sane() {
+		return a, errors.New("the last update has negative amounts")
+	} else if u != nil && u.Start.After(now) {
+		a.LastUpdate = nil
 	}
 	last, days := "", a.Days
 	a.Days = nil

@@ -85,16 +85,16 @@ func (m misses) due(now time.Time) (paths []store.HashPart) {
 }
 
 // looked records that a path was looked for in this machine's store. It reports whether it was found there, and was
-// still missed.
-func (m misses) looked(hp store.HashPart, there bool) bool {
+// still missed, and when Nix missed it.
+func (m misses) looked(hp store.HashPart, there bool) (at time.Time, found bool) {
 	c, ok := m.checks.Peek(hp)
 	if !ok {
-		return false
+		return at, false
 	}
 	if c.tried++; there || c.tried >= missTries {
 		m.checks.Remove(hp)
 	} else {
 		m.checks.Add(hp, c)
 	}
-	return there
+	return c.at, there
 }

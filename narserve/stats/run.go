@@ -55,10 +55,13 @@ func (a *Accounts) lookForMissed(ctx context.Context, size func(context.Context,
 
 // looked records whether a path that Nix missed is in this machine's store now; size is 0 if it is not.
 func (a *Accounts) looked(hp store.HashPart, size int64) {
-	if !a.missed.looked(hp, size > 0) {
+	at, found := a.missed.looked(hp, size > 0)
+	if !found {
 		return
 	}
+	amounts := Amounts{ByNix: size, ByNixPaths: 1}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.book(time.Now(), Amounts{ByNix: size, ByNixPaths: 1})
+	a.book(time.Now(), amounts)
+	a.updates.add(at, amounts)
 }

@@ -1,0 +1,107 @@
+package stats
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"narbor/store"
+	"narbor/trust"
+)
+
+// give has Nix fetch a NAR, which takes a minute.
+func give(a *Accounts, m trust.Mapping, from store.Origin) {
+	a.Found(m.Path())
+	a.Begin()
+	a.Received(from, m, "peer-a", int(m.NarSize()))
+	a.Fetched(m, from, nil)
+	time.Sleep(time.Minute)
+	a.Served(m, m.NarSize(), time.Minute, true)
+	a.End()
+}
+
+func TestLastUpdateIsWhatNixGotWithoutAPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const missed, later = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6"), store.HashPart("1jqd0rlxzra1rs38rdxl43yh6rxchgc6")
+		small, large := textMapping(t, "small-1", "x"), textMapping(t, "large-1", strings.Repeat("x", 1000))
+		file := filepath.Join(t.TempDir(), "account.json")
+		a, err := Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u := a.Account().LastUpdate; u != nil {
+			t.Errorf("before any request the last update is %+v", u)
+		}
+		give(a, small, store.FromNeighbours)
+		time.Sleep(updatePause + time.Second)
+		start := time.Now()
+		a.NotFound(missed, store.ErrNotFound)
+		time.Sleep(updatePause - time.Second)
+		give(a, large, store.FromRebuild)
+		give(a, small, store.FromNeighbours)
+		end := time.Now()
+		want := func(name string, a *Accounts, byNix int64) {
+			t.Helper()
+			u := a.Account().LastUpdate
+			if u == nil || !u.Start.Equal(start) || !u.End.Equal(end) || u.NARs != 2 || u.Received[store.FromRebuild] != large.NarSize() ||
+				u.Received[store.FromNeighbours] != small.NarSize() || u.Seconds != 120 || u.ByNix != byNix {
+				t.Errorf("%s the last update is %+v", name, u)
+			}
+		}
+		want("at its end", a, 0)
+		time.Sleep(2*updatePause + time.Second)
+		a.NotFound(later, store.ErrNotFound) // Nix got nothing, so that is no update
+		time.Sleep(updatePause + time.Second)
+		a.NotFound(later, store.ErrNotFound)
+		want("after a question", a, 0)
+		a.looked(missed, 500)
+		want("when it is known what Nix fetched itself", a, 500)
+		if err := a.Save(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want("after a restart", b, 500)
+		a.looked(later, 70)
+		if u := a.Account().LastUpdate; u.ByNix != 70 || u.NARs != 0 || !u.Start.After(end) {
+			t.Errorf("after Nix has fetched one path itself, the last update is %+v", u)
+		}
+	})
+}
+
+// What Nix fetched between two updates is in neither.
+func TestUpdateLeavesOutWhatItsRequestsWereNotAbout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const between = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
+		a := New()
+		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours)
+		time.Sleep(2 * updatePause)
+		a.NotFound(between, store.ErrNotFound)
+		time.Sleep(2 * updatePause)
+		a.NotFound("1jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
+		a.looked(between, 500)
+		if u := a.Account().LastUpdate; u.ByNix != 0 {
+			t.Errorf("the last update is %+v", u)
+		}
+	})
+}
+
+// A NAR that takes an hour does not end the update.
+func TestLongNARDoesNotEndAnUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, m := New(), textMapping(t, "long-1", "x")
+		start := time.Now()
+		a.Begin()
+		time.Sleep(time.Hour)
+		a.Served(m, m.NarSize(), time.Hour, true)
+		a.End()
+		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours)
+		if u := a.Account().LastUpdate; u.NARs != 2 || !u.Start.Equal(start) {
+			t.Errorf("the last update is %+v", u)
+		}
+	})
+}
