@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"testing"
+	"time"
 
 	"narbor/integration/corpus"
 	"narbor/integration/lan"
@@ -18,18 +19,25 @@ func nixes(t *testing.T) []lan.Nix {
 	return nixes
 }
 
+// Each version of Nix gets a path from a holder with the version before it, and the oldest from one with the newest.
 func TestClosureArrivesWithEveryNix(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)
 	c := w.corpus(corpus.First())
-	w.sharing("alice", c)
+	top := c.Infos[len(c.Infos)/2].Path.String()
+	_, last := w.sharing("alice", c)
 	for _, nix := range nixes {
 		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter)
-		w.start(h)
+		p := w.start(h)
 		w.neighbours(h, 1)
-		top := c.Infos[len(c.Infos)/2].Path.String()
 		w.realise(h, top)
 		w.whole(h, c, top)
 		t.Logf("Nix %s: %+v", nix.Version, w.status(h).Nix)
+		w.must(last.Terminate(15 * time.Second)) // so that the next one has a single neighbour
+		last = p
 	}
+	h, _ := w.fetching("carol")
+	w.neighbours(h, 1)
+	w.realise(h, top)
+	w.whole(h, c, top)
 }
