@@ -43,7 +43,7 @@ func (a Answer) Mapping() trust.Mapping { return a.mapping }
 // [Node.Lookup] it waits for all of them, up to [askTimeout] each, and no neighbour is struck for its answer. There are
 // no answers about a hash part that Lookup keeps from neighbours.
 func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
-	if n.lookups.secrets.check(ctx, hp) != nil {
+	if n.lookups.secrets.Check(ctx, hp) != nil {
 		return []Answer{}
 	}
 	neighbours := n.neighbours.All()
@@ -81,7 +81,7 @@ func (ls *lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) 
 		return Answer{Problem: peers.Bounded(err.Error())}
 	}
 	a := Answer{Path: info.Path.String(), Receiving: r.Receiving, NarHash: info.NarHash.String(), NarSize: info.NarSize}
-	if a.mapping, err = ls.secrets.trusted.Check(info); err != nil {
+	if a.mapping, err = ls.secrets.Trusted.Check(info); err != nil {
 		a.Problem = peers.Bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
 	}
 	a.SignedBy = a.mapping.SignedBy()

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
+	"narbor/p2p/secrets"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -160,7 +161,7 @@ type oneConn struct{ network.Network }
 
 func (oneConn) ConnsToPeer(peer.ID) []network.Conn { return []network.Conn{nil} }
 
-// TestBusyNeighbourIsWaitedFor has a neighbour answer after infoTimeout.
+// TestBusyNeighbourIsWaitedFor has a neighbour answer after peers.InfoTimeout.
 func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	s := newSigner(t)
 	info, m := s.sign(t, "wanted", randomNAR(100))
@@ -170,20 +171,20 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	slow := func(_ *lookups, nb *peers.Neighbour) { nb.Answered(100 * time.Millisecond) }
 	sends := func(_ *lookups, nb *peers.Neighbour) {
 		nb.Answered(time.Millisecond)
-		time.AfterFunc(infoTimeout/2, func() { nb.Brought.Store(time.Now().UnixNano()) })
+		time.AfterFunc(peers.InfoTimeout/2, func() { nb.Brought.Store(time.Now().UnixNano()) })
 	}
 	answers := func(_ *lookups, nb *peers.Neighbour) {
 		nb.Answered(time.Millisecond)
-		time.AfterFunc(infoTimeout/2, func() { nb.Answered(time.Millisecond) })
+		time.AfterFunc(peers.InfoTimeout/2, func() { nb.Answered(time.Millisecond) })
 	}
 	// acked and unplugged say when its machine acknowledged something last, for a neighbour that is usually quick.
 	acked := func(ls *lookups, nb *peers.Neighbour) {
 		quick(ls, nb)
-		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return infoTimeout / 2, true }
+		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return peers.InfoTimeout / 2, true }
 	}
 	unplugged := func(ls *lookups, nb *peers.Neighbour) {
 		quick(ls, nb)
-		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return 2 * infoTimeout, true }
+		ls.sinceAck = func(network.ConnMultiaddrs) (time.Duration, bool) { return 2 * peers.InfoTimeout, true }
 	}
 	unknown := func(ls *lookups, nb *peers.Neighbour) {
 		quick(ls, nb)
@@ -191,7 +192,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 	}
 	spent := func(ls *lookups, nb *peers.Neighbour) {
 		slow(ls, nb)
-		ls.busy.lose(time.Now().Add(-maxBusyWait), time.Now(), false)
+		ls.busy.Lose(time.Now().Add(-peers.MaxBusyWait), time.Now(), false)
 	}
 	for name, c := range map[string]struct {
 		want  *trust.Mapping
@@ -200,24 +201,24 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 		found bool
 		limit time.Duration
 	}{
-		"a NAR":               {&m, (infoTimeout + busyTimeout) / 2, no, true, busyTimeout},
-		"a NAR, far too late": {&m, busyTimeout + time.Second, no, false, busyTimeout},
-		"a NAR, of a neighbour that was silent before": {&m, 2 * infoTimeout, silent, false, infoTimeout},
-		"a narinfo, not asked before":                  {nil, 2 * infoTimeout, no, true, busyTimeout},
-		"a narinfo, usually quick":                     {nil, 2 * infoTimeout, quick, false, infoTimeout},
-		"a narinfo, quick, its machine acknowledges":   {nil, 2 * infoTimeout, acked, true, busyTimeout},
-		"a narinfo, quick, its machine does not":       {nil, 2 * infoTimeout, unplugged, false, infoTimeout},
-		"a narinfo, quick, that is not known":          {nil, 2 * infoTimeout, unknown, false, infoTimeout},
-		"a narinfo, slow":                              {nil, 2 * infoTimeout, slow, true, busyTimeout},
-		"a narinfo, slow and far too late":             {nil, busyTimeout + time.Second, slow, false, busyTimeout},
-		"a narinfo, while blocks come":                 {nil, 2 * infoTimeout, sends, true, busyTimeout},
-		"a narinfo, while answers come":                {nil, 2 * infoTimeout, answers, true, busyTimeout},
-		"a narinfo, slow, too often in vain":           {nil, 2 * infoTimeout, spent, false, infoTimeout},
+		"a NAR":               {&m, (peers.InfoTimeout + peers.BusyTimeout) / 2, no, true, peers.BusyTimeout},
+		"a NAR, far too late": {&m, peers.BusyTimeout + time.Second, no, false, peers.BusyTimeout},
+		"a NAR, of a neighbour that was silent before": {&m, 2 * peers.InfoTimeout, silent, false, peers.InfoTimeout},
+		"a narinfo, not asked before":                  {nil, 2 * peers.InfoTimeout, no, true, peers.BusyTimeout},
+		"a narinfo, usually quick":                     {nil, 2 * peers.InfoTimeout, quick, false, peers.InfoTimeout},
+		"a narinfo, quick, its machine acknowledges":   {nil, 2 * peers.InfoTimeout, acked, true, peers.BusyTimeout},
+		"a narinfo, quick, its machine does not":       {nil, 2 * peers.InfoTimeout, unplugged, false, peers.InfoTimeout},
+		"a narinfo, quick, that is not known":          {nil, 2 * peers.InfoTimeout, unknown, false, peers.InfoTimeout},
+		"a narinfo, slow":                              {nil, 2 * peers.InfoTimeout, slow, true, peers.BusyTimeout},
+		"a narinfo, slow and far too late":             {nil, peers.BusyTimeout + time.Second, slow, false, peers.BusyTimeout},
+		"a narinfo, while blocks come":                 {nil, 2 * peers.InfoTimeout, sends, true, peers.BusyTimeout},
+		"a narinfo, while answers come":                {nil, 2 * peers.InfoTimeout, answers, true, peers.BusyTimeout},
+		"a narinfo, slow, too often in vain":           {nil, 2 * peers.InfoTimeout, spent, false, peers.InfoTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(peers.NewSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
+				ls := newLookups(peers.NewSet(), book, secrets.New(secrets.Config{Trusted: s.keys}), zap.NewNop())
 				nb := peers.NewNeighbour(connectedHost{}, "holder", wire.ProtocolID, book)
 				c.given(ls, nb)
 				l := newLookup(ls, info.Path.HashPart(), c.want, 1)
@@ -232,11 +233,11 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				if took > c.limit {
 					t.Errorf("it took %v, want at most %v", took, c.limit)
 				}
-				want := took - infoTimeout
+				want := took - peers.InfoTimeout
 				if c.found {
 					want /= 4
 				}
-				if lost := ls.busy.lost; c.want == nil && c.limit == busyTimeout && lost != want {
+				if lost := peers.MaxBusyWait - ls.busy.Left(time.Now()); c.want == nil && c.limit == peers.BusyTimeout && lost != want {
 					t.Errorf("%v count as lost, want %v", lost, want)
 				}
 				time.Sleep(c.after)
@@ -251,13 +252,13 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 		ends       time.Duration // of the caller's context
 		took, lost time.Duration
 	}{
-		"a stranger is asked in passing": {true, time.Hour, infoTimeout, 0},
-		"the caller has no more time":    {false, 2 * infoTimeout, 2 * infoTimeout, infoTimeout},
+		"a stranger is asked in passing": {true, time.Hour, peers.InfoTimeout, 0},
+		"the caller has no more time":    {false, 2 * peers.InfoTimeout, 2 * peers.InfoTimeout, peers.InfoTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(peers.NewSet(), book, newSecrets(Config{Trusted: newSigner(t).keys}), zap.NewNop())
+				ls := newLookups(peers.NewSet(), book, secrets.New(secrets.Config{Trusted: newSigner(t).keys}), zap.NewNop())
 				l := newLookup(ls, partA, nil, 1)
 				l.brief = c.brief
 				l.ask([]*peers.Neighbour{peers.NewNeighbour(nil, "busy", wire.ProtocolID, book)})
@@ -267,10 +268,11 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 				if _, err := l.wait(ctx); !errors.Is(err, store.ErrNotFound) {
 					t.Errorf("wait = %v, want ErrNotFound", err)
 				}
-				if took := time.Since(start); took != c.took || ls.busy.lost != c.lost {
-					t.Errorf("it took %v, of which %v count as lost, want %v and %v", took, ls.busy.lost, c.took, c.lost)
+				lost := peers.MaxBusyWait - ls.busy.Left(time.Now())
+				if took := time.Since(start); took != c.took || lost != c.lost {
+					t.Errorf("it took %v, of which %v count as lost, want %v and %v", took, lost, c.took, c.lost)
 				}
-				time.Sleep(busyTimeout)
+				time.Sleep(peers.BusyTimeout)
 			})
 		})
 	}

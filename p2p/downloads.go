@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/secrets"
 	"narbor/p2p/serve"
 	"narbor/store"
 	"narbor/store/spool"
@@ -19,7 +20,7 @@ type downloads struct {
 	*fetched
 	server   *serve.Server
 	lookups  *lookups
-	secrets  *secrets
+	secrets  *secrets.Policy
 	deps     *fetch.Deps
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
 	observer Observer
@@ -66,7 +67,7 @@ func (d *downloads) receive(ctx context.Context, f *flight, forOthers bool) (*sp
 	defer d.end(f) // last: the next fetch is to find what has come
 	defer f.draft.Keep()
 	m := f.Wanted
-	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.checkNAR(ctx, m) != nil, forOthers)
+	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.CheckNAR(ctx, m) != nil, forOthers)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -79,12 +80,12 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 // only if the upstreams have none.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	who, _ := n.proxy.assignee(assignmentOf(hp), nil)
-	if who == nil || n.lookups.secrets.check(ctx, hp) != nil {
+	if who == nil || n.lookups.secrets.Check(ctx, hp) != nil {
 		return n.proxy.upstreams.lookup(ctx, hp)
 	}
 	within := infoPatience
 	if n.proxy.upstreams.down() { // the neighbour's may be, too, and it does not know that yet
-		within = infoTimeout
+		within = peers.InfoTimeout
 	}
 	v, text, err := who.AskInfo(ctx, hp, within)
 	switch {

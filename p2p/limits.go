@@ -34,24 +34,8 @@ const (
 
 // Deadlines: for peers that we ask.
 const (
-	// infoTimeout bounds the time that one unresponsive neighbour can add to a question of Nix's about a path. Neighbours
-	// share our network: a neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms
-	// to the machine's own store. If that store hangs, it is also the time for which each question waits for it, once the
-	// budget of longer waits is spent.
-	infoTimeout = 250 * time.Millisecond
-	// busyTimeout is how long a question about a path waits for a neighbour that is alive and busy, and how long a NAR waits
-	// for the first neighbour that says it has it: Nix remembers a 404 for an hour, and waits for a NAR for minutes. It
-	// also bounds the wait for this machine's own store, after which neighbours are not asked. [Node.Patience] is the sum of
-	// busyTimeout and infoTimeout.
-	busyTimeout = time.Second
-	// maxBusyWait bounds what a build of thousands of paths that no neighbour has loses in all by waiting for busy ones; what
-	// was lost is forgotten at one part in busyWaitRefill.
-	maxBusyWait, busyWaitRefill = 2 * time.Second, 30
 	// starvedAfter is how late a timer may be before this machine counts as busy itself: the answer may be here, unread.
 	starvedAfter = 50 * time.Millisecond
-	// maxOwnAsked bounds the questions to this machine's own sources before neighbours are asked, and so the goroutines of
-	// those that a hung file server never answers. Sources that are well answer within a millisecond.
-	maxOwnAsked = 64
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
 )

@@ -27,7 +27,7 @@ type lookup struct {
 	mu sync.Mutex // guards the rest
 	answers
 	left     bool      // no caller waits for it any more
-	extended time.Time // since when the first answer is waited for until busyTimeout; zero: it is not
+	extended time.Time // since when the first answer is waited for until BusyTimeout; zero: it is not
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
@@ -64,7 +64,7 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.want == nil && !l.extended.IsZero() && !errors.Is(err, context.Canceled) {
-		l.of.busy.lose(l.extended, time.Now(), f != nil)
+		l.of.busy.Lose(l.extended, time.Now(), f != nil)
 	}
 	return f, err
 }
@@ -122,7 +122,7 @@ func (l *lookup) Recall(nb *peers.Neighbour) (peers.Reply, bool) {
 func (l *lookup) ask(neighbours []*peers.Neighbour) {
 	l.mu.Lock() // until the list is complete, done must not report that no answer is owed
 	defer l.mu.Unlock()
-	l.asked, l.timer = time.Now(), time.AfterFunc(infoTimeout, l.expire)
+	l.asked, l.timer = time.Now(), time.AfterFunc(peers.InfoTimeout, l.expire)
 	for _, nb := range neighbours {
 		if r, ok := l.Recall(nb); ok {
 			l.unjudged = append(l.unjudged, r)
@@ -184,7 +184,7 @@ func (l *lookup) Lost(nb *peers.Neighbour) bool {
 }
 
 // expire ends the wait for neighbours that have not answered in time, unless no claim has been believed yet: then it ends
-// at busyTimeout, for a NAR with all of them, for a narinfo with those that are busy.
+// at [peers.BusyTimeout], for a NAR with all of them, for a narinfo with those that are busy.
 func (l *lookup) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -193,17 +193,17 @@ func (l *lookup) expire() {
 		o.by.Late.CompareAndSwap(0, now.UnixNano())
 	}
 	waited := now.Sub(l.asked)
-	starved := waited > infoTimeout+starvedAfter
+	starved := waited > peers.InfoTimeout+starvedAfter
 	// A neighbour that was silent before adds no time.
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
 		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited)
 	})
-	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.allows(now)) {
+	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.Allows(now)) {
 		for i := range l.owed {
 			l.owed[i].prompt = l.want == nil
 		}
 		l.extended = now
-		l.timer.Reset(busyTimeout - infoTimeout)
+		l.timer.Reset(peers.BusyTimeout - peers.InfoTimeout)
 		return
 	}
 	l.owed = nil
@@ -307,9 +307,9 @@ func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
 		return nil
 	default:
 		var err error
-		if m, err = l.of.secrets.trusted.Check(info); err != nil {
+		if m, err = l.of.secrets.Trusted.Check(info); err != nil {
 			if errors.Is(err, trust.ErrForged) { // its key of that name may be another
-				l.of.ledger.NoteForged(l.of.secrets.trusted, from.ID, info)
+				l.of.ledger.NoteForged(l.of.secrets.Trusted, from.ID, info)
 			}
 			l.mu.Lock()
 			l.refused = err

@@ -16,6 +16,7 @@ import (
 
 	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
+	"narbor/p2p/secrets"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -72,16 +73,16 @@ func (f *finding) add(id peer.ID, receiving bool) {
 type lookups struct {
 	neighbours *peers.Set
 	ledger     *peers.Ledger
-	secrets    *secrets
+	secrets    *secrets.Policy
 	log        *zap.Logger
 	findings   *lru.Cache[store.HashPart, *finding]
-	busy       busyWait
+	busy       peers.BusyWait
 	// sinceAck returns how long ago a machine acknowledged something on a connection; nil is not known of any.
 	sinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
 }
 
-func newLookups(neighbours *peers.Set, ledger *peers.Ledger, secrets *secrets, log *zap.Logger) *lookups {
-	return &lookups{neighbours: neighbours, ledger: ledger, secrets: secrets, log: log,
+func newLookups(neighbours *peers.Set, ledger *peers.Ledger, policy *secrets.Policy, log *zap.Logger) *lookups {
+	return &lookups{neighbours: neighbours, ledger: ledger, secrets: policy, log: log,
 		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
 }
 
@@ -221,5 +222,5 @@ func (ls *lookups) told(nb *peers.Neighbour, hp store.HashPart, text string) (tr
 		ls.ledger.Strike(nb.ID, err)
 		return trust.Mapping{}, err
 	}
-	return ls.secrets.trusted.Check(info) // what its keys believe, ours need not
+	return ls.secrets.Trusted.Check(info) // what its keys believe, ours need not
 }

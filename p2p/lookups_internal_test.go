@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
+	"narbor/p2p/secrets"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -35,7 +36,7 @@ func TestNARThatTakesTooLongIsNotFound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				book := peers.NewLedger("", zap.NewNop())
-				ls := newLookups(peers.NewSet(), book, newSecrets(Config{Trusted: s.keys}), zap.NewNop())
+				ls := newLookups(peers.NewSet(), book, secrets.New(secrets.Config{Trusted: s.keys}), zap.NewNop())
 				f := &finding{mapping: m}
 				for i, rate := range c.rates {
 					nb := peers.NewNeighbour(connectedHost{}, []peer.ID{"a", "b"}[i], wire.ProtocolID, book)

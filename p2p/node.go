@@ -21,6 +21,7 @@ import (
 	"narbor/p2p/meet"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/p2p/secrets"
 	"narbor/p2p/serve"
 	"narbor/store"
 	"narbor/store/spool"
@@ -74,7 +75,8 @@ func New(cfg Config) (*Node, error) {
 	book.Log, book.CloseAll = log, l.CloseAll
 	around, back := peers.NewSet(), newBackground()
 	admits := &members{group, book, l, back, make(chan peer.ID), log}
-	asks := newLookups(around, book, newSecrets(cfg), log)
+	asks := newLookups(around, book, secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches,
+		Shared: cfg.Sharing.Keys, Trusted: cfg.Trusted}), log)
 	asks.sinceAck = l.Gate.SinceAck
 	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived, Simulated: cfg.Discovery.Net != nil}
 	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, lookups: asks,
@@ -90,15 +92,15 @@ func New(cfg Config) (*Node, error) {
 
 // connect creates downloads, server and proxy, and gives each of them the others that it calls.
 func (n *Node) connect(admits *members) {
-	cfg, secrets, log := n.cfg, n.lookups.secrets, n.lan.Log
+	cfg, policy, log := n.cfg, n.lookups.secrets, n.lan.Log
 	ups := &upstreams{caches: cfg.Upstreams.Caches, trusted: cfg.Trusted, log: log}
-	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: secrets, observer: cfg.Observer,
+	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: policy, observer: cfg.Observer,
 		received: map[store.Origin]*atomic.Int64{}}
 	for _, o := range store.Origins() {
 		n.downloads.received[o] = new(atomic.Int64)
 	}
 	n.proxy = &proxy{cooperates: !cfg.Upstreams.NoCooperate, upstreams: ups, protocol: upstreamProtocolID(cfg.Upstreams.Caches),
-		neighbours: n.neighbours, secrets: secrets, downloads: n.downloads,
+		neighbours: n.neighbours, secrets: policy, downloads: n.downloads,
 		jobs:       newProxyDownloads(cmp.Or(cfg.Upstreams.Budget, DefaultBudget)),
 		background: n.background, host: n.lan.Host(), metered: n.lan.IsMetered, power: &netmon.Power{Dir: cfg.Upstreams.PowerSupplies}}
 	n.downloads.deps = &fetch.Deps{Self: n.lan.Host().ID(), Swarm: nodeSwarm{n.lookups, n.proxy},
@@ -179,7 +181,7 @@ func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(cont
 // built here, and what only private keys have signed as far as this machine knows, no neighbour is asked. It wraps
 // [store.ErrSlow], too, if neighbours have the path, and would take too long to send its NAR.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	if err := n.lookups.secrets.checkLately(ctx, hp); err != nil {
+	if err := n.lookups.secrets.CheckLately(ctx, hp); err != nil {
 		return trust.Mapping{}, err
 	}
 	f, err := n.lookups.lookup(ctx, hp, nil)
@@ -197,7 +199,7 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 func (n *Node) DialBack(ctx context.Context) []meet.DialBack { return n.dialBacks.Ask(ctx) }
 
 // Patience implements [narserve.Patient].
-func (n *Node) Patience() time.Duration { return busyTimeout + infoTimeout }
+func (n *Node) Patience() time.Duration { return peers.BusyTimeout + peers.InfoTimeout }
 
 // Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from
 // an upstream. Its bytes have the mapping's NarHash. The caller closes the result. The error wraps [store.ErrNotFound]

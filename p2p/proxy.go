@@ -19,6 +19,7 @@ import (
 	"narbor/p2p/fetch"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/p2p/secrets"
 	"narbor/p2p/serve"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -36,7 +37,7 @@ type proxy struct {
 	upstreams  *upstreams
 	protocol   protocol.ID // of the peers that ask the same upstreams for others
 	neighbours *peers.Set
-	secrets    *secrets
+	secrets    *secrets.Policy
 	server     *serve.Server
 	downloads  *downloads
 	jobs       *proxyDownloads
@@ -115,7 +116,7 @@ func (px *proxy) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.W
 // could not be passed on.
 func (px *proxy) mayFetchFor(ctx context.Context, m trust.Mapping) bool {
 	_, ok := px.server.May(m)
-	return ok && !px.secrets.builtHere(ctx, m.Path().HashPart())
+	return ok && !px.secrets.BuiltHere(ctx, m.Path().HashPart())
 }
 
 // AnswerFetch begins to fetch a NAR for a neighbour, or says how far that is.

@@ -18,6 +18,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -228,7 +229,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 		t.Fatalf("the upstream is not down: %v", err)
 	}
 	least := infoPatience
-	for i := 0; asked.Load() == 0 || i < 20 && least > infoPatience-infoTimeout; i++ { // again if this machine was busy
+	for i := 0; asked.Load() == 0 || i < 20 && least > infoPatience-peers.InfoTimeout; i++ { // again if this machine was busy
 		began, before := time.Now(), asked.Load()
 		if _, err := n.LookupUpstream(t.Context(), words(i, 1)[0]); err == nil || errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("LookupUpstream = %v, want that it cannot be told", err)
@@ -237,7 +238,7 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 			least = min(least, time.Since(began))
 		}
 	}
-	if least > infoPatience-infoTimeout {
-		t.Errorf("it took %s, want about %s", least, infoTimeout)
+	if least > infoPatience-peers.InfoTimeout {
+		t.Errorf("it took %s, want about %s", least, peers.InfoTimeout)
 	}
 }

@@ -22,10 +22,10 @@ type visits struct {
 // tryOut asks a stranger for the paths that were missed lately, and ends the visit.
 func (v *visits) tryOut(ctx context.Context, nb *peers.Neighbour) {
 	var asked []*lookup
-	soon, cancel := context.WithTimeout(ctx, infoTimeout) // for this machine's store, which may hang
+	soon, cancel := context.WithTimeout(ctx, peers.InfoTimeout) // for this machine's store, which may hang
 	defer cancel()
 	for _, hp := range v.wanted.Keys() {
-		if at, ok := v.wanted.Peek(hp); ok && time.Since(at) < discovery.WantedFor && v.lookups.secrets.check(soon, hp) == nil {
+		if at, ok := v.wanted.Peek(hp); ok && time.Since(at) < discovery.WantedFor && v.lookups.secrets.Check(soon, hp) == nil {
 			l := newLookup(v.lookups, hp, nil, 1)
 			l.brief = true
 			l.ask([]*peers.Neighbour{nb})
