@@ -18,7 +18,8 @@ import (
 const (
 	// suggestTime is used in place of [knockTime] when rules that open the ports are tried, as the addresses are known by then.
 	suggestTime = 500 * time.Millisecond
-	// suggestLimit bounds the search for such rules.
+	// suggestLimit bounds the search for such rules, by their number: each that is needed costs a wait. A machine that is
+	// busy takes longer, and comes to the same result.
 	suggestLimit = 15 * time.Second
 )
 
@@ -85,8 +86,6 @@ type patch struct {
 
 // suggest returns commands that open the closed protocols. Each was tried in the copy, and is needed there.
 func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, port string) (commands []string) {
-	ctx, cancel := context.WithTimeout(ctx, suggestLimit)
-	defer cancel()
 	var applied []patch
 	for _, command := range f.openings(ctx, closed, port) {
 		if p, err := f.apply(ctx, command); err == nil {
@@ -108,7 +107,7 @@ func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, p
 		if p.undo(ctx) == nil && opened() {
 			continue // it is not needed
 		}
-		if _, err := f.apply(ctx, p.command); err != nil || ctx.Err() != nil {
+		if _, err := f.apply(ctx, p.command); err != nil || ctx.Err() != nil || len(commands) >= int(suggestLimit/limit) {
 			return nil
 		}
 		commands = append(commands, strings.Join(p.command, " "))
