@@ -137,6 +137,7 @@ func TestCheckNARNoticesShrunkArchives(t *testing.T) {
 	}
 }
 
+// BenchmarkCheck checks one claim again and again, so its signature is verified once.
 func BenchmarkCheck(b *testing.B) {
 	a := newSigner("cache.example.org-1")
 	info := sampleInfo(b)

@@ -3,22 +3,31 @@ package trust
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"narbor/store"
 )
 
 // Keys is a set of upstream public keys. All methods may be called concurrently; the set may be replaced at any
 // time, as when nix.conf changes. The zero value trusts no key.
 type Keys struct{ set atomic.Pointer[keySet] }
 
-// A keySet never changes. A nil one is empty.
+// maxVerified bounds the signatures that a set of keys remembers: those of a large update.
+const maxVerified = 4096
+
+// The keys of a keySet never change. A nil one is empty.
 type keySet struct {
-	byName map[string]signature.PublicKey
+	byName   map[string]signature.PublicKey
+	verified *lru.Cache[store.Hash, struct{}] // digests of signatures with what they sign; they end with the set
 }
 
 // ParseKeys reads keys in the form of Nix's trusted-public-keys: "<name>:<base64 of 32 bytes>". It fails on the
@@ -30,7 +39,11 @@ func ParseKeys(keys []string) (*Keys, error) {
 
 // Replace makes keys, in the form that [ParseKeys] takes, the whole set. On an error the set stays as it was.
 func (k *Keys) Replace(keys []string) error {
-	set := &keySet{map[string]signature.PublicKey{}}
+	verified, err := lru.New[store.Hash, struct{}](maxVerified)
+	if err != nil { // only for a size below 1
+		panic(err)
+	}
+	set := &keySet{map[string]signature.PublicKey{}, verified}
 	for _, s := range keys {
 		pk, err := parseKey(s)
 		if err != nil {
@@ -65,10 +78,19 @@ func (s *keySet) has(name string) bool {
 }
 
 // verify says whether sig is a signature of the fingerprint by the key it names. Base64 has several spellings of
-// the same bytes; only the one that Nix writes is accepted, since it is what we pass on.
+// the same bytes; only the one that Nix writes is accepted, since it is what we pass on. A signature that was verified is
+// remembered: a claim is checked when it arrives, and again when Nix asks for its NAR.
 func (s *keySet) verify(fingerprint, sig string) bool {
+	digest := store.Hash(sha256.Sum256([]byte(strconv.Itoa(len(sig)) + ":" + sig + fingerprint)))
+	if s.verified.Contains(digest) {
+		return true
+	}
 	parsed, err := signature.ParseSignature(sig)
-	return err == nil && parsed.String() == sig && s.byName[parsed.Name].Verify(fingerprint, parsed)
+	ok := err == nil && parsed.String() == sig && s.byName[parsed.Name].Verify(fingerprint, parsed)
+	if ok {
+		s.verified.Add(digest, struct{}{})
+	}
+	return ok
 }
 
 // parseKey accepts one spelling of each key, and no weak key, for which every peer could make signatures.

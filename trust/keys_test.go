@@ -233,6 +233,40 @@ func TestTrustsFollowsTheKeys(t *testing.T) {
 	}
 }
 
+// A signature that was verified is remembered, for its claim and its key alone.
+func TestVerifiedSignatureIsRememberedForItsClaimAndKey(t *testing.T) {
+	signer, keys := newSigner("one"), new(trust.Keys)
+	if err := keys.Replace([]string{signer.key()}); err != nil {
+		t.Fatal(err)
+	}
+	info := signer.sign(sampleInfo(t))
+	for range 2 {
+		if _, err := keys.Check(info); err != nil {
+			t.Fatal(err)
+		}
+	}
+	changed := info
+	changed.NarSize++
+	for range 2 {
+		if _, err := keys.Check(changed); !errors.Is(err, trust.ErrForged) {
+			t.Errorf("Check of another claim with that signature = %v, want ErrForged", err)
+		}
+	}
+	other := newSigner("two")
+	if err := keys.Replace([]string{"one:" + strings.TrimPrefix(other.key(), "two:")}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Check(info); !errors.Is(err, trust.ErrForged) {
+		t.Errorf("Check with another key of that name = %v, want ErrForged", err)
+	}
+	if err := keys.Replace(nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := keys.Check(info); !errors.Is(err, trust.ErrUntrusted) {
+		t.Errorf("Check after the key was removed = %v, want ErrUntrusted", err)
+	}
+}
+
 func TestCheckSortsReferences(t *testing.T) {
 	a := newSigner("upstream-1")
 	signed := a.sign(sampleInfo(t))
