@@ -139,9 +139,13 @@ func discoveryConfig(c *cli.Context) discovery.Config {
 		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}
 }
 
-// groupSecret reads the file of --group-secret-file; nil is none.
+// groupSecret reads the file of --group-secret-file; nil is none, which is an error beside --circle-key.
 func groupSecret(c *cli.Context) ([]byte, error) {
 	if c.String("group-secret-file") == "" {
+		if len(c.StringSlice("circle-key")) > 0 {
+			return nil, control.WithCode(errors.New("--circle-key shares own builds with the members of a group: give "+
+				"--group-secret-file, too"), control.ExitUsage)
+		}
 		return nil, nil
 	}
 	return peers.LoadGroupSecret(c.String("group-secret-file"))

@@ -145,10 +145,6 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if secret == nil && len(s.keys.ours) > 0 {
-		return control.WithCode(errors.New("--circle-key shares own builds with the members of a group: give --group-secret-file, too"),
-			control.ExitUsage)
-	}
 	upload, err := uploadRate(c)
 	if err != nil {
 		return err
