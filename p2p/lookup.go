@@ -254,10 +254,7 @@ func (l *lookup) judgeAll() (f *finding, done bool) {
 
 // judge takes in what one neighbour claims.
 func (l *lookup) judge(r peers.Reply) {
-	info, err := store.ParseInfo(r.Text)
-	if err == nil && info.Path.HashPart() != l.hp {
-		err = fmt.Errorf("asked about %s, got %s: %w", l.hp, info.Path, peers.ErrName)
-	}
+	info, err := parseClaim(l.hp, r.Text)
 	if err != nil {
 		l.of.ledger.Refuse(err)
 		l.of.ledger.Strike(r.From.ID, err)

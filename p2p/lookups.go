@@ -214,13 +214,19 @@ func (ls *lookups) tooSlow(f *finding) error {
 
 // told returns what a neighbour says that an upstream says, if it can be believed.
 func (ls *lookups) told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
-	info, err := store.ParseInfo(text)
-	if err == nil && info.Path.HashPart() != hp {
-		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, peers.ErrName)
-	}
+	info, err := parseClaim(hp, text)
 	if err != nil {
 		ls.ledger.Strike(nb.ID, err)
 		return trust.Mapping{}, err
 	}
 	return ls.secrets.Trusted.Check(info) // what its keys believe, ours need not
+}
+
+// parseClaim reads an answer to the question about a hash part.
+func parseClaim(hp store.HashPart, text string) (store.Info, error) {
+	info, err := store.ParseInfo(text)
+	if err == nil && info.Path.HashPart() != hp {
+		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, peers.ErrName)
+	}
+	return info, err
 }
