@@ -33,7 +33,8 @@ type remedy struct {
 }
 
 // remedyFor returns the next step with a NAR of these blocks. present are the holders that can still be asked; of equal
-// ones the first is preferred. Blocks from the disk are compared with a manifest, so that only the wrong ones are fetched.
+// ones the first is preferred. Blocks from the disk are compared with a manifest, so that only the wrong ones are fetched;
+// so are relayed blocks then, because the disk is likelier to be wrong.
 func remedyFor(blocks []sender, present []peer.ID) remedy {
 	all := make([]int, len(blocks))
 	var relayed []int
@@ -46,7 +47,7 @@ func remedyFor(blocks []sender, present []peer.ID) remedy {
 			sent[b.id]++
 		}
 	}
-	if len(relayed) > 0 {
+	if len(relayed) > 0 && (sent[fromDisk] == 0 || len(present) == 0) {
 		return remedy{reread: relayed}
 	}
 	if len(sent) == 1 && sent[fromDisk] == 0 {

@@ -211,6 +211,16 @@ func TestHolderThatSentMostIsTheReference(t *testing.T) {
 	}
 }
 
+func TestBlocksOfTheDiskAreComparedBeforeRelayedOnesAreFetchedAgain(t *testing.T) {
+	blocks := []sender{{fromDisk, false}, {"a", true}, {"b", false}}
+	if got := remedyFor(blocks, []peer.ID{"c", "b"}); got.reference != "b" || got.reread != nil {
+		t.Errorf("remedy = %+v, want b as the reference", got)
+	}
+	if got := remedyFor(blocks, nil); got.reference != "" || !slices.Equal(got.reread, []int{1}) {
+		t.Errorf("remedy without a holder = %+v, want the relayed block fetched again", got)
+	}
+}
+
 func TestSendersFoundBeforeAReadErrorAreKept(t *testing.T) {
 	var b blame
 	b.suspect(0, sender{"a", false}, store.Hash{1})
