@@ -17,14 +17,19 @@ import (
 	"narbor/trust"
 )
 
-// A keyState has the trusted keys, sorted by the rights that they give, and the Nix configuration that they come from.
-type keyState struct {
-	log       *zap.Logger
+// keyFlags are what the user says of keys beside Nix's configuration.
+type keyFlags struct {
 	given     []string // --trusted-key
 	named     []string // --share-key
 	upstreams []string // --upstream
-	group     bool     // neighbours are members of a group
 	ours      []string // --circle-key
+	group     bool     // neighbours are members of a group
+}
+
+// A keyState has the trusted keys, sorted by the rights that they give, and the Nix configuration that they come from.
+type keyState struct {
+	log *zap.Logger
+	keyFlags
 
 	trusted *trust.Keys
 	public  *trust.Keys // paths that one of these has signed are public
@@ -37,9 +42,10 @@ type keyState struct {
 }
 
 func newKeyState(c *cli.Context, log *zap.Logger) *keyState {
-	k := &keyState{log: log, given: c.StringSlice("trusted-key"), named: c.StringSlice("share-key"), upstreams: c.StringSlice("upstream"),
-		group: c.String("group-secret-file") != "", trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys)}
-	if k.ours = c.StringSlice("circle-key"); len(k.ours) > 0 && k.group {
+	k := &keyState{log: log, trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys),
+		keyFlags: keyFlags{c.StringSlice("trusted-key"), c.StringSlice("share-key"), c.StringSlice("upstream"),
+			c.StringSlice("circle-key"), c.String("group-secret-file") != ""}}
+	if len(k.ours) > 0 && k.group {
 		k.circle = new(trust.Keys)
 	}
 	return k

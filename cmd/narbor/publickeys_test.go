@@ -97,8 +97,8 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 		public, shared []string
 	}{
 		{"no group", &keyState{}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1"}},
-		{"a group", &keyState{group: true}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1", "own-1"}},
-		{"--share-key", &keyState{named: []string{"own-1"}}, []string{"cache.nixos.org-1", "own-1"},
+		{"a group", &keyState{keyFlags: keyFlags{group: true}}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1", "own-1"}},
+		{"--share-key", &keyState{keyFlags: keyFlags{named: []string{"own-1"}}}, []string{"cache.nixos.org-1", "own-1"},
 			[]string{"cache.nixos.org-1", "own-1"}},
 	} {
 		k := c.keys
@@ -135,3 +135,23 @@ func TestSettingsThatNixRefusesChangeNoKeys(t *testing.T) {
 }
 
 var errBroken = errors.New("/etc/nix/nix.conf: illegal line")
+
+// Own builds are for what a key of --circle-key has signed, as long as Nix trusts that key.
+func TestCircleFollowsNixConfiguration(t *testing.T) {
+	const (
+		own   = "own-1:9oASiCpLX9mxsJCRLt1n3xhXNYgzDVrU7J+3LgA1QyI="
+		other = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+	)
+	k := &keyState{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys), circle: new(trust.Keys),
+		keyFlags: keyFlags{ours: []string{"own-1", "absent-1"}, group: true}}
+	for _, c := range []struct{ trusted, want []string }{
+		{[]string{own, other}, []string{"own-1"}}, {[]string{other}, nil}, {[]string{own}, []string{"own-1"}},
+	} {
+		if err := k.believe(nixconf.Settings{TrustedPublicKeys: c.trusted}); err != nil {
+			t.Fatal(err)
+		}
+		if got := k.circleNames(); !slices.Equal(got, c.want) {
+			t.Errorf("with the trusted keys %q, own builds need one of %q, want %q", c.trusted, got, c.want)
+		}
+	}
+}
