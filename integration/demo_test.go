@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// A demoRun is `narbor demo`, run by nobody where there is no Nix, and of network interfaces the loopback and a card that leads nowhere.
+// A demoRun is `narbor demo`, run by user 65534 without Nix, and with two network interfaces: the loopback and one that is not connected.
 type demoRun struct {
 	*testing.T
 	temp string // where it makes its files, and nothing else does

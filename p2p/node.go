@@ -53,6 +53,9 @@ type nodeSwarm struct {
 
 // New makes a node that listens for connections but neither looks for neighbours nor answers them until Run.
 func New(cfg Config) (*Node, error) {
+	if cfg.Sharing.Circle != nil && cfg.GroupSecret == nil {
+		return nil, errors.New("own builds are for members of a group, and there is none")
+	}
 	if cfg.Host.Log == nil {
 		cfg.Host.Log = zap.NewNop()
 	}

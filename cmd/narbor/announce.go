@@ -39,11 +39,9 @@ func (s *parts) announce(c *cli.Context) error {
 	if names := s.keys.circleNames(); len(names) > 0 {
 		line("circle", "what was built here and %s has signed goes to members of the group", strings.Join(names, " or "))
 	}
-	for flag, given := range map[string][]string{"share-key": s.keys.named, "circle-key": s.keys.ours} {
-		for _, name := range given {
-			if !slices.Contains(s.keys.trusted.Names(), name) {
-				line(flag, "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
-			}
+	for _, name := range slices.Concat(s.keys.named, s.keys.ours) {
+		if !slices.Contains(s.keys.trusted.Names(), name) {
+			line("unknown key", "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
 		}
 	}
 	for _, problem := range s.keys.problems() {

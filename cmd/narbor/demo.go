@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/urfave/cli/v2"
 
@@ -24,7 +26,11 @@ func demoCommand() *cli.Command {
 				return fmt.Errorf("the program's own file: %w", err)
 			}
 			s := newScreen(c)
-			return demo.Run(c.Context, demo.Options{Program: program, Out: s.Writer, Redraw: canRedraw(c.App.Writer) && !s.ascii,
+			// The end of the terminal, or of the program that reads the output, must not leave files behind.
+			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP)
+			defer stop()
+			signal.Ignore(syscall.SIGPIPE)
+			return demo.Run(ctx, demo.Options{Program: program, Out: s.Writer, Redraw: canRedraw(c.App.Writer) && !s.ascii,
 				Keep: c.Bool("keep")})
 		},
 	}

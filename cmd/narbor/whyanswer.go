@@ -27,7 +27,7 @@ func (s *parts) getWhy(r *http.Request) (any, error) {
 		return nil, err
 	}
 	w.StoreProblem = s.shares.nix.problem()
-	near := w.Local != nil && isSigned(*w.Local)
+	near := w.Local != nil && w.Local.Served
 	if r.URL.Query().Get("neighbours") != "no" {
 		w.Neighbours = s.node.AskEach(r.Context(), parts[0])
 		for _, a := range w.Neighbours {
@@ -61,9 +61,9 @@ func judge(w *control.Why, keys int) {
 	}
 	w.Status = http.StatusNotFound
 	switch {
-	case w.Local != nil && isSigned(*w.Local) && w.Local.Where == store.Dir:
+	case w.Local != nil && w.Local.Served && w.Local.Where == store.Dir:
 		w.Status, w.From, w.Reason = http.StatusOK, "store", "this machine's own store has it, signed by an upstream"
-	case w.Local != nil && isSigned(*w.Local):
+	case w.Local != nil && w.Local.Served:
 		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
 	case holders > 0:
 		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", haveIt(holders, len(w.Neighbours))
@@ -101,9 +101,6 @@ func haveIt(holders, neighbours int) string {
 	return fmt.Sprintf("%d of %d neighbours have it", holders, neighbours)
 }
 
-// isSigned reports whether an upstream key has signed the path, so that it may be shared and served.
-func isSigned(l control.WhyLocal) bool { return l.Shared || l.Reason == reasonOff }
-
 const reasonBuiltHere = "it was built on this machine: your builds stay here, unless a key of --circle-key has signed them"
 
 const reasonOff = "sharing is off; see `narbor share`"
@@ -131,6 +128,8 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 		if l.Shared, l.Reason = s.keys.sharedBy(s.node.Sharing(), info); damaged {
 			l.Shared, l.Reason = false, "its content on this machine is damaged; see `narbor doctor`"
 		}
+		_, unsigned := s.keys.public.CheckShared(info)
+		l.Served = unsigned == nil && !damaged
 		return l, info, nil
 	}
 	return nil, store.Info{}, nil

@@ -291,7 +291,7 @@ func (a *Accounts) End() {
 	took := now.Sub(a.busy.since).Seconds()
 	amounts := Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busy.saved)/internetRate-took)}
 	a.book(now, amounts)
-	if a.updates.last.Start.Equal(a.updates.began) { // Nix got something
+	if !a.updates.last.End.Before(a.busy.since) { // Nix got something
 		a.updates.add(now, amounts)
 	}
 }

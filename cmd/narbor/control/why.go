@@ -12,7 +12,7 @@ type Why struct {
 	StoreProblem string       `json:"storeProblem,omitempty"`
 	Neighbours   []p2p.Answer `json:"neighbours"`
 	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
-	Rebuild      *WhyRebuild  `json:"rebuild"`  // null if this machine has the path, and does not know whence
+	Rebuild      *WhyRebuild  `json:"rebuild"`  // null if that is not known
 	Status       int          `json:"status"`   // that Nix would get for the narinfo
 	From         string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
 	Reason       string       `json:"reason"`
@@ -26,6 +26,7 @@ type WhyLocal struct {
 	References int            `json:"references"`
 	CA         string         `json:"ca"`
 	Signatures []WhySignature `json:"signatures"`
+	Served     bool           `json:"served"` // Nix may have it from narbor, as may guests
 	Shared     bool           `json:"shared"` // whether neighbours may have it now
 	Reason     string         `json:"reason"`
 }

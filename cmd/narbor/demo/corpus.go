@@ -30,7 +30,7 @@ type corpus struct {
 	bytes int64        // of all NARs
 }
 
-// newCorpus writes a closure of count packages, together about total bytes, and signs it with a key that nobody keeps.
+// newCorpus writes a closure of count packages, together about total bytes, and signs it with a key that is not kept.
 func newCorpus(dir string, count int, total int64) (*corpus, error) {
 	secret, public, err := signature.GenerateKeypair(keyName, rand.Reader)
 	if err != nil {

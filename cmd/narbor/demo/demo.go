@@ -44,8 +44,8 @@ type Options struct {
 	Keep    bool      // the machines run on until ctx ends
 }
 
-// Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes and
-// files are gone when it returns. It is not to be called twice at the same time with one Out.
+// Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes are gone
+// when it returns, and so are files, unless the error says otherwise. It is not to be called twice at the same time with one Out.
 func Run(ctx context.Context, o Options) (err error) {
 	dir, err := os.MkdirTemp("", "narbor-demo-")
 	if err != nil {
@@ -54,9 +54,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	d := &demo{Options: o, dir: dir}
 	defer func() {
 		d.stop()
-		if rerr := os.RemoveAll(dir); err == nil {
-			err = rerr
-		}
+		err = errors.Join(err, os.RemoveAll(dir))
 	}()
 	if err := d.prepare(ctx); err != nil {
 		return interrupted(ctx, err)
@@ -66,7 +64,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	d.report(ctx)
 	if o.Keep {
-		d.say("The four narbors run on; Ctrl-C ends them and deletes what they have.")
+		d.say("The three that are left run on; Ctrl-C ends them and deletes what they have.")
 		<-ctx.Done()
 	}
 	return nil
@@ -75,7 +73,7 @@ func Run(ctx context.Context, o Options) (err error) {
 // interrupted replaces an error that Ctrl-C has caused.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return errors.New("the demo was interrupted; its processes and files are gone")
+		return errors.New("the demo was interrupted")
 	}
 	return err
 }

@@ -110,7 +110,7 @@ func (m *machine) await(ctx context.Context, ok func(control.Status) bool) (cont
 		}
 		select {
 		case <-m.ended:
-			return st, fmt.Errorf("it has ended: %w", m.err)
+			return st, fmt.Errorf("it has ended: %v", m.err)
 		case <-ctx.Done():
 			return st, errors.Join(ctx.Err(), err)
 		case <-tick.C:
