@@ -169,16 +169,37 @@ func TestDemoIsKeptUntilCtrlC(t *testing.T) {
 }
 
 func TestInterruptedDemoLeavesNothing(t *testing.T) {
-	for _, marks := range []string{"signed by the key", "laptop is gone"} {
+	for marks, by := range map[string]os.Signal{"signed by the key": os.Interrupt, "laptop is gone": os.Interrupt,
+		"have it": syscall.SIGHUP} {
 		d := newDemo(t)
 		_, rest := d.begin(marks)
-		d.cmd.Process.Signal(os.Interrupt)
+		d.cmd.Process.Signal(by)
 		text, err := io.ReadAll(rest)
 		if werr := d.cmd.Wait(); err != nil || werr == nil || !bytes.Contains(text, []byte("the demo was interrupted")) {
-			t.Errorf("after Ctrl-C at %q: %v, %v\n%s", marks, werr, err, text)
+			t.Errorf("after the signal %v at %q: %v, %v\n%s", by, marks, werr, err, text)
 		}
 		d.leavesNothing()
 	}
+}
+
+// A reader such as head ends after the first line, and the demo runs on or ends, but deletes its files.
+func TestDemoWithoutReaderLeavesNothing(t *testing.T) {
+	d := newDemo(t)
+	in, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.cmd.Stdout = out
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	out.Close()
+	if _, err := bufio.NewReader(in).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	in.Close()
+	d.cmd.Wait()
+	d.leavesNothing()
 }
 
 // The kernel ends the narbors of a demo that is killed; its files cannot be deleted then.

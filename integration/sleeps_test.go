@@ -48,7 +48,7 @@ type testCode struct {
 	mentions map[string][]mention
 }
 
-// declaration is a function, a variable or a type; names has the type of a method too.
+// declaration is a function, a variable or a type; names is the type of a method.
 type declaration struct{ names []string }
 
 // mention is the place of a name; bubble is true in an argument of synctest.Test.
@@ -58,7 +58,7 @@ type mention struct {
 	bubble bool
 }
 
-// inBubble says whether a declaration is used in bubbles alone. Seen is what has been looked at on the way: a cycle is
+// inBubble says whether a declaration is used in bubbles alone. Seen has the declarations on the way: a cycle is
 // taken to be outside.
 func (c *testCode) inBubble(d *declaration, seen map[*declaration]bool) bool {
 	seen[d] = true
@@ -87,7 +87,8 @@ func (c *testCode) read(path string) error {
 		switch decl := decl.(type) {
 		case *ast.FuncDecl:
 			d := &declaration{names: []string{decl.Name.Name}}
-			if decl.Recv != nil {
+			if decl.Recv != nil { // other types have methods of that name, too
+				d.names = nil
 				ast.Inspect(decl.Recv.List[0].Type, func(n ast.Node) bool {
 					if id, ok := n.(*ast.Ident); ok {
 						d.names = append(d.names, id.Name)

@@ -55,7 +55,8 @@ func TestTheLANDownloadsOnce(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	machines := web.cooperative(t, 4)
 	const paths, rounds = 12, 5
-	for round, infosBefore, narsBefore := 0, 0, 0; ; round++ { // a machine that stalls is overtaken, and this one may be busy
+	good := 0
+	for round, infosBefore, narsBefore := 0, 0, 0; good < 2; round++ { // a machine that stalls is overtaken, and this one may be busy
 		var wg sync.WaitGroup
 		for i := range paths {
 			nar := noise(round*paths+i, 1000+i*store.BlockSize/3)
@@ -65,7 +66,7 @@ func TestTheLANDownloadsOnce(t *testing.T) {
 		wg.Wait()
 		infos, nars := web.requests()
 		if infos-infosBefore <= paths*5/2 && nars-narsBefore <= paths*5/2 { // alone they ask 4 times
-			break
+			good++
 		} else if round == rounds-1 {
 			t.Fatalf("the upstream was asked for %d narinfos and %d archives by 4 machines in %d rounds, want %d of each a round",
 				infos, nars, rounds, paths)

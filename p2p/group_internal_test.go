@@ -236,3 +236,13 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 		t.Errorf("it has %d strikes, want none", got)
 	}
 }
+
+// Own builds are for members, so a circle without a group would give them to all neighbours.
+func TestCircleWithoutAGroupIsAnError(t *testing.T) {
+	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: new(trust.Keys),
+		Sharing: SharingConfig{Keys: new(trust.Keys), Circle: new(trust.Keys)}})
+	if err == nil {
+		n.lan.Host().Close()
+		t.Error("a node with a circle and no group is made")
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -86,7 +87,7 @@ func trickle(s network.Stream, _ int, b []byte) error {
 			return err
 		}
 		s.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
-		if _, err := s.Read(p); errors.Is(err, network.ErrReset) {
+		if _, err := s.Read(p); !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 	}

@@ -5,8 +5,9 @@ import (
 )
 
 // What bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with the argument
-// for the value. Bounds of downloads are in fetch/fetchlimits.go, those of what one peer can do in peers/peerlimits.go, and
-// those of answers in serve/servelimits.go. The sizes of a NAR, of its blocks and of a claim follow from what an upstream
+// for the value. Bounds of downloads are in fetch/fetchlimits.go, those of what one peer can do in peers/peerlimits.go,
+// those of answers in serve/servelimits.go, those of peer exchange and dial-back in meet/limits.go, and those of waits in
+// peers/busywait.go and secrets/secrets.go. The sizes of a NAR, of its blocks and of a claim follow from what an upstream
 // has signed, and from store.BlockSize and store.MaxInfoLen.
 
 // Counts: of connections and of concurrent work.

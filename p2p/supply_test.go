@@ -198,10 +198,18 @@ func TestUpstreamTakesOverFromAHolderThatDies(t *testing.T) {
 		t.Fatal(err)
 	}
 	go func() {
-		<-reading
-		holder.stop()
+		select {
+		case <-reading:
+			holder.stop()
+		case <-t.Context().Done():
+		}
 	}()
 	m.fetchMapped(t, got, nar)
+	select {
+	case <-reading:
+	default:
+		t.Error("the holder was not read")
+	}
 	if _, nars := web.requests(); nars == 0 {
 		t.Error("the upstream was not asked")
 	}

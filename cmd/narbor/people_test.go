@@ -103,7 +103,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	judge(&w, 1)
 	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0"}
 	golden(t, "why", func(s screen) { printWhy(w, "", s) })
-	w = control.Why{Path: path, Local: &control.WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Shared: true,
+	w = control.Why{Path: path, Local: &control.WhyLocal{Where: "/nix/store", NarSize: 1234567, References: 214, Served: true, Shared: true,
 		Reason:     "cache.nixos.org-1 has signed it",
 		Signatures: []control.WhySignature{{Key: "cache.nixos.org-1", Verdict: "verified"}, {Key: "desk-1", Verdict: "unknown key"}}}}
 	judge(&w, 1)

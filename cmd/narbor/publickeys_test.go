@@ -2,11 +2,14 @@ package main
 
 import (
 	"errors"
+	"net/http"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
 
+	"narbor/cmd/narbor/control"
 	"narbor/store/nixconf"
 	"narbor/trust"
 )
@@ -153,5 +156,28 @@ func TestCircleFollowsNixConfiguration(t *testing.T) {
 		if got := k.circleNames(); !slices.Equal(got, c.want) {
 			t.Errorf("with the trusted keys %q, own builds need one of %q, want %q", c.trusted, got, c.want)
 		}
+	}
+}
+
+// An own build that the circle's key has signed is shared with members; Nix does not get it from narbor.
+func TestWhySaysThatTheCircleSharesAnOwnBuild(t *testing.T) {
+	dir := t.TempDir()
+	info, key := makeClosure(t, dir)
+	info.Ultimate = true
+	k := &keyState{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys), circle: new(trust.Keys),
+		keyFlags: keyFlags{ours: []string{"test-1"}, group: true}}
+	if err := k.believe(nixconf.Settings{TrustedPublicKeys: []string{key}}); err != nil {
+		t.Fatal(err)
+	}
+	if shared, why := k.sharedBy(true, info); !shared || !strings.Contains(why, "test-1, a key of the circle, has signed it") {
+		t.Errorf("shared: %t, %s; want that the circle shares it", shared, why)
+	}
+	w := control.Why{Local: &control.WhyLocal{Where: "/nix/store", Shared: true}}
+	if judge(&w, 1); w.Status != http.StatusNotFound {
+		t.Errorf("Nix gets %d: %s; want 404, for narbor serves no own build to Nix", w.Status, w.Reason)
+	}
+	k.circle = nil
+	if shared, why := k.sharedBy(true, info); shared || why != reasonBuiltHere {
+		t.Errorf("without a circle, shared: %t, %s", shared, why)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"narbor/integration/lan"
 )
 
-// upstreamRate is the rate in Mbit/s of the line to the internet, which all hosts of a LAN share.
-const upstreamRate = 20
+// upstreamRate is the rate in Mbit/s of the line to the internet, which all hosts of a LAN share: that of slow lines.
+const upstreamRate = slowRate
 
 // crowdUpstream lets one host, and then six, fetch a closure that no neighbour has from one upstream over one line. It
 // compares one host with a Nix that asks the upstream directly, and six hosts with one host.

@@ -18,6 +18,9 @@ import (
 // bounds the time in which the store must name the other versions of a path.
 const rebuildTick = time.Second
 
+// errStalled means that no block was read within rebuildTick.
+var errStalled = errors.New("the disk has not delivered a block of the other version for a second")
+
 // errOutpaced means that other sources were expected to be faster.
 var errOutpaced = errors.New("neighbours or an upstream send faster than this machine reads and rewrites")
 
@@ -71,7 +74,9 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 			s.plan.reuse(blocksUntil(wanted.NarSize, wanted.NarSize))
 		}
 		wrong, s.rebuilt = err, &candidates[i]
-		s.Rebuilds.Record(wanted, rebase.Outcome{From: c.Old.Path, Err: rebase.ErrDiffers})
+	}
+	if wrong != nil {
+		s.Rebuilds.Record(wanted, rebase.Outcome{From: s.rebuilt.Old.Path, Err: rebase.ErrDiffers})
 	}
 	return nil, wrong
 }
@@ -184,7 +189,10 @@ func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error
 			return w.stop(), err
 		case <-ticker.C:
 			n := w.progress()
-			if rate := float64(n) / time.Since(start).Seconds(); n == before || rate < float64(s.rateOfOthers()) {
+			if n == before {
+				return w.stop(), errStalled
+			}
+			if rate := float64(n) / time.Since(start).Seconds(); rate < float64(s.rateOfOthers()) {
 				return w.stop(), errOutpaced
 			}
 			before = n

@@ -112,6 +112,9 @@ func TestRebuildGivesUpADiskThatHangs(t *testing.T) {
 		if took := time.Since(start); sp != nil || err != nil || took > 3*time.Second {
 			t.Errorf("rebuild = %v, %v, after %s; want to go on with the neighbours", sp, err, took)
 		}
+		if got, _ := s.Rebuilds.Outcome(s.Wanted.Info()); !errors.Is(got.Err, errStalled) {
+			t.Errorf("the reason is %v, want that the disk has stalled", got.Err)
+		}
 		if got := 40 - s.plan.missing(); got != 3 {
 			t.Errorf("%d blocks are there, want the 3 that could be read", got)
 		}
@@ -165,6 +168,7 @@ func TestReasonForNotRebuildingStays(t *testing.T) {
 		if found := s.candidates(t.Context(), s.Wanted.Info()); len(found) > 0 {
 			t.Errorf("%d versions are tried again", len(found))
 		}
+		s.Rebuilds.Record(s.Wanted.Info(), rebase.Outcome{Err: errOutpaced})
 		if got, _ := s.Rebuilds.Outcome(s.Wanted.Info()); got != want {
 			t.Errorf("Outcome = %+v, want %+v", got, want)
 		}

@@ -2,7 +2,7 @@ package meet
 
 import "time"
 
-// What bounds what a neighbour can make this machine do.
+// Bounds of the work that a neighbour can cause.
 const (
 	// maxToldPeers is the number of peers in an answer about neighbours, each with one address of at most maxPeerAddr
 	// bytes: to find more, the asker asks those peers.

@@ -16,14 +16,14 @@ const (
 	// also bounds the wait for this machine's own store, after which neighbours are not asked. The patience of a
 	// lookup is the sum of BusyTimeout and InfoTimeout.
 	BusyTimeout = time.Second
-	// MaxBusyWait bounds what a build of thousands of paths that no neighbour has loses in all by waiting for busy ones; what
+	// MaxBusyWait bounds the time that a build of thousands of paths that no neighbour has loses by waiting for busy ones; what
 	// was lost is forgotten at one part in busyWaitRefill.
 	MaxBusyWait, busyWaitRefill = 2 * time.Second, 30
 )
 
-// A BusyWait bounds the time that questions of Nix's lose by waiting for busy neighbours. If one then has the path, a quarter of
-// the time counts, for a neighbour may be slow on purpose. Questions that wait at the same time lose it once. Its methods may
-// be called concurrently.
+// A BusyWait bounds the time that questions of Nix's lose by waiting for busy neighbours or for this machine's own sources. If
+// one then has the path, a quarter of the time counts, for a neighbour may be slow on purpose. Questions that wait at the same
+// time lose it once. Its methods may be called concurrently.
 type BusyWait struct {
 	mu   sync.Mutex // guards the rest
 	lost time.Duration
@@ -33,7 +33,7 @@ type BusyWait struct {
 // Allows reports whether one more question may wait for a busy neighbour.
 func (b *BusyWait) Allows(now time.Time) bool { return b.Left(now) >= BusyTimeout-InfoTimeout }
 
-// Left returns what may still be lost.
+// Left returns the time that may still be lost.
 func (b *BusyWait) Left(now time.Time) time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()

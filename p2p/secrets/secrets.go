@@ -30,7 +30,7 @@ var errNotTold = errors.New("this machine's store has not answered in time")
 // those that a hung file server never answers. Sources that are well answer within a millisecond.
 const maxOwnAsked = 64
 
-// Config has what a policy asks.
+// Config has the sources and keys of a policy.
 type Config struct {
 	Sources   []store.Source    // of this machine
 	Upstreams []*upstream.Cache // are not asked, but what they have said before counts

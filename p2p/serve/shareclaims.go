@@ -18,7 +18,7 @@ type checkedInfo struct {
 	m    trust.Mapping
 }
 
-// claimed is what may be told about a hash part.
+// claimed is a claim that may be told.
 type claimed struct {
 	m    trust.Mapping // checked with keys
 	src  store.Source  // has the path

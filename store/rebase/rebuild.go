@@ -121,12 +121,15 @@ func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []C
 	return nil, err
 }
 
-// Record records the outcome of rebuilding wanted. After [ErrDiffers] it is not tried again.
+// Record records the outcome of rebuilding wanted. After [ErrDiffers] it is not tried again, and no later failure hides it.
 func (r *Rebuilder) Record(wanted store.Info, o Outcome) {
+	if before, ok := r.Outcome(wanted); ok && errors.Is(before.Err, ErrDiffers) && o.Err != nil && !errors.Is(o.Err, ErrDiffers) {
+		return
+	}
 	r.outcomes.Add(key{wanted.Path, wanted.NarHash}, o)
 }
 
-// Outcome returns what was recorded last; false if nothing was, or too many others since.
+// Outcome returns the outcome that was recorded last; false if nothing was, or too many others since.
 func (r *Rebuilder) Outcome(wanted store.Info) (Outcome, bool) {
 	return r.outcomes.Peek(key{wanted.Path, wanted.NarHash})
 }
