@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-+xKFpkVv0uI9Ekug53R6Ruge3n07NOpZo3OI1P/y1Uw=";
+          vendorHash = "sha256-1xkIWvbhPUFmHRxRKoSDaUa2JK0rvSnhvYSMiEEoEYs=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;
