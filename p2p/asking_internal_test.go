@@ -230,6 +230,9 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				if (f != nil) != c.found || f == nil && !errors.Is(err, store.ErrNotFound) {
 					t.Errorf("wait = %v, %v, want a holder: %t", f, err, c.found)
 				}
+				if c.want == nil && f == nil && !errors.Is(err, ErrUnanswered) {
+					t.Errorf("wait = %v, want that an answer has not come", err)
+				}
 				if took > c.limit {
 					t.Errorf("it took %v, want at most %v", took, c.limit)
 				}
@@ -242,6 +245,28 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				}
 				time.Sleep(c.after)
 			})
+		})
+	}
+}
+
+// A neighbour that answers in time that it has nothing, or that was silent before, leaves no answer open.
+func TestNoAnswerIsOpenAfterANo(t *testing.T) {
+	for name, late := range map[string]bool{"it says no": false, "it was silent before": true} {
+		synctest.Test(t, func(t *testing.T) {
+			book := peers.NewLedger("", zap.NewNop())
+			ls := newLookups(peers.NewSet(), book, secrets.New(secrets.Config{Trusted: newSigner(t).keys}), zap.NewNop())
+			nb := peers.NewNeighbour(connectedHost{}, "holder", wire.ProtocolID, book)
+			if late {
+				nb.Late.Store(1)
+			}
+			l := newLookup(ls, partA, nil, 1)
+			l.ask([]*peers.Neighbour{nb})
+			if !late {
+				l.Answer(peers.Reply{From: nb})
+			}
+			if _, err := l.wait(t.Context()); !errors.Is(err, store.ErrNotFound) || errors.Is(err, ErrUnanswered) {
+				t.Errorf("%s: wait = %v, want that no neighbour has it, and no open answer", name, err)
+			}
 		})
 	}
 }

@@ -27,6 +27,7 @@ type lookup struct {
 	mu sync.Mutex // guards the rest
 	answers
 	left     bool      // no caller waits for it any more
+	silent   bool      // neighbours that usually answer have not answered in time
 	extended time.Time // since when the first answer is waited for until BusyTimeout; zero: it is not
 	f        *finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
@@ -44,6 +45,16 @@ type answers struct {
 	owed     []owed
 	unjudged []peers.Reply
 	spare    []peers.Reply // claims of neighbours that are not relied on alone
+}
+
+// prompt returns how many owed answers are worth waiting for.
+func (a *answers) prompt() (n int) {
+	for _, o := range a.owed {
+		if o.prompt {
+			n++
+		}
+	}
+	return n
 }
 
 // An owed answer is one that a neighbour has been asked for.
@@ -101,6 +112,9 @@ func (l *lookup) nothing() error {
 	}
 	if l.refused != nil {
 		return fmt.Errorf("%s: what neighbours have is not believed: %w: %w", l.hp, store.ErrNotFound, l.refused)
+	}
+	if l.silent {
+		return fmt.Errorf("%s: no neighbour has it: %w: %w", l.hp, store.ErrNotFound, ErrUnanswered)
 	}
 	return fmt.Errorf("%s: no neighbour has it: %w", l.hp, store.ErrNotFound)
 }
@@ -195,9 +209,11 @@ func (l *lookup) expire() {
 	waited := now.Sub(l.asked)
 	starved := waited > peers.InfoTimeout+starvedAfter
 	// A neighbour that was silent before adds no time.
+	asked := l.prompt()
 	l.owed = slices.DeleteFunc(l.owed, func(o owed) bool {
 		return !o.prompt || l.want == nil && !starved && !l.of.isBusy(o.by, waited)
 	})
+	l.silent = l.silent || l.prompt() < asked
 	if l.f == nil && !l.left && !l.brief && l.extended.IsZero() && len(l.owed) > 0 && (l.want != nil || l.of.busy.Allows(now)) {
 		for i := range l.owed {
 			l.owed[i].prompt = l.want == nil
@@ -206,6 +222,7 @@ func (l *lookup) expire() {
 		l.timer.Reset(peers.BusyTimeout - peers.InfoTimeout)
 		return
 	}
+	l.silent = l.silent || l.prompt() > 0
 	l.owed = nil
 	l.tell()
 }

@@ -26,6 +26,9 @@ import (
 // fetching at that moment.
 const crowdSize = store.BlockSize / 8
 
+// ErrUnanswered says that neighbours have not answered in time, so that one of them may have what no other has.
+var ErrUnanswered = errors.New("some have not answered in time")
+
 // errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
 var errUnreliable = errors.New("not relied on")
 

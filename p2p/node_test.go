@@ -329,8 +329,8 @@ func TestOneWrongBlockIsTracedToItsSender(t *testing.T) {
 			b := u.newMachine(t, nil, honest, sly)
 			go func() {
 				defer close(lied)
-				limit := time.Now().Add(p2p.AtMost(time.Minute))
-				for b.blocksFrom(sly) < 3 && t.Context().Err() == nil && time.Now().Before(limit) {
+				for limit := time.Now().Add(p2p.AtMost(time.Minute)); b.blocksFrom(sly) < 3 &&
+					t.Context().Err() == nil && time.Now().Before(limit); {
 					time.Sleep(time.Millisecond) // the second has been taken by then
 				}
 			}()

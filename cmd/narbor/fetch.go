@@ -308,8 +308,12 @@ func (f *fetcher) lookup(ctx context.Context, wanted []store.HashPart) ([]found,
 
 // ask asks neighbours about a path, and then the upstreams if no neighbour has it.
 func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	tries := 0
 	m, err := patiently(ctx, func() (trust.Mapping, error) {
 		m, err := f.node.Lookup(ctx, hp)
+		if tries++; tries < lookupTries && errors.Is(err, p2p.ErrUnanswered) {
+			return m, err
+		}
 		if f.upstreams && errors.Is(err, store.ErrNotFound) {
 			return f.node.LookupUpstream(ctx, hp)
 		}
