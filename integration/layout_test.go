@@ -53,7 +53,7 @@ var mayImport = map[string][]string{
 		"p2p/transport", "p2p/wire", "narserve", "narserve/dashboard", "narserve/stats", "cmd/narbor/control", "cmd/narbor/demo",
 		"cmd/narbor/doctor"},
 	"cmd/narbor/demo": {"store", "store/bincache", "store/nar", "trust", "narserve/dashboard", "cmd/narbor/control"},
-	"cmd/narbor/doctor": {"store/nixconf", "trust", "p2p", "p2p/mdns", "p2p/meet", "p2p/netmon", "narserve", "narserve/dashboard",
+	"cmd/narbor/doctor": {"store/nixconf", "store/rebase", "trust", "p2p", "p2p/mdns", "p2p/meet", "p2p/netmon", "narserve", "narserve/dashboard",
 		"cmd/narbor/control"},
 	"cmd/narbor/control": {"store/damage", "p2p", "p2p/discovery", "p2p/meet", "p2p/peers", "narserve", "narserve/dashboard"},
 	"integration": {"store", "store/bincache", "store/nar", "store/nixstore", "store/spool", "store/upstream", "trust",

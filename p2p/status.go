@@ -10,6 +10,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/store"
+	"narbor/store/rebase"
 )
 
 // Status is what a node knows of itself and its neighbours at a moment. Times are in seconds, amounts in bytes or
@@ -44,6 +45,8 @@ type Status struct {
 	// Discovery counts the multicast DNS packets since the start, by kind (question, announcement, unknown) and by
 	// result (sent, used, ignored, malformed, dropped).
 	Discovery map[string]map[string]int64 `json:"discovery"`
+	// Rebuilds counts the paths that were wanted, and those of which this machine has no other version to rebuild them from.
+	Rebuilds rebase.Recent `json:"rebuilds"`
 	// OtherKeys are trusted keys with the names of which neighbours have signatures that do not verify with the key here.
 	OtherKeys []peers.KeyMismatch `json:"otherKeys"`
 }
@@ -100,6 +103,9 @@ func (n *Node) Status() Status {
 	s.Rejected, s.Bans = n.ledger.Totals()
 	s.OtherKeys = n.ledger.OtherKeys(n.cfg.Trusted)
 	s.Networks = n.lan.Changes()
+	if n.cfg.Rebuilds != nil {
+		s.Rebuilds = n.cfg.Rebuilds.Recent()
+	}
 	s.Discovery = n.lan.Traffic.Counts()
 	select {
 	case <-n.greeter.settled:

@@ -134,6 +134,23 @@ func (r *Rebuilder) Outcome(wanted store.Info) (Outcome, bool) {
 	return r.outcomes.Peek(key{wanted.Path, wanted.NarHash})
 }
 
+// Recent counts the paths of the recorded outcomes.
+type Recent struct {
+	Wanted int `json:"wanted"` // fetched or rebuilt, the last 4,096 at most since the start
+	NoOld  int `json:"noOld"`  // of these, the paths of which no other version was here
+}
+
+// Recent returns how many paths were wanted of late, and how many of them were new here.
+func (r *Rebuilder) Recent() (n Recent) {
+	for _, o := range r.outcomes.Values() {
+		n.Wanted++
+		if errors.Is(o.Err, ErrNoOld) {
+			n.NoOld++
+		}
+	}
+	return n
+}
+
 // Suspect reports to the store that the candidate's content may be damaged.
 func (c Candidate) Suspect() { c.of.store.Suspect(c.Old) }
 

@@ -173,3 +173,15 @@ func (slowly) Write(p []byte) (int, error) {
 	time.Sleep(time.Duration(len(p)) * time.Second / (2 << 20))
 	return len(p), nil
 }
+
+func TestRecentCountsPathsWithoutAnotherVersion(t *testing.T) {
+	r := rebase.New(newWorld())
+	for i, err := range []error{nil, rebase.ErrNoOld, rebase.ErrSize, rebase.ErrDiffers, rebase.ErrNoOld} {
+		wanted := wantedOf(t, new1+fmt.Sprintf("-app-%d", i), "new")
+		r.Record(wanted, rebase.Outcome{Err: err})
+		r.Record(wanted, rebase.Outcome{Err: err}) // it was wanted again
+	}
+	if got, want := r.Recent(), (rebase.Recent{Wanted: 5, NoOld: 2}); got != want {
+		t.Errorf("Recent = %+v, want %+v", got, want)
+	}
+}

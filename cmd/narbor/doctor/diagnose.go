@@ -44,6 +44,7 @@ func Checks() []Check {
 		{"ports", "no other program has its ports", checkPorts},
 		{"disk", "there is room to verify archives", checkDisk},
 		{"clock", "the clock is right", checkClock},
+		{"rebuilds", "old versions are kept until an update is through", checkRebuilds},
 		{"health", "narbor reports no other problem, as on its page", checkHealth},
 	}
 }
