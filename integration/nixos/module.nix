@@ -175,7 +175,7 @@ in
         NARBOR_GROUP_SECRET_FILE = "%d/group-secret";
       }
       // lib.optionalAttrs (cfg.circleKeys != [ ]) {
-        NARBOR_CIRCLE_KEY = lib.concatStringsSep "," cfg.circleKeys;
+        NARBOR_CIRCLE_KEY = builtins.concatStringsSep "," cfg.circleKeys;
       };
 
       # A switch that downloads through narbor must not cut itself off half-way.
