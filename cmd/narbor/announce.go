@@ -29,6 +29,8 @@ func (s *parts) announce(c *cli.Context) error {
 		line("sharing", "nothing until %s: it was paused", s.pause.end().Local().Format("2006-01-02 15:04"))
 	case len(names) == 0:
 		line("sharing", "nothing: no trusted key is public; see `narbor keys`")
+	case len(s.keys.circleNames()) > 0:
+		line("sharing", "what %s has signed", strings.Join(names, " or "))
 	default:
 		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
 	}

@@ -31,6 +31,8 @@ func checkRebuilds(_ context.Context, p *patient) []Finding {
 func rebuildsFinding(n rebase.Recent, profile string) Finding {
 	paths := dashboard.Plural(n.Wanted, "path")
 	switch {
+	case n.Wanted == 0:
+		return fine("Nix has wanted no path from narbor yet")
 	case n.Wanted < minWanted || n.NoOld*10 < n.Wanted*9:
 		return fine("of %s that Nix wanted, %d had another version here", paths, n.Wanted-n.NoOld)
 	case profile == "":
