@@ -40,6 +40,11 @@ func newDemo(t *testing.T, args ...string) *demoRun {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(temp) })
+	t.Cleanup(func() { // of a demo that has left some
+		for _, pid := range (&demoRun{T: t, temp: temp}).pids() {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	script := `ip link add card type veth peer cable && ip addr add 192.0.2.1/24 dev card && ip link set card up && ip link set cable up &&
@@ -65,24 +70,25 @@ func (d *demoRun) leavesNothing() {
 	if files, err := os.ReadDir(d.temp); err != nil || len(files) > 0 {
 		d.Errorf("it leaves %v behind: %v", files, err)
 	}
-	if left := d.processes(); len(left) > 0 {
-		d.Errorf("it leaves processes behind: %q", left)
+	if left := d.pids(); len(left) > 0 {
+		d.Errorf("it leaves processes behind: %d", left)
 	}
 }
 
-// processes are the command lines of the demo's narbors.
-func (d *demoRun) processes() (lines []string) {
+// pids are the processes of the demo's narbors.
+func (d *demoRun) pids() (pids []int) {
 	names, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		d.Fatal(err)
 	}
 	for _, name := range names {
 		text, err := os.ReadFile(name)
-		if err == nil && bytes.Contains(text, []byte(d.temp)) {
-			lines = append(lines, string(bytes.ReplaceAll(text, []byte{0}, []byte{' '})))
+		pid, perr := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err == nil && perr == nil && bytes.Contains(text, []byte(d.temp)) {
+			pids = append(pids, pid)
 		}
 	}
-	return lines
+	return pids
 }
 
 func TestDemoNeedsNothingButTheProgram(t *testing.T) {
@@ -157,8 +163,8 @@ func TestDemoIsKeptUntilCtrlC(t *testing.T) {
 	if log, err := os.ReadFile(filepath.Join(states[0], "log")); err != nil || !bytes.Contains(log, []byte("There is no Nix here")) {
 		t.Errorf("without Nix, narbor run prints no next step: %v\n%s", err, log)
 	}
-	if len(d.processes()) != 3 {
-		t.Errorf("these run on: %q, want three narbors: the fourth was killed", d.processes())
+	if len(d.pids()) != 3 {
+		t.Errorf("these run on: %d, want three narbors: the fourth was killed", d.pids())
 	}
 	d.cmd.Process.Signal(os.Interrupt)
 	text, err = io.ReadAll(rest)
@@ -208,9 +214,9 @@ func TestKilledDemoLeavesNoProcess(t *testing.T) {
 	d.begin("Ctrl-C")
 	d.cmd.Process.Signal(syscall.SIGKILL)
 	d.cmd.Wait()
-	for end := time.Now().Add(time.Minute); len(d.processes()) > 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); len(d.pids()) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("these run on: %q", d.processes())
+			t.Fatalf("these run on: %d", d.pids())
 		}
 	}
 }

@@ -36,7 +36,7 @@ type Answer struct {
 // Believed says whether the neighbour has the path, and what it says of it can be believed.
 func (a Answer) Believed() bool { return a.Path != "" && a.Problem == "" }
 
-// Mapping returns what is believed; the zero mapping if [Answer.Believed] is false.
+// Mapping returns the verified claim; the zero mapping if [Answer.Believed] is false.
 func (a Answer) Mapping() trust.Mapping { return a.mapping }
 
 // AskEach asks every neighbour by itself about a hash part, and returns their answers sorted by ID. Unlike

@@ -38,7 +38,7 @@ func (p Policy) KeysFor(info store.Info) (*Keys, error) {
 	return p.Keys, nil
 }
 
-// Check is [Keys.Check] for what this machine has: the error is nil only if others may have the path.
+// Check is [Keys.Check] for a path of this machine: the error is nil only if others may have the path.
 func (p Policy) Check(info store.Info) (Mapping, error) {
 	keys, err := p.KeysFor(info)
 	if err != nil {

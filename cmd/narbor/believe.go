@@ -17,7 +17,7 @@ import (
 	"narbor/trust"
 )
 
-// keyFlags are what the user says of keys beside Nix's configuration.
+// keyFlags are the flags about keys.
 type keyFlags struct {
 	given     []string // --trusted-key
 	named     []string // --share-key

@@ -113,7 +113,7 @@ func printSums(s screen, a stats.Account) {
 	}
 }
 
-// updateText returns what Nix got in one update, and from where, the largest part first.
+// updateText returns one update in words, with its sources, the largest part first.
 func updateText(u stats.Update) string {
 	type part struct {
 		bytes int64

@@ -23,7 +23,7 @@ type oldStore struct {
 
 func (s oldStore) Namesakes(string) []store.HashPart { return []store.HashPart{s.old.HashPart()} }
 
-// newOldStore returns the shares of a machine that has a path whose content is that of the claim, or other content.
+// newOldStore returns the shares of a machine with one path. Its content matches the claim, or differs from it.
 func newOldStore(t *testing.T, claim store.Info, content string) *shares {
 	t.Helper()
 	d, err := damage.Open("", func(damage.Finding, bool) {})

@@ -46,7 +46,7 @@ func (c *Corpus) Changed(first *Corpus) (infos []store.Info) {
 	return slices.DeleteFunc(slices.Clone(c.Infos), func(i store.Info) bool { return !isChanged[i.Path] })
 }
 
-// changes returns the paths of a first generation whose content changes, and whether it gets longer.
+// changes returns the paths of a first generation that get other content, and whether it is longer.
 func changes(first *Corpus) map[store.Path]bool {
 	bySize := slices.SortedFunc(slices.Values(first.Infos), func(a, b store.Info) int {
 		return cmp.Or(cmp.Compare(b.NarSize, a.NarSize), strings.Compare(a.Path.Base(), b.Path.Base()))

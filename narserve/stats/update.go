@@ -5,7 +5,7 @@ import "time"
 // updatePause is the time without a request of Nix that ends an update. Nix unpacks and builds between its requests.
 const updatePause = 2 * time.Minute
 
-// An Update is what Nix got without a pause of two minutes. Seconds are those in which it waited for NARs or received them.
+// An Update has the amounts that Nix got without a pause of two minutes. Seconds are those in which it waited for NARs or received them.
 type Update struct {
 	Start time.Time `json:"start"` // the first question for a path
 	End   time.Time `json:"end"`   // the last request for which there was something

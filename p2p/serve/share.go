@@ -19,7 +19,7 @@ import (
 	"narbor/trust"
 )
 
-// A sharer is what this machine gives to neighbours: paths of its sources that its policy lets others have.
+// A sharer has the paths that neighbours may get: those of its sources that its policy allows.
 type sharer struct {
 	sources  []store.Source
 	policy   trust.Policy // a path that others may not have is not here

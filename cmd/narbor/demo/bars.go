@@ -8,10 +8,10 @@ import (
 	"github.com/vbauerster/mpb/v8/decor"
 )
 
-// verified names the bar of what was checked and handed over.
+// verified names the bar of the bytes that were verified and served.
 const verified = "verified"
 
-// bars are progress bars on a terminal: one for each machine, and one for what is verified.
+// bars are progress bars on a terminal: one for each machine, and one for the verified bytes.
 type bars struct {
 	all *mpb.Progress
 	of  map[string]*mpb.Bar

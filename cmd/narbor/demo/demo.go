@@ -26,6 +26,8 @@ const (
 	// totalBytes at uploadRate from three machines, later from one, takes about ten seconds: enough to see how it goes.
 	totalBytes = 120 << 20
 	uploadRate = "8MiB"
+	// fetchTime bounds the fetch. It is far above the ten seconds, for a machine that is busy.
+	fetchTime = 3 * time.Minute
 )
 
 // The machines of the demo. The names are shown.
@@ -36,7 +38,7 @@ const (
 	fresh  = "new"
 )
 
-// Options are what the demo depends on.
+// Options are the settings of a demo.
 type Options struct {
 	Program string    // the executable of narbor
 	Out     io.Writer // for people; each Write is of whole lines
@@ -78,7 +80,7 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
-// A demo is what one call of Run has made.
+// A demo has the packages and machines of one call of Run.
 type demo struct {
 	Options
 	dir     string
@@ -155,7 +157,7 @@ func (d *demo) stop() {
 	_ = g.Wait()
 }
 
-// report says what came from where.
+// report prints the bytes that came from each machine.
 func (d *demo) report(ctx context.Context) {
 	d.say("")
 	d.say("%s has all %s, %s in %.1f s, and nothing came from the internet.", fresh, dashboard.Plural(packages, "path"),

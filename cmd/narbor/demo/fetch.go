@@ -37,7 +37,7 @@ func (d *demo) fetch(ctx context.Context) error {
 	began := time.Now()
 	d.board = newBoard(d.Options, d.corpus.bytes)
 	defer d.board.end()
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	watched := make(chan struct{})
 	go func() {
@@ -60,7 +60,7 @@ func (d *demo) fetch(ctx context.Context) error {
 	return err
 }
 
-// watch shows what the asker says of its neighbours until ctx ends.
+// watch shows the asker's neighbours until ctx ends.
 func (d *demo) watch(ctx context.Context) {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
@@ -182,7 +182,7 @@ func (d *demo) get(ctx context.Context, what string) (*http.Response, error) {
 	return resp, nil
 }
 
-// A board shows how far the fetch is. It implements [io.Writer] for what was handed over.
+// A board shows how far the fetch is. It implements [io.Writer] for the bytes that were served.
 type board struct {
 	bars       *bars // nil if nothing can be redrawn
 	out        io.Writer

@@ -15,10 +15,10 @@ import (
 // profilesDir has the profiles of Nix, each with a link for each of its generations: NAME-N-link.
 const profilesDir = "/nix/var/nix/profiles"
 
-// minWanted is the number of paths from which an update is large enough to tell what is missing.
+// minWanted is the least number of paths of which a share is meaningful.
 const minWanted = 50
 
-// checkRebuilds tells what a garbage collection before an update costs: narbor rebuilds paths from the versions that the store
+// checkRebuilds reports a garbage collection before an update: narbor rebuilds paths from the versions that the store
 // had before, and without these it fetches them.
 func checkRebuilds(_ context.Context, p *patient) []Finding {
 	if !p.running {
