@@ -18,9 +18,9 @@ import (
 const (
 	// suggestTime is used in place of [knockTime] when rules that open the ports are tried, as the addresses are known by then.
 	suggestTime = 500 * time.Millisecond
-	// suggestLimit bounds the search for such rules, by their number: each that is needed costs a wait. A machine that is
-	// busy takes longer, and comes to the same result.
-	suggestLimit = 15 * time.Second
+	// maxSuggested bounds such rules: two ports for two families in two tables. Each costs a wait of suggestTime or knockTime.
+	// Their number counts, and not the time, because a busy machine takes longer and comes to the same result.
+	maxSuggested = 8
 )
 
 // tryFirewallCopy tries the rules of this machine in a copy, for one interface.
@@ -107,7 +107,7 @@ func (f *firewallCopy) suggest(ctx context.Context, d *doors, closed []string, p
 		if p.undo(ctx) == nil && opened() {
 			continue // it is not needed
 		}
-		if _, err := f.apply(ctx, p.command); err != nil || ctx.Err() != nil || len(commands) >= int(suggestLimit/limit) {
+		if _, err := f.apply(ctx, p.command); err != nil || ctx.Err() != nil || len(commands) >= maxSuggested {
 			return nil
 		}
 		commands = append(commands, strings.Join(p.command, " "))
