@@ -32,13 +32,13 @@ func newSlowLine(w world, size int) *slowLine {
 	return l
 }
 
-// ask lets each Nix begin to fetch from narbor, and then from other substituters.
-func (l *slowLine) ask(nixes []lan.Nix, others ...string) {
+// ask lets each Nix begin to fetch from a narbor with these flags, and then from other substituters.
+func (l *slowLine) ask(nixes []lan.Nix, flags []string, others ...string) {
 	l.Helper()
 	for _, nix := range nixes {
 		h := l.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "extra-trusted-public-keys = "+l.public,
 			"substituters = "+strings.Join(append([]string{lan.Substituter}, others...), " "), "stalled-download-timeout = 5")
-		l.start(h, "--share-key", "handmade-1")
+		l.start(h, append([]string{"--share-key", "handmade-1"}, flags...)...)
 		l.neighbours(h, 1)
 		l.askers = append(l.askers, h)
 	}
@@ -68,7 +68,7 @@ func TestEveryNixWaitsForALateNAR(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)
 	l := newSlowLine(w, 60<<20)
-	l.ask(nixes)
+	l.ask(nixes, nil)
 	for i, h := range l.askers {
 		l.began[i].end()
 		w.must(h.Verify(w.ctx))
@@ -84,7 +84,8 @@ func TestEveryNixWaitsForALateNAR(t *testing.T) {
 	}
 }
 
-// The only neighbour that has the NAR goes away while Nix waits for it.
+// The only neighbour that has the NAR goes away while Nix waits for it. The askers share nothing: the first of them to get
+// the NAR from the upstream would otherwise give it to the others.
 func TestEveryNixGoesOnAfterALateNARFails(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)
@@ -93,9 +94,9 @@ func TestEveryNixGoesOnAfterALateNARFails(t *testing.T) {
 	w.must(err)
 	_, url, err := upstream.StartNginx("/srv/cache")
 	w.must(err)
-	l.ask(nixes, url+"?priority=40") // nginx states none
+	l.ask(nixes, []string{"--share", "none"}, url+"?priority=40") // nginx states none
 	for _, h := range l.askers {
-		w.until(h, "received part of the NAR, after a redirect", func(s lan.Status) bool { return received(s) > 60 })
+		w.until(h, "received part of the NAR, after a redirect", func(s lan.Status) bool { return received(s) > 40 })
 	}
 	w.must(l.alice.Unplug())
 	for i, h := range l.askers {
