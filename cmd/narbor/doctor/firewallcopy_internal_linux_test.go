@@ -103,6 +103,25 @@ func TestCopyOfTheFirewallShowsWhatIsClosed(t *testing.T) {
 	}
 }
 
+// Each of these tables closes the port by itself, so that each needs a rule.
+func TestSuggestedRulesAreFew(t *testing.T) {
+	for tables, want := range map[int]int{2: 2, maxSuggested + 1: 0} {
+		onMachine(t, func() error {
+			for i := range tables {
+				table := fmt.Sprintf("table inet t%d { chain in { type filter hook input priority %d; tcp dport 6273 drop; }; }", i, i)
+				if out, err := exec.Command("nft", table).CombinedOutput(); err != nil {
+					return fmt.Errorf("nft: %w: %s", err, out)
+				}
+			}
+			got, err := tryFirewallCopy(t.Context(), "eth0", "6273")
+			if !slices.Equal(got.closed(), []string{"TCP"}) || len(got.commands) != want {
+				t.Errorf("%d tables: closed is %q, commands %q, want TCP and %d", tables, got.closed(), got.commands, want)
+			}
+			return err
+		})
+	}
+}
+
 func TestCopyOfTheFirewallLeavesThisMachineAlone(t *testing.T) {
 	onMachine(t, func() error {
 		before := lookAround(t)
