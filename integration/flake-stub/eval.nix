@@ -49,6 +49,27 @@ let
     virtualisation.libvirtd.enable = option types.bool false;
   };
 
+  # The options below a name, as a list, without those that are internal.
+  documented =
+    name: o:
+    if (o._type or null) != "option" then
+      lib.concatMap (sub: documented "${name}.${sub}" o.${sub}) (builtins.attrNames o)
+    else if o.internal or false then
+      [ ]
+    else
+      [
+        {
+          inherit name;
+          inherit (o) description;
+          values = lib.optionalAttrs (o.type.name != "package") (
+            builtins.intersectAttrs {
+              default = null;
+              example = null;
+            } o
+          );
+        }
+      ];
+
   evaluate =
     case:
     let
@@ -82,6 +103,7 @@ let
       inherit (result.config.services.narbor) settings;
       check = lib.optionalString result.config.services.narbor.enable result.config.services.narbor.configFile.script;
       inherit undescribed;
+      documented = documented "services.narbor" result.options.services.narbor;
       nix = { inherit (result.config.nix) settings; };
       systemPackages = map (p: p.name) result.config.environment.systemPackages;
       options = builtins.attrNames result.options.services.narbor;
