@@ -16,7 +16,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -271,20 +270,5 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 		if _, further = sharedOn(t, stream, infos[0].Path.HashPart()); len(further) != want {
 			t.Errorf("asked for the %d. time on a stream: %d further claims, want %d", i+1, len(further), want)
 		}
-	}
-}
-
-func TestAbandonedQuestionsAreNotAwaited(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
-	nb := ghost(t, n)
-	nb.Answered(0) // or the first question to it would be waited for longer
-	old := &lookup{of: n.lookups, subject: subject{hp: partA}, news: make(chan struct{}, 1)}
-	old.ask([]*peers.Neighbour{nb})
-	old.expire()
-	fresh := &lookup{of: n.lookups, subject: subject{hp: partB}, news: make(chan struct{}, 1)}
-	fresh.ask([]*peers.Neighbour{nb})
-	defer fresh.expire()
-	if old.Awaits(nb) || !fresh.Awaits(nb) {
-		t.Error("want an answer awaited only while a caller waits for it")
 	}
 }

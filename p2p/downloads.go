@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"narbor/p2p/ask"
 	"narbor/p2p/fetch"
 	"narbor/p2p/secrets"
 	"narbor/p2p/serve"
@@ -19,7 +20,7 @@ import (
 type downloads struct {
 	*fetched
 	server   *serve.Server
-	lookups  *lookups
+	lookups  *ask.Lookups
 	secrets  *secrets.Policy
 	deps     *fetch.Deps
 	received map[store.Origin]*atomic.Int64 // bytes of NARs since the start; its keys never change
@@ -67,7 +68,7 @@ func (d *downloads) receive(ctx context.Context, f *flight, forOthers bool) (*sp
 	defer d.end(f) // last: the next fetch is to find what has come
 	defer f.draft.Keep()
 	m := f.Wanted
-	sp, err := f.Fetch(ctx, !d.lookups.knows(m) && d.secrets.CheckNAR(ctx, m) != nil, forOthers)
+	sp, err := f.Fetch(ctx, !d.lookups.Knows(m) && d.secrets.CheckNAR(ctx, m) != nil, forOthers)
 	if err != nil {
 		return nil, err
 	}

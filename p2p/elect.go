@@ -80,7 +80,7 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 // only if the upstreams have none.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	who, _ := n.proxy.assignee(assignmentOf(hp), nil)
-	if who == nil || n.lookups.secrets.Check(ctx, hp) != nil {
+	if who == nil || n.lookups.Secrets.Check(ctx, hp) != nil {
 		return n.proxy.upstreams.lookup(ctx, hp)
 	}
 	within := infoPatience
@@ -96,7 +96,7 @@ func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	case v == wire.VerdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.ID, store.ErrNotFound)
 	case v == wire.VerdictYes:
-		if m, err := n.lookups.told(who, hp, text); err == nil {
+		if m, err := n.lookups.Told(who, hp, text); err == nil {
 			return m, nil
 		}
 	}

@@ -27,7 +27,7 @@ type fetched struct {
 }
 
 func newFetched(spool *spool.Spool) *fetched {
-	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxFindings),
+	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxInfos),
 		flights: map[store.Hash]*flight{}}
 }
 

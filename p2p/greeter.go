@@ -9,6 +9,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
+	"narbor/p2p/ask"
 	"narbor/p2p/discovery"
 	"narbor/p2p/meet"
 	"narbor/p2p/peers"
@@ -21,7 +22,7 @@ type greeter struct {
 	ledger     *peers.Ledger
 	members    *members
 	exchange   *meet.Exchange
-	visits     *visits
+	visits     *ask.Visits
 	proxy      *proxy
 	background *background
 	reconsider chan struct{} // the advertised capabilities may have changed
@@ -89,7 +90,7 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 	}
 	g.background.running.Go(func() { nb.AskLoop(ctx) }) // Run does not wait for these yet: it waits for run first
 	if standing.Visit {
-		g.background.running.Go(func() { g.visits.tryOut(ctx, nb) })
+		g.background.running.Go(func() { g.visits.TryOut(ctx, nb) })
 		return
 	}
 	if standing.Kept {

@@ -22,7 +22,7 @@ func TestNodeLogsNoStandIns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, log := range []*zap.Logger{n.lookups.log, n.lan.Log} {
+	for _, log := range []*zap.Logger{n.lookups.Log, n.lan.Log} {
 		log.Info("marked", zap.String("addr", vsock.String()))
 	}
 	marked := logs.FilterMessage("marked").All()

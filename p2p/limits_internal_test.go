@@ -16,15 +16,13 @@ func numbered(i int) netip.Addr {
 
 func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 	n, _ := runNode(t, newSigner(t), nil)
-	parts := words(0, maxFindings+10)
+	parts := words(0, maxInfos+10)
 	for name, m := range map[string]struct {
 		limit int
 		add   func(i int)
 		size  func() int
 	}{
-		"holders of paths":        {maxFindings, func(i int) { n.lookups.findings.Add(parts[i], nil) }, n.lookups.findings.Len},
-		"claims of received NARs": {maxFindings, func(i int) { n.downloads.infos.Add(parts[i], store.Info{}) }, n.downloads.infos.Len},
-		"paths that Nix missed":   {maxWanted, func(i int) { n.visits.wanted.Add(parts[i], time.Time{}) }, n.visits.wanted.Len},
+		"claims of received NARs": {maxInfos, func(i int) { n.downloads.infos.Add(parts[i], store.Info{}) }, n.downloads.infos.Len},
 		"failed downloads": {maxFailed, func(i int) {
 			n.proxy.jobs.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.proxy.jobs.failed.Len},

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"narbor/p2p/ask"
 	"narbor/p2p/discovery"
 	"narbor/p2p/fetch"
 	"narbor/p2p/meet"
@@ -36,8 +37,8 @@ type Node struct {
 	neighbours *peers.Set
 	ledger     *peers.Ledger
 	server     *serve.Server
-	lookups    *lookups
-	visits     *visits
+	lookups    *ask.Lookups
+	visits     *ask.Visits
 	downloads  *downloads
 	proxy      *proxy
 	dialBacks  *meet.DialBacks
@@ -47,7 +48,7 @@ type Node struct {
 
 // A nodeSwarm implements [fetch.Swarm].
 type nodeSwarm struct {
-	*lookups
+	*ask.Lookups
 	*proxy
 }
 
@@ -78,12 +79,12 @@ func New(cfg Config) (*Node, error) {
 	book.Log, book.CloseAll = log, l.CloseAll
 	around, back := peers.NewSet(), newBackground()
 	admits := &members{group, book, l, back, make(chan peer.ID), log}
-	asks := newLookups(around, book, secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches,
-		Shared: cfg.Sharing.Keys, Trusted: cfg.Trusted}), log)
-	asks.sinceAck = l.Gate.SinceAck
+	policy := secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches, Shared: cfg.Sharing.Keys,
+		Trusted: cfg.Trusted})
+	asks := ask.New(ask.Config{Neighbours: around, Ledger: book, Secrets: policy, Log: log, SinceAck: l.Gate.SinceAck, AddrOf: l.AddrOf})
 	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived, Simulated: cfg.Discovery.Net != nil}
 	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, lookups: asks,
-		visits:    &visits{asks, l.Dialer, peers.NewCache[store.HashPart, time.Time](maxWanted)},
+		visits:    ask.NewVisits(asks, l.Dialer),
 		dialBacks: meet.NewDialBacks(meeting)}
 	n.connect(admits)
 	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,
@@ -95,7 +96,7 @@ func New(cfg Config) (*Node, error) {
 
 // connect creates downloads, server and proxy, and gives each of them the others that it calls.
 func (n *Node) connect(admits *members) {
-	cfg, policy, log := n.cfg, n.lookups.secrets, n.lan.Log
+	cfg, policy, log := n.cfg, n.lookups.Secrets, n.lan.Log
 	ups := &upstreams{caches: cfg.Upstreams.Caches, trusted: cfg.Trusted, log: log}
 	n.downloads = &downloads{fetched: newFetched(cfg.Spool), lookups: n.lookups, secrets: policy, observer: cfg.Observer,
 		received: map[store.Origin]*atomic.Int64{}}
@@ -184,18 +185,23 @@ func (n *Node) handleStreams(ctx context.Context, p protocol.ID, serve func(cont
 // built here, and what only private keys have signed as far as this machine knows, no neighbour is asked. It wraps
 // [store.ErrSlow], too, if neighbours have the path, and would take too long to send its NAR.
 func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
-	if err := n.lookups.secrets.CheckLately(ctx, hp); err != nil {
+	if err := n.lookups.Secrets.CheckLately(ctx, hp); err != nil {
 		return trust.Mapping{}, err
 	}
-	f, err := n.lookups.lookup(ctx, hp, nil)
+	f, err := n.lookups.Lookup(ctx, hp, nil)
 	if err != nil {
-		n.visits.missed(hp)
+		n.visits.Missed(hp)
 		return trust.Mapping{}, err
 	}
 	if len(n.proxy.upstreams.caches) > 0 { // it is asked instead of neighbours that are slower
-		return f.mapping, nil
+		return f.Mapping, nil
 	}
-	return f.mapping, n.lookups.tooSlow(f)
+	return f.Mapping, n.lookups.TooSlow(f)
+}
+
+// AskEach asks every neighbour by itself about a hash part, see [ask.Lookups.AskEach].
+func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []ask.Answer {
+	return n.lookups.AskEach(ctx, hp)
 }
 
 // DialBack asks neighbours to connect to this machine, see [meet.DialBacks.Ask].

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -18,13 +17,8 @@ import (
 	"narbor/trust"
 )
 
-const (
-	// pingWindow is how many blocks are asked for at once: what keeps a gigabit busy at 8 ms.
-	pingWindow = 4
-	// maxPingCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
-	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
-	maxPingCandidates = 32
-)
+// pingWindow is how many blocks are asked for at once: what keeps a gigabit busy at 8 ms.
+const pingWindow = 4
 
 // PingConfig sets what Ping measures.
 type PingConfig struct {
@@ -76,7 +70,7 @@ func (n *Node) Ping(ctx context.Context, name string, cfg PingConfig) (Ping, err
 	}
 	roundTrips(ctx, n.lan.Host(), nb, cfg.Count, &p)
 	if cfg.Bytes > 0 && p.Lost < cfg.Count {
-		m, err := n.lookups.largest(ctx, nb, cfg.Paths)
+		m, err := n.lookups.Largest(ctx, nb, cfg.Paths)
 		if err == nil {
 			err = throughput(ctx, nb, m, cfg.Bytes, &p)
 		}
@@ -144,26 +138,4 @@ func throughput(ctx context.Context, nb *peers.Neighbour, m trust.Mapping, bytes
 	}
 }
 
-// largest returns the largest path that the neighbour has, of those that were found lately and those that are named.
-func (ls *lookups) largest(ctx context.Context, nb *peers.Neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
-	for _, hp := range ls.findings.Keys() {
-		if f, ok := ls.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.mapping.NarSize() > best.NarSize() {
-			best = f.mapping
-		}
-	}
-	if paths = paths[:min(len(paths), maxPingCandidates)]; best.NarSize() < store.BlockSize && len(paths) > 0 {
-		replies, err := nb.AskAlone(ctx, paths)
-		if err != nil {
-			return best, err
-		}
-		for i, r := range replies {
-			if a := ls.weigh(nb, paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
-				best = a.mapping
-			}
-		}
-	}
-	if best.NarSize() == 0 {
-		return best, errors.New("nothing is known that it has, to be fetched as a measure")
-	}
-	return best, nil
-}
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

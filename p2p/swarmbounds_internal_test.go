@@ -13,7 +13,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/fetch"
-	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
@@ -60,23 +59,6 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 			t.Errorf("Fetch = %v, %v, want ErrNotFound, and not because it is too slow", sp, err)
 		}
 		return
-	}
-}
-
-func TestUpstreamClaimAboutAnotherPathIsALie(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "other", randomNAR(1000))
-	wanted, _ := s.sign(t, "wanted", randomNAR(1000))
-	n, _ := runNode(t, s, nil)
-	nb := ghost(t, n)
-	if m, err := n.lookups.told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, peers.ErrName) {
-		t.Errorf("told = %v, %v, want errName", m, err)
-	}
-	if got := nb.Tally.Strikes.Load(); got != 1 {
-		t.Errorf("the neighbour has %d strikes, want 1", got)
-	}
-	if m, err := n.lookups.told(nb, info.Path.HashPart(), info.String()); err != nil || m.Path() != info.Path {
-		t.Errorf("told about the path = %v, %v, want its mapping", m, err)
 	}
 }
 

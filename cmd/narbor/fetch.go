@@ -22,6 +22,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/p2p"
+	"narbor/p2p/ask"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/bincache"
@@ -311,7 +312,7 @@ func (f *fetcher) ask(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 	tries := 0
 	m, err := patiently(ctx, func() (trust.Mapping, error) {
 		m, err := f.node.Lookup(ctx, hp)
-		if tries++; tries < lookupTries && errors.Is(err, p2p.ErrUnanswered) {
+		if tries++; tries < lookupTries && errors.Is(err, ask.ErrUnanswered) {
 			return m, err
 		}
 		if f.upstreams && errors.Is(err, store.ErrNotFound) {

@@ -20,6 +20,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
+	"narbor/p2p/ask"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -244,8 +245,8 @@ func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 }
 
 func TestWhyNeverPromisesWhatAnUnreliableNeighbourHas(t *testing.T) {
-	claim := p2p.Answer{ID: idNAS, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool", Unreliable: "it has sent a wrong NAR of it"}
-	w := control.Why{Neighbours: []p2p.Answer{claim}}
+	claim := ask.Answer{ID: idNAS, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool", Unreliable: "it has sent a wrong NAR of it"}
+	w := control.Why{Neighbours: []ask.Answer{claim}}
 	if judge(&w, 1); w.Status != http.StatusNotFound || !strings.Contains(w.Reason, claim.Unreliable) {
 		t.Errorf("Nix gets %d: %s", w.Status, w.Reason)
 	}

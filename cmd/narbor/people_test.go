@@ -13,6 +13,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
+	"narbor/p2p/ask"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -96,10 +97,10 @@ func TestPeoplesCommands(t *testing.T) {
 
 func TestWhyAndPeersReadWell(t *testing.T) {
 	path := "/nix/store/0jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0"
-	holder := p2p.Answer{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Path: path, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142,
+	holder := ask.Answer{ID: idNAS, Addr: "/ip4/192.168.1.5/tcp/6273", Path: path, SignedBy: "cache.nixos.org-1", NarSize: 327_575_142,
 		Millis: 1.4}
-	other := p2p.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
-	w := control.Why{Path: path, Neighbours: []p2p.Answer{other, holder}}
+	other := ask.Answer{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273", Millis: 2.123}
+	w := control.Why{Path: path, Neighbours: []ask.Answer{other, holder}}
 	judge(&w, 1)
 	w.Rebuild = &control.WhyRebuild{From: "/nix/store/1jqd0rlxzra1rs38rdxl43yh6rxchgc6-firefox-141.0"}
 	golden(t, "why", func(s screen) { printWhy(w, "", s) })
@@ -111,12 +112,12 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 	golden(t, "why-here", func(s screen) { printWhy(w, "", s) })
 	golden(t, "explain", func(s screen) { explainWhy(w, "", s) })
 	holder.Problem, holder.Receiving = "not signed by a trusted key", true
-	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []p2p.Answer{holder}}
+	w = control.Why{HashPart: "0jqd0rlxzra1rs38rdxl43yh6rxchgc6", Neighbours: []ask.Answer{holder}}
 	judge(&w, 1)
 	golden(t, "why-not", func(s screen) { printWhy(w, "", s) })
 	e := p2p.Election{Elected: idNAS, Patience: 3, Scores: []p2p.Candidate{{ID: idNAS, Score: "f0"},
 		{ID: idLaptop, Score: "c0", Out: "it is slow to answer"}, {Score: "11"}}}
-	w = control.Why{Path: path, Neighbours: []p2p.Answer{other},
+	w = control.Why{Path: path, Neighbours: []ask.Answer{other},
 		Upstream: &control.WhyUpstream{Asked: true, Has: true, SignedBy: "cache.nixos.org-1",
 			NarSize: 327_575_142, Millis: 31.4, Election: e}}
 	judge(&w, 1)
@@ -124,7 +125,7 @@ func TestWhyAndPeersReadWell(t *testing.T) {
 		Problem: "it took too long"}
 	golden(t, "why-elected", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Scores: []p2p.Candidate{{Score: "f0"}, {ID: idNAS, Score: "11"}}, Refuses: "it is on a metered network"}
-	w = control.Why{Path: path, Neighbours: []p2p.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
+	w = control.Why{Path: path, Neighbours: []ask.Answer{other}, Upstream: &control.WhyUpstream{Asked: true, Millis: 31.4, Election: e}}
 	judge(&w, 1)
 	golden(t, "why-elected-self", func(s screen) { printWhy(w, "", s) })
 	e = p2p.Election{Alone: "it does not cooperate (--no-cooperate)", Refuses: "it does not cooperate (--no-cooperate)"}

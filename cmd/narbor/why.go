@@ -13,7 +13,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/p2p"
+	"narbor/p2p/ask"
 	"narbor/store"
 )
 
@@ -182,7 +182,7 @@ func printWhyRebuild(r *control.WhyRebuild, s screen) {
 	}
 }
 
-func signedBy(a p2p.Answer) string {
+func signedBy(a ask.Answer) string {
 	if a.SignedBy == "" {
 		return "content-addressed"
 	}
@@ -210,7 +210,7 @@ func printWhyUpstream(w control.Why, s screen) {
 	u := *w.Upstream
 	switch {
 	case u.Has:
-		s.field("upstream", "has it, %s, %s (%.1f ms)", dashboard.Amount(u.NarSize), signedBy(p2p.Answer{SignedBy: u.SignedBy}), u.Millis)
+		s.field("upstream", "has it, %s, %s (%.1f ms)", dashboard.Amount(u.NarSize), signedBy(ask.Answer{SignedBy: u.SignedBy}), u.Millis)
 	case u.Problem != "":
 		s.field("upstream", "%s", strings.TrimPrefix(u.Problem, "upstream "))
 	case u.Asked:

@@ -10,7 +10,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
-	"narbor/p2p"
+	"narbor/p2p/ask"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -21,7 +21,7 @@ func (s *parts) getWhy(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, control.WithCode(err, control.ExitUsage)
 	}
-	w := control.Why{Schema: control.Schema, HashPart: string(parts[0]), Neighbours: []p2p.Answer{}}
+	w := control.Why{Schema: control.Schema, HashPart: string(parts[0]), Neighbours: []ask.Answer{}}
 	var claim store.Info
 	if w.Local, claim, err = s.whyLocal(r.Context(), parts[0]); err != nil {
 		return nil, err

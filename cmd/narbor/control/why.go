@@ -1,6 +1,9 @@
 package control
 
-import "narbor/p2p"
+import (
+	"narbor/p2p"
+	"narbor/p2p/ask"
+)
 
 // Why is the output of `narbor why --json`: all that decides on the answer that Nix gets about a store path.
 type Why struct {
@@ -10,7 +13,7 @@ type Why struct {
 	Local    *WhyLocal `json:"local"` // null if it is not on this machine
 	// StoreProblem is why this machine's Nix cannot be asked; "" if it can, or there is none.
 	StoreProblem string       `json:"storeProblem,omitempty"`
-	Neighbours   []p2p.Answer `json:"neighbours"`
+	Neighbours   []ask.Answer `json:"neighbours"`
 	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
 	Rebuild      *WhyRebuild  `json:"rebuild"`  // null if that is not known
 	Status       int          `json:"status"`   // that Nix would get for the narinfo

@@ -1,4 +1,4 @@
-package p2p
+package ask
 
 import (
 	"context"
@@ -21,21 +21,16 @@ import (
 	"narbor/trust"
 )
 
-// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
-// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
-// fetching at that moment.
-const crowdSize = store.BlockSize / 8
-
 // ErrUnanswered says that neighbours have not answered in time, so that one of them may have what no other has.
 var ErrUnanswered = errors.New("some have not answered in time")
 
-// errUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
-var errUnreliable = errors.New("not relied on")
+// ErrUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
+var ErrUnreliable = errors.New("not relied on")
 
-// A finding records the neighbours' answers about a hash part: the claim that was believed, and the other peers that
+// A Finding records the neighbours' answers about a hash part: the claim that was believed, and the other peers that
 // made it.
-type finding struct {
-	mapping trust.Mapping
+type Finding struct {
+	Mapping trust.Mapping
 
 	mu      sync.Mutex       // guards the rest
 	holders map[peer.ID]bool // the peers that claim it; true: still receiving the NAR
@@ -43,26 +38,26 @@ type finding struct {
 }
 
 // isWhole reports whether the peer has claimed to have the whole NAR.
-func (f *finding) isWhole(id peer.ID) bool {
+func (f *Finding) isWhole(id peer.ID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	receiving, ok := f.holders[id]
 	return ok && !receiving
 }
 
-func (f *finding) asked() time.Time {
+func (f *Finding) asked() time.Time {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.found
 }
 
-func (f *finding) askedNow() {
+func (f *Finding) askedNow() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.found = time.Now()
 }
 
-func (f *finding) add(id peer.ID, receiving bool) {
+func (f *Finding) add(id peer.ID, receiving bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.holders == nil {
@@ -71,32 +66,40 @@ func (f *finding) add(id peer.ID, receiving bool) {
 	f.holders[id] = receiving
 }
 
-// lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
-// methods may be called concurrently.
-type lookups struct {
-	neighbours *peers.Set
-	ledger     *peers.Ledger
-	secrets    *secrets.Policy
-	log        *zap.Logger
-	findings   *lru.Cache[store.HashPart, *finding]
-	busy       peers.BusyWait
-	// sinceAck returns how long ago a machine acknowledged something on a connection; nil is not known of any.
-	sinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
+// Config is what lookups need of the node. All fields are required but SinceAck, and AddrOf outside of AskEach. Its
+// functions may be called concurrently.
+type Config struct {
+	Neighbours *peers.Set
+	Ledger     *peers.Ledger
+	Secrets    *secrets.Policy
+	Log        *zap.Logger
+	// SinceAck returns how long ago a machine acknowledged something on a connection; nil is not known of any.
+	SinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
+	// AddrOf returns the address by which a neighbour is connected, as text.
+	AddrOf func(peer.ID) string
 }
 
-func newLookups(neighbours *peers.Set, ledger *peers.Ledger, policy *secrets.Policy, log *zap.Logger) *lookups {
-	return &lookups{neighbours: neighbours, ledger: ledger, secrets: policy, log: log,
-		findings: peers.NewCache[store.HashPart, *finding](maxFindings)}
+// Lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
+// methods may be called concurrently.
+type Lookups struct {
+	Config
+	findings *lru.Cache[store.HashPart, *Finding]
+	busy     peers.BusyWait
+}
+
+// New starts nothing.
+func New(cfg Config) *Lookups {
+	return &Lookups{Config: cfg, findings: peers.NewCache[store.HashPart, *Finding](maxFindings)}
 }
 
 // isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so if it
 // has sent something since, if it usually takes that long, or if its machine's kernel has acknowledged packets since.
-func (ls *lookups) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
+func (ls *Lookups) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
 	if nb.IsBusy(waited) {
 		return true
 	}
-	return ls.sinceAck != nil && slices.ContainsFunc(nb.Conns(), func(c network.Conn) bool {
-		ago, ok := ls.sinceAck(c)
+	return ls.SinceAck != nil && slices.ContainsFunc(nb.Conns(), func(c network.Conn) bool {
+		ago, ok := ls.SinceAck(c)
 		return ok && ago < waited
 	})
 }
@@ -107,11 +110,11 @@ func is(m trust.Mapping, hash store.Hash, size int64) bool {
 	return m.NarHash() == hash && m.NarSize() == size
 }
 
-// lookup asks all neighbours, and returns the first claim that can be believed. If a mapping is wanted, only its
-// holders count, and lookup waits for the answers of all neighbours, so that the finding has all holders; it waits for
+// Lookup asks all neighbours, and returns the first claim that can be believed. If a mapping is wanted, only its
+// holders count, and Lookup waits for the answers of all neighbours, so that the finding has all holders; it waits for
 // late neighbours only as long as there is no holder. Holders are collected beyond its end.
-func (ls *lookups) lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*finding, error) {
-	neighbours := ls.neighbours.All()
+func (ls *Lookups) Lookup(ctx context.Context, hp store.HashPart, want *trust.Mapping) (*Finding, error) {
+	neighbours := ls.Neighbours.All()
 	if len(neighbours) == 0 {
 		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
 	}
@@ -122,11 +125,11 @@ func (ls *lookups) lookup(ctx context.Context, hp store.HashPart, want *trust.Ma
 
 // Holders returns the neighbours that said that they have the NAR. It asks all neighbours if the last answers are too
 // old, or if again is set.
-func (ls *lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
+func (ls *Lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
 	hp := m.Path().HashPart()
 	f, ok := ls.findings.Get(hp)
-	if !ok || again || !is(f.mapping, m.NarHash(), m.NarSize()) || len(ls.connected(f)) == 0 {
-		now, err := ls.lookup(ctx, hp, &m)
+	if !ok || again || !is(f.Mapping, m.NarHash(), m.NarSize()) || len(ls.connected(f)) == 0 {
+		now, err := ls.Lookup(ctx, hp, &m)
 		if err == nil {
 			return ls.connected(now)
 		}
@@ -140,8 +143,8 @@ func (ls *lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []f
 
 // refresh asks, for a moment, the neighbours that are not known to have the whole NAR: holders may be busy, and answer
 // late.
-func (ls *lookups) refresh(ctx context.Context, f *finding, m trust.Mapping) {
-	others := slices.DeleteFunc(ls.neighbours.All(), func(nb *peers.Neighbour) bool { return f.isWhole(nb.ID) })
+func (ls *Lookups) refresh(ctx context.Context, f *Finding, m trust.Mapping) {
+	others := slices.DeleteFunc(ls.Neighbours.All(), func(nb *peers.Neighbour) bool { return f.isWhole(nb.ID) })
 	if len(others) == 0 {
 		return
 	}
@@ -154,38 +157,38 @@ func (ls *lookups) refresh(ctx context.Context, f *finding, m trust.Mapping) {
 	}
 }
 
-// knows reports whether a neighbour has made a claim about a NAR that was believed.
-func (ls *lookups) knows(m trust.Mapping) bool {
+// Knows reports whether a neighbour has made a claim about a NAR that was believed.
+func (ls *Lookups) Knows(m trust.Mapping) bool {
 	f, ok := ls.findings.Peek(m.Path().HashPart())
-	return ok && is(f.mapping, m.NarHash(), m.NarSize())
+	return ok && is(f.Mapping, m.NarHash(), m.NarSize())
 }
 
 // Known returns the known holders, without asking any neighbour.
-func (ls *lookups) Known(m trust.Mapping) []fetch.Holder {
+func (ls *Lookups) Known(m trust.Mapping) []fetch.Holder {
 	f, ok := ls.findings.Peek(m.Path().HashPart())
-	if !ok || !is(f.mapping, m.NarHash(), m.NarSize()) {
+	if !ok || !is(f.Mapping, m.NarHash(), m.NarSize()) {
 		return nil
 	}
 	return ls.connected(f)
 }
 
 // AskAround asks all neighbours about a NAR, so that Known finds its holders, and does not wait for the answers.
-func (ls *lookups) AskAround(m trust.Mapping) {
+func (ls *Lookups) AskAround(m trust.Mapping) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel() // do not wait; the answers are collected all the same
-	ls.lookup(ctx, m.Path().HashPart(), &m)
+	ls.Lookup(ctx, m.Path().HashPart(), &m)
 }
 
 // connected returns the holders of a finding that are still neighbours.
-func (ls *lookups) connected(f *finding) []fetch.Holder {
+func (ls *Lookups) connected(f *Finding) []fetch.Holder {
 	f.mu.Lock()
 	ids := maps.Clone(f.holders)
 	f.mu.Unlock()
 	var out []fetch.Holder
 	alone := true
 	for id, receiving := range ids {
-		nb := ls.neighbours.Get(id)
-		if nb == nil || !ls.ledger.TakesFrom(nb.Tally, f.mapping) {
+		nb := ls.Neighbours.Get(id)
+		if nb == nil || !ls.Ledger.TakesFrom(nb.Tally, f.Mapping) {
 			continue
 		}
 		out = append(out, fetch.Holder{Neighbour: nb, Receiving: receiving})
@@ -198,9 +201,9 @@ func (ls *lookups) connected(f *finding) []fetch.Holder {
 	return out
 }
 
-// tooSlow fails if the holders of a finding would take more than twice as long as the NAR may, at the rates at which they
+// TooSlow fails if the holders of a finding would take more than twice as long as the NAR may, at the rates at which they
 // send just now. Holders of unknown rate are tried.
-func (ls *lookups) tooSlow(f *finding) error {
+func (ls *Lookups) TooSlow(f *Finding) error {
 	now, sum := time.Now(), int64(0)
 	for _, h := range ls.connected(f) {
 		rate := h.Neighbour.Rate(now)
@@ -209,20 +212,20 @@ func (ls *lookups) tooSlow(f *finding) error {
 		}
 		sum += rate
 	}
-	if sum == 0 || float64(f.mapping.NarSize())/float64(sum) <= 2*store.FetchTime(f.mapping.NarSize()).Seconds() {
+	if sum == 0 || float64(f.Mapping.NarSize())/float64(sum) <= 2*store.FetchTime(f.Mapping.NarSize()).Seconds() {
 		return nil
 	}
-	return fmt.Errorf("%s: %w: %w: its holders send %d bytes a second", f.mapping.Path(), store.ErrNotFound, store.ErrSlow, sum)
+	return fmt.Errorf("%s: %w: %w: its holders send %d bytes a second", f.Mapping.Path(), store.ErrNotFound, store.ErrSlow, sum)
 }
 
-// told returns what a neighbour says that an upstream says, if it can be believed.
-func (ls *lookups) told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
+// Told returns what a neighbour says that an upstream says, if it can be believed.
+func (ls *Lookups) Told(nb *peers.Neighbour, hp store.HashPart, text string) (trust.Mapping, error) {
 	info, err := parseClaim(hp, text)
 	if err != nil {
-		ls.ledger.Strike(nb.ID, err)
+		ls.Ledger.Strike(nb.ID, err)
 		return trust.Mapping{}, err
 	}
-	return ls.secrets.Trusted.Check(info) // what its keys believe, ours need not
+	return ls.Secrets.Trusted.Check(info) // what its keys believe, ours need not
 }
 
 // parseClaim reads an answer to the question about a hash part.

@@ -1,4 +1,4 @@
-package p2p
+package ask
 
 import (
 	"context"
@@ -18,7 +18,7 @@ import (
 // A lookup is one question to all neighbours. Their answers arrive from the goroutines that read them. The waiting
 // caller verifies the answers, so that signatures of many claims are checked at once.
 type lookup struct {
-	of *lookups
+	of *Lookups
 	subject
 	timer *time.Timer // ends it
 	asked time.Time
@@ -29,7 +29,7 @@ type lookup struct {
 	left     bool      // no caller waits for it any more
 	silent   bool      // neighbours that usually answer have not answered in time
 	extended time.Time // since when the first answer is waited for until BusyTimeout; zero: it is not
-	f        *finding
+	f        *Finding
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
 
@@ -64,13 +64,13 @@ type owed struct {
 	lost   int  // how many streams have ended without an answer to the question
 }
 
-func newLookup(of *lookups, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
+func newLookup(of *Lookups, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
 	return &lookup{of: of, subject: subject{hp: hp, want: want}, news: make(chan struct{}, 1),
 		answers: answers{owed: make([]owed, 0, neighbours)}}
 }
 
 // wait returns the finding: at the first claim that can be believed, or if a mapping is wanted, once it is complete.
-func (l *lookup) wait(ctx context.Context) (*finding, error) {
+func (l *lookup) wait(ctx context.Context) (*Finding, error) {
 	f, err := l.await(ctx)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -80,7 +80,7 @@ func (l *lookup) wait(ctx context.Context) (*finding, error) {
 	return f, err
 }
 
-func (l *lookup) await(ctx context.Context) (*finding, error) {
+func (l *lookup) await(ctx context.Context) (*Finding, error) {
 	for {
 		f, done := l.judgeAll()
 		if f != nil && (l.want == nil || done) {
@@ -107,7 +107,7 @@ func (l *lookup) await(ctx context.Context) (*finding, error) {
 func (l *lookup) nothing() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if errors.Is(l.refused, errUnreliable) {
+	if errors.Is(l.refused, ErrUnreliable) {
 		return fmt.Errorf("%s: no neighbour that is relied on has it: %w: %w", l.hp, store.ErrNotFound, l.refused)
 	}
 	if l.refused != nil {
@@ -153,7 +153,7 @@ func (l *lookup) ask(neighbours []*peers.Neighbour) {
 // Answer takes in one neighbour's answer.
 func (l *lookup) Answer(r peers.Reply) {
 	if r.Err != nil {
-		l.of.log.Debug("neighbour did not answer", zap.Stringer("peer", r.From.ID), zap.Error(r.Err))
+		l.of.Log.Debug("neighbour did not answer", zap.Stringer("peer", r.From.ID), zap.Error(r.Err))
 	}
 	l.mu.Lock()
 	if r.Err == nil {
@@ -253,7 +253,7 @@ func (l *lookup) leave() {
 }
 
 // judgeAll judges the replies that have come. It returns the finding, and whether it is complete.
-func (l *lookup) judgeAll() (f *finding, done bool) {
+func (l *lookup) judgeAll() (f *Finding, done bool) {
 	for {
 		l.mu.Lock()
 		rs := l.unjudged
@@ -273,17 +273,17 @@ func (l *lookup) judgeAll() (f *finding, done bool) {
 func (l *lookup) judge(r peers.Reply) {
 	info, err := parseClaim(l.hp, r.Text)
 	if err != nil {
-		l.of.ledger.Refuse(err)
-		l.of.ledger.Strike(r.From.ID, err)
+		l.of.Ledger.Refuse(err)
+		l.of.Ledger.Strike(r.From.ID, err)
 		return
 	}
-	if why := l.of.ledger.Unreliable(r.From.Tally, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
+	if why := l.of.Ledger.Unreliable(r.From.Tally, l.hp, info.NarHash); why != "" && !l.keepSpare(r, why) {
 		return
 	}
 	f := l.believe(r.From, info)
 	// A peer that claims to have this very NAR is a holder even if its claim was not checked: the bytes are verified
 	// later.
-	if f != nil && is(f.mapping, info.NarHash, info.NarSize) {
+	if f != nil && is(f.Mapping, info.NarHash, info.NarSize) {
 		r.From.Tally.Claims.Add(1)
 		f.add(r.From.ID, r.Receiving)
 	}
@@ -300,14 +300,14 @@ func (l *lookup) keepSpare(r peers.Reply, why string) bool {
 	}
 	l.spare = append(l.spare, r)
 	if l.refused == nil {
-		l.refused = fmt.Errorf("neighbour %s: %s: %w", r.From.ID, why, errUnreliable)
+		l.refused = fmt.Errorf("neighbour %s: %s: %w", r.From.ID, why, ErrUnreliable)
 	}
 	return false
 }
 
 // believe returns the finding; the first claim that can be believed creates it. After the wait has ended no finding is
 // created.
-func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
+func (l *lookup) believe(from *peers.Neighbour, info store.Info) *Finding {
 	l.mu.Lock()
 	f, left := l.f, l.left
 	l.mu.Unlock()
@@ -321,21 +321,21 @@ func (l *lookup) believe(from *peers.Neighbour, info store.Info) *finding {
 		return nil
 	default:
 		var err error
-		if m, err = l.of.secrets.Trusted.Check(info); err != nil {
+		if m, err = l.of.Secrets.Trusted.Check(info); err != nil {
 			if errors.Is(err, trust.ErrForged) { // its key of that name may be another
-				l.of.ledger.NoteForged(l.of.secrets.Trusted, from.ID, info)
+				l.of.Ledger.NoteForged(l.of.Secrets.Trusted, from.ID, info)
 			}
 			l.mu.Lock()
 			l.refused = err
 			l.mu.Unlock()
-			l.of.ledger.Refuse(err)
-			l.of.log.Debug("claim not believed", zap.Stringer("peer", from.ID), zap.Error(err))
+			l.of.Ledger.Refuse(err)
+			l.of.Log.Debug("claim not believed", zap.Stringer("peer", from.ID), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}
 	}
 	l.mu.Lock()
 	if l.f == nil {
-		l.f = &finding{mapping: m, found: time.Now()}
+		l.f = &Finding{Mapping: m, found: time.Now()}
 		l.of.findings.Add(l.hp, l.f)
 	}
 	f, spare := l.f, l.spare

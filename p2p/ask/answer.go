@@ -1,8 +1,9 @@
-package p2p
+package ask
 
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,13 +41,13 @@ func (a Answer) Believed() bool { return a.Path != "" && a.Problem == "" }
 func (a Answer) Mapping() trust.Mapping { return a.mapping }
 
 // AskEach asks every neighbour by itself about a hash part, and returns their answers sorted by ID. Unlike
-// [Node.Lookup] it waits for all of them, up to [askTimeout] each, and no neighbour is struck for its answer. There are
-// no answers about a hash part that Lookup keeps from neighbours.
-func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
-	if n.lookups.secrets.Check(ctx, hp) != nil {
+// [Lookups.Lookup] it waits for all of them, up to [peers.AskTimeout] each, and no neighbour is struck for its answer.
+// There are no answers about a hash part that is kept from neighbours.
+func (ls *Lookups) AskEach(ctx context.Context, hp store.HashPart) []Answer {
+	if ls.Secrets.Check(ctx, hp) != nil {
 		return []Answer{}
 	}
-	neighbours := n.neighbours.All()
+	neighbours := ls.Neighbours.All()
 	answers := make([]Answer, len(neighbours))
 	var all sync.WaitGroup
 	for i, nb := range neighbours {
@@ -55,9 +56,9 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 			replies, err := nb.AskAlone(ctx, []store.HashPart{hp})
 			a := Answer{Problem: "does not answer"}
 			if err == nil {
-				a = n.lookups.weigh(nb, hp, replies[0])
+				a = ls.weigh(nb, hp, replies[0])
 			}
-			a.ID, a.Addr, a.Millis = nb.ID.String(), n.lan.AddrOf(nb.ID), millis(time.Since(start))
+			a.ID, a.Addr, a.Millis = nb.ID.String(), ls.AddrOf(nb.ID), float64(time.Since(start).Microseconds())/1000
 			answers[i] = a
 		})
 	}
@@ -66,10 +67,8 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []Answer {
 	return answers
 }
 
-func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
 // weigh says what there is to say about an answer.
-func (ls *lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answer {
+func (ls *Lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) Answer {
 	if r.Text == "" {
 		return Answer{}
 	}
@@ -81,12 +80,36 @@ func (ls *lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) 
 		return Answer{Problem: peers.Bounded(err.Error())}
 	}
 	a := Answer{Path: info.Path.String(), Receiving: r.Receiving, NarHash: info.NarHash.String(), NarSize: info.NarSize}
-	if a.mapping, err = ls.secrets.Trusted.Check(info); err != nil {
+	if a.mapping, err = ls.Secrets.Trusted.Check(info); err != nil {
 		a.Problem = peers.Bounded(strings.TrimPrefix(err.Error(), a.Path+": "))
 	}
 	a.SignedBy = a.mapping.SignedBy()
 	if a.Problem == "" {
-		a.Unreliable = ls.ledger.Unreliable(nb.Tally, hp, info.NarHash)
+		a.Unreliable = ls.Ledger.Unreliable(nb.Tally, hp, info.NarHash)
 	}
 	return a
+}
+
+// Largest returns the largest path that the neighbour has, of those that were found lately and those that are named.
+func (ls *Lookups) Largest(ctx context.Context, nb *peers.Neighbour, paths []store.HashPart) (best trust.Mapping, err error) {
+	for _, hp := range ls.findings.Keys() {
+		if f, ok := ls.findings.Peek(hp); ok && f.isWhole(nb.ID) && f.Mapping.NarSize() > best.NarSize() {
+			best = f.Mapping
+		}
+	}
+	if paths = paths[:min(len(paths), maxCandidates)]; best.NarSize() < store.BlockSize && len(paths) > 0 {
+		replies, err := nb.AskAlone(ctx, paths)
+		if err != nil {
+			return best, err
+		}
+		for i, r := range replies {
+			if a := ls.weigh(nb, paths[i], r); a.Believed() && !a.Receiving && a.NarSize > best.NarSize() {
+				best = a.mapping
+			}
+		}
+	}
+	if best.NarSize() == 0 {
+		return best, errors.New("nothing is known that it has, to be fetched as a measure")
+	}
+	return best, nil
 }

@@ -1,0 +1,31 @@
+package ask
+
+import (
+	"time"
+
+	"narbor/store"
+)
+
+// What bounds a question to neighbours, with the argument for each value. The bounds of what one neighbour can be asked are in
+// peers/peerlimits.go, those of waits for busy neighbours in peers/busywait.go.
+const (
+	// maxFindings bounds the memory of which peer has which path: some closures' worth.
+	maxFindings = 16 << 10
+	// maxLost is the number of streams to a neighbour that may end without an answer to a question before it counts as
+	// not answered. One ends when the neighbour has closed it meanwhile; a neighbour that ends every stream is asked no
+	// more often.
+	maxLost = 2
+	// maxWanted is how many paths a stranger is asked for: those that Nix missed last, and less than askQueue.
+	maxWanted = 512
+	// maxCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
+	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
+	maxCandidates = 32
+	// starvedAfter is how late a timer may be before this machine counts as busy itself: the answer may be here, unread.
+	starvedAfter = 50 * time.Millisecond
+	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
+	refreshTimeout = 20 * time.Millisecond
+	// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
+	// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
+	// fetching at that moment.
+	crowdSize = store.BlockSize / 8
+)

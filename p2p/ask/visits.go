@@ -1,0 +1,64 @@
+package ask
+
+import (
+	"context"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/p2p/discovery"
+	"narbor/p2p/peers"
+	"narbor/store"
+)
+
+// A Dialer visits strangers. [discovery.Dialer] implements it.
+type Dialer interface {
+	// Miss notes that no neighbour had a path, and reports whether there are strangers that may be visited.
+	Miss() bool
+	// EndVisit ends the visit of a stranger, which stays connected if it was useful.
+	EndVisit(id peer.ID, useful bool)
+}
+
+// Visits asks strangers (known machines that are not neighbours) for paths that no neighbour has. Its methods may be called
+// concurrently.
+type Visits struct {
+	lookups *Lookups
+	dialer  Dialer
+	wanted  *lru.Cache[store.HashPart, time.Time] // what no neighbour had, and when
+}
+
+// NewVisits starts nothing.
+func NewVisits(ls *Lookups, d Dialer) *Visits {
+	return &Visits{ls, d, peers.NewCache[store.HashPart, time.Time](maxWanted)}
+}
+
+// TryOut asks a stranger for the paths that were missed lately, and ends the visit.
+func (v *Visits) TryOut(ctx context.Context, nb *peers.Neighbour) {
+	var asked []*lookup
+	soon, cancel := context.WithTimeout(ctx, peers.InfoTimeout) // for this machine's store, which may hang
+	defer cancel()
+	for _, hp := range v.wanted.Keys() {
+		if at, ok := v.wanted.Peek(hp); ok && time.Since(at) < discovery.WantedFor && v.lookups.Secrets.Check(soon, hp) == nil {
+			l := newLookup(v.lookups, hp, nil, 1)
+			l.brief = true
+			l.ask([]*peers.Neighbour{nb})
+			asked = append(asked, l)
+		}
+	}
+	useful := false
+	for _, l := range asked {
+		if _, err := l.wait(ctx); err == nil {
+			useful = true
+			v.wanted.Remove(l.hp)
+		}
+	}
+	v.dialer.EndVisit(nb.ID, useful)
+}
+
+// Missed starts to ask strangers for a path that no neighbour has, and returns at once.
+func (v *Visits) Missed(hp store.HashPart) {
+	if v.dialer.Miss() {
+		v.wanted.Add(hp, time.Now())
+	}
+}
