@@ -48,5 +48,5 @@ func thisVersion() Version {
 	return v
 }
 
-// version is set by the linker in releases.
+// version is set by the linker: see integration/release, and flake.nix.
 var version = "0.1.0-dev"
