@@ -49,7 +49,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { spool.Close() })
-	return &world{secret, keys, store.NewMem(), spool}
+	return &world{secret, keys, new(store.Mem), spool}
 }
 
 // publicKey returns the key as Nix's trusted-public-keys has it.

@@ -37,7 +37,7 @@ func BenchmarkFetch(b *testing.B) {
 func BenchmarkLookup(b *testing.B) {
 	u := newUpstream(b)
 	absent := u.sign(b, "absent", []byte("x")).Path.HashPart()
-	dst := u.newMachine(b, nil, u.newMachine(b, store.NewMem()), u.newMachine(b, store.NewMem()))
+	dst := u.newMachine(b, nil, u.newMachine(b, new(store.Mem)), u.newMachine(b, new(store.Mem)))
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			dst.Lookup(b.Context(), absent)

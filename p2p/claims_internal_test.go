@@ -148,7 +148,7 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 		t.Fatalf("the claim has %d bytes, want more than %d", got, store.MaxInfoLen)
 	}
 	small, _ := s.sign(t, "small", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	mem.Add(small, nar)
 	holder, _ := runNode(t, s, []store.Source{mem})
@@ -236,7 +236,7 @@ func sharedOn(t *testing.T, s network.Stream, parts ...store.HashPart) (claims [
 func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 	s := newSigner(t)
 	infos := s.chain(t, "chain", wire.MaxFurther+10)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	unsigned := 3
 	for i, info := range infos {
 		if i == unsigned {

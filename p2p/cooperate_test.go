@@ -26,7 +26,7 @@ func (c *webCache) cooperative(t *testing.T, n int, edit ...func(i int, cfg *p2p
 				e(i, cfg)
 			}
 		}
-		all = append(all, c.up.newMachineAs(t, spool.Config{}, store.NewMem(), with, all...))
+		all = append(all, c.up.newMachineAs(t, spool.Config{}, new(store.Mem), with, all...))
 	}
 	p2p.Eventually(t, "all neighbours of each other", func() bool {
 		return !slices.ContainsFunc(all, func(m *machine) bool { return len(m.Status().Neighbours) < n-1 })

@@ -76,14 +76,14 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(3 * store.BlockSize)
 	info, m := s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	for name, secret := range map[string][]byte{"another secret": secretB, "no secret": nil} {
 		t.Run(name, func(t *testing.T) {
 			holder := newGrouped(t, s, secretA, mem)
 			outsider := newGrouped(t, s, secret, mem)
-			member := newGrouped(t, s, secretA, store.NewMem(), holder.lan.Host(), outsider.lan.Host())
-			foreign := newGrouped(t, s, secret, store.NewMem(), holder.lan.Host(), outsider.lan.Host())
+			member := newGrouped(t, s, secretA, new(store.Mem), holder.lan.Host(), outsider.lan.Host())
+			foreign := newGrouped(t, s, secret, new(store.Mem), holder.lan.Host(), outsider.lan.Host())
 			for i, n := range []grouped{member, foreign} {
 				own, other := []grouped{holder, outsider}[i], []grouped{outsider, holder}[i]
 				eventually(t, "found one of its group and one of another", func() bool {
@@ -124,7 +124,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
 	info, _ := s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	n := newGrouped(t, s, secretA, mem)
 	g := (&rogue{}).start(t)
@@ -187,8 +187,8 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 // A member must prove itself anew once its connections have ended.
 func TestMembershipEndsWithTheConnection(t *testing.T) {
 	s := newSigner(t)
-	a := newGrouped(t, s, secretA, store.NewMem())
-	b := newGrouped(t, s, secretA, store.NewMem(), a.lan.Host())
+	a := newGrouped(t, s, secretA, new(store.Mem))
+	b := newGrouped(t, s, secretA, new(store.Mem), a.lan.Host())
 	id := b.lan.Host().ID()
 	eventually(t, "joined", func() bool { return len(a.Status().Neighbours) == 1 && a.greeter.members.Has(id) })
 	b.lan.Host().Close()
@@ -222,7 +222,7 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 		asked.Add(1)
 		st.Reset()
 	})
-	n := newGrouped(t, s, secretA, store.NewMem(), impostor.Host)
+	n := newGrouped(t, s, secretA, new(store.Mem), impostor.Host)
 	eventually(t, "tried a proof", func() bool { return proofs.Load() > 0 && len(n.Status().OtherGroup) == 1 })
 	info, _ := s.sign(t, "wanted", randomNAR(100))
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {

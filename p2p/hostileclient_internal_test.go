@@ -21,7 +21,7 @@ import (
 func sharing(t testing.TB, nar []byte) (n *Node, info store.Info) {
 	s := newSigner(t)
 	info, _ = s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	n, _ = runNode(t, s, []store.Source{mem})
 	return n, info
@@ -135,7 +135,7 @@ func TestRunLeavesNothingBehind(t *testing.T) {
 		s := newSigner(t)
 		nar := randomNAR(20 * store.BlockSize)
 		info, m := s.sign(t, "shared", nar)
-		src := &counted{Source: store.NewMem()}
+		src := &counted{Source: new(store.Mem)}
 		src.Source.(*store.Mem).Add(info, nar)
 		quick := (&rogue{info: info, nar: nar}).start(t)
 		silent := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, _ []byte) error {

@@ -56,7 +56,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 }
 
 func TestOutsidersAreToldOfNoPeers(t *testing.T) {
-	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
+	n := newGrouped(t, newSigner(t), secretA, new(store.Mem))
 	g := (&rogue{}).start(t)
 	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
@@ -97,7 +97,7 @@ func TestDialBackToALowPortIsAViolation(t *testing.T) {
 }
 
 func TestDialBackIsForMembersOnly(t *testing.T) {
-	n := newGrouped(t, newSigner(t), secretA, store.NewMem())
+	n := newGrouped(t, newSigner(t), secretA, new(store.Mem))
 	g := (&rogue{}).start(t)
 	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {

@@ -190,7 +190,7 @@ func (m *machine) fetchMapped(t *testing.T, mapping trust.Mapping, want []byte) 
 }
 
 func memWith(infos []store.Info, nars [][]byte) *store.Mem {
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	for i, info := range infos {
 		mem.Add(info, nars[i])
 	}
@@ -476,7 +476,7 @@ func TestWhatWasFetchedIsPassedOn(t *testing.T) {
 	nar := noise(1, 3*store.BlockSize)
 	info := u.sign(t, "big", nar)
 	a := u.newMachine(t, memWith([]store.Info{info}, [][]byte{nar}))
-	b := u.newMachine(t, store.NewMem(), a) // shares, and has nothing yet
+	b := u.newMachine(t, new(store.Mem), a) // shares, and has nothing yet
 	mute := u.newMachine(t, nil, a)         // shares nothing, by its configuration
 	b.fetch(t, info, nar)
 	mute.fetch(t, info, nar)
@@ -495,7 +495,7 @@ func TestWhatIsPassedOnMakesRoom(t *testing.T) {
 		infos = append(infos, u.sign(t, fmt.Sprintf("p%d", i), nar))
 	}
 	a := u.newMachine(t, memWith(infos, nars))
-	b := u.newMachineWith(t, spool.Config{MaxBytes: 4 << 20}, store.NewMem(), a) // room for one
+	b := u.newMachineWith(t, spool.Config{MaxBytes: 4 << 20}, new(store.Mem), a) // room for one
 	b.fetch(t, infos[0], nars[0])
 	u.newMachine(t, nil, b).fetch(t, infos[0], nars[0]) // b keeps it open for a while
 	b.fetch(t, infos[1], nars[1])
@@ -516,7 +516,7 @@ func TestCrowdFeedsItself(t *testing.T) {
 	all := []*machine{holder}
 	const crowd = 6
 	for range crowd {
-		all = append(all, u.newMachine(t, store.NewMem(), all...))
+		all = append(all, u.newMachine(t, new(store.Mem), all...))
 	}
 	var wg sync.WaitGroup
 	for _, m := range all[1:] {
@@ -571,7 +571,7 @@ func TestSpoolIsSharedNoMore(t *testing.T) {
 	nar := noise(1, 3*store.BlockSize)
 	info := u.sign(t, "big", nar)
 	a := u.newMachine(t, memWith([]store.Info{info}, [][]byte{nar}))
-	b := u.newMachine(t, store.NewMem(), a)
+	b := u.newMachine(t, new(store.Mem), a)
 	b.fetch(t, info, nar)
 	c := u.newMachine(t, nil, b)
 	m := c.lookup(t, info)

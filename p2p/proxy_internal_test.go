@@ -66,7 +66,7 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 	other, _ := s.sign(t, "other", nar)
 	g, again := (&rogue{info: other, nar: nar}).start(t), (&rogue{info: other, nar: nar}).start(t)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
+		cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
 		cfg.Upstreams.Budget = 3 * first.NarSize
 	})
 	if _, have := g.begs(t, n, first); have != wire.VerdictYes {
@@ -98,7 +98,7 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 		}
 		defer up.Close()
 		cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: mine.keys,
-			Sharing:   SharingConfig{Keys: mine.keys, Sources: []store.Source{store.NewMem()}},
+			Sharing:   SharingConfig{Keys: mine.keys, Sources: []store.Source{new(store.Mem)}},
 			Spool:     spool,
 			Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}}
 		if !shared {
@@ -171,7 +171,7 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 	}
 	t.Cleanup(func() { up.Close() })
 	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: signer.keys,
-		Sharing:   SharingConfig{Keys: signer.keys, Sources: []store.Source{store.NewMem()}},
+		Sharing:   SharingConfig{Keys: signer.keys, Sources: []store.Source{new(store.Mem)}},
 		Spool:     spool,
 		Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}})
 	if err != nil {

@@ -51,7 +51,7 @@ func versionOf(t *testing.T, info store.Info, nar []byte, edit func(nar []byte))
 	}
 	old := bytes.ReplaceAll(nar, []byte(info.Path.Base()), []byte(path.Base()))
 	edit(old)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(store.Info{Path: path, NarHash: sha256.Sum256(old), NarSize: int64(len(old))}, old)
 	return &oldPaths{Mem: mem, parts: []store.HashPart{path.HashPart()}}
 }

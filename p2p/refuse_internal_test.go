@@ -113,7 +113,7 @@ func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 			web := newOneCache(t, info, nar)
 			g := (&rogue{info: other, nar: nar}).start(t)
 			n, _ := runNodeAs(t, s, func(cfg *Config) {
-				cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, tt.user)}
+				cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, tt.user)}
 				if tt.edit != nil {
 					tt.edit(cfg)
 				}
@@ -172,7 +172,7 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 	info, _ := s.sign(t, "wanted", nar)
 	web := newOneCache(t, info, nar)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
-		cfg.Sharing.Sources, cfg.Upstreams.Caches, cfg.GroupSecret = []store.Source{store.NewMem()}, []*upstream.Cache{web.open(t, "")},
+		cfg.Sharing.Sources, cfg.Upstreams.Caches, cfg.GroupSecret = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, "")},
 			secretA
 	})
 	if !n.proxy.helps() {

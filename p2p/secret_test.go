@@ -76,7 +76,7 @@ func TestSecretHashPartsAreNotToldToNeighbours(t *testing.T) {
 		if c.group {
 			secret = bytes.Repeat([]byte{7}, 32)
 		}
-		ears, mem, info := &listener{Source: store.NewMem()}, store.NewMem(), c.signer.sign(t, "x", nar)
+		ears, mem, info := &listener{Source: new(store.Mem)}, new(store.Mem), c.signer.sign(t, "x", nar)
 		if info.Ultimate = c.ultimate; !c.absent {
 			mem.Add(info, nar)
 		}
@@ -110,9 +110,9 @@ func (mute) Info(ctx context.Context, _ store.HashPart) (store.Info, error) {
 
 func TestStoreThatDoesNotAnswerKeepsNeighboursUnasked(t *testing.T) {
 	public := newUpstream(t)
-	ears, hp := &listener{Source: store.NewMem()}, public.sign(t, "x", noise(1, 100)).Path.HashPart()
+	ears, hp := &listener{Source: new(store.Mem)}, public.sign(t, "x", noise(1, 100)).Path.HashPart()
 	alice := public.newMachine(t, ears)
-	bob := public.newMachine(t, mute{store.NewMem()}, alice)
+	bob := public.newMachine(t, mute{new(store.Mem)}, alice)
 	if _, err := bob.Lookup(t.Context(), hp); !errors.Is(err, store.ErrNotFound) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Lookup = %v, want ErrNotFound and DeadlineExceeded", err)
 	}
@@ -127,9 +127,9 @@ func TestFetchOfPrivateNARTellsNeighboursNothing(t *testing.T) {
 	private, both := newPrivate(t, public)
 	for told, signer := range map[bool]signer{false: private, true: public} {
 		info := signer.sign(t, "x", noise(1, 1000))
-		ears := &listener{Source: store.NewMem()}
+		ears := &listener{Source: new(store.Mem)}
 		alice := public.newMachine(t, ears)
-		bob := public.newMachineAs(t, spool.Config{}, store.NewMem(), func(cfg *p2p.Config) { cfg.Trusted = both }, alice)
+		bob := public.newMachineAs(t, spool.Config{}, new(store.Mem), func(cfg *p2p.Config) { cfg.Trusted = both }, alice)
 		m, err := both.Check(info)
 		if err != nil {
 			t.Fatal(err)

@@ -132,7 +132,7 @@ func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n 
 	}}).start(t)
 	var share []store.Source
 	if stored {
-		share = []store.Source{store.NewMem()}
+		share = []store.Source{new(store.Mem)}
 	}
 	n, _ = runNode(t, s, share, g)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -24,7 +24,7 @@ const wrongToSetAside = 3
 // damagedShare is what a machine shares that has so many damaged paths and one sound one, which is the last.
 func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan damage.Finding) {
 	t.Helper()
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	for i := range damaged + 1 {
 		nar := randomNAR(store.BlockSize + 1000*i)
 		info, _ := s.sign(t, fmt.Sprintf("path%d", i), nar)
@@ -142,7 +142,7 @@ func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
 func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 	t.Helper()
 	s := newSigner(t)
-	n, _ := runNode(t, s, []store.Source{store.NewMem()})
+	n, _ := runNode(t, s, []store.Source{new(store.Mem)})
 	_, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
 	f, _, err := n.downloads.open(m)
 	if err != nil {

@@ -33,7 +33,7 @@ References: 0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0
 func ExampleSource() {
 	path, _ := store.ParsePath("/nix/store/syd87l2rxw8cbsxmxl853h0r6pdwhwjr-hello")
 	nar := "not a real archive"
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(store.Info{Path: path, NarSize: int64(len(nar))}, []byte(nar))
 
 	var src store.Source = mem

@@ -21,9 +21,8 @@ func FuzzValues(f *testing.F) {
 		}
 		if h, err := store.ParseHash(s); err == nil {
 			again, err := store.ParseHash(h.String())
-			fromCID, cidErr := store.HashFromCID(h.CID())
-			if err != nil || cidErr != nil || again != h || fromCID != h {
-				t.Errorf("ParseHash(%q) = %v, but again %v, %v, and from its CID %v, %v", s, h, again, err, fromCID, cidErr)
+			if err != nil || again != h {
+				t.Errorf("ParseHash(%q) = %v, but again %v, %v", s, h, again, err)
 			}
 		}
 		if p, err := store.ParsePath(s); err == nil && p.String() != s {

@@ -11,8 +11,8 @@ import (
 // MaxInfoLen is the longest narinfo text accepted, in bytes. A system path with 2,000 references takes 120 KiB.
 const MaxInfoLen = 1 << 20
 
-// MaxSignatures bounds how many Sig lines a claim may carry: each costs its checker an ed25519 verification.
-const MaxSignatures = 64
+// maxSignatures bounds how many Sig lines a claim may carry: each costs its checker an ed25519 verification.
+const maxSignatures = 64
 
 // ParseInfo reads the part of a narinfo text that narbor believes after checking; the format is Nix's (see
 // nar-info.cc): lines "Key: value", each ended by a line feed. Keys it has no use for are skipped. It is stricter
@@ -38,34 +38,6 @@ func ParseInfo(text string) (Info, error) {
 		}
 	}
 	return info, nil
-}
-
-// An Archive is what a narinfo file of a binary cache says of the archive: where it is, and its compression.
-type Archive struct {
-	URL         string // relative to the cache
-	Compression string // "none", "xz", …
-}
-
-// ParseNarinfo reads the narinfo file that a binary cache has for a hash part: the claim, and where its archive is. The
-// error wraps [ErrCorrupt].
-func ParseNarinfo(hp HashPart, text string) (Info, Archive, error) {
-	info, err := ParseInfo(text)
-	if err != nil {
-		return info, Archive{}, fmt.Errorf("%w: %w", ErrCorrupt, err)
-	}
-	if info.Path.HashPart() != hp {
-		return info, Archive{}, fmt.Errorf("%w: it is about %s", ErrCorrupt, info.Path)
-	}
-	a := Archive{Compression: "bzip2"}        // what Nix takes for granted
-	for key, value := range infoLines(text) { // FileSize and FileHash say nothing that Nix would rely on
-		switch key {
-		case "URL":
-			a.URL = value
-		case "Compression":
-			a.Compression = value
-		}
-	}
-	return info, a, nil
 }
 
 // infoLines yields the keys and values of a narinfo text. A key of "" ends it; its value is the error.
@@ -114,8 +86,8 @@ func (i *Info) set(key, value string) (err error) {
 		}
 	case "Sig":
 		i.Signatures = append(i.Signatures, value)
-		if len(i.Signatures) > MaxSignatures {
-			err = fmt.Errorf("more than %d signatures", MaxSignatures)
+		if len(i.Signatures) > maxSignatures {
+			err = fmt.Errorf("more than %d signatures", maxSignatures)
 		}
 	case "CA":
 		i.CA = value
@@ -136,6 +108,12 @@ func parseReferences(value string) ([]Path, error) {
 		refs = append(refs, p)
 	}
 	return SortPaths(refs), nil
+}
+
+// WithSignatures returns the claim with as many of the signatures as a claim may carry.
+func (i Info) WithSignatures(sigs []string) Info {
+	i.Signatures = sigs[:min(len(sigs), maxSignatures)]
+	return i
 }
 
 // SortPaths sorts paths in place, bytewise as Nix's fingerprint wants them, and returns them without duplicates.

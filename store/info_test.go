@@ -152,9 +152,6 @@ func TestHashRoundTrips(t *testing.T) {
 			t.Errorf("ParseHash(%q) = %v, %v, want %v", s, got, err, h)
 		}
 	}
-	if got, err := store.HashFromCID(h.CID()); err != nil || got != h {
-		t.Errorf("HashFromCID(%v) = %v, %v, want %v", h.CID(), got, err, h)
-	}
 	hp := info.Path.HashPart()
 	if got := store.HashPartFromBytes(hp.Bytes()); got != hp {
 		t.Errorf("HashPartFromBytes(Bytes(%v)) = %v", hp, got)

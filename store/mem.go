@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Mem is a [Source] in memory. The zero value is not usable; see [NewMem].
+// Mem is a [Source] in memory. The zero value is empty.
 type Mem struct {
 	mu    sync.Mutex // guards paths
 	paths map[HashPart]memPath
@@ -19,13 +19,13 @@ type memPath struct {
 	nar  []byte
 }
 
-// NewMem returns an empty source.
-func NewMem() *Mem { return &Mem{paths: map[HashPart]memPath{}} }
-
 // Add puts a path into the source, or replaces it. Nothing is checked.
 func (m *Mem) Add(info Info, nar []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.paths == nil {
+		m.paths = map[HashPart]memPath{}
+	}
 	m.paths[info.Path.HashPart()] = memPath{info, slices.Clone(nar)}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 func TestMemIsASource(t *testing.T) {
-	m := store.NewMem()
+	m := new(store.Mem)
 	paths := cachePaths(t, goldenCaches)
 	for _, p := range paths {
 		m.Add(p.info, p.nar)

@@ -39,8 +39,8 @@ func FetchTime(size int64) time.Duration {
 	return 4*time.Minute + time.Duration(size/1e6)*time.Second
 }
 
-// HashPartLen is the length of a hash part in characters of Nix's base 32, which encode 20 bytes.
-const HashPartLen = 32
+// hashPartLen is the length of a hash part in characters of Nix's base 32, which encode 20 bytes.
+const hashPartLen = 32
 
 // maxNameLen is Nix's own limit for what follows "<hash part>-".
 const maxNameLen = 211
@@ -72,8 +72,8 @@ type HashPart string
 
 // ParseHashPart accepts exactly 32 characters of Nix's base-32 alphabet.
 func ParseHashPart(s string) (HashPart, error) {
-	if len(s) != HashPartLen || nixbase32.ValidateString(s) != nil {
-		return "", fmt.Errorf("%.40q is not a hash part: want %d characters of Nix's base 32", s, HashPartLen)
+	if len(s) != hashPartLen || nixbase32.ValidateString(s) != nil {
+		return "", fmt.Errorf("%.40q is not a hash part: want %d characters of Nix's base 32", s, hashPartLen)
 	}
 	return HashPart(s), nil
 }
@@ -105,13 +105,13 @@ func ParsePath(s string) (Path, error) {
 
 // ParsePathName accepts the base name of a store path, "<hash part>-<name>", if Nix accepts that name.
 func ParsePathName(s string) (Path, error) {
-	if len(s) < HashPartLen+2 || s[HashPartLen] != '-' {
+	if len(s) < hashPartLen+2 || s[hashPartLen] != '-' {
 		return Path{}, fmt.Errorf("%.80q is not a store path name: want <hash part>-<name>", s)
 	}
-	if _, err := ParseHashPart(s[:HashPartLen]); err != nil {
+	if _, err := ParseHashPart(s[:hashPartLen]); err != nil {
 		return Path{}, err
 	}
-	if err := checkName(s[HashPartLen+1:]); err != nil {
+	if err := checkName(s[hashPartLen+1:]); err != nil {
 		return Path{}, fmt.Errorf("%.80q is not a store path name: %w", s, err)
 	}
 	return Path{s}, nil
@@ -154,11 +154,11 @@ func (p Path) Name() string {
 	if p.name == "" {
 		return ""
 	}
-	return p.name[HashPartLen+1:]
+	return p.name[hashPartLen+1:]
 }
 
 // HashPart returns the path's first 32 characters. It must not be called on the zero Path.
-func (p Path) HashPart() HashPart { return HashPart(p.name[:HashPartLen]) }
+func (p Path) HashPart() HashPart { return HashPart(p.name[:hashPartLen]) }
 
 // IsZero says whether p is no path at all.
 func (p Path) IsZero() bool { return p.name == "" }
@@ -198,16 +198,6 @@ func (h Hash) CID() cid.Cid {
 		panic(err)
 	}
 	return cid.NewCidV1(cid.Raw, mh)
-}
-
-// HashFromCID is the inverse of [Hash.CID]; it refuses every other kind of CID.
-func HashFromCID(c cid.Cid) (Hash, error) {
-	var h Hash
-	if p := c.Prefix(); p != (cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: len(h)}) {
-		return Hash{}, fmt.Errorf("CID %s is not raw sha2-256", c)
-	}
-	copy(h[:], c.Hash()[len(c.Hash())-len(h):])
-	return h, nil
 }
 
 // Info is a claim about a store path: what Nix's database, a narinfo file or a neighbour says, not yet checked.

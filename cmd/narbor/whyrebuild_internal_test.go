@@ -30,7 +30,7 @@ func newOldStore(t *testing.T, claim store.Info, content string) *shares {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(claim, []byte(content))
 	guarded := d.Guard(mem, store.Dir, "")
 	ctx, cancel := context.WithCancel(t.Context())

@@ -209,7 +209,7 @@ func fileNAR(contents []byte) (nar []byte) {
 }
 
 func smallSource() store.Source {
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	for i := range smallNARs {
 		info, nar := smallInfo(i)
 		info.Signatures = []string{corpus.Sign(info)}

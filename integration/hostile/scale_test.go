@@ -38,7 +38,7 @@ type simScale struct {
 func newScale(t testing.TB, hosts, kept int) *simScale {
 	s := &simScale{simWorld: emptyWorld(t, 1)}
 	for i := range hosts {
-		own := store.NewMem()
+		own := new(store.Mem)
 		s.own = append(s.own, own)
 		s.nodes = append(s.nodes, s.start(i+1, kept, own))
 	}

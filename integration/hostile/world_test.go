@@ -106,7 +106,7 @@ func emptyWorld(t testing.TB, seed uint64) *simWorld {
 // one.
 func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
 	w := emptyWorld(t, seed)
-	shared := store.NewMem()
+	shared := new(store.Mem)
 	for i := range simPaths {
 		p := w.path(fmt.Sprintf("p%d", i), []int{blocks, 1}[min(i, 1)])
 		w.paths = append(w.paths, p)
@@ -116,7 +116,7 @@ func newWorld(t testing.TB, seed uint64, blocks int) *simWorld {
 	for i := range simHonest {
 		w.honest = append(w.honest, w.node(2+i, shared))
 	}
-	w.shared, w.liarsOwn = shared, store.NewMem()
+	w.shared, w.liarsOwn = shared, new(store.Mem)
 	w.mallet, w.liar = w.addLiar("10.0.0.66")
 	w.serve()
 	return w

@@ -69,7 +69,7 @@ func newRebuild(t *testing.T, wait func()) (s *rebuildSession, holder *peers.Nei
 	if err != nil {
 		t.Fatal(err)
 	}
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(store.Info{Path: old, NarSize: m.NarSize()}, nar)
 	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {

@@ -167,7 +167,7 @@ func TestStoreIsAskedAgainBeforeAStrangerHearsOfAPath(t *testing.T) {
 }
 
 func TestStuckStoreIsAskedBrieflyWhatWasBuiltHere(t *testing.T) {
-	src := deadlineSource{store.NewMem(), make(chan time.Duration, 1)}
+	src := deadlineSource{new(store.Mem), make(chan time.Duration, 1)}
 	s := New(Config{Sources: []store.Source{src}})
 	s.BuiltHere(t.Context(), absent)
 	if d := <-src.infos; d > peers.InfoTimeout {

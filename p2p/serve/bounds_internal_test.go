@@ -25,7 +25,7 @@ func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
 	want := info.String()
 	info.CA, info.Deriver = ca, path
 	info.Signatures = append(info.Signatures, "other-1:AAAA")
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
 	if got, err := sh.sharedClaim(t.Context(), path.HashPart()); err != nil || got.text != want {
@@ -43,7 +43,7 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Check = %v, want it believed", err)
 	}
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
 	if c, err := sh.sharedClaim(t.Context(), path.HashPart()); !errors.Is(err, store.ErrNotFound) {
@@ -60,7 +60,7 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 
 func TestNARsHeldOpenAreBounded(t *testing.T) {
 	s := newSigner(t)
-	mem, infos := store.NewMem(), []store.Info{}
+	mem, infos := new(store.Mem), []store.Info{}
 	for i := range 3 * maxOpenNARs {
 		nar := random(10 + i)
 		info, _ := s.sign(t, fmt.Sprintf("p%d", i), nar)

@@ -56,7 +56,7 @@ func (n *countedNAR) Close() error {
 
 func TestSharedNARsAreClosedOnce(t *testing.T) {
 	s := newSigner(t)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	var infos []store.Info
 	for i := range 2 * maxOpenNARs {
 		nar := random(100 + i)

@@ -149,7 +149,7 @@ func sharing(t testing.TB, nar []byte) (*Server, store.Info) {
 	t.Helper()
 	s := newSigner(t)
 	info, _ := s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	return newTestServer(t, s.keys, mem), info
 }

@@ -36,7 +36,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	built, _ := s.sign(t, "built", nar)
 	built.Ultimate = true
 	derivation, _ := s.sign(t, "x.drv", nar)
-	own := store.NewMem()
+	own := new(store.Mem)
 	own.Add(built, nar)
 	for _, c := range []struct {
 		name   string
@@ -45,10 +45,10 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		shared bool
 		err    error
 	}{
-		{"signed", signed, store.NewMem(), true, nil},
-		{"built here", built, store.NewMem(), false, store.ErrNotFound},
+		{"signed", signed, new(store.Mem), true, nil},
+		{"built here", built, new(store.Mem), false, store.ErrNotFound},
 		{"built here, and damaged", built, damaged{own}, false, store.ErrNotFound},
-		{"a derivation", derivation, store.NewMem(), false, store.ErrNotFound},
+		{"a derivation", derivation, new(store.Mem), false, store.ErrNotFound},
 		{"not known, for the database cannot be asked", signed, failing{}, false, errFailing},
 	} {
 		if mem, ok := c.first.(*store.Mem); ok {
@@ -56,7 +56,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		}
 		copied := c.info
 		copied.Ultimate = false
-		others := store.NewMem()
+		others := new(store.Mem)
 		others.Add(copied, nar)
 		sh := newSharer([]store.Source{c.first, others}, nil, trust.Policy{Keys: s.keys})
 		text, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
@@ -111,7 +111,7 @@ func TestOwnBuildsAreSharedInACircle(t *testing.T) {
 			if err := keys.Replace([]string{circle.secret.ToPublicKey().String()}); err != nil {
 				t.Fatal(err)
 			}
-			own, copies := store.NewMem(), store.NewMem()
+			own, copies := new(store.Mem), new(store.Mem)
 			own.Add(c.info, nar)
 			copied := c.info
 			copied.Ultimate = false
@@ -145,7 +145,7 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	key := s.secret.ToPublicKey().String()
 	nar := random(3 * store.BlockSize)
 	info, _ := s.sign(t, "x", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	srv := newTestServer(t, s.keys, mem)
 	sh, buf := srv.sharer, make([]byte, store.BlockSize)

@@ -153,7 +153,7 @@ func TestManifestCostsNothingTwice(t *testing.T) {
 	s := newSigner(t)
 	nar := random(3*store.BlockSize + 1)
 	info, m := s.sign(t, "big", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	src := reads{mem, new(atomic.Int64), false}
 	srv := newTestServer(t, s.keys, src)
@@ -182,7 +182,7 @@ func TestManifestOfWhatIsWrongOnDiskIsNotKept(t *testing.T) {
 	s := newSigner(t)
 	nar := random(3*store.BlockSize + 1)
 	info, m := s.sign(t, "big", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	srv := newTestServer(t, s.keys, reads{mem, new(atomic.Int64), true})
 	kept, err := openManifests(t.TempDir())

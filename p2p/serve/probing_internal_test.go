@@ -50,7 +50,7 @@ func newTarget(t testing.TB) *target {
 	s := newSigner(t)
 	nar := random(2000)
 	info, _ := s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	src := &watched{Source: mem}
 	srv := newTestServer(t, s.keys, src)

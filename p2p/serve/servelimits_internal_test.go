@@ -80,7 +80,7 @@ func TestTurnsAreBounded(t *testing.T) {
 func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "stuck", random(100))
-	src := deadlineSource{store.NewMem(), make(chan time.Duration, 10)}
+	src := deadlineSource{new(store.Mem), make(chan time.Duration, 10)}
 	srv := newTestServer(t, s.keys, src)
 	if !srv.Has(t.Context(), info.Path.HashPart(), info.NarHash) && len(src.infos) == 0 {
 		t.Error("Has asks no source")

@@ -51,7 +51,7 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 	s := newSigner(t)
 	nar := random(64 * store.BlockSize)
 	info, _ := s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	src := &stepwise{Source: mem, steps: make(chan struct{})}
 	srv := newTestServer(t, s.keys, src)
@@ -128,7 +128,7 @@ func TestManifestEndsWithSharing(t *testing.T) {
 	s := newSigner(t)
 	nar := random(8 * store.BlockSize)
 	info, _ := s.sign(t, "shared", nar)
-	mem := store.NewMem()
+	mem := new(store.Mem)
 	mem.Add(info, nar)
 	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
 	digests := 0
@@ -147,7 +147,7 @@ func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
 	s := newSigner(t)
 	nar := random(1000)
 	info, _ := s.sign(t, "shared", nar)
-	src := &counted{Source: store.NewMem(), t: t}
+	src := &counted{Source: new(store.Mem), t: t}
 	src.Source.(*store.Mem).Add(info, nar)
 	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
 	o, err := sh.acquire(t.Context(), narKey{info.Path.HashPart(), info.NarHash})

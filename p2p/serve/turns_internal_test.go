@@ -124,7 +124,7 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 }
 
 func testGreedyPeersLeaveOthersTheirShare(t *testing.T) {
-	signer, nar, mem := newSigner(t), random(1000), store.NewMem()
+	signer, nar, mem := newSigner(t), random(1000), new(store.Mem)
 	info, _ := signer.sign(t, "shared", nar)
 	mem.Add(info, nar)
 	srv := newTestServer(t, signer.keys, slowSource{mem})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ipfs/go-cid"
 	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/multiformats/go-multihash"
 	"github.com/multiformats/go-varint"
 
 	"narbor/store"
@@ -132,7 +133,7 @@ func parseRequest(body []byte) (Request, error) {
 		body = body[hashPartBytes:]
 		c, err := cid.Cast(body[:cidBytes])
 		if err == nil {
-			r.NAR, err = store.HashFromCID(c)
+			r.NAR, err = hashOf(c)
 		}
 		if err != nil {
 			return Request{}, fmt.Errorf("%w: %w", ErrWire, err)
@@ -140,6 +141,16 @@ func parseRequest(body []byte) (Request, error) {
 		return r, r.parseBlock(body[cidBytes:])
 	}
 	return Request{}, fmt.Errorf("%w: request of unknown kind %d", ErrWire, r.Kind)
+}
+
+// hashOf is the inverse of [store.Hash.CID]; it refuses every other kind of CID.
+func hashOf(c cid.Cid) (store.Hash, error) {
+	var h store.Hash
+	if p := c.Prefix(); p != (cid.Prefix{Version: 1, Codec: cid.Raw, MhType: multihash.SHA2_256, MhLength: len(h)}) {
+		return store.Hash{}, fmt.Errorf("CID %s is not raw sha2-256", c)
+	}
+	copy(h[:], c.Hash()[len(c.Hash())-len(h):])
+	return h, nil
 }
 
 func (r *Request) parseBlock(rest []byte) error {

@@ -127,7 +127,7 @@ func (c *Cache) readFile(root *os.Root, name string, limit int64) (string, error
 // A cachePath is what a narinfo file says: the claim, and where its NAR is.
 type cachePath struct {
 	info store.Info
-	store.Archive
+	nar.Archive
 }
 
 // narinfo reads the file for a hash part. The error wraps ErrNotFound if there is none, or if it names a NAR that
@@ -141,7 +141,7 @@ func (c *Cache) narinfo(root *os.Root, hp store.HashPart) (p cachePath, err erro
 	if err != nil {
 		return p, err
 	}
-	if p.info, p.Archive, err = store.ParseNarinfo(hp, text); err != nil {
+	if p.info, p.Archive, err = nar.ParseNarinfo(hp, text); err != nil {
 		return p, fmt.Errorf("cache %s: %s: %w", c.dir, name, err)
 	}
 	if !filepath.IsLocal(p.URL) || path.Clean(p.URL) != p.URL {

@@ -34,7 +34,7 @@ type damageWorld struct {
 
 func newDamageWorld(t *testing.T, file, files string) *damageWorld {
 	t.Helper()
-	w := &damageWorld{mem: store.NewMem(), files: files, nar: bytes.Repeat([]byte("nar"), 100_000)}
+	w := &damageWorld{mem: new(store.Mem), files: files, nar: bytes.Repeat([]byte("nar"), 100_000)}
 	p, err := store.ParsePathName("00000000000000000000000000000000-tool")
 	if err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func TestDamagedCopiesOfOnePathAreToldApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newDamageWorld(t, "", files)
 		w.mem.Add(w.info, make([]byte, len(w.nar)))
-		copies := store.NewMem()
+		copies := new(store.Mem)
 		copies.Add(w.info, make([]byte, len(w.nar)))
 		cache := w.damage.Guard(copies, "cache", "")
 		w.Suspect(w.info)

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,8 +81,8 @@ func (s *storeNames) readAll(now time.Time) bool {
 		return false
 	}
 	for _, name := range names {
-		if len(name) > store.HashPartLen {
-			s.parts = append(s.parts, maphash.String(s.seed, name[:store.HashPartLen]))
+		if part, _, ok := strings.Cut(name, "-"); ok {
+			s.parts = append(s.parts, maphash.String(s.seed, part))
 		}
 	}
 	if fi, err := dir.Stat(); err != nil || !fi.ModTime().Equal(s.time) {

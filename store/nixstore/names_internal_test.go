@@ -41,7 +41,7 @@ func TestNamesThatChangeWhileTheyAreReadAreNotUsed(t *testing.T) {
 // TestNamesAreReadAgainAfterAMinute has a directory that has changed without a change of its modification time.
 func TestNamesAreReadAgainAfterAMinute(t *testing.T) {
 	s := readNames(t)
-	hp := store.HashPart(strings.Repeat("a", store.HashPartLen))
+	hp := store.HashPart(strings.Repeat("a", 32))
 	if err := os.WriteFile(filepath.Join(s.dir, string(hp)+"-new"), nil, 0o444); err != nil {
 		t.Fatal(err)
 	}

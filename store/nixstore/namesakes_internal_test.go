@@ -13,7 +13,7 @@ import (
 
 func TestNamesakesAreFoundByName(t *testing.T) {
 	dir := t.TempDir()
-	part := func(c string) store.HashPart { return store.HashPart(strings.Repeat(c, store.HashPartLen)) }
+	part := func(c string) store.HashPart { return store.HashPart(strings.Repeat(c, 32)) }
 	touch := func(name string) {
 		t.Helper()
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o444); err != nil {

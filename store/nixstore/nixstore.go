@@ -166,8 +166,7 @@ func (r *wireReader) pathInfo(p store.Path) store.Info {
 	}
 	info.References = store.SortPaths(info.References)
 	info.Deriver, _ = store.ParsePath(deriver) // unsigned and of no use to us: what Nix allows and we do not is unknown
-	info.Signatures = sigs[:min(len(sigs), store.MaxSignatures)]
-	return info
+	return info.WithSignatures(sigs)
 }
 
 // ValidPaths returns those of paths that are valid.

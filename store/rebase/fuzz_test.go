@@ -47,7 +47,7 @@ func claimOf(text string) (info store.Info) {
 		if line == "" {
 			continue
 		}
-		p, err := store.ParsePathName(strings.Repeat("0", store.HashPartLen-1) + line[:1] + "-" + line[1:])
+		p, err := store.ParsePathName(strings.Repeat("0", 31) + line[:1] + "-" + line[1:])
 		switch {
 		case err != nil:
 		case info.Path.IsZero():

@@ -60,7 +60,7 @@ func slow(pairs []rebase.Pair, text string) string {
 next:
 	for i := 0; i < len(text); {
 		for _, p := range pairs {
-			for _, n := range []int{len(p.Old.Base()), store.HashPartLen} {
+			for _, n := range []int{len(p.Old.Base()), len(p.Old.HashPart())} {
 				if strings.HasPrefix(text[i:], p.Old.Base()[:n]) {
 					out.WriteString(p.New.Base()[:n])
 					i += n

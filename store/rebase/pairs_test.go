@@ -14,7 +14,7 @@ func infoOf(tb testing.TB, text string) store.Info {
 	var info store.Info
 	for i, field := range strings.Fields(text) {
 		hash, name, _ := strings.Cut(field, "-")
-		p := path(tb, hash+strings.Repeat("0", store.HashPartLen-len(hash))+"-"+name)
+		p := path(tb, hash+strings.Repeat("0", 32-len(hash))+"-"+name)
 		if i == 0 {
 			info.Path = p
 		} else {

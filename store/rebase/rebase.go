@@ -33,12 +33,10 @@ import (
 	"bytes"
 	"errors"
 	"io"
-
-	"narbor/store"
 )
 
 const (
-	hashLen = store.HashPartLen
+	hashLen = 32 // of a hash part
 	// maxBase is the length of the longest base name that [store.ParsePath] accepts.
 	maxBase = hashLen + 1 + 211
 	// outLen is the size of the buffer that joins short writes to the underlying writer.

@@ -23,7 +23,7 @@ type world struct {
 	damaged  store.Path
 }
 
-func newWorld() *world { return &world{Mem: store.NewMem()} }
+func newWorld() *world { return &world{Mem: new(store.Mem)} }
 
 func (w *world) Namesakes(string) []store.HashPart { return w.parts }
 

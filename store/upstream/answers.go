@@ -23,7 +23,7 @@ type answers struct {
 
 // A page is a narinfo: the claim, and where its archive is.
 type page struct {
-	store.Archive
+	nar.Archive
 	info store.Info
 	text string
 }
@@ -49,7 +49,7 @@ func (a *answers) recall(hp store.HashPart) (page, bool) {
 // parsePage reads a narinfo. The error wraps ErrNotFound if its archive is of no use, and ErrCorrupt if it is none.
 func parsePage(hp store.HashPart, text string) (p page, err error) {
 	p.text = text
-	if p.info, p.Archive, err = store.ParseNarinfo(hp, text); err != nil {
+	if p.info, p.Archive, err = nar.ParseNarinfo(hp, text); err != nil {
 		return p, err
 	}
 	if !nar.Unpackable(p.Compression) {

@@ -15,6 +15,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/store"
+	"narbor/store/nar"
 )
 
 // parallel is how many NARs are asked for at once, as Nix does.
@@ -136,7 +137,7 @@ func (d *demo) closure(ctx context.Context) (paths []wanted, err error) {
 		if err != nil {
 			return nil, err
 		}
-		info, archive, err := store.ParseNarinfo(hp, string(text))
+		info, archive, err := nar.ParseNarinfo(hp, string(text))
 		if err != nil {
 			return nil, err
 		}
