@@ -50,6 +50,9 @@ func peerFlags() []cli.Flag {
 			EnvVars: env("no-mdns")},
 		&cli.BoolFlag{Name: "no-vsock", Category: categoryNet,
 			Usage: "neither look for the host of this virtual machine by vsock nor let guests reach it so", EnvVars: env("no-vsock")},
+		&cli.BoolFlag{Name: "no-dns-sd", Category: categoryNet,
+			Usage:   "do not ask the DNS servers of the network for neighbours: SRV records of _narbor._tcp in the search domains",
+			EnvVars: env("no-dns-sd")},
 		listFlag("interface", categoryNet, "use only network interfaces that match `PATTERN`, such as eth* (default: all but those of "+
 			"containers, VPNs and tunnels, and metered ones); repeatable"),
 		listFlag("no-interface", categoryNet, "never use network interfaces that match `PATTERN`; repeatable"),
@@ -135,8 +138,8 @@ func socketPaths(c *cli.Context) ([]string, error) {
 
 // discoveryConfig returns the configuration of discovery, without files.
 func discoveryConfig(c *cli.Context) discovery.Config {
-	return discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), Vsock: !c.Bool("no-vsock"),
-		AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}
+	return discovery.Config{Peers: c.StringSlice("peer"), KernelPeers: kernelPeers(), MDNS: !c.Bool("no-mdns"), DNSSD: !c.Bool("no-dns-sd"),
+		Vsock: !c.Bool("no-vsock"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}
 }
 
 // groupSecret reads the file of --group-secret-file; nil is none, which is an error beside --circle-key.

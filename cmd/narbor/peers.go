@@ -126,6 +126,8 @@ func namedBy(from string) string {
 		return "--peer"
 	case "kernel":
 		return "narbor.peers="
+	case "dns-sd":
+		return "DNS"
 	}
 	return "peers add"
 }

@@ -50,7 +50,7 @@ func doctorRule() keeper {
 }
 
 func viaRule() keeper {
-	return keepWord("named", "kernel", "mdns", "gateway", "remembered", "exchange", "vsock", "inbound")
+	return keepWord("named", "kernel", "dns-sd", "mdns", "gateway", "remembered", "exchange", "vsock", "inbound")
 }
 
 func neighboursRule() keeper {
@@ -101,7 +101,8 @@ func statusRule() keeper {
 func peersRule() keeper {
 	return keepFields(map[string]keeper{"schema": keepNumber, "neighbours": neighboursRule(), "banned": struckRule(),
 		"blocked": keepEach(peerRule()), "otherGroup": outsidersRule(),
-		"named": keepEach(keepFields(map[string]keeper{"text": addressRule(), "from": keepWord("flag", "kernel", "added", "vsock"),
+		"named": keepEach(keepFields(map[string]keeper{"text": addressRule(),
+			"from":      keepWord("flag", "kernel", "added", "dns-sd", "vsock"),
 			"connected": keepEach(peerRule())}))})
 }
 
@@ -148,9 +149,8 @@ func configRule() keeper {
 			return nil
 		}
 		values := keepLength
-		if slices.Contains([]string{"port", "no-mdns", "no-vsock", "no-page", "no-cooperate", "spool-size", "min-free", "upload-rate",
-			"upstream-budget",
-			"share", "log-level", "log-format"}, name) {
+		if slices.Contains([]string{"port", "no-mdns", "no-vsock", "no-dns-sd", "no-page", "no-cooperate", "spool-size", "min-free",
+			"upload-rate", "upstream-budget", "share", "log-level", "log-format"}, name) {
 			values = choices
 		}
 		return map[string]any{"name": name, "origin": origin(r, set["origin"]), "values": values(r, set["values"])}

@@ -210,6 +210,8 @@ func viaText(via string) string {
 		return "known from before"
 	case "kernel":
 		return "named at boot"
+	case "dns-sd":
+		return "named by DNS"
 	case "exchange":
 		return "told by a neighbour"
 	case "vsock":

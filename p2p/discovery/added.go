@@ -73,8 +73,10 @@ func allNamed(cfg Config, log *zap.Logger) (named []*namedPeer, texts []string, 
 func (a *added) add(text string) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	found := func(n *namedPeer) bool { return n.text == text && n.from == fromDNS }
+	kept := slices.DeleteFunc(a.named.now(), found) // one that DNS names may be gone tomorrow
 	switch {
-	case a.named.has(text):
+	case slices.ContainsFunc(kept, func(n *namedPeer) bool { return n.text == text }):
 		return nil
 	case len(text) > maxPeerText:
 		return fmt.Errorf("peer %.100q… is longer than %d bytes", text, maxPeerText)
@@ -90,7 +92,7 @@ func (a *added) add(text string) error {
 		return fmt.Errorf("peer %q would be forgotten at the next start: %w", text, err)
 	}
 	a.texts = texts
-	a.named.set(append(a.named.now(), named...))
+	a.named.set(append(kept, named...))
 	return nil
 }
 
@@ -118,4 +120,19 @@ func (a *added) keepHost() {
 	if named := a.named.now(); !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.from == fromVsock }) {
 		a.named.set(append(named, hostPeer()))
 	}
+}
+
+// setFound replaces the peers that SRV records name. A peer that was named already, there or by the user, stays as it is.
+func (a *added) setFound(texts []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	named := slices.DeleteFunc(a.named.now(), func(n *namedPeer) bool { return n.from == fromDNS && !slices.Contains(texts, n.text) })
+	for _, text := range texts {
+		if !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.text == text }) {
+			if n, err := parseFound(text); err == nil { // the search has left out others
+				named = append(named, n)
+			}
+		}
+	}
+	a.named.set(named)
 }

@@ -61,6 +61,7 @@ type candidate struct {
 const (
 	viaNamed      = "named"
 	viaKernel     = "kernel" // named on the kernel's command line
+	viaDNS        = "dns-sd" // an SRV record of a search domain
 	viaMDNS       = "mdns"
 	viaGateway    = "gateway"
 	viaRemembered = "remembered" // from when this machine was in the same network before

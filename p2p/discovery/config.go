@@ -15,6 +15,7 @@ type Config struct {
 	KernelPeers []string // as Peers, from the kernel's command line; invalid ones are logged and left out
 	PeersFile   string   // keeps the peers that are added across restarts; "" is none
 	MemoryFile  string   // keeps the peers of each network, to be looked for there again; "" is none
+	DNSSD       bool     // name peers after SRV records in the search domains of the resolver
 	MDNS        bool     // announce this machine and browse by multicast DNS
 	Vsock       bool     // reach the host that this machine is a guest of, and be reached by guests, by vsock, where there is one
 	// AllowInterfaces and DenyInterfaces are patterns of path.Match; none allowed is the default policy.

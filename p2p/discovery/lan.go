@@ -36,6 +36,7 @@ type LAN struct {
 	added    *added
 	places   *places
 	liveness *liveness
+	search   *srvSearch    // nil if name servers are not asked
 	look     chan struct{} // the interfaces are to be looked at
 	resumed  atomic.Bool   // and announced on even if they are as before
 }
@@ -84,6 +85,9 @@ func New(cfg Config, host transport.Config, hooks Hooks) (*LAN, error) {
 	l.places = newPlaces(l.Dialer, l.Links, memory)
 	l.liveness = newLiveness(l.Conns)
 	l.added = &added{named: newNamedPeers(l.Conns, named, l.Dialer.namedTried), file: cfg.PeersFile, texts: texts}
+	if cfg.DNSSD && cfg.Net == nil {
+		l.search = newSRVSearch(l.added, l.Log)
+	}
 	l.Links.Set(links)
 	if cfg.Net == nil && !slices.ContainsFunc(links, netmon.Link.HasIPv6) {
 		l.Log.Warn("this machine has no IPv6: neighbours that have nothing else are out of reach")
@@ -95,7 +99,7 @@ func New(cfg Config, host transport.Config, hooks Hooks) (*LAN, error) {
 // [settleLimit] after Run began.
 func (l *LAN) Settled() <-chan struct{} { return l.Dialer.settled }
 
-// Via says how a peer was found: "named", "kernel", "mdns", "gateway", "remembered", "exchange", "vsock" or "inbound".
+// Via says how a peer was found: "named", "kernel", "dns-sd", "mdns", "gateway", "remembered", "exchange", "vsock" or "inbound".
 func (l *LAN) Via(p peer.ID) string {
 	if named := l.added.named.of(p); named != nil {
 		return named.via()
@@ -122,6 +126,9 @@ func (l *LAN) Run(ctx context.Context) error {
 	g.Go(func() error { return l.bury(ctx) })
 	g.Go(func() error { return l.added.named.run(ctx) })
 	g.Go(func() error { return l.liveness.run(ctx) })
+	if l.search != nil {
+		g.Go(func() error { return l.search.run(ctx) })
+	}
 	if l.cfg.Net == nil {
 		g.Go(func() error { return netmon.WatchClocks(ctx, l.Log, l.resume) })
 		g.Go(func() error { return l.places.run(ctx) })
@@ -169,6 +176,7 @@ func (l *LAN) follow(ctx context.Context) error {
 		if changed || resumed {
 			l.Dialer.change(func(c *candidates) { c.linksChanged(time.Now()) })
 			netmon.Hint(l.places.moved)
+			l.search.hint()
 			for _, n := range l.added.named.now() {
 				netmon.Hint(n.hurry)
 			}

@@ -21,6 +21,8 @@ const (
 	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each, and
 	// those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find all others.
 	maxNetworks, maxRemembered, maxRememberedAddrs, maxNetworkKey = 32, 32, 2, 160
+	// maxSearched bounds the search domains that are asked for peers, as resolvers did for long, and maxFound the peers named there.
+	maxSearched, maxFound = 6, 16
 	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with the
 	// longest DNS name and an ID.
 	maxAdded, maxPeerText = 64, 512
@@ -53,6 +55,8 @@ const (
 	WantedFor, revisit, VisitTime = time.Minute, 2 * time.Minute, 2 * time.Second
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second
+	// srvDelay is the time between a change of network and a question to its name servers: DHCP clients write addresses first.
+	srvDelay = 3 * time.Second
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.
 	settleLimit = 2 * time.Second

@@ -34,7 +34,7 @@ const (
 // virtual machine is kept as if it had been named.
 type namedPeer struct {
 	text   string     // as the user wrote it
-	from   string     // where: fromFlag, fromKernel or fromAdded; or fromVsock
+	from   string     // where: fromFlag, fromKernel or fromAdded; or fromDNS, fromVsock
 	addr   netip.Addr // or
 	cid    uint32     // of a machine that is reached by vsock, or
 	name   string     // a DNS name
@@ -51,7 +51,8 @@ const (
 	fromFlag   = "flag"
 	fromKernel = "kernel"
 	fromAdded  = "added"
-	fromVsock  = "vsock" // not given by the user: it is this machine's host
+	fromDNS    = "dns-sd" // in an SRV record of a search domain
+	fromVsock  = "vsock"  // not given by the user: it is this machine's host
 )
 
 // hostPeer is the machine that this one is a guest of. Its text is not one that the user may give.
@@ -82,6 +83,8 @@ func (n *namedPeer) via() string {
 	switch n.from {
 	case fromKernel:
 		return viaKernel
+	case fromDNS:
+		return viaDNS
 	case fromVsock:
 		return viaVsock
 	}
@@ -193,6 +196,9 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 	}
 	for i := range addrs {
 		addrs[i] = addrs[i].Unmap()
+	}
+	if n.from == fromDNS { // any network may have a name server; this one names no machine outside
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsPrivate() })
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	addrs = slices.Compact(addrs)

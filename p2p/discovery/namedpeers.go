@@ -20,7 +20,8 @@ import (
 // A NamedPeer is a peer that the user named: one machine, or with a DNS name as many as it has addresses.
 type NamedPeer struct {
 	Text string `json:"text"` // as it was given
-	// From is "flag" for [Config.Peers], "kernel" for [Config.KernelPeers], and "added" for [LAN.AddPeer].
+	// From is "flag" for [Config.Peers], "kernel" for [Config.KernelPeers], "added" for [LAN.AddPeer], and "dns-sd" for
+	// [Config.DNSSD].
 	From      string   `json:"from"`
 	Connected []string `json:"connected"` // the IDs of those that are connected
 }
@@ -45,10 +46,6 @@ func (ps *namedPeers) now() []*namedPeer {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	return slices.Clone(ps.all)
-}
-
-func (ps *namedPeers) has(text string) bool {
-	return slices.ContainsFunc(ps.now(), func(n *namedPeer) bool { return n.text == text })
 }
 
 // of returns the named peer that a peer was found at, or nil.

@@ -58,7 +58,7 @@ func start(ctx context.Context, program, dir, name string, flags ...string) (*ma
 	}
 	defer logFile.Close()
 	m.cmd = exec.Command(program, append([]string{"run", "--state-dir", m.dir, "--listen", "127.0.0.1:0", "--port", "0", "--no-mdns",
-		"--no-vsock", "--interface", noInterface, "--min-free", "0", "--log-format", "console"}, flags...)...)
+		"--no-vsock", "--no-dns-sd", "--interface", noInterface, "--min-free", "0", "--log-format", "console"}, flags...)...)
 	m.cmd.Env = []string{"PATH=", "HOME=" + m.dir, "TMPDIR=" + os.TempDir(), "NIX_CONF_DIR=" + noNix, "NIX_STATE_DIR=" + noNix,
 		"NIX_DAEMON_SOCKET_PATH=" + filepath.Join(noNix, "socket")}
 	m.cmd.Stdout, m.cmd.Stderr = logFile, logFile
