@@ -11,12 +11,6 @@ import (
 	"narbor/trust"
 )
 
-const (
-	// alikeFor is for how long requests that are alike are one entry among the latest, and alikeAmong of how many of
-	// the latest: Nix asks for thousands of paths in a row, and what it got would be lost among them.
-	alikeFor, alikeAmong = time.Minute, 4
-)
-
 // Accounts keep what passed between Nix, this machine and others: for a year by day, for a day by quarter of an hour,
 // and the latest requests and the current transfers one by one. It is never larger than its constants allow. Its methods
 // may be called concurrently; none but Save and Run does any I/O.
@@ -30,10 +24,9 @@ type Accounts struct {
 	history   history
 	updates   updates
 	shares    parties
-	requests  []Request // the latest last
+	requests  requests
 	transfers transfers
 	busy      busy
-	answers   map[string]int64 // to questions for a path since the start, by the result, or "timeout"
 	lack      lack
 }
 
@@ -54,7 +47,7 @@ type Totals struct {
 func New() *Accounts {
 	return &Accounts{missed: newMisses(), history: history{since: time.Now()}, shares: parties{shares{}, shares{}},
 		transfers: newTransfers(),
-		answers:   map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}
+		requests:  requests{answers: map[string]int64{ResultHit: 0, ResultMiss: 0, ResultRejected: 0, resultTimeout: 0}}}
 }
 
 // Received records n bytes of a NAR that came here from a peer, or from an upstream of that name, before the NAR
@@ -144,7 +137,7 @@ func (a *Accounts) Served(m trust.Mapping, n int64, took time.Duration, whole bo
 		a.shares.names.of(packageName(m.Path()), maxNames, now).Received += saved
 		a.busy.saved += saved
 	}
-	a.remember(now, r)
+	a.requests.add(now, r)
 	return from
 }
 
@@ -155,8 +148,8 @@ func (a *Accounts) Found(path store.Path) {
 	defer a.mu.Unlock()
 	a.noteRequest(now)
 	a.book(now, Amounts{Found: 1})
-	a.answers[ResultHit]++
-	a.remember(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
+	a.requests.answers[ResultHit]++
+	a.requests.add(now, Request{Path: path.Base(), Result: ResultFound, Count: 1})
 }
 
 // NotFound records that Nix was told that there is no such path, and why.
@@ -170,11 +163,11 @@ func (a *Accounts) NotFound(hp store.HashPart, err error) {
 	a.noteRequest(now)
 	a.book(now, Amounts{Missed: 1})
 	if errors.Is(err, ErrNoAnswer) {
-		a.answers[resultTimeout]++
+		a.requests.answers[resultTimeout]++
 	} else {
-		a.answers[result]++
+		a.requests.answers[result]++
 	}
-	a.remember(now, Request{Path: string(hp), Result: result, Reason: reason, Count: 1})
+	a.requests.add(now, Request{Path: string(hp), Result: result, Reason: reason, Count: 1})
 }
 
 // NotServed records that there is no NAR after all.
@@ -185,7 +178,7 @@ func (a *Accounts) NotServed(m trust.Mapping, took time.Duration, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.lack.note(now, err)
-	a.remember(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
+	a.requests.add(now, Request{Path: m.Path().Base(), Result: result, Reason: reason, Count: 1, Seconds: took.Seconds()})
 }
 
 // why is the one place that says, in words for people, why Nix did not get a path.
@@ -217,27 +210,11 @@ func why(err error) (result, reason string) {
 	return ResultMiss, "nobody near has it"
 }
 
-// remember puts a request among the latest. The caller holds mu.
-func (a *Accounts) remember(now time.Time, r Request) {
-	r.Time = now
-	for i := len(a.requests) - 1; r.Result != ResultHit && i >= max(0, len(a.requests)-alikeAmong); i-- {
-		old := &a.requests[i]
-		if old.Result == r.Result && old.Reason == r.Reason && now.Sub(old.Time) < alikeFor {
-			old.Time, old.Path, old.Count, old.Seconds = now, r.Path, old.Count+1, old.Seconds+r.Seconds
-			return
-		}
-	}
-	if len(a.requests) >= maxRequests {
-		a.requests = slices.Delete(a.requests, 0, len(a.requests)-maxRequests+1)
-	}
-	a.requests = append(a.requests, r)
-}
-
 // SinceStart returns what passed since the start of the program.
 func (a *Accounts) SinceStart() Totals {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return Totals{a.history.total.clone(), maps.Clone(a.answers)}
+	return Totals{a.history.total.clone(), maps.Clone(a.requests.answers)}
 }
 
 // Account returns all that is known at this moment.
@@ -247,7 +224,7 @@ func (a *Accounts) Account() Account {
 	defer a.mu.Unlock()
 	out := Account{Schema: accountSchema, Since: a.history.since, Note: a.note, Days: a.history.listDays(),
 		Quarters: a.history.listQuarters(now), Peers: a.shares.peers.list(), Names: a.shares.names.list(),
-		Requests: slices.Clone(a.requests), Now: a.transfers.list(now), LastUpdate: a.updates.copy()}
+		Requests: slices.Clone(a.requests.latest), Now: a.transfers.list(now), LastUpdate: a.updates.copy()}
 	out.Peers, out.Names = out.Peers[:min(len(out.Peers), maxPeers)], out.Names[:min(len(out.Names), maxNames)]
 	slices.Reverse(out.Requests)
 	return out
@@ -314,5 +291,5 @@ func (a *Accounts) OutOfRoom(ago time.Duration) bool {
 func (a *Accounts) Asked() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return len(a.requests) > 0
+	return len(a.requests.latest) > 0
 }

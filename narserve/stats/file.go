@@ -62,7 +62,7 @@ func Open(file string) (*Accounts, error) {
 		a.shares.names[s.Name] = &s
 	}
 	for i := len(kept.Requests) - 1; i >= 0; i-- {
-		a.requests = append(a.requests, kept.Requests[i])
+		a.requests.latest = append(a.requests.latest, kept.Requests[i])
 	}
 	for _, m := range kept.Missed {
 		if hp, err := store.ParseHashPart(m.HashPart); err == nil {
