@@ -31,12 +31,12 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"go.uber.org/zap"
 
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/trust"
 )
 
@@ -118,10 +118,7 @@ func New(cfg Config) *Server {
 		}
 		return err
 	})
-	var err error
-	if s.mappings, err = lru.New[store.HashPart, trust.Mapping](maxMappings); err != nil { // only for a size below 1
-		panic(err)
-	}
+	s.mappings = lru.New[store.HashPart, trust.Mapping](maxMappings)
 	return s
 }
 

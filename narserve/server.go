@@ -5,11 +5,10 @@ import (
 	"os"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/store/spool"
 	"narbor/trust"
 )

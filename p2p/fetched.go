@@ -5,12 +5,10 @@ import (
 	"fmt"
 	"sync"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/p2p/fetch"
-	"narbor/p2p/peers"
 	"narbor/p2p/serve"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/store/spool"
 	"narbor/trust"
 )
@@ -27,7 +25,7 @@ type fetched struct {
 }
 
 func newFetched(spool *spool.Spool) *fetched {
-	return &fetched{spool: spool, infos: peers.NewCache[store.HashPart, store.Info](maxInfos),
+	return &fetched{spool: spool, infos: lru.New[store.HashPart, store.Info](maxInfos),
 		flights: map[store.Hash]*flight{}}
 }
 

@@ -6,11 +6,10 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/trust"
 )
 
@@ -49,8 +48,8 @@ func (a *allowance) settle(budget int64, now time.Time) {
 }
 
 func newProxyDownloads(budget int64) *proxyDownloads {
-	each := peers.NewCache[netip.Addr, *allowance](maxAskerAddrs)
-	failed := peers.NewCache[store.Hash, time.Time](maxFailed)
+	each := lru.New[netip.Addr, *allowance](maxAskerAddrs)
+	failed := lru.New[store.Hash, time.Time](maxFailed)
 	return &proxyDownloads{budget: budget, jobs: map[store.Hash]*proxyDownload{}, each: each, failed: failed}
 }
 

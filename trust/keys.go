@@ -11,10 +11,10 @@ import (
 	"strings"
 	"sync/atomic"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 // Keys is a set of upstream public keys. All methods may be called concurrently; the set may be replaced at any
@@ -39,11 +39,7 @@ func ParseKeys(keys []string) (*Keys, error) {
 
 // Replace makes keys, in the form that [ParseKeys] takes, the whole set. On an error the set stays as it was.
 func (k *Keys) Replace(keys []string) error {
-	verified, err := lru.New[store.Hash, struct{}](maxVerified)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	set := &keySet{map[string]signature.PublicKey{}, verified}
+	set := &keySet{map[string]signature.PublicKey{}, lru.New[store.Hash, struct{}](maxVerified)}
 	for _, s := range keys {
 		pk, err := parseKey(s)
 		if err != nil {

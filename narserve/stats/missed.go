@@ -4,9 +4,8 @@ import (
 	"math"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 const (
@@ -45,11 +44,7 @@ type misses struct {
 }
 
 func newMisses() misses {
-	checks, err := lru.New[store.HashPart, missCheck](maxMissChecks)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	return misses{checks: checks, added: make(chan struct{}, 1)}
+	return misses{checks: lru.New[store.HashPart, missCheck](maxMissChecks), added: make(chan struct{}, 1)}
 }
 
 // add records a path that Nix did not get here.

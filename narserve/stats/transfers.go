@@ -5,9 +5,8 @@ import (
 	"slices"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 const (
@@ -51,11 +50,7 @@ type passing struct {
 }
 
 func newTransfers() transfers {
-	origins, err := lru.New[store.Hash, Provenance](maxOrigins)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	return transfers{map[passKey]*passing{}, origins}
+	return transfers{map[passKey]*passing{}, lru.New[store.Hash, Provenance](maxOrigins)}
 }
 
 // pass returns a transfer under way, which may begin now; nil if there are too many.

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
@@ -18,6 +17,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/secrets"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/trust"
 )
 
@@ -89,7 +89,7 @@ type Lookups struct {
 
 // New starts nothing.
 func New(cfg Config) *Lookups {
-	return &Lookups{Config: cfg, findings: peers.NewCache[store.HashPart, *Finding](maxFindings)}
+	return &Lookups{Config: cfg, findings: lru.New[store.HashPart, *Finding](maxFindings)}
 }
 
 // isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so if it

@@ -4,12 +4,12 @@ import (
 	"context"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 // A Dialer visits strangers. [discovery.Dialer] implements it.
@@ -30,7 +30,7 @@ type Visits struct {
 
 // NewVisits starts nothing.
 func NewVisits(ls *Lookups, d Dialer) *Visits {
-	return &Visits{ls, d, peers.NewCache[store.HashPart, time.Time](maxWanted)}
+	return &Visits{ls, d, lru.New[store.HashPart, time.Time](maxWanted)}
 }
 
 // TryOut asks a stranger for the paths that were missed lately, and ends the visit.

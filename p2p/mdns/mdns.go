@@ -24,13 +24,13 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/zeroconf/v2"
 	ma "github.com/multiformats/go-multiaddr"
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/store/lru"
 )
 
 const (
@@ -96,11 +96,7 @@ type session struct {
 
 // New makes a service without sessions; Update starts them.
 func New(cfg Config) *Service {
-	parsed, err := lru.New[string, parsedText](maxParsed)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	return &Service{cfg: cfg, sessions: make(map[string]*session), parsed: parsed}
+	return &Service{cfg: cfg, sessions: make(map[string]*session), parsed: lru.New[string, parsedText](maxParsed)}
 }
 
 // Update starts and ends sessions so that there is one for each link that is used. Sessions end with ctx.

@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -24,6 +23,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
+	"narbor/store/lru"
 )
 
 // DialBackProtocol asks a neighbour to connect to the asker; see the package comment.
@@ -303,7 +303,7 @@ type dialBackRations struct {
 }
 
 func newDialBackRations() *dialBackRations {
-	each := peers.NewCache[netip.Addr, *rate.Limiter](maxDialBackAddrs)
+	each := lru.New[netip.Addr, *rate.Limiter](maxDialBackAddrs)
 	return &dialBackRations{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}
 }
 

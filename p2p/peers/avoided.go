@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/trust"
 )
 
@@ -34,7 +34,7 @@ type avoidance struct {
 }
 
 func newAvoided() avoided {
-	pairs := NewCache[pair, avoidance](maxAvoided)
+	pairs := lru.New[pair, avoidance](maxAvoided)
 	return avoided{pairs}
 }
 

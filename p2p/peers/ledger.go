@@ -12,13 +12,13 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/store/statefile"
 	"narbor/trust"
 )
@@ -43,7 +43,7 @@ type Ledger struct {
 // be read as a whole is believed.
 func NewLedger(file string, log *zap.Logger) *Ledger {
 	l := &Ledger{Log: log, file: denyFile{name: file, stale: make(chan struct{}, 1)}, CloseAll: func(peer.ID) {},
-		tallies: NewCache[peer.ID, *Tally](MaxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
+		tallies: lru.New[peer.ID, *Tally](MaxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
 	if file == "" {
 		return l
 	}

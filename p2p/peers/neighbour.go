@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -13,6 +12,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/trust"
 )
 
@@ -39,7 +39,7 @@ type Neighbour struct {
 // ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
 	return &Neighbour{ID: id, Since: time.Now(), Tally: book.TallyOf(id), ledger: book, Asks: make(chan Question, askQueue),
-		told: NewCache[store.HashPart, toldClaim](maxTold), helping: make(chan struct{}, MaxHelpingPeer),
+		told: lru.New[store.HashPart, toldClaim](maxTold), helping: make(chan struct{}, MaxHelpingPeer),
 		streams: streams{id: id, host: h, protocol: by, done: make(chan struct{})}}
 }
 

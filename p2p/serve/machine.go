@@ -5,11 +5,11 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/store/lru"
 )
 
 // A machine is the origin of questions. IP addresses cost nothing: one interface may have many IPv4 addresses, and 2^64
@@ -39,8 +39,8 @@ type sighting struct {
 
 func newQuotas(at func(netip.Addr) (netip.Addr, bool)) *quotas {
 	return &quotas{at: at, whole: newBucket(missBurst+narMisses, missShares*missMachines),
-		peers: peers.NewCache[peer.ID, *peerQuota](peers.MaxTallies),
-		each:  peers.NewCache[machine, *quota](maxMissAddrs), seen: peers.NewCache[netip.Addr, sighting](maxMissAddrs)}
+		peers: lru.New[peer.ID, *peerQuota](peers.MaxTallies),
+		each:  lru.New[machine, *quota](maxMissAddrs), seen: lru.New[netip.Addr, sighting](maxMissAddrs)}
 }
 
 // peer returns the quota of a peer that asks from an address.

@@ -10,11 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/store/spool"
 	"narbor/trust"
 )

@@ -9,6 +9,7 @@ import (
 
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/trust"
 )
 
@@ -26,7 +27,7 @@ type claimed struct {
 }
 
 func newSharer(sources []store.Source, arriving Arriving, policy trust.Policy) *sharer {
-	checked := peers.NewCache[store.HashPart, checkedInfo](maxChecked)
+	checked := lru.New[store.HashPart, checkedInfo](maxChecked)
 	s := &sharer{sources: sources, arriving: arriving, policy: policy, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
 		checked: checked}
 	if arriving != nil {

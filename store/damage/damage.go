@@ -19,10 +19,10 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/time/rate"
 
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/store/statefile"
 )
 
@@ -97,7 +97,7 @@ type soundFile struct {
 // path that is found damaged, or sound again. The result is usable even with an error.
 func Open(file string, changed func(d Finding, sound bool)) (*Checker, error) {
 	d := &Checker{file: file, changed: changed, suspects: make(chan suspect, maxSuspects), budget: rate.NewLimiter(damageRate, damageBurst),
-		sound: newCache[soundKey, soundFile](maxSound), damaged: map[place]Finding{}, guards: map[string]*Source{},
+		sound: lru.New[soundKey, soundFile](maxSound), damaged: map[place]Finding{}, guards: map[string]*Source{},
 		waiting: map[place]bool{}}
 	text, err := os.ReadFile(file)
 	if file == "" || errors.Is(err, fs.ErrNotExist) {
@@ -119,14 +119,6 @@ func Open(file string, changed func(d Finding, sound bool)) (*Checker, error) {
 		err = fmt.Errorf("%s: %w", file, err)
 	}
 	return d, err
-}
-
-func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
-	c, err := lru.New[K, V](size)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	return c
 }
 
 // List returns at most maxDamaged damaged paths, sorted.

@@ -11,9 +11,8 @@ import (
 	"syscall"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 // A Source is another source without the paths that are known to be damaged.
@@ -35,7 +34,7 @@ type said struct {
 // Guard returns src without its damaged paths. where names it for people. If files is not "", it is the directory with
 // the files of the paths, where a repair is noticed at once.
 func (d *Checker) Guard(src store.Source, where, files string) *Source {
-	g := &Source{src, d, where, files, newCache[store.HashPart, said](maxSaid)}
+	g := &Source{src, d, where, files, lru.New[store.HashPart, said](maxSaid)}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.guards[where] = g

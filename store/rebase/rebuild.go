@@ -8,9 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 const (
@@ -65,11 +64,7 @@ type Outcome struct {
 
 // New returns a rebuilder that reads the paths of a store.
 func New(s Store) *Rebuilder {
-	outcomes, err := lru.New[key, Outcome](maxOutcomes)
-	if err != nil { // only for a size below 1
-		panic(err)
-	}
-	return &Rebuilder{store: s, outcomes: outcomes, slots: make(chan struct{}, maxRunning)}
+	return &Rebuilder{store: s, outcomes: lru.New[key, Outcome](maxOutcomes), slots: make(chan struct{}, maxRunning)}
 }
 
 // A Candidate is a path of the store whose NAR may become a wanted one. It is used by one goroutine.

@@ -7,9 +7,8 @@ import (
 	"strings"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/store"
+	"narbor/store/lru"
 	"narbor/store/nar"
 )
 

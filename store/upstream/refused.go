@@ -4,9 +4,8 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 const (

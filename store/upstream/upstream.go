@@ -13,11 +13,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
 	"narbor/store"
+	"narbor/store/lru"
 )
 
 const (
@@ -78,15 +78,9 @@ func Open(cfg Config) (*Cache, error) {
 			return nil, err
 		}
 	}
-	if u.pages, err = lru.New[store.HashPart, page](maxPages); err != nil {
-		return nil, err
-	}
-	if u.refused.paths, err = lru.New[store.HashPart, refusal](maxPages); err != nil {
-		return nil, err
-	}
-	if u.misses, err = lru.New[store.HashPart, time.Time](maxMisses); err != nil {
-		return nil, err
-	}
+	u.pages = lru.New[store.HashPart, page](maxPages)
+	u.refused.paths = lru.New[store.HashPart, refusal](maxPages)
+	u.misses = lru.New[store.HashPart, time.Time](maxMisses)
 	return u, nil
 }
 
