@@ -36,13 +36,16 @@ func (s *parts) announce(c *cli.Context) error {
 	}
 	if _, private := s.keys.policy().split(s.keys.trusted.Names()); len(private) > 0 {
 		line("private", "what only %s has signed goes %s", strings.Join(private, " or "),
-			control.Status{Status: p2p.Status{Group: s.keys.group}}.PrivateGoes())
+			control.Status{Status: p2p.Status{Group: s.keys.group.secret != nil}}.PrivateGoes())
 	}
 	if names := s.keys.circleNames(); len(names) > 0 {
 		line("circle", "what was built here and %s has signed goes to members of the group", strings.Join(names, " or "))
 	}
-	for _, name := range slices.Concat(s.keys.named, s.keys.ours) {
-		if !slices.Contains(s.keys.trusted.Names(), name) {
+	if file := s.keys.group.file; file != "" && len(s.keys.circleNames()) == 0 {
+		line("circle", "Nix trusts none of the keys in %s, so no own builds are shared: see `narbor circle show`", file)
+	}
+	for _, key := range slices.Concat(s.keys.named, s.keys.group.keys) {
+		if name := keyName(key); !slices.Contains(s.keys.trusted.Names(), name) {
 			line("unknown key", "%s is no trusted key: give its name as it stands before the colon in trusted-public-keys", name)
 		}
 	}

@@ -22,8 +22,7 @@ type keyFlags struct {
 	given     []string // --trusted-key
 	named     []string // --share-key
 	upstreams []string // --upstream
-	ours      []string // --circle-key
-	group     bool     // neighbours are members of a group
+	group     group
 }
 
 // A keyState has the trusted keys, sorted by the rights that they give, and the Nix configuration that they come from.
@@ -41,11 +40,10 @@ type keyState struct {
 	err error            // why the settings that were read last are not in force; nil if they are
 }
 
-func newKeyState(c *cli.Context, log *zap.Logger) *keyState {
+func newKeyState(c *cli.Context, g group, log *zap.Logger) *keyState {
 	k := &keyState{log: log, trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys),
-		keyFlags: keyFlags{c.StringSlice("trusted-key"), c.StringSlice("share-key"), c.StringSlice("upstream"),
-			c.StringSlice("circle-key"), c.String("group-secret-file") != ""}}
-	if len(k.ours) > 0 && k.group {
+		keyFlags: keyFlags{c.StringSlice("trusted-key"), c.StringSlice("share-key"), c.StringSlice("upstream"), g}}
+	if len(g.keys) > 0 && g.secret != nil {
 		k.circle = new(trust.Keys)
 	}
 	return k
@@ -118,12 +116,12 @@ func (k *keyState) believe(settings nixconf.Settings) error {
 	k.mu.Unlock()
 	public := k.policy().of(trusted)
 	shared := public
-	if k.group {
+	if k.group.secret != nil {
 		shared = trusted
 	}
 	if k.circle != nil {
 		err := k.circle.Replace(slices.DeleteFunc(slices.Clone(trusted), func(key string) bool {
-			return !slices.Contains(k.ours, keyName(key))
+			return !slices.Contains(k.group.keys, keyName(key)) && !slices.Contains(k.group.keys, key)
 		}))
 		if err != nil {
 			return err

@@ -220,7 +220,7 @@ func (c completer) arguments(ctx context.Context) (out []candidate) {
 		return out
 	}
 	switch strings.Join(c.path, " ") {
-	case "why", "share explain", "config check":
+	case "why", "share explain", "config check", "circle join":
 		out = append(out, files)
 	case "completion":
 		out = append(out, candidate{"bash", "script for bash"}, candidate{"zsh", "script for zsh"}, candidate{"fish", "script for fish"})
@@ -259,7 +259,7 @@ func (c completer) values(flag string) (out []candidate) {
 		for _, i := range all {
 			words(i.Name, "network interface")
 		}
-	case "config", "group-secret-file", "socket", "state-dir", "cache-dir", "to":
+	case "config", "file", "key", "group-secret-file", "socket", "state-dir", "cache-dir", "to":
 		out = append(out, files)
 	}
 	return out

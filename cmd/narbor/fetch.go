@@ -170,7 +170,11 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	if err != nil {
 		return nil, fmt.Errorf("configuration of Nix: %w", err)
 	}
-	keys := newKeyState(c, log.Logger)
+	g, err := groupOf(c)
+	if err != nil {
+		return nil, err
+	}
+	keys := newKeyState(c, g, log.Logger)
 	if err := keys.believe(settings); err != nil {
 		return nil, err
 	}
@@ -181,14 +185,10 @@ func fetchNode(c *cli.Context, spool *spool.Spool, ups []*upstream.Cache, log lo
 	if err != nil {
 		return nil, err
 	}
-	secret, err := groupSecret(c)
-	if err != nil {
-		return nil, err
-	}
 	return p2p.New(p2p.Config{
 		Host:      transport.Config{Identity: identity, Log: log.Logger, Libp2pLog: log.libp2p},
 		Discovery: discoveryConfig(c), Sharing: p2p.SharingConfig{Keys: keys.shared}, Upstreams: p2p.UpstreamConfig{Caches: ups},
-		GroupSecret: secret, Version: version, Trusted: keys.trusted, Spool: spool,
+		GroupSecret: g.secret, Version: version, Trusted: keys.trusted, Spool: spool,
 	})
 }
 

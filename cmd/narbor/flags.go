@@ -14,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
@@ -142,16 +143,34 @@ func discoveryConfig(c *cli.Context) discovery.Config {
 		Vsock: !c.Bool("no-vsock"), AllowInterfaces: c.StringSlice("interface"), DenyInterfaces: c.StringSlice("no-interface")}
 }
 
-// groupSecret reads the file of --group-secret-file; nil is none, which is an error beside --circle-key.
-func groupSecret(c *cli.Context) ([]byte, error) {
-	if c.String("group-secret-file") == "" {
-		if len(c.StringSlice("circle-key")) > 0 {
-			return nil, control.WithCode(errors.New("--circle-key shares own builds with the members of a group: give "+
-				"--group-secret-file, too"), control.ExitUsage)
-		}
-		return nil, nil
+// A group is what makes this machine's neighbours members.
+type group struct {
+	secret []byte   // nil is no group: every machine is a neighbour
+	keys   []string // public keys, and names of such: of the trusted ones, those let members have own builds
+	file   string   // of the circle that this comes from; "" is none
+}
+
+// groupOf returns the group of --group-secret-file and --circle-key. Without both it is that of the circle in the state
+// directory, if there is one.
+func groupOf(c *cli.Context) (g group, err error) {
+	g.keys = c.StringSlice("circle-key")
+	switch file := c.String("group-secret-file"); {
+	case file != "":
+		g.secret, err = peers.LoadGroupSecret(file)
+		return g, err
+	case len(g.keys) > 0:
+		return g, control.WithCode(errors.New("--circle-key shares own builds with the members of a group: give "+
+			"--group-secret-file, too"), control.ExitUsage)
 	}
-	return peers.LoadGroupSecret(c.String("group-secret-file"))
+	dir, err := stateDir(c)
+	if err != nil {
+		return g, err
+	}
+	now, err := circle.Load(dir)
+	if err != nil || now == nil {
+		return g, err
+	}
+	return group{[]byte(now.Secret), now.Keys, circle.File(dir)}, nil
 }
 
 // size reads an amount such as 4GiB, 500MiB or 0.

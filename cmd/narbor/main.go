@@ -106,6 +106,7 @@ func commands(inherited []net.Listener) []*cli.Command {
 		fetchCommand(),
 		shareCommand(),
 		keysCommand(),
+		circleCommand(),
 		waitCommand(),
 		refreshCommand(),
 		configCommand(),

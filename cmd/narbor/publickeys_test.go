@@ -100,7 +100,8 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 		public, shared []string
 	}{
 		{"no group", &keyState{}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1"}},
-		{"a group", &keyState{keyFlags: keyFlags{group: true}}, []string{"cache.nixos.org-1"}, []string{"cache.nixos.org-1", "own-1"}},
+		{"a group", &keyState{keyFlags: keyFlags{group: group{secret: []byte("x")}}}, []string{"cache.nixos.org-1"},
+			[]string{"cache.nixos.org-1", "own-1"}},
 		{"--share-key", &keyState{keyFlags: keyFlags{named: []string{"own-1"}}}, []string{"cache.nixos.org-1", "own-1"},
 			[]string{"cache.nixos.org-1", "own-1"}},
 	} {
@@ -146,7 +147,7 @@ func TestCircleFollowsNixConfiguration(t *testing.T) {
 		other = "other-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
 	)
 	k := &keyState{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys), circle: new(trust.Keys),
-		keyFlags: keyFlags{ours: []string{"own-1", "absent-1"}, group: true}}
+		keyFlags: keyFlags{group: group{secret: []byte("x"), keys: []string{"own-1", "absent-1"}}}}
 	for _, c := range []struct{ trusted, want []string }{
 		{[]string{own, other}, []string{"own-1"}}, {[]string{other}, nil}, {[]string{own}, []string{"own-1"}},
 	} {
@@ -165,7 +166,7 @@ func TestWhySaysThatTheCircleSharesAnOwnBuild(t *testing.T) {
 	info, key := makeClosure(t, dir)
 	info.Ultimate = true
 	k := &keyState{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys), circle: new(trust.Keys),
-		keyFlags: keyFlags{ours: []string{"test-1"}, group: true}}
+		keyFlags: keyFlags{group: group{secret: []byte("x"), keys: []string{"test-1"}}}}
 	if err := k.believe(nixconf.Settings{TrustedPublicKeys: []string{key}}); err != nil {
 		t.Fatal(err)
 	}

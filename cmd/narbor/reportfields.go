@@ -167,7 +167,7 @@ var (
 		`)?([^{]*?)(?:  (\{.*\}))?$`)
 	// frame is a line of a stack trace about a function of narbor's own. It names the packages, for a file of the user's may
 	// stand below a folder of this name.
-	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/control|/demo|/doctor)?|narserve(?:/dashboard|/stats)?|` +
+	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/demo|/doctor)?|narserve(?:/dashboard|/stats)?|` +
 		`p2p(?:/(?:ask|discovery|fetch|mdns|meet|netmon|peers|secrets|serve|transport|wire))?|` +
 		`store(?:/(?:bincache|damage|lru|nar|narinfocache|nixconf|nixstore|rebase|spool|statefile|upstream))?|trust)\.[\w.()*]+`)
 )

@@ -101,7 +101,12 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if s.log, err = newLogs(c, c.App.ErrWriter); err != nil {
 		return s, err
 	}
-	s.keys, s.start.misspelt = newKeyState(c, s.log.Logger), warnOfMisspelt(c, s.log.Logger)
+	s.start.misspelt = warnOfMisspelt(c, s.log.Logger)
+	g, err := groupOf(c)
+	if err != nil {
+		return s, err
+	}
+	s.keys = newKeyState(c, g, s.log.Logger)
 	// zeroconf writes to the standard logger; its messages help only to debug.
 	if _, err := zap.RedirectStdLogAt(s.log.Named("mdns"), zap.DebugLevel); err != nil {
 		return s, err
@@ -141,10 +146,6 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if s.identity, err = transport.LoadIdentity(s.state.file(identityName)); err != nil {
 		return err
 	}
-	secret, err := groupSecret(c)
-	if err != nil {
-		return err
-	}
 	upload, err := uploadRate(c)
 	if err != nil {
 		return err
@@ -164,7 +165,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
 			Circle:    s.keys.circle,
 			Manifests: s.state.file("manifests")},
-		GroupSecret: secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
+		GroupSecret: s.keys.group.secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,
 	}
 	if err := s.cooperate(c, &cfg); err != nil {

@@ -290,6 +290,20 @@ func RemoveSubstituters(urls []string) (edits []Edit) {
 	return edits
 }
 
+// RemoveFrom returns the edits that take a value out of a list, such as trusted-public-keys, in the files of Nix's
+// configuration: lines that give more than that value stay.
+func RemoveFrom(setting, value string) (edits []Edit) {
+	for _, l := range Lines(setting) {
+		file := l.At[:max(strings.LastIndexByte(l.At, ':'), 0)]
+		if l.Value != value || !filepath.IsAbs(file) || slices.ContainsFunc(edits, func(e Edit) bool { return e.File == file }) {
+			continue
+		}
+		edits = append(edits, Edit{File: file, setting: setting, value: value,
+			drop: func(line string, _ int) bool { return isLine(line, "extra-"+setting, value) }})
+	}
+	return edits
+}
+
 // RemoveLine returns the edit that takes one line out of a file; sets is false if that line does not set the setting.
 func RemoveLine(file string, number int, setting string) (e Edit, sets bool, err error) {
 	text, _, err := readConf(file)
