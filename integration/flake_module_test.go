@@ -60,6 +60,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"options": `["cacheDirs","circleKeys","configFile","configureNix","dashboard","enable","extraFlags","groupSecretFile","inMemory",` +
 			`"interfaces","listenAddresses",` +
 			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +
+			`"shareSources",` +
 			`"spoolSize",` +
 			`"trustedPublicKeys","uploadRate","upstreams"]`,
 		"settings": `{"log-level":"info","min-free":"2GiB","port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"0"}`,
@@ -117,7 +118,8 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
 		   trustedPublicKeys = [ "k-1:a=" ]; shareKeys = [ "k-1" ]; cacheDirs = [ "/srv/a b" ];
 			upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
-		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; circleKeys = [ "a-1" "b-1" ]; }; }`,
+		`{ services.narbor = { enable = true; groupSecretFile = "/etc/secrets/group"; circleKeys = [ "a-1" "b-1" ];
+			shareSources = "none"; }; }`,
 		`{ services.narbor = { enable = true; circleKeys = [ "a-1" ]; }; }`,
 		`{ services.narbor = { enable = true; groupSecretFile = "${builtins.storeDir}/x-group"; }; }`,
 		`{ services.narbor = { enable = true; openFirewall = false; configureNix = false; }; }`,
@@ -136,7 +138,8 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	group.want(t, "systemd.services.narbor.serviceConfig.LoadCredential",
 		`["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
 	group.want(t, "systemd.services.narbor.environment",
-		`{"HOME":"%S/narbor","NARBOR_CIRCLE_KEY":"a-1,b-1","NARBOR_GROUP_SECRET_FILE":"%d/group-secret"}`)
+		`{"HOME":"%S/narbor","NARBOR_CIRCLE_KEY":"a-1,b-1","NARBOR_GROUP_SECRET_FILE":"%d/group-secret",`+
+			`"NARBOR_SHARE_SOURCES":"none"}`)
 	group.want(t, "systemd.services.narbor.serviceConfig.DynamicUser", `true`)
 	group.want(t, "failed", `[]`)
 	if got := open.strings(t, "failed"); len(got) != 1 || !strings.Contains(got[0], "set services.narbor.groupSecretFile") {

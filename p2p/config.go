@@ -45,6 +45,7 @@ type SharingConfig struct {
 	Sources    []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	Keys       *trust.Keys    // a path is shared only if one of these has signed it
 	Circle     *trust.Keys    // in a group, what was built here is shared if one of these has signed it; nil shares none
+	Fetched    bool           // sources that Nix has fetched by their hash are shared without a signature
 	Off        bool           // share nothing until [Node.Share] turns it on
 	UploadRate int64          // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 	Manifests  string         // directory that keeps manifests across restarts; "" is none

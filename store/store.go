@@ -212,6 +212,9 @@ type Info struct {
 	// Ultimate is set by this machine's Nix store alone, for paths that its database calls "ultimate": they were built
 	// here. It is part of no claim text.
 	Ultimate bool
+	// Fetched is set by this machine's Nix store alone, for paths with a content address that its database does not tell
+	// from what Nix fetches by a hash known before. It is part of no claim text.
+	Fetched bool
 }
 
 // Block is a piece of a NAR: its content address and its length in bytes, at most [BlockSize].

@@ -20,14 +20,29 @@ var (
 
 // A Policy decides which of this machine's paths others may have.
 type Policy struct {
-	Keys   *Keys // one of these must have signed a path
-	Circle *Keys // one of these must have signed a path that was built here; nil keeps all such paths here
+	Keys    *Keys // one of these must have signed a path
+	Circle  *Keys // one of these must have signed a path that was built here; nil keeps all such paths here
+	Fetched bool  // sources that Nix has fetched by their hash need no signature
+}
+
+// isSource reports whether others may have a path without a signature: it is known by a hash of its content, and Nix's
+// database says that it was fetched. A derivation, a text and a path with references never are.
+func (p Policy) isSource(info store.Info) bool {
+	return p.Fetched && info.Fetched && strings.HasPrefix(info.CA, "fixed:") && len(info.References) == 0 &&
+		!strings.HasSuffix(info.Path.Name(), ".drv")
+}
+
+// MayLeave reports whether others may have the path of info, of which the keys of [Policy.KeysFor] have made m.
+func (p Policy) MayLeave(info store.Info, m Mapping) bool {
+	return m.signedBy != "" || p.isSource(info)
 }
 
 // KeysFor returns the keys of which one must have signed a path before others may have it. The error says why the path
 // stays here whatever has signed it.
 func (p Policy) KeysFor(info store.Info) (*Keys, error) {
 	switch {
+	case p.isSource(info):
+		return p.Keys, nil
 	case info.Ultimate && p.Circle == nil:
 		return nil, fmt.Errorf("%s stays here: %w", info.Path, ErrBuiltHere)
 	case strings.HasSuffix(info.Path.Name(), ".drv"):
@@ -46,12 +61,14 @@ func (p Policy) Check(info store.Info) (Mapping, error) {
 	}
 	m, err := keys.Check(info)
 	switch {
-	case info.Ultimate && (err != nil || m.signedBy == ""):
+	case err == nil && p.MayLeave(info, m):
+		return m, nil
+	case info.Ultimate:
 		return Mapping{}, fmt.Errorf("%s stays here: %w, and no key of the circle has signed it", info.Path, ErrBuiltHere)
-	case err == nil && m.signedBy == "":
+	case err == nil:
 		return Mapping{}, fmt.Errorf("%s stays here: %w", info.Path, ErrUnsigned)
 	}
-	return m, err
+	return Mapping{}, err
 }
 
 // CheckShared is the Check of a policy with these keys and without a circle.

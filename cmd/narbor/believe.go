@@ -23,6 +23,7 @@ type keyFlags struct {
 	named     []string // --share-key
 	upstreams []string // --upstream
 	group     group
+	fetched   bool // --share-sources lets neighbours have fetched sources without a signature
 }
 
 // A keyState has the trusted keys, sorted by the rights that they give, and the Nix configuration that they come from.
@@ -42,7 +43,8 @@ type keyState struct {
 
 func newKeyState(c *cli.Context, g group, log *zap.Logger) *keyState {
 	k := &keyState{log: log, trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys),
-		keyFlags: keyFlags{c.StringSlice("trusted-key"), c.StringSlice("share-key"), c.StringSlice("upstream"), g}}
+		keyFlags: keyFlags{c.StringSlice("trusted-key"), c.StringSlice("share-key"), c.StringSlice("upstream"), g, false}}
+	k.fetched, _ = parseShareSources(c.String("share-sources"), g.secret != nil) // the values of flags are checked before
 	if len(g.keys) > 0 && g.secret != nil {
 		k.circle = new(trust.Keys)
 	}
@@ -58,7 +60,9 @@ func (k *keyState) circleNames() []string {
 }
 
 // sharing returns the policy by which neighbours get paths of this machine.
-func (k *keyState) sharing() trust.Policy { return trust.Policy{Keys: k.shared, Circle: k.circle} }
+func (k *keyState) sharing() trust.Policy {
+	return trust.Policy{Keys: k.shared, Circle: k.circle, Fetched: k.fetched}
+}
 
 func (k *keyState) settings() nixconf.Settings {
 	k.mu.Lock()

@@ -244,6 +244,8 @@ func (c completer) values(flag string) (out []candidate) {
 		words("auto", "console, coloured on a terminal", "console", "text", "json", "a JSON object a line")
 	case "share":
 		words("signed", "what an upstream has signed", "none", "nothing")
+	case "share-sources":
+		words("group", "members of the group", "all", "every neighbour", "none", "no machine")
 	case "by":
 		words("day", "by day", "peer", "by neighbour", "name", "by package")
 	case "for":

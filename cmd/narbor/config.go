@@ -259,6 +259,9 @@ func valueErrors(c *cli.Context) (out []valueError) {
 	if _, err := parseShare(c.String("share")); err != nil {
 		check("share", fmt.Errorf("--share: %w", err))
 	}
+	if _, err := parseShareSources(c.String("share-sources"), false); err != nil {
+		check("share-sources", fmt.Errorf("--share-sources: %w", err))
+	}
 	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
 		check("trusted-key", fmt.Errorf("--trusted-key: %w", err))
 	}

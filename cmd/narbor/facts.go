@@ -16,7 +16,8 @@ func (s *parts) facts() dashboard.Facts {
 	now := time.Now()
 	f := dashboard.Facts{Status: st, Version: st.Version, Started: s.start.at, ID: st.ID, Health: st.Health,
 		NixFacts: dashboard.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
-		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && len(st.ShareKeys) > 0, Paused: st.Sharing == "none",
+		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && (len(st.ShareKeys) > 0 || st.ShareSources),
+			Paused: st.Sharing == "none", Sources: st.ShareSources,
 			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, CircleKeys: st.CircleKeys,
 			UploadRate: st.UploadRate, Group: st.Group},
 		NetworkFacts:  dashboard.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
@@ -58,7 +59,7 @@ func (s *parts) status() control.Status {
 		StoreStatus: control.StoreStatus{CacheDirs: append([]string{}, s.shares.cacheDirs...)},
 		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.keys.trusted.Names()...),
 			ShareKeys: append([]string{}, s.keys.shared.Names()...)},
-		SharingStatus: control.SharingStatus{Sharing: "signed"},
+		SharingStatus: control.SharingStatus{Sharing: "signed", ShareSources: s.keys.fetched},
 		Nix:           s.server.Stats(),
 		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
 			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},

@@ -309,6 +309,8 @@ func runFlags() []cli.Flag {
 		listFlag("circle-key", categoryWho,
 			"let members of the group have what was built here, too, if the trusted key of this `NAME` has "+
 				"signed it, such as home-1; needs --group-secret-file; repeatable"),
+		stringFlag("share-sources", "group", categoryWho, "to `WHOM` sources go that Nix has fetched by their hash, without a signature: "+
+			"group (its members; without --group-secret-file to no machine), all or none"),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or "+
 			"none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
@@ -321,6 +323,18 @@ func parseShare(what string) (on bool, err error) {
 		return what == "signed", nil
 	}
 	return false, fmt.Errorf("%.20q is neither signed nor none", what)
+}
+
+// parseShareSources parses the value of --share-sources: neighbours may have fetched sources without a signature, or not.
+// In a group, neighbours are its members.
+func parseShareSources(whom string, group bool) (on bool, err error) {
+	switch whom {
+	case "group":
+		return group, nil
+	case "all", "none":
+		return whom == "all", nil
+	}
+	return false, fmt.Errorf("%.20q is neither group nor all nor none", whom)
 }
 
 func queryOf(key, value string) string { return url.Values{key: {value}}.Encode() }

@@ -111,7 +111,7 @@ func shareHealth(st control.Status) *dashboard.Health {
 	case st.Sharing != "signed":
 		h.Severity, h.Code = dashboard.SeverityInfo, "sharing-off"
 		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
-	case len(st.ShareKeys) == 0 && len(st.Keys) > 0:
+	case len(st.ShareKeys) == 0 && len(st.Keys) > 0 && !st.ShareSources:
 		h.Text = "Every trusted key is private: what it has signed may come from a cache that asks for a password, or from this machine."
 		h.Fix = "Add the key of the public cache that this machine uses to trusted-public-keys, or say which key is public by " +
 			"--share-key; see `narbor keys`."

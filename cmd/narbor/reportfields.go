@@ -91,7 +91,7 @@ func statusRule() keeper {
 		"spool": keepNumbers("bytes", "entries", "maxBytes", "freeBytes", "minFree", "verified", "verifySeconds"),
 	}
 	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "uploadRate", "group", "supplied",
-		"forOthers",
+		"shareSources", "forOthers",
 		"budgetLeft", "cooperates", "helpers", "networks"} {
 		rules[name] = keepNumber
 	}
@@ -140,7 +140,7 @@ func configRule() keeper {
 		names = append(names, f.Names()[0])
 	}
 	choices := keepEach(keepPattern(`true|false|[0-9]+(\.[0-9]+)? ` +
-		`?[kKMGT]?i?B?|[0-9]+%|signed|none|auto|debug|info|warn|error|console|json`))
+		`?[kKMGT]?i?B?|[0-9]+%|signed|none|group|all|auto|debug|info|warn|error|console|json`))
 	origin := keepWord("flag", "environment", "file", "default")
 	one := func(r *redactor, v any) any {
 		set, _ := v.(map[string]any)
@@ -150,7 +150,7 @@ func configRule() keeper {
 		}
 		values := keepLength
 		if slices.Contains([]string{"port", "no-mdns", "no-vsock", "no-dns-sd", "no-page", "no-cooperate", "spool-size", "min-free",
-			"upload-rate", "upstream-budget", "share", "log-level", "log-format"}, name) {
+			"upload-rate", "upstream-budget", "share", "share-sources", "log-level", "log-format"}, name) {
 			values = choices
 		}
 		return map[string]any{"name": name, "origin": origin(r, set["origin"]), "values": values(r, set["values"])}

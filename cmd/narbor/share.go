@@ -77,6 +77,7 @@ type ShareStatus struct {
 	ShareKeys   []string   `json:"shareKeys"`             // what one of these has signed is shared
 	UploadRate  int64      `json:"uploadRate"`            // bytes a second; 0 is no limit
 	Group       bool       `json:"group"`
+	Sources     bool       `json:"shareSources"` // fetched sources are shared without a signature
 	Store       string     `json:"store"`
 	CacheDirs   []string   `json:"cacheDirs"`
 	BytesSent   int64      `json:"bytesSent"` // to present neighbours
@@ -107,7 +108,7 @@ func shareStatus(c *cli.Context) error {
 
 func shareOf(st control.Status) ShareStatus {
 	sh := ShareStatus{Schema: control.Schema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
-		UploadRate: st.UploadRate, Group: st.Group, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st)}
+		UploadRate: st.UploadRate, Group: st.Group, Sources: st.ShareSources, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st)}
 	for _, n := range st.Neighbours {
 		sh.BytesSent += n.BytesSent
 	}
@@ -116,7 +117,11 @@ func shareOf(st control.Status) ShareStatus {
 
 func (sh ShareStatus) print(s screen) {
 	s.field("sharing", "%s", sh.what)
-	s.field("never", "paths that were built here, private sources, .drv files, and any list of the paths here")
+	sources := "private sources"
+	if sh.Sources {
+		sources = "local directories other than flakes"
+	}
+	s.field("never", "paths that were built here, %s, .drv files, and any list of the paths here", sources)
 	from := sh.CacheDirs
 	if sh.Store != "" {
 		from = append([]string{sh.Store}, from...)

@@ -97,6 +97,8 @@ func upTo(bytesPerSecond int64) string {
 	return fmt.Sprintf(", at up to %s a second", dashboard.Amount(bytesPerSecond))
 }
 
+const fetchedSources = "sources that Nix has fetched by their hash"
+
 // sharingOf says what neighbours may have.
 func sharingOf(st control.Status) string {
 	switch {
@@ -104,10 +106,16 @@ func sharingOf(st control.Status) string {
 		return "nothing until " + st.PausedUntil.Local().Format("15:04") + " (`narbor share resume` ends the pause)"
 	case st.Sharing == "none":
 		return "nothing (`narbor share resume` changes that)"
+	case len(st.ShareKeys) == 0 && st.ShareSources:
+		return fetchedSources + upTo(st.UploadRate)
 	case len(st.ShareKeys) == 0:
 		return "nothing: no trusted key is public; see `narbor keys`"
 	}
-	return "what " + strings.Join(st.ShareKeys, " or ") + " has signed" + upTo(st.UploadRate)
+	what := "what " + strings.Join(st.ShareKeys, " or ") + " has signed"
+	if st.ShareSources {
+		what += ", and " + fetchedSources
+	}
+	return what + upTo(st.UploadRate)
 }
 
 // printStatus writes one screen for people.

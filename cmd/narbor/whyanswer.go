@@ -159,6 +159,8 @@ func (k *keyState) sharedBy(sharing bool, info store.Info) (bool, string) {
 			dashboard.Count(int64(len(m.Info().String()))), dashboard.Count(store.MaxInfoLen))
 	case err == nil && !sharing:
 		return false, reasonOff
+	case err == nil && m.SignedBy() == "":
+		return true, "it is a source that Nix has fetched by its hash, and --share-sources allows these"
 	case err == nil && info.Ultimate:
 		return true, m.SignedBy() + ", a key of the circle, has signed it: members of the group may have it, though it was built here"
 	case err == nil:

@@ -86,6 +86,19 @@ in
       '';
     };
 
+    shareSources = mkOption {
+      type = types.enum [
+        "group"
+        "all"
+        "none"
+      ];
+      default = "group";
+      description = ''
+        Which machines may have sources that Nix has fetched by their hash, without a signature: members of the group (without
+        {option}`services.narbor.groupSecretFile` no machine), all, or none. They need to name its hash.
+      '';
+    };
+
     refresh = mkOption {
       type = types.bool;
       default = false;
@@ -173,6 +186,9 @@ in
       }
       // lib.optionalAttrs (cfg.groupSecretFile != null) {
         NARBOR_GROUP_SECRET_FILE = "%d/group-secret";
+      }
+      // lib.optionalAttrs (cfg.shareSources != "group") {
+        NARBOR_SHARE_SOURCES = cfg.shareSources;
       }
       // lib.optionalAttrs (cfg.circleKeys != [ ]) {
         NARBOR_CIRCLE_KEY = builtins.concatStringsSep "," cfg.circleKeys;

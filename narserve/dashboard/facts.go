@@ -34,6 +34,7 @@ type ShareFacts struct {
 	PrivateKeys []string
 	// CircleKeys are names of keys: what was built here and one of them has signed is for members of the group, too.
 	CircleKeys []string
+	Sources    bool  // fetched sources are shared without a signature
 	UploadRate int64 // bytes a second; 0 is no limit
 	Group      bool  // only members of a group are asked and answered
 }

@@ -58,6 +58,68 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 	}
 }
 
+// A fetched source is shared without a signature if the policy says so, and the claim proves itself to a peer without keys.
+func TestFetchedSourcesAreShared(t *testing.T) {
+	nar := random(100)
+	path, ca := contentAddressed(t, "source", nar)
+	fetched := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: ca, Fetched: true}
+	drv, drvCA := contentAddressed(t, "source.drv", nar)
+	with := func(change func(*store.Info)) store.Info {
+		info := fetched
+		change(&info)
+		return info
+	}
+	for name, c := range map[string]struct {
+		info   store.Info
+		damage bool
+		off    bool
+		shared bool
+	}{
+		"fetched":             {info: fetched, shared: true},
+		"made by a fetcher":   {info: with(func(i *store.Info) { i.Ultimate = true }), shared: true},
+		"policy without them": {info: fetched, off: true},
+		"not fetched":         {info: with(func(i *store.Info) { i.Fetched = false })},
+		"built here":          {info: with(func(i *store.Info) { i.Fetched, i.Ultimate = false, true })},
+		"another content":     {info: with(func(i *store.Info) { i.NarHash[0]++ })},
+		"with references":     {info: with(func(i *store.Info) { i.References = []store.Path{drv} })},
+		"text":                {info: with(func(i *store.Info) { i.CA = strings.Replace(ca, "fixed:r:", "text:", 1) })},
+		"derivation":          {info: with(func(i *store.Info) { i.Path, i.CA = drv, drvCA })},
+		"damaged":             {info: fetched, damage: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := new(store.Mem)
+			mem.Add(c.info, nar)
+			var src store.Source = mem
+			if c.damage {
+				src = damaged{mem}
+			}
+			keys := new(trust.Keys)
+			sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: keys, Fetched: !c.off})
+			claim, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
+			if (claim.text != "") != c.shared || err != nil && !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("sharedClaim = %q, %v, want a claim: %t", claim.text, err, c.shared)
+			}
+			n, _, err := sh.readBlock(t.Context(), blockRequest(c.info, 0), make([]byte, store.BlockSize))
+			if (n > 0) != c.shared {
+				t.Errorf("readBlock = %d, %v, want a block: %t", n, err, c.shared)
+			}
+			if _, err := sh.policy.Check(c.info); !c.damage && (err == nil) != c.shared {
+				t.Errorf("the policy's Check = %v, want shared: %t", err, c.shared)
+			}
+			if !c.shared {
+				return
+			}
+			info, err := store.ParseInfo(claim.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, err := keys.Check(info); err != nil || m.Path() != path || !info.Deriver.IsZero() {
+				t.Errorf("the claim %q yields %v, %v for a peer without keys, want a mapping", claim.text, m, err)
+			}
+		})
+	}
+}
+
 func TestNARsHeldOpenAreBounded(t *testing.T) {
 	s := newSigner(t)
 	mem, infos := new(store.Mem), []store.Info{}

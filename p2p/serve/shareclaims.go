@@ -56,7 +56,7 @@ func (s *sharer) claim(ctx context.Context, hp store.HashPart) (claimed, error) 
 		}
 		m, unsigned := s.check(hp, info, keys)
 		switch {
-		case unsigned == nil && m.SignedBy() != "" && m.Path().HashPart() == hp && err == nil:
+		case unsigned == nil && s.policy.MayLeave(info, m) && m.Path().HashPart() == hp && err == nil:
 			return claimed{m, src, keys}, nil
 		case info.Ultimate:
 			return claimed{}, fmt.Errorf("%s: %w: %w", info.Path, store.ErrNotFound, trust.ErrBuiltHere)
@@ -82,7 +82,7 @@ func sameSigned(a, b store.Info) bool {
 		slices.Equal(a.References, b.References) && slices.Equal(a.Signatures, b.Signatures)
 }
 
-// A sharedClaim is the answer about a hash part: the signed claim without the unsigned fields, or "".
+// A sharedClaim is the answer about a hash part: the claim without the fields that prove nothing, or "".
 type sharedClaim struct {
 	text      string
 	refs      []store.Path
@@ -102,11 +102,15 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	return sharedClaim{text, info.References, receiving}, nil
 }
 
-// ClaimText returns the claim about a mapping, without the unsigned fields. The error wraps [store.ErrNotFound] if the
+// ClaimText returns the claim about a mapping, without the unsigned fields; a claim without a signature keeps its content
+// address, which is its only proof. The error wraps [store.ErrNotFound] if the
 // wire format does not allow a claim of that length.
 func ClaimText(m trust.Mapping) (string, store.Info, error) {
 	info := m.Info()
-	info.CA, info.Deriver = "", store.Path{}
+	info.Deriver = store.Path{}
+	if m.SignedBy() != "" {
+		info.CA = ""
+	}
 	text := info.String()
 	if len(text) > store.MaxInfoLen {
 		return "", store.Info{}, fmt.Errorf("%s: a narinfo of %d bytes, and neighbours take %d: %w", m.Path(), len(text), store.MaxInfoLen,

@@ -29,6 +29,7 @@ const (
 	opQueryPathInfo         = 26
 	opQueryPathFromHashPart = 29
 	opQueryValidPaths       = 31
+	opQueryValidDerivers    = 33
 )
 
 const (

@@ -113,7 +113,7 @@ func (d *twin) serve(conn net.Conn) {
 			return
 		}
 		switch op {
-		case 11, 26, 29:
+		case 11, 26, 29, 33:
 			wire.ReadString(r, 1000)
 		case 31:
 			for range word() {

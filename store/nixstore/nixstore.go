@@ -133,6 +133,7 @@ func (n *Store) pathInfo(ctx context.Context, p store.Path) (store.Info, error) 
 	if err != nil {
 		return store.Info{}, fmt.Errorf("%s: %w", p, err)
 	}
+	info.Fetched = n.fetched(ctx, info)
 	return info, nil
 }
 

@@ -57,6 +57,8 @@ type SharingStatus struct {
 	Sharing string `json:"sharing"` // signed or none
 	// PausedUntil is when sharing goes on by itself; nil is never.
 	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
+	// ShareSources says whether neighbours may have sources that Nix has fetched by their hash, without a signature.
+	ShareSources bool `json:"shareSources"`
 }
 
 // SpoolStatus is how full the spool is.
