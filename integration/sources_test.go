@@ -45,6 +45,10 @@ func sources() []source {
 	return []source{
 		{"flat file", `fod flat one flat sha256 $(hash sha256 --flat one)`, true, true},
 		{"executable file", `fod exec exec recursive sha256 $(hash sha256 exec) true`, true, true},
+		{"SHA-512 file", `fod sha512 one flat sha512 $(hash sha512 --flat one)`, true, true},
+		{"SHA-1 file", `fod sha1 two flat sha1 $(hash sha1 --flat two)`, true, true},
+		{"MD5 file", `fod md5 one flat md5 $(hash md5 --flat one)`, true, true},
+		{"SHA-1 tree", `fod sha1-exec exec recursive sha1 $(hash sha1 exec) true`, true, true},
 		{"tree", `run tree 'mkdir $out; curl -sf '$URL'/in > $out/in' 'outputHashMode = "recursive"; outputHashAlgo = "sha256";
 			outputHash = "'$(hash sha256 tree)'";'`, true, true},
 		{"flake input", `flake`, true, true},

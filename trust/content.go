@@ -1,13 +1,18 @@
 package trust
 
 import (
+	"crypto/md5"
+	"crypto/sha1"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash"
 	"io"
 	"strings"
 
+	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/store"
@@ -15,18 +20,51 @@ import (
 
 // A content is a content address from which its store path has been recomputed.
 type content struct {
-	ca   string     // as Nix writes it; "" if there is none
-	hash store.Hash // of the NAR, or of the file in it
-	flat bool       // the NAR must be one plain file, and hash is the file's
+	ca      string // as Nix writes it; "" if there is none
+	algo    string // of digest: md5, sha1, sha256 or sha512
+	digest  string // in bytes, of the NAR, or of the file in it
+	flat    bool   // the NAR must be one plain file, and digest is the file's
+	settled bool   // by NarHash: the NAR needs no further check
+}
+
+// newHash returns a hash of Nix's name for it, or nil. MD5 and SHA-1 are here because Nix believes them: an author can make
+// two contents with one hash, and a peer cannot make another content for a hash that is known.
+func newHash(algo string) hash.Hash {
+	switch algo {
+	case "md5":
+		return md5.New()
+	case "sha1":
+		return sha1.New()
+	case "sha256":
+		return sha256.New()
+	case "sha512":
+		return sha512.New()
+	}
+	return nil
+}
+
+// parseContent reads a content address, with Nix's name for its kind. It has one spelling, the one that Nix writes.
+func parseContent(ca string) (c content, kind string, ok bool) {
+	kind, rest, _ := strings.Cut(ca, ":")
+	rest, recursive := strings.CutPrefix(rest, "r:")
+	algo, text, _ := strings.Cut(rest, ":")
+	sum := newHash(algo)
+	if sum == nil || kind != "fixed" && (kind != "text" || recursive || algo != "sha256") {
+		return content{}, "", false
+	}
+	digest, err := nixbase32.DecodeString(text)
+	if err != nil || len(digest) != sum.Size() || nixbase32.EncodeToString(digest) != text {
+		return content{}, "", false
+	}
+	return content{ca: ca, algo: algo, digest: string(digest), flat: !recursive}, kind, true
 }
 
 // recompute reports whether a claim's store path follows from its content address. The claim's references must be sorted.
 // Content addresses of other kinds than the package comment lists are as good as none. A path that refers to itself never
 // follows: Nix leaves that reference out when it computes such a path, and recompute does not.
 func recompute(info store.Info) (content, bool) {
-	kind, hash, ok := strings.Cut(info.CA, "sha256:")
-	h, err := store.ParseHash("sha256:" + hash)
-	if !ok || err != nil || h.Base32() != hash {
+	c, kind, ok := parseContent(info.CA)
+	if !ok {
 		return content{}, false
 	}
 	var refs strings.Builder
@@ -34,26 +72,31 @@ func recompute(info store.Info) (content, bool) {
 		refs.WriteString(":" + r.String())
 	}
 	var hp store.HashPart
-	switch kind {
-	case "fixed:r:":
-		ok = h == info.NarHash
-		hp = makeHashPart("source"+refs.String(), h, info.Path.Name())
-	case "fixed:":
+	switch {
+	case kind == "text":
+		hp = makeHashPart("text"+refs.String(), c.digest, info.Path.Name())
+	case c.algo == "sha256" && !c.flat:
+		c.settled = true
+		ok = c.digest == string(info.NarHash[:])
+		hp = makeHashPart("source"+refs.String(), c.digest, info.Path.Name())
+	default:
 		ok = len(info.References) == 0
-		inner := sha256.Sum256([]byte("fixed:out:sha256:" + hex.EncodeToString(h[:]) + ":"))
-		hp = makeHashPart("output:out", inner, info.Path.Name())
-	case "text:":
-		hp = makeHashPart("text"+refs.String(), h, info.Path.Name())
+		method := "r:"
+		if c.flat {
+			method = ""
+		}
+		inner := sha256.Sum256([]byte("fixed:out:" + method + c.algo + ":" + hex.EncodeToString([]byte(c.digest)) + ":"))
+		hp = makeHashPart("output:out", string(inner[:]), info.Path.Name())
 	}
 	if !ok || hp != info.Path.HashPart() {
 		return content{}, false
 	}
-	return content{ca: info.CA, hash: h, flat: kind != "fixed:r:"}, true
+	return c, true
 }
 
 // makeHashPart computes the hash part of a store path as Nix does, from Nix's name for the kind of the content.
-func makeHashPart(kind string, inner store.Hash, name string) store.HashPart {
-	sum := sha256.Sum256([]byte(kind + ":sha256:" + hex.EncodeToString(inner[:]) + ":" + store.Dir + ":" + name))
+func makeHashPart(kind, inner, name string) store.HashPart {
+	sum := sha256.Sum256([]byte(kind + ":sha256:" + hex.EncodeToString([]byte(inner)) + ":" + store.Dir + ":" + name))
 	return store.HashPartFromBytes([20]byte(nixhash.CompressHash(sum[:], 20)))
 }
 
@@ -90,12 +133,25 @@ func (c content) checkFile(nar store.NAR) error {
 	if err != nil || tail != strings.Repeat("\x00", len(tail)-len(fileTail))+fileTail {
 		return errors.Join(errors.New("the NAR does not end with the file"), err)
 	}
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.NewSectionReader(nar, begin, int64(size))); err != nil {
+	return c.checkHash(io.NewSectionReader(nar, begin, int64(size)))
+}
+
+// check returns nil only if nar has the content.
+func (c content) check(nar store.NAR) error {
+	if c.flat {
+		return c.checkFile(nar)
+	}
+	return c.checkHash(io.NewSectionReader(nar, 0, nar.Size()))
+}
+
+// checkHash returns nil only if the bytes of r have the content's hash. It holds few of them in memory.
+func (c content) checkHash(r io.Reader) error {
+	sum := newHash(c.algo)
+	if _, err := io.Copy(sum, r); err != nil {
 		return err
 	}
-	if store.Hash(sum.Sum(nil)) != c.hash {
-		return errors.New("the file has another hash")
+	if string(sum.Sum(nil)) != c.digest {
+		return errors.New("another hash")
 	}
 	return nil
 }

@@ -17,7 +17,8 @@ func (memNAR) Close() error { return nil }
 
 // TestFileLengthsThatOverflowAreRefused has the length of an empty file changed, so that sums of it overflow.
 func TestFileLengthsThatOverflowAreRefused(t *testing.T) {
-	c := content{hash: store.Hash(sha256.Sum256(nil)), flat: true}
+	sum := sha256.Sum256(nil)
+	c := content{algo: "sha256", digest: string(sum[:]), flat: true}
 	check := func(length uint64, rest int) error {
 		nar := binary.LittleEndian.AppendUint64([]byte(fileHead), length)
 		nar = append(append(nar, make([]byte, rest)...), fileTail...)

@@ -35,7 +35,7 @@ func (m Mapping) SignedBy() string { return m.signedBy }
 // Info returns what has been verified and no more. Signatures that do not verify and the deriver are left out.
 //
 // So is a content address that was not recomputed: Nix refuses the path if it is wrong, after the download, and 2.8
-// dies of some. A signed path keeps its content address only if that is fixed:r:, where the signed NarHash settles
+// dies of some. A signed path keeps its content address only if that is fixed:r:sha256:, where the signed NarHash settles
 // it. The other kinds would have to be checked against the NAR, and then a peer that adds one to a signed claim could
 // make a NAR fail that the upstream has signed. Without it the signature still holds, and Nix asks for no more.
 func (m Mapping) Info() store.Info {
@@ -50,10 +50,10 @@ func (m Mapping) CheckNAR(nar store.NAR) error {
 	if nar.Size() != m.narSize {
 		return fmt.Errorf("%s: NAR of %d bytes, want %d: %w", m.path, nar.Size(), m.narSize, store.ErrCorrupt)
 	}
-	if !m.content.flat {
+	if m.content.ca == "" || m.content.settled {
 		return nil
 	}
-	if err := m.content.checkFile(nar); err != nil {
+	if err := m.content.check(nar); err != nil {
 		return fmt.Errorf("%s is not %s: %w: %w", m.path, m.content.ca, store.ErrCorrupt, err)
 	}
 	return nil

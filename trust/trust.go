@@ -8,15 +8,16 @@
 //
 //	1;<store path>;sha256:<base 32 of NarHash>;<NarSize>;<references, absolute, sorted, separated by commas>
 //
-// A content address (CA) needs no signature, because the store path is a hash over it. Three kinds count, each with
-// SHA-256 and written as Nix writes it, and none if the path refers to itself:
+// A content address (CA) needs no signature, because the store path is a hash over it. Four kinds count, written as Nix
+// writes them, and none if the path refers to itself:
 //
 //	fixed:r:sha256:H  H is the NarHash
-//	fixed:sha256:H    H is the hash of the one file that the NAR holds; no references
-//	text:sha256:H     the same, with references
+//	fixed:r:A:H       H is the NAR's hash by A, which is md5, sha1 or sha512; no references
+//	fixed:A:H         H is the hash by A, which may be sha256, too, of the one file that the NAR holds; no references
+//	text:sha256:H     H is the hash of the one file that the NAR holds; with references
 //
-// Claims of the last two kinds do not fix the NAR: several can hold that file. Nix looks for the hash after unpacking, and
-// is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is not.
+// Claims of the last three kinds do not fix the NAR: NarHash may be that of another. Nix looks for the hash after unpacking,
+// and is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is not.
 package trust
 
 import (
@@ -58,7 +59,7 @@ func (k *Keys) Check(info store.Info) (Mapping, error) {
 		return Mapping{}, fmt.Errorf("%s: %w: %w", info.Path, ErrUntrusted, ErrForged)
 	case m.signedBy == "" && !proven:
 		return Mapping{}, fmt.Errorf("%s: %w", info.Path, ErrUntrusted)
-	case proven && (m.signedBy == "" || !content.flat):
+	case proven && (m.signedBy == "" || content.settled):
 		m.content = content
 	}
 	return m, nil

@@ -49,14 +49,14 @@ func genuineVectors(m material) []vector {
 		name string
 		genuine
 	}{
-		{"tree that refers to itself", m.caLib}, {"MD5 file", m.md5}, {"SHA-1 file", m.sha1}, {"SHA-512 file", m.sha512},
+		{"MD5 file", m.md5}, {"SHA-1 file", m.sha1}, {"SHA-512 file", m.sha512},
 		{"MD5 tree", m.treeMD5}, {"SHA-1 tree", m.treeSHA1}, {"SHA-512 tree", m.treeSHA512},
 	} {
-		u := v(x.name, x.genuine, untrusted)
-		u.why = "only SHA-256 without self-reference counts as proof"
-		vs = append(vs, u)
+		vs = append(vs, v(x.name, x.genuine, contentAddressed))
 	}
-	return vs
+	self := v("tree that refers to itself", m.caLib, untrusted)
+	self.why = "no path that refers to itself is believed without a signature"
+	return append(vs, self)
 }
 
 // Why narbor and Nix differ about the form of a narinfo.
