@@ -60,9 +60,6 @@ exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
 // closed port.
 func TestDebianPackage(t *testing.T) {
 	flakeNeeds(t, "dpkg-deb", "apt-get", "nix-store")
-	if programs.err != nil {
-		t.Fatal(programs.err)
-	}
 	if os.Geteuid() != 0 {
 		unable(t, "namespaces need root")
 	}
@@ -72,7 +69,7 @@ func TestDebianPackage(t *testing.T) {
 	}
 	packages := t.TempDir()
 	for _, version := range []string{"1.0", "1.1"} {
-		command(t, "", "debian/build", packages, version, filepath.Join(programs.dir, "narbor"))
+		buildPackages(t, packages, version, "deb")
 	}
 	command(t, packages, "apt-get", "-qq", "download", "nix-setup-systemd")
 	script := strings.NewReplacer("PACKAGES", packages, "CACHE", c.Cache).Replace(debianScript)
@@ -136,7 +133,7 @@ func TestDebianPackage(t *testing.T) {
 	if out, err := s.command(t.Context(), "ls", "/var/lib/private/narbor").CombinedOutput(); err == nil {
 		t.Errorf("after the purge there is still state: %q", out)
 	}
-	if left := s.run("find", "/etc", "/var/lib", "-name", "*narbor*"); left != "" {
+	if left := s.run("find", "/etc", "/usr", "/var", "-name", "narbor*"); left != "" {
 		t.Errorf("after the purge there are still files:\n%s", left)
 	}
 }

@@ -181,6 +181,10 @@ func (s setup) installBinary() error {
 }
 
 func (s setup) installUnits(ctx context.Context) error {
+	if !s.systemd {
+		s.todo("systemd does not run here, so no units are installed: start `narbor run` by what starts services here")
+		return nil
+	}
 	service := serviceUnit
 	if group, err := os.ReadFile("/etc/group"); err == nil &&
 		slices.ContainsFunc(strings.Split(string(group), "\n"), func(l string) bool { return strings.HasPrefix(l, "nix-users:") }) {
@@ -197,10 +201,6 @@ func (s setup) installUnits(ctx context.Context) error {
 		}
 	}
 	s.did("installed narbor.service and narbor.socket in %s, and %s, which is off until you enable it", systemdUnits, refreshTimer)
-	if !s.systemd {
-		s.todo("systemd does not run here: start `narbor run` by whatever starts services")
-		return nil
-	}
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", "narbor.socket"}, {"enable", "narbor.service"}} {
 		if err := s.run(ctx, "systemctl", args...); err != nil {
 			return err

@@ -1,0 +1,227 @@
+package integration_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"io"
+	"iter"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// buildPackages builds packages of a version, from the program that the tests run.
+func buildPackages(t *testing.T, dir, version string, formats ...string) {
+	t.Helper()
+	if programs.err != nil {
+		t.Fatal(programs.err)
+	}
+	command(t, "", "packages/build", append([]string{"-o", dir, "-v", version, "-p", filepath.Join(programs.dir, "narbor")}, formats...)...)
+}
+
+// packageFiles lists a package's files, each with its mode. The folder of zsh's functions is the one that differs.
+func packageFiles(t *testing.T, name string) (files []string) {
+	t.Helper()
+	add := func(mode os.FileMode, file string) {
+		file = strings.TrimLeft(file, "./")
+		if !strings.HasPrefix(file, "etc/") && !strings.HasPrefix(file, "usr/") {
+			return // the package's own records
+		}
+		file = strings.Replace(file, "zsh/vendor-completions", "zsh/site-functions", 1)
+		files = append(files, mode.Perm().String()+" "+file)
+	}
+	for header := range tarFiles(t, name) {
+		if header.Typeflag == tar.TypeReg {
+			add(header.FileInfo().Mode(), header.Name)
+		}
+	}
+	slices.Sort(files)
+	return files
+}
+
+// tarFiles yields the files of a package that is, or has in it, a tar archive.
+func tarFiles(t *testing.T, name string) iter.Seq2[*tar.Header, io.Reader] {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r io.Reader = bytes.NewReader(text)
+	switch filepath.Ext(name) {
+	case ".deb":
+		out, err := exec.CommandContext(t.Context(), "dpkg-deb", "--fsys-tarfile", name).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r = bytes.NewReader(out)
+	case ".apk":
+		r, err = gzip.NewReader(r)
+	case ".zst":
+		r, err = zstd.NewReader(r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(yield func(*tar.Header, io.Reader) bool) {
+		archive := tar.NewReader(r)
+		for {
+			header, err := archive.Next()
+			if errors.Is(err, io.EOF) {
+				return
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if !yield(header, archive) {
+				return
+			}
+		}
+	}
+}
+
+// rpmFiles is packageFiles for an rpm.
+func rpmFiles(t *testing.T, name string) (files []string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "rpm", "-qp", "--qf", `[%{FILEMODES:perms} %{FILENAMES}\n]`, name).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(out)) {
+		files = append(files, strings.Replace(strings.TrimSpace(line), " /", " ", 1))
+	}
+	slices.Sort(files)
+	return files
+}
+
+func TestPackagesHoldTheSame(t *testing.T) {
+	flakeNeeds(t, "dpkg-deb", "rpm", "gzip")
+	dir, again := t.TempDir(), t.TempDir()
+	formats := []string{"deb", "rpm", "apk", "archlinux"}
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000")
+	buildPackages(t, dir, "1.0~rc.1", formats...)
+	t.Setenv("TZ", "Asia/Tokyo")
+	buildPackages(t, again, "1.0~rc.1", formats...)
+	if names := sameFiles(t, dir, again); len(names) != len(formats) {
+		t.Errorf("there are %q, want one package for each of %q", names, formats)
+	}
+	arch := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
+	want := packageFiles(t, filepath.Join(dir, "narbor_1.0~rc.1_"+runtime.GOARCH+".deb"))
+	for _, file := range []string{"-rwxr-xr-x usr/bin/narbor", "-rw-r--r-- usr/lib/systemd/system/narbor.socket",
+		"-rw-r--r-- etc/default/narbor", "-rwxr-xr-x usr/share/doc/narbor/runit/run"} {
+		if !slices.Contains(want, file) {
+			t.Errorf("the deb lacks %s:\n%s", file, strings.Join(want, "\n"))
+		}
+	}
+	if got := rpmFiles(t, filepath.Join(dir, "narbor-1.0~rc.1-1."+arch+".rpm")); !slices.Equal(got, want) {
+		t.Errorf("the rpm has %q, the deb %q", got, want)
+	}
+	if got := packageFiles(t, filepath.Join(dir, "narbor-1.0rc.1-1-"+arch+".pkg.tar.zst")); !slices.Equal(got, want) {
+		t.Errorf("Arch's package has %q, the deb %q", got, want)
+	}
+	const openrc = "-rwxr-xr-x etc/init.d/narbor"
+	got := packageFiles(t, filepath.Join(dir, "narbor_1.0_rc1-r0_"+arch+".apk"))
+	if others := slices.DeleteFunc(slices.Clone(got), func(f string) bool { return f == openrc }); !slices.Equal(others, want) {
+		t.Errorf("the apk has %q, the deb %q", others, want)
+	}
+	if !slices.Contains(got, openrc) {
+		t.Errorf("the apk has no service for OpenRC: %q", got)
+	}
+	checkScripts(t, filepath.Join(dir, "narbor_1.0_rc1-r0_"+arch+".apk"), ".post-install", ".post-upgrade", ".pre-deinstall",
+		"etc/init.d/narbor", "usr/share/doc/narbor/runit/run")
+	checkScripts(t, filepath.Join(dir, "narbor-1.0rc.1-1-"+arch+".pkg.tar.zst"), ".INSTALL")
+}
+
+// checkScripts lets a shell read scripts of a package.
+func checkScripts(t *testing.T, name string, scripts ...string) {
+	t.Helper()
+	for header, r := range tarFiles(t, name) {
+		i := slices.Index(scripts, header.Name)
+		if i < 0 {
+			continue
+		}
+		scripts = slices.Delete(scripts, i, i+1)
+		cmd := exec.CommandContext(t.Context(), "bash", "-n") // which pacman runs .INSTALL by
+		cmd.Stdin = r
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("%s of %s: %v\n%s", header.Name, name, err, out)
+		}
+	}
+	if len(scripts) > 0 {
+		t.Errorf("%s lacks %q", name, scripts)
+	}
+}
+
+// Versions of commits sort by their number, before the release that they lead to.
+func TestPackageVersionsSort(t *testing.T) {
+	flakeNeeds(t, "dpkg", "rpm", "git")
+	dir := t.TempDir()
+	if out, err := exec.CommandContext(t.Context(), "git", "rev-parse", "HEAD").CombinedOutput(); err != nil {
+		unable(t, string(out))
+	}
+	command(t, "", "packages/build", "-o", dir, "-p", filepath.Join(programs.dir, "narbor"), "deb")
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 ||
+		!regexp.MustCompile(`^narbor_\d+\.\d+\.\d+~git\d{8}\.\d+\.[0-9a-f]{7,}_\w+\.deb$`).MatchString(entries[0].Name()) {
+		t.Errorf("the package of a commit is %v: %v", entries, err)
+	}
+	ordered := []string{"0.1.0~git20261128.9.fff", "0.1.0~git20261128.10.000", "0.1.0~git20261129.11.aaa", "0.1.0~rc.1", "0.1.0", "0.1.1"}
+	for i := range len(ordered) - 1 {
+		command(t, "", "dpkg", "--compare-versions", ordered[i], "lt", ordered[i+1])
+		out, err := exec.CommandContext(t.Context(), "rpm", "--eval",
+			`%{lua:print(rpm.vercmp("`+ordered[i]+`", "`+ordered[i+1]+`"))}`).CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != "-1" {
+			t.Errorf("rpm compares %s with %s: %s, %v", ordered[i], ordered[i+1], out, err)
+		}
+	}
+}
+
+// The scripts of rpm, apk and Arch tell an installation from an upgrade and a removal by their arguments.
+func TestPackageScriptsKnowUpgrades(t *testing.T) {
+	commands := t.TempDir()
+	log := filepath.Join(commands, "log")
+	for _, name := range []string{"narbor", "systemctl", "groupadd"} {
+		text := "#!/bin/sh\necho " + name + " $* >>" + log + "\n"
+		if err := os.WriteFile(filepath.Join(commands, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", commands)
+	const enable, setup, unsetup = "systemctl enable narbor.socket", "narbor setup --only-nix", "narbor unsetup --only-nix"
+	const disable = "systemctl disable narbor-refresh.timer narbor.socket"
+	for _, c := range []struct {
+		script string
+		args   []string
+		want   []string
+	}{
+		{"installed", []string{"1"}, []string{enable, setup}}, // rpm
+		{"installed", []string{"2"}, nil},
+		{"installed", []string{"1.0-r0"}, []string{enable, setup}}, // apk and pacman
+		{"installed", []string{"1.1-r0", "1.0-r0"}, nil},
+		{"removing", []string{"1"}, nil}, // rpm, at an upgrade
+		{"removing", []string{"0"}, []string{unsetup, disable}},
+		{"removing", []string{"1.0-r0"}, []string{unsetup, disable}},
+	} {
+		if err := os.WriteFile(log, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"packages/" + c.script}, c.args...)...).CombinedOutput()
+		said, _ := os.ReadFile(log)
+		if err != nil {
+			t.Errorf("%s %q: %v\n%s", c.script, c.args, err, out)
+		}
+		for _, call := range []string{enable, setup, unsetup, disable} {
+			if got, want := strings.Contains(string(said), call), slices.Contains(c.want, call); got != want {
+				t.Errorf("%s %q runs %q: %v, want %v; it has run\n%s", c.script, c.args, call, got, want, said)
+			}
+		}
+	}
+}
