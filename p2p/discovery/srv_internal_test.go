@@ -113,7 +113,8 @@ func TestSearchDomainsAreAskedAfterEachChangeOfNetwork(t *testing.T) {
 func TestRecordsThatNameNoMachineAreLeftOut(t *testing.T) {
 	s, server := newTestSearch(t, "search home.test\n")
 	records := []*net.SRV{{Target: ".", Port: 6273}, {Target: "8.8.8.8.", Port: 6273}, {Target: "vsock:2.", Port: 6273},
-		{Target: "fd00::1", Port: 1}, {Target: "-x.", Port: 6273}, {Target: "a b.", Port: 6273}, {Target: "zero.", Port: 0}, {Target: strings.Repeat("a", 254), Port: 1}}
+		{Target: "fd00::1", Port: 1}, {Target: "-x.", Port: 6273}, {Target: "a b.", Port: 6273}, {Target: "zero.", Port: 0},
+		{Target: strings.Repeat("a", 254), Port: 1}}
 	for i := range 2 * maxFound {
 		records = append(records, &net.SRV{Target: fmt.Sprintf("m%d.", i), Port: 6273})
 	}
