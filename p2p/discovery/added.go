@@ -101,7 +101,7 @@ func (a *added) remove(text string) error {
 	defer a.mu.Unlock()
 	i := slices.Index(a.texts, text)
 	if i < 0 {
-		return fmt.Errorf("no peer %.100q was added while narbor ran: one that is named by --peer or narbor.peers= must be removed there",
+		return fmt.Errorf("no peer %.100q was added while narbor ran: one that is named by --peer, narbor.peers= or DNS must be removed there",
 			text)
 	}
 	texts := slices.Delete(slices.Clone(a.texts), i, i+1)
@@ -122,15 +122,23 @@ func (a *added) keepHost() {
 	}
 }
 
-// setFound replaces the peers that SRV records name. A peer that was named already, there or by the user, stays as it is.
-func (a *added) setFound(texts []string) {
+// setFound replaces the peers that SRV records name, or adds to them if some name server has not answered. A peer that was
+// named already, there or by the user, stays as it is.
+func (a *added) setFound(texts []string, all bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	named := slices.DeleteFunc(a.named.now(), func(n *namedPeer) bool { return n.from == fromDNS && !slices.Contains(texts, n.text) })
+	found := 0
+	named := slices.DeleteFunc(a.named.now(), func(n *namedPeer) bool {
+		stale := n.from == fromDNS && all && !slices.Contains(texts, n.text)
+		if n.from == fromDNS && !stale {
+			found++
+		}
+		return stale
+	})
 	for _, text := range texts {
-		if !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.text == text }) {
+		if found < maxFound && !slices.ContainsFunc(named, func(n *namedPeer) bool { return n.text == text }) {
 			if n, err := parseFound(text); err == nil { // the search has left out others
-				named = append(named, n)
+				named, found = append(named, n), found+1
 			}
 		}
 	}

@@ -75,6 +75,9 @@ func New(cfg Config, host transport.Config, hooks Hooks) (*LAN, error) {
 		l.Log.Warn("the peers of known networks are forgotten: their file cannot be read", zap.Error(err))
 	}
 	l.Links = &Links{gate: l.Gate, addrs: addrs, seen: hooks.LinksLooked}
+	for _, n := range named {
+		n.first = true
+	}
 	kept, first := 0, firstLook{untried: len(named), mdns: cfg.MDNS}
 	if cfg.Net == nil {
 		first.untried++ // the remembered peers count as one that is named

@@ -30,10 +30,10 @@ const (
 	lookAgain, hostTries = 5 * time.Minute, 8
 )
 
-// A namedPeer is a peer that the user named: one machine, or with a DNS name as many as it has addresses. The host of a
+// A namedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it has addresses. The host of a
 // virtual machine is kept as if it had been named.
 type namedPeer struct {
-	text   string     // as the user wrote it
+	text   string     // as it was given
 	from   string     // where: fromFlag, fromKernel or fromAdded; or fromDNS, fromVsock
 	addr   netip.Addr // or
 	cid    uint32     // of a machine that is reached by vsock, or
@@ -41,6 +41,7 @@ type namedPeer struct {
 	family string     // "ip", "ip4" or "ip6": which of the name's addresses count
 	port   uint16
 	id     peer.ID // "": any peer that answers
+	first  bool    // the first round of discovery waits until it has been tried
 
 	hurry chan struct{} // the network has changed: dial at once
 	lost  chan struct{} // a connection to one of its peers has ended
@@ -198,7 +199,7 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 		addrs[i] = addrs[i].Unmap()
 	}
 	if n.from == fromDNS { // any network may have a name server; this one names no machine outside
-		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsPrivate() })
+		addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !a.IsPrivate() || transport.IsMetadata(a) })
 	}
 	slices.SortFunc(addrs, netip.Addr.Compare)
 	addrs = slices.Compact(addrs)
@@ -209,6 +210,9 @@ func (n *namedPeer) resolve(ctx context.Context) ([]netip.Addr, error) {
 func (n *namedPeer) rest(failures int, err error) time.Duration {
 	if n.from == fromVsock && (failures >= hostTries || errors.Is(err, syscall.ENODEV)) {
 		return lookAgain // the host has no narbor, or there is none
+	}
+	if n.from == fromDNS && errors.Is(err, errSelf) {
+		return lookAgain
 	}
 	return backoff(failures, namedMin)
 }

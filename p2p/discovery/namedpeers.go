@@ -17,7 +17,7 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// A NamedPeer is a peer that the user named: one machine, or with a DNS name as many as it has addresses.
+// A NamedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it has addresses.
 type NamedPeer struct {
 	Text string `json:"text"` // as it was given
 	// From is "flag" for [Config.Peers], "kernel" for [Config.KernelPeers], "added" for [LAN.AddPeer], and "dns-sd" for
@@ -26,10 +26,10 @@ type NamedPeer struct {
 	Connected []string `json:"connected"` // the IDs of those that are connected
 }
 
-// namedPeers stays connected to the peers that the user named.
+// namedPeers stays connected to the named peers.
 type namedPeers struct {
 	conns   *Conns
-	tried   func()        // is called once for each named peer that has been tried
+	tried   func()        // is called once for each peer of the first round that has been tried
 	changed chan struct{} // all may have changed
 
 	mu   sync.Mutex // guards what follows
@@ -148,7 +148,10 @@ func (ps *namedPeers) report() []NamedPeer {
 
 // keep stays connected to a named peer until ctx ends.
 func (ps *namedPeers) keep(ctx context.Context, n *namedPeer) {
-	tried := sync.OnceFunc(ps.tried)
+	tried := func() {}
+	if n.first {
+		tried = sync.OnceFunc(ps.tried)
+	}
 	defer tried()
 	if n.from == fromVsock { // a hypervisor may only time out if there is no narbor at the host
 		defer time.AfterFunc(placeFirst, tried).Stop()
@@ -192,7 +195,7 @@ func (ps *namedPeers) logFailure(ctx context.Context, n *namedPeer, failures int
 		return
 	}
 	log := ps.conns.Log.Debug
-	if failures == 0 && n.from != fromVsock {
+	if failures == 0 && n.from != fromVsock && n.from != fromDNS {
 		log = ps.conns.Log.Warn
 	}
 	log("named peer not reached", zap.String("peer", n.text), zap.Error(err))
@@ -245,9 +248,11 @@ func (ps *namedPeers) connectAnyone(ctx context.Context, n *namedPeer, last peer
 	return id, ps.connectAs(ctx, n, id, a)
 }
 
+var errSelf = errors.New("that is this machine itself")
+
 func (ps *namedPeers) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...netip.Addr) error {
 	if id == ps.conns.host.ID() {
-		return errors.New("that is this machine itself")
+		return errSelf
 	}
 	ps.remember(id, n)
 	return ps.conns.connect(ctx, peer.AddrInfo{ID: id, Addrs: n.multiaddrs(addrs)})

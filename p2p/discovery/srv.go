@@ -50,9 +50,10 @@ func (s *srvSearch) run(ctx context.Context) error {
 		case <-wait:
 			wait = nil
 			texts, err := s.ask(ctx)
-			if err == nil {
-				s.added.setFound(texts)
-			} else if ctx.Err() == nil {
+			if ctx.Err() == nil {
+				s.added.setFound(texts, err == nil)
+			}
+			if err != nil {
 				s.log.Debug("search domains not asked for peers", zap.Error(err))
 				wait = time.After(lookAgain)
 			}
@@ -60,8 +61,9 @@ func (s *srvSearch) run(ctx context.Context) error {
 	}
 }
 
-// ask returns the peers that the search domains have now.
+// ask returns the peers that the search domains have now, and an error if one of these could not be asked.
 func (s *srvSearch) ask(ctx context.Context) (texts []string, err error) {
+	var errs []error
 	config, err := dns.ClientConfigFromFile(s.config)
 	if err != nil {
 		return nil, err
@@ -73,7 +75,7 @@ func (s *srvSearch) ask(ctx context.Context) (texts []string, err error) {
 		}
 		records, err := s.lookIn(ctx, domain)
 		if err != nil {
-			return nil, err
+			errs = append(errs, err)
 		}
 		for _, r := range records {
 			text := fmt.Sprintf("%s:%d", strings.TrimSuffix(r.Target, "."), r.Port)
@@ -84,7 +86,7 @@ func (s *srvSearch) ask(ctx context.Context) (texts []string, err error) {
 			}
 		}
 	}
-	return texts, nil
+	return texts, errors.Join(errs...)
 }
 
 // lookIn returns the records of one domain, by priority. A domain without any is no error.
@@ -102,11 +104,12 @@ func (s *srvSearch) lookIn(ctx context.Context, domain string) ([]*net.SRV, erro
 	return nil, err
 }
 
-// parseFound parses HOST:PORT of an SRV record, which holds no address (RFC 2782).
+// parseFound parses HOST:PORT of an SRV record, which holds no address (RFC 2782). As with announcements, the port is not
+// one of those below [netmon.MinPort].
 func parseFound(text string) (*namedPeer, error) {
 	n, err := parseNamedPeer(text)
-	if err != nil || n.name == "" {
-		return nil, errors.Join(fmt.Errorf("%.100q is no DNS name with a port", text), err)
+	if err != nil || n.name == "" || n.port < netmon.MinPort {
+		return nil, errors.Join(fmt.Errorf("%.100q is no DNS name with a port from %d on", text, netmon.MinPort), err)
 	}
 	n.from = fromDNS
 	return n, nil

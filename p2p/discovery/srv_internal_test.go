@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,15 +19,22 @@ import (
 
 // nameServer answers questions for SRV records from a map, and counts them.
 type nameServer struct {
+	mu      sync.Mutex // guards what follows
 	records map[string][]*net.SRV
 	err     error
+	broken  string // a name for which it fails
 	asked   []string
 }
 
 func (s *nameServer) lookup(_ context.Context, name string) ([]*net.SRV, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.asked = append(s.asked, name)
 	if s.err != nil {
 		return nil, s.err
+	}
+	if name == s.broken {
+		return nil, &net.DNSError{Err: "server misbehaving", Name: name, IsTemporary: true}
 	}
 	if records, ok := s.records[name]; ok {
 		return records, nil
@@ -81,26 +89,28 @@ func TestSearchDomainsAreAskedAfterEachChangeOfNetwork(t *testing.T) {
 		if !slices.Equal(server.asked, []string{"_narbor._tcp.home.test."}) {
 			t.Errorf("asked %q, want one name", server.asked)
 		}
-		server.records["_narbor._tcp.home.test."] = []*net.SRV{{Target: "nas.home.test.", Port: 6273}, {Target: "b.home.test.", Port: 7}}
+		server.records["_narbor._tcp.home.test."] = []*net.SRV{{Target: "nas.home.test.", Port: 6273}, {Target: "b.home.test.", Port: 7000}}
 		want("before a change", "nas.home.test:6273")
 		moved := func() {
 			s.hint()
 			<-time.After(2 * srvDelay)
 		}
 		moved()
-		want("records", "nas.home.test:6273 +b.home.test:7")
+		want("records", "nas.home.test:6273 +b.home.test:7000")
 		before := s.added.named.now()
-		server.records["_narbor._tcp.home.test."] = append(server.records["_narbor._tcp.home.test."], &net.SRV{Target: "c.", Port: 8})
+		server.records["_narbor._tcp.home.test."] = append(server.records["_narbor._tcp.home.test."], &net.SRV{Target: "c.", Port: 8000})
 		moved()
-		want("one more", "nas.home.test:6273 +b.home.test:7 +c:8")
+		want("one more", "nas.home.test:6273 +b.home.test:7000 +c:8000")
 		if !slices.Equal(before, s.added.named.now()[:2]) {
 			t.Error("a peer that is named as before has been replaced")
 		}
 		server.err = errors.New("server failure")
 		moved()
-		want("no answer", "nas.home.test:6273 +b.home.test:7 +c:8")
+		want("no answer", "nas.home.test:6273 +b.home.test:7000 +c:8000")
+		server.mu.Lock()
 		server.err = nil
 		clear(server.records)
+		server.mu.Unlock()
 		<-time.After(2 * lookAgain)
 		want("no records, asked again", "nas.home.test:6273")
 		cancel()
@@ -113,8 +123,8 @@ func TestSearchDomainsAreAskedAfterEachChangeOfNetwork(t *testing.T) {
 func TestRecordsThatNameNoMachineAreLeftOut(t *testing.T) {
 	s, server := newTestSearch(t, "search home.test\n")
 	records := []*net.SRV{{Target: ".", Port: 6273}, {Target: "8.8.8.8.", Port: 6273}, {Target: "vsock:2.", Port: 6273},
-		{Target: "fd00::1", Port: 1}, {Target: "-x.", Port: 6273}, {Target: "a b.", Port: 6273}, {Target: "zero.", Port: 0},
-		{Target: strings.Repeat("a", 254), Port: 1}}
+		{Target: "fd00::1", Port: 6273}, {Target: "-x.", Port: 6273}, {Target: "a b.", Port: 6273}, {Target: "zero.", Port: 0},
+		{Target: strings.Repeat("a", 254), Port: 6273}, {Target: "printer.", Port: 631}}
 	for i := range 2 * maxFound {
 		records = append(records, &net.SRV{Target: fmt.Sprintf("m%d.", i), Port: 6273})
 	}
@@ -143,13 +153,23 @@ func TestFoundPeerMayBeAdded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.added.setFound(texts)
+	s.added.setFound(texts, true)
 	s.added.file = filepath.Join(t.TempDir(), "peers.json")
 	if err := s.added.add("nas:6273"); err != nil {
 		t.Fatal(err)
 	}
-	s.added.setFound(nil)
+	s.added.setFound(nil, true)
 	if got := s.has(); got != "nas:6273" {
 		t.Errorf("named are %q, want the one that was added", got)
+	}
+}
+
+func TestSearchDomainThatFailsHidesNoOther(t *testing.T) {
+	s, server := newTestSearch(t, "search broken.test home.test\n")
+	server.broken = "_narbor._tcp.broken.test."
+	server.records["_narbor._tcp.home.test."] = []*net.SRV{{Target: "nas.", Port: 6273}}
+	texts, err := s.ask(t.Context())
+	if err == nil || !slices.Equal(texts, []string{"nas:6273"}) {
+		t.Errorf("ask = %q, %v, want nas and an error", texts, err)
 	}
 }

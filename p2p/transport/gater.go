@@ -47,7 +47,7 @@ func (g *Gater) SetLinks(links []netmon.Link) {
 	g.links = links
 }
 
-// SetNamed replaces the addresses that belong to one name given by the user.
+// SetNamed replaces the addresses that belong to one name given by the user, or by an SRV record.
 func (g *Gater) SetNamed(name string, addrs []netip.Addr) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -62,14 +62,14 @@ func (g *Gater) SetNamed(name string, addrs []netip.Addr) {
 func (g *Gater) IsNeighbour(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.onLink(a) && !g.own(a) && !isMetadata(a)
+	return g.onLink(a) && !g.own(a) && !IsMetadata(a)
 }
 
 // mayDial reports whether a is a neighbour's address, or one that the user named.
 func (g *Gater) mayDial(a netip.Addr) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.isNamed(a) || g.onLink(a) && !g.own(a) && !isMetadata(a)
+	return g.isNamed(a) || g.onLink(a) && !g.own(a) && !IsMetadata(a)
 }
 
 // MayAccept is like mayDial, but this machine may always connect to itself, and its guests may by vsock.
@@ -120,8 +120,8 @@ func (g *Gater) isNamed(a netip.Addr) bool {
 	return false
 }
 
-// isMetadata reports the addresses where clouds hand secrets to any client. They can look on-link there.
-func isMetadata(a netip.Addr) bool {
+// IsMetadata reports the addresses where clouds hand secrets to any client. They can look on-link there.
+func IsMetadata(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{169, 254, 169, 254}) || a == netip.MustParseAddr("fd00:ec2::254")
 }
 
