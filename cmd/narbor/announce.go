@@ -28,11 +28,18 @@ func (s *parts) announce(c *cli.Context) error {
 	case s.pause.end() != nil:
 		line("sharing", "nothing until %s: it was paused", s.pause.end().Local().Format("2006-01-02 15:04"))
 	case len(names) == 0:
-		line("sharing", "nothing: no trusted key is public; see `narbor keys`")
-	case len(s.keys.circleNames()) > 0:
+		line("sharing", "nothing that is signed: no trusted key is public; see `narbor keys`")
+	case len(s.keys.circleNames()) > 0 || s.keys.fetched:
 		line("sharing", "what %s has signed", strings.Join(names, " or "))
 	default:
 		line("sharing", "what %s has signed, and nothing else", strings.Join(names, " or "))
+	}
+	if s.keys.fetched && !s.shares.off {
+		to := "every neighbour"
+		if s.keys.group.secret != nil {
+			to = "members of the group"
+		}
+		line("sources", "what Nix has fetched by its hash goes to %s without a signature", to)
 	}
 	if _, private := s.keys.policy().split(s.keys.trusted.Names()); len(private) > 0 {
 		line("private", "what only %s has signed goes %s", strings.Join(private, " or "),

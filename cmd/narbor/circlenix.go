@@ -62,7 +62,7 @@ func tellNixOfCircle(c *cli.Context, s screen, now circle.Circle, before *circle
 			fmt.Fprintf(s, "  %s\n", l) // never wrapped: it is to be copied
 		}
 		printUnwanted(s, old)
-	} else if err := errors.Join(addLines(c, s, lines), takeOut(c, s, old)); err != nil {
+	} else if err := replaceLines(c, s, lines, old); err != nil {
 		return fmt.Errorf("the circle is made, but nix.conf has not all of it: %w; see `narbor circle show`", err)
 	}
 	restartHint(s)
@@ -300,4 +300,12 @@ func circleLeaveCommand() *cli.Command {
 			return nil
 		},
 	}
+}
+
+// replaceLines takes the old lines out of nix.conf once it has the new ones.
+func replaceLines(c *cli.Context, s screen, lines, old []nixLine) error {
+	if err := addLines(c, s, lines); err != nil {
+		return err
+	}
+	return takeOut(c, s, old)
 }

@@ -60,7 +60,7 @@ func peerFlags() []cli.Flag {
 		listFlag("trusted-key", categoryWho, "believe what `KEY` (name:base64) has signed, beside Nix's trusted-public-keys; repeatable"),
 		shareKeyFlag(),
 		stringFlag("group-secret-file", "", categoryWho, "ask and answer only neighbours that have the same secret, in `FILE`: 16 bytes "+
-			"or more, such as of head -c 32 /dev/urandom | base64"),
+			"or more, such as of head -c 32 /dev/urandom | base64 (default: that of the circle; see narbor circle)"),
 	}
 }
 
@@ -309,8 +309,8 @@ func runFlags() []cli.Flag {
 		listFlag("circle-key", categoryWho,
 			"let members of the group have what was built here, too, if the trusted key of this `NAME` has "+
 				"signed it, such as home-1; needs --group-secret-file; repeatable"),
-		stringFlag("share-sources", "group", categoryWho, "to `WHOM` sources go that Nix has fetched by their hash, without a signature: "+
-			"group (its members; without --group-secret-file to no machine), all or none"),
+		stringFlag("share-sources", "group", categoryWho, "give sources that Nix has fetched by their hash, without a signature, to "+
+			"`SCOPE`: group (its members; without a group to no machine), all (every neighbour) or none"),
 		stringFlag("share", "signed", categoryWho, "`WHAT` neighbours may have: signed (what a public key has signed; see share-key) or "+
 			"none; `narbor share` changes it until the next start"),
 	}, logFlags(), []cli.Flag{configFlag()})
@@ -327,14 +327,14 @@ func parseShare(what string) (on bool, err error) {
 
 // parseShareSources parses the value of --share-sources: neighbours may have fetched sources without a signature, or not.
 // In a group, neighbours are its members.
-func parseShareSources(whom string, group bool) (on bool, err error) {
-	switch whom {
+func parseShareSources(scope string, group bool) (on bool, err error) {
+	switch scope {
 	case "group":
 		return group, nil
 	case "all", "none":
-		return whom == "all", nil
+		return scope == "all", nil
 	}
-	return false, fmt.Errorf("%.20q is neither group nor all nor none", whom)
+	return false, fmt.Errorf("%.20q is neither group nor all nor none", scope)
 }
 
 func queryOf(key, value string) string { return url.Values{key: {value}}.Encode() }

@@ -119,7 +119,7 @@ func (sh ShareStatus) print(s screen) {
 	s.field("sharing", "%s", sh.what)
 	sources := "private sources"
 	if sh.Sources {
-		sources = "local directories other than flakes"
+		sources = "local directories, unless their path is called source, as flakes are"
 	}
 	s.field("never", "paths that were built here, %s, .drv files, and any list of the paths here", sources)
 	from := sh.CacheDirs

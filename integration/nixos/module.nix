@@ -94,8 +94,8 @@ in
       ];
       default = "group";
       description = ''
-        Which machines may have sources that Nix has fetched by their hash, without a signature: members of the group (without
-        {option}`services.narbor.groupSecretFile` no machine), all, or none. They need to name its hash.
+        Which machines may have sources that Nix has fetched by their hash, without a signature: members of the group (no machine
+        outside of one), all, or none. They need to name its hash.
       '';
     };
 

@@ -101,7 +101,7 @@ func (a *added) remove(text string) error {
 	defer a.mu.Unlock()
 	i := slices.Index(a.texts, text)
 	if i < 0 {
-		return fmt.Errorf("no peer %.100q was added while narbor ran: one that is named by --peer, narbor.peers= or DNS must be removed there",
+		return fmt.Errorf("no peer %.100q was added while narbor ran: one of --peer, narbor.peers= or DNS must be removed there",
 			text)
 	}
 	texts := slices.Delete(slices.Clone(a.texts), i, i+1)

@@ -30,8 +30,8 @@ const (
 	lookAgain, hostTries = 5 * time.Minute, 8
 )
 
-// A namedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it has addresses. The host of a
-// virtual machine is kept as if it had been named.
+// A namedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it
+// has addresses. The host of a virtual machine is kept as if it had been named.
 type namedPeer struct {
 	text   string     // as it was given
 	from   string     // where: fromFlag, fromKernel or fromAdded; or fromDNS, fromVsock

@@ -17,14 +17,14 @@ import (
 //	the same, from a substituter             fixed:…; the table of outputs has it
 //	output of a content-addressed build      fixed:…, deriver, ultimate; not in the table of outputs
 //	flake input, fetchTree, fetchTarball     fixed:r:…, the name "source"
-//	local flake, fetchTree of a directory    the same
+//	local flake, lib.cleanSource of a folder the same
 //	builtins.fetchurl, nix-prefetch-url      fixed:…
 //	file that is copied in flat              the same
 //	local directory or file, nix-store --add fixed:r:…, its own name
 //	builtins.toFile, .drv                    text:…
 //
-// Those that look alike count as fetched: a local flake, and a file that is copied in flat. A neighbour still has to name
-// their hash part, and that can be computed only from a hash of the content.
+// Those that look alike count as fetched: a local directory that is called source, and a file that is copied in flat. A
+// neighbour still has to name their hash part, and that can be computed only from a hash of the content.
 func (n *Store) fetched(ctx context.Context, info store.Info) bool {
 	hash, ok := strings.CutPrefix(info.CA, "fixed:")
 	if !ok || len(info.References) > 0 {

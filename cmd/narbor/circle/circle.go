@@ -23,6 +23,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -114,6 +115,9 @@ func (c Circle) text() []byte {
 	return b.Bytes()
 }
 
+// unfit reports a rune that a path in nix.conf cannot have, or that a terminal would obey.
+func unfit(r rune) bool { return r <= ' ' || r == '#' || r >= 0x7f && r < 0xa0 }
+
 // parse reads a circle. Its errors show nothing of the secret.
 func parse(text []byte) (c Circle, err error) {
 	if secretKey.Match(text) {
@@ -131,6 +135,9 @@ func parse(text []byte) (c Circle, err error) {
 	secret, err := base64.StdEncoding.Strict().DecodeString(c.Secret)
 	if err != nil || len(secret) != secretLen {
 		return c, fmt.Errorf("has a secret that is not the base64 of %d bytes", secretLen)
+	}
+	if k := c.SigningKey; k != "" && (!filepath.IsAbs(k) || filepath.Clean(k) != k || strings.ContainsFunc(k, unfit)) {
+		return c, errors.New("has no path of a signing key that nix.conf could name")
 	}
 	if len(c.Keys) < 1 || len(c.Keys) > maxKeys {
 		return c, fmt.Errorf("has %d keys: 1 to %d are possible", len(c.Keys), maxKeys)

@@ -78,6 +78,9 @@ func TestInvitationFormIsStrict(t *testing.T) {
 		"a long file":     {good + strings.Repeat(" ", 4<<10), "longer than"},
 		"state of the signer": {strings.Replace(good, "]\n}", "],\n  \"signingKey\": \"/etc/nix/home-1.sec\"\n}", 1),
 			"machine that signs"},
+		"a relative signing key": {strings.Replace(good, "]\n}", "],\n  \"signingKey\": \"home-1.sec\"\n}", 1), "nix.conf could name"},
+		"a signing key of two words": {strings.Replace(good, "]\n}", "],\n  \"signingKey\": \"/etc/a b\"\n}", 1),
+			"nix.conf could name"},
 	} {
 		if bad.text == good {
 			t.Fatalf("%s: the text is the good one", name)
