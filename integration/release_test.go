@@ -81,7 +81,7 @@ func TestReleaseIsTheSameTwice(t *testing.T) {
 	if out, err := release(t, tree, []string{caches[0]}, append(args, "9.9.9", first)...); err != nil {
 		t.Fatalf("release: %v\n%s", err, out)
 	}
-	odd := []string{caches[1], "TZ=Asia/Tokyo", "GOFLAGS=-v", "GOAMD64=v2", "USER=other", "HOSTNAME=other"}
+	odd := []string{caches[1], "TZ=Asia/Tokyo", "GOFLAGS=-v", "GOAMD64=v2", "GOFIPS140=latest", "USER=other", "HOSTNAME=other"}
 	if out, err := release(t, again, odd, append(args, "9.9.9", second)...); err != nil {
 		t.Fatalf("release: %v\n%s", err, out)
 	}
