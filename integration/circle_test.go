@@ -63,7 +63,7 @@ func (c circleLAN) restart(hosts ...*lan.Host) {
 	}
 }
 
-// build builds on the builder as root, whose Nix reads nix.conf each time, and returns path and NarHash.
+// build builds on the builder as root, for which Nix reads nix.conf each time, and returns path and NarHash.
 func (c circleLAN) build(name string, flags ...string) (path, hash string) {
 	c.Helper()
 	path = c.shell(c.builder, fmt.Sprintf(`NIX_REMOTE= nix-build --no-out-link %s --option sandbox false --expr 'derivation { name = "%s";

@@ -1,4 +1,4 @@
-// Package circle keeps a machine's membership of a circle: a group whose members get each other's own builds. The state
+// Package circle keeps a machine's membership of a circle: a group in which members get the own builds of others. The state
 // directory has it in one file, and the file for the other members has the same form:
 //
 //	{
@@ -12,7 +12,7 @@
 //
 // On the machine that signs, the state directory's file also has "signingKey", the path of Nix's secret key. The key
 // itself is written once, when it is made, and never opened again. A file is accepted only in exactly this form,
-// which is that of `jq .`, so nothing is in it twice or beside what is read.
+// which is that of `jq .`, so no field is in it twice, and none that is not read.
 package circle
 
 import (
