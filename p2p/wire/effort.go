@@ -17,6 +17,13 @@ const bestBelow = 4 << 20
 // pausedBlocks is the number of blocks for which a level that took too long is not tried again.
 const pausedBlocks = 64
 
+// judged is the number of blocks over which their time is smoothed, and mostShare the share of the time on the link from which
+// on the processor is too slow: above it, the link may have to wait.
+const (
+	judged    = 8
+	mostShare = 0.75
+)
+
 // best compresses for the slowest links.
 var best effort
 
@@ -25,7 +32,8 @@ var best effort
 //
 // The encoder has 34 MB of tables, so there is one, and it is freed after a garbage collection in which it was not used.
 type effort struct {
-	busy   sync.Mutex // held while a block is compressed
+	busy   sync.Mutex // held while a block is compressed; guards share and paused
+	share  float64    // of the time on the link that compressing took of late
 	paused int        // blocks to leave to the level below
 
 	mu      sync.Mutex // guards the rest
@@ -34,7 +42,7 @@ type effort struct {
 }
 
 // pack compresses block into out for a link of that pace. It returns false if another block is being compressed, or if
-// earlier ones took over half of the time that they spent on the link.
+// earlier ones took nearly as long as they spent on the link.
 func (e *effort) pack(pace int64, block, out []byte) ([]byte, bool) {
 	if !e.busy.TryLock() {
 		return nil, false
@@ -51,10 +59,11 @@ func (e *effort) pack(pace int64, block, out []byte) ([]byte, bool) {
 	return packed, true
 }
 
-// judge pauses after a block that took too long.
+// judge pauses when blocks take too long. One that other work has interrupted changes little.
 func (e *effort) judge(spent, onLink time.Duration) {
-	if spent > onLink/2 {
-		e.paused = pausedBlocks
+	e.share += (min(1, float64(spent)/float64(onLink)) - e.share) / judged
+	if e.share > mostShare {
+		e.share, e.paused = 0, pausedBlocks
 	}
 }
 

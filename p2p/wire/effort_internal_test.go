@@ -60,16 +60,22 @@ func TestEffortTakesFewerBytes(t *testing.T) {
 
 func TestEffortEndsWhenTheProcessorIsTooSlow(t *testing.T) {
 	for name, c := range map[string]struct {
+		blocks        int
 		spent, onLink time.Duration
 		want          bool
 	}{
-		"a quarter of the time": {25 * time.Millisecond, 100 * time.Millisecond, true},
-		"half of it":            {50 * time.Millisecond, 100 * time.Millisecond, true},
-		"more than half":        {51 * time.Millisecond, 100 * time.Millisecond, false},
-		"a link that is faster": {25 * time.Millisecond, 10 * time.Millisecond, false},
+		"a quarter of the time":     {100, 25 * time.Millisecond, 100 * time.Millisecond, true},
+		"three quarters of it":      {100, 75 * time.Millisecond, 100 * time.Millisecond, true},
+		"more":                      {100, 80 * time.Millisecond, 100 * time.Millisecond, false},
+		"a faster link":             {12, 25 * time.Millisecond, 10 * time.Millisecond, false},
+		"a few that waited a while": {8, time.Second, 100 * time.Millisecond, true},
 	} {
 		var e effort
-		e.judge(c.spent, c.onLink)
+		for range c.blocks {
+			if e.paused == 0 {
+				e.judge(c.spent, c.onLink)
+			}
+		}
 		block, room := text(1000), make([]byte, 2000)
 		if _, ok := e.pack(slowest, block, room); ok != c.want {
 			t.Errorf("%s: packed the next block: %v, want %v", name, ok, c.want)
@@ -82,7 +88,10 @@ func TestEffortEndsWhenTheProcessorIsTooSlow(t *testing.T) {
 		}
 	}
 	var e effort
-	if e.pack(1<<60, text(store.BlockSize), make([]byte, store.BlockSize)); e.paused == 0 {
+	for range 20 {
+		e.pack(1<<60, text(store.BlockSize), make([]byte, store.BlockSize))
+	}
+	if e.paused == 0 {
 		t.Error("goes on, though the link is a billion times as fast as the processor")
 	}
 }
