@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -32,7 +30,6 @@ type slowArchive struct {
 	*corpus.Corpus
 	kind string
 	zstd string // the cache, compressed
-	size int64  // of the compressed archive
 }
 
 // A slowFetch is a host that fetches an archive over a slow line. The line is its own, so that several fetch at once.
@@ -44,9 +41,12 @@ type slowFetch struct {
 	killed  bool // whether its narbor is killed and started again when half of the archive is there
 }
 
+// A lane is fetches one after the other.
+type lane []*slowFetch
+
 // slowLine fetches one large path over a line of 20 Mbit/s with the oldest and the newest Nix. The nginx has archives that
-// are compressed by zstd already. All rivals fetch at once, each from a neighbour of its own: the line limits them, and
-// other load slows them all.
+// are compressed by zstd already. Rivals fetch at once, each from a neighbour of its own: the line limits them, and
+// other load slows them all. Only the narbors that compress take turns, since three would need both processors.
 func (b *bench) slowLine() (rows []row, err error) {
 	nixes, err := lan.Nixes(b.ctx)
 	if err != nil {
@@ -61,23 +61,23 @@ func (b *bench) slowLine() (rows []row, err error) {
 		timeouts = timeouts[:1]
 	}
 	var groups [][]*slowFetch
-	var bytes int64
-	for _, a := range archives {
-		for _, nix := range []lan.Nix{nixes[0], nixes[len(nixes)-1]} {
-			groups = append(groups, slowGroup(a, nix, timeouts))
-			bytes += a.size
+	var rounds [][]lane // one for each version of Nix: all at once would need 20 GB of memory
+	for _, nix := range []lan.Nix{nixes[0], nixes[len(nixes)-1]} {
+		var round []lane
+		for _, a := range archives {
+			group := slowGroup(a, nix, timeouts)
+			groups, round = append(groups, group), append(round, slowLanes(group)...)
 		}
+		rounds = append(rounds, round)
 	}
-	rounds := groups
 	if b.short {
-		rounds = [][]*slowFetch{slices.Concat(groups...)}
-	} else { // all at once would need 20 GB of memory
-		line := time.Duration(b.fewer()) * time.Duration(bytes*8/slowRate) * time.Microsecond
-		b.progress(fmt.Sprintf("slow: this takes more than %d minutes", int(line.Minutes())))
+		rounds = [][]lane{slices.Concat(rounds...)}
+	} else {
+		b.progress("slow: this takes about 20 minutes a run")
 	}
 	for i := range b.fewer() {
 		for j, round := range rounds {
-			b.progress(fmt.Sprintf("slow: %d hosts at once, %d of %d, run %d of %d", len(round), j+1, len(rounds), i+1, b.fewer()))
+			b.progress(fmt.Sprintf("slow: %d lines at once, %d of %d, run %d of %d", len(round), j+1, len(rounds), i+1, b.fewer()))
 			if err := b.fetchSlowly(round); err != nil {
 				return nil, err
 			}
@@ -103,15 +103,6 @@ func (b *bench) slowArchives() (all []slowArchive, err error) {
 		if a.zstd, err = a.Zstd(b.ctx, b.progress); err != nil {
 			return nil, err
 		}
-		names, err := filepath.Glob(filepath.Join(a.zstd, "nar", "*"))
-		if err != nil || len(names) != 1 {
-			return nil, errors.Join(fmt.Errorf("%s has %d archives, want 1", a.zstd, len(names)), err)
-		}
-		st, err := os.Stat(names[0])
-		if err != nil {
-			return nil, err
-		}
-		a.size = st.Size()
 		all = append(all, a)
 	}
 	return all, nil
@@ -127,6 +118,17 @@ func slowGroup(a slowArchive, nix lan.Nix, timeouts []int) []*slowFetch {
 		all = append(all, &slowFetch{series: series{Name: "narbor, killed"}, slowArchive: a, nix: nix, stalled: 300, killed: true})
 	}
 	return all
+}
+
+// slowLanes lets the narbors of a group that compress fetch one after the other, and all else at once.
+func slowLanes(group []*slowFetch) (lanes []lane) {
+	if group[0].kind == "compressible" {
+		return []lane{group[:1], group[1:]}
+	}
+	for _, f := range group {
+		lanes = append(lanes, lane{f})
+	}
+	return lanes
 }
 
 // slowRows compares the others of a group with its first.
@@ -146,33 +148,44 @@ func slowRows(group []*slowFetch) (rows []row) {
 	return rows
 }
 
-// fetchSlowly lets all fetch at once, each on a LAN of its own, and adds a sample to each.
-func (b *bench) fetchSlowly(all []*slowFetch) error {
+// fetchSlowly fetches in all lanes at once, from the moment when the hosts of their first fetches are ready.
+func (b *bench) fetchSlowly(lanes []lane) error {
 	var ready sync.WaitGroup
-	ready.Add(len(all))
+	ready.Add(len(lanes))
 	var g errgroup.Group
-	for _, f := range all {
+	for _, fetches := range lanes {
 		g.Go(func() error {
 			begin := sync.OnceFunc(ready.Done)
 			defer begin()
-			return b.withLAN(func(l *lan.LAN) error {
-				r, from, err := b.slowHosts(l, f)
-				begin()
-				ready.Wait()
+			for _, f := range fetches {
+				err := b.withLAN(func(l *lan.LAN) error {
+					r, from, err := b.slowHosts(l, f)
+					begin()
+					ready.Wait()
+					if err != nil {
+						return err
+					}
+					return b.fetchOne(f, r, from)
+				})
 				if err != nil {
 					return fmt.Errorf("%s, Nix %s: %w", f.Name, f.nix.Version, err)
 				}
-				w := watching(r, from)
-				if f.killed { // another process has taken its place
-					w.procs = slices.DeleteFunc(w.procs, func(p watchedProc) bool { return p.Process == r.narbor })
-				}
-				s, err := b.observe(w, func() (float64, error) { return b.realiseSlowly(f, r) })
-				f.Samples = append(f.Samples, s)
-				return err
-			})
+			}
+			return nil
 		})
 	}
 	return g.Wait()
+}
+
+// fetchOne adds a sample to a fetch.
+func (b *bench) fetchOne(f *slowFetch, r *receiver, from *sender) error {
+	w := watching(r, from)
+	if f.killed { // another process has taken its place
+		w.procs = slices.DeleteFunc(w.procs, func(p watchedProc) bool { return p.Process == r.narbor })
+	}
+	s, err := b.observe(w, func() (float64, error) { return b.realiseSlowly(f, r) })
+	f.Samples = append(f.Samples, s)
+	return err
 }
 
 // slowHosts adds the host that fetches, and its neighbour behind the slow line.
