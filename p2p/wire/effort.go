@@ -14,14 +14,12 @@ import (
 // bytes than the default level, at a fifth of its speed: 18 to 24 MB a second on one processor of 2024.
 const bestBelow = 4 << 20
 
-// pausedBlocks is the number of blocks for which a level that took too long is not tried again.
-const pausedBlocks = 64
-
-// judged is the number of blocks over which their time is smoothed, and mostShare the share of the time on the link from which
-// on the processor is too slow: above it, the link may have to wait.
+// A block that took more than mostShare of its time on the link says that the processor is too slow or too busy: the link may
+// have waited. The level is then left alone for minPause blocks, and for twice as many, up to maxPause, if the next took
+// too long again.
 const (
-	judged    = 8
-	mostShare = 0.75
+	mostShare          = 0.75
+	minPause, maxPause = 16, 4096
 )
 
 // best compresses for the slowest links.
@@ -32,9 +30,9 @@ var best effort
 //
 // The encoder has 34 MB of tables, so there is one, and it is freed after a garbage collection in which it was not used.
 type effort struct {
-	busy   sync.Mutex // held while a block is compressed; guards share and paused
-	share  float64    // of the time on the link that compressing took of late
+	busy   sync.Mutex // held while a block is compressed; guards paused and pause
 	paused int        // blocks to leave to the level below
+	pause  int        // the latest pause, in blocks
 
 	mu      sync.Mutex // guards the rest
 	encoder *zstd.Encoder
@@ -42,7 +40,7 @@ type effort struct {
 }
 
 // pack compresses block into out for a link of that pace. It returns false if another block is being compressed, or if
-// earlier ones took nearly as long as they spent on the link.
+// one before took nearly as long as it spent on the link.
 func (e *effort) pack(pace int64, block, out []byte) ([]byte, bool) {
 	if !e.busy.TryLock() {
 		return nil, false
@@ -59,12 +57,14 @@ func (e *effort) pack(pace int64, block, out []byte) ([]byte, bool) {
 	return packed, true
 }
 
-// judge pauses when blocks take too long. One that other work has interrupted changes little.
+// judge pauses after a block that took too long.
 func (e *effort) judge(spent, onLink time.Duration) {
-	e.share += (min(1, float64(spent)/float64(onLink)) - e.share) / judged
-	if e.share > mostShare {
-		e.share, e.paused = 0, pausedBlocks
+	if float64(spent) <= mostShare*float64(onLink) {
+		e.pause = 0
+		return
 	}
+	e.pause = min(max(2*e.pause, minPause), maxPause)
+	e.paused = e.pause
 }
 
 // take returns the encoder, and makes it if there is none.

@@ -59,39 +59,30 @@ func TestEffortTakesFewerBytes(t *testing.T) {
 }
 
 func TestEffortEndsWhenTheProcessorIsTooSlow(t *testing.T) {
-	for name, c := range map[string]struct {
-		blocks        int
-		spent, onLink time.Duration
-		want          bool
-	}{
-		"a quarter of the time":     {100, 25 * time.Millisecond, 100 * time.Millisecond, true},
-		"three quarters of it":      {100, 75 * time.Millisecond, 100 * time.Millisecond, true},
-		"more":                      {100, 80 * time.Millisecond, 100 * time.Millisecond, false},
-		"a faster link":             {12, 25 * time.Millisecond, 10 * time.Millisecond, false},
-		"a few that waited a while": {8, time.Second, 100 * time.Millisecond, true},
-	} {
-		var e effort
-		for range c.blocks {
-			if e.paused == 0 {
-				e.judge(c.spent, c.onLink)
+	const onLink = 100 * time.Millisecond
+	var e effort
+	pauses := func(spent time.Duration, want int) {
+		t.Helper()
+		e.judge(spent, onLink)
+		block, room := text(1000), make([]byte, 2000)
+		for got := range want + 1 {
+			if _, ok := e.pack(slowest, block, room); ok != (got == want) {
+				t.Fatalf("after a block that took %v of %v: packed after a pause of %d: %v, want it after %d", spent, onLink, got, ok, want)
 			}
 		}
-		block, room := text(1000), make([]byte, 2000)
-		if _, ok := e.pack(slowest, block, room); ok != c.want {
-			t.Errorf("%s: packed the next block: %v, want %v", name, ok, c.want)
-		}
-		for range pausedBlocks {
-			e.pack(slowest, block, room)
-		}
-		if _, ok := e.pack(slowest, block, room); !ok {
-			t.Errorf("%s: not tried again after %d blocks", name, pausedBlocks)
+	}
+	pauses(75*time.Millisecond, 0)
+	pauses(76*time.Millisecond, minPause)
+	pauses(time.Second, minPause) // the block between was in time
+	e.judge(time.Second, onLink)
+	for want := 2 * minPause; want <= 2*maxPause; want *= 2 {
+		e.judge(time.Second, onLink)
+		if got := e.paused; got != min(want, maxPause) {
+			t.Errorf("pause of %d after another block that took too long, want %d", got, min(want, maxPause))
 		}
 	}
-	var e effort
-	for range 20 {
-		e.pack(1<<60, text(store.BlockSize), make([]byte, store.BlockSize))
-	}
-	if e.paused == 0 {
+	e.paused = 0
+	if e.pack(1<<60, text(store.BlockSize), make([]byte, store.BlockSize)); e.paused == 0 {
 		t.Error("goes on, though the link is a billion times as fast as the processor")
 	}
 }
