@@ -183,3 +183,34 @@ func (w world) inGroup(h *lan.Host) {
 	_, err := h.Run(w.ctx, "sh", "-c", "chmod 400 "+groupSecret+" && chown 65534 "+groupSecret)
 	w.must(err)
 }
+
+// Nix finds a file by its content in its hashed mirror, whatever the name of the store path is that has it.
+func TestHashedMirror(t *testing.T) {
+	for _, nix := range nixes(t) {
+		t.Run(nix.Version, func(t *testing.T) {
+			w := newWorld(t)
+			h := w.host(lan.HostConfig{Name: "holder", System: nix.System}, "hashed-mirrors = "+lan.Substituter, "substituters =",
+				"experimental-features = nix-command", "connect-timeout = 1", "download-attempts = 1")
+			w.start(h)
+			const dead = "http://127.0.0.1:9"
+			add := func(file string) {
+				_, err := h.Run(w.ctx, "sh", "-ec", sourceScripts+`nix-store --add-fixed sha256 `+file, "sh", dead)
+				w.must(err)
+			}
+			fetch := func(name, algo, file string) error {
+				script := sourceScripts + `fod ` + name + ` gone flat ` + algo + ` $(hash ` + algo + ` --flat ` + file + `)`
+				_, err := h.Run(w.ctx, "sh", "-ec", script, "sh", dead)
+				return err
+			}
+			if err := fetch("absent", "sha256", "one"); err == nil {
+				t.Error("a file that is not here was fetched")
+			}
+			add("one")
+			w.must(fetch("renamed", "sha256", "one"))
+			if err := fetch("another", "sha256", "two"); err == nil {
+				t.Error("a file that is not here was fetched")
+			}
+			w.must(h.Verify(w.ctx))
+		})
+	}
+}

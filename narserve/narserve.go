@@ -8,6 +8,7 @@
 //
 // Beside it, for this machine alone, by its loopback names and over its loopback interface:
 //
+//	GET, HEAD /sha256/<hash, base 16 or base 32>         a file by its content, for Nix's hashed-mirrors; also sha512, sha1, md5
 //	GET, HEAD /                                          the page for people
 //	GET       /events                                    its parts, as they change: server-sent events
 //	GET, HEAD /api/v1/status                             the same as JSON, for programs
@@ -70,6 +71,9 @@ type Config struct {
 	// fetch what it finds.
 	Upstream func(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 
+	// File finds a store path that holds nothing but a file; nil: there are no such URLs.
+	File func(ctx context.Context, f trust.File) (trust.Mapping, error)
+
 	Keys *trust.Keys // checks remembered mappings again when their NAR is asked for; nil trusts no key
 	// Public are the keys for guests and other machines, which ask by another name or over another interface than this
 	// machine's programs: they get only paths that one of these keys has signed; nil: Keys are enough.
@@ -98,6 +102,7 @@ func New(cfg Config) *Server {
 	}
 	s := &Server{lookup: newLookup(cfg.Sources, cfg.Upstream, cfg.Settled, log), access: newAccess(cfg.Hosts, cfg.Public), keys: cfg.Keys,
 		counts: newCounts()}
+	s.file = cfg.File
 	if s.keys == nil {
 		s.keys = new(trust.Keys)
 	}
@@ -242,6 +247,10 @@ func (s *Server) answer(r *http.Request) (a reply) {
 	case strings.HasPrefix(path, "/nar/"):
 		a, err = s.nar(r, path[len("/nar/"):])
 	default:
+		if f, ok := s.fileAsked(path); ok {
+			a, err = s.fileReply(r, f)
+			break
+		}
 		a, err = s.pageReply(r)
 	}
 	if err != nil {

@@ -31,16 +31,22 @@ type Patient interface {
 
 // local is this machine's own store as a [Source].
 type local struct {
-	src   store.Source
-	keys  *trust.Keys
-	spool *spool.Spool
+	src     store.Source
+	keys    *trust.Keys
+	spool   *spool.Spool
+	sources bool // fetched sources need no signature
 }
 
 // Local returns a source for what src may give to every user of this machine and to guests: paths with a signature by
 // one of publicKeys that were not built here. Their archives are copied into spool and verified there: the files on disk
 // may have changed since they were signed.
 func Local(src store.Source, publicKeys *trust.Keys, spool *spool.Spool) Source {
-	return local{src, publicKeys, spool}
+	return local{src, publicKeys, spool, false}
+}
+
+// LocalSources is Local for a source of what Nix fetches by its hash: no signature is needed. Guests do not get it.
+func LocalSources(src store.Source, publicKeys *trust.Keys, spool *spool.Spool) Source {
+	return local{src, publicKeys, spool, true}
 }
 
 // Lookup implements [Source]. An error other than ErrNotFound means that the store could not be asked.
@@ -54,7 +60,7 @@ func (l local) check(info store.Info, err error) (trust.Mapping, error) {
 	if err != nil {
 		return trust.Mapping{}, err
 	}
-	m, err := l.keys.CheckShared(info)
+	m, err := trust.Policy{Keys: l.keys, Fetched: l.sources}.Check(info)
 	if err != nil {
 		return trust.Mapping{}, fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
@@ -79,7 +85,11 @@ func (l local) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 		}
 		return sp, nil
 	}
-	own, err := l.check(store.InfoLately(ctx, l.src, m.Path().HashPart())) // m may come from a neighbour
+	info, err := store.InfoLately(ctx, l.src, m.Path().HashPart()) // m may come from a neighbour
+	if err != nil {
+		return nil, err
+	}
+	own, err := trust.Policy{Keys: l.keys, Fetched: true}.Check(info) // a source is handed out only by a mapping that is known
 	if err != nil {
 		return nil, err
 	}

@@ -19,7 +19,14 @@ import (
 
 // Keys is a set of upstream public keys. All methods may be called concurrently; the set may be replaced at any
 // time, as when nix.conf changes. The zero value trusts no key.
-type Keys struct{ set atomic.Pointer[keySet] }
+type Keys struct {
+	set atomic.Pointer[keySet]
+	git atomic.Bool
+}
+
+// BelieveGit says whether paths with git's content addresses count as proven: only a Nix with the experimental feature git-hashing
+// takes them. They do not at first.
+func (k *Keys) BelieveGit(on bool) { k.git.Store(on) }
 
 // maxVerified bounds the signatures that a set of keys remembers: those of a large update.
 const maxVerified = 4096

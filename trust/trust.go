@@ -8,15 +8,17 @@
 //
 //	1;<store path>;sha256:<base 32 of NarHash>;<NarSize>;<references, absolute, sorted, separated by commas>
 //
-// A content address (CA) needs no signature, because the store path is a hash over it. Four kinds count, written as Nix
+// A content address (CA) needs no signature, because the store path is a hash over it. Five kinds count, written as Nix
 // writes them, and none if the path refers to itself:
 //
 //	fixed:r:sha256:H  H is the NarHash
 //	fixed:r:A:H       H is the NAR's hash by A, which is md5, sha1 or sha512; no references
 //	fixed:A:H         H is the hash by A, which may be sha256, too, of the one file that the NAR holds; no references
+//	fixed:git:A:H     H is the object ID that git gives to the content by A, which is sha1 or sha256; no references; only if
+//	                  [Keys.BelieveGit] says that Nix knows of these: it takes a narinfo with one for an error otherwise
 //	text:sha256:H     H is the hash of the one file that the NAR holds; with references
 //
-// Claims of the last three kinds do not fix the NAR: NarHash may be that of another. Nix looks for the hash after unpacking,
+// Claims of the last four kinds do not fix the NAR: NarHash may be that of another. Nix looks for the hash after unpacking,
 // and is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is not.
 package trust
 
@@ -54,6 +56,7 @@ func (k *Keys) Check(info store.Info) (Mapping, error) {
 	m := Mapping{path: info.Path, narHash: info.NarHash, narSize: info.NarSize, refs: info.References, checkedBy: k.set.Load()}
 	m.signatures, m.signedBy = m.checkedBy.verifyAll(Fingerprint(info), info.Signatures)
 	content, proven := recompute(info)
+	proven = proven && (!content.git || k.git.Load())
 	switch {
 	case m.signedBy == "" && !proven && m.checkedBy.named(info.Signatures):
 		return Mapping{}, fmt.Errorf("%s: %w: %w", info.Path, ErrUntrusted, ErrForged)
@@ -69,6 +72,9 @@ func (k *Keys) Check(info store.Info) (Mapping, error) {
 // may have checked. It costs nothing as long as the keys are the ones that checked it.
 func (k *Keys) Trusts(m Mapping) bool {
 	if m.path.IsZero() {
+		return false
+	}
+	if m.content.git && !k.git.Load() {
 		return false
 	}
 	set := k.set.Load()

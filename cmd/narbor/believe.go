@@ -118,6 +118,9 @@ func (k *keyState) believe(settings nixconf.Settings) error {
 	k.mu.Lock()
 	k.nix, k.err = settings, nil
 	k.mu.Unlock()
+	for _, keys := range []*trust.Keys{k.trusted, k.public, k.shared} {
+		keys.BelieveGit(settings.GitHashing)
+	}
 	public := k.policy().of(trusted)
 	shared := public
 	if k.group.secret != nil {

@@ -186,7 +186,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Settled: s.node.Settled(), Stalled: func() time.Duration { return s.keys.settings().StalledTimeout },
 		Hosts: append(hostsOf(c.StringSlice("listen")), c.StringSlice("allow-host")...),
 		Ahead: min(aheadBudget, s.spool.Stats().MaxBytes/4), Fits: s.spool.Fits, Accounts: s.accounts,
-		Log: s.log.Named("http")}
+		File: s.file, Log: s.log.Named("http")}
 	if len(s.upstreams) > 0 {
 		cfgHTTP.Upstream = s.node.LookupUpstream
 	}

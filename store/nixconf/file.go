@@ -194,6 +194,9 @@ func (c *nixConf) set(name string, words []string, path string) error {
 			return nil // unknown, which Nix tells with a warning
 		}
 		return c.setRequireSigs(strings.Join(words, " "), path)
+	case "experimental-features":
+		c.settings.GitHashing = extra && c.settings.GitHashing || slices.Contains(words, gitHashing)
+		return nil
 	case "stalled-download-timeout":
 		if extra {
 			return nil
@@ -231,6 +234,9 @@ func (c *nixConf) setStalled(value, path string) error {
 	c.settings.StalledTimeout = stalledTimeout(seconds)
 	return nil
 }
+
+// gitHashing is an experimental feature of Nix: content addresses of git's.
+const gitHashing = "git-hashing"
 
 // A Line says where in Nix's configuration files a value is given.
 type Line struct {

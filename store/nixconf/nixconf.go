@@ -94,6 +94,9 @@ func runNix(ctx context.Context, nix string, args []string) (Settings, error) {
 		}
 	}
 	s.StalledTimeout = stalledTimeout(seconds)
+	var features []string
+	_ = json.Unmarshal(values["experimental-features"].Value, &features) // without them it is off
+	s.GitHashing = slices.Contains(features, gitHashing)
 	if err := json.Unmarshal(values["netrc-file"].Value, &s.Netrc.File); err != nil {
 		s.Netrc.File = filepath.Join(nixConfDir(), "netrc")
 	}

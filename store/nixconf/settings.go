@@ -16,6 +16,7 @@ type Settings struct {
 	TrustedPublicKeys []string // "<name>:<base64>"
 	Substituters      []string // URLs
 	RequireSigs       bool
+	GitHashing        bool // the experimental feature git-hashing is on
 	// StalledTimeout is Nix's stalled-download-timeout: it hangs up after this time without a byte of a body; 0 is never.
 	StalledTimeout time.Duration
 	Netrc          Netrc

@@ -44,6 +44,7 @@ type Store struct {
 	layouts  *nar.Layouts
 	names    *storeNames
 	index    *nameIndex
+	calling  chan struct{} // has room for the one call of Called that runs
 }
 
 // Open connects to the daemon of the store. The error wraps [ErrNoNix] if there is no store at all; any other
@@ -61,7 +62,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	d := newDaemon(place.dial)
 	n := &Store{storeDir: storeDir, daemon: d, roots: newTempRoots(d), layouts: nar.NewLayouts(),
-		names: newStoreNames(storeDir), index: newNameIndex(storeDir)}
+		names: newStoreNames(storeDir), index: newNameIndex(storeDir),
+		calling: make(chan struct{}, 1)}
 	c, err := d.connect(ctx)
 	if err != nil {
 		return nil, err

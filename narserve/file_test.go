@@ -1,0 +1,100 @@
+package narserve_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"narbor/narserve"
+	"narbor/store"
+	"narbor/trust"
+)
+
+// flatFile makes an unsigned path of a file by the file's hash, as Nix does for what it fetches.
+func flatFile(t *testing.T, name, contents string) (store.Info, []byte, trust.File) {
+	t.Helper()
+	sum := sha256.Sum256([]byte(contents))
+	f, err := trust.ParseFile("sha256", hex.EncodeToString(sum[:]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, err := store.ParsePathName(string(f.PathCalled(name)) + "-" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nar := fileNAR([]byte(contents))
+	return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: f.String(), Fetched: true}, nar, f
+}
+
+func TestFileByContent(t *testing.T) {
+	w := newWorld(t)
+	info, nar, f := flatFile(t, "fetched", "contents of the file")
+	w.mem.Add(info, nar)
+	wrong, nar, g := flatFile(t, "tampered", "as it should be")
+	nar[len(nar)-40] ^= 1
+	wrong.NarHash = sha256.Sum256(nar)
+	w.mem.Add(wrong, nar)
+	copied, nar, h := flatFile(t, "copied", "a file that was copied in")
+	copied.Fetched = false
+	w.mem.Add(copied, nar)
+	infos := map[trust.File]store.Info{f: info, g: wrong, h: copied}
+	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys,
+		File: func(_ context.Context, f trust.File) (trust.Mapping, error) {
+			info, ok := infos[f]
+			if !ok {
+				return trust.Mapping{}, store.ErrNotFound
+			}
+			return w.keys.Check(info)
+		}})
+	url := func(contents string) string {
+		sum := sha256.Sum256([]byte(contents))
+		return "/sha256/" + hex.EncodeToString(sum[:])
+	}
+	for _, tt := range []struct {
+		name, method, url, byteRange string
+		status                       int
+		body                         string
+	}{
+		{"whole", "GET", url("contents of the file"), "", 200, "contents of the file"},
+		{"base 32", "GET", "/sha256/" + f.String()[len("fixed:sha256:"):], "", 200, "contents of the file"},
+		{"head", "HEAD", url("contents of the file"), "", 200, ""},
+		{"range", "GET", url("contents of the file"), "bytes=9-10", 206, "of"},
+		{"the rest", "GET", url("contents of the file"), "bytes=16-", 206, "file"},
+		{"range beyond the end", "GET", url("contents of the file"), "bytes=20-", 200, "contents of the file"},
+		{"absent", "GET", url("another file"), "", 404, "not found\n"},
+		{"tampered", "GET", url("as it should be"), "", 404, "not found\n"},
+		{"copied in", "GET", url("a file that was copied in"), "", 404, "not found\n"},
+		{"wrong algorithm", "GET", "/sha512/" + url("contents of the file")[8:], "", 404, "not found\n"},
+	} {
+		var header []string
+		if tt.byteRange != "" {
+			header = []string{"Range", tt.byteRange}
+		}
+		resp := do(s, tt.method, tt.url, header...)
+		if got := string(body(t, resp)); resp.StatusCode != tt.status || got != tt.body {
+			t.Errorf("%s: %d %q, want %d %q", tt.name, resp.StatusCode, got, tt.status, tt.body)
+		}
+		if tt.method == "HEAD" && resp.Header.Get("Content-Length") != "20" {
+			t.Errorf("%s: Content-Length %s, want 20", tt.name, resp.Header.Get("Content-Length"))
+		}
+	}
+	far := context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(192, 168, 0, 1), Port: 6272})
+	for _, host := range []string{"192.168.0.1:6272", "localhost:6272"} {
+		r := httptest.NewRequest("GET", url("contents of the file"), nil).WithContext(far)
+		r.Host = host
+		rec := httptest.NewRecorder()
+		s.ServeHTTP(rec, r)
+		if rec.Code == 200 {
+			t.Errorf("another machine, under the name %s: %d", host, rec.Code)
+		}
+	}
+	if _, err := w.local().Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup by hash part = %v, want ErrNotFound", err)
+	}
+	w.wantIdle(t)
+}
