@@ -246,6 +246,8 @@ func (c completer) values(flag string) (out []candidate) {
 		words("signed", "what an upstream has signed", "none", "nothing")
 	case "share-sources":
 		words("group", "members of the group", "all", "every neighbour", "none", "no machine")
+	case "git-refs":
+		words("refs/heads/*", "all branches", "refs/heads/nixos-*", "branches that begin with nixos-", "refs/tags/*", "all tags")
 	case "by":
 		words("day", "by day", "peer", "by neighbour", "name", "by package")
 	case "for":
@@ -261,7 +263,7 @@ func (c completer) values(flag string) (out []candidate) {
 		for _, i := range all {
 			words(i.Name, "network interface")
 		}
-	case "config", "file", "key", "group-secret-file", "socket", "state-dir", "cache-dir", "to":
+	case "config", "file", "key", "group-secret-file", "socket", "state-dir", "cache-dir", "git-dir", "to":
 		out = append(out, files)
 	}
 	return out

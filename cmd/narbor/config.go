@@ -273,6 +273,9 @@ func valueErrors(c *cli.Context) (out []valueError) {
 			}
 		}
 	}
+	if _, err := gitRefs(c); err != nil {
+		check("git-refs", err)
+	}
 	for _, url := range c.StringSlice("upstream") {
 		check("upstream", checkUpstream(url))
 	}

@@ -135,7 +135,7 @@ func newService(c *cli.Context, inherited []net.Listener) (s *service, err error
 	if s.spool, err = openSpool(c, s.state.dir); err != nil {
 		return s, err
 	}
-	if s.shares, err = openShares(c, dir, s.state, s.log.Logger); err != nil {
+	if s.shares, err = openShares(c, dir, s.state, s.keys, s.log.Logger); err != nil {
 		return s, err
 	}
 	return s, s.connect(c)
@@ -179,8 +179,12 @@ func (s *service) connect(c *cli.Context) (err error) {
 	}
 	s.pause.resume(s.share)
 	var sources []narserve.Source
-	for _, src := range s.shares.sources {
-		sources = append(sources, narserve.Local(src, s.keys.public, s.spool))
+	for i, src := range s.shares.sources {
+		own := narserve.Local(src, s.keys.public, s.spool)
+		if s.shares.isGit(i) {
+			own = narserve.LocalSources(src, s.keys.public, s.spool)
+		}
+		sources = append(sources, own)
 	}
 	cfgHTTP := narserve.Config{Sources: append(sources, s.node), Keys: s.keys.trusted, Public: s.keys.public,
 		Settled: s.node.Settled(), Stalled: func() time.Duration { return s.keys.settings().StalledTimeout },
@@ -209,6 +213,9 @@ func (s *service) run(ctx context.Context) error {
 	defer endFetches()
 	g.Go(func() error { return s.server.Run(serving) })
 	g.Go(func() error { return s.shares.damage.Run(alive) })
+	for _, repository := range s.shares.gits {
+		g.Go(func() error { return repository.Run(alive) })
+	}
 	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log.Logger) })
 	g.Go(func() error { return nixconf.Watch(alive, s.keys.changed) })
 

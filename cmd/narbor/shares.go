@@ -15,6 +15,7 @@ import (
 	"narbor/store"
 	"narbor/store/bincache"
 	"narbor/store/damage"
+	"narbor/store/gitstore"
 	"narbor/store/rebase"
 )
 
@@ -26,13 +27,14 @@ type shares struct {
 	caches    []*bincache.Cache
 	damage    *damage.Checker
 	cacheDirs []string
+	gits      []*gitstore.Store // come last among the sources
 	signers   cacheSigners
 	off       bool // --share none: they are not shared until the user turns sharing on
 }
 
 // openShares opens the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. The state
 // directory is for unpacking compressed archives, and for the list of damaged paths.
-func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s *shares, err error) {
+func openShares(c *cli.Context, dir string, st state, keys *keyState, log *zap.Logger) (s *shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
 		return nil, control.WithCode(fmt.Errorf("--share %w", err), control.ExitUsage)
@@ -61,7 +63,7 @@ func openShares(c *cli.Context, dir string, st state, log *zap.Logger) (s *share
 		s.caches = append(s.caches, cache)
 		s.sources = append(s.sources, s.damage.Guard(cache, cacheDir, ""))
 	}
-	return s, nil
+	return s, s.openGits(c, st, keys, log)
 }
 
 // somePaths are a few of this machine's store paths: a neighbour is likely to have some of them, too.
@@ -100,6 +102,9 @@ func (o oldPaths) Namesakes(name string) []store.HashPart {
 
 func (s *shares) close() {
 	if s != nil {
+		for _, g := range s.gits {
+			g.Close()
+		}
 		s.nix.close()
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"narbor/narserve/dashboard"
 	"narbor/p2p/ask"
 	"narbor/store"
+	"narbor/store/gitstore"
 	"narbor/trust"
 )
 
@@ -63,6 +64,8 @@ func judge(w *control.Why, keys int) {
 	switch {
 	case w.Local != nil && w.Local.Served && w.Local.Where == store.Dir:
 		w.Status, w.From, w.Reason = http.StatusOK, "store", "this machine's own store has it, signed by an upstream"
+	case w.Local != nil && w.Local.Served && w.Local.CA != "" && len(w.Local.Signatures) == 0:
+		w.Status, w.From, w.Reason = http.StatusOK, "git", "a git repository of this machine has it: "+w.Local.Where
 	case w.Local != nil && w.Local.Served:
 		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
 	case holders > 0:
@@ -109,6 +112,11 @@ const reasonOff = "sharing is off; see `narbor share`"
 func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLocal, store.Info, error) {
 	for i, src := range s.shares.sources {
 		info, err := src.Info(ctx, hp)
+		var refusal *gitstore.Refusal
+		if errors.As(err, &refusal) {
+			l := &control.WhyLocal{Where: s.shares.where(i), Reason: refusal.Error(), Signatures: []control.WhySignature{}}
+			return l, store.Info{}, nil
+		}
 		if errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrDamaged) {
 			continue
 		}
@@ -120,7 +128,7 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 			CA:         info.CA,
 			Signatures: []control.WhySignature{}}
 		if i > 0 {
-			l.Where = s.shares.cacheDirs[i-1]
+			l.Where = s.shares.where(i)
 		}
 		for _, sig := range info.Signatures {
 			l.Signatures = append(l.Signatures, s.keys.verdict(info, sig))
@@ -128,7 +136,7 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 		if l.Shared, l.Reason = s.keys.sharedBy(s.node.Sharing(), info); damaged {
 			l.Shared, l.Reason = false, "its content on this machine is damaged; see `narbor doctor`"
 		}
-		_, unsigned := s.keys.public.CheckShared(info)
+		_, unsigned := trust.Policy{Keys: s.keys.public, Fetched: s.shares.isGit(i)}.Check(info)
 		l.Served = unsigned == nil && !damaged
 		return l, info, nil
 	}
@@ -212,7 +220,7 @@ func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) (w
 func offered(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
 	text := ""
 	switch w.From {
-	case "store", "cache":
+	case "store", "cache", "git":
 		text, narSize = w.Local.NarHash, w.Local.NarSize
 	case "neighbours":
 		for _, a := range w.Neighbours {

@@ -20,6 +20,7 @@ let
       hostPlatform = platform;
       buildPlatform = platform;
     };
+    gitMinimal = fake "git" { };
     go = fake "go" { };
     gopls = fake "gopls" { };
     nix = fake "nix" { };

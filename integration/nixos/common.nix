@@ -176,6 +176,26 @@ in
       description = "Directories in the layout of `nix copy --to file://…` to share besides the Nix store.";
     };
 
+    gitDirs = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "/srv/nixpkgs.git" ];
+      description = ''
+        Git repositories, bare or not, whose commits are sources: members of the group get them as flake inputs and `fetchGit`
+        name them, by {option}`services.narbor.shareSources`. The service must be able to read them.
+      '';
+    };
+
+    gitRefs = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "refs/heads/nixos-*" ];
+      description = ''
+        Patterns for the refs of {option}`services.narbor.gitDirs` whose commits are shared. Without these, they are those of all
+        branches.
+      '';
+    };
+
     dashboard.enable = mkOption {
       type = types.bool;
       default = true;
@@ -241,6 +261,10 @@ in
         message = "services.narbor.extraFlags has --config, which would replace all other options: put what is in that file into services.narbor.settings.";
       }
       {
+        assertion = lib.all (lib.hasPrefix "/") cfg.gitDirs;
+        message = "services.narbor.gitDirs must be absolute paths, but is ${toString cfg.gitDirs}.";
+      }
+      {
         assertion = lib.all (lib.hasPrefix "/") cfg.cacheDirs;
         message = "services.narbor.cacheDirs must be absolute paths, but is ${toString cfg.cacheDirs}.";
       }
@@ -281,7 +305,9 @@ in
     // unlessEmpty "trusted-key" cfg.trustedPublicKeys
     // unlessEmpty "share-key" cfg.shareKeys
     // unlessEmpty "upstream" upstreams
-    // unlessEmpty "cache-dir" cfg.cacheDirs;
+    // unlessEmpty "cache-dir" cfg.cacheDirs
+    // unlessEmpty "git-dir" cfg.gitDirs
+    // unlessEmpty "git-refs" cfg.gitRefs;
 
     services.narbor.configFile =
       pkgs.runCommand "narbor.json"

@@ -1,5 +1,10 @@
 # services.narbor for nix-darwin. Nobody has tried it: it is tested by evaluation only.
-{ config, lib, ... }:
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
 let
   cfg = config.services.narbor;
   state = "/var/lib/narbor";
@@ -28,7 +33,8 @@ in
     users.knownGroups = [ "_narbor" ];
 
     launchd.daemons.narbor = {
-      path = [ config.nix.package ]; # asked for its effective configuration
+      path = [ config.nix.package ] # asked for its effective configuration
+      ++ lib.optional (cfg.gitDirs != [ ]) pkgs.gitMinimal;
       environment = {
         HOME = state; # without one, nix does not answer
         NARBOR_STATE_DIR = state;

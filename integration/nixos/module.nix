@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  pkgs,
   utils,
   ...
 }:
@@ -177,7 +178,8 @@ in
         "narbor.socket"
         "nix-daemon.socket"
       ];
-      path = [ config.nix.package ]; # asked for its effective configuration
+      path = [ config.nix.package ] # asked for its effective configuration
+      ++ lib.optional (cfg.gitDirs != [ ]) pkgs.gitMinimal;
       environment = {
         HOME = if cfg.inMemory then "%t/narbor" else "%S/narbor"; # without one, nix does not answer
       }

@@ -1,0 +1,257 @@
+package gitstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"narbor/store"
+	"narbor/store/nar"
+)
+
+// maxNodes bounds the files and folders of a tree. Nixpkgs has 85,000, Linux 100,000; so many take 22 MB of memory.
+const maxNodes = 300_000
+
+// maxTarget is the longest target of a symlink that Nix takes.
+const maxTarget = 4095
+
+// errTooLarge is the error of a tree or a file beyond the limits.
+var errTooLarge = errors.New("too large")
+
+// An entry is one of a tree object.
+type entry struct {
+	mode string
+	name string
+	id   oid
+}
+
+const (
+	modeFile       = "100644"
+	modeExecutable = "100755"
+	modeGroupFile  = "100664" // of old versions of git; it means the same as 100644
+	modeSymlink    = "120000"
+	modeTree       = "40000"
+	modeSubmodule  = "160000"
+)
+
+// parseTree reads a tree object with IDs of idLen bytes: as git writes it, with all names different and in git's order.
+func parseTree(b []byte, idLen int) (entries []entry, err error) {
+	text := string(b) // names and IDs are parts of it
+	last := ""
+	for len(text) > 0 {
+		mode, rest, ok := strings.Cut(text, " ")
+		name, rest, named := strings.Cut(rest, "\x00")
+		if !ok || !named || len(rest) < idLen {
+			return nil, fmt.Errorf("a tree object breaks off: %w", store.ErrCorrupt)
+		}
+		e := entry{mode, name, oid(rest[:idLen])}
+		text = rest[idLen:]
+		order := name
+		switch mode {
+		case modeTree:
+			order += "/"
+		case modeFile, modeExecutable, modeGroupFile, modeSymlink, modeSubmodule:
+		default:
+			return nil, fmt.Errorf("%.80q has the mode %.20q: %w", name, mode, store.ErrCorrupt)
+		}
+		if strings.EqualFold(name, ".git") {
+			return nil, fmt.Errorf("a tree has the name %q: %w", name, store.ErrCorrupt)
+		}
+		if order <= last {
+			return nil, fmt.Errorf("a tree has %.80q after %.80q: %w", name, last, store.ErrCorrupt)
+		}
+		last, entries = order, append(entries, e)
+	}
+	// NARs have the order of the bare names.
+	slices.SortFunc(entries, func(a, b entry) int { return strings.Compare(a.name, b.name) })
+	return entries, nil
+}
+
+// An outline is the archive of a tree, with the IDs of the blobs in it, by the numbers that it has for them.
+type outline struct {
+	*nar.Outline
+	blobs []byte // IDs, end to end
+	sizes []int32
+	idLen int
+	why   string // it is refused: Nix would be given another content elsewhere; "" if it is not
+}
+
+func (o *outline) refuse(format string, args ...any) {
+	if o.why == "" {
+		o.why = fmt.Sprintf(format, args...)
+	}
+}
+
+func (o *outline) blob(n uint32) oid { return oid(o.blobs[int(n)*o.idLen : (int(n)+1)*o.idLen]) }
+
+func (o *outline) bytes() int64 { return o.Outline.Bytes() + int64(cap(o.blobs)+4*cap(o.sizes)) }
+
+// An outliner makes the outline of a tree.
+type outliner struct {
+	git        *git
+	idLen      int
+	trees      map[oid][]entry
+	entries    int // in trees
+	sizes      map[oid]int32
+	attributes []oid // blobs called .gitattributes
+	symlinks   []oid // blobs that are targets of symlinks
+
+	out     *outline
+	builder nar.OutlineBuilder
+}
+
+// outlineOf returns the outline of a tree.
+func outlineOf(g *git, tree oid) (*outline, error) {
+	w := &outliner{git: g, idLen: len(tree), trees: map[oid][]entry{}, sizes: map[oid]int32{}, out: &outline{idLen: len(tree)},
+		builder: nar.OutlineBuilder{MaxNodes: maxNodes}}
+	err := w.load(tree)
+	if err == nil {
+		err = w.measure()
+	}
+	if err == nil {
+		err = w.checkAttributes()
+	}
+	if err == nil {
+		err = w.checkSymlinks()
+	}
+	if err == nil {
+		err = w.walk("", tree)
+	}
+	if err != nil {
+		return nil, err
+	}
+	w.out.blobs, w.out.sizes = slices.Clip(w.out.blobs), slices.Clip(w.out.sizes)
+	w.out.Outline, err = w.builder.Outline()
+	return w.out, err
+}
+
+// load reads all tree objects, one level after the other.
+func (w *outliner) load(root oid) error {
+	for level, depth := []oid{root}, 0; len(level) > 0; depth++ {
+		if depth > 64 { // the outline allows fewer
+			return fmt.Errorf("nested deeper than 64: %w", store.ErrCorrupt)
+		}
+		var next []oid
+		err := w.git.read(level, "tree", maxTreeBytes, false, func(id oid, _ int64, body []byte) error {
+			entries, err := parseTree(body, w.idLen)
+			if err != nil {
+				return fmt.Errorf("tree %s: %w", id, err)
+			}
+			w.trees[id] = entries
+			if w.entries += len(entries); w.entries > maxNodes {
+				return fmt.Errorf("more than %d files: %w", maxNodes, errTooLarge)
+			}
+			for _, e := range entries {
+				if _, known := w.trees[e.id]; e.mode == modeTree && !known {
+					w.trees[e.id] = nil
+					next = append(next, e.id)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		level = next
+	}
+	return nil
+}
+
+// measure finds the sizes of all blobs.
+func (w *outliner) measure() error {
+	var ids []oid
+	for _, entries := range w.trees {
+		for _, e := range entries {
+			if e.mode == modeTree || e.mode == modeSubmodule {
+				continue
+			}
+			if _, known := w.sizes[e.id]; !known {
+				w.sizes[e.id] = 0
+				ids = append(ids, e.id)
+			}
+			if e.name == ".gitattributes" && e.mode != modeSymlink {
+				w.attributes = append(w.attributes, e.id)
+			}
+			if e.mode == modeSymlink {
+				w.symlinks = append(w.symlinks, e.id)
+			}
+		}
+	}
+	return w.git.read(ids, "blob", maxBlobBytes, true, func(id oid, size int64, _ []byte) error {
+		w.sizes[id] = int32(size)
+		return nil
+	})
+}
+
+// checkAttributes refuses trees of which git archive, and so GitHub's tarballs, leave out or change files.
+func (w *outliner) checkAttributes() error {
+	slices.Sort(w.attributes)
+	return w.git.read(slices.Compact(w.attributes), "blob", maxTreeBytes, false, func(_ oid, _ int64, body []byte) error {
+		for line := range bytes.Lines(body) {
+			words := strings.Fields(string(line))
+			if len(words) == 0 || strings.HasPrefix(words[0], "#") {
+				continue
+			}
+			for _, word := range words[1:] {
+				if name, _, _ := strings.Cut(word, "="); name == "export-subst" || name == "export-ignore" {
+					w.out.refuse("its .gitattributes has %s, so that tarballs of it differ", name)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// checkSymlinks refuses targets that no file system can have.
+func (w *outliner) checkSymlinks() error {
+	slices.Sort(w.symlinks)
+	return w.git.read(slices.Compact(w.symlinks), "blob", maxTarget, false, func(id oid, size int64, body []byte) error {
+		if size == 0 || bytes.IndexByte(body, 0) >= 0 {
+			return fmt.Errorf("blob %s is no target of a symlink: %w", id, store.ErrCorrupt)
+		}
+		return nil
+	})
+}
+
+func (w *outliner) walk(name string, tree oid) error {
+	if err := w.builder.Directory(name); err != nil {
+		return err
+	}
+	for _, e := range w.trees[tree] {
+		var err error
+		size, n := w.sizes[e.id], uint32(len(w.out.sizes))
+		switch e.mode {
+		case modeTree:
+			if err := w.walk(e.name, e.id); err != nil {
+				return err
+			}
+			continue
+		case modeSubmodule: // Nix and GitHub put an empty folder there, unless the submodule is asked for
+			w.out.refuse("%q is a submodule", e.name)
+			if err := w.builder.Directory(e.name); err != nil {
+				return err
+			}
+			if err := w.builder.End(); err != nil {
+				return err
+			}
+			continue
+		case modeSymlink:
+			err = w.builder.Symlink(e.name, int64(size), n)
+		default:
+			err = w.builder.File(e.name, int64(size), e.mode == modeExecutable, n)
+		}
+		if err != nil {
+			return err
+		}
+		w.out.blobs, w.out.sizes = append(w.out.blobs, e.id...), append(w.out.sizes, size)
+	}
+	return w.builder.End()
+}
+
+// lfsHead begins a file that stands for a larger one elsewhere.
+const lfsHead = "version https://git-lfs.github.com/spec/v1\n"
+
+// isPointer reports whether a file stands for another.
+func isPointer(body []byte) bool { return len(body) < 1024 && bytes.HasPrefix(body, []byte(lfsHead)) }
