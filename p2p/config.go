@@ -49,6 +49,8 @@ type SharingConfig struct {
 	Off        bool           // share nothing until [Node.Share] turns it on
 	UploadRate int64          // bytes of blocks, as they go over the wire, that are sent in a second; 0 is no limit
 	Manifests  string         // directory that keeps manifests across restarts; "" is none
+	// Keep keeps verified signatures that a neighbour offers for a claim of Sources, which add them to it; nil takes none.
+	Keep func(info store.Info, signatures []string, from string) error
 }
 
 // An Observer is called for each block of a NAR that is sent or received. Peer IDs are passed as text. Its methods are called

@@ -77,8 +77,16 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 
 // LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
-// only if the upstreams have none.
+// only if the upstreams have none. Neighbours that have the path without a signature get it.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
+	m, err := n.lookupUpstream(ctx, hp)
+	if err == nil {
+		n.lookups.Offer(m)
+	}
+	return m, err
+}
+
+func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	who, _ := n.proxy.assignee(assignmentOf(hp), nil)
 	if who == nil || n.lookups.Secrets.Check(ctx, hp) != nil {
 		return n.proxy.upstreams.lookup(ctx, hp)

@@ -81,11 +81,11 @@ func New(cfg Config) (*Node, error) {
 	admits := &members{group, book, l, back, make(chan peer.ID), log}
 	policy := secrets.New(secrets.Config{Sources: cfg.Sharing.Sources, Upstreams: cfg.Upstreams.Caches, Shared: cfg.Sharing.Keys,
 		Trusted: cfg.Trusted})
-	asks := ask.New(ask.Config{Neighbours: around, Ledger: book, Secrets: policy, Log: log, SinceAck: l.Gate.SinceAck, AddrOf: l.AddrOf})
+	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back}
+	asks := ask.New(ask.Config{Neighbours: around, Ledger: book, Secrets: policy, Log: log, SinceAck: l.Gate.SinceAck, AddrOf: l.AddrOf,
+		Sharing: n.Sharing})
 	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived, Simulated: cfg.Discovery.Net != nil}
-	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back, lookups: asks,
-		visits:    ask.NewVisits(asks, l.Dialer),
-		dialBacks: meet.NewDialBacks(meeting)}
+	n.lookups, n.visits, n.dialBacks = asks, ask.NewVisits(asks, l.Dialer), meet.NewDialBacks(meeting)
 	n.connect(admits)
 	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,
 		exchange: meet.NewExchange(meeting), visits: n.visits, proxy: n.proxy, background: back,
@@ -114,7 +114,7 @@ func (n *Node) connect(admits *members) {
 		Policy: trust.Policy{Keys: cfg.Sharing.Keys, Circle: cfg.Sharing.Circle, Fetched: cfg.Sharing.Fetched}, Links: n.lan.Gate,
 		Log: log, Origin: n.lan.Gate.Origin,
 		Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
-		Proxy: n.proxy}
+		Proxy: n.proxy, Keep: cfg.Sharing.Keep}
 	if len(cfg.Sharing.Sources) > 0 {
 		serving.Arriving = n.downloads
 	}
@@ -159,6 +159,7 @@ func (n *Node) Run(ctx context.Context) error {
 	g.Go(func() error { return n.greeter.exchange.Run(ctx) })
 	g.Go(func() error { return n.ledger.Run(ctx) })
 	g.Go(func() error { return n.server.Run(ctx) })
+	g.Go(func() error { return n.lookups.RunOffers(ctx) })
 	g.Go(func() error {
 		defer sub.Close()
 		n.greeter.run(ctx, sub.Out())

@@ -169,7 +169,8 @@ var (
 	// stand below a folder of this name.
 	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/demo|/doctor)?|narserve(?:/dashboard|/stats)?|` +
 		`p2p(?:/(?:ask|discovery|fetch|mdns|meet|netmon|peers|secrets|serve|transport|wire))?|` +
-		`store(?:/(?:bincache|damage|gitstore|lru|nar|narinfocache|nixconf|nixstore|rebase|spool|statefile|upstream))?|trust)\.[\w.()*]+`)
+		`store(?:/(?:bincache|damage|gitstore|lru|nar|narinfocache|nixconf|nixstore|offered|rebase|spool|statefile|` +
+		`upstream))?|trust)\.[\w.()*]+`)
 )
 
 // logFields are the fields of log lines that go into a report.

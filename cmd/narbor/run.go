@@ -164,7 +164,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Discovery: find,
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
 			Circle: s.keys.circle, Fetched: s.keys.fetched,
-			Manifests: s.state.file("manifests")},
+			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep},
 		GroupSecret: s.keys.group.secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,
 	}
@@ -216,6 +216,9 @@ func (s *service) run(ctx context.Context) error {
 	for _, repository := range s.shares.gits {
 		g.Go(func() error { return repository.Run(alive) })
 	}
+	g.Go(func() error {
+		return s.shares.offered.Run(alive, func(err error) { s.log.Warn("offered signatures are not saved", zap.Error(err)) })
+	})
 	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log.Logger) })
 	g.Go(func() error { return nixconf.Watch(alive, s.keys.changed) })
 

@@ -16,6 +16,7 @@ import (
 	"narbor/store/bincache"
 	"narbor/store/damage"
 	"narbor/store/gitstore"
+	"narbor/store/offered"
 	"narbor/store/rebase"
 )
 
@@ -26,6 +27,7 @@ type shares struct {
 	rebuilds  *rebase.Rebuilder // from the Nix store
 	caches    []*bincache.Cache
 	damage    *damage.Checker
+	offered   *offered.Book // signatures that the sources lack
 	cacheDirs []string
 	gits      []*gitstore.Store // come last among the sources
 	signers   cacheSigners
@@ -33,7 +35,7 @@ type shares struct {
 }
 
 // openShares opens the Nix store of this machine, its own cache directory in dir, and those of --cache-dir. The state
-// directory is for unpacking compressed archives, and for the list of damaged paths.
+// directory is for unpacking compressed archives, and for the lists of damaged paths and offered signatures.
 func openShares(c *cli.Context, dir string, st state, keys *keyState, log *zap.Logger) (s *shares, err error) {
 	on, err := parseShare(c.String("share"))
 	if err != nil {
@@ -51,7 +53,10 @@ func openShares(c *cli.Context, dir string, st state, keys *keyState, log *zap.L
 	if err != nil {
 		log.Warn("which paths are damaged is found out anew", zap.Error(err))
 	}
-	guarded := s.damage.Guard(s.nix, store.Dir, store.Dir)
+	if s.offered, err = offered.Open(st.file("offered.json")); err != nil {
+		log.Warn("signatures that neighbours have offered", zap.Error(err))
+	}
+	guarded := s.damage.Guard(s.offered.Source(s.nix), store.Dir, store.Dir)
 	s.rebuilds = rebase.New(oldPaths{guarded, s.nix})
 	s.sources = append(s.sources, guarded)
 	s.cacheDirs = append([]string{filepath.Join(dir, "cache")}, c.StringSlice("cache-dir")...)
@@ -61,7 +66,7 @@ func openShares(c *cli.Context, dir string, st state, keys *keyState, log *zap.L
 			return s, fmt.Errorf("cache directory %s: %w", cacheDir, err)
 		}
 		s.caches = append(s.caches, cache)
-		s.sources = append(s.sources, s.damage.Guard(cache, cacheDir, ""))
+		s.sources = append(s.sources, s.damage.Guard(s.offered.Source(cache), cacheDir, ""))
 	}
 	return s, s.openGits(c, st, keys, log)
 }

@@ -60,7 +60,7 @@ func openState(dir string, log *zap.Logger) (state, error) {
 	if other != nil {
 		return state{}, errors.Join(err, other)
 	}
-	for _, name := range []string{identityName, "denied.json", "peers.json", "damaged.json", "account.json"} {
+	for _, name := range []string{identityName, "denied.json", "peers.json", "damaged.json", "offered.json", "account.json"} {
 		if text, err := os.ReadFile(filepath.Join(dir, name)); err == nil {
 			if err := os.WriteFile(filepath.Join(scratch, name), text, 0o600); err != nil {
 				return state{}, errors.Join(err, os.RemoveAll(scratch))

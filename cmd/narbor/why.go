@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -135,7 +136,12 @@ func printSignatures(w control.Why, s screen) {
 		return
 	}
 	for i, sig := range w.Local.Signatures {
-		s.field(map[bool]string{true: "signed by"}[i == 0], "%s: %s", sig.Key, sig.Verdict)
+		from := ""
+		if sig.OfferedAt != nil {
+			from = fmt.Sprintf(", not in the database but offered by neighbour %s on %s", dashboard.ShortID(sig.OfferedBy),
+				sig.OfferedAt.Format(time.DateOnly))
+		}
+		s.field(map[bool]string{true: "signed by"}[i == 0], "%s: %s%s", sig.Key, sig.Verdict, from)
 	}
 	if len(w.Local.Signatures) == 0 {
 		s.field("signed by", "no key")

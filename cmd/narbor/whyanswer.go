@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -130,8 +131,13 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 		if i > 0 {
 			l.Where = s.shares.where(i)
 		}
+		record, _ := s.shares.offered.Of(info)
 		for _, sig := range info.Signatures {
-			l.Signatures = append(l.Signatures, s.keys.verdict(info, sig))
+			v := s.keys.verdict(info, sig)
+			if slices.Contains(record.Signatures, sig) {
+				v.OfferedBy, v.OfferedAt = record.From, &record.At
+			}
+			l.Signatures = append(l.Signatures, v)
 		}
 		if l.Shared, l.Reason = s.keys.sharedBy(s.node.Sharing(), info); damaged {
 			l.Shared, l.Reason = false, "its content on this machine is damaged; see `narbor doctor`"
@@ -216,8 +222,8 @@ func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) (w
 	return w, claim
 }
 
-// offered returns the NAR of the narinfo that Nix would get; ok is false if Nix would get 404.
-func offered(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
+// answeredNAR returns the NAR of the narinfo that Nix would get; ok is false if Nix would get 404.
+func answeredNAR(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
 	text := ""
 	switch w.From {
 	case "store", "cache", "git":
@@ -238,7 +244,7 @@ func offered(w control.Why) (narHash store.Hash, narSize int64, ok bool) {
 
 // object changes the answer to 404 if the server would not offer the NAR to Nix.
 func object(w *control.Why, obstacle func(store.HashPart, store.Hash, int64) error) {
-	narHash, narSize, ok := offered(*w)
+	narHash, narSize, ok := answeredNAR(*w)
 	if !ok {
 		return
 	}

@@ -66,7 +66,7 @@ func (f *Finding) add(id peer.ID, receiving bool) {
 	f.holders[id] = receiving
 }
 
-// Config is what lookups need of the node. All fields are required but SinceAck, and AddrOf outside of AskEach. Its
+// Config is what lookups need of the node. All fields are required but SinceAck, Sharing, and AddrOf outside of AskEach. Its
 // functions may be called concurrently.
 type Config struct {
 	Neighbours *peers.Set
@@ -77,6 +77,8 @@ type Config struct {
 	SinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
 	// AddrOf returns the address by which a neighbour is connected, as text.
 	AddrOf func(peer.ID) string
+	// Sharing reports whether anything may leave this machine; nil is no. Without it nothing is offered.
+	Sharing func() bool
 }
 
 // Lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
@@ -85,11 +87,14 @@ type Lookups struct {
 	Config
 	findings *lru.Cache[store.HashPart, *Finding]
 	busy     peers.BusyWait
+	offers   *offers
 }
 
 // New starts nothing.
 func New(cfg Config) *Lookups {
-	return &Lookups{Config: cfg, findings: lru.New[store.HashPart, *Finding](maxFindings)}
+	ls := &Lookups{Config: cfg, findings: lru.New[store.HashPart, *Finding](maxFindings)}
+	ls.offers = newOffers(ls)
+	return ls
 }
 
 // isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so if it
@@ -127,6 +132,7 @@ func (ls *Lookups) Lookup(ctx context.Context, hp store.HashPart, want *trust.Ma
 // old, or if again is set.
 func (ls *Lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
 	hp := m.Path().HashPart()
+	ls.offers.await(ctx, m)
 	f, ok := ls.findings.Get(hp)
 	if !ok || again || !is(f.Mapping, m.NarHash(), m.NarSize()) || len(ls.connected(f)) == 0 {
 		now, err := ls.Lookup(ctx, hp, &m)
@@ -134,6 +140,9 @@ func (ls *Lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []f
 			return ls.connected(now)
 		}
 		return ls.Known(m) // a holder that is busy answers late
+	}
+	if m.NarSize() > offeredSize {
+		ls.offers.offer(m)
 	}
 	if m.NarSize() > crowdSize || time.Since(f.asked()) > fetch.HoldersFresh {
 		ls.refresh(ctx, f, m)

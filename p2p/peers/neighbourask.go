@@ -120,3 +120,31 @@ func (n *Neighbour) AskAlone(ctx context.Context, parts []store.HashPart) ([]Rep
 	}
 	return replies, nil
 }
+
+// Offer offers claims to the neighbour on a stream of its own, which ends with the answers. It returns for which of the first
+// claims the neighbour shares their paths, as far as it has answered within that time.
+func (n *Neighbour) Offer(ctx context.Context, claims []store.Info, within time.Duration) (here []bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	ex, err := n.Open(ctx, within)
+	if err != nil {
+		return nil, err
+	}
+	defer ex.Reset()
+	ex.Until = time.Now().Add(within)
+	defer context.AfterFunc(ctx, func() { ex.Reset() })()
+	for _, c := range claims {
+		if err := ex.Send(wire.Request{Kind: wire.AskOffer, Offer: c}); err != nil {
+			return nil, err
+		}
+	}
+	for range claims {
+		took, err := wire.ReadOffered(ex.Reader)
+		if err != nil {
+			n.broke(ex, err)
+			return here, err
+		}
+		here = append(here, took)
+	}
+	return here, nil
+}

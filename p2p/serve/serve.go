@@ -64,7 +64,7 @@ func (srv *Server) Serve(ctx context.Context, s network.Stream) {
 
 func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Request) error {
 	// The budget comes first: without one, neither the answer nor its time depends on the paths that are here or on their way.
-	may := !srv.off.Load() && (r.Kind == wire.AskClaims || srv.mayLook(c, r.HashParts[0], 0))
+	may := !srv.off.Load() && (r.Kind == wire.AskClaims || srv.mayLook(c, r.HashParts[0], reserveOf(r.Kind)))
 	if p := srv.Partial(r); may && p != nil && r.Kind == wire.AskBlock {
 		if err := w.Flush(); err != nil { // earlier answers do not wait with it
 			return err
@@ -73,7 +73,7 @@ func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Reque
 	}
 	turns := srv.sending
 	switch r.Kind {
-	case wire.AskClaims:
+	case wire.AskClaims, wire.AskOffer:
 		turns = srv.asking
 	case wire.AskUpstream, wire.AskFetch:
 		turns = srv.helping
@@ -108,6 +108,8 @@ func (srv *Server) answerKind(ctx context.Context, c Client, w answers, r wire.R
 		return srv.cfg.Proxy.AnswerFetch(ctx, c, w.Writer, r)
 	case wire.AskWrong:
 		return srv.answerWrong(ctx, c, w.Writer, r)
+	case wire.AskOffer:
+		return srv.answerOffer(ctx, c, w.Writer, r)
 	}
 	return srv.answerBlock(ctx, c, w.Writer, r)
 }

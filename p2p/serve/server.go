@@ -38,6 +38,9 @@ type Config struct {
 	// Sent is told of n bytes of a path's NAR, of that size, that are sent to a peer.
 	Sent  func(path store.Path, size int64, to string, n int)
 	Proxy Proxy
+	// Keep keeps verified signatures for a claim of one of Sources, which adds them to the claim from then on. Nil takes no
+	// offers.
+	Keep func(info store.Info, signatures []string, from string) error
 }
 
 // A Proxy answers requests to ask or download from this machine's upstreams for a neighbour.

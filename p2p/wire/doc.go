@@ -13,7 +13,7 @@
 // A request is one frame:
 //
 //	uvarint  length of the rest, 1 to [maxRequestLen]
-//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong
+//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong, 8 offer
 //	...      by kind
 //
 // Claims asks whether the answerer has these store paths:
@@ -103,6 +103,15 @@
 // The answer, whatever becomes of it:
 //
 //	1 byte   0
+//
+// Offer tells the answerer which signature a path has that it does not share, so that it may share the path if its NAR
+// is the signed one:
+//
+//	...      the claim, as in the answer to claims, of at most [MaxOfferLen] bytes, with 1 to [MaxOfferSigs] Sig lines
+//
+// The answer is that of a lookup from now on:
+//
+//	1 byte   0 "not here", whatever the reason; 1 "here"
 //
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
 package wire

@@ -12,6 +12,9 @@ import (
 )
 
 func FuzzReadRequest(f *testing.F) {
+	for _, r := range goldenRequests(f) {
+		f.Add(AppendRequest(nil, r))
+	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		r, err := ReadRequest(bufio.NewReader(bytes.NewReader(in)))
 		if err != nil {
@@ -159,6 +162,18 @@ func FuzzReadProgress(f *testing.F) {
 		}
 		if !bytes.HasPrefix(in, out) || min(got, pace) < 0 || max(got, pace) > store.MaxNarSize {
 			t.Errorf("readProgress accepted %x, but %d, %d, %d is written as %x", in, v, got, pace, out)
+		}
+	})
+}
+
+func FuzzReadOffered(f *testing.F) {
+	f.Add([]byte{0})
+	f.Add([]byte{1})
+	f.Add([]byte{2})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		here, err := ReadOffered(bufio.NewReader(bytes.NewReader(in)))
+		if ok := len(in) > 0 && in[0] <= 1; (err == nil) != ok || here != (ok && in[0] == 1) {
+			t.Errorf("readOffered(%x) = %t, %v", in, here, err)
 		}
 	})
 }

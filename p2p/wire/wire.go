@@ -44,14 +44,16 @@ const (
 	AskUpstream Kind = 5
 	AskFetch    Kind = 6
 	AskWrong    Kind = 7
+	AskOffer    Kind = 8
 )
 
 // A Request is one question of a neighbour. Its kind determines which fields count.
 type Request struct {
 	Kind      Kind
 	HashParts []store.HashPart // claims: the paths asked about; otherwise one, the path of the NAR
-	NAR       store.Hash       // all but claims and upstream
+	NAR       store.Hash       // all but claims, upstream and offer
 	Block     int              // block
+	Offer     store.Info       // offer: a claim about the path that HashParts names
 }
 
 // ErrWire is the error of a message that breaks the wire format.
@@ -78,6 +80,10 @@ var ErrLater = errors.New("not here yet")
 // AppendRequest appends the frame of r to b.
 func AppendRequest(b []byte, r Request) []byte {
 	body := []byte{byte(r.Kind)}
+	if r.Kind == AskOffer {
+		body = append(body, r.Offer.String()...)
+		return append(binary.AppendUvarint(b, uint64(len(body))), body...)
+	}
 	for _, hp := range r.HashParts {
 		raw := hp.Bytes()
 		body = append(body, raw[:]...)
@@ -125,6 +131,12 @@ func parseRequest(body []byte) (Request, error) {
 		}
 		r.HashParts = []store.HashPart{store.HashPartFromBytes([hashPartBytes]byte(body))}
 		return r, nil
+	case AskOffer:
+		info, err := parseOffer(string(body))
+		if err != nil {
+			return Request{}, err
+		}
+		return Request{Kind: r.Kind, HashParts: []store.HashPart{info.Path.HashPart()}, Offer: info}, nil
 	case AskManifest, AskBlock, AskHave, AskFetch, AskWrong:
 		if len(body) < hashPartBytes+cidBytes {
 			return Request{}, fmt.Errorf("%w: request of %d bytes", ErrWire, len(body))

@@ -31,7 +31,19 @@ func goldenRequests(t testing.TB) map[string]Request {
 		"block-0":     {Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: nar},
 		"block-127":   {Kind: AskBlock, HashParts: []store.HashPart{partB}, NAR: nar, Block: 127},
 		"block-70000": {Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: nar, Block: 70000},
+		"offer":       {Kind: AskOffer, HashParts: []store.HashPart{goldenOffer(t).Path.HashPart()}, Offer: goldenOffer(t)},
 	}
+}
+
+// goldenOffer is a claim with a reference and two signatures.
+func goldenOffer(t testing.TB) store.Info {
+	t.Helper()
+	info, err := store.ParseInfo("StorePath: /nix/store/" + string(partA) + "-hello\nNarHash: " + narHash(t).String() +
+		"\nNarSize: 120\nReferences: " + string(partB) + "-glibc\nSig: cache-1:c2ln\nSig: cache-2:c2ln\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info
 }
 
 func TestGoldenRequests(t *testing.T) {

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"time"
+
 	"narbor/p2p"
 	"narbor/p2p/ask"
 )
@@ -38,6 +40,9 @@ type WhyLocal struct {
 type WhySignature struct {
 	Key     string `json:"key"`
 	Verdict string `json:"verdict"` // verified, wrong or unknown key
+	// OfferedBy is the neighbour that has offered the signature, and OfferedAt when; "" and nil if it is the source's own.
+	OfferedBy string     `json:"offeredBy,omitempty"`
+	OfferedAt *time.Time `json:"offeredAt,omitempty"`
 }
 
 // WhyRebuild tells whether this machine makes the path's NAR from another version of the path in its store.

@@ -1,0 +1,261 @@
+package ask
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/peer"
+	"go.uber.org/zap"
+
+	"narbor/p2p/peers"
+	"narbor/p2p/wire"
+	"narbor/store"
+	"narbor/store/lru"
+	"narbor/trust"
+)
+
+// offers sends signed claims to neighbours that have said that they do not have the path: they may have it without the
+// signature, and share it from then on. No lookup waits for an offer; a fetch waits for one under way. Its methods may be
+// called concurrently.
+type offers struct {
+	of    *Lookups
+	queue chan *offer
+
+	mu      sync.Mutex // guards the rest
+	made    *lru.Cache[store.HashPart, *offer]
+	vain    *lru.Cache[peer.ID, *vain]
+	running bool // offers are sent
+}
+
+// An offer is a mapping that is offered. done is closed when all neighbours have answered, or are not waited for.
+type offer struct {
+	m    trust.Mapping
+	at   time.Time
+	done chan struct{}
+}
+
+// finish lets fetches that wait for the offer go on.
+func (o *offer) finish() { close(o.done) }
+
+// A claimed mapping is one with the claim that is sent of it.
+type claimed struct {
+	m     trust.Mapping
+	claim store.Info
+}
+
+// vain is how many offers in a row a neighbour has not taken, and until when it gets no more.
+type vain struct {
+	n     int
+	until time.Time
+}
+
+func newOffers(of *Lookups) *offers {
+	return &offers{of: of, queue: make(chan *offer, offerQueue), made: lru.New[store.HashPart, *offer](maxOffered),
+		vain: lru.New[peer.ID, *vain](maxOfferedTo)}
+}
+
+// offer has a mapping offered soon, unless that was done a moment ago, or no neighbour may have it. It does not wait.
+func (o *offers) offer(m trust.Mapping) {
+	if m.SignedBy() == "" || o.of.Sharing == nil || !o.of.Sharing() || !o.of.Secrets.Shared.Trusts(m) || len(o.of.Neighbours.All()) == 0 {
+		return
+	}
+	hp := m.Path().HashPart()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if last, ok := o.made.Get(hp); !o.running || ok && time.Since(last.at) < offerAgain && is(last.m, m.NarHash(), m.NarSize()) {
+		return
+	}
+	next := &offer{m: m, at: time.Now(), done: make(chan struct{})}
+	select {
+	case o.queue <- next:
+		o.made.Add(hp, next)
+	default: // it is offered when it is asked for the next time
+	}
+}
+
+// await waits for a moment for the answers to an offer of the path that is under way.
+func (o *offers) await(ctx context.Context, m trust.Mapping) {
+	o.mu.Lock()
+	last, ok := o.made.Peek(m.Path().HashPart())
+	o.mu.Unlock()
+	if !ok {
+		return
+	}
+	select {
+	case <-last.done:
+		return
+	default:
+	}
+	timeout := time.NewTimer(time.Until(last.at.Add(offerPatience)))
+	defer timeout.Stop()
+	select {
+	case <-last.done:
+	case <-timeout.C:
+	case <-ctx.Done():
+	}
+}
+
+// run sends offers until ctx ends.
+func (o *offers) run(ctx context.Context) error {
+	o.mu.Lock()
+	o.running = true
+	o.mu.Unlock()
+	defer o.end()
+	for {
+		select {
+		case first := <-o.queue:
+			o.send(ctx, o.batch(first))
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// end lets no fetch wait for an offer that is not sent.
+func (o *offers) end() {
+	o.mu.Lock()
+	o.running = false
+	o.mu.Unlock()
+	for {
+		select {
+		case left := <-o.queue:
+			left.finish()
+		default:
+			return
+		}
+	}
+}
+
+// batch returns an offer with those that are waiting, too.
+func (o *offers) batch(first *offer) []*offer {
+	batch := []*offer{first}
+	for len(batch) < offersAtOnce {
+		select {
+		case next := <-o.queue:
+			batch = append(batch, next)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// send offers a batch to all neighbours at once that are not known as holders, and returns when they have answered.
+func (o *offers) send(ctx context.Context, batch []*offer) {
+	defer func() {
+		for _, one := range batch {
+			one.finish()
+		}
+	}()
+	var open []claimed
+	for _, one := range batch {
+		claim, err := o.claim(ctx, one.m)
+		if err != nil {
+			o.of.Log.Debug("not offered", zap.Stringer("path", one.m.Path()), zap.Error(err))
+			continue
+		}
+		open = append(open, claimed{one.m, claim})
+	}
+	var running sync.WaitGroup
+	now := time.Now()
+	for _, nb := range o.of.Neighbours.All() {
+		if nb.IsLate() || !o.mayOffer(nb.ID, now) {
+			continue
+		}
+		if lacking := slices.DeleteFunc(slices.Clone(open), func(c claimed) bool { return o.of.isHolder(c.m, nb.ID) }); len(lacking) > 0 {
+			running.Go(func() { o.sendTo(ctx, nb, lacking) })
+		}
+	}
+	running.Wait()
+}
+
+// claim returns what is offered of a mapping. The error says why it is not: neighbours are not asked about it, or it is long.
+func (o *offers) claim(ctx context.Context, m trust.Mapping) (store.Info, error) {
+	if err := o.of.Secrets.CheckNAR(ctx, m); err != nil {
+		return store.Info{}, err
+	}
+	shared, err := o.of.Secrets.Shared.Check(m.Info()) // no other signature leaves this machine
+	if err != nil {
+		return store.Info{}, err
+	}
+	info := shared.Info()
+	info.CA, info.Signatures = "", info.Signatures[:min(len(info.Signatures), wire.MaxOfferSigs)]
+	if !wire.IsOffer(info) || len(info.String()) > wire.MaxOfferLen {
+		return store.Info{}, fmt.Errorf("%s: a claim of %d bytes", m.Path(), len(info.String()))
+	}
+	return info, nil
+}
+
+func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []claimed) {
+	claims := make([]store.Info, len(batch))
+	for i, c := range batch {
+		claims[i] = c.claim
+	}
+	here, err := nb.Offer(ctx, claims, offerPatience)
+	if err != nil {
+		o.of.Log.Debug("neighbour has not answered all offers", zap.Stringer("peer", nb.ID), zap.Error(err))
+	}
+	for i, yes := range here {
+		if yes {
+			o.of.offered(batch[i].m, nb.ID)
+		}
+		o.answered(nb.ID, yes)
+	}
+	if err != nil {
+		o.answered(nb.ID, false)
+	}
+}
+
+func (o *offers) mayOffer(to peer.ID, now time.Time) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v, ok := o.vain.Get(to)
+	return !ok || now.After(v.until)
+}
+
+// answered counts an answer: a neighbour that takes none of many gets no more for a while.
+func (o *offers) answered(by peer.ID, yes bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	v, ok := o.vain.Get(by)
+	if !ok {
+		v = &vain{}
+		o.vain.Add(by, v)
+	}
+	if v.n++; yes {
+		v.n = 0
+	}
+	if v.n >= maxVain {
+		v.n, v.until = 0, time.Now().Add(vainPause)
+	}
+}
+
+// Offer has a mapping of an upstream offered to the neighbours, which have said that they do not have the path.
+func (ls *Lookups) Offer(m trust.Mapping) {
+	if !ls.Knows(m) {
+		ls.offers.offer(m)
+	}
+}
+
+// RunOffers sends offers until ctx ends.
+func (ls *Lookups) RunOffers(ctx context.Context) error { return ls.offers.run(ctx) }
+
+// offered records that a neighbour has a NAR that was offered to it.
+func (ls *Lookups) offered(m trust.Mapping, by peer.ID) {
+	hp := m.Path().HashPart()
+	f, ok := ls.findings.Get(hp)
+	if !ok || !is(f.Mapping, m.NarHash(), m.NarSize()) {
+		f = &Finding{Mapping: m, found: time.Now()}
+		ls.findings.Add(hp, f)
+	}
+	f.add(by, false)
+}
+
+// isHolder reports whether a neighbour is known to have the whole NAR.
+func (ls *Lookups) isHolder(m trust.Mapping, id peer.ID) bool {
+	f, ok := ls.findings.Peek(m.Path().HashPart())
+	return ok && is(f.Mapping, m.NarHash(), m.NarSize()) && f.isWhole(id)
+}
