@@ -1,6 +1,9 @@
 package integration_test
 
 import (
+	"crypto/sha256"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,7 +13,7 @@ import (
 	"narbor/store"
 )
 
-// mirrorScript makes a bare repository, and prints for each of its trees a name, the commit, and Nix's hash of the tree.
+// mirrorScript makes a bare repository, and prints for each of its trees a name, the commit, Nix's hash of the tree, and git's.
 const mirrorScript = `
 export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@a
 git init -q --bare /srv/mirror.git; cd /srv/mirror.git
@@ -19,7 +22,7 @@ commit() { # REF NAME PARENT...
 	tree=$(git --work-tree=/tmp/work add -A && git write-tree)
 	id=$(git commit-tree -m x $tree "$@"); git update-ref $ref $id
 	rm -rf /tmp/out; mkdir /tmp/out; git archive $id | tar -x -C /tmp/out
-	echo $name $id $(nix --extra-experimental-features nix-command hash path /tmp/out)
+	echo $name $id $(/usr/bin/nix --extra-experimental-features nix-command hash path /tmp/out) $tree
 }
 mkdir -p /tmp/work/sub; cd /tmp/work; export GIT_DIR=/srv/mirror.git
 echo old > file; echo in > sub/in; ln -s sub/in link; printf '#!/bin/sh\n' > run; chmod 755 run
@@ -31,12 +34,21 @@ echo tampered > file
 commit refs/heads/damaged tampered
 echo other > file
 commit refs/other/secret other
-echo 'file export-ignore' > .gitattributes
+echo 'absent export-ignore' > .gitattributes
 commit refs/heads/ignoring ignoring
 chmod -R a+rX /srv/mirror.git`
 
 // A mirrored tree is one of a repository.
-type mirrored struct{ commit, narHash string }
+type mirrored struct{ commit, narHash, tree string }
+
+// gitPath is the store path that Nix gives to it by git's own hash.
+func (m mirrored) gitPath(w world) store.Path {
+	w.Helper()
+	inner := sha256.Sum256([]byte("fixed:out:git:sha1:" + m.tree + ":"))
+	p, err := store.ParsePathName(string(store.MakeHashPart("output:out", string(inner[:]), "source")) + "-source")
+	w.must(err)
+	return p
+}
 
 // path is the store path that Nix gives to it.
 func (m mirrored) path(w world) store.Path {
@@ -81,8 +93,8 @@ func (w world) mirror(h *lan.Host) map[string]mirrored {
 	w.must(err)
 	trees := map[string]mirrored{}
 	for line := range strings.Lines(out) {
-		if words := strings.Fields(line); len(words) == 3 {
-			trees[words[0]] = mirrored{words[1], words[2]}
+		if words := strings.Fields(line); len(words) == 4 {
+			trees[words[0]] = mirrored{words[1], words[2], words[3]}
 		}
 	}
 	if len(trees) != 5 {
@@ -109,10 +121,11 @@ func TestMirrorOfAGitRepository(t *testing.T) {
 	for _, nix := range nixes(t) {
 		t.Run(nix.Version, func(t *testing.T) {
 			w := newWorld(t)
-			nas := w.host(lan.HostConfig{Name: "nas"}, "substituters =")
+			const features = "experimental-features = nix-command flakes git-hashing" // 2.8 does not know the last one
+			nas := w.host(lan.HostConfig{Name: "nas", Binds: w.withoutNix()}, "substituters =", features)
 			trees := w.mirror(nas)
 			member := w.host(lan.HostConfig{Name: "member", System: nix.System}, "substituters = "+lan.Substituter,
-				"trusted-public-keys =", "experimental-features = nix-command flakes", "connect-timeout = 1", "download-attempts = 1")
+				"trusted-public-keys =", features, "connect-timeout = 1", "download-attempts = 1")
 			for _, h := range []*lan.Host{nas, member} {
 				w.inGroup(h)
 			}
@@ -123,6 +136,15 @@ func TestMirrorOfAGitRepository(t *testing.T) {
 			w.sharesTree(nas, trees["tampered"])
 
 			w.probeTrees(member, trees, "new", "old")
+			why, err := nas.Narbor(w.ctx, narbor, "why", trees["new"].path(w).String())
+			w.must(err)
+			if !strings.Contains(why, "swh:1:dir:"+trees["new"].tree) {
+				t.Errorf("narbor why does not print the SWHID:\n%s", why)
+			}
+			ignoring := trees["ignoring"].path(w).String()
+			if said, err := nas.Narbor(w.ctx, narbor, "share", "explain", ignoring); err == nil || !strings.Contains(said, "not shared") {
+				t.Errorf("share explain = %v, %s", err, said)
+			}
 			for _, name := range []string{"new", "old"} {
 				got, err := member.Run(w.ctx, "sh", "-ec", flakeScript, "sh", trees[name].commit, trees[name].narHash)
 				w.must(err)
@@ -130,10 +152,11 @@ func TestMirrorOfAGitRepository(t *testing.T) {
 					t.Errorf("%s is %s, want %s", name, got, want)
 				}
 			}
+			w.gitAddressed(member, trees["old"], nix.Version)
 			w.must(member.Verify(w.ctx))
 
 			w.must(holder.Terminate(15 * time.Second)) // it remembers blobs
-			_, err := nas.Run(w.ctx, "sh", "-ec", `cd /srv/mirror.git
+			_, err = nas.Run(w.ctx, "sh", "-ec", `cd /srv/mirror.git
 				object() { echo objects/$(echo $1 | cut -c1-2)/$(echo $1 | cut -c3-); }
 				good=$(echo tampered | git hash-object -w --stdin); evil=$(echo TAMPERED | git hash-object -w --stdin)
 				cp -f $(object $evil) $(object $good)`)
@@ -152,6 +175,42 @@ func TestMirrorOfAGitRepository(t *testing.T) {
 			w.probeTrees(stranger, trees)
 		})
 	}
+}
+
+// withoutNix returns the binds with which narbor reads nix.conf itself: the Nix of this computer does not know git-hashing, and
+// the other systems have no git.
+func (w world) withoutNix() map[string]string {
+	w.Helper()
+	dir := w.TempDir()
+	w.must(os.Chmod(dir, 0o755))
+	w.must(os.WriteFile(filepath.Join(dir, "nix"), []byte("#!/bin/sh\nexit 1\n"), 0o755))
+	return map[string]string{"/usr/local/sbin": dir}
+}
+
+// gitAddressed has a member take a tree by git's own hash, if its Nix knows of such paths. Otherwise narbor answers 404.
+func (w world) gitAddressed(member *lan.Host, tree mirrored, version string) {
+	w.Helper()
+	path := tree.gitPath(w)
+	want := "200"
+	if strings.HasPrefix(version, "2.8.") {
+		want = "404"
+	}
+	codes, err := member.Codes(w.ctx, lan.Substituter+"/"+string(path.HashPart())+".narinfo")
+	w.must(err)
+	if codes[0] != want {
+		w.Errorf("Nix %s gets %s for a tree by git's hash, want %s", version, codes[0], want)
+	}
+	if want == "404" {
+		return
+	}
+	out, err := member.Run(w.ctx, "sh", "-ec", `rm -rf /tmp/out; cp -r $1 /tmp/out
+		p=$(nix store add --mode git --hash-algo sha1 --name source /tmp/out); nix-store --delete $p > /dev/null; echo $p`,
+		"sh", tree.path(w).String())
+	w.must(err)
+	if strings.TrimSpace(out) != path.String() {
+		w.Errorf("Nix %s calls the tree %s, want %s", version, out, path)
+	}
+	w.realise(member, path.String())
 }
 
 // sharesTree waits until the machine shares a tree.

@@ -25,8 +25,9 @@ func whyCommand() *cli.Command {
 		ArgsUsage: "PATH|HASH",
 		Description: "PATH may also be a file in a store path, or a link to one, such as ./result.\n\n" +
 			"It tells whether the path is valid on this machine, which signature it has and what that is worth, which\n" +
-			"neighbours have it, what Nix would be answered, from which other version in this machine's store it was\n" +
-			"rebuilt, or would be, or why not, and with --upstream, which neighbour, or this machine, was elected to ask\n" +
+			"neighbours have it, the CID of its archive and the ID that git has for it, what Nix would be answered, from\n" +
+			"which other version in this machine's store it was rebuilt, or would be, or why not, and with --upstream,\n" +
+			"which neighbour, or this machine, was elected to ask\n" +
 			"there. Asking costs the neighbours one question each, and the upstream one if none has it.\n\n" +
 			"Exit code 5 means that Nix would get 404 for it.\n\n" +
 			"Example: narbor why /nix/store/…-firefox-141.0",
@@ -119,6 +120,12 @@ func printWhy(w control.Why, asked string, s screen) {
 	default:
 		s.field("here", "valid in %s, %s, %s", w.Local.Where, dashboard.Amount(w.Local.NarSize),
 			dashboard.Plural(w.Local.References, "reference"))
+	}
+	if w.CID != "" {
+		s.field("content", "%s (CID)", w.CID)
+	}
+	if w.GitTree != "" {
+		s.field("git tree", "%s", strings.TrimSuffix(w.GitTree+", "+w.SWHID, ", "))
 	}
 	printSignatures(w, s)
 	printWhyNeighbours(w, s)

@@ -44,9 +44,25 @@ func (s *parts) getWhy(r *http.Request) (any, error) {
 		w.Rebuild = s.whyRebuild(r.Context(), claim, w.Local != nil)
 	}
 	w.Path = claim.Path.String()
+	s.whyContent(&w, parts[0], claim)
 	judge(&w, len(s.keys.trusted.Names()))
 	object(&w, s.server.Obstacle)
 	return w, nil
+}
+
+// whyContent sets the names of the content in other systems.
+func (s *parts) whyContent(w *control.Why, hp store.HashPart, claim store.Info) {
+	if !claim.Path.IsZero() {
+		w.CID = claim.NarHash.CID().String()
+	}
+	for _, g := range s.shares.gits {
+		if tree := g.Tree(hp); tree != "" && w.GitTree == "" {
+			w.GitTree = tree
+			if len(tree) == 40 { // Software Heritage has SHA-1 alone
+				w.SWHID = "swh:1:dir:" + tree
+			}
+		}
+	}
 }
 
 // judge sets the answer that Nix would get, in the order in which the sources are asked.

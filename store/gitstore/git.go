@@ -55,8 +55,8 @@ type git struct {
 
 	slots chan struct{}
 
-	mu     sync.Mutex // guards the rest
-	idle   []*catFile
+	mu     sync.Mutex            // guards the rest
+	idle   map[string][]*catFile // by mode
 	closed bool
 }
 
@@ -149,32 +149,31 @@ type catFile struct {
 	out    *bufio.Reader
 }
 
-// objects asks for objects of a kind, and hands each to each in the order asked. sizes asks for their sizes alone. most bounds
+// read asks for objects of a kind, and hands each to each in the order asked. sizes asks for their sizes alone. most bounds
 // the size of one.
 func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
 	g.slots <- struct{}{}
 	defer func() { <-g.slots }()
+	if len(ids) == 0 {
+		return nil
+	}
+	mode := "--batch"
 	if sizes {
-		c, err := g.start("--batch-check")
-		if err != nil {
-			return err
-		}
-		defer c.end()
-		return c.ask(ids, kind, most, false, each)
+		mode = "--batch-check"
 	}
 	g.mu.Lock()
 	var c *catFile
-	if n := len(g.idle); n > 0 {
-		c, g.idle = g.idle[n-1], g.idle[:n-1]
+	if n := len(g.idle[mode]); n > 0 {
+		c, g.idle[mode] = g.idle[mode][n-1], g.idle[mode][:n-1]
 	}
 	g.mu.Unlock()
 	if c == nil {
 		var err error
-		if c, err = g.start("--batch"); err != nil {
+		if c, err = g.start(mode); err != nil {
 			return err
 		}
 	}
-	if err := c.ask(ids, kind, most, true, each); err != nil {
+	if err := c.ask(ids, kind, most, !sizes, each); err != nil {
 		c.end()
 		return err
 	}
@@ -184,7 +183,10 @@ func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id 
 		c.end()
 		return nil
 	}
-	g.idle = append(g.idle, c)
+	if g.idle == nil {
+		g.idle = map[string][]*catFile{}
+	}
+	g.idle[mode] = append(g.idle[mode], c)
 	return nil
 }
 
@@ -228,8 +230,10 @@ func (g *git) stop(forever bool) {
 	idle := g.idle
 	g.idle, g.closed = nil, g.closed || forever
 	g.mu.Unlock()
-	for _, c := range idle {
-		c.end()
+	for _, some := range idle {
+		for _, c := range some {
+			c.end()
+		}
 	}
 }
 

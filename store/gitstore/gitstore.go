@@ -13,6 +13,7 @@
 package gitstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -37,6 +38,8 @@ type Config struct {
 	Dir   string    // a bare repository, or a working copy
 	Refs  []Pattern // what none of these leads to is not shared
 	State string    // the folder for the index, and for a repository of narbor's own
+	// Every is how often the refs are looked at; 0 is every 15 s.
+	Every time.Duration
 	// GitHashing reports whether paths with git's content addresses are told as well; nil: they are not. It returns at once.
 	GitHashing func() bool
 	// Changed is called when the refs have moved and have been looked through, with the reason if that failed; nil: it is not.
@@ -128,7 +131,7 @@ func (s *Store) Close() { s.git.stop(true) }
 func (s *Store) Run(ctx context.Context) error {
 	defer s.Close()
 	r := renewal{Store: s}
-	for tick := time.NewTicker(refsEvery); ; {
+	for tick := time.NewTicker(cmp.Or(s.cfg.Every, refsEvery)); ; {
 		r.step(ctx)
 		select {
 		case <-ctx.Done():

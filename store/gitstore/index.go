@@ -43,10 +43,9 @@ type line struct {
 // A renewal finds out which trees the refs lead to. It is owned by the goroutine that calls Run.
 type renewal struct {
 	*Store
-	loaded  bool
-	tips    []oid
-	failed  string
-	waiting bool // not all trees that may be looked through were
+	loaded bool
+	tips   []oid
+	failed string
 }
 
 // step looks at the refs, and at the trees that they lead to if they have moved.

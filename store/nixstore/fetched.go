@@ -21,6 +21,7 @@ import (
 //	builtins.fetchurl, nix-prefetch-url      fixed:…
 //	file that is copied in flat              the same
 //	local directory or file, nix-store --add fixed:r:…, its own name
+//	nix store add --mode git                 fixed:git:…, its own name
 //	builtins.toFile, .drv                    text:…
 //
 // Those that look alike count as fetched: a local directory that is called source, and a file that is copied in flat. A
@@ -30,7 +31,7 @@ func (n *Store) fetched(ctx context.Context, info store.Info) bool {
 	if !ok || len(info.References) > 0 {
 		return false
 	}
-	recursive := strings.HasPrefix(hash, "r:")
+	recursive := strings.HasPrefix(hash, "r:") || strings.HasPrefix(hash, "git:") // a folder may be hashed so
 	if !info.Ultimate && info.Deriver.IsZero() && (!recursive || info.Path.Name() == "source") {
 		return true
 	}

@@ -30,6 +30,7 @@ func TestFetchedSourcesAreTold(t *testing.T) {
 		"file that is fetched":                 {named, "", flat, nil, false, nil, true},
 		"local directory":                      {named, "", recursive, nil, false, []string{}, false},
 		"local directory, and an old daemon":   {named, "", recursive, nil, false, nil, false},
+		"local directory by git's hash":        {named, "", "fixed:git:sha1:x", nil, false, []string{}, false},
 		"tree with references":                 {source, "", recursive, []string{pathLibc}, false, []string{drv}, false},
 		"text":                                 {source, "", "text:sha256:x", nil, false, []string{drv}, false},
 		"build with the signature of a server": {source, drv, "", nil, true, []string{drv}, false},

@@ -11,21 +11,24 @@ import (
 type Why struct {
 	Schema   int       `json:"schema"`
 	HashPart string    `json:"hashPart"`
-	Path     string    `json:"path"`  // "" if it is unknown
-	Local    *WhyLocal `json:"local"` // null if it is not on this machine
+	Path     string    `json:"path"`              // "" if it is unknown
+	Local    *WhyLocal `json:"local"`             // null if it is not on this machine
+	CID      string    `json:"cid,omitempty"`     // of the NAR; "" if its hash is unknown
+	GitTree  string    `json:"gitTree,omitempty"` // object ID, if a repository of --git-dir has it
+	SWHID    string    `json:"swhid,omitempty"`   // of that tree, in Software Heritage
 	// StoreProblem is why this machine's Nix cannot be asked; "" if it can, or there is none.
 	StoreProblem string       `json:"storeProblem,omitempty"`
 	Neighbours   []ask.Answer `json:"neighbours"`
 	Upstream     *WhyUpstream `json:"upstream"` // null if there is none
 	Rebuild      *WhyRebuild  `json:"rebuild"`  // null if that is not known
 	Status       int          `json:"status"`   // that Nix would get for the narinfo
-	From         string       `json:"from"`     // what would be served: store, cache, neighbours, upstream or ""
+	From         string       `json:"from"`     // what would be served: store, cache, git, neighbours, upstream or ""
 	Reason       string       `json:"reason"`
 }
 
 // WhyLocal is what this machine has.
 type WhyLocal struct {
-	Where      string         `json:"where"` // the store or cache directory
+	Where      string         `json:"where"` // the store, a cache directory or a git repository
 	NarHash    string         `json:"narHash"`
 	NarSize    int64          `json:"narSize"`
 	References int            `json:"references"`
