@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"narbor/integration/corpus"
+	"narbor/integration/lan"
 )
 
-// debianScript makes a Debian machine in its namespaces: it has this machine's files read-only, its own /nix, /etc and
-// state, and as units only those of packages and those in $2. PACKAGES and CACHE are replaced by the directories that
-// the machine sees as /packages and /cache. The script ends as systemd.
+// debianScript makes a Debian machine in its namespaces: it has the files of LOWER read-only, its own /nix, /etc and
+// state, and as units only those of packages and those in $2. PACKAGES and CACHE are the directories that the machine
+// sees as /packages and /cache. LOWER, PACKAGES and CACHE are replaced. The script ends as systemd.
 const debianScript = `set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$1"
 cd "$1"
 mkdir upper work root
-mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+mount -t overlay overlay -o lowerdir=LOWER,upperdir=upper,workdir=work root
 cp -R "$2" root/units
 mkdir -p root/packages root/cache root/old
 mount --bind "PACKAGES" root/packages
@@ -33,8 +34,15 @@ mkdir -p root/var/lib/private
 mount -t tmpfs -o mode=700 tmpfs root/var/lib/private
 chmod 755 root/run root/nix
 rm -f root/usr/sbin/policy-rc.d
-rm -rf root/var/lib/narbor root/etc/systemd/system root/etc/nix root/etc/resolv.conf
+rm -rf root/var/lib/narbor root/etc/systemd/system root/etc/resolv.conf
 mkdir -p root/etc/systemd/system root/run/lock
+if [ -e root/etc/passwd ]; then
+  rm -rf root/etc/nix
+else # packages were unpacked without their scripts
+  cp root/usr/share/base-passwd/passwd.master root/etc/passwd
+  cp root/usr/share/base-passwd/group.master root/etc/group
+  touch root/var/lib/dpkg/status root/etc/machine-id
+fi
 mount -t proc proc root/proc
 mount -t sysfs -o ro sysfs root/sys
 mount -t tmpfs tmpfs root/sys/class/misc # vsock would lead out of this computer
@@ -56,8 +64,46 @@ exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   SYSTEMD_UNIT_PATH=/units:/etc/systemd/system:/lib/systemd/system \
   /lib/systemd/systemd --unit=test.target --log-target=null`
 
+// debianRoot has what the tests of packages need besides narbor: systemd, three package managers, and Nix.
+var debianRoot = []string{"base-files", "base-passwd", "bash", "coreutils", "curl", "dash", "diffutils", "dpkg", "findutils", "gawk", "grep", "gzip",
+	"hostname", "init-system-helpers", "iproute2", "libc-bin", "mount", "nix-setup-systemd", "pacman-package-manager", "passwd",
+	"procps", "rpm", "sed", "sqlite3", "systemd", "tar", "util-linux", "xz-utils"}
+
+// nextDebian returns an unpacked root of the Debian that follows the oldest one of the tests.
+func nextDebian(t *testing.T) string {
+	t.Helper()
+	flakeNeeds(t, "dpkg-deb", "apt-get")
+	root, err := lan.Root(t.Context(), "trixie", "packages", debianRoot...)
+	if err != nil {
+		unable(t, err.Error())
+	}
+	return root
+}
+
+// bootDebian boots a Debian machine with Nix, which trusts the corpus's key. Its root is that of this machine for "/".
+func bootDebian(t *testing.T, lower, packages, cache string) systemd {
+	t.Helper()
+	script := strings.NewReplacer("LOWER", lower, "PACKAGES", packages, "CACHE", cache).Replace(debianScript)
+	s := bootSystemdWith(t, script, func(t *testing.T, units string) { writeTargets(t, units, "") })
+	s.run("sh", "-c", "until test -S /run/systemd/private; do sleep 0.05; done") // systemctl talks to it
+	s.run("sh", "-c", "mkdir -p /nix/var/nix/daemon-socket /nix/store && groupadd --force --system nixbld && chgrp nixbld /nix/store && "+
+		"chmod 1775 /nix/store")
+	if lower == "/" {
+		command(t, packages, "apt-get", "-qq", "download", "nix-setup-systemd")
+		s.run("sh", "-c", "dpkg --no-triggers --force-unsafe-io --force-depends -i /packages/nix-setup-systemd_*.deb")
+	} else { // as that package's script does it
+		s.run("sh", "-ec", "groupadd --force --system nix-users; for n in 1 2; do useradd --system --gid nixbld --groups nixbld "+
+			"--no-user-group nixbld$n; done; systemd-tmpfiles --create nix-daemon.conf; systemctl enable --now nix-daemon.socket")
+	}
+	s.run("sh", "-c", "echo extra-trusted-public-keys = "+corpus.PublicKey()+" >>/etc/nix/nix.conf; systemctl restart nix-daemon.service")
+	return s
+}
+
+// substituterLine is narbor's in nix.conf.
+const substituterLine = "extra-substituters = http://127.0.0.1:6272"
+
 // The package is installed beside Debian's Nix, upgraded while Nix fetches through it, and removed; Nix never finds a
-// closed port.
+// closed port. That is tried on this machine's Debian, and on the next.
 func TestDebianPackage(t *testing.T) {
 	flakeNeeds(t, "dpkg-deb", "apt-get", "nix-store")
 	if os.Geteuid() != 0 {
@@ -71,41 +117,59 @@ func TestDebianPackage(t *testing.T) {
 	for _, version := range []string{"1.0", "1.1"} {
 		buildPackages(t, packages, version, "deb")
 	}
-	command(t, packages, "apt-get", "-qq", "download", "nix-setup-systemd")
-	script := strings.NewReplacer("PACKAGES", packages, "CACHE", c.Cache).Replace(debianScript)
-	s := bootSystemdWith(t, script, func(t *testing.T, units string) { writeTargets(t, units, "") })
-	s.run("sh", "-c", "mkdir -p /nix/var/nix/daemon-socket /nix/store && groupadd --force --system nixbld && chgrp nixbld /nix/store && "+
-		"chmod 1775 /nix/store")
-	s.run("sh", "-c", "dpkg --no-triggers --force-unsafe-io --force-depends -i /packages/nix-setup-systemd_*.deb")
-	s.run("sh", "-c", "echo extra-trusted-public-keys = "+corpus.PublicKey()+" >>/etc/nix/nix.conf; systemctl restart nix-daemon.service")
+	t.Run("here", func(t *testing.T) {
+		lifeOfDeb(t, bootDebian(t, "/", packages, c.Cache), c.Top.String(), systemd.besideThePackage)
+	})
+	t.Run("next", func(t *testing.T) {
+		lifeOfDeb(t, bootDebian(t, nextDebian(t), packages, c.Cache), c.Top.String(), func(systemd, *testing.T) {})
+	})
+}
 
-	const line = "extra-substituters = http://127.0.0.1:6272"
+// lifeOfDeb installs the package on a machine, upgrades it while Nix fetches the path through it, and removes and purges it.
+func lifeOfDeb(t *testing.T, s systemd, path string, installed func(systemd, *testing.T)) {
 	t.Log(s.run("dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.0_amd64.deb"))
 	s.await("narbor.socket", "active")
 	s.await("narbor.service", "active")
-	if conf := s.run("cat", "/etc/nix/nix.conf"); !strings.Contains(conf, line) {
-		t.Errorf("nix.conf is %q, want %q in it", conf, line)
+	if conf := s.run("cat", "/etc/nix/nix.conf"); !strings.Contains(conf, substituterLine) {
+		t.Errorf("nix.conf is %q, want %q in it", conf, substituterLine)
 	}
 	for _, file := range []string{"/usr/share/man/man8/narbor.8.gz", "/usr/share/bash-completion/completions/narbor",
 		"/usr/share/zsh/vendor-completions/_narbor",
 		"/usr/share/fish/vendor_completions.d/narbor.fish", "/lib/systemd/system/narbor.service", "/etc/default/narbor"} {
 		s.run("test", "-s", file)
 	}
-	s.besideThePackage(t)
+	installed(s, t)
 	refresh := s.refreshTimer(t, "disabled")
 	s.run("systemctl", "enable", "--now", refresh)
-	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+
-		") >>/etc/default/narbor; systemctl restart narbor.service")
-
-	ctx, stop := context.WithCancel(t.Context())
-	answers, builds := make(chan [2]int, 1), make(chan [2]int, 1)
-	go func() { answers <- s.ask(ctx, 3) }()
-	go func() { builds <- s.realise(ctx, c.Top.String()) }()
-	time.Sleep(time.Second) // a build is under way
-	s.run("dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.1_amd64.deb")
+	s.upgrade(t, path, "dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.1_amd64.deb")
 	if got := s.run("dpkg-query", "--show", "narbor"); !strings.Contains(got, "1.1") {
 		t.Errorf("after the upgrade there is %q", got)
 	}
+	s.refreshTimer(t, "enabled")
+	s.run("dpkg", "--remove", "narbor")
+	s.removed(t)
+	s.await(refresh, "inactive")
+	s.run("dpkg", "--purge", "narbor")
+	if out, err := s.command(t.Context(), "ls", "/var/lib/private/narbor").CombinedOutput(); err == nil {
+		t.Errorf("after the purge there is still state: %q", out)
+	}
+	if left := s.run("find", "/etc", "/usr", "/var", "-name", "narbor*"); left != "" {
+		t.Errorf("after the purge there are still files:\n%s", left)
+	}
+}
+
+// upgrade runs a command that upgrades narbor, while Nix fetches a path from narbor's cache directory again and again.
+func (s systemd) upgrade(t *testing.T, path string, args ...string) {
+	t.Helper()
+	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+
+		") >>/etc/default/narbor; systemctl restart narbor.service")
+	before := s.pidOf("narbor.service")
+	ctx, stop := context.WithCancel(t.Context())
+	answers, builds := make(chan [2]int, 1), make(chan [2]int, 1)
+	go func() { answers <- s.ask(ctx, 3) }()
+	go func() { builds <- s.realise(ctx, path) }()
+	time.Sleep(time.Second) // a build is under way
+	t.Log(s.run(args...))
 	s.await("narbor.service", "active")
 	time.Sleep(time.Second)
 	stop()
@@ -115,27 +179,34 @@ func TestDebianPackage(t *testing.T) {
 	if got := <-builds; got[0] == 0 || got[1] > 0 {
 		t.Errorf("%d builds went well and %d failed during the upgrade", got[0], got[1])
 	}
-	s.refreshTimer(t, "enabled")
-	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Count(conf, line) != 1 {
+	if after := s.pidOf("narbor.service"); after == before {
+		t.Error("the earlier version still runs after the upgrade")
+	}
+	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Count(conf, substituterLine) != 1 {
 		t.Errorf("after the upgrade nix.conf is %q, want the line once", conf)
 	}
-	s.run("dpkg", "--remove", "narbor")
-	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Contains(conf, line) {
+	if got := s.run("systemctl", "is-enabled", "narbor.socket", "narbor.service"); got != "enabled\nenabled\n" {
+		t.Errorf("after the upgrade the units are %q", got)
+	}
+}
+
+// removed looks at a machine from which a package has removed narbor.
+func (s systemd) removed(t *testing.T) {
+	t.Helper()
+	if conf := s.run("cat", "/etc/nix/nix.conf"); strings.Contains(conf, substituterLine) {
 		t.Errorf("after the removal nix.conf is %q", conf)
 	}
 	s.await("narbor.socket", "inactive")
-	s.await(refresh, "inactive")
 	if out, err := s.command(t.Context(), "nix-store", "--store", "daemon", "--realise", absentPath).CombinedOutput(); err == nil ||
 		strings.Contains(string(out), "6272") {
 		t.Errorf("after the removal Nix says %q, %v", out, err)
 	}
-	s.run("dpkg", "--purge", "narbor")
-	if out, err := s.command(t.Context(), "ls", "/var/lib/private/narbor").CombinedOutput(); err == nil {
-		t.Errorf("after the purge there is still state: %q", out)
-	}
-	if left := s.run("find", "/etc", "/usr", "/var", "-name", "narbor*"); left != "" {
-		t.Errorf("after the purge there are still files:\n%s", left)
-	}
+}
+
+// pidOf is the main process of a unit.
+func (s systemd) pidOf(unit string) string {
+	s.t.Helper()
+	return strings.TrimSpace(s.run("systemctl", "show", "--property=MainPID", "--value", unit))
 }
 
 // refreshTimer returns the name of the timer for `narbor refresh`, which must be enabled or disabled as stated.

@@ -131,15 +131,21 @@ func bootSystemd(t *testing.T, dropIn string) systemd {
 
 // bootSystemdWith boots with another script and another function that writes the units.
 func bootSystemdWith(t *testing.T, script string, writeUnits func(t *testing.T, dir string)) systemd {
+	flakeNeeds(t, "systemctl")
+	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
+		unable(t, err.Error())
+	}
+	return boot(t, "systemd", script, writeUnits)
+}
+
+// boot runs a script that makes a machine of its namespaces and ends as the program init.
+func boot(t *testing.T, init, script string, writeUnits func(t *testing.T, dir string)) systemd {
 	if programs.err != nil {
 		t.Fatal(programs.err)
 	}
-	flakeNeeds(t, "unshare", "nsenter", "ip", "curl", "systemctl")
+	flakeNeeds(t, "unshare", "nsenter", "ip", "curl")
 	if os.Geteuid() != 0 {
 		unable(t, "namespaces need root")
-	}
-	if _, err := os.Stat("/lib/systemd/systemd"); err != nil {
-		unable(t, err.Error())
 	}
 	root, units := t.TempDir(), t.TempDir()
 	writeUnits(t, units)
@@ -160,7 +166,7 @@ func bootSystemdWith(t *testing.T, script string, writeUnits func(t *testing.T, 
 		}
 	})
 	s := systemd{t: t}
-	s.pid = s.firstChild(cmd.Process.Pid)
+	s.pid = s.firstChild(cmd.Process.Pid, init)
 	return s
 }
 
@@ -185,11 +191,14 @@ func writeTargets(t *testing.T, dir, wants string) {
 	}
 }
 
-// firstChild waits for the process that pid starts, and for it to become systemd.
-func (s systemd) firstChild(pid int) int {
+// firstChild waits for the process that pid starts, and for it to become the program init.
+func (s systemd) firstChild(pid int, init string) int {
 	s.t.Helper()
 	var child int
-	for s.pause() {
+	for deadline := time.Now().Add(systemdTimeout / 4); s.pause(); {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s has not started", init)
+		}
 		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 		if err != nil {
 			s.t.Fatal(err)
@@ -198,7 +207,7 @@ func (s systemd) firstChild(pid int) int {
 			continue
 		}
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child))
-		if err == nil && string(name) == "systemd\n" {
+		if err == nil && string(name) == init+"\n" {
 			break
 		}
 	}

@@ -253,16 +253,20 @@ func (s setup) run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// answers waits until narbor answers Nix.
+// answers waits until narbor answers Nix, where a service manager may be starting it.
 func (s setup) answers(ctx context.Context) bool {
 	client := http.Client{Timeout: doctor.ProbeLimit, Transport: &http.Transport{Proxy: nil, DisableKeepAlives: true}}
+	waits := s.systemd || s.darwin || exists("/run/openrc/softlevel")
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		resp, err := client.Get(doctor.NixURL + "/nix-cache-info")
 		if err == nil {
 			resp.Body.Close()
 			return resp.StatusCode == http.StatusOK
 		}
-		if !s.systemd && !s.darwin || time.Now().After(deadline) {
+		if withoutNetwork() && servesNix(ctx) {
+			return true
+		}
+		if !waits || time.Now().After(deadline) {
 			return false
 		}
 		select {
@@ -271,6 +275,24 @@ func (s setup) answers(ctx context.Context) bool {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// withoutNetwork reports whether this process has another network than the machine. Scripts of packages run in an empty
+// one since rpm 4.20, where narbor's port cannot be reached.
+func withoutNetwork() bool {
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		return false
+	}
+	first, err := os.Readlink("/proc/1/ns/net")
+	return err == nil && own != first
+}
+
+// servesNix asks the service at its socket whether it serves Nix at the usual address.
+func servesNix(ctx context.Context) bool {
+	ctl := control.Client{Paths: []string{filepath.Join("/run/narbor", control.SocketName)}, Timeout: control.Timeout}
+	var st control.Status
+	return ctl.Get(ctx, "/status", &st) == nil && slices.Contains(st.HTTP, strings.TrimPrefix(doctor.NixURL, "http://"))
 }
 
 // confMark is the comment by which a user recognizes narbor's line.

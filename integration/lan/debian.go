@@ -54,52 +54,67 @@ func Nixes(ctx context.Context) ([]Nix, error) {
 // nixPackage matches Nix's package, with its version, in the output of apt-get --print-uris.
 var nixPackage = regexp.MustCompile(`\bnix-bin_([0-9.]+)`)
 
-// unpackSystem makes a directory with the system packages of a Debian suite and all of their dependencies. It unpacks
-// the packages without running their scripts. Other versions in the suite get a new directory.
+// unpackSystem returns the Nix of a Debian suite, with the system packages.
 func unpackSystem(ctx context.Context, suite string) (Nix, error) {
-	base, err := os.UserCacheDir()
+	dir, uris, err := unpackSuite(ctx, suite, "system", systemPackages)
 	if err != nil {
 		return Nix{}, err
 	}
-	base = filepath.Join(base, "narbor-unpacked", suite)
-	if err := os.MkdirAll(base, 0o755); err != nil {
-		return Nix{}, err
-	}
-	lock, err := lockFile(filepath.Join(base, "lock")) // against other test processes
-	if err != nil {
-		return Nix{}, err
-	}
-	defer lock.Close()
-	apt, err := newApt(ctx, base, suite)
-	if err != nil {
-		return Nix{}, err
-	}
-	if err := apt.update(ctx); err != nil {
-		return Nix{}, err
-	}
-	uris, err := apt.run(ctx, append([]string{"install", "--print-uris", "-qq", "-y"}, systemPackages...)...)
-	if err != nil {
-		return Nix{}, err
-	}
-	sum := sha256.Sum256([]byte(uris))
-	dir := filepath.Join(base, "system-"+hex.EncodeToString(sum[:8]))
 	version := nixPackage.FindStringSubmatch(uris)
 	if version == nil {
 		return Nix{}, fmt.Errorf("no nix-bin in Debian %s", suite)
 	}
-	nix := Nix{Version: strings.TrimSuffix(version[1], "."), System: dir}
-	if _, err := os.Stat(dir); err == nil {
-		return nix, nil
-	}
-	return nix, apt.unpack(ctx, dir)
+	return Nix{Version: strings.TrimSuffix(version[1], "."), System: dir}, nil
 }
 
-// unpack downloads the system packages, unpacks them into dir, and removes the directories of earlier versions.
-func (a apt) unpack(ctx context.Context, dir string) error {
-	if _, err := a.run(ctx, append([]string{"install", "--download-only", "-qq", "-y"}, systemPackages...)...); err != nil {
+// Root returns a directory with packages of a Debian suite and all of their dependencies. It unpacks them without running
+// their scripts. The directory is kept below the user's cache directory under the name; other versions in the suite get a
+// new one.
+func Root(ctx context.Context, suite, name string, packages ...string) (string, error) {
+	dir, _, err := unpackSuite(ctx, suite, name, packages)
+	return dir, err
+}
+
+// unpackSuite is [Root]. It also returns the addresses of the packages, which have their versions.
+func unpackSuite(ctx context.Context, suite, name string, packages []string) (dir, uris string, err error) {
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", "", err
+	}
+	base = filepath.Join(base, "narbor-unpacked", suite)
+	if err := os.MkdirAll(base, 0o755); err != nil {
+		return "", "", err
+	}
+	lock, err := lockFile(filepath.Join(base, "lock")) // against other test processes
+	if err != nil {
+		return "", "", err
+	}
+	defer lock.Close()
+	apt, err := newApt(ctx, base, suite)
+	if err != nil {
+		return "", "", err
+	}
+	if err := apt.update(ctx); err != nil {
+		return "", "", err
+	}
+	uris, err = apt.run(ctx, append([]string{"install", "--print-uris", "-qq", "-y"}, packages...)...)
+	if err != nil {
+		return "", "", err
+	}
+	sum := sha256.Sum256([]byte(uris))
+	dir = filepath.Join(base, name+"-"+hex.EncodeToString(sum[:8]))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, uris, nil
+	}
+	return dir, uris, apt.unpack(ctx, dir, filepath.Join(base, name+"-*"), packages)
+}
+
+// unpack downloads packages, unpacks them into dir, and removes the directories of earlier versions.
+func (a apt) unpack(ctx context.Context, dir, earlier string, packages []string) error {
+	if _, err := a.run(ctx, append([]string{"install", "--download-only", "-qq", "-y"}, packages...)...); err != nil {
 		return err
 	}
-	old, err := filepath.Glob(filepath.Join(a.base, "system-*"))
+	old, err := filepath.Glob(earlier)
 	if err != nil {
 		return err
 	}
