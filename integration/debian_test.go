@@ -65,9 +65,10 @@ exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   /lib/systemd/systemd --unit=test.target --log-target=null`
 
 // debianRoot has what the tests of packages need besides narbor: systemd, three package managers, and Nix.
-var debianRoot = []string{"base-files", "base-passwd", "bash", "coreutils", "curl", "dash", "diffutils", "dpkg", "findutils", "gawk", "grep", "gzip",
-	"hostname", "init-system-helpers", "iproute2", "libc-bin", "mount", "nix-setup-systemd", "pacman-package-manager", "passwd",
-	"procps", "rpm", "sed", "sqlite3", "systemd", "tar", "util-linux", "xz-utils"}
+var debianRoot = []string{"base-files", "base-passwd", "bash", "coreutils", "curl", "dash", "diffutils", "dpkg",
+	"findutils", "gawk", "grep", "gzip", "hostname", "init-system-helpers", "iproute2", "libc-bin", "mount",
+	"nix-setup-systemd", "pacman-package-manager", "passwd", "procps", "rpm", "sed", "sqlite3", "systemd", "tar",
+	"util-linux", "xz-utils"}
 
 // nextDebian returns an unpacked root of the Debian that follows the oldest one of the tests.
 func nextDebian(t *testing.T) string {

@@ -87,7 +87,8 @@ func TestReleaseIsTheSameTwice(t *testing.T) {
 	}
 	files := sameFiles(t, first, second)
 	for _, want := range []string{"NOTES.md", "SHA256SUMS", "narbor-9.9.9-linux-" + runtime.GOARCH,
-		"narbor-9.9.9-linux-" + runtime.GOARCH + ".cdx.json", "narbor_9.9.9_" + runtime.GOARCH + ".deb", "narbor-9.9.9-1." + archOf() + ".rpm",
+		"narbor-9.9.9-linux-" + runtime.GOARCH + ".cdx.json",
+		"narbor_9.9.9_" + runtime.GOARCH + ".deb", "narbor-9.9.9-1." + archOf() + ".rpm",
 		"narbor_9.9.9-r0_" + archOf() + ".apk", "narbor-9.9.9-1-" + archOf() + ".pkg.tar.zst"} {
 		if !slices.Contains(files, want) {
 			t.Errorf("the release has %q, want %s", files, want)
