@@ -145,6 +145,9 @@ type Status struct {
 		WrongNARs      int64  `json:"wrongNars"`
 		Aside          string `json:"aside"`
 	} `json:"neighbours"`
+	OtherGroup []struct {
+		ID string `json:"id"`
+	} `json:"otherGroup"`
 	Struck []struct {
 		ID     string `json:"id"`
 		Reason string `json:"reason"`
