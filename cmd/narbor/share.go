@@ -81,8 +81,38 @@ type ShareStatus struct {
 	Store       string     `json:"store"`
 	CacheDirs   []string   `json:"cacheDirs"`
 	BytesSent   int64      `json:"bytesSent"` // to present neighbours
+	// Kinds has each kind of path, and the machines that may have it.
+	Kinds []ShareKind `json:"kinds"`
 
 	what string // for people
+}
+
+// ShareKind is a kind of path, and with which machines it is shared.
+type ShareKind struct {
+	Kind string `json:"kind"`
+	With string `json:"with"`
+}
+
+// shareKinds returns with which machines each kind of path is shared.
+func shareKinds(st control.Status) []ShareKind {
+	const none, members = "no machine", "members of the group"
+	with := func(may bool, machines string) string {
+		if !may || st.Sharing == "none" {
+			return none
+		}
+		return machines
+	}
+	all := "every neighbour"
+	if st.Group {
+		all = members
+	}
+	return []ShareKind{
+		{"signed by a public key", with(len(st.PublicKeys) > 0, all)},
+		{"signed by private keys alone", with(st.Group && len(st.PrivateKeys) > 0, members)},
+		{"fetched source without a signature", with(st.ShareSources, all)},
+		{"own build that a key of the circle has signed", with(st.Group && len(st.CircleKeys) > 0, members)},
+		{"other own builds, .drv files, unsigned paths", none},
+	}
 }
 
 func shareStatus(c *cli.Context) error {
@@ -108,7 +138,8 @@ func shareStatus(c *cli.Context) error {
 
 func shareOf(st control.Status) ShareStatus {
 	sh := ShareStatus{Schema: control.Schema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
-		UploadRate: st.UploadRate, Group: st.Group, Sources: st.ShareSources, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st)}
+		UploadRate: st.UploadRate, Group: st.Group, Sources: st.ShareSources, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st),
+		Kinds: shareKinds(st)}
 	for _, n := range st.Neighbours {
 		sh.BytesSent += n.BytesSent
 	}
@@ -133,4 +164,10 @@ func (sh ShareStatus) print(s screen) {
 	}
 	s.field("with", "%s", with)
 	s.field("sent", "%s to present neighbours", dashboard.Amount(sh.BytesSent))
+	fmt.Fprintln(s)
+	rows := make([][]string, len(sh.Kinds))
+	for i, k := range sh.Kinds {
+		rows[i] = []string{k.Kind, k.With}
+	}
+	s.table([]string{"kind of path", "shared with"}, rows)
 }
