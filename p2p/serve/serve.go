@@ -157,7 +157,7 @@ func (srv *Server) prepare(ctx context.Context, c Client, r wire.Request) (*wire
 		b.Free()
 		return nil, err
 	}
-	b.Pack(size, srv.cfg.Links.Pace(c.conn), unverified)
+	b.Pack(size, srv.cfg.Links.Pace(c.conn), srv.processors.Spare, unverified)
 	if unverified {
 		c.tally.BlocksRelayed.Add(1)
 	}

@@ -64,12 +64,14 @@ type Server struct {
 	cfg     Config
 	quotas  *quotas
 	repeats *repeats // unanswered questions
+
+	processors *netmon.Processors
 }
 
 // New makes a server that shares what it has. The caller runs it, and closes it at the end.
 func New(cfg Config) *Server {
 	return &Server{sharer: newSharer(cfg.Sources, cfg.Arriving, cfg.Policy), serving: newServing(cfg.UploadRate), cfg: cfg,
-		quotas: newQuotas(cfg.Origin), repeats: newRepeats()}
+		quotas: newQuotas(cfg.Origin), repeats: newRepeats(), processors: &netmon.Processors{Idle: netmon.IdleProcessors}}
 }
 
 // A Client is a peer that asks, on a connection.

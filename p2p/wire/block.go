@@ -38,12 +38,13 @@ func (b *Block) Room() []byte { return b.buf[blockHead:] }
 func (b *Block) Size() int { return b.size }
 
 // Pack compresses the block of size bytes that was written, if that helps over a link of that pace in bytes per second; 0
-// is unknown. With unverified, the answer says that its sender has not verified the block.
-func (b *Block) Pack(size int, pace int64, unverified bool) {
+// is unknown. It takes its time for that over a slow link if spare reports that processors are idle. With unverified, the answer says
+// that its sender has not verified the block.
+func (b *Block) Pack(size int, pace int64, spare func() bool, unverified bool) {
 	b.as, b.size = statusRaw, size
 	if as := codecFor(pace); as != statusRaw {
 		other := NewBlock()
-		if packed, ok := pack(as, pace, b.Room()[:size], other.Room()); ok {
+		if packed, ok := pack(as, pace, spare, b.Room()[:size], other.Room()); ok {
 			b.buf, other.buf = other.buf, b.buf
 			b.as, b.size = as, len(packed)
 		}

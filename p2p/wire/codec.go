@@ -48,8 +48,8 @@ var zstdDecoder = func() *zstd.Decoder {
 }()
 
 // pack compresses a block for a link of that pace into out, which has room for as much as the block. It returns false if
-// that is not worth it: the block would take more than 7/8 of its length.
-func pack(as status, pace int64, block, out []byte) ([]byte, bool) {
+// that is not worth it: the block would take more than 7/8 of its length. spare reports whether processors are idle.
+func pack(as status, pace int64, spare func() bool, block, out []byte) ([]byte, bool) {
 	room := len(block) / 8 * 7
 	var packed []byte
 	switch as {
@@ -59,7 +59,7 @@ func pack(as status, pace int64, block, out []byte) ([]byte, bool) {
 		}
 		packed = s2.Encode(out[:cap(out)], block)
 	case statusZstd:
-		if pace < bestBelow {
+		if pace < bestBelow && spare() {
 			if packed, ok := best.pack(pace, block, out); ok {
 				return packed, len(packed) < room
 			}

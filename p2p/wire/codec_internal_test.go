@@ -21,7 +21,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 		for _, size := range []int{1000, 70_000, store.BlockSize} {
 			for _, pace := range []int64{1 << 20, 12 << 20} {
 				block, out := text(size), make([]byte, s2.MaxEncodedLen(store.BlockSize))
-				packed, ok := pack(as, pace, block, out)
+				packed, ok := pack(as, pace, idle, block, out)
 				if !ok {
 					t.Errorf("pack(%d, %d, text of %d bytes) is not worth it", as, pace, size)
 					continue
@@ -32,7 +32,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 				}
 			}
 		}
-		if packed, ok := pack(as, 0, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+		if packed, ok := pack(as, 0, idle, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
 			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
 		}
 	}
@@ -119,7 +119,7 @@ func TestSlowestLinksGetTheFewestBytes(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, pace := range []int64{2 << 20, 12 << 20} {
-			packed, _ := pack(codecFor(pace), pace, block, room)
+			packed, _ := pack(codecFor(pace), pace, idle, block, room)
 			size[pace] += len(packed)
 		}
 	}
@@ -134,7 +134,7 @@ func BenchmarkPack(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(block)))
 			for b.Loop() {
-				pack(codecFor(pace), pace, block, out)
+				pack(codecFor(pace), pace, idle, block, out)
 			}
 		})
 	}

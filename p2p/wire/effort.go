@@ -26,7 +26,7 @@ const (
 var best effort
 
 // An effort compresses one block at a time at zstd's most thorough level, as long as the processor has time for it: a
-// busy or slow machine takes the level below. The zero value is ready for use, by many goroutines at once.
+// slow machine takes the level below. The zero value is ready for use, by many goroutines at once.
 //
 // The encoder has 34 MB of tables, so there is one, and it is freed after a garbage collection in which it was not used.
 type effort struct {

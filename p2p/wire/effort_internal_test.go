@@ -33,6 +33,9 @@ func ownBlocks(t *testing.T, n int) (blocks [][]byte) {
 	return blocks
 }
 
+// idle is a machine with processors that have nothing to do.
+func idle() bool { return true }
+
 // slowest is a pace for which no machine is too slow: a byte a second.
 const slowest = 1
 
@@ -112,5 +115,19 @@ func TestEffortFreesItsMemory(t *testing.T) {
 			}
 			runtime.GC() // the cleanup runs some time after it
 		}
+	}
+}
+
+func TestEffortIsForIdleProcessors(t *testing.T) {
+	room := make([]byte, s2.MaxEncodedLen(store.BlockSize))
+	var busy, below int
+	for _, block := range ownBlocks(t, 4) {
+		packed, _ := pack(statusZstd, slowest, func() bool { return false }, block, room)
+		busy += len(packed)
+		packed, _ = pack(statusZstd, bestBelow, idle, block, room)
+		below += len(packed)
+	}
+	if busy != below {
+		t.Errorf("a busy machine's blocks take %d bytes, want the %d of the level below", busy, below)
 	}
 }

@@ -68,7 +68,7 @@ func FuzzReadBlock(f *testing.F) {
 		for _, as := range []status{statusS2, statusZstd} {
 			for _, pace := range []int64{0, thoroughBelow} {
 				again := make([]byte, size)
-				if p, ok := pack(as, pace, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
+				if p, ok := pack(as, pace, idle, block, packed); ok && (unpack(as, p, again) != nil || !bytes.Equal(again, block)) {
 					t.Errorf("%x, packed as %d, comes out as %x", block, as, again)
 				}
 			}

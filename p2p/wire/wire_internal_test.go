@@ -239,7 +239,7 @@ func BenchmarkBlock(b *testing.B) {
 			to := make([]byte, store.BlockSize)
 			size := copy(from[blockHead:], text(store.BlockSize))
 			if as != statusRaw {
-				packed, ok := pack(as, 0, text(store.BlockSize), make([]byte, len(from)))
+				packed, ok := pack(as, 0, idle, text(store.BlockSize), make([]byte, len(from)))
 				if !ok {
 					b.Fatal("not worth it")
 				}
