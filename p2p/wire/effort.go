@@ -81,8 +81,8 @@ func (e *effort) take() *zstd.Encoder {
 
 // freeUnused frees the encoder after the next garbage collection, unless it is used until then. The caller holds mu.
 func (e *effort) freeUnused() {
-	type sentinel struct{ next *sentinel } // with a pointer: the runtime puts small values without one together
-	runtime.AddCleanup(new(sentinel), func(e *effort) {
+	sentinel := new(*effort) // a pointer: the runtime puts small values without one together
+	runtime.AddCleanup(sentinel, func(e *effort) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		if !e.used {
