@@ -10,6 +10,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/trust"
 )
 
 const (
@@ -33,8 +34,10 @@ type fetchKey struct {
 const maxMalformed = 1000
 
 // fetches makes requests for one NAR share one fetch, and fetches none again that is malformed: its bytes are what was
-// signed, so they would be the same. The zero value is ready.
+// signed, so they would be the same. With fetch it is ready.
 type fetches struct {
+	fetch func(context.Context, trust.Mapping) (*spool.NAR, error) // returns the NAR of a mapping, which the caller closes
+
 	mu        sync.Mutex // guards the rest, and the fields of every flight
 	running   map[fetchKey]*flight
 	lingering int // flights with a timer
@@ -62,9 +65,9 @@ func (f *fetches) enter() error {
 func (f *fetches) close() {
 	f.mu.Lock()
 	f.closed = true
-	for key, fl := range f.running {
+	for _, fl := range f.running {
 		f.attend(fl)
-		f.drop(key, fl)
+		f.drop(fl)
 	}
 	f.mu.Unlock()
 	f.all.Wait()
@@ -72,6 +75,8 @@ func (f *fetches) close() {
 
 // A flight is one fetch and the requests that wait for it.
 type flight struct {
+	of      *fetches
+	key     fetchKey
 	waiters int
 	linger  *time.Timer // ends the fetch; nil while there are waiters
 	cancel  context.CancelFunc
@@ -80,27 +85,62 @@ type flight struct {
 	err     error
 }
 
-// do returns what fetch does, or what a fetch that is running already will. The caller closes the handle, which is
-// its own. The context of fetch is no request's: it is cancelled when the last waiter has gone and none has come for
-// lingerTime.
-func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Context) (*spool.NAR, error)) (*spool.NAR, error) {
+// do returns the NAR of a mapping, fetching it unless that is going on already. The caller closes it.
+func (f *fetches) do(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
+	fl, err := f.join(m)
+	if err != nil {
+		return nil, err
+	}
+	return fl.wait(ctx)
+}
+
+// join returns the flight of a NAR, which it begins unless there is one. The caller calls wait. The context of the fetch is
+// no request's: it is cancelled when the last waiter has gone and none has come for lingerTime.
+func (f *fetches) join(m trust.Mapping) (*flight, error) {
+	key := fetchKey{m.Path().HashPart(), m.NarHash()}
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	if err := f.malformed[key]; err != nil {
-		f.mu.Unlock()
 		return nil, err
 	}
 	if f.closed {
-		f.mu.Unlock()
 		return nil, errClosed
 	}
-	fl := f.running[key]
-	if fl == nil {
-		fl = f.start(key, fetch)
+	if fl := f.running[key]; fl != nil {
+		fl.waiters++
+		f.attend(fl)
+		return fl, nil
 	}
-	fl.waiters++
-	f.attend(fl)
-	f.mu.Unlock()
-	defer f.leave(key, fl)
+	ctx, cancel := context.WithCancel(context.Background())
+	fl := &flight{of: f, key: key, waiters: 1, cancel: cancel, done: make(chan struct{})}
+	if f.running == nil {
+		f.running = map[fetchKey]*flight{}
+	}
+	f.running[key] = fl
+	f.all.Go(func() {
+		sp, err := guard(func() (*spool.NAR, error) { return f.fetch(ctx, m) })
+		f.mu.Lock()
+		if err != nil && f.closed && ctx.Err() != nil {
+			err = fmt.Errorf("%w: %w", errClosed, err)
+		}
+		fl.spooled, fl.err = sp, err
+		if errors.Is(err, store.ErrMalformed) {
+			f.remember(key, err)
+		}
+		close(fl.done)
+		f.unlockAndTidy(fl)
+	})
+	return fl, nil
+}
+
+// wait returns the NAR once the fetch has ended, or fails when ctx ends. It takes the caller off the flight. The caller
+// closes the handle, which is its own.
+func (fl *flight) wait(ctx context.Context) (*spool.NAR, error) {
+	defer func() {
+		fl.of.mu.Lock()
+		fl.waiters--
+		fl.of.unlockAndTidy(fl)
+	}()
 	select {
 	case <-fl.done:
 	case <-ctx.Done():
@@ -114,30 +154,6 @@ func (f *fetches) do(ctx context.Context, key fetchKey, fetch func(context.Conte
 		return nil, fl.err
 	}
 	return fl.spooled.Retain(), nil
-}
-
-// start begins a fetch. f.mu is held.
-func (f *fetches) start(key fetchKey, fetch func(context.Context) (*spool.NAR, error)) *flight {
-	ctx, cancel := context.WithCancel(context.Background())
-	fl := &flight{cancel: cancel, done: make(chan struct{})}
-	if f.running == nil {
-		f.running = map[fetchKey]*flight{}
-	}
-	f.running[key] = fl
-	f.all.Go(func() {
-		sp, err := guard(func() (*spool.NAR, error) { return fetch(ctx) })
-		f.mu.Lock()
-		if err != nil && f.closed && ctx.Err() != nil {
-			err = fmt.Errorf("%w: %w", errClosed, err)
-		}
-		fl.spooled, fl.err = sp, err
-		if errors.Is(err, store.ErrMalformed) {
-			f.remember(key, err)
-		}
-		close(fl.done)
-		f.unlockAndTidy(key, fl)
-	})
-	return fl
 }
 
 // refused returns why a NAR is not fetched again; nil if it may be.
@@ -155,13 +171,6 @@ func (f *fetches) remember(key fetchKey, malformed error) {
 	f.malformed[key] = malformed
 }
 
-// leave takes a waiter off. f.mu is not held.
-func (f *fetches) leave(key fetchKey, fl *flight) {
-	f.mu.Lock()
-	fl.waiters--
-	f.unlockAndTidy(key, fl)
-}
-
 // attend records that a flight has ended, or has a waiter again. f.mu is held.
 func (f *fetches) attend(fl *flight) {
 	if fl.linger != nil {
@@ -173,16 +182,16 @@ func (f *fetches) attend(fl *flight) {
 
 // unlockAndTidy gives f.mu back. Of a flight without waiters, it closes the handle if it has ended, and otherwise sees
 // to it that it is cancelled in time.
-func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
+func (f *fetches) unlockAndTidy(fl *flight) {
 	var last *spool.NAR
 	if fl.waiters == 0 {
 		select {
 		case <-fl.done:
 			f.attend(fl)
-			f.drop(key, fl)
+			f.drop(fl)
 			last, fl.spooled = fl.spooled, nil
 		default:
-			f.abandon(key, fl)
+			f.abandon(fl)
 		}
 	}
 	f.mu.Unlock()
@@ -192,9 +201,9 @@ func (f *fetches) unlockAndTidy(key fetchKey, fl *flight) {
 }
 
 // abandon cancels a flight without waiters after lingerTime, or at once if too many linger already. f.mu is held.
-func (f *fetches) abandon(key fetchKey, fl *flight) {
-	if f.lingering >= maxLingering || f.running[key] != fl {
-		f.drop(key, fl)
+func (f *fetches) abandon(fl *flight) {
+	if f.lingering >= maxLingering || f.running[fl.key] != fl {
+		f.drop(fl)
 		return
 	}
 	f.lingering++
@@ -204,16 +213,16 @@ func (f *fetches) abandon(key fetchKey, fl *flight) {
 		defer f.mu.Unlock()
 		if fl.linger == timer { // otherwise a waiter came at that very moment
 			f.attend(fl)
-			f.drop(key, fl)
+			f.drop(fl)
 		}
 	})
 	fl.linger = timer
 }
 
 // drop cancels a flight, so that no request joins it any more. f.mu is held.
-func (f *fetches) drop(key fetchKey, fl *flight) {
+func (f *fetches) drop(fl *flight) {
 	fl.cancel()
-	if f.running[key] == fl {
-		delete(f.running, key)
+	if f.running[fl.key] == fl {
+		delete(f.running, fl.key)
 	}
 }

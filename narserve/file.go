@@ -49,7 +49,7 @@ func (s *Server) fileReply(r *http.Request, f trust.File) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	sp, err := s.spooled(ctx, m)
+	sp, err := s.fetches.do(ctx, m)
 	if err != nil {
 		return reply{}, err
 	}

@@ -64,11 +64,11 @@ func TestFetchThatEndsAtTheLastMomentCounts(t *testing.T) {
 	oneAtATime(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := errors.New("failed")
-	var f fetches
-	_, err := f.do(ctx, fetchKey{}, func(context.Context) (*spool.NAR, error) {
+	f := fetches{fetch: func(context.Context, trust.Mapping) (*spool.NAR, error) {
 		cancel()
 		return nil, failed
-	})
+	}}
+	_, err := f.do(ctx, textMapping(t, "asked", "x"))
 	if !errors.Is(err, failed) {
 		t.Errorf("a fetch that ended with the request returned %v, want its own error", err)
 	}

@@ -1,6 +1,7 @@
 package narserve
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"time"
@@ -60,8 +61,9 @@ func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, red
 	return limit, time.After(stalled / 2)
 }
 
-// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has come or the fetch has failed.
-func (s *Server) late(n *narReply, location string, came <-chan arrival) reply {
+// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has come or the fetch has failed, or
+// ctx ends.
+func (s *Server) late(ctx context.Context, n *narReply, location string, fl *flight) reply {
 	ended := s.arrivals.wait()
 	wait := func(w http.ResponseWriter, r *http.Request) {
 		defer ended()
@@ -76,13 +78,15 @@ func (s *Server) late(n *narReply, location string, came <-chan arrival) reply {
 			_, _ = io.WriteString(w, lateText)                    // fails only if Nix has gone, and then the wait ends
 			_ = rc.Flush()
 			select {
-			case a := <-came:
-				if a.err == nil || r.Context().Err() == nil {
-					s.arrivals.add(fetchKey{n.m.Path().HashPart(), n.m.NarHash()}, a)
-				}
-				return
+			case <-fl.done:
+			case <-ctx.Done():
 			case <-tick.C:
+				continue
 			}
+			if sp, err := fl.wait(ctx); err == nil || r.Context().Err() == nil {
+				s.arrivals.add(fl.key, arrival{n.asked, sp, err})
+			}
+			return
 		}
 	}
 	return reply{status: http.StatusFound, contentType: "text/plain", header: map[string]string{"Location": location}, stream: wait}

@@ -184,7 +184,18 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 			go func() {
 				ctx, cancel := context.WithDeadline(ctx, start.Add(q.patience(src)))
 				defer cancel()
-				m, err := l.askOne(ctx, src, q)
+				select {
+				case src.slots <- struct{}{}:
+					defer func() { <-src.slots }()
+				case <-ctx.Done():
+					answers <- answer{err: ctx.Err(), src: src}
+					return
+				}
+				m, err := guard(func() (trust.Mapping, error) { return src.Lookup(ctx, q.hashPart) })
+				l.noteHealth(src, err)
+				if err == nil && !q.answeredBy(m) {
+					err = fmt.Errorf("%s: %w", q.hashPart, store.ErrNotFound)
+				}
 				answers <- answer{m, err, src}
 			}()
 			turn.Reset(share)
@@ -200,12 +211,7 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 				return a.m, nil
 			}
 			pending = slices.DeleteFunc(pending, func(src *source) bool { return src == a.src })
-			if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
-				errors.Is(a.err, store.ErrUnreadable) || errors.Is(a.err, store.ErrSlow) {
-				none = a.err // it is near all the same
-			} else if errors.Is(a.err, context.DeadlineExceeded) && none == store.ErrNotFound {
-				none = noAnswer(q)
-			}
+			none = a.reason(none, q)
 			continue
 		case <-turn.C:
 			continue
@@ -221,25 +227,21 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 	}
 }
 
+// reason returns the error with which q is answered if no source has the path: the one so far, unless this answer says more.
+func (a answer) reason(sofar error, q question) error {
+	if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
+		errors.Is(a.err, store.ErrUnreadable) || errors.Is(a.err, store.ErrSlow) {
+		return a.err // it is near all the same
+	}
+	if errors.Is(a.err, context.DeadlineExceeded) && sofar == store.ErrNotFound {
+		return noAnswer(q)
+	}
+	return sofar
+}
+
 // noAnswer returns the error of a question that a source has left without an answer.
 func noAnswer(q question) error {
 	return fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
-}
-
-// askOne puts q to src once it has a slot free.
-func (l *lookup) askOne(ctx context.Context, src *source, q question) (trust.Mapping, error) {
-	select {
-	case src.slots <- struct{}{}:
-		defer func() { <-src.slots }()
-	case <-ctx.Done():
-		return trust.Mapping{}, ctx.Err()
-	}
-	m, err := guard(func() (trust.Mapping, error) { return src.Lookup(ctx, q.hashPart) })
-	l.noteHealth(src, err)
-	if err == nil && !q.answeredBy(m) {
-		err = fmt.Errorf("%s: %w", q.hashPart, store.ErrNotFound)
-	}
-	return m, err
 }
 
 // noteHealth logs the first failure of a source in a row, and the end of the row: Nix asks for thousands of paths.

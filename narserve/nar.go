@@ -70,20 +70,21 @@ func (s *Server) nar(r *http.Request, name string) (reply, error) {
 			return s.ready(r, n, a)
 		}
 	}
-	came := make(chan arrival, 1)
-	go func() {
-		sp, err := guard(func() (*spool.NAR, error) { return s.spooled(ctx, m) })
-		came <- arrival{asked, sp, err}
-	}()
+	fl, err := s.fetches.join(m)
+	if err != nil {
+		return s.ready(r, n, arrival{asked: asked, err: err})
+	}
 	select {
-	case a := <-came:
-		return s.ready(r, n, a)
+	case <-fl.done:
+	case <-ctx.Done():
 	case <-redirect:
 		if !again {
 			base = latePrefix + base
 		}
-		return s.late(n, base, came), nil
+		return s.late(ctx, n, base, fl), nil
 	}
+	sp, err := fl.wait(ctx)
+	return s.ready(r, n, arrival{asked, sp, err})
 }
 
 // ready returns the reply with a NAR that has come, or the error of its fetch.
@@ -146,21 +147,26 @@ func (s *Server) obtainable(ctx context.Context, m trust.Mapping) error {
 	return err
 }
 
-// spooled returns the NAR, fetching it unless that is going on already. The caller closes it.
-func (s *Server) spooled(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-	key := fetchKey{m.Path().HashPart(), m.NarHash()}
-	return s.fetches.do(ctx, key, func(ctx context.Context) (*spool.NAR, error) { return s.fetch(ctx, m) })
-}
-
 // fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck
 // leaves at least half of the time to the next.
 func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))
 	defer cancel()
+	until, _ := ctx.Deadline()
 	var errs []error
 	for i, src := range s.sources {
-		sp, err := s.fetchFrom(ctx, src, m, len(s.sources)-i)
+		sp, err := guard(func() (*spool.NAR, error) {
+			ctx, cancel := context.WithTimeout(ctx, time.Until(until)/time.Duration(len(s.sources)-i))
+			defer cancel()
+			return src.Fetch(ctx, m)
+		})
+		if err == nil {
+			err = checkFetched(sp, m)
+		}
+		if err != nil {
+			err = fmt.Errorf("%s: %w", src.name, err)
+		}
 		s.accounts.Fetched(m, src.origin(), err)
 		if err == nil {
 			return sp, nil
@@ -203,24 +209,15 @@ func onlyNotFound(err error) bool {
 	return err == store.ErrNotFound
 }
 
-// fetchFrom gives src one of shares equal parts of the time left.
-func (s *Server) fetchFrom(ctx context.Context, src *source, m trust.Mapping, shares int) (*spool.NAR, error) {
-	if deadline, ok := ctx.Deadline(); ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(shares))
-		defer cancel()
-	}
-	sp, err := guard(func() (*spool.NAR, error) { return src.Fetch(ctx, m) })
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", src.name, err)
-	}
+// checkFetched fails, and closes the NAR, if it is not the mapping's.
+func checkFetched(sp *spool.NAR, m trust.Mapping) error {
 	if sp == nil || sp.Hash() != m.NarHash() || sp.Size() != m.NarSize() {
 		if sp != nil {
 			_ = sp.Close()
 		}
-		return nil, fmt.Errorf("%s: %w: returned another nar", src.name, store.ErrCorrupt)
+		return fmt.Errorf("%w: returned another nar", store.ErrCorrupt)
 	}
-	return sp, nil
+	return nil
 }
 
 // sendNAR writes a reply that has a NAR. Nothing wraps w and nothing but [io.LimitedReader] the file, so that

@@ -116,8 +116,9 @@ func New(cfg Config) *Server {
 		s.accounts = stats.New()
 	}
 	s.page = dashboard.New(cfg.Facts, s.accounts, s.counts.requests, s.counts.seconds)
+	s.fetches.fetch = s.fetch
 	s.ahead = newAhead(cfg.Ahead, func(ctx context.Context, m trust.Mapping) error {
-		sp, err := s.spooled(ctx, m)
+		sp, err := s.fetches.do(ctx, m)
 		if err == nil {
 			err = sp.Close() // it stays in the spool
 		}
@@ -176,7 +177,7 @@ func (s *Server) Stats() Stats {
 		NarBytesServed: s.counts.narBytes.Load(), AheadFetched: fetched, AheadUsed: used}
 }
 
-// ServeHTTP implements [http.Handler].
+// ServeHTTP implements [http.Handler]. All that goes wrong before the first byte of a reply is a 404.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// Errors are those of connections that are gone, or of a recorder, which has no deadlines.
 	rc := http.NewResponseController(w)
@@ -184,21 +185,69 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 {
 		_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	}
-	h := w.Header()
 	if r.ContentLength != 0 || !r.ProtoAtLeast(1, 1) {
-		h.Set("Connection", "close") // people disagree on where such a request ends: nothing after it is one
+		w.Header().Set("Connection", "close") // people disagree on where such a request ends: nothing after it is one
 	}
-	began := time.Now()
-	a := s.answer(r)
+	began, a, sending := time.Now(), notFound, false
+	defer func() { s.counts.answered(routeOf(r.URL.Path), a.status, time.Since(began)) }()
 	defer func() {
-		s.counts.answered(routeOf(r.URL.Path), a.status, time.Since(began))
-		if p := recover(); p != nil {
-			if p != http.ErrAbortHandler {
-				s.logPanic(r, p)
-			}
+		p := recover()
+		if p == nil {
+			return
+		}
+		if p != http.ErrAbortHandler {
+			s.logPanic(r, p)
+		}
+		if sending {
 			panic(http.ErrAbortHandler) // the reply has begun: all that is left is to break it off
 		}
+		a = notFound
+		s.send(w, r, a)
 	}()
+	if refused, ok := s.refusal(r); ok {
+		a = refused
+	} else {
+		var err error
+		switch path := r.URL.Path; {
+		case path == "/nix-cache-info":
+			a = reply{status: http.StatusOK, contentType: "text/x-nix-cache-info", text: cacheInfo}
+		case strings.HasSuffix(path, ".narinfo"):
+			a, err = s.narinfo(r, strings.TrimSuffix(path[1:], ".narinfo"))
+		case strings.HasPrefix(path, "/nar/"):
+			a, err = s.nar(r, path[len("/nar/"):])
+		default:
+			if f, ok := s.fileAsked(path); ok {
+				a, err = s.fileReply(r, f)
+				break
+			}
+			a, err = s.pageReply(r)
+		}
+		if err != nil {
+			s.log.Debug("not found", zap.String("url", r.URL.Path), zap.Error(err))
+			a = notFound
+		}
+	}
+	sending = true
+	s.send(w, r, a)
+}
+
+// refusal returns the reply to a request that is refused for its form or its sender, and whether it is.
+func (s *Server) refusal(r *http.Request) (reply, bool) {
+	if !s.allowed(r) {
+		return forbidden, true
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return readOnly, true
+	}
+	if r.RequestURI != r.URL.Path { // an escape, a query or a host: not Nix's way of writing any URL of ours
+		return notFound, true
+	}
+	return reply{}, false
+}
+
+// send writes a reply.
+func (s *Server) send(w http.ResponseWriter, r *http.Request, a reply) {
+	h := w.Header()
 	h.Set("Content-Type", a.contentType)
 	for name, value := range a.header {
 		h.Set(name, value)
@@ -219,45 +268,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodHead {
 		_, _ = w.Write([]byte(a.text)) // fails only if Nix has gone
 	}
-}
-
-// answer turns a request into a reply, and everything that goes wrong into a 404.
-func (s *Server) answer(r *http.Request) (a reply) {
-	defer func() {
-		if p := recover(); p != nil {
-			s.logPanic(r, p)
-			a = notFound
-		}
-	}()
-	if !s.allowed(r) {
-		return forbidden
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return readOnly
-	}
-	if r.RequestURI != r.URL.Path { // an escape, a query or a host: not Nix's way of writing any URL of ours
-		return notFound
-	}
-	var err error
-	switch path := r.URL.Path; {
-	case path == "/nix-cache-info":
-		return reply{status: http.StatusOK, contentType: "text/x-nix-cache-info", text: cacheInfo}
-	case strings.HasSuffix(path, ".narinfo"):
-		a, err = s.narinfo(r, strings.TrimSuffix(path[1:], ".narinfo"))
-	case strings.HasPrefix(path, "/nar/"):
-		a, err = s.nar(r, path[len("/nar/"):])
-	default:
-		if f, ok := s.fileAsked(path); ok {
-			a, err = s.fileReply(r, f)
-			break
-		}
-		a, err = s.pageReply(r)
-	}
-	if err != nil {
-		s.log.Debug("not found", zap.String("url", r.URL.Path), zap.Error(err))
-		return notFound
-	}
-	return a
 }
 
 // narinfo answers a request for <hash part>.narinfo.

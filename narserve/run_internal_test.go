@@ -83,7 +83,7 @@ func TestNoFetchOutlastsRun(t *testing.T) {
 		request, hangUp := context.WithCancel(t.Context())
 		answered := make(chan error)
 		go func() {
-			_, err := s.spooled(request, src.m)
+			_, err := s.fetches.do(request, src.m)
 			answered <- err
 		}()
 		synctest.Wait()
@@ -99,7 +99,7 @@ func TestNoFetchOutlastsRun(t *testing.T) {
 		if n := src.running.Load(); n != 0 {
 			t.Errorf("%d fetches run after Run has returned, want 0", n)
 		}
-		if _, err := s.spooled(t.Context(), src.m); !errors.Is(err, store.ErrNotFound) {
+		if _, err := s.fetches.do(t.Context(), src.m); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("a fetch after Run has returned: %v, want ErrNotFound", err)
 		}
 	})
@@ -186,7 +186,7 @@ func TestFetchThatDoesNotEndHoldsUpNoStop(t *testing.T) {
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
 		request, hangUp := context.WithCancel(t.Context())
-		go s.spooled(request, src.m)
+		go s.fetches.do(request, src.m)
 		synctest.Wait()
 		hangUp()
 		cancel()

@@ -7,7 +7,7 @@ import (
 )
 
 // A blame finds the peers that sent wrong blocks of one NAR. It has no lock, no goroutine and no clock: the goroutine that
-// calls untilRight owns it, and changes it between runs only.
+// calls Fetch owns it, and changes it between runs only.
 //
 // The NarHash shows that a block is wrong, and not which. So blocks become suspect: they are fetched again, from other
 // peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. Suspect are,

@@ -162,11 +162,11 @@ func (p *plan) holders() []*peers.Neighbour {
 	return slices.Clone(p.sources.all)
 }
 
-// hasMembers reports whether neighbours are receiving the NAR, too.
-func (p *plan) hasMembers() bool {
+// swarm reports whether neighbours are receiving the NAR, too, and when the last block came, from any peer.
+func (p *plan) swarm() (members bool, last time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.picker.swarm.members) > 0
+	return len(p.picker.swarm.members) > 0, p.picker.swarm.last
 }
 
 // markSlow records that the holders at work are too slow.
@@ -230,13 +230,6 @@ func (p *plan) senders() (blocks []sender, present []*peers.Neighbour) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.picker.senders(), p.sources.present()
-}
-
-// lastBlock returns when the last block came, from any peer.
-func (p *plan) lastBlock() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.picker.swarm.last
 }
 
 // role reports whether a neighbour is a member of the swarm, and a proxy.

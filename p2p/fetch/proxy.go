@@ -83,7 +83,7 @@ func (s *supply) watchProxy(ctx context.Context, nb *peers.Neighbour) error {
 
 // lastFrom is when a block of this NAR came last, or of any NAR from the neighbour.
 func (s *supply) lastFrom(nb *peers.Neighbour) time.Time {
-	last := s.plan.lastBlock()
+	_, last := s.plan.swarm()
 	if at := time.Unix(0, nb.Brought.Load()); at.After(last) {
 		last = at
 	}

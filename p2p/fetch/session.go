@@ -2,12 +2,10 @@ package fetch
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
-	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
 	"narbor/store"
@@ -16,73 +14,38 @@ import (
 	"narbor/trust"
 )
 
-// Fetch receives the NAR. If secret is true, no neighbour may learn that it is wanted. If forOthers is true, only other
-// machines have asked for it; then it is not rebuilt, because they could tell from the time that another version is here.
-// Fetch is called once.
-func (s *Session) Fetch(ctx context.Context, secret, forOthers bool) (*spool.NAR, error) {
-	start := time.Now()
-	s.secret = secret
-	var wrong error
-	if blocks := s.draft.Reuse(ctx); len(blocks) > 0 {
-		s.plan.reuse(blocks)
-		s.content.reuse(blocks)
-		s.Log.Debug("an earlier fetch is continued", zap.Stringer("path", s.Wanted.Path()), zap.Int("blocks", len(blocks)))
-	} else if !forOthers {
-		var sp *spool.NAR
-		sp, wrong = s.rebuild(ctx)
-		if sp != nil || wrong != nil && !errors.Is(wrong, store.ErrCorrupt) {
-			return sp, s.named(wrong)
-		}
-	}
-	if !secret {
-		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
-	}
-	if s.plan.missing() > 0 && len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !s.plan.hasMembers() {
-		return nil, s.named(fmt.Errorf("no neighbour has it: %w", store.ErrNotFound))
-	}
-	if wrong != nil {
-		if err := s.repair(ctx); err != nil {
-			return nil, s.named(err)
-		}
-	}
-	sp, err := s.untilRight(ctx)
-	s.account(start, err)
-	if err != nil {
-		return nil, s.named(err)
-	}
-	senders, _ := s.plan.senders()
-	s.Log.Debug("fetched", zap.Stringer("path", s.Wanted.Path()), zap.Int64("size", s.Wanted.NarSize()),
-		zap.Duration("dur", time.Since(start)), zap.Int("peers", countVouching(senders)))
-	return sp, nil
+// A Session is one NAR on its way. Other peers may get the blocks that are here.
+type Session struct {
+	*download
+	supply  supply
+	rebuilt *rebase.Candidate // the last version whose rebuild had a wrong hash; nil if there was none
 }
 
-// named adds the path to an error.
-func (s *Session) named(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", s.Wanted.Path(), err)
+// New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and
+// shared whether that lets other peers have it.
+func New(of *Deps, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *Session {
+	d := &download{Deps: of, Wanted: m, content: newContent(m, draft, checked, shared), proxies: proxies{asked: map[peer.ID]bool{}},
+		plan: &plan{sources: newSources(), picker: newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.Self, time.Now()),
+			takes: func(nb *peers.Neighbour) bool { return of.Conduct.Takes(nb, m) }}}
+	return &Session{download: d, supply: supply{download: d}}
 }
 
-// untilRight fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
-func (s *Session) untilRight(ctx context.Context) (*spool.NAR, error) {
-	for {
-		if err := s.get(ctx); err != nil {
-			return nil, err
-		}
-		sp, err := s.draft.Commit(s.Wanted.CheckNAR)
-		if errors.Is(err, store.ErrCorrupt) {
-			sp, err = s.attribute(ctx, err)
-		}
-		if sp != nil {
-			s.blameSenders(sp)
-		} else if errors.Is(err, store.ErrMalformed) { // it is what the upstream signed all the same
-			s.blameSenders(s.draft)
-		}
-		if sp != nil || err != nil {
-			return sp, err
-		}
-	}
+// Meet makes a neighbour a member of the swarm.
+func (s *Session) Meet(nb *peers.Neighbour) { s.plan.meet(nb, false) }
+
+// IsPartial reports whether a neighbour is a member of the swarm.
+func (s *Session) IsPartial(nb *peers.Neighbour) bool {
+	partial, _ := s.plan.role(nb)
+	return partial
+}
+
+// Urge records that neighbours wait for this node to ask its upstream.
+func (s *Session) Urge() { s.supply.urged.Store(true) }
+
+// InDemand reports whether neighbours are receiving the NAR, too.
+func (s *Session) InDemand() bool {
+	members, _ := s.plan.swarm()
+	return s.shared && (members || s.supply.urged.Load())
 }
 
 // get fetches all blocks that are missing. It returns once they are in the draft, or no source is left to ask.
@@ -146,37 +109,6 @@ func (s *Session) lookAround(asked time.Time) time.Time {
 	return asked
 }
 
-// A Session is one NAR on its way. Other peers may get the blocks that are here.
-type Session struct {
-	*download
-	supply  supply
-	rebuilt *rebase.Candidate // the last version whose rebuild had a wrong hash; nil if there was none
-}
-
-// New returns a session that writes into the draft. checked is the mapping as the sharing policy has checked it, and
-// shared whether that lets other peers have it.
-func New(of *Deps, m trust.Mapping, draft *spool.Draft, checked trust.Mapping, shared bool) *Session {
-	d := &download{Deps: of, Wanted: m, content: newContent(m, draft, checked, shared), proxies: proxies{asked: map[peer.ID]bool{}},
-		plan: &plan{sources: newSources(), picker: newPicker(store.NumBlocks(m.NarSize()), m.NarHash(), of.Self, time.Now()),
-			takes: func(nb *peers.Neighbour) bool { return of.Conduct.Takes(nb, m) }}}
-	return &Session{download: d, supply: supply{download: d}}
-}
-
-// Meet makes a neighbour a member of the swarm.
-func (s *Session) Meet(nb *peers.Neighbour) { s.plan.meet(nb, false) }
-
-// IsPartial reports whether a neighbour is a member of the swarm.
-func (s *Session) IsPartial(nb *peers.Neighbour) bool {
-	partial, _ := s.plan.role(nb)
-	return partial
-}
-
-// Urge records that neighbours wait for this node to ask its upstream.
-func (s *Session) Urge() { s.supply.urged.Store(true) }
-
-// InDemand reports whether neighbours are receiving the NAR, too.
-func (s *Session) InDemand() bool { return s.shared && (s.plan.hasMembers() || s.supply.urged.Load()) }
-
 // A round holds the goroutines of one run. The goroutine of get owns it.
 type round struct {
 	*Session
@@ -188,10 +120,15 @@ type round struct {
 }
 
 func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
-	if nb != nil {
-		c.start(func() { r.work(ctx, nb) })
+	if nb == nil {
+		return false
 	}
-	return nb != nil
+	c.size++
+	go func() {
+		r.work(ctx, nb)
+		c.ended <- struct{}{}
+	}()
+	return true
 }
 
 // fill starts the goroutines that should run. again means that the fetch may have ended meanwhile, or there is more to
@@ -207,7 +144,8 @@ func (r *round) fill(ctx context.Context) (again bool, err error) {
 		}
 		return true, nil
 	}
-	if !alone || r.suppliers.size > 0 || r.partials.size > 0 && time.Since(r.plan.lastBlock()) <= PartialStall {
+	_, last := r.plan.swarm()
+	if !alone || r.suppliers.size > 0 || r.partials.size > 0 && time.Since(last) <= PartialStall {
 		return false, nil
 	}
 	left := r.plan.missing()

@@ -20,7 +20,7 @@ import (
 // claim may be one from before.
 const supplyTries = 2
 
-// A supply gets the NAR from an upstream, through a proxy or from this node's own. The goroutine that calls untilRight owns
+// A supply gets the NAR from an upstream, through a proxy or from this node's own. The goroutine that calls Fetch owns
 // the fields that are not atomic.
 type supply struct {
 	*download
@@ -43,7 +43,8 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 		return true
 	}
 	proxy, others := s.electProxy()
-	if others == 0 && partials > 0 && !s.urged.Load() && time.Since(s.plan.lastBlock()) <= ProxyPatience {
+	_, last := s.plan.swarm()
+	if others == 0 && partials > 0 && !s.urged.Load() && time.Since(last) <= ProxyPatience {
 		return false
 	}
 	if proxy != nil {
