@@ -84,7 +84,7 @@ func (g *greeter) greet(ctx context.Context, id peer.ID) {
 	g.ledger.TallyOf(id).Outsider.Store(false)
 	nb := peers.NewNeighbour(h, id, g.members.Protocol(), g.ledger)
 	standing := g.lan.Dialer.Standing(id)
-	nb.Stranger = standing.Stranger
+	nb.NonNeighbour = standing.NonNeighbour
 	if !g.neighbours.Add(nb) {
 		return
 	}

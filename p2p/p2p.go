@@ -23,17 +23,17 @@
 // Up to 65 machines on a LAN are all connected to each other. If there are more, each keeps connections to the 64
 // machines with the highest score: the first 8 bytes of the SHA-256 digest of both IDs, in their binary form and the
 // smaller first. Both sides of a pair compute the same score, so they mostly agree on whether to stay connected,
-// without negotiation. The other machines are strangers. No request waits for strangers: a path that no neighbour has
-// is "not here". After such a miss, strangers are dialled one after the other, asked once for all paths missed in the
-// last minute, and disconnected unless they have one of them. A stranger that has one stays connected, because it is
-// likely to have the rest of that closure. A stranger is not visited twice in two minutes. Questions are never passed
+// without negotiation. The other machines are non-neighbours. No request waits for non-neighbours: a path that no neighbour has
+// is "not here". After such a miss, non-neighbours are dialled one after the other, asked once for all paths missed in the
+// last minute, and disconnected unless they have one of them. A non-neighbour that has one stays connected, because it is
+// likely to have the rest of that closure. A non-neighbour is not visited twice in two minutes. Questions are never passed
 // on.
 //
 // The table is of whole machines on a simulated LAN, where processors take no time and a message takes 2 ms between two
 // machines. The last line is of the real policy alone, with dials of 10 ms and the bytes that a visit takes among 200
 // machines. The columns are the connections of each machine (mean and maximum), the cost of a path that no neighbour
 // has (questions; bytes there and back, encrypted, for a path asked alone), the time until the only holder of a path, a
-// stranger, is a neighbour (median and maximum), and the bytes that all visits until then took.
+// non-neighbour, is a neighbour (median and maximum), and the bytes that all visits until then took.
 //
 //	hosts  connections  questions  bytes  holder found after  visits
 //	   10      9 /  9          9    0.8 kB  at once              none
@@ -43,7 +43,7 @@
 //	  500     68 / 85         68    6.3 kB  4.8 s / 11.6 s       1.8 MB
 //
 // At rest a connection costs each side about 30 packets of 66 bytes a minute, on Linux, and multicast DNS a machine about
-// 2 kB in twenty minutes, or in four if there are strangers: 0.1 MB a minute with 50 neighbours and 0.13 MB with 64,
+// 2 kB in twenty minutes, or in four if there are non-neighbours: 0.1 MB a minute with 50 neighbours and 0.13 MB with 64,
 // however many machines there are.
 // This repeats the table, in some minutes:
 //

@@ -190,12 +190,12 @@ func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
 			st.Write(wire.AppendRequest(nil,
 				wire.Request{Kind: kind, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash}))
 			if b, err := io.ReadAll(st); len(b) > 0 || err == nil {
-				t.Errorf("%s, kind %d: a stranger is answered %x, %v, want a reset", p, kind, b, err)
+				t.Errorf("%s, kind %d: a machine outside the group is answered %x, %v, want a reset", p, kind, b, err)
 			}
 		}
 	}
 	if web.infos.Load()+web.nars.Load() > 0 {
-		t.Error("the upstream was asked for a stranger")
+		t.Error("the upstream was asked for a machine outside the group")
 	}
 }
 

@@ -119,7 +119,7 @@ func (n *Node) Status() Status {
 		t, since := nb.Tally, time.Since(nb.Since)
 		is := NeighbourStatus{
 			ID: nb.ID.String(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(since.Seconds()),
-			Passing: n.lan.Dialer.Standing(nb.ID).Stranger && since < discovery.VisitTime, // if longer, the other side keeps it
+			Passing: n.lan.Dialer.Standing(nb.ID).NonNeighbour && since < discovery.VisitTime, // if longer, the other side keeps it
 			Claims:  t.Claims.Load(), BlocksReceived: t.BlocksReceived.Load(), BytesReceived: t.BytesReceived.Load(),
 			WireReceived: t.WireReceived.Load(), BytesWasted: t.Wasted.Load(),
 			BlocksSent: t.BlocksSent.Load(), BlocksRelayed: t.BlocksRelayed.Load(), BytesSent: t.BytesSent.Load(),

@@ -19,7 +19,7 @@ func circleCommand() *cli.Command {
 		Name:  "circle",
 		Usage: "share own builds with the machines of a circle",
 		Description: "The members of a circle get each other's own builds, and no other machine does. Nix signs them on the machine\n" +
-			"that builds; narbor only transfers. The holder of the circle's signing key runs code on all members.\n\n" +
+			"that builds; narbor only transfers. The holder of the circle's signing key can run code on all members.\n\n" +
 			"Examples:\n   sudo narbor circle init home --write\n   sudo narbor circle join home.circle --write",
 		Subcommands: []*cli.Command{circleInitCommand(), circleJoinCommand(), circleShowCommand(), circleRotateCommand(),
 			circleLeaveCommand()},
@@ -123,7 +123,7 @@ func establish(c *cli.Context, dir string, made circle.Circle, key string, befor
 	}
 	undo = nil
 	s := newScreen(c)
-	s.hang("made", fmt.Sprintf("the circle %s, with the key %s, whose secret part is %s", made.Name, keyName(made.Keys[0]), key))
+	s.hang("made", fmt.Sprintf("the circle %s, with the key %s (secret part: %s)", made.Name, keyName(made.Keys[0]), key))
 	s.hang("for others", fmt.Sprintf("%s: take it to each member, run `sudo narbor circle join %s --write` there, and delete it then",
 		file, filepath.Base(file)))
 	return tellNixOfCircle(c, s, made, before)
@@ -152,7 +152,7 @@ func circleJoinCommand() *cli.Command {
 		Usage:     "become a member of a circle, by the file that init or rotate has written",
 		ArgsUsage: "FILE",
 		Description: "From then on this machine's Nix believes what the circle's key has signed, as soon as nix.conf has the line\n" +
-			"for it: the holder of the circle's signing key runs code on this machine.\n\n" +
+			"for it: the holder of the circle's signing key can run code on this machine.\n\n" +
 			"Example: sudo narbor circle join home.circle --write",
 		Flags: []cli.Flag{circleStateFlag(), writeFlag("also add the line to nix.conf"),
 			&cli.BoolFlag{Name: "replace", Usage: "take the file in the place of the circle that this machine is in, as after a rotation"}},

@@ -9,8 +9,8 @@ import (
 	"narbor/integration/lan"
 )
 
-// crowdSize is the number of hosts that fetch the same closure at once.
-const crowdSize = 6
+// swarmSize is the number of hosts that fetch the same closure at once.
+const swarmSize = 6
 
 // crowdRates are the holder's rates in Mbit/s. At the first, two processors are as busy as the link; at the second, which the
 // short form leaves out, only the link is.
@@ -30,7 +30,7 @@ func (b *bench) crowd() (rows []row, err error) {
 		rates = rates[:1]
 	}
 	for _, mbit := range rates {
-		what := fmt.Sprintf("%s, %d hosts at once, one holder of %s", describe(spec, c), crowdSize, link(mbit))
+		what := fmt.Sprintf("%s, %d hosts at once, one holder of %s", describe(spec, c), swarmSize, link(mbit))
 		more, err := b.crowdAt(c, what, mbit)
 		if err != nil {
 			return rows, err
@@ -52,7 +52,7 @@ func (b *bench) crowdAt(c *corpus.Corpus, what string, mbit int) (rows []row, er
 		}
 		var again atomic.Int64
 		all, err := b.turns(b.fewer(), what, b.hosts(l, "one host alone", c, holder, hostsAt{1, 10 * mbit}, &again),
-			b.hosts(l, "last of six", c, holder, hostsAt{crowdSize, 10 * mbit}, &again))
+			b.hosts(l, "last of six", c, holder, hostsAt{swarmSize, 10 * mbit}, &again))
 		if err != nil {
 			return err
 		}

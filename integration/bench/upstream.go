@@ -36,7 +36,7 @@ func (b *bench) crowdUpstream() (rows []row, err error) {
 		}
 		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "Nix alone", c, from),
 			b.downloaders(l, c, from, downloading{name: "one host", hosts: 1}),
-			b.downloaders(l, c, from, downloading{name: "last of six", hosts: crowdSize}))
+			b.downloaders(l, c, from, downloading{name: "last of six", hosts: swarmSize}))
 		if err != nil {
 			return err
 		}
@@ -48,10 +48,10 @@ func (b *bench) crowdUpstream() (rows []row, err error) {
 			value(name, "the same: bytes over the line ÷ those for one", "", six.out("sender")/one.out("sender"), 1.05),
 		}
 		for _, odd := range []downloading{
-			{name: "six that start over half the time of one", hosts: crowdSize, pause: half / (crowdSize - 1)},
-			{name: "six, of which one dies halfway", hosts: crowdSize, killed: half},
-			{name: "five, and one at 1 Mbit/s that wants nothing", hosts: crowdSize, slow: true},
-			{name: "six, and one that says to download and does not", hosts: crowdSize, liar: true},
+			{name: "six that start over half the time of one", hosts: swarmSize, pause: half / (swarmSize - 1)},
+			{name: "six, of which one dies halfway", hosts: swarmSize, killed: half},
+			{name: "five, and one at 1 Mbit/s that wants nothing", hosts: swarmSize, slow: true},
+			{name: "six, and one that says to download and does not", hosts: swarmSize, liar: true},
 		} {
 			got, err := b.turns(b.fewer(), what, b.downloaders(l, c, from, odd))
 			if err != nil {

@@ -50,14 +50,14 @@ func TestUpstreamClaimAboutAnotherPathIsALie(t *testing.T) {
 	}
 }
 
-// A dialer always has a stranger to visit, and notes which visits were useful.
+// A dialer always has a non-neighbour to visit, and notes which visits were useful.
 type dialer map[peer.ID]bool
 
 func (dialer) Miss() bool { return true }
 
 func (d dialer) EndVisit(id peer.ID, useful bool) { d[id] = useful }
 
-// Two strangers are visited one after the other; the second has nothing that is still missed.
+// Two non-neighbours are visited one after the other; the second has nothing that is still missed.
 func TestVisitIsUsefulIfTheStrangerHasAMissedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ask.NewSigner(t)

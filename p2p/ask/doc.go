@@ -5,7 +5,7 @@
 // [Finding], so that a fetch finds holders without asking again. Nix waits for the answers, so each question has a deadline,
 // which only neighbours that are busy may exceed, and these within a budget for all questions.
 //
-// [Visits] asks strangers for the paths that no neighbour had; no request waits for them. [Lookups.AskEach] reports what
+// [Visits] asks non-neighbours for the paths that no neighbour had; no request waits for them. [Lookups.AskEach] reports what
 // each neighbour answers, for users.
 //
 // Nothing is asked about a path that [secrets.Policy] keeps from neighbours: [Lookups.AskEach] and [Visits] check that,

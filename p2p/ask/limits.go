@@ -16,7 +16,7 @@ const (
 	// not answered. One ends when the neighbour has closed it meanwhile; a neighbour that ends every stream is asked no
 	// more often.
 	maxLost = 2
-	// maxWanted is how many paths a stranger is asked for: those that Nix missed last, and less than askQueue.
+	// maxWanted is how many paths a non-neighbour is asked for: those that Nix missed last, and less than askQueue.
 	maxWanted = 512
 	// maxCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
 	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
@@ -25,10 +25,10 @@ const (
 	starvedAfter = 50 * time.Millisecond
 	// refreshTimeout bounds the delay that repeating the question adds to a NAR of which a holder is known.
 	refreshTimeout = 20 * time.Millisecond
-	// crowdSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
+	// refreshSize is the number of bytes from which on peers are asked once more, before a NAR is fetched, whether they
 	// are receiving it, too: the cost of a round trip against that of fetching from a holder what another peer is
 	// fetching at that moment.
-	crowdSize = store.BlockSize / 8
+	refreshSize = store.BlockSize / 8
 	// offerQueue bounds the mappings that wait to be offered, and offersAtOnce those that are offered together: Nix asks
 	// about some 25 at a time. maxOffered and maxOfferedTo bound the memory of what was offered, and how it was received.
 	offerQueue, offersAtOnce, maxOffered, maxOfferedTo = 1024, 64, 4096, 512

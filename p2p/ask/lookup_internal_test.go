@@ -137,8 +137,8 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 		ends       time.Duration // of the caller's context
 		took, lost time.Duration
 	}{
-		"a stranger is asked in passing": {true, time.Hour, peers.InfoTimeout, 0},
-		"the caller has no more time":    {false, 2 * peers.InfoTimeout, 2 * peers.InfoTimeout, peers.InfoTimeout},
+		"a non-neighbour is asked in passing": {true, time.Hour, peers.InfoTimeout, 0},
+		"the caller has no more time":         {false, 2 * peers.InfoTimeout, 2 * peers.InfoTimeout, peers.InfoTimeout},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -144,7 +144,7 @@ func (ls *Lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []f
 	if m.NarSize() > offeredSize {
 		ls.offers.offer(m)
 	}
-	if m.NarSize() > crowdSize || time.Since(f.asked()) > fetch.HoldersFresh {
+	if m.NarSize() > refreshSize || time.Since(f.asked()) > fetch.HoldersFresh {
 		ls.refresh(ctx, f, m)
 	}
 	return ls.connected(f)

@@ -12,16 +12,16 @@ import (
 	"narbor/store/lru"
 )
 
-// A Dialer visits strangers. [discovery.Dialer] implements it.
+// A Dialer probes machines that are not neighbours. [discovery.Dialer] implements it.
 type Dialer interface {
-	// Miss notes that no neighbour had a path, and reports whether there are strangers that may be visited.
+	// Miss notes that no neighbour had a path, and reports whether there are non-neighbours that may be dialled.
 	Miss() bool
-	// EndVisit ends the visit of a stranger, which stays connected if it was useful.
+	// EndVisit ends the probe of a non-neighbour, which stays connected if it was useful.
 	EndVisit(id peer.ID, useful bool)
 }
 
-// Visits asks strangers (known machines that are not neighbours) for paths that no neighbour has. Its methods may be called
-// concurrently.
+// Visits asks non-neighbours, which are known machines that are not connected, for paths that no neighbour has. Its methods
+// may be called concurrently.
 type Visits struct {
 	lookups *Lookups
 	dialer  Dialer
@@ -33,7 +33,7 @@ func NewVisits(ls *Lookups, d Dialer) *Visits {
 	return &Visits{ls, d, lru.New[store.HashPart, time.Time](maxWanted)}
 }
 
-// TryOut asks a stranger for the paths that were missed lately, and ends the visit.
+// TryOut asks a non-neighbour for the paths that were missed lately, and ends the probe.
 func (v *Visits) TryOut(ctx context.Context, nb *peers.Neighbour) {
 	var asked []*lookup
 	soon, cancel := context.WithTimeout(ctx, peers.InfoTimeout) // for this machine's store, which may hang
@@ -56,7 +56,7 @@ func (v *Visits) TryOut(ctx context.Context, nb *peers.Neighbour) {
 	v.dialer.EndVisit(nb.ID, useful)
 }
 
-// Missed starts to ask strangers for a path that no neighbour has, and returns at once.
+// Missed starts to ask non-neighbours for a path that no neighbour has, and returns at once.
 func (v *Visits) Missed(hp store.HashPart) {
 	if v.dialer.Miss() {
 		v.wanted.Add(hp, time.Now())

@@ -19,31 +19,31 @@ import (
 //
 // Each pair of machines has a weight, which both compute from their two IDs, and each machine keeps connections to the
 // [maxKept] machines with which its weight is highest. So two machines mostly agree on whether to stay connected,
-// without negotiation, and all machines have about the same number of neighbours. The rest are strangers: known, and not
-// connected to. When no neighbour has a path, strangers are visited one after the other, and asked for all paths missed
-// lately. A stranger that has one of them stays a neighbour, because the rest of the closure is likely to be there, too.
+// without negotiation, and all machines have about the same number of neighbours. The rest are non-neighbours: known, and not
+// connected to. When no neighbour has a path, non-neighbours are visited one after the other, and asked for all paths missed
+// lately. A non-neighbour that has one of them stays a neighbour, because the rest of the closure is likely to be there, too.
 //
 // candidates have no lock, no goroutine and no clock: the [Dialer] has all three.
 type candidates struct {
-	self      peer.ID
-	connected func(peer.ID) bool
-	kept      int // how many to keep
-	peers     map[peer.ID]*candidate
-	budget    *rate.Limiter
-	dialing   int       // visits are not counted
-	changed   time.Time // when the links changed last
-	round     firstLook
-	visits    visits
-	strangers int  // how many there were in the last step
-	barred    bool // no machine could be reached, that was reported, and none was reached since
+	self          peer.ID
+	connected     func(peer.ID) bool
+	kept          int // how many to keep
+	peers         map[peer.ID]*candidate
+	budget        *rate.Limiter
+	dialing       int       // visits are not counted
+	changed       time.Time // when the links changed last
+	round         firstLook
+	visits        visits
+	nonNeighbours int  // how many there were in the last step
+	barred        bool // no machine could be reached, that was reported, and none was reached since
 }
 
-// visits are the short connections to strangers.
+// visits are the short connections to non-neighbours.
 type visits struct {
 	missed   time.Time // when a path was missed last
 	underWay int       // their dials
 	budget   *rate.Limiter
-	retained []peer.ID // the strangers that stay because they had something, the oldest first
+	retained []peer.ID // the non-neighbours that stay because they had something, the oldest first
 }
 
 func newCandidates(self peer.ID, connected func(peer.ID) bool, kept int, round firstLook) *candidates {
@@ -55,7 +55,7 @@ func newCandidates(self peer.ID, connected func(peer.ID) bool, kept int, round f
 func (s *candidates) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 	var due []peer.AddrInfo
 	wait := restMax
-	busy, least, strangers := false, s.least(), 0
+	busy, least, nonNeighbours := false, s.least(), 0
 	for _, id := range s.byPromise() {
 		c := s.peers[id]
 		switch connected := s.connected(id); {
@@ -67,7 +67,7 @@ func (s *candidates) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 			delete(s.peers, id)
 			continue
 		case c.weight < least && !c.retained:
-			strangers++
+			nonNeighbours++
 			visit, next := s.visit(c, now)
 			if visit {
 				due = append(due, peer.AddrInfo{ID: id, Addrs: c.addrs})
@@ -87,7 +87,7 @@ func (s *candidates) step(now time.Time) ([]peer.AddrInfo, time.Duration) {
 		}
 		busy = busy || s.awaits(c, now)
 	}
-	s.strangers = strangers
+	s.nonNeighbours = nonNeighbours
 	if !s.round.done {
 		wait = min(wait, 50*time.Millisecond)
 		s.round.done = s.round.over(now, busy)
@@ -262,9 +262,9 @@ func (s *candidates) least() uint64 {
 
 // A Standing is the relation of a machine to this one.
 type Standing struct {
-	Kept     bool // it is one of the machines that stay connected
-	Stranger bool // it is known, and is none of them; an unknown machine is no stranger
-	Visit    bool // it was dialled to be asked for what was missed
+	Kept         bool // it is one of the machines that stay connected
+	NonNeighbour bool // it is known, and is none of them
+	Visit        bool // it was dialled to be asked for what was missed
 }
 
 // standing returns the standing of a machine.
@@ -274,16 +274,16 @@ func (s *candidates) standing(id peer.ID) Standing {
 		return Standing{}
 	}
 	near := c.weight >= s.least()
-	return Standing{Kept: c.retained || !c.visit && near, Stranger: !c.retained && !near, Visit: c.visit}
+	return Standing{Kept: c.retained || !c.visit && near, NonNeighbour: !c.retained && !near, Visit: c.visit}
 }
 
-// wants says whether a stranger is to be asked: something has been missed since it was asked, and that is long enough
+// wants says whether a non-neighbour is to be asked: something has been missed since it was asked, and that is long enough
 // ago.
 func (s *candidates) wants(c *candidate, now time.Time) bool {
 	return s.visits.missed.After(c.visited) && now.Sub(s.visits.missed) < WantedFor && now.Sub(c.visited) >= revisit && !now.Before(c.due)
 }
 
-// visit says whether a stranger is dialled now, and if it is not, how long until the next look.
+// visit says whether a non-neighbour is dialled now, and if it is not, how long until the next look.
 func (s *candidates) visit(c *candidate, now time.Time) (bool, time.Duration) {
 	switch {
 	case !s.wants(c, now), s.visits.underWay >= maxVisits: // the end of a visit wakes us
@@ -296,10 +296,10 @@ func (s *candidates) visit(c *candidate, now time.Time) (bool, time.Duration) {
 	return true, redialMax
 }
 
-// miss records that no neighbour has a path. It returns whether there are strangers to ask, and whether a step has to
+// miss records that no neighbour has a path. It returns whether there are non-neighbours to ask, and whether a step has to
 // begin for that; within a second of the last miss there will be one soon enough.
 func (s *candidates) miss(now time.Time) (any, wake bool) {
-	if s.strangers == 0 {
+	if s.nonNeighbours == 0 {
 		return false, false
 	}
 	wake = now.Sub(s.visits.missed) >= time.Second

@@ -73,8 +73,8 @@ func TestUnreachableMachineTakesNoPlace(t *testing.T) {
 }
 
 func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
-	const strangers = 300
-	k, now := newCrowd(t, maxKept+strangers)
+	const nonNeighbours = 300
+	k, now := newCrowd(t, maxKept+nonNeighbours)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	least := k.least()
@@ -89,22 +89,22 @@ func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
 		return n, most
 	}
 	if n, _ := visited(); n > 0 {
-		t.Errorf("%d strangers were visited for nothing", n)
+		t.Errorf("%d non-neighbours were visited for nothing", n)
 	}
 	if any, _ := k.miss(now); !any {
 		t.Error("no machine is left to ask")
 	}
-	if n, most := visited(); n != strangers || most != 1 {
-		t.Errorf("%d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
+	if n, most := visited(); n != nonNeighbours || most != 1 {
+		t.Errorf("%d of %d non-neighbours were visited, up to %d times; want each once", n, nonNeighbours, most)
 	}
 	k.miss(now)
 	if n, _ := visited(); n > 0 {
-		t.Errorf("%d strangers were visited again, %v after the first time", n, 20*time.Second)
+		t.Errorf("%d non-neighbours were visited again, %v after the first time", n, 20*time.Second)
 	}
 	now = now.Add(revisit)
 	k.miss(now)
-	if n, most := visited(); n != strangers || most != 1 {
-		t.Errorf("later %d of %d strangers were visited, up to %d times; want each once", n, strangers, most)
+	if n, most := visited(); n != nonNeighbours || most != 1 {
+		t.Errorf("later %d of %d non-neighbours were visited, up to %d times; want each once", n, nonNeighbours, most)
 	}
 }
 
@@ -113,15 +113,15 @@ func TestVisitsAreBounded(t *testing.T) {
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)
-	strangers := 0
+	nonNeighbours := 0
 	due, _ := k.step(now)
 	for _, info := range due {
 		if k.standing(info.ID).Visit {
-			strangers++
+			nonNeighbours++
 		}
 	}
-	if strangers != maxVisits {
-		t.Errorf("%d strangers are dialled at once, want %d", strangers, maxVisits)
+	if nonNeighbours != maxVisits {
+		t.Errorf("%d non-neighbours are dialled at once, want %d", nonNeighbours, maxVisits)
 	}
 }
 
@@ -147,7 +147,7 @@ func TestVisitsArePaced(t *testing.T) {
 		}
 	}
 	if got := visits(); got != visitBurst {
-		t.Errorf("%d strangers are visited at a time, want %d", got, visitBurst)
+		t.Errorf("%d non-neighbours are visited at a time, want %d", got, visitBurst)
 	}
 	now = now.Add(time.Second)
 	if got := visits(); got != visitRate {
@@ -171,7 +171,7 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 		}
 	}
 	if len(k.visits.retained) != maxRetained || len(left) != 2*maxRetained {
-		t.Errorf("%d useful strangers stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxRetained,
+		t.Errorf("%d useful non-neighbours stay and %d were let go, want %d and %d", len(k.visits.retained), len(left), maxRetained,
 			2*maxRetained)
 	}
 }
@@ -179,18 +179,18 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 func TestMachinesBeyondTheKeptAreStrangers(t *testing.T) {
 	k, now := newCrowd(t, maxKept+20)
 	k.dialled(now, 10*time.Second, nil)
-	strangers := 0
+	nonNeighbours := 0
 	for id := range k.peers {
-		if k.standing(id).Stranger {
-			strangers++
+		if k.standing(id).NonNeighbour {
+			nonNeighbours++
 		}
 	}
-	if k.standing(newTestPeer(t)).Stranger || strangers != 20 {
-		t.Errorf("of %d machines %d are strangers, want 20", maxKept+20, strangers)
+	if k.standing(newTestPeer(t)).NonNeighbour || nonNeighbours != 20 {
+		t.Errorf("of %d machines %d are non-neighbours, want 20", maxKept+20, nonNeighbours)
 	}
 }
 
-// A stranger may have answered before its dial is known to have ended.
+// A non-neighbour may have answered before its dial is known to have ended.
 func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
 	k, now := newCrowd(t, maxKept+10*maxVisits)
 	k.dialled(now, time.Minute, nil)
@@ -212,7 +212,7 @@ func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
 	}
 }
 
-// Of 500 machines each has a bounded number of neighbours, and all strangers of one are visited within a while. Here
+// Of 500 machines each has a bounded number of neighbours, and all non-neighbours of one are visited within a while. Here
 // a dial takes 10 ms, and nothing else of the network is there.
 func TestFiveHundredMachines(t *testing.T) {
 	const machines = 500
@@ -261,16 +261,16 @@ func TestFiveHundredMachines(t *testing.T) {
 		}
 	}
 	if len(found) != machines-1-maxKept {
-		t.Fatalf("%d strangers were visited, want all %d", len(found), machines-1-maxKept)
+		t.Fatalf("%d non-neighbours were visited, want all %d", len(found), machines-1-maxKept)
 	}
 	worst := found[len(found)-1]
-	t.Logf("of %d machines each has %.1f neighbours, at most %d; a stranger is visited after %v, at worst %v", machines, mean,
+	t.Logf("of %d machines each has %.1f neighbours, at most %d; a non-neighbour is visited after %v, at worst %v", machines, mean,
 		degree[machines-1], found[len(found)/2], worst)
 	if mean > 1.25*maxKept || degree[machines-1] > 2*maxKept || degree[0] < maxKept {
 		t.Errorf("of %d machines each has %d to %d neighbours, %.1f in the mean; want hardly more than %d", machines, degree[0],
 			degree[machines-1], mean, maxKept)
 	}
 	if worst > 15*time.Second {
-		t.Errorf("the last stranger is visited after %v, want 15 s", worst)
+		t.Errorf("the last non-neighbour is visited after %v, want 15 s", worst)
 	}
 }

@@ -212,12 +212,12 @@ func (cs *Conns) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, erro
 	if err != nil {
 		return "", err
 	}
-	stranger, err := peer.IDFromPublicKey(pub)
+	unknown, err := peer.IDFromPublicKey(pub)
 	if err != nil {
 		return "", err
 	}
-	err = cs.connect(ctx, peer.AddrInfo{ID: stranger, Addrs: addrs})
-	cs.host.Peerstore().ClearAddrs(stranger)
+	err = cs.connect(ctx, peer.AddrInfo{ID: unknown, Addrs: addrs})
+	cs.host.Peerstore().ClearAddrs(unknown)
 	var mismatch sec.ErrPeerIDMismatch
 	if errors.As(err, &mismatch) {
 		return mismatch.Actual, nil

@@ -138,7 +138,7 @@ func (d *Dialer) via(id peer.ID) string {
 func (d *Dialer) hasStrangers() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.known.strangers > 0
+	return d.known.nonNeighbours > 0
 }
 
 // Standing returns the standing of a machine.
@@ -148,7 +148,7 @@ func (d *Dialer) Standing(id peer.ID) Standing {
 	return d.known.standing(id)
 }
 
-// Miss records that no neighbour has a path. It returns whether there are strangers to ask.
+// Miss records that no neighbour has a path. It returns whether there are non-neighbours to ask.
 func (d *Dialer) Miss() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

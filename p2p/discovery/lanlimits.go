@@ -12,7 +12,7 @@ const (
 	// machines, all are connected to each other. Each neighbour costs memory, some 200 KiB, and is asked for every
 	// path.
 	maxKept = 64
-	// maxVisits is the number of strangers dialled at a time to be asked for what no neighbour has, and maxRetained the
+	// maxVisits is the number of non-neighbours dialled at a time to be asked for what no neighbour has, and maxRetained the
 	// number that stay connected because they had something: the holders of some closures.
 	maxVisits, maxRetained = 8, 16
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs nothing, so
@@ -33,7 +33,7 @@ const (
 	// dialRate, a second, and dialBudget bound how often a flood of announcements can make us dial at all: a whole LAN
 	// at once, then slowly.
 	dialRate, dialBudget = 8, 48
-	// visitRate, a second, and visitBurst bound how many strangers are visited: on a LAN of 500 all within 15 s, for a
+	// visitRate, a second, and visitBurst bound how many non-neighbours are visited: on a LAN of 500 all within 15 s, for a
 	// tenth of a processor meanwhile.
 	visitRate, visitBurst = 32, 64
 )
@@ -50,8 +50,8 @@ const (
 	// missFor is how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not
 	// work no other source will announce it.
 	missFor = 10 * time.Minute
-	// WantedFor is how long strangers are asked for a missed path: Nix goes on down a closure meanwhile. revisit is how
-	// long a stranger is not visited again, and VisitTime the longest time of a visit.
+	// WantedFor is how long non-neighbours are asked for a missed path: Nix goes on down a closure meanwhile. revisit is how
+	// long a non-neighbour is not visited again, and VisitTime the longest time of a visit.
 	WantedFor, revisit, VisitTime = time.Minute, 2 * time.Minute, 2 * time.Second
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second

@@ -30,6 +30,9 @@ const (
 	lookAgain, hostTries = 5 * time.Minute, 8
 )
 
+// errSelf says that a named peer is this machine.
+var errSelf = errors.New("that is this machine itself")
+
 // A namedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it
 // has addresses. The host of a virtual machine is kept as if it had been named.
 type namedPeer struct {

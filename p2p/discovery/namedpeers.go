@@ -248,8 +248,6 @@ func (ps *namedPeers) connectAnyone(ctx context.Context, n *namedPeer, last peer
 	return id, ps.connectAs(ctx, n, id, a)
 }
 
-var errSelf = errors.New("that is this machine itself")
-
 func (ps *namedPeers) connectAs(ctx context.Context, n *namedPeer, id peer.ID, addrs ...netip.Addr) error {
 	if id == ps.conns.host.ID() {
 		return errSelf

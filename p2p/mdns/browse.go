@@ -177,8 +177,8 @@ func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf
 }
 
 // askOn asks at once, and then more and more rarely, until ctx ends. In its later turns it leaves that to others.
-func (e *browser) askOn(ctx context.Context, strangers func() bool) error {
-	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = nextAsk(pause, strangers()), false {
+func (e *browser) askOn(ctx context.Context, nonNeighbours func() bool) error {
+	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = nextAsk(pause, nonNeighbours()), false {
 		if others := e.asked.Swap(false); first || !others {
 			if err := e.write(e.question); err != nil {
 				return err
@@ -191,8 +191,8 @@ func (e *browser) askOn(ctx context.Context, strangers func() bool) error {
 }
 
 // nextAsk returns the pause after a pause.
-func nextAsk(pause time.Duration, strangers bool) time.Duration {
-	if strangers {
+func nextAsk(pause time.Duration, nonNeighbours bool) time.Duration {
+	if nonNeighbours {
 		return min(3*pause, askLate)
 	}
 	return min(3*pause, askRest)

@@ -48,7 +48,7 @@ func testAnswer(t testing.TB, name string, ttl uint32, texts ...string) []byte {
 
 // In an hour, a machine that is alone asks every few minutes, and of 60 each asks once and then hardly ever.
 func TestOneQuestionIsEnoughForALAN(t *testing.T) {
-	for _, c := range []struct{ machines, strangers, least, most int }{{1, 0, 6, 12}, {60, 0, 6, 24}, {1, 1, 12, 40}, {60, 1, 12, 40}} {
+	for _, c := range []struct{ machines, nonNeighbours, least, most int }{{1, 0, 6, 12}, {60, 0, 6, 24}, {1, 1, 12, 40}, {60, 1, 12, 40}} {
 		machines := c.machines
 		synctest.Test(t, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
@@ -67,7 +67,7 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 				}
 			}
 			for _, e := range browsers {
-				go e.askOn(ctx, func() bool { return c.strangers > 0 })
+				go e.askOn(ctx, func() bool { return c.nonNeighbours > 0 })
 			}
 			<-ctx.Done()
 			synctest.Wait()
@@ -79,8 +79,8 @@ func TestOneQuestionIsEnoughForALAN(t *testing.T) {
 				}
 			}
 			if later := sum - machines; later < c.least || later > c.most {
-				t.Errorf("%d machines that know %d strangers asked %d times after the first, want %d to %d times in an hour",
-					machines, c.strangers, later, c.least, c.most)
+				t.Errorf("%d machines that know %d non-neighbours asked %d times after the first, want %d to %d times in an hour",
+					machines, c.nonNeighbours, later, c.least, c.most)
 			}
 		})
 	}

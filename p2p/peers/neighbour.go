@@ -19,12 +19,12 @@ import (
 // A Neighbour is a connected peer that speaks our protocol. It ends when its connection does. Its methods may be called
 // concurrently.
 type Neighbour struct {
-	ID       peer.ID
-	Since    time.Time // when it came
-	Tally    *Tally
-	Stranger bool          // not one of the machines to keep when it was connected: see discovery's candidates
-	Asks     chan Question // that it has not been asked yet
-	Busy     atomic.Int32  // blocks asked for and not yet here
+	ID           peer.ID
+	Since        time.Time // when it came
+	Tally        *Tally
+	NonNeighbour bool          // not one of the machines to keep when it was connected: see discovery's candidates
+	Asks         chan Question // that it has not been asked yet
+	Busy         atomic.Int32  // blocks asked for and not yet here
 
 	ledger  *Ledger
 	told    *lru.Cache[store.HashPart, toldClaim] // pushed claims
@@ -45,7 +45,7 @@ func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighb
 
 // NewsLevel is the log level of its coming and going: on a large LAN, hundreds of peers connect for a moment.
 func (n *Neighbour) NewsLevel() zapcore.Level {
-	if n.Stranger {
+	if n.NonNeighbour {
 		return zapcore.DebugLevel
 	}
 	return zapcore.InfoLevel

@@ -85,8 +85,3 @@ func (x *nameIndex) update(now time.Time) {
 	slices.SortFunc(x.entries, func(a, b nameEntry) int { return cmp.Compare(a.name, b.name) })
 	x.rest = time.Duration(len(names)) * indexRest
 }
-
-// Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and its
-// dash. It reads the names of the files in the store, at most once a minute if there are 60,000, and not the database, so that
-// some of the paths may not be valid. Derivations are left out.
-func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }

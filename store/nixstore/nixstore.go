@@ -207,6 +207,11 @@ func (n *Store) paths(ctx context.Context, req daemonRequest) ([]store.Path, err
 	return store.SortPaths(paths), nil
 }
 
+// Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and its
+// dash. It reads the names of the files in the store, at most once a minute if there are 60,000, and not the database, so that
+// some of the paths may not be valid. Derivations are left out.
+func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }
+
 // NAR implements [store.Source]. The path is a temporary root of the garbage collector's while the archive is open.
 func (n *Store) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
 	if err := n.roots.hold(ctx, info.Path); err != nil {

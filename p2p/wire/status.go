@@ -1,0 +1,24 @@
+package wire
+
+import "errors"
+
+// ErrWire is the error of a message that breaks the wire format.
+var ErrWire = errors.New("wire format violated")
+
+// status is the first byte of the answer to a block request.
+type status byte
+
+const (
+	statusGone status = 0
+	statusRaw  status = 1
+	statusS2   status = 2
+	statusZstd status = 3
+	// StatusLater says that the block is not here yet.
+	StatusLater = 4
+	// relayed is a bit added to the status of a block that its sender has not verified, because the NAR is still being
+	// received.
+	relayed status = 4
+)
+
+// ErrLater says that a neighbour will have a block later.
+var ErrLater = errors.New("not here yet")
