@@ -57,7 +57,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"networking.firewall.interfaces":                  `{}`,
 		"networking.firewall.allowedTCPPortRanges":        `null`,
 		"failed": `[]`,
-		"options": `["cacheDirs","circleKeys","configFile","configureNix","dashboard","enable","extraFlags",` +
+		"options": `["cacheDirs","circle","circleKeys","configFile","configureNix","dashboard","enable","extraFlags",` +
 			`"gitDirs","gitRefs","groupSecretFile","inMemory",` +
 			`"interfaces","listenAddresses",` +
 			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +

@@ -174,6 +174,24 @@ func TestDashboardCanBeLeftOut(t *testing.T) {
 		"settings.no-page", `true`)
 }
 
+// circleKey is a public key of a circle.
+const circleKey = "home-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="
+
+func TestModuleOfACircle(t *testing.T) {
+	member := `secretFile = "/etc/secrets/group"; publicKeys = [ "` + circleKey + `" ];`
+	cases := newFlake(t).evaluate(t, `{ services.narbor = { enable = true; circle = { `+member+` }; }; }`,
+		`{ services.narbor = { enable = true; circleKeys = [ "old-1" ]; circle = { `+member+` signBuilds = "/etc/secrets/key"; }; }; }`)
+	for i, c := range cases {
+		c.want(t, "failed", `[]`)
+		c.want(t, "systemd.services.narbor.serviceConfig.LoadCredential",
+			`["kernel-cmdline:/proc/cmdline","group-secret:/etc/secrets/group"]`)
+		c.want(t, "systemd.services.narbor.environment.NARBOR_GROUP_SECRET_FILE", `"%d/group-secret"`)
+		c.want(t, "systemd.services.narbor.environment.NARBOR_CIRCLE_KEY", []string{`"home-1"`, `"old-1,home-1"`}[i])
+		c.want(t, "nix.settings.extra-trusted-public-keys", `["`+circleKey+`"]`)
+		c.want(t, "nix.settings.secret-key-files", []string{`null`, `["/etc/secrets/key"]`}[i])
+	}
+}
+
 // What evaluates and yet cannot be meant is told with what to do about it.
 func TestAssertionsSayTheFix(t *testing.T) {
 	wrong := []struct{ config, says string }{
@@ -183,6 +201,12 @@ func TestAssertionsSayTheFix(t *testing.T) {
 		{`peers = [ "a,b" ];`, "make each address an element of the list"},
 		{`peers = [ "a b" ];`, "make each address an element of the list"},
 		{`groupSecretFile = "secret";`, "an absolute path outside the Nix store"},
+		{`circle = { secretFile = "/s"; publicKeys = [ "home-1" ]; };`, "must be keys such as home-1:"},
+		{`circle.publicKeys = [ "` + circleKey + `" ];`, "set services.narbor.circle.secretFile, too"},
+		{`circle = { secretFile = "/s"; signBuilds = "/k"; };`, "set services.narbor.circle.publicKeys, too"},
+		{`circle = { secretFile = "/s"; publicKeys = [ "` + circleKey + `" ]; signBuilds = "${builtins.storeDir}/k"; };`,
+			"absolute paths outside the Nix store"},
+		{`groupSecretFile = "/s"; circle.secretFile = "/s";`, "leave out services.narbor.groupSecretFile"},
 		{`listenAddresses = [ "192.168.122.1:6272" ];`, "without a port"},
 		{`listenAddresses = [ "fd00::1" ];`, "IPv6 addresses in brackets"},
 		{`inMemory = true;`, "such as 50%"},

@@ -259,6 +259,9 @@ func rotateCircle(c *cli.Context) error {
 	if key == "" {
 		key = filepath.Join(filepath.Dir(now.SigningKey), next.NextKeyName()+".sec")
 	}
+	if key, err = filepath.Abs(key); err != nil {
+		return err
+	}
 	if err := establish(c, dir, next, key, now); err != nil {
 		return err
 	}

@@ -14,6 +14,10 @@ let
   noProxy = toString config.networking.proxy.noProxy; # "" for null
   mayAsk = config.nix.settings.allowed-users or [ "*" ];
 
+  groupSecret = if cfg.circle.secretFile != null then cfg.circle.secretFile else cfg.groupSecretFile;
+  outsideStore = file: lib.hasPrefix "/" file && !lib.hasPrefix builtins.storeDir file;
+  circleKeys = cfg.circleKeys ++ map (key: builtins.head (builtins.match "([^:]*).*" key)) cfg.circle.publicKeys;
+
   # What neither the service nor narbor-refresh needs.
   confined = {
     CapabilityBoundingSet = "";
@@ -87,6 +91,36 @@ in
       '';
     };
 
+    circle = {
+      secretFile = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "/etc/secrets/narbor-group";
+        description = ''
+          File with the secret of a circle: a group of machines that get each other's own builds. It is a
+          {option}`services.narbor.groupSecretFile`, and the same on all members.
+        '';
+      };
+      publicKeys = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "home-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=" ];
+        description = ''
+          Public keys that sign the circle's builds. Nix on this machine believes them: the holder of such a key's secret part
+          can run code here.
+        '';
+      };
+      signBuilds = mkOption {
+        type = types.nullOr types.str;
+        default = null;
+        example = "/etc/secrets/home-1.sec";
+        description = ''
+          File with the secret signing key of one of {option}`services.narbor.circle.publicKeys`, on machines that build for
+          the others: Nix signs all builds with it. `nix-store --generate-binary-cache-key home-1 home-1.sec home-1.pub` makes one.
+        '';
+      };
+    };
+
     shareSources = mkOption {
       type = types.enum [
         "group"
@@ -129,13 +163,34 @@ in
 
     assertions = [
       {
-        assertion = cfg.circleKeys == [ ] || cfg.groupSecretFile != null;
+        assertion = cfg.circle.secretFile == null || cfg.groupSecretFile == null;
+        message = "services.narbor.circle.secretFile is the secret of the group: leave out services.narbor.groupSecretFile.";
+      }
+      {
+        assertion = cfg.circle.publicKeys == [ ] || cfg.circle.secretFile != null;
+        message = "services.narbor.circle.publicKeys shares builds with the members of the circle: set services.narbor.circle.secretFile, too.";
+      }
+      {
+        assertion = cfg.circle.signBuilds == null || cfg.circle.publicKeys != [ ];
+        message = "services.narbor.circle.signBuilds signs for a circle: set services.narbor.circle.publicKeys, too.";
+      }
+      {
+        assertion = lib.all (key: builtins.match "[^: ]+:[A-Za-z0-9+/]{43}=" key != null) cfg.circle.publicKeys;
+        message = "services.narbor.circle.publicKeys must be keys such as home-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=, but are ${toString cfg.circle.publicKeys}";
+      }
+      {
+        assertion = lib.all (file: file == null || outsideStore file) [
+          cfg.circle.secretFile
+          cfg.circle.signBuilds
+        ];
+        message = "services.narbor.circle.secretFile and signBuilds must be absolute paths outside the Nix store, which all users may read.";
+      }
+      {
+        assertion = cfg.circleKeys == [ ] || groupSecret != null;
         message = "services.narbor.circleKeys shares builds with the members of a group: set services.narbor.groupSecretFile, too.";
       }
       {
-        assertion =
-          cfg.groupSecretFile == null
-          || lib.hasPrefix "/" cfg.groupSecretFile && !lib.hasPrefix builtins.storeDir cfg.groupSecretFile;
+        assertion = cfg.groupSecretFile == null || outsideStore cfg.groupSecretFile;
         message = "services.narbor.groupSecretFile must be an absolute path outside the Nix store, which everybody may read.";
       }
       {
@@ -149,6 +204,10 @@ in
         message = "services.narbor.inMemory keeps the spool in memory, so services.narbor.spoolSize must be a share of it, such as 50%, but is ${cfg.spoolSize}.";
       }
     ];
+
+    nix.settings =
+      lib.optionalAttrs (cfg.circle.publicKeys != [ ]) { extra-trusted-public-keys = cfg.circle.publicKeys; }
+      // lib.optionalAttrs (cfg.circle.signBuilds != null) { secret-key-files = [ cfg.circle.signBuilds ]; };
 
     networking.firewall = mkIf cfg.openFirewall {
       allowedTCPPorts = [ cfg.p2pPort ];
@@ -186,14 +245,14 @@ in
       // lib.optionalAttrs cfg.inMemory {
         NARBOR_STATE_DIR = "%t/narbor/state"; # which others may not enter, but ask at the socket beside it
       }
-      // lib.optionalAttrs (cfg.groupSecretFile != null) {
+      // lib.optionalAttrs (groupSecret != null) {
         NARBOR_GROUP_SECRET_FILE = "%d/group-secret";
       }
       // lib.optionalAttrs (cfg.shareSources != "group") {
         NARBOR_SHARE_SOURCES = cfg.shareSources;
       }
-      // lib.optionalAttrs (cfg.circleKeys != [ ]) {
-        NARBOR_CIRCLE_KEY = builtins.concatStringsSep "," cfg.circleKeys;
+      // lib.optionalAttrs (circleKeys != [ ]) {
+        NARBOR_CIRCLE_KEY = builtins.concatStringsSep "," circleKeys;
       };
 
       # A switch that downloads through narbor must not cut itself off half-way.
@@ -228,7 +287,7 @@ in
         LoadCredential = [
           "kernel-cmdline:/proc/cmdline"
         ]
-        ++ lib.optional (cfg.groupSecretFile != null) "group-secret:${cfg.groupSecretFile}";
+        ++ lib.optional (groupSecret != null) "group-secret:${groupSecret}";
 
         PrivateUsers = true;
         ProtectHome = true;

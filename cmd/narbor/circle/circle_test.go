@@ -129,6 +129,26 @@ func TestInvitationIsARegularFileOfItsReader(t *testing.T) {
 	}
 }
 
+// The user that has called sudo takes the file to the other machines, and the signing key stays with root.
+func TestInvitationBelongsToTheCallerOfSudo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: only root may give files away")
+	}
+	for caller, want := range map[string]uint32{"65534": 65534, "0": 0, "": 0, "-5": 0, "me": 0} {
+		t.Setenv("SUDO_UID", caller)
+		_, key, file := made(t)
+		for name, want := range map[string]uint32{file: want, key: 0} {
+			st, err := os.Stat(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := st.Sys().(*syscall.Stat_t).Uid; got != want || st.Mode().Perm() != 0o600 {
+				t.Errorf("SUDO_UID=%s: %s belongs to %d, mode %o, want %d and 600", caller, name, got, st.Mode().Perm(), want)
+			}
+		}
+	}
+}
+
 func TestNothingIsOverwritten(t *testing.T) {
 	c, key, file := made(t)
 	before := read(t, key) + read(t, file)

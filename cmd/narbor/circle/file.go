@@ -38,10 +38,16 @@ func Load(dir string) (*Circle, error) {
 	return &c, nil
 }
 
+// caller returns the user that has called sudo; ok is false if there is none.
+func caller() (id int, ok bool) {
+	id, err := strconv.Atoi(os.Getenv("SUDO_UID"))
+	return id, err == nil && id > 0 && os.Geteuid() == 0
+}
+
 // ReadInvitation reads the file for other members. It must belong to this user, or to the one that has called sudo.
 func ReadInvitation(file string) (Circle, error) {
 	owners := []int{os.Geteuid()}
-	if id, err := strconv.Atoi(os.Getenv("SUDO_UID")); err == nil && os.Geteuid() == 0 {
+	if id, ok := caller(); ok {
 		owners = append(owners, id)
 	}
 	c, err := read(file, owners)
@@ -142,8 +148,15 @@ func giveToOwner(root *os.Root, f *os.File) error {
 // Remove ends the circle of a state directory.
 func Remove(dir string) error { return os.Remove(File(dir)) }
 
-// WriteInvitation writes the file for other members. It replaces nothing.
-func (c Circle) WriteInvitation(file string) error { return create(file, c.Invitation().text()) }
+// WriteInvitation writes the file for other members. It replaces nothing. The file belongs to the user that has called sudo,
+// if there is one, since that user takes it to the others.
+func (c Circle) WriteInvitation(file string) error {
+	owner, ok := caller()
+	if !ok {
+		owner = -1
+	}
+	return create(file, c.Invitation().text(), owner)
+}
 
 // MakeKey makes a key for a circle, writes the secret part to a file that must not exist, and adds the public part to the
 // circle in the place of all others.
@@ -152,15 +165,15 @@ func (c *Circle) MakeKey(file string) error {
 	if err != nil {
 		return err
 	}
-	if err := create(file, secret); err != nil {
+	if err := create(file, secret, -1); err != nil {
 		return err
 	}
 	c.Keys, c.SigningKey = []string{public}, file
 	return nil
 }
 
-// create makes a file that only its owner may read.
-func create(file string, text []byte) error {
+// create makes a file that only its owner may read; -1 is this user.
+func create(file string, text []byte, owner int) error {
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s exists, and is not replaced: delete it, or give another", file)
@@ -168,7 +181,7 @@ func create(file string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(fill(f, text), f.Close()); err != nil {
+	if err := errors.Join(fill(f, text), f.Chown(owner, -1), f.Close()); err != nil {
 		return errors.Join(err, os.Remove(file))
 	}
 	return nil
