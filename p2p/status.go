@@ -30,13 +30,15 @@ type Status struct {
 	Blocked    []string                 `json:"blocked"` // IDs of the peers that the user has blocked
 	Upstreams  []UpstreamStatus         `json:"upstreams"`
 	// Received is what came since the start, in bytes of NARs; Supplied is of these what this node has downloaded.
-	Received   map[store.Origin]int64 `json:"received"`
-	Supplied   int64                  `json:"supplied"`
-	ForOthers  int64                  `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
-	BudgetLeft int64                  `json:"budgetLeft"` // bytes of NARs that may still be fetched for them
-	Cooperates bool                   `json:"cooperates"` // whether upstreams are asked for neighbours
-	Alone      string                 `json:"alone"`      // why not
-	Helpers    int                    `json:"helpers"`    // neighbours that ask their upstreams for this node
+	Received map[store.Origin]int64 `json:"received"`
+	Supplied int64                  `json:"supplied"`
+	// UpstreamRate is how many bytes of a NAR a second an upstream has sent of late, in each download; 0 is unknown.
+	UpstreamRate int64  `json:"upstreamRate,omitempty"`
+	ForOthers    int64  `json:"forOthers"`  // bytes of NARs that neighbours have asked to be fetched from upstreams
+	BudgetLeft   int64  `json:"budgetLeft"` // bytes of NARs that may still be fetched for them
+	Cooperates   bool   `json:"cooperates"` // whether upstreams are asked for neighbours
+	Alone        string `json:"alone"`      // why not
+	Helpers      int    `json:"helpers"`    // neighbours that ask their upstreams for this node
 	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned, by the last lie of
 	// each; Networks how often the interfaces that are used have changed.
 	Rejected map[string]int64 `json:"rejected"`
@@ -93,7 +95,7 @@ func (n *Node) Status() Status {
 		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
 		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
-	s.Cooperates = s.Alone == ""
+	s.Cooperates, s.UpstreamRate = s.Alone == "", n.proxy.upstreams.throughput.Rate()
 	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet, store.FromRebuild} {
 		s.Received[o] = n.downloads.received[o].Load()
 	}

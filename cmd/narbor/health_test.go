@@ -258,6 +258,30 @@ func TestWhyNeverPromisesWhatAnUnreliableNeighbourHas(t *testing.T) {
 	}
 }
 
+func TestWhySaysThatNeighboursAreTooSlow(t *testing.T) {
+	const size = 10 << 30
+	holder := ask.Answer{ID: idNAS, Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool", NarSize: size, Rate: 100 << 10}
+	w := control.Why{Neighbours: []ask.Answer{holder}}
+	judge(&w, 1)
+	if w.Status != http.StatusNotFound || !strings.Contains(w.Reason, "from neighbours 1 d 5 h at 100 KiB/s") {
+		t.Errorf("Nix gets %d: %s", w.Status, w.Reason)
+	}
+	w.Neighbours = append(w.Neighbours, ask.Answer{ID: idLaptop, Path: holder.Path, NarSize: size, Rate: 10 << 20})
+	if judge(&w, 1); w.Status != http.StatusOK {
+		t.Errorf("with a fast holder beside it, Nix gets %d: %s", w.Status, w.Reason)
+	}
+	w.Neighbours[1].Rate = 0
+	if judge(&w, 1); w.Status != http.StatusOK {
+		t.Errorf("with a holder of unknown rate beside it, Nix gets %d: %s", w.Status, w.Reason)
+	}
+	w = control.Why{Neighbours: []ask.Answer{holder}, Upstream: &control.WhyUpstream{Rate: 10 << 20}}
+	judge(&w, 1)
+	if want := "from neighbours 1 d 5 h at 100 KiB/s, from the upstream 17 min 4 s at 10 MiB/s"; w.Status != http.StatusOK ||
+		estimate(w) != want {
+		t.Errorf("with an upstream, Nix gets %d, and the estimate is %q, want %q", w.Status, estimate(w), want)
+	}
+}
+
 // get asks over HTTP.
 func get(t *testing.T, url string) string {
 	t.Helper()

@@ -131,6 +131,9 @@ func printWhy(w control.Why, asked string, s screen) {
 	printWhyNeighbours(w, s)
 	printWhyUpstream(w, s)
 	printWhyRebuild(w.Rebuild, s)
+	if e := estimate(w); e != "" {
+		s.field("takes", "about %s", e)
+	}
 	if w.Status == http.StatusOK {
 		s.field("Nix gets", "%s %s", s.paint(green, "200"), w.Reason)
 		return

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,6 +86,8 @@ func judge(w *control.Why, keys int) {
 		w.Status, w.From, w.Reason = http.StatusOK, "git", "a git repository of this machine has it: "+w.Local.Where
 	case w.Local != nil && w.Local.Served:
 		w.Status, w.From, w.Reason = http.StatusOK, "cache", "this machine's own cache directory has it, signed by an upstream"
+	case holders > 0 && w.Upstream == nil && ask.Slow(holding(*w)):
+		w.Reason = "its neighbours send it too slowly, " + estimate(*w) + "; Nix asks its next substituter"
 	case holders > 0:
 		w.Status, w.From, w.Reason = http.StatusOK, "neighbours", haveIt(holders, len(w.Neighbours))
 	case w.Upstream != nil && w.Upstream.Has:
@@ -108,6 +111,40 @@ func judge(w *control.Why, keys int) {
 	default:
 		w.Reason = "no neighbour has it; Nix asks its next substituter"
 	}
+}
+
+// holding returns the NarSize of the path that neighbours have, and how many bytes a second those that count send
+// together; 0 if one of them was not measured of late.
+func holding(w control.Why) (size, rate int64) {
+	for _, a := range w.Neighbours {
+		if !a.Believed() || a.Unreliable != "" {
+			continue
+		}
+		if a.Rate == 0 {
+			return a.NarSize, 0
+		}
+		size, rate = a.NarSize, rate+a.Rate
+	}
+	return size, rate
+}
+
+// estimate says how long the path's archive takes from its neighbours and from an upstream, as far as their rates are known.
+func estimate(w control.Why) string {
+	var parts []string
+	size, rate := holding(w)
+	if rate > 0 {
+		parts = append(parts, "from neighbours "+atRate(size, rate))
+	}
+	if u := w.Upstream; u != nil && u.Rate > 0 && (size > 0 || u.Has) {
+		parts = append(parts, "from the upstream "+atRate(cmp.Or(size, u.NarSize), u.Rate))
+	}
+	return strings.Join(parts, ", ")
+}
+
+// atRate returns a time for an archive and the rate in bytes per second that it comes from.
+func atRate(size, rate int64) string {
+	return fmt.Sprintf("%s at %s/s", dashboard.ShortTime(time.Duration(float64(size)/float64(rate)*float64(time.Second))),
+		dashboard.Amount(rate))
 }
 
 // haveIt returns a text with the number of neighbours that have a path.
@@ -219,7 +256,7 @@ func (s *parts) whyUpstream(ctx context.Context, hp store.HashPart, ask bool) (w
 	if len(s.upstreams) == 0 {
 		return nil, claim
 	}
-	w = &control.WhyUpstream{Election: s.node.Elect(hp), Asked: ask}
+	w = &control.WhyUpstream{Election: s.node.Elect(hp), Asked: ask, Rate: s.node.Status().UpstreamRate}
 	if !ask {
 		return w, claim
 	}

@@ -30,6 +30,7 @@ type Answer struct {
 	// Unreliable is why the answer is believed and yet not enough to tell Nix that the path can be had; "" if it is
 	// enough.
 	Unreliable string `json:"unreliable,omitempty"`
+	Rate       int64  `json:"rate,omitempty"` // bytes a second that came from it of late, see [Slow]; 0 is unknown
 
 	mapping trust.Mapping // if it is believed
 }
@@ -85,7 +86,7 @@ func (ls *Lookups) weigh(nb *peers.Neighbour, hp store.HashPart, r peers.Reply) 
 	}
 	a.SignedBy = a.mapping.SignedBy()
 	if a.Problem == "" {
-		a.Unreliable = ls.Ledger.Unreliable(nb.Tally, hp, info.NarHash)
+		a.Unreliable, a.Rate = ls.Ledger.Unreliable(nb.Tally, hp, info.NarHash), nb.Rate(time.Now())
 	}
 	return a
 }

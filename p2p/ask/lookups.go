@@ -221,10 +221,16 @@ func (ls *Lookups) TooSlow(f *Finding) error {
 		}
 		sum += rate
 	}
-	if sum == 0 || float64(f.Mapping.NarSize())/float64(sum) <= 2*store.FetchTime(f.Mapping.NarSize()).Seconds() {
+	if !Slow(f.Mapping.NarSize(), sum) {
 		return nil
 	}
 	return fmt.Errorf("%s: %w: %w: its holders send %d bytes a second", f.Mapping.Path(), store.ErrNotFound, store.ErrSlow, sum)
+}
+
+// Slow reports whether a NAR takes too long at a rate in bytes per second, for Nix to be told that it can be had. The rate 0
+// is unknown.
+func Slow(size, rate int64) bool {
+	return rate > 0 && float64(size)/float64(rate) > 2*store.FetchTime(size).Seconds()
 }
 
 // Told returns what a neighbour says that an upstream says, if it can be believed.

@@ -66,5 +66,6 @@ type WhyUpstream struct {
 	Millis   float64      `json:"millis"`
 	Election p2p.Election `json:"election"`
 
-	Unreadable bool `json:"-"` // Problem is an encoding that narbor cannot read
+	Rate       int64 `json:"rate,omitempty"` // bytes of a NAR a second that a download from one has had of late; 0 is unknown
+	Unreadable bool  `json:"-"`              // Problem is an encoding that narbor cannot read
 }
