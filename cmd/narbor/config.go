@@ -256,6 +256,8 @@ func valueErrors(c *cli.Context) (out []valueError) {
 	check("min-free", err)
 	_, err = uploadRate(c)
 	check("upload-rate", err)
+	_, err = downloadRate(c)
+	check("download-rate", err)
 	if _, err := parseShare(c.String("share")); err != nil {
 		check("share", fmt.Errorf("--share: %w", err))
 	}

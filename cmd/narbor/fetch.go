@@ -47,7 +47,7 @@ func fetchCommand() *cli.Command {
 	flags := append(peerFlags(),
 		&cli.StringFlag{Name: "to", Category: categoryKeep, EnvVars: env("to"),
 			Usage: "`DIR` in Nix's binary-cache layout (default: cache in the state directory, which `narbor run` shares)"},
-		stateFlag(), upstreamFlag(),
+		stateFlag(), upstreamFlag(), downloadRateFlag(),
 	)
 	return &cli.Command{
 		Name:      "fetch",

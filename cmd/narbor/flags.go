@@ -229,14 +229,22 @@ func openSpool(c *cli.Context, dir string) (*spool.Spool, error) {
 	return spool.Open(spool.Config{Dir: filepath.Join(dir, "spool"), MaxBytes: most, MinFree: free})
 }
 
-// minUploadRate is the lowest rate at which a block arrives before the receiver gives up.
-const minUploadRate = 100 << 10
+// minRate is the lowest rate at which a block arrives before the receiver gives up.
+const minRate = 100 << 10
 
 func uploadRate(c *cli.Context) (int64, error) {
-	n, err := size(c, "upload-rate")
-	if err == nil && n > 0 && n < minUploadRate {
-		err = control.WithCode(fmt.Errorf("--upload-rate %s is too low, transfers would time out: give 100KiB or more, or --share none",
-			c.String("upload-rate")), control.ExitUsage)
+	return rateOf(c, "upload-rate", "transfers would time out: give 100KiB or more, or --share none")
+}
+
+func downloadRate(c *cli.Context) (int64, error) {
+	return rateOf(c, "download-rate", "downloads would take too long: give 100KiB or more, or no --upstream")
+}
+
+// rateOf reads a limit of bytes a second; 0 is none. The error about one that is too low ends in why.
+func rateOf(c *cli.Context, flag, why string) (int64, error) {
+	n, err := size(c, flag)
+	if err == nil && n > 0 && n < minRate {
+		err = control.WithCode(fmt.Errorf("--%s %s is too low, %s", flag, c.String(flag), why), control.ExitUsage)
 	}
 	return n, err
 }
@@ -259,6 +267,11 @@ const envPrefix = "NARBOR_"
 func upstreamFlag() cli.Flag {
 	return listFlag("upstream", categoryNet, "fetch from this cache `URL`, such as https://cache.nixos.org, what no neighbour has; its "+
 		"keys must be trusted; repeatable, asked in that order")
+}
+
+func downloadRateFlag() cli.Flag {
+	return stringFlag("download-rate", "0", categoryNet, "download from upstreams at most this `AMOUNT` of archives a second, in all, "+
+		"compressed as they come, such as 2MiB; what comes from neighbours does not count; 0 is no limit")
 }
 
 func noCooperateFlag() cli.Flag {
@@ -309,7 +322,7 @@ func runFlags() []cli.Flag {
 			"what the spool leaves free on its disk, an `AMOUNT` such as 2GiB, or 5% of that file system"),
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as "+
 			"10MiB; 0 is no limit"),
-		upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
+		downloadRateFlag(), upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
 		listFlag("circle-key", categoryWho,
 			"let members of the group have what was built here, too, if the trusted key of this `NAME` has "+
 				"signed it, such as home-1; needs --group-secret-file; repeatable"),

@@ -150,7 +150,7 @@ func configRule() keeper {
 		}
 		values := keepLength
 		if slices.Contains([]string{"port", "no-mdns", "no-vsock", "no-dns-sd", "no-page", "no-cooperate", "spool-size", "min-free",
-			"upload-rate", "upstream-budget", "share", "share-sources", "log-level", "log-format"}, name) {
+			"upload-rate", "download-rate", "upstream-budget", "share", "share-sources", "log-level", "log-format"}, name) {
 			values = choices
 		}
 		return map[string]any{"name": name, "origin": origin(r, set["origin"]), "values": values(r, set["values"])}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/time/rate"
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve"
@@ -25,10 +26,18 @@ func openUpstreams(c *cli.Context, dir string) (ups []*upstream.Cache, err error
 		}
 	}()
 	kept, memory := map[string]bool{}, semaphore.NewWeighted(upstream.MaxUnpackMemory)
+	most, err := downloadRate(c)
+	if err != nil {
+		return nil, err
+	}
+	var limit *rate.Limiter
+	if most > 0 {
+		limit = upstream.NewRate(most)
+	}
 	for _, url := range c.StringSlice("upstream") {
 		sum := sha256.Sum256([]byte(url))
 		name := hex.EncodeToString(sum[:8])
-		cfg := upstream.Config{URL: url, Agent: narserve.AgentPrefix + version, Memory: memory}
+		cfg := upstream.Config{URL: url, Agent: narserve.AgentPrefix + version, Memory: memory, Rate: limit}
 		if dir != "" {
 			cfg.Kept = filepath.Join(dir, name)
 		}

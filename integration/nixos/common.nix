@@ -155,6 +155,13 @@ in
       description = "How much of archives neighbours are sent in a second at most, all together. 0 is no limit.";
     };
 
+    downloadRate = mkOption {
+      type = types.str;
+      default = "0";
+      example = "2MB";
+      description = "How much of archives, as they are compressed, upstreams send in a second at most, all together. 0 is no limit.";
+    };
+
     upstreams = mkOption {
       type = types.oneOf [
         (types.enum [ "auto" ])
@@ -298,6 +305,7 @@ in
       upload-rate = mkDefault cfg.uploadRate;
       log-level = mkDefault cfg.logLevel;
     }
+    // lib.optionalAttrs (cfg.downloadRate != "0") { download-rate = mkDefault cfg.downloadRate; }
     // lib.optionalAttrs (!cfg.dashboard.enable) { no-page = mkDefault true; }
     // unlessEmpty "peer" cfg.peers
     // unlessEmpty "interface" cfg.interfaces.allow

@@ -277,9 +277,18 @@ func (b *body) read(p []byte) (int, error) {
 	if b.conn.resp == nil {
 		return 0, b.err
 	}
+	limit := b.upstream.rate
+	if limit != nil {
+		p = p[:min(len(p), rateBurst)]
+	}
 	b.conn.stalled.Reset(stallTime)
 	n, err := b.conn.resp.Body.Read(p)
-	b.conn.stalled.Stop()
+	b.conn.stalled.Stop() // the wait for others' turns is not the cache's fault
+	if limit != nil && n > 0 {
+		if ended := b.wait(limit.ReserveN(time.Now(), n).Delay()); ended != nil {
+			return 0, ended
+		}
+	}
 	b.off += int64(n)
 	b.upstream.bytes.Add(int64(n))
 	most := nar.MaxPacked(b.page.info.NarSize)
@@ -294,6 +303,16 @@ func (b *body) read(p []byte) (int, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return n, err
+}
+
+// wait ends early, with an error, if the caller of [Cache.Stream] does.
+func (b *body) wait(d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-b.ctx.Done():
+		return b.ctx.Err()
+	}
 }
 
 // again opens the rest of the file after an error, if there is hope.

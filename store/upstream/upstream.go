@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
+	"golang.org/x/time/rate"
 
 	"narbor/store"
 	"narbor/store/lru"
@@ -31,6 +32,8 @@ const (
 	// maxStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
 	// and each takes the memory of its compressor's window.
 	maxStreams = 32
+	// rateBurst is the most that is read at once where there is a limit of bytes in a second, so that it holds in each second.
+	rateBurst = 16 << 10
 	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
 	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
 	MaxUnpackMemory = 66 << 20
@@ -47,7 +50,8 @@ type Cache struct {
 	breaker breaker
 	streams chan struct{} // one for each archive under way
 	memory  *semaphore.Weighted
-	bytes   atomic.Int64 // of archives, as they came
+	rate    *rate.Limiter // nil is no limit
+	bytes   atomic.Int64  // of archives, as they came
 	flights singleflight.Group
 
 	background background
@@ -60,6 +64,13 @@ type Config struct {
 	Kept  string // directory that keeps what [Cache.Keep] is told; "" is none
 	// Memory is what unpacking takes, in bytes, of [MaxUnpackMemory] that caches share; nil is as much for this one.
 	Memory *semaphore.Weighted
+	// Rate bounds the bytes of archives that come in a second, from all caches that share it; nil is no limit. See [NewRate].
+	Rate *rate.Limiter
+}
+
+// NewRate returns a limit for caches: bytes of archives in a second, as they come.
+func NewRate(bytesPerSecond int64) *rate.Limiter {
+	return rate.NewLimiter(rate.Limit(bytesPerSecond), rateBurst)
 }
 
 // Open returns the cache; it asks it nothing yet. The caller closes it.
@@ -69,7 +80,7 @@ func Open(cfg Config) (*Cache, error) {
 		return nil, err
 	}
 	u := &Cache{site: site{base, cfg.Agent, newClient()}, streams: make(chan struct{}, maxStreams),
-		memory: cfg.Memory}
+		memory: cfg.Memory, rate: cfg.Rate}
 	if u.memory == nil {
 		u.memory = semaphore.NewWeighted(MaxUnpackMemory)
 	}
