@@ -43,8 +43,8 @@ func gitHash(algo string, nar io.Reader) ([]byte, error) {
 		return nil, err
 	}
 	e, err := g.node(0)
-	if err == nil && e.mode == "120000" {
-		return nil, errors.New("git has no object that is a symlink by itself")
+	if err == nil && e.mode != "100644" && e.mode != "40000" { // a blob's ID would not fix the mode
+		return nil, errors.New("git has no object that is a symlink or an executable file by itself")
 	}
 	if err == nil {
 		if _, err = g.r.ReadByte(); err == io.EOF {

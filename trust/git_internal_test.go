@@ -59,7 +59,8 @@ func TestGitHash(t *testing.T) {
 	for range maxGitDepth + 1 {
 		deep = folder(entryOf("d", deep))
 	}
-	for name, nar := range map[string]string{"link": link, "deep": deep, "long name": folder(entryOf(string(make([]byte, 256)), empty))} {
+	for name, nar := range map[string]string{"link": link, "executable": script, "deep": deep,
+		"long name": folder(entryOf(string(make([]byte, 256)), empty))} {
 		if _, err := gitHash("sha1", bytes.NewReader([]byte(magic+nar))); err == nil {
 			t.Errorf("gitHash of %s is no error", name)
 		}
