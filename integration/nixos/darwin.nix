@@ -1,4 +1,4 @@
-# services.narbor for nix-darwin. Nobody has tried it: it is tested by evaluation only.
+# services.narbor for nix-darwin. It was never tried on a Mac: it is tested by evaluation only.
 {
   config,
   lib,
