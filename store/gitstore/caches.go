@@ -2,6 +2,7 @@ package gitstore
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"narbor/store"
@@ -29,6 +30,8 @@ func (s *Store) outline(tree oid) (*outline, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if o := c.of[tree]; o != nil {
+		i := slices.Index(c.trees, tree)
+		c.trees = append(slices.Delete(c.trees, i, i+1), tree)
 		return o, nil
 	}
 	o, err := outlineOf(s.git, tree)

@@ -78,17 +78,28 @@ func (g *git) prepare(idLen int, shallow []byte) error {
 	for name, text := range map[string]string{"HEAD": "ref: refs/heads/none\n", "config": config, "shallow": string(shallow),
 		"objects/info/alternates": g.objects + "\n"} {
 		name = filepath.Join(g.own, name)
+		if have, err := os.ReadFile(name); err == nil && string(have) == text {
+			continue
+		}
 		if text == "" {
 			if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
 			}
 			continue
 		}
-		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		if err := replace(name, text); err != nil { // a process may be reading it
 			return err
 		}
 	}
 	return nil
+}
+
+// replace writes a file whole. It is made anew at the next start, and so need not last.
+func replace(name, text string) error {
+	if err := os.WriteFile(name+".new", []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(name+".new", name)
 }
 
 // command returns a command of git's that neither reads further configuration nor uses a network.
@@ -149,11 +160,20 @@ type catFile struct {
 	out    *bufio.Reader
 }
 
-// read asks for objects of a kind, and hands each to each in the order asked. sizes asks for their sizes alone. most bounds
-// the size of one.
+// errClosed is the error of reading objects after [Store.Close].
+var errClosed = errors.New("the repository is closed")
+
+// read asks for objects of a kind, and hands each to each in the order asked; with sizes, their sizes alone. most bounds the
+// size of one.
 func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
 	g.slots <- struct{}{}
 	defer func() { <-g.slots }()
+	g.mu.Lock()
+	closed := g.closed
+	g.mu.Unlock()
+	if closed {
+		return errClosed
+	}
 	if len(ids) == 0 {
 		return nil
 	}

@@ -102,6 +102,9 @@ func Open(cfg Config) (*Store, error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, err
 	}
+	if cfg.State, err = filepath.Abs(cfg.State); err != nil {
+		return nil, err
+	}
 	sum := sha256.Sum256([]byte(cfg.Dir))
 	cfg.State = filepath.Join(cfg.State, hex.EncodeToString(sum[:8]))
 	if cfg.GitHashing == nil {

@@ -45,7 +45,7 @@ func TestHostileObjects(t *testing.T) {
 		"order":          func(r repo) string { return r.raw("tree", entry(r, "100644", "b")+entry(r, "100644", "a")) },
 		"duplicate":      func(r repo) string { return r.raw("tree", entry(r, "100644", "a")+entry(r, "100644", "a")) },
 		"file and folder": func(r repo) string {
-			return r.raw("tree", entry(r, "100644", "a")+entry(r, "100644", "a.b")+entry(r, "40000", "a"))
+			return r.tree("100644 blob "+r.blob("")+"\ta", "100644 blob "+r.blob("")+"\ta.b", "040000 tree "+r.tree()+"\ta")
 		},
 		"truncated":     func(r repo) string { return r.raw("tree", entry(r, "100644", "a")[:20]) },
 		"no NUL":        func(r repo) string { return r.raw("tree", "100644 a") },

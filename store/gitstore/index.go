@@ -1,6 +1,7 @@
 package gitstore
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -108,7 +109,7 @@ func (r *renewal) renew(ctx context.Context) error {
 	trees, err := r.trees(ctx, tips)
 	if len(trees) == 0 {
 		r.forget()
-		return err
+		return cmp.Or(err, fmt.Errorf("%s: no commit that a named ref leads to can be read", r.cfg.Dir))
 	}
 	r.tips = tips
 	r.tell(trees)
@@ -148,7 +149,7 @@ func (r *renewal) trees(ctx context.Context, tips []oid) (trees []oid, err error
 		return err
 	}
 	for _, how := range []string{"--no-walk=unsorted", fmt.Sprintf("--max-count=%d", maxCommits)} {
-		if err = r.git.lines(ctx, input.String(), each, "rev-list", how, "--format=%T", "--stdin"); err != nil {
+		if err = r.git.lines(ctx, input.String(), each, "rev-list", how, "--ignore-missing", "--format=%T", "--stdin"); err != nil {
 			break
 		}
 	}
@@ -166,6 +167,8 @@ func (r *renewal) tell(trees []oid) {
 		k := r.known[tree]
 		switch {
 		case k == nil && i < maxTrees:
+			st.Waiting++
+		case k != nil && k.broken && i < maxTrees: // its objects may have come since
 			st.Waiting++
 		case k != nil && len(kept) < maxKnown:
 			kept[tree] = k
@@ -245,13 +248,16 @@ func (r *renewal) examine(ctx context.Context, tree oid) (*known, error) {
 		}
 	}
 	if errors.Is(err, errTooLarge) || errors.Is(err, store.ErrMalformed) {
-		return &known{why: err.Error()}, nil
+		return &known{why: brief(err)}, nil
 	}
 	if errors.Is(err, store.ErrCorrupt) {
-		return &known{why: err.Error(), broken: true}, nil
+		return &known{why: brief(err), broken: true}, nil
 	}
 	return nil, fmt.Errorf("tree %s of %s: %w", tree, r.cfg.Dir, err)
 }
+
+// brief is the text of an error, which may have a name out of the repository in it, for the index.
+func brief(err error) string { return fmt.Sprintf("%.300s", err) }
 
 // hash reads the archive of an outline.
 func (r *renewal) hash(ctx context.Context, o *outline) (*known, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -36,8 +37,8 @@ func ParsePattern(s string) (Pattern, error) {
 
 // objectsOf returns the folder of a repository, and that of its objects. DIR is bare, or has a folder .git.
 func objectsOf(dir string) (repo, objects string, err error) {
-	for _, repo := range []string{dir, filepath.Join(dir, ".git")} {
-		if fi, err := os.Stat(filepath.Join(repo, "objects")); err != nil || !fi.IsDir() {
+	for _, repo := range []string{filepath.Join(dir, ".git"), dir} { // a working copy may have a folder objects
+		if !isRepository(repo) {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(repo, "reftable")); err == nil {
@@ -54,49 +55,38 @@ func objectsOf(dir string) (repo, objects string, err error) {
 		objects, err = filepath.Abs(filepath.Join(repo, "objects"))
 		return repo, objects, err
 	}
-	return "", "", fmt.Errorf("%s is no git repository that can be read: it has no folder objects", dir)
+	return "", "", fmt.Errorf("%s is no git repository that can be read: it has no HEAD and no folder objects", dir)
+}
+
+func isRepository(repo string) bool {
+	objects, err := os.Stat(filepath.Join(repo, "objects"))
+	_, noHead := os.Lstat(filepath.Join(repo, "HEAD")) // in old repositories, a symbolic link to a ref that may be missing
+	return err == nil && objects.IsDir() && noHead == nil
 }
 
 // refsOf returns the objects that the refs of a repository point to whose names match one of the patterns, each once, sorted by
 // the names of the refs. All have IDs of one length.
 func refsOf(repo string, patterns []Pattern) ([]oid, error) {
 	found := map[string]oid{}
-	if err := packedRefs(filepath.Join(repo, "packed-refs"), found); err != nil {
+	add := func(name, id string) error {
+		if !slices.ContainsFunc(patterns, func(p Pattern) bool { return p.re.MatchString(name) }) {
+			return nil
+		}
+		// What is no ID points to another ref, is a comment, or what a tag points to.
+		if id, err := parseOID(id); err == nil {
+			found[name] = id
+		}
+		if len(found) > maxRefs {
+			return fmt.Errorf("%s: more than %d refs match", repo, maxRefs)
+		}
+		return nil
+	}
+	if err := errors.Join(packedRefs(filepath.Join(repo, "packed-refs"), add), looseRefs(repo, add)); err != nil {
 		return nil, err
 	}
-	err := filepath.WalkDir(filepath.Join(repo, "refs"), func(file string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		name, err := filepath.Rel(repo, file)
-		if err != nil {
-			return err
-		}
-		text, err := readSmall(file, 1000)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // it is being packed
-		}
-		if id, bad := parseOID(strings.TrimSpace(string(text))); err == nil && bad == nil { // else it points to another ref
-			found[filepath.ToSlash(name)] = id
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for name := range found {
-		if slices.ContainsFunc(patterns, func(p Pattern) bool { return p.re.MatchString(name) }) {
-			names = append(names, name)
-		}
-	}
-	if len(names) > maxRefs {
-		return nil, fmt.Errorf("%s: %d refs match, and %d are the most", repo, len(names), maxRefs)
-	}
-	slices.Sort(names)
 	var ids []oid
 	seen := map[oid]bool{}
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(found)) {
 		id := found[name]
 		if len(ids) > 0 && len(id) != len(ids[0]) {
 			return nil, fmt.Errorf("%s: object IDs of two lengths", repo)
@@ -108,8 +98,32 @@ func refsOf(repo string, patterns []Pattern) ([]oid, error) {
 	return ids, nil
 }
 
-// packedRefs adds the refs of a file packed-refs, if there is one.
-func packedRefs(file string, found map[string]oid) error {
+// looseRefs hands the refs that have a file of their own to add. Files called .lock are of a change that git has not made yet.
+func looseRefs(repo string, add func(name, id string) error) error {
+	return filepath.WalkDir(filepath.Join(repo, "refs"), func(file string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // git removes empty folders
+		}
+		if err != nil || !d.Type().IsRegular() || strings.HasSuffix(file, ".lock") {
+			return err
+		}
+		name, err := filepath.Rel(repo, file)
+		if err != nil {
+			return err
+		}
+		text, err := readSmall(file, 1000)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // it is being packed
+		}
+		if err != nil {
+			return err
+		}
+		return add(filepath.ToSlash(name), strings.TrimSpace(string(text)))
+	})
+}
+
+// packedRefs hands the refs of a file packed-refs, if there is one, to add.
+func packedRefs(file string, add func(name, id string) error) error {
 	f, err := openRegular(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -118,11 +132,17 @@ func packedRefs(file string, found map[string]oid) error {
 		return err
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || fi.Size() > maxPackedRefs {
+		return errors.Join(fmt.Errorf("%s: more than %d bytes", file, maxPackedRefs), err)
+	}
 	lines := bufio.NewScanner(io.LimitReader(f, maxPackedRefs))
 	for lines.Scan() {
-		first, name, ok := strings.Cut(lines.Text(), " ")
-		if id, err := parseOID(first); ok && err == nil { // else a comment, or what a tag points to
-			found[name] = id
+		id, name, ok := strings.Cut(lines.Text(), " ")
+		if !ok {
+			continue
+		}
+		if err := add(name, id); err != nil {
+			return err
 		}
 	}
 	return lines.Err()

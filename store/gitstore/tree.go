@@ -27,6 +27,13 @@ type entry struct {
 	id   oid
 }
 
+// maxName is the length in bytes of the longest name of a file that Linux and Nix allow. maxTreesBytes bounds the tree objects
+// of one archive, which are in memory together: those of nixpkgs have 3 MB.
+const (
+	maxName       = 255
+	maxTreesBytes = 64 << 20
+)
+
 const (
 	modeFile       = "100644"
 	modeExecutable = "100755"
@@ -45,6 +52,9 @@ func parseTree(b []byte, idLen int) (entries []entry, err error) {
 		name, rest, named := strings.Cut(rest, "\x00")
 		if !ok || !named || len(rest) < idLen {
 			return nil, fmt.Errorf("a tree object breaks off: %w", store.ErrCorrupt)
+		}
+		if len(name) > maxName {
+			return nil, fmt.Errorf("a tree has a name of %d bytes, and Nix allows %d: %w", len(name), maxName, store.ErrCorrupt)
 		}
 		e := entry{mode, name, oid(rest[:idLen])}
 		text = rest[idLen:]
@@ -94,6 +104,7 @@ type outliner struct {
 	idLen      int
 	trees      map[oid][]entry
 	entries    int // in trees
+	bytes      int // of trees, as git stores them
 	sizes      map[oid]int32
 	attributes []oid // blobs called .gitattributes
 	symlinks   []oid // blobs that are targets of symlinks
@@ -142,6 +153,9 @@ func (w *outliner) load(root oid) error {
 			w.trees[id] = entries
 			if w.entries += len(entries); w.entries > maxNodes {
 				return fmt.Errorf("more than %d files: %w", maxNodes, errTooLarge)
+			}
+			if w.bytes += len(body); w.bytes > maxTreesBytes {
+				return fmt.Errorf("more than %d bytes of tree objects: %w", maxTreesBytes, errTooLarge)
 			}
 			for _, e := range entries {
 				if _, known := w.trees[e.id]; e.mode == modeTree && !known {
