@@ -204,7 +204,7 @@ func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []claime
 		}
 		o.answered(nb.ID, yes)
 	}
-	if err != nil {
+	for range len(batch) - len(here) { // of these it took none either
 		o.answered(nb.ID, false)
 	}
 }
@@ -246,6 +246,8 @@ func (ls *Lookups) RunOffers(ctx context.Context) error { return ls.offers.run(c
 // offered records that a neighbour has a NAR that was offered to it.
 func (ls *Lookups) offered(m trust.Mapping, by peer.ID) {
 	hp := m.Path().HashPart()
+	ls.offers.mu.Lock() // neighbours answer at once
+	defer ls.offers.mu.Unlock()
 	f, ok := ls.findings.Get(hp)
 	if !ok || !is(f.Mapping, m.NarHash(), m.NarSize()) {
 		f = &Finding{Mapping: m, found: time.Now()}
