@@ -103,8 +103,8 @@ func (w world) mirror(h *lan.Host) map[string]mirrored {
 	return trees
 }
 
-// flakeScript has a flake with a locked input whose URL leads nowhere, and prints its path. Nix 2.8 has no such input, and asks for
-// what fetchTree names.
+// flakeScript prints the store path of a flake's locked input, which has a dead URL. For Nix 2.8, which has no such input, it uses
+// fetchTree.
 const flakeScript = `rm -rf /tmp/flake; mkdir -p /tmp/flake; cd /tmp/flake
 case $(nix --version) in *" 2.8."*)
 	nix eval --impure --raw --expr '(builtins.fetchTree { type = "github"; owner = "o"; repo = "r"; rev = "'$1'"; narHash = "'$2'";
@@ -116,7 +116,7 @@ echo '{ "root": "root", "version": 7, "nodes": { "root": { "inputs": { "it": "it
 nix eval --raw path:/tmp/flake#it`
 
 // A machine with a mirror of a git repository gives members of its group the sources that a flake names, though GitHub cannot
-// be reached. No stranger gets them, and no member what other refs lead to, or what is not as its commit says.
+// be reached. They go to members alone, and neither the trees of other refs nor changed ones are taken.
 func TestMirrorOfAGitRepository(t *testing.T) {
 	for _, nix := range nixes(t) {
 		t.Run(nix.Version, func(t *testing.T) {

@@ -59,7 +59,7 @@ update ValidPaths set ultimate = 1 where path like '%-imported-both-5' or path l
 update ValidPaths set ultimate = null where path like '%-own-circle-2_';
 `
 
-// A row is what Nix's database says of a path.
+// A row is the entry of a path in Nix's database.
 type row struct {
 	path, hash, ca, deriver string
 	narSize                 int64
@@ -113,8 +113,8 @@ type setting struct {
 	name    string
 	holder  []string
 	member  bool     // the asker knows the secret of the holder's group
-	keys    []string // what one of these has signed is shared, unless it was built here
-	circle  []string // what one of these has signed is shared if it was built here
+	keys    []string // paths signed by one of these are shared, unless they were built here
+	circle  []string // paths signed by one of these are shared if they were built here
 	sources bool
 	none    bool
 }
@@ -148,7 +148,7 @@ func settings() []setting {
 }
 
 // Of 500 paths of all kinds in a real Nix database, exactly those are given that the database's columns and the settings allow.
-// What is right is computed here from the columns, and not by narbor.
+// The right answers are computed here from the columns, and not by narbor.
 func TestMixedPathsAreSharedByTheDatabase(t *testing.T) {
 	w := newWorld(t)
 	holder := w.host(lan.HostConfig{Name: "holder"}, "substituters =", "experimental-features = nix-command")

@@ -30,14 +30,14 @@ const (
 	// fetching at that moment.
 	refreshSize = store.BlockSize / 8
 	// offerQueue bounds the mappings that wait to be offered, and offersAtOnce those that are offered together: Nix asks
-	// about some 25 at a time. maxOffered and maxOfferedTo bound the memory of what was offered, and how it was received.
+	// about some 25 at a time. maxOffered and maxOfferedTo bound the memory of offers, and of the answers to them.
 	offerQueue, offersAtOnce, maxOffered, maxOfferedTo = 1024, 64, 4096, 512
 	// offerPatience is how long a neighbour may take to answer offers, and so how long a fetch waits for one.
 	offerPatience = peers.InfoTimeout
 	// offerAgain is how long a mapping is not offered again.
 	offerAgain = 10 * time.Minute
-	// maxVain is the number of offers in a row that a neighbour may refuse before it gets none for vainPause: an update
-	// whose paths it does not have costs it no more than that.
+	// maxVain is the number of offers in a row that a neighbour may refuse before it gets none for vainPause: so an update
+	// of which it has nothing costs it little.
 	maxVain, vainPause = 256, 10 * time.Minute
 	// offeredSize is the number of bytes of a NAR from which on further holders are looked for by an offer: some seconds at
 	// the speed of Wi-Fi.

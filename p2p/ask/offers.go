@@ -172,7 +172,8 @@ func (o *offers) send(ctx context.Context, batch []*offer) {
 	running.Wait()
 }
 
-// claim returns what is offered of a mapping. The error says why it is not: neighbours are not asked about it, or it is long.
+// claim returns the claim of a mapping in the form of an offer. The error is the reason for making none: neighbours are not asked
+// about the path, or the claim is too long.
 func (o *offers) claim(ctx context.Context, m trust.Mapping) (store.Info, error) {
 	if err := o.of.Secrets.CheckNAR(ctx, m); err != nil {
 		return store.Info{}, err
@@ -233,7 +234,7 @@ func (o *offers) answered(by peer.ID, yes bool) {
 	}
 }
 
-// Offer has a mapping of an upstream offered to the neighbours, which have said that they do not have the path.
+// Offer has a mapping of an upstream offered to the neighbours that are not known as its holders.
 func (ls *Lookups) Offer(m trust.Mapping) {
 	if !ls.Knows(m) {
 		ls.offers.offer(m)

@@ -20,8 +20,8 @@ func reserveOf(k wire.Kind) int {
 	return 0
 }
 
-// answerOffer answers what a lookup of the path answers, after the offered signature was kept if it is good for the path. An
-// offer of what is not shared already costs a miss, whatever becomes of it: that bounds the verifications.
+// answerOffer keeps the offered signature if it is good for the path, and then answers as a lookup of the path does. An offer of
+// a path that is not shared already costs a miss, whether it is taken or not: that bounds the verifications.
 //
 // After the lookup the claim is verified, whether the path is here or not. So neither the answer nor its time tells a peer without
 // a signature that counts here more than a question would.

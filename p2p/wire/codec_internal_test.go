@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -101,23 +100,10 @@ func TestSlowLinksCompress(t *testing.T) {
 	}
 }
 
-// The blocks are of this program: machine code, as in the archives of most bytes.
 func TestSlowestLinksGetTheFewestBytes(t *testing.T) {
-	name, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	block, room := make([]byte, store.BlockSize), make([]byte, store.BlockSize)
+	room := make([]byte, store.BlockSize)
 	size := map[int64]int{}
-	for i := range 8 {
-		if _, err := f.ReadAt(block, int64(i+2)*store.BlockSize); err != nil {
-			t.Fatal(err)
-		}
+	for _, block := range ownBlocks(t, 8) {
 		for _, pace := range []int64{2 << 20, 12 << 20} {
 			packed, _ := pack(codecFor(pace), pace, idle, block, room)
 			size[pace] += len(packed)

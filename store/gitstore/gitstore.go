@@ -4,8 +4,8 @@
 //
 // A [Store] knows the trees of the commits that the named refs lead to: those of the refs themselves first, then their history, the
 // newest commits first; at most [maxTrees] new trees each time when refs have moved, among the newest [maxCommits] commits. To know a
-// tree's path, all of it is read once, in the background ([Store.Run]), and what was found is kept in a file. What no named ref leads
-// to any more is not here, whatever the file says.
+// tree's path, all of it is read once, in the background ([Store.Run]), and what was found is kept in a file. A tree that no named
+// ref leads to any more is not here, even if the file has it.
 //
 // The git program reads the objects, see [git]. Whatever a repository holds, memory is bounded: by limits on the number of
 // files, on the size of a file, and on what git itself may use. Trees of which git archive, and so a tarball by GitHub, would leave out or
@@ -36,7 +36,7 @@ const Name = "source"
 // Config says which repository is a source.
 type Config struct {
 	Dir   string    // a bare repository, or a working copy
-	Refs  []Pattern // what none of these leads to is not shared
+	Refs  []Pattern // other refs share nothing
 	State string    // the folder for the index, and for a repository of narbor's own
 	// Every is how often the refs are looked at; 0 is every 15 s.
 	Every time.Duration

@@ -141,7 +141,7 @@ func TestRefusedTrees(t *testing.T) {
 	}
 }
 
-// What no named ref leads to any more is not shared, and the index does not bring it back.
+// A tree that no named ref leads to any more is not shared, and the index does not bring it back.
 func TestOnlyNamedRefsAreShared(t *testing.T) {
 	r := newRepo(t)
 	old, hidden, next := r.tree("100644 blob "+r.blob("old")+"\ta"), r.tree("100644 blob "+r.blob("hidden")+"\ta"),
@@ -239,7 +239,7 @@ func TestTruncatedPack(t *testing.T) {
 	}
 }
 
-// A long history is looked through within limits, what the refs point to first.
+// A long history is looked through within limits, and the commits of the refs come first.
 func TestLongHistory(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes half a minute")

@@ -21,7 +21,7 @@ const (
 	refsEvery = 15 * time.Second
 	// maxCommits bounds the history that is looked at, and maxTrees the trees of it that are looked through each time.
 	maxCommits, maxTrees = 100_000, 10_000
-	// maxKnown bounds what is remembered.
+	// maxKnown bounds the trees that are remembered.
 	maxKnown = 2 * maxTrees
 	// renewTime bounds the work of one renewal: a tree of nixpkgs takes some seconds, a small one milliseconds.
 	renewTime = 10 * time.Minute
@@ -156,7 +156,7 @@ func (r *renewal) trees(ctx context.Context, tips []oid) (trees []oid, err error
 	return trees, err
 }
 
-// tell replaces what is here by those of trees that are known, and forgets what else is known if that is too much.
+// tell shares those of trees that are known, and no others. It forgets other known trees if there are too many.
 func (r *renewal) tell(trees []oid) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

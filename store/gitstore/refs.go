@@ -72,7 +72,7 @@ func refsOf(repo string, patterns []Pattern) ([]oid, error) {
 		if !slices.ContainsFunc(patterns, func(p Pattern) bool { return p.re.MatchString(name) }) {
 			return nil
 		}
-		// What is no ID points to another ref, is a comment, or what a tag points to.
+		// Other text than an ID is a comment, the name of another ref, or the object of a tag.
 		if id, err := parseOID(id); err == nil {
 			found[name] = id
 		}
