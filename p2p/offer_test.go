@@ -29,7 +29,7 @@ func TestUnsignedPathIsSharedAfterAnOffer(t *testing.T) {
 	nar := noise(1, 3*store.BlockSize+1234)
 	info := web.add(t, "image", nar)
 	holder := up.image(t, info, nar)
-	m := up.newMachineAs(t, spool.Config{}, nil, web.with(t), holder)
+	m := up.newMachineAs(t, spool.Config{}, new(store.Mem), web.with(t), holder)
 	if got, err := m.Lookup(t.Context(), info.Path.HashPart()); err == nil {
 		t.Fatalf("Lookup of an unsigned path = %v", got)
 	}
@@ -55,7 +55,8 @@ func TestClaimsThatAreNotOffered(t *testing.T) {
 		edit  func(*p2p.Config)
 		other bool // the holder has another content
 	}{
-		"sharing is off": {edit: func(cfg *p2p.Config) { cfg.Sharing.Off = true }},
+		"sharing is off":             {edit: func(cfg *p2p.Config) { cfg.Sharing.Off = true }},
+		"no source, as narbor fetch": {asker: func(store.Info) store.Source { return nil }},
 		"built here, too": {asker: func(info store.Info) store.Source {
 			info.Ultimate = true
 			return memWith([]store.Info{info}, [][]byte{nar})
@@ -72,7 +73,7 @@ func TestClaimsThatAreNotOffered(t *testing.T) {
 				here = up.sign(t, "path", hereNAR)
 			}
 			holder := up.image(t, here, hereNAR)
-			var src store.Source
+			var src store.Source = new(store.Mem)
 			if c.asker != nil {
 				src = c.asker(info)
 			}

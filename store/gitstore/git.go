@@ -57,6 +57,7 @@ type git struct {
 
 	mu     sync.Mutex            // guards the rest
 	idle   map[string][]*catFile // by mode
+	busy   map[*catFile]bool
 	closed bool
 }
 
@@ -168,12 +169,6 @@ var errClosed = errors.New("the repository is closed")
 func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
 	g.slots <- struct{}{}
 	defer func() { <-g.slots }()
-	g.mu.Lock()
-	closed := g.closed
-	g.mu.Unlock()
-	if closed {
-		return errClosed
-	}
 	if len(ids) == 0 {
 		return nil
 	}
@@ -181,33 +176,42 @@ func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id 
 	if sizes {
 		mode = "--batch-check"
 	}
-	g.mu.Lock()
-	var c *catFile
-	if n := len(g.idle[mode]); n > 0 {
-		c, g.idle[mode] = g.idle[mode][n-1], g.idle[mode][:n-1]
-	}
-	g.mu.Unlock()
-	if c == nil {
-		var err error
-		if c, err = g.start(mode); err != nil {
-			return err
-		}
-	}
-	if err := c.ask(ids, kind, most, !sizes, each); err != nil {
-		c.end()
+	c, err := g.take(mode)
+	if err != nil {
 		return err
 	}
+	err = c.ask(ids, kind, most, !sizes, each)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	delete(g.busy, c)
+	if err != nil || g.closed {
 		c.end()
-		return nil
+		return err
 	}
 	if g.idle == nil {
 		g.idle = map[string][]*catFile{}
 	}
 	g.idle[mode] = append(g.idle[mode], c)
 	return nil
+}
+
+// take returns a process, and notes it as busy.
+func (g *git) take(mode string) (c *catFile, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil, errClosed
+	}
+	if n := len(g.idle[mode]); n > 0 {
+		c, g.idle[mode] = g.idle[mode][n-1], g.idle[mode][:n-1]
+	} else if c, err = g.start(mode); err != nil {
+		return nil, err
+	}
+	if g.busy == nil {
+		g.busy = map[*catFile]bool{}
+	}
+	g.busy[c] = true
+	return c, nil
 }
 
 func (g *git) start(mode string) (*catFile, error) {
@@ -244,11 +248,16 @@ func (c *catFile) end() {
 	_ = c.cmd.Wait() // it was killed
 }
 
-// stop ends the idle processes, and with forever those that are at work as soon as they are done.
+// stop ends the idle processes, and with forever those that are at work, too, which fails for their callers.
 func (g *git) stop(forever bool) {
 	g.mu.Lock()
 	idle := g.idle
 	g.idle, g.closed = nil, g.closed || forever
+	for c := range g.busy {
+		if forever {
+			c.cancel()
+		}
+	}
 	g.mu.Unlock()
 	for _, some := range idle {
 		for _, c := range some {
@@ -265,7 +274,10 @@ func (c *catFile) ask(ids []oid, kind string, most int64, bodies bool, each func
 		for _, id := range some {
 			b.WriteString(id.String() + "\n")
 		}
-		if _, err := io.WriteString(c.in, b.String()); err != nil {
+		stuck := time.AfterFunc(objectTimeout, c.cancel)
+		_, err := io.WriteString(c.in, b.String())
+		stuck.Stop()
+		if err != nil {
 			return fmt.Errorf("git cat-file has ended: %w", err)
 		}
 		for _, id := range some {

@@ -25,6 +25,9 @@ const (
 	maxKnown = 2 * maxTrees
 	// renewTime bounds the work of one renewal: a tree of nixpkgs takes some seconds, a small one milliseconds.
 	renewTime = 10 * time.Minute
+	// hashTime bounds the time that reading the archive of one tree takes: a tree may have a file many times, and be far larger
+	// than the repository.
+	hashTime = 2 * time.Minute
 	// saveEvery is how often the index is saved meanwhile.
 	saveEvery = time.Minute
 	// maxIndexBytes bounds the file of the index.
@@ -113,7 +116,11 @@ func (r *renewal) renew(ctx context.Context) error {
 	}
 	r.tips = tips
 	r.tell(trees)
-	if lookErr := r.look(ctx, trees); lookErr != nil {
+	moved := func() bool {
+		now, err := refsOf(repo, r.cfg.Refs)
+		return err != nil || !slices.Equal(now, tips)
+	}
+	if lookErr := r.look(ctx, trees, moved); lookErr != nil {
 		return lookErr
 	}
 	r.set(func(st *Status) { st.Err = err })
@@ -163,12 +170,12 @@ func (r *renewal) tell(trees []oid) {
 	clear(r.parts)
 	st := Status{Dir: r.cfg.Dir, Err: r.status.Err}
 	kept := map[oid]*known{}
-	for i, tree := range trees {
+	for _, tree := range trees {
 		k := r.known[tree]
 		switch {
-		case k == nil && i < maxTrees:
+		case k == nil && st.Waiting < maxTrees:
 			st.Waiting++
-		case k != nil && k.broken && i < maxTrees: // its objects may have come since
+		case k != nil && k.broken && st.Waiting < maxTrees: // its objects may have come since
 			st.Waiting++
 		case k != nil && len(kept) < maxKnown:
 			kept[tree] = k
@@ -191,12 +198,18 @@ func (r *renewal) add(tree oid, k *known, st *Status) {
 	}
 }
 
-// look looks through the trees that are not known.
-func (r *renewal) look(ctx context.Context, trees []oid) error {
-	began, saved, worked := time.Now(), time.Now(), 0
-	for i, tree := range trees {
-		if i == maxTrees || time.Since(began) > renewTime || ctx.Err() != nil {
+// look looks through the trees that are not known, until the refs have moved.
+func (r *renewal) look(ctx context.Context, trees []oid, moved func() bool) error {
+	began, saved, checked, worked := time.Now(), time.Now(), time.Now(), 0
+	for _, tree := range trees {
+		if worked == maxTrees || time.Since(began) > renewTime || ctx.Err() != nil {
 			break
+		}
+		if every := cmp.Or(r.cfg.Every, refsEvery); time.Since(checked) > every {
+			if moved() {
+				break
+			}
+			checked = time.Now()
 		}
 		if r.known[tree] != nil { // written by this goroutine alone
 			continue
@@ -242,15 +255,20 @@ func rest(ctx context.Context, d time.Duration) {
 func (r *renewal) examine(ctx context.Context, tree oid) (*known, error) {
 	o, err := r.outline(tree)
 	if err == nil {
+		within, cancel := context.WithTimeout(ctx, hashTime)
+		defer cancel()
 		var k *known
-		if k, err = r.hash(ctx, o); err == nil {
+		if k, err = r.hash(within, o); err == nil {
 			return k, nil
+		}
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			err = errSlow
 		}
 	}
 	if errors.Is(err, errTooLarge) || errors.Is(err, store.ErrMalformed) {
 		return &known{why: brief(err)}, nil
 	}
-	if errors.Is(err, store.ErrCorrupt) {
+	if errors.Is(err, store.ErrCorrupt) || errors.Is(err, errSlow) {
 		return &known{why: brief(err), broken: true}, nil
 	}
 	return nil, fmt.Errorf("tree %s of %s: %w", tree, r.cfg.Dir, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"narbor/store"
 	"narbor/store/nar"
@@ -16,6 +17,12 @@ const maxNodes = 300_000
 
 // maxTarget is the longest target of a symlink that Nix takes.
 const maxTarget = 4095
+
+// outlineTime bounds the time that reading the objects of an outline takes, but for the last of them. Nixpkgs takes two seconds.
+const outlineTime = time.Minute
+
+// errSlow is the error of a tree that takes longer to be read than it may.
+var errSlow = errors.New("it takes too long to be read")
 
 // errTooLarge is the error of a tree or a file beyond the limits.
 var errTooLarge = errors.New("too large")
@@ -102,6 +109,7 @@ func (o *outline) bytes() int64 { return o.Outline.Bytes() + int64(cap(o.blobs)+
 type outliner struct {
 	git        *git
 	idLen      int
+	until      time.Time
 	trees      map[oid][]entry
 	entries    int // in trees
 	bytes      int // of trees, as git stores them
@@ -115,7 +123,7 @@ type outliner struct {
 
 // outlineOf returns the outline of a tree.
 func outlineOf(g *git, tree oid) (*outline, error) {
-	w := &outliner{git: g, idLen: len(tree), trees: map[oid][]entry{}, sizes: map[oid]int32{}, out: &outline{idLen: len(tree)},
+	w := &outliner{git: g, until: time.Now().Add(outlineTime), idLen: len(tree), trees: map[oid][]entry{}, sizes: map[oid]int32{}, out: &outline{idLen: len(tree)},
 		builder: nar.OutlineBuilder{MaxNodes: maxNodes}}
 	err := w.load(tree)
 	if err == nil {
@@ -138,6 +146,16 @@ func outlineOf(g *git, tree oid) (*outline, error) {
 	return w.out, err
 }
 
+// read is that of [git], within the time for an outline.
+func (w *outliner) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
+	return w.git.read(ids, kind, most, sizes, func(id oid, size int64, body []byte) error {
+		if time.Now().After(w.until) {
+			return errSlow
+		}
+		return each(id, size, body)
+	})
+}
+
 // load reads all tree objects, one level after the other.
 func (w *outliner) load(root oid) error {
 	for level, depth := []oid{root}, 0; len(level) > 0; depth++ {
@@ -145,7 +163,7 @@ func (w *outliner) load(root oid) error {
 			return fmt.Errorf("nested deeper than 64: %w", store.ErrCorrupt)
 		}
 		var next []oid
-		err := w.git.read(level, "tree", maxTreeBytes, false, func(id oid, _ int64, body []byte) error {
+		err := w.read(level, "tree", maxTreeBytes, false, func(id oid, _ int64, body []byte) error {
 			entries, err := parseTree(body, w.idLen)
 			if err != nil {
 				return fmt.Errorf("tree %s: %w", id, err)
@@ -193,7 +211,7 @@ func (w *outliner) measure() error {
 			}
 		}
 	}
-	return w.git.read(ids, "blob", maxBlobBytes, true, func(id oid, size int64, _ []byte) error {
+	return w.read(ids, "blob", maxBlobBytes, true, func(id oid, size int64, _ []byte) error {
 		w.sizes[id] = int32(size)
 		return nil
 	})
@@ -202,7 +220,7 @@ func (w *outliner) measure() error {
 // checkAttributes refuses trees of which git archive, and so GitHub's tarballs, leave out or change files.
 func (w *outliner) checkAttributes() error {
 	slices.Sort(w.attributes)
-	return w.git.read(slices.Compact(w.attributes), "blob", maxTreeBytes, false, func(_ oid, _ int64, body []byte) error {
+	return w.read(slices.Compact(w.attributes), "blob", maxTreeBytes, false, func(_ oid, _ int64, body []byte) error {
 		for line := range bytes.Lines(body) {
 			words := strings.Fields(string(line))
 			if len(words) == 0 || strings.HasPrefix(words[0], "#") {
@@ -221,7 +239,7 @@ func (w *outliner) checkAttributes() error {
 // checkSymlinks refuses targets that no file system can have.
 func (w *outliner) checkSymlinks() error {
 	slices.Sort(w.symlinks)
-	return w.git.read(slices.Compact(w.symlinks), "blob", maxTarget, false, func(id oid, size int64, body []byte) error {
+	return w.read(slices.Compact(w.symlinks), "blob", maxTarget, false, func(id oid, size int64, body []byte) error {
 		if size == 0 || bytes.IndexByte(body, 0) >= 0 {
 			return fmt.Errorf("blob %s is no target of a symlink: %w", id, store.ErrCorrupt)
 		}
