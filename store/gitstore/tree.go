@@ -123,8 +123,8 @@ type outliner struct {
 
 // outlineOf returns the outline of a tree.
 func outlineOf(g *git, tree oid) (*outline, error) {
-	w := &outliner{git: g, until: time.Now().Add(outlineTime), idLen: len(tree), trees: map[oid][]entry{}, sizes: map[oid]int32{}, out: &outline{idLen: len(tree)},
-		builder: nar.OutlineBuilder{MaxNodes: maxNodes}}
+	w := &outliner{git: g, until: time.Now().Add(outlineTime), idLen: len(tree), trees: map[oid][]entry{}, sizes: map[oid]int32{},
+		out: &outline{idLen: len(tree)}, builder: nar.OutlineBuilder{MaxNodes: maxNodes}}
 	err := w.load(tree)
 	if err == nil {
 		err = w.measure()
