@@ -101,6 +101,9 @@ func (s *Session) get(ctx context.Context) error {
 // lookAround adds the neighbours that answered later than the first, or have the NAR by now. It returns when all were
 // last asked.
 func (s *Session) lookAround(asked time.Time) time.Time {
+	if s.supply.alone() {
+		return asked
+	}
 	if time.Since(asked) > HoldersFresh && !s.secret {
 		s.Swarm.AskAround(s.Wanted)
 		asked = time.Now()
@@ -123,11 +126,7 @@ func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
 	if nb == nil {
 		return false
 	}
-	c.size++
-	go func() {
-		r.work(ctx, nb)
-		c.ended <- struct{}{}
-	}()
+	c.start(func() { r.work(ctx, nb) })
 	return true
 }
 

@@ -84,6 +84,25 @@ func TestBlockOutsideTheManifestIsAskedForAgainAtOnce(t *testing.T) {
 	}
 }
 
+// Neighbours under ever new names could otherwise send the NAR wrong, time and again, before an upstream has sent it.
+func TestUpstreamIsNotOvertakenForEver(t *testing.T) {
+	f, record := newTestFetch()
+	f.Swarm = holding{record, peerNamed("new")}
+	f.supply.busy.Store(true)
+	for cuts := range int32(supplyTries + 1) {
+		f.supply.cuts.Store(cuts)
+		f.plan.sources = newSources()
+		f.lookAround(time.Now())
+		if got, want := len(f.plan.holders()) > 0, cuts < supplyTries; got != want {
+			t.Errorf("after neighbours were faster than the upstream %d times, a new one is asked: %v, want %v", cuts, got, want)
+		}
+	}
+	f.supply.busy.Store(false)
+	if f.lookAround(time.Now()); len(f.plan.holders()) == 0 {
+		t.Error("a new neighbour is not asked although no upstream is")
+	}
+}
+
 func TestMembersOfASwarmAreBounded(t *testing.T) {
 	f, _ := newTestFetch()
 	for i := range 4 * maxPartials {

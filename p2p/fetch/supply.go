@@ -24,17 +24,20 @@ const supplyTries = 2
 // the fields that are not atomic.
 type supply struct {
 	*download
-	tries   int         // how often an upstream was asked
-	doubted bool        // the NAR was here, and wrong
-	again   bool        // after that, holders were looked for
-	busy    atomic.Bool // an upstream is being asked
-	urged   atomic.Bool // neighbours wait for this node to ask its upstream
+	last    *upstream.Cache // the one that was asked last
+	tries   atomic.Int32    // how often one has sent the NAR, or failed to
+	cuts    atomic.Int32    // how often the run ended before one had sent the NAR: others were faster
+	doubted bool            // the NAR was here, and wrong
+	again   bool            // after that, holders were looked for
+	busy    atomic.Bool     // an upstream is being asked
+	urged   atomic.Bool     // neighbours wait for this node to ask its upstream
 }
 
 // start lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if
 // there is none, while a holder's manifest is tested, and while enough partial peers may suffice.
 func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
-	if s.blame.comparing() || s.tries >= supplyTries*len(s.Upstreams) {
+	tries := int(s.tries.Load())
+	if s.blame.comparing() || tries >= supplyTries*len(s.Upstreams) {
 		return false
 	}
 	if s.doubted && !s.again { // a neighbour that has fetched it by now vouches for it
@@ -52,11 +55,17 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 		return true
 	}
 	s.busy.Store(true)
-	u := s.Upstreams[s.tries%len(s.Upstreams)]
-	s.tries++
+	u := s.Upstreams[tries%len(s.Upstreams)]
+	s.last = u
 	c.start(func() {
 		defer s.busy.Store(false)
-		if err := s.stream(ctx, u); err != nil && ctx.Err() == nil {
+		err := s.stream(ctx, u)
+		if err != nil && ctx.Err() != nil {
+			s.cuts.Add(1)
+			return
+		}
+		s.tries.Add(1)
+		if err != nil {
 			s.Log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", s.Wanted.Path()), zap.Error(err))
 			if errors.Is(err, store.ErrCorrupt) {
 				u.Wrong(s.Wanted.Info())
@@ -67,6 +76,10 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 	})
 	return true
 }
+
+// alone reports whether the rest of the NAR is left to the upstream that sends it: neighbours were faster before, and wrong
+// each time.
+func (s *supply) alone() bool { return s.busy.Load() && s.cuts.Load() >= supplyTries }
 
 // stream takes the NAR from an upstream, block by block, so that it can be passed on as it comes.
 func (s *supply) stream(ctx context.Context, u *upstream.Cache) error {
@@ -128,5 +141,5 @@ func (s *supply) blameSender(id peer.ID, cause error) {
 		return
 	}
 	s.Log.Warn("upstream sent what it has not signed", zap.Stringer("path", s.Wanted.Path()), zap.Error(cause))
-	s.Upstreams[(s.tries+len(s.Upstreams)-1)%len(s.Upstreams)].Wrong(s.Wanted.Info()) // the one that was asked last
+	s.last.Wrong(s.Wanted.Info())
 }
