@@ -139,6 +139,7 @@ func lifeOfDeb(t *testing.T, s systemd, path string, installed func(systemd, *te
 		"/usr/share/fish/vendor_completions.d/narbor.fish", "/lib/systemd/system/narbor.service", "/etc/default/narbor"} {
 		s.run("test", "-s", file)
 	}
+	s.allowsVsock(t, false)
 	installed(s, t)
 	refresh := s.refreshTimer(t, "disabled")
 	s.run("systemctl", "enable", "--now", refresh)
@@ -147,6 +148,7 @@ func lifeOfDeb(t *testing.T, s systemd, path string, installed func(systemd, *te
 		t.Errorf("after the upgrade there is %q", got)
 	}
 	s.refreshTimer(t, "enabled")
+	s.allowsVsock(t, true)
 	s.run("dpkg", "--remove", "narbor")
 	s.removed(t)
 	s.await(refresh, "inactive")
@@ -159,10 +161,27 @@ func lifeOfDeb(t *testing.T, s systemd, path string, installed func(systemd, *te
 	}
 }
 
-// upgrade runs a command that upgrades narbor, while Nix fetches a path from narbor's cache directory again and again.
+// allowsVsock looks whether the service may use vsock, and has the drop-in for that.
+func (s systemd) allowsVsock(t *testing.T, want bool) {
+	t.Helper()
+	families := s.run("systemctl", "show", "--property=RestrictAddressFamilies", "narbor.service")
+	_, err := s.command(t.Context(), "test", "-e", vsockConf).CombinedOutput()
+	if strings.Contains(families, "AF_VSOCK") != want || (err == nil) != want || !strings.Contains(families, "AF_INET6") {
+		t.Errorf("the service has %sand %s is there: %v; may it use vsock? want %v", families, vsockConf, err == nil, want)
+	}
+}
+
+// vsockConf is the drop-in that lets the service use vsock.
+const vsockConf = "/etc/systemd/system/narbor.service.d/vsock.conf"
+
+// giveVsock lets a machine look as if its kernel had vsock. narbor does not use it: it would lead out of this computer.
+const giveVsock = "mkdir -p /sys/class/misc/vsock /etc/default; echo NARBOR_NO_VSOCK=true >>/etc/default/narbor; "
+
+// upgrade runs a command that upgrades narbor, while Nix fetches a path from narbor's cache directory again and again. The
+// machine has vsock from then on.
 func (s systemd) upgrade(t *testing.T, path string, args ...string) {
 	t.Helper()
-	s.run("sh", "-c", "(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+
+	s.run("sh", "-c", giveVsock+"(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+
 		") >>/etc/default/narbor; systemctl restart narbor.service")
 	before := s.pidOf("narbor.service")
 	ctx, stop := context.WithCancel(t.Context())

@@ -44,7 +44,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		service + "serviceConfig.CapabilityBoundingSet":   `""`,
 		service + "serviceConfig.RestrictNamespaces":      `true`,
 		service + "serviceConfig.SystemCallErrorNumber":   `"EPERM"`,
-		service + "serviceConfig.RestrictAddressFamilies": `["AF_UNIX","AF_INET","AF_INET6","AF_NETLINK","AF_VSOCK"]`,
+		service + "serviceConfig.RestrictAddressFamilies": `["AF_UNIX","AF_INET","AF_INET6","AF_NETLINK"]`,
 		service + "serviceConfig.SystemCallFilter":        `["@system-service","~@privileged @resources"]`,
 		service + "serviceConfig.SupplementaryGroups":     `null`,
 		service + "serviceConfig.EnvironmentFile":         `null`,
@@ -63,7 +63,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +
 			`"shareSources",` +
 			`"spoolSize",` +
-			`"trustedPublicKeys","uploadRate","upstreams"]`,
+			`"trustedPublicKeys","uploadRate","upstreams","vsock"]`,
 		"settings": `{"log-level":"info","min-free":"2GiB","port":6273,"share":"signed","spool-size":"4GiB","upload-rate":"0"}`,
 	} {
 		c.want(t, path, want)

@@ -14,6 +14,7 @@ import (
 const (
 	serviceConfig = "systemd.services.narbor.serviceConfig."
 	listenStream  = "systemd.sockets.narbor.socketConfig.ListenStream"
+	withVsock     = `["AF_UNIX","AF_INET","AF_INET6","AF_NETLINK","AF_VSOCK"]`
 )
 
 // of is the flake with another of its modules.
@@ -46,6 +47,7 @@ func TestInstallerWritesToMemoryOnly(t *testing.T) {
 		listenStream:                                  `["127.0.0.1:6272","[::1]:6272"]`,
 		"systemd.sockets.narbor.socketConfig.Accept":  `null`,
 		"systemd.services.narbor.serviceConfig.UMask": `"0077"`,
+		serviceConfig + "RestrictAddressFamilies":     withVsock,
 	} {
 		c.want(t, path, want)
 	}
@@ -64,6 +66,7 @@ func TestGuestHasASmallDisk(t *testing.T) {
 	c.want(t, "nix.settings", `{"extra-substituters":["http://127.0.0.1:6272"]}`)
 	c.want(t, serviceConfig+"StateDirectory", `"narbor"`)
 	c.want(t, serviceConfig+"LoadCredential", `["kernel-cmdline:/proc/cmdline"]`)
+	c.want(t, serviceConfig+"RestrictAddressFamilies", withVsock)
 	c.want(t, "failed", `[]`)
 }
 
@@ -77,6 +80,7 @@ func TestHostOfGuestsLetsThemIn(t *testing.T) {
 	const ports = `{"allowedTCPPorts":[6272,6273],"allowedUDPPorts":[5353]}`
 	plain.want(t, "networking.firewall.interfaces", fmt.Sprintf(`{"microvm+":%s,"tap+":%[1]s,"virbr+":%[1]s,"vmbr+":%[1]s}`, ports))
 	plain.want(t, "networking.firewall.allowedTCPPorts", `[6273]`) // the port for Nix is for guests alone
+	plain.want(t, serviceConfig+"RestrictAddressFamilies", withVsock)
 	plain.want(t, listenStream, `["127.0.0.1:6272","[::1]:6272"]`)
 	libvirt.want(t, listenStream, `["127.0.0.1:7000","[::1]:7000","192.168.122.1:7000"]`)
 	libvirt.want(t, "networking.firewall.allowedTCPPorts", `[]`)

@@ -51,10 +51,12 @@ func TestRPMAndArchPackages(t *testing.T) {
 			t.Log(s.run(install...)) // the same again
 			s.await("narbor.socket", "active")
 			s.refreshTimer(t, "disabled")
+			s.allowsVsock(t, false)
 			s.upgrade(t, c.Top.String(), append(strings.Fields(p.install), strings.Replace(p.file, "1.0", "1.1", 1))...)
 			if got := s.run(strings.Fields(p.shows)...); !strings.Contains(got, "1.1") {
 				t.Errorf("after the upgrade there is %q", got)
 			}
+			s.allowsVsock(t, true)
 			s.run("sh", "-c", stillAsked)
 			if out, err := s.command(t.Context(), strings.Fields(p.remove)...).CombinedOutput(); err == nil {
 				t.Errorf("the removal goes on while Nix asks narbor:\n%s", out)

@@ -19,6 +19,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
+	"narbor/p2p/transport"
 	"narbor/store/nixconf"
 	"narbor/store/statefile"
 )
@@ -28,6 +29,9 @@ var serviceUnit string
 
 //go:embed units/narbor.socket
 var socketUnit string
+
+//go:embed units/vsock.conf
+var vsockDropIn string
 
 //go:embed units/narbor-refresh.service
 var refreshUnit string
@@ -41,6 +45,8 @@ var launchdPlist string
 const (
 	installedBinary = "/usr/local/bin/narbor"
 	systemdUnits    = "/etc/systemd/system"
+	dropIns         = systemdUnits + "/narbor.service.d"
+	vsockConf       = dropIns + "/vsock.conf"
 	refreshTimer    = "narbor-refresh.timer"
 	launchdFile     = "/Library/LaunchDaemons/io.narbor.plist"
 	// setupTimeout bounds a step that is another program's.
@@ -145,6 +151,12 @@ func (s setup) installProgram(ctx context.Context, packaged string) error {
 		if !s.systemd {
 			return nil
 		}
+		if err := s.allowVsock(); err != nil {
+			return err
+		}
+		if err := s.run(ctx, "systemctl", "daemon-reload"); err != nil {
+			return err
+		}
 		return s.startUnits(ctx, "enable", "--now", "narbor.socket", "narbor.service")
 	}
 	if err := s.installBinary(); err != nil {
@@ -200,6 +212,9 @@ func (s setup) installUnits(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.allowVsock(); err != nil {
+		return err
+	}
 	s.did("installed narbor.service and narbor.socket in %s, and %s, which is off until you enable it", systemdUnits, refreshTimer)
 	for _, args := range [][]string{{"daemon-reload"}, {"enable", "--now", "narbor.socket"}, {"enable", "narbor.service"}} {
 		if err := s.run(ctx, "systemctl", args...); err != nil {
@@ -207,6 +222,18 @@ func (s setup) installUnits(ctx context.Context) error {
 		}
 	}
 	return s.startUnits(ctx, "restart", "narbor.service") // an earlier version may run
+}
+
+// allowVsock lets the service use vsock where the kernel has it. Elsewhere that would be one more way out for nothing.
+func (s setup) allowVsock() error {
+	if !transport.HasVsock() {
+		return nil
+	}
+	if err := writeFile(vsockConf, []byte(vsockDropIn), 0o644); err != nil {
+		return err
+	}
+	s.did("installed %s: this machine has vsock", vsockConf)
+	return nil
 }
 
 func (s setup) startUnits(ctx context.Context, args ...string) error {

@@ -60,13 +60,14 @@ func (s setup) remove(ctx context.Context) error {
 			s.did("stopped")
 		}
 	}
-	files := []string{installedBinary}
+	files := []string{installedBinary, vsockConf}
 	for _, name := range []string{refreshTimer, "narbor-refresh.service", "narbor.socket", "narbor.service"} {
 		files = append(files, filepath.Join(systemdUnits, name))
 	}
 	if err := s.removeFiles(files...); err != nil {
 		return err
 	}
+	_ = os.Remove(dropIns) // fails if the user has drop-ins there, and these stay
 	if s.systemd {
 		if err := s.run(ctx, "systemctl", "daemon-reload"); err != nil {
 			return err

@@ -10,6 +10,7 @@ in
   services.narbor = {
     enable = mkDefault true;
     spoolSize = mkDefault "25%";
+    vsock = mkDefault true;
     minFreeDisk = mkDefault "5%";
   };
 }

@@ -10,6 +10,7 @@ in
   services.narbor = {
     enable = mkDefault true;
     inMemory = mkDefault true;
+    vsock = mkDefault true;
     spoolSize = mkDefault "50%";
     minFreeDisk = mkDefault "10%";
   };

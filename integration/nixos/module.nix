@@ -143,6 +143,15 @@ in
       '';
     };
 
+    vsock = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the service may use vsock, by which a virtual machine and its host reach each other without a network. The
+        modules `guest`, `vm-host` and `installer` set it.
+      '';
+    };
+
     inMemory = mkOption {
       type = types.bool;
       default = false;
@@ -297,8 +306,8 @@ in
           "AF_INET"
           "AF_INET6"
           "AF_NETLINK" # tells of interfaces that come and go
-          "AF_VSOCK" # leads to guests, or to the host
-        ];
+        ]
+        ++ lib.optional cfg.vsock "AF_VSOCK";
       }
       // confined
       // (

@@ -37,6 +37,7 @@ in
   config = {
     services.narbor = {
       enable = mkDefault true;
+      vsock = mkDefault true;
       # libvirt's own network. Guests behind QEMU's user networking need none: 10.0.2.2 is this machine's loopback interface.
       listenAddresses = lib.optional (config.virtualisation.libvirtd.enable or false) "192.168.122.1";
     };
