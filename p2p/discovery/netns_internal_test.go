@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/zeroconf/v2"
 	"go.uber.org/zap"
 )
@@ -219,7 +220,10 @@ func (c *testChild) wait(prefix string, limit time.Duration) (string, time.Durat
 				return rest, time.Since(start)
 			}
 		case <-timeout:
-			c.t.Fatalf("no event %q within %v", prefix, limit)
+			c.stdin.Close()
+			for range c.events { // until all of its output is here
+			}
+			c.t.Fatalf("no event %q within %v:\n%s", prefix, limit, c.output)
 		}
 	}
 }
@@ -266,7 +270,14 @@ func TestLANChild(t *testing.T) {
 	}
 	host := testHostConfig(t, cfg.Port)
 	host.Log = log
-	var say sync.Mutex
+	var say sync.Mutex // guards up, too
+	up := map[peer.ID]bool{}
+	is := func(id peer.ID, now bool) (was bool) {
+		say.Lock()
+		defer say.Unlock()
+		was, up[id] = up[id], now
+		return was
+	}
 	print := func(format string, args ...any) {
 		say.Lock()
 		defer say.Unlock()
@@ -281,8 +292,9 @@ func TestLANChild(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.host.Network().Notify(&network.NotifyBundle{
+		// Of two connections that begin at once, both may be there when the first of them is reported.
 		ConnectedF: func(_ network.Network, c network.Conn) {
-			if len(l.host.Network().ConnsToPeer(c.RemotePeer())) == 1 {
+			if !is(c.RemotePeer(), true) {
 				print("up %s %s", c.RemotePeer(), c.RemoteMultiaddr())
 			} else {
 				print("double %s", c.RemotePeer())
@@ -292,6 +304,7 @@ func TestLANChild(t *testing.T) {
 			if l.connected(c.RemotePeer()) {
 				print("dropped %s", c.RemotePeer()) // there is another one
 			} else {
+				is(c.RemotePeer(), false)
 				print("down %s", c.RemotePeer())
 			}
 		},
