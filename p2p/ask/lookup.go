@@ -18,7 +18,7 @@ import (
 // A lookup is one question to all neighbours. Their answers arrive from the goroutines that read them. The waiting
 // caller verifies the answers, so that signatures of many claims are checked at once.
 type lookup struct {
-	of *Lookups
+	of *common
 	subject
 	timer *time.Timer // ends it
 	asked time.Time
@@ -64,7 +64,7 @@ type owed struct {
 	lost   int  // how many streams have ended without an answer to the question
 }
 
-func newLookup(of *Lookups, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
+func newLookup(of *common, hp store.HashPart, want *trust.Mapping, neighbours int) *lookup {
 	return &lookup{of: of, subject: subject{hp: hp, want: want}, news: make(chan struct{}, 1),
 		answers: answers{owed: make([]owed, 0, neighbours)}}
 }

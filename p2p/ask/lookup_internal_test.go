@@ -33,7 +33,7 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 	ls := newTestLookups(s.Keys)
 	nb, other := newTestNeighbour(ls, "holder"), newTestNeighbour(ls, "other")
 	for range 50 { // the end of the wait is noticed first half of the time
-		l := newLookup(ls, info.Path.HashPart(), nil, 1)
+		l := newLookup(ls.common, info.Path.HashPart(), nil, 1)
 		l.timer = time.AfterFunc(time.Hour, l.expire)
 		l.owed = []owed{{by: nb, prompt: true}, {by: other, prompt: true}}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -103,7 +103,7 @@ func TestBusyNeighbourIsWaitedFor(t *testing.T) {
 				ls := newTestLookups(s.Keys)
 				nb := newTestNeighbour(ls, "holder")
 				c.given(ls, nb)
-				l := newLookup(ls, info.Path.HashPart(), c.want, 1)
+				l := newLookup(ls.common, info.Path.HashPart(), c.want, 1)
 				l.ask([]*peers.Neighbour{nb})
 				time.AfterFunc(c.after, func() { l.Answer(peers.Reply{From: nb, Text: info.String()}) })
 				start := time.Now()
@@ -143,7 +143,7 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ls := newTestLookups(newSigner(t).Keys)
-				l := newLookup(ls, partA, nil, 1)
+				l := newLookup(ls.common, partA, nil, 1)
 				l.brief = c.brief
 				l.ask([]*peers.Neighbour{peers.NewNeighbour(nil, "busy", wire.ProtocolID, ls.Ledger)})
 				ctx, cancel := context.WithTimeout(t.Context(), c.ends)
@@ -166,10 +166,10 @@ func TestAbandonedQuestionsAreNotAwaited(t *testing.T) {
 	ls := newTestLookups(newSigner(t).Keys)
 	nb := newTestNeighbour(ls, "holder")
 	nb.Answered(0) // or the first question to it would be waited for longer
-	old := &lookup{of: ls, subject: subject{hp: partA}, news: make(chan struct{}, 1)}
+	old := &lookup{of: ls.common, subject: subject{hp: partA}, news: make(chan struct{}, 1)}
 	old.ask([]*peers.Neighbour{nb})
 	old.expire()
-	fresh := &lookup{of: ls, subject: subject{hp: partB}, news: make(chan struct{}, 1)}
+	fresh := &lookup{of: ls.common, subject: subject{hp: partB}, news: make(chan struct{}, 1)}
 	fresh.ask([]*peers.Neighbour{nb})
 	defer fresh.expire()
 	if old.Awaits(nb) || !fresh.Awaits(nb) {

@@ -2,117 +2,29 @@ package ask
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
-
-	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/libp2p/go-libp2p/core/peer"
-	"go.uber.org/zap"
 
 	"narbor/p2p/fetch"
 	"narbor/p2p/peers"
-	"narbor/p2p/secrets"
 	"narbor/store"
 	"narbor/store/lru"
 	"narbor/trust"
 )
 
-// ErrUnanswered says that neighbours have not answered in time, so that one of them may have what no other has.
-var ErrUnanswered = errors.New("some have not answered in time")
-
-// ErrUnreliable says that a claim is believed, and that its neighbour is not relied on for that NAR.
-var ErrUnreliable = errors.New("not relied on")
-
-// A Finding records the neighbours' answers about a hash part: the claim that was believed, and the other peers that
-// made it.
-type Finding struct {
-	Mapping trust.Mapping
-
-	mu      sync.Mutex       // guards the rest
-	holders map[peer.ID]bool // the peers that claim it; true: still receiving the NAR
-	found   time.Time        // when all neighbours were asked
-}
-
-// isWhole reports whether the peer has claimed to have the whole NAR.
-func (f *Finding) isWhole(id peer.ID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	receiving, ok := f.holders[id]
-	return ok && !receiving
-}
-
-func (f *Finding) asked() time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.found
-}
-
-func (f *Finding) askedNow() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.found = time.Now()
-}
-
-func (f *Finding) add(id peer.ID, receiving bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.holders == nil {
-		f.holders = map[peer.ID]bool{}
-	}
-	f.holders[id] = receiving
-}
-
-// Config is what lookups need of the node. All fields are required but SinceAck, Sharing, and AddrOf outside of AskEach. Its
-// functions may be called concurrently.
-type Config struct {
-	Neighbours *peers.Set
-	Ledger     *peers.Ledger
-	Secrets    *secrets.Policy
-	Log        *zap.Logger
-	// SinceAck returns how long ago a machine acknowledged something on a connection; nil is not known of any.
-	SinceAck func(network.ConnMultiaddrs) (ago time.Duration, ok bool)
-	// AddrOf returns the address by which a neighbour is connected, as text.
-	AddrOf func(peer.ID) string
-	// Sharing reports whether anything may leave this machine; nil is no. Without it nothing is offered.
-	Sharing func() bool
-}
-
 // Lookups asks neighbours about paths, and remembers their answers. It implements [fetch.Swarm] but for Elect. Its
 // methods may be called concurrently.
 type Lookups struct {
-	Config
-	findings *lru.Cache[store.HashPart, *Finding]
-	busy     peers.BusyWait
-	offers   *offers
+	*common
+	offers *offers
 }
 
 // New starts nothing.
 func New(cfg Config) *Lookups {
-	ls := &Lookups{Config: cfg, findings: lru.New[store.HashPart, *Finding](maxFindings)}
-	ls.offers = newOffers(ls)
-	return ls
-}
-
-// isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so if it
-// has sent something since, if it usually takes that long, or if its machine's kernel has acknowledged packets since.
-func (ls *Lookups) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
-	if nb.IsBusy(waited) {
-		return true
-	}
-	return ls.SinceAck != nil && slices.ContainsFunc(nb.Conns(), func(c network.Conn) bool {
-		ago, ok := ls.SinceAck(c)
-		return ok && ago < waited
-	})
-}
-
-// is reports whether a mapping is of the NAR with that hash and size. The size counts because no signature need cover
-// it: a content address determines the hash alone, and with a wrong size the right blocks would look like lies.
-func is(m trust.Mapping, hash store.Hash, size int64) bool {
-	return m.NarHash() == hash && m.NarSize() == size
+	c := &common{Config: cfg, findings: lru.New[store.HashPart, *Finding](maxFindings)}
+	return &Lookups{c, newOffers(c)}
 }
 
 // Lookup asks all neighbours, and returns the first claim that can be believed. If a mapping is wanted, only its
@@ -123,7 +35,7 @@ func (ls *Lookups) Lookup(ctx context.Context, hp store.HashPart, want *trust.Ma
 	if len(neighbours) == 0 {
 		return nil, fmt.Errorf("%s: no neighbours: %w", hp, store.ErrNotFound)
 	}
-	l := newLookup(ls, hp, want, len(neighbours))
+	l := newLookup(ls.common, hp, want, len(neighbours))
 	l.ask(neighbours)
 	return l.wait(ctx)
 }
@@ -159,7 +71,7 @@ func (ls *Lookups) refresh(ctx context.Context, f *Finding, m trust.Mapping) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
 	defer cancel()
-	l := &lookup{of: ls, subject: subject{hp: m.Path().HashPart(), want: &m}, news: make(chan struct{}, 1), f: f}
+	l := &lookup{of: ls.common, subject: subject{hp: m.Path().HashPart(), want: &m}, news: make(chan struct{}, 1), f: f}
 	l.ask(others)
 	if _, err := l.wait(ctx); err == nil {
 		f.askedNow()
@@ -243,11 +155,12 @@ func (ls *Lookups) Told(nb *peers.Neighbour, hp store.HashPart, text string) (tr
 	return ls.Secrets.Trusted.Check(info) // what its keys believe, ours need not
 }
 
-// parseClaim reads an answer to the question about a hash part.
-func parseClaim(hp store.HashPart, text string) (store.Info, error) {
-	info, err := store.ParseInfo(text)
-	if err == nil && info.Path.HashPart() != hp {
-		err = fmt.Errorf("asked about %s, got %s: %w", hp, info.Path, peers.ErrName)
+// Offer has a mapping of an upstream offered to the neighbours that are not known as its holders.
+func (ls *Lookups) Offer(m trust.Mapping) {
+	if !ls.Knows(m) {
+		ls.offers.offer(m)
 	}
-	return info, err
 }
+
+// RunOffers sends offers until ctx ends.
+func (ls *Lookups) RunOffers(ctx context.Context) error { return ls.offers.run(ctx) }

@@ -21,7 +21,7 @@ import (
 // signature, and share it from then on. No lookup waits for an offer; a fetch waits for one under way. Its methods may be
 // called concurrently.
 type offers struct {
-	of    *Lookups
+	of    *common
 	queue chan *offer
 
 	mu      sync.Mutex // guards the rest
@@ -52,7 +52,7 @@ type vain struct {
 	until time.Time
 }
 
-func newOffers(of *Lookups) *offers {
+func newOffers(of *common) *offers {
 	return &offers{of: of, queue: make(chan *offer, offerQueue), made: lru.New[store.HashPart, *offer](maxOffered),
 		vain: lru.New[peer.ID, *vain](maxOfferedTo)}
 }
@@ -201,7 +201,7 @@ func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []claime
 	}
 	for i, yes := range here {
 		if yes {
-			o.of.offered(batch[i].m, nb.ID)
+			o.record(batch[i].m, nb.ID)
 		}
 		o.answered(nb.ID, yes)
 	}
@@ -234,31 +234,15 @@ func (o *offers) answered(by peer.ID, yes bool) {
 	}
 }
 
-// Offer has a mapping of an upstream offered to the neighbours that are not known as its holders.
-func (ls *Lookups) Offer(m trust.Mapping) {
-	if !ls.Knows(m) {
-		ls.offers.offer(m)
-	}
-}
-
-// RunOffers sends offers until ctx ends.
-func (ls *Lookups) RunOffers(ctx context.Context) error { return ls.offers.run(ctx) }
-
-// offered records that a neighbour has a NAR that was offered to it.
-func (ls *Lookups) offered(m trust.Mapping, by peer.ID) {
+// record records that a neighbour has a NAR that was offered to it.
+func (o *offers) record(m trust.Mapping, by peer.ID) {
 	hp := m.Path().HashPart()
-	ls.offers.mu.Lock() // neighbours answer at once
-	defer ls.offers.mu.Unlock()
-	f, ok := ls.findings.Get(hp)
+	o.mu.Lock() // neighbours answer at once
+	defer o.mu.Unlock()
+	f, ok := o.of.findings.Get(hp)
 	if !ok || !is(f.Mapping, m.NarHash(), m.NarSize()) {
 		f = &Finding{Mapping: m, found: time.Now()}
-		ls.findings.Add(hp, f)
+		o.of.findings.Add(hp, f)
 	}
 	f.add(by, false)
-}
-
-// isHolder reports whether a neighbour is known to have the whole NAR.
-func (ls *Lookups) isHolder(m trust.Mapping, id peer.ID) bool {
-	f, ok := ls.findings.Peek(m.Path().HashPart())
-	return ok && is(f.Mapping, m.NarHash(), m.NarSize()) && f.isWhole(id)
 }

@@ -40,7 +40,7 @@ func (v *Visits) TryOut(ctx context.Context, nb *peers.Neighbour) {
 	defer cancel()
 	for _, hp := range v.wanted.Keys() {
 		if at, ok := v.wanted.Peek(hp); ok && time.Since(at) < discovery.WantedFor && v.lookups.Secrets.Check(soon, hp) == nil {
-			l := newLookup(v.lookups, hp, nil, 1)
+			l := newLookup(v.lookups.common, hp, nil, 1)
 			l.brief = true
 			l.ask([]*peers.Neighbour{nb})
 			asked = append(asked, l)

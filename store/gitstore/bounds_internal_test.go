@@ -68,7 +68,7 @@ func TestSlowTreesAreGivenUp(t *testing.T) {
 // A ref that was deleted must not stay shared until a long history is looked through.
 func TestRefsAreLookedAtBetweenTrees(t *testing.T) {
 	for moved, want := range map[bool]int{true: 0, false: 3} {
-		s := &Store{cfg: Config{State: t.TempDir(), Every: 1}, git: programOf(t, emptyTrees), known: map[oid]*known{},
+		s := &Store{cfg: Config{State: t.TempDir(), Every: 1}, reader: reader{git: programOf(t, emptyTrees)}, known: map[oid]*known{},
 			parts: map[store.HashPart]told{}}
 		r := &renewal{Store: s}
 		err := r.look(t.Context(), []oid{idOf("a"), idOf("b"), idOf("c")}, func() bool { return moved })

@@ -15,6 +15,13 @@ const (
 	maxBlobsBytes = 8 << 20
 )
 
+// A reader reads trees and files of a repository, and remembers those that were used last.
+type reader struct {
+	git      *git
+	outlines outlines
+	blobs    blobs
+}
+
 // outlines are those that were used last. Making one takes a second for nixpkgs, so one is made at a time. The zero value is
 // ready.
 type outlines struct {
@@ -25,8 +32,8 @@ type outlines struct {
 }
 
 // outline returns the outline of a tree.
-func (s *Store) outline(tree oid) (*outline, error) {
-	c := &s.outlines
+func (r *reader) outline(tree oid) (*outline, error) {
+	c := &r.outlines
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if o := c.of[tree]; o != nil {
@@ -34,7 +41,7 @@ func (s *Store) outline(tree oid) (*outline, error) {
 		c.trees = append(slices.Delete(c.trees, i, i+1), tree)
 		return o, nil
 	}
-	o, err := outlineOf(s.git, tree)
+	o, err := outlineOf(r.git, tree)
 	if err != nil {
 		return nil, err
 	}
@@ -59,15 +66,15 @@ type blobs struct {
 }
 
 // blob returns the contents of a file of an outline.
-func (s *Store) blob(o *outline, content uint32) ([]byte, error) {
-	id, c := o.blob(content), &s.blobs
+func (r *reader) blob(o *outline, content uint32) ([]byte, error) {
+	id, c := o.blob(content), &r.blobs
 	c.mu.Lock()
 	body, ok := c.of[id]
 	c.mu.Unlock()
 	if ok {
 		return body, nil
 	}
-	err := s.git.read([]oid{id}, "blob", maxBlobBytes, false, func(_ oid, _ int64, b []byte) error {
+	err := r.git.read([]oid{id}, "blob", maxBlobBytes, false, func(_ oid, _ int64, b []byte) error {
 		body = b
 		return nil
 	})

@@ -45,6 +45,9 @@ func parseOID(s string) (oid, error) {
 	return oid(b), nil
 }
 
+// errTooLarge is the error of a tree or a file beyond the limits.
+var errTooLarge = errors.New("too large")
+
 // A git runs the git program for the objects of one repository. That program sees a repository of narbor's own, without refs, to
 // which the other one's folder of objects is an alternate: so it neither reads that one's configuration, hooks, grafts and
 // replacements, nor asks for the owner of its files, nor has a remote from which it could fetch what is missing.

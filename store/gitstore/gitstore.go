@@ -13,7 +13,6 @@
 package gitstore
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -66,10 +65,8 @@ func (r *Refusal) Unwrap() error { return store.ErrNotFound }
 
 // A Store is one repository, a [store.Source]. All methods may be called concurrently.
 type Store struct {
-	cfg      Config
-	git      *git
-	outlines outlines
-	blobs    blobs
+	cfg Config
+	reader
 
 	mu     sync.Mutex // guards the rest
 	known  map[oid]*known
@@ -114,7 +111,7 @@ func Open(cfg Config) (*Store, error) {
 		cfg.Changed = func(Status) {}
 	}
 	g := &git{program: program, own: filepath.Join(cfg.State, "repository"), slots: make(chan struct{}, maxProcesses)}
-	return &Store{cfg: cfg, git: g, known: map[oid]*known{}, parts: map[store.HashPart]told{}}, nil
+	return &Store{cfg: cfg, reader: reader{git: g}, known: map[oid]*known{}, parts: map[store.HashPart]told{}}, nil
 }
 
 // Dir is the folder of the repository.
@@ -129,22 +126,6 @@ func (s *Store) Status() Status {
 
 // Close ends the processes.
 func (s *Store) Close() { s.git.stop(true) }
-
-// Run looks for the refs, and looks again when they have moved, until ctx ends.
-func (s *Store) Run(ctx context.Context) error {
-	defer s.Close()
-	r := renewal{Store: s}
-	for tick := time.NewTicker(cmp.Or(s.cfg.Every, refsEvery)); ; {
-		r.step(ctx)
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return ctx.Err()
-		case <-tick.C:
-			s.git.stop(false) // git repack may have replaced what they have open
-		}
-	}
-}
 
 // find returns the tree of a hash part.
 func (s *Store) find(hp store.HashPart) (told, error) {

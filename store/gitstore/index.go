@@ -44,6 +44,22 @@ type line struct {
 	Why     string `json:"why,omitempty"`
 }
 
+// Run looks for the refs, and looks again when they have moved, until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	defer s.Close()
+	r := renewal{Store: s}
+	for tick := time.NewTicker(cmp.Or(s.cfg.Every, refsEvery)); ; {
+		r.step(ctx)
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return ctx.Err()
+		case <-tick.C:
+			s.git.stop(false) // git repack may have replaced what they have open
+		}
+	}
+}
+
 // A renewal finds out which trees the refs lead to. It is owned by the goroutine that calls Run.
 type renewal struct {
 	*Store

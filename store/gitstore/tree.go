@@ -24,9 +24,6 @@ const outlineTime = time.Minute
 // errSlow is the error of a tree that takes longer to be read than it may.
 var errSlow = errors.New("it takes too long to be read")
 
-// errTooLarge is the error of a tree or a file beyond the limits.
-var errTooLarge = errors.New("too large")
-
 // An entry is one of a tree object.
 type entry struct {
 	mode string

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/wire"
+
+	"narbor/store"
 )
 
 // Store's worker protocol, as a client. Each request is a uint64 operation and its arguments; the answer is a
@@ -35,18 +37,9 @@ const (
 const (
 	// maxDaemonConns bounds the pool. Each connection is a process on the other side; a query takes it 30–150 µs.
 	maxDaemonConns = 4
-	// daemonTimeout bounds one request if its context has no deadline. Listing 100,000 paths takes under a second;
-	// taking a temporary root waits for a running garbage collector's lock with Nix 2.3.
-	daemonTimeout = 10 * time.Second
 	// maxDaemonConnAge makes connections follow an upgrade of Nix within the hour.
 	maxDaemonConnAge = time.Hour
 )
-
-// A rwc is a byte stream to a daemon: a socket, or the pipes of a child.
-type rwc interface {
-	io.ReadWriteCloser
-	SetDeadline(time.Time) error
-}
 
 // A daemonConn is one connection that has been through the greeting. One goroutine at a time uses it; after any
 // error it is good for nothing but close.
@@ -247,4 +240,21 @@ func (d *daemon) close() {
 		c.close()
 	}
 	d.idle = nil
+}
+
+// paths completes and runs a request for a list of paths. It leaves out names that only newer versions of Nix allow: no
+// claim could have them.
+func (d *daemon) paths(ctx context.Context, req daemonRequest) ([]store.Path, error) {
+	var found []string
+	req.reply = func(r *wireReader) { found = r.strings(maxWirePaths) }
+	if err := d.call(ctx, req); err != nil {
+		return nil, err
+	}
+	paths := make([]store.Path, 0, len(found))
+	for _, s := range found {
+		if p, err := store.ParsePath(s); err == nil {
+			paths = append(paths, p)
+		}
+	}
+	return store.SortPaths(paths), nil
 }

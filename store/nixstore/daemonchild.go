@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -13,6 +14,16 @@ import (
 	"syscall"
 	"time"
 )
+
+// A rwc is a byte stream to a daemon: a socket, or the pipes of a child.
+type rwc interface {
+	io.ReadWriteCloser
+	SetDeadline(time.Time) error
+}
+
+// daemonTimeout bounds one request if its context has no deadline. Listing 100,000 paths takes under a second;
+// taking a temporary root waits for a running garbage collector's lock with Nix 2.3.
+const daemonTimeout = 10 * time.Second
 
 // A nixPlace is where a Nix store's daemon and database are looked for.
 type nixPlace struct {

@@ -26,7 +26,7 @@ import (
 //
 // Those that look alike count as fetched: a local directory that is called source, and a file that is copied in flat. A
 // neighbour still has to name their hash part, and that can be computed only from a hash of the content.
-func (n *Store) fetched(ctx context.Context, info store.Info) bool {
+func (d *daemon) fetched(ctx context.Context, info store.Info) bool {
 	hash, ok := strings.CutPrefix(info.CA, "fixed:")
 	if !ok || len(info.References) > 0 {
 		return false
@@ -35,7 +35,7 @@ func (n *Store) fetched(ctx context.Context, info store.Info) bool {
 	if !info.Ultimate && info.Deriver.IsZero() && (!recursive || info.Path.Name() == "source") {
 		return true
 	}
-	derivers, err := n.paths(ctx, daemonRequest{
+	derivers, err := d.paths(ctx, daemonRequest{
 		op:   opQueryValidDerivers,
 		args: func(w io.Writer, _ uint64) { _ = wire.WriteString(w, info.Path.String()) },
 	})

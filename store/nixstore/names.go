@@ -1,9 +1,7 @@
 package nixstore
 
 import (
-	"context"
 	"hash/maphash"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -93,35 +91,4 @@ func (s *storeNames) readAll(now time.Time) bool {
 	slices.Sort(s.parts)
 	s.read = now
 	return true
-}
-
-// Called returns the store paths that have the hash part which at gives for their name, and a file in the store directory. It
-// reads all names there, which takes some 100 ms if there are 60,000; one call at a time does.
-func (n *Store) Called(ctx context.Context, at func(name string) store.HashPart) (parts []store.HashPart, err error) {
-	select {
-	case n.calling <- struct{}{}:
-		defer func() { <-n.calling }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	dir, err := os.Open(n.storeDir)
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close()
-	for ctx.Err() == nil {
-		names, err := dir.Readdirnames(1024)
-		for _, base := range names {
-			if p, err := store.ParsePathName(base); err == nil && at(p.Name()) == p.HashPart() {
-				parts = append(parts, p.HashPart())
-			}
-		}
-		if err == io.EOF {
-			return parts, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return nil, ctx.Err()
 }

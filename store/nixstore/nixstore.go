@@ -135,7 +135,7 @@ func (n *Store) pathInfo(ctx context.Context, p store.Path) (store.Info, error) 
 	if err != nil {
 		return store.Info{}, fmt.Errorf("%s: %w", p, err)
 	}
-	info.Fetched = n.fetched(ctx, info)
+	info.Fetched = n.daemon.fetched(ctx, info)
 	return info, nil
 }
 
@@ -174,7 +174,7 @@ func (r *wireReader) pathInfo(p store.Path) store.Info {
 
 // ValidPaths returns those of paths that are valid.
 func (n *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Path, error) {
-	return n.paths(ctx, daemonRequest{op: opQueryValidPaths, args: func(w io.Writer, version uint64) {
+	return n.daemon.paths(ctx, daemonRequest{op: opQueryValidPaths, args: func(w io.Writer, version uint64) {
 		_ = wire.WriteUint64(w, uint64(len(paths)))
 		for _, p := range paths {
 			_ = wire.WriteString(w, p.String())
@@ -187,30 +187,44 @@ func (n *Store) ValidPaths(ctx context.Context, paths []store.Path) ([]store.Pat
 
 // AllValidPaths returns every path of the store, sorted.
 func (n *Store) AllValidPaths(ctx context.Context) ([]store.Path, error) {
-	return n.paths(ctx, daemonRequest{op: opQueryAllValidPaths, args: func(io.Writer, uint64) {}})
-}
-
-// paths completes and runs a request for a list of paths. It leaves out names that only newer versions of Nix allow: no
-// claim could have them.
-func (n *Store) paths(ctx context.Context, req daemonRequest) ([]store.Path, error) {
-	var found []string
-	req.reply = func(r *wireReader) { found = r.strings(maxWirePaths) }
-	if err := n.daemon.call(ctx, req); err != nil {
-		return nil, err
-	}
-	paths := make([]store.Path, 0, len(found))
-	for _, s := range found {
-		if p, err := store.ParsePath(s); err == nil {
-			paths = append(paths, p)
-		}
-	}
-	return store.SortPaths(paths), nil
+	return n.daemon.paths(ctx, daemonRequest{op: opQueryAllValidPaths, args: func(io.Writer, uint64) {}})
 }
 
 // Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and its
 // dash. It reads the names of the files in the store, at most once a minute if there are 60,000, and not the database, so that
 // some of the paths may not be valid. Derivations are left out.
 func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }
+
+// Called returns the store paths that have the hash part which at gives for their name, and a file in the store directory. It
+// reads all names there, which takes some 100 ms if there are 60,000; one call at a time does.
+func (n *Store) Called(ctx context.Context, at func(name string) store.HashPart) (parts []store.HashPart, err error) {
+	select {
+	case n.calling <- struct{}{}:
+		defer func() { <-n.calling }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	dir, err := os.Open(n.storeDir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	for ctx.Err() == nil {
+		names, err := dir.Readdirnames(1024)
+		for _, base := range names {
+			if p, err := store.ParsePathName(base); err == nil && at(p.Name()) == p.HashPart() {
+				parts = append(parts, p.HashPart())
+			}
+		}
+		if err == io.EOF {
+			return parts, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, ctx.Err()
+}
 
 // NAR implements [store.Source]. The path is a temporary root of the garbage collector's while the archive is open.
 func (n *Store) NAR(ctx context.Context, info store.Info) (store.NAR, error) {

@@ -85,7 +85,7 @@ func (d *Draft) end(keep bool) {
 	if d.file != nil {
 		d.file.Close()
 	}
-	d.spool.release(d)
+	d.spool.release(d, d.size)
 	if keep && !void && here > 0 {
 		d.spool.keep(d.draftFile, here)
 		_ = d.spool.floor() // it makes room, or there is nothing left to delete

@@ -33,7 +33,7 @@ func Open(cfg Config) (*Spool, error) {
 	if cfg.MinFree == 0 {
 		cfg.MinFree = defaultMinFree
 	}
-	s := &Spool{cfg: cfg, drafts: map[*Draft]struct{}{}, entries: map[store.Hash]*entry{}, idle: list.New()}
+	s := &Spool{cfg: cfg, drafts: map[keeper]struct{}{}, entries: map[store.Hash]*entry{}, idle: list.New()}
 	var err error
 	if s.dir, err = takeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("spool %s: %w", cfg.Dir, err)

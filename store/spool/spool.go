@@ -63,11 +63,14 @@ type Spool struct {
 	seq     uint64 // makes file names unique: those being deleted never meet those being made
 	bytes   int64  // reserved by drafts, entries and kept files
 	coming  int64  // of drafts: what they will write yet, which the free space of the disk does not show
-	drafts  map[*Draft]struct{}
+	drafts  map[keeper]struct{}
 	kept    []kept // the oldest first
 	entries map[store.Hash]*entry
 	idle    *list.List // of *entry without a handle, the longest idle first
 }
+
+// A keeper is a draft, which Keep ends.
+type keeper interface{ Keep() }
 
 // checks counts the drafts that were complete, and how long it took to check these, in nanoseconds.
 type checks struct{ done, took atomic.Int64 }
@@ -194,10 +197,10 @@ func (s *Spool) reserve(size, here int64) (number uint64, err error) {
 	return number, err
 }
 
-// release gives back what reserve took, but for what settle has.
-func (s *Spool) release(d *Draft) {
+// release gives back what reserve took for a draft of a NAR of size bytes, but for what settle has.
+func (s *Spool) release(d keeper, size int64) {
 	s.mu.Lock()
-	s.bytes -= roundUp(d.size)
+	s.bytes -= roundUp(size)
 	delete(s.drafts, d)
 	s.mu.Unlock()
 }
