@@ -97,12 +97,19 @@ func TestDemoNeedsNothingButTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatalf("narbor demo = %v\n%s", err, out)
 	}
+	recording, err := os.ReadFile("demo.svg")
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, want := range []string{
 		`laptop is gone`, `attic is caught`, `new has all 24 paths, 120 MiB in .* s, and nothing came from the internet`,
 		`desk +\d+ MiB`, `laptop +\d+ MiB  until it was killed`, `attic +\d+(\.\d)? (MiB|KiB)  what was changed was thrown away`,
 	} {
 		if !regexp.MustCompile(want).Match(out) {
 			t.Errorf("narbor demo does not print %s:\n%s", want, out)
+		}
+		if !regexp.MustCompile(want).Match(recording) {
+			t.Errorf("demo.svg does not show %s: record it again, as integration/record says", want)
 		}
 	}
 	d.leavesNothing()
