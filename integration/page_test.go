@@ -91,7 +91,11 @@ func busyAccount(now time.Time) *stats.Account {
 			a.Quarters = append(a.Quarters, q)
 		}
 	}
+	a.LastUpdate = &stats.Update{Start: now.Add(-50 * time.Minute), End: now.Add(-49 * time.Minute), Amounts: stats.Amounts{NARs: 1156,
+		Received: map[store.Origin]int64{store.FromRebuild: 1.34e9, store.FromNeighbours: 7.5e8, store.FromInternet: 1.1e8}, Seconds: 41}}
+	a.Pace = stats.Pace{Bytes: 61e6, Seconds: 10}
 	const laptop, nas = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv"
+	a.LastUpdate.From = []string{nas, laptop}
 	for i, name := range []string{"firefox-141.0", "llvm-18.1.8-lib", "glibc-2.40-66", "noto-fonts-2025.06.01", "gtk4-4.18.6",
 		"python3-3.12.11",
 		"mesa-25.1.6", "systemd-257.7", "linux-firmware-20250708", "gcc-14.3.0-lib", "ffmpeg-7.1.1-lib", "qtbase-6.9.1"} {
@@ -274,7 +278,8 @@ func TestPageLivesInChromium(t *testing.T) {
 	b.screen(1280, "light")
 	b.open(s.url + "/")
 	for _, want := range []string{"of the last 30 days came from your network or was rebuilt here", "not downloaded",
-		"Rebuilt here", "192.168.1.23", "named by you",
+		"1 156 paths, 2.0 GiB: 61 % rebuilt here, 34 % from …6bsKQwzv and …rMLvKXtf",
+		"alone it would have taken about 6 min", "Rebuilt here", "192.168.1.23", "named by you",
 		"nobody near has it",
 		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine",
 		"1 of 3 strikes"} {

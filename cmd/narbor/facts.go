@@ -51,7 +51,7 @@ func (s *parts) getStatus(r *http.Request) (any, error) {
 }
 
 func (s *parts) status() control.Status {
-	spool := s.spool.Stats()
+	spool, account := s.spool.Stats(), s.accounts.Account()
 	st := control.Status{
 		Schema: control.Schema, Version: version, UptimeSeconds: int64(time.Since(s.start.at).Seconds()),
 		Goroutines: runtime.NumGoroutine(),
@@ -60,7 +60,9 @@ func (s *parts) status() control.Status {
 		KeyStatus: control.KeyStatus{Keys: append([]string{}, s.keys.trusted.Names()...),
 			ShareKeys: append([]string{}, s.keys.shared.Names()...)},
 		SharingStatus: control.SharingStatus{Sharing: "signed", ShareSources: s.keys.fetched},
-		Nix:           s.server.Stats(),
+		TransferStatus: control.TransferStatus{LastUpdate: account.LastUpdate, Month: account.Sum(30), Rates: account.Rates,
+			Now: account.Now},
+		Nix: s.server.Stats(),
 		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
 			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
 	}

@@ -17,6 +17,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
+	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
@@ -88,6 +89,11 @@ func TestStatusReadsWell(t *testing.T) {
 	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705,
 		store.FromInternet: 644_245_094}
 	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
+	st.Month = stats.Amounts{Received: map[store.Origin]int64{store.FromRebuild: 9 << 30, store.FromInternet: 1 << 30}}
+	st.Rates = stats.Rates{Network: 85 << 20, Internet: 3 << 20}
+	st.LastUpdate = &stats.Update{Start: time.Date(2026, 1, 4, 14, 2, 5, 0, time.Local), From: []string{idNAS}, AloneSeconds: 361,
+		Amounts: stats.Amounts{NARs: 1156, Seconds: 41, Received: map[store.Origin]int64{store.FromRebuild: 1_340_000_000,
+			store.FromNeighbours: 750_000_000, store.FromInternet: 110_000_000}}}
 	golden(t, "status-upstream", func(s screen) { printStatus(st, s) })
 	st.Upstreams, st.Alone = st.Upstreams[:1], "it is on a metered network"
 	golden(t, "status-upstream-alone", func(s screen) { printStatus(st, s) })

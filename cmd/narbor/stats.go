@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -66,21 +65,13 @@ func printStats(s screen, a stats.Account, by string) {
 // printSums is the overview.
 func printSums(s screen, a stats.Account) {
 	month := a.Sum(30)
-	switch saved, of := month.Saved(), month.SavedOf(); {
-	case saved > 0:
-		part := fmt.Sprintf("%d %%", 100*saved/of)
-		if 100*saved < of {
-			part = "Less than 1 %"
-		}
-		how := "came from your network"
-		if month.Received[store.FromRebuild] > 0 {
-			how += " or was rebuilt here"
-		}
-		fmt.Fprintf(s, "%s %s: %s not downloaded\n", s.paint(bold, part+" of the last 30 days"), how, dashboard.Amount(saved))
+	switch part, rest := dashboard.MonthText(month); {
+	case part != "":
+		fmt.Fprintf(s, "%s %s\n", s.paint(bold, part), rest)
 	case month.Sent > 0:
 		fmt.Fprintf(s, "%s went to neighbours in the last 30 days. Nothing has come from them yet.\n",
 			s.paint(bold, dashboard.Amount(month.Sent)))
-	case of > 0:
+	case month.SavedOf() > 0:
 		fmt.Fprintln(s, "Nothing has come from your network in the last 30 days.")
 	default:
 		fmt.Fprintln(s, "Nix has fetched nothing yet that narbor knows of.")
@@ -96,7 +87,7 @@ func printSums(s screen, a stats.Account) {
 	}
 	s.table(statsHeader("WHEN"), rows, statsDropped...)
 	if a.LastUpdate != nil {
-		s.hang("last update", updateText(*a.LastUpdate))
+		s.hang("last update", dashboard.UpdateText(*a.LastUpdate, time.Now(), dashboard.ShortID))
 	}
 	if got := month.Received; got[store.FromOthers]+got[store.FromInternet] > 0 {
 		s.hang("in 30 days", fmt.Sprintf("%s neighbours had, %s neighbours downloaded for this machine, %s narbor downloaded here, %s "+
@@ -111,36 +102,6 @@ func printSums(s screen, a stats.Account) {
 	if !a.Since.IsZero() {
 		fmt.Fprintf(s, "since %s\n", a.Since.Local().Format(time.DateOnly))
 	}
-}
-
-// updateText returns one update in words, with its sources, the largest part first.
-func updateText(u stats.Update) string {
-	type part struct {
-		bytes int64
-		what  string
-	}
-	parts := []part{{u.Received[store.FromRebuild], "rebuilt here"}, {u.Received[store.FromNeighbours], "from neighbours"},
-		{u.Received[store.FromOthers], "downloaded by neighbours"}, {u.Received[store.FromInternet], "downloaded here"},
-		{u.Received[store.FromStore], "from this machine's store"}, {u.ByNix, "downloaded by Nix, as far as is known"}}
-	slices.SortStableFunc(parts, func(a, b part) int { return cmp.Compare(b.bytes, a.bytes) })
-	sum := u.SavedOf() + u.Received[store.FromStore]
-	text := fmt.Sprintf("%s: %s, %s", u.Start.Local().Format("Mon 2006-01-02 15:04"), dashboard.Plural(int(u.NARs+u.ByNixPaths), "path"),
-		dashboard.Amount(sum))
-	separator := ": "
-	for _, p := range parts {
-		if p.bytes > 0 {
-			percent := fmt.Sprintf("%d %%", (200*p.bytes+sum)/(2*sum))
-			if 100*p.bytes < sum {
-				percent = "less than 1 %"
-			}
-			text += separator + percent + " " + p.what
-			separator = ", "
-		}
-	}
-	if u.Seconds > 0 {
-		text += ", in " + dashboard.ShortTime(time.Duration(u.Seconds*float64(time.Second)))
-	}
-	return text
 }
 
 // statsDropped are the columns of [statsHeader] that a narrow terminal goes without, the first one first.

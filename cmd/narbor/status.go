@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -129,6 +130,7 @@ func printStatus(st control.Status, s screen) {
 	s.field("for Nix", "%s", strings.Join(urls, ", "))
 	s.field("asked for", "%s found, %s not found; %s sent", dashboard.Count(st.Nix.NarinfoHits), dashboard.Count(st.Nix.NarinfoMisses),
 		dashboard.Amount(st.Nix.NarBytesServed))
+	printTransfers(st, s)
 	s.field("sharing", "%s", sharingOf(st))
 	if len(st.PrivateKeys) > 0 {
 		s.field("private", "what only %s has signed goes %s", strings.Join(st.PrivateKeys, " or "), st.PrivateGoes())
@@ -161,6 +163,17 @@ func printStatus(st control.Status, s screen) {
 		}
 	}
 	printFaults(st, s)
+}
+
+// printTransfers prints what came here: in 30 days, with the last update, and what moves now.
+func printTransfers(st control.Status, s screen) {
+	if part, rest := dashboard.MonthText(st.Month); part != "" {
+		s.field("saved", "%s %s", part, rest)
+	}
+	if st.LastUpdate != nil {
+		s.field("update", "%s", dashboard.UpdateText(*st.LastUpdate, time.Now(), dashboard.ShortID))
+	}
+	s.field("now", "%s", cmp.Or(dashboard.RatesText(st.Rates), "nothing moves"))
 }
 
 // printFaults prints the problems to fix. Other notes about health are above them, or on the page.

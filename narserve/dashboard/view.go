@@ -157,8 +157,10 @@ func pageFuncs() template.FuncMap {
 	return template.FuncMap{
 		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": nameOf, "via": viaText, "took": tookText,
 		"ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
-		"stamp":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"origin":  originText,
+		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"origin":    originText,
+		"story":     func(u *stats.Update) string { return UpdateText(*u, time.Now(), ShortID) },
+		"updateBar": barOf, "rates": RatesText,
 		"seconds": func(s float64) string { return tookText(s) },
 		"rate":    func(t stats.Transfer) string { return Amount(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
 		"count":   func(n int) string { return humanize.Comma(int64(n)) },
@@ -166,6 +168,14 @@ func pageFuncs() template.FuncMap {
 		"hash":    func(base string) bool { _, err := store.ParseHashPart(base); return err == nil },
 		"plus":    func(a, b int) int { return a + b },
 	}
+}
+
+// An updateBar has the ends of the parts of an update, in percent.
+type updateBar struct{ Rebuilt, Network int64 }
+
+func barOf(u *stats.Update) updateBar {
+	sum := u.SavedOf() + u.Received[store.FromStore]
+	return updateBar{percent(u.Received[store.FromRebuild], sum), percent(u.Saved(), sum)}
 }
 
 func percent(part, of int64) int64 {

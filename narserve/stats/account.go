@@ -145,6 +145,18 @@ type Transfer struct {
 	Peers    []string     `json:"peers"` // IDs, the largest giver first; at most 8
 }
 
+// An Update has the amounts that Nix got without a pause of two minutes. Seconds are those in which it waited for NARs or received them.
+type Update struct {
+	Start time.Time `json:"start"` // the first question for a path
+	End   time.Time `json:"end"`   // the last request for which there was something
+	// From has the IDs of the neighbours with the most bytes, the first one first; at most 8.
+	From []string `json:"from,omitempty"`
+	// AloneSeconds is an estimate: the time that the internet alone would have taken for what narbor gave, at the measured
+	// [Pace]; 0 if none was measured.
+	AloneSeconds float64 `json:"aloneSeconds,omitempty"`
+	Amounts
+}
+
 // Account is what passed, at a moment. It is the answer to `narbor stats --json`.
 type Account struct {
 	Schema   int        `json:"schema"`
@@ -158,6 +170,8 @@ type Account struct {
 	Now      []Transfer `json:"now"`
 
 	LastUpdate *Update `json:"lastUpdate,omitempty"`
+	Rates      Rates   `json:"rates"`
+	Pace       Pace    `json:"pace"`
 }
 
 // Sum adds up the last days, today included; 0 is all that are kept.

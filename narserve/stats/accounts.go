@@ -56,6 +56,13 @@ func (a *Accounts) Received(o store.Origin, m trust.Mapping, from string, n int)
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	switch o {
+	case store.FromInternet:
+		a.transfers.meters.download(now, n)
+		a.transfers.meters.move(now, Rates{Internet: int64(n)})
+	case store.FromNeighbours, store.FromOthers:
+		a.transfers.meters.move(now, Rates{Network: int64(n)})
+	}
 	p := a.transfers.pass(passKey{incoming: true, path: m.Path()}, m.NarSize(), now)
 	if p == nil {
 		return
@@ -74,6 +81,7 @@ func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.book(now, Amounts{Sent: int64(n)})
+	a.transfers.meters.move(now, Rates{Sent: int64(n)})
 	a.shares.peers.of(to, maxPeers, now).Sent += int64(n)
 	a.shares.names.of(packageName(path), maxNames, now).Sent += int64(n)
 	if p := a.transfers.pass(passKey{path: path, peer: to}, size, now); p != nil {
@@ -91,7 +99,7 @@ func (a *Accounts) Fetched(m trust.Mapping, otherwise store.Origin, err error) {
 	defer a.mu.Unlock()
 	key := passKey{incoming: true, path: m.Path()}
 	p := a.transfers.passing[key]
-	delete(a.transfers.passing, key)
+	a.transfers.ended(key)
 	if err != nil {
 		return
 	}
@@ -133,6 +141,7 @@ func (a *Accounts) Served(m trust.Mapping, n int64, took time.Duration, whole bo
 	}
 	a.book(now, amounts)
 	a.updates.add(now, amounts)
+	a.updates.gave(from, n)
 	if saved := amounts.Saved(); saved > 0 {
 		a.shares.names.of(packageName(m.Path()), maxNames, now).Received += saved
 		a.busy.saved += saved
@@ -224,7 +233,11 @@ func (a *Accounts) Account() Account {
 	defer a.mu.Unlock()
 	out := Account{Schema: accountSchema, Since: a.history.since, Note: a.note, Days: a.history.listDays(),
 		Quarters: a.history.listQuarters(now), Peers: a.shares.peers.list(), Names: a.shares.names.list(),
-		Requests: slices.Clone(a.requests.latest), Now: a.transfers.list(now), LastUpdate: a.updates.copy()}
+		Requests: slices.Clone(a.requests.latest), Now: a.transfers.list(now), LastUpdate: a.updates.copy(),
+		Rates: a.transfers.meters.rates(now), Pace: a.transfers.meters.pace}
+	if u := out.LastUpdate; u != nil {
+		u.AloneSeconds = out.Pace.time(u.SavedOf() - u.ByNix)
+	}
 	out.Peers, out.Names = out.Peers[:min(len(out.Peers), maxPeers)], out.Names[:min(len(out.Names), maxNames)]
 	slices.Reverse(out.Requests)
 	return out
@@ -292,4 +305,11 @@ func (a *Accounts) Asked() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.requests.latest) > 0
+}
+
+// LimitDownloads says that narbor's downloads from the internet are limited, so that no estimate is made of their pace.
+func (a *Accounts) LimitDownloads() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.transfers.meters.limited, a.transfers.meters.pace = true, Pace{}
 }

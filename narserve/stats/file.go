@@ -52,6 +52,7 @@ func Open(file string) (*Accounts, error) {
 		return a, err
 	}
 	a.history.since, a.history.days, a.history.quarters = kept.Since, kept.Days, kept.Quarters
+	a.transfers.meters.pace = kept.Pace
 	if u := kept.LastUpdate; u != nil {
 		a.updates = updates{last: *u, began: u.Start, seen: u.End}
 	}
@@ -94,8 +95,11 @@ func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
 		len(a.Requests) > maxRequests {
 		return a, errors.New("it has more entries than narbor writes")
 	}
-	if u := a.LastUpdate; u != nil && !u.sane() {
-		return a, errors.New("the last update has negative amounts")
+	if a.Pace.Bytes < 0 || a.Pace.Seconds < 0 {
+		return a, errors.New("the pace of downloads is negative")
+	}
+	if u := a.LastUpdate; u != nil && (!u.sane() || len(u.From) > maxFrom) {
+		return a, errors.New("the last update has amounts that narbor does not write")
 	} else if u != nil && u.Start.After(now) {
 		a.LastUpdate = nil
 	}
@@ -146,7 +150,7 @@ func (a *Accounts) Save() error {
 		return nil
 	}
 	account := keptAccount{Account: a.Account(), Missed: a.missed.pending()}
-	account.Now, account.Note = nil, ""
+	account.Now, account.Note, account.Rates = nil, "", Rates{}
 	text, err := json.Marshal(account)
 	if err == nil {
 		err = statefile.Replace(a.file, text, 0o600)

@@ -1,22 +1,20 @@
 package stats
 
-import "time"
+import (
+	"time"
+
+	"narbor/store"
+)
 
 // updatePause is the time without a request of Nix that ends an update. Nix unpacks and builds between its requests.
 const updatePause = 2 * time.Minute
 
-// An Update has the amounts that Nix got without a pause of two minutes. Seconds are those in which it waited for NARs or received them.
-type Update struct {
-	Start time.Time `json:"start"` // the first question for a path
-	End   time.Time `json:"end"`   // the last request for which there was something
-	Amounts
-}
-
 // updates has the last update, in which Nix got at least one path. The caller of its methods holds the lock of the accounts.
 type updates struct {
-	last  Update
-	began time.Time // the first request since the last pause
-	seen  time.Time // the last one
+	last   Update
+	givers map[string]int64 // bytes by the neighbour that gave most of a NAR; those from before a restart are in last alone
+	began  time.Time        // the first request since the last pause
+	seen   time.Time        // the last one
 }
 
 // asked records a request. It begins an update if a pause was before it.
@@ -30,7 +28,7 @@ func (u *updates) asked(now time.Time) {
 // add adds what Nix got after a request at some time, unless that was before the last update.
 func (u *updates) add(at time.Time, amounts Amounts) {
 	if u.last.Start.Before(u.began) && !at.Before(u.began) {
-		u.last = Update{Start: u.began}
+		u.last, u.givers = Update{Start: u.began}, map[string]int64{}
 	}
 	if at.Before(u.last.Start) || u.last.Start.IsZero() || at.Before(u.began) && at.Sub(u.last.End) > updatePause {
 		return
@@ -41,10 +39,28 @@ func (u *updates) add(at time.Time, amounts Amounts) {
 	}
 }
 
+// gave records the neighbour that a NAR of the last update came from.
+func (u *updates) gave(from Provenance, n int64) {
+	if len(from.From) == 0 || from.Origin != store.FromNeighbours && from.Origin != store.FromOthers {
+		return
+	}
+	if u.givers == nil {
+		u.givers = map[string]int64{}
+	}
+	if id := from.From[0]; u.givers[id] > 0 || len(u.givers) < maxPeers {
+		u.givers[id] += n
+	}
+}
+
 // copy returns the last update; nil if there is none.
 func (u *updates) copy() *Update {
 	if u.last.Start.IsZero() {
 		return nil
 	}
-	return &Update{u.last.Start, u.last.End, u.last.clone()}
+	last := u.last
+	last.Amounts = last.clone()
+	if len(u.givers) > 0 {
+		last.From = most(u.givers)
+	}
+	return &last
 }

@@ -8,6 +8,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
+	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store/damage"
 )
@@ -23,6 +24,7 @@ type Status struct {
 	StoreStatus
 	KeyStatus
 	SharingStatus
+	TransferStatus
 	Nix   narserve.Stats `json:"nix"`
 	Spool SpoolStatus    `json:"spool"`
 	// Health has the problems of this machine, the worst first.
@@ -59,6 +61,14 @@ type SharingStatus struct {
 	PausedUntil *time.Time `json:"pausedUntil,omitempty"`
 	// ShareSources says whether neighbours may have sources that Nix has fetched by their hash, without a signature.
 	ShareSources bool `json:"shareSources"`
+}
+
+// TransferStatus is what came here: of late, in 30 days, and now.
+type TransferStatus struct {
+	LastUpdate *stats.Update    `json:"lastUpdate,omitempty"`
+	Month      stats.Amounts    `json:"month"` // the last 30 days
+	Rates      stats.Rates      `json:"rates"`
+	Now        []stats.Transfer `json:"now"`
 }
 
 // SpoolStatus is how full the spool is.
