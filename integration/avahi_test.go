@@ -33,7 +33,7 @@ func TestBesideAvahi(t *testing.T) {
 		p, err := h.StartDaemon("avahi-daemon", "--no-drop-root", "--no-chroot", "--no-rlimits", "-f", "/etc/avahi/avahi-daemon.conf")
 		w.must(err)
 		hosts, avahis = append(hosts, h), append(avahis, p)
-		for deadline := time.Now().Add(20 * time.Second); name == "alice"; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(lan.AtMost(20 * time.Second)); name == "alice"; time.Sleep(20 * time.Millisecond) {
 			log, err := p.Log()
 			w.must(err)
 			if strings.Contains(log, "startup complete") {
@@ -50,7 +50,7 @@ func TestBesideAvahi(t *testing.T) {
 	if s.Neighbours[0].Via != "mdns" && s.Neighbours[0].Via != "inbound" {
 		t.Errorf("found by %q", s.Neighbours[0].Via)
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(30 * time.Second)); ; time.Sleep(50 * time.Millisecond) {
 		var logs string
 		for _, p := range avahis {
 			log, err := p.Log()

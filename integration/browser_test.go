@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+
+	"narbor/integration/lan"
 )
 
 // browserTime bounds each thing that the browser is asked to do: it is a large program, on a busy machine.
@@ -70,7 +72,7 @@ func newBrowser(t *testing.T) *browser {
 func (b *browser) connect(portFile string) {
 	b.t.Helper()
 	var port string
-	for limit := time.Now().Add(browserTime); port == ""; time.Sleep(50 * time.Millisecond) {
+	for limit := time.Now().Add(lan.AtMost(browserTime)); port == ""; time.Sleep(50 * time.Millisecond) {
 		if text, err := os.ReadFile(portFile); err == nil && strings.Contains(string(text), "\n") {
 			port, _, _ = strings.Cut(string(text), "\n")
 		}
@@ -91,7 +93,7 @@ func (b *browser) connect(portFile string) {
 	}
 	for _, p := range pages {
 		if p.Type == "page" {
-			ctx, cancel := context.WithTimeout(b.t.Context(), browserTime)
+			ctx, cancel := context.WithTimeout(b.t.Context(), lan.AtMost(browserTime))
 			defer cancel()
 			if b.conn, _, err = websocket.DefaultDialer.DialContext(ctx, p.URL, nil); err != nil {
 				b.t.Fatal(err)
@@ -165,7 +167,7 @@ func (b *browser) call(method string, params map[string]any) json.RawMessage {
 	select {
 	case result := <-ch:
 		return result
-	case <-time.After(browserTime):
+	case <-time.After(lan.AtMost(browserTime)):
 		b.t.Fatalf("chromium does not answer %s", method)
 	}
 	return nil
@@ -181,7 +183,7 @@ func (b *browser) open(url string) {
 	b.call("Page.navigate", map[string]any{"url": url})
 	select {
 	case <-b.loaded:
-	case <-time.After(browserTime):
+	case <-time.After(lan.AtMost(browserTime)):
 		b.t.Fatalf("%s does not load", url)
 	}
 }
@@ -203,7 +205,7 @@ func (b *browser) eval(expression string) string {
 // until waits for an expression to be true.
 func (b *browser) until(expression string) {
 	b.t.Helper()
-	for limit := time.Now().Add(browserTime); b.eval(expression) != "true"; time.Sleep(100 * time.Millisecond) {
+	for limit := time.Now().Add(lan.AtMost(browserTime)); b.eval(expression) != "true"; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(limit) {
 			b.t.Fatalf("%s stays false; the page says:\n%s", expression, b.eval("document.body.innerText"))
 		}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"narbor/integration/lan"
 )
 
 // A demoRun is `narbor demo`, run by user 65534 without Nix, and with two network interfaces: the loopback and one that is not connected.
@@ -45,7 +47,7 @@ func newDemo(t *testing.T, args ...string) *demoRun {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), lan.AtMost(3*time.Minute))
 	t.Cleanup(cancel)
 	script := `ip link add card type veth peer cable && ip addr add 192.0.2.1/24 dev card && ip link set card up && ip link set cable up &&
 		ip link set lo up && { [ ! -d /nix ] || mount -t tmpfs none /nix; } &&
@@ -221,7 +223,7 @@ func TestKilledDemoLeavesNoProcess(t *testing.T) {
 	d.begin("Ctrl-C")
 	d.cmd.Process.Signal(syscall.SIGKILL)
 	d.cmd.Wait()
-	for end := time.Now().Add(time.Minute); len(d.pids()) > 0; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(lan.AtMost(time.Minute)); len(d.pids()) > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("these run on: %d", d.pids())
 		}

@@ -48,7 +48,7 @@ func (w world) wrong(h *lan.Host, severity, check, text string) finding {
 func (w world) well(h *lan.Host, check string) {
 	w.Helper()
 	var f finding
-	for deadline := time.Now().Add(40 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(40 * time.Second)); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if f = w.doctor(h, check); f.Severity == "ok" {
 			return
 		}
@@ -199,7 +199,7 @@ func TestDoctorNamesProgramInTheWay(t *testing.T) {
 // eventually waits for something that has no event.
 func (w world) eventually(ok func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(30 * time.Second)); !ok(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.Fatal("the condition does not become true within 30 s")
 		}

@@ -36,7 +36,7 @@ func (w world) bare(l *lan.LAN, name string, scripts ...string) *lan.Host {
 func (w world) meshes(hosts []*lan.Host, n int) (addrs []string, took time.Duration) {
 	w.Helper()
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(w.ctx, lan.AtMost(time.Minute))
 	defer cancel()
 	var all sync.Mutex
 	var waiting sync.WaitGroup

@@ -28,7 +28,7 @@ func (p *pair) warnings(i int) (lines []string) {
 func (p *pair) warned(what string) {
 	p.Helper()
 	var lines []string
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(20 * time.Second)); ; time.Sleep(50 * time.Millisecond) {
 		if lines = p.warnings(0); what == "" || len(lines) > 0 || time.Now().After(deadline) {
 			break
 		}

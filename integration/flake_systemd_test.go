@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"narbor/integration/lan"
 )
 
 // systemdTimeout bounds the life of the systemd that a test starts. It needs a few seconds.
@@ -149,7 +151,7 @@ func boot(t *testing.T, init, script string, writeUnits func(t *testing.T, dir s
 	}
 	root, units := t.TempDir(), t.TempDir()
 	writeUnits(t, units)
-	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), lan.AtMost(systemdTimeout))
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, "unshare", "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child",
 		"sh", "-c", script, "boot", root, units, filepath.Join(programs.dir, "narbor"))
@@ -195,7 +197,7 @@ func writeTargets(t *testing.T, dir, wants string) {
 func (s systemd) firstChild(pid int, init string) int {
 	s.t.Helper()
 	var child int
-	for deadline := time.Now().Add(systemdTimeout / 4); s.pause(); {
+	for deadline := time.Now().Add(lan.AtMost(systemdTimeout / 4)); s.pause(); {
 		if time.Now().After(deadline) {
 			s.t.Fatalf("%s has not started", init)
 		}
@@ -232,7 +234,7 @@ func (s systemd) command(ctx context.Context, args ...string) *exec.Cmd {
 
 func (s systemd) run(args ...string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), systemdTimeout/4)
+	ctx, cancel := context.WithTimeout(s.t.Context(), lan.AtMost(systemdTimeout/4))
 	defer cancel()
 	out, err := s.command(ctx, args...).CombinedOutput()
 	if err != nil {
@@ -245,7 +247,7 @@ func (s systemd) run(args ...string) string {
 func (s systemd) await(unit, state string) {
 	s.t.Helper()
 	var got []byte
-	for deadline := time.Now().Add(systemdTimeout / 4); time.Now().Before(deadline) && s.pause(); {
+	for deadline := time.Now().Add(lan.AtMost(systemdTimeout / 4)); time.Now().Before(deadline) && s.pause(); {
 		got, _ = s.command(s.t.Context(), "systemctl", "is-active", unit).Output() // says the state by its exit code too
 		if strings.TrimSpace(string(got)) == state {
 			return

@@ -109,7 +109,7 @@ func TestFloodOfAnnouncements(t *testing.T) {
 // over waits until a flood of announcements has ended.
 func (w world) over(flood *lan.Process, takes time.Duration) {
 	w.Helper()
-	for deadline := time.Now().Add(takes + 40*time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(takes + 40*time.Second)); ; time.Sleep(100 * time.Millisecond) {
 		log, err := flood.Log()
 		w.must(err)
 		if strings.Contains(log, "and no more") {

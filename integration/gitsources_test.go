@@ -216,7 +216,7 @@ func (w world) gitAddressed(member *lan.Host, tree mirrored, version string) {
 // sharesTree waits until the machine shares a tree.
 func (w world) sharesTree(h *lan.Host, tree mirrored) {
 	w.Helper()
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(lan.AtMost(time.Minute)); ; {
 		out, err := h.Narbor(w.ctx, narbor, "share", "explain", tree.path(w).String())
 		if err == nil { // it has exit code 5 otherwise
 			return

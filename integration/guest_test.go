@@ -138,7 +138,7 @@ func guestPaths(t *testing.T, c *corpus.Corpus) (first, second store.Info) {
 func checkGuest(t *testing.T, guest *lan.Process, patience time.Duration, want map[string]string) {
 	select {
 	case <-guest.Done():
-	case <-time.After(patience):
+	case <-time.After(lan.AtMost(patience)):
 		t.Errorf("the guest has not ended after %s", patience)
 	}
 	log, err := guest.Log()

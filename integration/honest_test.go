@@ -106,7 +106,7 @@ func TestDamagedStoreIsToldAndRepaired(t *testing.T) {
 		t.Errorf("after a restart %d of %d damaged paths are offered, want none", got, len(damaged))
 	}
 	w.shell(sharer, "NIX_REMOTE= nix-store --verify --check-contents --repair 2>&1")
-	for deadline := time.Now().Add(2 * time.Minute); w.offered(sharer, damaged) < len(damaged); time.Sleep(time.Second) {
+	for deadline := time.Now().Add(lan.AtMost(2 * time.Minute)); w.offered(sharer, damaged) < len(damaged); time.Sleep(time.Second) {
 		if time.Now().After(deadline) {
 			t.Fatalf("after the repair %d of %d paths are offered", w.offered(sharer, damaged), len(damaged))
 		}

@@ -67,7 +67,7 @@ func (w world) startAll(hosts []*lan.Host, first, others []string) []*lan.Proces
 func (w world) mesh(what string, hosts []*lan.Host, began time.Time) map[string]int {
 	w.Helper()
 	vias, missing := map[string]int{}, hosts
-	for deadline := time.Now().Add(time.Minute); len(missing) > 0; {
+	for deadline := time.Now().Add(lan.AtMost(time.Minute)); len(missing) > 0; {
 		s, err := missing[0].Status(w.ctx, narbor)
 		if err == nil && len(s.Neighbours) >= len(hosts)-1 {
 			for _, nb := range s.Neighbours {

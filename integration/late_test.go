@@ -22,7 +22,7 @@ func TestNixThatComesUpLaterIsShared(t *testing.T) {
 	}
 	_, err = alice.StartNixDaemon()
 	w.must(err)
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(20 * time.Second)); ; time.Sleep(200 * time.Millisecond) {
 		if _, err := alice.Run(w.ctx, "curl", "-sf", url); err == nil {
 			break
 		} else if time.Now().After(deadline) {

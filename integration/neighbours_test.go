@@ -22,7 +22,7 @@ func (w world) hostile(h *lan.Host, args ...string) (p *lan.Process, id string) 
 	w.Helper()
 	p, err := h.StartHelper("/opt/hostile", args...)
 	w.must(err)
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(20 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		log, err := p.Log()
 		w.must(err)
 		if _, rest, ok := strings.Cut(log, "identity "); ok {

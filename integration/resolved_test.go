@@ -89,7 +89,7 @@ func (w world) systemBus(h *lan.Host) {
 // await waits until something is so on a host.
 func (w world) await(h *lan.Host, what string, is func() bool) {
 	w.Helper()
-	for deadline := time.Now().Add(30 * time.Second); !is(); time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(30 * time.Second)); !is(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			w.Fatalf("%s: it is not so that %s", h.Name, what)
 		}

@@ -104,7 +104,7 @@ func (p *pair) serves(i int, since time.Time) (time.Duration, error) {
 	}
 	info := p.fresh[i][0]
 	p.fresh[i] = p.fresh[i][1:]
-	ctx, cancel := context.WithTimeout(p.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(p.ctx, lan.AtMost(time.Minute))
 	defer cancel()
 	_, err := p.hosts[i].Run(ctx, "sh", "-c", `
 		while :; do
@@ -185,7 +185,7 @@ func (p *pair) roam(what string, times int, disturb func(n int) (back time.Time)
 func (p *pair) hasNotGrown(i int, before footprint) {
 	p.Helper()
 	var now footprint
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(20 * time.Second)); ; time.Sleep(200 * time.Millisecond) {
 		now = p.footprint(i)
 		ok := now.goroutines <= before.goroutines+12 && now.files <= before.files+8 && now.rss <= before.rss+32<<20
 		if ok || time.Now().After(deadline) {

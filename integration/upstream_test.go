@@ -128,7 +128,7 @@ func TestTheHouseholdBearsWithItsMembers(t *testing.T) {
 }
 
 // Two assigned helpers report a download, but send no blocks or send them far too slowly.
-func TestTheHouseholdOvertakesHelpersThatLie(t *testing.T) {
+func TestTheHouseholdOvertakesProxiesThatLie(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
 	h := newHousehold(w, c)

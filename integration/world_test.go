@@ -71,7 +71,7 @@ func newWorld(t *testing.T) world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), lan.AtMost(3*time.Minute))
 	w := world{T: t, lan: l, ctx: ctx}
 	t.Cleanup(func() {
 		cancel()
@@ -273,7 +273,7 @@ func (w world) nars(h *lan.Host) []string {
 // until waits until the host's narbor has a status that ok agrees to.
 func (w world) until(h *lan.Host, what string, ok func(lan.Status) bool) lan.Status {
 	w.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(lan.AtMost(30 * time.Second)); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if s, err := h.Status(w.ctx, narbor); err == nil && ok(s) {
 			return s
 		}

@@ -176,45 +176,47 @@ func TestEarlyNARHasPatience(t *testing.T) {
 }
 
 func TestMemoryOfMappingsIsBounded(t *testing.T) {
-	w := newWorld(t)
-	src := &probe{inner: w.local()}
-	s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
-	lookups := func(info store.Info) int32 {
-		before := src.lookups.Load()
-		wantStatus(t, "HEAD of a NAR", do(s, "HEAD", narPath(info)), 200)
-		return src.lookups.Load() - before
-	}
-	var refs []store.Path
-	for i := range 400 {
-		info, _ := w.info(t, fmt.Sprintf("a-reference-%d", i), 1)
-		refs = append(refs, info.Path)
-	}
-	long, _ := w.add(t, "long", 10, refs...)
-	first, _ := w.add(t, "first", 10)
-	wantStatus(t, "narinfo", do(s, "GET", narinfoPath(long)), 200)
-	wantStatus(t, "narinfo", do(s, "GET", narinfoPath(first)), 200)
-	if n := lookups(long); n != 1 {
-		t.Errorf("a mapping of 16 KiB: %d lookups, want 1: it should not be remembered", n)
-	}
-	if n := lookups(first); n != 0 {
-		t.Errorf("a small mapping: %d lookups, want 0", n)
-	}
-	// Many more, which need no signature and so no time.
-	src.lookup = func(_ context.Context, hp store.HashPart) (trust.Mapping, error) {
-		info, err := w.mem.Info(t.Context(), hp)
-		if err != nil {
-			return trust.Mapping{}, err
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		src := &probe{inner: w.local()}
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys})
+		lookups := func(info store.Info) int32 {
+			before := src.lookups.Load()
+			wantStatus(t, "HEAD of a NAR", do(s, "HEAD", narPath(info)), 200)
+			return src.lookups.Load() - before
 		}
-		return w.keys.Check(info)
-	}
-	for i := range 4096 {
-		info, nar := contentAddressed(t, fmt.Sprintf("many-%d", i))
-		w.mem.Add(info, nar)
-		wantStatus(t, "narinfo", do(s, "GET", narinfoPath(info)), 200)
-	}
-	if n := lookups(first); n != 1 {
-		t.Errorf("after 4096 others: %d lookups, want 1", n)
-	}
+		var refs []store.Path
+		for i := range 400 {
+			info, _ := w.info(t, fmt.Sprintf("a-reference-%d", i), 1)
+			refs = append(refs, info.Path)
+		}
+		long, _ := w.add(t, "long", 10, refs...)
+		first, _ := w.add(t, "first", 10)
+		wantStatus(t, "narinfo", do(s, "GET", narinfoPath(long)), 200)
+		wantStatus(t, "narinfo", do(s, "GET", narinfoPath(first)), 200)
+		if n := lookups(long); n != 1 {
+			t.Errorf("a mapping of 16 KiB: %d lookups, want 1: it should not be remembered", n)
+		}
+		if n := lookups(first); n != 0 {
+			t.Errorf("a small mapping: %d lookups, want 0", n)
+		}
+		// Many more, which need no signature and so no time.
+		src.lookup = func(_ context.Context, hp store.HashPart) (trust.Mapping, error) {
+			info, err := w.mem.Info(t.Context(), hp)
+			if err != nil {
+				return trust.Mapping{}, err
+			}
+			return w.keys.Check(info)
+		}
+		for i := range 4096 {
+			info, nar := contentAddressed(t, fmt.Sprintf("many-%d", i))
+			w.mem.Add(info, nar)
+			wantStatus(t, "narinfo", do(s, "GET", narinfoPath(info)), 200)
+		}
+		if n := lookups(first); n != 1 {
+			t.Errorf("after 4096 others: %d lookups, want 1", n)
+		}
+	})
 }
 
 // TestEachNarHashIsFound has two sources that know a path by different builds, both signed.

@@ -501,8 +501,8 @@ func TestWhatIsPassedOnMakesRoom(t *testing.T) {
 	b.fetch(t, infos[1], nars[1])
 }
 
-// TestCrowdFeedsItself has six machines want the same NARs at the same moment, which one has.
-func TestCrowdFeedsItself(t *testing.T) {
+// TestSwarmFeedsItself has six machines want the same NARs at the same moment, which one has.
+func TestSwarmFeedsItself(t *testing.T) {
 	u := newUpstream(t)
 	var infos []store.Info
 	var nars [][]byte

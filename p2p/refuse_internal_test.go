@@ -166,7 +166,7 @@ func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have wire.Ver
 	return ask, have
 }
 
-func TestStrangersToAGroupAreNotDownloadedFor(t *testing.T) {
+func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
 	info, _ := s.sign(t, "wanted", nar)

@@ -78,7 +78,7 @@ func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
 	}
 }
 
-func TestDownloadForOthersEndsWithItsLease(t *testing.T) {
+func TestDownloadForOthersEndsUnlessItIsRenewed(t *testing.T) {
 	s := newSigner(t)
 	_, m := s.sign(t, "wanted", randomNAR(1000))
 	synctest.Test(t, func(t *testing.T) {

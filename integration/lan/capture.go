@@ -86,7 +86,7 @@ func (c *Capture) Stop() ([][]byte, error) {
 			return nil, fmt.Errorf("%s: capture: %w", c.host.Name, err)
 		}
 		return c.frames, nil
-	case <-time.After(readyTimeout):
+	case <-time.After(AtMost(readyTimeout)):
 		return nil, fmt.Errorf("%s: capture: it does not end", c.host.Name)
 	}
 }

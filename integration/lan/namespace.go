@@ -116,7 +116,7 @@ func (c command) cmd(ctx context.Context) *exec.Cmd {
 func (n *namespace) run(ctx context.Context, c command) (string, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, commandTimeout)
+		ctx, cancel = context.WithTimeout(ctx, AtMost(commandTimeout))
 		defer cancel()
 	}
 	cmd := c.cmd(ctx)

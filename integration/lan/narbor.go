@@ -108,7 +108,7 @@ func (h *Host) CloseSockets() {
 
 // waitHTTP waits until p answers with success.
 func (h *Host) waitHTTP(p *Process, url string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), readyTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), AtMost(readyTimeout))
 	defer cancel()
 	for {
 		_, err := h.Run(ctx, "curl", "-sf", "--max-time", "10", url)
@@ -187,7 +187,7 @@ func (h *Host) Status(ctx context.Context, binary string) (Status, error) {
 
 // WaitNeighbours waits until the host's narbor has at least n neighbours, and returns its status.
 func (h *Host) WaitNeighbours(ctx context.Context, binary string, n int) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	ctx, cancel := context.WithTimeout(ctx, AtMost(readyTimeout))
 	defer cancel()
 	for {
 		s, err := h.Status(ctx, binary)

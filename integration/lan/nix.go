@@ -24,7 +24,7 @@ func (h *Host) StartNixDaemon() (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(readyTimeout); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(AtMost(readyTimeout)); ; time.Sleep(10 * time.Millisecond) {
 		_, err := h.Run(context.Background(), "nix", "--extra-experimental-features", "nix-command", "store", "ping", "--store", "daemon")
 		if err == nil {
 			return p, nil

@@ -58,7 +58,7 @@ func (dialer) Miss() bool { return true }
 func (d dialer) EndVisit(id peer.ID, useful bool) { d[id] = useful }
 
 // Two non-neighbours are visited one after the other; the second has nothing that is still missed.
-func TestVisitIsUsefulIfTheStrangerHasAMissedPath(t *testing.T) {
+func TestVisitIsUsefulIfTheMachineHasAMissedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := ask.NewSigner(t)
 		info, _ := s.Sign(t, "wanted", 1000)

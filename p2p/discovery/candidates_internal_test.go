@@ -10,8 +10,8 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
-// newCrowd returns candidates of which so many are known, and when all of them are due.
-func newCrowd(t *testing.T, known int) (*candidates, time.Time) {
+// newKnown returns candidates of which so many are known, and when all of them are due.
+func newKnown(t *testing.T, known int) (*candidates, time.Time) {
 	t.Helper()
 	k := newTestCandidates(t)
 	now := time.Now()
@@ -39,7 +39,7 @@ func (k *candidates) dialled(from time.Time, d time.Duration, ended error) map[p
 }
 
 func TestOfManyMachinesTheClosestAreKept(t *testing.T) {
-	k, now := newCrowd(t, 3*maxKept)
+	k, now := newKnown(t, 3*maxKept)
 	got := k.dialled(now, 10*time.Second, nil)
 	if len(got) != maxKept {
 		t.Errorf("%d of %d machines were dialled, want %d", len(got), 3*maxKept, maxKept)
@@ -65,16 +65,16 @@ func (k *candidates) closer(id peer.ID) (n int) {
 }
 
 func TestUnreachableMachineTakesNoPlace(t *testing.T) {
-	k, now := newCrowd(t, maxKept+20)
+	k, now := newKnown(t, maxKept+20)
 	got := k.dialled(now, time.Minute, errors.New("nobody there"))
 	if len(got) != maxKept+20 {
 		t.Errorf("%d machines were dialled, want all %d, as none is there", len(got), maxKept+20)
 	}
 }
 
-func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
+func TestNonNeighboursAreVisitedWhenSomethingIsMissed(t *testing.T) {
 	const nonNeighbours = 300
-	k, now := newCrowd(t, maxKept+nonNeighbours)
+	k, now := newKnown(t, maxKept+nonNeighbours)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	least := k.least()
@@ -109,7 +109,7 @@ func TestStrangersAreVisitedWhenSomethingIsMissed(t *testing.T) {
 }
 
 func TestVisitsAreBounded(t *testing.T) {
-	k, now := newCrowd(t, maxKept+300)
+	k, now := newKnown(t, maxKept+300)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)
@@ -126,7 +126,7 @@ func TestVisitsAreBounded(t *testing.T) {
 }
 
 func TestVisitsArePaced(t *testing.T) {
-	k, now := newCrowd(t, maxKept+300)
+	k, now := newKnown(t, maxKept+300)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)
@@ -155,8 +155,8 @@ func TestVisitsArePaced(t *testing.T) {
 	}
 }
 
-func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
-	k, now := newCrowd(t, maxKept+3*maxRetained)
+func TestOfUsefulNonNeighboursTheLastAreKept(t *testing.T) {
+	k, now := newKnown(t, maxKept+3*maxRetained)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)
@@ -176,8 +176,8 @@ func TestOfUsefulStrangersTheLastAreKept(t *testing.T) {
 	}
 }
 
-func TestMachinesBeyondTheKeptAreStrangers(t *testing.T) {
-	k, now := newCrowd(t, maxKept+20)
+func TestMachinesBeyondTheKeptAreNonNeighbours(t *testing.T) {
+	k, now := newKnown(t, maxKept+20)
 	k.dialled(now, 10*time.Second, nil)
 	nonNeighbours := 0
 	for id := range k.peers {
@@ -192,7 +192,7 @@ func TestMachinesBeyondTheKeptAreStrangers(t *testing.T) {
 
 // A non-neighbour may have answered before its dial is known to have ended.
 func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
-	k, now := newCrowd(t, maxKept+10*maxVisits)
+	k, now := newKnown(t, maxKept+10*maxVisits)
 	k.dialled(now, time.Minute, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)
@@ -241,7 +241,7 @@ func TestFiveHundredMachines(t *testing.T) {
 	slices.Sort(degree)
 	mean := float64(2*len(kept)) / machines
 
-	k, now := newCrowd(t, machines-1)
+	k, now := newKnown(t, machines-1)
 	k.dialled(now, 10*time.Second, nil)
 	now = now.Add(time.Minute)
 	k.miss(now)

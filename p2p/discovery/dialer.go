@@ -134,8 +134,8 @@ func (d *Dialer) via(id peer.ID) string {
 	return d.known.via(id)
 }
 
-// hasStrangers reports whether there are machines that are known and not connected to.
-func (d *Dialer) hasStrangers() bool {
+// hasNonNeighbours reports whether there are machines that are known and not connected to.
+func (d *Dialer) hasNonNeighbours() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.known.nonNeighbours > 0

@@ -195,7 +195,7 @@ func (l *LAN) linksLooked(up bool) {
 // newMDNS returns a service that announces this machine and reports others to the dialer.
 func (l *LAN) newMDNS() *mdns.Service {
 	return mdns.New(mdns.Config{Self: l.host.ID(), Port: transport.ListenPort(l.host), IsNeighbour: l.Gate.IsNeighbour,
-		Strangers: l.Dialer.hasStrangers, Traffic: &l.Traffic, Log: l.Log,
+		NonNeighbours: l.Dialer.hasNonNeighbours, Traffic: &l.Traffic, Log: l.Log,
 		Found: func(a mdns.Announcement) {
 			l.Dialer.announce(announcement{id: a.ID, addrs: a.Addrs, expiry: a.Expiry, via: viaMDNS})
 		}})

@@ -230,7 +230,7 @@ func waitedFor(pace time.Duration) (waited time.Duration) {
 	return time.Since(start)
 }
 
-func TestACrowdIsWaitedForWhileItKeepsUp(t *testing.T) {
+func TestASwarmIsWaitedForWhileItKeepsUp(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		pace        time.Duration

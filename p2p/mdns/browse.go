@@ -155,7 +155,7 @@ func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
-	s.running.Go(func() { cancel(e.askOn(ctx, s.cfg.Strangers)) })
+	s.running.Go(func() { cancel(e.askOn(ctx, s.cfg.NonNeighbours)) })
 	defer e.conn.Close()
 	b := make([]byte, maxPacket+1)
 	for {

@@ -59,12 +59,12 @@ type Config struct {
 	Self        peer.ID               // of the peer that is announced; required
 	Port        uint16                // TCP, at which it listens
 	IsNeighbour func(netip.Addr) bool // whether an address is that of another machine on one of the links; required
-	// Strangers reports whether machines are known that are not connected: they are known by their announcements alone,
+	// NonNeighbours reports whether machines are known that are not connected: they are known by their announcements alone,
 	// so questions are asked more often. Required.
-	Strangers func() bool
-	Found     func(Announcement) // is called for each announcement, from several goroutines at once; required
-	Traffic   *Traffic           // counts packets; required
-	Log       *zap.Logger        // required
+	NonNeighbours func() bool
+	Found         func(Announcement) // is called for each announcement, from several goroutines at once; required
+	Traffic       *Traffic           // counts packets; required
+	Log           *zap.Logger        // required
 }
 
 // An Announcement says where a machine can be reached, according to the machine itself.

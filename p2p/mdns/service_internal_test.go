@@ -50,7 +50,7 @@ func newTestService(t testing.TB, addrs ...string) *Service {
 		}
 		return netmon.OnLink([]netmon.Link{link}, a) && a != netip.MustParseAddr("169.254.169.254")
 	}
-	return New(Config{Self: newTestPeer(t), Port: testPort, IsNeighbour: isNeighbour, Strangers: func() bool { return false },
+	return New(Config{Self: newTestPeer(t), Port: testPort, IsNeighbour: isNeighbour, NonNeighbours: func() bool { return false },
 		Found: func(Announcement) {}, Traffic: new(Traffic), Log: zap.NewNop()})
 }
 

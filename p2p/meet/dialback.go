@@ -59,15 +59,15 @@ type DialBack struct {
 	Result    string `json:"result"`
 }
 
-// DialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections are rationed
+// DialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections have quotas
 // by address and in total. Its methods may be called concurrently.
 type DialBacks struct {
 	Config
-	rations *dialBackRations
+	quotas *dialBackQuotas
 }
 
 // NewDialBacks starts nothing.
-func NewDialBacks(cfg Config) *DialBacks { return &DialBacks{cfg, newDialBackRations()} }
+func NewDialBacks(cfg Config) *DialBacks { return &DialBacks{cfg, newDialBackQuotas()} }
 
 // Ask asks neighbours on each link, at most [maxDialBacks] for each address family, to connect to this machine's
 // listening port. A connection counts as arrived once this machine has accepted it, whatever the neighbour reports.
@@ -264,7 +264,7 @@ func (b *DialBacks) dial(ctx context.Context, c network.ConnMultiaddrs, port uin
 	if !ok || !lok || b.Simulated || !b.LAN.Gate.IsNeighbour(remote) {
 		return declined
 	}
-	if !b.rations.allow(remote, time.Now()) {
+	if !b.quotas.allow(remote, time.Now()) {
 		return tooOften
 	}
 	return tryDial(ctx, local, netip.AddrPortFrom(remote, port))
@@ -294,21 +294,21 @@ func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
 	return declined
 }
 
-// dialBackRations are the budgets of connections that are made on request.
-type dialBackRations struct {
+// dialBackQuotas are the budgets of connections that are made on request.
+type dialBackQuotas struct {
 	all *rate.Limiter
 
 	mu   sync.Mutex // guards each
 	each *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
-func newDialBackRations() *dialBackRations {
+func newDialBackQuotas() *dialBackQuotas {
 	each := lru.New[netip.Addr, *rate.Limiter](maxDialBackAddrs)
-	return &dialBackRations{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}
+	return &dialBackQuotas{all: rate.NewLimiter(dialBackRate, dialBackBurst), each: each}
 }
 
 // allow takes one connection to an address from the remaining budget.
-func (d *dialBackRations) allow(a netip.Addr, now time.Time) bool {
+func (d *dialBackQuotas) allow(a netip.Addr, now time.Time) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	own, ok := d.each.Get(a)

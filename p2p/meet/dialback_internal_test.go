@@ -161,18 +161,18 @@ func TestDialBackKeepsToTheLink(t *testing.T) {
 			t.Errorf("dial-back to %s: %s, want %s", remote, got, declined)
 		}
 	}
-	if left := b.rations.all.Tokens(); left < dialBackBurst {
-		t.Errorf("declined dial-backs have used up %v of the ration", dialBackBurst-left)
+	if left := b.quotas.all.Tokens(); left < dialBackBurst {
+		t.Errorf("declined dial-backs have used up %v of the quota", dialBackBurst-left)
 	}
-	b.rations.all.AllowN(time.Now(), dialBackBurst)
+	b.quotas.all.AllowN(time.Now(), dialBackBurst)
 	if got := b.dial(t.Context(), talk{ma.StringCast("/ip4/10.1.0.5/tcp/6273"), ma.StringCast("/ip4/10.1.0.6/tcp/40000")},
 		6273); got != tooOften {
-		t.Errorf("dial-back to a neighbour without a ration: %s, want %s", got, tooOften)
+		t.Errorf("dial-back to a neighbour without a quota: %s, want %s", got, tooOften)
 	}
 }
 
-func TestDialBacksAreRationed(t *testing.T) {
-	d := newDialBackRations()
+func TestDialBacksHaveAQuota(t *testing.T) {
+	d := newDialBackQuotas()
 	now := time.Now()
 	allowed := func(addrs int) (n int) {
 		for i := range addrs {

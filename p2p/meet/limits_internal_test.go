@@ -41,7 +41,7 @@ func numbered(i int) netip.Addr {
 }
 
 func TestDialledAddressesAreBounded(t *testing.T) {
-	d := newDialBackRations()
+	d := newDialBackQuotas()
 	for i := range maxDialBackAddrs + 10 {
 		d.allow(numbered(i), time.Time{})
 	}
@@ -50,13 +50,13 @@ func TestDialledAddressesAreBounded(t *testing.T) {
 	}
 }
 
-func TestRationsGrowSlowly(t *testing.T) {
-	rations := newDialBackRations()
+func TestQuotasGrowSlowly(t *testing.T) {
+	quotas := newDialBackQuotas()
 	now := time.Now().Add(time.Hour) // all are full
-	rations.allow(numbered(0), now)
-	one, ok := rations.each.Get(numbered(0))
+	quotas.allow(numbered(0), now)
+	one, ok := quotas.each.Get(numbered(0))
 	if !ok {
-		t.Fatal("no ration for an address that was dialled")
+		t.Fatal("no quota for an address that was dialled")
 	}
 	tally := peers.NewLedger("", zap.NewNop()).TallyOf("peer")
 	for name, r := range map[string]struct {
@@ -66,7 +66,7 @@ func TestRationsGrowSlowly(t *testing.T) {
 	}{
 		"questions about neighbours": {tally.Tellings, 1, 4},
 		"dial-backs to an address":   {one, dialBackAddrRate, dialBackAddrBurst},
-		"dial-backs":                 {rations.all, dialBackRate, dialBackBurst},
+		"dial-backs":                 {quotas.all, dialBackRate, dialBackBurst},
 	} {
 		at := now.Add(time.Hour)
 		for r.AllowN(at, 1) {

@@ -83,7 +83,7 @@ func TestAvoidedNARsAreBoundedAndForgotten(t *testing.T) {
 	})
 }
 
-func TestHelperBackoffGrows(t *testing.T) {
+func TestProxyBackoffGrows(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	ta := &Tally{ID: peer.ID("p")}
 	for i, want := range []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour} {

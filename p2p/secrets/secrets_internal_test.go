@@ -159,7 +159,7 @@ func (justBuilt) InfoLately(context.Context, store.HashPart) (store.Info, error)
 	return store.Info{}, store.ErrNotFound
 }
 
-func TestStoreIsAskedAgainBeforeAStrangerHearsOfAPath(t *testing.T) {
+func TestStoreIsAskedAgainBeforeANeighbourHearsOfAPath(t *testing.T) {
 	s := New(Config{Sources: []store.Source{justBuilt{}}})
 	if err := s.Check(t.Context(), absent); !errors.Is(err, trust.ErrBuiltHere) {
 		t.Errorf("Check = %v, want ErrBuiltHere", err)

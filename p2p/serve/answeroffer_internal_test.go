@@ -151,7 +151,7 @@ func TestOfferDoesNotUncoverABuildByACopy(t *testing.T) {
 }
 
 // An offer costs a miss before its signature is verified, whether it is taken or not, so that a peer has a budget.
-func TestOffersAreRationed(t *testing.T) {
+func TestOffersHaveAQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up, nar := newSigner(t), fileNAR(random(10))
 		signed, _ := up.sign(t, "path", nar)

@@ -280,7 +280,7 @@ func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 	}
 }
 
-func TestQuestionsToUpstreamsAreRationed(t *testing.T) {
+func TestQuestionsToUpstreamsHaveAQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		there := newQuota(missShares)
 		got := 0

@@ -8,7 +8,7 @@ import (
 	"narbor/store"
 )
 
-func TestTellingsOfWrongNARsAreRationed(t *testing.T) {
+func TestReportsOfWrongNARsHaveAQuota(t *testing.T) {
 	srv, info := sharing(t, random(1000))
 	stream := dial(t, srv, "asker", "127.0.0.1")
 	for range 10 * wrongBurst {
