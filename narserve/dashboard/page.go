@@ -22,7 +22,7 @@ var (
 
 // sections are the parts of the page that change, by their IDs, each with a template of that name.
 func sections() []string {
-	return []string{"state", "saved", "update", "health", "now", "neighbours", "day", "requests", "sharing", "network"}
+	return []string{"state", "saved", "update", "health", "now", "neighbours", "day", "month", "requests", "sharing", "network"}
 }
 
 // A Page answers requests of browsers, and of the programs that read its metrics and its JSON. Its methods may be called

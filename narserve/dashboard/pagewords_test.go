@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,11 +14,12 @@ import (
 	"narbor/store"
 )
 
-// pageOf returns the page of a machine that has transferred these amounts today.
-func pageOf(t *testing.T, facts dashboard.Facts, today stats.Amounts) string {
+// pageOf returns the page of a machine that has transferred these amounts today, and others on earlier days, the latest first.
+func pageOf(t *testing.T, facts dashboard.Facts, today stats.Amounts, earlier ...stats.Day) string {
 	t.Helper()
-	text, err := json.Marshal(stats.Account{Schema: 1, Since: time.Now(),
-		Days: []stats.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}})
+	days := append([]stats.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}, earlier...)
+	slices.Reverse(days)
+	text, err := json.Marshal(stats.Account{Schema: 1, Since: time.Now(), Days: days})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,5 +74,20 @@ func TestPausedPageDoesNotSayThatNeighboursGetSomething(t *testing.T) {
 	}
 	if !strings.Contains(page, "narbor share resume") {
 		t.Error("while it is paused, the page does not say how to end that")
+	}
+}
+
+// The graph of 30 days has a bar for each day at its place, and none for a day before.
+func TestMonthGraphHasEachDayAtItsPlace(t *testing.T) {
+	page := pageOf(t, evilFacts([]string{"name"}), stats.Amounts{Sent: 1 << 30}, stats.Day{
+		Date: time.Now().AddDate(0, 0, -29).Format(time.DateOnly), Amounts: stats.Amounts{Sent: 1 << 29}}, stats.Day{
+		Date: time.Now().AddDate(0, 0, -30).Format(time.DateOnly), Amounts: stats.Amounts{Sent: 1 << 40}})
+	_, graph, _ := strings.Cut(page, `id="m-t"`)
+	graph, _, _ = strings.Cut(graph, "</svg>")
+	for _, want := range []string{`<rect class="out" x="0" y="68" width="8" height="32"/>`,
+		`<rect class="out" x="290" y="68" width="8" height="64"/>`} {
+		if !strings.Contains(graph, want) || strings.Count(graph, "<rect") != 2 {
+			t.Errorf("the graph lacks %s, or has more than two bars:\n%s", want, graph)
+		}
 	}
 }

@@ -28,21 +28,22 @@ type view struct {
 
 	Month, Today stats.Amounts
 	graph
-	In, Out []stats.Transfer
-	More    int // neighbours not shown
-	Used    []Interface
-	Unused  []Interface
+	MonthGraph graph
+	In, Out    []stats.Transfer
+	More       int // neighbours not shown
+	Used       []Interface
+	Unused     []Interface
 }
 
-// A graph is what passed in the last 24 hours.
+// A graph is what passed in the last 24 hours, or in the last 30 days.
 type graph struct {
-	Day   stats.Amounts
+	Day   stats.Amounts // of all its bars
 	Bars  []bar
 	Top   string // the value of the highest bar
 	Depth int    // how far down bars go
 }
 
-// A bar is a quarter of an hour in the graph: the heights above and below its axis, in its units.
+// A bar is a quarter of an hour, or a day, in the graph: the heights above and below its axis, in its units.
 type bar struct {
 	X, Own, Saved, Sent int
 	Y, OwnY             int // tops of what was saved, and of the rest above it
@@ -53,8 +54,12 @@ const graphHeight = 64
 
 func (p *Page) view() view {
 	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
-	v.Month, v.Today = v.Sum(30), v.Sum(1)
-	v.graph = draw(v.Quarters)
+	v.Month, v.Today = v.Sum(monthDays), v.Sum(1)
+	var times []stats.Amounts
+	for _, q := range v.Quarters {
+		times = append(times, q.Amounts)
+	}
+	v.graph, v.MonthGraph = draw(times), draw(lastDays(v.Days, monthDays, time.Now()))
 	for i, r := range v.Requests {
 		v.Requests[i].From = r.From[:min(len(r.From), 3)]
 	}
@@ -79,11 +84,27 @@ func (p *Page) view() view {
 	return v
 }
 
-// draw makes the graph of the last day.
-func draw(quarters []stats.Quarter) (g graph) {
+// monthDays are the days of the larger graph, and of the figures at the top.
+const monthDays = 30
+
+// lastDays returns what passed on each of the last n days, today included. Days without an account are empty.
+func lastDays(days []stats.Day, n int, now time.Time) []stats.Amounts {
+	byDate := make(map[string]stats.Amounts, len(days))
+	for _, d := range days {
+		byDate[d.Date] = d.Amounts
+	}
+	list := make([]stats.Amounts, n)
+	for i := range list {
+		list[i] = byDate[now.AddDate(0, 0, i+1-n).Format(time.DateOnly)]
+	}
+	return list
+}
+
+// draw makes a graph with a bar for each of these amounts.
+func draw(times []stats.Amounts) (g graph) {
 	highest := int64(1)
-	for _, q := range quarters {
-		g.Day.Add(q.Amounts)
+	for _, q := range times {
+		g.Day.Add(q)
 		highest = max(highest, q.SavedOf(), q.Sent)
 	}
 	height := func(n int64) int {
@@ -92,7 +113,7 @@ func draw(quarters []stats.Quarter) (g graph) {
 		}
 		return max(1, int(math.Round(float64(n)/float64(highest)*graphHeight)))
 	}
-	for i, q := range quarters {
+	for i, q := range times {
 		b := bar{X: 10 * i, Saved: height(q.Saved()), Own: height(q.SavedOf() - q.Saved()), Sent: height(q.Sent)}
 		b.Y = graphHeight - b.Saved
 		b.OwnY = b.Y - b.Own
