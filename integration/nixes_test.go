@@ -41,3 +41,33 @@ func TestClosureArrivesWithEveryNix(t *testing.T) {
 	w.realise(h, top)
 	w.whole(h, c, top)
 }
+
+// Each newer Nix fetches from the oldest beside a machine that sends wrong bytes, and its narbor is killed in the middle. The
+// tests of liars and of restarts have the oldest alone.
+func TestEveryNixOutlivesLiarsAndRestarts(t *testing.T) {
+	nixes := nixes(t)
+	w := newWorld(t)
+	c := w.corpus(corpus.Small())
+	alice, _ := w.sharing("alice", c)
+	liar := w.liar("liar", c)
+	w.must(alice.Shape(100)) // so that there is a middle
+	for _, nix := range nixes[1:] {
+		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter)
+		p := w.start(h)
+		w.neighbours(h, 2)
+		r := w.begin(h, c.Top.String())
+		w.until(h, "has caught the liar", func(s lan.Status) bool {
+			for _, nb := range s.Neighbours {
+				if at(nb.Addr, liar) && nb.WrongNARs > 0 {
+					return true
+				}
+			}
+			return false
+		})
+		w.must(p.Kill())
+		w.start(h)
+		r.end()
+		w.whole(h, c, c.Top.String())
+		w.must(w.lan.Remove(h)) // or the next would fetch from it, too
+	}
+}
