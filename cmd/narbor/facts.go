@@ -3,10 +3,12 @@ package main
 import (
 	"net/http"
 	"runtime"
+	"slices"
 	"time"
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
+	"narbor/p2p"
 	"narbor/store"
 )
 
@@ -66,6 +68,9 @@ func (s *parts) status() control.Status {
 		Spool: control.SpoolStatus{Bytes: spool.Bytes, Entries: spool.Entries, MaxBytes: spool.MaxBytes, FreeBytes: spool.Free,
 			MinFree: spool.MinFree, Verified: spool.Verified, VerifySeconds: spool.VerifyTime.Seconds()},
 	}
+	st.Away = account.Away(func(id string) bool {
+		return slices.ContainsFunc(st.Neighbours, func(n p2p.NeighbourStatus) bool { return n.ID == id })
+	}, time.Now())
 	st.CircleKeys = s.keys.circleNames()
 	st.PublicKeys, st.PrivateKeys = s.keys.policy().split(st.Keys)
 	st.NixConfProblems = s.keys.problems()

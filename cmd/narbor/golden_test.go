@@ -90,6 +90,7 @@ func TestStatusReadsWell(t *testing.T) {
 		store.FromInternet: 644_245_094}
 	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
 	st.Month = stats.Amounts{Received: map[store.Origin]int64{store.FromRebuild: 9 << 30, store.FromInternet: 1 << 30}}
+	st.Away = []stats.Share{{Name: idDesk, Last: time.Date(2026, 1, 3, 9, 30, 0, 0, time.Local)}}
 	st.Rates = stats.Rates{Network: 85 << 20, Internet: 3 << 20}
 	st.LastUpdate = &stats.Update{Start: time.Date(2026, 1, 4, 14, 2, 5, 0, time.Local), From: []string{idNAS}, AloneSeconds: 361,
 		Amounts: stats.Amounts{NARs: 1156, Seconds: 41, Received: map[store.Origin]int64{store.FromRebuild: 1_340_000_000,

@@ -150,6 +150,9 @@ func printStatus(st control.Status, s screen) {
 	}
 	fmt.Fprintln(s)
 	printStatusNeighbours(st, s)
+	for _, p := range st.Away {
+		s.hang("not here", fmt.Sprintf("%s, last transfer %s", dashboard.ShortID(p.Name), p.Last.Local().Format("2 January 15:04")))
+	}
 	for _, o := range st.OtherGroup {
 		s.hang("other group", fmt.Sprintf("%s at %s, which is neither asked nor answered", dashboard.ShortID(o.ID), shortAddr(o.Addr)))
 	}

@@ -19,7 +19,12 @@ func pageOf(t *testing.T, facts dashboard.Facts, today stats.Amounts, earlier ..
 	t.Helper()
 	days := append([]stats.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}, earlier...)
 	slices.Reverse(days)
-	text, err := json.Marshal(stats.Account{Schema: 1, Since: time.Now(), Days: days})
+	return pageOfAccount(t, facts, stats.Account{Schema: 1, Since: time.Now(), Days: days})
+}
+
+func pageOfAccount(t *testing.T, facts dashboard.Facts, account stats.Account) string {
+	t.Helper()
+	text, err := json.Marshal(account)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,5 +94,14 @@ func TestMonthGraphHasEachDayAtItsPlace(t *testing.T) {
 		if !strings.Contains(graph, want) || strings.Count(graph, "<rect") != 2 {
 			t.Errorf("the graph lacks %s, or has more than two bars:\n%s", want, graph)
 		}
+	}
+}
+
+func TestPageNamesPeersThatAreNotHere(t *testing.T) {
+	facts := evilFacts([]string{"name"})
+	page := pageOfAccount(t, facts, stats.Account{Schema: 1, Peers: []stats.Share{{Name: "name", Last: time.Now()},
+		{Name: "<b>away", Last: time.Now().Add(-3 * time.Hour)}}})
+	if want := `Not here now: <span title="&lt;b&gt;away">&lt;b&gt;away</span> (last transfer 3 h ago)</p>`; !strings.Contains(page, want) {
+		t.Errorf("the page lacks %s:\n%s", want, page)
 	}
 }

@@ -31,6 +31,7 @@ type view struct {
 	MonthGraph graph
 	In, Out    []stats.Transfer
 	More       int // neighbours not shown
+	Away       []stats.Share
 	Used       []Interface
 	Unused     []Interface
 }
@@ -70,6 +71,9 @@ func (p *Page) view() view {
 			v.Out = append(v.Out, t)
 		}
 	}
+	v.Away = v.Account.Away(func(id string) bool {
+		return slices.ContainsFunc(v.Neighbours, func(n Neighbour) bool { return n.ID == id })
+	}, time.Now())
 	if v.More = max(0, len(v.Neighbours)-maxRows); v.More > 0 {
 		v.Neighbours = v.Neighbours[:maxRows]
 	}

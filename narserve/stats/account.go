@@ -22,6 +22,8 @@ const (
 	quarters, quarter = 96, 15 * time.Minute
 	// maxRequests bounds the latest requests that are remembered.
 	maxRequests = 50
+	// upstreamName is among the peers what upstreams gave.
+	upstreamName = "upstream"
 	// maxFrom bounds the peers named in a request or a transfer.
 	maxFrom = 8
 	// internetRate is what Nix is assumed to get from the internet, in bytes of NARs a second, to say how much time
@@ -192,6 +194,21 @@ func (a Account) Sum(days int) Amounts {
 // parties has the shares of peers, by ID, and of packages, by name.
 type parties struct {
 	peers, names shares
+}
+
+// maxAway and awayFor bound the list of peers that are not here.
+const maxAway, awayFor = 5, 30 * 24 * time.Hour
+
+// Away returns the peers with which something passed in the last 30 days and that are not here now, the latest first; at most 5.
+func (a Account) Away(here func(id string) bool, now time.Time) []Share {
+	away := []Share{}
+	for _, s := range a.Peers {
+		if s.Name != "" && s.Name != upstreamName && now.Sub(s.Last) < awayFor && !here(s.Name) {
+			away = append(away, s)
+		}
+	}
+	slices.SortStableFunc(away, func(a, b Share) int { return b.Last.Compare(a.Last) })
+	return away[:min(len(away), maxAway)]
 }
 
 // shares is what passed by peer or by package name, at most twice as many as are kept.

@@ -69,6 +69,8 @@ type TransferStatus struct {
 	Month      stats.Amounts    `json:"month"` // the last 30 days
 	Rates      stats.Rates      `json:"rates"`
 	Now        []stats.Transfer `json:"now"`
+	// Away are peers with which something passed in 30 days, and that are not connected.
+	Away []stats.Share `json:"away"`
 }
 
 // SpoolStatus is how full the spool is.
