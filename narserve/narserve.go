@@ -25,7 +25,6 @@ package narserve
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -301,25 +300,6 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 	text := infoText(m)
 	s.remember(m, text)
 	return reply{status: http.StatusOK, contentType: "text/x-nix-narinfo", text: text}, nil
-}
-
-// withhold fails if the NAR of a mapping cannot reach Nix, so that its narinfo must not either, and logs a limit of
-// this machine that is the cause.
-func (s *Server) withhold(m trust.Mapping) error {
-	err := s.Obstacle(m.Path().HashPart(), m.NarHash(), m.NarSize())
-	if errors.Is(err, store.ErrNoSpace) {
-		s.log.Warn("a nar does not fit into the spool; nix asks its next substituter; see --spool-size and --min-free",
-			zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()), zap.Error(err))
-	}
-	return err
-}
-
-// Obstacle says why Nix is told that a path is not here although a source has it; nil if it is not.
-func (s *Server) Obstacle(hp store.HashPart, narHash store.Hash, narSize int64) error {
-	if err := s.fits(narSize); err != nil {
-		return err
-	}
-	return s.fetches.refused(fetchKey{hp, narHash})
 }
 
 // pageReply answers a request for the page or one of its files.

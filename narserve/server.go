@@ -1,9 +1,12 @@
 package narserve
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"time"
+
+	"go.uber.org/zap"
 
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
@@ -69,4 +72,23 @@ func (n *narReply) close() {
 
 func (n *narReply) reply(status int) reply {
 	return reply{status: status, contentType: "application/x-nix-nar", nar: n}
+}
+
+// withhold fails if the NAR of a mapping cannot reach Nix, so that its narinfo must not either, and logs a limit of
+// this machine that is the cause.
+func (s *Server) withhold(m trust.Mapping) error {
+	err := s.Obstacle(m.Path().HashPart(), m.NarHash(), m.NarSize())
+	if errors.Is(err, store.ErrNoSpace) {
+		s.log.Warn("a nar does not fit into the spool; nix asks its next substituter; see --spool-size and --min-free",
+			zap.Stringer("path", m.Path()), zap.Int64("size", m.NarSize()), zap.Error(err))
+	}
+	return err
+}
+
+// Obstacle says why Nix is told that a path is not here although a source has it; nil if it is not.
+func (s *Server) Obstacle(hp store.HashPart, narHash store.Hash, narSize int64) error {
+	if err := s.fits(narSize); err != nil {
+		return err
+	}
+	return s.fetches.refused(fetchKey{hp, narHash})
 }

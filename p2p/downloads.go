@@ -28,13 +28,6 @@ type downloads struct {
 	opening  sync.Mutex // one at a time: of two drafts of a NAR, one would not have what an earlier fetch has left
 }
 
-// A flight is a fetch under way.
-type flight struct {
-	*fetch.Session
-	draft *spool.Draft
-	done  chan struct{} // closed when it has ended, and the NAR, or what has come of it, is in the spool
-}
-
 // open begins to receive a NAR; others may ask for its blocks from then on, and the caller calls receive. If that NAR is being
 // received already, open returns that flight, which is not the caller's.
 func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {

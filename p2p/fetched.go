@@ -24,6 +24,13 @@ type fetched struct {
 	flights map[store.Hash]*flight
 }
 
+// A flight is a fetch under way.
+type flight struct {
+	*fetch.Session
+	draft *spool.Draft
+	done  chan struct{} // closed when it has ended, and the NAR, or what has come of it, is in the spool
+}
+
 func newFetched(spool *spool.Spool) *fetched {
 	return &fetched{spool: spool, infos: lru.New[store.HashPart, store.Info](maxInfos),
 		flights: map[store.Hash]*flight{}}

@@ -4,7 +4,7 @@ import (
 	"time"
 )
 
-// What bounds what a peer, real or forged, can make this machine do: its size, count, rate or deadline, with the argument
+// The limits of the work that a peer, real or forged, can cause here: its size, count, rate or deadline, with the argument
 // for the value. Bounds of downloads are in fetch/fetchlimits.go, those of questions in ask/limits.go, those of what one peer
 // can do in peers/peerlimits.go, those of answers in serve/servelimits.go, those of peer exchange and dial-back in
 // meet/limits.go, and those of waits in peers/busywait.go and secrets/secrets.go. The sizes of a NAR, of its blocks and of a

@@ -89,7 +89,7 @@ func (px *proxy) alone() string {
 	return ""
 }
 
-// AnswerUpstream asks the upstreams for a neighbour. What it asks is never passed on to other neighbours.
+// AnswerUpstream asks the upstreams for a neighbour. Such a question is never passed on to other neighbours.
 func (px *proxy) AnswerUpstream(ctx context.Context, c serve.Client, bw *bufio.Writer, r wire.Request) error {
 	if !px.helps() || !c.MayHelp() { // every question is a miss, unless it is found
 		return bw.WriteByte(byte(wire.VerdictNo))

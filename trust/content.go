@@ -1,14 +1,10 @@
 package trust
 
 import (
-	"crypto/md5"
-	"crypto/sha1"
 	"crypto/sha256"
-	"crypto/sha512"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
-	"hash"
 	"io"
 	"strings"
 
@@ -25,22 +21,6 @@ type content struct {
 	flat    bool   // the NAR must be one plain file, and digest is the file's
 	git     bool   // digest is the object ID that git gives to what the NAR has
 	settled bool   // by NarHash: the NAR needs no further check
-}
-
-// newHash returns a hash of Nix's name for it, or nil. MD5 and SHA-1 are here because Nix believes them: an author can make
-// two contents with one hash, and a peer cannot make another content for a hash that is known.
-func newHash(algo string) hash.Hash {
-	switch algo {
-	case "md5":
-		return md5.New()
-	case "sha1":
-		return sha1.New()
-	case "sha256":
-		return sha256.New()
-	case "sha512":
-		return sha512.New()
-	}
-	return nil
 }
 
 // parseContent reads a content address, with Nix's name for its kind. It has one spelling, the one that Nix writes.

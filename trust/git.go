@@ -2,6 +2,10 @@ package trust
 
 import (
 	"bufio"
+	"crypto/md5"
+	"crypto/sha1"
+	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -21,6 +25,22 @@ const (
 
 // errNAR is the error of bytes that are no archive.
 var errNAR = errors.New("not an archive as Nix writes it")
+
+// newHash returns a hash of Nix's name for it, or nil. MD5 and SHA-1 are here because Nix believes them: an author can make
+// two contents with one hash, and a peer cannot make another content for a hash that is known.
+func newHash(algo string) hash.Hash {
+	switch algo {
+	case "md5":
+		return md5.New()
+	case "sha1":
+		return sha1.New()
+	case "sha256":
+		return sha256.New()
+	case "sha512":
+		return sha512.New()
+	}
+	return nil
+}
 
 // A gitHasher computes the object ID that git gives to the content of an archive. It reads the archive once, from its beginning, and holds
 // the entries of the folders in memory that it is in.

@@ -11,8 +11,8 @@ import (
 	"narbor/narserve/dashboard"
 )
 
-// What a report may have in it. A field that is not named here is left out, so a new field of the status does not leave
-// the machine before it have a rule.
+// The fields that a report may have. A field that is not named here is left out, so a new field of the status does not leave
+// the machine before it has a rule.
 
 func amountRules() map[string]keeper {
 	received := keepNumbers("neighbours", "internetByOthers", "internet", "store")

@@ -7,7 +7,7 @@ import (
 	"narbor/store"
 )
 
-// What bounds a question to neighbours, with the argument for each value. The bounds of what one neighbour can be asked are in
+// The limits of a question to neighbours, with the argument for each value. The bounds of what one neighbour can be asked are in
 // peers/peerlimits.go, those of waits for busy neighbours in peers/busywait.go.
 const (
 	// maxFindings bounds the memory of which peer has which path: some closures' worth.

@@ -102,3 +102,39 @@ func ByReach(addrs []ma.Multiaddr) (first, last []ma.Multiaddr) {
 	}
 	return first, last
 }
+
+// plainInterfaceAddrs asks the standard library, which does not say whether an address is usable yet.
+func plainInterfaceAddrs(ifis []net.Interface) map[int][]netip.Prefix {
+	out := make(map[int][]netip.Prefix, len(ifis))
+	for _, ifi := range ifis {
+		addrs, err := ifi.Addrs()
+		if err != nil {
+			continue // it has gone meanwhile
+		}
+		for _, a := range addrs {
+			n, ok := a.(*net.IPNet)
+			if !ok {
+				continue
+			}
+			if p, ok := PrefixOf(n); ok {
+				out[ifi.Index] = append(out[ifi.Index], p)
+			}
+		}
+	}
+	return out
+}
+
+// PrefixOf keeps the whole address beside the length of its network.
+func PrefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	ip, ok := netip.AddrFromSlice(n.IP)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	ones, bits := n.Mask.Size()
+	ip = ip.Unmap()
+	if bits == 128 && ip.Is4() {
+		ones -= 96
+	}
+	p := netip.PrefixFrom(ip, ones)
+	return p, p.IsValid()
+}

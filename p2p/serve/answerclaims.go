@@ -3,11 +3,14 @@ package serve
 import (
 	"bufio"
 	"context"
+	"errors"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -35,6 +38,17 @@ func (srv *Server) sharedClaims(parts []store.HashPart, claim func(store.HashPar
 	work()
 	helpers.Wait()
 	return out
+}
+
+// noteHealth logs read errors of shared paths, once in a while: neighbours ask for thousands of paths.
+func (srv *Server) noteHealth(hp store.HashPart, err error) {
+	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
+		return
+	}
+	last, now := srv.warned.Load(), time.Now().UnixNano()
+	if now-last > int64(time.Minute) && srv.warned.CompareAndSwap(last, now) {
+		srv.cfg.Log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
+	}
 }
 
 // answers is where the answers on a stream go, and what has been told there.

@@ -13,7 +13,6 @@ import (
 
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
-	"narbor/store"
 )
 
 // errGone is what a stream is reset with when a NAR can no longer be read in the middle of an answer.
@@ -172,17 +171,6 @@ func (srv *Server) prepare(ctx context.Context, c Client, r wire.Request) (*wire
 		srv.cfg.Sent(path, narSize, c.conn.RemotePeer().String(), size)
 	}
 	return b, nil
-}
-
-// noteHealth logs read errors of shared paths, once in a while: neighbours ask for thousands of paths.
-func (srv *Server) noteHealth(hp store.HashPart, err error) {
-	if err == nil || errors.Is(err, store.ErrNotFound) || errors.Is(err, context.Canceled) {
-		return
-	}
-	last, now := srv.warned.Load(), time.Now().UnixNano()
-	if now-last > int64(time.Minute) && srv.warned.CompareAndSwap(last, now) {
-		srv.cfg.Log.Warn("cannot read what a neighbour asks for", zap.String("hashPart", string(hp)), zap.Error(err))
-	}
 }
 
 // answerManifest takes a turn for each block: to hash a large NAR takes a while.

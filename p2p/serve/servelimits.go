@@ -2,7 +2,7 @@ package serve
 
 import "time"
 
-// What bounds the answers to peers, real or forged.
+// The limits of answers to peers, real or forged.
 
 // Counts: of concurrent work.
 const (

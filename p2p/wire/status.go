@@ -1,9 +1,20 @@
 package wire
 
-import "errors"
+import (
+	"errors"
+	"io"
+)
 
 // ErrWire is the error of a message that breaks the wire format.
 var ErrWire = errors.New("wire format violated")
+
+// NoEOF is for places where the stream must not end.
+func NoEOF(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
 
 // status is the first byte of the answer to a block request.
 type status byte

@@ -329,11 +329,3 @@ func ReadHave(br *bufio.Reader, blocks int) (Bitmap, error) {
 	}
 	return have, nil
 }
-
-// NoEOF is for places where the stream must not end.
-func NoEOF(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
-}

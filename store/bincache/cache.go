@@ -232,17 +232,6 @@ func (c *Cache) NAR(ctx context.Context, info store.Info) (store.NAR, error) {
 	return nar, nil
 }
 
-// A fileNAR is a file that is a NAR.
-type fileNAR struct {
-	*os.File
-	size int64
-}
-
-func (n *fileNAR) Size() int64 { return n.size }
-func (n *fileNAR) ReadAt(p []byte, off int64) (int, error) {
-	return nar.ReadFile(n.File, p, off, n.size)
-}
-
 // Add puts a path that the caller has verified into the cache: its NAR, uncompressed, then its narinfo, each of which
 // appears whole or not at all. The error wraps [store.ErrCorrupt] if nar is not what info says; then nothing is added.
 func (c *Cache) Add(info store.Info, nar io.Reader) error {

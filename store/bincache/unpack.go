@@ -237,3 +237,15 @@ func (c contextReader) Read(p []byte) (int, error) {
 	}
 	return c.r.Read(p)
 }
+
+// A fileNAR is a file that is a NAR.
+type fileNAR struct {
+	*os.File
+	size int64
+}
+
+func (n *fileNAR) Size() int64 { return n.size }
+
+func (n *fileNAR) ReadAt(p []byte, off int64) (int, error) {
+	return nar.ReadFile(n.File, p, off, n.size)
+}
