@@ -44,6 +44,7 @@ type UpstreamConfig struct {
 type SharingConfig struct {
 	Sources    []store.Source // asked in order for what neighbours want, and then the spool; none shares nothing
 	Keys       *trust.Keys    // a path is shared only if one of these has signed it
+	Public     *trust.Keys    // those of Keys that are public, as the counts tell them apart; nil is all
 	Circle     *trust.Keys    // in a group, what was built here is shared if one of these has signed it; nil shares none
 	Fetched    bool           // sources that Nix has fetched by their hash are shared without a signature
 	Off        bool           // share nothing until [Node.Share] turns it on

@@ -8,10 +8,15 @@ import (
 	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
+	"narbor/p2p/serve"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/rebase"
+	"narbor/trust"
 )
+
+// KindCount is what was shared of a kind of path.
+type KindCount = serve.KindCount
 
 // Status is what a node knows of itself and its neighbours at a moment. Times are in seconds, amounts in bytes or
 // blocks since the start of the program.
@@ -39,6 +44,8 @@ type Status struct {
 	Cooperates   bool   `json:"cooperates"` // whether upstreams are asked for neighbours
 	Alone        string `json:"alone"`      // why not
 	Helpers      int    `json:"helpers"`    // neighbours that ask their upstreams for this node
+	// Shared counts by the kind of path what neighbours have asked for and were sent, since the start.
+	Shared map[trust.Kind]KindCount `json:"shared"`
 	// Rejected is how often what a peer sent was not believed, by reason; Bans how many were banned, by the last lie of
 	// each; Networks how often the interfaces that are used have changed.
 	Rejected map[string]int64 `json:"rejected"`
@@ -104,6 +111,7 @@ func (n *Node) Status() Status {
 	}
 	s.Rejected, s.Bans = n.ledger.Totals()
 	s.OtherKeys = n.ledger.OtherKeys(n.cfg.Trusted)
+	s.Shared = n.server.Counts()
 	s.Networks = n.lan.Changes()
 	if n.cfg.Rebuilds != nil {
 		s.Rebuilds = n.cfg.Rebuilds.Recent()

@@ -215,6 +215,9 @@ type Info struct {
 	// Fetched is set by this machine's Nix store alone, for paths with a content address that its database does not tell
 	// from what Nix fetches by a hash known before. It is part of no claim text.
 	Fetched bool
+	// Offered is set for paths with a signature that a neighbour has offered, Git for trees of a git repository. They are
+	// part of no claim text.
+	Offered, Git bool
 }
 
 // Block is a piece of a NAR: its content address and its length in bytes, at most [BlockSize].

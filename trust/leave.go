@@ -23,6 +23,7 @@ type Policy struct {
 	Keys    *Keys // one of these must have signed a path
 	Circle  *Keys // one of these must have signed a path that was built here; nil keeps all such paths here
 	Fetched bool  // sources that Nix has fetched by their hash need no signature
+	Public  *Keys // for [Policy.KindOf] alone: those of Keys that are public; nil is all
 }
 
 // isSource reports whether others may have a path without a signature: it is known by a hash of its content, and Nix's

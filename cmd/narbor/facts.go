@@ -21,7 +21,7 @@ func (s *parts) facts() dashboard.Facts {
 		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && (len(st.ShareKeys) > 0 || st.ShareSources),
 			Paused: st.Sharing == "none", Sources: st.ShareSources,
 			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, CircleKeys: st.CircleKeys,
-			UploadRate: st.UploadRate, Group: st.Group},
+			UploadRate: st.UploadRate, Group: st.Group, Kinds: shareKinds(st)},
 		NetworkFacts:  dashboard.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
 		UpstreamFacts: dashboard.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
 		Spool: dashboard.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries,

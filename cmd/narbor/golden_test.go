@@ -23,6 +23,7 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/trust"
 )
 
 var update = flag.Bool("update", false, "write testdata/*.txt anew")
@@ -71,7 +72,7 @@ func exampleStatus() control.Status {
 		}, Interfaces: []netmon.InterfaceStatus{
 			{Name: "docker0", Reason: "containers, by its name"}, {Name: "eth0", Used: true},
 			{Name: "lo", Reason: "loopback"}, {Name: "veth1", Reason: "part of docker0"}, {Name: "wlan0", Used: true},
-		}},
+		}, Shared: map[trust.Kind]p2p.KindCount{trust.KindPublic: {Asked: 12_345, Sent: 644_245_094}, trust.KindKept: {Asked: 3}}},
 		HTTP:        []string{"127.0.0.1:6272", "[::1]:6272"},
 		StoreStatus: control.StoreStatus{Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"}},
 		KeyStatus: control.KeyStatus{Keys: []string{"cache.nixos.org-1"},

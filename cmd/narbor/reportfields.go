@@ -9,6 +9,7 @@ import (
 
 	"narbor/cmd/narbor/doctor"
 	"narbor/narserve/dashboard"
+	"narbor/trust"
 )
 
 // The fields that a report may have. A field that is not named here is left out, so a new field of the status does not leave
@@ -70,6 +71,15 @@ func outsidersRule() keeper {
 	return keepEach(keepFields(map[string]keeper{"id": peerRule(), "addr": addressRule()}))
 }
 
+// keepKinds keeps the counts of each kind of path.
+func keepKinds() keeper {
+	rules := map[string]keeper{}
+	for _, kind := range trust.Kinds() {
+		rules[string(kind)] = keepNumbers("asked", "sent")
+	}
+	return keepFields(rules)
+}
+
 func statusRule() keeper {
 	refused := keepNumbers("bad_signature", "untrusted_key", "hash_mismatch", "name_mismatch", "malformed", "probing")
 	rules := map[string]keeper{
@@ -80,7 +90,7 @@ func statusRule() keeper {
 		"struck": struckRule(), "otherGroup": outsidersRule(), "blocked": keepEach(peerRule()),
 		"upstreams": keepEach(keepFields(map[string]keeper{"down": keepNumber, "wireReceived": keepNumber})),
 		"received":  keepNumbers("neighbours", "internetByOthers", "internet", "store"), "alone": phraseRule(), "rejected": refused,
-		"bans": refused,
+		"bans": refused, "shared": keepKinds(),
 		"discovery": keepFields(map[string]keeper{"question": keepNumbers("sent", "used", "ignored"),
 			"announcement": keepNumbers("used", "ignored"), "unknown": keepNumbers("malformed", "dropped")}),
 		"store": keepPresence, "storeProblem": phraseRule(), "cacheDirs": keepLength, "keys": keepEach(keyRule()),

@@ -166,7 +166,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Host:      transport.Config{Identity: s.identity, Port: uint16(c.Uint("port")), Log: s.log.Named("p2p"), Libp2pLog: s.log.libp2p},
 		Discovery: find,
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
-			Circle: s.keys.circle, Fetched: s.keys.fetched,
+			Public: s.keys.public, Circle: s.keys.circle, Fetched: s.keys.fetched,
 			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep},
 		GroupSecret: s.keys.group.secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,

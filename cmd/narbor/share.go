@@ -11,6 +11,7 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
+	"narbor/trust"
 )
 
 func shareCommand() *cli.Command {
@@ -81,24 +82,20 @@ type ShareStatus struct {
 	Store       string     `json:"store"`
 	CacheDirs   []string   `json:"cacheDirs"`
 	BytesSent   int64      `json:"bytesSent"` // to present neighbours
-	// Kinds has each kind of path, and the machines that may have it.
-	Kinds []ShareKind `json:"kinds"`
+	// Kinds has each kind of path, the machines that may have it, and what they have had since the start.
+	Kinds []dashboard.ShareKind `json:"kinds"`
 
 	what string // for people
 }
 
-// ShareKind is a kind of path, and with which machines it is shared.
-type ShareKind struct {
-	Kind string `json:"kind"`
-	With string `json:"with"`
-}
+const noMachine = "no machine"
 
-// shareKinds returns with which machines each kind of path is shared.
-func shareKinds(st control.Status) []ShareKind {
-	const none, members = "no machine", "members of the group"
+// shareKinds returns with which machines each kind of path is shared, and how much of it was asked for and sent.
+func shareKinds(st control.Status) []dashboard.ShareKind {
+	const members = "members of the group"
 	with := func(may bool, machines string) string {
 		if !may || st.Sharing == "none" {
-			return none
+			return noMachine
 		}
 		return machines
 	}
@@ -106,13 +103,31 @@ func shareKinds(st control.Status) []ShareKind {
 	if st.Group {
 		all = members
 	}
-	return []ShareKind{
-		{"signed by a public key", with(len(st.PublicKeys) > 0, all)},
-		{"signed by private keys alone", with(st.Group && len(st.PrivateKeys) > 0, members)},
-		{"fetched source without a signature", with(st.ShareSources, all)},
-		{"own build that a key of the circle has signed", with(st.Group && len(st.CircleKeys) > 0, members)},
-		{"other own builds, .drv files, unsigned paths", none},
+	kind := func(k trust.Kind, what, machines string) dashboard.ShareKind {
+		return dashboard.ShareKind{Kind: what, With: machines, Asked: st.Shared[k].Asked, Sent: st.Shared[k].Sent}
 	}
+	return []dashboard.ShareKind{
+		kind(trust.KindPublic, "signed by a public key", with(len(st.PublicKeys) > 0, all)),
+		kind(trust.KindOffered, "unsigned here, signature offered", with(len(st.ShareKeys) > 0, all)),
+		kind(trust.KindPrivate, "signed by private keys alone", with(st.Group && len(st.PrivateKeys) > 0, members)),
+		kind(trust.KindSource, "fetched source, unsigned", with(st.ShareSources, all)),
+		kind(trust.KindGit, "commit of a git repository", with(st.ShareSources, all)),
+		kind(trust.KindOwn, "own build with the circle's signature", with(st.Group && len(st.CircleKeys) > 0, members)),
+		kind(trust.KindKept, "other own builds, .drv, unsigned paths", noMachine),
+	}
+}
+
+// printKinds prints the table of kinds.
+func printKinds(kinds []dashboard.ShareKind, s screen) {
+	rows := make([][]string, len(kinds))
+	for i, k := range kinds {
+		sent := ""
+		if k.Sent > 0 {
+			sent = dashboard.Amount(k.Sent)
+		}
+		rows[i] = []string{k.Kind, k.With, dashboard.Count(k.Asked), sent}
+	}
+	s.table([]string{"KIND OF PATH", "SHARED WITH", ">ASKED FOR", ">SENT"}, rows, 3, 2)
 }
 
 func shareStatus(c *cli.Context) error {
@@ -165,9 +180,5 @@ func (sh ShareStatus) print(s screen) {
 	s.field("with", "%s", with)
 	s.field("sent", "%s to present neighbours", dashboard.Amount(sh.BytesSent))
 	fmt.Fprintln(s)
-	rows := make([][]string, len(sh.Kinds))
-	for i, k := range sh.Kinds {
-		rows[i] = []string{k.Kind, k.With}
-	}
-	s.table([]string{"kind of path", "shared with"}, rows)
+	printKinds(sh.Kinds, s)
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,6 +165,10 @@ func printStatus(st control.Status, s screen) {
 		if n.Aside != "" {
 			s.hang("set aside", fmt.Sprintf("%s until %s: it %s", dashboard.ShortID(n.ID), n.AsideUntil.Local().Format("15:04"), n.Aside))
 		}
+	}
+	if st.Sharing != "none" {
+		fmt.Fprintln(s)
+		printKinds(slices.DeleteFunc(shareKinds(st), func(k dashboard.ShareKind) bool { return k.With == noMachine && k.Asked == 0 }), s)
 	}
 	printFaults(st, s)
 }

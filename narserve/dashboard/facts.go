@@ -37,6 +37,15 @@ type ShareFacts struct {
 	Sources    bool  // fetched sources are shared without a signature
 	UploadRate int64 // bytes a second; 0 is no limit
 	Group      bool  // only members of a group are asked and answered
+	Kinds      []ShareKind
+}
+
+// ShareKind is a kind of path, with which machines it is shared, and how much of it since the start.
+type ShareKind struct {
+	Kind  string `json:"kind"`
+	With  string `json:"with"`
+	Asked int64  `json:"asked"` // paths that neighbours asked for, each time; and what they were told of before they asked
+	Sent  int64  `json:"sent"`  // bytes of NARs
 }
 
 // NetworkFacts describe the network, and count the problems with it since the start.

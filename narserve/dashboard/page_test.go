@@ -192,3 +192,14 @@ func TestStatusIsWhatItIsGiven(t *testing.T) {
 		t.Errorf("GET /healthz = %q", a.Text)
 	}
 }
+
+func TestPageCountsTheKindsOfPath(t *testing.T) {
+	var facts dashboard.Facts
+	facts.Kinds = []dashboard.ShareKind{{Kind: "of this kind", With: "these machines", Asked: 12345, Sent: 3 << 20}}
+	text := get(t, pageWith(facts), "/").Text
+	for _, want := range []string{"of this kind", "these machines", "12\u00a0345", "3.0 MiB"} {
+		if !strings.Contains(text, want) && !strings.Contains(text, strings.ReplaceAll(want, "\u00a0", " ")) {
+			t.Errorf("the page does not have %q", want)
+		}
+	}
+}

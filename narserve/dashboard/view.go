@@ -189,6 +189,7 @@ func pageFuncs() template.FuncMap {
 		"seconds": func(s float64) string { return tookText(s) },
 		"rate":    func(t stats.Transfer) string { return Amount(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },
 		"count":   func(n int) string { return humanize.Comma(int64(n)) },
+		"count64": Count,
 		"join":    strings.Join,
 		"hash":    func(base string) bool { _, err := store.ParseHashPart(base); return err == nil },
 		"plus":    func(a, b int) int { return a + b },

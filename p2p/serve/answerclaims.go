@@ -89,6 +89,7 @@ func (srv *Server) answerClaims(ctx context.Context, c Client, w answers, r wire
 				continue
 			}
 			c.tally.ClaimsSent.Add(1)
+			srv.counts.asked(claim.kind)
 			w.told.add(part[i])
 			if len(refs) < wire.MaxFurther {
 				refs = append(refs, claim.refs...)
@@ -128,6 +129,7 @@ func (srv *Server) tellFurther(ctx context.Context, c Client, w answers, refs []
 			}
 			room -= len(claim.text)
 			c.tally.ClaimsSent.Add(1)
+			srv.counts.asked(claim.kind)
 			if err := wire.WriteFurther(w.Writer, part[i], claim.text); err != nil {
 				return err
 			}

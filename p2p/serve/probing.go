@@ -11,6 +11,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // mayLook reports whether something about a hash part may be looked up for a peer, which costs a miss until found takes
@@ -46,6 +47,9 @@ func (srv *Server) claimTo(ctx context.Context, c Client, hp store.HashPart) (sh
 	made, err := srv.sharedClaim(ctx, hp)
 	if err == nil || !errors.Is(err, store.ErrNotFound) { // a store that cannot be read is not the peer's fault
 		c.quota.found()
+	}
+	if staysHere(err) {
+		srv.counts.asked(trust.KindKept)
 	}
 	return made, err
 }

@@ -167,7 +167,7 @@ func (srv *Server) prepare(ctx context.Context, c Client, r wire.Request) (*wire
 	c.tally.BlocksSent.Add(1)
 	c.tally.BytesSent.Add(int64(size))
 	c.tally.WireSent.Add(int64(b.Size()))
-	if path, narSize := srv.named(r); !path.IsZero() {
+	if path, narSize := srv.sentOf(r, size); !path.IsZero() {
 		srv.cfg.Sent(path, narSize, c.conn.RemotePeer().String(), size)
 	}
 	return b, nil

@@ -74,6 +74,9 @@ func New(cfg Config) *Server {
 		quotas: newQuotas(cfg.Origin), repeats: newRepeats(), processors: &netmon.Processors{Idle: netmon.IdleProcessors}}
 }
 
+// Counts returns what was shared of each kind of path since the start.
+func (srv *Server) Counts() map[trust.Kind]KindCount { return srv.counts.all() }
+
 // A Client is a peer that asks, on a connection.
 type Client struct {
 	conn  network.Conn

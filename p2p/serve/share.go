@@ -28,6 +28,7 @@ type sharer struct {
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
 	off    atomic.Bool  // nothing is here, whatever is asked for
 
+	counts  kindCounts
 	checked *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
 
 	opened chan struct{} // there is something in open; read by Run
@@ -162,11 +163,11 @@ func (s *sharer) Offer(m trust.Mapping, sp *spool.NAR) {
 	if full {
 		s.CloseIdle(0)
 	}
-	key := narKey{m.Path().HashPart(), m.NarHash()}
+	key, kind := narKey{m.Path().HashPart(), m.NarHash()}, s.policy.KindOf(m.Info(), m)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[key] == nil {
-		s.open[key] = &openNAR{claimed: claimed{m, s.arriving, s.policy.Keys}, nar: sp.Retain(), used: time.Now()}
+		s.open[key] = &openNAR{claimed: claimed{m, s.arriving, s.policy.Keys, kind}, nar: sp.Retain(), used: time.Now()}
 		netmon.Hint(s.opened)
 	}
 }
@@ -185,10 +186,12 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (claimed, store.NAR, e
 	return c, nar, err
 }
 
-// named returns the path and the NarSize of a requested NAR, as long as it is open; the zero path if it is not.
-func (s *sharer) named(r wire.Request) (store.Path, int64) {
+// sentOf counts bytes of a requested NAR as sent, and returns its path and NarSize, as long as it is open; if it is not, the
+// zero path.
+func (s *sharer) sentOf(r wire.Request, size int) (store.Path, int64) {
 	if p := s.Partial(r); p != nil {
 		m, _ := p.Mapping()
+		s.counts.sent(s.policy.KindOf(m.Info(), m), size)
 		return m.Path(), m.NarSize()
 	}
 	s.mu.Lock()
@@ -202,6 +205,7 @@ func (s *sharer) named(r wire.Request) (store.Path, int64) {
 	if o.nar == nil {
 		return store.Path{}, 0
 	}
+	s.counts.sent(o.kind, size)
 	return o.m.Path(), o.nar.Size()
 }
 

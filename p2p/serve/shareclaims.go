@@ -24,12 +24,13 @@ type claimed struct {
 	m    trust.Mapping // checked with keys
 	src  store.Source  // has the path
 	keys *trust.Keys   // of the sharing policy for that path
+	kind trust.Kind
 }
 
 func newSharer(sources []store.Source, arriving Arriving, policy trust.Policy) *sharer {
 	checked := lru.New[store.HashPart, checkedInfo](maxChecked)
 	s := &sharer{sources: sources, arriving: arriving, policy: policy, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
-		checked: checked}
+		checked: checked, counts: newKindCounts()}
 	if arriving != nil {
 		s.sources = append(slices.Clone(sources), arriving)
 	}
@@ -39,6 +40,7 @@ func newSharer(sources []store.Source, arriving Arriving, policy trust.Policy) *
 // claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing. What one
 // source calls built here, no other source shares: it may have a copy. So the first source that fails ends the search.
 func (s *sharer) claim(ctx context.Context, hp store.HashPart) (claimed, error) {
+	here := false
 	for _, src := range s.sources {
 		if s.off.Load() {
 			break
@@ -57,10 +59,14 @@ func (s *sharer) claim(ctx context.Context, hp store.HashPart) (claimed, error) 
 		m, unsigned := s.check(hp, info, keys)
 		switch {
 		case unsigned == nil && s.policy.MayLeave(info, m) && m.Path().HashPart() == hp && err == nil:
-			return claimed{m, src, keys}, nil
+			return claimed{m, src, keys, s.policy.KindOf(info, m)}, nil
 		case info.Ultimate:
 			return claimed{}, fmt.Errorf("%s: %w: %w", info.Path, store.ErrNotFound, trust.ErrBuiltHere)
 		}
+		here = here || err == nil && src != s.arriving
+	}
+	if here {
+		return claimed{}, fmt.Errorf("%s: %w: %w", hp, store.ErrNotFound, errUnshared)
 	}
 	return claimed{}, fmt.Errorf("%s: %w", hp, store.ErrNotFound)
 }
@@ -87,6 +93,7 @@ type sharedClaim struct {
 	text      string
 	refs      []store.Path
 	receiving bool // the NAR, still
+	kind      trust.Kind
 }
 
 func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClaim, error) {
@@ -99,7 +106,7 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 		return sharedClaim{}, err
 	}
 	receiving := c.src == s.arriving && !s.arriving.Has(c.m.NarHash())
-	return sharedClaim{text, info.References, receiving}, nil
+	return sharedClaim{text, info.References, receiving, c.kind}, nil
 }
 
 // ClaimText returns the claim about a mapping, without the unsigned fields; a claim without a signature keeps its content

@@ -150,7 +150,8 @@ func (s *Store) Info(ctx context.Context, hp store.HashPart) (store.Info, error)
 	if err != nil {
 		return store.Info{}, err
 	}
-	info := store.Info{Path: t.path, NarHash: t.narHash, NarSize: t.narSize, CA: "fixed:r:" + t.narHash.String(), Fetched: true}
+	info := store.Info{Path: t.path, NarHash: t.narHash, NarSize: t.narSize, CA: "fixed:r:" + t.narHash.String(), Fetched: true,
+		Git: true}
 	if t.git {
 		info.Path, info.CA = gitPath(t.tree), gitAddress(t.tree)
 	}

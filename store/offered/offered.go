@@ -186,7 +186,7 @@ func (s source) Info(ctx context.Context, hp store.HashPart) (store.Info, error)
 	sigs := slices.Clone(info.Signatures)
 	for _, sig := range r.Signatures {
 		if !slices.Contains(sigs, sig) {
-			sigs = append(sigs, sig)
+			sigs, info.Offered = append(sigs, sig), true
 		}
 	}
 	return info.WithSignatures(sigs), nil
