@@ -153,6 +153,11 @@ func (b *Book) Run(ctx context.Context, failed func(error)) error {
 		select {
 		case <-b.changed:
 		case <-ctx.Done():
+			select {
+			case <-b.changed: // in the same moment
+				save()
+			default:
+			}
 			return nil
 		}
 		select {

@@ -167,3 +167,26 @@ func TestFileIsWrittenAfterAWhileAndAtTheEnd(t *testing.T) {
 		}
 	})
 }
+
+func TestRecordOfTheLastMomentIsWritten(t *testing.T) {
+	info := claim(t, 1)
+	for range 20 { // either case of a select may come first
+		file := filepath.Join(t.TempDir(), "offered.json")
+		b, err := offered.Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := b.Keep(info, []string{"key:sig"}, "peer"); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := b.Run(ctx, func(err error) { t.Error(err) }); err != nil {
+			t.Fatal(err)
+		}
+		again, err := offered.Open(file)
+		if _, ok := again.Of(info); !ok || err != nil {
+			t.Fatalf("the record is lost: %v", err)
+		}
+	}
+}
