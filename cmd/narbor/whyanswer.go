@@ -187,7 +187,7 @@ func (s *parts) whyLocal(ctx context.Context, hp store.HashPart) (*control.WhyLo
 		record, _ := s.shares.offered.Of(info)
 		for _, sig := range info.Signatures {
 			v := s.keys.verdict(info, sig)
-			if slices.Contains(record.Signatures, sig) {
+			if info.Offered && slices.Contains(record.Signatures, sig) {
 				v.OfferedBy, v.OfferedAt = record.From, &record.At
 			}
 			l.Signatures = append(l.Signatures, v)

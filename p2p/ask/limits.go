@@ -34,8 +34,8 @@ const (
 	offerQueue, offersAtOnce, maxOffered, maxOfferedTo = 1024, 64, 4096, 512
 	// offerPatience is how long a neighbour may take to answer offers, and so how long a fetch waits for one.
 	offerPatience = peers.InfoTimeout
-	// offerAgain is how long a mapping is not offered again.
-	offerAgain = 10 * time.Minute
+	// offerAgain is how long a mapping is not offered again, and offerRetry how long if a neighbour has not answered.
+	offerAgain, offerRetry = 10 * time.Minute, time.Minute
 	// maxVain is the number of offers in a row that a neighbour may refuse before it gets none for vainPause: so an update
 	// of which it has nothing costs it little.
 	maxVain, vainPause = 256, 10 * time.Minute

@@ -32,9 +32,10 @@ type offers struct {
 
 // An offer is a mapping that is offered. done is closed when all neighbours have answered, or are not waited for.
 type offer struct {
-	m    trust.Mapping
-	at   time.Time
-	done chan struct{}
+	m     trust.Mapping
+	at    time.Time
+	again time.Time // from then on it may be made once more; offers.mu guards it
+	done  chan struct{}
 }
 
 // finish lets fetches that wait for the offer go on.
@@ -65,10 +66,11 @@ func (o *offers) offer(m trust.Mapping) {
 	hp := m.Path().HashPart()
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if last, ok := o.made.Get(hp); !o.running || ok && time.Since(last.at) < offerAgain && is(last.m, m.NarHash(), m.NarSize()) {
+	if last, ok := o.made.Get(hp); !o.running || ok && time.Now().Before(last.again) && is(last.m, m.NarHash(), m.NarSize()) {
 		return
 	}
-	next := &offer{m: m, at: time.Now(), done: make(chan struct{})}
+	now := time.Now()
+	next := &offer{m: m, at: now, again: now.Add(offerAgain), done: make(chan struct{})}
 	select {
 	case o.queue <- next:
 		o.made.Add(hp, next)
@@ -175,11 +177,11 @@ func (o *offers) send(ctx context.Context, batch []*offer) {
 // claim returns the claim of a mapping in the form of an offer. The error is the reason for making none: neighbours are not asked
 // about the path, or the claim is too long.
 func (o *offers) claim(ctx context.Context, m trust.Mapping) (store.Info, error) {
-	if err := o.of.Secrets.CheckNAR(ctx, m); err != nil {
-		return store.Info{}, err
-	}
 	shared, err := o.of.Secrets.Shared.Check(m.Info()) // no other signature leaves this machine
 	if err != nil {
+		return store.Info{}, err
+	}
+	if err := o.of.Secrets.CheckLately(ctx, m.Path().HashPart()); err != nil {
 		return store.Info{}, err
 	}
 	info := shared.Info()
@@ -205,8 +207,18 @@ func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []claime
 		}
 		o.answered(nb.ID, yes)
 	}
-	for range len(batch) - len(here) { // of these it took none either
+	for _, c := range batch[len(here):] { // of these it took none either
 		o.answered(nb.ID, false)
+		o.unanswered(c.m)
+	}
+}
+
+// unanswered lets an offer be made again soon: a neighbour was too busy to answer it.
+func (o *offers) unanswered(m trust.Mapping) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if last, ok := o.made.Peek(m.Path().HashPart()); ok && is(last.m, m.NarHash(), m.NarSize()) {
+		last.again = time.Now().Add(offerRetry)
 	}
 }
 

@@ -100,6 +100,40 @@ func TestOffersAreFew(t *testing.T) {
 	})
 }
 
+// A neighbour that was too busy to answer an offer gets it again sooner than one that refused it.
+func TestUnansweredOfferIsMadeAgain(t *testing.T) {
+	s := newSigner(t)
+	synctest.Test(t, func(t *testing.T) {
+		ls := newOffering(s)
+		_, m := s.Sign(t, "again", 1000)
+		_, other := s.Sign(t, "again", 1001)
+		queued := func() bool {
+			ls.Offer(m)
+			select {
+			case o := <-ls.offers.queue:
+				o.finish()
+				return true
+			default:
+				return false
+			}
+		}
+		if !queued() {
+			t.Fatal("the mapping is not offered")
+		}
+		ls.offers.unanswered(other)
+		if time.Sleep(offerRetry); queued() {
+			t.Errorf("an offer that was answered is made again after %s", offerRetry)
+		}
+		ls.offers.unanswered(m)
+		if time.Sleep(offerRetry - 1); queued() {
+			t.Errorf("an offer without an answer is made again before %s", offerRetry)
+		}
+		if time.Sleep(time.Nanosecond); !queued() {
+			t.Errorf("an offer without an answer is not made again after %s", offerRetry)
+		}
+	})
+}
+
 // A claim that is offered has the signatures of public keys alone, and is not long.
 func TestOfferedClaim(t *testing.T) {
 	s, private := newSigner(t), newSigner(t)

@@ -20,8 +20,8 @@ func reserveOf(k wire.Kind) int {
 	return 0
 }
 
-// answerOffer keeps the offered signature if it is good for the path, and then answers as a lookup of the path does. An offer of
-// a path that is not shared already costs a miss, whether it is taken or not: that bounds the verifications.
+// answerOffer keeps the offered signature if it is good for the path, and then answers as a lookup of the path does. An offer
+// costs a miss until the path is shared: that bounds the verifications.
 //
 // After the lookup the claim is verified, whether the path is here or not. So neither the answer nor its time tells a peer without
 // a signature that counts here more than a question would.
@@ -29,13 +29,10 @@ func (srv *Server) answerOffer(ctx context.Context, c Client, bw *bufio.Writer, 
 	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
 	defer cancel()
 	hp, nar := r.HashParts[0], r.Offer.NarHash
-	switch {
-	case srv.hasWhole(ctx, hp, nar):
-		c.quota.found()
-	case srv.take(ctx, c, r.Offer) && srv.hasWhole(ctx, hp, nar):
-	default:
+	if !srv.hasWhole(ctx, hp, nar) && (!srv.take(ctx, c, r.Offer) || !srv.hasWhole(ctx, hp, nar)) {
 		return bw.WriteByte(0)
 	}
+	c.quota.found()
 	return bw.WriteByte(1)
 }
 
