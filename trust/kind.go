@@ -32,7 +32,7 @@ func (p Policy) KindOf(info store.Info, m Mapping) Kind {
 		return KindOwn
 	case info.Offered:
 		return KindOffered
-	case p.Public != nil && p.Public != p.Keys && !p.Public.Trusts(m):
+	case p.Public != nil && !p.Public.set.Load().named(m.signatures): // which these keys or others have verified
 		return KindPrivate
 	}
 	return KindPublic

@@ -64,7 +64,7 @@ func (s *Session) get(ctx context.Context) error {
 	}()
 	ticker := time.NewTicker(overdueAfter)
 	defer ticker.Stop()
-	for r.holders.size < min(maxWorkers, r.blocks) && r.start(ctx, &r.holders, s.plan.nextHolder()) {
+	for !s.supply.only() && r.holders.size < min(maxWorkers, r.blocks) && r.start(ctx, &r.holders, s.plan.nextHolder()) {
 	}
 	askedAround := r.began
 	for {
@@ -88,7 +88,7 @@ func (s *Session) get(ctx context.Context) error {
 			if err := r.impatient(ctx); err != nil {
 				return err
 			}
-			if s.plan.needsHolder(r.holders.size < maxWorkers) {
+			if !s.supply.only() && s.plan.needsHolder(r.holders.size < maxWorkers) {
 				r.start(ctx, &r.holders, s.plan.nextHolder())
 			}
 		case <-s.plan.complete:
@@ -98,10 +98,10 @@ func (s *Session) get(ctx context.Context) error {
 	}
 }
 
-// lookAround adds the neighbours that answered later than the first, or have the NAR by now. It returns when all were
-// last asked.
+// lookAround adds the neighbours that answered later than the first, or have the NAR by now, unless the rest of the NAR is left
+// to the upstreams. It returns when all were last asked.
 func (s *Session) lookAround(asked time.Time) time.Time {
-	if s.supply.alone() {
+	if s.supply.only() {
 		return asked
 	}
 	if time.Since(asked) > HoldersFresh && !s.secret {
@@ -135,7 +135,7 @@ func (r *round) start(ctx context.Context, c *crew, nb *peers.Neighbour) bool {
 func (r *round) fill(ctx context.Context) (again bool, err error) {
 	for !r.supply.busy.Load() && r.start(ctx, &r.partials, r.plan.nextPartial()) {
 	}
-	alone := r.holders.size == 0 && !r.start(ctx, &r.holders, r.plan.nextHolder())
+	alone := r.supply.only() || r.holders.size == 0 && !r.start(ctx, &r.holders, r.plan.nextHolder())
 	free := r.suppliers.size == 0 || r.supply.urged.Load() && !r.supply.busy.Load()
 	if free && (alone || r.crawls()) && r.supply.start(ctx, &r.suppliers, r.partials.size) {
 		if !alone {

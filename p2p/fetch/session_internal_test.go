@@ -14,6 +14,7 @@ import (
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/upstream"
 	"narbor/trust"
 )
 
@@ -85,21 +86,31 @@ func TestBlockOutsideTheManifestIsAskedForAgainAtOnce(t *testing.T) {
 }
 
 // Neighbours under ever new names could otherwise send the NAR wrong, time and again, before an upstream has sent it.
-func TestUpstreamIsNotOvertakenForEver(t *testing.T) {
-	f, record := newTestFetch()
-	f.Swarm = holding{record, peerNamed("new")}
-	f.supply.busy.Store(true)
-	for cuts := range int32(supplyTries + 1) {
-		f.supply.cuts.Store(cuts)
-		f.plan.sources = newSources()
+func TestNeighboursThatWereWrongLeaveTheNARToUpstreams(t *testing.T) {
+	for _, c := range []struct {
+		cuts, tries int32
+		upstreams   int
+		joins       bool
+	}{
+		{cuts: supplyTries - 1, upstreams: 1, joins: true},
+		{cuts: supplyTries, upstreams: 1},
+		{cuts: supplyTries, tries: supplyTries - 1, upstreams: 1},
+		{cuts: supplyTries, tries: supplyTries, upstreams: 1, joins: true},
+		{cuts: supplyTries, tries: supplyTries, upstreams: 2},
+		{cuts: supplyTries, upstreams: 0, joins: true},
+	} {
+		f, record := newTestFetch()
+		f.Swarm, f.Upstreams = holding{record, peerNamed("new")}, make([]*upstream.Cache, c.upstreams)
+		f.supply.cuts.Store(c.cuts)
+		f.supply.tries.Store(c.tries)
 		f.lookAround(time.Now())
-		if got, want := len(f.plan.holders()) > 0, cuts < supplyTries; got != want {
-			t.Errorf("after neighbours were faster than the upstream %d times, a new one is asked: %v, want %v", cuts, got, want)
+		if got := len(f.plan.holders()) > 0; got != c.joins {
+			t.Errorf("%+v: a neighbour that appears is asked: %v", c, got)
 		}
-	}
-	f.supply.busy.Store(false)
-	if f.lookAround(time.Now()); len(f.plan.holders()) == 0 {
-		t.Error("a new neighbour is not asked although no upstream is")
+		f.blame.compare(store.Manifest{})
+		if f.supply.only() {
+			t.Errorf("%+v: while blocks are compared with a holder's manifest that holder is not asked", c)
+		}
 	}
 }
 

@@ -16,8 +16,9 @@ import (
 	"narbor/store/upstream"
 )
 
-// supplyTries is how often each upstream is asked for one NAR: again only if what came was not the NAR, because then its
-// claim may be one from before.
+// supplyTries is how often each upstream may send one NAR, or fail to: again only if what came was not the NAR, because then
+// its claim may be one from before. After as many wrong NARs of neighbours that came before an upstream had sent it, upstreams
+// are asked alone.
 const supplyTries = 2
 
 // A supply gets the NAR from an upstream, through a proxy or from this node's own. The goroutine that calls Fetch owns
@@ -26,7 +27,7 @@ type supply struct {
 	*download
 	last    *upstream.Cache // the one that was asked last
 	tries   atomic.Int32    // how often one has sent the NAR, or failed to
-	cuts    atomic.Int32    // how often the run ended before one had sent the NAR: others were faster
+	cuts    atomic.Int32    // how often the run ended before one had sent the NAR
 	doubted bool            // the NAR was here, and wrong
 	again   bool            // after that, holders were looked for
 	busy    atomic.Bool     // an upstream is being asked
@@ -77,9 +78,10 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 	return true
 }
 
-// alone reports whether the rest of the NAR is left to the upstream that sends it: neighbours were faster before, and wrong
-// each time.
-func (s *supply) alone() bool { return s.busy.Load() && s.cuts.Load() >= supplyTries }
+// only reports whether the rest of the NAR is left to the upstreams: neighbours were faster before, and wrong each time.
+func (s *supply) only() bool {
+	return s.cuts.Load() >= supplyTries && int(s.tries.Load()) < supplyTries*len(s.Upstreams) && !s.blame.comparing()
+}
 
 // stream takes the NAR from an upstream, block by block, so that it can be passed on as it comes.
 func (s *supply) stream(ctx context.Context, u *upstream.Cache) error {

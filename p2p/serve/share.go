@@ -163,7 +163,7 @@ func (s *sharer) Offer(m trust.Mapping, sp *spool.NAR) {
 	if full {
 		s.CloseIdle(0)
 	}
-	key, kind := narKey{m.Path().HashPart(), m.NarHash()}, s.policy.KindOf(m.Info(), m)
+	key, kind := narKey{m.Path().HashPart(), m.NarHash()}, s.policy.KindOf(store.Info{}, m)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.open[key] == nil {
@@ -191,7 +191,7 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (claimed, store.NAR, e
 func (s *sharer) sentOf(r wire.Request, size int) (store.Path, int64) {
 	if p := s.Partial(r); p != nil {
 		m, _ := p.Mapping()
-		s.counts.sent(s.policy.KindOf(m.Info(), m), size)
+		s.counts.sent(s.policy.KindOf(store.Info{}, m), size)
 		return m.Path(), m.NarSize()
 	}
 	s.mu.Lock()
