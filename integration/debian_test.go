@@ -149,6 +149,7 @@ func lifeOfDeb(t *testing.T, s systemd, path string, installed func(systemd, *te
 	}
 	s.refreshTimer(t, "enabled")
 	s.allowsVsock(t, true)
+	s.setupRestarts(t)
 	s.run("dpkg", "--remove", "narbor")
 	s.removed(t)
 	s.await(refresh, "inactive")
@@ -168,6 +169,25 @@ func (s systemd) allowsVsock(t *testing.T, want bool) {
 	_, err := s.command(t.Context(), "test", "-e", vsockConf).CombinedOutput()
 	if strings.Contains(families, "AF_VSOCK") != want || (err == nil) != want || !strings.Contains(families, "AF_INET6") {
 		t.Errorf("the service has %sand %s is there: %v; may it use vsock? want %v", families, vsockConf, err == nil, want)
+	}
+}
+
+// setupRestarts takes the drop-in away and lets setup install it. A service that runs begins to use vsock by a restart only.
+func (s systemd) setupRestarts(t *testing.T) {
+	t.Helper()
+	main := func() string { return s.run("systemctl", "show", "--property=MainPID", "narbor.service") }
+	s.run("sh", "-c", "rm "+vsockConf+" && systemctl daemon-reload")
+	before := main()
+	s.run("narbor", "setup", "--no-nix")
+	s.await("narbor.service", "active")
+	s.allowsVsock(t, true)
+	between := main()
+	if between == before {
+		t.Errorf("after setup has allowed vsock the service runs as before, with %s", before)
+	}
+	s.run("narbor", "setup", "--no-nix")
+	if after := main(); after != between {
+		t.Errorf("setup has restarted the service although nothing has changed: %sand %s", between, after)
 	}
 }
 

@@ -27,13 +27,15 @@ type Status struct {
 	Interfaces []netmon.InterfaceStatus `json:"interfaces"`
 	Neighbours []NeighbourStatus        `json:"neighbours"`
 	Struck     []peers.Denied           `json:"struck"`
-	MDNS       bool                     `json:"mdns"`       // whether this machine announces itself and looks for others
-	Vsock      bool                     `json:"vsock"`      // whether host and guests may be reached by vsock
-	UploadRate int64                    `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
-	Group      bool                     `json:"group"`      // whether only peers that know its secret are asked and answered
-	OtherGroup []Outsider               `json:"otherGroup"`
-	Blocked    []string                 `json:"blocked"` // IDs of the peers that the user has blocked
-	Upstreams  []UpstreamStatus         `json:"upstreams"`
+	MDNS       bool                     `json:"mdns"`  // whether this machine announces itself and looks for others
+	Vsock      bool                     `json:"vsock"` // whether host and guests may be reached by vsock
+	// VsockForbidden is whether the kernel has vsock and the unit does not allow it.
+	VsockForbidden bool             `json:"vsockForbidden"`
+	UploadRate     int64            `json:"uploadRate"` // bytes of blocks that are sent in a second at most; 0 is no limit
+	Group          bool             `json:"group"`      // whether only peers that know its secret are asked and answered
+	OtherGroup     []Outsider       `json:"otherGroup"`
+	Blocked        []string         `json:"blocked"` // IDs of the peers that the user has blocked
+	Upstreams      []UpstreamStatus `json:"upstreams"`
 	// Received is what came since the start, in bytes of NARs; Supplied is of these what this node has downloaded.
 	Received map[store.Origin]int64 `json:"received"`
 	Supplied int64                  `json:"supplied"`
@@ -96,12 +98,14 @@ func (n *Node) Status() Status {
 	s := Status{ID: h.ID().String(), Addrs: []string{}, Interfaces: n.lan.Interfaces(), Neighbours: []NeighbourStatus{},
 		Struck:  []peers.Denied{},
 		Blocked: []string{},
-		MDNS:    n.cfg.Discovery.MDNS, Vsock: n.cfg.Discovery.Vsock && transport.HasVsock(), UploadRate: n.cfg.Sharing.UploadRate,
+		MDNS:    n.cfg.Discovery.MDNS, UploadRate: n.cfg.Sharing.UploadRate,
 		Group:      n.greeter.members.Group != nil,
 		OtherGroup: n.greeter.members.outsiders(),
 		Upstreams:  []UpstreamStatus{}, Supplied: n.downloads.received[store.FromInternet].Load(), ForOthers: n.proxy.jobs.total(),
 		BudgetLeft: n.proxy.jobs.left(time.Now()), Alone: n.proxy.alone(),
 		Received: map[store.Origin]int64{}, Helpers: len(n.proxy.proxies())}
+	s.VsockForbidden = n.cfg.Discovery.Vsock && transport.ForbidsVsock()
+	s.Vsock = n.cfg.Discovery.Vsock && transport.HasVsock() && !s.VsockForbidden
 	s.Cooperates, s.UpstreamRate = s.Alone == "", n.proxy.upstreams.throughput.Rate()
 	for _, o := range []store.Origin{store.FromNeighbours, store.FromOthers, store.FromInternet, store.FromRebuild} {
 		s.Received[o] = n.downloads.received[o].Load()

@@ -20,7 +20,7 @@ func (s *parts) health(st control.Status) []dashboard.Health {
 	var list []dashboard.Health
 	for _, check := range []func(control.Status) *dashboard.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
 		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
-		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.accountsHealth, s.misspeltHealth} {
+		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, vsockHealth, s.accountsHealth, s.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}
@@ -239,6 +239,16 @@ func groupHealth(st control.Status) *dashboard.Health {
 		Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
 		Text:  "They are neither asked nor answered, for they do not have the same --group-secret-file.",
 		Fix:   "If they should be in yours, copy the file to them."}
+}
+
+func vsockHealth(st control.Status) *dashboard.Health {
+	if !st.VsockForbidden {
+		return nil
+	}
+	return &dashboard.Health{Code: "vsock", Severity: dashboard.SeverityInfo, Title: "vsock is not allowed",
+		Text:    "The kernel has vsock, by which virtual machines and their host reach each other, but the unit does not allow AF_VSOCK.",
+		Fix:     "On NixOS set services.narbor.vsock = true. --no-vsock (NARBOR_NO_VSOCK=true) ends this note. Elsewhere:",
+		Command: "sudo narbor setup"}
 }
 
 func (s *parts) accountsHealth(control.Status) *dashboard.Health {

@@ -72,6 +72,7 @@ func TestHealth(t *testing.T) {
 			st.Interfaces = []netmon.InterfaceStatus{{Name: "tun0", Reason: "a tunnel"}}
 		}, "network warning", "tun0 (a tunnel)"},
 		{"no network, and a neighbour all the same", func(_ *parts, st *control.Status) { st.Interfaces = nil }, "", ""},
+		{"a unit that does not allow vsock", func(_ *parts, st *control.Status) { st.VsockForbidden = true }, "vsock info", "narbor setup"},
 		{"sharing turned off", func(_ *parts, st *control.Status) { st.Sharing = "none" }, "sharing-off info", "narbor share resume"},
 		{"sharing paused", func(_ *parts, st *control.Status) { st.Sharing, st.PausedUntil = "none", &in }, "sharing-paused info",
 			in.Format("15:04")},

@@ -36,7 +36,7 @@ func versionText() keeper { return keepPattern(`[0-9]+\.[0-9]+\.[0-9]+(-dev)?`) 
 func findingsRule() keeper {
 	codes := []string{"store", "damaged", doctor.CodeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers",
 		"other-group",
-		"accounts-lost", "misspelt", "nix-conf", "cache-not-trusted"}
+		"accounts-lost", "misspelt", "nix-conf", "cache-not-trusted", "vsock"}
 	for _, ch := range doctor.Checks() {
 		codes = append(codes, ch.Code)
 	}
@@ -100,7 +100,7 @@ func statusRule() keeper {
 		"nix":   keepNumbers("narinfoHits", "narinfoMisses", "narsServed", "narBytesServed", "aheadFetched", "aheadUsed"),
 		"spool": keepNumbers("bytes", "entries", "maxBytes", "freeBytes", "minFree", "verified", "verifySeconds"),
 	}
-	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "uploadRate", "group", "supplied",
+	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "vsockForbidden", "uploadRate", "group", "supplied",
 		"shareSources", "forOthers",
 		"budgetLeft", "cooperates", "helpers", "networks"} {
 		rules[name] = keepNumber

@@ -151,10 +151,14 @@ func (s setup) installProgram(ctx context.Context, packaged string) error {
 		if !s.systemd {
 			return nil
 		}
-		if err := s.allowVsock(); err != nil {
-			return err
+		allowed, err := s.allowVsock()
+		if err == nil {
+			err = s.run(ctx, "systemctl", "daemon-reload")
 		}
-		if err := s.run(ctx, "systemctl", "daemon-reload"); err != nil {
+		if err == nil && allowed {
+			err = s.run(ctx, "systemctl", "try-restart", "narbor.service")
+		}
+		if err != nil {
 			return err
 		}
 		return s.startUnits(ctx, "enable", "--now", "narbor.socket", "narbor.service")
@@ -212,7 +216,7 @@ func (s setup) installUnits(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.allowVsock(); err != nil {
+	if _, err := s.allowVsock(); err != nil {
 		return err
 	}
 	s.did("installed narbor.service and narbor.socket in %s, and %s, which is off until you enable it", systemdUnits, refreshTimer)
@@ -224,16 +228,20 @@ func (s setup) installUnits(ctx context.Context) error {
 	return s.startUnits(ctx, "restart", "narbor.service") // an earlier version may run
 }
 
-// allowVsock lets the service use vsock where the kernel has it. Elsewhere that would be one more way out for nothing.
-func (s setup) allowVsock() error {
+// allowVsock lets the service use vsock, from its next start on, where the kernel has it. Elsewhere that would be one more way
+// out for nothing. changed is false if it was so before.
+func (s setup) allowVsock() (changed bool, err error) {
 	if !transport.HasVsock() {
-		return nil
+		return false, nil
+	}
+	if old, err := os.ReadFile(vsockConf); err == nil && string(old) == vsockDropIn {
+		return false, nil
 	}
 	if err := writeFile(vsockConf, []byte(vsockDropIn), 0o644); err != nil {
-		return err
+		return false, err
 	}
 	s.did("installed %s: this machine has vsock", vsockConf)
-	return nil
+	return true, nil
 }
 
 func (s setup) startUnits(ctx context.Context, args ...string) error {

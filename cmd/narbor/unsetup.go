@@ -74,8 +74,7 @@ func (s setup) remove(ctx context.Context) error {
 		}
 	}
 	if packaged != "" {
-		s.todo("%s belongs to a package and is stopped now. To use it: "+
-			"systemctl enable --now narbor.socket narbor.service, and narbor setup", packaged)
+		s.todo("%s belongs to a package and is stopped now. To use it: narbor setup", packaged)
 	}
 	return nil
 }

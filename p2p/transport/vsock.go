@@ -41,6 +41,10 @@ func HasVsock() bool {
 	return err == nil
 }
 
+// ForbidsVsock reports whether the kernel has vsock and this process may not use it: a systemd unit without AF_VSOCK among its
+// RestrictAddressFamilies.
+func ForbidsVsock() bool { return HasVsock() && isForbidden() }
+
 // ParseVsock parses CID or CID:PORT; the port is 0 if there is none.
 func ParseVsock(text string) (cid uint32, port uint16, err error) {
 	id, portText, ok := strings.Cut(text, ":")
