@@ -50,7 +50,7 @@ func TestEveryNixOutlivesLiarsAndRestarts(t *testing.T) {
 	c := w.corpus(corpus.Small())
 	alice, _ := w.sharing("alice", c)
 	liar := w.liar("liar", c)
-	w.must(alice.Shape(100)) // so that there is a middle
+	w.must(alice.Shape(20)) // so that there is a middle
 	for _, nix := range nixes[1:] {
 		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter)
 		p := w.start(h)
@@ -64,6 +64,11 @@ func TestEveryNixOutlivesLiarsAndRestarts(t *testing.T) {
 			}
 			return false
 		})
+		select {
+		case <-r.done:
+			t.Errorf("Nix %s was done before narbor was killed", nix.Version)
+		default:
+		}
 		w.must(p.Kill())
 		w.start(h)
 		r.end()
