@@ -1,6 +1,9 @@
 package integration_test
 
 import (
+	"fmt"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,7 +19,44 @@ func nixes(t *testing.T) []lan.Nix {
 	if err != nil {
 		unable(t, err.Error())
 	}
+	var versions []string
+	for _, nix := range nixes {
+		versions = append(versions, nix.Version)
+	}
+	t.Cleanup(func() {
+		if !t.Skipped() {
+			worked.add(t.Name(), strings.Join(versions, "  "), !t.Failed())
+		}
+	})
 	return nixes
+}
+
+// worked is the table of the tests that every version of Nix takes part in, and of their results.
+var worked worksWith
+
+type worksWith struct {
+	mu       sync.Mutex
+	versions string
+	rows     []string
+}
+
+func (w *worksWith) add(test, versions string, passed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	result := "works"
+	if !passed {
+		result = "fails"
+	}
+	w.versions, w.rows = versions, append(w.rows, fmt.Sprintf("nix: %-45s %s", test, result))
+}
+
+// print writes the table. integration/check shows the lines that begin with "nix: ".
+func (w *worksWith) print() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.rows) > 0 {
+		fmt.Printf("nix: %-45s %s\n%s\n", "works with", w.versions, strings.Join(w.rows, "\n"))
+	}
 }
 
 // Each version of Nix gets a path from a holder with the version before it, and the oldest from one with the newest.

@@ -44,6 +44,7 @@ func testMain(m *testing.M) int {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		programs.err = errors.Join(programs.err, err)
 	}
+	defer worked.print()
 	return m.Run()
 }
 
