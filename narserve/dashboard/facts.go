@@ -44,7 +44,7 @@ type ShareFacts struct {
 type ShareKind struct {
 	Kind  string `json:"kind"`
 	With  string `json:"with"`
-	Asked int64  `json:"asked"` // paths that neighbours asked for, each time; and what they were told of before they asked
+	Asked int64  `json:"asked"` // paths that neighbours asked for, each time; not what they were told unasked
 	Sent  int64  `json:"sent"`  // bytes of NARs
 }
 

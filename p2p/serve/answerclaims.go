@@ -129,7 +129,6 @@ func (srv *Server) tellFurther(ctx context.Context, c Client, w answers, refs []
 			}
 			room -= len(claim.text)
 			c.tally.ClaimsSent.Add(1)
-			srv.counts.asked(claim.kind)
 			if err := wire.WriteFurther(w.Writer, part[i], claim.text); err != nil {
 				return err
 			}

@@ -17,7 +17,7 @@ func staysHere(err error) bool {
 
 // KindCount is what was shared of a kind of path.
 type KindCount struct {
-	Asked int64 `json:"asked"` // paths that neighbours asked for, each time; and what they were told of before they asked
+	Asked int64 `json:"asked"` // paths that neighbours asked for, each time; not what they were told unasked
 	Sent  int64 `json:"sent"`  // bytes of NARs
 }
 

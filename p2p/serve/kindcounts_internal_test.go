@@ -2,9 +2,13 @@ package serve
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/rand"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"narbor/p2p/wire"
@@ -79,6 +83,41 @@ func TestSharedKindsAreCounted(t *testing.T) {
 		_, _ = srv.claimTo(t.Context(), c, info.Path.HashPart())
 		if after := srv.Counts()[trust.KindKept].Asked; (after > before) != (name != "absent") {
 			t.Errorf("%s: %d questions about paths that stay here after %d", name, after, before)
+		}
+	}
+}
+
+// A reference that is told unasked does not count, until it is asked for.
+func TestPathsToldUnaskedAreNotCounted(t *testing.T) {
+	s := newSigner(t)
+	lib, _ := s.sign(t, "lib", fileNAR([]byte("lib")))
+	app, _ := s.sign(t, "app", fileNAR([]byte("app")))
+	app.References = []store.Path{lib.Path}
+	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", app.Path, app.NarHash, app.NarSize, lib.Path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	app.Signatures = []string{sig.String()}
+	mem := new(store.Mem)
+	mem.Add(app, fileNAR([]byte("app")))
+	mem.Add(lib, fileNAR([]byte("lib")))
+	srv := newTestServer(t, s.keys, mem)
+	c := srv.ClientOn(connFrom{addr: netip.MustParseAddr("192.0.2.1"), id: "asker"})
+	for i, info := range []store.Info{app, lib} {
+		var told bytes.Buffer
+		w := answers{bufio.NewWriter(&told), new(toldParts)}
+		ask := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}
+		if err := srv.answerClaims(t.Context(), c, w, ask); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(told.String(), "StorePath: "+lib.Path.String()+"\n") {
+			t.Errorf("after a question about %s lib is not told of: %q", info.Path, &told)
+		}
+		if got := srv.Counts()[trust.KindPublic].Asked; got != int64(i+1) {
+			t.Errorf("after a question about %s %d count, want %d", info.Path, got, i+1)
 		}
 	}
 }
