@@ -60,6 +60,7 @@ const (
 	idDesk   = "12D3KooWAcuYAaPsKyUDgDLYJUBVgEWDrFHCpoqV9mQNPqhGa7vZ"
 	idLaptop = "12D3KooWFDhBWRvmpzeKiaG5Ltzp3HTTA2Wk3RMc3EBm2ZDVKtYL"
 	idNAS    = "12D3KooWLg7mVwJ9mGvxDAgkg2NBFXW2Us9Ygk8ZKwJPqPnWkUgR"
+	idAway   = "12D3KooWK98A5qKRAA9qZccvoJLvcLu68PCFZLNfdd81iQLvHj6W"
 )
 
 func exampleStatus() control.Status {
@@ -90,8 +91,10 @@ func TestStatusReadsWell(t *testing.T) {
 	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705,
 		store.FromInternet: 644_245_094}
 	st.ForOthers, st.BudgetLeft, st.Helpers = 600_000_000, 53_000_000_000, 2
-	st.Month = stats.Amounts{Received: map[store.Origin]int64{store.FromRebuild: 9 << 30, store.FromInternet: 1 << 30}}
-	st.Away = []stats.Share{{Name: idDesk, Last: time.Date(2026, 1, 3, 9, 30, 0, 0, time.Local)}}
+	st.Shared[trust.KindOffered] = p2p.KindCount{Sent: 3 << 20} // told unasked, with what refers to it
+	st.Month = stats.Amounts{ByNix: 1 << 30, Received: map[store.Origin]int64{store.FromNeighbours: 9 << 30, store.FromOthers: 13 << 30,
+		store.FromRebuild: 5 << 30, store.FromInternet: 2 << 30}}
+	st.Away = []stats.Share{{Name: idAway, Last: time.Date(2026, 1, 3, 9, 30, 0, 0, time.Local)}}
 	st.Rates = stats.Rates{Network: 85 << 20, Internet: 3 << 20}
 	st.LastUpdate = &stats.Update{Start: time.Date(2026, 1, 4, 14, 2, 5, 0, time.Local), From: []string{idNAS}, AloneSeconds: 361,
 		Amounts: stats.Amounts{NARs: 1156, Seconds: 41, Received: map[store.Origin]int64{store.FromRebuild: 1_340_000_000,
@@ -100,7 +103,7 @@ func TestStatusReadsWell(t *testing.T) {
 	st.Upstreams, st.Alone = st.Upstreams[:1], "it is on a metered network"
 	golden(t, "status-upstream-alone", func(s screen) { printStatus(st, s) })
 	st.Upstreams = nil
-	st.Neighbours, st.Sharing, st.Group = nil, "none", true
+	st.Neighbours, st.Rates, st.Sharing, st.Group = nil, stats.Rates{}, "none", true
 	st.Struck = []peers.Denied{{ID: idNAS, Reason: "sent a block that is not of this NAR",
 		Until: time.Date(2026, 1, 2, 15, 4, 5, 0, time.Local)}}
 	st.OtherGroup = []p2p.Outsider{{ID: idLaptop, Addr: "/ip4/192.168.1.23/tcp/6273"}}
@@ -188,6 +191,20 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestReadmeShowsTheStatus(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	status, err := os.ReadFile("testdata/status.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(readme), "```text\n"+string(status)+"```\n") {
+		t.Errorf("README lacks testdata/status.txt:\n%s", status)
 	}
 }
 

@@ -168,12 +168,14 @@ func printStatus(st control.Status, s screen) {
 	}
 	if st.Sharing != "none" {
 		fmt.Fprintln(s)
-		printKinds(slices.DeleteFunc(shareKinds(st), func(k dashboard.ShareKind) bool { return k.With == noMachine && k.Asked == 0 }), s)
+		kinds := shareKinds(st) // the first, of public keys, is shown without a question, too
+		asked := slices.DeleteFunc(kinds[1:], func(k dashboard.ShareKind) bool { return k.Asked == 0 && k.Sent == 0 })
+		printKinds(append(kinds[:1], asked...), s)
 	}
 	printFaults(st, s)
 }
 
-// printTransfers prints what came here: in 30 days, with the last update, and what moves now.
+// printTransfers prints the part of 30 days that was saved, the last update, and the rates now.
 func printTransfers(st control.Status, s screen) {
 	if part, rest := dashboard.MonthText(st.Month); part != "" {
 		s.field("saved", "%s %s", part, rest)

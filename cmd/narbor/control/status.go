@@ -63,7 +63,7 @@ type SharingStatus struct {
 	ShareSources bool `json:"shareSources"`
 }
 
-// TransferStatus is what came here: of late, in 30 days, and now.
+// TransferStatus describes what came here and was sent: in the last update, in 30 days, and now.
 type TransferStatus struct {
 	LastUpdate *stats.Update    `json:"lastUpdate,omitempty"`
 	Month      stats.Amounts    `json:"month"` // the last 30 days
