@@ -15,7 +15,7 @@
         "aarch64-darwin"
       ];
 
-      version = "0.1.0-${self.shortRev or "dirty"}";
+      version = "0.1.1-${self.shortRev or "dirty"}";
 
       narbor =
         {

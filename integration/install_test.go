@@ -33,10 +33,11 @@ func TestRPMAndArchPackages(t *testing.T) {
 	for _, version := range []string{"1.0", "1.1"} {
 		buildPackages(t, packages, version, "rpm", "archlinux")
 	}
-	for _, p := range []struct{ name, file, install, remove, shows string }{
-		{"rpm", "/packages/narbor-1.0-1." + archOf() + ".rpm", "rpm -U --nodeps --force", "rpm -e narbor", "rpm -q narbor"},
-		{"pacman", "/packages/narbor-1.0-1-" + archOf() + ".pkg.tar.zst", "pacman -U --noconfirm", "pacman -Rn --noconfirm narbor",
-			"pacman -Q narbor"},
+	for _, p := range []struct{ name, file, install, remove, shows, kept string }{
+		{"rpm", "/packages/narbor-1.0-1." + archOf() + ".rpm", "rpm -U --nodeps --force", "rpm -e narbor", "rpm -q narbor",
+			"/etc/default/narbor.rpmsave"},
+		{"pacman", "/packages/narbor-1.0-1-" + archOf() + ".pkg.tar.zst", "pacman -U --noconfirm", "pacman -R --noconfirm narbor",
+			"pacman -Q narbor", "/etc/default/narbor.pacsave"},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			s := bootDebian(t, root, packages, c.Cache)
@@ -66,9 +67,10 @@ func TestRPMAndArchPackages(t *testing.T) {
 			s.run("cp", "/tmp/nix.conf", "/etc/nix/nix.conf")
 			t.Log(s.run(strings.Fields(p.remove)...))
 			s.removed(t)
-			if left := s.run("find", "/etc", "/usr", "-name", "*narbor*", "!", "-path", "/etc/default/narbor.rpmsave"); left != "" {
+			if left := s.run("find", "/etc", "/usr", "-name", "*narbor*", "!", "-path", p.kept); left != "" {
 				t.Errorf("after the removal there are still files:\n%s", left)
 			}
+			s.run("grep", "-q", "NARBOR_CACHE_DIR", p.kept) // settings that were changed are not lost
 		})
 	}
 }

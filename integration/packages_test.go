@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -164,7 +165,55 @@ func checkScripts(t *testing.T, name string, scripts ...string) {
 	}
 }
 
-// Versions of commits sort by their number, before the release that they lead to.
+// With changes that are not released, builds of a checkout are called after a version that follows the last release.
+func TestCheckoutsAreNamedAfterTheNextVersion(t *testing.T) {
+	last, unreleased := lastRelease(t)
+	for file, pattern := range map[string]string{"../flake.nix": `version = "(.+)-\$\{self`,
+		"../cmd/narbor/version.go": `version = "(.+)-dev"`, "packages/build": `version=(.+)~git`} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := regexp.MustCompile(pattern).FindSubmatch(text)
+		if m == nil {
+			t.Errorf("%s has no version", file)
+			continue
+		}
+		next := string(m[1])
+		if later := slices.Compare(numbers(t, next), numbers(t, last)); later < 0 || later == 0 && unreleased {
+			t.Errorf("%s has version %s, and the last release is %s; with changes since: %t", file, next, last, unreleased)
+		}
+	}
+}
+
+// numbers are those of a version such as 1.2.3.
+func numbers(t *testing.T, version string) (n []int) {
+	t.Helper()
+	for part := range strings.SplitSeq(version, ".") {
+		i, err := strconv.Atoi(part)
+		if err != nil {
+			t.Fatalf("%s is not a version: %v", version, err)
+		}
+		n = append(n, i)
+	}
+	return n
+}
+
+// lastRelease returns the newest version in CHANGELOG, and whether changes since then are in it.
+func lastRelease(t *testing.T) (version string, unreleased bool) {
+	t.Helper()
+	text, err := os.ReadFile("../CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile(`(?s)\n## \[Unreleased\]\n(.*?)\n## \[(\d+\.\d+\.\d+)\]`).FindSubmatch(text)
+	if m == nil {
+		t.Fatal("CHANGELOG has no release")
+	}
+	return string(m[2]), len(bytes.TrimSpace(m[1])) > 0
+}
+
+// Versions of commits sort by their number, after the last release and before the one that they lead to.
 func TestPackageVersionsSort(t *testing.T) {
 	flakeNeeds(t, "dpkg", "rpm", "git")
 	dir := t.TempDir()
@@ -177,7 +226,12 @@ func TestPackageVersionsSort(t *testing.T) {
 		!regexp.MustCompile(`^narbor_\d+\.\d+\.\d+~git\d{8}\.\d+\.[0-9a-f]{7,}_\w+\.deb$`).MatchString(entries[0].Name()) {
 		t.Errorf("the package of a commit is %v: %v", entries, err)
 	}
-	ordered := []string{"0.1.0~git20261128.9.fff", "0.1.0~git20261128.10.000", "0.1.0~git20261129.11.aaa", "0.1.0~rc.1", "0.1.0", "0.1.1"}
+	last, _ := lastRelease(t)
+	if len(entries) == 1 {
+		command(t, "", "dpkg", "--compare-versions", strings.Split(entries[0].Name(), "_")[1], "gt", last)
+	}
+	ordered := []string{"0.1.0~git20261128.9.fff", "0.1.0~git20261128.10.000", "0.1.0~git20261129.11.aaa", "0.1.0~rc.1", "0.1.0",
+		"0.1.1~git20261130.12.bbb", "0.1.1"}
 	for i := range len(ordered) - 1 {
 		command(t, "", "dpkg", "--compare-versions", ordered[i], "lt", ordered[i+1])
 		out, err := exec.CommandContext(t.Context(), "rpm", "--eval",

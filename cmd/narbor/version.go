@@ -49,4 +49,4 @@ func thisVersion() Version {
 }
 
 // version is set by the linker: see integration/release, and flake.nix.
-var version = "0.1.0-dev"
+var version = "0.1.1-dev"
