@@ -29,8 +29,8 @@ type listed struct {
 // maxCycle is how many files of a package may all refer to each other.
 const maxCycle = 2
 
-// TestLayoutOfFiles holds the files of each package to an order: a file refers to declarations of those below it only.
-// Fields and methods count as declarations. Only the files that this system builds are looked at, without tests.
+// No three files of a room refer to each other in a circle: only pairs may. Fields and methods count as declarations. Only the
+// files that this system builds are looked at, without tests, and none of integration.
 func TestLayoutOfFiles(t *testing.T) {
 	packages := listPackages(t)
 	exports := map[string]string{}
@@ -41,26 +41,69 @@ func TestLayoutOfFiles(t *testing.T) {
 	config := types.Config{Importer: importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) {
 		return os.Open(exports[path])
 	})}
-	looked := 0
+	looked, found := 0, 0
 	for _, p := range packages {
 		if p.DepOnly || strings.HasPrefix(p.ImportPath, "narbor/integration") {
 			continue
 		}
 		looked++
 		refs := fileReferences(t, p, fset, config)
+		found += refs.count()
 		for _, cycle := range cyclesOf(refs) {
 			if len(cycle) > maxCycle {
 				t.Errorf("%s: %s refer to each other:%s", p.ImportPath, strings.Join(cycle, ", "), refs.within(cycle))
 			}
 		}
 	}
-	if looked < 20 {
-		t.Errorf("looked at %d packages", looked)
+	if looked < 20 || found < 2000 {
+		t.Errorf("looked at %d packages, and found %d references between files", looked, found)
+	}
+}
+
+func TestCyclesOfFiles(t *testing.T) {
+	for _, c := range []struct {
+		refs string // pairs of files, of which the first refers to the second
+		want [][]string
+	}{
+		{"", nil}, {"ab bc ac", nil}, {"ab ac db dc", nil},
+		{"ab ba", [][]string{{"a", "b"}}},
+		{"ab bc ca", [][]string{{"a", "b", "c"}}},
+		{"ab bc ca cd xa", [][]string{{"a", "b", "c"}}},        // what is only reached, or only reaches, is no part of it
+		{"ab ba bc cb", [][]string{{"a", "b", "c"}}},           // two pairs with a file in common
+		{"ab ba bc cd dc", [][]string{{"a", "b"}, {"c", "d"}}}, // one leads to the other
+		{"ab bc ca xy yz zx", [][]string{{"a", "b", "c"}, {"x", "y", "z"}}},
+	} {
+		refs := fileRefs{}
+		for _, pair := range strings.Fields(c.refs) {
+			refs.add(pair[:1], pair[1:], "Name")
+		}
+		if got := cyclesOf(refs); !slices.EqualFunc(got, c.want, slices.Equal[[]string]) {
+			t.Errorf("the cycles of %s are %q, want %q", c.refs, got, c.want)
+		}
 	}
 }
 
 // fileRefs is for each file of a package, which names it uses that are declared in which other file.
 type fileRefs map[string]map[string]map[string]bool
+
+func (r fileRefs) add(from, to, name string) {
+	if r[from] == nil {
+		r[from] = map[string]map[string]bool{}
+	}
+	if r[from][to] == nil {
+		r[from][to] = map[string]bool{}
+	}
+	r[from][to][name] = true
+}
+
+func (r fileRefs) count() (n int) {
+	for _, uses := range r {
+		for _, names := range uses {
+			n += len(names)
+		}
+	}
+	return n
+}
 
 // within lists the references between some files.
 func (r fileRefs) within(files []string) string {
@@ -116,16 +159,9 @@ func fileReferences(t *testing.T, p listed, fset *token.FileSet, config types.Co
 			continue
 		}
 		from, to := filepath.Base(fset.File(ident.Pos()).Name()), filepath.Base(fset.File(object.Pos()).Name())
-		if from == to {
-			continue
+		if from != to {
+			refs.add(from, to, object.Name())
 		}
-		if refs[from] == nil {
-			refs[from] = map[string]map[string]bool{}
-		}
-		if refs[from][to] == nil {
-			refs[from][to] = map[string]bool{}
-		}
-		refs[from][to][object.Name()] = true
 	}
 	return refs
 }
