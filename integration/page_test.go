@@ -73,6 +73,9 @@ func showPage(t *testing.T, account *stats.Account, facts dashboard.Facts) *show
 	return s
 }
 
+// internetRate is how fast the internet of the shown machine is, in bytes of NARs a second: as narbor assumes it.
+const internetRate = 25e6
+
 // busyAccount is a month of a machine that has neighbours.
 func busyAccount(now time.Time) *stats.Account {
 	a := &stats.Account{Schema: 1, Since: now.AddDate(0, 0, -40)}
@@ -80,7 +83,8 @@ func busyAccount(now time.Time) *stats.Account {
 		d := stats.Day{Date: now.AddDate(0, 0, -i).Format(time.DateOnly)}
 		n := int64((i+5)*7919%11) * 107e6
 		d.Received = map[store.Origin]int64{store.FromNeighbours: n, store.FromRebuild: n / 3}
-		d.ByNix, d.Sent, d.NARs, d.SavedSeconds = n/5+3e6, n/2, n/1e6, float64(n)/4e7
+		d.ByNix, d.Sent, d.NARs, d.Seconds = n/5+3e6, n/2, n/1e6, float64(n)/1e8
+		d.SavedSeconds = float64(d.Saved())/internetRate - d.Seconds
 		a.Days = append(a.Days, d)
 	}
 	for i := range 96 {
@@ -93,7 +97,7 @@ func busyAccount(now time.Time) *stats.Account {
 	}
 	a.LastUpdate = &stats.Update{Start: now.Add(-50 * time.Minute), End: now.Add(-49 * time.Minute), Amounts: stats.Amounts{NARs: 1156,
 		Received: map[store.Origin]int64{store.FromRebuild: 1.34e9, store.FromNeighbours: 7.5e8, store.FromInternet: 1.1e8}, Seconds: 41}}
-	a.Pace = stats.Pace{Bytes: 61e6, Seconds: 10}
+	a.Pace = stats.Pace{Bytes: 10 * internetRate, Seconds: 10}
 	const laptop, nas = "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv"
 	a.LastUpdate.From = []string{nas, laptop}
 	for i, name := range []string{"firefox-141.0", "llvm-18.1.8-lib", "glibc-2.40-66", "noto-fonts-2025.06.01", "gtk4-4.18.6",
@@ -124,14 +128,20 @@ func busyFacts(now time.Time) dashboard.Facts {
 			NixAsks: true,
 			Keys:    []string{"cache.nixos.org-1"}},
 		ShareFacts: dashboard.ShareFacts{ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true,
-			ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"}},
+			ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"},
+			Kinds: []dashboard.ShareKind{{Kind: "signed by a public key", With: "every neighbour", Asked: 12345, Sent: 1.5e9},
+				{Kind: "unsigned here, signature offered", With: "every neighbour", Asked: 411, Sent: 0.3e9},
+				{Kind: "signed by private keys alone", With: "no machine"}, {Kind: "fetched source, unsigned", With: "no machine"},
+				{Kind: "commit of a git repository", With: "no machine"},
+				{Kind: "own build with the circle's signature", With: "no machine"},
+				{Kind: "other own builds, .drv, unsigned paths", With: "no machine", Asked: 38}}},
 		NetworkFacts: dashboard.NetworkFacts{Neighbours: []dashboard.Neighbour{
 			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
-				Since: now.Add(-3 * time.Hour), Received: 4.1e9, Sent: 0.6e9},
+				Since: now.Add(-3 * time.Hour), Received: 1.1e9, Sent: 0.2e9},
 			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
-				Since: now.Add(-75 * time.Hour), Received: 11.9e9},
+				Since: now.Add(-75 * time.Hour), Received: 2.9e9},
 			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
-				Since: now.Add(-12 * time.Minute), Sent: 7.3e9, Strikes: 1},
+				Since: now.Add(-12 * time.Minute), Sent: 1.6e9, Strikes: 1},
 		},
 			Interfaces: []dashboard.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
 				{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
@@ -143,6 +153,9 @@ func busyFacts(now time.Time) dashboard.Facts {
 func freshFacts(now time.Time) dashboard.Facts {
 	f := busyFacts(now)
 	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
+	for i := range f.Kinds {
+		f.Kinds[i].Asked, f.Kinds[i].Sent = 0, 0
+	}
 	f.Banned = []dashboard.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "sent a wrong block",
 		Until: now.Add(time.Hour)}}
 	f.Health = []dashboard.Health{
@@ -168,16 +181,45 @@ func (s *shown) move(t *testing.T, name string, size, in, out int) {
 		out)
 }
 
+// flow lets a NAR arrive and another leave, each at its pace in bytes a second. It returns while they go on, once that has lasted for
+// longer than the time over which rates are taken: they are those of the two from then on, and before they would be less.
+func (s *shown) flow(t *testing.T, in, out int) {
+	t.Helper()
+	const before, all, perSecond = 6, 10, 10 // seconds, and pieces
+	comes, goes := textMapping(t, "webkitgtk-2.48.3", all*in), textMapping(t, "blender-4.5.1", 2*all*out)
+	ready, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(time.Second / perSecond)
+		defer tick.Stop()
+		for i := range all*perSecond - 1 {
+			s.accounts.Received(store.FromNeighbours, comes, "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", in/perSecond)
+			s.accounts.Sent(goes.Path(), goes.NarSize(), "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", out/perSecond)
+			if i == before*perSecond {
+				close(ready)
+			}
+			select {
+			case <-tick.C:
+			case <-t.Context().Done():
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { <-ended })
+	<-ready
+}
+
 // The Page as people see it, on a wide screen and a narrow one, by day and by night.
 func TestPageInChromium(t *testing.T) {
 	b := newBrowser(t)
 	now := time.Now()
 	busy, fresh := showPage(t, busyAccount(now), busyFacts(now)), showPage(t, nil, freshFacts(now))
-	busy.move(t, "webkitgtk-2.48.3", 96_000_000, 61_000_000, 20_000_000)
+	busy.flow(t, 10_500_000, 3_200_000) // the screenshot is the first picture
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int{1280, 390} {
 			b.screen(width, scheme)
-			for name, page := range map[string]*shown{"busy": busy, "fresh": fresh} {
+			for _, name := range []string{"busy", "fresh"} {
+				page := map[string]*shown{"busy": busy, "fresh": fresh}[name]
 				b.open(page.url + "/")
 				b.until(`document.getElementById("live").textContent === "Live"`)
 				what := fmt.Sprintf("%s-%s-%d", name, scheme, width)
@@ -279,10 +321,10 @@ func TestPageLivesInChromium(t *testing.T) {
 	b.open(s.url + "/")
 	for _, want := range []string{"of the last 30 days came from your network or was rebuilt here", "not downloaded",
 		"1 156 paths, 2.0 GiB: 61 % rebuilt here, 34 % from …6bsKQwzv and …rMLvKXtf",
-		"alone it would have taken about 6 min", "Rebuilt here", "192.168.1.23", "named by you",
+		"alone it would have taken about 88 s", "Rebuilt here", "192.168.1.23", "named by you",
 		"nobody near has it",
 		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine",
-		"1 of 3 strikes"} {
+		"other own builds, .drv, unsigned paths", "12 345", "1 of 3 strikes"} {
 		b.until(fmt.Sprintf("document.body.innerText.includes(%q)", want))
 	}
 	b.until(`document.getElementById("now").innerText.includes("Nothing is under way")`)
