@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// maxExposure is ten times the score of `systemd-analyze security`, 0 to 100, that the service may have. Most of what
-// is left is what it is for: the network. The drop-in for vsock adds 2.
+// maxExposure is ten times the score of `systemd-analyze security`, 0 to 100, that the service may have. Most of
+// the score is for the network, without which it has no use. The drop-in for vsock adds 2.
 const maxExposure = 12
 
 // A unit is the settings of a unit file by section and name; one that is given twice has two values.

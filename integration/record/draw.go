@@ -59,7 +59,7 @@ const (
 	style                           = `text { font: 14px monospace; white-space: pre; fill: #d8dee9 }`
 )
 
-// draw makes the SVG. What is there at the end is visible without animation, too.
+// draw makes the SVG. Without animation the last picture is visible.
 func draw(lines []line) string {
 	var b strings.Builder
 	last := 0

@@ -1,8 +1,8 @@
 // Record runs `narbor demo` on a terminal and draws what that shows as an SVG that plays.
 //
-//	go build -o /tmp/narbor ./cmd/narbor && go run ./integration/record /tmp/narbor >integration/demo.svg
+//	go build -o /tmp/narbor ./cmd/narbor && go run ./integration/record /tmp/narbor integration/demo.svg
 //
-// A viewer that plays nothing shows the end. The terminal is made by script(1), of util-linux.
+// A viewer that plays nothing shows the end. A demo that fails leaves the file as it was. The terminal is made by script(1), of util-linux.
 package main
 
 import (
@@ -22,18 +22,18 @@ const (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: record PROGRAM >FILE.svg; PROGRAM is a narbor that is built")
+	if len(os.Args) != 3 {
+		fmt.Fprintln(os.Stderr, "usage: record PROGRAM FILE.svg; PROGRAM is a narbor that is built")
 		os.Exit(2)
 	}
-	if err := record(os.Args[1], os.Stdout); err != nil {
+	if err := record(os.Args[1], os.Args[2]); err != nil {
 		fmt.Fprintln(os.Stderr, "record:", err)
 		os.Exit(1)
 	}
 }
 
-// record writes the SVG of a run of the program's demo.
-func record(program string, w io.Writer) error {
+// record replaces a file by the SVG of a run of the program's demo.
+func record(program, file string) error {
 	cmd := exec.Command("script", "--quiet", "--return", "--flush", "--command",
 		fmt.Sprintf(`stty cols %d rows %d && exec "$PROGRAM" demo`, columns, rows), os.DevNull)
 	cmd.Env = append(os.Environ(), "PROGRAM="+program, "TERM=xterm", "SHELL=/bin/sh", "LC_ALL=C.UTF-8")
@@ -52,8 +52,11 @@ func record(program string, w io.Writer) error {
 	if rerr != nil {
 		return rerr
 	}
-	_, err = io.WriteString(w, draw(shown))
-	return err
+	whole := file + ".new"
+	if err := os.WriteFile(whole, []byte(draw(shown)), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(whole, file)
 }
 
 // watch reads what is written to a terminal until it ends, and returns the lines that the terminal has shown.

@@ -85,9 +85,12 @@ func texts(t *testing.T, svg string) (all []string) {
 	}
 }
 
-// A program that redraws a line is recorded by a real terminal, and what it has printed at last is shown at the end.
+// The recording of a program that redraws a line has its first and its last picture, and the last is seen without animation.
 func TestRecordDrawsAProgramOnATerminal(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
 		t.Skip(err)
 	}
 	program := filepath.Join(t.TempDir(), "program")
@@ -95,17 +98,28 @@ func TestRecordDrawsAProgramOnATerminal(t *testing.T) {
 	if err := os.WriteFile(program, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	var out strings.Builder
-	if err := record(program, &out); err != nil {
+	file := filepath.Join(t.TempDir(), "demo.svg")
+	if err := record(program, file); err != nil {
 		t.Fatal(err)
 	}
-	if got := texts(t, out.String()); !slices.Contains(got, "a <b> & c") || !slices.Contains(got, "done") {
+	svg, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := string(svg)
+	if got := texts(t, out); !slices.Contains(got, "a <b> & c") || !slices.Contains(got, "done") {
 		t.Errorf("the recording has %q", got)
 	}
-	if !strings.Contains(out.String(), `>done<`) || strings.Contains(out.String(), `visibility="hidden">done`) {
-		t.Errorf("the end is not shown without animation:\n%s", &out)
+	if !strings.Contains(out, `>done<`) || strings.Contains(out, `visibility="hidden">done`) {
+		t.Errorf("the end is not shown without animation:\n%s", out)
 	}
-	if err := record("/bin/false", io.Discard); err == nil {
+	if err := record("/bin/false", file); err == nil {
 		t.Error("a demo that fails is recorded")
+	}
+	if kept, err := os.ReadFile(file); err != nil || string(kept) != out {
+		t.Errorf("after a demo that fails the file has %d bytes, want the %d from before: %v", len(kept), len(out), err)
+	}
+	if left, err := os.ReadDir(filepath.Dir(file)); err != nil || len(left) != 1 {
+		t.Errorf("beside the recording there is %v: %v", left, err)
 	}
 }
