@@ -96,7 +96,7 @@ func TestStatusReadsWell(t *testing.T) {
 		store.FromRebuild: 5 << 30, store.FromInternet: 2 << 30}}
 	st.Away = []stats.Share{{Name: idAway, Last: time.Date(2026, 1, 3, 9, 30, 0, 0, time.Local)}}
 	st.Rates = stats.Rates{Network: 85 << 20, Internet: 3 << 20}
-	st.LastUpdate = &stats.Update{Start: time.Date(2026, 1, 4, 14, 2, 5, 0, time.Local), From: []string{idNAS}, AloneSeconds: 361,
+	st.LastUpdate = &stats.Update{Start: time.Date(2026, 1, 4, 14, 2, 5, 0, time.Local), From: []string{idNAS},
 		Amounts: stats.Amounts{NARs: 1156, Seconds: 41, Received: map[store.Origin]int64{store.FromRebuild: 1_340_000_000,
 			store.FromNeighbours: 750_000_000, store.FromInternet: 110_000_000}}}
 	golden(t, "status-upstream", func(s screen) { printStatus(st, s) })

@@ -153,9 +153,6 @@ func (s *service) connect(c *cli.Context) (err error) {
 	if s.accounts, err = stats.Open(s.state.file("account.json")); err != nil {
 		s.log.Warn("accounts begin anew", zap.Error(err))
 	}
-	if most, _ := downloadRate(c); most > 0 { // an error of the flag ended the start before
-		s.accounts.LimitDownloads()
-	}
 	paused, err := s.pause.open(s.state.file("pause.json"), !s.shares.off)
 	if err != nil {
 		s.log.Warn("pause of sharing", zap.Error(err))

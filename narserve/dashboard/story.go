@@ -35,9 +35,6 @@ func UpdateText(u stats.Update, now time.Time, name func(id string) string) stri
 	}
 	if u.Seconds > 0 {
 		text += ", in " + tookText(u.Seconds)
-		if u.AloneSeconds > 0 && u.Saved() > 0 {
-			text += "; alone it would have taken about " + tookText(u.AloneSeconds)
-		}
 	}
 	return text
 }

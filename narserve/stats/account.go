@@ -22,7 +22,7 @@ const (
 	quarters, quarter = 96, 15 * time.Minute
 	// maxRequests bounds the latest requests that are remembered.
 	maxRequests = 50
-	// upstreamName is among the peers what upstreams gave.
+	// upstreamName is the name under which the shares of peers have the bytes from upstreams.
 	upstreamName = "upstream"
 	// maxFrom bounds the peers named in a request or a transfer.
 	maxFrom = 8
@@ -147,15 +147,14 @@ type Transfer struct {
 	Peers    []string     `json:"peers"` // IDs, the largest giver first; at most 8
 }
 
-// An Update has the amounts that Nix got without a pause of two minutes. Seconds are those in which it waited for NARs or received them.
+// An Update has the amounts that Nix got without a pause of two minutes: from narbor, of any origin, and what it fetched itself, as
+// far as is known. Sent, Found and Missed stay 0.
 type Update struct {
 	Start time.Time `json:"start"` // the first question for a path
 	End   time.Time `json:"end"`   // the last request for which there was something
-	// From has the IDs of the neighbours with the most bytes, the first one first; at most 8.
+	// From has the IDs of the neighbours that the NARs of origin [store.FromNeighbours] came from, the one with the most bytes first,
+	// after those from before a restart; at most 8. A NAR from several counts for the one that gave most of it.
 	From []string `json:"from,omitempty"`
-	// AloneSeconds is an estimate: the time that the internet alone would have taken for what narbor gave, at the measured
-	// [Pace]; 0 if none was measured.
-	AloneSeconds float64 `json:"aloneSeconds,omitempty"`
 	Amounts
 }
 
@@ -173,7 +172,6 @@ type Account struct {
 
 	LastUpdate *Update `json:"lastUpdate,omitempty"`
 	Rates      Rates   `json:"rates"`
-	Pace       Pace    `json:"pace"`
 }
 
 // Sum adds up the last days, today included; 0 is all that are kept.
@@ -191,6 +189,9 @@ func (a Account) Sum(days int) Amounts {
 	return sum
 }
 
+// isPeer reports whether the name of a sender of a NAR is the ID of a peer.
+func isPeer(name string) bool { return name != "" && name != upstreamName }
+
 // parties has the shares of peers, by ID, and of packages, by name.
 type parties struct {
 	peers, names shares
@@ -203,7 +204,7 @@ const maxAway, awayFor = 5, 30 * 24 * time.Hour
 func (a Account) Away(here func(id string) bool, now time.Time) []Share {
 	away := []Share{}
 	for _, s := range a.Peers {
-		if s.Name != "" && s.Name != upstreamName && now.Sub(s.Last) < awayFor && !here(s.Name) {
+		if isPeer(s.Name) && now.Sub(s.Last) < awayFor && !here(s.Name) {
 			away = append(away, s)
 		}
 	}

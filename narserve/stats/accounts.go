@@ -58,10 +58,9 @@ func (a *Accounts) Received(o store.Origin, m trust.Mapping, from string, n int)
 	defer a.mu.Unlock()
 	switch o {
 	case store.FromInternet:
-		a.transfers.meters.download(now, n)
-		a.transfers.meters.move(now, Rates{Internet: int64(n)})
+		a.transfers.meter.move(now, Rates{Internet: int64(n)})
 	case store.FromNeighbours, store.FromOthers:
-		a.transfers.meters.move(now, Rates{Network: int64(n)})
+		a.transfers.meter.move(now, Rates{Network: int64(n)})
 	}
 	p := a.transfers.pass(passKey{incoming: true, path: m.Path()}, m.NarSize(), now)
 	if p == nil {
@@ -81,7 +80,7 @@ func (a *Accounts) Sent(path store.Path, size int64, to string, n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.book(now, Amounts{Sent: int64(n)})
-	a.transfers.meters.move(now, Rates{Sent: int64(n)})
+	a.transfers.meter.move(now, Rates{Sent: int64(n)})
 	a.shares.peers.of(to, maxPeers, now).Sent += int64(n)
 	a.shares.names.of(packageName(path), maxNames, now).Sent += int64(n)
 	if p := a.transfers.pass(passKey{path: path, peer: to}, size, now); p != nil {
@@ -99,7 +98,7 @@ func (a *Accounts) Fetched(m trust.Mapping, otherwise store.Origin, err error) {
 	defer a.mu.Unlock()
 	key := passKey{incoming: true, path: m.Path()}
 	p := a.transfers.passing[key]
-	a.transfers.ended(key)
+	delete(a.transfers.passing, key)
 	if err != nil {
 		return
 	}
@@ -231,17 +230,26 @@ func (a *Accounts) Account() Account {
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := Account{Schema: accountSchema, Since: a.history.since, Note: a.note, Days: a.history.listDays(),
-		Quarters: a.history.listQuarters(now), Peers: a.shares.peers.list(), Names: a.shares.names.list(),
-		Requests: slices.Clone(a.requests.latest), Now: a.transfers.list(now), LastUpdate: a.updates.copy(),
-		Rates: a.transfers.meters.rates(now), Pace: a.transfers.meters.pace}
-	if u := out.LastUpdate; u != nil {
-		u.AloneSeconds = out.Pace.time(u.SavedOf() - u.ByNix)
+	out := a.booked(now)
+	out.Note, out.Now, out.Rates = a.note, a.transfers.list(now), a.transfers.meter.rates(now)
+	if u := out.LastUpdate; u != nil && a.busy.serving > 0 && a.servedSince() {
+		u.Seconds += now.Sub(a.busy.since).Seconds() // End adds them to the account
 	}
+	return out
+}
+
+// booked returns what outlasts the program. The caller holds mu.
+func (a *Accounts) booked(now time.Time) Account {
+	out := Account{Schema: accountSchema, Since: a.history.since, Days: a.history.listDays(), Quarters: a.history.listQuarters(now),
+		Peers: a.shares.peers.list(), Names: a.shares.names.list(), Requests: slices.Clone(a.requests.latest),
+		LastUpdate: a.updates.copy()}
 	out.Peers, out.Names = out.Peers[:min(len(out.Peers), maxPeers)], out.Names[:min(len(out.Names), maxNames)]
 	slices.Reverse(out.Requests)
 	return out
 }
+
+// servedSince reports whether Nix got something since it waits. The caller holds mu.
+func (a *Accounts) servedSince() bool { return !a.updates.last.End.Before(a.busy.since) }
 
 // book adds amounts to today and to this quarter of an hour. The caller holds mu.
 func (a *Accounts) book(now time.Time, amounts Amounts) {
@@ -281,7 +289,7 @@ func (a *Accounts) End() {
 	took := now.Sub(a.busy.since).Seconds()
 	amounts := Amounts{Seconds: took, SavedSeconds: max(0, float64(a.busy.saved)/internetRate-took)}
 	a.book(now, amounts)
-	if !a.updates.last.End.Before(a.busy.since) { // Nix got something
+	if a.servedSince() {
 		a.updates.add(now, amounts)
 	}
 }
@@ -305,11 +313,4 @@ func (a *Accounts) Asked() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.requests.latest) > 0
-}
-
-// LimitDownloads says that narbor's downloads from the internet are limited, so that no estimate is made of their pace.
-func (a *Accounts) LimitDownloads() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.transfers.meters.limited, a.transfers.meters.pace = true, Pace{}
 }

@@ -52,7 +52,6 @@ func Open(file string) (*Accounts, error) {
 		return a, err
 	}
 	a.history.since, a.history.days, a.history.quarters = kept.Since, kept.Days, kept.Quarters
-	a.transfers.meters.pace = kept.Pace
 	if u := kept.LastUpdate; u != nil {
 		a.updates = updates{last: *u, began: u.Start, seen: u.End}
 	}
@@ -94,9 +93,6 @@ func parseAccount(text []byte, now time.Time) (a keptAccount, err error) {
 	if len(a.Days) > maxDays || len(a.Quarters) > quarters || len(a.Peers) > maxPeers || len(a.Names) > maxNames ||
 		len(a.Requests) > maxRequests {
 		return a, errors.New("it has more entries than narbor writes")
-	}
-	if a.Pace.Bytes < 0 || a.Pace.Seconds < 0 {
-		return a, errors.New("the pace of downloads is negative")
 	}
 	if u := a.LastUpdate; u != nil && (!u.sane() || len(u.From) > maxFrom) {
 		return a, errors.New("the last update has amounts that narbor does not write")
@@ -145,13 +141,12 @@ func (a *Accounts) Save() error {
 	a.mu.Lock()
 	due := a.changed && a.file != ""
 	a.changed = false
+	account := a.booked(time.Now())
 	a.mu.Unlock()
 	if !due {
 		return nil
 	}
-	account := keptAccount{Account: a.Account(), Missed: a.missed.pending()}
-	account.Now, account.Note, account.Rates = nil, "", Rates{}
-	text, err := json.Marshal(account)
+	text, err := json.Marshal(keptAccount{account, a.missed.pending()})
 	if err == nil {
 		err = statefile.Replace(a.file, text, 0o600)
 	}

@@ -33,7 +33,7 @@ type Provenance struct {
 type transfers struct {
 	passing map[passKey]*passing
 	origins *lru.Cache[store.Hash, Provenance] // of NARs in the spool
-	meters  *meters
+	meter   *meter
 }
 
 type passKey struct {
@@ -51,7 +51,7 @@ type passing struct {
 }
 
 func newTransfers() transfers {
-	return transfers{map[passKey]*passing{}, lru.New[store.Hash, Provenance](maxOrigins), &meters{}}
+	return transfers{map[passKey]*passing{}, lru.New[store.Hash, Provenance](maxOrigins), &meter{}}
 }
 
 // pass returns a transfer under way, which may begin now; nil if there are too many.
@@ -78,17 +78,6 @@ func (t transfers) sweep(now time.Time) {
 			delete(t.passing, key)
 		}
 	}
-}
-
-// ended forgets an incoming transfer, and ends the measurement of downloads with the last of them.
-func (t transfers) ended(key passKey) {
-	delete(t.passing, key)
-	for _, p := range t.passing {
-		if p.origins[store.FromInternet] > 0 {
-			return
-		}
-	}
-	t.meters.last = time.Time{}
 }
 
 // most returns the peers that gave most, at most maxFrom of them.

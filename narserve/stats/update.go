@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"slices"
 	"time"
 
 	"narbor/store"
@@ -12,7 +13,7 @@ const updatePause = 2 * time.Minute
 // updates has the last update, in which Nix got at least one path. The caller of its methods holds the lock of the accounts.
 type updates struct {
 	last   Update
-	givers map[string]int64 // bytes by the neighbour that gave most of a NAR; those from before a restart are in last alone
+	givers map[string]int64 // bytes by the neighbour that gave most of a NAR; last.From has those from before a restart
 	began  time.Time        // the first request since the last pause
 	seen   time.Time        // the last one
 }
@@ -39,15 +40,16 @@ func (u *updates) add(at time.Time, amounts Amounts) {
 	}
 }
 
-// gave records the neighbour that a NAR of the last update came from.
+// gave records the neighbour that most of a NAR of the last update came from.
 func (u *updates) gave(from Provenance, n int64) {
-	if len(from.From) == 0 || from.Origin != store.FromNeighbours && from.Origin != store.FromOthers {
+	i := slices.IndexFunc(from.From, isPeer)
+	if i < 0 || from.Origin != store.FromNeighbours {
 		return
 	}
 	if u.givers == nil {
 		u.givers = map[string]int64{}
 	}
-	if id := from.From[0]; u.givers[id] > 0 || len(u.givers) < maxPeers {
+	if id := from.From[i]; u.givers[id] > 0 || len(u.givers) < maxPeers {
 		u.givers[id] += n
 	}
 }
@@ -59,8 +61,11 @@ func (u *updates) copy() *Update {
 	}
 	last := u.last
 	last.Amounts = last.clone()
-	if len(u.givers) > 0 {
-		last.From = most(u.givers)
+	last.From = slices.Clone(last.From)
+	for _, id := range most(u.givers) {
+		if len(last.From) < maxFrom && !slices.Contains(last.From, id) {
+			last.From = append(last.From, id)
+		}
 	}
 	return &last
 }

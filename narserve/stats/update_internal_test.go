@@ -2,6 +2,7 @@ package stats
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -102,6 +103,113 @@ func TestLongNARDoesNotEndAnUpdate(t *testing.T) {
 		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours)
 		if u := a.Account().LastUpdate; u.NARs != 2 || !u.Start.Equal(start) {
 			t.Errorf("the last update is %+v", u)
+		}
+	})
+}
+
+func TestUpdateNamesFewGivers(t *testing.T) {
+	var u updates
+	for i := range 3 * maxPeers {
+		u.gave(Provenance{store.FromNeighbours, []string{string(rune('A' + i))}}, int64(i))
+	}
+	u.gave(Provenance{store.FromInternet, []string{"upstream"}}, 1<<40)
+	u.last.Start = time.Now()
+	if got := u.copy().From; len(u.givers) != maxPeers || len(got) != maxFrom || got[0] != string(rune('A'+maxPeers-1)) {
+		t.Errorf("of %d givers %q are named", len(u.givers), got)
+	}
+}
+
+// Neighbours that download for this machine are another part of the update, and an upstream is no neighbour.
+func TestUpdateNamesNeighboursForTheirOwnNARsAlone(t *testing.T) {
+	u := updates{last: Update{Start: time.Now()}}
+	u.gave(Provenance{store.FromOthers, []string{"proxy"}}, 100)
+	u.gave(Provenance{store.FromNeighbours, []string{upstreamName, "", "second", "first"}}, 1)
+	u.gave(Provenance{store.FromNeighbours, []string{"first"}}, 10)
+	u.gave(Provenance{store.FromNeighbours, []string{upstreamName}}, 1000)
+	if got := u.copy().From; !slices.Equal(got, []string{"first", "second"}) {
+		t.Errorf("it came from %q", got)
+	}
+}
+
+// Both the bytes and the time of an update are those of this moment, although the time is booked at the end.
+func TestUpdateUnderWaySaysItsTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "account.json")
+		a, err := Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := textMapping(t, "small-1", "x")
+		want := func(when string, a *Accounts, seconds float64) {
+			t.Helper()
+			if u := a.Account().LastUpdate; u.Seconds != seconds {
+				t.Errorf("%s it took %v s, want %v", when, u.Seconds, seconds)
+			}
+		}
+		give(a, m, store.FromNeighbours)
+		time.Sleep(time.Second)
+		a.Begin()
+		time.Sleep(10 * time.Second)
+		want("before Nix got more,", a, 60)
+		a.Begin()
+		a.Served(m, m.NarSize(), 10*time.Second, true)
+		a.End()
+		want("while another NAR is awaited", a, 70)
+		if err := a.Save(); err != nil {
+			t.Fatal(err)
+		}
+		b, err := Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want("in the file", b, 60)
+		time.Sleep(5 * time.Second)
+		want("a while later", a, 75)
+		a.End()
+		time.Sleep(time.Second)
+		want("at its end", a, 75)
+	})
+}
+
+func TestUpdateKeepsItsGiversOverARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "account.json")
+		a, err := Open(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours) // of peer-a
+		if err := a.Save(); err != nil {
+			t.Fatal(err)
+		}
+		if a, err = Open(file); err != nil {
+			t.Fatal(err)
+		}
+		from := func(id string) {
+			m := textMapping(t, "other-1", id)
+			a.Begin()
+			a.Received(store.FromNeighbours, m, id, int(m.NarSize()))
+			a.Fetched(m, store.FromNeighbours, nil)
+			a.Served(m, m.NarSize(), time.Second, true)
+			a.End()
+		}
+		for _, id := range []string{"peer-b", "peer-a"} {
+			from(id)
+			if got := a.Account().LastUpdate.From; !slices.Equal(got, []string{"peer-a", "peer-b"}) {
+				t.Errorf("after a restart and a NAR of %s it came from %q", id, got)
+			}
+		}
+		for i := range maxFrom {
+			from(string(rune('A' + i)))
+		}
+		if got := a.Account().LastUpdate.From; len(got) != maxFrom || got[0] != "peer-a" {
+			t.Errorf("of more givers %q are named", got)
+		}
+		time.Sleep(2 * updatePause)
+		a.noteRequest(time.Now())
+		from("peer-b")
+		if got := a.Account().LastUpdate.From; !slices.Equal(got, []string{"peer-b"}) {
+			t.Errorf("the next update came from %q", got)
 		}
 	})
 }
