@@ -241,13 +241,21 @@ func (s *service) run(ctx context.Context) error {
 	ctl.Close()
 	die()
 	err := g.Wait()
-	if err := s.accounts.Save(); err != nil { // what neighbours got while the rest ended
-		s.log.Warn("accounts are not saved", zap.Error(err))
-	}
+	s.saveLast()
 	if errors.Is(err, context.Canceled) {
 		return nil
 	}
 	return err
+}
+
+// saveLast saves what neighbours got and offered while the rest ended.
+func (s *parts) saveLast() {
+	if err := s.accounts.Save(); err != nil {
+		s.log.Warn("accounts are not saved", zap.Error(err))
+	}
+	if err := s.shares.offered.Save(); err != nil {
+		s.log.Warn("offered signatures are not saved", zap.Error(err))
+	}
 }
 
 // stopTimes bound a stop: until fetches are ended, and from then on until connections that are not idle are closed.

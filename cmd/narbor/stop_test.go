@@ -12,8 +12,11 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/store"
+	"narbor/store/offered"
 	"narbor/store/spool"
 	"narbor/trust"
+
+	"go.uber.org/zap"
 )
 
 // A slowSource has one path, and fetches it until its context ends.
@@ -82,5 +85,24 @@ func outlastsTheDrain(t *testing.T, late bool) {
 	<-ended
 	if got := accounts.Account().Requests; len(got) == 0 || got[0].Reason != "narbor was stopping" { // the latest is the first
 		t.Errorf("the requests are recorded as %+v, want that the stop has ended the latest", got)
+	}
+}
+
+// An offer may be answered until the last part has ended.
+func TestOfferOfTheLastMomentIsSaved(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "offered.json")
+	book, err := offered.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, _ := makeClosure(t, t.TempDir())
+	if err := book.Keep(info, info.Signatures, "peer"); err != nil {
+		t.Fatal(err)
+	}
+	s := parts{log: logs{Logger: zap.NewNop()}, accounts: stats.New(), shares: &shares{offered: book}}
+	s.saveLast()
+	again, err := offered.Open(file)
+	if _, ok := again.Of(info); !ok || err != nil {
+		t.Errorf("the record is lost: %v", err)
 	}
 }

@@ -49,6 +49,7 @@ type Book struct {
 	mu      sync.Mutex // guards the rest
 	records map[string]Record
 	order   []string // the paths of records, the oldest first
+	unsaved bool     // since the file was written
 }
 
 // Open reads the records of an earlier run, from a file that need not be there; "" is none. The result is usable even with
@@ -109,6 +110,7 @@ func (b *Book) Keep(info store.Info, signatures []string, from string) error {
 	}
 	b.mu.Lock()
 	b.put(r)
+	b.unsaved = true
 	b.mu.Unlock()
 	select {
 	case b.changed <- struct{}{}:
@@ -131,41 +133,44 @@ func (b *Book) Of(info store.Info) (Record, bool) {
 	return r, true
 }
 
-// Save writes the file.
+// Save writes the file if something was kept since, or could not be written.
 func (b *Book) Save() error {
 	b.mu.Lock()
+	unsaved := b.unsaved
+	b.unsaved = false
 	list := make([]Record, len(b.order))
 	for i, p := range b.order {
 		list[i] = b.records[p]
 	}
 	b.mu.Unlock()
-	return statefile.Write(b.file, list)
+	if !unsaved {
+		return nil
+	}
+	err := statefile.Write(b.file, list)
+	if err != nil {
+		b.mu.Lock()
+		b.unsaved = true
+		b.mu.Unlock()
+	}
+	return err
 }
 
-// Run writes the file a while after changes, and when ctx ends. failed is told of what cannot be written.
+// Run writes the file a while after changes, until ctx ends. failed is told of what cannot be written. The caller calls Save after
+// the last Keep.
 func (b *Book) Run(ctx context.Context, failed func(error)) error {
-	save := func() {
-		if err := b.Save(); err != nil {
-			failed(err)
-		}
-	}
 	for {
 		select {
 		case <-b.changed:
 		case <-ctx.Done():
-			select {
-			case <-b.changed: // in the same moment
-				save()
-			default:
-			}
 			return nil
 		}
 		select {
 		case <-time.After(writeAfter):
-			save()
 		case <-ctx.Done():
-			save()
 			return nil
+		}
+		if err := b.Save(); err != nil {
+			failed(err)
 		}
 	}
 }

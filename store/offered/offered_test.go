@@ -122,6 +122,7 @@ func TestBrokenRecordsAreLeftOut(t *testing.T) {
 	if _, ok := b.Of(good); !ok {
 		t.Error("a good record beside broken ones is lost")
 	}
+	keep(t, b, claim(t, 7), "a:AA")
 	if err := b.Save(); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestBrokenRecordsAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestFileIsWrittenAfterAWhileAndAtTheEnd(t *testing.T) {
+func TestFileIsWrittenAfterAWhile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "offered.json")
 	synctest.Test(t, func(t *testing.T) {
 		b := open(t, file)
@@ -159,34 +160,36 @@ func TestFileIsWrittenAfterAWhileAndAtTheEnd(t *testing.T) {
 		if !written(1) || !written(2) {
 			t.Error("the file is not written after a while")
 		}
-		keep(t, b, claim(t, 3), "cache-1:BB")
-		synctest.Wait()
 		cancel()
-		if err := <-ended; err != nil || !written(3) {
-			t.Errorf("Run = %v, and what came last is written: %t", err, written(3))
+		if err := <-ended; err != nil {
+			t.Errorf("Run = %v", err)
 		}
 	})
 }
 
-func TestRecordOfTheLastMomentIsWritten(t *testing.T) {
-	info := claim(t, 1)
-	for range 20 { // either case of a select may come first
-		file := filepath.Join(t.TempDir(), "offered.json")
-		b, err := offered.Open(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := b.Keep(info, []string{"key:sig"}, "peer"); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		if err := b.Run(ctx, func(err error) { t.Error(err) }); err != nil {
-			t.Fatal(err)
-		}
-		again, err := offered.Open(file)
-		if _, ok := again.Of(info); !ok || err != nil {
-			t.Fatalf("the record is lost: %v", err)
-		}
+func TestSaveWritesWhatWasKeptSince(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "offered.json")
+	b := open(t, file)
+	if err := b.Save(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file of an empty book: %v", err)
+	}
+	keep(t, b, claim(t, 1), "cache-1:BB")
+	if err := os.Mkdir(file, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Save(); err == nil {
+		t.Error("a directory was replaced")
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Save(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := open(t, file).Of(claim(t, 1)); !ok {
+		t.Error("the record that could not be saved is lost")
 	}
 }
