@@ -15,7 +15,7 @@ import (
 	"narbor/trust"
 )
 
-// KindCount is what was shared of a kind of path.
+// KindCount has the counts of a kind of path.
 type KindCount = serve.KindCount
 
 // Status is what a node knows of itself and its neighbours at a moment. Times are in seconds, amounts in bytes or

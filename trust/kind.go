@@ -13,7 +13,7 @@ const (
 	KindSource  Kind = "source"  // fetched by its hash, and not signed
 	KindGit     Kind = "git"     // a tree of a git repository, and not signed
 	KindOwn     Kind = "own"     // built here, and signed by a key of the circle
-	KindKept    Kind = "kept"    // none of these
+	KindKept    Kind = "kept"    // of any kind, and not shared
 )
 
 // Kinds returns all kinds.
@@ -28,7 +28,7 @@ func (p Policy) KindOf(info store.Info, m Mapping) Kind {
 		return KindGit
 	case m.signedBy == "":
 		return KindSource
-	case info.Ultimate:
+	case info.Ultimate && !p.isSource(info): // a source that was built here needs no signature of the circle
 		return KindOwn
 	case info.Offered:
 		return KindOffered

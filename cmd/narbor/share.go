@@ -113,7 +113,7 @@ func shareKinds(st control.Status) []dashboard.ShareKind {
 		kind(trust.KindSource, "fetched source, unsigned", with(st.ShareSources, all)),
 		kind(trust.KindGit, "commit of a git repository", with(st.ShareSources, all)),
 		kind(trust.KindOwn, "own build with the circle's signature", with(st.Group && len(st.CircleKeys) > 0, members)),
-		kind(trust.KindKept, "other own builds, .drv, unsigned paths", noMachine),
+		kind(trust.KindKept, "any path that is here and stays here", noMachine),
 	}
 }
 

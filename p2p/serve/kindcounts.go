@@ -15,7 +15,7 @@ func staysHere(err error) bool {
 	return errors.Is(err, errUnshared) || errors.Is(err, trust.ErrBuiltHere) || errors.Is(err, trust.ErrDerivation)
 }
 
-// KindCount is what was shared of a kind of path.
+// KindCount has the counts of a kind of path.
 type KindCount struct {
 	Asked int64 `json:"asked"` // paths that neighbours asked for, each time; not what they were told unasked
 	Sent  int64 `json:"sent"`  // bytes of NARs
