@@ -175,7 +175,7 @@ func printStatus(st control.Status, s screen) {
 	printFaults(st, s)
 }
 
-// printTransfers prints the part of 30 days that was saved, the last update, and the rates now.
+// printTransfers prints the amounts of the last 30 days and of the last update, and the rates of this moment.
 func printTransfers(st control.Status, s screen) {
 	if part, rest := dashboard.MonthText(st.Month); part != "" {
 		s.field("saved", "%s %s", part, rest)
@@ -183,7 +183,11 @@ func printTransfers(st control.Status, s screen) {
 	if st.LastUpdate != nil {
 		s.field("update", "%s", dashboard.UpdateText(*st.LastUpdate, time.Now(), dashboard.ShortID))
 	}
-	s.field("now", "%s", cmp.Or(dashboard.RatesText(st.Rates), "nothing moves"))
+	now := "nothing moves"
+	if n := len(st.Now); n > 0 {
+		now = dashboard.Plural(n, "transfer") + " under way"
+	}
+	s.field("now", "%s", cmp.Or(dashboard.RatesText(st.Rates), now))
 }
 
 // printFaults prints the problems to fix. Other notes about health are above them, or on the page.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 
 	"narbor/cmd/narbor/control"
+	"narbor/narserve/stats"
 	"narbor/p2p/netmon"
 )
 
@@ -37,5 +40,17 @@ func TestShortAddr(t *testing.T) {
 		if got := shortAddr(addr); got != want {
 			t.Errorf("shortAddr(%q) = %q, want %q", addr, got, want)
 		}
+	}
+}
+
+func TestStatusSaysThatNothingMovesOnlyWithoutTransfers(t *testing.T) {
+	var st control.Status
+	for _, want := range []string{"nothing moves", "1 transfer under way", "2 transfers under way"} {
+		var b bytes.Buffer
+		printTransfers(st, screen{Writer: &b, width: plainWidth})
+		if got := strings.Fields(b.String()); strings.Join(got, " ") != "now "+want {
+			t.Errorf("with %d transfers it says %q, want %q", len(st.Now), got, want)
+		}
+		st.Now = append(st.Now, stats.Transfer{})
 	}
 }

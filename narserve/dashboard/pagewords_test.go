@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"narbor/narserve/dashboard"
@@ -104,4 +105,24 @@ func TestPageNamesPeersThatAreNotHere(t *testing.T) {
 	if want := `Not here now: <span title="&lt;b&gt;away">&lt;b&gt;away</span> (last transfer 3 h ago)</p>`; !strings.Contains(page, want) {
 		t.Errorf("the page lacks %s:\n%s", want, page)
 	}
+}
+
+func TestPageSaysThatNothingIsUnderWayOnlyIfNothingMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const nothing = "Nothing is under way"
+		accounts := stats.New()
+		page := dashboard.New(func() dashboard.Facts { return evilFacts([]string{"name"}) }, accounts)
+		if text := get(t, page, "/").Text; !strings.Contains(text, nothing) {
+			t.Errorf("the page of an idle machine lacks %q:\n%s", nothing, text)
+		}
+		path, err := store.ParsePathName("0jqd0rlxzra1rs38rdxl43yh6rxchgc6-x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		accounts.Sent(path, 1<<20, "peer", 1<<20)
+		time.Sleep(4 * time.Second) // longer than a transfer without a block counts as under way
+		if text := get(t, page, "/").Text; strings.Contains(text, nothing) || !strings.Contains(text, "/s to neighbours") {
+			t.Errorf("just after a transfer the page is\n%s", text)
+		}
+	})
 }

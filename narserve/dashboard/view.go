@@ -36,7 +36,7 @@ type view struct {
 	Unused     []Interface
 }
 
-// A graph is what passed in the last 24 hours, or in the last 30 days.
+// A graph shows the bytes of the last 24 hours, or of the last 30 days.
 type graph struct {
 	Day   stats.Amounts // of all its bars
 	Bars  []bar

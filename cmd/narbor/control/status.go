@@ -63,7 +63,8 @@ type SharingStatus struct {
 	ShareSources bool `json:"shareSources"`
 }
 
-// TransferStatus describes what came here and was sent: in the last update, in 30 days, and now.
+// TransferStatus has the amounts that Nix got and neighbours were sent. LastUpdate has those of Nix alone; Month, Rates and Now have
+// both, and Rates and Now also the NARs that are fetched for neighbours.
 type TransferStatus struct {
 	LastUpdate *stats.Update    `json:"lastUpdate,omitempty"`
 	Month      stats.Amounts    `json:"month"` // the last 30 days
