@@ -42,7 +42,7 @@
           };
 
           # After a change to go.mod or to what is imported: ./integration/check --fix-vendor-hash
-          vendorHash = "sha256-1xkIWvbhPUFmHRxRKoSDaUa2JK0rvSnhvYSMiEEoEYs=";
+          vendorHash = "sha256-dsxHGCSUjpNUZpkulcVl6vP/RInfeOmnHLvfgV/jVTc=";
 
           subPackages = [ "cmd/narbor" ];
           env.CGO_ENABLED = 0;

@@ -106,7 +106,7 @@ func (d Diagnosis) print(s screen) {
 	count := map[string]int{}
 	for _, f := range d.Findings {
 		count[f.Severity]++
-		for i, line := range wrap(f.Text, max(s.width-3, 24)) {
+		for i, line := range dashboard.Wrap(f.Text, max(s.width-3, 24)) {
 			first := s.mark(f.Severity)
 			if i > 0 {
 				first = "   "

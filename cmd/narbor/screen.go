@@ -145,7 +145,7 @@ func (s screen) hang(first, text string) {
 		first, bare = first+" ", bare+" "
 	}
 	column := utf8.RuneCountInString(bare)
-	for _, line := range wrap(text, max(s.width-column, 24)) {
+	for _, line := range dashboard.Wrap(text, max(s.width-column, 24)) {
 		fmt.Fprintln(s.Writer, strings.TrimRight(first+line, " "))
 		first = strings.Repeat(" ", column)
 	}
@@ -219,24 +219,6 @@ func (s screen) fit(text string) string {
 	}
 	end := s.plain("…")
 	return string([]rune(text)[:max(s.width-utf8.RuneCountInString(end), 0)]) + end
-}
-
-// wrap breaks a text at spaces into lines of at most width, except words that are longer.
-func wrap(text string, width int) []string {
-	var lines []string
-	line := ""
-	for _, word := range strings.Split(text, " ") {
-		if line != "" && utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) > width {
-			lines = append(lines, line)
-			line = word
-			continue
-		}
-		if line != "" {
-			line += " "
-		}
-		line += word
-	}
-	return append(lines, line)
 }
 
 // printJSON prints a value for programs.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/watch"
 	"narbor/narserve/dashboard"
 	"narbor/store"
 )
@@ -26,8 +28,9 @@ func statusCommand() *cli.Command {
 			"Examples:\n   narbor status --watch\n   narbor status --json | jq '.neighbours[].addr'\n   narbor status --json | jq -r " +
 			"'.health[] | .severity + \" \" + .code'",
 		Flags: append(controlFlags(),
-			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "show it again and again, until Ctrl-C", EnvVars: env("watch")},
-			&cli.DurationFlag{Name: "every", Value: 2 * time.Second, Usage: "with --watch, the `TIME` between two looks",
+			&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, EnvVars: env("watch"),
+				Usage: "show it on the whole terminal and keep it up to date, until q, Esc or Ctrl-C; elsewhere print it again and again"},
+			&cli.DurationFlag{Name: "every", Value: time.Second, Usage: "with --watch, the `TIME` between two looks",
 				EnvVars: env("every")}),
 		Action: func(c *cli.Context) error {
 			ctl, err := newControl(c)
@@ -63,14 +66,27 @@ func showStatus(c *cli.Context, ctl control.Client) error {
 	return nil
 }
 
-// watchStatus shows the status until the context ends. A narbor that is being restarted is waited for.
+// watchStatus shows the status until the context or a key ends it, on the whole terminal if that takes escape sequences and is of a known
+// kind.
 func watchStatus(c *cli.Context, ctl control.Client) error {
+	if canRedraw(c.App.Writer) && !c.Bool("json") {
+		if terminal, err := watch.Open(); err == nil {
+			return watch.View{Every: c.Duration("every"), Addr: shortAddr, Colour: newScreen(c).colour, ASCII: isASCII(),
+				Look: func(ctx context.Context) (st control.Status, err error) {
+					err = ctl.Get(ctx, "/status", &st)
+					return st, err
+				},
+			}.Run(c.Context, terminal)
+		}
+	}
+	return repeatStatus(c, ctl)
+}
+
+// repeatStatus prints the status until the context ends. A narbor that is being restarted is waited for.
+func repeatStatus(c *cli.Context, ctl control.Client) error {
 	tick := time.NewTicker(c.Duration("every"))
 	defer tick.Stop()
 	for {
-		if canRedraw(c.App.Writer) && !c.Bool("json") {
-			fmt.Fprint(c.App.Writer, "\x1b[H\x1b[2J") // the cursor to the top, the screen cleared
-		}
 		var coded control.ExitError
 		if err := showStatus(c, ctl); errors.As(err, &coded) &&
 			(coded.Code == control.ExitNotRunning || coded.Code == control.ExitDegraded) {
@@ -85,7 +101,7 @@ func watchStatus(c *cli.Context, ctl control.Client) error {
 			return nil
 		case <-tick.C:
 		}
-		if !canRedraw(c.App.Writer) && !c.Bool("json") {
+		if !c.Bool("json") {
 			fmt.Fprintln(c.App.Writer)
 		}
 	}

@@ -180,7 +180,7 @@ func (v view) Level() string {
 // pageFuncs is what the templates can do.
 func pageFuncs() template.FuncMap {
 	return template.FuncMap{
-		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": nameOf, "via": viaText, "took": tookText,
+		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": NameOf, "via": viaText, "took": tookText,
 		"ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"origin":    originText,
@@ -223,8 +223,8 @@ func hostOf(addr string) string {
 	return addr
 }
 
-// nameOf is a store path's base name without its hash part, which the page shows on request only.
-func nameOf(base string) string {
+// NameOf is a store path's base name without its hash part, which the page shows on request only.
+func NameOf(base string) string {
 	if p, err := store.ParsePathName(base); err == nil {
 		return p.Name()
 	}
