@@ -199,12 +199,14 @@ func TestReadmeShowsTheStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := os.ReadFile("testdata/status.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(readme), "```text\n"+string(status)+"```\n") {
-		t.Errorf("README lacks testdata/status.txt:\n%s", status)
+	for _, file := range []string{"testdata/status.txt", "watch/testdata/example-80x24.txt"} {
+		shown, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(readme), "```text\n"+strings.TrimRight(string(shown), "\n")+"\n```\n") {
+			t.Errorf("README lacks %s:\n%s", file, shown)
+		}
 	}
 }
 

@@ -45,8 +45,9 @@ func example(second int64) control.Status {
 			{ID: idLaptop, Addr: "192.168.1.23", BytesReceived: 4_402_341_478 + second*(84<<20), BytesSent: 644_245_094},
 			{ID: idNAS, Addr: "[fd62:7200::5]:6274", BytesReceived: 12_777_527_705, BytesSent: second * (1200 << 10), Strikes: 1}}}}
 	st.Rates = stats.Rates{Network: 84 << 20, Internet: 3 << 20, Sent: 1200 << 10}
-	st.Month = stats.Amounts{Received: map[store.Origin]int64{store.FromRebuild: 9 << 30, store.FromInternet: 1 << 30}}
-	st.LastUpdate = &stats.Update{Start: time.Date(1999, 12, 30, 14, 2, 5, 0, time.Local), From: []string{idNAS}, AloneSeconds: 361,
+	st.Month = stats.Amounts{Received: map[store.Origin]int64{store.FromRebuild: 9 << 30,
+		store.FromNeighbours: 18 << 30, store.FromInternet: 3 << 30}}
+	st.LastUpdate = &stats.Update{Start: time.Date(1999, 12, 30, 14, 2, 5, 0, time.Local), From: []string{idNAS},
 		Amounts: stats.Amounts{NARs: 1156, Seconds: 41, Received: map[store.Origin]int64{store.FromRebuild: 1_340_000_000,
 			store.FromNeighbours: 750_000_000, store.FromInternet: 110_000_000}}}
 	st.Now = []stats.Transfer{
