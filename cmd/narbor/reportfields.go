@@ -100,8 +100,8 @@ func statusRule() keeper {
 		"nix":   keepNumbers("narinfoHits", "narinfoMisses", "narsServed", "narBytesServed", "aheadFetched", "aheadUsed"),
 		"spool": keepNumbers("bytes", "entries", "maxBytes", "freeBytes", "minFree", "verified", "verifySeconds"),
 	}
-	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "vsockForbidden", "uploadRate", "group",
-		"supplied", "shareSources", "forOthers", "budgetLeft", "cooperates", "helpers", "networks"} {
+	for _, name := range []string{"schema", "uptimeSeconds", "goroutines", "settled", "mdns", "vsock", "vsockForbidden", "uploadRate",
+		"group", "supplied", "shareSources", "forOthers", "budgetLeft", "cooperates", "helpers", "networks"} {
 		rules[name] = keepNumber
 	}
 	return keepFields(rules)
