@@ -155,7 +155,7 @@ func (s setup) installProgram(ctx context.Context, packaged string) error {
 		if err == nil {
 			err = s.run(ctx, "systemctl", "daemon-reload")
 		}
-		if err == nil && allowed {
+		if err == nil && (allowed || startedWithoutVsock(ctx)) {
 			err = s.run(ctx, "systemctl", "try-restart", "narbor.service")
 		}
 		if err != nil {
@@ -228,8 +228,8 @@ func (s setup) installUnits(ctx context.Context) error {
 	return s.startUnits(ctx, "restart", "narbor.service") // an earlier version may run
 }
 
-// allowVsock lets the service use vsock, from its next start on, where the kernel has it. Elsewhere that would be one more way
-// out for nothing. changed is false if it was so before.
+// allowVsock lets the service use vsock, from its next start on, where the kernel has it. Elsewhere that would be one more
+// way out for nothing. changed is false if it was so before.
 func (s setup) allowVsock() (changed bool, err error) {
 	if !transport.HasVsock() {
 		return false, nil
@@ -321,6 +321,14 @@ func withoutNetwork() bool {
 	}
 	first, err := os.Readlink("/proc/1/ns/net")
 	return err == nil && own != first
+}
+
+// startedWithoutVsock reports whether the service that runs says that its unit forbids vsock: it was started before the drop-in
+// was there.
+func startedWithoutVsock(ctx context.Context) bool {
+	ctl := control.Client{Paths: []string{filepath.Join("/run/narbor", control.SocketName)}, Timeout: control.Timeout}
+	var st control.Status
+	return ctl.Get(ctx, "/status", &st) == nil && st.VsockForbidden && transport.HasVsock()
 }
 
 // servesNix asks the service at its socket whether it serves Nix at the usual address.

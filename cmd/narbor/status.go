@@ -5,8 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os/signal"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -66,34 +69,40 @@ func showStatus(c *cli.Context, ctl control.Client) error {
 	return nil
 }
 
-// watchStatus shows the status until the context or a key ends it, on the whole terminal if that takes escape sequences and is of a known
-// kind.
+// watchStatus shows the status until the context or a key ends it, on the whole terminal if that takes escape sequences and is of
+// a known kind.
 func watchStatus(c *cli.Context, ctl control.Client) error {
 	if canRedraw(c.App.Writer) && !c.Bool("json") {
 		if terminal, err := watch.Open(); err == nil {
+			ctx, stop := signal.NotifyContext(c.Context, syscall.SIGHUP) // which would leave the terminal as it is
+			defer stop()
 			return watch.View{Every: c.Duration("every"), Addr: shortAddr, Colour: newScreen(c).colour, ASCII: isASCII(),
 				Look: func(ctx context.Context) (st control.Status, err error) {
 					err = ctl.Get(ctx, "/status", &st)
 					return st, err
 				},
-			}.Run(c.Context, terminal)
+			}.Run(ctx, terminal)
 		}
 	}
 	return repeatStatus(c, ctl)
 }
 
-// repeatStatus prints the status until the context ends. A narbor that is being restarted is waited for.
+// repeatStatus prints the status until the context ends. A narbor that is being restarted is waited for; meanwhile its folders may
+// be closed.
 func repeatStatus(c *cli.Context, ctl control.Client) error {
 	tick := time.NewTicker(c.Duration("every"))
 	defer tick.Stop()
+	answered := false
 	for {
 		var coded control.ExitError
-		if err := showStatus(c, ctl); errors.As(err, &coded) &&
-			(coded.Code == control.ExitNotRunning || coded.Code == control.ExitDegraded) {
-			if err.Error() != "" {
-				fmt.Fprintln(c.App.Writer, err)
-			}
-		} else if err != nil && c.Context.Err() == nil {
+		err := showStatus(c, ctl)
+		degraded := errors.As(err, &coded) && coded.Code == control.ExitDegraded
+		restarted := err != nil && coded.Code == control.ExitNotRunning || answered && errors.Is(err, fs.ErrPermission)
+		answered = answered || err == nil || degraded
+		switch {
+		case restarted:
+			fmt.Fprintln(c.App.Writer, err)
+		case err != nil && !degraded && c.Context.Err() == nil:
 			return err
 		}
 		select {

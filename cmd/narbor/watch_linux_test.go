@@ -13,14 +13,14 @@ import (
 // watching runs narbor status --watch on a terminal, in a shell that prints the terminal's settings before and after, and the exit code.
 func watching(t *testing.T, socket string, env ...string) (*terminal, *exec.Cmd) {
 	t.Helper()
-	const script = `trap : TERM INT; stty -g; "$0" status --watch --every 200ms --socket "$1"; echo "exit $?"; stty -g; echo end`
+	const script = `trap : TERM INT HUP; stty -g; "$0" status --watch --every 200ms --socket "$1"; echo "exit $?"; stty -g; echo end`
 	cmd := exec.Command("sh", "-c", script, os.Args[0], socket)
 	cmd.Env = append(os.Environ(), append([]string{"NARBOR_TEST_IS_NARBOR=1", "TERM=xterm-256color", "LC_ALL=C.UTF-8", "NO_COLOR=",
 		"TCELL_ALTSCREEN="}, env...)...)
 	return onTerminal(t, 80, cmd), cmd
 }
 
-// Each way to end the view leaves the terminal as it was, and so does a signal.
+// Each way to end the view leaves the terminal as it was, and so do SIGTERM and SIGHUP.
 func TestWatchRestoresTheTerminal(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s.sock")
 	startedAt(t, socket)
@@ -34,6 +34,11 @@ func TestWatchRestoresTheTerminal(t *testing.T) {
 		},
 		"SIGTERM": func(term *terminal, cmd *exec.Cmd) {
 			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM); err != nil {
+				term.t.Error(err)
+			}
+		},
+		"SIGHUP": func(term *terminal, cmd *exec.Cmd) {
+			if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGHUP); err != nil {
 				term.t.Error(err)
 			}
 		},

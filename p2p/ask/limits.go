@@ -34,7 +34,7 @@ const (
 	offerQueue, offersAtOnce, maxOffered, maxOfferedTo = 1024, 64, 4096, 512
 	// offerPatience is how long a neighbour may take to answer offers, and so how long a fetch waits for one.
 	offerPatience = peers.InfoTimeout
-	// offerAgain is how long a mapping is not offered again, and offerRetry how long if a neighbour has not answered.
+	// offerAgain is how long a mapping is not offered again, and offerRetry how long to a neighbour that has not answered.
 	offerAgain, offerRetry = 10 * time.Minute, time.Minute
 	// maxVain is the number of offers in a row that a neighbour may refuse before it gets none for vainPause: so an update
 	// of which it has nothing costs it little.

@@ -3,6 +3,7 @@ package ask
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -32,18 +33,20 @@ type offers struct {
 
 // An offer is a mapping that is offered. done is closed when all neighbours have answered, or are not waited for.
 type offer struct {
-	m     trust.Mapping
-	at    time.Time
-	again time.Time // from then on it may be made once more; offers.mu guards it
-	done  chan struct{}
+	m      trust.Mapping
+	at     time.Time
+	first  time.Time        // when it was made to all neighbours
+	to     map[peer.ID]bool // those that did not answer then; nil is all neighbours
+	silent map[peer.ID]bool // those that have not answered this time; offers.mu guards it
+	done   chan struct{}
 }
 
 // finish lets fetches that wait for the offer go on.
 func (o *offer) finish() { close(o.done) }
 
-// A claimed mapping is one with the claim that is sent of it.
-type claimed struct {
-	m     trust.Mapping
+// An offered mapping is an offer with the claim that is sent of it.
+type offered struct {
+	*offer
 	claim store.Info
 }
 
@@ -63,14 +66,19 @@ func (o *offers) offer(m trust.Mapping) {
 	if m.SignedBy() == "" || o.of.Sharing == nil || !o.of.Sharing() || !o.of.Secrets.Shared.Trusts(m) || len(o.of.Neighbours.All()) == 0 {
 		return
 	}
-	hp := m.Path().HashPart()
+	hp, now := m.Path().HashPart(), time.Now()
+	next := &offer{m: m, at: now, first: now, silent: map[peer.ID]bool{}, done: make(chan struct{})}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if last, ok := o.made.Get(hp); !o.running || ok && time.Now().Before(last.again) && is(last.m, m.NarHash(), m.NarSize()) {
+	if !o.running {
 		return
 	}
-	now := time.Now()
-	next := &offer{m: m, at: now, again: now.Add(offerAgain), done: make(chan struct{})}
+	if last, ok := o.made.Get(hp); ok && is(last.m, m.NarHash(), m.NarSize()) && now.Before(last.first.Add(offerAgain)) {
+		if len(last.silent) == 0 || now.Before(last.at.Add(offerRetry)) {
+			return
+		}
+		next.first, next.to = last.first, maps.Clone(last.silent)
+	}
 	select {
 	case o.queue <- next:
 		o.made.Add(hp, next)
@@ -152,14 +160,14 @@ func (o *offers) send(ctx context.Context, batch []*offer) {
 			one.finish()
 		}
 	}()
-	var open []claimed
+	var open []offered
 	for _, one := range batch {
 		claim, err := o.claim(ctx, one.m)
 		if err != nil {
 			o.of.Log.Debug("not offered", zap.Stringer("path", one.m.Path()), zap.Error(err))
 			continue
 		}
-		open = append(open, claimed{one.m, claim})
+		open = append(open, offered{one, claim})
 	}
 	var running sync.WaitGroup
 	now := time.Now()
@@ -167,7 +175,9 @@ func (o *offers) send(ctx context.Context, batch []*offer) {
 		if nb.IsLate() || !o.mayOffer(nb.ID, now) {
 			continue
 		}
-		if lacking := slices.DeleteFunc(slices.Clone(open), func(c claimed) bool { return o.of.isHolder(c.m, nb.ID) }); len(lacking) > 0 {
+		if lacking := slices.DeleteFunc(slices.Clone(open), func(c offered) bool {
+			return c.to != nil && !c.to[nb.ID] || o.of.isHolder(c.m, nb.ID)
+		}); len(lacking) > 0 {
 			running.Go(func() { o.sendTo(ctx, nb, lacking) })
 		}
 	}
@@ -192,7 +202,7 @@ func (o *offers) claim(ctx context.Context, m trust.Mapping) (store.Info, error)
 	return info, nil
 }
 
-func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []claimed) {
+func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []offered) {
 	claims := make([]store.Info, len(batch))
 	for i, c := range batch {
 		claims[i] = c.claim
@@ -209,17 +219,15 @@ func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []claime
 	}
 	for _, c := range batch[len(here):] { // of these it took none either
 		o.answered(nb.ID, false)
-		o.unanswered(c.m)
+		o.unanswered(c.offer, nb.ID)
 	}
 }
 
-// unanswered lets an offer be made again soon: a neighbour was too busy to answer it.
-func (o *offers) unanswered(m trust.Mapping) {
+// unanswered lets an offer be made to a neighbour once more: it was too busy to answer.
+func (o *offers) unanswered(one *offer, by peer.ID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if last, ok := o.made.Peek(m.Path().HashPart()); ok && is(last.m, m.NarHash(), m.NarSize()) {
-		last.again = time.Now().Add(offerRetry)
-	}
+	one.silent[by] = true
 }
 
 func (o *offers) mayOffer(to peer.ID, now time.Time) bool {

@@ -100,36 +100,42 @@ func TestOffersAreFew(t *testing.T) {
 	})
 }
 
-// A neighbour that was too busy to answer an offer gets it again sooner than one that refused it.
+// A neighbour that was too busy to answer an offer gets it again soon, and those that have answered do not.
 func TestUnansweredOfferIsMadeAgain(t *testing.T) {
 	s := newSigner(t)
 	synctest.Test(t, func(t *testing.T) {
 		ls := newOffering(s)
 		_, m := s.Sign(t, "again", 1000)
-		_, other := s.Sign(t, "again", 1001)
-		queued := func() bool {
+		queued := func() *offer {
 			ls.Offer(m)
 			select {
 			case o := <-ls.offers.queue:
 				o.finish()
-				return true
+				return o
 			default:
-				return false
+				return nil
 			}
 		}
-		if !queued() {
-			t.Fatal("the mapping is not offered")
+		first := queued()
+		if first == nil || first.to != nil {
+			t.Fatalf("the mapping is offered as %+v, want to all", first)
 		}
-		ls.offers.unanswered(other)
-		if time.Sleep(offerRetry); queued() {
+		if time.Sleep(offerRetry); queued() != nil {
 			t.Errorf("an offer that was answered is made again after %s", offerRetry)
 		}
-		ls.offers.unanswered(m)
-		if time.Sleep(offerRetry - 1); queued() {
+		ls.offers.unanswered(first, "busy")
+		again := queued()
+		if again == nil || len(again.to) != 1 || !again.to["busy"] {
+			t.Fatalf("an offer that one neighbour has not answered is made again as %+v", again)
+		}
+		ls.offers.unanswered(again, "busy")
+		if time.Sleep(offerRetry - 1); queued() != nil {
 			t.Errorf("an offer without an answer is made again before %s", offerRetry)
 		}
-		if time.Sleep(time.Nanosecond); !queued() {
-			t.Errorf("an offer without an answer is not made again after %s", offerRetry)
+		if time.Sleep(offerAgain - 2*offerRetry + 1); queued() == nil {
+			t.Fatal("the offer is not made again")
+		} else if all := queued(); all != nil {
+			t.Errorf("it is made again at once: %+v", all)
 		}
 	})
 }

@@ -114,6 +114,28 @@ func TestNeighboursThatWereWrongLeaveTheNARToUpstreams(t *testing.T) {
 	}
 }
 
+// Of an upstream that is too slow the fetch ends, unless holders were left out: then it is their turn.
+func TestSlowUpstreamGivesHoldersTheirTurn(t *testing.T) {
+	for _, leftOut := range []bool{false, true} {
+		f, _ := newTestFetch()
+		f.Upstreams = make([]*upstream.Cache, 2)
+		f.plan.begin()
+		if leftOut {
+			f.supply.cuts.Store(supplyTries)
+		}
+		slow := fmt.Errorf("too slow: %w", store.ErrNotFound)
+		if err := f.supply.giveUp(slow); (err != nil) != leftOut {
+			t.Errorf("holders were left out: %t, and the upstream ends with %v", leftOut, err)
+		}
+		if _, err := f.plan.state(); (err == nil) != leftOut {
+			t.Errorf("holders were left out: %t, and the fetch ends with %v", leftOut, err)
+		}
+		if f.supply.only() {
+			t.Errorf("holders were left out: %t, and are so still", leftOut)
+		}
+	}
+}
+
 func TestMembersOfASwarmAreBounded(t *testing.T) {
 	f, _ := newTestFetch()
 	for i := range 4 * maxPartials {

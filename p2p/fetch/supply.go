@@ -78,7 +78,7 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 	return true
 }
 
-// only reports whether the rest of the NAR is left to the upstreams: neighbours were faster before, and wrong each time.
+// only reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent it.
 func (s *supply) only() bool {
 	return s.cuts.Load() >= supplyTries && int(s.tries.Load()) < supplyTries*len(s.Upstreams) && !s.blame.comparing()
 }
@@ -107,11 +107,21 @@ func (s *supply) stream(ctx context.Context, u *upstream.Cache) error {
 		}
 		s.take(i, block, fromUpstream, false)
 		if err := s.hopeless(ctx, began, i, before); err != nil {
-			s.plan.fail(err)
-			return nil
+			return s.giveUp(err)
 		}
 	}
 	return nil
+}
+
+// giveUp ends the fetch, because no upstream sends the NAR in time. If holders were left out, it is their turn instead, and the
+// upstreams are not asked again.
+func (s *supply) giveUp(slow error) error {
+	if !s.only() {
+		s.plan.fail(slow)
+		return nil
+	}
+	s.tries.Store(int32(supplyTries * len(s.Upstreams)))
+	return slow
 }
 
 // hopeless fails if the NAR will not be here before ctx ends, neither from an upstream that has sent all up to a block

@@ -18,7 +18,7 @@ type look struct {
 	panicked any
 }
 
-// known is what the looks have told so far.
+// known has the statuses of the looks so far.
 type known struct {
 	at     time.Time // when status was received; zero if it never was
 	status control.Status

@@ -53,7 +53,7 @@ func (v View) picture(k known, width, height int) []line {
 	}
 	if !k.at.IsZero() {
 		head = append(head, faults(k.status, most)...)
-		moving = moves(k.status.Rates, width)
+		moving = moves(k.status.Rates, len(k.status.Now), width)
 		bottom = gains(k.status, width)
 		if len(k.status.Now) > 0 {
 			tables = append(tables, transfers(k.status.Now, width))
@@ -163,8 +163,11 @@ func faults(st control.Status, most int) (out []line) {
 	return out
 }
 
-// moves says what moves in a second, into this machine and out of it.
-func moves(r stats.Rates, width int) []line {
+// moves has the bytes that move in a second, into this machine and out of it, or the number of transfers if none move.
+func moves(r stats.Rates, transfers, width int) []line {
+	if r == (stats.Rates{}) && transfers > 0 {
+		return []line{{{text: dashboard.Plural(transfers, "transfer") + " under way."}}}
+	}
 	if r == (stats.Rates{}) {
 		return []line{{{text: "Nothing moves."}}}
 	}
@@ -176,7 +179,7 @@ func moves(r stats.Rates, width int) []line {
 	return append(field("in", cmp.Or(in, "nothing"), width, plain), field("out", cmp.Or(out, "nothing"), width, plain)...)
 }
 
-// gains are what came here in 30 days, and in the last update.
+// gains has the amounts of 30 days, and of the last update.
 func gains(st control.Status, width int) (out []line) {
 	if part, rest := dashboard.MonthText(st.Month); part != "" {
 		out = append(out, field("saved", part+" "+rest, width, plain)...)
@@ -225,7 +228,7 @@ func (v View) neighbours(k known) table {
 	return t
 }
 
-// transfers is the table of what moves.
+// transfers is the table of the transfers under way.
 func transfers(now []stats.Transfer, width int) table {
 	t := table{what: "transfer", flexible: 1, columns: []column{{name: "NOW"}, {name: "PACKAGE"}, {}, {least: 5, rank: 2},
 		{name: ">BYTES/s", least: 8}, {name: "PEER", rank: 1}}}

@@ -18,8 +18,9 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// Run draws until the context ends or a key ends it: q, Esc or Ctrl-C. It ends the screen, which was initialized. A narbor that does not
-// answer is asked again; only a denied permission is an error.
+// Run draws until the context ends or a key ends it: q, Esc or Ctrl-C. It ends the screen, which was initialized. A narbor that does
+// not answer is asked again; only a permission that is denied before the first answer is an error, because the folders of a
+// narbor that is being restarted may be closed for a moment.
 func (v View) Run(ctx context.Context, screen tcell.Screen) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var helpers sync.WaitGroup
@@ -54,7 +55,7 @@ func (v View) Run(ctx context.Context, screen tcell.Screen) error {
 			if l.panicked != nil {
 				panic(l.panicked)
 			}
-			if errors.Is(l.err, fs.ErrPermission) {
+			if errors.Is(l.err, fs.ErrPermission) && shown.at.IsZero() {
 				return l.err
 			}
 			shown.add(l)

@@ -282,9 +282,9 @@ func TestPanicLeavesTheScreenFirst(t *testing.T) {
 	})
 }
 
-func TestOnlyDeniedPermissionEndsTheView(t *testing.T) {
+func TestOnlyAPermissionThatIsDeniedAtFirstEndsTheView(t *testing.T) {
+	denied := fmt.Errorf("ask as root: %w", fs.ErrPermission)
 	synctest.Test(t, func(t *testing.T) {
-		denied := fmt.Errorf("ask as root: %w", fs.ErrPermission)
 		r := start(t, 80, 24, func(n int64) (control.Status, error) {
 			switch n {
 			case 1:
@@ -300,7 +300,15 @@ func TestOnlyDeniedPermissionEndsTheView(t *testing.T) {
 		if text := r.after(1); strings.Contains(text, "No answer") || !strings.Contains(text, "00:00:02") {
 			t.Errorf("when narbor answers again, the view is\n%s", text)
 		}
-		r.after(1)
+		if text := r.after(1); !strings.Contains(text, "ask as root") || !strings.Contains(text, "Trying again.") {
+			t.Errorf("while the folder of a narbor that is being restarted is closed, the view is\n%s", text)
+		}
+		if text := r.after(1); strings.Contains(text, "No answer") {
+			t.Errorf("after that the view is\n%s", text)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, 80, 24, func(int64) (control.Status, error) { return control.Status{}, denied })
 		if err := <-r.ended; !errors.Is(err, fs.ErrPermission) || !r.screen.ended {
 			t.Errorf("Run = %v, the screen has ended: %t", err, r.screen.ended)
 		}
@@ -324,7 +332,7 @@ func TestViewFollowsTheSize(t *testing.T) {
 	})
 }
 
-// Text of peers takes no more room than it has signs, moves no cursor and turns no direction.
+// Text of peers takes no more room than it has signs, and moves no cursor.
 func TestTextOfPeersIsPrintable(t *testing.T) {
 	for hostile, want := range map[string]string{"a\x1b[2Jb": "a?[2Jb", "a\r\nb": "a??b", "a\x9bb": "a\ufffdb", "a\u009bb": "a?b",
 		"a\u202eb": "a?b", "a\u0301b": "a?b", "a\u200bb": "a?b", "a世b": "a?b", "a\x7fb": "a?b", "a\tb": "a?b",
