@@ -90,8 +90,8 @@ func TestEveryNixOutlivesLiarsAndRestarts(t *testing.T) {
 	c := w.corpus(corpus.Small())
 	alice, _ := w.sharing("alice", c)
 	liar := w.liar("liar", c)
-	w.must(alice.Shape(20)) // so that there is a middle
 	for _, nix := range nixes[1:] {
+		w.must(alice.Shape(5)) // so that there is a middle
 		h := w.host(lan.HostConfig{Name: "bob-" + nix.Version, System: nix.System}, "substituters = "+lan.Substituter)
 		p := w.start(h)
 		w.neighbours(h, 2)
@@ -110,6 +110,7 @@ func TestEveryNixOutlivesLiarsAndRestarts(t *testing.T) {
 		default:
 		}
 		w.must(p.Kill())
+		w.must(alice.Shape(0))
 		w.start(h)
 		r.end()
 		w.whole(h, c, c.Top.String())
