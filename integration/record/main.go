@@ -59,7 +59,7 @@ func record(program, file string) error {
 	return os.Rename(whole, file)
 }
 
-// watch reads what is written to a terminal until it ends, and returns the lines that the terminal has shown.
+// watch reads the output of a terminal until it ends, and returns the lines that the terminal has shown.
 func watch(r io.Reader, now func() time.Time) ([]line, error) {
 	var s screen
 	start, buf := now(), make([]byte, 1<<16)

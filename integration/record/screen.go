@@ -36,7 +36,7 @@ func (s *screen) write(text string) {
 	s.rest = text
 }
 
-// control obeys the sequences that move the cursor up and that clear what is below it; colours are left out.
+// control obeys the sequences that move the cursor up and that clear the rest of the screen; colours are left out.
 func (s *screen) control(args string, what byte) {
 	switch n, _ := strconv.Atoi(strings.TrimPrefix(args, "[")); what {
 	case 'A':

@@ -44,7 +44,7 @@ func (v View) style(t tone) tcell.Style {
 	return style
 }
 
-// draw shows what is known. Each cell is put once, because tcell takes a cell that was cleared and put for a change.
+// draw shows the picture of a status. Each cell is put once, because tcell takes a cell that was cleared and put for a change.
 func (v View) draw(screen tcell.Screen, shown known) {
 	width, height := screen.Size()
 	lines := v.picture(shown, width, height)

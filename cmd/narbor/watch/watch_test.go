@@ -155,7 +155,7 @@ func start(t *testing.T, width, height int, look func(n int64) (control.Status, 
 	return r
 }
 
-// after returns what is shown so many seconds later.
+// after returns the text on the screen so many seconds later.
 func (r *run) after(seconds int) string {
 	time.Sleep(time.Duration(seconds) * time.Second)
 	synctest.Wait()
@@ -232,7 +232,7 @@ func TestKeysEndTheView(t *testing.T) {
 	}
 }
 
-// What is typed ahead of the end, and what is typed while narbor hangs, does not hold up the end.
+// Keys that are typed before the one that ends the view, and while narbor hangs, do not hold up the end.
 func TestHangingNarborDoesNotHoldUpKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScreen(t, 80, 24)
