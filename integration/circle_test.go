@@ -13,26 +13,40 @@ import (
 type circleLAN struct {
 	world
 	builder, bob, carol, outsider *lan.Host
+	members                       []*lan.Host // without the builder
 	running                       map[*lan.Host]*lan.Process
 }
 
 func newCircleLAN(t *testing.T) circleLAN {
-	w := newWorld(t)
+	c := circleOnly(newWorld(t), lan.Nix{}, "bob", "carol")
+	c.bob, c.carol = c.members[0], c.members[1]
+	c.outsider = c.add("outsider", lan.Nix{}, lan.Substituter)
+	c.must(c.outsider.Configure(c.shell(c.builder, "grep home-1: /etc/nix/nix.conf")))
+	c.restart(c.outsider)
+	return c
+}
+
+// circleOnly makes a circle of a builder and members, which all run narbor.
+func circleOnly(w world, nix lan.Nix, members ...string) circleLAN {
+	w.Helper()
 	c := circleLAN{world: w, running: map[*lan.Host]*lan.Process{}}
-	for name, h := range map[string]**lan.Host{"builder": &c.builder, "bob": &c.bob, "carol": &c.carol, "outsider": &c.outsider} {
-		substituters := "substituters = " + lan.Substituter
-		if name == "builder" {
-			substituters = "substituters ="
-		}
-		*h = w.host(lan.HostConfig{Name: name}, substituters, "experimental-features = nix-command")
+	c.builder = c.add("builder", nix, "")
+	for _, name := range members {
+		c.members = append(c.members, c.add(name, nix, lan.Substituter))
 	}
 	c.circle(c.builder, "init home --write --file /tmp/home.circle")
-	c.join("/tmp/home.circle", "", c.bob, c.carol)
-	c.must(c.outsider.Configure(c.shell(c.builder, "grep home-1: /etc/nix/nix.conf")))
-	c.restart(c.builder, c.bob, c.carol, c.outsider)
-	c.neighbours(c.bob, 2)
-	c.neighbours(c.carol, 2)
+	c.join("/tmp/home.circle", "", c.members...)
+	c.restart(append(c.members, c.builder)...)
+	for _, h := range c.members {
+		c.neighbours(h, len(c.members))
+	}
 	return c
+}
+
+// add adds a machine that does not run narbor yet.
+func (c circleLAN) add(name string, nix lan.Nix, substituters string) *lan.Host {
+	c.Helper()
+	return c.host(lan.HostConfig{Name: name, System: nix.System}, "substituters = "+substituters, "experimental-features = nix-command")
 }
 
 // circle runs a command as root.
