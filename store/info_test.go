@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"narbor/store"
+	"narbor/store/storetest"
 )
 
 // narinfoText is what `nix copy --to file://DIR` of Nix 2.8 writes, with a second signature added.
@@ -41,7 +42,7 @@ func TestInfoSurvivesPrinting(t *testing.T) {
 // TestNarinfoHasReferencesWithoutAny reads a narinfo without the line, which Nix accepts, too.
 func TestNarinfoHasReferencesWithoutAny(t *testing.T) {
 	text, err := os.ReadFile("testdata/narinfo-without-references.narinfo")
-	must(t, err)
+	storetest.Must(t, err)
 	info, err := store.ParseInfo(string(text))
 	if err != nil || len(info.References) != 0 {
 		t.Fatalf("ParseInfo = %+v, %v, want no references", info, err)
@@ -63,7 +64,7 @@ FileSize: 96
 // TestNamesAreNixs reads the table that the newest Nix has made; the tests of package integration compare it with that.
 func TestNamesAreNixs(t *testing.T) {
 	text, err := os.ReadFile("testdata/names")
-	must(t, err)
+	storetest.Must(t, err)
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	if len(lines) < 100 {
 		t.Fatalf("%d names, want a hundred", len(lines))
@@ -71,7 +72,7 @@ func TestNamesAreNixs(t *testing.T) {
 	for _, line := range lines {
 		verdict, quoted, _ := strings.Cut(line, " ")
 		name, err := strconv.Unquote(quoted)
-		must(t, err)
+		storetest.Must(t, err)
 		_, err = store.ParsePathName("syd87l2rxw8cbsxmxl853h0r6pdwhwjr-" + name)
 		if got := map[bool]string{true: "good", false: "bad"}[err == nil]; got != verdict {
 			t.Errorf("ParsePathName(…-%s): %s (%v), Nix says %s", name, got, err, verdict)

@@ -5,16 +5,17 @@ import (
 	"testing"
 
 	"narbor/store"
+	"narbor/store/storetest"
 )
 
 func TestMemIsASource(t *testing.T) {
 	m := new(store.Mem)
-	paths := cachePaths(t, goldenCaches)
+	paths := storetest.CachePaths(t, "bincache/testdata/cache")
 	for _, p := range paths {
-		m.Add(p.info, p.nar)
+		m.Add(p.Info, p.NAR)
 	}
-	testSource(t, m, paths)
-	hp := paths[0].info.Path.HashPart()
+	storetest.TestSource(t, m, paths)
+	hp := paths[0].Info.Path.HashPart()
 	m.Remove(hp)
 	if info, err := m.Info(t.Context(), hp); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Info after Remove = %v, %v, want ErrNotFound", info, err)

@@ -14,7 +14,7 @@ func TestReportKeepsStackFramesOfEveryPackage(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, dir := range dirs {
-			if files, _ := filepath.Glob(dir + "/*.go"); len(files) == 0 {
+			if files, _ := filepath.Glob(dir + "/*.go"); len(files) == 0 || strings.HasSuffix(dir, "test") { // for tests alone
 				continue
 			}
 			packages++

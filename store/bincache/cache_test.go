@@ -19,11 +19,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 
 	"narbor/store"
 	"narbor/store/bincache"
+	"narbor/store/storetest"
 )
 
 // goldenCaches was made by Nix, with the script in it.
@@ -32,7 +32,7 @@ const goldenCaches = "testdata/cache"
 // nixCaches makes such caches, and the chroot store they were copied from, with the Nix of this machine.
 func nixCaches(t *testing.T) (dir string) {
 	t.Helper()
-	needNix(t, "nix", "nix-store", "sh", "seq")
+	storetest.NeedNix(t, "nix", "nix-store", "sh", "seq")
 	dir = t.TempDir()
 	t.Cleanup(func() { // store paths are read-only
 		filepath.WalkDir(filepath.Join(dir, "store"), func(path string, d os.DirEntry, err error) error {
@@ -46,34 +46,6 @@ func nixCaches(t *testing.T) (dir string) {
 		t.Fatalf("make: %v\n%s", err, out)
 	}
 	return dir
-}
-
-// cachePaths reads what the caches in dir hold out of the uncompressed one, and compares it with what Nix said.
-func cachePaths(t testing.TB, dir string) (paths []sourcePath) {
-	t.Helper()
-	list, err := os.ReadFile(filepath.Join(dir, "paths"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(list)) {
-		var p sourcePath
-		base := filepath.Base(strings.Fields(line)[0])
-		text, err := os.ReadFile(filepath.Join(dir, "none", base[:32]+".narinfo"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p.info, err = store.ParseInfo(string(text)); err != nil {
-			t.Fatal(err)
-		}
-		if got := fmt.Sprintf("%s %s %d\n", p.info.Path, p.info.NarHash, p.info.NarSize); got != line {
-			t.Fatalf("narinfo says %q, Nix said %q", got, line)
-		}
-		if p.nar, err = os.ReadFile(filepath.Join(dir, "none", "nar", p.info.NarHash.Base32()+".nar")); err != nil {
-			t.Fatal(err)
-		}
-		paths = append(paths, p)
-	}
-	return paths
 }
 
 func openCache(t testing.TB, dir string) *bincache.Cache {
@@ -92,19 +64,19 @@ func TestCacheIsASource(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := caches(t)
-			paths := cachePaths(t, dir)
+			paths := storetest.CachePaths(t, dir)
 			for _, compression := range []string{"none", "xz", "zstd"} {
 				t.Run(compression, func(t *testing.T) {
-					testSource(t, openCache(t, filepath.Join(dir, compression)), paths)
+					storetest.TestSource(t, openCache(t, filepath.Join(dir, compression)), paths)
 				})
 			}
 			t.Run("bzip2", func(t *testing.T) {
 				c := openCache(t, filepath.Join(dir, "bzip2"))
-				hp := paths[0].info.Path.HashPart()
+				hp := paths[0].Info.Path.HashPart()
 				if info, err := c.Info(t.Context(), hp); !errors.Is(err, store.ErrNotFound) || !strings.Contains(err.Error(), "bzip2") {
 					t.Errorf("Info = %v, %v, want ErrNotFound that names bzip2", info, err)
 				}
-				if nar, err := c.NAR(t.Context(), paths[0].info); !errors.Is(err, store.ErrNotFound) {
+				if nar, err := c.NAR(t.Context(), paths[0].Info); !errors.Is(err, store.ErrNotFound) {
 					t.Errorf("NAR = %v, %v, want ErrNotFound", nar, err)
 				}
 			})
@@ -116,7 +88,7 @@ func TestCacheIsASource(t *testing.T) {
 func cacheOf(t testing.TB, compression string, size int, file []byte) (*bincache.Cache, store.Info, string) {
 	t.Helper()
 	dir := t.TempDir()
-	info := cachePaths(t, goldenCaches)[0].info
+	info := storetest.CachePaths(t, goldenCaches)[0].Info
 	info.NarHash, info.NarSize = store.Hash{1}, int64(size)
 	writeCache(t, dir, info, "URL: nar/file\nCompression: "+compression+"\n")
 	if err := os.WriteFile(filepath.Join(dir, "nar", "file"), file, 0o644); err != nil {
@@ -137,25 +109,25 @@ func writeCache(t testing.TB, dir string, info store.Info, more string) {
 }
 
 func TestCacheRefusesNarinfo(t *testing.T) {
-	p := cachePaths(t, goldenCaches)
+	p := storetest.CachePaths(t, goldenCaches)
 	outside := filepath.Join(t.TempDir(), "outside")
-	if err := os.WriteFile(outside, p[0].nar, 0o644); err != nil {
+	if err := os.WriteFile(outside, p[0].NAR, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	writeCache(t, dir, p[0].info, "")
+	writeCache(t, dir, p[0].Info, "")
 	if err := errors.Join(os.Symlink(outside, filepath.Join(dir, "nar", "symlink")),
 		os.Mkdir(filepath.Join(dir, "nar", "directory"), 0o755),
-		syscall.Mkfifo(filepath.Join(dir, "nar", "fifo"), 0o644), os.WriteFile(filepath.Join(dir, "nar", "ok"), p[0].nar, 0o644),
-		os.WriteFile(filepath.Join(dir, "nar", "short"), p[0].nar[1:], 0o644)); err != nil {
+		syscall.Mkfifo(filepath.Join(dir, "nar", "fifo"), 0o644), os.WriteFile(filepath.Join(dir, "nar", "ok"), p[0].NAR, 0o644),
+		os.WriteFile(filepath.Join(dir, "nar", "short"), p[0].NAR[1:], 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	c := openCache(t, dir)
-	hp := p[0].info.Path.HashPart()
+	hp := p[0].Info.Path.HashPart()
 	try := func(more string) error {
-		writeCache(t, dir, p[0].info, more)
+		writeCache(t, dir, p[0].Info, more)
 		_, infoErr := c.Info(t.Context(), hp)
-		nar, err := c.NAR(t.Context(), p[0].info)
+		nar, err := c.NAR(t.Context(), p[0].Info)
 		if err == nil {
 			nar.Close()
 		}
@@ -184,16 +156,16 @@ func TestCacheRefusesNarinfo(t *testing.T) {
 			t.Errorf("%q: NAR went well", more)
 		}
 	}
-	writeCache(t, dir, p[0].info, "URL: nar/short\nCompression: none\n")
+	writeCache(t, dir, p[0].Info, "URL: nar/short\nCompression: none\n")
 	if info, err := c.Info(t.Context(), hp); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("Info of a path whose NAR is a byte short = %v, %v, want ErrCorrupt", info, err)
 	}
-	other := p[0].info
-	other.Path = p[1].info.Path
+	other := p[0].Info
+	other.Path = p[1].Info.Path
 	for name, text := range map[string]string{
 		"another path": other.String() + "URL: nar/ok\nCompression: none\n",
 		"not text":     "\x00",
-		"too long":     p[0].info.String() + "URL: nar/ok\nCompression: none\nX: " + strings.Repeat("x", store.MaxInfoLen) + "\n",
+		"too long":     p[0].Info.String() + "URL: nar/ok\nCompression: none\nX: " + strings.Repeat("x", store.MaxInfoLen) + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, string(hp)+".narinfo"), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -220,8 +192,8 @@ func TestCacheRefusesNarinfo(t *testing.T) {
 }
 
 func TestCacheNarinfoChanges(t *testing.T) {
-	p := cachePaths(t, goldenCaches)[0]
-	c, info, dir := cacheOf(t, "none", len(p.nar), p.nar)
+	p := storetest.CachePaths(t, goldenCaches)[0]
+	c, info, dir := cacheOf(t, "none", len(p.NAR), p.NAR)
 	changed := info
 	changed.NarHash = store.Hash{2}
 	writeCache(t, dir, changed, "URL: nar/file\nCompression: none\n")
@@ -242,16 +214,16 @@ func TestCacheNarinfoChanges(t *testing.T) {
 }
 
 func TestCacheMayAppearLater(t *testing.T) {
-	p := cachePaths(t, goldenCaches)[0]
+	p := storetest.CachePaths(t, goldenCaches)[0]
 	dir := filepath.Join(t.TempDir(), "disk")
 	c := openCache(t, dir)
-	if info, err := c.Info(t.Context(), p.info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+	if info, err := c.Info(t.Context(), p.Info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Info without the directory = %v, %v, want ErrNotFound", info, err)
 	}
 	if err := os.CopyFS(dir, os.DirFS(filepath.Join(goldenCaches, "none"))); err != nil {
 		t.Fatal(err)
 	}
-	if !c.Has(p.info.Path.HashPart()) {
+	if !c.Has(p.Info.Path.HashPart()) {
 		t.Error("Has = false when the directory has appeared")
 	}
 	if err := os.WriteFile(filepath.Join(dir, "nix-cache-info"), []byte("StoreDir: /gnu/store\n"), 0o644); err != nil {
@@ -271,32 +243,10 @@ func TestCacheMayAppearLater(t *testing.T) {
 	}
 }
 
-func packXZ(t testing.TB, b []byte) []byte {
-	var out bytes.Buffer
-	w, err := xz.NewWriter(&out)
-	if err == nil {
-		_, err = w.Write(b)
-		err = errors.Join(err, w.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out.Bytes()
-}
-
-func packZstd(t testing.TB, b []byte) []byte {
-	w, err := zstd.NewWriter(nil, zstd.WithEncoderCRC(true))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	return w.EncodeAll(b, nil)
-}
-
-var packers = map[string]func(testing.TB, []byte) []byte{"xz": packXZ, "zstd": packZstd}
+var packers = map[string]func(testing.TB, []byte) []byte{"xz": storetest.PackXZ, "zstd": storetest.PackZstd}
 
 func TestCacheRefusesBadCompression(t *testing.T) {
-	nar, _ := randomNAR(1, 20_000)
+	nar, _ := storetest.RandomNAR(1, 20_000)
 	nar = append(nar, make([]byte, 20_000)...)
 	for compression, pack := range packers {
 		good := pack(t, nar)
@@ -331,7 +281,7 @@ func TestCacheRefusesBadCompression(t *testing.T) {
 
 func TestCacheLimitsMemory(t *testing.T) {
 	nar := make([]byte, 100_000)
-	greedy := packXZ(t, nar) // the block header is 12 bytes at 12; byte 4 of it is the dictionary's size
+	greedy := storetest.PackXZ(t, nar) // the block header is 12 bytes at 12; byte 4 of it is the dictionary's size
 	if greedy[12] != 2 || greedy[14] != 0x21 {
 		t.Fatalf("xz block header % x is not as expected", greedy[12:24])
 	}
@@ -349,7 +299,7 @@ func TestCacheLimitsMemory(t *testing.T) {
 	}
 	w.Write(nar)
 	w.Close()
-	second := append(packXZ(t, nar), greedy...)
+	second := append(storetest.PackXZ(t, nar), greedy...)
 	for name, file := range map[string][]byte{"dictionary": greedy, "blocks": blocks.Bytes(), "second stream": second} {
 		size := len(nar)
 		if name == "second stream" {
@@ -376,7 +326,7 @@ func TestCacheLimitsMemory(t *testing.T) {
 }
 
 func TestCacheUnpacksOnce(t *testing.T) {
-	nar, _ := randomNAR(1, 30_000)
+	nar, _ := storetest.RandomNAR(1, 30_000)
 	for compression, pack := range packers {
 		file := pack(t, nar)
 		_, info, dir := cacheOf(t, compression, len(nar), file)
@@ -411,7 +361,7 @@ func TestCacheUnpacksOnce(t *testing.T) {
 			n.Close()
 		}
 		n := open()
-		if fd(n) != fd(nars[0]) || !bytes.Equal(readAll(t, n), nar) {
+		if fd(n) != fd(nars[0]) || !bytes.Equal(storetest.ReadAll(t, n), nar) {
 			t.Errorf("%s: unpacked again soon after, or other bytes", compression)
 		}
 		if left, _ := os.ReadDir(scratch); len(left) != 0 {
@@ -422,7 +372,7 @@ func TestCacheUnpacksOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		again := open()
-		if bytes.Equal(readAll(t, again), nar) || !bytes.Equal(readAll(t, n), nar) {
+		if bytes.Equal(storetest.ReadAll(t, again), nar) || !bytes.Equal(storetest.ReadAll(t, n), nar) {
 			t.Errorf("%s: a file that has changed is not unpacked again, or changes what is open", compression)
 		}
 		again.Close()
@@ -445,7 +395,7 @@ func (f *fading) Err() error {
 
 // Whenever the caller gives up, the compressed file is not blamed.
 func TestCacheUnpackingIsCancelledAnywhere(t *testing.T) {
-	nar, _ := randomNAR(1, 20_000)
+	nar, _ := storetest.RandomNAR(1, 20_000)
 	for compression, pack := range packers {
 		ended := false
 		for left := 0; !ended; left++ {
@@ -463,7 +413,7 @@ func TestCacheUnpackingIsCancelledAnywhere(t *testing.T) {
 // The first caller gives up while others wait for what it unpacks: they do it themselves.
 func TestCacheUnpackingIsCancelled(t *testing.T) {
 	nar := bytes.Repeat([]byte("some text that takes a while to unpack\n"), 50_000)
-	c, info, _ := cacheOf(t, "xz", len(nar), packXZ(t, nar))
+	c, info, _ := cacheOf(t, "xz", len(nar), storetest.PackXZ(t, nar))
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -488,8 +438,8 @@ func TestCacheUnpackingIsCancelled(t *testing.T) {
 }
 
 func TestCacheUnpacksAfterFailure(t *testing.T) {
-	nar, _ := randomNAR(1, 1000)
-	_, info, dir := cacheOf(t, "zstd", len(nar), packZstd(t, nar))
+	nar, _ := storetest.RandomNAR(1, 1000)
+	_, info, dir := cacheOf(t, "zstd", len(nar), storetest.PackZstd(t, nar))
 	scratch := filepath.Join(t.TempDir(), "scratch")
 	if err := os.WriteFile(scratch, nil, 0o644); err != nil {
 		t.Fatal(err)
@@ -513,19 +463,19 @@ func TestCacheUnpacksAfterFailure(t *testing.T) {
 
 func TestCacheKeepsFewUnpacked(t *testing.T) {
 	if _, err := os.Stat("/proc/self/fd"); err != nil {
-		needs(t, err.Error())
+		storetest.Needs(t, err.Error())
 	}
 	dir, scratch := t.TempDir(), t.TempDir()
-	paths := cachePaths(t, goldenCaches)
+	paths := storetest.CachePaths(t, goldenCaches)
 	var infos []store.Info
 	for i := range 6 {
-		info := paths[0].info
+		info := paths[0].Info
 		b := []byte(info.Path.Base())
 		b[0] = '0' + byte(i)
 		info.Path, _ = store.ParsePathName(string(b))
 		infos = append(infos, info)
 		writeCache(t, dir, info, fmt.Sprintf("URL: nar/%d\nCompression: zstd\n", i))
-		if err := os.WriteFile(filepath.Join(dir, "nar", fmt.Sprint(i)), packZstd(t, paths[0].nar), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "nar", fmt.Sprint(i)), storetest.PackZstd(t, paths[0].NAR), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -571,39 +521,39 @@ func TestCacheKeepsFewUnpacked(t *testing.T) {
 func TestCacheAddReadableByNix(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "new", "cache")
 	c := openCache(t, dir)
-	paths := cachePaths(t, goldenCaches)
+	paths := storetest.CachePaths(t, goldenCaches)
 	for _, p := range paths {
-		if c.Has(p.info.Path.HashPart()) {
+		if c.Has(p.Info.Path.HashPart()) {
 			t.Fatal("Has = true before Add")
 		}
-		if err := c.Add(p.info, bytes.NewReader(p.nar)); err != nil {
+		if err := c.Add(p.Info, bytes.NewReader(p.NAR)); err != nil {
 			t.Fatal(err)
 		}
-		if !c.Has(p.info.Path.HashPart()) {
+		if !c.Has(p.Info.Path.HashPart()) {
 			t.Error("Has = false after Add")
 		}
-		if err := c.Add(p.info, bytes.NewReader(p.nar)); err != nil {
+		if err := c.Add(p.Info, bytes.NewReader(p.NAR)); err != nil {
 			t.Errorf("second Add: %v", err)
 		}
 	}
-	testSource(t, openCache(t, dir), paths)
+	storetest.TestSource(t, openCache(t, dir), paths)
 	got, _ := os.ReadFile(filepath.Join(dir, "nix-cache-info"))
 	if want := "StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 30\n"; string(got) != want {
 		t.Errorf("nix-cache-info is %q, want %q", got, want)
 	}
 
-	needNix(t, "nix", "nix-store")
+	storetest.NeedNix(t, "nix", "nix-store")
 	to := t.TempDir()
 	t.Cleanup(func() { exec.Command("chmod", "-R", "u+w", to).Run() })
 	for _, p := range paths {
 		cmd := exec.Command("nix", "--extra-experimental-features", "nix-command", "copy", "--no-check-sigs",
-			"--from", "file://"+dir, "--to", to, p.info.Path.String())
+			"--from", "file://"+dir, "--to", to, p.Info.Path.String())
 		cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "NIX_CONFIG=build-users-group =\nsubstitute = false")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("nix copy --from: %v\n%s", err, out)
 		}
-		if got := dump(t, filepath.Join(to, p.info.Path.String())); !bytes.Equal(got, p.nar) {
-			t.Errorf("%s: Nix has unpacked something else", p.info.Path)
+		if got := storetest.Dump(t, filepath.Join(to, p.Info.Path.String())); !bytes.Equal(got, p.NAR) {
+			t.Errorf("%s: Nix has unpacked something else", p.Info.Path)
 		}
 	}
 }
@@ -611,27 +561,27 @@ func TestCacheAddReadableByNix(t *testing.T) {
 func TestCacheAddRefuses(t *testing.T) {
 	dir := t.TempDir()
 	c := openCache(t, dir)
-	p := cachePaths(t, goldenCaches)[0]
-	flipped := bytes.Clone(p.nar)
+	p := storetest.CachePaths(t, goldenCaches)[0]
+	flipped := bytes.Clone(p.NAR)
 	flipped[50] ^= 1
 	fail := errors.New("the network went away")
-	injected := p.info
+	injected := p.Info
 	injected.Signatures = []string{"a:b\nURL: ../../x"}
 	for name, try := range map[string]struct {
 		info store.Info
 		nar  io.Reader
 		want error
 	}{
-		"flipped":   {p.info, bytes.NewReader(flipped), store.ErrCorrupt},
-		"cut":       {p.info, bytes.NewReader(p.nar[:len(p.nar)-1]), store.ErrCorrupt},
-		"extended":  {p.info, bytes.NewReader(append(bytes.Clone(p.nar), 0)), store.ErrCorrupt},
-		"broken":    {p.info, io.MultiReader(bytes.NewReader(p.nar[:50]), iotest.ErrReader(fail)), fail},
-		"injection": {injected, bytes.NewReader(p.nar), store.ErrCorrupt},
+		"flipped":   {p.Info, bytes.NewReader(flipped), store.ErrCorrupt},
+		"cut":       {p.Info, bytes.NewReader(p.NAR[:len(p.NAR)-1]), store.ErrCorrupt},
+		"extended":  {p.Info, bytes.NewReader(append(bytes.Clone(p.NAR), 0)), store.ErrCorrupt},
+		"broken":    {p.Info, io.MultiReader(bytes.NewReader(p.NAR[:50]), iotest.ErrReader(fail)), fail},
+		"injection": {injected, bytes.NewReader(p.NAR), store.ErrCorrupt},
 	} {
 		if err := c.Add(try.info, try.nar); !errors.Is(err, try.want) {
 			t.Errorf("%s: Add = %v, want %v", name, err, try.want)
 		}
-		if c.Has(p.info.Path.HashPart()) {
+		if c.Has(p.Info.Path.HashPart()) {
 			t.Errorf("%s: Has = true", name)
 		}
 		if left, _ := filepath.Glob(filepath.Join(dir, "nar", "*")); left != nil {
@@ -654,8 +604,8 @@ func TestCacheAddSweepsLeftovers(t *testing.T) {
 		os.Chtimes(old, yesterday, yesterday)); err != nil {
 		t.Fatal(err)
 	}
-	p := cachePaths(t, goldenCaches)[0]
-	if err := openCache(t, dir).Add(p.info, bytes.NewReader(p.nar)); err != nil {
+	p := storetest.CachePaths(t, goldenCaches)[0]
+	if err := openCache(t, dir).Add(p.Info, bytes.NewReader(p.NAR)); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, ".tmp", "*")); len(left) != 1 || left[0] != young {
@@ -673,9 +623,9 @@ func FuzzUnpack(f *testing.F) {
 	_, info, dir := cacheOf(f, "xz", len(nar), nil)
 	dirs[true] = dir
 	f.Fuzz(func(t *testing.T, isXZ bool, file []byte) {
-		must(t, os.WriteFile(filepath.Join(dirs[isXZ], "nar", "file"), file, 0o644))
+		storetest.Must(t, os.WriteFile(filepath.Join(dirs[isXZ], "nar", "file"), file, 0o644))
 		c, err := bincache.Open(dirs[isXZ], spool)
-		must(t, err)
+		storetest.Must(t, err)
 		n, err := c.NAR(t.Context(), info)
 		if err != nil {
 			if !errors.Is(err, store.ErrCorrupt) {
@@ -684,7 +634,7 @@ func FuzzUnpack(f *testing.F) {
 			return
 		}
 		defer n.Close()
-		if b := readAll(t, n); len(b) != len(nar) {
+		if b := storetest.ReadAll(t, n); len(b) != len(nar) {
 			t.Errorf("%d bytes, want %d", len(b), len(nar))
 		}
 	})

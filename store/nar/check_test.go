@@ -18,37 +18,16 @@ import (
 
 	"narbor/store"
 	"narbor/store/nar"
+	"narbor/store/storetest"
 )
 
-// words writes strings as an archive has them.
-func words(list ...string) string {
-	var b []byte
-	for _, s := range list {
-		b = binary.LittleEndian.AppendUint64(b, uint64(len(s)))
-		b = append(b, s...)
-		b = append(b, make([]byte, -len(s)&7)...)
-	}
-	return string(b)
-}
+// These stand in nearly every line of the tables below.
+var (
+	words, archive, file    = storetest.Words, storetest.Archive, storetest.File
+	entry, directory, files = storetest.Entry, storetest.Directory, storetest.Files
+)
 
-func archive(node string) string  { return words("nix-archive-1") + node }
-func file(contents string) string { return words("(", "type", "regular", "contents", contents, ")") }
-func link(target string) string   { return words("(", "type", "symlink", "target", target, ")") }
-func entry(name, node string) string {
-	return words("entry", "(", "name", name, "node") + node + words(")")
-}
-func directory(entries ...string) string {
-	return words("(", "type", "directory") + strings.Join(entries, "") + words(")")
-}
-
-// files is a directory of empty files.
-func files(names ...string) string {
-	var entries []string
-	for _, name := range names {
-		entries = append(entries, entry(name, file("")))
-	}
-	return directory(entries...)
-}
+func link(target string) string { return words("(", "type", "symlink", "target", target, ")") }
 
 // nested is a node below so many directories.
 func nested(depth int, node string) string {
@@ -403,9 +382,9 @@ func FuzzCheckNAR(f *testing.F) {
 
 // TestCheckNARAcceptsWhatNixDumps has real trees, as Nix and as we archive them.
 func TestCheckNARAcceptsWhatNixDumps(t *testing.T) {
-	for name, tree := range trees {
+	for name, tree := range storetest.Trees {
 		root := tree(t, t.TempDir())
-		data := dump(t, root)
+		data := storetest.Dump(t, root)
 		if err := checkNAR(string(data)); err != nil {
 			t.Errorf("%s: Check of what nix-store --dump prints = %v", name, err)
 		}
@@ -478,9 +457,9 @@ func BenchmarkCheckNAR(b *testing.B) {
 	for _, size := range []int{0, 100, 1000, 4000, 20_000} {
 		data := []byte(smallFiles(10_000, size))
 		name := filepath.Join(b.TempDir(), "nar")
-		must(b, os.WriteFile(name, data, 0o600))
+		storetest.Must(b, os.WriteFile(name, data, 0o600))
 		f, err := os.Open(name)
-		must(b, err)
+		storetest.Must(b, err)
 		defer f.Close()
 		for what, run := range map[string]func() error{
 			"walk":    func() error { return nar.Check(f, int64(len(data))) },
@@ -490,7 +469,7 @@ func BenchmarkCheckNAR(b *testing.B) {
 				b.SetBytes(int64(len(data)))
 				before := cpuTime(b)
 				for b.Loop() {
-					must(b, run())
+					storetest.Must(b, run())
 				}
 				b.ReportMetric(float64((cpuTime(b)-before).Microseconds())/float64(b.N), "cpu-µs/op")
 			})
@@ -501,6 +480,6 @@ func BenchmarkCheckNAR(b *testing.B) {
 // cpuTime is what this process has used; on a busy machine nothing else says what something costs.
 func cpuTime(b *testing.B) time.Duration {
 	var u unix.Rusage
-	must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
+	storetest.Must(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

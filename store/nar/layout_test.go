@@ -17,133 +17,22 @@ import (
 
 	"narbor/store"
 	"narbor/store/nar"
+	"narbor/store/storetest"
 )
-
-// needNix skips a test that runs Nix's own programs where they are not installed; under CI=true they must be.
-func needNix(tb testing.TB, programs ...string) {
-	tb.Helper()
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			needs(tb, err.Error())
-		}
-	}
-}
-
-func needs(tb testing.TB, what string) {
-	tb.Helper()
-	if os.Getenv("CI") == "true" {
-		tb.Fatalf("CI=true, but: %s", what)
-	}
-	tb.Skip(what)
-}
-
-// dump returns what Nix makes of path.
-func dump(tb testing.TB, path string) []byte {
-	tb.Helper()
-	needNix(tb, "nix-store")
-	cmd := exec.Command("nix-store", "--dump", path)
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		tb.Fatalf("nix-store --dump %s: %v: %s", path, err, stderr.String())
-	}
-	return out
-}
-
-func must(tb testing.TB, err error) {
-	tb.Helper()
-	if err != nil {
-		tb.Fatal(err)
-	}
-}
-
-func writeFile(tb testing.TB, path string, size int, mode os.FileMode) {
-	tb.Helper()
-	must(tb, os.MkdirAll(filepath.Dir(path), 0o755))
-	data := make([]byte, size)
-	r := rand.NewChaCha8([32]byte{1})
-	_, _ = r.Read(data)
-	must(tb, os.WriteFile(path, data, mode))
-}
-
-// trees are the shapes that a NAR can have, made below a directory; each returns the root.
-var trees = map[string]func(tb testing.TB, dir string) string{
-	"file": func(tb testing.TB, dir string) string {
-		writeFile(tb, dir+"/f", 1001, 0o444)
-		return dir + "/f"
-	},
-	"executable": func(tb testing.TB, dir string) string {
-		writeFile(tb, dir+"/x", 8, 0o555)
-		return dir + "/x"
-	},
-	"empty file": func(tb testing.TB, dir string) string {
-		writeFile(tb, dir+"/e", 0, 0o444)
-		return dir + "/e"
-	},
-	"empty directory": func(tb testing.TB, dir string) string { return dir },
-	"symlink": func(tb testing.TB, dir string) string {
-		must(tb, os.Symlink("no such file", dir+"/s"))
-		return dir + "/s"
-	},
-	"longest symlink": func(tb testing.TB, dir string) string {
-		must(tb, os.Symlink(strings.Repeat("x", 4095), dir+"/s"))
-		return dir + "/s"
-	},
-	"names": func(tb testing.TB, dir string) string {
-		for i, name := range []string{"..foo", "...", "a", "a.b", "a b", "A", "ab", "ä", "\xff\xfe", "\x01", ")", "(", "entry", "node",
-			strings.Repeat("n", 255), "a\nb", "~nix~case~hack", "~nix~case~hack~1", "a~nix~case~hack~2", "Z", "_", "-", "a-"} {
-			writeFile(tb, filepath.Join(dir, name), i, 0o444)
-		}
-		writeFile(tb, dir+"/b/..bar/x", 17, 0o755)
-		writeFile(tb, dir+"/b0/empty", 0, 0o755)
-		must(tb, os.Symlink("/etc/passwd", dir+"/b/link"))
-		must(tb, os.Symlink("b", dir+"/blink"))
-		must(tb, os.Mkdir(dir+"/nothing", 0o755))
-		return dir
-	},
-	"modes": func(tb testing.TB, dir string) string {
-		for _, mode := range []os.FileMode{0o400, 0o500, 0o600, 0o644, 0o654, 0o645, 0o744, 0o444} {
-			writeFile(tb, fmt.Sprintf("%s/%o", dir, mode), 100, mode)
-		}
-		return dir
-	},
-	"deep": func(tb testing.TB, dir string) string {
-		writeFile(tb, dir+strings.Repeat("/d", 62)+"/leaf", 300, 0o444) // 64 nodes one below the other
-		return dir
-	},
-	"ten thousand": func(tb testing.TB, dir string) string {
-		for i := range 10000 {
-			name := fmt.Sprintf("%s/%d", dir, i*7919%10007)
-			if i < 70 {
-				writeFile(tb, name, i, 0o444)
-			} else {
-				must(tb, os.Link(fmt.Sprintf("%s/%d", dir, i%70*7919%10007), name))
-			}
-		}
-		return dir
-	},
-	"large": func(tb testing.TB, dir string) string {
-		for i := range 20 {
-			writeFile(tb, fmt.Sprintf("%s/%c/%d/data", dir, 'a'+i%3, i), 300_000+i, 0o444)
-		}
-		return dir
-	},
-}
 
 func openLayout(tb testing.TB, root string, size int) store.NAR {
 	tb.Helper()
 	nar, err := nar.OpenLayout(context.Background(), root, int64(size))
-	must(tb, err)
+	storetest.Must(tb, err)
 	tb.Cleanup(func() { nar.Close() })
 	return nar
 }
 
 func TestArchiveIsWhatNixDumps(t *testing.T) {
-	for name, tree := range trees {
+	for name, tree := range storetest.Trees {
 		t.Run(name, func(t *testing.T) {
 			root := tree(t, t.TempDir())
-			want := dump(t, root)
+			want := storetest.Dump(t, root)
 			nar := openLayout(t, root, len(want))
 			got, err := io.ReadAll(io.NewSectionReader(nar, 0, nar.Size()))
 			if err != nil || !bytes.Equal(got, want) {
@@ -174,10 +63,10 @@ func checkRange(t *testing.T, nar store.NAR, want []byte, off, n int) {
 // TestArchiveReadAtEdges needs no Nix: this is the start of every archive of a file.
 func TestArchiveReadAtEdges(t *testing.T) {
 	dir := t.TempDir()
-	writeFile(t, dir+"/f", 13, 0o444)
+	storetest.WriteFile(t, dir+"/f", 13, 0o444)
 	const size = 7*16 + 16 // of 13 bytes
 	nar, err := nar.OpenLayout(t.Context(), dir+"/f", size)
-	must(t, err)
+	storetest.Must(t, err)
 	defer nar.Close()
 	buf := make([]byte, 21)
 	if n, err := nar.ReadAt(buf, 0); n != 21 || err != nil || string(buf) != "\x0d\x00\x00\x00\x00\x00\x00\x00nix-archive-1" {
@@ -192,7 +81,7 @@ func TestArchiveReadAtEdges(t *testing.T) {
 	if n, err := nar.ReadAt(nil, 3); n != 0 || err != nil {
 		t.Errorf("ReadAt(nothing) = %d, %v, want 0, nil", n, err)
 	}
-	must(t, nar.Close())
+	storetest.Must(t, nar.Close())
 	if n, err := nar.ReadAt(make([]byte, size), 0); err == nil {
 		t.Errorf("ReadAt after Close = %d, nil, want an error", n)
 	}
@@ -220,7 +109,7 @@ func TestLayoutRefuses(t *testing.T) {
 		}},
 	} {
 		dir := t.TempDir()
-		must(t, c.make(dir))
+		storetest.Must(t, c.make(dir))
 		if _, err := nar.OpenLayout(t.Context(), dir+"/r", c.size); !errors.Is(err, store.ErrCorrupt) ||
 			!strings.Contains(err.Error(), c.why) {
 			t.Errorf("%s: OpenLayout = %v, want ErrCorrupt because of %q", name, err, c.why)
@@ -240,11 +129,11 @@ func TestFilesLargerThanTheArchiveAreRefused(t *testing.T) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	for _, name := range []string{"a", "b"} {
-		writeFile(t, filepath.Join(dir, name), 7, 0o444)
+		storetest.WriteFile(t, filepath.Join(dir, name), 7, 0o444)
 	}
-	size := len(dump(t, dir))
+	size := len(storetest.Dump(t, dir))
 	for _, name := range []string{"a", "b"} {
-		must(t, os.Chmod(filepath.Join(dir, name), 0o644))
+		storetest.Must(t, os.Chmod(filepath.Join(dir, name), 0o644))
 		if err := os.Truncate(filepath.Join(dir, name), math.MaxInt64); err != nil {
 			t.Skip(err)
 		}
@@ -276,10 +165,10 @@ func TestChangedFilesAreErrors(t *testing.T) {
 		"a directory": func(dir string) error { return errors.Join(os.Remove(dir+"/sub/f"), os.Mkdir(dir+"/sub/f", 0o755)) },
 	} {
 		dir := t.TempDir() + "/root"
-		writeFile(t, dir+"/sub/f", 100_000, 0o644)
+		storetest.WriteFile(t, dir+"/sub/f", 100_000, 0o644)
 		size := 100_000 + 448
 		nar := openLayout(t, dir, size)
-		must(t, change(dir))
+		storetest.Must(t, change(dir))
 		n, err := nar.ReadAt(make([]byte, size), 0)
 		if err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("%s: ReadAt = %d, %v, want an error other than EOF", name, n, err)
@@ -293,21 +182,21 @@ func TestChangedFilesAreErrors(t *testing.T) {
 // TestShrinkingWhileOpen shrinks a file while its descriptor is open, so that only the read itself can notice.
 func TestShrinkingWhileOpen(t *testing.T) {
 	dir := t.TempDir()
-	writeFile(t, dir+"/f", 100_000, 0o644)
+	storetest.WriteFile(t, dir+"/f", 100_000, 0o644)
 	nar := openLayout(t, dir+"/f", 100_000+112)
 	buf := make([]byte, 50_000)
 	if _, err := nar.ReadAt(buf, 0); err != nil {
 		t.Fatal(err)
 	}
-	must(t, os.Truncate(dir+"/f", 60_000))
+	storetest.Must(t, os.Truncate(dir+"/f", 60_000))
 	if n, err := nar.ReadAt(buf, 50_000); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("ReadAt past the new end = %d, %v, want ErrCorrupt", n, err)
 	}
 }
 
 func TestConcurrentReadsAndDescriptors(t *testing.T) {
-	root := trees["large"](t, t.TempDir())
-	want := dump(t, root)
+	root := storetest.Trees["large"](t, t.TempDir())
+	want := storetest.Dump(t, root)
 	before := descriptors(t)
 	nar := openLayout(t, root, len(want))
 	var wg sync.WaitGroup
@@ -323,7 +212,7 @@ func TestConcurrentReadsAndDescriptors(t *testing.T) {
 	if open := descriptors(t) - before; open < 1 || open > 16 {
 		t.Errorf("%d descriptors are open after concurrent reads, want 1 to 16", open)
 	}
-	must(t, nar.Close())
+	storetest.Must(t, nar.Close())
 	if open := descriptors(t) - before; open != 0 {
 		t.Errorf("%d descriptors are open after Close", open)
 	}
@@ -342,17 +231,17 @@ func TestLayoutCache(t *testing.T) {
 	var infos []store.Info
 	for i := range 20 {
 		p, err := store.ParsePathName(fmt.Sprintf("%s-%d", hpCurl, i))
-		must(t, err)
-		writeFile(t, filepath.Join(dir, p.Base()), 1000, 0o444)
+		storetest.Must(t, err)
+		storetest.WriteFile(t, filepath.Join(dir, p.Base()), 1000, 0o444)
 		infos = append(infos, store.Info{Path: p, NarHash: store.Hash{byte(i)}, NarSize: 1112})
 	}
 	one, err := nar.LayoutBytes(t.Context(), filepath.Join(dir, infos[0].Path.Base()), 1112)
-	must(t, err)
+	storetest.Must(t, err)
 	c := nar.NewLayoutCache(10 * one)
 	get := func(info store.Info) any {
 		t.Helper()
 		l, err := c.Get(t.Context(), dir, info)
-		must(t, err)
+		storetest.Must(t, err)
 		return l
 	}
 	first := get(infos[0])
@@ -375,20 +264,20 @@ func TestLayoutCache(t *testing.T) {
 		t.Errorf("Get of another size = %v, want ErrCorrupt", err)
 	}
 	p, err := store.ParsePathName(string(hpCurl) + "-large")
-	must(t, err)
-	must(t, os.Mkdir(filepath.Join(dir, p.Base()), 0o755))
+	storetest.Must(t, err)
+	storetest.Must(t, os.Mkdir(filepath.Join(dir, p.Base()), 0o755))
 	for i := range 100 {
-		must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 100+i)))
+		storetest.Must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 100+i)))
 	}
-	get(store.Info{Path: p, NarSize: int64(len(dump(t, filepath.Join(dir, p.Base()))))})
+	get(store.Info{Path: p, NarSize: int64(len(storetest.Dump(t, filepath.Join(dir, p.Base()))))})
 	if n, _ := c.Held(); n != 10 {
 		t.Errorf("a layout larger than the cache leaves %d others in it, want 10", n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	must(t, os.Mkdir(dir+"/"+string(hpCurl)+"-dir", 0o755))
+	storetest.Must(t, os.Mkdir(dir+"/"+string(hpCurl)+"-dir", 0o755))
 	p, err = store.ParsePathName(string(hpCurl) + "-dir")
-	must(t, err)
+	storetest.Must(t, err)
 	if _, err := c.Get(ctx, dir, store.Info{Path: p, NarSize: 96}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Get = %v, want Canceled", err)
 	}
@@ -399,12 +288,12 @@ func TestLayoutCache(t *testing.T) {
 func TestLayoutIsMadeOnce(t *testing.T) {
 	dir := t.TempDir()
 	p, err := store.ParsePathName(string(hpCurl) + "-x")
-	must(t, err)
-	must(t, os.Mkdir(filepath.Join(dir, p.Base()), 0o755))
+	storetest.Must(t, err)
+	storetest.Must(t, os.Mkdir(filepath.Join(dir, p.Base()), 0o755))
 	for i := range 2000 {
-		must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 1000+i)))
+		storetest.Must(t, os.Symlink("x", fmt.Sprint(filepath.Join(dir, p.Base()), "/", 1000+i)))
 	}
-	size := int64(len(dump(t, filepath.Join(dir, p.Base()))))
+	size := int64(len(storetest.Dump(t, filepath.Join(dir, p.Base()))))
 	c := nar.NewLayoutCache(1 << 20)
 	layouts := make([]any, 20)
 	var wg sync.WaitGroup
@@ -420,13 +309,13 @@ func TestLayoutIsMadeOnce(t *testing.T) {
 }
 
 func BenchmarkLayout(b *testing.B) {
-	root := trees["ten thousand"](b, b.TempDir())
-	size := int64(len(dump(b, root)))
+	root := storetest.Trees["ten thousand"](b, b.TempDir())
+	size := int64(len(storetest.Dump(b, root)))
 	mem, err := nar.LayoutBytes(b.Context(), root, size)
-	must(b, err)
+	storetest.Must(b, err)
 	for b.Loop() {
 		nar, err := nar.OpenLayout(b.Context(), root, size)
-		must(b, err)
+		storetest.Must(b, err)
 		nar.Close()
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/10001, "µs/node")
@@ -435,17 +324,17 @@ func BenchmarkLayout(b *testing.B) {
 
 func BenchmarkRead(b *testing.B) {
 	for name, tree := range map[string]func(b *testing.B, dir string){
-		"one 256 MiB file": func(b *testing.B, dir string) { writeFile(b, dir+"/f", 256<<20, 0o444) },
+		"one 256 MiB file": func(b *testing.B, dir string) { storetest.WriteFile(b, dir+"/f", 256<<20, 0o444) },
 		"10,000 files of 6 KB": func(b *testing.B, dir string) {
 			for i := range 10000 {
-				writeFile(b, fmt.Sprintf("%s/%d/%d", dir, i/50, i), 6000, 0o444)
+				storetest.WriteFile(b, fmt.Sprintf("%s/%d/%d", dir, i/50, i), 6000, 0o444)
 			}
 		},
 	} {
 		b.Run(name, func(b *testing.B) {
 			root := b.TempDir()
 			tree(b, root)
-			size := int64(len(dump(b, root)))
+			size := int64(len(storetest.Dump(b, root)))
 			buf := make([]byte, store.BlockSize)
 			b.SetBytes(size)
 			for b.Loop() {

@@ -11,6 +11,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/nar"
+	"narbor/store/storetest"
 )
 
 // contents are those of an outline, by number.
@@ -27,27 +28,27 @@ func (c contents) read(content uint32, p []byte, off int64) error {
 func outlineOf(t *testing.T, b *nar.OutlineBuilder, c *contents, file, name string) {
 	t.Helper()
 	fi, err := os.Lstat(file)
-	must(t, err)
+	storetest.Must(t, err)
 	n := uint32(len(*c))
 	switch {
 	case fi.IsDir():
-		must(t, b.Directory(name))
+		storetest.Must(t, b.Directory(name))
 		entries, err := os.ReadDir(file)
-		must(t, err)
+		storetest.Must(t, err)
 		for _, e := range entries {
 			outlineOf(t, b, c, filepath.Join(file, e.Name()), e.Name())
 		}
-		must(t, b.End())
+		storetest.Must(t, b.End())
 	case fi.Mode().IsRegular():
 		text, err := os.ReadFile(file)
-		must(t, err)
+		storetest.Must(t, err)
 		*c = append(*c, string(text))
-		must(t, b.File(name, fi.Size(), fi.Mode()&0o100 != 0, n))
+		storetest.Must(t, b.File(name, fi.Size(), fi.Mode()&0o100 != 0, n))
 	default:
 		target, err := os.Readlink(file)
-		must(t, err)
+		storetest.Must(t, err)
 		*c = append(*c, target)
-		must(t, b.Symlink(name, int64(len(target)), n))
+		storetest.Must(t, b.Symlink(name, int64(len(target)), n))
 	}
 }
 
@@ -67,19 +68,19 @@ func TestOutlineIsTheArchiveOfTheFiles(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path, err := store.ParsePathName("syd87l2rxw8cbsxmxl853h0r6pdwhwjr-" + name)
-			must(t, err)
-			must(t, make(filepath.Join(dir, path.Base())))
+			storetest.Must(t, err)
+			storetest.Must(t, make(filepath.Join(dir, path.Base())))
 			var b nar.OutlineBuilder
 			var c contents
 			outlineOf(t, &b, &c, filepath.Join(dir, path.Base()), "")
 			o, err := b.Outline()
-			must(t, err)
+			storetest.Must(t, err)
 			tree, err := nar.NewLayouts().Open(t.Context(), dir, store.Info{Path: path, NarSize: o.Size()})
-			must(t, err)
+			storetest.Must(t, err)
 			defer tree.Close()
 			want, err := io.ReadAll(io.NewSectionReader(tree, 0, o.Size()))
-			must(t, err)
-			must(t, nar.Check(bytes.NewReader(want), o.Size()))
+			storetest.Must(t, err)
+			storetest.Must(t, nar.Check(bytes.NewReader(want), o.Size()))
 			for step := 1; step <= len(want); step = step*3 + 1 {
 				for off := 0; off < len(want); off += step {
 					p := bytes.Repeat([]byte{0xaa}, step)

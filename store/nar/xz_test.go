@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"narbor/store/nar"
+	"narbor/store/storetest"
 )
 
 // FuzzXZGuard has xz files, and other data, in pieces of any length.
 func FuzzXZGuard(f *testing.F) {
-	f.Add(packXZ(f, bytes.Repeat([]byte("abc"), 1000)), 7)
+	f.Add(storetest.PackXZ(f, bytes.Repeat([]byte("abc"), 1000)), 7)
 	f.Fuzz(func(t *testing.T, file []byte, piece int) {
 		got, err := io.ReadAll(nar.NewXZGuard(&pieces{file, max(1, piece&0xfff)}, 1<<30))
 		if !bytes.HasPrefix(file, got) || err == nil && len(got) != len(file) {
@@ -36,8 +37,8 @@ func (p *pieces) Read(b []byte) (int, error) {
 
 // TestXZGuardChecksEveryStream has a second stream with a dictionary for which package xz would allocate 4 GiB.
 func TestXZGuardChecksEveryStream(t *testing.T) {
-	data, _ := randomNAR(7, 3<<20)
-	a, b := packXZ(t, data[:1<<20]), packXZ(t, data[1<<20:])
+	data, _ := storetest.RandomNAR(7, 3<<20)
+	a, b := storetest.PackXZ(t, data[:1<<20]), storetest.PackXZ(t, data[1<<20:])
 	if _, err := io.Copy(io.Discard, nar.NewXZGuard(bytes.NewReader(append(bytes.Clone(a), hugeDict(b)...)),
 		int64(len(data)))); err == nil {
 		t.Error("the guard passes on a second stream with a dictionary of 4 GiB")

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"narbor/store/nixconf"
+	"narbor/store/storetest"
 )
 
 // FuzzNixConf reads a nix.conf, and what it says once more from a nix.conf written from that.
 func FuzzNixConf(f *testing.F) {
 	dir := f.TempDir()
-	must(f, os.WriteFile(filepath.Join(dir, "other.conf"), []byte("extra-substituters = https://other\n"), 0o644))
+	storetest.Must(f, os.WriteFile(filepath.Join(dir, "other.conf"), []byte("extra-substituters = https://other\n"), 0o644))
 	f.Fuzz(func(t *testing.T, text string) {
 		for line := range strings.Lines(text) {
 			if strings.Contains(line, "include") && strings.Contains(line, "/") {

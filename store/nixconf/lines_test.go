@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"narbor/store/nixconf"
+	"narbor/store/storetest"
 )
 
 func TestConfLinesSayWhereAValueComesFrom(t *testing.T) {
@@ -61,7 +62,7 @@ func TestWholeConfigurationIsRead(t *testing.T) {
 		t.Skip("no nix to compare with")
 	}
 	shown, command, err := nixconf.ShowAll(t.Context(), nil)
-	must(t, err)
+	storetest.Must(t, err)
 	if again, _, err := nixconf.ShowAll(t.Context(), command); err != nil || !reflect.DeepEqual(again, shown) {
 		t.Errorf("the same command says %v, %v, want %v", again, err, shown)
 	}

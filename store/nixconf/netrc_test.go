@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"narbor/store/nixconf"
+	"narbor/store/storetest"
 )
 
 func TestNetrcNamesHostsWithCredentials(t *testing.T) {
@@ -55,7 +56,7 @@ func TestUnreadableConfigurationIsNamed(t *testing.T) {
 		if err != nil || !slices.Equal(s.Unread, []nixconf.Unread{want}) || !slices.Contains(s.TrustedPublicKeys, keyOther) {
 			t.Errorf("%s: Read = %+v, %v, want the key, and unread %+v", include, s, err, want)
 		}
-		must(t, os.RemoveAll(dir+"/secrets"))
+		storetest.Must(t, os.RemoveAll(dir+"/secrets"))
 		s, err = nixconf.Read(t.Context())
 		if (err != nil) != (include == "include") || len(s.Unread) != 0 {
 			t.Errorf("%s of a file that is not there: Read = %+v, %v", include, s, err)

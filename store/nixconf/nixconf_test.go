@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"narbor/store/nixconf"
+	"narbor/store/storetest"
 )
 
 const (
@@ -20,8 +21,8 @@ func confDir(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
-		must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte(strings.ReplaceAll(text, "$DIR", dir)), 0o644))
+		storetest.Must(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755))
+		storetest.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(strings.ReplaceAll(text, "$DIR", dir)), 0o644))
 	}
 	t.Setenv("HOME", dir+"/home")
 	t.Setenv("NIX_CONF_DIR", dir)
@@ -110,7 +111,7 @@ var confCases = map[string]struct {
 
 // TestConfParserAgreesWithNix compares what we read from the files with what nix says of them.
 func TestConfParserAgreesWithNix(t *testing.T) {
-	needNix(t, "nix")
+	storetest.NeedNix(t, "nix")
 	for name, c := range confCases {
 		t.Run(name, func(t *testing.T) {
 			dir := confDir(t, c.files)
@@ -191,7 +192,7 @@ func TestAskNix(t *testing.T) {
 			"Nix's defaults"},
 	} {
 		dir := confDir(t, nil)
-		must(t, os.WriteFile(dir+"/nix", []byte("#!/bin/sh\n"+c.script+"\n"), 0o755))
+		storetest.Must(t, os.WriteFile(dir+"/nix", []byte("#!/bin/sh\n"+c.script+"\n"), 0o755))
 		t.Setenv("PATH", dir)
 		s, err := nixconf.Read(t.Context())
 		if err != nil || s.Origin != c.origin || (s.Origin == "Nix's defaults") != (s.TrustedPublicKeys[0] == keyNixos) {

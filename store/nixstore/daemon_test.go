@@ -20,6 +20,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/nixstore"
+	"narbor/store/storetest"
 )
 
 const (
@@ -142,9 +143,9 @@ func (d *twin) serve(conn net.Conn) {
 func listen(t *testing.T, serve func(net.Conn)) (nixstore.Config, net.Listener) {
 	t.Helper()
 	root := t.TempDir()
-	must(t, os.MkdirAll(root+"/nix/store", 0o755))
+	storetest.Must(t, os.MkdirAll(root+"/nix/store", 0o755))
 	l, err := net.Listen("unix", filepath.Join(root, "s"))
-	must(t, err)
+	storetest.Must(t, err)
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -162,7 +163,7 @@ func openTwin(t *testing.T, d *twin) *nixstore.Store {
 	t.Helper()
 	cfg, _ := listen(t, d.serve)
 	n, err := nixstore.Open(t.Context(), cfg)
-	must(t, err)
+	storetest.Must(t, err)
 	t.Cleanup(func() { n.Close() })
 	return n
 }
@@ -330,7 +331,7 @@ func TestStuckDaemon(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	defer time.AfterFunc(10*time.Millisecond, cancel).Stop()
 	p, err := store.ParsePath(pathCurl)
-	must(t, err)
+	storetest.Must(t, err)
 	if _, err := n.NAR(ctx, store.Info{Path: p, NarSize: 1}); !errors.Is(err, context.Canceled) {
 		t.Errorf("NAR of a stuck daemon = %v, want Canceled", err)
 	}
@@ -361,7 +362,7 @@ func TestNoArchiveWithoutRoot(t *testing.T) {
 	d.answers[11] = frames(msgError, "Error", 0, "x", "no more roots", 0, 0)
 	n := openTwin(t, d)
 	info, err := n.Info(t.Context(), hpCurl)
-	must(t, err)
+	storetest.Must(t, err)
 	if _, err := n.NAR(t.Context(), info); err == nil || !strings.Contains(err.Error(), "no more roots") {
 		t.Errorf("NAR = %v, want the daemon's error about the root", err)
 	}
@@ -380,7 +381,7 @@ func TestStuckPool(t *testing.T) {
 			errs <- err
 		}()
 	}
-	for limit := time.Now().Add(atMost(20 * time.Second)); d.open.Load() < 4; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(storetest.AtMost(20 * time.Second)); d.open.Load() < 4; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) { // the twin runs on a real socket
 			t.Fatalf("%d connections are open, want 4", d.open.Load())
 		}
@@ -401,9 +402,9 @@ func TestNoNix(t *testing.T) {
 	if _, err := nixstore.Open(t.Context(), nixstore.Config{Root: root}); !errors.Is(err, nixstore.ErrNoNix) {
 		t.Errorf("Open without a store = %v, want ErrNoNix", err)
 	}
-	must(t, os.MkdirAll(root+"/nix/store", 0o755))
-	must(t, os.MkdirAll(root+"/nix/var/nix/db", 0o755))
-	must(t, os.WriteFile(root+"/nix/var/nix/db/db.sqlite", nil, 0o644))
+	storetest.Must(t, os.MkdirAll(root+"/nix/store", 0o755))
+	storetest.Must(t, os.MkdirAll(root+"/nix/var/nix/db", 0o755))
+	storetest.Must(t, os.WriteFile(root+"/nix/var/nix/db/db.sqlite", nil, 0o644))
 	t.Setenv("PATH", root)
 	_, err := nixstore.Open(t.Context(), nixstore.Config{Root: root})
 	if err == nil || errors.Is(err, nixstore.ErrNoNix) || !strings.Contains(err.Error(), "nix-daemon") {

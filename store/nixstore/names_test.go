@@ -10,6 +10,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/nixstore"
+	"narbor/store/storetest"
 )
 
 func randomHashPart() store.HashPart {
@@ -33,15 +34,15 @@ func TestDaemonIsNotAskedAboutManyAbsentPaths(t *testing.T) {
 	n := open(t, w.config())
 	dir := filepath.Join(w.root, store.Dir)
 	long := time.Now().Add(-time.Hour)
-	must(t, os.Chtimes(dir, long, long))
+	storetest.Must(t, os.Chtimes(dir, long, long))
 	missAll(t, n)
 	if info, err := n.Info(t.Context(), w.file.HashPart()); err != nil || info.Path != w.file {
 		t.Errorf("Info(%s) after many misses = %+v, %v", w.file, info, err)
 	}
-	must(t, n.Close()) // no daemon from here on
+	storetest.Must(t, n.Close()) // no daemon from here on
 	missAll(t, n)
 	hp := randomHashPart()
-	must(t, os.WriteFile(filepath.Join(dir, string(hp)+"-new"), nil, 0o444))
+	storetest.Must(t, os.WriteFile(filepath.Join(dir, string(hp)+"-new"), nil, 0o444))
 	if info, err := n.Info(t.Context(), hp); err == nil || errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Info(new file) without a daemon = %+v, %v, want that the daemon was missed", info, err)
 	}
@@ -51,9 +52,9 @@ func TestDaemonIsAskedWhileTheStoreChanges(t *testing.T) {
 	w := newWorld(t)
 	n := open(t, w.config())
 	soon := time.Now().Add(time.Hour) // whenever the test gets there, the change is recent
-	must(t, os.Chtimes(filepath.Join(w.root, store.Dir), soon, soon))
+	storetest.Must(t, os.Chtimes(filepath.Join(w.root, store.Dir), soon, soon))
 	missAll(t, n)
-	must(t, n.Close())
+	storetest.Must(t, n.Close())
 	if info, err := n.Info(t.Context(), randomHashPart()); err == nil || errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Info(absent) without a daemon = %+v, %v, want that the daemon was missed", info, err)
 	}

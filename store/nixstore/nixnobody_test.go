@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"narbor/store/nixstore"
+	"narbor/store/storetest"
 )
 
 // inNamespace is run by sh as root in mount and process namespaces of its own. $1 is an empty directory, $2 this test's
@@ -49,7 +50,7 @@ func TestNixStoreAsNobody(t *testing.T) {
 		}
 		n := open(t, nixstore.Config{})
 		all, err := n.AllValidPaths(t.Context())
-		must(t, err)
+		storetest.Must(t, err)
 		for _, p := range all {
 			switch p.Name() {
 			case "tree":
@@ -70,11 +71,11 @@ func TestNixStoreAsNobody(t *testing.T) {
 		t.Log(err)
 	default:
 		if os.Getuid() != 0 {
-			needs(t, "needs root for a /nix of its own")
+			storetest.Needs(t, "needs root for a /nix of its own")
 		}
-		needNix(t, "nix-daemon", "nix-store", "nix", "unshare", "setpriv", "chroot")
+		storetest.NeedNix(t, "nix-daemon", "nix-store", "nix", "unshare", "setpriv", "chroot")
 		self, err := os.Executable()
-		must(t, err)
+		storetest.Must(t, err)
 		out, err := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", inNamespace, "sh",
 			t.TempDir(), self, t.Name()).CombinedOutput()
 		if err != nil {

@@ -20,6 +20,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/nixstore"
+	"narbor/store/storetest"
 )
 
 // A nixWorld is a store that Nix's own programs have filled: a tree of every kind of node, a file, and a path as if
@@ -59,7 +60,7 @@ func (w nixWorld) nix(tb testing.TB, stdin string, args ...string) string {
 func (w nixWorld) path(tb testing.TB, s string) store.Path {
 	tb.Helper()
 	p, err := store.ParsePath(s)
-	must(tb, err)
+	storetest.Must(tb, err)
 	return p
 }
 
@@ -71,16 +72,16 @@ const builtBase = "1rz4g4znpzjwh1xymhjpm42vipw92pr7-built-1.0"
 // fill fills the store.
 func (w nixWorld) fill(tb testing.TB) nixWorld {
 	tb.Helper()
-	needNix(tb, "nix", "nix-store", "nix-daemon")
+	storetest.NeedNix(tb, "nix", "nix-store", "nix-daemon")
 	dir := tb.TempDir()
-	must(tb, os.Mkdir(dir+"/tree", 0o755))
-	w.tree = w.path(tb, w.nix(tb, "", "nix-store", "--add", trees["names"](tb, dir+"/tree")))
-	writeFile(tb, dir+"/file", 300_000, 0o644)
+	storetest.Must(tb, os.Mkdir(dir+"/tree", 0o755))
+	w.tree = w.path(tb, w.nix(tb, "", "nix-store", "--add", storetest.Trees["names"](tb, dir+"/tree")))
+	storetest.WriteFile(tb, dir+"/file", 300_000, 0o644)
 	w.file = w.path(tb, w.nix(tb, "", "nix-store", "--add", dir+"/file"))
 	w.built = w.path(tb, store.Dir+"/"+builtBase)
-	writeFile(tb, w.real(w.built)+"/bin/built", 100_000, 0o755)
-	must(tb, os.Symlink(w.file.String(), w.real(w.built)+"/link"))
-	nar := dump(tb, w.real(w.built))
+	storetest.WriteFile(tb, w.real(w.built)+"/bin/built", 100_000, 0o755)
+	storetest.Must(tb, os.Symlink(w.file.String(), w.real(w.built)+"/link"))
+	nar := storetest.Dump(tb, w.real(w.built))
 	w.nix(tb, fmt.Sprintf("%s\n%x\n%d\n%s\n2\n%s\n%s\n", w.built, sha256.Sum256(nar), len(nar),
 		store.Dir+"/"+strings.Replace(builtBase, "1.0", "1.0.drv", 1), w.file, w.built), "nix-store", "--load-db")
 	for _, key := range []string{"first-1", "second-1"} {
@@ -106,10 +107,10 @@ func (w nixWorld) startDaemon(tb testing.TB) (stop func()) {
 	_ = os.Remove(w.socket)
 	cmd := exec.Command("nix-daemon")
 	cmd.Env = append(os.Environ(), "NIX_REMOTE="+w.remote(), "NIX_DAEMON_SOCKET_PATH="+w.socket, "NIX_CONF_DIR=/nonexistent")
-	must(tb, cmd.Start())
+	storetest.Must(tb, cmd.Start())
 	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
 	tb.Cleanup(stop)
-	for limit := time.Now().Add(atMost(time.Minute)); time.Now().Before(limit); time.Sleep(5 * time.Millisecond) {
+	for limit := time.Now().Add(storetest.AtMost(time.Minute)); time.Now().Before(limit); time.Sleep(5 * time.Millisecond) {
 		if conn, err := net.Dial("unix", w.socket); err == nil {
 			conn.Close()
 			return stop
@@ -121,7 +122,7 @@ func (w nixWorld) startDaemon(tb testing.TB) (stop func()) {
 
 // remove removes a store. Nix's own processes may still be writing to it for a moment after we hung up.
 func remove(root string) {
-	for limit := time.Now().Add(atMost(10 * time.Second)); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(storetest.AtMost(10 * time.Second)); time.Now().Before(limit); time.Sleep(20 * time.Millisecond) {
 		_ = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				_ = os.Chmod(path, 0o755)
@@ -137,7 +138,7 @@ func remove(root string) {
 func open(tb testing.TB, cfg nixstore.Config) *nixstore.Store {
 	tb.Helper()
 	n, err := nixstore.Open(tb.Context(), cfg)
-	must(tb, err)
+	storetest.Must(tb, err)
 	tb.Cleanup(func() { n.Close() })
 	return n
 }
@@ -153,7 +154,7 @@ type pathInfoJSON struct {
 func (want pathInfoJSON) compare(t *testing.T, info store.Info) {
 	t.Helper()
 	hash, err := store.ParseHash(want.NarHash)
-	must(t, err)
+	storetest.Must(t, err)
 	refs := make([]string, 0, 2)
 	for _, r := range info.References {
 		refs = append(refs, r.String())
@@ -169,7 +170,7 @@ func (w nixWorld) check(t *testing.T, n *nixstore.Store) {
 	t.Helper()
 	for _, p := range []store.Path{w.tree, w.file, w.built} {
 		var said []pathInfoJSON
-		must(t, json.Unmarshal([]byte(w.nix(t, "", "nix", "path-info", "--json", "--store", w.checkStore(), p.String())), &said))
+		storetest.Must(t, json.Unmarshal([]byte(w.nix(t, "", "nix", "path-info", "--json", "--store", w.checkStore(), p.String())), &said))
 		want := said[0]
 		info, err := n.Info(t.Context(), p.HashPart())
 		if err != nil {
@@ -181,11 +182,11 @@ func (w nixWorld) check(t *testing.T, n *nixstore.Store) {
 			t.Fatalf("NAR(%s) = %v", p, err)
 		}
 		got, err := io.ReadAll(io.NewSectionReader(nar, 0, nar.Size()))
-		if err != nil || !bytes.Equal(got, dump(t, w.real(p))) {
+		if err != nil || !bytes.Equal(got, storetest.Dump(t, w.real(p))) {
 			t.Errorf("NAR(%s) has %d bytes, %v, and is not what nix-store dumps", p, len(got), err)
 		}
-		must(t, nar.Close())
-		must(t, nar.Close()) // no harm in that
+		storetest.Must(t, nar.Close())
+		storetest.Must(t, nar.Close()) // no harm in that
 	}
 	if info, err := n.Info(t.Context(), hpCurl); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Info(absent) = %+v, %v, want ErrNotFound", info, err)
@@ -225,7 +226,7 @@ func TestNixStoreWithoutDaemon(t *testing.T) {
 	if _, err := n.Info(ctx, w.file.HashPart()); !errors.Is(err, context.Canceled) {
 		t.Errorf("Info = %v, want Canceled", err)
 	}
-	must(t, n.Close())
+	storetest.Must(t, n.Close())
 	if _, err := n.Info(t.Context(), w.file.HashPart()); err == nil {
 		t.Errorf("Info after Close succeeds")
 	}
@@ -233,10 +234,10 @@ func TestNixStoreWithoutDaemon(t *testing.T) {
 
 // TestNixStoreBrokenChild gives the child a database it cannot read.
 func TestNixStoreBrokenChild(t *testing.T) {
-	needNix(t, "nix-daemon")
+	storetest.NeedNix(t, "nix-daemon")
 	root := t.TempDir()
-	must(t, os.MkdirAll(root+"/nix/store", 0o755))
-	must(t, os.MkdirAll(root+"/nix/var/nix/db/db.sqlite", 0o755))
+	storetest.Must(t, os.MkdirAll(root+"/nix/store", 0o755))
+	storetest.Must(t, os.MkdirAll(root+"/nix/var/nix/db/db.sqlite", 0o755))
 	n, err := nixstore.Open(t.Context(), nixstore.Config{Root: root})
 	if err == nil {
 		n.Close()
@@ -254,9 +255,9 @@ func TestNixDaemonRestarts(t *testing.T) {
 	stop := w.startDaemon(t)
 	n := open(t, w.config())
 	info, err := n.Info(t.Context(), w.file.HashPart())
-	must(t, err)
+	storetest.Must(t, err)
 	nar, err := n.NAR(t.Context(), info)
-	must(t, err)
+	storetest.Must(t, err)
 	defer nar.Close()
 	stop()
 	w.startDaemon(t)
@@ -272,17 +273,17 @@ func TestOpenArchiveIsNotCollected(t *testing.T) {
 	w := newWorld(t)
 	n := open(t, w.config())
 	info, err := n.Info(t.Context(), w.tree.HashPart())
-	must(t, err)
+	storetest.Must(t, err)
 	nar, err := n.NAR(t.Context(), info)
-	must(t, err)
+	storetest.Must(t, err)
 	if out, err := w.delete(w.tree); err == nil || !strings.Contains(out, "alive") {
 		t.Fatalf("nix-store --delete of an open path = %v: %s, want a refusal", err, out)
 	}
 	if _, err := nar.ReadAt(make([]byte, 1000), 1000); err != nil {
 		t.Errorf("ReadAt = %v", err)
 	}
-	must(t, nar.Close())
-	must(t, n.Close())
+	storetest.Must(t, nar.Close())
+	storetest.Must(t, n.Close())
 	out, err := w.delete(w.tree)
 	for limit := time.Now().Add(20 * time.Second); err != nil && time.Now().Before(limit); { // another process lets go of the root
 		out, err = w.delete(w.tree)
@@ -310,7 +311,7 @@ func TestNARRefuses(t *testing.T) {
 	w := newWorld(t)
 	n := open(t, w.config())
 	info, err := n.Info(t.Context(), w.file.HashPart())
-	must(t, err)
+	storetest.Must(t, err)
 	other := info
 	other.NarHash[0]++
 	if _, err := n.NAR(t.Context(), other); !errors.Is(err, store.ErrNotFound) {
@@ -325,12 +326,12 @@ func TestNARRefuses(t *testing.T) {
 			}
 		}
 		nar, err := n.NAR(t.Context(), info)
-		must(t, err)
+		storetest.Must(t, err)
 		nar.Close()
 	}
 	// The file no longer has the size in the database.
-	must(t, os.Chmod(w.real(w.file), 0o644))
-	must(t, os.Truncate(w.real(w.file), 299_900))
+	storetest.Must(t, os.Chmod(w.real(w.file), 0o644))
+	storetest.Must(t, os.Truncate(w.real(w.file), 299_900))
 	n = open(t, w.config())
 	if nar, err := n.NAR(t.Context(), info); err == nil {
 		_, err = nar.ReadAt(make([]byte, 300_000), 0)
@@ -361,9 +362,9 @@ func TestRootsAreReleased(t *testing.T) {
 		}
 		ctx := context.Background()
 		p, err := store.ParsePath(pathCurl)
-		must(t, err)
-		must(t, n.Hold(ctx, p))
-		must(t, n.Hold(ctx, p))
+		storetest.Must(t, err)
+		storetest.Must(t, n.Hold(ctx, p))
+		storetest.Must(t, n.Hold(ctx, p))
 		expect("held", 1, 1)
 		n.Release(p)
 		time.Sleep(30 * time.Minute)
@@ -371,23 +372,23 @@ func TestRootsAreReleased(t *testing.T) {
 		n.Release(p)
 		time.Sleep(6 * time.Second)
 		expect("released", 0, 1)
-		must(t, n.Hold(ctx, p))
+		storetest.Must(t, n.Hold(ctx, p))
 		n.Release(p)
 		time.Sleep(4 * time.Second)
-		must(t, n.Hold(ctx, p))
+		storetest.Must(t, n.Hold(ctx, p))
 		time.Sleep(30 * time.Second)
 		expect("held again in time", 1, 2)
 		for range 5000 {
-			must(t, n.Hold(ctx, p))
+			storetest.Must(t, n.Hold(ctx, p))
 			n.Release(p)
 		}
 		expect("many roots left over", 1, 6)
 		n.Release(p)
 		time.Sleep(6 * time.Second)
 		expect("released again", 0, 6)
-		must(t, n.Hold(ctx, p))
+		storetest.Must(t, n.Hold(ctx, p))
 		time.Sleep(2 * time.Hour)
-		must(t, n.Hold(ctx, p))
+		storetest.Must(t, n.Hold(ctx, p))
 		expect("an old connection", 1, 8)
 		n.Close()
 		expect("closed", 0, 8)
@@ -416,16 +417,16 @@ func BenchmarkNix(b *testing.B) {
 	})
 	b.Run("AddTempRoot", func(b *testing.B) {
 		for b.Loop() {
-			must(b, n.Hold(b.Context(), w.built))
+			storetest.Must(b, n.Hold(b.Context(), w.built))
 			n.Release(w.built)
 		}
 	})
 	b.Run("NAR", func(b *testing.B) {
 		info, err := n.Info(b.Context(), w.built.HashPart())
-		must(b, err)
+		storetest.Must(b, err)
 		for b.Loop() {
 			nar, err := n.NAR(b.Context(), info)
-			must(b, err)
+			storetest.Must(b, err)
 			nar.Close()
 		}
 	})

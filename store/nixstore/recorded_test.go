@@ -14,6 +14,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/nixstore"
+	"narbor/store/storetest"
 )
 
 // A recording is one connection to a real daemon: chunks of bytes, each sent by the client ('C') or the daemon
@@ -50,7 +51,7 @@ func (r *recording) encode() (out []byte) {
 func decodeRecording(t *testing.T, file string) *recording {
 	t.Helper()
 	b, err := os.ReadFile(file)
-	must(t, err)
+	storetest.Must(t, err)
 	r := new(recording)
 	for len(b) > 0 {
 		n := int(binary.BigEndian.Uint32(b[1:]))
@@ -88,7 +89,7 @@ func ask(t *testing.T, n *nixstore.Store, said sayings) {
 	var all []store.Path
 	for _, want := range said.Paths {
 		p, err := store.ParsePath(want.Path)
-		must(t, err)
+		storetest.Must(t, err)
 		all = append(all, p)
 		info, err := n.Info(t.Context(), p.HashPart())
 		if err != nil {
@@ -112,13 +113,13 @@ func ask(t *testing.T, n *nixstore.Store, said sayings) {
 
 func TestRecordedDaemon(t *testing.T) {
 	text, err := os.ReadFile("testdata/daemon/nix-2.8.json")
-	must(t, err)
+	storetest.Must(t, err)
 	var said sayings
-	must(t, json.Unmarshal(text, &said))
+	storetest.Must(t, json.Unmarshal(text, &said))
 	rec := decodeRecording(t, "testdata/daemon/nix-2.8.bin")
 	cfg, _ := listen(t, func(conn net.Conn) { rec.replay(t, conn) })
 	n, err := nixstore.Open(t.Context(), cfg)
-	must(t, err)
+	storetest.Must(t, err)
 	defer n.Close()
 	ask(t, n, said)
 }
@@ -130,11 +131,11 @@ func TestRecordDaemon(t *testing.T) {
 	}
 	w := newWorld(t)
 	said := sayings{Version: w.nix(t, "", "nix", "--version")}
-	must(t, json.Unmarshal([]byte(w.nix(t, "", "nix", "path-info", "--all", "--json", "--store", w.remote())), &said.Paths))
+	storetest.Must(t, json.Unmarshal([]byte(w.nix(t, "", "nix", "path-info", "--all", "--json", "--store", w.remote())), &said.Paths))
 	rec := new(recording)
 	cfg, _ := listen(t, func(client net.Conn) {
 		daemon, err := net.Dial("unix", w.socket)
-		must(t, err)
+		storetest.Must(t, err)
 		go func() {
 			_, _ = io.Copy(io.MultiWriter(recorder{rec, 'D'}, client), daemon)
 			client.Close()
@@ -143,13 +144,13 @@ func TestRecordDaemon(t *testing.T) {
 		daemon.Close()
 	})
 	n, err := nixstore.Open(t.Context(), cfg)
-	must(t, err)
+	storetest.Must(t, err)
 	ask(t, n, said)
 	n.Close()
 	text, err := json.MarshalIndent(said, "", "\t")
-	must(t, err)
-	must(t, os.WriteFile("testdata/daemon/nix-2.8.json", append(text, '\n'), 0o644))
-	must(t, os.WriteFile("testdata/daemon/nix-2.8.bin", rec.encode(), 0o644))
+	storetest.Must(t, err)
+	storetest.Must(t, os.WriteFile("testdata/daemon/nix-2.8.json", append(text, '\n'), 0o644))
+	storetest.Must(t, os.WriteFile("testdata/daemon/nix-2.8.bin", rec.encode(), 0o644))
 }
 
 type recorder struct {

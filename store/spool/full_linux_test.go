@@ -4,42 +4,15 @@ import (
 	"bytes"
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 )
-
-// onTmpfs runs the calling test again, in a process with a mount namespace of its own, with a tmpfs of that many bytes
-// on the directory that it returns there. In the calling process it returns "" when that test has ended.
-func onTmpfs(t *testing.T, bytes string) (dir string) {
-	t.Helper()
-	const variable = "NARBOR_TEST_TMPFS"
-	if dir := os.Getenv(variable); dir != "" {
-		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size="+bytes); err != nil {
-			t.Fatal(err)
-		}
-		return dir
-	}
-	if os.Getuid() != 0 {
-		needs(t, "root mounts a tmpfs for this test")
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), variable+"="+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("on a tmpfs of %s bytes: %v\n%s", bytes, err, out)
-	}
-	return ""
-}
 
 // ballast leaves free bytes on a disk.
 func ballast(t *testing.T, dir string, free int64) {
@@ -62,12 +35,12 @@ func ballast(t *testing.T, dir string, free int64) {
 
 // However full the disk is, at whatever moment: the NAR is refused for lack of space, or right.
 func TestSpoolFullDisk(t *testing.T) {
-	dir := onTmpfs(t, "16777216")
+	dir := storetest.OnTmpfs(t, "16777216")
 	if dir == "" {
 		return
 	}
 	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool")})
-	b, h := randomNAR(1, 8<<20)
+	b, h := storetest.RandomNAR(1, 8<<20)
 	var refusedFirst, refusedLater, ended int
 	for i := range 50 {
 		ballast(t, dir, int64(i)*330_000)
@@ -101,7 +74,7 @@ func TestSpoolFullDisk(t *testing.T) {
 			}
 		}
 		n := commit(t, d)
-		if !bytes.Equal(readAll(t, n), b) {
+		if !bytes.Equal(storetest.ReadAll(t, n), b) {
 			t.Fatal("other bytes")
 		}
 		n.Used()
@@ -116,14 +89,14 @@ func TestSpoolFullDisk(t *testing.T) {
 
 // Idle NARs give way when others fill the disk to the floor.
 func TestSpoolEvictsForTheFloor(t *testing.T) {
-	dir := onTmpfs(t, "16777216")
+	dir := storetest.OnTmpfs(t, "16777216")
 	if dir == "" {
 		return
 	}
 	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool"), MinFree: 4 << 20})
 	var hashes []store.Hash
 	for i := range 3 {
-		b, h := randomNAR(uint64(i), 3<<20)
+		b, h := storetest.RandomNAR(uint64(i), 3<<20)
 		hashes = append(hashes, h)
 		spooled(t, s, b, h).Close()
 	}
@@ -141,12 +114,12 @@ func TestSpoolEvictsForTheFloor(t *testing.T) {
 
 // Bytes hashed beside a write that failed are not in the hash of the bytes written in their place.
 func TestSpoolForgetsWhatWasNotWritten(t *testing.T) {
-	dir := onTmpfs(t, "16777216")
+	dir := storetest.OnTmpfs(t, "16777216")
 	if dir == "" {
 		return
 	}
 	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool")})
-	b, h := randomNAR(1, 2*store.BlockSize)
+	b, h := storetest.RandomNAR(1, 2*store.BlockSize)
 	d := create(t, s, h, len(b))
 	ballast(t, dir, 0)
 	if _, err := d.WriteAt(make([]byte, store.BlockSize), 0); !errors.Is(err, store.ErrNoSpace) {
@@ -161,12 +134,12 @@ func TestSpoolForgetsWhatWasNotWritten(t *testing.T) {
 
 // What drafts have still to write is not free.
 func TestSpoolCountsWhatIsToCome(t *testing.T) {
-	dir := onTmpfs(t, "16777216")
+	dir := storetest.OnTmpfs(t, "16777216")
 	if dir == "" {
 		return
 	}
 	s := openSpool(t, spool.Config{Dir: filepath.Join(dir, "spool"), MinFree: 2 << 20})
-	b, h := randomNAR(1, 6<<20)
+	b, h := storetest.RandomNAR(1, 6<<20)
 	first := create(t, s, h, len(b))
 	write(t, first, b[:4<<20], 0)
 	second := create(t, s, h, len(b))

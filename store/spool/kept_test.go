@@ -16,6 +16,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 )
 
 // resume goes on with a NAR, and checks which blocks are there.
@@ -52,7 +53,7 @@ func crash(t testing.TB, dir string) (copied string) {
 }
 
 func TestDraftGoesOnWhereAnEarlierOneEnded(t *testing.T) {
-	nar, h := randomNAR(1, 4*store.BlockSize+100)
+	nar, h := storetest.RandomNAR(1, 4*store.BlockSize+100)
 	for name, next := range map[string]func(s *spool.Spool, d *spool.Draft, dir string) *spool.Spool{
 		"kept": func(s *spool.Spool, d *spool.Draft, _ string) *spool.Spool { d.Keep(); return s },
 		"closed": func(s *spool.Spool, _ *spool.Draft, dir string) *spool.Spool {
@@ -83,7 +84,7 @@ func TestDraftGoesOnWhereAnEarlierOneEnded(t *testing.T) {
 			}
 			writeBlocks(t, d, nar, 1, 3)
 			n := commit(t, d)
-			if !bytes.Equal(readAll(t, n), nar) {
+			if !bytes.Equal(storetest.ReadAll(t, n), nar) {
 				t.Error("other bytes")
 			}
 			n.Used()
@@ -96,7 +97,7 @@ func TestDraftGoesOnWhereAnEarlierOneEnded(t *testing.T) {
 }
 
 func TestVerifiedNARIsCheckedAnewAfterARestart(t *testing.T) {
-	nar, h := randomNAR(2, 2*store.BlockSize)
+	nar, h := storetest.RandomNAR(2, 2*store.BlockSize)
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
 	spooled(t, s, nar, h).Close()
@@ -107,14 +108,14 @@ func TestVerifiedNARIsCheckedAnewAfterARestart(t *testing.T) {
 	}
 	n := commit(t, resume(t, s, h, len(nar), 0, 1))
 	defer n.Close()
-	if !bytes.Equal(readAll(t, n), nar) || s.Stats().Verified != 1 {
+	if !bytes.Equal(storetest.ReadAll(t, n), nar) || s.Stats().Verified != 1 {
 		t.Error("other bytes, or not checked")
 	}
 }
 
 // Only the blocks that are damaged on disk are missing.
 func TestDamagedBlocksAreNotReused(t *testing.T) {
-	nar, h := randomNAR(3, 4*store.BlockSize)
+	nar, h := storetest.RandomNAR(3, 4*store.BlockSize)
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
 	d := create(t, s, h, len(nar))
@@ -133,14 +134,14 @@ func TestDamagedBlocksAreNotReused(t *testing.T) {
 	writeBlocks(t, d, nar, 1, 3)
 	n := commit(t, d)
 	defer n.Close()
-	if !bytes.Equal(readAll(t, n), nar) {
+	if !bytes.Equal(storetest.ReadAll(t, n), nar) {
 		t.Error("other bytes")
 	}
 }
 
 // Wrong bytes whose checksums agree end in a wrong hash, and are of no use to a later draft.
 func TestWrongNARIsNotKept(t *testing.T) {
-	nar, h := randomNAR(4, 3*store.BlockSize)
+	nar, h := storetest.RandomNAR(4, 3*store.BlockSize)
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
 	d := create(t, s, h, len(nar))
@@ -165,7 +166,7 @@ func TestWrongNARIsNotKept(t *testing.T) {
 func TestMalformedNARIsNotKept(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	b := []byte(archive(directory(entry("b", file("")), entry("a", file("")))))
+	b := []byte(storetest.Archive(storetest.Directory(storetest.Entry("b", storetest.File("")), storetest.Entry("a", storetest.File("")))))
 	d := create(t, s, sha256.Sum256(b), len(b))
 	write(t, d, b, 0)
 	if n, err := d.Commit(nil); err == nil {
@@ -181,7 +182,7 @@ func TestMalformedNARIsNotKept(t *testing.T) {
 func TestKeepWaitsForWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := openSpool(t, spool.Config{Dir: t.TempDir()})
-		nar, h := randomNAR(5, 2*store.BlockSize)
+		nar, h := storetest.RandomNAR(5, 2*store.BlockSize)
 		d := create(t, s, h, len(nar))
 		writeBlocks(t, d, nar, 0)
 		end, err := d.BeginWrite(nar[store.BlockSize:], store.BlockSize)
@@ -204,7 +205,7 @@ func TestKeepWaitsForWrites(t *testing.T) {
 func TestFilesOfNoUseAreDeletedAtTheStart(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	nar, h := randomNAR(6, 2*store.BlockSize+1)
+	nar, h := storetest.RandomNAR(6, 2*store.BlockSize+1)
 	d := create(t, s, h, len(nar))
 	writeBlocks(t, d, nar, 0)
 	d.Keep()
@@ -248,7 +249,7 @@ func TestFilesOfNoUseAreDeletedAtTheStart(t *testing.T) {
 func TestKeptDraftsAreBounded(t *testing.T) {
 	const size = 2 * store.BlockSize
 	keep := func(s *spool.Spool, seed uint64) store.Hash {
-		nar, h := randomNAR(seed, size)
+		nar, h := storetest.RandomNAR(seed, size)
 		d := create(t, s, h, size)
 		writeBlocks(t, d, nar, 0)
 		d.Keep()
@@ -264,13 +265,13 @@ func TestKeptDraftsAreBounded(t *testing.T) {
 	}
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir, MaxBytes: 4 * size})
-	nar, verified := randomNAR(10, size)
+	nar, verified := storetest.RandomNAR(10, size)
 	spooled(t, s, nar, verified).Close()
 	first, second := keep(s, 11), keep(s, 12)
 	if st := s.Stats(); st.Bytes != size+2*store.BlockSize {
 		t.Errorf("Stats = %+v, want a NAR and two blocks", st)
 	}
-	_, h := randomNAR(13, size+store.BlockSize*3) // leaves room for three blocks
+	_, h := storetest.RandomNAR(13, size+store.BlockSize*3) // leaves room for three blocks
 	d := create(t, s, h, size+store.BlockSize*3)
 	d.Discard()
 	if !s.Has(verified) || here(s, first) || !here(s, second) {
@@ -300,7 +301,7 @@ func TestKeptDraftsOverTheCapAreDeletedAtTheStart(t *testing.T) {
 	now := time.Now()
 	var all []store.Hash
 	for i := range 3 {
-		nar, h := randomNAR(uint64(20+i), store.BlockSize)
+		nar, h := storetest.RandomNAR(uint64(20+i), store.BlockSize)
 		all = append(all, h)
 		d := create(t, s, h, len(nar))
 		write(t, d, nar, 0)
@@ -338,7 +339,7 @@ func TestKeptDraftsAreForgottenAfterADay(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := openSpool(t, spool.Config{Dir: dir})
-		nar, h := randomNAR(7, store.BlockSize)
+		nar, h := storetest.RandomNAR(7, store.BlockSize)
 		for want, after := range []time.Duration{24 * time.Hour, 24*time.Hour - 1} {
 			d := create(t, s, h, len(nar))
 			write(t, d, nar, 0)
@@ -355,7 +356,7 @@ func TestKeptDraftsAreForgottenAfterADay(t *testing.T) {
 func TestDraftOfTheFutureIsForgottenAfterADay(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	nar, h := randomNAR(9, store.BlockSize)
+	nar, h := storetest.RandomNAR(9, store.BlockSize)
 	write(t, create(t, s, h, len(nar)), nar, 0)
 	s.Close()
 	synctest.Test(t, func(t *testing.T) { // its clock is years behind the time of the file
@@ -376,7 +377,7 @@ func TestDraftOfTheFutureIsForgottenAfterADay(t *testing.T) {
 // A draft that ends before it has looked at what was left leaves it.
 func TestUnreadLeftoversAreKept(t *testing.T) {
 	s := openSpool(t, spool.Config{})
-	nar, h := randomNAR(8, 2*store.BlockSize)
+	nar, h := storetest.RandomNAR(8, 2*store.BlockSize)
 	d := create(t, s, h, len(nar))
 	writeBlocks(t, d, nar, 1)
 	d.Keep()
@@ -400,7 +401,7 @@ func openFiles(t testing.TB, dir string) (n int) {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		needs(t, "no /proc")
+		storetest.Needs(t, "no /proc")
 	}
 	for _, fd := range fds {
 		if name, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(name, dir) {
@@ -415,7 +416,7 @@ func TestCloseEndsDraftsThatAreBegunMeanwhile(t *testing.T) {
 	for range 20 {
 		s := openSpool(t, spool.Config{Dir: dir})
 		for i := range uint64(100) {
-			nar, h := randomNAR(i, 200)
+			nar, h := storetest.RandomNAR(i, 200)
 			d := create(t, s, h, len(nar))
 			write(t, d, nar, 0)
 			d.Keep()
@@ -424,7 +425,7 @@ func TestCloseEndsDraftsThatAreBegunMeanwhile(t *testing.T) {
 		begun := make(chan struct{}, 100)
 		all.Go(func() {
 			for i := range uint64(100) {
-				_, h := randomNAR(i, 200)
+				_, h := storetest.RandomNAR(i, 200)
 				if _, err := s.Resume(h, 200); err != nil {
 					break
 				}

@@ -18,17 +18,8 @@ import (
 
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 )
-
-// randomNAR returns the NAR of a file, the same for the same seed, and its hash. It has size bytes, or the few more
-// that a NAR must have.
-func randomNAR(seed uint64, size int) ([]byte, store.Hash) {
-	contents := make([]byte, max(0, size-len(archive(file("")))))
-	r := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16)})
-	r.Read(contents)
-	b := []byte(archive(file(string(contents))))
-	return b, sha256.Sum256(b)
-}
 
 func openSpool(t testing.TB, cfg spool.Config) *spool.Spool {
 	t.Helper()
@@ -80,15 +71,6 @@ func spooled(t testing.TB, s *spool.Spool, b []byte, h store.Hash) *spool.NAR {
 	return commit(t, d)
 }
 
-func readAll(t testing.TB, n store.NAR) []byte {
-	t.Helper()
-	b, err := io.ReadAll(io.NewSectionReader(n, 0, n.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 // nars lists the NARs in a spool's directory.
 func nars(t testing.TB, dir string) (names []string) {
 	t.Helper()
@@ -107,9 +89,9 @@ func nars(t testing.TB, dir string) (names []string) {
 func TestSpoolKeepsWhatWasCommitted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "deep", "spool")
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(1, 3*store.BlockSize+5)
+	b, h := storetest.RandomNAR(1, 3*store.BlockSize+5)
 	n := spooled(t, s, b, h)
-	if n.Hash() != h || n.Size() != int64(len(b)) || !bytes.Equal(readAll(t, n), b) {
+	if n.Hash() != h || n.Size() != int64(len(b)) || !bytes.Equal(storetest.ReadAll(t, n), b) {
 		t.Errorf("Commit = %v of %d bytes, not what was written", n.Hash(), n.Size())
 	}
 	f, err := n.Open()
@@ -130,7 +112,7 @@ func TestSpoolKeepsWhatWasCommitted(t *testing.T) {
 		t.Errorf("ReadAt after Close = %v, want ErrClosed", err)
 	}
 	again, ok := s.Get(h)
-	if !ok || !bytes.Equal(readAll(t, again), b) {
+	if !ok || !bytes.Equal(storetest.ReadAll(t, again), b) {
 		t.Fatal("Get after Close: not there, or other bytes")
 	}
 	again.Close()
@@ -143,7 +125,7 @@ func TestSpoolKeepsWhatWasCommitted(t *testing.T) {
 
 func TestSpoolRefusesTamperedNAR(t *testing.T) {
 	const block = store.BlockSize
-	b, h := randomNAR(2, 4*block)
+	b, h := storetest.RandomNAR(2, 4*block)
 	for name, tamper := range map[string]func(b []byte){
 		"first bit flipped": func(b []byte) { b[0] ^= 1 },
 		"last bit flipped":  func(b []byte) { b[len(b)-1] ^= 128 },
@@ -176,7 +158,7 @@ func TestSpoolRefusesTamperedNAR(t *testing.T) {
 			}
 			n := commit(t, d)
 			defer n.Close()
-			if !bytes.Equal(readAll(t, n), b) {
+			if !bytes.Equal(storetest.ReadAll(t, n), b) {
 				t.Error("the mended NAR has other bytes")
 			}
 		})
@@ -185,7 +167,7 @@ func TestSpoolRefusesTamperedNAR(t *testing.T) {
 
 func TestSpoolRefusesOtherSizes(t *testing.T) {
 	s := openSpool(t, spool.Config{})
-	b, h := randomNAR(3, 1000)
+	b, h := storetest.RandomNAR(3, 1000)
 	short := create(t, s, h, 999)
 	write(t, short, b[:999], 0)
 	if _, err := short.Commit(nil); !errors.Is(err, store.ErrCorrupt) {
@@ -211,7 +193,7 @@ func TestSpoolRefusesOtherSizes(t *testing.T) {
 
 func TestSpoolRefusesIncompleteNAR(t *testing.T) {
 	s := openSpool(t, spool.Config{})
-	b, h := randomNAR(4, 1000)
+	b, h := storetest.RandomNAR(4, 1000)
 	d := create(t, s, h, len(b))
 	if _, err := d.Commit(nil); err == nil || errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("Commit of nothing = %v, want an error that blames nobody", err)
@@ -237,12 +219,12 @@ func TestSpoolRefusesIncompleteNAR(t *testing.T) {
 
 func TestSpoolAsksTheCheck(t *testing.T) {
 	s := openSpool(t, spool.Config{})
-	b, h := randomNAR(5, 5000)
+	b, h := storetest.RandomNAR(5, 5000)
 	d := create(t, s, h, len(b))
 	write(t, d, b, 0)
 	verdict := errors.New("forged")
 	check := func(n store.NAR) error {
-		if !bytes.Equal(readAll(t, n), b) {
+		if !bytes.Equal(storetest.ReadAll(t, n), b) {
 			t.Error("the check sees other bytes")
 		}
 		return verdict
@@ -265,8 +247,11 @@ func TestSpoolAsksTheCheck(t *testing.T) {
 func TestSpoolRefusesMalformedNAR(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := openSpool(t, spool.Config{Dir: dir})
-	for name, nar := range map[string]string{"evil": archive(files("..")), "trailing": archive(file("")) + "x",
-		"random": strings.Repeat("x", 5000)} {
+	for name, nar := range map[string]string{
+		"evil":     storetest.Archive(storetest.Files("..")),
+		"trailing": storetest.Archive(storetest.File("")) + "x",
+		"random":   strings.Repeat("x", 5000),
+	} {
 		h := store.Hash(sha256.Sum256([]byte(nar)))
 		d := create(t, s, h, len(nar))
 		write(t, d, []byte(nar), 0)
@@ -287,7 +272,7 @@ func TestSpoolRefusesMalformedNAR(t *testing.T) {
 
 // Of two different contents for one range the first counts, on disk and in the hash.
 func TestDraftFirstWriteWins(t *testing.T) {
-	b, h := randomNAR(6, 4*store.BlockSize)
+	b, h := storetest.RandomNAR(6, 4*store.BlockSize)
 	wrong := make([]byte, len(b))
 	s := openSpool(t, spool.Config{})
 	d := create(t, s, h, len(b))
@@ -301,7 +286,7 @@ func TestDraftFirstWriteWins(t *testing.T) {
 	write(t, d, over, 0) // missing bytes are taken, the rest is not
 	n := commit(t, d)
 	defer n.Close()
-	if !bytes.Equal(readAll(t, n), b) {
+	if !bytes.Equal(storetest.ReadAll(t, n), b) {
 		t.Error("a later write has replaced an earlier one")
 	}
 }
@@ -311,7 +296,7 @@ func TestDraftAnyOrder(t *testing.T) {
 	s := openSpool(t, spool.Config{})
 	for seed := range uint64(40) {
 		r := rand.New(rand.NewPCG(seed, 1))
-		b, h := randomNAR(seed, 40+r.IntN(300_000))
+		b, h := storetest.RandomNAR(seed, 40+r.IntN(300_000))
 		d := create(t, s, h, len(b))
 		cuts := []int{0, len(b)}
 		for range 30 {
@@ -323,7 +308,7 @@ func TestDraftAnyOrder(t *testing.T) {
 			write(t, d, b[from:cuts[i+1]], from)
 		}
 		n := commit(t, d)
-		if !bytes.Equal(readAll(t, n), b) {
+		if !bytes.Equal(storetest.ReadAll(t, n), b) {
 			t.Errorf("seed %d: other bytes", seed)
 		}
 		n.Used()
@@ -337,7 +322,7 @@ func TestDraftAnyOrder(t *testing.T) {
 func TestDraftConcurrentWriters(t *testing.T) {
 	const piece = 10_000
 	s := openSpool(t, spool.Config{})
-	b, h := randomNAR(7, 400*piece+17)
+	b, h := storetest.RandomNAR(7, 400*piece+17)
 	d := create(t, s, h, len(b))
 	var wg sync.WaitGroup
 	for w := range 4 {
@@ -359,7 +344,7 @@ func TestDraftConcurrentWriters(t *testing.T) {
 	wg.Wait()
 	n := commit(t, d)
 	defer n.Close()
-	if !bytes.Equal(readAll(t, n), b) {
+	if !bytes.Equal(storetest.ReadAll(t, n), b) {
 		t.Error("other bytes")
 	}
 }
@@ -368,7 +353,7 @@ func TestDraftConcurrentWriters(t *testing.T) {
 func TestDraftConcurrentLiar(t *testing.T) {
 	const piece = 4096
 	s := openSpool(t, spool.Config{})
-	b, h := randomNAR(8, 64*piece)
+	b, h := storetest.RandomNAR(8, 64*piece)
 	lie := slices.Clone(b)
 	for i := range lie {
 		lie[i] ^= byte(i >> 12)
@@ -395,7 +380,7 @@ func TestDraftConcurrentLiar(t *testing.T) {
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(readAll(t, n), b) {
+		if !bytes.Equal(storetest.ReadAll(t, n), b) {
 			t.Fatal("Commit has accepted a lie")
 		}
 		n.Used()
@@ -404,7 +389,7 @@ func TestDraftConcurrentLiar(t *testing.T) {
 }
 
 func TestCommitWhileWriting(t *testing.T) {
-	b, h := randomNAR(9, 10_000)
+	b, h := storetest.RandomNAR(9, 10_000)
 	dir := t.TempDir()
 	begin := func(t *testing.T, d *spool.Draft) func(error) {
 		end, err := d.BeginWrite(b[:5000], 0)
@@ -449,7 +434,7 @@ func TestCommitWhileWriting(t *testing.T) {
 
 // What arrives while a NAR is being committed does not change it.
 func TestWriteWhileCommitting(t *testing.T) {
-	b, h := randomNAR(9, 10_000)
+	b, h := storetest.RandomNAR(9, 10_000)
 	d := create(t, openSpool(t, spool.Config{}), h, len(b))
 	write(t, d, make([]byte, len(b)), 0)
 	if _, err := d.Commit(nil); !errors.Is(err, store.ErrCorrupt) {
@@ -464,10 +449,10 @@ func TestWriteWhileCommitting(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if !bytes.Equal(readAll(t, n), b) {
+	if !bytes.Equal(storetest.ReadAll(t, n), b) {
 		t.Error("the NAR has changed after its hash was compared")
 	}
-	if _, err := d.WriteAt(make([]byte, 100), 0); !errors.Is(err, os.ErrClosed) || !bytes.Equal(readAll(t, n), b) {
+	if _, err := d.WriteAt(make([]byte, 100), 0); !errors.Is(err, os.ErrClosed) || !bytes.Equal(storetest.ReadAll(t, n), b) {
 		t.Errorf("WriteAt after Commit = %v, want ErrClosed and no change", err)
 	}
 }
@@ -475,7 +460,7 @@ func TestWriteWhileCommitting(t *testing.T) {
 func TestTwoDraftsOfOneNAR(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(9, 10_000)
+	b, h := storetest.RandomNAR(9, 10_000)
 	one, two := create(t, s, h, len(b)), create(t, s, h, len(b))
 	write(t, one, b[:5000], 0)
 	write(t, two, b, 0)
@@ -485,7 +470,7 @@ func TestTwoDraftsOfOneNAR(t *testing.T) {
 		t.Errorf("Stats = %+v, files %q, want one entry", st, nars(t, dir))
 	}
 	first.Close()
-	if !bytes.Equal(readAll(t, second), b) {
+	if !bytes.Equal(storetest.ReadAll(t, second), b) {
 		t.Error("other bytes")
 	}
 	second.Close()
@@ -494,7 +479,7 @@ func TestTwoDraftsOfOneNAR(t *testing.T) {
 func TestDiscardFreesTheSpace(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(10, 10_000)
+	b, h := storetest.RandomNAR(10, 10_000)
 	d := create(t, s, h, len(b))
 	if st := s.Stats(); st.Bytes != 12288 || len(nars(t, dir)) != 1 {
 		t.Errorf("Stats = %+v, files %q, want the space reserved", st, nars(t, dir))
@@ -512,7 +497,7 @@ func TestDiscardFreesTheSpace(t *testing.T) {
 	n := commit(t, d)
 	defer n.Close()
 	d.Discard()
-	if !bytes.Equal(readAll(t, n), b) || s.Stats().Entries != 1 {
+	if !bytes.Equal(storetest.ReadAll(t, n), b) || s.Stats().Entries != 1 {
 		t.Error("Discard after Commit has done something")
 	}
 }
@@ -520,12 +505,12 @@ func TestDiscardFreesTheSpace(t *testing.T) {
 func TestUsedDeletesAfterTheLastHandle(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(11, 10_000)
+	b, h := storetest.RandomNAR(11, 10_000)
 	n := spooled(t, s, b, h)
 	other := n.Retain()
 	n.Used()
 	n.Close()
-	if !bytes.Equal(readAll(t, other), b) || len(nars(t, dir)) != 1 {
+	if !bytes.Equal(storetest.ReadAll(t, other), b) || len(nars(t, dir)) != 1 {
 		t.Error("the NAR has gone while a handle is open")
 	}
 	other.Close()
@@ -546,7 +531,7 @@ func TestSpoolEvictsTheLongestIdle(t *testing.T) {
 	s := openSpool(t, spool.Config{MaxBytes: 40 << 10})
 	var hashes []store.Hash
 	for i := range 4 {
-		b, h := randomNAR(uint64(20+i), 10<<10) // takes 12 KiB
+		b, h := storetest.RandomNAR(uint64(20+i), 10<<10) // takes 12 KiB
 		hashes = append(hashes, h)
 		n := spooled(t, s, b, h)
 		n.Close()
@@ -571,9 +556,9 @@ func TestSpoolEvictsTheLongestIdle(t *testing.T) {
 
 func TestSpoolNeverEvictsWhatIsHeld(t *testing.T) {
 	s := openSpool(t, spool.Config{MaxBytes: 40 << 10})
-	b, h := randomNAR(30, 20<<10)
+	b, h := storetest.RandomNAR(30, 20<<10)
 	held := spooled(t, s, b, h)
-	b2, h2 := randomNAR(31, 20<<10)
+	b2, h2 := storetest.RandomNAR(31, 20<<10)
 	d := create(t, s, h2, len(b2))
 	if _, err := s.Create(h, 1); !errors.Is(err, store.ErrNoSpace) {
 		t.Errorf("Create in a spool full of what is in use = %v, want ErrNoSpace", err)
@@ -592,7 +577,7 @@ func TestSpoolNeverEvictsWhatIsHeld(t *testing.T) {
 	if _, ok := s.Get(h2); ok {
 		t.Error("the idle NAR was not evicted")
 	}
-	if !bytes.Equal(readAll(t, held), b) {
+	if !bytes.Equal(storetest.ReadAll(t, held), b) {
 		t.Error("the NAR that was held has other bytes")
 	}
 	held.Close()
@@ -612,8 +597,8 @@ func TestSpoolForgetsTheIdle(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := openSpool(t, spool.Config{Dir: dir})
-		b, h := randomNAR(40, 1000)
-		b2, h2 := randomNAR(41, 1000)
+		b, h := storetest.RandomNAR(40, 1000)
+		b2, h2 := storetest.RandomNAR(41, 1000)
 		spooled(t, s, b, h).Close()
 		held := spooled(t, s, b2, h2)
 		time.Sleep(10*time.Minute - 1)
@@ -626,7 +611,7 @@ func TestSpoolForgetsTheIdle(t *testing.T) {
 		if _, ok := s.Get(h); ok {
 			t.Error("the NAR is there after ten idle minutes")
 		}
-		if got := nars(t, dir); len(got) != 1 || !bytes.Equal(readAll(t, held), b2) {
+		if got := nars(t, dir); len(got) != 1 || !bytes.Equal(storetest.ReadAll(t, held), b2) {
 			t.Errorf("files %q, want the one that is held", got)
 		}
 		held.Close()
@@ -639,7 +624,7 @@ func TestSpoolIsNobodyElses(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(70, 1000)
+	b, h := storetest.RandomNAR(70, 1000)
 	spooled(t, s, b, h)
 	create(t, s, h, 1000)
 	for _, file := range append(nars(t, dir), ".") {
@@ -652,7 +637,7 @@ func TestSpoolIsNobodyElses(t *testing.T) {
 func TestSpoolIsExclusive(t *testing.T) {
 	dir := t.TempDir()
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(60, 1000)
+	b, h := storetest.RandomNAR(60, 1000)
 	n := spooled(t, s, b, h)
 	if _, err := spool.Open(spool.Config{Dir: dir}); err == nil || !strings.Contains(err.Error(), "another narbor uses it") {
 		t.Errorf("second Open = %v, want to hear of the other one", err)
@@ -663,7 +648,7 @@ func TestSpoolIsExclusive(t *testing.T) {
 	d := create(t, s, h, 1000)
 	write(t, d, b, 0)
 	s.Close()
-	if !bytes.Equal(readAll(t, n), b) {
+	if !bytes.Equal(storetest.ReadAll(t, n), b) {
 		t.Error("an open handle does not outlive Close")
 	}
 	if n, err := d.Commit(nil); err == nil {
@@ -679,7 +664,7 @@ func TestSpoolIsExclusive(t *testing.T) {
 func BenchmarkDraft(b *testing.B) {
 	for name, size := range map[string]int{"4KiB": 4 << 10, "64MiB": 64 << 20} {
 		b.Run(name, func(b *testing.B) {
-			nar, h := randomNAR(70, size)
+			nar, h := storetest.RandomNAR(70, size)
 			s := openSpool(b, spool.Config{})
 			b.SetBytes(int64(size))
 			for b.Loop() {
@@ -700,7 +685,7 @@ func BenchmarkDraft(b *testing.B) {
 
 func BenchmarkSHA256(b *testing.B) {
 	const size = 64 << 20
-	nar, _ := randomNAR(70, size)
+	nar, _ := storetest.RandomNAR(70, size)
 	b.SetBytes(size)
 	for b.Loop() {
 		h := sha256.New()
@@ -714,7 +699,7 @@ func TestDirectoryThatComesBackIsEmptied(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	away := dir + ".away"
 	s := openSpool(t, spool.Config{Dir: dir})
-	nar, h := randomNAR(3, 2*store.BlockSize)
+	nar, h := storetest.RandomNAR(3, 2*store.BlockSize)
 	d := create(t, s, h, len(nar))
 	write(t, d, nar[:store.BlockSize], 0)
 	if err := errors.Join(os.Rename(dir, away), s.Renew(), os.RemoveAll(dir), os.Rename(away, dir), s.Renew()); err != nil {
@@ -726,7 +711,7 @@ func TestDirectoryThatComesBackIsEmptied(t *testing.T) {
 	resume(t, s, h, len(nar)) // not with the file that the first draft writes
 	write(t, d, nar[store.BlockSize:], store.BlockSize)
 	sp, err := d.Commit(nil)
-	if err != nil || !bytes.Equal(readAll(t, sp), nar) {
+	if err != nil || !bytes.Equal(storetest.ReadAll(t, sp), nar) {
 		t.Fatalf("Commit = %v, or another NAR", err)
 	}
 	sp.Close()
@@ -762,7 +747,7 @@ func TestSpoolIsRenewedWhileItIsLookedAt(t *testing.T) {
 func TestSpoolOutlivesItsDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "state", "spool")
 	s := openSpool(t, spool.Config{Dir: dir})
-	nar, h := randomNAR(1, 100_000)
+	nar, h := storetest.RandomNAR(1, 100_000)
 	d := create(t, s, h, len(nar))
 	write(t, d, nar[:50_000], 0)
 	if err := os.RemoveAll(filepath.Dir(dir)); err != nil {
@@ -785,7 +770,7 @@ func TestSpoolOutlivesItsDirectory(t *testing.T) {
 	if _, ok := s.Get(h); ok {
 		t.Error("a NAR without a name is in the spool though nobody holds it")
 	}
-	other, h := randomNAR(2, 1000)
+	other, h := storetest.RandomNAR(2, 1000)
 	d = create(t, s, h, len(other))
 	write(t, d, other, 0)
 	if sp, err = d.Commit(nil); err != nil {
@@ -810,7 +795,7 @@ func TestSpoolOutlivesItsDirectory(t *testing.T) {
 func TestUnopenableFileMakesWayForTheSameNAR(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	s := openSpool(t, spool.Config{Dir: dir})
-	b, h := randomNAR(1, 5000)
+	b, h := storetest.RandomNAR(1, 5000)
 	first, second := create(t, s, h, len(b)), create(t, s, h, len(b))
 	write(t, first, b, 0)
 	write(t, second, b, 0)

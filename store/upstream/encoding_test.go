@@ -13,6 +13,7 @@ import (
 	"github.com/andybalholm/brotli"
 
 	"narbor/store"
+	"narbor/store/storetest"
 )
 
 // encodings are what servers send as Content-Encoding.
@@ -21,26 +22,26 @@ var encodings = map[string]func(testing.TB, []byte) []byte{
 		var out bytes.Buffer
 		w := gzip.NewWriter(&out)
 		_, err := w.Write(b)
-		must(t, errors.Join(err, w.Close()))
+		storetest.Must(t, errors.Join(err, w.Close()))
 		return out.Bytes()
 	},
 	"br": func(t testing.TB, b []byte) []byte {
 		var out bytes.Buffer
 		w := brotli.NewWriter(&out)
 		_, err := w.Write(b)
-		must(t, errors.Join(err, w.Close()))
+		storetest.Must(t, errors.Join(err, w.Close()))
 		return out.Bytes()
 	},
-	"zstd": packZstd,
+	"zstd": storetest.PackZstd,
 }
 
 // TestUpstreamUndoesContentEncodings has servers that encode narinfos and archives, and break the connection once.
 func TestUpstreamUndoesContentEncodings(t *testing.T) {
-	nar, _ := randomNAR(4, 300_000)
+	nar, _ := storetest.RandomNAR(4, 300_000)
 	for encoding, encode := range encodings {
 		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
-			"xz": packXZ} {
-			info := cachePaths(t, goldenCaches)[0].info
+			"xz": storetest.PackXZ} {
+			info := storetest.CachePaths(t, goldenCaches)[0].Info
 			info.NarHash, info.NarSize = store.Hash{1}, int64(len(nar))
 			var requests atomic.Int64
 			u := openUpstream(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -64,7 +65,7 @@ func TestUpstreamUndoesContentEncodings(t *testing.T) {
 }
 
 func TestUpstreamRefusesBadContentEncodings(t *testing.T) {
-	nar, _ := randomNAR(5, 30_000)
+	nar, _ := storetest.RandomNAR(5, 30_000)
 	for encoding, sent := range map[string][]byte{
 		"rot13": nar, "gzip": nar, "br": nar, "zstd": nar, "deflate, gzip": nar,
 	} {
@@ -89,10 +90,12 @@ func TestUpstreamRefusesBadContentEncodings(t *testing.T) {
 }
 
 func TestWrongFileSizeAndHashAreIgnored(t *testing.T) {
-	nar, _ := randomNAR(6, 30_000)
+	nar, _ := storetest.RandomNAR(6, 30_000)
 	for _, more := range []string{"FileSize: 10\n", "FileSize: 999999999\n", "FileSize: x\n",
 		"FileHash: " + store.Hash{7}.String() + "\n"} {
-		u, info := oneCache(t, "Compression: xz\n"+more, nar, func(w http.ResponseWriter, r *http.Request) { w.Write(packXZ(t, nar)) })
+		u, info := oneCache(t, "Compression: xz\n"+more, nar, func(w http.ResponseWriter, r *http.Request) {
+			w.Write(storetest.PackXZ(t, nar))
+		})
 		if got, err := stream(t.Context(), u, info); err != nil || !bytes.Equal(got, nar) {
 			t.Errorf("%s: Stream = %d bytes, %v", more, len(got), err)
 		}
@@ -101,8 +104,8 @@ func TestWrongFileSizeAndHashAreIgnored(t *testing.T) {
 
 // TestConcatenatedXZ has files of several streams, and with zeros between and after them.
 func TestConcatenatedXZ(t *testing.T) {
-	nar, _ := randomNAR(7, 3<<20)
-	a, b := packXZ(t, nar[:1<<20]), packXZ(t, nar[1<<20:])
+	nar, _ := storetest.RandomNAR(7, 3<<20)
+	a, b := storetest.PackXZ(t, nar[:1<<20]), storetest.PackXZ(t, nar[1<<20:])
 	zeros := make([]byte, 4096)
 	for name, c := range map[string]struct {
 		file []byte
@@ -134,7 +137,7 @@ func hugeDict(file []byte) []byte {
 
 // TestArchiveThatIsNotTheSignedOneIsNotFound has a cache with an archive other than the one in its narinfo.
 func TestArchiveThatIsNotTheSignedOneIsNotFound(t *testing.T) {
-	nar, _ := randomNAR(8, 1000)
+	nar, _ := storetest.RandomNAR(8, 1000)
 	u, info := oneCache(t, "Compression: none\n", nar, func(w http.ResponseWriter, r *http.Request) { w.Write(nar) })
 	for i := range 3 {
 		_, err := u.Info(t.Context(), info.Path.HashPart())

@@ -15,13 +15,14 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"narbor/store"
+	"narbor/store/storetest"
 	"narbor/store/upstream"
 )
 
 // Archives as Nix makes them have dictionaries of 8 MiB: eight are unpacked at once, and the next waits for one of them.
 func TestUnpackingTakesBoundedMemory(t *testing.T) {
 	nar := make([]byte, 9<<20)
-	packed := packXZ(t, nar)
+	packed := storetest.PackXZ(t, nar)
 	u, info := oneCache(t, "Compression: xz\n", nar, func(w http.ResponseWriter, r *http.Request) { w.Write(packed) })
 	const atOnce = 8
 	var open []io.ReadCloser
@@ -48,14 +49,14 @@ func TestUnpackingTakesBoundedMemory(t *testing.T) {
 
 // Of a small one no more is taken than there is to refer to, whatever its header says.
 func TestUnpackingOfSmallArchivesTakesLittle(t *testing.T) {
-	t.Run("xz", func(t *testing.T) { testSmall(t, "xz", packXZ) })
+	t.Run("xz", func(t *testing.T) { testSmall(t, "xz", storetest.PackXZ) })
 	t.Run("zstd", func(t *testing.T) {
 		testSmall(t, "zstd", func(t testing.TB, nar []byte) []byte { return packWindow(t, nar, 128<<20) })
 	})
 }
 
 func testSmall(t *testing.T, compression string, pack func(testing.TB, []byte) []byte) {
-	nar, _ := randomNAR(1, 50_000)
+	nar, _ := storetest.RandomNAR(1, 50_000)
 	packed := pack(t, nar)
 	u, info := oneCache(t, "Compression: "+compression+"\n", nar, func(w http.ResponseWriter, r *http.Request) { w.Write(packed) })
 	var before, after runtime.MemStats

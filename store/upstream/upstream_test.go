@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/store/storetest"
 	"narbor/store/upstream"
 )
 
@@ -55,19 +56,19 @@ func stream(ctx context.Context, u *upstream.Cache, info store.Info) ([]byte, er
 }
 
 func TestUpstreamHasWhatTheCacheHas(t *testing.T) {
-	paths := cachePaths(t, goldenCaches)
+	paths := storetest.CachePaths(t, goldenCaches)
 	for _, compression := range []string{"none", "xz", "zstd"} {
 		t.Run(compression, func(t *testing.T) {
 			files := http.FileServer(http.Dir(filepath.Join(goldenCaches, compression)))
 			u := openUpstream(t, serve(t, http.StripPrefix("/below/here", files).ServeHTTP)+"/below/here?priority=10", "")
 			for _, p := range paths {
-				testSourceInfo(t, u2source{u}, p)
-				got, err := stream(t.Context(), u, p.info)
-				if err != nil || !bytes.Equal(got, p.nar) {
-					t.Errorf("Stream(%s) = %d bytes, %v, want %d", p.info.Path, len(got), err, len(p.nar))
+				storetest.TestSourceInfo(t, u2source{u}, p)
+				got, err := stream(t.Context(), u, p.Info)
+				if err != nil || !bytes.Equal(got, p.NAR) {
+					t.Errorf("Stream(%s) = %d bytes, %v, want %d", p.Info.Path, len(got), err, len(p.NAR))
 				}
-				for _, size := range []int64{p.info.NarSize - 8, p.info.NarSize + 8} {
-					info := p.info
+				for _, size := range []int64{p.Info.NarSize - 8, p.Info.NarSize + 8} {
+					info := p.Info
 					info.NarSize = size
 					if _, err := u.Stream(t.Context(), info); !errors.Is(err, store.ErrCorrupt) {
 						t.Errorf("Stream with NarSize %d = %v, want ErrCorrupt", size, err)
@@ -82,7 +83,7 @@ func TestUpstreamHasWhatTheCacheHas(t *testing.T) {
 	}
 	t.Run("bzip2", func(t *testing.T) {
 		u := openUpstream(t, serve(t, http.FileServer(http.Dir(filepath.Join(goldenCaches, "bzip2"))).ServeHTTP), "")
-		if _, err := u.Info(t.Context(), paths[0].info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) ||
+		if _, err := u.Info(t.Context(), paths[0].Info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) ||
 			!strings.Contains(err.Error(), "bzip2") {
 			t.Errorf("Info = %v, want ErrNotFound that names bzip2", err)
 		}
@@ -97,7 +98,7 @@ func (u2source) NAR(context.Context, store.Info) (store.NAR, error) { return nil
 // oneCache serves one path; send answers the requests for its NAR.
 func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*upstream.Cache, store.Info) {
 	t.Helper()
-	info := cachePaths(t, goldenCaches)[0].info
+	info := storetest.CachePaths(t, goldenCaches)[0].Info
 	info.NarHash, info.NarSize = store.Hash{1}, int64(len(nar))
 	return openUpstream(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, ".narinfo") {
@@ -109,10 +110,10 @@ func oneCache(t testing.TB, more string, nar []byte, send http.HandlerFunc) (*up
 }
 
 func TestUpstreamResumes(t *testing.T) {
-	nar, _ := randomNAR(2, 1<<20)
+	nar, _ := storetest.RandomNAR(2, 1<<20)
 	for name, ranges := range map[string]bool{"with ranges": true, "without": false} {
 		for compression, pack := range map[string]func(testing.TB, []byte) []byte{"none": func(_ testing.TB, b []byte) []byte { return b },
-			"xz": packXZ, "zstd": packZstd} {
+			"xz": storetest.PackXZ, "zstd": storetest.PackZstd} {
 			t.Run(compression+" "+name, func(t *testing.T) {
 				file := pack(t, nar)
 				var requests atomic.Int64
@@ -156,7 +157,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 }
 
 func TestUpstreamGivesUpOnWhatBreaksAgainAndAgain(t *testing.T) {
-	nar, _ := randomNAR(3, 100_000)
+	nar, _ := storetest.RandomNAR(3, 100_000)
 	var requests atomic.Int64
 	u, info := oneCache(t, "Compression: none\n", nar, func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)
@@ -171,7 +172,7 @@ func TestUpstreamGivesUpOnWhatBreaksAgainAndAgain(t *testing.T) {
 }
 
 func TestUpstreamRefusesBadArchives(t *testing.T) {
-	nar, _ := randomNAR(1, 20_000)
+	nar, _ := storetest.RandomNAR(1, 20_000)
 	nar = append(nar, make([]byte, 20_000)...)
 	type file struct {
 		more string
@@ -181,13 +182,13 @@ func TestUpstreamRefusesBadArchives(t *testing.T) {
 		"none long":     {"Compression: none\n", append(bytes.Clone(nar), 0)},
 		"none short":    {"Compression: none\n", nar[1:]},
 		"none endless":  {"Compression: none\n", make([]byte, 500_000)},
-		"bomb xz":       {"Compression: xz\n", packXZ(t, make([]byte, 5<<20))},
-		"bomb zstd":     {"Compression: zstd\n", packZstd(t, make([]byte, 5<<20))},
-		"cut xz":        {"Compression: xz\n", packXZ(t, nar)[:10_000]},
+		"bomb xz":       {"Compression: xz\n", storetest.PackXZ(t, make([]byte, 5<<20))},
+		"bomb zstd":     {"Compression: zstd\n", storetest.PackZstd(t, make([]byte, 5<<20))},
+		"cut xz":        {"Compression: xz\n", storetest.PackXZ(t, nar)[:10_000]},
 		"not zstd":      {"Compression: zstd\n", nar},
 		"not xz":        {"Compression: xz\n", nar},
-		"extended xz":   {"Compression: xz\n", append(packXZ(t, nar), 1)},
-		"extended zstd": {"Compression: zstd\n", append(packZstd(t, nar), 1)},
+		"extended xz":   {"Compression: xz\n", append(storetest.PackXZ(t, nar), 1)},
+		"extended zstd": {"Compression: zstd\n", append(storetest.PackZstd(t, nar), 1)},
 	}
 	for name, f := range files {
 		t.Run(name, func(t *testing.T) {
@@ -207,7 +208,7 @@ func TestUpstreamRefusesBadArchives(t *testing.T) {
 }
 
 func TestUpstreamRefusesNarinfo(t *testing.T) {
-	info := cachePaths(t, goldenCaches)[0].info
+	info := storetest.CachePaths(t, goldenCaches)[0].Info
 	for text, want := range map[string]error{
 		"URL: nar/a\n": store.ErrUnreadable, // bzip2
 		"URL: https://elsewhere/a\nCompression: none\n":      store.ErrUnreadable,
@@ -231,7 +232,7 @@ func TestUpstreamRefusesNarinfo(t *testing.T) {
 }
 
 func TestUpstreamSaysNotFoundOnlyIfItIsToldSo(t *testing.T) {
-	hp := cachePaths(t, goldenCaches)[0].info.Path.HashPart()
+	hp := storetest.CachePaths(t, goldenCaches)[0].Info.Path.HashPart()
 	for status, want := range map[int]bool{404: true, 403: true, 410: true, 400: false, 401: false, 500: false, 503: false, 429: false} {
 		var requests atomic.Int64
 		u := openUpstream(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -264,7 +265,7 @@ func TestUpstreamIsAskedOnceAtATime(t *testing.T) {
 		asking.Wait()
 		w.WriteHeader(http.StatusNotFound)
 	}), "")
-	hp := cachePaths(t, goldenCaches)[0].info.Path.HashPart()
+	hp := storetest.CachePaths(t, goldenCaches)[0].Info.Path.HashPart()
 	for range 20 {
 		wg.Go(func() {
 			asking.Done()
@@ -298,7 +299,7 @@ func TestUpstreamIsAskedAgainForWhatItDidNotHave(t *testing.T) {
 }
 
 func TestUpstreamThatIsDownCostsOneWait(t *testing.T) {
-	hp := cachePaths(t, goldenCaches)[0].info.Path.HashPart()
+	hp := storetest.CachePaths(t, goldenCaches)[0].Info.Path.HashPart()
 	var well atomic.Bool
 	var requests atomic.Int64
 	u := openUpstream(t, serve(t, func(w http.ResponseWriter, r *http.Request) {
@@ -318,7 +319,7 @@ func TestUpstreamThatIsDownCostsOneWait(t *testing.T) {
 		t.Errorf("%d requests to a server that is down, want 1", requests.Load())
 	}
 	well.Store(true)
-	for deadline := time.Now().Add(atMost(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(storetest.AtMost(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {
 		if _, err := u.Info(t.Context(), hp); errors.Is(err, store.ErrNotFound) {
 			break
 		}
@@ -357,8 +358,8 @@ func TestBreaker(t *testing.T) {
 }
 
 func TestUpstreamKeepsNarinfos(t *testing.T) {
-	p := cachePaths(t, goldenCaches)[0]
-	hp := p.info.Path.HashPart()
+	p := storetest.CachePaths(t, goldenCaches)[0]
+	hp := p.Info.Path.HashPart()
 	dir := t.TempDir()
 	files := http.FileServer(http.Dir(filepath.Join(goldenCaches, "zstd")))
 	var infos atomic.Int64
@@ -372,15 +373,15 @@ func TestUpstreamKeepsNarinfos(t *testing.T) {
 	if _, err := first.Info(t.Context(), hp); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Keep(p.info); err != nil {
+	if err := first.Keep(p.Info); err != nil {
 		t.Fatal(err)
 	}
 	second := openUpstream(t, url, dir)
 	got, err := second.Info(t.Context(), hp)
-	if err != nil || got.String() != p.info.String() || infos.Load() != 1 {
+	if err != nil || got.String() != p.Info.String() || infos.Load() != 1 {
 		t.Errorf("Info after a restart = %v, %v, after %d questions; want it from the disk", got, err, infos.Load())
 	}
-	if nar, err := stream(t.Context(), second, p.info); err != nil || !bytes.Equal(nar, p.nar) || infos.Load() != 1 {
+	if nar, err := stream(t.Context(), second, p.Info); err != nil || !bytes.Equal(nar, p.NAR) || infos.Load() != 1 {
 		t.Errorf("Stream after a restart = %d bytes, %v, after %d questions", len(nar), err, infos.Load())
 	}
 	name := filepath.Join(dir, string(hp))
@@ -398,7 +399,7 @@ func TestUpstreamKeepsNarinfos(t *testing.T) {
 			continue
 		}
 		u := openUpstream(t, url, dir)
-		if got, err := u.Info(t.Context(), hp); err != nil || got.String() != p.info.String() {
+		if got, err := u.Info(t.Context(), hp); err != nil || got.String() != p.Info.String() {
 			t.Errorf("Info with byte %d of the file damaged = %v, %v", i, got, err)
 		}
 	}
