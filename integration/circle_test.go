@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -18,21 +19,21 @@ type circleLAN struct {
 }
 
 func newCircleLAN(t *testing.T) circleLAN {
-	c := circleOnly(newWorld(t), lan.Nix{}, "bob", "carol")
+	c := circleOnly(newWorld(t), lan.HostConfig{}, "bob", "carol")
 	c.bob, c.carol = c.members[0], c.members[1]
-	c.outsider = c.add("outsider", lan.Nix{}, lan.Substituter)
+	c.outsider = c.add("outsider", lan.HostConfig{}, lan.Substituter)
 	c.must(c.outsider.Configure(c.shell(c.builder, "grep home-1: /etc/nix/nix.conf")))
 	c.restart(c.outsider)
 	return c
 }
 
-// circleOnly makes a circle of a builder and members, which all run narbor.
-func circleOnly(w world, nix lan.Nix, members ...string) circleLAN {
+// circleOnly makes a circle of a builder and members, which all run narbor. Their hosts differ in the name alone.
+func circleOnly(w world, cfg lan.HostConfig, members ...string) circleLAN {
 	w.Helper()
 	c := circleLAN{world: w, running: map[*lan.Host]*lan.Process{}}
-	c.builder = c.add("builder", nix, "")
+	c.builder = c.add("builder", cfg, "")
 	for _, name := range members {
-		c.members = append(c.members, c.add(name, nix, lan.Substituter))
+		c.members = append(c.members, c.add(name, cfg, lan.Substituter))
 	}
 	c.circle(c.builder, "init home --write --file /tmp/home.circle")
 	c.join("/tmp/home.circle", "", c.members...)
@@ -44,9 +45,10 @@ func circleOnly(w world, nix lan.Nix, members ...string) circleLAN {
 }
 
 // add adds a machine that does not run narbor yet.
-func (c circleLAN) add(name string, nix lan.Nix, substituters string) *lan.Host {
+func (c circleLAN) add(name string, cfg lan.HostConfig, substituters string) *lan.Host {
 	c.Helper()
-	return c.host(lan.HostConfig{Name: name, System: nix.System}, "substituters = "+substituters, "experimental-features = nix-command")
+	cfg.Name, cfg.Binds = name, maps.Clone(cfg.Binds)
+	return c.host(cfg, "substituters = "+substituters, "experimental-features = nix-command")
 }
 
 // circle runs a command as root.

@@ -41,7 +41,7 @@ func TestCircleFeedsEachOther(t *testing.T) {
 	for i := range swarmMembers {
 		names = append(names, fmt.Sprintf("member%d", i))
 	}
-	c := circleOnly(newWorld(t), lan.Nix{}, names...)
+	c := circleOnly(newWorld(t), lan.HostConfig{}, names...)
 	top, paths, hashes := c.buildClosure()
 	c.must(c.builder.Shape(100)) // Mbit/s: slow enough for the members to have blocks before it has sent all
 
