@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -79,6 +80,7 @@ func (w world) mesh(what string, hosts []*lan.Host, began time.Time) map[string]
 			continue
 		}
 		if time.Now().After(deadline) {
+			w.absent(hosts)
 			w.Fatalf("%s: %s has %d neighbours of %d, %v", what, missing[0].Name, len(s.Neighbours), len(hosts)-1, err)
 		}
 		time.Sleep(50 * time.Millisecond)
@@ -89,6 +91,25 @@ func (w world) mesh(what string, hosts []*lan.Host, began time.Time) map[string]
 		w.Errorf("%s: a full mesh after %s, want %s", what, took, limit)
 	}
 	return vias
+}
+
+// absent logs which machines each one has no connection to.
+func (w world) absent(hosts []*lan.Host) {
+	w.Helper()
+	for _, h := range hosts {
+		s, err := h.Status(w.ctx, narbor)
+		lost := slices.DeleteFunc(slices.Clone(hosts), func(other *lan.Host) bool {
+			for _, nb := range s.Neighbours {
+				if at(nb.Addr, other) {
+					return true
+				}
+			}
+			return other == h
+		})
+		for _, other := range lost {
+			w.Logf("%s is no neighbour of %s, error %v", other.Name, h.Name, err)
+		}
+	}
 }
 
 // countSYNs makes a host count the connections that narbor begins: to the gateway's narbor port, to its other ports,

@@ -144,15 +144,23 @@ func (l *lookup) find(ctx context.Context, q question) (trust.Mapping, error) {
 	if err == nil || settled {
 		return m, err
 	}
+	if !l.settle(ctx) {
+		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
+	}
+	return l.ask(ctx, q, l.sources)
+}
+
+// settle waits until a miss is final. It returns false if ctx ends before.
+func (l *lookup) settle(ctx context.Context) bool {
 	t := time.NewTimer(time.Until(l.started.Add(settleTimeout)))
 	defer t.Stop()
 	select {
 	case <-l.settled:
 	case <-t.C:
 	case <-ctx.Done():
-		return trust.Mapping{}, fmt.Errorf("%s: %w: %w", q.hashPart, store.ErrNotFound, stats.ErrNoAnswer)
+		return false
 	}
-	return l.ask(ctx, q, l.sources)
+	return true
 }
 
 // hasSettled says whether a miss is final.

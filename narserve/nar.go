@@ -147,14 +147,34 @@ func (s *Server) obtainable(ctx context.Context, m trust.Mapping) error {
 	return err
 }
 
-// fetch returns the NAR from the first source that can produce it, and logs why there is none. A source that is stuck
-// leaves at least half of the time to the next.
+// fetch returns the NAR from the first source that can produce it, and logs why there is none. While discovery has not settled,
+// the sources are tried twice: after a restart, the first neighbour that is found again may be one that lies.
 func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, store.FetchTime(m.NarSize()))
 	defer cancel()
+	settled := s.hasSettled()
+	sp, err := s.fetchOnce(ctx, m)
+	if err != nil && !settled && !errors.Is(err, store.ErrMalformed) && s.settle(ctx) {
+		sp, err = s.fetchOnce(ctx, m)
+	}
+	switch {
+	case err == nil:
+		return sp, nil
+	case errors.Is(err, store.ErrMalformed):
+		s.log.Warn("a signed nar is malformed; nix never sees it", zap.Stringer("path", m.Path()), zap.Error(err))
+	case !errors.Is(err, context.Canceled): // that is Nix hanging up
+		s.log.Warn("nar not fetched; nix asks its next substituter", zap.Stringer("path", m.Path()),
+			zap.Int64("size", m.NarSize()), zap.Duration("dur", time.Since(began)), zap.Error(err))
+	}
+	return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+}
+
+// fetchOnce returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of the time
+// to the next.
+func (s *Server) fetchOnce(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	until, _ := ctx.Deadline()
-	var errs []error
+	errs := []error{store.ErrNotFound} // if there are no sources
 	for i, src := range s.sources {
 		sp, err := guard(func() (*spool.NAR, error) {
 			ctx, cancel := context.WithTimeout(ctx, time.Until(until)/time.Duration(len(s.sources)-i))
@@ -172,17 +192,11 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
 			return sp, nil
 		}
 		if errors.Is(err, store.ErrMalformed) { // every source would have the same bytes
-			s.log.Warn("a signed nar is malformed; nix never sees it", zap.Stringer("path", m.Path()), zap.Error(err))
-			return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+			return nil, err
 		}
 		errs = append(errs, err)
 	}
-	err := errors.Join(causes(append(errs, ctx.Err()))...)
-	if !errors.Is(err, context.Canceled) { // that is Nix hanging up
-		s.log.Warn("nar not fetched; nix asks its next substituter", zap.Stringer("path", m.Path()),
-			zap.Int64("size", m.NarSize()), zap.Duration("dur", time.Since(began)), zap.Error(err))
-	}
-	return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+	return nil, errors.Join(causes(append(errs, ctx.Err()))...)
 }
 
 // causes leaves out the errors that only say that a source does not have the NAR, unless there are no others.

@@ -11,6 +11,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -173,6 +174,38 @@ func TestEarlyNARHasPatience(t *testing.T) {
 		time.AfterFunc(time.Second, func() { close(settled) })
 		wantStatus(t, "NAR", do(s, "GET", narPath(info)), 200)
 	})
+}
+
+// After a restart in the middle of a build, the first neighbour that is found again sends wrong blocks.
+func TestEarlyNARIsTriedAgainOnceDiscoveryHasSettled(t *testing.T) {
+	for _, tt := range []struct {
+		name            string
+		asked           time.Duration // since the start
+		status, fetches int
+	}{
+		{"early", 0, 200, 2},
+		{"when discovery has settled", 1500 * time.Millisecond, 404, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			info, _ := w.add(t, "hello", 10)
+			settled := make(chan struct{})
+			src := &probe{inner: w.local()}
+			src.fetch = func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
+				if src.fetched.Load() == 1 {
+					return nil, store.ErrCorrupt
+				}
+				return w.local().Fetch(ctx, m)
+			}
+			s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys, Settled: settled})
+			defer time.AfterFunc(time.Second, func() { close(settled) }).Stop()
+			time.Sleep(tt.asked) // the bubble's clock
+			wantStatus(t, tt.name, do(s, "GET", narPath(info)), tt.status)
+			if n := int(src.fetched.Load()); n != tt.fetches {
+				t.Errorf("%s: fetched %d times, want %d", tt.name, n, tt.fetches)
+			}
+		})
+	}
 }
 
 func TestMemoryOfMappingsIsBounded(t *testing.T) {

@@ -37,6 +37,9 @@ func (g *greeter) run(ctx context.Context, events <-chan any) {
 			nb.Leave()
 		}
 	}()
+	for _, id := range g.lan.Host().Network().Peers() {
+		g.greet(ctx, id) // the host listened before there were events
+	}
 	settled, last := g.lan.Settled(), (<-chan time.Time)(nil)
 	for {
 		select {

@@ -16,6 +16,7 @@ import (
 	"narbor/p2p/meet"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
+	"narbor/p2p/wire"
 	"narbor/store"
 )
 
@@ -53,6 +54,19 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 	if strikesOf(n, g) != 0 {
 		t.Error("asking too often was held against it")
 	}
+}
+
+// A machine that restarts is dialled by its neighbours while it starts, once it listens.
+func TestPeerThatConnectsBeforeRunIsANeighbour(t *testing.T) {
+	n, closeSpool := newNodeAs(t, newSigner(t), func(*Config) {})
+	g := (&rogue{}).start(t)
+	g.connect(t, n, "/ip4/127.0.0.1")
+	eventually(t, "told by identify", func() bool {
+		speaks, err := n.lan.Host().Peerstore().SupportsProtocols(g.ID(), wire.ProtocolID)
+		return err == nil && len(speaks) > 0
+	})
+	n.runUntil(t, closeSpool)
+	awaitNeighbours(t, n, 1)
 }
 
 func TestOutsidersAreToldOfNoPeers(t *testing.T) {

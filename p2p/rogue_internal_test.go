@@ -202,6 +202,16 @@ func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n 
 
 func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, stop func()) {
 	t.Helper()
+	n, closeSpool := newNodeAs(t, s, edit, rogues...)
+	stop = n.runUntil(t, closeSpool)
+	<-n.Settled()                      // it answers by then
+	awaitNeighbours(t, n, len(rogues)) // a connection counts once both sides have said what they speak
+	return n, stop
+}
+
+// newNodeAs returns a node that listens and does not run yet, and a function that closes the spool that is made for it.
+func newNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, closeSpool func() error) {
+	t.Helper()
 	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -212,9 +222,16 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 		cfg.Discovery.Peers = append(cfg.Discovery.Peers, g.addr())
 	}
 	edit(&cfg)
-	if n, err = New(cfg); err != nil {
+	n, err = New(cfg)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return n, spool.Close
+}
+
+// runUntil runs a node until stop is called, or the test ends. Then it calls closeSpool.
+func (n *Node) runUntil(t testing.TB, closeSpool func() error) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
@@ -233,12 +250,10 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 		case <-time.After(atMost(10 * time.Second)):
 			t.Error("Run has not returned 10 s after its context ended")
 		}
-		spool.Close()
+		closeSpool()
 	}
 	t.Cleanup(stop)
-	<-n.Settled()                      // it answers by then
-	awaitNeighbours(t, n, len(rogues)) // a connection counts once both sides have said what they speak
-	return n, stop
+	return stop
 }
 
 // fetchAll looks up and fetches, and compares every byte.

@@ -122,6 +122,9 @@ func (l *LAN) Run(ctx context.Context) error {
 	}
 	l.host.Network().Notify(events)
 	defer l.host.Network().StopNotify(events)
+	for _, c := range l.host.Network().Conns() {
+		l.gained(c) // the host listens since before Run
+	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.Dialer.run(ctx) })
