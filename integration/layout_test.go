@@ -35,6 +35,7 @@ var mayImport = map[string][]string{
 	"store/storetest":    {"store"},
 	"store/upstream":     {"store", "store/lru", "store/nar"},
 	"trust":              {"store", "store/lru"},
+	"trust/trusttest":    {"store", "store/storetest", "trust"},
 	"p2p": {"store", "store/damage", "store/lru", "store/offered", "store/rebase", "store/spool", "store/statefile",
 		"store/upstream", "trust",
 		"p2p/ask", "p2p/discovery", "p2p/fetch", "p2p/mdns", "p2p/meet", "p2p/netmon", "p2p/peers", "p2p/secrets", "p2p/serve",
@@ -73,7 +74,7 @@ var mayImport = map[string][]string{
 }
 
 // forTests are rooms that tests alone may import, whatever their own room.
-var forTests = []string{"store/storetest"}
+var forTests = []string{"store/storetest", "trust/trusttest"}
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".
 func room(folder string) string {

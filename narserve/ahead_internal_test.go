@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"narbor/trust/trusttest"
 )
 
 // TestExpectationsAreBounded has Nix ask for more narinfos than are remembered, and then for others, later.
@@ -12,13 +14,13 @@ func TestExpectationsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAhead(1<<30, nil)
 		for i := range maxMappings + 10 {
-			a.expect(textMapping(t, fmt.Sprintf("path-%d", i), "x"))
+			a.expect(trusttest.TextMapping(t, fmt.Sprintf("path-%d", i), "x"))
 		}
 		if len(a.plan.expected) != maxMappings {
 			t.Errorf("%d NARs are expected, want %d", len(a.plan.expected), maxMappings)
 		}
 		time.Sleep(aheadFresh + time.Second)
-		a.expect(textMapping(t, "later", "x"))
+		a.expect(trusttest.TextMapping(t, "later", "x"))
 		if len(a.plan.expected) != 1 {
 			t.Errorf("%d NARs are expected when the others are old, want 1", len(a.plan.expected))
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"narbor/narserve"
+	"narbor/store/storetest"
 )
 
 // openFiles counts this process's file descriptors.
@@ -47,7 +48,7 @@ func crowd(t testing.TB, addr string, n int, texts ...string) []net.Conn {
 // eventually waits for a number to come back to what it was, give or take a few of the runtime's own.
 func eventually(t testing.TB, what string, now func() int, was int) {
 	t.Helper()
-	for deadline := time.Now().Add(atMost(20 * time.Second)); now() > was+5; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(storetest.AtMost(20 * time.Second)); now() > was+5; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Errorf("there are %d %s, want %d as before", now(), what, was)
 			return

@@ -17,6 +17,7 @@ import (
 	"narbor/narserve"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust"
 )
 
@@ -68,8 +69,8 @@ func (w *world) addNAR(t testing.TB, name string, nar []byte, refs ...store.Path
 
 // evilNAR is a file called ".." in a directory.
 func evilNAR() []byte {
-	return narStrings([]string{"nix-archive-1", "(", "type", "directory", "entry", "(", "name", "..", "node",
-		"(", "type", "regular", "contents", "", ")", ")", ")"})
+	return []byte(storetest.Words("nix-archive-1", "(", "type", "directory", "entry", "(", "name", "..", "node",
+		"(", "type", "regular", "contents", "", ")", ")", ")"))
 }
 
 func TestMalformedNARIsNotFoundAndFetchedOnce(t *testing.T) {

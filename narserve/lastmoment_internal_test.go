@@ -15,6 +15,7 @@ import (
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // oneAtATime has goroutines run one at a time until the test ends, so that one which ends a context and goes on has
@@ -26,7 +27,7 @@ func oneAtATime(t *testing.T) {
 
 func TestAnswerOfTheLastMomentCounts(t *testing.T) {
 	oneAtATime(t)
-	m := textMapping(t, "hello", "x")
+	m := trusttest.TextMapping(t, "hello", "x")
 	ctx, cancel := context.WithCancel(t.Context())
 	src := finder(func(context.Context, store.HashPart) (trust.Mapping, error) {
 		cancel()
@@ -68,7 +69,7 @@ func TestFetchThatEndsAtTheLastMomentCounts(t *testing.T) {
 		cancel()
 		return nil, failed
 	}}
-	_, err := f.do(ctx, textMapping(t, "asked", "x"))
+	_, err := f.do(ctx, trusttest.TextMapping(t, "asked", "x"))
 	if !errors.Is(err, failed) {
 		t.Errorf("a fetch that ended with the request returned %v, want its own error", err)
 	}

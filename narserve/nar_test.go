@@ -12,6 +12,7 @@ import (
 	"narbor/narserve"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust"
 )
 
@@ -30,7 +31,7 @@ func (w *world) wantIdle(t testing.TB) {
 // request to end. A handle that is never closed still fails the test.
 func (w *world) wantIdleSoon(t testing.TB) {
 	t.Helper()
-	for deadline := time.Now().Add(atMost(20 * time.Second)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(storetest.AtMost(20 * time.Second)); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if d, err := w.spool.Create(store.Hash{1}, w.spool.Stats().MaxBytes); err == nil {
 			d.Discard()
 			return

@@ -5,7 +5,6 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -21,6 +20,7 @@ import (
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust"
 )
 
@@ -98,22 +98,10 @@ func (w *world) sign(info *store.Info) {
 	info.Signatures = []string{keyName + ":" + base64.StdEncoding.EncodeToString(sig)}
 }
 
-// fileNAR is the NAR of a regular file.
-func fileNAR(contents []byte) []byte {
-	return narStrings([]string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"})
-}
+var fileNAR = storetest.FileNAR
 
 func executableNAR(contents []byte) []byte {
-	return narStrings([]string{"nix-archive-1", "(", "type", "regular", "executable", "", "contents", string(contents), ")"})
-}
-
-func narStrings(tokens []string) (nar []byte) {
-	for _, s := range tokens {
-		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
-		nar = append(nar, s...)
-		nar = append(nar, make([]byte, (8-len(s)%8)%8)...)
-	}
-	return nar
+	return []byte(storetest.Words("nix-archive-1", "(", "type", "regular", "executable", "", "contents", string(contents), ")"))
 }
 
 func narPath(info store.Info) string {

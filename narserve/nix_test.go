@@ -12,6 +12,7 @@ import (
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/storetest"
 	"narbor/trust"
 )
 
@@ -87,7 +88,7 @@ func (c nixClient) wantPath(t *testing.T, info store.Info, nar []byte) {
 
 // afterServing waits until a server has served that many NARs, because it counts each when Nix has it, and returns its figures.
 func afterServing(s *narserve.Server, nars int64) narserve.Stats {
-	for limit := time.Now().Add(atMost(10 * time.Second)); s.Stats().NarsServed < nars && time.Now().Before(limit); {
+	for limit := time.Now().Add(storetest.AtMost(10 * time.Second)); s.Stats().NarsServed < nars && time.Now().Before(limit); {
 		time.Sleep(time.Millisecond)
 	}
 	return s.Stats()
@@ -109,7 +110,7 @@ func TestRealNixSubstitutes(t *testing.T) {
 	if st := afterServing(s, 3); st.NarinfoHits != 3 || st.NarinfoMisses != 0 || st.NarsServed != 3 {
 		t.Errorf("Stats = %+v, want 3 narinfos and 3 NARs", st)
 	}
-	for limit := time.Now().Add(atMost(10 * time.Second)); w.spool.Stats().Entries > 0 && time.Now().Before(limit); {
+	for limit := time.Now().Add(storetest.AtMost(10 * time.Second)); w.spool.Stats().Entries > 0 && time.Now().Before(limit); {
 		time.Sleep(time.Millisecond)
 	}
 	if st := w.spool.Stats(); st.Entries != 0 {

@@ -17,6 +17,7 @@ import (
 	"narbor/narserve"
 	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
+	"narbor/store/storetest"
 )
 
 // evilFacts has the name <evil> wherever a neighbour could have put one.
@@ -229,7 +230,7 @@ func TestEventsOfClosedPagesEnd(t *testing.T) {
 	for _, resp := range open {
 		resp.Body.Close()
 	}
-	for limit := time.Now().Add(atMost(30 * time.Second)); ; time.Sleep(20 * time.Millisecond) {
+	for limit := time.Now().Add(storetest.AtMost(30 * time.Second)); ; time.Sleep(20 * time.Millisecond) {
 		resp, _ := events(t, url)
 		resp.Body.Close()
 		if resp.StatusCode == http.StatusOK {

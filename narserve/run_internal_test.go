@@ -16,6 +16,7 @@ import (
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // stubStore is this machine's own store.
@@ -30,7 +31,7 @@ func TestMissedPathBuiltHereIsNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex // guards asked: that time has passed orders nothing
 		asked := 0
-		unsigned := textClaim(t, "built", "x")
+		unsigned := trusttest.TextClaim(t, "built", "x")
 		own := stubStore{info: func(store.HashPart) (store.Info, error) {
 			mu.Lock()
 			defer mu.Unlock()
@@ -72,12 +73,12 @@ func (e *endless) Fetch(ctx context.Context, _ trust.Mapping) (*spool.NAR, error
 
 func TestNoFetchOutlastsRun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &endless{m: textMapping(t, "asked", "x")}
+		src := &endless{m: trusttest.TextMapping(t, "asked", "x")}
 		s := New(Config{Sources: []Source{src}, Ahead: 1 << 20})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() { ended <- s.Run(ctx) }()
-		s.ahead.expect(textMapping(t, "ahead", "x"))
+		s.ahead.expect(trusttest.TextMapping(t, "ahead", "x"))
 		s.ahead.begin(src.m.Path().HashPart())
 		s.ahead.waited()
 		request, hangUp := context.WithCancel(t.Context())
@@ -113,7 +114,7 @@ func TestFetchEndedByTheStopIsSavedAsSuch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		src := &endless{m: textMapping(t, "asked", "x")}
+		src := &endless{m: trusttest.TextMapping(t, "asked", "x")}
 		s := New(Config{Sources: []Source{src}, Accounts: accounts, Hosts: []string{"nix"}})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
@@ -150,7 +151,7 @@ func TestReplyUnderWayIsCountedBeforeTheLastSave(t *testing.T) {
 		go func() { ended <- s.Run(ctx) }()
 		cancel()
 		synctest.Wait()
-		accounts.Served(textMapping(t, "asked", "x"), 113, time.Second, true)
+		accounts.Served(trusttest.TextMapping(t, "asked", "x"), 113, time.Second, true)
 		s.fetches.all.Done()
 		<-ended
 		saved, err := stats.Open(file)
@@ -179,7 +180,7 @@ func (d *deafSource) Fetch(context.Context, trust.Mapping) (*spool.NAR, error) {
 
 func TestFetchThatDoesNotEndHoldsUpNoStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		src := &deafSource{endless{m: textMapping(t, "asked", "x")}, make(chan struct{})}
+		src := &deafSource{endless{m: trusttest.TextMapping(t, "asked", "x")}, make(chan struct{})}
 		defer close(src.end)
 		s := New(Config{Sources: []Source{src}})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -119,16 +119,6 @@ func TestQuestionAnsweredInAWrongFormatIsNotAskedAgain(t *testing.T) {
 	}
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(atMost(time.Minute)); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never %s", what)
-		}
-	}
-}
-
 // awaitNeighbours waits until a node has so many neighbours.
 func awaitNeighbours(t testing.TB, n *Node, count int) {
 	t.Helper()

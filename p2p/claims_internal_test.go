@@ -3,7 +3,6 @@ package p2p
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -18,6 +17,7 @@ import (
 
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // chain makes a closure of count paths, each of which refers to the next.
@@ -33,16 +33,10 @@ func (s signer) chain(t testing.TB, name string, count int) []store.Info {
 		infos = append(infos, store.Info{Path: path, NarHash: part, NarSize: 8})
 	}
 	for i := range infos {
-		refs := ""
 		if i+1 < count {
 			infos[i].References = []store.Path{infos[i+1].Path}
-			refs = infos[i+1].Path.String()
 		}
-		sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", infos[i].Path, infos[i].NarHash, infos[i].NarSize, refs))
-		if err != nil {
-			t.Fatal(err)
-		}
-		infos[i].Signatures = []string{sig.String()}
+		infos[i] = trusttest.Sign(t, s.secret, infos[i])
 	}
 	return infos
 }
@@ -126,7 +120,6 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)
 	info, _ := s.sign(t, "many-refs", nar)
-	var refs []string
 	for i := range 17_000 {
 		sum := sha256.Sum256(fmt.Append(nil, i))
 		ref, err := store.ParsePathName(fmt.Sprintf("%s-ref-%d-%s", nixbase32.EncodeToString(sum[:20]), i, strings.Repeat("x", 20)))
@@ -136,14 +129,7 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 		info.References = append(info.References, ref)
 	}
 	info.References = store.SortPaths(info.References)
-	for _, ref := range info.References {
-		refs = append(refs, ref.String())
-	}
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(refs, ",")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
+	info = trusttest.Sign(t, s.secret, info)
 	if got := len(info.String()); got <= store.MaxInfoLen {
 		t.Fatalf("the claim has %d bytes, want more than %d", got, store.MaxInfoLen)
 	}

@@ -23,16 +23,6 @@ func random(size int) []byte {
 	return b
 }
 
-// FileNAR is the NAR of a file with these contents.
-func FileNAR(contents []byte) (nar []byte) {
-	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
-		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
-		nar = append(nar, s...)
-		nar = append(nar, make([]byte, -len(s)&7)...)
-	}
-	return nar
-}
-
 // randomNAR returns a NAR of size bytes, or the few more that it must have.
 func randomNAR(size int) []byte { return FileNAR(random(max(0, size-len(FileNAR(nil))))) }
 

@@ -5,8 +5,17 @@ import (
 	"testing"
 	"time"
 
+	"narbor/store/storetest"
+
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"go.uber.org/goleak"
+)
+
+var (
+	atMost     = storetest.AtMost
+	eventually = storetest.Eventually
+	// FileNAR is for the tests outside of the package, too.
+	FileNAR = storetest.FileNAR
 )
 
 func newTestIdentity(t testing.TB) crypto.PrivKey {

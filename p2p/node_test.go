@@ -18,7 +18,6 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
@@ -28,7 +27,9 @@ import (
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A signer signs paths, as cache.nixos.org does.
@@ -38,39 +39,22 @@ type signer struct {
 }
 
 func newUpstream(t testing.TB) signer {
-	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := trust.ParseKeys([]string{public.String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret, keys := trusttest.NewKey(t, "upstream-1")
 	return signer{secret, keys}
 }
 
 // sign makes a claim about a path with the NAR nar.
 func (u signer) sign(t testing.TB, name string, nar []byte) store.Info {
-	part := sha256.Sum256([]byte(name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
-	sig, err := u.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
-	return info
+	info := store.Info{Path: trusttest.PathNamed(t, name), NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
+	return trusttest.Sign(t, u.secret, info)
 }
 
 // noise returns a NAR that is the same for the same seed, of size bytes or the few more that it must have.
 func noise(seed, size int) []byte {
-	b := make([]byte, max(0, size-len(p2p.FileNAR(nil))))
+	b := make([]byte, max(0, size-len(storetest.FileNAR(nil))))
 	r := mrand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
 	io.ReadFull(r, b)
-	return p2p.FileNAR(b)
+	return storetest.FileNAR(b)
 }
 
 // A machine is a node that runs, with what it shares.

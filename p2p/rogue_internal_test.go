@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -19,7 +18,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
 	"narbor/p2p/transport"
@@ -27,6 +25,7 @@ import (
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A signer is an upstream for tests that speak the wire format themselves.
@@ -37,41 +36,20 @@ type signer struct {
 
 func newSigner(t testing.TB) signer {
 	t.Helper()
-	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := trust.ParseKeys([]string{public.String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret, keys := trusttest.NewKey(t, "upstream-1")
 	return signer{secret, keys}
 }
 
 // sign makes a claim about a path with the NAR nar, and the mapping that it is good for.
 func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
 	t.Helper()
-	part := sha256.Sum256([]byte(name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s.signPath(t, path, nar)
+	return s.signPath(t, trusttest.PathNamed(t, name), nar)
 }
 
 func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
 	t.Helper()
-	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
-	m, err := s.keys.Check(info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info, m
+	info := trusttest.Sign(t, s.secret, store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))})
+	return info, trusttest.Check(t, s.keys, info)
 }
 
 // A rogue is a machine that speaks the wire format as its test wants. Without more it is honest.

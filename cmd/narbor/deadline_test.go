@@ -1,20 +1,16 @@
 package main
 
 import (
-	"os"
-	"strconv"
 	"testing"
 	"time"
+
+	"narbor/store/storetest"
 )
 
-// atMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of packages.
-func atMost(d time.Duration) time.Duration {
-	factor, err := strconv.Atoi(os.Getenv("NARBOR_SLOW"))
-	if err != nil || factor < 1 {
-		return d
-	}
-	return time.Duration(factor) * d
-}
+var (
+	atMost  = storetest.AtMost
+	fileNAR = storetest.FileNAR
+)
 
 // eventually waits until ok.
 func eventually(t testing.TB, what string, ok func() bool) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -125,16 +124,6 @@ func makeClosure(t *testing.T, dir string, trailing ...byte) (top store.Info, ke
 		refs = []store.Path{path}
 	}
 	return top, public.String()
-}
-
-// fileNAR is the NAR of a file with these contents.
-func fileNAR(contents []byte) (nar []byte) {
-	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
-		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
-		nar = append(nar, s...)
-		nar = append(nar, make([]byte, -len(s)&7)...)
-	}
-	return nar
 }
 
 // TestMain lets the test binary be narbor itself, for services that run beside a test: the cli package has global

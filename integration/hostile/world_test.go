@@ -38,6 +38,7 @@ import (
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/store/storetest"
 	"narbor/trust"
 )
 
@@ -147,7 +148,7 @@ func (w *simWorld) path(name string, blocks int) simPath {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	nar := fileNAR(w.random((blocks-1)*store.BlockSize + 1000 + w.rng.IntN(100)))
+	nar := storetest.FileNAR(w.random((blocks-1)*store.BlockSize + 1000 + w.rng.IntN(100)))
 	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
 	info.Signatures = []string{w.sign(info)}
 	return simPath{info, nar}
@@ -156,16 +157,6 @@ func (w *simWorld) path(name string, blocks int) simPath {
 func (w *simWorld) sign(info store.Info) string {
 	text := fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize)
 	return "upstream-1:" + base64.StdEncoding.EncodeToString(ed25519.Sign(w.secret, []byte(text)))
-}
-
-// fileNAR is the NAR of a regular file.
-func fileNAR(contents []byte) (nar []byte) {
-	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
-		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
-		nar = append(nar, s...)
-		nar = append(nar, make([]byte, (8-len(s)%8)%8)...)
-	}
-	return nar
 }
 
 func (w *simWorld) identity() crypto.PrivKey {

@@ -2,7 +2,6 @@ package stats
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,40 +14,15 @@ import (
 
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 
 	"go.uber.org/zap"
 )
 
-// textMapping makes a mapping that proves itself, of a file that says what.
-func textMapping(t *testing.T, name, what string) trust.Mapping {
-	t.Helper()
-	m, err := new(trust.Keys).Check(textClaim(t, name, what))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
-}
-
-func textClaim(t *testing.T, name, what string) store.Info {
-	t.Helper()
-	flat := sha256.Sum256([]byte(what))
-	digest := sha256.Sum256(fmt.Appendf(nil, "text:sha256:%x:%s:%s", flat, store.Dir, name))
-	var folded [20]byte
-	for i, b := range digest {
-		folded[i%20] ^= b
-	}
-	path, err := store.ParsePathName(string(store.HashPartFromBytes(folded)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store.Info{Path: path, NarHash: sha256.Sum256([]byte(name + what)), NarSize: int64(112 + len(what)),
-		CA: "text:sha256:" + store.Hash(flat).Base32()}
-}
-
 func TestAccountsSayWhatPassed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := New()
-		m := textMapping(t, "firefox-141.0", strings.Repeat("x", 1000))
+		m := trusttest.TextMapping(t, "firefox-141.0", strings.Repeat("x", 1000))
 		size := m.NarSize()
 		a.Begin()
 		a.Received(store.FromNeighbours, m, "peer-a", int(size)-100)
@@ -96,7 +70,7 @@ func TestAccountsSayWhatPassed(t *testing.T) {
 func TestRequestsAlikeAreOneEntry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := New()
-		m := textMapping(t, "found", "x")
+		m := trusttest.TextMapping(t, "found", "x")
 		for range 1000 {
 			a.NotFound("0jqd0rlxzra1rs38rdxl43yh6rxchgc6", store.ErrNotFound)
 			a.Found(m.Path())
@@ -133,14 +107,14 @@ func TestAccountsAreBounded(t *testing.T) {
 		}
 		for day := range maxDays + 50 {
 			for i := range 20 {
-				m := textMapping(t, fmt.Sprintf("%s%c%c", strings.Repeat("n", 190), 'a'+day%26, 'a'+i), "x")
+				m := trusttest.TextMapping(t, fmt.Sprintf("%s%c%c", strings.Repeat("n", 190), 'a'+day%26, 'a'+i), "x")
 				a.Received(store.FromNeighbours, m, fmt.Sprintf("peer-%d-%d", day, i), day+1)
 				a.Fetched(m, store.FromNeighbours, nil)
 				a.Served(m, int64(day), time.Second, true)
 				a.Sent(m.Path(), m.NarSize(), fmt.Sprintf("other-%d-%d", day, i), 1)
 			}
 			for i := range 2 * maxPassing {
-				a.Sent(textMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
+				a.Sent(trusttest.TextMapping(t, "same", "x").Path(), 1, fmt.Sprintf("crowd-%d", i), 0)
 			}
 			if len(a.transfers.passing) > maxPassing {
 				t.Fatalf("%d transfers are known to be under way", len(a.transfers.passing))
@@ -170,7 +144,7 @@ func TestAccountsOutlastTheProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := textMapping(t, "kept-1", "x")
+	m := trusttest.TextMapping(t, "kept-1", "x")
 	a.Received(store.FromNeighbours, m, "peer-a", 113)
 	a.Fetched(m, store.FromNeighbours, nil)
 	a.Served(m, 113, time.Second, true)

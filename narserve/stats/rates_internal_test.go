@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 func TestRatesAreOfTheLastSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, m := New(), textMapping(t, "small-1", "x")
+		a, m := New(), trusttest.TextMapping(t, "small-1", "x")
 		for range 20 {
 			a.Received(store.FromNeighbours, m, "peer", 1000)
 			a.Received(store.FromOthers, m, "peer", 500)

@@ -10,6 +10,7 @@ import (
 
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // give has Nix fetch a NAR, which takes a minute.
@@ -26,7 +27,7 @@ func give(a *Accounts, m trust.Mapping, from store.Origin) {
 func TestLastUpdateIsWhatNixGotWithoutAPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const missed, later = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6"), store.HashPart("1jqd0rlxzra1rs38rdxl43yh6rxchgc6")
-		small, large := textMapping(t, "small-1", "x"), textMapping(t, "large-1", strings.Repeat("x", 1000))
+		small, large := trusttest.TextMapping(t, "small-1", "x"), trusttest.TextMapping(t, "large-1", strings.Repeat("x", 1000))
 		file := filepath.Join(t.TempDir(), "account.json")
 		a, err := Open(file)
 		if err != nil {
@@ -79,7 +80,7 @@ func TestUpdateLeavesOutWhatItsRequestsWereNotAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const between = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
 		a := New()
-		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours)
+		give(a, trusttest.TextMapping(t, "small-1", "x"), store.FromNeighbours)
 		time.Sleep(2 * updatePause)
 		a.NotFound(between, store.ErrNotFound)
 		time.Sleep(2 * updatePause)
@@ -94,13 +95,13 @@ func TestUpdateLeavesOutWhatItsRequestsWereNotAbout(t *testing.T) {
 // A NAR that takes an hour does not end the update.
 func TestLongNARDoesNotEndAnUpdate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, m := New(), textMapping(t, "long-1", "x")
+		a, m := New(), trusttest.TextMapping(t, "long-1", "x")
 		start := time.Now()
 		a.Begin()
 		time.Sleep(time.Hour)
 		a.Served(m, m.NarSize(), time.Hour, true)
 		a.End()
-		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours)
+		give(a, trusttest.TextMapping(t, "small-1", "x"), store.FromNeighbours)
 		if u := a.Account().LastUpdate; u.NARs != 2 || !u.Start.Equal(start) {
 			t.Errorf("the last update is %+v", u)
 		}
@@ -139,7 +140,7 @@ func TestUpdateUnderWaySaysItsTime(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		m := textMapping(t, "small-1", "x")
+		m := trusttest.TextMapping(t, "small-1", "x")
 		want := func(when string, a *Accounts, seconds float64) {
 			t.Helper()
 			if u := a.Account().LastUpdate; u.Seconds != seconds {
@@ -178,7 +179,7 @@ func TestUpdateKeepsItsGiversOverARestart(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		give(a, textMapping(t, "small-1", "x"), store.FromNeighbours) // of peer-a
+		give(a, trusttest.TextMapping(t, "small-1", "x"), store.FromNeighbours) // of peer-a
 		if err := a.Save(); err != nil {
 			t.Fatal(err)
 		}
@@ -186,7 +187,7 @@ func TestUpdateKeepsItsGiversOverARestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		from := func(id string) {
-			m := textMapping(t, "other-1", id)
+			m := trusttest.TextMapping(t, "other-1", id)
 			a.Begin()
 			a.Received(store.FromNeighbours, m, id, int(m.NarSize()))
 			a.Fetched(m, store.FromNeighbours, nil)

@@ -1,16 +1,13 @@
 package ask
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
-	"fmt"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
@@ -18,6 +15,7 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 const (
@@ -33,36 +31,16 @@ type signer struct {
 
 func newSigner(t testing.TB) signer {
 	t.Helper()
-	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := trust.ParseKeys([]string{public.String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret, keys := trusttest.NewKey(t, "upstream-1")
 	return signer{secret, keys}
 }
 
 // Sign returns a claim about a path with a NAR of that size, which does not exist, and its mapping.
 func (s signer) Sign(t testing.TB, name string, size int64) (store.Info, trust.Mapping) {
 	t.Helper()
-	part := sha256.Sum256([]byte(name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := store.Info{Path: path, NarHash: part, NarSize: size}
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
-	m, err := s.Keys.Check(info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info, m
+	info := store.Info{Path: trusttest.PathNamed(t, name), NarHash: sha256.Sum256([]byte(name)), NarSize: size}
+	info = trusttest.Sign(t, s.secret, info)
+	return info, trusttest.Check(t, s.Keys, info)
 }
 
 // NewLookups, NewNeighbour and NewSigner are for the tests outside of the package.

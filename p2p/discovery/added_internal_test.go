@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"narbor/store/storetest"
+
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -22,7 +24,7 @@ func addedTo(t *testing.T, file string) *LAN {
 
 func waitGone(t *testing.T, n *LAN, l *LAN, limit time.Duration) {
 	t.Helper()
-	for end := time.Now().Add(atMost(limit)); n.connected(l.host.ID()); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(storetest.AtMost(limit)); n.connected(l.host.ID()); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("still connected after %v", limit)
 		}

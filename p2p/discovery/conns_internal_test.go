@@ -15,6 +15,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/store/storetest"
 )
 
 func TestHearsayIsFiltered(t *testing.T) {
@@ -95,7 +96,7 @@ func TestDeniedPeerIsDisconnected(t *testing.T) {
 	a.CloseAll(b.host.ID())
 	select {
 	case <-down:
-	case <-time.After(atMost(20 * time.Second)):
+	case <-time.After(storetest.AtMost(20 * time.Second)):
 		t.Fatal("still connected 20 s after the peer was denied")
 	}
 	err := b.connect(t.Context(), b.host.Peerstore().PeerInfo(a.host.ID()))

@@ -3,8 +3,6 @@ package discovery
 import (
 	"crypto/rand"
 	"net/netip"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"narbor/p2p/netmon"
+	"narbor/store/storetest"
 )
 
 func newTestIdentity(t testing.TB) crypto.PrivKey {
@@ -29,7 +28,7 @@ func leavesNothing(t testing.TB) func() {
 	before := goleak.IgnoreCurrent()
 	return func() {
 		t.Helper()
-		limit := time.Now().Add(atMost(10 * time.Second))
+		limit := time.Now().Add(storetest.AtMost(10 * time.Second))
 		for err := goleak.Find(before); err != nil; err = goleak.Find(before) {
 			if time.Now().After(limit) {
 				t.Error(err)
@@ -61,23 +60,4 @@ func testLink(name string, addrs ...string) netmon.Link {
 		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
 	}
 	return l
-}
-
-// atMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of packages.
-func atMost(d time.Duration) time.Duration {
-	factor, err := strconv.Atoi(os.Getenv("NARBOR_SLOW"))
-	if err != nil || factor < 1 {
-		return d
-	}
-	return time.Duration(factor) * d
-}
-
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(atMost(20 * time.Second)); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never %s", what)
-		}
-	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
+	"narbor/store/storetest"
 )
 
 func TestSecondHostOnThePortIsRefused(t *testing.T) {
@@ -47,7 +48,7 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 		if strings.Contains(addr, ":") {
 			bits = "/64"
 		}
-		eventually(t, "heard of "+addr, func() bool {
+		storetest.Eventually(t, "heard of "+addr, func() bool {
 			a.Links.Set([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
 			var told []string
 			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/store/storetest"
 )
 
 // silence is how long a pulled cable goes unnoticed at most.
@@ -128,7 +130,10 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 	a.wait("settled ", settleLimit+10*time.Second)
 	got := make(map[string]int)
 	// After the third time, every address that it knows has been tried.
-	for limit := time.Now().Add(atMost(20 * time.Second)); got["7777"] < 3 && time.Now().Before(limit); time.Sleep(50 * time.Millisecond) {
+	for limit := time.Now().Add(storetest.AtMost(20 * time.Second)); got["7777"] < 3; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(limit) {
+			break
+		}
 		counters := regexp.MustCompile(`tcp dport (\d+) counter packets (\d+)`).
 			FindAllStringSubmatch(host.exec("", "nft", "list", "table", "inet", "t"), -1)
 		for _, c := range counters {

@@ -12,6 +12,7 @@ import (
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/transport"
+	"narbor/store/storetest"
 )
 
 // testHostConfig returns the configuration of a host with a new identity.
@@ -58,7 +59,7 @@ func startTestLANAs(t testing.TB, cfg Config, host transport.Config, hooks Hooks
 			if err != nil {
 				t.Errorf("Run = %v, want nil", err)
 			}
-		case <-time.After(atMost(10 * time.Second)):
+		case <-time.After(storetest.AtMost(10 * time.Second)):
 			t.Error("Run has not returned 10 s after its context ended")
 		}
 	}
@@ -82,7 +83,7 @@ func waitConnected(t testing.TB, a *LAN, b peer.ID) {
 	}
 	select {
 	case <-up:
-	case <-time.After(atMost(time.Minute)):
+	case <-time.After(storetest.AtMost(time.Minute)):
 		t.Fatal("not connected after a minute")
 	}
 }
@@ -99,7 +100,7 @@ func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
 	t.Logf("connected after %v", time.Since(start))
 	select {
 	case <-b.Settled():
-	case <-time.After(atMost(settleLimit + 10*time.Second)):
+	case <-time.After(storetest.AtMost(settleLimit + 10*time.Second)):
 		t.Error("not settled after the only peer was reached")
 	}
 	if got := b.Via(a.host.ID()); got != viaNamed {

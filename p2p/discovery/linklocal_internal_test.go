@@ -11,6 +11,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/store/storetest"
 )
 
 // Only this machine knows on which of its links it has heard a link-local address.
@@ -103,7 +104,7 @@ func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 	}
 	got := read()
 	// After the third time, every address that it knows has been tried.
-	for limit := time.Now().Add(atMost(20 * time.Second)); got["7777"] < 3 && time.Now().Before(limit); got = read() {
+	for limit := time.Now().Add(storetest.AtMost(20 * time.Second)); got["7777"] < 3 && time.Now().Before(limit); got = read() {
 		time.Sleep(50 * time.Millisecond)
 	}
 	if got["7777"] == 0 {

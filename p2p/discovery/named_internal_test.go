@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"narbor/p2p/transport"
+	"narbor/store/storetest"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 )
@@ -109,7 +110,7 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, newTestPeer(t))}})
 	select {
 	case <-b.Settled():
-	case <-time.After(atMost(settleLimit + 10*time.Second)):
+	case <-time.After(storetest.AtMost(settleLimit + 10*time.Second)):
 		t.Error("not settled")
 	}
 	if b.connected(id) {
@@ -124,7 +125,7 @@ func TestNamedPeerThatComesLaterIsReached(t *testing.T) {
 	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}})
 	select {
 	case <-b.Settled():
-	case <-time.After(atMost(settleLimit + 10*time.Second)):
+	case <-time.After(storetest.AtMost(settleLimit + 10*time.Second)):
 		t.Error("not settled although the only peer has been tried")
 	}
 	a, _ = startTestLANAs(t, Config{}, testHostConfig(t, port), Hooks{})
@@ -141,7 +142,7 @@ func TestNamingOneselfIsHarmless(t *testing.T) {
 	b, _ := startTestLANAs(t, Config{Peers: []string{fmt.Sprintf("127.0.0.1:%d", port)}}, testHostConfig(t, port), Hooks{})
 	select {
 	case <-b.Settled():
-	case <-time.After(atMost(settleLimit + 10*time.Second)):
+	case <-time.After(storetest.AtMost(settleLimit + 10*time.Second)):
 		t.Error("not settled")
 	}
 	if n := len(b.host.Network().Conns()); n != 0 {

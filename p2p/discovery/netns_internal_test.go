@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"narbor/store/storetest"
+
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/zeroconf/v2"
@@ -209,7 +211,7 @@ func (h *testHost) start(cfg childConfig) *testChild {
 func (c *testChild) wait(prefix string, limit time.Duration) (string, time.Duration) {
 	c.t.Helper()
 	start := time.Now()
-	timeout := time.After(atMost(limit))
+	timeout := time.After(storetest.AtMost(limit))
 	for {
 		select {
 		case e, ok := <-c.events:

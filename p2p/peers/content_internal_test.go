@@ -2,9 +2,7 @@ package peers
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
-	"fmt"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/host"
@@ -12,12 +10,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A signer signs as an upstream does. Its keys trust it.
@@ -28,36 +26,15 @@ type signer struct {
 
 func newSigner(t testing.TB) signer {
 	t.Helper()
-	secret, public, err := signature.GenerateKeypair("upstream-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := trust.ParseKeys([]string{public.String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret, keys := trusttest.NewKey(t, "upstream-1")
 	return signer{secret, keys}
 }
 
 // sign returns the mapping of a path with a NAR of that size, which does not exist.
 func (s signer) sign(t testing.TB, name string, size int64) trust.Mapping {
 	t.Helper()
-	part := sha256.Sum256([]byte(name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	info := store.Info{Path: path, NarHash: part, NarSize: size}
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
-	m, err := s.keys.Check(info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return m
+	info := store.Info{Path: trusttest.PathNamed(t, name), NarHash: sha256.Sum256([]byte(name)), NarSize: size}
+	return trusttest.Check(t, s.keys, trusttest.Sign(t, s.secret, info))
 }
 
 // A streamHost has one stream to all peers.

@@ -2,15 +2,11 @@ package serve
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 
@@ -19,48 +15,27 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/store/storetest"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
-// atMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of packages.
-func atMost(d time.Duration) time.Duration {
-	factor, err := strconv.Atoi(os.Getenv("NARBOR_SLOW"))
-	if err != nil || factor < 1 {
-		return d
-	}
-	return time.Duration(factor) * d
-}
-
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(atMost(20 * time.Second)); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("never %s", what)
-		}
-	}
-}
+var (
+	atMost     = storetest.AtMost
+	eventually = storetest.Eventually
+	fileNAR    = storetest.FileNAR
+	pathNamed  = trusttest.PathNamed
+)
 
 func random(size int) []byte {
 	b := make([]byte, size)
 	mathrand.NewChaCha8([32]byte{1}).Read(b)
 	return b
-}
-
-// fileNAR is the NAR of a file with these contents.
-func fileNAR(contents []byte) (nar []byte) {
-	for _, s := range []string{"nix-archive-1", "(", "type", "regular", "contents", string(contents), ")"} {
-		nar = binary.LittleEndian.AppendUint64(nar, uint64(len(s)))
-		nar = append(nar, s...)
-		nar = append(nar, make([]byte, -len(s)&7)...)
-	}
-	return nar
 }
 
 // A signer is an upstream.
@@ -73,46 +48,20 @@ func newSigner(t testing.TB) signer { return signerNamed(t, "upstream-1") }
 
 func signerNamed(t testing.TB, key string) signer {
 	t.Helper()
-	secret, public, err := signature.GenerateKeypair(key, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := trust.ParseKeys([]string{public.String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret, keys := trusttest.NewKey(t, key)
 	return signer{secret, keys}
-}
-
-func pathNamed(t testing.TB, name string) store.Path {
-	t.Helper()
-	part := sha256.Sum256([]byte(name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(part[:20]) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
 }
 
 // sign makes a claim about a path with the NAR nar, and the mapping that it is good for.
 func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
 	t.Helper()
-	return s.signPath(t, pathNamed(t, name), nar)
+	return s.signPath(t, trusttest.PathNamed(t, name), nar)
 }
 
 func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
 	t.Helper()
-	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))}
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;", info.Path, info.NarHash, info.NarSize))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
-	m, err := s.keys.Check(info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info, m
+	info := trusttest.Sign(t, s.secret, store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))})
+	return info, trusttest.Check(t, s.keys, info)
 }
 
 // words returns count hash parts of a dictionary, from a number on.

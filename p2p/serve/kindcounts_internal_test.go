@@ -3,9 +3,7 @@ package serve
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
 	"crypto/sha256"
-	"fmt"
 	"io"
 	"net/netip"
 	"strings"
@@ -15,6 +13,7 @@ import (
 	"narbor/store"
 	"narbor/store/offered"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // Each path counts as what it is: when it is asked for, and when a block of it is sent.
@@ -93,11 +92,7 @@ func TestPathsToldUnaskedAreNotCounted(t *testing.T) {
 	lib, _ := s.sign(t, "lib", fileNAR([]byte("lib")))
 	app, _ := s.sign(t, "app", fileNAR([]byte("app")))
 	app.References = []store.Path{lib.Path}
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", app.Path, app.NarHash, app.NarSize, lib.Path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	app.Signatures = []string{sig.String()}
+	app = trusttest.Sign(t, s.secret, app)
 	mem := new(store.Mem)
 	mem.Add(app, fileNAR([]byte("app")))
 	mem.Add(lib, fileNAR([]byte("lib")))

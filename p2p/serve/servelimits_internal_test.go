@@ -3,11 +3,8 @@ package serve
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -18,23 +15,16 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
 	s := newSigner(t)
 	info, _ := s.sign(t, "many", random(100))
-	var refs []string
 	for i := range peers.MaxCheckedRefs + 1 {
-		ref := pathNamed(t, fmt.Sprint("reference", i))
-		info.References = append(info.References, ref)
-		refs = append(refs, ref.String())
+		info.References = append(info.References, trusttest.PathNamed(t, fmt.Sprint("reference", i)))
 	}
-	slices.Sort(refs)
-	sig, err := s.secret.Sign(rand.Reader, fmt.Sprintf("1;%s;%s;%d;%s", info.Path, info.NarHash, info.NarSize, strings.Join(refs, ",")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info.Signatures = []string{sig.String()}
+	info = trusttest.Sign(t, s.secret, info)
 	sh := newSharer(nil, nil, trust.Policy{Keys: s.keys})
 	if m, err := sh.check(info.Path.HashPart(), info, s.keys); err != nil || m.SignedBy() == "" {
 		t.Fatalf("check = %v, %v, want a signed mapping", m, err)

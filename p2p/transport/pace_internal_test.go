@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"narbor/store/storetest"
+
 	manet "github.com/multiformats/go-multiaddr/net"
 )
 
@@ -66,7 +68,7 @@ func TestAcknowledgementsAreKnown(t *testing.T) {
 	p := newPaces()
 	c := connected(t, p)
 	sent := time.Now()
-	for limit := sent.Add(atMost(20 * time.Second)); ; time.Sleep(time.Millisecond) {
+	for limit := sent.Add(storetest.AtMost(20 * time.Second)); ; time.Sleep(time.Millisecond) {
 		if _, err := c.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
