@@ -12,7 +12,7 @@ import (
 	"narbor/integration/lan"
 )
 
-// What a host of these tests may have instead of both families.
+// The address families that a host of these tests may have instead of both.
 const (
 	onlyIPv4      = "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6"
 	onlyIPv6      = "ip -4 addr flush dev eth0"

@@ -196,7 +196,7 @@ func TestModuleOfACircle(t *testing.T) {
 	}
 }
 
-// What evaluates and yet cannot be meant is told with what to do about it.
+// A configuration that evaluates but cannot be meant is reported, with its remedy.
 func TestAssertionsSayTheFix(t *testing.T) {
 	wrong := []struct{ config, says string }{
 		{`port = 7000; p2pPort = 7000;`, "need a port each. Change one"},

@@ -120,7 +120,7 @@ func TestGuestsFetchFromTheirHost(t *testing.T) {
 	}
 }
 
-// guestPaths are what the guests fetch: archives of some blocks, which refer to nothing.
+// guestPaths are the paths that the guests fetch: archives of some blocks, which refer to nothing.
 func guestPaths(t *testing.T, c *corpus.Corpus) (first, second store.Info) {
 	var leaves []store.Info
 	for _, info := range c.Infos {

@@ -136,7 +136,7 @@ func (p *pair) both(since time.Time) (took [2]time.Duration) {
 	return took
 }
 
-// A footprint is what a process holds.
+// A footprint counts the resources that a process holds.
 type footprint struct {
 	goroutines, files int
 	rss               int64

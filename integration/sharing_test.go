@@ -13,7 +13,7 @@ import (
 	"narbor/store"
 )
 
-// A store holds paths of every provenance. What leaves it are those that an upstream has signed.
+// A store holds paths of every provenance. Only those that an upstream has signed leave it.
 func TestOnlyWhatAnUpstreamSignedIsServed(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

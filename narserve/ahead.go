@@ -34,7 +34,7 @@ type ahead struct {
 	nix     presence
 }
 
-// A presence is what shows whether Nix is there, and what it is doing.
+// A presence shows whether Nix is there, and what it is doing.
 type presence struct {
 	serving int          // NARs on their way to Nix
 	waiting int          // of these, those that Nix waits for

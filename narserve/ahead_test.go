@@ -17,7 +17,7 @@ import (
 	"narbor/trust"
 )
 
-// A fetchLog is the names of what was fetched because it was not in the spool, in order.
+// A fetchLog has the names of the NARs that were fetched because they were not in the spool, in order.
 type fetchLog struct {
 	mu    sync.Mutex
 	names []string
@@ -282,7 +282,7 @@ func TestAheadKeepsRoomForALargeOne(t *testing.T) {
 	})
 }
 
-// What Nix waits for shares the link with no more than one that it does not wait for.
+// A NAR that Nix waits for shares the link with at most one that it does not wait for.
 func TestWhatNixWaitsForComesFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -91,7 +91,7 @@ func isOwnHost(s string) bool {
 	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost")
 }
 
-// FuzzRange asks for a part of an archive, and compares what comes with what the answer says that it is.
+// FuzzRange asks for a part of an archive, and compares the bytes with the range that the answer states.
 func FuzzRange(f *testing.F) {
 	s, _, nar, narBytes, _ := fuzzServer(f)
 	f.Fuzz(func(t *testing.T, header string) {

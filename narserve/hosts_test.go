@@ -27,7 +27,7 @@ var hostCases = []hostCase{
 	{"Host: LOCALHOST:PORT", 200}, {"Host: LocalHost.:PORT", 200}, {"Host: [0:0:0:0:0:0:0:1]:PORT", 200},
 	{"Host: [::ffff:127.0.0.1]:PORT", 200},
 	{"Host:  127.0.0.1:PORT ", 200}, {"Host: 127.0.0.1.:PORT", 200}, {"HOST: 127.0.0.1:PORT", 200},
-	// What the user has allowed, at any port: it may be forwarded.
+	// Names that the user has allowed, at any port: it may be forwarded.
 	{"Host: builder.lan:PORT", 200}, {"Host: BUILDER.LAN.:OTHER", 200}, {"Host: nas", 200}, {"Host: nas.", 200},
 	{"Host: 10.0.2.2:OTHER", 200},
 	{"Host: 10.0.2.2", 200}, {"Host: [fd00::2]:OTHER", 200}, {"Host: [FD00:0::2%25eth0]", 200},

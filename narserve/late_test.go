@@ -207,7 +207,7 @@ func TestClientThatClosesIsNotRedirected(t *testing.T) {
 	})
 }
 
-// The source hangs when it is asked again: what has come for the redirect is not fetched a second time.
+// The source hangs when it is asked again: the NAR that has come for the redirect is not fetched a second time.
 func TestRequestsThatFollowGetWhatHasCome(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)

@@ -89,7 +89,7 @@ func (p *plan) next(now time.Time) (trust.Mapping, bool) {
 	if p.byChance = !p.byChance; p.byChance && p.pending > 0 {
 		i = rand.IntN(min(len(p.queue), aheadSpread))
 	}
-	if m := p.queue[i]; !p.isExpected(m) || p.pending+m.NarSize() > p.budget/2 { // what Nix asks for last stays longest
+	if m := p.queue[i]; !p.isExpected(m) || p.pending+m.NarSize() > p.budget/2 { // the path that Nix asks for last stays longest
 		i = 0
 	}
 	m := p.queue[i]

@@ -11,7 +11,7 @@ import (
 	"narbor/trust"
 )
 
-// What only private keys have signed is for this machine's own programs, and for no guest or other machine.
+// A path that only private keys have signed is for this machine's own programs, and for no guest or other machine.
 func TestGuestsGetWhatPublicKeysHaveSigned(t *testing.T) {
 	w := newWorld(t)
 	info, _ := w.add(t, "x", 100)

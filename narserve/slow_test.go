@@ -125,7 +125,7 @@ func trickle(c net.Conn, text string) {
 	}
 }
 
-// waitClosed returns once the other end has closed, without reading what it sends: a pipe takes no write then.
+// waitClosed returns once the other end has closed, without reading: a pipe takes no write then.
 func waitClosed(c net.Conn) {
 	for {
 		_ = c.SetWriteDeadline(time.Now().Add(time.Second))

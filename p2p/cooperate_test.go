@@ -105,7 +105,7 @@ func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
 	}
 }
 
-// What the others' upstreams do not have, this machine's own may.
+// This machine's own upstreams may have a path that the others' lack.
 func TestOnlyPeersWithSameUpstreamsAreElected(t *testing.T) {
 	web := newWebCache(t, newUpstream(t))
 	more := newWebCache(t, web.up)

@@ -15,7 +15,7 @@ import (
 
 // fetched is the NARs that come from neighbours, as a [store.Source]: those in the spool can be passed on before Nix
 // has taken them into its store, and those still being received block by block, so that a crowd that wants the same
-// closure feeds itself. What may be shared is decided as for every source, by the signatures.
+// closure feeds itself. As for every source, the signatures decide which paths may be shared.
 type fetched struct {
 	spool *spool.Spool
 	infos *lru.Cache[store.HashPart, store.Info]

@@ -26,7 +26,7 @@ import (
 	"narbor/trust"
 )
 
-// What a proof of a group's secret holds, and the protocol after it: see the package comment.
+// The fields of a proof of a group's secret, and the protocol after it: see the package comment.
 const (
 	nonceLen, proofLen             = 32, 32
 	memberProtocol     protocol.ID = "/narbor/member/1"

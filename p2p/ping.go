@@ -17,10 +17,10 @@ import (
 	"narbor/trust"
 )
 
-// pingWindow is how many blocks are asked for at once: what keeps a gigabit busy at 8 ms.
+// pingWindow is how many blocks are asked for at once, enough to keep a gigabit busy at 8 ms.
 const pingWindow = 4
 
-// PingConfig sets what Ping measures.
+// PingConfig configures a Ping.
 type PingConfig struct {
 	Count int   // round trips
 	Bytes int64 // of blocks that are fetched and thrown away; 0 is none
@@ -29,7 +29,7 @@ type PingConfig struct {
 	Paths []store.HashPart
 }
 
-// Ping is what was measured to a neighbour.
+// Ping has the measurements of a neighbour.
 type Ping struct {
 	ID       string    `json:"id"`
 	Addr     string    `json:"addr"` // by which it is connected, the other end's
@@ -38,7 +38,7 @@ type Ping struct {
 	Security string    `json:"security"` // of the connection, such as /tls/1.0.0
 	Millis   []float64 `json:"millis"`   // of each round trip
 	Lost     int       `json:"lost"`     // round trips that had no answer in time
-	// Bytes were fetched in Seconds, of the NAR of Path. WireBytes is what they took on the wire, compressed.
+	// Bytes were fetched in Seconds, of the NAR of Path. WireBytes is their size on the wire, compressed.
 	Bytes     int64   `json:"bytes"`
 	WireBytes int64   `json:"wireBytes"`
 	Seconds   float64 `json:"seconds"`

@@ -13,7 +13,7 @@ import (
 	"narbor/trust"
 )
 
-// proxyDownloads is what this machine fetches from its upstreams because neighbours have asked for it.
+// proxyDownloads are the NARs that this machine fetches from its upstreams because neighbours have asked for them.
 type proxyDownloads struct {
 	budget int64                             // bytes of NARs a day, in all; half of what others leave of it for one address
 	failed *lru.Cache[store.Hash, time.Time] // what could not be fetched, and when; it is not tried again at once
@@ -33,7 +33,7 @@ type proxyDownload struct {
 	flight *fetch.Session // nil is none; may be read once begun is closed
 }
 
-// An allowance is what may still be spent, which grows back over a day.
+// An allowance is a number of bytes that may still be spent. It grows back over a day.
 type allowance struct {
 	spent int64
 	at    time.Time

@@ -176,7 +176,7 @@ func TestWrongBlocksOnDiskAreFetchedAgain(t *testing.T) {
 	}
 }
 
-// What is left of a NAR stays as it is while no neighbour has it.
+// The blocks of an unfinished NAR stay as they are while no neighbour has it.
 func TestDraftOutlastsAFetchWithoutNeighbours(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(4 * store.BlockSize)

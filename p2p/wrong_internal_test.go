@@ -21,7 +21,7 @@ import (
 // wrongToSetAside is the number of paths with wrong NARs that set a peer aside.
 const wrongToSetAside = 3
 
-// damagedShare is what a machine shares that has so many damaged paths and one sound one, which is the last.
+// damagedShare returns so many damaged paths to share, and a sound one, which is the last.
 func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan damage.Finding) {
 	t.Helper()
 	mem := new(store.Mem)

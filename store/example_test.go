@@ -29,7 +29,7 @@ References: 0jqd0rlxzra1rs38rdxl43yh6rxchgc6-curl-7.82.0
 	// sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0 196040 1 block
 }
 
-// A Source answers exact questions. What it does not have is ErrNotFound; its bytes are unchecked.
+// A Source answers exact questions. A path that it lacks is ErrNotFound; its bytes are unchecked.
 func ExampleSource() {
 	path, _ := store.ParsePath("/nix/store/syd87l2rxw8cbsxmxl853h0r6pdwhwjr-hello")
 	nar := "not a real archive"

@@ -23,7 +23,7 @@ type Mapping struct {
 // Path is the store path that the mapping is about.
 func (m Mapping) Path() store.Path { return m.path }
 
-// NarHash is what the whole NAR of the path hashes to.
+// NarHash is the hash of the path's whole NAR.
 func (m Mapping) NarHash() store.Hash { return m.narHash }
 
 // NarSize is the length of the NAR in bytes.

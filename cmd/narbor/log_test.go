@@ -12,7 +12,7 @@ import (
 	"narbor/cmd/narbor/control"
 )
 
-// What goes to the journal begins with its priority, and has no time of its own; what only inherited the journal's
+// A line for the journal begins with its priority, and has no time of its own; one that only inherited the journal's
 // environment is for people.
 func TestJournalIsToldPriorities(t *testing.T) {
 	dir := t.TempDir()

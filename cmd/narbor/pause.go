@@ -26,7 +26,7 @@ type pause struct {
 	until time.Time
 }
 
-// keptPause is what the file holds.
+// keptPause is the content of the file.
 type keptPause struct {
 	Until time.Time `json:"until"`
 }

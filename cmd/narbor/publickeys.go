@@ -23,7 +23,7 @@ import (
 // nixosKey is the name of the key of cache.nixos.org.
 const nixosKey = "cache.nixos.org-1"
 
-// A keyClass is what a key is, and why.
+// A keyClass is the class of a key, and the reason.
 type keyClass struct {
 	public bool
 	why    string

@@ -122,7 +122,7 @@ func TestPrivateKeysAreForTheGroupAlone(t *testing.T) {
 	}
 }
 
-// What cannot be read in the end changes nothing, and is said until it can be.
+// A list that cannot be read changes nothing, and is reported until it can be.
 func TestSettingsThatNixRefusesChangeNoKeys(t *testing.T) {
 	k := &keyState{log: zap.NewNop(), trusted: new(trust.Keys), public: new(trust.Keys), shared: new(trust.Keys)}
 	good := nixconf.Settings{TrustedPublicKeys: []string{"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}}

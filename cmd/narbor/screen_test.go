@@ -21,7 +21,7 @@ import (
 	"narbor/narserve/dashboard"
 )
 
-// What goes into a file or a pipe is found by grep: a paragraph is one line. A file is no terminal, whatever TERM says.
+// Output into a file or a pipe is searched by grep: a paragraph is one line. A file is no terminal, whatever TERM says.
 func TestPipeGetsUnwrappedLines(t *testing.T) {
 	c := contextFor(t)
 	var b bytes.Buffer

@@ -179,7 +179,7 @@ func (s shell) enter(text string) {
 	s.send("\r")
 }
 
-// Each shell completes commands, flags and values; what it runs for that is the completion and nothing else.
+// Each shell completes commands, flags and values; for that it runs the completion and nothing else.
 func TestShellsComplete(t *testing.T) {
 	for _, name := range []string{"bash", "zsh", "fish"} {
 		t.Run(name, func(t *testing.T) {

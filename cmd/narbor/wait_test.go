@@ -19,7 +19,7 @@ func TestWaitEndsWhenAllIsTrue(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		want []string
-		// What narbor is after so many seconds.
+		// The state of narbor after so many seconds.
 		states []func() (control.Status, error)
 		code   int // 0 is success, -1 another error
 		after  time.Duration

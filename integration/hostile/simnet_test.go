@@ -63,7 +63,7 @@ func (n *simNet) add(addr string, latency time.Duration, rate int64) *simMachine
 	return m
 }
 
-// config is what a node needs to be on this LAN.
+// config returns the settings of a node on this LAN.
 func (m *simMachine) config() *discovery.Net {
 	return &discovery.Net{Addr: netip.PrefixFrom(m.addr, 16), Transport: m.transport, Found: m.found}
 }

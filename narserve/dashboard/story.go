@@ -87,7 +87,7 @@ func MonthText(month stats.Amounts) (part, rest string) {
 	return part + " of the last 30 days", fmt.Sprintf("%s: %s not downloaded", rest, Amount(saved))
 }
 
-// RatesText says what moves in a second; "" if nothing does.
+// RatesText says how much moves in a second; "" if nothing does.
 func RatesText(r stats.Rates) string {
 	var moves []string
 	for _, m := range []struct {

@@ -26,12 +26,12 @@ const (
 	upstreamName = "upstream"
 	// maxFrom bounds the peers named in a request or a transfer.
 	maxFrom = 8
-	// internetRate is what Nix is assumed to get from the internet, in bytes of NARs a second, to say how much time
+	// internetRate is the assumed rate of Nix's own downloads, in bytes of NARs a second, to say how much time
 	// was saved: 50 Mbit/s of archives packed to a quarter. It is an assumption, and every figure made of it an estimate.
 	internetRate = 25e6
 )
 
-// Amounts are what passed in some time. Bytes are those of NARs, uncompressed.
+// Amounts are sums over some time. Bytes are those of NARs, uncompressed.
 type Amounts struct {
 	Received     map[store.Origin]int64 `json:"received"`     // bytes that Nix was given, by where they came from
 	ByNix        int64                  `json:"byNix"`        // bytes that Nix fetched itself, as far as is known: at least these
@@ -56,7 +56,7 @@ func (a Amounts) FromNetwork() int64 { return a.Saved() - a.Received[store.FromR
 // SavedOf is of how many bytes that was, as far as is known: those that the internet gave included.
 func (a Amounts) SavedOf() int64 { return a.Saved() + a.Received[store.FromInternet] + a.ByNix }
 
-// Add adds what passed in another time.
+// Add adds the amounts of another time.
 func (a *Amounts) Add(b Amounts) {
 	for o, n := range b.Received {
 		a.receive(o, n)
@@ -86,19 +86,19 @@ func (a Amounts) clone() Amounts {
 	return a
 }
 
-// Day is what passed on a day of this machine's time zone.
+// Day has the amounts of a day in this machine's time zone.
 type Day struct {
 	Date string `json:"date"` // 2006-01-02
 	Amounts
 }
 
-// Quarter is what passed in a quarter of an hour.
+// Quarter has the amounts of a quarter of an hour.
 type Quarter struct {
 	Start time.Time `json:"start"`
 	Amounts
 }
 
-// Share is what passed between this machine and a peer, or of a package, as long as accounts are kept.
+// Share has the amounts of a peer or of a package, for as long as accounts are kept.
 type Share struct {
 	Name     string    `json:"name"`     // the peer's ID, or the package's name without its version
 	Received int64     `json:"received"` // bytes
@@ -158,7 +158,7 @@ type Update struct {
 	Amounts
 }
 
-// Account is what passed, at a moment. It is the answer to `narbor stats --json`.
+// Account has all amounts at a moment. It is the answer to `narbor stats --json`.
 type Account struct {
 	Schema   int        `json:"schema"`
 	Since    time.Time  `json:"since"`          // when accounts were begun

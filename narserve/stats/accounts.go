@@ -37,7 +37,7 @@ type busy struct {
 	saved   int64     // bytes that neighbours have saved since
 }
 
-// Totals are what passed since the start of the program.
+// Totals are the amounts since the start of the program.
 type Totals struct {
 	Amounts
 	Answers map[string]int64 // to questions of Nix for a path, by the result, or "timeout"
@@ -218,7 +218,7 @@ func why(err error) (result, reason string) {
 	return ResultMiss, "nobody near has it"
 }
 
-// SinceStart returns what passed since the start of the program.
+// SinceStart returns the amounts since the start of the program.
 func (a *Accounts) SinceStart() Totals {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -27,7 +27,7 @@ type second struct {
 	Rates
 }
 
-// move records what moved now.
+// move records bytes that moved now.
 func (m *meter) move(now time.Time, what Rates) {
 	at := now.Unix()
 	s := &m[at%int64(len(m))]

@@ -11,7 +11,7 @@ const (
 	alikeFor, alikeAmong = time.Minute, 4
 )
 
-// requests are what Nix has asked for. The caller of its methods holds the lock of the accounts.
+// requests are Nix's latest requests. The caller of its methods holds the lock of the accounts.
 type requests struct {
 	latest  []Request        // the latest last
 	answers map[string]int64 // to questions for a path since the start, by the result, or "timeout"

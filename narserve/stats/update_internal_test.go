@@ -75,7 +75,7 @@ func TestLastUpdateIsWhatNixGotWithoutAPause(t *testing.T) {
 	})
 }
 
-// What Nix fetched between two updates is in neither.
+// Paths that Nix fetched between two updates are in neither.
 func TestUpdateLeavesOutWhatItsRequestsWereNotAbout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const between = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")

@@ -33,7 +33,7 @@ type lookup struct {
 	refused  error // why a claim was not believed; nil if none was made, or one was
 }
 
-// A subject is what a lookup asks about. It does not change.
+// A subject is the path that a lookup asks about. It does not change.
 type subject struct {
 	hp    store.HashPart
 	want  *trust.Mapping // only its holders count; nil: every claim that can be believed counts

@@ -87,7 +87,7 @@ func (h *testHost) addLink(name, addr string, kind ...string) bool {
 	return true
 }
 
-// What the kernel says of real interfaces is understood.
+// The kernel's description of real interfaces is understood.
 func TestInterfacesOfEveryKind(t *testing.T) {
 	t.Parallel()
 	h := newTestNet(t).up("10.77.0.1/24")

@@ -94,7 +94,7 @@ func (ps *namedPeers) run(ctx context.Context) error {
 	}
 }
 
-// begin keeps one named peer until ctx ends, or what it returns is called, which waits for the end.
+// begin keeps one named peer until ctx ends, or the returned function is called, which waits for the end.
 func (ps *namedPeers) begin(ctx context.Context, n *namedPeer) func() {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

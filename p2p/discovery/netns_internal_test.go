@@ -146,7 +146,7 @@ func (h *testHost) exec(stdin string, args ...string) string {
 	return string(out)
 }
 
-// childConfig is what a child process is told in its environment.
+// childConfig is the part of the environment that a child process reads.
 type childConfig struct {
 	Peers []string
 	Deny  []string

@@ -17,7 +17,7 @@ import (
 	"narbor/trust"
 )
 
-// A download is what the goroutines of a session share. Its parts have locks of their own.
+// A download is the state that the goroutines of a session share. Its parts have locks of their own.
 type download struct {
 	*Deps
 	*content

@@ -2,7 +2,7 @@ package fetch
 
 import "time"
 
-// Everything that bounds what peers can make a download do, with the argument for the value.
+// All bounds on the work that peers can cause in a download, with the argument for each value.
 
 // Counts.
 const (

@@ -82,7 +82,7 @@ type partialPeer struct {
 	proxy    bool        // it fetches the NAR from an upstream, and will have all of it
 }
 
-// An ask is what the picker weighs of a peer from which one more block can be requested.
+// An ask has all that the picker weighs of a peer from which one more block can be requested.
 type ask struct {
 	id     peer.ID
 	each   time.Duration // that it takes for a block

@@ -100,7 +100,7 @@ func (s *Session) reread(list []int, blocks []sender) error {
 
 // blameSenders blames the senders of wrong blocks, now that the right NAR is here.
 func (s *Session) blameSenders(nar io.ReaderAt) {
-	found, _ := s.blame.senders(func(i int) (store.Hash, error) { return s.digest(nar, i) }) // what cannot be read blames no peer
+	found, _ := s.blame.senders(func(i int) (store.Hash, error) { return s.digest(nar, i) }) // a block that cannot be read blames no peer
 	for _, from := range found {
 		switch {
 		case s.plan.hasLied(from.id):

@@ -27,7 +27,7 @@ func (d *download) work(ctx context.Context, nb *peers.Neighbour) {
 			continue
 		}
 		select {
-		case <-time.After(tick): // what others owe may become overdue
+		case <-time.After(tick): // blocks that others owe may become overdue
 		case <-d.plan.complete:
 			return
 		case <-ctx.Done():

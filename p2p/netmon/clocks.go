@@ -17,7 +17,7 @@ const (
 	stepMin = time.Minute
 )
 
-// A reading is what the clocks say at one moment.
+// A reading has the times of the clocks at one moment.
 type reading struct {
 	wall time.Time     // without a monotonic part
 	mono time.Duration // stands still while the machine sleeps, but not while the process is stopped

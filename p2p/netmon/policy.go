@@ -14,7 +14,7 @@ const (
 	Metered   = "metered"    // it costs money by the byte
 )
 
-// An adapter is what a network interface is, whatever its addresses.
+// An adapter is a network interface without its addresses.
 type adapter struct {
 	name  string
 	index int

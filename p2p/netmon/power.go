@@ -12,7 +12,7 @@ import (
 // reads a few files, one of which may cost an embedded controller milliseconds.
 const powerFresh = 10 * time.Second
 
-// PowerSupplies is where Linux tells of what a machine is powered by; elsewhere there is no such directory.
+// PowerSupplies is where Linux lists a machine's power supplies; elsewhere there is no such directory.
 const PowerSupplies = "/sys/class/power_supply"
 
 // A Power knows whether a machine runs on battery, from a directory such as [PowerSupplies].

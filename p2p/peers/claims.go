@@ -48,7 +48,7 @@ func (n *Neighbour) hear(hp store.HashPart, text string) {
 	}
 }
 
-// Recall answers with what the neighbour has said unasked a moment ago, and forgets it: the next time it is asked.
+// Recall answers with a claim that the neighbour has told unasked a moment ago, and forgets it: the next time it is asked.
 func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
 	c, ok := n.told.Peek(hp)
 	if !ok {

@@ -8,7 +8,7 @@ import (
 	"narbor/trust"
 )
 
-// Reasons for which what a peer sent is not believed. They are labels of a metric: there are no others.
+// Reasons for which a peer's message is not believed. They are labels of a metric: there are no others.
 const (
 	refusedSignature = "bad_signature" // a signature in the name of a trusted key is wrong
 	refusedKey       = "untrusted_key" // no trusted key has signed it: not a lie

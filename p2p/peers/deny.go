@@ -139,7 +139,7 @@ func (l denyList) bans(now time.Time) []Denied {
 	return list
 }
 
-// entries returns all that has not ended, sorted: what is saved.
+// entries returns all that has not ended, sorted, to be saved.
 func (l denyList) entries(now time.Time) []Denied {
 	list := l.bans(now)
 	for _, id := range l.blocked() {

@@ -181,7 +181,7 @@ func TestBansAreCountedByReason(t *testing.T) {
 	}
 }
 
-// What a liar sent to many fetches at once is found out one by one.
+// The wrong blocks that a liar has sent to many fetches at once are found one by one.
 func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	l := NewLedger("", zap.New(core))

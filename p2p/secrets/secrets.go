@@ -33,7 +33,7 @@ const maxOwnAsked = 64
 // Config has the sources and keys of a policy.
 type Config struct {
 	Sources   []store.Source    // of this machine
-	Upstreams []*upstream.Cache // are not asked, but what they have said before counts
+	Upstreams []*upstream.Cache // are not asked, but their earlier answers count
 	Shared    *trust.Keys       // a path that one of these has signed is public
 	Trusted   *trust.Keys       // a path that only these have signed is private
 }

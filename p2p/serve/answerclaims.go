@@ -57,7 +57,7 @@ type answers struct {
 	told *toldParts
 }
 
-// toldParts is what was told on a stream, so that it is not told again unasked.
+// toldParts are the hash parts that were told on a stream, so that none is told again unasked.
 type toldParts struct {
 	since time.Time
 	parts map[store.HashPart]bool

@@ -28,7 +28,7 @@ func (d damaged) Info(ctx context.Context, hp store.HashPart) (store.Info, error
 	return info, errors.Join(err, store.ErrNotFound, store.ErrDamaged)
 }
 
-// What stays here stays here in whatever source there is a copy of it.
+// A path that stays here stays here in every source that has a copy of it.
 func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 	s := newSigner(t)
 	nar := random(1000)

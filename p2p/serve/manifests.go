@@ -71,7 +71,7 @@ func (m *manifests) close() error {
 	return m.dir.Close()
 }
 
-// manifestSum is what a file of manifests ends with.
+// manifestSum is the end of a file of manifests.
 func manifestSum(nar store.Hash, digests []byte) [sha256.Size]byte {
 	return sha256.Sum256(append(nar[:], digests...))
 }

@@ -54,7 +54,7 @@ import (
 
 // Limits of connections.
 const (
-	// maxMemory is what libp2p may hold in buffers for all peers together.
+	// maxMemory bounds the buffers that libp2p holds for all peers together.
 	maxMemory = 256 << 20
 	// firstWindow is what a stream may send before the receiver answers; lastWindow is what that can grow to, enough
 	// for 2.5 Gbit/s at 13 ms.
@@ -82,7 +82,7 @@ const (
 // yamuxMessage is the largest piece that one stream sends at a time: a block.
 const yamuxMessage = 256 << 10
 
-// Config says what a host is made of.
+// Config has the parts and settings of a host.
 type Config struct {
 	Identity  crypto.PrivKey // required
 	Port      uint16         // TCP; 0 picks one
@@ -157,7 +157,7 @@ func (q *quietHost) Close() error {
 	return errors.Join(err, q.BasicHost.Close())
 }
 
-// newSwarm makes what dials and accepts.
+// newSwarm makes the part of libp2p that dials and accepts.
 func newSwarm(cfg Config, gate *Gater, limits network.ResourceManager, bus event.Bus) (*swarm.Swarm, error) {
 	id, err := peer.IDFromPrivateKey(cfg.Identity)
 	if err != nil {
@@ -197,7 +197,7 @@ func newSwarm(cfg Config, gate *Gater, limits network.ResourceManager, bus event
 	return sw, sw.AddTransport(t)
 }
 
-// newTransport makes what connections are made of: TCP and vsock, unless the config has another transport.
+// newTransport makes the transports of connections: TCP and vsock, unless the config has another one.
 func newTransport(cfg Config, gate *Gater, up transport.Upgrader, limits network.ResourceManager) (transport.Transport, error) {
 	if cfg.Transport != nil {
 		return cfg.Transport(up, limits)

@@ -63,7 +63,7 @@ func TestPaceOfAConnection(t *testing.T) {
 	}
 }
 
-// What is sent is acknowledged by the other side's kernel, whether a program reads it or not.
+// Bytes are acknowledged by the other side's kernel, whether a program reads them or not.
 func TestAcknowledgementsAreKnown(t *testing.T) {
 	p := newPaces()
 	c := connected(t, p)

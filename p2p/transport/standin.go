@@ -41,7 +41,7 @@ func newStandIns() *standIns {
 	return s
 }
 
-// StandIn returns what stands for a link-local address with a zone.
+// StandIn returns the stand-in for a link-local address with a zone.
 func (s *standIns) StandIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 	a, ok := netmon.IPOf(m)
 	b := a.As16()
@@ -61,7 +61,7 @@ func (s *standIns) StandIn(m ma.Multiaddr) (ma.Multiaddr, error) {
 	return ma.NewMultiaddr("/ip6/" + netip.AddrFrom16(b).String() + "/tcp/" + port)
 }
 
-// real returns what a stand-in for a link-local address stands for, and every other address as it is.
+// real returns the link-local address of a stand-in, and every other address as it is.
 func (s *standIns) real(a netip.Addr) (netip.Addr, error) {
 	b := a.As16()
 	if !s.isStandIn(a) {
@@ -99,7 +99,7 @@ func (s *standIns) realOrIndex(a netip.Addr) netip.Addr {
 	return netip.AddrFrom16(b).WithZone(zone)
 }
 
-// StandIns returns what libp2p is given to dial link-local addresses.
+// StandIns returns the stand-ins by which libp2p dials link-local addresses.
 func (s *standIns) StandIns(addrs []ma.Multiaddr) (out []ma.Multiaddr, err error) {
 	for _, m := range addrs {
 		at, e := s.StandIn(m)
@@ -112,7 +112,7 @@ func (s *standIns) StandIns(addrs []ma.Multiaddr) (out []ma.Multiaddr, err error
 	return out, err
 }
 
-// VsockAddr returns what stands for the machine with a context ID.
+// VsockAddr returns the stand-in for the machine with a context ID.
 func (s *standIns) VsockAddr(cid uint32) netip.Addr {
 	var b [16]byte
 	copy(b[:], s.cids[:])

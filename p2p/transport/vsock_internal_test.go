@@ -14,7 +14,7 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// What stands for a machine that is reached by vsock is known to this gater alone, and is dialled only if it is named.
+// The stand-in for a machine that is reached by vsock is known to this gater alone, and is dialled only if it is named.
 func TestVsockStandIns(t *testing.T) {
 	g, other := NewGater(nil, nil), NewGater(nil, nil)
 	g.SetLinks([]netmon.Link{testLink("eth0", "fe80::5/64", "fd01::5/64", "100::5/8")}) // the last has all stand-ins in it

@@ -10,7 +10,7 @@ import (
 	"narbor/store"
 )
 
-// blockHead is the length of what precedes the bytes of a block in an answer: its status and its length.
+// blockHead is the length of a block's head in an answer: its status and its length.
 const blockHead = 1 + binary.MaxVarintLen32
 
 // A Block is a buffer for one block, packed or not, with room for what precedes it on the wire. One goroutine at a time
@@ -55,7 +55,7 @@ func (b *Block) Pack(size int, pace int64, spare func() bool, unverified bool) {
 	}
 }
 
-// Write writes the block after Pack. What precedes it on the wire is put right before it, so that all leaves in one write.
+// Write writes the block after Pack. The bytes before it on the wire are put right before it, so that all leaves in one write.
 func (b *Block) Write(bw *bufio.Writer) error {
 	head := binary.AppendUvarint([]byte{byte(b.as)}, uint64(b.size))
 	start := blockHead - len(head)

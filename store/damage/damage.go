@@ -241,7 +241,7 @@ func (d *Checker) forget(at place) {
 	}
 }
 
-// save writes the file. What cannot be written is found anew after a restart.
+// save writes the file. Damage that cannot be written is found anew after a restart.
 func (d *Checker) save() {
 	if d.file == "" {
 		return

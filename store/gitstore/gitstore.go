@@ -83,7 +83,7 @@ type known struct {
 	broken  bool   // objects are missing or damaged, which may be mended
 }
 
-// told is what a hash part stands for.
+// told is the meaning of a hash part.
 type told struct {
 	tree oid
 	git  bool // by git's content address

@@ -26,7 +26,7 @@ const (
 	caseHackOn = runtime.GOOS == "darwin"
 )
 
-// What most files begin and end with.
+// The beginning and the end of most files.
 var (
 	narPlainFile  = slices.Concat(narRegular, narContents)
 	narCloseTwice = slices.Concat(narClose, narClose)

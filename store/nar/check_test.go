@@ -235,7 +235,7 @@ func TestCheckNARRefuses(t *testing.T) {
 	}
 	for name, v := range evilNodes {
 		for place, data := range places(v.node) {
-			// What lacks an end may take what follows for it, and what ends early makes a fault of what follows.
+			// A node without an end may take the next bytes for it, and one that ends early makes a fault of them.
 			if err := checkNAR(data); !errors.Is(err, store.ErrMalformed) || place == "root" && !strings.Contains(err.Error(), v.why) {
 				t.Errorf("%s, %s: Check = %v, want ErrMalformed because of %q", name, place, err, v.why)
 			}

@@ -16,7 +16,7 @@ func OpenLayout(ctx context.Context, root string, size int64) (store.NAR, error)
 	return newTree(l, root), nil
 }
 
-// LayoutBytes is what the layout of root takes in memory.
+// LayoutBytes is the memory that the layout of root takes.
 func LayoutBytes(ctx context.Context, root string, size int64) (int64, error) {
 	l, err := newLayout(ctx, root, size)
 	if err != nil {

@@ -48,7 +48,7 @@ func TestConfResetNamesTheFileThatIsReadLast(t *testing.T) {
 	}
 }
 
-// What nix says and what the files say is the same for settings that only they give.
+// Nix and the files agree about settings that only the files give.
 func TestWholeConfigurationIsRead(t *testing.T) {
 	confDir(t, map[string]string{"nix.conf": "experimental-features = flakes\nextra-experimental-features = nix-command\nbinary-caches " +
 		"= https://a\nextra-substituters = https://b\ncores = 3"})

@@ -27,7 +27,7 @@ const daemonTimeout = 10 * time.Second
 
 // A nixPlace is where a Nix store's daemon and database are looked for.
 type nixPlace struct {
-	root   string // what a chroot store's paths are below, "" for none
+	root   string // the directory that holds a chroot store's paths, "" for none
 	socket string
 	db     string // the database file: a store exists here even if no daemon runs
 }

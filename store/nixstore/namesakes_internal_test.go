@@ -54,7 +54,7 @@ func TestNamesakesAreFoundByName(t *testing.T) {
 		t.Error("the directory is read again at once after it was read")
 	}
 
-	// What was read stays in use when the directory cannot be read.
+	// The old list stays in use when the directory cannot be read.
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}

@@ -28,7 +28,7 @@ var ErrNoNix = errors.New("no Nix store on this machine")
 
 // Config says where the Nix store is.
 type Config struct {
-	// Root is what the paths of a chroot store are below; "" means that /nix/store itself is the store.
+	// Root is the directory that holds a chroot store's paths; "" means that /nix/store itself is the store.
 	Root string
 	// Socket is the daemon's. "" means NIX_DAEMON_SOCKET_PATH, or Nix's default below Root if the variable is not
 	// set or Root is.

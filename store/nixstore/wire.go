@@ -30,7 +30,7 @@ const (
 	stderrResult        = 0x52534c54
 )
 
-// A daemonError is what the daemon itself reports, in its own words.
+// A daemonError is an error that the daemon itself reports, in its own words.
 type daemonError struct{ msg string }
 
 func (e *daemonError) Error() string { return "nix daemon says: " + e.msg }

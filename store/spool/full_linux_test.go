@@ -132,7 +132,7 @@ func TestSpoolForgetsWhatWasNotWritten(t *testing.T) {
 	commit(t, d).Close()
 }
 
-// What drafts have still to write is not free.
+// The bytes that drafts have still to write are not free.
 func TestSpoolCountsWhatIsToCome(t *testing.T) {
 	dir := storetest.OnTmpfs(t, "16777216")
 	if dir == "" {

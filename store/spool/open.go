@@ -278,7 +278,7 @@ func (s *Spool) Resume(h store.Hash, size int64) (*Draft, error) {
 	return s.Create(h, size)
 }
 
-// Stats is what a spool holds at a moment.
+// Stats counts the content of a spool at a moment.
 type Stats struct {
 	Bytes    int64 // reserved on disk, by verified NARs, by those being received, and by what is kept of others
 	Entries  int   // verified NARs

@@ -51,7 +51,7 @@ type Config struct {
 
 // A Spool keeps NARs on disk between their arrival and Nix's request. A NAR enters as a [Draft] and becomes readable
 // as a [NAR] once its hash is right. A NAR without open handles is deleted when its space is needed, the least
-// recently held first, after 10 minutes, or at once if Nix has had it. What drafts leave when they are given up is deleted
+// recently held first, after 10 minutes, or at once if Nix has had it. The files of drafts that were given up are deleted
 // before that, the oldest first. All methods may be called concurrently.
 type Spool struct {
 	cfg    Config // with its defaults

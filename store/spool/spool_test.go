@@ -291,7 +291,7 @@ func TestDraftFirstWriteWins(t *testing.T) {
 	}
 }
 
-// Whatever the order, the pieces and the repetitions: what Commit returns is what was written.
+// Commit returns the bytes that were written, in any order, in any pieces and however often.
 func TestDraftAnyOrder(t *testing.T) {
 	s := openSpool(t, spool.Config{})
 	for seed := range uint64(40) {
@@ -432,7 +432,7 @@ func TestCommitWhileWriting(t *testing.T) {
 	}
 }
 
-// What arrives while a NAR is being committed does not change it.
+// A block that arrives while a NAR is being committed does not change it.
 func TestWriteWhileCommitting(t *testing.T) {
 	b, h := storetest.RandomNAR(9, 10_000)
 	d := create(t, openSpool(t, spool.Config{}), h, len(b))

@@ -12,7 +12,7 @@ import (
 	"narbor/store/nar"
 )
 
-// answers are what a cache has said about paths, as far as it is remembered or kept.
+// answers are a cache's answers about paths, as far as they are remembered or kept.
 type answers struct {
 	kept    *keptInfos
 	pages   *lru.Cache[store.HashPart, page]

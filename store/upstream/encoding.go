@@ -12,7 +12,7 @@ import (
 	"narbor/store"
 )
 
-// encodedWindow is the largest window of a zstd Content-Encoding: what clients of HTTP have to support (RFC 9659).
+// encodedWindow is the largest window of a zstd Content-Encoding, which clients of HTTP must support (RFC 9659).
 const encodedWindow = 8 << 20
 
 // decodeContent undoes the Content-Encoding of a response, which some servers use unasked: for files that they have in

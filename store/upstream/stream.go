@@ -98,7 +98,7 @@ type stream struct {
 	*body
 	nar  io.ReadCloser // unpacks body
 	left int64         // bytes that are still to come
-	// memory is what was taken of the upstream's; it is given back by Close.
+	// memory is the part taken of the upstream's; Close gives it back.
 	memory int64
 }
 

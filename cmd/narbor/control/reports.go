@@ -25,7 +25,7 @@ type PingReport struct {
 	p2p.Ping
 }
 
-// DialBackReport is what the control socket answers about dial-backs.
+// DialBackReport is the control socket's answer about dial-backs.
 type DialBackReport struct {
 	Schema    int             `json:"schema"`
 	DialBacks []meet.DialBack `json:"dialBacks"`

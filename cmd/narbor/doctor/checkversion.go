@@ -20,7 +20,7 @@ func fixedIn() map[int]int {
 	return map[int]int{28: 7, 29: 4, 30: 5, 31: 5, 32: 8, 33: 6, 34: 7}
 }
 
-// CodeVersion is the check of Nix itself: what it finds does not count for the exit code.
+// CodeVersion is the check of Nix itself: its findings do not count for the exit code.
 const CodeVersion = "version"
 
 func checkVersion(ctx context.Context, p *patient) []Finding {

@@ -13,7 +13,7 @@ import (
 )
 
 // The firewall is not read but tried: neighbours connect to this machine on request, and packets go through a copy of
-// the rules in a network namespace of its own. What neither shows is said to be unknown.
+// the rules in a network namespace of its own. A port that neither shows is reported as unknown.
 
 // Means of finding out, as `doctor --json` has them.
 const (

@@ -149,7 +149,7 @@ func Output(ctx context.Context, name string, args ...string) ([]byte, error) {
 	return exec.CommandContext(ctx, path, args...).Output()
 }
 
-// combined returns the output of a command; what it writes to standard error comes first, as nft's own comments.
+// combined returns the output of a command; its standard error comes first, as nft's own comments.
 func combined(ctx context.Context, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, firewallTimeout)
 	defer cancel()

@@ -42,7 +42,7 @@ type column struct {
 // narrow is the width below which columns have one space between them.
 const narrow = 60
 
-// leastFlexible is what the flexible column keeps before others are left out: an IPv4 address, or most of a name.
+// leastFlexible is the width that the flexible column keeps before others are left out: an IPv4 address, or most of a name.
 const leastFlexible = 12
 
 // A table has columns of equal length. The column with the index flexible takes the width that the others leave.

@@ -63,7 +63,7 @@ func (k keyPair) sign(message string) string {
 	return k.name + ":" + base64.StdEncoding.EncodeToString(ed25519.Sign(bits, []byte(message)))
 }
 
-// material is what the vectors are made from.
+// material is the keys and paths from which the vectors are made.
 type material struct {
 	world
 	upstream, other keyPair
