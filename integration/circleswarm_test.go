@@ -17,7 +17,8 @@ const (
 	pathBytes    = 4 << 20 // of each: random, so that the wire has as many
 )
 
-// buildClosure builds and signs a path that refers to some large ones, and returns it with its closure and the NarHashes.
+// buildClosure builds and signs a path that refers to some large ones, and returns it with its closure and the
+// NarHashes.
 func (c circleLAN) buildClosure() (top string, paths, hashes []string) {
 	c.Helper()
 	top = c.shell(c.builder, fmt.Sprintf(`NIX_REMOTE= nix-build --no-out-link --option sandbox false --expr '

@@ -126,7 +126,8 @@ func TestDebianPackage(t *testing.T) {
 	})
 }
 
-// lifeOfDeb installs the package on a machine, upgrades it while Nix fetches the path through it, and removes and purges it.
+// lifeOfDeb installs the package on a machine, upgrades it while Nix fetches the path through it, and removes and
+// purges it.
 func lifeOfDeb(t *testing.T, s systemd, path string, installed func(systemd, *testing.T)) {
 	t.Log(s.run("dpkg", "--no-triggers", "--force-unsafe-io", "-i", "/packages/narbor_1.0_amd64.deb"))
 	s.await("narbor.socket", "active")
@@ -172,7 +173,8 @@ func (s systemd) allowsVsock(t *testing.T, want bool) {
 	}
 }
 
-// setupRestarts takes the drop-in away and lets setup install it. A service that runs begins to use vsock by a restart only.
+// setupRestarts takes the drop-in away and lets setup install it. A service that runs begins to use vsock by a restart
+// only.
 func (s systemd) setupRestarts(t *testing.T) {
 	t.Helper()
 	main := func() string { return s.run("systemctl", "show", "--property=MainPID", "narbor.service") }
@@ -197,8 +199,8 @@ const vsockConf = "/etc/systemd/system/narbor.service.d/vsock.conf"
 // giveVsock lets a machine look as if its kernel had vsock. narbor does not use it: it would lead out of this computer.
 const giveVsock = "mkdir -p /sys/class/misc/vsock /etc/default; echo NARBOR_NO_VSOCK=true >>/etc/default/narbor; "
 
-// upgrade runs a command that upgrades narbor, while Nix fetches a path from narbor's cache directory again and again. The
-// machine has vsock from then on.
+// upgrade runs a command that upgrades narbor, while Nix fetches a path from narbor's cache directory again and again.
+// The machine has vsock from then on.
 func (s systemd) upgrade(t *testing.T, path string, args ...string) {
 	t.Helper()
 	s.run("sh", "-c", giveVsock+"(echo NARBOR_CACHE_DIR=/cache; echo NARBOR_SHARE_KEY="+corpus.KeyName+

@@ -19,7 +19,8 @@ import (
 	"narbor/integration/lan"
 )
 
-// A demoRun is `narbor demo`, run by user 65534 without Nix, and with two network interfaces: the loopback and one that is not connected.
+// A demoRun is `narbor demo`, run by user 65534 without Nix, and with two network interfaces: the loopback and one that
+// is not connected.
 type demoRun struct {
 	*testing.T
 	temp string // where it makes its files, and nothing else does

@@ -29,8 +29,8 @@ type listed struct {
 // maxCycle is how many files of a package may all refer to each other.
 const maxCycle = 2
 
-// No three files of a room refer to each other in a circle: only pairs may. Fields and methods count as declarations. Only the
-// files that this system builds are looked at, without tests, and none of integration.
+// No three files of a room refer to each other in a circle: only pairs may. Fields and methods count as declarations.
+// Only the files that this system builds are looked at, without tests, and none of integration.
 func TestLayoutOfFiles(t *testing.T) {
 	packages := listPackages(t)
 	exports := map[string]string{}

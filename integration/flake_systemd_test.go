@@ -56,8 +56,8 @@ umount -l /old
 exec env -i container=other PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH=/units \
   /lib/systemd/systemd --unit=test.target --log-target=null`
 
-// Under a real systemd, with all of the unit's restrictions, the service starts as a user of its own; and however it ends,
-// the port is never closed.
+// Under a real systemd, with all of the unit's restrictions, the service starts as a user of its own; and however it
+// ends, the port is never closed.
 func TestUnitsKeepThePortOpen(t *testing.T) {
 	s := bootSystemd(t, "")
 	s.await("narbor.service", "active")
@@ -257,9 +257,9 @@ func (s systemd) await(unit, state string) {
 	s.t.Fatalf("%s is %s, want %s\n%s", unit, bytes.TrimSpace(got), state, status)
 }
 
-// ask asks for /nix-cache-info, on a new connection each time, until the context ends, and at least so often. It returns how
-// often there was an answer, and how often the connection was refused. A connection that breaks is neither: Nix tries those
-// again.
+// ask asks for /nix-cache-info, on a new connection each time, until the context ends, and at least so often. It
+// returns how often there was an answer, and how often the connection was refused. A connection that breaks is neither:
+// Nix tries those again.
 func (s systemd) ask(ctx context.Context, least int) (counts [2]int) {
 	const refused = 7 // curl's exit code
 	for n := 0; ctx.Err() == nil || n < 2*least && counts[0] < least; n++ {

@@ -13,7 +13,8 @@ import (
 	"narbor/store"
 )
 
-// mirrorScript makes a bare repository, and prints for each of its trees a name, the commit, Nix's hash of the tree, and git's.
+// mirrorScript makes a bare repository, and prints for each of its trees a name, the commit, Nix's hash of the tree,
+// and git's.
 const mirrorScript = `
 export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@a GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@a
 git init -q --bare /srv/mirror.git; cd /srv/mirror.git
@@ -103,8 +104,8 @@ func (w world) mirror(h *lan.Host) map[string]mirrored {
 	return trees
 }
 
-// flakeScript prints the store path of a flake's locked input, which has a dead URL. For Nix 2.8, which has no such input, it uses
-// fetchTree.
+// flakeScript prints the store path of a flake's locked input, which has a dead URL. For Nix 2.8, which has no such
+// input, it uses fetchTree.
 const flakeScript = `rm -rf /tmp/flake; mkdir -p /tmp/flake; cd /tmp/flake
 case $(nix --version) in *" 2.8."*)
 	nix eval --impure --raw --expr '(builtins.fetchTree { type = "github"; owner = "o"; repo = "r"; rev = "'$1'"; narHash = "'$2'";
@@ -115,8 +116,8 @@ echo '{ "root": "root", "version": 7, "nodes": { "root": { "inputs": { "it": "it
 	"rev": "'$1'", "lastModified": 1, "narHash": "'$2'" } } } }' > flake.lock
 nix eval --raw path:/tmp/flake#it`
 
-// A machine with a mirror of a git repository gives members of its group the sources that a flake names, though GitHub cannot
-// be reached. They go to members alone, and neither the trees of other refs nor changed ones are taken.
+// A machine with a mirror of a git repository gives members of its group the sources that a flake names, though GitHub
+// cannot be reached. They go to members alone, and neither the trees of other refs nor changed ones are taken.
 func TestMirrorOfAGitRepository(t *testing.T) {
 	for _, nix := range nixes(t) {
 		t.Run(nix.Version, func(t *testing.T) {
@@ -177,8 +178,8 @@ func TestMirrorOfAGitRepository(t *testing.T) {
 	}
 }
 
-// withoutNix returns the binds with which narbor reads nix.conf itself: the Nix of this computer does not know git-hashing, and
-// the other systems have no git.
+// withoutNix returns the binds with which narbor reads nix.conf itself: the Nix of this computer does not know
+// git-hashing, and the other systems have no git.
 func (w world) withoutNix() map[string]string {
 	w.Helper()
 	dir := w.TempDir()
@@ -187,7 +188,8 @@ func (w world) withoutNix() map[string]string {
 	return map[string]string{"/usr/local/sbin": dir}
 }
 
-// gitAddressed has a member take a tree by git's own hash, if its Nix knows of such paths. Otherwise narbor answers 404.
+// gitAddressed has a member take a tree by git's own hash, if its Nix knows of such paths. Otherwise narbor answers
+// 404.
 func (w world) gitAddressed(member *lan.Host, tree mirrored, version string) {
 	w.Helper()
 	path := tree.gitPath(w)

@@ -14,11 +14,12 @@ import (
 	"narbor/store"
 )
 
-// guestTimeout is how long a guest may take. It needs half a minute beside another, on a machine with nothing else to do.
+// guestTimeout is how long a guest may take. It needs half a minute beside another, on a machine with nothing else to
+// do.
 const guestTimeout = 180 * time.Second
 
-// plainScript is a guest without narbor, which has a host at $host: Nix takes that for a binary cache. Then it asks for what
-// it must not have.
+// plainScript is a guest without narbor, which has a host at $host: Nix takes that for a binary cache. Then it asks for
+// what it must not have.
 const plainScript = `
 mkdir -p /etc/nix /nix/store
 realise() {
@@ -45,8 +46,9 @@ echo "guest: found $(status | sed -n 's/^ *"\(via\|addr\)": "\(.*\)",*$/\2/p' | 
 echo "guest: through $(realise http://127.0.0.1:6272 "$second")"
 `
 
-// vsockScript makes two machines of a guest with narbor, one of which has no network: only vsock leads from it to the other,
-// which it takes for its host. The kernel's loopback of vsock stands for a hypervisor, of which there is none in a guest.
+// vsockScript makes two machines of a guest with narbor, one of which has no network: only vsock leads from it to the
+// other, which it takes for its host. The kernel's loopback of vsock stands for a hypervisor, of which there is none in
+// a guest.
 const vsockScript = `
 for m in vsock vmw_vsock_virtio_transport_common vsock_loopback; do insmod "/vsock/$m.ko" || echo "guest: $m does not load"; done
 ip addr add 127.0.0.2/8 dev lo # narbor looks at once, and not within a minute
@@ -71,8 +73,9 @@ echo "guest: vsock $(chroot /b nix-store --realise "$second" --option substitute
   tail -n 30 /tmp/realised /tmp/log; chroot /b nix-store --query --hash "$second")"
 `
 
-// Two guests on one host, at once: one behind QEMU's user networking, for which the host is 10.0.2.2, and one on a bridge.
-// Both find the host by themselves if they have narbor, and need none to use the host's as a plain binary cache.
+// Two guests on one host, at once: one behind QEMU's user networking, for which the host is 10.0.2.2, and one on a
+// bridge. Both find the host by themselves if they have narbor, and need none to use the host's as a plain binary
+// cache.
 func TestGuestsFetchFromTheirHost(t *testing.T) {
 	w := newWorld(t)
 	for _, tool := range []string{"qemu-system-x86_64", "ldd", "busybox"} {

@@ -12,10 +12,12 @@ import (
 	"narbor/integration/lan"
 )
 
-// nestedTimeout is how long a guest of a guest may take: each instruction of its is emulated by a program that is emulated.
+// nestedTimeout is how long a guest of a guest may take: each instruction of its is emulated by a program that is
+// emulated.
 const nestedTimeout = 40 * time.Minute
 
-// hostScript is a guest that has a path in narbor's cache directory, and a guest of its own, which it reaches by vsock alone.
+// hostScript is a guest that has a path in narbor's cache directory, and a guest of its own, which it reaches by vsock
+// alone.
 const hostScript = `
 ip addr add 10.0.2.15/24 dev eth0
 ip route add default via 10.0.2.2
@@ -54,7 +56,8 @@ echo "guest: vsock $(nix-store --query --hash "$second")"
 `
 
 // A guest without a network card, on a real hypervisor, finds the narbor of its host by vsock, and Nix substitutes from
-// there. Where tests run there is no vsock for guests, so the host is a guest itself, and that is slow: this is for the night.
+// there. Where tests run there is no vsock for guests, so the host is a guest itself, and that is slow: this is for the
+// night.
 func TestGuestFindsItsHostByVsock(t *testing.T) {
 	if !nightly() {
 		return // TestGuestsFetchFromTheirHost has two machines in one, without a hypervisor between them

@@ -27,8 +27,8 @@ func (w world) unstruck(h *lan.Host) lan.Status {
 	return s
 }
 
-// One machine has another key under the name of the upstream's, by a typing error or a rotation. What its neighbour has is
-// not believed there, the neighbour is no liar for it, and doctor names the key.
+// One machine has another key under the name of the upstream's, by a typing error or a rotation. What its neighbour has
+// is not believed there, the neighbour is no liar for it, and doctor names the key.
 func TestKeyOfTheSameNameStrikesNobody(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())
@@ -62,8 +62,8 @@ func TestKeyOfTheSameNameStrikesNobody(t *testing.T) {
 	}
 }
 
-// A power cut has filled files with zeros on the machine that shares. Its neighbours get the paths elsewhere and tell it; it
-// offers the damaged paths no more, says how to repair them, and offers them again once that is done.
+// A power cut has filled files with zeros on the machine that shares. Its neighbours get the paths elsewhere and tell
+// it; it offers the damaged paths no more, says how to repair them, and offers them again once that is done.
 func TestDamagedStoreIsToldAndRepaired(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

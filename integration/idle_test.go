@@ -84,8 +84,8 @@ func TestManyNarborsIdle(t *testing.T) {
 	}
 }
 
-// introduce gives each machine the link-layer addresses of the others. All namespaces share the kernel's table of these,
-// which has room for 1,024 by default; permanent entries do not count.
+// introduce gives each machine the link-layer addresses of the others. All namespaces share the kernel's table of
+// these, which has room for 1,024 by default; permanent entries do not count.
 func (w world) introduce(hosts []*lan.Host) {
 	w.Helper()
 	var batch strings.Builder

@@ -18,8 +18,8 @@ func archOf() string { return map[string]string{"amd64": "x86_64", "arm64": "aar
 const stillAsked = "cp /etc/nix/nix.conf /tmp/; " +
 	"echo substituters = http://127.0.0.1:6272/x http://127.0.0.1:6272/ >>/etc/nix/nix.conf"
 
-// rpm and pacman install the package, install it again, upgrade it while Nix fetches through it, refuse to remove it while
-// Nix may ask it, and remove it; Nix never finds a closed port.
+// rpm and pacman install the package, install it again, upgrade it while Nix fetches through it, refuse to remove it
+// while Nix may ask it, and remove it; Nix never finds a closed port.
 func TestRPMAndArchPackages(t *testing.T) {
 	if os.Geteuid() != 0 {
 		unable(t, "namespaces need root")
@@ -103,8 +103,8 @@ find root/etc root/usr -name '*narbor*' >left
 [ ! -s left ] || { cat left; exit 1; }
 `
 
-// In a root where nothing runs, as when an image is built, the units are enabled; where systemd comes after narbor, by the
-// preset.
+// In a root where nothing runs, as when an image is built, the units are enabled; where systemd comes after narbor, by
+// the preset.
 func TestRPMInARootWhereNothingRuns(t *testing.T) {
 	flakeNeeds(t, "rpm", "unshare", "systemctl")
 	if os.Geteuid() != 0 {
@@ -116,8 +116,8 @@ func TestRPMInARootWhereNothingRuns(t *testing.T) {
 		filepath.Join(packages, "narbor-1.0-1."+archOf()+".rpm"))
 }
 
-// openrcScript makes a machine with OpenRC in its namespaces, from LOWER, which is replaced. In place of an init it ends as
-// a shell that waits.
+// openrcScript makes a machine with OpenRC in its namespaces, from LOWER, which is replaced. In place of an init it
+// ends as a shell that waits.
 const openrcScript = `set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$1"

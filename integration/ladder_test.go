@@ -17,8 +17,8 @@ import (
 const (
 	noMulticast   = "udp dport 5353 drop"
 	halfMulticast = "udp dport 5353 numgen random mod 2 == 0 drop"
-	// meshLimit bounds the time from the first start until all machines are neighbours of each other, besides what other load
-	// makes of it, which is taken to be twice the time that their starts take.
+	// meshLimit bounds the time from the first start until all machines are neighbours of each other, besides what
+	// other load makes of it, which is taken to be twice the time that their starts take.
 	meshLimit = 15 * time.Second
 )
 

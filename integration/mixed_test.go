@@ -47,7 +47,8 @@ nix-instantiate --eval --strict --read-write-mode \
 ls -d /nix/store/*-unsigned-?.drv | sign upstream --derivation; ls -d /nix/store/*-own-circle-?.drv | sign circle --derivation
 `
 
-// mixedRows makes rows that no honest Nix writes: signatures of other paths, another NarHash, another NarSize, a cut signature.
+// mixedRows makes rows that no honest Nix writes: signatures of other paths, another NarHash, another NarSize, a cut
+// signature.
 const mixedRows = `create temporary table good as select sigs from ValidPaths where path like '%-imported-upstream-29';
 update ValidPaths set sigs = (select sigs from good) where path like '%-imported-mallory-1_' or path like '%-unsigned-1_';
 update ValidPaths set hash = 'sha256:' || hex(randomblob(32)) where path like '%-imported-upstream-1_' and path not like '%-15';
@@ -147,8 +148,8 @@ func settings() []setting {
 	}
 }
 
-// Of 500 paths of all kinds in a real Nix database, exactly those are given that the database's columns and the settings allow.
-// The right answers are computed here from the columns, and not by narbor.
+// Of 500 paths of all kinds in a real Nix database, exactly those are given that the database's columns and the
+// settings allow. The right answers are computed here from the columns, and not by narbor.
 func TestMixedPathsAreSharedByTheDatabase(t *testing.T) {
 	w := newWorld(t)
 	holder := w.host(lan.HostConfig{Name: "holder"}, "substituters =", "experimental-features = nix-command")

@@ -82,8 +82,8 @@ func TestClosureArrivesWithEveryNix(t *testing.T) {
 	w.whole(h, c, top)
 }
 
-// Each newer Nix fetches from the oldest beside a machine that sends wrong bytes, and its narbor is killed in the middle. The
-// tests of liars and of restarts have the oldest alone.
+// Each newer Nix fetches from the oldest beside a machine that sends wrong bytes, and its narbor is killed in the
+// middle. The tests of liars and of restarts have the oldest alone.
 func TestEveryNixOutlivesLiarsAndRestarts(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)

@@ -180,8 +180,9 @@ func (s *shown) move(t *testing.T, name string, size, in, out int) {
 		out)
 }
 
-// flow lets a NAR arrive and another leave, each at its pace in bytes a second. It returns while they go on, once that has lasted for
-// longer than the time over which rates are taken: they are those of the two from then on, and before they would be less.
+// flow lets a NAR arrive and another leave, each at its pace in bytes a second. It returns while they go on, once that
+// has lasted for longer than the time over which rates are taken: they are those of the two from then on, and before
+// they would be less.
 func (s *shown) flow(t *testing.T, in, out int) {
 	t.Helper()
 	const before, all, perSecond = 6, 10, 10 // seconds, and pieces

@@ -11,8 +11,8 @@ import (
 	"narbor/store"
 )
 
-// generation adds a library and a program that refers to it and to itself. Two generations differ in nothing but the store paths:
-// in a file, in a symlink and at the edge of a block.
+// generation adds a library and a program that refers to it and to itself. Two generations differ in nothing but the
+// store paths: in a file, in a symlink and at the edge of a block.
 func (c handmade) generation(n int) (lib, app store.Info) {
 	c.Helper()
 	path := func(name string) store.Path {
@@ -36,7 +36,8 @@ func (c handmade) generation(n int) (lib, app store.Info) {
 	return lib, c.addPath(appPath, narOf(append(node, ")")...), libPath, appPath)
 }
 
-// After a mass rebuild most paths differ from the version before in store paths alone. They do not come over the network again.
+// After a mass rebuild most paths differ from the version before in store paths alone. They do not come over the
+// network again.
 func TestEveryNixRebuildsPathsThatOnlyHaveNewNames(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)

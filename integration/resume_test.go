@@ -8,8 +8,8 @@ import (
 	"narbor/store"
 )
 
-// The narbor that fetches is killed in the middle of a NAR that takes 17 s to come, and started again. Nix gets the NAR, and
-// what had come before is not sent again.
+// The narbor that fetches is killed in the middle of a NAR that takes 17 s to come, and started again. Nix gets the
+// NAR, and what had come before is not sent again.
 func TestKilledNarborGoesOnWhereItWas(t *testing.T) {
 	w := newWorld(t)
 	c := newHandmade(w)

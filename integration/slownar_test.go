@@ -11,8 +11,8 @@ import (
 	"narbor/store"
 )
 
-// A slowLine is a holder of a large NAR behind 20 Mbit/s, and a host with each version of Nix, which hangs up when no byte
-// has come for 5 s.
+// A slowLine is a holder of a large NAR behind 20 Mbit/s, and a host with each version of Nix, which hangs up when no
+// byte has come for 5 s.
 type slowLine struct {
 	handmade
 	alice  *lan.Host
@@ -84,8 +84,8 @@ func TestEveryNixWaitsForALateNAR(t *testing.T) {
 	}
 }
 
-// The only neighbour that has the NAR goes away while Nix waits for it. The askers share nothing: the first of them to get
-// the NAR from the upstream would otherwise give it to the others.
+// The only neighbour that has the NAR goes away while Nix waits for it. The askers share nothing: the first of them to
+// get the NAR from the upstream would otherwise give it to the others.
 func TestEveryNixGoesOnAfterALateNARFails(t *testing.T) {
 	nixes := nixes(t)
 	w := newWorld(t)

@@ -9,8 +9,8 @@ import (
 	"narbor/integration/lan"
 )
 
-// A file that narbor may not read keeps it from nothing but believing that it has read everything: it says which and why,
-// and shares what public keys have signed. No secret key is opened.
+// A file that narbor may not read keeps it from nothing but believing that it has read everything: it says which and
+// why, and shares what public keys have signed. No secret key is opened.
 func TestUnreadableConfigurationIsSaidAndSharesOn(t *testing.T) {
 	text, err := os.ReadFile("testdata/own-key-below-secret-include.conf")
 	if err != nil {

@@ -27,7 +27,8 @@ type packing struct {
 	want        string // status
 }
 
-// An archive that takes much memory to unpack is not unpacked at once with the rest, or not at all: then Nix asks the upstream itself.
+// An archive that takes much memory to unpack is not unpacked at once with the rest, or not at all: then Nix asks the
+// upstream itself.
 func TestMemoryOfUnpackingWhatUpstreamsSend(t *testing.T) {
 	w := newWorld(t)
 	secret, public, err := signature.GenerateKeypair("test-1", rand.Reader)

@@ -7,7 +7,8 @@ import (
 	"narbor/store/spool"
 )
 
-// followTime is the time for which an arrival is kept for the request that follows the redirect. That request comes at once.
+// followTime is the time for which an arrival is kept for the request that follows the redirect. That request comes at
+// once.
 const followTime = 10 * time.Second
 
 // An arrival is the result of a redirected request: a NAR, or the error.

@@ -18,8 +18,8 @@ type conns struct {
 	waiting list.List                  // of net.Conn: those that have yet to ask, the longest-waiting first
 }
 
-// changed records the state of c. If there are too many connections it closes the one that has been idle longest: no new
-// connection is refused, and requests that are being answered go on.
+// changed records the state of c. If there are too many connections it closes the one that has been idle longest: no
+// new connection is refused, and requests that are being answered go on.
 func (cs *conns) changed(c net.Conn, state http.ConnState) {
 	if extra := cs.note(c, state); extra != nil {
 		_ = extra.Close() // it is forgotten already

@@ -56,7 +56,8 @@ func eventually(t testing.TB, what string, now func() int, was int) {
 	}
 }
 
-// TestHalfOpenClientsLeaveNothingBehind has the time for a header cut short; TestIdleClientsAreLetGo is about its length.
+// TestHalfOpenClientsLeaveNothingBehind has the time for a header cut short; TestIdleClientsAreLetGo is about its
+// length.
 func TestHalfOpenClientsLeaveNothingBehind(t *testing.T) {
 	srv := narserve.New(narserve.Config{}).HTTPServer()
 	srv.ReadHeaderTimeout = time.Second

@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// lingerTime is the time for which a fetch continues after its last request has hung up. Nix retries four times, after at
-	// most 3 s each, and an interrupted build is often restarted within seconds. Later requests resume the draft in the spool,
-	// so a longer time would only load the link for NARs that may not be wanted.
+	// lingerTime is the time for which a fetch continues after its last request has hung up. Nix retries four times,
+	// after at most 3 s each, and an interrupted build is often restarted within seconds. Later requests resume the
+	// draft in the spool, so a longer time would only load the link for NARs that may not be wanted.
 	lingerTime = 30 * time.Second
 	// maxLingering bounds the fetches that go on without a request: as many NARs as Nix fetches at once. Beyond it, a
 	// fetch ends with its last request.
@@ -94,8 +94,8 @@ func (f *fetches) do(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
 	return fl.wait(ctx)
 }
 
-// join returns the flight of a NAR, which it begins unless there is one. The caller calls wait. The context of the fetch is
-// no request's: it is cancelled when the last waiter has gone and none has come for lingerTime.
+// join returns the flight of a NAR, which it begins unless there is one. The caller calls wait. The context of the
+// fetch is no request's: it is cancelled when the last waiter has gone and none has come for lingerTime.
 func (f *fetches) join(m trust.Mapping) (*flight, error) {
 	key := fetchKey{m.Path().HashPart(), m.NarHash()}
 	f.mu.Lock()

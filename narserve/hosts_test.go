@@ -183,9 +183,9 @@ func TestHostOfAnAddressListenedOn(t *testing.T) {
 	}
 }
 
-// TestOthersGetWhatNixAsksForAndNoMore is about all that is beside the cache: it tells of this machine's user, and so is
-// for this machine alone. A program that is on this machine, or in a guest behind QEMU's user networking, can say any Host;
-// a machine that comes by another interface cannot be on this one.
+// TestOthersGetWhatNixAsksForAndNoMore is about all that is beside the cache: it tells of this machine's user, and so
+// is for this machine alone. A program that is on this machine, or in a guest behind QEMU's user networking, can say
+// any Host; a machine that comes by another interface cannot be on this one.
 func TestOthersGetWhatNixAsksForAndNoMore(t *testing.T) {
 	s := narserve.New(narserve.Config{Hosts: []string{"nas"}})
 	loopback, lan := net.IPv4(127, 0, 0, 1), net.IPv4(192, 168, 1, 7)

@@ -9,12 +9,12 @@ import (
 	"narbor/store"
 )
 
-// A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a body
-// has come for its stalled-download-timeout, of 300 s or what its configuration says. A NAR that is here within half of
-// that is answered with 200, 206 or 404. After that the answer is a redirect to nar/late/<name>, with a body that grows until
-// the NAR is here or cannot be had. libcurl reads the body of a redirect to its end and drops it; then Nix requests the other
-// URL, and gets the NAR or 404. No byte of the NAR is sent early, and after 404 every version of Nix asks its next
-// substituter.
+// A NAR reaches Nix when all of it is verified, which may take longer than Nix waits: it hangs up when no byte of a
+// body has come for its stalled-download-timeout, of 300 s or what its configuration says. A NAR that is here within
+// half of that is answered with 200, 206 or 404. After that the answer is a redirect to nar/late/<name>, with a body
+// that grows until the NAR is here or cannot be had. libcurl reads the body of a redirect to its end and drops it; then
+// Nix requests the other URL, and gets the NAR or 404. No byte of the NAR is sent early, and after 404 every version of
+// Nix asks its next substituter.
 //
 // Measured with Nix 2.8.0, 2.26.3 and 2.34.8, a stalled-download-timeout of 5 s, and 25 s or more until the answer:
 //
@@ -25,13 +25,13 @@ import (
 //	a NAR that breaks off                        4 more requests if it had Accept-Ranges, with Range; else, or after 404,
 //	                                             the next substituter
 //
-// The first 56 bytes of a NAR are the same for all, and could be sent instead. With a timeout of 5 s they would last for half
-// a minute, and a failure would then be a NAR that breaks off.
+// The first 56 bytes of a NAR are the same for all, and could be sent instead. With a timeout of 5 s they would last
+// for half a minute, and a failure would then be a NAR that breaks off.
 const (
 	// mostStalled replaces a stalled-download-timeout that is longer or unlimited. It is below [writeTimeout].
 	mostStalled = 9 * time.Minute
-	// lateEvery is how often the body of a redirect grows by lateText. Other clients than Nix follow a redirect once they
-	// have read some kilobytes of its body, and then get the next redirect, so that it must not grow fast.
+	// lateEvery is how often the body of a redirect grows by lateText. Other clients than Nix follow a redirect once
+	// they have read some kilobytes of its body, and then get the next redirect, so that it must not grow fast.
 	lateEvery, lateText = time.Second, "waiting\n"
 )
 
@@ -47,9 +47,9 @@ func (s *Server) endArrival(n *narReply, key fetchKey, why error) {
 	s.accounts.NotServed(n.m, time.Since(a.asked), why)
 }
 
-// patience returns the time limit for a NAR of size bytes, and a channel that says when to redirect the client if the NAR
-// has not come by then. The channel is nil for a client that closes its connection after the answer: such a client does not
-// read the body of a redirect.
+// patience returns the time limit for a NAR of size bytes, and a channel that says when to redirect the client if the
+// NAR has not come by then. The channel is nil for a client that closes its connection after the answer: such a client
+// does not read the body of a redirect.
 func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, redirect <-chan time.Time) {
 	limit, stalled := store.FetchTime(size), s.stalled()
 	if stalled <= 0 || stalled > mostStalled {
@@ -61,8 +61,8 @@ func (s *Server) patience(r *http.Request, size int64) (limit time.Duration, red
 	return limit, time.After(stalled / 2)
 }
 
-// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has come or the fetch has failed, or
-// ctx ends.
+// late returns a redirect for a NAR that has not come yet. Its body ends when the NAR has come or the fetch has failed,
+// or ctx ends.
 func (s *Server) late(ctx context.Context, n *narReply, location string, fl *flight) reply {
 	ended := s.arrivals.wait()
 	wait := func(w http.ResponseWriter, r *http.Request) {

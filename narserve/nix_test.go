@@ -86,7 +86,8 @@ func (c nixClient) wantPath(t *testing.T, info store.Info, nar []byte) {
 	}
 }
 
-// afterServing waits until a server has served that many NARs, because it counts each when Nix has it, and returns its figures.
+// afterServing waits until a server has served that many NARs, because it counts each when Nix has it, and returns its
+// figures.
 func afterServing(s *narserve.Server, nars int64) narserve.Stats {
 	for limit := time.Now().Add(storetest.AtMost(10 * time.Second)); s.Stats().NarsServed < nars && time.Now().Before(limit); {
 		time.Sleep(time.Millisecond)

@@ -28,13 +28,13 @@ func newAccess(hosts []string, public *trust.Keys) access {
 }
 
 // allowed refuses requests that a web page may have sent: without a check, any site could learn through a visitor's
-// browser which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to this
-// machine (DNS rebinding) shows in Host; a page of another origin shows in the rest, none of which Nix sends.
+// browser which software the machine has, or keep it busy fetching. A page under a name of its own that resolves to
+// this machine (DNS rebinding) shows in Host; a page of another origin shows in the rest, none of which Nix sends.
 //
 // DNS rebinding takes a name. An address in Host is the one that was connected to, so a guest that knows this machine
 // as 10.0.2.2, or a neighbour of an address that is listened on, may ask for the URLs that Nix asks for. All other URLs
-// are for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does not
-// matter: ssh forwards any port to it, and no page can put another host's name there.
+// are for this machine alone: by its loopback names, over its loopback interface. The port beside a loopback name does
+// not matter: ssh forwards any port to it, and no page can put another host's name there.
 func (a *access) allowed(r *http.Request) bool {
 	if _, ok := r.Header["Origin"]; ok {
 		return false
@@ -67,8 +67,8 @@ func isOwn(r *http.Request) bool {
 	return ok && local.IP.IsLoopback() && (host == "localhost" || host == "127.0.0.1" || host == "::1")
 }
 
-// mayHave returns an error if a path is for this machine's own programs alone: a path that only a private key has signed,
-// and that came from a member of the group or a cache with a password, is not for guests.
+// mayHave returns an error if a path is for this machine's own programs alone: a path that only a private key has
+// signed, and that came from a member of the group or a cache with a password, is not for guests.
 func (a *access) mayHave(r *http.Request, m trust.Mapping) error {
 	if a.public == nil || isOwn(r) {
 		return nil
@@ -103,8 +103,8 @@ func routeOf(path string) string {
 // latePrefix begins the second URL of a NAR.
 const latePrefix = "late/"
 
-// follows reports whether the Referer of a request is a URL of ours that redirected it to a late NAR. Go clients, such as
-// another narbor, send that header when they follow a redirect.
+// follows reports whether the Referer of a request is a URL of ours that redirected it to a late NAR. Go clients, such
+// as another narbor, send that header when they follow a redirect.
 func follows(r *http.Request, from []string) bool {
 	name, late := strings.CutPrefix(r.URL.Path, "/nar/"+latePrefix)
 	return late && len(from) == 1 && (from[0] == "http://"+r.Host+"/nar/"+name || from[0] == "http://"+r.Host+r.URL.Path)

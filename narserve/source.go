@@ -23,8 +23,8 @@ type Source interface {
 	Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
 }
 
-// A Patient source decides by itself how long a question about a path is worth waiting for its answer, up to its patience.
-// Other sources have 300 ms.
+// A Patient source decides by itself how long a question about a path is worth waiting for its answer, up to its
+// patience. Other sources have 300 ms.
 type Patient interface {
 	Patience() time.Duration
 }
@@ -38,8 +38,8 @@ type local struct {
 }
 
 // Local returns a source for what src may give to every user of this machine and to guests: paths with a signature by
-// one of publicKeys that were not built here. Their archives are copied into spool and verified there: the files on disk
-// may have changed since they were signed.
+// one of publicKeys that were not built here. Their archives are copied into spool and verified there: the files on
+// disk may have changed since they were signed.
 func Local(src store.Source, publicKeys *trust.Keys, spool *spool.Spool) Source {
 	return local{src, publicKeys, spool, false}
 }

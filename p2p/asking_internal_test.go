@@ -14,8 +14,8 @@ import (
 	"narbor/trust"
 )
 
-// find looks a path up until it is found: on a busy machine a neighbour may not answer in time, and for a while after that
-// it is not waited for.
+// find looks a path up until it is found: on a busy machine a neighbour may not answer in time, and for a while after
+// that it is not waited for.
 func find(t testing.TB, n *Node, hp store.HashPart) (m trust.Mapping) {
 	t.Helper()
 	eventually(t, "found "+string(hp), func() (ok bool) {

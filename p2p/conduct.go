@@ -11,8 +11,8 @@ import (
 )
 
 // A NAR that does not have its hash is no proof of a lie: a store that a power cut has damaged sends such NARs, and its
-// manifests agree with them, or were made before. So a wrong NAR costs no strike. Its sender is told, and that path is not
-// taken from it for an hour; a peer with wrong NARs of several paths is set aside, see [peers.Ledger.SentWrong].
+// manifests agree with them, or were made before. So a wrong NAR costs no strike. Its sender is told, and that path is
+// not taken from it for an hour; a peer with wrong NARs of several paths is set aside, see [peers.Ledger.SentWrong].
 
 // conduct implements [fetch.Conduct].
 type conduct struct {

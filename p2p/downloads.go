@@ -28,8 +28,8 @@ type downloads struct {
 	opening  sync.Mutex // one at a time: of two drafts of a NAR, one would not have what an earlier fetch has left
 }
 
-// open begins to receive a NAR; others may ask for its blocks from then on, and the caller calls receive. If that NAR is being
-// received already, open returns that flight, which is not the caller's.
+// open begins to receive a NAR; others may ask for its blocks from then on, and the caller calls receive. If that NAR
+// is being received already, open returns that flight, which is not the caller's.
 func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
 	d.opening.Lock()
 	defer d.opening.Unlock()
@@ -54,8 +54,8 @@ func (d *downloads) open(m trust.Mapping) (f *flight, mine bool, err error) {
 	return f, true, nil
 }
 
-// receive receives the NAR, only for other machines if forOthers is true. If it fails, the received blocks stay in the spool
-// for the next fetch.
+// receive receives the NAR, only for other machines if forOthers is true. If it fails, the received blocks stay in the
+// spool for the next fetch.
 func (d *downloads) receive(ctx context.Context, f *flight, forOthers bool) (*spool.NAR, error) {
 	defer close(f.done)
 	defer d.end(f) // last: the next fetch is to find what has come

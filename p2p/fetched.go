@@ -43,8 +43,8 @@ func (f *fetched) add(m trust.Mapping) {
 	f.infos.Add(m.Path().HashPart(), m.Info())
 }
 
-// begin records that a NAR is being received, until end is called. It returns the flight of that NAR that is going on already, if
-// there is one, and else fl.
+// begin records that a NAR is being received, until end is called. It returns the flight of that NAR that is going on
+// already, if there is one, and else fl.
 func (f *fetched) begin(fl *flight) *flight {
 	f.mu.Lock()
 	defer f.mu.Unlock()

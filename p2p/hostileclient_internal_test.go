@@ -99,7 +99,8 @@ func TestStalledReaderDelaysNoOthers(t *testing.T) {
 		runtime.GC()
 	}
 	runtime.ReadMemStats(&after)
-	// Up to 80 MiB are unread data of the rogues, in the same process. The blocks of all their requests would take 40 GiB.
+	// Up to 80 MiB are unread data of the rogues, in the same process. The blocks of all their requests would take 40
+	// GiB.
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 160<<20 {
 		t.Errorf("the heap has grown by %d MiB", grown>>20)
 	}

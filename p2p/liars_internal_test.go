@@ -31,8 +31,8 @@ func (l lateLiars) Known(trust.Mapping) []fetch.Holder {
 	return l.liars[:min(int(l.asked.Load()), len(l.liars))]
 }
 
-// Neighbours that send wrong blocks before the upstream has sent the NAR do not use up the attempts at the upstream, and after
-// two of them it is asked alone.
+// Neighbours that send wrong blocks before the upstream has sent the NAR do not use up the attempts at the upstream,
+// and after two of them it is asked alone.
 func TestUpstreamIsAskedAgainAfterLiarsWereFaster(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(1000)

@@ -4,18 +4,18 @@ import (
 	"time"
 )
 
-// The limits of the work that a peer, real or forged, can cause here: its size, count, rate or deadline, with the argument
-// for the value. Bounds of downloads are in fetch/fetchlimits.go, those of questions in ask/limits.go, those of what one peer
-// can do in peers/peerlimits.go, those of answers in serve/servelimits.go, those of peer exchange and dial-back in
-// meet/limits.go, and those of waits in peers/busywait.go and secrets/secrets.go. The sizes of a NAR, of its blocks and of a
-// claim follow from what an upstream has signed, and from store.BlockSize and store.MaxInfoLen.
+// The limits of the work that a peer, real or forged, can cause here: its size, count, rate or deadline, with the
+// argument for the value. Bounds of downloads are in fetch/fetchlimits.go, those of questions in ask/limits.go, those
+// of what one peer can do in peers/peerlimits.go, those of answers in serve/servelimits.go, those of peer exchange and
+// dial-back in meet/limits.go, and those of waits in peers/busywait.go and secrets/secrets.go. The sizes of a NAR, of
+// its blocks and of a claim follow from what an upstream has signed, and from store.BlockSize and store.MaxInfoLen.
 
 // Counts: of connections and of concurrent work.
 const (
 	// maxConns is far above the neighbours of any LAN that multicast still works on.
 	maxConns = 512
-	// maxLinkStreams bounds the streams between us and one peer, in each direction: a few long-lived ones do. maxAllStreams
-	// bounds those that all peers together have opened.
+	// maxLinkStreams bounds the streams between us and one peer, in each direction: a few long-lived ones do.
+	// maxAllStreams bounds those that all peers together have opened.
 	maxLinkStreams, maxAllStreams = 64, 8 * maxConns
 	// maxInfos bounds the memory of claims of received NARs: some closures' worth.
 	maxInfos = 16 << 10

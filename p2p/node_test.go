@@ -143,8 +143,8 @@ func (m *machine) fetch(t *testing.T, info store.Info, want []byte) {
 	m.fetchMapped(t, m.lookup(t, info), want)
 }
 
-// lookup looks a path up until it is found: a machine that also runs other tests may not answer in time, and for a while
-// after that it is not waited for.
+// lookup looks a path up until it is found: a machine that also runs other tests may not answer in time, and for a
+// while after that it is not waited for.
 func (m *machine) lookup(t *testing.T, info store.Info) trust.Mapping {
 	t.Helper()
 	for deadline := time.Now().Add(p2p.AtMost(30 * time.Second)); ; time.Sleep(10 * time.Millisecond) {

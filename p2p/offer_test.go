@@ -21,8 +21,8 @@ func (u signer) image(t *testing.T, info store.Info, nar []byte, to ...*machine)
 		func(cfg *p2p.Config) { cfg.Sharing.Keep = book.Keep }, to...)
 }
 
-// A machine with a path without a signature is a holder once another has a signed claim of an upstream: for that machine,
-// which downloads no archive, and for a third that asks no upstream.
+// A machine with a path without a signature is a holder once another has a signed claim of an upstream: for that
+// machine, which downloads no archive, and for a third that asks no upstream.
 func TestUnsignedPathIsSharedAfterAnOffer(t *testing.T) {
 	up := newUpstream(t)
 	web := newWebCache(t, up)
@@ -45,8 +45,8 @@ func TestUnsignedPathIsSharedAfterAnOffer(t *testing.T) {
 	third.fetch(t, info, nar)
 }
 
-// Nothing is offered by a machine that shares nothing, of what was built there, or to a neighbour that has the path with
-// another content.
+// Nothing is offered by a machine that shares nothing, of what was built there, or to a neighbour that has the path
+// with another content.
 func TestClaimsThatAreNotOffered(t *testing.T) {
 	up := newUpstream(t)
 	nar := noise(1, 1000)

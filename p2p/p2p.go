@@ -14,20 +14,20 @@
 // to receive the NAR, too. A member requests the blocks assigned to it from holders of the whole NAR first, and the
 // other blocks from the members to which they are assigned. A block is assigned to the member with the highest score
 // (rendezvous hashing), so members do not have to negotiate; members that see different swarms at worst fetch a block
-// more than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A member
-// without other requests to make fetches the missing blocks from any peer that has them, after a delay that depends on how
-// fast the holders are.
+// more than once. A request for a block that is not there yet waits for it up to [narbor/p2p/fetch.PartialWait]. A
+// member without other requests to make fetches the missing blocks from any peer that has them, after a delay that
+// depends on how fast the holders are.
 //
 // # Many machines
 //
 // Up to 65 machines on a LAN are all connected to each other. If there are more, each keeps connections to the 64
 // machines with the highest score: the first 8 bytes of the SHA-256 digest of both IDs, in their binary form and the
 // smaller first. Both sides of a pair compute the same score, so they mostly agree on whether to stay connected,
-// without negotiation. The other machines are non-neighbours. No request waits for non-neighbours: a path that no neighbour has
-// is "not here". After such a miss, non-neighbours are dialled one after the other, asked once for all paths missed in the
-// last minute, and disconnected unless they have one of them. A non-neighbour that has one stays connected, because it is
-// likely to have the rest of that closure. A non-neighbour is not visited twice in two minutes. Questions are never passed
-// on.
+// without negotiation. The other machines are non-neighbours. No request waits for non-neighbours: a path that no
+// neighbour has is "not here". After such a miss, non-neighbours are dialled one after the other, asked once for all
+// paths missed in the last minute, and disconnected unless they have one of them. A non-neighbour that has one stays
+// connected, because it is likely to have the rest of that closure. A non-neighbour is not visited twice in two
+// minutes. Questions are never passed on.
 //
 // The table is of whole machines on a simulated LAN, where processors take no time and a message takes 2 ms between two
 // machines. The last line is of the real policy alone, with dials of 10 ms and the bytes that a visit takes among 200
@@ -42,10 +42,9 @@
 //	  200     68 / 86         68    6.3 kB  0.8 s / 1.5 s        0.7 MB
 //	  500     68 / 85         68    6.3 kB  4.8 s / 11.6 s       1.8 MB
 //
-// At rest a connection costs each side about 30 packets of 66 bytes a minute, on Linux, and multicast DNS a machine about
-// 2 kB in twenty minutes, or in four if there are non-neighbours: 0.1 MB a minute with 50 neighbours and 0.13 MB with 64,
-// however many machines there are.
-// This repeats the table, in some minutes:
+// At rest a connection costs each side about 30 packets of 66 bytes a minute, on Linux, and multicast DNS a machine
+// about 2 kB in twenty minutes, or in four if there are non-neighbours: 0.1 MB a minute with 50 neighbours and 0.13 MB
+// with 64, however many machines there are. This repeats the table, in some minutes:
 //
 //	NARBOR_NIGHTLY=1 go test -v -timeout 1h -run 'TestManyMachines|TestFiveHundredMachines' ./integration/hostile ./p2p
 //

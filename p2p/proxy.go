@@ -47,12 +47,12 @@ type proxy struct {
 	power      *netmon.Power
 }
 
-// upstreamProtocol begins an upstream protocol ID. That protocol carries no data: a peer advertises it to say that it asks
-// certain upstreams on behalf of neighbours.
+// upstreamProtocol begins an upstream protocol ID. That protocol carries no data: a peer advertises it to say that it
+// asks certain upstreams on behalf of neighbours.
 const upstreamProtocol = "/narbor/upstream/1/"
 
-// upstreamProtocolID is advertised by the peers that ask these upstreams. Others are not elected: our upstreams may have what
-// theirs lack.
+// upstreamProtocolID is advertised by the peers that ask these upstreams. Others are not elected: our upstreams may
+// have what theirs lack.
 func upstreamProtocolID(upstreams []*upstream.Cache) protocol.ID {
 	var urls []string
 	for _, u := range upstreams {
@@ -63,8 +63,8 @@ func upstreamProtocolID(upstreams []*upstream.Cache) protocol.ID {
 	return protocol.ID(upstreamProtocol + hex.EncodeToString(sum[:8]))
 }
 
-// assignmentOf is the beginning of the hash input of the peers' rendezvous weights for a path. It does not depend on the NAR:
-// so the peer that asks for its narinfo is also the one that fetches its NAR, and has its location by then.
+// assignmentOf is the beginning of the hash input of the peers' rendezvous weights for a path. It does not depend on
+// the NAR: so the peer that asks for its narinfo is also the one that fetches its NAR, and has its location by then.
 func assignmentOf(hp store.HashPart) store.Hash { return sha256.Sum256([]byte(hp)) }
 
 // helps says whether this node asks its upstreams for others.
@@ -239,8 +239,8 @@ func (px *proxy) await(ctx context.Context, f *flight) error {
 	}
 }
 
-// assignee returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of all
-// that do such things for others and are not left out, the one of the highest score. others is how many took part.
+// assignee returns the neighbour that is to ask the upstream about what has that hash, or nil if that is this node: of
+// all that do such things for others and are not left out, the one of the highest score. others is how many took part.
 func (px *proxy) assignee(h store.Hash, out func(*peers.Neighbour) bool) (who *peers.Neighbour, others int) {
 	best := fetch.WeightSeed(px.host.ID(), h)
 	for _, nb := range px.proxies() {

@@ -89,8 +89,8 @@ func (b *proxyDownloads) touch(nar store.Hash) *proxyDownload {
 	return j
 }
 
-// begin returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is that
-// there is no room, or no budget.
+// begin returns the job of a NAR. If there was none, there is one now, it is the caller's, and cancel ends it; nil is
+// that there is no room, or no budget.
 func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, cancel func()) (j *proxyDownload, mine bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -40,8 +40,8 @@ func (o *oldPaths) suspected() []store.Path {
 	return slices.Clone(o.suspects)
 }
 
-// versionOf returns a store with another version of a path. Its NAR is nar with the old path in place of the new one, changed
-// by edit.
+// versionOf returns a store with another version of a path. Its NAR is nar with the old path in place of the new one,
+// changed by edit.
 func versionOf(t *testing.T, info store.Info, nar []byte, edit func(nar []byte)) *oldPaths {
 	t.Helper()
 	part := sha256.Sum256([]byte("old " + info.Path.Name()))

@@ -59,8 +59,8 @@ func (c *oneCache) open(t *testing.T, user string) *upstream.Cache {
 	return u
 }
 
-// A Request to use a machine's upstream is refused under each of these conditions, whether or not the machine offers that,
-// and the upstream is not asked.
+// A Request to use a machine's upstream is refused under each of these conditions, whether or not the machine offers
+// that, and the upstream is not asked.
 func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
 	s := newSigner(t)
 	nar := randomNAR(3 * store.BlockSize)

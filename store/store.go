@@ -1,10 +1,10 @@
-// Package store holds narbor's vocabulary: store paths and their hash parts, hashes, claims, the blocks of a NAR, and the
-// interface of what has store paths, a [Source]. Of the packages below it most are one source or sink each; store/nar reads
-// and checks archives.
+// Package store holds narbor's vocabulary: store paths and their hash parts, hashes, claims, the blocks of a NAR, and
+// the interface of what has store paths, a [Source]. Of the packages below it most are one source or sink each;
+// store/nar reads and checks archives.
 //
-// Nothing here or below decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes of
-// a [NAR] are unchecked until a draft of the spool has compared their hash and the structure of the archive was checked.
-// These packages never log, and import none of narbor's others.
+// Nothing here or below decides what to believe. An [Info] is a claim until package trust has checked it, and the bytes
+// of a [NAR] are unchecked until a draft of the spool has compared their hash and the structure of the archive was
+// checked. These packages never log, and import none of narbor's others.
 package store
 
 import (
@@ -33,8 +33,8 @@ const BlockSize = 256 << 10
 // that sums of sizes never overflow.
 const MaxNarSize = 1 << 40
 
-// FetchTime is the time limit for a NAR of size bytes: four minutes, plus a second for each megabyte. A cache on the internet
-// is rarely slower than that.
+// FetchTime is the time limit for a NAR of size bytes: four minutes, plus a second for each megabyte. A cache on the
+// internet is rarely slower than that.
 func FetchTime(size int64) time.Duration {
 	return 4*time.Minute + time.Duration(size/1e6)*time.Second
 }
@@ -53,8 +53,8 @@ var (
 	ErrUnreadable = errors.New("narbor cannot read it")
 	// ErrCorrupt says that bytes are not what their hash, size or format promised.
 	ErrCorrupt = errors.New("corrupt")
-	// ErrMalformed means that an archive has the expected hash, and yet may not be given to Nix. The signer of that hash
-	// is to blame, and not the sender of the bytes.
+	// ErrMalformed means that an archive has the expected hash, and yet may not be given to Nix. The signer of that
+	// hash is to blame, and not the sender of the bytes.
 	ErrMalformed = errors.New("malformed archive")
 	// ErrDamaged means that the content of a source's path does not have its NarHash. It comes with ErrNotFound.
 	ErrDamaged = errors.New("damaged")
@@ -212,11 +212,11 @@ type Info struct {
 	// Ultimate is set by this machine's Nix store alone, for paths that its database calls "ultimate": they were built
 	// here. It is part of no claim text.
 	Ultimate bool
-	// Fetched is set by this machine's Nix store alone, for paths with a content address that its database does not tell
-	// from what Nix fetches by a hash known before. It is part of no claim text.
+	// Fetched is set by this machine's Nix store alone, for paths with a content address that its database does not
+	// tell from what Nix fetches by a hash known before. It is part of no claim text.
 	Fetched bool
-	// Offered is set for paths with a signature that a neighbour has offered, Git for trees of a git repository. They are
-	// part of no claim text.
+	// Offered is set for paths with a signature that a neighbour has offered, Git for trees of a git repository. They
+	// are part of no claim text.
 	Offered, Git bool
 }
 
@@ -256,8 +256,8 @@ type NAR interface {
 	Size() int64
 }
 
-// InfoLately returns what a source says of a hash part, or has said within the last second, if it remembers that: it has a
-// method InfoLately. So it is asked once for a request that needs the answer in several places.
+// InfoLately returns what a source says of a hash part, or has said within the last second, if it remembers that: it
+// has a method InfoLately. So it is asked once for a request that needs the answer in several places.
 func InfoLately(ctx context.Context, src Source, hp HashPart) (Info, error) {
 	if s, ok := src.(interface {
 		InfoLately(ctx context.Context, hp HashPart) (Info, error)

@@ -43,9 +43,9 @@ func parseContent(ca string) (c content, kind string, ok bool) {
 	return content{ca: ca, algo: algo, digest: string(digest), flat: !recursive && !git, git: git}, kind, true
 }
 
-// recompute reports whether a claim's store path follows from its content address. The claim's references must be sorted.
-// Content addresses of other kinds than the package comment lists are as good as none. A path that refers to itself never
-// follows: Nix leaves that reference out when it computes such a path, and recompute does not.
+// recompute reports whether a claim's store path follows from its content address. The claim's references must be
+// sorted. Content addresses of other kinds than the package comment lists are as good as none. A path that refers to
+// itself never follows: Nix leaves that reference out when it computes such a path, and recompute does not.
 func recompute(info store.Info) (content, bool) {
 	c, kind, ok := parseContent(info.CA)
 	if !ok {
@@ -96,8 +96,8 @@ func narStrings(tokens ...string) string {
 	return string(b)
 }
 
-// plainFile returns the contents of the file in nar. The error is nil only if nar is, to the last byte, the archive of one
-// regular, non-executable file. For given contents there is exactly one such archive.
+// plainFile returns the contents of the file in nar. The error is nil only if nar is, to the last byte, the archive of
+// one regular, non-executable file. For given contents there is exactly one such archive.
 func plainFile(nar store.NAR) (*io.SectionReader, error) {
 	head, err := read(nar, 0, int64(len(fileHead)+8))
 	if err != nil || !strings.HasPrefix(head, fileHead) {

@@ -26,8 +26,8 @@ const (
 // errNAR is the error of bytes that are no archive.
 var errNAR = errors.New("not an archive as Nix writes it")
 
-// newHash returns a hash of Nix's name for it, or nil. MD5 and SHA-1 are here because Nix believes them: an author can make
-// two contents with one hash, and a peer cannot make another content for a hash that is known.
+// newHash returns a hash of Nix's name for it, or nil. MD5 and SHA-1 are here because Nix believes them: an author can
+// make two contents with one hash, and a peer cannot make another content for a hash that is known.
 func newHash(algo string) hash.Hash {
 	switch algo {
 	case "md5":
@@ -42,8 +42,8 @@ func newHash(algo string) hash.Hash {
 	return nil
 }
 
-// A gitHasher computes the object ID that git gives to the content of an archive. It reads the archive once, from its beginning, and holds
-// the entries of the folders in memory that it is in.
+// A gitHasher computes the object ID that git gives to the content of an archive. It reads the archive once, from its
+// beginning, and holds the entries of the folders in memory that it is in.
 type gitHasher struct {
 	r       *bufio.Reader
 	algo    string

@@ -24,8 +24,8 @@ type Keys struct {
 	git atomic.Bool
 }
 
-// BelieveGit says whether paths with git's content addresses count as proven: only a Nix with the experimental feature git-hashing
-// takes them. They do not at first.
+// BelieveGit says whether paths with git's content addresses count as proven: only a Nix with the experimental feature
+// git-hashing takes them. They do not at first.
 func (k *Keys) BelieveGit(on bool) { k.git.Store(on) }
 
 // maxVerified bounds the signatures that a set of keys remembers: those of a large update.
@@ -81,8 +81,8 @@ func (s *keySet) has(name string) bool {
 }
 
 // verify says whether sig is a signature of the fingerprint by the key it names. Base64 has several spellings of
-// the same bytes; only the one that Nix writes is accepted, since it is what we pass on. A signature that was verified is
-// remembered: a claim is checked when it arrives, and again when Nix asks for its NAR.
+// the same bytes; only the one that Nix writes is accepted, since it is what we pass on. A signature that was verified
+// is remembered: a claim is checked when it arrives, and again when Nix asks for its NAR.
 func (s *keySet) verify(fingerprint, sig string) bool {
 	digest := store.Hash(sha256.Sum256([]byte(strconv.Itoa(len(sig)) + ":" + sig + fingerprint)))
 	if s.verified.Contains(digest) {
@@ -124,8 +124,8 @@ func ShownKey(s string) string {
 // isSpaceOrControl reports whether r in a name could end the line of narinfo text, or the word, that has the name.
 func isSpaceOrControl(r rune) bool { return r <= ' ' || r == 0x7f }
 
-// weakKeys are the points of ed25519 with an order that divides 8, by their y coordinate, little-endian: 0, 1, −1, and the
-// two of order 8. A signature (R, S) is good if S·B = R + k·A; if A is one of these, k·A is zero for one message in
+// weakKeys are the points of ed25519 with an order that divides 8, by their y coordinate, little-endian: 0, 1, −1, and
+// the two of order 8. A signature (R, S) is good if S·B = R + k·A; if A is one of these, k·A is zero for one message in
 // eight at worst, and R = 0, S = 0 will do. crypto/ed25519 lets that pass; libsodium, in Nix, does not.
 var weakKeys = [...]string{
 	"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00",

@@ -35,17 +35,17 @@ func (m Mapping) SignedBy() string { return m.signedBy }
 // Info returns what has been verified and no more. Signatures that do not verify and the deriver are left out.
 //
 // So is a content address that was not recomputed: Nix refuses the path if it is wrong, after the download, and 2.8
-// dies of some. A signed path keeps its content address only if that is fixed:r:sha256:, where the signed NarHash settles
-// it. The other kinds would have to be checked against the NAR, and then a peer that adds one to a signed claim could
-// make a NAR fail that the upstream has signed. Without it the signature still holds, and Nix asks for no more.
+// dies of some. A signed path keeps its content address only if that is fixed:r:sha256:, where the signed NarHash
+// settles it. The other kinds would have to be checked against the NAR, and then a peer that adds one to a signed claim
+// could make a NAR fail that the upstream has signed. Without it the signature still holds, and Nix asks for no more.
 func (m Mapping) Info() store.Info {
 	return store.Info{Path: m.path, NarHash: m.narHash, NarSize: m.narSize, References: slices.Clone(m.refs),
 		Signatures: slices.Clone(m.signatures), CA: m.content.ca}
 }
 
 // CheckNAR checks the NAR of a content-addressed path beyond its NarHash: a NAR with the mapping's hash may still be a
-// forgery if that hash is not signed. It must be called once the hash is verified, before the first byte goes to Nix. The
-// error wraps [store.ErrCorrupt].
+// forgery if that hash is not signed. It must be called once the hash is verified, before the first byte goes to Nix.
+// The error wraps [store.ErrCorrupt].
 func (m Mapping) CheckNAR(nar store.NAR) error {
 	if nar.Size() != m.narSize {
 		return fmt.Errorf("%s: NAR of %d bytes, want %d: %w", m.path, nar.Size(), m.narSize, store.ErrCorrupt)

@@ -18,8 +18,9 @@
 //	                  [Keys.BelieveGit] says that Nix knows of these: it takes a narinfo with one for an error otherwise
 //	text:sha256:H     H is the hash of the one file that the NAR holds; with references
 //
-// Claims of the last four kinds do not fix the NAR: NarHash may be that of another. Nix looks for the hash after unpacking,
-// and is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is not.
+// Claims of the last four kinds do not fix the NAR: NarHash may be that of another. Nix looks for the hash after
+// unpacking, and is content with a symbolic link to, or an executable file of, the right bytes; [Mapping.CheckNAR] is
+// not.
 package trust
 
 import (
@@ -40,9 +41,9 @@ const maxVerify = 64
 // ErrUntrusted says that a claim is neither signed by a trusted key nor proven by its content.
 var ErrUntrusted = errors.New("not signed by a trusted key")
 
-// ErrForged says that a claim has signatures in the name of a trusted key, and that none of them verifies. It is no proof
-// of a lie: an honest neighbour verifies what it passes on with its own keys, and a key of the same name may have other
-// bits there, after a rotation or a typing error on either side.
+// ErrForged says that a claim has signatures in the name of a trusted key, and that none of them verifies. It is no
+// proof of a lie: an honest neighbour verifies what it passes on with its own keys, and a key of the same name may have
+// other bits there, after a rotation or a typing error on either side.
 var ErrForged = errors.New("its signature in the name of a trusted key does not verify with that key")
 
 // Check turns a claim into a mapping if it deserves belief. The error wraps [ErrUntrusted] if it does not,
@@ -125,8 +126,8 @@ func (k *Keys) NamedIn(info store.Info) (names []string) {
 	return slices.Compact(names)
 }
 
-// Fingerprint returns the text of a claim that an upstream signs, as Nix defines it: "1", the store path, NarHash, NarSize
-// and references, separated by semicolons. The references must be sorted.
+// Fingerprint returns the text of a claim that an upstream signs, as Nix defines it: "1", the store path, NarHash,
+// NarSize and references, separated by semicolons. The references must be sorted.
 func Fingerprint(info store.Info) string {
 	refs := make([]string, len(info.References))
 	for i, r := range info.References {

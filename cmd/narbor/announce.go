@@ -100,8 +100,8 @@ func (s *parts) announceNetwork(c *cli.Context, line func(key, format string, ar
 	}
 }
 
-// announceNix prints narbor's URL and the next step: the line for nix.conf that names it if there is none yet, or without Nix
-// what else can be done.
+// announceNix prints narbor's URL and the next step: the line for nix.conf that names it if there is none yet, or
+// without Nix what else can be done.
 func (s *parts) announceNix(w io.Writer, line func(key, format string, args ...any)) {
 	urls := s.urls()
 	line("for Nix", "%s", strings.Join(urls, ", "))

@@ -140,8 +140,8 @@ func substituters(addrs []string) (urls []string) {
 	return urls
 }
 
-// nixCache returns the folder of Nix's caches for a user, and the function that finds them in it. For root it is the daemon's:
-// sudo may leave the environment of a user, with a folder of that user.
+// nixCache returns the folder of Nix's caches for a user, and the function that finds them in it. For root it is the
+// daemon's: sudo may leave the environment of a user, with a folder of that user.
 func nixCache(uid int) (dir string, find func(string) ([]string, error), err error) {
 	if uid != 0 {
 		home, err := os.UserHomeDir()

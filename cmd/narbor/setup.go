@@ -228,8 +228,8 @@ func (s setup) installUnits(ctx context.Context) error {
 	return s.startUnits(ctx, "restart", "narbor.service") // an earlier version may run
 }
 
-// allowVsock lets the service use vsock, from its next start on, where the kernel has it. Elsewhere that would be one more
-// way out for nothing. changed is false if it was so before.
+// allowVsock lets the service use vsock, from its next start on, where the kernel has it. Elsewhere that would be one
+// more way out for nothing. changed is false if it was so before.
 func (s setup) allowVsock() (changed bool, err error) {
 	if !transport.HasVsock() {
 		return false, nil
@@ -323,8 +323,8 @@ func withoutNetwork() bool {
 	return err == nil && own != first
 }
 
-// startedWithoutVsock reports whether the service that runs says that its unit forbids vsock: it was started before the drop-in
-// was there.
+// startedWithoutVsock reports whether the service that runs says that its unit forbids vsock: it was started before the
+// drop-in was there.
 func startedWithoutVsock(ctx context.Context) bool {
 	ctl := control.Client{Paths: []string{filepath.Join("/run/narbor", control.SocketName)}, Timeout: control.Timeout}
 	var st control.Status

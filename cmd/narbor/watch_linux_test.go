@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-// watching runs narbor status --watch on a terminal, in a shell that prints the terminal's settings before and after, and the exit code.
+// watching runs narbor status --watch on a terminal, in a shell that prints the terminal's settings before and after,
+// and the exit code.
 func watching(t *testing.T, socket string, env ...string) (*terminal, *exec.Cmd) {
 	t.Helper()
 	const script = `trap : TERM INT HUP; stty -g; "$0" status --watch --every 200ms --socket "$1"; echo "exit $?"; stty -g; echo end`

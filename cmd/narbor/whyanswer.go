@@ -128,7 +128,8 @@ func holding(w control.Why) (size, rate int64) {
 	return size, rate
 }
 
-// estimate says how long the path's archive takes from its neighbours and from an upstream, as far as their rates are known.
+// estimate says how long the path's archive takes from its neighbours and from an upstream, as far as their rates are
+// known.
 func estimate(w control.Why) string {
 	var parts []string
 	size, rate := holding(w)

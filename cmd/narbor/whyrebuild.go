@@ -15,8 +15,8 @@ import (
 // oldPathTimeout bounds the questions about the other versions of a path.
 const oldPathTimeout = time.Second
 
-// whyRebuild returns how the path of a claim was rebuilt from another version of it, or if it is not here, how it would be.
-// It returns nil if neither is known.
+// whyRebuild returns how the path of a claim was rebuilt from another version of it, or if it is not here, how it would
+// be. It returns nil if neither is known.
 func (s *parts) whyRebuild(ctx context.Context, claim store.Info, here bool) *control.WhyRebuild {
 	if claim.Path.IsZero() {
 		return nil

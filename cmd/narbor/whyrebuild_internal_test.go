@@ -91,7 +91,8 @@ func TestWhyNamesTheVersionThatAPathIsRebuiltFrom(t *testing.T) {
 	}
 }
 
-// An old version that was tampered with is found after the rebuild has failed. It is then on the list that status and doctor show.
+// An old version that was tampered with is found after the rebuild has failed. It is then on the list that status and
+// doctor show.
 func TestOldVersionThatWasTamperedWithIsReportedAsDamaged(t *testing.T) {
 	old, wanted := claimOf(t, "1", "app-1.0", "content"), claimOf(t, "2", "app-1.0", "CONTENT")
 	s := &parts{shares: newOldStore(t, old, "cOntent")}

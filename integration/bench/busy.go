@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	// busyFactor is the number of busy processes for each processor, beside holder and asker; shortFactor is that of the short
-	// form. A row has a limit only if at most otherLoad times as many processes are runnable.
+	// busyFactor is the number of busy processes for each processor, beside holder and asker; shortFactor is that of
+	// the short form. A row has a limit only if at most otherLoad times as many processes are runnable.
 	busyFactor, shortFactor, otherLoad = 4, 2, 2
 	// runningPoll is the interval of those samples.
 	runningPoll = 100 * time.Millisecond
@@ -151,7 +151,8 @@ func load(ctx context.Context, n int) (stop func(), err error) {
 	return stop, nil
 }
 
-// many requests narinfos as Nix does, 25 at a time. It returns each request's milliseconds and how many were answered 404.
+// many requests narinfos as Nix does, 25 at a time. It returns each request's milliseconds and how many were answered
+// 404.
 func (b *bench) many(h *lan.Host, paths []string) (ms []float64, notFound int, err error) {
 	args := []string{"-s", "--parallel", "--parallel-max", "25", "-w", "%{http_code} %{time_total}\n"}
 	for _, p := range paths {

@@ -12,8 +12,8 @@ import (
 // swarmSize is the number of hosts that fetch the same closure at once.
 const swarmSize = 6
 
-// crowdRates are the holder's rates in Mbit/s. At the first, two processors are as busy as the link; at the second, which the
-// short form leaves out, only the link is.
+// crowdRates are the holder's rates in Mbit/s. At the first, two processors are as busy as the link; at the second,
+// which the short form leaves out, only the link is.
 var crowdRates = []int{100, 20}
 
 // crowd lets one host, and then six at once, fetch from one holder with a slow link; the links of the others are ten

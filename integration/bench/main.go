@@ -39,8 +39,9 @@ import (
 // grossly is the factor by which a limit may be missed before bench fails: machines differ, and other load is common.
 const grossly = 1.5
 
-// crowdedly is that factor for rows that the processors of this machine limit, not the links: those of five hosts and more that
-// are busy at once, unshaped, and those of saturated turns. On two processors the same commit gives 1.6 and 2.9 for crowd on one day.
+// crowdedly is that factor for rows that the processors of this machine limit, not the links: those of five hosts and
+// more that are busy at once, unshaped, and those of saturated turns. On two processors the same commit gives 1.6 and
+// 2.9 for crowd on one day.
 const crowdedly = 2.5
 
 // exactly is that factor for rows of bytes, which other load does not change.

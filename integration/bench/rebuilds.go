@@ -30,8 +30,8 @@ type rebuildsCase struct {
 	nginx         series // of the short form, which has one rate
 }
 
-// rebuilds fetches a closure after a mass rebuild: from a neighbour, and from an upstream, with the closure before in the store
-// and without. Then it measures the cost where there is nothing to rebuild from.
+// rebuilds fetches a closure after a mass rebuild: from a neighbour, and from an upstream, with the closure before in
+// the store and without. Then it measures the cost where there is nothing to rebuild from.
 func (b *bench) rebuilds() (rows []row, err error) {
 	c := &rebuildsCase{bench: b}
 	spec := b.slow()
@@ -61,7 +61,8 @@ func (b *bench) rebuilds() (rows []row, err error) {
 	return rows, nil
 }
 
-// neighbour fetches from a neighbour at 100 Mbit/s, or at 20 in the short form: there Nix takes as long as the faster link.
+// neighbour fetches from a neighbour at 100 Mbit/s, or at 20 in the short form: there Nix takes as long as the faster
+// link.
 func (c *rebuildsCase) neighbour() (rows []row, err error) {
 	mbit := 100
 	if c.short {
@@ -151,7 +152,8 @@ func (c *rebuildsCase) fast(mbit int, limit float64) (rows []row, err error) {
 	return rows, err
 }
 
-// nothing fetches with an empty store, and with one of as many paths as a large store has, none of them a version of a wanted one.
+// nothing fetches with an empty store, and with one of as many paths as a large store has, none of them a version of a
+// wanted one.
 func (c *rebuildsCase) nothing() (rows []row, err error) {
 	err = c.withLAN(func(l *lan.LAN) error {
 		from, err := c.sender(l, "sender", c.second, "")
@@ -186,8 +188,8 @@ func (c *rebuildsCase) nothing() (rows []row, err error) {
 	return rows, err
 }
 
-// with returns a turn in which a new receiver with the given store fetches the second closure: through narbor if the sender has
-// it, else through nginx.
+// with returns a turn in which a new receiver with the given store fetches the second closure: through narbor if the
+// sender has it, else through nginx.
 func (c *rebuildsCase) with(l *lan.LAN, nix string, from *sender) turn {
 	name := "narbor"
 	if from.narbor == nil {
@@ -204,7 +206,8 @@ func (c *rebuildsCase) with(l *lan.LAN, nix string, from *sender) turn {
 	}}
 }
 
-// alone returns a turn in which a new receiver with the first closure fetches the second one through a narbor with an upstream.
+// alone returns a turn in which a new receiver with the first closure fetches the second one through a narbor with an
+// upstream.
 func (c *rebuildsCase) alone(l *lan.LAN, far *sender) turn {
 	return turn{"narbor", func(int) (s sample, err error) {
 		c.named++

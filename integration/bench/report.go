@@ -104,8 +104,8 @@ func (r row) tolerance() float64 {
 	return grossly
 }
 
-// saturated reports whether the turns took most of what this machine's processors can do: then these limit it, not the links. On two
-// processors a closure at 1 Gbit/s takes 70 to 90 percent, by the day.
+// saturated reports whether the turns took most of what this machine's processors can do: then these limit it, not the
+// links. On two processors a closure at 1 Gbit/s takes 70 to 90 percent, by the day.
 func (s series) saturated() bool {
 	return len(s.Samples) > 0 && median(s.of(func(t sample) float64 {
 		cpu := 0.0

@@ -22,7 +22,8 @@ const (
 	killedPoll = 100 * time.Millisecond
 )
 
-// slowTimeouts are the values in seconds of Nix's stalled-download-timeout: some of public configurations, and the default.
+// slowTimeouts are the values in seconds of Nix's stalled-download-timeout: some of public configurations, and the
+// default.
 var slowTimeouts = []int{5, 30, 300}
 
 // A slowArchive is one large path.
@@ -44,9 +45,9 @@ type slowFetch struct {
 // A lane is fetches one after the other.
 type lane []*slowFetch
 
-// slowLine fetches one large path over a line of 20 Mbit/s with the oldest and the newest Nix. The nginx has archives that
-// are compressed by zstd already. Rivals fetch at once, each from a neighbour of its own: the line limits them, and
-// other load slows them all. Only the narbors that compress take turns, since three would need both processors.
+// slowLine fetches one large path over a line of 20 Mbit/s with the oldest and the newest Nix. The nginx has archives
+// that are compressed by zstd already. Rivals fetch at once, each from a neighbour of its own: the line limits them,
+// and other load slows them all. Only the narbors that compress take turns, since three would need both processors.
 func (b *bench) slowLine() (rows []row, err error) {
 	nixes, err := lan.Nixes(b.ctx)
 	if err != nil {
@@ -89,7 +90,8 @@ func (b *bench) slowLine() (rows []row, err error) {
 	return rows, nil
 }
 
-// slowArchives returns one path that no compressor makes smaller, and one that zstd makes as small as other store paths.
+// slowArchives returns one path that no compressor makes smaller, and one that zstd makes as small as other store
+// paths.
 func (b *bench) slowArchives() (all []slowArchive, err error) {
 	specs := []corpus.Spec{corpus.Noise(bigBytes), corpus.Mixed(bigBytes)}
 	if b.short {

@@ -29,7 +29,8 @@ type builder struct {
 	progress func(string)
 }
 
-// build makes the corpus of spec in dir. The paths are those that add adds; it returns the one that refers to all others.
+// build makes the corpus of spec in dir. The paths are those that add adds; it returns the one that refers to all
+// others.
 func build(ctx context.Context, spec Spec, dir string, progress func(string), add func(*builder) (store.Path, error)) (err error) {
 	tmp, err := os.MkdirTemp(filepath.Dir(dir), spec.Name+"-building-")
 	if err != nil {
@@ -166,7 +167,8 @@ func write(name string, r io.Reader, n int64) error {
 	return errors.Join(err, f.Close())
 }
 
-// add makes a directory with unpack, and of that a signed archive for path. The directory names the references in their order.
+// add makes a directory with unpack, and of that a signed archive for path. The directory names the references in their
+// order.
 func (b *builder) add(ctx context.Context, path store.Path, refs []store.Path, unpack func(dir string) error) error {
 	dir := filepath.Join(b.dir, "unpacked", path.Base())
 	defer os.RemoveAll(dir)

@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// changedOf is the number of paths of which one has other content after a mass rebuild, and firstChanged the place of the
-	// first such path when they are sorted by size: the largest one is half of a corpus, and stays.
+	// changedOf is the number of paths of which one has other content after a mass rebuild, and firstChanged the place
+	// of the first such path when they are sorted by size: the largest one is half of a corpus, and stays.
 	changedOf, firstChanged = 10, 1
 	// sameSizeOf is the number of changed paths of which one keeps its NarSize.
 	sameSizeOf = 4
 )
 
-// OpenRebuilt returns two generations of a corpus: itself, and its closure after a mass rebuild. Each path of the second one has
-// the name of one of the first, and another hash part. A tenth of them have other content, and the others differ in nothing but
-// the store paths that they contain. It is built and kept as by [Open].
+// OpenRebuilt returns two generations of a corpus: itself, and its closure after a mass rebuild. Each path of the
+// second one has the name of one of the first, and another hash part. A tenth of them have other content, and the
+// others differ in nothing but the store paths that they contain. It is built and kept as by [Open].
 func OpenRebuilt(ctx context.Context, spec Spec, progress func(string)) (first, second *Corpus, err error) {
 	if first, err = Open(ctx, spec, progress); err != nil {
 		return nil, nil, err
@@ -113,7 +113,8 @@ func (b *builder) restore(ctx context.Context, nar, dir string) error {
 	return nil
 }
 
-// alter changes each byte of all files of a directory, so that they are as compressible as before. If longer is true, it adds a file.
+// alter changes each byte of all files of a directory, so that they are as compressible as before. If longer is true,
+// it adds a file.
 func alter(dir string, longer bool) error {
 	if longer {
 		if err := os.WriteFile(filepath.Join(dir, "changes"), []byte("another version\n"), 0o644); err != nil {

@@ -67,9 +67,9 @@ func unpackSystem(ctx context.Context, suite string) (Nix, error) {
 	return Nix{Version: strings.TrimSuffix(version[1], "."), System: dir}, nil
 }
 
-// Root returns a directory with packages of a Debian suite and all of their dependencies. It unpacks them without running
-// their scripts. The directory is kept below the user's cache directory under the name; other versions in the suite get a
-// new one.
+// Root returns a directory with packages of a Debian suite and all of their dependencies. It unpacks them without
+// running their scripts. The directory is kept below the user's cache directory under the name; other versions in the
+// suite get a new one.
 func Root(ctx context.Context, suite, name string, packages ...string) (string, error) {
 	dir, _, err := unpackSuite(ctx, suite, name, packages)
 	return dir, err

@@ -111,8 +111,8 @@ func (c command) cmd(ctx context.Context) *exec.Cmd {
 	return cmd
 }
 
-// run runs c to its end, or to ctx's deadline, or for commandTimeout if ctx has none, and returns its standard output. Its
-// error has the standard error in it.
+// run runs c to its end, or to ctx's deadline, or for commandTimeout if ctx has none, and returns its standard output.
+// Its error has the standard error in it.
 func (n *namespace) run(ctx context.Context, c command) (string, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc

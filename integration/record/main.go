@@ -2,7 +2,8 @@
 //
 //	go build -o /tmp/narbor ./cmd/narbor && go run ./integration/record /tmp/narbor integration/demo.svg
 //
-// A viewer that plays nothing shows the end. A demo that fails leaves the file as it was. The terminal is made by script(1), of util-linux.
+// A viewer that plays nothing shows the end. A demo that fails leaves the file as it was. The terminal is made by
+// script(1), of util-linux.
 package main
 
 import (

@@ -85,7 +85,8 @@ func texts(t *testing.T, svg string) (all []string) {
 	}
 }
 
-// The recording of a program that redraws a line has its first and its last picture, and the last is seen without animation.
+// The recording of a program that redraws a line has its first and its last picture, and the last is seen without
+// animation.
 func TestRecordDrawsAProgramOnATerminal(t *testing.T) {
 	if _, err := exec.LookPath("script"); err != nil {
 		if os.Getenv("CI") == "true" {

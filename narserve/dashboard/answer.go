@@ -16,8 +16,8 @@ import (
 	"narbor/store"
 )
 
-// New returns a page that shows facts and accounts. Its metrics include those of the given collectors. If facts is nil, every
-// request gets [store.ErrNotFound].
+// New returns a page that shows facts and accounts. Its metrics include those of the given collectors. If facts is nil,
+// every request gets [store.ErrNotFound].
 func New(facts func() Facts, accounts *stats.Accounts, others ...prometheus.Collector) *Page {
 	p := &Page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
 		header: pageHeader(), registry: prometheus.NewRegistry(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
@@ -26,8 +26,8 @@ func New(facts func() Facts, accounts *stats.Accounts, others ...prometheus.Coll
 	return p
 }
 
-// pageHeader restricts the page in case hostile text gets into it: only its own script and style run (they are listed by
-// hash), it connects only to its own origin, and no other page can read or frame it.
+// pageHeader restricts the page in case hostile text gets into it: only its own script and style run (they are listed
+// by hash), it connects only to its own origin, and no other page can read or frame it.
 func pageHeader() map[string]string {
 	hash := func(text string) string {
 		sum := sha256.Sum256([]byte(text))

@@ -11,7 +11,8 @@ import (
 const (
 	// maxStreams bounds how many pages are kept up to date at once: a few tabs of a few people.
 	maxStreams = 16
-	// streamEvery is how often a page is brought up to date, which bounds the cost: a page is rendered in a millisecond.
+	// streamEvery is how often a page is brought up to date, which bounds the cost: a page is rendered in a
+	// millisecond.
 	streamEvery = time.Second
 	// streamTimeout is how long a browser may take to read an event, and streamQuiet how long there may be no event: a
 	// browser that has gone without closing its connection is noticed by then.

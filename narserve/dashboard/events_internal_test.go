@@ -11,8 +11,8 @@ import (
 	"narbor/narserve/stats"
 )
 
-// A fullWriter is the connection of a browser that does not read: a write blocks until the deadline that was set, or for
-// an hour if none was.
+// A fullWriter is the connection of a browser that does not read: a write blocks until the deadline that was set, or
+// for an hour if none was.
 type fullWriter struct {
 	http.ResponseWriter
 	deadline time.Time

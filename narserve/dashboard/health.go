@@ -9,8 +9,8 @@ const (
 	SeveritySkipped = "skipped" // it could not be looked at, and Text says why
 )
 
-// Health is a problem and its remedy. It is also the finding of one check of `narbor doctor`. A problem that both report
-// has the same code: the name of the check.
+// Health is a problem and its remedy. It is also the finding of one check of `narbor doctor`. A problem that both
+// report has the same code: the name of the check.
 type Health struct {
 	Code     string `json:"code"` // a few words with dashes, always the same for the same thing
 	Severity string `json:"severity"`

@@ -25,8 +25,8 @@ func sections() []string {
 	return []string{"state", "saved", "update", "health", "now", "neighbours", "day", "month", "requests", "sharing", "network"}
 }
 
-// A Page answers requests of browsers, and of the programs that read its metrics and its JSON. Its methods may be called
-// concurrently.
+// A Page answers requests of browsers, and of the programs that read its metrics and its JSON. Its methods may be
+// called concurrently.
 type Page struct {
 	facts     func() Facts // nil: there is no page; returns at once, and may be called concurrently
 	accounts  *stats.Accounts

@@ -15,7 +15,8 @@ import (
 	"narbor/store"
 )
 
-// pageOf returns the page of a machine that has transferred these amounts today, and others on earlier days, the latest first.
+// pageOf returns the page of a machine that has transferred these amounts today, and others on earlier days, the latest
+// first.
 func pageOf(t *testing.T, facts dashboard.Facts, today stats.Amounts, earlier ...stats.Day) string {
 	t.Helper()
 	days := append([]stats.Day{{Date: time.Now().Format(time.DateOnly), Amounts: today}}, earlier...)

@@ -11,8 +11,8 @@ import (
 	"narbor/store"
 )
 
-// UpdateText returns one update in words, with its sources, the largest part first. The name of a neighbour is what name returns
-// of its ID.
+// UpdateText returns one update in words, with its sources, the largest part first. The name of a neighbour is what
+// name returns of its ID.
 func UpdateText(u stats.Update, now time.Time, name func(id string) string) string {
 	type part struct {
 		bytes int64
@@ -69,8 +69,8 @@ func day(t, now time.Time) string {
 	return t.Format("2 January 2006 15:04")
 }
 
-// MonthText says how much of what Nix needed in 30 days came from the network: a part, and the rest of the sentence. The part is
-// "" if nothing did.
+// MonthText says how much of what Nix needed in 30 days came from the network: a part, and the rest of the sentence.
+// The part is "" if nothing did.
 func MonthText(month stats.Amounts) (part, rest string) {
 	saved, of := month.Saved(), month.SavedOf()
 	if saved <= 0 {

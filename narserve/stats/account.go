@@ -27,7 +27,8 @@ const (
 	// maxFrom bounds the peers named in a request or a transfer.
 	maxFrom = 8
 	// internetRate is the assumed rate of Nix's own downloads, in bytes of NARs a second, to say how much time
-	// was saved: 50 Mbit/s of archives packed to a quarter. It is an assumption, and every figure made of it an estimate.
+	// was saved: 50 Mbit/s of archives packed to a quarter. It is an assumption, and every figure made of it an
+	// estimate.
 	internetRate = 25e6
 )
 
@@ -44,8 +45,8 @@ type Amounts struct {
 	SavedSeconds float64                `json:"savedSeconds"` // estimate: how much longer the same bytes would have taken from the internet
 }
 
-// Saved returns the bytes that this machine did not download from the internet: neighbours had or downloaded them, or they
-// were rebuilt here.
+// Saved returns the bytes that this machine did not download from the internet: neighbours had or downloaded them, or
+// they were rebuilt here.
 func (a Amounts) Saved() int64 {
 	return a.Received[store.FromNeighbours] + a.Received[store.FromOthers] + a.Received[store.FromRebuild]
 }
@@ -147,13 +148,14 @@ type Transfer struct {
 	Peers    []string     `json:"peers"` // IDs, the largest giver first; at most 8
 }
 
-// An Update has the amounts that Nix got without a pause of two minutes: from narbor, of any origin, and what it fetched itself, as
-// far as is known. Sent, Found and Missed stay 0.
+// An Update has the amounts that Nix got without a pause of two minutes: from narbor, of any origin, and what it
+// fetched itself, as far as is known. Sent, Found and Missed stay 0.
 type Update struct {
 	Start time.Time `json:"start"` // the first question for a path
 	End   time.Time `json:"end"`   // the last request for which there was something
-	// From has the IDs of the neighbours that the NARs of origin [store.FromNeighbours] came from, the one with the most bytes first,
-	// after those from before a restart; at most 8. A NAR from several counts for the one that gave most of it.
+	// From has the IDs of the neighbours that the NARs of origin [store.FromNeighbours] came from, the one with the
+	// most bytes first, after those from before a restart; at most 8. A NAR from several counts for the one that gave
+	// most of it.
 	From []string `json:"from,omitempty"`
 	Amounts
 }
@@ -200,7 +202,8 @@ type parties struct {
 // maxAway and awayFor bound the list of peers that are not here.
 const maxAway, awayFor = 5, 30 * 24 * time.Hour
 
-// Away returns the peers with which something passed in the last 30 days and that are not here now, the latest first; at most 5.
+// Away returns the peers with which something passed in the last 30 days and that are not here now, the latest first;
+// at most 5.
 func (a Account) Away(here func(id string) bool, now time.Time) []Share {
 	away := []Share{}
 	for _, s := range a.Peers {

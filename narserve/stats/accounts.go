@@ -12,8 +12,8 @@ import (
 )
 
 // Accounts keep what passed between Nix, this machine and others: for a year by day, for a day by quarter of an hour,
-// and the latest requests and the current transfers one by one. It is never larger than its constants allow. Its methods
-// may be called concurrently; none but Save and Run does any I/O.
+// and the latest requests and the current transfers one by one. It is never larger than its constants allow. Its
+// methods may be called concurrently; none but Save and Run does any I/O.
 type Accounts struct {
 	file   string // "" is none
 	missed misses

@@ -21,8 +21,8 @@ const (
 	saveEvery = 5 * time.Minute
 )
 
-// A keptAccount is the content of the file: the accounts, and the misses that [Accounts.Run] has not looked for yet, so that
-// paths that Nix fetched elsewhere just before a restart are counted after it.
+// A keptAccount is the content of the file: the accounts, and the misses that [Accounts.Run] has not looked for yet, so
+// that paths that Nix fetched elsewhere just before a restart are counted after it.
 type keptAccount struct {
 	Account
 	Missed []keptMiss `json:"missed,omitempty"`

@@ -7,7 +7,8 @@ import (
 	"narbor/store"
 )
 
-// lack is when a NAR did not fit into the spool, the last time. The caller of its methods holds the lock of the accounts.
+// lack is when a NAR did not fit into the spool, the last time. The caller of its methods holds the lock of the
+// accounts.
 type lack struct {
 	room     time.Time // there was no room for it at that moment
 	tooLarge time.Time // it was larger than the spool may be

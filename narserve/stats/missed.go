@@ -15,8 +15,8 @@ const (
 	missCheckEvery, missChecksAtOnce = 15 * time.Second, 256
 )
 
-// missCheckAfter returns how long after a miss the tried-th check runs, of whether Nix has got the path elsewhere. A large
-// closure takes an hour on a slow link; Nix only asked about a path that is still absent then.
+// missCheckAfter returns how long after a miss the tried-th check runs, of whether Nix has got the path elsewhere. A
+// large closure takes an hour on a slow link; Nix only asked about a path that is still absent then.
 func missCheckAfter(tried int) time.Duration {
 	return []time.Duration{time.Minute, 10 * time.Minute, time.Hour, math.MaxInt64}[tried]
 }
@@ -36,8 +36,8 @@ type keptMiss struct {
 	Tried    int       `json:"tried"`
 }
 
-// misses are the paths that Nix did not get here, until it is known whether it has them from elsewhere. Their methods may
-// be called concurrently.
+// misses are the paths that Nix did not get here, until it is known whether it has them from elsewhere. Their methods
+// may be called concurrently.
 type misses struct {
 	checks *lru.Cache[store.HashPart, missCheck]
 	added  chan struct{} // has an element if a path was added since Run looked last

@@ -10,8 +10,8 @@ import (
 )
 
 // Run saves the accounts every few minutes and at the end, until ctx ends. Meanwhile it finds out which of the missed
-// paths Nix has got elsewhere: size returns the NarSize of a path that is in this machine's store and that an upstream has
-// signed, else 0. It is called once.
+// paths Nix has got elsewhere: size returns the NarSize of a path that is in this machine's store and that an upstream
+// has signed, else 0. It is called once.
 func (a *Accounts) Run(ctx context.Context, size func(context.Context, store.HashPart) int64, log *zap.Logger) {
 	save := time.NewTicker(saveEvery)
 	defer save.Stop()

@@ -14,8 +14,8 @@ const (
 	maxPassing = 256
 	// passingIdle is after how long without a block a transfer to a neighbour counts as over: no message ends it.
 	passingIdle = 3 * time.Second
-	// incomingIdle is the time without a block after which an incoming transfer is dropped if its end was not recorded. It is
-	// longer than the time after which a fetch without progress fails.
+	// incomingIdle is the time without a block after which an incoming transfer is dropped if its end was not recorded.
+	// It is longer than the time after which a fetch without progress fails.
 	incomingIdle = 240 * time.Second
 	// maxOrigins bounds the NARs with a known origin. Nix fetches those of a whole closure, which are some 3,000 for a
 	// desktop system, soon after they came.
@@ -28,8 +28,8 @@ type Provenance struct {
 	From   []string
 }
 
-// transfers are the NARs under way, and the origins of those that have arrived. The caller of the methods holds the lock
-// of the accounts.
+// transfers are the NARs under way, and the origins of those that have arrived. The caller of the methods holds the
+// lock of the accounts.
 type transfers struct {
 	passing map[passKey]*passing
 	origins *lru.Cache[store.Hash, Provenance] // of NARs in the spool

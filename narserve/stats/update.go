@@ -10,7 +10,8 @@ import (
 // updatePause is the time without a request of Nix that ends an update. Nix unpacks and builds between its requests.
 const updatePause = 2 * time.Minute
 
-// updates has the last update, in which Nix got at least one path. The caller of its methods holds the lock of the accounts.
+// updates has the last update, in which Nix got at least one path. The caller of its methods holds the lock of the
+// accounts.
 type updates struct {
 	last   Update
 	givers map[string]int64 // bytes by the neighbour that gave most of a NAR; last.From has those from before a restart

@@ -15,8 +15,8 @@ import (
 	"narbor/trust"
 )
 
-// Config is what lookups need of the node. All fields are required but SinceAck, Sharing, and AddrOf outside of AskEach. Its
-// functions may be called concurrently.
+// Config is what lookups need of the node. All fields are required but SinceAck, Sharing, and AddrOf outside of
+// AskEach. Its functions may be called concurrently.
 type Config struct {
 	Neighbours *peers.Set
 	Ledger     *peers.Ledger
@@ -37,8 +37,9 @@ type common struct {
 	busy     peers.BusyWait
 }
 
-// isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so if it
-// has sent something since, if it usually takes that long, or if its machine's kernel has acknowledged packets since.
+// isBusy reports whether a neighbour may be alive and busy that has not answered a question for that long. That is so
+// if it has sent something since, if it usually takes that long, or if its machine's kernel has acknowledged packets
+// since.
 func (c *common) isBusy(nb *peers.Neighbour, waited time.Duration) bool {
 	if nb.IsBusy(waited) {
 		return true

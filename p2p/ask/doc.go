@@ -1,12 +1,12 @@
 // Package ask puts questions about store paths to neighbours, and weighs their answers.
 //
-// [Lookups] asks all neighbours at once. The first claim that [trust.Keys] verify is believed; a claim about another path is
-// a strike, and one with a signature that does not verify is not believed. Which peers have made the claim is remembered as a
-// [Finding], so that a fetch finds holders without asking again. Nix waits for the answers, so each question has a deadline,
-// which only neighbours that are busy may exceed, and these within a budget for all questions.
+// [Lookups] asks all neighbours at once. The first claim that [trust.Keys] verify is believed; a claim about another
+// path is a strike, and one with a signature that does not verify is not believed. Which peers have made the claim is
+// remembered as a [Finding], so that a fetch finds holders without asking again. Nix waits for the answers, so each
+// question has a deadline, which only neighbours that are busy may exceed, and these within a budget for all questions.
 //
-// [Visits] asks non-neighbours for the paths that no neighbour had; no request waits for them. [Lookups.AskEach] reports what
-// each neighbour answers, for users.
+// [Visits] asks non-neighbours for the paths that no neighbour had; no request waits for them. [Lookups.AskEach]
+// reports what each neighbour answers, for users.
 //
 // Nothing is asked about a path that [secrets.Policy] keeps from neighbours: [Lookups.AskEach] and [Visits] check that,
 // and callers of the other methods do.

@@ -197,8 +197,8 @@ func (l *lookup) Lost(nb *peers.Neighbour) bool {
 	return l.owed[i].lost < maxLost
 }
 
-// expire ends the wait for neighbours that have not answered in time, unless no claim has been believed yet: then it ends
-// at [peers.BusyTimeout], for a NAR with all of them, for a narinfo with those that are busy.
+// expire ends the wait for neighbours that have not answered in time, unless no claim has been believed yet: then it
+// ends at [peers.BusyTimeout], for a NAR with all of them, for a narinfo with those that are busy.
 func (l *lookup) expire() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -19,8 +19,8 @@ import (
 )
 
 // offers sends signed claims to neighbours that have said that they do not have the path: they may have it without the
-// signature, and share it from then on. No lookup waits for an offer; a fetch waits for one under way. Its methods may be
-// called concurrently.
+// signature, and share it from then on. No lookup waits for an offer; a fetch waits for one under way. Its methods may
+// be called concurrently.
 type offers struct {
 	of    *common
 	queue chan *offer
@@ -184,8 +184,8 @@ func (o *offers) send(ctx context.Context, batch []*offer) {
 	running.Wait()
 }
 
-// claim returns the claim of a mapping in the form of an offer. The error is the reason for making none: neighbours are not asked
-// about the path, or the claim is too long.
+// claim returns the claim of a mapping in the form of an offer. The error is the reason for making none: neighbours are
+// not asked about the path, or the claim is too long.
 func (o *offers) claim(ctx context.Context, m trust.Mapping) (store.Info, error) {
 	shared, err := o.of.Secrets.Shared.Check(m.Info()) // no other signature leaves this machine
 	if err != nil {

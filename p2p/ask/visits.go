@@ -20,8 +20,8 @@ type Dialer interface {
 	EndVisit(id peer.ID, useful bool)
 }
 
-// Visits asks non-neighbours, which are known machines that are not connected, for paths that no neighbour has. Its methods
-// may be called concurrently.
+// Visits asks non-neighbours, which are known machines that are not connected, for paths that no neighbour has. Its
+// methods may be called concurrently.
 type Visits struct {
 	lookups *Lookups
 	dialer  Dialer

@@ -39,8 +39,8 @@ func loadAdded(file string) (texts []string, named []*namedPeer, err error) {
 }
 
 // allNamed reads the peers that the user named: by flag, on the kernel's command line, and in earlier runs. The
-// kernel's command line may be older than this program, so a mistake in it does not prevent the start. It returns the texts
-// of the added ones as well.
+// kernel's command line may be older than this program, so a mistake in it does not prevent the start. It returns the
+// texts of the added ones as well.
 func allNamed(cfg Config, log *zap.Logger) (named []*namedPeer, texts []string, err error) {
 	named, err = parseNamed(cfg.Peers, fromFlag)
 	if err != nil {
@@ -122,8 +122,8 @@ func (a *added) keepHost() {
 	}
 }
 
-// setFound replaces the peers that SRV records name, or adds to them if some name server has not answered. A peer that was
-// named already, there or by the user, stays as it is.
+// setFound replaces the peers that SRV records name, or adds to them if some name server has not answered. A peer that
+// was named already, there or by the user, stays as it is.
 func (a *added) setFound(texts []string, all bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

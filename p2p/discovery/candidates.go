@@ -19,9 +19,10 @@ import (
 //
 // Each pair of machines has a weight, which both compute from their two IDs, and each machine keeps connections to the
 // [maxKept] machines with which its weight is highest. So two machines mostly agree on whether to stay connected,
-// without negotiation, and all machines have about the same number of neighbours. The rest are non-neighbours: known, and not
-// connected to. When no neighbour has a path, non-neighbours are visited one after the other, and asked for all paths missed
-// lately. A non-neighbour that has one of them stays a neighbour, because the rest of the closure is likely to be there, too.
+// without negotiation, and all machines have about the same number of neighbours. The rest are non-neighbours: known,
+// and not connected to. When no neighbour has a path, non-neighbours are visited one after the other, and asked for all
+// paths missed lately. A non-neighbour that has one of them stays a neighbour, because the rest of the closure is
+// likely to be there, too.
 //
 // candidates have no lock, no goroutine and no clock: the [Dialer] has all three.
 type candidates struct {
@@ -139,8 +140,8 @@ func (s *candidates) finished(id peer.ID, err error, alone bool, now time.Time) 
 	return barred
 }
 
-// announce records an announcement. It reports whether the machine is to be dialled soon, because it is new or announces
-// another address than before.
+// announce records an announcement. It reports whether the machine is to be dialled soon, because it is new or
+// announces another address than before.
 func (s *candidates) announce(a announcement, now time.Time) (soon bool) {
 	if a.via != viaMDNS && a.via != viaGateway { // of other sources it is unknown on which of our links it is
 		a.addrs, _ = netmon.ByReach(a.addrs)
@@ -244,8 +245,8 @@ func (s *candidates) via(id peer.ID) string {
 	return ""
 }
 
-// least returns the weight from which on machines are kept. A machine that could not be reached when it was dialled last
-// takes no place.
+// least returns the weight from which on machines are kept. A machine that could not be reached when it was dialled
+// last takes no place.
 func (s *candidates) least() uint64 {
 	weights := make([]uint64, 0, len(s.peers))
 	for _, c := range s.peers {
@@ -277,8 +278,8 @@ func (s *candidates) standing(id peer.ID) Standing {
 	return Standing{Kept: c.retained || !c.visit && near, NonNeighbour: !c.retained && !near, Visit: c.visit}
 }
 
-// wants says whether a non-neighbour is to be asked: something has been missed since it was asked, and that is long enough
-// ago.
+// wants says whether a non-neighbour is to be asked: something has been missed since it was asked, and that is long
+// enough ago.
 func (s *candidates) wants(c *candidate, now time.Time) bool {
 	return s.visits.missed.After(c.visited) && now.Sub(s.visits.missed) < WantedFor && now.Sub(c.visited) >= revisit && !now.Before(c.due)
 }
@@ -296,8 +297,8 @@ func (s *candidates) visit(c *candidate, now time.Time) (bool, time.Duration) {
 	return true, redialMax
 }
 
-// miss records that no neighbour has a path. It returns whether there are non-neighbours to ask, and whether a step has to
-// begin for that; within a second of the last miss there will be one soon enough.
+// miss records that no neighbour has a path. It returns whether there are non-neighbours to ask, and whether a step has
+// to begin for that; within a second of the last miss there will be one soon enough.
 func (s *candidates) miss(now time.Time) (any, wake bool) {
 	if s.nonNeighbours == 0 {
 		return false, false
@@ -307,8 +308,8 @@ func (s *candidates) miss(now time.Time) (any, wake bool) {
 	return true, wake
 }
 
-// endVisit ends a visit. A machine that had a wanted path is retained; the oldest retained one is dropped if there are too
-// many. It returns the machines that are no longer kept.
+// endVisit ends a visit. A machine that had a wanted path is retained; the oldest retained one is dropped if there are
+// too many. It returns the machines that are no longer kept.
 func (s *candidates) endVisit(id peer.ID, useful bool) (leaves []peer.ID) {
 	c := s.peers[id]
 	if c == nil || !c.visit {

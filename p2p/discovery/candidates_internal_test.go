@@ -21,8 +21,8 @@ func newKnown(t *testing.T, known int) (*candidates, time.Time) {
 	return k, now.Add(time.Second)
 }
 
-// dialled lets candidates be dialled for so long, and returns the number of dials of each machine; ended is the result of each
-// dial.
+// dialled lets candidates be dialled for so long, and returns the number of dials of each machine; ended is the result
+// of each dial.
 func (k *candidates) dialled(from time.Time, d time.Duration, ended error) map[peer.ID]int {
 	all := map[peer.ID]int{}
 	for at := from; at.Before(from.Add(d)); at = at.Add(20 * time.Millisecond) {
@@ -212,8 +212,8 @@ func TestVisitsThatEndAtOnceAreCountedRight(t *testing.T) {
 	}
 }
 
-// Of 500 machines each has a bounded number of neighbours, and all non-neighbours of one are visited within a while. Here
-// a dial takes 10 ms, and nothing else of the network is there.
+// Of 500 machines each has a bounded number of neighbours, and all non-neighbours of one are visited within a while.
+// Here a dial takes 10 ms, and nothing else of the network is there.
 func TestFiveHundredMachines(t *testing.T) {
 	const machines = 500
 	ids := make([]peer.ID, machines)

@@ -97,8 +97,8 @@ func (cs *Conns) AddrOf(id peer.ID) string {
 	return ""
 }
 
-// listensAt returns the address at which the other side of a connection can be reached. Of a connection from there that is
-// one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
+// listensAt returns the address at which the other side of a connection can be reached. Of a connection from there that
+// is one that the peer gives with the same IP address; the connection's own port is a temporary one and is left out.
 func (cs *Conns) listensAt(c network.Conn) ma.Multiaddr {
 	from := c.RemoteMultiaddr()
 	remote, ok := netmon.IPOf(from)
@@ -119,8 +119,8 @@ func (cs *Conns) connected(id peer.ID) bool {
 	return cs.host.Network().Connectedness(id) == network.Connected
 }
 
-// connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if there
-// are no others or these fail.
+// connect connects to a peer at exactly these addresses, unless it is connected already; at link-local ones only if
+// there are no others or these fail.
 func (cs *Conns) connect(ctx context.Context, info peer.AddrInfo) error {
 	first, last := netmon.ByReach(info.Addrs)
 	var err error

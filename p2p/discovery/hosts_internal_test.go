@@ -163,7 +163,8 @@ func TestHostsWithDHCPv6AddressesFindEachOther(t *testing.T) {
 	hosts[0].wait("up "+hosts[1].id, time.Minute)
 }
 
-// TestPeersOfAnotherNetworkAreNotAccepted gives the hosts no IPv6: by their link-local addresses they would be neighbours.
+// TestPeersOfAnotherNetworkAreNotAccepted gives the hosts no IPv6: by their link-local addresses they would be
+// neighbours.
 func TestPeersOfAnotherNetworkAreNotAccepted(t *testing.T) {
 	t.Parallel()
 	n := newTestNet(t)

@@ -41,8 +41,8 @@ type LAN struct {
 	resumed  atomic.Bool   // and announced on even if they are as before
 }
 
-// New starts a host, which listens and accepts from now on, and nothing else. A host without a Log logs nothing. The caller
-// must call Run, or close the host.
+// New starts a host, which listens and accepts from now on, and nothing else. A host without a Log logs nothing. The
+// caller must call Run, or close the host.
 func New(cfg Config, host transport.Config, hooks Hooks) (*LAN, error) {
 	if host.Log == nil {
 		host.Log = zap.NewNop()
@@ -102,7 +102,8 @@ func New(cfg Config, host transport.Config, hooks Hooks) (*LAN, error) {
 // [settleLimit] after Run began.
 func (l *LAN) Settled() <-chan struct{} { return l.Dialer.settled }
 
-// Via says how a peer was found: "named", "kernel", "dns-sd", "mdns", "gateway", "remembered", "exchange", "vsock" or "inbound".
+// Via says how a peer was found: "named", "kernel", "dns-sd", "mdns", "gateway", "remembered", "exchange", "vsock" or
+// "inbound".
 func (l *LAN) Via(p peer.ID) string {
 	if named := l.added.named.of(p); named != nil {
 		return named.via()
@@ -143,8 +144,8 @@ func (l *LAN) Run(ctx context.Context) error {
 	return errors.Join(err, l.addrs.Close(), l.host.Close())
 }
 
-// resume renews the state that may be stale after the machine has slept: it scans the interfaces, announces this machine
-// and probes the neighbours.
+// resume renews the state that may be stale after the machine has slept: it scans the interfaces, announces this
+// machine and probes the neighbours.
 func (l *LAN) resume() {
 	l.resumed.Store(true)
 	netmon.Hint(l.look)
@@ -228,7 +229,8 @@ func (l *LAN) closeOrphans() {
 	}
 }
 
-// isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and links.
+// isOrphan reports whether the other end of a connection is out of reach, if these are this machine's addresses and
+// links.
 func (l *LAN) isOrphan(c network.Conn, own map[netip.Addr]bool, near []netmon.Link) bool {
 	a, ok := netmon.IPOf(c.LocalMultiaddr())
 	return ok && !own[a.WithZone("")] && !l.Gate.IsVsock(a) || l.isOffLink(c, near)

@@ -12,19 +12,21 @@ const (
 	// machines, all are connected to each other. Each neighbour costs memory, some 200 KiB, and is asked for every
 	// path.
 	maxKept = 64
-	// maxVisits is the number of non-neighbours dialled at a time to be asked for what no neighbour has, and maxRetained the
-	// number that stay connected because they had something: the holders of some closures.
+	// maxVisits is the number of non-neighbours dialled at a time to be asked for what no neighbour has, and
+	// maxRetained the number that stay connected because they had something: the holders of some closures.
 	maxVisits, maxRetained = 8, 16
 	// maxKnown bounds the machines that are remembered because they announced themselves. Announcing costs nothing, so
 	// when it is full the machine with the most failed dials makes room.
 	maxKnown = 512
-	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each, and
-	// those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find all others.
+	// maxNetworks, maxRemembered and maxRememberedAddrs bound the networks that are remembered, the addresses in each,
+	// and those of one peer there; maxNetworkKey is the longest name of a network, in bytes. A few are enough to find
+	// all others.
 	maxNetworks, maxRemembered, maxRememberedAddrs, maxNetworkKey = 32, 32, 2, 160
-	// maxSearched bounds the search domains that are asked for peers, as resolvers did for long, and maxFound the peers named there.
+	// maxSearched bounds the search domains that are asked for peers, as resolvers did for long, and maxFound the peers
+	// named there.
 	maxSearched, maxFound = 6, 16
-	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with the
-	// longest DNS name and an ID.
+	// maxAdded bounds the peers that are added while narbor runs, and maxPeerText the bytes of one: a multiaddr with
+	// the longest DNS name and an ID.
 	maxAdded, maxPeerText = 64, 512
 )
 
@@ -33,8 +35,8 @@ const (
 	// dialRate, a second, and dialBudget bound how often a flood of announcements can make us dial at all: a whole LAN
 	// at once, then slowly.
 	dialRate, dialBudget = 8, 48
-	// visitRate, a second, and visitBurst bound how many non-neighbours are visited: on a LAN of 500 all within 15 s, for a
-	// tenth of a processor meanwhile.
+	// visitRate, a second, and visitBurst bound how many non-neighbours are visited: on a LAN of 500 all within 15 s,
+	// for a tenth of a processor meanwhile.
 	visitRate, visitBurst = 32, 64
 )
 
@@ -50,12 +52,13 @@ const (
 	// missFor is how long a neighbour that has gone is dialled: it may have restarted, and where multicast does not
 	// work no other source will announce it.
 	missFor = 10 * time.Minute
-	// WantedFor is how long non-neighbours are asked for a missed path: Nix goes on down a closure meanwhile. revisit is how
-	// long a non-neighbour is not visited again, and VisitTime the longest time of a visit.
+	// WantedFor is how long non-neighbours are asked for a missed path: Nix goes on down a closure meanwhile. revisit
+	// is how long a non-neighbour is not visited again, and VisitTime the longest time of a visit.
 	WantedFor, revisit, VisitTime = time.Minute, 2 * time.Minute, 2 * time.Second
 	// resolveTimeout is longer than a resolver waits before it asks its second server.
 	resolveTimeout = 6 * time.Second
-	// srvDelay is the time between a change of network and a question to its name servers: DHCP clients write addresses first.
+	// srvDelay is the time between a change of network and a question to its name servers: DHCP clients write addresses
+	// first.
 	srvDelay = 3 * time.Second
 	// settleLimit bounds how long discovery may take before it counts as settled whatever happened; requests of
 	// Nix wait for that.

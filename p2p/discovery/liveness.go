@@ -15,8 +15,8 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// liveness closes suspected connections that do not answer a probe. TCP and yamux would detect them, too, but too late for
-// a neighbour to be found again within its time.
+// liveness closes suspected connections that do not answer a probe. TCP and yamux would detect them, too, but too late
+// for a neighbour to be found again within its time.
 type liveness struct {
 	conns *Conns
 	probe chan struct{} // there are suspects

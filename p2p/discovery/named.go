@@ -33,8 +33,8 @@ const (
 // errSelf says that a named peer is this machine.
 var errSelf = errors.New("that is this machine itself")
 
-// A namedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it
-// has addresses. The host of a virtual machine is kept as if it had been named.
+// A namedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as
+// it has addresses. The host of a virtual machine is kept as if it had been named.
 type namedPeer struct {
 	text   string     // as it was given
 	from   string     // where: fromFlag, fromKernel or fromAdded; or fromDNS, fromVsock

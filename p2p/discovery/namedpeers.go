@@ -17,7 +17,8 @@ import (
 	"narbor/p2p/netmon"
 )
 
-// A NamedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as it has addresses.
+// A NamedPeer is a peer that the user named, or the network's name server: one machine, or with a DNS name as many as
+// it has addresses.
 type NamedPeer struct {
 	Text string `json:"text"` // as it was given
 	// From is "flag" for [Config.Peers], "kernel" for [Config.KernelPeers], "added" for [LAN.AddPeer], and "dns-sd" for
@@ -256,8 +257,8 @@ func (ps *namedPeers) connectAs(ctx context.Context, n *namedPeer, id peer.ID, a
 	return ps.conns.connect(ctx, peer.AddrInfo{ID: id, Addrs: n.multiaddrs(addrs)})
 }
 
-// remember records the ID of a named peer. Absent peers are dropped beyond a limit, so that a machine that answers with a
-// new ID each time cannot fill the memory.
+// remember records the ID of a named peer. Absent peers are dropped beyond a limit, so that a machine that answers with
+// a new ID each time cannot fill the memory.
 func (ps *namedPeers) remember(id peer.ID, n *namedPeer) {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()

@@ -19,8 +19,8 @@ import (
 // (RFC 6763, section 7).
 const srvService = "_narbor._tcp"
 
-// A srvSearch names peers after SRV records in the search domains of this machine's resolver, which the administrator of
-// the network chooses. It asks once after each change of network.
+// A srvSearch names peers after SRV records in the search domains of this machine's resolver, which the administrator
+// of the network chooses. It asks once after each change of network.
 type srvSearch struct {
 	added  *added
 	log    *zap.Logger
@@ -38,7 +38,8 @@ func newSRVSearch(a *added, log *zap.Logger) *srvSearch {
 		}}
 }
 
-// run asks until ctx ends. While servers fail, the peers of the last answers stay named and the servers are asked again.
+// run asks until ctx ends. While servers fail, the peers of the last answers stay named and the servers are asked
+// again.
 func (s *srvSearch) run(ctx context.Context) error {
 	wait := time.After(0)
 	for {
@@ -104,8 +105,8 @@ func (s *srvSearch) lookIn(ctx context.Context, domain string) ([]*net.SRV, erro
 	return nil, err
 }
 
-// parseFound parses HOST:PORT of an SRV record, which holds no address (RFC 2782). As with announcements, the port is not
-// one of those below [netmon.MinPort].
+// parseFound parses HOST:PORT of an SRV record, which holds no address (RFC 2782). As with announcements, the port is
+// not one of those below [netmon.MinPort].
 func parseFound(text string) (*namedPeer, error) {
 	n, err := parseNamedPeer(text)
 	if err != nil || n.name == "" || n.port < netmon.MinPort {

@@ -6,13 +6,13 @@ import (
 	"narbor/store"
 )
 
-// A blame finds the peers that sent wrong blocks of one NAR. It has no lock, no goroutine and no clock: the goroutine that
-// calls Fetch owns it, and changes it between runs only.
+// A blame finds the peers that sent wrong blocks of one NAR. It has no lock, no goroutine and no clock: the goroutine
+// that calls Fetch owns it, and changes it between runs only.
 //
 // The NarHash shows that a block is wrong, and not which. So blocks become suspect: they are fetched again, from other
-// peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. Suspect are,
-// in this order, the blocks whose senders had not verified them; those that are not in the manifest of one holder, the
-// reference; and all blocks of the reference, if the NAR is wrong although every block is in its manifest.
+// peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. Suspect
+// are, in this order, the blocks whose senders had not verified them; those that are not in the manifest of one holder,
+// the reference; and all blocks of the reference, if the NAR is wrong although every block is in its manifest.
 type blame struct {
 	suspects []suspect
 	manifest store.Manifest // of the reference, while the blocks that were not in it are fetched from there; or nil
@@ -33,8 +33,8 @@ type remedy struct {
 }
 
 // remedyFor returns the next step with a NAR of these blocks. present are the holders that can still be asked; of equal
-// ones the first is preferred. Blocks from the disk are compared with a manifest, so that only the wrong ones are fetched;
-// so are relayed blocks then, because the disk is likelier to be wrong.
+// ones the first is preferred. Blocks from the disk are compared with a manifest, so that only the wrong ones are
+// fetched; so are relayed blocks then, because the disk is likelier to be wrong.
 func remedyFor(blocks []sender, present []peer.ID) remedy {
 	all := make([]int, len(blocks))
 	var relayed []int
@@ -116,8 +116,9 @@ func (b *blame) accepts(block int, hash store.Hash) bool {
 	return b.manifest == nil || b.manifest[block].Hash == hash
 }
 
-// senders returns the senders of wrong suspect blocks, each once, in the order in which their blocks became suspect. digest
-// returns the hash of a block of the right NAR. If it fails, the senders that were found before are returned with its error.
+// senders returns the senders of wrong suspect blocks, each once, in the order in which their blocks became suspect.
+// digest returns the hash of a block of the right NAR. If it fails, the senders that were found before are returned
+// with its error.
 func (b *blame) senders(digest func(block int) (store.Hash, error)) (found []sender, err error) {
 	seen := map[sender]bool{}
 	for _, s := range b.suspects {

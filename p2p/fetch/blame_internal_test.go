@@ -13,8 +13,8 @@ import (
 	"narbor/store"
 )
 
-// A pollution is a NAR of a few blocks that comes from some peers, of which some send wrong blocks. A block has the hash of
-// its text.
+// A pollution is a NAR of a few blocks that comes from some peers, of which some send wrong blocks. A block has the
+// hash of its text.
 type pollution struct {
 	peers    []polluter
 	excluded map[peer.ID]bool

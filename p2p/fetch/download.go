@@ -43,8 +43,8 @@ func (d *download) join(holders []Holder) {
 	}
 }
 
-// joinAgain asks all neighbours once more, and adds the holders. Those that failed without a lie may try again: a machine
-// that changes from cable to radio is back under another address a moment later.
+// joinAgain asks all neighbours once more, and adds the holders. Those that failed without a lie may try again: a
+// machine that changes from cable to radio is back under another address a moment later.
 func (d *download) joinAgain(ctx context.Context) {
 	if d.secret {
 		return

@@ -12,9 +12,10 @@ import (
 	"narbor/store/spool"
 )
 
-// Fetch receives the NAR: it fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is left.
-// If secret is true, no neighbour may learn that it is wanted. If forOthers is true, only other machines have asked for it;
-// then it is not rebuilt, because they could tell from the time that another version is here. Fetch is called once.
+// Fetch receives the NAR: it fetches, and excludes peers that sent wrong blocks, until the NAR is right or no source is
+// left. If secret is true, no neighbour may learn that it is wanted. If forOthers is true, only other machines have
+// asked for it; then it is not rebuilt, because they could tell from the time that another version is here. Fetch is
+// called once.
 func (s *Session) Fetch(ctx context.Context, secret, forOthers bool) (sp *spool.NAR, err error) {
 	start := time.Now()
 	s.secret = secret
@@ -45,8 +46,8 @@ func (s *Session) Fetch(ctx context.Context, secret, forOthers bool) (sp *spool.
 	return sp, nil
 }
 
-// prepare takes what is on this machine's disk, and finds the holders of the rest. It returns the NAR if no more is needed,
-// and fails if there is no source for the rest.
+// prepare takes what is on this machine's disk, and finds the holders of the rest. It returns the NAR if no more is
+// needed, and fails if there is no source for the rest.
 func (s *Session) prepare(ctx context.Context, forOthers bool) (*spool.NAR, error) {
 	var wrong error
 	if blocks := s.draft.Reuse(ctx); len(blocks) > 0 {

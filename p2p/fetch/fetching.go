@@ -22,8 +22,8 @@ type Holder struct {
 
 // A Swarm finds the neighbours from which a NAR can be fetched. Its methods may be called concurrently.
 type Swarm interface {
-	// Holders returns the neighbours that claim to have a NAR. It asks all neighbours if the last answers are too old, or
-	// if again is set.
+	// Holders returns the neighbours that claim to have a NAR. It asks all neighbours if the last answers are too old,
+	// or if again is set.
 	Holders(ctx context.Context, m trust.Mapping, again bool) []Holder
 	// Known returns those that have claimed it, without asking any neighbour.
 	Known(m trust.Mapping) []Holder

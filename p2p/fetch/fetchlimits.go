@@ -8,8 +8,8 @@ import "time"
 const (
 	// maxWorkers is how many holders are asked for blocks of one NAR at once; the others stand by.
 	maxWorkers = 8
-	// maxPartials bounds the neighbours from which a NAR is taken while they are still receiving it, and partialWindow the
-	// blocks under way from one of them: its answers wait, so there is no pace to measure.
+	// maxPartials bounds the neighbours from which a NAR is taken while they are still receiving it, and partialWindow
+	// the blocks under way from one of them: its answers wait, so there is no pace to measure.
 	maxPartials, PartialWindow = 16, 4
 	// MaxRequests is how many holders may be asked for one block before one of them has answered or failed.
 	MaxRequests = 3
@@ -60,10 +60,10 @@ const (
 	// pollEvery is how often a neighbour that fetches a NAR for us is asked for its progress, and leaseTime how long it
 	// continues without being asked.
 	pollEvery, LeaseTime = 500 * time.Millisecond, 6 * time.Second
-	// ProxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it. Of
-	// the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line as long as it
-	// takes to receive silentBlocks, but at most silentLimit. The bytes of the NAR that have reached us, plus silentBlocks,
-	// must not be fewer than one of its downloads yields, divided by rateSlack.
+	// ProxyPatience is how long a neighbour that fetches for us may receive nothing at all, or send nothing about it.
+	// Of the bytes that it reports, some must reach us: silentPatience is how long none may, or on a slow line as long
+	// as it takes to receive silentBlocks, but at most silentLimit. The bytes of the NAR that have reached us, plus
+	// silentBlocks, must not be fewer than one of its downloads yields, divided by rateSlack.
 	ProxyPatience, silentPatience, silentLimit = 5 * time.Second, 10 * time.Second, 60 * time.Second
 	silentBlocks, rateSlack                    = 4, 8
 	// waitedEnough is the time spent waiting for one neighbour after which no other is elected for that NAR.
@@ -71,8 +71,9 @@ const (
 	// slowFactor is how many times slower a download there must be than here before it is tried here instead. Machines
 	// that share a line share it evenly, download by download.
 	slowFactor = 3
-	// throughputMemory is the download time over which the pace is averaged, and throughputLeast the download time from which on it
-	// is known. After throughputIdle without a download it is unknown again: the machine may be at another line.
+	// throughputMemory is the download time over which the pace is averaged, and throughputLeast the download time from
+	// which on it is known. After throughputIdle without a download it is unknown again: the machine may be at another
+	// line.
 	throughputMemory, throughputLeast, throughputIdle = 60 * time.Second, time.Second, 2 * time.Minute
 	// slowRate, in bytes per second and download, is too slow in any case: four at once at 1 Mbit/s.
 	slowRate = 32 << 10

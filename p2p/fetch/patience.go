@@ -11,9 +11,10 @@ import (
 	"narbor/store"
 )
 
-// How long a fetch waits for its holders depends on what comes. The last [judgedAfter] count: if the rest would take long at
-// that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than they have
-// shown that they can. All that comes from a holder counts, of whatever NARs, for they share its link and its disk.
+// How long a fetch waits for its holders depends on what comes. The last [judgedAfter] count: if the rest would take
+// long at that pace, the fetch ends when it cannot be here before Nix gives up, or when its holders send far less than
+// they have shown that they can. All that comes from a holder counts, of whatever NARs, for they share its link and its
+// disk.
 
 // A sample is how far a fetch was at a moment.
 type sample struct {
@@ -68,8 +69,9 @@ func (p *progress) record() {
 	}
 }
 
-// account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while. It does
-// not blame holders that were not asked, nor a slow one beside others that were fast enough: that one may have been spared.
+// account evaluates a fetch that has ended: which holders are not relied on for this NAR, or at all, for a while. It
+// does not blame holders that were not asked, nor a slow one beside others that were fast enough: that one may have
+// been spared.
 func (d *download) account(began time.Time, err error) {
 	if errors.Is(err, context.Canceled) || err != nil && !errors.Is(err, store.ErrNotFound) && !errors.Is(err, context.DeadlineExceeded) {
 		return

@@ -24,8 +24,8 @@ const (
 // askBitfield stands among requested blocks for the request for a bitfield.
 const askBitfield = -1
 
-// A picker decides which block of a NAR is requested from which peer. It has no lock, no goroutine and no clock: its owner
-// guards it and passes the time.
+// A picker decides which block of a NAR is requested from which peer. It has no lock, no goroutine and no clock: its
+// owner guards it and passes the time.
 //
 // It weighs, and nothing else:
 //
@@ -120,13 +120,14 @@ type sender struct {
 // fromUpstream stands among peers for the upstream of a fetch.
 const fromUpstream peer.ID = "upstream"
 
-// fromDisk stands among peers for blocks of this machine's disk: an earlier fetch has left them, or they were rebuilt. No peer is
-// blamed for them.
+// fromDisk stands among peers for blocks of this machine's disk: an earlier fetch has left them, or they were rebuilt.
+// No peer is blamed for them.
 const fromDisk peer.ID = "disk"
 
 // pick returns the block to request from a peer, or false if there is none for it now. It records the request. From a
-// Holder that is the first missing block, or one that the swarm's assignment allows; if all have been requested, the one that
-// is expected last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be [askBitfield].
+// Holder that is the first missing block, or one that the swarm's assignment allows; if all have been requested, the
+// one that is expected last, provided that this peer would deliver it sooner (endgame). For a partial peer it may be
+// [askBitfield].
 func (p *picker) pick(a ask, now time.Time) (int, bool) {
 	mine := now.Add(time.Duration(len(a.owed)+1) * a.each)
 	for p.next < len(p.blocks) && p.blocks[p.next].state != blockMissing {
@@ -172,8 +173,8 @@ func (p *picker) soonerElsewhere(others float64, now, mine time.Time) bool {
 	return others > 0 && now.Add(time.Duration(2*float64(p.left)/others*float64(time.Second))+tick).Before(mine)
 }
 
-// endgame returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil, its
-// bitfield has that block.
+// endgame returns the block expected last of those under way, or -1 if all are expected before mine. If r is not nil,
+// its bitfield has that block.
 func (p *picker) endgame(now, mine time.Time, owed []int, r *partialPeer) int {
 	late := -1
 	for i := range p.blocks {
@@ -198,7 +199,8 @@ func (b *block) expected(now time.Time) time.Time {
 }
 
 // pickPartial returns the next block for a partial peer, of those in its bitfield or assigned to it; sure means that it
-// has the block. It returns [askBitfield] if its bitfield is to be requested, and the number of blocks if there is nothing.
+// has the block. It returns [askBitfield] if its bitfield is to be requested, and the number of blocks if there is
+// nothing.
 func (p *picker) pickPartial(r *partialPeer, owed []int, now time.Time) (i int, sure bool) {
 	if len(p.blocks) > 1 && now.Sub(r.asked) > haveFresh && (r.bitfield == nil || len(owed) == 0) {
 		r.asked = now
@@ -319,8 +321,9 @@ func (p *picker) senders() []sender {
 	return from
 }
 
-// offer makes a peer a member. It returns false if it is one already, if the swarm is closed, if there are many members, or
-// if the peer had nothing a moment ago. The last two do not hold for a proxy; there are at most maxProxies of those.
+// offer makes a peer a member. It returns false if it is one already, if the swarm is closed, if there are many
+// members, or if the peer had nothing a moment ago. The last two do not hold for a proxy; there are at most maxProxies
+// of those.
 func (s *narSwarm) offer(id peer.ID, proxy bool, now time.Time) bool {
 	if s.closed || s.members[id] != nil || !proxy && (len(s.members) >= maxPartials || now.Sub(s.gone[id]) < HoldersFresh) {
 		return false

@@ -11,9 +11,9 @@ import (
 	"narbor/p2p/wire"
 )
 
-// A plan records which blocks of a NAR are missing and which peers may be asked for them. One lock guards the picker and
-// the sources, because a peer that becomes a holder leaves the swarm at the same moment. The methods of a plan do no I/O and
-// may be called concurrently.
+// A plan records which blocks of a NAR are missing and which peers may be asked for them. One lock guards the picker
+// and the sources, because a peer that becomes a holder leaves the swarm at the same moment. The methods of a plan do
+// no I/O and may be called concurrently.
 type plan struct {
 	takes    func(*peers.Neighbour) bool // reports whether blocks of this NAR are taken from a neighbour
 	complete chan struct{}               // closed when the run ends; made by begin while no goroutine runs
@@ -64,8 +64,8 @@ func (p *plan) fail(err error) {
 	p.end()
 }
 
-// needsHolder reports whether another holder is to be asked: a block is overdue, or there is room for a holder and a block
-// that was not requested.
+// needsHolder reports whether another holder is to be asked: a block is overdue, or there is room for a holder and a
+// block that was not requested.
 func (p *plan) needsHolder(room bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -105,8 +105,8 @@ func (p *plan) join(holders []*peers.Neighbour) {
 	}
 }
 
-// meet makes a neighbour a member of the swarm, unless it is a holder, or blocks are not taken from it. It reports whether
-// the neighbour has become one.
+// meet makes a neighbour a member of the swarm, unless it is a holder, or blocks are not taken from it. It reports
+// whether the neighbour has become one.
 func (p *plan) meet(nb *peers.Neighbour, proxy bool) bool {
 	now := time.Now()
 	p.mu.Lock()
@@ -240,7 +240,8 @@ func (p *plan) role(nb *peers.Neighbour) (partial, proxy bool) {
 	return r != nil, r != nil && r.proxy
 }
 
-// setProxy makes a neighbour one that will have all blocks, or ends that. It returns false if no blocks are taken from it.
+// setProxy makes a neighbour one that will have all blocks, or ends that. It returns false if no blocks are taken from
+// it.
 func (p *plan) setProxy(nb *peers.Neighbour, proxy bool) bool {
 	if proxy {
 		p.meet(nb, true)

@@ -11,11 +11,12 @@ import (
 	"narbor/p2p/wire"
 )
 
-// errRefused says that a neighbour does not fetch a NAR for us: it has enough to do, or its upstreams have not signed it.
+// errRefused says that a neighbour does not fetch a NAR for us: it has enough to do, or its upstreams have not signed
+// it.
 var errRefused = errors.New("refused")
 
-// electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is; others is
-// the number of neighbours that took part.
+// electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is;
+// others is the number of neighbours that took part.
 func (s *supply) electProxy() (proxy *peers.Neighbour, others int) {
 	if s.doubted || s.secret || s.urged.Load() || s.proxies.isLast() {
 		return nil, 0

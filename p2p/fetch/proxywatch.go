@@ -7,9 +7,9 @@ import (
 	"narbor/store"
 )
 
-// A proxyWatch is the state of a neighbour that fetches a NAR for this node. Its line is shared among many NARs, and one may
-// get nothing for a while; so what it receives in all is measured, and everything that comes from it.
-// One goroutine owns it.
+// A proxyWatch is the state of a neighbour that fetches a NAR for this node. Its line is shared among many NARs, and
+// one may get nothing for a while; so what it receives in all is measured, and everything that comes from it. One
+// goroutine owns it.
 type proxyWatch struct {
 	began      time.Time
 	until      time.Time // when the NAR must be here
@@ -43,8 +43,8 @@ func (t *proxyWatch) received(at time.Time, missing int) {
 	t.missing = missing
 }
 
-// problem returns why the neighbour is not worth waiting for, or nil. own is what one download brings here, in bytes per
-// second; 0 is unknown.
+// problem returns why the neighbour is not worth waiting for, or nil. own is what one download brings here, in bytes
+// per second; 0 is unknown.
 func (t *proxyWatch) problem(now time.Time, own int64) error {
 	silent, took := now.Sub(t.last), now.Sub(t.began)
 	came := int64(t.blocks-t.missing) * store.BlockSize

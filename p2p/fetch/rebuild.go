@@ -14,8 +14,8 @@ import (
 	"narbor/store/spool"
 )
 
-// rebuildTick is the interval at which a rebuild is compared with the neighbours, and in which it must make progress. It also
-// bounds the time in which the store must name the other versions of a path.
+// rebuildTick is the interval at which a rebuild is compared with the neighbours, and in which it must make progress.
+// It also bounds the time in which the store must name the other versions of a path.
 const rebuildTick = time.Second
 
 // errStalled means that no block was read within rebuildTick.
@@ -24,11 +24,11 @@ var errStalled = errors.New("the disk has not delivered a block of the other ver
 // errOutpaced means that other sources were expected to be faster.
 var errOutpaced = errors.New("neighbours or an upstream send faster than this machine reads and rewrites")
 
-// rebuild makes the NAR from another version of its path on this machine: after a mass rebuild most paths differ from their
-// earlier versions only in the store paths that they contain. No neighbour is asked. It returns the NAR if its hash is right.
-// Otherwise blocks at the beginning of the draft may be written: this session uses them, and they are neither passed on nor
-// kept. The error wraps [store.ErrCorrupt] if the whole draft was written and its hash is wrong; then the caller calls
-// [Session.repair].
+// rebuild makes the NAR from another version of its path on this machine: after a mass rebuild most paths differ from
+// their earlier versions only in the store paths that they contain. No neighbour is asked. It returns the NAR if its
+// hash is right. Otherwise blocks at the beginning of the draft may be written: this session uses them, and they are
+// neither passed on nor kept. The error wraps [store.ErrCorrupt] if the whole draft was written and its hash is wrong;
+// then the caller calls [Session.repair].
 func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 	if s.Rebuilds == nil {
 		return nil, nil
@@ -81,8 +81,9 @@ func (s *Session) rebuild(ctx context.Context) (*spool.NAR, error) {
 	return nil, wrong
 }
 
-// repair marks blocks of a wrong rebuild as missing: those that differ from a holder's manifest, or all if no holder sends
-// one. No peer is blamed for them. The old path is reported as suspect if few blocks differ, or if that is unknown.
+// repair marks blocks of a wrong rebuild as missing: those that differ from a holder's manifest, or all if no holder
+// sends one. No peer is blamed for them. The old path is reported as suspect if few blocks differ, or if that is
+// unknown.
 func (s *Session) repair(ctx context.Context) error {
 	again := blocksUntil(s.Wanted.NarSize(), s.Wanted.NarSize())
 	suspect, holders := true, s.plan.holders()
@@ -149,8 +150,8 @@ func (s *Session) outpaced() bool {
 	return rate > 0 && s.rateOfOthers() > rate
 }
 
-// rateOfOthers returns the bytes per second at which the neighbours that are known to have the NAR send, all together, or an
-// upstream if that is more.
+// rateOfOthers returns the bytes per second at which the neighbours that are known to have the NAR send, all together,
+// or an upstream if that is more.
 func (s *Session) rateOfOthers() (rate int64) {
 	if !s.secret {
 		for _, h := range s.Swarm.Known(s.Wanted) {
@@ -202,8 +203,8 @@ func (s *Session) copyOld(ctx context.Context, c rebase.Candidate) (int64, error
 	}
 }
 
-// A blockWriter writes a NAR into a draft from its beginning, block by block, until it is stopped. Write and flush must be
-// called by one goroutine; the other methods may be called concurrently.
+// A blockWriter writes a NAR into a draft from its beginning, block by block, until it is stopped. Write and flush must
+// be called by one goroutine; the other methods may be called concurrently.
 type blockWriter struct {
 	draft *spool.Draft
 	block []byte // the beginning of the next block

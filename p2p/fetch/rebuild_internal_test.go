@@ -59,7 +59,8 @@ func fileNAR(n int) (nar []byte) {
 	return nar
 }
 
-// newRebuild returns a session for a NAR of 40 blocks. Another version of its path is here, and each read of that calls wait.
+// newRebuild returns a session for a NAR of 40 blocks. Another version of its path is here, and each read of that calls
+// wait.
 func newRebuild(t *testing.T, wait func()) (s *rebuildSession, holder *peers.Neighbour) {
 	t.Helper()
 	nar := fileNAR(40*store.BlockSize - 112)
@@ -295,7 +296,8 @@ func TestBlocksUntil(t *testing.T) {
 	}
 }
 
-// The first of two other versions is wrong, and the second cannot be read: the draft is wrong, and one of them may be damaged.
+// The first of two other versions is wrong, and the second cannot be read: the draft is wrong, and one of them may be
+// damaged.
 func TestRebuildOfWhichTheSecondVersionBreaksOffIsRepaired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		reads := 0

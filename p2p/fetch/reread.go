@@ -14,8 +14,8 @@ import (
 	"narbor/store/spool"
 )
 
-// attribute takes the next step to find the peers that sent wrong blocks, when the whole NAR is here and wrong. It returns
-// the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See [blame].
+// attribute takes the next step to find the peers that sent wrong blocks, when the whole NAR is here and wrong. It
+// returns the NAR if that repaired it; otherwise nil, and then suspect blocks are missing again. See [blame].
 func (s *Session) attribute(ctx context.Context, cause error) (*spool.NAR, error) {
 	defer s.plan.only()
 	s.leaveSwarm()

@@ -98,8 +98,8 @@ func (s *Session) get(ctx context.Context) error {
 	}
 }
 
-// lookAround adds the neighbours that answered later than the first, or have the NAR by now, unless the rest of the NAR is left
-// to the upstreams. It returns when all were last asked.
+// lookAround adds the neighbours that answered later than the first, or have the NAR by now, unless the rest of the NAR
+// is left to the upstreams. It returns when all were last asked.
 func (s *Session) lookAround(asked time.Time) time.Time {
 	if s.supply.only() {
 		return asked

@@ -11,8 +11,8 @@ import (
 	"narbor/p2p/peers"
 )
 
-// sources is the holders of a NAR: which are asked for blocks, stand by, or have failed. It has no lock, no goroutine and no
-// clock: its owner guards it and passes the time.
+// sources is the holders of a NAR: which are asked for blocks, stand by, or have failed. It has no lock, no goroutine
+// and no clock: its owner guards it and passes the time.
 type sources struct {
 	all      []*peers.Neighbour
 	waiting  []*peers.Neighbour // of all, those not asked yet

@@ -16,9 +16,9 @@ import (
 	"narbor/store/upstream"
 )
 
-// supplyTries is how often each upstream may send one NAR, or fail to: again only if what came was not the NAR, because then
-// its claim may be one from before. After as many wrong NARs of neighbours that came before an upstream had sent it, upstreams
-// are asked alone.
+// supplyTries is how often each upstream may send one NAR, or fail to: again only if what came was not the NAR, because
+// then its claim may be one from before. After as many wrong NARs of neighbours that came before an upstream had sent
+// it, upstreams are asked alone.
 const supplyTries = 2
 
 // A supply gets the NAR from an upstream, through a proxy or from this node's own. The goroutine that calls Fetch owns
@@ -78,7 +78,8 @@ func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
 	return true
 }
 
-// only reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent it.
+// only reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent
+// it.
 func (s *supply) only() bool {
 	return s.cuts.Load() >= supplyTries && int(s.tries.Load()) < supplyTries*len(s.Upstreams) && !s.blame.comparing()
 }
@@ -113,8 +114,8 @@ func (s *supply) stream(ctx context.Context, u *upstream.Cache) error {
 	return nil
 }
 
-// giveUp ends the fetch, because no upstream sends the NAR in time. If holders were left out, it is their turn instead, and the
-// upstreams are not asked again.
+// giveUp ends the fetch, because no upstream sends the NAR in time. If holders were left out, it is their turn instead,
+// and the upstreams are not asked again.
 func (s *supply) giveUp(slow error) error {
 	if !s.only() {
 		s.plan.fail(slow)
@@ -125,8 +126,8 @@ func (s *supply) giveUp(slow error) error {
 }
 
 // hopeless fails if the NAR will not be here before ctx ends, neither from an upstream that has sent all up to a block
-// since it began, nor at the rate at which it has come from all sources since, when so many blocks were missing. Nix had
-// better ask the upstream itself, and soon: it can use what comes before all of it is verified.
+// since it began, nor at the rate at which it has come from all sources since, when so many blocks were missing. Nix
+// had better ask the upstream itself, and soon: it can use what comes before all of it is verified.
 func (s *supply) hopeless(ctx context.Context, began time.Time, block, before int) error {
 	took := time.Since(began)
 	deadline, ok := ctx.Deadline()

@@ -27,8 +27,8 @@ const (
 	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
 	udpPort = 5353
-	// packetRate, a second, and packetBurst bound the packets about narbor that are parsed, on a link and in one family:
-	// all answers of a LAN of thousands to one question, and then those of a moderate flood.
+	// packetRate, a second, and packetBurst bound the packets about narbor that are parsed, on a link and in one
+	// family: all answers of a LAN of thousands to one question, and then those of a moderate flood.
 	packetRate, packetBurst = 256, 4096
 	// maxPacket is what a packet of multicast DNS may hold (RFC 6762, 17).
 	maxPacket = 9000
@@ -40,10 +40,10 @@ var (
 	serviceLabels = []byte("\x07_narbor\x04_tcp\x05local")
 )
 
-// A browser listens on a link for multicast DNS, in one family, and asks. All machines receive an answer, so one question
-// is enough for a whole LAN: a machine that has received the question of another skips its own turn. zeroconf's browsing
-// asks at least every minute, whatever it receives; among 60 machines that would be 400 packets a second, for each of them
-// to read.
+// A browser listens on a link for multicast DNS, in one family, and asks. All machines receive an answer, so one
+// question is enough for a whole LAN: a machine that has received the question of another skips its own turn.
+// zeroconf's browsing asks at least every minute, whatever it receives; among 60 machines that would be 400 packets a
+// second, for each of them to read.
 type browser struct {
 	question []byte
 	id       uint16      // of own questions: multicast comes back to its sender

@@ -1,15 +1,15 @@
 // Package mdns announces this machine by multicast DNS, and finds others that announce themselves.
 //
-// It knows no neighbours: each announcement of a neighbour's addresses is passed to [Config.Found], where another package
-// decides whether to connect. An announcement is a service of type _narbor._tcp in the domain local, under a random name.
-// Its TXT record has one string for each address, and nothing else:
+// It knows no neighbours: each announcement of a neighbour's addresses is passed to [Config.Found], where another
+// package decides whether to connect. An announcement is a service of type _narbor._tcp in the domain local, under a
+// random name. Its TXT record has one string for each address, and nothing else:
 //
 //	dnsaddr=/ip4/ADDRESS/tcp/PORT/p2p/PEERID, or /ip6
 //
 // Machines ask for the PTR record of _narbor._tcp.local, by a multicast question that all machines answer by multicast.
 //
-// A [Service] has a session for each link, with one goroutine that announces and two, for IPv4 and IPv6, that browse. The
-// owner starts and ends them by [Service.Update] whenever the links change, and ends all by [Service.Close].
+// A [Service] has a session for each link, with one goroutine that announces and two, for IPv4 and IPv6, that browse.
+// The owner starts and ends them by [Service.Update] whenever the links change, and ends all by [Service.Close].
 package mdns
 
 import (
@@ -59,8 +59,8 @@ type Config struct {
 	Self        peer.ID               // of the peer that is announced; required
 	Port        uint16                // TCP, at which it listens
 	IsNeighbour func(netip.Addr) bool // whether an address is that of another machine on one of the links; required
-	// NonNeighbours reports whether machines are known that are not connected: they are known by their announcements alone,
-	// so questions are asked more often. Required.
+	// NonNeighbours reports whether machines are known that are not connected: they are known by their announcements
+	// alone, so questions are asked more often. Required.
 	NonNeighbours func() bool
 	Found         func(Announcement) // is called for each announcement, from several goroutines at once; required
 	Traffic       *Traffic           // counts packets; required
@@ -74,14 +74,14 @@ type Announcement struct {
 	Expiry time.Time      // at most [ttl] ahead
 }
 
-// A Service announces this machine and listens for others on each link, by multicast DNS. A link that changes gets a new
-// session under a new name, because others would take the old name for old news. One goroutine owns it and calls its
-// methods, but for Take, which may be called concurrently.
+// A Service announces this machine and listens for others on each link, by multicast DNS. A link that changes gets a
+// new session under a new name, because others would take the old name for old news. One goroutine owns it and calls
+// its methods, but for Take, which may be called concurrently.
 //
-// zeroconf announces and answers; a [browser] listens and asks. The packets that a session sends unasked stay on its link.
-// But Linux hands zeroconf's sockets every multicast packet of groups that any program on the machine has joined, and
-// zeroconf answers to the interface of the question: if Avahi listens on a link that is not used here, a question there
-// is answered with the addresses of those that are. The gater refuses connections from there.
+// zeroconf announces and answers; a [browser] listens and asks. The packets that a session sends unasked stay on its
+// link. But Linux hands zeroconf's sockets every multicast packet of groups that any program on the machine has joined,
+// and zeroconf answers to the interface of the question: if Avahi listens on a link that is not used here, a question
+// there is answered with the addresses of those that are. The gater refuses connections from there.
 type Service struct {
 	cfg      Config
 	sessions map[string]*session
@@ -200,8 +200,8 @@ func lastResort(a netip.Addr) int {
 	return 0
 }
 
-// Take parses an announcement from an address, which has a zone if it is link-local, and reports it to [Config.Found] if
-// it names a neighbour.
+// Take parses an announcement from an address, which has a zone if it is link-local, and reports it to [Config.Found]
+// if it names a neighbour.
 func (s *Service) Take(e *zeroconf.ServiceEntry, from netip.Addr) {
 	a, ok := s.parse(e, from)
 	if !ok {
@@ -213,7 +213,8 @@ func (s *Service) Take(e *zeroconf.ServiceEntry, from netip.Addr) {
 }
 
 // parse keeps of an entry what may be dialled: the addresses on our links of one peer other than ourselves. Of
-// Link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came in.
+// Link-local addresses that is the one from which the entry came, as far as that is known; its zone is where it came
+// in.
 func (s *Service) parse(e *zeroconf.ServiceEntry, from netip.Addr) (Announcement, bool) {
 	a := Announcement{Expiry: time.Now().Add(min(time.Until(e.Expiry), ttl*time.Second))}
 	for _, text := range e.Text[:min(len(e.Text), maxTexts)] {
@@ -240,8 +241,8 @@ type parsedText struct {
 	addr ma.Multiaddr
 }
 
-// cachedText is parseText with a cache: all machines announce the same again and again, and on a LAN at rest parsing that
-// would be half of the work.
+// cachedText is parseText with a cache: all machines announce the same again and again, and on a LAN at rest parsing
+// that would be half of the work.
 func (s *Service) cachedText(text string) (peer.ID, ma.Multiaddr, bool) {
 	p, ok := s.parsed.Get(text)
 	if !ok && len(text) <= netmon.MaxAddrText {

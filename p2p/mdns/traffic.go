@@ -14,7 +14,8 @@ const (
 	trafficKinds
 )
 
-// Traffic counts packets of multicast DNS about our service, and the announcements in them. It is safe for concurrent use.
+// Traffic counts packets of multicast DNS about our service, and the announcements in them. It is safe for concurrent
+// use.
 type Traffic [trafficKinds]atomic.Int64
 
 func (t *Traffic) count(kind int) { t[kind].Add(1) }

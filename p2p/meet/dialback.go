@@ -59,8 +59,8 @@ type DialBack struct {
 	Result    string `json:"result"`
 }
 
-// DialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections have quotas
-// by address and in total. Its methods may be called concurrently.
+// DialBacks asks neighbours to connect to this machine, and connects to those that ask for it. These connections have
+// quotas by address and in total. Its methods may be called concurrently.
 type DialBacks struct {
 	Config
 	quotas *dialBackQuotas
@@ -270,8 +270,8 @@ func (b *DialBacks) dial(ctx context.Context, c network.ConnMultiaddrs, port uin
 	return tryDial(ctx, local, netip.AddrPortFrom(remote, port))
 }
 
-// tryDial opens a TCP connection from a local address, and closes it at once. The kernel chooses the local port, so that no
-// firewall takes the connection for part of another.
+// tryDial opens a TCP connection from a local address, and closes it at once. The kernel chooses the local port, so
+// that no firewall takes the connection for part of another.
 func tryDial(ctx context.Context, local netip.Addr, to netip.AddrPort) outcome {
 	ctx, cancel := context.WithTimeout(ctx, dialBackTimeout)
 	defer cancel()

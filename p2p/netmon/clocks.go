@@ -50,8 +50,8 @@ func (r reading) since(last reading) (slept, set time.Duration) {
 	return slept, set
 }
 
-// WatchClocks calls changed whenever this machine or this process has slept, or its clock was set, until ctx ends. For a
-// virtual machine that was moved or restored there is no other sign.
+// WatchClocks calls changed whenever this machine or this process has slept, or its clock was set, until ctx ends. For
+// a virtual machine that was moved or restored there is no other sign.
 func WatchClocks(ctx context.Context, log *zap.Logger, changed func()) error {
 	set := make(chan struct{}, 1)
 	var following sync.WaitGroup

@@ -140,8 +140,8 @@ func wayOut() (indices []int) {
 	return indices
 }
 
-// subscribeInterfaces gives a hint for every message of the kernel about an interface, an address or a route nearby, and
-// subscribes again when a subscription ends.
+// subscribeInterfaces gives a hint for every message of the kernel about an interface, an address or a route nearby,
+// and subscribes again when a subscription ends.
 func subscribeInterfaces(ctx context.Context, log *zap.Logger, hints chan<- struct{}) {
 	for ctx.Err() == nil {
 		if err := followInterfaces(ctx, hints); err != nil {

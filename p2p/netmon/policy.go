@@ -19,8 +19,8 @@ type adapter struct {
 	name  string
 	index int
 	flags net.Flags
-	// kind is what rtnetlink calls it: "veth", "bridge", "wireguard", …; "tap" for the Ethernet sort of "tun"; "device" is
-	// hardware, or what a virtual machine takes for it; "" is unknown, as it always is on systems other than Linux.
+	// kind is what rtnetlink calls it: "veth", "bridge", "wireguard", …; "tap" for the Ethernet sort of "tun"; "device"
+	// is hardware, or what a virtual machine takes for it; "" is unknown, as it always is on systems other than Linux.
 	kind    string
 	master  string   // the bridge or bond that it is part of; "" is none
 	members []string // the kinds of a bridge's members

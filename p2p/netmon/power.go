@@ -24,8 +24,8 @@ type Power struct {
 	until   time.Time // when battery is to be looked at anew
 }
 
-// onBattery says whether a battery of the machine's own is being discharged, and nothing from outside powers it. Without
-// a battery, or a directory, it does not.
+// onBattery says whether a battery of the machine's own is being discharged, and nothing from outside powers it.
+// Without a battery, or a directory, it does not.
 func (p *Power) OnBattery() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -6,24 +6,24 @@ import (
 )
 
 const (
-	// InfoTimeout bounds the time that one unresponsive neighbour can add to a question of Nix's about a path. Neighbours
-	// share our network: a neighbour that needs longer is worse than the internet. It leaves a part of narserve's 300 ms
-	// to the machine's own store. If that store hangs, it is also the time for which each question waits for it, once the
-	// budget of longer waits is spent.
+	// InfoTimeout bounds the time that one unresponsive neighbour can add to a question of Nix's about a path.
+	// Neighbours share our network: a neighbour that needs longer is worse than the internet. It leaves a part of
+	// narserve's 300 ms to the machine's own store. If that store hangs, it is also the time for which each question
+	// waits for it, once the budget of longer waits is spent.
 	InfoTimeout = 250 * time.Millisecond
-	// BusyTimeout is how long a question about a path waits for a neighbour that is alive and busy, and how long a NAR waits
-	// for the first neighbour that says it has it: Nix remembers a 404 for an hour, and waits for a NAR for minutes. It
-	// also bounds the wait for this machine's own store, after which neighbours are not asked. The patience of a
-	// lookup is the sum of BusyTimeout and InfoTimeout.
+	// BusyTimeout is how long a question about a path waits for a neighbour that is alive and busy, and how long a NAR
+	// waits for the first neighbour that says it has it: Nix remembers a 404 for an hour, and waits for a NAR for
+	// minutes. It also bounds the wait for this machine's own store, after which neighbours are not asked. The patience
+	// of a lookup is the sum of BusyTimeout and InfoTimeout.
 	BusyTimeout = time.Second
-	// MaxBusyWait bounds the time that a build of thousands of paths that no neighbour has loses by waiting for busy ones; what
-	// was lost is forgotten at one part in busyWaitRefill.
+	// MaxBusyWait bounds the time that a build of thousands of paths that no neighbour has loses by waiting for busy
+	// ones; what was lost is forgotten at one part in busyWaitRefill.
 	MaxBusyWait, busyWaitRefill = 2 * time.Second, 30
 )
 
-// A BusyWait bounds the time that questions of Nix's lose by waiting for busy neighbours or for this machine's own sources. If
-// one then has the path, a quarter of the time counts, for a neighbour may be slow on purpose. Questions that wait at the same
-// time lose it once. Its methods may be called concurrently.
+// A BusyWait bounds the time that questions of Nix's lose by waiting for busy neighbours or for this machine's own
+// sources. If one then has the path, a quarter of the time counts, for a neighbour may be slow on purpose. Questions
+// that wait at the same time lose it once. Its methods may be called concurrently.
 type BusyWait struct {
 	mu   sync.Mutex // guards the rest
 	lost time.Duration

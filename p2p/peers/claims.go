@@ -20,8 +20,8 @@ type Question interface {
 	Awaits(*Neighbour) bool
 	// Recall returns what a neighbour has said unasked, if that is an answer.
 	Recall(*Neighbour) (Reply, bool)
-	// Lost records that a stream to a neighbour has ended without an answer. It reports whether the question is to be asked
-	// on another stream.
+	// Lost records that a stream to a neighbour has ended without an answer. It reports whether the question is to be
+	// asked on another stream.
 	Lost(*Neighbour) bool
 	// Answer takes in a neighbour's answer.
 	Answer(Reply)
@@ -48,7 +48,8 @@ func (n *Neighbour) hear(hp store.HashPart, text string) {
 	}
 }
 
-// Recall answers with a claim that the neighbour has told unasked a moment ago, and forgets it: the next time it is asked.
+// Recall answers with a claim that the neighbour has told unasked a moment ago, and forgets it: the next time it is
+// asked.
 func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
 	c, ok := n.told.Peek(hp)
 	if !ok {

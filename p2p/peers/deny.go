@@ -17,14 +17,16 @@ import (
 // maxDenyFile bounds the file of the deny list: as many entries as there may be, each reason with every byte escaped.
 const maxDenyFile = maxDenied * (6*maxReason + 256)
 
-// Denied is a peer with which there are no connections: it is banned because of its last strike, or the user has blocked it.
+// Denied is a peer with which there are no connections: it is banned because of its last strike, or the user has
+// blocked it.
 type Denied struct {
 	ID     string    `json:"id"`
 	Reason string    `json:"reason,omitempty"`
 	Until  time.Time `json:"until,omitzero"` // zero if the user has blocked it: then it is until the user unblocks it
 }
 
-// A denyFile keeps the deny list. Its lock is held while the file is written, and not the ledger's: every request needs that.
+// A denyFile keeps the deny list. Its lock is held while the file is written, and not the ledger's: every request needs
+// that.
 type denyFile struct {
 	sync.Mutex
 	name  string        // "" is none

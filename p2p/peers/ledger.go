@@ -23,8 +23,8 @@ import (
 	"narbor/trust"
 )
 
-// A Ledger records what peers have done, decides which are refused and which are not relied on, and keeps the deny list in a
-// file. Its methods may be called concurrently.
+// A Ledger records what peers have done, decides which are refused and which are not relied on, and keeps the deny list
+// in a file. Its methods may be called concurrently.
 type Ledger struct {
 	Log  *zap.Logger
 	file denyFile
@@ -39,8 +39,8 @@ type Ledger struct {
 	counts     counts
 }
 
-// NewLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that cannot
-// be read as a whole is believed.
+// NewLedger reads the deny list of an earlier run. The ledger is usable even if that fails: nothing of a file that
+// cannot be read as a whole is believed.
 func NewLedger(file string, log *zap.Logger) *Ledger {
 	l := &Ledger{Log: log, file: denyFile{name: file, stale: make(chan struct{}, 1)}, CloseAll: func(peer.ID) {},
 		tallies: lru.New[peer.ID, *Tally](MaxTallies), denied: denyList{}, avoided: newAvoided(), counts: newCounts()}
@@ -110,7 +110,8 @@ func (l *Ledger) Denies(id peer.ID) bool {
 	return l.denied.denies(id, time.Now())
 }
 
-// Block refuses a peer until Unblock, also after a restart, and closes its connections. It fails if that cannot be saved.
+// Block refuses a peer until Unblock, also after a restart, and closes its connections. It fails if that cannot be
+// saved.
 func (l *Ledger) Block(id peer.ID) error {
 	if err := l.change(func(d denyList) error { return d.block(id) }); err != nil {
 		return err
@@ -180,8 +181,8 @@ func (l *Ledger) tally(id peer.ID) *Tally {
 	return t
 }
 
-// Strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned peer
-// had sent before the ban does not count.
+// Strike counts a message that no honest peer sends, and bans the peer for [banTime] after the third. What a banned
+// peer had sent before the ban does not count.
 func (l *Ledger) Strike(id peer.ID, lie error) {
 	reason, until := Bounded(lie.Error()), time.Now().Add(banTime)
 	l.mu.Lock()

@@ -22,8 +22,8 @@ type KeyMismatch struct {
 // maxMismatched is the number of neighbours that are remembered for one key.
 const maxMismatched = 64
 
-// mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it. There
-// are no more entries than trusted keys, each with at most [maxMismatched] neighbours. The zero value is empty.
+// mismatches is what neighbours have sent that is signed in the name of a trusted key, and does not verify with it.
+// There are no more entries than trusted keys, each with at most [maxMismatched] neighbours. The zero value is empty.
 type mismatches struct{ byKey map[string]*mismatch }
 
 type mismatch struct {
@@ -53,7 +53,8 @@ func (m *mismatches) note(keys *trust.Keys, from peer.ID, info store.Info) {
 	}
 }
 
-// current returns the mismatches of the last [mismatchTime], sorted by key, of keys that are still trusted as they were.
+// current returns the mismatches of the last [mismatchTime], sorted by key, of keys that are still trusted as they
+// were.
 func (m *mismatches) current(keys *trust.Keys) []KeyMismatch {
 	now := time.Now()
 	list := []KeyMismatch{}

@@ -35,8 +35,8 @@ type Neighbour struct {
 	liveness
 }
 
-// NewNeighbour returns a neighbour that is asked by protocol. The caller calls AskLoop, and Leave once its connections have
-// ended.
+// NewNeighbour returns a neighbour that is asked by protocol. The caller calls AskLoop, and Leave once its connections
+// have ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
 	return &Neighbour{ID: id, Since: time.Now(), Tally: book.TallyOf(id), ledger: book, Asks: make(chan Question, askQueue),
 		told: lru.New[store.HashPart, toldClaim](maxTold), helping: make(chan struct{}, MaxHelpingPeer),

@@ -15,16 +15,16 @@ type pace struct {
 	rated     time.Time     // when that was measured
 }
 
-// Rated records the rate, in bytes per second, at which the neighbour has sent in the last seconds, over all NARs, while
-// more blocks were requested.
+// Rated records the rate, in bytes per second, at which the neighbour has sent in the last seconds, over all NARs,
+// while more blocks were requested.
 func (p *pace) Rated(rate int64, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.rate, p.rated = rate, now
 }
 
-// Rate returns the bytes a second that come from the neighbour, of all NARs together; 0 if that has not been measured in
-// the last minute.
+// Rate returns the bytes a second that come from the neighbour, of all NARs together; 0 if that has not been measured
+// in the last minute.
 func (p *pace) Rate(now time.Time) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -58,8 +58,8 @@ func (p *pace) Measured(d time.Duration, size int) {
 	p.shown = max(p.shown, int64(store.BlockSize/p.blockTime.Seconds()))
 }
 
-// Window is the number of blocks to keep under way with a neighbour: as many as it delivers in 40 ms. That keeps the link
-// busy over a round trip, and few blocks wait for a slow neighbour.
+// Window is the number of blocks to keep under way with a neighbour: as many as it delivers in 40 ms. That keeps the
+// link busy over a round trip, and few blocks wait for a slow neighbour.
 func (p *pace) Window() int {
 	const ahead = 40 * time.Millisecond
 	d, ok := p.Expect()

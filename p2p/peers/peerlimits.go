@@ -18,8 +18,8 @@ const (
 	// meanwhile wait and go out together: they would be answered after the others anyway, and a message costs, on both
 	// sides, ten times as much as another question in it.
 	maxAsked = 1
-	// MaxHelpingPeer bounds the questions to upstreams that are asked at once on behalf of one neighbour: as many as its
-	// Nix asks at a time.
+	// MaxHelpingPeer bounds the questions to upstreams that are asked at once on behalf of one neighbour: as many as
+	// its Nix asks at a time.
 	MaxHelpingPeer = 24
 	// MaxTallies bounds the peers that are remembered although they come and go. It is more than a LAN has.
 	MaxTallies = 4096
@@ -63,9 +63,11 @@ const (
 	wrongFor = time.Hour
 	// asideTime is how long a peer with maxWrong wrong NARs is set aside, and maxAside the longest.
 	asideTime, maxAside = 10 * time.Minute, time.Hour
-	// mismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that name here.
+	// mismatchTime is how long it is reported that a neighbour has signatures that do not verify with the key of that
+	// name here.
 	mismatchTime = time.Hour
-	// rateFresh is how long the rate of a neighbour is relied on to say that a NAR takes too long: then it is tried again.
+	// rateFresh is how long the rate of a neighbour is relied on to say that a NAR takes too long: then it is tried
+	// again.
 	rateFresh = time.Minute
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
@@ -82,6 +84,7 @@ const (
 	// manifestPace, in bytes of the NAR per second, and manifestTimeout bound how long a holder may take to hash a NAR
 	// that it has to read from a slow disk first.
 	manifestTimeout, manifestPace = 10 * time.Second, 32 << 20
-	// manifestLimit is the longest, however large the NAR: without a manifest more is fetched again, and no more is lost.
+	// manifestLimit is the longest, however large the NAR: without a manifest more is fetched again, and no more is
+	// lost.
 	manifestLimit = 30 * time.Second
 )

@@ -39,8 +39,8 @@ type liveness struct {
 func (l *liveness) Answered(took time.Duration) { l.response.add(took, time.Now()) }
 
 // IsBusy reports whether the neighbour, which has left a question unanswered for that long, may be alive and busy: an
-// answer or a block has come from it since, its answers of late let one expect that it takes so long, or it has answered
-// none before.
+// answer or a block has come from it since, its answers of late let one expect that it takes so long, or it has
+// answered none before.
 func (l *liveness) IsBusy(waited time.Duration) bool {
 	asked := time.Now().Add(-waited)
 	if time.Unix(0, l.Brought.Load()).After(asked) {

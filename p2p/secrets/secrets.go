@@ -1,8 +1,8 @@
 // Package secrets decides of which paths no neighbour may hear.
 //
-// A question tells a neighbour a hash part, and with it what this machine has, builds or wants. Most hash parts have to be
-// told, because nothing is known of them before they are found. No neighbour is told a hash part of which this machine
-// knows that neighbours cannot have it, or had better not know that it exists.
+// A question tells a neighbour a hash part, and with it what this machine has, builds or wants. Most hash parts have to
+// be told, because nothing is known of them before they are found. No neighbour is told a hash part of which this
+// machine knows that neighbours cannot have it, or had better not know that it exists.
 //
 // It asks this machine's own sources, and what its upstreams have said before. A question to a source that hangs is a
 // goroutine that outlasts its call; there are at most [maxOwnAsked] for each source.
@@ -55,8 +55,8 @@ func New(cfg Config) *Policy {
 }
 
 // Check returns an error that wraps errSecret and [store.ErrNotFound] if no neighbour is to hear of a hash part: it was
-// built here, or all that this machine has of it, and has heard of it from its upstreams, is signed by private keys. The
-// same error is returned if this machine's sources do not answer in time: the path may have been built here.
+// built here, or all that this machine has of it, and has heard of it from its upstreams, is signed by private keys.
+// The same error is returned if this machine's sources do not answer in time: the path may have been built here.
 func (s *Policy) Check(ctx context.Context, hp store.HashPart) error {
 	return s.ask(ctx, hp, store.Source.Info)
 }
@@ -71,8 +71,8 @@ func (s *Policy) CheckLately(ctx context.Context, hp store.HashPart) error {
 // An infoOf asks a source about a hash part.
 type infoOf func(store.Source, context.Context, store.HashPart) (store.Info, error)
 
-// ask waits for the sources for [peers.BusyTimeout], or for [peers.InfoTimeout] if the budget of longer waits is spent. It
-// returns in time even if a source ignores its deadline.
+// ask waits for the sources for [peers.BusyTimeout], or for [peers.InfoTimeout] if the budget of longer waits is spent.
+// It returns in time even if a source ignores its deadline.
 func (s *Policy) ask(ctx context.Context, hp store.HashPart, info infoOf) error {
 	start, wait := time.Now(), peers.InfoTimeout
 	if s.busy.Allows(start) {

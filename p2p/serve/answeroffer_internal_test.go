@@ -86,8 +86,8 @@ func TestOfferedSignatureMakesAHolder(t *testing.T) {
 	}
 }
 
-// Nothing but a signature of a public key for exactly what the source has is taken, and a refusal is no strike: its peer may
-// be honest, and have other keys, or the source another content.
+// Nothing but a signature of a public key for exactly what the source has is taken, and a refusal is no strike: its
+// peer may be honest, and have other keys, or the source another content.
 func TestOffersThatAreRefused(t *testing.T) {
 	up, other, nar := newSigner(t), signerNamed(t, "other-1"), fileNAR(random(1000))
 	sameName := newSigner(t)
@@ -150,8 +150,8 @@ func TestOfferDoesNotUncoverABuildByACopy(t *testing.T) {
 	}
 }
 
-// An offer costs a miss before its signature is verified, so that a peer has a budget. One that is taken gives the miss back:
-// an asker may have thousands of paths that were imported here.
+// An offer costs a miss before its signature is verified, so that a peer has a budget. One that is taken gives the miss
+// back: an asker may have thousands of paths that were imported here.
 func TestOffersHaveAQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		up, nar := newSigner(t), fileNAR(random(10))

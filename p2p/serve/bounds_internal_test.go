@@ -58,7 +58,8 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 	}
 }
 
-// A fetched source is shared without a signature if the policy says so, and the claim proves itself to a peer without keys.
+// A fetched source is shared without a signature if the policy says so, and the claim proves itself to a peer without
+// keys.
 func TestFetchedSourcesAreShared(t *testing.T) {
 	nar := random(100)
 	path, ca := contentAddressed(t, "source", nar)

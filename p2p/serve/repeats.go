@@ -9,8 +9,8 @@ import (
 	"narbor/store"
 )
 
-// repeatSlots is the number of unanswered questions that are remembered, of all peers together: half a megabyte, made at
-// the first such question.
+// repeatSlots is the number of unanswered questions that are remembered, of all peers together: half a megabyte, made
+// at the first such question.
 const repeatSlots = 1 << 16
 
 // repeats tells a question that a peer repeats from one about another path, so that it counts once. A question that was

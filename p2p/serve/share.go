@@ -78,7 +78,8 @@ func (s *sharer) Has(ctx context.Context, hp store.HashPart, nar store.Hash) boo
 	return err == nil && c.m.NarHash() == nar
 }
 
-// Arriving is the source of the NARs that come from neighbours: those in the spool, and those that are still being received.
+// Arriving is the source of the NARs that come from neighbours: those in the spool, and those that are still being
+// received.
 type Arriving interface {
 	store.Source
 	// Partial returns the NAR of a hash part that is still being received, or nil.
@@ -150,8 +151,8 @@ func (s *sharer) acquire(ctx context.Context, key narKey) (*openNAR, error) {
 	return o, nil
 }
 
-// Offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the spool
-// meanwhile, and needs a moment to have it in its store.
+// Offer holds a NAR open that neighbours are receiving, too, as if one had just read it. Nix may take it out of the
+// spool meanwhile, and needs a moment to have it in its store.
 func (s *sharer) Offer(m trust.Mapping, sp *spool.NAR) {
 	m, ok := s.May(m)
 	if !ok || s.off.Load() {
@@ -186,8 +187,8 @@ func (s *sharer) openNAR(ctx context.Context, key narKey) (claimed, store.NAR, e
 	return c, nar, err
 }
 
-// sentOf counts bytes of a requested NAR as sent, and returns its path and NarSize, as long as it is open; if it is not, the
-// zero path.
+// sentOf counts bytes of a requested NAR as sent, and returns its path and NarSize, as long as it is open; if it is
+// not, the zero path.
 func (s *sharer) sentOf(r wire.Request, size int) (store.Path, int64) {
 	if p := s.Partial(r); p != nil {
 		m, _ := p.Mapping()

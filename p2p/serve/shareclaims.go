@@ -109,9 +109,9 @@ func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClai
 	return sharedClaim{text, info.References, receiving, c.kind}, nil
 }
 
-// ClaimText returns the claim about a mapping, without the unsigned fields; a claim without a signature keeps its content
-// address, which is its only proof. The error wraps [store.ErrNotFound] if the
-// wire format does not allow a claim of that length.
+// ClaimText returns the claim about a mapping, without the unsigned fields; a claim without a signature keeps its
+// content address, which is its only proof. The error wraps [store.ErrNotFound] if the wire format does not allow a
+// claim of that length.
 func ClaimText(m trust.Mapping) (string, store.Info, error) {
 	info := m.Info()
 	info.Deriver = store.Path{}

@@ -117,8 +117,8 @@ func (n slowNAR) ReadAt(p []byte, off int64) (int, error) {
 	return n.NAR.ReadAt(p, off)
 }
 
-// Thirty-two peers at one address request blocks without end, each on several streams. A peer at another address always has
-// as many requests as are served at once for one peer.
+// Thirty-two peers at one address request blocks without end, each on several streams. A peer at another address always
+// has as many requests as are served at once for one peer.
 func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 	synctest.Test(t, testGreedyPeersLeaveOthersTheirShare)
 }

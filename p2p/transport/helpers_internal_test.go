@@ -52,8 +52,8 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// shownStandIns returns the stand-ins for a link-local address on the loopback interface and for the host by vsock, and the
-// texts that are shown instead of each.
+// shownStandIns returns the stand-ins for a link-local address on the loopback interface and for the host by vsock, and
+// the texts that are shown instead of each.
 func shownStandIns(t *testing.T, g *Gater) (linkLocal, vsock ma.Multiaddr, shown [2]string) {
 	t.Helper()
 	lo, err := net.InterfaceByIndex(1)

@@ -1,8 +1,8 @@
 // Package transport makes the libp2p host: what it listens on, and which peers and addresses may connect.
 //
-// A host listens on TCP, over IPv4 and IPv6, and for guests by vsock. Connections are secured by TLS 1.3 with the peer's
-// ed25519 key, or by Noise if the other side prefers it, and yamux carries their streams. Limits on connections, streams
-// and memory hold for each peer, for each address and for all peers together.
+// A host listens on TCP, over IPv4 and IPv6, and for guests by vsock. Connections are secured by TLS 1.3 with the
+// peer's ed25519 key, or by Noise if the other side prefers it, and yamux carries their streams. Limits on connections,
+// streams and memory hold for each peer, for each address and for all peers together.
 //
 // A [Gater] decides which addresses are dialled and accepted: those on the links that it was given, and those of peers
 // that the user named. libp2p dials neither link-local addresses nor vsock, so the gater gives it stand-ins, which
@@ -66,8 +66,8 @@ const (
 	// keepAlive and writeTimeout together are how long a pulled cable goes unnoticed at most: 8 s with some room. On
 	// Linux the kernel sees to that.
 	keepAlive, writeTimeout = 4 * time.Second, 3 * time.Second
-	// measureRTT is how often yamux measures the way to a peer and back, by which it sizes windows. On a LAN that hardly
-	// changes, and it wakes both sides.
+	// measureRTT is how often yamux measures the way to a peer and back, by which it sizes windows. On a LAN that
+	// hardly changes, and it wakes both sides.
 	measureRTT = time.Hour
 	// connsGrace is the minimum age of a connection that is closed because there are too many, and the interval of the
 	// check.
@@ -96,8 +96,8 @@ type Config struct {
 	Libp2pLog                   slog.Handler // for libp2p's own messages, of the whole process; nil discards
 }
 
-// NewHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6. It is put together here and
-// not by libp2p.New, which brings all that there is into the program: QUIC, WebRTC and their like take twelve
+// NewHost starts a libp2p host that listens on TCP, over IPv4 and, if the machine has it, IPv6. It is put together here
+// and not by libp2p.New, which brings all that there is into the program: QUIC, WebRTC and their like take twelve
 // megabytes of it, and AutoNAT asks neighbours how they see this machine from the internet.
 func NewHost(cfg Config, gate *Gater) (host.Host, error) {
 	logLibp2p(cfg.Libp2pLog)
@@ -264,7 +264,8 @@ func ListenPort(h host.Host) uint16 {
 	return 0
 }
 
-// A muxer is yamux, and makes sure of the other side itself where the kernel does not: TCP has keep-alive, vsock has none.
+// A muxer is yamux, and makes sure of the other side itself where the kernel does not: TCP has keep-alive, vsock has
+// none.
 type muxer struct {
 	network.Multiplexer // for TCP
 	vsock               network.Multiplexer

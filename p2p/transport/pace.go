@@ -17,8 +17,9 @@ import (
 
 // Limits of what lies in queues to a peer, in bytes, and of the wait for it.
 const (
-	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed. A block of any
-	// length may follow once the queue is at most queueMin/2, and at most what the link passes in queueTime.
+	// queueMin may lie in queues to a peer: it keeps a slow link busy while the next block is read and compressed. A
+	// block of any length may follow once the queue is at most queueMin/2, and at most what the link passes in
+	// queueTime.
 	queueMin = 128 << 10
 	// sharedMin and sharedMax bound what may lie in queues on all connections to one address, if they are several: what
 	// one machine with one connection has there while it fetches as fast as it can. So a machine gets no more of our
@@ -35,8 +36,8 @@ const (
 // what a transfer worth speeding up takes.
 const paceFresh = 100 * time.Millisecond
 
-// paceSamples is of how many measurements the slowest counts. On a link of 1 Gbit/s every fourth or so is of a burst that
-// something on the way let through at once.
+// paceSamples is of how many measurements the slowest counts. On a link of 1 Gbit/s every fourth or so is of a burst
+// that something on the way let through at once.
 const paceSamples = 3
 
 // paces knows the rate of the TCP connections under libp2p's, as the kernel measures it from acknowledgements: that is
@@ -147,8 +148,8 @@ func (p *pace) bytesPerSecond() (slowest int64) {
 	return slowest
 }
 
-// SinceAck returns how long ago the other machine of a connection acknowledged something; ok is false if the kernel does not
-// know. A machine does so by itself while its programs wait for a processor.
+// SinceAck returns how long ago the other machine of a connection acknowledged something; ok is false if the kernel
+// does not know. A machine does so by itself while its programs wait for a processor.
 func (p *paces) SinceAck(c network.ConnMultiaddrs) (ago time.Duration, ok bool) {
 	p.mu.Lock()
 	found := p.conns[paceKey(c)]
@@ -213,14 +214,14 @@ func (p *paces) fits(c *pace, size int) (own, shared bool) {
 	return own, all == queued || all+int64(size) <= min(max(sharedMin, room), sharedMax)
 }
 
-// admits reports whether a block of size bytes may be written to a connection with that many queued bytes. room is the number
-// of bytes that its link passes in queueTime.
+// admits reports whether a block of size bytes may be written to a connection with that many queued bytes. room is the
+// number of bytes that its link passes in queueTime.
 func admits(queued, size, room int64) bool {
 	return queued <= min(queueMin/2, room) || queued+size <= max(queueMin, room)
 }
 
-// queued returns how many bytes of blocks were written and not acknowledged, and how fast others were; known is false if
-// the kernel does not know. The caller holds the mutex of all paces.
+// queued returns how many bytes of blocks were written and not acknowledged, and how fast others were; known is false
+// if the kernel does not know. The caller holds the mutex of all paces.
 func (c *pace) queued() (n, rate int64, known bool) {
 	var acked int64
 	var idle bool

@@ -17,7 +17,8 @@ func delivery(fd int) (rate, acked int64, idle bool, err error) {
 	return int64(info.Delivery_rate), int64(info.Bytes_acked), info.Notsent_bytes == 0 && info.Unacked == 0, nil
 }
 
-// sinceAck returns how long ago the other machine's kernel acknowledged something last: tcpi_last_ack_recv, in milliseconds.
+// sinceAck returns how long ago the other machine's kernel acknowledged something last: tcpi_last_ack_recv, in
+// milliseconds.
 func sinceAck(fd int) (time.Duration, error) {
 	info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
 	if err != nil {

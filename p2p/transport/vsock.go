@@ -41,8 +41,8 @@ func HasVsock() bool {
 	return err == nil
 }
 
-// ForbidsVsock reports whether the kernel has vsock and this process may not use it: a systemd unit without AF_VSOCK among its
-// RestrictAddressFamilies.
+// ForbidsVsock reports whether the kernel has vsock and this process may not use it: a systemd unit without AF_VSOCK
+// among its RestrictAddressFamilies.
 func ForbidsVsock() bool { return HasVsock() && isForbidden() }
 
 // ParseVsock parses CID or CID:PORT; the port is 0 if there is none.

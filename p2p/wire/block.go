@@ -37,9 +37,9 @@ func (b *Block) Room() []byte { return b.buf[blockHead:] }
 // Size returns the number of bytes that the block takes on the wire. It is known once the block is packed.
 func (b *Block) Size() int { return b.size }
 
-// Pack compresses the block of size bytes that was written, if that helps over a link of that pace in bytes per second; 0
-// is unknown. It takes its time for that over a slow link if spare reports that processors are idle. With unverified, the answer says
-// that its sender has not verified the block.
+// Pack compresses the block of size bytes that was written, if that helps over a link of that pace in bytes per second;
+// 0 is unknown. It takes its time for that over a slow link if spare reports that processors are idle. With unverified,
+// the answer says that its sender has not verified the block.
 func (b *Block) Pack(size int, pace int64, spare func() bool, unverified bool) {
 	b.as, b.size = statusRaw, size
 	if as := codecFor(pace); as != statusRaw {
@@ -55,7 +55,8 @@ func (b *Block) Pack(size int, pace int64, spare func() bool, unverified bool) {
 	}
 }
 
-// Write writes the block after Pack. The bytes before it on the wire are put right before it, so that all leaves in one write.
+// Write writes the block after Pack. The bytes before it on the wire are put right before it, so that all leaves in one
+// write.
 func (b *Block) Write(bw *bufio.Writer) error {
 	head := binary.AppendUvarint([]byte{byte(b.as)}, uint64(b.size))
 	start := blockHead - len(head)

@@ -12,8 +12,8 @@ import (
 
 // Store content shrinks to a half with S2, at 400 to 600 MB a second on one processor, and to 0.4 with zstd at 90 to
 // 140; both give up quickly on compressed data. On a link slower than the resulting output, the link is the bottleneck,
-// and compression speeds it up; on a faster one, the processor would be the bottleneck. zstd's next level takes 5 % fewer
-// bytes, at two thirds of that speed, and an [effort] 7 % fewer than that.
+// and compression speeds it up; on a faster one, the processor would be the bottleneck. zstd's next level takes 5 %
+// fewer bytes, at two thirds of that speed, and an [effort] 7 % fewer than that.
 const (
 	s2Below       = 180 << 20 // bytes per second of the link: up to a gigabit and a half
 	zstdBelow     = 40 << 20  // up to 300 Mbit/s
@@ -47,8 +47,8 @@ var zstdDecoder = func() *zstd.Decoder {
 	return d
 }()
 
-// pack compresses a block for a link of that pace into out, which has room for as much as the block. It returns false if
-// that is not worth it: the block would take more than 7/8 of its length. spare reports whether processors are idle.
+// pack compresses a block for a link of that pace into out, which has room for as much as the block. It returns false
+// if that is not worth it: the block would take more than 7/8 of its length. spare reports whether processors are idle.
 func pack(as status, pace int64, spare func() bool, block, out []byte) ([]byte, bool) {
 	room := len(block) / 8 * 7
 	var packed []byte

@@ -10,13 +10,13 @@ import (
 	"narbor/store"
 )
 
-// bestBelow is the pace in bytes per second, 32 Mbit/s, below which the most thorough level is tried. It takes 7 % fewer
-// bytes than the default level, at a fifth of its speed: 18 to 24 MB a second on one processor of 2024.
+// bestBelow is the pace in bytes per second, 32 Mbit/s, below which the most thorough level is tried. It takes 7 %
+// fewer bytes than the default level, at a fifth of its speed: 18 to 24 MB a second on one processor of 2024.
 const bestBelow = 4 << 20
 
-// A block that took more than mostShare of its time on the link says that the processor is too slow or too busy: the link may
-// have waited. The level is then left alone for minPause blocks, and for twice as many, up to maxPause, if the next took
-// too long again.
+// A block that took more than mostShare of its time on the link says that the processor is too slow or too busy: the
+// link may have waited. The level is then left alone for minPause blocks, and for twice as many, up to maxPause, if the
+// next took too long again.
 const (
 	mostShare          = 0.75
 	minPause, maxPause = 16, 4096
@@ -28,7 +28,8 @@ var best effort
 // An effort compresses one block at a time at zstd's most thorough level, as long as the processor has time for it: a
 // slow machine takes the level below. The zero value is ready for use, by many goroutines at once.
 //
-// The encoder has 34 MB of tables, so there is one, and it is freed after a garbage collection in which it was not used.
+// The encoder has 34 MB of tables, so there is one, and it is freed after a garbage collection in which it was not
+// used.
 type effort struct {
 	busy   sync.Mutex // held while a block is compressed; guards paused and pause
 	paused int        // blocks to leave to the level below

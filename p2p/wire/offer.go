@@ -24,7 +24,8 @@ func parseOffer(text string) (store.Info, error) {
 	return info, nil
 }
 
-// IsOffer reports whether a claim can be offered, but for its length: it is signed, and has neither deriver nor content address.
+// IsOffer reports whether a claim can be offered, but for its length: it is signed, and has neither deriver nor content
+// address.
 func IsOffer(info store.Info) bool {
 	return info.Deriver.IsZero() && info.CA == "" && len(info.Signatures) > 0 && len(info.Signatures) <= MaxOfferSigs
 }

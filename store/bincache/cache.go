@@ -1,9 +1,10 @@
-// Package bincache is a directory in the layout of a Nix binary cache as a source of store paths, and the place to which
-// verified paths are exported.
+// Package bincache is a directory in the layout of a Nix binary cache as a source of store paths, and the place to
+// which verified paths are exported.
 //
 // The directory may appear and vanish at any time, as a disk does that is plugged in. Nothing outside of it is read. A
-// compressed NAR is unpacked once for all that request it at the same time, into a file without a name, since neighbours
-// read archives at any offset. A [Cache] has no goroutine and nothing to close; all methods may be called concurrently.
+// compressed NAR is unpacked once for all that request it at the same time, into a file without a name, since
+// neighbours read archives at any offset. A [Cache] has no goroutine and nothing to close; all methods may be called
+// concurrently.
 package bincache
 
 import (
@@ -40,9 +41,9 @@ const (
 )
 
 // A Cache is a directory in the layout of a Nix binary cache, as `nix copy --to file://DIR` makes it, and implements
-// [store.Source]. NARs are uncompressed or compressed by xz or zstd; a path with another compression counts as not found.
-// Nothing outside of the directory is ever read. The directory need not exist, as when a disk is not plugged in: then
-// it has no path.
+// [store.Source]. NARs are uncompressed or compressed by xz or zstd; a path with another compression counts as not
+// found. Nothing outside of the directory is ever read. The directory need not exist, as when a disk is not plugged in:
+// then it has no path.
 type Cache struct {
 	dir    string
 	unpack *unpacker

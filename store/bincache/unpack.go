@@ -77,8 +77,8 @@ func newUnpacker(dir string) *unpacker {
 	return &unpacker{dir: dir, slots: make(chan struct{}, maxUnpacking), files: map[packedFile]*unpacked{}}
 }
 
-// open returns the NAR that is compressed in f. It unpacks in the caller's goroutine, under the caller's context. A call
-// that waits for another to unpack takes over if the other's context ends.
+// open returns the NAR that is compressed in f. It unpacks in the caller's goroutine, under the caller's context. A
+// call that waits for another to unpack takes over if the other's context ends.
 func (u *unpacker) open(ctx context.Context, f *os.File, key packedFile) (store.NAR, error) {
 	for {
 		n, mine := u.hold(key)
@@ -225,7 +225,8 @@ func decompress(ctx context.Context, out io.Writer, f io.ReaderAt, key packedFil
 	return err
 }
 
-// A contextReader fails once its context has ended. It lives for one call of decompress: an [io.Reader] is given no context.
+// A contextReader fails once its context has ended. It lives for one call of decompress: an [io.Reader] is given no
+// context.
 type contextReader struct {
 	ctx context.Context
 	r   io.Reader

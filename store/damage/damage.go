@@ -1,9 +1,9 @@
-// Package damage finds and records paths of this machine's sources that have another content than their NarHash, so that
-// they are not offered until they are repaired.
+// Package damage finds and records paths of this machine's sources that have another content than their NarHash, so
+// that they are not offered until they are repaired.
 //
-// A [Checker] reads suspected paths, one at a time and within a budget, in [Checker.Run]; its caller starts and stops that.
-// The findings are in memory and in a file. A guarded [Source] also remembers for a second what the source below it has said,
-// so that one request asks it once. All methods may be called concurrently.
+// A [Checker] reads suspected paths, one at a time and within a budget, in [Checker.Run]; its caller starts and stops
+// that. The findings are in memory and in a file. A guarded [Source] also remembers for a second what the source below
+// it has said, so that one request asks it once. All methods may be called concurrently.
 package damage
 
 import (
@@ -27,8 +27,9 @@ import (
 )
 
 const (
-	// maxDamaged bounds the damaged paths that are listed and kept in the file, and maxSound the paths that are remembered
-	// as sound. The process remembers every damaged path that it finds: it must not offer one because others are damaged too.
+	// maxDamaged bounds the damaged paths that are listed and kept in the file, and maxSound the paths that are
+	// remembered as sound. The process remembers every damaged path that it finds: it must not offer one because others
+	// are damaged too.
 	maxDamaged, maxSound = 4096, 4096
 	// maxSuspects is how many paths may wait to be checked. A suspect that finds no room is reported again later.
 	maxSuspects = 64
@@ -37,10 +38,11 @@ const (
 	damageBurst, damageRate = 8 << 30, (8 << 30) / 3600.0
 	// soundFor is how long a path that was found sound is not checked again, unless it has been replaced.
 	soundFor = time.Hour
-	// recheckAfter is how long a damaged path is not checked again, unless it has been replaced; and replacedAfter then.
+	// recheckAfter is how long a damaged path is not checked again, unless it has been replaced; and replacedAfter
+	// then.
 	recheckAfter, replacedAfter = 30 * time.Minute, 5 * time.Second
-	// saidFor is how long one request for a narinfo takes at most until neighbours are asked, and maxSaid bounds the answers
-	// that are remembered for it.
+	// saidFor is how long one request for a narinfo takes at most until neighbours are asked, and maxSaid bounds the
+	// answers that are remembered for it.
 	saidFor, maxSaid = time.Second, 256
 	// damageTick is how often damaged paths are checked without a request for them.
 	damageTick = time.Minute
@@ -57,8 +59,8 @@ type Finding struct {
 	File    string    `json:"file"`    // what identifies the file of that path; "" if there is none to look at
 }
 
-// Checker records which paths of some sources are damaged, in memory and in a file. It finds that out by itself: suspected
-// paths are read and hashed, one at a time, within a budget. All methods may be called concurrently.
+// Checker records which paths of some sources are damaged, in memory and in a file. It finds that out by itself:
+// suspected paths are read and hashed, one at a time, within a budget. All methods may be called concurrently.
 type Checker struct {
 	file     string
 	changed  func(d Finding, sound bool)
@@ -171,8 +173,8 @@ func (d *Checker) Run(ctx context.Context) error {
 	}
 }
 
-// forgetUnguarded forgets the damaged paths of sources that this process does not have: a cache directory, say, that is no
-// longer configured. No repair of them would be noticed.
+// forgetUnguarded forgets the damaged paths of sources that this process does not have: a cache directory, say, that is
+// no longer configured. No repair of them would be noticed.
 func (d *Checker) forgetUnguarded() {
 	d.mu.Lock()
 	before := len(d.damaged)

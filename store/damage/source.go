@@ -41,8 +41,8 @@ func (d *Checker) Guard(src store.Source, where, files string) *Source {
 	return g
 }
 
-// Info implements [store.Source]. Of a damaged path it returns the claim of the source together with the error, which wraps
-// [store.ErrDamaged] and [store.ErrNotFound].
+// Info implements [store.Source]. Of a damaged path it returns the claim of the source together with the error, which
+// wraps [store.ErrDamaged] and [store.ErrNotFound].
 func (g *Source) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	info, err := g.Source.Info(ctx, hp)
 	if err == nil || errors.Is(err, store.ErrNotFound) {
@@ -116,8 +116,8 @@ func (g *Source) fileOf(p store.Path) string {
 	return id
 }
 
-// hash reads the archive of a claim, and returns how it differs from the claim; "" if it does not. With an error, neither
-// is known.
+// hash reads the archive of a claim, and returns how it differs from the claim; "" if it does not. With an error,
+// neither is known.
 func (g *Source) hash(ctx context.Context, info store.Info) (reason string, err error) {
 	nar, err := g.Source.NAR(ctx, info)
 	if err != nil {

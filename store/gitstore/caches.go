@@ -22,8 +22,8 @@ type reader struct {
 	blobs    blobs
 }
 
-// outlines are those that were used last. Making one takes a second for nixpkgs, so one is made at a time. The zero value is
-// ready.
+// outlines are those that were used last. Making one takes a second for nixpkgs, so one is made at a time. The zero
+// value is ready.
 type outlines struct {
 	mu    sync.Mutex // guards the rest; held while one is made
 	trees []oid      // the one that was used last comes last

@@ -26,7 +26,8 @@ const (
 	objectTimeout = 30 * time.Second
 	// maxTreeBytes and maxBlobBytes bound the objects that are held in memory. GitHub takes no file above 100 MiB.
 	maxTreeBytes, maxBlobBytes = 16 << 20, 32 << 20
-	// maxProcessData bounds the memory of a process, pages of the packs not counted: a delta may need a base of any size.
+	// maxProcessData bounds the memory of a process, pages of the packs not counted: a delta may need a base of any
+	// size.
 	maxProcessData = 1 << 30
 	// atOnce is how many objects are asked for before the first answer is read: their IDs fit into a pipe.
 	atOnce = 500
@@ -48,9 +49,10 @@ func parseOID(s string) (oid, error) {
 // errTooLarge is the error of a tree or a file beyond the limits.
 var errTooLarge = errors.New("too large")
 
-// A git runs the git program for the objects of one repository. That program sees a repository of narbor's own, without refs, to
-// which the other one's folder of objects is an alternate: so it neither reads that one's configuration, hooks, grafts and
-// replacements, nor asks for the owner of its files, nor has a remote from which it could fetch what is missing.
+// A git runs the git program for the objects of one repository. That program sees a repository of narbor's own, without
+// refs, to which the other one's folder of objects is an alternate: so it neither reads that one's configuration,
+// hooks, grafts and replacements, nor asks for the owner of its files, nor has a remote from which it could fetch what
+// is missing.
 type git struct {
 	program string
 	own     string // the repository of narbor's own
@@ -167,8 +169,8 @@ type catFile struct {
 // errClosed is the error of reading objects after [Store.Close].
 var errClosed = errors.New("the repository is closed")
 
-// read asks for objects of a kind, and hands each to each in the order asked; with sizes, their sizes alone. most bounds the
-// size of one.
+// read asks for objects of a kind, and hands each to each in the order asked; with sizes, their sizes alone. most
+// bounds the size of one.
 func (g *git) read(ids []oid, kind string, most int64, sizes bool, each func(id oid, size int64, body []byte) error) error {
 	g.slots <- struct{}{}
 	defer func() { <-g.slots }()

@@ -1,15 +1,16 @@
-// Package gitstore is an ordinary git repository as a source of store paths: Nix's flake inputs and fetchGit give the tree of a
-// commit the name "source" and a path that is computed from the hash of its archive, so that path can be told, and its archive be read
-// out of the packs, without a checkout and without a copy.
+// Package gitstore is an ordinary git repository as a source of store paths: Nix's flake inputs and fetchGit give the
+// tree of a commit the name "source" and a path that is computed from the hash of its archive, so that path can be
+// told, and its archive be read out of the packs, without a checkout and without a copy.
 //
-// A [Store] knows the trees of the commits that the named refs lead to: those of the refs themselves first, then their history, the
-// newest commits first; at most [maxTrees] new trees each time when refs have moved, among the newest [maxCommits] commits. To know a
-// tree's path, all of it is read once, in the background ([Store.Run]), and what was found is kept in a file. A tree that no named
-// ref leads to any more is not here, even if the file has it.
+// A [Store] knows the trees of the commits that the named refs lead to: those of the refs themselves first, then their
+// history, the newest commits first; at most [maxTrees] new trees each time when refs have moved, among the newest
+// [maxCommits] commits. To know a tree's path, all of it is read once, in the background ([Store.Run]), and what was
+// found is kept in a file. A tree that no named ref leads to any more is not here, even if the file has it.
 //
-// The git program reads the objects, see [git]. Whatever a repository holds, memory is bounded: by limits on the number of
-// files, on the size of a file, and on what git itself may use. Trees of which git archive, and so a tarball by GitHub, would leave out or
-// change files are refused with the reason ([Refusal]), and so are submodules, files kept by git LFS, and objects that git does not write.
+// The git program reads the objects, see [git]. Whatever a repository holds, memory is bounded: by limits on the number
+// of files, on the size of a file, and on what git itself may use. Trees of which git archive, and so a tarball by
+// GitHub, would leave out or change files are refused with the reason ([Refusal]), and so are submodules, files kept by
+// git LFS, and objects that git does not write.
 package gitstore
 
 import (
@@ -39,9 +40,11 @@ type Config struct {
 	State string    // the folder for the index, and for a repository of narbor's own
 	// Every is how often the refs are looked at; 0 is every 15 s.
 	Every time.Duration
-	// GitHashing reports whether paths with git's content addresses are told as well; nil: they are not. It returns at once.
+	// GitHashing reports whether paths with git's content addresses are told as well; nil: they are not. It returns at
+	// once.
 	GitHashing func() bool
-	// Changed is called when the refs have moved and have been looked through, with the reason if that failed; nil: it is not.
+	// Changed is called when the refs have moved and have been looked through, with the reason if that failed; nil: it
+	// is not.
 	Changed func(Status)
 }
 

@@ -25,8 +25,8 @@ const (
 	maxKnown = 2 * maxTrees
 	// renewTime bounds the work of one renewal: a tree of nixpkgs takes some seconds, a small one milliseconds.
 	renewTime = 10 * time.Minute
-	// hashTime bounds the time that reading the archive of one tree takes: a tree may have a file many times, and be far larger
-	// than the repository.
+	// hashTime bounds the time that reading the archive of one tree takes: a tree may have a file many times, and be
+	// far larger than the repository.
 	hashTime = 2 * time.Minute
 	// saveEvery is how often the index is saved meanwhile.
 	saveEvery = time.Minute

@@ -64,8 +64,8 @@ func isRepository(repo string) bool {
 	return err == nil && objects.IsDir() && noHead == nil
 }
 
-// refsOf returns the objects that the refs of a repository point to whose names match one of the patterns, each once, sorted by
-// the names of the refs. All have IDs of one length.
+// refsOf returns the objects that the refs of a repository point to whose names match one of the patterns, each once,
+// sorted by the names of the refs. All have IDs of one length.
 func refsOf(repo string, patterns []Pattern) ([]oid, error) {
 	found := map[string]oid{}
 	add := func(name, id string) error {
@@ -98,7 +98,8 @@ func refsOf(repo string, patterns []Pattern) ([]oid, error) {
 	return ids, nil
 }
 
-// looseRefs hands the refs that have a file of their own to add. Files called .lock are of a change that git has not made yet.
+// looseRefs hands the refs that have a file of their own to add. Files called .lock are of a change that git has not
+// made yet.
 func looseRefs(repo string, add func(name, id string) error) error {
 	return filepath.WalkDir(filepath.Join(repo, "refs"), func(file string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {

@@ -18,7 +18,8 @@ const maxNodes = 300_000
 // maxTarget is the longest target of a symlink that Nix takes.
 const maxTarget = 4095
 
-// outlineTime bounds the time that reading the objects of an outline takes, but for the last of them. Nixpkgs takes two seconds.
+// outlineTime bounds the time that reading the objects of an outline takes, but for the last of them. Nixpkgs takes two
+// seconds.
 const outlineTime = time.Minute
 
 // errSlow is the error of a tree that takes longer to be read than it may.
@@ -31,8 +32,8 @@ type entry struct {
 	id   oid
 }
 
-// maxName is the length in bytes of the longest name of a file that Linux and Nix allow. maxTreesBytes bounds the tree objects
-// of one archive, which are in memory together: those of nixpkgs have 3 MB.
+// maxName is the length in bytes of the longest name of a file that Linux and Nix allow. maxTreesBytes bounds the tree
+// objects of one archive, which are in memory together: those of nixpkgs have 3 MB.
 const (
 	maxName       = 255
 	maxTreesBytes = 64 << 20

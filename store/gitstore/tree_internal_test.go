@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// Entries are in memory before their names are looked at one by one, so a tree object with long ones is refused at once.
+// Entries are in memory before their names are looked at one by one, so a tree object with long ones is refused at
+// once.
 func TestLongNamesAreNotKept(t *testing.T) {
 	entry := func(n int) []byte {
 		return []byte("100644 " + strings.Repeat("x", n) + "\x00" + strings.Repeat("i", 20))

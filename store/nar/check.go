@@ -18,9 +18,9 @@ const (
 	narWindow = 8 << 10
 )
 
-// caseHack is the mark that Nix on macOS adds to names of files that differ in case alone, and removes when it dumps the
-// files. A name that has the mark in an archive therefore means another file there, and may collide with one that Nix
-// marks. On Linux it is a name like others, which every version of Nix accepts.
+// caseHack is the mark that Nix on macOS adds to names of files that differ in case alone, and removes when it dumps
+// the files. A name that has the mark in an archive therefore means another file there, and may collide with one that
+// Nix marks. On Linux it is a name like others, which every version of Nix accepts.
 const (
 	caseHack   = "~nix~case~hack~"
 	caseHackOn = runtime.GOOS == "darwin"

@@ -25,8 +25,9 @@ func Unpackable(compression string) bool {
 // MaxPacked is how long a compressed NAR can be if its compressor was in its right mind: a little longer than the NAR.
 func MaxPacked(narSize int64) int64 { return narSize + narSize/16 + 64<<10 }
 
-// UnpackMemory returns the bytes that unpacking takes, and the window to unpack with, which is 0 but for zstd. in begins
-// with the compressed NAR, of narSize bytes; a header that states more than such a NAR needs is lowered in its buffer.
+// UnpackMemory returns the bytes that unpacking takes, and the window to unpack with, which is 0 but for zstd. in
+// begins with the compressed NAR, of narSize bytes; a header that states more than such a NAR needs is lowered in its
+// buffer.
 func UnpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64) (need, window int64) {
 	switch compression {
 	case "xz":
@@ -39,8 +40,8 @@ func UnpackMemory(in *bufio.Reader, compression string, narSize, maxWindow int64
 }
 
 // Decompress returns a reader of the NAR, of narSize bytes, that is compressed in r. narSize bounds the memory that
-// it may take, and so does window for zstd. The caller closes it. Errors wrap [store.ErrCorrupt] if they are the compressed
-// data's fault.
+// it may take, and so does window for zstd. The caller closes it. Errors wrap [store.ErrCorrupt] if they are the
+// compressed data's fault.
 func Decompress(r io.Reader, compression string, narSize, window int64) (io.ReadCloser, error) {
 	switch compression {
 	case "none":

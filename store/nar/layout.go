@@ -1,10 +1,10 @@
-// Package nar reads Nix's archives: it checks their structure as strictly as the strictest Nix does ([Check]), makes them
-// of the files of a store path, at any offset and without a copy ([Tree]), and undoes their compression with bounded memory
-// ([Decompress], [UnpackMemory]).
+// Package nar reads Nix's archives: it checks their structure as strictly as the strictest Nix does ([Check]), makes
+// them of the files of a store path, at any offset and without a copy ([Tree]), and undoes their compression with
+// bounded memory ([Decompress], [UnpackMemory]).
 //
-// Nothing here computes a NarHash or decides on trust. [Layouts] remember the shapes of the trees that were read last; all
-// other state is that of one archive. There is no goroutine. A [Tree] and [Layouts] may be used concurrently, a decompressor
-// by one goroutine.
+// Nothing here computes a NarHash or decides on trust. [Layouts] remember the shapes of the trees that were read last;
+// all other state is that of one archive. There is no goroutine. A [Tree] and [Layouts] may be used concurrently, a
+// decompressor by one goroutine.
 package nar
 
 import (

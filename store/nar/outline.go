@@ -12,8 +12,8 @@ import (
 	"narbor/store"
 )
 
-// An Outline is the shape of an archive whose contents are found by number: files and targets of symlinks have the numbers
-// that [OutlineBuilder] was given. It takes about 40 bytes for each node, and its name. It never changes.
+// An Outline is the shape of an archive whose contents are found by number: files and targets of symlinks have the
+// numbers that [OutlineBuilder] was given. It takes about 40 bytes for each node, and its name. It never changes.
 type Outline struct {
 	nodes []outlineNode
 	names []byte // end to end, in the order of nodes
@@ -40,8 +40,8 @@ type outlineNode struct {
 	closes  uint8 // how many directories end after it
 }
 
-// An OutlineBuilder makes an Outline. Its methods are called in the order of the archive; the first error stays. The zero value
-// is ready.
+// An OutlineBuilder makes an Outline. Its methods are called in the order of the archive; the first error stays. The
+// zero value is ready.
 type OutlineBuilder struct {
 	// MaxNodes bounds the nodes; 0 is no limit.
 	MaxNodes int

@@ -15,10 +15,10 @@ const (
 	leastZstdWindow = 128 << 10
 )
 
-// fitZstd returns the window that the header of the first frame in r has: how many bytes back the data may refer. If that
-// is more than a NAR of narSize bytes needs, it lowers the window in the header: `nix copy` does not know the size of the
-// archive beforehand, and at the highest level gives small archives, too, a window of 128 MiB. It returns 0 if r does not
-// begin with a frame, and most if it begins with a frame to be skipped.
+// fitZstd returns the window that the header of the first frame in r has: how many bytes back the data may refer. If
+// that is more than a NAR of narSize bytes needs, it lowers the window in the header: `nix copy` does not know the size
+// of the archive beforehand, and at the highest level gives small archives, too, a window of 128 MiB. It returns 0 if r
+// does not begin with a frame, and most if it begins with a frame to be skipped.
 func fitZstd(r *bufio.Reader, narSize, most int64) int64 {
 	b, err := r.Peek(6)
 	if err != nil {

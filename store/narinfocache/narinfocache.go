@@ -1,9 +1,9 @@
-// Package narinfocache removes negative answers from Nix's narinfo cache: Nix remembers for an hour that a substituter does
-// not have a path (its setting narinfo-cache-negative-ttl), and a neighbour that has it may have come meanwhile.
+// Package narinfocache removes negative answers from Nix's narinfo cache: Nix remembers for an hour that a substituter
+// does not have a path (its setting narinfo-cache-negative-ttl), and a neighbour that has it may have come meanwhile.
 //
-// The cache is an SQLite file, binary-cache-v6.sqlite since Nix 2.3, v7 since 2.31, v8 since 2.35, with one row for each
-// path and substituter. The Nix daemon keeps it for root, and may use it at the same time. The package keeps no state; its
-// functions may be called concurrently.
+// The cache is an SQLite file, binary-cache-v6.sqlite since Nix 2.3, v7 since 2.31, v8 since 2.35, with one row for
+// each path and substituter. The Nix daemon keeps it for root, and may use it at the same time. The package keeps no
+// state; its functions may be called concurrently.
 package narinfocache
 
 import (
@@ -36,15 +36,15 @@ func Dir(home string) string {
 	return filepath.Join(cmp.Or(os.Getenv("XDG_CACHE_HOME"), filepath.Join(home, ".cache")), "nix")
 }
 
-// Files returns the narinfo caches in a folder, of all versions of Nix that have run here. There may be none. It fails if one
-// of them, or a file that SQLite keeps beside it, is not a regular file: opening a FIFO could block for ever, and a symlink
-// may lead to any file.
+// Files returns the narinfo caches in a folder, of all versions of Nix that have run here. There may be none. It fails
+// if one of them, or a file that SQLite keeps beside it, is not a regular file: opening a FIFO could block for ever,
+// and a symlink may lead to any file.
 func Files(dir string) ([]string, error) {
 	return files(dir, func(fs.FileInfo) bool { return true })
 }
 
-// FilesOfRoot is like Files, for root. It also fails if one of the files, the folder, or a folder above it belongs to another
-// user, because that user could replace it by a symlink.
+// FilesOfRoot is like Files, for root. It also fails if one of the files, the folder, or a folder above it belongs to
+// another user, because that user could replace it by a symlink.
 func FilesOfRoot(dir string) ([]string, error) {
 	dir, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,9 +103,9 @@ func files(dir string, mine func(fs.FileInfo) bool) (caches []string, err error)
 	return caches, nil
 }
 
-// Forget removes from a file, one of [Files], the negative answers that substituters at these URLs gave before a time, to the
-// second, and returns how many. Other rows stay. It waits while Nix has the file locked, for 10 s at most, and never creates a
-// file.
+// Forget removes from a file, one of [Files], the negative answers that substituters at these URLs gave before a time,
+// to the second, and returns how many. Other rows stay. It waits while Nix has the file locked, for 10 s at most, and
+// never creates a file.
 func Forget(ctx context.Context, file string, urls []string, before time.Time) (n int64, err error) {
 	if file, err = filepath.Abs(file); err != nil {
 		return 0, err

@@ -19,8 +19,8 @@ const (
 	theirs = "https://cache.nixos.org"
 )
 
-// newCache returns a file with the columns that matter of Nix's. Each substituter has one positive and three negative rows,
-// of the seconds 100, 200 and 300. The tests of integration use real ones.
+// newCache returns a file with the columns that matter of Nix's. Each substituter has one positive and three negative
+// rows, of the seconds 100, 200 and 300. The tests of integration use real ones.
 func newCache(t *testing.T, urls ...string) (file string, db *sql.DB) {
 	t.Helper()
 	file = filepath.Join(t.TempDir(), "binary-cache-v6.sqlite")

@@ -18,8 +18,8 @@ func readFiles() (allSettings, error) {
 const showNixTimeout = time.Minute
 
 // showAll returns the effective configuration as nix itself says it, defaults included, and the command that said
-// it. Two commands may differ in their output, so a second call may name the command of the first; nil tries the commands
-// that versions of Nix have. It fails where there is no nix, or nix refuses the configuration.
+// it. Two commands may differ in their output, so a second call may name the command of the first; nil tries the
+// commands that versions of Nix have. It fails where there is no nix, or nix refuses the configuration.
 func showAll(ctx context.Context, command []string) (allSettings, []string, error) {
 	nix, err := exec.LookPath("nix")
 	if err != nil {

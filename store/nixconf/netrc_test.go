@@ -45,7 +45,8 @@ func TestNetrcNamesHostsWithCredentials(t *testing.T) {
 	}
 }
 
-// A file that cannot be read is named with the reason and the line that includes it, and the rest of the settings counts.
+// A file that cannot be read is named with the reason and the line that includes it, and the rest of the settings
+// counts.
 func TestUnreadableConfigurationIsNamed(t *testing.T) {
 	for _, include := range []string{"include", "!include"} {
 		dir := confDir(t, map[string]string{"secrets/a": "",

@@ -17,7 +17,8 @@ type Settings struct {
 	Substituters      []string // URLs
 	RequireSigs       bool
 	GitHashing        bool // the experimental feature git-hashing is on
-	// StalledTimeout is Nix's stalled-download-timeout: it hangs up after this time without a byte of a body; 0 is never.
+	// StalledTimeout is Nix's stalled-download-timeout: it hangs up after this time without a byte of a body; 0 is
+	// never.
 	StalledTimeout time.Duration
 	Netrc          Netrc
 	Origin         string   // where this was learned, for the user to read

@@ -10,8 +10,8 @@ import (
 	"narbor/store"
 )
 
-// fetched reports whether a path is what Nix fetches by a hash known before, as far as the database tells. Nix 2.8, 2.26
-// and 2.34 record alike:
+// fetched reports whether a path is what Nix fetches by a hash known before, as far as the database tells. Nix 2.8,
+// 2.26 and 2.34 record alike:
 //
 //	output of a fixed-output derivation      fixed:…, deriver, ultimate; the table of outputs has it
 //	the same, from a substituter             fixed:…; the table of outputs has it

@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	// indexRest times the number of names is the least interval between two readings of a changing store. Reading a name takes
-	// 1 to 3 µs, so the index takes at most 0.3 % of a processor, and is at most 100 s old in a store of 100,000 paths. Old
-	// versions have been there for longer than that before an update.
+	// indexRest times the number of names is the least interval between two readings of a changing store. Reading a
+	// name takes 1 to 3 µs, so the index takes at most 0.3 % of a processor, and is at most 100 s old in a store of
+	// 100,000 paths. Old versions have been there for longer than that before an update.
 	indexRest = time.Millisecond
 	// maxNamesakes bounds the paths of one name that are returned.
 	maxNamesakes = 64
 )
 
-// nameIndex finds the paths of a name among the files of the store directory. It takes 32 bytes for each store path. The
-// directory is read at the first use, and again after it has changed. Its methods may be called concurrently.
+// nameIndex finds the paths of a name among the files of the store directory. It takes 32 bytes for each store path.
+// The directory is read at the first use, and again after it has changed. Its methods may be called concurrently.
 type nameIndex struct {
 	dir  string
 	seed maphash.Seed

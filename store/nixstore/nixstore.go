@@ -1,9 +1,9 @@
 // Package nixstore is this machine's Nix store as a source: what Nix's database says of a path, asked of the daemon by
 // the worker protocol, and archives that are read from the files in the store directory.
 //
-// A [Store] opens connections to the daemon as it needs them, and where no daemon listens starts one of its own for each.
-// It keeps paths from garbage collection while their archives are open. Its only goroutine is that of a timer; [Store.Close] ends its
-// connections. All methods may be called concurrently.
+// A [Store] opens connections to the daemon as it needs them, and where no daemon listens starts one of its own for
+// each. It keeps paths from garbage collection while their archives are open. Its only goroutine is that of a timer;
+// [Store.Close] ends its connections. All methods may be called concurrently.
 package nixstore
 
 import (
@@ -35,8 +35,8 @@ type Config struct {
 	Socket string
 }
 
-// A Store is this machine's Nix store, a [store.Source]: the paths that are valid in the Nix daemon's database, with their
-// contents read from the files on disk. It needs no privileges beyond a connection to the daemon.
+// A Store is this machine's Nix store, a [store.Source]: the paths that are valid in the Nix daemon's database, with
+// their contents read from the files on disk. It needs no privileges beyond a connection to the daemon.
 type Store struct {
 	storeDir string // where the files are
 	daemon   *daemon
@@ -190,13 +190,13 @@ func (n *Store) AllValidPaths(ctx context.Context) ([]store.Path, error) {
 	return n.daemon.paths(ctx, daemonRequest{op: opQueryAllValidPaths, args: func(io.Writer, uint64) {}})
 }
 
-// Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and its
-// dash. It reads the names of the files in the store, at most once a minute if there are 60,000, and not the database, so that
-// some of the paths may not be valid. Derivations are left out.
+// Namesakes returns the hash parts of at most 64 paths with a name: a store path's base name without the hash part and
+// its dash. It reads the names of the files in the store, at most once a minute if there are 60,000, and not the
+// database, so that some of the paths may not be valid. Derivations are left out.
 func (n *Store) Namesakes(name string) []store.HashPart { return n.index.find(name) }
 
-// Called returns the store paths that have the hash part which at gives for their name, and a file in the store directory. It
-// reads all names there, which takes some 100 ms if there are 60,000; one call at a time does.
+// Called returns the store paths that have the hash part which at gives for their name, and a file in the store
+// directory. It reads all names there, which takes some 100 ms if there are 60,000; one call at a time does.
 func (n *Store) Called(ctx context.Context, at func(name string) store.HashPart) (parts []store.HashPart, err error) {
 	select {
 	case n.calling <- struct{}{}:

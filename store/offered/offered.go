@@ -1,9 +1,9 @@
-// Package offered keeps signatures that neighbours have offered for paths which this machine's sources have without one, and
-// adds them to what those sources say.
+// Package offered keeps signatures that neighbours have offered for paths which this machine's sources have without
+// one, and adds them to what those sources say.
 //
-// A signature is kept beside the source: Nix's database is not changed. It proves nothing by itself: whatever is made of a
-// claim is checked as if the signature had come from the source. It counts for the NarHash for which it was offered, and
-// for nothing that was built here.
+// A signature is kept beside the source: Nix's database is not changed. It proves nothing by itself: whatever is made
+// of a claim is checked as if the signature had come from the source. It counts for the NarHash for which it was
+// offered, and for nothing that was built here.
 //
 // The file is JSON: a list of [Record], the oldest first. All methods may be called concurrently.
 package offered
@@ -22,7 +22,8 @@ import (
 )
 
 const (
-	// maxRecords bounds the paths with kept signatures: the store of a desktop image has some 3,000. The oldest make room.
+	// maxRecords bounds the paths with kept signatures: the store of a desktop image has some 3,000. The oldest make
+	// room.
 	maxRecords = 8192
 	// maxSignatures bounds those of one path, and maxSignature the bytes of one: a key's name and 88 characters.
 	maxSignatures, maxSignature = 4, 512
@@ -52,8 +53,8 @@ type Book struct {
 	unsaved bool     // since the file was written
 }
 
-// Open reads the records of an earlier run, from a file that need not be there; "" is none. The result is usable even with
-// an error.
+// Open reads the records of an earlier run, from a file that need not be there; "" is none. The result is usable even
+// with an error.
 func Open(file string) (*Book, error) {
 	b := &Book{file: file, changed: make(chan struct{}, 1), records: map[string]Record{}}
 	var list []Record
@@ -155,8 +156,8 @@ func (b *Book) Save() error {
 	return err
 }
 
-// Run writes the file a while after changes, until ctx ends. failed is told of what cannot be written. The caller calls Save after
-// the last Keep.
+// Run writes the file a while after changes, until ctx ends. failed is told of what cannot be written. The caller calls
+// Save after the last Keep.
 func (b *Book) Run(ctx context.Context, failed func(error)) error {
 	for {
 		select {

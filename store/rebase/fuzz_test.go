@@ -40,8 +40,8 @@ func FuzzPairs(f *testing.F) {
 	})
 }
 
-// claimOf reads a claim: the first line is the path, the others are its references. The first byte of a line is the last of
-// the hash part.
+// claimOf reads a claim: the first line is the path, the others are its references. The first byte of a line is the
+// last of the hash part.
 func claimOf(text string) (info store.Info) {
 	for line := range strings.SplitSeq(text, "\n") {
 		if line == "" {

@@ -20,15 +20,15 @@ type Pair struct{ Old, New store.Path }
 //  2. then, of those that are left, by names that differ only in digits of their version,
 //  3. then by names that are equal without their version, and have the same length.
 //
-// Old references that are left became one with another: by the same rules each is paired with a wanted reference that stays,
-// or that has a partner already.
+// Old references that are left became one with another: by the same rules each is paired with a wanted reference that
+// stays, or that has a partner already.
 //
-// Several references that a rule cannot tell apart are paired in the order of their names, then of their hash parts. With
-// equal names that is a guess, and right for one in two such pairs.
+// Several references that a rule cannot tell apart are paired in the order of their names, then of their hash parts.
+// With equal names that is a guess, and right for one in two such pairs.
 //
-// It fails if a reference on either side has no partner, as where one reference became two, if one path refers to itself
-// and the other does not, or if the two paths differ in the length of their names: then no replacement makes the wanted
-// archive. The error names the path.
+// It fails if a reference on either side has no partner, as where one reference became two, if one path refers to
+// itself and the other does not, or if the two paths differ in the length of their names: then no replacement makes the
+// wanted archive. The error names the path.
 func Pairs(old, wanted store.Info) ([]Pair, error) {
 	if len(old.Path.Base()) != len(wanted.Path.Base()) {
 		return nil, fmt.Errorf("%s has a name of another length than %s", old.Path.Base(), wanted.Path.Base())
@@ -60,8 +60,8 @@ func Pairs(old, wanted store.Info) ([]Pair, error) {
 	return pairs, nil
 }
 
-// others returns the references of a path without those that the other path has too, and without the path itself, in the
-// order of their names, then of their hash parts. A reference to the other path stays: that one refers to itself.
+// others returns the references of a path without those that the other path has too, and without the path itself, in
+// the order of their names, then of their hash parts. A reference to the other path stays: that one refers to itself.
 func others(of, not store.Info) []store.Path {
 	same := make(map[store.Path]bool, len(not.References))
 	for _, r := range not.References {

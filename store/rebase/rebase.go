@@ -1,5 +1,5 @@
-// Package rebase makes the archive of a store path out of the archive of another version, for paths that were only rebuilt:
-// their content is the old content with other store paths in it.
+// Package rebase makes the archive of a store path out of the archive of another version, for paths that were only
+// rebuilt: their content is the old content with other store paths in it.
 //
 // [Pairs] tells from two claims which store path stands in the place of which, and a [Writer] replaces them in an
 // archive that is written to it. Both guess: nothing here promises that the result is the wanted archive. Its NarHash
@@ -7,11 +7,11 @@
 //
 // # What is replaced
 //
-// Wherever the 32 characters of an old hash part stand, they are replaced by those of the new one. If the whole old base
-// name stands there ("<hash part>-<name>"), it is replaced by the whole new one, which matters where a version changed.
-// Places do not overlap, the first one counts, and text that was put in is not searched again. The length of the archive
-// never changes. The archive is not parsed: contents of files, targets of symlinks and names in directories are treated
-// alike, and so is text before or after a hash part.
+// Wherever the 32 characters of an old hash part stand, they are replaced by those of the new one. If the whole old
+// base name stands there ("<hash part>-<name>"), it is replaced by the whole new one, which matters where a version
+// changed. Places do not overlap, the first one counts, and text that was put in is not searched again. The length of
+// the archive never changes. The archive is not parsed: contents of files, targets of symlinks and names in directories
+// are treated alike, and so is text before or after a hash part.
 //
 // # What makes another archive
 //
@@ -23,9 +23,9 @@
 //   - two references that have equal names, and are paired the wrong way around
 //   - a name of another length: [Pairs] gives up in advance
 //
-// A [Rebuilder] finds the old paths in a store, and remembers which wanted ones could not be made of them. The package starts no
-// goroutine. A Rebuilder and different Writers may be used concurrently, one Writer may not.
-// It searches faster than a disk reads, but promises no speed.
+// A [Rebuilder] finds the old paths in a store, and remembers which wanted ones could not be made of them. The package
+// starts no goroutine. A Rebuilder and different Writers may be used concurrently, one Writer may not. It searches
+// faster than a disk reads, but promises no speed.
 package rebase
 
 import (
@@ -64,7 +64,8 @@ type Writer struct {
 type swap struct{ old, new string }
 
 // NewWriter returns a writer that passes on to w what is written to it, with the old path of each pair replaced. If two
-// pairs have one old hash part, the last counts. Of a pair whose base names differ in length, only the hash part is replaced.
+// pairs have one old hash part, the last counts. Of a pair whose base names differ in length, only the hash part is
+// replaced.
 func NewWriter(w io.Writer, pairs []Pair) *Writer {
 	rw := &Writer{out: bufio.NewWriterSize(w, outLen), swaps: make(map[[hashLen]byte]swap, len(pairs))}
 	for _, p := range pairs {
@@ -131,9 +132,9 @@ func (w *Writer) flush(n int) (int, error) {
 	return n, nil
 }
 
-// rewrite passes on p with the store paths in it replaced, up to the first place where an old base name may begin that p
-// does not have in full, and returns that place. If p is the last of the input, a base name that is cut off by its end is
-// a hash part with something else behind it.
+// rewrite passes on p with the store paths in it replaced, up to the first place where an old base name may begin that
+// p does not have in full, and returns that place. If p is the last of the input, a base name that is cut off by its
+// end is a hash part with something else behind it.
 func (w *Writer) rewrite(p []byte, last bool) int {
 	written, at := 0, 0
 	for {
@@ -159,10 +160,11 @@ func (w *Writer) rewrite(p []byte, last bool) int {
 	return at
 }
 
-// find returns the first place in p, from i on, where an old hash part stands, and its swap. Without one, it returns the
-// place of the characters of base 32, fewer than a hash part has, that end p.
+// find returns the first place in p, from i on, where an old hash part stands, and its swap. Without one, it returns
+// the place of the characters of base 32, fewer than a hash part has, that end p.
 //
-// It looks at the last character of a possible hash part first: one that is not of base 32 rules out all places up to it.
+// It looks at the last character of a possible hash part first: one that is not of base 32 rules out all places up to
+// it.
 func (w *Writer) find(p []byte, i int) (int, swap) {
 	if len(w.swaps) == 0 {
 		return len(p), swap{}

@@ -74,9 +74,9 @@ type Candidate struct {
 	pairs []Pair
 }
 
-// Candidates returns at most three paths from which the NAR of wanted may be rebuilt. They have its name and its NarSize, and
-// their references can be paired with those of wanted. If there are none, or if [ErrDiffers] was recorded for wanted, the
-// error is the reason.
+// Candidates returns at most three paths from which the NAR of wanted may be rebuilt. They have its name and its
+// NarSize, and their references can be paired with those of wanted. If there are none, or if [ErrDiffers] was recorded
+// for wanted, the error is the reason.
 func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []Candidate, err error) {
 	if o, _ := r.Outcome(wanted); errors.Is(o.Err, ErrDiffers) {
 		return nil, ErrDiffers
@@ -116,7 +116,8 @@ func (r *Rebuilder) Candidates(ctx context.Context, wanted store.Info) (list []C
 	return nil, err
 }
 
-// Record records the outcome of rebuilding wanted. After [ErrDiffers] it is not tried again, and no later failure hides it.
+// Record records the outcome of rebuilding wanted. After [ErrDiffers] it is not tried again, and no later failure hides
+// it.
 func (r *Rebuilder) Record(wanted store.Info, o Outcome) {
 	if before, ok := r.Outcome(wanted); ok && errors.Is(before.Err, ErrDiffers) && o.Err != nil && !errors.Is(o.Err, ErrDiffers) {
 		return
@@ -149,8 +150,8 @@ func (r *Rebuilder) Recent() (n Recent) {
 // Suspect reports to the store that the candidate's content may be damaged.
 func (c Candidate) Suspect() { c.of.store.Suspect(c.Old) }
 
-// Go calls f in a goroutine and returns true, or returns false if 32 of them are running. A read may hang as long as its disk
-// does, and so may f.
+// Go calls f in a goroutine and returns true, or returns false if 32 of them are running. A read may hang as long as
+// its disk does, and so may f.
 func (r *Rebuilder) Go(f func()) bool {
 	select {
 	case r.slots <- struct{}{}:
@@ -172,8 +173,8 @@ func (r *Rebuilder) Rate() int64 {
 	return r.rate.Load()
 }
 
-// WriteTo writes the old NAR with the new store paths to w. The bytes are unchecked. The error is that of the store, of w, or
-// of ctx; WriteTo returns after ctx ends once the current read has ended.
+// WriteTo writes the old NAR with the new store paths to w. The bytes are unchecked. The error is that of the store, of
+// w, or of ctx; WriteTo returns after ctx ends once the current read has ended.
 func (c Candidate) WriteTo(ctx context.Context, w io.Writer) error {
 	nar, err := c.of.store.NAR(ctx, c.Old)
 	if err != nil {

@@ -50,8 +50,8 @@ func takeDir(dir string) (_ directory, err error) {
 	return directory{root, lock}, nil
 }
 
-// ours returns the names of the files that a spool may have made. Others are left alone, lest a wrong path cost someone's
-// data.
+// ours returns the names of the files that a spool may have made. Others are left alone, lest a wrong path cost
+// someone's data.
 func ours(root *os.Root) ([]string, error) {
 	d, err := root.Open(".")
 	if err != nil {

@@ -74,8 +74,8 @@ type prefix struct {
 	buf    []byte
 }
 
-// newDraft returns a draft of which left bytes are in its file already, and for which space has been reserved. Once its file is
-// open, publish makes it known to the spool.
+// newDraft returns a draft of which left bytes are in its file already, and for which space has been reserved. Once its
+// file is open, publish makes it known to the spool.
 func newDraft(s *Spool, f draftFile, left int64) *Draft {
 	d := &Draft{draftFile: f, spool: s, unwritten: f.size - left, prefix: prefix{sum: sha256.New()}, sums: sums{left: left}}
 	d.quiet = sync.NewCond(&d.mu)
@@ -252,9 +252,9 @@ func (d *Draft) ReadAt(p []byte, off int64) (int, error) {
 }
 
 // Commit ends the draft and returns its NAR, if every byte has been written, their SHA-256 is right, [nar.Check] finds
-// no fault and check, which may be nil, agrees. If the hash is wrong or check disagrees, the error wraps [store.ErrCorrupt];
-// if the hash is right and the archive is not, [store.ErrMalformed]. After any error the draft can be written to and
-// committed again.
+// no fault and check, which may be nil, agrees. If the hash is wrong or check disagrees, the error wraps
+// [store.ErrCorrupt]; if the hash is right and the archive is not, [store.ErrMalformed]. After any error the draft can
+// be written to and committed again.
 func (d *Draft) Commit(check func(store.NAR) error) (*NAR, error) {
 	if err := d.quiesce(); err != nil {
 		return nil, err

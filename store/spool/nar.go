@@ -12,8 +12,8 @@ import (
 	"narbor/store/nar"
 )
 
-// A NAR is a handle on a NAR in the spool that has its hash and passed [nar.Check], and implements [store.NAR]. Its holder
-// closes it once; until then the NAR stays. All methods may be called concurrently, but none after Close.
+// A NAR is a handle on a NAR in the spool that has its hash and passed [nar.Check], and implements [store.NAR]. Its
+// holder closes it once; until then the NAR stays. All methods may be called concurrently, but none after Close.
 type NAR struct {
 	entry  *entry
 	file   *os.File // shared with the entry and the other handles
@@ -34,8 +34,8 @@ func (n *NAR) ReadAt(p []byte, off int64) (int, error) {
 	return nar.ReadFile(n.file, p, off, n.entry.size)
 }
 
-// Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The file is longer than the NAR:
-// what follows after [NAR.Size] bytes does not belong to it. The caller closes it.
+// Open opens the NAR as a file with an offset of its own, which net/http sends without copying. The file is longer than
+// the NAR: what follows after [NAR.Size] bytes does not belong to it. The caller closes it.
 func (n *NAR) Open() (*os.File, error) {
 	if n.closed.Load() {
 		return nil, os.ErrClosed

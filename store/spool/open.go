@@ -21,8 +21,8 @@ const (
 	defaultMinFree = 2 << 30
 )
 
-// Open takes a directory as spool, for this process alone. The NARs that an earlier process has left in it, half-received or
-// verified, are kept for [Spool.Resume], as far as there is room for them.
+// Open takes a directory as spool, for this process alone. The NARs that an earlier process has left in it,
+// half-received or verified, are kept for [Spool.Resume], as far as there is room for them.
 func Open(cfg Config) (*Spool, error) {
 	if cfg.MaxBytes < 0 {
 		return nil, fmt.Errorf("spool %s: a cap of %d bytes", cfg.Dir, cfg.MaxBytes)
@@ -45,8 +45,8 @@ func Open(cfg Config) (*Spool, error) {
 	return s, nil
 }
 
-// Close ends all drafts, as [Draft.Keep] does, and releases the directory. Its files stay. Open handles stay readable, but for
-// [NAR.Open].
+// Close ends all drafts, as [Draft.Keep] does, and releases the directory. Its files stay. Open handles stay readable,
+// but for [NAR.Open].
 func (s *Spool) Close() error {
 	s.mu.Lock()
 	first := !s.closed
@@ -72,8 +72,8 @@ func (s *Spool) Has(h store.Hash) bool {
 }
 
 // Create reserves the space for a NAR of that hash and size. Several drafts may exist for one hash, each with its
-// own file; the first that is committed becomes the entry. The error wraps [store.ErrNoSpace] if the NAR does not fit even
-// after all NARs without open handles are deleted.
+// own file; the first that is committed becomes the entry. The error wraps [store.ErrNoSpace] if the NAR does not fit
+// even after all NARs without open handles are deleted.
 func (s *Spool) Create(h store.Hash, size int64) (*Draft, error) {
 	if size < 1 || size > store.MaxNarSize {
 		return nil, fmt.Errorf("spool: %d is not a NAR's size", size)
@@ -136,8 +136,8 @@ func (s *Spool) Stats() Stats {
 }
 
 // Renew makes the directory anew if it was deleted. NARs that are open or being received stay usable: their files have
-// lost their names and nothing else. If another directory has its name, what is there is deleted: it may be a copy from a backup,
-// or the same files again, which drafts and NARs of this spool use.
+// lost their names and nothing else. If another directory has its name, what is there is deleted: it may be a copy from
+// a backup, or the same files again, which drafts and NARs of this spool use.
 func (s *Spool) Renew() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -248,8 +248,8 @@ func (s *Spool) take(h store.Hash, size int64) (k kept, ok bool) {
 	return s.drop(best), true
 }
 
-// Resume is as [Spool.Create], but goes on with what an earlier draft of that hash and size has left, if there is such a thing.
-// [Draft.Reuse] says what that is.
+// Resume is as [Spool.Create], but goes on with what an earlier draft of that hash and size has left, if there is such
+// a thing. [Draft.Reuse] says what that is.
 func (s *Spool) Resume(h store.Hash, size int64) (*Draft, error) {
 	k, ok := s.take(h, size)
 	if !ok {

@@ -1,17 +1,19 @@
-// Package spool keeps NARs on disk between their arrival and Nix's request, for one process at a time; the next continues its drafts.
+// Package spool keeps NARs on disk between their arrival and Nix's request, for one process at a time; the next
+// continues its drafts.
 //
-// A NAR enters as a [Draft], which other peers may read from before it is whole, and becomes readable as a [NAR], which exists
-// only if all of its bytes were hashed, their SHA-256 was the expected one, and the structure of the archive was found
-// right. Free space and a cap are kept to; drafts that were given up, and NARs that nothing holds, make room. There is no
-// goroutine but the hashing within a call. All methods may be called concurrently.
+// A NAR enters as a [Draft], which other peers may read from before it is whole, and becomes readable as a [NAR], which
+// exists only if all of its bytes were hashed, their SHA-256 was the expected one, and the structure of the archive was
+// found right. Free space and a cap are kept to; drafts that were given up, and NARs that nothing holds, make room.
+// There is no goroutine but the hashing within a call. All methods may be called concurrently.
 //
 // # Files
 //
-// Each NAR, whole or not, is a file HASH-SIZE-NUMBER.nar: its NarHash in Nix's base 32, its NarSize, and a number that makes
-// the name unique. The file has the NAR, and behind it a checksum for each of its blocks of [store.BlockSize]: 4 bytes, the
-// CRC-32C of the block in little-endian order, or 1 if that is 0; 0 if the block is not there. Nothing says that a NAR is
-// whole or right: a later process takes every file as a draft, reads the blocks whose checksums agree, and hashes the NAR.
-// So the process may be killed, or the machine lose power, at any moment, and nothing is synced to the disk.
+// Each NAR, whole or not, is a file HASH-SIZE-NUMBER.nar: its NarHash in Nix's base 32, its NarSize, and a number that
+// makes the name unique. The file has the NAR, and behind it a checksum for each of its blocks of [store.BlockSize]: 4
+// bytes, the CRC-32C of the block in little-endian order, or 1 if that is 0; 0 if the block is not there. Nothing says
+// that a NAR is whole or right: a later process takes every file as a draft, reads the blocks whose checksums agree,
+// and hashes the NAR. So the process may be killed, or the machine lose power, at any moment, and nothing is synced to
+// the disk.
 package spool
 
 import (
@@ -34,8 +36,8 @@ const (
 
 	// keptTime is how long a file stays that no request goes on with: until the next day's build.
 	keptTime = 24 * time.Hour
-	// maxKept bounds the number of those files, which all are opened at the start. Nix fetches 16 NARs at once, and narbor
-	// some more ahead of it.
+	// maxKept bounds the number of those files, which all are opened at the start. Nix fetches 16 NARs at once, and
+	// narbor some more ahead of it.
 	maxKept = 256
 
 	// sizeUnit is what sizes are rounded up to in accounts: a small NAR takes a whole block of the file system.
@@ -51,8 +53,8 @@ type Config struct {
 
 // A Spool keeps NARs on disk between their arrival and Nix's request. A NAR enters as a [Draft] and becomes readable
 // as a [NAR] once its hash is right. A NAR without open handles is deleted when its space is needed, the least
-// recently held first, after 10 minutes, or at once if Nix has had it. The files of drafts that were given up are deleted
-// before that, the oldest first. All methods may be called concurrently.
+// recently held first, after 10 minutes, or at once if Nix has had it. The files of drafts that were given up are
+// deleted before that, the oldest first. All methods may be called concurrently.
 type Spool struct {
 	cfg    Config // with its defaults
 	checks checks
@@ -96,8 +98,8 @@ type entry struct {
 	since   time.Time     // when it became idle
 }
 
-// Expire deletes drafts that were not resumed for a day, and verified NARs that were idle for 10 minutes. Get and Create do so,
-// too; the owner of the spool calls Expire from time to time in case nothing is fetched.
+// Expire deletes drafts that were not resumed for a day, and verified NARs that were idle for 10 minutes. Get and
+// Create do so, too; the owner of the spool calls Expire from time to time in case nothing is fetched.
 func (s *Spool) Expire() {
 	s.mu.Lock()
 	victims := s.expire()
@@ -129,8 +131,8 @@ func (s *Spool) spare(enough int64) (n int64) {
 	return n
 }
 
-// leastWanted forgets the oldest of the kept files, or if there is none the entry that has been idle longest, and returns the
-// name of its file; "" if all is held.
+// leastWanted forgets the oldest of the kept files, or if there is none the entry that has been idle longest, and
+// returns the name of its file; "" if all is held.
 func (s *Spool) leastWanted() string {
 	if len(s.kept) > 0 {
 		return s.drop(0).name
@@ -156,8 +158,8 @@ func (s *Spool) evict() bool {
 	return true
 }
 
-// Fits returns an error that wraps [store.ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the spool
-// has gone. It wraps [store.ErrTooLarge], too, if that is because of the cap and not because of the disk.
+// Fits returns an error that wraps [store.ErrNoSpace] if a NAR of size bytes does not fit even after all that is in the
+// spool has gone. It wraps [store.ErrTooLarge], too, if that is because of the cap and not because of the disk.
 func (s *Spool) Fits(size int64) error {
 	if roundUp(size) > s.cfg.MaxBytes {
 		return fmt.Errorf("%w: %w: a nar of %d bytes, and it takes %d", store.ErrNoSpace, store.ErrTooLarge, size, s.cfg.MaxBytes)
@@ -172,8 +174,8 @@ func (s *Spool) Fits(size int64) error {
 	return nil // if the disk cannot be asked, the fetch will tell
 }
 
-// reserve takes size bytes of the cap for a draft, of which here bytes are on the disk already, and returns a number for the
-// name of its file.
+// reserve takes size bytes of the cap for a draft, of which here bytes are on the disk already, and returns a number
+// for the name of its file.
 func (s *Spool) reserve(size, here int64) (number uint64, err error) {
 	s.mu.Lock()
 	victims := s.expire()

@@ -23,8 +23,8 @@ type SourcePath struct {
 	NAR  []byte
 }
 
-// TestSource is the suite that every implementation of [store.Source] passes; src has all of paths, and there is at least
-// one. It is called for Mem, for caches, and for the Nix store.
+// TestSource is the suite that every implementation of [store.Source] passes; src has all of paths, and there is at
+// least one. It is called for Mem, for caches, and for the Nix store.
 func TestSource(t *testing.T, src store.Source, paths []SourcePath) {
 	t.Helper()
 	for _, p := range paths {
@@ -130,7 +130,8 @@ func testSourceAbsent(t *testing.T, src store.Source, p SourcePath) {
 	}
 }
 
-// CachePaths reads the paths that the caches in dir hold from the uncompressed one, and compares them with the list that Nix wrote.
+// CachePaths reads the paths that the caches in dir hold from the uncompressed one, and compares them with the list
+// that Nix wrote.
 func CachePaths(t testing.TB, dir string) (paths []SourcePath) {
 	t.Helper()
 	list, err := os.ReadFile(filepath.Join(dir, "paths"))

@@ -1,5 +1,5 @@
-// Package storetest has what the tests of several packages need: archives, trees and caches to read, the suite that each
-// [store.Source] passes, and waits with a deadline. Only tests import it.
+// Package storetest has what the tests of several packages need: archives, trees and caches to read, the suite that
+// each [store.Source] passes, and waits with a deadline. Only tests import it.
 package storetest
 
 import (
@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// AtMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of packages.
+// AtMost is the deadline of a wait in a test: d times NARBOR_SLOW, as integration/check does with the timeouts of
+// packages.
 func AtMost(d time.Duration) time.Duration {
 	factor, err := strconv.Atoi(os.Getenv("NARBOR_SLOW"))
 	if err != nil || factor < 1 {

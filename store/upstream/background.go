@@ -7,10 +7,12 @@ import (
 )
 
 // infoTimeout bounds a question about a path, connecting included: three round trips over the slowest
-// satellite, and more than a line needs with queues that downloads have filled. Without narbor Nix would wait for 300 s.
+// satellite, and more than a line needs with queues that downloads have filled. Without narbor Nix would wait for 300
+// s.
 const infoTimeout = 5 * time.Second
 
-// A background is the work that goes on after the call that began it, until the cache is closed. The zero value is ready.
+// A background is the work that goes on after the call that began it, until the cache is closed. The zero value is
+// ready.
 type background struct {
 	mu     sync.Mutex // guards closed and ends, and that work grows no more once closed is set
 	closed bool

@@ -19,7 +19,8 @@ import (
 	"narbor/store/upstream"
 )
 
-// Archives as Nix makes them have dictionaries of 8 MiB: eight are unpacked at once, and the next waits for one of them.
+// Archives as Nix makes them have dictionaries of 8 MiB: eight are unpacked at once, and the next waits for one of
+// them.
 func TestUnpackingTakesBoundedMemory(t *testing.T) {
 	nar := make([]byte, 9<<20)
 	packed := storetest.PackXZ(t, nar)

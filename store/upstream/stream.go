@@ -154,8 +154,8 @@ func (s *stream) Close() error {
 	return nil
 }
 
-// A body is the file of an archive, over as many connections as it takes. It lives for one call of [Cache.Stream] and the
-// reads of its result, which are given no context: so it has that of the call.
+// A body is the file of an archive, over as many connections as it takes. It lives for one call of [Cache.Stream] and
+// the reads of its result, which are given no context: so it has that of the call.
 type body struct {
 	ctx      context.Context
 	upstream *Cache

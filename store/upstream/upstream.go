@@ -1,9 +1,9 @@
-// Package upstream asks binary caches on the internet, or wherever HTTP reaches, as Nix does: for narinfos, and for archives
-// that are decompressed as they arrive.
+// Package upstream asks binary caches on the internet, or wherever HTTP reaches, as Nix does: for narinfos, and for
+// archives that are decompressed as they arrive.
 //
 // A [Cache] remembers what it was told, keeps on disk the narinfos that its caller has checked, resumes archives over
-// connections that break, and bounds the memory that unpacking takes. A cache that does not answer costs one wait; it is
-// probed in the background until it does, which [Cache.Close] ends. All methods may be called concurrently.
+// connections that break, and bounds the memory that unpacking takes. A cache that does not answer costs one wait; it
+// is probed in the background until it does, which [Cache.Close] ends. All methods may be called concurrently.
 package upstream
 
 import (
@@ -32,15 +32,16 @@ const (
 	// maxStreams bounds the archives that one cache sends at a time: Nix fetches 16, neighbours may want as many,
 	// and each takes the memory of its compressor's window.
 	maxStreams = 32
-	// rateBurst is the most that is read at once where there is a limit of bytes in a second, so that it holds in each second.
+	// rateBurst is the most that is read at once where there is a limit of bytes in a second, so that it holds in each
+	// second.
 	rateBurst = 16 << 10
-	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB: eight of
-	// Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
+	// MaxUnpackMemory bounds the bytes that unpacking archives of upstreams takes, so that narbor stays below 160 MiB:
+	// eight of Nix's at once, with dictionaries of 8 MiB, and any number of small ones.
 	MaxUnpackMemory = 66 << 20
 )
 
-// A Cache is a binary cache on the internet, or wherever HTTP reaches. Of [store.Source]'s methods it has Info. Instead of
-// NAR, which returns an archive with random access, it has [Cache.Stream]. All methods may be called concurrently.
+// A Cache is a binary cache on the internet, or wherever HTTP reaches. Of [store.Source]'s methods it has Info. Instead
+// of NAR, which returns an archive with random access, it has [Cache.Stream]. All methods may be called concurrently.
 //
 // Proxies are taken from the environment. A cache that does not answer costs one wait of 5 s; from then on all methods
 // fail at once, until the cache answers a probe in the background.
@@ -64,7 +65,8 @@ type Config struct {
 	Kept  string // directory that keeps what [Cache.Keep] is told; "" is none
 	// Memory is what unpacking takes, in bytes, of [MaxUnpackMemory] that caches share; nil is as much for this one.
 	Memory *semaphore.Weighted
-	// Rate bounds the bytes of archives that come in a second, from all caches that share it; nil is no limit. See [NewRate].
+	// Rate bounds the bytes of archives that come in a second, from all caches that share it; nil is no limit. See
+	// [NewRate].
 	Rate *rate.Limiter
 }
 
@@ -111,9 +113,9 @@ func (u *Cache) Close() error {
 	return u.kept.close()
 }
 
-// Info is as in [store.Source]. An answer that was kept, or given a moment ago, is returned from memory; concurrent calls for
-// one path share one request. The error wraps ErrNotFound if the cache says so, or has the archive only in a form that
-// narbor does not read.
+// Info is as in [store.Source]. An answer that was kept, or given a moment ago, is returned from memory; concurrent
+// calls for one path share one request. The error wraps ErrNotFound if the cache says so, or has the archive only in a
+// form that narbor does not read.
 func (u *Cache) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
 	p, err := u.page(ctx, hp)
 	info := p.info
@@ -163,7 +165,8 @@ func (u *Cache) anyPage(ctx context.Context, hp store.HashPart) (page, error) {
 	}
 }
 
-// Recall returns what the cache has said about a hash part before, as far as that is remembered or kept. Nothing is sent.
+// Recall returns what the cache has said about a hash part before, as far as that is remembered or kept. Nothing is
+// sent.
 func (u *Cache) Recall(hp store.HashPart) (store.Info, bool) {
 	if _, err := store.ParseHashPart(string(hp)); err != nil {
 		return store.Info{}, false
@@ -233,8 +236,8 @@ func (u *Cache) test(ctx context.Context) {
 	u.breaker.probed(isAnswer(err))
 }
 
-// closes reports the result of a request to the breaker: any response counts as an answer, unless it says that the cache
-// cannot answer.
+// closes reports the result of a request to the breaker: any response counts as an answer, unless it says that the
+// cache cannot answer.
 func (u *Cache) closes(ctx context.Context, err error) {
 	if errors.Is(err, context.Canceled) || errors.Is(ctx.Err(), context.Canceled) {
 		return // that was us

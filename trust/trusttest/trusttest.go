@@ -59,7 +59,8 @@ func Check(tb testing.TB, keys *trust.Keys, info store.Info) trust.Mapping {
 	return m
 }
 
-// TextClaim is the claim about a file as `builtins.toFile` makes it, which needs no signature. Its NarHash is no archive's.
+// TextClaim is the claim about a file as `builtins.toFile` makes it, which needs no signature. Its NarHash is no
+// archive's.
 func TextClaim(tb testing.TB, name, contents string) store.Info {
 	tb.Helper()
 	flat := sha256.Sum256([]byte(contents))

@@ -1,5 +1,5 @@
-// Package circle keeps a machine's membership of a circle: a group in which members get the own builds of others. The state
-// directory has it in one file, and the file for the other members has the same form:
+// Package circle keeps a machine's membership of a circle: a group in which members get the own builds of others. The
+// state directory has it in one file, and the file for the other members has the same form:
 //
 //	{
 //	  "schema": 1,

@@ -181,8 +181,8 @@ func TestNothingIsOverwritten(t *testing.T) {
 	}
 }
 
-// The service's user owns the state directory. A link that it has put there leads root nowhere, and the circle's file is
-// the service's to read.
+// The service's user owns the state directory. A link that it has put there leads root nowhere, and the circle's file
+// is the service's to read.
 func TestRootWritesInsideTheStateDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
 		if os.Getenv("CI") == "true" {

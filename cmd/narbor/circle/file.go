@@ -100,9 +100,9 @@ func ownerOf(st fs.FileInfo) int {
 	return -1
 }
 
-// Save writes a circle into a state directory. If there is one, it is replaced or it is an error. The file belongs to the
-// owner of the directory, which is narbor's user. That user could have put links into the directory to make root write
-// elsewhere, so nothing is followed out of it.
+// Save writes a circle into a state directory. If there is one, it is replaced or it is an error. The file belongs to
+// the owner of the directory, which is narbor's user. That user could have put links into the directory to make root
+// write elsewhere, so nothing is followed out of it.
 func (c Circle) Save(dir string, replace bool) (err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -148,8 +148,8 @@ func giveToOwner(root *os.Root, f *os.File) error {
 // Remove ends the circle of a state directory.
 func Remove(dir string) error { return os.Remove(File(dir)) }
 
-// WriteInvitation writes the file for other members. It replaces nothing. The file belongs to the user that has called sudo,
-// if there is one, since that user takes it to the others.
+// WriteInvitation writes the file for other members. It replaces nothing. The file belongs to the user that has called
+// sudo, if there is one, since that user takes it to the others.
 func (c Circle) WriteInvitation(file string) error {
 	owner, ok := caller()
 	if !ok {
@@ -158,8 +158,8 @@ func (c Circle) WriteInvitation(file string) error {
 	return create(file, c.Invitation().text(), owner)
 }
 
-// MakeKey makes a key for a circle, writes the secret part to a file that must not exist, and adds the public part to the
-// circle in the place of all others.
+// MakeKey makes a key for a circle, writes the secret part to a file that must not exist, and adds the public part to
+// the circle in the place of all others.
 func (c *Circle) MakeKey(file string) error {
 	secret, public, err := newKey(c.NextKeyName())
 	if err != nil {

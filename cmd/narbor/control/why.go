@@ -43,7 +43,8 @@ type WhyLocal struct {
 type WhySignature struct {
 	Key     string `json:"key"`
 	Verdict string `json:"verdict"` // verified, wrong or unknown key
-	// OfferedBy is the neighbour that has offered the signature, and OfferedAt when; "" and nil if it is the source's own.
+	// OfferedBy is the neighbour that has offered the signature, and OfferedAt when; "" and nil if it is the source's
+	// own.
 	OfferedBy string     `json:"offeredBy,omitempty"`
 	OfferedAt *time.Time `json:"offeredAt,omitempty"`
 }

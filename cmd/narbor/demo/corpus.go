@@ -76,8 +76,8 @@ func addFile(cache *bincache.Cache, info store.Info, file string) error {
 	return cache.Add(info, f)
 }
 
-// writePackage writes the NAR of a package with one program of size bytes, which refers to two of the packages before it,
-// and returns its description without signature.
+// writePackage writes the NAR of a package with one program of size bytes, which refers to two of the packages before
+// it, and returns its description without signature.
 func writePackage(file, name string, size int64, before []store.Info) (info store.Info, err error) {
 	path, err := store.ParsePathName(randomHashPart() + "-" + name)
 	if err != nil {
@@ -156,7 +156,8 @@ func (f filling) Read(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// copyDamaged copies the corpus to dir and changes bytes in the middle of every second NAR; narinfos keep their signatures.
+// copyDamaged copies the corpus to dir and changes bytes in the middle of every second NAR; narinfos keep their
+// signatures.
 func (c *corpus) copyDamaged(dir string) (damaged int, err error) {
 	if err := os.CopyFS(dir, os.DirFS(c.dir)); err != nil {
 		return 0, err

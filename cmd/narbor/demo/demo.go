@@ -2,8 +2,8 @@
 //
 // It makes a small closure of packages, signs it, and starts four narbors as processes of their own: three have the
 // closure, and the fourth fetches it from them. Meanwhile one of the three is killed, and another serves archives that
-// were changed. The processes reach each other by addresses of the loopback interface that `--peer` names, and refuse all
-// others. [Run] removes everything that it makes.
+// were changed. The processes reach each other by addresses of the loopback interface that `--peer` names, and refuse
+// all others. [Run] removes everything that it makes.
 package demo
 
 import (
@@ -46,8 +46,9 @@ type Options struct {
 	Keep    bool      // the machines run on until ctx ends
 }
 
-// Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes are gone
-// when it returns, and so are files, unless the error says otherwise. It is not to be called twice at the same time with one Out.
+// Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes are
+// gone when it returns, and so are files, unless the error says otherwise. It is not to be called twice at the same
+// time with one Out.
 func Run(ctx context.Context, o Options) (err error) {
 	dir, err := os.MkdirTemp("", "narbor-demo-")
 	if err != nil {

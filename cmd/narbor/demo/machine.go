@@ -27,8 +27,8 @@ const (
 // noInterface matches no network interface, so nothing outside of this computer can connect.
 const noInterface = "none-in-a-demo"
 
-// A machine is a `narbor run` in a process of its own, with its own state directory and ports. It sees neither the Nix of
-// this computer nor the network.
+// A machine is a `narbor run` in a process of its own, with its own state directory and ports. It sees neither the Nix
+// of this computer nor the network.
 type machine struct {
 	name  string
 	dir   string

@@ -11,8 +11,8 @@ func apart() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// startWithParent starts a process from a thread that lives as long as this program: Linux sends Pdeathsig when the thread
-// ends that has started the process (prctl(2)), and Go ends idle threads only if a goroutine is locked to them.
+// startWithParent starts a process from a thread that lives as long as this program: Linux sends Pdeathsig when the
+// thread ends that has started the process (prctl(2)), and Go ends idle threads only if a goroutine is locked to them.
 func startWithParent(cmd *exec.Cmd) error {
 	started := make(chan error)
 	go func() {

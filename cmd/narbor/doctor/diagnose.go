@@ -1,10 +1,10 @@
 // Package doctor finds out what keeps Nix from getting paths from neighbours, and applies fixes.
 //
 // [Diagnose] makes [Checks] one after another: it asks the narbor that runs, by the control socket, reads Nix's
-// configuration and the state of its daemon, and tries the firewall in a copy of its rules. It changes nothing. A [Fixer]
-// runs the commands of findings that are safe, and repeats their checks. What the checks know about nix-daemon and
-// systemd is also for setup and unsetup. The package prints only by the functions that a Fixer is given, keeps no state
-// between calls, and its goroutines end before a call returns. One Diagnose or Fixer runs at a time.
+// configuration and the state of its daemon, and tries the firewall in a copy of its rules. It changes nothing. A
+// [Fixer] runs the commands of findings that are safe, and repeats their checks. What the checks know about nix-daemon
+// and systemd is also for setup and unsetup. The package prints only by the functions that a Fixer is given, keeps no
+// state between calls, and its goroutines end before a call returns. One Diagnose or Fixer runs at a time.
 package doctor
 
 import (
@@ -84,7 +84,8 @@ func Diagnose(ctx context.Context, ctl control.Client, chosen []Check) []Finding
 	return all
 }
 
-// CodeOtherKeys is a finding that doctor reports as a warning and the page does not, because any neighbour can cause it.
+// CodeOtherKeys is a finding that doctor reports as a warning and the page does not, because any neighbour can cause
+// it.
 const CodeOtherKeys = "other-keys"
 
 // checkHealth reports the problems of the running service that no other check covers.

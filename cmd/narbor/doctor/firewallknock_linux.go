@@ -14,8 +14,8 @@ import (
 	"golang.org/x/net/ipv6"
 )
 
-// knockTime bounds the time for packets to pass a copy of the rules. The kernel delivers them at once, but a busy machine
-// takes a moment to set the interface up. attemptTime bounds one attempt over TCP.
+// knockTime bounds the time for packets to pass a copy of the rules. The kernel delivers them at once, but a busy
+// machine takes a moment to set the interface up. attemptTime bounds one attempt over TCP.
 const knockTime, attemptTime = 1500 * time.Millisecond, 250 * time.Millisecond
 
 // doors are what listens inside a copy, as narbor does.

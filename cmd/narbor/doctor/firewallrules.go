@@ -174,8 +174,8 @@ type copied struct {
 	commands []string      // they open the closed ports; empty if there are none known
 }
 
-// closed returns the protocols that are blocked over IPv4, or over IPv6 if the interface has no IPv4. One open family is
-// enough, and where this machine has IPv4 its neighbours have it as well.
+// closed returns the protocols that are blocked over IPv4, or over IPv6 if the interface has no IPv4. One open family
+// is enough, and where this machine has IPv4 its neighbours have it as well.
 func (c copied) closed() (protos []string) {
 	for _, proto := range []string{"TCP", "UDP"} {
 		open, has4 := c.open[flow{proto, false}]

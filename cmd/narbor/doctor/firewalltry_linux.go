@@ -16,10 +16,12 @@ import (
 )
 
 const (
-	// suggestTime is used in place of [knockTime] when rules that open the ports are tried, as the addresses are known by then.
+	// suggestTime is used in place of [knockTime] when rules that open the ports are tried, as the addresses are known
+	// by then.
 	suggestTime = 500 * time.Millisecond
-	// maxSuggested bounds such rules: two ports for two families in two tables. Each costs a wait of suggestTime or knockTime.
-	// Their number counts, and not the time, because a busy machine takes longer and comes to the same result.
+	// maxSuggested bounds such rules: two ports for two families in two tables. Each costs a wait of suggestTime or
+	// knockTime. Their number counts, and not the time, because a busy machine takes longer and comes to the same
+	// result.
 	maxSuggested = 8
 )
 

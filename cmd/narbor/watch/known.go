@@ -52,7 +52,8 @@ func (k *known) add(l look) {
 	k.earlier = append(k.earlier, t)
 }
 
-// rate returns the bytes that passed in a second, to and from a neighbour: 0 if it was seen once only, and less if its counts began anew.
+// rate returns the bytes that passed in a second, to and from a neighbour: 0 if it was seen once only, and less if its
+// counts began anew.
 func (k *known) rate(n p2p.NeighbourStatus) (r passed) {
 	for _, t := range k.earlier {
 		before, ok := t.of[n.ID]

@@ -7,8 +7,8 @@ import (
 	"github.com/rivo/uniseg"
 )
 
-// Open returns the initialized screen of this process's terminal. The error means that the terminal is as it was: its kind or its
-// character set is not known, or there is none.
+// Open returns the initialized screen of this process's terminal. The error means that the terminal is as it was: its
+// kind or its character set is not known, or there is none.
 func Open() (tcell.Screen, error) {
 	tty, err := tcell.NewDevTty()
 	if err != nil {
@@ -21,8 +21,8 @@ func Open() (tcell.Screen, error) {
 	return screen, screen.Init()
 }
 
-// A keyboard is a terminal without pasted text: tcell would wait for its own queue at the end if more of it arrives than the queue
-// takes.
+// A keyboard is a terminal without pasted text: tcell would wait for its own queue at the end if more of it arrives
+// than the queue takes.
 type keyboard struct{ tcell.Tty }
 
 // Read implements [io.Reader]. A read that fills b is of pasted text, since a key has a few bytes.
@@ -44,7 +44,8 @@ func (v View) style(t tone) tcell.Style {
 	return style
 }
 
-// draw shows the picture of a status. Each cell is put once, because tcell takes a cell that was cleared and put for a change.
+// draw shows the picture of a status. Each cell is put once, because tcell takes a cell that was cleared and put for a
+// change.
 func (v View) draw(screen tcell.Screen, shown known) {
 	width, height := screen.Size()
 	lines := v.picture(shown, width, height)

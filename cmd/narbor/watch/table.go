@@ -42,7 +42,8 @@ type column struct {
 // narrow is the width below which columns have one space between them.
 const narrow = 60
 
-// leastFlexible is the width that the flexible column keeps before others are left out: an IPv4 address, or most of a name.
+// leastFlexible is the width that the flexible column keeps before others are left out: an IPv4 address, or most of a
+// name.
 const leastFlexible = 12
 
 // A table has columns of equal length. The column with the index flexible takes the width that the others leave.
@@ -54,7 +55,8 @@ type table struct {
 
 func (t table) rows() int { return len(t.columns[t.flexible].cells) }
 
-// draw returns a header and the rows, in at most so many lines. The last line is the number of the rows that are left out.
+// draw returns a header and the rows, in at most so many lines. The last line is the number of the rows that are left
+// out.
 func (t table) draw(width, lines int) (out []line) {
 	gap := "  "
 	if width < narrow {

@@ -1,9 +1,9 @@
-// Package watch shows the status of a running narbor on a whole terminal, and keeps it up to date: the neighbours, what moves, how
-// much it saves, the last update and the problems.
+// Package watch shows the status of a running narbor on a whole terminal, and keeps it up to date: the neighbours, what
+// moves, how much it saves, the last update and the problems.
 //
-// A [View] draws into a screen of tcell, which sends the cells that differ to the terminal. Much of the text comes from peers, so each
-// cell takes one printable sign of one column, and shows a question mark for any other. The terminal is as it was before when
-// [View.Run] returns or panics.
+// A [View] draws into a screen of tcell, which sends the cells that differ to the terminal. Much of the text comes from
+// peers, so each cell takes one printable sign of one column, and shows a question mark for any other. The terminal is
+// as it was before when [View.Run] returns or panics.
 package watch
 
 import (
@@ -18,9 +18,9 @@ import (
 	"github.com/gdamore/tcell/v2"
 )
 
-// Run draws until the context ends or a key ends it: q, Esc or Ctrl-C. It ends the screen, which was initialized. A narbor that does
-// not answer is asked again; only a permission that is denied before the first answer is an error, because the folders of a
-// narbor that is being restarted may be closed for a moment.
+// Run draws until the context ends or a key ends it: q, Esc or Ctrl-C. It ends the screen, which was initialized. A
+// narbor that does not answer is asked again; only a permission that is denied before the first answer is an error,
+// because the folders of a narbor that is being restarted may be closed for a moment.
 func (v View) Run(ctx context.Context, screen tcell.Screen) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var helpers sync.WaitGroup
