@@ -50,7 +50,7 @@ var mayImport = map[string][]string{
 	"p2p/meet":           {"store/lru", "p2p/discovery", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire"},
 	"p2p/netmon":         nil,
 	"p2p/transport":      {"p2p/netmon", "p2p/wire"},
-	"p2p/wire":           {"store"},
+	"p2p/wire":           {"store", "trust"},
 	"narserve":           {"store", "store/lru", "store/spool", "trust", "narserve/dashboard", "narserve/stats"},
 	"narserve/dashboard": {"store", "narserve/stats"},
 	"narserve/stats":     {"store", "store/lru", "store/statefile", "trust"},

@@ -184,33 +184,47 @@ func (w world) inGroup(h *lan.Host) {
 	w.must(err)
 }
 
-// Nix finds a file by its content in its hashed mirror, whatever the name of the store path is that has it.
+// Nix finds a file by its content in its hashed mirror, whatever the name of the store path is that has it: on its own machine,
+// and on a member of the group.
 func TestHashedMirror(t *testing.T) {
 	for _, nix := range nixes(t) {
 		t.Run(nix.Version, func(t *testing.T) {
 			w := newWorld(t)
-			h := w.host(lan.HostConfig{Name: "holder", System: nix.System}, "hashed-mirrors = "+lan.Substituter, "substituters =",
-				"experimental-features = nix-command", "connect-timeout = 1", "download-attempts = 1")
-			w.start(h)
+			conf := []string{"hashed-mirrors = " + lan.Substituter, "substituters =", "experimental-features = nix-command",
+				"connect-timeout = 1", "download-attempts = 1"}
+			hosts := map[string]*lan.Host{}
+			for _, name := range []string{"holder", "member", "stranger"} {
+				h := w.host(lan.HostConfig{Name: name, System: nix.System}, conf...)
+				hosts[name] = h
+				if name == "stranger" {
+					w.start(h)
+					continue
+				}
+				w.inGroup(h)
+				w.start(h, "--group-secret-file", groupSecret)
+			}
+			w.neighbours(hosts["member"], 1)
 			const dead = "http://127.0.0.1:9"
-			add := func(file string) {
-				_, err := h.Run(w.ctx, "sh", "-ec", sourceScripts+`nix-store --add-fixed sha256 `+file, "sh", dead)
-				w.must(err)
-			}
-			fetch := func(name, algo, file string) error {
+			fetch := func(on, name, algo, file string, found bool) {
+				t.Helper()
 				script := sourceScripts + `fod ` + name + ` gone flat ` + algo + ` $(hash ` + algo + ` --flat ` + file + `)`
-				_, err := h.Run(w.ctx, "sh", "-ec", script, "sh", dead)
-				return err
+				_, err := hosts[on].Run(w.ctx, "sh", "-ec", script, "sh", dead)
+				if (err == nil) != found {
+					t.Errorf("the %s fetches %s as %s: %v, want it found: %t", on, file, name, err, found)
+				}
 			}
-			if err := fetch("absent", "sha256", "one"); err == nil {
-				t.Error("a file that is not here was fetched")
-			}
-			add("one")
-			w.must(fetch("renamed", "sha256", "one"))
-			if err := fetch("another", "sha256", "two"); err == nil {
-				t.Error("a file that is not here was fetched")
-			}
-			w.must(h.Verify(w.ctx))
+			fetch("holder", "absent", "sha256", "one", false)
+			_, err := hosts["holder"].Run(w.ctx, "sh", "-ec", sourceScripts+`nix-store --add-fixed sha256 one
+				nix-store --add-fixed --recursive sha256 mine`, "sh", dead)
+			w.must(err)
+			fetch("holder", "renamed", "sha256", "one", true)
+			fetch("holder", "another", "sha256", "two", false)
+			fetch("member", "elsewhere", "sha256", "one", true)
+			fetch("member", "unknown", "sha256", "two", false)
+			fetch("member", "private", "sha256", "mine", false)
+			fetch("stranger", "outside", "sha256", "one", false)
+			w.must(hosts["holder"].Verify(w.ctx))
+			w.must(hosts["member"].Verify(w.ctx))
 		})
 	}
 }

@@ -2,12 +2,15 @@ package narserve
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"time"
 
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -42,20 +45,12 @@ func (s *Server) fileReply(r *http.Request, f trust.File) (reply, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), stalled/2)
 	defer cancel()
-	m, err := guard(func() (trust.Mapping, error) { return s.file(ctx, f) })
-	if err == nil {
-		err = s.withhold(m)
-	}
+	found, err := guard(func() ([]trust.Mapping, error) { return s.file(ctx, f) })
 	if err != nil {
 		return reply{}, err
 	}
-	sp, err := s.fetches.do(ctx, m)
+	sp, contents, err := s.fetchFile(ctx, f, found)
 	if err != nil {
-		return reply{}, err
-	}
-	contents, err := f.In(sp)
-	if err != nil {
-		_ = sp.Close()
 		return reply{}, err
 	}
 	send := func(w http.ResponseWriter, r *http.Request) {
@@ -66,6 +61,42 @@ func (s *Server) fileReply(r *http.Request, f trust.File) (reply, error) {
 		http.ServeContent(&pacedWriter{w, http.NewResponseController(w)}, r, "", time.Time{}, contents)
 	}
 	return reply{status: http.StatusOK, contentType: "application/octet-stream", stream: send}, nil
+}
+
+// fetchFile returns the first of the NARs that is the file, and its contents. Neighbours may have made up some of the mappings: each
+// gets an equal part of the time that is left. The caller closes the NAR.
+func (s *Server) fetchFile(ctx context.Context, f trust.File, from []trust.Mapping) (*spool.NAR, *io.SectionReader, error) {
+	failed := fmt.Errorf("%s: %w", f, store.ErrNotFound)
+	for i, m := range from {
+		sp, contents, err := s.fetchFileAs(ctx, f, m, len(from)-i)
+		if err == nil {
+			return sp, contents, nil
+		}
+		failed = errors.Join(failed, err)
+	}
+	return nil, nil, failed
+}
+
+// fetchFileAs fetches the NAR of a mapping within one part of the time that is left.
+func (s *Server) fetchFileAs(ctx context.Context, f trust.File, m trust.Mapping, parts int) (*spool.NAR, *io.SectionReader, error) {
+	if end, ok := ctx.Deadline(); ok {
+		part, cancel := context.WithTimeout(ctx, time.Until(end)/time.Duration(parts))
+		defer cancel()
+		ctx = part
+	}
+	if err := s.withhold(m); err != nil {
+		return nil, nil, err
+	}
+	sp, err := s.fetches.do(ctx, m)
+	if err != nil {
+		return nil, nil, err
+	}
+	contents, err := f.In(sp)
+	if err != nil {
+		_ = sp.Close()
+		return nil, nil, err
+	}
+	return sp, contents, nil
 }
 
 // A pacedWriter gives each write its own deadline, as that of [Server.copyNAR].

@@ -8,10 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"narbor/narserve"
 	"narbor/store"
+	"narbor/store/spool"
 	"narbor/trust"
 )
 
@@ -31,6 +35,55 @@ func flatFile(t *testing.T, name, contents string) (store.Info, []byte, trust.Fi
 	return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: f.String(), Fetched: true}, nar, f
 }
 
+// Of several mappings for a file the first that holds it is sent, however long a neighbour that has made one up takes.
+func TestFileOfAnotherMapping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		info, nar, f := flatFile(t, "wanted", "contents")
+		w.mem.Add(info, nar)
+		var found []trust.Mapping
+		add := func(edit func(*store.Info)) {
+			claim := info
+			edit(&claim)
+			m, err := w.keys.Check(claim)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = append(found, m)
+		}
+		add(func(i *store.Info) { i.NarHash[0]++ })
+		add(func(i *store.Info) { i.NarHash[1]++ })
+		add(func(*store.Info) {})
+		src := stuckFile{w.local(), found[1].NarHash()}
+		s := narserve.New(narserve.Config{Sources: []narserve.Source{src}, Keys: w.keys,
+			File: func(context.Context, trust.File) ([]trust.Mapping, error) { return found, nil }})
+		resp := do(s, "GET", "/sha256/"+strings.TrimPrefix(f.String(), "fixed:sha256:"))
+		if got := string(body(t, resp)); resp.StatusCode != 200 || got != "contents" {
+			t.Errorf("the answer is %d %q, want 200 and the file", resp.StatusCode, got)
+		}
+		found = found[:2]
+		if resp := do(s, "GET", "/sha256/"+strings.TrimPrefix(f.String(), "fixed:sha256:")); resp.StatusCode != 404 {
+			t.Errorf("without a true mapping the answer is %d, want 404", resp.StatusCode)
+		}
+		time.Sleep(time.Minute) // until no fetch goes on for a request to come
+		w.wantIdle(t)
+	})
+}
+
+// A stuckFile never ends the fetch of one NAR.
+type stuckFile struct {
+	narserve.Source
+	nar store.Hash
+}
+
+func (s stuckFile) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
+	if m.NarHash() == s.nar {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	return s.Source.Fetch(ctx, m)
+}
+
 func TestFileByContent(t *testing.T) {
 	w := newWorld(t)
 	info, nar, f := flatFile(t, "fetched", "contents of the file")
@@ -44,12 +97,13 @@ func TestFileByContent(t *testing.T) {
 	w.mem.Add(copied, nar)
 	infos := map[trust.File]store.Info{f: info, g: wrong, h: copied}
 	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys,
-		File: func(_ context.Context, f trust.File) (trust.Mapping, error) {
+		File: func(_ context.Context, f trust.File) ([]trust.Mapping, error) {
 			info, ok := infos[f]
 			if !ok {
-				return trust.Mapping{}, store.ErrNotFound
+				return nil, store.ErrNotFound
 			}
-			return w.keys.Check(info)
+			m, err := w.keys.Check(info)
+			return []trust.Mapping{m}, err
 		}})
 	url := func(contents string) string {
 		sum := sha256.Sum256([]byte(contents))

@@ -103,7 +103,7 @@ type lookup struct {
 	upstream []*source // at most one
 	settled  <-chan struct{}
 	started  time.Time
-	file     func(context.Context, trust.File) (trust.Mapping, error) // finds a file by its content; nil finds none
+	file     func(context.Context, trust.File) ([]trust.Mapping, error) // finds a file by its content; nil finds none
 	log      *zap.Logger
 }
 

@@ -70,8 +70,8 @@ type Config struct {
 	// fetch what it finds.
 	Upstream func(ctx context.Context, hp store.HashPart) (trust.Mapping, error)
 
-	// File finds a store path that holds nothing but a file; nil: there are no such URLs.
-	File func(ctx context.Context, f trust.File) (trust.Mapping, error)
+	// File finds store paths that hold nothing but a file, to be tried in that order; nil: there are no such URLs.
+	File func(ctx context.Context, f trust.File) ([]trust.Mapping, error)
 
 	Keys *trust.Keys // checks remembered mappings again when their NAR is asked for; nil trusts no key
 	// Public are the keys for guests and other machines, which ask by another name or over another interface than this

@@ -1,6 +1,8 @@
 package p2p
 
 import (
+	"context"
+
 	"narbor/p2p/discovery"
 	"narbor/p2p/transport"
 	"narbor/store"
@@ -52,6 +54,8 @@ type SharingConfig struct {
 	Manifests  string         // directory that keeps manifests across restarts; "" is none
 	// Keep keeps verified signatures that a neighbour offers for a claim of Sources, which add them to it; nil takes none.
 	Keep func(info store.Info, signatures []string, from string) error
+	// Called returns the paths of Sources that have the hash part which at gives for their name; nil has no files by their hash.
+	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
 }
 
 // An Observer is called for each block of a NAR that is sent or received. Peer IDs are passed as text. Its methods are called

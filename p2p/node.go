@@ -115,7 +115,7 @@ func (n *Node) connect(admits *members) {
 			Public: cfg.Sharing.Public}, Links: n.lan.Gate,
 		Log: log, Origin: n.lan.Gate.Origin,
 		Admits: admits.Has, Meet: n.proxy.meet, Sent: cfg.Observer.Sent,
-		Proxy: n.proxy, Keep: cfg.Sharing.Keep}
+		Proxy: n.proxy, Keep: cfg.Sharing.Keep, Called: cfg.Sharing.Called}
 	if len(cfg.Sharing.Sources) > 0 {
 		serving.Arriving = n.downloads
 	}
@@ -200,6 +200,11 @@ func (n *Node) Lookup(ctx context.Context, hp store.HashPart) (trust.Mapping, er
 		return f.Mapping, nil
 	}
 	return f.Mapping, n.lookups.TooSlow(f)
+}
+
+// Files asks all neighbours for a path that is a file, see [ask.Lookups.Files].
+func (n *Node) Files(ctx context.Context, f trust.File) ([]trust.Mapping, error) {
+	return n.lookups.Files(ctx, f)
 }
 
 // AskEach asks every neighbour by itself about a hash part, see [ask.Lookups.AskEach].

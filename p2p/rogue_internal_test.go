@@ -60,6 +60,7 @@ type rogue struct {
 	claims   func(s network.Stream, r wire.Request) error  // instead of honest claims
 	block    func(s network.Stream, i int, b []byte) error // instead of the true block
 	manifest func(s network.Stream) error                  // instead of "not here"
+	file     func(s network.Stream, f trust.File) error    // instead of "not here"
 	have     wire.Bitmap                                   // it is still receiving the NAR, and has these blocks
 	streams  atomic.Int64                                  // how many were opened to it
 }
@@ -97,6 +98,11 @@ func (g *rogue) answer(s network.Stream, r wire.Request) error {
 		return g.claims(s, r)
 	case r.Kind == wire.AskClaims:
 		return g.writeClaims(s, r)
+	case r.Kind == wire.AskFile && g.file != nil:
+		return g.file(s, r.File)
+	case r.Kind == wire.AskFile:
+		_, err := s.Write([]byte{0})
+		return err
 	case r.Kind == wire.AskHave:
 		_, err := s.Write(append(binary.AppendUvarint(nil, uint64(len(g.have))), g.have...))
 		return err

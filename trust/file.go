@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
@@ -34,6 +35,19 @@ func ParseFile(algo, text string) (File, error) {
 	inner := sha256.Sum256([]byte("fixed:out:" + algo + ":" + hex.EncodeToString(digest) + ":"))
 	ca := "fixed:" + algo + ":" + nixbase32.EncodeToString(digest)
 	return File{content{ca: ca, algo: algo, digest: string(digest), flat: true}, string(inner[:])}, nil
+}
+
+// ParseFileAddress is the inverse of [File.String].
+func ParseFileAddress(ca string) (File, error) {
+	algo, hash, _ := strings.Cut(strings.TrimPrefix(ca, "fixed:"), ":")
+	f, err := ParseFile(algo, hash)
+	if err == nil && f.String() != ca {
+		err = fmt.Errorf("%.140q is no address of a file", ca)
+	}
+	if err != nil {
+		return File{}, err
+	}
+	return f, nil
 }
 
 // String returns the content address that Nix gives to the file.

@@ -164,7 +164,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Discovery: find,
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
 			Public: s.keys.public, Circle: s.keys.circle, Fetched: s.keys.fetched,
-			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep},
+			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep, Called: s.shares.called},
 		GroupSecret: s.keys.group.secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,
 	}

@@ -18,6 +18,9 @@ const (
 	maxLost = 2
 	// maxWanted is how many paths a non-neighbour is asked for: those that Nix missed last, and less than askQueue.
 	maxWanted = 512
+	// maxFilesAsked bounds the files that are asked for at once, each of all neighbours. maxFileClaims bounds the claims about
+	// one that are tried: more than one has a liar behind it.
+	maxFilesAsked, maxFileClaims = 16, 4
 	// maxCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
 	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
 	maxCandidates = 32

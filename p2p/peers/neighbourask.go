@@ -3,6 +3,7 @@ package peers
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/protocol"
@@ -147,4 +148,29 @@ func (n *Neighbour) Offer(ctx context.Context, claims []store.Info, within time.
 		here = append(here, took)
 	}
 	return here, nil
+}
+
+// AskFile asks the neighbour for a path that is a file, on a stream of its own, and waits so long for the claim; "" is none.
+func (n *Neighbour) AskFile(ctx context.Context, f trust.File, within time.Duration) (claim string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	ex, err := n.Open(ctx, within)
+	if err != nil {
+		return "", err
+	}
+	defer ex.Reset()
+	ex.Until = time.Now().Add(within)
+	defer context.AfterFunc(ctx, func() { ex.Reset() })()
+	if err := ex.Send(wire.FileRequest(f)); err != nil {
+		return "", err
+	}
+	claim, receiving, err := wire.ReadClaim(ex.Reader)
+	if err == nil && receiving {
+		err = fmt.Errorf("%w: a file that is being received", wire.ErrWire)
+	}
+	if err != nil {
+		n.broke(ex, err)
+		return "", err
+	}
+	return claim, nil
 }

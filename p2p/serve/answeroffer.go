@@ -12,9 +12,9 @@ import (
 	"narbor/trust"
 )
 
-// reserveOf returns the number of misses that a request must leave. Claims and offers leave some for blocks.
+// reserveOf returns the number of misses that a request must leave. Claims, offers and files leave some for blocks.
 func reserveOf(k wire.Kind) int {
-	if k == wire.AskOffer {
+	if k == wire.AskOffer || k == wire.AskFile {
 		return narMisses
 	}
 	return 0

@@ -100,11 +100,14 @@ type quota struct {
 	whole  *bucket // misses of all machines; nil in the quota of a peer
 	// wrongTellings bounds how often a path is checked because its NAR is said to be wrong.
 	wrongTellings *rate.Limiter
+	// files bounds how often the names of all paths are read to find a file by its hash.
+	files *rate.Limiter
 }
 
 func newQuota(shares int) *quota {
 	return &quota{misses: newBucket(missBurst+narMisses, shares), helped: newBucket(helpBurst, shares),
-		wrongTellings: rate.NewLimiter(rate.Limit(wrongRate*float64(shares)), wrongBurst*shares)}
+		wrongTellings: rate.NewLimiter(rate.Limit(wrongRate*float64(shares)), wrongBurst*shares),
+		files:         rate.NewLimiter(rate.Limit(fileRate*float64(shares)), fileBurst*shares)}
 }
 
 // take takes a miss, of which reserve must be left. fair says that it is the machine's own doing if there is none.

@@ -72,6 +72,8 @@ func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Reque
 	}
 	turns := srv.sending
 	switch r.Kind {
+	case wire.AskFile:
+		turns = srv.naming
 	case wire.AskClaims, wire.AskOffer:
 		turns = srv.asking
 	case wire.AskUpstream, wire.AskFetch:
@@ -109,6 +111,8 @@ func (srv *Server) answerKind(ctx context.Context, c Client, w answers, r wire.R
 		return srv.answerWrong(ctx, c, w.Writer, r)
 	case wire.AskOffer:
 		return srv.answerOffer(ctx, c, w.Writer, r)
+	case wire.AskFile:
+		return srv.answerFile(ctx, c, w.Writer, r)
 	}
 	return srv.answerBlock(ctx, c, w.Writer, r)
 }

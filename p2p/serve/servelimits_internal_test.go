@@ -45,6 +45,7 @@ func TestTurnsAreBounded(t *testing.T) {
 		"other answers":          {s.sending, maxServingPeer, maxServingAddr, maxServing},
 		"blocks that are read":   {s.reading, maxUploadsPeer, maxUploads, maxUploads},
 		"questions to upstreams": {s.helping, peers.MaxHelpingPeer, maxHelping, maxHelping},
+		"files by their hash":    {s.naming, maxNamingPeer, maxNamingPeer, maxNaming},
 	} {
 		taken := 0
 		take := func(n int, who func(i int) Asker) {

@@ -41,6 +41,8 @@ type Config struct {
 	// Keep keeps verified signatures for a claim of one of Sources, which adds them to the claim from then on. Nil takes no
 	// offers.
 	Keep func(info store.Info, signatures []string, from string) error
+	// Called returns the paths of Sources that have the hash part which at gives for their name. Nil has no files by their hash.
+	Called func(ctx context.Context, at func(name string) store.HashPart) ([]store.HashPart, error)
 }
 
 // A Proxy answers requests to ask or download from this machine's upstreams for a neighbour.

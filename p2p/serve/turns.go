@@ -32,6 +32,7 @@ type serving struct {
 	sending *turns // peers that are sent something else
 	reading *turns // peers for which a block is read and packed
 	helping *turns // peers for which an upstream is asked
+	naming  *turns // peers for which the names of all paths are read
 	rate    *rate.Limiter
 }
 
@@ -46,6 +47,7 @@ func newServing(bytesPerSecond int64) serving {
 		sending: newTurns(maxServing, maxServingAddr, maxServingPeer),
 		reading: newTurns(maxUploads, maxUploads, maxUploadsPeer),
 		helping: newTurns(maxHelping, maxHelping, peers.MaxHelpingPeer),
+		naming:  newTurns(maxNaming, maxNamingPeer, maxNamingPeer),
 		rate:    rate.NewLimiter(r, store.BlockSize),
 	}
 }

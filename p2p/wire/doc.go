@@ -13,7 +13,8 @@
 // A request is one frame:
 //
 //	uvarint  length of the rest, 1 to [maxRequestLen]
-//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong, 8 offer
+//	1 byte   kind: 1 claims, 2 manifest, 3 block, 4 have, 5 upstream, 6 fetch, 7 wrong, 8 offer,
+//	         9 file
 //	...      by kind
 //
 // Claims asks whether the answerer has these store paths:
@@ -112,6 +113,17 @@
 // The answer is that of a lookup from now on:
 //
 //	1 byte   0 "not here", whatever the reason; 1 "here"
+//
+// File asks for a store path that is nothing but a file with these contents, whatever its name:
+//
+//	...      the content address of the file as Nix writes it: "fixed:", one of md5, sha1, sha256 and sha512, ":", and the
+//	         hash of the contents in Nix's base 32
+//
+// The answer:
+//
+//	uvarint  twice the length of the claim, which is at most [store.MaxInfoLen]; 0 is "not here", whatever the reason
+//	...      the claim: narinfo text with StorePath, NarHash, NarSize and CA lines, and nothing else; CA is the address that was
+//	         asked for
 //
 // A holder that can no longer read a NAR in the middle of an answer resets the stream.
 package wire

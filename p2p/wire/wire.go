@@ -13,6 +13,7 @@ import (
 	"github.com/multiformats/go-varint"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // ProtocolID names the wire format in the package comment.
@@ -45,22 +46,33 @@ const (
 	AskFetch    Kind = 6
 	AskWrong    Kind = 7
 	AskOffer    Kind = 8
+	AskFile     Kind = 9
 )
 
 // A Request is one question of a neighbour. Its kind determines which fields count.
 type Request struct {
 	Kind      Kind
-	HashParts []store.HashPart // claims: the paths asked about; otherwise one, the path of the NAR
-	NAR       store.Hash       // all but claims, upstream and offer
+	HashParts []store.HashPart // claims: the paths asked about; file: one that stands for the file; otherwise one, the path of the NAR
+	NAR       store.Hash       // all but claims, upstream, offer and file
 	Block     int              // block
 	Offer     store.Info       // offer: a claim about the path that HashParts names
+	File      trust.File       // file
+}
+
+// FileRequest asks for a file.
+func FileRequest(f trust.File) Request {
+	return Request{Kind: AskFile, HashParts: []store.HashPart{f.PathCalled("")}, File: f}
 }
 
 // AppendRequest appends the frame of r to b.
 func AppendRequest(b []byte, r Request) []byte {
 	body := []byte{byte(r.Kind)}
-	if r.Kind == AskOffer {
+	switch r.Kind {
+	case AskOffer:
 		body = append(body, r.Offer.String()...)
+		return append(binary.AppendUvarint(b, uint64(len(body))), body...)
+	case AskFile:
+		body = append(body, r.File.String()...)
 		return append(binary.AppendUvarint(b, uint64(len(body))), body...)
 	}
 	for _, hp := range r.HashParts {
@@ -116,6 +128,12 @@ func parseRequest(body []byte) (Request, error) {
 			return Request{}, err
 		}
 		return Request{Kind: r.Kind, HashParts: []store.HashPart{info.Path.HashPart()}, Offer: info}, nil
+	case AskFile:
+		f, err := trust.ParseFileAddress(string(body))
+		if err != nil {
+			return Request{}, fmt.Errorf("%w: %w", ErrWire, err)
+		}
+		return FileRequest(f), nil
 	case AskManifest, AskBlock, AskHave, AskFetch, AskWrong:
 		if len(body) < hashPartBytes+cidBytes {
 			return Request{}, fmt.Errorf("%w: request of %d bytes", ErrWire, len(body))

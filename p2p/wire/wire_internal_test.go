@@ -16,6 +16,7 @@ import (
 	"github.com/klauspost/compress/s2"
 
 	"narbor/store"
+	"narbor/trust"
 )
 
 // With -update the golden requests in testdata/wire are written anew: go test ./p2p/wire -run Golden -update
@@ -32,7 +33,18 @@ func goldenRequests(t testing.TB) map[string]Request {
 		"block-127":   {Kind: AskBlock, HashParts: []store.HashPart{partB}, NAR: nar, Block: 127},
 		"block-70000": {Kind: AskBlock, HashParts: []store.HashPart{partA}, NAR: nar, Block: 70000},
 		"offer":       {Kind: AskOffer, HashParts: []store.HashPart{goldenOffer(t).Path.HashPart()}, Offer: goldenOffer(t)},
+		"file":        FileRequest(goldenFile(t)),
 	}
+}
+
+// goldenFile is a file by its SHA-512.
+func goldenFile(t testing.TB) trust.File {
+	t.Helper()
+	f, err := trust.ParseFile("sha512", strings.Repeat("0f", 64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
 }
 
 // goldenOffer is a claim with a reference and two signatures.
