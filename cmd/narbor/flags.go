@@ -148,6 +148,9 @@ type group struct {
 	secret []byte   // nil is no group: every machine is a neighbour
 	keys   []string // public keys, and names of such: of the trusted ones, those let members have own builds
 	file   string   // of the circle that this comes from; "" is none
+
+	state  string         // the state directory where a circle counts; "" if flags give the group
+	circle *circle.Circle // there; nil is none
 }
 
 // groupOf returns the group of --group-secret-file and --circle-key. Without both it is that of the circle in the state
@@ -166,11 +169,12 @@ func groupOf(c *cli.Context) (g group, err error) {
 	if err != nil {
 		return g, err
 	}
+	g.state = dir
 	now, err := circle.Load(dir)
 	if err != nil || now == nil {
 		return g, err
 	}
-	return group{[]byte(now.Secret), now.Keys, circle.File(dir)}, nil
+	return group{[]byte(now.Secret), now.Keys, circle.File(dir), dir, now}, nil
 }
 
 // size reads an amount such as 4GiB, 500MiB or 0.

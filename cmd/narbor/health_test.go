@@ -27,6 +27,7 @@ import (
 	"narbor/store/bincache"
 	"narbor/store/damage"
 	"narbor/store/nixconf"
+	"narbor/trust"
 )
 
 // wellService has the parts of a service of which status says nothing bad, with a directory for its files.
@@ -91,6 +92,12 @@ func TestHealth(t *testing.T) {
 			"1 banned"},
 		{"another group", func(_ *parts, st *control.Status) { st.OtherGroup = []p2p.Outsider{{ID: idNAS}} }, "other-group info",
 			"--group-secret-file"},
+		{"a circle with a key that Nix trusts", func(s *parts, st *control.Status) {
+			s.keys.circle, st.CircleKeys = new(trust.Keys), []string{"home-1"}
+		}, "", ""},
+		{"a circle without a key that Nix trusts", func(s *parts, _ *control.Status) {
+			s.keys.circle, s.keys.group.keys = new(trust.Keys), []string{"home-1:CHgFWXy4"}
+		}, "circle-keys warning", "home-1 is not among"},
 		{"the worst first", func(s *parts, st *control.Status) {
 			alone(s, st)
 			st.Keys, st.Nix = nil, narserve.Stats{}
