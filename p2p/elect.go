@@ -3,6 +3,7 @@ package p2p
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -77,11 +78,18 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 
 // LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
-// only if the upstreams have none. Neighbours that have the path without a signature get it.
+// only if the upstreams have none. Neighbours that have the path without a signature get it. If no upstream answers, a claim
+// that was kept counts once a neighbour is a holder by it.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	m, err := n.lookupUpstream(ctx, hp)
 	if err == nil {
 		n.lookups.Offer(m)
+		return m, nil
+	}
+	if !errors.Is(err, store.ErrNotFound) {
+		if kept, ok := n.proxy.upstreams.recall(hp); ok && n.lookups.OfferNow(ctx, kept) {
+			return kept, nil
+		}
 	}
 	return m, err
 }

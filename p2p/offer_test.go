@@ -1,6 +1,7 @@
 package p2p_test
 
 import (
+	"strings"
 	"testing"
 
 	"narbor/p2p"
@@ -43,6 +44,36 @@ func TestUnsignedPathIsSharedAfterAnOffer(t *testing.T) {
 	}
 	third := up.newMachine(t, nil, holder)
 	third.fetch(t, info, nar)
+}
+
+// While no upstream answers, a claim that one has made before still makes a holder of a machine without the signature.
+func TestKeptClaimIsOfferedWhileTheUpstreamIsDown(t *testing.T) {
+	up := newUpstream(t)
+	web := newWebCache(t, up)
+	nar := noise(1, 1000)
+	info, absent := web.add(t, "image", nar), web.add(t, "absent", nar)
+	m := up.newMachineAs(t, spool.Config{}, new(store.Mem), web.with(t))
+	for _, i := range []store.Info{info, absent} {
+		if _, err := m.LookupUpstream(t.Context(), i.Path.HashPart()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	web.Close()
+	other := up.sign(t, "other", nar)
+	p2p.Eventually(t, "without an upstream", func() bool {
+		_, err := m.LookupUpstream(t.Context(), other.Path.HashPart())
+		return err != nil && strings.Contains(err.Error(), "did not answer a moment ago")
+	})
+	holder := up.image(t, info, nar, m)
+	p2p.Eventually(t, "a neighbour", func() bool { return len(m.Status().Neighbours) == 1 && len(holder.Status().Neighbours) == 1 })
+	got, err := m.LookupUpstream(t.Context(), info.Path.HashPart())
+	if err != nil {
+		t.Fatalf("LookupUpstream of a kept claim = %v", err)
+	}
+	m.fetchMapped(t, got, nar)
+	if got, err := m.LookupUpstream(t.Context(), absent.Path.HashPart()); err == nil {
+		t.Errorf("LookupUpstream of a path that no neighbour has = %v, want an error: its NAR cannot be had", got)
+	}
 }
 
 // Nothing is offered by a machine that shares nothing, of what was built there, or to a neighbour that has the path

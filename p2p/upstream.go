@@ -53,6 +53,18 @@ func (ups *upstreams) lookup(ctx context.Context, hp store.HashPart) (trust.Mapp
 	return trust.Mapping{}, fmt.Errorf("%s: no upstream has it: %w", hp, store.ErrNotFound)
 }
 
+// recall returns what an upstream has said of a hash part before, if it can be believed. None is asked.
+func (ups *upstreams) recall(hp store.HashPart) (trust.Mapping, bool) {
+	for _, u := range ups.caches {
+		if info, ok := u.Recall(hp); ok {
+			if m, err := ups.trusted.Check(info); err == nil {
+				return m, true
+			}
+		}
+	}
+	return trust.Mapping{}, false
+}
+
 // ask returns what an upstream says of a hash part, if it can be believed, and sees to it that it is kept.
 func (ups *upstreams) ask(ctx context.Context, u *upstream.Cache, hp store.HashPart) (trust.Mapping, error) {
 	info, err := u.Info(ctx, hp)

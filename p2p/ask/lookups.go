@@ -163,5 +163,12 @@ func (ls *Lookups) Offer(m trust.Mapping) {
 	}
 }
 
+// OfferNow is Offer, and reports after a moment whether a neighbour is known as a holder.
+func (ls *Lookups) OfferNow(ctx context.Context, m trust.Mapping) bool {
+	ls.Offer(m)
+	ls.offers.await(ctx, m)
+	return len(ls.Known(m)) > 0
+}
+
 // RunOffers sends offers until ctx ends.
 func (ls *Lookups) RunOffers(ctx context.Context) error { return ls.offers.run(ctx) }
