@@ -182,3 +182,32 @@ func (sh ShareStatus) print(s screen) {
 	fmt.Fprintln(s)
 	printKinds(sh.Kinds, s)
 }
+
+// upTo describes a limit of the upload rate.
+func upTo(bytesPerSecond int64) string {
+	if bytesPerSecond == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", at up to %s a second", dashboard.Amount(bytesPerSecond))
+}
+
+const fetchedSources = "sources that Nix has fetched by their hash"
+
+// sharingOf says what neighbours may have.
+func sharingOf(st control.Status) string {
+	switch {
+	case st.Sharing == "none" && st.PausedUntil != nil:
+		return "nothing until " + st.PausedUntil.Local().Format("15:04") + " (`narbor share resume` ends the pause)"
+	case st.Sharing == "none":
+		return "nothing (`narbor share resume` changes that)"
+	case len(st.ShareKeys) == 0 && st.ShareSources:
+		return fetchedSources + upTo(st.UploadRate)
+	case len(st.ShareKeys) == 0:
+		return "nothing: no trusted key is public; see `narbor keys`"
+	}
+	what := "what " + strings.Join(st.ShareKeys, " or ") + " has signed"
+	if st.ShareSources {
+		what += ", and " + fetchedSources
+	}
+	return what + upTo(st.UploadRate)
+}

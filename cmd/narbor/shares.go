@@ -131,3 +131,37 @@ func logDamage(log *zap.Logger, d damage.Finding, sound bool) {
 		zap.String("where", d.Where),
 		zap.String("reason", d.Reason), zap.String("fix", fix))
 }
+
+// openGits opens the repositories of --git-dir. One that cannot be read is reported, and everything else goes on.
+func (s *shares) openGits(c *cli.Context, st state, keys *keyState, log *zap.Logger) error {
+	patterns, err := gitRefs(c)
+	if err != nil {
+		return err
+	}
+	for _, dir := range c.StringSlice("git-dir") {
+		g, err := gitstore.Open(gitstore.Config{Dir: dir, Refs: patterns, State: st.file("git"),
+			GitHashing: func() bool { return keys.settings().GitHashing },
+			Changed:    func(now gitstore.Status) { logGit(log, now) }})
+		if err != nil {
+			log.Error("a git repository is not shared", zap.String("dir", dir), zap.Error(err))
+			continue
+		}
+		s.gits = append(s.gits, g)
+		s.sources = append(s.sources, s.damage.Guard(g, g.Dir(), ""))
+	}
+	return nil
+}
+
+// isGit reports whether a source is a git repository.
+func (s *shares) isGit(source int) bool { return source >= len(s.sources)-len(s.gits) }
+
+// where names a source for people.
+func (s *shares) where(source int) string {
+	switch {
+	case source == 0:
+		return store.Dir
+	case s.isGit(source):
+		return s.gits[source-len(s.sources)+len(s.gits)].Dir()
+	}
+	return s.cacheDirs[source-1]
+}

@@ -100,3 +100,30 @@ func RatesText(r stats.Rates) string {
 	}
 	return strings.Join(moves, ", ")
 }
+
+func percent(part, of int64) int64 {
+	if of <= 0 {
+		return 0
+	}
+	return int64(float64(part) / float64(of) * 100)
+}
+
+// tookText is a time for people, with no more of it than they want to know.
+func tookText(seconds float64) string {
+	switch d := time.Duration(seconds * float64(time.Second)); {
+	case d < time.Millisecond:
+		return "< 1 ms"
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < 10*time.Second:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	case d < 2*time.Minute:
+		return fmt.Sprintf("%.0f s", d.Seconds())
+	case d < 2*time.Hour:
+		return fmt.Sprintf("%.0f min", d.Minutes())
+	case d < 48*time.Hour:
+		return fmt.Sprintf("%.0f h", d.Hours())
+	default:
+		return fmt.Sprintf("%.0f days", d.Hours()/24)
+	}
+}

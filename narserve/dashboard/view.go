@@ -204,13 +204,6 @@ func barOf(u *stats.Update) updateBar {
 	return updateBar{percent(u.Received[store.FromRebuild], sum), percent(u.Saved(), sum)}
 }
 
-func percent(part, of int64) int64 {
-	if of <= 0 {
-		return 0
-	}
-	return int64(float64(part) / float64(of) * 100)
-}
-
 // hostOf is the address in a multiaddr, such as /ip4/192.0.2.1/tcp/6273; any other text stays as it is.
 func hostOf(addr string) string {
 	parts := strings.Split(addr, "/")
@@ -271,26 +264,6 @@ func originText(o store.Origin) string {
 		return "this machine"
 	}
 	return ""
-}
-
-// tookText is a time for people, with no more of it than they want to know.
-func tookText(seconds float64) string {
-	switch d := time.Duration(seconds * float64(time.Second)); {
-	case d < time.Millisecond:
-		return "< 1 ms"
-	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < 10*time.Second:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	case d < 2*time.Minute:
-		return fmt.Sprintf("%.0f s", d.Seconds())
-	case d < 2*time.Hour:
-		return fmt.Sprintf("%.0f min", d.Minutes())
-	case d < 48*time.Hour:
-		return fmt.Sprintf("%.0f h", d.Hours())
-	default:
-		return fmt.Sprintf("%.0f days", d.Hours()/24)
-	}
 }
 
 // agoText is a time for people that does not change every second.

@@ -229,3 +229,14 @@ func (n *namedPeer) multiaddrs(addrs []netip.Addr) []ma.Multiaddr {
 	}
 	return out
 }
+
+// parseFound parses HOST:PORT of an SRV record, which holds no address (RFC 2782). As with announcements, the port is
+// not one of those below [netmon.MinPort].
+func parseFound(text string) (*namedPeer, error) {
+	n, err := parseNamedPeer(text)
+	if err != nil || n.name == "" || n.port < netmon.MinPort {
+		return nil, errors.Join(fmt.Errorf("%.100q is no DNS name with a port from %d on", text, netmon.MinPort), err)
+	}
+	n.from = fromDNS
+	return n, nil
+}

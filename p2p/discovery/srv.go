@@ -105,17 +105,6 @@ func (s *srvSearch) lookIn(ctx context.Context, domain string) ([]*net.SRV, erro
 	return nil, err
 }
 
-// parseFound parses HOST:PORT of an SRV record, which holds no address (RFC 2782). As with announcements, the port is
-// not one of those below [netmon.MinPort].
-func parseFound(text string) (*namedPeer, error) {
-	n, err := parseNamedPeer(text)
-	if err != nil || n.name == "" || n.port < netmon.MinPort {
-		return nil, errors.Join(fmt.Errorf("%.100q is no DNS name with a port from %d on", text, netmon.MinPort), err)
-	}
-	n.from = fromDNS
-	return n, nil
-}
-
 // hint makes a search ask again, if there is one.
 func (s *srvSearch) hint() {
 	if s != nil {

@@ -35,6 +35,34 @@ type Neighbour struct {
 	liveness
 }
 
+// A Question is about a hash part, and asked of several neighbours. Its methods may be called concurrently.
+type Question interface {
+	HashPart() store.HashPart
+	// Awaits reports whether a neighbour's answer is still waited for.
+	Awaits(*Neighbour) bool
+	// Recall returns what a neighbour has said unasked, if that is an answer.
+	Recall(*Neighbour) (Reply, bool)
+	// Lost records that a stream to a neighbour has ended without an answer. It reports whether the question is to be
+	// asked on another stream.
+	Lost(*Neighbour) bool
+	// Answer takes in a neighbour's answer.
+	Answer(Reply)
+}
+
+// A Reply is a neighbour's answer about a hash part.
+type Reply struct {
+	From      *Neighbour
+	Text      string // of a narinfo that was not checked; "" is "not here"
+	Receiving bool   // it still receives the NAR
+	Err       error
+}
+
+// A toldClaim is a claim that was not asked for. It is verified when a lookup needs it.
+type toldClaim struct {
+	text string
+	at   time.Time
+}
+
 // NewNeighbour returns a neighbour that is asked by protocol. The caller calls AskLoop, and Leave once its connections
 // have ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {

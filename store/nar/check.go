@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 
 	"narbor/store"
@@ -16,14 +15,6 @@ const (
 	// narWindow is how much of an archive is read at a time. It holds the longest string with its padding. Small
 	// files come many to a window, and reading more than this after a large one costs more than it saves.
 	narWindow = 8 << 10
-)
-
-// caseHack is the mark that Nix on macOS adds to names of files that differ in case alone, and removes when it dumps
-// the files. A name that has the mark in an archive therefore means another file there, and may collide with one that
-// Nix marks. On Linux it is a name like others, which every version of Nix accepts.
-const (
-	caseHack   = "~nix~case~hack~"
-	caseHackOn = runtime.GOOS == "darwin"
 )
 
 // The beginning and the end of most files.
@@ -169,19 +160,6 @@ func (w *narWalk) name() error {
 	}
 	*last = append((*last)[:0], name...)
 	return w.expect("node")
-}
-
-// narNameFault returns the fault in the name of a directory's entry, or "".
-func narNameFault(name []byte) string {
-	switch {
-	case len(name) > maxNARName:
-		return "is too long"
-	case len(name) == 0, string(name) == ".", string(name) == "..", bytes.ContainsAny(name, "/\x00"):
-		return "is no file's"
-	case caseHackOn && bytes.Contains(name, []byte(caseHack)):
-		return "is reserved"
-	}
-	return ""
 }
 
 func (w *narWalk) symlink() error {

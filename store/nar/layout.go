@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"math"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -311,4 +312,25 @@ func gone(err error) error {
 		return fmt.Errorf("%w: %w", store.ErrNotFound, err)
 	}
 	return err
+}
+
+// caseHack is the mark that Nix on macOS adds to names of files that differ in case alone, and removes when it dumps
+// the files. A name that has the mark in an archive therefore means another file there, and may collide with one that
+// Nix marks. On Linux it is a name like others, which every version of Nix accepts.
+const (
+	caseHack   = "~nix~case~hack~"
+	caseHackOn = runtime.GOOS == "darwin"
+)
+
+// narNameFault returns the fault in the name of a directory's entry, or "".
+func narNameFault(name []byte) string {
+	switch {
+	case len(name) > maxNARName:
+		return "is too long"
+	case len(name) == 0, string(name) == ".", string(name) == "..", bytes.ContainsAny(name, "/\x00"):
+		return "is no file's"
+	case caseHackOn && bytes.Contains(name, []byte(caseHack)):
+		return "is reserved"
+	}
+	return ""
 }
