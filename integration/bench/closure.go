@@ -32,23 +32,6 @@ func (b *bench) slow() corpus.Spec {
 	return corpus.Medium()
 }
 
-// closures fetches the medium and the large closure from one neighbour.
-func (b *bench) closures(name string, mbit int, limit float64) ([]row, error) {
-	specs := []corpus.Spec{corpus.Medium()}
-	if b.large {
-		specs = append(specs, corpus.Large())
-	}
-	var rows []row
-	for _, spec := range specs {
-		r, err := b.pair(name, spec, mbit, limit)
-		if err != nil {
-			return rows, err
-		}
-		rows = append(rows, r)
-	}
-	return rows, nil
-}
-
 // pair fetches a closure from one neighbour, through nginx and through narbor alternately.
 func (b *bench) pair(name string, spec corpus.Spec, mbit int, limit float64) (r row, err error) {
 	c, err := corpus.Open(b.ctx, spec, b.progress)
@@ -89,9 +72,58 @@ func shape(mbit int, senders ...*sender) error {
 	return nil
 }
 
+// gigabit fetches at the rate of most cables.
+func (b *bench) gigabit() ([]row, error) {
+	rows, err := b.precompressed("gigabit", corpus.Medium(), 1000, b.runs, 0.80, 1.00)
+	if err != nil {
+		return rows, err
+	}
+	more, err := b.others("gigabit", 1000, 0.80)
+	return append(rows, more...), err
+}
+
+// unshaped fetches over links that are faster than the processors.
+func (b *bench) unshaped() ([]row, error) {
+	r, err := b.pair("unshaped", corpus.Medium(), 0, 1.10)
+	if err != nil {
+		return nil, err
+	}
+	more, err := b.others("unshaped", 0, 1.10)
+	return append([]row{r}, more...), err
+}
+
+// others fetches the medium closure with the newest Nix, and the large one, from one neighbour.
+func (b *bench) others(name string, mbit int, limit float64) (rows []row, err error) {
+	if b.short {
+		return nil, nil
+	}
+	nixes, err := lan.Nixes(b.ctx)
+	if err != nil {
+		return nil, err
+	}
+	newest := *b
+	newest.nix = nixes[len(nixes)-1]
+	r, err := newest.pair(name, corpus.Medium(), mbit, limit)
+	if err != nil {
+		return nil, err
+	}
+	r.What += ", Nix " + newest.nix.Version
+	rows = append(rows, r)
+	if !b.large {
+		return rows, nil
+	}
+	r, err = b.pair(name, corpus.Large(), mbit, limit)
+	return append(rows, r), err
+}
+
 // wifi fetches over 100 Mbit/s, a rate at which a precompressed cache has an advantage.
 func (b *bench) wifi() (rows []row, err error) {
-	spec := b.slow()
+	return b.precompressed("wifi", b.slow(), 100, b.fewer(), 0.50, 1.20)
+}
+
+// precompressed fetches from a neighbour and from two nginx: one has archives as they are, the other has them compressed.
+// The limits are those against the one and the other.
+func (b *bench) precompressed(name string, spec corpus.Spec, mbit, runs int, plain, packed float64) (rows []row, err error) {
 	c, err := corpus.Open(b.ctx, spec, b.progress)
 	if err != nil {
 		return nil, err
@@ -100,7 +132,7 @@ func (b *bench) wifi() (rows []row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	what := describe(spec, c) + ", " + link(100)
+	what := describe(spec, c) + ", " + link(mbit)
 	err = b.withLAN(func(l *lan.LAN) error {
 		from, err := b.sender(l, "sender", c, c.Cache)
 		if err != nil {
@@ -110,13 +142,13 @@ func (b *bench) wifi() (rows []row, err error) {
 		if err != nil {
 			return err
 		}
-		if err := shape(100, from, ready); err != nil {
+		if err := shape(mbit, from, ready); err != nil {
 			return err
 		}
-		all, err := b.turns(b.fewer(), what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from),
+		all, err := b.turns(runs, what, b.viaNginx(l, "nginx", c, from), b.viaNarbor(l, "narbor", c, from),
 			b.viaNginx(l, "nginx, ready-made zstd", c, ready))
 		if err == nil {
-			rows = []row{ratio("wifi", what, all[1], all[0], 0.50), ratio("wifi", what, all[1], all[2], 1.20)}
+			rows = []row{ratio(name, what, all[1], all[0], plain), ratio(name, what, all[1], all[2], packed)}
 		}
 		return err
 	})
@@ -176,7 +208,7 @@ func (b *bench) big() (rows []row, err error) {
 		limit float64
 	}{
 		{corpus.Mixed(bigBytes), "one path of 1 GiB, compressible", 1000, 0.90},
-		{corpus.Noise(bigBytes), "one path of 1 GiB, incompressible", 1000, 1.30},
+		{corpus.Noise(bigBytes), "one path of 1 GiB, incompressible", 1000, 1.15},
 		{corpus.Noise(bigBytes), "one path of 1 GiB, incompressible", 0, 2.0},
 	} {
 		r, err := b.pair("big", k.spec, k.mbit, k.limit)

@@ -108,7 +108,7 @@ func (x exchanger) unshaped() ([]row, error) {
 		atLeast("exchange", fmt.Sprintf("1 GiB, not shaped (%.0f MB/s), of a bare libp2p stream (%.0f MB/s)", ours, theirs), "",
 			ours/theirs, 0.85),
 		value("exchange", "processor time to send a GB", "s", gb(func(e exchanged) float64 { return e.SendCPU }), 2),
-		value("exchange", "processor time to receive and verify a GB", "s", gb(func(e exchanged) float64 { return e.CPU }), 3),
+		value("exchange", "processor time to receive and verify a GB", "s", gb(func(e exchanged) float64 { return e.CPU }), 2.5),
 		value("exchange", "peak RSS serving 1 GiB", "MiB", peak(func(e exchanged) int64 { return e.SendPeak }), 96),
 		value("exchange", "peak RSS fetching 1 GiB", "MiB", peak(func(e exchanged) int64 { return e.Peak }), 128),
 	}, nil

@@ -27,7 +27,8 @@ type bench struct {
 	runs     int
 	short    bool
 	large    bool
-	named    int // number of hosts that are named by number
+	nix      lan.Nix // of the receivers; zero is this machine's own
+	named    int     // number of hosts that are named by number
 }
 
 func (b *bench) close() error { return os.RemoveAll(b.dir) }
@@ -137,7 +138,7 @@ type receiver struct {
 
 // throughNginx adds a receiver that fetches from a URL.
 func (b *bench) throughNginx(l *lan.LAN, name, url string) (*receiver, error) {
-	return b.receiver(l, lan.HostConfig{Name: name}, url)
+	return b.receiver(l, lan.HostConfig{Name: name, System: b.nix.System}, url)
 }
 
 // receiver adds a receiver that fetches from a URL, with further lines in its nix.conf.
