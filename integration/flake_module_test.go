@@ -60,7 +60,7 @@ func TestModuleNeedsOneLine(t *testing.T) {
 		"options": `["cacheDirs","circle","circleKeys","configFile","configureNix","dashboard","downloadRate","enable","extraFlags",` +
 			`"gitDirs","gitRefs","groupSecretFile","inMemory",` +
 			`"interfaces","listenAddresses",` +
-			`"logLevel","minFreeDisk","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +
+			`"logLevel","minFreeDisk","name","openFirewall","p2pPort","package","peers","port","refresh","settings","share","shareKeys",` +
 			`"shareSources",` +
 			`"spoolSize",` +
 			`"trustedPublicKeys","uploadRate","upstreams","vsock"]`,
@@ -115,7 +115,7 @@ func TestModuleAddsNothingUnlessEnabled(t *testing.T) {
 func TestModuleFollowsItsOptions(t *testing.T) {
 	cases := newFlake(t).evaluate(t,
 		`{ services.narbor = { enable = true; port = 7000; p2pPort = 7001; share = "none"; spoolSize = "1GiB"; minFreeDisk = "5GiB";
-			uploadRate = "10MB"; downloadRate = "2MB";
+			uploadRate = "10MB"; downloadRate = "2MB"; name = "laptop";
 		   logLevel = "debug"; peers = [ "nas" "10.0.0.5:6273" ]; interfaces.allow = [ "en*" ]; interfaces.deny = [ "wg*" ];
 		   trustedPublicKeys = [ "k-1:a=" ]; shareKeys = [ "k-1" ]; cacheDirs = [ "/srv/a b" ]; gitDirs = [ "/srv/n.git" ];
 			gitRefs = [ "refs/heads/n-*" ]; upstreams = [ "https://cache.example.org" ]; extraFlags = [ "--no-mdns" "100%" ]; }; }`,
@@ -134,7 +134,7 @@ func TestModuleFollowsItsOptions(t *testing.T) {
 	wantFlags(t, all, "--no-mdns", "100%%")
 	all.want(t, "settings", `{"cache-dir":["/srv/a b"],"download-rate":"2MB","git-dir":["/srv/n.git"],"git-refs":["refs/heads/n-*"],`+
 		`"interface":["en*"],"log-level":"debug",`+
-		`"min-free":"5GiB","no-interface":["wg*"],`+
+		`"min-free":"5GiB","name":"laptop","no-interface":["wg*"],`+
 		`"peer":["nas","10.0.0.5:6273"],"port":7001,"share":"none","share-key":["k-1"],"spool-size":"1GiB","trusted-key":["k-1:a="],`+
 		`"upload-rate":"10MB","upstream":["https://cache.example.org"]}`)
 

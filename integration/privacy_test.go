@@ -150,8 +150,12 @@ func TestWireTellsNothing(t *testing.T) {
 	want := w.host(lan.HostConfig{Name: fetcher}, "substituters = "+lan.Substituter)
 	tap, err := want.Capture()
 	w.must(err)
-	w.start(want)
+	w.start(want, "--name", fetcher) // for its neighbours, over encrypted connections
 	w.neighbours(want, 1)
+	w.until(have, "told the name", func(s lan.Status) bool { return len(s.Neighbours) == 1 && s.Neighbours[0].Name == fetcher })
+	if s := w.status(want); len(s.Neighbours) != 1 || s.Neighbours[0].Name != "" {
+		t.Errorf("the neighbours are %+v, want one that tells no name", s.Neighbours)
+	}
 	w.realise(want, c.Top.String())
 	frames, err := tap.Stop()
 	w.must(err)

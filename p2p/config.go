@@ -20,6 +20,7 @@ type Config struct {
 	Sharing   SharingConfig
 
 	Version string // told to neighbours
+	Name    string // as well, if it is not ""; see [peers.CheckName]
 	// GroupSecret, of at least 16 bytes: peers that do not know it neither ask nor are asked; nil is no group.
 	GroupSecret []byte
 	Trusted     *trust.Keys       // verify claims

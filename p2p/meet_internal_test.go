@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,8 +45,8 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 		switch b, err := g.askPeers(t, n); {
 		case errors.Is(err, &network.StreamError{ErrorCode: network.StreamResourceLimitExceeded, Remote: true}):
 			refused++
-		case err != nil || !bytes.Equal(b, []byte{0}):
-			t.Fatalf("told %x, %v, want no peers", b, err)
+		case err != nil || !bytes.Equal(b, []byte{0, 0}):
+			t.Fatalf("told %x, %v, want no name and no peers", b, err)
 		}
 	}
 	if refused == 0 {
@@ -120,5 +121,55 @@ func TestDialBackIsForMembersOnly(t *testing.T) {
 	if b, err := g.askDialBack(t, n.Node, 6273); !errors.Is(err, &network.StreamError{ErrorCode: peers.ErrOutsider, Remote: true}) ||
 		len(b) > 0 {
 		t.Errorf("an outsider is told %x, %v, want a reset with %#x", b, err, peers.ErrOutsider)
+	}
+}
+
+// tellsName makes the rogue answer each question about neighbours with a name, and without addresses.
+func (g *rogue) tellsName(name string) *rogue {
+	g.SetStreamHandler(meet.PeersProtocol, func(s network.Stream) {
+		s.Write(append(append(binary.AppendUvarint(nil, uint64(len(name))), name...), 0))
+		s.Close()
+	})
+	return g
+}
+
+// Neighbours have the name that they tell, but those that might harm a terminal or a page.
+func TestNeighboursTellNames(t *testing.T) {
+	want := map[string]string{}
+	var all []*rogue
+	add := func(told, kept string) {
+		g := (&rogue{}).start(t).tellsName(told)
+		want[g.ID().String()] = kept
+		all = append(all, g)
+	}
+	add("laptop", "laptop")
+	long := strings.Repeat("n", peers.MaxName)
+	add(long, long)
+	for _, name := range []string{"", "\x1b[2J\r\n\x00", "a\u202eb", "<script>alert(1)</script>", strings.Repeat("n", 1<<20)} {
+		add(name, "")
+	}
+	n, _ := runNodeAs(t, newSigner(t), func(cfg *Config) { cfg.Name = "desk" }, all...)
+	eventually(t, "every neighbour has been asked", func() bool {
+		st := n.Status()
+		named := 0
+		for _, nb := range st.Neighbours {
+			if nb.Name != "" {
+				named++
+			}
+		}
+		return len(st.Neighbours) == len(all) && named >= 2 && strikesOf(n, all[len(all)-1]) > 0
+	})
+	for _, nb := range n.Status().Neighbours {
+		if nb.Name != want[nb.ID] {
+			t.Errorf("a neighbour has the name %q, want %q", nb.Name, want[nb.ID])
+		}
+	}
+	if b, err := all[0].askPeers(t, n); err != nil || !bytes.HasPrefix(b, []byte("\x04desk")) {
+		t.Errorf("told %q, %v, want the name first", b, err)
+	}
+	for _, g := range all[:len(all)-1] {
+		if strikesOf(n, g) > 0 {
+			t.Errorf("the name %q is held against it", want[g.ID().String()])
+		}
 	}
 }

@@ -84,7 +84,8 @@ func New(cfg Config) (*Node, error) {
 	n := &Node{cfg: cfg, lan: l, neighbours: around, ledger: book, background: back}
 	asks := ask.New(ask.Config{Neighbours: around, Ledger: book, Secrets: policy, Log: log, SinceAck: l.Gate.SinceAck, AddrOf: l.AddrOf,
 		Sharing: func() bool { return len(cfg.Sharing.Sources) > 0 && n.Sharing() }}) // `narbor fetch` has none
-	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived, Simulated: cfg.Discovery.Net != nil}
+	meeting := meet.Config{LAN: l, Neighbours: around, Ledger: book, Group: group, Arrivals: arrived,
+		Simulated: cfg.Discovery.Net != nil, Name: cfg.Name}
 	n.lookups, n.visits, n.dialBacks = asks, ask.NewVisits(asks, l.Dialer), meet.NewDialBacks(meeting)
 	n.connect(admits)
 	n.greeter = &greeter{lan: l, neighbours: around, ledger: book, members: admits,

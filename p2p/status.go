@@ -72,8 +72,9 @@ type UpstreamStatus struct {
 // NeighbourStatus is what passed between a neighbour and this node, over all its connections.
 type NeighbourStatus struct {
 	ID               string `json:"id"`
-	Addr             string `json:"addr"` // a multiaddr, or vsock:CID:PORT
-	Via              string `json:"via"`  // how it was found
+	Name             string `json:"name,omitempty"` // not verified: any peer may take any name
+	Addr             string `json:"addr"`           // a multiaddr, or vsock:CID:PORT
+	Via              string `json:"via"`            // how it was found
 	ConnectedSeconds int64  `json:"connectedSeconds"`
 	Passing          bool   `json:"passing,omitempty"` // a short visit, in which one side asks the other for a few paths
 	Claims           int64  `json:"claims"`            // believed ones that it made
@@ -132,7 +133,7 @@ func (n *Node) Status() Status {
 	for _, nb := range n.neighbours.All() {
 		t, since := nb.Tally, time.Since(nb.Since)
 		is := NeighbourStatus{
-			ID: nb.ID.String(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(since.Seconds()),
+			ID: nb.ID.String(), Name: t.Name(), Addr: n.lan.AddrOf(nb.ID), Via: n.lan.Via(nb.ID), ConnectedSeconds: int64(since.Seconds()),
 			Passing: n.lan.Dialer.Standing(nb.ID).NonNeighbour && since < discovery.VisitTime, // if longer, the other side keeps it
 			Claims:  t.Claims.Load(), BlocksReceived: t.BlocksReceived.Load(), BytesReceived: t.BytesReceived.Load(),
 			WireReceived: t.WireReceived.Load(), BytesWasted: t.Wasted.Load(),

@@ -18,6 +18,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
 	"narbor/p2p/discovery"
+	"narbor/p2p/peers"
 	"narbor/store/upstream"
 	"narbor/trust"
 )
@@ -263,6 +264,11 @@ func valueErrors(c *cli.Context) (out []valueError) {
 	}
 	if _, err := parseShareSources(c.String("share-sources"), false); err != nil {
 		check("share-sources", fmt.Errorf("--share-sources: %w", err))
+	}
+	if name := c.String("name"); name != "" {
+		if err := peers.CheckName(name); err != nil {
+			check("name", fmt.Errorf("--name %.70q %w", name, err))
+		}
 	}
 	if _, err := trust.ParseKeys(c.StringSlice("trusted-key")); err != nil {
 		check("trusted-key", fmt.Errorf("--trusted-key: %w", err))

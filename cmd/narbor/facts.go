@@ -34,7 +34,7 @@ func (s *parts) facts() dashboard.Facts {
 		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: u.URL, Down: u.Down, Received: u.WireReceived})
 	}
 	for _, n := range st.Neighbours {
-		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: n.ID, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
+		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: n.ID, Name: n.Name, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
 			Sent: n.BytesSent, Strikes: n.Strikes, Since: now.Add(-time.Duration(n.ConnectedSeconds) * time.Second)})
 	}
 	for _, b := range st.Struck {

@@ -327,6 +327,8 @@ func runFlags() []cli.Flag {
 		stringFlag("upload-rate", "0", categoryNet, "send neighbours at most this `AMOUNT` of archives a second, all together, such as "+
 			"10MiB; 0 is no limit"),
 		downloadRateFlag(), upstreamFlag(), noCooperateFlag(), upstreamBudgetFlag(),
+		stringFlag("name", "", categoryWho, "tell neighbours this `NAME` of this machine, such as laptop, which they show beside its ID; "+
+			"without it they are told none"),
 		listFlag("circle-key", categoryWho,
 			"let members of the group have what was built here, too, if the trusted key of this `NAME` has "+
 				"signed it, such as home-1; needs --group-secret-file; repeatable"),

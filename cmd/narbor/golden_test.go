@@ -87,6 +87,9 @@ func exampleStatus() control.Status {
 func TestStatusReadsWell(t *testing.T) {
 	st := exampleStatus()
 	golden(t, "status", func(s screen) { printStatus(st, s) })
+	st.Neighbours[0].Name, st.Neighbours[1].Name = "laptop", "nas-in-the-cellar.home.arpa"
+	golden(t, "status-names", func(s screen) { printStatus(st, s) })
+	st.Neighbours[0].Name, st.Neighbours[1].Name = "", "nas"
 	st.Upstreams = []p2p.UpstreamStatus{{URL: "https://cache.nixos.org/"}, {URL: "https://nix-community.cachix.org/", Down: true}}
 	st.Received = map[store.Origin]int64{store.FromNeighbours: 4_402_341_478, store.FromOthers: 12_777_527_705,
 		store.FromInternet: 644_245_094}

@@ -38,7 +38,8 @@ func narbor(ctx context.Context, args ...string) (stdout, stderr string, err err
 
 func TestUsageErrors(t *testing.T) {
 	for _, args := range [][]string{
-		{"frob"}, {"run", "--nope"}, {"run", "extra"}, {"run", "--port", "70000"}, {"run", "--share", "all"},
+		{"frob"}, {"run", "--nope"}, {"run", "extra"}, {"run", "--port", "70000"}, {"run", "--name", "two words"},
+		{"run", "--share", "all"},
 		{"run", "--spool-size", "much"}, {"run", "--spool-size", "0"}, {"run", "--upload-rate", "fast"}, {"run", "--upload-rate", "1kB"},
 		{"run", "--log-level", "loud"}, {"run", "--log-format", "xml"},
 		{"fetch"}, {"fetch", "/etc/passwd"}, {"fetch", "0jqd0rlxzra1rs38rdxl43yh6rxchgc"}, {"completion", "tcsh"},

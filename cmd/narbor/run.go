@@ -162,7 +162,8 @@ func (s *service) connect(c *cli.Context) (err error) {
 		Sharing: p2p.SharingConfig{Sources: s.shares.sources, Off: s.shares.off || paused, UploadRate: upload, Keys: s.keys.shared,
 			Public: s.keys.public, Circle: s.keys.circle, Fetched: s.keys.fetched,
 			Manifests: s.state.file("manifests"), Keep: s.shares.offered.Keep, Called: s.shares.called},
-		GroupSecret: s.keys.group.secret, Version: version, Trusted: s.keys.trusted, Spool: s.spool, Denied: s.state.file("denied.json"),
+		GroupSecret: s.keys.group.secret, Version: version, Name: c.String("name"), Trusted: s.keys.trusted,
+		Spool: s.spool, Denied: s.state.file("denied.json"),
 		Observer: s.accounts, Rebuilds: s.shares.rebuilds,
 	}
 	if err := s.cooperate(c, &cfg); err != nil {

@@ -177,7 +177,7 @@ func printTransfers(st control.Status, s screen) {
 		s.field("saved", "%s %s", part, rest)
 	}
 	if st.LastUpdate != nil {
-		s.field("update", "%s", dashboard.UpdateText(*st.LastUpdate, time.Now(), dashboard.ShortID))
+		s.field("update", "%s", dashboard.UpdateText(*st.LastUpdate, time.Now(), st.Names().Of))
 	}
 	now := "nothing moves"
 	if n := len(st.Now); n > 0 {
@@ -215,6 +215,12 @@ func printStatusNeighbours(st control.Status, s screen) {
 		fmt.Fprintln(s, "`narbor doctor` finds out why.")
 		return
 	}
+	header, drop := []string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, []int{2, 3, 5, 4, 1}
+	named := len(st.Names()) > 0
+	if named {
+		header, drop = slices.Insert(header, 1, "NAME"), []int{3, 4, 6, 5, 2, 1}
+		s.cut = true // with names, no table of a usual width holds all
+	}
 	var rows [][]string
 	for _, n := range st.Neighbours {
 		strikes := ""
@@ -223,11 +229,18 @@ func printStatusNeighbours(st control.Status, s screen) {
 		} else if n.Aside != "" {
 			strikes = "set aside"
 		}
-		rows = append(rows, []string{dashboard.ShortID(n.ID), shortAddr(n.Addr), n.Via,
+		row := []string{dashboard.ShortID(n.ID), shortAddr(n.Addr), n.Via,
 			dashboard.ShortTime(time.Duration(n.ConnectedSeconds) * time.Second),
-			dashboard.Amount(n.BytesReceived), dashboard.Amount(n.BytesSent), strikes})
+			dashboard.Amount(n.BytesReceived), dashboard.Amount(n.BytesSent), strikes}
+		if named {
+			row = slices.Insert(row, 1, dashboard.NameText(n.Name))
+		}
+		rows = append(rows, row)
 	}
-	s.table([]string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, rows, 2, 3, 5, 4, 1)
+	s.table(header, rows, drop...)
+	if named {
+		fmt.Fprintln(s, dashboard.NamesNote)
+	}
 }
 
 // printUpstreams prints the caches that are asked, and the amounts received from each kind of source and for others.

@@ -46,9 +46,13 @@ func tellsFaults() []discoverFault {
 			}
 			return peersAnswer(told...)
 		})},
-		{name: "tells-too-many", lie: true, start: tells(func(*simWorld) []byte { return binary.AppendUvarint(nil, 17) })},
-		{name: "tells-too-long", lie: true, start: tells(func(*simWorld) []byte { return []byte{1, 129, 1} })},
-		{name: "tells-garbage", lie: true, start: tells(func(*simWorld) []byte { return []byte("\x01\x04\xff\xff\xff\xff") })},
+		{name: "tells-too-many", lie: true, start: tells(func(*simWorld) []byte { return []byte{0, 17} })},
+		{name: "tells-too-long", lie: true, start: tells(func(*simWorld) []byte { return []byte{0, 1, 129, 1} })},
+		{name: "tells-huge-name", lie: true, start: tells(func(*simWorld) []byte {
+			return append(binary.AppendUvarint(nil, 1<<20), make([]byte, 1<<20)...)
+		})},
+		{name: "tells-control-characters", start: tells(func(*simWorld) []byte { return []byte("\x06\x1b[2J\r\n\x00") })},
+		{name: "tells-garbage", lie: true, start: tells(func(*simWorld) []byte { return []byte("\x00\x01\x04\xff\xff\xff\xff") })},
 		{name: "tells-half", start: tells(func(w *simWorld) []byte {
 			all := peersAnswer("/ip4/10.0.0.2/tcp/6273/p2p/" + w.alice.id.String())
 			return all[:len(all)/2]
@@ -90,7 +94,7 @@ func tells(answer func(*simWorld) []byte) func(*simWorld) {
 }
 
 func peersAnswer(addrs ...string) []byte {
-	b := binary.AppendUvarint(nil, uint64(len(addrs)))
+	b := binary.AppendUvarint([]byte{0}, uint64(len(addrs))) // without a name
 	for _, a := range addrs {
 		m := ma.StringCast(a).Bytes()
 		b = append(binary.AppendUvarint(b, uint64(len(m))), m...)

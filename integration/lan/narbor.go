@@ -134,6 +134,7 @@ type Status struct {
 	Goroutines int    `json:"goroutines"`
 	Neighbours []struct {
 		ID             string `json:"id"`
+		Name           string `json:"name"`
 		Addr           string `json:"addr"`
 		Via            string `json:"via"`
 		Claims         int64  `json:"claims"`

@@ -72,6 +72,16 @@ in
       description = "Whether to add narbor to {option}`nix.settings.extra-substituters`.";
     };
 
+    name = mkOption {
+      type = types.str;
+      default = "";
+      example = "laptop";
+      description = ''
+        Name that neighbours are told, and show beside the ID of this machine: letters, digits, hyphens and full stops. Empty:
+        they are told none.
+      '';
+    };
+
     share = mkOption {
       type = types.enum [
         "signed"
@@ -306,6 +316,7 @@ in
       log-level = mkDefault cfg.logLevel;
     }
     // lib.optionalAttrs (cfg.downloadRate != "0") { download-rate = mkDefault cfg.downloadRate; }
+    // lib.optionalAttrs (cfg.name != "") { name = mkDefault cfg.name; }
     // lib.optionalAttrs (!cfg.dashboard.enable) { no-page = mkDefault true; }
     // unlessEmpty "peer" cfg.peers
     // unlessEmpty "interface" cfg.interfaces.allow

@@ -77,6 +77,7 @@ type UpstreamUse struct {
 // Neighbour is a connected peer. Whatever is text may come from it.
 type Neighbour struct {
 	ID, Addr, Via  string
+	Name           string // what it calls itself; "" is none
 	Since          time.Time
 	Received, Sent int64 // bytes of NARs since the start
 	Strikes        int64

@@ -46,7 +46,7 @@ func evilFacts(names []string) dashboard.Facts {
 	f := dashboard.Facts{Version: "test", Started: time.Now(), ID: names[0],
 		Status: map[string]any{"schema": 1, "names": names}}
 	for _, name := range names {
-		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: name, Addr: name, Via: name, Since: time.Now()})
+		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: name, Name: name, Addr: name, Via: name, Since: time.Now()})
 		f.Banned = append(f.Banned, dashboard.Banned{ID: name, Reason: name, Until: time.Now()})
 		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: name, Reason: name}, dashboard.Interface{Name: name, Used: true})
 		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: name, Down: true})
@@ -70,6 +70,26 @@ func get(t *testing.T, p *dashboard.Page, path string) dashboard.Reply {
 
 func pageWith(facts dashboard.Facts) *dashboard.Page {
 	return dashboard.New(func() dashboard.Facts { return facts }, stats.New())
+}
+
+func TestNamesStandBesideIDs(t *testing.T) {
+	const id, other = "12D3KooWFDhBWRvmpzeKiaG5Ltzp3HTTA2Wk3RMc3EBm2ZDVKtYL", "12D3KooWLg7mVwJ9mGvxDAgkg2NBFXW2Us9Ygk8ZKwJPqPnWkUgR"
+	f := dashboard.Facts{Version: "test", Started: time.Now()}
+	f.Neighbours = []dashboard.Neighbour{{ID: id, Since: time.Now()}, {ID: other, Since: time.Now()}}
+	if text := get(t, pageWith(f), "/").Text; strings.Contains(text, dashboard.NamesNote) {
+		t.Error("the page has signs of names though no neighbour has one")
+	}
+	f.Neighbours[0].Name = "laptop-of-the-long-name"
+	text := get(t, pageWith(f), "/").Text
+	for _, want := range []string{`…2ZDVKtYL <span class="more">~laptop-of-the-l…</span>`, dashboard.NamesNote} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not have %s", want)
+		}
+	}
+	names := dashboard.Names{id: "laptop"}
+	if got := names.Of(id) + names.Of(other); got != "…2ZDVKtYL ~laptop…qPnWkUgR" {
+		t.Errorf("the names are %s", got)
+	}
 }
 
 // tag matches the beginning of an element.
@@ -135,6 +155,9 @@ func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
 	}
 	facts := evilFacts(names)
 	facts.Health = facts.Health[:10] // as many as there are
+	for i := range facts.Neighbours {
+		facts.Neighbours[i].Name = strings.Repeat("n", 63) // longer ones are dropped, and those with other signs
+	}
 	a := get(t, dashboard.New(func() dashboard.Facts { return facts }, accounts), "/")
 	page := a.Text
 	if len(page) > 80<<10 {

@@ -34,6 +34,7 @@ type view struct {
 	Away       []stats.Share
 	Used       []Interface
 	Unused     []Interface
+	names      Names
 }
 
 // A graph shows the bytes of the last 24 hours, or of the last 30 days.
@@ -54,7 +55,7 @@ type bar struct {
 const graphHeight = 64
 
 func (p *Page) view() view {
-	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
+	v := view{Facts: p.facts(), names: Names{}, Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
 	v.Month, v.Today = v.Sum(monthDays), v.Sum(1)
 	var times []stats.Amounts
 	for _, q := range v.Quarters {
@@ -74,6 +75,11 @@ func (p *Page) view() view {
 	v.Away = v.Account.Away(func(id string) bool {
 		return slices.ContainsFunc(v.Neighbours, func(n Neighbour) bool { return n.ID == id })
 	}, time.Now())
+	for _, n := range v.Neighbours {
+		if n.Name != "" {
+			v.names[n.ID] = n.Name
+		}
+	}
 	if v.More = max(0, len(v.Neighbours)-maxRows); v.More > 0 {
 		v.Neighbours = v.Neighbours[:maxRows]
 	}
@@ -177,14 +183,27 @@ func (v view) Level() string {
 	return "ok"
 }
 
+// Peer returns a peer's ID, shortened, with its name.
+func (v view) Peer(id string) string { return v.names.Of(id) }
+
+// Story is an update in words.
+func (v view) Story(u *stats.Update) string { return UpdateText(*u, time.Now(), v.names.Of) }
+
+// NamesNote explains the names if there are any.
+func (v view) NamesNote() string {
+	if len(v.names) == 0 {
+		return ""
+	}
+	return NamesNote
+}
+
 // pageFuncs is what the templates can do.
 func pageFuncs() template.FuncMap {
 	return template.FuncMap{
-		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": NameOf, "via": viaText, "took": tookText,
-		"ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
+		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": NameOf, "via": viaText, "called": NameText,
+		"took": tookText, "ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"origin":    originText,
-		"story":     func(u *stats.Update) string { return UpdateText(*u, time.Now(), ShortID) },
 		"updateBar": barOf, "rates": RatesText,
 		"seconds": func(s float64) string { return tookText(s) },
 		"rate":    func(t stats.Transfer) string { return Amount(int64(float64(t.Bytes)/max(t.Seconds, 0.5))) + "/s" },

@@ -41,10 +41,10 @@ type Exchange struct {
 // NewExchange starts nothing.
 func NewExchange(cfg Config) *Exchange { return &Exchange{cfg, make(chan struct{}, 1)} }
 
-// Joined asks a peer that has become a neighbour for its neighbours, and has Run ask others soon.
+// Joined asks a peer that has become a neighbour for its name and its neighbours, and has Run ask others soon.
 func (x *Exchange) Joined(ctx context.Context, id peer.ID) {
 	netmon.Hint(x.joined)
-	x.ask(ctx, id)
+	x.Ledger.TallyOf(id).SetName(x.ask(ctx, id))
 }
 
 // Run asks neighbours for their neighbours, until ctx ends.
@@ -65,46 +65,67 @@ func (x *Exchange) Run(ctx context.Context) error {
 	}
 }
 
-// ask asks a neighbour for its neighbours, if it supports that.
-func (x *Exchange) ask(ctx context.Context, id peer.ID) {
+// ask asks a neighbour for its neighbours, if it supports that, and returns the name that it tells.
+func (x *Exchange) ask(ctx context.Context, id peer.ID) (name string) {
 	h := x.LAN.Host()
 	if ok, err := h.Peerstore().SupportsProtocols(id, PeersProtocol); err != nil || len(ok) == 0 {
-		return
+		return ""
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), peersTimeout)
 	defer cancel()
 	s, err := h.NewStream(ctx, id, PeersProtocol)
 	if err != nil {
 		x.LAN.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
-		return
+		return ""
 	}
-	addrs, err := askPeersOn(ctx, s)
+	name, addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, wire.ErrWire) {
 		x.Ledger.Strike(id, err)
 	}
 	if err != nil {
 		s.Reset()
 		x.LAN.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
-		return
+		return ""
 	}
 	s.Close()
 	for _, m := range addrs {
 		x.LAN.Dialer.Hear(m, discovery.ViaExchange)
 	}
+	return name
 }
 
-func askPeersOn(ctx context.Context, s network.Stream) ([]ma.Multiaddr, error) {
+func askPeersOn(ctx context.Context, s network.Stream) (name string, addrs []ma.Multiaddr, err error) {
 	deadline, _ := ctx.Deadline()
 	if err := s.SetDeadline(deadline); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	if err := s.CloseWrite(); err != nil { // the stream itself is the question
-		return nil, err
+		return "", nil, err
 	}
-	return readPeers(bufio.NewReader(s))
+	br := bufio.NewReader(s)
+	if name, err = readName(br); err != nil {
+		return "", nil, err
+	}
+	addrs, err = readPeers(br)
+	return name, addrs, err
 }
 
-// readPeers reads an answer. Whether the addresses are to be dialled is for others to say.
+// readName reads the name at the beginning of an answer. It may be any text.
+func readName(br *bufio.Reader) (string, error) {
+	size, err := wire.ReadUvarint(br, peers.MaxName)
+	if err != nil {
+		return "", wire.NoEOF(err)
+	}
+	b := make([]byte, size)
+	_, err = io.ReadFull(br, b)
+	return string(b), wire.NoEOF(err)
+}
+
+func appendName(b []byte, name string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(name))), name...)
+}
+
+// readPeers reads the rest of an answer. Whether the addresses are to be dialled is for others to say.
 func readPeers(br *bufio.Reader) ([]ma.Multiaddr, error) {
 	count, err := wire.ReadUvarint(br, maxToldPeers)
 	if err != nil {
@@ -137,7 +158,7 @@ func appendPeers(b []byte, addrs []ma.Multiaddr) []byte {
 	return b
 }
 
-// Serve tells a peer of our neighbours.
+// Serve tells a peer our name, and of our neighbours.
 func (x *Exchange) Serve(ctx context.Context, s network.Stream) {
 	stop := context.AfterFunc(ctx, func() { s.Reset() })
 	defer stop()
@@ -152,7 +173,7 @@ func (x *Exchange) Serve(ctx context.Context, s network.Stream) {
 	}
 	err := s.SetDeadline(time.Now().Add(peersTimeout))
 	if err == nil {
-		_, err = s.Write(appendPeers(nil, x.peersFor(s.Conn())))
+		_, err = s.Write(appendPeers(appendName(nil, x.Name), x.peersFor(s.Conn())))
 	}
 	if err != nil {
 		s.Reset()

@@ -4,11 +4,14 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
+	"io"
+	"strings"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 )
 
@@ -40,5 +43,24 @@ func TestWhatIsToldIsBounded(t *testing.T) {
 		if _, err := readPeers(bufio.NewReader(bytes.NewReader(b))); !errors.Is(err, wire.ErrWire) {
 			t.Errorf("readPeers(%x) = %v, want errWire", b, err)
 		}
+	}
+}
+
+// A name is at most as long as a label of DNS. The reader stops before the rest of a longer one.
+func TestToldNamesAreBounded(t *testing.T) {
+	long := strings.Repeat("n", peers.MaxName)
+	for _, name := range []string{"", "laptop", long, "\x1b[2J\x00", "<script>"} {
+		got, err := readName(bufio.NewReader(bytes.NewReader(append(appendName(nil, name), "rest"...))))
+		if err != nil || got != name {
+			t.Errorf("readName of %q = %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{long + "n", strings.Repeat("n", 1<<20)} {
+		if got, err := readName(bufio.NewReader(strings.NewReader(string(appendName(nil, name))))); !errors.Is(err, wire.ErrWire) {
+			t.Errorf("readName of %d bytes = %d bytes, %v, want errWire", len(name), len(got), err)
+		}
+	}
+	if _, err := readName(bufio.NewReader(strings.NewReader("\x05half"))); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("readName of a half name = %v, want an unexpected end", err)
 	}
 }

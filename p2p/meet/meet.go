@@ -7,6 +7,8 @@
 // Where multicast does not work, neighbours tell each other of their neighbours, on the protocol "/narbor/peers/1". The
 // side that opens a stream closes its half without sending anything; the other side answers, and closes it:
 //
+//	uvarint  length of the answerer's name, at most [peers.MaxName]; 0 is none, as it is unless the user gives one
+//	...      the name; one that [peers.CheckName] refuses is no violation, and counts as none
 //	uvarint  number of addresses, at most [maxToldPeers]
 //
 // and as often
@@ -44,7 +46,7 @@ import (
 	"narbor/p2p/peers"
 )
 
-// Config is what peer exchange and dial-back need. All fields are required but Group and Simulated.
+// Config is what peer exchange and dial-back need. All fields are required but Group, Simulated and Name.
 type Config struct {
 	LAN        *discovery.LAN
 	Neighbours *peers.Set
@@ -52,4 +54,5 @@ type Config struct {
 	Group      *peers.Group // outsiders get no answer; nil is no group
 	Arrivals   *Arrivals    // of connections that this machine has asked for
 	Simulated  bool         // the network is simulated, in tests: this machine connects to no address
+	Name       string       // of this machine, told to neighbours; "" tells none
 }

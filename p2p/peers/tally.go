@@ -154,6 +154,7 @@ type Tally struct {
 	Strikes        atomic.Int64
 	distrust       distrust
 	Outsider, Told atomic.Bool // it is of another group; that was logged
+	name           atomic.Pointer[string]
 
 	mu sync.Mutex // guards the rest
 	setback

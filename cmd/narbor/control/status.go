@@ -31,6 +31,17 @@ type Status struct {
 	Health []dashboard.Health `json:"health"`
 }
 
+// Names are those that neighbours give themselves.
+func (st Status) Names() dashboard.Names {
+	names := dashboard.Names{}
+	for _, n := range st.Neighbours {
+		if n.Name != "" {
+			names[n.ID] = n.Name
+		}
+	}
+	return names
+}
+
 // StoreStatus is what this machine has for neighbours.
 type StoreStatus struct {
 	Store string `json:"store"` // "" if there is no Nix

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -185,7 +186,7 @@ func gains(st control.Status, width int) (out []line) {
 		out = append(out, field("saved", part+" "+rest, width, plain)...)
 	}
 	if st.LastUpdate != nil {
-		out = append(out, field("update", dashboard.UpdateText(*st.LastUpdate, time.Now(), dashboard.ShortID), width, plain)...)
+		out = append(out, field("update", dashboard.UpdateText(*st.LastUpdate, time.Now(), st.Names().Of), width, plain)...)
 	}
 	return out
 }
@@ -211,7 +212,11 @@ func field(name, text string, width int, t tone) (out []line) {
 // neighbours is the table of the neighbours.
 func (v View) neighbours(k known) table {
 	t := table{what: "neighbour", flexible: 1, columns: []column{{name: "NEIGHBOUR"}, {name: "ADDRESS"}, {name: ">IN/s", least: 8},
-		{name: ">OUT/s", least: 8}, {name: ">FROM IT", least: 8, rank: 2}, {name: ">TO IT", least: 8, rank: 3}, {rank: 1}}}
+		{name: ">OUT/s", least: 8}, {name: ">FROM IT", least: 8, rank: 3}, {name: ">TO IT", least: 8, rank: 4}, {rank: 1}}}
+	named := len(k.status.Names()) > 0
+	if named {
+		t.columns, t.flexible = slices.Insert(t.columns, 1, column{name: "NAME", rank: 2}), 2
+	}
 	for _, n := range k.status.Neighbours {
 		state := ""
 		if n.Strikes > 0 {
@@ -220,8 +225,12 @@ func (v View) neighbours(k known) table {
 			state = "set aside"
 		}
 		rate := k.rate(n)
-		for i, cell := range []string{dashboard.ShortID(n.ID), v.Addr(n.Addr), amount(rate.in), amount(rate.out),
-			dashboard.Amount(n.BytesReceived), dashboard.Amount(n.BytesSent), state} {
+		cells := []string{dashboard.ShortID(n.ID), v.Addr(n.Addr), amount(rate.in), amount(rate.out),
+			dashboard.Amount(n.BytesReceived), dashboard.Amount(n.BytesSent), state}
+		if named {
+			cells = slices.Insert(cells, 1, dashboard.NameText(n.Name))
+		}
+		for i, cell := range cells {
 			t.columns[i].cells = append(t.columns[i].cells, cell)
 		}
 	}

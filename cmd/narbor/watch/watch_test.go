@@ -75,6 +75,13 @@ func crowded(second int64) control.Status {
 	return st
 }
 
+// named is a narbor with neighbours that tell their names.
+func named(second int64) control.Status {
+	st := example(second)
+	st.Neighbours[0].Name, st.Neighbours[1].Name = "laptop", "nas-in-the-cellar.home.arpa"
+	return st
+}
+
 // idle is a narbor that is alone, and of which Nix knows nothing.
 func idle(second int64) control.Status {
 	st := example(second)
@@ -183,7 +190,7 @@ func TestViewReadsWell(t *testing.T) {
 	}
 	stopped := control.WithCode(errors.New("narbor is not running (nothing listens on /run/narbor/narbor.sock)"), control.ExitNotRunning)
 	for name, look := range map[string]func(int64) (control.Status, error){
-		"example": working(example), "crowded": working(crowded), "idle": working(idle),
+		"example": working(example), "crowded": working(crowded), "named": working(named), "idle": working(idle),
 		"stopped": func(n int64) (control.Status, error) {
 			if n < 3 {
 				return example(n), nil
