@@ -26,10 +26,8 @@ import (
 )
 
 var (
-	atMost     = storetest.AtMost
 	eventually = storetest.Eventually
 	fileNAR    = storetest.FileNAR
-	pathNamed  = trusttest.PathNamed
 )
 
 func random(size int) []byte {
