@@ -6,32 +6,48 @@ import (
 	"fmt"
 
 	"narbor/store"
+	"narbor/store/nixstore"
 	"narbor/trust"
 )
 
 // file finds a file by its content, whatever the name of its store path is: in the Nix store, or at neighbours. These are not asked
-// about a file that is here, even if it may not be given away.
+// about a file that is here, even if it may not be given away, nor if the store does not answer.
 func (s *parts) file(ctx context.Context, f trust.File) ([]trust.Mapping, error) {
-	parts, err := s.shares.called(ctx, f.PathCalled)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return nil, err
+	own, absent, err := s.shares.file(ctx, f, trust.Policy{Keys: s.keys.public, Fetched: true})
+	if absent {
+		return s.node.Files(ctx, f)
 	}
-	none, here := fmt.Errorf("%s: %w", f, store.ErrNotFound), false
+	return own, err
+}
+
+// file returns a path of the Nix store that is the file and may be given away. absent reports that no path is the file, or that there
+// is no Nix store.
+func (s *shares) file(ctx context.Context, f trust.File, may trust.Policy) (own []trust.Mapping, absent bool, err error) {
+	parts, err := s.called(ctx, f.PathCalled)
+	if err != nil {
+		return nil, errors.Is(err, nixstore.ErrNoNix), err
+	}
+	return oneOf(ctx, s.sources[0], parts, may)
+}
+
+// oneOf returns one of the paths, if it is valid and may be given away. absent reports that none of them is valid.
+func oneOf(ctx context.Context, src store.Source, parts []store.HashPart, may trust.Policy) (own []trust.Mapping, absent bool, err error) {
+	none, absent := fmt.Errorf("no path of this machine: %w", store.ErrNotFound), true
 	for _, hp := range parts {
-		info, err := s.shares.sources[0].Info(ctx, hp)
-		here = here || err == nil || info.Ultimate // even if it is damaged
+		info, err := src.Info(ctx, hp)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, false, err
+		}
+		absent = absent && err != nil && !info.Ultimate // it has the claim of a damaged path, too
 		if err == nil {
 			var m trust.Mapping
-			if m, err = (trust.Policy{Keys: s.keys.public, Fetched: true}).Check(info); err == nil {
-				return []trust.Mapping{m}, nil
+			if m, err = may.Check(info); err == nil {
+				return []trust.Mapping{m}, false, nil
 			}
 		}
 		none = errors.Join(none, err)
 	}
-	if here {
-		return nil, none
-	}
-	return s.node.Files(ctx, f)
+	return nil, absent, none
 }
 
 // called returns the paths of the Nix store that have the hash part which at gives for their name.

@@ -18,9 +18,16 @@ const (
 	maxLost = 2
 	// maxWanted is how many paths a non-neighbour is asked for: those that Nix missed last, and less than askQueue.
 	maxWanted = 512
-	// maxFilesAsked bounds the files that are asked for at once, each of all neighbours. maxFileClaims bounds the claims about
-	// one that are tried: more than one has a liar behind it.
-	maxFilesAsked, maxFileClaims = 16, 4
+	// maxFilesAsked bounds the files that are asked for at once, each of all neighbours: these answer one after the other, and
+	// take 100 ms for each if they have 60,000 paths. maxFileClaims bounds the claims about one that are tried: more than one has
+	// a liar behind it.
+	maxFilesAsked, maxFileClaims = 4, 4
+	// filePatience is how long a file always waits for the first claim: for maxFilesAsked of these answers. Longer waits, until
+	// [peers.BusyTimeout], are bounded by a [peers.BusyWait].
+	filePatience = peers.BusyTimeout / 2
+	// fileKept is how long the answers of all neighbours about a file are relied on: Nix asks for it again with the next method,
+	// or in the next attempt. maxFilesKnown bounds the memory of these.
+	fileKept, maxFilesKnown = time.Minute, 1024
 	// maxCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
 	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
 	maxCandidates = 32

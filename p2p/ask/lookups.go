@@ -19,13 +19,13 @@ import (
 type Lookups struct {
 	*common
 	offers *offers
-	files  chan struct{} // one for each question for a file
+	files  *files
 }
 
 // New starts nothing.
 func New(cfg Config) *Lookups {
 	c := &common{Config: cfg, findings: lru.New[store.HashPart, *Finding](maxFindings)}
-	return &Lookups{c, newOffers(c), make(chan struct{}, maxFilesAsked)}
+	return &Lookups{c, newOffers(c), newFiles()}
 }
 
 // Lookup asks all neighbours, and returns the first claim that can be believed. If a mapping is wanted, only its

@@ -88,6 +88,10 @@ func TestMemoryOfQuestionsIsBounded(t *testing.T) {
 	}{
 		"holders of paths":      {maxFindings, func(hp store.HashPart) { ls.findings.Add(hp, nil) }, ls.findings.Len},
 		"paths that Nix missed": {maxWanted, func(hp store.HashPart) { v.wanted.Add(hp, time.Time{}) }, v.wanted.Len},
+		"answers about files": {maxFilesKnown, func(hp store.HashPart) {
+			_, f := fileNamed(t, string(hp))
+			ls.files.known.Add(f, knownFile{})
+		}, ls.files.known.Len},
 	} {
 		for i := range m.limit + 10 {
 			m.add(store.HashPartFromBytes([20]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))

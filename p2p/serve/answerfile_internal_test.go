@@ -8,11 +8,15 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -61,6 +65,11 @@ func fileFrom(t testing.TB, c net.Conn, f trust.File) string {
 	return text
 }
 
+// missesOf returns the misses that questions of the asker have cost.
+func missesOf(srv *Server) float64 {
+	return srv.quotas.peer("asker", netip.MustParseAddr("127.0.0.1")).misses.taken()
+}
+
 // A file is found by its hash if its path may be given away, and not else.
 func TestFileIsFoundByItsHash(t *testing.T) {
 	s := newSigner(t)
@@ -84,23 +93,24 @@ func TestFileIsFoundByItsHash(t *testing.T) {
 		"nothing is shared":   {func(_ *store.Info, srv *Server) { srv.Share(false) }, f, false},
 		"no store with names": {func(_ *store.Info, srv *Server) { srv.cfg.Called = nil }, f, false},
 	} {
-		info := fetched
-		c.edit(&info, newTestServer(t, s.keys))
-		srv := sharingFile(t, s.keys, info, nar)
-		c.edit(&info, srv)
-		text := fileFrom(t, dial(t, srv, "asker", "127.0.0.1"), c.ask)
-		if (text != "") != c.found {
-			t.Errorf("%s: the claim is %q, want one: %t", name, text, c.found)
-		}
-		want := fmt.Sprintf("StorePath: %s\nNarHash: %s\nNarSize: %d\nReferences: \nCA: %s\n", fetched.Path, fetched.NarHash,
-			fetched.NarSize, f)
-		if c.found && text != want {
-			t.Errorf("%s: the claim is %q, want %q", name, text, want)
-		}
-		cost := srv.quotas.peer("asker", netip.MustParseAddr("127.0.0.1")).misses.taken()
-		if c.found && cost != 0 || !c.found && cost < 0.9 && srv.Sharing() {
-			t.Errorf("%s: the question has cost %.2f misses", name, cost)
-		}
+		synctest.Test(t, func(t *testing.T) {
+			info := fetched
+			c.edit(&info, newTestServer(t, s.keys))
+			srv := sharingFile(t, s.keys, info, nar)
+			c.edit(&info, srv)
+			text := fileFrom(t, dial(t, srv, "asker", "127.0.0.1"), c.ask)
+			if (text != "") != c.found {
+				t.Errorf("%s: the claim is %q, want one: %t", name, text, c.found)
+			}
+			want := fmt.Sprintf("StorePath: %s\nNarHash: %s\nNarSize: %d\nReferences: \nCA: %s\n", fetched.Path, fetched.NarHash,
+				fetched.NarSize, f)
+			if c.found && text != want {
+				t.Errorf("%s: the claim is %q, want %q", name, text, want)
+			}
+			if cost := missesOf(srv); c.found && cost != 0 || !c.found && cost != 1 && srv.Sharing() {
+				t.Errorf("%s: the question has cost %.2f misses", name, cost)
+			}
+		})
 	}
 }
 
@@ -126,6 +136,76 @@ func TestQuestionsForFilesHaveAQuota(t *testing.T) {
 		}
 		if text := fileFrom(t, dial(t, srv, "another machine", "127.0.0.2"), f); text == "" {
 			t.Error("another machine does not get the file")
+		}
+	})
+}
+
+// The bound for all machines is what missMachines of them may have.
+func TestQuestionsForFilesOfAllMachinesHaveAQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := newTestServer(t, new(trust.Keys))
+		read := 0
+		for i := range missMachines + 1 {
+			for j := range missShares {
+				c := srv.ClientOn(connFrom{addr: netip.MustParseAddr(fmt.Sprint("127.0.0.", i+1)), id: peer.ID(fmt.Sprint(i, j))})
+				for range fileBurst {
+					if srv.mayAskFile(c) {
+						read++
+					}
+				}
+			}
+		}
+		if want := fileBurst * missShares * missMachines; read != want {
+			t.Errorf("the names may be read %d times, want %d", read, want)
+		}
+	})
+}
+
+// What was not looked for is not the asker's fault.
+func TestQuestionsForFilesThatAreNotLookedForCostNoMiss(t *testing.T) {
+	info, nar, f := fileNamed(t, "one", []byte("one"))
+	for name, fail := range map[string]func(*Server){
+		"the source fails": func(srv *Server) { srv.sources = []store.Source{failing{}} },
+		"the names cannot be read": func(srv *Server) {
+			srv.cfg.Called = func(context.Context, func(string) store.HashPart) ([]store.HashPart, error) {
+				return nil, os.ErrPermission
+			}
+		},
+		"the names were read too often": func(srv *Server) { srv.quotas.files.SetBurst(0) },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := sharingFile(t, new(trust.Keys), info, nar)
+			fail(srv)
+			text := fileFrom(t, dial(t, srv, "asker", "127.0.0.1"), f)
+			if cost := missesOf(srv); text != "" || cost != 0 {
+				t.Errorf("%s: the answer is %q, and has cost %.2f misses, want none and 0", name, text, cost)
+			}
+		})
+	}
+}
+
+// A turn to have the names read is no longer than that: the readers here read no answer, and others get theirs. A peer that
+// waits for a turn gets an answer when it has gone on without one.
+func TestTurnsForFilesAreShort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		info, nar, f := fileNamed(t, "one", []byte("one"))
+		srv := sharingFile(t, new(trust.Keys), info, nar)
+		for i := range maxNaming {
+			stuck := dial(t, srv, peer.ID(fmt.Sprint("stuck ", i)), fmt.Sprint("127.0.0.", i+2))
+			send(stuck, slices.Repeat([]wire.Request{wire.FileRequest(f)}, 100)...)
+		}
+		synctest.Wait()
+		start, asker := time.Now(), dial(t, srv, "asker", "127.0.0.1")
+		if text, took := fileFrom(t, asker, f), time.Since(start); text == "" || took != 0 {
+			t.Errorf("beside readers that are stuck the answer is %q after %s, want the claim at once", text, took)
+		}
+		for i := range maxNaming {
+			if _, ok := srv.naming.try(Asker{numbered(i), "reads"}); !ok {
+				t.Fatal("no turn is free")
+			}
+		}
+		if text, took := fileFrom(t, asker, f), time.Since(start); text != "" || took != peers.BusyTimeout {
+			t.Errorf("without a turn the answer is %q after %s, want none after %s", text, took, peers.BusyTimeout)
 		}
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/peer"
+	"golang.org/x/time/rate"
 
 	"narbor/p2p/netmon"
 	"narbor/p2p/peers"
@@ -24,6 +25,7 @@ type machine struct {
 type quotas struct {
 	at    func(netip.Addr) (real netip.Addr, guest bool) // see [Config]
 	whole *bucket                                        // of misses
+	files *rate.Limiter                                  // bounds how often all machines have the names of all paths read
 
 	mu    sync.Mutex // guards the rest
 	peers *lru.Cache[peer.ID, *peerQuota]
@@ -39,6 +41,7 @@ type sighting struct {
 
 func newQuotas(at func(netip.Addr) (netip.Addr, bool)) *quotas {
 	return &quotas{at: at, whole: newBucket(missBurst+narMisses, missShares*missMachines),
+		files: rate.NewLimiter(fileRate*missShares*missMachines, fileBurst*missShares*missMachines),
 		peers: lru.New[peer.ID, *peerQuota](peers.MaxTallies),
 		each:  lru.New[machine, *quota](maxMissAddrs), seen: lru.New[netip.Addr, sighting](maxMissAddrs)}
 }

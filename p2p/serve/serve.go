@@ -72,9 +72,7 @@ func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Reque
 	}
 	turns := srv.sending
 	switch r.Kind {
-	case wire.AskFile:
-		turns = srv.naming
-	case wire.AskClaims, wire.AskOffer:
+	case wire.AskClaims, wire.AskOffer, wire.AskFile:
 		turns = srv.asking
 	case wire.AskUpstream, wire.AskFetch:
 		turns = srv.helping

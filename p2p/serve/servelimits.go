@@ -24,7 +24,8 @@ const (
 	maxOpenNARs = 64
 	// maxHelping bounds the questions to upstreams that are asked at once on behalf of neighbours.
 	maxHelping = 128
-	// maxNaming bounds the questions for a file that are answered at once. Further ones wait for their turn.
+	// maxNaming bounds the questions for a file for which the names of all paths are read at once. Further ones wait for their
+	// turn, for as long as the asker waits for the answer.
 	maxNaming, maxNamingPeer = 2, 1
 )
 
@@ -43,9 +44,9 @@ const (
 	// wrongRate, a second, and wrongBurst bound how often one peer can have a path of this machine hashed because it says
 	// that its NAR is wrong; all at its address together have missShares times as much.
 	wrongRate, wrongBurst = 1.0 / 60, 16
-	// fileRate, a second, and fileBurst bound how often one peer, and missShares times as often its machine, has the names of
-	// all paths read to find a file by its hash: 100 ms of a processor if there are 60,000. A build asks for its sources within
-	// minutes.
+	// fileRate, a second, and fileBurst bound how often one peer, missShares times as often its machine, and missMachines times
+	// as often all machines have the names of all paths read to find a file by its hash: 100 ms of a processor if there are
+	// 60,000. A build asks for its sources within minutes.
 	fileRate, fileBurst = 1.0 / 4, 256
 	// missBurst is the number of misses that an honest machine may need at once. A machine that builds 5,000 paths that
 	// no neighbour has asks for each once; a machine that fetches them from another neighbour asks us twice for some,

@@ -28,7 +28,7 @@ type turns struct {
 // serving holds the turns of the peers that are served at the moment.
 type serving struct {
 	streams *turns // peers with an open stream, whether they ask or not
-	asking  *turns // peers that ask for claims: they do not wait until blocks have gone over a slow link
+	asking  *turns // peers that ask for claims or files: they do not wait until blocks have gone over a slow link
 	sending *turns // peers that are sent something else
 	reading *turns // peers for which a block is read and packed
 	helping *turns // peers for which an upstream is asked
