@@ -78,8 +78,8 @@ func scoreText(id peer.ID, h store.Hash) string { return fmt.Sprintf("%016x", fe
 
 // LookupUpstream finds out what the upstreams say about a hash part, and returns a claim that can be believed. If there
 // are neighbours that do so for each other, the one elected asks for all of them. The error wraps [store.ErrNotFound]
-// only if the upstreams have none. Neighbours that have the path without a signature get it. If no upstream answers, a claim
-// that was kept counts once a neighbour is a holder by it.
+// only if the upstreams have none. Neighbours that have the path without a signature get it. If an upstream does not
+// answer, a claim that was kept counts if a neighbour then says that it has the NAR.
 func (n *Node) LookupUpstream(ctx context.Context, hp store.HashPart) (trust.Mapping, error) {
 	m, err := n.lookupUpstream(ctx, hp)
 	if err == nil {

@@ -42,9 +42,10 @@ const (
 	// offerQueue bounds the mappings that wait to be offered, and offersAtOnce those that are offered together: Nix asks
 	// about some 25 at a time. maxOffered and maxOfferedTo bound the memory of offers, and of the answers to them.
 	offerQueue, offersAtOnce, maxOffered, maxOfferedTo = 1024, 64, 4096, 512
-	// offerPatience is how long a neighbour may take to answer offers, and so how long a fetch waits for one.
+	// offerPatience is how long a neighbour may take to answer offers, and so how long a fetch waits for one, or
+	// [Lookups.OfferNow].
 	offerPatience = peers.InfoTimeout
-	// offerAgain is how long a mapping is not offered again, and offerRetry how long to a neighbour that has not answered.
+	// offerAgain is how long a mapping is not offered to a neighbour again, and offerRetry how long if it has not answered.
 	offerAgain, offerRetry = 10 * time.Minute, time.Minute
 	// maxVain is the number of offers in a row that a neighbour may refuse before it gets none for vainPause: so an update
 	// of which it has nothing costs it little.

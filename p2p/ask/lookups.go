@@ -156,18 +156,24 @@ func (ls *Lookups) Told(nb *peers.Neighbour, hp store.HashPart, text string) (tr
 	return ls.Secrets.Trusted.Check(info) // what its keys believe, ours need not
 }
 
-// Offer has a mapping of an upstream offered to the neighbours that are not known as its holders.
+// Offer has a mapping of an upstream offered to the neighbours, unless one of them is known as its holder.
 func (ls *Lookups) Offer(m trust.Mapping) {
-	if !ls.Knows(m) {
+	if len(ls.Known(m)) == 0 {
 		ls.offers.offer(m)
 	}
 }
 
-// OfferNow is Offer, and reports after a moment whether a neighbour is known as a holder.
+// OfferNow has a mapping offered whether holders are known or not, waits for the answers for a moment, and then asks all
+// neighbours for the NAR. It reports whether some have it now, and send fast enough.
 func (ls *Lookups) OfferNow(ctx context.Context, m trust.Mapping) bool {
-	ls.Offer(m)
+	hp := m.Path().HashPart()
+	if ls.Secrets.CheckLately(ctx, hp) != nil {
+		return false
+	}
+	ls.offers.offer(m)
 	ls.offers.await(ctx, m)
-	return len(ls.Known(m)) > 0
+	f, err := ls.Lookup(ctx, hp, &m)
+	return err == nil && len(ls.connected(f)) > 0 && ls.TooSlow(f) == nil
 }
 
 // RunOffers sends offers until ctx ends.

@@ -3,8 +3,6 @@ package ask
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,8 +17,8 @@ import (
 )
 
 // offers sends signed claims to neighbours that have said that they do not have the path: they may have it without the
-// signature, and share it from then on. No lookup waits for an offer; a fetch waits for one under way. Its methods may
-// be called concurrently.
+// signature, and share it from then on. A fetch waits for an offer under way, and a lookup only in [Lookups.OfferNow]. Its
+// methods may be called concurrently.
 type offers struct {
 	of    *common
 	queue chan *offer
@@ -33,12 +31,31 @@ type offers struct {
 
 // An offer is a mapping that is offered. done is closed when all neighbours have answered, or are not waited for.
 type offer struct {
-	m      trust.Mapping
-	at     time.Time
-	first  time.Time        // when it was made to all neighbours
-	to     map[peer.ID]bool // those that did not answer then; nil is all neighbours
-	silent map[peer.ID]bool // those that have not answered this time; offers.mu guards it
-	done   chan struct{}
+	m     trust.Mapping
+	at    time.Time
+	first time.Time        // when the mapping was offered first, of the offers that this one follows
+	made  map[peer.ID]bool // to which neighbours, in all these offers; false: without an answer. offers.mu guards it
+	done  chan struct{}
+}
+
+// follow makes the offer one to the neighbours that have come since the last one, and later to those without an answer. It
+// reports whether there are any. The caller holds offers.mu.
+func (o *offer) follow(last *offer, neighbours []*peers.Neighbour) (needed bool) {
+	select {
+	case <-last.done:
+	default: // it is under way
+		return false
+	}
+	o.first = last.first
+	early := o.at.Before(last.at.Add(offerRetry))
+	for _, nb := range neighbours {
+		if answered, made := last.made[nb.ID]; made && (answered || early) {
+			o.made[nb.ID] = answered
+		} else {
+			needed = true
+		}
+	}
+	return needed
 }
 
 // finish lets fetches that wait for the offer go on.
@@ -47,7 +64,7 @@ func (o *offer) finish() { close(o.done) }
 // An offered mapping is an offer with the claim that is sent of it.
 type offered struct {
 	*offer
-	claim store.Info
+	claim store.Info // zero: none is sent
 }
 
 // vain is how many offers in a row a neighbour has not taken, and until when it gets no more.
@@ -63,21 +80,21 @@ func newOffers(of *common) *offers {
 
 // offer has a mapping offered soon, unless that was done a moment ago, or no neighbour may have it. It does not wait.
 func (o *offers) offer(m trust.Mapping) {
-	if m.SignedBy() == "" || o.of.Sharing == nil || !o.of.Sharing() || !o.of.Secrets.Shared.Trusts(m) || len(o.of.Neighbours.All()) == 0 {
+	neighbours := o.of.Neighbours.All()
+	if m.SignedBy() == "" || o.of.Sharing == nil || !o.of.Sharing() || !o.of.Secrets.Shared.Trusts(m) || len(neighbours) == 0 {
 		return
 	}
 	hp, now := m.Path().HashPart(), time.Now()
-	next := &offer{m: m, at: now, first: now, silent: map[peer.ID]bool{}, done: make(chan struct{})}
+	next := &offer{m: m, at: now, first: now, made: map[peer.ID]bool{}, done: make(chan struct{})}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.running {
 		return
 	}
 	if last, ok := o.made.Get(hp); ok && is(last.m, m.NarHash(), m.NarSize()) && now.Before(last.first.Add(offerAgain)) {
-		if len(last.silent) == 0 || now.Before(last.at.Add(offerRetry)) {
+		if !next.follow(last, neighbours) {
 			return
 		}
-		next.first, next.to = last.first, maps.Clone(last.silent)
 	}
 	select {
 	case o.queue <- next:
@@ -153,7 +170,7 @@ func (o *offers) batch(first *offer) []*offer {
 	return batch
 }
 
-// send offers a batch to all neighbours at once that are not known as holders, and returns when they have answered.
+// send offers a batch to all neighbours at once that lack it, and returns when they have answered.
 func (o *offers) send(ctx context.Context, batch []*offer) {
 	defer func() {
 		for _, one := range batch {
@@ -165,23 +182,37 @@ func (o *offers) send(ctx context.Context, batch []*offer) {
 		claim, err := o.claim(ctx, one.m)
 		if err != nil {
 			o.of.Log.Debug("not offered", zap.Stringer("path", one.m.Path()), zap.Error(err))
-			continue
 		}
 		open = append(open, offered{one, claim})
 	}
 	var running sync.WaitGroup
 	now := time.Now()
 	for _, nb := range o.of.Neighbours.All() {
+		lacking := o.lacking(open, nb.ID)
 		if nb.IsLate() || !o.mayOffer(nb.ID, now) {
-			continue
-		}
-		if lacking := slices.DeleteFunc(slices.Clone(open), func(c offered) bool {
-			return c.to != nil && !c.to[nb.ID] || o.of.isHolder(c.m, nb.ID)
-		}); len(lacking) > 0 {
+			o.unanswered(lacking, nb.ID)
+		} else if len(lacking) > 0 {
 			running.Go(func() { o.sendTo(ctx, nb, lacking) })
 		}
 	}
 	running.Wait()
+}
+
+// lacking returns the offers of a batch that a neighbour is to get: it did not get them before, and is not known as a
+// holder. From now on they count as made to it.
+func (o *offers) lacking(batch []offered, nb peer.ID) (out []offered) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, c := range batch {
+		if _, made := c.made[nb]; made {
+			continue
+		}
+		c.made[nb] = true
+		if !c.claim.Path.IsZero() && !o.of.isHolder(c.m, nb) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 // claim returns the claim of a mapping in the form of an offer. The error is the reason for making none: neighbours are
@@ -217,17 +248,20 @@ func (o *offers) sendTo(ctx context.Context, nb *peers.Neighbour, batch []offere
 		}
 		o.answered(nb.ID, yes)
 	}
-	for _, c := range batch[len(here):] { // of these it took none either
+	left := batch[len(here):]
+	for range left { // of these it took none either
 		o.answered(nb.ID, false)
-		o.unanswered(c.offer, nb.ID)
 	}
+	o.unanswered(left, nb.ID)
 }
 
-// unanswered lets an offer be made to a neighbour once more: it was too busy to answer.
-func (o *offers) unanswered(one *offer, by peer.ID) {
+// unanswered lets offers be made to a neighbour once more: it was too busy to answer, or was not asked.
+func (o *offers) unanswered(batch []offered, by peer.ID) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	one.silent[by] = true
+	for _, c := range batch {
+		c.made[by] = false
+	}
 }
 
 func (o *offers) mayOffer(to peer.ID, now time.Time) bool {

@@ -3,13 +3,18 @@ package ask
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"narbor/p2p/peers"
 	"narbor/p2p/secrets"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust"
 )
 
 // newOffering returns lookups that may offer what a signer has signed, with one neighbour.
@@ -100,42 +105,178 @@ func TestOffersAreFew(t *testing.T) {
 	})
 }
 
-// A neighbour that was too busy to answer an offer gets it again soon, and those that have answered do not.
-func TestUnansweredOfferIsMadeAgain(t *testing.T) {
+// A neighbour that has come since an offer gets it at once, one that was too busy to answer gets it again soon, and those
+// that have answered do not.
+func TestOffersOfOneMapping(t *testing.T) {
 	s := newSigner(t)
 	synctest.Test(t, func(t *testing.T) {
 		ls := newOffering(s)
-		_, m := s.Sign(t, "again", 1000)
-		queued := func() *offer {
+		ls.Neighbours.Add(newTestNeighbour(ls, "busy"))
+		info, m := s.Sign(t, "again", 1000)
+		wantOffered := func(when string, want ...string) {
+			t.Helper()
 			ls.Offer(m)
+			var got []string
 			select {
 			case o := <-ls.offers.queue:
+				for _, nb := range ls.Neighbours.All() {
+					lacking := ls.offers.lacking([]offered{{o, info}}, nb.ID)
+					if len(lacking) > 0 {
+						got = append(got, string(nb.ID))
+					}
+					if nb.ID == "busy" {
+						ls.offers.unanswered(lacking, nb.ID)
+					}
+				}
 				o.finish()
-				return o
 			default:
-				return nil
+			}
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s it is offered to %q, want %q", when, got, want)
 			}
 		}
-		first := queued()
-		if first == nil || first.to != nil {
-			t.Fatalf("the mapping is offered as %+v, want to all", first)
+		first := time.Now()
+		wantOffered("at first", "a", "busy")
+		time.Sleep(offerRetry - 1)
+		wantOffered("a moment later")
+		ls.Neighbours.Add(newTestNeighbour(ls, "new"))
+		wantOffered("when a neighbour has come", "new")
+		time.Sleep(offerRetry - 1)
+		wantOffered("a moment after that")
+		time.Sleep(1)
+		wantOffered("when the busy one may be asked again", "busy")
+		time.Sleep(time.Until(first.Add(offerAgain - 1)))
+		wantOffered("later", "busy")
+		time.Sleep(1)
+		wantOffered("when all may be asked again", "a", "busy", "new")
+	})
+}
+
+// A neighbour that is not asked, because it is late or takes no offers, gets the offer later; one that may not hear of the
+// path does not.
+func TestOfferThatIsNotSent(t *testing.T) {
+	s := newSigner(t)
+	info, m := s.Sign(t, "later", 1000)
+	info.Ultimate = true
+	mem := new(store.Mem)
+	mem.Add(info, nil)
+	for name, c := range map[string]struct {
+		given func(*Lookups, *peers.Neighbour)
+		again bool
+	}{
+		"the neighbour is late": {func(_ *Lookups, nb *peers.Neighbour) { nb.Late.Store(1) }, true},
+		"it takes no offers": {func(ls *Lookups, nb *peers.Neighbour) {
+			for range maxVain {
+				ls.offers.answered(nb.ID, false)
+			}
+		}, true},
+		"the path was built here": {func(ls *Lookups, _ *peers.Neighbour) {
+			ls.Secrets = secrets.New(secrets.Config{Trusted: s.Keys, Shared: s.Keys, Sources: []store.Source{mem}})
+		}, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ls := newOffering(s)
+			c.given(ls, ls.Neighbours.Get("a"))
+			ls.Offer(m)
+			ls.offers.send(t.Context(), ls.offers.batch(<-ls.offers.queue))
+			time.Sleep(offerRetry - 1)
+			if ls.Offer(m); len(ls.offers.queue) != 0 {
+				t.Errorf("%s: it is offered again at once", name)
+			}
+			time.Sleep(1)
+			if ls.Offer(m); (len(ls.offers.queue) == 1) != c.again {
+				t.Errorf("%s: it is offered %d times after %s, want again: %t", name, len(ls.offers.queue), offerRetry, c.again)
+			}
+		})
+	}
+}
+
+// remember makes a neighbour a holder, by what it has said before.
+func (ls *Lookups) remember(m trust.Mapping, id peer.ID) {
+	f := &Finding{Mapping: m, found: time.Now()}
+	f.add(id, false)
+	ls.findings.Add(m.Path().HashPart(), f)
+}
+
+// A holder that is still a neighbour makes an offer unnecessary, and one that has left does not.
+func TestOfferAfterTheHoldersHaveLeft(t *testing.T) {
+	s := newSigner(t)
+	_, m := s.Sign(t, "held", 1000)
+	for holder, want := range map[peer.ID]int{"a": 0, "gone": 1} {
+		ls := newOffering(s)
+		ls.remember(m, holder)
+		if ls.Offer(m); len(ls.offers.queue) != want {
+			t.Errorf("with the holder %q the mapping is offered %d times, want %d", string(holder), len(ls.offers.queue), want)
 		}
-		if time.Sleep(offerRetry); queued() != nil {
-			t.Errorf("an offer that was answered is made again after %s", offerRetry)
+	}
+}
+
+// A kept claim counts if a neighbour says, after the offer, that it has the NAR, and can send it in time.
+func TestKeptClaimNeedsAHolderNow(t *testing.T) {
+	s := newSigner(t)
+	info, m := s.Sign(t, "kept", 1<<20)
+	nothing := func(*Lookups, *peers.Neighbour) {}
+	for name, c := range map[string]struct {
+		given      func(*Lookups, *peers.Neighbour) // what was before
+		has, takes bool                             // the neighbour has the path at first, and once it was offered
+		want       bool
+	}{
+		"a neighbour takes the offer":          {nothing, false, true, true},
+		"a neighbour has the path":             {nothing, true, false, true},
+		"no neighbour has it":                  {nothing, false, false, false},
+		"a neighbour that has left had it":     {func(ls *Lookups, _ *peers.Neighbour) { ls.remember(m, "gone") }, false, false, false},
+		"it has left, another takes the offer": {func(ls *Lookups, _ *peers.Neighbour) { ls.remember(m, "gone") }, false, true, true},
+		"a neighbour had it a moment ago":      {func(ls *Lookups, nb *peers.Neighbour) { ls.remember(m, nb.ID) }, false, false, false},
+		"a neighbour has it, and is too slow":  {func(_ *Lookups, nb *peers.Neighbour) { nb.Rated(2000, time.Now()) }, true, false, false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ls := newOffering(s)
+			nb := ls.Neighbours.Get("a")
+			c.given(ls, nb)
+			offers := 0
+			go func() {
+				for has := c.has; ; {
+					select {
+					case o := <-ls.offers.queue:
+						offers++
+						has = has || c.takes
+						o.finish()
+					case q := <-nb.Asks:
+						r := peers.Reply{From: nb}
+						if has {
+							r.Text = info.String()
+						}
+						q.Answer(r)
+					case <-t.Context().Done():
+						return
+					}
+				}
+			}()
+			if got := ls.OfferNow(t.Context(), m); got != c.want {
+				t.Errorf("%s: OfferNow = %t, want %t", name, got, c.want)
+			}
+			if synctest.Wait(); offers != 1 {
+				t.Errorf("%s: the claim is offered %d times, want once", name, offers)
+			}
+		})
+	}
+}
+
+// No neighbour hears of a kept claim about a path that was built here.
+func TestKeptClaimOfAnOwnBuildIsNotAskedFor(t *testing.T) {
+	s := newSigner(t)
+	info, m := s.Sign(t, "built", 1000)
+	info.Ultimate = true
+	mem := new(store.Mem)
+	mem.Add(info, nil)
+	synctest.Test(t, func(t *testing.T) {
+		ls := newOffering(s)
+		ls.Secrets = secrets.New(secrets.Config{Trusted: s.Keys, Shared: s.Keys, Sources: []store.Source{mem}})
+		if ls.OfferNow(t.Context(), m) {
+			t.Error("it counts")
 		}
-		ls.offers.unanswered(first, "busy")
-		again := queued()
-		if again == nil || len(again.to) != 1 || !again.to["busy"] {
-			t.Fatalf("an offer that one neighbour has not answered is made again as %+v", again)
-		}
-		ls.offers.unanswered(again, "busy")
-		if time.Sleep(offerRetry - 1); queued() != nil {
-			t.Errorf("an offer without an answer is made again before %s", offerRetry)
-		}
-		if time.Sleep(offerAgain - 2*offerRetry + 1); queued() == nil {
-			t.Fatal("the offer is not made again")
-		} else if all := queued(); all != nil {
-			t.Errorf("it is made again at once: %+v", all)
+		if n := len(ls.Neighbours.Get("a").Asks); n != 0 {
+			t.Errorf("the neighbour is asked %d times", n)
 		}
 	})
 }
