@@ -155,7 +155,7 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
 	defer cancel()
 	settled := s.hasSettled()
 	sp, err := s.fetchOnce(ctx, m)
-	if err != nil && !settled && !errors.Is(err, store.ErrMalformed) && s.settle(ctx) {
+	if err != nil && !settled && !isFinal(err) && s.settle(ctx) {
 		sp, err = s.fetchOnce(ctx, m)
 	}
 	switch {
@@ -168,6 +168,11 @@ func (s *Server) fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, error)
 			zap.Int64("size", m.NarSize()), zap.Duration("dur", time.Since(began)), zap.Error(err))
 	}
 	return nil, fmt.Errorf("%s: %w: %w", m.Path(), store.ErrNotFound, err)
+}
+
+// isFinal reports that another attempt would fail in the same way.
+func isFinal(err error) bool {
+	return errors.Is(err, store.ErrMalformed) || errors.Is(err, store.ErrNoSpace)
 }
 
 // fetchOnce returns the NAR from the first source that can produce it. A source that is stuck leaves at least half of the time

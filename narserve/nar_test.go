@@ -182,19 +182,21 @@ func TestEarlyNARIsTriedAgainOnceDiscoveryHasSettled(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
 		asked           time.Duration // since the start
+		err             error         // of the first fetch
 		status, fetches int
 	}{
-		{"early", 0, 200, 2},
-		{"when discovery has settled", 1500 * time.Millisecond, 404, 1},
+		{"early", 0, store.ErrCorrupt, 200, 2},
+		{"early, without space", 0, store.ErrNoSpace, 404, 1},
+		{"when discovery has settled", 1500 * time.Millisecond, store.ErrCorrupt, 404, 1},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
 			info, _ := w.add(t, "hello", 10)
 			settled := make(chan struct{})
-			src := &probe{inner: w.local()}
+			src, began := &probe{inner: w.local()}, time.Now()
 			src.fetch = func(ctx context.Context, m trust.Mapping) (*spool.NAR, error) {
-				if src.fetched.Load() == 1 {
-					return nil, store.ErrCorrupt
+				if src.fetched.Load() == 1 || time.Since(began) < time.Second {
+					return nil, tt.err
 				}
 				return w.local().Fetch(ctx, m)
 			}

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -124,9 +126,11 @@ func TestDialBackIsForMembersOnly(t *testing.T) {
 	}
 }
 
-// tellsName makes the rogue answer each question about neighbours with a name, and without addresses.
-func (g *rogue) tellsName(name string) *rogue {
+// tellsName makes the rogue answer each question about neighbours with a name, and without addresses. The first answer is counted.
+func (g *rogue) tellsName(name string, answered *atomic.Int32) *rogue {
+	var first sync.Once
 	g.SetStreamHandler(meet.PeersProtocol, func(s network.Stream) {
+		defer first.Do(func() { answered.Add(1) })
 		s.Write(append(append(binary.AppendUvarint(nil, uint64(len(name))), name...), 0))
 		s.Close()
 	})
@@ -137,10 +141,12 @@ func (g *rogue) tellsName(name string) *rogue {
 func TestNeighboursTellNames(t *testing.T) {
 	want := map[string]string{}
 	var all []*rogue
+	var names []string
+	var answered atomic.Int32
 	add := func(told, kept string) {
-		g := (&rogue{}).start(t).tellsName(told)
+		g := (&rogue{}).start(t).tellsName(told, &answered)
 		want[g.ID().String()] = kept
-		all = append(all, g)
+		all, names = append(all, g), append(names, told)
 	}
 	add("laptop", "laptop")
 	long := strings.Repeat("n", peers.MaxName)
@@ -157,7 +163,7 @@ func TestNeighboursTellNames(t *testing.T) {
 				named++
 			}
 		}
-		return len(st.Neighbours) == len(all) && named >= 2 && strikesOf(n, all[len(all)-1]) > 0
+		return len(st.Neighbours) == len(all) && int(answered.Load()) == len(all) && named >= 2 && strikesOf(n, all[len(all)-1]) > 0
 	})
 	for _, nb := range n.Status().Neighbours {
 		if nb.Name != want[nb.ID] {
@@ -167,9 +173,9 @@ func TestNeighboursTellNames(t *testing.T) {
 	if b, err := all[0].askPeers(t, n); err != nil || !bytes.HasPrefix(b, []byte("\x04desk")) {
 		t.Errorf("told %q, %v, want the name first", b, err)
 	}
-	for _, g := range all[:len(all)-1] {
+	for i, g := range all[:len(all)-1] {
 		if strikesOf(n, g) > 0 {
-			t.Errorf("the name %q is held against it", want[g.ID().String()])
+			t.Errorf("the name %q is held against it", names[i])
 		}
 	}
 }

@@ -57,6 +57,11 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Sharing.Circle != nil && cfg.GroupSecret == nil {
 		return nil, errors.New("own builds are for members of a group, and there is none")
 	}
+	if cfg.Name != "" {
+		if err := peers.CheckName(cfg.Name); err != nil {
+			return nil, fmt.Errorf("%.70q %w", cfg.Name, err)
+		}
+	}
 	if cfg.Host.Log == nil {
 		cfg.Host.Log = zap.NewNop()
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -123,14 +124,18 @@ func printUnwanted(s screen, lines []nixLine) {
 	}
 }
 
-// restartHint says what must be restarted: nix-daemon reads its configuration when it starts.
+// restartHint says what must be restarted: both programs read their part when they start.
 func restartHint(s screen) {
-	s.hang("narbor", "notices by itself if it runs")
-	if nix := doctor.RestartDaemon(doctor.HasSystemd()); nix != "" {
-		s.hang("then", "sudo "+nix)
-	} else if doctor.HasDaemon() {
-		s.hang("then", "restart nix-daemon")
+	commands := []string{"restart narbor"}
+	if doctor.HasSystemd() {
+		commands = []string{"sudo systemctl restart narbor"}
 	}
+	if nix := doctor.RestartDaemon(doctor.HasSystemd()); nix != "" {
+		commands = append(commands, "sudo "+nix)
+	} else if doctor.HasDaemon() {
+		commands = append(commands, "restart nix-daemon")
+	}
+	s.hang("then", strings.Join(commands, "; "))
 }
 
 // A circleReport is what `narbor circle show` prints.
@@ -272,8 +277,8 @@ func circleLeaveCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "leave",
 		Usage: "end this machine's membership of the circle",
-		Description: "A running narbor notices by itself. Without --write Nix goes on trusting the circle's key. The other members\n" +
-			"notice nothing; to expel a machine, see `narbor circle rotate`.\n\n" +
+		Description: "Without narbor's restart it stays a member, and without --write its Nix goes on trusting the circle's key. The\n" +
+			"other members notice nothing; to expel a machine, see `narbor circle rotate`.\n\n" +
 			"Example: sudo narbor circle leave --write",
 		Flags: []cli.Flag{circleStateFlag(), writeFlag("also take the circle's lines out of nix.conf")},
 		Action: func(c *cli.Context) error {

@@ -20,7 +20,8 @@ func (s *parts) health(st control.Status) []dashboard.Health {
 	var list []dashboard.Health
 	for _, check := range []func(control.Status) *dashboard.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
 		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
-		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.circleHealth, vsockHealth, s.accountsHealth, s.misspeltHealth} {
+		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.circleHealth, s.circleChanged, vsockHealth, s.accountsHealth,
+		s.misspeltHealth} {
 		if h := check(st); h != nil {
 			list = append(list, *h)
 		}
@@ -239,22 +240,6 @@ func groupHealth(st control.Status) *dashboard.Health {
 		Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
 		Text:  "They are neither asked nor answered, for they do not have the same --group-secret-file.",
 		Fix:   "If they should be in yours, copy the file to them."}
-}
-
-// circleHealth reports a circle without effect on own builds.
-func (s *parts) circleHealth(st control.Status) *dashboard.Health {
-	if s.keys.circle == nil || len(st.CircleKeys) > 0 {
-		return nil
-	}
-	var names []string
-	for _, key := range s.keys.group.keys {
-		names = append(names, keyName(key))
-	}
-	return &dashboard.Health{Code: "circle-keys", Severity: dashboard.SeverityWarning, Title: "Nix trusts no key of the circle",
-		Text: "Own builds of the circle are neither taken nor shared: " + strings.Join(names, " and ") +
-			" is not among the trusted-public-keys of Nix on this machine.",
-		Fix:     "Add the public key to extra-trusted-public-keys in nix.conf, and restart nix-daemon. On a member this shows the line:",
-		Command: "sudo narbor circle show"}
 }
 
 func vsockHealth(st control.Status) *dashboard.Health {

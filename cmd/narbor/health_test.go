@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
 	"narbor/narserve"
@@ -53,6 +55,15 @@ func wellService(t *testing.T) (s *parts, st control.Status, dir string) {
 func TestHealth(t *testing.T) {
 	in := time.Now().Add(time.Hour)
 	alone := func(_ *parts, st *control.Status) { st.Neighbours = nil }
+	home, spoilt := t.TempDir(), t.TempDir()
+	inForce, err := circle.New("home")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(inForce.MakeKey(filepath.Join(t.TempDir(), "key")), inForce.Save(home, false),
+		os.WriteFile(circle.File(spoilt), []byte("{"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name  string
 		spoil func(*parts, *control.Status)
@@ -97,7 +108,22 @@ func TestHealth(t *testing.T) {
 		}, "", ""},
 		{"a circle without a key that Nix trusts", func(s *parts, _ *control.Status) {
 			s.keys.circle, s.keys.group.keys = new(trust.Keys), []string{"home-1:CHgFWXy4"}
-		}, "circle-keys warning", "home-1 is not among"},
+		}, "circle-keys warning", "none of its keys: home-1"},
+		{"no circle", func(s *parts, _ *control.Status) { s.keys.group = group{state: t.TempDir()} }, "", ""},
+		{"a circle", func(s *parts, _ *control.Status) { s.keys.group = group{state: home, circle: &inForce} }, "", ""},
+		{"a circle with another secret", func(s *parts, _ *control.Status) {
+			s.keys.group = group{state: home, circle: &circle.Circle{Name: "home", Secret: "other", Keys: inForce.Keys}}
+		}, "circle-changed warning", "Its secret or its keys"},
+		{"a circle with another key", func(s *parts, _ *control.Status) {
+			s.keys.group = group{state: home, circle: &circle.Circle{Name: "home", Secret: inForce.Secret}}
+		}, "circle-changed warning", "Its secret or its keys"},
+		{"a circle that this machine has joined", func(s *parts, _ *control.Status) { s.keys.group = group{state: home} },
+			"circle-changed warning", "has joined the circle home"},
+		{"a circle that this machine has left", func(s *parts, _ *control.Status) {
+			s.keys.group = group{state: t.TempDir(), circle: &inForce}
+		}, "circle-changed warning", "has left the circle home"},
+		{"a circle that cannot be read", func(s *parts, _ *control.Status) { s.keys.group = group{state: spoilt, circle: &inForce} },
+			"circle-changed warning", "The circle cannot be read"},
 		{"the worst first", func(s *parts, st *control.Status) {
 			alone(s, st)
 			st.Keys, st.Nix = nil, narserve.Stats{}

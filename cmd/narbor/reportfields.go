@@ -35,7 +35,7 @@ func versionText() keeper { return keepPattern(`[0-9]+\.[0-9]+\.[0-9]+(-dev)?`) 
 // findingsRule keeps the codes of checks, and those that only the health of a running narbor has.
 func findingsRule() keeper {
 	codes := []string{"store", "damaged", doctor.CodeOtherKeys, "nothing-shared", "sharing-paused", "sharing-off", "banned-peers",
-		"other-group", "circle-keys",
+		"other-group", "circle-keys", "circle-changed",
 		"accounts-lost", "misspelt", "nix-conf", "cache-not-trusted", "vsock"}
 	for _, ch := range doctor.Checks() {
 		codes = append(codes, ch.Code)

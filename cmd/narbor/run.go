@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -73,7 +72,12 @@ func runCommand(inherited []net.Listener) *cli.Command {
 			if os.Getenv("GOMEMLIMIT") == "" {
 				debug.SetMemoryLimit(softMemory)
 			}
-			return serve(c, line, inherited)
+			s, err := newService(c, inherited)
+			if err != nil {
+				return err
+			}
+			s.start.settings = settingsOf(c, line)
+			return s.run(c.Context)
 		},
 	}
 }
@@ -84,7 +88,6 @@ type service struct {
 	state    state
 	identity crypto.PrivKey
 	control  net.Listener
-	next     []net.Listener // the sockets of the service after this one, if a new circle has ended this one
 }
 
 // newService sets up everything and starts nothing but listeners, so that Nix may connect already.
@@ -202,8 +205,6 @@ func (s *service) connect(c *cli.Context) (err error) {
 // run serves until ctx ends, then lets transfers finish for a while.
 func (s *service) run(ctx context.Context) error {
 	defer s.close()
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	// Transfers to Nix may need neighbours while they drain, so neighbours outlive ctx.
 	alive, die := context.WithCancel(context.WithoutCancel(ctx))
 	defer die()
@@ -221,12 +222,6 @@ func (s *service) run(ctx context.Context) error {
 	})
 	g.Go(func() error { return s.state.keep(alive, s.identity, s.spool, s.log.Logger) })
 	g.Go(func() error { return nixconf.Watch(alive, s.keys.changed) })
-	g.Go(func() error {
-		if s.watchesCircle(alive) {
-			stop(errNewCircle)
-		}
-		return nil
-	})
 
 	nix := s.server.HTTPServer()
 	ctl := control.NewServer(s.controlHandler(), s.log.Logger)
@@ -237,10 +232,10 @@ func (s *service) run(ctx context.Context) error {
 	s.notify(daemon.SdNotifyReady)
 	g.Go(func() error { return s.watchdog(alive) })
 
-	var why error
 	select {
 	case <-ctx.Done():
-		why = s.sayStopping(ctx)
+		s.notify(daemon.SdNotifyStopping)
+		s.log.Info("stopping", zap.Duration("atMost", drainTime))
 	case <-alive.Done(): // a part has failed
 	}
 	stopServing(nix, s.server.Redirecting, stopTimes{drainTime, lastAnswerTime}, endFetches)
@@ -249,9 +244,9 @@ func (s *service) run(ctx context.Context) error {
 	err := g.Wait()
 	s.saveLast()
 	if errors.Is(err, context.Canceled) {
-		err = nil
+		return nil
 	}
-	return cmp.Or(err, why)
+	return err
 }
 
 // saveLast saves what neighbours got and offered while the rest ended.

@@ -44,7 +44,7 @@ func NewExchange(cfg Config) *Exchange { return &Exchange{cfg, make(chan struct{
 // Joined asks a peer that has become a neighbour for its name and its neighbours, and has Run ask others soon.
 func (x *Exchange) Joined(ctx context.Context, id peer.ID) {
 	netmon.Hint(x.joined)
-	x.Ledger.TallyOf(id).SetName(x.ask(ctx, id))
+	x.ask(ctx, id)
 }
 
 // Run asks neighbours for their neighbours, until ctx ends.
@@ -65,18 +65,18 @@ func (x *Exchange) Run(ctx context.Context) error {
 	}
 }
 
-// ask asks a neighbour for its neighbours, if it supports that, and returns the name that it tells.
-func (x *Exchange) ask(ctx context.Context, id peer.ID) (name string) {
+// ask asks a neighbour for its name and its neighbours, if it supports that.
+func (x *Exchange) ask(ctx context.Context, id peer.ID) {
 	h := x.LAN.Host()
 	if ok, err := h.Peerstore().SupportsProtocols(id, PeersProtocol); err != nil || len(ok) == 0 {
-		return ""
+		return
 	}
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "neighbours are connected"), peersTimeout)
 	defer cancel()
 	s, err := h.NewStream(ctx, id, PeersProtocol)
 	if err != nil {
 		x.LAN.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
-		return ""
+		return
 	}
 	name, addrs, err := askPeersOn(ctx, s)
 	if errors.Is(err, wire.ErrWire) {
@@ -85,13 +85,13 @@ func (x *Exchange) ask(ctx context.Context, id peer.ID) (name string) {
 	if err != nil {
 		s.Reset()
 		x.LAN.Log.Debug("neighbour does not tell of others", zap.Stringer("peer", id), zap.Error(err))
-		return ""
+		return
 	}
 	s.Close()
+	x.Ledger.TallyOf(id).SetName(name)
 	for _, m := range addrs {
 		x.LAN.Dialer.Hear(m, discovery.ViaExchange)
 	}
-	return name
 }
 
 func askPeersOn(ctx context.Context, s network.Stream) (name string, addrs []ma.Multiaddr, err error) {

@@ -131,10 +131,10 @@ func (c *capped) Write(p []byte) (int, error) {
 // Watch calls changed each time that the configuration files have changed and the settings with them,
 // or cannot be read since. It returns the context's error when that ends.
 func Watch(ctx context.Context, changed func(Settings, error)) error {
-	return watchWith(ctx, WatchFiles, changed)
+	return watchWith(ctx, watchFiles, changed)
 }
 
-// watchWith is told by watch, which is [WatchFiles] or does as that does, when there may be something to read.
+// watchWith is told by watch, which is [watchFiles] or does as that does, when there may be something to read.
 func watchWith(ctx context.Context, watch func(context.Context, []string) <-chan struct{}, changed func(Settings, error)) error {
 	start := time.Now()
 	seen := readNixConf()

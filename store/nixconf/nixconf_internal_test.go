@@ -56,7 +56,7 @@ func TestWatchNixSettingsLooks(t *testing.T) {
 // A change is noticed at once, wherever on the way to a file it is: on NixOS all of /etc changes by one symbolic link.
 func TestWatchNixSettingsNoticesChanges(t *testing.T) {
 	dir := ownConf(t)
-	if WatchFiles(t.Context(), nil) == nil {
+	if watchFiles(t.Context(), nil) == nil {
 		return // on this system files are looked at
 	}
 	well(t, os.WriteFile(dir+"/nix.conf", []byte("!include a\n!include later/b\n"), 0o644), os.Mkdir(dir+"/one", 0o755),
@@ -67,7 +67,7 @@ func TestWatchNixSettingsNoticesChanges(t *testing.T) {
 	calls, done, watching := make(chan Settings), make(chan error), make(chan struct{}, 100)
 	watch := func(ctx context.Context, files []string) <-chan struct{} {
 		defer func() { watching <- struct{}{} }()
-		return WatchFiles(ctx, files)
+		return watchFiles(ctx, files)
 	}
 	go func() {
 		done <- watchWith(ctx, watch, func(s Settings, err error) { calls <- s })

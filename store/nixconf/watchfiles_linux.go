@@ -17,9 +17,9 @@ type fileWatch struct {
 	names map[int32]map[string]bool // names of interest in each watched directory
 }
 
-// WatchFiles returns a channel that is closed when one of the files may have changed, or the context has ended; the
+// watchFiles returns a channel that is closed when one of the files may have changed, or the context has ended; the
 // watches end then. It returns nil if the kernel cannot watch the files.
-func WatchFiles(ctx context.Context, files []string) <-chan struct{} {
+func watchFiles(ctx context.Context, files []string) <-chan struct{} {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil

@@ -4,5 +4,5 @@ package nixconf
 
 import "context"
 
-// WatchFiles watches nothing: its caller also checks the files at intervals.
-func WatchFiles(context.Context, []string) <-chan struct{} { return nil }
+// watchFiles watches nothing: its caller also checks the files at intervals.
+func watchFiles(context.Context, []string) <-chan struct{} { return nil }
