@@ -119,6 +119,8 @@
       };
 
       darwinModules.default = module ./integration/nixos/darwin.nix;
+      homeModules.default = module ./integration/nixos/home.nix;
+      systemManagerModules.default = module ./integration/nixos/system-manager.nix;
 
       # Needs KVM, and is not among what ./integration/check runs: nix build .#checks.x86_64-linux.machines
       checks = lib.genAttrs [ "x86_64-linux" "aarch64-linux" ] (system: {

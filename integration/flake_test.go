@@ -37,8 +37,10 @@ func TestFlakeShowsEverythingForEverySystem(t *testing.T) {
 			t.Errorf("checks.%s = %s, want the machines", system, got)
 		}
 	}
-	if len(shown["darwinModules"]) == 0 {
-		t.Error("darwinModules: nothing is shown")
+	for _, modules := range []string{"darwinModules", "homeModules", "systemManagerModules"} {
+		if len(shown[modules]) == 0 {
+			t.Errorf("%s: nothing is shown", modules)
+		}
 	}
 	if got := string(shown["overlays"]["default"]); got != `{"type":"nixpkgs-overlay"}` {
 		t.Errorf("overlays.default = %s", got)
@@ -165,7 +167,8 @@ func (f flake) json(t *testing.T, into any, args ...string) {
 func (f flake) evaluate(t *testing.T, configs ...string) []evaluated {
 	t.Helper()
 	var out []evaluated
-	apply := "module: import " + f.dir + "/integration/flake-stub/eval.nix (" + f.pick + ") [ (" + strings.Join(configs, ") (") + ") ]"
+	kind, _, _ := strings.Cut(f.module, ".")
+	apply := "module: import " + f.dir + "/integration/flake-stub/eval.nix \"" + kind + "\" (" + f.pick + ") [ (" + strings.Join(configs, ") (") + ") ]"
 	f.json(t, &out, "eval", "--impure", "--json", "--apply", apply)
 	if len(out) != len(configs) {
 		t.Fatalf("%d results for %d configurations", len(out), len(configs))

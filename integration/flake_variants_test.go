@@ -113,7 +113,7 @@ func TestDarwinModule(t *testing.T) {
 	off, c, determinate := cases[0], cases[1], cases[2]
 	off.want(t, "launchd", `{"daemons":{}}`)
 	for path, want := range map[string]string{
-		"failed": `[]`, "settings.peer": `["nas"]`, "systemd": `{"services":{},"sockets":{},"timers":{}}`,
+		"failed": `[]`, "settings.peer": `["nas"]`, "systemd": `{}`,
 		"launchd.daemons.narbor.serviceConfig.UserName":  `"_narbor"`,
 		"launchd.daemons.narbor.serviceConfig.KeepAlive": `true`,
 		"launchd.daemons.narbor.serviceConfig.RunAtLoad": `true`,
@@ -128,6 +128,71 @@ func TestDarwinModule(t *testing.T) {
 		t.Errorf("command = %s", got)
 	}
 	wantFailed(t, determinate, "needs nix.enable")
+}
+
+func TestHomeManagerModule(t *testing.T) {
+	cases := newFlake(t).of("homeModules.default").evaluate(t, `{ }`,
+		`{ services.narbor = { enable = true; peers = [ "nas" ]; extraFlags = [ "--no-mdns" "100%" ];
+			settings.group-secret-file = "/home/ann/secret"; }; }`,
+		`{ pkgs, ... }: { services.narbor = { enable = true; port = 7000; gitDirs = [ "/srv/n.git" ]; }; nix.package = pkgs.nix; }`,
+		`{ services.narbor = { enable = true; openFirewall = true; }; }`)
+	off, c, own, firewall := cases[0], cases[1], cases[2], cases[3]
+	off.want(t, "systemd", `{"user":{"services":{},"sockets":{}}}`)
+	off.want(t, "systemPackages", `[]`)
+	const service, socket = "systemd.user.services.narbor.", "systemd.user.sockets.narbor."
+	for path, want := range map[string]string{
+		"failed": `[]`, "warnings": `[]`, "undescribed": `[]`, "settings.peer": `["nas"]`, "settings.group-secret-file": `"/home/ann/secret"`,
+		"nix.settings":                      `{"extra-substituters":["http://127.0.0.1:6272"]}`,
+		socket + "Socket.ListenStream":      `["127.0.0.1:6272"]`,
+		socket + "Install.WantedBy":         `["sockets.target"]`,
+		service + "Unit.Requires":           `["narbor.socket"]`,
+		service + "Service.Type":            `"notify"`,
+		service + "Service.Restart":         `"always"`,
+		service + "Service.NoNewPrivileges": `true`,
+		service + "Service.DynamicUser":     `null`,
+		service + "Install.WantedBy":        `["default.target"]`,
+	} {
+		c.want(t, path, want)
+	}
+	if got := fmt.Sprint(c.at(service + "Service.ExecStart")); !strings.Contains(got, `/bin/narbor" "run" "--config" "`) ||
+		!strings.HasSuffix(got, `"--no-mdns" "100%%"`) {
+		t.Errorf("ExecStart = %s", got)
+	}
+	if got := c.strings(t, service+"Service.Environment"); len(got) != 1 || !strings.HasPrefix(got[0], "PATH=%h/.nix-profile/bin:/nix/var/") {
+		t.Errorf("Environment = %q, want PATH alone, without a Nix of its own", got)
+	}
+	own.want(t, socket+"Socket.ListenStream", `["127.0.0.1:7000"]`)
+	if got := own.strings(t, service+"Service.Environment"); !strings.Contains(got[0], "-nix/bin:") || !strings.Contains(got[0], "-git/bin:") {
+		t.Errorf("Environment = %q, want the Nix that was given, and git", got)
+	}
+	if firewall.Success {
+		t.Error("the module of a user takes an option about the firewall")
+	}
+}
+
+func TestSystemManagerModule(t *testing.T) {
+	cases := newFlake(t).of("systemManagerModules.default").evaluate(t, `{ }`,
+		`{ services.narbor.enable = true; nix.enable = true; }`,
+		`{ services.narbor = { enable = true; port = 7000; refresh = true; }; }`,
+		`{ services.narbor = { enable = true; configureNix = false; }; }`)
+	off, c, unwritten, own := cases[0], cases[1], cases[2], cases[3]
+	off.want(t, "systemd", `{"services":{},"sockets":{},"timers":{}}`)
+	for path, want := range map[string]string{
+		"failed": `[]`, "warnings": `[]`, "undescribed": `[]`,
+		"nix.settings":                     `{"extra-substituters":["http://127.0.0.1:6272"]}`,
+		"systemd.sockets.narbor.wantedBy":  `["system-manager.target","sockets.target"]`,
+		"systemd.services.narbor.wantedBy": `["system-manager.target","multi-user.target"]`,
+		serviceConfig + "DynamicUser":      `true`,
+		serviceConfig + "Type":             `"notify"`,
+		listenStream:                       `["127.0.0.1:6272","[::1]:6272"]`,
+	} {
+		c.want(t, path, want)
+	}
+	unwritten.want(t, "systemd.timers.narbor-refresh.wantedBy", `["system-manager.target","timers.target"]`)
+	if got := unwritten.strings(t, "warnings"); len(got) != 1 || !strings.HasSuffix(got[0], "extra-substituters = http://127.0.0.1:7000") {
+		t.Errorf("warnings = %q, want the line for nix.conf", got)
+	}
+	own.want(t, "warnings", `[]`)
 }
 
 func TestSettingsGoBeforeOptions(t *testing.T) {

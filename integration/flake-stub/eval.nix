@@ -1,6 +1,6 @@
-# Evaluates a NixOS module once for each of cases, which are modules themselves. The result fits into JSON: for each
-# case { success; value; }, where value holds what the module may have changed.
-module: cases:
+# Evaluates a module once for each of cases, which are modules themselves; for is the flake's output that has it. The result fits
+# into JSON: for each case { success; value; }, where value holds what the module may have changed.
+for: module: cases:
 let
   lib = import ./lib.nix;
   pkgs = import ./pkgs.nix {
@@ -24,29 +24,53 @@ let
 
   inherit (lib) types;
 
-  # The options of NixOS that the module reads or sets.
-  nixos.options = {
+  everywhere = {
     assertions = option (types.listOf types.anything) [ ];
     warnings = option (types.listOf types.str) [ ];
-    environment.systemPackages = option (types.listOf types.package) [ ];
-    networking = {
-      enableIPv6 = option types.bool true;
-      firewall.allowedTCPPorts = option (types.listOf types.port) [ ];
-      firewall.allowedUDPPorts = option (types.listOf types.port) [ ];
-      firewall.interfaces = option types.anything { };
-      nftables.enable = option types.bool false;
-      proxy.httpProxy = option (types.nullOr types.str) null;
-      proxy.noProxy = option (types.nullOr types.str) null;
-    };
-    launchd.daemons = option types.anything { };
-    nix.enable = option types.bool true;
-    nix.package = option types.package pkgs.nix;
     nix.settings = option types.anything { };
-    systemd.services = option types.anything { };
-    systemd.sockets = option types.anything { };
-    systemd.timers = option types.anything { };
-    users = option types.anything { };
-    virtualisation.libvirtd.enable = option types.bool false;
+  };
+
+  # The options of each system that its module reads or sets. There are no others.
+  systems = {
+    nixosModules = {
+      environment.systemPackages = option (types.listOf types.package) [ ];
+      networking = {
+        enableIPv6 = option types.bool true;
+        firewall.allowedTCPPorts = option (types.listOf types.port) [ ];
+        firewall.allowedUDPPorts = option (types.listOf types.port) [ ];
+        firewall.interfaces = option types.anything { };
+        nftables.enable = option types.bool false;
+        proxy.httpProxy = option (types.nullOr types.str) null;
+        proxy.noProxy = option (types.nullOr types.str) null;
+      };
+      nix.package = option types.package pkgs.nix;
+      systemd.services = option types.anything { };
+      systemd.sockets = option types.anything { };
+      systemd.timers = option types.anything { };
+      virtualisation.libvirtd.enable = option types.bool false;
+    };
+    darwinModules = {
+      environment.systemPackages = option (types.listOf types.package) [ ];
+      launchd.daemons = option types.anything { };
+      nix.enable = option types.bool true;
+      nix.package = option types.package pkgs.nix;
+      users = option types.anything { };
+    };
+    homeModules = {
+      home.packages = option (types.listOf types.package) [ ];
+      nix.package = option (types.nullOr types.package) null;
+      systemd.user.services = option types.anything { };
+      systemd.user.sockets = option types.anything { };
+    };
+    systemManagerModules = {
+      environment.systemPackages = option (types.listOf types.package) [ ];
+      networking.enableIPv6 = option types.bool true;
+      nix.enable = option types.bool false;
+      nix.package = option types.package pkgs.nix;
+      systemd.services = option types.anything { };
+      systemd.sockets = option types.anything { };
+      systemd.timers = option types.anything { };
+    };
   };
 
   # The options below a name, as a list, without those that are internal.
@@ -75,11 +99,14 @@ let
     let
       result = lib.evalModules {
         modules = [
-          nixos
+          { options = lib.recursiveUpdate everywhere systems.${for}; }
           module
           case
         ];
-        specialArgs = { inherit pkgs utils; };
+        specialArgs = {
+          inherit pkgs;
+        }
+        // lib.optionalAttrs (for == "nixosModules" || for == "systemManagerModules") { inherit utils; };
       };
       undescribed = builtins.filter (
         name:
@@ -90,14 +117,11 @@ let
       ) (builtins.attrNames result.options.services.narbor);
     in
     {
-      inherit (result.config)
-        assertions
-        warnings
-        launchd
-        networking
-        systemd
-        users
-        ;
+      inherit (result.config) assertions warnings;
+      launchd = result.config.launchd or { };
+      networking = result.config.networking or { };
+      systemd = result.config.systemd or { };
+      users = result.config.users or { };
       # What fails, as NixOS says it.
       failed = map (a: a.message) (builtins.filter (a: !a.assertion) result.config.assertions);
       inherit (result.config.services.narbor) settings;
@@ -105,7 +129,9 @@ let
       inherit undescribed;
       documented = documented "services.narbor" result.options.services.narbor;
       nix = { inherit (result.config.nix) settings; };
-      systemPackages = map (p: p.name) result.config.environment.systemPackages;
+      systemPackages = map (p: p.name) (
+        if for == "homeModules" then result.config.home.packages else result.config.environment.systemPackages
+      );
       options = builtins.attrNames result.options.services.narbor;
       package = {
         inherit (result.config.services.narbor.package) name;

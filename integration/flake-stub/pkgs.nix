@@ -11,6 +11,7 @@ let
 
   platform = {
     inherit system;
+    isLinux = builtins.match ".*-linux" system != null;
     canExecute = _: true;
   };
 

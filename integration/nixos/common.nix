@@ -1,4 +1,4 @@
-# What the modules for NixOS and nix-darwin have in common: options, and the file for `narbor run --config`.
+# What all modules have in common: options, and the file for `narbor run --config`.
 {
   config,
   lib,
@@ -23,6 +23,8 @@ let
     listen = "use services.narbor.port and services.narbor.listenAddresses";
     socket = "the service manager chooses it";
     state-dir = "the service manager chooses it";
+  }
+  // lib.optionalAttrs (cfg ? groupSecretFile) {
     group-secret-file = "use services.narbor.groupSecretFile, which need not be readable to the service";
   };
 
@@ -340,8 +342,6 @@ in
           ''}
           cp "$settingsPath" "$out"
         '';
-
-    environment.systemPackages = [ cfg.package ];
 
     # extra-substituters and not substituters: NixOS writes it last, so that no other module's list hides it, and
     # nixos-anywhere does not copy it to a machine that has no narbor yet.

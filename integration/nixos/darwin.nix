@@ -20,6 +20,8 @@ in
       }
     ];
 
+    environment.systemPackages = [ cfg.package ];
+
     users.users._narbor = {
       uid = lib.mkDefault 6272;
       gid = lib.mkDefault 6272;
