@@ -143,7 +143,7 @@ func (l *Ledger) change(by func(denyList) error) error {
 	return by(l.denied) // peers may have been banned meanwhile
 }
 
-// Bans returns the peers that are banned for their strikes, and blocked those that the user has blocked, sorted.
+// Bans returns the peers that are banned for their strikes, sorted.
 func (l *Ledger) Bans() []Denied {
 	l.mu.Lock()
 	defer l.mu.Unlock()
