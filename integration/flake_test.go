@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -168,7 +169,8 @@ func (f flake) evaluate(t *testing.T, configs ...string) []evaluated {
 	t.Helper()
 	var out []evaluated
 	kind, _, _ := strings.Cut(f.module, ".")
-	apply := "module: import " + f.dir + "/integration/flake-stub/eval.nix \"" + kind + "\" (" + f.pick + ") [ (" + strings.Join(configs, ") (") + ") ]"
+	apply := fmt.Sprintf("module: import %s/integration/flake-stub/eval.nix %q (%s) [ (%s) ]", f.dir, kind, f.pick,
+		strings.Join(configs, ") ("))
 	f.json(t, &out, "eval", "--impure", "--json", "--apply", apply)
 	if len(out) != len(configs) {
 		t.Fatalf("%d results for %d configurations", len(out), len(configs))

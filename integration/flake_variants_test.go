@@ -141,7 +141,8 @@ func TestHomeManagerModule(t *testing.T) {
 	off.want(t, "systemPackages", `[]`)
 	const service, socket = "systemd.user.services.narbor.", "systemd.user.sockets.narbor."
 	for path, want := range map[string]string{
-		"failed": `[]`, "warnings": `[]`, "undescribed": `[]`, "settings.peer": `["nas"]`, "settings.group-secret-file": `"/home/ann/secret"`,
+		"failed": `[]`, "warnings": `[]`, "undescribed": `[]`, "settings.peer": `["nas"]`,
+		"settings.group-secret-file":        `"/home/ann/secret"`,
 		"nix.settings":                      `{"extra-substituters":["http://127.0.0.1:6272"]}`,
 		socket + "Socket.ListenStream":      `["127.0.0.1:6272"]`,
 		socket + "Install.WantedBy":         `["sockets.target"]`,
@@ -158,11 +159,13 @@ func TestHomeManagerModule(t *testing.T) {
 		!strings.HasSuffix(got, `"--no-mdns" "100%%"`) {
 		t.Errorf("ExecStart = %s", got)
 	}
-	if got := c.strings(t, service+"Service.Environment"); len(got) != 1 || !strings.HasPrefix(got[0], "PATH=%h/.nix-profile/bin:/nix/var/") {
+	got := c.strings(t, service+"Service.Environment")
+	if len(got) != 1 || !strings.HasPrefix(got[0], "PATH=%h/.nix-profile/bin:/nix/var/") {
 		t.Errorf("Environment = %q, want PATH alone, without a Nix of its own", got)
 	}
 	own.want(t, socket+"Socket.ListenStream", `["127.0.0.1:7000"]`)
-	if got := own.strings(t, service+"Service.Environment"); !strings.Contains(got[0], "-nix/bin:") || !strings.Contains(got[0], "-git/bin:") {
+	got = own.strings(t, service+"Service.Environment")
+	if len(got) != 1 || !strings.Contains(got[0], "-nix/bin:") || !strings.Contains(got[0], "-git/bin:") {
 		t.Errorf("Environment = %q, want the Nix that was given, and git", got)
 	}
 	if firewall.Success {

@@ -20,8 +20,8 @@ func (s *parts) circleHealth(st control.Status) *dashboard.Health {
 		names = append(names, keyName(key))
 	}
 	h := &dashboard.Health{Code: "circle-keys", Severity: dashboard.SeverityWarning, Title: "Nix trusts no key of the circle",
-		Text: "Own builds of the circle are neither taken nor shared. The trusted-public-keys of Nix on this machine have none of its keys: " +
-			strings.Join(names, ", ") + ".",
+		Text: "Own builds of the circle are neither taken nor shared. The trusted-public-keys of Nix on this machine have " +
+			"none of its keys: " + strings.Join(names, ", ") + ".",
 		Fix: "Add the public key to extra-trusted-public-keys in nix.conf, and restart nix-daemon."}
 	if s.keys.group.file != "" {
 		h.Fix += " This shows the line:"
@@ -36,8 +36,9 @@ func (s *parts) circleChanged(control.Status) *dashboard.Health {
 	if g.state == "" {
 		return nil
 	}
-	h := &dashboard.Health{Code: "circle-changed", Severity: dashboard.SeverityWarning, Title: "The circle has changed since narbor started",
-		Text: "Its secret or its keys are others now, and those of the start are in force.", Fix: "Restart narbor."}
+	h := &dashboard.Health{Code: "circle-changed", Severity: dashboard.SeverityWarning,
+		Title: "The circle has changed since narbor started",
+		Text:  "Its secret or its keys are others now, and those of the start are in force.", Fix: "Restart narbor."}
 	next, err := circle.Load(g.state)
 	switch {
 	case err != nil:
@@ -47,7 +48,8 @@ func (s *parts) circleChanged(control.Status) *dashboard.Health {
 	case next == nil && g.circle == nil:
 		return nil
 	case next == nil:
-		h.Text = "This machine has left the circle " + g.circle.Name + ", or its state directory was emptied. It is a member until narbor restarts."
+		h.Text = "This machine has left the circle " + g.circle.Name + ", or its state directory was emptied. " +
+			"It is a member until narbor is restarted."
 	case g.circle == nil:
 		h.Text = "This machine has joined the circle " + next.Name + ", and is a member once narbor is restarted."
 	case next.Secret == g.circle.Secret && slices.Equal(next.Keys, g.circle.Keys):
