@@ -3,6 +3,7 @@ package upstream_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -171,6 +172,12 @@ func TestUpstreamGivesUpOnWhatBreaksAgainAndAgain(t *testing.T) {
 	}
 }
 
+// skippable returns a frame of zstd that a decoder skips (RFC 8878, 3.1.2).
+func skippable(size int) []byte {
+	head := binary.LittleEndian.AppendUint32([]byte{0x50, 0x2a, 0x4d, 0x18}, uint32(size))
+	return append(head, make([]byte, size)...)
+}
+
 func TestUpstreamRefusesBadArchives(t *testing.T) {
 	nar, _ := storetest.RandomNAR(1, 20_000)
 	nar = append(nar, make([]byte, 20_000)...)
@@ -189,6 +196,7 @@ func TestUpstreamRefusesBadArchives(t *testing.T) {
 		"not xz":        {"Compression: xz\n", nar},
 		"extended xz":   {"Compression: xz\n", append(storetest.PackXZ(t, nar), 1)},
 		"extended zstd": {"Compression: zstd\n", append(storetest.PackZstd(t, nar), 1)},
+		"padded zstd":   {"Compression: zstd\n", append(skippable(5<<20), storetest.PackZstd(t, nar)...)},
 	}
 	for name, f := range files {
 		t.Run(name, func(t *testing.T) {
