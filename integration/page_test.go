@@ -136,9 +136,9 @@ func busyFacts(now time.Time) dashboard.Facts {
 				{Kind: "any path that is here and stays here", With: "no machine", Asked: 38}}},
 		NetworkFacts: dashboard.NetworkFacts{Neighbours: []dashboard.Neighbour{
 			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
-				Since: now.Add(-3 * time.Hour), Received: 1.1e9, Sent: 0.2e9},
+				Name: "laptop", Since: now.Add(-3 * time.Hour), Received: 1.1e9, Sent: 0.2e9},
 			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
-				Since: now.Add(-75 * time.Hour), Received: 2.9e9},
+				Name: "nas", Since: now.Add(-75 * time.Hour), Received: 2.9e9},
 			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
 				Since: now.Add(-12 * time.Minute), Sent: 1.6e9, Strikes: 1},
 		},
@@ -245,6 +245,7 @@ func TestNarrowPageCutsNoRow(t *testing.T) {
 	now := time.Now()
 	facts := busyFacts(now)
 	facts.Sharing, facts.Paused = false, true
+	facts.Neighbours[1].Name = strings.Repeat("the-nas-of-all", 4)
 	giver := busyAccount(now)
 	for i := range giver.Days {
 		giver.Days[i].Received = nil
