@@ -101,8 +101,22 @@ func (e *exchanged) spend(f func() (int64, error)) error {
 	e.Seconds = time.Since(start).Seconds()
 	after, err := self()
 	e.CPU = (time.Duration(after.Utime.Nano()+after.Stime.Nano()) - time.Duration(before.Utime.Nano()+before.Stime.Nano())).Seconds()
-	e.Peak = after.Maxrss << 10
+	if err == nil {
+		e.Peak, err = peakRSS()
+	}
 	return err
+}
+
+// peakRSS returns the peak memory of this process in bytes. The one of getrusage is at least the parent's, from before exec.
+func peakRSS() (int64, error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return 0, err
+	}
+	_, peak, _ := strings.Cut(string(text), "VmHWM:")
+	var kib int64
+	_, err = fmt.Sscanf(strings.TrimSpace(peak), "%d kB", &kib)
+	return kib << 10, err
 }
 
 func self() (unix.Rusage, error) {
