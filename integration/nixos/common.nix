@@ -59,7 +59,7 @@ in
     port = mkOption {
       type = types.port;
       default = 6272;
-      description = "TCP port on 127.0.0.1 and ::1 at which Nix asks narbor.";
+      description = "TCP port on this machine at which Nix asks narbor.";
     };
 
     p2pPort = mkOption {

@@ -215,7 +215,7 @@ in
         ListenStream = [
           "127.0.0.1:${toString cfg.port}"
         ]
-        ++ lib.optional config.networking.enableIPv6 "[::1]:${toString cfg.port}"
+        ++ lib.optional (config.networking.enableIPv6 or true) "[::1]:${toString cfg.port}"
         ++ map (address: "${address}:${toString cfg.port}") cfg.listenAddresses;
         FreeBind = true;
         TriggerLimitIntervalSec = 0;

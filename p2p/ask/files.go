@@ -21,9 +21,13 @@ import (
 func (ls *Lookups) Files(ctx context.Context, f trust.File) ([]trust.Mapping, error) {
 	known, ok := ls.files.known.Get(f)
 	if !ok || !known.holds(ls.Neighbours.All()) {
+		limit := time.NewTimer(peers.BusyTimeout)
+		defer limit.Stop()
 		select {
 		case ls.files.turns <- struct{}{}:
 			defer func() { <-ls.files.turns }()
+		case <-limit.C:
+			return nil, fmt.Errorf("%s: too many files are asked for: %w", f, store.ErrNotFound)
 		case <-ctx.Done():
 			return nil, fmt.Errorf("%s: %w: %w", f, store.ErrNotFound, ctx.Err())
 		}
@@ -128,6 +132,8 @@ func (ls *Lookups) askFile(ctx context.Context, nb *peers.Neighbour, f trust.Fil
 	text, err := nb.AskFile(ctx, f, peers.AskTimeout)
 	if err != nil {
 		ls.Log.Debug("neighbour did not answer", zap.Stringer("peer", nb.ID), zap.Error(err))
+	} else {
+		nb.Late.Store(0)
 	}
 	reply := fileReply{from: nb, answered: err == nil}
 	if text == "" {

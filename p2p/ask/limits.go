@@ -27,7 +27,7 @@ const (
 	filePatience = peers.BusyTimeout / 2
 	// fileKept is how long the answers of all neighbours about a file are relied on: Nix asks for it again with the next method,
 	// or in the next attempt. maxFilesKnown bounds the memory of these.
-	fileKept, maxFilesKnown = time.Minute, 1024
+	fileKept, maxFilesKnown = 5 * time.Second, 1024
 	// maxCandidates is how many paths a neighbour is asked about, so that one is found of which blocks can be asked
 	// for: few enough that what it does not have uses up little of what it answers to us in a minute.
 	maxCandidates = 32

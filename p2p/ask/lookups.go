@@ -172,6 +172,8 @@ func (ls *Lookups) OfferNow(ctx context.Context, m trust.Mapping) bool {
 	}
 	ls.offers.offer(m)
 	ls.offers.await(ctx, m)
+	ctx, cancel := context.WithTimeout(ctx, offerPatience)
+	defer cancel()
 	f, err := ls.Lookup(ctx, hp, &m)
 	return err == nil && len(ls.connected(f)) > 0 && ls.TooSlow(f) == nil
 }

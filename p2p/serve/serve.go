@@ -72,8 +72,10 @@ func (srv *Server) answer(ctx context.Context, c Client, w answers, r wire.Reque
 	}
 	turns := srv.sending
 	switch r.Kind {
-	case wire.AskClaims, wire.AskOffer, wire.AskFile:
+	case wire.AskClaims, wire.AskOffer:
 		turns = srv.asking
+	case wire.AskFile: // which may wait for a scan of the names
+		turns = srv.filing
 	case wire.AskUpstream, wire.AskFetch:
 		turns = srv.helping
 	}
