@@ -75,6 +75,36 @@ func TestDepartedHoldersDelayNoFetch(t *testing.T) {
 	}
 }
 
+// lateHolders has holders only if all neighbours are asked again.
+type lateHolders struct{ knownHolders }
+
+func (l lateHolders) Holders(_ context.Context, _ trust.Mapping, again bool) []fetch.Holder {
+	if !again {
+		return nil
+	}
+	return l.holders
+}
+
+// Neighbours are asked once more before a NAR is given up because the holders that are known are none to fetch from.
+func TestNeighboursAreAskedAgainBeforeANARIsNotFound(t *testing.T) {
+	s := newSigner(t)
+	nar := randomNAR(1000)
+	info, m := s.sign(t, "small", nar)
+	n, _ := runNode(t, s, nil, (&rogue{info: info, nar: nar}).start(t))
+	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer draft.Discard()
+	of := *n.downloads.deps
+	of.Swarm = lateHolders{knownHolders{of.Swarm, []fetch.Holder{{Neighbour: n.neighbours.All()[0]}}}}
+	sp, err := fetch.New(&of, m, draft, m, false).Fetch(t.Context(), false, false)
+	if err != nil {
+		t.Fatalf("fetch = %v, want the NAR", err)
+	}
+	sp.Close()
+}
+
 // trickle sends a block a byte at a time, for ever.
 func trickle(s network.Stream, _ int, b []byte) error {
 	head := []byte{statusRaw, byte(len(b)&0x7f | 0x80), byte(len(b) >> 7)}

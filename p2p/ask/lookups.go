@@ -42,7 +42,7 @@ func (ls *Lookups) Lookup(ctx context.Context, hp store.HashPart, want *trust.Ma
 }
 
 // Holders returns the neighbours that said that they have the NAR. It asks all neighbours if the last answers are too
-// old, or if again is set.
+// old, if a neighbour has joined since, or if again is set.
 func (ls *Lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []fetch.Holder {
 	hp := m.Path().HashPart()
 	ls.offers.await(ctx, m)
@@ -57,7 +57,9 @@ func (ls *Lookups) Holders(ctx context.Context, m trust.Mapping, again bool) []f
 	if m.NarSize() > offeredSize {
 		ls.offers.offer(m)
 	}
-	if m.NarSize() > refreshSize || time.Since(f.asked()) > fetch.HoldersFresh {
+	asked := f.asked()
+	isNew := func(nb *peers.Neighbour) bool { return nb.Since.After(asked) }
+	if m.NarSize() > refreshSize || time.Since(asked) > fetch.HoldersFresh || slices.ContainsFunc(ls.Neighbours.All(), isNew) {
 		ls.refresh(ctx, f, m)
 	}
 	return ls.connected(f)

@@ -143,11 +143,11 @@ func TestOffersOfOneMapping(t *testing.T) {
 		wantOffered("when a neighbour has come", "new")
 		time.Sleep(offerRetry - 1)
 		wantOffered("a moment after that")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		wantOffered("when the busy one may be asked again", "busy")
 		time.Sleep(time.Until(first.Add(offerAgain - 1)))
 		wantOffered("later", "busy")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		wantOffered("when all may be asked again", "a", "busy", "new")
 	})
 }
@@ -183,7 +183,7 @@ func TestOfferThatIsNotSent(t *testing.T) {
 			if ls.Offer(m); len(ls.offers.queue) != 0 {
 				t.Errorf("%s: it is offered again at once", name)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Nanosecond)
 			if ls.Offer(m); (len(ls.offers.queue) == 1) != c.again {
 				t.Errorf("%s: it is offered %d times after %s, want again: %t", name, len(ls.offers.queue), offerRetry, c.again)
 			}

@@ -64,14 +64,22 @@ func (s *Session) prepare(ctx context.Context, forOthers bool) (*spool.NAR, erro
 	if !s.secret {
 		s.join(s.Swarm.Holders(ctx, s.Wanted, false))
 	}
-	members, _ := s.plan.swarm()
-	if s.plan.missing() > 0 && len(s.Upstreams) == 0 && len(s.plan.holders()) == 0 && !members {
+	if !s.secret && !s.hasSource() { // the holders that are known are distrusted, and others may have answered late
+		s.join(s.Swarm.Holders(ctx, s.Wanted, true))
+	}
+	if !s.hasSource() {
 		return nil, fmt.Errorf("no neighbour has it: %w", store.ErrNotFound)
 	}
 	if wrong != nil {
 		return nil, s.repair(ctx)
 	}
 	return nil, nil
+}
+
+// hasSource reports whether there is a source for the blocks that are missing, or none is.
+func (s *Session) hasSource() bool {
+	members, _ := s.plan.swarm()
+	return members || s.plan.missing() == 0 || len(s.Upstreams) > 0 || len(s.plan.holders()) > 0
 }
 
 // named adds the path to an error.
