@@ -9,9 +9,8 @@ import (
 	"narbor/integration/lan"
 )
 
-// A machine whose store came without signatures gives its neighbours the upstream's paths, once one of them has the
-// signed narinfo: that one downloads no archive, and a third needs no upstream. A path with the right name and another
-// content is given to none.
+// A store that came without signatures is shared once a neighbour has offered the signed narinfos: the neighbour downloads no
+// archive, and a third machine needs no upstream. A path with the right name and another content is not shared.
 func TestImportedStoreIsSharedAfterOffers(t *testing.T) {
 	w := newWorld(t)
 	c := w.corpus(corpus.Small())

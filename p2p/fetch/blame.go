@@ -10,8 +10,8 @@ import (
 // that calls Fetch owns it, and changes it between runs only.
 //
 // The NarHash shows that a block is wrong, and not which. So blocks become suspect: they are fetched again, from other
-// peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. Suspect
-// are, in this order, the blocks whose senders had not verified them; those that are not in the manifest of one holder,
+// peers, until the NarHash is right. Then each suspect block that was not the right one has shown its sender. These
+// are suspect, in this order: blocks that were relayed without a check; blocks that are not in the manifest of one holder,
 // the reference; and all blocks of the reference, if the NAR is wrong although every block is in its manifest.
 type blame struct {
 	suspects []suspect

@@ -64,8 +64,8 @@ func isRepository(repo string) bool {
 	return err == nil && objects.IsDir() && noHead == nil
 }
 
-// refsOf returns the objects that the refs of a repository point to whose names match one of the patterns, each once,
-// sorted by the names of the refs. All have IDs of one length.
+// refsOf returns the objects that a repository's refs point to, each once, sorted by the names of the refs. Only refs with a
+// name that matches one of the patterns count. All IDs have one length.
 func refsOf(repo string, patterns []Pattern) ([]oid, error) {
 	found := map[string]oid{}
 	add := func(name, id string) error {

@@ -12,8 +12,8 @@ import (
 	"narbor/store"
 )
 
-// An Outline is the shape of an archive whose contents are found by number: files and targets of symlinks have the
-// numbers that [OutlineBuilder] was given. It takes about 40 bytes for each node, and its name. It never changes.
+// An Outline is the shape of an archive, without contents: files and targets of symlinks have the numbers that
+// [OutlineBuilder] was given, by which their contents are found. It takes about 40 bytes for each node, and its name. It never changes.
 type Outline struct {
 	nodes []outlineNode
 	names []byte // end to end, in the order of nodes
