@@ -321,7 +321,7 @@ func TestPageLivesInChromium(t *testing.T) {
 	b.screen(1280, "light")
 	b.open(s.url + "/")
 	for _, want := range []string{"of the last 30 days came from your network or was rebuilt here", "not downloaded",
-		"1 156 paths, 2.0 GiB: 61 % rebuilt here, 34 % from …6bsKQwzv and …rMLvKXtf",
+		"1 156 paths, 2.0 GiB: 61 % rebuilt here, 34 % from …6bsKQwzv ~nas and …rMLvKXtf ~laptop",
 		"Rebuilt here", "192.168.1.23", "named by you",
 		"nobody near has it",
 		"no key that Nix trusts has signed it", "extra-substituters = http://127.0.0.1:6272", "docker0", "what was built on this machine",
