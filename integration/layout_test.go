@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	"p2p/meet":           {"store/lru", "p2p/discovery", "p2p/netmon", "p2p/peers", "p2p/transport", "p2p/wire"},
 	"p2p/netmon":         nil,
 	"p2p/transport":      {"p2p/netmon"},
+	"p2p/p2ptest":        {"store", "store/storetest", "p2p/netmon"},
 	"p2p/wire":           {"store", "trust"},
 	"narserve":           {"store", "store/lru", "store/spool", "trust", "narserve/dashboard", "narserve/stats"},
 	"narserve/dashboard": {"store", "narserve/stats"},
@@ -74,7 +75,7 @@ var mayImport = map[string][]string{
 }
 
 // forTests are rooms that tests alone may import, whatever their own room.
-var forTests = []string{"store/storetest", "trust/trusttest"}
+var forTests = []string{"store/storetest", "trust/trusttest", "p2p/p2ptest"}
 
 // room returns the key of mayImport for a package, such as cmd for cmd/narbor, or "".
 func room(folder string) string {

@@ -17,29 +17,14 @@ import (
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
-
-// flatFile makes an unsigned path of a file by the file's hash, as Nix does for what it fetches.
-func flatFile(t *testing.T, name, contents string) (store.Info, []byte, trust.File) {
-	t.Helper()
-	sum := sha256.Sum256([]byte(contents))
-	f, err := trust.ParseFile("sha256", hex.EncodeToString(sum[:]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := store.ParsePathName(string(f.PathCalled(name)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	nar := fileNAR([]byte(contents))
-	return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: f.String(), Fetched: true}, nar, f
-}
 
 // Of several mappings for a file the first that holds it is sent, however long a neighbour that has made one up takes.
 func TestFileOfAnotherMapping(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		info, nar, f := flatFile(t, "wanted", "contents")
+		info, nar, f := trusttest.FetchedFile(t, "wanted", []byte("contents"))
 		w.mem.Add(info, nar)
 		var found []trust.Mapping
 		add := func(edit func(*store.Info)) {
@@ -86,13 +71,13 @@ func (s stuckFile) Fetch(ctx context.Context, m trust.Mapping) (*spool.NAR, erro
 
 func TestFileByContent(t *testing.T) {
 	w := newWorld(t)
-	info, nar, f := flatFile(t, "fetched", "contents of the file")
+	info, nar, f := trusttest.FetchedFile(t, "fetched", []byte("contents of the file"))
 	w.mem.Add(info, nar)
-	wrong, nar, g := flatFile(t, "tampered", "as it should be")
+	wrong, nar, g := trusttest.FetchedFile(t, "tampered", []byte("as it should be"))
 	nar[len(nar)-40] ^= 1
 	wrong.NarHash = sha256.Sum256(nar)
 	w.mem.Add(wrong, nar)
-	copied, nar, h := flatFile(t, "copied", "a file that was copied in")
+	copied, nar, h := trusttest.FetchedFile(t, "copied", []byte("a file that was copied in"))
 	copied.Fetched = false
 	w.mem.Add(copied, nar)
 	infos := map[trust.File]store.Info{f: info, g: wrong, h: copied}

@@ -13,6 +13,7 @@ import (
 	"narbor/narserve"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 func sum(b []byte) store.Hash { return sha256.Sum256(b) }
@@ -46,7 +47,8 @@ func TestLocalSharesOnlyWhatIsSigned(t *testing.T) {
 // TestLocalSharesNoUnsignedContentAddress has a path that proves itself, as private sources do.
 func TestLocalSharesNoUnsignedContentAddress(t *testing.T) {
 	w := newWorld(t)
-	info, nar := contentAddressed(t, "private")
+	nar := fileNAR([]byte("a private source"))
+	info := trusttest.SourceClaim(t, "private", nar)
 	w.mem.Add(info, nar)
 	if m, err := w.keys.Check(info); err != nil || m.SignedBy() != "" {
 		t.Fatalf("Check = %v, %v: the test's path does not prove itself", m, err)
@@ -61,24 +63,6 @@ func TestLocalSharesNoUnsignedContentAddress(t *testing.T) {
 	if sp, err := w.local().Fetch(t.Context(), m); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Fetch = %v, %v, want ErrNotFound", sp, err)
 	}
-}
-
-// contentAddressed makes an unsigned path of a regular file by its NAR's hash, as `nix-store --add` does.
-func contentAddressed(t *testing.T, name string) (store.Info, []byte) {
-	t.Helper()
-	nar := fileNAR([]byte("the source of " + name))
-	h := sum(nar)
-	text := "source:sha256:" + h.CID().Hash().HexString()[4:] + ":/nix/store:" + name
-	digest := sha256.Sum256([]byte(text))
-	var folded [20]byte
-	for i, b := range digest {
-		folded[i%20] ^= b
-	}
-	path, err := store.ParsePathName(string(store.HashPartFromBytes(folded)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store.Info{Path: path, NarHash: h, NarSize: int64(len(nar)), CA: "fixed:r:" + h.String()}, nar
 }
 
 func TestLocalFetch(t *testing.T) {
@@ -174,7 +158,7 @@ func TestSpooledForAnotherPath(t *testing.T) {
 	s := narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys})
 	wantStatus(t, "a part, so that it stays in the spool", do(s, "GET", narPath(signed), "Range", "bytes=0-9"), 206)
 
-	forged := textClaim(t, "text", contents)
+	forged := trusttest.TextClaim(t, "text", string(contents))
 	forged.NarHash, forged.NarSize = sum(nar), int64(len(nar))
 	m, err := w.keys.Check(forged)
 	if err != nil {
@@ -190,22 +174,6 @@ func TestSpooledForAnotherPath(t *testing.T) {
 	if sp, err := narserve.Local(w.mem, w.keys, newWorld(t).spool).Fetch(t.Context(), m); !errors.Is(err, store.ErrCorrupt) {
 		t.Errorf("Fetch from the store = %v, %v, want ErrCorrupt", sp, err)
 	}
-}
-
-// textClaim makes what `builtins.toFile` makes of contents.
-func textClaim(t *testing.T, name string, contents []byte) store.Info {
-	t.Helper()
-	h := sum(contents)
-	digest := sha256.Sum256([]byte("text:sha256:" + h.CID().Hash().HexString()[4:] + ":/nix/store:" + name))
-	var folded [20]byte
-	for i, b := range digest {
-		folded[i%20] ^= b
-	}
-	path, err := store.ParsePathName(string(store.HashPartFromBytes(folded)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store.Info{Path: path, CA: "text:" + h.String()}
 }
 
 // sealed is a store that fails the test if an archive is opened.

@@ -14,6 +14,7 @@ import (
 	"narbor/store/spool"
 	"narbor/store/storetest"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // wantIdle fails if a NAR has an open handle: then the spool could not reuse its space.
@@ -245,7 +246,8 @@ func TestMemoryOfMappingsIsBounded(t *testing.T) {
 			return w.keys.Check(info)
 		}
 		for i := range 4096 {
-			info, nar := contentAddressed(t, fmt.Sprintf("many-%d", i))
+			nar := fileNAR(fmt.Append(nil, "the source ", i))
+			info := trusttest.SourceClaim(t, fmt.Sprintf("many-%d", i), nar)
 			w.mem.Add(info, nar)
 			wantStatus(t, "narinfo", do(s, "GET", narinfoPath(info)), 200)
 		}

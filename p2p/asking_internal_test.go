@@ -12,6 +12,7 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // find looks a path up until it is found: on a busy machine a neighbour may not answer in time, and for a while after
@@ -42,8 +43,8 @@ func answersAll(t *testing.T, n *Node, hp store.HashPart, count int) {
 }
 
 func TestQuestionIsAskedAgainAfterItsStreamHasBroken(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "small", randomNAR(1000))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	g.claims = func(s network.Stream, r wire.Request) error {
@@ -60,8 +61,8 @@ func TestQuestionIsAskedAgainAfterItsStreamHasBroken(t *testing.T) {
 }
 
 func TestQuestionIsAskedAfterAStreamHasEndedUnnoticed(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "small", randomNAR(1000))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	g.claims = func(s network.Stream, r wire.Request) error {
 		if err := g.writeClaims(s, r); err != nil {
@@ -81,8 +82,8 @@ func TestQuestionIsAskedAfterAStreamHasEndedUnnoticed(t *testing.T) {
 const askedTwice = 2
 
 func TestQuestionThatBreaksEveryStreamIsGivenUp(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "small", randomNAR(1000))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	g.claims = func(network.Stream, wire.Request) error {
@@ -100,8 +101,8 @@ func TestQuestionThatBreaksEveryStreamIsGivenUp(t *testing.T) {
 }
 
 func TestQuestionAnsweredInAWrongFormatIsNotAskedAgain(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "small", randomNAR(1000))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	g.claims = func(s network.Stream, _ wire.Request) error {

@@ -10,22 +10,24 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/store/spool"
+	"narbor/trust/trusttest"
 )
 
 // startBanned makes a node with a file of bans, and returns what it warned of at its start.
 func startBanned(t *testing.T, file string) (n *Node, warned []string) {
 	t.Helper()
 	core, logs := observer.New(zap.WarnLevel)
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { spool.Close() })
-	n, err = New(Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.New(core)}, Trusted: s.keys,
-		Sharing: SharingConfig{Keys: s.keys},
+	n, err = New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t), Log: zap.New(core)}, Trusted: s.Keys,
+		Sharing: SharingConfig{Keys: s.Keys},
 		Spool:   spool,
 		Denied:  file})
 	if err != nil {

@@ -17,8 +17,10 @@ import (
 	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // A promised length is believed once that many bytes have come.
@@ -51,15 +53,15 @@ func TestPromisedLengthsReserveNothing(t *testing.T) {
 }
 
 func TestClaimAboutAnotherPathIsALie(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "known", random(100))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "known", p2ptest.Random(100))
 	g := (&rogue{claims: func(s network.Stream, r wire.Request) error {
 		_, err := s.Write(append(wire.AppendClaim(nil, info.String(), false), 0)) // nothing further
 		return err
 	}}).start(t)
 	n, _ := runNode(t, s, nil, g)
-	if m, err := n.Lookup(t.Context(), partA); !errors.Is(err, store.ErrNotFound) {
-		t.Errorf("Lookup(%s) = %s, %v, want ErrNotFound", partA, m.Path(), err)
+	if m, err := n.Lookup(t.Context(), p2ptest.PartA); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Lookup(%s) = %s, %v, want ErrNotFound", p2ptest.PartA, m.Path(), err)
 	}
 	eventually(t, "struck", func() bool { return strikesOf(n, g) > 0 }) // on a busy machine after Lookup has given up
 	if got := strikesOf(n, g); got != 1 {
@@ -69,7 +71,7 @@ func TestClaimAboutAnotherPathIsALie(t *testing.T) {
 
 // The stream lives on after each of these.
 func TestWhatIsNotOfThisNARIsNotHere(t *testing.T) {
-	n, info := sharing(t, random(1000))
+	n, info := sharing(t, p2ptest.Random(1000))
 	s := (&rogue{}).start(t).dial(t, n)
 	defer s.Reset()
 	s.SetDeadline(time.Now().Add(20 * time.Second))
@@ -90,9 +92,9 @@ func TestWhatIsNotOfThisNARIsNotHere(t *testing.T) {
 }
 
 func TestSilentBlockEndsInTime(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, _ := s.sign(t, "small", nar)
+	info, _ := s.Sign(t, "small", nar)
 	silent := make(chan struct{})
 	defer close(silent)
 	g := (&rogue{info: info, nar: nar, block: func(network.Stream, int, []byte) error { <-silent; return errEnd }}).start(t)
@@ -122,9 +124,9 @@ func TestSilentBlockEndsInTime(t *testing.T) {
 
 // No block of a fetch can trickle for ever: the deadline of the last one is recorded in the kept stream.
 func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	fetchAll(t, n, m, nar)
@@ -141,7 +143,7 @@ func TestBlocksOfAFetchHaveADeadline(t *testing.T) {
 }
 
 func TestThreeLiesAreABan(t *testing.T) {
-	n, _ := sharing(t, random(10))
+	n, _ := sharing(t, p2ptest.Random(10))
 	id := (&rogue{}).start(t).ID()
 	for lies := 1; lies <= strikesToBan; lies++ {
 		n.ledger.Strike(id, errors.New("lied"))
@@ -154,9 +156,9 @@ func TestThreeLiesAreABan(t *testing.T) {
 
 // A peer that has sent a wrong NAR is asked no more in that fetch, even if no other has the NAR.
 func TestOneFetchGetsOneWrongNAR(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
 		lie := bytes.Clone(b)
 		lie[0] ^= 1
@@ -174,12 +176,12 @@ func TestOneFetchGetsOneWrongNAR(t *testing.T) {
 
 // A NAR in the spool has its hash, but a content address may ask for more: here, that it is a plain file's.
 func TestSpooledNARIsCheckedForEachPath(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	_, signed := s.sign(t, "signed", nar)
+	_, signed := s.Sign(t, "signed", nar)
 	flat := flatPath(t, "flat", []byte("contents"))
 	flat.NarHash, flat.NarSize = sha256.Sum256(nar), int64(len(nar))
-	claimed, err := s.keys.Check(flat)
+	claimed, err := s.Keys.Check(flat)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,13 +15,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust/trusttest"
 )
 
 // chain makes a closure of count paths, each of which refers to the next.
-func (s signer) chain(t testing.TB, name string, count int) []store.Info {
+func chain(t testing.TB, s trusttest.Signer, name string, count int) []store.Info {
 	t.Helper()
 	var infos []store.Info
 	for i := range count {
@@ -36,7 +37,7 @@ func (s signer) chain(t testing.TB, name string, count int) []store.Info {
 		if i+1 < count {
 			infos[i].References = []store.Path{infos[i+1].Path}
 		}
-		infos[i] = trusttest.Sign(t, s.secret, infos[i])
+		infos[i] = trusttest.Sign(t, s.Secret, infos[i])
 	}
 	return infos
 }
@@ -68,12 +69,12 @@ func (g *rogue) withFurther(asked *atomic.Int64, further ...furtherClaim) func(n
 func lookupAndHear(t *testing.T, n *Node, hp store.HashPart) {
 	t.Helper()
 	find(t, n, hp)
-	n.Lookup(t.Context(), partB) // its answer comes after that, and no neighbour has it
+	n.Lookup(t.Context(), p2ptest.PartB) // its answer comes after that, and no neighbour has it
 }
 
 func TestClosureComesWithItsFirstPath(t *testing.T) {
-	s := newSigner(t)
-	infos := s.chain(t, "chain", 5)
+	s := trusttest.NewSigner(t)
+	infos := chain(t, s, "chain", 5)
 	g := &rogue{info: infos[0]}
 	var asked atomic.Int64
 	var further []furtherClaim
@@ -99,8 +100,8 @@ func TestClosureComesWithItsFirstPath(t *testing.T) {
 }
 
 func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
-	s := newSigner(t)
-	infos := s.chain(t, "chain", 2)
+	s := trusttest.NewSigner(t)
+	infos := chain(t, s, "chain", 2)
 	teller, other := &rogue{info: infos[0]}, (&rogue{info: infos[1]}).start(t)
 	var asked atomic.Int64
 	teller.claims = teller.withFurther(&asked, furtherClaim{infos[1].Path.HashPart(), infos[1].String()})
@@ -117,9 +118,9 @@ func TestNeighboursWithoutToldClaimAreAsked(t *testing.T) {
 
 // The claim about a path with 17,000 references takes more than a megabyte.
 func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, _ := s.sign(t, "many-refs", nar)
+	info, _ := s.Sign(t, "many-refs", nar)
 	for i := range 17_000 {
 		sum := sha256.Sum256(fmt.Append(nil, i))
 		ref, err := store.ParsePathName(fmt.Sprintf("%s-ref-%d-%s", nixbase32.EncodeToString(sum[:20]), i, strings.Repeat("x", 20)))
@@ -129,11 +130,11 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 		info.References = append(info.References, ref)
 	}
 	info.References = store.SortPaths(info.References)
-	info = trusttest.Sign(t, s.secret, info)
+	info = trusttest.Sign(t, s.Secret, info)
 	if got := len(info.String()); got <= store.MaxInfoLen {
 		t.Fatalf("the claim has %d bytes, want more than %d", got, store.MaxInfoLen)
 	}
-	small, _ := s.sign(t, "small", nar)
+	small, _ := s.Sign(t, "small", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	mem.Add(small, nar)
@@ -151,8 +152,8 @@ func TestClaimLongerThanTheWireAllowsIsNotHere(t *testing.T) {
 }
 
 func TestForgedFurtherClaimsAreNotBelieved(t *testing.T) {
-	s := newSigner(t)
-	infos := s.chain(t, "chain", 3)
+	s := trusttest.NewSigner(t)
+	infos := chain(t, s, "chain", 3)
 	forged := infos[1]
 	forged.NarHash[0]++
 	g := &rogue{info: infos[0]}
@@ -177,13 +178,13 @@ func TestForgedFurtherClaimsAreNotBelieved(t *testing.T) {
 }
 
 func TestFloodOfFurtherClaims(t *testing.T) {
-	s := newSigner(t)
-	infos := s.chain(t, "chain", 1)
+	s := trusttest.NewSigner(t)
+	infos := chain(t, s, "chain", 1)
 	g := &rogue{info: infos[0]}
 	var asked atomic.Int64
 	flood := make([]furtherClaim, 10*wire.MaxFurther)
 	for i := range flood {
-		flood[i] = furtherClaim{partA, "x"}
+		flood[i] = furtherClaim{p2ptest.PartA, "x"}
 	}
 	g.claims = g.withFurther(&asked, flood...)
 	n, _ := runNode(t, s, nil, g.start(t))
@@ -220,8 +221,8 @@ func sharedOn(t *testing.T, s network.Stream, parts ...store.HashPart) (claims [
 }
 
 func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
-	s := newSigner(t)
-	infos := s.chain(t, "chain", wire.MaxFurther+10)
+	s := trusttest.NewSigner(t)
+	infos := chain(t, s, "chain", wire.MaxFurther+10)
 	mem := new(store.Mem)
 	unsigned := 3
 	for i, info := range infos {
@@ -230,12 +231,12 @@ func TestTellsOfAClosureOnceAndOfNothingElse(t *testing.T) {
 		}
 		mem.Add(info, make([]byte, 8))
 	}
-	alone := s.chain(t, "alone", 1)[0]
+	alone := chain(t, s, "alone", 1)[0]
 	mem.Add(alone, make([]byte, 8))
 	n, _ := runNode(t, s, []store.Source{mem})
 	g := (&rogue{}).start(t)
 
-	claims, further := shared(t, n, g, infos[0].Path.HashPart(), partB)
+	claims, further := shared(t, n, g, infos[0].Path.HashPart(), p2ptest.PartB)
 	if claims[0] != infos[0].String() || claims[1] != "" {
 		t.Errorf("claims are %q, want the first and nothing", claims)
 	}

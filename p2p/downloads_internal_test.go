@@ -9,23 +9,25 @@ import (
 	"time"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/trust/trusttest"
 )
 
 // The spool has room for one draft, so a second draft of the same NAR would fail.
 func TestConcurrentFetchesOfANARHaveOneDraft(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(store.BlockSize)
-	_, m := s.sign(t, "one", nar)
+	_, m := s.Sign(t, "one", nar)
 	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1, MaxBytes: m.NarSize() * 3 / 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer sp.Close()
-	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: s.keys,
-		Sharing: SharingConfig{Keys: s.keys}, Spool: sp})
+	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: s.Keys,
+		Sharing: SharingConfig{Keys: s.Keys}, Spool: sp})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +62,7 @@ func TestConcurrentFetchesOfANARHaveOneDraft(t *testing.T) {
 // Neighbours that asked for the NAR have gone; this machine's Nix still waits for it.
 func TestDownloadForNeighboursGoesOnWhileNixWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, m := newSigner(t).sign(t, "one", randomNAR(1000))
+		_, m := trusttest.NewSigner(t).Sign(t, "one", randomNAR(1000))
 		px := &proxy{jobs: newProxyDownloads(1 << 20)}
 		var ended atomic.Bool
 		if _, mine := px.jobs.begin(netip.MustParseAddr("10.0.0.1"), m, func() { ended.Store(true) }); !mine {

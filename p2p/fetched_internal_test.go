@@ -7,18 +7,19 @@ import (
 
 	"narbor/p2p/fetch"
 	"narbor/store/spool"
+	"narbor/trust/trusttest"
 )
 
 // Neighbours ask for arriving NARs all the time, also at the moment of their arrival.
 func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
-	signer := newSigner(t)
+	signer := trusttest.NewSigner(t)
 	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer spool.Close()
 	nar := randomNAR(1000)
-	_, first := signer.sign(t, "first", nar)
+	_, first := signer.Sign(t, "first", nar)
 	draft, err := spool.Create(first.NarHash(), first.NarSize())
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +34,7 @@ func TestArrivedNARIsFoundDespiteConcurrentQuestions(t *testing.T) {
 	defer sp.Close()
 	f := newFetched(spool)
 	for i := range 500 {
-		_, m := signer.sign(t, fmt.Sprintf("p%d", i), nar)
+		_, m := signer.Sign(t, fmt.Sprintf("p%d", i), nar)
 		hp := m.Path().HashPart()
 		fl := f.begin(&flight{Session: fetch.New(&fetch.Deps{}, m, nil, m, true)})
 		stop, missed := make(chan struct{}), 0

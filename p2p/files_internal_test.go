@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"io"
 	"testing"
@@ -12,23 +11,8 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
-
-// fileNamed makes the unsigned path of a file, and its NAR.
-func fileNamed(t testing.TB, name string, contents []byte) (store.Info, []byte, trust.File) {
-	t.Helper()
-	sum := sha256.Sum256(contents)
-	f, err := trust.ParseFile("sha256", hex.EncodeToString(sum[:]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := store.ParsePathName(string(f.PathCalled(name)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	nar := FileNAR(contents)
-	return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: f.String()}, nar, f
-}
 
 // fileHolder is a rogue that has a file, and tells of it by that claim.
 func fileHolder(t testing.TB, info store.Info, nar []byte, claim string) *rogue {
@@ -52,10 +36,10 @@ func filesOf(t testing.TB, n *Node, f trust.File, do func([]trust.Mapping) bool)
 
 // A claim about a file that its path does not prove is a lie.
 func TestFalseClaimsAboutAFileAreStruck(t *testing.T) {
-	info, nar, f := fileNamed(t, "wanted", []byte("wanted"))
-	another, _, g := fileNamed(t, "another", []byte("another"))
-	signer := newSigner(t)
-	signed, _ := signer.signPath(t, info.Path, nar)
+	info, nar, f := trusttest.FetchedFile(t, "wanted", []byte("wanted"))
+	another, _, g := trusttest.FetchedFile(t, "another", []byte("another"))
+	signer := trusttest.NewSigner(t)
+	signed, _ := signer.SignPath(t, info.Path, nar)
 	signed.CA = info.CA
 	with := func(edit func(*store.Info)) string {
 		i := info
@@ -96,7 +80,7 @@ func TestFalseClaimsAboutAFileAreStruck(t *testing.T) {
 
 // Of claims that differ, the one of most neighbours is tried first, and few are tried at all.
 func TestClaimsAboutAFileAreFew(t *testing.T) {
-	info, nar, f := fileNamed(t, "wanted", []byte("wanted"))
+	info, nar, f := trusttest.FetchedFile(t, "wanted", []byte("wanted"))
 	var holders []*rogue
 	for range 2 {
 		holders = append(holders, fileHolder(t, info, nar, info.String()))
@@ -106,7 +90,7 @@ func TestClaimsAboutAFileAreFew(t *testing.T) {
 		made.NarHash[0] ^= byte(i + 1)
 		holders = append(holders, fileHolder(t, made, nar, made.String()))
 	}
-	n, _ := runNode(t, newSigner(t), nil, holders...)
+	n, _ := runNode(t, trusttest.NewSigner(t), nil, holders...)
 	found, err := filesOf(t, n, f, func(found []trust.Mapping) bool { return len(found) == 4 && found[0].NarHash() == info.NarHash })
 	if err != nil || len(found) != 4 {
 		t.Fatalf("Files = %v, %v, want 4 claims", found, err)
@@ -136,10 +120,10 @@ func TestClaimsAboutAFileAreFew(t *testing.T) {
 
 // A NAR that has the NarHash of a claim, and is another file, does not reach Nix.
 func TestFileIsVerifiedByTheHashAskedFor(t *testing.T) {
-	info, _, f := fileNamed(t, "wanted", []byte("wanted"))
+	info, _, f := trusttest.FetchedFile(t, "wanted", []byte("wanted"))
 	nar := FileNAR([]byte("evil"))
 	info.NarHash, info.NarSize = sha256.Sum256(nar), int64(len(nar))
-	n, _ := runNode(t, newSigner(t), nil, fileHolder(t, info, nar, info.String()))
+	n, _ := runNode(t, trusttest.NewSigner(t), nil, fileHolder(t, info, nar, info.String()))
 	found, err := filesOf(t, n, f, func(found []trust.Mapping) bool { return len(found) == 1 })
 	if err != nil || len(found) != 1 {
 		t.Fatalf("Files = %v, %v, want the claim", found, err)

@@ -18,12 +18,14 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // The fields of a proof of a group's secret, and the protocol after it: see the package comment.
@@ -41,15 +43,15 @@ type grouped struct {
 }
 
 // newGrouped runs a node with a secret, or none, that shares src and knows others.
-func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others ...host.Host) grouped {
+func newGrouped(t *testing.T, s trusttest.Signer, secret []byte, src store.Source, others ...host.Host) grouped {
 	t.Helper()
 	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	core, logs := observer.New(zap.InfoLevel)
-	cfg := Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.New(core)}, Trusted: s.keys,
-		Sharing:     SharingConfig{Keys: s.keys, Sources: []store.Source{src}},
+	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t), Log: zap.New(core)}, Trusted: s.Keys,
+		Sharing:     SharingConfig{Keys: s.Keys, Sources: []store.Source{src}},
 		Spool:       spool,
 		GroupSecret: secret}
 	for _, o := range others {
@@ -73,9 +75,9 @@ func newGrouped(t *testing.T, s signer, secret []byte, src store.Source, others 
 }
 
 func TestGroupsKeepToThemselves(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(3 * store.BlockSize)
-	info, m := s.sign(t, "shared", nar)
+	info, m := s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	for name, secret := range map[string][]byte{"another secret": secretB, "no secret": nil} {
@@ -121,9 +123,9 @@ func TestGroupsKeepToThemselves(t *testing.T) {
 
 // A peer without a proof is not answered, whatever it sends, and is not struck.
 func TestOutsidersAreNotAnswered(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, _ := s.sign(t, "shared", nar)
+	info, _ := s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	n := newGrouped(t, s, secretA, mem)
@@ -144,7 +146,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 	}
 	for name, prove := range map[string]func(st network.Stream, heard []byte){
 		"nothing":       func(network.Stream, []byte) {},
-		"noise":         func(st network.Stream, _ []byte) { st.Write(random(proofLen)) },
+		"noise":         func(st network.Stream, _ []byte) { st.Write(p2ptest.Random(proofLen)) },
 		"what it heard": func(st network.Stream, heard []byte) { st.Write(heard) },
 	} {
 		st, err := g.NewStream(t.Context(), n.lan.Host().ID(), peers.GroupProtocol)
@@ -152,7 +154,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 			t.Fatal(err)
 		}
 		st.SetDeadline(time.Now().Add(20 * time.Second))
-		st.Write(random(nonceLen))
+		st.Write(p2ptest.Random(nonceLen))
 		heard := make([]byte, nonceLen+proofLen)
 		if _, err := io.ReadFull(st, heard); err != nil {
 			t.Fatalf("%s: no nonce: %v", name, err)
@@ -186,7 +188,7 @@ func TestOutsidersAreNotAnswered(t *testing.T) {
 
 // A member must prove itself anew once its connections have ended.
 func TestMembershipEndsWithTheConnection(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	a := newGrouped(t, s, secretA, new(store.Mem))
 	b := newGrouped(t, s, secretA, new(store.Mem), a.lan.Host())
 	id := b.lan.Host().ID()
@@ -196,7 +198,7 @@ func TestMembershipEndsWithTheConnection(t *testing.T) {
 }
 
 func TestShortSecretsAreRefused(t *testing.T) {
-	cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: new(trust.Keys),
+	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: new(trust.Keys),
 		Sharing:     SharingConfig{Keys: new(trust.Keys)},
 		GroupSecret: bytes.Repeat([]byte("x"), 15)}
 	if _, err := New(cfg); err == nil {
@@ -206,12 +208,12 @@ func TestShortSecretsAreRefused(t *testing.T) {
 
 // A peer that answers a proof without knowing the secret, or by sending back what it received, is not asked.
 func TestImpostorsAreNotAsked(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	impostor := (&rogue{}).start(t)
 	var proofs, asked atomic.Int64
 	impostor.SetStreamHandler(peers.GroupProtocol, func(st network.Stream) {
 		defer proofs.Add(1)
-		answer := random(nonceLen + proofLen)
+		answer := p2ptest.Random(nonceLen + proofLen)
 		if _, err := io.ReadFull(st, answer[:nonceLen]); err != nil {
 			return
 		}
@@ -224,7 +226,7 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 	})
 	n := newGrouped(t, s, secretA, new(store.Mem), impostor.Host)
 	eventually(t, "tried a proof", func() bool { return proofs.Load() > 0 && len(n.Status().OtherGroup) == 1 })
-	info, _ := s.sign(t, "wanted", randomNAR(100))
+	info, _ := s.Sign(t, "wanted", randomNAR(100))
 	if _, err := n.Lookup(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("Lookup = %v, want ErrNotFound", err)
 	}
@@ -239,7 +241,7 @@ func TestImpostorsAreNotAsked(t *testing.T) {
 
 // Own builds are for members, so a circle without a group would give them to all neighbours.
 func TestCircleWithoutAGroupIsAnError(t *testing.T) {
-	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: new(trust.Keys),
+	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: new(trust.Keys),
 		Sharing: SharingConfig{Keys: new(trust.Keys), Circle: new(trust.Keys)}})
 	if err == nil {
 		n.lan.Host().Close()

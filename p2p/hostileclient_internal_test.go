@@ -13,14 +13,16 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // sharing is a node that shares one path.
 func sharing(t testing.TB, nar []byte) (n *Node, info store.Info) {
-	s := newSigner(t)
-	info, _ = s.sign(t, "shared", nar)
+	s := trusttest.NewSigner(t)
+	info, _ = s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	n, _ = runNode(t, s, []store.Source{mem})
@@ -47,7 +49,7 @@ func TestBrokenRequestsCostTheirSender(t *testing.T) {
 	good := wire.AppendRequest(nil, blockRequest(info, 0))
 	for name, in := range map[string][]byte{
 		"65 KiB":         append([]byte{0x80, 0x80, 0x04}, make([]byte, 1<<16)...),
-		"garbage":        random(3000),
+		"garbage":        p2ptest.Random(3000),
 		"empty":          {0},
 		"endless length": bytes.Repeat([]byte{0xff}, 100),
 		"unknown kind":   {1, 99},
@@ -131,11 +133,11 @@ func (n countedNAR) Close() error {
 }
 
 func TestRunLeavesNothingBehind(t *testing.T) {
-	defer leavesNothing(t)()
+	defer p2ptest.LeavesNothing(t)()
 	t.Run("", func(t *testing.T) {
-		s := newSigner(t)
+		s := trusttest.NewSigner(t)
 		nar := randomNAR(20 * store.BlockSize)
-		info, m := s.sign(t, "shared", nar)
+		info, m := s.Sign(t, "shared", nar)
 		src := &counted{Source: new(store.Mem)}
 		src.Source.(*store.Mem).Add(info, nar)
 		quick := (&rogue{info: info, nar: nar}).start(t)

@@ -46,11 +46,11 @@ func offer(t testing.TB, s network.Stream, claim store.Info) bool {
 
 // A hostile peer's offers make a holder share nothing, whatever their number; and another peer's offer is taken after them.
 func TestHostileOffers(t *testing.T) {
-	s, other, nar := newSigner(t), newSigner(t), randomNAR(1000)
-	signed, _ := s.sign(t, "image", nar)
-	another, _ := s.sign(t, "another", nar)
-	poison, _ := s.sign(t, "image", randomNAR(2000))
-	forged, _ := other.sign(t, "image", nar)
+	s, other, nar := trusttest.NewSigner(t), trusttest.NewSigner(t), randomNAR(1000)
+	signed, _ := s.Sign(t, "image", nar)
+	another, _ := s.Sign(t, "another", nar)
+	poison, _ := s.Sign(t, "image", randomNAR(2000))
+	forged, _ := other.Sign(t, "image", nar)
 	swapped, unsigned := signed, signed
 	swapped.Signatures, unsigned.Signatures = another.Signatures, nil
 	book, err := offered.Open("")

@@ -2,9 +2,7 @@ package p2p
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"io"
 	"os"
@@ -14,21 +12,21 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
-	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 var errEnd = errors.New("end of the stream") // makes a rogue reset
 
 // ghost is a neighbour that has no connection any more and is still listed as a holder.
 func ghost(t testing.TB, n *Node) *peers.Neighbour {
-	id, err := peer.IDFromPrivateKey(newTestIdentity(t))
+	id, err := peer.IDFromPrivateKey(p2ptest.NewIdentity(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,9 +42,9 @@ type knownHolders struct {
 func (k knownHolders) Holders(context.Context, trust.Mapping, bool) []fetch.Holder { return k.holders }
 
 func TestDepartedHoldersDelayNoFetch(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	honest := n.neighbours.All()[0]
@@ -87,9 +85,9 @@ func (l lateHolders) Holders(_ context.Context, _ trust.Mapping, again bool) []f
 
 // Neighbours are asked once more before a NAR is given up because the holders that are known are none to fetch from.
 func TestNeighboursAreAskedAgainBeforeANARIsNotFound(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	n, _ := runNode(t, s, nil, (&rogue{info: info, nar: nar}).start(t))
 	draft, err := n.cfg.Spool.Create(m.NarHash(), m.NarSize())
 	if err != nil {
@@ -124,9 +122,9 @@ func trickle(s network.Stream, _ int, b []byte) error {
 }
 
 func TestTricklingHoldersAreOvertaken(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	honest := (&rogue{info: info, nar: nar}).start(t)
 	rogues := []*rogue{honest}
 	for range fetch.MaxRequests {
@@ -142,9 +140,9 @@ func TestTricklingHoldersAreOvertaken(t *testing.T) {
 }
 
 func TestTrickledBlockEndsInTime(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, _ := s.sign(t, "small", nar)
+	info, _ := s.Sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar, block: trickle}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	ex, err := n.neighbours.All()[0].Open(t.Context(), peers.ReadStall)
@@ -188,9 +186,9 @@ func TestOnlyHolderMayFailOnce(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSigner(t)
+			s := trusttest.NewSigner(t)
 			nar := randomNAR(3*store.BlockSize + 5)
-			info, m := s.sign(t, "big", nar)
+			info, m := s.Sign(t, "big", nar)
 			var blocks atomic.Int64
 			g := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
 				if blocks.Add(1) == 2 {
@@ -227,9 +225,9 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newSigner(t)
+			s := trusttest.NewSigner(t)
 			nar := randomNAR(1000)
-			info, m := s.sign(t, "small", nar)
+			info, m := s.Sign(t, "small", nar)
 			bad := (&rogue{info: info, nar: nar, block: c.block}).start(t)
 			var n *Node
 			running := make(chan struct{})
@@ -259,9 +257,9 @@ func TestBrokenAnswersCostTheirSender(t *testing.T) {
 }
 
 func TestStreamsAreKeptBetweenNARs(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	g := (&rogue{info: info, nar: nar}).start(t)
 	n, _ := runNode(t, s, nil, g)
 	for range 50 {
@@ -279,8 +277,8 @@ func TestStreamsAreKeptBetweenNARs(t *testing.T) {
 }
 
 func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "small", randomNAR(1000))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "small", randomNAR(1000))
 	g := &rogue{info: info}
 	var asked atomic.Int64
 	ended := make(chan struct{})
@@ -304,23 +302,13 @@ func TestSilentNeighbourIsWaitedForAgainOnANewStream(t *testing.T) {
 	find(t, n, hp) // the first questions may come before this side has noticed
 }
 
-// contentAddressed is a path that needs no signature.
-func contentAddressed(t testing.TB, name string, nar []byte) (path store.Path, ca string) {
-	hash := store.Hash(sha256.Sum256(nar))
-	sum := sha256.Sum256([]byte("source:sha256:" + hex.EncodeToString(hash[:]) + ":" + store.Dir + ":" + name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(nixhash.CompressHash(sum[:], 20)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path, "fixed:r:" + hash.String()
-}
-
 func TestWrongSizeOfAContentAddressedPathHurtsItsSenderAlone(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(store.BlockSize + 1000)
-	path, ca := contentAddressed(t, "source", nar)
-	info, m := s.signPath(t, path, nar)
-	wrong := store.Info{Path: path, NarHash: info.NarHash, NarSize: info.NarSize - 1, CA: ca}
+	wrong := trusttest.SourceClaim(t, "source", nar)
+	path := wrong.Path
+	wrong.NarSize--
+	info, m := s.SignPath(t, path, nar)
 	heard := make(chan struct{})
 	liar := (&rogue{info: wrong, nar: nar[:len(nar)-1]}).start(t)
 	honest := &rogue{info: info, nar: nar}

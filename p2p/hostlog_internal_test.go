@@ -8,12 +8,13 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 )
 
 func TestNodeLogsNoStandIns(t *testing.T) {
 	core, logs := observer.New(zapcore.InfoLevel)
-	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.New(core)}})
+	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t), Log: zap.New(core)}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"narbor/p2p/fetch"
 	"narbor/store/upstream"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // lateLiars is a swarm in which one more holder is found each time that the upstream is asked for the NAR.
@@ -34,9 +35,9 @@ func (l lateLiars) Known(trust.Mapping) []fetch.Holder {
 // Neighbours that send wrong blocks before the upstream has sent the NAR do not use up the attempts at the upstream,
 // and after two of them it is asked alone.
 func TestUpstreamIsAskedAgainAfterLiarsWereFaster(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	const liars, attempts = 4, 2 // an upstream has as many attempts
 	var asked atomic.Int64
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

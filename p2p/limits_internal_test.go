@@ -2,21 +2,17 @@ package p2p
 
 import (
 	"crypto/sha256"
-	"net/netip"
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
-// numbered returns a different address for each i.
-func numbered(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
-}
-
 func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
-	parts := words(0, maxInfos+10)
+	n, _ := runNode(t, trusttest.NewSigner(t), nil)
+	parts := p2ptest.HashParts(0, maxInfos+10)
 	for name, m := range map[string]struct {
 		limit int
 		add   func(i int)
@@ -26,7 +22,7 @@ func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
 		"failed downloads": {maxFailed, func(i int) {
 			n.proxy.jobs.failed.Add(sha256.Sum256([]byte{byte(i >> 8), byte(i)}), time.Time{})
 		}, n.proxy.jobs.failed.Len},
-		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(numbered(i), 0, time.Time{}) },
+		"addresses that had downloads": {maxAskerAddrs, func(i int) { n.proxy.jobs.spend(p2ptest.Addr(i), 0, time.Time{}) },
 			n.proxy.jobs.each.Len},
 	} {
 		for i := range m.limit + 10 {

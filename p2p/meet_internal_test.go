@@ -21,6 +21,7 @@ import (
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // askPeers opens a stream to a node and returns its answer about its neighbours. A node that refuses may reset the stream
@@ -38,7 +39,7 @@ func (g *rogue) askPeers(t *testing.T, n *Node) ([]byte, error) {
 }
 
 func TestNeighboursAreToldOfSeldom(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
+	n, _ := runNode(t, trusttest.NewSigner(t), nil)
 	g := (&rogue{}).start(t)
 	g.dial(t, n)
 	refused := 0
@@ -61,7 +62,7 @@ func TestNeighboursAreToldOfSeldom(t *testing.T) {
 
 // A machine that restarts is dialled by its neighbours while it starts, once it listens.
 func TestPeerThatConnectsBeforeRunIsANeighbour(t *testing.T) {
-	n, closeSpool := newNodeAs(t, newSigner(t), func(*Config) {})
+	n, closeSpool := newNodeAs(t, trusttest.NewSigner(t), func(*Config) {})
 	g := (&rogue{}).start(t)
 	g.connect(t, n, "/ip4/127.0.0.1")
 	eventually(t, "told by identify", func() bool {
@@ -73,7 +74,7 @@ func TestPeerThatConnectsBeforeRunIsANeighbour(t *testing.T) {
 }
 
 func TestOutsidersAreToldOfNoPeers(t *testing.T) {
-	n := newGrouped(t, newSigner(t), secretA, new(store.Mem))
+	n := newGrouped(t, trusttest.NewSigner(t), secretA, new(store.Mem))
 	g := (&rogue{}).start(t)
 	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
@@ -101,7 +102,7 @@ func (g *rogue) askDialBack(t *testing.T, n *Node, port uint16) ([]byte, error) 
 }
 
 func TestDialBackToALowPortIsAViolation(t *testing.T) {
-	n, _ := runNode(t, newSigner(t), nil)
+	n, _ := runNode(t, trusttest.NewSigner(t), nil)
 	g := (&rogue{}).start(t)
 	g.dial(t, n)
 	if b, err := g.askDialBack(t, n, 6273); err != nil || !bytes.Equal(b, []byte{0}) || strikesOf(n, g) != 0 {
@@ -114,7 +115,7 @@ func TestDialBackToALowPortIsAViolation(t *testing.T) {
 }
 
 func TestDialBackIsForMembersOnly(t *testing.T) {
-	n := newGrouped(t, newSigner(t), secretA, new(store.Mem))
+	n := newGrouped(t, trusttest.NewSigner(t), secretA, new(store.Mem))
 	g := (&rogue{}).start(t)
 	addr := ma.StringCast(fmt.Sprintf("/ip4/127.0.0.1/tcp/%d", transport.ListenPort(n.lan.Host())))
 	if err := g.Connect(t.Context(), peer.AddrInfo{ID: n.lan.Host().ID(), Addrs: []ma.Multiaddr{addr}}); err != nil {
@@ -154,7 +155,7 @@ func TestNeighboursTellNames(t *testing.T) {
 	for _, name := range []string{"", "\x1b[2J\r\n\x00", "a\u202eb", "<script>alert(1)</script>", strings.Repeat("n", 1<<20)} {
 		add(name, "")
 	}
-	n, _ := runNodeAs(t, newSigner(t), func(cfg *Config) { cfg.Name = "desk" }, all...)
+	n, _ := runNodeAs(t, trusttest.NewSigner(t), func(cfg *Config) { cfg.Name = "desk" }, all...)
 	eventually(t, "every neighbour has been asked", func() bool {
 		st := n.Status()
 		named := 0

@@ -17,12 +17,14 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/store/upstream"
+	"narbor/trust/trusttest"
 )
 
 func TestHalfOfWhatIsLeftIsForOneAddress(t *testing.T) {
@@ -57,13 +59,13 @@ func TestHalfOfWhatIsLeftIsForOneAddress(t *testing.T) {
 
 // Two peers at one address ask for a path each, of which a third of the budget takes one: only one of them gets it.
 func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(2 * store.BlockSize)
-	first, _ := s.sign(t, "first", nar)
+	first, _ := s.Sign(t, "first", nar)
 	nar2 := randomNAR(len(nar))
-	second, _ := s.sign(t, "second", nar2)
+	second, _ := s.Sign(t, "second", nar2)
 	web, more := newOneCache(t, first, nar), newOneCache(t, second, nar2)
-	other, _ := s.sign(t, "other", nar)
+	other, _ := s.Sign(t, "other", nar)
 	g, again := (&rogue{info: other, nar: nar}).start(t), (&rogue{info: other, nar: nar}).start(t)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
 		cfg.Sharing.Sources, cfg.Upstreams.Caches = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, ""), more.open(t, "")}
@@ -84,9 +86,9 @@ func TestOneAddressHasOneShareOfTheBudget(t *testing.T) {
 
 func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 	nar := randomNAR(store.BlockSize)
-	mine, theirs := newSigner(t), newSigner(t)
+	mine, theirs := trusttest.NewSigner(t), trusttest.NewSigner(t)
 	for _, shared := range []bool{true, false} {
-		info, m := mine.sign(t, "own", nar)
+		info, m := mine.Sign(t, "own", nar)
 		spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 		if err != nil {
 			t.Fatal(err)
@@ -97,12 +99,12 @@ func TestWhatMayNotBeSharedIsNotFetchedForOthers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer up.Close()
-		cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: mine.keys,
-			Sharing:   SharingConfig{Keys: mine.keys, Sources: []store.Source{new(store.Mem)}},
+		cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: mine.Keys,
+			Sharing:   SharingConfig{Keys: mine.Keys, Sources: []store.Source{new(store.Mem)}},
 			Spool:     spool,
 			Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}}
 		if !shared {
-			cfg.Sharing.Keys = theirs.keys
+			cfg.Sharing.Keys = theirs.Keys
 		}
 		n, err := New(cfg)
 		if err != nil {
@@ -150,7 +152,7 @@ func (nobodyConn) RemotePeer() peer.ID           { return "asker" }
 func (nobodyConn) RemoteMultiaddr() ma.Multiaddr { return ma.StringCast("/ip4/192.0.2.1/tcp/1") }
 
 // helper returns a node that fetches for others from an upstream which has one path, and a function that asks it to.
-func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFunc) (*Node, func() wire.Verdict) {
+func helper(t *testing.T, signer trusttest.Signer, info store.Info, archive http.HandlerFunc) (*Node, func() wire.Verdict) {
 	t.Helper()
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, ".narinfo") {
@@ -170,8 +172,8 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { up.Close() })
-	n, err := New(Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: signer.keys,
-		Sharing:   SharingConfig{Keys: signer.keys, Sources: []store.Source{new(store.Mem)}},
+	n, err := New(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: signer.Keys,
+		Sharing:   SharingConfig{Keys: signer.Keys, Sources: []store.Source{new(store.Mem)}},
 		Spool:     spool,
 		Upstreams: UpstreamConfig{Caches: []*upstream.Cache{up}}})
 	if err != nil {
@@ -191,8 +193,8 @@ func helper(t *testing.T, signer signer, info store.Info, archive http.HandlerFu
 }
 
 func TestPeerWithoutQuestionsLeftGetsNoAnswer(t *testing.T) {
-	signer := newSigner(t)
-	info, _ := signer.sign(t, "wanted", randomNAR(1000))
+	signer := trusttest.NewSigner(t)
+	info, _ := signer.Sign(t, "wanted", randomNAR(1000))
 	n, _ := helper(t, signer, info, nil)
 	c := n.server.ClientOn(nobodyConn{})
 	answer := func() wire.Verdict {
@@ -225,9 +227,9 @@ func until(t *testing.T, ask func() wire.Verdict) wire.Verdict {
 
 // All machines of a LAN that begins to build ask the elected one at once.
 func TestConcurrentAskersAreAllHelped(t *testing.T) {
-	signer := newSigner(t)
+	signer := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
-	info, _ := signer.sign(t, "wanted", nar)
+	info, _ := signer.Sign(t, "wanted", nar)
 	var sent atomic.Int32
 	slow := make(chan struct{})
 	n, ask := helper(t, signer, info, func(w http.ResponseWriter, _ *http.Request) {
@@ -266,8 +268,8 @@ func TestConcurrentAskersAreAllHelped(t *testing.T) {
 }
 
 func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
-	signer := newSigner(t)
-	info, _ := signer.sign(t, "wanted", randomNAR(4*store.BlockSize))
+	signer := trusttest.NewSigner(t)
+	info, _ := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
 	var asked atomic.Int32
 	var stuck sync.Mutex
 	n, ask := helper(t, signer, info, func(w http.ResponseWriter, r *http.Request) {
@@ -304,8 +306,8 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 }
 
 func TestBudgetIsNotSpentOnWhatDoesNotFit(t *testing.T) {
-	signer := newSigner(t)
-	info, _ := signer.sign(t, "wanted", randomNAR(4*store.BlockSize))
+	signer := trusttest.NewSigner(t)
+	info, _ := signer.Sign(t, "wanted", randomNAR(4*store.BlockSize))
 	n, ask := helper(t, signer, info, http.NotFound)
 	draft, err := n.cfg.Spool.Create(store.Hash{}, n.cfg.Spool.Stats().MaxBytes) // all of the spool
 	if err != nil {

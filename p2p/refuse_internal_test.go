@@ -18,10 +18,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
+	"narbor/trust/trusttest"
 )
 
 // An oneCache is a binary cache of one path, and counts what it is asked.
@@ -62,10 +64,10 @@ func (c *oneCache) open(t *testing.T, user string) *upstream.Cache {
 // A Request to use a machine's upstream is refused under each of these conditions, whether or not the machine offers
 // that, and the upstream is not asked.
 func TestUpstreamsAreNotUsedForOthers(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(3 * store.BlockSize)
-	info, _ := s.sign(t, "wanted", nar)
-	other, _ := s.sign(t, "other", nar)
+	info, _ := s.Sign(t, "wanted", nar)
+	other, _ := s.Sign(t, "other", nar)
 	battery := t.TempDir()
 	if err := os.Mkdir(filepath.Join(battery, "BAT0"), 0o755); err != nil {
 		t.Fatal(err)
@@ -167,9 +169,9 @@ func (g *rogue) begs(t *testing.T, n *Node, info store.Info) (ask, have wire.Ver
 }
 
 func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, _ := s.sign(t, "wanted", nar)
+	info, _ := s.Sign(t, "wanted", nar)
 	web := newOneCache(t, info, nar)
 	n, _ := runNodeAs(t, s, func(cfg *Config) {
 		cfg.Sharing.Sources, cfg.Upstreams.Caches, cfg.GroupSecret = []store.Source{new(store.Mem)}, []*upstream.Cache{web.open(t, "")},
@@ -201,9 +203,9 @@ func TestOutsidersOfAGroupAreNotDownloadedFor(t *testing.T) {
 
 // A machine with an upstream that is down asks a neighbour with the same upstream, which has not noticed that yet.
 func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, _ := s.sign(t, "other", nar)
+	info, _ := s.Sign(t, "other", nar)
 	web := newOneCache(t, info, nar)
 	up := web.open(t, "")
 	web.Close()
@@ -225,13 +227,13 @@ func TestNeighbourIsAskedBrieflyWhileUpstreamIsDown(t *testing.T) {
 	})
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{up} }, g)
 	eventually(t, "with a neighbour to elect", func() bool { return len(n.proxy.proxies()) > 0 })
-	if _, err := n.proxy.upstreams.lookup(t.Context(), words(1, 1)[0]); err == nil || !up.Down() {
+	if _, err := n.proxy.upstreams.lookup(t.Context(), p2ptest.HashParts(1, 1)[0]); err == nil || !up.Down() {
 		t.Fatalf("the upstream is not down: %v", err)
 	}
 	least := infoPatience
 	for i := 0; asked.Load() == 0 || i < 20 && least > infoPatience-peers.InfoTimeout; i++ { // again if this machine was busy
 		began, before := time.Now(), asked.Load()
-		if _, err := n.LookupUpstream(t.Context(), words(i, 1)[0]); err == nil || errors.Is(err, store.ErrNotFound) {
+		if _, err := n.LookupUpstream(t.Context(), p2ptest.HashParts(i, 1)[0]); err == nil || errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("LookupUpstream = %v, want that it cannot be told", err)
 		}
 		if asked.Load() > before {

@@ -16,6 +16,7 @@ import (
 
 	"narbor/store"
 	"narbor/store/spool"
+	"narbor/trust/trusttest"
 )
 
 // asked records which blocks a rogue was asked for.
@@ -62,9 +63,9 @@ func keptSpool(t testing.TB, info store.Info, nar []byte, blocks ...int) *spool.
 
 // A fetch that failed, or that its caller left, is continued from another neighbour, after a restart, too.
 func TestNextFetchGoesOnWithWhatIsThere(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(12*store.BlockSize + 5)
-	info, m := s.sign(t, "big", nar)
+	info, m := s.Sign(t, "big", nar)
 	for name, restart := range map[string]bool{"same process": false, "restarted": true} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -118,9 +119,9 @@ func TestNextFetchGoesOnWithWhatIsThere(t *testing.T) {
 }
 
 func TestNARThatIsWholeOnDiskNeedsNoNeighbour(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(3 * store.BlockSize)
-	info, m := s.sign(t, "whole", nar)
+	info, m := s.Sign(t, "whole", nar)
 	sp := keptSpool(t, info, nar, 0, 1, 2)
 	t.Cleanup(func() { sp.Close() })
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Spool = sp })
@@ -129,9 +130,9 @@ func TestNARThatIsWholeOnDiskNeedsNoNeighbour(t *testing.T) {
 
 // Blocks on disk that are wrong, although their checksums agree, are fetched again. No peer is blamed.
 func TestWrongBlocksOnDiskAreFetchedAgain(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(10 * store.BlockSize)
-	info, m := s.sign(t, "damaged", nar)
+	info, m := s.Sign(t, "damaged", nar)
 	sums := binary.AppendUvarint(nil, 10)
 	for i := range 10 {
 		h := sha256.Sum256(nar[i*store.BlockSize:][:store.BlockLen(info.NarSize, i)])
@@ -178,9 +179,9 @@ func TestWrongBlocksOnDiskAreFetchedAgain(t *testing.T) {
 
 // The blocks of an unfinished NAR stay as they are while no neighbour has it.
 func TestDraftOutlastsAFetchWithoutNeighbours(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
-	info, m := s.sign(t, "lonely", nar)
+	info, m := s.Sign(t, "lonely", nar)
 	sp := keptSpool(t, info, nar, 0, 1)
 	t.Cleanup(func() { sp.Close() })
 	n, stop := runNodeAs(t, s, func(cfg *Config) { cfg.Spool = sp })
@@ -200,9 +201,9 @@ func TestDraftOutlastsAFetchWithoutNeighbours(t *testing.T) {
 
 // Two calls share one fetch. When the caller that began it leaves, the other one goes on with what has come.
 func TestSecondCallerTakesOverAFetch(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(12 * store.BlockSize)
-	info, m := s.sign(t, "shared", nar)
+	info, m := s.Sign(t, "shared", nar)
 	var blocks asked
 	gate := make(chan struct{})
 	g := &rogue{info: info, nar: nar, block: func(s network.Stream, i int, b []byte) error {

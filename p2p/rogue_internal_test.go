@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"io"
@@ -17,9 +16,9 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"go.uber.org/zap"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -27,30 +26,6 @@ import (
 	"narbor/trust"
 	"narbor/trust/trusttest"
 )
-
-// A signer is an upstream for tests that speak the wire format themselves.
-type signer struct {
-	secret signature.SecretKey
-	keys   *trust.Keys
-}
-
-func newSigner(t testing.TB) signer {
-	t.Helper()
-	secret, keys := trusttest.NewKey(t, "upstream-1")
-	return signer{secret, keys}
-}
-
-// sign makes a claim about a path with the NAR nar, and the mapping that it is good for.
-func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
-	t.Helper()
-	return s.signPath(t, trusttest.PathNamed(t, name), nar)
-}
-
-func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
-	t.Helper()
-	info := trusttest.Sign(t, s.secret, store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))})
-	return info, trusttest.Check(t, s.keys, info)
-}
 
 // A rogue is a machine that speaks the wire format as its test wants. Without more it is honest.
 type rogue struct {
@@ -70,7 +45,7 @@ func (g *rogue) start(t testing.TB) *rogue {
 	t.Helper()
 	gate := transport.NewGater(nil, nil)
 	gate.SetNamed("test", []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()})
-	h, err := transport.NewHost(Config{Host: transport.Config{Identity: newTestIdentity(t), Log: zap.NewNop()}}.host(), gate)
+	h, err := transport.NewHost(Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t), Log: zap.NewNop()}}.host(), gate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,12 +154,12 @@ func (g *rogue) connect(t testing.TB, n *Node, ip string) {
 }
 
 // runNode runs a node that knows those rogues, until the test ends.
-func runNode(t testing.TB, s signer, share []store.Source, rogues ...*rogue) (n *Node, stop func()) {
+func runNode(t testing.TB, s trusttest.Signer, share []store.Source, rogues ...*rogue) (n *Node, stop func()) {
 	t.Helper()
 	return runNodeAs(t, s, func(cfg *Config) { cfg.Sharing.Sources = share }, rogues...)
 }
 
-func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, stop func()) {
+func runNodeAs(t testing.TB, s trusttest.Signer, edit func(*Config), rogues ...*rogue) (n *Node, stop func()) {
 	t.Helper()
 	n, closeSpool := newNodeAs(t, s, edit, rogues...)
 	stop = n.runUntil(t, closeSpool)
@@ -194,13 +169,13 @@ func runNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n 
 }
 
 // newNodeAs returns a node that listens and does not run yet, and a function that closes the spool that is made for it.
-func newNodeAs(t testing.TB, s signer, edit func(*Config), rogues ...*rogue) (n *Node, closeSpool func() error) {
+func newNodeAs(t testing.TB, s trusttest.Signer, edit func(*Config), rogues ...*rogue) (n *Node, closeSpool func() error) {
 	t.Helper()
 	spool, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := Config{Host: transport.Config{Identity: newTestIdentity(t)}, Trusted: s.keys, Sharing: SharingConfig{Keys: s.keys},
+	cfg := Config{Host: transport.Config{Identity: p2ptest.NewIdentity(t)}, Trusted: s.Keys, Sharing: SharingConfig{Keys: s.Keys},
 		Spool: spool}
 	for _, g := range rogues {
 		cfg.Discovery.Peers = append(cfg.Discovery.Peers, g.addr())

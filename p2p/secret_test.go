@@ -3,19 +3,17 @@ package p2p_test
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
 	"errors"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
-
 	"narbor/p2p"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A listener is a source that remembers what it was asked.
@@ -41,15 +39,8 @@ func (l *listener) heard(hp store.HashPart) bool {
 // newPrivate returns an upstream with a key of another name than that of newUpstream, and the keys of both.
 func newPrivate(t *testing.T, public signer) (signer, *trust.Keys) {
 	t.Helper()
-	secret, key, err := signature.GenerateKeypair("private-1", rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	both, err := trust.ParseKeys([]string{key.String(), public.secret.ToPublicKey().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	keys, err := trust.ParseKeys([]string{key.String()})
+	secret, keys := trusttest.NewKey(t, "private-1")
+	both, err := trust.ParseKeys([]string{secret.ToPublicKey().String(), public.secret.ToPublicKey().String()})
 	if err != nil {
 		t.Fatal(err)
 	}

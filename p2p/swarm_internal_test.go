@@ -12,10 +12,12 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // all is a bitmap of a NAR that is complete.
@@ -35,9 +37,9 @@ func flip(s network.Stream, _ int, b []byte) error {
 }
 
 func TestRelayOfLieIsNotStruck(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(20*store.BlockSize + 1)
-	info, m := s.sign(t, "big", nar)
+	info, m := s.Sign(t, "big", nar)
 	relay := (&rogue{info: info, nar: nar, have: all(21), block: flip}).start(t)
 	var n *Node
 	var before atomic.Int64
@@ -84,9 +86,9 @@ func forgetNAR(t *testing.T, n *Node, m trust.Mapping) {
 }
 
 func TestRelayedBlocksAreTaken(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(20*store.BlockSize + 1)
-	info, m := s.sign(t, "big", nar)
+	info, m := s.Sign(t, "big", nar)
 	never := func(s network.Stream, _ int, _ []byte) error {
 		_, err := io.Copy(io.Discard, s)
 		return err
@@ -102,9 +104,9 @@ func TestRelayedBlocksAreTaken(t *testing.T) {
 
 func TestPartialPeersAloneAreNotWaitedForForEver(t *testing.T) {
 	t.Parallel()
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
-	info, m := s.sign(t, "big", nar)
+	info, m := s.Sign(t, "big", nar)
 	relay := (&rogue{info: info, nar: nar, have: wire.NewBitmap(4)}).start(t)
 	n, _ := runNode(t, s, nil, relay)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*fetch.PartialStall)
@@ -119,9 +121,9 @@ func TestPartialPeersAloneAreNotWaitedForForEver(t *testing.T) {
 }
 
 // receiving returns a node that has the first of a NAR's blocks and waits for the others, and a stream to it.
-func receiving(t *testing.T, s signer, nar []byte, name string, stored bool) (n *Node, m trust.Mapping, stream network.Stream) {
+func receiving(t *testing.T, s trusttest.Signer, nar []byte, name string, stored bool) (n *Node, m trust.Mapping, stream network.Stream) {
 	t.Helper()
-	info, m := s.sign(t, name, nar)
+	info, m := s.Sign(t, name, nar)
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
 	g := (&rogue{info: info, nar: nar, block: func(s network.Stream, i int, b []byte) error {
@@ -167,7 +169,7 @@ func askedOf(t *testing.T, s network.Stream, r wire.Request, answer int) []byte 
 
 func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 	nar := randomNAR(3 * store.BlockSize)
-	_, m, stream := receiving(t, newSigner(t), nar, "big", true)
+	_, m, stream := receiving(t, trusttest.NewSigner(t), nar, "big", true)
 	r := wire.Request{HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
 	r.Kind = wire.AskHave
 	if got := askedOf(t, stream, r, 2); !bytes.Equal(got, []byte{1, 1}) {
@@ -193,7 +195,7 @@ func TestWhatIsBeingReceivedIsPassedOn(t *testing.T) {
 }
 
 func TestNodeWithoutSharingPassesNothingOn(t *testing.T) {
-	_, m, stream := receiving(t, newSigner(t), random(3*store.BlockSize), "big", false)
+	_, m, stream := receiving(t, trusttest.NewSigner(t), p2ptest.Random(3*store.BlockSize), "big", false)
 	r := wire.Request{HashParts: []store.HashPart{m.Path().HashPart()}, NAR: m.NarHash()}
 	for _, kind := range []wire.Kind{wire.AskClaims, wire.AskHave, wire.AskBlock} {
 		r.Kind = kind

@@ -13,15 +13,17 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/fetch"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/upstream"
+	"narbor/trust/trusttest"
 )
 
 func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(4 * store.BlockSize)
-	info, m := s.sign(t, "big", nar)
+	info, m := s.Sign(t, "big", nar)
 	var asked atomic.Int64
 	later := func(s network.Stream, _ int, _ []byte) error {
 		asked.Add(1)
@@ -40,14 +42,14 @@ func TestPeerThatAlwaysSaysLaterIsDropped(t *testing.T) {
 
 func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 	t.Parallel()
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	relay := &rogue{have: wire.NewBitmap(1)}
 	relay.start(t)
 	n, _ := runNode(t, s, nil, relay)
 	var nar []byte
 	for i := 0; ; i++ { // until the block is this node's own, for which no other is asked
-		nar = FileNAR(append(random(1000), byte(i)))
-		info, m := s.sign(t, fmt.Sprint("small", i), nar)
+		nar = FileNAR(append(p2ptest.Random(1000), byte(i)))
+		info, m := s.Sign(t, fmt.Sprint("small", i), nar)
 		if fetch.Weight(fetch.WeightSeed(n.lan.Host().ID(), m.NarHash()), 0) < fetch.Weight(fetch.WeightSeed(relay.ID(), m.NarHash()), 0) {
 			continue
 		}
@@ -63,9 +65,9 @@ func TestSwarmWithoutAHolderIsGivenUp(t *testing.T) {
 }
 
 func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(100_001)
-	info, m := s.sign(t, "odd", nar)
+	info, m := s.Sign(t, "odd", nar)
 	u := newOneCache(t, info, nar).open(t, "")
 	n, _ := runNodeAs(t, s, func(cfg *Config) { cfg.Upstreams.Caches = []*upstream.Cache{u} })
 	fetchAll(t, n, m, nar)
@@ -79,8 +81,8 @@ func TestSizesOfDownloadsAreToldRounded(t *testing.T) {
 }
 
 func TestDownloadForOthersEndsUnlessItIsRenewed(t *testing.T) {
-	s := newSigner(t)
-	_, m := s.sign(t, "wanted", randomNAR(1000))
+	s := trusttest.NewSigner(t)
+	_, m := s.Sign(t, "wanted", randomNAR(1000))
 	synctest.Test(t, func(t *testing.T) {
 		b := newProxyDownloads(DefaultBudget)
 		ended := make(chan struct{})

@@ -16,18 +16,20 @@ import (
 	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/store/damage"
+	"narbor/trust/trusttest"
 )
 
 // wrongToSetAside is the number of paths with wrong NARs that set a peer aside.
 const wrongToSetAside = 3
 
 // damagedShare returns so many damaged paths to share, and a sound one, which is the last.
-func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos []store.Info, nars [][]byte, found chan damage.Finding) {
+func damagedShare(t testing.TB, s trusttest.Signer, damaged int) (
+	src store.Source, infos []store.Info, nars [][]byte, found chan damage.Finding) {
 	t.Helper()
 	mem := new(store.Mem)
 	for i := range damaged + 1 {
 		nar := randomNAR(store.BlockSize + 1000*i)
-		info, _ := s.sign(t, fmt.Sprintf("path%d", i), nar)
+		info, _ := s.Sign(t, fmt.Sprintf("path%d", i), nar)
 		infos, nars = append(infos, info), append(nars, nar)
 		if i < damaged {
 			nar = append([]byte{}, nar...)
@@ -52,14 +54,14 @@ func damagedShare(t testing.TB, s signer, damaged int) (src store.Source, infos 
 }
 
 func TestDamagedSharerIsToldAndStopsOfferingThePath(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	const damaged = 4 // more than a liar may tell lies
 	src, infos, nars, found := damagedShare(t, s, damaged)
 	sharer, _ := runNode(t, s, []store.Source{src})
 	asker := (&rogue{}).start(t)
 	n, _ := runNode(t, s, nil, &rogue{Host: sharer.lan.Host()})
 	for i, info := range infos[:damaged] {
-		m, err := s.keys.Check(info)
+		m, err := s.Keys.Check(info)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,9 +118,9 @@ func unreliable(t testing.TB, n *Node, info store.Info) {
 }
 
 func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	nar := randomNAR(1000)
-	info, m := s.sign(t, "small", nar)
+	info, m := s.Sign(t, "small", nar)
 	bad := (&rogue{info: info, nar: nar, block: func(s network.Stream, _ int, b []byte) error {
 		b = append([]byte{}, b...)
 		b[len(b)/2] ^= 1
@@ -141,9 +143,9 @@ func TestWrongNARIsNotTakenAgainFromItsSender(t *testing.T) {
 // receivingNode is a node that receives a NAR, of which nothing has come yet.
 func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 	t.Helper()
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	n, _ := runNode(t, s, []store.Source{new(store.Mem)})
-	_, m := s.sign(t, "coming", randomNAR(4*store.BlockSize))
+	_, m := s.Sign(t, "coming", randomNAR(4*store.BlockSize))
 	f, _, err := n.downloads.open(m)
 	if err != nil {
 		t.Fatal(err)
@@ -159,9 +161,9 @@ func receivingNode(t testing.TB) (*Node, *fetch.Session) {
 func TestPeerWithWrongNARsGivesNoBlocks(t *testing.T) {
 	n, f := receivingNode(t)
 	honest, damaged, other := ghost(t, n), ghost(t, n), ghost(t, n)
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	for i := range wrongToSetAside {
-		_, m := s.sign(t, fmt.Sprint("wrong", i), randomNAR(10))
+		_, m := s.Sign(t, fmt.Sprint("wrong", i), randomNAR(10))
 		n.ledger.SentWrong(damaged.ID, m, store.ErrCorrupt)
 	}
 	n.ledger.Avoid(other.Tally, f.Wanted, time.Hour, "sent a wrong NAR")

@@ -6,17 +6,15 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 
-	"github.com/nix-community/go-nix/pkg/nixhash"
-
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 func FuzzCheck(f *testing.F) {
@@ -72,11 +70,9 @@ func plainFile(contents []byte) []byte {
 
 // textClaim says that an archive is that of a text with these contents.
 func textClaim(t testing.TB, contents, nar []byte) store.Info {
-	h := sha256.Sum256(contents)
-	sum := sha256.Sum256([]byte("text:sha256:" + hex.EncodeToString(h[:]) + ":/nix/store:a-text"))
-	hp := store.HashPartFromBytes([20]byte(nixhash.CompressHash(sum[:], 20)))
-	return store.Info{Path: parsePath(t, string(hp)+"-a-text"), NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)),
-		CA: "text:" + store.Hash(h).String()}
+	info := trusttest.TextClaim(t, "a-text", string(contents))
+	info.NarHash, info.NarSize = sha256.Sum256(nar), int64(len(nar))
+	return info
 }
 
 func FuzzCheckNAR(f *testing.F) {

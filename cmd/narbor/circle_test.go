@@ -12,6 +12,7 @@ import (
 
 	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
+	"narbor/store/storetest"
 )
 
 // A circleHost is a machine's state directory and nix.conf.
@@ -21,7 +22,7 @@ type circleHost struct{ state, conf string }
 func newCircleHost(t *testing.T) circleHost {
 	t.Helper()
 	h := circleHost{t.TempDir(), t.TempDir()}
-	writeText(t, h.conf+"/nix.conf", "# mine\n")
+	storetest.WriteText(t, h.conf+"/nix.conf", "# mine\n")
 	h.use(t)
 	return h
 }
@@ -69,19 +70,19 @@ func TestCircleFromInitToLeave(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "home.circle")
 	out := circleCommands(t, []string{"init", "home", "--write", "--file", file})
 	first := keyOf(t, builder)
-	conf := readText(t, builder.conf+"/nix.conf")
+	conf := storetest.ReadText(t, builder.conf+"/nix.conf")
 	want := "# mine\nextra-secret-key-files = " + builder.conf + "/home-1.sec\nextra-trusted-public-keys = " + first + "\n"
 	if conf != want {
 		t.Errorf("nix.conf is\n%s\nwant\n%s", conf, want)
 	}
-	secret := readText(t, builder.conf+"/home-1.sec")
+	secret := storetest.ReadText(t, builder.conf+"/home-1.sec")
 	refuses(t, "in the circle home already", "init", "other")
 	refuses(t, "in the circle home already", "join", file)
 	out += circleCommands(t, []string{"show"}, []string{"show", "--json"})
 
 	member := newCircleHost(t)
 	out += circleCommands(t, []string{"join", file, "--write"}, []string{"show"})
-	if got, want := readText(t, member.conf+"/nix.conf"), "# mine\nextra-trusted-public-keys = "+first+"\n"; got != want {
+	if got, want := storetest.ReadText(t, member.conf+"/nix.conf"), "# mine\nextra-trusted-public-keys = "+first+"\n"; got != want {
 		t.Errorf("a member's nix.conf is\n%s\nwant\n%s", got, want)
 	}
 	refuses(t, "does not sign for the circle", "rotate")
@@ -90,28 +91,28 @@ func TestCircleFromInitToLeave(t *testing.T) {
 	next := filepath.Join(t.TempDir(), "next.circle")
 	out += circleCommands(t, []string{"rotate", "--write", "--file", next})
 	second := keyOf(t, builder)
-	if conf := readText(t, builder.conf+"/nix.conf"); keyName(second) != "home-2" || strings.Contains(conf, first) ||
+	if conf := storetest.ReadText(t, builder.conf+"/nix.conf"); keyName(second) != "home-2" || strings.Contains(conf, first) ||
 		strings.Contains(conf, "home-1.sec") || !strings.Contains(conf, second) || !strings.Contains(conf, "home-2.sec") {
 		t.Errorf("after the rotation to %s nix.conf is\n%s", second, conf)
 	}
-	if readText(t, builder.conf+"/home-1.sec") != secret {
+	if storetest.ReadText(t, builder.conf+"/home-1.sec") != secret {
 		t.Error("the rotation has changed the old key")
 	}
 
 	member.use(t)
 	refuses(t, "--replace", "join", next)
 	out += circleCommands(t, []string{"join", "--replace", "--write", next})
-	if got, want := readText(t, member.conf+"/nix.conf"), "# mine\nextra-trusted-public-keys = "+second+"\n"; got != want {
+	if got, want := storetest.ReadText(t, member.conf+"/nix.conf"), "# mine\nextra-trusted-public-keys = "+second+"\n"; got != want {
 		t.Errorf("after the rotation a member's nix.conf is\n%s\nwant\n%s", got, want)
 	}
 	out += circleCommands(t, []string{"leave", "--write"})
-	if got := readText(t, member.conf+"/nix.conf"); got != "# mine\n" {
+	if got := storetest.ReadText(t, member.conf+"/nix.conf"); got != "# mine\n" {
 		t.Errorf("after it has left, a member's nix.conf is\n%s", got)
 	}
 	refuses(t, "in no circle", "leave")
 	refuses(t, "in no circle", "show")
 	var invited circle.Circle
-	if err := json.Unmarshal([]byte(readText(t, file)), &invited); err != nil {
+	if err := json.Unmarshal([]byte(storetest.ReadText(t, file)), &invited); err != nil {
 		t.Fatal(err)
 	}
 	if _, base64, _ := strings.Cut(secret, ":"); strings.Contains(out, base64) || strings.Contains(out, invited.Secret) {
@@ -134,7 +135,7 @@ func TestCircleWithoutWriteLeavesNixConfAlone(t *testing.T) {
 		t.Errorf("show says\n%s\nwant the fingerprint, and that nix.conf lacks both lines", out)
 	}
 	circleCommands(t, []string{"leave"})
-	if got := readText(t, h.conf+"/nix.conf"); got != "# mine\n" {
+	if got := storetest.ReadText(t, h.conf+"/nix.conf"); got != "# mine\n" {
 		t.Errorf("nix.conf is\n%s", got)
 	}
 }
@@ -143,17 +144,17 @@ func TestCircleWithoutWriteLeavesNixConfAlone(t *testing.T) {
 func TestCircleInitIsAllOrNothing(t *testing.T) {
 	h := newCircleHost(t)
 	file := filepath.Join(t.TempDir(), "home.circle")
-	writeText(t, file, "mine")
+	storetest.WriteText(t, file, "mine")
 	refuses(t, "is not replaced", "init", "home", "--file", file)
-	writeText(t, h.conf+"/taken", "mine")
+	storetest.WriteText(t, h.conf+"/taken", "mine")
 	refuses(t, "is not replaced", "init", "home", "--key", h.conf+"/taken", "--file", file+"2")
 	refuses(t, "a space", "init", "home", "--key", h.conf+"/a b", "--file", file+"2")
 	refuses(t, "no name for a circle", "init", "cache.nixos.org", "--file", file+"2")
 	refuses(t, "Say a name", "init")
-	writeText(t, h.conf+"/nix.conf",
+	storetest.WriteText(t, h.conf+"/nix.conf",
 		"# WARNING: this file is generated from the nix.* options in\n# your NixOS configuration, typically\n")
 	refuses(t, "configuration.nix", "init", "home", "--write", "--file", file+"2")
-	if got := readText(t, file) + readText(t, h.conf+"/taken"); got != "minemine" {
+	if got := storetest.ReadText(t, file) + storetest.ReadText(t, h.conf+"/taken"); got != "minemine" {
 		t.Errorf("files of others are %q", got)
 	}
 	state, _ := os.ReadDir(h.state)
@@ -168,7 +169,7 @@ func TestCircleKeyMustNotHideBehindAnotherOfItsName(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "home.circle")
 	circleCommands(t, []string{"init", "home", "--file", file})
 	member := newCircleHost(t)
-	writeText(t, member.conf+"/nix.conf", "extra-trusted-public-keys = home-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=\n")
+	storetest.WriteText(t, member.conf+"/nix.conf", "extra-trusted-public-keys = home-1:CHgFWXy4+9HvTmLp5ZQhmsqwRP9Q0ZlZ2mHVhCPYoPQ=\n")
 	refuses(t, "another key called home-1", "join", file)
 	if now, err := circle.Load(member.state); now != nil || err != nil {
 		t.Errorf("it has joined: %+v, %v", now, err)
@@ -181,7 +182,7 @@ func TestRunTakesTheCircleOfItsStateDirectory(t *testing.T) {
 	circleCommands(t, []string{"init", "home", "--file", filepath.Join(t.TempDir(), "f")})
 	start := func(args ...string) control.Status { // each has a state directory of its own
 		dir := t.TempDir()
-		writeText(t, circle.File(dir), readText(t, circle.File(h.state)))
+		storetest.WriteText(t, circle.File(dir), storetest.ReadText(t, circle.File(h.state)))
 		if err := os.Chmod(circle.File(dir), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -192,12 +193,12 @@ func TestRunTakesTheCircleOfItsStateDirectory(t *testing.T) {
 		t.Errorf("with no line in nix.conf: group %t, circle %q, trusted %q, want a group that shares no own builds", st.Group,
 			st.CircleKeys, st.Keys)
 	}
-	writeText(t, h.conf+"/nix.conf", "extra-trusted-public-keys = "+keyOf(t, h)+"\n")
+	storetest.WriteText(t, h.conf+"/nix.conf", "extra-trusted-public-keys = "+keyOf(t, h)+"\n")
 	if st := start(); !st.Group || !slices.Equal(st.CircleKeys, []string{"home-1"}) {
 		t.Errorf("group %t, circle %q, want the circle's", st.Group, st.CircleKeys)
 	}
 	secret := filepath.Join(t.TempDir(), "secret")
-	writeText(t, secret, strings.Repeat("another secret ", 3))
+	storetest.WriteText(t, secret, strings.Repeat("another secret ", 3))
 	if err := os.Chmod(secret, 0o600); err != nil {
 		t.Fatal(err)
 	}

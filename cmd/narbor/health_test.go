@@ -29,6 +29,7 @@ import (
 	"narbor/store/bincache"
 	"narbor/store/damage"
 	"narbor/store/nixconf"
+	"narbor/store/storetest"
 	"narbor/trust"
 )
 
@@ -163,7 +164,7 @@ func TestNixHasAskedBeforeARestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeText(t, file, string(text))
+	storetest.WriteText(t, file, string(text))
 	if s.accounts, err = stats.Open(file); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +206,7 @@ func TestCacheOfUntrustedKeysIsReported(t *testing.T) {
 	signed := t.TempDir()
 	top, _ := makeClosure(t, signed)
 	unsigned := t.TempDir()
-	writeText(t, filepath.Join(unsigned, string(top.Path.HashPart())+".narinfo"),
+	storetest.WriteText(t, filepath.Join(unsigned, string(top.Path.HashPart())+".narinfo"),
 		store.Info{Path: top.Path, NarHash: top.NarHash, NarSize: top.NarSize}.String()+
 			"URL: x.nar\nCompression: none\n")
 	for _, c := range []struct {

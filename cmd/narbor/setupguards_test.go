@@ -12,6 +12,7 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
 	"narbor/store/nixconf"
+	"narbor/store/storetest"
 )
 
 // setupHere is a setup that changes nothing but Nix's configuration below dir.
@@ -22,7 +23,7 @@ func setupHere(t *testing.T, files map[string]string) (s setup, dir string, out 
 		t.Skip("a program listens at " + doctor.NixURL)
 	}
 	dir = nixConfDir(t, files)
-	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
+	storetest.WriteText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
 	if err := os.Chmod(filepath.Join(dir, "bin/nix"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func TestNixIsToldOnlyOnceNarborAnswers(t *testing.T) {
 	if err := s.install(t.Context()); exit(err) != control.ExitDegraded || !strings.Contains(out.String(), "does not answer yet") {
 		t.Errorf("setup while narbor does not run = %v\n%s", err, out)
 	}
-	if got := readText(t, filepath.Join(dir, "nix.conf")); got != "cores = 2\n" {
+	if got := storetest.ReadText(t, filepath.Join(dir, "nix.conf")); got != "cores = 2\n" {
 		t.Errorf("nix.conf is %q, want it as it was", got)
 	}
 }
@@ -66,7 +67,7 @@ func nixConfDir(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
-		writeText(t, filepath.Join(dir, name), text)
+		storetest.WriteText(t, filepath.Join(dir, name), text)
 	}
 	t.Setenv("HOME", dir+"/home")
 	t.Setenv("NIX_CONF_DIR", dir)

@@ -10,14 +10,15 @@ import (
 	"narbor/p2p/ask"
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // A neighbour that answers in time that it has nothing, or that was silent before, leaves no answer open.
 func TestNoAnswerIsOpenAfterANo(t *testing.T) {
-	info, _ := ask.NewSigner(t).Sign(t, "wanted", 1000)
+	info, _ := trusttest.NewSigner(t).SignSize(t, "wanted", 1000)
 	for name, late := range map[string]bool{"it says no": false, "it was silent before": true} {
 		synctest.Test(t, func(t *testing.T) {
-			ls := ask.NewLookups(ask.NewSigner(t).Keys)
+			ls := ask.NewLookups(trusttest.NewSigner(t).Keys)
 			nb := ask.NewNeighbour(ls, "holder")
 			ls.Neighbours.Add(nb)
 			if late {
@@ -34,9 +35,9 @@ func TestNoAnswerIsOpenAfterANo(t *testing.T) {
 }
 
 func TestUpstreamClaimAboutAnotherPathIsALie(t *testing.T) {
-	s := ask.NewSigner(t)
-	info, _ := s.Sign(t, "other", 1000)
-	wanted, _ := s.Sign(t, "wanted", 1000)
+	s := trusttest.NewSigner(t)
+	info, _ := s.SignSize(t, "other", 1000)
+	wanted, _ := s.SignSize(t, "wanted", 1000)
 	ls := ask.NewLookups(s.Keys)
 	nb := ask.NewNeighbour(ls, "proxy")
 	if m, err := ls.Told(nb, wanted.Path.HashPart(), info.String()); !errors.Is(err, peers.ErrName) {
@@ -60,8 +61,8 @@ func (d dialer) EndVisit(id peer.ID, useful bool) { d[id] = useful }
 // Two non-neighbours are visited one after the other; the second has nothing that is still missed.
 func TestVisitIsUsefulIfTheMachineHasAMissedPath(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := ask.NewSigner(t)
-		info, _ := s.Sign(t, "wanted", 1000)
+		s := trusttest.NewSigner(t)
+		info, _ := s.SignSize(t, "wanted", 1000)
 		ls, ended := ask.NewLookups(s.Keys), dialer{}
 		v := ask.NewVisits(ls, ended)
 		v.Missed(info.Path.HashPart())

@@ -3,8 +3,6 @@ package ask
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"net"
 	"sync"
@@ -20,21 +18,14 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // fileNamed makes the claim of a file.
 func fileNamed(t testing.TB, name string) (claim string, f trust.File) {
 	t.Helper()
-	sum := sha256.Sum256([]byte(name))
-	f, err := trust.ParseFile("sha256", hex.EncodeToString(sum[:]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := store.ParsePathName(string(f.PathCalled(name)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store.Info{Path: path, NarHash: sum, NarSize: 100, CA: f.String()}.String(), f
+	info, _, f := trusttest.FetchedFile(t, name, []byte(name))
+	return info.String(), f
 }
 
 // A fileAnswer is what a neighbour answers to a question for a file, and after what time.
@@ -103,7 +94,7 @@ func (s fileStream) SetReadDeadline(t time.Time) error  { return s.end.SetReadDe
 func (s fileStream) SetWriteDeadline(t time.Time) error { return s.end.SetWriteDeadline(t) }
 
 // newAskingForFiles returns lookups with the neighbours that have answers.
-func newAskingForFiles(s signer, answers map[peer.ID]*fileAnswer) (*Lookups, *fileHost) {
+func newAskingForFiles(s trusttest.Signer, answers map[peer.ID]*fileAnswer) (*Lookups, *fileHost) {
 	ls, h := newTestLookups(s.Keys), &fileHost{answers: answers}
 	for id := range answers {
 		h.add(ls, id)
@@ -118,7 +109,7 @@ func (h *fileHost) add(ls *Lookups, id peer.ID) *peers.Neighbour {
 }
 
 func TestSilentNeighbourDelaysFilesLittle(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	claim, f := fileNamed(t, "wanted")
 	const quick = 20 * time.Millisecond
 	synctest.Test(t, func(t *testing.T) {
@@ -159,7 +150,7 @@ func TestSilentNeighbourDelaysFilesLittle(t *testing.T) {
 
 // Nix asks for a file with HEAD and with GET. A neighbour that has come since, or has not answered, may have the file.
 func TestAnswersAboutFilesAreRemembered(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	claim, f := fileNamed(t, "wanted")
 	for name, a := range map[string]*fileAnswer{
 		"a file that is there": {claim, time.Millisecond}, "a file that no neighbour has": {"", time.Millisecond},
@@ -192,7 +183,7 @@ func TestAnswersAboutFilesAreRemembered(t *testing.T) {
 
 // A neighbour answers one question after the other.
 func TestFewFilesAreAskedForAtATime(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	claim, f := fileNamed(t, "wanted")
 	synctest.Test(t, func(t *testing.T) {
 		ls, h := newAskingForFiles(s, map[peer.ID]*fileAnswer{"a": {claim, 100 * time.Millisecond}})

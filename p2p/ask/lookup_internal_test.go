@@ -9,10 +9,12 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/network"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // An endingContext ends when it is asked whether it has, and does something before.
@@ -28,8 +30,8 @@ func (c endingContext) Done() <-chan struct{} {
 }
 
 func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.Sign(t, "small", 1000)
+	s := trusttest.NewSigner(t)
+	info, _ := s.SignSize(t, "small", 1000)
 	ls := newTestLookups(s.Keys)
 	nb, other := newTestNeighbour(ls, "holder"), newTestNeighbour(ls, "other")
 	for range 50 { // the end of the wait is noticed first half of the time
@@ -46,8 +48,8 @@ func TestAnswerThatComesAsTheWaitEndsCounts(t *testing.T) {
 
 // TestBusyNeighbourIsWaitedFor has a neighbour answer after peers.InfoTimeout.
 func TestBusyNeighbourIsWaitedFor(t *testing.T) {
-	s := newSigner(t)
-	info, m := s.Sign(t, "wanted", 100)
+	s := trusttest.NewSigner(t)
+	info, m := s.SignSize(t, "wanted", 100)
 	no := func(*Lookups, *peers.Neighbour) {}
 	silent := func(_ *Lookups, nb *peers.Neighbour) { nb.Late.Store(1) }
 	quick := func(_ *Lookups, nb *peers.Neighbour) { nb.Answered(5 * time.Millisecond) }
@@ -142,8 +144,8 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				ls := newTestLookups(newSigner(t).Keys)
-				l := newLookup(ls.common, partA, nil, 1)
+				ls := newTestLookups(trusttest.NewSigner(t).Keys)
+				l := newLookup(ls.common, p2ptest.PartA, nil, 1)
 				l.brief = c.brief
 				l.ask([]*peers.Neighbour{peers.NewNeighbour(nil, "busy", wire.ProtocolID, ls.Ledger)})
 				ctx, cancel := context.WithTimeout(t.Context(), c.ends)
@@ -163,13 +165,13 @@ func TestEndOfAQuestionEndsTheWaitForBusyNeighbours(t *testing.T) {
 }
 
 func TestAbandonedQuestionsAreNotAwaited(t *testing.T) {
-	ls := newTestLookups(newSigner(t).Keys)
+	ls := newTestLookups(trusttest.NewSigner(t).Keys)
 	nb := newTestNeighbour(ls, "holder")
 	nb.Answered(0) // or the first question to it would be waited for longer
-	old := &lookup{of: ls.common, subject: subject{hp: partA}, news: make(chan struct{}, 1)}
+	old := &lookup{of: ls.common, subject: subject{hp: p2ptest.PartA}, news: make(chan struct{}, 1)}
 	old.ask([]*peers.Neighbour{nb})
 	old.expire()
-	fresh := &lookup{of: ls.common, subject: subject{hp: partB}, news: make(chan struct{}, 1)}
+	fresh := &lookup{of: ls.common, subject: subject{hp: p2ptest.PartB}, news: make(chan struct{}, 1)}
 	fresh.ask([]*peers.Neighbour{nb})
 	defer fresh.expire()
 	if old.Awaits(nb) || !fresh.Awaits(nb) {

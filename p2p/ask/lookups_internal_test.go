@@ -12,12 +12,13 @@ import (
 
 	"narbor/p2p/peers"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // The NAR may take 241 s, and is refused from 482 s on.
 func TestNARThatTakesTooLongIsNotFound(t *testing.T) {
-	s := newSigner(t)
-	_, m := s.Sign(t, "wanted", 1<<20)
+	s := trusttest.NewSigner(t)
+	_, m := s.SignSize(t, "wanted", 1<<20)
 	for name, c := range map[string]struct {
 		rates []int64 // of its holders, in bytes a second; 0 was never measured
 		ago   time.Duration
@@ -57,8 +58,8 @@ func TestNARThatTakesTooLongIsNotFound(t *testing.T) {
 const wrongToSetAside = 3
 
 func TestPeerWithWrongNARsIsNoHolder(t *testing.T) {
-	s := newSigner(t)
-	_, m := s.Sign(t, "coming", 1000)
+	s := trusttest.NewSigner(t)
+	_, m := s.SignSize(t, "coming", 1000)
 	ls := newTestLookups(s.Keys)
 	honest, damaged := newTestNeighbour(ls, "honest"), newTestNeighbour(ls, "damaged")
 	f := &Finding{Mapping: m}
@@ -70,7 +71,7 @@ func TestPeerWithWrongNARsIsNoHolder(t *testing.T) {
 		t.Fatalf("%d holders, want 2", len(got))
 	}
 	for i := range wrongToSetAside {
-		_, m := s.Sign(t, fmt.Sprint("wrong", i), 10)
+		_, m := s.SignSize(t, fmt.Sprint("wrong", i), 10)
 		ls.Ledger.SentWrong(damaged.ID, m, store.ErrCorrupt)
 	}
 	if got := ls.connected(f); len(got) != 1 || got[0].Neighbour != honest {
@@ -79,7 +80,7 @@ func TestPeerWithWrongNARsIsNoHolder(t *testing.T) {
 }
 
 func TestMemoryOfQuestionsIsBounded(t *testing.T) {
-	ls := newTestLookups(newSigner(t).Keys)
+	ls := newTestLookups(trusttest.NewSigner(t).Keys)
 	v := NewVisits(ls, nil)
 	for name, m := range map[string]struct {
 		limit int

@@ -15,10 +15,11 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // newOffering returns lookups that may offer what a signer has signed, with one neighbour.
-func newOffering(s signer) *Lookups {
+func newOffering(s trusttest.Signer) *Lookups {
 	ls := newTestLookups(s.Keys)
 	ls.Secrets = secrets.New(secrets.Config{Trusted: s.Keys, Shared: s.Keys})
 	ls.Sharing = func() bool { return true }
@@ -29,8 +30,8 @@ func newOffering(s signer) *Lookups {
 
 // A fetch waits for an offer that is under way, and no longer than a lookup waits for a neighbour.
 func TestFetchWaitsAMomentForAnOffer(t *testing.T) {
-	s := newSigner(t)
-	_, m := s.Sign(t, "wanted", 1000)
+	s := trusttest.NewSigner(t)
+	_, m := s.SignSize(t, "wanted", 1000)
 	synctest.Test(t, func(t *testing.T) {
 		ls := newOffering(s)
 		start := time.Now()
@@ -64,10 +65,10 @@ func TestFetchWaitsAMomentForAnOffer(t *testing.T) {
 }
 
 func TestOffersAreFew(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	synctest.Test(t, func(t *testing.T) {
 		ls := newOffering(s)
-		_, m := s.Sign(t, "again", 1000)
+		_, m := s.SignSize(t, "again", 1000)
 		for range 3 {
 			ls.Offer(m)
 		}
@@ -75,7 +76,7 @@ func TestOffersAreFew(t *testing.T) {
 			t.Errorf("one mapping is offered %d times at once", n)
 		}
 		for i := range 2 * offerQueue {
-			_, m := s.Sign(t, fmt.Sprint("many-", i), 1000)
+			_, m := s.SignSize(t, fmt.Sprint("many-", i), 1000)
 			ls.Offer(m)
 		}
 		if n := len(ls.offers.queue); n != offerQueue {
@@ -108,11 +109,11 @@ func TestOffersAreFew(t *testing.T) {
 // A neighbour that has come since an offer gets it at once, one that was too busy to answer gets it again soon, and those
 // that have answered do not.
 func TestOffersOfOneMapping(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	synctest.Test(t, func(t *testing.T) {
 		ls := newOffering(s)
 		ls.Neighbours.Add(newTestNeighbour(ls, "busy"))
-		info, m := s.Sign(t, "again", 1000)
+		info, m := s.SignSize(t, "again", 1000)
 		wantOffered := func(when string, want ...string) {
 			t.Helper()
 			ls.Offer(m)
@@ -155,8 +156,8 @@ func TestOffersOfOneMapping(t *testing.T) {
 // A neighbour that is not asked, because it is late or takes no offers, gets the offer later; one that may not hear of the
 // path does not.
 func TestOfferThatIsNotSent(t *testing.T) {
-	s := newSigner(t)
-	info, m := s.Sign(t, "later", 1000)
+	s := trusttest.NewSigner(t)
+	info, m := s.SignSize(t, "later", 1000)
 	info.Ultimate = true
 	mem := new(store.Mem)
 	mem.Add(info, nil)
@@ -200,8 +201,8 @@ func (ls *Lookups) remember(m trust.Mapping, id peer.ID) {
 
 // A holder that is still a neighbour makes an offer unnecessary, and one that has left does not.
 func TestOfferAfterTheHoldersHaveLeft(t *testing.T) {
-	s := newSigner(t)
-	_, m := s.Sign(t, "held", 1000)
+	s := trusttest.NewSigner(t)
+	_, m := s.SignSize(t, "held", 1000)
 	for holder, want := range map[peer.ID]int{"a": 0, "gone": 1} {
 		ls := newOffering(s)
 		ls.remember(m, holder)
@@ -213,8 +214,8 @@ func TestOfferAfterTheHoldersHaveLeft(t *testing.T) {
 
 // A kept claim counts if a neighbour says, after the offer, that it has the NAR, and can send it in time.
 func TestKeptClaimNeedsAHolderNow(t *testing.T) {
-	s := newSigner(t)
-	info, m := s.Sign(t, "kept", 1<<20)
+	s := trusttest.NewSigner(t)
+	info, m := s.SignSize(t, "kept", 1<<20)
 	nothing := func(*Lookups, *peers.Neighbour) {}
 	for name, c := range map[string]struct {
 		given      func(*Lookups, *peers.Neighbour) // what was before
@@ -264,8 +265,8 @@ func TestKeptClaimNeedsAHolderNow(t *testing.T) {
 
 // No neighbour hears of a kept claim about a path that was built here.
 func TestKeptClaimOfAnOwnBuildIsNotAskedFor(t *testing.T) {
-	s := newSigner(t)
-	info, m := s.Sign(t, "built", 1000)
+	s := trusttest.NewSigner(t)
+	info, m := s.SignSize(t, "built", 1000)
 	info.Ultimate = true
 	mem := new(store.Mem)
 	mem.Add(info, nil)
@@ -283,14 +284,14 @@ func TestKeptClaimOfAnOwnBuildIsNotAskedFor(t *testing.T) {
 
 // A claim that is offered has the signatures of public keys alone, and is not long.
 func TestOfferedClaim(t *testing.T) {
-	s, private := newSigner(t), newSigner(t)
+	s, private := trusttest.NewSigner(t), trusttest.NewSigner(t)
 	ls := newOffering(s)
-	_, theirs := private.Sign(t, "private", 1000)
+	_, theirs := private.SignSize(t, "private", 1000)
 	ls.Offer(theirs)
 	if n := len(ls.offers.queue); n != 0 {
 		t.Error("what no public key has signed is offered")
 	}
-	info, m := s.Sign(t, "public", 1000)
+	info, m := s.SignSize(t, "public", 1000)
 	claim, err := ls.offers.claim(context.Background(), m)
 	if err != nil || claim.String() != info.String() || !wire.IsOffer(claim) {
 		t.Errorf("the claim is %v, %v, want %v", claim, err, info)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store/storetest"
 
 	"go.uber.org/zap"
@@ -32,7 +33,7 @@ func waitGone(t *testing.T, n *LAN, l *LAN, limit time.Duration) {
 }
 
 func TestPeersAreAddedAndRemovedWhileRunning(t *testing.T) {
-	defer leavesNothing(t)()
+	defer p2ptest.LeavesNothing(t)()
 	a, stopA := startTestLAN(t, Config{})
 	defer stopA()
 	file := filepath.Join(t.TempDir(), "peers.json")

@@ -9,17 +9,18 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 // newTestCandidates returns candidates of a machine that is connected to none.
 func newTestCandidates(t *testing.T) *candidates {
 	t.Helper()
-	return newCandidates(newTestPeer(t), func(peer.ID) bool { return false }, 0, firstLook{start: time.Now()})
+	return newCandidates(p2ptest.NewPeer(t), func(peer.ID) bool { return false }, 0, firstLook{start: time.Now()})
 }
 
 func announcementOf(t *testing.T, expiry time.Time, addrs ...string) announcement {
 	t.Helper()
-	a := announcement{id: newTestPeer(t), expiry: expiry, via: viaMDNS}
+	a := announcement{id: p2ptest.NewPeer(t), expiry: expiry, via: viaMDNS}
 	for _, s := range addrs {
 		a.addrs = append(a.addrs, ma.StringCast(s))
 	}

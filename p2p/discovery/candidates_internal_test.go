@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
+
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
@@ -49,7 +51,7 @@ func TestOfManyMachinesTheClosestAreKept(t *testing.T) {
 			t.Errorf("a machine was dialled that has %d closer than it", closer)
 		}
 	}
-	if a, b := newTestPeer(t), newTestPeer(t); pairWeight(a, b) != pairWeight(b, a) {
+	if a, b := p2ptest.NewPeer(t), p2ptest.NewPeer(t); pairWeight(a, b) != pairWeight(b, a) {
 		t.Error("two machines do not agree how close they are")
 	}
 }
@@ -185,7 +187,7 @@ func TestMachinesBeyondTheKeptAreNonNeighbours(t *testing.T) {
 			nonNeighbours++
 		}
 	}
-	if k.standing(newTestPeer(t)).NonNeighbour || nonNeighbours != 20 {
+	if k.standing(p2ptest.NewPeer(t)).NonNeighbour || nonNeighbours != 20 {
 		t.Errorf("of %d machines %d are non-neighbours, want 20", maxKept+20, nonNeighbours)
 	}
 }
@@ -218,7 +220,7 @@ func TestFiveHundredMachines(t *testing.T) {
 	const machines = 500
 	ids := make([]peer.ID, machines)
 	for i := range ids {
-		ids[i] = newTestPeer(t)
+		ids[i] = p2ptest.NewPeer(t)
 	}
 	kept := map[[2]int]bool{}
 	for i, a := range ids {

@@ -15,13 +15,14 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/store/storetest"
 )
 
 func TestHearsayIsFiltered(t *testing.T) {
 	l := newIdleLAN(t)
-	l.Gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
-	id := "/p2p/" + newTestPeer(t).String()
+	l.Gate.SetLinks([]netmon.Link{p2ptest.Link("eth0", "10.1.0.5/24", "fd01::5/64")})
+	id := "/p2p/" + p2ptest.NewPeer(t).String()
 	for text, want := range map[string]bool{
 		"/ip4/10.1.0.6/tcp/6273" + id:                        true,
 		"/ip6/fd01::6/tcp/6273" + id:                         true,
@@ -69,11 +70,11 @@ func TestErrorsOfDialsHaveNoStandIns(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	linkLocal := must(l.Gate.StandIn(ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")))
-	vsock := must(netmon.TCPAddr(l.Gate.VsockAddr(2), 6273))
+	linkLocal := p2ptest.Must(l.Gate.StandIn(ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")))
+	vsock := p2ptest.Must(netmon.TCPAddr(l.Gate.VsockAddr(2), 6273))
 	for _, m := range []ma.Multiaddr{linkLocal, vsock} {
 		ip, _ := netmon.IPOf(m)
-		err := l.connectAt(context.Background(), peer.AddrInfo{ID: newTestPeer(t), Addrs: []ma.Multiaddr{m}})
+		err := l.connectAt(context.Background(), peer.AddrInfo{ID: p2ptest.NewPeer(t), Addrs: []ma.Multiaddr{m}})
 		if err == nil {
 			t.Fatalf("%s was reached", m)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/store/storetest"
 )
@@ -49,7 +50,7 @@ func TestPeersAreToldOfNewAddresses(t *testing.T) {
 			bits = "/64"
 		}
 		storetest.Eventually(t, "heard of "+addr, func() bool {
-			a.Links.Set([]netmon.Link{testLink("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
+			a.Links.Set([]netmon.Link{p2ptest.Link("eth91", addr+bits, "fe80::91/64")}) // again and again: follow may have looked, too
 			var told []string
 			for _, m := range b.host.Peerstore().Addrs(a.host.ID()) {
 				if ip, ok := netmon.IPOf(m); ok && !ip.IsLoopback() {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store/storetest"
 )
 
@@ -123,7 +124,7 @@ func TestForgedAnnouncementsAreNotDialled(t *testing.T) {
 		"/dns4/localhost/tcp/6666",
 		"/ip4/10.77.0.9/tcp/7777", // on our link: this one may be dialled
 	} {
-		texts = append(texts, "dnsaddr="+addr+"/p2p/"+newTestPeer(t).String())
+		texts = append(texts, "dnsaddr="+addr+"/p2p/"+p2ptest.NewPeer(t).String())
 	}
 	liar.start(childConfig{Forge: texts})
 	a := host.start(childConfig{})

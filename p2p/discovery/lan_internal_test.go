@@ -11,13 +11,14 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/store/storetest"
 )
 
 // testHostConfig returns the configuration of a host with a new identity.
 func testHostConfig(t testing.TB, port uint16) transport.Config {
-	return transport.Config{Identity: newTestIdentity(t), Port: port, Conns: 512, Streams: 4096, PeerStreams: 64}
+	return transport.Config{Identity: p2ptest.NewIdentity(t), Port: port, Conns: 512, Streams: 4096, PeerStreams: 64}
 }
 
 // newIdleLAN returns a LAN that does not run.
@@ -91,7 +92,7 @@ func waitConnected(t testing.TB, a *LAN, b peer.ID) {
 func loopback(l *LAN) string { return fmt.Sprintf("127.0.0.1:%d", transport.ListenPort(l.host)) }
 
 func TestNamedPeersConnectBothWaysAndAgain(t *testing.T) {
-	defer leavesNothing(t)()
+	defer p2ptest.LeavesNothing(t)()
 	a, stopA := startTestLAN(t, Config{})
 	b, stopB := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	start := time.Now()

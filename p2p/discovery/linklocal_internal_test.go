@@ -11,13 +11,14 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/store/storetest"
 )
 
 // Only this machine knows on which of its links it has heard a link-local address.
 func TestLinkLocalAddressesFromHearsayAreRefused(t *testing.T) {
 	k := newTestCandidates(t)
-	id, now := newTestPeer(t), time.Now()
+	id, now := p2ptest.NewPeer(t), time.Now()
 	local, global := ma.StringCast("/ip6zone/eth0/ip6/fe80::1/tcp/6273"), ma.StringCast("/ip6/fd00::1/tcp/6273")
 	for _, via := range []string{ViaExchange, viaRemembered, viaInbound} {
 		k.announce(announcement{id: id, addrs: []ma.Multiaddr{local}, expiry: now.Add(time.Hour), via: via}, now)
@@ -84,7 +85,7 @@ func TestForgedLinkLocalAnnouncementsAreNotDialled(t *testing.T) {
 		"/ip6/100::2:0:0:7:9/tcp/6666", "/ip6/fe80::7:1/tcp/6666",
 		"/ip6/fe80::7:9/tcp/7777", // its own: this one may be dialled
 	} {
-		texts = append(texts, "dnsaddr="+addr+"/p2p/"+newTestPeer(t).String())
+		texts = append(texts, "dnsaddr="+addr+"/p2p/"+p2ptest.NewPeer(t).String())
 	}
 	// The kernel sends from the address that it likes best: there must be but one.
 	liar.ip("link", "set", "eth0", "addrgenmode", "none")

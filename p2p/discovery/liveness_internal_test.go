@@ -10,6 +10,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 // The machines that a prefix made neighbours are let go when it goes, though both its and their other address stay. The
@@ -74,10 +75,10 @@ func TestConnectionsOfLinksAreProbed(t *testing.T) {
 	b, _ := startTestLAN(t, Config{Peers: []string{loopback(a)}})
 	waitConnected(t, b, a.host.ID())
 	c := b.host.Network().ConnsToPeer(a.host.ID())[0]
-	if got := b.connsAt([]netmon.Link{testLink("lo", "127.0.0.1/8")}); len(got) != 1 || got[0] != c {
+	if got := b.connsAt([]netmon.Link{p2ptest.Link("lo", "127.0.0.1/8")}); len(got) != 1 || got[0] != c {
 		t.Errorf("connections at 127.0.0.1: %v, want %v", got, c)
 	}
-	if got := b.connsAt([]netmon.Link{testLink("eth0", "10.0.0.1/8")}); len(got) != 0 {
+	if got := b.connsAt([]netmon.Link{p2ptest.Link("eth0", "10.0.0.1/8")}); len(got) != 0 {
 		t.Errorf("connections at 10.0.0.1: %v, want none", got)
 	}
 	if !isAlive(t.Context(), c) {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 	"narbor/store/storetest"
 
@@ -14,7 +15,7 @@ import (
 )
 
 func TestParseNamedPeer(t *testing.T) {
-	id := newTestPeer(t).String()
+	id := p2ptest.NewPeer(t).String()
 	for text, want := range map[string]string{ // address or name, family, port, whether the ID is given
 		"10.0.0.1":                         "10.0.0.1 ip 6273 false",
 		"10.0.0.1:80":                      "10.0.0.1 ip 80 false",
@@ -107,7 +108,7 @@ func TestNamedPeerByNameAndByID(t *testing.T) {
 		stop()
 	}
 
-	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, newTestPeer(t))}})
+	b, _ := startTestLAN(t, Config{Peers: []string{fmt.Sprintf("/ip4/127.0.0.1/tcp/%d/p2p/%s", port, p2ptest.NewPeer(t))}})
 	select {
 	case <-b.Settled():
 	case <-time.After(storetest.AtMost(settleLimit + 10*time.Second)):

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store/storetest"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -42,26 +43,9 @@ type testHost struct {
 
 var testNets atomic.Int64 // makes names unique in this process
 
-// requireRoot skips a test that makes network namespaces where that is not possible.
-func requireRoot(t *testing.T) {
-	t.Helper()
-	reason := ""
-	if os.Geteuid() != 0 {
-		reason = "network namespaces need root"
-	} else if _, err := exec.LookPath("ip"); err != nil {
-		reason = "network namespaces need iproute2"
-	}
-	if reason != "" && os.Getenv("CI") == "true" {
-		t.Fatal(reason)
-	}
-	if reason != "" {
-		t.Skip(reason)
-	}
-}
-
 func newTestNet(t *testing.T) *testNet {
 	t.Helper()
-	requireRoot(t)
+	p2ptest.NeedNamespaces(t)
 	n := &testNet{t: t, name: fmt.Sprintf("nbt%d-%d", os.Getpid(), testNets.Add(1))}
 	n.add(n.name)
 	n.ip("-n", n.name, "link", "add", "br0", "type", "bridge", "forward_delay", "0", "mcast_snooping", "0")
@@ -260,7 +244,7 @@ func TestLANChild(t *testing.T) {
 		forge(t, cfg.Forge)
 		return
 	}
-	defer leavesNothing(t)()
+	defer p2ptest.LeavesNothing(t)()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)

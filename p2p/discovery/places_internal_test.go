@@ -14,6 +14,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 func TestNetworksAreToldApart(t *testing.T) {
@@ -51,7 +52,7 @@ func TestNetworksAreToldApart(t *testing.T) {
 
 func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 	l := newIdleLAN(t)
-	l.Gate.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
+	l.Gate.SetLinks([]netmon.Link{p2ptest.Link("eth0", "10.1.0.5/24", "203.0.113.5/24", "100.64.0.5/10", "fd01::5/64", "2001:db8::5/64",
 		"169.254.0.5/16", "192.168.1.1/24", "fe80::5/64")})
 	for addr, want := range map[string]bool{
 		"10.1.0.1": true, "fd01::1": true, "169.254.0.1": true,
@@ -84,7 +85,7 @@ func TestGatewayIsDialledOnceAndOnlyIfPrivate(t *testing.T) {
 }
 
 func memoOf(t *testing.T, i int) ma.Multiaddr {
-	return ma.StringCast(fmt.Sprintf("/ip4/10.0.%d.%d/tcp/6273/p2p/%s", i/250, i%250+1, newTestPeer(t)))
+	return ma.StringCast(fmt.Sprintf("/ip4/10.0.%d.%d/tcp/6273/p2p/%s", i/250, i%250+1, p2ptest.NewPeer(t)))
 }
 
 func TestMemoryIsBounded(t *testing.T) {
@@ -100,7 +101,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d addresses are remembered, %d of them in the first network, want %d, none", len(m.all), len(m.in("network 0")),
 			maxNetworks*maxRemembered)
 	}
-	id := newTestPeer(t).String()
+	id := p2ptest.NewPeer(t).String()
 	later := now.Add(memoryLimit)
 	for i := range 3 * maxRememberedAddrs {
 		m.note("home", ma.StringCast(fmt.Sprintf("/ip4/10.0.0.%d/tcp/6273/p2p/%s", i+1, id)), later.Add(time.Duration(i)*time.Minute))

@@ -12,6 +12,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/transport"
 )
 
@@ -43,9 +44,9 @@ type ends struct {
 	local, remote netip.Addr
 }
 
-func (e ends) LocalMultiaddr() ma.Multiaddr { return must(netmon.TCPAddr(e.local, 6273)) }
+func (e ends) LocalMultiaddr() ma.Multiaddr { return p2ptest.Must(netmon.TCPAddr(e.local, 6273)) }
 
-func (e ends) RemoteMultiaddr() ma.Multiaddr { return must(netmon.TCPAddr(e.remote, 6273)) }
+func (e ends) RemoteMultiaddr() ma.Multiaddr { return p2ptest.Must(netmon.TCPAddr(e.remote, 6273)) }
 
 func (e ends) RemotePeer() peer.ID { return "somebody" }
 
@@ -66,7 +67,7 @@ func TestVsockOutlivesNetworks(t *testing.T) {
 func TestHostIsLookedForWithPatience(t *testing.T) {
 	refused := fmt.Errorf("dial: %w", &swarm.DialError{DialErrors: []swarm.TransportError{{Cause: syscall.ECONNRESET}}})
 	none := fmt.Errorf("dial: %w", &swarm.DialError{DialErrors: []swarm.TransportError{{Cause: syscall.ENODEV}}})
-	named := must(parseNamedPeer("vsock:2"))
+	named := p2ptest.Must(parseNamedPeer("vsock:2"))
 	for _, c := range []struct {
 		about    string
 		peer     *namedPeer

@@ -11,11 +11,12 @@ import (
 	"github.com/libp2p/zeroconf/v2"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 	s := newTestService(t, "10.1.0.5/24", "fd01::5/64", "fe80::5/64")
-	a, b, self := newTestPeer(t), newTestPeer(t), s.cfg.Self
+	a, b, self := p2ptest.NewPeer(t), p2ptest.NewPeer(t), s.cfg.Self
 	var many []string
 	for i := range 3 * netmon.MaxAddrs {
 		many = append(many, fmt.Sprintf("/ip4/10.1.0.%d/tcp/6273/p2p/%s", i+10, a))
@@ -57,7 +58,7 @@ func TestParseEntryKeepsNeighboursAlone(t *testing.T) {
 
 func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 	s := newTestService(t)
-	ips, texts := s.texts(testLink("eth0", "10.1.0.5/24", "fe80::5/64", "fd01::5/64"))
+	ips, texts := s.texts(p2ptest.Link("eth0", "10.1.0.5/24", "fe80::5/64", "fd01::5/64"))
 	tail := fmt.Sprintf("/tcp/%d/p2p/%s", testPort, s.cfg.Self)
 	if want := []string{"dnsaddr=/ip4/10.1.0.5" + tail, "dnsaddr=/ip6/fd01::5" + tail, "dnsaddr=/ip6/fe80::5" + tail}; !slices.Equal(texts,
 		want) {
@@ -69,7 +70,7 @@ func TestAnnouncementSaysNothingButAddresses(t *testing.T) {
 }
 
 func TestParseText(t *testing.T) {
-	id := newTestPeer(t)
+	id := p2ptest.NewPeer(t)
 	for text, want := range map[string]string{
 		"dnsaddr=/ip4/10.0.0.1/tcp/6273/p2p/%s":                    "/ip4/10.0.0.1/tcp/6273",
 		"dnsaddr=/ip6/fd00::1/tcp/1024/p2p/%s":                     "/ip6/fd00::1/tcp/1024",

@@ -1,47 +1,25 @@
 package mdns
 
 import (
-	"crypto/rand"
 	"fmt"
 	"net/netip"
 	"testing"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	mh "github.com/multiformats/go-multihash"
 	"go.uber.org/zap"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 const testPort = 6273
-
-func newTestPeer(t testing.TB) peer.ID {
-	t.Helper()
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := peer.IDFromPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
-func testLink(name string, addrs ...string) netmon.Link {
-	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
-	for _, a := range addrs {
-		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
-	}
-	return l
-}
 
 // newTestService makes the service of a machine with these addresses on eth0. Other addresses of their networks are
 // neighbours', but for that of a cloud's metadata.
 func newTestService(t testing.TB, addrs ...string) *Service {
 	t.Helper()
-	link := testLink("eth0", addrs...)
+	link := p2ptest.Link("eth0", addrs...)
 	isNeighbour := func(a netip.Addr) bool {
 		for _, p := range link.Addrs {
 			if p.Addr() == a.WithZone("") {
@@ -50,7 +28,7 @@ func newTestService(t testing.TB, addrs ...string) *Service {
 		}
 		return netmon.OnLink([]netmon.Link{link}, a) && a != netip.MustParseAddr("169.254.169.254")
 	}
-	return New(Config{Self: newTestPeer(t), Port: testPort, IsNeighbour: isNeighbour, NonNeighbours: func() bool { return false },
+	return New(Config{Self: p2ptest.NewPeer(t), Port: testPort, IsNeighbour: isNeighbour, NonNeighbours: func() bool { return false },
 		Found: func(Announcement) {}, Traffic: new(Traffic), Log: zap.NewNop()})
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"narbor/p2p/discovery"
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/transport"
 	"narbor/p2p/wire"
@@ -145,14 +146,14 @@ func (c talk) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 
 func TestDialBackKeepsToTheLink(t *testing.T) {
 	l, err := discovery.New(discovery.Config{},
-		transport.Config{Identity: newTestIdentity(t), Conns: 8, Streams: 8, PeerStreams: 8, Log: zap.NewNop()},
+		transport.Config{Identity: p2ptest.NewIdentity(t), Conns: 8, Streams: 8, PeerStreams: 8, Log: zap.NewNop()},
 		discovery.Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Host().Close()
 	b := NewDialBacks(Config{LAN: l})
-	l.Gate.SetLinks([]netmon.Link{testLink("lo", "127.0.0.1/8"), testLink("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
+	l.Gate.SetLinks([]netmon.Link{p2ptest.Link("lo", "127.0.0.1/8"), p2ptest.Link("eth0", "10.1.0.5/24", "fd01::5/64", "169.254.1.1/16")})
 	l.Gate.SetNamed("nas", []netip.Addr{netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("192.0.2.1")})
 	for _, remote := range []string{"/ip4/127.0.0.1", "/ip4/127.0.0.2", "/ip4/8.8.8.8", "/ip4/10.1.1.6", "/ip4/10.1.0.5", "/ip6/fd01::5",
 		"/ip4/169.254.169.254", "/ip4/192.0.2.1", "/ip6/fe80::1", "/ip6/::1", "/ip6/ff02::1"} {

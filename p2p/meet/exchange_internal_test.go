@@ -11,12 +11,13 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 )
 
 func FuzzReadPeers(f *testing.F) {
-	id, err := peer.IDFromPrivateKey(newTestIdentity(f))
+	id, err := peer.IDFromPrivateKey(p2ptest.NewIdentity(f))
 	if err != nil {
 		f.Fatal(err)
 	}

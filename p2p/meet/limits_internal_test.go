@@ -2,48 +2,23 @@ package meet
 
 import (
 	"context"
-	"crypto/rand"
 	"io"
-	"net/netip"
 	"testing"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
-	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 )
-
-func newTestIdentity(t testing.TB) crypto.PrivKey {
-	t.Helper()
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func testLink(name string, addrs ...string) netmon.Link {
-	l := netmon.Link{InterfaceStatus: netmon.InterfaceStatus{Name: name, Used: true}}
-	for _, a := range addrs {
-		l.Addrs = append(l.Addrs, netip.MustParsePrefix(a))
-	}
-	return l
-}
-
-// numbered returns a different address for each i.
-func numbered(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
-}
 
 func TestDialledAddressesAreBounded(t *testing.T) {
 	d := newDialBackQuotas()
 	for i := range maxDialBackAddrs + 10 {
-		d.allow(numbered(i), time.Time{})
+		d.allow(p2ptest.Addr(i), time.Time{})
 	}
 	if got := d.each.Len(); got != maxDialBackAddrs {
 		t.Errorf("%d addresses are remembered, want %d", got, maxDialBackAddrs)
@@ -53,8 +28,8 @@ func TestDialledAddressesAreBounded(t *testing.T) {
 func TestQuotasGrowSlowly(t *testing.T) {
 	quotas := newDialBackQuotas()
 	now := time.Now().Add(time.Hour) // all are full
-	quotas.allow(numbered(0), now)
-	one, ok := quotas.each.Get(numbered(0))
+	quotas.allow(p2ptest.Addr(0), now)
+	one, ok := quotas.each.Get(p2ptest.Addr(0))
 	if !ok {
 		t.Fatal("no quota for an address that was dialled")
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/network"
 	"go.uber.org/zap"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
@@ -94,7 +95,7 @@ func TestIdleStreamsAreBounded(t *testing.T) {
 func TestReasonsOfStrikesAreBounded(t *testing.T) {
 	l := NewLedger("", zap.NewNop())
 	for range maxDenied + 5 {
-		id := testPeer(t)
+		id := p2ptest.NewPeer(t)
 		for range maxStrikes {
 			l.Strike(id, errors.New(strings.Repeat("lies ", 10_000)))
 		}

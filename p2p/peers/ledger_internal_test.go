@@ -2,7 +2,6 @@ package peers
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,11 +13,11 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
@@ -45,7 +44,7 @@ func (l *Ledger) banFor(id peer.ID, reason string) {
 
 func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "denied.json")
-	id, other := testPeer(t), testPeer(t)
+	id, other := p2ptest.NewPeer(t), p2ptest.NewPeer(t)
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(banTime)
 		savedLedger(t, file, func(l *Ledger) { l.banFor(id, "sent <wrong> bytes") })
@@ -71,7 +70,7 @@ func TestBansOutlastTheProgramAndEnd(t *testing.T) {
 
 func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
 	now := time.Now()
-	id := testPeer(t)
+	id := p2ptest.NewPeer(t)
 	text := fmt.Sprintf(`[{"id":%q,"reason":"lied","until":%q}]`, id, now.AddDate(50, 0, 0).Format(time.RFC3339))
 	list, err := parseDenyList([]byte(text), now)
 	if got := list[id].Until; err != nil || !got.Equal(now.Add(banTime)) {
@@ -81,14 +80,14 @@ func TestBanOfAWrongClockIsNoLongerThanOthers(t *testing.T) {
 
 func TestBansAreBounded(t *testing.T) {
 	now := time.Now()
-	list, latest, blocked := denyList{}, testPeer(t), testPeer(t)
+	list, latest, blocked := denyList{}, p2ptest.NewPeer(t), p2ptest.NewPeer(t)
 	list.ban(latest, "lied", now.Add(banTime))
 	if err := list.block(blocked); err != nil {
 		t.Fatal(err)
 	}
 	reason := Bounded(strings.Repeat("\x01<", maxReason))
 	for range maxDenied + 10 {
-		list.ban(testPeer(t), reason, now.Add(time.Minute))
+		list.ban(p2ptest.NewPeer(t), reason, now.Add(time.Minute))
 	}
 	if got := list.bans(now); len(got) != maxDenied {
 		t.Errorf("%d bans, want %d", len(got), maxDenied)
@@ -106,14 +105,14 @@ func TestBansAreBounded(t *testing.T) {
 }
 
 func TestBlockedPeersAreBounded(t *testing.T) {
-	list, first := denyList{}, testPeer(t)
+	list, first := denyList{}, p2ptest.NewPeer(t)
 	list.block(first)
 	for range maxBlocked - 1 {
-		if err := list.block(testPeer(t)); err != nil {
+		if err := list.block(p2ptest.NewPeer(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := list.block(testPeer(t)); err == nil {
+	if err := list.block(p2ptest.NewPeer(t)); err == nil {
 		t.Errorf("more than %d peers can be blocked", maxBlocked)
 	}
 	if err := list.block(first); err != nil {
@@ -123,7 +122,7 @@ func TestBlockedPeersAreBounded(t *testing.T) {
 
 func TestBlockOutranksBan(t *testing.T) {
 	now := time.Now()
-	list, id := denyList{}, testPeer(t)
+	list, id := denyList{}, p2ptest.NewPeer(t)
 	list.ban(id, "lied", now.Add(time.Hour))
 	list.block(id)
 	list.ban(id, "lied again", now.Add(time.Hour))
@@ -138,24 +137,10 @@ func TestBlockOutranksBan(t *testing.T) {
 
 func TestFailedSaveBlocksNoPeer(t *testing.T) {
 	l := NewLedger(filepath.Join(t.TempDir(), "no", "such", "denied.json"), zap.NewNop())
-	id := testPeer(t)
+	id := p2ptest.NewPeer(t)
 	if err := l.Block(id); err == nil || l.Denies(id) {
 		t.Errorf("block in a directory that does not exist = %v, and the peer is refused: %t", err, l.Denies(id))
 	}
-}
-
-// testPeer returns the ID of a peer that does not exist.
-func testPeer(t testing.TB) peer.ID {
-	t.Helper()
-	key, _, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := peer.IDFromPrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
 }
 
 // Whatever a peer did, its ban is counted under one of a few words.
@@ -170,7 +155,7 @@ func TestBansAreCountedByReason(t *testing.T) {
 		errors.New("something, in its own words"): refusedFormat,
 	} {
 		_, before := l.Totals()
-		id := testPeer(t)
+		id := p2ptest.NewPeer(t)
 		for range maxStrikes {
 			l.Strike(id, lie)
 		}
@@ -185,7 +170,7 @@ func TestBansAreCountedByReason(t *testing.T) {
 func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	l := NewLedger("", zap.New(core))
-	id := testPeer(t)
+	id := p2ptest.NewPeer(t)
 	var fetches sync.WaitGroup
 	for range 50 {
 		fetches.Go(func() { l.Strike(id, errors.New("lied")) })
@@ -202,7 +187,7 @@ func TestLiesBeforeTheBanCountOnce(t *testing.T) {
 }
 
 func TestUnreadableBansAreNoBans(t *testing.T) {
-	good := fmt.Sprintf(`{"id":%q,"reason":"lied","until":%q}`, testPeer(t), time.Now().Add(time.Hour).Format(time.RFC3339))
+	good := fmt.Sprintf(`{"id":%q,"reason":"lied","until":%q}`, p2ptest.NewPeer(t), time.Now().Add(time.Hour).Format(time.RFC3339))
 	for name, text := range map[string]string{
 		"empty":        "",
 		"cut":          "[" + good,

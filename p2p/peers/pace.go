@@ -1,9 +1,10 @@
 package peers
 
 import (
-	"narbor/store"
 	"sync"
 	"time"
+
+	"narbor/store"
 )
 
 // pace estimates how fast blocks come from a neighbour. Its methods may be called concurrently.

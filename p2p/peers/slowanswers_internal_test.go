@@ -14,6 +14,7 @@ import (
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A slowStream has an answer without end, of which a byte comes now and then.
@@ -58,8 +59,9 @@ func (s *slowStream) Reset() error {
 
 func TestSlowAnswersEndInTime(t *testing.T) {
 	const patience = time.Second
-	s := newSigner(t)
-	small, huge := s.sign(t, "small", 200*store.BlockSize), s.sign(t, "huge", 1<<34)
+	s := trusttest.NewSigner(t)
+	_, small := s.SignSize(t, "small", 200*store.BlockSize)
+	_, huge := s.SignSize(t, "huge", 1<<34)
 	blocks := func(m trust.Mapping) []byte {
 		return binary.AppendUvarint(nil, uint64(store.NumBlocks(m.NarSize())))
 	}

@@ -3,8 +3,6 @@ package serve
 import (
 	"bufio"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,27 +14,13 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
-
-// fileNamed makes the unsigned path of a fetched file, and its NAR.
-func fileNamed(t testing.TB, name string, contents []byte) (store.Info, []byte, trust.File) {
-	t.Helper()
-	sum := sha256.Sum256(contents)
-	f, err := trust.ParseFile("sha256", hex.EncodeToString(sum[:]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	path, err := store.ParsePathName(string(f.PathCalled(name)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	nar := fileNAR(contents)
-	return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: f.String(), Fetched: true}, nar, f
-}
 
 // sharingFile makes a server that has a path, and finds it by its name.
 func sharingFile(t testing.TB, keys *trust.Keys, info store.Info, nar []byte) *Server {
@@ -72,10 +56,10 @@ func missesOf(srv *Server) float64 {
 
 // A file is found by its hash if its path may be given away, and not else.
 func TestFileIsFoundByItsHash(t *testing.T) {
-	s := newSigner(t)
-	fetched, nar, f := fileNamed(t, "one.tar.gz", []byte("one"))
-	_, _, another := fileNamed(t, "one.tar.gz", []byte("another"))
-	signed, _ := s.signPath(t, fetched.Path, nar)
+	s := trusttest.NewSigner(t)
+	fetched, nar, f := trusttest.FetchedFile(t, "one.tar.gz", []byte("one"))
+	_, _, another := trusttest.FetchedFile(t, "one.tar.gz", []byte("another"))
+	signed, _ := s.SignPath(t, fetched.Path, nar)
 	for name, c := range map[string]struct {
 		edit  func(*store.Info, *Server)
 		ask   trust.File
@@ -95,8 +79,8 @@ func TestFileIsFoundByItsHash(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			info := fetched
-			c.edit(&info, newTestServer(t, s.keys))
-			srv := sharingFile(t, s.keys, info, nar)
+			c.edit(&info, newTestServer(t, s.Keys))
+			srv := sharingFile(t, s.Keys, info, nar)
 			c.edit(&info, srv)
 			text := fileFrom(t, dial(t, srv, "asker", "127.0.0.1"), c.ask)
 			if (text != "") != c.found {
@@ -117,7 +101,7 @@ func TestFileIsFoundByItsHash(t *testing.T) {
 // The names of all paths are read for a peer, and for its machine, so many times and no more.
 func TestQuestionsForFilesHaveAQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		info, nar, f := fileNamed(t, "one", []byte("one"))
+		info, nar, f := trusttest.FetchedFile(t, "one", []byte("one"))
 		srv := sharingFile(t, new(trust.Keys), info, nar)
 		read := 0
 		called := srv.cfg.Called
@@ -163,7 +147,7 @@ func TestQuestionsForFilesOfAllMachinesHaveAQuota(t *testing.T) {
 
 // What was not looked for is not the asker's fault.
 func TestQuestionsForFilesThatAreNotLookedForCostNoMiss(t *testing.T) {
-	info, nar, f := fileNamed(t, "one", []byte("one"))
+	info, nar, f := trusttest.FetchedFile(t, "one", []byte("one"))
 	for name, fail := range map[string]func(*Server){
 		"the source fails": func(srv *Server) { srv.sources = []store.Source{failing{}} },
 		"the names cannot be read": func(srv *Server) {
@@ -188,7 +172,7 @@ func TestQuestionsForFilesThatAreNotLookedForCostNoMiss(t *testing.T) {
 // waits for a turn gets an answer when it has gone on without one.
 func TestTurnsForFilesAreShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		info, nar, f := fileNamed(t, "one", []byte("one"))
+		info, nar, f := trusttest.FetchedFile(t, "one", []byte("one"))
 		srv := sharingFile(t, new(trust.Keys), info, nar)
 		for i := range maxNaming {
 			stuck := dial(t, srv, peer.ID(fmt.Sprint("stuck ", i)), fmt.Sprint("127.0.0.", i+2))
@@ -200,7 +184,7 @@ func TestTurnsForFilesAreShort(t *testing.T) {
 			t.Errorf("beside readers that are stuck the answer is %q after %s, want the claim at once", text, took)
 		}
 		for i := range maxNaming {
-			if _, ok := srv.naming.try(Asker{numbered(i), "reads"}); !ok {
+			if _, ok := srv.naming.try(Asker{p2ptest.Addr(i), "reads"}); !ok {
 				t.Fatal("no turn is free")
 			}
 		}

@@ -9,21 +9,23 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/offered"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A holder shares what it has without signatures, and takes offers.
 type holder struct {
 	*Server
-	upstream signer
+	upstream trusttest.Signer
 	kept     int // how many signatures were kept
 }
 
 // newHolder makes a holder of paths with their NARs.
-func newHolder(t *testing.T, upstream signer, paths map[string]store.Info, nars map[string][]byte) *holder {
+func newHolder(t *testing.T, upstream trusttest.Signer, paths map[string]store.Info, nars map[string][]byte) *holder {
 	t.Helper()
 	book, err := offered.Open("")
 	if err != nil {
@@ -33,7 +35,7 @@ func newHolder(t *testing.T, upstream signer, paths map[string]store.Info, nars 
 	for name, info := range paths {
 		mem.Add(info, nars[name])
 	}
-	h := &holder{Server: newTestServer(t, upstream.keys, book.Source(mem)), upstream: upstream}
+	h := &holder{Server: newTestServer(t, upstream.Keys, book.Source(mem)), upstream: upstream}
 	h.cfg.Keep = func(info store.Info, sigs []string, from string) error {
 		h.kept++
 		return book.Keep(info, sigs, from)
@@ -64,8 +66,8 @@ func (h *holder) shares(info store.Info) bool {
 }
 
 func TestOfferedSignatureMakesAHolder(t *testing.T) {
-	up, nar := newSigner(t), fileNAR(random(1000))
-	signed, _ := up.sign(t, "image", nar)
+	up, nar := trusttest.NewSigner(t), fileNAR(p2ptest.Random(1000))
+	signed, _ := up.Sign(t, "image", nar)
 	unsigned := signed
 	unsigned.Signatures = nil
 	h := newHolder(t, up, map[string]store.Info{"image": unsigned}, map[string][]byte{"image": nar})
@@ -89,16 +91,16 @@ func TestOfferedSignatureMakesAHolder(t *testing.T) {
 // Nothing but a signature of a public key for exactly what the source has is taken, and a refusal is no strike: its
 // peer may be honest, and have other keys, or the source another content.
 func TestOffersThatAreRefused(t *testing.T) {
-	up, other, nar := newSigner(t), signerNamed(t, "other-1"), fileNAR(random(1000))
-	sameName := newSigner(t)
-	signed, _ := up.sign(t, "path", nar)
-	another, _ := up.sign(t, "another", nar)
-	drv, _ := up.sign(t, "path.drv", nar)
-	foreign, _ := other.sign(t, "path", nar)
-	forged, _ := sameName.sign(t, "path", nar)
+	up, other, nar := trusttest.NewSigner(t), trusttest.NewSignerNamed(t, "other-1"), fileNAR(p2ptest.Random(1000))
+	sameName := trusttest.NewSigner(t)
+	signed, _ := up.Sign(t, "path", nar)
+	another, _ := up.Sign(t, "another", nar)
+	drv, _ := up.Sign(t, "path.drv", nar)
+	foreign, _ := other.Sign(t, "path", nar)
+	forged, _ := sameName.Sign(t, "path", nar)
 	ofAnother := signed
 	ofAnother.Signatures = another.Signatures
-	poison, _ := up.sign(t, "path", fileNAR(random(1001)))
+	poison, _ := up.Sign(t, "path", fileNAR(p2ptest.Random(1001)))
 	source := signed
 	source.CA = "fixed:r:" + signed.NarHash.String()
 	for name, c := range map[string]struct {
@@ -134,15 +136,15 @@ func TestOffersThatAreRefused(t *testing.T) {
 
 // A path that one source calls built here is not shared by another, whatever is offered.
 func TestOfferDoesNotUncoverABuildByACopy(t *testing.T) {
-	up, nar := newSigner(t), fileNAR(random(1000))
-	signed, _ := up.sign(t, "path", nar)
+	up, nar := trusttest.NewSigner(t), fileNAR(p2ptest.Random(1000))
+	signed, _ := up.Sign(t, "path", nar)
 	built, copied := signed, signed
 	built.Ultimate, built.Signatures, copied.Signatures = true, nil, nil
 	own, cache := new(store.Mem), new(store.Mem)
 	own.Add(built, nar)
 	cache.Add(copied, nar)
-	srv := newTestServer(t, up.keys, own, cache)
-	srv.policy = trust.Policy{Keys: up.keys, Circle: up.keys}
+	srv := newTestServer(t, up.Keys, own, cache)
+	srv.policy = trust.Policy{Keys: up.Keys, Circle: up.Keys}
 	kept := false
 	srv.cfg.Keep = func(store.Info, []string, string) error { kept = true; return nil }
 	if got := answered(t, dial(t, srv, "asker", "127.0.0.1"), offerOf(signed)); got != 0 || kept {
@@ -154,11 +156,11 @@ func TestOfferDoesNotUncoverABuildByACopy(t *testing.T) {
 // back: an asker may have thousands of paths that were imported here.
 func TestOffersHaveAQuota(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		up, nar := newSigner(t), fileNAR(random(10))
-		signed, _ := up.sign(t, "path", nar)
+		up, nar := trusttest.NewSigner(t), fileNAR(p2ptest.Random(10))
+		signed, _ := up.Sign(t, "path", nar)
 		unsigned := signed
 		unsigned.Signatures = nil
-		absent, _ := up.sign(t, "absent", nar)
+		absent, _ := up.Sign(t, "absent", nar)
 		h := newHolder(t, up, map[string]store.Info{"path": unsigned}, map[string][]byte{"path": nar})
 		stream := dial(t, h.Server, "flooder", "127.0.0.1")
 		frame := wire.AppendRequest(nil, offerOf(absent))

@@ -1,8 +1,6 @@
 package serve
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -10,24 +8,25 @@ import (
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
-	"github.com/nix-community/go-nix/pkg/nixbase32"
-	"github.com/nix-community/go-nix/pkg/nixhash"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
-	s := newSigner(t)
-	nar := random(100)
-	path, ca := contentAddressed(t, "source", nar)
-	info, _ := s.signPath(t, path, nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(100)
+	source := trusttest.SourceClaim(t, "source", nar)
+	path := source.Path
+	info, _ := s.SignPath(t, path, nar)
 	want := info.String()
-	info.CA, info.Deriver = ca, path
+	info.CA, info.Deriver = source.CA, path
 	info.Signatures = append(info.Signatures, "other-1:AAAA")
 	mem := new(store.Mem)
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
+	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.Keys})
 	if got, err := sh.sharedClaim(t.Context(), path.HashPart()); err != nil || got.text != want {
 		t.Errorf("sharedClaim = %q, %v, want %q", got.text, err, want)
 	}
@@ -35,18 +34,17 @@ func TestClaimsTellWhatIsSignedAndNoMore(t *testing.T) {
 
 // Private sources are content-addressed, so a peer believes them without a signature.
 func TestUnsignedContentIsNotShared(t *testing.T) {
-	s := newSigner(t)
-	nar := random(100)
-	path, ca := contentAddressed(t, "private", nar)
-	info := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: ca}
-	m, err := s.keys.Check(info)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(100)
+	info := trusttest.SourceClaim(t, "private", nar)
+	m, err := s.Keys.Check(info)
 	if err != nil {
 		t.Fatalf("Check = %v, want it believed", err)
 	}
 	mem := new(store.Mem)
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
-	if c, err := sh.sharedClaim(t.Context(), path.HashPart()); !errors.Is(err, store.ErrNotFound) {
+	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.Keys})
+	if c, err := sh.sharedClaim(t.Context(), info.Path.HashPart()); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("sharedClaim = %q, %v, want ErrNotFound", c.text, err)
 	}
 	if n, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); !errors.Is(err, store.ErrNotFound) {
@@ -61,10 +59,9 @@ func TestUnsignedContentIsNotShared(t *testing.T) {
 // A fetched source is shared without a signature if the policy says so, and the claim proves itself to a peer without
 // keys.
 func TestFetchedSourcesAreShared(t *testing.T) {
-	nar := random(100)
-	path, ca := contentAddressed(t, "source", nar)
-	fetched := store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: ca, Fetched: true}
-	drv, drvCA := contentAddressed(t, "source.drv", nar)
+	nar := p2ptest.Random(100)
+	fetched, drv := trusttest.SourceClaim(t, "source", nar), trusttest.SourceClaim(t, "source.drv", nar)
+	fetched.Fetched = true
 	with := func(change func(*store.Info)) store.Info {
 		info := fetched
 		change(&info)
@@ -82,9 +79,9 @@ func TestFetchedSourcesAreShared(t *testing.T) {
 		"not fetched":         {info: with(func(i *store.Info) { i.Fetched = false })},
 		"built here":          {info: with(func(i *store.Info) { i.Fetched, i.Ultimate = false, true })},
 		"another content":     {info: with(func(i *store.Info) { i.NarHash[0]++ })},
-		"with references":     {info: with(func(i *store.Info) { i.References = []store.Path{drv} })},
-		"text":                {info: with(func(i *store.Info) { i.CA = strings.Replace(ca, "fixed:r:", "text:", 1) })},
-		"derivation":          {info: with(func(i *store.Info) { i.Path, i.CA = drv, drvCA })},
+		"with references":     {info: with(func(i *store.Info) { i.References = []store.Path{drv.Path} })},
+		"text":                {info: with(func(i *store.Info) { i.CA = strings.Replace(i.CA, "fixed:r:", "text:", 1) })},
+		"derivation":          {info: with(func(i *store.Info) { i.Path, i.CA = drv.Path, drv.CA })},
 		"damaged":             {info: fetched, damage: true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +111,7 @@ func TestFetchedSourcesAreShared(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if m, err := keys.Check(info); err != nil || m.Path() != path || !info.Deriver.IsZero() {
+			if m, err := keys.Check(info); err != nil || m.Path() != fetched.Path || !info.Deriver.IsZero() {
 				t.Errorf("the claim %q yields %v, %v for a peer without keys, want a mapping", claim.text, m, err)
 			}
 		})
@@ -122,16 +119,16 @@ func TestFetchedSourcesAreShared(t *testing.T) {
 }
 
 func TestNARsHeldOpenAreBounded(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	mem, infos := new(store.Mem), []store.Info{}
 	for i := range 3 * maxOpenNARs {
-		nar := random(10 + i)
-		info, _ := s.sign(t, fmt.Sprintf("p%d", i), nar)
+		nar := p2ptest.Random(10 + i)
+		info, _ := s.Sign(t, fmt.Sprintf("p%d", i), nar)
 		mem.Add(info, nar)
 		infos = append(infos, info)
 	}
 	src := &counted{Source: mem, t: t}
-	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.Keys})
 	for _, info := range infos {
 		if _, _, err := sh.readBlock(t.Context(), blockRequest(info, 0), make([]byte, store.BlockSize)); err != nil &&
 			!strings.Contains(err.Error(), "bad day") {
@@ -171,14 +168,4 @@ func TestAnswersHaveADeadline(t *testing.T) {
 	if _, err := (stallWriter{d, scarce}).Write([]byte("answer")); err != nil || time.Until(d.deadline) > scarceStall {
 		t.Errorf("Write when turns are scarce = %v with deadline %v, want one within %v", err, d.deadline, scarceStall)
 	}
-}
-
-func contentAddressed(t testing.TB, name string, nar []byte) (path store.Path, ca string) {
-	hash := store.Hash(sha256.Sum256(nar))
-	sum := sha256.Sum256([]byte("source:sha256:" + hex.EncodeToString(hash[:]) + ":" + store.Dir + ":" + name))
-	path, err := store.ParsePathName(nixbase32.EncodeToString(nixhash.CompressHash(sum[:], 20)) + "-" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path, "fixed:r:" + hash.String()
 }

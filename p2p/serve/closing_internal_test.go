@@ -8,8 +8,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A counted source counts the NARs that it has open, and fails the test when one is closed twice or read after.
@@ -55,17 +57,17 @@ func (n *countedNAR) Close() error {
 }
 
 func TestSharedNARsAreClosedOnce(t *testing.T) {
-	s := newSigner(t)
+	s := trusttest.NewSigner(t)
 	mem := new(store.Mem)
 	var infos []store.Info
 	for i := range 2 * maxOpenNARs {
-		nar := random(100 + i)
-		info, _ := s.sign(t, fmt.Sprintf("p%d", i), nar)
+		nar := p2ptest.Random(100 + i)
+		info, _ := s.Sign(t, fmt.Sprintf("p%d", i), nar)
 		mem.Add(info, nar)
 		infos = append(infos, info)
 	}
 	src := &counted{Source: mem, t: t}
-	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.Keys})
 	var readers sync.WaitGroup
 	for range 16 {
 		readers.Go(func() {

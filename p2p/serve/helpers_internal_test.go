@@ -2,9 +2,6 @@ package serve
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"testing"
@@ -14,7 +11,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
-	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"go.uber.org/zap"
 
 	"narbor/p2p/peers"
@@ -29,52 +25,6 @@ var (
 	eventually = storetest.Eventually
 	fileNAR    = storetest.FileNAR
 )
-
-func random(size int) []byte {
-	b := make([]byte, size)
-	mathrand.NewChaCha8([32]byte{1}).Read(b)
-	return b
-}
-
-// A signer is an upstream.
-type signer struct {
-	secret signature.SecretKey
-	keys   *trust.Keys
-}
-
-func newSigner(t testing.TB) signer { return signerNamed(t, "upstream-1") }
-
-func signerNamed(t testing.TB, key string) signer {
-	t.Helper()
-	secret, keys := trusttest.NewKey(t, key)
-	return signer{secret, keys}
-}
-
-// sign makes a claim about a path with the NAR nar, and the mapping that it is good for.
-func (s signer) sign(t testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
-	t.Helper()
-	return s.signPath(t, trusttest.PathNamed(t, name), nar)
-}
-
-func (s signer) signPath(t testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
-	t.Helper()
-	info := trusttest.Sign(t, s.secret, store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))})
-	return info, trusttest.Check(t, s.keys, info)
-}
-
-// words returns count hash parts of a dictionary, from a number on.
-func words(from, count int) []store.HashPart {
-	var out []store.HashPart
-	for i := from; i < from+count; i++ {
-		out = append(out, store.HashPartFromBytes([20]byte(binary.BigEndian.AppendUint64(make([]byte, 12), uint64(i)))))
-	}
-	return out
-}
-
-// numbered returns a different address for each i.
-func numbered(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)})
-}
 
 func blockRequest(info store.Info, i int) wire.Request {
 	return wire.Request{Kind: wire.AskBlock, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash, Block: i}
@@ -94,11 +44,11 @@ func newTestServer(t testing.TB, keys *trust.Keys, sources ...store.Source) *Ser
 // sharing is a server of one path.
 func sharing(t testing.TB, nar []byte) (*Server, store.Info) {
 	t.Helper()
-	s := newSigner(t)
-	info, _ := s.sign(t, "shared", nar)
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
-	return newTestServer(t, s.keys, mem), info
+	return newTestServer(t, s.Keys, mem), info
 }
 
 // arrivals has one NAR that is being received, or none, and nothing in the spool.

@@ -3,7 +3,6 @@ package serve
 import (
 	"bufio"
 	"bytes"
-	"crypto/sha256"
 	"io"
 	"net/netip"
 	"strings"
@@ -18,23 +17,24 @@ import (
 
 // Each path counts as what it is: when it is asked for, and when a block of it is sent.
 func TestSharedKindsAreCounted(t *testing.T) {
-	public, private, circle := signerNamed(t, "public-1"), signerNamed(t, "private-1"), signerNamed(t, "circle-1")
+	public, private := trusttest.NewSignerNamed(t, "public-1"), trusttest.NewSignerNamed(t, "private-1")
+	circle := trusttest.NewSignerNamed(t, "circle-1")
 	all := new(trust.Keys)
-	if err := all.Replace([]string{public.secret.ToPublicKey().String(), private.secret.ToPublicKey().String()}); err != nil {
+	if err := all.Replace([]string{public.Secret.ToPublicKey().String(), private.Secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
 	source := func(name string) store.Info {
-		nar := fileNAR([]byte(name))
-		path, ca := contentAddressed(t, name, nar)
-		return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: ca, Fetched: true}
+		info := trusttest.SourceClaim(t, name, fileNAR([]byte(name)))
+		info.Fetched = true
+		return info
 	}
-	signed := func(s signer, name string) store.Info {
-		info, _ := s.sign(t, name, fileNAR([]byte(name)))
+	signed := func(s trusttest.Signer, name string) store.Info {
+		info, _ := s.Sign(t, name, fileNAR([]byte(name)))
 		return info
 	}
 	paths := map[trust.Kind]store.Info{trust.KindPublic: signed(public, "public"), trust.KindOffered: signed(public, "offered"),
 		trust.KindPrivate: signed(private, "private"), trust.KindSource: source("source"), trust.KindGit: source("git"),
-		trust.KindOwn: signed(circle, "own"), trust.KindKept: signed(newSigner(t), "kept")}
+		trust.KindOwn: signed(circle, "own"), trust.KindKept: signed(trusttest.NewSigner(t), "kept")}
 	book, err := offered.Open("")
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +55,7 @@ func TestSharedKindsAreCounted(t *testing.T) {
 		mem.Add(info, fileNAR([]byte(info.Path.Name())))
 	}
 	srv := newTestServer(t, all, book.Source(mem))
-	srv.policy.Public, srv.policy.Circle, srv.policy.Fetched = public.keys, circle.keys, true
+	srv.policy.Public, srv.policy.Circle, srv.policy.Fetched = public.Keys, circle.Keys, true
 	c := srv.ClientOn(connFrom{addr: netip.MustParseAddr("192.0.2.1"), id: "asker"})
 	for kind, info := range paths {
 		ask := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}
@@ -88,15 +88,15 @@ func TestSharedKindsAreCounted(t *testing.T) {
 
 // A reference that is told unasked does not count, until it is asked for.
 func TestPathsToldUnaskedAreNotCounted(t *testing.T) {
-	s := newSigner(t)
-	lib, _ := s.sign(t, "lib", fileNAR([]byte("lib")))
-	app, _ := s.sign(t, "app", fileNAR([]byte("app")))
+	s := trusttest.NewSigner(t)
+	lib, _ := s.Sign(t, "lib", fileNAR([]byte("lib")))
+	app, _ := s.Sign(t, "app", fileNAR([]byte("app")))
 	app.References = []store.Path{lib.Path}
-	app = trusttest.Sign(t, s.secret, app)
+	app = trusttest.Sign(t, s.Secret, app)
 	mem := new(store.Mem)
 	mem.Add(app, fileNAR([]byte("app")))
 	mem.Add(lib, fileNAR([]byte("lib")))
-	srv := newTestServer(t, s.keys, mem)
+	srv := newTestServer(t, s.Keys, mem)
 	c := srv.ClientOn(connFrom{addr: netip.MustParseAddr("192.0.2.1"), id: "asker"})
 	for i, info := range []store.Info{app, lib} {
 		var told bytes.Buffer

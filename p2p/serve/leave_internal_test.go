@@ -6,9 +6,11 @@ import (
 	"errors"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A failing source cannot be asked.
@@ -30,12 +32,12 @@ func (d damaged) Info(ctx context.Context, hp store.HashPart) (store.Info, error
 
 // A path that stays here stays here in every source that has a copy of it.
 func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
-	s := newSigner(t)
-	nar := random(1000)
-	signed, _ := s.sign(t, "signed", nar)
-	built, _ := s.sign(t, "built", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(1000)
+	signed, _ := s.Sign(t, "signed", nar)
+	built, _ := s.Sign(t, "built", nar)
 	built.Ultimate = true
-	derivation, _ := s.sign(t, "x.drv", nar)
+	derivation, _ := s.Sign(t, "x.drv", nar)
 	own := new(store.Mem)
 	own.Add(built, nar)
 	for _, c := range []struct {
@@ -58,7 +60,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		copied.Ultimate = false
 		others := new(store.Mem)
 		others.Add(copied, nar)
-		sh := newSharer([]store.Source{c.first, others}, nil, trust.Policy{Keys: s.keys})
+		sh := newSharer([]store.Source{c.first, others}, nil, trust.Policy{Keys: s.Keys})
 		text, err := sh.sharedClaim(t.Context(), c.info.Path.HashPart())
 		if (text.text != "") != c.shared || !errors.Is(err, c.err) {
 			t.Errorf("%s: sharedClaim = %q, %v, want a claim: %t, error %v", c.name, text.text, err, c.shared, c.err)
@@ -67,7 +69,7 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 		if (n > 0) != c.shared || !errors.Is(err, c.err) {
 			t.Errorf("%s: readBlock = %d, %v, want a block: %t, error %v", c.name, n, err, c.shared, c.err)
 		}
-		m, err := s.keys.Check(copied)
+		m, err := s.Keys.Check(copied)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,16 +82,16 @@ func TestOwnBuildsAndDerivationsAreNotShared(t *testing.T) {
 
 // In a circle, what was built here is shared if a key of the circle has signed it, and as long as that key is trusted.
 func TestOwnBuildsAreSharedInACircle(t *testing.T) {
-	upstream, circle := newSigner(t), signerNamed(t, "circle-1")
+	upstream, circle := trusttest.NewSigner(t), trusttest.NewSignerNamed(t, "circle-1")
 	all := new(trust.Keys)
-	if err := all.Replace([]string{upstream.secret.ToPublicKey().String(), circle.secret.ToPublicKey().String()}); err != nil {
+	if err := all.Replace([]string{upstream.Secret.ToPublicKey().String(), circle.Secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
-	nar := random(2 * store.BlockSize)
-	built := func(name string, signers ...signer) store.Info {
-		info, _ := signers[0].sign(t, name, nar)
+	nar := p2ptest.Random(2 * store.BlockSize)
+	built := func(name string, signers ...trusttest.Signer) store.Info {
+		info, _ := signers[0].Sign(t, name, nar)
 		for _, s := range signers[1:] {
-			more, _ := s.sign(t, name, nar)
+			more, _ := s.Sign(t, name, nar)
 			info.Signatures = append(info.Signatures, more.Signatures...)
 		}
 		info.Ultimate = true
@@ -108,7 +110,7 @@ func TestOwnBuildsAreSharedInACircle(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			keys := new(trust.Keys)
-			if err := keys.Replace([]string{circle.secret.ToPublicKey().String()}); err != nil {
+			if err := keys.Replace([]string{circle.Secret.ToPublicKey().String()}); err != nil {
 				t.Fatal(err)
 			}
 			own, copies := new(store.Mem), new(store.Mem)
@@ -141,13 +143,13 @@ func TestOwnBuildsAreSharedInACircle(t *testing.T) {
 
 // Removing a key from the sharing policy ends the NARs that are open because of it, with the next block.
 func TestRemovedKeyEndsOpenNARs(t *testing.T) {
-	s := newSigner(t)
-	key := s.secret.ToPublicKey().String()
-	nar := random(3 * store.BlockSize)
-	info, _ := s.sign(t, "x", nar)
+	s := trusttest.NewSigner(t)
+	key := s.Secret.ToPublicKey().String()
+	nar := p2ptest.Random(3 * store.BlockSize)
+	info, _ := s.Sign(t, "x", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
-	srv := newTestServer(t, s.keys, mem)
+	srv := newTestServer(t, s.Keys, mem)
 	sh, buf := srv.sharer, make([]byte, store.BlockSize)
 	manifest := blockRequest(info, 0)
 	manifest.Kind = wire.AskManifest
@@ -158,7 +160,7 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	if err := read(0); err != nil {
 		t.Fatalf("readBlock = %v, want a block", err)
 	}
-	if err := s.keys.Replace([]string{key, newSigner(t).secret.ToPublicKey().String()}); err != nil {
+	if err := s.Keys.Replace([]string{key, trusttest.NewSigner(t).Secret.ToPublicKey().String()}); err != nil {
 		t.Fatal(err)
 	}
 	if err := read(1); err != nil {
@@ -167,7 +169,7 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	blocks := 0
 	err := sh.manifest(t.Context(), manifest, func(int) error { return nil }, func([]byte) error {
 		blocks++
-		return s.keys.Replace(nil)
+		return s.Keys.Replace(nil)
 	})
 	if blocks != 1 || !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("manifest yields %d blocks and %v once the key is removed, want 1 and ErrNotFound", blocks, err)
@@ -178,15 +180,15 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	if _, err := sh.have(t.Context(), manifest); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("have = %v once the key is removed, want ErrNotFound", err)
 	}
-	if err := s.keys.Replace([]string{key}); err != nil {
+	if err := s.Keys.Replace([]string{key}); err != nil {
 		t.Fatal(err)
 	}
 	if err := read(2); err != nil || !bytes.Equal(buf, nar[2*store.BlockSize:]) {
 		t.Errorf("readBlock = %v once the key is back, want the block", err)
 	}
 
-	other, _ := s.sign(t, "y", nar)
-	om, err := s.keys.Check(other)
+	other, _ := s.Sign(t, "y", nar)
+	om, err := s.Keys.Check(other)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +196,7 @@ func TestRemovedKeyEndsOpenNARs(t *testing.T) {
 	if srv.Partial(blockRequest(other, 0)) == nil {
 		t.Error("a NAR that is being received is not passed on")
 	}
-	if err := s.keys.Replace(nil); err != nil {
+	if err := s.Keys.Replace(nil); err != nil {
 		t.Fatal(err)
 	}
 	if srv.Partial(blockRequest(other, 0)) != nil {

@@ -9,27 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 )
 
 const machineChildEnv = "NARBOR_TEST_MACHINES"
-
-// requireRoot skips a test that makes network namespaces where that is not possible.
-func requireRoot(t *testing.T) {
-	t.Helper()
-	reason := ""
-	if os.Geteuid() != 0 {
-		reason = "network namespaces need root"
-	} else if _, err := exec.LookPath("ip"); err != nil {
-		reason = "network namespaces need iproute2"
-	}
-	if reason != "" && os.Getenv("CI") == "true" {
-		t.Fatal(reason)
-	}
-	if reason != "" {
-		t.Skip(reason)
-	}
-}
 
 // The kernel's neighbour table is that of a namespace. It is read by a process there.
 func TestAddressesOfOneMachineShareItsBudget(t *testing.T) {
@@ -40,7 +24,7 @@ func TestAddressesOfOneMachineShareItsBudget(t *testing.T) {
 			t.Fatalf("ip %s: %v: %s", strings.Join(args, " "), err, out)
 		}
 	}
-	requireRoot(t)
+	p2ptest.NeedNamespaces(t)
 	ip("netns", "add", ns)
 	t.Cleanup(func() { ip("netns", "del", ns) })
 	ip("-n", ns, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")

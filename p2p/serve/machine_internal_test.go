@@ -12,8 +12,10 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // probe asks about absent paths from an address under that many identities, until each has spent its budget. It returns
@@ -26,7 +28,7 @@ func (g *target) probe(addr string, identities int) (looked int) {
 		from, _ := netmon.IPOf(connFrom{addr: netip.MustParseAddr(addr)}.RemoteMultiaddr())
 		g.peer.quota.machine.Store(g.quotas.of(from))
 		for i := range missBurst/wire.MaxClaims + 1 {
-			_, n := g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
+			_, n := g.asks(p2ptest.HashParts(i*wire.MaxClaims, wire.MaxClaims)...)
 			looked += n
 		}
 	}
@@ -93,7 +95,7 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 			t.Fatalf("%d looked up, want none: the others have spent all", looked)
 		}
 		for i := range missPatience/wire.MaxClaims + 2 {
-			g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
+			g.asks(p2ptest.HashParts(i*wire.MaxClaims, wire.MaxClaims)...)
 		}
 		if got := g.peer.tally.Strikes.Load(); got > 0 {
 			t.Errorf("%d strikes, want none", got)
@@ -103,9 +105,9 @@ func TestPeerIsNotStruckForWhatOthersHaveSpent(t *testing.T) {
 
 func TestPeerWithoutBudgetCannotTellWhatIsBeingReceived(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSigner(t)
-		info, m := s.sign(t, "coming", random(4*store.BlockSize))
-		srv := newTestServer(t, s.keys)
+		s := trusttest.NewSigner(t)
+		info, m := s.Sign(t, "coming", p2ptest.Random(4*store.BlockSize))
+		srv := newTestServer(t, s.Keys)
 		srv.arriving.(*arrivals).m = m
 		met := 0
 		srv.cfg.Meet = func(peer.ID, store.HashPart) { met++ }
@@ -144,13 +146,13 @@ func TestRepeatedQuestionsCountOnce(t *testing.T) {
 		g.probe("192.0.2.1", 1)
 		some := missBurst / wire.MaxClaims
 		for i := range 2 * missPatience / wire.MaxClaims {
-			g.asks(words(i%some*wire.MaxClaims, wire.MaxClaims)...)
+			g.asks(p2ptest.HashParts(i%some*wire.MaxClaims, wire.MaxClaims)...)
 		}
 		if got := g.peer.tally.Strikes.Load(); got > 0 {
 			t.Errorf("%d strikes for questions about %d paths, want none", got, some*wire.MaxClaims)
 		}
 		for i := range missPatience/wire.MaxClaims + 2 {
-			g.asks(words((some+i)*wire.MaxClaims, wire.MaxClaims)...)
+			g.asks(p2ptest.HashParts((some+i)*wire.MaxClaims, wire.MaxClaims)...)
 		}
 		if got := g.peer.tally.Strikes.Load(); got != 1 {
 			t.Errorf("%d strikes for questions about many paths, want 1", got)

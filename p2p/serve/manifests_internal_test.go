@@ -11,8 +11,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 func digestsOf(nar []byte) []byte {
@@ -27,7 +29,7 @@ func digestsOf(nar []byte) []byte {
 
 func TestManifestsAreKept(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "manifests")
-	nar := random(3*store.BlockSize + 1)
+	nar := p2ptest.Random(3*store.BlockSize + 1)
 	hash, want := store.Hash(sha256.Sum256(nar)), digestsOf(nar)
 	m, err := openManifests(dir)
 	if err != nil {
@@ -92,7 +94,7 @@ func TestDamagedManifestsCountAsNone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer m.close()
-	nar, digests := store.Hash{1, 2, 3}, random(10*32)
+	nar, digests := store.Hash{1, 2, 3}, p2ptest.Random(10*32)
 	if err := m.put(nar, digests); err != nil {
 		t.Fatal(err)
 	}
@@ -150,13 +152,13 @@ func (n readsNAR) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func TestManifestCostsNothingTwice(t *testing.T) {
-	s := newSigner(t)
-	nar := random(3*store.BlockSize + 1)
-	info, m := s.sign(t, "big", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(3*store.BlockSize + 1)
+	info, m := s.Sign(t, "big", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	src := reads{mem, new(atomic.Int64), false}
-	srv := newTestServer(t, s.keys, src)
+	srv := newTestServer(t, s.Keys, src)
 	kept, err := openManifests(filepath.Join(t.TempDir(), "manifests"))
 	if err != nil {
 		t.Fatal(err)
@@ -179,12 +181,12 @@ func TestManifestCostsNothingTwice(t *testing.T) {
 }
 
 func TestManifestOfWhatIsWrongOnDiskIsNotKept(t *testing.T) {
-	s := newSigner(t)
-	nar := random(3*store.BlockSize + 1)
-	info, m := s.sign(t, "big", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(3*store.BlockSize + 1)
+	info, m := s.Sign(t, "big", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
-	srv := newTestServer(t, s.keys, reads{mem, new(atomic.Int64), true})
+	srv := newTestServer(t, s.Keys, reads{mem, new(atomic.Int64), true})
 	kept, err := openManifests(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

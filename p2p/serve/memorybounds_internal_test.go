@@ -7,11 +7,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/p2p/p2ptest"
+	"narbor/trust/trusttest"
+
 	"github.com/libp2p/go-libp2p/core/peer"
 )
 
 func TestMemoryOfMachinesIsBounded(t *testing.T) {
-	r := newTestServer(t, newSigner(t).keys).quotas
+	r := newTestServer(t, trusttest.NewSigner(t).Keys).quotas
 	for i := range 2 * maxMissAddrs {
 		r.of(netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}))
 	}
@@ -23,7 +26,7 @@ func TestMemoryOfMachinesIsBounded(t *testing.T) {
 func TestMemoryOfWhatWasToldIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var told toldParts
-		parts := words(0, 2*maxToldParts-1)
+		parts := p2ptest.HashParts(0, 2*maxToldParts-1)
 		for _, hp := range parts {
 			told.add(hp)
 		}

@@ -15,8 +15,10 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 // A watched source counts how often it is asked.
@@ -47,13 +49,13 @@ type target struct {
 }
 
 func newTarget(t testing.TB) *target {
-	s := newSigner(t)
-	nar := random(2000)
-	info, _ := s.sign(t, "shared", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(2000)
+	info, _ := s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	src := &watched{Source: mem}
-	srv := newTestServer(t, s.keys, src)
+	srv := newTestServer(t, s.Keys, src)
 	return &target{Server: srv, t: t, src: src, info: info, peer: newClient(srv, "asker")}
 }
 
@@ -121,7 +123,7 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 		for minute := range 12 {
 			looked := 0
 			for range rounds {
-				_, n := g.asks(words(next, wire.MaxClaims)...)
+				_, n := g.asks(p2ptest.HashParts(next, wire.MaxClaims)...)
 				looked += n
 				next += wire.MaxClaims
 				time.Sleep(time.Minute / rounds)
@@ -141,7 +143,7 @@ func TestDictionaryYieldsItsBudgetAndThenNothing(t *testing.T) {
 		if struck != 1 {
 			t.Errorf("%d strikes for a dictionary of %d, want 1", struck, next)
 		}
-		g.asks(words(next, wire.MaxClaims)...)
+		g.asks(p2ptest.HashParts(next, wire.MaxClaims)...)
 		// Paths that are here are answered like those that are not, and not even looked up.
 		if claims, looked := g.asks(here); claims != 0 || looked != 0 {
 			t.Errorf("after the budget: %d claims, %d looked up, want none", claims, looked)
@@ -158,14 +160,14 @@ func TestHonestBuilderIsAnswered(t *testing.T) {
 	here := g.info.Path.HashPart()
 	synctest.Test(t, func(t *testing.T) {
 		for i := range 5000 { // each after what it has found, all within a second
-			if claims, looked := g.asks(words(i, 1)[0], here); claims != 1 || looked != 2 {
+			if claims, looked := g.asks(p2ptest.HashParts(i, 1)[0], here); claims != 1 || looked != 2 {
 				t.Fatalf("path %d: %d claims, %d looked up, want 1 and 2", i, claims, looked)
 			}
 		}
 		for range 50 { // a large evaluation, every day for weeks
 			time.Sleep(24 * time.Hour)
 			for i := range 60 {
-				g.asks(words(i*wire.MaxClaims, wire.MaxClaims)...)
+				g.asks(p2ptest.HashParts(i*wire.MaxClaims, wire.MaxClaims)...)
 				if bans := g.cfg.Ledger.Bans(); g.peer.tally.Strikes.Load() > 0 || len(bans) > 0 {
 					t.Fatalf("struck after %d questions: %v", (i+1)*wire.MaxClaims, bans)
 				}
@@ -199,7 +201,7 @@ func TestBlocksCannotBeProbedEither(t *testing.T) {
 			return out.Bytes()
 		}
 		for i := range 20 {
-			g.asks(words(i*1000, 1000)...)
+			g.asks(p2ptest.HashParts(i*1000, 1000)...)
 		}
 		if got := ask(wire.AskBlock, g.info.Path.HashPart()); len(got) < 2000 {
 			t.Fatalf("what was promised is answered by %x once the claims are spent, want the block", got)
@@ -207,7 +209,7 @@ func TestBlocksCannotBeProbedEither(t *testing.T) {
 		for _, kind := range []wire.Kind{wire.AskBlock, wire.AskManifest} {
 			before := g.src.infos.Load()
 			for i := range 3000 {
-				if got := ask(kind, words(i, 1)[0]); !bytes.Equal(got, []byte{0}) {
+				if got := ask(kind, p2ptest.HashParts(i, 1)[0]); !bytes.Equal(got, []byte{0}) {
 					t.Fatalf("answer about what is not here = %x, want 00", got)
 				}
 			}
@@ -232,7 +234,7 @@ func TestNewIdentitiesDoNotRenewTheBudgetForever(t *testing.T) {
 	for i := range 3 * missShares {
 		g.peer = g.ClientOn(connFrom{addr: netip.MustParseAddr("127.0.0.1"), id: peer.ID(fmt.Sprint(i))})
 		for range 9 {
-			if claims, _ := g.asks(words(asked, wire.MaxClaims)...); claims > 0 {
+			if claims, _ := g.asks(p2ptest.HashParts(asked, wire.MaxClaims)...); claims > 0 {
 				t.Fatalf("%d claims about what is not here", claims)
 			}
 			asked += wire.MaxClaims
@@ -250,7 +252,7 @@ func TestBrokenStoreIsNotThePeersFault(t *testing.T) {
 	g := newTarget(t)
 	g.src.Source = broken{}
 	for i := range 20 {
-		if _, looked := g.asks(words(i*1000, 1000)...); looked != 1000 {
+		if _, looked := g.asks(p2ptest.HashParts(i*1000, 1000)...); looked != 1000 {
 			t.Fatalf("%d of 1000 were looked up, want all", looked)
 		}
 	}
@@ -270,7 +272,7 @@ func TestNothingIsSpentWhileNothingIsShared(t *testing.T) {
 		var out bytes.Buffer
 		w := answers{bufio.NewWriter(&out), new(toldParts)}
 		if err := g.answer(t.Context(), g.peer, w,
-			wire.Request{Kind: wire.AskClaims, HashParts: words(i*1000, 1000)}); err != nil {
+			wire.Request{Kind: wire.AskClaims, HashParts: p2ptest.HashParts(i*1000, 1000)}); err != nil {
 			t.Fatal(err)
 		}
 	}

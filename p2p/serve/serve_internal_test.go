@@ -7,12 +7,13 @@ import (
 	"io"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
 
 func TestNodeThatIsBeingStoppedAnswersNothing(t *testing.T) {
-	srv, info := sharing(t, random(1000))
+	srv, info := sharing(t, p2ptest.Random(1000))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	claims := wire.Request{Kind: wire.AskClaims, HashParts: []store.HashPart{info.Path.HashPart()}}

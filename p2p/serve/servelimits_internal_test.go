@@ -11,6 +11,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"golang.org/x/time/rate"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/peers"
 	"narbor/p2p/wire"
 	"narbor/store"
@@ -19,14 +20,14 @@ import (
 )
 
 func TestClaimsWithManyReferencesAreNotKept(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "many", random(100))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "many", p2ptest.Random(100))
 	for i := range peers.MaxCheckedRefs + 1 {
 		info.References = append(info.References, trusttest.PathNamed(t, fmt.Sprint("reference", i)))
 	}
-	info = trusttest.Sign(t, s.secret, info)
-	sh := newSharer(nil, nil, trust.Policy{Keys: s.keys})
-	if m, err := sh.check(info.Path.HashPart(), info, s.keys); err != nil || m.SignedBy() == "" {
+	info = trusttest.Sign(t, s.Secret, info)
+	sh := newSharer(nil, nil, trust.Policy{Keys: s.Keys})
+	if m, err := sh.check(info.Path.HashPart(), info, s.Keys); err != nil || m.SignedBy() == "" {
 		t.Fatalf("check = %v, %v, want a signed mapping", m, err)
 	}
 	if sh.checked.Len() != 0 {
@@ -55,24 +56,24 @@ func TestTurnsAreBounded(t *testing.T) {
 				}
 			}
 		}
-		one := numbered(0)
+		one := p2ptest.Addr(0)
 		if take(k.perPeer+10, func(int) Asker { return Asker{one, "peer"} }); taken != k.perPeer {
 			t.Errorf("%s: a peer has %d turns, want %d", name, taken, k.perPeer)
 		}
 		if take(k.atAddr+10, func(i int) Asker { return Asker{one, peer.ID(fmt.Sprint(i))} }); taken != k.atAddr {
 			t.Errorf("%s: the peers of an address have %d turns, want %d", name, taken, k.atAddr)
 		}
-		if take(k.all+10, func(i int) Asker { return Asker{numbered(i + 1), "peer"} }); taken != k.all {
+		if take(k.all+10, func(i int) Asker { return Asker{p2ptest.Addr(i + 1), "peer"} }); taken != k.all {
 			t.Errorf("%s: all peers together have %d turns, want %d", name, taken, k.all)
 		}
 	}
 }
 
 func TestStuckStoreDelaysNoAnswerForLong(t *testing.T) {
-	s := newSigner(t)
-	info, _ := s.sign(t, "stuck", random(100))
+	s := trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "stuck", p2ptest.Random(100))
 	src := deadlineSource{new(store.Mem), make(chan time.Duration, 10)}
-	srv := newTestServer(t, s.keys, src)
+	srv := newTestServer(t, s.Keys, src)
 	if !srv.Has(t.Context(), info.Path.HashPart(), info.NarHash) && len(src.infos) == 0 {
 		t.Error("Has asks no source")
 	}
@@ -110,15 +111,15 @@ func (d deadlineSource) Info(ctx context.Context, _ store.HashPart) (store.Info,
 }
 
 func TestMemoriesThatPeersFillAreBounded(t *testing.T) {
-	srv := newTestServer(t, newSigner(t).keys)
-	parts := words(0, maxChecked+10)
+	srv := newTestServer(t, trusttest.NewSigner(t).Keys)
+	parts := p2ptest.HashParts(0, maxChecked+10)
 	for name, m := range map[string]struct {
 		limit int
 		add   func(i int)
 		size  func() int
 	}{
 		"verified signatures": {maxChecked, func(i int) { srv.checked.Add(parts[i], checkedInfo{}) }, srv.checked.Len},
-		"quotas of peers": {peers.MaxTallies, func(i int) { srv.quotas.peer(peer.ID(fmt.Sprint(i)), numbered(0)) },
+		"quotas of peers": {peers.MaxTallies, func(i int) { srv.quotas.peer(peer.ID(fmt.Sprint(i)), p2ptest.Addr(0)) },
 			srv.quotas.peers.Len},
 	} {
 		for i := range m.limit + 10 {

@@ -4,12 +4,13 @@ import (
 	"net/netip"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 )
 
 func TestReportsOfWrongNARsHaveAQuota(t *testing.T) {
-	srv, info := sharing(t, random(1000))
+	srv, info := sharing(t, p2ptest.Random(1000))
 	stream := dial(t, srv, "asker", "127.0.0.1")
 	for range 10 * wrongBurst {
 		send(stream, wire.Request{Kind: wire.AskWrong, HashParts: []store.HashPart{info.Path.HashPart()}, NAR: info.NarHash})

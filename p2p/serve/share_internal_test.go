@@ -10,10 +10,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // A stepwise source lets each read of a NAR wait for a step, and counts open archives.
@@ -48,13 +50,13 @@ func (n stepwiseNAR) Close() error {
 }
 
 func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
-	s := newSigner(t)
-	nar := random(64 * store.BlockSize)
-	info, _ := s.sign(t, "shared", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(64 * store.BlockSize)
+	info, _ := s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
 	src := &stepwise{Source: mem, steps: make(chan struct{})}
-	srv := newTestServer(t, s.keys, src)
+	srv := newTestServer(t, s.Keys, src)
 	claims, blocks := dial(t, srv, "asker", "127.0.0.1"), dial(t, srv, "asker", "127.0.0.1")
 	claim := func() string {
 		t.Helper()
@@ -125,12 +127,12 @@ func TestSharingEndsAtOnceAndComesBack(t *testing.T) {
 }
 
 func TestManifestEndsWithSharing(t *testing.T) {
-	s := newSigner(t)
-	nar := random(8 * store.BlockSize)
-	info, _ := s.sign(t, "shared", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(8 * store.BlockSize)
+	info, _ := s.Sign(t, "shared", nar)
 	mem := new(store.Mem)
 	mem.Add(info, nar)
-	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.keys})
+	sh := newSharer([]store.Source{mem}, nil, trust.Policy{Keys: s.Keys})
 	digests := 0
 	err := sh.manifest(t.Context(), blockRequest(info, 0), func(int) error { return nil }, func([]byte) error {
 		if digests++; digests == 3 {
@@ -144,12 +146,12 @@ func TestManifestEndsWithSharing(t *testing.T) {
 }
 
 func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
-	s := newSigner(t)
-	nar := random(1000)
-	info, _ := s.sign(t, "shared", nar)
+	s := trusttest.NewSigner(t)
+	nar := p2ptest.Random(1000)
+	info, _ := s.Sign(t, "shared", nar)
 	src := &counted{Source: new(store.Mem), t: t}
 	src.Source.(*store.Mem).Add(info, nar)
-	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.Keys})
 	o, err := sh.acquire(t.Context(), narKey{info.Path.HashPart(), info.NarHash})
 	if err != nil {
 		t.Fatal(err)
@@ -165,9 +167,9 @@ func TestNothingIsHeldOpenOnceSharingIsOff(t *testing.T) {
 }
 
 func TestOfferedNARIsClosedAfterAWhile(t *testing.T) {
-	s := newSigner(t)
-	nar := fileNAR(random(1000))
-	info, m := s.sign(t, "offered", nar)
+	s := trusttest.NewSigner(t)
+	nar := fileNAR(p2ptest.Random(1000))
+	info, m := s.Sign(t, "offered", nar)
 	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MinFree: -1})
 	if err != nil {
 		t.Fatal(err)
@@ -186,7 +188,7 @@ func TestOfferedNARIsClosedAfterAWhile(t *testing.T) {
 	}
 	defer spooled.Close()
 	synctest.Test(t, func(t *testing.T) {
-		srv := newTestServer(t, s.keys)
+		srv := newTestServer(t, s.Keys)
 		ctx, cancel := context.WithCancel(t.Context())
 		var running sync.WaitGroup
 		running.Go(func() { srv.Run(ctx) })

@@ -6,8 +6,10 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store"
 	"narbor/trust"
+	"narbor/trust/trusttest"
 )
 
 // changing is a source with claims that change.
@@ -21,11 +23,11 @@ func (c *changing) Info(context.Context, store.HashPart) (store.Info, error) {
 }
 
 func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
-	s, other := newSigner(t), newSigner(t)
-	info, _ := s.sign(t, "path", random(10))
+	s, other := trusttest.NewSigner(t), trusttest.NewSigner(t)
+	info, _ := s.Sign(t, "path", p2ptest.Random(10))
 	src := &changing{}
 	src.info.Store(&info)
-	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.keys})
+	sh := newSharer([]store.Source{src}, nil, trust.Policy{Keys: s.Keys})
 	claim := func() error {
 		_, err := sh.claim(t.Context(), info.Path.HashPart())
 		return err
@@ -42,7 +44,7 @@ func TestSignaturesAreVerifiedAgainWhenAClaimOrTheKeysChange(t *testing.T) {
 		t.Errorf("claim of another size = %v, want ErrNotFound", err)
 	}
 	src.info.Store(&info)
-	sh.policy.Keys = other.keys
+	sh.policy.Keys = other.Keys
 	if err := claim(); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("claim under other keys = %v, want ErrNotFound", err)
 	}

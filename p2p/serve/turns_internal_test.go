@@ -15,8 +15,10 @@ import (
 
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"narbor/p2p/p2ptest"
 	"narbor/p2p/wire"
 	"narbor/store"
+	"narbor/trust/trusttest"
 )
 
 func TestTurnsAreFair(t *testing.T) { synctest.Test(t, testTurnsAreFair) }
@@ -124,10 +126,10 @@ func TestGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 }
 
 func testGreedyPeersLeaveOthersTheirShare(t *testing.T) {
-	signer, nar, mem := newSigner(t), random(1000), new(store.Mem)
-	info, _ := signer.sign(t, "shared", nar)
+	signer, nar, mem := trusttest.NewSigner(t), p2ptest.Random(1000), new(store.Mem)
+	info, _ := signer.Sign(t, "shared", nar)
 	mem.Add(info, nar)
-	srv := newTestServer(t, signer.keys, slowSource{mem})
+	srv := newTestServer(t, signer.Keys, slowSource{mem})
 	var greedy, honest atomic.Int64
 	var all sync.WaitGroup
 	var streams []io.Closer
@@ -177,7 +179,7 @@ func testGreedyPeersLeaveOthersTheirShare(t *testing.T) {
 // Peers at one address open all the streams that they can, and ask nothing. Another is answered all the same.
 func TestStreamsOfOneAddressAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv, info := sharing(t, random(100))
+		srv, info := sharing(t, p2ptest.Random(100))
 		for i := range maxAddrStreams/maxPeerStreams + 8 {
 			for range maxPeerStreams {
 				go dial(t, srv, peer.ID(fmt.Sprint("silent ", i)), "127.0.0.1").Write([]byte{100}) // the beginning of a request
@@ -198,7 +200,7 @@ func TestStreamsOfOneAddressAreBounded(t *testing.T) {
 // A peer that reads nothing keeps its turns until serveStall. Many invented peers are one machine.
 func TestInventedPeersDelayNoOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv, info := sharing(t, random(4*store.BlockSize))
+		srv, info := sharing(t, p2ptest.Random(4*store.BlockSize))
 		for i := range maxServing/maxServingPeer + 2 {
 			for range maxServingPeer {
 				send(dial(t, srv, peer.ID(fmt.Sprint("invented ", i)), "127.0.0.1"), blockRequest(info, 0), blockRequest(info, 0))
@@ -218,7 +220,7 @@ func TestInventedPeersDelayNoOthers(t *testing.T) {
 
 func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv, info := sharing(t, random(store.BlockSize))
+		srv, info := sharing(t, p2ptest.Random(store.BlockSize))
 		for range 2 * maxServingPeer {
 			send(dial(t, srv, "asker", "127.0.0.1"), blockRequest(info, 0), blockRequest(info, 0))
 		}
@@ -237,7 +239,7 @@ func TestClaimsDoNotWaitForBlocks(t *testing.T) {
 // Blocks for two neighbours together are sent at the rate that the user allows, and claims do not wait.
 func TestUploadRateBoundsBlocks(t *testing.T) {
 	const rate, blocks = 1 << 20, 20
-	srv, info := sharing(t, random(2*store.BlockSize))
+	srv, info := sharing(t, p2ptest.Random(2*store.BlockSize))
 	srv.serving = newServing(rate)
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/p2p/p2ptest"
+
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/net/connmgr"
@@ -45,7 +47,7 @@ func TestConnectionsOfOneAddressComeSlowly(t *testing.T) {
 
 func TestIdleConnectionsAreClosedDownToALimit(t *testing.T) {
 	cfg := testHostConfig
-	cfg.Identity = newTestIdentity(t)
+	cfg.Identity = p2ptest.NewIdentity(t)
 	h, err := NewHost(cfg, NewGater(nil, nil))
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +94,7 @@ func TestWholeLANMayConnect(t *testing.T) {
 				continue
 			}
 			defer scope.Done()
-			if err := scope.SetPeer(newTestPeer(t)); err == nil {
+			if err := scope.SetPeer(p2ptest.NewPeer(t)); err == nil {
 				opened++
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 // conn is the addresses of an inbound connection.
@@ -20,8 +21,8 @@ func (c conn) RemoteMultiaddr() ma.Multiaddr { return c.remote }
 func TestGaterKeepsToLinksAndNames(t *testing.T) {
 	g := NewGater(nil, nil)
 	g.SetLinks([]netmon.Link{
-		testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
-		testLink("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
+		p2ptest.Link("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"),
+		p2ptest.Link("eth1", "169.254.9.9/16", "2001:db8:1::5/64"),
 	})
 	g.SetNamed("far", []netip.Addr{netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("127.0.0.2")})
 	for addr, want := range map[string]struct{ dial, accept bool }{
@@ -63,7 +64,7 @@ func TestGaterKeepsToLinksAndNames(t *testing.T) {
 
 func TestMovedMeansWithinOneNetwork(t *testing.T) {
 	g := NewGater(nil, nil)
-	g.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64")})
+	g.SetLinks([]netmon.Link{p2ptest.Link("eth0", "10.1.0.5/24", "fd01::5/64")})
 	for _, c := range []struct {
 		was, now string
 		want     bool
@@ -81,7 +82,7 @@ func TestMovedMeansWithinOneNetwork(t *testing.T) {
 }
 
 func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
-	denied, other := newTestPeer(t), newTestPeer(t)
+	denied, other := p2ptest.NewPeer(t), p2ptest.NewPeer(t)
 	g := NewGater(func(id peer.ID) bool { return id == denied }, nil)
 	for id, want := range map[peer.ID]bool{denied: false, other: true} {
 		if dial, accept := g.InterceptPeerDial(id), g.InterceptSecured(network.DirInbound, id, nil); dial != want || accept != want {
@@ -92,7 +93,7 @@ func TestDeniedPeerIsRefusedBothWays(t *testing.T) {
 
 func TestTellingKeepsToTheLink(t *testing.T) {
 	g := NewGater(nil, nil)
-	g.SetLinks([]netmon.Link{testLink("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), testLink("eth1", "10.2.0.5/24")})
+	g.SetLinks([]netmon.Link{p2ptest.Link("eth0", "10.1.0.5/24", "fd01::5/64", "fe80::5/64"), p2ptest.Link("eth1", "10.2.0.5/24")})
 	for _, c := range []struct {
 		a, b string
 		want bool

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 func TestStandInsAreShownAsWhatTheyStandFor(t *testing.T) {
@@ -65,7 +66,7 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.SetLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64", "fd01::5/64")})
+	g.SetLinks([]netmon.Link{p2ptest.Link(lo.Name, "fe80::5/64", "fd01::5/64")})
 	m := ma.StringCast("/ip6zone/" + lo.Name + "/ip6/fe80::1:2:3:4/tcp/6273")
 	s, err := g.StandIn(m)
 	if err != nil {
@@ -78,12 +79,12 @@ func TestStandInsAreForUsAlone(t *testing.T) {
 	if !g.InterceptAddrDial("", s) {
 		t.Errorf("%s for %s may not be dialled", s, m)
 	}
-	g.SetLinks([]netmon.Link{testLink("other0", "fe80::5/64")})
+	g.SetLinks([]netmon.Link{p2ptest.Link("other0", "fe80::5/64")})
 	if g.InterceptAddrDial("", s) {
 		t.Errorf("%s is dialled on a link that is not used", s)
 	}
 	other := NewGater(nil, nil)
-	other.SetLinks([]netmon.Link{testLink(lo.Name, "fe80::5/64")})
+	other.SetLinks([]netmon.Link{p2ptest.Link(lo.Name, "fe80::5/64")})
 	if other.InterceptAddrDial("", s) {
 		t.Errorf("%s of another machine is dialled", s)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/p2p/p2ptest"
+
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/sec"
@@ -19,7 +21,7 @@ import (
 
 func newTestTLS(t *testing.T) *timeless {
 	t.Helper()
-	s, err := newTimeless(libp2ptls.ID, newTestIdentity(t), []tptu.StreamMuxer{{ID: yamux.ID}})
+	s, err := newTimeless(libp2ptls.ID, p2ptest.NewIdentity(t), []tptu.StreamMuxer{{ID: yamux.ID}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,7 +68,7 @@ func TestClocksDecadesApart(t *testing.T) {
 
 // It is TLS as other libp2p programs know it: both agree on the muxer, and on the peer IDs.
 func TestTimelessSpeaksWithLibp2p(t *testing.T) {
-	key := newTestIdentity(t)
+	key := p2ptest.NewIdentity(t)
 	id, err := peer.IDFromPrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
@@ -88,14 +90,14 @@ func TestTimelessSpeaksWithLibp2p(t *testing.T) {
 		}
 	}
 	var mismatch sec.ErrPeerIDMismatch
-	if _, _, err := secured(t.Context(), stock, ours, newTestPeer(t)); !errors.As(err, &mismatch) || mismatch.Actual != id {
+	if _, _, err := secured(t.Context(), stock, ours, p2ptest.NewPeer(t)); !errors.As(err, &mismatch) || mismatch.Actual != id {
 		t.Errorf("another peer than expected: %v, want that it is %s", err, id)
 	}
 }
 
 // Noise has no dates at all.
 func TestNoiseAcrossDecades(t *testing.T) {
-	key := newTestIdentity(t)
+	key := p2ptest.NewIdentity(t)
 	today, err := noise.New(noise.ID, key, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -105,7 +107,7 @@ func TestNoiseAcrossDecades(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		past, err := noise.New(noise.ID, newTestIdentity(t), nil)
+		past, err := noise.New(noise.ID, p2ptest.NewIdentity(t), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

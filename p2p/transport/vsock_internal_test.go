@@ -12,12 +12,13 @@ import (
 	ma "github.com/multiformats/go-multiaddr"
 
 	"narbor/p2p/netmon"
+	"narbor/p2p/p2ptest"
 )
 
 // The stand-in for a machine that is reached by vsock is known to this gater alone, and is dialled only if it is named.
 func TestVsockStandIns(t *testing.T) {
 	g, other := NewGater(nil, nil), NewGater(nil, nil)
-	g.SetLinks([]netmon.Link{testLink("eth0", "fe80::5/64", "fd01::5/64", "100::5/8")}) // the last has all stand-ins in it
+	g.SetLinks([]netmon.Link{p2ptest.Link("eth0", "fe80::5/64", "fd01::5/64", "100::5/8")}) // the last has all stand-ins in it
 	for _, cid := range []uint32{2, 3, 1<<32 - 2} {
 		a := g.VsockAddr(cid)
 		if got, ok := g.cidOf(a); !ok || got != cid {
@@ -78,7 +79,7 @@ func TestVsockAddressesAreShownAsSuch(t *testing.T) {
 func TestForgedGuestIsRefused(t *testing.T) {
 	g := NewGater(nil, nil)
 	here := netip.MustParseAddr("fd01::5")
-	g.SetLinks([]netmon.Link{testLink("eth0", "fd01::5/64")})
+	g.SetLinks([]netmon.Link{p2ptest.Link("eth0", "fd01::5/64")})
 	if !g.InterceptAccept(ends{local: g.VsockAddr(vsockAny), remote: g.VsockAddr(3)}) {
 		t.Error("a guest is refused")
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store"
 )
 
@@ -31,7 +32,7 @@ func TestPackedBlocksComeOutAsTheyWere(t *testing.T) {
 				}
 			}
 		}
-		if packed, ok := pack(as, 0, idle, random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
+		if packed, ok := pack(as, 0, idle, p2ptest.Random(store.BlockSize), make([]byte, s2.MaxEncodedLen(store.BlockSize))); ok {
 			t.Errorf("pack(%d) of random bytes gave %d bytes, want it not worth it", as, len(packed))
 		}
 	}
@@ -60,8 +61,8 @@ func bombs(t testing.TB) map[string][]byte {
 		"zstd byte shorter": frame(statusZstd, e.EncodeAll(zeros[:999], nil)),
 		"zstd two frames":   frame(statusZstd, e.EncodeAll(zeros[:1000], e.EncodeAll(zeros[:1000], nil))),
 		"zstd nothing":      frame(statusZstd, nil),
-		"zstd rubbish":      frame(statusZstd, random(500)),
-		"not smaller":       frame(statusS2, s2.Encode(nil, random(1000))),
+		"zstd rubbish":      frame(statusZstd, p2ptest.Random(500)),
+		"not smaller":       frame(statusS2, s2.Encode(nil, p2ptest.Random(1000))),
 		"longer than raw":   frame(statusS2, make([]byte, 5000)),
 	}
 }

@@ -5,13 +5,11 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"narbor/p2p/p2ptest"
 	"narbor/store"
 )
 
-const (
-	partA = store.HashPart("syd87l2rxw8cbsxmxl853h0r6pdwhwjr")
-	partB = store.HashPart("0jqd0rlxzra1rs38rdxl43yh6rxchgc6")
-)
+const partA, partB = p2ptest.PartA, p2ptest.PartB
 
 // narHash is the NarHash sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0.
 func narHash(t testing.TB) store.Hash {
@@ -36,10 +34,4 @@ func text(size int) []byte {
 		b = append(b, "what store content is, too"...)
 	}
 	return b[:size]
-}
-
-func random(size int) []byte {
-	b := make([]byte, size)
-	rand.NewChaCha8([32]byte{1}).Read(b)
-	return b
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"narbor/store/storetest"
 )
 
 // confWith makes the configuration of Nix of files, and the only one that counts, beside a nix that cannot say it. A
@@ -15,7 +17,7 @@ import (
 func confWith(t *testing.T, files map[string]string) string {
 	t.Helper()
 	dir := realConfWith(t, files)
-	writeText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
+	storetest.WriteText(t, filepath.Join(dir, "bin/nix"), "#!/bin/sh\nexit 1\n")
 	if err := os.Chmod(filepath.Join(dir, "bin/nix"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -29,9 +31,9 @@ func realConfWith(t *testing.T, files map[string]string) string {
 	dir := t.TempDir()
 	for name, text := range files {
 		if file, found := strings.CutPrefix(text, "case:"); found {
-			text = readText(t, filepath.Join("testdata/conf", file))
+			text = storetest.ReadText(t, filepath.Join("testdata/conf", file))
 		}
-		writeText(t, filepath.Join(dir, name), text)
+		storetest.WriteText(t, filepath.Join(dir, name), text)
 	}
 	t.Setenv("HOME", dir+"/home")
 	t.Setenv("NIX_CONF_DIR", dir)
@@ -61,8 +63,8 @@ func addNarbor(t *testing.T) (string, error) {
 
 func TestLineIsAddedAndNothingElseChanges(t *testing.T) {
 	const line = "extra-substituters = http://127.0.0.1:6272 # narbor"
-	noFeed := readText(t, "testdata/conf/nix.conf-no-final-newline")
-	undoing := readText(t, "testdata/conf/user-nix.conf-that-undoes")
+	noFeed := storetest.ReadText(t, "testdata/conf/nix.conf-no-final-newline")
+	undoing := storetest.ReadText(t, "testdata/conf/user-nix.conf-that-undoes")
 	for name, c := range map[string]struct {
 		files      map[string]string
 		file, want string
@@ -101,15 +103,18 @@ func TestLineIsAddedAndNothingElseChanges(t *testing.T) {
 			if err != nil || file != filepath.Join(dir, c.file) {
 				t.Fatalf("added to %q, %v, want %s", file, err, c.file)
 			}
-			if got := readText(t, file); got != c.want {
+			if got := storetest.ReadText(t, file); got != c.want {
 				t.Errorf("%s is %q, want %q", c.file, got, c.want)
 			}
 			if err := (Edit{setting: "substituters", value: narborURL, Line: line}).prove(t.Context(), before); err != nil {
 				t.Error(err)
 			}
 			for other, text := range c.files {
-				if file := filepath.Join(dir, other); other != c.file && !strings.HasPrefix(text, "case:") && readText(t, file) != text {
-					t.Errorf("%s is changed, too: %q", other, readText(t, file))
+				if other == c.file || strings.HasPrefix(text, "case:") {
+					continue
+				}
+				if got := storetest.ReadText(t, filepath.Join(dir, other)); got != text {
+					t.Errorf("%s is changed, too: %q", other, got)
 				}
 			}
 			if again, err := addNarbor(t); again != "" || err != nil {
@@ -185,7 +190,7 @@ func TestFilesOfOtherToolsAreNotEdited(t *testing.T) {
 			_, err := addNarbor(t)
 			wantForeign(t, err, c.tool, c.says)
 			for file, text := range c.files {
-				if !strings.HasPrefix(text, "case:") && readText(t, filepath.Join(dir, file)) != text {
+				if !strings.HasPrefix(text, "case:") && storetest.ReadText(t, filepath.Join(dir, file)) != text {
 					t.Errorf("%s was changed", file)
 				}
 			}
@@ -214,8 +219,8 @@ func TestEditThatProvesWrongIsUndone(t *testing.T) {
 	if _, err := addNarbor(t); err == nil || !strings.Contains(err.Error(), dir+"/nix.conf:3 undoes it") {
 		t.Errorf("a line that a later one undoes: %v", err)
 	}
-	if st, err := os.Stat(custom); err != nil || readText(t, custom) != "cores = 2" || !st.ModTime().Equal(old) {
-		t.Errorf("the file is %q of %v, %v, want it as it was", readText(t, custom), st.ModTime(), err)
+	if st, err := os.Stat(custom); err != nil || storetest.ReadText(t, custom) != "cores = 2" || !st.ModTime().Equal(old) {
+		t.Errorf("the file is %q of %v, %v, want it as it was", storetest.ReadText(t, custom), st.ModTime(), err)
 	}
 	if err := os.Remove(custom); err != nil {
 		t.Fatal(err)
@@ -228,7 +233,7 @@ func TestEditThatProvesWrongIsUndone(t *testing.T) {
 	}
 	more := Edit{File: filepath.Join(dir, "nix.conf"), setting: "substituters", value: narborURL, Line: "cores = 7"}
 	before := effect{files: allSettings{"cores": {"2"}, "substituters": {}}}
-	writeText(t, custom, "cores = 7\n")
+	storetest.WriteText(t, custom, "cores = 7\n")
 	if err := more.prove(t.Context(), before); err == nil || !strings.Contains(err.Error(), "cores") {
 		t.Errorf("another setting that changes: %v", err)
 	}
@@ -239,7 +244,7 @@ func TestBrokenConfigurationIsNotEdited(t *testing.T) {
 	if _, err := addNarbor(t); err == nil || !strings.Contains(err.Error(), "nothing was changed") {
 		t.Errorf("add to a file that Nix refuses = %v", err)
 	}
-	if got := readText(t, filepath.Join(dir, "nix.conf")); got != "this is no setting\n" {
+	if got := storetest.ReadText(t, filepath.Join(dir, "nix.conf")); got != "this is no setting\n" {
 		t.Errorf("nix.conf is %q", got)
 	}
 	confWith(t, nil)
@@ -285,7 +290,7 @@ func TestNarborsLinesAreRemovedAndNoOthers(t *testing.T) {
 	for file, want := range map[string]string{"nix.conf": "cores = 2\n!include more\n",
 		"more":      "# extra-substituters = http://127.0.0.1:6272\n" + other + "max-jobs = 2",
 		"elsewhere": "extra-substituters = http://127.0.0.1:6272\n"} {
-		if got := readText(t, filepath.Join(dir, file)); got != want {
+		if got := storetest.ReadText(t, filepath.Join(dir, file)); got != want {
 			t.Errorf("%s is %q, want %q", file, got, want)
 		}
 	}
@@ -307,8 +312,8 @@ func TestRealNixSeesOneSettingChange(t *testing.T) {
 	if _, err := addNarbor(t); err != nil {
 		t.Fatal(err)
 	}
-	glued := readText(t, "testdata/conf/nix.conf-no-final-newline") + "extra-substituters = " + narborURL + "\n"
-	writeText(t, filepath.Join(dir, "nix.conf"), glued) // as an edit that is no good would
+	glued := storetest.ReadText(t, "testdata/conf/nix.conf-no-final-newline") + "extra-substituters = " + narborURL + "\n"
+	storetest.WriteText(t, filepath.Join(dir, "nix.conf"), glued) // as an edit that is no good would
 	edit := Edit{Line: "extra-substituters = " + narborURL, setting: "substituters", value: narborURL}
 	if err := edit.prove(t.Context(), before); err == nil || !strings.Contains(err.Error(), "experimental-features") {
 		t.Errorf("a line glued to experimental-features: %v", err)
@@ -316,21 +321,4 @@ func TestRealNixSeesOneSettingChange(t *testing.T) {
 	if after, err := effective(t.Context(), before.command); err == nil && edit.compare(before.nix, after.nix) == nil {
 		t.Error("what nix says of a line glued to another passes")
 	}
-}
-
-// writeText makes a file with its directories.
-func writeText(t *testing.T, file, text string) {
-	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func readText(t *testing.T, file string) string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
 }

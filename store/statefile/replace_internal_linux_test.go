@@ -10,27 +10,12 @@ import (
 	"syscall"
 	"testing"
 
+	"narbor/store/storetest"
+
 	"time"
 
 	"golang.org/x/sys/unix"
 )
-
-// writeText makes a file with its directories.
-func writeText(t *testing.T, file, text string) {
-	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func readText(t *testing.T, file string) string {
-	t.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
 
 // replaceText replaces the text of a file that is there.
 func replaceText(t *testing.T, r replacer, file, text string) error {
@@ -45,7 +30,7 @@ func replaceText(t *testing.T, r replacer, file, text string) error {
 func TestReplaceKeepsModeAndOwner(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "f")
 	for _, mode := range []os.FileMode{0o600, 0o644, 0o640} {
-		writeText(t, file, "old")
+		storetest.WriteText(t, file, "old")
 		uid, gid := os.Getuid(), os.Getgid()
 		if uid == 0 {
 			uid, gid = 1234, 4321
@@ -62,9 +47,8 @@ func TestReplaceKeepsModeAndOwner(t *testing.T) {
 			t.Fatal(err)
 		}
 		owner := st.Sys().(*syscall.Stat_t)
-		if readText(t, file) != "new" || st.Mode() != mode || int(owner.Uid) != uid || int(owner.Gid) != gid {
-			t.Errorf("replaced: %q, mode %v, owner %d:%d, want new, %v, %d:%d", readText(t, file), st.Mode(), owner.Uid, owner.Gid, mode,
-				uid, gid)
+		if text := storetest.ReadText(t, file); text != "new" || st.Mode() != mode || int(owner.Uid) != uid || int(owner.Gid) != gid {
+			t.Errorf("replaced: %q, mode %v, owner %d:%d, want new, %v, %d:%d", text, st.Mode(), owner.Uid, owner.Gid, mode, uid, gid)
 		}
 		if n, err := unix.Getxattr(file, "user.note", make([]byte, 8)); attribute == nil && (err != nil || n != 1) {
 			t.Errorf("the extended attribute is lost: %v", err)
@@ -75,7 +59,7 @@ func TestReplaceKeepsModeAndOwner(t *testing.T) {
 func TestReplaceRefusesHardLinksAndChangedFiles(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "f")
-	writeText(t, file, "old")
+	storetest.WriteText(t, file, "old")
 	st, err := os.Lstat(file)
 	if err != nil {
 		t.Fatal(err)
@@ -92,7 +76,7 @@ func TestReplaceRefusesHardLinksAndChangedFiles(t *testing.T) {
 	if err := replaceText(t, newReplacer(), file, "new"); err == nil || !strings.Contains(err.Error(), "hard links") {
 		t.Errorf("replace of a file with two names = %v", err)
 	}
-	if got := readText(t, file); got != "old" {
+	if got := storetest.ReadText(t, file); got != "old" {
 		t.Errorf("the file is %q, want it as it was", got)
 	}
 }
@@ -100,7 +84,7 @@ func TestReplaceRefusesHardLinksAndChangedFiles(t *testing.T) {
 func TestReplaceSyncsFileThenRenamesThenSyncsDirectory(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "f")
-	writeText(t, file, "old")
+	storetest.WriteText(t, file, "old")
 	var steps []string
 	r := replacer{
 		sync: func(f *os.File) error {
@@ -132,13 +116,13 @@ func TestFailedWriteLeavesOldFile(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "f")
-		writeText(t, file, "old")
+		storetest.WriteText(t, file, "old")
 		if err := replaceText(t, r, file, "new"); !errors.Is(err, failed) {
 			t.Errorf("%s fails: replace = %v", name, err)
 		}
 		entries, err := os.ReadDir(dir)
-		if err != nil || len(entries) != 1 || readText(t, file) != "old" {
-			t.Errorf("%s fails: the directory has %v, the file is %q, want the old file alone", name, entries, readText(t, file))
+		if err != nil || len(entries) != 1 || storetest.ReadText(t, file) != "old" {
+			t.Errorf("%s fails: the directory has %v, the file is %q, want the old file alone", name, entries, storetest.ReadText(t, file))
 		}
 	}
 }
@@ -152,7 +136,7 @@ func TestCrashBeforeRenameLeavesOldFile(t *testing.T) {
 	}
 	dir := t.TempDir()
 	file := filepath.Join(dir, "f")
-	writeText(t, file, "old")
+	storetest.WriteText(t, file, "old")
 	cmd := exec.Command(os.Args[0], "-test.run=^TestCrashBeforeRenameLeavesOldFile$")
 	cmd.Env = append(os.Environ(), "NARBOR_TEST_CRASH="+file)
 	out, err := cmd.CombinedOutput()
@@ -160,11 +144,11 @@ func TestCrashBeforeRenameLeavesOldFile(t *testing.T) {
 		t.Fatalf("the process was not killed: %v\n%s", err, out)
 	}
 	left, err := filepath.Glob(filepath.Join(dir, tempPattern))
-	if err != nil || len(left) != 1 || readText(t, file) != "old" {
-		t.Fatalf("after the crash: %q, %v, the file is %q", left, err, readText(t, file))
+	if err != nil || len(left) != 1 || storetest.ReadText(t, file) != "old" {
+		t.Fatalf("after the crash: %q, %v, the file is %q", left, err, storetest.ReadText(t, file))
 	}
 	own := filepath.Join(dir, ".narbor-notes") // of the user's
-	writeText(t, own, "notes")
+	storetest.WriteText(t, own, "notes")
 	for _, name := range []string{left[0], own} {
 		if err := os.Chtimes(name, time.Time{}, time.Now().Add(-2*tempAge)); err != nil {
 			t.Fatal(err)
@@ -173,7 +157,8 @@ func TestCrashBeforeRenameLeavesOldFile(t *testing.T) {
 	if err := replaceText(t, newReplacer(), file, "new"); err != nil {
 		t.Fatal(err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, tempPattern)); !slices.Equal(left, []string{own}) || readText(t, file) != "new" {
-		t.Errorf("after the next write: %q, the file is %q", left, readText(t, file))
+	left, _ = filepath.Glob(filepath.Join(dir, tempPattern))
+	if text := storetest.ReadText(t, file); !slices.Equal(left, []string{own}) || text != "new" {
+		t.Errorf("after the next write: %q, the file is %q", left, text)
 	}
 }

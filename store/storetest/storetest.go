@@ -3,8 +3,10 @@
 package storetest
 
 import (
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,6 +39,20 @@ func Must(tb testing.TB, err error) {
 	if err != nil {
 		tb.Fatal(err)
 	}
+}
+
+// WriteText makes a file with its directories.
+func WriteText(tb testing.TB, file, text string) {
+	tb.Helper()
+	Must(tb, errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)))
+}
+
+// ReadText returns the text of a file.
+func ReadText(tb testing.TB, file string) string {
+	tb.Helper()
+	text, err := os.ReadFile(file)
+	Must(tb, err)
+	return string(text)
 }
 
 // Needs skips a test for a reason; under CI=true the test fails.

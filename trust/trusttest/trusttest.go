@@ -4,6 +4,7 @@ package trusttest
 import (
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"github.com/nix-community/go-nix/pkg/nixhash"
 
 	"narbor/store"
 	"narbor/store/storetest"
@@ -59,20 +61,81 @@ func Check(tb testing.TB, keys *trust.Keys, info store.Info) trust.Mapping {
 	return m
 }
 
+// A Signer is an upstream, and Keys trust it alone.
+type Signer struct {
+	Secret signature.SecretKey
+	Keys   *trust.Keys
+}
+
+// NewSigner makes an upstream with a new key, always of the same name.
+func NewSigner(tb testing.TB) Signer { return NewSignerNamed(tb, "upstream-1") }
+
+// NewSignerNamed makes an upstream with a key of this name.
+func NewSignerNamed(tb testing.TB, name string) Signer {
+	tb.Helper()
+	secret, keys := NewKey(tb, name)
+	return Signer{secret, keys}
+}
+
+// Sign makes a claim about a path with this archive, and the mapping that it is good for.
+func (s Signer) Sign(tb testing.TB, name string, nar []byte) (store.Info, trust.Mapping) {
+	tb.Helper()
+	return s.SignPath(tb, PathNamed(tb, name), nar)
+}
+
+// SignPath is Sign for a path that is not made of a name.
+func (s Signer) SignPath(tb testing.TB, path store.Path, nar []byte) (store.Info, trust.Mapping) {
+	tb.Helper()
+	return s.sign(tb, store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar))})
+}
+
+// SignSize is Sign for an archive of this size that does not exist.
+func (s Signer) SignSize(tb testing.TB, name string, size int64) (store.Info, trust.Mapping) {
+	tb.Helper()
+	return s.sign(tb, store.Info{Path: PathNamed(tb, name), NarHash: sha256.Sum256([]byte(name)), NarSize: size})
+}
+
+func (s Signer) sign(tb testing.TB, info store.Info) (store.Info, trust.Mapping) {
+	tb.Helper()
+	info = Sign(tb, s.Secret, info)
+	return info, Check(tb, s.Keys, info)
+}
+
+// FetchedFile is the unsigned claim of a fetched file by the file's hash, and its archive.
+func FetchedFile(tb testing.TB, name string, contents []byte) (store.Info, []byte, trust.File) {
+	tb.Helper()
+	sum := sha256.Sum256(contents)
+	f, err := trust.ParseFile("sha256", hex.EncodeToString(sum[:]))
+	storetest.Must(tb, err)
+	path, err := store.ParsePathName(string(f.PathCalled(name)) + "-" + name)
+	storetest.Must(tb, err)
+	nar := storetest.FileNAR(contents)
+	return store.Info{Path: path, NarHash: sha256.Sum256(nar), NarSize: int64(len(nar)), CA: f.String(), Fetched: true}, nar, f
+}
+
+// SourceClaim is the unsigned claim of an archive by its hash, as `nix-store --add` makes it.
+func SourceClaim(tb testing.TB, name string, nar []byte) store.Info {
+	tb.Helper()
+	hash := store.Hash(sha256.Sum256(nar))
+	return store.Info{Path: pathByHash(tb, "source", hash, name), NarHash: hash, NarSize: int64(len(nar)), CA: "fixed:r:" + hash.String()}
+}
+
 // TextClaim is the claim about a file as `builtins.toFile` makes it, which needs no signature. Its NarHash is no
 // archive's.
 func TextClaim(tb testing.TB, name, contents string) store.Info {
 	tb.Helper()
-	flat := sha256.Sum256([]byte(contents))
-	digest := sha256.Sum256(fmt.Appendf(nil, "text:sha256:%x:%s:%s", flat, store.Dir, name))
-	var folded [20]byte
-	for i, b := range digest {
-		folded[i%20] ^= b
-	}
-	path, err := store.ParsePathName(string(store.HashPartFromBytes(folded)) + "-" + name)
+	flat := store.Hash(sha256.Sum256([]byte(contents)))
+	return store.Info{Path: pathByHash(tb, "text", flat, name), NarHash: sha256.Sum256([]byte(name + contents)),
+		NarSize: int64(112 + len(contents)), CA: "text:" + flat.String()}
+}
+
+// pathByHash is the path that Nix makes of a hash.
+func pathByHash(tb testing.TB, kind string, hash store.Hash, name string) store.Path {
+	tb.Helper()
+	digest := sha256.Sum256(fmt.Appendf(nil, "%s:sha256:%x:%s:%s", kind, hash[:], store.Dir, name))
+	path, err := store.ParsePathName(nixbase32.EncodeToString(nixhash.CompressHash(digest[:], 20)) + "-" + name)
 	storetest.Must(tb, err)
-	return store.Info{Path: path, NarHash: sha256.Sum256([]byte(name + contents)), NarSize: int64(112 + len(contents)),
-		CA: "text:sha256:" + store.Hash(flat).Base32()}
+	return path
 }
 
 // TextMapping is the mapping of such a file.

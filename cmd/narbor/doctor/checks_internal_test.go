@@ -2,10 +2,8 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -104,13 +102,5 @@ func TestHealthThatNoCheckLooksAtIsPassedOn(t *testing.T) {
 	p.status.Health = []Finding{{Code: CodeOtherKeys, Severity: severityInfo}}
 	if got := checkHealth(t.Context(), p); len(got) != 1 || got[0].Severity != severityWarning {
 		t.Errorf("checkHealth = %+v, want a warning of another key", got)
-	}
-}
-
-// writeText makes a file with its directories.
-func writeText(t *testing.T, file, text string) {
-	t.Helper()
-	if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(text), 0o644)); err != nil {
-		t.Fatal(err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"narbor/store/storetest"
 )
 
 func TestStateOfTheServiceIsExplained(t *testing.T) {
@@ -60,12 +62,12 @@ func TestDeadNixDaemonIsReported(t *testing.T) {
 
 func TestUnitOfAPackageIsFound(t *testing.T) {
 	root := t.TempDir()
-	writeText(t, filepath.Join(root, "etc/systemd/system/narbor.service"), "")
+	storetest.WriteText(t, filepath.Join(root, "etc/systemd/system/narbor.service"), "")
 	if got := PackagedUnit(root); got != "" {
 		t.Errorf("packagedUnit = %q, where setup alone has installed one", got)
 	}
 	file := filepath.Join(root, "lib/systemd/system/narbor.service")
-	writeText(t, file, "")
+	storetest.WriteText(t, file, "")
 	if got := PackagedUnit(root); got != file {
 		t.Errorf("packagedUnit = %q, want %q", got, file)
 	}
@@ -99,7 +101,7 @@ func TestProxyDropInKeepsExceptionsAndSortsLast(t *testing.T) {
 	} {
 		root := t.TempDir()
 		for i, name := range c.files {
-			writeText(t, filepath.Join(daemonDropIns(root)[i%3], name), "")
+			storetest.WriteText(t, filepath.Join(daemonDropIns(root)[i%3], name), "")
 		}
 		got := dropInName(daemonDropIns(root))
 		if got != c.want {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/store/storetest"
 )
 
 func TestStartOfThisProcess(t *testing.T) {
@@ -77,14 +78,15 @@ func TestWorkersOfDaemonWithoutArgumentsAreTold(t *testing.T) {
 	proc := t.TempDir()
 	for pid, parent := range map[int]int{10: 1, 11: 10, 12: 11, 13: 1} {
 		dir := filepath.Join(proc, strconv.Itoa(pid))
-		writeText(t, filepath.Join(dir, "comm"), "nix-daemon\n")
-		writeText(t, filepath.Join(dir, "cmdline"), "nix-daemon\x00")
-		writeText(t, filepath.Join(dir, "stat"), fmt.Sprintf("%d (nix-daemon) S %d%s 500 0", pid, parent, strings.Repeat(" 0", 17)))
+		storetest.WriteText(t, filepath.Join(dir, "comm"), "nix-daemon\n")
+		storetest.WriteText(t, filepath.Join(dir, "cmdline"), "nix-daemon\x00")
+		storetest.WriteText(t, filepath.Join(dir, "stat"),
+			fmt.Sprintf("%d (nix-daemon) S %d%s 500 0", pid, parent, strings.Repeat(" 0", 17)))
 	}
-	writeText(t, filepath.Join(proc, "13/cmdline"), "/bin/sh\x00/usr/bin/nix-daemon\x00") // a script, which starts the program
-	writeText(t, filepath.Join(proc, "14/comm"), "nix-daemon\n")
-	writeText(t, filepath.Join(proc, "14/cmdline"), "nix-daemon\x00")
-	writeText(t, filepath.Join(proc, "14/stat"), "14 (nix-daemon) S 13"+strings.Repeat(" 0", 17)+" 500 0")
+	storetest.WriteText(t, filepath.Join(proc, "13/cmdline"), "/bin/sh\x00/usr/bin/nix-daemon\x00") // a script, which starts the program
+	storetest.WriteText(t, filepath.Join(proc, "14/comm"), "nix-daemon\n")
+	storetest.WriteText(t, filepath.Join(proc, "14/cmdline"), "nix-daemon\x00")
+	storetest.WriteText(t, filepath.Join(proc, "14/stat"), "14 (nix-daemon) S 13"+strings.Repeat(" 0", 17)+" 500 0")
 	workers := map[int]bool{}
 	for _, p := range daemonProcesses(proc, time.Unix(1000, 0)) {
 		workers[p.pid] = p.worker
@@ -100,8 +102,8 @@ func TestWorkersOfDaemonWithoutArgumentsAreTold(t *testing.T) {
 // A worker has read what its daemon has read: one that a fresh daemon started is fresh, and an orphan is not.
 func TestDaemonThatRanBeforeTheEditStillAsks(t *testing.T) {
 	proc := t.TempDir()
-	writeText(t, filepath.Join(proc, "90/comm"), "nix-build\n")
-	writeText(t, filepath.Join(proc, "91/comm"), "narbor\n")
+	storetest.WriteText(t, filepath.Join(proc, "90/comm"), "nix-build\n")
+	storetest.WriteText(t, filepath.Join(proc, "91/comm"), "narbor\n")
 	began := time.Unix(1000, 0)
 	old := daemonProcess{pid: 10, started: began}
 	fresh := daemonProcess{pid: 20, started: began.Add(startStep)}
