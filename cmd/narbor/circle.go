@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -24,126 +22,6 @@ func circleCommand() *cli.Command {
 		Subcommands: []*cli.Command{circleInitCommand(), circleJoinCommand(), circleShowCommand(), circleRotateCommand(),
 			circleLeaveCommand()},
 	}
-}
-
-func writeFlag(usage string) cli.Flag { return &cli.BoolFlag{Name: "write", Usage: usage} }
-
-func fileFlag() cli.Flag {
-	return &cli.StringFlag{Name: "file", Usage: "write what other members need to `FILE` (default: NAME.circle in this directory)"}
-}
-
-func circleStateFlag() cli.Flag {
-	f := stateFlag()
-	f.Category, f.Usage = "", "`DIR` of narbor's state (default: /var/lib/narbor for root, else ~/.local/state/narbor)"
-	return f
-}
-
-func circleInitCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "init",
-		Usage:     "make a circle, and the key that signs what is built here",
-		ArgsUsage: "NAME",
-		Description: "It makes the group's secret and a signing key for Nix, and writes a file for the other members: that has the\n" +
-			"secret, and the public part of the key. Take it to each by a safe way, such as scp, and delete it then.\n\n" +
-			"Example: sudo narbor circle init home --write",
-		Flags: []cli.Flag{circleStateFlag(), fileFlag(), writeFlag("also add the two lines to nix.conf"),
-			&cli.StringFlag{Name: "key",
-				Usage: "write the secret signing key to `FILE` (default: NAME-1.sec in the directory of nix.conf)"}},
-		Action: func(c *cli.Context) error {
-			if c.NArg() != 1 {
-				return control.WithCode(errors.New("make which circle? Say a name, such as home"), control.ExitUsage)
-			}
-			return initCircle(c, c.Args().First())
-		},
-	}
-}
-
-func initCircle(c *cli.Context, name string) error {
-	made, err := circle.New(name)
-	if err != nil {
-		return control.WithCode(err, control.ExitUsage)
-	}
-	dir, err := circleDir(c)
-	if err != nil {
-		return err
-	}
-	if now, err := circle.Load(dir); err != nil || now != nil {
-		return inCircle(now, err)
-	}
-	key := c.String("key")
-	if key == "" {
-		key = filepath.Join(filepath.Dir(nixconf.SystemFile()), made.NextKeyName()+".sec")
-	}
-	return establish(c, dir, made, key, nil)
-}
-
-// inCircle is the error that a machine is in a circle already.
-func inCircle(now *circle.Circle, err error) error {
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf("this machine is in the circle %s already, and nothing was changed: see `narbor circle show`; "+
-		"`narbor circle leave` ends that", now.Name)
-}
-
-// establish makes a key for a circle, and writes both to this machine. Before nil, the circle is new here. If a step
-// fails, what the ones before it have made is deleted.
-func establish(c *cli.Context, dir string, made circle.Circle, key string, before *circle.Circle) (err error) {
-	if key, err = filepath.Abs(key); err != nil {
-		return err
-	}
-	if strings.ContainsAny(key, " \t\n#") { // nix.conf could not name it
-		return control.WithCode(fmt.Errorf("--key %q: nix.conf cannot name a file with a space or # in its path", key), control.ExitUsage)
-	}
-	if err := mayEdit(c, nixLine{"trusted-public-keys", "x"}, nixLine{"secret-key-files", key}); err != nil {
-		return err
-	}
-	file := c.String("file")
-	if file == "" {
-		file = made.Name + ".circle"
-	}
-	var undo []string
-	defer func() {
-		for _, name := range undo {
-			if err != nil {
-				err = errors.Join(err, os.Remove(name))
-			}
-		}
-	}()
-	if err := made.MakeKey(key); err != nil {
-		return rootHint(fmt.Errorf("signing key: %w (--key)", err))
-	}
-	undo = append(undo, key)
-	if err := made.WriteInvitation(file); err != nil {
-		return fmt.Errorf("file for other members: %w (--file)", err)
-	}
-	undo = append(undo, file)
-	if err := made.Save(dir, before != nil); err != nil {
-		return rootHint(err)
-	}
-	undo = nil
-	s := newScreen(c)
-	s.hang("made", fmt.Sprintf("the circle %s, with the key %s (secret part: %s)", made.Name, keyName(made.Keys[0]), key))
-	s.hang("for others", fmt.Sprintf("%s: take it to each member, run `sudo narbor circle join %s --write` there, and delete it then",
-		file, filepath.Base(file)))
-	return tellNixOfCircle(c, s, made, before)
-}
-
-// rootHint adds what to do to an error of permissions.
-func rootHint(err error) error {
-	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
-		return fmt.Errorf("%w: run this as root", err)
-	}
-	return err
-}
-
-// circleDir returns the state directory, and makes it if there is none.
-func circleDir(c *cli.Context) (string, error) {
-	dir, err := stateDir(c)
-	if err == nil {
-		err = rootHint(makeStateDir(dir))
-	}
-	return dir, err
 }
 
 func circleJoinCommand() *cli.Command {
@@ -214,4 +92,107 @@ func noOtherKey(c *cli.Context, joined circle.Circle) error {
 		}
 	}
 	return nil
+}
+
+// A circleReport is what `narbor circle show` prints.
+type circleReport struct {
+	Schema     int         `json:"schema"`
+	Name       string      `json:"name"`
+	SecretIn   string      `json:"secretIn"` // the file that has the secret, which is never printed
+	SigningKey string      `json:"signingKey"`
+	SigningAt  string      `json:"signingAt"` // where nix.conf names it
+	Keys       []circleKey `json:"keys"`
+}
+
+// A circleKey is a key that signs the members' own builds.
+type circleKey struct {
+	Public      string `json:"public"`
+	Fingerprint string `json:"fingerprint"`
+	Line        string `json:"line"`
+	TrustedAt   string `json:"trustedAt"` // where nix.conf names it; "" if Nix does not trust it
+}
+
+func circleShowCommand() *cli.Command {
+	return &cli.Command{
+		Name:        "show",
+		Usage:       "show the circle that this machine is in, and its keys",
+		Description: "It does not show the secret, but the file that has it.\n\nExample: sudo narbor circle show",
+		Flags:       []cli.Flag{jsonFlag(), circleStateFlag()},
+		Action: func(c *cli.Context) error {
+			dir, now, err := circleOf(c)
+			if err != nil {
+				return err
+			}
+			r := circleReport{Schema: control.Schema, Name: now.Name, SecretIn: circle.File(dir), SigningKey: now.SigningKey}
+			if now.SigningKey != "" {
+				r.SigningAt = inNixConf(nixLine{"secret-key-files", now.SigningKey})
+			}
+			for _, key := range now.Keys {
+				l := nixLine{"trusted-public-keys", key}
+				r.Keys = append(r.Keys, circleKey{key, circle.Fingerprint(key), l.String(), inNixConf(l)})
+			}
+			if c.Bool("json") {
+				return printJSON(c.App.Writer, r)
+			}
+			r.print(newScreen(c))
+			return nil
+		},
+	}
+}
+
+func (r circleReport) print(s screen) {
+	s.field("circle", "%s", r.Name)
+	s.field("secret", "in %s", r.SecretIn)
+	if r.SigningKey != "" {
+		s.field("signs", "with %s, %s", r.SigningKey, orNotYet(r.SigningAt, nixLine{"secret-key-files", r.SigningKey}))
+	}
+	for _, k := range r.Keys {
+		s.field("key", "%s", keyName(k.Public))
+		s.field("", "%s", k.Fingerprint)
+		if k.TrustedAt != "" {
+			s.field("", "trusted: %s", k.TrustedAt)
+		} else {
+			s.field("", "not trusted by this machine's Nix: nix.conf needs the line")
+		}
+		fmt.Fprintf(s, "  %s\n", k.Line)
+	}
+}
+
+func orNotYet(at string, l nixLine) string {
+	if at != "" {
+		return "by " + at
+	}
+	return "which nix.conf does not name yet: " + l.String()
+}
+
+func circleLeaveCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "leave",
+		Usage: "end this machine's membership of the circle",
+		Description: "Without narbor's restart it stays a member, and without --write its Nix goes on trusting the circle's key. The\n" +
+			"other members notice nothing; to expel a machine, see `narbor circle rotate`.\n\n" +
+			"Example: sudo narbor circle leave --write",
+		Flags: []cli.Flag{circleStateFlag(), writeFlag("also take the circle's lines out of nix.conf")},
+		Action: func(c *cli.Context) error {
+			dir, now, err := circleOf(c)
+			if err != nil {
+				return err
+			}
+			if err := circle.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return rootHint(err)
+			}
+			s := newScreen(c)
+			s.hang("left", "the circle "+now.Name)
+			if now.SigningKey != "" {
+				s.hang("key", fmt.Sprintf("the secret signing key stays: delete %s if no machine needs it", now.SigningKey))
+			}
+			if !c.Bool("write") {
+				printUnwanted(s, nixLines(*now))
+			} else if err := takeOut(c, s, nixLines(*now)); err != nil {
+				return err
+			}
+			restartHint(s)
+			return nil
+		},
+	}
 }

@@ -4,14 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/circle"
-	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
 	"narbor/store/nixconf"
 )
@@ -67,6 +65,14 @@ func tellNixOfCircle(c *cli.Context, s screen, now circle.Circle, before *circle
 	}
 	restartHint(s)
 	return nil
+}
+
+// replaceLines takes the old lines out of nix.conf once it has the new ones.
+func replaceLines(c *cli.Context, s screen, lines, old []nixLine) error {
+	if err := addLines(c, s, lines); err != nil {
+		return err
+	}
+	return takeOut(c, s, old)
 }
 
 func addLines(c *cli.Context, s screen, lines []nixLine) error {
@@ -138,177 +144,10 @@ func restartHint(s screen) {
 	s.hang("then", strings.Join(commands, "; "))
 }
 
-// A circleReport is what `narbor circle show` prints.
-type circleReport struct {
-	Schema     int         `json:"schema"`
-	Name       string      `json:"name"`
-	SecretIn   string      `json:"secretIn"` // the file that has the secret, which is never printed
-	SigningKey string      `json:"signingKey"`
-	SigningAt  string      `json:"signingAt"` // where nix.conf names it
-	Keys       []circleKey `json:"keys"`
-}
-
-// A circleKey is a key that signs the members' own builds.
-type circleKey struct {
-	Public      string `json:"public"`
-	Fingerprint string `json:"fingerprint"`
-	Line        string `json:"line"`
-	TrustedAt   string `json:"trustedAt"` // where nix.conf names it; "" if Nix does not trust it
-}
-
-func circleShowCommand() *cli.Command {
-	return &cli.Command{
-		Name:        "show",
-		Usage:       "show the circle that this machine is in, and its keys",
-		Description: "It does not show the secret, but the file that has it.\n\nExample: sudo narbor circle show",
-		Flags:       []cli.Flag{jsonFlag(), circleStateFlag()},
-		Action: func(c *cli.Context) error {
-			dir, now, err := circleOf(c)
-			if err != nil {
-				return err
-			}
-			r := circleReport{Schema: control.Schema, Name: now.Name, SecretIn: circle.File(dir), SigningKey: now.SigningKey}
-			if now.SigningKey != "" {
-				r.SigningAt = inNixConf(nixLine{"secret-key-files", now.SigningKey})
-			}
-			for _, key := range now.Keys {
-				l := nixLine{"trusted-public-keys", key}
-				r.Keys = append(r.Keys, circleKey{key, circle.Fingerprint(key), l.String(), inNixConf(l)})
-			}
-			if c.Bool("json") {
-				return printJSON(c.App.Writer, r)
-			}
-			r.print(newScreen(c))
-			return nil
-		},
+// rootHint adds what to do to an error of permissions.
+func rootHint(err error) error {
+	if errors.Is(err, os.ErrPermission) && os.Geteuid() != 0 {
+		return fmt.Errorf("%w: run this as root", err)
 	}
-}
-
-func (r circleReport) print(s screen) {
-	s.field("circle", "%s", r.Name)
-	s.field("secret", "in %s", r.SecretIn)
-	if r.SigningKey != "" {
-		s.field("signs", "with %s, %s", r.SigningKey, orNotYet(r.SigningAt, nixLine{"secret-key-files", r.SigningKey}))
-	}
-	for _, k := range r.Keys {
-		s.field("key", "%s", keyName(k.Public))
-		s.field("", "%s", k.Fingerprint)
-		if k.TrustedAt != "" {
-			s.field("", "trusted: %s", k.TrustedAt)
-		} else {
-			s.field("", "not trusted by this machine's Nix: nix.conf needs the line")
-		}
-		fmt.Fprintf(s, "  %s\n", k.Line)
-	}
-}
-
-func orNotYet(at string, l nixLine) string {
-	if at != "" {
-		return "by " + at
-	}
-	return "which nix.conf does not name yet: " + l.String()
-}
-
-// circleOf returns the circle that this machine is in; it is an error if it is in none.
-func circleOf(c *cli.Context) (dir string, now *circle.Circle, err error) {
-	if dir, err = stateDir(c); err != nil {
-		return dir, nil, err
-	}
-	if now, err = circle.Load(dir); err != nil {
-		return dir, nil, rootHint(err)
-	}
-	if now == nil {
-		return dir, nil, fmt.Errorf("this machine is in no circle (%s is not there): `narbor circle init NAME` makes one, "+
-			"`narbor circle join FILE` joins one", circle.File(dir))
-	}
-	return dir, now, nil
-}
-
-func circleRotateCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "rotate",
-		Usage: "give the circle a new secret and a new key, as to expel a member",
-		Description: "It runs on the machine that signs. Members join again with the new file (narbor circle join --replace); a\n" +
-			"machine that does not get it is expelled. What the old key has signed is not believed any more, where its line is\n" +
-			"taken out of nix.conf. Sign it again: nix store sign --key-file FILE PATH…\n\n" +
-			"Nix remembers narinfos for 30 days, with the old signatures, and so ignores the new ones: it builds or asks another\n" +
-			"substituter. `--option narinfo-cache-positive-ttl 0` makes it ask again.\n\n" +
-			"Example: sudo narbor circle rotate --write",
-		Flags: []cli.Flag{circleStateFlag(), fileFlag(),
-			writeFlag("also add the new lines to nix.conf, and take the old ones out"),
-			&cli.StringFlag{Name: "key", Usage: "write the secret signing key to `FILE` (default: beside the old one)"}},
-		Action: rotateCircle,
-	}
-}
-
-func rotateCircle(c *cli.Context) error {
-	dir, now, err := circleOf(c)
-	if err != nil {
-		return err
-	}
-	if now.SigningKey == "" {
-		return errors.New("this machine does not sign for the circle: rotate on the one that does, and join by the new file here " +
-			"(narbor circle join --replace FILE)")
-	}
-	next, err := circle.New(now.Name)
-	if err != nil {
-		return err
-	}
-	next.Keys = now.Keys // the name of the new key follows theirs
-	key := c.String("key")
-	if key == "" {
-		key = filepath.Join(filepath.Dir(now.SigningKey), next.NextKeyName()+".sec")
-	}
-	if key, err = filepath.Abs(key); err != nil {
-		return err
-	}
-	if err := establish(c, dir, next, key, now); err != nil {
-		return err
-	}
-	s := newScreen(c)
-	s.hang("old key", fmt.Sprintf("delete %s once nothing is signed by it", now.SigningKey))
-	s.hang("old builds", fmt.Sprintf("members get them no more until they are signed again: nix store sign --key-file %s PATH…", key))
-	s.hang("narinfos", "Nix remembers the old ones for 30 days, and ignores what only the old key has signed; "+
-		"`--option narinfo-cache-positive-ttl 0` makes it ask again")
-	return nil
-}
-
-func circleLeaveCommand() *cli.Command {
-	return &cli.Command{
-		Name:  "leave",
-		Usage: "end this machine's membership of the circle",
-		Description: "Without narbor's restart it stays a member, and without --write its Nix goes on trusting the circle's key. The\n" +
-			"other members notice nothing; to expel a machine, see `narbor circle rotate`.\n\n" +
-			"Example: sudo narbor circle leave --write",
-		Flags: []cli.Flag{circleStateFlag(), writeFlag("also take the circle's lines out of nix.conf")},
-		Action: func(c *cli.Context) error {
-			dir, now, err := circleOf(c)
-			if err != nil {
-				return err
-			}
-			if err := circle.Remove(dir); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return rootHint(err)
-			}
-			s := newScreen(c)
-			s.hang("left", "the circle "+now.Name)
-			if now.SigningKey != "" {
-				s.hang("key", fmt.Sprintf("the secret signing key stays: delete %s if no machine needs it", now.SigningKey))
-			}
-			if !c.Bool("write") {
-				printUnwanted(s, nixLines(*now))
-			} else if err := takeOut(c, s, nixLines(*now)); err != nil {
-				return err
-			}
-			restartHint(s)
-			return nil
-		},
-	}
-}
-
-// replaceLines takes the old lines out of nix.conf once it has the new ones.
-func replaceLines(c *cli.Context, s screen, lines, old []nixLine) error {
-	if err := addLines(c, s, lines); err != nil {
-		return err
-	}
-	return takeOut(c, s, old)
+	return err
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -18,7 +17,6 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 	"narbor/p2p/transport"
 	"narbor/store/nixconf"
 	"narbor/store/statefile"
@@ -49,19 +47,7 @@ const (
 	vsockConf       = dropIns + "/vsock.conf"
 	refreshTimer    = "narbor-refresh.timer"
 	launchdFile     = "/Library/LaunchDaemons/io.narbor.plist"
-	// setupTimeout bounds a step that is another program's.
-	setupTimeout = time.Minute
 )
-
-// A setup installs narbor on a machine that no other tool configures, or takes it away.
-type setup struct {
-	screen
-	systemd bool // it runs here, and can be told
-	darwin  bool
-	nix     bool // configure it
-	only    bool // nothing but that
-	restart bool // restart nix-daemon, or tell the user to
-}
 
 func setupCommand() *cli.Command {
 	return &cli.Command{
@@ -105,16 +91,6 @@ func newSetup(c *cli.Context) (setup, error) {
 		return s, fmt.Errorf("only root can do this: sudo narbor %s", c.Command.Name)
 	}
 	return s, nil
-}
-
-// did prints a completed step.
-func (s setup) did(format string, args ...any) {
-	s.hang(s.mark(dashboard.SeverityOK), fmt.Sprintf(format, args...))
-}
-
-// todo prints a step that is left to the user.
-func (s setup) todo(format string, args ...any) {
-	s.hang(s.mark(dashboard.SeverityWarning), fmt.Sprintf(format, args...))
 }
 
 // install does everything in the order in which it is safe: Nix is told last, once narbor answers.
@@ -260,11 +236,6 @@ func writeFile(name string, text []byte, mode os.FileMode) error {
 	return statefile.Replace(name, text, mode)
 }
 
-func exists(file string) bool {
-	_, err := os.Lstat(file)
-	return err == nil
-}
-
 func (s setup) installLaunchd(ctx context.Context) error {
 	if err := writeFile(launchdFile, []byte(launchdPlist), 0o644); err != nil {
 		return err
@@ -274,17 +245,6 @@ func (s setup) installLaunchd(ctx context.Context) error {
 		return err
 	}
 	s.did("installed %s and started it, now and at each boot", launchdFile)
-	return nil
-}
-
-// run runs a command, and puts what it says into the error.
-func (s setup) run(ctx context.Context, name string, args ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
 	return nil
 }
 

@@ -15,6 +15,34 @@ import (
 // it.
 var errRefused = errors.New("refused")
 
+// start lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if
+// there is none, while a holder's manifest is tested, and while enough partial peers may suffice.
+func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
+	tries := int(s.tries.Load())
+	if s.blame.comparing() || tries >= supplyTries*len(s.Upstreams) {
+		return false
+	}
+	if s.doubted && !s.again { // a neighbour that has fetched it by now vouches for it
+		s.again = true
+		s.joinAgain(ctx)
+		return true
+	}
+	proxy, others := s.electProxy()
+	_, last := s.plan.swarm()
+	if others == 0 && partials > 0 && !s.urged.Load() && time.Since(last) <= ProxyPatience {
+		return false
+	}
+	if proxy != nil {
+		c.start(func() { s.rely(ctx, proxy) })
+		return true
+	}
+	s.busy.Store(true)
+	u := s.Upstreams[tries%len(s.Upstreams)]
+	s.last = u
+	c.start(func() { s.askUpstream(ctx, u) })
+	return true
+}
+
 // electProxy returns the neighbour that is assigned to download the NAR from its upstream, or nil if this node is;
 // others is the number of neighbours that took part.
 func (s *supply) electProxy() (proxy *peers.Neighbour, others int) {

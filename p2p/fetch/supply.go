@@ -34,48 +34,24 @@ type supply struct {
 	urged   atomic.Bool     // neighbours wait for this node to ask its upstream
 }
 
-// start lets the NAR come from an upstream: through the assigned neighbour, or from ours. It returns false if
-// there is none, while a holder's manifest is tested, and while enough partial peers may suffice.
-func (s *supply) start(ctx context.Context, c *crew, partials int) bool {
-	tries := int(s.tries.Load())
-	if s.blame.comparing() || tries >= supplyTries*len(s.Upstreams) {
-		return false
+// askUpstream takes the NAR from an upstream, and notes how that ended.
+func (s *supply) askUpstream(ctx context.Context, u *upstream.Cache) {
+	defer s.busy.Store(false)
+	err := s.stream(ctx, u)
+	if err != nil && ctx.Err() != nil {
+		s.cuts.Add(1)
+		return
 	}
-	if s.doubted && !s.again { // a neighbour that has fetched it by now vouches for it
-		s.again = true
-		s.joinAgain(ctx)
-		return true
+	s.tries.Add(1)
+	if err == nil {
+		return
 	}
-	proxy, others := s.electProxy()
-	_, last := s.plan.swarm()
-	if others == 0 && partials > 0 && !s.urged.Load() && time.Since(last) <= ProxyPatience {
-		return false
+	s.Log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", s.Wanted.Path()), zap.Error(err))
+	if errors.Is(err, store.ErrCorrupt) {
+		u.Wrong(s.Wanted.Info())
+	} else {
+		u.Forget(s.Wanted.Path().HashPart())
 	}
-	if proxy != nil {
-		c.start(func() { s.rely(ctx, proxy) })
-		return true
-	}
-	s.busy.Store(true)
-	u := s.Upstreams[tries%len(s.Upstreams)]
-	s.last = u
-	c.start(func() {
-		defer s.busy.Store(false)
-		err := s.stream(ctx, u)
-		if err != nil && ctx.Err() != nil {
-			s.cuts.Add(1)
-			return
-		}
-		s.tries.Add(1)
-		if err != nil {
-			s.Log.Info("upstream did not deliver", zap.Stringer("url", u), zap.Stringer("path", s.Wanted.Path()), zap.Error(err))
-			if errors.Is(err, store.ErrCorrupt) {
-				u.Wrong(s.Wanted.Info())
-			} else {
-				u.Forget(s.Wanted.Path().HashPart())
-			}
-		}
-	})
-	return true
 }
 
 // only reports whether the rest of the NAR is left to the upstreams: runs ended with a wrong NAR before one had sent

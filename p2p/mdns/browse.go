@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	mrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
@@ -12,12 +13,9 @@ import (
 
 	"github.com/libp2p/zeroconf/v2"
 	"github.com/miekg/dns"
-	"go.uber.org/zap"
 	"golang.org/x/net/ipv4"
 	"golang.org/x/net/ipv6"
 	"golang.org/x/time/rate"
-
-	"narbor/p2p/netmon"
 )
 
 const (
@@ -26,7 +24,9 @@ const (
 	// that each is received twice in that time. Otherwise it is askRest, for machines whose announcement was lost.
 	askSoon, askLate, askRest = time.Second, 4 * time.Minute, 20 * time.Minute
 
-	udpPort = 5353
+	serviceType = "_narbor._tcp"
+	domain      = "local"
+	udpPort     = 5353
 	// packetRate, a second, and packetBurst bound the packets about narbor that are parsed, on a link and in one
 	// family: all answers of a LAN of thousands to one question, and then those of a moderate flood.
 	packetRate, packetBurst = 256, 4096
@@ -136,46 +136,6 @@ func (e *browser) join6(ifi net.Interface) (err error) {
 	return nil
 }
 
-// browse listens for others on a link, and asks for them, until ctx ends.
-func (s *Service) browse(ctx context.Context, k netmon.Link, family zeroconf.IPType) {
-	for ctx.Err() == nil {
-		if err := s.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
-			sleep(ctx, retry)
-		}
-	}
-}
-
-// browseOnce returns when ctx has ended, or the link is of no more use.
-func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf.IPType) error {
-	e, err := openBrowser(family, k.Interface, s.cfg.Traffic)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
-	s.running.Go(func() { cancel(e.askOn(ctx, s.cfg.NonNeighbours)) })
-	defer e.conn.Close()
-	b := make([]byte, maxPacket+1)
-	for {
-		n, ifIndex, from, err := e.read(b)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		// Linux gives a socket what any program on the machine has joined the group for, on any link.
-		if n > maxPacket || ifIndex != 0 && ifIndex != k.Interface.Index {
-			continue
-		}
-		for _, found := range e.take(b[:n], time.Now()) {
-			s.Take(found, from)
-		}
-	}
-}
-
 // askOn asks at once, and then more and more rarely, until ctx ends. In its later turns it leaves that to others.
 func (e *browser) askOn(ctx context.Context, nonNeighbours func() bool) error {
 	for pause, first := askSoon, true; ctx.Err() == nil; pause, first = nextAsk(pause, nonNeighbours()), false {
@@ -239,4 +199,12 @@ func (e *browser) take(packet []byte, now time.Time) (found []*zeroconf.ServiceE
 		}
 	}
 	return found
+}
+
+// sleep waits for 3/4 to 5/4 of a time, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d*3/4 + mrand.N(d/2)):
+	}
 }

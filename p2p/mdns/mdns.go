@@ -16,7 +16,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	mrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -39,8 +38,6 @@ const (
 	// maxParsed bounds the cache of parsed addresses in announcements, at up to 500 bytes each.
 	maxParsed = 1024
 
-	serviceType = "_narbor._tcp"
-	domain      = "local"
 	// textPrefix begins each address in a TXT record, as in libp2p's own discovery: any libp2p program can read it.
 	textPrefix = "dnsaddr="
 
@@ -157,6 +154,46 @@ func (s *Service) announce(ctx context.Context, k netmon.Link) {
 	}
 }
 
+// browse listens for others on a link, and asks for them, until ctx ends.
+func (s *Service) browse(ctx context.Context, k netmon.Link, family zeroconf.IPType) {
+	for ctx.Err() == nil {
+		if err := s.browseOnce(ctx, k, family); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Debug("mdns browsing", zap.String("interface", k.Name), zap.Error(err))
+			sleep(ctx, retry)
+		}
+	}
+}
+
+// browseOnce returns when ctx has ended, or the link is of no more use.
+func (s *Service) browseOnce(ctx context.Context, k netmon.Link, family zeroconf.IPType) error {
+	e, err := openBrowser(family, k.Interface, s.cfg.Traffic)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { e.conn.Close() })()
+	s.running.Go(func() { cancel(e.askOn(ctx, s.cfg.NonNeighbours)) })
+	defer e.conn.Close()
+	b := make([]byte, maxPacket+1)
+	for {
+		n, ifIndex, from, err := e.read(b)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			return err
+		}
+		// Linux gives a socket what any program on the machine has joined the group for, on any link.
+		if n > maxPacket || ifIndex != 0 && ifIndex != k.Interface.Index {
+			continue
+		}
+		for _, found := range e.take(b[:n], time.Now()) {
+			s.Take(found, from)
+		}
+	}
+}
+
 // goodbye announces that this name has gone. It waits for goodbyeLimit at most.
 func (s *Service) goodbye(server *zeroconf.Server) {
 	done := make(chan struct{})
@@ -263,12 +300,4 @@ func parseText(text string) (peer.ID, ma.Multiaddr, bool) {
 		return "", nil, false
 	}
 	return netmon.SplitPeerAddr(m)
-}
-
-// sleep waits for 3/4 to 5/4 of a time, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d*3/4 + mrand.N(d/2)):
-	}
 }

@@ -13,28 +13,25 @@ import (
 	"narbor/p2p/netmon"
 	"narbor/p2p/wire"
 	"narbor/store"
-	"narbor/store/lru"
 	"narbor/store/spool"
 	"narbor/trust"
 )
 
-// A sharer has the paths that neighbours may get: those of its sources that its policy allows.
+// A sharer has the archives that neighbours may get.
 type sharer struct {
-	sources  []store.Source
-	policy   trust.Policy // a path that others may not have is not here
-	arriving Arriving     // of sources; nil if nothing is shared
-	kept     *manifests   // computed before; nil if there is no file for them
-
+	*claims
+	kept   *manifests   // computed before; nil if there is no file for them
 	warned atomic.Int64 // when a failure was logged last, in nanoseconds
-	off    atomic.Bool  // nothing is here, whatever is asked for
-
-	counts  kindCounts
-	checked *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
-
+	counts kindCounts
 	opened chan struct{} // there is something in open; read by Run
 
 	mu   sync.Mutex // guards open
 	open map[narKey]*openNAR
+}
+
+func newSharer(sources []store.Source, arriving Arriving, policy trust.Policy) *sharer {
+	return &sharer{claims: newClaims(sources, arriving, policy), opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
+		counts: newKindCounts()}
 }
 
 type narKey struct {
@@ -55,67 +52,12 @@ type openNAR struct {
 	dead bool      // guarded by sharer.mu; out of the table, to be closed by its last reader
 }
 
-// May reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
-// sharing policy have checked it.
-func (s *sharer) May(m trust.Mapping) (trust.Mapping, bool) {
-	checked, err := s.policy.Check(m.Info())
-	return checked, s.arriving != nil && err == nil
-}
-
 // ifStill returns nil if the keys that were the reason to open a NAR are still those of the sharing policy.
 func (s *sharer) ifStill(o *openNAR) error {
 	if !o.keys.Trusts(o.m) {
 		return fmt.Errorf("%s: no key of the sharing policy has signed it any more: %w", o.m.Path(), store.ErrNotFound)
 	}
 	return nil
-}
-
-// Has says whether a path may be shared, and has that NAR.
-func (s *sharer) Has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
-	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
-	defer cancel()
-	c, err := s.claim(ctx, hp)
-	return err == nil && c.m.NarHash() == nar
-}
-
-// Arriving is the source of the NARs that come from neighbours: those in the spool, and those that are still being
-// received.
-type Arriving interface {
-	store.Source
-	// Partial returns the NAR of a hash part that is still being received, or nil.
-	Partial(store.HashPart) Partial
-	// Has reports whether a NAR is in the spool.
-	Has(nar store.Hash) bool
-}
-
-// A Partial is a NAR that is still being received. Its methods may be called concurrently.
-type Partial interface {
-	// Mapping returns the mapping as the keys of the sharing policy have checked it, or false if no other peer may get
-	// the blocks that are here.
-	Mapping() (trust.Mapping, bool)
-	// Have returns which blocks are here.
-	Have() wire.Bitmap
-	// Await waits for a moment for a block to be here.
-	Await(ctx context.Context, block int)
-	// ReadBlock reads a block that is here into buf, and returns its length. The error is [wire.ErrLater] if it is not
-	// here yet, and [os.ErrClosed] if the NAR is no longer being received.
-	ReadBlock(block int, buf []byte) (int, error)
-}
-
-// Partial returns the NAR asked for if it is still being received and others may have its blocks, or nil.
-func (s *sharer) Partial(r wire.Request) Partial {
-	if s.arriving == nil || s.off.Load() || r.Kind == wire.AskClaims {
-		return nil
-	}
-	p := s.arriving.Partial(r.HashParts[0])
-	if p == nil {
-		return nil
-	}
-	m, ok := p.Mapping()
-	if !ok || m.NarHash() != r.NAR || !s.policy.Keys.Trusts(m) {
-		return nil
-	}
-	return p
 }
 
 // acquire opens a NAR, or finds it open. The caller calls release once it has read what it wants.
@@ -271,9 +213,6 @@ func (s *sharer) Close() {
 	s.CloseIdle(0)
 	s.kept.close()
 }
-
-// Sharing reports whether sharing is on.
-func (s *sharer) Sharing() bool { return !s.off.Load() }
 
 // Share turns sharing on or off. Once it is off, no further block is read for any neighbour, and archives held open for
 // neighbours are closed as soon as no block is being read.

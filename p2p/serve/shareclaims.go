@@ -6,12 +6,30 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"sync/atomic"
 
 	"narbor/p2p/peers"
+	"narbor/p2p/wire"
 	"narbor/store"
 	"narbor/store/lru"
 	"narbor/trust"
 )
+
+// claims are the paths that neighbours may get: those of the sources that the policy allows.
+type claims struct {
+	sources  []store.Source
+	policy   trust.Policy                            // a path that others may not have is not here
+	arriving Arriving                                // of sources; nil if nothing is shared
+	checked  *lru.Cache[store.HashPart, checkedInfo] // what has a good signature, so that it is verified once
+	off      atomic.Bool                             // nothing is here, whatever is asked for
+}
+
+func newClaims(sources []store.Source, arriving Arriving, policy trust.Policy) *claims {
+	if arriving != nil {
+		sources = append(slices.Clone(sources), arriving)
+	}
+	return &claims{sources: sources, policy: policy, arriving: arriving, checked: lru.New[store.HashPart, checkedInfo](maxChecked)}
+}
 
 // checkedInfo is a claim of a source, and the mapping found when its signatures were verified.
 type checkedInfo struct {
@@ -27,19 +45,67 @@ type claimed struct {
 	kind trust.Kind
 }
 
-func newSharer(sources []store.Source, arriving Arriving, policy trust.Policy) *sharer {
-	checked := lru.New[store.HashPart, checkedInfo](maxChecked)
-	s := &sharer{sources: sources, arriving: arriving, policy: policy, opened: make(chan struct{}, 1), open: map[narKey]*openNAR{},
-		checked: checked, counts: newKindCounts()}
-	if arriving != nil {
-		s.sources = append(slices.Clone(sources), arriving)
+// Sharing reports whether sharing is on.
+func (s *claims) Sharing() bool { return !s.off.Load() }
+
+// May reports whether the path of a mapping may be shared, if it is here, and returns the mapping as the keys of the
+// sharing policy have checked it.
+func (s *claims) May(m trust.Mapping) (trust.Mapping, bool) {
+	checked, err := s.policy.Check(m.Info())
+	return checked, s.arriving != nil && err == nil
+}
+
+// Has says whether a path may be shared, and has that NAR.
+func (s *claims) Has(ctx context.Context, hp store.HashPart, nar store.Hash) bool {
+	ctx, cancel := context.WithTimeout(ctx, shareTimeout)
+	defer cancel()
+	c, err := s.claim(ctx, hp)
+	return err == nil && c.m.NarHash() == nar
+}
+
+// Arriving is the source of the NARs that come from neighbours: those in the spool, and those that are still being
+// received.
+type Arriving interface {
+	store.Source
+	// Partial returns the NAR of a hash part that is still being received, or nil.
+	Partial(store.HashPart) Partial
+	// Has reports whether a NAR is in the spool.
+	Has(nar store.Hash) bool
+}
+
+// A Partial is a NAR that is still being received. Its methods may be called concurrently.
+type Partial interface {
+	// Mapping returns the mapping as the keys of the sharing policy have checked it, or false if no other peer may get
+	// the blocks that are here.
+	Mapping() (trust.Mapping, bool)
+	// Have returns which blocks are here.
+	Have() wire.Bitmap
+	// Await waits for a moment for a block to be here.
+	Await(ctx context.Context, block int)
+	// ReadBlock reads a block that is here into buf, and returns its length. The error is [wire.ErrLater] if it is not
+	// here yet, and [os.ErrClosed] if the NAR is no longer being received.
+	ReadBlock(block int, buf []byte) (int, error)
+}
+
+// Partial returns the NAR asked for if it is still being received and others may have its blocks, or nil.
+func (s *claims) Partial(r wire.Request) Partial {
+	if s.arriving == nil || s.off.Load() || r.Kind == wire.AskClaims {
+		return nil
 	}
-	return s
+	p := s.arriving.Partial(r.HashParts[0])
+	if p == nil {
+		return nil
+	}
+	m, ok := p.Mapping()
+	if !ok || m.NarHash() != r.NAR || !s.policy.Keys.Trusts(m) {
+		return nil
+	}
+	return p
 }
 
 // claim returns what may be told about a hash part. The error wraps [store.ErrNotFound] if that is nothing. What one
 // source calls built here, no other source shares: it may have a copy. So the first source that fails ends the search.
-func (s *sharer) claim(ctx context.Context, hp store.HashPart) (claimed, error) {
+func (s *claims) claim(ctx context.Context, hp store.HashPart) (claimed, error) {
 	here := false
 	for _, src := range s.sources {
 		if s.off.Load() {
@@ -72,7 +138,7 @@ func (s *sharer) claim(ctx context.Context, hp store.HashPart) (claimed, error) 
 }
 
 // check verifies the signatures of a claim, unless it has done so before, and neither claim nor keys have changed.
-func (s *sharer) check(hp store.HashPart, info store.Info, keys *trust.Keys) (trust.Mapping, error) {
+func (s *claims) check(hp store.HashPart, info store.Info, keys *trust.Keys) (trust.Mapping, error) {
 	if c, ok := s.checked.Get(hp); ok && sameSigned(c.info, info) && keys.Trusts(c.m) {
 		return c.m, nil
 	}
@@ -96,7 +162,7 @@ type sharedClaim struct {
 	kind      trust.Kind
 }
 
-func (s *sharer) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClaim, error) {
+func (s *claims) sharedClaim(ctx context.Context, hp store.HashPart) (sharedClaim, error) {
 	c, err := s.claim(ctx, hp)
 	if err != nil {
 		return sharedClaim{}, err
@@ -127,7 +193,7 @@ func ClaimText(m trust.Mapping) (string, store.Info, error) {
 }
 
 // suspect has a path checked that could not be read as it should be.
-func (s *sharer) suspect(ctx context.Context, hp store.HashPart, cause error) {
+func (s *claims) suspect(ctx context.Context, hp store.HashPart, cause error) {
 	if !errors.Is(cause, store.ErrCorrupt) && !errors.Is(cause, fs.ErrNotExist) {
 		return
 	}

@@ -95,6 +95,22 @@ type soundFile struct {
 	file string
 }
 
+// A Source is another source without the paths that are known to be damaged.
+type Source struct {
+	store.Source
+	damage *Checker
+	where  string
+	files  string                           // the directory with a file for each path; "" is none
+	said   *lru.Cache[store.HashPart, said] // the last answers of the other source
+}
+
+// said is an answer of the other source.
+type said struct {
+	info store.Info
+	err  error
+	at   time.Time
+}
+
 // Open reads an earlier run's findings, from a file that need not be there; "" is none. changed is called for each
 // path that is found damaged, or sound again. The result is usable even with an error.
 func Open(file string, changed func(d Finding, sound bool)) (*Checker, error) {
@@ -205,8 +221,8 @@ func (d *Checker) look(ctx context.Context) {
 
 // check reads a path, and records whether it is damaged.
 func (d *Checker) check(ctx context.Context, s suspect) {
-	file, at := s.src.fileOf(s.info.Path), s.src.at(s.info.Path)
-	reason, err := s.src.hash(ctx, s.info)
+	file, at := fileOf(s.src.files, s.info.Path), s.src.at(s.info.Path)
+	reason, err := hash(ctx, s.src.Source, s.info)
 	if err != nil { // it could not be read as a whole, which says nothing
 		return
 	}
@@ -253,4 +269,74 @@ func (d *Checker) save() {
 		return
 	}
 	_ = statefile.Replace(d.file, append(text, '\n'), 0o600)
+}
+
+// Guard returns src without its damaged paths. where names it for people. If files is not "", it is the directory with
+// the files of the paths, where a repair is noticed at once.
+func (d *Checker) Guard(src store.Source, where, files string) *Source {
+	g := &Source{src, d, where, files, lru.New[store.HashPart, said](maxSaid)}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.guards[where] = g
+	return g
+}
+
+// Info implements [store.Source]. Of a damaged path it returns the claim of the source together with the error, which
+// wraps [store.ErrDamaged] and [store.ErrNotFound].
+func (g *Source) Info(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	info, err := g.Source.Info(ctx, hp)
+	if err == nil || errors.Is(err, store.ErrNotFound) {
+		g.said.Add(hp, said{info, err, time.Now()})
+	}
+	return g.unlessDamaged(info, err)
+}
+
+// InfoLately is Info, but relies for a second on what the other source has answered.
+func (g *Source) InfoLately(ctx context.Context, hp store.HashPart) (store.Info, error) {
+	if s, ok := g.said.Get(hp); ok && time.Since(s.at) < saidFor {
+		return g.unlessDamaged(s.info, s.err)
+	}
+	return g.Info(ctx, hp)
+}
+
+func (g *Source) unlessDamaged(info store.Info, err error) (store.Info, error) {
+	if err != nil {
+		return info, err
+	}
+	e, known := g.known(info)
+	if !known {
+		return info, nil
+	}
+	if g.due(e, info.Path) {
+		g.damage.enqueue(suspect{g, info})
+	}
+	return info, fmt.Errorf("%s: %w: %w: %s", info.Path, store.ErrNotFound, store.ErrDamaged, e.Reason)
+}
+
+// known returns the recorded damage of a claim's path. A path with another NarHash has been replaced.
+func (g *Source) known(info store.Info) (e Finding, known bool) {
+	g.damage.mu.Lock()
+	defer g.damage.mu.Unlock()
+	e, known = g.damage.damaged[g.at(info.Path)]
+	return e, known && e.NarHash == info.NarHash.String()
+}
+
+func (g *Source) at(p store.Path) place { return place{g.where, p} }
+
+// due says whether a damaged path is to be checked once more.
+func (g *Source) due(e Finding, p store.Path) bool {
+	since := time.Since(e.Checked)
+	return since > recheckAfter || since < 0 || since > replacedAfter && fileOf(g.files, p) != e.File
+}
+
+// Suspect has the path of a claim checked soon, unless that was done a moment ago.
+func (g *Source) Suspect(info store.Info) {
+	d := g.damage
+	sound, ok := d.sound.Get(soundKey{g.at(info.Path), info.NarHash})
+	if ok && time.Since(sound.at) < soundFor && sound.file == fileOf(g.files, info.Path) {
+		return
+	}
+	if _, known := g.known(info); !known { // otherwise Info has it checked
+		d.enqueue(suspect{g, info})
+	}
 }

@@ -8,17 +8,17 @@ package demo
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/dashboard"
+	"narbor/store"
 )
 
 const (
@@ -44,41 +44,6 @@ type Options struct {
 	Out     io.Writer // for people; each Write is of whole lines
 	Redraw  bool      // Out is a terminal on which progress bars can be drawn
 	Keep    bool      // the machines run on until ctx ends
-}
-
-// Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes are
-// gone when it returns, and so are files, unless the error says otherwise. It is not to be called twice at the same
-// time with one Out.
-func Run(ctx context.Context, o Options) (err error) {
-	dir, err := os.MkdirTemp("", "narbor-demo-")
-	if err != nil {
-		return err
-	}
-	d := &demo{Options: o, dir: dir}
-	defer func() {
-		d.stop()
-		err = errors.Join(err, os.RemoveAll(dir))
-	}()
-	if err := d.prepare(ctx); err != nil {
-		return interrupted(ctx, err)
-	}
-	if err := d.fetch(ctx); err != nil {
-		return interrupted(ctx, err)
-	}
-	d.report(ctx)
-	if o.Keep {
-		d.say("The three that are left run on; Ctrl-C ends them and deletes what they have.")
-		<-ctx.Done()
-	}
-	return nil
-}
-
-// interrupted replaces an error that Ctrl-C has caused.
-func interrupted(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return errors.New("the demo was interrupted")
-	}
-	return err
 }
 
 // A demo has the packages and machines of one call of Run.
@@ -147,6 +112,18 @@ func (d *demo) prepare(ctx context.Context) (err error) {
 	return nil
 }
 
+// top is the path that refers to all others.
+func (d *demo) top() store.Info { return d.corpus.paths[len(d.corpus.paths)-1] }
+
+// met returns once the asker is connected to all holders.
+func (d *demo) met(ctx context.Context) error {
+	_, err := d.asker.await(ctx, func(st control.Status) bool { return len(st.Neighbours) == len(d.holders) })
+	if err != nil {
+		return fmt.Errorf("%s does not find its neighbours: %w\n%s", fresh, err, d.asker.lastLines())
+	}
+	return nil
+}
+
 // stop ends all processes.
 func (d *demo) stop() {
 	var g errgroup.Group
@@ -156,25 +133,4 @@ func (d *demo) stop() {
 		}
 	}
 	_ = g.Wait()
-}
-
-// report prints the bytes that came from each machine.
-func (d *demo) report(ctx context.Context) {
-	d.say("")
-	d.say("%s has all %s, %s in %.1f s, and nothing came from the internet.", fresh, dashboard.Plural(packages, "path"),
-		dashboard.Amount(d.corpus.bytes), d.took.Seconds())
-	for _, m := range d.holders {
-		remark := ""
-		switch m.name {
-		case killed:
-			remark = "until it was killed"
-		case liar:
-			remark = "what was changed was thrown away"
-			if st, err := m.status(ctx); err == nil && len(st.Damaged) > 0 {
-				remark += fmt.Sprintf("; it was told, and shares %d of them no more", len(st.Damaged))
-			}
-		}
-		d.say("  %-8s %9s  %s", m.name, dashboard.Amount(d.board.bytes[m.name]), remark)
-	}
-	d.say("Each archive was compared with the hash that the key has signed before the first byte of it was handed on.")
 }

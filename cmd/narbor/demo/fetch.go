@@ -7,13 +7,10 @@ import (
 	"io"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
-	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 	"narbor/store"
 	"narbor/store/nar"
 )
@@ -21,22 +18,10 @@ import (
 // parallel is how many NARs are asked for at once, as Nix does.
 const parallel = 8
 
-// top is the path that refers to all others.
-func (d *demo) top() store.Info { return d.corpus.paths[len(d.corpus.paths)-1] }
-
-// met returns once the asker is connected to all holders.
-func (d *demo) met(ctx context.Context) error {
-	_, err := d.asker.await(ctx, func(st control.Status) bool { return len(st.Neighbours) == len(d.holders) })
-	if err != nil {
-		return fmt.Errorf("%s does not find its neighbours: %w\n%s", fresh, err, d.asker.lastLines())
-	}
-	return nil
-}
-
 // fetch asks the asker for the closure as Nix does, kills a holder when a third of it is there, and shows how it goes.
 func (d *demo) fetch(ctx context.Context) error {
 	began := time.Now()
-	d.board = newBoard(d.Options, d.corpus.bytes)
+	d.board = newBoard(d.Out, d.Redraw, d.corpus.bytes, honest, killed, liar)
 	defer d.board.end()
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -181,59 +166,4 @@ func (d *demo) get(ctx context.Context, what string) (*http.Response, error) {
 		return nil, fmt.Errorf("%s: %s", req.URL, resp.Status)
 	}
 	return resp, nil
-}
-
-// A board shows how far the fetch is. It implements [io.Writer] for the bytes that were served.
-type board struct {
-	bars       *bars // nil if nothing can be redrawn
-	out        io.Writer
-	total      int64
-	handedOver atomic.Int64
-	caught     sync.Once
-
-	mu    sync.Mutex
-	bytes map[string]int64 // received from each machine
-}
-
-func newBoard(o Options, total int64) *board {
-	b := &board{out: o.Out, total: total, bytes: map[string]int64{}}
-	if o.Redraw {
-		b.bars = newBars(o.Out, total, honest, killed, liar)
-	}
-	return b
-}
-
-// Write counts bytes that were handed over.
-func (b *board) Write(p []byte) (int, error) {
-	n := b.handedOver.Add(int64(len(p)))
-	if b.bars != nil {
-		b.bars.set(verified, n)
-	}
-	return len(p), nil
-}
-
-// received notes how much of all came from a machine.
-func (b *board) received(name string, bytes int64) {
-	b.mu.Lock()
-	b.bytes[name] = bytes
-	b.mu.Unlock()
-	if b.bars != nil {
-		b.bars.set(name, bytes)
-	}
-}
-
-// say prints a line above the bars.
-func (b *board) say(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	if b.bars != nil {
-		b.bars.say(text)
-		return
-	}
-	fmt.Fprintf(b.out, "%s (%s of %s are there)\n", text, dashboard.Amount(b.handedOver.Load()), dashboard.Amount(b.total))
-}
-
-func (b *board) end() {
-	if b.bars != nil {
-		b.bars.end()
-	}
 }
