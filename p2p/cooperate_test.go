@@ -51,58 +51,62 @@ func all(t *testing.T, machines []*machine, info store.Info, nar []byte) {
 	wg.Wait()
 }
 
+// ofTimes tries something anew up to four times more, with other machines: on a busy computer, a machine that stalls is
+// overtaken, and then left out for a while. try returns an error if more was asked of the upstream than it ought to be.
+func ofTimes(t *testing.T, try func() error) {
+	t.Helper()
+	var err error
+	for range 5 {
+		if err = try(); err == nil || t.Failed() {
+			return
+		}
+		t.Log(err)
+	}
+	t.Error(err)
+}
+
 func TestTheLANDownloadsOnce(t *testing.T) {
-	web := newWebCache(t, newUpstream(t))
-	machines := web.cooperative(t, 4)
-	const paths, rounds = 12, 5
-	good := 0
-	for round, infosBefore, narsBefore := 0, 0, 0; good < 2; round++ { // a machine that stalls is overtaken, and this one may be busy
-		var wg sync.WaitGroup
+	const paths = 6
+	ofTimes(t, func() error {
+		web := newWebCache(t, newUpstream(t))
+		machines := web.cooperative(t, 4)
 		for i := range paths {
-			nar := noise(round*paths+i, 1000+i*store.BlockSize/3)
-			info := web.add(t, fmt.Sprintf("p%d-%d", round, i), nar)
-			wg.Go(func() { all(t, machines, info, nar) })
+			nar := noise(i, 1000+i*store.BlockSize)
+			all(t, machines, web.add(t, fmt.Sprintf("p%d", i), nar), nar)
 		}
-		wg.Wait()
-		infos, nars := web.requests()
-		if infos-infosBefore <= paths*5/2 && nars-narsBefore <= paths*5/2 { // alone they ask 4 times
-			good++
-		} else if round == rounds-1 {
-			t.Fatalf("the upstream was asked for %d narinfos and %d archives by 4 machines in %d rounds, want %d of each a round",
-				infos, nars, rounds, paths)
+		if infos, nars := web.requests(); infos > paths*3/2 || nars > paths*3/2 { // alone they ask 4 times
+			return fmt.Errorf("the upstream was asked for %d narinfos and %d archives by 4 machines, want %d", infos, nars, paths)
 		}
-		infosBefore, narsBefore = infos, nars
-	}
-	busy := 0
-	for _, m := range machines {
-		if m.Status().Supplied > 0 {
-			busy++
+		idle := slices.DeleteFunc(machines, func(m *machine) bool { return m.Status().Supplied > 0 })
+		if len(idle) >= 3 {
+			return errors.New("one machine has downloaded all, want the work to be shared")
 		}
-	}
-	if busy < 2 {
-		t.Errorf("%d machines have downloaded, want the work to be shared", busy)
-	}
+		return nil
+	})
 }
 
 func TestLANAsksUpstreamOnceAboutMissingPath(t *testing.T) {
-	web := newWebCache(t, newUpstream(t))
-	machines := web.cooperative(t, 3)
-	const paths = 100
-	var wg sync.WaitGroup
-	for _, m := range machines {
+	const paths = 50
+	ofTimes(t, func() error {
+		web := newWebCache(t, newUpstream(t))
+		machines := web.cooperative(t, 3)
 		for i := range paths {
-			wg.Go(func() {
-				if got, err := m.LookupUpstream(t.Context(), store.HashPartFromBytes([20]byte{9, byte(i)})); !errors.Is(err,
-					store.ErrNotFound) {
-					t.Errorf("LookupUpstream = %v, %v, want ErrNotFound", got, err)
-				}
-			})
+			var wg sync.WaitGroup
+			for _, m := range machines {
+				wg.Go(func() {
+					if got, err := m.LookupUpstream(t.Context(), store.HashPartFromBytes([20]byte{9, byte(i)})); !errors.Is(err,
+						store.ErrNotFound) {
+						t.Errorf("LookupUpstream = %v, %v, want ErrNotFound", got, err)
+					}
+				})
+			}
+			wg.Wait()
 		}
-	}
-	wg.Wait()
-	if infos, _ := web.requests(); infos > paths*2 { // it would be 3 for each without cooperation
-		t.Errorf("%d questions to the upstream about %d paths", infos, paths)
-	}
+		if infos, _ := web.requests(); infos > paths*3/2 { // it would be 3 for each without cooperation
+			return fmt.Errorf("%d questions to the upstream about %d paths", infos, paths)
+		}
+		return nil
+	})
 }
 
 // This machine's own upstreams may have a path that the others' lack.
