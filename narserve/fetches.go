@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
 	"narbor/trust"
@@ -46,9 +45,6 @@ type fetches struct {
 
 	all sync.WaitGroup // of the fetches, and of what enter has let in
 }
-
-// errClosed means that the server has ended, or has ended a fetch.
-var errClosed = fmt.Errorf("%w: %w", stats.ErrStopping, store.ErrNotFound)
 
 // enter has close wait until the caller calls all.Done. It fails after close.
 func (f *fetches) enter() error {

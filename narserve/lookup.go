@@ -38,6 +38,9 @@ const (
 	maxLookups = 256
 )
 
+// errClosed means that the server has ended, or has ended a fetch.
+var errClosed = fmt.Errorf("%w: %w", stats.ErrStopping, store.ErrNotFound)
+
 // A source is a [Source] with its state in the server.
 type source struct {
 	Source
@@ -105,11 +108,12 @@ type lookup struct {
 	started  time.Time
 	file     func(context.Context, trust.File) ([]trust.Mapping, error) // finds a file by its content; nil finds none
 	log      *zap.Logger
+	closed   chan struct{}
 }
 
 // newLookup returns a lookup of these sources. Its wait for settled begins now.
 func newLookup(sources []Source, upstream finder, settled <-chan struct{}, log *zap.Logger) lookup {
-	l := lookup{settled: settled, started: time.Now(), log: log}
+	l := lookup{settled: settled, started: time.Now(), log: log, closed: make(chan struct{})}
 	if l.settled == nil {
 		closed := make(chan struct{})
 		close(closed)
@@ -175,7 +179,8 @@ func (l *lookup) hasSettled() bool {
 
 // ask puts q to sources in order and returns the first answer. The next source's turn comes when one has said
 // no, or has said nothing for its share of the time; a late answer still counts. It returns in time even if a
-// source ignores its context: once those that have not answered have had their time.
+// source ignores its context, unless that is [Patient]: once those that have not answered have had their time. So each
+// source is asked in a goroutine of its own, but for a Patient one that is the last.
 func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.Mapping, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -189,23 +194,29 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 	for {
 		if next < len(sources) {
 			src := sources[next]
-			go func() {
-				ctx, cancel := context.WithDeadline(ctx, start.Add(q.patience(src)))
-				defer cancel()
-				select {
-				case src.slots <- struct{}{}:
-					defer func() { <-src.slots }()
-				case <-ctx.Done():
-					answers <- answer{err: ctx.Err(), src: src}
+			put := func() {
+				ctx, stop := context.WithDeadline(ctx, start.Add(q.patience(src)))
+				defer stop()
+				if err := l.enter(ctx, src); err != nil {
+					answers <- answer{err: err, src: src}
 					return
 				}
+				defer func() { <-src.slots }()
 				m, err := guard(func() (trust.Mapping, error) { return src.Lookup(ctx, q.hashPart) })
 				l.noteHealth(src, err)
 				if err == nil && !q.answeredBy(m) {
 					err = fmt.Errorf("%s: %w", q.hashPart, store.ErrNotFound)
 				}
 				answers <- answer{m, err, src}
-			}()
+				if err == nil {
+					cancel() // ends the question to a source that is asked in the caller's goroutine
+				}
+			}
+			if src.patient > 0 && next == len(sources)-1 {
+				put()
+			} else {
+				go put()
+			}
 			turn.Reset(share)
 			next, pending = next+1, append(pending, src)
 		}
@@ -226,20 +237,47 @@ func (l *lookup) ask(ctx context.Context, q question, sources []*source) (trust.
 		case <-limit.C:
 		case <-ctx.Done():
 		}
-		for len(answers) > 0 { // one may have come at that very moment
-			if a := <-answers; a.err == nil {
-				return a.m, nil
-			}
+		return lastAnswer(answers, q)
+	}
+}
+
+// lastAnswer returns the answer that has come at the very moment at which the wait for it ended.
+func lastAnswer(answers <-chan answer, q question) (trust.Mapping, error) {
+	for len(answers) > 0 {
+		if a := <-answers; a.err == nil {
+			return a.m, nil
 		}
-		return trust.Mapping{}, noAnswer(q)
+	}
+	return trust.Mapping{}, noAnswer(q)
+}
+
+// enter waits for one of the source's slots, which the caller gives back.
+func (l *lookup) enter(ctx context.Context, src *source) error {
+	select {
+	case src.slots <- struct{}{}:
+		return nil
+	case <-l.closed:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// close has no source asked any more, and returns once none works on a question. It is called once.
+func (l *lookup) close() {
+	close(l.closed)
+	for _, src := range slices.Concat(l.sources, l.upstream) {
+		for range cap(src.slots) {
+			src.slots <- struct{}{}
+		}
 	}
 }
 
 // reason returns the error with which q is answered if no source has the path: the one so far, unless this answer says more.
 func (a answer) reason(sofar error, q question) error {
 	if errors.Is(a.err, trust.ErrUntrusted) && a.src.origin() != store.FromStore || errors.Is(a.err, store.ErrDamaged) ||
-		errors.Is(a.err, store.ErrUnreadable) || errors.Is(a.err, store.ErrSlow) {
-		return a.err // it is near all the same
+		errors.Is(a.err, store.ErrUnreadable) || errors.Is(a.err, store.ErrSlow) || errors.Is(a.err, stats.ErrStopping) {
+		return a.err // it is near all the same, or may be
 	}
 	if errors.Is(a.err, context.DeadlineExceeded) && sofar == store.ErrNotFound {
 		return noAnswer(q)

@@ -39,7 +39,7 @@ func after(d time.Duration, src narserve.Source) *probe {
 	}}
 }
 
-// patient is a source that has a second to answer.
+// patient is a source that has a second to answer, and is relied on to return then.
 type patient struct{ narserve.Source }
 
 func (patient) Patience() time.Duration { return time.Second }
@@ -82,9 +82,13 @@ func TestNarinfoDeadline(t *testing.T) {
 		{"a busy one that is too late", func(w *world) []narserve.Source {
 			return []narserve.Source{patient{after(2*time.Second, w.local())}}
 		}, 404, time.Second},
-		{"a deaf one with patience", func(*world) []narserve.Source {
-			return []narserve.Source{patient{&probe{lookup: deaf(release)}}}
-		}, 404, time.Second},
+		{"an answer ends the question to a patient one", func(w *world) []narserve.Source {
+			return []narserve.Source{after(200*time.Millisecond, w.local()), patient{after(time.Hour, empty())}}
+		}, 200, 200 * time.Millisecond},
+		{"a patient one holds up no source after it", func(w *world) []narserve.Source {
+			return []narserve.Source{patient{after(time.Hour, empty())}, w.local()}
+		}, 200, 100 * time.Millisecond},
+		{"panic of a patient one", func(*world) []narserve.Source { return []narserve.Source{patient{&probe{lookup: panics}}} }, 404, 0},
 		{"a deaf one has no part in the patience of the next", func(*world) []narserve.Source {
 			return []narserve.Source{&probe{lookup: deaf(release)}, patient{after(100*time.Millisecond, empty())}}
 		}, 404, 300 * time.Millisecond},

@@ -12,6 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/spool"
@@ -195,6 +198,69 @@ func TestFetchThatDoesNotEndHoldsUpNoStop(t *testing.T) {
 		<-ended
 		if took := time.Since(start); took > stopLimit {
 			t.Errorf("Run returned after %v, want at most %v", took, stopLimit)
+		}
+	})
+}
+
+// A stuckStore answers a question with "not here" when it is told to end, whatever the question's context says.
+func stuckStore(end chan struct{}) Source {
+	info := func(store.HashPart) (store.Info, error) {
+		<-end
+		return store.Info{}, store.ErrNotFound
+	}
+	return local{src: stubStore{info: info}, keys: new(trust.Keys)}
+}
+
+func TestQuestionThatDoesNotEndHoldsUpNoStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.WarnLevel)
+		end := make(chan struct{})
+		defer close(end)
+		s := New(Config{Sources: []Source{stuckStore(end)}, Log: zap.New(core)})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		hp := trusttest.TextMapping(t, "asked", "x").Path().HashPart()
+		_, err := s.find(t.Context(), question{hashPart: hp, timeout: narinfoTimeout})
+		s.accounts.NotFound(hp, err)
+		time.Sleep(3 * time.Hour) // the bubble's clock: the store is asked whether Nix has fetched the path itself
+		cancel()
+		start := time.Now()
+		<-ended
+		if took := time.Since(start); took != stopLimit {
+			t.Errorf("Run returned after %v, want %v", took, stopLimit)
+		}
+		if logs.FilterMessageSnippet("a question does not end").Len() != 1 {
+			t.Errorf("logged %v, want that a question does not end", logs.All())
+		}
+		began := time.Now()
+		_, err = s.find(t.Context(), question{hashPart: hp, timeout: narinfoTimeout})
+		if took := time.Since(began); !errors.Is(err, stats.ErrStopping) || !errors.Is(err, store.ErrNotFound) || took != 0 {
+			t.Errorf("a question after Run has returned: %v after %v, want ErrStopping and ErrNotFound at once", err, took)
+		}
+	})
+}
+
+func TestNoQuestionOutlastsRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.WarnLevel)
+		end := make(chan struct{})
+		s := New(Config{Sources: []Source{stuckStore(end)}, Log: zap.New(core)})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- s.Run(ctx) }()
+		if _, err := s.find(t.Context(), question{timeout: narinfoTimeout}); err == nil {
+			t.Error("a store that does not answer has the path")
+		}
+		cancel()
+		start := time.Now()
+		time.AfterFunc(time.Second, func() { close(end) })
+		<-ended
+		if took := time.Since(start); took != time.Second {
+			t.Errorf("Run returned after %v, want 1s, when the question has ended", took)
+		}
+		if logs.Len() != 0 {
+			t.Errorf("logged %v", logs.All())
 		}
 	})
 }

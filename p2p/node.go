@@ -221,7 +221,7 @@ func (n *Node) AskEach(ctx context.Context, hp store.HashPart) []ask.Answer {
 // DialBack asks neighbours to connect to this machine, see [meet.DialBacks.Ask].
 func (n *Node) DialBack(ctx context.Context) []meet.DialBack { return n.dialBacks.Ask(ctx) }
 
-// Patience implements [narserve.Patient].
+// Patience implements [narserve.Patient]: Lookup returns when its context ends, whatever it waits for.
 func (n *Node) Patience() time.Duration { return peers.BusyTimeout + peers.InfoTimeout }
 
 // Fetch gets the NAR of a mapping into the spool, from all neighbours that have it at once, or if there are none from

@@ -74,6 +74,23 @@ func TestHungStoreDelaysNoQuestionForLong(t *testing.T) {
 	})
 }
 
+// Nix's request waits in the same goroutine: Node.Lookup promises narserve to return when its context ends.
+func TestQuestionToAHungStoreEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Config{Sources: []store.Source{&lateSource{after: time.Hour}}})
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		start := time.Now()
+		if err := s.CheckLately(ctx, absent); !errors.Is(err, errSecret) {
+			t.Errorf("CheckLately = %v, want errSecret", err)
+		}
+		if took := time.Since(start); took != 10*time.Millisecond {
+			t.Errorf("CheckLately returned after %v, want 10ms", took)
+		}
+		time.Sleep(2 * time.Hour) // until the source has answered
+	})
+}
+
 func TestQuestionWaitsForABusyStore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		built := store.HashPartFromBytes([20]byte{7})
