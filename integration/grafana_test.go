@@ -28,7 +28,7 @@ func TestGrafanaNamesMetricsThatExist(t *testing.T) {
 		t.Fatalf("%d panels, %v", len(dashboard.Panels), err)
 	}
 	facts := freshFacts(time.Now())
-	facts.Neighbours, facts.Rejected = busyFacts(time.Now()).Neighbours, map[string]int64{"malformed": 0}
+	facts.Neighbours, facts.Rejected = busyFacts().Neighbours, map[string]int64{"malformed": 0}
 	facts.Bans, facts.Discovery = facts.Rejected, map[string]map[string]int64{"question": {"sent": 1}}
 	page := showPage(t, nil, facts)
 	resp, err := http.Get(page.url + "/metrics")

@@ -13,9 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
+	"narbor/p2p"
+	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 	"narbor/store"
 	"narbor/trust"
 )
@@ -52,11 +56,11 @@ func showPage(t *testing.T, account *stats.Account, facts dashboard.Facts) *show
 		t.Fatal(err)
 	}
 	s := &shown{accounts: accounts, facts: facts}
-	srv := narserve.New(narserve.Config{Accounts: accounts, Facts: func() dashboard.Facts {
+	srv := narserve.New(narserve.Config{Accounts: accounts, Page: dashboard.New(func() dashboard.Facts {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.facts
-	}}).HTTPServer()
+	}, accounts)}).HTTPServer()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -121,52 +125,53 @@ func busyAccount(now time.Time) *stats.Account {
 }
 
 // busyFacts are those of that machine.
-func busyFacts(now time.Time) dashboard.Facts {
-	return dashboard.Facts{Version: "0.1.0", Started: now.Add(-76 * time.Hour), ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL",
-		NixFacts: dashboard.NixFacts{Listen: []string{"127.0.0.1:6272"}, NixConf: "extra-substituters = http://127.0.0.1:6272",
-			NixAsks: true,
-			Keys:    []string{"cache.nixos.org-1"}},
-		ShareFacts: dashboard.ShareFacts{ShareKeys: []string{"cache.nixos.org-1"}, Sharing: true,
-			ShareFrom: []string{"/nix/store", "/var/lib/narbor/cache"},
-			Kinds: []dashboard.ShareKind{{Kind: "signed by a public key", With: "every neighbour", Asked: 12345, Sent: 1.5e9},
-				{Kind: "unsigned here, signature offered", With: "every neighbour", Asked: 411, Sent: 0.3e9},
-				{Kind: "signed by private keys alone", With: "no machine"}, {Kind: "fetched source, unsigned", With: "no machine"},
-				{Kind: "commit of a git repository", With: "no machine"},
-				{Kind: "own build with the circle's signature", With: "no machine"},
-				{Kind: "any path that is here and stays here", With: "no machine", Asked: 38}}},
-		NetworkFacts: dashboard.NetworkFacts{Neighbours: []dashboard.Neighbour{
-			{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
-				Name: "laptop", Since: now.Add(-3 * time.Hour), Received: 1.1e9, Sent: 0.2e9},
-			{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
-				Name: "nas", Since: now.Add(-75 * time.Hour), Received: 2.9e9},
-			{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
-				Since: now.Add(-12 * time.Minute), Sent: 1.6e9, Strikes: 1},
-		},
-			Interfaces: []dashboard.Interface{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true}, {Name: "wlp2s0", Used: true},
-				{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
-				{Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}}},
-		Spool: dashboard.SpoolUse{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}, Status: map[string]int{"schema": 1}}
+func busyFacts() dashboard.Facts {
+	counted := func(asked, sent int64) p2p.KindCount { return p2p.KindCount{Asked: asked, Sent: sent} }
+	return dashboard.Facts{NixConf: "extra-substituters = http://127.0.0.1:6272", NixAsks: true,
+		Kinds: []dashboard.ShareKind{{Kind: "signed by a public key", With: "every neighbour", KindCount: counted(12345, 1.5e9)},
+			{Kind: "unsigned here, signature offered", With: "every neighbour", KindCount: counted(411, 0.3e9)},
+			{Kind: "signed by private keys alone", With: "no machine"}, {Kind: "fetched source, unsigned", With: "no machine"},
+			{Kind: "commit of a git repository", With: "no machine"},
+			{Kind: "own build with the circle's signature", With: "no machine"},
+			{Kind: "any path that is here and stays here", With: "no machine", KindCount: counted(38, 0)}},
+		Status: control.Status{Schema: 1, Version: "0.1.0", UptimeSeconds: 76 * 3600,
+			Status: p2p.Status{ID: "12D3KooWQh3cqgNn3tqpk3vYs9fBTNx5N4WbsuQ6v1ZtXSsDkXYL", Neighbours: []p2p.NeighbourStatus{
+				{ID: "12D3KooWGzxzKZYveHXtpG6AsrUJBcWxHBFS2HsEoGTxrMLvKXtf", Addr: "/ip4/192.168.1.23/tcp/6273", Via: "mdns",
+					Name: "laptop", ConnectedSeconds: 3 * 3600, BytesReceived: 1.1e9, BytesSent: 0.2e9},
+				{ID: "12D3KooWLRPJA9AFCdQqKpE2LsHDsUbMnc1sBpsQkfFJ6bsKQwzv", Addr: "/ip4/192.168.1.5/tcp/6273", Via: "named",
+					Name: "nas", ConnectedSeconds: 75 * 3600, BytesReceived: 2.9e9},
+				{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Addr: "/ip6/fd00::122:40/tcp/6273", Via: "inbound",
+					ConnectedSeconds: 12 * 60, BytesSent: 1.6e9, Strikes: 1},
+			},
+				Interfaces: []netmon.InterfaceStatus{{Name: "lo", Reason: "loopback"}, {Name: "enp3s0", Used: true},
+					{Name: "wlp2s0", Used: true},
+					{Name: "docker0", Reason: "container or tunnel, by its name (--interface would use it)"},
+					{Name: "wg0", Reason: "container or tunnel, by its name (--interface would use it)"}}},
+			StoreStatus:   control.StoreStatus{Store: "/nix/store", CacheDirs: []string{"/var/lib/narbor/cache"}},
+			KeyStatus:     control.KeyStatus{Keys: []string{"cache.nixos.org-1"}, ShareKeys: []string{"cache.nixos.org-1"}},
+			SharingStatus: control.SharingStatus{Sharing: "signed"},
+			Spool:         control.SpoolStatus{Bytes: 1.2e9, MaxBytes: 4 << 30, Entries: 31}}}
 }
 
 // freshFacts are those of a machine where narbor was just installed.
 func freshFacts(now time.Time) dashboard.Facts {
-	f := busyFacts(now)
-	f.Neighbours, f.Started, f.NixAsks, f.Spool.Bytes = nil, now.Add(-time.Minute), false, 0
+	f := busyFacts()
+	f.Neighbours, f.UptimeSeconds, f.NixAsks, f.Spool.Bytes = nil, 60, false, 0
 	for i := range f.Kinds {
 		f.Kinds[i].Asked, f.Kinds[i].Sent = 0, 0
 	}
-	f.Banned = []dashboard.Banned{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "sent a wrong block",
+	f.Struck = []peers.Denied{{ID: "12D3KooWBtp4mPUkdyB2rN3V7mvNZ8mJQ3Tz1nT8V9yWwT5qkQnE", Reason: "sent a wrong block",
 		Until: now.Add(time.Hour)}}
-	f.Health = []dashboard.Health{
-		{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
+	f.Health = []control.Health{
+		{Code: "keys", Severity: control.SeverityError, Title: "Nothing can be believed",
 			Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +
 				"checked, and none of it is used.",
 			Fix:     "Give Nix the key of its cache in nix.conf.",
 			Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="},
-		{Code: "nix", Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor",
+		{Code: "nix", Severity: control.SeverityWarning, Title: "Nix does not ask narbor",
 			Text: "Neighbours get what this machine has, but Nix here does not know of narbor.",
 			Fix:  "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:", Command: f.NixConf},
-		{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet",
+		{Code: "neighbours", Severity: control.SeverityInfo, Title: "No neighbour yet",
 			Text: "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before."}}
 	return f
 }
@@ -213,7 +218,7 @@ func (s *shown) flow(t *testing.T, in, out int) {
 func TestPageInChromium(t *testing.T) {
 	b := newBrowser(t)
 	now := time.Now()
-	busy, fresh := showPage(t, busyAccount(now), busyFacts(now)), showPage(t, nil, freshFacts(now))
+	busy, fresh := showPage(t, busyAccount(now), busyFacts()), showPage(t, nil, freshFacts(now))
 	busy.flow(t, 10_500_000, 3_200_000) // the screenshot is the first picture
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range []int{1280, 390} {
@@ -243,8 +248,8 @@ func TestPageInChromium(t *testing.T) {
 func TestNarrowPageCutsNoRow(t *testing.T) {
 	b := newBrowser(t)
 	now := time.Now()
-	facts := busyFacts(now)
-	facts.Sharing, facts.Paused = false, true
+	facts := busyFacts()
+	facts.Sharing = "none"
 	facts.Neighbours[1].Name = strings.Repeat("the-nas-of-all", 4)
 	giver := busyAccount(now)
 	for i := range giver.Days {
@@ -314,7 +319,7 @@ func checkSeen(t *testing.T, b *browser, url string) {
 func TestPageLivesInChromium(t *testing.T) {
 	b := newBrowser(t)
 	now := time.Now()
-	s := showPage(t, busyAccount(now), busyFacts(now))
+	s := showPage(t, busyAccount(now), busyFacts())
 	s.set(func(f *dashboard.Facts) {
 		f.Neighbours[0].Via = `"><script>document.title="owned"</script><img src=x onerror="document.title='owned'">`
 	})
@@ -333,9 +338,9 @@ func TestPageLivesInChromium(t *testing.T) {
 	b.until(`document.getElementById("now").innerText.includes("inkscape-1.4.2")`)
 	b.until(`document.querySelector("#now progress").getAttribute("aria-label") === "inkscape-1.4.2"`)
 	s.set(func(f *dashboard.Facts) {
-		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273", Via: "mdns",
-			Since: time.Now()})
-		f.Health = []dashboard.Health{{Code: "x", Severity: dashboard.SeverityWarning, Title: "Something is odd", Text: "Look."}}
+		f.Neighbours = append(f.Neighbours, p2p.NeighbourStatus{ID: "12D3KooWNewNeighbour", Addr: "/ip4/192.168.1.77/tcp/6273",
+			Via: "mdns"})
+		f.Health = []control.Health{{Code: "x", Severity: control.SeverityWarning, Title: "Something is odd", Text: "Look."}}
 	})
 	b.until(`document.body.innerText.includes("192.168.1.77") && document.body.innerText.includes("Something is odd")`)
 	if got := b.eval(`document.title`); got != "narbor" {

@@ -250,3 +250,12 @@ func TestAbsoluteTargets(t *testing.T) {
 		}
 	}
 }
+
+func TestWithoutAPageThereIsNone(t *testing.T) {
+	s := narserve.New(narserve.Config{})
+	for _, path := range []string{"/", "/events", "/metrics", "/api/v1/status", "/healthz"} {
+		if resp := do(s, http.MethodGet, path); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("GET %s = %s, want 404", path, resp.Status)
+		}
+	}
+}

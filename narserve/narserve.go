@@ -33,7 +33,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/lru"
@@ -87,10 +86,8 @@ type Config struct {
 	Fits func(size int64) error
 	// Accounts keep what passes; nil keeps them in memory.
 	Accounts *stats.Accounts
-	// Facts are what the page, the API and the metrics show besides; nil: there are no such URLs. It returns at once, and
-	// may be called concurrently.
-	Facts func() dashboard.Facts
-	Log   *zap.Logger // nil discards
+	Page     Page        // answers what Nix does not ask for; nil: there are no such URLs
+	Log      *zap.Logger // nil discards
 }
 
 // New returns a server; it starts nothing. The time that it waits for Settled begins now.
@@ -114,7 +111,9 @@ func New(cfg Config) *Server {
 	if s.accounts = cfg.Accounts; s.accounts == nil {
 		s.accounts = stats.New()
 	}
-	s.page = dashboard.New(cfg.Facts, s.accounts, s.counts.requests, s.counts.seconds)
+	if s.page = cfg.Page; s.page != nil {
+		s.page.Register(s.counts.requests, s.counts.seconds)
+	}
 	s.fetches.fetch = s.fetch
 	s.ahead = newAhead(cfg.Ahead, func(ctx context.Context, m trust.Mapping) error {
 		sp, err := s.fetches.do(ctx, m)
@@ -162,7 +161,9 @@ func (s *Server) HTTPServer() *http.Server {
 			}
 		},
 	}
-	srv.RegisterOnShutdown(s.page.Stop)
+	if s.page != nil {
+		srv.RegisterOnShutdown(s.page.Stop)
+	}
 	if l, err := zap.NewStdLogAt(s.log.Named("server"), zap.WarnLevel); err == nil {
 		srv.ErrorLog = l
 	}
@@ -304,6 +305,9 @@ func (s *Server) narinfo(r *http.Request, name string) (reply, error) {
 
 // pageReply answers a request for the page or one of its files.
 func (s *Server) pageReply(r *http.Request) (reply, error) {
+	if s.page == nil {
+		return reply{}, store.ErrNotFound
+	}
 	a, err := s.page.Answer(r)
 	return reply{status: a.Status, contentType: a.ContentType, text: a.Text, stream: a.Stream, header: a.Header}, err
 }

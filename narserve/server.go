@@ -6,9 +6,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 	"narbor/store/lru"
@@ -26,10 +26,31 @@ type Server struct {
 	arrivals arrivals
 	ahead    *ahead
 	accounts *stats.Accounts
-	page     *dashboard.Page
+	page     Page // may be nil
 	counts   *counts
 	fits     func(size int64) error
 	stalled  func() time.Duration
+}
+
+// A Page answers requests for URLs that are for browsers and programs of this machine. Its methods may be called
+// concurrently.
+type Page interface {
+	// Answer's error wraps [store.ErrNotFound] if there is no such URL.
+	Answer(r *http.Request) (Reply, error)
+	// Register adds metrics of requests to those that it shows. It is called once, before the other methods.
+	Register(metrics ...prometheus.Collector)
+	// Stop ends all streams, and keeps new ones from starting.
+	Stop()
+}
+
+// A Reply is the answer of a [Page]. Stream writes it if that is not nil, and ends with the request; otherwise Text is
+// all of it.
+type Reply struct {
+	Status      int
+	ContentType string
+	Text        string
+	Header      map[string]string // further ones
+	Stream      http.HandlerFunc
 }
 
 // A reply is decided on completely before its first byte is written: whatever goes wrong until then is a 404.

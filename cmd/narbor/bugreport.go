@@ -16,8 +16,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 )
 
 // maxReportLog is how many lines of the log go into a report, and maxReportPart how many bytes of anything.

@@ -376,7 +376,7 @@ func TestConfigShowSaysWhereFrom(t *testing.T) {
 
 // Every code that the health of narbor has is kept in a report.
 func TestReportKeepsTheCodesOfFindings(t *testing.T) {
-	for _, m := range regexp.MustCompile(`Code(?:: | = dashboard.SeverityInfo, )"([a-z-]+)"`).FindAllStringSubmatch(storetest.ReadText(t,
+	for _, m := range regexp.MustCompile(`Code(?:: | = control.SeverityInfo, )"([a-z-]+)"`).FindAllStringSubmatch(storetest.ReadText(t,
 		"health.go"), -1) {
 		got, err := keptOf(newRedactor(), []map[string]string{{"code": m[1]}}, findingsRule())
 		if err != nil || !strings.Contains(got, m[1]) {

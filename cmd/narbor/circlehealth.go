@@ -7,11 +7,10 @@ import (
 	"narbor/cmd/narbor/circle"
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 )
 
 // circleHealth reports a circle without effect on own builds.
-func (s *parts) circleHealth(st control.Status) *dashboard.Health {
+func (s *parts) circleHealth(st control.Status) *control.Health {
 	if s.keys.circle == nil || len(st.CircleKeys) > 0 {
 		return nil
 	}
@@ -19,7 +18,7 @@ func (s *parts) circleHealth(st control.Status) *dashboard.Health {
 	for _, key := range s.keys.group.keys {
 		names = append(names, keyName(key))
 	}
-	h := &dashboard.Health{Code: "circle-keys", Severity: dashboard.SeverityWarning, Title: "Nix trusts no key of the circle",
+	h := &control.Health{Code: "circle-keys", Severity: control.SeverityWarning, Title: "Nix trusts no key of the circle",
 		Text: "Own builds of the circle are neither taken nor shared. The trusted-public-keys of Nix on this machine have " +
 			"none of its keys: " + strings.Join(names, ", ") + ".",
 		Fix: "Add the public key to extra-trusted-public-keys in nix.conf, and restart nix-daemon."}
@@ -31,12 +30,12 @@ func (s *parts) circleHealth(st control.Status) *dashboard.Health {
 }
 
 // circleChanged reports that the state directory has another circle than the one in force.
-func (s *parts) circleChanged(control.Status) *dashboard.Health {
+func (s *parts) circleChanged(control.Status) *control.Health {
 	g := s.keys.group
 	if g.state == "" {
 		return nil
 	}
-	h := &dashboard.Health{Code: "circle-changed", Severity: dashboard.SeverityWarning,
+	h := &control.Health{Code: "circle-changed", Severity: control.SeverityWarning,
 		Title: "The circle has changed since narbor started",
 		Text:  "Its secret or its keys are others now, and those of the start are in force.", Fix: "Restart narbor."}
 	next, err := circle.Load(g.state)

@@ -16,7 +16,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/p2p/discovery"
 	"narbor/p2p/peers"
 	"narbor/store/upstream"

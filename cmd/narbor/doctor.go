@@ -9,14 +9,14 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 )
 
 // Diagnosis is what `narbor doctor --json` prints.
 type Diagnosis struct {
-	Schema   int                `json:"schema"`
-	Findings []dashboard.Health `json:"findings"`
+	Schema   int              `json:"schema"`
+	Findings []control.Health `json:"findings"`
 }
 
 func doctorCommand() *cli.Command {
@@ -91,9 +91,9 @@ func (d Diagnosis) exit() int {
 	code := 0
 	for _, f := range d.Findings {
 		switch f.Severity {
-		case dashboard.SeverityError:
+		case control.SeverityError:
 			return control.ExitFailure
-		case dashboard.SeverityWarning:
+		case control.SeverityWarning:
 			if f.Code != doctor.CodeVersion { // an old Nix is worth a word, but keeps narbor from nothing
 				code = control.ExitDegraded
 			}
@@ -124,7 +124,7 @@ func (d Diagnosis) print(s screen) {
 			fmt.Fprintf(s, "     %s\n", command)
 		}
 	}
-	switch errors, warnings := count[dashboard.SeverityError], count[dashboard.SeverityWarning]; {
+	switch errors, warnings := count[control.SeverityError], count[control.SeverityWarning]; {
 	case errors > 0 && warnings > 0:
 		fmt.Fprintf(s, "%s, %s\n", dashboard.Plural(errors, "failure"), dashboard.Plural(warnings, "warning"))
 	case errors > 0:

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/p2p"
 	"narbor/store"
 )
@@ -15,35 +15,7 @@ import (
 // facts returns what the page shows of this service.
 func (s *parts) facts() dashboard.Facts {
 	st := s.status()
-	now := time.Now()
-	f := dashboard.Facts{Status: st, Version: st.Version, Started: s.start.at, ID: st.ID, Health: st.Health,
-		NixFacts: dashboard.NixFacts{Listen: st.HTTP, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Keys: st.Keys},
-		ShareFacts: dashboard.ShareFacts{Sharing: st.Sharing == "signed" && (len(st.ShareKeys) > 0 || st.ShareSources),
-			Paused: st.Sharing == "none", Sources: st.ShareSources,
-			ShareFrom: st.CacheDirs, ShareKeys: st.ShareKeys, PrivateKeys: st.PrivateKeys, CircleKeys: st.CircleKeys,
-			UploadRate: st.UploadRate, Group: st.Group, Kinds: shareKinds(st)},
-		NetworkFacts:  dashboard.NetworkFacts{Rejected: st.Rejected, Bans: st.Bans, Networks: st.Networks, Discovery: st.Discovery},
-		UpstreamFacts: dashboard.UpstreamFacts{ForOthers: st.ForOthers, Alone: st.Alone, Helpers: st.Helpers},
-		Spool: dashboard.SpoolUse{Bytes: st.Spool.Bytes, MaxBytes: st.Spool.MaxBytes, Entries: st.Spool.Entries,
-			Verified:   st.Spool.Verified,
-			VerifyTime: time.Duration(st.Spool.VerifySeconds * float64(time.Second))}}
-	if st.Store != "" {
-		f.ShareFrom = append([]string{st.Store}, f.ShareFrom...)
-	}
-	for _, u := range st.Upstreams {
-		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: u.URL, Down: u.Down, Received: u.WireReceived})
-	}
-	for _, n := range st.Neighbours {
-		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: n.ID, Name: n.Name, Addr: n.Addr, Via: n.Via, Received: n.BytesReceived,
-			Sent: n.BytesSent, Strikes: n.Strikes, Since: now.Add(-time.Duration(n.ConnectedSeconds) * time.Second)})
-	}
-	for _, b := range st.Struck {
-		f.Banned = append(f.Banned, dashboard.Banned{ID: b.ID, Reason: b.Reason, Until: b.Until})
-	}
-	for _, i := range st.Interfaces {
-		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: i.Name, Reason: i.Reason, Used: i.Used})
-	}
-	return f
+	return dashboard.Facts{Status: st, NixConf: s.nixConfLine(), NixAsks: s.isSubstituter(), Kinds: shareKinds(st)}
 }
 
 // getStatus returns the current status. If the Nix store was missing so far, it tries to open it first.

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/ask"
 	"narbor/p2p/transport"

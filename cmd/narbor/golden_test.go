@@ -15,8 +15,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
@@ -117,17 +117,17 @@ func TestStatusReadsWell(t *testing.T) {
 	golden(t, "status-ill", func(s screen) { printStatus(st, s) })
 }
 
-func exampleHealth() []dashboard.Health {
-	return []dashboard.Health{
-		{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
+func exampleHealth() []control.Health {
+	return []control.Health{
+		{Code: "keys", Severity: control.SeverityError, Title: "Nothing can be believed",
 			Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 			Command: "trusted-public-keys = cache.nixos.org-1:6NCH"},
-		{Code: "nix", Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor",
+		{Code: "nix", Severity: control.SeverityWarning, Title: "Nix does not ask narbor",
 			Fix:     "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
 			Command: "extra-substituters = http://127.0.0.1:6272"},
-		{Code: "disk", Severity: dashboard.SeverityWarning, Title: "No room for what Nix asked for", Fix: "Make room on the disk."},
-		{Code: "network", Severity: dashboard.SeverityWarning, Title: "No network to look for neighbours on", Fix: "Connect it."},
-		{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet", Fix: "Name a machine that runs narbor:"},
+		{Code: "disk", Severity: control.SeverityWarning, Title: "No room for what Nix asked for", Fix: "Make room on the disk."},
+		{Code: "network", Severity: control.SeverityWarning, Title: "No network to look for neighbours on", Fix: "Connect it."},
+		{Code: "neighbours", Severity: control.SeverityInfo, Title: "No neighbour yet", Fix: "Name a machine that runs narbor:"},
 	}
 }
 
@@ -168,7 +168,7 @@ func TestNarrowTerminalKeepsImportantColumns(t *testing.T) {
 	peers := control.PeerList{Named: []discovery.NamedPeer{{Text: "nas.example.org", From: "flag", Connected: []string{idNAS}}}}
 	keys := control.KeyList{Keys: []control.Key{{Name: "cache.nixos.org-1", Public: "cache.nixos.org-1:6NCH", From: "/etc/nix/nix.conf:3",
 		Class: classPublic, Shares: true}}}
-	found := Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityError, Text: "the firewall keeps neighbours out",
+	found := Diagnosis{Findings: []control.Health{{Severity: control.SeverityError, Text: "the firewall keeps neighbours out",
 		Fix: "open TCP 6273"}}}
 	for _, c := range []struct {
 		name  string
@@ -337,9 +337,9 @@ func TestManualPage(t *testing.T) {
 func TestColoursTakeNoRoom(t *testing.T) {
 	var plain, coloured bytes.Buffer
 	const text = "a text that is long enough to be wrapped beside the mark before it"
-	screen{Writer: &plain, width: 30}.hang(screen{}.mark(dashboard.SeverityWarning), text)
+	screen{Writer: &plain, width: 30}.hang(screen{}.mark(control.SeverityWarning), text)
 	s := screen{Writer: &coloured, width: 30, colour: true}
-	s.hang(s.mark(dashboard.SeverityWarning), text)
+	s.hang(s.mark(control.SeverityWarning), text)
 	if got := colours.ReplaceAllString(coloured.String(), ""); got != plain.String() || got == coloured.String() {
 		t.Errorf("in colour it is\n%s\nand without\n%s", got, &plain)
 	}

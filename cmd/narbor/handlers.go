@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/p2p"
 	"narbor/p2p/discovery"
 	"narbor/p2p/meet"

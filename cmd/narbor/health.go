@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -16,9 +16,9 @@ import (
 const settleIn = 10 * time.Second
 
 // health returns the problems of this service, the worst first.
-func (s *parts) health(st control.Status) []dashboard.Health {
-	var list []dashboard.Health
-	for _, check := range []func(control.Status) *dashboard.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
+func (s *parts) health(st control.Status) []control.Health {
+	var list []control.Health
+	for _, check := range []func(control.Status) *control.Health{keysHealth, networkHealth, storeHealth, damageHealth, shareHealth,
 		s.confHealth, s.cacheHealth, s.nixHealth, s.spoolHealth,
 		neighbourHealth, otherKeysHealth, bannedHealth, groupHealth, s.circleHealth, s.circleChanged, vsockHealth, s.accountsHealth,
 		s.misspeltHealth} {
@@ -26,8 +26,8 @@ func (s *parts) health(st control.Status) []dashboard.Health {
 			list = append(list, *h)
 		}
 	}
-	sorted := []dashboard.Health{}
-	for _, severity := range []string{dashboard.SeverityError, dashboard.SeverityWarning, dashboard.SeverityInfo} {
+	sorted := []control.Health{}
+	for _, severity := range []string{control.SeverityError, control.SeverityWarning, control.SeverityInfo} {
 		for _, h := range list {
 			if h.Severity == severity {
 				sorted = append(sorted, h)
@@ -37,18 +37,18 @@ func (s *parts) health(st control.Status) []dashboard.Health {
 	return sorted
 }
 
-func keysHealth(st control.Status) *dashboard.Health {
+func keysHealth(st control.Status) *control.Health {
 	if len(st.Keys) > 0 {
 		return nil
 	}
-	return &dashboard.Health{Code: "keys", Severity: dashboard.SeverityError, Title: "Nothing can be believed",
+	return &control.Health{Code: "keys", Severity: control.SeverityError, Title: "Nothing can be believed",
 		Text: "Nix on this machine has no trusted-public-keys, so nothing that a neighbour sends could be " +
 			"checked, and none of it is used.",
 		Fix:     "Give Nix the key of its cache in nix.conf, or give it to narbor by --trusted-key.",
 		Command: "trusted-public-keys = cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="}
 }
 
-func networkHealth(st control.Status) *dashboard.Health {
+func networkHealth(st control.Status) *control.Health {
 	if len(st.Neighbours) > 0 { // which were named
 		return nil
 	}
@@ -61,7 +61,7 @@ func networkHealth(st control.Status) *dashboard.Health {
 			reasons = append(reasons, i.Name+" ("+i.Reason+")")
 		}
 	}
-	h := &dashboard.Health{Code: "network", Severity: dashboard.SeverityWarning, Title: "No network to look for neighbours on",
+	h := &control.Health{Code: "network", Severity: control.SeverityWarning, Title: "No network to look for neighbours on",
 		Text: "This machine has no network interface but loopback.", Fix: "Connect it. narbor notices by itself."}
 	if len(reasons) > 0 {
 		h.Text = "None of the network interfaces is used: " + strings.Join(reasons, ", ") + "."
@@ -70,11 +70,11 @@ func networkHealth(st control.Status) *dashboard.Health {
 	return h
 }
 
-func storeHealth(st control.Status) *dashboard.Health {
+func storeHealth(st control.Status) *control.Health {
 	if st.StoreProblem == "" {
 		return nil
 	}
-	return &dashboard.Health{Code: "store", Severity: dashboard.SeverityWarning,
+	return &control.Health{Code: "store", Severity: control.SeverityWarning,
 		Title: "The Nix store cannot be asked, so it is not shared",
 		Text:  "narbor asks Nix on this machine what it has, and is refused: " + st.StoreProblem + ".",
 		Fix: "Let the user that narbor runs as use nix-daemon: see allowed-users in nix.conf, and which group may open " +
@@ -82,12 +82,12 @@ func storeHealth(st control.Status) *dashboard.Health {
 }
 
 // damageHealth reports the paths of this machine that have the wrong content.
-func damageHealth(st control.Status) *dashboard.Health {
+func damageHealth(st control.Status) *control.Health {
 	if len(st.Damaged) == 0 {
 		return nil
 	}
 	d := st.Damaged[0]
-	h := &dashboard.Health{Code: "damaged", Severity: dashboard.SeverityWarning,
+	h := &control.Health{Code: "damaged", Severity: control.SeverityWarning,
 		Title: dashboard.Plural(len(st.Damaged), "path") + " of this machine damaged",
 		Text:  fmt.Sprintf("The content of %s in %s does not have the hash that its upstream has signed: %s.", d.Path, d.Where, d.Reason)}
 	if more := len(st.Damaged) - 1; more > 0 {
@@ -102,15 +102,15 @@ func damageHealth(st control.Status) *dashboard.Health {
 	return h
 }
 
-func shareHealth(st control.Status) *dashboard.Health {
-	h := &dashboard.Health{Code: "nothing-shared", Severity: dashboard.SeverityWarning, Title: "Neighbours get nothing from here"}
+func shareHealth(st control.Status) *control.Health {
+	h := &control.Health{Code: "nothing-shared", Severity: control.SeverityWarning, Title: "Neighbours get nothing from here"}
 	switch {
 	case st.Sharing != "signed" && st.PausedUntil != nil:
-		h.Severity, h.Code = dashboard.SeverityInfo, "sharing-paused"
+		h.Severity, h.Code = control.SeverityInfo, "sharing-paused"
 		h.Text = "Sharing is paused until " + st.PausedUntil.Local().Format("15:04") + "."
 		h.Fix, h.Command = "To share again now:", "narbor share resume"
 	case st.Sharing != "signed":
-		h.Severity, h.Code = dashboard.SeverityInfo, "sharing-off"
+		h.Severity, h.Code = control.SeverityInfo, "sharing-off"
 		h.Text, h.Fix, h.Command = "Sharing was turned off.", "To share again until the next start:", "narbor share resume"
 	case len(st.ShareKeys) == 0 && len(st.Keys) > 0 && !st.ShareSources:
 		h.Text = "Every trusted key is private: what it has signed may come from a cache that asks for a password, or from this machine."
@@ -123,28 +123,28 @@ func shareHealth(st control.Status) *dashboard.Health {
 }
 
 // confHealth is a warning only if a key might be public otherwise, or Nix refuses the configuration as well.
-func (s *parts) confHealth(st control.Status) *dashboard.Health {
+func (s *parts) confHealth(st control.Status) *control.Health {
 	if len(st.NixConfProblems) == 0 {
 		return nil
 	}
-	h := &dashboard.Health{Code: "nix-conf", Severity: dashboard.SeverityInfo, Title: "Nix's configuration cannot be read to its end",
+	h := &control.Health{Code: "nix-conf", Severity: control.SeverityInfo, Title: "Nix's configuration cannot be read to its end",
 		Text: "narbor cannot read " + strings.Join(st.NixConfProblems, "; ") + ". It shares what public keys have signed.",
 		Fix: "Let the user that narbor runs as read the file, or take out the line that includes it. If it holds nothing that narbor " +
 			"must know, such as access-tokens, leave it so."}
 	policy := s.keys.policy()
 	policy.unread = nil
 	if without, _ := policy.split(st.Keys); len(without) > len(st.PublicKeys) {
-		h.Severity = dashboard.SeverityWarning
+		h.Severity = control.SeverityWarning
 		h.Text += " A key of a cache that may need a password, for all that narbor can tell, is private until then."
 	}
 	if s.keys.refused() {
-		h.Severity, h.Fix = dashboard.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
+		h.Severity, h.Fix = control.SeverityWarning, "Mend the file: Nix refuses it, too. Until then the keys are those that could be "+
 			"read before."
 	}
 	return h
 }
 
-func (s *parts) nixHealth(st control.Status) *dashboard.Health {
+func (s *parts) nixHealth(st control.Status) *control.Health {
 	asked := st.Nix.NarinfoHits+st.Nix.NarinfoMisses > 0 || s.accounts.Asked()
 	switch {
 	case st.Store == "" && st.StoreProblem == "" || asked || len(st.HTTP) == 0:
@@ -154,21 +154,21 @@ func (s *parts) nixHealth(st control.Status) *dashboard.Health {
 		if st.Sharing != "none" && len(st.ShareKeys) > 0 {
 			text = "Neighbours get what this machine has, but Nix here does not know of narbor."
 		}
-		return &dashboard.Health{Code: "nix", Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor",
+		return &control.Health{Code: "nix", Severity: control.SeverityWarning, Title: "Nix does not ask narbor",
 			Text:    text,
 			Fix:     "Add this line to nix.conf, below any line that begins with substituters, and restart nix-daemon:",
 			Command: s.nixConfLine()}
 	}
-	return &dashboard.Health{Code: "nix", Severity: dashboard.SeverityInfo, Title: "Nix has not asked yet",
+	return &control.Health{Code: "nix", Severity: control.SeverityInfo, Title: "Nix has not asked yet",
 		Text: "Its configuration says that it may. It asks when it needs a path that is not in the store.",
 		Fix:  "If it should have asked: nix-daemon reads nix.conf when it starts.", Command: "sudo systemctl restart nix-daemon"}
 }
 
 // spoolHealth reports recent requests that failed for lack of room. A full spool is no problem: old NARs make room for
 // new ones.
-func (s *parts) spoolHealth(st control.Status) *dashboard.Health {
+func (s *parts) spoolHealth(st control.Status) *control.Health {
 	if s.accounts.TooLarge(time.Hour) {
-		return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "An archive is larger than the spool",
+		return &control.Health{Code: "disk", Severity: control.SeverityWarning, Title: "An archive is larger than the spool",
 			Text: fmt.Sprintf("In the last hour Nix asked for an archive that is larger than %s, which --spool-size allows, and was "+
 				"told that it is not here.", dashboard.Amount(st.Spool.MaxBytes)),
 			Fix:     "Give narbor a larger --spool-size. The log names the path; this says of any path what stands in its way:",
@@ -177,7 +177,7 @@ func (s *parts) spoolHealth(st control.Status) *dashboard.Health {
 	if !s.accounts.OutOfRoom(time.Hour) {
 		return nil
 	}
-	return &dashboard.Health{Code: "disk", Severity: dashboard.SeverityWarning, Title: "No room for what Nix asked for",
+	return &control.Health{Code: "disk", Severity: control.SeverityWarning, Title: "No room for what Nix asked for",
 		Text: fmt.Sprintf("In the last hour an archive did not fit on the disk. Archives wait there until Nix has them: %s of at most "+
 			"%s are in use, and narbor leaves --min-free on the disk.",
 			dashboard.Amount(st.Spool.Bytes), dashboard.Amount(st.Spool.MaxBytes)),
@@ -185,11 +185,11 @@ func (s *parts) spoolHealth(st control.Status) *dashboard.Health {
 		Command: "nix-collect-garbage"}
 }
 
-func neighbourHealth(st control.Status) *dashboard.Health {
+func neighbourHealth(st control.Status) *control.Health {
 	if len(st.Neighbours) > 0 || networkHealth(st) != nil || time.Duration(st.UptimeSeconds)*time.Second < settleIn {
 		return nil
 	}
-	h := &dashboard.Health{Code: "neighbours", Severity: dashboard.SeverityInfo, Title: "No neighbour yet",
+	h := &control.Health{Code: "neighbours", Severity: control.SeverityInfo, Title: "No neighbour yet",
 		Text:    "No other narbor was found on this network. Until there is one, Nix gets everything from the internet, as before.",
 		Fix:     "Start narbor on a second machine. If it runs there: let UDP 5353 and TCP 6273 through the firewall of both, or name it:",
 		Command: "narbor peers add ADDRESS"}
@@ -202,11 +202,11 @@ func neighbourHealth(st control.Status) *dashboard.Health {
 }
 
 // otherKeysHealth reports signatures of neighbours that do not verify with the key of that name in nix.conf.
-func otherKeysHealth(st control.Status) *dashboard.Health {
+func otherKeysHealth(st control.Status) *control.Health {
 	if len(st.OtherKeys) == 0 {
 		return nil
 	}
-	h := &dashboard.Health{Code: doctor.CodeOtherKeys, Severity: dashboard.SeverityInfo, Title: "A key of the same name is another one"}
+	h := &control.Health{Code: doctor.CodeOtherKeys, Severity: control.SeverityInfo, Title: "A key of the same name is another one"}
 	for i, k := range st.OtherKeys {
 		if i > 0 {
 			h.Text += " "
@@ -222,47 +222,47 @@ func otherKeysHealth(st control.Status) *dashboard.Health {
 }
 
 // bannedHealth is no warning: narbor works as well as before, and no neighbour may cause a warning.
-func bannedHealth(st control.Status) *dashboard.Health {
+func bannedHealth(st control.Status) *control.Health {
 	if len(st.Struck) == 0 {
 		return nil
 	}
-	return &dashboard.Health{Code: "banned-peers", Severity: dashboard.SeverityInfo,
+	return &control.Health{Code: "banned-peers", Severity: control.SeverityInfo,
 		Title: fmt.Sprintf("%d banned for strikes", len(st.Struck)),
 		Text:  "Each has three strikes: it sent data that no honest neighbour sends, or probed for paths. No such data reached Nix.",
 		Fix:   "If one of them is your machine, see whether it runs the same version of narbor:", Command: "narbor version"}
 }
 
-func groupHealth(st control.Status) *dashboard.Health {
+func groupHealth(st control.Status) *control.Health {
 	if len(st.OtherGroup) == 0 {
 		return nil
 	}
-	return &dashboard.Health{Code: "other-group", Severity: dashboard.SeverityInfo,
+	return &control.Health{Code: "other-group", Severity: control.SeverityInfo,
 		Title: fmt.Sprintf("%d of another group", len(st.OtherGroup)),
 		Text:  "They are neither asked nor answered, for they do not have the same --group-secret-file.",
 		Fix:   "If they should be in yours, copy the file to them."}
 }
 
-func vsockHealth(st control.Status) *dashboard.Health {
+func vsockHealth(st control.Status) *control.Health {
 	if !st.VsockForbidden {
 		return nil
 	}
-	return &dashboard.Health{Code: "vsock", Severity: dashboard.SeverityInfo, Title: "vsock is not allowed",
+	return &control.Health{Code: "vsock", Severity: control.SeverityInfo, Title: "vsock is not allowed",
 		Text:    "The kernel has vsock, by which virtual machines and their host reach each other, but the unit does not allow AF_VSOCK.",
 		Fix:     "On NixOS set services.narbor.vsock = true. --no-vsock (NARBOR_NO_VSOCK=true) ends this note. Elsewhere:",
 		Command: "sudo narbor setup"}
 }
 
-func (s *parts) accountsHealth(control.Status) *dashboard.Health {
+func (s *parts) accountsHealth(control.Status) *control.Health {
 	note := s.accounts.Note()
 	if note == "" {
 		return nil
 	}
-	return &dashboard.Health{Code: "accounts-lost", Severity: dashboard.SeverityInfo, Title: "What was saved is counted from now on",
+	return &control.Health{Code: "accounts-lost", Severity: control.SeverityInfo, Title: "What was saved is counted from now on",
 		Text: note, Fix: "There is nothing to do, unless the disk is failing."}
 }
 
 // misspeltHealth reports the environment variables that set nothing.
-func (s *parts) misspeltHealth(control.Status) *dashboard.Health {
+func (s *parts) misspeltHealth(control.Status) *control.Health {
 	if len(s.start.misspelt) == 0 {
 		return nil
 	}
@@ -270,18 +270,18 @@ func (s *parts) misspeltHealth(control.Status) *dashboard.Health {
 	for _, m := range s.start.misspelt {
 		texts = append(texts, fmt.Sprintf("%s (the nearest name is %s)", m.name, m.nearest))
 	}
-	return &dashboard.Health{Code: "misspelt", Severity: dashboard.SeverityWarning, Title: "Environment variables without effect",
+	return &control.Health{Code: "misspelt", Severity: control.SeverityWarning, Title: "Environment variables without effect",
 		Text: "narbor was started with variables that set nothing: " + strings.Join(texts, ", ") + ".",
 		Fix:  "Correct their names where narbor is started, or take them out. `narbor config show` lists all settings."}
 }
 
 // cacheHealth reports a cache directory without any path that a trusted key has signed.
-func (s *parts) cacheHealth(st control.Status) *dashboard.Health {
+func (s *parts) cacheHealth(st control.Status) *control.Health {
 	for i, found := range s.shares.signers.of(s.shares.caches) {
 		if found.Paths == 0 || slices.ContainsFunc(found.Names, func(name string) bool { return slices.Contains(st.Keys, name) }) {
 			continue
 		}
-		h := &dashboard.Health{Code: "cache-not-trusted", Severity: dashboard.SeverityWarning,
+		h := &control.Health{Code: "cache-not-trusted", Severity: control.SeverityWarning,
 			Title: "Neighbours get nothing from a cache directory",
 			Text:  fmt.Sprintf("None of %s in %s has a signature.", dashboard.Plural(found.Paths, "path"), s.shares.cacheDirs[i]),
 			Fix:   "Let the machine that fills it sign: nix store sign, or secret-key-files in its nix.conf."}

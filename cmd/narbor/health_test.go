@@ -19,7 +19,6 @@ import (
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
 	"narbor/narserve"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/ask"
@@ -196,7 +195,7 @@ func TestHealthOfFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.accounts, _ = stats.Open(file)
-	if got := s.health(st); len(got) != 1 || got[0].Code != "accounts-lost" || got[0].Severity != dashboard.SeverityInfo {
+	if got := s.health(st); len(got) != 1 || got[0].Code != "accounts-lost" || got[0].Severity != control.SeverityInfo {
 		t.Errorf("with an account that cannot be read: %+v", got)
 	}
 }
@@ -251,7 +250,7 @@ func TestHealthNamesAKeyThatNeighboursHaveOtherwise(t *testing.T) {
 	st := control.Status{Status: p2p.Status{OtherKeys: []peers.KeyMismatch{{Key: "nas-1", Neighbours: []string{idNAS, idLaptop},
 		Path: "/nix/store/" + strings.Repeat("a", 32) + "-tool"}}}}
 	h := otherKeysHealth(st)
-	if h == nil || h.Severity != dashboard.SeverityInfo {
+	if h == nil || h.Severity != control.SeverityInfo {
 		t.Fatalf("health = %+v, want an info: a neighbour can cause it", h)
 	}
 	if h.Code != doctor.CodeOtherKeys || !strings.Contains(h.Text, "eighbours sign as nas-1 with another key than nix.conf has") ||
@@ -268,7 +267,7 @@ func TestHealthNamesTheRepairOfDamagedPaths(t *testing.T) {
 	h := damageHealth(control.Status{StoreStatus: control.StoreStatus{Damaged: []damage.Finding{{Path: p, Where: store.Dir,
 		Reason: "its content has the hash x, not y"},
 		{Path: p + "2", Where: "/cache"}}}})
-	if h == nil || h.Severity != dashboard.SeverityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
+	if h == nil || h.Severity != control.SeverityWarning || h.Command != "nix-store --verify --check-contents --repair" ||
 		!strings.Contains(h.Text, p) || !strings.Contains(h.Title, "2 paths") {
 		t.Errorf("health = %+v", h)
 	}

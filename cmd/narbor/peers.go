@@ -9,7 +9,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 )
 
 func peersCommand() *cli.Command {

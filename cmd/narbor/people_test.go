@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/p2p/ask"

@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 )
 
 // pingTimeout bounds all of a ping; the report has the answers until then.

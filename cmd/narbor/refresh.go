@@ -15,8 +15,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 	"narbor/p2p"
 	"narbor/store/narinfocache"
 )

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/doctor"
-	"narbor/narserve/dashboard"
 	"narbor/trust"
 )
 
@@ -41,8 +41,8 @@ func findingsRule() keeper {
 		codes = append(codes, ch.Code)
 	}
 	return keepEach(keepFields(map[string]keeper{"code": keepWord(codes...),
-		"severity": keepWord(dashboard.SeverityOK, dashboard.SeverityInfo, dashboard.SeverityWarning, dashboard.SeverityError,
-			dashboard.SeveritySkipped),
+		"severity": keepWord(control.SeverityOK, control.SeverityInfo, control.SeverityWarning, control.SeverityError,
+			control.SeveritySkipped),
 		"text": phraseRule(), "safe": keepNumber, "means": keepEach(keepWord(doctor.Means()...))}))
 }
 
@@ -176,7 +176,7 @@ var (
 		`)?([^{]*?)(?:  (\{.*\}))?$`)
 	// frame is a line of a stack trace about a function of narbor's own. It names the packages, for a file of the user's may
 	// stand below a folder of this name.
-	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/demo|/doctor|/watch)?|narserve(?:/dashboard|/stats)?|` +
+	frame = regexp.MustCompile(`narbor/(?:cmd/narbor(?:/circle|/control|/dashboard|/demo|/doctor|/watch)?|narserve(?:/stats)?|` +
 		`p2p(?:/(?:ask|discovery|fetch|mdns|meet|netmon|peers|secrets|serve|transport|wire))?|` +
 		`store(?:/(?:bincache|damage|gitstore|lru|nar|narinfocache|nixconf|nixstore|offered|rebase|spool|statefile|` +
 		`upstream))?|trust)\.[\w.()*]+`)

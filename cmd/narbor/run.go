@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/doctor"
 	"narbor/narserve"
 	"narbor/narserve/stats"
@@ -196,7 +197,7 @@ func (s *service) connect(c *cli.Context) (err error) {
 		cfgHTTP.Upstream = s.node.LookupUpstream
 	}
 	if !c.Bool("no-page") {
-		cfgHTTP.Facts = s.facts
+		cfgHTTP.Page = dashboard.New(s.facts, s.accounts)
 	}
 	s.server = narserve.New(cfgHTTP)
 	return s.announce(c)

@@ -16,7 +16,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 )
 
 // unwrapped is the width of what goes into a file or a pipe: a paragraph is one line, which grep finds whole.
@@ -232,13 +233,13 @@ func printJSON(w io.Writer, v any) error {
 // mark is the sign before a finding.
 func (s screen) mark(severity string) string {
 	switch severity {
-	case dashboard.SeverityOK:
+	case control.SeverityOK:
 		return s.paint(green, " ✔ ")
-	case dashboard.SeverityError:
+	case control.SeverityError:
 		return s.paint(red, " ✘ ")
-	case dashboard.SeverityWarning:
+	case control.SeverityWarning:
 		return s.paint(yellow, " ! ")
-	case dashboard.SeverityInfo:
+	case control.SeverityInfo:
 		return " · "
 	}
 	return " - "

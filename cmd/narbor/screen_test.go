@@ -18,7 +18,6 @@ import (
 	"unicode/utf8"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 )
 
 // Output into a file or a pipe is searched by grep: a paragraph is one line. A file is no terminal, whatever TERM says.
@@ -54,9 +53,9 @@ func TestLocaleWithoutUTF8GetsASCII(t *testing.T) {
 		ctx.App.Writer = &b
 		s := newScreen(ctx)
 		printStatus(exampleStatus(), s)
-		Diagnosis{Findings: []dashboard.Health{{Severity: dashboard.SeverityOK, Text: "well"},
-			{Severity: dashboard.SeverityError, Text: "bad"},
-			{Severity: dashboard.SeveritySkipped, Text: "skipped"}}}.print(s)
+		Diagnosis{Findings: []control.Health{{Severity: control.SeverityOK, Text: "well"},
+			{Severity: control.SeverityError, Text: "bad"},
+			{Severity: control.SeveritySkipped, Text: "skipped"}}}.print(s)
 		other := strings.IndexFunc(b.String(), func(r rune) bool { return r >= utf8.RuneSelf })
 		if (other < 0) != c.ascii {
 			t.Errorf("%+v: a sign that is not of ASCII stands at %d of\n%s", c, other, &b)

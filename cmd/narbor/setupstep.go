@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/control"
 )
 
 // setupTimeout bounds a step that is another program's.
@@ -26,12 +26,12 @@ type setup struct {
 
 // did prints a completed step.
 func (s setup) did(format string, args ...any) {
-	s.hang(s.mark(dashboard.SeverityOK), fmt.Sprintf(format, args...))
+	s.hang(s.mark(control.SeverityOK), fmt.Sprintf(format, args...))
 }
 
 // todo prints a step that is left to the user.
 func (s setup) todo(format string, args ...any) {
-	s.hang(s.mark(dashboard.SeverityWarning), fmt.Sprintf(format, args...))
+	s.hang(s.mark(control.SeverityWarning), fmt.Sprintf(format, args...))
 }
 
 // run runs a command, and puts what it says into the error.

@@ -10,7 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/trust"
 )
 
@@ -86,6 +86,7 @@ type ShareStatus struct {
 	Kinds []dashboard.ShareKind `json:"kinds"`
 
 	what string // for people
+	from []string
 }
 
 const noMachine = "no machine"
@@ -104,7 +105,7 @@ func shareKinds(st control.Status) []dashboard.ShareKind {
 		all = members
 	}
 	kind := func(k trust.Kind, what, machines string) dashboard.ShareKind {
-		return dashboard.ShareKind{Kind: what, With: machines, Asked: st.Shared[k].Asked, Sent: st.Shared[k].Sent}
+		return dashboard.ShareKind{Kind: what, With: machines, KindCount: st.Shared[k]}
 	}
 	return []dashboard.ShareKind{
 		kind(trust.KindPublic, "signed by a public key", with(len(st.PublicKeys) > 0, all)),
@@ -154,7 +155,7 @@ func shareStatus(c *cli.Context) error {
 func shareOf(st control.Status) ShareStatus {
 	sh := ShareStatus{Schema: control.Schema, Sharing: st.Sharing, PausedUntil: st.PausedUntil, ShareKeys: st.ShareKeys,
 		UploadRate: st.UploadRate, Group: st.Group, Sources: st.ShareSources, Store: st.Store, CacheDirs: st.CacheDirs, what: sharingOf(st),
-		Kinds: shareKinds(st)}
+		Kinds: shareKinds(st), from: st.SharesFrom()}
 	for _, n := range st.Neighbours {
 		sh.BytesSent += n.BytesSent
 	}
@@ -168,11 +169,7 @@ func (sh ShareStatus) print(s screen) {
 		sources = "local directories, unless their path is called source, as flakes are"
 	}
 	s.field("never", "paths that were built here, %s, .drv files, and any list of the paths here", sources)
-	from := sh.CacheDirs
-	if sh.Store != "" {
-		from = append([]string{sh.Store}, from...)
-	}
-	s.field("from", "%s", strings.Join(from, ", "))
+	s.field("from", "%s", strings.Join(sh.from, ", "))
 	with := "every neighbour that asks for the exact path"
 	if sh.Group {
 		with = "neighbours that know the group's secret, and ask for the exact path"

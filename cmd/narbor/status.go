@@ -15,8 +15,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/cmd/narbor/watch"
-	"narbor/narserve/dashboard"
 	"narbor/store"
 )
 
@@ -177,7 +177,7 @@ func printTransfers(st control.Status, s screen) {
 		s.field("saved", "%s %s", part, rest)
 	}
 	if st.LastUpdate != nil {
-		s.field("update", "%s", dashboard.UpdateText(*st.LastUpdate, time.Now(), st.Names().Of))
+		s.field("update", "%s", dashboard.UpdateText(*st.LastUpdate, time.Now(), dashboard.NamesOf(st).Of))
 	}
 	now := "nothing moves"
 	if n := len(st.Now); n > 0 {
@@ -216,7 +216,7 @@ func printStatusNeighbours(st control.Status, s screen) {
 		return
 	}
 	header, drop := []string{"NEIGHBOUR", "ADDRESS", "FOUND BY", ">FOR", ">FROM IT", ">TO IT", ""}, []int{2, 3, 5, 4, 1}
-	named := len(st.Names()) > 0
+	named := len(dashboard.NamesOf(st)) > 0
 	if named {
 		header, drop = slices.Insert(header, 1, "NAME"), []int{3, 4, 6, 5, 2, 1}
 		s.cut = true // with names, no table of a usual width holds all

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/p2p/ask"
 	"narbor/store"
 	"narbor/store/gitstore"

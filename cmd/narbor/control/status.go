@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"narbor/narserve"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store/damage"
@@ -28,18 +27,7 @@ type Status struct {
 	Nix   narserve.Stats `json:"nix"`
 	Spool SpoolStatus    `json:"spool"`
 	// Health has the problems of this machine, the worst first.
-	Health []dashboard.Health `json:"health"`
-}
-
-// Names are those that neighbours give themselves.
-func (st Status) Names() dashboard.Names {
-	names := dashboard.Names{}
-	for _, n := range st.Neighbours {
-		if n.Name != "" {
-			names[n.ID] = n.Name
-		}
-	}
-	return names
+	Health []Health `json:"health"`
 }
 
 // StoreStatus is what this machine has for neighbours.
@@ -50,6 +38,14 @@ type StoreStatus struct {
 	// Damaged are paths of this machine that are known to be damaged.
 	Damaged   []damage.Finding `json:"damaged"`
 	CacheDirs []string         `json:"cacheDirs"`
+}
+
+// SharesFrom returns the store and the cache directories.
+func (st StoreStatus) SharesFrom() []string {
+	if st.Store == "" {
+		return st.CacheDirs
+	}
+	return append([]string{st.Store}, st.CacheDirs...)
 }
 
 // KeyStatus has the names of the keys that Nix trusts here.
@@ -99,8 +95,8 @@ type SpoolStatus struct {
 }
 
 // Faults are those things of its health from which the service suffers.
-func (st Status) Faults() []dashboard.Health {
-	return slices.DeleteFunc(slices.Clone(st.Health), func(h dashboard.Health) bool { return !h.Degraded() })
+func (st Status) Faults() []Health {
+	return slices.DeleteFunc(slices.Clone(st.Health), func(h Health) bool { return !h.Degraded() })
 }
 
 // Used returns the names of the network interfaces that are used.

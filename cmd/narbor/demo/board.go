@@ -6,7 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 )
 
 // A board shows how far the fetch is. It implements [io.Writer] for the bytes that were served.

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/store"
 )
 

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"os"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 )
 
 // Run shows the demo, and returns nil if the fourth machine got everything. It ends early when ctx does. Processes are

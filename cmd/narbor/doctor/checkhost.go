@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/p2p/mdns"
 )
 

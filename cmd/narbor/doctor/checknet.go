@@ -13,7 +13,7 @@ import (
 
 	"github.com/libp2p/zeroconf/v2"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 )
 
 const (

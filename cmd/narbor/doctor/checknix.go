@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve"
-	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
 )
 

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/store/rebase"
 )
 

@@ -14,7 +14,6 @@ import (
 	"slices"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
 )
 
@@ -93,7 +92,7 @@ func checkHealth(_ context.Context, p *patient) []Finding {
 	if !p.running {
 		return []Finding{skipped("health: narbor is not running")}
 	}
-	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h dashboard.Health) bool {
+	rest := slices.DeleteFunc(slices.Clone(p.status.Health), func(h control.Health) bool {
 		return slices.ContainsFunc(Checks(), func(ch Check) bool { return ch.Code == h.Code })
 	})
 	if len(rest) == 0 {

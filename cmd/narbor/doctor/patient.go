@@ -4,20 +4,19 @@ import (
 	"fmt"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 	"narbor/store/nixconf"
 )
 
 const (
-	severityOK      = dashboard.SeverityOK
-	severityInfo    = dashboard.SeverityInfo
-	severityWarning = dashboard.SeverityWarning
-	severityError   = dashboard.SeverityError
-	severitySkipped = dashboard.SeveritySkipped
+	severityOK      = control.SeverityOK
+	severityInfo    = control.SeverityInfo
+	severityWarning = control.SeverityWarning
+	severityError   = control.SeverityError
+	severitySkipped = control.SeveritySkipped
 )
 
 // Finding is the result of one check of `narbor doctor`. Its command is for a root shell.
-type Finding = dashboard.Health
+type Finding = control.Health
 
 func fine(format string, args ...any) Finding {
 	return Finding{Severity: severityOK, Text: fmt.Sprintf(format, args...)}

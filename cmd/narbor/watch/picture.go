@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
@@ -151,7 +151,7 @@ func faults(st control.Status, most int) (out []line) {
 	all := st.Faults()
 	for _, h := range all[:min(len(all), most)] {
 		l := line{{text: " ! ", tone: warning}, {text: h.Title}}
-		if h.Severity == dashboard.SeverityError {
+		if h.Severity == control.SeverityError {
 			l[0] = span{" ✘ ", bad}
 		}
 		out = append(out, l)
@@ -186,7 +186,7 @@ func gains(st control.Status, width int) (out []line) {
 		out = append(out, field("saved", part+" "+rest, width, plain)...)
 	}
 	if st.LastUpdate != nil {
-		out = append(out, field("update", dashboard.UpdateText(*st.LastUpdate, time.Now(), st.Names().Of), width, plain)...)
+		out = append(out, field("update", dashboard.UpdateText(*st.LastUpdate, time.Now(), dashboard.NamesOf(st).Of), width, plain)...)
 	}
 	return out
 }
@@ -213,7 +213,7 @@ func field(name, text string, width int, t tone) (out []line) {
 func (v View) neighbours(k known) table {
 	t := table{what: "neighbour", flexible: 1, columns: []column{{name: "NEIGHBOUR"}, {name: "ADDRESS"}, {name: ">IN/s", least: 8},
 		{name: ">OUT/s", least: 8}, {name: ">FROM IT", least: 8, rank: 3}, {name: ">TO IT", least: 8, rank: 4}, {rank: 1}}}
-	named := len(k.status.Names()) > 0
+	named := len(dashboard.NamesOf(k.status)) > 0
 	if named {
 		t.columns, t.flexible = slices.Insert(t.columns, 1, column{name: "NAME", rank: 2}), 2
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/gdamore/tcell/v2"
 
 	"narbor/cmd/narbor/control"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 )
@@ -26,7 +25,7 @@ func TestPictureFitsEveryTerminal(t *testing.T) {
 	for i := range 60 {
 		st.Neighbours = append(st.Neighbours, p2p.NeighbourStatus{ID: fmt.Sprint(long, i), Addr: long, Aside: long})
 		st.Now = append(st.Now, stats.Transfer{Path: long, Peers: []string{long, long}, Size: int64(i) - 10, Bytes: int64(i) * (1 << 50)})
-		st.Health = append(st.Health, dashboard.Health{Severity: dashboard.SeverityError, Title: long})
+		st.Health = append(st.Health, control.Health{Severity: control.SeverityError, Title: long})
 	}
 	v := View{Addr: func(a string) string { return a }}
 	for _, k := range []known{{}, {err: errors.New(long)}, {at: time.Now()}, {at: time.Now(), status: st},

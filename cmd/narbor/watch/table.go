@@ -5,7 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 )
 
 // A tone is how a text looks.

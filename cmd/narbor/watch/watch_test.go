@@ -18,7 +18,6 @@ import (
 
 	"narbor/cmd/narbor/control"
 	"narbor/cmd/narbor/watch"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
 	"narbor/p2p"
 	"narbor/store"
@@ -69,9 +68,9 @@ func crowded(second int64) control.Status {
 		st.Now = append(st.Now, st.Now[i%3])
 	}
 	for i := range 5 {
-		st.Health = append(st.Health, dashboard.Health{Severity: dashboard.SeverityWarning, Title: fmt.Sprintf("Problem %d", i)})
+		st.Health = append(st.Health, control.Health{Severity: control.SeverityWarning, Title: fmt.Sprintf("Problem %d", i)})
 	}
-	st.Health[0].Severity, st.Health[0].Title = dashboard.SeverityError, "Nothing can be believed"
+	st.Health[0].Severity, st.Health[0].Title = control.SeverityError, "Nothing can be believed"
 	return st
 }
 
@@ -86,8 +85,8 @@ func named(second int64) control.Status {
 func idle(second int64) control.Status {
 	st := example(second)
 	st.Neighbours, st.Now, st.Rates, st.LastUpdate, st.Month = nil, nil, stats.Rates{}, nil, stats.Amounts{}
-	st.Health = []dashboard.Health{{Severity: dashboard.SeverityWarning, Title: "Nix does not ask narbor"},
-		{Severity: dashboard.SeverityInfo, Title: "No neighbour yet"}}
+	st.Health = []control.Health{{Severity: control.SeverityWarning, Title: "Nix does not ask narbor"},
+		{Severity: control.SeverityInfo, Title: "No neighbour yet"}}
 	return st
 }
 
@@ -349,7 +348,7 @@ func TestTextOfPeersIsPrintable(t *testing.T) {
 				st := example(n)
 				st.Neighbours[0].ID, st.Neighbours[0].Addr = hostile, hostile
 				st.Now[0].Path, st.Now[0].Peers = hostile, []string{hostile}
-				st.Health = []dashboard.Health{{Severity: dashboard.SeverityError, Title: hostile}}
+				st.Health = []control.Health{{Severity: control.SeverityError, Title: hostile}}
 				return st, nil
 			})
 			if text := r.after(0); strings.Count(text, want) != 5 {

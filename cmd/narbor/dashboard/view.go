@@ -11,7 +11,10 @@ import (
 
 	"github.com/dustin/go-humanize"
 
+	"narbor/cmd/narbor/control"
 	"narbor/narserve/stats"
+	"narbor/p2p"
+	"narbor/p2p/netmon"
 	"narbor/store"
 )
 
@@ -32,8 +35,8 @@ type view struct {
 	In, Out    []stats.Transfer
 	More       int // neighbours not shown
 	Away       []stats.Share
-	Used       []Interface
-	Unused     []Interface
+	Used       []netmon.InterfaceStatus
+	Unused     []netmon.InterfaceStatus
 	names      Names
 }
 
@@ -55,7 +58,8 @@ type bar struct {
 const graphHeight = 64
 
 func (p *Page) view() view {
-	v := view{Facts: p.facts(), names: Names{}, Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
+	v := view{Facts: p.facts(), Account: p.accounts.Account(), CSS: template.CSS(pageCSS), JS: template.JS(pageJS)}
+	v.names = NamesOf(v.Status)
 	v.Month, v.Today = v.Sum(monthDays), v.Sum(1)
 	var times []stats.Amounts
 	for _, q := range v.Quarters {
@@ -73,17 +77,12 @@ func (p *Page) view() view {
 		}
 	}
 	v.Away = v.Account.Away(func(id string) bool {
-		return slices.ContainsFunc(v.Neighbours, func(n Neighbour) bool { return n.ID == id })
+		return slices.ContainsFunc(v.Neighbours, func(n p2p.NeighbourStatus) bool { return n.ID == id })
 	}, time.Now())
-	for _, n := range v.Neighbours {
-		if n.Name != "" {
-			v.names[n.ID] = n.Name
-		}
-	}
 	if v.More = max(0, len(v.Neighbours)-maxRows); v.More > 0 {
 		v.Neighbours = v.Neighbours[:maxRows]
 	}
-	v.Banned = v.Banned[:min(len(v.Banned), maxBans)]
+	v.Struck = v.Struck[:min(len(v.Struck), maxBans)]
 	for _, i := range v.Interfaces {
 		if i.Used && len(v.Used) < maxRows {
 			v.Used = append(v.Used, i)
@@ -161,13 +160,13 @@ func (v view) ByNarbor() int64 { return v.Month.Received[store.FromInternet] }
 // State is the state in a word or two, and Level how bad it is: ok, info, warning or error.
 func (v view) State() string {
 	switch level := v.Level(); {
-	case level == SeverityError:
+	case level == control.SeverityError:
 		return "Needs attention"
-	case !v.Sharing && level != "ok":
+	case !v.Shares() && level != "ok":
 		return "Not sharing"
 	case len(v.Neighbours) == 0:
 		return "No neighbours yet"
-	case level == SeverityWarning:
+	case level == control.SeverityWarning:
 		return "Works, with a remark"
 	}
 	return "All is well"
@@ -175,13 +174,19 @@ func (v view) State() string {
 
 // Level is the worst severity of the health items, or ok.
 func (v view) Level() string {
-	for _, severity := range []string{SeverityError, SeverityWarning} {
-		if slices.ContainsFunc(v.Health, func(h Health) bool { return h.Severity == severity }) {
+	for _, severity := range []string{control.SeverityError, control.SeverityWarning} {
+		if slices.ContainsFunc(v.Health, func(h control.Health) bool { return h.Severity == severity }) {
 			return severity
 		}
 	}
 	return "ok"
 }
+
+// Paused reports whether the user lets neighbours have nothing.
+func (v view) Paused() bool { return v.Sharing == "none" }
+
+// Shares reports whether there is anything that neighbours may have.
+func (v view) Shares() bool { return !v.Paused() && (len(v.ShareKeys) > 0 || v.ShareSources) }
 
 // Peer returns a peer's ID, shortened, with its name.
 func (v view) Peer(id string) string { return v.names.Of(id) }
@@ -201,7 +206,8 @@ func (v view) NamesNote() string {
 func pageFuncs() template.FuncMap {
 	return template.FuncMap{
 		"amount": Amount, "percent": percent, "short": ShortID, "host": hostOf, "name": NameOf, "via": viaText, "called": NameText,
-		"took": tookText, "ago": agoText, "clock": func(t time.Time) string { return t.Local().Format("15:04:05") },
+		"took": tookText, "lasted": lastedText, "ago": func(t time.Time) string { return lastedText(int64(time.Since(t).Seconds())) },
+		"clock":     func(t time.Time) string { return t.Local().Format("15:04:05") },
 		"stamp":     func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"origin":    originText,
 		"updateBar": barOf, "rates": RatesText,
@@ -285,10 +291,10 @@ func originText(o store.Origin) string {
 	return ""
 }
 
-// agoText is a time for people that does not change every second.
-func agoText(t time.Time) string {
-	if d := time.Since(t); d >= time.Minute {
-		return tookText(d.Truncate(time.Minute).Seconds())
+// lastedText is a time in seconds for people that does not change every second.
+func lastedText(seconds int64) string {
+	if minutes := seconds / 60; minutes > 0 {
+		return tookText(float64(60 * minutes))
 	}
 	return "a moment"
 }

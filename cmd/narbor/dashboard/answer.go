@@ -12,19 +12,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"narbor/narserve"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
 
-// New returns a page that shows facts and accounts. Its metrics include those of the given collectors. If facts is nil,
-// every request gets [store.ErrNotFound].
-func New(facts func() Facts, accounts *stats.Accounts, others ...prometheus.Collector) *Page {
+// New returns a page that shows facts and accounts.
+func New(facts func() Facts, accounts *stats.Accounts) *Page {
 	p := &Page{facts: facts, accounts: accounts, templates: template.Must(template.New("page").Funcs(pageFuncs()).Parse(pageHTML)),
 		header: pageHeader(), registry: prometheus.NewRegistry(), stopped: make(chan struct{}), streams: make(chan struct{}, maxStreams)}
-	p.registry.MustRegister(append(others, collectors.NewGoCollector(),
-		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{p})...)
+	p.Register(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{p})
 	return p
 }
+
+// Register implements [narserve.Page].
+func (p *Page) Register(metrics ...prometheus.Collector) { p.registry.MustRegister(metrics...) }
 
 // pageHeader restricts the page in case hostile text gets into it: only its own script and style run (they are listed
 // by hash), it connects only to its own origin, and no other page can read or frame it.
@@ -45,13 +47,11 @@ func pageHeader() map[string]string {
 	}
 }
 
-// Answer answers requests for URLs beside the cache's. The error wraps [store.ErrNotFound] if there is no such URL.
-func (p *Page) Answer(r *http.Request) (Reply, error) {
-	a := Reply{Status: http.StatusOK, Header: p.header, ContentType: "text/plain; charset=utf-8"}
+// Answer implements [narserve.Page].
+func (p *Page) Answer(r *http.Request) (narserve.Reply, error) {
+	a := narserve.Reply{Status: http.StatusOK, Header: p.header, ContentType: "text/plain; charset=utf-8"}
 	var err error
 	switch path := r.URL.Path; {
-	case p.facts == nil:
-		err = store.ErrNotFound
 	case path == "/":
 		a.ContentType = "text/html; charset=utf-8"
 		a.Text, err = p.render("page", p.view())

@@ -10,7 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 )
@@ -64,7 +64,7 @@ func TestLargeFigureIsNeverZero(t *testing.T) {
 
 func TestPausedPageDoesNotSayThatNeighboursGetSomething(t *testing.T) {
 	facts := evilFacts([]string{"name"})
-	facts.ShareKeys, facts.PrivateKeys, facts.ShareFrom = []string{"public-1"}, []string{"private-1"}, []string{"/nix/store"}
+	facts.ShareKeys, facts.PrivateKeys, facts.Store = []string{"public-1"}, []string{"private-1"}, "/nix/store"
 	says := []string{"or neighbours from here", "signed, to", "Read from", "share pause"}
 	page := pageOf(t, facts, stats.Amounts{})
 	for _, text := range says {
@@ -72,7 +72,7 @@ func TestPausedPageDoesNotSayThatNeighboursGetSomething(t *testing.T) {
 			t.Errorf("while it shares, the page does not say %q", text)
 		}
 	}
-	facts.Sharing, facts.Paused = false, true
+	facts.Sharing = "none"
 	page = pageOf(t, facts, stats.Amounts{})
 	for _, text := range says {
 		if strings.Contains(page, text) {

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
+	"narbor/p2p"
 	"narbor/store"
 )
 
@@ -98,7 +99,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for via, n := range byVia(facts.Neighbours) {
 		gauge("peers", float64(n), "connected", via)
 	}
-	gauge("peers", float64(len(facts.Banned)), "banned", "")
+	gauge("peers", float64(len(facts.Struck)), "banned", "")
 	for reason, n := range facts.Bans {
 		count("peer_bans_total", float64(n), reason)
 	}
@@ -107,7 +108,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			count("discovery_packets_total", float64(n), kind, result)
 		}
 	}
-	ch <- prometheus.MustNewConstSummary(of["verify_seconds"], uint64(facts.Spool.Verified), facts.Spool.VerifyTime.Seconds(), nil)
+	ch <- prometheus.MustNewConstSummary(of["verify_seconds"], uint64(facts.Spool.Verified), facts.Spool.VerifySeconds, nil)
 	gauge("spool_bytes", float64(facts.Spool.Bytes))
 	gauge("spool_max_bytes", float64(facts.Spool.MaxBytes))
 	count("network_changes_total", float64(facts.Networks))
@@ -126,7 +127,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 func (collector) collectUpstreams(facts Facts, gauge, count func(name string, n float64, labels ...string)) {
 	var down, wire int64
 	for _, u := range facts.Upstreams {
-		wire += u.Received
+		wire += u.WireReceived
 		if u.Down {
 			down++
 		}
@@ -138,7 +139,7 @@ func (collector) collectUpstreams(facts Facts, gauge, count func(name string, n 
 	gauge("helpers", float64(facts.Helpers))
 }
 
-func byVia(neighbours []Neighbour) map[string]int {
+func byVia(neighbours []p2p.NeighbourStatus) map[string]int {
 	out := map[string]int{}
 	for _, n := range neighbours {
 		out[n.Via]++

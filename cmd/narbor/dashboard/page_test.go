@@ -14,8 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/control"
+	"narbor/cmd/narbor/dashboard"
+	"narbor/narserve"
 	"narbor/narserve/stats"
+	"narbor/p2p"
+	"narbor/p2p/netmon"
+	"narbor/p2p/peers"
 )
 
 // evilNames are what a neighbour may want a page to show.
@@ -43,23 +48,24 @@ func evilNames() []string {
 
 // evilFacts has a name wherever a neighbour could have put one.
 func evilFacts(names []string) dashboard.Facts {
-	f := dashboard.Facts{Version: "test", Started: time.Now(), ID: names[0],
-		Status: map[string]any{"schema": 1, "names": names}}
+	var f dashboard.Facts
+	f.Version, f.ID, f.Sharing = "test", names[0], "signed"
 	for _, name := range names {
-		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: name, Name: name, Addr: name, Via: name, Since: time.Now()})
-		f.Banned = append(f.Banned, dashboard.Banned{ID: name, Reason: name, Until: time.Now()})
-		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: name, Reason: name}, dashboard.Interface{Name: name, Used: true})
-		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: name, Down: true})
-		f.Keys, f.ShareKeys, f.ShareFrom = append(f.Keys, name), append(f.ShareKeys, name), append(f.ShareFrom, name)
-		f.Health = append(f.Health, dashboard.Health{Code: "test", Severity: dashboard.SeverityInfo, Title: name, Text: name, Fix: name,
+		f.Neighbours = append(f.Neighbours, p2p.NeighbourStatus{ID: name, Name: name, Addr: name, Via: name})
+		f.Struck = append(f.Struck, peers.Denied{ID: name, Reason: name, Until: time.Now()})
+		f.Interfaces = append(f.Interfaces, netmon.InterfaceStatus{Name: name, Reason: name},
+			netmon.InterfaceStatus{Name: name, Used: true})
+		f.Upstreams = append(f.Upstreams, p2p.UpstreamStatus{URL: name, Down: true})
+		f.Keys, f.ShareKeys, f.CacheDirs = append(f.Keys, name), append(f.ShareKeys, name), append(f.CacheDirs, name)
+		f.Health = append(f.Health, control.Health{Code: "test", Severity: control.SeverityInfo, Title: name, Text: name, Fix: name,
 			Command: name})
 	}
-	f.Alone, f.Sharing = names[0], true
+	f.Alone = names[0]
 	return f
 }
 
 // get returns the answer of a page to a request.
-func get(t *testing.T, p *dashboard.Page, path string) dashboard.Reply {
+func get(t *testing.T, p *dashboard.Page, path string) narserve.Reply {
 	t.Helper()
 	a, err := p.Answer(httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
 	if err != nil {
@@ -74,8 +80,8 @@ func pageWith(facts dashboard.Facts) *dashboard.Page {
 
 func TestNamesStandBesideIDs(t *testing.T) {
 	const id, other = "12D3KooWFDhBWRvmpzeKiaG5Ltzp3HTTA2Wk3RMc3EBm2ZDVKtYL", "12D3KooWLg7mVwJ9mGvxDAgkg2NBFXW2Us9Ygk8ZKwJPqPnWkUgR"
-	f := dashboard.Facts{Version: "test", Started: time.Now()}
-	f.Neighbours = []dashboard.Neighbour{{ID: id, Since: time.Now()}, {ID: other, Since: time.Now()}}
+	var f dashboard.Facts
+	f.Neighbours = []p2p.NeighbourStatus{{ID: id}, {ID: other}}
 	if text := get(t, pageWith(f), "/").Text; strings.Contains(text, dashboard.NamesNote) {
 		t.Error("the page has signs of names though no neighbour has one")
 	}
@@ -182,7 +188,7 @@ func TestPageIsSmallAndItsHashesAreRight(t *testing.T) {
 }
 
 func TestPageHeaders(t *testing.T) {
-	p := pageWith(dashboard.Facts{Status: map[string]int{"schema": 1}})
+	p := pageWith(dashboard.Facts{})
 	for _, path := range []string{"/", "/metrics", "/api/v1/status", "/healthz"} {
 		a := get(t, p, path)
 		for name, want := range map[string]string{"X-Frame-Options": "DENY", "X-Content-Type-Options": "nosniff",
@@ -205,7 +211,7 @@ func TestPageHeaders(t *testing.T) {
 }
 
 func TestStatusIsWhatItIsGiven(t *testing.T) {
-	p := pageWith(dashboard.Facts{Status: map[string]any{"schema": 1, "neighbours": []string{}}})
+	p := pageWith(dashboard.Facts{Status: control.Status{Schema: 1}})
 	a := get(t, p, "/api/v1/status")
 	var got map[string]any
 	if err := json.Unmarshal([]byte(a.Text), &got); err != nil || got["schema"] != 1.0 || a.ContentType != "application/json" {
@@ -218,7 +224,8 @@ func TestStatusIsWhatItIsGiven(t *testing.T) {
 
 func TestPageCountsTheKindsOfPath(t *testing.T) {
 	var facts dashboard.Facts
-	facts.Kinds = []dashboard.ShareKind{{Kind: "of this kind", With: "these machines", Asked: 12345, Sent: 3 << 20}}
+	facts.Kinds = []dashboard.ShareKind{{Kind: "of this kind", With: "these machines",
+		KindCount: p2p.KindCount{Asked: 12345, Sent: 3 << 20}}}
 	text := get(t, pageWith(facts), "/").Text
 	for _, want := range []string{"of this kind", "these machines", "12\u00a0345", "3.0 MiB"} {
 		if !strings.Contains(text, want) && !strings.Contains(text, strings.ReplaceAll(want, "\u00a0", " ")) {

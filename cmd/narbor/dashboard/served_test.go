@@ -1,4 +1,4 @@
-package narserve_test
+package dashboard_test
 
 import (
 	"bufio"
@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -14,32 +15,37 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve"
-	"narbor/narserve/dashboard"
 	"narbor/narserve/stats"
+	"narbor/p2p"
+	"narbor/store"
+	"narbor/store/spool"
 	"narbor/store/storetest"
+	"narbor/trust/trusttest"
 )
-
-// evilFacts has the name <evil> wherever a neighbour could have put one.
-func evilFacts() dashboard.Facts {
-	const name = "<evil>"
-	f := dashboard.Facts{ID: name}
-	for range 41 {
-		f.Neighbours = append(f.Neighbours, dashboard.Neighbour{ID: name, Addr: name, Via: "mdns"})
-		f.Banned = append(f.Banned, dashboard.Banned{ID: name, Reason: name})
-		f.Interfaces = append(f.Interfaces, dashboard.Interface{Name: name, Reason: name})
-		f.Upstreams = append(f.Upstreams, dashboard.UpstreamUse{URL: name, Down: true})
-		f.Health = append(f.Health, dashboard.Health{Code: "test", Severity: dashboard.SeverityInfo, Title: name, Text: name})
-	}
-	f.Alone = name
-	return f
-}
 
 func startPage(t *testing.T, facts dashboard.Facts) (url string, srv *http.Server) {
 	t.Helper()
-	s := narserve.New(narserve.Config{Facts: func() dashboard.Facts { return facts }})
-	srv = s.HTTPServer()
-	return "http://" + serve(t, srv), srv
+	return startServer(t, narserve.Config{}, facts)
+}
+
+// startServer starts a server with a page that shows facts and the server's accounts.
+func startServer(t *testing.T, cfg narserve.Config, facts dashboard.Facts) (url string, srv *http.Server) {
+	t.Helper()
+	if cfg.Accounts == nil {
+		cfg.Accounts = stats.New()
+	}
+	cfg.Page = dashboard.New(func() dashboard.Facts { return facts }, cfg.Accounts)
+	srv = narserve.New(cfg).HTTPServer()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); srv.Serve(l) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	return "http://" + l.Addr().String(), srv
 }
 
 func getText(t *testing.T, url string, header ...string) (*http.Response, string) {
@@ -124,15 +130,6 @@ func TestPageIsForThisMachineAlone(t *testing.T) {
 	}
 }
 
-func TestWithoutFactsThereIsNoPage(t *testing.T) {
-	url := "http://" + startServer(t, narserve.New(narserve.Config{}))
-	for _, path := range []string{"/", "/events", "/metrics", "/api/v1/status", "/healthz"} {
-		if resp, _ := getText(t, url+path); resp.StatusCode != http.StatusNotFound {
-			t.Errorf("GET %s = %s, want 404", path, resp.Status)
-		}
-	}
-}
-
 // events opens a stream of events and returns its lines.
 func events(t *testing.T, url string) (resp *http.Response, lines *bufio.Scanner) {
 	t.Helper()
@@ -167,8 +164,7 @@ func next(t *testing.T, lines *bufio.Scanner) (id, html string) {
 
 func TestEventsBringWhatChanges(t *testing.T) {
 	accounts := stats.New()
-	url := "http://" + startServer(t, narserve.New(narserve.Config{Accounts: accounts,
-		Facts: func() dashboard.Facts { return dashboard.Facts{} }}))
+	url, _ := startServer(t, narserve.Config{Accounts: accounts}, dashboard.Facts{})
 	resp, lines := events(t, url)
 	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
 		t.Errorf("Content-Type is %s", got)
@@ -179,9 +175,7 @@ func TestEventsBringWhatChanges(t *testing.T) {
 			t.Errorf("section %s is not as it is in the page: %s", id, html)
 		}
 	}
-	w := newWorld(t)
-	info, _ := w.info(t, "program-1.0", 1000)
-	accounts.Sent(info.Path, info.NarSize, "peer", 500)
+	accounts.Sent(trusttest.PathNamed(t, "program-1.0"), 1000, "peer", 500)
 	for {
 		if id, html := next(t, lines); id == "now" && strings.Contains(html, "program-1.0") {
 			break
@@ -244,15 +238,27 @@ func TestEventsOfClosedPagesEnd(t *testing.T) {
 
 // The metrics are what Prometheus reads, and no label has a value that a neighbour or a path could choose.
 func TestMetricsAreBounded(t *testing.T) {
-	w := newWorld(t)
-	info, _ := w.add(t, "secret-name", 1000)
-	facts := evilFacts()
+	mem := new(store.Mem)
+	nar, hash := storetest.RandomNAR(1, 1000)
+	secret, keys := trusttest.NewKey(t, "test-1")
+	info := trusttest.Sign(t, secret, store.Info{Path: trusttest.PathNamed(t, "secret-name"), NarHash: hash, NarSize: int64(len(nar))})
+	mem.Add(info, nar)
+	facts := evilFacts([]string{"<evil>"})
+	for len(facts.Neighbours) < 41 {
+		facts.Neighbours = append(facts.Neighbours, p2p.NeighbourStatus{ID: "<evil>", Via: "mdns"})
+	}
+	facts.Neighbours[0].Via = "mdns"
 	facts.Rejected, facts.Bans = map[string]int64{"bad_signature": 3}, map[string]int64{"probing": 2}
 	facts.Discovery = map[string]map[string]int64{"question": {"sent": 4}}
-	facts.Spool.Verified, facts.Spool.VerifyTime = 5, 1500*time.Millisecond
-	url := "http://" + startServer(t, narserve.New(narserve.Config{Sources: []narserve.Source{w.local()}, Keys: w.keys,
-		Facts: func() dashboard.Facts { return facts }}))
-	for path, status := range map[string]int{"/" + string(info.Path.HashPart()) + ".narinfo": 200, narPath(info): 200,
+	facts.Spool.Verified, facts.Spool.VerifySeconds = 5, 1.5
+	sp, err := spool.Open(spool.Config{Dir: t.TempDir(), MaxBytes: 256 << 20, MinFree: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sp.Close() })
+	url, _ := startServer(t, narserve.Config{Sources: []narserve.Source{narserve.Local(mem, keys, sp)}, Keys: keys}, facts)
+	hp := string(info.Path.HashPart())
+	for path, status := range map[string]int{"/" + hp + ".narinfo": 200, "/nar/" + hp + "-" + info.NarHash.Base32() + ".nar": 200,
 		"/" + strings.Repeat("0", 32) + ".narinfo": 404, "/favicon.ico": 404} {
 		if resp, _ := getText(t, url+path); resp.StatusCode != status {
 			t.Errorf("GET %s = %s", path, resp.Status)
@@ -277,7 +283,7 @@ func TestMetricsAreBounded(t *testing.T) {
 			t.Errorf("the metrics have no %s", line)
 		}
 	}
-	for _, never := range []string{"<evil>", "secret-name", string(info.Path.HashPart())} {
+	for _, never := range []string{"<evil>", "secret-name", hp} {
 		if strings.Contains(text, never) {
 			t.Errorf("the metrics have %.40q", never)
 		}

@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"narbor/narserve/dashboard"
+	"narbor/cmd/narbor/dashboard"
 	"narbor/narserve/stats"
 	"narbor/store"
 )

@@ -1,5 +1,7 @@
 package dashboard
 
+import "narbor/cmd/narbor/control"
+
 // NamesNote explains the sign before names.
 const NamesNote = "~ stands before a name that a neighbour gives itself. It is not verified."
 
@@ -8,6 +10,17 @@ const maxNameShown = 16
 
 // Names are what neighbours call themselves, by their IDs. None is verified.
 type Names map[string]string
+
+// NamesOf returns the names of the neighbours.
+func NamesOf(st control.Status) Names {
+	names := Names{}
+	for _, n := range st.Neighbours {
+		if n.Name != "" {
+			names[n.ID] = n.Name
+		}
+	}
+	return names
+}
 
 // Of returns enough of a peer ID to tell neighbours apart, and the name of that one if it has told any.
 func (n Names) Of(id string) string {

@@ -3,7 +3,6 @@ package dashboard
 import (
 	_ "embed"
 	"html/template"
-	"net/http"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,10 +24,10 @@ func sections() []string {
 	return []string{"state", "saved", "update", "health", "now", "neighbours", "day", "month", "requests", "sharing", "network"}
 }
 
-// A Page answers requests of browsers, and of the programs that read its metrics and its JSON. Its methods may be
-// called concurrently.
+// A Page answers requests of browsers, and of the programs that read its metrics and its JSON. It implements
+// [narserve.Page].
 type Page struct {
-	facts     func() Facts // nil: there is no page; returns at once, and may be called concurrently
+	facts     func() Facts // returns at once, and may be called concurrently
 	accounts  *stats.Accounts
 	templates *template.Template
 	header    map[string]string
@@ -39,15 +38,5 @@ type Page struct {
 	streams chan struct{} // holds one for each stream
 }
 
-// A Reply is the answer to a request. Stream writes it if that is not nil, and ends with the request; otherwise Text is
-// all of it.
-type Reply struct {
-	Status      int
-	ContentType string
-	Text        string
-	Header      map[string]string // further ones
-	Stream      http.HandlerFunc
-}
-
-// Stop ends all streams, and keeps new ones from starting.
+// Stop implements [narserve.Page].
 func (p *Page) Stop() { p.once.Do(func() { close(p.stopped) }) }

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"narbor/narserve"
 	"narbor/narserve/stats"
 )
 
@@ -35,7 +36,7 @@ func (w *fullWriter) Write([]byte) (int, error) {
 func TestBrowserThatDoesNotReadLosesItsStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := New(func() Facts { return Facts{} }, stats.New())
-		a := p.stream(Reply{})
+		a := p.stream(narserve.Reply{})
 		if a.Stream == nil {
 			t.Fatalf("stream = %+v", a)
 		}

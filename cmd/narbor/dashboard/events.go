@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"narbor/narserve"
 )
 
 const (
@@ -23,7 +25,7 @@ const (
 type stream struct{ page *Page }
 
 // stream answers with a stream, if there are not too many.
-func (p *Page) stream(a Reply) Reply {
+func (p *Page) stream(a narserve.Reply) narserve.Reply {
 	select {
 	case p.streams <- struct{}{}:
 		a.ContentType, a.Stream = "text/event-stream", (&stream{p}).run

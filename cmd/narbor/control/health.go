@@ -1,4 +1,4 @@
-package dashboard
+package control
 
 // Severities of [Health].
 const (
