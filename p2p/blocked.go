@@ -42,7 +42,7 @@ func (n *Node) Block(name string) (id string, err error) {
 
 // Unblock undoes Block, and ends a ban for strikes. The peer is named as for Block.
 func (n *Node) Unblock(name string) (id string, err error) {
-	p, err := peerNamed(n.lan.Host(), name, n.ledger.Refused())
+	p, err := peerNamed(n.lan.Host(), name, n.ledger.Denied())
 	if err != nil {
 		return "", err
 	}

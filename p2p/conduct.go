@@ -31,7 +31,7 @@ func (c conduct) Avoid(nb *peers.Neighbour, m trust.Mapping, d time.Duration, re
 }
 
 func (c conduct) Strike(id peer.ID, cause error) {
-	c.ledger.Refuse(cause)
+	c.ledger.CountRefused(cause)
 	c.ledger.Strike(id, cause)
 }
 

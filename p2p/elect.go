@@ -107,7 +107,7 @@ func (n *Node) lookupUpstream(ctx context.Context, hp store.HashPart) (trust.Map
 	switch {
 	case err != nil:
 		if ctx.Err() == nil {
-			who.Tally.Pause(time.Now())
+			who.Tally.BackOffOnce(time.Now())
 		}
 	case v == wire.VerdictNone:
 		return trust.Mapping{}, fmt.Errorf("%s: no upstream has it, says neighbour %s: %w", hp, who.ID, store.ErrNotFound)

@@ -298,7 +298,7 @@ func TestWhatCouldNotBeFetchedIsNotTriedAgainAtOnce(t *testing.T) {
 	if got := asked.Load(); got != before {
 		t.Errorf("the archive was asked for %d times, and %d times before it failed", got, before)
 	}
-	n.proxy.jobs.failed.Add(info.NarHash, time.Now().Add(-peers.ShunTime))
+	n.proxy.jobs.failed.Add(info.NarHash, time.Now().Add(-peers.BackoffTime))
 	if got := first(); got != wire.VerdictYes {
 		t.Errorf("the answer after a while is %d, want %d", got, wire.VerdictYes)
 	}

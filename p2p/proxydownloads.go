@@ -97,7 +97,7 @@ func (b *proxyDownloads) begin(from netip.Addr, m trust.Mapping, cancel func()) 
 	if j := b.jobs[m.NarHash()]; j != nil {
 		return j, false
 	}
-	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.ShunTime {
+	if at, ok := b.failed.Get(m.NarHash()); ok && time.Since(at) < peers.BackoffTime {
 		return nil, false
 	}
 	own := 0

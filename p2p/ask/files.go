@@ -141,7 +141,7 @@ func (ls *Lookups) askFile(ctx context.Context, nb *peers.Neighbour, f trust.Fil
 	}
 	m, err := ls.checkFile(f, text)
 	if err != nil { // no honest peer says that
-		ls.Ledger.Refuse(err)
+		ls.Ledger.CountRefused(err)
 		ls.Ledger.Strike(nb.ID, err)
 		return reply
 	}

@@ -273,7 +273,7 @@ func (l *lookup) judgeAll() (f *Finding, done bool) {
 func (l *lookup) judge(r peers.Reply) {
 	info, err := parseClaim(l.hp, r.Text)
 	if err != nil {
-		l.of.Ledger.Refuse(err)
+		l.of.Ledger.CountRefused(err)
 		l.of.Ledger.Strike(r.From.ID, err)
 		return
 	}
@@ -328,7 +328,7 @@ func (l *lookup) believe(from *peers.Neighbour, info store.Info) *Finding {
 			l.mu.Lock()
 			l.refused = err
 			l.mu.Unlock()
-			l.of.Ledger.Refuse(err)
+			l.of.Ledger.CountRefused(err)
 			l.of.Log.Debug("claim not believed", zap.Stringer("peer", from.ID), zap.Error(err))
 			return nil // its keys may be honest ones that this machine does not trust
 		}

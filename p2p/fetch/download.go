@@ -103,7 +103,7 @@ func (d *download) failed(ctx context.Context, nb *peers.Neighbour, err error) {
 		d.Log.Debug("neighbour passes nothing on", zap.Stringer("peer", nb.ID), zap.Stringer("path", d.Wanted.Path()), zap.Error(err))
 		return
 	}
-	d.proxies.shun(nb)
+	d.proxies.backOff(nb)
 	d.Log.Info("neighbour did not deliver", zap.Stringer("peer", nb.ID), zap.Stringer("path", d.Wanted.Path()), zap.Error(err))
 }
 

@@ -53,11 +53,11 @@ func (p *proxies) has(nb *peers.Neighbour) bool {
 	return p.asked[nb.ID]
 }
 
-// shun leaves neighbours out of elections for a while if they were asked to download this NAR.
-func (p *proxies) shun(nbs ...*peers.Neighbour) {
+// backOff leaves neighbours out of elections for a while if they were asked to download this NAR.
+func (p *proxies) backOff(nbs ...*peers.Neighbour) {
 	for _, nb := range nbs {
 		if p.has(nb) {
-			nb.Tally.Shun(time.Now())
+			nb.Tally.BackOff(time.Now())
 		}
 	}
 }

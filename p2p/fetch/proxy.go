@@ -67,7 +67,7 @@ func (s *supply) rely(ctx context.Context, nb *peers.Neighbour) {
 		return
 	}
 	if !errors.Is(err, errRefused) {
-		nb.Tally.Shun(time.Now())
+		nb.Tally.BackOff(time.Now())
 	}
 	if errors.Is(err, wire.ErrWire) {
 		s.strike(nb.ID, err)

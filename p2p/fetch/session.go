@@ -139,7 +139,7 @@ func (r *round) fill(ctx context.Context) (again bool, err error) {
 	free := r.suppliers.size == 0 || r.supply.urged.Load() && !r.supply.busy.Load()
 	if free && (alone || r.crawls()) && r.supply.start(ctx, &r.suppliers, r.partials.size) {
 		if !alone {
-			r.proxies.shun(r.plan.holders()...)
+			r.proxies.backOff(r.plan.holders()...)
 		}
 		return true, nil
 	}

@@ -241,7 +241,7 @@ func (b *DialBacks) Serve(ctx context.Context, s network.Stream) {
 		port, err = readDialBack(bufio.NewReader(s))
 	}
 	if errors.Is(err, wire.ErrWire) {
-		b.Ledger.Refuse(err)
+		b.Ledger.CountRefused(err)
 		b.Ledger.Strike(id, err)
 		s.ResetWithError(network.StreamProtocolViolation)
 		return

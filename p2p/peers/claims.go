@@ -13,22 +13,22 @@ import (
 	"narbor/store"
 )
 
-// hear keeps a claim that was not asked for, unless it is long: those are few, and can be asked for.
-func (n *Neighbour) hear(hp store.HashPart, text string) {
-	if len(text) <= maxToldLen {
-		n.told.Add(hp, toldClaim{text, time.Now()})
+// keepPushed keeps a claim that was not asked for, unless it is long: those are few, and can be asked for.
+func (n *Neighbour) keepPushed(hp store.HashPart, text string) {
+	if len(text) <= maxPushedLen {
+		n.pushed.Add(hp, pushedClaim{text, time.Now()})
 	}
 }
 
-// Recall answers with a claim that the neighbour has told unasked a moment ago, and forgets it: the next time it is
+// Recall answers with a claim that the neighbour has pushed a moment ago, and forgets it: the next time it is
 // asked.
 func (n *Neighbour) Recall(hp store.HashPart) (text string, ok bool) {
-	c, ok := n.told.Peek(hp)
+	c, ok := n.pushed.Peek(hp)
 	if !ok {
 		return "", false
 	}
-	n.told.Remove(hp)
-	return c.text, time.Since(c.at) < toldFresh
+	n.pushed.Remove(hp)
+	return c.text, time.Since(c.at) < pushedFresh
 }
 
 // IsLate reports whether the neighbour has been silent for so long that lookups should not wait for it.
@@ -191,7 +191,7 @@ func (ex *Exchange) readClaims(n *Neighbour, batch []Question) (rest []Question,
 		}
 		l.Answer(Reply{From: n, Text: text, Receiving: receiving})
 	}
-	if err := wire.ReadFurther(ex.Reader, n.hear); err != nil {
+	if err := wire.ReadFurther(ex.Reader, n.keepPushed); err != nil {
 		n.broke(ex, err)
 		return nil, false
 	}
@@ -202,7 +202,7 @@ func (ex *Exchange) readClaims(n *Neighbour, batch []Question) (rest []Question,
 func (n *Neighbour) broke(ex *Exchange, err error) {
 	ex.Reset()
 	if errors.Is(err, wire.ErrWire) {
-		n.ledger.Refuse(err)
+		n.ledger.CountRefused(err)
 		n.ledger.Strike(n.ID, err)
 	}
 }

@@ -68,13 +68,13 @@ func TestAbandonedQuestionsAreNotAsked(t *testing.T) {
 
 func TestUnaskedClaimsAreBounded(t *testing.T) {
 	nb := newTestNeighbour(nil)
-	for i := range 3 * maxTold {
-		nb.hear(numberedPart(i), "x")
+	for i := range 3 * maxPushed {
+		nb.keepPushed(numberedPart(i), "x")
 	}
-	long := numberedPart(3 * maxTold)
-	nb.hear(long, strings.Repeat("x", maxToldLen+1))
-	if _, kept := nb.Recall(long); nb.told.Len() > maxTold || kept {
-		t.Errorf("%d claims are kept, want at most %d; the long one: %v", nb.told.Len(), maxTold, kept)
+	long := numberedPart(3 * maxPushed)
+	nb.keepPushed(long, strings.Repeat("x", maxPushedLen+1))
+	if _, kept := nb.Recall(long); nb.pushed.Len() > maxPushed || kept {
+		t.Errorf("%d claims are kept, want at most %d; the long one: %v", nb.pushed.Len(), maxPushed, kept)
 	}
 }
 

@@ -150,8 +150,8 @@ func (l *Ledger) Bans() []Denied {
 	return l.denied.bans(time.Now())
 }
 
-// Refused returns all peers that the list refuses.
-func (l *Ledger) Refused() []peer.ID {
+// Denied returns all peers on the deny list.
+func (l *Ledger) Denied() []peer.ID {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.denied.bans(time.Now())
@@ -207,8 +207,8 @@ func (l *Ledger) Strike(id peer.ID, lie error) {
 	}
 }
 
-// Refuse counts a message that was not believed, by the reason that its error stands for.
-func (l *Ledger) Refuse(cause error) {
+// CountRefused counts a message that was not believed, by the reason that its error stands for.
+func (l *Ledger) CountRefused(cause error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts.refused[refusal(cause)]++

@@ -27,8 +27,8 @@ type Neighbour struct {
 	Busy         atomic.Int32  // blocks asked for and not yet here
 
 	ledger  *Ledger
-	told    *lru.Cache[store.HashPart, toldClaim] // pushed claims
-	helping chan struct{}                         // one for each question under way for which it asks its upstreams
+	pushed  *lru.Cache[store.HashPart, pushedClaim] // pushed claims
+	helping chan struct{}                           // one for each question under way for which it asks its upstreams
 
 	streams
 	pace
@@ -57,8 +57,8 @@ type Reply struct {
 	Err       error
 }
 
-// A toldClaim is a claim that was not asked for. It is verified when a lookup needs it.
-type toldClaim struct {
+// A pushedClaim is a claim that was not asked for. It is verified when a lookup needs it.
+type pushedClaim struct {
 	text string
 	at   time.Time
 }
@@ -67,7 +67,7 @@ type toldClaim struct {
 // have ended.
 func NewNeighbour(h host.Host, id peer.ID, by protocol.ID, book *Ledger) *Neighbour {
 	return &Neighbour{ID: id, Since: time.Now(), Tally: book.TallyOf(id), ledger: book, Asks: make(chan Question, askQueue),
-		told: lru.New[store.HashPart, toldClaim](maxTold), helping: make(chan struct{}, MaxHelpingPeer),
+		pushed: lru.New[store.HashPart, pushedClaim](maxPushed), helping: make(chan struct{}, MaxHelpingPeer),
 		streams: streams{id: id, host: h, protocol: by, done: make(chan struct{})}}
 }
 

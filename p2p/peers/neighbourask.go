@@ -22,7 +22,7 @@ func (n *Neighbour) Has(p protocol.ID) bool {
 // LeftOut returns why a neighbour is not to be elected; "" if it may be.
 func (n *Neighbour) LeftOut(now time.Time) string {
 	switch {
-	case n.Tally.isShunned(now):
+	case n.Tally.inBackoff(now):
 		return "it has failed to help a moment ago"
 	case n.IsLate():
 		return "it is slow to answer"

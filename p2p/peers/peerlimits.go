@@ -4,9 +4,9 @@ import "time"
 
 // Bounds on what one peer can make this machine keep or wait for.
 const (
-	// maxToldLen is the length of the longest claim that is kept although it was not asked for, and maxTold the number
+	// maxPushedLen is the length of the longest claim that is kept although it was not asked for, and maxPushed the number
 	// of them kept per neighbour: 512 KiB at most.
-	maxTold, maxToldLen = 512, 1 << 10
+	maxPushed, maxPushedLen = 512, 1 << 10
 	// maxReason is the number of bytes of a reason that are logged and kept: the reason may contain text from a
 	// malicious peer.
 	maxReason = 500
@@ -48,8 +48,8 @@ const (
 	// stall of a busy machine must not turn into a burst of misses, which Nix would remember for an hour; a machine
 	// that has died costs this once, and its connection is gone after 8 s.
 	lateAfter = time.Second
-	// toldFresh is how long unasked claims are kept: Nix asks for the next paths of a closure within a moment.
-	toldFresh = 5 * time.Second
+	// pushedFresh is how long unasked claims are kept: Nix asks for the next paths of a closure within a moment.
+	pushedFresh = 5 * time.Second
 	// openTimeout bounds how long opening a stream to a connected neighbour may take.
 	openTimeout = 3 * time.Second
 	// ReadStall is how long a block may make no progress. All other holders of the block have been asked by then; this
@@ -71,10 +71,10 @@ const (
 	rateFresh = time.Minute
 	// FetchPatience is how long a neighbour may take to answer a request to download a NAR.
 	FetchPatience = 3 * time.Second
-	// ShunTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure, up
-	// to maxShun. A malicious one that always does slightly better than the limits above holds up one NAR for some 20
+	// BackoffTime is how long a neighbour that has failed to help is not asked again; it quadruples with each failure, up
+	// to maxBackoff. A malicious one that always does slightly better than the limits above holds up one NAR for some 20
 	// s, and those of the same moment.
-	ShunTime, maxShun = time.Minute, time.Hour
+	BackoffTime, maxBackoff = time.Minute, time.Hour
 	// LeastPace, in bytes a second, is the minimum that the holders of a NAR must deliver, of all NARs together, if the
 	// rest of it takes longer than crawlTime; or the fraction 1/shownPart of the rate that they have shown, up to
 	// mostLeastPace: a disk that seeks all the time gives four times as much.

@@ -46,7 +46,7 @@ func (t *Tally) sentWrong(now time.Time) time.Time {
 	return t.putAside(now, asideTime<<(2*uint(len(t.wrongs)-maxWrong)), asideWrong)
 }
 
-// WasSlow sets the peer aside for shunTime, and each further time in a row for four times as long, up to maxAside. Fetches
+// WasSlow sets the peer aside for [BackoffTime], and each further time in a row for four times as long, up to maxAside. Fetches
 // that fail together count once. It returns until when, or zero.
 func (t *Tally) WasSlow(now time.Time) time.Time {
 	t.mu.Lock()
@@ -55,7 +55,7 @@ func (t *Tally) WasSlow(now time.Time) time.Time {
 		return time.Time{}
 	}
 	t.slow = min(t.slow+1, 8)
-	return t.putAside(now, ShunTime<<(2*(t.slow-1)), asideSlow)
+	return t.putAside(now, BackoffTime<<(2*(t.slow-1)), asideSlow)
 }
 
 // putAside sets the peer aside. The caller holds mu.
@@ -115,33 +115,33 @@ func (t *Tally) WasTardy(began, now time.Time) time.Time {
 	return t.WasSlow(now)
 }
 
-// Shun leaves a peer out of elections for a while, and for longer the more often that happens.
-func (t *Tally) Shun(now time.Time) {
+// BackOff leaves a peer out of elections for a while, and for longer the more often that happens.
+func (t *Tally) BackOff(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch since := now.Sub(t.shunned); {
+	switch since := now.Sub(t.backoff); {
 	case since < 0: // for what began before
 		return
-	case since > maxShun:
-		t.shuns = 0
+	case since > maxBackoff:
+		t.backoffs = 0
 	}
-	t.shunned = now.Add(min(ShunTime<<(2*t.shuns), maxShun))
-	t.shuns = min(t.shuns+1, 8)
+	t.backoff = now.Add(min(BackoffTime<<(2*t.backoffs), maxBackoff))
+	t.backoffs = min(t.backoffs+1, 8)
 }
 
-// Pause leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
-func (t *Tally) Pause(now time.Time) {
+// BackOffOnce leaves a peer out of elections for a minute: an upstream may be slow to answer one question.
+func (t *Tally) BackOffOnce(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if until := now.Add(ShunTime); until.After(t.shunned) {
-		t.shunned = until
+	if until := now.Add(BackoffTime); until.After(t.backoff) {
+		t.backoff = until
 	}
 }
 
-func (t *Tally) isShunned(now time.Time) bool {
+func (t *Tally) inBackoff(now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return now.Before(t.shunned)
+	return now.Before(t.backoff)
 }
 
 // A Tally counts the messages and blocks of a peer, and is kept when the peer disconnects.
@@ -158,8 +158,8 @@ type Tally struct {
 
 	mu sync.Mutex // guards the rest
 	setback
-	shunned time.Time // until when it is not asked to ask its upstreams
-	shuns   uint      // how often that was so of late
+	backoff  time.Time // until when it is not asked to ask its upstreams
+	backoffs uint      // how often that was so of late
 }
 
 // transfers counts the claims and blocks that a peer has sent and was sent.

@@ -30,7 +30,7 @@ func TestSetbacksGrowAndEnd(t *testing.T) {
 			t.Error("an hour later it is not forgotten")
 		}
 		var slow Tally
-		for _, want := range []time.Duration{ShunTime, 4 * ShunTime, 16 * ShunTime, maxAside} {
+		for _, want := range []time.Duration{BackoffTime, 4 * BackoffTime, 16 * BackoffTime, maxAside} {
 			if got := slow.WasSlow(time.Now()); time.Until(got) != want {
 				t.Errorf("a slow peer is set aside for %v, want %v", time.Until(got), want)
 			}
@@ -42,8 +42,8 @@ func TestSetbacksGrowAndEnd(t *testing.T) {
 		for range 5 {
 			slow.Kept()
 		}
-		if got := slow.WasSlow(time.Now()); time.Until(got) != ShunTime {
-			t.Errorf("after it has delivered it is set aside for %v, want %v", time.Until(got), ShunTime)
+		if got := slow.WasSlow(time.Now()); time.Until(got) != BackoffTime {
+			t.Errorf("after it has delivered it is set aside for %v, want %v", time.Until(got), BackoffTime)
 		}
 	})
 }
@@ -87,17 +87,17 @@ func TestProxyBackoffGrows(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	ta := &Tally{ID: peer.ID("p")}
 	for i, want := range []time.Duration{time.Minute, 4 * time.Minute, 16 * time.Minute, time.Hour, time.Hour} {
-		ta.Shun(now)
-		ta.Shun(now.Add(time.Second)) // another NAR of the same time
-		if !ta.isShunned(now.Add(want - 1)) {
+		ta.BackOff(now)
+		ta.BackOff(now.Add(time.Second)) // another NAR of the same time
+		if !ta.inBackoff(now.Add(want - 1)) {
 			t.Errorf("after %d failures it is asked again within %s", i+1, want)
 		}
-		if now = now.Add(want); ta.isShunned(now) {
+		if now = now.Add(want); ta.inBackoff(now) {
 			t.Errorf("after %d failures it is left out for more than %s", i+1, want)
 		}
 	}
-	now = now.Add(maxShun + 1)
-	if ta.Shun(now); ta.isShunned(now.Add(ShunTime)) {
+	now = now.Add(maxBackoff + 1)
+	if ta.BackOff(now); ta.inBackoff(now.Add(BackoffTime)) {
 		t.Error("what was long ago still counts")
 	}
 }

@@ -48,7 +48,7 @@ func (srv *Server) Serve(ctx context.Context, s network.Stream) {
 		case err == nil:
 			continue
 		case errors.Is(err, wire.ErrWire):
-			srv.cfg.Ledger.Refuse(err)
+			srv.cfg.Ledger.CountRefused(err)
 			srv.cfg.Ledger.Strike(s.Conn().RemotePeer(), err)
 			s.ResetWithError(network.StreamProtocolViolation)
 		case err == io.EOF:
